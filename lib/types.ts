@@ -1,0 +1,271 @@
+/**
+ * The public types. Letters in shapes: B sequences, T positions, V vocabulary, P pairs, S sequences of a packed batch.
+ */
+
+/** Element type of the logits. Arithmetic is float32 in the kernels and float64 in every sum. */
+export type DType = 'float32' | 'float16' | 'bfloat16'
+
+/** `Float16Array` where the runtime has it (Node 24 and newer); named structurally so that older type libraries compile. */
+export interface Float16ArrayLike extends ArrayBufferView {
+  readonly length: number
+  readonly [Symbol.toStringTag]: 'Float16Array'
+  [index: number]: number
+}
+
+/** Logits in host memory. A `Uint16Array` holds the raw bits of a 16-bit `dtype`, which is then required. */
+export type HostArray = Float32Array | Uint16Array | Float16ArrayLike
+
+/** Memory of a GPU: ours, or any object with a `ptr`, as node-rapids and FFI libraries give it. */
+export interface DeviceMemory {
+  /** Device address in bytes. */
+  readonly ptr: number | bigint
+  /** Size in bytes. */
+  readonly byteLength: number
+  /** Bytes to skip after `ptr`. Defaults to 0. */
+  readonly byteOffset?: number
+  /** Index of the GPU. Defaults to the current one. */
+  readonly device?: number
+}
+
+/** A tensor of logits (or of their gradient). */
+export interface Logits {
+  /** The elements. */
+  data: HostArray | DeviceMemory
+  /** `[batch, time, vocab]`, or `[tokens, vocab]` together with `sequenceOffsets`. */
+  shape: readonly number[]
+  /** Element type. Defaults to what `data` implies; required for a `Uint16Array` and for device memory. */
+  dtype?: DType
+  /** Distance between neighbours along each dimension, in elements; the last must be 1. Defaults to contiguous. */
+  strides?: readonly number[]
+}
+
+/** Token ids: `[B, T]` (or `[tokens]` when packed), flat. */
+export type Labels = Int32Array | BigInt64Array
+
+/** A flat array of numbers (or booleans), one per label. */
+export type TokenValues = ArrayLike<number> | ArrayLike<boolean>
+
+/** Names of the per-token results that can be asked for; see {@link TokenOptions.outputs}. */
+export type TokenOutput = 'tokenLogProbs' | 'tokenEntropies' | 'tokenArgmax' | 'logSumExp' | 'sumSquaredProbs'
+
+/** Which tokens count, and how they are summed. */
+export interface TokenOptions {
+  /** Logits at position t predict the label at t + 1 (no copy is made). Defaults to true. */
+  shift?: boolean
+  /** Positions with this label are inactive. Defaults to -100. */
+  ignoreIndex?: number
+  /** `[B, T]`, aligned with the labels: falsy positions are inactive. Their logits are never read. */
+  mask?: TokenValues
+  /** `[B, T]`, aligned with the labels: factor of each token's log-prob in its sequence's sum. Defaults to 1. */
+  tokenWeights?: ArrayLike<number>
+  /** Divide each sum by the number of active tokens. Defaults to false. */
+  averageLogProb?: boolean
+  /** The logits are divided by this, in [1e-3, 1e3]. Defaults to 1. */
+  temperature?: number
+  /** `[S + 1]` rising row offsets of packed sequences ("cu_seqlens"): first 0, last the number of tokens. */
+  sequenceOffsets?: ArrayLike<number>
+  /** What a sequence without active tokens gives: log-prob 0, NaN, or an error. Defaults to 'zero'. */
+  emptySequence?: 'zero' | 'nan' | 'error'
+  /** Per-token results to return beside the sums, from the same sweep over the logits. Defaults to none. */
+  outputs?: readonly TokenOutput[]
+  /**
+   * LD-DPO (Liu et al. 2024): weight of the tokens past the length of the pair's shorter response, in [0, 1].
+   * Defaults to 1. Every sequence may then be in at most one pair.
+   */
+  ldAlpha?: number
+  /**
+   * `[2 P]` (chosen sequence, rejected sequence) per pair. Defaults to first half chosen, second half rejected.
+   * One chosen sequence may stand against many rejected ones.
+   */
+  pairs?: ArrayLike<number>
+}
+
+/** The losses; formulas and sources are in the README's loss table. */
+export type LossType =
+  | 'sigmoid'
+  | 'robust'
+  | 'hinge'
+  | 'ipo'
+  | 'ipo_reward'
+  | 'exo_pair'
+  | 'nca_pair'
+  | 'bco_pair'
+  | 'sppo_hard'
+  | 'apo_zero'
+  | 'apo_down'
+  | 'aot'
+  | 'aot_unpaired'
+  | 'discopop'
+  | 'sigmoid_norm'
+  | 'simpo'
+  | 'cpo'
+  | 'orpo'
+  | 'sft'
+
+/** One loss of a weighted sum. */
+export interface WeightedLoss {
+  lossType: LossType
+  /** Factor of this loss in the sum. Defaults to 1. */
+  weight?: number
+}
+
+/** f-divergences that may replace the reverse KL (Wang et al. 2023). */
+export type FDivergence = 'reverse_kl' | 'forward_kl' | 'js' | 'alpha'
+
+/** Which loss, and its constants. */
+export interface LossOptions {
+  /** A loss, or a list whose weighted losses are summed (rewards are then those of the first). Defaults to 'sigmoid'. */
+  lossType?: LossType | readonly WeightedLoss[]
+  /** Strength of the pull towards the reference, > 0. Defaults to 0.1. */
+  beta?: number
+  /** Probability ε that a preference is flipped. Defaults to 0 (to 1e-3 for 'exo_pair'). */
+  labelSmoothing?: number
+  /** Target margin γ of 'simpo'. Defaults to 0.5. */
+  gamma?: number
+  /** δ of 'bco_pair': the running mean of the rewards. Defaults to 0. */
+  rewardShift?: number
+  /** Temperature τ of 'discopop'. Defaults to 0.05. */
+  discopopTau?: number
+  /** Use a reference log-prob of 0. Defaults to false. */
+  referenceFree?: boolean
+  /** Divergence whose scores replace the log-ratios in losses of their difference. Defaults to 'reverse_kl'. */
+  fDivergence?: FDivergence
+  /** α of the 'alpha' divergence. Defaults to 0.5. */
+  alpha?: number
+  /** The log-probs are means over active tokens, not sums. Defaults to false. */
+  averageLogProb?: boolean
+}
+
+/** Where and how a call runs. */
+export interface RunOptions {
+  /** Defaults to 'auto': 'cpu' for host memory ('js' where no binary loads), 'cuda' for device memory. */
+  backend?: 'auto' | 'cuda' | 'cpu' | 'js'
+  /** Threads of the cpu backend. Defaults to as many as the process may use. The result does not depend on it. */
+  threads?: number
+  /** Force an instruction set of the cpu backend, for tests. Defaults to the best this CPU has. */
+  instructionSet?: InstructionSet
+  /** CUDA stream to enqueue on. */
+  stream?: number | bigint
+  /**
+   * Cancels the call, which then rejects with the signal's reason. Honoured until the gradient starts to be written,
+   * so that an aborted call has written to no caller's array.
+   */
+  signal?: AbortSignal
+}
+
+/** Instruction sets of the cpu backend; 'baseline' is x86-64-v2 on x64. */
+export type InstructionSet = 'baseline' | 'avx2' | 'avx512' | 'neon'
+
+/** Per-token results, each present when asked for in `outputs`. Shapes: see {@link SequenceLogProbs}. */
+export interface TokenOutputs {
+  /** log p(label). 0 where inactive. */
+  tokenLogProbs?: Float32Array
+  /** Entropy of the predicted distribution, in nats. 0 where inactive. */
+  tokenEntropies?: Float32Array
+  /** Index of the largest logit, the first among equals. -1 where inactive or NaN. */
+  tokenArgmax?: Int32Array
+  /** log Σ exp(logits / temperature). 0 where inactive. */
+  logSumExp?: Float32Array
+  /** Σ p² over the vocabulary. 0 where inactive. */
+  sumSquaredProbs?: Float32Array
+}
+
+/**
+ * Result of `sequenceLogProbs`. The per-token arrays are `[B, T']`, T' = T - 1 with `shift` and T without, indexed by
+ * the position of the logits; packed, they are `[tokens]`, with nothing at each sequence's last position under `shift`.
+ */
+export interface SequenceLogProbs extends TokenOutputs {
+  /** `[B]` sum (mean with `averageLogProb`) of the active tokens' log-probs. */
+  logProbs: Float64Array
+  /** `[B]` number of active tokens. */
+  tokenCounts: Int32Array
+  /**
+   * Gradient of Σ_b gradient[b] · logProbs[b] with respect to the logits. The logits must still hold their values.
+   * @param gradient `[B]`
+   * @param options `out`: array to write into, or 'in-place' to overwrite the logits. Defaults to a new array.
+   */
+  backward(gradient: ArrayLike<number>, options?: { out?: HostArray | DeviceMemory | 'in-place' }): Logits
+}
+
+/** Sequence log-probs of P pairs. */
+export interface PreferencePairs {
+  /** `[P]` log-probs of the chosen sequences under the policy. */
+  chosen: ArrayLike<number>
+  /** `[P]` log-probs of the rejected sequences under the policy. */
+  rejected: ArrayLike<number>
+  /** `[P]` log-probs of the chosen sequences under the reference. */
+  referenceChosen?: ArrayLike<number>
+  /** `[P]` log-probs of the rejected sequences under the reference. */
+  referenceRejected?: ArrayLike<number>
+  /** `[P]` active tokens of the chosen sequences. */
+  chosenLengths?: ArrayLike<number>
+  /** `[P]` active tokens of the rejected sequences. */
+  rejectedLengths?: ArrayLike<number>
+  /** `[P]` factor of each pair's loss; treated as a constant. Defaults to 1. */
+  pairWeights?: ArrayLike<number>
+}
+
+/** Result of `preferenceLoss`. */
+export interface PreferenceLoss {
+  /** Mean of `losses`. */
+  loss: number
+  /** `[P]` */
+  losses: Float64Array
+  /** `[P]` β (log π - log ρ) of the chosen sequences; β log π / length for 'simpo'. */
+  chosenRewards: Float64Array
+  /** `[P]` the same for the rejected sequences. */
+  rejectedRewards: Float64Array
+  /** Share of pairs whose chosen reward is strictly the larger. */
+  accuracy: number
+  /** Mean of chosen reward - rejected reward. */
+  margin: number
+  /** `[P]` each: d loss / d log-prob of the chosen and the rejected sequences. */
+  gradient: { chosen: Float64Array; rejected: Float64Array }
+}
+
+/** Reference model: its sequence log-probs per pair, or its logits (same labels and token options as the policy). */
+export type Reference = { chosen: ArrayLike<number>; rejected: ArrayLike<number> } | { logits: Logits }
+
+/** Options of `fusedPreferenceLoss`. */
+export interface FusedOptions extends TokenOptions, LossOptions, RunOptions {
+  /** Needed unless the loss is reference-free. */
+  reference?: Reference
+  /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
+  weighting?: 'wpo'
+  /**
+   * Gradient of the loss with respect to the logits: none, in a new array, into an array or device memory, or
+   * overwriting the logits. Defaults to false.
+   */
+  gradient?: boolean | HostArray | DeviceMemory | 'in-place'
+}
+
+/** Result of `fusedPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
+export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
+  /** `[P]` policy log-probs of the chosen sequences. */
+  chosenLogProbs: Float64Array
+  /** `[P]` policy log-probs of the rejected sequences. */
+  rejectedLogProbs: Float64Array
+  /** `[B]` number of active tokens of each sequence. */
+  tokenCounts: Int32Array
+  /** d loss / d logits, exactly 0 at inactive positions. Present when `gradient` asked for it. */
+  gradLogits?: Logits
+}
+
+/** What this machine has; a missing backend says why. */
+export interface Backends {
+  cpu: {
+    available: boolean
+    /** Why it is missing. */
+    reason?: string
+    /** The instruction set in use. */
+    instructionSet?: InstructionSet
+    /** All this CPU can run, best first. */
+    instructionSets?: readonly InstructionSet[]
+    /** Default number of threads. */
+    threads?: number
+    /** File the addon was loaded from. */
+    path?: string
+  }
+  cuda: { available: boolean; reason?: string }
+  js: { available: true }
+}
