@@ -1,0 +1,73 @@
+// The addon: what JavaScript can call, and the state one environment (the main thread or a worker) owns. No arithmetic.
+//
+//   run(numbers, ...arrays)             runs a job on the calling thread and the pool
+//   runAsync(id, numbers, ...arrays)    the same off the calling thread; a promise of true, or of false when cancelled
+//   cancel(id)
+//   lossNames, instructionSets          in the order in which `numbers` refers to them
+//   availableThreads()
+#include <napi.h>
+
+#include <exception>
+
+#include "../cpu/stages.h"
+#include "async_queue.h"
+#include "job_reader.h"
+
+namespace {
+
+class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
+ public:
+  FusedPreferenceLoss(Napi::Env env, Napi::Object exports) : queue_(env, pool_) {
+    Napi::Array lossNames = Napi::Array::New(env);
+    for (int32_t i = 0; i < fpl::kLossCount; ++i) lossNames[uint32_t(i)] = Napi::String::New(env, fpl::kLossNames[i]);
+    Napi::Array sets = Napi::Array::New(env);
+    const fpl::InstructionSets found = fpl::instructionSets();
+    for (int32_t i = 0; i < found.count; ++i) sets[uint32_t(i)] = Napi::String::New(env, found.sets[i]->name);
+
+    DefineAddon(exports, {
+                             InstanceMethod("run", &FusedPreferenceLoss::run),
+                             InstanceMethod("runAsync", &FusedPreferenceLoss::runAsync),
+                             InstanceMethod("cancel", &FusedPreferenceLoss::cancel),
+                             InstanceMethod("availableThreads", &FusedPreferenceLoss::availableThreads),
+                             InstanceValue("lossNames", lossNames, napi_enumerable),
+                             InstanceValue("instructionSets", sets, napi_enumerable),
+                         });
+    // Before the environment is torn down, not after: the queue's thread must be gone by then.
+    env.AddCleanupHook([this] { queue_.stop(); });
+  }
+
+ private:
+  void run(const Napi::CallbackInfo& info) {
+    fpl::Job job;
+    fpl::readJob(info, 0, job);
+    try {
+      fpl::runJob(job, pool_);
+    } catch (const std::exception& error) {
+      throw Napi::Error::New(info.Env(), error.what());
+    }
+  }
+
+  Napi::Value runAsync(const Napi::CallbackInfo& info) {
+    auto job = std::make_unique<fpl::AsyncJob>(info.Env(), info[0].As<Napi::Number>().DoubleValue());
+    fpl::readJob(info, 1, job->job);
+    Napi::Array arguments = Napi::Array::New(info.Env(), info.Length());
+    for (size_t i = 0; i < info.Length(); ++i) arguments[uint32_t(i)] = info[i];
+    job->arguments = Napi::Persistent(arguments.As<Napi::Object>());
+    const Napi::Promise promise = job->deferred.Promise();
+    queue_.push(std::move(job));
+    return promise;
+  }
+
+  void cancel(const Napi::CallbackInfo& info) { queue_.cancel(info[0].As<Napi::Number>().DoubleValue()); }
+
+  Napi::Value availableThreads(const Napi::CallbackInfo& info) {
+    return Napi::Number::New(info.Env(), double(fpl::ThreadPool::available()));
+  }
+
+  fpl::ThreadPool pool_;
+  fpl::AsyncQueue queue_;
+};
+
+}  // namespace
+
+NODE_API_ADDON(FusedPreferenceLoss)

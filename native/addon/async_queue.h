@@ -1,0 +1,63 @@
+// Jobs that run off the main thread, one after the other in the order they came, each on all the threads of the pool.
+#pragma once
+
+#include <napi.h>
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "../core/job.h"
+#include "../cpu/thread_pool.h"
+
+namespace fpl {
+
+struct AsyncJob {
+  AsyncJob(Napi::Env env, double jobId) : id(jobId), deferred(env) {}
+
+  double id;  // the caller's, for cancel
+  Napi::Promise::Deferred deferred;
+  Napi::ObjectReference arguments;  // keeps the caller's arrays alive
+  Job job;
+  bool finished = false;  // false: cancelled
+  std::string error;      // not empty: failed
+};
+
+// All methods but the private ones are for the main thread.
+class AsyncQueue {
+ public:
+  AsyncQueue(Napi::Env env, ThreadPool& pool) : env_(env), pool_(pool) {}
+  ~AsyncQueue() { stop(); }
+
+  // Its promise gives true when the job is done and false when it was cancelled.
+  void push(std::unique_ptr<AsyncJob> job);
+
+  // A job that has not started is settled at once; one that runs, as soon as it notices.
+  void cancel(double id);
+
+  // Cancels everything and waits for the thread: the environment is going away.
+  void stop();
+
+ private:
+  void work();
+  void settle(AsyncJob& job);
+  static void onDone(napi_env env, napi_value, void* context, void* data);
+
+  Napi::Env env_;
+  ThreadPool& pool_;
+  napi_threadsafe_function done_ = nullptr;
+  bool doneClosed_ = false;  // written by the thread, read after joining it
+  int64_t pending_ = 0;      // promises not yet settled; while there are any, the event loop stays alive
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::unique_ptr<AsyncJob>> waiting_;
+  AsyncJob* running_ = nullptr;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace fpl

@@ -1,0 +1,132 @@
+#include "job_reader.h"
+
+namespace fpl {
+namespace {
+
+// The typed arrays, one argument after the other; one that was not passed is null.
+class Arrays {
+ public:
+  Arrays(const Napi::CallbackInfo& info, size_t first) : info_(info), index_(first) {}
+
+  template <typename T>
+  T* next() {
+    const Napi::Value value = info_[index_++];
+    length_ = 0;
+    void* data = nullptr;
+    if (!value.IsUndefined()) {
+      napi_get_typedarray_info(info_.Env(), value, nullptr, &length_, &data, nullptr, nullptr);
+    }
+    return static_cast<T*>(data);
+  }
+
+  // Elements of the array last read.
+  int64_t length() const { return int64_t(length_); }
+
+ private:
+  const Napi::CallbackInfo& info_;
+  size_t index_;
+  size_t length_ = 0;
+};
+
+// The numbers, one after the other.
+class Numbers {
+ public:
+  explicit Numbers(const double* values) : next_(values) {}
+
+  operator double() { return *next_++; }
+  int64_t integer() { return int64_t(*next_++); }
+
+ private:
+  const double* next_;
+};
+
+void readRows(Numbers& numbers, Rows& rows) {
+  rows.dtype = DType(numbers.integer());
+  rows.batch = numbers.integer();
+  rows.time = numbers.integer();
+  rows.vocab = numbers.integer();
+  rows.batchStride = numbers.integer();
+  rows.timeStride = numbers.integer();
+}
+
+}  // namespace
+
+void readJob(const Napi::CallbackInfo& info, size_t first, Job& job) {
+  Arrays arrays(info, first);
+  Numbers numbers(arrays.next<double>());
+
+  job.threads = numbers.integer();
+  job.instructionSet = int32_t(numbers.integer());
+  Tokens& tokens = job.tokens;
+  tokens.temperature = numbers;
+  tokens.average = numbers.integer() != 0;
+  tokens.emptyLogProb = numbers;
+  readRows(numbers, job.policy.logits);
+  readRows(numbers, job.reference.logits);
+  readRows(numbers, job.gradient.out);
+
+  LossConstants& constants = job.loss.constants;
+  constants.beta = numbers;
+  constants.gamma = numbers;
+  constants.rewardShift = numbers;
+  constants.discopopTau = numbers;
+  constants.alpha = numbers;
+  constants.divergence = Divergence(numbers.integer());
+  constants.average = numbers.integer() != 0;
+  for (int64_t left = numbers.integer(); left > 0; --left) {
+    LossTerm term;
+    term.type = LossType(numbers.integer());
+    term.weight = numbers;
+    term.labelSmoothing = numbers;
+    job.loss.terms.push_back(term);
+  }
+
+  tokens.targets = arrays.next<int32_t>();
+  tokens.weights = arrays.next<double>();
+  tokens.offsets = arrays.next<int32_t>();
+  tokens.counts = arrays.next<int32_t>();
+  tokens.sequences = arrays.length();
+
+  Forward& policy = job.policy;
+  policy.logits.data = arrays.next<void>();
+  policy.states = arrays.next<TokenState>();
+  policy.logProbs = arrays.next<double>();
+  policy.logWeights = arrays.next<double>();
+  policy.tokenLogProbs = arrays.next<float>();
+  policy.tokenEntropies = arrays.next<float>();
+  policy.tokenArgmax = arrays.next<int32_t>();
+  policy.logSumExp = arrays.next<float>();
+  policy.sumSquaredProbs = arrays.next<float>();
+  job.hasPolicy = policy.logProbs != nullptr;
+
+  job.reference.logits.data = arrays.next<void>();
+  job.reference.logProbs = arrays.next<double>();
+  job.hasReference = job.reference.logProbs != nullptr;
+
+  PreferenceLoss& loss = job.loss;
+  loss.pairs = arrays.next<int32_t>();
+  loss.chosen = arrays.next<double>();
+  loss.pairCount = arrays.length();
+  loss.rejected = arrays.next<double>();
+  loss.referenceChosen = arrays.next<double>();
+  loss.referenceRejected = arrays.next<double>();
+  loss.chosenLengths = arrays.next<double>();
+  loss.rejectedLengths = arrays.next<double>();
+  loss.pairWeights = arrays.next<double>();
+  loss.losses = arrays.next<double>();
+  loss.chosenRewards = arrays.next<double>();
+  loss.rejectedRewards = arrays.next<double>();
+  loss.gradChosen = arrays.next<double>();
+  loss.gradRejected = arrays.next<double>();
+  loss.summary = arrays.next<double>();
+  job.hasLoss = loss.summary != nullptr;
+
+  // The gradient is that of the policy's logits, from the states its forward has left or leaves.
+  job.gradient.out.data = arrays.next<void>();
+  job.gradient.coefficients = arrays.next<double>();
+  job.gradient.logits = policy.logits;
+  job.gradient.states = policy.states;
+  job.hasGradient = job.gradient.coefficients != nullptr;
+}
+
+}  // namespace fpl

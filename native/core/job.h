@@ -1,0 +1,102 @@
+// A job: which of the four stages to run, and on what. The C++ face of lib/backends/backend.ts; all pointers are the
+// caller's, checked before they got here, and stay valid until the job is done.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "dtypes.h"
+#include "losses.h"
+#include "row_state.h"
+
+namespace fpl {
+
+// Rows of logits: row (b, t) starts at element b·batchStride + t·timeStride.
+struct Rows {
+  void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  int64_t batch = 0, time = 0, vocab = 0;
+  int64_t batchStride = 0, timeStride = 0;
+
+  int64_t count() const { return batch * time; }
+  int64_t offset(int64_t row) const { return row / time * batchStride + row % time * timeStride; }
+  template <typename T>
+  T* at(int64_t row) const {
+    return static_cast<T*>(data) + offset(row);
+  }
+};
+
+// What each of the R rows predicts, and how rows form S sequences.
+struct Tokens {
+  const int32_t* targets = nullptr;  // [R], -1 where inactive
+  const double* weights = nullptr;   // [R] or null: all 1
+  const int32_t* offsets = nullptr;  // [S + 1]
+  const int32_t* counts = nullptr;   // [S] active rows
+  int64_t sequences = 0;
+  double temperature = 1;
+  bool average = false;
+  double emptyLogProb = 0;
+
+  double weight(int64_t row) const { return weights ? weights[row] : 1; }
+};
+
+// Stages 1 and 2. Outputs that are null are not wanted.
+struct Forward {
+  Rows logits;
+  double* logProbs = nullptr;     // [S]
+  TokenState* states = nullptr;   // [R]
+  double* logWeights = nullptr;   // [S]
+  float* tokenLogProbs = nullptr;  // [R] each
+  float* tokenEntropies = nullptr;
+  int32_t* tokenArgmax = nullptr;
+  float* logSumExp = nullptr;
+  float* sumSquaredProbs = nullptr;
+
+  bool wantsByProducts() const {
+    return logWeights || tokenEntropies || tokenArgmax || logSumExp || sumSquaredProbs;
+  }
+};
+
+struct LossTerm {
+  LossType type;
+  double weight, labelSmoothing;
+};
+
+// Stage 3, over P pairs.
+struct PreferenceLoss {
+  std::vector<LossTerm> terms;
+  LossConstants constants{};
+  int64_t pairCount = 0;
+  const int32_t* pairs = nullptr;  // [2 P] (chosen, rejected) sequences when stages 1 and 2 are in the job
+  double *chosen = nullptr, *rejected = nullptr;
+  double *referenceChosen = nullptr, *referenceRejected = nullptr;
+  double *chosenLengths = nullptr, *rejectedLengths = nullptr;  // or null: not needed by any term
+  double* pairWeights = nullptr;                                 // or null: all 1
+  double *losses = nullptr, *chosenRewards = nullptr, *rejectedRewards = nullptr;
+  double *gradChosen = nullptr, *gradRejected = nullptr;
+  double* summary = nullptr;  // loss, accuracy, margin
+};
+
+// Stage 4.
+struct Gradient {
+  Rows logits, out;
+  const TokenState* states = nullptr;  // [R]
+  double* coefficients = nullptr;      // [S]
+};
+
+struct Job {
+  bool hasPolicy = false, hasReference = false, hasLoss = false, hasGradient = false;
+  Tokens tokens;
+  Forward policy, reference;
+  PreferenceLoss loss;
+  Gradient gradient;
+
+  int64_t threads = 0;      // 0: as many as the process may use
+  int32_t instructionSet = -1;  // index into the instruction sets of the build; -1: the best this CPU has
+
+  // Raised from another thread; honoured until stage 4 begins.
+  std::atomic<bool> cancelled{false};
+};
+
+}  // namespace fpl

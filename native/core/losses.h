@@ -1,0 +1,322 @@
+// The losses: one entry a loss, its formula and its derivative side by side, float64, for the CPU and for CUDA.
+//
+// Letters: π policy, ρ reference, w chosen, l rejected, n active tokens; c = π_w - ρ_w, r = π_l - ρ_l, Δ = c - r;
+// ε = labelSmoothing. x̄ is x divided by its own n. Names are TRL's where TRL has the loss.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "platform.h"
+#include "row_state.h"
+
+namespace fpl {
+
+// One pair, as a loss sees it.
+struct Pair {
+  double policyChosen, policyRejected;
+  double referenceChosen, referenceRejected;
+  double chosenLength, rejectedLength;
+
+  FPL_HD double chosen() const { return policyChosen - referenceChosen; }
+  FPL_HD double rejected() const { return policyRejected - referenceRejected; }
+};
+
+enum class Divergence : int32_t { kReverseKl = 0, kForwardKl = 1, kJensenShannon = 2, kAlpha = 3 };
+
+struct LossConstants {
+  double beta, labelSmoothing, gamma, rewardShift, discopopTau, alpha;
+  Divergence divergence;
+  bool average;                // the log-probs are means already
+  double pairCount;            // P
+  double totalChosenTokens;    // Σ n_w over the batch, for sft
+};
+
+// Value of a pair's loss and its derivatives with respect to the two policy log-probs.
+struct LossValue {
+  double loss, dChosen, dRejected;
+};
+
+// A function of one variable with its derivative.
+struct Term {
+  double value, slope;
+};
+
+// log σ(z), and its derivative σ(-z).
+FPL_HD inline Term logSigmoid(double z) { return {-softplus(-z), sigmoid(-z)}; }
+
+// log(1 - e^x) for x < 0 without cancellation on either side of -ln 2 (Mächler 2012).
+FPL_HD inline double log1mexp(double x) { return x > -kLn2 ? log(-expm1(x)) : log1p(-exp(x)); }
+
+// Largest exponent a formula may pass to exp: beyond it the value stays finite and its derivative is 0.
+constexpr double kExponentCap = 700;
+
+FPL_HD inline Term cappedExp(double x) {
+  if (x > kExponentCap) return {exp(kExponentCap), 0};
+  return {exp(x), exp(x)};
+}
+
+// An f-divergence's score of a log-ratio (Wang et al. 2023); scores matter up to a constant.
+FPL_HD inline Term score(double x, const LossConstants& k) {
+  switch (k.divergence) {
+    case Divergence::kForwardKl: {
+      const Term e = cappedExp(-x);
+      return {-e.value, e.slope};
+    }
+    case Divergence::kJensenShannon:
+      return logSigmoid(x);
+    case Divergence::kAlpha: {
+      const double power = k.alpha - 1;
+      if (fabs(power) < 1e-12) return {x, 1};
+      const double exponent = power * x;
+      // e^(power x) / power less its constant 1 / power, so that power → 0 gives x.
+      return {expm1(exponent < kExponentCap ? exponent : kExponentCap) / power, cappedExp(exponent).slope};
+    }
+    case Divergence::kReverseKl:
+      break;
+  }
+  return {x, 1};
+}
+
+// A sequence's log-prob divided by its length, unless it is a mean already; `scale` is the derivative.
+FPL_HD inline Term lengthMean(double logProb, double length, const LossConstants& k) {
+  const double scale = k.average || length == 0 ? 1 : 1 / length;
+  return {logProb * scale, scale};
+}
+
+// β times a difference of two terms, and its derivatives.
+struct Difference {
+  double z, dChosen, dRejected;
+
+  FPL_HD LossValue through(Term f) const { return {f.value, f.slope * dChosen, f.slope * dRejected}; }
+};
+
+FPL_HD inline Difference scaledDifference(Term chosen, Term rejected, double beta) {
+  return {beta * (chosen.value - rejected.value), beta * chosen.slope, -beta * rejected.slope};
+}
+
+// βΔ, through the f-divergence's scores.
+FPL_HD inline Difference scoredDifference(const Pair& p, const LossConstants& k) {
+  return scaledDifference(score(p.chosen(), k), score(p.rejected(), k), k.beta);
+}
+
+// -(1 - ε) log σ(z) - ε log σ(-z)
+FPL_HD inline Term smoothed(double z, double epsilon) {
+  const Term yes = logSigmoid(z), no = logSigmoid(-z);
+  return {-(1 - epsilon) * yes.value - epsilon * no.value, -(1 - epsilon) * yes.slope + epsilon * no.slope};
+}
+
+namespace loss {
+
+// DPO, Rafailov et al. 2023; conservative DPO with ε > 0, Mitchell 2023.
+FPL_HD inline LossValue sigmoid(const Pair& p, const LossConstants& k) {
+  const Difference d = scoredDifference(p, k);
+  return d.through(smoothed(d.z, k.labelSmoothing));
+}
+
+// Robust DPO, Chowdhury et al. 2024: unbiased under flips of probability ε.
+FPL_HD inline LossValue robust(const Pair& p, const LossConstants& k) {
+  const Difference d = scoredDifference(p, k);
+  const double e = k.labelSmoothing;
+  const Term yes = logSigmoid(d.z), no = logSigmoid(-d.z);
+  return d.through({(-(1 - e) * yes.value + e * no.value) / (1 - 2 * e),
+                    (-(1 - e) * yes.slope - e * no.slope) / (1 - 2 * e)});
+}
+
+// SLiC, Zhao et al. 2023, on rewards; the derivative at the kink is 0.
+FPL_HD inline LossValue hinge(const Pair& p, const LossConstants& k) {
+  const Difference d = scoredDifference(p, k);
+  // Written so that NaN stays NaN.
+  return d.through(d.z >= 1 ? Term{0, 0} : Term{1 - d.z, -1});
+}
+
+// IPO, Azar et al. 2023: Δ itself is regressed, so β stands in the target alone.
+FPL_HD inline LossValue ipo(const Pair& p, const LossConstants& k) {
+  const Difference d = scaledDifference(score(p.chosen(), k), score(p.rejected(), k), 1);
+  const double gap = d.z - 1 / (2 * k.beta);
+  return d.through({gap * gap, 2 * gap});
+}
+
+// The identity loss written on rewards: (βΔ - 1/β)².
+FPL_HD inline LossValue ipo_reward(const Pair& p, const LossConstants& k) {
+  const Difference d = scaledDifference({p.chosen(), 1}, {p.rejected(), 1}, k.beta);
+  const double gap = d.z - 1 / k.beta;
+  return d.through({gap * gap, 2 * gap});
+}
+
+// EXO, Ji et al. 2024: reverse KL between (σ(z), σ(-z)) and (1 - ε, ε).
+FPL_HD inline LossValue exo_pair(const Pair& p, const LossConstants& k) {
+  const Difference d = scoredDifference(p, k);
+  const Term yes = logSigmoid(d.z), no = logSigmoid(-d.z);
+  const double e = k.labelSmoothing;
+  const double up = yes.value - log1p(-e), down = no.value - log(e);
+  const double probability = no.slope, complement = yes.slope;  // σ(z), σ(-z)
+  // σ log σ → 0 at either end, where the logarithm alone is infinite.
+  const double value = (probability == 0 ? 0 : probability * up) + (complement == 0 ? 0 : complement * down);
+  const double slope = probability == 0 || complement == 0 ? 0 : probability * complement * (up - down);
+  return d.through({value, slope});
+}
+
+// NCA, Chen et al. 2024.
+FPL_HD inline LossValue nca_pair(const Pair& p, const LossConstants& k) {
+  const double c = k.beta * p.chosen(), r = k.beta * p.rejected();
+  const Term chosen = logSigmoid(c), notChosen = logSigmoid(-c), notRejected = logSigmoid(-r);
+  return {-chosen.value - 0.5 * notChosen.value - 0.5 * notRejected.value,
+          k.beta * (-chosen.slope + 0.5 * notChosen.slope), k.beta * 0.5 * notRejected.slope};
+}
+
+// BCO, Jung et al. 2024, on pairs; δ = rewardShift.
+FPL_HD inline LossValue bco_pair(const Pair& p, const LossConstants& k) {
+  const Term chosen = logSigmoid(k.beta * p.chosen() - k.rewardShift);
+  const Term rejected = logSigmoid(-(k.beta * p.rejected() - k.rewardShift));
+  return {-chosen.value - rejected.value, -k.beta * chosen.slope, k.beta * rejected.slope};
+}
+
+// SPPO with hard labels, Wu et al. 2024.
+FPL_HD inline LossValue sppo_hard(const Pair& p, const LossConstants& k) {
+  const double c = p.chosen() - 0.5 / k.beta, r = p.rejected() + 0.5 / k.beta;
+  return {c * c + r * r, 2 * c, 2 * r};
+}
+
+// APO-zero, D'Oosterlinck et al. 2024: raises the chosen, lowers the rejected.
+FPL_HD inline LossValue apo_zero(const Pair& p, const LossConstants& k) {
+  const double c = k.beta * p.chosen(), r = k.beta * p.rejected();
+  return {fpl::sigmoid(-c) + fpl::sigmoid(r), -k.beta * fpl::sigmoid(c) * fpl::sigmoid(-c),
+          k.beta * fpl::sigmoid(r) * fpl::sigmoid(-r)};
+}
+
+// APO-down, D'Oosterlinck et al. 2024: lowers both, the rejected more.
+FPL_HD inline LossValue apo_down(const Pair& p, const LossConstants& k) {
+  const double c = k.beta * p.chosen(), z = k.beta * (p.chosen() - p.rejected());
+  const double dc = fpl::sigmoid(c) * fpl::sigmoid(-c), dz = fpl::sigmoid(z) * fpl::sigmoid(-z);
+  return {fpl::sigmoid(c) + fpl::sigmoid(-z), k.beta * (dc - dz), k.beta * dz};
+}
+
+// AOT, Melnyk et al. 2024. The stage that drives the losses matches sequences by rank across the batch and hands over
+// the matched pair; what is left is DPO's loss of their difference.
+FPL_HD inline LossValue aot(const Pair& p, const LossConstants& k) {
+  const Difference d = scaledDifference({p.chosen(), 1}, {p.rejected(), 1}, k.beta);
+  return d.through(smoothed(d.z, k.labelSmoothing));
+}
+
+FPL_HD inline LossValue aot_unpaired(const Pair& p, const LossConstants& k) { return aot(p, k); }
+
+// DiscoPOP's log-ratio modulated loss, Lu et al. 2024: -log σ(z)·(1 - m) + e^(-z)·m, m = σ(z / τ).
+FPL_HD inline LossValue discopop(const Pair& p, const LossConstants& k) {
+  const Difference d = scoredDifference(p, k);
+  const Term logistic = logSigmoid(d.z);
+  const Term modulation = logSigmoid(d.z / k.discopopTau);  // log m, and 1 - m
+  const double m = fpl::sigmoid(d.z / k.discopopTau), rest = modulation.slope;
+  const double dm = m * rest / k.discopopTau;
+  // e^(-z)·m as one exponential: for τ < 1 it cannot overflow.
+  const Term tail = cappedExp(modulation.value - d.z);
+  return d.through({-logistic.value * rest + tail.value,
+                    -logistic.slope * rest + logistic.value * dm + tail.slope * (rest / k.discopopTau - 1)});
+}
+
+// DPO on length-normalised log-ratios.
+FPL_HD inline LossValue sigmoid_norm(const Pair& p, const LossConstants& k) {
+  const Term chosenMean = lengthMean(p.chosen(), p.chosenLength, k);
+  const Term rejectedMean = lengthMean(p.rejected(), p.rejectedLength, k);
+  Term chosen = score(chosenMean.value, k), rejected = score(rejectedMean.value, k);
+  chosen.slope *= chosenMean.slope;
+  rejected.slope *= rejectedMean.slope;
+  const Difference d = scaledDifference(chosen, rejected, k.beta);
+  const Term f = logSigmoid(d.z);
+  return d.through({-f.value, -f.slope});
+}
+
+// SimPO, Meng et al. 2024.
+FPL_HD inline LossValue simpo(const Pair& p, const LossConstants& k) {
+  Difference d = scaledDifference(lengthMean(p.policyChosen, p.chosenLength, k),
+                                  lengthMean(p.policyRejected, p.rejectedLength, k), k.beta);
+  return d.through(smoothed(d.z - k.gamma, k.labelSmoothing));
+}
+
+// CPO, Xu et al. 2024, without its likelihood term (add 'sft' for that).
+FPL_HD inline LossValue cpo(const Pair& p, const LossConstants& k) {
+  const Difference d = scaledDifference({p.policyChosen, 1}, {p.policyRejected, 1}, k.beta);
+  return d.through(smoothed(d.z, k.labelSmoothing));
+}
+
+// ORPO, Hong et al. 2024: the odds-ratio term, without its likelihood term (add 'sft' for that).
+FPL_HD inline LossValue orpo(const Pair& p, const LossConstants& k) {
+  const Term chosen = lengthMean(p.policyChosen, p.chosenLength, k);
+  const Term rejected = lengthMean(p.policyRejected, p.rejectedLength, k);
+  const double logOdds = (chosen.value - rejected.value) - (log1mexp(chosen.value) - log1mexp(rejected.value));
+  const Term f = logSigmoid(logOdds);
+  // d/dx [x - log(1 - e^x)] = 1 / (1 - e^x)
+  return {-k.beta * f.value, -k.beta * f.slope * chosen.slope / -expm1(chosen.value),
+          k.beta * f.slope * rejected.slope / -expm1(rejected.value)};
+}
+
+// Negative log-likelihood of the chosen sequences, a mean over all tokens of the batch; scaled so that the mean over
+// pairs is that.
+FPL_HD inline LossValue sft(const Pair& p, const LossConstants& k) {
+  const double scale = k.totalChosenTokens == 0 ? 0 : k.pairCount / k.totalChosenTokens;
+  const double slope = -scale * (k.average ? p.chosenLength : 1);
+  return {p.policyChosen * slope, slope, 0};
+}
+
+}  // namespace loss
+
+// Every loss once: this list makes the enumeration, the names and the dispatch.
+#define FPL_LOSSES(X) \
+  X(sigmoid)          \
+  X(robust)           \
+  X(hinge)            \
+  X(ipo)              \
+  X(ipo_reward)       \
+  X(exo_pair)         \
+  X(nca_pair)         \
+  X(bco_pair)         \
+  X(sppo_hard)        \
+  X(apo_zero)         \
+  X(apo_down)         \
+  X(aot)              \
+  X(aot_unpaired)     \
+  X(discopop)         \
+  X(sigmoid_norm)     \
+  X(simpo)            \
+  X(cpo)              \
+  X(orpo)             \
+  X(sft)
+
+enum class LossType : int32_t {
+#define FPL_ENTRY(name) name,
+  FPL_LOSSES(FPL_ENTRY)
+#undef FPL_ENTRY
+};
+
+constexpr const char* kLossNames[] = {
+#define FPL_ENTRY(name) #name,
+    FPL_LOSSES(FPL_ENTRY)
+#undef FPL_ENTRY
+};
+constexpr int32_t kLossCount = int32_t(sizeof kLossNames / sizeof kLossNames[0]);
+
+FPL_HD inline LossValue evaluate(LossType type, const Pair& pair, const LossConstants& constants) {
+  switch (type) {
+#define FPL_ENTRY(name) \
+  case LossType::name:  \
+    return loss::name(pair, constants);
+    FPL_LOSSES(FPL_ENTRY)
+#undef FPL_ENTRY
+  }
+  return {NAN, NAN, NAN};
+}
+
+// β(π - ρ), what is reported as reward; simpo's is on length means of the policy alone.
+struct Rewards {
+  double chosen, rejected;
+};
+
+FPL_HD inline Rewards rewards(LossType type, const Pair& p, const LossConstants& k) {
+  if (type == LossType::simpo) {
+    return {k.beta * lengthMean(p.policyChosen, p.chosenLength, k).value,
+            k.beta * lengthMean(p.policyRejected, p.rejectedLength, k).value};
+  }
+  return {k.beta * p.chosen(), k.beta * p.rejected()};
+}
+
+}  // namespace fpl

@@ -1,0 +1,165 @@
+// The row state: all that is known of a row of logits after seeing some of its vocabulary.
+//
+// It knows nothing of where the logits came from. `update` with a block of logits is the kernels' business (native/cpu,
+// native/cuda); `rescale`, `merge` and `finish` are here, in float64, once for everybody.
+//
+// Two choices make it exact:
+// - Sums are kept in a unit of 2^exponent · e^(base / temperature). A power of two needs no subtraction of a rounded
+//   maximum from every logit: exp(x) = 2^n · e^r is scaled by 2^-exponent without error. `base` is 0 unless the logits
+//   are so large (|x| / temperature > 700) that n would not be small; subtracting it is then exact where it matters.
+// - The label's own logit is left out of the sum. With z = log Σ_{j≠label} e^x_j - x_label, log p = -softplus(z) and
+//   1 - p = sigmoid(z): both keep their relative precision as p approaches 1, where 1 - p and log p cancel otherwise.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "platform.h"
+
+namespace fpl {
+
+constexpr double kLn2 = 0.693147180559945309417;
+constexpr double kLog2e = 1.44269504088896340736;
+
+// Sums beyond this many units call for a larger unit: e² must still fit float32.
+constexpr double kUnitLimit = 0x1p60;
+
+// The unit in which a row's sums are kept.
+struct Unit {
+  float base = 0;
+  int32_t exponent = 0;
+
+  // log(this unit / other)
+  FPL_HD double logRatio(Unit other, double inverseTemperature) const {
+    return (double(base) - double(other.base)) * inverseTemperature + double(exponent - other.exponent) * kLn2;
+  }
+};
+
+// A unit near e^(maximum / temperature); any finite maximum will do.
+FPL_HD inline Unit unitFor(float maximum, double inverseTemperature) {
+  const double n = double(maximum) * inverseTemperature * kLog2e;
+  if (n > -1000 && n < 1000) return {0.0f, int32_t(rint(n))};
+  return {maximum, 0};
+}
+
+struct RowState {
+  Unit unit;
+  double sum = 0;         // Σ_{j≠label} e^(x_j / temperature), in units
+  double weighted = 0;    // Σ_{j≠label} e · log(e), e in units: for the entropy
+  double squares = 0;     // Σ_{j≠label} e²
+  float maximum = -INFINITY;
+  int64_t argmax = -1;    // first index of the maximum, the label left out
+
+  FPL_HD bool empty() const { return sum == 0; }
+
+  FPL_HD void rescale(Unit to, double inverseTemperature) {
+    if (!empty()) {
+      const double shift = to.logRatio(unit, inverseTemperature);
+      // With equal bases the factor is a power of two: no rounding.
+      const double factor = to.base == unit.base ? ldexp(1.0, unit.exponent - to.exponent) : exp(-shift);
+      weighted = factor == 0 ? 0 : factor * (weighted - shift * sum);
+      sum *= factor;
+      squares *= factor * factor;
+    }
+    unit = to;
+  }
+
+  // Adds what `later` saw; `later` stands behind this one in the vocabulary.
+  FPL_HD void merge(RowState later, double inverseTemperature) {
+    if (later.maximum > maximum) {
+      maximum = later.maximum;
+      argmax = later.argmax;
+    }
+    if (later.empty()) return;
+    if (empty() || later.unit.logRatio(unit, inverseTemperature) > 0) {
+      rescale(later.unit, inverseTemperature);
+    } else {
+      later.rescale(unit, inverseTemperature);
+    }
+    sum += later.sum;
+    weighted += later.weighted;
+    squares += later.squares;
+  }
+};
+
+// What the backward needs of a row: 32 bytes, kept from stage 1 to stage 4.
+struct TokenState {
+  double logProb;     // log p(label)
+  double complement;  // 1 - p(label)
+  double total;       // Σ_j e^(x_j / temperature) over the whole row, label included, in `unit`; in [1/4, 4)
+  Unit unit;
+};
+static_assert(sizeof(TokenState) == 32, "lib allocates four float64 per row");
+
+// Results of a row that are not needed by the backward.
+struct TokenByProducts {
+  double entropy;
+  double logSumExp;
+  double sumSquaredProbs;
+  int64_t argmax;
+};
+
+FPL_HD inline double softplus(double z) { return (z > 0 ? z : 0) + log1p(exp(-fabs(z))); }
+
+FPL_HD inline double sigmoid(double z) {
+  const double e = exp(-fabs(z));
+  return (z >= 0 ? 1 : e) / (1 + e);
+}
+
+// The end of a row: brings in the label's logit, at index `label`.
+FPL_HD inline TokenState finish(const RowState& state, float labelLogit, double inverseTemperature) {
+  TokenState token;
+  token.unit = state.unit;
+  // The label in units: log(e^(x/T) / unit).
+  double logLabel = Unit{labelLogit, 0}.logRatio(state.unit, inverseTemperature);
+  const bool nothing = state.empty() && labelLogit == -INFINITY;  // the whole row is -inf
+  if (nothing || labelLogit == INFINITY || labelLogit != labelLogit || !(state.sum < INFINITY)) {
+    token.logProb = token.complement = token.total = NAN;
+    return token;
+  }
+  if (state.empty()) {
+    // Only the label has any probability.
+    token.logProb = 0;
+    token.complement = 0;
+    token.unit = {labelLogit, 0};
+    token.total = 1;
+    return token;
+  }
+  const double logRest = log(state.sum);
+  const double z = logRest - logLabel;
+  token.logProb = -softplus(z);
+  token.complement = sigmoid(z);
+  // The row's total, in a unit near itself so that it can neither overflow nor vanish.
+  if (logLabel > 700) {
+    // The label towers over the rest: measure from it (a base of its own keeps the exponent small).
+    token.unit = unitFor(labelLogit, inverseTemperature);
+    const double shift = token.unit.logRatio(state.unit, inverseTemperature);
+    token.total = exp(logRest - shift) + exp(logLabel - shift);
+  } else {
+    const int32_t up = int32_t(rint((logLabel > logRest ? logLabel : logRest) * kLog2e));
+    token.unit.exponent += up;
+    token.total = ldexp(state.sum, -up) + exp(logLabel - up * kLn2);
+  }
+  return token;
+}
+
+FPL_HD inline TokenByProducts byProducts(const RowState& state, const TokenState& token, int64_t label,
+                                         float labelLogit, double inverseTemperature) {
+  TokenByProducts out;
+  if (token.logProb != token.logProb) return {NAN, NAN, NAN, -1};
+  const double p = exp(token.logProb);
+  out.logSumExp = double(token.unit.base) * inverseTemperature + token.unit.exponent * kLn2 + log(token.total);
+  // H = log total - Σ p·log e, with log e measured in the row's own unit so that nothing large cancels.
+  RowState rest = state;
+  rest.rescale(token.unit, inverseTemperature);
+  const double logLabel = Unit{labelLogit, 0}.logRatio(token.unit, inverseTemperature);
+  const double labelTerm = p == 0 ? 0 : p * logLabel;
+  out.entropy = log(token.total) - labelTerm - (rest.empty() ? 0 : rest.weighted / token.total);
+  if (out.entropy < 0) out.entropy = 0;  // rounding: a certain row has no entropy
+  out.sumSquaredProbs = p * p + rest.squares / (token.total * token.total);
+  const bool labelWins = labelLogit > state.maximum || (labelLogit == state.maximum && label < state.argmax);
+  out.argmax = labelWins ? label : state.argmax;
+  return out;
+}
+
+}  // namespace fpl

@@ -1,0 +1,97 @@
+// Which instruction sets this CPU has, and the constants every one of them shares.
+#include <cmath>
+#include <cstring>
+
+#include "kernels.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#if defined(_MSC_VER)
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#endif
+
+namespace fpl {
+
+ExpConstants::ExpConstants(double temperature) {
+  inverseTemperature = 1 / temperature;
+  unitLog = temperature * kLn2;
+  log2e = float(kLog2e / temperature);
+  int exponent;
+  const double mantissa = frexp(unitLog, &exponent);
+  ln2High = float(ldexp(floor(ldexp(mantissa, 12)), exponent - 12));
+  ln2Low = float(unitLog - double(ln2High));
+  double power = inverseTemperature;
+  inverse = float(power);
+  c2 = float(0.49999993412490124 * (power *= inverseTemperature));
+  c3 = float(0.16666520107834054 * (power *= inverseTemperature));
+  c4 = float(0.041668394213308244 * (power *= inverseTemperature));
+  c5 = float(0.008368780409796215 * (power *= inverseTemperature));
+  c6 = float(0.0013814466935590675 * (power *= inverseTemperature));
+}
+
+#if defined(__x86_64__) || defined(_M_X64)
+namespace {
+
+struct Registers {
+  uint32_t a, b, c, d;
+};
+
+Registers cpuid(uint32_t leaf, uint32_t subleaf) {
+  Registers r{};
+#if defined(_MSC_VER)
+  int out[4];
+  __cpuidex(out, int(leaf), int(subleaf));
+  r = {uint32_t(out[0]), uint32_t(out[1]), uint32_t(out[2]), uint32_t(out[3])};
+#else
+  __cpuid_count(leaf, subleaf, r.a, r.b, r.c, r.d);
+#endif
+  return r;
+}
+
+// The vector registers whose contents the operating system saves.
+uint64_t savedRegisters() {
+#if defined(_MSC_VER)
+  return _xgetbv(0);
+#else
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return uint64_t(high) << 32 | low;
+#endif
+}
+
+bool all(uint64_t bits, uint64_t wanted) { return (bits & wanted) == wanted; }
+
+}  // namespace
+
+InstructionSets instructionSets() {
+  InstructionSets found{};
+  bool hasAvx2 = false, hasAvx512 = false;
+  const Registers features = cpuid(1, 0);
+  constexpr uint32_t kFma = 1u << 12, kOsxsave = 1u << 27, kF16c = 1u << 29;
+  if (cpuid(0, 0).a >= 7 && all(features.c, kFma | kOsxsave | kF16c)) {
+    const uint32_t extended = cpuid(7, 0).b;
+    const uint64_t saved = savedRegisters();
+    constexpr uint32_t kAvx2 = 1u << 5, kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
+    hasAvx2 = all(extended, kAvx2) && all(saved, 0x6);
+    hasAvx512 = hasAvx2 && all(extended, kF | kDq | kBw | kVl) && all(saved, 0xe6);
+  }
+  if (hasAvx512) found.sets[found.count++] = &avx512::kKernels;
+  if (hasAvx2) found.sets[found.count++] = &avx2::kKernels;
+  found.sets[found.count++] = &baseline::kKernels;
+  return found;
+}
+#else
+InstructionSets instructionSets() { return {{&neon::kKernels}, 1}; }
+#endif
+
+const Kernels* findInstructionSet(const char* name) {
+  const InstructionSets found = instructionSets();
+  for (int32_t i = 0; i < found.count; ++i) {
+    if (strcmp(found.sets[i]->name, name) == 0) return found.sets[i];
+  }
+  return nullptr;
+}
+
+}  // namespace fpl

@@ -1,0 +1,85 @@
+// The kernels for AVX2 + FMA + F16C. Only this file's own code is compiled for them: everything from the standard
+// library and from core is included before the target is switched, so that no shared inline function carries AVX2 code.
+#include "kernels.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstring>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#elif defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+
+namespace fpl {
+namespace avx2 {
+namespace {
+
+struct F32 {
+  static constexpr int64_t kWidth = 8;
+  __m256 v;
+};
+struct F64 {
+  __m256d v;
+};
+
+inline F32 set1(float x) { return {_mm256_set1_ps(x)}; }
+inline F32 add(F32 a, F32 b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline F32 sub(F32 a, F32 b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline F32 mul(F32 a, F32 b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline F32 fma(F32 a, F32 b, F32 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+// The instruction gives its second operand when either is NaN.
+inline F32 maxKeepNan(F32 x, F32 y) { return {_mm256_max_ps(y.v, x.v)}; }
+inline F32 minKeepNan(F32 x, F32 y) { return {_mm256_min_ps(y.v, x.v)}; }
+inline F32 maxSkipNan(F32 x, F32 y) { return {_mm256_max_ps(x.v, y.v)}; }
+inline F32 powerOfBits(F32 n) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(n.v), 23))}; }
+
+inline F64 set1Double(double x) { return {_mm256_set1_pd(x)}; }
+inline F64 addDouble(F64 a, F64 b) { return {_mm256_add_pd(a.v, b.v)}; }
+inline F64 lowHalf(F32 x) { return {_mm256_cvtps_pd(_mm256_castps256_ps128(x.v))}; }
+inline F64 highHalf(F32 x) { return {_mm256_cvtps_pd(_mm256_extractf128_ps(x.v, 1))}; }
+inline void storeDoubles(double* p, F64 x) { _mm256_storeu_pd(p, x.v); }
+
+inline __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+inline F32 load(const float* p) { return {_mm256_loadu_ps(p)}; }
+inline F32 load(const Float16* p) { return {_mm256_cvtph_ps(load128(p))}; }
+inline F32 load(const BFloat16* p) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load128(p)), 16))};
+}
+
+inline void store(float* p, F32 x) { _mm256_storeu_ps(p, x.v); }
+inline void store(Float16* p, F32 x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline void store(BFloat16* p, F32 x) {
+  const __m256i bits = _mm256_castps_si256(x.v);
+  const __m256i top = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(top, _mm256_set1_epi32(1));
+  const __m256i rounded =
+      _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i quiet = _mm256_or_si256(top, _mm256_set1_epi32(0x40));
+  const __m256i isNan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
+  const __m256i half = _mm256_blendv_epi8(rounded, quiet, isNan);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
+}
+
+#include "kernels.inl"
+
+}  // namespace
+
+const Kernels kKernels = FPL_KERNELS("avx2");
+
+}  // namespace avx2
+}  // namespace fpl
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#elif defined(__GNUC__)
+#pragma GCC pop_options
+#endif
+#endif

@@ -1,0 +1,86 @@
+// The kernels for AVX-512 (F, BW, DQ, VL). As in isa_avx2.cc, only this file's own code is compiled for them.
+#include "kernels.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstring>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
+#elif defined(__GNUC__)
+// GCC 12's own header reads an uninitialised vector on purpose, and warns of it.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#endif
+
+namespace fpl {
+namespace avx512 {
+namespace {
+
+struct F32 {
+  static constexpr int64_t kWidth = 16;
+  __m512 v;
+};
+struct F64 {
+  __m512d v;
+};
+
+inline F32 set1(float x) { return {_mm512_set1_ps(x)}; }
+inline F32 add(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32 sub(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32 mul(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// The instruction gives its second operand when either is NaN.
+inline F32 maxKeepNan(F32 x, F32 y) { return {_mm512_max_ps(y.v, x.v)}; }
+inline F32 minKeepNan(F32 x, F32 y) { return {_mm512_min_ps(y.v, x.v)}; }
+inline F32 maxSkipNan(F32 x, F32 y) { return {_mm512_max_ps(x.v, y.v)}; }
+inline F32 powerOfBits(F32 n) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(n.v), 23))}; }
+
+inline F64 set1Double(double x) { return {_mm512_set1_pd(x)}; }
+inline F64 addDouble(F64 a, F64 b) { return {_mm512_add_pd(a.v, b.v)}; }
+inline F64 lowHalf(F32 x) { return {_mm512_cvtps_pd(_mm512_castps512_ps256(x.v))}; }
+inline F64 highHalf(F32 x) { return {_mm512_cvtps_pd(_mm512_extractf32x8_ps(x.v, 1))}; }
+inline void storeDoubles(double* p, F64 x) { _mm512_storeu_pd(p, x.v); }
+
+inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline F32 load(const Float16* p) { return {_mm512_cvtph_ps(load256(p))}; }
+inline F32 load(const BFloat16* p) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load256(p)), 16))};
+}
+
+inline void store(float* p, F32 x) { _mm512_storeu_ps(p, x.v); }
+inline void store(Float16* p, F32 x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline void store(BFloat16* p, F32 x) {
+  const __m512i bits = _mm512_castps_si512(x.v);
+  const __m512i top = _mm512_srli_epi32(bits, 16);
+  const __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
+  const __m512i rounded =
+      _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  const __m512i quiet = _mm512_or_si512(top, _mm512_set1_epi32(0x40));
+  const __mmask16 isNan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(isNan, rounded, quiet)));
+}
+
+#include "kernels.inl"
+
+}  // namespace
+
+const Kernels kKernels = FPL_KERNELS("avx512");
+
+}  // namespace avx512
+}  // namespace fpl
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#elif defined(__GNUC__)
+#pragma GCC pop_options
+#endif
+#endif

@@ -1,0 +1,63 @@
+// The kernels for any x86-64 CPU: SSE2, which has neither a fused multiply-add nor half-precision conversions. Its
+// products are rounded before they are added, so its last bits may differ from those of the other instruction sets.
+#include "kernels.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <emmintrin.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace fpl {
+namespace baseline {
+namespace {
+
+struct F32 {
+  static constexpr int64_t kWidth = 4;
+  __m128 v;
+};
+struct F64 {
+  __m128d v;
+};
+
+inline F32 set1(float x) { return {_mm_set1_ps(x)}; }
+inline F32 add(F32 a, F32 b) { return {_mm_add_ps(a.v, b.v)}; }
+inline F32 sub(F32 a, F32 b) { return {_mm_sub_ps(a.v, b.v)}; }
+inline F32 mul(F32 a, F32 b) { return {_mm_mul_ps(a.v, b.v)}; }
+inline F32 fma(F32 a, F32 b, F32 c) { return {_mm_add_ps(_mm_mul_ps(a.v, b.v), c.v)}; }
+// The instruction gives its second operand when either is NaN.
+inline F32 maxKeepNan(F32 x, F32 y) { return {_mm_max_ps(y.v, x.v)}; }
+inline F32 minKeepNan(F32 x, F32 y) { return {_mm_min_ps(y.v, x.v)}; }
+inline F32 maxSkipNan(F32 x, F32 y) { return {_mm_max_ps(x.v, y.v)}; }
+inline F32 powerOfBits(F32 n) { return {_mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(n.v), 23))}; }
+
+inline F64 set1Double(double x) { return {_mm_set1_pd(x)}; }
+inline F64 addDouble(F64 a, F64 b) { return {_mm_add_pd(a.v, b.v)}; }
+inline F64 lowHalf(F32 x) { return {_mm_cvtps_pd(x.v)}; }
+inline F64 highHalf(F32 x) { return {_mm_cvtps_pd(_mm_movehl_ps(x.v, x.v))}; }
+inline void storeDoubles(double* p, F64 x) { _mm_storeu_pd(p, x.v); }
+
+inline F32 load(const float* p) { return {_mm_loadu_ps(p)}; }
+inline F32 load(const BFloat16* p) {
+  const __m128i bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return {_mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), bits))};
+}
+inline F32 load(const Float16* p) { return {_mm_setr_ps(toFloat(p[0]), toFloat(p[1]), toFloat(p[2]), toFloat(p[3]))}; }
+
+inline void store(float* p, F32 x) { _mm_storeu_ps(p, x.v); }
+template <typename T>
+inline void store(T* p, F32 x) {
+  float lanes[4];
+  _mm_storeu_ps(lanes, x.v);
+  for (int i = 0; i < 4; ++i) fromFloat(lanes[i], p[i]);
+}
+
+#include "kernels.inl"
+
+}  // namespace
+
+const Kernels kKernels = FPL_KERNELS("baseline");
+
+}  // namespace baseline
+}  // namespace fpl
+#endif

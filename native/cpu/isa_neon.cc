@@ -1,0 +1,68 @@
+// The kernels for NEON, which every 64-bit Arm CPU has.
+#include "kernels.h"
+
+#if defined(__aarch64__) || defined(_M_ARM64)
+#include <arm_neon.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace fpl {
+namespace neon {
+namespace {
+
+struct F32 {
+  static constexpr int64_t kWidth = 4;
+  float32x4_t v;
+};
+struct F64 {
+  float64x2_t v;
+};
+
+inline F32 set1(float x) { return {vdupq_n_f32(x)}; }
+inline F32 add(F32 a, F32 b) { return {vaddq_f32(a.v, b.v)}; }
+inline F32 sub(F32 a, F32 b) { return {vsubq_f32(a.v, b.v)}; }
+inline F32 mul(F32 a, F32 b) { return {vmulq_f32(a.v, b.v)}; }
+inline F32 fma(F32 a, F32 b, F32 c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+inline F32 maxKeepNan(F32 x, F32 y) { return {vmaxq_f32(x.v, y.v)}; }
+inline F32 minKeepNan(F32 x, F32 y) { return {vminq_f32(x.v, y.v)}; }
+inline F32 maxSkipNan(F32 x, F32 y) { return {vmaxnmq_f32(x.v, y.v)}; }
+inline F32 powerOfBits(F32 n) { return {vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(n.v), 23))}; }
+
+inline F64 set1Double(double x) { return {vdupq_n_f64(x)}; }
+inline F64 addDouble(F64 a, F64 b) { return {vaddq_f64(a.v, b.v)}; }
+inline F64 lowHalf(F32 x) { return {vcvt_f64_f32(vget_low_f32(x.v))}; }
+inline F64 highHalf(F32 x) { return {vcvt_high_f64_f32(x.v)}; }
+inline void storeDoubles(double* p, F64 x) { vst1q_f64(p, x.v); }
+
+inline F32 load(const float* p) { return {vld1q_f32(p)}; }
+inline F32 load(const Float16* p) {
+  return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p))))};
+}
+inline F32 load(const BFloat16* p) {
+  return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p)), 16))};
+}
+
+inline void store(float* p, F32 x) { vst1q_f32(p, x.v); }
+inline void store(Float16* p, F32 x) {
+  vst1_u16(reinterpret_cast<uint16_t*>(p), vreinterpret_u16_f16(vcvt_f16_f32(x.v)));
+}
+inline void store(BFloat16* p, F32 x) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(x.v);
+  const uint32x4_t top = vshrq_n_u32(bits, 16);
+  const uint32x4_t odd = vandq_u32(top, vdupq_n_u32(1));
+  const uint32x4_t rounded = vshrq_n_u32(vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff))), 16);
+  const uint32x4_t quiet = vorrq_u32(top, vdupq_n_u32(0x40));
+  const uint32x4_t isNumber = vceqq_f32(x.v, x.v);
+  vst1_u16(reinterpret_cast<uint16_t*>(p), vmovn_u32(vbslq_u32(isNumber, rounded, quiet)));
+}
+
+#include "kernels.inl"
+
+}  // namespace
+
+const Kernels kKernels = FPL_KERNELS("neon");
+
+}  // namespace neon
+}  // namespace fpl
+#endif

@@ -1,0 +1,69 @@
+// The interface of the SIMD kernels: what an instruction set offers, and the constants its exponential runs on.
+#pragma once
+
+#include <cstdint>
+
+#include "../core/dtypes.h"
+#include "../core/row_state.h"
+
+namespace fpl {
+
+// Constants of exp(x / temperature) = 2^n · polynomial(r), n = round(x · log2e / T), r = x - n · T ln 2.
+//
+// The temperature is folded in: r stays in the logits' own scale, ln 2 is multiplied by T and the polynomial's
+// coefficients are divided by its powers, so a temperature costs no instruction. T ln 2 is split in two; the first part
+// has 12 bits, so n times it is exact and so is its subtraction from x. The polynomial is the minimax one of degree 6
+// with its first two coefficients fixed at 1 (relative error 3.1e-9 on |r| <= T ln 2 / 2), so that exp(0) is 1.
+struct ExpConstants {
+  explicit ExpConstants(double temperature);
+
+  double inverseTemperature;
+  double unitLog;  // T ln 2: the natural log of 2, in the logits' scale
+  float log2e;
+  float ln2High, ln2Low;
+  float inverse;  // 1 / T, the polynomial's first coefficient
+  float c2, c3, c4, c5, c6;
+};
+
+// Rows are walked in tiles: the float32 sums of a tile's lanes go to float64 before rounding can build up.
+constexpr int64_t kLanes = 16;          // logical lanes, the same on every instruction set: so are the bits
+constexpr int64_t kTile = 4 * kLanes;   // logits
+constexpr int64_t kBlock = 32 * kTile;  // logits between two looks at the unit
+
+// One instruction set's kernels. `begin` and `end` are logits within the row; `begin` is a multiple of kTile.
+struct Kernels {
+  const char* name;
+  // Updates `state` with logits begin .. end of the row, `label` (or -1) left out.
+  // Indexed by DType; the second has the by-products as well.
+  void (*update[3])(const void* row, int64_t begin, int64_t end, int64_t label, const ExpConstants&, RowState&);
+  void (*updateWithByProducts[3])(const void* row, int64_t begin, int64_t end, int64_t label, const ExpConstants&,
+                                  RowState&);
+  // out[i] = scale · exp(row[i] / T) / 2^exponent, relative to `base`. `out` may be `row`.
+  void (*gradient[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,
+                      float scale);
+};
+
+// The instruction sets of this build that this CPU can run, best first; the names are lib's InstructionSet.
+struct InstructionSets {
+  const Kernels* sets[4];
+  int32_t count;
+};
+InstructionSets instructionSets();
+
+// The one of that name, or null.
+const Kernels* findInstructionSet(const char* name);
+
+namespace baseline {
+extern const Kernels kKernels;
+}
+namespace avx2 {
+extern const Kernels kKernels;
+}
+namespace avx512 {
+extern const Kernels kKernels;
+}
+namespace neon {
+extern const Kernels kKernels;
+}
+
+}  // namespace fpl

@@ -1,0 +1,91 @@
+// Stage 4 on the CPU: d logProb / d logits = (onehot - softmax) / temperature, times each sequence's coefficient. Every
+// active row is read once and written once; the others are written as zeros and not read.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "stages.h"
+
+namespace fpl {
+namespace {
+
+// What every logit of a row is turned into: scale · exp(x / T) in `unit`, and the label's own value.
+struct RowGradient {
+  Unit unit;
+  float scale = 0;
+  double atLabel = 0;
+};
+
+RowGradient rowGradient(const TokenState& token, double coefficient, double inverseTemperature) {
+  RowGradient out;
+  const double slope = coefficient * inverseTemperature;
+  out.atLabel = slope * token.complement;
+  // The magnitude goes into the unit and leaves a scale in [1/2, 1), so that only results below float32 vanish.
+  int exponent = 0;
+  const double scale = -slope / token.total;
+  out.scale = float(std::isfinite(scale) ? std::frexp(scale, &exponent) : scale);
+  out.unit = token.unit;
+  out.unit.exponent -= exponent;
+  return out;
+}
+
+template <typename T>
+void writeRow(const Gradient& g, const RowSegments& segments, int64_t row, int64_t segment, int32_t label,
+              const RowGradient& values, const ExpConstants& constants, const CpuContext& context) {
+  T* out = g.out.at<T>(row);
+  const int64_t begin = segments.begin(segment), end = segments.end(segment);
+  if (label < 0 || values.scale == 0) {
+    memset(static_cast<void*>(out + begin), 0, (end - begin) * sizeof(T));
+    return;
+  }
+  context.kernels.gradient[int(g.out.dtype)](g.logits.at<T>(row), out, begin, end, constants, values.unit,
+                                             values.scale);
+  if (label >= begin && label < end) fromFloat(float(values.atLabel), out[label]);
+}
+
+}  // namespace
+
+void logitsGradient(const Gradient& g, const Tokens& tokens, const CpuContext& context) {
+  const int64_t rowCount = g.logits.count();
+  const ExpConstants constants(tokens.temperature);
+  const RowSegments segments(g.logits.vocab);
+
+  // Which sequence a row belongs to, and with it the row's coefficient.
+  const auto coefficientOf = [&](int64_t row) {
+    const int64_t s = std::upper_bound(tokens.offsets, tokens.offsets + tokens.sequences + 1, row) - tokens.offsets - 1;
+    return tokens.weight(row) * g.coefficients[s] / (tokens.average ? tokens.counts[s] : 1);
+  };
+
+  const auto write = [&](int64_t row, int64_t firstSegment, int64_t lastSegment) {
+    const int32_t label = tokens.targets[row];
+    RowGradient values;
+    if (label >= 0) values = rowGradient(g.states[row], coefficientOf(row), constants.inverseTemperature);
+    for (int64_t s = firstSegment; s < lastSegment; ++s) {
+      switch (g.out.dtype) {
+        case DType::kFloat32:
+          writeRow<float>(g, segments, row, s, label, values, constants, context);
+          break;
+        case DType::kFloat16:
+          writeRow<Float16>(g, segments, row, s, label, values, constants, context);
+          break;
+        case DType::kBFloat16:
+          writeRow<BFloat16>(g, segments, row, s, label, values, constants, context);
+          break;
+      }
+    }
+  };
+
+  if (segments.count > 1 && rowCount < 4 * context.threads) {
+    context.pool.run(rowCount * segments.count, context.threads, [&](int64_t task) {
+      write(task / segments.count, task % segments.count, task % segments.count + 1);
+    });
+    return;
+  }
+  const int64_t rowsPerTask = std::max<int64_t>(1, 4 * kBlock / g.logits.vocab);
+  context.pool.run((rowCount + rowsPerTask - 1) / rowsPerTask, context.threads, [&](int64_t task) {
+    const int64_t last = std::min(rowCount, (task + 1) * rowsPerTask);
+    for (int64_t row = task * rowsPerTask; row < last; ++row) write(row, 0, segments.count);
+  });
+}
+
+}  // namespace fpl

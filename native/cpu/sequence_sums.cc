@@ -1,0 +1,23 @@
+// Stage 2 on the CPU: one number a sequence, summed in float64 in the order of its tokens.
+#include <cmath>
+
+#include "stages.h"
+
+namespace fpl {
+
+void sequenceSums(const Forward& forward, const Tokens& tokens, const TokenState* states,
+                  const float* sumSquaredProbs) {
+  for (int64_t s = 0; s < tokens.sequences; ++s) {
+    double sum = 0, logWeight = 0;
+    for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
+      if (tokens.targets[row] < 0) continue;
+      sum += tokens.weight(row) * states[row].logProb;
+      if (forward.logWeights) logWeight += states[row].logProb - log(double(sumSquaredProbs[row]));
+    }
+    const int32_t count = tokens.counts[s];
+    forward.logProbs[s] = count == 0 ? tokens.emptyLogProb : tokens.average ? sum / count : sum;
+    if (forward.logWeights) forward.logWeights[s] = count == 0 ? 0 : logWeight / count;
+  }
+}
+
+}  // namespace fpl

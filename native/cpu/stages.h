@@ -1,0 +1,42 @@
+// The four stages on the CPU, and the job that runs them.
+#pragma once
+
+#include "../core/job.h"
+#include "kernels.h"
+#include "thread_pool.h"
+
+namespace fpl {
+
+// What a stage needs besides its tensors.
+struct CpuContext {
+  const Kernels& kernels;
+  ThreadPool& pool;
+  int64_t threads;
+  const std::atomic<bool>& cancelled;
+};
+
+// Where a row is cut when there are fewer rows than threads to share. The cuts depend on the vocabulary alone, and the
+// parts are always merged in order, cut or not cut: the result has the same bits for any number of threads.
+struct RowSegments {
+  explicit RowSegments(int64_t vocab);
+  int64_t count, length, vocab;
+
+  int64_t begin(int64_t segment) const { return segment * length; }
+  int64_t end(int64_t segment) const { return segment + 1 == count ? vocab : (segment + 1) * length; }
+};
+
+// Stage 1: logProb and state of every active row, and the by-products asked for.
+void tokenLogProbs(const Forward& forward, const Tokens& tokens, TokenState* states, float* sumSquaredProbs,
+                   const CpuContext& context);
+
+// Stage 2: sums over each sequence's active rows.
+void sequenceSums(const Forward& forward, const Tokens& tokens, const TokenState* states,
+                  const float* sumSquaredProbs);
+
+// Stage 4: the gradient with respect to the logits.
+void logitsGradient(const Gradient& gradient, const Tokens& tokens, const CpuContext& context);
+
+// Runs the stages of a job. False when it was cancelled, which is possible until stage 4 begins.
+bool runJob(Job& job, ThreadPool& pool);
+
+}  // namespace fpl

@@ -1,0 +1,68 @@
+#include "thread_pool.h"
+
+#include <algorithm>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace fpl {
+
+ThreadPool::~ThreadPool() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+int64_t ThreadPool::available() {
+#if defined(__linux__)
+  // What taskset, cpusets and containers leave of the machine.
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max<int64_t>(1, CPU_COUNT(&set));
+#endif
+  return std::max<int64_t>(1, std::thread::hardware_concurrency());
+}
+
+void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(int64_t)>& task) {
+  const int64_t helpers = std::min(threads, count) - 1;
+  if (helpers <= 0) {
+    for (int64_t i = 0; i < count; ++i) task(i);
+    return;
+  }
+  Batch batch(task, count, helpers);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    // Threads are started when first needed. If the system has none to give, the caller does the work alone.
+    try {
+      while (int64_t(threads_.size()) < helpers) threads_.emplace_back(&ThreadPool::help, this);
+    } catch (const std::system_error&) {
+    }
+    open_.push_back(&batch);
+  }
+  wake_.notify_all();
+  batch.work();
+  std::unique_lock<std::mutex> lock(mutex_);
+  open_.erase(std::remove(open_.begin(), open_.end(), &batch), open_.end());
+  batch.idle.wait(lock, [&] { return batch.helpersInside == 0; });
+}
+
+void ThreadPool::help() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    wake_.wait(lock, [&] { return stopping_ || !open_.empty(); });
+    if (stopping_) return;
+    Batch* batch = open_.front();
+    ++batch->helpersInside;
+    if (--batch->helpersWanted == 0) open_.pop_front();
+    lock.unlock();
+    batch->work();
+    lock.lock();
+    // The caller waits for this under the same mutex, so the batch outlives the notification.
+    if (--batch->helpersInside == 0) batch->idle.notify_one();
+  }
+}
+
+}  // namespace fpl

@@ -1,0 +1,56 @@
+// The threads of one addon instance: a fork and join over numbered tasks. Any number of callers may run at once; each
+// works on its own tasks until they are done and is helped by whoever is free.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace fpl {
+
+class ThreadPool {
+ public:
+  ThreadPool() = default;
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  // How many threads this process may use.
+  static int64_t available();
+
+  // Calls task(i) once for every i in [0, count) on up to `threads` threads, the caller's included, and returns when
+  // all are done. Which thread runs which task is not fixed; results must not depend on it.
+  void run(int64_t count, int64_t threads, const std::function<void(int64_t)>& task);
+
+ private:
+  struct Batch {
+    const std::function<void(int64_t)>* task;
+    const int64_t count;
+    int64_t helpersWanted;      // guarded by mutex_
+    int64_t helpersInside = 0;  // guarded by mutex_
+    std::atomic<int64_t> next{0};
+    std::condition_variable idle;
+
+    Batch(const std::function<void(int64_t)>& work, int64_t tasks, int64_t helpers)
+        : task(&work), count(tasks), helpersWanted(helpers) {}
+
+    void work() {
+      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) (*task)(i);
+    }
+  };
+
+  void help();
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<Batch*> open_;  // batches that want helpers
+  std::vector<std::thread> threads_;
+  bool stopping_ = false;
+};
+
+}  // namespace fpl

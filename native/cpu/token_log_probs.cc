@@ -1,0 +1,103 @@
+// Stage 1 on the CPU: every active row of logits is read once, block by block through the cache, into its row state.
+#include <algorithm>
+
+#include "stages.h"
+
+namespace fpl {
+
+RowSegments::RowSegments(int64_t vocabSize) : vocab(vocabSize) {
+  constexpr int64_t kTarget = 8 * kBlock;
+  count = (vocab + kTarget - 1) / kTarget;
+  length = (vocab + count - 1) / count;
+  length = (length + kTile - 1) / kTile * kTile;
+  count = (vocab + length - 1) / length;
+}
+
+namespace {
+
+float logitAt(const Rows& rows, int64_t row, int64_t index) {
+  switch (rows.dtype) {
+    case DType::kFloat32:
+      return *(rows.at<float>(row) + index);
+    case DType::kFloat16:
+      return toFloat(*(rows.at<Float16>(row) + index));
+    case DType::kBFloat16:
+      break;
+  }
+  return toFloat(*(rows.at<BFloat16>(row) + index));
+}
+
+const void* rowData(const Rows& rows, int64_t row) {
+  return static_cast<const char*>(rows.data) + rows.offset(row) * elementSize(rows.dtype);
+}
+
+}  // namespace
+
+void tokenLogProbs(const Forward& forward, const Tokens& tokens, TokenState* states, float* sumSquaredProbs,
+                   const CpuContext& context) {
+  const Rows& rows = forward.logits;
+  std::vector<int64_t> active;
+  for (int64_t row = 0; row < rows.count(); ++row) {
+    if (tokens.targets[row] >= 0) active.push_back(row);
+  }
+  const int64_t activeCount = int64_t(active.size());
+
+  const ExpConstants constants(tokens.temperature);
+  const RowSegments segments(rows.vocab);
+  const bool wantsByProducts = forward.wantsByProducts();
+  const auto update =
+      (wantsByProducts ? context.kernels.updateWithByProducts : context.kernels.update)[int(rows.dtype)];
+
+  const auto updateSegment = [&](int64_t row, int64_t segment) {
+    RowState state;
+    update(rowData(rows, row), segments.begin(segment), segments.end(segment), tokens.targets[row], constants, state);
+    return state;
+  };
+
+  const auto finishRow = [&](int64_t row, const RowState& state) {
+    const int64_t label = tokens.targets[row];
+    const float labelLogit = logitAt(rows, row, label);
+    const TokenState token = finish(state, labelLogit, constants.inverseTemperature);
+    states[row] = token;
+    if (forward.tokenLogProbs) forward.tokenLogProbs[row] = float(token.logProb);
+    if (!wantsByProducts) return;
+    const TokenByProducts out = byProducts(state, token, label, labelLogit, constants.inverseTemperature);
+    if (forward.tokenEntropies) forward.tokenEntropies[row] = float(out.entropy);
+    if (forward.tokenArgmax) forward.tokenArgmax[row] = int32_t(out.argmax);
+    if (forward.logSumExp) forward.logSumExp[row] = float(out.logSumExp);
+    if (sumSquaredProbs) sumSquaredProbs[row] = float(out.sumSquaredProbs);
+  };
+
+  if (segments.count > 1 && activeCount < 4 * context.threads) {
+    std::vector<RowState> partial(activeCount * segments.count);
+    context.pool.run(int64_t(partial.size()), context.threads, [&](int64_t task) {
+      if (context.cancelled) return;
+      partial[task] = updateSegment(active[task / segments.count], task % segments.count);
+    });
+    for (int64_t i = 0; i < activeCount; ++i) {
+      RowState state = partial[i * segments.count];
+      for (int64_t s = 1; s < segments.count; ++s) {
+        state.merge(partial[i * segments.count + s], constants.inverseTemperature);
+      }
+      finishRow(active[i], state);
+    }
+    return;
+  }
+
+  // A task is enough rows to be worth handing out.
+  const int64_t rowsPerTask = std::max<int64_t>(1, 4 * kBlock / rows.vocab);
+  const int64_t taskCount = (activeCount + rowsPerTask - 1) / rowsPerTask;
+  context.pool.run(taskCount, context.threads, [&](int64_t task) {
+    const int64_t last = std::min(activeCount, (task + 1) * rowsPerTask);
+    for (int64_t i = task * rowsPerTask; i < last; ++i) {
+      if (context.cancelled) return;
+      RowState state = updateSegment(active[i], 0);
+      for (int64_t s = 1; s < segments.count; ++s) {
+        state.merge(updateSegment(active[i], s), constants.inverseTemperature);
+      }
+      finishRow(active[i], state);
+    }
+  });
+}
+
+}  // namespace fpl
