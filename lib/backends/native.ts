@@ -42,7 +42,7 @@ class CpuBackend implements Backend {
 
   constructor(
     private readonly addon: Addon,
-    defaultSet: InstructionSet
+    defaultSet: InstructionSet,
   ) {
     this.lossCodes = new Map(addon.lossNames.map((name, code) => [name, code]))
     this.defaultSet = addon.instructionSets.indexOf(defaultSet)
@@ -71,9 +71,7 @@ class CpuBackend implements Backend {
     const terms = loss?.terms ?? []
     const numbers = new Float64Array(31 + 3 * terms.length)
     numbers[0] = settings.threads
-    numbers[1] = settings.instructionSet
-      ? this.addon.instructionSets.indexOf(settings.instructionSet)
-      : this.defaultSet
+    numbers[1] = settings.instructionSet ? this.addon.instructionSets.indexOf(settings.instructionSet) : this.defaultSet
     if (tokens) {
       numbers[2] = tokens.temperature
       numbers[3] = tokens.average ? 1 : 0
@@ -160,16 +158,16 @@ let native: Native | undefined
 
 /** The cpu backend, or why there is none. Looks once; never throws. */
 export function loadNative(): Native {
-  native ??= load()
+  native ??= find()
   return native
 }
 
-function load(): Native {
+function find(): Native {
   try {
-    const require = createRequire(import.meta.url)
-    const nodeGypBuild = require('node-gyp-build') as { path(directory: string): string }
+    const load = createRequire(import.meta.url)
+    const nodeGypBuild = load('node-gyp-build') as { path(directory: string): string }
     const path = nodeGypBuild.path(fileURLToPath(new URL('../..', import.meta.url)))
-    const addon = require(path) as Addon
+    const addon = load(path) as Addon
     const { instructionSets } = addon
     const forced = process.env[INSTRUCTION_SET_VARIABLE] as InstructionSet | undefined
     if (forced && !instructionSets.includes(forced)) {

@@ -44,18 +44,16 @@ struct Tokens {
 // Stages 1 and 2. Outputs that are null are not wanted.
 struct Forward {
   Rows logits;
-  double* logProbs = nullptr;     // [S]
-  TokenState* states = nullptr;   // [R]
-  double* logWeights = nullptr;   // [S]
+  double* logProbs = nullptr;      // [S]
+  TokenState* states = nullptr;    // [R]
+  double* logWeights = nullptr;    // [S]
   float* tokenLogProbs = nullptr;  // [R] each
   float* tokenEntropies = nullptr;
   int32_t* tokenArgmax = nullptr;
   float* logSumExp = nullptr;
   float* sumSquaredProbs = nullptr;
 
-  bool wantsByProducts() const {
-    return logWeights || tokenEntropies || tokenArgmax || logSumExp || sumSquaredProbs;
-  }
+  bool wantsByProducts() const { return logWeights || tokenEntropies || tokenArgmax || logSumExp || sumSquaredProbs; }
 };
 
 struct LossTerm {
@@ -72,7 +70,7 @@ struct PreferenceLoss {
   double *chosen = nullptr, *rejected = nullptr;
   double *referenceChosen = nullptr, *referenceRejected = nullptr;
   double *chosenLengths = nullptr, *rejectedLengths = nullptr;  // or null: not needed by any term
-  double* pairWeights = nullptr;                                 // or null: all 1
+  double* pairWeights = nullptr;                                // or null: all 1
   double *losses = nullptr, *chosenRewards = nullptr, *rejectedRewards = nullptr;
   double *gradChosen = nullptr, *gradRejected = nullptr;
   double* summary = nullptr;  // loss, accuracy, margin
@@ -92,7 +90,7 @@ struct Job {
   PreferenceLoss loss;
   Gradient gradient;
 
-  int64_t threads = 0;      // 0: as many as the process may use
+  int64_t threads = 0;          // 0: as many as the process may use
   int32_t instructionSet = -1;  // index into the instruction sets of the build; -1: the best this CPU has
 
   // Raised from another thread; honoured until stage 4 begins.

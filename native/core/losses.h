@@ -27,9 +27,9 @@ enum class Divergence : int32_t { kReverseKl = 0, kForwardKl = 1, kJensenShannon
 struct LossConstants {
   double beta, labelSmoothing, gamma, rewardShift, discopopTau, alpha;
   Divergence divergence;
-  bool average;                // the log-probs are means already
-  double pairCount;            // P
-  double totalChosenTokens;    // Σ n_w over the batch, for sft
+  bool average;              // the log-probs are means already
+  double pairCount;          // P
+  double totalChosenTokens;  // Σ n_w over the batch, for sft
 };
 
 // Value of a pair's loss and its derivatives with respect to the two policy log-probs.
@@ -119,8 +119,8 @@ FPL_HD inline LossValue robust(const Pair& p, const LossConstants& k) {
   const Difference d = scoredDifference(p, k);
   const double e = k.labelSmoothing;
   const Term yes = logSigmoid(d.z), no = logSigmoid(-d.z);
-  return d.through({(-(1 - e) * yes.value + e * no.value) / (1 - 2 * e),
-                    (-(1 - e) * yes.slope - e * no.slope) / (1 - 2 * e)});
+  return d.through(
+      {(-(1 - e) * yes.value + e * no.value) / (1 - 2 * e), (-(1 - e) * yes.slope - e * no.slope) / (1 - 2 * e)});
 }
 
 // SLiC, Zhao et al. 2023, on rewards; the derivative at the kink is 0.

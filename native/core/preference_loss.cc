@@ -9,8 +9,10 @@ namespace fpl {
 namespace {
 
 Pair pairAt(const PreferenceLoss& s, int64_t i) {
-  return {s.chosen[i],          s.rejected[i],
-          s.referenceChosen[i], s.referenceRejected[i],
+  return {s.chosen[i],
+          s.rejected[i],
+          s.referenceChosen[i],
+          s.referenceRejected[i],
           s.chosenLengths ? s.chosenLengths[i] : 0,
           s.rejectedLengths ? s.rejectedLengths[i] : 0};
 }

@@ -44,11 +44,11 @@ FPL_HD inline Unit unitFor(float maximum, double inverseTemperature) {
 
 struct RowState {
   Unit unit;
-  double sum = 0;         // Σ_{j≠label} e^(x_j / temperature), in units
-  double weighted = 0;    // Σ_{j≠label} e · log(e), e in units: for the entropy
-  double squares = 0;     // Σ_{j≠label} e²
+  double sum = 0;       // Σ_{j≠label} e^(x_j / temperature), in units
+  double weighted = 0;  // Σ_{j≠label} e · log(e), e in units: for the entropy
+  double squares = 0;   // Σ_{j≠label} e²
   float maximum = -INFINITY;
-  int64_t argmax = -1;    // first index of the maximum, the label left out
+  int64_t argmax = -1;  // first index of the maximum, the label left out
 
   FPL_HD bool empty() const { return sum == 0; }
 

@@ -213,9 +213,9 @@ void gradientRow(const void* rowData, void* outData, int64_t begin, int64_t end,
   memcpy(out + i, buffer, (end - i) * sizeof(T));
 }
 
-#define FPL_KERNELS(name)                                                                       \
-  {                                                                                             \
-    name, {updateRow<float, false>, updateRow<Float16, false>, updateRow<BFloat16, false>},     \
-        {updateRow<float, true>, updateRow<Float16, true>, updateRow<BFloat16, true>},          \
-        {gradientRow<float>, gradientRow<Float16>, gradientRow<BFloat16>},                      \
+#define FPL_KERNELS(name)                                                                   \
+  {                                                                                         \
+    name, {updateRow<float, false>, updateRow<Float16, false>, updateRow<BFloat16, false>}, \
+        {updateRow<float, true>, updateRow<Float16, true>, updateRow<BFloat16, true>},      \
+        {gradientRow<float>, gradientRow<Float16>, gradientRow<BFloat16>},                  \
   }

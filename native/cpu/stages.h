@@ -30,8 +30,7 @@ void tokenLogProbs(const Forward& forward, const Tokens& tokens, TokenState* sta
                    const CpuContext& context);
 
 // Stage 2: sums over each sequence's active rows.
-void sequenceSums(const Forward& forward, const Tokens& tokens, const TokenState* states,
-                  const float* sumSquaredProbs);
+void sequenceSums(const Forward& forward, const Tokens& tokens, const TokenState* states, const float* sumSquaredProbs);
 
 // Stage 4: the gradient with respect to the logits.
 void logitsGradient(const Gradient& gradient, const Tokens& tokens, const CpuContext& context);
