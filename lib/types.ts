@@ -156,6 +156,12 @@ export interface RunOptions {
 /** Instruction sets of the cpu backend; 'baseline' is x86-64-v2 on x64. */
 export type InstructionSet = 'baseline' | 'avx2' | 'avx512' | 'neon'
 
+/** Options of `sequenceLogProbs`. */
+export interface SequenceOptions extends TokenOptions, RunOptions {}
+
+/** Options of `preferenceLoss`. */
+export interface PreferenceOptions extends LossOptions, RunOptions {}
+
 /** Per-token results, each present when asked for in `outputs`. Shapes: see {@link SequenceLogProbs}. */
 export interface TokenOutputs {
   /** log p(label). 0 where inactive. */
@@ -180,7 +186,8 @@ export interface SequenceLogProbs extends TokenOutputs {
   /** `[B]` number of active tokens. */
   tokenCounts: Int32Array
   /**
-   * Gradient of Σ_b gradient[b] · logProbs[b] with respect to the logits. The logits must still hold their values.
+   * Gradient of Σ_b gradient[b] · logProbs[b] with respect to the logits, on the calling thread. The logits must still
+   * hold their values; once it has overwritten them it cannot be called again (`ERR_DISPOSED`).
    * @param gradient `[B]`
    * @param options `out`: array to write into, or 'in-place' to overwrite the logits. Defaults to a new array.
    */

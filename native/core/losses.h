@@ -78,10 +78,10 @@ FPL_HD inline Term score(double x, const LossConstants& k) {
   return {x, 1};
 }
 
-// A sequence's log-prob divided by its length, unless it is a mean already; `scale` is the derivative.
+// A sequence's log-prob divided by its length, unless it is a mean already.
 FPL_HD inline Term lengthMean(double logProb, double length, const LossConstants& k) {
-  const double scale = k.average || length == 0 ? 1 : 1 / length;
-  return {logProb * scale, scale};
+  const double divisor = k.average || length == 0 ? 1 : length;
+  return {logProb / divisor, 1 / divisor};
 }
 
 // β times a difference of two terms, and its derivatives.
@@ -100,9 +100,11 @@ FPL_HD inline Difference scoredDifference(const Pair& p, const LossConstants& k)
   return scaledDifference(score(p.chosen(), k), score(p.rejected(), k), k.beta);
 }
 
-// -(1 - ε) log σ(z) - ε log σ(-z)
+// -(1 - ε) log σ(z) - ε log σ(-z); without ε the second term is left out, as 0 · ∞ would be NaN.
 FPL_HD inline Term smoothed(double z, double epsilon) {
-  const Term yes = logSigmoid(z), no = logSigmoid(-z);
+  const Term yes = logSigmoid(z);
+  if (epsilon == 0) return {-yes.value, -yes.slope};
+  const Term no = logSigmoid(-z);
   return {-(1 - epsilon) * yes.value - epsilon * no.value, -(1 - epsilon) * yes.slope + epsilon * no.slope};
 }
 
@@ -126,7 +128,7 @@ FPL_HD inline LossValue robust(const Pair& p, const LossConstants& k) {
 // SLiC, Zhao et al. 2023, on rewards; the derivative at the kink is 0.
 FPL_HD inline LossValue hinge(const Pair& p, const LossConstants& k) {
   const Difference d = scoredDifference(p, k);
-  // Written so that NaN stays NaN.
+  if (d.z != d.z) return d.through({d.z, d.z});
   return d.through(d.z >= 1 ? Term{0, 0} : Term{1 - d.z, -1});
 }
 
@@ -245,9 +247,11 @@ FPL_HD inline LossValue orpo(const Pair& p, const LossConstants& k) {
   const Term rejected = lengthMean(p.policyRejected, p.rejectedLength, k);
   const double logOdds = (chosen.value - rejected.value) - (log1mexp(chosen.value) - log1mexp(rejected.value));
   const Term f = logSigmoid(logOdds);
-  // d/dx [x - log(1 - e^x)] = 1 / (1 - e^x)
-  return {-k.beta * f.value, -k.beta * f.slope * chosen.slope / -expm1(chosen.value),
-          k.beta * f.slope * rejected.slope / -expm1(rejected.value)};
+  // d/dx [x - log(1 - e^x)] = 1 / (1 - e^x), where a chosen mean of 0 takes its limit.
+  const double dChosen =
+      chosen.value == 0 ? -k.beta / expm1(-rejected.value) : -k.beta * f.slope / -expm1(chosen.value);
+  const double dRejected = k.beta * f.slope / -expm1(rejected.value);
+  return {-k.beta * f.value, dChosen * chosen.slope, dRejected * rejected.slope};
 }
 
 // Negative log-likelihood of the chosen sequences, a mean over all tokens of the batch; scaled so that the mean over

@@ -1,0 +1,36 @@
+/**
+ * The scores s(x) of a log-ratio x = log π − log ρ that stand for the f-divergences of Wang et al. 2023, "Beyond
+ * Reverse KL". Only differences of scores are used, so constants are left out.
+ */
+import type { FDivergence } from '../../types.js'
+import { logSigmoid, sigmoid } from './numbers.js'
+
+/** e^700 is near the largest float64. Beyond it a score stays where it is, and its derivative is 0. */
+const LARGEST_EXPONENT = 700
+
+/** Within this of 1, the alpha divergence is the reverse KL: (α − 1) x would no longer hold the digits of x. */
+const ALPHA_TOLERANCE = 1e-12
+
+export interface Score {
+  value: number
+  derivative: number
+}
+
+export const SCORES: Record<FDivergence, (x: number, alpha: number) => Score> = {
+  reverse_kl: (x) => ({ value: x, derivative: 1 }),
+  forward_kl: (x) => ({
+    value: -Math.exp(Math.min(-x, LARGEST_EXPONENT)),
+    derivative: -x > LARGEST_EXPONENT ? 0 : Math.exp(-x),
+  }),
+  js: (x) => ({ value: logSigmoid(x), derivative: sigmoid(-x) }),
+  alpha: (x, alpha) => {
+    const slope = alpha - 1
+    if (Math.abs(slope) <= ALPHA_TOLERANCE) return { value: x, derivative: 1 }
+    const exponent = slope * x
+    return {
+      // e^(slope x) / slope less the constant 1 / slope, which keeps the digits when slope is small.
+      value: Math.expm1(Math.min(exponent, LARGEST_EXPONENT)) / slope,
+      derivative: exponent > LARGEST_EXPONENT ? 0 : Math.exp(exponent),
+    }
+  },
+}

@@ -1,0 +1,70 @@
+/**
+ * The js backend: the four stages in plain TypeScript with float64 inside. It runs wherever JavaScript does, and is
+ * written from the formulas, so that tests can hold the native backends against it. Only the order of the stages and
+ * the sharing of the thread are decided here.
+ */
+import type { Backend, Job, Tokens } from '../backend.js'
+import { logitsGradient } from './logits-gradient.js'
+import { preferenceLoss } from './preference-loss.js'
+import { sequenceSums } from './sequence-sums.js'
+import { tokenLogProbs } from './token-log-probs.js'
+
+/** How long `run` works before it lets the event loop turn, in milliseconds. */
+const SLICE = 10
+
+export const jsBackend: Backend = {
+  name: 'js',
+
+  runSync(job) {
+    finish(forward(job))
+    finish(backward(job))
+  },
+
+  async run(job, { signal }) {
+    signal?.throwIfAborted()
+    // Nothing is done before the promise is returned, so that even a short call can be aborted.
+    await turn()
+    signal?.throwIfAborted()
+    await inSlices(forward(job), signal)
+    // From here on the caller's array is written, and finished.
+    await inSlices(backward(job))
+  },
+}
+
+/** Stages 1 to 3, a row at a time. */
+function* forward(job: Job): Generator<void, void> {
+  for (const stage of [job.policy, job.reference]) {
+    if (stage === undefined) continue
+    const tokens = job.tokens as Tokens
+    sequenceSums(stage, tokens, yield* tokenLogProbs(stage, tokens))
+  }
+  if (job.loss !== undefined) preferenceLoss(job)
+}
+
+/** Stage 4, a row at a time. */
+function* backward(job: Job): Generator<void, void> {
+  if (job.gradient !== undefined) yield* logitsGradient(job.gradient, job.tokens as Tokens)
+}
+
+function finish(work: Generator<void, void>): void {
+  let step = work.next()
+  while (step.done !== true) step = work.next()
+}
+
+async function inSlices(work: Generator<void, void>, signal?: AbortSignal): Promise<void> {
+  let sliceEnd = performance.now() + SLICE
+  while (work.next().done !== true) {
+    if (performance.now() < sliceEnd) continue
+    await turn()
+    signal?.throwIfAborted()
+    sliceEnd = performance.now() + SLICE
+  }
+}
+
+/** Lets everything that waits have its turn; browsers have no setImmediate. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => {
+    if (typeof setImmediate === 'function') setImmediate(resolve)
+    else setTimeout(resolve, 0)
+  })
+}

@@ -1,0 +1,85 @@
+/**
+ * Stage 3, preference loss: the weighted sum of losses over all pairs, its rewards, and its gradient with respect to
+ * the sequences' log-probs. The formulas are in losses.ts.
+ */
+import type { GradientStage, Job, LossStage } from '../backend.js'
+import { LOSSES, lengthDivisor } from './losses.js'
+
+export function preferenceLoss(job: Job): void {
+  const stage = job.loss as LossStage
+  gather(job, stage)
+  const pairCount = stage.chosen.length
+  const { losses, gradChosen, gradRejected, pairWeights } = stage
+  losses.fill(0)
+  gradChosen.fill(0)
+  gradRejected.fill(0)
+  for (const { lossType, weight, labelSmoothing } of stage.terms) {
+    for (const loss of LOSSES[lossType].formula(stage, { ...stage, labelSmoothing })) {
+      const factor = pairWeights === undefined ? weight : weight * pairWeights[loss.pair]
+      losses[loss.pair] += factor * loss.value
+      gradChosen[loss.pair] += (factor * loss.chosen) / pairCount
+      gradRejected[loss.rejectedPair] += (factor * loss.rejected) / pairCount
+    }
+  }
+  rewards(stage)
+  summarise(stage)
+  if (job.gradient !== undefined) scatter(stage, job.gradient)
+}
+
+/** Fills the pairs' inputs from the sequences, in a job that has computed those. */
+function gather({ policy, reference }: Job, stage: LossStage): void {
+  const { pairs } = stage
+  if (pairs === undefined || policy === undefined) return
+  for (let i = 0; i < stage.chosen.length; i++) {
+    const chosen = pairs[2 * i]
+    const rejected = pairs[2 * i + 1]
+    stage.chosen[i] = policy.logProbs[chosen]
+    stage.rejected[i] = policy.logProbs[rejected]
+    if (reference !== undefined) {
+      stage.referenceChosen[i] = reference.logProbs[chosen]
+      stage.referenceRejected[i] = reference.logProbs[rejected]
+    }
+    if (policy.logWeights !== undefined && stage.pairWeights !== undefined) {
+      stage.pairWeights[i] = Math.exp(policy.logWeights[chosen] + policy.logWeights[rejected])
+    }
+  }
+}
+
+/** Those of the first loss of the sum: β times the log-ratio; for 'simpo', β times the mean log-prob. */
+function rewards(stage: LossStage): void {
+  const { beta, average } = stage
+  const simpo = stage.terms[0].lossType === 'simpo'
+  for (let i = 0; i < stage.chosen.length; i++) {
+    stage.chosenRewards[i] = simpo
+      ? beta * (stage.chosen[i] / lengthDivisor(stage.chosenLengths, i, average))
+      : beta * (stage.chosen[i] - stage.referenceChosen[i])
+    stage.rejectedRewards[i] = simpo
+      ? beta * (stage.rejected[i] / lengthDivisor(stage.rejectedLengths, i, average))
+      : beta * (stage.rejected[i] - stage.referenceRejected[i])
+  }
+}
+
+function summarise({ losses, chosenRewards, rejectedRewards, summary }: LossStage): void {
+  const pairCount = losses.length
+  let lossSum = 0
+  let correct = 0
+  let marginSum = 0
+  for (let i = 0; i < pairCount; i++) {
+    lossSum += losses[i]
+    if (chosenRewards[i] > rejectedRewards[i]) correct++
+    marginSum += chosenRewards[i] - rejectedRewards[i]
+  }
+  summary[0] = lossSum / pairCount
+  summary[1] = correct / pairCount
+  summary[2] = marginSum / pairCount
+}
+
+/** A sequence in several pairs gets the sum of its gradients; one in no pair gets 0. */
+function scatter({ pairs, gradChosen, gradRejected }: LossStage, { coefficients }: GradientStage): void {
+  if (pairs === undefined) return
+  coefficients.fill(0)
+  for (let i = 0; i < gradChosen.length; i++) {
+    coefficients[pairs[2 * i]] += gradChosen[i]
+    coefficients[pairs[2 * i + 1]] += gradRejected[i]
+  }
+}

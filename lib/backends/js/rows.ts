@@ -1,0 +1,50 @@
+/**
+ * One row of logits at a time, between any of the three element types and float64. What a row means is not known here.
+ */
+import type { HostArray } from '../../types.js'
+import type { Rows } from '../backend.js'
+import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from './numbers.js'
+
+/** Reads row `row` (counted through batch and time) into the first `vocab` elements of `into`, exactly. */
+export function readRow(rows: Rows, row: number, into: Float64Array): void {
+  const { vocab, dtype } = rows
+  const start = rowStart(rows, row)
+  if (dtype === 'float32') {
+    const data = rows.data as Float32Array
+    for (let i = 0; i < vocab; i++) into[i] = data[start + i]
+    return
+  }
+  const data = bitsOf(rows.data)
+  const decode = dtype === 'float16' ? decodeFloat16 : decodeBfloat16
+  for (let i = 0; i < vocab; i++) into[i] = decode(data[start + i])
+}
+
+/** Writes the first `vocab` elements of `values`, rounded to float32 and then, for a 16-bit type, once more. */
+export function writeRow(rows: Rows, row: number, values: Float64Array): void {
+  const { vocab, dtype } = rows
+  const start = rowStart(rows, row)
+  if (dtype === 'float32') {
+    const data = rows.data as Float32Array
+    for (let i = 0; i < vocab; i++) data[start + i] = values[i]
+    return
+  }
+  const data = bitsOf(rows.data)
+  const encode = dtype === 'float16' ? encodeFloat16 : encodeBfloat16
+  for (let i = 0; i < vocab; i++) data[start + i] = encode(values[i])
+}
+
+/** Sets a row to +0, whose bits are 0 in every element type. */
+export function clearRow(rows: Rows, row: number): void {
+  const data = rows.dtype === 'float32' ? (rows.data as Float32Array) : bitsOf(rows.data)
+  const start = rowStart(rows, row)
+  data.fill(0, start, start + rows.vocab)
+}
+
+function rowStart(rows: Rows, row: number): number {
+  return Math.floor(row / rows.time) * rows.batchStride + (row % rows.time) * rows.timeStride
+}
+
+/** A Float16Array is read through its bits too, so that a runtime's own rounding plays no part. */
+function bitsOf(data: HostArray): Uint16Array {
+  return data instanceof Uint16Array ? data : new Uint16Array(data.buffer, data.byteOffset, data.length)
+}

@@ -1,0 +1,97 @@
+/**
+ * Loss options turned into the constants of stage 3, and what the losses need besides the policy's log-probs.
+ */
+import type { LossConfig, LossTerm } from './backends/backend.js'
+import { LOSSES } from './backends/js/losses.js'
+import { invalidType, invalidValue, outOfRange } from './errors.js'
+import { finite, flag, oneOf, optionsObject, positive, unknownName } from './options.js'
+import type { FDivergence, LossOptions, LossType, WeightedLoss } from './types.js'
+
+/** The names of {@link LossOptions}. */
+export const LOSS_OPTIONS = [
+  'lossType',
+  'beta',
+  'labelSmoothing',
+  'gamma',
+  'rewardShift',
+  'discopopTau',
+  'referenceFree',
+  'fDivergence',
+  'alpha',
+  'averageLogProb',
+] as const
+
+/** The constants, and what the caller must give for them; the names are those of the losses that ask. */
+export interface LossPlan {
+  config: LossConfig
+  referenceFree: boolean
+  needsReference?: LossType
+  needsLengths?: LossType
+}
+
+const LOSS_TYPES = Object.keys(LOSSES) as LossType[]
+const WEIGHTED_LOSS = new Set(['lossType', 'weight'])
+const DIVERGENCES: readonly FDivergence[] = ['reverse_kl', 'forward_kl', 'js', 'alpha']
+
+/** Checks the loss options. */
+export function lossOf(options: LossOptions): LossPlan {
+  const { lossType, labelSmoothing } = options
+  const fDivergence = oneOf(options.fDivergence, 'options.fDivergence', DIVERGENCES, 'reverse_kl')
+  const average = flag(options.averageLogProb, 'options.averageLogProb', false)
+  const referenceFree = flag(options.referenceFree, 'options.referenceFree', false)
+  const terms: LossTerm[] = []
+  const config: LossConfig = {
+    terms,
+    beta: positive(options.beta, 'options.beta', 0.1),
+    gamma: finite(options.gamma, 'options.gamma', 0.5),
+    rewardShift: finite(options.rewardShift, 'options.rewardShift', 0),
+    discopopTau: positive(options.discopopTau, 'options.discopopTau', 0.05),
+    fDivergence,
+    alpha: finite(options.alpha, 'options.alpha', 0.5),
+    average,
+  }
+  if (Array.isArray(lossType)) {
+    if (lossType.length === 0) throw invalidValue('options.lossType', 'must name at least one loss; got an empty list')
+    for (let i = 0; i < lossType.length; i++)
+      terms.push(weightedTerm(lossType[i], `options.lossType[${i}]`, labelSmoothing))
+  } else {
+    terms.push(termOf(lossType ?? 'sigmoid', 'options.lossType', 1, labelSmoothing))
+  }
+  const plan: LossPlan = { config, referenceFree }
+  for (const { lossType: type } of terms) {
+    const { reference, lengths, divergence } = LOSSES[type]
+    if (reference && !referenceFree) plan.needsReference ??= type
+    if (lengths === 'always' || (lengths === 'sums' && !average)) plan.needsLengths ??= type
+    if (!divergence && fDivergence !== 'reverse_kl') {
+      const takers = LOSS_TYPES.filter((name) => LOSSES[name].divergence).join(', ')
+      const problem = `'${fDivergence}' cannot go with lossType '${type}'; the losses that take it are ${takers}`
+      throw invalidValue('options.fDivergence', problem)
+    }
+  }
+  return plan
+}
+
+function weightedTerm(value: unknown, name: string, labelSmoothing: unknown): LossTerm {
+  if (typeof value !== 'object' || value === null) throw invalidType(name, 'an object { lossType, weight? }', value)
+  const { lossType, weight } = optionsObject(value as WeightedLoss, name, WEIGHTED_LOSS)
+  return termOf(lossType, `${name}.lossType`, finite(weight, `${name}.weight`, 1), labelSmoothing)
+}
+
+function termOf(lossType: unknown, name: string, weight: number, labelSmoothing: unknown): LossTerm {
+  if (typeof lossType !== 'string') throw invalidType(name, 'the name of a loss', lossType)
+  if (!Object.hasOwn(LOSSES, lossType)) throw unknownName(name, lossType, LOSS_TYPES)
+  const type = lossType as LossType
+  return { lossType: type, weight, labelSmoothing: smoothingOf(labelSmoothing, type) }
+}
+
+function smoothingOf(value: unknown, lossType: LossType): number {
+  const { labelSmoothing: range, defaultLabelSmoothing } = LOSSES[lossType]
+  if (value === undefined) return defaultLabelSmoothing
+  const name = 'options.labelSmoothing'
+  const written = range === 'half' ? '[0, 0.5)' : range === 'open' ? '(0, 1)' : '[0, 1]'
+  if (typeof value !== 'number') throw invalidType(name, `a number in ${written}`, value)
+  const inside =
+    range === 'half' ? value >= 0 && value < 0.5 : range === 'open' ? value > 0 && value < 1 : value >= 0 && value <= 1
+  if (!inside) throw outOfRange(name, `in ${written} for lossType '${lossType}'`, value)
+  return value
+}

@@ -1,0 +1,122 @@
+/**
+ * `preferenceLoss`: stage 3 alone, for log-probs the caller already has.
+ */
+import { numbers } from './arrays.js'
+import type { Job, LossStage } from './backends/backend.js'
+import { invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.js'
+import { LOSS_OPTIONS, lossOf } from './loss-options.js'
+import { lossResult, lossStage } from './loss-stage.js'
+import { optionsObject } from './options.js'
+import { RUN_OPTIONS, type Runner, runnerOf } from './run.js'
+import type { PreferenceLoss, PreferenceOptions, PreferencePairs } from './types.js'
+
+const OPTIONS: ReadonlySet<string> = new Set([...LOSS_OPTIONS, ...RUN_OPTIONS])
+const PAIRS: ReadonlySet<string> = new Set([
+  'chosen',
+  'rejected',
+  'referenceChosen',
+  'referenceRejected',
+  'chosenLengths',
+  'rejectedLengths',
+  'pairWeights',
+])
+
+/**
+ * The preference loss of P pairs of sequence log-probs, and its exact gradient with respect to them. Everything is
+ * float64. The formulas and their papers are in the README's loss table; the default is DPO (Rafailov et al. 2023),
+ * −log σ(β ((chosen − referenceChosen) − (rejected − referenceRejected))).
+ *
+ * @param pairs arrays of length P: log-probs in nats under the policy and, unless the loss is reference-free, under the
+ *   reference; numbers of active tokens for the losses that divide by them.
+ * @param options the loss, its constants, and where the call runs.
+ * @returns the mean loss, and per pair losses, rewards and gradients of the mean loss.
+ * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
+ *   `ERR_SHAPE_MISMATCH`; Error `ERR_BACKEND_UNAVAILABLE`; the reason of `options.signal`.
+ */
+export async function preferenceLoss(pairs: PreferencePairs, options?: PreferenceOptions): Promise<PreferenceLoss> {
+  const { stage, job, runner } = plan(pairs, options)
+  await runner.backend.run(job, runner.settings)
+  return lossResult(stage)
+}
+
+/** {@link preferenceLoss} on the calling thread. */
+export function preferenceLossSync(pairs: PreferencePairs, options?: PreferenceOptions): PreferenceLoss {
+  const { stage, job, runner } = plan(pairs, options)
+  runner.backend.runSync(job, runner.settings)
+  return lossResult(stage)
+}
+
+interface Plan {
+  stage: LossStage
+  job: Job
+  runner: Runner
+}
+
+function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefined): Plan {
+  if (given === undefined) throw invalidType('pairs', 'an object { chosen, rejected, … }', given)
+  const pairs = optionsObject(given, 'pairs', PAIRS)
+  refuseWeighting(givenOptions)
+  const { config, referenceFree, needsReference, needsLengths } = lossOf(
+    optionsObject(givenOptions, 'options', OPTIONS),
+  )
+
+  const chosen = numbers(pairs.chosen, 'pairs.chosen')
+  const size = chosen.length
+  if (size === 0) throw shapeMismatch('pairs.chosen', 'must have at least one element; got 0')
+  const rejected = numbers(pairs.rejected, 'pairs.rejected', size, ', that of pairs.chosen')
+  const reference = both(pairs, 'referenceChosen', 'referenceRejected', size)
+  const lengths = both(pairs, 'chosenLengths', 'rejectedLengths', size)
+  if (needsReference && !reference) {
+    const problem = `and pairs.referenceRejected are needed by lossType '${needsReference}' (unless referenceFree)`
+    throw invalidValue('pairs.referenceChosen', problem)
+  }
+  if (needsLengths && !lengths) {
+    throw invalidValue('pairs.chosenLengths', `and pairs.rejectedLengths are needed by lossType '${needsLengths}'`)
+  }
+  const used = referenceFree ? undefined : reference
+  const stage = lossStage(config, size, chosen, rejected, used?.[0], used?.[1])
+  if (lengths) {
+    checkLengths(lengths[0], 'pairs.chosenLengths')
+    checkLengths(lengths[1], 'pairs.rejectedLengths')
+    stage.chosenLengths = lengths[0]
+    stage.rejectedLengths = lengths[1]
+  }
+  if (pairs.pairWeights !== undefined) {
+    stage.pairWeights = numbers(pairs.pairWeights, 'pairs.pairWeights', size, ', that of pairs.chosen')
+    checkWeights(stage.pairWeights)
+  }
+  return { stage, job: { loss: stage }, runner: runnerOf(givenOptions ?? {}) }
+}
+
+function refuseWeighting(options: object | undefined): void {
+  if (typeof options === 'object' && options !== null && 'weighting' in options) {
+    const problem = 'needs the logits: use fusedPreferenceLoss, or pass pairs.pairWeights'
+    throw invalidValue('options.weighting', problem)
+  }
+}
+
+/** The two arrays, or undefined when neither was given. */
+function both(
+  pairs: PreferencePairs,
+  first: 'referenceChosen' | 'chosenLengths',
+  second: 'referenceRejected' | 'rejectedLengths',
+  size: number,
+): [Float64Array, Float64Array] | undefined {
+  const { [first]: one, [second]: other } = pairs
+  if (one === undefined && other === undefined) return undefined
+  const sizes = ', that of pairs.chosen'
+  return [numbers(one, `pairs.${first}`, size, sizes), numbers(other, `pairs.${second}`, size, sizes)]
+}
+
+function checkLengths(lengths: Float64Array, name: string): void {
+  for (let i = 0; i < lengths.length; i++) {
+    if (!Number.isSafeInteger(lengths[i]) || lengths[i] < 0)
+      throw outOfRange(`${name}[${i}]`, 'a number of tokens', lengths[i])
+  }
+}
+
+function checkWeights(weights: Float64Array): void {
+  for (let i = 0; i < weights.length; i++) {
+    if (!Number.isFinite(weights[i])) throw outOfRange(`pairs.pairWeights[${i}]`, 'a finite number', weights[i])
+  }
+}

@@ -1,0 +1,63 @@
+/**
+ * Where and how a call runs: the options all functions share, and the run itself.
+ */
+import { checkUnchanged, type Watched } from './arrays.js'
+import type { Backend, Job, RunSettings } from './backends/backend.js'
+import { pickBackend } from './backends/registry.js'
+import { invalidType, invalidValue } from './errors.js'
+import { integer, oneOf } from './options.js'
+import type { InstructionSet, RunOptions } from './types.js'
+
+/** The names of {@link RunOptions}. */
+export const RUN_OPTIONS = ['backend', 'threads', 'instructionSet', 'stream', 'signal'] as const
+
+const BACKENDS = ['auto', 'cuda', 'cpu', 'js'] as const
+const INSTRUCTION_SETS: readonly InstructionSet[] = ['baseline', 'avx2', 'avx512', 'neon']
+const MOST_THREADS = 1024
+
+/** A backend and what it is told besides the job. */
+export interface Runner {
+  backend: Backend
+  settings: RunSettings
+}
+
+/** Checks the options and picks the backend. Throws the signal's reason when it is aborted already. */
+export function runnerOf(options: RunOptions): Runner {
+  const { threads, instructionSet, stream, signal } = options
+  const name = oneOf(options.backend, 'options.backend', BACKENDS, 'auto')
+  const settings: RunSettings = {
+    threads: threads === undefined ? 0 : integer(threads, 'options.threads', 1, MOST_THREADS),
+  }
+  if (instructionSet !== undefined) {
+    settings.instructionSet = oneOf(instructionSet, 'options.instructionSet', INSTRUCTION_SETS, 'baseline')
+  }
+  if (signal !== undefined) {
+    if (!isAbortSignal(signal)) throw invalidType('options.signal', 'an AbortSignal', signal)
+    settings.signal = signal
+  }
+  if (stream !== undefined && typeof stream !== 'number' && typeof stream !== 'bigint') {
+    throw invalidType('options.stream', 'the address of a CUDA stream, a number or a bigint', stream)
+  }
+  const backend = pickBackend(name, settings.instructionSet)
+  if (stream !== undefined && backend.name !== 'cuda') {
+    throw invalidValue('options.stream', `is for the cuda backend; this call runs on '${backend.name}'`)
+  }
+  signal?.throwIfAborted()
+  return { backend, settings }
+}
+
+/** Runs a job off the calling thread; what happened to the caller's arrays meanwhile goes before any other error. */
+export async function run({ backend, settings }: Runner, job: Job, watched: readonly Watched[]): Promise<void> {
+  try {
+    await backend.run(job, settings)
+  } finally {
+    checkUnchanged(watched)
+  }
+}
+
+// By shape, as signals of polyfills and other realms are as good.
+function isAbortSignal(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  const { aborted, throwIfAborted, addEventListener } = value as Partial<AbortSignal>
+  return typeof aborted === 'boolean' && typeof throwIfAborted === 'function' && typeof addEventListener === 'function'
+}

@@ -1,0 +1,107 @@
+/**
+ * `sequenceLogProbs`: stages 1 and 2, and stage 4 on request through `backward`.
+ */
+import { checkUnchanged, type NamedArray, numbers, type Watched, watch } from './arrays.js'
+import type { ForwardStage, Job } from './backends/backend.js'
+import { failure } from './errors.js'
+import { addTokenOutputs, copyTokenOutputs, forwardStage } from './forward-stage.js'
+import { optionsObject } from './options.js'
+import { RUN_OPTIONS, type Runner, run, runnerOf } from './run.js'
+import { destinationOf, logitsOf, type Tensor, tensorOf } from './tensor.js'
+import { TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
+import type { Labels, Logits, SequenceLogProbs, SequenceOptions } from './types.js'
+
+const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS])
+const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['out'])
+
+/**
+ * Log-probs of whole sequences under a model, from its logits: log softmax, picked at each label and summed, in one
+ * sweep over the logits and without storing anything of their size. Runs off the calling thread.
+ *
+ * The gradient is not computed until `backward` of the result is called.
+ *
+ * @param logits `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`. Read, never written.
+ * @param labels `[batch, time]` (`[tokens]`) token ids; `ignoreIndex` marks those that do not count. Labels at masked
+ *   positions are not looked at.
+ * @param options which tokens count, how they are summed, and where the call runs.
+ * @returns `[batch]` sums in nats, in float64, and `[batch]` counts of active tokens.
+ * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
+ *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`; the reason of `options.signal`.
+ */
+export async function sequenceLogProbs(
+  logits: Logits,
+  labels: Labels,
+  options?: SequenceOptions,
+): Promise<SequenceLogProbs> {
+  const planned = plan(logits, labels, options)
+  await run(planned.runner, planned.job, planned.watched)
+  return result(planned)
+}
+
+/** {@link sequenceLogProbs} on the calling thread. */
+export function sequenceLogProbsSync(logits: Logits, labels: Labels, options?: SequenceOptions): SequenceLogProbs {
+  const planned = plan(logits, labels, options)
+  planned.runner.backend.runSync(planned.job, planned.runner.settings)
+  return result(planned)
+}
+
+interface Plan {
+  logits: Tensor
+  tokenPlan: TokenPlan
+  policy: ForwardStage
+  job: Job
+  runner: Runner
+  watched: Watched[]
+  callers: NamedArray[]
+}
+
+function plan(logits: Logits, labels: Labels, given: SequenceOptions | undefined): Plan {
+  const options = optionsObject(given, 'options', OPTIONS)
+  const tensor = tensorOf(logits, 'logits', options.sequenceOffsets !== undefined)
+  const tokenPlan = tokensOf(labels, tensor.rows, options, false)
+  const { tokens } = tokenPlan
+  const policy = forwardStage(tensor.rows, tokens.counts.length, true)
+  addTokenOutputs(policy, options.outputs)
+  const runner = runnerOf(options)
+  const watched = [watch('logits.data', tensor.data)]
+  checkUnchanged(watched)
+  return {
+    logits: tensor,
+    tokenPlan,
+    policy,
+    job: { tokens, policy },
+    runner,
+    watched,
+    callers: tokenArrays(labels, options),
+  }
+}
+
+function result(planned: Plan): SequenceLogProbs {
+  const { policy, tokenPlan } = planned
+  let overwritten = false
+  const sums: SequenceLogProbs = {
+    logProbs: policy.logProbs,
+    tokenCounts: tokenPlan.tokens.counts,
+    backward(gradient, options) {
+      if (overwritten) throw failure('ERR_DISPOSED', 'backward: an earlier call has overwritten the logits')
+      const out = backward(planned, gradient, options)
+      overwritten = out.rows === planned.logits.rows
+      return logitsOf(out)
+    },
+  }
+  copyTokenOutputs(policy, tokenPlan, sums)
+  return sums
+}
+
+function backward(planned: Plan, gradient: unknown, given: { out?: unknown } | undefined): Tensor {
+  const { logits, policy, tokenPlan, runner, watched, callers } = planned
+  const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
+  const coefficients = numbers(gradient, 'gradient', policy.logProbs.length, ', one per sequence')
+  const others: NamedArray[] = [['gradient', gradient], ...callers]
+  const out = destinationOf(options.out === undefined ? true : options.out, 'options.out', logits, others)
+  checkUnchanged(watched)
+  const stage = { logits: logits.rows, out: out.rows, states: policy.states!, coefficients }
+  const { threads, instructionSet } = runner.settings
+  runner.backend.runSync({ tokens: tokenPlan.tokens, gradient: stage }, { threads, instructionSet })
+  return out
+}

@@ -1,0 +1,193 @@
+/**
+ * Logits, and the destination of their gradient, turned into checked rows. Nothing is copied.
+ */
+import { checkNoOverlap, checkView, type NamedArray, type View, viewKind } from './arrays.js'
+import type { Rows } from './backends/backend.js'
+import { failure, invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.js'
+import { integer, oneOf } from './options.js'
+import type { DType, HostArray, Logits } from './types.js'
+
+/** What the caller passed, and the rows the backends see. */
+export interface Tensor {
+  rows: Rows
+  data: HostArray
+  shape: number[]
+  strides?: number[]
+}
+
+// Rows are counted in 32-bit integers by the backends; elements are not.
+const LARGEST_SIZE = 2 ** 31 - 1
+const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']
+
+/** Checks logits; `packed` tells whether they must be `[tokens, vocab]` rather than `[batch, time, vocab]`. */
+export function tensorOf(value: unknown, name: string, packed: boolean): Tensor {
+  if (typeof value !== 'object' || value === null) {
+    throw invalidType(name, 'an object { data, shape, dtype?, strides? }', value)
+  }
+  const { data, shape, dtype, strides } = value as Partial<Logits>
+  const element = elementType(data, `${name}.data`, dtype, `${name}.dtype`)
+  const sizes = sizesOf(shape, `${name}.shape`, packed)
+  const batch = packed ? 1 : sizes[0]
+  const time = packed ? sizes[0] : sizes[1]
+  const vocab = sizes[sizes.length - 1]
+  if (batch * time > LARGEST_SIZE) {
+    throw outOfRange(`${name}.shape`, `at most ${LARGEST_SIZE} rows in all`, batch * time)
+  }
+  if (batch * time * vocab > Number.MAX_SAFE_INTEGER) {
+    throw outOfRange(`${name}.shape`, 'at most 2^53 - 1 elements in all', batch * time * vocab)
+  }
+  const view = data as HostArray
+  let timeStride = vocab
+  let batchStride = time * vocab
+  let steps: number[] | undefined
+  if (strides === undefined) {
+    if (view.length !== batch * time * vocab) {
+      const problem = `has ${view.length} elements, but shape [${sizes.join(', ')}] needs ${batch * time * vocab}`
+      throw shapeMismatch(`${name}.data`, problem)
+    }
+  } else {
+    steps = stridesOf(strides, `${name}.strides`, sizes.length)
+    timeStride = steps[steps.length - 2]
+    batchStride = packed ? 0 : steps[0]
+    const end = (batch - 1) * batchStride + (time - 1) * timeStride + vocab
+    if (end > view.length) {
+      const wanted = `such that shape [${sizes.join(', ')}] stays in the ${view.length} elements of data`
+      throw outOfRange(`${name}.strides`, wanted, `[${steps.join(', ')}], which reaches element ${end - 1}`)
+    }
+  }
+  const rows = { data: bits(view), dtype: element, batch, time, vocab, batchStride, timeStride }
+  return { rows, data: view, shape: sizes, strides: steps }
+}
+
+/**
+ * Checks the destination of a gradient with respect to `logits`: true for a new array, 'in-place' or the very array of
+ * the logits to overwrite them, or another array, which may share memory with none of `callers`.
+ */
+export function destinationOf(value: unknown, name: string, logits: Tensor, callers: readonly NamedArray[]): Tensor {
+  const { rows, shape } = logits
+  const length = rows.batch * rows.time * rows.vocab
+  if (value === true) return contiguous(allocate(logits, length, name), rows, shape)
+  if (value === 'in-place') return inPlace(logits.data, name, logits, callers)
+  refuseDeviceMemory(value, name)
+  const kind = viewKind(value)
+  const wanted =
+    rows.dtype === 'float32' ? 'a Float32Array' : 'a Uint16Array of its bits, or a Float16Array for float16'
+  if (kind === undefined) throw invalidType(name, `a boolean, 'in-place' or ${wanted}`, value)
+  if (
+    rows.dtype === 'float32'
+      ? kind !== 'Float32Array'
+      : kind !== 'Uint16Array' && !(kind === 'Float16Array' && rows.dtype === 'float16')
+  ) {
+    throw invalidType(name, `${wanted}, as the logits are ${rows.dtype}`, value)
+  }
+  const view = value as HostArray
+  checkView(view, name)
+  const source = logits.data
+  if (view.buffer === source.buffer && view.byteOffset === source.byteOffset && view.length === source.length) {
+    return inPlace(view, name, logits, callers)
+  }
+  checkNoOverlap(name, view, [['part of logits.data', source], ...callers])
+  if (view.length !== length) {
+    throw shapeMismatch(name, `must have ${length} elements, as shape [${shape.join(', ')}] has; got ${view.length}`)
+  }
+  return contiguous(view, rows, shape)
+}
+
+/** The gradient as the caller gets it. */
+export function logitsOf({ data, rows, shape, strides }: Tensor): Logits {
+  const logits: Logits = { data, shape: shape.slice(), dtype: rows.dtype }
+  if (strides !== undefined) logits.strides = strides.slice()
+  return logits
+}
+
+function elementType(data: unknown, name: string, dtype: unknown, dtypeName: string): DType {
+  refuseDeviceMemory(data, name)
+  const kind = viewKind(data)
+  if (kind !== 'Float32Array' && kind !== 'Uint16Array' && kind !== 'Float16Array') {
+    throw invalidType(name, 'a Float32Array, a Float16Array or a Uint16Array', data)
+  }
+  checkView(data as View, name)
+  if (kind === 'Uint16Array') {
+    if (dtype === undefined) throw invalidType(dtypeName, "'float16' or 'bfloat16', as data is a Uint16Array", dtype)
+    const given = oneOf(dtype, dtypeName, DTYPES, 'float16')
+    if (given === 'float32') throw invalidValue(dtypeName, "must be 'float16' or 'bfloat16', as data is a Uint16Array")
+    return given
+  }
+  const implied = kind === 'Float32Array' ? 'float32' : 'float16'
+  if (oneOf(dtype, dtypeName, DTYPES, implied) !== implied) {
+    throw invalidValue(dtypeName, `must be '${implied}', as data is a ${kind}; got '${dtype}'`)
+  }
+  return implied
+}
+
+function refuseDeviceMemory(value: unknown, name: string): void {
+  if (typeof value === 'object' && value !== null && 'ptr' in value) {
+    throw failure('ERR_BACKEND_UNAVAILABLE', `${name} is device memory, but this version has no CUDA backend`)
+  }
+}
+
+function sizesOf(shape: unknown, name: string, packed: boolean): number[] {
+  if (!Array.isArray(shape)) throw invalidType(name, 'an array of sizes', shape)
+  if (shape.length !== (packed ? 2 : 3)) {
+    const wanted = packed
+      ? 'must be [tokens, vocab], as options.sequenceOffsets is given'
+      : 'must be [batch, time, vocab], or [tokens, vocab] together with options.sequenceOffsets'
+    throw shapeMismatch(name, `${wanted}; got [${shape.join(', ')}]`)
+  }
+  const sizes: number[] = []
+  for (let i = 0; i < shape.length; i++) sizes.push(integer(shape[i], `${name}[${i}]`, 1, LARGEST_SIZE))
+  return sizes
+}
+
+function stridesOf(strides: unknown, name: string, length: number): number[] {
+  if (!Array.isArray(strides)) throw invalidType(name, 'an array of distances in elements', strides)
+  if (strides.length !== length) {
+    throw shapeMismatch(name, `must have one entry per dimension, ${length}; got ${strides.length}`)
+  }
+  const steps: number[] = []
+  for (let i = 0; i < length; i++) steps.push(integer(strides[i], `${name}[${i}]`, 0, Number.MAX_SAFE_INTEGER))
+  if (steps[length - 1] !== 1) {
+    throw invalidValue(name, `must end in 1 (the logits of a row are neighbours); got ${steps[length - 1]}`)
+  }
+  return steps
+}
+
+// On older versions of Node-API a Float16Array has no type of its own, so the backends get its bits.
+function bits(view: HostArray): HostArray {
+  return viewKind(view) === 'Float16Array' ? new Uint16Array(view.buffer, view.byteOffset, view.length) : view
+}
+
+function allocate({ data }: Tensor, length: number, name: string): HostArray {
+  try {
+    const kind = viewKind(data)
+    if (kind === 'Float32Array') return new Float32Array(length)
+    if (kind === 'Uint16Array') return new Uint16Array(length)
+    const { Float16Array } = globalThis as unknown as { Float16Array: new (length: number) => HostArray }
+    return new Float16Array(length)
+  } catch {
+    throw outOfRange(name, "an array or 'in-place' where memory is short", `no memory for ${length} elements`)
+  }
+}
+
+function contiguous(data: HostArray, { dtype, batch, time, vocab }: Rows, shape: number[]): Tensor {
+  const rows = { data: bits(data), dtype, batch, time, vocab, batchStride: time * vocab, timeStride: vocab }
+  return { rows, data, shape }
+}
+
+function inPlace(data: HostArray, name: string, logits: Tensor, callers: readonly NamedArray[]): Tensor {
+  const { rows, shape, strides } = logits
+  if (strides !== undefined && rowsOverlap(rows)) {
+    throw invalidValue(name, `cannot overwrite the logits: with strides [${strides.join(', ')}] their rows overlap`)
+  }
+  checkNoOverlap(name, data, callers)
+  return { rows, data, shape, strides }
+}
+
+// Rows of one dimension must fit between neighbours of the other.
+function rowsOverlap({ batch, time, vocab, batchStride, timeStride }: Rows): boolean {
+  if (batch === 1) return time > 1 && timeStride < vocab
+  if (time === 1) return batchStride < vocab
+  return timeStride <= batchStride
+    ? timeStride < vocab || batchStride < (time - 1) * timeStride + vocab
+    : batchStride < vocab || timeStride < (batch - 1) * batchStride + vocab
+}

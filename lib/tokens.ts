@@ -1,0 +1,236 @@
+/**
+ * Labels and token options turned into what each row of the logits predicts, and how rows form sequences.
+ */
+import { checkArrayLike, checkView, indices, type NamedArray, viewKind } from './arrays.js'
+import type { Rows, Tokens } from './backends/backend.js'
+import { invalidType, invalidValue, labelOutOfRange, outOfRange, shapeMismatch } from './errors.js'
+import { between, flag, integer, oneOf } from './options.js'
+import { pairsOf } from './pairs.js'
+import type { Labels, TokenOptions } from './types.js'
+
+/** The names of {@link TokenOptions}. */
+export const TOKEN_OPTIONS = [
+  'shift',
+  'ignoreIndex',
+  'mask',
+  'tokenWeights',
+  'averageLogProb',
+  'temperature',
+  'sequenceOffsets',
+  'emptySequence',
+  'outputs',
+  'ldAlpha',
+  'pairs',
+] as const
+
+/** Tokens, and the pairs of sequences where the call or an option needs them. */
+export interface TokenPlan {
+  tokens: Tokens
+  pairs?: Int32Array
+  shift: boolean
+  packed: boolean
+}
+
+/** The caller's arrays among labels and token options, none of which a gradient may overwrite. */
+export function tokenArrays(labels: Labels, options: TokenOptions): NamedArray[] {
+  return [
+    ['labels', labels],
+    ['options.mask', options.mask],
+    ['options.tokenWeights', options.tokenWeights],
+    ['options.sequenceOffsets', options.sequenceOffsets],
+    ['options.pairs', options.pairs],
+  ]
+}
+
+const EMPTY_SEQUENCE = ['zero', 'nan', 'error'] as const
+
+/** Checks labels and token options against the rows of the logits. `paired`: the call works on pairs of sequences. */
+export function tokensOf(
+  labels: unknown,
+  { batch, time, vocab }: Rows,
+  options: TokenOptions,
+  paired: boolean,
+): TokenPlan {
+  const shift = flag(options.shift, 'options.shift', true)
+  const average = flag(options.averageLogProb, 'options.averageLogProb', false)
+  const temperature = between(options.temperature, 'options.temperature', 1e-3, 1e3, 1)
+  const emptySequence = oneOf(options.emptySequence, 'options.emptySequence', EMPTY_SEQUENCE, 'zero')
+  const ldAlpha = between(options.ldAlpha, 'options.ldAlpha', 0, 1, 1)
+  const offsets = offsetsOf(options.sequenceOffsets, batch, time)
+  const sequences = offsets.length - 1
+  const rows = batch * time
+
+  const words = wordsOf(labels, rows)
+  const mask = options.mask === undefined ? undefined : maskOf(options.mask, rows)
+  const targets = new Int32Array(rows).fill(-1)
+  const counts = new Int32Array(sequences)
+  const ignoreIndex = ignoreIndexOf(options.ignoreIndex)
+  fillTargets(targets, counts, words, offsets, mask, shift ? 1 : 0, ignoreIndex, vocab)
+  if (emptySequence === 'error') refuseEmpty(counts)
+
+  const tokens: Tokens = {
+    targets,
+    offsets,
+    counts,
+    temperature,
+    average,
+    emptyLogProb: emptySequence === 'nan' ? Number.NaN : 0,
+  }
+  if (options.tokenWeights !== undefined) tokens.weights = weightsOf(options.tokenWeights, offsets, shift ? 1 : 0, rows)
+  const plan: TokenPlan = { tokens, shift, packed: options.sequenceOffsets !== undefined }
+  if (paired || ldAlpha !== 1 || options.pairs !== undefined) plan.pairs = pairsOf(options.pairs, sequences)
+  if (ldAlpha !== 1) desensitiseLength(tokens, plan.pairs!, ldAlpha)
+  return plan
+}
+
+/** `[S + 1]` first row of each sequence, and the end. */
+function offsetsOf(value: unknown, batch: number, time: number): Int32Array {
+  if (value === undefined) {
+    const offsets = new Int32Array(batch + 1)
+    for (let b = 0; b <= batch; b++) offsets[b] = b * time
+    return offsets
+  }
+  const name = 'options.sequenceOffsets'
+  const offsets = indices(value, name, 'an array of rising row numbers', time)
+  if (offsets.length < 2) throw shapeMismatch(name, `must have a start and an end; got length ${offsets.length}`)
+  if (offsets[0] !== 0) throw invalidValue(`${name}[0]`, `must be 0; got ${offsets[0]}`)
+  for (let i = 1; i < offsets.length; i++) {
+    if (offsets[i] <= offsets[i - 1]) {
+      throw invalidValue(
+        `${name}[${i}]`,
+        `must be greater than the entry before it, ${offsets[i - 1]}; got ${offsets[i]}`,
+      )
+    }
+  }
+  const end = offsets[offsets.length - 1]
+  if (end !== time) throw shapeMismatch(name, `must end at the number of tokens, ${time}; got ${end}`)
+  return offsets
+}
+
+/** Labels as 32-bit words, so that 64-bit ones cost no BigInt each. */
+interface Words {
+  data: Int32Array
+  /** Words per label. */
+  step: 1 | 2
+  labels: Labels
+}
+
+// Which of the two words of a 64-bit label is the low one.
+const LOW_WORD = new Int32Array(BigInt64Array.of(1n).buffer)[0] === 1 ? 0 : 1
+
+function wordsOf(labels: unknown, length: number): Words {
+  const kind = viewKind(labels)
+  if (kind !== 'Int32Array' && kind !== 'BigInt64Array') {
+    throw invalidType('labels', 'an Int32Array or a BigInt64Array', labels)
+  }
+  const view = labels as Labels
+  checkView(view, 'labels')
+  if (view.length !== length) {
+    throw shapeMismatch('labels', `must have ${length} elements, one per row of the logits; got ${view.length}`)
+  }
+  if (kind === 'Int32Array') return { data: view as Int32Array, step: 1, labels: view }
+  return { data: new Int32Array(view.buffer, view.byteOffset, 2 * length), step: 2, labels: view }
+}
+
+function ignoreIndexOf(value: unknown): number {
+  return value === undefined
+    ? -100
+    : integer(value, 'options.ignoreIndex', Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER)
+}
+
+function maskOf(value: unknown, length: number): ArrayLike<unknown> {
+  checkArrayLike(value, 'options.mask', 'an array of numbers or booleans')
+  if (value.length !== length) {
+    throw shapeMismatch('options.mask', `must have ${length} elements, one per label; got ${value.length}`)
+  }
+  return value
+}
+
+// A label that is neither masked nor ignored must be in the vocabulary, even the first of a sequence, which under
+// `shift` no row predicts.
+function fillTargets(
+  targets: Int32Array,
+  counts: Int32Array,
+  { data, step, labels }: Words,
+  offsets: Int32Array,
+  mask: ArrayLike<unknown> | undefined,
+  shift: number,
+  ignoreIndex: number,
+  vocab: number,
+): void {
+  const ignoreLow = ignoreIndex | 0
+  const ignoreHigh = Math.floor(ignoreIndex / 2 ** 32)
+  for (let s = 0; s < counts.length; s++) {
+    const first = offsets[s]
+    const end = offsets[s + 1]
+    let count = 0
+    for (let i = first; i < end; i++) {
+      const low = step === 1 ? data[i] : data[2 * i + LOW_WORD]
+      const high = step === 1 ? low >> 31 : data[2 * i + 1 - LOW_WORD]
+      if (mask !== undefined) {
+        const active = mask[i]
+        if (typeof active !== 'number' && typeof active !== 'boolean') {
+          throw invalidType(`options.mask[${i}]`, 'a number or a boolean', active)
+        }
+        if (!active) continue
+      }
+      if (low === ignoreLow && high === ignoreHigh) continue
+      if (high !== 0 || low < 0 || low >= vocab) {
+        throw labelOutOfRange(s, i - first, labels[i], `in [0, ${vocab}), or ${ignoreIndex} to be ignored`)
+      }
+      if (i - shift >= first) {
+        targets[i - shift] = low
+        count++
+      }
+    }
+    counts[s] = count
+  }
+}
+
+function refuseEmpty(counts: Int32Array): void {
+  const empty = counts.indexOf(0)
+  if (empty >= 0) throw invalidValue('labels', `leave sequence ${empty} without active tokens (emptySequence: 'error')`)
+}
+
+/** `[R]` weights moved from the labels to the rows that predict them. */
+function weightsOf(value: unknown, offsets: Int32Array, shift: number, length: number): Float64Array {
+  const name = 'options.tokenWeights'
+  checkArrayLike(value, name, 'an array of numbers')
+  if (value.length !== length) {
+    throw shapeMismatch(name, `must have ${length} elements, one per label; got ${value.length}`)
+  }
+  const weights = new Float64Array(length).fill(1)
+  for (let s = 0; s + 1 < offsets.length; s++) {
+    const first = offsets[s]
+    const end = offsets[s + 1]
+    for (let i = first; i < end; i++) {
+      const weight = value[i]
+      if (typeof weight !== 'number') throw invalidType(`${name}[${i}]`, 'a finite number', weight)
+      if (!Number.isFinite(weight)) throw outOfRange(`${name}[${i}]`, 'a finite number', weight)
+      if (i - shift >= first) weights[i - shift] = weight
+    }
+  }
+  return weights
+}
+
+// LD-DPO (Liu et al. 2024): the active tokens of a pair past the shorter response's number of them.
+function desensitiseLength(tokens: Tokens, pairs: Int32Array, ldAlpha: number): void {
+  const { targets, offsets, counts } = tokens
+  const weights = tokens.weights ?? new Float64Array(targets.length).fill(1)
+  const paired = new Uint8Array(counts.length)
+  for (let i = 0; i < pairs.length; i++) {
+    const sequence = pairs[i]
+    if (paired[sequence]) {
+      throw invalidValue(
+        `options.pairs[${i}]`,
+        `repeats sequence ${sequence}; with ldAlpha each may be in one pair only`,
+      )
+    }
+    paired[sequence] = 1
+    let remaining = Math.min(counts[sequence], counts[pairs[i ^ 1]])
+    for (let row = offsets[sequence]; row < offsets[sequence + 1]; row++) {
+      if (targets[row] >= 0 && --remaining < 0) weights[row] *= ldAlpha
+    }
+  }
+  tokens.weights = weights
+}

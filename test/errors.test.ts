@@ -1,0 +1,580 @@
+/**
+ * Bad input: every misuse has its error and code, the message says which argument, and nothing of the caller's is
+ * written. Each case runs on every backend of this machine, in both forms.
+ */
+import { describe, expect, test } from 'vitest'
+import {
+  fusedPreferenceLoss,
+  fusedPreferenceLossSync,
+  getBackends,
+  preferenceLoss,
+  preferenceLossSync,
+  sequenceLogProbs,
+  sequenceLogProbsSync,
+} from '../lib/index.js'
+
+// biome-ignore lint/suspicious/noExplicitAny: wrong types are the point
+type Bag = Record<string, any>
+type Case = [title: string, code: string, message: string | RegExp, change: (call: Bag) => void]
+
+const BACKENDS = getBackends().cpu.available ? ['cpu', 'js'] : ['js']
+
+const KINDS: Record<string, ErrorConstructor> = {
+  ERR_INVALID_ARG_TYPE: TypeError,
+  ERR_INVALID_ARG_VALUE: TypeError,
+  ERR_OUT_OF_RANGE: RangeError,
+  ERR_SHAPE_MISMATCH: RangeError,
+  ERR_LABEL_OUT_OF_RANGE: RangeError,
+  ERR_BACKEND_UNAVAILABLE: Error,
+  ERR_DISPOSED: Error,
+}
+
+const [B, T, V] = [4, 3, 5]
+const ramp = (length: number) => Float32Array.from({ length }, (_, i) => Math.sin(i))
+
+function fusedCall(backend: string): Bag {
+  return {
+    logits: { data: ramp(B * T * V), shape: [B, T, V] },
+    labels: Int32Array.from({ length: B * T }, (_, i) => i % V),
+    options: {
+      backend,
+      reference: { chosen: [-1, -2], rejected: [-3, -4] },
+      gradient: new Float32Array(B * T * V).fill(7),
+    },
+  }
+}
+
+function sequenceCall(backend: string): Bag {
+  const { logits, labels } = fusedCall(backend)
+  return { logits, labels, options: { backend } }
+}
+
+function lossCall(backend: string): Bag {
+  const pairs = { chosen: [-1, -2], rejected: [-3, -4], referenceChosen: [-1, -1], referenceRejected: [-1, -1] }
+  return { pairs, options: { backend } }
+}
+
+/** The bytes of all typed arrays in there, each as a string. */
+function contents(value: unknown, found: string[] = []): string[] {
+  if (ArrayBuffer.isView(value)) {
+    const { buffer, byteOffset, byteLength } = value
+    found.push(byteLength === 0 ? '' : Buffer.from(buffer as ArrayBuffer, byteOffset, byteLength).toString('latin1'))
+  } else if (typeof value === 'object' && value !== null && !(value instanceof AbortSignal)) {
+    for (const inner of Object.values(value)) contents(inner, found)
+  }
+  return found
+}
+
+function expectError(error: unknown, code: string, message: string | RegExp) {
+  expect(error).toBeInstanceOf(KINDS[code])
+  expect(error).toMatchObject({ code, name: KINDS[code].name })
+  if (typeof message === 'string') expect((error as Error).message).toContain(message)
+  else expect((error as Error).message).toMatch(message)
+}
+
+function thrownBy(call: () => unknown): unknown {
+  try {
+    call()
+  } catch (error) {
+    return error
+  }
+  throw new Error('nothing was thrown')
+}
+
+/** Runs the case on every backend, sync and async. */
+function table(
+  cases: Case[],
+  fresh: (backend: string) => Bag,
+  sync: (call: Bag) => unknown,
+  promised: (call: Bag) => Promise<unknown>,
+) {
+  for (const backend of BACKENDS) {
+    test.each(cases)(`${backend}: %s → %s`, async (_title, code, message, change) => {
+      for (const run of [sync, promised]) {
+        const call = fresh(backend)
+        change(call)
+        const before = contents(call)
+        // A promise form must reject, not throw.
+        const error =
+          run === sync
+            ? thrownBy(() => sync(call))
+            : await promised(call).then(
+                () => null,
+                (e) => e,
+              )
+        expectError(error, code, message)
+        expect(contents(call)).toEqual(before)
+      }
+    })
+  }
+}
+
+/** Sets one option. */
+const option = (name: string, value: unknown) => (call: Bag) => {
+  call.options[name] = value
+}
+
+// biome-ignore format: one case a line
+const LOGITS: Case[] = [
+  ['no logits', 'ERR_INVALID_ARG_TYPE', 'logits must be an object', (c) => { c.logits = undefined }],
+  ['logits null', 'ERR_INVALID_ARG_TYPE', 'logits must be an object', (c) => { c.logits = null }],
+  ['data missing', 'ERR_INVALID_ARG_TYPE', 'logits.data', (c) => { delete c.logits.data }],
+  ['data a plain array', 'ERR_INVALID_ARG_TYPE', 'logits.data must be a Float32Array', (c) => { c.logits.data = [1, 2] }],
+  ['data float64', 'ERR_INVALID_ARG_TYPE', 'got Float64Array(60)', (c) => { c.logits.data = new Float64Array(60) }],
+  ['data a buffer', 'ERR_INVALID_ARG_TYPE', 'logits.data', (c) => { c.logits.data = new ArrayBuffer(240) }],
+  ['bits without dtype', 'ERR_INVALID_ARG_TYPE', 'logits.dtype', (c) => { c.logits.data = new Uint16Array(60) }],
+  ['bits of float32', 'ERR_INVALID_ARG_VALUE', 'logits.dtype', (c) => { c.logits = { ...c.logits, data: new Uint16Array(60), dtype: 'float32' } }],
+  ['dtype against data', 'ERR_INVALID_ARG_VALUE', "logits.dtype must be 'float32'", (c) => { c.logits.dtype = 'bfloat16' }],
+  ['unknown dtype', 'ERR_INVALID_ARG_VALUE', "did you mean 'float32'", (c) => { c.logits.dtype = 'flaot32' }],
+  ['no shape', 'ERR_INVALID_ARG_TYPE', 'logits.shape must be an array', (c) => { delete c.logits.shape }],
+  ['shape of 2 without offsets', 'ERR_SHAPE_MISMATCH', 'logits.shape', (c) => { c.logits.shape = [12, 5] }],
+  ['shape of 4', 'ERR_SHAPE_MISMATCH', '[1, 4, 3, 5]', (c) => { c.logits.shape = [1, 4, 3, 5] }],
+  ['size NaN', 'ERR_OUT_OF_RANGE', 'logits.shape[1]', (c) => { c.logits.shape = [4, Number.NaN, 5] }],
+  ['size negative', 'ERR_OUT_OF_RANGE', 'logits.shape[0]', (c) => { c.logits.shape = [-4, 3, 5] }],
+  ['size zero', 'ERR_OUT_OF_RANGE', 'logits.shape[2]', (c) => { c.logits.shape = [4, 3, 0] }],
+  ['size fractional', 'ERR_OUT_OF_RANGE', 'got 2.5', (c) => { c.logits.shape = [4, 2.5, 6] }],
+  ['size huge', 'ERR_OUT_OF_RANGE', 'logits.shape[0]', (c) => { c.logits.shape = [2 ** 31, 3, 5] }],
+  ['size infinite', 'ERR_OUT_OF_RANGE', 'logits.shape[0]', (c) => { c.logits.shape = [Number.POSITIVE_INFINITY, 3, 5] }],
+  ['sizes that wrap around 2^32', 'ERR_OUT_OF_RANGE', 'logits.shape', (c) => { c.logits.shape = [65536, 65536, 5] }],
+  ['sizes past 2^53', 'ERR_OUT_OF_RANGE', 'logits.shape', (c) => { c.logits.shape = [32768, 32768, 2 ** 30] }],
+  ['size a string', 'ERR_INVALID_ARG_TYPE', 'logits.shape[0]', (c) => { c.logits.shape = ['4', 3, 5] }],
+  ['shape against data', 'ERR_SHAPE_MISMATCH', 'has 60 elements, but shape [4, 3, 6] needs 72', (c) => { c.logits.shape = [4, 3, 6] }],
+  ['strides of the wrong length', 'ERR_SHAPE_MISMATCH', 'logits.strides', (c) => { c.logits.strides = [5, 1] }],
+  ['strides a number', 'ERR_INVALID_ARG_TYPE', 'logits.strides', (c) => { c.logits.strides = 5 }],
+  ['last stride not 1', 'ERR_INVALID_ARG_VALUE', 'logits.strides must end in 1', (c) => { c.logits.strides = [15, 5, 2] }],
+  ['stride negative', 'ERR_OUT_OF_RANGE', 'logits.strides[0]', (c) => { c.logits.strides = [-15, 5, 1] }],
+  ['stride fractional', 'ERR_OUT_OF_RANGE', 'logits.strides[1]', (c) => { c.logits.strides = [15, 4.5, 1] }],
+  ['stride NaN', 'ERR_OUT_OF_RANGE', 'logits.strides[0]', (c) => { c.logits.strides = [Number.NaN, 5, 1] }],
+  ['strides that leave the data', 'ERR_OUT_OF_RANGE', 'reaches element 60', (c) => { c.logits.shape = [4, 3, 6]; c.logits.strides = [15, 5, 1] }],
+  ['strides that leave the data by far', 'ERR_OUT_OF_RANGE', 'logits.strides', (c) => { c.logits.strides = [Number.MAX_SAFE_INTEGER, 5, 1] }],
+  ['detached data', 'ERR_INVALID_ARG_VALUE', 'logits.data is detached', (c) => { structuredClone(c.logits.data, { transfer: [c.logits.data.buffer] }) }],
+  ['resizable data', 'ERR_INVALID_ARG_VALUE', 'logits.data is a view of a resizable buffer', (c) => { c.logits.data = new Float32Array(resizable(240)) }],
+  ['resizable data, fixed view', 'ERR_INVALID_ARG_VALUE', 'logits.data', (c) => { c.logits.data = new Float32Array(resizable(240), 0, 60) }],
+  ['device pointer', 'ERR_BACKEND_UNAVAILABLE', 'logits.data is device memory', (c) => { c.logits.data = { ptr: 4096n, byteLength: 240 } }],
+]
+
+// biome-ignore format: one case a line
+const TOKENS: Case[] = [
+  ['no labels', 'ERR_INVALID_ARG_TYPE', 'labels must be an Int32Array or a BigInt64Array', (c) => { c.labels = undefined }],
+  ['labels a plain array', 'ERR_INVALID_ARG_TYPE', 'labels', (c) => { c.labels = Array.from(c.labels) }],
+  ['labels float', 'ERR_INVALID_ARG_TYPE', 'Float32Array(12)', (c) => { c.labels = new Float32Array(12) }],
+  ['too few labels', 'ERR_SHAPE_MISMATCH', 'labels must have 12 elements', (c) => { c.labels = c.labels.slice(1) }],
+  ['detached labels', 'ERR_INVALID_ARG_VALUE', 'labels is detached', (c) => { structuredClone(c.labels, { transfer: [c.labels.buffer] }) }],
+  ['resizable labels', 'ERR_INVALID_ARG_VALUE', 'labels', (c) => { c.labels = new Int32Array(resizable(48)) }],
+  ['label too large', 'ERR_LABEL_OUT_OF_RANGE', 'labels: sequence 2, position 1 is 5', (c) => { c.labels[7] = 5; c.labels[9] = 6 }],
+  ['label negative', 'ERR_LABEL_OUT_OF_RANGE', 'sequence 0, position 2 is -1;', (c) => { c.labels[2] = -1 }],
+  ['label that no row predicts', 'ERR_LABEL_OUT_OF_RANGE', 'sequence 1, position 0 is 99', (c) => { c.labels[3] = 99 }],
+  ['64-bit label', 'ERR_LABEL_OUT_OF_RANGE', 'sequence 1, position 1 is 4294967296', (c) => { c.labels = new BigInt64Array(12); c.labels[4] = 2n ** 32n }],
+  ['-100 when not ignored', 'ERR_LABEL_OUT_OF_RANGE', 'in [0, 5), or 0 to be ignored', (c) => { c.options.ignoreIndex = 0; c.labels[1] = -100 }],
+  ['unknown option', 'ERR_INVALID_ARG_VALUE', "options.ignoreIndx is not an option; did you mean 'ignoreIndex'?", option('ignoreIndx', 0)],
+  ['options a string', 'ERR_INVALID_ARG_TYPE', 'options must be an object', (c) => { c.options = 'cpu' }],
+  ['options null', 'ERR_INVALID_ARG_TYPE', 'options must be an object; got null', (c) => { c.options = null }],
+  ['shift a number', 'ERR_INVALID_ARG_TYPE', 'options.shift must be a boolean; got 1', option('shift', 1)],
+  ['ignoreIndex fractional', 'ERR_OUT_OF_RANGE', 'options.ignoreIndex', option('ignoreIndex', 0.5)],
+  ['ignoreIndex a bigint', 'ERR_INVALID_ARG_TYPE', 'options.ignoreIndex', option('ignoreIndex', -100n)],
+  ['mask too short', 'ERR_SHAPE_MISMATCH', 'options.mask must have 12 elements', option('mask', [true])],
+  ['mask of strings', 'ERR_INVALID_ARG_TYPE', 'options.mask[0]', option('mask', Array(12).fill('0'))],
+  ['mask of bigints', 'ERR_INVALID_ARG_TYPE', 'options.mask[0]', option('mask', new BigInt64Array(12))],
+  ['mask a boolean', 'ERR_INVALID_ARG_TYPE', 'options.mask', option('mask', true)],
+  ['tokenWeights too long', 'ERR_SHAPE_MISMATCH', 'options.tokenWeights must have 12 elements', option('tokenWeights', new Float32Array(13))],
+  ['tokenWeights NaN', 'ERR_OUT_OF_RANGE', 'options.tokenWeights[5]', option('tokenWeights', new Float32Array(12).fill(1).fill(Number.NaN, 5))],
+  ['tokenWeights infinite', 'ERR_OUT_OF_RANGE', 'options.tokenWeights[0]', option('tokenWeights', Array(12).fill(Number.POSITIVE_INFINITY))],
+  ['tokenWeights of strings', 'ERR_INVALID_ARG_TYPE', 'options.tokenWeights[0]', option('tokenWeights', Array(12).fill('1'))],
+  ['averageLogProb a string', 'ERR_INVALID_ARG_TYPE', 'options.averageLogProb', option('averageLogProb', 'yes')],
+  ['temperature 0', 'ERR_OUT_OF_RANGE', 'options.temperature must be a number in [0.001, 1000]; got 0', option('temperature', 0)],
+  ['temperature NaN', 'ERR_OUT_OF_RANGE', 'options.temperature', option('temperature', Number.NaN)],
+  ['temperature 1001', 'ERR_OUT_OF_RANGE', 'options.temperature', option('temperature', 1001)],
+  ['temperature a string', 'ERR_INVALID_ARG_TYPE', 'options.temperature', option('temperature', '1')],
+  ['emptySequence unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'zero'?", option('emptySequence', 'zeros')],
+  ['an empty sequence', 'ERR_INVALID_ARG_VALUE', 'labels leave sequence 1 without', (c) => { c.options.emptySequence = 'error'; c.labels.fill(-100, 3, 6) }],
+  ['ldAlpha 1.5', 'ERR_OUT_OF_RANGE', 'options.ldAlpha', option('ldAlpha', 1.5)],
+  ['ldAlpha with a sequence in two pairs', 'ERR_INVALID_ARG_VALUE', 'options.pairs[2]', (c) => { c.options.ldAlpha = 0.5; c.options.pairs = [0, 1, 0, 2] }],
+  ['outputs a string', 'ERR_INVALID_ARG_TYPE', 'options.outputs', option('outputs', 'tokenLogProbs')],
+  ['outputs unknown', 'ERR_INVALID_ARG_VALUE', 'options.outputs[1] must be one of', option('outputs', ['tokenArgmax', 'tokenArgmin'])],
+  ['outputs of numbers', 'ERR_INVALID_ARG_TYPE', 'options.outputs[0]', option('outputs', [1])],
+  ['pairs odd', 'ERR_SHAPE_MISMATCH', 'options.pairs', option('pairs', [0, 1, 2])],
+  ['pairs empty', 'ERR_SHAPE_MISMATCH', 'options.pairs', option('pairs', [])],
+  ['pairs out of range', 'ERR_OUT_OF_RANGE', 'options.pairs[3] must be an integer in [0, 3]; got 4', option('pairs', [0, 1, 2, 4])],
+  ['pairs negative', 'ERR_OUT_OF_RANGE', 'options.pairs[0]', option('pairs', Int32Array.of(-1, 1))],
+  ['pairs fractional', 'ERR_OUT_OF_RANGE', 'options.pairs[1]', option('pairs', [0, 1.5])],
+  ['pairs of itself', 'ERR_INVALID_ARG_VALUE', 'options.pairs[3] must not be', option('pairs', [0, 1, 2, 2])],
+  ['pairs of strings', 'ERR_INVALID_ARG_TYPE', 'options.pairs[0]', option('pairs', ['0', '1'])],
+  ['offsets with a shape of 3', 'ERR_SHAPE_MISMATCH', 'logits.shape', option('sequenceOffsets', [0, 12])],
+  ['offsets that fall', 'ERR_INVALID_ARG_VALUE', 'options.sequenceOffsets[2]', packed([0, 6, 3, 12])],
+  ['offsets that stand still', 'ERR_INVALID_ARG_VALUE', 'options.sequenceOffsets[2]', packed([0, 6, 6, 12])],
+  ['offsets that start late', 'ERR_INVALID_ARG_VALUE', 'options.sequenceOffsets[0] must be 0', packed([1, 6, 12])],
+  ['offsets that end early', 'ERR_SHAPE_MISMATCH', 'options.sequenceOffsets must end at the number of tokens, 12; got 11', packed([0, 6, 11])],
+  ['offsets past the end', 'ERR_OUT_OF_RANGE', 'options.sequenceOffsets[2]', packed([0, 6, 13])],
+  ['offsets too few', 'ERR_SHAPE_MISMATCH', 'options.sequenceOffsets', packed([0])],
+  ['offsets NaN', 'ERR_OUT_OF_RANGE', 'options.sequenceOffsets[1]', packed([0, Number.NaN, 12])],
+  ['offsets a number', 'ERR_INVALID_ARG_TYPE', 'options.sequenceOffsets', packed(12)],
+]
+
+// biome-ignore format: one case a line
+const RUN: Case[] = [
+  ['backend unknown', 'ERR_INVALID_ARG_VALUE', "options.backend must be one of 'auto', 'cuda', 'cpu', 'js'", option('backend', 'gpu')],
+  ['backend a number', 'ERR_INVALID_ARG_TYPE', 'options.backend', option('backend', 1)],
+  ['backend cuda', 'ERR_BACKEND_UNAVAILABLE', "options.backend 'cuda' is not available", option('backend', 'cuda')],
+  ['threads 0', 'ERR_OUT_OF_RANGE', 'options.threads', option('threads', 0)],
+  ['threads fractional', 'ERR_OUT_OF_RANGE', 'options.threads', option('threads', 1.5)],
+  ['threads a string', 'ERR_INVALID_ARG_TYPE', 'options.threads', option('threads', '4')],
+  ['instructionSet unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'avx2'?", option('instructionSet', 'avx')],
+  ['instructionSet of another machine', 'ERR_BACKEND_UNAVAILABLE', 'options.instructionSet', option('instructionSet', process.arch === 'arm64' ? 'avx2' : 'neon')],
+  ['stream a string', 'ERR_INVALID_ARG_TYPE', 'options.stream', option('stream', '0')],
+  ['stream without a GPU', 'ERR_INVALID_ARG_VALUE', 'options.stream is for the cuda backend', option('stream', 0n)],
+  ['signal an object', 'ERR_INVALID_ARG_TYPE', 'options.signal must be an AbortSignal', option('signal', { aborted: true })],
+  ['signal a controller', 'ERR_INVALID_ARG_TYPE', 'an instance of AbortController', option('signal', new AbortController())],
+]
+
+// biome-ignore format: one case a line
+const LOSS: Case[] = [
+  ['lossType unknown', 'ERR_INVALID_ARG_VALUE', "got 'sigmod', did you mean 'sigmoid'?", option('lossType', 'sigmod')],
+  ['lossType of every object', 'ERR_INVALID_ARG_VALUE', "got 'toString'", option('lossType', 'toString')],
+  ['lossType a number', 'ERR_INVALID_ARG_TYPE', 'options.lossType', option('lossType', 1)],
+  ['lossType an empty list', 'ERR_INVALID_ARG_VALUE', 'options.lossType', option('lossType', [])],
+  ['list with an unknown loss', 'ERR_INVALID_ARG_VALUE', 'options.lossType[1].lossType', option('lossType', [{ lossType: 'sft' }, { lossType: 'dpo' }])],
+  ['list with an unknown key', 'ERR_INVALID_ARG_VALUE', "options.lossType[0].wieght is not an option; did you mean 'weight'?", option('lossType', [{ lossType: 'sft', wieght: 1 }])],
+  ['list with a bad weight', 'ERR_OUT_OF_RANGE', 'options.lossType[0].weight', option('lossType', [{ lossType: 'sft', weight: Number.NaN }])],
+  ['list of names', 'ERR_INVALID_ARG_TYPE', 'options.lossType[0]', option('lossType', ['sigmoid'])],
+  ['beta 0', 'ERR_OUT_OF_RANGE', 'options.beta must be a finite number > 0; got 0', option('beta', 0)],
+  ['beta negative', 'ERR_OUT_OF_RANGE', 'got -0.1', option('beta', -0.1)],
+  ['beta NaN', 'ERR_OUT_OF_RANGE', 'options.beta', option('beta', Number.NaN)],
+  ['beta infinite', 'ERR_OUT_OF_RANGE', 'options.beta', option('beta', Number.POSITIVE_INFINITY)],
+  ['beta a string', 'ERR_INVALID_ARG_TYPE', "options.beta must be a finite number > 0; got '0.1'", option('beta', '0.1')],
+  ['labelSmoothing ½ of robust', 'ERR_OUT_OF_RANGE', "options.labelSmoothing must be in [0, 0.5) for lossType 'robust'", (c) => { c.options.lossType = 'robust'; c.options.labelSmoothing = 0.5 }],
+  ['labelSmoothing 0 of exo_pair', 'ERR_OUT_OF_RANGE', "options.labelSmoothing must be in (0, 1) for lossType 'exo_pair'", (c) => { c.options.lossType = 'exo_pair'; c.options.labelSmoothing = 0 }],
+  ['labelSmoothing above 1', 'ERR_OUT_OF_RANGE', 'options.labelSmoothing', option('labelSmoothing', 1.1)],
+  ['labelSmoothing negative', 'ERR_OUT_OF_RANGE', 'options.labelSmoothing', (c) => { c.options.lossType = 'hinge'; c.options.labelSmoothing = -0.1 }],
+  ['labelSmoothing NaN', 'ERR_OUT_OF_RANGE', 'options.labelSmoothing', option('labelSmoothing', Number.NaN)],
+  ['labelSmoothing a string', 'ERR_INVALID_ARG_TYPE', 'options.labelSmoothing', option('labelSmoothing', '0')],
+  ['gamma NaN', 'ERR_OUT_OF_RANGE', 'options.gamma', option('gamma', Number.NaN)],
+  ['rewardShift infinite', 'ERR_OUT_OF_RANGE', 'options.rewardShift', option('rewardShift', Number.NEGATIVE_INFINITY)],
+  ['discopopTau 0', 'ERR_OUT_OF_RANGE', 'options.discopopTau', option('discopopTau', 0)],
+  ['alpha NaN', 'ERR_OUT_OF_RANGE', 'options.alpha', option('alpha', Number.NaN)],
+  ['referenceFree a number', 'ERR_INVALID_ARG_TYPE', 'options.referenceFree', option('referenceFree', 1)],
+  ['fDivergence unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'reverse_kl'?", option('fDivergence', 'reverse-kl')],
+  ['fDivergence with simpo', 'ERR_INVALID_ARG_VALUE', "options.fDivergence 'js' cannot go with lossType 'apo_zero'", (c) => { c.options.lossType = 'apo_zero'; c.options.fDivergence = 'js' }],
+  ['fDivergence in a list', 'ERR_INVALID_ARG_VALUE', "lossType 'sft'", (c) => { c.options.lossType = [{ lossType: 'sigmoid' }, { lossType: 'sft' }]; c.options.fDivergence = 'alpha' }],
+]
+
+// biome-ignore format: one case a line
+const FUSED: Case[] = [
+  ['no reference', 'ERR_INVALID_ARG_VALUE', "options.reference is needed by lossType 'sigmoid'", (c) => { delete c.options.reference }],
+  ['no reference for one of a list', 'ERR_INVALID_ARG_VALUE', "lossType 'ipo'", (c) => { delete c.options.reference; c.options.lossType = [{ lossType: 'cpo' }, { lossType: 'ipo' }] }],
+  ['reference an array', 'ERR_INVALID_ARG_TYPE', 'options.reference must be an object', option('reference', [-1, -2])],
+  ['reference null', 'ERR_INVALID_ARG_TYPE', 'options.reference', option('reference', null)],
+  ['reference with an unknown key', 'ERR_INVALID_ARG_VALUE', "did you mean 'chosen'?", option('reference', { choosen: [-1, -2], rejected: [-1, -2] })],
+  ['reference without rejected', 'ERR_INVALID_ARG_TYPE', 'options.reference.rejected', option('reference', { chosen: [-1, -2] })],
+  ['reference too long', 'ERR_SHAPE_MISMATCH', 'options.reference.chosen must have length 2, one per pair; got 4', option('reference', { chosen: [1, 2, 3, 4], rejected: [1, 2] })],
+  ['reference of strings', 'ERR_INVALID_ARG_TYPE', 'options.reference.rejected[1]', option('reference', { chosen: [1, 2], rejected: [1, '2'] })],
+  ['reference of both kinds', 'ERR_INVALID_ARG_TYPE', 'not both', (c) => { c.options.reference.logits = { ...c.logits } }],
+  ['reference logits of another shape', 'ERR_SHAPE_MISMATCH', 'options.reference.logits.shape must be that of logits, [4, 3, 5]; got [4, 5, 3]', (c) => { c.options.reference = { logits: { data: ramp(60), shape: [4, 5, 3] } } }],
+  ['reference logits without data', 'ERR_INVALID_ARG_TYPE', 'options.reference.logits.data', (c) => { c.options.reference = { logits: { shape: [4, 3, 5] } } }],
+  ['reference logits on a device', 'ERR_BACKEND_UNAVAILABLE', 'options.reference.logits.data', (c) => { c.options.reference = { logits: { data: { ptr: 1, byteLength: 240 }, shape: [4, 3, 5] } } }],
+  ['an odd batch without pairs', 'ERR_SHAPE_MISMATCH', 'odd number of sequences, 3', (c) => { c.logits = { data: ramp(45), shape: [3, 3, 5] }; c.labels = new Int32Array(9) }],
+  ['weighting unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'wpo'?", option('weighting', 'wop')],
+  ['gradient a string', 'ERR_INVALID_ARG_TYPE', 'options.gradient', option('gradient', 'inplace')],
+  ['gradient a plain array', 'ERR_INVALID_ARG_TYPE', 'options.gradient', option('gradient', new Array(60))],
+  ['gradient too long', 'ERR_SHAPE_MISMATCH', 'options.gradient must have 60 elements', option('gradient', new Float32Array(61))],
+  ['gradient of another dtype', 'ERR_INVALID_ARG_TYPE', 'options.gradient must be a Float32Array', option('gradient', new Uint16Array(60))],
+  ['gradient float64', 'ERR_INVALID_ARG_TYPE', 'options.gradient', option('gradient', new Float64Array(60))],
+  ['gradient float32 of 16-bit logits', 'ERR_INVALID_ARG_TYPE', 'options.gradient must be a Uint16Array', (c) => { c.logits = { data: new Uint16Array(60), shape: [4, 3, 5], dtype: 'bfloat16' } }],
+  ['gradient detached', 'ERR_INVALID_ARG_VALUE', 'options.gradient is detached', (c) => { structuredClone(c.options.gradient, { transfer: [c.options.gradient.buffer] }) }],
+  ['gradient resizable', 'ERR_INVALID_ARG_VALUE', 'options.gradient', option('gradient', new Float32Array(resizable(240)))],
+  ['gradient on a device', 'ERR_BACKEND_UNAVAILABLE', 'options.gradient is device memory', option('gradient', { ptr: 8, byteLength: 240 })],
+  ['gradient over part of the logits', 'ERR_INVALID_ARG_VALUE', 'options.gradient would overwrite part of logits.data', (c) => { const all = ramp(64); c.logits.data = all.subarray(0, 60); c.options.gradient = all.subarray(4) }],
+  ['gradient inside the logits', 'ERR_INVALID_ARG_VALUE', 'options.gradient would overwrite part of logits.data', (c) => { c.options.gradient = c.logits.data.subarray(0, 30) }],
+  ['gradient over the labels', 'ERR_INVALID_ARG_VALUE', 'overwrite labels', (c) => { c.labels = new Int32Array(c.options.gradient.buffer, 0, 12).fill(0) }],
+  ['gradient over the mask', 'ERR_INVALID_ARG_VALUE', 'overwrite options.mask', (c) => { c.options.mask = new Uint8Array(c.options.gradient.buffer, 100, 12) }],
+  ['gradient over the weights', 'ERR_INVALID_ARG_VALUE', 'overwrite options.tokenWeights', (c) => { c.options.tokenWeights = c.options.gradient.subarray(48) }],
+  ['gradient over the pairs', 'ERR_INVALID_ARG_VALUE', 'overwrite options.pairs', (c) => { c.options.pairs = new Uint8Array(c.options.gradient.buffer, 0, 4); c.options.pairs.set([0, 1, 2, 3]) }],
+  ['gradient over the reference', 'ERR_INVALID_ARG_VALUE', 'overwrite options.reference.rejected', (c) => { c.options.reference.rejected = c.options.gradient.subarray(0, 2) }],
+  ['gradient over the reference logits', 'ERR_INVALID_ARG_VALUE', 'overwrite options.reference.logits', (c) => { c.options.reference = { logits: { data: c.options.gradient, shape: [4, 3, 5] } } }],
+  ['in place over the reference logits', 'ERR_INVALID_ARG_VALUE', 'overwrite options.reference.logits', (c) => { c.options.gradient = 'in-place'; c.options.reference = { logits: { ...c.logits } } }],
+  ['in place of broadcast rows', 'ERR_INVALID_ARG_VALUE', 'their rows overlap', (c) => { c.options.gradient = 'in-place'; c.logits.strides = [0, 5, 1] }],
+  ['in place of overlapping rows', 'ERR_INVALID_ARG_VALUE', 'their rows overlap', (c) => { c.options.gradient = c.logits.data; c.logits.strides = [15, 4, 1] }],
+  ['a new array past all memory', 'ERR_OUT_OF_RANGE', 'options.gradient', (c) => { c.options.gradient = true; c.logits = { data: ramp(2 ** 20), shape: [2, 2 ** 15, 2 ** 20], strides: [0, 0, 1] }; c.labels = new Int32Array(2 ** 16) }],
+]
+
+// biome-ignore format: one case a line
+const PREFERENCE: Case[] = [
+  ['no pairs', 'ERR_INVALID_ARG_TYPE', 'pairs must be an object', (c) => { c.pairs = undefined }],
+  ['pairs null', 'ERR_INVALID_ARG_TYPE', 'pairs must be an object', (c) => { c.pairs = null }],
+  ['unknown key', 'ERR_INVALID_ARG_VALUE', "did you mean 'referenceChosen'?", (c) => { c.pairs.referenceChosn = [1] }],
+  ['chosen missing', 'ERR_INVALID_ARG_TYPE', 'pairs.chosen', (c) => { delete c.pairs.chosen }],
+  ['chosen of strings', 'ERR_INVALID_ARG_TYPE', 'pairs.chosen[0]', (c) => { c.pairs.chosen = ['-1', '-2'] }],
+  ['chosen of bigints', 'ERR_INVALID_ARG_TYPE', 'pairs.chosen[0]', (c) => { c.pairs.chosen = new BigInt64Array(2) }],
+  ['no pair at all', 'ERR_SHAPE_MISMATCH', 'pairs.chosen', (c) => { c.pairs = { chosen: [], rejected: [] } }],
+  ['rejected too short', 'ERR_SHAPE_MISMATCH', 'pairs.rejected must have length 2', (c) => { c.pairs.rejected = [-1] }],
+  ['reference too long', 'ERR_SHAPE_MISMATCH', 'pairs.referenceChosen', (c) => { c.pairs.referenceChosen = [1, 2, 3] }],
+  ['half a reference', 'ERR_INVALID_ARG_TYPE', 'pairs.referenceRejected', (c) => { delete c.pairs.referenceRejected }],
+  ['no reference', 'ERR_INVALID_ARG_VALUE', 'pairs.referenceChosen', (c) => { delete c.pairs.referenceRejected; delete c.pairs.referenceChosen }],
+  ['no lengths for simpo', 'ERR_INVALID_ARG_VALUE', "pairs.chosenLengths and pairs.rejectedLengths are needed by lossType 'simpo'", option('lossType', 'simpo')],
+  ['no lengths for sft on means', 'ERR_INVALID_ARG_VALUE', 'pairs.chosenLengths', (c) => { c.options.lossType = 'sft'; c.options.averageLogProb = true }],
+  ['lengths too short', 'ERR_SHAPE_MISMATCH', 'pairs.chosenLengths', (c) => { c.pairs.chosenLengths = [1]; c.pairs.rejectedLengths = [1, 2] }],
+  ['lengths negative', 'ERR_OUT_OF_RANGE', 'pairs.rejectedLengths[1]', (c) => { c.pairs.chosenLengths = [1, 2]; c.pairs.rejectedLengths = [1, -2] }],
+  ['lengths fractional', 'ERR_OUT_OF_RANGE', 'pairs.chosenLengths[0]', (c) => { c.pairs.chosenLengths = [1.5, 2]; c.pairs.rejectedLengths = [1, 2] }],
+  ['weights NaN', 'ERR_OUT_OF_RANGE', 'pairs.pairWeights[1]', (c) => { c.pairs.pairWeights = [1, Number.NaN] }],
+  ['weights too short', 'ERR_SHAPE_MISMATCH', 'pairs.pairWeights', (c) => { c.pairs.pairWeights = [1] }],
+  ['weighting', 'ERR_INVALID_ARG_VALUE', 'use fusedPreferenceLoss, or pass pairs.pairWeights', option('weighting', 'wpo')],
+  ['a token option', 'ERR_INVALID_ARG_VALUE', 'options.shift is not an option', option('shift', true)],
+  ['options a number', 'ERR_INVALID_ARG_TYPE', 'options must be an object', (c) => { c.options = 1 }],
+]
+
+function resizable(byteLength: number): ArrayBuffer {
+  const Resizable = ArrayBuffer as unknown as new (length: number, options: { maxByteLength: number }) => ArrayBuffer
+  return new Resizable(byteLength, { maxByteLength: 2 * byteLength })
+}
+
+function packed(sequenceOffsets: unknown) {
+  return (call: Bag) => {
+    call.logits.shape = [12, 5]
+    call.options.sequenceOffsets = sequenceOffsets
+  }
+}
+
+describe('fusedPreferenceLoss', () => {
+  table(
+    [...LOGITS, ...TOKENS, ...RUN, ...LOSS, ...FUSED],
+    fusedCall,
+    (c) => fusedPreferenceLossSync(c.logits, c.labels, c.options),
+    (c) => fusedPreferenceLoss(c.logits, c.labels, c.options),
+  )
+})
+
+describe('sequenceLogProbs', () => {
+  table(
+    [...LOGITS, ...TOKENS, ...RUN],
+    sequenceCall,
+    (c) => sequenceLogProbsSync(c.logits, c.labels, c.options),
+    (c) => sequenceLogProbs(c.logits, c.labels, c.options),
+  )
+})
+
+describe('preferenceLoss', () => {
+  table(
+    [...RUN, ...LOSS, ...PREFERENCE],
+    lossCall,
+    (c) => preferenceLossSync(c.pairs, c.options),
+    (c) => preferenceLoss(c.pairs, c.options),
+  )
+})
+
+describe.each(BACKENDS)('%s', (backend) => {
+  test('backward checks its gradient and its destination', () => {
+    const call = sequenceCall(backend)
+    const { backward } = sequenceLogProbsSync(call.logits, call.labels, call.options)
+    const bad: [code: string, message: string, gradient: unknown, options?: unknown][] = [
+      ['ERR_INVALID_ARG_TYPE', 'gradient must be an array of numbers', undefined],
+      ['ERR_SHAPE_MISMATCH', 'gradient must have length 4, one per sequence; got 3', [1, 2, 3]],
+      ['ERR_INVALID_ARG_TYPE', 'gradient[1]', [1, '2', 3, 4]],
+      ['ERR_INVALID_ARG_VALUE', "options.output is not an option; did you mean 'out'?", [1, 2, 3, 4], { output: true }],
+      ['ERR_INVALID_ARG_TYPE', 'options.out', [1, 2, 3, 4], { out: 'inplace' }],
+      ['ERR_SHAPE_MISMATCH', 'options.out', [1, 2, 3, 4], { out: new Float32Array(3) }],
+      ['ERR_INVALID_ARG_VALUE', 'options.out', [1, 2, 3, 4], { out: new Float32Array(call.labels.buffer) }],
+      ['ERR_INVALID_ARG_VALUE', 'options.out', [1, 2, 3, 4], { out: call.logits.data.subarray(5) }],
+    ]
+    const before = contents(call)
+    for (const [code, message, gradient, options] of bad) {
+      expectError(
+        thrownBy(() => backward(gradient as number[], options as object)),
+        code,
+        message,
+      )
+    }
+    expect(contents(call)).toEqual(before)
+  })
+
+  test('backward cannot read logits that it has overwritten, or that are gone', () => {
+    const call = sequenceCall(backend)
+    const first = sequenceLogProbsSync(call.logits, call.labels, call.options)
+    expect(first.backward([1, 1, 1, 1], { out: 'in-place' }).data).toBe(call.logits.data)
+    expectError(
+      thrownBy(() => first.backward([1, 1, 1, 1])),
+      'ERR_DISPOSED',
+      'overwritten',
+    )
+
+    const second = sequenceLogProbsSync(call.logits, call.labels, call.options)
+    structuredClone(call.logits.data, { transfer: [call.logits.data.buffer] })
+    expectError(
+      thrownBy(() => second.backward([1, 1, 1, 1])),
+      'ERR_INVALID_ARG_VALUE',
+      'logits.data was detached',
+    )
+  })
+
+  test('an array that is transferred during the call', async () => {
+    const moved: [string, (call: Bag) => Float32Array][] = [
+      ['logits.data', (call) => call.logits.data],
+      ['options.gradient', (call) => call.options.gradient],
+      ['options.reference.logits.data', (call) => call.options.reference.logits.data],
+    ]
+    for (const [name, pick] of moved) {
+      const call = fusedCall(backend)
+      call.options.reference = { logits: { data: ramp(60), shape: [4, 3, 5] } }
+      const promise = fusedPreferenceLoss(call.logits, call.labels, call.options)
+      // The copy stays referenced until the call has ended.
+      const copy = structuredClone(pick(call), { transfer: [pick(call).buffer as ArrayBuffer] })
+      expectError(
+        await promise.then(
+          () => null,
+          (error) => error,
+        ),
+        'ERR_INVALID_ARG_VALUE',
+        `${name} was detached`,
+      )
+      expect(copy).toHaveLength(60)
+    }
+  })
+
+  test('a getter that detaches the logits while the options are read', () => {
+    const call = fusedCall(backend)
+    Object.defineProperty(call.options, 'threads', {
+      enumerable: true,
+      get: () => void structuredClone(call.logits.data, { transfer: [call.logits.data.buffer] }),
+    })
+    const error = thrownBy(() => fusedPreferenceLossSync(call.logits, call.labels, call.options))
+    expectError(error, 'ERR_INVALID_ARG_VALUE', 'logits.data was detached')
+  })
+
+  test('an aborted signal gives its reason', async () => {
+    const reason = new Error('enough')
+    const call = fusedCall(backend)
+    call.options.signal = AbortSignal.abort(reason)
+    const before = contents(call)
+    expect(thrownBy(() => fusedPreferenceLossSync(call.logits, call.labels, call.options))).toBe(reason)
+    await expect(fusedPreferenceLoss(call.logits, call.labels, call.options)).rejects.toBe(reason)
+    expect(contents(call)).toEqual(before)
+  })
+
+  test('a signal that aborts after the call gives its reason or comes too late', async () => {
+    const call = fusedCall(backend)
+    const controller = new AbortController()
+    call.options.signal = controller.signal
+    const before = contents(call)
+    const promise = fusedPreferenceLoss(call.logits, call.labels, call.options)
+    controller.abort(new Error('enough'))
+    const outcome = await promise.then(
+      () => 'done',
+      (error) => error.message,
+    )
+    expect(['done', 'enough']).toContain(outcome)
+    if (outcome === 'enough') expect(contents(call)).toEqual(before)
+  })
+})
+
+describe.each(BACKENDS)('%s accepts', (backend) => {
+  const accepted: [string, (call: Bag) => void][] = [
+    [
+      'no options but the backend',
+      (c) => {
+        c.options = { backend, lossType: 'cpo' }
+      },
+    ],
+    [
+      'shared memory',
+      (c) => {
+        c.logits.data = new Float32Array(new SharedArrayBuffer(240))
+        c.labels = new Int32Array(new SharedArrayBuffer(48))
+        c.options.gradient = new Float32Array(new SharedArrayBuffer(240))
+      },
+    ],
+    [
+      'a destination beside the logits in one buffer',
+      (c) => {
+        const all = ramp(120)
+        c.logits.data = all.subarray(60)
+        c.options.gradient = all.subarray(0, 60)
+      },
+    ],
+    [
+      'padded rows',
+      (c) => {
+        c.logits = { data: ramp(4 * 3 * 8), shape: [4, 3, 5], strides: [24, 8, 1] }
+      },
+    ],
+    [
+      'padded rows in place',
+      (c) => {
+        c.logits = { data: ramp(4 * 3 * 8), shape: [4, 3, 5], strides: [24, 8, 1] }
+        c.options.gradient = 'in-place'
+      },
+    ],
+    [
+      'time before batch in place',
+      (c) => {
+        c.logits.strides = [5, 20, 1]
+        c.options.gradient = 'in-place'
+      },
+    ],
+    [
+      'broadcast rows',
+      (c) => {
+        c.logits = { data: ramp(5), shape: [4, 3, 5], strides: [0, 0, 1] }
+      },
+    ],
+    [
+      'undefined options',
+      (c) => {
+        Object.assign(c.options, {
+          beta: undefined,
+          mask: undefined,
+          pairs: undefined,
+          gradient: undefined,
+          signal: undefined,
+        })
+      },
+    ],
+    [
+      'labelSmoothing 1 where it is not used',
+      (c) => {
+        c.options.lossType = 'hinge'
+        c.options.labelSmoothing = 1
+      },
+    ],
+    [
+      'the default divergence with any loss',
+      (c) => {
+        c.options.lossType = 'simpo'
+        c.options.fDivergence = 'reverse_kl'
+      },
+    ],
+    [
+      'a reference that a loss does not need',
+      (c) => {
+        c.options.lossType = 'orpo'
+      },
+    ],
+    [
+      'referenceFree with and without a reference',
+      (c) => {
+        c.options.referenceFree = true
+      },
+    ],
+    [
+      'one chosen against many',
+      (c) => {
+        c.options.pairs = [0, 1, 0, 2, 0, 3]
+        c.options.reference = { chosen: [1, 1, 1], rejected: [1, 1, 1] }
+      },
+    ],
+  ]
+  test.each(accepted)('%s', async (_title, change) => {
+    const call = fusedCall(backend)
+    change(call)
+    expect(fusedPreferenceLossSync(call.logits, call.labels, call.options).loss).toBeTypeOf('number')
+    const again = fusedCall(backend)
+    change(again)
+    expect((await fusedPreferenceLoss(again.logits, again.labels, again.options)).loss).toBeTypeOf('number')
+  })
+
+  test('exactly the array of the logits as the destination, in place', () => {
+    const call = fusedCall(backend)
+    const { gradLogits } = fusedPreferenceLossSync(call.logits, call.labels, { ...call.options, gradient: true })
+    const data = call.logits.data.subarray(0)
+    const inPlace = fusedPreferenceLossSync(call.logits, call.labels, { ...call.options, gradient: data })
+    expect(inPlace.gradLogits?.data).toBe(data)
+    expect(call.logits.data).toEqual(gradLogits?.data)
+  })
+})

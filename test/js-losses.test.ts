@@ -1,0 +1,465 @@
+/**
+ * Stage 3 of the js backend: the gradient of every loss, under every option, against numerical differentiation in
+ * float64; known values; and the conventions (ranks, lengths, rewards, kinks) that a derivative alone does not pin.
+ */
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import type { LossStage } from '../lib/backends/backend.js'
+import { jsBackend } from '../lib/backends/js/index.js'
+import { LOSSES } from '../lib/backends/js/losses.js'
+import { log1mexp, logSigmoid, sigmoid, softplus } from '../lib/backends/js/numbers.js'
+import type { LossType } from '../lib/types.js'
+
+const settings = { threads: 1 }
+const lossTypes = Object.keys(LOSSES) as LossType[]
+const fixed = { seed: 20240607, numRuns: 25 }
+
+type Inputs = Partial<LossStage> & { chosen: Float64Array; rejected: Float64Array }
+
+function stageOf(inputs: Inputs): LossStage {
+  const size = inputs.chosen.length
+  const zeros = () => new Float64Array(size)
+  return {
+    terms: [{ lossType: 'sigmoid', weight: 1, labelSmoothing: 0 }],
+    beta: 0.1,
+    gamma: 0.5,
+    rewardShift: 0,
+    discopopTau: 0.05,
+    fDivergence: 'reverse_kl',
+    alpha: 0.5,
+    average: false,
+    referenceChosen: zeros(),
+    referenceRejected: zeros(),
+    losses: zeros(),
+    chosenRewards: zeros(),
+    rejectedRewards: zeros(),
+    gradChosen: zeros(),
+    gradRejected: zeros(),
+    summary: new Float64Array(3),
+    ...inputs,
+  }
+}
+
+function evaluate(inputs: Inputs): LossStage {
+  const loss = stageOf(inputs)
+  jsBackend.runSync({ loss }, settings)
+  return loss
+}
+
+/** One pair under one loss. */
+function single(
+  lossType: LossType,
+  chosen: number,
+  rejected: number,
+  rest: Partial<LossStage> & { epsilon?: number } = {},
+) {
+  const { epsilon, ...inputs } = rest
+  const stage = evaluate({
+    terms: [{ lossType, weight: 1, labelSmoothing: epsilon ?? LOSSES[lossType].defaultLabelSmoothing }],
+    chosen: Float64Array.of(chosen),
+    rejected: Float64Array.of(rejected),
+    chosenLengths: Float64Array.of(1),
+    rejectedLengths: Float64Array.of(1),
+    ...inputs,
+  })
+  return { loss: stage.losses[0], chosen: stage.gradChosen[0], rejected: stage.gradRejected[0], stage }
+}
+
+/**
+ * Ridders' method: central differences at shrinking steps, extrapolated to step 0; stops where rounding takes over.
+ * Returns the derivative and how far apart the best two extrapolations were.
+ */
+function differentiate(f: (x: number) => number, x: number, step: number): { value: number; error: number } {
+  const shrink = 1.6
+  const central = (h: number) => (f(x + h) - f(x - h)) / (x + h - (x - h))
+  let previous = [central(step)]
+  let best = { value: previous[0], error: Number.POSITIVE_INFINITY }
+  let h = step
+  for (let i = 1; i < 12; i++) {
+    h /= shrink
+    const row = [central(h)]
+    let factor = shrink * shrink
+    for (let j = 1; j <= i; j++) {
+      row.push((row[j - 1] * factor - previous[j - 1]) / (factor - 1))
+      factor *= shrink * shrink
+      const error = Math.max(Math.abs(row[j] - row[j - 1]), Math.abs(row[j] - previous[j - 1]))
+      if (error < best.error) best = { value: row[j], error }
+    }
+    if (Math.abs(row[i] - previous[i - 1]) > 2 * best.error) break
+    previous = row
+  }
+  return best
+}
+
+function expectGradient(inputs: Inputs, step: number): void {
+  const stage = evaluate(inputs)
+  const pairCount = inputs.chosen.length
+  for (const name of ['chosen', 'rejected'] as const) {
+    const gradient = name === 'chosen' ? stage.gradChosen : stage.gradRejected
+    for (let i = 0; i < pairCount; i++) {
+      const loss = (x: number) => {
+        const moved = inputs[name].slice()
+        moved[i] = x
+        return evaluate({ ...inputs, [name]: moved }).summary[0]
+      }
+      const { value } = differentiate(loss, inputs[name][i], step)
+      // What rounding of the loss itself leaves undetermined, over the smallest useful step.
+      const rounding = (16 * Number.EPSILON * (Math.abs(stage.summary[0]) + 1e-3)) / (step / 8)
+      const error = Math.abs(value - gradient[i])
+      expect(error, `${name}[${i}]: ${gradient[i]} against ${value}`).toBeLessThanOrEqual(
+        1e-7 * Math.abs(gradient[i]) + rounding,
+      )
+    }
+  }
+}
+
+/** P log-probs whose differences, however pairs are matched, are no closer than differentiation steps are wide. */
+const pairs = fc
+  .record({
+    noise: fc.array(fc.double({ min: -0.1, max: 0.1, noNaN: true }), { minLength: 12, maxLength: 12 }),
+    orders: fc.tuple(...[0, 1, 2].map(() => fc.shuffledSubarray([0, 1, 2], { minLength: 3, maxLength: 3 }))),
+    chosenLengths: fc.array(fc.integer({ min: 2, max: 9 }), { minLength: 3, maxLength: 3 }),
+    rejectedLengths: fc.array(fc.integer({ min: 2, max: 9 }), { minLength: 3, maxLength: 3 }),
+    pairWeights: fc.option(fc.array(fc.double({ min: 0.2, max: 2, noNaN: true }), { minLength: 3, maxLength: 3 }), {
+      nil: undefined,
+    }),
+  })
+  .map(({ noise, orders, chosenLengths, rejectedLengths, pairWeights }) => ({
+    chosen: Float64Array.from([0, 1, 2], (i) => -3 - 0.9 * orders[0][i] + noise[i]),
+    rejected: Float64Array.from([0, 1, 2], (i) => -4 + 3 * orders[1][i] - 6 + noise[3 + i]),
+    referenceChosen: Float64Array.from([0, 1, 2], (i) => -3.4 + noise[6 + i]),
+    referenceRejected: Float64Array.from([0, 1, 2], (i) => -6.3 - 0.4 * orders[2][i] + noise[9 + i]),
+    chosenLengths: Float64Array.from(chosenLengths),
+    rejectedLengths: Float64Array.from(rejectedLengths),
+    pairWeights: pairWeights && Float64Array.from(pairWeights),
+  }))
+
+const constants = fc.record({
+  beta: fc.double({ min: 0.05, max: 0.6, noNaN: true }),
+  gamma: fc.double({ min: 0, max: 1.5, noNaN: true }),
+  rewardShift: fc.double({ min: -1, max: 1, noNaN: true }),
+  discopopTau: fc.double({ min: 0.2, max: 1.5, noNaN: true }),
+  average: fc.boolean(),
+})
+
+function smoothingOf(lossType: LossType) {
+  const range = LOSSES[lossType].labelSmoothing
+  const random = fc.double({ min: 0.001, max: range === 'half' ? 0.45 : 0.95, noNaN: true })
+  return range === 'open' ? random : fc.oneof(fc.constant(0), random)
+}
+
+/** False where a hinge is within reach of its kink. */
+function awayFromKinks({ chosen, rejected, referenceChosen, referenceRejected }: Inputs, beta: number): boolean {
+  const reference = (i: number) => (referenceChosen as Float64Array)[i] - (referenceRejected as Float64Array)[i]
+  return chosen.every((x, i) => Math.abs(1 - beta * (x - rejected[i] - reference(i))) > 0.1)
+}
+
+describe('the gradient of a loss', () => {
+  for (const lossType of lossTypes) {
+    it(`${lossType} is what differences of the loss say`, () => {
+      const property = fc.property(pairs, constants, smoothingOf(lossType), (inputs, options, labelSmoothing) => {
+        if (lossType === 'hinge') fc.pre(awayFromKinks(inputs, options.beta))
+        expectGradient({ ...inputs, ...options, terms: [{ lossType, weight: 1, labelSmoothing }] }, 0.04)
+      })
+      fc.assert(property, fixed)
+    })
+  }
+
+  for (const lossType of lossTypes.filter((name) => LOSSES[name].divergence)) {
+    for (const fDivergence of ['forward_kl', 'js', 'alpha'] as const) {
+      it(`${lossType} under ${fDivergence} is what differences of the loss say`, () => {
+        const alphas = fc.constantFrom(-0.5, 0.3, 0.5, 0.999999, 1, 1 + 1e-13, 1.7)
+        const property = fc.property(
+          pairs,
+          constants,
+          smoothingOf(lossType),
+          alphas,
+          (inputs, options, labelSmoothing, alpha) => {
+            const scaled = { ...options, beta: options.beta / 4, alpha, fDivergence }
+            // The scores' differences cannot be told from here, so the hinge is kept on its slope.
+            if (lossType === 'hinge') scaled.beta /= 400
+            expectGradient({ ...inputs, ...scaled, terms: [{ lossType, weight: 1, labelSmoothing }] }, 0.04)
+          },
+        )
+        fc.assert(property, { ...fixed, numRuns: 10 })
+      })
+    }
+  }
+
+  it('of a weighted list is what differences of the loss say', () => {
+    const lists: LossType[][] = [
+      ['sigmoid', 'sft'],
+      ['simpo', 'cpo', 'sft'],
+      ['orpo', 'sft'],
+      ['aot_unpaired', 'nca_pair', 'apo_down'],
+    ]
+    const property = fc.property(pairs, constants, fc.constantFrom(...lists), (inputs, options, list) => {
+      const terms = list.map((lossType, i) => ({ lossType, weight: 1 - 0.3 * i, labelSmoothing: 0.1 * i }))
+      expectGradient({ ...inputs, ...options, terms }, 0.04)
+    })
+    fc.assert(property, fixed)
+  })
+
+  it('is a gradient at the default discopop temperature too', () => {
+    const inputs = { chosen: Float64Array.of(-3, -2), rejected: Float64Array.of(-3.1, -1.7) }
+    expectGradient({ ...inputs, terms: [{ lossType: 'discopop', weight: 1, labelSmoothing: 0 }] }, 0.04)
+  })
+})
+
+describe('the value of a loss', () => {
+  // d = 2, β = 0.1: written out once more, from the papers rather than from the code.
+  const s = (z: number) => 1 / (1 + Math.exp(-z))
+  const values: Partial<Record<LossType, number>> = {
+    sigmoid: -Math.log(s(0.2)),
+    hinge: 0.8,
+    ipo: 9,
+    ipo_reward: (0.2 - 10) ** 2,
+    nca_pair: -Math.log(s(-0.3)) - 0.5 * Math.log(s(0.3)) - 0.5 * Math.log(s(0.5)),
+    bco_pair: -Math.log(s(-0.3)) - Math.log(s(0.5)),
+    sppo_hard: 64 + 0,
+    apo_zero: 1 - s(-0.3) + s(-0.5),
+    apo_down: s(-0.3) + 1 - s(0.2),
+    sigmoid_norm: -Math.log(s(0.2)),
+    simpo: -Math.log(s(0.1 * 2 - 0.5)),
+    cpo: -Math.log(s(0.2)),
+    sft: 3,
+    aot: -Math.log(s(0.2)),
+    aot_unpaired: -Math.log(s(0.2)),
+    robust: -Math.log(s(0.2)),
+    discopop: -Math.log(s(0.2)) * (1 - s(4)) + Math.exp(-0.2) * s(4),
+    orpo: 0.1 * Math.log(1 + Math.exp(-5) / (1 - Math.exp(-5)) / (Math.exp(-3) / (1 - Math.exp(-3)))),
+    exo_pair: s(0.2) * Math.log(s(0.2) / 0.999) + s(-0.2) * Math.log(s(-0.2) / 0.001),
+  }
+  it.each(lossTypes)('%s', (lossType) => {
+    expect(single(lossType, -3, -5).loss).toBeCloseTo(values[lossType] as number, 12)
+  })
+
+  it('with label smoothing', () => {
+    const [z, epsilon] = [0.2, 0.25]
+    const both = [-Math.log(s(z)), -Math.log(s(-z))]
+    expect(single('sigmoid', -3, -5, { epsilon }).loss).toBeCloseTo(0.75 * both[0] + 0.25 * both[1], 12)
+    expect(single('cpo', -3, -5, { epsilon }).loss).toBeCloseTo(0.75 * both[0] + 0.25 * both[1], 12)
+    expect(single('robust', -3, -5, { epsilon }).loss).toBeCloseTo((0.75 * both[0] - 0.25 * both[1]) / 0.5, 12)
+    const exo = s(z) * Math.log(s(z) / 0.75) + s(-z) * Math.log(s(-z) / 0.25)
+    expect(single('exo_pair', -3, -5, { epsilon }).loss).toBeCloseTo(exo, 12)
+  })
+
+  it('with f-divergences', () => {
+    const difference = {
+      forward_kl: -Math.exp(3) + Math.exp(5),
+      js: Math.log(s(-3)) - Math.log(s(-5)),
+      alpha: (Math.exp(0.5 * 3) - Math.exp(0.5 * 5)) / -0.5,
+    }
+    for (const fDivergence of ['forward_kl', 'js', 'alpha'] as const) {
+      const { loss } = single('sigmoid', -3, -5, { fDivergence })
+      expect(loss).toBeCloseTo(-Math.log(s(0.1 * difference[fDivergence])), 12)
+    }
+  })
+
+  it('sigmoid_norm takes the scores of means', () => {
+    const lengths = { chosenLengths: Float64Array.of(3), rejectedLengths: Float64Array.of(2) }
+    const { loss } = single('sigmoid_norm', -3, -5, { fDivergence: 'js', ...lengths })
+    expect(loss).toBeCloseTo(-Math.log(s(0.1 * (Math.log(s(-1)) - Math.log(s(-2.5))))), 12)
+  })
+
+  it('identical policy and reference give a margin of exactly 0', () => {
+    const logProbs = { chosen: Float64Array.of(-123.456), rejected: Float64Array.of(-654.321) }
+    const stage = evaluate({ ...logProbs, referenceChosen: logProbs.chosen, referenceRejected: logProbs.rejected })
+    expect(Array.from(stage.summary)).toEqual([Math.LN2, 0, 0])
+  })
+})
+
+describe('conventions', () => {
+  it('the derivative of hinge at its kink is 0', () => {
+    expect(single('hinge', -2, -4, { beta: 0.5 })).toMatchObject({ loss: 0, chosen: 0 })
+    expect(single('hinge', -2, -3.999, { beta: 0.5 }).chosen).toBe(-0.5)
+  })
+
+  it('a length of 0 leaves the value undivided', () => {
+    const none = { chosenLengths: Float64Array.of(0), rejectedLengths: Float64Array.of(0) }
+    expect(single('simpo', 0, -2, none).loss).toBe(single('simpo', 0, -2).loss)
+    expect(single('sft', 0, -2, none)).toMatchObject({ loss: 0 })
+  })
+
+  it('lengths divide sums, and do not divide means', () => {
+    const lengths = { chosenLengths: Float64Array.of(4), rejectedLengths: Float64Array.of(2) }
+    for (const lossType of ['simpo', 'orpo', 'sigmoid_norm'] as const) {
+      const sums = single(lossType, -12, -10, lengths)
+      const means = single(lossType, -3, -5, { ...lengths, average: true })
+      expect(sums.loss).toBe(means.loss)
+      expect(sums.chosen).toBeCloseTo(means.chosen / 4, 15)
+      expect(sums.rejected).toBeCloseTo(means.rejected / 2, 15)
+    }
+  })
+
+  it('sft is a mean over tokens, of sums as of means', () => {
+    const terms = [{ lossType: 'sft' as const, weight: 1, labelSmoothing: 0 }]
+    const rejected = new Float64Array(2)
+    const chosenLengths = Float64Array.of(2, 6)
+    const sums = evaluate({ terms, rejected, chosenLengths, chosen: Float64Array.of(-4, -18) })
+    const means = evaluate({ terms, rejected, chosenLengths, chosen: Float64Array.of(-2, -3), average: true })
+    expect(sums.summary[0]).toBe(22 / 8)
+    expect(Array.from(sums.losses)).toEqual([1, 4.5])
+    expect(Array.from(sums.gradChosen)).toEqual([-1 / 8, -1 / 8])
+    expect(means.summary[0]).toBe(22 / 8)
+    expect(Array.from(means.gradChosen)).toEqual([-2 / 8, -6 / 8])
+  })
+
+  it('aot matches ranks, and a loss belongs to the pair of its policy rank', () => {
+    const terms = [{ lossType: 'aot' as const, weight: 1, labelSmoothing: 0 }]
+    const inputs = {
+      beta: 1,
+      chosen: Float64Array.of(5, 1, 3),
+      rejected: new Float64Array(3),
+      referenceChosen: Float64Array.of(0, 0.5, -1),
+      referenceRejected: new Float64Array(3),
+    }
+    const stage = evaluate({ terms, ...inputs })
+    // Sorted: policy 1 (pair 1), 3 (pair 2), 5 (pair 0); reference -1, 0, 0.5.
+    const expected = [5 - 0.5, 1 + 1, 3 - 0].map((d) => softplus(-d))
+    expect(Array.from(stage.losses)).toEqual(expected)
+  })
+
+  it('aot_unpaired gives each rejected log-prob the gradient of the loss its rank is in, with that pair weight', () => {
+    const terms = [{ lossType: 'aot_unpaired' as const, weight: 1, labelSmoothing: 0 }]
+    const inputs = {
+      beta: 1,
+      chosen: Float64Array.of(2, 1),
+      rejected: Float64Array.of(-1, 0.5),
+      pairWeights: Float64Array.of(3, 5),
+    }
+    const stage = evaluate({ terms, ...inputs })
+    // Ranks: chosen 1 (pair 1) with rejected -1 (pair 0); chosen 2 (pair 0) with rejected 0.5 (pair 1).
+    expect(Array.from(stage.losses)).toEqual([3 * softplus(-1.5), 5 * softplus(-2)])
+    expect(Array.from(stage.gradChosen)).toEqual([(-3 * sigmoid(-1.5)) / 2, (-5 * sigmoid(-2)) / 2])
+    expect(Array.from(stage.gradRejected)).toEqual([(5 * sigmoid(-2)) / 2, (3 * sigmoid(-1.5)) / 2])
+  })
+
+  it('equal values keep their order', () => {
+    const terms = [{ lossType: 'aot' as const, weight: 1, labelSmoothing: 0 }]
+    const chosen = Float64Array.of(1, 1, 0)
+    const referenceChosen = Float64Array.of(3, 1, 2)
+    const stage = evaluate({ terms, beta: 1, chosen, rejected: new Float64Array(3), referenceChosen })
+    expect(Array.from(stage.losses)).toEqual([softplus(1), softplus(2), softplus(1)])
+  })
+
+  it('rewards, accuracy and margin are those of the first loss', () => {
+    const inputs = {
+      beta: 0.5,
+      chosen: Float64Array.of(-4, -6),
+      rejected: Float64Array.of(-8, -6),
+      chosenLengths: Float64Array.of(2, 2),
+      rejectedLengths: Float64Array.of(2, 2),
+      referenceChosen: Float64Array.of(-5, -5),
+      referenceRejected: Float64Array.of(-5, -5),
+    }
+    const sft = { lossType: 'sft' as const, weight: 0.1, labelSmoothing: 0 }
+    const first = (lossType: LossType) =>
+      evaluate({ ...inputs, terms: [{ lossType, weight: 1, labelSmoothing: 0 }, sft] })
+    const simpo = first('simpo')
+    expect(Array.from(simpo.chosenRewards)).toEqual([-1, -1.5])
+    expect(Array.from(simpo.summary.subarray(1))).toEqual([0.5, 0.5])
+    const sigmoidStage = first('sigmoid')
+    expect(Array.from(sigmoidStage.chosenRewards)).toEqual([0.5, -0.5])
+    expect(Array.from(sigmoidStage.rejectedRewards)).toEqual([-1.5, -0.5])
+    // An equal reward is not a correct one.
+    expect(Array.from(sigmoidStage.summary.subarray(1))).toEqual([0.5, 1])
+  })
+
+  it('pair weights are factors of losses and gradients', () => {
+    const inputs = { chosen: Float64Array.of(-3, -2), rejected: Float64Array.of(-3.5, -1) }
+    const plain = evaluate(inputs)
+    const weighted = evaluate({ ...inputs, pairWeights: Float64Array.of(0.5, 4) })
+    expect(Array.from(weighted.losses)).toEqual([0.5 * plain.losses[0], 4 * plain.losses[1]])
+    expect(Array.from(weighted.gradChosen)).toEqual([0.5 * plain.gradChosen[0], 4 * plain.gradChosen[1]])
+    expect(weighted.summary[0]).toBe((weighted.losses[0] + weighted.losses[1]) / 2)
+    expect(Array.from(weighted.chosenRewards)).toEqual(Array.from(plain.chosenRewards))
+  })
+
+  it('the metadata of the table', () => {
+    const having = (test: (name: LossType) => boolean) => lossTypes.filter(test).sort()
+    expect(lossTypes).toHaveLength(19)
+    expect(having((name) => !LOSSES[name].reference)).toEqual(['cpo', 'orpo', 'sft', 'simpo'])
+    expect(having((name) => LOSSES[name].lengths === 'sums')).toEqual(['orpo', 'sigmoid_norm', 'simpo'])
+    expect(having((name) => LOSSES[name].lengths === 'always')).toEqual(['sft'])
+    expect(having((name) => LOSSES[name].divergence)).toEqual([
+      'discopop',
+      'exo_pair',
+      'hinge',
+      'ipo',
+      'robust',
+      'sigmoid',
+      'sigmoid_norm',
+    ])
+    expect(having((name) => LOSSES[name].labelSmoothing === 'half')).toEqual(['robust'])
+    expect(having((name) => LOSSES[name].labelSmoothing === 'open')).toEqual(['exo_pair'])
+    expect(having((name) => LOSSES[name].defaultLabelSmoothing !== 0)).toEqual(['exo_pair'])
+    expect(LOSSES.exo_pair.defaultLabelSmoothing).toBe(1e-3)
+  })
+})
+
+describe('far out', () => {
+  it('saturated losses stay finite and keep their digits', () => {
+    expect(single('sigmoid', 0, -1e4)).toMatchObject({ loss: 0, chosen: 0 })
+    expect(single('sigmoid', -400, 0, { beta: 1 }).chosen).toBe(-1)
+    expect(single('sigmoid', 0, -400, { beta: 1 }).chosen / Math.exp(-400)).toBeCloseTo(-1, 12)
+    expect(single('sigmoid', 0, -400, { beta: 1 }).loss / Math.exp(-400)).toBeCloseTo(1, 12)
+  })
+
+  it('an impossible sequence has the limit as its loss', () => {
+    expect(single('sigmoid', 0, Number.NEGATIVE_INFINITY).loss).toBe(0)
+    const impossible = single('sigmoid', Number.NEGATIVE_INFINITY, 0)
+    expect(impossible.loss).toBe(Number.POSITIVE_INFINITY)
+    expect(impossible.chosen).toBe(-0.1)
+    expect(single('hinge', Number.NEGATIVE_INFINITY, 0).chosen).toBe(-0.1)
+  })
+
+  it('exo_pair is its limit at either end', () => {
+    const epsilon = 0.25
+    expect(single('exo_pair', 0, Number.NEGATIVE_INFINITY, { epsilon })).toMatchObject({ loss: -Math.log1p(-epsilon) })
+    const impossible = single('exo_pair', Number.NEGATIVE_INFINITY, 0, { epsilon })
+    expect(impossible).toMatchObject({ loss: -Math.log(epsilon), chosen: 0 })
+  })
+
+  it('clamped exponentials are flat, not infinite', () => {
+    const forward = single('sigmoid', -800, -1, { fDivergence: 'forward_kl', beta: 1e-3 })
+    expect(Number.isFinite(forward.loss)).toBe(true)
+    expect(forward.chosen + 0).toBe(0)
+    const alpha = single('sigmoid', -800, -1, { fDivergence: 'alpha', alpha: 0, beta: 1e-3 })
+    expect(Number.isFinite(alpha.loss)).toBe(true)
+    expect(alpha.chosen + 0).toBe(0)
+    const discopop = single('discopop', -2000, 0, { beta: 1, discopopTau: 2 })
+    expect(Number.isFinite(discopop.loss)).toBe(true)
+    expect(Number.isFinite(discopop.chosen)).toBe(true)
+  })
+
+  it.each(lossTypes)('%s of NaN is NaN, and so is its gradient', (lossType) => {
+    const { loss, chosen } = single(lossType, Number.NaN, -2)
+    expect(loss).toBeNaN()
+    // The gradient of a sum does not depend on the values.
+    if (lossType !== 'sft') expect(chosen).toBeNaN()
+  })
+})
+
+describe('logarithms', () => {
+  it('log1mexp keeps its digits at both ends', () => {
+    expect(log1mexp(-1e-20)).toBeCloseTo(Math.log(1e-20), 12)
+    expect(log1mexp(-50) / -Math.exp(-50)).toBeCloseTo(1, 14)
+    expect(log1mexp(-Math.LN2)).toBeCloseTo(-Math.LN2, 15)
+    expect(log1mexp(Number.NEGATIVE_INFINITY) + 0).toBe(0)
+    expect(log1mexp(0)).toBe(Number.NEGATIVE_INFINITY)
+  })
+
+  it('softplus, logSigmoid and sigmoid agree over the whole range', () => {
+    for (let z = -740; z <= 740; z += 3.7) {
+      expect(softplus(-z)).toBe(-logSigmoid(z) + 0)
+      expect(sigmoid(z) / Math.exp(logSigmoid(z))).toBeCloseTo(1, 10)
+      expect(sigmoid(z) + sigmoid(-z)).toBeCloseTo(1, 15)
+    }
+    expect([softplus(Number.NEGATIVE_INFINITY), sigmoid(Number.NEGATIVE_INFINITY)]).toEqual([0, 0])
+    expect([softplus(Number.POSITIVE_INFINITY), sigmoid(Number.POSITIVE_INFINITY)]).toEqual([
+      Number.POSITIVE_INFINITY,
+      1,
+    ])
+  })
+})

@@ -1,0 +1,71 @@
+/**
+ * The types a user of the package sees.
+ */
+import { expectTypeOf, test } from 'vitest'
+import {
+  type Backends,
+  type FusedPreferenceLoss,
+  fusedPreferenceLoss,
+  fusedPreferenceLossSync,
+  getBackends,
+  type Logits,
+  type PreferenceLoss,
+  preferenceLoss,
+  preferenceLossSync,
+  type SequenceLogProbs,
+  sequenceLogProbs,
+  sequenceLogProbsSync,
+} from '../lib/index.js'
+
+const logits: Logits = { data: new Float32Array(2 * 3 * 5), shape: [2, 3, 5] }
+const labels = new Int32Array(6)
+
+test('each function has a promise form and a twin with the result itself', () => {
+  expectTypeOf(sequenceLogProbs).returns.resolves.toEqualTypeOf<SequenceLogProbs>()
+  expectTypeOf(sequenceLogProbsSync).returns.toEqualTypeOf<SequenceLogProbs>()
+  expectTypeOf(preferenceLoss).returns.resolves.toEqualTypeOf<PreferenceLoss>()
+  expectTypeOf(preferenceLossSync).returns.toEqualTypeOf<PreferenceLoss>()
+  expectTypeOf(fusedPreferenceLoss).returns.resolves.toEqualTypeOf<FusedPreferenceLoss>()
+  expectTypeOf(fusedPreferenceLossSync).returns.toEqualTypeOf<FusedPreferenceLoss>()
+  expectTypeOf(getBackends).returns.toEqualTypeOf<Backends>()
+  expectTypeOf(fusedPreferenceLoss).parameters.toEqualTypeOf<Parameters<typeof fusedPreferenceLossSync>>()
+  expectTypeOf(sequenceLogProbs).parameters.toEqualTypeOf<Parameters<typeof sequenceLogProbsSync>>()
+})
+
+test('plain arrays, typed arrays and readonly shapes are welcome', () => {
+  const shape = [2, 3, 5] as const
+  fusedPreferenceLossSync({ data: new Uint16Array(30), shape, dtype: 'bfloat16' }, new BigInt64Array(6), {
+    reference: { chosen: [-1], rejected: new Float32Array(1) },
+    mask: [true, true, false, true, true, true],
+    pairs: [0, 1],
+    gradient: 'in-place',
+    lossType: [{ lossType: 'sigmoid' }, { lossType: 'sft', weight: 0.1 }],
+    signal: AbortSignal.timeout(1000),
+  })
+  preferenceLossSync({ chosen: [-1], rejected: new Float64Array(1) }, { lossType: 'cpo' })
+})
+
+test('device memory is anything with a ptr', () => {
+  const data = { ptr: 1n, byteLength: 120, somethingOfItsOwn: true }
+  expectTypeOf(data).toExtend<Logits['data']>()
+})
+
+test('optional results are optional', () => {
+  const { gradLogits, tokenLogProbs, logProbs } = { ...({} as FusedPreferenceLoss), ...({} as SequenceLogProbs) }
+  expectTypeOf(gradLogits).toEqualTypeOf<Logits | undefined>()
+  expectTypeOf(tokenLogProbs).toEqualTypeOf<Float32Array | undefined>()
+  expectTypeOf(logProbs).toEqualTypeOf<Float64Array>()
+})
+
+test('misspelt names and wrong types do not compile', () => {
+  // @ts-expect-error lossType is one of the known names
+  preferenceLossSync({ chosen: [-1], rejected: [-2] }, { lossType: 'sigmod' })
+  // @ts-expect-error no such option
+  sequenceLogProbsSync(logits, labels, { shft: false })
+  // @ts-expect-error labels are integers
+  sequenceLogProbsSync(logits, new Float32Array(6))
+  // @ts-expect-error weighting needs logits
+  preferenceLossSync({ chosen: [-1], rejected: [-2] }, { weighting: 'wpo' })
+  // @ts-expect-error a reference has both log-probs
+  fusedPreferenceLossSync(logits, labels, { reference: { chosen: [-1] } })
+})

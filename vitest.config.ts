@@ -1,0 +1,10 @@
+import { defineConfig } from 'vitest/config'
+
+export default defineConfig({
+  test: {
+    environment: 'node',
+    include: ['test/**/*.test.ts'],
+    reporters: ['default', './test/closing-line.ts'],
+    typecheck: { enabled: true, include: ['test/types.test-d.ts'], tsconfig: './tsconfig.json' },
+  },
+})
