@@ -5,10 +5,13 @@
 //   cancel(id)
 //   lossNames, instructionSets          in the order in which `numbers` refers to them
 //   availableThreads()
+//   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`; for npm run
+//   bench
 #include <napi.h>
 
 #include <exception>
 
+#include "../cpu/bandwidth.h"
 #include "../cpu/stages.h"
 #include "async_queue.h"
 #include "job_reader.h"
@@ -29,6 +32,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
                              InstanceMethod("runAsync", &FusedPreferenceLoss::runAsync),
                              InstanceMethod("cancel", &FusedPreferenceLoss::cancel),
                              InstanceMethod("availableThreads", &FusedPreferenceLoss::availableThreads),
+                             InstanceMethod("bandwidth", &FusedPreferenceLoss::bandwidth),
                              InstanceValue("lossNames", lossNames, napi_enumerable),
                              InstanceValue("instructionSets", sets, napi_enumerable),
                          });
@@ -62,6 +66,26 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
 
   Napi::Value availableThreads(const Napi::CallbackInfo& info) {
     return Napi::Number::New(info.Env(), double(fpl::ThreadPool::available()));
+  }
+
+  Napi::Value bandwidth(const Napi::CallbackInfo& info) {
+    const std::string name = info[0].As<Napi::String>();
+    int32_t sweep = 0;
+    while (sweep < fpl::kSweepCount && name != fpl::kSweepNames[sweep]) ++sweep;
+    if (sweep == fpl::kSweepCount) throw Napi::RangeError::New(info.Env(), "no sweep is called '" + name + "'");
+    Napi::ArrayBuffer buffer = info[1].As<Napi::ArrayBuffer>();
+    void* target = nullptr;
+    if (!info[2].IsUndefined()) {
+      Napi::ArrayBuffer other = info[2].As<Napi::ArrayBuffer>();
+      if (other.ByteLength() != buffer.ByteLength()) {
+        throw Napi::RangeError::New(info.Env(), "the buffers differ in length");
+      }
+      target = other.Data();
+    }
+    const int64_t threads = info[3].As<Napi::Number>();
+    const double seconds =
+        fpl::sweepSeconds(fpl::Sweep(sweep), buffer.Data(), target, int64_t(buffer.ByteLength()), threads, pool_);
+    return Napi::Number::New(info.Env(), seconds);
   }
 
   fpl::ThreadPool pool_;

@@ -22,6 +22,9 @@ ExpConstants::ExpConstants(double temperature) {
   const double mantissa = frexp(unitLog, &exponent);
   ln2High = float(ldexp(floor(ldexp(mantissa, 12)), exponent - 12));
   ln2Low = float(unitLog - double(ln2High));
+  ln2 = float(unitLog);
+  ln2Error = (unitLog - double(ln2)) * inverseTemperature;
+  oneConstant = fabs(ln2Error) < 3e-9;
   double power = inverseTemperature;
   inverse = float(power);
   c2 = float(0.49999993412490124 * (power *= inverseTemperature));

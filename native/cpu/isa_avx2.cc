@@ -37,6 +37,11 @@ inline F32 maxKeepNan(F32 x, F32 y) { return {_mm256_max_ps(y.v, x.v)}; }
 inline F32 minKeepNan(F32 x, F32 y) { return {_mm256_min_ps(y.v, x.v)}; }
 inline F32 maxSkipNan(F32 x, F32 y) { return {_mm256_max_ps(x.v, y.v)}; }
 inline F32 powerOfBits(F32 n) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(n.v), 23))}; }
+inline F32 orBits(F32 a, F32 b) { return {_mm256_or_ps(a.v, b.v)}; }
+inline F32 timesPower(F32 x, F32 n) {
+  const __m256i shift = _mm256_slli_epi32(_mm256_castps_si256(n.v), 23);
+  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.v), shift))};
+}
 
 inline F64 set1Double(double x) { return {_mm256_set1_pd(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {_mm256_add_pd(a.v, b.v)}; }
@@ -57,15 +62,11 @@ inline void store(Float16* p, F32 x) {
 }
 inline void store(BFloat16* p, F32 x) {
   const __m256i bits = _mm256_castps_si256(x.v);
-  const __m256i top = _mm256_srli_epi32(bits, 16);
-  const __m256i odd = _mm256_and_si256(top, _mm256_set1_epi32(1));
-  const __m256i rounded =
-      _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
-  const __m256i quiet = _mm256_or_si256(top, _mm256_set1_epi32(0x40));
-  const __m256i isNan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
-  const __m256i half = _mm256_blendv_epi8(rounded, quiet, isNan);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  const __m256i top = _mm256_srli_epi32(rounded, 16);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                   _mm_packus_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
+                   _mm_packus_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1)));
 }
 
 #include "kernels.inl"

@@ -39,6 +39,11 @@ inline F32 maxKeepNan(F32 x, F32 y) { return {_mm512_max_ps(y.v, x.v)}; }
 inline F32 minKeepNan(F32 x, F32 y) { return {_mm512_min_ps(y.v, x.v)}; }
 inline F32 maxSkipNan(F32 x, F32 y) { return {_mm512_max_ps(x.v, y.v)}; }
 inline F32 powerOfBits(F32 n) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(n.v), 23))}; }
+inline F32 orBits(F32 a, F32 b) { return {_mm512_or_ps(a.v, b.v)}; }
+inline F32 timesPower(F32 x, F32 n) {
+  const __m512i shift = _mm512_slli_epi32(_mm512_castps_si512(n.v), 23);
+  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x.v), shift))};
+}
 
 inline F64 set1Double(double x) { return {_mm512_set1_pd(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {_mm512_add_pd(a.v, b.v)}; }
@@ -59,14 +64,9 @@ inline void store(Float16* p, F32 x) {
 }
 inline void store(BFloat16* p, F32 x) {
   const __m512i bits = _mm512_castps_si512(x.v);
-  const __m512i top = _mm512_srli_epi32(bits, 16);
-  const __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
-  const __m512i rounded =
-      _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
-  const __m512i quiet = _mm512_or_si512(top, _mm512_set1_epi32(0x40));
-  const __mmask16 isNan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(isNan, rounded, quiet)));
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 }
 
 #include "kernels.inl"

@@ -28,6 +28,13 @@ inline F32 maxKeepNan(F32 x, F32 y) { return {vmaxq_f32(x.v, y.v)}; }
 inline F32 minKeepNan(F32 x, F32 y) { return {vminq_f32(x.v, y.v)}; }
 inline F32 maxSkipNan(F32 x, F32 y) { return {vmaxnmq_f32(x.v, y.v)}; }
 inline F32 powerOfBits(F32 n) { return {vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(n.v), 23))}; }
+inline F32 orBits(F32 a, F32 b) {
+  return {vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(a.v), vreinterpretq_u32_f32(b.v)))};
+}
+inline F32 timesPower(F32 x, F32 n) {
+  const uint32x4_t shift = vshlq_n_u32(vreinterpretq_u32_f32(n.v), 23);
+  return {vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(x.v), shift))};
+}
 
 inline F64 set1Double(double x) { return {vdupq_n_f64(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {vaddq_f64(a.v, b.v)}; }
@@ -49,12 +56,9 @@ inline void store(Float16* p, F32 x) {
 }
 inline void store(BFloat16* p, F32 x) {
   const uint32x4_t bits = vreinterpretq_u32_f32(x.v);
-  const uint32x4_t top = vshrq_n_u32(bits, 16);
-  const uint32x4_t odd = vandq_u32(top, vdupq_n_u32(1));
-  const uint32x4_t rounded = vshrq_n_u32(vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff))), 16);
-  const uint32x4_t quiet = vorrq_u32(top, vdupq_n_u32(0x40));
-  const uint32x4_t isNumber = vceqq_f32(x.v, x.v);
-  vst1_u16(reinterpret_cast<uint16_t*>(p), vmovn_u32(vbslq_u32(isNumber, rounded, quiet)));
+  const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+  const uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+  vst1_u16(reinterpret_cast<uint16_t*>(p), vshrn_n_u32(rounded, 16));
 }
 
 #include "kernels.inl"

@@ -21,6 +21,12 @@ struct ExpConstants {
   double unitLog;  // T ln 2: the natural log of 2, in the logits' scale
   float log2e;
   float ln2High, ln2Low;
+  // T ln 2 in one constant. Where it happens to be close (T = 1 and other powers of two), a sum can do with it: n times
+  // its error is the same factor for a whole unit, which is taken out of the sum, but for the few n between a logit and
+  // the unit.
+  float ln2;
+  double ln2Error;  // (T ln 2 - ln2) / T
+  bool oneConstant;
   float inverse;  // 1 / T, the polynomial's first coefficient
   float c2, c3, c4, c5, c6;
 };

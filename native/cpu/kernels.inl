@@ -4,12 +4,14 @@
 //   F32              float vector of F32::kWidth lanes (a divisor of kLanes)
 //   F64              double vector of half as many lanes
 //   load<T>(p)       F32 from F32::kWidth elements of storage type T, unaligned, converted exactly
-//   store(p, v)      F32 to storage type, rounded to nearest even
+//   store(p, v)      F32 to storage type, rounded to nearest even; what is stored is not NaN
 //   set1, add, sub, mul
 //   fma(a, b, c)     a·b + c, rounded once (baseline: twice)
 //   maxKeepNan(x, y), minKeepNan(x, y)   x if x is NaN
 //   maxSkipNan(x, y)                     y if x is NaN
 //   powerOfBits(v)   the float whose exponent field is the low bits of v's mantissa
+//   timesPower(x, v) x · 2^(low bits of v's mantissa), as long as that is a normal number
+//   orBits(a, b)
 //   lowHalf(v), highHalf(v)  the halves, as F64
 //   storeDoubles(p, v)
 
@@ -117,6 +119,56 @@ BlockSums sumBlock(const T* block, int64_t count, const Exp& exp) {
   return out;
 }
 
+// The same for a block like nearly all: no logit further than kReach powers of two below the unit, none much above,
+// none infinite or NaN. Then nothing needs clamping, and 2^n is an addition to the exponent. What each logit's n was is
+// gathered in `seen`, one instruction a vector; false when it was out of reach, and then the sum is meaningless.
+//
+// The coefficients carry a factor of 2^-kReach, so that n + kReach is a small number that is not negative: seven bits.
+// Four vectors go in step: their latencies overlap without waiting for the reordering window to find that out.
+constexpr int32_t kReach = 100;
+
+template <typename T, bool kSplit>
+bool sumBlockInReach(const T* block, int64_t count, const ExpConstants& c, int32_t exponent, double& sum) {
+  constexpr float kDown = 0x1p-100f;
+  const F32 log2e = set1(c.log2e), magic = set1(12582912.0f + float(kReach - exponent));
+  const F32 ln2 = set1(kSplit ? -c.ln2High : -c.ln2), ln2Low = set1(-c.ln2Low);
+  const F32 c0 = set1(kDown), c1 = set1(c.inverse * kDown), c2 = set1(c.c2 * kDown), c3 = set1(c.c3 * kDown);
+  const F32 c4 = set1(c.c4 * kDown), c5 = set1(c.c5 * kDown), c6 = set1(c.c6 * kDown);
+  const F32 inReach = set1(12582912.0f);
+  F32 seen = inReach;
+  LaneSums sums;
+  for (int64_t i = 0; i < count; i += kTile) {
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const T* at = block + i + v * kWidth;
+      F32 r[4], n[4], p[4];
+      for (int k = 0; k < 4; ++k) r[k] = load(at + k * kLanes);
+      for (int k = 0; k < 4; ++k) n[k] = fma(r[k], log2e, magic);
+      for (int k = 0; k < 4; ++k) seen = orBits(seen, n[k]);
+      for (int k = 0; k < 4; ++k) p[k] = sub(n[k], magic);
+      for (int k = 0; k < 4; ++k) r[k] = fma(p[k], ln2, r[k]);
+      if (kSplit) {
+        for (int k = 0; k < 4; ++k) r[k] = fma(p[k], ln2Low, r[k]);
+      }
+      for (int k = 0; k < 4; ++k) p[k] = fma(c6, r[k], c5);
+      for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c4);
+      for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c3);
+      for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c2);
+      for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c1);
+      for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c0);
+      for (int k = 0; k < 4; ++k) p[k] = timesPower(p[k], n[k]);
+      sums.addTile(v, p[0], p[1], p[2], p[3]);
+    }
+  }
+  sum = sums.total();
+  if (!kSplit) sum *= 1 - exponent * c.ln2Error;
+  float lanes[kWidth];
+  store(lanes, seen);
+  for (int64_t i = 0; i < kWidth; ++i) {
+    if ((bitsOf(lanes[i]) & ~0x7fu) != bitsOf(12582912.0f)) return false;
+  }
+  return true;
+}
+
 template <typename T>
 BlockSums sumBlockWithByProducts(const T* block, int64_t count, const Exp& exp) {
   LaneSums sums, weighted, squares;
@@ -148,31 +200,63 @@ float maximumOf(const T* block, int64_t count) {
   return out;
 }
 
+// A block of a row, in place or, when it holds the label or does not fill its last tile, a copy in which these can be
+// hidden.
+template <typename T>
+struct Block {
+  const T* logits;
+  int64_t count;
+
+  Block(const T* row, int64_t start, int64_t end, int64_t label, T* buffer) : logits(row + start), count(end - start) {
+    hasLabel_ = label >= start && label < end;
+    label_ = label - start;
+    filled_ = count;
+    if (!hasLabel_ && count % kTile == 0) return;
+    memcpy(buffer, logits, count * sizeof(T));
+    logits = copy_ = buffer;
+    count = (count + kTile - 1) / kTile * kTile;
+    hide(-INFINITY);
+  }
+
+  void hide(float value) {
+    if (!copy_) return;
+    if (hasLabel_) fromFloat(value, copy_[label_]);
+    for (int64_t i = filled_; i < count; ++i) fromFloat(value, copy_[i]);
+  }
+
+ private:
+  T* copy_ = nullptr;
+  bool hasLabel_;
+  int64_t label_, filled_;
+};
+
+// False when the unit is too small for the block, or the block holds NaN or +inf.
+template <typename T, bool kByProducts>
+bool sumInUnit(Block<T>& block, const ExpConstants& constants, Unit unit, BlockSums& out) {
+  if (!kByProducts && unit.base == 0) {
+    // What is hidden must be in reach too: 2^-96 of a unit is below the last bit of any sum.
+    block.hide(float((unit.exponent - kReach + 4) * constants.unitLog));
+    const auto sum = constants.oneConstant ? sumBlockInReach<T, false> : sumBlockInReach<T, true>;
+    if (sum(block.logits, block.count, constants, unit.exponent, out.sum)) return true;
+    block.hide(-INFINITY);
+  }
+  const Exp exp(constants, unit);
+  out = (kByProducts ? sumBlockWithByProducts<T> : sumBlock<T>)(block.logits, block.count, exp);
+  return out.sum < kUnitLimit;
+}
+
 template <typename T, bool kByProducts>
 void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, const ExpConstants& constants,
                RowState& state) {
   const T* row = static_cast<const T*>(rowData);
   alignas(64) T buffer[kBlock];
   for (int64_t start = begin; start < end; start += kBlock) {
-    int64_t count = end - start < kBlock ? end - start : kBlock;
-    const T* block = row + start;
-    const bool hasLabel = label >= start && label < start + count;
-    if (hasLabel || count % kTile != 0) {
-      // A copy whose label and padding have no probability.
-      memcpy(buffer, block, count * sizeof(T));
-      if (hasLabel) fromFloat(-INFINITY, buffer[label - start]);
-      for (; count % kTile != 0; ++count) fromFloat(-INFINITY, buffer[count]);
-      block = buffer;
-    }
-
-    if (state.empty()) state.unit = unitFor(maximumOf(block, count), constants.inverseTemperature);
+    Block<T> block(row, start, end - start < kBlock ? end : start + kBlock, label, buffer);
+    if (state.empty()) state.unit = unitFor(maximumOf(block.logits, block.count), constants.inverseTemperature);
     BlockSums sums;
-    for (;;) {
-      const Exp exp(constants, state.unit);
-      sums = kByProducts ? sumBlockWithByProducts(block, count, exp) : sumBlock(block, count, exp);
-      if (sums.sum < kUnitLimit) break;
-      // The block overflows the unit, or holds NaN or +inf: in its own unit it does not, unless it does.
-      const float maximum = maximumOf(block, count);
+    while (!sumInUnit<T, kByProducts>(block, constants, state.unit, sums)) {
+      // In a unit of its own the block is not too large; if that is what it had, it holds NaN or +inf.
+      const float maximum = maximumOf(block.logits, block.count);
       const Unit unit = unitFor(maximum, constants.inverseTemperature);
       if (!(maximum < INFINITY) || (unit.base == state.unit.base && unit.exponent == state.unit.exponent)) {
         state.sum = NAN;
@@ -184,11 +268,11 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
     if (kByProducts) {
       state.weighted += sums.weighted;
       state.squares += sums.squares;
-      const float maximum = maximumOf(block, count);
+      const float maximum = maximumOf(block.logits, block.count);
       if (maximum > state.maximum) {
         state.maximum = maximum;
         int64_t i = 0;
-        while (toFloat(block[i]) != maximum) ++i;
+        while (toFloat(block.logits[i]) != maximum) ++i;
         state.argmax = start + i;
       }
     }
@@ -203,13 +287,13 @@ void gradientRow(const void* rowData, void* outData, int64_t begin, int64_t end,
   const Exp exp(constants, unit);
   const F32 factor = set1(scale);
   int64_t i = begin;
-  for (; i + kLanes <= end; i += kLanes) {
-    for (int64_t v = 0; v < kLanes; v += kWidth) store(out + i + v, mul(exp(load(row + i + v)), factor));
+  for (; i + kTile <= end; i += kTile) {
+    for (int64_t v = 0; v < kTile; v += kWidth) store(out + i + v, mul(exp(load(row + i + v)), factor));
   }
   if (i == end) return;
-  T buffer[kLanes] = {};
+  T buffer[kTile] = {};
   memcpy(buffer, row + i, (end - i) * sizeof(T));
-  for (int64_t v = 0; v < kLanes; v += kWidth) store(buffer + v, mul(exp(load(buffer + v)), factor));
+  for (int64_t v = 0; v < kTile; v += kWidth) store(buffer + v, mul(exp(load(buffer + v)), factor));
   memcpy(out + i, buffer, (end - i) * sizeof(T));
 }
 

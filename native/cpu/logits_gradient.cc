@@ -38,6 +38,12 @@ void writeRow(const Gradient& g, const RowSegments& segments, int64_t row, int64
     memset(static_cast<void*>(out + begin), 0, (end - begin) * sizeof(T));
     return;
   }
+  if (std::isnan(values.scale)) {
+    T nan;
+    fromFloat(NAN, nan);
+    std::fill(out + begin, out + end, nan);
+    return;
+  }
   context.kernels.gradient[int(g.out.dtype)](g.logits.at<T>(row), out, begin, end, constants, values.unit,
                                              values.scale);
   if (label >= begin && label < end) fromFloat(float(values.atLabel), out[label]);
