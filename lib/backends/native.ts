@@ -9,8 +9,13 @@ import type { Backend, Job, LossTerm, Rows, RunSettings } from './backend.js'
 
 type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array | undefined
 
+/** What `run` takes for an array: the array, or how many of its elements are in its slot of the arena. */
+type Argument = NativeArray | number
+
 interface Addon {
-  run(numbers: Float64Array, ...arrays: NativeArray[]): void
+  /** The memory whose i-th slot serves `run` for the i-th array. */
+  setArena(arena: ArrayBuffer): void
+  run(numbers: Float64Array, ...arrays: Argument[]): void
   runAsync(id: number, numbers: Float64Array, ...arrays: NativeArray[]): Promise<boolean>
   cancel(id: number): void
   availableThreads(): number
@@ -38,6 +43,9 @@ class CpuBackend implements Backend {
   readonly name = 'cpu'
   private readonly lossCodes: ReadonlyMap<string, number>
   private readonly defaultSet: number
+  private readonly arena = new Arena()
+  /** Read by the addon before it returns, so one array serves all calls. */
+  private numbers = new Float64Array(64)
   private lastId = 0
 
   constructor(
@@ -46,10 +54,14 @@ class CpuBackend implements Backend {
   ) {
     this.lossCodes = new Map(addon.lossNames.map((name, code) => [name, code]))
     this.defaultSet = addon.instructionSets.indexOf(defaultSet)
+    addon.setArena(this.arena.buffer)
   }
 
   runSync(job: Job, settings: RunSettings): void {
-    this.addon.run(this.numbersOf(job, settings), ...arraysOf(job))
+    const arrays = arraysOf(job)
+    const inArena = this.arena.fill(arrays)
+    this.addon.run(this.numbersOf(job, settings), ...inArena)
+    this.arena.empty(arrays, inArena)
   }
 
   async run(job: Job, settings: RunSettings): Promise<void> {
@@ -69,7 +81,8 @@ class CpuBackend implements Backend {
   private numbersOf(job: Job, settings: RunSettings): Float64Array {
     const { tokens, policy, reference, loss, gradient } = job
     const terms = loss?.terms ?? []
-    const numbers = new Float64Array(31 + 3 * terms.length)
+    if (this.numbers.length < 31 + 3 * terms.length) this.numbers = new Float64Array(31 + 3 * terms.length)
+    const { numbers } = this
     numbers[0] = settings.threads
     numbers[1] = settings.instructionSet ? this.addon.instructionSets.indexOf(settings.instructionSet) : this.defaultSet
     if (tokens) {
@@ -100,6 +113,55 @@ class CpuBackend implements Backend {
   }
 }
 
+/** Bytes V8 keeps in a typed array itself: to point native code at such an array it has to allocate a buffer for it. */
+const SLOT = 64
+
+/**
+ * A slot of memory for each small array of a call. Copying in and out of it costs far less than the buffers that V8
+ * would allocate to give small arrays an address.
+ */
+class Arena {
+  readonly buffer = new ArrayBuffer(SLOT * 32)
+  private readonly float64 = new Float64Array(this.buffer)
+  private readonly float32 = new Float32Array(this.buffer)
+  private readonly int32 = new Int32Array(this.buffer)
+  private readonly uint16 = new Uint16Array(this.buffer)
+
+  /** The arguments for these arrays, small ones copied into their slots. */
+  fill(arrays: readonly NativeArray[]): Argument[] {
+    const inArena: Argument[] = new Array(arrays.length)
+    for (let i = 0; i < arrays.length; i++) {
+      const array = arrays[i]
+      if (array === undefined || array.byteLength > SLOT) {
+        inArena[i] = array
+        continue
+      }
+      const view = this.viewFor(array)
+      const start = (i * SLOT) / array.BYTES_PER_ELEMENT
+      for (let k = 0; k < array.length; k++) view[start + k] = array[k]
+      inArena[i] = array.length
+    }
+    return inArena
+  }
+
+  /** Copies the slots of results back. */
+  empty(arrays: readonly NativeArray[], inArena: readonly Argument[]): void {
+    for (let i = FIRST_RESULT; i < arrays.length; i++) {
+      if (typeof inArena[i] !== 'number') continue
+      const array = arrays[i] as Exclude<NativeArray, undefined>
+      const view = this.viewFor(array)
+      const start = (i * SLOT) / array.BYTES_PER_ELEMENT
+      for (let k = 0; k < array.length; k++) array[k] = view[start + k]
+    }
+  }
+
+  private viewFor(array: Exclude<NativeArray, undefined>): Exclude<NativeArray, undefined> {
+    if (array instanceof Float64Array) return this.float64
+    if (array instanceof Float32Array) return this.float32
+    return array instanceof Int32Array ? this.int32 : this.uint16
+  }
+}
+
 function setRows(numbers: Float64Array, at: number, rows: Rows | undefined): void {
   if (!rows) return
   numbers[at] = DTYPES[rows.dtype]
@@ -117,6 +179,7 @@ function bits(rows: Rows | undefined): Float32Array | Uint16Array | undefined {
   return new Uint16Array(data.buffer, data.byteOffset, data.length)
 }
 
+/** The arrays in the addon's order: those it only reads, then those it writes. */
 function arraysOf(job: Job): NativeArray[] {
   const { tokens, policy, reference, loss, gradient } = job
   return [
@@ -125,6 +188,10 @@ function arraysOf(job: Job): NativeArray[] {
     tokens?.offsets,
     tokens?.counts,
     bits((policy ?? gradient)?.logits),
+    bits(reference?.logits),
+    loss?.pairs,
+    loss?.chosenLengths,
+    loss?.rejectedLengths,
     policy?.states ?? gradient?.states,
     policy?.logProbs,
     policy?.logWeights,
@@ -133,15 +200,11 @@ function arraysOf(job: Job): NativeArray[] {
     policy?.tokenArgmax,
     policy?.logSumExp,
     policy?.sumSquaredProbs,
-    bits(reference?.logits),
     reference?.logProbs,
-    loss?.pairs,
     loss?.chosen,
     loss?.rejected,
     loss?.referenceChosen,
     loss?.referenceRejected,
-    loss?.chosenLengths,
-    loss?.rejectedLengths,
     loss?.pairWeights,
     loss?.losses,
     loss?.chosenRewards,
@@ -153,6 +216,8 @@ function arraysOf(job: Job): NativeArray[] {
     gradient?.coefficients,
   ]
 }
+
+const FIRST_RESULT = 9
 
 let native: Native | undefined
 

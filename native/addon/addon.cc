@@ -1,5 +1,6 @@
 // The addon: what JavaScript can call, and the state one environment (the main thread or a worker) owns. No arithmetic.
 //
+//   setArena(buffer)                    where run finds its small arrays
 //   run(numbers, ...arrays)             runs a job on the calling thread and the pool
 //   runAsync(id, numbers, ...arrays)    the same off the calling thread; a promise of true, or of false when cancelled
 //   cancel(id)
@@ -24,10 +25,11 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
     Napi::Array lossNames = Napi::Array::New(env);
     for (int32_t i = 0; i < fpl::kLossCount; ++i) lossNames[uint32_t(i)] = Napi::String::New(env, fpl::kLossNames[i]);
     Napi::Array sets = Napi::Array::New(env);
-    const fpl::InstructionSets found = fpl::instructionSets();
+    const fpl::InstructionSets& found = fpl::instructionSets();
     for (int32_t i = 0; i < found.count; ++i) sets[uint32_t(i)] = Napi::String::New(env, found.sets[i]->name);
 
     DefineAddon(exports, {
+                             InstanceMethod("setArena", &FusedPreferenceLoss::setArena),
                              InstanceMethod("run", &FusedPreferenceLoss::run),
                              InstanceMethod("runAsync", &FusedPreferenceLoss::runAsync),
                              InstanceMethod("cancel", &FusedPreferenceLoss::cancel),
@@ -41,9 +43,14 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
   }
 
  private:
+  void setArena(const Napi::CallbackInfo& info) {
+    arena_ = Napi::Persistent(info[0].As<Napi::Object>());
+    slots_ = static_cast<char*>(info[0].As<Napi::ArrayBuffer>().Data());
+  }
+
   void run(const Napi::CallbackInfo& info) {
     fpl::Job job;
-    fpl::readJob(info, 0, job);
+    fpl::readJob(info, 0, slots_, job);
     try {
       fpl::runJob(job, pool_);
     } catch (const std::exception& error) {
@@ -53,7 +60,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
 
   Napi::Value runAsync(const Napi::CallbackInfo& info) {
     auto job = std::make_unique<fpl::AsyncJob>(info.Env(), info[0].As<Napi::Number>().DoubleValue());
-    fpl::readJob(info, 1, job->job);
+    fpl::readJob(info, 1, slots_, job->job);
     Napi::Array arguments = Napi::Array::New(info.Env(), info.Length());
     for (size_t i = 0; i < info.Length(); ++i) arguments[uint32_t(i)] = info[i];
     job->arguments = Napi::Persistent(arguments.As<Napi::Object>());
@@ -88,6 +95,8 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
     return Napi::Number::New(info.Env(), seconds);
   }
 
+  Napi::ObjectReference arena_;  // keeps it alive
+  char* slots_ = nullptr;
   fpl::ThreadPool pool_;
   fpl::AsyncQueue queue_;
 };

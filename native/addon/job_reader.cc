@@ -6,16 +6,22 @@ namespace {
 // The typed arrays, one argument after the other; one that was not passed is null.
 class Arrays {
  public:
-  Arrays(const Napi::CallbackInfo& info, size_t first) : info_(info), index_(first) {}
+  Arrays(const Napi::CallbackInfo& info, size_t first, char* arena) : info_(info), index_(first), slot_(arena) {}
 
   template <typename T>
   T* next() {
-    const Napi::Value value = info_[index_++];
-    length_ = 0;
     void* data = nullptr;
-    if (!value.IsUndefined()) {
+    length_ = 0;
+    const Napi::Value value = info_[index_++];
+    napi_valuetype type;
+    napi_typeof(info_.Env(), value, &type);
+    if (type == napi_number) {
+      length_ = size_t(value.As<Napi::Number>().Uint32Value());
+      data = slot_;
+    } else if (type == napi_object) {
       napi_get_typedarray_info(info_.Env(), value, nullptr, &length_, &data, nullptr, nullptr);
     }
+    slot_ += kArenaSlot;
     return static_cast<T*>(data);
   }
 
@@ -25,6 +31,7 @@ class Arrays {
  private:
   const Napi::CallbackInfo& info_;
   size_t index_;
+  char* slot_;
   size_t length_ = 0;
 };
 
@@ -51,9 +58,11 @@ void readRows(Numbers& numbers, Rows& rows) {
 
 }  // namespace
 
-void readJob(const Napi::CallbackInfo& info, size_t first, Job& job) {
-  Arrays arrays(info, first);
-  Numbers numbers(arrays.next<double>());
+void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job) {
+  void* values = nullptr;
+  napi_get_typedarray_info(info.Env(), info[first], nullptr, nullptr, &values, nullptr, nullptr);
+  Numbers numbers(static_cast<const double*>(values));
+  Arrays arrays(info, first + 1, arena);
 
   job.threads = numbers.integer();
   job.instructionSet = int32_t(numbers.integer());
@@ -81,14 +90,20 @@ void readJob(const Napi::CallbackInfo& info, size_t first, Job& job) {
     job.loss.terms.push_back(term);
   }
 
+  Forward &policy = job.policy, &reference = job.reference;
+  PreferenceLoss& loss = job.loss;
+  // Arrays the job reads.
   tokens.targets = arrays.next<int32_t>();
   tokens.weights = arrays.next<double>();
   tokens.offsets = arrays.next<int32_t>();
   tokens.counts = arrays.next<int32_t>();
   tokens.sequences = arrays.length();
-
-  Forward& policy = job.policy;
   policy.logits.data = arrays.next<void>();
+  reference.logits.data = arrays.next<void>();
+  loss.pairs = arrays.next<int32_t>();
+  loss.chosenLengths = arrays.next<double>();
+  loss.rejectedLengths = arrays.next<double>();
+  // Arrays it writes.
   policy.states = arrays.next<TokenState>();
   policy.logProbs = arrays.next<double>();
   policy.logWeights = arrays.next<double>();
@@ -97,21 +112,12 @@ void readJob(const Napi::CallbackInfo& info, size_t first, Job& job) {
   policy.tokenArgmax = arrays.next<int32_t>();
   policy.logSumExp = arrays.next<float>();
   policy.sumSquaredProbs = arrays.next<float>();
-  job.hasPolicy = policy.logProbs != nullptr;
-
-  job.reference.logits.data = arrays.next<void>();
-  job.reference.logProbs = arrays.next<double>();
-  job.hasReference = job.reference.logProbs != nullptr;
-
-  PreferenceLoss& loss = job.loss;
-  loss.pairs = arrays.next<int32_t>();
+  reference.logProbs = arrays.next<double>();
   loss.chosen = arrays.next<double>();
   loss.pairCount = arrays.length();
   loss.rejected = arrays.next<double>();
   loss.referenceChosen = arrays.next<double>();
   loss.referenceRejected = arrays.next<double>();
-  loss.chosenLengths = arrays.next<double>();
-  loss.rejectedLengths = arrays.next<double>();
   loss.pairWeights = arrays.next<double>();
   loss.losses = arrays.next<double>();
   loss.chosenRewards = arrays.next<double>();
@@ -119,11 +125,13 @@ void readJob(const Napi::CallbackInfo& info, size_t first, Job& job) {
   loss.gradChosen = arrays.next<double>();
   loss.gradRejected = arrays.next<double>();
   loss.summary = arrays.next<double>();
+  job.gradient.out.data = arrays.next<void>();
+  job.gradient.coefficients = arrays.next<double>();
+  job.hasPolicy = policy.logProbs != nullptr;
+  job.hasReference = reference.logProbs != nullptr;
   job.hasLoss = loss.summary != nullptr;
 
   // The gradient is that of the policy's logits, from the states its forward has left or leaves.
-  job.gradient.out.data = arrays.next<void>();
-  job.gradient.coefficients = arrays.next<double>();
   job.gradient.logits = policy.logits;
   job.gradient.states = policy.states;
   job.hasGradient = job.gradient.coefficients != nullptr;

@@ -8,7 +8,11 @@
 
 namespace fpl {
 
-// Reads the arguments from the one numbered `first` on. The pointers in `job` are those of the caller's arrays.
-void readJob(const Napi::CallbackInfo& info, size_t first, Job& job);
+// Bytes of one array's slot in the arena.
+constexpr size_t kArenaSlot = 64;
+
+// Reads the arguments from the one numbered `first` on. The pointers in `job` are those of the caller's arrays; an
+// array given as a number, its length, is in its slot of `arena`.
+void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job);
 
 }  // namespace fpl

@@ -69,8 +69,8 @@ struct PreferenceLoss {
   const int32_t* pairs = nullptr;  // [2 P] (chosen, rejected) sequences when stages 1 and 2 are in the job
   double *chosen = nullptr, *rejected = nullptr;
   double *referenceChosen = nullptr, *referenceRejected = nullptr;
-  double *chosenLengths = nullptr, *rejectedLengths = nullptr;  // or null: not needed by any term
-  double* pairWeights = nullptr;                                // or null: all 1
+  const double *chosenLengths = nullptr, *rejectedLengths = nullptr;  // or null: not needed by any term
+  double* pairWeights = nullptr;                                      // or null: all 1
   double *losses = nullptr, *chosenRewards = nullptr, *rejectedRewards = nullptr;
   double *gradChosen = nullptr, *gradRejected = nullptr;
   double* summary = nullptr;  // loss, accuracy, margin

@@ -70,7 +70,7 @@ FPL_HD inline Term score(double x, const LossConstants& k) {
       if (fabs(power) < 1e-12) return {x, 1};
       const double exponent = power * x;
       // e^(power x) / power less its constant 1 / power, so that power → 0 gives x.
-      return {expm1(exponent < kExponentCap ? exponent : kExponentCap) / power, cappedExp(exponent).slope};
+      return {expm1(exponent > kExponentCap ? kExponentCap : exponent) / power, cappedExp(exponent).slope};
     }
     case Divergence::kReverseKl:
       break;
@@ -120,6 +120,7 @@ FPL_HD inline LossValue sigmoid(const Pair& p, const LossConstants& k) {
 FPL_HD inline LossValue robust(const Pair& p, const LossConstants& k) {
   const Difference d = scoredDifference(p, k);
   const double e = k.labelSmoothing;
+  if (e == 0) return d.through(smoothed(d.z, 0));
   const Term yes = logSigmoid(d.z), no = logSigmoid(-d.z);
   return d.through(
       {(-(1 - e) * yes.value + e * no.value) / (1 - 2 * e), (-(1 - e) * yes.slope - e * no.slope) / (1 - 2 * e)});

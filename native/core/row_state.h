@@ -38,7 +38,6 @@ struct Unit {
 // A unit near e^(maximum / temperature); any finite maximum will do. Where all is -inf (or NaN), any unit will do.
 FPL_HD inline Unit unitFor(float maximum, double inverseTemperature) {
   if (maximum == -INFINITY) return {};
-  if (maximum == -INFINITY) return {};
   const double n = double(maximum) * inverseTemperature * kLog2e;
   if (n > -1000 && n < 1000) return {0.0f, int32_t(rint(n))};
   return {maximum, 0};

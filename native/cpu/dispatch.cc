@@ -66,9 +66,7 @@ uint64_t savedRegisters() {
 
 bool all(uint64_t bits, uint64_t wanted) { return (bits & wanted) == wanted; }
 
-}  // namespace
-
-InstructionSets instructionSets() {
+InstructionSets detect() {
   InstructionSets found{};
   bool hasAvx2 = false, hasAvx512 = false;
   const Registers features = cpuid(1, 0);
@@ -85,12 +83,22 @@ InstructionSets instructionSets() {
   found.sets[found.count++] = &baseline::kKernels;
   return found;
 }
+
+}  // namespace
 #else
-InstructionSets instructionSets() { return {{&neon::kKernels}, 1}; }
+namespace {
+InstructionSets detect() { return {{&neon::kKernels}, 1}; }
+}  // namespace
 #endif
 
+const InstructionSets& instructionSets() {
+  // Asked once: on a virtual machine CPUID takes longer than a small call.
+  static const InstructionSets found = detect();
+  return found;
+}
+
 const Kernels* findInstructionSet(const char* name) {
-  const InstructionSets found = instructionSets();
+  const InstructionSets& found = instructionSets();
   for (int32_t i = 0; i < found.count; ++i) {
     if (strcmp(found.sets[i]->name, name) == 0) return found.sets[i];
   }

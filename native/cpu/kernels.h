@@ -54,7 +54,7 @@ struct InstructionSets {
   const Kernels* sets[4];
   int32_t count;
 };
-InstructionSets instructionSets();
+const InstructionSets& instructionSets();
 
 // The one of that name, or null.
 const Kernels* findInstructionSet(const char* name);

@@ -64,7 +64,7 @@ void scatter(const PreferenceLoss& loss, const Tokens& tokens, double* coefficie
 
 bool runJob(Job& job, ThreadPool& pool) {
   if (job.hasPolicy || job.hasGradient) {
-    const InstructionSets sets = instructionSets();
+    const InstructionSets& sets = instructionSets();
     const Kernels& kernels = *sets.sets[job.instructionSet < 0 ? 0 : job.instructionSet];
     const CpuContext context{kernels, pool, threadsFor(job), job.cancelled};
     if (job.hasPolicy) forward(job.policy, job.tokens, context);
