@@ -56,8 +56,10 @@ void addTerm(PreferenceLoss& s, const LossTerm& term, const LossConstants& const
     Pair pair = pairAt(s, i);
     int64_t rejected = i;  // whose rejected sequence this pair's loss depends on
     if (term.type == LossType::aot) {
-      pair.referenceChosen = s.referenceChosen[match[i]];
-      pair.referenceRejected = s.referenceRejected[match[i]];
+      // The difference of the two matched log-ratios stands for chosen - rejected.
+      pair.policyChosen = s.chosen[i] - s.rejected[i];
+      pair.referenceChosen = s.referenceChosen[match[i]] - s.referenceRejected[match[i]];
+      pair.policyRejected = pair.referenceRejected = 0;
     } else if (term.type == LossType::aot_unpaired) {
       rejected = match[i];
       pair.policyRejected = s.rejected[rejected];

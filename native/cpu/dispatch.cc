@@ -25,6 +25,7 @@ ExpConstants::ExpConstants(double temperature) {
   ln2 = float(unitLog);
   ln2Error = (unitLog - double(ln2)) * inverseTemperature;
   oneConstant = fabs(ln2Error) < 3e-9;
+  inReach = temperature <= 4;
   double power = inverseTemperature;
   inverse = float(power);
   c2 = float(0.49999993412490124 * (power *= inverseTemperature));

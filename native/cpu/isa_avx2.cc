@@ -60,14 +60,24 @@ inline void store(float* p, F32 x) { _mm256_storeu_ps(p, x.v); }
 inline void store(Float16* p, F32 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline void store(BFloat16* p, F32 x) {
+inline __m256i roundedToBFloat16(F32 x) {
   const __m256i bits = _mm256_castps_si256(x.v);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-  const __m256i top = _mm256_srli_epi32(rounded, 16);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                   _mm_packus_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1)));
+  return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
 }
+inline __m128i toBFloat16(F32 x) {
+  const __m256i half = roundedToBFloat16(x);
+  return _mm_packus_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+inline void store(BFloat16* p, F32 x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), toBFloat16(x)); }
+
+// Past the cache. `drain` orders it before what the thread does next.
+inline void stream(float* p, F32 x) { _mm256_stream_ps(p, x.v); }
+inline void stream(Float16* p, F32 x) {
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline void stream(BFloat16* p, F32 x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), toBFloat16(x)); }
+inline void drain() { _mm_sfence(); }
 
 #include "kernels.inl"
 

@@ -62,12 +62,21 @@ inline void store(float* p, F32 x) { _mm512_storeu_ps(p, x.v); }
 inline void store(Float16* p, F32 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline void store(BFloat16* p, F32 x) {
+inline __m256i toBFloat16(F32 x) {
   const __m512i bits = _mm512_castps_si512(x.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
+inline void store(BFloat16* p, F32 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), toBFloat16(x)); }
+
+// Past the cache. `drain` orders it before what the thread does next.
+inline void stream(float* p, F32 x) { _mm512_stream_ps(p, x.v); }
+inline void stream(Float16* p, F32 x) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline void stream(BFloat16* p, F32 x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), toBFloat16(x)); }
+inline void drain() { _mm_sfence(); }
 
 #include "kernels.inl"
 

@@ -64,6 +64,13 @@ inline void store(BFloat16* p, F32 x) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi32(top, top));
 }
 
+// Past the cache; half precision, converted one by one, is not worth it. `drain` orders it before what the thread does
+// next.
+inline void stream(float* p, F32 x) { _mm_stream_ps(p, x.v); }
+inline void stream(Float16* p, F32 x) { store(p, x); }
+inline void stream(BFloat16* p, F32 x) { store(p, x); }
+inline void drain() { _mm_sfence(); }
+
 #include "kernels.inl"
 
 }  // namespace

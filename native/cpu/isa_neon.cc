@@ -61,6 +61,13 @@ inline void store(BFloat16* p, F32 x) {
   vst1_u16(reinterpret_cast<uint16_t*>(p), vshrn_n_u32(rounded, 16));
 }
 
+// There is no streaming store to write in plain C.
+template <typename T>
+inline void stream(T* p, F32 x) {
+  store(p, x);
+}
+inline void drain() {}
+
 #include "kernels.inl"
 
 }  // namespace

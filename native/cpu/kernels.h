@@ -27,6 +27,8 @@ struct ExpConstants {
   float ln2;
   double ln2Error;  // (T ln 2 - ln2) / T
   bool oneConstant;
+  // Whether the coefficients, with kReach powers of two taken out, are still normal numbers.
+  bool inReach;
   float inverse;  // 1 / T, the polynomial's first coefficient
   float c2, c3, c4, c5, c6;
 };
@@ -44,9 +46,12 @@ struct Kernels {
   void (*update[3])(const void* row, int64_t begin, int64_t end, int64_t label, const ExpConstants&, RowState&);
   void (*updateWithByProducts[3])(const void* row, int64_t begin, int64_t end, int64_t label, const ExpConstants&,
                                   RowState&);
-  // out[i] = scale · exp(row[i] / T) / 2^exponent, relative to `base`. `out` may be `row`.
+  // out[i] = factor · exp(row[i] / T), in units. `out` may be `row`; streamed, it goes past the cache. The factor and
+  // what it multiplies must be small enough for float32.
   void (*gradient[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,
-                      float scale);
+                      float factor);
+  void (*gradientStreamed[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,
+                              float factor);
 };
 
 // The instruction sets of this build that this CPU can run, best first; the names are lib's InstructionSet.

@@ -5,6 +5,7 @@
 //   F64              double vector of half as many lanes
 //   load<T>(p)       F32 from F32::kWidth elements of storage type T, unaligned, converted exactly
 //   store(p, v)      F32 to storage type, rounded to nearest even; what is stored is not NaN
+//   stream(p, v)     the same past the cache, p aligned to what is stored; drain() before anybody else reads it
 //   set1, add, sub, mul
 //   fma(a, b, c)     a·b + c, rounded once (baseline: twice)
 //   maxKeepNan(x, y), minKeepNan(x, y)   x if x is NaN
@@ -43,40 +44,27 @@ struct Exp {
     high = set1(float(double(unit.exponent + 126) * c.unitLog));
   }
 
-  // e^(x/T) in units. ≤ 1 ULP, and 1 exactly at the unit itself.
-  F32 operator()(F32 x) const {
-    F32 n;
-    const F32 r = reduce(x, n);
-    return mul(polynomial(r), powerOfBits(n));
-  }
-
-  // The same, and its logarithm in `log`.
-  F32 withLog(F32 x, F32& log) const {
-    F32 n;
-    const F32 r = reduce(x, n);
-    log = fma(sub(n, set1(12582912.0f + 127.0f)), set1(float(kLn2)), mul(r, c1));
-    return mul(polynomial(r), powerOfBits(n));
-  }
-
- private:
-  F32 reduce(F32 x, F32& n) const {
+  // e^(x/T) in units, to ≤ 1 ULP and 1 exactly at the unit itself; and its logarithm.
+  F32 operator()(F32 x, F32& log) const {
     x = minKeepNan(maxKeepNan(sub(x, base), low), high);
-    n = fma(x, log2e, magic);
+    const F32 n = fma(x, log2e, magic);
     const F32 whole = sub(n, magic);
-    return fma(whole, ln2Low, fma(whole, ln2High, x));
-  }
-
-  F32 polynomial(F32 r) const {
+    const F32 r = fma(whole, ln2Low, fma(whole, ln2High, x));
+    log = fma(sub(n, set1(12582912.0f + 127.0f)), set1(float(kLn2)), mul(r, c1));
     F32 p = fma(c6, r, c5);
     p = fma(p, r, c4);
     p = fma(p, r, c3);
     p = fma(p, r, c2);
     p = fma(p, r, c1);
-    return fma(p, r, one);
+    p = fma(p, r, one);
+    return mul(p, powerOfBits(n));
   }
 };
 
-// kLanes float64 sums, added to from four float32 vectors a lane at a time.
+// The sum of a tile's four vectors.
+inline F32 sumOf(const F32 (&v)[4]) { return add(add(v[0], v[1]), add(v[2], v[3])); }
+
+// kLanes float64 sums, added to from float32 vectors a lane at a time.
 struct LaneSums {
   F64 lanes[2 * kVectors];
 
@@ -84,8 +72,7 @@ struct LaneSums {
     for (int64_t v = 0; v < 2 * kVectors; ++v) lanes[v] = set1Double(0);
   }
 
-  void addTile(int64_t vector, F32 a, F32 b, F32 c, F32 d) {
-    const F32 sum = add(add(a, b), add(c, d));
+  void add(int64_t vector, F32 sum) {
     lanes[2 * vector] = addDouble(lanes[2 * vector], lowHalf(sum));
     lanes[2 * vector + 1] = addDouble(lanes[2 * vector + 1], highHalf(sum));
   }
@@ -104,18 +91,27 @@ struct BlockSums {
   double sum = 0, weighted = 0, squares = 0;
 };
 
-// `count` is a multiple of kTile here and below.
-template <typename T>
+// Any block. `count` is a multiple of kTile here and below.
+template <typename T, bool kByProducts>
 BlockSums sumBlock(const T* block, int64_t count, const Exp& exp) {
-  LaneSums sums;
+  LaneSums sums, weighted, squares;
   for (int64_t i = 0; i < count; i += kTile) {
     for (int64_t v = 0; v < kVectors; ++v) {
-      const T* p = block + i + v * kWidth;
-      sums.addTile(v, exp(load(p)), exp(load(p + kLanes)), exp(load(p + 2 * kLanes)), exp(load(p + 3 * kLanes)));
+      F32 e[4], log[4];
+      for (int k = 0; k < 4; ++k) e[k] = exp(load(block + i + k * kLanes + v * kWidth), log[k]);
+      sums.add(v, sumOf(e));
+      if (kByProducts) {
+        for (int k = 0; k < 4; ++k) log[k] = mul(e[k], log[k]);
+        for (int k = 0; k < 4; ++k) e[k] = mul(e[k], e[k]);
+        weighted.add(v, sumOf(log));
+        squares.add(v, sumOf(e));
+      }
     }
   }
   BlockSums out;
   out.sum = sums.total();
+  out.weighted = weighted.total();
+  out.squares = squares.total();
   return out;
 }
 
@@ -127,16 +123,34 @@ BlockSums sumBlock(const T* block, int64_t count, const Exp& exp) {
 // Four vectors go in step: their latencies overlap without waiting for the reordering window to find that out.
 constexpr int32_t kReach = 100;
 
-template <typename T, bool kSplit>
-bool sumBlockInReach(const T* block, int64_t count, const ExpConstants& c, int32_t exponent, double& sum) {
+// Float32 sums of a block's tiles, a vector each, on their way to float64.
+struct TileSums {
+  float tiles[kBlock / 4];
+  float* end = tiles;
+
+  void add(const F32 (&v)[4]) {
+    store(end, sumOf(v));
+    end += kWidth;
+  }
+
+  double total() const {
+    LaneSums sums;
+    for (const float* t = tiles; t < end; t += kLanes) {
+      for (int64_t v = 0; v < kVectors; ++v) sums.add(v, load(t + v * kWidth));
+    }
+    return sums.total();
+  }
+};
+
+template <typename T, bool kSplit, bool kByProducts>
+bool sumBlockInReach(const T* block, int64_t count, const ExpConstants& c, int32_t exponent, BlockSums& out) {
   constexpr float kDown = 0x1p-100f;
   const F32 log2e = set1(c.log2e), magic = set1(12582912.0f + float(kReach - exponent));
   const F32 ln2 = set1(kSplit ? -c.ln2High : -c.ln2), ln2Low = set1(-c.ln2Low);
   const F32 c0 = set1(kDown), c1 = set1(c.inverse * kDown), c2 = set1(c.c2 * kDown), c3 = set1(c.c3 * kDown);
   const F32 c4 = set1(c.c4 * kDown), c5 = set1(c.c5 * kDown), c6 = set1(c.c6 * kDown);
-  const F32 inReach = set1(12582912.0f);
-  F32 seen = inReach;
-  LaneSums sums;
+  F32 seen = set1(12582912.0f);
+  TileSums sums, weighted, squares;
   for (int64_t i = 0; i < count; i += kTile) {
     for (int64_t v = 0; v < kVectors; ++v) {
       const T* at = block + i + v * kWidth;
@@ -156,36 +170,32 @@ bool sumBlockInReach(const T* block, int64_t count, const ExpConstants& c, int32
       for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c1);
       for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c0);
       for (int k = 0; k < 4; ++k) p[k] = timesPower(p[k], n[k]);
-      sums.addTile(v, p[0], p[1], p[2], p[3]);
+      sums.add(p);
+      if (kByProducts) {
+        // log e = (n - unit) ln 2 + r / T
+        for (int k = 0; k < 4; ++k) n[k] = sub(n[k], set1(12582912.0f + float(kReach)));
+        for (int k = 0; k < 4; ++k) n[k] = fma(n[k], set1(float(kLn2)), mul(r[k], set1(c.inverse)));
+        for (int k = 0; k < 4; ++k) n[k] = mul(n[k], p[k]);
+        for (int k = 0; k < 4; ++k) p[k] = mul(p[k], p[k]);
+        weighted.add(n);
+        squares.add(p);
+      }
     }
   }
-  sum = sums.total();
-  if (!kSplit) sum *= 1 - exponent * c.ln2Error;
+  // What one constant for ln 2 leaves in every e: the same factor, and its logarithm in every log e.
+  const double error = kSplit ? 0 : exponent * c.ln2Error, factor = 1 - error;
+  const double sum = sums.total();
+  out.sum = factor * sum;
+  if (kByProducts) {
+    out.weighted = factor * (weighted.total() - error * sum);
+    out.squares = factor * factor * squares.total();
+  }
   float lanes[kWidth];
   store(lanes, seen);
   for (int64_t i = 0; i < kWidth; ++i) {
     if ((bitsOf(lanes[i]) & ~0x7fu) != bitsOf(12582912.0f)) return false;
   }
   return true;
-}
-
-template <typename T>
-BlockSums sumBlockWithByProducts(const T* block, int64_t count, const Exp& exp) {
-  LaneSums sums, weighted, squares;
-  for (int64_t i = 0; i < count; i += kTile) {
-    for (int64_t v = 0; v < kVectors; ++v) {
-      F32 e[4], log[4];
-      for (int64_t k = 0; k < 4; ++k) e[k] = exp.withLog(load(block + i + k * kLanes + v * kWidth), log[k]);
-      sums.addTile(v, e[0], e[1], e[2], e[3]);
-      weighted.addTile(v, mul(e[0], log[0]), mul(e[1], log[1]), mul(e[2], log[2]), mul(e[3], log[3]));
-      squares.addTile(v, mul(e[0], e[0]), mul(e[1], e[1]), mul(e[2], e[2]), mul(e[3], e[3]));
-    }
-  }
-  BlockSums out;
-  out.sum = sums.total();
-  out.weighted = weighted.total();
-  out.squares = squares.total();
-  return out;
 }
 
 // NaN is skipped: it shows in the sums.
@@ -218,6 +228,8 @@ struct Block {
     hide(-INFINITY);
   }
 
+  bool allHidden() const { return hasLabel_ && filled_ == 1; }
+
   void hide(float value) {
     if (!copy_) return;
     if (hasLabel_) fromFloat(value, copy_[label_]);
@@ -233,15 +245,17 @@ struct Block {
 // False when the unit is too small for the block, or the block holds NaN or +inf.
 template <typename T, bool kByProducts>
 bool sumInUnit(Block<T>& block, const ExpConstants& constants, Unit unit, BlockSums& out) {
-  if (!kByProducts && unit.base == 0) {
+  if (constants.inReach && unit.base == 0) {
     // What is hidden must be in reach too: 2^-96 of a unit is below the last bit of any sum.
     block.hide(float((unit.exponent - kReach + 4) * constants.unitLog));
-    const auto sum = constants.oneConstant ? sumBlockInReach<T, false> : sumBlockInReach<T, true>;
-    if (sum(block.logits, block.count, constants, unit.exponent, out.sum)) return true;
+    const auto sum =
+        constants.oneConstant ? sumBlockInReach<T, false, kByProducts> : sumBlockInReach<T, true, kByProducts>;
+    const bool inReach = sum(block.logits, block.count, constants, unit.exponent, out);
     block.hide(-INFINITY);
+    if (inReach) return true;
   }
   const Exp exp(constants, unit);
-  out = (kByProducts ? sumBlockWithByProducts<T> : sumBlock<T>)(block.logits, block.count, exp);
+  out = sumBlock<T, kByProducts>(block.logits, block.count, exp);
   return out.sum < kUnitLimit;
 }
 
@@ -252,6 +266,7 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
   alignas(64) T buffer[kBlock];
   for (int64_t start = begin; start < end; start += kBlock) {
     Block<T> block(row, start, end - start < kBlock ? end : start + kBlock, label, buffer);
+    if (block.allHidden()) continue;
     if (state.empty()) state.unit = unitFor(maximumOf(block.logits, block.count), constants.inverseTemperature);
     BlockSums sums;
     while (!sumInUnit<T, kByProducts>(block, constants, state.unit, sums)) {
@@ -279,27 +294,104 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
   }
 }
 
-template <typename T>
-void gradientRow(const void* rowData, void* outData, int64_t begin, int64_t end, const ExpConstants& constants,
-                 Unit unit, float scale) {
-  const T* row = static_cast<const T*>(rowData);
-  T* out = static_cast<T*>(outData);
-  const Exp exp(constants, unit);
-  const F32 factor = set1(scale);
-  int64_t i = begin;
-  for (; i + kTile <= end; i += kTile) {
-    for (int64_t v = 0; v < kTile; v += kWidth) store(out + i + v, mul(exp(load(row + i + v)), factor));
-  }
-  if (i == end) return;
-  T buffer[kTile] = {};
-  memcpy(buffer, row + i, (end - i) * sizeof(T));
-  for (int64_t v = 0; v < kTile; v += kWidth) store(buffer + v, mul(exp(load(buffer + v)), factor));
-  memcpy(out + i, buffer, (end - i) * sizeof(T));
+template <bool kStream, typename T>
+inline void put(T* p, const F32 (&v)[4]) {
+  for (int k = 0; k < 4; ++k) kStream ? stream(p + k * kWidth, v[k]) : store(p + k * kWidth, v[k]);
 }
 
-#define FPL_KERNELS(name)                                                                   \
-  {                                                                                         \
-    name, {updateRow<float, false>, updateRow<Float16, false>, updateRow<BFloat16, false>}, \
-        {updateRow<float, true>, updateRow<Float16, true>, updateRow<BFloat16, true>},      \
-        {gradientRow<float>, gradientRow<Float16>, gradientRow<BFloat16>},                  \
+// exp(x / T) times a factor that is folded into the polynomial, in units; four vectors in step.
+struct ScaledExp {
+  F32 base, low, log2e, magic, ln2High, ln2Low, c0, c1, c2, c3, c4, c5, c6;
+
+  ScaledExp(const ExpConstants& c, Unit unit, float factor) {
+    base = set1(unit.base);
+    low = set1(float(double(unit.exponent - 127) * c.unitLog));
+    log2e = set1(c.log2e);
+    magic = set1(12582912.0f + float(127 - unit.exponent));
+    ln2High = set1(-c.ln2High);
+    ln2Low = set1(-c.ln2Low);
+    c0 = set1(factor);
+    c1 = set1(factor * c.inverse);
+    c2 = set1(factor * c.c2);
+    c3 = set1(factor * c.c3);
+    c4 = set1(factor * c.c4);
+    c5 = set1(factor * c.c5);
+    c6 = set1(factor * c.c6);
+  }
+
+  template <bool kBase>
+  void operator()(F32 (&x)[4]) const {
+    F32 n[4], r[4];
+    if (kBase) {
+      for (int k = 0; k < 4; ++k) x[k] = sub(x[k], base);
+    }
+    for (int k = 0; k < 4; ++k) x[k] = maxKeepNan(x[k], low);
+    for (int k = 0; k < 4; ++k) n[k] = fma(x[k], log2e, magic);
+    for (int k = 0; k < 4; ++k) r[k] = sub(n[k], magic);
+    for (int k = 0; k < 4; ++k) x[k] = fma(r[k], ln2High, x[k]);
+    for (int k = 0; k < 4; ++k) r[k] = fma(r[k], ln2Low, x[k]);
+    for (int k = 0; k < 4; ++k) x[k] = fma(c6, r[k], c5);
+    for (int k = 0; k < 4; ++k) x[k] = fma(x[k], r[k], c4);
+    for (int k = 0; k < 4; ++k) x[k] = fma(x[k], r[k], c3);
+    for (int k = 0; k < 4; ++k) x[k] = fma(x[k], r[k], c2);
+    for (int k = 0; k < 4; ++k) x[k] = fma(x[k], r[k], c1);
+    for (int k = 0; k < 4; ++k) x[k] = fma(x[k], r[k], c0);
+    for (int k = 0; k < 4; ++k) x[k] = mul(x[k], powerOfBits(n[k]));
+  }
+};
+
+template <typename T, bool kStream, bool kBase>
+void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const ScaledExp& exp) {
+  constexpr int64_t kStep = 4 * kWidth;
+  // The ends of the span, where no full step fits: through a buffer.
+  const auto few = [&](int64_t from, int64_t count) {
+    T buffer[kStep] = {};
+    memcpy(buffer, row + from, count * sizeof(T));
+    F32 x[4];
+    for (int k = 0; k < 4; ++k) x[k] = load(buffer + k * kWidth);
+    exp.template operator()<kBase>(x);
+    put<false>(buffer, x);
+    memcpy(out + from, buffer, count * sizeof(T));
+  };
+  int64_t i = begin;
+  if (kStream) {
+    // Streaming stores fill whole cache lines.
+    constexpr int64_t kLine = 64 / sizeof(T);
+    int64_t head = int64_t(-(reinterpret_cast<uintptr_t>(out + i) / sizeof(T)) & (kLine - 1));
+    for (head = head < end - i ? head : end - i; head > 0;) {
+      const int64_t count = head < kStep ? head : kStep;
+      few(i, count);
+      i += count;
+      head -= count;
+    }
+  }
+  for (; i + kStep <= end; i += kStep) {
+    F32 x[4];
+    for (int k = 0; k < 4; ++k) x[k] = load(row + i + k * kWidth);
+    exp.template operator()<kBase>(x);
+    put<kStream>(out + i, x);
+  }
+  if (i < end) few(i, end - i);
+}
+
+template <typename T, bool kStream>
+void gradientRow(const void* rowData, void* outData, int64_t begin, int64_t end, const ExpConstants& constants,
+                 Unit unit, float factor) {
+  const T* row = static_cast<const T*>(rowData);
+  T* out = static_cast<T*>(outData);
+  const ScaledExp exp(constants, unit, factor);
+  if (unit.base == 0) {
+    gradientSpan<T, kStream, false>(row, out, begin, end, exp);
+  } else {
+    gradientSpan<T, kStream, true>(row, out, begin, end, exp);
+  }
+  if (kStream) drain();
+}
+
+#define FPL_KERNELS(name)                                                                       \
+  {                                                                                             \
+    name, {updateRow<float, false>, updateRow<Float16, false>, updateRow<BFloat16, false>},     \
+        {updateRow<float, true>, updateRow<Float16, true>, updateRow<BFloat16, true>},          \
+        {gradientRow<float, false>, gradientRow<Float16, false>, gradientRow<BFloat16, false>}, \
+        {gradientRow<float, true>, gradientRow<Float16, true>, gradientRow<BFloat16, true>},    \
   }

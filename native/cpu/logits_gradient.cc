@@ -9,10 +9,13 @@
 namespace fpl {
 namespace {
 
-// What every logit of a row is turned into: scale · exp(x / T) in `unit`, and the label's own value.
+// Gradients larger than this are written past the cache, which could not keep them for whoever reads them next.
+constexpr int64_t kStreamFrom = 16 << 20;
+
+// What every logit of a row is turned into: factor · exp(x / T) in `unit`, and the label's own value.
 struct RowGradient {
   Unit unit;
-  float scale = 0;
+  float factor = 0;
   double atLabel = 0;
 };
 
@@ -20,10 +23,13 @@ RowGradient rowGradient(const TokenState& token, double coefficient, double inve
   RowGradient out;
   const double slope = coefficient * inverseTemperature;
   out.atLabel = slope * token.complement;
-  // The magnitude goes into the unit and leaves a scale in [1/2, 1), so that only results below float32 vanish.
+  // The magnitude goes into the unit and leaves a factor in [1/2, 1), so that only results below float32 vanish; but no
+  // more of it than leaves the powers of two in reach of float32.
+  const double factor = -slope / token.total;
   int exponent = 0;
-  const double scale = -slope / token.total;
-  out.scale = float(std::isfinite(scale) ? std::frexp(scale, &exponent) : scale);
+  if (std::isfinite(factor)) std::frexp(factor, &exponent);
+  exponent = std::min(exponent, 60);
+  out.factor = float(std::ldexp(factor, -exponent));
   out.unit = token.unit;
   out.unit.exponent -= exponent;
   return out;
@@ -31,21 +37,21 @@ RowGradient rowGradient(const TokenState& token, double coefficient, double inve
 
 template <typename T>
 void writeRow(const Gradient& g, const RowSegments& segments, int64_t row, int64_t segment, int32_t label,
-              const RowGradient& values, const ExpConstants& constants, const CpuContext& context) {
+              const RowGradient& values, const ExpConstants& constants, bool stream, const CpuContext& context) {
   T* out = g.out.at<T>(row);
   const int64_t begin = segments.begin(segment), end = segments.end(segment);
-  if (label < 0 || values.scale == 0) {
+  if (label < 0 || values.factor == 0) {
     memset(static_cast<void*>(out + begin), 0, (end - begin) * sizeof(T));
     return;
   }
-  if (std::isnan(values.scale)) {
+  if (std::isnan(values.factor)) {
     T nan;
     fromFloat(NAN, nan);
     std::fill(out + begin, out + end, nan);
     return;
   }
-  context.kernels.gradient[int(g.out.dtype)](g.logits.at<T>(row), out, begin, end, constants, values.unit,
-                                             values.scale);
+  const auto& kernels = stream ? context.kernels.gradientStreamed : context.kernels.gradient;
+  kernels[int(g.out.dtype)](g.logits.at<T>(row), out, begin, end, constants, values.unit, values.factor);
   if (label >= begin && label < end) fromFloat(float(values.atLabel), out[label]);
 }
 
@@ -55,6 +61,9 @@ void logitsGradient(const Gradient& g, const Tokens& tokens, const CpuContext& c
   const int64_t rowCount = g.logits.count();
   const ExpConstants constants(tokens.temperature);
   const RowSegments segments(g.logits.vocab);
+
+  const bool stream =
+      g.out.data != g.logits.data && rowCount * g.logits.vocab * elementSize(g.out.dtype) >= kStreamFrom;
 
   // Which sequence a row belongs to, and with it the row's coefficient.
   const auto coefficientOf = [&](int64_t row) {
@@ -69,13 +78,13 @@ void logitsGradient(const Gradient& g, const Tokens& tokens, const CpuContext& c
     for (int64_t s = firstSegment; s < lastSegment; ++s) {
       switch (g.out.dtype) {
         case DType::kFloat32:
-          writeRow<float>(g, segments, row, s, label, values, constants, context);
+          writeRow<float>(g, segments, row, s, label, values, constants, stream, context);
           break;
         case DType::kFloat16:
-          writeRow<Float16>(g, segments, row, s, label, values, constants, context);
+          writeRow<Float16>(g, segments, row, s, label, values, constants, stream, context);
           break;
         case DType::kBFloat16:
-          writeRow<BFloat16>(g, segments, row, s, label, values, constants, context);
+          writeRow<BFloat16>(g, segments, row, s, label, values, constants, stream, context);
           break;
       }
     }
