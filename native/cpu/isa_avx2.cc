@@ -20,6 +20,7 @@ namespace avx2 {
 namespace {
 
 struct F32 {
+  static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 8;
   __m256 v;
 };

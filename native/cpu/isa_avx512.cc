@@ -22,6 +22,7 @@ namespace avx512 {
 namespace {
 
 struct F32 {
+  static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 16;
   __m512 v;
 };

@@ -13,6 +13,7 @@ namespace baseline {
 namespace {
 
 struct F32 {
+  static constexpr bool kFused = false;
   static constexpr int64_t kWidth = 4;
   __m128 v;
 };

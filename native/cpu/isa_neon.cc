@@ -12,6 +12,7 @@ namespace neon {
 namespace {
 
 struct F32 {
+  static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 4;
   float32x4_t v;
 };

@@ -7,7 +7,7 @@
 //   store(p, v)      F32 to storage type, rounded to nearest even; what is stored is not NaN
 //   stream(p, v)     the same past the cache, p aligned to what is stored; drain() before anybody else reads it
 //   set1, add, sub, mul
-//   fma(a, b, c)     a·b + c, rounded once (baseline: twice)
+//   fma(a, b, c)     a·b + c, rounded once if F32::kFused, else twice
 //   maxKeepNan(x, y), minKeepNan(x, y)   x if x is NaN
 //   maxSkipNan(x, y)                     y if x is NaN
 //   powerOfBits(v)   the float whose exponent field is the low bits of v's mantissa
@@ -248,8 +248,8 @@ bool sumInUnit(Block<T>& block, const ExpConstants& constants, Unit unit, BlockS
   if (constants.inReach && unit.base == 0) {
     // What is hidden must be in reach too: 2^-96 of a unit is below the last bit of any sum.
     block.hide(float((unit.exponent - kReach + 4) * constants.unitLog));
-    const auto sum =
-        constants.oneConstant ? sumBlockInReach<T, false, kByProducts> : sumBlockInReach<T, true, kByProducts>;
+    const auto sum = F32::kFused && constants.oneConstant ? sumBlockInReach<T, false, kByProducts>
+                                                          : sumBlockInReach<T, true, kByProducts>;
     const bool inReach = sum(block.logits, block.count, constants, unit.exponent, out);
     block.hide(-INFINITY);
     if (inReach) return true;
