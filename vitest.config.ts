@@ -3,6 +3,7 @@ import { defineConfig } from 'vitest/config'
 export default defineConfig({
   test: {
     environment: 'node',
+    testTimeout: 60_000,
     include: ['test/**/*.test.ts'],
     reporters: ['default', './test/closing-line.ts'],
     typecheck: { enabled: true, include: ['test/types.test-d.ts'], tsconfig: './tsconfig.json' },
