@@ -44,13 +44,14 @@ struct Exp {
     high = set1(float(double(unit.exponent + 126) * c.unitLog));
   }
 
-  // e^(x/T) in units, to ≤ 1 ULP and 1 exactly at the unit itself; and its logarithm.
-  F32 operator()(F32 x, F32& log) const {
+  // e^(x/T) in units, to ≤ 1 ULP and 1 exactly at the unit itself; and log(e / 2^peak), where `fromPeak` is
+  // n at the peak.
+  F32 operator()(F32 x, F32 fromPeak, F32& log) const {
     x = minKeepNan(maxKeepNan(sub(x, base), low), high);
     const F32 n = fma(x, log2e, magic);
     const F32 whole = sub(n, magic);
     const F32 r = fma(whole, ln2Low, fma(whole, ln2High, x));
-    log = fma(sub(n, set1(12582912.0f + 127.0f)), set1(float(kLn2)), mul(r, c1));
+    log = fma(sub(n, fromPeak), set1(float(kLn2)), mul(r, c1));
     F32 p = fma(c6, r, c5);
     p = fma(p, r, c4);
     p = fma(p, r, c3);
@@ -91,14 +92,16 @@ struct BlockSums {
   double sum = 0, weighted = 0, squares = 0;
 };
 
-// Any block. `count` is a multiple of kTile here and below.
+// Any block. `count` is a multiple of kTile here and below; 2^peak units is the block's largest e, so that the
+// logarithms that count are small and the entropy keeps its digits.
 template <typename T, bool kByProducts>
-BlockSums sumBlock(const T* block, int64_t count, const Exp& exp) {
+BlockSums sumBlock(const T* block, int64_t count, int32_t peak, const Exp& exp) {
+  const F32 fromPeak = set1(12582912.0f + float(127 + peak));
   LaneSums sums, weighted, squares;
   for (int64_t i = 0; i < count; i += kTile) {
     for (int64_t v = 0; v < kVectors; ++v) {
       F32 e[4], log[4];
-      for (int k = 0; k < 4; ++k) e[k] = exp(load(block + i + k * kLanes + v * kWidth), log[k]);
+      for (int k = 0; k < 4; ++k) e[k] = exp(load(block + i + k * kLanes + v * kWidth), fromPeak, log[k]);
       sums.add(v, sumOf(e));
       if (kByProducts) {
         for (int k = 0; k < 4; ++k) log[k] = mul(e[k], log[k]);
@@ -110,7 +113,7 @@ BlockSums sumBlock(const T* block, int64_t count, const Exp& exp) {
   }
   BlockSums out;
   out.sum = sums.total();
-  out.weighted = weighted.total();
+  out.weighted = weighted.total() + peak * kLn2 * out.sum;
   out.squares = squares.total();
   return out;
 }
@@ -143,7 +146,8 @@ struct TileSums {
 };
 
 template <typename T, bool kSplit, bool kByProducts>
-bool sumBlockInReach(const T* block, int64_t count, const ExpConstants& c, int32_t exponent, BlockSums& out) {
+bool sumBlockInReach(const T* block, int64_t count, int32_t peak, const ExpConstants& c, int32_t exponent,
+                     BlockSums& out) {
   constexpr float kDown = 0x1p-100f;
   const F32 log2e = set1(c.log2e), magic = set1(12582912.0f + float(kReach - exponent));
   const F32 ln2 = set1(kSplit ? -c.ln2High : -c.ln2), ln2Low = set1(-c.ln2Low);
@@ -172,8 +176,8 @@ bool sumBlockInReach(const T* block, int64_t count, const ExpConstants& c, int32
       for (int k = 0; k < 4; ++k) p[k] = timesPower(p[k], n[k]);
       sums.add(p);
       if (kByProducts) {
-        // log e = (n - unit) ln 2 + r / T
-        for (int k = 0; k < 4; ++k) n[k] = sub(n[k], set1(12582912.0f + float(kReach)));
+        // log(e / 2^peak) = (n - peak) ln 2 + r / T, n in units
+        for (int k = 0; k < 4; ++k) n[k] = sub(n[k], set1(12582912.0f + float(kReach + peak)));
         for (int k = 0; k < 4; ++k) n[k] = fma(n[k], set1(float(kLn2)), mul(r[k], set1(c.inverse)));
         for (int k = 0; k < 4; ++k) n[k] = mul(n[k], p[k]);
         for (int k = 0; k < 4; ++k) p[k] = mul(p[k], p[k]);
@@ -187,7 +191,7 @@ bool sumBlockInReach(const T* block, int64_t count, const ExpConstants& c, int32
   const double sum = sums.total();
   out.sum = factor * sum;
   if (kByProducts) {
-    out.weighted = factor * (weighted.total() - error * sum);
+    out.weighted = factor * (weighted.total() + (peak * kLn2 - error) * sum);
     out.squares = factor * factor * squares.total();
   }
   float lanes[kWidth];
@@ -242,20 +246,26 @@ struct Block {
   int64_t label_, filled_;
 };
 
-// False when the unit is too small for the block, or the block holds NaN or +inf.
+// False when the unit is too small for the block, or the block holds NaN or +inf. `maximum` is the block's, and matters
+// for the by-products alone.
 template <typename T, bool kByProducts>
-bool sumInUnit(Block<T>& block, const ExpConstants& constants, Unit unit, BlockSums& out) {
+bool sumInUnit(Block<T>& block, float maximum, const ExpConstants& constants, Unit unit, BlockSums& out) {
+  int32_t peak = 0;
+  if (kByProducts) {
+    const double log = Unit{maximum, 0}.logRatio(unit, constants.inverseTemperature);
+    if (fabs(log) < 100) peak = int32_t(rint(log * kLog2e));
+  }
   if (constants.inReach && unit.base == 0) {
     // What is hidden must be in reach too: 2^-96 of a unit is below the last bit of any sum.
     block.hide(float((unit.exponent - kReach + 4) * constants.unitLog));
     const auto sum = F32::kFused && constants.oneConstant ? sumBlockInReach<T, false, kByProducts>
                                                           : sumBlockInReach<T, true, kByProducts>;
-    const bool inReach = sum(block.logits, block.count, constants, unit.exponent, out);
+    const bool inReach = sum(block.logits, block.count, peak, constants, unit.exponent, out);
     block.hide(-INFINITY);
     if (inReach) return true;
   }
   const Exp exp(constants, unit);
-  out = sumBlock<T, kByProducts>(block.logits, block.count, exp);
+  out = sumBlock<T, kByProducts>(block.logits, block.count, peak, exp);
   return out.sum < kUnitLimit;
 }
 
@@ -267,11 +277,13 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
   for (int64_t start = begin; start < end; start += kBlock) {
     Block<T> block(row, start, end - start < kBlock ? end : start + kBlock, label, buffer);
     if (block.allHidden()) continue;
-    if (state.empty()) state.unit = unitFor(maximumOf(block.logits, block.count), constants.inverseTemperature);
+    float maximum = -INFINITY;
+    if (kByProducts || state.empty()) maximum = maximumOf(block.logits, block.count);
+    if (state.empty()) state.unit = unitFor(maximum, constants.inverseTemperature);
     BlockSums sums;
-    while (!sumInUnit<T, kByProducts>(block, constants, state.unit, sums)) {
+    while (!sumInUnit<T, kByProducts>(block, maximum, constants, state.unit, sums)) {
       // In a unit of its own the block is not too large; if that is what it had, it holds NaN or +inf.
-      const float maximum = maximumOf(block.logits, block.count);
+      maximum = maximumOf(block.logits, block.count);
       const Unit unit = unitFor(maximum, constants.inverseTemperature);
       if (!(maximum < INFINITY) || (unit.base == state.unit.base && unit.exponent == state.unit.exponent)) {
         state.sum = NAN;
@@ -283,7 +295,6 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
     if (kByProducts) {
       state.weighted += sums.weighted;
       state.squares += sums.squares;
-      const float maximum = maximumOf(block.logits, block.count);
       if (maximum > state.maximum) {
         state.maximum = maximum;
         int64_t i = 0;

@@ -1,0 +1,278 @@
+/**
+ * Every backend and instruction set against PyTorch in float64: the cases of golden/, which golden/generate.py wrote.
+ * The bounds are those of the token log-probs and the gradient; what follows from them for sums, losses and
+ * coefficients has been propagated by the generator, through PyTorch's autograd.
+ */
+import { readFileSync } from 'node:fs'
+import { describe, expect, test } from 'vitest'
+import { fusedPreferenceLossSync, preferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
+import type {
+  FusedOptions,
+  Labels,
+  Logits,
+  PreferenceOptions,
+  PreferencePairs,
+  SequenceOptions,
+  TokenOutput,
+  TokenOutputs,
+} from '../lib/types.js'
+import { element, type LogitsSpec, logitsOf } from './golden/inputs.js'
+import { decode, encode, OUTPUTS, TARGETS, type Target, ulp } from './support.js'
+
+/** A number, or the name of one that JSON cannot hold. */
+type Value = number | 'NaN' | 'Infinity' | '-Infinity'
+
+interface Gradient {
+  /** Indices of the elements that are given; all of them when absent. */
+  at?: number[]
+  values: Value[]
+}
+
+type Tokens = Partial<Record<TokenOutput, Value[]>>
+
+interface Case<Options, Expected> {
+  name: string
+  options: Options
+  expected: Expected
+}
+
+interface LogitsCase<Options, Expected> extends Case<Options, Expected> {
+  logits: LogitsSpec
+  labels: number[]
+  int64?: boolean
+}
+
+interface SequenceCase extends LogitsCase<SequenceOptions, SequenceExpected> {
+  coefficients: number[]
+}
+
+interface SequenceExpected extends Tokens {
+  logProbs: Value[]
+  logProbBounds: number[]
+  tokenCounts: number[]
+  gradient: Gradient
+}
+
+const SCALARS = ['loss', 'margin'] as const
+const LISTS = ['losses', 'chosenRewards', 'rejectedRewards'] as const
+const FUSED_LISTS = [...LISTS, 'chosenLogProbs', 'rejectedLogProbs'] as const
+
+type LossValues = Record<(typeof SCALARS)[number], Value> & Record<(typeof LISTS)[number], Value[]>
+
+interface LossCase extends Case<PreferenceOptions, LossExpected> {
+  /** Name of its inputs. */
+  pairs: string
+}
+
+interface LossExpected extends LossValues {
+  accuracy: number
+  gradient: { chosen: Value[]; rejected: Value[] }
+}
+
+interface FusedCase extends LogitsCase<FusedOptions, FusedExpected> {
+  reference?: { chosen: number[]; rejected: number[] } | { logits: LogitsSpec }
+}
+
+interface FusedExpected extends Tokens, Record<(typeof SCALARS)[number], Value> {
+  accuracy: number
+  tokenCounts: number[]
+  losses: Value[]
+  chosenRewards: Value[]
+  rejectedRewards: Value[]
+  chosenLogProbs: Value[]
+  rejectedLogProbs: Value[]
+  /** d loss / d log-prob of each sequence, in all its pairs. */
+  coefficients: number[]
+  bounds: Record<(typeof SCALARS)[number], number> &
+    Record<(typeof FUSED_LISTS)[number], number[]> & { coefficients: number[] }
+  gradient: Gradient
+}
+
+function read<T>(name: string): T {
+  return JSON.parse(readFileSync(new URL(`./golden/${name}.json`, import.meta.url), 'utf8'))
+}
+
+const losses = read<{ inputs: Record<string, PreferencePairs>; cases: LossCase[] }>('losses')
+const sequences = read<{ cases: SequenceCase[] }>('sequences').cases
+const fused = read<{ cases: FusedCase[] }>('fused').cases
+
+const LOSS_RELATIVE = 1e-12
+const TOKEN_ULPS = 2
+const GRADIENT_ULPS = 4
+const GRADIENT_ABSOLUTE = 1e-38
+const LOG_PROBS: readonly TokenOutput[] = ['tokenLogProbs']
+const ENTROPY_BOUND = 1e-6
+const SUM_SQUARES_RELATIVE = 1e-6
+
+/** Lines of a report for each backend and instruction set. */
+const MOST_LINES = 10
+
+/** Differences that are too large, in words. */
+class Report {
+  readonly lines: string[] = []
+  private count = 0
+  private where = ''
+
+  /** Says what is compared from here on. */
+  at(where: string): void {
+    if (this.count > MOST_LINES) this.lines.push(`${this.where}: and ${this.count - MOST_LINES} more`)
+    this.where = where
+    this.count = 0
+  }
+
+  near(got: number, wanted: Value, bound: number, what: string): void {
+    const value = Number(wanted)
+    if (got === value || Math.abs(got - value) <= bound || (Number.isNaN(got) && Number.isNaN(value))) return
+    this.fail(
+      `${what} is ${got}, not ${value} ± ${bound} (${(Math.abs(got - value) / bound).toPrecision(3)} bounds off)`,
+    )
+  }
+
+  all(got: ArrayLike<number>, wanted: Value[], bound: (i: number) => number, what: string): void {
+    if (got.length !== wanted.length) this.fail(`${what} has ${got.length} elements, not ${wanted.length}`)
+    for (let i = 0; i < wanted.length; i++) this.near(got[i], wanted[i], bound(i), `${what}[${i}]`)
+  }
+
+  fail(line: string): void {
+    if (++this.count <= MOST_LINES) this.lines.push(`${this.where}: ${line}`)
+  }
+}
+
+/** A test that makes its inputs once and runs `compare` on every backend and instruction set. */
+function everywhere<T>(
+  name: string,
+  inputs: () => T,
+  compare: (made: T, target: Target, report: Report) => void,
+): void {
+  test(name, () => {
+    const report = new Report()
+    const made = inputs()
+    for (const target of TARGETS) {
+      report.at(target.name)
+      compare(made, target, report)
+    }
+    report.at('')
+    expect(report.lines.join('\n')).toBe('')
+  })
+}
+
+const labelsOf = ({ labels, int64 }: { labels: number[]; int64?: boolean }): Labels =>
+  int64 ? BigInt64Array.from(labels, BigInt) : Int32Array.from(labels)
+
+const tokenBound = (wanted: Value) => TOKEN_ULPS * ulp(Math.max(Math.abs(Number(wanted)), 1))
+
+const BOUNDS: Record<TokenOutput, (wanted: Value) => number> = {
+  tokenLogProbs: tokenBound,
+  logSumExp: tokenBound,
+  tokenEntropies: (wanted) => ENTROPY_BOUND * Math.max(Math.abs(Number(wanted)), 1),
+  sumSquaredProbs: (wanted) => SUM_SQUARES_RELATIVE * Number(wanted),
+  tokenArgmax: () => 0,
+}
+
+function compareTokens(got: TokenOutputs, wanted: Tokens, outputs: readonly TokenOutput[], report: Report): void {
+  for (const name of outputs) report.all(got[name]!, wanted[name]!, (i) => BOUNDS[name](wanted[name]![i]), name)
+}
+
+/** `relative(s)`: by how much of itself the coefficient of sequence s may be off. */
+function compareGradient(
+  got: Logits,
+  { at, values }: Gradient,
+  { logits, options }: { logits: LogitsSpec; options: SequenceOptions },
+  relative: (sequence: number) => number,
+  report: Report,
+): void {
+  expect(got.shape).toEqual(logits.shape)
+  expect(got.strides).toBe(undefined)
+  const dtype = got.dtype!
+  const [time, vocab] = logits.shape.slice(-2)
+  const ends = Array.from(options.sequenceOffsets ?? []).slice(1)
+  for (let k = 0; k < values.length; k++) {
+    const index = at === undefined ? k : at[k]
+    const row = Math.floor(index / vocab)
+    const sequence = ends.length === 0 ? Math.floor(row / time) : ends.findIndex((end) => row < end)
+    const wanted = Number(values[k])
+    const bound = GRADIENT_ULPS * ulp(wanted) + GRADIENT_ABSOLUTE + Math.abs(wanted) * relative(sequence)
+    const value = element(got, index)
+    if (dtype === 'float32') report.near(value, wanted, bound, `gradient[${index}]`)
+    else {
+      // A number within the bound, rounded once to nearest, lies between the ends of the bound rounded.
+      const [low, high] = [wanted - bound, wanted + bound].map((end) => decode[dtype](encode[dtype](end)))
+      if (!(value >= low && value <= high)) {
+        report.fail(`gradient[${index}] is ${value}, not in ${low} … ${high} (${wanted} ± ${bound})`)
+      }
+    }
+  }
+}
+
+describe('preferenceLoss', () => {
+  for (const { name, pairs, options, expected } of losses.cases) {
+    const of = (wanted: Value[]) => (i: number) => LOSS_RELATIVE * Math.abs(Number(wanted[i]))
+    const inputs = () => losses.inputs[pairs]
+    everywhere(name, inputs, (logProbs, { run }, report) => {
+      const got = preferenceLossSync(logProbs, { ...options, ...run })
+      for (const key of SCALARS) report.near(got[key], expected[key], of([expected[key]])(0), key)
+      for (const key of LISTS) report.all(got[key], expected[key], of(expected[key]), key)
+      report.near(got.accuracy, expected.accuracy, LOSS_RELATIVE, 'accuracy')
+      for (const side of ['chosen', 'rejected'] as const) {
+        report.all(got.gradient[side], expected.gradient[side], of(expected.gradient[side]), `gradient.${side}`)
+      }
+    })
+  }
+})
+
+describe('sequenceLogProbs', () => {
+  for (const golden of sequences) {
+    const { options, coefficients, expected } = golden
+    const inputs = () => ({ logits: logitsOf(golden.logits), labels: labelsOf(golden) })
+    everywhere(golden.name, inputs, ({ logits, labels }, { name, run }, report) => {
+      // The by-products may take another way through the kernels.
+      for (const outputs of [LOG_PROBS, OUTPUTS]) {
+        report.at(outputs === OUTPUTS ? `${name}, by-products` : name)
+        const got = sequenceLogProbsSync(logits, labels, { ...options, ...run, outputs })
+        report.all(got.logProbs, expected.logProbs, (i) => expected.logProbBounds[i], 'logProbs')
+        report.all(got.tokenCounts, expected.tokenCounts, () => 0, 'tokenCounts')
+        compareTokens(got, expected, outputs, report)
+        compareGradient(got.backward(coefficients), expected.gradient, golden, () => 0, report)
+      }
+    })
+  }
+})
+
+describe('fusedPreferenceLoss', () => {
+  for (const golden of fused) {
+    const { options, reference, expected } = golden
+    const { bounds } = expected
+    const inputs = () => {
+      const given: FusedOptions = { ...options, gradient: true }
+      if (reference !== undefined) {
+        given.reference = 'logits' in reference ? { logits: logitsOf(reference.logits) } : reference
+      }
+      return { logits: logitsOf(golden.logits), labels: labelsOf(golden), given }
+    }
+    const pairs = options.pairs ?? halves(expected.tokenCounts.length)
+    everywhere(golden.name, inputs, ({ logits, labels, given }, { run }, report) => {
+      const got = fusedPreferenceLossSync(logits, labels, { ...given, ...run })
+      for (const key of SCALARS) report.near(got[key], expected[key], bounds[key], key)
+      for (const key of FUSED_LISTS) report.all(got[key], expected[key], (i) => bounds[key][i], key)
+      report.near(got.accuracy, expected.accuracy, LOSS_RELATIVE, 'accuracy')
+      report.all(got.tokenCounts, expected.tokenCounts, () => 0, 'tokenCounts')
+      compareTokens(got, expected, options.outputs ?? [], report)
+
+      const coefficients = new Float64Array(expected.coefficients.length)
+      for (let i = 0; i < pairs.length / 2; i++) {
+        coefficients[pairs[2 * i]] += got.gradient.chosen[i]
+        coefficients[pairs[2 * i + 1]] += got.gradient.rejected[i]
+      }
+      report.all(coefficients, expected.coefficients, (s) => bounds.coefficients[s], 'coefficients')
+      const relative = (s: number) =>
+        expected.coefficients[s] === 0 ? 0 : bounds.coefficients[s] / Math.abs(expected.coefficients[s])
+      compareGradient(got.gradLogits!, expected.gradient, golden, relative, report)
+    })
+  }
+})
+
+/** Chosen and rejected sequence of each pair, when the call does not say. */
+function halves(sequences: number): number[] {
+  const half = sequences / 2
+  return Array.from({ length: sequences }, (_, i) => (i % 2 === 0 ? i / 2 : half + (i - 1) / 2))
+}

@@ -1,0 +1,858 @@
+#!/usr/bin/env python3
+"""Writes the golden cases: what PyTorch says, in float64, about the losses and their gradients.
+
+    python3 test/golden/generate.py
+
+needs numpy and torch and writes the .json files beside itself, one case a line; golden.test.ts reads them. The oracle
+is the code everyone writes: log_softmax, gather, mask, sum, the formula of the loss, backward(). No derivative is
+written down here. Logits are not stored: `generate_bits` and its twin in inputs.ts make the same bits from a seed, and
+each case holds a checksum of them.
+"""
+
+import itertools
+import json
+import math
+import pathlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+torch.set_num_threads(1)
+torch.set_default_dtype(torch.float64)
+
+HERE = pathlib.Path(__file__).parent
+
+# Bounds of single tokens, which golden.test.ts checks; here they are propagated to sums, losses and coefficients.
+TOKEN_ULPS = 2
+SUM_SQUARES_RELATIVE = 1e-6
+STAGE3_RELATIVE = 1e-12
+# The propagation is of first order; the bounds it starts from are about 1e-6.
+HIGHER_ORDERS = 1.001
+
+WHOLE_GRADIENT = 260
+SAMPLED_GRADIENT = 64
+
+# --- inputs: the twin of inputs.ts ---------------------------------------------------------------------------------
+
+
+def mix(x):
+    """Scrambles 32-bit words."""
+    x = x ^ (x >> np.uint32(16))
+    x = x * np.uint32(0x7FEB352D)
+    x = x ^ (x >> np.uint32(15))
+    x = x * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+def generate_bits(spec):
+    """The elements of a tensor as it is stored: float32, or the bits of a 16-bit type."""
+    index = np.arange(spec['length'], dtype=np.uint32)
+    key = mix(np.array([spec['seed']], dtype=np.uint32))
+    first = mix(index * np.uint32(0x9E3779B9) + key)
+    second = mix(first ^ np.uint32(0x85EBCA6B))
+    low, high = np.uint32(0xFFFF), np.uint32(16)
+    total = ((first & low) + (first >> high) + (second & low) + (second >> high)).astype(np.float64) - 131070
+    # Four uniform numbers have the variance 4 / 12.
+    values = spec['mean'] + total * (spec['std'] * (math.sqrt(3) / 65536))
+    if 'holes' in spec:
+        values[first % np.uint32(spec['holes']) == 0] = -np.inf
+    for at, value in spec.get('set', []):
+        values[at] = value
+    return encode(values, spec['dtype'])
+
+
+def encode(values, dtype):
+    """Rounds to float32, then once more to a 16-bit type, whose bits it returns."""
+    single = values.astype(np.float32)
+    if dtype == 'float32':
+        return single
+    if dtype == 'float16':
+        return single.astype(np.float16).view(np.uint16)
+    bits = single.view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+
+
+def decode(stored, dtype):
+    """The numbers that are stored, exactly."""
+    if dtype == 'float32':
+        return stored.astype(np.float64)
+    if dtype == 'float16':
+        return stored.view(np.float16).astype(np.float64)
+    return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+
+
+def checksum(stored):
+    """A 32-bit word that depends on every bit and on its place."""
+    words = stored.view(np.uint32) if stored.dtype == np.float32 else stored.astype(np.uint32)
+    places = np.arange(len(words), dtype=np.uint32) * np.uint32(0x9E3779B9)
+    return int(np.sum(mix(words + places), dtype=np.uint32))
+
+
+def tensor_spec(dtype, shape, seed, std=2.5, mean=0.0, pad=(0, 0), **more):
+    """Describes logits; `pad` adds elements after each row and after each sequence."""
+    *outer, time, vocab = shape
+    time_stride = vocab + pad[0]
+    batch_stride = time * time_stride + pad[1]
+    spec = {'dtype': dtype, 'shape': list(shape), 'seed': seed, 'std': std, 'mean': mean}
+    if pad != (0, 0):
+        spec['strides'] = ([batch_stride] if outer else []) + [time_stride, 1]
+    spec['length'] = batch_stride * (outer[0] if outer else 1)
+    spec.update(more)
+    return spec
+
+
+def row_start(spec, row):
+    """Where a row starts in the storage; rows are counted over all sequences."""
+    *outer, time, vocab = spec['shape']
+    strides = spec.get('strides', [time * vocab, vocab, 1])
+    return (row // time * strides[0] if outer else 0) + row % time * strides[-2]
+
+
+def load(spec):
+    """The logits as [rows, vocab] of float64; adds the checksum to the spec."""
+    stored = generate_bits(spec)
+    spec['checksum'] = checksum(stored)
+    values = decode(stored, spec['dtype'])
+    vocab = spec['shape'][-1]
+    starts = [row_start(spec, row) for row in range(math.prod(spec['shape'][:-1]))]
+    return np.stack([values[start : start + vocab] for start in starts])
+
+
+# --- the oracle: tokens and sequences ------------------------------------------------------------------------------
+
+
+def label_log_probs(logits, labels):
+    """log p(label) of each row.
+
+    Where p(label) is nearly 1, the autograd of log_softmax computes 1 - p and little is left even of float64; the same
+    quantity as -log(1 + e^(logsumexp of the others - label's logit)) keeps all digits.
+    """
+    plain = F.log_softmax(logits, -1).gather(-1, labels[:, None])[:, 0]
+    if logits.shape[-1] == 1:
+        return plain
+    label = logits.gather(-1, labels[:, None])[:, 0]
+    others = logits.scatter(-1, labels[:, None], -math.inf).logsumexp(-1)
+    return torch.where(plain > -0.01, -torch.logaddexp(torch.zeros(()), others - label), plain)
+
+
+def pairs_of(options, sequences):
+    """[P, 2] chosen and rejected sequence of each pair."""
+    if 'pairs' in options:
+        return np.array(options['pairs']).reshape(-1, 2)
+    return np.stack([np.arange(sequences // 2), np.arange(sequences // 2, sequences)], 1)
+
+
+def split(case):
+    """For each sequence the rows of its logits, its labels, and which count with what weight, all per label."""
+    shape, options = case['logits']['shape'], case['options']
+    time = shape[-2]
+    offsets = options.get('sequenceOffsets') or [time * b for b in range(shape[0] + 1)]
+    labels = np.array(case['labels'])
+    active = labels != options.get('ignoreIndex', -100)
+    if 'mask' in options:
+        active &= np.array(options['mask'], dtype=bool)
+    weights = np.array(options.get('tokenWeights', np.ones(len(labels))), dtype=np.float64)
+    shift = 1 if options.get('shift', True) else 0
+    parts = []
+    for first, end in zip(offsets, offsets[1:]):
+        places = slice(first + shift, end)
+        parts.append(
+            {
+                'rows': slice(first, end - shift),
+                'end': end,
+                'labels': torch.tensor(np.where(active[places], labels[places], 0)),
+                'active': torch.tensor(active[places]),
+                'weights': torch.tensor(weights[places]),
+            }
+        )
+    alpha = options.get('ldAlpha', 1)
+    if alpha != 1:
+        for pair in pairs_of(options, len(parts)):
+            both = [parts[s] for s in pair]
+            shorter = min(int(part['active'].sum()) for part in both)
+            for part in both:
+                rank = part['active'].cumsum(0) - 1
+                part['weights'] = torch.where(part['active'] & (rank >= shorter), alpha, 1.0) * part['weights']
+    return parts
+
+
+def forward(case, logits):
+    """Log-prob of each sequence, and everything about its tokens. `logits` is [rows, vocab]."""
+    options = case['options']
+    average = options.get('averageLogProb', False)
+    empty = math.nan if options.get('emptySequence') == 'nan' else 0.0
+    sums, counts, bounds, log_weights, log_weight_bounds, tokens = [], [], [], [], [], []
+    for part in split(case):
+        active, weights = part['active'], part['weights']
+        scaled = logits[part['rows']] / options.get('temperature', 1)
+        log_probs = torch.where(active, label_log_probs(scaled, part['labels']), 0.0)
+        count = int(active.sum())
+        total = (weights * log_probs).sum()
+        sums.append(torch.tensor(empty) if count == 0 else total / count if average else total)
+        counts.append(count)
+
+        # Everything from here is about values and how far they may be off, not about gradients.
+        scaled, log_probs = scaled.detach(), log_probs.detach()
+        token_bounds = torch.where(active, TOKEN_ULPS * ulp(log_probs.abs().clamp(min=1)), 0.0)
+        bound = (weights.abs() * token_bounds).sum().item()
+        bounds.append(bound / count if average and count else bound)
+        probs = F.softmax(scaled, -1)
+        squares = (probs**2).sum(-1)
+        log_squares = torch.where(active, squares.log(), 0.0)
+        log_weights.append(((log_probs - log_squares).sum() / max(count, 1)).item())
+        log_weight_bounds.append((token_bounds.sum().item() + count * SUM_SQUARES_RELATIVE) / max(count, 1))
+        results = {
+            'tokenLogProbs': log_probs,
+            'tokenEntropies': torch.special.entr(probs).sum(-1),
+            'logSumExp': scaled.logsumexp(-1),
+            'sumSquaredProbs': squares,
+        }
+        results = {name: torch.where(active, value, 0.0).tolist() for name, value in results.items()}
+        # numpy's argmax, unlike torch's, is the first among equals.
+        results['tokenArgmax'] = np.where(active.numpy(), scaled.numpy().argmax(-1), -1).tolist()
+        if 'sequenceOffsets' in options and options.get('shift', True):
+            for name, values in results.items():
+                values.append(-1 if name == 'tokenArgmax' else 0.0)
+        tokens.append(results)
+    return {
+        'logProbs': torch.stack(sums),
+        'tokenCounts': counts,
+        'bounds': bounds,
+        'logWeights': log_weights,
+        'logWeightBounds': log_weight_bounds,
+        'tokens': {name: sum((part[name] for part in tokens), []) for name in tokens[0]},
+    }
+
+
+def ulp(x):
+    """Spacing of the float32 numbers at x."""
+    return torch.tensor(np.spacing(np.abs(x.numpy()).astype(np.float32)).astype(np.float64))
+
+
+# --- the oracle: losses --------------------------------------------------------------------------------------------
+
+WITH_DIVERGENCE = ['sigmoid', 'sigmoid_norm', 'hinge', 'ipo', 'exo_pair', 'robust', 'discopop']
+WITHOUT_REFERENCE = ['simpo', 'cpo', 'orpo', 'sft']
+LOSS_TYPES = (
+    'sigmoid robust hinge ipo ipo_reward exo_pair nca_pair bco_pair sppo_hard apo_zero apo_down aot aot_unpaired '
+    'discopop sigmoid_norm simpo cpo orpo sft'
+).split()
+
+ls = F.logsigmoid
+
+
+def sigma(x):
+    """The sigmoid, such that autograd keeps the digits where it is nearly 1."""
+    return ls(x).exp()
+
+
+def log1mexp(x):
+    return torch.log(-torch.expm1(x))
+
+
+def smoothed(z, epsilon):
+    return -(1 - epsilon) * ls(z) - epsilon * ls(-z)
+
+
+def score(x, options):
+    divergence = options.get('fDivergence', 'reverse_kl')
+    alpha = options.get('alpha', 0.5)
+    if divergence == 'forward_kl':
+        return -torch.exp(-x)
+    if divergence == 'js':
+        return ls(x)
+    if divergence == 'alpha' and alpha != 1:
+        return torch.exp((alpha - 1) * x) / (alpha - 1)
+    return x
+
+
+def one_loss(loss_type, policy, reference, lengths, options):
+    """[P] losses. policy and reference are (chosen, rejected) log-probs, lengths their numbers of active tokens."""
+    beta = options.get('beta', 0.1)
+    epsilon = options.get('labelSmoothing', 1e-3 if loss_type == 'exo_pair' else 0)
+    average = options.get('averageLogProb', False)
+    (pi_w, pi_l), (rho_w, rho_l) = policy, reference
+    c, r = pi_w - rho_w, pi_l - rho_l
+    n_w, n_l = (1, 1) if average or lengths is None else lengths
+    z = beta * (score(c, options) - score(r, options))
+
+    if loss_type == 'sigmoid':
+        return smoothed(z, epsilon)
+    if loss_type == 'robust':
+        return (-(1 - epsilon) * ls(z) + epsilon * ls(-z)) / (1 - 2 * epsilon)
+    if loss_type == 'hinge':
+        away_from(z, 1)
+        return torch.relu(1 - z)
+    if loss_type == 'ipo':
+        return (score(c, options) - score(r, options) - 1 / (2 * beta)) ** 2
+    if loss_type == 'ipo_reward':
+        return (beta * (c - r) - 1 / beta) ** 2
+    if loss_type == 'exo_pair':
+        return sigma(z) * (ls(z) - math.log1p(-epsilon)) + sigma(-z) * (ls(-z) - math.log(epsilon))
+    if loss_type == 'nca_pair':
+        return -ls(beta * c) - 0.5 * ls(-beta * c) - 0.5 * ls(-beta * r)
+    if loss_type == 'bco_pair':
+        delta = options.get('rewardShift', 0)
+        return -ls(beta * c - delta) - ls(-(beta * r - delta))
+    if loss_type == 'sppo_hard':
+        return (c - 1 / (2 * beta)) ** 2 + (r + 1 / (2 * beta)) ** 2
+    if loss_type == 'apo_zero':
+        return sigma(-beta * c) + sigma(beta * r)
+    if loss_type == 'apo_down':
+        return sigma(beta * c) + sigma(-beta * (c - r))
+    if loss_type in ('aot', 'aot_unpaired'):
+        upper, lower = (pi_w - pi_l, rho_w - rho_l) if loss_type == 'aot' else (c, r)
+        away_from(upper[:, None] - upper + 1e9 * torch.eye(len(upper)), 0)
+        upper, pair = upper.sort()
+        losses = smoothed(beta * (upper - lower.sort()[0]), epsilon)
+        return torch.zeros(len(losses)).scatter(0, pair, losses)
+    if loss_type == 'discopop':
+        tau = options.get('discopopTau', 0.05)
+        # e^-z m as one exponential: m may be 0 where e^-z overflows.
+        return -ls(z) * sigma(-z / tau) + torch.exp(-z + ls(z / tau))
+    if loss_type == 'sigmoid_norm':
+        return -ls(beta * (score(c / n_w, options) - score(r / n_l, options)))
+    if loss_type == 'simpo':
+        return smoothed(beta * (pi_w / n_w - pi_l / n_l) - options.get('gamma', 0.5), epsilon)
+    if loss_type == 'cpo':
+        return smoothed(beta * (pi_w - pi_l), epsilon)
+    if loss_type == 'orpo':
+        x, y = pi_w / n_w, pi_l / n_l
+        return -beta * ls((x - y) - (log1mexp(x) - log1mexp(y)))
+    if loss_type == 'sft':
+        tokens = lengths[0]
+        return -(pi_w * tokens if average else pi_w) * len(pi_w) / tokens.sum()
+    raise ValueError(loss_type)
+
+
+def away_from(values, kink):
+    """Refuses data at which rounding of the inputs decides the result."""
+    if values.numel() and (values.detach() - kink).abs().min() < 1e-3:
+        raise ValueError('too near to a kink')
+
+
+def preference_loss(policy, reference, lengths, pair_weights, options):
+    """Stage 3. Every result is a tensor that knows its graph."""
+    loss_type = options.get('lossType', 'sigmoid')
+    terms = loss_type if isinstance(loss_type, list) else [{'lossType': loss_type}]
+    beta = options.get('beta', 0.1)
+    zeros = torch.zeros(len(policy[0]))
+    if reference is None or options.get('referenceFree', False):
+        reference = (zeros, zeros)
+    losses = zeros
+    for term in terms:
+        losses = losses + term.get('weight', 1) * one_loss(term['lossType'], policy, reference, lengths, options)
+    if pair_weights is not None:
+        losses = losses * pair_weights
+    if terms[0]['lossType'] == 'simpo':
+        n = (1, 1) if options.get('averageLogProb', False) else lengths
+        rewards = [beta * policy[i] / n[i] for i in range(2)]
+    else:
+        rewards = [beta * (policy[i] - reference[i]) for i in range(2)]
+    return {
+        'loss': losses.mean(),
+        'losses': losses,
+        'chosenRewards': rewards[0],
+        'rejectedRewards': rewards[1],
+        'accuracy': (rewards[0] > rewards[1]).double().mean(),
+        'margin': (rewards[0] - rewards[1]).mean(),
+    }
+
+
+# --- cases of each public function ---------------------------------------------------------------------------------
+
+
+def loss_case(name, pairs, options, inputs):
+    """preferenceLoss: inputs are exact, and so are the results but for rounding in float64."""
+    lists = {key: torch.tensor(value, dtype=torch.float64) for key, value in inputs.items()}
+    policy = [lists[key].requires_grad_() for key in ('chosen', 'rejected')]
+    reference = [lists[key] for key in ('referenceChosen', 'referenceRejected')] if 'referenceChosen' in lists else None
+    lengths = [lists[key] for key in ('chosenLengths', 'rejectedLengths')] if 'chosenLengths' in lists else None
+    result = preference_loss(policy, reference, lengths, lists.get('pairWeights'), options)
+    result['loss'].backward()
+    expected = {key: value.tolist() for key, value in result.items()}
+    gradients = [(torch.zeros_like(x) if x.grad is None else x.grad).tolist() for x in policy]
+    expected['gradient'] = {'chosen': gradients[0], 'rejected': gradients[1]}
+    return {'name': name, 'pairs': pairs, 'options': options, 'expected': expected}
+
+
+def sequence_case(case, coefficients=None):
+    """sequenceLogProbs, and backward() with given coefficients."""
+    logits = torch.tensor(load(case['logits']), requires_grad=True)
+    result = forward(case, logits)
+    sequences = len(result['tokenCounts'])
+    if coefficients is None:
+        coefficients = [(1.0, -0.37, 2.5e-3, -41.0, 0.6, -1.3)[i % 6] for i in range(sequences)]
+    case['coefficients'] = coefficients
+    torch.stack([k * x for k, x in zip(coefficients, result['logProbs'])]).sum().backward()
+    case['expected'] = {
+        'logProbs': result['logProbs'].tolist(),
+        'logProbBounds': result['bounds'],
+        'tokenCounts': result['tokenCounts'],
+        **result['tokens'],
+        'gradient': sample(logits.grad, case),
+    }
+    return case
+
+
+def fused_case(case):
+    """fusedPreferenceLoss, and how far each result may be off when every token is off by its bound."""
+    options = case['options']
+    logits = torch.tensor(load(case['logits']), requires_grad=True)
+    policy = forward(case, logits)
+    sequences = len(policy['tokenCounts'])
+    chosen, rejected = torch.tensor(pairs_of(options, sequences)).T
+    counts = torch.tensor(policy['tokenCounts'], dtype=torch.float64)
+    reference_bounds = torch.zeros(sequences)
+    given = case.get('reference')
+    if given is None:
+        reference = None
+    elif 'logits' in given:
+        result = forward(case, torch.tensor(load(given['logits'])))
+        reference = result['logProbs']
+        reference_bounds = torch.tensor(result['bounds'])
+    else:
+        # Near the policy, as a reference is, and not more digits than needed.
+        drift = np.random.RandomState(case['logits']['seed']).uniform(-1, 1, (2, len(chosen)))
+        scale = 1 if options.get('averageLogProb', False) else 4
+        ends = [(policy['logProbs'][s].detach() + scale * torch.tensor(d)) for s, d in zip((chosen, rejected), drift)]
+        given['chosen'], given['rejected'] = [[round(x, 3) for x in end.tolist()] for end in ends]
+        reference = None
+
+    def evaluate(policy_sums, reference_sums, log_weights):
+        if given is None:
+            both = None
+        elif 'logits' in given:
+            both = (reference_sums[chosen], reference_sums[rejected])
+        else:
+            both = (torch.tensor(given['chosen']), torch.tensor(given['rejected']))
+        weights = None
+        if options.get('weighting') == 'wpo':
+            weights = torch.exp(log_weights[chosen] + log_weights[rejected])
+        lengths = (counts[chosen], counts[rejected])
+        return preference_loss((policy_sums[chosen], policy_sums[rejected]), both, lengths, weights, options)
+
+    log_weights = torch.tensor(policy['logWeights'])
+    result = evaluate(policy['logProbs'], reference, log_weights)
+    result['loss'].backward()
+
+    # Once more from the sequences' sums, for the sensitivity of every result to each of them.
+    leaves = [
+        policy['logProbs'].detach().requires_grad_(),
+        (torch.zeros(sequences) if reference is None else reference).requires_grad_(),
+        log_weights.requires_grad_(),
+    ]
+    errors = [torch.tensor(policy['bounds']), reference_bounds, torch.tensor(policy['logWeightBounds'])]
+    again = evaluate(*leaves)
+    (again['coefficients'],) = torch.autograd.grad(again['loss'], leaves[:1], create_graph=True)
+    again['chosenLogProbs'], again['rejectedLogProbs'] = leaves[0][chosen], leaves[0][rejected]
+    if not (policy['logProbs'][chosen] == policy['logProbs'][rejected]).any() and given != {'logits': case['logits']}:
+        away_from(again['chosenRewards'] - again['rejectedRewards'], 0)
+    del again['accuracy']
+
+    def bound(value):
+        if not value.requires_grad:
+            return 0.0
+        slopes = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+        propagated = sum((s.abs() * e).sum() for s, e in zip(slopes, errors) if s is not None)
+        return float(HIGHER_ORDERS * propagated + STAGE3_RELATIVE * value.abs())
+
+    coefficients = again['coefficients'].tolist()
+    case['expected'] = {
+        **{name: value.tolist() for name, value in again.items()},
+        'accuracy': result['accuracy'].item(),
+        'tokenCounts': policy['tokenCounts'],
+        'bounds': {
+            name: [short(bound(x)) for x in value] if value.dim() else short(bound(value))
+            for name, value in again.items()
+        },
+        'gradient': sample(logits.grad, case),
+    }
+    assert all(map(math.isfinite, coefficients)), case['name']
+    for name in options.get('outputs', []):
+        case['expected'][name] = policy['tokens'][name]
+    return case
+
+
+def short(x):
+    """A bound needs three digits, rounded up."""
+    return float('%.3g' % (x * 1.005))
+
+
+def sample(gradient, case):
+    """All of a small gradient; of a large one the places of the labels, the largest entries and some others."""
+    flat = gradient.reshape(-1).numpy()
+    if len(flat) <= WHOLE_GRADIENT:
+        return {'values': flat.tolist()}
+    vocab = gradient.shape[1]
+    labels = []
+    for part in split(case):
+        rows = np.arange(part['rows'].start, part['rows'].stop)[part['active'].numpy()]
+        labels += (rows * vocab + part['labels'].numpy()[part['active'].numpy()]).tolist()
+    random = np.random.RandomState(case['logits']['seed'])
+    if len(labels) > 24:
+        labels = random.choice(labels, 24, replace=False).tolist()
+    largest = np.argpartition(-np.abs(flat), 24)[:24].tolist()
+    places = set(labels) | set(largest) | {0, len(flat) - 1}
+    while len(places) < SAMPLED_GRADIENT:
+        places.add(int(random.randint(len(flat))))
+    places = sorted(places)
+    return {'at': places, 'values': flat[places].tolist()}
+
+
+# --- the list of cases ---------------------------------------------------------------------------------------------
+
+
+def draw_labels(seed, lengths, vocab, ignore=-100, prompt=True, int64=False):
+    """Random labels; a prompt of random length and some single tokens are ignored, but never all of a sequence."""
+    random = np.random.RandomState(seed)
+    labels = []
+    for length in lengths:
+        sequence = random.randint(0, vocab, length)
+        sequence = np.where(random.rand(length) < 0.1, ignore, sequence)
+        if prompt and length > 3:
+            sequence[: random.randint(0, length - 2)] = ignore
+        sequence[-1] = random.randint(vocab)
+        labels += sequence.tolist()
+    return labels
+
+
+def build(name, shape, seed, options=None, dtype='float32', ignore=-100, labels=None, lift=None, **more):
+    """A case; `lift` sets the logits of labels above all others by these amounts, None leaving one as it is."""
+    options = dict(options or {})
+    reference = more.pop('reference', None)
+    int64 = more.pop('int64', False)
+    spec = tensor_spec(dtype, shape, seed, **more)
+    if 'sequenceOffsets' in options:
+        lengths = np.diff(options['sequenceOffsets']).tolist()
+    else:
+        lengths = [shape[1]] * shape[0]
+    case = {
+        'name': name,
+        'logits': spec,
+        'labels': labels if labels is not None else draw_labels(seed, lengths, shape[-1], ignore),
+        'options': options,
+    }
+    if int64:
+        case['int64'] = True
+    if lift is not None:
+        amounts = itertools.cycle(lift)
+        top = spec['mean'] + 3.5 * spec['std']
+        spec['set'] = []
+        for part in split(case):
+            for row, label, active in zip(range(part['rows'].start, part['rows'].stop), part['labels'], part['active']):
+                amount = next(amounts) if active else None
+                if amount is not None:
+                    spec['set'].append([row_start(spec, row) + int(label), top + amount])
+    if reference is not None:
+        case['reference'] = reference
+    return case
+
+
+VOCABULARIES = [
+    *(1, 2, 3, 7, 16, 17, 31, 63, 64, 65, 127, 128, 129, 255, 1000, 1023, 1024, 1025, 4097),
+    *(16384, 16385, 32000, 50257, 128256, 151936),
+]
+DTYPES = ['float32', 'float16', 'bfloat16']
+SCALES = [0.5, 2.5, 10.0, 30.0]
+MEANS = {
+    'float32': [0.0, 50.0, -300.0, 1e4],
+    'float16': [0.0, 50.0, -300.0, 1000.0],
+    'bfloat16': [0.0, 50.0, -300.0, 1000.0],
+}
+
+
+def sequence_cases():
+    cases = []
+    seeds = itertools.count(1)
+
+    def add(name, shape, options=None, coefficients=None, **more):
+        cases.append(sequence_case(build(name, shape, next(seeds), options, **more), coefficients))
+
+    for (i, vocab), (j, dtype) in itertools.product(enumerate(VOCABULARIES), enumerate(DTYPES)):
+        time = 3 if vocab > 100000 else 5
+        std = SCALES[(i + j) % 4]
+        lift = [None, None, 2.0] if vocab > 1 else None
+        add(f'vocab {vocab}, {dtype}, std {std}', [2, time, vocab], dtype=dtype, std=std, lift=lift)
+
+    for dtype, std, k in itertools.product(DTYPES, SCALES, range(4)):
+        mean = MEANS[dtype][k]
+        vocab = [300, 1025, 2049, 4097][k]
+        name = f'mean {mean}, std {std}, {dtype}, vocab {vocab}'
+        add(name, [2, 5, vocab], dtype=dtype, std=std, mean=mean, lift=[None, 1.0, None])
+
+    for dtype, vocab, std in itertools.product(DTYPES, [2, 17, 1000, 32000], [0.5, 2.5]):
+        lift = [6.0, 10.0, 14.0, 18.0, 25.0, 40.0, 60.0, 85.0]
+        name = f'p of the label nearly 1, {dtype}, vocab {vocab}, std {std}'
+        add(name, [2, 6, vocab], {'shift': False}, dtype=dtype, std=std, lift=lift)
+    for dtype in DTYPES:
+        options = {'temperature': 0.7}
+        add(f'p nearly 1, temperature 0.7, {dtype}', [2, 6, 500], options, dtype=dtype, std=1.0, lift=[4.0, 9.0, 20.0])
+
+    for dtype, vocab in itertools.product(DTYPES, [9, 1500]):
+        add(f'logits of -inf, {dtype}, vocab {vocab}', [2, 5, vocab], dtype=dtype, holes=3, lift=[0.0, -2.0])
+
+    for temperature, std, dtype in itertools.product([0.7, 1.3, 2], [2.5, 10.0, 30.0], DTYPES):
+        name = f'temperature {temperature}, std {std}, {dtype}'
+        add(name, [2, 4, 1000], {'temperature': temperature}, dtype=dtype, std=std, lift=[None, 1.0])
+
+    random = np.random.RandomState(7)
+    mask = [int(x) for x in random.rand(4 * 6) < 0.7]
+    weights = (random.randint(-64, 192, 4 * 6) / 64).tolist()
+    shape = [4, 6, 10]
+    for shift in (True, False):
+        where = f'shift {str(shift).lower()}'
+        base = {'shift': shift}
+        add(f'{where}', shape, base)
+        add(f'{where}, averageLogProb', shape, {**base, 'averageLogProb': True})
+        add(f'{where}, ignoreIndex 3', shape, {**base, 'ignoreIndex': 3}, ignore=3)
+        add(f'{where}, ignoreIndex -1', shape, {**base, 'ignoreIndex': -1}, ignore=-1)
+        add(f'{where}, mask', shape, {**base, 'mask': mask})
+        add(f'{where}, mask of booleans', shape, {**base, 'mask': [bool(x) for x in mask]})
+        add(f'{where}, tokenWeights', shape, {**base, 'tokenWeights': weights})
+        everything = {**base, 'tokenWeights': weights, 'mask': mask, 'averageLogProb': True, 'temperature': 1.3}
+        add(f'{where}, tokenWeights, mask, averageLogProb, temperature', shape, everything)
+        add(f'{where}, ldAlpha 0.3', shape, {**base, 'ldAlpha': 0.3})
+        add(f'{where}, ldAlpha 0, averageLogProb', shape, {**base, 'ldAlpha': 0, 'averageLogProb': True})
+        options = {**base, 'ldAlpha': 0.5, 'pairs': [3, 0, 1, 2], 'tokenWeights': weights}
+        add(f'{where}, ldAlpha 0.5, pairs, tokenWeights', shape, options)
+        add(f'{where}, labels of 64 bits', shape, base, int64=True)
+        packed = {**base, 'sequenceOffsets': [0, 3, 10, 12, 20]}
+        add(f'{where}, packed', [20, 10], packed)
+        add(f'{where}, packed, averageLogProb', [20, 10], {**packed, 'averageLogProb': True})
+        add(f'{where}, packed, padded rows', [20, 10], packed, pad=(6, 0))
+        add(f'{where}, packed, ldAlpha 0.4', [20, 10], {**packed, 'ldAlpha': 0.4})
+        add(f'{where}, packed, one token', [4, 10], {**base, 'sequenceOffsets': [0, 1, 4]})
+    for dtype in DTYPES:
+        add(f'padded rows, {dtype}', [3, 4, 61], dtype=dtype, pad=(3, 0))
+        add(f'padded rows and sequences, {dtype}', [3, 4, 61], dtype=dtype, pad=(67, 5))
+        add(f'padded rows of a large vocabulary, {dtype}', [2, 3, 50257], dtype=dtype, pad=(47, 0))
+        add(f'many tokens, {dtype}', [4, 32, 1000], dtype=dtype)
+    empty = draw_labels(99, [5], 10) + [-100] * 5
+    for extra in ({}, {'averageLogProb': True}, {'emptySequence': 'zero'}, {'emptySequence': 'nan'}):
+        add(f'a sequence without tokens, {json.dumps(extra)}', [2, 5, 10], extra, labels=empty)
+    add('coefficients of 0 and of many sizes', [6, 5, 8], None, [0.0, 1e-9, -1e6, -0.0, 3e-5, 0.1])
+    add('coefficients of 0 and of many sizes, float16', [6, 5, 8], None, [0.0, 1e-3, -1e3, -0.0, 3e-5, 0.1], dtype='float16')
+    return cases
+
+
+RPO = [{'lossType': 'sigmoid', 'weight': 1}, {'lossType': 'sft', 'weight': 0.1}]
+CPO = [{'lossType': 'cpo'}, {'lossType': 'sft', 'weight': 0.7}]
+ORPO = [{'lossType': 'orpo'}, {'lossType': 'sft'}]
+THREE = [{'lossType': 'ipo', 'weight': 0.2}, {'lossType': 'bco_pair', 'weight': -0.5}, {'lossType': 'simpo', 'weight': 3}]
+AOT = [{'lossType': 'aot_unpaired', 'weight': 0.4}, {'lossType': 'apo_zero'}]
+LISTS = {'RPO': RPO, 'CPO + sft': CPO, 'ORPO + sft': ORPO, 'three losses': THREE, 'aot_unpaired + apo_zero': AOT}
+
+
+def fused_cases():
+    cases = []
+    seeds = itertools.count(5001)
+
+    def add(name, options, shape=(4, 5, 9), reference='logits', dtype='float32', **more):
+        seed = next(seeds)
+        case = build(name, list(shape), seed, options, dtype=dtype, **more)
+        if reference == 'logits':
+            case['reference'] = {'logits': {**case['logits'], 'seed': seed + 100000}}
+        elif reference == 'same':
+            case['reference'] = {'logits': case['logits']}
+        elif reference == 'sums':
+            case['reference'] = {}
+        for attempt in range(20):
+            try:
+                cases.append(fused_case(case))
+                return
+            except ValueError:
+                case['logits']['seed'] += 10000
+        raise ValueError(name)
+
+    for i, loss in enumerate(LOSS_TYPES):
+        shape = (8, 4, 7) if loss.startswith('aot') else (4, 5, 9)
+        reference = None if loss in WITHOUT_REFERENCE else ['logits', 'sums'][i % 2]
+        other = None if loss in WITHOUT_REFERENCE else ['sums', 'logits'][i % 2]
+        add(loss, {'lossType': loss}, shape, reference)
+        add(f'{loss}, averageLogProb, beta 2', {'lossType': loss, 'averageLogProb': True, 'beta': 2}, shape, other)
+        add(f'{loss}, bfloat16', {'lossType': loss, 'beta': 0.3}, (4, 4, 333), other, 'bfloat16')
+    for loss in ('sigmoid', 'robust', 'exo_pair', 'aot', 'aot_unpaired', 'simpo', 'cpo'):
+        reference = None if loss in WITHOUT_REFERENCE else 'logits'
+        add(f'{loss}, labelSmoothing 0.1', {'lossType': loss, 'labelSmoothing': 0.1}, (6, 4, 6), reference)
+    for divergence, loss in itertools.product(('forward_kl', 'js', 'alpha'), WITH_DIVERGENCE):
+        options = {'lossType': loss, 'fDivergence': divergence, 'averageLogProb': True}
+        if divergence == 'alpha':
+            options['alpha'] = 0.3
+        add(f'{loss}, {divergence}', options, (4, 4, 6), 'sums')
+    for alpha in (2, 1):
+        add(f'sigmoid, alpha {alpha}', {'fDivergence': 'alpha', 'alpha': alpha}, (4, 4, 6), 'sums')
+    for name, terms in LISTS.items():
+        reference = None if 'sft' in name and name != 'RPO' else 'sums'
+        add(name, {'lossType': terms}, (4, 5, 8), reference)
+        add(f'{name}, averageLogProb', {'lossType': terms, 'averageLogProb': True}, (4, 5, 8), reference)
+    for loss in ('sigmoid', 'ipo', 'nca_pair', 'simpo', 'sft'):
+        reference = None if loss in WITHOUT_REFERENCE else 'logits'
+        add(f'wpo, {loss}', {'lossType': loss, 'weighting': 'wpo'}, (4, 5, 8), reference)
+    add('wpo, RPO, averageLogProb', {'lossType': RPO, 'weighting': 'wpo', 'averageLogProb': True}, (4, 5, 8))
+    add('wpo, aot', {'lossType': 'aot', 'weighting': 'wpo'}, (6, 5, 7), 'sums')
+    for dtype in DTYPES:
+        add(f'wpo, {dtype}, vocab 1025', {'weighting': 'wpo'}, (4, 6, 1025), dtype=dtype, std=4.0, lift=[2.0, None, 5.0])
+    weights = (np.random.RandomState(3).randint(1, 200, 20) / 64).tolist()
+    add('wpo, tokenWeights', {'weighting': 'wpo', 'tokenWeights': weights})
+    for alpha in (0, 0.3):
+        add(f'ldAlpha {alpha}', {'ldAlpha': alpha}, (4, 6, 7))
+        add(f'ldAlpha {alpha}, averageLogProb, pairs', {'ldAlpha': alpha, 'averageLogProb': True, 'pairs': [2, 1, 0, 3]}, (4, 6, 7))
+    add('one chosen against three rejected', {'pairs': [0, 1, 0, 2, 0, 3]}, (4, 5, 8))
+    add('one chosen against three rejected, wpo', {'pairs': [0, 1, 0, 2, 0, 3], 'weighting': 'wpo'}, (4, 5, 8))
+    add('one chosen against three rejected, sums', {'pairs': [3, 1, 3, 2, 3, 0], 'lossType': 'bco_pair'}, (4, 5, 8), 'sums')
+    add('one chosen against two rejected, simpo', {'pairs': [1, 0, 1, 2], 'lossType': 'simpo', 'beta': 2}, (3, 5, 8), None)
+    add('pairs of both roles, and one sequence in none', {'pairs': [0, 1, 1, 2], 'lossType': 'orpo'}, (4, 5, 8), None)
+    for gamma in (0, 1.4):
+        add(f'simpo, gamma {gamma}, beta 2.5', {'lossType': 'simpo', 'gamma': gamma, 'beta': 2.5}, reference=None)
+    for shift in (-0.7, 1.3):
+        add(f'bco_pair, rewardShift {shift}', {'lossType': 'bco_pair', 'rewardShift': shift})
+    add('discopop, discopopTau 0.5', {'lossType': 'discopop', 'discopopTau': 0.5})
+    for loss in ('sigmoid', 'hinge', 'sppo_hard', 'apo_down'):
+        add(f'{loss}, referenceFree', {'lossType': loss, 'referenceFree': True}, reference=None)
+    add('referenceFree ignores a reference', {'referenceFree': True}, reference='sums')
+    for beta in (0.01, 0.5, 5):
+        add(f'sigmoid, beta {beta}', {'beta': beta})
+    mask = [int(x) for x in np.random.RandomState(4).rand(20) < 0.8]
+    add('shift false', {'shift': False})
+    add('ignoreIndex 0', {'ignoreIndex': 0}, ignore=0)
+    add('mask', {'mask': mask})
+    add('tokenWeights, averageLogProb', {'tokenWeights': weights, 'averageLogProb': True})
+    for temperature in (0.7, 1.3, 2):
+        add(f'temperature {temperature}', {'temperature': temperature})
+    add('labels of 64 bits', {}, int64=True)
+    packed = {'sequenceOffsets': [0, 4, 11, 14, 20]}
+    add('packed', packed, (20, 9))
+    add('packed, shift false, padded rows', {**packed, 'shift': False}, (20, 9), pad=(7, 0))
+    add('packed, averageLogProb, pairs', {**packed, 'averageLogProb': True, 'pairs': [3, 0, 2, 1]}, (20, 9), 'sums')
+    add('padded rows', {}, pad=(7, 0))
+    add('padded rows and sequences', {}, pad=(7, 3))
+    add('equal logits', {}, reference='same')
+    empty = draw_labels(98, [5] * 3, 9) + [-100] * 5
+    add('a sequence without tokens', {}, labels=empty)
+    add('a sequence without tokens, averageLogProb', {'averageLogProb': True, 'lossType': RPO}, labels=empty)
+    outputs = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp', 'sumSquaredProbs']
+    add('outputs', {'outputs': outputs})
+    add('outputs, packed', {**packed, 'outputs': outputs}, (20, 9))
+    add('outputs, wpo', {'weighting': 'wpo', 'outputs': outputs})
+    for dtype, (vocab, std) in itertools.product(DTYPES, [(1025, 10.0), (16385, 2.5), (50257, 4.0), (151936, 3.0)]):
+        name = f'{dtype}, vocab {vocab}, std {std}'
+        add(name, {}, (2, 4, vocab), dtype=dtype, std=std, lift=[3.0, None, 8.0])
+    for dtype in DTYPES:
+        options = {'lossType': ORPO, 'temperature': 1.3}
+        add(f'ORPO, p nearly 1, {dtype}', options, (2, 5, 2000), None, dtype, std=1.0, lift=[4.0, 9.0, 14.0])
+        add(f'mean 50, std 10, {dtype}', {}, (4, 4, 1024), dtype=dtype, mean=50.0, std=10.0, lift=[None, 1.0])
+        add(f'padded vocabulary, {dtype}', {'lossType': 'ipo', 'averageLogProb': True}, (4, 4, 1000), dtype=dtype, pad=(24, 0))
+    return cases
+
+
+def loss_cases():
+    """Log-probs are multiples of 2^-20, so that their differences are exact in any order."""
+    random = np.random.RandomState(11)
+
+    def grid(values):
+        return (np.round(np.asarray(values) * 2**20) / 2**20).tolist()
+
+    def near(values, spread):
+        return grid(np.minimum(np.array(values) + random.uniform(-spread, spread, len(values)), -1e-5))
+
+    sums = {'chosen': grid(random.uniform(-150, -10, 7)), 'rejected': grid(random.uniform(-150, -10, 7))}
+    sums['referenceChosen'], sums['referenceRejected'] = near(sums['chosen'], 8), near(sums['rejected'], 8)
+    sums['chosenLengths'] = random.randint(8, 90, 7).tolist()
+    sums['rejectedLengths'] = random.randint(8, 90, 7).tolist()
+    means = {'chosen': grid(random.uniform(-4, -0.05, 7)), 'rejected': grid(random.uniform(-4, -0.05, 7))}
+    means['referenceChosen'], means['referenceRejected'] = near(means['chosen'], 0.8), near(means['rejected'], 0.8)
+    means['chosenLengths'], means['rejectedLengths'] = sums['chosenLengths'], sums['rejectedLengths']
+    far = {
+        'chosen': grid([-1000, -5000, -700, -60, -1e-5, -35, -3000, -0.5, -90]),
+        'rejected': grid([-4000, -1000, -700.5, -1e-4, -80, -36, -2e-6, -0.25, -92]),
+        'referenceChosen': grid([-900, -20, -650, -75, -3, -34, -2000, -0.5, -5]),
+        'referenceRejected': grid([-20, -900, -750, -2, -100, -37.25, -1e-6, -0.5, -600]),
+        'chosenLengths': [90, 200, 50, 10, 4, 1, 300, 2, 11],
+        'rejectedLengths': [200, 90, 50, 3, 11, 1, 1, 2, 9],
+    }
+    one = {key: value[:1] for key, value in sums.items()}
+    weighted = {**sums, 'pairWeights': [1, 0.25, 0, 3.5, 0.125, 1, 0.7]}
+    inputs = {'sums': sums, 'means': means, 'far': far, 'one': one, 'weighted': weighted}
+    cases = []
+
+    def add(name, options, *sets):
+        for key in sets:
+            given = {'averageLogProb': True, **options} if key == 'means' else options
+            cases.append(loss_case(f'{name}, {key}', key, given, inputs[key]))
+
+    smooth = {
+        'robust': [0.1, 0.4],
+        'exo_pair': [0.1, 1e-5],
+        **{key: [0.1, 0.5] for key in ('sigmoid', 'aot', 'aot_unpaired', 'simpo', 'cpo')},
+    }
+    for loss in LOSS_TYPES:
+        base = {'lossType': loss}
+        if loss == 'apo_down':
+            # Elsewhere the two terms of its derivative are nearly equal, and float64 is no oracle for their difference.
+            add(loss, base, 'sums', 'one', 'weighted')
+            add(f'{loss}, beta 0.5', {**base, 'beta': 0.5}, 'sums')
+        else:
+            add(loss, base, *inputs)
+            add(f'{loss}, beta 0.01', {**base, 'beta': 0.01}, 'sums')
+            add(f'{loss}, beta 0.5', {**base, 'beta': 0.5}, 'sums', 'far')
+        add(f'{loss}, beta 2.5', {**base, 'beta': 2.5}, 'means')
+        for epsilon in smooth.get(loss, []):
+            options = {**base, 'labelSmoothing': epsilon}
+            add(f'{loss}, labelSmoothing {epsilon}', options, 'sums', 'means', 'weighted')
+        if loss in WITH_DIVERGENCE:
+            add(f'{loss}, js', {**base, 'fDivergence': 'js'}, 'sums', 'means', 'far')
+            add(f'{loss}, forward_kl', {**base, 'fDivergence': 'forward_kl'}, 'sums', 'means', 'weighted')
+            for alpha in (0.3, 2, 1, -1):
+                options = {**base, 'fDivergence': 'alpha', 'alpha': alpha}
+                add(f'{loss}, alpha {alpha}', options, 'sums', 'means')
+            add(f'{loss}, alpha by default', {**base, 'fDivergence': 'alpha'}, 'means')
+        if loss not in WITHOUT_REFERENCE:
+            add(f'{loss}, referenceFree', {**base, 'referenceFree': True}, 'sums', 'means')
+    for gamma in (0, 1.4, -0.5):
+        add(f'simpo, gamma {gamma}', {'lossType': 'simpo', 'gamma': gamma, 'beta': 2}, 'sums', 'means')
+    for shift in (-0.7, 1.3):
+        add(f'bco_pair, rewardShift {shift}', {'lossType': 'bco_pair', 'rewardShift': shift}, 'sums', 'means')
+    for tau in (0.5, 2):
+        add(f'discopop, discopopTau {tau}', {'lossType': 'discopop', 'discopopTau': tau}, 'sums', 'means', 'far')
+    for name, terms in LISTS.items():
+        add(name, {'lossType': terms}, 'sums', 'means', 'weighted')
+    add('RPO, labelSmoothing 0.1, js', {'lossType': RPO[:1], 'labelSmoothing': 0.1, 'fDivergence': 'js'}, 'sums')
+    return inputs, cases
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def plain(value):
+    """JSON has no infinities and no NaN; they become strings. Whole floats lose their point."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [plain(part) for part in value]
+    if isinstance(value, float):
+        if math.isnan(value):
+            return 'NaN'
+        if math.isinf(value):
+            return 'Infinity' if value > 0 else '-Infinity'
+        if value == int(value) and abs(value) < 1e15:
+            return int(value)
+    return value
+
+
+def write(name, cases, inputs=None):
+    names = [case['name'] for case in cases]
+    assert len(set(names)) == len(names), [n for n in names if names.count(n) > 1]
+    lines = [json.dumps(plain(case), separators=(',', ':')) for case in cases]
+    head = '' if inputs is None else '"inputs":' + json.dumps(plain(inputs), separators=(',', ':')) + ',\n'
+    text = '{' + head + '"cases":[\n' + ',\n'.join(lines) + '\n]}\n'
+    (HERE / name).write_text(text)
+    print(f'{name}: {len(cases)} cases, {len(text) // 1000} kB')
+
+
+if __name__ == '__main__':
+    inputs, cases = loss_cases()
+    write('losses.json', cases, inputs)
+    write('sequences.json', sequence_cases())
+    write('fused.json', fused_cases())
