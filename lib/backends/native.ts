@@ -5,7 +5,7 @@
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import type { DType, FDivergence, InstructionSet, LossType } from '../types.js'
-import type { Backend, Job, LossTerm, Rows, RunSettings } from './backend.js'
+import type { Backend, Job, Rows, RunSettings } from './backend.js'
 
 type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array | undefined
 
@@ -81,32 +81,44 @@ class CpuBackend implements Backend {
   private numbersOf(job: Job, settings: RunSettings): Float64Array {
     const { tokens, policy, reference, loss, gradient } = job
     const terms = loss?.terms ?? []
-    if (this.numbers.length < 31 + 3 * terms.length) this.numbers = new Float64Array(31 + 3 * terms.length)
+    if (this.numbers.length < 32 + 3 * terms.length) this.numbers = new Float64Array(32 + 3 * terms.length)
     const { numbers } = this
-    numbers[0] = settings.threads
-    numbers[1] = settings.instructionSet ? this.addon.instructionSets.indexOf(settings.instructionSet) : this.defaultSet
-    if (tokens) {
-      numbers[2] = tokens.temperature
-      numbers[3] = tokens.average ? 1 : 0
-      numbers[4] = tokens.emptyLogProb
+    let at = 0
+    const setRows = (rows: Rows | undefined) => {
+      if (rows) {
+        numbers[at] = DTYPES[rows.dtype]
+        numbers[at + 1] = rows.batch
+        numbers[at + 2] = rows.time
+        numbers[at + 3] = rows.vocab
+        numbers[at + 4] = rows.batchStride
+        numbers[at + 5] = rows.timeStride
+      }
+      at += 6
     }
-    setRows(numbers, 5, (policy ?? gradient)?.logits)
-    setRows(numbers, 11, reference?.logits)
-    setRows(numbers, 17, gradient?.out)
+    numbers[at++] = settings.threads
+    numbers[at++] = settings.instructionSet
+      ? this.addon.instructionSets.indexOf(settings.instructionSet)
+      : this.defaultSet
+    numbers[at++] = settings.signal ? 1 : 0
+    numbers[at++] = tokens?.temperature ?? 1
+    numbers[at++] = tokens?.average ? 1 : 0
+    numbers[at++] = tokens?.emptyLogProb ?? 0
+    setRows((policy ?? gradient)?.logits)
+    setRows(reference?.logits)
+    setRows(gradient?.out)
     if (loss) {
-      numbers[23] = loss.beta
-      numbers[24] = loss.gamma
-      numbers[25] = loss.rewardShift
-      numbers[26] = loss.discopopTau
-      numbers[27] = loss.alpha
-      numbers[28] = DIVERGENCES[loss.fDivergence]
-      numbers[29] = loss.average ? 1 : 0
-      numbers[30] = terms.length
-      for (let i = 0; i < terms.length; i++) {
-        const term = terms[i] as LossTerm
-        numbers[31 + 3 * i] = this.lossCodes.get(term.lossType) as number
-        numbers[32 + 3 * i] = term.weight
-        numbers[33 + 3 * i] = term.labelSmoothing
+      numbers[at++] = loss.beta
+      numbers[at++] = loss.gamma
+      numbers[at++] = loss.rewardShift
+      numbers[at++] = loss.discopopTau
+      numbers[at++] = loss.alpha
+      numbers[at++] = DIVERGENCES[loss.fDivergence]
+      numbers[at++] = loss.average ? 1 : 0
+      numbers[at++] = terms.length
+      for (const term of terms) {
+        numbers[at++] = this.lossCodes.get(term.lossType) as number
+        numbers[at++] = term.weight
+        numbers[at++] = term.labelSmoothing
       }
     }
     return numbers
@@ -160,16 +172,6 @@ class Arena {
     if (array instanceof Float32Array) return this.float32
     return array instanceof Int32Array ? this.int32 : this.uint16
   }
-}
-
-function setRows(numbers: Float64Array, at: number, rows: Rows | undefined): void {
-  if (!rows) return
-  numbers[at] = DTYPES[rows.dtype]
-  numbers[at + 1] = rows.batch
-  numbers[at + 2] = rows.time
-  numbers[at + 3] = rows.vocab
-  numbers[at + 4] = rows.batchStride
-  numbers[at + 5] = rows.timeStride
 }
 
 /** A `Float16Array` goes as its bits: older versions of Node-API do not know the type. */

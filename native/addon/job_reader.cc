@@ -66,6 +66,7 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
 
   job.threads = numbers.integer();
   job.instructionSet = int32_t(numbers.integer());
+  job.cancellable = numbers.integer() != 0;
   Tokens& tokens = job.tokens;
   tokens.temperature = numbers;
   tokens.average = numbers.integer() != 0;
@@ -73,22 +74,6 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
   readRows(numbers, job.policy.logits);
   readRows(numbers, job.reference.logits);
   readRows(numbers, job.gradient.out);
-
-  LossConstants& constants = job.loss.constants;
-  constants.beta = numbers;
-  constants.gamma = numbers;
-  constants.rewardShift = numbers;
-  constants.discopopTau = numbers;
-  constants.alpha = numbers;
-  constants.divergence = Divergence(numbers.integer());
-  constants.average = numbers.integer() != 0;
-  for (int64_t left = numbers.integer(); left > 0; --left) {
-    LossTerm term;
-    term.type = LossType(numbers.integer());
-    term.weight = numbers;
-    term.labelSmoothing = numbers;
-    job.loss.terms.push_back(term);
-  }
 
   Forward &policy = job.policy, &reference = job.reference;
   PreferenceLoss& loss = job.loss;
@@ -130,6 +115,24 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
   job.hasPolicy = policy.logProbs != nullptr;
   job.hasReference = reference.logProbs != nullptr;
   job.hasLoss = loss.summary != nullptr;
+
+  if (job.hasLoss) {
+    LossConstants& constants = loss.constants;
+    constants.beta = numbers;
+    constants.gamma = numbers;
+    constants.rewardShift = numbers;
+    constants.discopopTau = numbers;
+    constants.alpha = numbers;
+    constants.divergence = Divergence(numbers.integer());
+    constants.average = numbers.integer() != 0;
+    for (int64_t left = numbers.integer(); left > 0; --left) {
+      LossTerm term;
+      term.type = LossType(numbers.integer());
+      term.weight = numbers;
+      term.labelSmoothing = numbers;
+      loss.terms.push_back(term);
+    }
+  }
 
   // The gradient is that of the policy's logits, from the states its forward has left or leaves.
   job.gradient.logits = policy.logits;

@@ -93,7 +93,9 @@ struct Job {
   int64_t threads = 0;          // 0: as many as the process may use
   int32_t instructionSet = -1;  // index into the instruction sets of the build; -1: the best this CPU has
 
-  // Raised from another thread; honoured until stage 4 begins.
+  // Raised from another thread; honoured until stage 4 begins. A job that may be cancelled does not begin stage 4
+  // before it has done with stage 1.
+  bool cancellable = false;
   std::atomic<bool> cancelled{false};
 };
 

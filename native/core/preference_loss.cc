@@ -38,21 +38,24 @@ std::vector<int64_t> matchByRank(int64_t count, Left left, Right right) {
   return match;
 }
 
+bool ranksBatch(LossType type) { return type == LossType::aot || type == LossType::aot_unpaired; }
+
 // Adds one loss of the sum, pair by pair.
-void addTerm(PreferenceLoss& s, const LossTerm& term, const LossConstants& constants) {
-  const int64_t count = s.pairCount;
+void addTerm(PreferenceLoss& s, const LossTerm& term, int64_t begin, int64_t end) {
+  LossConstants constants = s.constants;
+  constants.labelSmoothing = term.labelSmoothing;
   std::vector<int64_t> match;
   if (term.type == LossType::aot) {
     match = matchByRank(
-        count, [&](int64_t i) { return s.chosen[i] - s.rejected[i]; },
+        s.pairCount, [&](int64_t i) { return s.chosen[i] - s.rejected[i]; },
         [&](int64_t i) { return s.referenceChosen[i] - s.referenceRejected[i]; });
   } else if (term.type == LossType::aot_unpaired) {
     match = matchByRank(
-        count, [&](int64_t i) { return s.chosen[i] - s.referenceChosen[i]; },
+        s.pairCount, [&](int64_t i) { return s.chosen[i] - s.referenceChosen[i]; },
         [&](int64_t i) { return s.rejected[i] - s.referenceRejected[i]; });
   }
 
-  for (int64_t i = 0; i < count; ++i) {
+  for (int64_t i = begin; i < end; ++i) {
     Pair pair = pairAt(s, i);
     int64_t rejected = i;  // whose rejected sequence this pair's loss depends on
     if (term.type == LossType::aot) {
@@ -66,44 +69,49 @@ void addTerm(PreferenceLoss& s, const LossTerm& term, const LossConstants& const
       pair.referenceRejected = s.referenceRejected[rejected];
     }
     const LossValue value = evaluate(term.type, pair, constants);
+    // A mean over pairs.
     const double weight = term.weight * (s.pairWeights ? s.pairWeights[i] : 1);
     s.losses[i] += weight * value.loss;
-    s.gradChosen[i] += weight * value.dChosen;
-    s.gradRejected[rejected] += weight * value.dRejected;
+    s.gradChosen[i] += weight * value.dChosen / double(s.pairCount);
+    s.gradRejected[rejected] += weight * value.dRejected / double(s.pairCount);
   }
 }
 
 }  // namespace
 
-void preferenceLoss(PreferenceLoss& s) {
-  const int64_t count = s.pairCount;
-  LossConstants constants = s.constants;
-  constants.pairCount = double(count);
-  constants.totalChosenTokens = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    s.losses[i] = s.gradChosen[i] = s.gradRejected[i] = 0;
-    if (s.chosenLengths) constants.totalChosenTokens += s.chosenLengths[i];
-  }
-  for (const LossTerm& term : s.terms) {
-    constants.labelSmoothing = term.labelSmoothing;
-    addTerm(s, term, constants);
-  }
+bool pairsAreIndependent(const PreferenceLoss& s) {
+  return std::none_of(s.terms.begin(), s.terms.end(), [](const LossTerm& term) { return ranksBatch(term.type); });
+}
 
-  double loss = 0, margin = 0;
-  int64_t correct = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const Rewards reward = rewards(s.terms[0].type, pairAt(s, i), constants);
+void beginPreferenceLoss(PreferenceLoss& s) {
+  s.constants.pairCount = double(s.pairCount);
+  s.constants.totalChosenTokens = 0;
+  for (int64_t i = 0; i < s.pairCount; ++i) {
+    s.losses[i] = s.gradChosen[i] = s.gradRejected[i] = 0;
+    if (s.chosenLengths) s.constants.totalChosenTokens += s.chosenLengths[i];
+  }
+}
+
+void preferenceLoss(PreferenceLoss& s, int64_t begin, int64_t end) {
+  for (const LossTerm& term : s.terms) addTerm(s, term, begin, end);
+  for (int64_t i = begin; i < end; ++i) {
+    const Rewards reward = rewards(s.terms[0].type, pairAt(s, i), s.constants);
     s.chosenRewards[i] = reward.chosen;
     s.rejectedRewards[i] = reward.rejected;
-    loss += s.losses[i];
-    margin += reward.chosen - reward.rejected;
-    correct += reward.chosen > reward.rejected;
-    s.gradChosen[i] /= double(count);
-    s.gradRejected[i] /= double(count);
   }
-  s.summary[0] = loss / double(count);
-  s.summary[1] = double(correct) / double(count);
-  s.summary[2] = margin / double(count);
+}
+
+void finishPreferenceLoss(PreferenceLoss& s) {
+  double loss = 0, margin = 0;
+  int64_t correct = 0;
+  for (int64_t i = 0; i < s.pairCount; ++i) {
+    loss += s.losses[i];
+    margin += s.chosenRewards[i] - s.rejectedRewards[i];
+    correct += s.chosenRewards[i] > s.rejectedRewards[i];
+  }
+  s.summary[0] = loss / double(s.pairCount);
+  s.summary[1] = double(correct) / double(s.pairCount);
+  s.summary[2] = margin / double(s.pairCount);
 }
 
 }  // namespace fpl

@@ -5,6 +5,14 @@
 
 namespace fpl {
 
-void preferenceLoss(PreferenceLoss& stage);
+// Whether each pair's loss depends on that pair alone, so that pairs may be done a few at a time.
+bool pairsAreIndependent(const PreferenceLoss& stage);
+
+// To be called first, ...
+void beginPreferenceLoss(PreferenceLoss& stage);
+// ... then for all pairs, at once or in runs begin .. end, ...
+void preferenceLoss(PreferenceLoss& stage, int64_t begin, int64_t end);
+// ... and last, for what is summed over the batch.
+void finishPreferenceLoss(PreferenceLoss& stage);
 
 }  // namespace fpl

@@ -57,34 +57,39 @@ void writeRow(const Gradient& g, const RowSegments& segments, int64_t row, int64
 
 }  // namespace
 
-void logitsGradient(const Gradient& g, const Tokens& tokens, const CpuContext& context) {
-  const int64_t rowCount = g.logits.count();
+void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
   const ExpConstants constants(tokens.temperature);
   const RowSegments segments(g.logits.vocab);
+  const int64_t size = g.logits.count() * g.logits.vocab * elementSize(g.out.dtype);
+  const bool stream = g.out.data != g.logits.data && size >= kStreamFrom;
 
-  const bool stream =
-      g.out.data != g.logits.data && rowCount * g.logits.vocab * elementSize(g.out.dtype) >= kStreamFrom;
-
-  // Which sequence a row belongs to, and with it the row's coefficient.
-  const auto coefficientOf = [&](int64_t row) {
-    const int64_t s = std::upper_bound(tokens.offsets, tokens.offsets + tokens.sequences + 1, row) - tokens.offsets - 1;
-    return tokens.weight(row) * g.coefficients[s] / (tokens.average ? tokens.counts[s] : 1);
+  struct Row {
+    int64_t row;
+    double coefficient;
   };
+  std::vector<Row> rows;
+  for (const int32_t s : sequences) {
+    const double coefficient = g.coefficients[s] / (tokens.average ? tokens.counts[s] : 1);
+    for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
+      rows.push_back({row, tokens.weight(row) * coefficient});
+    }
+  }
+  const int64_t rowCount = int64_t(rows.size());
 
-  const auto write = [&](int64_t row, int64_t firstSegment, int64_t lastSegment) {
-    const int32_t label = tokens.targets[row];
+  const auto write = [&](const Row& at, int64_t firstSegment, int64_t lastSegment) {
+    const int32_t label = tokens.targets[at.row];
     RowGradient values;
-    if (label >= 0) values = rowGradient(g.states[row], coefficientOf(row), constants.inverseTemperature);
+    if (label >= 0) values = rowGradient(g.states[at.row], at.coefficient, constants.inverseTemperature);
     for (int64_t s = firstSegment; s < lastSegment; ++s) {
       switch (g.out.dtype) {
         case DType::kFloat32:
-          writeRow<float>(g, segments, row, s, label, values, constants, stream, context);
+          writeRow<float>(g, segments, at.row, s, label, values, constants, stream, context);
           break;
         case DType::kFloat16:
-          writeRow<Float16>(g, segments, row, s, label, values, constants, stream, context);
+          writeRow<Float16>(g, segments, at.row, s, label, values, constants, stream, context);
           break;
         case DType::kBFloat16:
-          writeRow<BFloat16>(g, segments, row, s, label, values, constants, stream, context);
+          writeRow<BFloat16>(g, segments, at.row, s, label, values, constants, stream, context);
           break;
       }
     }
@@ -92,14 +97,15 @@ void logitsGradient(const Gradient& g, const Tokens& tokens, const CpuContext& c
 
   if (segments.count > 1 && rowCount < 4 * context.threads) {
     context.pool.run(rowCount * segments.count, context.threads, [&](int64_t task) {
-      write(task / segments.count, task % segments.count, task % segments.count + 1);
+      const int64_t segment = task % segments.count;
+      write(rows[task / segments.count], segment, segment + 1);
     });
     return;
   }
   const int64_t rowsPerTask = std::max<int64_t>(1, 4 * kBlock / g.logits.vocab);
   context.pool.run((rowCount + rowsPerTask - 1) / rowsPerTask, context.threads, [&](int64_t task) {
     const int64_t last = std::min(rowCount, (task + 1) * rowsPerTask);
-    for (int64_t row = task * rowsPerTask; row < last; ++row) write(row, 0, segments.count);
+    for (int64_t i = task * rowsPerTask; i < last; ++i) write(rows[i], 0, segments.count);
   });
 }
 

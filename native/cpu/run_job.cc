@@ -1,10 +1,18 @@
 // Runs the stages of a job in order, and carries values between them: sequences to pairs before the loss, pairs to
 // sequences after it.
+//
+// Where loss and gradient of a pair depend on that pair alone, the stages go over a few pairs at a time: stage 4 then
+// finds in the cache what stage 1 has read, and the logits come from memory once, not twice.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "../core/preference_loss.h"
 #include "stages.h"
+
+#if defined(__linux__)
+#include <unistd.h>
+#endif
 
 namespace fpl {
 namespace {
@@ -18,27 +26,40 @@ int64_t threadsFor(const Job& job) {
   return job.threads > 0 ? job.threads : ThreadPool::available();
 }
 
-void forward(const Forward& stage, const Tokens& tokens, const CpuContext& context) {
-  const int64_t rowCount = stage.logits.count();
-  std::vector<TokenState> ownStates;
-  TokenState* states = stage.states;
-  if (!states) {
-    ownStates.resize(rowCount);
-    states = ownStates.data();
-  }
-  std::vector<float> ownSquares;
-  float* squares = stage.sumSquaredProbs;
-  if (stage.logWeights && !squares) {
-    ownSquares.resize(rowCount);
-    squares = ownSquares.data();
-  }
-  tokenLogProbs(stage, tokens, states, squares, context);
-  if (context.cancelled) return;
-  sequenceSums(stage, tokens, states, squares);
+// Bytes of logits that stay in the last-level cache from stage 1 to stage 4, with room for what is written meanwhile.
+int64_t cacheBudget() {
+  int64_t size = 0;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+  size = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+  return std::max<int64_t>(size, 4 << 20) / 2;
 }
 
-void gather(const Job& job, PreferenceLoss& loss) {
-  for (int64_t i = 0; i < loss.pairCount; ++i) {
+// Scratch for what a forward keeps of each row when the caller does not want it.
+struct ForwardScratch {
+  std::vector<TokenState> states;
+  std::vector<float> squares;
+};
+
+void forward(const Forward& stage, const Tokens& tokens, const Sequences& sequences, ForwardScratch& scratch,
+             const CpuContext& context) {
+  TokenState* states = stage.states;
+  if (!states) {
+    scratch.states.resize(stage.logits.count());
+    states = scratch.states.data();
+  }
+  float* squares = stage.sumSquaredProbs;
+  if (stage.logWeights && !squares) {
+    scratch.squares.resize(stage.logits.count());
+    squares = scratch.squares.data();
+  }
+  tokenLogProbs(stage, tokens, sequences, states, squares, context);
+  if (context.cancelled) return;
+  sequenceSums(stage, tokens, sequences, states, squares);
+}
+
+void gather(const Job& job, PreferenceLoss& loss, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
     const int32_t chosen = loss.pairs[2 * i], rejected = loss.pairs[2 * i + 1];
     loss.chosen[i] = job.policy.logProbs[chosen];
     loss.rejected[i] = job.policy.logProbs[rejected];
@@ -52,34 +73,84 @@ void gather(const Job& job, PreferenceLoss& loss) {
   }
 }
 
-void scatter(const PreferenceLoss& loss, const Tokens& tokens, double* coefficients) {
-  std::fill(coefficients, coefficients + tokens.sequences, 0.0);
-  for (int64_t i = 0; i < loss.pairCount; ++i) {
+void scatter(const PreferenceLoss& loss, double* coefficients, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
     coefficients[loss.pairs[2 * i]] += loss.gradChosen[i];
     coefficients[loss.pairs[2 * i + 1]] += loss.gradRejected[i];
   }
 }
 
+// Pairs begin .. end with the sequences that belong to them and to no other part.
+struct Part {
+  int64_t begin = 0, end = 0;
+  Sequences sequences;
+};
+
+// The job in parts that fit the cache; in one part when it has to be, or all fits.
+std::vector<Part> partsOf(const Job& job) {
+  const Tokens& tokens = job.tokens;
+  const PreferenceLoss& loss = job.loss;
+  Part whole{0, job.hasLoss ? loss.pairCount : 0, Sequences(tokens.sequences)};
+  std::iota(whole.sequences.begin(), whole.sequences.end(), 0);
+  const bool divisible =
+      job.hasPolicy && job.hasGradient && job.hasLoss && !job.cancellable && pairsAreIndependent(loss);
+  const Rows& rows = job.policy.logits;
+  const int64_t rowBytes = rows.vocab * elementSize(rows.dtype);
+  if (!divisible || rows.count() * rowBytes <= kAloneBelow) return {whole};
+
+  const int64_t budget = cacheBudget();
+  std::vector<bool> taken(tokens.sequences);
+  std::vector<Part> parts(1);
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < loss.pairCount; ++i) {
+    const int64_t pairBytes = (tokens.counts[loss.pairs[2 * i]] + tokens.counts[loss.pairs[2 * i + 1]]) * rowBytes;
+    if (bytes > 0 && bytes + pairBytes > budget) {
+      parts.push_back({i, i, {}});
+      bytes = 0;
+    }
+    bytes += pairBytes;
+    parts.back().end = i + 1;
+    for (int64_t k = 2 * i; k < 2 * i + 2; ++k) {
+      const int32_t sequence = loss.pairs[k];
+      // A sequence in several pairs gets its coefficient from all of them.
+      if (taken[sequence]) return {whole};
+      taken[sequence] = true;
+      parts.back().sequences.push_back(sequence);
+    }
+  }
+  for (int32_t s = 0; s < tokens.sequences; ++s) {
+    if (!taken[s]) parts.back().sequences.push_back(s);
+  }
+  return parts;
+}
+
 }  // namespace
 
 bool runJob(Job& job, ThreadPool& pool) {
+  if (job.cancelled) return false;
+  if (job.hasLoss) beginPreferenceLoss(job.loss);
   if (job.hasPolicy || job.hasGradient) {
-    const InstructionSets& sets = instructionSets();
-    const Kernels& kernels = *sets.sets[job.instructionSet < 0 ? 0 : job.instructionSet];
+    const Kernels& kernels = *instructionSets().sets[job.instructionSet < 0 ? 0 : job.instructionSet];
     const CpuContext context{kernels, pool, threadsFor(job), job.cancelled};
-    if (job.hasPolicy) forward(job.policy, job.tokens, context);
-    if (job.hasReference && !job.cancelled) forward(job.reference, job.tokens, context);
-    if (job.cancelled) return false;
-    if (job.hasLoss) {
-      gather(job, job.loss);
-      preferenceLoss(job.loss);
-      if (job.hasGradient) scatter(job.loss, job.tokens, job.gradient.coefficients);
+    if (job.hasGradient && job.hasLoss) {
+      std::fill(job.gradient.coefficients, job.gradient.coefficients + job.tokens.sequences, 0.0);
     }
-    if (job.hasGradient) logitsGradient(job.gradient, job.tokens, context);
+    ForwardScratch policyScratch, referenceScratch;
+    for (const Part& part : partsOf(job)) {
+      if (job.hasPolicy) forward(job.policy, job.tokens, part.sequences, policyScratch, context);
+      if (job.hasReference) forward(job.reference, job.tokens, part.sequences, referenceScratch, context);
+      if (job.cancellable && job.cancelled) return false;
+      if (job.hasLoss) {
+        gather(job, job.loss, part.begin, part.end);
+        preferenceLoss(job.loss, part.begin, part.end);
+        if (job.hasGradient) scatter(job.loss, job.gradient.coefficients, part.begin, part.end);
+      }
+      if (job.hasGradient) logitsGradient(job.gradient, job.tokens, part.sequences, context);
+    }
   } else if (job.hasLoss) {
-    if (job.cancelled) return false;
-    preferenceLoss(job.loss);
+    preferenceLoss(job.loss, 0, job.loss.pairCount);
   }
+  if (job.hasLoss) finishPreferenceLoss(job.loss);
   return true;
 }
 

@@ -5,9 +5,9 @@
 
 namespace fpl {
 
-void sequenceSums(const Forward& forward, const Tokens& tokens, const TokenState* states,
+void sequenceSums(const Forward& forward, const Tokens& tokens, const Sequences& sequences, const TokenState* states,
                   const float* sumSquaredProbs) {
-  for (int64_t s = 0; s < tokens.sequences; ++s) {
+  for (const int32_t s : sequences) {
     double sum = 0, logWeight = 0;
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
       if (tokens.targets[row] < 0) continue;

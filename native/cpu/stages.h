@@ -25,15 +25,20 @@ struct RowSegments {
   int64_t end(int64_t segment) const { return segment + 1 == count ? vocab : (segment + 1) * length; }
 };
 
+// The sequences a stage is to work on.
+using Sequences = std::vector<int32_t>;
+
 // Stage 1: logProb and state of every active row, and the by-products asked for.
-void tokenLogProbs(const Forward& forward, const Tokens& tokens, TokenState* states, float* sumSquaredProbs,
-                   const CpuContext& context);
+void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
+                   float* sumSquaredProbs, const CpuContext& context);
 
 // Stage 2: sums over each sequence's active rows.
-void sequenceSums(const Forward& forward, const Tokens& tokens, const TokenState* states, const float* sumSquaredProbs);
+void sequenceSums(const Forward& forward, const Tokens& tokens, const Sequences& sequences, const TokenState* states,
+                  const float* sumSquaredProbs);
 
 // Stage 4: the gradient with respect to the logits.
-void logitsGradient(const Gradient& gradient, const Tokens& tokens, const CpuContext& context);
+void logitsGradient(const Gradient& gradient, const Tokens& tokens, const Sequences& sequences,
+                    const CpuContext& context);
 
 // Runs the stages of a job. False when it was cancelled, which is possible until stage 4 begins.
 bool runJob(Job& job, ThreadPool& pool);

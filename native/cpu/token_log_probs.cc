@@ -33,12 +33,14 @@ const void* rowData(const Rows& rows, int64_t row) {
 
 }  // namespace
 
-void tokenLogProbs(const Forward& forward, const Tokens& tokens, TokenState* states, float* sumSquaredProbs,
-                   const CpuContext& context) {
+void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
+                   float* sumSquaredProbs, const CpuContext& context) {
   const Rows& rows = forward.logits;
   std::vector<int64_t> active;
-  for (int64_t row = 0; row < rows.count(); ++row) {
-    if (tokens.targets[row] >= 0) active.push_back(row);
+  for (const int32_t s : sequences) {
+    for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
+      if (tokens.targets[row] >= 0) active.push_back(row);
+    }
   }
   const int64_t activeCount = int64_t(active.size());
 
