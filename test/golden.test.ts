@@ -88,13 +88,16 @@ interface FusedExpected extends Tokens, Record<(typeof SCALARS)[number], Value> 
   gradient: Gradient
 }
 
-function read<T>(name: string): T {
-  return JSON.parse(readFileSync(new URL(`./golden/${name}.json`, import.meta.url), 'utf8'))
+function read<T>(name: string): T[] {
+  const lines = readFileSync(new URL(`./golden/${name}.jsonl`, import.meta.url), 'utf8')
+    .trimEnd()
+    .split('\n')
+  return lines.map((line) => JSON.parse(line))
 }
 
-const losses = read<{ inputs: Record<string, PreferencePairs>; cases: LossCase[] }>('losses')
-const sequences = read<{ cases: SequenceCase[] }>('sequences').cases
-const fused = read<{ cases: FusedCase[] }>('fused').cases
+const [lossInputs, ...losses] = read<unknown>('losses') as [Record<string, PreferencePairs>, ...LossCase[]]
+const sequences = read<SequenceCase>('sequences')
+const fused = read<FusedCase>('fused')
 
 const LOSS_RELATIVE = 1e-12
 const TOKEN_ULPS = 2
@@ -205,9 +208,9 @@ function compareGradient(
 }
 
 describe('preferenceLoss', () => {
-  for (const { name, pairs, options, expected } of losses.cases) {
+  for (const { name, pairs, options, expected } of losses) {
     const of = (wanted: Value[]) => (i: number) => LOSS_RELATIVE * Math.abs(Number(wanted[i]))
-    const inputs = () => losses.inputs[pairs]
+    const inputs = () => lossInputs[pairs]
     everywhere(name, inputs, (logProbs, { run }, report) => {
       const got = preferenceLossSync(logProbs, { ...options, ...run })
       for (const key of SCALARS) report.near(got[key], expected[key], of([expected[key]])(0), key)

@@ -3,10 +3,10 @@
 
     python3 test/golden/generate.py
 
-needs numpy and torch and writes the .json files beside itself, one case a line; golden.test.ts reads them. The oracle
-is the code everyone writes: log_softmax, gather, mask, sum, the formula of the loss, backward(). No derivative is
-written down here. Logits are not stored: `generate_bits` and its twin in inputs.ts make the same bits from a seed, and
-each case holds a checksum of them.
+needs numpy and torch and writes the .jsonl files beside itself, one case a line (the first line of losses.jsonl holds
+the inputs its cases share); golden.test.ts reads them. The oracle is the code everyone writes: log_softmax, gather,
+mask, sum, the formula of the loss, backward(). No derivative is written down here. Logits are not stored:
+`generate_bits` and its twin in inputs.ts make the same bits from a seed, and each case holds a checksum of them.
 """
 
 import itertools
@@ -129,10 +129,8 @@ def label_log_probs(logits, labels):
     quantity as -log(1 + e^(logsumexp of the others - label's logit)) keeps all digits.
     """
     plain = F.log_softmax(logits, -1).gather(-1, labels[:, None])[:, 0]
-    if logits.shape[-1] == 1:
-        return plain
     label = logits.gather(-1, labels[:, None])[:, 0]
-    others = logits.scatter(-1, labels[:, None], -math.inf).logsumexp(-1)
+    others = logits.scatter(-1, labels[:, None], -1e30).logsumexp(-1)
     return torch.where(plain > -0.01, -torch.logaddexp(torch.zeros(()), others - label), plain)
 
 
@@ -504,14 +502,14 @@ def sample(gradient, case):
 # --- the list of cases ---------------------------------------------------------------------------------------------
 
 
-def draw_labels(seed, lengths, vocab, ignore=-100, prompt=True, int64=False):
+def draw_labels(seed, lengths, vocab, ignore=-100):
     """Random labels; a prompt of random length and some single tokens are ignored, but never all of a sequence."""
     random = np.random.RandomState(seed)
     labels = []
     for length in lengths:
         sequence = random.randint(0, vocab, length)
         sequence = np.where(random.rand(length) < 0.1, ignore, sequence)
-        if prompt and length > 3:
+        if length > 3:
             sequence[: random.randint(0, length - 2)] = ignore
         sequence[-1] = random.randint(vocab)
         labels += sequence.tolist()
@@ -592,6 +590,8 @@ def sequence_cases():
 
     for dtype, vocab in itertools.product(DTYPES, [9, 1500]):
         add(f'logits of -inf, {dtype}, vocab {vocab}', [2, 5, vocab], dtype=dtype, holes=3, lift=[0.0, -2.0])
+        more = {'dtype': dtype, 'holes': 1, 'lift': [0.0, 7.0], 'labels': [3, 1, 8, 0, 2, 2]}
+        add(f'all but the label -inf, {dtype}, vocab {vocab}', [2, 3, vocab], {'shift': False}, **more)
 
     for temperature, std, dtype in itertools.product([0.7, 1.3, 2], [2.5, 10.0, 30.0], DTYPES):
         name = f'temperature {temperature}, std {std}, {dtype}'
@@ -633,14 +633,19 @@ def sequence_cases():
     for extra in ({}, {'averageLogProb': True}, {'emptySequence': 'zero'}, {'emptySequence': 'nan'}):
         add(f'a sequence without tokens, {json.dumps(extra)}', [2, 5, 10], extra, labels=empty)
     add('coefficients of 0 and of many sizes', [6, 5, 8], None, [0.0, 1e-9, -1e6, -0.0, 3e-5, 0.1])
-    add('coefficients of 0 and of many sizes, float16', [6, 5, 8], None, [0.0, 1e-3, -1e3, -0.0, 3e-5, 0.1], dtype='float16')
+    coefficients = [0.0, 1e-3, -1e3, -0.0, 3e-5, 0.1]
+    add('coefficients of 0 and of many sizes, float16', [6, 5, 8], None, coefficients, dtype='float16')
     return cases
 
 
 RPO = [{'lossType': 'sigmoid', 'weight': 1}, {'lossType': 'sft', 'weight': 0.1}]
 CPO = [{'lossType': 'cpo'}, {'lossType': 'sft', 'weight': 0.7}]
 ORPO = [{'lossType': 'orpo'}, {'lossType': 'sft'}]
-THREE = [{'lossType': 'ipo', 'weight': 0.2}, {'lossType': 'bco_pair', 'weight': -0.5}, {'lossType': 'simpo', 'weight': 3}]
+THREE = [
+    {'lossType': 'ipo', 'weight': 0.2},
+    {'lossType': 'bco_pair', 'weight': -0.5},
+    {'lossType': 'simpo', 'weight': 3},
+]
 AOT = [{'lossType': 'aot_unpaired', 'weight': 0.4}, {'lossType': 'apo_zero'}]
 LISTS = {'RPO': RPO, 'CPO + sft': CPO, 'ORPO + sft': ORPO, 'three losses': THREE, 'aot_unpaired + apo_zero': AOT}
 
@@ -693,16 +698,20 @@ def fused_cases():
     add('wpo, RPO, averageLogProb', {'lossType': RPO, 'weighting': 'wpo', 'averageLogProb': True}, (4, 5, 8))
     add('wpo, aot', {'lossType': 'aot', 'weighting': 'wpo'}, (6, 5, 7), 'sums')
     for dtype in DTYPES:
-        add(f'wpo, {dtype}, vocab 1025', {'weighting': 'wpo'}, (4, 6, 1025), dtype=dtype, std=4.0, lift=[2.0, None, 5.0])
+        lift = [2.0, None, 5.0]
+        add(f'wpo, {dtype}, vocab 1025', {'weighting': 'wpo'}, (4, 6, 1025), dtype=dtype, std=4.0, lift=lift)
     weights = (np.random.RandomState(3).randint(1, 200, 20) / 64).tolist()
     add('wpo, tokenWeights', {'weighting': 'wpo', 'tokenWeights': weights})
     for alpha in (0, 0.3):
         add(f'ldAlpha {alpha}', {'ldAlpha': alpha}, (4, 6, 7))
-        add(f'ldAlpha {alpha}, averageLogProb, pairs', {'ldAlpha': alpha, 'averageLogProb': True, 'pairs': [2, 1, 0, 3]}, (4, 6, 7))
+        options = {'ldAlpha': alpha, 'averageLogProb': True, 'pairs': [2, 1, 0, 3]}
+        add(f'ldAlpha {alpha}, averageLogProb, pairs', options, (4, 6, 7))
     add('one chosen against three rejected', {'pairs': [0, 1, 0, 2, 0, 3]}, (4, 5, 8))
     add('one chosen against three rejected, wpo', {'pairs': [0, 1, 0, 2, 0, 3], 'weighting': 'wpo'}, (4, 5, 8))
-    add('one chosen against three rejected, sums', {'pairs': [3, 1, 3, 2, 3, 0], 'lossType': 'bco_pair'}, (4, 5, 8), 'sums')
-    add('one chosen against two rejected, simpo', {'pairs': [1, 0, 1, 2], 'lossType': 'simpo', 'beta': 2}, (3, 5, 8), None)
+    options = {'pairs': [3, 1, 3, 2, 3, 0], 'lossType': 'bco_pair'}
+    add('one chosen against three rejected, bco_pair', options, (4, 5, 8), 'sums')
+    options = {'pairs': [1, 0, 1, 2], 'lossType': 'simpo', 'beta': 2}
+    add('one chosen against two rejected, simpo', options, (3, 5, 8), None)
     add('pairs of both roles, and one sequence in none', {'pairs': [0, 1, 1, 2], 'lossType': 'orpo'}, (4, 5, 8), None)
     for gamma in (0, 1.4):
         add(f'simpo, gamma {gamma}, beta 2.5', {'lossType': 'simpo', 'gamma': gamma, 'beta': 2.5}, reference=None)
@@ -743,7 +752,8 @@ def fused_cases():
         options = {'lossType': ORPO, 'temperature': 1.3}
         add(f'ORPO, p nearly 1, {dtype}', options, (2, 5, 2000), None, dtype, std=1.0, lift=[4.0, 9.0, 14.0])
         add(f'mean 50, std 10, {dtype}', {}, (4, 4, 1024), dtype=dtype, mean=50.0, std=10.0, lift=[None, 1.0])
-        add(f'padded vocabulary, {dtype}', {'lossType': 'ipo', 'averageLogProb': True}, (4, 4, 1000), dtype=dtype, pad=(24, 0))
+        options = {'lossType': 'ipo', 'averageLogProb': True}
+        add(f'padded vocabulary, {dtype}', options, (4, 4, 1000), dtype=dtype, pad=(24, 0))
     return cases
 
 
@@ -841,18 +851,20 @@ def plain(value):
     return value
 
 
-def write(name, cases, inputs=None):
-    names = [case['name'] for case in cases]
-    assert len(set(names)) == len(names), [n for n in names if names.count(n) > 1]
-    lines = [json.dumps(plain(case), separators=(',', ':')) for case in cases]
-    head = '' if inputs is None else '"inputs":' + json.dumps(plain(inputs), separators=(',', ':')) + ',\n'
-    text = '{' + head + '"cases":[\n' + ',\n'.join(lines) + '\n]}\n'
+def write(name, lines):
+    text = ''.join(json.dumps(plain(line), separators=(',', ':')) + '\n' for line in lines)
     (HERE / name).write_text(text)
-    print(f'{name}: {len(cases)} cases, {len(text) // 1000} kB')
+    print(f'{name}: {len(lines)} lines, {len(text) // 1000} kB')
+
+
+def check_names(cases):
+    names = [case['name'] for case in cases]
+    assert len(set(names)) == len(names), [name for name in names if names.count(name) > 1]
+    return cases
 
 
 if __name__ == '__main__':
     inputs, cases = loss_cases()
-    write('losses.json', cases, inputs)
-    write('sequences.json', sequence_cases())
-    write('fused.json', fused_cases())
+    write('losses.jsonl', [inputs] + check_names(cases))
+    write('sequences.jsonl', check_names(sequence_cases()))
+    write('fused.jsonl', check_names(fused_cases()))
