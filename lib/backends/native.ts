@@ -12,7 +12,11 @@ type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array | unde
 /** What `run` takes for an array: the array, or how many of its elements are in its slot of the arena. */
 type Argument = NativeArray | number
 
+/** Changes with what `run` takes: a binary of another build would read the arguments as something else. */
+const JOB_VERSION = 1
+
 interface Addon {
+  readonly jobVersion: number
   /** The memory whose i-th slot serves `run` for the i-th array. */
   setArena(arena: ArrayBuffer): void
   run(numbers: Float64Array, ...arrays: Argument[]): void
@@ -235,7 +239,8 @@ function find(): Native {
     const nodeGypBuild = load('node-gyp-build') as { path(directory: string): string }
     const path = nodeGypBuild.path(fileURLToPath(new URL('../..', import.meta.url)))
     const addon = load(path) as Addon
-    const { instructionSets } = addon
+    const { instructionSets, jobVersion } = addon
+    if (jobVersion !== JOB_VERSION) return { reason: `${path} belongs to another version of this package` }
     const forced = process.env[INSTRUCTION_SET_VARIABLE] as InstructionSet | undefined
     if (forced && !instructionSets.includes(forced)) {
       return { reason: `${INSTRUCTION_SET_VARIABLE}=${forced}, but this CPU has ${instructionSets.join(', ')}` }

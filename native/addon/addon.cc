@@ -4,6 +4,7 @@
 //   run(numbers, ...arrays)             runs a job on the calling thread and the pool
 //   runAsync(id, numbers, ...arrays)    the same off the calling thread; a promise of true, or of false when cancelled
 //   cancel(id)
+//   jobVersion                          of what run takes
 //   lossNames, instructionSets          in the order in which `numbers` refers to them
 //   availableThreads()
 //   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`; for npm run
@@ -35,6 +36,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
                              InstanceMethod("cancel", &FusedPreferenceLoss::cancel),
                              InstanceMethod("availableThreads", &FusedPreferenceLoss::availableThreads),
                              InstanceMethod("bandwidth", &FusedPreferenceLoss::bandwidth),
+                             InstanceValue("jobVersion", Napi::Number::New(env, fpl::kJobVersion), napi_enumerable),
                              InstanceValue("lossNames", lossNames, napi_enumerable),
                              InstanceValue("instructionSets", sets, napi_enumerable),
                          });

@@ -8,6 +8,9 @@
 
 namespace fpl {
 
+// Changes with the arguments and their order; lib refuses a binary with another.
+constexpr int kJobVersion = 1;
+
 // Bytes of one array's slot in the arena.
 constexpr size_t kArenaSlot = 64;
 

@@ -1,0 +1,224 @@
+/**
+ * The result of a row depends on that row alone: the same bits whatever surrounds it, wherever it lies and however the
+ * call is run.
+ */
+import { describe, expect, test } from 'vitest'
+import { fusedPreferenceLoss, fusedPreferenceLossSync, getBackends, sequenceLogProbsSync } from '../lib/index.js'
+import type { DType, FusedOptions, FusedPreferenceLoss, Logits, SequenceOptions } from '../lib/types.js'
+import {
+  bytes,
+  DTYPES,
+  encode,
+  gaussian,
+  NATIVE,
+  OUTPUTS,
+  problemOf,
+  random,
+  type Spec,
+  STYLES,
+  storage,
+  TARGETS,
+} from './support.js'
+
+/** The kernels work in tiles of 64, blocks of 2048 and, past 16384, segments that threads may share. */
+const VOCABULARIES = [1, 7, 64, 65, 2049, 16_384, 16_385, 40_000]
+const THREADS = [1, 2, 3, 7]
+
+type Row = Float32Array | Uint16Array
+
+function randomRow(dtype: DType, vocab: number, next: () => number): Row {
+  return storage(dtype, vocab).map(() => encode[dtype](3 * gaussian(next)))
+}
+
+/** `[batch, time, vocab]`, the given rows in order. */
+function stack(dtype: DType, rows: readonly Row[], batch: number): Logits {
+  const vocab = rows[0].length
+  const data = storage(dtype, rows.length * vocab)
+  for (const [i, row] of rows.entries()) data.set(row, i * vocab)
+  return { data, dtype, shape: [batch, rows.length / batch, vocab] }
+}
+
+const hex = (array: ArrayBufferView) => bytes(array).toString('hex')
+
+/** All that is known of one row of a call, to the bit; each row's gradient is taken with the coefficient 0.75. */
+function rowBits(logits: Logits, labels: Int32Array, row: number, options: SequenceOptions): string[] {
+  const vocab = logits.shape[logits.shape.length - 1]
+  const sums = sequenceLogProbsSync(logits, labels, { shift: false, ...options })
+  const more = sequenceLogProbsSync(logits, labels, { shift: false, ...options, outputs: OUTPUTS })
+  const gradient = sums.backward(new Float64Array(sums.logProbs.length).fill(0.75)).data as Float32Array
+  const tokens = sequenceLogProbsSync(logits, labels, { shift: false, ...options, outputs: ['tokenLogProbs'] })
+  return [
+    hex(tokens.tokenLogProbs!.subarray(row, row + 1)),
+    ...OUTPUTS.map((name) => hex(more[name]!.subarray(row, row + 1))),
+    hex(gradient.subarray(row * vocab, (row + 1) * vocab)),
+  ]
+}
+
+describe.each(TARGETS)('$name', ({ name, run }) => {
+  const dtypes = name === 'js' ? (['float32'] as const) : DTYPES
+  const threadCounts = name === 'js' ? [1] : THREADS
+
+  test.each(VOCABULARIES)('a row of %i logits among others, anywhere', (vocab) => {
+    for (const dtype of dtypes) {
+      const next = random(vocab)
+      const row = randomRow(dtype, vocab, next)
+      const others = [0, 1].map(() => randomRow(dtype, vocab, next))
+      others.push(storage(dtype, vocab).fill(encode[dtype](Number.NaN)))
+      const label = Math.floor(vocab / 3)
+      for (const temperature of [1, 1.7]) {
+        const alone = rowBits(stack(dtype, [row], 1), Int32Array.of(label), 0, { ...run, temperature, threads: 1 })
+        // The same sequence must also have the same sum.
+        const sum = (logits: Logits, labels: Int32Array, s: number, options: SequenceOptions) =>
+          sequenceLogProbsSync(logits, labels, { shift: false, ...options }).logProbs[s]
+        const aloneSum = sum(stack(dtype, [row], 1), Int32Array.of(label), 0, { ...run, temperature })
+        // Few rows, which threads share, and many, which they do not.
+        for (const count of vocab > 20_000 ? [2, 9] : [2, 6]) {
+          for (const at of [0, count - 1]) {
+            const rows = Array.from({ length: count }, (_, i) => (i === at ? row : others[i % 3]))
+            const labels = Int32Array.from({ length: count }, (_, i) => (i === at ? label : i % vocab))
+            const mask = labels.map((_, i) => Number(i === at || i % 2 === 0))
+            for (const threads of threadCounts) {
+              const logits = stack(dtype, rows, count)
+              const options = { ...run, temperature, threads }
+              expect(rowBits(logits, labels, at, options)).toEqual(alone)
+              expect(rowBits(logits, labels, at, { ...options, mask })).toEqual(alone)
+              expect(sum(logits, labels, at, options)).toBe(aloneSum)
+            }
+          }
+        }
+        // Packed, and at an odd address.
+        const data = storage(dtype, 3 * (vocab + 1) + 1)
+          .fill(encode[dtype](Number.NaN))
+          .subarray(1)
+        data.set(row, vocab + 1)
+        const packed = { data, dtype, shape: [3, vocab], strides: [vocab + 1, 1] }
+        const options = { ...run, temperature, sequenceOffsets: [0, 1, 3] }
+        expect(rowBits(packed, Int32Array.of(-100, label, -100), 1, options)).toEqual(alone)
+      }
+    }
+  })
+
+  /** A call with everything in it, on fresh copies of the same arrays. */
+  function call(spec: Spec, options: FusedOptions) {
+    const { logits, labels, options: tokens } = problemOf(spec)
+    const reference = problemOf({ ...spec, style: 'flat' }).logits
+    return [logits, labels, { ...tokens, reference: { logits: reference }, ...run, ...options }] as const
+  }
+
+  /** To the bit; the gradient without its padding. */
+  function bits(result: FusedPreferenceLoss): string[] {
+    const { gradLogits, gradient, tokenCounts } = result
+    const { data, shape, strides } = gradLogits!
+    const vocab = shape[shape.length - 1]
+    const rows = shape.slice(0, -1).reduce((a, b) => a * b)
+    const time = shape.length === 3 ? shape[1] : rows
+    const [batchStride, timeStride] = strides
+      ? [strides.length === 3 ? strides[0] : 0, strides[strides.length - 2]]
+      : [time * vocab, vocab]
+    const parts = Array.from({ length: rows }, (_, row) => {
+      const start = Math.floor(row / time) * batchStride + (row % time) * timeStride
+      return hex((data as Float32Array).subarray(start, start + vocab))
+    })
+    const lists = [result.losses, result.chosenRewards, result.rejectedRewards, gradient.chosen, gradient.rejected]
+    lists.push(result.chosenLogProbs, result.rejectedLogProbs)
+    lists.push(Float64Array.of(result.loss, result.accuracy, result.margin))
+    return [...lists.map(hex), hex(tokenCounts), ...OUTPUTS.map((output) => hex(result[output]!)), ...parts]
+  }
+
+  const specs: Spec[] = [40, 5001, 33_000].flatMap((vocab) =>
+    dtypes.map((dtype) => ({
+      seed: vocab,
+      dtype,
+      style: 'model' as const,
+      vocab,
+      lengths: vocab > 20_000 ? [2, 2] : [5, 5, 5, 5],
+      packed: false,
+      padding: [1, 3, 5],
+      bigint: false,
+      masked: true,
+      ignored: vocab < 20_000,
+      weighted: true,
+      options: { shift: vocab < 20_000 },
+    })),
+  )
+
+  test.each(specs)('a $dtype call with a vocabulary of $vocab: threads, runs, promises, destinations', async (spec) => {
+    const common: FusedOptions = { outputs: OUTPUTS, weighting: 'wpo', gradient: true, lossType: 'ipo' }
+    const wanted = bits(fusedPreferenceLossSync(...call(spec, { ...common, threads: 1 })))
+    const size = spec.lengths.length * spec.lengths[0] * spec.vocab
+    for (const threads of threadCounts) {
+      for (let again = 0; again < (name === 'js' ? 1 : 3); again++) {
+        expect(bits(fusedPreferenceLossSync(...call(spec, { ...common, threads })))).toEqual(wanted)
+      }
+      for (const gradient of [
+        true,
+        'in-place',
+        storage(spec.dtype, size).fill(encode[spec.dtype](Number.NaN)),
+      ] as const) {
+        const options = { ...common, threads, gradient }
+        expect(bits(fusedPreferenceLossSync(...call(spec, options)))).toEqual(wanted)
+        expect(bits(await fusedPreferenceLoss(...call(spec, options)))).toEqual(wanted)
+      }
+    }
+  })
+
+  test('identical policy and reference logits give a margin of exactly 0', () => {
+    for (const spec of specs) {
+      for (const style of STYLES) {
+        for (const extra of [
+          {},
+          { outputs: OUTPUTS },
+          { weighting: 'wpo' },
+          { averageLogProb: true },
+        ] as FusedOptions[]) {
+          const [logits, labels, options] = call({ ...spec, vocab: Math.min(spec.vocab, 17_000), style }, extra)
+          const same = problemOf({ ...spec, vocab: Math.min(spec.vocab, 17_000), style, padding: [2, 0, 0] }).logits
+          for (const reference of [logits, same]) {
+            const result = fusedPreferenceLossSync(logits, labels, { ...options, reference: { logits: reference } })
+            // Logits of -inf may make log-probs of -inf, whose difference is no number.
+            const known = result.chosenLogProbs.every(Number.isFinite) && result.rejectedLogProbs.every(Number.isFinite)
+            if (!known) {
+              expect(style).toBe('holes')
+              continue
+            }
+            expect(Array.from(result.chosenRewards, Math.abs)).toEqual(Array.from(result.losses, () => 0))
+            expect(Array.from(result.rejectedRewards, Math.abs)).toEqual(Array.from(result.losses, () => 0))
+            expect([Math.abs(result.margin), result.accuracy]).toEqual([0, 0])
+            if (!extra.weighting) expect(result.loss).toBe(Math.LN2)
+          }
+        }
+      }
+    }
+  })
+})
+
+test('the instruction sets of this machine, best first', () => {
+  const { instructionSet, instructionSets } = getBackends().cpu
+  const known = process.arch === 'x64' ? ['avx512', 'avx2', 'baseline'] : ['neon']
+  expect(known.slice(-instructionSets!.length)).toEqual(instructionSets)
+  if (!process.env.FUSED_PREFERENCE_LOSS_INSTRUCTION_SET) expect(instructionSet).toBe(instructionSets![0])
+  expect(NATIVE.map(({ run }) => run.instructionSet)).toEqual(instructionSets)
+})
+
+const FUSED_MULTIPLY_ADD = NATIVE.filter(({ run }) => run.instructionSet !== 'baseline')
+
+test('instruction sets with a fused multiply-add give the same bits', () => {
+  if (FUSED_MULTIPLY_ADD.length < 2) {
+    // Nothing to compare on this machine, which must then be one of these.
+    expect(['neon', 'avx2,baseline', 'baseline']).toContain(getBackends().cpu.instructionSets!.join())
+    return
+  }
+  for (const style of STYLES) {
+    for (const dtype of DTYPES) {
+      for (const vocab of VOCABULARIES) {
+        const spec = { seed: vocab, dtype, style, vocab, lengths: [2, 2], options: { shift: false } }
+        const flags = { packed: false, bigint: false, masked: false, ignored: false, weighted: false }
+        const { logits, labels } = problemOf({ ...spec, ...flags, padding: [0, 0, 0] })
+        const results = FUSED_MULTIPLY_ADD.map(({ run }) =>
+          rowBits(logits, labels as Int32Array, 1, { ...run, temperature: 0.9 }),
+        )
+        for (const result of results) expect(result).toEqual(results[0])
+      }
+    }
+  }
+})

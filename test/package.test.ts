@@ -1,0 +1,194 @@
+/**
+ * The package as it is installed: imported by its own name in both module systems, with its types, with and without its
+ * native binary. Uses dist.
+ */
+import { execFile } from 'node:child_process'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { LOSSES } from '../lib/backends/js/losses.js'
+import * as library from '../lib/index.js'
+
+const execute = promisify(execFile)
+const root = fileURLToPath(new URL('..', import.meta.url))
+const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+const FUNCTIONS = [
+  'fusedPreferenceLoss',
+  'fusedPreferenceLossSync',
+  'getBackends',
+  'preferenceLoss',
+  'preferenceLossSync',
+  'sequenceLogProbs',
+  'sequenceLogProbsSync',
+]
+
+/** Runs code in a child whose working directory is `cwd`. */
+async function run(code: string, type: 'module' | 'commonjs', cwd: string, env: Record<string, string> = {}) {
+  const { stdout, stderr } = await execute(process.execPath, [`--input-type=${type}`, '-e', code], {
+    cwd,
+    env: { ...process.env, NODE_OPTIONS: '', FUSED_PREFERENCE_LOSS_INSTRUCTION_SET: '', ...env },
+  })
+  return { result: JSON.parse(stdout), stderr }
+}
+
+const LOAD = {
+  module: `import * as fpl from 'fused-preference-loss';`,
+  commonjs: `const fpl = require('fused-preference-loss');`,
+}
+
+/** The names, a loss that is known, a gradient that is known, and the backends. */
+const USE = `
+  const data = Float32Array.of(0, 0, Math.log(3), 0)
+  const result = fpl.fusedPreferenceLossSync({ data, shape: [2, 1, 2] }, Int32Array.of(0, 0), {
+    shift: false, lossType: 'cpo', beta: 1, gradient: true
+  })
+  const summary = {
+    names: Object.keys(fpl).sort(),
+    chosen: result.chosenLogProbs[0],
+    loss: result.loss,
+    gradient: Array.from(result.gradLogits.data),
+    backends: fpl.getBackends(),
+  }
+`
+
+function expectRight({ names, chosen, loss, gradient }: Record<string, unknown> & { gradient: number[] }): void {
+  expect(names).toEqual(FUNCTIONS)
+  expect(chosen).toBeCloseTo(-Math.LN2, 12)
+  // z = log(1/2) - log(3/4), the loss log(1 + e^-z), its slope -1 / (1 + e^z).
+  expect(loss).toBeCloseTo(Math.log(2.5), 6)
+  const wanted = [-0.6 * 0.5, 0.6 * 0.5, 0.6 * 0.25, -0.6 * 0.25]
+  for (const [i, x] of gradient.entries()) expect(x).toBeCloseTo(wanted[i], 6)
+}
+
+test('the sources export the functions of the package', () => {
+  expect(Object.keys(library).sort()).toEqual(FUNCTIONS)
+})
+
+describe.each(['module', 'commonjs'] as const)('imported by its name as %s', (type) => {
+  test('the functions, on the native backend, without a word', async () => {
+    const { result, stderr } = await run(`${LOAD[type]} ${USE} console.log(JSON.stringify(summary))`, type, root)
+    expectRight(result)
+    expect(result.backends.cpu).toEqual(JSON.parse(JSON.stringify(library.getBackends().cpu)))
+    expect(result.backends.cpu.available).toBe(true)
+    expect(stderr).toBe('')
+  })
+
+  test('the environment may force an instruction set', async () => {
+    const ask = `${LOAD[type]} console.log(JSON.stringify(fpl.getBackends().cpu))`
+    for (const set of library.getBackends().cpu.instructionSets!) {
+      const { result } = await run(ask, type, root, { FUSED_PREFERENCE_LOSS_INSTRUCTION_SET: set })
+      expect(result).toMatchObject({ available: true, instructionSet: set })
+    }
+    const { result, stderr } = await run(ask, type, root, { FUSED_PREFERENCE_LOSS_INSTRUCTION_SET: 'mmx' })
+    expect(result).toEqual({ available: false, reason: expect.stringContaining('mmx') })
+    expect(stderr).toBe('')
+  })
+})
+
+test('everything the manifest points to is there, with types for both module systems', () => {
+  const targets = (value: unknown): string[] =>
+    typeof value === 'string' ? [value] : Object.values(value as object).flatMap(targets)
+  for (const path of [...targets(manifest.exports), manifest.main, manifest.types]) {
+    expect([path, existsSync(join(root, path))]).toEqual([path, true])
+  }
+  for (const [name, entry] of Object.entries<Record<string, Record<string, string>>>(manifest.exports)) {
+    if (typeof entry === 'string') continue
+    expect([name, entry.import.types, entry.require.types]).toEqual([
+      name,
+      expect.stringMatching(/\.d\.mts$/),
+      expect.stringMatching(/\.d\.cts$/),
+    ])
+  }
+})
+
+describe('in a project of its own', () => {
+  let project: string
+  const installed = () => join(project, 'node_modules', 'fused-preference-loss')
+
+  // The package without build and prebuilds, and its dependencies.
+  beforeAll(() => {
+    project = mkdtempSync(join(tmpdir(), 'fused-preference-loss-'))
+    mkdirSync(installed(), { recursive: true })
+    cpSync(join(root, 'dist'), join(installed(), 'dist'), { recursive: true })
+    cpSync(join(root, 'package.json'), join(installed(), 'package.json'))
+    const load = createRequire(import.meta.url)
+    for (const name of [...Object.keys(manifest.dependencies), '@types/node', 'undici-types']) {
+      const link = join(project, 'node_modules', name)
+      mkdirSync(dirname(link), { recursive: true })
+      symlinkSync(dirname(load.resolve(`${name}/package.json`)), link, 'junction')
+    }
+  })
+  afterAll(() => rmSync(project, { recursive: true }))
+
+  const WATCH = `
+    const warnings = []
+    process.on('warning', ({ name, code, message }) => warnings.push({ name, code, message }))
+  `
+  const REPORT = `setTimeout(() => console.log(JSON.stringify({ ...summary, warnings })), 20)`
+
+  test.each(['module', 'commonjs'] as const)('as %s without a binary: js serves, with one warning', async (type) => {
+    // With PREBUILDS_ONLY, not even a binary built on this machine would be looked for.
+    const env = { PREBUILDS_ONLY: '1', NODE_NO_WARNINGS: '1' }
+    const again = `${USE.replaceAll('const ', 'var ')} fpl.preferenceLoss({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' })`
+    const code = `${LOAD[type]} ${WATCH} fpl.getBackends(); ${again}; ${again}; ${REPORT}`
+    const { result } = await run(code, type, project, env)
+    expectRight(result)
+    const { cpu, js } = result.backends
+    expect(cpu).toEqual({ available: false, reason: expect.any(String) })
+    expect(cpu.reason).toContain('No native build was found')
+    expect(js).toEqual({ available: true })
+    expect(result.warnings).toHaveLength(1)
+    expect(result.warnings[0].code).toBe('FUSED_PREFERENCE_LOSS_NO_BINARY')
+    expect(result.warnings[0].message).toContain(cpu.reason.split('\n')[0])
+  })
+
+  test('both copies in one process warn once between them; getBackends and a chosen backend never', async () => {
+    const both = `
+      import { createRequire } from 'node:module'
+      const other = createRequire(process.cwd() + '/x.js')('fused-preference-loss')
+      ${WATCH}
+      const pairs = { chosen: [-1], rejected: [-2] }
+      fpl.preferenceLossSync(pairs, { lossType: 'cpo', backend: 'js' })
+      other.getBackends()
+      await new Promise((resolve) => setTimeout(resolve, 5))
+      const before = warnings.length
+      let code
+      try { other.preferenceLossSync(pairs, { lossType: 'cpo', backend: 'cpu' }) } catch (error) { code = error.code }
+      for (const { preferenceLossSync } of [fpl, other, fpl]) preferenceLossSync(pairs, { lossType: 'cpo' })
+      const summary = { before, code }
+    `
+    const { result } = await run(`${LOAD.module} ${both} ${REPORT}`, 'module', project, { NODE_NO_WARNINGS: '1' })
+    expect(result).toMatchObject({ before: 0, code: 'ERR_BACKEND_UNAVAILABLE' })
+    expect(result.warnings).toHaveLength(1)
+  })
+
+  test('types for both module systems, under strict settings', async () => {
+    const body = `
+      const logits: Logits = { data: new Float32Array(8), shape: [2, 2, 2] }
+      const result: FusedPreferenceLoss = fusedPreferenceLossSync(logits, new Int32Array(4), { lossType: 'simpo', gradient: 'in-place' })
+      const losses: Float64Array = result.losses
+      // @ts-expect-error no such loss
+      fusedPreferenceLossSync(logits, new Int32Array(4), { lossType: 'none' })
+      export const backends: boolean = getBackends().cpu.available && losses.length > 0
+    `
+    const names = `fusedPreferenceLossSync, getBackends, type FusedPreferenceLoss, type Logits`
+    writeFileSync(join(project, 'a.mts'), `import { ${names} } from 'fused-preference-loss'\n${body}`)
+    writeFileSync(join(project, 'b.cts'), `import { ${names} } from 'fused-preference-loss'\n${body}`)
+    const compilerOptions = { module: 'NodeNext', target: 'ES2022', strict: true, noEmit: true, types: ['node'] }
+    writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['a.mts', 'b.cts'] }))
+    const compiler = createRequire(import.meta.url).resolve('typescript/bin/tsc')
+    const { stdout } = await execute(process.execPath, [compiler, '--project', project]).catch((error) => error)
+    expect(stdout).toBe('')
+  }, 60_000)
+})
+
+test('the addon knows the losses of the js backend, in the same order', () => {
+  const { path } = library.getBackends().cpu
+  const addon = createRequire(import.meta.url)(path!)
+  expect(addon.lossNames).toEqual(Object.keys(LOSSES))
+  expect(addon.instructionSets).toEqual(library.getBackends().cpu.instructionSets)
+})

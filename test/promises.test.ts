@@ -1,0 +1,520 @@
+/**
+ * The promise forms: the results of the sync forms, an event loop that stays free, cancellation, and life and death of
+ * the environment while a call runs. Child processes and workers use dist.
+ */
+import { execFile, fork } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import { Worker } from 'node:worker_threads'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import {
+  fusedPreferenceLoss,
+  fusedPreferenceLossSync,
+  preferenceLoss,
+  preferenceLossSync,
+  sequenceLogProbs,
+  sequenceLogProbsSync,
+} from '../lib/index.js'
+import type { FusedOptions, Logits } from '../lib/types.js'
+import { bytes, DIST, gaussian, NATIVE, OUTPUTS, random, TARGETS } from './support.js'
+
+vi.setConfig({ testTimeout: 120_000 })
+
+/** Numbers that are quick to make, and of which no loss is trivial. */
+function ramp(length: number): Float32Array {
+  const data = new Float32Array(length)
+  const start = Math.min(length, 4099)
+  for (let i = 0; i < start; i++) data[i] = ((i * 7919) % 4099) / 512
+  for (let filled = start; filled < length; filled *= 2) data.copyWithin(filled, 0, Math.min(filled, length - filled))
+  return data
+}
+
+type Batch = { logits: Logits; labels: Int32Array; options: FusedOptions }
+
+/** One pair of sequences. */
+function batch(rows: number, vocab: number): Batch {
+  const logits = { data: ramp(2 * rows * vocab), shape: [2, rows, vocab] }
+  const labels = Int32Array.from({ length: 2 * rows }, (_, i) => (i * 7919) % vocab)
+  return { logits, labels, options: { shift: false, reference: { chosen: [-1], rejected: [-2] } } }
+}
+
+/** The same, its rows all lying at one place in memory: however many there are, it is small. */
+function flatBatch(rows: number, vocab: number): Batch {
+  const { logits, labels, options } = batch(1, vocab)
+  return {
+    logits: { data: logits.data, shape: [2, rows, vocab], strides: [0, 0, 1] },
+    labels: new Int32Array(2 * rows).fill(labels[0]),
+    options,
+  }
+}
+
+/** One that takes so long on one thread. */
+function longBatch(milliseconds: number, run: FusedOptions): Batch {
+  const vocab = 10_000
+  const { logits, labels, options } = flatBatch(50, vocab)
+  let fastest = Number.POSITIVE_INFINITY
+  for (let i = 0; i < 4; i++) {
+    const start = performance.now()
+    fusedPreferenceLossSync(logits, labels, { ...options, threads: 1, ...run })
+    fastest = Math.min(fastest, performance.now() - start)
+  }
+  return flatBatch(Math.ceil((50 * milliseconds) / fastest), vocab)
+}
+
+const scripts = mkdtempSync(join(tmpdir(), 'fused-preference-loss-'))
+afterAll(() => rmSync(scripts, { recursive: true }))
+
+/** A file with an ES module that has `dist` imported as `fpl`, and calls that take long, `long()` and `writing()`. */
+function script(name: string, body: string): string {
+  const path = join(scripts, `${name}.mjs`)
+  const head = `
+    import * as fpl from ${JSON.stringify(DIST.href)}
+    const vocab = 50_000
+    const call = (rows, more) => fpl.fusedPreferenceLoss(
+      { data: new Float32Array(vocab), shape: [2, rows, vocab], strides: [0, 0, 1] },
+      new Int32Array(2 * rows),
+      { shift: false, lossType: 'cpo', threads: 2, ...more }
+    )
+    // The one only reads, the other mostly writes.
+    const long = (more) => call(20_000, more)
+    const writing = () => call(700, { gradient: true })
+    const short = () => fpl.preferenceLoss({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' })
+    if (!fpl.getBackends().cpu.available) throw new Error(fpl.getBackends().cpu.reason)
+  `
+  writeFileSync(path, head + body)
+  return path
+}
+
+describe.each(TARGETS)('$name', ({ name, run }) => {
+  const small = name === 'js' ? 300 : 3000
+
+  test('fusedPreferenceLoss gives the bits of fusedPreferenceLossSync', async () => {
+    for (const gradient of [false, true, 'in-place'] as const) {
+      const make = () => {
+        const { logits, labels, options } = batch(20, small)
+        const reference = { logits: { data: ramp(logits.data.byteLength! / 4).reverse(), shape: logits.shape } }
+        return [
+          logits,
+          labels,
+          { ...options, reference, ...run, gradient, outputs: OUTPUTS, weighting: 'wpo' },
+        ] as const
+      }
+      const sync = fusedPreferenceLossSync(...make())
+      expect(await fusedPreferenceLoss(...make())).toEqual(sync)
+      expect(sync.loss).not.toBe(0)
+      expect(sync.gradLogits !== undefined).toBe(gradient !== false)
+    }
+  })
+
+  test('sequenceLogProbs gives the bits of sequenceLogProbsSync, and its backward too', async () => {
+    const { logits, labels } = batch(20, small)
+    const options = { ...run, outputs: OUTPUTS }
+    const { backward, ...sync } = sequenceLogProbsSync(logits, labels, options)
+    const { backward: backwardLater, ...later } = await sequenceLogProbs(logits, labels, options)
+    expect(later).toEqual(sync)
+    expect(backwardLater([1, -1])).toEqual(backward([1, -1]))
+  })
+
+  test('preferenceLoss gives the bits of preferenceLossSync', async () => {
+    const next = random(1)
+    const list = () => Array.from({ length: 50 }, () => -30 + gaussian(next))
+    const pairs = { chosen: list(), rejected: list(), referenceChosen: list(), referenceRejected: list() }
+    for (const lossType of ['sigmoid', 'aot', 'exo_pair'] as const) {
+      const sync = preferenceLossSync(pairs, { lossType, ...run })
+      expect(await preferenceLoss(pairs, { lossType, ...run })).toEqual(sync)
+    }
+  })
+
+  test('many calls in flight give the results of each alone', async () => {
+    const calls = Array.from({ length: 12 }, (_, i) => batch(3 + i, small))
+    const wanted = calls.map(({ logits, labels, options }) =>
+      fusedPreferenceLossSync(logits, labels, { ...options, ...run, gradient: true }),
+    )
+    const got = await Promise.all(
+      calls.map(({ logits, labels, options }) =>
+        fusedPreferenceLoss(logits, labels, { ...options, ...run, gradient: true }),
+      ),
+    )
+    expect(got).toEqual(wanted)
+    // A sync call may run between them.
+    const running = calls.map(({ logits, labels, options }) =>
+      fusedPreferenceLoss(logits, labels, { ...options, ...run }),
+    )
+    const { logits, labels, options } = calls[5]
+    expect(fusedPreferenceLossSync(logits, labels, { ...options, ...run }).losses).toEqual(wanted[5].losses)
+    for (const [i, result] of (await Promise.all(running)).entries()) expect(result.losses).toEqual(wanted[i].losses)
+  })
+
+  test('200 overlapping promises', async () => {
+    const { logits, labels, options } = batch(2, 50)
+    const wanted = fusedPreferenceLossSync(logits, labels, { ...options, ...run })
+    const all = Array.from({ length: 200 }, (_, i) =>
+      i % 3 === 0
+        ? preferenceLoss({ chosen: [-i], rejected: [-1] }, { lossType: 'cpo', beta: 1, ...run }).then(
+            (r) => r.margin + i - 1,
+          )
+        : fusedPreferenceLoss(logits, labels, { ...options, ...run }).then((r) => r.loss - wanted.loss),
+    )
+    expect((await Promise.all(all)).map(Math.abs)).toEqual(all.map(() => 0))
+  })
+
+  test('an error in the arguments rejects, and does not throw', async () => {
+    const { logits, labels, options } = batch(2, 5)
+    for (const call of [
+      () => fusedPreferenceLoss(logits, labels.subarray(1), { ...options, ...run }),
+      () => sequenceLogProbs(logits, labels.subarray(1), run),
+      () => preferenceLoss({ chosen: [1], rejected: [] }, { lossType: 'cpo', ...run }),
+    ]) {
+      let promise: Promise<unknown> | undefined
+      expect(() => {
+        promise = call()
+      }).not.toThrow()
+      await expect(promise).rejects.toMatchObject({ code: 'ERR_SHAPE_MISMATCH' })
+    }
+  })
+
+  test('the event loop stays free while long calls run', async () => {
+    const vocab = 10_000
+    const { logits, labels, options } = flatBatch(name === 'js' ? 400 : 1500, vocab)
+    const gradient = new Float32Array(2 * logits.shape[1] * vocab)
+    const call = () => fusedPreferenceLoss(logits, labels, { ...options, threads: 1, ...run, gradient })
+    await call()
+    const before = performance.now()
+    await call()
+    const count = Math.max(1, Math.ceil(1200 / (performance.now() - before)))
+
+    const start = performance.now()
+    let [ticks, last, longest] = [0, start, 0]
+    const timer = setInterval(() => {
+      ticks++
+      longest = Math.max(longest, performance.now() - last)
+      last = performance.now()
+    }, 5)
+    for (let i = 0; i < count; i++) await call()
+    const took = performance.now() - start
+    clearInterval(timer)
+    expect(took).toBeGreaterThan(600)
+    // js lets the loop turn every 10 ms or so.
+    expect(ticks).toBeGreaterThan(took / (name === 'js' ? 15 : 5) / 3)
+    expect(longest).toBeLessThan(took / 4)
+  })
+
+  describe('a signal', () => {
+    const reason = new Error('no longer wanted')
+    let long: Batch
+    beforeAll(() => {
+      long = longBatch(600, run)
+    })
+
+    test('aborted before: rejects with the reason, nothing written', async () => {
+      const { logits, labels, options } = batch(4, 100)
+      const before = Buffer.from(bytes(logits.data as Float32Array))
+      const signal = AbortSignal.abort(reason)
+      const out = new Float32Array(800).fill(5)
+      for (const gradient of ['in-place', out] as const) {
+        const all = { ...options, ...run, gradient, signal }
+        await expect(fusedPreferenceLoss(logits, labels, all)).rejects.toBe(reason)
+        expect(() => fusedPreferenceLossSync(logits, labels, all)).toThrow(reason)
+      }
+      await expect(sequenceLogProbs(logits, labels, { ...run, signal })).rejects.toBe(reason)
+      await expect(preferenceLoss({ chosen: [1], rejected: [1] }, { lossType: 'cpo', ...run, signal })).rejects.toBe(
+        reason,
+      )
+      expect(out.every((x) => x === 5)).toBe(true)
+      expect(bytes(logits.data as Float32Array).equals(before)).toBe(true)
+    })
+
+    test('aborted in the same turn: rejects with the reason', async () => {
+      const controller = new AbortController()
+      const { logits, labels, options } = long
+      const running = fusedPreferenceLoss(logits, labels, { ...options, threads: 1, ...run, signal: controller.signal })
+      controller.abort(reason)
+      const aborted = performance.now()
+      await expect(running).rejects.toBe(reason)
+      expect(performance.now() - aborted).toBeLessThan(200)
+    })
+
+    test.each(['fusedPreferenceLoss', 'sequenceLogProbs'] as const)(
+      'aborted during a long %s: rejects soon',
+      async (which) => {
+        const { logits, labels, options } = long
+        const call = (signal?: AbortSignal) =>
+          which === 'sequenceLogProbs'
+            ? sequenceLogProbs(logits, labels, { shift: false, threads: 1, ...run, signal })
+            : fusedPreferenceLoss(logits, labels, { ...options, threads: 1, ...run, signal })
+        const start = performance.now()
+        await call()
+        const whole = performance.now() - start
+
+        const controller = new AbortController()
+        const running = call(controller.signal)
+        await wait(whole / 8)
+        const aborted = performance.now()
+        controller.abort(reason)
+        await expect(running).rejects.toBe(reason)
+        expect(performance.now() - aborted).toBeLessThan(whole / 3)
+      },
+    )
+
+    test('aborted in mid-call: the gradient array and the logits in place are as they were', async () => {
+      const [rows, vocab] = name === 'js' ? [40, 5000] : [150, 100_000]
+      const { logits, labels, options } = batch(rows, vocab)
+      const before = Buffer.from(bytes(logits.data as Float32Array))
+      const out = new Float32Array(2 * rows * vocab).fill(5)
+      // What can be cancelled is made the larger part: by-products, and the reference's logits.
+      const reference = { logits: { data: ramp(vocab), shape: logits.shape, strides: [0, 0, 1] } }
+      const call = (gradient: Float32Array | 'in-place', signal?: AbortSignal) => {
+        const all = { ...options, reference, outputs: OUTPUTS, threads: 1, ...run, gradient, signal }
+        return fusedPreferenceLoss(logits, labels, all)
+      }
+      const scratch = new Float32Array(out.length)
+      await call(scratch)
+      const start = performance.now()
+      await call(scratch)
+      const whole = performance.now() - start
+      for (const gradient of [out, 'in-place'] as const) {
+        for (const part of [0.02, 0.1, 0.3]) {
+          const controller = new AbortController()
+          const running = call(gradient, controller.signal)
+          await wait(part * whole)
+          controller.abort(reason)
+          await expect(running).rejects.toBe(reason)
+          expect(bytes(logits.data as Float32Array).equals(before)).toBe(true)
+          expect(out.every((x) => x === 5)).toBe(true)
+        }
+      }
+      // The same calls do write when they are let.
+      await call(out)
+      expect(bytes(out).equals(bytes(scratch))).toBe(true)
+      await call('in-place')
+      expect(bytes(logits.data as Float32Array).equals(bytes(scratch))).toBe(true)
+    })
+
+    test('aborted afterwards: harmless, and the signal keeps no listener', async () => {
+      const { logits, labels, options } = batch(4, 100)
+      const controller = new AbortController()
+      let listeners = 0
+      const { signal } = controller
+      const [add, remove] = [signal.addEventListener.bind(signal), signal.removeEventListener.bind(signal)]
+      signal.addEventListener = (...given: Parameters<typeof add>) => {
+        listeners++
+        add(...given)
+      }
+      signal.removeEventListener = (...given: Parameters<typeof remove>) => {
+        listeners--
+        remove(...given)
+      }
+      const result = await fusedPreferenceLoss(logits, labels, { ...options, ...run, gradient: true, signal })
+      const before = Buffer.from(bytes(result.gradLogits!.data as Float32Array))
+      expect(listeners).toBe(0)
+      controller.abort(reason)
+      await turn()
+      expect(bytes(result.gradLogits!.data as Float32Array).equals(before)).toBe(true)
+      expect((await fusedPreferenceLoss(logits, labels, { ...options, ...run })).losses).toEqual(result.losses)
+    })
+
+    test('one signal cancels all that wait, and only calls that have it', async () => {
+      const { logits, labels, options } = batch(4, 100)
+      const controller = new AbortController()
+      const { signal } = controller
+      const first = fusedPreferenceLoss(long.logits, long.labels, { ...long.options, threads: 1, ...run })
+      const waiting = Array.from({ length: 20 }, (_, i) =>
+        fusedPreferenceLoss(logits, labels, {
+          ...options,
+          ...run,
+          gradient: 'in-place',
+          signal: i % 2 ? signal : undefined,
+        }),
+      )
+      // Handled from the start, so that no rejection goes unheard.
+      const settled = Promise.allSettled(waiting)
+      controller.abort(reason)
+      const outcome = await settled
+      for (const [i, { status }] of outcome.entries()) expect(status).toBe(i % 2 ? 'rejected' : 'fulfilled')
+      for (const result of outcome) if (result.status === 'rejected') expect(result.reason).toBe(reason)
+      expect((await first).losses.length).toBe(1)
+    })
+  })
+})
+
+describe.each(NATIVE)('$name', ({ run }) => {
+  test('a queued call that is cancelled does not wait for the one that runs', async () => {
+    const long = longBatch(600, run)
+    const { logits, labels, options } = batch(4, 100)
+    const before = Buffer.from(bytes(logits.data as Float32Array))
+    let done = false
+    const running = fusedPreferenceLoss(long.logits, long.labels, { ...long.options, ...run, threads: 1 }).then(() => {
+      done = true
+    })
+    const controller = new AbortController()
+    const queued = fusedPreferenceLoss(logits, labels, {
+      ...options,
+      ...run,
+      gradient: 'in-place',
+      signal: controller.signal,
+    })
+    await wait(20)
+    const reason = new Error('no longer wanted')
+    controller.abort(reason)
+    await expect(queued).rejects.toBe(reason)
+    expect(done).toBe(false)
+    await running
+    expect(bytes(logits.data as Float32Array).equals(before)).toBe(true)
+  })
+})
+
+describe('life and death', () => {
+  const execute = promisify(execFile)
+
+  /** Exit code, signal and error output of a child. */
+  async function childExit(path: string): Promise<[number | null, NodeJS.Signals | null, string]> {
+    const child = fork(path, { silent: true })
+    let errors = ''
+    child.stderr!.on('data', (chunk) => {
+      errors += chunk
+    })
+    return new Promise((resolve) => child.on('close', (code, signal) => resolve([code, signal, errors])))
+  }
+
+  test('a process that exits in mid-call exits with its code and no signal', async () => {
+    const path = script('exit', `long(); writing(); setTimeout(() => process.exit(0), 30)`)
+    for (let i = 0; i < 3; i++) expect(await childExit(path)).toEqual([0, null, ''])
+    const write = script('exit-writing', `writing(); setTimeout(() => process.exit(0), 40 * Math.random())`)
+    for (let i = 0; i < 5; i++) expect(await childExit(write)).toEqual([0, null, ''])
+    const at = script('exit-at-once', `long(); process.exit(0)`)
+    expect(await childExit(at)).toEqual([0, null, ''])
+    const queued = script('exit-queued', `for (let i = 0; i < 5; i++) long(); setTimeout(() => process.exit(7), 30)`)
+    expect(await childExit(queued)).toEqual([7, null, ''])
+  })
+
+  test('a process whose only work is a call stays until it is done, and then ends', async () => {
+    const path = script('stay', `long().then(({ losses }) => { console.error('loss', losses.length) })`)
+    expect(await childExit(path)).toEqual([0, null, 'loss 1\n'])
+    const cancelled = script(
+      'cancelled',
+      `const controller = new AbortController()
+      long(); long({ signal: controller.signal }).catch((error) => console.error(error.message))
+      setTimeout(() => controller.abort(new Error('enough')), 10)`,
+    )
+    expect(await childExit(cancelled)).toEqual([0, null, 'enough\n'])
+  })
+
+  test('an exception in mid-call is the process that reports it', async () => {
+    const path = script('throw', `long(); setTimeout(() => { throw new Error('on purpose') }, 20)`)
+    const [code, signal, errors] = await childExit(path)
+    expect([code, signal]).toEqual([1, null])
+    expect(errors).toContain('on purpose')
+  })
+
+  test('arrays in use are not collected', async () => {
+    const path = script(
+      'collect',
+      `const options = { shift: false, lossType: 'cpo', threads: 2 }
+      const results = []
+      function example(i) {
+        const data = new Float32Array(2 * 20 * 5000).map((_, k) => (k * (i + 3)) % 11)
+        const labels = new Int32Array(40).fill(i)
+        return fpl.fusedPreferenceLoss({ data, shape: [2, 20, 5000] }, labels, { ...options, gradient: i % 2 ? true : 'in-place' })
+      }
+      for (let i = 0; i < 60; i++) { results.push(example(i)); if (i % 5 === 0) gc() }
+      const timer = setInterval(() => { gc(); new Float32Array(1e6).fill(i++) }, 1)
+      let i = 0
+      const all = await Promise.all(results)
+      clearInterval(timer)
+      for (const [k, { losses, gradLogits }] of all.entries()) {
+        const data = new Float32Array(2 * 20 * 5000).map((_, n) => (n * (k + 3)) % 11)
+        const sync = fpl.fusedPreferenceLossSync({ data, shape: [2, 20, 5000] }, new Int32Array(40).fill(k), { ...options, gradient: true })
+        if (losses[0] !== sync.losses[0]) throw new Error('loss ' + k)
+        for (let n = 0; n < data.length; n++) {
+          if (gradLogits.data[n] !== sync.gradLogits.data[n]) throw new Error('gradient ' + k)
+        }
+      }
+      console.log('ok')`,
+    )
+    const { stdout } = await execute(process.execPath, ['--expose-gc', path])
+    expect(stdout).toBe('ok\n')
+  })
+
+  test('what a settled call used is collected', async () => {
+    const path = script(
+      'release',
+      `const used = []
+      for (let i = 0; i < 10; i++) {
+        const data = new Float32Array(2 * 10 * 5000)
+        used.push(new WeakRef(data))
+        const controller = new AbortController()
+        const running = fpl.sequenceLogProbs({ data, shape: [2, 10, 5000] }, new Int32Array(20), { signal: controller.signal })
+        if (i % 2) controller.abort()
+        await running.catch(() => {})
+      }
+      for (let i = 0; i < 5; i++) { await new Promise((resolve) => setTimeout(resolve, 5)); gc() }
+      console.log(used.filter((ref) => ref.deref() !== undefined).length)`,
+    )
+    const { stdout } = await execute(process.execPath, ['--expose-gc', path])
+    // The last may still be on the stack.
+    expect(Number(stdout)).toBeLessThanOrEqual(1)
+  })
+
+  test('workers load, call and are terminated in mid-call', async () => {
+    const path = script(
+      'worker',
+      `import { parentPort } from 'node:worker_threads'
+      const { loss } = await short()
+      writing(); long(); long()
+      parentPort.postMessage(loss)`,
+    )
+    for (let i = 0; i < 20; i++) {
+      const worker = new Worker(path)
+      const loss = await new Promise((resolve, reject) => {
+        worker.once('message', resolve)
+        worker.once('error', reject)
+      })
+      expect(loss).toBeCloseTo(Math.log1p(Math.exp(-0.1)), 12)
+      if (i % 4) await wait(i)
+      expect(await worker.terminate()).toBe(1)
+    }
+    // And the main thread works as before.
+    expect((await preferenceLoss({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' })).margin).toBeCloseTo(0.1, 12)
+  })
+
+  test('a process that ends while its workers call ends with its code', async () => {
+    const worker = script(
+      'busy-worker',
+      `import { parentPort } from 'node:worker_threads'\nlong(); parentPort.postMessage(0)`,
+    )
+    const path = script(
+      'parent',
+      `import { Worker } from 'node:worker_threads'
+      const workers = Array.from({ length: 3 }, () => new Worker(${JSON.stringify(worker)}))
+      long()
+      await Promise.all(workers.map((worker) => new Promise((resolve) => worker.once('message', resolve))))
+      process.exit(0)`,
+    )
+    for (let i = 0; i < 3; i++) expect(await childExit(path)).toEqual([0, null, ''])
+  })
+
+  test('a worker whose call is done ends by itself', async () => {
+    const path = script(
+      'quiet-worker',
+      `import { parentPort } from 'node:worker_threads'\nparentPort.postMessage((await long()).losses)`,
+    )
+    const worker = new Worker(path)
+    const losses = new Promise((resolve) => worker.once('message', resolve))
+    const code = new Promise((resolve) => worker.once('exit', resolve))
+    expect(await losses).toHaveLength(1)
+    expect(await code).toBe(0)
+  })
+})
+
+test('an array detached while a call uses it is an error, not a crash', async () => {
+  for (const { run } of TARGETS) {
+    const { logits, labels, options } = batch(40, 2000)
+    const running = fusedPreferenceLoss(logits, labels, { ...options, ...run, gradient: true })
+    const buffer = (logits.data as Float32Array).buffer as ArrayBuffer
+    structuredClone(buffer, { transfer: [buffer] })
+    await expect(running).rejects.toMatchObject({ code: 'ERR_INVALID_ARG_VALUE' })
+  }
+})

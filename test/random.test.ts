@@ -1,0 +1,407 @@
+/**
+ * The cpu backend, on every instruction set of this machine, against the js backend on random calls: every element type,
+ * shape, layout, option and loss. A failure prints the seed and the smallest call that fails.
+ */
+import fc from 'fast-check'
+import { describe, expect, test, vi } from 'vitest'
+import { fusedPreferenceLossSync, preferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
+import type {
+  FDivergence,
+  Logits,
+  LossOptions,
+  LossType,
+  PreferenceLoss,
+  PreferencePairs,
+  RunOptions,
+  SequenceLogProbs,
+  TokenOutput,
+} from '../lib/types.js'
+import {
+  bytes,
+  DTYPES,
+  decode,
+  encode,
+  firstDifference,
+  JS,
+  LOSS_TYPES,
+  NATIVE,
+  OUTPUTS,
+  type Problem,
+  problemOf,
+  random,
+  type Spec,
+  STYLES,
+  ulp,
+  values,
+} from './support.js'
+
+vi.setConfig({ testTimeout: 120_000 })
+
+/** The most logits of one call: js takes about 0.1 µs for each. */
+const MOST_LOGITS = 60_000
+
+const vocab = fc.oneof(
+  { weight: 4, arbitrary: fc.integer({ min: 1, max: 40 }) },
+  {
+    weight: 5,
+    arbitrary: fc
+      .tuple(fc.constantFrom(16, 64, 2048, 16384), fc.integer({ min: 1, max: 3 }), fc.integer({ min: -1, max: 1 }))
+      .map(([unit, times, more]) => unit * times + more),
+  },
+  { weight: 2, arbitrary: fc.integer({ min: 1, max: 20_000 }) },
+)
+
+const spec: fc.Arbitrary<Spec> = fc
+  .record({
+    seed: fc.nat(),
+    dtype: fc.constantFrom(...DTYPES),
+    style: fc.constantFrom(...STYLES),
+    vocab,
+    lengths: fc.array(fc.integer({ min: 1, max: 7 }), { minLength: 1, maxLength: 6 }),
+    packed: fc.boolean(),
+    padding: fc.tuple(fc.nat({ max: 3 }), fc.nat({ max: 5 }), fc.nat({ max: 9 })),
+    bigint: fc.boolean(),
+    masked: fc.boolean(),
+    ignored: fc.boolean(),
+    weighted: fc.boolean(),
+    options: fc.record(
+      {
+        shift: fc.boolean(),
+        ignoreIndex: fc.constantFrom(-100, 0, -1),
+        averageLogProb: fc.boolean(),
+        temperature: fc.oneof(fc.constantFrom(1, 0.7, 1e-3, 1e3), fc.double({ min: 0.1, max: 10, noNaN: true })),
+        emptySequence: fc.constantFrom('zero' as const, 'nan' as const),
+      },
+      { requiredKeys: [] },
+    ),
+  })
+  .map((drawn) => {
+    const lengths = drawn.packed ? drawn.lengths : drawn.lengths.map(() => drawn.lengths[0])
+    let rows = lengths.reduce((a, b) => a + b)
+    while (rows * drawn.vocab > MOST_LOGITS && lengths.length > 1) rows -= lengths.pop()!
+    if (rows * drawn.vocab > MOST_LOGITS) lengths[0] = Math.max(1, Math.floor(MOST_LOGITS / drawn.vocab))
+    return { ...drawn, lengths }
+  })
+
+/** Fails unless `got` is within `bound` of `wanted`; equal infinities and NaN are no distance apart. */
+function near(got: number, wanted: number, bound: number, what: string): void {
+  if (Object.is(got, wanted) || Math.abs(got - wanted) <= bound || got === wanted) return
+  throw new Error(`${what}: ${got}, where js has ${wanted}, ${Math.abs(got - wanted) / bound} times the bound apart`)
+}
+
+/** An entropy is a difference of float32 logarithms, each of up to 60 ln 2. */
+const ENTROPY_BOUND = 64 * 2 ** -23
+
+const UNIT_TOKEN = (x: number) => ulp(Math.max(Math.abs(x), 1))
+
+/** Stages 1 and 2. */
+function compareForward(got: SequenceLogProbs, wanted: SequenceLogProbs, problem: Problem, lengths: number[]): void {
+  expect(got.tokenCounts).toEqual(wanted.tokenCounts)
+  const { options, active } = problem
+  const drop = options.shift !== false && options.sequenceOffsets === undefined ? 1 : 0
+  const average = options.averageLogProb === true
+  let row = 0
+  let k = 0
+  for (const [s, length] of lengths.entries()) {
+    let bound = 0
+    for (let t = 0; t < length; t++, row++) {
+      if (t >= length - drop) continue
+      const [logProb, wantedLogProb] = [got.tokenLogProbs![k], wanted.tokenLogProbs![k]]
+      const step = UNIT_TOKEN(wantedLogProb)
+      if (!active(row)) {
+        for (const name of OUTPUTS) if (got[name]) expect(got[name][k]).toBe(name === 'tokenArgmax' ? -1 : 0)
+      }
+      near(logProb, wantedLogProb, 2 * step, `tokenLogProbs[${k}]`)
+      if (wanted.logSumExp) {
+        near(got.logSumExp![k], wanted.logSumExp[k], 2 * UNIT_TOKEN(wanted.logSumExp[k]), `logSumExp[${k}]`)
+        near(got.tokenEntropies![k], wanted.tokenEntropies![k], ENTROPY_BOUND, `tokenEntropies[${k}]`)
+        near(got.sumSquaredProbs![k], wanted.sumSquaredProbs![k], 4 * ulp(wanted.sumSquaredProbs![k]), `Σp²[${k}]`)
+        near(got.tokenArgmax![k], wanted.tokenArgmax![k], 0, `tokenArgmax[${k}]`)
+      }
+      if (active(row)) {
+        const label = problem.labels.length === problem.rows ? row + (options.shift === false ? 0 : 1) : row
+        bound += 2 * step * Math.abs(options.tokenWeights?.[label] ?? 1)
+      }
+      k++
+    }
+    near(got.logProbs[s], wanted.logProbs[s], average ? bound / wanted.tokenCounts[s] : bound, `logProbs[${s}]`)
+  }
+}
+
+/** The same logits, exactly, in float32. */
+function widened(logits: Logits): Logits {
+  return { ...logits, data: Float32Array.from(logits.data as Uint16Array, decode[logits.dtype!]), dtype: 'float32' }
+}
+
+/** Stage 4; `wanted` is the gradient in float32. */
+function compareGradient(got: Logits, wanted: Logits, vocabulary: number, { active }: Problem): void {
+  const dtype = got.dtype!
+  const [g, w] = [values(got), values(wanted)]
+  expect(g.length).toBe(w.length)
+  for (let i = 0; i < g.length; i++) {
+    const bound = 4 * ulp(w[i]) + 1e-38
+    if (!active(Math.floor(i / vocabulary))) {
+      if (!Object.is(g[i], 0)) throw new Error(`gradient[${i}] of an inactive row is ${g[i]}`)
+    } else if (dtype === 'float32') {
+      near(g[i], w[i], bound, `gradient[${i}]`)
+    } else {
+      const low = decode[dtype](encode[dtype](w[i] - bound))
+      const high = decode[dtype](encode[dtype](w[i] + bound))
+      if (Number.isNaN(g[i]) && Number.isNaN(w[i])) continue
+      if (!(g[i] >= low && g[i] <= high)) throw new Error(`gradient[${i}]: ${g[i]}, wanted ${low} … ${high} (${w[i]})`)
+    }
+  }
+}
+
+/** A factor for each sequence, some 0. */
+const coefficients = (seed: number, count: number) => {
+  const next = random(seed ^ 0x5555)
+  return Array.from({ length: count }, () => (next() < 0.1 ? 0 : (next() - 0.5) * 10 ** (4 * next() - 2)))
+}
+
+/** As many pairs as there may be, sequences repeated; or chosen first, rejected second. */
+function pairsOf(sequences: number, next: () => number): Int32Array {
+  if (sequences % 2 === 0 && next() < 0.5) {
+    return Int32Array.from({ length: sequences }, (_, i) => (i >> 1) + (i % 2 === 0 ? 0 : sequences / 2))
+  }
+  const pairs = new Int32Array(2 + 2 * Math.floor(4 * next()))
+  for (let i = 0; i < pairs.length; i += 2) {
+    pairs[i] = Math.floor(sequences * next())
+    pairs[i + 1] = (pairs[i] + 1 + Math.floor((sequences - 1) * next())) % sequences
+  }
+  return pairs
+}
+
+const finite = (min: number, max: number) => fc.double({ min, max, noNaN: true })
+
+interface LossCall {
+  pairs: PreferencePairs
+  options: LossOptions
+}
+
+/** Log-probs of pairs, a loss or a sum of them, and constants it takes. */
+const lossCall: fc.Arbitrary<LossCall> = fc
+  .record({
+    seed: fc.nat(),
+    size: fc.integer({ min: 1, max: 9 }),
+    spread: fc.constantFrom(1e-6, 1, 30, 1000),
+    ties: fc.boolean(),
+    terms: fc.array(fc.record({ lossType: fc.constantFrom(...LOSS_TYPES), weight: finite(0.1, 2) }), {
+      minLength: 1,
+      maxLength: 3,
+    }),
+    fDivergence: fc.constantFrom<FDivergence>('reverse_kl', 'forward_kl', 'js', 'alpha'),
+    referenceFree: fc.boolean(),
+    weighted: fc.boolean(),
+    averageLogProb: fc.boolean(),
+    beta: fc.oneof(fc.constantFrom(0.1, 1), finite(0.001, 5)),
+    labelSmoothing: fc.oneof(fc.constant(undefined), fc.constant(0.1), finite(0.001, 0.499)),
+    gamma: finite(-2, 2),
+    rewardShift: finite(-2, 2),
+    discopopTau: finite(0.01, 2),
+    alpha: fc.oneof(fc.constantFrom(0, 0.5, 1, 1 + 1e-13), finite(-2, 3)),
+  })
+  .map(({ seed, size, spread, ties, terms, fDivergence, weighted, ...options }) => {
+    const next = random(seed)
+    const list = () => Array.from({ length: size }, () => -spread * (ties ? Math.ceil(4 * next()) / 4 : next() + 1e-9))
+    const lengths = () => Array.from({ length: size }, () => Math.floor(next() * 50))
+    const pairs: PreferencePairs = {
+      chosen: list(),
+      rejected: list(),
+      referenceChosen: list(),
+      referenceRejected: list(),
+      chosenLengths: lengths(),
+      rejectedLengths: lengths(),
+    }
+    if (weighted) pairs.pairWeights = list().map((x) => -x / spread)
+    const lossType = terms.length === 1 ? terms[0].lossType : terms
+    const takesDivergence = terms.every((term) => WITH_DIVERGENCE.includes(term.lossType))
+    return { pairs, options: { ...options, lossType, fDivergence: takesDivergence ? fDivergence : 'reverse_kl' } }
+  })
+
+const WITH_DIVERGENCE: readonly LossType[] = [
+  'sigmoid',
+  'sigmoid_norm',
+  'hinge',
+  'ipo',
+  'exo_pair',
+  'robust',
+  'discopop',
+]
+
+const parts = (result: PreferenceLoss): [string, ArrayLike<number>][] => [
+  ['losses', result.losses],
+  ['chosenRewards', result.chosenRewards],
+  ['rejectedRewards', result.rejectedRewards],
+  ['gradient.chosen', result.gradient.chosen],
+  ['gradient.rejected', result.gradient.rejected],
+  ['loss, accuracy, margin', [result.loss, result.accuracy, result.margin]],
+]
+
+/** A part, and for a gradient that of the pair's other sequence: the one may be a difference with the other in it. */
+function partners(from: ReturnType<typeof parts>, k: number, i: number): number[] {
+  return k === 3 || k === 4 ? [from[3][1][i], from[4][1][i]] : [from[k][1][i]]
+}
+
+/** Stage 3 to the last digits: relative to the value, or to those it is the sum of. */
+function compareLoss({ pairs, options }: LossCall, run: RunOptions): void {
+  const at = (lossType: LossOptions['lossType'], where: RunOptions) =>
+    parts(preferenceLossSync(pairs, { ...options, ...where, lossType }))
+  const [got, wanted] = [at(options.lossType, run), at(options.lossType, JS.run)]
+  // EXO's loss is a divergence: near its minimum, logarithms cancel.
+  const floor = JSON.stringify(options.lossType).includes('exo_pair') ? 1e-15 : 1e-300
+  const terms = Array.isArray(options.lossType) ? options.lossType.map((term) => at([term], JS.run)) : []
+  for (const [k, [name, list]] of got.entries()) {
+    for (let i = 0; i < list.length; i++) {
+      const sizes = [wanted, ...terms].flatMap((part) => partners(part, k, i)).filter(Number.isFinite)
+      const size = Math.max(0, ...sizes.map(Math.abs))
+      near(list[i], wanted[k][1][i], 1e-12 * size + floor, `${name}[${i}]`)
+    }
+  }
+}
+
+test('there is a native backend to compare', () => {
+  expect(NATIVE.length).toBeGreaterThan(0)
+})
+
+describe.each(NATIVE)('$name', ({ run }) => {
+  // With by-products the kernels are others.
+  test.each([[['tokenLogProbs']], [OUTPUTS]] as TokenOutput[][][])('log-probs and gradients, with %s', (outputs) => {
+    const property = fc.property(spec, (drawn) => {
+      const problem = problemOf(drawn)
+      const { logits, labels, options } = problem
+      const call = (tensor: Logits, where: typeof run) =>
+        sequenceLogProbsSync(tensor, labels, { ...options, ...where, outputs })
+      const before = Buffer.from(bytes(logits.data as Float32Array))
+      const got = call(logits, run)
+      const wide = drawn.dtype === 'float32' ? logits : widened(logits)
+      const wanted = call(wide, JS.run)
+      compareForward(got, wanted, problem, drawn.lengths)
+
+      const factors = coefficients(drawn.seed, drawn.lengths.length)
+      const gradient = got.backward(factors)
+      compareGradient(gradient, wanted.backward(factors), drawn.vocab, problem)
+      if (drawn.dtype !== 'float32') {
+        // Rounded once, from the very float32 numbers that float32 logits give.
+        const full = values(call(wide, run).backward(factors)).map((x) => encode[drawn.dtype](x))
+        expect(Array.from(gradient.data as Uint16Array)).toEqual(Array.from(full))
+      }
+      expect(bytes(logits.data as Float32Array).equals(before)).toBe(true)
+    })
+    fc.assert(property, { numRuns: 250 })
+  })
+
+  test('every loss and option, given equal log-probs', () => {
+    const property = fc.property(lossCall, ({ pairs, options }) => {
+      compareLoss({ pairs, options }, run)
+    })
+    fc.assert(property, { numRuns: 4000 })
+  })
+
+  test('infinite, zero and NaN log-probs', () => {
+    const property = fc.property(lossCall, fc.nat(), ({ pairs, options }, seed) => {
+      const next = random(seed)
+      const special = [
+        Number.NEGATIVE_INFINITY,
+        Number.NEGATIVE_INFINITY,
+        Number.POSITIVE_INFINITY,
+        Number.NaN,
+        0,
+        -0,
+        -1e-300,
+      ]
+      const some = (list: ArrayLike<number>) =>
+        Array.from(list, (x) => (next() < 0.3 ? special[Math.floor(next() * special.length)] : x))
+      const drawn: PreferencePairs = { ...pairs, chosen: some(pairs.chosen), rejected: some(pairs.rejected) }
+      if (pairs.referenceChosen) drawn.referenceChosen = some(pairs.referenceChosen)
+      if (pairs.referenceRejected) drawn.referenceRejected = some(pairs.referenceRejected)
+      compareLoss({ pairs: drawn, options }, run)
+    })
+    fc.assert(property, { numRuns: 4000 })
+  })
+
+  test('the fused call is its parts', () => {
+    const property = fc.property(spec, lossCall, fc.nat(), fc.boolean(), (drawn, loss, seed, withLogits) => {
+      const { logits, labels, options: tokenOptions } = problemOf(drawn)
+      const next = random(seed)
+      const sequences = drawn.lengths.length
+      fc.pre(sequences > 1)
+      const pairs = pairsOf(sequences, next)
+      const size = pairs.length / 2
+      const reference = Array.from({ length: 2 }, () => Float64Array.from({ length: size }, () => -20 * next()))
+      const other = withLogits ? problemOf({ ...drawn, seed: drawn.seed, style: 'model' }).logits : undefined
+      const forward = { ...tokenOptions, ...run }
+      const options = { ...loss.options, ...forward, averageLogProb: tokenOptions.averageLogProb ?? false }
+      const fused = fusedPreferenceLossSync(logits, labels, {
+        ...options,
+        pairs,
+        outputs: OUTPUTS,
+        gradient: true,
+        reference: other ? { logits: other } : { chosen: reference[0], rejected: reference[1] },
+      })
+
+      const sums = sequenceLogProbsSync(logits, labels, { ...forward, outputs: OUTPUTS })
+      const pick = (list: ArrayLike<number>, side: 0 | 1) =>
+        Float64Array.from({ length: size }, (_, i) => list[pairs[2 * i + side]])
+      expect(fused.chosenLogProbs).toEqual(pick(sums.logProbs, 0))
+      expect(fused.rejectedLogProbs).toEqual(pick(sums.logProbs, 1))
+      expect(fused.tokenCounts).toEqual(sums.tokenCounts)
+      for (const name of OUTPUTS) expect(fused[name]).toEqual(sums[name])
+
+      const referenceSums = other && sequenceLogProbsSync(other, labels, forward).logProbs
+      const { temperature, shift, ignoreIndex, mask, tokenWeights, sequenceOffsets, emptySequence, ...rest } = options
+      const alone = preferenceLossSync(
+        {
+          chosen: fused.chosenLogProbs,
+          rejected: fused.rejectedLogProbs,
+          referenceChosen: referenceSums ? pick(referenceSums, 0) : reference[0],
+          referenceRejected: referenceSums ? pick(referenceSums, 1) : reference[1],
+          chosenLengths: pick(sums.tokenCounts as ArrayLike<number>, 0),
+          rejectedLengths: pick(sums.tokenCounts as ArrayLike<number>, 1),
+        },
+        rest,
+      )
+      expect(parts(fused)).toEqual(parts(alone))
+
+      const factors = new Float64Array(sequences)
+      for (let i = 0; i < size; i++) {
+        factors[pairs[2 * i]] += fused.gradient.chosen[i]
+        factors[pairs[2 * i + 1]] += fused.gradient.rejected[i]
+      }
+      const gradient = sums.backward(factors)
+      expect(fused.gradLogits!.shape).toEqual(logits.shape)
+      expect(firstDifference(values(fused.gradLogits!), values(gradient))).toBe(-1)
+    })
+    fc.assert(property, { numRuns: 250 })
+  })
+
+  test('length-desensitised and WPO-weighted losses', () => {
+    const property = fc.property(spec, fc.double({ min: 0, max: 1, noNaN: true }), (drawn, ldAlpha) => {
+      const { logits, labels, options } = problemOf({ ...drawn, style: 'model' })
+      const sequences = drawn.lengths.length
+      fc.pre(sequences % 2 === 0)
+      const call = (where: RunOptions) =>
+        fusedPreferenceLossSync(logits, labels, {
+          ...options,
+          temperature: 1,
+          ...where,
+          ldAlpha,
+          weighting: 'wpo',
+          reference: { chosen: new Float64Array(sequences / 2), rejected: new Float64Array(sequences / 2) },
+        })
+      const [got, wanted] = [parts(call(run)), parts(call(JS.run))]
+      for (const [k, [name, list]] of got.entries()) {
+        for (let i = 0; i < list.length; i++) {
+          const value = wanted[k][1][i]
+          near(
+            list[i],
+            value,
+            1e-5 * (name.includes('eward') || name.includes('margin') ? Math.max(1, Math.abs(value)) : Math.abs(value)),
+            `${name}[${i}]`,
+          )
+        }
+      }
+    })
+    fc.assert(property, { numRuns: 100 })
+  })
+})
