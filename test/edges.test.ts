@@ -278,7 +278,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
     const sums = sequenceLogProbsSync(logits, labels, { mask, ...run })
     const fresh = sums.backward([1, -2]).data
     for (const old of [nan, 1, -inf]) {
-      const out = storage(dtype, logits.data.length).fill(encode[dtype](old))
+      const out = storage(dtype, (logits.data as Float32Array).length).fill(encode[dtype](old))
       sums.backward([1, -2], { out })
       expect(bytes(out).equals(bytes(fresh as Float32Array))).toBe(true)
     }

@@ -1,0 +1,185 @@
+// DPO fine-tuning of a small GPT on Moby-Dick in plain Node: TensorFlow.js is the model and the optimiser, this package
+// the loss. Takes about two minutes on two cores; the curves go to examples/out/.
+//
+//   node examples/moby-dick/main.mjs [--update-docs]
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import * as tf from '@tensorflow/tfjs'
+import '@tensorflow/tfjs-backend-wasm'
+import { getBackends } from 'fused-preference-loss'
+import { decode, randomNumbers, readBook, samplePairs, sampleWindows, vocabularySize } from './data.mjs'
+import { fusedLoss, ownOpsLoss } from './losses.mjs'
+import { countParameters, createModel, freeze } from './model.mjs'
+import { plot } from './plot.mjs'
+import { createProgress } from './progress.mjs'
+import { dpoStep, evaluate, scorePairs, warmUpStep } from './train.mjs'
+
+const SEED = 1851
+const PROMPT = 16
+const COMPLETION = 16
+const CONFIG = { vocab: vocabularySize, time: PROMPT + COMPLETION - 1, width: 32, heads: 2, blocks: 2 }
+const WARM_UP = { steps: 60, batch: 8, learningRate: 5e-3 }
+const DPO = { steps: 300, pairs: 6, learningRate: 2e-3, beta: 0.1 }
+const HELD_OUT = { pairs: 200, every: 50 }
+// A machine so slow that training would take longer than this stops early.
+const DEADLINE_MS = 140_000
+
+const started = performance.now()
+await tf.setBackend('wasm')
+const random = randomNumbers(SEED)
+const book = readBook()
+const model = createModel(CONFIG, SEED)
+const { cpu } = getBackends()
+console.log(`model: ${CONFIG.blocks} blocks, width ${CONFIG.width}, vocabulary ${CONFIG.vocab}, \
+${(countParameters(model) / 1e6).toFixed(2)} M parameters, TensorFlow.js ${tf.version_core} on '${tf.getBackend()}'`)
+console.log(`loss: ${cpu.available ? `native, ${cpu.instructionSet}, ${cpu.threads} threads` : `js (${cpu.reason})`}\n`)
+
+warmUp()
+const reference = freeze(model)
+const heldOut = samplePairs(book.heldOut, HELD_OUT.pairs, PROMPT, COMPLETION, randomNumbers(SEED + 1))
+const heldOutReference = scorePairs(reference, heldOut)
+showPair(heldOut[0])
+const history = preferenceTraining()
+report()
+compare()
+draw()
+console.log(`\n${((performance.now() - started) / 1000).toFixed(0)} s in all`)
+
+/** Next-token training, so that the reference is a language model. */
+function warmUp() {
+  const optimizer = tf.train.adam(0, 0.9, 0.98)
+  const progress = createProgress('warm-up', WARM_UP.steps)
+  for (let step = 1; step <= WARM_UP.steps; step++) {
+    optimizer.learningRate = schedule(WARM_UP, step)
+    const windows = sampleWindows(book.train, WARM_UP.batch, CONFIG.time + 1, random)
+    const { loss, lossMs, stepMs } = warmUpStep(model, optimizer, windows)
+    progress.update(step, { loss: loss.toFixed(3), 'in the loss': percent(lossMs / stepMs) })
+  }
+  progress.stop()
+  optimizer.dispose()
+}
+
+/** DPO against the frozen reference. Each pair is seen once. */
+function preferenceTraining() {
+  const optimizer = tf.train.adam(0, 0.9, 0.98)
+  const progress = createProgress('dpo', DPO.steps)
+  const steps = []
+  const evaluations = [{ step: 0, ...evaluate(model, heldOut, heldOutReference, DPO.beta) }]
+  for (let step = 1; step <= DPO.steps && performance.now() - started < DEADLINE_MS; step++) {
+    optimizer.learningRate = schedule(DPO, step)
+    const pairs = samplePairs(book.train, DPO.pairs, PROMPT, COMPLETION, random)
+    const result = dpoStep(model, optimizer, pairs, scorePairs(reference, pairs), DPO.beta)
+    steps.push(result)
+    if (step % HELD_OUT.every === 0 || step === DPO.steps) {
+      evaluations.push({ step, ...evaluate(model, heldOut, heldOutReference, DPO.beta) })
+    }
+    progress.update(step, {
+      loss: mean(steps, 'loss', 20).toFixed(3),
+      accuracy: mean(steps, 'accuracy', 20).toFixed(2),
+      margin: mean(steps, 'margin', 20).toFixed(2),
+      'held out': evaluations.at(-1).accuracy.toFixed(2),
+      'in the loss': percent(result.lossMs / result.stepMs),
+    })
+  }
+  progress.stop()
+  optimizer.dispose()
+  return { steps, evaluations }
+}
+
+function report() {
+  const { steps, evaluations } = history
+  const [first, last] = [evaluations[0], evaluations.at(-1)]
+  const row = (name, value) => console.log(name.padEnd(44), value(first).padStart(8), value(last).padStart(8))
+  console.log(
+    `\n${`held out, ${heldOut.length} pairs`.padEnd(44)} ${'step 0'.padStart(8)} ${`${last.step}`.padStart(8)}`,
+  )
+  row('chosen has the larger reward (0 by tie at 0)', ({ accuracy }) => percent(accuracy))
+  row('chosen has the larger log-prob', ({ logProbAccuracy }) => percent(logProbAccuracy))
+  row('mean margin of rewards', ({ margin }) => margin.toFixed(3))
+  const [lossMs, stepMs] = [mean(steps, 'lossMs'), mean(steps, 'stepMs')]
+  console.log(
+    `\nof a step of ${stepMs.toFixed(0)} ms, the loss and its gradient take ${lossMs.toFixed(1)} ms, ${percent(lossMs / stepMs)}`,
+  )
+}
+
+/** The same steps with TensorFlow.js's own ops in place of ours, without training on. */
+function compare() {
+  const optimizer = tf.train.adam(0)
+  const pairs = samplePairs(book.train, DPO.pairs, PROMPT, COMPLETION, random)
+  const scores = scorePairs(reference, pairs)
+  const rows = [
+    ['fused', fusedLoss],
+    ['own', ownOpsLoss],
+  ].map(([name, lossOf]) => {
+    const steps = Array.from({ length: 6 }, () => dpoStep(model, optimizer, pairs, scores, DPO.beta, lossOf)).slice(1)
+    const best = (key) => Math.min(...steps.map((step) => step[key]))
+    const script = fileURLToPath(new URL('memory.mjs', import.meta.url))
+    const sizes = [DPO.pairs, COMPLETION, CONFIG.vocab].map(String)
+    const bytes = Number(
+      execFileSync(process.execPath, [script, name, ...sizes], { stdio: ['ignore', 'pipe', 'ignore'] }),
+    )
+    return [best('lossMs'), best('stepMs'), bytes / 1e6, steps[0].loss]
+  })
+  optimizer.dispose()
+  const line = (name, i, digits, unit) =>
+    console.log(name.padEnd(40), ...rows.map((row) => `${row[i].toFixed(digits)} ${unit}`.padStart(16)))
+  console.log(`\n${'one step'.padEnd(40)} ${'this package'.padStart(16)} ${"tfjs's own ops".padStart(16)}`)
+  line('loss and gradient of the logits', 0, 1, 'ms')
+  line('whole step', 1, 0, 'ms')
+  line('peak memory of the loss beyond the logits', 2, 0, 'MB')
+  line('value of the loss', 3, 5, '')
+}
+
+function draw() {
+  const { steps, evaluations } = history
+  const running = (key) => steps.map((_, i) => [i + 1, mean(steps.slice(0, i + 1), key, 20)])
+  const heldOutLine = (key, name = 'held out') => {
+    return { name, points: evaluations.map((point) => [point.step, point[key]]), dots: true }
+  }
+  const svg = plot(
+    [
+      { title: 'DPO loss', lines: [{ name: 'train', points: running('loss') }] },
+      { title: 'Reward margin', lines: [{ name: 'train', points: running('margin') }, heldOutLine('margin')] },
+      {
+        title: 'Reward accuracy',
+        lines: [
+          { name: 'train', points: running('accuracy') },
+          heldOutLine('accuracy'),
+          heldOutLine('logProbAccuracy', 'by log-prob'),
+        ],
+        range: [0, 1],
+      },
+    ],
+    'step (training lines: mean of 20 steps)',
+  )
+  const write = (path) => {
+    const url = new URL(path, import.meta.url)
+    mkdirSync(new URL('.', url), { recursive: true })
+    writeFileSync(url, svg)
+    console.log(`\ncurves: ${fileURLToPath(url)}`)
+  }
+  write('../out/moby-dick.svg')
+  if (process.argv.includes('--update-docs')) write('../../docs/assets/demo-curve.svg')
+}
+
+function showPair({ prompt, chosen, rejected }) {
+  const text = (tokens) => JSON.stringify(decode([...tokens]))
+  console.log(
+    `\na held-out pair\n  prompt    ${text(prompt)}\n  chosen    ${text(chosen)}\n  rejected  ${text(rejected)}\n`,
+  )
+}
+
+/** Rises over 20 steps, then falls to a tenth. */
+function schedule({ learningRate, steps }, step) {
+  return learningRate * Math.min(1, step / 20) * (1 - (0.9 * step) / steps)
+}
+
+function mean(steps, key, last = steps.length) {
+  const values = steps.slice(-last).map((step) => step[key])
+  return values.reduce((sum, value) => sum + value, 0) / values.length
+}
+
+function percent(share) {
+  return `${(100 * share).toFixed(1)} %`
+}

@@ -1,0 +1,24 @@
+// A progress bar, or a plain line now and then where there is no terminal.
+import { SingleBar } from 'cli-progress'
+
+/** @returns {{ update(step: number, values: Record<string, string>): void, stop(): void }} */
+export function createProgress(name, steps, every = 10) {
+  const line = (values) =>
+    Object.entries(values)
+      .map(([key, value]) => `${key} ${value}`)
+      .join('  ')
+  if (!process.stdout.isTTY) {
+    return {
+      update(step, values) {
+        if (step % every === 0 || step === steps) console.log(`${name} ${step}/${steps}  ${line(values)}`)
+      },
+      stop() {},
+    }
+  }
+  const bar = new SingleBar({ format: `${name} {bar} {value}/{total}  {line}`, barsize: 20, hideCursor: true, fps: 5 })
+  bar.start(steps, 0, { line: '' })
+  return {
+    update: (step, values) => bar.update(step, { line: line(values) }),
+    stop: () => bar.stop(),
+  }
+}

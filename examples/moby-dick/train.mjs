@@ -1,0 +1,105 @@
+// The training steps: next-token warm-up and DPO; and the scoring of pairs.
+import * as tf from '@tensorflow/tfjs'
+import { sequenceLogProbs } from 'fused-preference-loss/tfjs'
+import { fusedLoss } from './losses.mjs'
+import { logits } from './model.mjs'
+
+/** @typedef {{ prompt: Int32Array, chosen: Int32Array, rejected: Int32Array }} Pair */
+
+/**
+ * Next-token prediction on windows of the book.
+ * @param {Int32Array} windows `[batch, time + 1]`
+ */
+export function warmUpStep(model, optimizer, windows) {
+  const { time } = model.config
+  const inputs = windows.filter((_, i) => i % (time + 1) !== time)
+  const labels = windows.filter((_, i) => i % (time + 1) !== 0)
+  const options = { shift: false, averageLogProb: true, gradient: 'in-place' }
+  return step(model, optimizer, inputs, 0, (x) => tf.neg(tf.mean(sequenceLogProbs(x, labels, options))))
+}
+
+/**
+ * Direct preference optimisation of a batch of pairs, given their log-probs under the reference.
+ * @param {Pair[]} pairs
+ */
+export function dpoStep(model, optimizer, pairs, reference, beta, lossOf = fusedLoss) {
+  const { inputs, labels, from } = packPairs(pairs)
+  let result
+  const onResult = (value) => {
+    result = value
+  }
+  const times = step(model, optimizer, inputs, from, (x) => lossOf(x, labels, reference, beta, onResult))
+  return { ...times, accuracy: result?.accuracy, margin: result?.margin }
+}
+
+/**
+ * Sums of the log-probs of both completions of each pair.
+ * @param {Pair[]} pairs
+ */
+export function scorePairs(model, pairs, batchSize = 6) {
+  const chosen = []
+  const rejected = []
+  for (let i = 0; i < pairs.length; i += batchSize) {
+    const batch = pairs.slice(i, i + batchSize)
+    const { inputs, labels, from } = packPairs(batch)
+    const sums = tf.tidy(() => sequenceLogProbs(logits(model, inputs, from), labels, { shift: false }).dataSync())
+    chosen.push(...sums.subarray(0, batch.length))
+    rejected.push(...sums.subarray(batch.length))
+  }
+  return { chosen, rejected }
+}
+
+/**
+ * Share of pairs whose chosen completion has the larger log-prob, the larger reward, and the mean margin of rewards.
+ * @param {Pair[]} pairs
+ */
+export function evaluate(model, pairs, reference, beta) {
+  const { chosen, rejected } = scorePairs(model, pairs)
+  const differences = pairs.map((_, i) => chosen[i] - rejected[i])
+  const margins = differences.map((difference, i) => beta * (difference - reference.chosen[i] + reference.rejected[i]))
+  const share = (values) => values.filter((value) => value > 0).length / pairs.length
+  return {
+    logProbAccuracy: share(differences),
+    accuracy: share(margins),
+    margin: margins.reduce((sum, margin) => sum + margin, 0) / pairs.length,
+  }
+}
+
+/**
+ * Inputs and labels of pairs, the chosen sequences first. The labels are those of the completions alone, and start at
+ * the position `from` of the inputs.
+ */
+function packPairs(pairs) {
+  const sequences = [
+    ...pairs.map(({ prompt, chosen }) => ({ prompt, completion: chosen })),
+    ...pairs.map(({ prompt, rejected }) => ({ prompt, completion: rejected })),
+  ]
+  return {
+    inputs: Int32Array.from(sequences.flatMap(({ prompt, completion }) => [...prompt, ...completion.subarray(0, -1)])),
+    labels: Int32Array.from(sequences.flatMap(({ completion }) => [...completion])),
+    from: pairs[0].prompt.length - 1,
+  }
+}
+
+/** Forward, backward, update. `lossMs` is the time from the logits to their gradient, all of the loss and no more. */
+function step(model, optimizer, inputs, from, lossOf) {
+  const started = performance.now()
+  let lossStarted = 0
+  let lossMs = 0
+  // Passes the logits on, and tells when their gradient arrives.
+  const watched = tf.customGrad((x) => {
+    lossStarted = performance.now()
+    return {
+      value: x.reshape(x.shape),
+      gradFunc: (dy) => {
+        lossMs = performance.now() - lossStarted
+        return dy.reshape(x.shape)
+      },
+    }
+  })
+  const { value, grads } = tf.tidy(() => tf.variableGrads(() => lossOf(watched(logits(model, inputs, from)))))
+  optimizer.applyGradients(grads)
+  const loss = value.dataSync()[0]
+  tf.dispose([value, grads])
+  return { loss, lossMs, stepMs: performance.now() - started }
+}
