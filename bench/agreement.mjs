@@ -1,0 +1,72 @@
+/**
+ * Whether a peer computes what we compute. Ours runs on the same inputs; all log-probs, the loss and a sample of the
+ * gradient are compared. Says nothing of speed.
+ */
+import { fusedPreferenceLossSync, preferenceLossSync, sequenceLogProbsSync } from 'fused-preference-loss'
+import { BETA } from './cases.mjs'
+import { valueAt } from './inputs.mjs'
+
+/**
+ * What a peer computed.
+ * @typedef {object} Result
+ * @property {ArrayLike<number>} [logProbs] of all sequences
+ * @property {number} [loss]
+ * @property {ArrayLike<number>} [gradient] at the sampled positions; of chosen, then rejected, for stage 'loss'
+ */
+
+/**
+ * How far results may differ, relative to the largest of their kind. A 16-bit log-prob has 8 bits (11 for float16), and
+ * the gradient of a loss follows the sum of many.
+ */
+const TOLERANCE = { float32: 1e-4, float16: 1e-2, bfloat16: 5e-2 }
+
+/**
+ * Ours, on the inputs of another peer.
+ * @param {import('./cases.mjs').Workload} workload
+ * @param {import('./peers/index.mjs').Inputs} inputs
+ * @returns {Result}
+ */
+export function expected({ stage, shape, dtype, shift }, { logits, labels, reference, positions, policy }) {
+  if (stage === 'loss') {
+    const { loss, gradient } = preferenceLossSync(
+      { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected },
+      { beta: BETA },
+    )
+    return { loss, gradient: [...gradient.chosen, ...gradient.rejected] }
+  }
+  const tensor = { data: logits[0], shape, dtype }
+  if (stage === 'forward') return { logProbs: sequenceLogProbsSync(tensor, labels, { shift }).logProbs }
+  const out = fusedPreferenceLossSync(tensor, labels, { shift, beta: BETA, reference, gradient: true })
+  return {
+    logProbs: [...out.chosenLogProbs, ...out.rejectedLogProbs],
+    loss: out.loss,
+    gradient: positions.map((position) => valueAt(/** @type {any} */ (out.gradLogits).data, position, dtype)),
+  }
+}
+
+/**
+ * @param {Result} wanted
+ * @param {Result} found
+ * @param {'float32' | 'float16' | 'bfloat16'} dtype
+ * @returns {{ agrees: boolean, error: number, of: string }} the largest difference, relative to the largest value of its
+ *   kind, and which kind it was
+ */
+export function compare(wanted, found, dtype) {
+  let error = 0
+  let of = ''
+  for (const kind of Object.keys(wanted)) {
+    const a = typeof wanted[kind] === 'number' ? [wanted[kind]] : Array.from(wanted[kind])
+    const b = typeof found[kind] === 'number' ? [found[kind]] : Array.from(found[kind] ?? [])
+    const largest = a.reduce((most, x) => Math.max(most, Math.abs(x)), 1e-30)
+    const difference =
+      a.length === b.length ? a.reduce((most, x, i) => greater(most, Math.abs(x - b[i]) / largest), 0) : Number.NaN
+    if (of === '' || (!Number.isNaN(error) && !(difference <= error))) {
+      error = difference
+      of = kind
+    }
+  }
+  return { agrees: error <= TOLERANCE[dtype], error, of }
+}
+
+/** The larger of the two; NaN if either is. */
+const greater = (/** @type {number} */ a, /** @type {number} */ b) => (Number.isNaN(a) || a > b ? a : b)

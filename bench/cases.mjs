@@ -1,0 +1,231 @@
+/**
+ * The list of cases: what is computed, on what shape, in which variants of ours. Knows nothing of peers or of timing.
+ *
+ * @typedef {'forward' | 'step' | 'in-place' | 'loss'} Stage
+ *   forward: logits to sequence log-probs. step: logits to DPO loss to its gradient, written to an existing array.
+ *   in-place: the same, over the logits. loss: log-probs to DPO loss and its gradient, no logits at all.
+ *
+ * @typedef {object} Workload
+ * @property {Stage} stage
+ * @property {'float32' | 'float16' | 'bfloat16'} dtype
+ * @property {[number, number, number]} shape batch, time, vocab; for 'loss' batch is twice the number of pairs
+ * @property {boolean} shift logits at t predict the label at t + 1
+ * @property {number} masked share of the labels that do not count
+ *
+ * @typedef {object} Settings of ours
+ * @property {number} [threads]
+ * @property {string} [instructionSet]
+ *
+ * @typedef {object} Variant ours again, differently
+ * @property {string} label
+ * @property {Settings} [settings]
+ * @property {Partial<Workload>} [workload]
+ *
+ * @typedef {Workload & {
+ *   name: string, title: string, group: string, quick: boolean,
+ *   calls: number, variants: Variant[], peers: 'all' | 'fast' | 'none',
+ * }} Case
+ *   calls: how many are timed together. peers: 'none' where ways of running ours are compared, 'fast' where the slow
+ *   ones would take minutes to say again what they say elsewhere.
+ */
+
+/** β of every DPO loss here. */
+export const BETA = 0.1
+
+const VOCABULARIES = [32000, 50257, 128256, 151936]
+const SEQUENCES = 16
+const TITLES = {
+  forward: 'sequence log-probs from logits',
+  step: 'DPO from logits: loss and gradient, into an existing array',
+  'in-place': 'DPO from logits: loss and gradient, over the logits',
+}
+
+/**
+ * What the list depends on.
+ * @typedef {object} Scale
+ * @property {number} megabytes of logits in a float32 batch
+ * @property {number} threads
+ * @property {readonly string[]} instructionSets
+ * @property {number} lastLevelCache bytes
+ */
+
+/**
+ * @param {Scale} scale
+ * @returns {Case[]}
+ */
+export function allCases({ megabytes, threads, instructionSets, lastLevelCache }) {
+  const logits = megabytes * 2 ** 18
+
+  /** A batch of `sequences` that has about as many logits as asked for, a whole number of tokens each. */
+  const shapeFor = (/** @type {number} */ vocab, sequences = SEQUENCES) =>
+    /** @type {[number, number, number]} */ ([sequences, Math.max(2, Math.floor(logits / vocab / sequences)), vocab])
+
+  /** @param {Partial<Case> & Pick<Case, 'name' | 'group' | 'stage' | 'shape' | 'title'>} given */
+  const one = (given) => ({
+    dtype: /** @type {const} */ ('float32'),
+    // All rows count, unless masked: bytes of logits are then bytes that must be read.
+    shift: false,
+    masked: 0,
+    quick: false,
+    calls: 1,
+    variants: [],
+    peers: /** @type {const} */ ('fast'),
+    ...given,
+  })
+
+  /** @type {Case[]} */
+  const cases = []
+  for (const stage of /** @type {const} */ (['forward', 'step', 'in-place'])) {
+    for (const dtype of /** @type {const} */ (['float32', 'bfloat16', 'float16'])) {
+      const all = dtype === 'float32' && stage !== 'in-place'
+      if (dtype === 'float16' && stage === 'in-place') continue
+      for (const vocab of all ? VOCABULARIES : [32000, 128256]) {
+        cases.push(
+          one({
+            name: `${stage}-${vocab}-${dtype}`,
+            group: stage,
+            title: TITLES[stage],
+            stage,
+            dtype,
+            shape: shapeFor(vocab),
+            quick: vocab === 32000 && dtype === 'float32' && stage !== 'in-place',
+            peers: all && (vocab === 32000 || vocab === 128256) ? 'all' : 'fast',
+          }),
+        )
+      }
+    }
+  }
+
+  for (const stage of /** @type {const} */ (['forward', 'in-place'])) {
+    for (const percent of [50, 90]) {
+      cases.push(
+        one({
+          name: `masked-${percent}-${stage}`,
+          group: 'masked',
+          title: `${TITLES[stage]}; ${percent} % of the labels masked, at random`,
+          stage,
+          shape: shapeFor(32000),
+          masked: percent / 100,
+          variants: [{ label: 'nothing masked', workload: { masked: 0 } }],
+        }),
+      )
+    }
+  }
+
+  for (const stage of /** @type {const} */ (['forward', 'step'])) {
+    cases.push(
+      one({
+        name: `few-rows-${stage}`,
+        group: 'few-rows',
+        title: `${TITLES[stage]}; few rows, large vocabulary`,
+        stage,
+        shape: [2, 2, 151936],
+        calls: 8,
+      }),
+      one({
+        name: `short-sequences-${stage}`,
+        group: 'short-sequences',
+        title: `${TITLES[stage]}; many short sequences`,
+        stage,
+        shape: shapeFor(32000, Math.max(2, 2 * Math.floor(logits / 32000 / 16))),
+      }),
+    )
+  }
+
+  // A pair takes a quarter of the last-level cache: what the forward has read is there for the gradient to read again.
+  const pairTokens = Math.max(2, Math.floor(lastLevelCache / 8 / (32000 * 4)))
+  cases.push(
+    one({
+      name: 'pairs-in-cache',
+      group: 'pairs-in-cache',
+      title: `${TITLES.step}; each pair fits the last-level cache (the roofline is of three transfers)`,
+      stage: 'step',
+      shape: [2 * Math.max(1, Math.floor(logits / 32000 / 2 / pairTokens)), pairTokens, 32000],
+      peers: 'none',
+    }),
+  )
+
+  const counts = [1, 2, 4, 8, 16, 32, 64, 128].filter((count) => count < threads)
+  for (const stage of /** @type {const} */ (['forward', 'step'])) {
+    for (const dtype of /** @type {const} */ (['float32', 'bfloat16'])) {
+      cases.push(
+        one({
+          name: `threads-${stage}-${dtype}`,
+          group: 'threads',
+          title: `${TITLES[stage]}; number of threads`,
+          stage,
+          dtype,
+          shape: shapeFor(32000),
+          variants: counts.map((count) => ({
+            label: `${count} thread${count === 1 ? '' : 's'}`,
+            settings: { threads: count },
+          })),
+          peers: 'none',
+        }),
+        one({
+          name: `instruction-sets-${stage}-${dtype}`,
+          group: 'instruction-sets',
+          title: `${TITLES[stage]}; instruction sets`,
+          stage,
+          dtype,
+          shape: shapeFor(32000),
+          variants: instructionSets.slice(1).map((set) => ({ label: set, settings: { instructionSet: set } })),
+          peers: 'none',
+        }),
+      )
+    }
+  }
+
+  cases.push(
+    one({
+      name: 'small-call-fused',
+      group: 'small-call',
+      title: 'latency of fusedPreferenceLossSync with gradient',
+      stage: 'step',
+      shape: [2, 4, 16],
+      calls: 200,
+      quick: true,
+      peers: 'all',
+    }),
+    one({
+      name: 'small-call-loss',
+      group: 'small-call',
+      title: 'latency of preferenceLossSync on 8 pairs',
+      stage: 'loss',
+      shape: [16, 1, 1],
+      calls: 200,
+      quick: true,
+      peers: 'all',
+    }),
+  )
+  return cases
+}
+
+/**
+ * The cases that were asked for, by name or by group.
+ * @param {Case[]} cases
+ * @param {{ names?: string[], dtypes?: string[], quick: boolean }} wanted
+ */
+export function selectCases(cases, { names = [], dtypes = [], quick }) {
+  for (const name of names) {
+    if (!cases.some((one) => one.name === name || one.group === name)) {
+      const groups = [...new Set(cases.map((one) => one.group))]
+      throw new RangeError(
+        `no case or group of cases is called '${name}'\ngroups: ${groups.join(', ')}\ncases: ${cases.map((one) => one.name).join(', ')}`,
+      )
+    }
+  }
+  for (const dtype of dtypes) {
+    if (!cases.some((one) => one.dtype === dtype)) {
+      throw new RangeError(`no case has the dtype '${dtype}'\ndtypes: float32, bfloat16, float16`)
+    }
+  }
+  const selected = cases.filter((one) => {
+    if (dtypes.length > 0 && !dtypes.includes(one.dtype)) return false
+    if (names.length > 0) return names.includes(one.name) || names.includes(one.group)
+    return !quick || one.quick
+  })
+  if (selected.length === 0)
+    throw new RangeError('no case is left: name one with --case, or leave out --quick or --dtype')
+  return selected
+}

@@ -1,0 +1,60 @@
+/**
+ * The parent's handle on one worker process: starts it, asks it for one thing at a time, and turns its death into an
+ * error with a reason.
+ */
+import { fork } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { Absent } from './absent.mjs'
+
+const WORKER = fileURLToPath(new URL('worker.mjs', import.meta.url))
+
+export class Contender {
+  /**
+   * @param {string} peerName
+   * @param {number} patience seconds to wait for an answer
+   */
+  constructor(peerName, patience) {
+    this.errors = ''
+    this.patience = patience
+    this.child = fork(WORKER, [peerName], {
+      execArgv: ['--expose-gc', '--max-old-space-size=8192'],
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    })
+    this.child.stderr?.on('data', (data) => {
+      this.errors = (this.errors + data).slice(-2000)
+    })
+    this.child.on('message', (/** @type {any} */ message) => {
+      if (message.absent) this.waiting?.reject(new Absent(message.failure))
+      else if ('failure' in message) this.waiting?.reject(new Error(message.failure))
+      else this.waiting?.resolve(message.reply)
+    })
+    this.child.on('exit', (code, signal) => {
+      const why = this.errors.trim().split('\n').at(-1)
+      this.waiting?.reject(new Error(`its process ended with ${signal ?? `code ${code}`}${why ? `: ${why}` : ''}`))
+    })
+  }
+
+  /**
+   * @param {object} message
+   * @returns {Promise<any>}
+   */
+  ask(message) {
+    /** @type {NodeJS.Timeout} */
+    let timer
+    const answer = new Promise((resolve, reject) => {
+      this.waiting = { resolve, reject }
+      timer = setTimeout(() => {
+        reject(new Error(`no answer within ${this.patience} s`))
+        this.stop()
+      }, 1000 * this.patience)
+      if (this.child.connected) this.child.send(message)
+      else reject(new Error('its process has ended'))
+    })
+    return answer.finally(() => clearTimeout(timer))
+  }
+
+  stop() {
+    this.waiting = undefined
+    this.child.kill()
+  }
+}

@@ -1,0 +1,146 @@
+/**
+ * The data every peer is given: random normal logits, labels, reference log-probs, and the places at which gradients
+ * are compared. The same in every process; made from a hash of the position, so that a smaller batch is a prefix of a
+ * larger one.
+ *
+ * @typedef {import('./cases.mjs').Workload} Workload
+ * @typedef {Float32Array | Uint16Array} Values a Uint16Array holds the bits of the 16-bit types
+ */
+const IGNORE_INDEX = -100
+
+/** Bytes of a logit. */
+export const elementSize = (/** @type {string} */ dtype) => (dtype === 'float32' ? 4 : 2)
+
+/** Logits of a batch. */
+export const logitsOf = (/** @type {Workload} */ { shape }) => shape[0] * shape[1] * shape[2]
+
+/** A good mix of the bits of a 32-bit integer (the last steps of MurmurHash3). */
+function hash(/** @type {number} */ x) {
+  let h = Math.imul(x ^ (x >>> 16), 0x85ebca6b)
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35)
+  return (h ^ (h >>> 16)) >>> 0
+}
+
+/** A number in (0, 1) that belongs to `index` in the `stream`. */
+const uniform = (/** @type {number} */ stream, /** @type {number} */ index) =>
+  (hash(hash(stream) + index) + 0.5) / 2 ** 32
+
+/** @type {Record<string, (x: number) => number>} */
+const ENCODE = { float32: (x) => x, bfloat16: toBFloat16, float16: toFloat16 }
+
+/** The bits of the nearest bfloat16. */
+function toBFloat16(/** @type {number} */ x) {
+  const bits = new Uint32Array(Float32Array.of(x).buffer)[0]
+  return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16
+}
+
+/** The bits of the nearest float16; `x` is far from the largest. */
+function toFloat16(/** @type {number} */ x) {
+  const sign = x < 0 ? 0x8000 : 0
+  const exponent = Math.max(-14, Math.floor(Math.log2(Math.abs(x))))
+  const mantissa = Math.round(Math.abs(x) * 2 ** (10 - exponent))
+  // A mantissa that was rounded up to 2048 carries into the exponent, as it should.
+  return sign + ((exponent + 14) << 10) + mantissa
+}
+
+/**
+ * 65 536 normal values: enough for a hash of 16 bits a logit, and two logits a hash.
+ * @param {string} dtype
+ */
+function normalTable(dtype) {
+  const encode = ENCODE[dtype]
+  return Float64Array.from({ length: 65536 }, (_, i) =>
+    encode(Math.sqrt(-2 * Math.log(uniform(1, i))) * Math.cos(2 * Math.PI * uniform(2, i))),
+  )
+}
+
+/**
+ * @param {Workload} workload
+ * @returns {Values}
+ */
+export function makeLogits(workload) {
+  const size = logitsOf(workload)
+  const logits = workload.dtype === 'float32' ? new Float32Array(size) : new Uint16Array(size)
+  const table = normalTable(workload.dtype)
+  for (let i = 0; i < size; i += 2) {
+    const h = hash(i + 1)
+    logits[i] = table[h & 0xffff]
+    logits[i + 1] = table[h >>> 16]
+  }
+  return logits
+}
+
+/**
+ * `[batch, time]` token ids, -100 at the masked share of the positions.
+ * @param {Workload} workload
+ */
+export function makeLabels({ shape: [batch, time, vocab], masked }) {
+  return Int32Array.from({ length: batch * time }, (_, i) =>
+    uniform(3, i) < masked ? IGNORE_INDEX : Math.floor(uniform(4, i) * vocab),
+  )
+}
+
+/**
+ * `[batch, time]` the label that each row of logits predicts, -1 where it does not count.
+ * @param {Workload} workload
+ */
+export function makeTargets(workload) {
+  const { shape, shift } = workload
+  const [batch, time] = shape
+  const labels = makeLabels(workload)
+  const targets = new Int32Array(batch * time).fill(-1)
+  for (let b = 0; b < batch; b++) {
+    for (let t = 0; t < (shift ? time - 1 : time); t++) {
+      targets[b * time + t] = Math.max(-1, labels[b * time + t + (shift ? 1 : 0)])
+    }
+  }
+  return targets
+}
+
+/** Rows of logits that count. */
+export const activeRows = (/** @type {Workload} */ workload) =>
+  makeTargets(workload).reduce((count, target) => count + (target < 0 ? 0 : 1), 0)
+
+/**
+ * Log-probs of the reference model: near those of the policy, so that no loss is saturated.
+ * @param {Workload} workload
+ * @returns {{ chosen: Float64Array, rejected: Float64Array }}
+ */
+export function makeReference(workload) {
+  const [batch, time, vocab] = workload.shape
+  const targets = makeTargets(workload)
+  const perToken = Math.log(vocab) + 0.5
+  const sums = Float64Array.from({ length: batch }, (_, b) => {
+    const active = targets.subarray(b * time, (b + 1) * time).reduce((count, target) => count + (target < 0 ? 0 : 1), 0)
+    return -perToken * active + 4 * (uniform(5, b) - 0.5)
+  })
+  return { chosen: sums.slice(0, batch / 2), rejected: sums.slice(batch / 2) }
+}
+
+/** Where gradients are compared: at labels, beside them, and in rows that do not count. */
+export function samplePositions(/** @type {Workload} */ workload) {
+  const [, , vocab] = workload.shape
+  const targets = makeTargets(workload)
+  const positions = []
+  for (let i = 0; i < 32; i++) {
+    const row = Math.floor(uniform(6, i) * targets.length)
+    positions.push(row * vocab + Math.max(0, targets[row]), row * vocab + Math.floor(uniform(7, i) * vocab))
+  }
+  return positions
+}
+
+/**
+ * The value that stands at `index`.
+ * @param {Values} values
+ * @param {number} index
+ * @param {string} dtype
+ */
+export function valueAt(values, index, dtype) {
+  const bits = values[index]
+  if (dtype === 'float32') return bits
+  if (dtype === 'bfloat16') return new Float32Array(Uint32Array.of(bits << 16).buffer)[0]
+  const sign = bits & 0x8000 ? -1 : 1
+  const exponent = (bits >> 10) & 31
+  const mantissa = bits & 1023
+  return sign * (exponent === 0 ? mantissa * 2 ** -24 : (1024 + mantissa) * 2 ** (exponent - 25))
+}

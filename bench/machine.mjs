@@ -1,0 +1,81 @@
+/**
+ * What a result depends on beside the code: the machine, and the versions of what was compared.
+ */
+import { execFileSync } from 'node:child_process'
+import { readdirSync, readFileSync } from 'node:fs'
+import { arch, cpus, platform, release, totalmem } from 'node:os'
+import { getBackends } from 'fused-preference-loss'
+import { PYTHONS } from './peers/torch.mjs'
+
+const COMPARED = ['@tensorflow/tfjs', '@jax-js/jax', 'onnxruntime-node']
+
+/** @param {string} command @param {string[]} args */
+function ask(command, args) {
+  try {
+    return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'], timeout: 20000 }).trim()
+  } catch {
+    return undefined
+  }
+}
+
+/** Bytes of the largest cache that a core can use; undefined where the system does not tell. */
+function lastLevelCache() {
+  if (platform() === 'darwin') return Number(ask('sysctl', ['-n', 'hw.l2cachesize'])) || undefined
+  const folder = '/sys/devices/system/cpu/cpu0/cache'
+  try {
+    const sizes = readdirSync(folder)
+      .filter((name) => name.startsWith('index'))
+      .map((name) => readFileSync(`${folder}/${name}/size`, 'utf8').trim())
+    return Math.max(...sizes.map((size) => Number.parseInt(size, 10) * (size.endsWith('M') ? 2 ** 20 : 2 ** 10)))
+  } catch {
+    return undefined
+  }
+}
+
+/** The version in an installed package's manifest. */
+function versionOf(/** @type {string} */ name) {
+  try {
+    const manifest = new URL(`../node_modules/${name}/package.json`, import.meta.url)
+    return JSON.parse(readFileSync(manifest, 'utf8')).version
+  } catch {
+    return undefined
+  }
+}
+
+export function describeMachine() {
+  const { cpu } = getBackends()
+  return {
+    cpu: cpus()[0]?.model.trim() ?? arch(),
+    arch: arch(),
+    threads: cpu.threads ?? cpus().length,
+    instructionSet: cpu.instructionSet,
+    instructionSets: cpu.instructionSets ?? [],
+    lastLevelCache: lastLevelCache(),
+    memory: totalmem(),
+    gpu: ask('nvidia-smi', ['--query-gpu=name', '--format=csv,noheader'])?.split('\n') ?? [],
+    system: `${platform()} ${release()}`,
+  }
+}
+
+/** The version of the PyTorch that pytorch.py will find. */
+function torchVersion() {
+  for (const python of PYTHONS) {
+    const version = ask(python, ['-c', 'import torch; print(torch.__version__)'])
+    if (version) return version
+  }
+  return undefined
+}
+
+/** @param {boolean} withTorch asking for it takes a second or two */
+export function describeVersions(withTorch) {
+  const own = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'))
+  /** @type {Record<string, string>} */
+  const versions = { 'fused-preference-loss': own.version, node: process.versions.node }
+  for (const name of COMPARED) {
+    const version = versionOf(name)
+    if (version) versions[name] = version
+  }
+  const torch = withTorch ? torchVersion() : undefined
+  if (torch) versions.torch = torch
+  return versions
+}

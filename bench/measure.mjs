@@ -1,0 +1,235 @@
+/**
+ * One case: starts every contender in a process of its own, has the repetitions interleaved so that whatever else
+ * happens on the machine hits all alike, and turns samples into figures. Prints nothing.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Absent } from './absent.mjs'
+import { Contender } from './contender.mjs'
+import { activeRows, elementSize, logitsOf } from './inputs.mjs'
+import { bandwidths, floorSeconds, leastTraffic, sweepsFor } from './roofline.mjs'
+import { summarise } from './statistics.mjs'
+
+/** Threads that wait for more work by spinning get this long to stop before somebody else's turn. */
+const PAUSE_MILLISECONDS = 5
+
+/**
+ * @typedef {import('./cases.mjs').Case} Case
+ * @typedef {import('./cases.mjs').Workload} Workload
+ * @typedef {import('./peers/index.mjs').Peer} Peer
+ *
+ * @typedef {object} Plan how long and with what
+ * @property {Peer[]} peers the first is ours
+ * @property {boolean} peersWereNamed then they run even where they are slow
+ * @property {Map<string, string>} absent peers found not to be on this machine, and why
+ * @property {Peer} bandwidth
+ * @property {number} threads
+ * @property {number} lastLevelCache bytes
+ * @property {number} rounds most repetitions of one contender
+ * @property {number} seconds that one contender may take for its repetitions, unless it has had fewer than three
+ * @property {number} slowLogits most logits that a slow peer is given
+ * @property {number} patience seconds after which a peer that has not answered is given up
+ * @property {(text: string) => void} progress
+ *
+ * @typedef {object} Entry one row of a case's table
+ * @property {string} peer
+ * @property {string} title
+ * @property {string} [version]
+ * @property {string} [note]
+ * @property {{ threads: number, instructionSet?: string }} settings
+ * @property {[number, number, number]} shape
+ * @property {number} masked
+ * @property {number} logits in the batch
+ * @property {number} activeRows
+ * @property {{ agrees: boolean, error: number, of: string }} agreement
+ * @property {number} [peakBytes] memory beyond the inputs
+ * @property {number[]} samples seconds
+ * @property {number} median seconds
+ * @property {number} p20
+ * @property {number} p80
+ * @property {number} bytesPerSecond of all logits in the batch
+ * @property {number} [floor] seconds
+ * @property {number} [share] of the roofline
+ * @property {number} [ratio] time per logit, ours being 1
+ *
+ * @typedef {{ peer: string, title: string, reason: string }} Skipped
+ * @typedef {Case & { entries: Entry[], skipped: Skipped[], rooflines: Roofline[] }} CaseResult
+ * @typedef {{ threads: number, bandwidth: Partial<import('./roofline.mjs').Traffic>, samples: Record<string, number>[], bytes: number }} Roofline
+ */
+
+/**
+ * As much of the batch as a peer is given: fewer pairs if it is slow, and fewer tokens of the last one if it is slower.
+ * @param {Workload} workload
+ * @param {Peer} peer
+ * @param {number} slowLogits
+ * @returns {Workload}
+ */
+function slice(workload, { slowness }, slowLogits) {
+  if (!slowness || workload.stage === 'loss') return workload
+  const [batch, time, vocab] = workload.shape
+  const tokens = Math.floor(slowLogits / slowness / vocab)
+  const pairs = Math.min(batch / 2, Math.max(1, Math.floor(tokens / (2 * time))))
+  return { ...workload, shape: [2 * pairs, Math.min(time, Math.max(2, Math.floor(tokens / 2))), vocab] }
+}
+
+/** Everything that is to run in a case: ours, its variants, the peers, and a bandwidth meter per number of threads. */
+function line(/** @type {Case} */ one, /** @type {Plan} */ plan) {
+  const { stage, dtype, shape, shift, masked } = one
+  /** @type {Workload} */
+  const workload = { stage, dtype, shape, shift, masked }
+  const [ours, ...others] = plan.peers
+  const settings = { threads: plan.threads }
+  const contenders = [
+    { peer: ours, title: ours.title, workload: slice(workload, ours, plan.slowLogits), settings },
+    ...one.variants.map((variant) => ({
+      peer: ours,
+      title: `  ${variant.label}`,
+      workload: { ...slice(workload, ours, plan.slowLogits), ...variant.workload },
+      settings: { ...settings, ...variant.settings },
+    })),
+  ]
+  /** @type {Skipped[]} */
+  const skipped = []
+  for (const peer of one.peers === 'none' ? [] : others) {
+    const supported = plan.absent.get(peer.name) ?? peer.supports(workload)
+    if (supported === true && peer.slowness && one.peers === 'fast' && !plan.peersWereNamed) {
+      skipped.push({ peer: peer.name, title: peer.title, reason: 'too slow for every case; --peer runs it' })
+    } else if (supported === true) {
+      contenders.push({ peer, title: peer.title, workload: slice(workload, peer, plan.slowLogits), settings })
+    } else {
+      skipped.push({ peer: peer.name, title: peer.title, reason: supported })
+    }
+  }
+  const meters = [...new Set(contenders.map((contender) => contender.settings.threads))].map((threads) => ({
+    peer: plan.bandwidth,
+    title: `memory bandwidth, ${threads} threads`,
+    workload: shape[2] > 1000 ? workload : undefined,
+    settings: { threads },
+  }))
+  return { contenders, meters: meters.filter((meter) => meter.workload), skipped }
+}
+
+/**
+ * @param {Case} one
+ * @param {Plan} plan
+ * @returns {Promise<CaseResult>}
+ */
+export async function measure(one, plan) {
+  const { contenders, meters, skipped } = line(one, plan)
+  const cacheBytes = 4 * plan.lastLevelCache
+  const meterBytes = Math.max(cacheBytes, logitsOf(one) * elementSize(one.dtype))
+  const runners = [...meters, ...contenders].map((contender) => ({
+    ...contender,
+    process: new Contender(contender.peer.name, plan.patience),
+    /** @type {any} */ prepared: undefined,
+    /** @type {any[]} */ samples: [],
+    spent: 0,
+  }))
+  try {
+    await prepareAll()
+    let ready = runners.filter((runner) => runner.prepared)
+    for (let round = 0; round < plan.rounds && ready.length > 0; round++) {
+      plan.progress(`round ${round + 1} of ${plan.rounds}`)
+      const allowed = (plan.seconds * (round + 1)) / plan.rounds
+      const needed = Math.min(3, plan.rounds)
+      // Another one begins each round: nobody always follows the same neighbour.
+      const first = round % ready.length
+      for (const runner of [...ready.slice(first), ...ready.slice(0, first)]) {
+        if (runner.spent > allowed && runner.samples.length >= Math.min(round, needed)) continue
+        await sleep(PAUSE_MILLISECONDS)
+        await repeat(runner)
+      }
+      ready = ready.filter((runner) => runner.prepared)
+    }
+  } finally {
+    for (const runner of runners) runner.process.stop()
+  }
+  return figures()
+
+  /** As many at a time as there are cores for them. */
+  async function prepareAll() {
+    const left = [...runners]
+    const lane = async () => {
+      for (let runner = left.shift(); runner; runner = left.shift()) {
+        plan.progress(`preparing ${runner.title.trim()}`)
+        await prepare(runner)
+      }
+    }
+    await Promise.all(Array.from({ length: Math.min(plan.threads, 8) }, lane))
+  }
+
+  async function prepare(/** @type {typeof runners[number]} */ runner) {
+    const { peer, workload, settings } = runner
+    const bytes = logitsOf(workload) * elementSize(one.dtype)
+    // What is far slower than the memory does not notice a cache; a small call is meant to find its data there.
+    const rotates = !peer.slowness && one.calls < 100
+    const copies = rotates ? Math.max(2, Math.ceil(cacheBytes / bytes)) : 2
+    const meter = { bytes: meterBytes, sweeps: sweepsFor(leastTraffic(workload)) }
+    const message = { type: 'prepare', workload, copies, calls: one.calls, cacheBytes }
+    await attempt(runner, async () => {
+      runner.prepared = await runner.process.ask({ ...message, settings: { ...settings, ...meter } })
+    })
+  }
+
+  async function repeat(/** @type {typeof runners[number]} */ runner) {
+    const start = performance.now()
+    await attempt(runner, async () => {
+      const { sample } = await runner.process.ask({ type: 'run' })
+      runner.samples.push(sample)
+    })
+    runner.spent += (performance.now() - start) / 1000
+  }
+
+  /** A contender that fails is out, with its reason. */
+  async function attempt(/** @type {typeof runners[number]} */ runner, /** @type {() => Promise<void>} */ action) {
+    try {
+      await action()
+    } catch (error) {
+      runner.prepared = undefined
+      if (error instanceof Absent) plan.absent.set(runner.peer.name, error.message)
+      skipped.push({ peer: runner.peer.name, title: runner.title, reason: /** @type {Error} */ (error).message })
+    }
+  }
+
+  function figures() {
+    const finished = runners.filter((runner) => runner.prepared && runner.samples.length > 0)
+    /** @type {Roofline[]} */
+    const rooflines = finished
+      .filter((runner) => runner.peer === plan.bandwidth)
+      .map(({ samples, settings }) => ({
+        threads: settings.threads,
+        bytes: meterBytes,
+        bandwidth: bandwidths(samples, meterBytes),
+        samples,
+      }))
+    /** @type {Entry[]} */
+    const entries = finished
+      .filter((runner) => runner.peer !== plan.bandwidth)
+      .map(({ peer, title, workload, settings, samples, prepared }) => {
+        const summary = summarise(samples)
+        const roofline = rooflines.find(({ threads }) => threads === settings.threads)
+        const floor = roofline && floorSeconds(leastTraffic(workload), roofline.bandwidth)
+        return {
+          peer: peer.name,
+          title,
+          version: prepared.version,
+          note: prepared.note,
+          settings,
+          shape: workload.shape,
+          masked: workload.masked,
+          logits: logitsOf(workload),
+          activeRows: activeRows(workload),
+          agreement: prepared.agreement,
+          peakBytes: prepared.peakBytes,
+          samples,
+          ...summary,
+          bytesPerSecond: (logitsOf(workload) * elementSize(workload.dtype)) / summary.median,
+          floor,
+          share: floor && floor / summary.median,
+          /** @type {number | undefined} */ ratio: undefined,
+        }
+      })
+    const ours = entries.find((entry) => entry.title === plan.peers[0].title)
+    if (ours) for (const entry of entries) entry.ratio = entry.median / entry.logits / (ours.median / ours.logits)
+    return { ...one, entries, skipped, rooflines }
+  }
+}

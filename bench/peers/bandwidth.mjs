@@ -1,0 +1,49 @@
+/**
+ * How fast the machine's memory is, with the same number of threads and in the same minutes as the peers. The sweeps
+ * are native code, native/cpu/bandwidth.cc.
+ */
+import { createRequire } from 'node:module'
+import { getBackends } from 'fused-preference-loss'
+
+/** @type {any} */
+let addon
+/** @type {ArrayBuffer} */
+let buffer
+/** @type {ArrayBuffer} */
+let target
+/** @type {{ threads: number, sweeps: string[] }} */
+let wanted
+
+/** @type {import('./index.mjs').Peer} */
+export const bandwidth = {
+  name: 'bandwidth',
+  title: 'memory bandwidth',
+  ownInputs: true,
+
+  supports: () => true,
+
+  prepare(_workload, _inputs, { bytes, sweeps, threads }) {
+    const { cpu } = getBackends()
+    if (!cpu.path) throw new Error(`the native addon is missing: ${cpu.reason}`)
+    addon = createRequire(import.meta.url)(cpu.path)
+    buffer = new ArrayBuffer(bytes)
+    target = new ArrayBuffer(sweeps.includes('copy') ? bytes : 0)
+    // Pages that were never written are all the same page of zeros.
+    new Uint8Array(buffer).fill(1)
+    new Uint8Array(target).fill(1)
+    wanted = { threads, sweeps }
+  },
+
+  run() {
+    /** @type {Record<string, number>} */
+    const seconds = {}
+    for (const sweep of wanted.sweeps) {
+      // A fill goes over the source's pages last, and leaves zeros there: the bytes do not matter to the memory.
+      const copies = sweep.startsWith('copy')
+      seconds[sweep] = addon.bandwidth(sweep, buffer, copies ? target : undefined, wanted.threads)
+    }
+    return seconds
+  },
+
+  result: () => ({}),
+}

@@ -1,0 +1,71 @@
+/**
+ * All that can be measured: ours and what a user could pick instead. One file per library, each with the same small
+ * interface; libraries are imported only in the process that runs them, so any may be missing.
+ *
+ * @typedef {import('../cases.mjs').Workload} Workload
+ *
+ * @typedef {object} Inputs
+ * @property {(Float32Array | Uint16Array)[]} logits the same batch at several places in memory
+ * @property {Float32Array | Uint16Array} [pristine] the same once more, for who overwrites
+ * @property {number} copies
+ * @property {number} distinct outputs to rotate through so that none is still in a cache
+ * @property {Int32Array} labels `[batch, time]`, -100 where masked
+ * @property {Int32Array} targets `[batch, time]` what each row of logits predicts, -1 where it does not count
+ * @property {{ chosen: Float64Array, rejected: Float64Array }} reference
+ * @property {{ chosen: Float64Array, rejected: Float64Array }} [policy] log-probs, for stage 'loss'
+ * @property {number[]} positions where the gradient is compared
+ *
+ * @typedef {object} Peer
+ * @property {string} name what --peer takes
+ * @property {string} title what the tables show
+ * @property {number} [slowness] is given fewer tokens, so that a repetition ends within about a second: by this many
+ *   times fewer than the other slow ones
+ * @property {boolean} [quick] runs with --quick too
+ * @property {boolean} [overwrites] leaves a gradient where the logits were
+ * @property {boolean} [ownInputs] needs no logits
+ * @property {boolean} [ownCopies] needs the logits once, and keeps copies in a memory of its own
+ * @property {string} [version]
+ * @property {string} [note] what the reader of the table should know
+ * @property {number} [pid] of the process that does the work, when it is another
+ * @property {(workload: Workload) => true | string} supports true, or why not
+ * @property {(workload: Workload, inputs: Inputs, settings: any) => Promise<void> | void} prepare
+ * @property {(copy: number) => any} run one call; seconds if it has taken the time itself; may be a promise
+ * @property {() => import('../agreement.mjs').Result | Promise<import('../agreement.mjs').Result>} result of the last
+ *   call, which was on copy 0
+ */
+import { bandwidth } from './bandwidth.mjs'
+import { jax } from './jax.mjs'
+import { onnxruntime } from './onnxruntime.mjs'
+import { ours, oursJs } from './ours.mjs'
+import { plainJavaScript } from './plain-javascript.mjs'
+import { tfjsCpu, tfjsNode, tfjsWasm, tfjsWasmCustom } from './tfjs.mjs'
+import { torchCompile, torchCrossEntropy, torchEager } from './torch.mjs'
+
+/** In the order of the tables. */
+export const PEERS = [
+  ours,
+  oursJs,
+  onnxruntime,
+  torchEager,
+  torchCrossEntropy,
+  torchCompile,
+  tfjsNode,
+  tfjsWasm,
+  tfjsWasmCustom,
+  tfjsCpu,
+  jax,
+  plainJavaScript,
+]
+
+/** The roofline's meter: no peer, but run like one. */
+export { bandwidth }
+
+/**
+ * @param {string} name
+ * @returns {Peer}
+ */
+export function findPeer(name) {
+  const found = [...PEERS, bandwidth].find((peer) => peer.name === name)
+  if (found) return found
+  throw new RangeError(`no peer is called '${name}'\npeers: ${PEERS.map((peer) => peer.name).join(', ')}`)
+}

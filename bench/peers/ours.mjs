@@ -1,0 +1,78 @@
+/**
+ * fused-preference-loss: the cpu backend, and the js backend that stands in where no binary loads.
+ */
+import { readFileSync } from 'node:fs'
+import { fusedPreferenceLossSync, getBackends, preferenceLossSync, sequenceLogProbsSync } from 'fused-preference-loss'
+import { BETA } from '../cases.mjs'
+import { valueAt } from '../inputs.mjs'
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
+
+/**
+ * @param {'cpu' | 'js'} backend
+ * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'slowness'>} words
+ * @returns {import('./index.mjs').Peer}
+ */
+function ownPeer(backend, words) {
+  /** @type {() => any} */
+  let call
+  /** @type {any} */
+  let last
+  let index = 0
+  /** @type {() => import('../agreement.mjs').Result} */
+  let result
+
+  return {
+    ...words,
+    version,
+    overwrites: true,
+
+    supports() {
+      return backend === 'js' || getBackends().cpu.available || `no cpu backend: ${getBackends().cpu.reason}`
+    },
+
+    prepare(workload, inputs, { threads, instructionSet }) {
+      const { stage, shape, dtype, shift } = workload
+      const { logits, labels, reference, positions, policy, distinct } = inputs
+      const run = { backend, threads, instructionSet }
+      if (stage === 'loss') {
+        const pairs = { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected }
+        call = () => preferenceLossSync(pairs, { backend, beta: BETA })
+        result = () => ({ loss: last.loss, gradient: [...last.gradient.chosen, ...last.gradient.rejected] })
+        return
+      }
+      const tensor = (/** @type {number} */ i) => ({ data: logits[i], shape, dtype })
+      if (stage === 'forward') {
+        call = () => sequenceLogProbsSync(tensor(index), labels, { ...run, shift })
+        result = () => ({ logProbs: last.logProbs })
+        return
+      }
+      // Gradient arrays are made in the first calls: they are memory beyond the inputs.
+      /** @type {any[]} */
+      const gradients = []
+      const gradientOf = (/** @type {number} */ i) => {
+        gradients[i] ??= new /** @type {any} */ (logits[0]).constructor(logits[0].length)
+        return gradients[i]
+      }
+      const options = { ...run, shift, beta: BETA, reference }
+      const gradient =
+        stage === 'in-place' ? () => /** @type {const} */ ('in-place') : () => gradientOf(index % distinct)
+      call = () => fusedPreferenceLossSync(tensor(index), labels, { ...options, gradient: gradient() })
+      result = () => ({
+        logProbs: [...last.chosenLogProbs, ...last.rejectedLogProbs],
+        loss: last.loss,
+        gradient: positions.map((position) => valueAt(last.gradLogits.data, position, dtype)),
+      })
+    },
+
+    run(copy) {
+      index = copy
+      last = call()
+    },
+
+    result: () => result(),
+  }
+}
+
+export const ours = ownPeer('cpu', { name: 'ours', title: 'fused-preference-loss' })
+export const oursJs = ownPeer('js', { name: 'ours-js', title: 'fused-preference-loss, js backend', slowness: 1 })

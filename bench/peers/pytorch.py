@@ -1,0 +1,168 @@
+"""The PyTorch side of torch.mjs: one JSON request a line on standard input, one answer a line on standard output.
+
+The logits follow the line that announces them, as raw bytes. Times are taken here, so that no message is in them.
+"""
+
+import json
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+
+BETA = 0.1
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Absent(Exception):
+    """This PyTorch does not have what is asked for."""
+
+
+def sequence_log_probs(logits, labels, shift):
+    """What trainers have: log_softmax, gather, mask, sum, in float32."""
+    logits = logits.to(torch.float32)
+    if shift:
+        logits, labels = logits[:, :-1, :], labels[:, 1:].clone()
+    else:
+        labels = labels.clone()
+    mask = labels != -100
+    labels[labels == -100] = 0
+    per_token = torch.gather(logits.log_softmax(-1), dim=2, index=labels.unsqueeze(2)).squeeze(2)
+    return (per_token * mask).sum(-1)
+
+
+def sequence_log_probs_by_cross_entropy(logits, labels, shift, select, widen):
+    """The fastest formulation there is without a kernel of one's own: no copy of the logits, log_softmax and gather
+    in one function, only rows that count when many do not."""
+    batch, length, vocab = logits.shape
+    if shift:
+        labels = torch.cat([labels[:, 1:], labels.new_full((batch, 1), -100)], 1)
+    rows, labels = logits.view(-1, vocab), labels.reshape(-1)
+    if select:
+        index = (labels != -100).nonzero().squeeze(1)
+        rows = rows.index_select(0, index)
+        if widen:
+            rows = rows.to(torch.float32)
+        per_token = -F.cross_entropy(rows, labels[index], reduction="none").to(torch.float32)
+        sequences = torch.div(index, length, rounding_mode="floor")
+        return torch.zeros(batch).index_add(0, sequences, per_token)
+    if widen:
+        rows = rows.to(torch.float32)
+    per_token = -F.cross_entropy(rows, labels, reduction="none", ignore_index=-100)
+    return per_token.to(torch.float32).view(batch, length).sum(1)
+
+
+def dpo(log_probs, reference_margins):
+    pairs = log_probs.shape[0] // 2
+    margins = log_probs[:pairs] - log_probs[pairs:]
+    return -F.logsigmoid(BETA * (margins - reference_margins)).mean()
+
+
+def cross_entropy_takes(dtype):
+    try:
+        x = torch.zeros(2, 4, dtype=dtype, requires_grad=True)
+        F.cross_entropy(x, torch.zeros(2, dtype=torch.int64), reduction="none").sum().backward()
+        return True
+    except RuntimeError:
+        return False
+
+
+class Job:
+    def __init__(self, request):
+        torch.set_num_threads(request["threads"])
+        self.stage = request["workload"]["stage"]
+        self.positions = torch.tensor(request["positions"], dtype=torch.int64)
+        chosen, rejected = (torch.tensor(request[name], dtype=torch.float32) for name in ("chosen", "rejected"))
+        self.margins = chosen - rejected
+        self.note = None
+        if self.stage == "loss":
+            self.inputs = [torch.tensor(request["policy"], dtype=torch.float32) for _ in range(request["copies"])]
+        else:
+            self.prepare_logits(request)
+        if self.stage != "forward":
+            for copy in self.inputs:
+                copy.requires_grad_(True)
+        self.log_probs = self.loss = self.last = None
+
+    def prepare_logits(self, request):
+        workload, formulation = request["workload"], request["formulation"]
+        if formulation == "compile" and not hasattr(torch, "compile"):
+            raise Absent(f"torch {torch.__version__} has no torch.compile")
+        batch, length, vocab = workload["shape"]
+        dtype = DTYPES[workload["dtype"]]
+        data = bytearray(batch * length * vocab * (4 if dtype == torch.float32 else 2))
+        view, filled = memoryview(data), 0
+        while filled < len(data):
+            count = sys.stdin.buffer.readinto(view[filled:])
+            if not count:
+                raise EOFError("the logits end early")
+            filled += count
+        logits = torch.frombuffer(data, dtype=dtype).view(batch, length, vocab)
+        self.inputs = [logits.clone() for _ in range(request["copies"])]
+        self.labels = torch.tensor(request["labels"], dtype=torch.int64).view(batch, length)
+        self.shift = workload["shift"]
+        if formulation == "cross-entropy":
+            self.select = workload["masked"] > 0
+            self.widen = not cross_entropy_takes(dtype)
+            if self.widen:
+                self.note = f"converted to float32: no {workload['dtype']} kernel"
+            self.forward = self.by_cross_entropy
+        else:
+            if dtype != torch.float32:
+                self.note = "converted to float32, as trainers do"
+            self.forward = torch.compile(self.as_written) if formulation == "compile" else self.as_written
+
+    def as_written(self, logits):
+        return sequence_log_probs(logits, self.labels, self.shift)
+
+    def by_cross_entropy(self, logits):
+        return sequence_log_probs_by_cross_entropy(logits, self.labels, self.shift, self.select, self.widen)
+
+    def run(self, copy):
+        self.last = self.inputs[copy]
+        if self.stage == "forward":
+            with torch.no_grad():
+                self.log_probs = self.forward(self.last)
+            return
+        self.last.grad = None
+        log_probs = self.last if self.stage == "loss" else self.forward(self.last)
+        loss = dpo(log_probs, self.margins)
+        loss.backward()
+        self.log_probs, self.loss = log_probs.detach(), loss.item()
+
+    def result(self):
+        out = {"logProbs": self.log_probs.tolist()}
+        if self.stage != "forward":
+            gradient = self.last.grad.view(-1)
+            out["loss"] = self.loss
+            out["gradient"] = (gradient if self.stage == "loss" else gradient[self.positions]).tolist()
+        return out
+
+
+def answer(job, request):
+    if request["command"] == "run":
+        start = time.perf_counter()
+        job.run(request["copy"])
+        return {"seconds": time.perf_counter() - start}
+    return job.result()
+
+
+def main():
+    print(json.dumps({"version": torch.__version__}), flush=True)
+    job = None
+    while line := sys.stdin.buffer.readline():
+        request = json.loads(line)
+        try:
+            if request["command"] == "prepare":
+                job = Job(request)
+                reply = {"threads": torch.get_num_threads(), "note": job.note}
+            else:
+                reply = answer(job, request)
+        except Absent as error:
+            reply = {"failure": str(error), "absent": True}
+        except Exception as error:  # told to the other side, which decides
+            reply = {"failure": f"{type(error).__name__}: {error}".split("\n")[0]}
+        print(json.dumps(reply), flush=True)
+
+
+main()

@@ -1,0 +1,84 @@
+/**
+ * The physical limit: the fewest bytes a workload must move, and how long this machine's memory takes for them. The
+ * bandwidths themselves are measured by peers/bandwidth.mjs.
+ */
+import { activeRows, elementSize } from './inputs.mjs'
+import { median } from './statistics.mjs'
+
+/**
+ * Bytes moved in each way, what is read and what is written both counted.
+ * @typedef {object} Traffic
+ * @property {number} read only read
+ * @property {number} copy read from one array and written to another
+ * @property {number} update read and written back in place
+ * @property {number} fill only written
+ */
+
+/**
+ * The fewest bytes: rows that count are read once for the log-probs and, where there is a gradient, read again and
+ * written; the gradient of the others is written as zeros, without reading anything.
+ * @param {import('./cases.mjs').Workload} workload
+ * @returns {Traffic}
+ */
+export function leastTraffic(workload) {
+  const [batch, time, vocab] = workload.shape
+  const rowBytes = vocab * elementSize(workload.dtype)
+  const active = activeRows(workload) * rowBytes
+  const inactive = batch * time * rowBytes - active
+  switch (workload.stage) {
+    case 'forward':
+      return { read: active, copy: 0, update: 0, fill: 0 }
+    case 'step':
+      return { read: active, copy: 2 * active, update: 0, fill: inactive }
+    case 'in-place':
+      return { read: active, copy: 0, update: 2 * active, fill: inactive }
+    default:
+      return { read: 0, copy: 0, update: 0, fill: 0 }
+  }
+}
+
+/**
+ * Seconds the memory needs for that traffic.
+ * @param {Traffic} traffic bytes
+ * @param {Partial<Traffic>} bandwidth bytes per second, at least where there is traffic
+ */
+export function floorSeconds(traffic, bandwidth) {
+  let seconds = 0
+  for (const [way, bytes] of Object.entries(traffic)) {
+    if (bytes > 0) seconds += bytes / bandwidth[way]
+  }
+  return seconds
+}
+
+/** The sweeps that measure each way of moving memory; the fastest counts. */
+const SWEEPS = {
+  read: { sweeps: ['read'], moved: 1 },
+  copy: { sweeps: ['copy', 'copyStreaming'], moved: 2 },
+  update: { sweeps: ['update'], moved: 2 },
+  fill: { sweeps: ['fill', 'fillStreaming'], moved: 1 },
+}
+
+/**
+ * Names of the sweeps that the traffic calls for.
+ * @param {Traffic} traffic
+ * @returns {string[]}
+ */
+export function sweepsFor(traffic) {
+  return Object.entries(SWEEPS).flatMap(([way, { sweeps }]) => (traffic[way] > 0 ? sweeps : []))
+}
+
+/**
+ * Bytes per second of each way of moving memory that was measured.
+ * @param {Record<string, number>[]} samples seconds by sweep, one entry per repetition
+ * @param {number} bytes that each sweep went over
+ * @returns {Partial<Traffic>}
+ */
+export function bandwidths(samples, bytes) {
+  /** @type {Partial<Traffic>} */
+  const found = {}
+  for (const [way, { sweeps, moved }] of Object.entries(SWEEPS)) {
+    const medians = sweeps.filter((sweep) => sweep in samples[0]).map((sweep) => median(samples.map((s) => s[sweep])))
+    if (medians.length > 0) found[way] = (moved * bytes) / Math.min(...medians)
+  }
+  return found
+}

@@ -1,0 +1,121 @@
+/**
+ * Words for figures: the banner, and a case's results as a table of text. Computes nothing but units.
+ */
+
+/** Seconds in the unit that suits them. */
+export function duration(/** @type {number} */ seconds) {
+  if (seconds < 1e-3) return `${(seconds * 1e6).toPrecision(3)} µs`
+  return `${(seconds * 1e3).toPrecision(seconds < 1 ? 3 : 4)} ms`
+}
+
+export const gigabytes = (/** @type {number} */ bytes) => `${(bytes / 1e9).toPrecision(3)} GB`
+
+export const megabytes = (/** @type {number} */ bytes) =>
+  bytes < 0.5e6 ? '0 MB' : `${(bytes / 1e6).toPrecision(bytes < 1e9 ? 3 : 4)} MB`
+
+const percent = (/** @type {number} */ share) => `${(100 * share).toPrecision(share < 0.1 ? 2 : 3)} %`
+
+const times = (/** @type {number} */ ratio) => `${ratio < 99.5 ? ratio.toPrecision(3) : Math.round(ratio)}×`
+
+/**
+ * Text in columns: the first flush left, the others flush right.
+ * @param {string[][]} rows the first is the head
+ */
+export function columns(rows) {
+  const widths = rows[0].map((_, i) => Math.max(...rows.map((row) => [...row[i]].length)))
+  const line = (/** @type {string[]} */ row) =>
+    row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ')
+  return [line(rows[0]), widths.map((width) => '─'.repeat(width)).join('──'), ...rows.slice(1).map(line)].join('\n')
+}
+
+/** A batch's shape, and how much of it is masked. */
+export function shapeText(/** @type {readonly number[]} */ shape, /** @type {string} */ dtype) {
+  return `[${shape.join(', ')}] ${dtype}`
+}
+
+/**
+ * The cells of a case's table, head first; the columns that say nothing about logits are left out where there are none.
+ * @param {Pick<import('./measure.mjs').CaseResult, 'entries' | 'rooflines'>} result
+ */
+export function cells({ entries, rooflines }) {
+  const [roofline] = rooflines
+  const [first] = entries
+  const head = ['', 'median', 'p20 – p80', ...(roofline ? ['GB/s', 'roofline'] : []), 'time ÷ ours', 'memory']
+  const rows = entries.map((entry) => {
+    const sliced = entry.logits < first.logits ? `, on [${entry.shape.join(', ')}]` : ''
+    const wrong = entry.agreement.agrees ? '' : ' ✗ disagrees'
+    return [
+      `${entry.title}${sliced}${wrong}`,
+      duration(entry.median),
+      `${duration(entry.p20)} – ${duration(entry.p80)}`,
+      ...(roofline
+        ? [(entry.bytesPerSecond / 1e9).toPrecision(3), entry.share === undefined ? '' : percent(entry.share)]
+        : []),
+      entry.ratio === undefined ? '' : times(entry.ratio),
+      entry.peakBytes === undefined ? '' : megabytes(entry.peakBytes),
+    ]
+  })
+  const floor = first?.floor
+  if (roofline && floor !== undefined) {
+    const bytesPerSecond = (first.bytesPerSecond * first.median) / floor
+    const ratio = floor / first.median
+    rows.unshift([
+      'the memory itself',
+      duration(floor),
+      '',
+      (bytesPerSecond / 1e9).toPrecision(3),
+      percent(1),
+      times(ratio),
+      '',
+    ])
+  }
+  return [head, ...rows]
+}
+
+/** What the machine's memory did in the case, per number of threads. */
+export function bandwidthText(/** @type {import('./measure.mjs').Roofline} */ { threads, bandwidth }) {
+  const ways = Object.entries(bandwidth).map(([way, bytesPerSecond]) => `${way} ${gigabytes(bytesPerSecond)}/s`)
+  return `memory with ${threads} thread${threads === 1 ? '' : 's'}: ${ways.join(', ')}`
+}
+
+/** Who did not run and why, those with the same reason in one line. */
+export function skippedLines(/** @type {import('./measure.mjs').Skipped[]} */ skipped) {
+  const reasons = [...new Set(skipped.map(({ reason }) => reason))]
+  return reasons.map((reason) => {
+    const titles = skipped.filter((peer) => peer.reason === reason).map(({ title }) => title.trim())
+    return `skipped ${titles.join('; ')}: ${reason}`
+  })
+}
+
+/**
+ * A case as text: title, table, and what the reader should know.
+ * @param {import('./measure.mjs').CaseResult} result
+ */
+export function caseText(result) {
+  const lines = [`${result.name}: ${result.title}`, `${shapeText(result.shape, result.dtype)}`, '']
+  if (result.entries.length > 0) lines.push(columns(cells(result)), '')
+  for (const roofline of result.rooflines) lines.push(bandwidthText(roofline))
+  for (const { title, agreement } of result.entries) {
+    if (agreement.agrees) continue
+    lines.push(`DISAGREES: ${title.trim()}: ${agreement.of} off by ${agreement.error.toExponential(1)} of the largest`)
+  }
+  for (const { title, note } of result.entries) if (note) lines.push(`${title.trim()}: ${note}`)
+  lines.push(...skippedLines(result.skipped))
+  return lines.join('\n')
+}
+
+/**
+ * The lines that come first.
+ * @param {ReturnType<typeof import('./machine.mjs').describeMachine>} machine
+ * @param {Record<string, string>} versions
+ */
+export function banner(machine, versions) {
+  const cache = machine.lastLevelCache ? `, ${megabytes(machine.lastLevelCache)} last-level cache` : ''
+  return [
+    `${machine.cpu} (${machine.arch}), ${machine.threads} thread${machine.threads === 1 ? '' : 's'}${cache}, ${(machine.memory / 1e9).toFixed(0)} GB memory, ${machine.system}`,
+    `instruction set ${machine.instructionSet ?? 'none'} of ${machine.instructionSets.join(', ') || 'none'}; GPU: ${machine.gpu.join(', ') || 'none'}`,
+    Object.entries(versions)
+      .map(([name, version]) => `${name} ${version}`)
+      .join(', '),
+  ].join('\n')
+}

@@ -1,0 +1,118 @@
+/**
+ * The process that one peer runs in. The parent (contender.mjs) says what to prepare and when to run; this file builds
+ * the inputs, checks the peer against ours, watches its memory and takes the times. It decides nothing.
+ */
+import { performance } from 'node:perf_hooks'
+import { Absent } from './absent.mjs'
+import { compare, expected } from './agreement.mjs'
+import {
+  elementSize,
+  logitsOf,
+  makeLabels,
+  makeLogits,
+  makeReference,
+  makeTargets,
+  samplePositions,
+} from './inputs.mjs'
+import { watchPeak } from './memory.mjs'
+import { findPeer } from './peers/index.mjs'
+
+const peer = findPeer(process.argv[2])
+
+/** @type {import('./peers/index.mjs').Inputs} */
+let inputs
+/** @type {import('./cases.mjs').Workload} */
+let workload
+let calls = 1
+let copy = 0
+
+/** Logits more than once, so that in turn none of them is still in a cache. */
+function makeInputs(/** @type {number} */ copies, /** @type {number} */ distinct) {
+  const none = { logits: [], labels: new Int32Array(0), targets: new Int32Array(0), positions: [], distinct }
+  if (peer.ownInputs) return none
+  if (workload.stage === 'loss') {
+    return { ...none, policy: makeReference({ ...workload, shape: [workload.shape[0], 2, 7] }) }
+  }
+  const logits = [makeLogits(workload)]
+  while (logits.length < copies) logits.push(logits[0].slice())
+  const pristine = workload.stage === 'in-place' && peer.overwrites ? logits[0].slice() : undefined
+  const positions = samplePositions(workload)
+  return { logits, pristine, labels: makeLabels(workload), targets: makeTargets(workload), positions, distinct }
+}
+
+/** Seconds of one call on the next copy, or of several in turn, per call. */
+async function repetition() {
+  let own = 0
+  const start = performance.now()
+  for (let i = 0; i < calls; i++) {
+    const pending = peer.run(copy)
+    const seconds = typeof pending === 'object' ? await pending : pending
+    copy = copy + 1 === inputs.copies ? 0 : copy + 1
+    if (typeof seconds === 'object') return seconds
+    own += seconds ?? 0
+  }
+  const seconds = (performance.now() - start) / 1000
+  return (own || seconds) / calls
+}
+
+/**
+ * What was overwritten is put back at once, outside the timed part. The next call is on another copy, restored one call
+ * earlier: this one is all that a cache can hold.
+ */
+function restore(/** @type {number} */ index) {
+  if (inputs.pristine && peer.overwrites) inputs.logits[index].set(inputs.pristine)
+}
+
+const handlers = {
+  async prepare({ workload: given, settings, copies, cacheBytes, calls: callsTogether }) {
+    workload = given
+    calls = callsTogether
+    const bytes = logitsOf(workload) * elementSize(workload.dtype)
+    const distinct = Math.max(1, Math.ceil(cacheBytes / bytes))
+    inputs = { ...makeInputs(peer.ownCopies ? 1 : copies, distinct), copies, reference: makeReference(workload) }
+    await peer.prepare(workload, inputs, settings)
+    if (peer.ownInputs) return {}
+
+    const wanted = expected(workload, inputs)
+    if (peer.ownCopies) inputs.logits = []
+    globalThis.gc?.()
+    const peak = watchPeak(peer.pid ?? process.pid)
+    await peer.run(0)
+    const peakBytes = peak()
+    const agreement = compare(wanted, await peer.result(), workload.dtype)
+    restore(0)
+    for (let i = 1; i < copies; i++) {
+      await peer.run(i)
+      restore(i)
+    }
+    // Small calls are fast only once they are compiled.
+    const start = performance.now()
+    for (let i = 0; calls >= 100 && i < 10 && performance.now() - start < 500; i++) await repetition()
+    return { version: peer.version, note: peer.note, agreement, peakBytes }
+  },
+
+  async run() {
+    const index = copy
+    const sample = await repetition()
+    restore(index)
+    return { sample }
+  },
+}
+
+/** What went wrong, in words, and whether the peer is one that this machine does not have. */
+function failureOf(/** @type {any} */ error) {
+  if (error?.code === 'ERR_MODULE_NOT_FOUND') {
+    const name = /package '([^']+)'/.exec(error.message)?.[1] ?? 'it'
+    return { failure: `${name} is not installed`, absent: true }
+  }
+  return { failure: error instanceof Error ? error.message : String(error), absent: error instanceof Absent }
+}
+
+process.on('message', async (/** @type {any} */ message) => {
+  try {
+    process.send?.({ reply: await handlers[message.type](message) })
+  } catch (error) {
+    process.send?.(failureOf(error))
+  }
+})
+process.on('disconnect', () => process.exit())
