@@ -3,6 +3,7 @@
  * the inputs, checks the peer against ours, watches its memory and takes the times. It decides nothing.
  */
 import { performance } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Absent } from './absent.mjs'
 import { compare, expected } from './agreement.mjs'
 import {
@@ -40,6 +41,14 @@ function makeInputs(/** @type {number} */ copies, /** @type {number} */ distinct
   return { logits, pristine, labels: makeLabels(workload), targets: makeTargets(workload), positions, distinct }
 }
 
+/** Memory of arrays is given back by another thread, a little after the collector has found them. */
+async function collectGarbage() {
+  for (let i = 0; i < 2; i++) {
+    globalThis.gc?.()
+    await sleep(50)
+  }
+}
+
 /** Seconds of one call on the next copy, or of several in turn, per call. */
 async function repetition() {
   let own = 0
@@ -75,7 +84,7 @@ const handlers = {
 
     const wanted = expected(workload, inputs)
     if (peer.ownCopies) inputs.logits = []
-    globalThis.gc?.()
+    await collectGarbage()
     const peak = watchPeak(peer.pid ?? process.pid)
     await peer.run(0)
     const peakBytes = peak()
