@@ -3,7 +3,13 @@
  * call is run.
  */
 import { describe, expect, test } from 'vitest'
-import { fusedPreferenceLoss, fusedPreferenceLossSync, getBackends, sequenceLogProbsSync } from '../lib/index.js'
+import {
+  fusedPreferenceLoss,
+  fusedPreferenceLossSync,
+  getBackends,
+  preferenceLossSync,
+  sequenceLogProbsSync,
+} from '../lib/index.js'
 import type { DType, FusedOptions, FusedPreferenceLoss, Logits, SequenceOptions } from '../lib/types.js'
 import {
   bytes,
@@ -26,8 +32,8 @@ const THREADS = [1, 2, 3, 7]
 
 type Row = Float32Array | Uint16Array
 
-function randomRow(dtype: DType, vocab: number, next: () => number): Row {
-  return storage(dtype, vocab).map(() => encode[dtype](3 * gaussian(next)))
+function randomRow(dtype: DType, vocab: number, scale: number, next: () => number): Row {
+  return storage(dtype, vocab).map(() => encode[dtype](scale * gaussian(next)))
 }
 
 /** `[batch, time, vocab]`, the given rows in order. */
@@ -60,12 +66,16 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
 
   test.each(VOCABULARIES)('a row of %i logits among others, anywhere', (vocab) => {
     for (const dtype of dtypes) {
-      const next = random(vocab)
-      const row = randomRow(dtype, vocab, next)
-      const others = [0, 1].map(() => randomRow(dtype, vocab, next))
-      others.push(storage(dtype, vocab).fill(encode[dtype](Number.NaN)))
       const label = Math.floor(vocab / 3)
-      for (const temperature of [1, 1.7]) {
+      // Logits so far apart that their sums depend on the order, and a temperature.
+      for (const [scale, temperature] of [
+        [3, 1.7],
+        [15, 1],
+      ]) {
+        const next = random(vocab)
+        const row = randomRow(dtype, vocab, scale, next)
+        const others = [0, 1].map(() => randomRow(dtype, vocab, scale, next))
+        others.push(storage(dtype, vocab).fill(encode[dtype](Number.NaN)))
         const alone = rowBits(stack(dtype, [row], 1), Int32Array.of(label), 0, { ...run, temperature, threads: 1 })
         // The same sequence must also have the same sum.
         const sum = (logits: Logits, labels: Int32Array, s: number, options: SequenceOptions) =>
@@ -189,6 +199,74 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
         }
       }
     }
+  })
+})
+
+describe.each(NATIVE)('$name, a batch beyond the cache', ({ run }) => {
+  // Pairs that depend on nothing else go through all stages a few at a time. A signal forbids it: once a gradient is
+  // begun there is no way back.
+  const [batch, time, vocab] = [12, 6, 1_000_000]
+  const size = batch * time * vocab
+  const window = Float32Array.from({ length: vocab + 12 * 1009 + 6 * 31 }, (_, i) => ((i * 7919) % 4099) / 512)
+  // Every row is another part of the same memory.
+  const logits: Logits = { data: window, shape: [batch, time, vocab], strides: [1009, 31, 1] }
+  const labels = Int32Array.from({ length: batch * time }, (_, i) => (i % 7 === 3 ? -100 : (i * 104_729) % vocab))
+
+  test.each([
+    ['pairs by halves', { lossType: 'sigmoid' }],
+    ['pairs in another order, one sequence in none', { lossType: 'ipo', pairs: [9, 2, 0, 7, 11, 1, 3, 8, 6, 4] }],
+    ['a sequence in two pairs', { lossType: 'sigmoid', pairs: [0, 7, 0, 8, 3, 9, 4, 10, 5, 11] }],
+    ['losses of the whole batch', { lossType: [{ lossType: 'aot' }, { lossType: 'sft', weight: 0.3 }] }],
+    ['means and lengths', { lossType: 'simpo', averageLogProb: true }],
+  ] as [string, FusedOptions][])('%s', async (_, given) => {
+    const pairs = given.pairs ?? Array.from({ length: batch }, (_, i) => (i >> 1) + (i % 2) * (batch / 2))
+    const pick = (list: ArrayLike<number>, side: number) =>
+      Float64Array.from({ length: pairs.length / 2 }, (_, i) => list[pairs[2 * i + side]])
+    const reference = {
+      chosen: Float64Array.from({ length: pairs.length / 2 }, (_, i) => -30 - 3 * i),
+      rejected: Float64Array.from({ length: pairs.length / 2 }, (_, i) => -45 + 2 * i),
+    }
+    const { averageLogProb } = given
+    const sums = sequenceLogProbsSync(logits, labels, { averageLogProb, ...run })
+    const { pairs: _pairs, ...lossOptions } = given
+    const loss = preferenceLossSync(
+      {
+        chosen: pick(sums.logProbs, 0),
+        rejected: pick(sums.logProbs, 1),
+        referenceChosen: reference.chosen,
+        referenceRejected: reference.rejected,
+        chosenLengths: pick(sums.tokenCounts, 0),
+        rejectedLengths: pick(sums.tokenCounts, 1),
+      },
+      { ...lossOptions, ...run },
+    )
+    const coefficients = new Float64Array(batch)
+    for (let i = 0; i < pairs.length; i += 2) {
+      coefficients[pairs[i]] += loss.gradient.chosen[i / 2]
+      coefficients[pairs[i + 1]] += loss.gradient.rejected[i / 2]
+    }
+    const wanted = bytes(sums.backward(coefficients).data as Float32Array)
+
+    const gradient = new Float32Array(size)
+    const { signal } = new AbortController()
+    const check = ({ gradLogits, ...result }: FusedPreferenceLoss) => {
+      expect(result).toMatchObject(loss)
+      expect(result.chosenLogProbs).toEqual(pick(sums.logProbs, 0))
+      expect(bytes(gradLogits!.data as Float32Array).equals(wanted)).toBe(true)
+    }
+    for (const more of [{ threads: 1 }, { threads: 3 }, { threads: 2, signal }] as FusedOptions[]) {
+      const options = { reference, ...given, gradient, ...run, ...more }
+      gradient.fill(Number.NaN)
+      check(fusedPreferenceLossSync(logits, labels, options))
+      gradient.fill(Number.NaN)
+      check(await fusedPreferenceLoss(logits, labels, options))
+    }
+    for (let row = 0; row < batch * time; row++) {
+      const start = Math.floor(row / time) * 1009 + (row % time) * 31
+      gradient.set(window.subarray(start, start + vocab), row * vocab)
+    }
+    const whole = { data: gradient, shape: [batch, time, vocab] }
+    check(await fusedPreferenceLoss(whole, labels, { reference, ...given, gradient: 'in-place', ...run }))
   })
 })
 

@@ -71,7 +71,7 @@ test('an in-place call on [8, 512, 50257] float32 needs less than 1 MiB beside i
   expect(Number(async[1])).toBeLessThan(2 ** 20)
   // The measure does see what is allocated: 16 MB here.
   expect(Number(fresh[1])).toBeGreaterThan(15e6)
-}, 60_000)
+})
 
 /** Prints the page faults of a forward over memory that was never touched, for each mask of its 16 rows. */
 const FAULTS = `

@@ -183,7 +183,7 @@ describe('in a project of its own', () => {
     const compiler = createRequire(import.meta.url).resolve('typescript/bin/tsc')
     const { stdout } = await execute(process.execPath, [compiler, '--project', project]).catch((error) => error)
     expect(stdout).toBe('')
-  }, 60_000)
+  })
 })
 
 test('the addon knows the losses of the js backend, in the same order', () => {

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { Worker } from 'node:worker_threads'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
   fusedPreferenceLoss,
   fusedPreferenceLossSync,
@@ -20,8 +20,6 @@ import {
 } from '../lib/index.js'
 import type { FusedOptions, Logits } from '../lib/types.js'
 import { bytes, DIST, gaussian, NATIVE, OUTPUTS, random, TARGETS } from './support.js'
-
-vi.setConfig({ testTimeout: 120_000 })
 
 /** Numbers that are quick to make, and of which no loss is trivial. */
 function ramp(length: number): Float32Array {
@@ -363,6 +361,27 @@ describe.each(NATIVE)('$name', ({ run }) => {
     expect(done).toBe(false)
     await running
     expect(bytes(logits.data as Float32Array).equals(before)).toBe(true)
+  })
+
+  test('aborted in the midst of many pairs, more than a cache holds: no pair has been written', async () => {
+    const [batches, rows, vocab] = [16, 10, 900_000]
+    const data = ramp(vocab + 2000 * batches)
+    const logits = { data, shape: [batches, rows, vocab], strides: [1999, 13, 1] }
+    const labels = new Int32Array(batches * rows).fill(7)
+    const options: FusedOptions = { shift: false, lossType: 'cpo', outputs: OUTPUTS, threads: 1, ...run }
+    await fusedPreferenceLoss(logits, labels, options)
+    const start = performance.now()
+    await fusedPreferenceLoss(logits, labels, options)
+    const withoutGradient = performance.now() - start
+
+    const out = new Float32Array(batches * rows * vocab)
+    const controller = new AbortController()
+    const running = fusedPreferenceLoss(logits, labels, { ...options, gradient: out, signal: controller.signal })
+    await wait(withoutGradient / 2)
+    const reason = new Error('no longer wanted')
+    controller.abort(reason)
+    await expect(running).rejects.toBe(reason)
+    expect(out.every((x) => x === 0)).toBe(true)
   })
 })
 

@@ -3,7 +3,7 @@
  * shape, layout, option and loss. A failure prints the seed and the smallest call that fails.
  */
 import fc from 'fast-check'
-import { describe, expect, test, vi } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { fusedPreferenceLossSync, preferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
 import type {
   FDivergence,
@@ -34,8 +34,6 @@ import {
   ulp,
   values,
 } from './support.js'
-
-vi.setConfig({ testTimeout: 120_000 })
 
 /** The most logits of one call: js takes about 0.1 µs for each. */
 const MOST_LOGITS = 60_000

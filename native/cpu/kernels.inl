@@ -19,6 +19,26 @@
 constexpr int64_t kWidth = F32::kWidth;
 constexpr int64_t kVectors = kLanes / kWidth;
 
+// Fetches ahead of a sweep, which the hardware's own prefetching follows too closely when a core waits for memory a
+// third of the time. Past the end of the row lies the next one; past the last row, a prefetch of nothing does nothing.
+constexpr int64_t kAhead = 4096;  // bytes
+
+template <typename T>
+inline void prefetch(const T* p, int64_t count) {
+  const char* at = reinterpret_cast<const char*>(p) + kAhead;
+  for (const char* end = at + count * int64_t(sizeof(T)); at < end; at += 64) {
+#if defined(_MSC_VER) && !defined(__clang__)
+#if defined(_M_X64)
+    _mm_prefetch(at, _MM_HINT_T0);
+#else
+    __prefetch(at);
+#endif
+#else
+    __builtin_prefetch(at);
+#endif
+  }
+}
+
 // ExpConstants as vectors, relative to a unit.
 struct Exp {
   F32 base, low, high, log2e, magic, ln2High, ln2Low, c1, c2, c3, c4, c5, c6, one;
@@ -156,6 +176,7 @@ bool sumBlockInReach(const T* block, int64_t count, int32_t peak, const ExpConst
   F32 seen = set1(12582912.0f);
   TileSums sums, weighted, squares;
   for (int64_t i = 0; i < count; i += kTile) {
+    prefetch(block + i, kTile);
     for (int64_t v = 0; v < kVectors; ++v) {
       const T* at = block + i + v * kWidth;
       F32 r[4], n[4], p[4];
@@ -377,6 +398,7 @@ void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const Scaled
     }
   }
   for (; i + kStep <= end; i += kStep) {
+    prefetch(row + i, kStep);
     F32 x[4];
     for (int k = 0; k < 4; ++k) x[k] = load(row + i + k * kWidth);
     exp.template operator()<kBase>(x);
