@@ -11,6 +11,7 @@
  * @property {[number, number, number]} shape batch, time, vocab; for 'loss' batch is twice the number of pairs
  * @property {boolean} shift logits at t predict the label at t + 1
  * @property {number} masked share of the labels that do not count
+ * @property {boolean} leaveMasked ours leaves the gradient's masked rows as they are, and does not write zeros there
  *
  * @typedef {object} Settings of ours
  * @property {number} [threads]
@@ -66,6 +67,7 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
     // All rows count, unless masked: bytes of logits are then bytes that must be read.
     shift: false,
     masked: 0,
+    leaveMasked: false,
     quick: false,
     calls: 1,
     variants: [],
@@ -102,10 +104,11 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
         one({
           name: `masked-${percent}-${stage}`,
           group: 'masked',
-          title: `${TITLES[stage]}; ${percent} % of the labels masked, at random`,
+          title: `${TITLES[stage]}; ${percent} % of the labels masked, at random, and left alone`,
           stage,
           shape: shapeFor(32000),
           masked: percent / 100,
+          leaveMasked: true,
           variants: [{ label: 'nothing masked', workload: { masked: 0 } }],
         }),
       )

@@ -124,6 +124,7 @@ export function samplePositions(/** @type {Workload} */ workload) {
   const positions = []
   for (let i = 0; i < 32; i++) {
     const row = Math.floor(uniform(6, i) * targets.length)
+    if (workload.leaveMasked && targets[row] < 0) continue
     positions.push(row * vocab + Math.max(0, targets[row]), row * vocab + Math.floor(uniform(7, i) * vocab))
   }
   return positions

@@ -16,7 +16,7 @@ import { median } from './statistics.mjs'
 
 /**
  * The fewest bytes: rows that count are read once for the log-probs and, where there is a gradient, read again and
- * written; the gradient of the others is written as zeros, without reading anything.
+ * written; the gradient of the others is written as zeros, without reading anything, unless they are left alone.
  * @param {import('./cases.mjs').Workload} workload
  * @returns {Traffic}
  */
@@ -24,7 +24,7 @@ export function leastTraffic(workload) {
   const [batch, time, vocab] = workload.shape
   const rowBytes = vocab * elementSize(workload.dtype)
   const active = activeRows(workload) * rowBytes
-  const inactive = batch * time * rowBytes - active
+  const inactive = workload.leaveMasked ? 0 : batch * time * rowBytes - active
   switch (workload.stage) {
     case 'forward':
       return { read: active, copy: 0, update: 0, fill: 0 }

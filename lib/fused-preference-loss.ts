@@ -9,7 +9,7 @@ import { LOSS_OPTIONS, type LossPlan, lossOf } from './loss-options.js'
 import { lossResult, lossStage } from './loss-stage.js'
 import { oneOf, optionsObject } from './options.js'
 import { RUN_OPTIONS, type Runner, run, runnerOf } from './run.js'
-import { destinationOf, logitsOf, type Tensor, tensorOf } from './tensor.js'
+import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf } from './tensor.js'
 import { TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
 import type { FusedOptions, FusedPreferenceLoss, Labels, Logits, Reference } from './types.js'
 
@@ -20,6 +20,7 @@ const OPTIONS: ReadonlySet<string> = new Set([
   'reference',
   'weighting',
   'gradient',
+  'zeroInactive',
 ])
 const REFERENCE: ReadonlySet<string> = new Set(['chosen', 'rejected', 'logits'])
 const WEIGHTINGS = ['wpo'] as const
@@ -102,7 +103,8 @@ function plan(logits: Logits, labels: Labels, given: FusedOptions | undefined): 
   job.loss = loss
   if (out) {
     const coefficients = new Float64Array(sequences)
-    job.gradient = { logits: tensor.rows, out: out.rows, states: policy.states!, coefficients }
+    const skipInactive = skipsInactive(options.zeroInactive, options.gradient)
+    job.gradient = { logits: tensor.rows, out: out.rows, states: policy.states!, coefficients, skipInactive }
   }
   const runner = runnerOf(options)
   checkUnchanged(watched)

@@ -7,12 +7,12 @@ import { failure } from './errors.js'
 import { addTokenOutputs, copyTokenOutputs, forwardStage } from './forward-stage.js'
 import { optionsObject } from './options.js'
 import { RUN_OPTIONS, type Runner, run, runnerOf } from './run.js'
-import { destinationOf, logitsOf, type Tensor, tensorOf } from './tensor.js'
+import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf } from './tensor.js'
 import { TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
 import type { Labels, Logits, SequenceLogProbs, SequenceOptions } from './types.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS])
-const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['out'])
+const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
 
 /**
  * Log-probs of whole sequences under a model, from its logits: log softmax, picked at each label and summed, in one
@@ -93,14 +93,20 @@ function result(planned: Plan): SequenceLogProbs {
   return sums
 }
 
-function backward(planned: Plan, gradient: unknown, given: { out?: unknown } | undefined): Tensor {
+function backward(
+  planned: Plan,
+  gradient: unknown,
+  given: { out?: unknown; zeroInactive?: unknown } | undefined,
+): Tensor {
   const { logits, policy, tokenPlan, runner, watched, callers } = planned
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
   const coefficients = numbers(gradient, 'gradient', policy.logProbs.length, ', one per sequence')
   const others: NamedArray[] = [['gradient', gradient], ...callers]
-  const out = destinationOf(options.out === undefined ? true : options.out, 'options.out', logits, others)
+  const destination = options.out === undefined ? true : options.out
+  const out = destinationOf(destination, 'options.out', logits, others)
+  const skipInactive = skipsInactive(options.zeroInactive, destination)
   checkUnchanged(watched)
-  const stage = { logits: logits.rows, out: out.rows, states: policy.states!, coefficients }
+  const stage = { logits: logits.rows, out: out.rows, states: policy.states!, coefficients, skipInactive }
   const { threads, instructionSet } = runner.settings
   runner.backend.runSync({ tokens: tokenPlan.tokens, gradient: stage }, { threads, instructionSet })
   return out

@@ -4,7 +4,7 @@
 import { checkNoOverlap, checkView, type NamedArray, type View, viewKind } from './arrays.js'
 import type { Rows } from './backends/backend.js'
 import { failure, invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.js'
-import { integer, oneOf } from './options.js'
+import { flag, integer, oneOf } from './options.js'
 import type { DType, HostArray, Logits } from './types.js'
 
 /** What the caller passed, and the rows the backends see. */
@@ -91,6 +91,11 @@ export function destinationOf(value: unknown, name: string, logits: Tensor, call
     throw shapeMismatch(name, `must have ${length} elements, as shape [${shape.join(', ')}] has; got ${view.length}`)
   }
   return contiguous(view, rows, shape)
+}
+
+/** Whether inactive rows of the destination stay as they are: as asked, and in a new array, which is zero. */
+export function skipsInactive(zeroInactive: unknown, destination: unknown): boolean {
+  return !flag(zeroInactive, 'options.zeroInactive', true) || destination === true
 }
 
 /** The gradient as the caller gets it. */

@@ -190,8 +190,12 @@ export interface SequenceLogProbs extends TokenOutputs {
    * hold their values; once it has overwritten them it cannot be called again (`ERR_DISPOSED`).
    * @param gradient `[B]`
    * @param options `out`: array to write into, or 'in-place' to overwrite the logits. Defaults to a new array.
+   *   `zeroInactive`: as in {@link FusedOptions}.
    */
-  backward(gradient: ArrayLike<number>, options?: { out?: HostArray | DeviceMemory | 'in-place' }): Logits
+  backward(
+    gradient: ArrayLike<number>,
+    options?: { out?: HostArray | DeviceMemory | 'in-place'; zeroInactive?: boolean },
+  ): Logits
 }
 
 /** Sequence log-probs of P pairs. */
@@ -244,6 +248,11 @@ export interface FusedOptions extends TokenOptions, LossOptions, RunOptions {
    * overwriting the logits. Defaults to false.
    */
   gradient?: boolean | HostArray | DeviceMemory | 'in-place'
+  /**
+   * Write zeros to the gradient's rows that predict nothing. false leaves these as they are: in an array that is zero
+   * there already, or where nobody reads them. Defaults to true.
+   */
+  zeroInactive?: boolean
 }
 
 /** Result of `fusedPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
@@ -254,7 +263,7 @@ export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
   rejectedLogProbs: Float64Array
   /** `[B]` number of active tokens of each sequence. */
   tokenCounts: Int32Array
-  /** d loss / d logits, exactly 0 at inactive positions. Present when `gradient` asked for it. */
+  /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). Present when `gradient` asked for it. */
   gradLogits?: Logits
 }
 

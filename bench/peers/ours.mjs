@@ -54,7 +54,7 @@ function ownPeer(backend, words) {
         gradients[i] ??= new /** @type {any} */ (logits[0]).constructor(logits[0].length)
         return gradients[i]
       }
-      const options = { ...run, shift, beta: BETA, reference }
+      const options = { ...run, shift, beta: BETA, reference, zeroInactive: !workload.leaveMasked }
       const gradient =
         stage === 'in-place' ? () => /** @type {const} */ ('in-place') : () => gradientOf(index % distinct)
       call = () => fusedPreferenceLossSync(tensor(index), labels, { ...options, gradient: gradient() })

@@ -105,6 +105,8 @@ export interface GradientStage {
   states: Float64Array
   /** `[S]` d loss / d logProb of each sequence; filled (scattered from stage 3 through `pairs`) when the job has one. */
   coefficients: Float64Array
+  /** Leave inactive rows of `out` as they are. */
+  skipInactive?: boolean
 }
 
 export interface Job {

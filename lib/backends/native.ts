@@ -13,7 +13,7 @@ type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array | unde
 type Argument = NativeArray | number
 
 /** Changes with what `run` takes: a binary of another build would read the arguments as something else. */
-const JOB_VERSION = 1
+const JOB_VERSION = 2
 
 interface Addon {
   readonly jobVersion: number
@@ -85,7 +85,7 @@ class CpuBackend implements Backend {
   private numbersOf(job: Job, settings: RunSettings): Float64Array {
     const { tokens, policy, reference, loss, gradient } = job
     const terms = loss?.terms ?? []
-    if (this.numbers.length < 32 + 3 * terms.length) this.numbers = new Float64Array(32 + 3 * terms.length)
+    if (this.numbers.length < 33 + 3 * terms.length) this.numbers = new Float64Array(33 + 3 * terms.length)
     const { numbers } = this
     let at = 0
     const setRows = (rows: Rows | undefined) => {
@@ -104,6 +104,7 @@ class CpuBackend implements Backend {
       ? this.addon.instructionSets.indexOf(settings.instructionSet)
       : this.defaultSet
     numbers[at++] = settings.signal ? 1 : 0
+    numbers[at++] = gradient?.skipInactive ? 1 : 0
     numbers[at++] = tokens?.temperature ?? 1
     numbers[at++] = tokens?.average ? 1 : 0
     numbers[at++] = tokens?.emptyLogProb ?? 0

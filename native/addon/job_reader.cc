@@ -67,6 +67,7 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
   job.threads = numbers.integer();
   job.instructionSet = int32_t(numbers.integer());
   job.cancellable = numbers.integer() != 0;
+  job.gradient.skipInactive = numbers.integer() != 0;
   Tokens& tokens = job.tokens;
   tokens.temperature = numbers;
   tokens.average = numbers.integer() != 0;

@@ -9,7 +9,7 @@
 namespace fpl {
 
 // Changes with the arguments and their order; lib refuses a binary with another.
-constexpr int kJobVersion = 1;
+constexpr int kJobVersion = 2;
 
 // Bytes of one array's slot in the arena.
 constexpr size_t kArenaSlot = 64;

@@ -81,6 +81,7 @@ struct Gradient {
   Rows logits, out;
   const TokenState* states = nullptr;  // [R]
   double* coefficients = nullptr;      // [S]
+  bool skipInactive = false;           // leave the inactive rows of `out` as they are
 };
 
 struct Job {

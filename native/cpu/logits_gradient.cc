@@ -1,5 +1,5 @@
 // Stage 4 on the CPU: d logProb / d logits = (onehot - softmax) / temperature, times each sequence's coefficient. Every
-// active row is read once and written once; the others are written as zeros and not read.
+// active row is read once and written once; the others are written as zeros, if at all, and not read.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -71,6 +71,7 @@ void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& se
   for (const int32_t s : sequences) {
     const double coefficient = g.coefficients[s] / (tokens.average ? tokens.counts[s] : 1);
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
+      if (g.skipInactive && tokens.targets[row] < 0) continue;
       rows.push_back({row, tokens.weight(row) * coefficient});
     }
   }

@@ -11,7 +11,7 @@ import { STATE_SIZE } from './token-log-probs.js'
 
 /** Yields after every row written. */
 export function* logitsGradient(stage: GradientStage, tokens: Tokens): Generator<void, void> {
-  const { logits, out, states, coefficients } = stage
+  const { logits, out, states, coefficients, skipInactive } = stage
   const { targets, weights, offsets, counts, temperature } = tokens
   const values = new Float64Array(logits.vocab)
   const rowCount = logits.batch * logits.time
@@ -21,7 +21,7 @@ export function* logitsGradient(stage: GradientStage, tokens: Tokens): Generator
   for (let row = 0; row < rowCount; row++) {
     while (s < sequenceCount && row >= offsets[s + 1]) s++
     if (s === sequenceCount || targets[row] < 0) {
-      clearRow(out, row)
+      if (!skipInactive) clearRow(out, row)
       continue
     }
     const weight = weights === undefined ? 1 : weights[row]
