@@ -521,7 +521,10 @@ describe('life and death', () => {
       `import { parentPort } from 'node:worker_threads'\nparentPort.postMessage((await long()).losses)`,
     )
     const worker = new Worker(path)
-    const losses = new Promise((resolve) => worker.once('message', resolve))
+    const losses = new Promise((resolve, reject) => {
+      worker.once('message', resolve)
+      worker.once('error', reject)
+    })
     const code = new Promise((resolve) => worker.once('exit', resolve))
     expect(await losses).toHaveLength(1)
     expect(await code).toBe(0)

@@ -139,7 +139,8 @@ bool runJob(Job& job, ThreadPool& pool) {
     for (const Part& part : partsOf(job)) {
       if (job.hasPolicy) forward(job.policy, job.tokens, part.sequences, policyScratch, context);
       if (job.hasReference) forward(job.reference, job.tokens, part.sequences, referenceScratch, context);
-      if (job.cancellable && job.cancelled) return false;
+      // Without a signal that is the end of the environment, when nobody will look at what has been written.
+      if (job.cancelled) return false;
       if (job.hasLoss) {
         gather(job, job.loss, part.begin, part.end);
         preferenceLoss(job.loss, part.begin, part.end);
