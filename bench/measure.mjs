@@ -73,9 +73,9 @@ function slice(workload, { slowness }, slowLogits) {
 
 /** Everything that is to run in a case: ours, its variants, the peers, and a bandwidth meter per number of threads. */
 function line(/** @type {Case} */ one, /** @type {Plan} */ plan) {
-  const { stage, dtype, shape, shift, masked } = one
+  const { stage, dtype, shape, shift, masked, leaveMasked } = one
   /** @type {Workload} */
-  const workload = { stage, dtype, shape, shift, masked }
+  const workload = { stage, dtype, shape, shift, masked, leaveMasked }
   const [ours, ...others] = plan.peers
   const settings = { threads: plan.threads }
   const contenders = [
