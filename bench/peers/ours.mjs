@@ -47,17 +47,20 @@ function ownPeer(backend, words) {
         result = () => ({ logProbs: last.logProbs })
         return
       }
-      // Gradient arrays are made in the first calls: they are memory beyond the inputs.
+      // One object of options per gradient array, as a training loop would keep it; both are made in the first calls:
+      // the array is memory beyond the inputs.
+      const common = { ...run, shift, beta: BETA, reference, zeroInactive: !workload.leaveMasked }
       /** @type {any[]} */
-      const gradients = []
-      const gradientOf = (/** @type {number} */ i) => {
-        gradients[i] ??= new /** @type {any} */ (logits[0]).constructor(logits[0].length)
-        return gradients[i]
+      const options = []
+      const optionsFor = (/** @type {number} */ i) => {
+        options[i] ??= {
+          ...common,
+          gradient:
+            stage === 'in-place' ? 'in-place' : new /** @type {any} */ (logits[0]).constructor(logits[0].length),
+        }
+        return options[i]
       }
-      const options = { ...run, shift, beta: BETA, reference, zeroInactive: !workload.leaveMasked }
-      const gradient =
-        stage === 'in-place' ? () => /** @type {const} */ ('in-place') : () => gradientOf(index % distinct)
-      call = () => fusedPreferenceLossSync(tensor(index), labels, { ...options, gradient: gradient() })
+      call = () => fusedPreferenceLossSync(tensor(index), labels, optionsFor(index % distinct))
       result = () => ({
         logProbs: [...last.chosenLogProbs, ...last.rejectedLogProbs],
         loss: last.loss,
