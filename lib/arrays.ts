@@ -7,24 +7,56 @@ import { invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.j
 /** A typed array of any kind. */
 export type View = ArrayBufferView & { readonly length: number }
 
+// What a view and its memory are is asked of the engine itself: a subclass or a property of the caller's may answer
+// otherwise, and native code would follow it out of the array.
+function engineGetter<T>(prototype: object, name: PropertyKey): (of: unknown) => T {
+  const get = Object.getOwnPropertyDescriptor(prototype, name)?.get
+  return (of) => get?.call(of)
+}
+const typedArray = Object.getPrototypeOf(Uint8Array.prototype)
+const viewBuffer = engineGetter<ArrayBufferLike>(typedArray, 'buffer')
+const viewByteOffset = engineGetter<number>(typedArray, 'byteOffset')
+const viewByteLength = engineGetter<number>(typedArray, 'byteLength')
+const isResizable = engineGetter<boolean | undefined>(ArrayBuffer.prototype, 'resizable')
+const isGrowable =
+  typeof SharedArrayBuffer === 'undefined'
+    ? () => false
+    : engineGetter<boolean | undefined>(SharedArrayBuffer.prototype, 'growable')
+
 /** `'Float32Array'` and the like, whichever realm the array is from; undefined for anything but a typed array. */
-export function viewKind(value: unknown): string | undefined {
-  return ArrayBuffer.isView(value)
-    ? ((value as unknown as Record<symbol, unknown>)[Symbol.toStringTag] as string)
-    : undefined
+export const viewKind = engineGetter<string | undefined>(typedArray, Symbol.toStringTag)
+
+/** Elements of a typed array. */
+export const viewLength = engineGetter<number>(typedArray, 'length')
+
+/** Another view of the memory of a typed array. */
+export function viewAs<T>(
+  View: new (buffer: ArrayBufferLike, byteOffset: number, length: number) => T,
+  view: View,
+  length: number,
+): T {
+  return new View(viewBuffer(view), viewByteOffset(view), length)
 }
 
 /**
  * Refuses views whose memory is gone or can change its size. Shared memory is allowed: what another thread writes
  * during a call may or may not be seen by it, and nothing worse.
  */
-export function checkView(view: ArrayBufferView, name: string): void {
-  const buffer = view.buffer as ArrayBufferLike & { resizable?: boolean; growable?: boolean }
-  if (buffer.resizable === true || buffer.growable === true) {
+export function checkView(view: View, name: string): void {
+  const buffer = viewBuffer(view)
+  if (changesSize(buffer)) {
     throw invalidValue(name, 'is a view of a resizable buffer; its length could change during the call')
   }
-  if (view.byteLength === 0 && isDetached(buffer)) {
+  if (viewByteLength(view) === 0 && isDetached(buffer)) {
     throw invalidValue(name, 'is detached: its buffer was transferred elsewhere')
+  }
+}
+
+function changesSize(buffer: ArrayBufferLike): boolean {
+  try {
+    return isResizable(buffer) === true
+  } catch {
+    return isGrowable(buffer) === true // shared memory
   }
 }
 
@@ -38,23 +70,31 @@ function isDetached(buffer: ArrayBufferLike): boolean {
   }
 }
 
-/** Refuses whatever has no elements to index. */
-export function checkArrayLike(value: unknown, name: string, wanted: string): asserts value is ArrayLike<unknown> {
-  if (typeof value !== 'object' || value === null || !Number.isSafeInteger((value as { length?: unknown }).length)) {
-    throw invalidType(name, wanted, value)
+/** The most elements of an array that is copied. */
+const LONGEST = 2 ** 31 - 1
+
+/** Elements of an array, asked once; refuses whatever has none to index. */
+export function lengthOf(value: unknown, name: string, wanted: string): number {
+  if (typeof value !== 'object' || value === null) throw invalidType(name, wanted, value)
+  const isView = viewKind(value) !== undefined
+  const length = isView ? viewLength(value) : (value as { length?: unknown }).length
+  if (!Number.isSafeInteger(length)) throw invalidType(name, wanted, value)
+  if ((length as number) < 0 || (length as number) > LONGEST) {
+    throw outOfRange(`${name}.length`, `an integer in [0, ${LONGEST}]`, length)
   }
-  if (ArrayBuffer.isView(value)) checkView(value, name)
+  if (isView) checkView(value as View, name)
+  return length as number
 }
 
 /** A copy in float64. `length` is checked when given, and `sizes` says in the error where it comes from. */
 export function numbers(value: unknown, name: string, length?: number, sizes = ''): Float64Array {
-  checkArrayLike(value, name, 'an array of numbers')
-  if (length !== undefined && value.length !== length) {
-    throw shapeMismatch(name, `must have length ${length}${sizes}; got ${value.length}`)
+  const given = lengthOf(value, name, 'an array of numbers')
+  if (length !== undefined && given !== length) {
+    throw shapeMismatch(name, `must have length ${length}${sizes}; got ${given}`)
   }
-  const copy = new Float64Array(value.length)
+  const copy = new Float64Array(given)
   for (let i = 0; i < copy.length; i++) {
-    const element = value[i]
+    const element = (value as ArrayLike<unknown>)[i]
     if (typeof element !== 'number') throw invalidType(`${name}[${i}]`, 'a number', element)
     copy[i] = element
   }
@@ -63,10 +103,9 @@ export function numbers(value: unknown, name: string, length?: number, sizes = '
 
 /** A copy of integers in [0, high]. */
 export function indices(value: unknown, name: string, wanted: string, high: number): Int32Array {
-  checkArrayLike(value, name, wanted)
-  const copy = new Int32Array(value.length)
+  const copy = new Int32Array(lengthOf(value, name, wanted))
   for (let i = 0; i < copy.length; i++) {
-    const element = value[i]
+    const element = (value as ArrayLike<unknown>)[i]
     if (typeof element !== 'number' || (element | 0) !== element || element < 0 || element > high) {
       throw typeof element === 'number'
         ? outOfRange(`${name}[${i}]`, `an integer in [0, ${high}]`, element)
@@ -81,37 +120,38 @@ export function indices(value: unknown, name: string, wanted: string, high: numb
 export type NamedArray = readonly [name: string, value: unknown]
 
 /** Refuses a destination that shares memory with any of the arrays. */
-export function checkNoOverlap(name: string, destination: ArrayBufferView, arrays: readonly NamedArray[]): void {
+export function checkNoOverlap(name: string, destination: View, arrays: readonly NamedArray[]): void {
   for (const [otherName, other] of arrays) {
-    if (ArrayBuffer.isView(other) && overlap(destination, other)) {
+    if (viewKind(other) !== undefined && overlap(destination, other as View)) {
       throw invalidValue(name, `would overwrite ${otherName}: they share memory`)
     }
   }
 }
 
-function overlap(a: ArrayBufferView, b: ArrayBufferView): boolean {
-  return (
-    a.buffer === b.buffer && a.byteOffset < b.byteOffset + b.byteLength && b.byteOffset < a.byteOffset + a.byteLength
-  )
+function overlap(a: View, b: View): boolean {
+  const [startA, startB] = [viewByteOffset(a), viewByteOffset(b)]
+  const [endA, endB] = [startA + viewByteLength(a), startB + viewByteLength(b)]
+  return viewBuffer(a) === viewBuffer(b) && startA < endB && startB < endA
 }
 
 /** A caller's array in use by a call that may be running elsewhere. */
 export interface Watched {
   name: string
-  view: ArrayBufferView
+  view: View
   byteLength: number
 }
 
 /** Notes the size of an array, for {@link checkUnchanged}. */
-export function watch(name: string, view: ArrayBufferView): Watched {
-  return { name, view, byteLength: view.byteLength }
+export function watch(name: string, view: View): Watched {
+  return { name, view, byteLength: viewByteLength(view) }
 }
 
 /** Refuses arrays that were detached or resized since they were checked. */
 export function checkUnchanged(watched: readonly Watched[]): void {
   for (const { name, view, byteLength } of watched) {
-    if (view.byteLength !== byteLength) {
-      const size = `it had ${byteLength} bytes at the call and has ${view.byteLength} now`
+    const now = viewByteLength(view)
+    if (now !== byteLength) {
+      const size = `it had ${byteLength} bytes at the call and has ${now} now`
       throw invalidValue(name, `was detached or resized while the call was using it: ${size}`)
     }
   }

@@ -24,9 +24,19 @@ export function describe(value: unknown): string {
   if (typeof value === 'bigint') return `${value}n`
   if (typeof value === 'function') return 'a function'
   if (typeof value !== 'object' || value === null) return String(value)
-  if (Array.isArray(value)) return `an array of length ${value.length}`
-  const name = value.constructor?.name || 'Object'
-  return ArrayBuffer.isView(value) && 'length' in value ? `${name}(${value.length})` : `an instance of ${name}`
+  try {
+    if (Array.isArray(value)) return `an array of length ${value.length}`
+    const name = value.constructor?.name || 'Object'
+    return ArrayBuffer.isView(value) && 'length' in value ? `${name}(${value.length})` : `an instance of ${name}`
+  } catch {
+    return 'an object that does not let itself be looked at'
+  }
+}
+
+/** The first elements of an array, however long it is. */
+export function describeList(values: readonly unknown[]): string {
+  const first = values.slice(0, 8).map(describe)
+  return `[${first.join(', ')}${values.length > 8 ? ', …' : ''}]`
 }
 
 /** A value of the wrong type, or none at all. */

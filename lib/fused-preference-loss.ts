@@ -77,7 +77,7 @@ function plan(logits: Logits, labels: Labels, given: FusedOptions | undefined): 
   const weighting =
     options.weighting === undefined ? undefined : oneOf(options.weighting, 'options.weighting', WEIGHTINGS, 'wpo')
   const tensor = tensorOf(logits, 'logits', options.sequenceOffsets !== undefined)
-  const watched = [watch('logits.data', tensor.data)]
+  const watched = [watch('logits.data', tensor.rows.data)]
   const tokenPlan = tokensOf(labels, tensor.rows, options, true)
   const { tokens } = tokenPlan
   const pairs = tokenPlan.pairs!
@@ -134,7 +134,7 @@ function destination(options: FusedOptions, logits: Tensor, labels: Labels, watc
     ['options.reference.logits', (referenceLogits as Logits | undefined)?.data],
   ]
   const out = destinationOf(gradient, 'options.gradient', logits, callers)
-  watched.push(watch('options.gradient', out.data))
+  watched.push(watch('options.gradient', out.rows.data))
   return out
 }
 
@@ -169,7 +169,7 @@ function addReference(
   }
   if (!referenceFree) {
     job.reference = forwardStage(tensor.rows, job.tokens!.counts.length, false)
-    watched.push(watch(`${name}.logits.data`, tensor.data))
+    watched.push(watch(`${name}.logits.data`, tensor.rows.data))
   }
   return lossStage(config, size)
 }

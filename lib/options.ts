@@ -4,14 +4,25 @@
 import { closest } from 'fastest-levenshtein'
 import { describe, invalidType, invalidValue, outOfRange } from './errors.js'
 
-/** `value` as an object whose keys are all in `known`; an empty one when it is undefined. */
+/**
+ * A copy of an object whose keys are all in `known`; an empty one when it is undefined. Every option is read once: what
+ * is checked is what is used, and nothing of the caller's runs later.
+ */
 export function optionsObject<T extends object>(value: T | undefined, name: string, known: ReadonlySet<string>): T {
   if (value === undefined) return {} as T
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw invalidType(name, 'an object', value)
+  // The keys of a list are its indices: too many to look at.
+  if (typeof value !== 'object' || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) {
+    throw invalidType(name, 'an object', value)
+  }
   for (const key in value) {
     if (!known.has(key)) throw invalidValue(`${name}.${key}`, `is not an option; did you mean ${nearest(key, known)}?`)
   }
-  return value
+  const options: Record<string, unknown> = {}
+  for (const key of known) {
+    const option = (value as Record<string, unknown>)[key]
+    if (option !== undefined) options[key] = option
+  }
+  return options as T
 }
 
 /** One of the strings in `allowed`. */
@@ -69,7 +80,7 @@ export function integer(value: unknown, name: string, low: number, high: number)
 }
 
 function nearest(value: string, names: Iterable<string>): string {
-  return `'${closest(value, [...names])}'`
+  return `'${closest(value.slice(0, 60), [...names])}'`
 }
 
 function quoted(names: readonly string[]): string {

@@ -56,9 +56,8 @@ function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefine
   if (given === undefined) throw invalidType('pairs', 'an object { chosen, rejected, … }', given)
   const pairs = optionsObject(given, 'pairs', PAIRS)
   refuseWeighting(givenOptions)
-  const { config, referenceFree, needsReference, needsLengths } = lossOf(
-    optionsObject(givenOptions, 'options', OPTIONS),
-  )
+  const options = optionsObject(givenOptions, 'options', OPTIONS)
+  const { config, referenceFree, needsReference, needsLengths } = lossOf(options)
 
   const chosen = numbers(pairs.chosen, 'pairs.chosen')
   const size = chosen.length
@@ -85,7 +84,7 @@ function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefine
     stage.pairWeights = numbers(pairs.pairWeights, 'pairs.pairWeights', size, ', that of pairs.chosen')
     checkWeights(stage.pairWeights)
   }
-  return { stage, job: { loss: stage }, runner: runnerOf(givenOptions ?? {}) }
+  return { stage, job: { loss: stage }, runner: runnerOf(options) }
 }
 
 function refuseWeighting(options: object | undefined): void {

@@ -58,12 +58,12 @@ interface Plan {
 function plan(logits: Logits, labels: Labels, given: SequenceOptions | undefined): Plan {
   const options = optionsObject(given, 'options', OPTIONS)
   const tensor = tensorOf(logits, 'logits', options.sequenceOffsets !== undefined)
+  const watched = [watch('logits.data', tensor.rows.data)]
   const tokenPlan = tokensOf(labels, tensor.rows, options, false)
   const { tokens } = tokenPlan
   const policy = forwardStage(tensor.rows, tokens.counts.length, true)
   addTokenOutputs(policy, options.outputs)
   const runner = runnerOf(options)
-  const watched = [watch('logits.data', tensor.data)]
   checkUnchanged(watched)
   return {
     logits: tensor,
@@ -81,7 +81,8 @@ function result(planned: Plan): SequenceLogProbs {
   let overwritten = false
   const sums: SequenceLogProbs = {
     logProbs: policy.logProbs,
-    tokenCounts: tokenPlan.tokens.counts,
+    // A copy: what the caller does with it must not reach `backward`.
+    tokenCounts: tokenPlan.tokens.counts.slice(),
     backward(gradient, options) {
       if (overwritten) throw failure('ERR_DISPOSED', 'backward: an earlier call has overwritten the logits')
       const out = backward(planned, gradient, options)
@@ -100,7 +101,7 @@ function backward(
 ): Tensor {
   const { logits, policy, tokenPlan, runner, watched, callers } = planned
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
-  const coefficients = numbers(gradient, 'gradient', policy.logProbs.length, ', one per sequence')
+  const coefficients = numbers(gradient, 'gradient', tokenPlan.tokens.counts.length, ', one per sequence')
   const others: NamedArray[] = [['gradient', gradient], ...callers]
   const destination = options.out === undefined ? true : options.out
   const out = destinationOf(destination, 'options.out', logits, others)

@@ -1,13 +1,13 @@
 /**
  * Logits, and the destination of their gradient, turned into checked rows. Nothing is copied.
  */
-import { checkNoOverlap, checkView, type NamedArray, type View, viewKind } from './arrays.js'
+import { checkNoOverlap, checkView, type NamedArray, type View, viewAs, viewKind, viewLength } from './arrays.js'
 import type { Rows } from './backends/backend.js'
-import { failure, invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.js'
+import { describeList, failure, invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.js'
 import { flag, integer, oneOf } from './options.js'
 import type { DType, HostArray, Logits } from './types.js'
 
-/** What the caller passed, and the rows the backends see. */
+/** What the caller passed, and the rows the backends see, which have a view of their own of the same memory. */
 export interface Tensor {
   rows: Rows
   data: HostArray
@@ -36,7 +36,7 @@ export function tensorOf(value: unknown, name: string, packed: boolean): Tensor 
   if (batch * time * vocab > Number.MAX_SAFE_INTEGER) {
     throw outOfRange(`${name}.shape`, 'at most 2^53 - 1 elements in all', batch * time * vocab)
   }
-  const view = data as HostArray
+  const view = elements(data as HostArray)
   let timeStride = vocab
   let batchStride = time * vocab
   let steps: number[] | undefined
@@ -55,8 +55,8 @@ export function tensorOf(value: unknown, name: string, packed: boolean): Tensor 
       throw outOfRange(`${name}.strides`, wanted, `[${steps.join(', ')}], which reaches element ${end - 1}`)
     }
   }
-  const rows = { data: bits(view), dtype: element, batch, time, vocab, batchStride, timeStride }
-  return { rows, data: view, shape: sizes, strides: steps }
+  const rows = { data: view, dtype: element, batch, time, vocab, batchStride, timeStride }
+  return { rows, data: data as HostArray, shape: sizes, strides: steps }
 }
 
 /**
@@ -80,17 +80,17 @@ export function destinationOf(value: unknown, name: string, logits: Tensor, call
   ) {
     throw invalidType(name, `${wanted}, as the logits are ${rows.dtype}`, value)
   }
-  const view = value as HostArray
-  checkView(view, name)
-  const source = logits.data
+  checkView(value as View, name)
+  const view = elements(value as HostArray)
+  const source = rows.data
   if (view.buffer === source.buffer && view.byteOffset === source.byteOffset && view.length === source.length) {
-    return inPlace(view, name, logits, callers)
+    return inPlace(value as HostArray, name, logits, callers)
   }
   checkNoOverlap(name, view, [['part of logits.data', source], ...callers])
   if (view.length !== length) {
     throw shapeMismatch(name, `must have ${length} elements, as shape [${shape.join(', ')}] has; got ${view.length}`)
   }
-  return contiguous(view, rows, shape)
+  return contiguous(value as HostArray, rows, shape)
 }
 
 /** Whether inactive rows of the destination stay as they are: as asked, and in a new array, which is zero. */
@@ -133,14 +133,15 @@ function refuseDeviceMemory(value: unknown, name: string): void {
 
 function sizesOf(shape: unknown, name: string, packed: boolean): number[] {
   if (!Array.isArray(shape)) throw invalidType(name, 'an array of sizes', shape)
-  if (shape.length !== (packed ? 2 : 3)) {
+  const length = packed ? 2 : 3
+  if (shape.length !== length) {
     const wanted = packed
       ? 'must be [tokens, vocab], as options.sequenceOffsets is given'
       : 'must be [batch, time, vocab], or [tokens, vocab] together with options.sequenceOffsets'
-    throw shapeMismatch(name, `${wanted}; got [${shape.join(', ')}]`)
+    throw shapeMismatch(name, `${wanted}; got ${describeList(shape)}`)
   }
   const sizes: number[] = []
-  for (let i = 0; i < shape.length; i++) sizes.push(integer(shape[i], `${name}[${i}]`, 1, LARGEST_SIZE))
+  for (let i = 0; i < length; i++) sizes.push(integer(shape[i], `${name}[${i}]`, 1, LARGEST_SIZE))
   return sizes
 }
 
@@ -157,9 +158,11 @@ function stridesOf(strides: unknown, name: string, length: number): number[] {
   return steps
 }
 
-// On older versions of Node-API a Float16Array has no type of its own, so the backends get its bits.
-function bits(view: HostArray): HostArray {
-  return viewKind(view) === 'Float16Array' ? new Uint16Array(view.buffer, view.byteOffset, view.length) : view
+// A view of our own, whose length is what it says. Float16Arrays go by their bits: older versions of Node-API do not
+// know the type.
+function elements(view: HostArray): Float32Array | Uint16Array {
+  const length = viewLength(view)
+  return viewKind(view) === 'Float32Array' ? viewAs(Float32Array, view, length) : viewAs(Uint16Array, view, length)
 }
 
 function allocate({ data }: Tensor, length: number, name: string): HostArray {
@@ -175,7 +178,7 @@ function allocate({ data }: Tensor, length: number, name: string): HostArray {
 }
 
 function contiguous(data: HostArray, { dtype, batch, time, vocab }: Rows, shape: number[]): Tensor {
-  const rows = { data: bits(data), dtype, batch, time, vocab, batchStride: time * vocab, timeStride: vocab }
+  const rows = { data: elements(data), dtype, batch, time, vocab, batchStride: time * vocab, timeStride: vocab }
   return { rows, data, shape }
 }
 
@@ -184,7 +187,7 @@ function inPlace(data: HostArray, name: string, logits: Tensor, callers: readonl
   if (strides !== undefined && rowsOverlap(rows)) {
     throw invalidValue(name, `cannot overwrite the logits: with strides [${strides.join(', ')}] their rows overlap`)
   }
-  checkNoOverlap(name, data, callers)
+  checkNoOverlap(name, rows.data, callers)
   return { rows, data, shape, strides }
 }
 

@@ -1,7 +1,17 @@
 /**
  * Labels and token options turned into what each row of the logits predicts, and how rows form sequences.
  */
-import { checkArrayLike, checkView, indices, type NamedArray, viewKind } from './arrays.js'
+import {
+  checkUnchanged,
+  checkView,
+  indices,
+  lengthOf,
+  type NamedArray,
+  viewAs,
+  viewKind,
+  viewLength,
+  watch,
+} from './arrays.js'
 import type { Rows, Tokens } from './backends/backend.js'
 import { invalidType, invalidValue, labelOutOfRange, outOfRange, shapeMismatch } from './errors.js'
 import { between, flag, integer, oneOf } from './options.js'
@@ -61,11 +71,13 @@ export function tokensOf(
   const rows = batch * time
 
   const words = wordsOf(labels, rows)
+  const watched = [watch('labels', words.labels)]
   const mask = options.mask === undefined ? undefined : maskOf(options.mask, rows)
   const targets = new Int32Array(rows).fill(-1)
   const counts = new Int32Array(sequences)
   const ignoreIndex = ignoreIndexOf(options.ignoreIndex)
   fillTargets(targets, counts, words, offsets, mask, shift ? 1 : 0, ignoreIndex, vocab)
+  checkUnchanged(watched) // the mask's elements may be the caller's code
   if (emptySequence === 'error') refuseEmpty(counts)
 
   const tokens: Tokens = {
@@ -125,11 +137,12 @@ function wordsOf(labels: unknown, length: number): Words {
   }
   const view = labels as Labels
   checkView(view, 'labels')
-  if (view.length !== length) {
-    throw shapeMismatch('labels', `must have ${length} elements, one per row of the logits; got ${view.length}`)
+  const given = viewLength(view)
+  if (given !== length) {
+    throw shapeMismatch('labels', `must have ${length} elements, one per row of the logits; got ${given}`)
   }
   if (kind === 'Int32Array') return { data: view as Int32Array, step: 1, labels: view }
-  return { data: new Int32Array(view.buffer, view.byteOffset, 2 * length), step: 2, labels: view }
+  return { data: viewAs(Int32Array, view, 2 * length), step: 2, labels: view }
 }
 
 function ignoreIndexOf(value: unknown): number {
@@ -139,11 +152,11 @@ function ignoreIndexOf(value: unknown): number {
 }
 
 function maskOf(value: unknown, length: number): ArrayLike<unknown> {
-  checkArrayLike(value, 'options.mask', 'an array of numbers or booleans')
-  if (value.length !== length) {
-    throw shapeMismatch('options.mask', `must have ${length} elements, one per label; got ${value.length}`)
+  const given = lengthOf(value, 'options.mask', 'an array of numbers or booleans')
+  if (given !== length) {
+    throw shapeMismatch('options.mask', `must have ${length} elements, one per label; got ${given}`)
   }
-  return value
+  return value as ArrayLike<unknown>
 }
 
 // A label that is neither masked nor ignored must be in the vocabulary, even the first of a sequence, which under
@@ -195,16 +208,16 @@ function refuseEmpty(counts: Int32Array): void {
 /** `[R]` weights moved from the labels to the rows that predict them. */
 function weightsOf(value: unknown, offsets: Int32Array, shift: number, length: number): Float64Array {
   const name = 'options.tokenWeights'
-  checkArrayLike(value, name, 'an array of numbers')
-  if (value.length !== length) {
-    throw shapeMismatch(name, `must have ${length} elements, one per label; got ${value.length}`)
+  const given = lengthOf(value, name, 'an array of numbers')
+  if (given !== length) {
+    throw shapeMismatch(name, `must have ${length} elements, one per label; got ${given}`)
   }
   const weights = new Float64Array(length).fill(1)
   for (let s = 0; s + 1 < offsets.length; s++) {
     const first = offsets[s]
     const end = offsets[s + 1]
     for (let i = first; i < end; i++) {
-      const weight = value[i]
+      const weight = (value as ArrayLike<unknown>)[i]
       if (typeof weight !== 'number') throw invalidType(`${name}[${i}]`, 'a finite number', weight)
       if (!Number.isFinite(weight)) throw outOfRange(`${name}[${i}]`, 'a finite number', weight)
       if (i - shift >= first) weights[i - shift] = weight

@@ -435,7 +435,7 @@ describe.each(BACKENDS)('%s', (backend) => {
       get: () => void structuredClone(call.logits.data, { transfer: [call.logits.data.buffer] }),
     })
     const error = thrownBy(() => fusedPreferenceLossSync(call.logits, call.labels, call.options))
-    expectError(error, 'ERR_INVALID_ARG_VALUE', 'logits.data was detached')
+    expectError(error, 'ERR_INVALID_ARG_VALUE', 'logits.data is detached')
   })
 
   test('an aborted signal gives its reason', async () => {

@@ -70,13 +70,19 @@ class CpuBackend implements Backend {
 
   async run(job: Job, settings: RunSettings): Promise<void> {
     const { signal } = settings
-    signal?.throwIfAborted()
     const id = ++this.lastId
     const cancel = () => this.addon.cancel(id)
-    signal?.addEventListener('abort', cancel, { once: true })
+    // Begun before the signal, which may be the caller's code, is touched: the arrays are still as they were checked.
+    const running = this.addon.runAsync(id, this.numbersOf(job, settings), ...arraysOf(job))
     try {
-      const finished = await this.addon.runAsync(id, this.numbersOf(job, settings), ...arraysOf(job))
-      if (!finished) throw signal?.reason
+      signal?.addEventListener('abort', cancel, { once: true })
+    } catch (error) {
+      cancel()
+      await running
+      throw error
+    }
+    try {
+      if (!(await running)) throw signal?.reason
     } finally {
       signal?.removeEventListener('abort', cancel)
     }
