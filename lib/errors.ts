@@ -65,6 +65,11 @@ export function labelOutOfRange(sequence: number, position: number, value: numbe
   return withCode(new RangeError(message), 'ERR_LABEL_OUT_OF_RANGE')
 }
 
+/** Labels in device memory that are neither in the vocabulary nor ignored. */
+export function labelsOutOfRange(problem: string) {
+  return withCode(new RangeError(`labels: ${problem}`), 'ERR_LABEL_OUT_OF_RANGE')
+}
+
 /** Something the arguments are not to blame for. */
 export function failure(code: 'ERR_BACKEND_UNAVAILABLE' | 'ERR_CUDA' | 'ERR_DISPOSED', message: string) {
   return withCode(new Error(message), code)

@@ -1,7 +1,7 @@
 /**
  * `fusedPreferenceLoss`: all four stages in one call, logits in and loss and gradient out.
  */
-import { checkUnchanged, type NamedArray, numbers, type Watched, watch } from './arrays.js'
+import { checkUnchanged, type NamedArray, numbers, type Watched } from './arrays.js'
 import type { ForwardStage, Job, LossStage } from './backends/backend.js'
 import { invalidType, invalidValue, shapeMismatch } from './errors.js'
 import { addTokenOutputs, copyTokenOutputs, forwardStage } from './forward-stage.js'
@@ -9,9 +9,9 @@ import { LOSS_OPTIONS, type LossPlan, lossOf } from './loss-options.js'
 import { lossResult, lossStage } from './loss-stage.js'
 import { oneOf, optionsObject } from './options.js'
 import { RUN_OPTIONS, type Runner, run, runnerOf } from './run.js'
-import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf } from './tensor.js'
-import { TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
-import type { FusedOptions, FusedPreferenceLoss, Labels, Logits, Reference } from './types.js'
+import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf, watchTensor } from './tensor.js'
+import { checkDeviceLabels, TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
+import type { DeviceMemory, FusedOptions, FusedPreferenceLoss, Labels, Logits, Reference } from './types.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([
   ...TOKEN_OPTIONS,
@@ -36,7 +36,7 @@ const WEIGHTINGS = ['wpo'] as const
  * @param logits `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`. Overwritten only when
  *   `gradient` says so.
  * @param labels `[batch, time]` (`[tokens]`) token ids; `ignoreIndex` marks those that do not count. Labels at masked
- *   positions are not looked at.
+ *   positions are not looked at. In device memory they are int32 or int64, by its size.
  * @param options the reference, which sequences form pairs, which tokens count, the loss and its constants, where the
  *   gradient goes, and where the call runs.
  * @returns the mean loss over the P pairs; per pair losses, rewards, log-probs in nats and their gradients, in float64;
@@ -46,7 +46,7 @@ const WEIGHTINGS = ['wpo'] as const
  */
 export async function fusedPreferenceLoss(
   logits: Logits,
-  labels: Labels,
+  labels: Labels | DeviceMemory,
   options?: FusedOptions,
 ): Promise<FusedPreferenceLoss> {
   const planned = plan(logits, labels, options)
@@ -55,13 +55,19 @@ export async function fusedPreferenceLoss(
 }
 
 /** {@link fusedPreferenceLoss} on the calling thread. */
-export function fusedPreferenceLossSync(logits: Logits, labels: Labels, options?: FusedOptions): FusedPreferenceLoss {
+export function fusedPreferenceLossSync(
+  logits: Logits,
+  labels: Labels | DeviceMemory,
+  options?: FusedOptions,
+): FusedPreferenceLoss {
   const planned = plan(logits, labels, options)
   planned.runner.backend.runSync(planned.job, planned.runner.settings)
   return result(planned)
 }
 
-interface Plan {
+/** A call that has been checked, and what it will fill. */
+export interface Plan {
+  logits: Tensor
   tokenPlan: TokenPlan
   policy: ForwardStage
   loss: LossStage
@@ -71,14 +77,15 @@ interface Plan {
   watched: Watched[]
 }
 
-function plan(logits: Logits, labels: Labels, given: FusedOptions | undefined): Plan {
+/** Checks a call. */
+export function plan(logits: Logits, labels: Labels | DeviceMemory, given: FusedOptions | undefined): Plan {
   const options = optionsObject(given, 'options', OPTIONS)
   const lossPlan = lossOf(options)
   const weighting =
     options.weighting === undefined ? undefined : oneOf(options.weighting, 'options.weighting', WEIGHTINGS, 'wpo')
   const tensor = tensorOf(logits, 'logits', options.sequenceOffsets !== undefined)
-  const watched = [watch('logits.data', tensor.rows.data)]
-  const tokenPlan = tokensOf(labels, tensor.rows, options, true)
+  const watched = watchTensor('logits.data', tensor)
+  const tokenPlan = tokensOf(labels, tensor.rows, options, true, tensor.range)
   const { tokens } = tokenPlan
   const pairs = tokenPlan.pairs!
   const size = pairs.length / 2
@@ -103,15 +110,17 @@ function plan(logits: Logits, labels: Labels, given: FusedOptions | undefined): 
   job.loss = loss
   if (out) {
     const coefficients = new Float64Array(sequences)
-    const skipInactive = skipsInactive(options.zeroInactive, options.gradient)
+    const skipInactive = skipsInactive(options.zeroInactive, options.gradient, out)
     job.gradient = { logits: tensor.rows, out: out.rows, states: policy.states!, coefficients, skipInactive }
   }
-  const runner = runnerOf(options)
+  const runner = runnerOf(options, tensor.range)
   checkUnchanged(watched)
-  return { tokenPlan, policy, loss, out, job, runner, watched }
+  return { logits: tensor, tokenPlan, policy, loss, out, job, runner, watched }
 }
 
-function result({ tokenPlan, policy, loss, out }: Plan): FusedPreferenceLoss {
+/** What a call that has run gives to the caller. */
+export function result({ tokenPlan, policy, loss, out }: Plan): FusedPreferenceLoss {
+  checkDeviceLabels(tokenPlan.tokens, policy.logits.vocab)
   const fused = lossResult(loss) as FusedPreferenceLoss
   fused.chosenLogProbs = loss.chosen
   fused.rejectedLogProbs = loss.rejected
@@ -122,7 +131,12 @@ function result({ tokenPlan, policy, loss, out }: Plan): FusedPreferenceLoss {
 }
 
 /** Where the gradient goes, if anywhere. */
-function destination(options: FusedOptions, logits: Tensor, labels: Labels, watched: Watched[]): Tensor | undefined {
+function destination(
+  options: FusedOptions,
+  logits: Tensor,
+  labels: Labels | DeviceMemory,
+  watched: Watched[],
+): Tensor | undefined {
   const { gradient, reference } = options
   if (gradient === undefined || gradient === false) return undefined
   if (gradient === true) return destinationOf(true, 'options.gradient', logits, [])
@@ -134,7 +148,7 @@ function destination(options: FusedOptions, logits: Tensor, labels: Labels, watc
     ['options.reference.logits', (referenceLogits as Logits | undefined)?.data],
   ]
   const out = destinationOf(gradient, 'options.gradient', logits, callers)
-  watched.push(watch('options.gradient', out.rows.data))
+  watched.push(...watchTensor('options.gradient', out))
   return out
 }
 
@@ -167,9 +181,12 @@ function addReference(
     const problem = `must be that of logits, [${policy.shape.join(', ')}]; got [${tensor.shape.join(', ')}]`
     throw shapeMismatch(`${name}.logits.shape`, problem)
   }
+  if (tensor.range && tensor.range.device !== policy.range?.device) {
+    throw invalidValue(`${name}.logits.data`, 'is device memory, so the logits must be on the same device')
+  }
   if (!referenceFree) {
     job.reference = forwardStage(tensor.rows, job.tokens!.counts.length, false)
-    watched.push(watch(`${name}.logits.data`, tensor.rows.data))
+    watched.push(...watchTensor(`${name}.logits.data`, tensor))
   }
   return lossStage(config, size)
 }

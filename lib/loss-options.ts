@@ -33,6 +33,9 @@ const LOSS_TYPES = Object.keys(LOSSES) as LossType[]
 const WEIGHTED_LOSS = new Set(['lossType', 'weight'])
 const DIVERGENCES: readonly FDivergence[] = ['reverse_kl', 'forward_kl', 'js', 'alpha']
 
+// As many as a job has room for.
+const MOST_LOSSES = 32
+
 /** Checks the loss options. */
 export function lossOf(options: LossOptions): LossPlan {
   const { lossType, labelSmoothing } = options
@@ -52,6 +55,9 @@ export function lossOf(options: LossOptions): LossPlan {
   }
   if (Array.isArray(lossType)) {
     if (lossType.length === 0) throw invalidValue('options.lossType', 'must name at least one loss; got an empty list')
+    if (lossType.length > MOST_LOSSES) {
+      throw outOfRange('options.lossType', `a list of at most ${MOST_LOSSES} losses`, lossType)
+    }
     for (let i = 0; i < lossType.length; i++)
       terms.push(weightedTerm(lossType[i], `options.lossType[${i}]`, labelSmoothing))
   } else {

@@ -4,16 +4,18 @@
 import { checkUnchanged, type Watched } from './arrays.js'
 import type { Backend, Job, RunSettings } from './backends/backend.js'
 import { pickBackend } from './backends/registry.js'
-import { invalidType, invalidValue } from './errors.js'
+import type { DeviceRange } from './device-memory.js'
+import { invalidType, invalidValue, outOfRange } from './errors.js'
 import { integer, oneOf } from './options.js'
 import type { InstructionSet, RunOptions } from './types.js'
 
 /** The names of {@link RunOptions}. */
-export const RUN_OPTIONS = ['backend', 'threads', 'instructionSet', 'stream', 'signal'] as const
+export const RUN_OPTIONS = ['backend', 'threads', 'instructionSet', 'stream', 'device', 'signal'] as const
 
 const BACKENDS = ['auto', 'cuda', 'cpu', 'js'] as const
 const INSTRUCTION_SETS: readonly InstructionSet[] = ['baseline', 'avx2', 'avx512', 'neon']
 const MOST_THREADS = 1024
+const MOST_DEVICES = 1023
 
 /** A backend and what it is told besides the job. */
 export interface Runner {
@@ -21,9 +23,12 @@ export interface Runner {
   settings: RunSettings
 }
 
-/** Checks the options and picks the backend. Throws the signal's reason when it is aborted already. */
-export function runnerOf(options: RunOptions): Runner {
-  const { threads, instructionSet, stream, signal } = options
+/**
+ * Checks the options and picks the backend. Throws the signal's reason when it is aborted already.
+ * `memory`: where the logits lie, when they are in device memory.
+ */
+export function runnerOf(options: RunOptions, memory?: DeviceRange): Runner {
+  const { threads, instructionSet, stream, device, signal } = options
   const name = oneOf(options.backend, 'options.backend', BACKENDS, 'auto')
   const settings: RunSettings = {
     threads: threads === undefined ? 0 : integer(threads, 'options.threads', 1, MOST_THREADS),
@@ -35,12 +40,16 @@ export function runnerOf(options: RunOptions): Runner {
     if (!isAbortSignal(signal)) throw invalidType('options.signal', 'an AbortSignal', signal)
     settings.signal = signal
   }
-  if (stream !== undefined && typeof stream !== 'number' && typeof stream !== 'bigint') {
-    throw invalidType('options.stream', 'the address of a CUDA stream, a number or a bigint', stream)
-  }
-  const backend = pickBackend(name, settings.instructionSet)
-  if (stream !== undefined && backend.name !== 'cuda') {
-    throw invalidValue('options.stream', `is for the cuda backend; this call runs on '${backend.name}'`)
+  const backend = pickBackend(name, memory !== undefined, settings.instructionSet)
+  if (backend.name === 'cuda') {
+    settings.device = device === undefined ? (memory?.device ?? 0) : integer(device, 'options.device', 0, MOST_DEVICES)
+    if (memory && settings.device !== memory.device) {
+      throw invalidValue('options.device', `is ${settings.device}, but the logits are on device ${memory.device}`)
+    }
+    if (stream !== undefined) settings.stream = streamOf(stream)
+  } else {
+    if (stream !== undefined) throw forCuda('options.stream', backend)
+    if (device !== undefined) throw forCuda('options.device', backend)
   }
   signal?.throwIfAborted()
   return { backend, settings }
@@ -53,6 +62,19 @@ export async function run({ backend, settings }: Runner, job: Job, watched: read
   } finally {
     checkUnchanged(watched)
   }
+}
+
+/** The address of a stream. */
+export function streamOf(stream: NonNullable<RunOptions['stream']>): bigint {
+  const address = typeof stream === 'object' && stream !== null ? stream.handle : stream
+  const valid = typeof address === 'bigint' || Number.isSafeInteger(address)
+  if (!valid) throw invalidType('options.stream', 'a Stream, or the address of one as a number or a bigint', stream)
+  if (address < 0) throw outOfRange('options.stream', 'the address of a stream', address)
+  return BigInt(address)
+}
+
+function forCuda(name: string, { name: backend }: Backend) {
+  return invalidValue(name, `is for the cuda backend; this call runs on '${backend}'`)
 }
 
 // By shape, as signals of polyfills and other realms are as good.

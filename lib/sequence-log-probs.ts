@@ -1,15 +1,15 @@
 /**
  * `sequenceLogProbs`: stages 1 and 2, and stage 4 on request through `backward`.
  */
-import { checkUnchanged, type NamedArray, numbers, type Watched, watch } from './arrays.js'
+import { checkUnchanged, type NamedArray, numbers, type Watched } from './arrays.js'
 import type { ForwardStage, Job } from './backends/backend.js'
 import { failure } from './errors.js'
 import { addTokenOutputs, copyTokenOutputs, forwardStage } from './forward-stage.js'
 import { optionsObject } from './options.js'
 import { RUN_OPTIONS, type Runner, run, runnerOf } from './run.js'
-import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf } from './tensor.js'
-import { TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
-import type { Labels, Logits, SequenceLogProbs, SequenceOptions } from './types.js'
+import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf, watchTensor } from './tensor.js'
+import { checkDeviceLabels, TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
+import type { DeviceMemory, Labels, Logits, SequenceLogProbs, SequenceOptions } from './types.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS])
 const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
@@ -22,7 +22,7 @@ const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
  *
  * @param logits `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`. Read, never written.
  * @param labels `[batch, time]` (`[tokens]`) token ids; `ignoreIndex` marks those that do not count. Labels at masked
- *   positions are not looked at.
+ *   positions are not looked at. In device memory they are int32 or int64, by its size.
  * @param options which tokens count, how they are summed, and where the call runs.
  * @returns `[batch]` sums in nats, in float64, and `[batch]` counts of active tokens.
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
@@ -30,7 +30,7 @@ const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
  */
 export async function sequenceLogProbs(
   logits: Logits,
-  labels: Labels,
+  labels: Labels | DeviceMemory,
   options?: SequenceOptions,
 ): Promise<SequenceLogProbs> {
   const planned = plan(logits, labels, options)
@@ -39,7 +39,11 @@ export async function sequenceLogProbs(
 }
 
 /** {@link sequenceLogProbs} on the calling thread. */
-export function sequenceLogProbsSync(logits: Logits, labels: Labels, options?: SequenceOptions): SequenceLogProbs {
+export function sequenceLogProbsSync(
+  logits: Logits,
+  labels: Labels | DeviceMemory,
+  options?: SequenceOptions,
+): SequenceLogProbs {
   const planned = plan(logits, labels, options)
   planned.runner.backend.runSync(planned.job, planned.runner.settings)
   return result(planned)
@@ -55,15 +59,15 @@ interface Plan {
   callers: NamedArray[]
 }
 
-function plan(logits: Logits, labels: Labels, given: SequenceOptions | undefined): Plan {
+function plan(logits: Logits, labels: Labels | DeviceMemory, given: SequenceOptions | undefined): Plan {
   const options = optionsObject(given, 'options', OPTIONS)
   const tensor = tensorOf(logits, 'logits', options.sequenceOffsets !== undefined)
-  const watched = [watch('logits.data', tensor.rows.data)]
-  const tokenPlan = tokensOf(labels, tensor.rows, options, false)
+  const watched = watchTensor('logits.data', tensor)
+  const tokenPlan = tokensOf(labels, tensor.rows, options, false, tensor.range)
   const { tokens } = tokenPlan
   const policy = forwardStage(tensor.rows, tokens.counts.length, true)
   addTokenOutputs(policy, options.outputs)
-  const runner = runnerOf(options)
+  const runner = runnerOf(options, tensor.range)
   checkUnchanged(watched)
   return {
     logits: tensor,
@@ -78,6 +82,7 @@ function plan(logits: Logits, labels: Labels, given: SequenceOptions | undefined
 
 function result(planned: Plan): SequenceLogProbs {
   const { policy, tokenPlan } = planned
+  checkDeviceLabels(tokenPlan.tokens, policy.logits.vocab)
   let overwritten = false
   const sums: SequenceLogProbs = {
     logProbs: policy.logProbs,
@@ -105,10 +110,10 @@ function backward(
   const others: NamedArray[] = [['gradient', gradient], ...callers]
   const destination = options.out === undefined ? true : options.out
   const out = destinationOf(destination, 'options.out', logits, others)
-  const skipInactive = skipsInactive(options.zeroInactive, destination)
+  const skipInactive = skipsInactive(options.zeroInactive, destination, logits)
   checkUnchanged(watched)
   const stage = { logits: logits.rows, out: out.rows, states: policy.states!, coefficients, skipInactive }
-  const { threads, instructionSet } = runner.settings
-  runner.backend.runSync({ tokens: tokenPlan.tokens, gradient: stage }, { threads, instructionSet })
+  const settings = { ...runner.settings, signal: undefined }
+  runner.backend.runSync({ tokens: tokenPlan.tokens, gradient: stage }, settings)
   return out
 }

@@ -1,23 +1,38 @@
 /**
  * Logits, and the destination of their gradient, turned into checked rows. Nothing is copied.
  */
-import { checkNoOverlap, checkView, type NamedArray, type View, viewAs, viewKind, viewLength } from './arrays.js'
+import {
+  checkNoOverlap,
+  checkView,
+  type NamedArray,
+  type View,
+  viewAs,
+  viewKind,
+  viewLength,
+  type Watched,
+  watch,
+} from './arrays.js'
 import type { Rows } from './backends/backend.js'
-import { describeList, failure, invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.js'
+import { DeviceBuffer } from './cuda/device-buffer.js'
+import { type DeviceRange, deviceRange, isDeviceMemory, rangesOverlap } from './device-memory.js'
+import { describeList, invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.js'
 import { flag, integer, oneOf } from './options.js'
-import type { DType, HostArray, Logits } from './types.js'
+import type { DeviceMemory, DType, HostArray, Logits } from './types.js'
 
 /** What the caller passed, and the rows the backends see, which have a view of their own of the same memory. */
 export interface Tensor {
   rows: Rows
-  data: HostArray
+  data: HostArray | DeviceMemory
   shape: number[]
   strides?: number[]
+  /** Where device memory lies. */
+  range?: DeviceRange
 }
 
 // Rows are counted in 32-bit integers by the backends; elements are not.
 const LARGEST_SIZE = 2 ** 31 - 1
 const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']
+const ELEMENT_SIZES: Record<DType, number> = { float32: 4, float16: 2, bfloat16: 2 }
 
 /** Checks logits; `packed` tells whether they must be `[tokens, vocab]` rather than `[batch, time, vocab]`. */
 export function tensorOf(value: unknown, name: string, packed: boolean): Tensor {
@@ -36,13 +51,17 @@ export function tensorOf(value: unknown, name: string, packed: boolean): Tensor 
   if (batch * time * vocab > Number.MAX_SAFE_INTEGER) {
     throw outOfRange(`${name}.shape`, 'at most 2^53 - 1 elements in all', batch * time * vocab)
   }
-  const view = elements(data as HostArray)
+  const range = isDeviceMemory(data) ? deviceRange(data, `${name}.data`, ELEMENT_SIZES[element]) : undefined
+  const view = range ? range.address : elements(data as HostArray)
+  const available = range ? Math.floor(range.byteLength / ELEMENT_SIZES[element]) : viewLength(view)
   let timeStride = vocab
   let batchStride = time * vocab
   let steps: number[] | undefined
   if (strides === undefined) {
-    if (view.length !== batch * time * vocab) {
-      const problem = `has ${view.length} elements, but shape [${sizes.join(', ')}] needs ${batch * time * vocab}`
+    const needed = batch * time * vocab
+    // A buffer on the device may have room to spare.
+    if (range ? available < needed : available !== needed) {
+      const problem = `has ${available} elements, but shape [${sizes.join(', ')}] needs ${needed}`
       throw shapeMismatch(`${name}.data`, problem)
     }
   } else {
@@ -50,13 +69,20 @@ export function tensorOf(value: unknown, name: string, packed: boolean): Tensor 
     timeStride = steps[steps.length - 2]
     batchStride = packed ? 0 : steps[0]
     const end = (batch - 1) * batchStride + (time - 1) * timeStride + vocab
-    if (end > view.length) {
-      const wanted = `such that shape [${sizes.join(', ')}] stays in the ${view.length} elements of data`
+    if (end > available) {
+      const wanted = `such that shape [${sizes.join(', ')}] stays in the ${available} elements of data`
       throw outOfRange(`${name}.strides`, wanted, `[${steps.join(', ')}], which reaches element ${end - 1}`)
     }
   }
   const rows = { data: view, dtype: element, batch, time, vocab, batchStride, timeStride }
-  return { rows, data: data as HostArray, shape: sizes, strides: steps }
+  const tensor: Tensor = { rows, data: data as HostArray | DeviceMemory, shape: sizes, strides: steps }
+  if (range) tensor.range = range
+  return tensor
+}
+
+/** A watch over the tensor's memory, where it is the host's. */
+export function watchTensor(name: string, { rows }: Tensor): Watched[] {
+  return typeof rows.data === 'bigint' ? [] : [watch(name, rows.data)]
 }
 
 /**
@@ -66,9 +92,10 @@ export function tensorOf(value: unknown, name: string, packed: boolean): Tensor 
 export function destinationOf(value: unknown, name: string, logits: Tensor, callers: readonly NamedArray[]): Tensor {
   const { rows, shape } = logits
   const length = rows.batch * rows.time * rows.vocab
+  if (logits.range) return deviceDestination(value, name, logits, callers)
   if (value === true) return contiguous(allocate(logits, length, name), rows, shape)
-  if (value === 'in-place') return inPlace(logits.data, name, logits, callers)
-  refuseDeviceMemory(value, name)
+  if (value === 'in-place') return inPlace(logits.data as HostArray, name, logits, callers)
+  if (isDeviceMemory(value)) throw invalidType(name, 'in host memory, as the logits are', value)
   const kind = viewKind(value)
   const wanted =
     rows.dtype === 'float32' ? 'a Float32Array' : 'a Uint16Array of its bits, or a Float16Array for float16'
@@ -82,7 +109,7 @@ export function destinationOf(value: unknown, name: string, logits: Tensor, call
   }
   checkView(value as View, name)
   const view = elements(value as HostArray)
-  const source = rows.data
+  const source = rows.data as Float32Array | Uint16Array
   if (view.buffer === source.buffer && view.byteOffset === source.byteOffset && view.length === source.length) {
     return inPlace(value as HostArray, name, logits, callers)
   }
@@ -93,9 +120,43 @@ export function destinationOf(value: unknown, name: string, logits: Tensor, call
   return contiguous(value as HostArray, rows, shape)
 }
 
+// The same in device memory, which a new buffer does not find zero.
+function deviceDestination(value: unknown, name: string, logits: Tensor, callers: readonly NamedArray[]): Tensor {
+  const { rows, shape, strides } = logits
+  const source = logits.range as DeviceRange
+  const size = ELEMENT_SIZES[rows.dtype]
+  const byteLength = rows.batch * rows.time * rows.vocab * size
+  if (value === true) {
+    const buffer = new DeviceBuffer(byteLength, { device: source.device })
+    const range = deviceRange(buffer, name, size)
+    return { ...contiguous(range.address, rows, shape), data: buffer, range }
+  }
+  if (value !== 'in-place' && !isDeviceMemory(value)) {
+    throw invalidType(name, "a boolean, 'in-place' or device memory, as the logits are", value)
+  }
+  const range = value === 'in-place' ? source : deviceRange(value, name, size)
+  for (const [otherName, other] of callers) {
+    if (isDeviceMemory(other) && rangesOverlap(range, deviceRange(other, otherName, 1))) {
+      throw invalidValue(name, `would overwrite ${otherName}: they share memory`)
+    }
+  }
+  if (range.address === source.address) {
+    refuseOverlappingRows(logits, name)
+    return { rows, data: logits.data, shape, strides, range: source }
+  }
+  if (range.device !== source.device) {
+    throw invalidValue(name, `is on device ${range.device}, and the logits on device ${source.device}`)
+  }
+  if (rangesOverlap(range, source)) throw invalidValue(name, 'would overwrite part of logits.data: they share memory')
+  if (range.byteLength < byteLength) {
+    throw shapeMismatch(name, `has ${range.byteLength} bytes, but shape [${shape.join(', ')}] needs ${byteLength}`)
+  }
+  return { ...contiguous(range.address, rows, shape), data: value as DeviceMemory, range }
+}
+
 /** Whether inactive rows of the destination stay as they are: as asked, and in a new array, which is zero. */
-export function skipsInactive(zeroInactive: unknown, destination: unknown): boolean {
-  return !flag(zeroInactive, 'options.zeroInactive', true) || destination === true
+export function skipsInactive(zeroInactive: unknown, destination: unknown, { range }: Tensor): boolean {
+  return !flag(zeroInactive, 'options.zeroInactive', true) || (destination === true && range === undefined)
 }
 
 /** The gradient as the caller gets it. */
@@ -106,7 +167,7 @@ export function logitsOf({ data, rows, shape, strides }: Tensor): Logits {
 }
 
 function elementType(data: unknown, name: string, dtype: unknown, dtypeName: string): DType {
-  refuseDeviceMemory(data, name)
+  if (isDeviceMemory(data)) return oneOf(dtype, dtypeName, DTYPES, 'float32')
   const kind = viewKind(data)
   if (kind !== 'Float32Array' && kind !== 'Uint16Array' && kind !== 'Float16Array') {
     throw invalidType(name, 'a Float32Array, a Float16Array or a Uint16Array', data)
@@ -123,12 +184,6 @@ function elementType(data: unknown, name: string, dtype: unknown, dtypeName: str
     throw invalidValue(dtypeName, `must be '${implied}', as data is a ${kind}; got '${dtype}'`)
   }
   return implied
-}
-
-function refuseDeviceMemory(value: unknown, name: string): void {
-  if (typeof value === 'object' && value !== null && 'ptr' in value) {
-    throw failure('ERR_BACKEND_UNAVAILABLE', `${name} is device memory, but this version has no CUDA backend`)
-  }
 }
 
 function sizesOf(shape: unknown, name: string, packed: boolean): number[] {
@@ -177,18 +232,23 @@ function allocate({ data }: Tensor, length: number, name: string): HostArray {
   }
 }
 
-function contiguous(data: HostArray, { dtype, batch, time, vocab }: Rows, shape: number[]): Tensor {
-  const rows = { data: elements(data), dtype, batch, time, vocab, batchStride: time * vocab, timeStride: vocab }
-  return { rows, data, shape }
+function contiguous(data: HostArray | bigint, { dtype, batch, time, vocab }: Rows, shape: number[]): Tensor {
+  const view = typeof data === 'bigint' ? data : elements(data)
+  const rows = { data: view, dtype, batch, time, vocab, batchStride: time * vocab, timeStride: vocab }
+  return { rows, data: data as HostArray, shape }
 }
 
 function inPlace(data: HostArray, name: string, logits: Tensor, callers: readonly NamedArray[]): Tensor {
   const { rows, shape, strides } = logits
+  refuseOverlappingRows(logits, name)
+  checkNoOverlap(name, rows.data as Float32Array | Uint16Array, callers)
+  return { rows, data, shape, strides }
+}
+
+function refuseOverlappingRows({ rows, strides }: Tensor, name: string): void {
   if (strides !== undefined && rowsOverlap(rows)) {
     throw invalidValue(name, `cannot overwrite the logits: with strides [${strides.join(', ')}] their rows overlap`)
   }
-  checkNoOverlap(name, rows.data, callers)
-  return { rows, data, shape, strides }
 }
 
 // Rows of one dimension must fit between neighbours of the other.

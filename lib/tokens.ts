@@ -12,11 +12,12 @@ import {
   viewLength,
   watch,
 } from './arrays.js'
-import type { Rows, Tokens } from './backends/backend.js'
-import { invalidType, invalidValue, labelOutOfRange, outOfRange, shapeMismatch } from './errors.js'
+import type { DeviceLabels, Rows, Tokens } from './backends/backend.js'
+import { type DeviceRange, deviceRange, isDeviceMemory } from './device-memory.js'
+import { invalidType, invalidValue, labelOutOfRange, labelsOutOfRange, outOfRange, shapeMismatch } from './errors.js'
 import { between, flag, integer, oneOf } from './options.js'
 import { pairsOf } from './pairs.js'
-import type { Labels, TokenOptions } from './types.js'
+import type { DeviceMemory, Labels, TokenOptions } from './types.js'
 
 /** The names of {@link TokenOptions}. */
 export const TOKEN_OPTIONS = [
@@ -42,7 +43,7 @@ export interface TokenPlan {
 }
 
 /** The caller's arrays among labels and token options, none of which a gradient may overwrite. */
-export function tokenArrays(labels: Labels, options: TokenOptions): NamedArray[] {
+export function tokenArrays(labels: Labels | DeviceMemory, options: TokenOptions): NamedArray[] {
   return [
     ['labels', labels],
     ['options.mask', options.mask],
@@ -54,12 +55,16 @@ export function tokenArrays(labels: Labels, options: TokenOptions): NamedArray[]
 
 const EMPTY_SEQUENCE = ['zero', 'nan', 'error'] as const
 
-/** Checks labels and token options against the rows of the logits. `paired`: the call works on pairs of sequences. */
+/**
+ * Checks labels and token options against the rows of the logits. `paired`: the call works on pairs of sequences.
+ * `device`: where logits in device memory lie.
+ */
 export function tokensOf(
   labels: unknown,
   { batch, time, vocab }: Rows,
   options: TokenOptions,
   paired: boolean,
+  device?: DeviceRange,
 ): TokenPlan {
   const shift = flag(options.shift, 'options.shift', true)
   const average = flag(options.averageLogProb, 'options.averageLogProb', false)
@@ -70,15 +75,20 @@ export function tokensOf(
   const sequences = offsets.length - 1
   const rows = batch * time
 
-  const words = wordsOf(labels, rows)
-  const watched = [watch('labels', words.labels)]
-  const mask = options.mask === undefined ? undefined : maskOf(options.mask, rows)
-  const targets = new Int32Array(rows).fill(-1)
   const counts = new Int32Array(sequences)
-  const ignoreIndex = ignoreIndexOf(options.ignoreIndex)
-  fillTargets(targets, counts, words, offsets, mask, shift ? 1 : 0, ignoreIndex, vocab)
-  checkUnchanged(watched) // the mask's elements may be the caller's code
-  if (emptySequence === 'error') refuseEmpty(counts)
+  const onDevice = isDeviceMemory(labels)
+  const targets = new Int32Array(onDevice ? 0 : rows).fill(-1)
+  if (onDevice) {
+    if (ldAlpha !== 1) throw invalidValue('options.ldAlpha', 'needs labels in host memory')
+    if (emptySequence === 'error') throw invalidValue('options.emptySequence', "'error' needs labels in host memory")
+  } else {
+    const words = wordsOf(labels, rows)
+    const watched = [watch('labels', words.labels)]
+    const mask = options.mask === undefined ? undefined : maskOf(options.mask, rows)
+    fillTargets(targets, counts, words, offsets, mask, shift ? 1 : 0, ignoreIndexOf(options.ignoreIndex), vocab)
+    checkUnchanged(watched) // the mask's elements may be the caller's code
+    if (emptySequence === 'error') refuseEmpty(counts)
+  }
 
   const tokens: Tokens = {
     targets,
@@ -88,11 +98,54 @@ export function tokensOf(
     average,
     emptyLogProb: emptySequence === 'nan' ? Number.NaN : 0,
   }
+  if (onDevice) tokens.labels = deviceLabels(labels, options, rows, shift, device)
   if (options.tokenWeights !== undefined) tokens.weights = weightsOf(options.tokenWeights, offsets, shift ? 1 : 0, rows)
   const plan: TokenPlan = { tokens, shift, packed: options.sequenceOffsets !== undefined }
   if (paired || ldAlpha !== 1 || options.pairs !== undefined) plan.pairs = pairsOf(options.pairs, sequences)
   if (ldAlpha !== 1) desensitiseLength(tokens, plan.pairs!, ldAlpha)
   return plan
+}
+
+function deviceLabels(
+  labels: DeviceMemory,
+  { mask, ignoreIndex }: TokenOptions,
+  rows: number,
+  shift: boolean,
+  logits: DeviceRange | undefined,
+): DeviceLabels {
+  const range = deviceRange(labels, 'labels', 4)
+  if (logits === undefined) throw invalidValue('labels', 'are device memory, but the logits are not')
+  if (range.byteLength !== 4 * rows && range.byteLength !== 8 * rows) {
+    const wanted = `${4 * rows} bytes of int32 or ${8 * rows} of int64, one per row of the logits`
+    throw shapeMismatch('labels', `must have ${wanted}; got ${range.byteLength}`)
+  }
+  const wide = range.byteLength === 8 * rows
+  if (wide) deviceRange(labels, 'labels', 8)
+  const found: DeviceLabels = {
+    data: range.address,
+    wide,
+    ignoreIndex: ignoreIndexOf(ignoreIndex),
+    shift,
+    invalid: new Int32Array(1),
+  }
+  if (mask === undefined) return found
+  if (!isDeviceMemory(mask)) throw invalidType('options.mask', 'device memory, as the labels are', mask)
+  const bytes = deviceRange(mask, 'options.mask', 1)
+  if (bytes.byteLength !== rows) {
+    throw shapeMismatch('options.mask', `must have ${rows} bytes, one per label; got ${bytes.byteLength}`)
+  }
+  if (range.device !== logits.device || bytes.device !== logits.device) {
+    throw invalidValue('labels', 'and options.mask must be on the device of the logits')
+  }
+  found.mask = bytes.address
+  return found
+}
+
+/** Refuses labels in device memory that turned out not to be in the vocabulary. */
+export function checkDeviceLabels({ labels }: Tokens, vocab: number): void {
+  if (labels === undefined || labels.invalid[0] === 0) return
+  const count = `${labels.invalid[0]} of the labels in device memory`
+  throw labelsOutOfRange(`${count} are neither in [0, ${vocab}) nor ${labels.ignoreIndex}, and their rows are NaN`)
 }
 
 /** `[S + 1]` first row of each sequence, and the end. */
@@ -152,6 +205,7 @@ function ignoreIndexOf(value: unknown): number {
 }
 
 function maskOf(value: unknown, length: number): ArrayLike<unknown> {
+  if (isDeviceMemory(value)) throw invalidType('options.mask', 'in host memory, as the labels are', value)
   const given = lengthOf(value, 'options.mask', 'an array of numbers or booleans')
   if (given !== length) {
     throw shapeMismatch('options.mask', `must have ${length} elements, one per label; got ${given}`)

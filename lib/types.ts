@@ -23,7 +23,7 @@ export interface DeviceMemory {
   readonly byteLength: number
   /** Bytes to skip after `ptr`. Defaults to 0. */
   readonly byteOffset?: number
-  /** Index of the GPU. Defaults to the current one. */
+  /** Index of the GPU. Defaults to 0. */
   readonly device?: number
 }
 
@@ -33,7 +33,7 @@ export interface Logits {
   data: HostArray | DeviceMemory
   /** `[batch, time, vocab]`, or `[tokens, vocab]` together with `sequenceOffsets`. */
   shape: readonly number[]
-  /** Element type. Defaults to what `data` implies; required for a `Uint16Array` and for device memory. */
+  /** Element type. Defaults to what `data` implies; required for a `Uint16Array`, and 'float32' for device memory. */
   dtype?: DType
   /** Distance between neighbours along each dimension, in elements; the last must be 1. Defaults to contiguous. */
   strides?: readonly number[]
@@ -54,8 +54,11 @@ export interface TokenOptions {
   shift?: boolean
   /** Positions with this label are inactive. Defaults to -100. */
   ignoreIndex?: number
-  /** `[B, T]`, aligned with the labels: falsy positions are inactive. Their logits are never read. */
-  mask?: TokenValues
+  /**
+   * `[B, T]`, aligned with the labels: falsy positions are inactive. Their logits are never read. With labels in device
+   * memory it is there too, one byte per label.
+   */
+  mask?: TokenValues | DeviceMemory
   /** `[B, T]`, aligned with the labels: factor of each token's log-prob in its sequence's sum. Defaults to 1. */
   tokenWeights?: ArrayLike<number>
   /** Divide each sum by the number of active tokens. Defaults to false. */
@@ -144,8 +147,10 @@ export interface RunOptions {
   threads?: number
   /** Force an instruction set of the cpu backend, for tests. Defaults to the best this CPU has. */
   instructionSet?: InstructionSet
-  /** CUDA stream to enqueue on. */
-  stream?: number | bigint
+  /** CUDA stream to enqueue on: ours, or its address. Defaults to the default stream. */
+  stream?: number | bigint | { readonly handle: number }
+  /** GPU of the cuda backend, for arrays in host memory. Defaults to 0. */
+  device?: number
   /**
    * Cancels the call, which then rejects with the signal's reason. Honoured until the gradient starts to be written,
    * so that an aborted call has written to no caller's array.
@@ -267,6 +272,18 @@ export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
   gradLogits?: Logits
 }
 
+/** A GPU. */
+export interface Device {
+  name: string
+  /** Major and minor, '9.0'. */
+  computeCapability: string
+  multiprocessors: number
+  /** Bytes of memory. */
+  memory: number
+  /** Bytes of the second-level cache. */
+  l2Cache: number
+}
+
 /** What this machine has; a missing backend says why. */
 export interface Backends {
   cpu: {
@@ -282,6 +299,14 @@ export interface Backends {
     /** File the addon was loaded from. */
     path?: string
   }
-  cuda: { available: boolean; reason?: string }
+  cuda: {
+    available: boolean
+    /** Why it is missing. */
+    reason?: string
+    /** The GPUs, in the order of `device` indices. */
+    devices?: readonly Device[]
+    /** File the backend was loaded from. */
+    path?: string
+  }
   js: { available: true }
 }

@@ -29,6 +29,9 @@ if (newest('node_modules/.package-lock.json') < newest('package-lock.json')) {
 const nativeSources = Math.max(newest('native'), newest('CMakeLists.txt'))
 if (newest('build/Release/fused_preference_loss.node') < nativeSources) {
   console.log('setup: compiling the addon')
+  // The kernels of the CUDA backend are tested on the host.
+  const options = process.platform === 'win32' ? [] : ['--CDFPL_HOST_EXECUTION=ON']
+  run(bin('cmake-js'), ['configure', '--log-level', 'error', ...options])
   run(bin('cmake-js'), ['compile', '--log-level', 'error'])
 }
 

@@ -7,7 +7,7 @@ import { describe, expect, it } from 'vitest'
 import type { ForwardStage, GradientStage, Job, Rows, Tokens } from '../lib/backends/backend.js'
 import { jsBackend } from '../lib/backends/js/index.js'
 import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from '../lib/backends/js/numbers.js'
-import type { DType } from '../lib/types.js'
+import type { DType, HostArray } from '../lib/types.js'
 
 const settings = { threads: 1 }
 const fixed = { seed: 424242, numRuns: 40 }
@@ -38,7 +38,8 @@ function rowsOf(values: number[][], dtype: DType = 'float32', gap = 2): Rows {
 }
 
 function valuesOf({ data, dtype, time, timeStride, vocab }: Rows): number[][] {
-  const row = (t: number) => Array.from({ length: vocab }, (_, i) => decode[dtype](data[t * timeStride + i]))
+  const row = (t: number) =>
+    Array.from({ length: vocab }, (_, i) => decode[dtype]((data as HostArray)[t * timeStride + i]))
   return Array.from({ length: time }, (_, t) => row(t))
 }
 
@@ -233,7 +234,7 @@ describe('shapes', () => {
     const p = 1 / (1 + Math.exp(1))
     expect(job.policy.logProbs[0]).toBeCloseTo(Math.log(p), 14)
     expect(job.policy.logProbs[1]).toBeCloseTo(Math.log(1 - p), 14)
-    const written = Array.from(out.data, (x) => Math.round(x * 1000) / 1000)
+    const written = Array.from(out.data as Float32Array, (x) => Math.round(x * 1000) / 1000)
     expect(written).toEqual([0.731, -0.731, 5, 0, 0, 5, 5, -0.269, 0.269, 5, 0, 0, 5, 5])
   })
 

@@ -2,6 +2,8 @@
  * What tests share: the backends and instruction sets of this machine, tensors of any element type, distances in units
  * in the last place, and random problems. No assertions here.
  */
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { LOSSES } from '../lib/backends/js/losses.js'
 import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from '../lib/backends/js/numbers.js'
 import { getBackends } from '../lib/index.js'
@@ -16,6 +18,12 @@ export interface Target {
   run: RunOptions
 }
 
+// Without a GPU the kernels of the cuda backend run on the host; with FPL_TEST_GPU they run where they belong.
+const HOST_EXECUTION = fileURLToPath(new URL('../build/Release/fused_preference_loss_host.so', import.meta.url))
+if (!process.env.FPL_TEST_GPU && existsSync(HOST_EXECUTION)) {
+  process.env.FUSED_PREFERENCE_LOSS_CUDA_LIBRARY = HOST_EXECUTION
+}
+
 /** The cpu backend, once per instruction set of this machine. */
 export const NATIVE: readonly Target[] = (getBackends().cpu.instructionSets ?? []).map((instructionSet) => ({
   name: `cpu, ${instructionSet}`,
@@ -25,8 +33,11 @@ export const NATIVE: readonly Target[] = (getBackends().cpu.instructionSets ?? [
 /** The js backend. */
 export const JS: Target = { name: 'js', run: { backend: 'js' } }
 
-/** Both. */
-export const TARGETS: readonly Target[] = [...NATIVE, JS]
+/** The cuda backend, or what stands in for it. */
+export const CUDA: readonly Target[] = getBackends().cuda.available ? [{ name: 'cuda', run: { backend: 'cuda' } }] : []
+
+/** All of them. */
+export const TARGETS: readonly Target[] = [...NATIVE, ...CUDA, JS]
 
 export const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']
 

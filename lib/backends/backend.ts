@@ -8,7 +8,8 @@ import type { DType, FDivergence, HostArray, InstructionSet, LossType } from '..
 
 /** Rows of logits: row (b, t) starts at element `b * batchStride + t * timeStride` of `data` and has `vocab` elements. */
 export interface Rows {
-  data: HostArray
+  /** On the GPU: its address. */
+  data: HostArray | bigint
   dtype: DType
   batch: number
   time: number
@@ -32,6 +33,21 @@ export interface Tokens {
   average: boolean
   /** Log-prob of a sequence without active rows: 0 or NaN. */
   emptyLogProb: number
+  /** Labels on the GPU, which makes targets and counts of them: `targets` is then empty and `counts` an out. */
+  labels?: DeviceLabels
+}
+
+/** `[R]` labels that are on the GPU. */
+export interface DeviceLabels {
+  /** Address of int32 or, when wide, int64. */
+  data: bigint
+  wide: boolean
+  /** Address of `[R]` uint8, 0 where inactive. */
+  mask?: bigint
+  ignoreIndex: number
+  shift: boolean
+  /** `[1]` out: how many were out of range. */
+  invalid: Int32Array
 }
 
 /** Stages 1 and 2: token log-probs and sequence sums. */
@@ -123,6 +139,9 @@ export interface RunSettings {
   threads: number
   instructionSet?: InstructionSet
   signal?: AbortSignal
+  /** Of the cuda backend. */
+  device?: number
+  stream?: bigint
 }
 
 export interface Backend {

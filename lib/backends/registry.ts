@@ -1,18 +1,35 @@
 /**
  * Which backend runs a call.
  */
-import { failure } from '../errors.js'
+import { failure, invalidValue } from '../errors.js'
 import type { InstructionSet, RunOptions } from '../types.js'
 import type { Backend } from './backend.js'
+import { loadCuda } from './cuda.js'
 import { jsBackend } from './js/index.js'
 import { loadNative } from './native.js'
 
-/** Why 'cuda' is missing. */
-export const NO_CUDA = 'this version has no CUDA backend'
-
-/** The backend by that name. 'auto' is 'cpu' where the addon loads, else 'js' with one warning per process. */
-export function pickBackend(name: NonNullable<RunOptions['backend']>, instructionSet?: InstructionSet): Backend {
-  if (name === 'cuda') throw failure('ERR_BACKEND_UNAVAILABLE', `options.backend 'cuda' is not available: ${NO_CUDA}`)
+/**
+ * The backend by that name. 'auto' is 'cuda' for device memory; for host memory 'cpu' where the addon loads, else 'js'
+ * with one warning per process.
+ */
+export function pickBackend(
+  name: NonNullable<RunOptions['backend']>,
+  onDevice: boolean,
+  instructionSet?: InstructionSet,
+): Backend {
+  if (name === 'cuda' || (name === 'auto' && onDevice)) {
+    const cuda = loadCuda()
+    if ('reason' in cuda) {
+      const wanted = onDevice ? 'device memory needs the cuda backend, which' : "options.backend 'cuda'"
+      throw failure('ERR_BACKEND_UNAVAILABLE', `${wanted} is not available: ${cuda.reason}`)
+    }
+    if (instructionSet !== undefined) {
+      const problem = `options.instructionSet '${instructionSet}' is not available: the cuda backend has none`
+      throw failure('ERR_BACKEND_UNAVAILABLE', problem)
+    }
+    return cuda.backend
+  }
+  if (onDevice) throw invalidValue('options.backend', `is '${name}', but there is device memory among the arguments`)
   if (name === 'js') return portable(instructionSet)
   const native = loadNative()
   if ('reason' in native) {

@@ -7,6 +7,7 @@
 //   jobVersion                          of what run takes
 //   lossNames, instructionSets          in the order in which `numbers` refers to them
 //   availableThreads()
+//   cuda                                the CUDA backend, see cuda_bindings.h
 //   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`; for npm run
 //   bench
 #include <napi.h>
@@ -16,13 +17,14 @@
 #include "../cpu/bandwidth.h"
 #include "../cpu/stages.h"
 #include "async_queue.h"
+#include "cuda_bindings.h"
 #include "job_reader.h"
 
 namespace {
 
 class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
  public:
-  FusedPreferenceLoss(Napi::Env env, Napi::Object exports) : queue_(env, pool_) {
+  FusedPreferenceLoss(Napi::Env env, Napi::Object exports) : cuda_(env, queue_), queue_(env) {
     Napi::Array lossNames = Napi::Array::New(env);
     for (int32_t i = 0; i < fpl::kLossCount; ++i) lossNames[uint32_t(i)] = Napi::String::New(env, fpl::kLossNames[i]);
     Napi::Array sets = Napi::Array::New(env);
@@ -37,6 +39,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
                              InstanceMethod("availableThreads", &FusedPreferenceLoss::availableThreads),
                              InstanceMethod("bandwidth", &FusedPreferenceLoss::bandwidth),
                              InstanceValue("jobVersion", Napi::Number::New(env, fpl::kJobVersion), napi_enumerable),
+                             InstanceValue("cuda", cuda_.functions(), napi_enumerable),
                              InstanceValue("lossNames", lossNames, napi_enumerable),
                              InstanceValue("instructionSets", sets, napi_enumerable),
                          });
@@ -66,6 +69,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
     Napi::Array arguments = Napi::Array::New(info.Env(), info.Length());
     for (size_t i = 0; i < info.Length(); ++i) arguments[uint32_t(i)] = info[i];
     job->arguments = Napi::Persistent(arguments.As<Napi::Object>());
+    job->work = [this](fpl::Job& at) { return fpl::runJob(at, pool_); };
     const Napi::Promise promise = job->deferred.Promise();
     queue_.push(std::move(job));
     return promise;
@@ -100,6 +104,8 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
   Napi::ObjectReference arena_;  // keeps it alive
   char* slots_ = nullptr;
   fpl::ThreadPool pool_;
+  // Outlives the queue, whose thread may be in the middle of a call.
+  fpl::CudaBindings cuda_;
   fpl::AsyncQueue queue_;
 };
 

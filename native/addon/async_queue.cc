@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <exception>
 
-#include "../cpu/stages.h"
-
 namespace fpl {
 
 void AsyncQueue::push(std::unique_ptr<AsyncJob> job) {
@@ -62,7 +60,7 @@ void AsyncQueue::work() {
       running_ = job.get();
     }
     try {
-      job->finished = runJob(job->job, pool_);
+      job->finished = job->work(job->job);
     } catch (const std::exception& error) {
       job->error = error.what();
     }

@@ -1,17 +1,17 @@
-// Jobs that run off the main thread, one after the other in the order they came, each on all the threads of the pool.
+// Work off the main thread, one job after the other in the order they came.
 #pragma once
 
 #include <napi.h>
 
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
 
 #include "../core/job.h"
-#include "../cpu/thread_pool.h"
 
 namespace fpl {
 
@@ -22,14 +22,15 @@ struct AsyncJob {
   Napi::Promise::Deferred deferred;
   Napi::ObjectReference arguments;  // keeps the caller's arrays alive
   Job job;
-  bool finished = false;  // false: cancelled
-  std::string error;      // not empty: failed
+  std::function<bool(Job&)> work;  // false when cancelled; throws when it fails
+  bool finished = false;           // false: cancelled
+  std::string error;               // not empty: failed
 };
 
 // All methods but the private ones are for the main thread.
 class AsyncQueue {
  public:
-  AsyncQueue(Napi::Env env, ThreadPool& pool) : env_(env), pool_(pool) {}
+  explicit AsyncQueue(Napi::Env env) : env_(env) {}
   ~AsyncQueue() { stop(); }
 
   // Its promise gives true when the job is done and false when it was cancelled.
@@ -47,7 +48,6 @@ class AsyncQueue {
   static void onDone(napi_env env, napi_value, void* context, void* data);
 
   Napi::Env env_;
-  ThreadPool& pool_;
   napi_threadsafe_function done_ = nullptr;
   bool doneClosed_ = false;  // written by the thread, read after joining it
   int64_t pending_ = 0;      // promises not yet settled; while there are any, the event loop stays alive

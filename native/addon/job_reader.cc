@@ -12,12 +12,17 @@ class Arrays {
   T* next() {
     void* data = nullptr;
     length_ = 0;
+    onDevice_ = false;
     const Napi::Value value = info_[index_++];
     napi_valuetype type;
     napi_typeof(info_.Env(), value, &type);
     if (type == napi_number) {
       length_ = size_t(value.As<Napi::Number>().Uint32Value());
       data = slot_;
+    } else if (type == napi_bigint) {
+      bool lossless;
+      data = reinterpret_cast<void*>(uintptr_t(value.As<Napi::BigInt>().Uint64Value(&lossless)));
+      onDevice_ = true;
     } else if (type == napi_object) {
       napi_get_typedarray_info(info_.Env(), value, nullptr, &length_, &data, nullptr, nullptr);
     }
@@ -28,11 +33,17 @@ class Arrays {
   // Elements of the array last read.
   int64_t length() const { return int64_t(length_); }
 
+  void next(Rows& rows) {
+    rows.data = next<void>();
+    rows.onDevice = onDevice_;
+  }
+
  private:
   const Napi::CallbackInfo& info_;
   size_t index_;
   char* slot_;
   size_t length_ = 0;
+  bool onDevice_ = false;
 };
 
 // The numbers, one after the other.
@@ -64,6 +75,10 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
   Numbers numbers(static_cast<const double*>(values));
   Arrays arrays(info, first + 1, arena);
 
+  job.device = int32_t(numbers.integer());
+  job.labels.wide = numbers.integer() != 0;
+  job.labels.ignoreIndex = numbers.integer();
+  job.labels.shift = numbers.integer() != 0;
   job.threads = numbers.integer();
   job.instructionSet = int32_t(numbers.integer());
   job.cancellable = numbers.integer() != 0;
@@ -84,11 +99,14 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
   tokens.offsets = arrays.next<int32_t>();
   tokens.counts = arrays.next<int32_t>();
   tokens.sequences = arrays.length();
-  policy.logits.data = arrays.next<void>();
-  reference.logits.data = arrays.next<void>();
+  arrays.next(policy.logits);
+  arrays.next(reference.logits);
   loss.pairs = arrays.next<int32_t>();
   loss.chosenLengths = arrays.next<double>();
   loss.rejectedLengths = arrays.next<double>();
+  job.labels.data = arrays.next<void>();
+  job.labels.mask = arrays.next<uint8_t>();
+  job.stream = arrays.next<void>();
   // Arrays it writes.
   policy.states = arrays.next<TokenState>();
   policy.logProbs = arrays.next<double>();
@@ -111,8 +129,9 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
   loss.gradChosen = arrays.next<double>();
   loss.gradRejected = arrays.next<double>();
   loss.summary = arrays.next<double>();
-  job.gradient.out.data = arrays.next<void>();
+  arrays.next(job.gradient.out);
   job.gradient.coefficients = arrays.next<double>();
+  job.invalidLabels = arrays.next<int32_t>();
   job.hasPolicy = policy.logProbs != nullptr;
   job.hasReference = reference.logProbs != nullptr;
   job.hasLoss = loss.summary != nullptr;
@@ -127,11 +146,10 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
     constants.divergence = Divergence(numbers.integer());
     constants.average = numbers.integer() != 0;
     for (int64_t left = numbers.integer(); left > 0; --left) {
-      LossTerm term;
+      LossTerm& term = loss.terms.list[loss.terms.count++];
       term.type = LossType(numbers.integer());
       term.weight = numbers;
       term.labelSmoothing = numbers;
-      loss.terms.push_back(term);
     }
   }
 

@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <vector>
 
 #include "dtypes.h"
 #include "losses.h"
@@ -18,11 +17,12 @@ struct Rows {
   DType dtype = DType::kFloat32;
   int64_t batch = 0, time = 0, vocab = 0;
   int64_t batchStride = 0, timeStride = 0;
+  bool onDevice = false;  // `data` is an address on the GPU
 
-  int64_t count() const { return batch * time; }
-  int64_t offset(int64_t row) const { return row / time * batchStride + row % time * timeStride; }
+  FPL_HD int64_t count() const { return batch * time; }
+  FPL_HD int64_t offset(int64_t row) const { return row / time * batchStride + row % time * timeStride; }
   template <typename T>
-  T* at(int64_t row) const {
+  FPL_HD T* at(int64_t row) const {
     return static_cast<T*>(data) + offset(row);
   }
 };
@@ -38,7 +38,16 @@ struct Tokens {
   bool average = false;
   double emptyLogProb = 0;
 
-  double weight(int64_t row) const { return weights ? weights[row] : 1; }
+  FPL_HD double weight(int64_t row) const { return weights ? weights[row] : 1; }
+};
+
+// Labels that are on the GPU, where targets and counts are made of them.
+struct DeviceLabels {
+  const void* data = nullptr;     // [R] int32 or int64
+  bool wide = false;              // int64
+  const uint8_t* mask = nullptr;  // [R], 0 where inactive; or null: all active
+  int64_t ignoreIndex = 0;
+  bool shift = false;
 };
 
 // Stages 1 and 2. Outputs that are null are not wanted.
@@ -53,7 +62,9 @@ struct Forward {
   float* logSumExp = nullptr;
   float* sumSquaredProbs = nullptr;
 
-  bool wantsByProducts() const { return logWeights || tokenEntropies || tokenArgmax || logSumExp || sumSquaredProbs; }
+  FPL_HD bool wantsByProducts() const {
+    return logWeights || tokenEntropies || tokenArgmax || logSumExp || sumSquaredProbs;
+  }
 };
 
 struct LossTerm {
@@ -61,9 +72,19 @@ struct LossTerm {
   double weight, labelSmoothing;
 };
 
+// The losses of the sum. lib lets no more than kMost through.
+struct LossTerms {
+  static constexpr int32_t kMost = 32;
+  LossTerm list[kMost];
+  int32_t count = 0;
+
+  FPL_HD const LossTerm* begin() const { return list; }
+  FPL_HD const LossTerm* end() const { return list + count; }
+};
+
 // Stage 3, over P pairs.
 struct PreferenceLoss {
-  std::vector<LossTerm> terms;
+  LossTerms terms;
   LossConstants constants{};
   int64_t pairCount = 0;
   const int32_t* pairs = nullptr;  // [2 P] (chosen, rejected) sequences when stages 1 and 2 are in the job
@@ -90,6 +111,12 @@ struct Job {
   Forward policy, reference;
   PreferenceLoss loss;
   Gradient gradient;
+
+  // For the CUDA backend; -1: the job is the CPU's.
+  int32_t device = -1;
+  void* stream = nullptr;
+  DeviceLabels labels;               // with data: instead of tokens.targets, and tokens.counts are results
+  int32_t* invalidLabels = nullptr;  // how many of them were out of range
 
   int64_t threads = 0;          // 0: as many as the process may use
   int32_t instructionSet = -1;  // index into the instruction sets of the build; -1: the best this CPU has

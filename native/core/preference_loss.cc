@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <vector>
 
 namespace fpl {
 namespace {
@@ -95,7 +96,7 @@ void beginPreferenceLoss(PreferenceLoss& s) {
 void preferenceLoss(PreferenceLoss& s, int64_t begin, int64_t end) {
   for (const LossTerm& term : s.terms) addTerm(s, term, begin, end);
   for (int64_t i = begin; i < end; ++i) {
-    const Rewards reward = rewards(s.terms[0].type, pairAt(s, i), s.constants);
+    const Rewards reward = rewards(s.terms.list[0].type, pairAt(s, i), s.constants);
     s.chosenRewards[i] = reward.chosen;
     s.rejectedRewards[i] = reward.rejected;
   }

@@ -13,6 +13,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "platform.h"
 
@@ -23,6 +24,16 @@ constexpr double kLog2e = 1.44269504088896340736;
 
 // Sums beyond this many units call for a larger unit: e² must still fit float32.
 constexpr double kUnitLimit = 0x1p60;
+
+// 2^exponent; 0 below the smallest normal number.
+FPL_HD inline double powerOfTwo(int32_t exponent) {
+  if (exponent < -1022) return 0;
+  if (exponent > 1023) return INFINITY;
+  const uint64_t bits = uint64_t(exponent + 1023) << 52;
+  double value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
 
 // The unit in which a row's sums are kept.
 struct Unit {
@@ -57,7 +68,7 @@ struct RowState {
     if (!empty()) {
       const double shift = to.logRatio(unit, inverseTemperature);
       // With equal bases the factor is a power of two: no rounding.
-      const double factor = to.base == unit.base ? ldexp(1.0, unit.exponent - to.exponent) : exp(-shift);
+      const double factor = to.base == unit.base ? powerOfTwo(unit.exponent - to.exponent) : exp(-shift);
       weighted = factor == 0 ? 0 : factor * (weighted - shift * sum);
       sum *= factor;
       squares *= factor * factor;
@@ -65,21 +76,23 @@ struct RowState {
     unit = to;
   }
 
-  // Adds what `later` saw; `later` stands behind this one in the vocabulary.
-  FPL_HD void merge(RowState later, double inverseTemperature) {
-    if (later.maximum > maximum) {
-      maximum = later.maximum;
-      argmax = later.argmax;
+  // Adds what `other` saw.
+  FPL_HD void merge(RowState other, double inverseTemperature) {
+    if (other.maximum > maximum || (other.maximum == maximum && other.argmax < argmax)) {
+      maximum = other.maximum;
+      argmax = other.argmax;
     }
-    if (later.empty()) return;
-    if (empty() || later.unit.logRatio(unit, inverseTemperature) > 0) {
-      rescale(later.unit, inverseTemperature);
+    if (other.empty()) return;
+    const bool larger = other.unit.base == unit.base ? other.unit.exponent > unit.exponent
+                                                     : other.unit.logRatio(unit, inverseTemperature) > 0;
+    if (empty() || larger) {
+      rescale(other.unit, inverseTemperature);
     } else {
-      later.rescale(unit, inverseTemperature);
+      other.rescale(unit, inverseTemperature);
     }
-    sum += later.sum;
-    weighted += later.weighted;
-    squares += later.squares;
+    sum += other.sum;
+    weighted += other.weighted;
+    squares += other.squares;
   }
 };
 

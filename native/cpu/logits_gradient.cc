@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "../core/row_gradient.h"
 #include "stages.h"
 
 namespace fpl {
@@ -11,29 +12,6 @@ namespace {
 
 // Gradients larger than this are written past the cache, which could not keep them for whoever reads them next.
 constexpr int64_t kStreamFrom = 16 << 20;
-
-// What every logit of a row is turned into: factor · exp(x / T) in `unit`, and the label's own value.
-struct RowGradient {
-  Unit unit;
-  float factor = 0;
-  double atLabel = 0;
-};
-
-RowGradient rowGradient(const TokenState& token, double coefficient, double inverseTemperature) {
-  RowGradient out;
-  const double slope = coefficient * inverseTemperature;
-  out.atLabel = slope * token.complement;
-  // The magnitude goes into the unit and leaves a factor in [1/2, 1), so that only results below float32 vanish; but no
-  // more of it than leaves the powers of two in reach of float32.
-  const double factor = -slope / token.total;
-  int exponent = 0;
-  if (std::isfinite(factor)) std::frexp(factor, &exponent);
-  exponent = std::min(exponent, 60);
-  out.factor = float(std::ldexp(factor, -exponent));
-  out.unit = token.unit;
-  out.unit.exponent -= exponent;
-  return out;
-}
 
 template <typename T>
 void writeRow(const Gradient& g, const RowSegments& segments, int64_t row, int64_t segment, int32_t label,
@@ -52,7 +30,7 @@ void writeRow(const Gradient& g, const RowSegments& segments, int64_t row, int64
   }
   const auto& kernels = stream ? context.kernels.gradientStreamed : context.kernels.gradient;
   kernels[int(g.out.dtype)](g.logits.at<T>(row), out, begin, end, constants, values.unit, values.factor);
-  if (label >= begin && label < end) fromFloat(float(values.atLabel), out[label]);
+  if (label >= begin && label < end) fromFloat(values.atLabel, out[label]);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // The four stages on the CPU, and the job that runs them.
 #pragma once
 
+#include <vector>
+
 #include "../core/job.h"
 #include "kernels.h"
 #include "thread_pool.h"

@@ -14,7 +14,7 @@ export function readRow(rows: Rows, row: number, into: Float64Array): void {
     for (let i = 0; i < vocab; i++) into[i] = data[start + i]
     return
   }
-  const data = bitsOf(rows.data)
+  const data = bitsOf(rows)
   const decode = dtype === 'float16' ? decodeFloat16 : decodeBfloat16
   for (let i = 0; i < vocab; i++) into[i] = decode(data[start + i])
 }
@@ -28,14 +28,14 @@ export function writeRow(rows: Rows, row: number, values: Float64Array): void {
     for (let i = 0; i < vocab; i++) data[start + i] = values[i]
     return
   }
-  const data = bitsOf(rows.data)
+  const data = bitsOf(rows)
   const encode = dtype === 'float16' ? encodeFloat16 : encodeBfloat16
   for (let i = 0; i < vocab; i++) data[start + i] = encode(values[i])
 }
 
 /** Sets a row to +0, whose bits are 0 in every element type. */
 export function clearRow(rows: Rows, row: number): void {
-  const data = rows.dtype === 'float32' ? (rows.data as Float32Array) : bitsOf(rows.data)
+  const data = rows.dtype === 'float32' ? (rows.data as Float32Array) : bitsOf(rows)
   const start = rowStart(rows, row)
   data.fill(0, start, start + rows.vocab)
 }
@@ -45,6 +45,7 @@ function rowStart(rows: Rows, row: number): number {
 }
 
 /** A Float16Array is read through its bits too, so that a runtime's own rounding plays no part. */
-function bitsOf(data: HostArray): Uint16Array {
+function bitsOf(rows: Rows): Uint16Array {
+  const data = rows.data as HostArray
   return data instanceof Uint16Array ? data : new Uint16Array(data.buffer, data.byteOffset, data.length)
 }

@@ -1,0 +1,152 @@
+/**
+ * The cuda backend: opens the CUDA library that lies beside the addon and hands it jobs.
+ */
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { failure } from '../errors.js'
+import type { Device } from '../types.js'
+import type { Backend, Job, RunSettings } from './backend.js'
+import { arraysOf, JobNumbers, type NativeArgument } from './job-arguments.js'
+import { loadNative } from './native.js'
+
+/** Directions of a copy. */
+export const COPY = { toDevice: 1, toHost: 2, onDevice: 3 } as const
+
+/** One side of a copy: an address, or an array of the host's. */
+type Side = number | ArrayBufferView
+
+/** The addon's `cuda`; see native/addon/cuda_bindings.h. */
+export interface CudaFunctions {
+  open(path: string): string | undefined
+  devices(): Device[]
+  run(numbers: Float64Array, ...arrays: NativeArgument[]): void
+  runAsync(id: number, numbers: Float64Array, ...arrays: NativeArgument[]): Promise<boolean>
+  cancel(id: number): void
+  prepare(numbers: Float64Array, ...arrays: NativeArgument[]): object
+  enqueue(prepared: object, stream: number): void
+  read(prepared: object, stream: number): void
+  destroyPrepared(prepared: object): void
+  allocate(device: number, bytes: number): number
+  release(device: number, address: number, bytes: number): void
+  copy(device: number, kind: number, to: Side, from: Side, bytes: number, stream: number): void
+  copyAsync(
+    id: number,
+    device: number,
+    kind: number,
+    to: Side,
+    from: Side,
+    bytes: number,
+    stream: number,
+  ): Promise<boolean>
+  createStream(device: number): number
+  destroyStream(stream: number): void
+  synchronize(device: number, stream: number): void
+  synchronizeAsync(id: number, device: number, stream: number): Promise<boolean>
+  createEvent(device: number): number
+  destroyEvent(event: number): void
+  recordEvent(device: number, event: number, stream: number): void
+  milliseconds(start: number, end: number): number
+  beginCapture(device: number, stream: number): void
+  endCapture(device: number, stream: number): number
+  launchGraph(device: number, graph: number, stream: number): void
+  destroyGraph(graph: number): void
+}
+
+/** Does what `call` does; the errors of CUDA carry their code. */
+export function cudaCall<T>(call: () => T): T {
+  try {
+    return call()
+  } catch (error) {
+    throw failure('ERR_CUDA', (error as Error).message)
+  }
+}
+
+/** The same for a promise. */
+export async function cudaPromise<T>(promise: Promise<T>): Promise<T> {
+  try {
+    return await promise
+  } catch (error) {
+    throw failure('ERR_CUDA', (error as Error).message)
+  }
+}
+
+// Numbers below these are the cpu backend's.
+let lastId = 2 ** 40
+
+/** A number for work off the calling thread. */
+export function nextId(): number {
+  return ++lastId
+}
+
+class CudaBackend implements Backend {
+  readonly name = 'cuda'
+
+  constructor(
+    private readonly cuda: CudaFunctions,
+    private readonly numbers: JobNumbers,
+  ) {}
+
+  runSync(job: Job, settings: RunSettings): void {
+    cudaCall(() => this.cuda.run(this.numbers.numbersOf(job, settings), ...arraysOf(job, settings)))
+  }
+
+  async run(job: Job, settings: RunSettings): Promise<void> {
+    const { signal } = settings
+    const id = nextId()
+    const cancel = () => this.cuda.cancel(id)
+    const running = this.cuda.runAsync(id, this.numbers.numbersOf(job, settings), ...arraysOf(job, settings))
+    try {
+      signal?.addEventListener('abort', cancel, { once: true })
+    } catch (error) {
+      cancel()
+      await running
+      throw error
+    }
+    try {
+      if (!(await cudaPromise(running))) throw signal?.reason
+    } finally {
+      signal?.removeEventListener('abort', cancel)
+    }
+  }
+
+  /** A job whose tensors are in device memory, ready to be enqueued again and again. */
+  prepare(job: Job, settings: RunSettings): object {
+    return cudaCall(() => this.cuda.prepare(this.numbers.numbersOf(job, settings), ...arraysOf(job, settings)))
+  }
+}
+
+/** The backend, its functions for device memory, and what there is to say of it. */
+export interface LoadedCuda {
+  backend: CudaBackend
+  functions: CudaFunctions
+  info(): { devices: Device[]; path: string }
+}
+
+/** Environment variable with the path of the CUDA library, instead of the one beside the addon. */
+const LIBRARY_VARIABLE = 'FUSED_PREFERENCE_LOSS_CUDA_LIBRARY'
+
+let cuda: LoadedCuda | { reason: string } | undefined
+
+/** The cuda backend, or why there is none. Looks once; never throws. */
+export function loadCuda(): LoadedCuda | { reason: string } {
+  cuda ??= find()
+  return cuda
+}
+
+function find(): LoadedCuda | { reason: string } {
+  try {
+    const native = loadNative()
+    if ('reason' in native) return { reason: `the native addon is missing: ${native.reason}` }
+    const extension = process.platform === 'win32' ? 'dll' : 'so'
+    const beside = join(dirname(native.info.path), `fused_preference_loss_cuda.${extension}`)
+    const path = process.env[LIBRARY_VARIABLE] || beside
+    if (!existsSync(path)) return { reason: `this build has no CUDA library (no ${path})` }
+    const { lossNames, instructionSets, cuda: functions } = native.addon
+    const reason = functions.open(path)
+    if (reason !== undefined) return { reason }
+    const backend = new CudaBackend(functions, new JobNumbers(lossNames, instructionSets, 0))
+    return { backend, functions, info: () => ({ devices: functions.devices(), path }) }
+  } catch (error) {
+    return { reason: error instanceof Error ? error.message : String(error) }
+  }
+}

@@ -1,0 +1,126 @@
+/**
+ * A job as the addon takes it: one array of numbers, then the arrays one by one, in the order in which
+ * native/addon/job_reader.cc takes them.
+ */
+import type { DType, FDivergence, InstructionSet, LossType } from '../types.js'
+import type { Job, Rows, RunSettings } from './backend.js'
+
+/** Changes with this order: a binary of another build would read the arguments as something else. */
+export const JOB_VERSION = 3
+
+/** An array of the host's. */
+export type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array
+
+/** An array, none, or an address on the GPU. */
+export type NativeArgument = NativeArray | bigint | undefined
+
+const DTYPES: Record<DType, number> = { float32: 0, float16: 1, bfloat16: 2 }
+const DIVERGENCES: Record<FDivergence, number> = { reverse_kl: 0, forward_kl: 1, js: 2, alpha: 3 }
+
+/** The numbers of jobs, for an addon that numbers its losses and instruction sets like this. */
+export class JobNumbers {
+  private readonly lossCodes: ReadonlyMap<string, number>
+  /** Read by the addon before it returns, so one array serves all calls. */
+  private readonly numbers = new Float64Array(40 + 3 * 32)
+
+  constructor(
+    lossNames: readonly LossType[],
+    private readonly instructionSets: readonly InstructionSet[],
+    private readonly defaultSet: number,
+  ) {
+    this.lossCodes = new Map(lossNames.map((name, code) => [name, code]))
+  }
+
+  numbersOf(job: Job, settings: RunSettings): Float64Array {
+    const { tokens, policy, reference, loss, gradient } = job
+    const terms = loss?.terms ?? []
+    const { numbers } = this
+    let at = 0
+    const setRows = (rows: Rows | undefined) => {
+      if (rows) {
+        numbers[at] = DTYPES[rows.dtype]
+        numbers[at + 1] = rows.batch
+        numbers[at + 2] = rows.time
+        numbers[at + 3] = rows.vocab
+        numbers[at + 4] = rows.batchStride
+        numbers[at + 5] = rows.timeStride
+      }
+      at += 6
+    }
+    numbers[at++] = settings.device ?? -1
+    numbers[at++] = tokens?.labels?.wide ? 1 : 0
+    numbers[at++] = tokens?.labels?.ignoreIndex ?? 0
+    numbers[at++] = tokens?.labels?.shift ? 1 : 0
+    numbers[at++] = settings.threads
+    numbers[at++] = settings.instructionSet ? this.instructionSets.indexOf(settings.instructionSet) : this.defaultSet
+    numbers[at++] = settings.signal ? 1 : 0
+    numbers[at++] = gradient?.skipInactive ? 1 : 0
+    numbers[at++] = tokens?.temperature ?? 1
+    numbers[at++] = tokens?.average ? 1 : 0
+    numbers[at++] = tokens?.emptyLogProb ?? 0
+    setRows((policy ?? gradient)?.logits)
+    setRows(reference?.logits)
+    setRows(gradient?.out)
+    if (loss) {
+      numbers[at++] = loss.beta
+      numbers[at++] = loss.gamma
+      numbers[at++] = loss.rewardShift
+      numbers[at++] = loss.discopopTau
+      numbers[at++] = loss.alpha
+      numbers[at++] = DIVERGENCES[loss.fDivergence]
+      numbers[at++] = loss.average ? 1 : 0
+      numbers[at++] = terms.length
+      for (const term of terms) {
+        numbers[at++] = this.lossCodes.get(term.lossType) as number
+        numbers[at++] = term.weight
+        numbers[at++] = term.labelSmoothing
+      }
+    }
+    return numbers
+  }
+}
+
+/** The arrays in the addon's order: those it only reads, then those it writes. */
+export function arraysOf(job: Job, { stream }: RunSettings): NativeArgument[] {
+  const { tokens, policy, reference, loss, gradient } = job
+  return [
+    tokens?.targets,
+    tokens?.weights,
+    tokens?.offsets,
+    tokens?.counts,
+    (policy ?? gradient)?.logits.data as NativeArgument,
+    reference?.logits.data as NativeArgument,
+    loss?.pairs,
+    loss?.chosenLengths,
+    loss?.rejectedLengths,
+    tokens?.labels?.data,
+    tokens?.labels?.mask,
+    stream,
+    policy?.states ?? gradient?.states,
+    policy?.logProbs,
+    policy?.logWeights,
+    policy?.tokenLogProbs,
+    policy?.tokenEntropies,
+    policy?.tokenArgmax,
+    policy?.logSumExp,
+    policy?.sumSquaredProbs,
+    reference?.logProbs,
+    loss?.chosen,
+    loss?.rejected,
+    loss?.referenceChosen,
+    loss?.referenceRejected,
+    loss?.pairWeights,
+    loss?.losses,
+    loss?.chosenRewards,
+    loss?.rejectedRewards,
+    loss?.gradChosen,
+    loss?.gradRejected,
+    loss?.summary,
+    gradient?.out.data as NativeArgument,
+    gradient?.coefficients,
+    tokens?.labels?.invalid,
+  ]
+}
+
+/** Where in {@link arraysOf} those it writes begin. */
+export const FIRST_RESULT = 12

@@ -1,0 +1,297 @@
+#include "cuda_bindings.h"
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "job_reader.h"
+
+#if defined(_WIN32)
+#include <windows.h>
+#else
+#include <dlfcn.h>
+#endif
+
+namespace fpl {
+namespace {
+
+using cuda::Api;
+using cuda::Problem;
+using GetApi = const Api* (*)();
+
+// Opens the library for as long as the process lives: the CUDA runtime in it does not like to be unloaded.
+GetApi openLibrary(const std::string& path, std::string& problem) {
+#if defined(_WIN32)
+  const HMODULE library = LoadLibraryA(path.c_str());
+  if (!library) {
+    problem = "LoadLibrary failed with error " + std::to_string(GetLastError());
+    return nullptr;
+  }
+  void* symbol = reinterpret_cast<void*>(GetProcAddress(library, cuda::kApiSymbol));
+#else
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) {
+    problem = dlerror();
+    return nullptr;
+  }
+  void* symbol = dlsym(library, cuda::kApiSymbol);
+#endif
+  if (!symbol) problem = path + " is not this package's CUDA library";
+  return reinterpret_cast<GetApi>(symbol);
+}
+
+int32_t integer(const Napi::Value& value) { return value.As<Napi::Number>().Int32Value(); }
+uint64_t address(const Napi::Value& value) { return uint64_t(value.As<Napi::Number>().DoubleValue()); }
+void* handle(const Napi::Value& value) { return reinterpret_cast<void*>(uintptr_t(address(value))); }
+Napi::Value number(Napi::Env env, uint64_t value) { return Napi::Number::New(env, double(value)); }
+
+// One side of a copy: an address, or an array of the host's.
+uint64_t side(const Napi::Value& value) {
+  if (value.IsNumber()) return address(value);
+  const Napi::TypedArray array = value.As<Napi::TypedArray>();
+  return uint64_t(reinterpret_cast<uintptr_t>(array.ArrayBuffer().Data())) + array.ByteOffset();
+}
+
+// A job that has been prepared, with what it points to.
+struct PreparedJob {
+  Job job;
+  Napi::ObjectReference arguments;
+  cuda::Prepared* prepared = nullptr;
+  const Api* api = nullptr;
+
+  ~PreparedJob() { release(); }
+  void release() {
+    if (prepared) api->destroyPrepared(prepared);
+    prepared = nullptr;
+  }
+};
+
+PreparedJob& preparedOf(const Napi::Value& value) { return *value.As<Napi::External<PreparedJob>>().Data(); }
+
+Napi::ObjectReference keep(const Napi::CallbackInfo& info) {
+  Napi::Array arguments = Napi::Array::New(info.Env(), info.Length());
+  for (size_t i = 0; i < info.Length(); ++i) arguments[uint32_t(i)] = info[i];
+  return Napi::Persistent(arguments.As<Napi::Object>());
+}
+
+}  // namespace
+
+CudaBindings::~CudaBindings() {
+  if (context_) api_->destroyContext(context_);
+}
+
+void CudaBindings::require(bool done, const Problem& problem) const {
+  if (!done) throw Napi::Error::New(env_, problem.message);
+}
+
+Napi::Object CudaBindings::functions() {
+  Napi::Object out = Napi::Object::New(env_);
+  const auto define = [&](const char* name, auto function) { out[name] = Napi::Function::New(env_, function, name); };
+  const auto method = [&](const char* name, Napi::Value (CudaBindings::*function)(const Napi::CallbackInfo&)) {
+    define(name, [this, function](const Napi::CallbackInfo& info) { return (this->*function)(info); });
+  };
+  // A function of the library that returns nothing but whether it could.
+  const auto action = [&](const char* name, auto call) {
+    define(name, [this, call](const Napi::CallbackInfo& info) {
+      Problem problem;
+      require(call(*api_, info, &problem), problem);
+    });
+  };
+  // One that returns a handle or an address.
+  const auto maker = [&](const char* name, auto call) {
+    define(name, [this, call](const Napi::CallbackInfo& info) {
+      Problem problem;
+      uint64_t made = 0;
+      require(call(*api_, info, &made, &problem), problem);
+      return number(env_, made);
+    });
+  };
+  using Info = const Napi::CallbackInfo&;
+  using Made = uint64_t*;
+  const auto asHandle = [](Made made) { return reinterpret_cast<void**>(made); };
+
+  method("open", &CudaBindings::open);
+  method("devices", &CudaBindings::devices);
+  method("run", &CudaBindings::run);
+  method("runAsync", &CudaBindings::runAsync);
+  define("cancel", [this](Info info) { queue_.cancel(info[0].As<Napi::Number>().DoubleValue()); });
+  method("prepare", &CudaBindings::prepare);
+  action("enqueue", [](const Api& api, Info info, Problem* problem) {
+    return api.enqueue(preparedOf(info[0]).prepared, handle(info[1]), problem);
+  });
+  action("read", [](const Api& api, Info info, Problem* problem) {
+    return api.read(preparedOf(info[0]).prepared, handle(info[1]), problem);
+  });
+  define("destroyPrepared", [](Info info) { preparedOf(info[0]).release(); });
+
+  define("allocate", [this](Info info) {
+    Problem problem;
+    uint64_t made = 0;
+    const int64_t bytes = info[1].As<Napi::Number>().Int64Value();
+    require(api_->allocate(integer(info[0]), uint64_t(bytes), &made, &problem), problem);
+    // So that buffers nobody refers to any more are found in time.
+    Napi::MemoryManagement::AdjustExternalMemory(env_, bytes);
+    return number(env_, made);
+  });
+  define("release", [this](Info info) {
+    Problem problem;
+    require(api_->release(integer(info[0]), address(info[1]), &problem), problem);
+    Napi::MemoryManagement::AdjustExternalMemory(env_, -info[2].As<Napi::Number>().Int64Value());
+  });
+  method("copy", &CudaBindings::copy);
+  method("copyAsync", &CudaBindings::copyAsync);
+
+  maker("createStream", [asHandle](const Api& api, Info info, Made made, Problem* problem) {
+    return api.createStream(integer(info[0]), asHandle(made), problem);
+  });
+  action("destroyStream",
+         [](const Api& api, Info info, Problem* problem) { return api.destroyStream(handle(info[0]), problem); });
+  action("synchronize", [](const Api& api, Info info, Problem* problem) {
+    return api.synchronize(integer(info[0]), handle(info[1]), problem);
+  });
+  method("synchronizeAsync", &CudaBindings::synchronizeAsync);
+  maker("createEvent", [asHandle](const Api& api, Info info, Made made, Problem* problem) {
+    return api.createEvent(integer(info[0]), asHandle(made), problem);
+  });
+  action("destroyEvent",
+         [](const Api& api, Info info, Problem* problem) { return api.destroyEvent(handle(info[0]), problem); });
+  action("recordEvent", [](const Api& api, Info info, Problem* problem) {
+    return api.recordEvent(integer(info[0]), handle(info[1]), handle(info[2]), problem);
+  });
+  define("milliseconds", [this](Info info) {
+    Problem problem;
+    double milliseconds = 0;
+    require(api_->milliseconds(handle(info[0]), handle(info[1]), &milliseconds, &problem), problem);
+    return Napi::Number::New(env_, milliseconds);
+  });
+  action("beginCapture", [](const Api& api, Info info, Problem* problem) {
+    return api.beginCapture(integer(info[0]), handle(info[1]), problem);
+  });
+  maker("endCapture", [asHandle](const Api& api, Info info, Made made, Problem* problem) {
+    return api.endCapture(integer(info[0]), handle(info[1]), asHandle(made), problem);
+  });
+  action("launchGraph", [](const Api& api, Info info, Problem* problem) {
+    return api.launchGraph(integer(info[0]), handle(info[1]), handle(info[2]), problem);
+  });
+  action("destroyGraph",
+         [](const Api& api, Info info, Problem* problem) { return api.destroyGraph(handle(info[0]), problem); });
+  return out;
+}
+
+Napi::Value CudaBindings::open(const Napi::CallbackInfo& info) {
+  if (api_) return env_.Undefined();
+  const std::string path = info[0].As<Napi::String>();
+  std::string reason;
+  const GetApi get = openLibrary(path, reason);
+  if (!get) return Napi::String::New(env_, reason);
+  const Api* api = get();
+  if (api->version != cuda::kApiVersion) {
+    return Napi::String::New(env_, path + " belongs to another version of this package");
+  }
+  Problem problem;
+  int32_t count = 0;
+  if (!api->deviceCount(&count, &problem)) return Napi::String::New(env_, problem.message);
+  api_ = api;
+  context_ = api->createContext();
+  return env_.Undefined();
+}
+
+Napi::Value CudaBindings::devices(const Napi::CallbackInfo&) {
+  Problem problem;
+  int32_t count = 0;
+  require(api_->deviceCount(&count, &problem), problem);
+  Napi::Array out = Napi::Array::New(env_, size_t(count));
+  for (int32_t i = 0; i < count; ++i) {
+    cuda::DeviceInfo found;
+    require(api_->deviceInfo(i, &found, &problem), problem);
+    Napi::Object device = Napi::Object::New(env_);
+    device["name"] = Napi::String::New(env_, found.name);
+    device["computeCapability"] =
+        Napi::String::New(env_, std::to_string(found.major) + "." + std::to_string(found.minor));
+    device["multiprocessors"] = Napi::Number::New(env_, found.multiprocessors);
+    device["memory"] = Napi::Number::New(env_, double(found.memory));
+    device["l2Cache"] = Napi::Number::New(env_, double(found.l2Cache));
+    out[uint32_t(i)] = device;
+  }
+  return out;
+}
+
+Napi::Value CudaBindings::run(const Napi::CallbackInfo& info) {
+  Job job;
+  readJob(info, 0, nullptr, job);
+  Problem problem;
+  bool finished = false;
+  require(api_->run(context_, &job, &finished, &problem), problem);
+  return env_.Undefined();
+}
+
+Napi::Value CudaBindings::runAsync(const Napi::CallbackInfo& info) {
+  auto job = std::make_unique<AsyncJob>(env_, info[0].As<Napi::Number>().DoubleValue());
+  readJob(info, 1, nullptr, job->job);
+  job->arguments = keep(info);
+  job->work = [api = api_, context = context_](Job& at) {
+    Problem problem;
+    bool finished = false;
+    if (!api->run(context, &at, &finished, &problem)) throw std::runtime_error(problem.message);
+    return finished;
+  };
+  const Napi::Promise promise = job->deferred.Promise();
+  queue_.push(std::move(job));
+  return promise;
+}
+
+Napi::Value CudaBindings::prepare(const Napi::CallbackInfo& info) {
+  auto made = std::make_unique<PreparedJob>();
+  readJob(info, 0, nullptr, made->job);
+  made->arguments = keep(info);
+  made->api = api_;
+  Problem problem;
+  require(api_->prepare(&made->job, &made->prepared, &problem), problem);
+  return Napi::External<PreparedJob>::New(env_, made.release(), [](Napi::Env, PreparedJob* job) { delete job; });
+}
+
+Napi::Value CudaBindings::later(const Napi::CallbackInfo& info, std::function<bool(Problem*)> work) {
+  auto job = std::make_unique<AsyncJob>(env_, info[0].As<Napi::Number>().DoubleValue());
+  job->arguments = keep(info);
+  job->work = [work = std::move(work)](Job&) {
+    Problem problem;
+    if (!work(&problem)) throw std::runtime_error(problem.message);
+    return true;
+  };
+  const Napi::Promise promise = job->deferred.Promise();
+  queue_.push(std::move(job));
+  return promise;
+}
+
+namespace {
+
+// copy's arguments from the one numbered `first` on.
+std::function<bool(Problem*)> copyOf(const Api* api, const Napi::CallbackInfo& info, size_t first) {
+  const int32_t device = integer(info[first]);
+  const auto kind = cuda::CopyKind(integer(info[first + 1]));
+  const uint64_t to = side(info[first + 2]), from = side(info[first + 3]), bytes = address(info[first + 4]);
+  void* stream = handle(info[first + 5]);
+  return [=](Problem* problem) {
+    if (kind == cuda::CopyKind::kOnDevice) return api->copyOnDevice(device, to, from, bytes, stream, problem);
+    return api->copy(device, to, from, bytes, kind, stream, problem);
+  };
+}
+
+}  // namespace
+
+Napi::Value CudaBindings::copy(const Napi::CallbackInfo& info) {
+  Problem problem;
+  require(copyOf(api_, info, 0)(&problem), problem);
+  return env_.Undefined();
+}
+
+Napi::Value CudaBindings::copyAsync(const Napi::CallbackInfo& info) { return later(info, copyOf(api_, info, 1)); }
+
+Napi::Value CudaBindings::synchronizeAsync(const Napi::CallbackInfo& info) {
+  const int32_t device = integer(info[1]);
+  void* stream = handle(info[2]);
+  return later(info,
+               [api = api_, device, stream](Problem* problem) { return api->synchronize(device, stream, problem); });
+}
+
+}  // namespace fpl

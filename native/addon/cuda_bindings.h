@@ -1,0 +1,54 @@
+// The CUDA backend as JavaScript sees it: the library is opened when it is asked for, and its functions become those of
+// the addon's `cuda` object. Handles and device addresses are numbers.
+//
+//   open(path)                            undefined, or why it cannot be used
+//   devices()                             [{ name, computeCapability, ... }]
+//   run, runAsync, cancel                 as the addon's own, for jobs with a device
+//   prepare(numbers, ...arrays)           a job to be enqueued again and again; enqueue(job, stream), read(job,
+//   stream),
+//                                         destroyPrepared(job)
+//   allocate(device, bytes), release(device, address, bytes)
+//   copy(device, kind, to, from, bytes, stream), copyAsync(id, ...)    an array for the host's side
+//   createStream(device), destroyStream(stream), synchronize(device, stream), synchronizeAsync(id, device, stream)
+//   createEvent(device), destroyEvent(event), recordEvent(device, event, stream), milliseconds(start, end)
+//   beginCapture(device, stream), endCapture(device, stream), launchGraph(device, graph, stream), destroyGraph(graph)
+#pragma once
+
+#include <napi.h>
+
+#include <functional>
+
+#include "../cuda/api.h"
+#include "async_queue.h"
+
+namespace fpl {
+
+class CudaBindings {
+ public:
+  CudaBindings(Napi::Env env, AsyncQueue& queue) : env_(env), queue_(queue) {}
+  ~CudaBindings();
+
+  Napi::Object functions();
+
+ private:
+  Napi::Value open(const Napi::CallbackInfo& info);
+  Napi::Value devices(const Napi::CallbackInfo& info);
+  Napi::Value run(const Napi::CallbackInfo& info);
+  Napi::Value runAsync(const Napi::CallbackInfo& info);
+  Napi::Value prepare(const Napi::CallbackInfo& info);
+  Napi::Value copy(const Napi::CallbackInfo& info);
+  Napi::Value copyAsync(const Napi::CallbackInfo& info);
+  Napi::Value synchronizeAsync(const Napi::CallbackInfo& info);
+
+  // Throws the problem as a JavaScript error when `done` is false.
+  void require(bool done, const cuda::Problem& problem) const;
+  // Does `work` on the queue's thread; the promise is kept when it has returned true.
+  Napi::Value later(const Napi::CallbackInfo& info, std::function<bool(cuda::Problem*)> work);
+
+  Napi::Env env_;
+  AsyncQueue& queue_;
+  const cuda::Api* api_ = nullptr;
+  cuda::Context* context_ = nullptr;
+};
+
+}  // namespace fpl

@@ -1,0 +1,34 @@
+// Stage 4 for one row: what its logits are turned into.
+#pragma once
+
+#include <cmath>
+
+#include "row_state.h"
+
+namespace fpl {
+
+// Every logit x becomes factor · exp(x / temperature), exp in `unit`, and the label's own the value `atLabel`.
+struct RowGradient {
+  Unit unit;
+  float factor = 0;
+  float atLabel = 0;
+};
+
+// `coefficient`: d loss / d logProb of the row.
+FPL_HD inline RowGradient rowGradient(const TokenState& token, double coefficient, double inverseTemperature) {
+  RowGradient out;
+  const double slope = coefficient * inverseTemperature;
+  out.atLabel = float(slope * token.complement);
+  // The magnitude goes into the unit and leaves a factor in [1/2, 1), so that only results below float32 vanish; but no
+  // more of it than leaves the powers of two in reach of float32.
+  const double factor = -slope / token.total;
+  int exponent = 0;
+  if (fabs(factor) < INFINITY) frexp(factor, &exponent);
+  if (exponent > 60) exponent = 60;
+  out.factor = float(ldexp(factor, -exponent));
+  out.unit = token.unit;
+  out.unit.exponent -= exponent;
+  return out;
+}
+
+}  // namespace fpl

@@ -1,0 +1,74 @@
+// What the addon sees of the CUDA backend: a table of C functions in a library of its own, which the addon opens when
+// somebody asks for CUDA. Addon and library may come from different compilers: nothing but plain data crosses.
+#pragma once
+
+#include <cstdint>
+
+#include "../core/job.h"
+
+namespace fpl {
+namespace cuda {
+
+// Changes with anything in this file or in core/job.h.
+constexpr int32_t kApiVersion = 1;
+constexpr const char* kApiSymbol = "fusedPreferenceLossCuda";
+
+// Why a call failed.
+struct Problem {
+  char message[512];
+};
+
+struct DeviceInfo {
+  char name[256];
+  int32_t major, minor;  // compute capability
+  int32_t multiprocessors;
+  int64_t memory;   // bytes
+  int64_t l2Cache;  // bytes
+};
+
+enum class CopyKind : int32_t { kToDevice = 1, kToHost = 2, kOnDevice = 3 };
+
+// What one environment keeps between calls, and a job that is ready to be enqueued again and again.
+struct Context;
+struct Prepared;
+
+// Streams, events and graphs are the CUDA runtime's own handles. Functions that can fail return false and say why.
+struct Api {
+  int32_t version;
+
+  // Whether there is a GPU this build can use.
+  bool (*deviceCount)(int32_t* count, Problem*);
+  bool (*deviceInfo)(int32_t device, DeviceInfo*, Problem*);
+
+  Context* (*createContext)();
+  void (*destroyContext)(Context*);
+  // Runs a job and waits for it. `finished` is false when it was cancelled.
+  bool (*run)(Context*, Job*, bool* finished, Problem*);
+  // `job` and its arrays must stay where they are until `destroyPrepared`.
+  bool (*prepare)(Job*, Prepared**, Problem*);
+  bool (*enqueue)(Prepared*, void* stream, Problem*);
+  bool (*read)(Prepared*, void* stream, Problem*);  // waits for the stream
+  void (*destroyPrepared)(Prepared*);
+
+  bool (*allocate)(int32_t device, uint64_t bytes, uint64_t* address, Problem*);
+  bool (*release)(int32_t device, uint64_t address, Problem*);
+  // Waits for the copy.
+  bool (*copy)(int32_t device, uint64_t to, uint64_t from, uint64_t bytes, CopyKind, void* stream, Problem*);
+  // Does not.
+  bool (*copyOnDevice)(int32_t device, uint64_t to, uint64_t from, uint64_t bytes, void* stream, Problem*);
+
+  bool (*createStream)(int32_t device, void** stream, Problem*);
+  bool (*destroyStream)(void* stream, Problem*);
+  bool (*synchronize)(int32_t device, void* stream, Problem*);
+  bool (*createEvent)(int32_t device, void** event, Problem*);
+  bool (*destroyEvent)(void* event, Problem*);
+  bool (*recordEvent)(int32_t device, void* event, void* stream, Problem*);
+  bool (*milliseconds)(void* start, void* end, double* milliseconds, Problem*);  // waits for `end`
+  bool (*beginCapture)(int32_t device, void* stream, Problem*);
+  bool (*endCapture)(int32_t device, void* stream, void** graph, Problem*);
+  bool (*launchGraph)(int32_t device, void* graph, void* stream, Problem*);
+  bool (*destroyGraph)(void* graph, Problem*);
+};
+
+}  // namespace cuda
+}  // namespace fpl

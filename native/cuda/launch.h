@@ -1,0 +1,46 @@
+// Launching kernels, and the errors of the CUDA runtime.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "device.h"
+
+namespace fpl {
+namespace cuda {
+
+using Stream = cudaStream_t;
+
+// An error of the CUDA runtime: its name, where it showed, and what that means.
+struct Error {
+  std::string message;
+};
+
+[[noreturn]] inline void fail(cudaError_t status, const std::string& doing) {
+  throw Error{std::string(cudaGetErrorName(status)) + " while " + doing + ": " + cudaGetErrorString(status)};
+}
+
+inline void check(cudaError_t status, const char* doing) {
+  if (status != cudaSuccess) fail(status, doing);
+}
+
+// The most blocks of a grid.
+constexpr int64_t kMostBlocks = 0x7fffffff;
+
+#if defined(FPL_HOST_EXECUTION)
+#define FPL_LAUNCH(stage, kernel, blocks, threads, stream, ...)                       \
+  do {                                                                                \
+    ::fpl::cuda::host::launch(stage, stream, int64_t(blocks), threads,                \
+                              [=] { ::fpl::cuda::host::call(kernel, __VA_ARGS__); }); \
+    ::fpl::cuda::check(cudaGetLastError(), "running " stage);                         \
+  } while (false)
+#else
+#define FPL_LAUNCH(stage, kernel, blocks, threads, stream, ...)              \
+  do {                                                                       \
+    kernel<<<unsigned(blocks), unsigned(threads), 0, stream>>>(__VA_ARGS__); \
+    ::fpl::cuda::check(cudaGetLastError(), "running " stage);                \
+  } while (false)
+#endif
+
+}  // namespace cuda
+}  // namespace fpl

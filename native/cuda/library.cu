@@ -1,0 +1,277 @@
+// The library's table of functions: every error of the CUDA runtime ends here, as a sentence.
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "api.h"
+#include "plan.h"
+
+namespace fpl {
+namespace cuda {
+
+struct Context {
+  std::mutex mutex;
+  struct Idle {
+    int32_t device;
+    std::unique_ptr<Workspace> workspace;
+  };
+  std::vector<Idle> idle;
+};
+
+struct Prepared {
+  Workspace workspace;
+  std::unique_ptr<Plan> plan;
+  int32_t device;
+};
+
+namespace {
+
+void say(Problem* problem, const std::string& message) {
+  snprintf(problem->message, sizeof problem->message, "%s", message.c_str());
+}
+
+// Runs `body`, on that device when one is given; false and the problem when it fails.
+template <typename Body>
+bool guarded(Problem* problem, const char* doing, int32_t device, const Body& body) {
+  try {
+    if (device >= 0) check(cudaSetDevice(device), doing);
+    body();
+    return true;
+  } catch (const Error& error) {
+    say(problem, error.message);
+  } catch (const std::exception& error) {
+    say(problem, error.what());
+  }
+  return false;
+}
+
+// A driver's version as people know it: CUDA 13.0 came with driver 580.
+std::string driverProblem(int driver) {
+  const auto version = [](int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); };
+  if (driver == 0) return "no NVIDIA driver found";
+  return "the NVIDIA driver supports CUDA " + version(driver) + ", older than this build needs (" +
+         version(CUDART_VERSION) + (CUDART_VERSION >= 13000 ? ", driver 580 or newer)" : ", driver 525 or newer)");
+}
+
+bool deviceCount(int32_t* count, Problem* problem) {
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
+  int found = 0;
+  const cudaError_t status = cudaGetDeviceCount(&found);
+  *count = found;
+  if (status == cudaSuccess && found > 0) return true;
+  cudaGetLastError();
+  if (driver / 1000 < CUDART_VERSION / 1000)
+    say(problem, driverProblem(driver));
+  else if (status == cudaErrorNoDevice || status == cudaSuccess)
+    say(problem, "no NVIDIA GPU found");
+  else
+    say(problem, std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status));
+  return false;
+}
+
+bool deviceInfo(int32_t device, DeviceInfo* info, Problem* problem) {
+  return guarded(problem, "asking for a device's properties", -1, [&] {
+    cudaDeviceProp properties;
+    check(cudaGetDeviceProperties(&properties, device), "asking for a device's properties");
+    memcpy(info->name, properties.name, sizeof info->name);
+    info->major = properties.major;
+    info->minor = properties.minor;
+    info->multiprocessors = properties.multiProcessorCount;
+    info->memory = int64_t(properties.totalGlobalMem);
+    info->l2Cache = properties.l2CacheSize;
+  });
+}
+
+Context* createContext() { return new Context; }
+
+void destroyContext(Context* context) {
+  for (Context::Idle& idle : context->idle) {
+    cudaSetDevice(idle.device);
+    idle.workspace.reset();
+  }
+  delete context;
+}
+
+std::unique_ptr<Workspace> takeWorkspace(Context& context, int32_t device) {
+  const std::lock_guard<std::mutex> lock(context.mutex);
+  for (size_t i = 0; i < context.idle.size(); ++i) {
+    if (context.idle[i].device != device) continue;
+    std::unique_ptr<Workspace> workspace = std::move(context.idle[i].workspace);
+    context.idle.erase(context.idle.begin() + std::ptrdiff_t(i));
+    return workspace;
+  }
+  return std::make_unique<Workspace>();
+}
+
+bool run(Context* context, Job* job, bool* finished, Problem* problem) {
+  return guarded(problem, "beginning a call", job->device, [&] {
+    *finished = false;
+    if (job->cancelled) return;
+    std::unique_ptr<Workspace> workspace = takeWorkspace(*context, job->device);
+    {
+      Plan plan(*job, *workspace);
+      *finished = plan.run(Stream(job->stream));
+      if (*finished) plan.read();
+    }
+    const std::lock_guard<std::mutex> lock(context->mutex);
+    context->idle.push_back({job->device, std::move(workspace)});
+  });
+}
+
+bool prepare(Job* job, Prepared** prepared, Problem* problem) {
+  return guarded(problem, "preparing a call", job->device, [&] {
+    auto made = std::make_unique<Prepared>();
+    made->device = job->device;
+    made->plan = std::make_unique<Plan>(*job, made->workspace);
+    made->plan->upload(Stream(job->stream));
+    check(cudaStreamSynchronize(Stream(job->stream)), "preparing a call");
+    *prepared = made.release();
+  });
+}
+
+bool enqueue(Prepared* prepared, void* stream, Problem* problem) {
+  return guarded(problem, "enqueueing a call", prepared->device, [&] { prepared->plan->enqueue(Stream(stream)); });
+}
+
+bool read(Prepared* prepared, void* stream, Problem* problem) {
+  return guarded(problem, "waiting for a call to end", prepared->device, [&] {
+    check(cudaStreamSynchronize(Stream(stream)), "waiting for a call to end");
+    prepared->plan->read();
+  });
+}
+
+void destroyPrepared(Prepared* prepared) {
+  cudaSetDevice(prepared->device);
+  delete prepared;
+}
+
+bool allocate(int32_t device, uint64_t bytes, uint64_t* address, Problem* problem) {
+  return guarded(problem, "allocating device memory", device, [&] {
+    void* memory = nullptr;
+    const cudaError_t status = cudaMalloc(&memory, bytes);
+    if (status != cudaSuccess) {
+      cudaGetLastError();  // running out of memory is not an error of later calls
+      size_t free = 0, total = 0;
+      cudaMemGetInfo(&free, &total);
+      fail(status, "allocating " + std::to_string(bytes) + " bytes of device memory (" + std::to_string(free) + " of " +
+                       std::to_string(total) + " are free)");
+    }
+    *address = reinterpret_cast<uint64_t>(memory);
+  });
+}
+
+bool release(int32_t device, uint64_t address, Problem* problem) {
+  return guarded(problem, "releasing device memory", device,
+                 [&] { check(cudaFree(reinterpret_cast<void*>(address)), "releasing device memory"); });
+}
+
+void copyAsync(uint64_t to, uint64_t from, uint64_t bytes, CopyKind kind, void* stream) {
+  check(cudaMemcpyAsync(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes, cudaMemcpyKind(kind),
+                        Stream(stream)),
+        "copying memory");
+}
+
+bool copy(int32_t device, uint64_t to, uint64_t from, uint64_t bytes, CopyKind kind, void* stream, Problem* problem) {
+  return guarded(problem, "copying memory", device, [&] {
+    copyAsync(to, from, bytes, kind, stream);
+    check(cudaStreamSynchronize(Stream(stream)), "copying memory");
+  });
+}
+
+bool copyOnDevice(int32_t device, uint64_t to, uint64_t from, uint64_t bytes, void* stream, Problem* problem) {
+  return guarded(problem, "copying memory", device, [&] { copyAsync(to, from, bytes, CopyKind::kOnDevice, stream); });
+}
+
+bool createStream(int32_t device, void** stream, Problem* problem) {
+  return guarded(problem, "creating a stream", device, [&] {
+    cudaStream_t made;
+    check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "creating a stream");
+    *stream = made;
+  });
+}
+
+bool destroyStream(void* stream, Problem* problem) {
+  return guarded(problem, "destroying a stream", -1,
+                 [&] { check(cudaStreamDestroy(Stream(stream)), "destroying a stream"); });
+}
+
+bool synchronize(int32_t device, void* stream, Problem* problem) {
+  return guarded(problem, "waiting for a stream", device,
+                 [&] { check(cudaStreamSynchronize(Stream(stream)), "waiting for a stream"); });
+}
+
+bool createEvent(int32_t device, void** event, Problem* problem) {
+  return guarded(problem, "creating an event", device, [&] {
+    cudaEvent_t made;
+    check(cudaEventCreateWithFlags(&made, 0), "creating an event");
+    *event = made;
+  });
+}
+
+bool destroyEvent(void* event, Problem* problem) {
+  return guarded(problem, "destroying an event", -1,
+                 [&] { check(cudaEventDestroy(cudaEvent_t(event)), "destroying an event"); });
+}
+
+bool recordEvent(int32_t device, void* event, void* stream, Problem* problem) {
+  return guarded(problem, "recording an event", device,
+                 [&] { check(cudaEventRecord(cudaEvent_t(event), Stream(stream)), "recording an event"); });
+}
+
+bool milliseconds(void* start, void* end, double* milliseconds, Problem* problem) {
+  return guarded(problem, "reading events", -1, [&] {
+    float elapsed = 0;
+    check(cudaEventSynchronize(cudaEvent_t(end)), "reading events");
+    check(cudaEventElapsedTime(&elapsed, cudaEvent_t(start), cudaEvent_t(end)), "reading events");
+    *milliseconds = double(elapsed);
+  });
+}
+
+bool beginCapture(int32_t device, void* stream, Problem* problem) {
+  return guarded(problem, "capturing a graph", device, [&] {
+    check(cudaStreamBeginCapture(Stream(stream), cudaStreamCaptureModeThreadLocal), "capturing a graph");
+  });
+}
+
+bool endCapture(int32_t device, void* stream, void** graph, Problem* problem) {
+  return guarded(problem, "capturing a graph", device, [&] {
+    cudaGraph_t captured;
+    check(cudaStreamEndCapture(Stream(stream), &captured), "capturing a graph");
+    cudaGraphExec_t executable;
+    const cudaError_t status = cudaGraphInstantiate(&executable, captured, 0);
+    cudaGraphDestroy(captured);
+    check(status, "making a graph ready");
+    *graph = executable;
+  });
+}
+
+bool launchGraph(int32_t device, void* graph, void* stream, Problem* problem) {
+  return guarded(problem, "launching a graph", device,
+                 [&] { check(cudaGraphLaunch(cudaGraphExec_t(graph), Stream(stream)), "launching a graph"); });
+}
+
+bool destroyGraph(void* graph, Problem* problem) {
+  return guarded(problem, "destroying a graph", -1,
+                 [&] { check(cudaGraphExecDestroy(cudaGraphExec_t(graph)), "destroying a graph"); });
+}
+
+constexpr Api kApi = {kApiVersion,   deviceCount,  deviceInfo,  createContext, destroyContext,
+                      run,           prepare,      enqueue,     read,          destroyPrepared,
+                      allocate,      release,      copy,        copyOnDevice,  createStream,
+                      destroyStream, synchronize,  createEvent, destroyEvent,  recordEvent,
+                      milliseconds,  beginCapture, endCapture,  launchGraph,   destroyGraph};
+
+}  // namespace
+}  // namespace cuda
+}  // namespace fpl
+
+#if defined(_WIN32)
+#define FPL_EXPORT extern "C" __declspec(dllexport)
+#else
+#define FPL_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+FPL_EXPORT const fpl::cuda::Api* fusedPreferenceLossCuda() { return &fpl::cuda::kApi; }

@@ -1,0 +1,342 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "staging.h"
+
+namespace fpl {
+namespace cuda {
+
+DeviceMemory::DeviceMemory(size_t bytes, const char* purpose) : size_(bytes) {
+  const cudaError_t status = cudaMalloc(reinterpret_cast<void**>(&data_), bytes);
+  if (status == cudaSuccess) return;
+  data_ = nullptr;
+  cudaGetLastError();  // running out of memory is not an error of later calls
+  size_t free = 0, total = 0;
+  cudaMemGetInfo(&free, &total);
+  fail(status, "allocating " + std::to_string(bytes) + " bytes of device memory for " + purpose + " (" +
+                   std::to_string(free) + " of " + std::to_string(total) + " are free)");
+}
+
+DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+DeviceMemory::~DeviceMemory() {
+  if (data_) cudaFree(data_);
+}
+
+PinnedMemory::PinnedMemory(size_t bytes) : size_(bytes) {
+  const cudaError_t status = cudaMallocHost(reinterpret_cast<void**>(&data_), bytes);
+  if (status == cudaSuccess) return;
+  data_ = nullptr;
+  cudaGetLastError();
+  fail(status, "allocating " + std::to_string(bytes) + " bytes of pinned host memory");
+}
+
+PinnedMemory& PinnedMemory::operator=(PinnedMemory&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+PinnedMemory::~PinnedMemory() {
+  if (data_) cudaFreeHost(data_);
+}
+
+void Workspace::reserve(size_t deviceBytes, size_t pinnedBytes) {
+  // The old memory first: there may not be room for both.
+  if (device.size() < deviceBytes) {
+    device = DeviceMemory();
+    device = DeviceMemory(deviceBytes, "the workspace");
+  }
+  if (pinned.size() < pinnedBytes) {
+    pinned = PinnedMemory();
+    pinned = PinnedMemory(pinnedBytes);
+  }
+}
+
+// Gives out places in the workspace, one after the other: inputs, then results, then scratch. Walked over twice: to
+// learn the size, and to have the addresses.
+class Plan::Layout {
+ public:
+  explicit Layout(char* base) : base_(base) {}
+
+  template <typename T>
+  T* scratch(int64_t count) {
+    const size_t at = end_;
+    end_ += (size_t(count) * sizeof(T) + 255) / 256 * 256;
+    return reinterpret_cast<T*>(base_ + at);
+  }
+
+  // A copy of what `host` points to; null for null.
+  template <typename T>
+  T* input(const T* host, int64_t count) {
+    if (!host) return nullptr;
+    inputs.push_back({const_cast<T*>(host), end_, size_t(count) * sizeof(T)});
+    return scratch<T>(count);
+  }
+
+  template <typename T>
+  T* result(T* host, int64_t count) {
+    if (!host) return nullptr;
+    results.push_back({host, end_, size_t(count) * sizeof(T)});
+    return scratch<T>(count);
+  }
+
+  size_t end() const { return end_; }
+
+  std::vector<Copy> inputs, results;
+
+ private:
+  char* base_;
+  size_t end_ = 0;
+};
+
+Plan::Plan(Job& job, Workspace& workspace) : job_(job), workspace_(workspace) {
+  const Tokens& tokens = job.tokens;
+  if (job.hasPolicy && job.hasLoss) {
+    // The pairs each sequence is in, in their order.
+    starts_.assign(size_t(tokens.sequences) + 1, 0);
+    for (int64_t k = 0; k < 2 * job.loss.pairCount; ++k) ++starts_[size_t(job.loss.pairs[k]) + 1];
+    for (size_t s = 1; s < starts_.size(); ++s) starts_[s] += starts_[s - 1];
+    slots_.resize(size_t(2 * job.loss.pairCount));
+    std::vector<int32_t> next(starts_.begin(), starts_.end() - 1);
+    for (int64_t k = 0; k < 2 * job.loss.pairCount; ++k) slots_[size_t(next[job.loss.pairs[k]]++)] = int32_t(k);
+  }
+
+  Layout sizes(nullptr);
+  place(sizes);
+  workspace.reserve(sizes.end(), resultsEnd_);
+  Layout layout(workspace.device.data());
+  place(layout);
+  inputs_ = std::move(layout.inputs);
+  results_ = std::move(layout.results);
+}
+
+void Plan::place(Layout& layout) {
+  const Tokens& tokens = job_.tokens;
+  const PreferenceLoss& loss = job_.loss;
+  const Rows& rows = job_.hasPolicy ? job_.policy.logits : job_.gradient.logits;
+  const int64_t count = rows.count(), sequences = tokens.sequences, pairs = loss.pairCount;
+  const bool hasRows = job_.hasPolicy || job_.hasGradient, gathers = job_.hasPolicy && job_.hasLoss;
+  const bool labelsOnDevice = job_.labels.data != nullptr;
+  on_.hasPolicy = job_.hasPolicy;
+  on_.hasReference = job_.hasReference;
+  on_.hasLoss = job_.hasLoss;
+  on_.hasGradient = job_.hasGradient;
+  on_.tokens = tokens;
+  on_.loss.terms = loss.terms;
+  on_.loss.constants = loss.constants;
+  on_.loss.pairCount = pairs;
+  on_.gradient = job_.gradient;
+
+  if (hasRows) {
+    if (!labelsOnDevice) {
+      on_.tokens.targets = layout.input(tokens.targets, count);
+      on_.tokens.counts = layout.input(tokens.counts, sequences);
+    }
+    on_.tokens.weights = layout.input(tokens.weights, count);
+    on_.tokens.offsets = layout.input(tokens.offsets, sequences + 1);
+  }
+  PreferenceLoss& l = on_.loss;
+  if (gathers) {
+    l.pairs = layout.input(loss.pairs, 2 * pairs);
+    index_.starts = layout.input(starts_.data(), sequences + 1);
+    index_.slots = layout.input(slots_.data(), 2 * pairs);
+    if (!job_.hasReference) {
+      l.referenceChosen = layout.input(loss.referenceChosen, pairs);
+      l.referenceRejected = layout.input(loss.referenceRejected, pairs);
+    }
+  } else if (job_.hasLoss) {
+    l.chosen = layout.input(loss.chosen, pairs);
+    l.rejected = layout.input(loss.rejected, pairs);
+    l.referenceChosen = layout.input(loss.referenceChosen, pairs);
+    l.referenceRejected = layout.input(loss.referenceRejected, pairs);
+    l.chosenLengths = layout.input(loss.chosenLengths, pairs);
+    l.rejectedLengths = layout.input(loss.rejectedLengths, pairs);
+    l.pairWeights = layout.input(loss.pairWeights, pairs);
+  }
+  if (job_.hasGradient && !job_.hasPolicy) {
+    on_.gradient.states = layout.input(job_.gradient.states, count);
+    on_.gradient.coefficients = layout.input(job_.gradient.coefficients, sequences);
+  }
+  inputBytes_ = layout.end();
+
+  resultsBegin_ = layout.end();
+  if (hasRows && labelsOnDevice) {
+    on_.tokens.counts = layout.result(const_cast<int32_t*>(tokens.counts), sequences);
+    invalid_ = layout.result(job_.invalidLabels, 1);
+  }
+  // The caller wants the states where a gradient may follow in another call.
+  if (job_.hasPolicy) placeForward(layout, job_.policy, on_.policy, !job_.hasGradient);
+  if (job_.hasReference) placeForward(layout, job_.reference, on_.reference, false);
+  if (job_.hasLoss) {
+    if (gathers) {
+      l.chosen = layout.result(loss.chosen, pairs);
+      l.rejected = layout.result(loss.rejected, pairs);
+      l.pairWeights = layout.result(loss.pairWeights, pairs);
+      if (job_.hasReference) {
+        l.referenceChosen = layout.result(loss.referenceChosen, pairs);
+        l.referenceRejected = layout.result(loss.referenceRejected, pairs);
+      }
+    }
+    l.losses = layout.result(loss.losses, pairs);
+    l.chosenRewards = layout.result(loss.chosenRewards, pairs);
+    l.rejectedRewards = layout.result(loss.rejectedRewards, pairs);
+    l.gradChosen = layout.result(loss.gradChosen, pairs);
+    l.gradRejected = layout.result(loss.gradRejected, pairs);
+    l.summary = layout.result(loss.summary, 3);
+  }
+  resultsEnd_ = layout.end();
+
+  if (labelsOnDevice) on_.tokens.targets = layout.scratch<int32_t>(count);
+  if (gathers) {
+    l.chosenLengths = layout.scratch<double>(pairs);
+    l.rejectedLengths = layout.scratch<double>(pairs);
+    if (job_.hasGradient) on_.gradient.coefficients = layout.scratch<double>(sequences);
+  }
+  if (job_.hasLoss) index_.ranks = layout.scratch<int32_t>(3 * pairs);
+  if (job_.hasPolicy) {
+    for (Forward* f : {&on_.policy, &on_.reference}) {
+      if (!f->states) f->states = layout.scratch<TokenState>(count);
+      if (f->logWeights && !f->sumSquaredProbs) f->sumSquaredProbs = layout.scratch<float>(count);
+      if (!job_.hasReference) break;
+    }
+    if (job_.hasGradient) on_.gradient.states = on_.policy.states;
+    // Few rows leave most of the GPU idle unless they are split. The rows' bits do not depend on it.
+    const int64_t segments = RowSegments(rows.vocab).count;
+    constexpr int64_t kFew = 1024;
+    scratch_.split = segments > 1 && count <= kFew;
+    const int64_t partials = scratch_.split ? count * segments : count;
+    if (scratch_.split) scratch_.sums = layout.scratch<PartialSums>(partials);
+    if (on_.policy.wantsByProducts()) scratch_.byProducts = layout.scratch<PartialByProducts>(partials);
+  }
+}
+
+void Plan::placeForward(Layout& layout, const Forward& from, Forward& to, bool keepStates) {
+  const int64_t count = from.logits.count();
+  to = from;
+  to.states = keepStates ? layout.result(from.states, count) : nullptr;
+  to.logProbs = layout.result(from.logProbs, job_.tokens.sequences);
+  to.logWeights = layout.result(from.logWeights, job_.tokens.sequences);
+  to.tokenLogProbs = layout.result(from.tokenLogProbs, count);
+  to.tokenEntropies = layout.result(from.tokenEntropies, count);
+  to.tokenArgmax = layout.result(from.tokenArgmax, count);
+  to.logSumExp = layout.result(from.logSumExp, count);
+  to.sumSquaredProbs = layout.result(from.sumSquaredProbs, count);
+}
+
+void Plan::upload(Stream stream) {
+  for (const Copy& copy : inputs_) memcpy(workspace_.pinned.data() + copy.offset, copy.host, copy.bytes);
+  if (inputBytes_ == 0) return;
+  check(
+      cudaMemcpyAsync(workspace_.device.data(), workspace_.pinned.data(), inputBytes_, cudaMemcpyHostToDevice, stream),
+      "copying a call's inputs to the device");
+}
+
+void Plan::enqueueTargets(Stream stream) {
+  if (!job_.labels.data) return;
+  check(cudaMemsetAsync(invalid_, 0, sizeof *invalid_, stream), "targets");
+  const Rows& rows = job_.hasPolicy ? job_.policy.logits : job_.gradient.logits;
+  targetsOf(job_.labels, on_.tokens.offsets, on_.tokens.sequences, rows.vocab, const_cast<int32_t*>(on_.tokens.targets),
+            const_cast<int32_t*>(on_.tokens.counts), invalid_, stream);
+}
+
+void Plan::enqueueForward(const Forward& stage, const Rows& from, Stream stream) {
+  SweepScratch scratch = scratch_;
+  if (!stage.wantsByProducts()) scratch.byProducts = nullptr;
+  if (from.onDevice) {
+    sweepRows(stage, on_.tokens, scratch, 0, stage.logits.count(), stream);
+  } else {
+    Staging staging(stream);
+    staging.upload(from, stage.logits, job_.tokens.targets, job_.cancelled,
+                   [&](int64_t first, int64_t end) { sweepRows(stage, on_.tokens, scratch, first, end, stream); });
+  }
+  finishRows(stage, on_.tokens, scratch, stream);
+  sequenceSums(stage, on_.tokens, stream);
+}
+
+void Plan::enqueueGradient(Stream stream) {
+  rowGradients(on_.gradient, on_.tokens, stream);
+  if (job_.gradient.out.onDevice) {
+    logitsGradient(on_.gradient, on_.tokens, 0, on_.gradient.logits.count(), stream);
+    return;
+  }
+  Staging staging(stream);
+  if (!job_.hasPolicy) {
+    staging.upload(job_.gradient.logits, on_.gradient.logits, job_.tokens.targets, job_.cancelled,
+                   [](int64_t, int64_t) {});
+  }
+  // On the device the gradient takes the place of the logits; inactive rows are the host's.
+  on_.gradient.skipInactive = true;
+  staging.download(on_.gradient.out, job_.gradient.out, job_.tokens.targets, job_.gradient.skipInactive,
+                   [&](int64_t first, int64_t end) { logitsGradient(on_.gradient, on_.tokens, first, end, stream); });
+}
+
+void Plan::download(Stream stream) {
+  if (resultsEnd_ == resultsBegin_) return;
+  check(cudaMemcpyAsync(workspace_.pinned.data() + resultsBegin_, workspace_.device.data() + resultsBegin_,
+                        resultsEnd_ - resultsBegin_, cudaMemcpyDeviceToHost, stream),
+        "copying a call's results to the host");
+}
+
+void Plan::enqueueValues(Stream stream) {
+  enqueueTargets(stream);
+  if (job_.hasPolicy) enqueueForward(on_.policy, job_.policy.logits, stream);
+  if (job_.hasReference) enqueueForward(on_.reference, job_.reference.logits, stream);
+  if (!job_.hasLoss) return;
+  preferenceLoss(on_.loss, job_.hasPolicy ? &on_.policy : nullptr, job_.hasReference ? &on_.reference : nullptr,
+                 on_.tokens, index_, job_.hasGradient ? on_.gradient.coefficients : nullptr, stream);
+}
+
+void Plan::enqueue(Stream stream) {
+  enqueueValues(stream);
+  if (job_.hasGradient) enqueueGradient(stream);
+  download(stream);
+}
+
+namespace {
+
+// Room on the device for rows that are on the host, one right behind the other.
+DeviceMemory roomFor(Rows& rows, const char* purpose) {
+  DeviceMemory memory(size_t(rows.count() * rows.vocab * elementSize(rows.dtype)), purpose);
+  rows.data = memory.data();
+  rows.batchStride = rows.time * rows.vocab;
+  rows.timeStride = rows.vocab;
+  return memory;
+}
+
+}  // namespace
+
+bool Plan::run(Stream stream) {
+  Rows& logits = job_.hasPolicy ? on_.policy.logits : on_.gradient.logits;
+  if ((job_.hasPolicy || job_.hasGradient) && !logits.onDevice) {
+    policyLogits_ = roomFor(logits, "the logits");
+    if (job_.hasGradient) on_.gradient.logits = on_.gradient.out = logits;
+  }
+  if (job_.hasReference && !on_.reference.logits.onDevice) {
+    referenceLogits_ = roomFor(on_.reference.logits, "the reference's logits");
+  }
+  upload(stream);
+  enqueueValues(stream);
+  if (job_.cancellable) {
+    // The gradient is not begun before it is known that it is still wanted.
+    check(cudaStreamSynchronize(stream), "waiting for the loss");
+    if (job_.cancelled) return false;
+  }
+  if (job_.hasGradient) enqueueGradient(stream);
+  download(stream);
+  check(cudaStreamSynchronize(stream), "waiting for a call to end");
+  return true;
+}
+
+void Plan::read() {
+  for (const Copy& copy : results_) memcpy(copy.host, workspace_.pinned.data() + copy.offset, copy.bytes);
+}
+
+}  // namespace cuda
+}  // namespace fpl

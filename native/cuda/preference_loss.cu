@@ -1,0 +1,186 @@
+// Stage 3 on a GPU, with the ways into it and out of it: log-probs of sequences to pairs, the losses of losses.h pair
+// by pair, and derivatives from pairs back to sequences. One block does it all, float64: it is small, and each launch
+// saved is worth more than the threads.
+#include "reduce.h"
+#include "stages.h"
+
+namespace fpl {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct LossArguments {
+  PreferenceLoss loss;
+  const double *policyLogProbs, *referenceLogProbs, *logWeights;  // [S]; null where there are none
+  const int32_t* counts;                                          // [S]; null without sequences
+  int64_t sequences;
+  PairIndex index;
+  double* coefficients;  // [S] or null
+};
+
+struct Sums {
+  double of[kThreads];
+};
+
+FPL_DEVICE Pair pairAt(const PreferenceLoss& s, int64_t i) {
+  return {s.chosen[i],
+          s.rejected[i],
+          s.referenceChosen[i],
+          s.referenceRejected[i],
+          s.chosenLengths ? s.chosenLengths[i] : 0,
+          s.rejectedLengths ? s.rejectedLengths[i] : 0};
+}
+
+// Whether a stands before b: smallest first, ties in the order of the pairs, NaN last.
+FPL_DEVICE bool standsBefore(double a, int64_t i, double b, int64_t j) {
+  if (a != a || b != b) return a == a || (b != b && i < j);
+  return a < b || (a == b && i < j);
+}
+
+template <typename Value>
+FPL_DEVICE int64_t rankOf(int64_t i, int64_t count, const Value& value) {
+  const double own = value(i);
+  int64_t rank = 0;
+  for (int64_t j = 0; j < count; ++j) rank += standsBefore(value(j), j, own, i);
+  return rank;
+}
+
+// match[i]: the pair whose value in `right` has the rank that pair i's has in `left`; inverse the other way round.
+template <typename Left, typename Right>
+FPL_DEVICE void matchByRank(int64_t count, const Left& left, const Right& right, int32_t* order, int32_t* match,
+                            int32_t* inverse) {
+  for (int64_t i = threadIndex(); i < count; i += kThreads) order[rankOf(i, count, right)] = int32_t(i);
+  barrier();
+  for (int64_t i = threadIndex(); i < count; i += kThreads) {
+    match[i] = order[rankOf(i, count, left)];
+    inverse[match[i]] = int32_t(i);
+  }
+  barrier();
+}
+
+// Adds one loss of the sum. Each thread writes its own pairs, so the terms need no barrier between them.
+FPL_DEVICE void addTerm(const PreferenceLoss& s, const LossTerm& term, const LossConstants& batch, int32_t* ranks) {
+  LossConstants constants = batch;
+  constants.labelSmoothing = term.labelSmoothing;
+  int32_t *match = ranks, *inverse = ranks + s.pairCount, *order = ranks + 2 * s.pairCount;
+  if (term.type == LossType::aot) {
+    matchByRank(
+        s.pairCount, [&](int64_t i) { return s.chosen[i] - s.rejected[i]; },
+        [&](int64_t i) { return s.referenceChosen[i] - s.referenceRejected[i]; }, order, match, inverse);
+  } else if (term.type == LossType::aot_unpaired) {
+    matchByRank(
+        s.pairCount, [&](int64_t i) { return s.chosen[i] - s.referenceChosen[i]; },
+        [&](int64_t i) { return s.rejected[i] - s.referenceRejected[i]; }, order, match, inverse);
+  }
+  const auto valueOf = [&](int64_t i) {
+    Pair pair = pairAt(s, i);
+    if (term.type == LossType::aot) {
+      // The difference of the two matched log-ratios stands for chosen - rejected.
+      pair.policyChosen = s.chosen[i] - s.rejected[i];
+      pair.referenceChosen = s.referenceChosen[match[i]] - s.referenceRejected[match[i]];
+      pair.policyRejected = pair.referenceRejected = 0;
+    } else if (term.type == LossType::aot_unpaired) {
+      pair.policyRejected = s.rejected[match[i]];
+      pair.referenceRejected = s.referenceRejected[match[i]];
+    }
+    LossValue value = evaluate(term.type, pair, constants);
+    const double weight = term.weight * (s.pairWeights ? s.pairWeights[i] : 1);
+    value.loss *= weight;
+    value.dChosen = weight * value.dChosen / double(s.pairCount);
+    value.dRejected = weight * value.dRejected / double(s.pairCount);
+    return value;
+  };
+  for (int64_t i = threadIndex(); i < s.pairCount; i += kThreads) {
+    const LossValue value = valueOf(i);
+    s.losses[i] += value.loss;
+    s.gradChosen[i] += value.dChosen;
+    // The rejected sequence of pair i may be in the loss of another pair.
+    s.gradRejected[i] += term.type == LossType::aot_unpaired ? valueOf(inverse[i]).dRejected : value.dRejected;
+  }
+}
+
+FPL_KERNEL(kThreads, 1)
+lossKernel(FPL_ARGUMENT LossArguments a) {
+  FPL_SHARED(Sums, first);
+  FPL_SHARED(Sums, second);
+  FPL_SHARED(Sums, third);
+  const PreferenceLoss& s = a.loss;
+  double* chosenLengths = const_cast<double*>(s.chosenLengths);
+  double* rejectedLengths = const_cast<double*>(s.rejectedLengths);
+
+  double tokens = 0;
+  for (int64_t i = threadIndex(); i < s.pairCount; i += kThreads) {
+    if (a.policyLogProbs) {
+      const int32_t chosen = s.pairs[2 * i], rejected = s.pairs[2 * i + 1];
+      s.chosen[i] = a.policyLogProbs[chosen];
+      s.rejected[i] = a.policyLogProbs[rejected];
+      if (a.referenceLogProbs) {
+        s.referenceChosen[i] = a.referenceLogProbs[chosen];
+        s.referenceRejected[i] = a.referenceLogProbs[rejected];
+      }
+      chosenLengths[i] = a.counts[chosen];
+      rejectedLengths[i] = a.counts[rejected];
+      if (a.logWeights) s.pairWeights[i] = exp(a.logWeights[chosen] + a.logWeights[rejected]);
+    }
+    s.losses[i] = s.gradChosen[i] = s.gradRejected[i] = 0;
+    if (s.chosenLengths) tokens += s.chosenLengths[i];
+  }
+  blockSum(tokens, first.of);
+  barrier();
+  LossConstants constants = s.constants;
+  constants.pairCount = double(s.pairCount);
+  constants.totalChosenTokens = first.of[0];
+  barrier();
+
+  for (const LossTerm& term : s.terms) addTerm(s, term, constants, a.index.ranks);
+
+  double loss = 0, margin = 0, correct = 0;
+  for (int64_t i = threadIndex(); i < s.pairCount; i += kThreads) {
+    const Rewards reward = rewards(s.terms.list[0].type, pairAt(s, i), constants);
+    s.chosenRewards[i] = reward.chosen;
+    s.rejectedRewards[i] = reward.rejected;
+    loss += s.losses[i];
+    margin += reward.chosen - reward.rejected;
+    correct += reward.chosen > reward.rejected;
+  }
+  loss = blockSum(loss, first.of);
+  margin = blockSum(margin, second.of);
+  correct = blockSum(correct, third.of);
+  if (threadIndex() == 0) {
+    s.summary[0] = loss / double(s.pairCount);
+    s.summary[1] = correct / double(s.pairCount);
+    s.summary[2] = margin / double(s.pairCount);
+  }
+
+  if (!a.coefficients) return;
+  for (int64_t q = threadIndex(); q < a.sequences; q += kThreads) {
+    double coefficient = 0;
+    for (int32_t k = a.index.starts[q]; k < a.index.starts[q + 1]; ++k) {
+      const int32_t slot = a.index.slots[k];
+      coefficient += slot % 2 == 0 ? s.gradChosen[slot / 2] : s.gradRejected[slot / 2];
+    }
+    a.coefficients[q] = coefficient;
+  }
+}
+
+}  // namespace
+
+void preferenceLoss(const PreferenceLoss& loss, const Forward* policy, const Forward* reference, const Tokens& tokens,
+                    const PairIndex& index, double* coefficients, Stream stream) {
+  LossArguments a{};
+  a.loss = loss;
+  if (policy) {
+    a.policyLogProbs = policy->logProbs;
+    a.logWeights = policy->logWeights;
+    a.counts = tokens.counts;
+    a.sequences = tokens.sequences;
+  }
+  if (reference) a.referenceLogProbs = reference->logProbs;
+  a.index = index;
+  a.coefficients = coefficients;
+  FPL_LAUNCH("preference loss", lossKernel, 1, kThreads, stream, a);
+}
+
+}  // namespace cuda
+}  // namespace fpl

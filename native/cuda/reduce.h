@@ -1,0 +1,21 @@
+// Sums over the threads of a block, in an order that does not change.
+#pragma once
+
+#include "device.h"
+
+namespace fpl {
+namespace cuda {
+
+// Σ of every thread's `value`, for thread 0. Call with the same `scratch` only after another barrier.
+template <int kThreads, typename V>
+FPL_DEVICE V blockSum(V value, V (&scratch)[kThreads]) {
+  scratch[threadIndex()] = value;
+  for (int width = kThreads / 2; width > 0; width /= 2) {
+    barrier();
+    if (threadIndex() < width) scratch[threadIndex()] += scratch[threadIndex() + width];
+  }
+  return scratch[0];
+}
+
+}  // namespace cuda
+}  // namespace fpl

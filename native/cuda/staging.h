@@ -1,0 +1,37 @@
+// Logits that are on the host, brought to the device and back in chunks: while one chunk is copied by the GPU and
+// another is worked on, the next is copied to pinned memory. Rows that predict nothing are left out.
+#pragma once
+
+#include <functional>
+
+#include "plan.h"
+
+namespace fpl {
+namespace cuda {
+
+class Staging {
+ public:
+  explicit Staging(Stream compute);
+  ~Staging();
+  Staging(const Staging&) = delete;
+
+  // Rows of `from`, on the host, to the same rows of `to`; `ready(first, end)` is called when work on these rows may be
+  // enqueued. `targets` (on the host) tell which rows are active; null: all are. Stops early once `cancelled`.
+  void upload(const Rows& from, const Rows& to, const int32_t* targets, const std::atomic<bool>& cancelled,
+              const std::function<void(int64_t first, int64_t end)>& ready);
+
+  // Back, `work(first, end)` being called to enqueue what fills these rows. Inactive rows become zeros unless skipped.
+  void download(const Rows& from, const Rows& to, const int32_t* targets, bool skipInactive,
+                const std::function<void(int64_t first, int64_t end)>& work);
+
+ private:
+  static constexpr int kBuffers = 2;
+  static constexpr size_t kChunk = 16 << 20;
+
+  Stream compute_, copies_ = nullptr;
+  PinnedMemory buffers_[kBuffers];
+  cudaEvent_t copied_[kBuffers] = {}, worked_ = nullptr;
+};
+
+}  // namespace cuda
+}  // namespace fpl

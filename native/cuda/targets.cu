@@ -1,0 +1,56 @@
+// Stage 0 on a GPU, for labels that are there already: what each row predicts and how many rows of a sequence do, as
+// lib finds it for labels on the host.
+#include "reduce.h"
+#include "stages.h"
+
+namespace fpl {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct TargetArguments {
+  DeviceLabels labels;
+  const int32_t* offsets;
+  int64_t vocab;
+  int32_t *targets, *counts, *invalid;
+};
+
+struct Counts {
+  int32_t of[kThreads];
+};
+
+FPL_KERNEL(kThreads, 2)
+targetsKernel(FPL_ARGUMENT TargetArguments a) {
+  FPL_SHARED(Counts, counts);
+  const int64_t s = blockIndex(), begin = a.offsets[s], end = a.offsets[s + 1];
+  int32_t count = 0;
+  for (int64_t row = begin + threadIndex(); row < end; row += kThreads) {
+    const int64_t at = row + (a.labels.shift ? 1 : 0);
+    int32_t target = -1;
+    if (at < end && !(a.labels.mask && a.labels.mask[at] == 0)) {
+      const int64_t label = a.labels.wide ? static_cast<const int64_t*>(a.labels.data)[at]
+                                          : static_cast<const int32_t*>(a.labels.data)[at];
+      if (label != a.labels.ignoreIndex) {
+        const bool valid = label >= 0 && label < a.vocab;
+        target = valid ? int32_t(label) : kInvalidTarget;
+        if (!valid) addAtomic(a.invalid, 1);
+        ++count;
+      }
+    }
+    a.targets[row] = target;
+  }
+  count = blockSum(count, counts.of);
+  if (threadIndex() == 0) a.counts[s] = count;
+}
+
+}  // namespace
+
+void targetsOf(const DeviceLabels& labels, const int32_t* offsets, int64_t sequences, int64_t vocab, int32_t* targets,
+               int32_t* counts, int32_t* invalid, Stream stream) {
+  const TargetArguments a{labels, offsets, vocab, targets, counts, invalid};
+  FPL_LAUNCH("targets", targetsKernel, sequences, kThreads, stream, a);
+}
+
+}  // namespace cuda
+}  // namespace fpl
