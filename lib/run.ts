@@ -40,13 +40,14 @@ export function runnerOf(options: RunOptions, memory?: DeviceRange): Runner {
     if (!isAbortSignal(signal)) throw invalidType('options.signal', 'an AbortSignal', signal)
     settings.signal = signal
   }
+  const address = stream === undefined ? undefined : streamOf(stream)
   const backend = pickBackend(name, memory !== undefined, settings.instructionSet)
   if (backend.name === 'cuda') {
     settings.device = device === undefined ? (memory?.device ?? 0) : integer(device, 'options.device', 0, MOST_DEVICES)
     if (memory && settings.device !== memory.device) {
       throw invalidValue('options.device', `is ${settings.device}, but the logits are on device ${memory.device}`)
     }
-    if (stream !== undefined) settings.stream = streamOf(stream)
+    if (address !== undefined) settings.stream = address
   } else {
     if (stream !== undefined) throw forCuda('options.stream', backend)
     if (device !== undefined) throw forCuda('options.device', backend)

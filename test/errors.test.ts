@@ -150,7 +150,7 @@ const LOGITS: Case[] = [
   ['detached data', 'ERR_INVALID_ARG_VALUE', 'logits.data is detached', (c) => { structuredClone(c.logits.data, { transfer: [c.logits.data.buffer] }) }],
   ['resizable data', 'ERR_INVALID_ARG_VALUE', 'logits.data is a view of a resizable buffer', (c) => { c.logits.data = new Float32Array(resizable(240)) }],
   ['resizable data, fixed view', 'ERR_INVALID_ARG_VALUE', 'logits.data', (c) => { c.logits.data = new Float32Array(resizable(240), 0, 60) }],
-  ['device pointer', 'ERR_BACKEND_UNAVAILABLE', 'logits.data is device memory', (c) => { c.logits.data = { ptr: 4096n, byteLength: 240 } }],
+  ['device pointer', 'ERR_INVALID_ARG_VALUE', 'device memory among the arguments', (c) => { c.logits.data = { ptr: 4096n, byteLength: 240 }; c.options.gradient = undefined }],
 ]
 
 // biome-ignore format: one case a line
@@ -270,7 +270,7 @@ const FUSED: Case[] = [
   ['reference of both kinds', 'ERR_INVALID_ARG_TYPE', 'not both', (c) => { c.options.reference.logits = { ...c.logits } }],
   ['reference logits of another shape', 'ERR_SHAPE_MISMATCH', 'options.reference.logits.shape must be that of logits, [4, 3, 5]; got [4, 5, 3]', (c) => { c.options.reference = { logits: { data: ramp(60), shape: [4, 5, 3] } } }],
   ['reference logits without data', 'ERR_INVALID_ARG_TYPE', 'options.reference.logits.data', (c) => { c.options.reference = { logits: { shape: [4, 3, 5] } } }],
-  ['reference logits on a device', 'ERR_BACKEND_UNAVAILABLE', 'options.reference.logits.data', (c) => { c.options.reference = { logits: { data: { ptr: 1, byteLength: 240 }, shape: [4, 3, 5] } } }],
+  ['reference logits on a device', 'ERR_INVALID_ARG_VALUE', 'options.reference.logits.data', (c) => { c.options.reference = { logits: { data: { ptr: 1, byteLength: 240 }, shape: [4, 3, 5] } } }],
   ['an odd batch without pairs', 'ERR_SHAPE_MISMATCH', 'odd number of sequences, 3', (c) => { c.logits = { data: ramp(45), shape: [3, 3, 5] }; c.labels = new Int32Array(9) }],
   ['weighting unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'wpo'?", option('weighting', 'wop')],
   ['gradient a string', 'ERR_INVALID_ARG_TYPE', 'options.gradient', option('gradient', 'inplace')],
@@ -281,7 +281,7 @@ const FUSED: Case[] = [
   ['gradient float32 of 16-bit logits', 'ERR_INVALID_ARG_TYPE', 'options.gradient must be a Uint16Array', (c) => { c.logits = { data: new Uint16Array(60), shape: [4, 3, 5], dtype: 'bfloat16' } }],
   ['gradient detached', 'ERR_INVALID_ARG_VALUE', 'options.gradient is detached', (c) => { structuredClone(c.options.gradient, { transfer: [c.options.gradient.buffer] }) }],
   ['gradient resizable', 'ERR_INVALID_ARG_VALUE', 'options.gradient', option('gradient', new Float32Array(resizable(240)))],
-  ['gradient on a device', 'ERR_BACKEND_UNAVAILABLE', 'options.gradient is device memory', option('gradient', { ptr: 8, byteLength: 240 })],
+  ['gradient on a device', 'ERR_INVALID_ARG_TYPE', 'options.gradient must be in host memory', option('gradient', { ptr: 8, byteLength: 240 })],
   ['gradient over part of the logits', 'ERR_INVALID_ARG_VALUE', 'options.gradient would overwrite part of logits.data', (c) => { const all = ramp(64); c.logits.data = all.subarray(0, 60); c.options.gradient = all.subarray(4) }],
   ['gradient inside the logits', 'ERR_INVALID_ARG_VALUE', 'options.gradient would overwrite part of logits.data', (c) => { c.options.gradient = c.logits.data.subarray(0, 30) }],
   ['gradient over the labels', 'ERR_INVALID_ARG_VALUE', 'overwrite labels', (c) => { c.labels = new Int32Array(c.options.gradient.buffer, 0, 12).fill(0) }],

@@ -1,0 +1,53 @@
+/**
+ * Prints the registers, shared memory and spills of every kernel, as ptxas found them when the CUDA library was compiled
+ * (build/ptxas). A kernel that spills fails the check. Without nvcc there is nothing to check.
+ */
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+const folder = 'build/ptxas'
+if (!existsSync(folder)) {
+  console.log('cuda-resources: no CUDA library was compiled here (no nvcc)')
+  process.exit(0)
+}
+
+const ENTRY = /Compiling entry function '(\w+)' for '(sm_\w+)'/
+const SPILLS = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/
+const USED = /Used (\d+) registers(?:.*?, (\d+) bytes smem)?/
+
+const kernels = []
+for (const file of readdirSync(folder)) {
+  for (const line of readFileSync(join(folder, file), 'utf8').split('\n')) {
+    const entry = ENTRY.exec(line)
+    if (entry) kernels.push({ kernel: readable(entry[1]), architecture: entry[2] })
+    const last = kernels.at(-1)
+    const spills = SPILLS.exec(line)
+    if (spills && last) last.spills = Number(spills[2]) + Number(spills[3])
+    const used = USED.exec(line)
+    if (used && last) Object.assign(last, { registers: Number(used[1]), shared: Number(used[2] ?? 0) })
+  }
+}
+
+/** The kernel's own name and its template arguments. */
+function readable(mangled) {
+  const [, name, rest] = /([a-z]+Kernel)(.*)/.exec(mangled)
+  const type = /BFloat16/.test(rest) ? 'bf16' : /Float16/.test(rest) ? 'f16' : /^I(f|NS)/.test(rest) ? 'f32' : ''
+  const byProducts = /Lb1/.test(rest) ? ', by-products' : ''
+  return type ? `${name}<${type}${byProducts}>` : name
+}
+
+const byKernel = new Map()
+for (const k of kernels) byKernel.set(k.kernel, [...(byKernel.get(k.kernel) ?? []), k])
+
+for (const [kernel, list] of [...byKernel].sort()) {
+  const columns = list
+    .sort((a, b) => Number.parseInt(a.architecture.slice(3), 10) - Number.parseInt(b.architecture.slice(3), 10))
+    .map((k) => `${k.architecture.slice(3)}: ${k.registers}${k.spills ? ` (spills ${k.spills})` : ''}`)
+  console.log(`${kernel.padEnd(34)} ${String(list[0].shared).padStart(6)} B shared  registers ${columns.join('  ')}`)
+}
+
+const spilling = kernels.filter((k) => !(k.spills === 0))
+if (kernels.length === 0 || spilling.length > 0) {
+  console.error(`cuda-resources: ${spilling.length} of ${kernels.length} kernels spill registers`)
+  process.exit(1)
+}

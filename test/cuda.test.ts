@@ -1,0 +1,406 @@
+/**
+ * Device memory, streams, graphs and the failures of a GPU. Without a GPU the kernels run on the host, where the
+ * runtime can be told to fail.
+ */
+import { spawnSync } from 'node:child_process'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { DeviceBuffer, Event, getDevices, prepareFusedPreferenceLoss, Stream } from '../lib/cuda/index.js'
+import { fusedPreferenceLoss, fusedPreferenceLossSync, getBackends, sequenceLogProbsSync } from '../lib/index.js'
+import type { DType, FusedOptions, Logits } from '../lib/types.js'
+import { bytes, CUDA, DIST, DTYPES, encode, gaussian, OUTPUTS, random, storage } from './support.js'
+
+const CUDA_DIST = new URL('./cuda/index.mjs', DIST)
+const onHost = !process.env.FPL_TEST_GPU
+
+const [B, T, V] = [4, 6, 1027]
+
+/** Random logits in host memory, labels with a masked prompt, and options. */
+function problem(dtype: DType, seed = 1) {
+  const next = random(seed)
+  const data = storage(dtype, B * T * V)
+  for (let i = 0; i < data.length; i++) data[i] = encode[dtype](3 * gaussian(next))
+  const labels = Int32Array.from({ length: B * T }, (_, i) => (i % T < 2 ? -100 : Math.floor(next() * V)))
+  const logits: Logits = { data, dtype, shape: [B, T, V] }
+  const options: FusedOptions = { reference: { chosen: [-20, -21], rejected: [-19, -22] }, outputs: OUTPUTS }
+  return { logits, labels, options, data }
+}
+
+/** A copy on the device. */
+function onDevice({ data, dtype, shape }: Logits): { logits: Logits; buffer: DeviceBuffer } {
+  const buffer = DeviceBuffer.from(data as Float32Array)
+  return { logits: { data: buffer, dtype, shape }, buffer }
+}
+
+function read(memory: unknown, like: Float32Array | Uint16Array): Float32Array | Uint16Array {
+  const copy = like.slice()
+  ;(memory as DeviceBuffer).copyTo(copy)
+  return copy
+}
+
+function thrown(call: () => unknown): { code?: string; message: string } {
+  try {
+    call()
+  } catch (error) {
+    return error as Error
+  }
+  throw new Error('nothing was thrown')
+}
+
+describe.runIf(CUDA.length > 0)('the cuda backend', () => {
+  it('says what GPU it found', () => {
+    const { cuda } = getBackends()
+    expect(cuda.available).toBe(true)
+    expect(cuda.devices).toEqual(getDevices())
+    expect(cuda.devices?.[0].computeCapability).toMatch(/^\d+\.\d$/)
+  })
+
+  describe.each(DTYPES)('%s', (dtype) => {
+    it('gives the same bits for device memory as for arrays', () => {
+      const { logits, labels, options, data } = problem(dtype)
+      const wanted = fusedPreferenceLossSync(logits, labels, { ...options, backend: 'cuda', gradient: true })
+      const there = onDevice(logits)
+      const labelsThere = DeviceBuffer.from(labels)
+      const got = fusedPreferenceLossSync(there.logits, labelsThere, { ...options, gradient: true })
+      expect(got.loss).toBe(wanted.loss)
+      expect(got.tokenCounts).toEqual(wanted.tokenCounts)
+      expect(got.tokenLogProbs).toEqual(wanted.tokenLogProbs)
+      expect(got.tokenArgmax).toEqual(wanted.tokenArgmax)
+      const gradient = read(got.gradLogits?.data, data)
+      expect(bytes(gradient).equals(bytes(wanted.gradLogits?.data as Float32Array))).toBe(true)
+      expect(bytes(read(there.buffer, data)).equals(bytes(data))).toBe(true)
+    })
+
+    it('gives the same bits wherever a row starts', () => {
+      const { logits, labels, options, data } = problem(dtype)
+      const wanted = fusedPreferenceLossSync(logits, labels, { ...options, backend: 'cuda', gradient: true })
+      for (const off of [1, 2, 3, 5]) {
+        const padded = storage(dtype, data.length + off)
+        padded.set(data, off)
+        const buffer = DeviceBuffer.from(padded)
+        const part = { ptr: buffer.ptr, byteOffset: off * data.BYTES_PER_ELEMENT, byteLength: data.byteLength }
+        const got = fusedPreferenceLossSync({ ...logits, data: part }, labels, { ...options, gradient: true })
+        expect(got.loss).toBe(wanted.loss)
+        expect(got.tokenEntropies).toEqual(wanted.tokenEntropies)
+        const gradient = read(got.gradLogits?.data, data)
+        expect(bytes(gradient).equals(bytes(wanted.gradLogits?.data as Float32Array))).toBe(true)
+      }
+    })
+
+    it('writes the gradient in place, into a buffer, and into part of one, and nowhere else', () => {
+      const { logits, labels, options, data } = problem(dtype)
+      const wanted = fusedPreferenceLossSync(logits, labels, { ...options, backend: 'cuda', gradient: true })
+      const there = onDevice(logits)
+      const margin = 3
+      const around = storage(dtype, data.length + 2 * margin).fill(7)
+      const out = DeviceBuffer.from(around)
+      const size = data.BYTES_PER_ELEMENT
+      const inside = out.slice(margin * size, margin * size + data.byteLength)
+      fusedPreferenceLossSync(there.logits, labels, { ...options, gradient: inside })
+      const written = around.slice()
+      out.copyTo(written)
+      const gradient = wanted.gradLogits?.data as Float32Array
+      expect(bytes(written.subarray(margin, margin + data.length)).equals(bytes(gradient))).toBe(true)
+      for (const i of [0, 1, 2]) expect([written[i], written[written.length - 1 - i]]).toEqual([7, 7])
+
+      fusedPreferenceLossSync(there.logits, labels, { ...options, gradient: 'in-place' })
+      expect(bytes(read(there.buffer, data)).equals(bytes(gradient))).toBe(true)
+    })
+  })
+
+  it('gives a row the same bits whether its segments have blocks of their own or not', () => {
+    // Few rows are split over blocks; 1100 of them are not.
+    const vocab = 40_000
+    const next = random(5)
+    const row = new Float32Array(vocab).map(() => 3 * gaussian(next))
+    const few = sequenceLogProbsSync({ data: row, shape: [1, vocab] }, Int32Array.of(33_333), {
+      backend: 'cuda',
+      shift: false,
+      sequenceOffsets: [0, 1],
+    })
+    const rows = 1100
+    const many = DeviceBuffer.from(row)
+    const strided = { data: many, shape: [1, rows, vocab], strides: [0, 0, 1] }
+    const labels = new Int32Array(rows).fill(-100)
+    labels[777] = 33_333
+    const got = sequenceLogProbsSync(strided, labels, { shift: false })
+    expect(got.logProbs[0]).toBe(few.logProbs[0])
+  })
+
+  it('takes labels of 64 bits and a mask on the device', () => {
+    const { logits, labels, options } = problem('float32')
+    const mask = Uint8Array.from({ length: labels.length }, (_, i) => (i % 5 === 0 ? 0 : 3))
+    const wanted = fusedPreferenceLossSync(logits, labels, { ...options, backend: 'cuda', mask: [...mask] })
+    const there = onDevice(logits)
+    const wide = DeviceBuffer.from(BigInt64Array.from(labels, BigInt))
+    const got = fusedPreferenceLossSync(there.logits, wide, { ...options, mask: DeviceBuffer.from(mask) })
+    expect(got.loss).toBe(wanted.loss)
+    expect(got.tokenCounts).toEqual(wanted.tokenCounts)
+    expect(got.tokenLogProbs).toEqual(wanted.tokenLogProbs)
+  })
+
+  it('reports labels on the device that are out of range, and reads no logits for them', () => {
+    const { logits, labels, options } = problem('float32')
+    labels[T - 1] = V
+    labels[2 * T - 1] = -7
+    const there = onDevice(logits)
+    const error = thrown(() => fusedPreferenceLossSync(there.logits, DeviceBuffer.from(labels), options))
+    expect(error.code).toBe('ERR_LABEL_OUT_OF_RANGE')
+    expect(error.message).toContain('2 of the labels')
+  })
+
+  it('goes backward later, from labels on the device', () => {
+    const { logits, labels, data } = problem('float32')
+    const coefficients = [1, -2, 0.5, 3]
+    const wanted = sequenceLogProbsSync(logits, labels, { backend: 'cuda' })
+    const there = onDevice(logits)
+    const got = sequenceLogProbsSync(there.logits, DeviceBuffer.from(labels))
+    expect(got.logProbs).toEqual(wanted.logProbs)
+    const gradient = read(got.backward(coefficients).data, data)
+    expect(bytes(gradient).equals(bytes(wanted.backward(coefficients).data as Float32Array))).toBe(true)
+  })
+
+  it('leaves inactive rows of a buffer alone when told to, and clears them otherwise', () => {
+    const { logits, labels, options, data } = problem('bfloat16')
+    const there = onDevice(logits)
+    const out = DeviceBuffer.from(storage('bfloat16', data.length).fill(7))
+    fusedPreferenceLossSync(there.logits, labels, { ...options, gradient: out, zeroInactive: false })
+    expect(read(out, data)[0]).toBe(7)
+    fusedPreferenceLossSync(there.logits, labels, { ...options, gradient: out })
+    expect(read(out, data)[0]).toBe(0)
+  })
+
+  it("runs off the calling thread, in order with the caller's stream", async () => {
+    const { logits, labels, options } = problem('float32')
+    const wanted = fusedPreferenceLossSync(logits, labels, { ...options, backend: 'cuda' })
+    using stream = new Stream()
+    const buffer = new DeviceBuffer((logits.data as Float32Array).byteLength)
+    await buffer.copyFromAsync(logits.data as Float32Array, { stream })
+    const calls = [0, 1, 2].map(() => fusedPreferenceLoss({ ...logits, data: buffer }, labels, { ...options, stream }))
+    for (const { loss } of await Promise.all(calls)) expect(loss).toBe(wanted.loss)
+    await stream.synchronize()
+  })
+
+  it('is cancelled before the gradient is begun', async () => {
+    const { logits, labels, options, data } = problem('float32')
+    const there = onDevice(logits)
+    const controller = new AbortController()
+    const running = fusedPreferenceLoss(there.logits, labels, {
+      ...options,
+      gradient: 'in-place',
+      signal: controller.signal,
+    })
+    controller.abort(new Error('enough'))
+    await expect(running).rejects.toThrow('enough')
+    expect(bytes(read(there.buffer, data)).equals(bytes(data))).toBe(true)
+  })
+
+  it('replays a captured graph with identical bits, on what the buffers then hold', () => {
+    const { logits, labels, options, data } = problem('float32')
+    const there = onDevice(logits)
+    const out = new DeviceBuffer(data.byteLength)
+    const labelsThere = DeviceBuffer.from(labels)
+    using stream = new Stream()
+    const prepared = prepareFusedPreferenceLoss(there.logits, labelsThere, { ...options, gradient: out })
+    prepared.enqueue(stream)
+    const first = structuredClone(prepared.read(stream))
+    const gradient = read(out, data)
+    using graph = stream.capture(() => prepared.enqueue(stream))
+
+    for (let i = 0; i < 2; i++) {
+      out.copyFrom(data)
+      graph.launch(stream)
+      expect(prepared.read(stream)).toEqual({ ...first, gradLogits: expect.anything() })
+      expect(bytes(read(out, data)).equals(bytes(gradient))).toBe(true)
+    }
+
+    const other = problem('float32', 2)
+    there.buffer.copyFrom(other.data)
+    labelsThere.copyFrom(other.labels)
+    graph.launch(stream)
+    const wanted = fusedPreferenceLossSync(other.logits, other.labels, { ...options, backend: 'cuda', gradient: true })
+    expect(prepared.read(stream).loss).toBe(wanted.loss)
+    expect(bytes(read(out, data)).equals(bytes(wanted.gradLogits?.data as Float32Array))).toBe(true)
+    prepared.dispose()
+    expect(thrown(() => prepared.enqueue(stream)).code).toBe('ERR_DISPOSED')
+  })
+
+  it('measures time between events', () => {
+    using stream = new Stream()
+    using start = new Event()
+    using end = new Event()
+    start.record(stream)
+    DeviceBuffer.from(new Float32Array(1 << 16), { stream })
+    end.record(stream)
+    expect(start.millisecondsTo(end)).toBeGreaterThanOrEqual(0)
+  })
+})
+
+describe.runIf(CUDA.length > 0)('device memory', () => {
+  it('is copied, sliced and given back', () => {
+    const buffer = DeviceBuffer.from(Float32Array.of(1, 2, 3, 4))
+    const part = buffer.slice(4, 12)
+    const copy = new Float32Array(2)
+    part.copyTo(copy)
+    expect([...copy]).toEqual([2, 3])
+    part.copyFrom(Float32Array.of(9), { byteOffset: 4 })
+    const other = new DeviceBuffer(16)
+    other.copyFrom(buffer)
+    const all = new Float32Array(4)
+    other.copyTo(all)
+    expect([...all]).toEqual([1, 2, 9, 4])
+    buffer.dispose()
+    buffer.dispose()
+    expect(thrown(() => buffer.ptr).code).toBe('ERR_DISPOSED')
+    expect(thrown(() => part.copyTo(copy)).code).toBe('ERR_DISPOSED')
+    const used = () => fusedPreferenceLossSync({ data: buffer, shape: [2, 1, 2] }, Int32Array.of(0, 0))
+    expect(thrown(used).code).toBe('ERR_DISPOSED')
+  })
+
+  it('is refused where a copy would leave it', () => {
+    const buffer = new DeviceBuffer(16)
+    expect(thrown(() => buffer.copyFrom(new Float32Array(5))).code).toBe('ERR_OUT_OF_RANGE')
+    expect(thrown(() => buffer.copyTo(new Float32Array(2), { byteOffset: 12 })).code).toBe('ERR_OUT_OF_RANGE')
+    expect(thrown(() => buffer.slice(8, 20)).code).toBe('ERR_OUT_OF_RANGE')
+    expect(thrown(() => new DeviceBuffer(0)).code).toBe('ERR_OUT_OF_RANGE')
+    expect(thrown(() => DeviceBuffer.from([1] as unknown as Float32Array)).code).toBe('ERR_INVALID_ARG_TYPE')
+  })
+
+  const shape = [2, 1, 8]
+  const labels = Int32Array.of(1, 2)
+  const options: FusedOptions = { lossType: 'cpo', shift: false }
+  it.each<[string, (buffer: DeviceBuffer) => Logits, FusedOptions, string]>([
+    ['too small', (b) => ({ data: b.slice(0, 60), shape }), options, 'ERR_SHAPE_MISMATCH'],
+    ['not aligned', (b) => ({ data: { ptr: b.ptr + 2, byteLength: 64 }, shape }), options, 'ERR_INVALID_ARG_VALUE'],
+    ['no address', () => ({ data: { ptr: 0, byteLength: 64 }, shape }), options, 'ERR_OUT_OF_RANGE'],
+    [
+      'an address that is no number',
+      () => ({ data: { ptr: '1' as never, byteLength: 64 }, shape }),
+      options,
+      'ERR_INVALID_ARG_TYPE',
+    ],
+    ['given to the cpu', (b) => ({ data: b, shape }), { ...options, backend: 'cpu' }, 'ERR_INVALID_ARG_VALUE'],
+    ['on another device', (b) => ({ data: b, shape }), { ...options, device: 1 }, 'ERR_INVALID_ARG_VALUE'],
+    [
+      'with a gradient in host memory',
+      (b) => ({ data: b, shape }),
+      { ...options, gradient: new Float32Array(16) },
+      'ERR_INVALID_ARG_TYPE',
+    ],
+    ['with no stream', (b) => ({ data: b, shape }), { ...options, stream: -1 }, 'ERR_OUT_OF_RANGE'],
+  ])('%s is refused', (_, logits, given, code) => {
+    const buffer = new DeviceBuffer(64)
+    expect(thrown(() => fusedPreferenceLossSync(logits(buffer), labels, given)).code).toBe(code)
+  })
+
+  it('is refused as a destination that overlaps the logits or the labels', () => {
+    const buffer = new DeviceBuffer(256)
+    const logits: Logits = { data: buffer.slice(0, 64), shape }
+    const overlapping = { ...options, gradient: buffer.slice(32, 96) }
+    expect(thrown(() => fusedPreferenceLossSync(logits, labels, overlapping)).message).toContain('share memory')
+    const overLabels = { ...options, gradient: buffer.slice(64, 128) }
+    expect(thrown(() => fusedPreferenceLossSync(logits, buffer.slice(100, 108), overLabels)).message).toContain(
+      'labels',
+    )
+  })
+
+  it('belongs to the logits: labels and reference alone are refused', () => {
+    const logits: Logits = { data: new Float32Array(16), shape }
+    const there = new DeviceBuffer(64)
+    expect(thrown(() => fusedPreferenceLossSync(logits, there.slice(0, 8), options)).code).toBe('ERR_INVALID_ARG_VALUE')
+    const reference = { logits: { data: there, shape } }
+    const call = () => fusedPreferenceLossSync(logits, labels, { shift: false, reference })
+    expect(thrown(call).code).toBe('ERR_INVALID_ARG_VALUE')
+  })
+})
+
+/** What a fresh process prints, with the runtime of the host told to fail in some way. */
+function inProcess(environment: Record<string, string>, program: string): unknown {
+  const source = `
+    const { fusedPreferenceLossSync, getBackends } = await import(${JSON.stringify(DIST.href)})
+    const { DeviceBuffer, Stream } = await import(${JSON.stringify(CUDA_DIST.href)})
+    const error = (call) => { try { call() } catch (e) { return { code: e.code, message: e.message } } }
+    const logits = { data: new Float32Array(64).fill(1), shape: [2, 2, 16] }
+    const labels = Int32Array.of(1, 2, 3, 4)
+    const call = (options) => fusedPreferenceLossSync(logits, labels, { lossType: 'cpo', backend: 'cuda', ...options })
+    ${program}`
+  const child = spawnSync(process.execPath, ['--input-type=module', '-e', source], {
+    encoding: 'utf8',
+    env: { ...process.env, ...environment },
+  })
+  if (child.status !== 0) throw new Error(`exit ${child.status} ${child.signal}: ${child.stderr}`)
+  return JSON.parse(child.stdout)
+}
+
+describe.runIf(onHost && CUDA.length > 0)('a GPU that fails', () => {
+  let library: string
+  beforeAll(() => {
+    library = process.env.FUSED_PREFERENCE_LOSS_CUDA_LIBRARY as string
+  })
+
+  it.each([
+    ['no GPU', { FPL_HOST_DEVICES: '0' }, 'no NVIDIA GPU found'],
+    ['no driver', { FPL_HOST_DRIVER: '0' }, 'no NVIDIA driver found'],
+    [
+      'an old driver',
+      { FPL_HOST_DRIVER: '12040' },
+      'supports CUDA 12.4, older than this build needs (13.0, driver 580 or newer)',
+    ],
+    ['no library', { FUSED_PREFERENCE_LOSS_CUDA_LIBRARY: '/nowhere.so' }, 'this build has no CUDA library'],
+    ['another library', { FUSED_PREFERENCE_LOSS_CUDA_LIBRARY: process.execPath }, ''],
+  ])('%s: says why, and cannot be asked for', (_, environment, reason) => {
+    const [backends, asked, buffer] = inProcess(
+      environment,
+      'console.log(JSON.stringify([getBackends().cuda, error(() => call()), error(() => new DeviceBuffer(8))]))',
+    ) as [{ available: boolean; reason: string }, { code: string; message: string }, { code: string }]
+    expect(backends.available).toBe(false)
+    expect(backends.reason).toContain(reason)
+    expect(asked.code).toBe('ERR_BACKEND_UNAVAILABLE')
+    expect(asked.message).toContain(backends.reason)
+    expect(buffer.code).toBe('ERR_BACKEND_UNAVAILABLE')
+  })
+
+  it('that has too little memory names the bytes, and gives back what the call had taken', () => {
+    const program = `
+      const before = error(() => call({ gradient: true }))
+      const big = error(() => new DeviceBuffer(2 ** 30))
+      const most = new DeviceBuffer(2 ** 20 - 2 ** 14)
+      const large = { data: new Float32Array(4 * 2 ** 13), shape: [2, 2, 2 ** 13] }
+      const full = error(() => fusedPreferenceLossSync(large, labels, { lossType: 'cpo', backend: 'cuda' }))
+      most.dispose()
+      const { loss } = fusedPreferenceLossSync(large, labels, { lossType: 'cpo', backend: 'cuda' })
+      console.log(JSON.stringify({ before, big, full, loss }))`
+    const { before, big, full, loss } = inProcess({ FPL_HOST_DEVICE_BYTES: String(2 ** 20) }, program) as Record<
+      string,
+      { code: string; message: string }
+    >
+    expect(before).toBeUndefined()
+    expect(big.code).toBe('ERR_CUDA')
+    expect(big.message).toMatch(/cudaErrorMemoryAllocation.*1073741824 bytes/)
+    expect(full.code).toBe('ERR_CUDA')
+    expect(full.message).toContain('allocating 131072 bytes of device memory for the logits')
+    expect(loss).toBeTypeOf('number')
+  })
+
+  it('that has failed once makes every later call fail clearly', () => {
+    const program = `
+      const first = error(() => call({ gradient: true }))
+      const second = error(() => call())
+      const third = error(() => new DeviceBuffer(8))
+      const cpu = call({ backend: 'cpu' }).loss
+      console.log(JSON.stringify({ first, second, third, cpu }))`
+    const { first, second, third, cpu } = inProcess({ FPL_HOST_FAULT: 'logits gradient' }, program) as Record<
+      string,
+      { code: string; message: string }
+    >
+    expect(first.message).toContain('cudaErrorIllegalAddress while running logits gradient')
+    for (const error of [first, second, third]) {
+      expect(error.code).toBe('ERR_CUDA')
+      expect(error.message).toContain('cudaErrorIllegalAddress')
+    }
+    expect(cpu).toBeTypeOf('number')
+  })
+
+  it('is this library', () => {
+    expect(library).toContain('fused_preference_loss_host')
+  })
+})
