@@ -146,7 +146,8 @@ export function sparseSoftmaxCrossEntropy(
     const result = sequenceLogProbsSync({ data, shape: [batch!, time!, vocab] }, ids, tokens)
     const count = Math.max(1, sum(result.tokenCounts))
     const active = (row: number) => Number(ids[row]) !== ignoreIndex
-    let loss = -(1 - smoothing) * sum(result.logProbs)
+    let loss = 0
+    loss -= (1 - smoothing) * sum(result.logProbs)
     for (let row = 0; smoothing > 0 && row < ids.length; row++) {
       if (!active(row)) continue
       const logits = sum(values.subarray(row * vocab, (row + 1) * vocab))
