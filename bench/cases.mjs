@@ -24,10 +24,10 @@
  *
  * @typedef {Workload & {
  *   name: string, title: string, group: string, quick: boolean,
- *   calls: number, variants: Variant[], peers: 'all' | 'fast' | 'none',
+ *   calls: number, variants: Variant[], peers: 'all' | 'fast' | 'none' | readonly string[],
  * }} Case
  *   calls: how many are timed together. peers: 'none' where ways of running ours are compared, 'fast' where the slow
- *   ones would take minutes to say again what they say elsewhere.
+ *   ones would take minutes to say again what they say elsewhere, or the names of those that are compared.
  */
 
 /** β of every DPO loss here. */
@@ -180,6 +180,14 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
   }
 
   cases.push(
+    one({
+      name: 'in-a-trainer',
+      group: 'in-a-trainer',
+      title: "the loss part of a DPO step inside a trainer: from the model's logits to their gradient",
+      stage: 'step',
+      shape: shapeFor(50257),
+      peers: ['tfjs-wasm', 'tfjs-wasm-custom', 'tfjs-wasm-ours', 'jax-js', 'jax-js-ours'],
+    }),
     one({
       name: 'small-call-fused',
       group: 'small-call',
