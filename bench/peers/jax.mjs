@@ -27,6 +27,7 @@ function jaxPeer(formulation, words) {
 
     supports({ stage, dtype }) {
       if (stage === 'loss') return 'its own part of the work is the logits'
+      if (stage === 'forward' && formulation === 'ours') return 'is compared where there is a gradient'
       return dtype === 'float32' || 'the comparison is in float32'
     },
 
@@ -116,4 +117,5 @@ export const jaxOurs = jaxPeer('ours', {
   name: 'jax-js-ours',
   title: 'jax-js, wasm, with fused-preference-loss/jax',
   embedded: true,
+  quick: true,
 })

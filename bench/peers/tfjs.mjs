@@ -61,6 +61,7 @@ function tfjsPeer(backend, formulation, words) {
 
     supports({ stage, dtype }) {
       if (stage === 'loss') return 'its own part of the work is the logits'
+      if (stage === 'forward' && formulation === 'ours') return 'is compared where there is a gradient'
       return dtype === 'float32' || 'has float32 only'
     },
 
@@ -76,8 +77,8 @@ function tfjsPeer(backend, formulation, words) {
       const shape = formulation === 'ours' ? workload.shape : [batch * time, vocab]
       const logits = Array.from({ length: inputs.copies }, () => tf.tensor(data.slice(), shape))
       const referenceMargins = tf.tensor1d(Float32Array.from(reference.chosen, (x, p) => x - reference.rejected[p]))
-      const tokenLogProbs = formulation === 'ours' ? undefined : formulations(tf, targets, vocab)[formulation]
-      const logProbsOf = (/** @type {any} */ x) => tf.sum(tf.reshape(tokenLogProbs?.(x), [batch, time]), 1)
+      const tokenLogProbs = formulations(tf, targets, vocab)[formulation === 'ours' ? 'written' : formulation]
+      const logProbsOf = (/** @type {any} */ x) => tf.sum(tf.reshape(tokenLogProbs(x), [batch, time]), 1)
 
       if (workload.stage === 'forward') {
         call = (copy) => {
@@ -139,6 +140,7 @@ export const tfjsWasmOurs = tfjsPeer('wasm', 'ours', {
   name: 'tfjs-wasm-ours',
   title: 'TensorFlow.js, wasm, with fused-preference-loss/tfjs',
   embedded: true,
+  quick: true,
   slowness: 1,
 })
 export const tfjsCpu = tfjsPeer('cpu', 'written', { name: 'tfjs-cpu', title: 'TensorFlow.js, cpu', slowness: 8 })
