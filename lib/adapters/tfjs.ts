@@ -86,7 +86,8 @@ export function preferenceLoss(
  * Log-probs of whole sequences as a tensor `[batch]`, to build losses from. The gradient is computed in the backward
  * pass.
  *
- * @param logits, labels as in {@link preferenceLoss}.
+ * @param logits as in {@link preferenceLoss}.
+ * @param labels as in {@link preferenceLoss}.
  * @param options those of `sequenceLogProbs`, and `onResult`.
  * @throws as {@link preferenceLoss} does.
  */
