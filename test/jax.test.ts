@@ -71,6 +71,7 @@ describe('preferenceValueAndGrad', () => {
 
 describe('bad input', () => {
   type Model = (params: { logits: JaxArray }, scale: JaxArray) => JaxArray
+  const inATree = ((...given: Parameters<Model>) => [apply(...given)]) as unknown as Model
   const rejection = async (model: Model, given: Parameters<typeof step>) => {
     const error = await preferenceValueAndGrad(model)(...given).catch((reason) => reason)
     expect(error).toBeInstanceOf(Error)
@@ -80,6 +81,7 @@ describe('bad input', () => {
   it.each<[string, string, RegExp, Model, Int32Array, object]>([
     ['another dtype', 'ERR_INVALID_ARG_TYPE', /float32.*float16/, (p, s) => apply(p, s).astype(np.float16), labels, {}],
     ['another rank', 'ERR_SHAPE_MISMATCH', /logits.*\[132\]/, (p, s) => apply(p, s).reshape([-1]), labels, {}],
+    ['a tree', 'ERR_INVALID_ARG_TYPE', /apply/, inATree, labels, {}],
     ['labels of another shape', 'ERR_SHAPE_MISMATCH', /labels/, apply, labels.subarray(1), {}],
     ['a label that is no token', 'ERR_LABEL_OUT_OF_RANGE', /labels/, apply, labels.map(() => VOCAB), {}],
     ['no reference', 'ERR_INVALID_ARG_VALUE', /reference/, apply, labels, { reference: undefined }],

@@ -69,20 +69,19 @@ function checkAlive(params: JsTree<JaxArray>): void {
   }
 }
 
-/** Logits that are what they should be; others are disposed of. */
+/** Shape and device of logits that are what they should be; whatever else `apply` gave is disposed of. */
 function checkLogits(logits: JaxArray): { shape: number[]; device: JaxArray['device'] } {
   const { shape, dtype, device } = logits
   try {
-    if (typeof logits.data !== 'function') {
-      throw invalidType('apply', 'called outside of jit, grad and vmap, which have no values', logits)
-    }
+    // A tree, or within jit, grad and vmap something without values.
+    if (typeof logits.data !== 'function') throw invalidType('apply(params, batch)', 'an array of jax-js', logits)
     if (dtype !== 'float32') throw invalidType('logits', 'float32, as by .astype(numpy.float32)', dtype)
     if (shape.length < 2 || shape.length > 3) {
       throw shapeMismatch('logits', `must be [batch, time, vocab] or [tokens, vocab]; got [${shape.join(', ')}]`)
     }
     return { shape, device }
   } catch (error) {
-    logits.dispose()
+    tree.dispose(logits)
     throw error
   }
 }
