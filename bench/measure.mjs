@@ -169,7 +169,8 @@ export async function measure(one, plan) {
     const rotates = !peer.slowness && one.calls < 100
     const copies = rotates ? Math.max(2, Math.ceil(cacheBytes / bytes)) : 2
     const meter = { bytes: meterBytes, sweeps: sweepsFor(leastTraffic(workload)) }
-    const message = { type: 'prepare', workload, copies, calls: one.calls, cacheBytes }
+    const { calls, warmUp } = one
+    const message = { type: 'prepare', workload, copies, calls, warmUp, cacheBytes }
     await attempt(runner, async () => {
       runner.prepared = await runner.process.ask({ ...message, settings: { ...settings, ...meter } })
     })
