@@ -24,10 +24,11 @@
  *
  * @typedef {Workload & {
  *   name: string, title: string, group: string, quick: boolean,
- *   calls: number, variants: Variant[], peers: 'all' | 'fast' | 'none',
+ *   calls: number, warmUp: number, variants: Variant[], peers: 'all' | 'fast' | 'none' | readonly string[],
  * }} Case
- *   calls: how many are timed together. peers: 'none' where ways of running ours are compared, 'fast' where the slow
- *   ones would take minutes to say again what they say elsewhere.
+ *   calls: how many are timed together. warmUp: how many are made before any is timed, at least one per copy. peers:
+ *   'none' where ways of running ours are compared, 'fast' where the slow ones would take minutes to say again what they
+ *   say elsewhere, or the names of those that are compared.
  */
 
 /** β of every DPO loss here. */
@@ -70,6 +71,7 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
     leaveMasked: false,
     quick: false,
     calls: 1,
+    warmUp: 0,
     variants: [],
     peers: /** @type {const} */ ('fast'),
     ...given,
@@ -180,6 +182,16 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
   }
 
   cases.push(
+    one({
+      name: 'in-a-trainer',
+      group: 'in-a-trainer',
+      title: "the loss part of a DPO step inside a trainer: from the model's logits to their gradient",
+      stage: 'step',
+      shape: shapeFor(50257),
+      // A step is one of many: by then code is compiled, and memory comes from earlier steps and not from the system.
+      warmUp: 12,
+      peers: ['tfjs-wasm', 'tfjs-wasm-custom', 'tfjs-wasm-ours', 'jax-js', 'jax-js-ours'],
+    }),
     one({
       name: 'small-call-fused',
       group: 'small-call',

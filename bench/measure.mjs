@@ -71,6 +71,11 @@ function slice(workload, { slowness }, slowLogits) {
   return { ...workload, shape: [2 * pairs, Math.min(time, Math.max(2, Math.floor(tokens / 2))), vocab] }
 }
 
+function isAskedFor(/** @type {Peer} */ peer, /** @type {Case} */ { peers }, /** @type {Plan} */ { peersWereNamed }) {
+  if (typeof peers !== 'string') return peers.includes(peer.name)
+  return peers !== 'none' && (!peer.embedded || peersWereNamed)
+}
+
 /** Everything that is to run in a case: ours, its variants, the peers, and a bandwidth meter per number of threads. */
 function line(/** @type {Case} */ one, /** @type {Plan} */ plan) {
   const { stage, dtype, shape, shift, masked, leaveMasked } = one
@@ -89,7 +94,7 @@ function line(/** @type {Case} */ one, /** @type {Plan} */ plan) {
   ]
   /** @type {Skipped[]} */
   const skipped = []
-  for (const peer of one.peers === 'none' ? [] : others) {
+  for (const peer of others.filter((peer) => isAskedFor(peer, one, plan))) {
     const supported = plan.absent.get(peer.name) ?? peer.supports(workload)
     if (supported === true && peer.slowness && one.peers === 'fast' && !plan.peersWereNamed) {
       skipped.push({ peer: peer.name, title: peer.title, reason: 'too slow for every case; --peer runs it' })
@@ -164,7 +169,8 @@ export async function measure(one, plan) {
     const rotates = !peer.slowness && one.calls < 100
     const copies = rotates ? Math.max(2, Math.ceil(cacheBytes / bytes)) : 2
     const meter = { bytes: meterBytes, sweeps: sweepsFor(leastTraffic(workload)) }
-    const message = { type: 'prepare', workload, copies, calls: one.calls, cacheBytes }
+    const { calls, warmUp } = one
+    const message = { type: 'prepare', workload, copies, calls, warmUp, cacheBytes }
     await attempt(runner, async () => {
       runner.prepared = await runner.process.ask({ ...message, settings: { ...settings, ...meter } })
     })

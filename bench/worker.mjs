@@ -83,7 +83,7 @@ function restore(/** @type {number} */ index) {
 }
 
 const handlers = {
-  async prepare({ workload: given, settings, copies, cacheBytes, calls: callsTogether }) {
+  async prepare({ workload: given, settings, copies, cacheBytes, calls: callsTogether, warmUp }) {
     workload = given
     calls = callsTogether
     const bytes = logitsOf(workload) * elementSize(workload.dtype)
@@ -100,9 +100,9 @@ const handlers = {
     const peakBytes = peak()
     const agreement = compare(wanted, await peer.result(), workload.dtype)
     restore(0)
-    for (let i = 1; i < copies; i++) {
-      await peer.run(i)
-      restore(i)
+    for (let i = 1; i < Math.max(copies, warmUp); i++) {
+      await peer.run(i % copies)
+      restore(i % copies)
     }
     // Small calls are fast only once they are compiled.
     const start = performance.now()

@@ -159,6 +159,18 @@ describe('npm run bench', () => {
     }
   }, 60_000)
 
+  it('compares our ops inside trainers with their own', () => {
+    const json = join(folder, 'trainers.json')
+    const names = ['tfjs-wasm', 'tfjs-wasm-ours', 'jax-js', 'jax-js-ours']
+    const peers = names.flatMap((name) => ['--peer', name])
+    const run = node('run.mjs', '--quick', '--megabytes', '1', '--case', 'in-a-trainer', ...peers, '--json', json)
+    expect(run.status).toBe(0)
+    const [{ entries, skipped }] = JSON.parse(readFileSync(json, 'utf8')).cases
+    expect(skipped).toEqual([])
+    expect(entries.map((entry: { peer: string }) => entry.peer)).toEqual(['ours', ...names])
+    for (const { agreement } of entries) expect(agreement).toMatchObject({ agrees: true })
+  }, 60_000)
+
   it.each([
     ['--case', 'backwards', /no case .* 'backwards'[\s\S]*small-call-fused/],
     ['--peer', 'abacus', /no peer .* 'abacus'[\s\S]*plain-js/],

@@ -105,6 +105,19 @@ test('everything the manifest points to is there, with types for both module sys
   }
 })
 
+test.each(['module', 'commonjs'] as const)('the adapters, as %s', async (type) => {
+  const load = (name: string) =>
+    type === 'module' ? `await import('fused-preference-loss/${name}')` : `require('fused-preference-loss/${name}')`
+  const names = (name: string) => `Object.keys(${load(name)}).sort()`
+  const code = `console.log(JSON.stringify([${['tfjs', 'jax', 'onnxruntime'].map(names)}]))`
+  const { result } = await run(code, type, root)
+  expect(result).toEqual([
+    ['preferenceLoss', 'sequenceLogProbs', 'sparseSoftmaxCrossEntropy'],
+    ['preferenceValueAndGrad'],
+    ['readReferenceLogProbs', 'toLogits', 'writeReferenceLogProbs'],
+  ])
+})
+
 describe('in a project of its own', () => {
   let project: string
   const installed = () => join(project, 'node_modules', 'fused-preference-loss')
@@ -144,6 +157,16 @@ describe('in a project of its own', () => {
     expect(result.warnings).toHaveLength(1)
     expect(result.warnings[0].code).toBe('FUSED_PREFERENCE_LOSS_NO_BINARY')
     expect(result.warnings[0].message).toContain(cpu.reason.split('\n')[0])
+  })
+
+  test('onnxruntime is not imported by its adapter', async () => {
+    const { result } = await run(
+      `const { toLogits } = require('fused-preference-loss/onnxruntime')
+       console.log(JSON.stringify(toLogits({ type: 'float32', dims: [1, 1, 2], data: new Float32Array(2) }).shape))`,
+      'commonjs',
+      project,
+    )
+    expect(result).toEqual([1, 1, 2])
   })
 
   test('both copies in one process warn once between them; getBackends and a chosen backend never', async () => {

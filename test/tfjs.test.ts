@@ -2,9 +2,10 @@
  * The TensorFlow.js adapter: its gradients against TensorFlow.js's own, and what it leaves behind.
  */
 import * as tf from '@tensorflow/tfjs'
+import { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu'
 import '@tensorflow/tfjs-backend-wasm'
 import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { preferenceLoss, sequenceLogProbs } from '../lib/adapters/tfjs.js'
+import { preferenceLoss, sequenceLogProbs, sparseSoftmaxCrossEntropy } from '../lib/adapters/tfjs.js'
 import type { FusedPreferenceLoss } from '../lib/types.js'
 
 const [BATCH, TIME, WIDTH, VOCAB] = [4, 5, 6, 301]
@@ -29,13 +30,40 @@ const ourLoss = (logits: tf.Tensor) => preferenceLoss(logits, labels, { referenc
 const inPlaceLoss = (logits: tf.Tensor) =>
   preferenceLoss(logits, labels, { reference, beta: BETA, shift: false, gradient: 'in-place' })
 
+/** Mean over the labels that count, with TensorFlow.js's own op. */
+function ownCrossEntropy(logits: tf.Tensor, labelSmoothing = 0): tf.Scalar {
+  const oneHot = tf.oneHot(tf.tensor1d(labels, 'int32'), VOCAB)
+  const weights = tf.tensor1d(Float32Array.from(labels, (label) => (label < 0 ? 0 : 1)))
+  const rows = logits.reshape([BATCH * TIME, VOCAB])
+  return tf.losses.softmaxCrossEntropy(oneHot, rows, weights, labelSmoothing) as tf.Scalar
+}
+
 /** Greatest difference of two tensors, relative to the greatest element of the second. */
 function difference(a: tf.Tensor, b: tf.Tensor): number {
   expect(a.shape).toEqual(b.shape)
   return tf.tidy(() => tf.div(tf.max(tf.abs(tf.sub(a, b))), tf.max(tf.abs(b))).dataSync()[0]!)
 }
 
-describe.each(['cpu', 'wasm'])('on the %s backend', (backend) => {
+// As tfjs-node does, it keeps elements where they cannot be seen, and gives copies.
+tf.registerBackend('copies', () => {
+  const backend = new MathBackendCPU()
+  const { readSync } = backend
+  backend.readSync = (id) => (readSync.call(backend, id) as Float32Array).slice()
+  return backend
+})
+tf.copyRegisteredKernels('cpu', 'copies')
+
+// As webgpu does, it gives promises of them alone.
+tf.registerBackend('asynchronous', () => {
+  const backend = new MathBackendCPU()
+  backend.readSync = () => {
+    throw new Error('readSync is not supported')
+  }
+  return backend
+})
+tf.copyRegisteredKernels('cpu', 'asynchronous')
+
+describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
   beforeAll(async () => {
     expect(await tf.setBackend(backend)).toBe(true)
   })
@@ -165,6 +193,88 @@ describe.each(['cpu', 'wasm'])('on the %s backend', (backend) => {
     expect(tf.memory()).toMatchObject({ numTensors, numDataBuffers, numBytes })
   })
 
+  it('takes logits of more dimensions, chosen and rejected stacked', () => {
+    const stacked = () => model().reshape([2, BATCH / 2, TIME, VOCAB])
+    const ids = tf.tensor3d(labels, [2, BATCH / 2, TIME], 'int32')
+    expectEqualGradients(
+      () => preferenceLoss(stacked(), ids, { reference, beta: BETA, shift: false }),
+      () => ownLoss(model()),
+    )
+    expectEqualGradients(
+      () => tf.sum(sequenceLogProbs(stacked(), ids, { shift: false })),
+      () => tf.sum(ownLogProbs(model())),
+    )
+    ids.dispose()
+  })
+
+  it('is minimised by an optimizer', () => {
+    const optimizer = tf.train.adam(0.05)
+    const value = () => tf.tidy(() => ourLoss(model()).dataSync()[0]!)
+    const before = value()
+    optimizer.minimize(() => ourLoss(model()))
+    const { numTensors, numDataBuffers } = tf.memory()
+    for (let i = 0; i < 20; i++) optimizer.minimize(() => ourLoss(model()))
+    expect(tf.memory()).toMatchObject({ numTensors, numDataBuffers })
+    expect(value()).toBeLessThan(0.5 * before)
+    optimizer.dispose()
+  })
+
+  describe('sparseSoftmaxCrossEntropy', () => {
+    const cases = [undefined, 'in-place'].flatMap((gradient) =>
+      [0, 0.1, 1].map((smoothing) => ({ gradient, smoothing })),
+    )
+
+    it.each(cases)('gives the gradients of one-hot labels ($smoothing smoothed, gradient: $gradient)', (given) => {
+      const options = { labelSmoothing: given.smoothing, gradient: given.gradient as 'in-place' | undefined }
+      expectEqualGradients(
+        () => tf.mul(sparseSoftmaxCrossEntropy(model(), labels, options), 3),
+        () => tf.mul(ownCrossEntropy(model(), given.smoothing), 3),
+      )
+    })
+
+    it('takes logits of any rank, and labels as a tensor or as 64-bit integers', () => {
+      const shape = [BATCH / 2, 2, TIME]
+      const ids = tf.tensor(labels, shape, 'int32')
+      const options = { labelSmoothing: 0.2 }
+      const own = () => ownCrossEntropy(model(), 0.2)
+      expectEqualGradients(() => sparseSoftmaxCrossEntropy(model().reshape([...shape, VOCAB]), ids, options), own)
+      const wide = BigInt64Array.from(labels, BigInt)
+      expectEqualGradients(() => sparseSoftmaxCrossEntropy(model().reshape([-1, VOCAB]), wide, options), own)
+      ids.dispose()
+    })
+
+    it('leaves out the labels it is told to, and gives 0 where none is left', () => {
+      const zeros = labels.map((label) => Math.max(0, label))
+      expectEqualGradients(
+        () => sparseSoftmaxCrossEntropy(model(), zeros, { ignoreIndex: 0, labelSmoothing: 0.1 }),
+        () => {
+          const kept = zeros.map((label) => (label === 0 ? -100 : label))
+          return sparseSoftmaxCrossEntropy(model(), kept, { labelSmoothing: 0.1 })
+        },
+      )
+      tf.tidy(() => {
+        const none = new Int32Array(BATCH * TIME).fill(-100)
+        const { value, grads } = tf.variableGrads(() =>
+          sparseSoftmaxCrossEntropy(model(), none, { labelSmoothing: 0.1 }),
+        )
+        expect(value.dataSync()[0]).toBe(0)
+        expect(tf.max(tf.abs(grads[weight.name]!)).dataSync()[0]).toBe(0)
+      })
+    })
+
+    it('leaves no tensors behind', () => {
+      const { numTensors, numDataBuffers, numBytes } = tf.memory()
+      for (const { gradient, smoothing } of cases) {
+        const options = { labelSmoothing: smoothing, gradient: gradient as 'in-place' | undefined }
+        tf.tidy(() => {
+          tf.variableGrads(() => sparseSoftmaxCrossEntropy(model(), labels, options), [hidden, weight])
+          sparseSoftmaxCrossEntropy(model(), labels, options)
+        })
+      }
+      expect(tf.memory()).toMatchObject({ numTensors, numDataBuffers, numBytes })
+    })
+  })
+
   it('survives a heap that grows between forward and backward', () => {
     expectEqualGradients(
       () => {
@@ -177,6 +287,92 @@ describe.each(['cpu', 'wasm'])('on the %s backend', (backend) => {
   })
 })
 
-it('refuses logits of another type', () => {
-  expect(() => preferenceLoss(tf.zeros([4, 5, 7], 'int32'), labels)).toThrow(/float32/)
+describe('bad input', () => {
+  const OPS = {
+    preferenceLoss: (logits: tf.Tensor, ids: tf.Tensor | Int32Array = labels) =>
+      preferenceLoss(logits, ids, { reference, shift: false }),
+    sequenceLogProbs: (logits: tf.Tensor, ids: tf.Tensor | Int32Array = labels) => sequenceLogProbs(logits, ids),
+    sparseSoftmaxCrossEntropy: (logits: tf.Tensor, ids: tf.Tensor | Int32Array = labels) =>
+      sparseSoftmaxCrossEntropy(logits, ids),
+  }
+  const shape = [BATCH, TIME, VOCAB]
+
+  beforeAll(async () => {
+    expect(await tf.setBackend('wasm')).toBe(true)
+  })
+
+  /** What is thrown inside a gradient function, which leaves no tensors behind. */
+  function thrown(make: () => tf.Tensor): { code: string; message: string } {
+    const { numTensors, numDataBuffers } = tf.memory()
+    let caught: unknown
+    try {
+      tf.tidy(() => tf.valueAndGrad((x) => tf.mul(x, tf.sum(make())))(tf.scalar(1)))
+    } catch (error) {
+      caught = error
+    }
+    expect(tf.memory()).toMatchObject({ numTensors, numDataBuffers })
+    expect(caught).toBeInstanceOf(Error)
+    return caught as { code: string; message: string }
+  }
+
+  describe.each(Object.entries(OPS))('%s refuses', (_, op) => {
+    it('logits of another type, or no tensor at all', () => {
+      expect(thrown(() => op(tf.zeros(shape, 'int32')))).toMatchObject({
+        code: 'ERR_INVALID_ARG_TYPE',
+        message: expect.stringMatching(/logits .*float32.*int32/),
+      })
+      expect(thrown(() => op(new Float32Array(8) as never))).toMatchObject({ code: 'ERR_INVALID_ARG_TYPE' })
+    })
+
+    it('disposed tensors', () => {
+      const disposed = (dtype: 'float32' | 'int32', size: number[]) => {
+        const tensor = tf.zeros(size, dtype)
+        tensor.dispose()
+        return tensor
+      }
+      expect(thrown(() => op(disposed('float32', shape)))).toMatchObject({
+        code: 'ERR_DISPOSED',
+        message: expect.stringContaining('logits'),
+      })
+      expect(thrown(() => op(tf.zeros(shape), disposed('int32', [BATCH, TIME])))).toMatchObject({
+        code: 'ERR_DISPOSED',
+        message: expect.stringContaining('labels'),
+      })
+    })
+
+    it('labels of another shape or type', () => {
+      const other = (ids: () => tf.Tensor | Int32Array) => thrown(() => op(tf.zeros(shape), ids()))
+      expect(other(() => tf.zeros([TIME, BATCH], 'int32'))).toMatchObject({
+        code: 'ERR_SHAPE_MISMATCH',
+        message: expect.stringContaining(`[${BATCH}, ${TIME}]; got [${TIME}, ${BATCH}]`),
+      })
+      expect(other(() => labels.subarray(1))).toMatchObject({ code: 'ERR_SHAPE_MISMATCH' })
+      expect(other(() => tf.zeros([BATCH, TIME]))).toMatchObject({
+        code: 'ERR_INVALID_ARG_TYPE',
+        message: expect.stringMatching(/labels .*int32.*float32/),
+      })
+      expect(other(() => labels.map(() => VOCAB))).toMatchObject({ code: 'ERR_LABEL_OUT_OF_RANGE' })
+    })
+
+    it('logits without a vocabulary', () => {
+      expect(thrown(() => op(tf.zeros([8])))).toMatchObject({ code: 'ERR_SHAPE_MISMATCH' })
+    })
+
+    it('a backend that can be read only by promises', async () => {
+      await tf.setBackend('asynchronous')
+      const error = thrown(() => op(tf.ones(shape)))
+      await tf.setBackend('wasm')
+      expect(error).toMatchObject({
+        code: 'ERR_BACKEND_UNAVAILABLE',
+        message: expect.stringMatching(/'asynchronous'.*'wasm'/),
+        cause: expect.objectContaining({ message: 'readSync is not supported' }),
+      })
+    })
+  })
+
+  it('says which option does not exist, or is out of range', () => {
+    const run = (options: object) => thrown(() => sparseSoftmaxCrossEntropy(tf.zeros(shape), labels, options))
+    expect(run({ labelSmoothin: 0.1 })).toMatchObject({ message: expect.stringContaining("'labelSmoothing'") })
+    expect(run({ labelSmoothing: 1.5 })).toMatchObject({ code: 'ERR_OUT_OF_RANGE' })
+  })
 })

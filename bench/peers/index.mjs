@@ -21,6 +21,7 @@
  * @property {number} [slowness] is given fewer tokens, so that a repetition ends within about a second: by this many
  *   times fewer than the other slow ones
  * @property {boolean} [quick] runs with --quick too
+ * @property {boolean} [embedded] is ours inside a trainer, and runs where a case or --peer names it
  * @property {boolean} [overwrites] leaves a gradient where the logits were
  * @property {boolean} [ownInputs] needs no logits
  * @property {boolean} [ownCopies] needs the logits once, and keeps copies in a memory of its own
@@ -34,11 +35,11 @@
  *   call, which was on copy 0
  */
 import { bandwidth } from './bandwidth.mjs'
-import { jax } from './jax.mjs'
+import { jax, jaxOurs } from './jax.mjs'
 import { onnxruntime } from './onnxruntime.mjs'
 import { ours, oursJs } from './ours.mjs'
 import { plainJavaScript } from './plain-javascript.mjs'
-import { tfjsCpu, tfjsNode, tfjsWasm, tfjsWasmCustom } from './tfjs.mjs'
+import { tfjsCpu, tfjsNode, tfjsWasm, tfjsWasmCustom, tfjsWasmOurs } from './tfjs.mjs'
 import { torchCompile, torchCrossEntropy, torchEager } from './torch.mjs'
 
 /** In the order of the tables. */
@@ -52,8 +53,10 @@ export const PEERS = [
   tfjsNode,
   tfjsWasm,
   tfjsWasmCustom,
+  tfjsWasmOurs,
   tfjsCpu,
   jax,
+  jaxOurs,
   plainJavaScript,
 ]
 

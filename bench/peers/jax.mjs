@@ -1,88 +1,121 @@
 /**
  * jax-js on its WebAssembly backend: log-softmax, gather, sum, and its automatic gradient. The forward goes through
- * `jit`; the gradient of a gather cannot, and without it is faster than a one-hot product that can.
+ * `jit`; the gradient of a gather cannot, and without it is faster than a one-hot product that can. And with our loss in
+ * the same place. Either uses up the logits it is given, as in training, where they are those of a model.
  */
 import { readFileSync } from 'node:fs'
+import { preferenceValueAndGrad } from 'fused-preference-loss/jax'
 import { BETA } from '../cases.mjs'
 
-/** @type {(copy: number) => Promise<any>} */
-let call
-/** @type {any} */
-let last
-/** @type {number[]} */
-let positions
+/**
+ * @param {'written' | 'ours'} formulation
+ * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'quick' | 'embedded'>} words
+ * @returns {import('./index.mjs').Peer}
+ */
+function jaxPeer(formulation, words) {
+  /** @type {(copy: number) => Promise<any>} */
+  let call
+  /** @type {any} */
+  let last
+  /** @type {number[]} */
+  let positions
 
-/** @type {import('./index.mjs').Peer} */
-export const jax = {
-  name: 'jax-js',
-  title: 'jax-js, wasm',
-  slowness: 1,
-  quick: true,
-  ownCopies: true,
+  return {
+    ...words,
+    slowness: 1,
+    ownCopies: true,
 
-  supports({ stage, dtype }) {
-    if (stage === 'loss') return 'its own part of the work is the logits'
-    return dtype === 'float32' || 'the comparison is in float32'
-  },
+    supports({ stage, dtype }) {
+      if (stage === 'loss') return 'its own part of the work is the logits'
+      if (stage === 'forward' && formulation === 'ours') return 'is compared where there is a gradient'
+      return dtype === 'float32' || 'the comparison is in float32'
+    },
 
-  async prepare(workload, inputs) {
-    // It asks for the browser's name; Node has one to give from version 21 on.
-    globalThis.navigator ??= /** @type {any} */ ({ userAgent: `Node.js/${process.versions.node}` })
-    const lib = await import('@jax-js/jax')
-    const { numpy: np, nn } = lib
-    await lib.init()
-    lib.defaultDevice('wasm')
-    const manifest = new URL('../package.json', import.meta.resolve('@jax-js/jax'))
-    this.version = JSON.parse(readFileSync(manifest, 'utf8')).version
-    positions = inputs.positions
-    const [batch, time, vocab] = workload.shape
-    const { targets, reference } = inputs
-    const rows = batch * time
-    const data = /** @type {any} */ (inputs.logits[0])
-    const logits = Array.from({ length: inputs.copies }, () => np.array(data.slice()).reshape([rows, vocab]))
-    const labels = np
-      .array(
-        targets.map((target) => Math.max(0, target)),
-        { dtype: np.int32 },
+    async prepare(workload, inputs) {
+      // It asks for the browser's name; Node has one to give from version 21 on.
+      globalThis.navigator ??= /** @type {any} */ ({ userAgent: `Node.js/${process.versions.node}` })
+      const lib = await import('@jax-js/jax')
+      const { numpy: np, nn } = lib
+      await lib.init()
+      lib.defaultDevice('wasm')
+      const manifest = new URL('../package.json', import.meta.resolve('@jax-js/jax'))
+      this.version = JSON.parse(readFileSync(manifest, 'utf8')).version
+      positions = inputs.positions
+      const [batch, time, vocab] = workload.shape
+      const { targets, reference } = inputs
+      const rows = batch * time
+      const data = /** @type {any} */ (inputs.logits[0])
+      const makeLogits = () => np.array(data).reshape([rows, vocab])
+      const labels = np
+        .array(
+          targets.map((target) => Math.max(0, target)),
+          { dtype: np.int32 },
+        )
+        .reshape([rows, 1])
+      const mask = np.array(Float32Array.from(targets, (target) => (target < 0 ? 0 : 1)))
+      const margins = np.array(Float32Array.from(reference.chosen, (x, p) => x - reference.rejected[p]))
+
+      // Arrays are reference-counted: `.ref` where one is used again.
+      const logProbsOf = (/** @type {any} */ x) => {
+        const picked = np.takeAlongAxis(nn.logSoftmax(x, -1), labels.ref, -1).reshape([rows])
+        return np.sum(picked.mul(mask.ref).reshape([batch, time]), 1)
+      }
+      if (workload.stage === 'forward') {
+        const logits = Array.from({ length: inputs.copies }, makeLogits)
+        const forward = lib.jit(logProbsOf)
+        call = async (copy) => {
+          last = { logProbs: await forward(logits[copy].ref).data() }
+        }
+        return
+      }
+      const ownStep = lib.valueAndGrad(
+        (/** @type {any} */ x) => {
+          const sums = logProbsOf(x)
+          const difference = sums.ref.slice([0, batch / 2]).sub(sums.ref.slice([batch / 2, batch]))
+          return [np.mean(nn.logSigmoid(difference.sub(margins.ref).mul(BETA))).mul(-1), sums]
+        },
+        { hasAux: true },
       )
-      .reshape([rows, 1])
-    const mask = np.array(Float32Array.from(targets, (target) => (target < 0 ? 0 : 1)))
-    const margins = np.array(Float32Array.from(reference.chosen, (x, p) => x - reference.rejected[p]))
+      const own = async (/** @type {any} */ x) => {
+        const [[loss, logProbs], gradient] = ownStep(x)
+        const out = { loss: (await loss.data())[0], logProbs: await logProbs.data(), gradient }
+        await lib.blockUntilReady(gradient)
+        return out
+      }
+      const ourStep = preferenceValueAndGrad((/** @type {any} */ x) => x.reshape([batch, time, vocab]))
+      const options = { reference, beta: BETA, shift: workload.shift }
+      const ours = async (/** @type {any} */ x) => {
+        const { loss, metrics, gradParams: gradient } = await ourStep(x, undefined, inputs.labels, options)
+        return { loss, logProbs: [...metrics.chosenLogProbs, ...metrics.rejectedLogProbs], gradient }
+      }
+      const step = formulation === 'ours' ? ours : own
+      /** @type {any} */
+      let logits = makeLogits()
+      call = async () => {
+        last?.gradient.dispose()
+        logits ??= makeLogits()
+        const given = logits
+        logits = undefined
+        const start = performance.now()
+        last = await step(given)
+        return (performance.now() - start) / 1000
+      }
+    },
 
-    // Arrays are reference-counted: `.ref` where one is used again.
-    const logProbsOf = (/** @type {any} */ x) => {
-      const picked = np.takeAlongAxis(nn.logSoftmax(x, -1), labels.ref, -1).reshape([rows])
-      return np.sum(picked.mul(mask.ref).reshape([batch, time]), 1)
-    }
-    if (workload.stage === 'forward') {
-      const forward = lib.jit(logProbsOf)
-      call = async (copy) => ({ logProbs: await forward(logits[copy].ref).data() })
-      return
-    }
-    const step = lib.valueAndGrad(
-      (/** @type {any} */ x) => {
-        const sums = logProbsOf(x)
-        const difference = sums.ref.slice([0, batch / 2]).sub(sums.ref.slice([batch / 2, batch]))
-        return [np.mean(nn.logSigmoid(difference.sub(margins.ref).mul(BETA))).mul(-1), sums]
-      },
-      { hasAux: true },
-    )
-    call = async (copy) => {
-      const [[loss, logProbs], gradient] = step(logits[copy].ref)
-      const out = { loss: (await loss.data())[0], logProbs: await logProbs.data(), gradient }
-      await lib.blockUntilReady(gradient)
-      return out
-    }
-  },
+    run: (copy) => call(copy),
 
-  async run(copy) {
-    last?.gradient?.dispose()
-    last = await call(copy)
-  },
-
-  async result() {
-    if (!last.gradient) return last
-    const values = await last.gradient.ref.data()
-    return { ...last, gradient: positions.map((position) => values[position]) }
-  },
+    async result() {
+      if (!last.gradient) return last
+      const values = await last.gradient.ref.data()
+      return { ...last, gradient: positions.map((position) => values[position]) }
+    },
+  }
 }
+
+export const jax = jaxPeer('written', { name: 'jax-js', title: 'jax-js, wasm', quick: true })
+export const jaxOurs = jaxPeer('ours', {
+  name: 'jax-js-ours',
+  title: 'jax-js, wasm, with fused-preference-loss/jax',
+  embedded: true,
+  quick: true,
+})

@@ -1,8 +1,10 @@
 /**
  * TensorFlow.js on its backends for Node. As written: log-softmax times one-hot, summed, and its automatic gradient
  * (that of a gather is missing in wasm and takes a pass over all logits per label on cpu). With an op of its own:
- * tf.customGrad with softmax minus one-hot for the gradient, the fastest there is without leaving TensorFlow.js.
+ * tf.customGrad with softmax minus one-hot for the gradient, the fastest there is without leaving TensorFlow.js. And with
+ * our op in the same place.
  */
+import { preferenceLoss } from 'fused-preference-loss/tfjs'
 import { BETA } from '../cases.mjs'
 
 /** @type {Record<string, () => Promise<any>>} */
@@ -41,8 +43,8 @@ function formulations(tf, targets, vocab) {
 
 /**
  * @param {string} backend
- * @param {'written' | 'custom'} formulation
- * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'slowness' | 'quick'>} words
+ * @param {'written' | 'custom' | 'ours'} formulation
+ * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'slowness' | 'quick' | 'embedded'>} words
  * @returns {import('./index.mjs').Peer}
  */
 function tfjsPeer(backend, formulation, words) {
@@ -59,6 +61,7 @@ function tfjsPeer(backend, formulation, words) {
 
     supports({ stage, dtype }) {
       if (stage === 'loss') return 'its own part of the work is the logits'
+      if (stage === 'forward' && formulation === 'ours') return 'is compared where there is a gradient'
       return dtype === 'float32' || 'has float32 only'
     },
 
@@ -69,11 +72,12 @@ function tfjsPeer(backend, formulation, words) {
       await tf.ready()
       this.version = tf.version.tfjs
       const [batch, time, vocab] = workload.shape
-      const { targets, reference, positions } = inputs
+      const { labels, targets, reference, positions } = inputs
       const data = /** @type {Float32Array} */ (inputs.logits[0])
-      const logits = Array.from({ length: inputs.copies }, () => tf.tensor2d(data.slice(), [batch * time, vocab]))
+      const shape = formulation === 'ours' ? workload.shape : [batch * time, vocab]
+      const logits = Array.from({ length: inputs.copies }, () => tf.tensor(data.slice(), shape))
       const referenceMargins = tf.tensor1d(Float32Array.from(reference.chosen, (x, p) => x - reference.rejected[p]))
-      const tokenLogProbs = formulations(tf, targets, vocab)[formulation]
+      const tokenLogProbs = formulations(tf, targets, vocab)[formulation === 'ours' ? 'written' : formulation]
       const logProbsOf = (/** @type {any} */ x) => tf.sum(tf.reshape(tokenLogProbs(x), [batch, time]), 1)
 
       if (workload.stage === 'forward') {
@@ -85,13 +89,19 @@ function tfjsPeer(backend, formulation, words) {
       }
       /** @type {any} */
       let logProbs
-      const step = tf.valueAndGrad((x) => {
+      const ownLoss = (/** @type {any} */ x) => {
         const sums = logProbsOf(x)
         logProbs = tf.keep(sums.clone())
         const margins = tf.sub(tf.slice(sums, 0, batch / 2), tf.slice(sums, batch / 2))
         // softplus(-z) is -log sigmoid(z), and its gradient needs no kernel that a backend lacks.
         return tf.mean(tf.softplus(tf.mul(-BETA, tf.sub(margins, referenceMargins))))
-      })
+      }
+      const onResult = (/** @type {any} */ { chosenLogProbs, rejectedLogProbs }) => {
+        logProbs = tf.keep(tf.tensor1d([...chosenLogProbs, ...rejectedLogProbs]))
+      }
+      const { shift } = workload
+      const ourLoss = (/** @type {any} */ x) => preferenceLoss(x, labels, { reference, beta: BETA, shift, onResult })
+      const step = tf.valueAndGrad(formulation === 'ours' ? ourLoss : ownLoss)
       call = (copy) => {
         last?.grad.dispose()
         logProbs?.dispose()
@@ -123,6 +133,13 @@ export const tfjsWasm = tfjsPeer('wasm', 'written', { name: 'tfjs-wasm', title: 
 export const tfjsWasmCustom = tfjsPeer('wasm', 'custom', {
   name: 'tfjs-wasm-custom',
   title: 'TensorFlow.js, wasm, with an op of its own',
+  quick: true,
+  slowness: 1,
+})
+export const tfjsWasmOurs = tfjsPeer('wasm', 'ours', {
+  name: 'tfjs-wasm-ours',
+  title: 'TensorFlow.js, wasm, with fused-preference-loss/tfjs',
+  embedded: true,
   quick: true,
   slowness: 1,
 })

@@ -3,9 +3,19 @@
  * like. Logits are read, and gradients written, where the backend keeps them: nothing is copied on 'cpu' and 'wasm'.
  */
 import * as tf from '@tensorflow/tfjs-core'
-import { invalidType } from '../errors.js'
+import { failure, invalidType, shapeMismatch } from '../errors.js'
 import { fusedPreferenceLossSync, sequenceLogProbsSync } from '../index.js'
-import type { FusedOptions, FusedPreferenceLoss, Labels, Logits, SequenceLogProbs, SequenceOptions } from '../types.js'
+import { between, optionsObject } from '../options.js'
+import { RUN_OPTIONS } from '../run.js'
+import type {
+  FusedOptions,
+  FusedPreferenceLoss,
+  Labels,
+  Logits,
+  RunOptions,
+  SequenceLogProbs,
+  SequenceOptions,
+} from '../types.js'
 
 /** Options of {@link preferenceLoss}. */
 export interface PreferenceLossOptions extends Omit<FusedOptions, 'gradient'> {
@@ -27,13 +37,26 @@ export interface SequenceLogProbsOptions extends SequenceOptions {
   onResult?: (result: Omit<SequenceLogProbs, 'backward'>) => void
 }
 
+/** Options of {@link sparseSoftmaxCrossEntropy}. */
+export interface CrossEntropyOptions extends RunOptions {
+  /** Positions with this label do not count. Defaults to -100. */
+  ignoreIndex?: number
+  /** Share ε of the target that is spread evenly over the vocabulary, in [0, 1]. Defaults to 0. */
+  labelSmoothing?: number
+  /** 'in-place': as in {@link PreferenceLossOptions}; the logits are overwritten during the backward pass. */
+  gradient?: 'in-place'
+}
+
 /**
  * The mean preference loss of a batch of sequences as a scalar tensor. Inside a gradient function, loss and gradient
  * are computed together, at once; outside of one, the loss alone.
  *
- * @param logits float32, `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`.
- * @param labels token ids, or an int32 tensor of them, `[batch, time]` (`[tokens]`).
+ * @param logits float32, `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`. Of more dimensions, all
+ *   before the last two count as batch: `tf.stack([chosen, rejected])` has the layout that is wanted.
+ * @param labels token ids, or an int32 tensor of them in the shape of the logits without the last dimension.
  * @param options those of `fusedPreferenceLoss`, and `onResult`.
+ * @throws what `fusedPreferenceLoss` throws; `ERR_DISPOSED` for a disposed tensor; `ERR_BACKEND_UNAVAILABLE` where
+ *   TensorFlow.js keeps the logits in memory that cannot be read synchronously.
  */
 export function preferenceLoss(
   logits: tf.Tensor,
@@ -42,7 +65,7 @@ export function preferenceLoss(
 ): tf.Scalar {
   checkLogits(logits)
   const { gradient, onResult, ...loss } = options
-  const ids = idsOf(labels)
+  const ids = idsOf(labels, logits)
   const run = (out: FusedOptions['gradient']): FusedPreferenceLoss => {
     const result = fusedPreferenceLossSync(logitsOf(logits), ids, { ...loss, gradient: out })
     delete result.gradLogits
@@ -63,9 +86,10 @@ export function preferenceLoss(
  * Log-probs of whole sequences as a tensor `[batch]`, to build losses from. The gradient is computed in the backward
  * pass.
  *
- * @param logits float32, `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`.
- * @param labels token ids, or an int32 tensor of them, `[batch, time]` (`[tokens]`).
+ * @param logits as in {@link preferenceLoss}.
+ * @param labels as in {@link preferenceLoss}.
  * @param options those of `sequenceLogProbs`, and `onResult`.
+ * @throws as {@link preferenceLoss} does.
  */
 export function sequenceLogProbs(
   logits: tf.Tensor,
@@ -74,22 +98,112 @@ export function sequenceLogProbs(
 ): tf.Tensor1D {
   checkLogits(logits)
   const { gradient, onResult, ...tokens } = options
-  const ids = idsOf(labels)
-  const run = (values: Logits) => sequenceLogProbsSync(values, ids, tokens)
+  const ids = idsOf(labels, logits)
+  const forward = (values: Logits): Forward<tf.Tensor1D> => {
+    const { backward, ...result } = sequenceLogProbsSync(values, ids, tokens)
+    return {
+      value: () => {
+        onResult?.(result)
+        return tf.tensor1d(Float32Array.from(result.logProbs))
+      },
+      backward: (dy, out) => backward(dy, { out }),
+    }
+  }
+  return twoPasses(logits, gradient === 'in-place', forward)
+}
+
+const CROSS_ENTROPY_OPTIONS: ReadonlySet<string> = new Set([
+  ...RUN_OPTIONS,
+  'ignoreIndex',
+  'labelSmoothing',
+  'gradient',
+])
+
+/**
+ * Mean cross-entropy of the labels under softmax(logits), as a scalar tensor: the mean over the rows that count, 0
+ * when none does. Neither one-hot labels nor log-probs are made; the gradient is computed in the backward pass. Label
+ * smoothing is that of `tf.losses.softmaxCrossEntropy` and of PyTorch: (1 - ε) CE + ε mean over the vocabulary of
+ * -log p.
+ *
+ * @param logits float32, `[..., vocab]`, of at least two dimensions.
+ * @param labels token ids, or an int32 tensor of them in the shape of the logits without the last dimension.
+ * @throws as {@link preferenceLoss} does.
+ */
+export function sparseSoftmaxCrossEntropy(
+  logits: tf.Tensor,
+  labels: Labels | tf.Tensor,
+  options?: CrossEntropyOptions,
+): tf.Scalar {
+  checkLogits(logits)
+  const given = optionsObject(options, 'options', CROSS_ENTROPY_OPTIONS)
+  const { gradient, labelSmoothing, ignoreIndex = -100, ...run } = given
+  const smoothing = between(labelSmoothing, 'options.labelSmoothing', 0, 1, 0)
+  const ids = idsOf(labels, logits)
+  const tokens: SequenceOptions = { ...run, ignoreIndex, shift: false, outputs: smoothing > 0 ? ['logSumExp'] : [] }
+  const forward = ({ data, shape }: Logits): Forward<tf.Scalar> => {
+    const values = data as Float32Array
+    const vocab = shape[shape.length - 1]!
+    const [batch, time] = shape.length > 2 ? shape : [1, shape[0]!]
+    const result = sequenceLogProbsSync({ data, shape: [batch!, time!, vocab] }, ids, tokens)
+    const count = Math.max(1, sum(result.tokenCounts))
+    const active = (row: number) => Number(ids[row]) !== ignoreIndex
+    let loss = 0
+    loss -= (1 - smoothing) * sum(result.logProbs)
+    for (let row = 0; smoothing > 0 && row < ids.length; row++) {
+      if (!active(row)) continue
+      const logits = sum(values.subarray(row * vocab, (row + 1) * vocab))
+      loss -= smoothing * (logits / vocab - result.logSumExp![row]!)
+    }
+    return {
+      value: () => tf.scalar(loss / count),
+      backward: (dy, out) => {
+        const factor = dy[0]! / count
+        // That of the unsmoothed loss, softmax - onehot: what smoothing moves is added in the rows that count.
+        const target = result.backward(new Float64Array(batch!).fill(-factor), { out }).data as Float32Array
+        for (let row = 0; smoothing > 0 && row < ids.length; row++) {
+          if (!active(row)) continue
+          target[row * vocab + Number(ids[row])]! += smoothing * factor
+          const share = (smoothing * factor) / vocab
+          for (let i = row * vocab; i < (row + 1) * vocab; i++) target[i]! -= share
+        }
+      },
+    }
+  }
+  return twoPasses(logits, gradient === 'in-place', forward)
+}
+
+function sum(values: ArrayLike<number>): number {
+  let total = 0
+  for (let i = 0; i < values.length; i++) total += values[i]!
+  return total
+}
+
+/** The result of a forward pass over values that lie where they are. */
+interface Forward<T extends tf.Tensor> {
+  value(): T
+  /** Writes the gradient, given that of `value`. */
+  backward(dy: ArrayLike<number>, out: Float32Array | 'in-place'): void
+}
+
+/** An op whose gradient is computed in the backward pass. */
+function twoPasses<T extends tf.Tensor>(
+  logits: tf.Tensor,
+  inPlace: boolean,
+  forward: (values: Logits) => Forward<T>,
+): T {
   return differentiable(logits, () => {
     const values = logitsOf(logits)
-    let result = run(values)
-    onResult?.(result)
+    let result = forward(values)
+    // Before anything is allocated: the heap may then grow, and the elements seen in it be out of sight.
     const saved = alias(logits)
     return {
-      value: tf.tensor1d(Float32Array.from(result.logProbs)),
+      value: result.value(),
       saved,
       gradient: (dy) => {
         const upstream = dy.dataSync()
-        return writeGradient(saved, gradient === 'in-place', (out) => {
-          // Elements seen in a heap are out of sight once it has grown, as it does when memory for `out` is taken.
-          if ((values.data as Float32Array).length === 0) result = run(logitsOf(saved))
-          result.backward(upstream, { out })
+        return writeGradient(saved, inPlace, (out) => {
+          if ((values.data as Float32Array).length === 0) result = forward(logitsOf(saved))
+          result.backward(upstream, out)
         })
       },
     }
@@ -124,17 +238,45 @@ function differentiable<T extends tf.Tensor>(logits: tf.Tensor, op: (taped: bool
 }
 
 function checkLogits(logits: tf.Tensor): void {
-  if (!(logits instanceof tf.Tensor) || logits.dtype !== 'float32') {
-    throw invalidType('logits', 'a tensor of dtype float32', logits)
+  checkTensor(logits, 'logits', 'float32')
+  if (logits.rank < 2) {
+    throw shapeMismatch('logits', `must be [..., vocab], of at least two dimensions; got [${logits.shape.join(', ')}]`)
   }
 }
 
-function idsOf(labels: Labels | tf.Tensor): Labels {
-  return labels instanceof tf.Tensor ? (labels.dataSync() as Int32Array) : labels
+function checkTensor(value: unknown, name: string, dtype: tf.DataType): asserts value is tf.Tensor {
+  if (!(value instanceof tf.Tensor)) throw invalidType(name, `a tensor of dtype ${dtype}`, value)
+  if (value.dtype !== dtype) throw invalidType(name, `a tensor of dtype ${dtype}`, `dtype ${value.dtype}`)
+  if (value.isDisposed) throw failure('ERR_DISPOSED', `${name}: the tensor is disposed`)
 }
 
+/** Labels in the shape of the logits, where they have a shape. */
+function idsOf(labels: Labels | tf.Tensor, logits: tf.Tensor): Labels {
+  if (!(labels instanceof tf.Tensor)) return labels
+  checkTensor(labels, 'labels', 'int32')
+  const wanted = logits.shape.slice(0, -1)
+  if (!tf.util.arraysEqual(labels.shape, wanted)) {
+    const problem = `must have the shape of the logits without the last dimension, [${wanted.join(', ')}]`
+    throw shapeMismatch('labels', `${problem}; got [${labels.shape.join(', ')}]`)
+  }
+  return read(labels, 'labels') as Int32Array
+}
+
+/** The logits, all dimensions before the last two as one. */
 function logitsOf(tensor: tf.Tensor): Logits {
-  return { data: valuesOf(tensor), shape: tensor.shape }
+  const { shape } = tensor
+  const sizes = shape.length > 3 ? [tf.util.sizeFromShape(shape.slice(0, -2)), ...shape.slice(-2)] : shape
+  return { data: valuesOf(tensor), shape: sizes }
+}
+
+/** The elements as the backend gives them, unless only a promise of them can be had, as on webgpu. */
+function read(tensor: tf.Tensor, name: string): Float32Array | Int32Array {
+  try {
+    return tensor.dataSync() as Float32Array | Int32Array
+  } catch (cause) {
+    const problem = `${name}: TensorFlow.js's backend '${tf.getBackend()}' keeps them where they cannot be read synchronously`
+    throw Object.assign(failure('ERR_BACKEND_UNAVAILABLE', `${problem}; use 'wasm', 'cpu' or 'tensorflow'`), { cause })
+  }
 }
 
 /** What the adapter uses of the wasm backend. */
@@ -163,7 +305,7 @@ function isArray(tensor: tf.Tensor): boolean {
 
 /** The elements of a tensor, where they lie if that can be seen. The heap must not grow while they are in use. */
 function valuesOf(tensor: tf.Tensor): Float32Array {
-  return heapOf(tensor)?.typedArrayFromHeap(tensor) ?? (tensor.dataSync() as Float32Array)
+  return heapOf(tensor)?.typedArrayFromHeap(tensor) ?? (read(tensor, 'logits') as Float32Array)
 }
 
 /** A tensor of the shape of the logits, filled by `fill`, which is told to overwrite the logits if it may and should. */

@@ -1,0 +1,71 @@
+// DPO on a @genai-fi/nanogpt model: a small GPT learns to count upwards. Chosen completions count up, rejected ones
+// down. Needs `npm install --no-save --ignore-scripts @genai-fi/nanogpt@1.3.0` in this repository first.
+import { sequenceLogProbsSync } from 'fused-preference-loss'
+import { preferenceLoss } from 'fused-preference-loss/tfjs'
+import { models, tf, training } from './nanogpt.mjs'
+
+const [BETA, STEPS, PAIRS, PROMPT, COMPLETION] = [0.1, 60, 4, 3, 4]
+const TIME = PROMPT + COMPLETION
+const DIRECTIONS = { chosen: 1, rejected: -1 }
+const config = { vocabSize: 10, blockSize: TIME, nLayer: 1, nHead: 2, nEmbed: 32, mlpFactor: 4, useRope: true }
+
+/** A batch of pairs, chosen first: two random digits, a start, and from there up or down. */
+function batchOf(random, pairs = PAIRS) {
+  const prompts = Array.from({ length: pairs }, () => Array.from({ length: PROMPT }, () => Math.floor(10 * random())))
+  const rows = Object.values(DIRECTIONS).flatMap((direction) =>
+    prompts.map((prompt) => [
+      ...prompt,
+      ...Array.from({ length: COMPLETION }, (_, i) => (prompt[PROMPT - 1] + direction * (i + 1) + 100) % 10),
+    ]),
+  )
+  const inputIds = Int32Array.from(rows.flat())
+  return { inputIds, labels: inputIds.map((id, i) => (i % TIME < PROMPT ? -100 : id)), shape: [2 * pairs, TIME] }
+}
+
+const forward = (model, { inputIds, shape }) => model.forward({ training: true }, tf.tensor2d(inputIds, shape, 'int32'))
+
+/** Log-probs of both completions of each pair. */
+function scores(model, batch) {
+  const data = tf.tidy(() => forward(model, batch).dataSync())
+  const { logProbs } = sequenceLogProbsSync({ data, shape: [...batch.shape, config.vocabSize] }, batch.labels)
+  return { chosen: logProbs.subarray(0, logProbs.length / 2), rejected: logProbs.subarray(logProbs.length / 2) }
+}
+
+/** Share of pairs whose chosen completion has gained more on the reference than the rejected one. */
+function rewardAccuracy(policy, reference) {
+  const gain = (side, i) => policy[side][i] - reference[side][i]
+  return policy.chosen.filter((_, i) => gain('chosen', i) > gain('rejected', i)).length / policy.chosen.length
+}
+
+const model = new models.NanoGPTV1(config)
+const schedule = { learningRate: 3e-3, minLearningRate: 3e-3, warmupSteps: 0, decayEpochs: 1, epochSteps: STEPS }
+const adam = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.01, lossScaling: 1 }
+const optimizer = new training.AdamWOptimizer({ ...schedule, ...adam })
+const heldOut = batchOf(Math.random, 100)
+// The reference is the model as it is now: its log-probs of all training data are taken before the first step.
+const batches = Array.from({ length: STEPS }, () => batchOf(Math.random))
+const references = batches.map((batch) => scores(model, batch))
+const reference = scores(model, heldOut)
+
+for (const [step, batch] of batches.entries()) {
+  let metrics
+  const { value, grads } = tf.tidy(() =>
+    tf.variableGrads(() =>
+      preferenceLoss(forward(model, batch), batch.labels, {
+        reference: references[step],
+        beta: BETA,
+        onResult: (result) => {
+          metrics = result
+        },
+      }),
+    ),
+  )
+  optimizer.applyGradients(grads).dispose()
+  model.weightStore.touchVariables(Object.keys(grads))
+  tf.dispose([value, grads])
+  if (step % 10 === 0 || step === STEPS - 1) {
+    console.log(`step ${step}: loss ${metrics.loss.toFixed(4)}, margin ${metrics.margin.toFixed(3)}`)
+  }
+}
+const accuracy = rewardAccuracy(scores(model, heldOut), reference)
+console.log(`held-out reward accuracy ${(100 * accuracy).toFixed(0)} %; ${tf.memory().numTensors} tensors`)
