@@ -4,7 +4,7 @@
 import { defineConfig } from 'tsdown'
 
 export default defineConfig({
-  entry: ['lib/index.ts', 'lib/adapters/tfjs.ts', 'lib/cli/index.ts'],
+  entry: ['lib/index.ts', 'lib/adapters/tfjs.ts', 'lib/data.ts', 'lib/metrics.ts', 'lib/cli/index.ts'],
   format: ['esm', 'cjs'],
   outDir: 'dist',
   target: 'node20.17',
