@@ -54,7 +54,10 @@ describe('readPreferences', () => {
   test('from a path, a URL and text in pieces, without keeping the file in memory', async () => {
     const path = join(folder, 'pairs.jsonl')
     // Longer than a piece of a stream, with characters of several bytes on the seams, and separators JSON allows.
-    const records = Array.from({ length: 3000 }, (_, i) => ({ ...record(i), prompt: `\u2028é漢😀${'x'.repeat(i % 97)}` }))
+    const records = Array.from({ length: 3000 }, (_, i) => ({
+      ...record(i),
+      prompt: `\u2028é漢😀${'x'.repeat(i % 97)}`,
+    }))
     writeFileSync(path, json(...records))
     expect(await all(readPreferences(path))).toEqual(records)
     expect(await all(readPreferences(pathToFileURL(path)))).toEqual(records)
@@ -76,7 +79,10 @@ describe('readPreferences', () => {
 
   test('the prompt of HH-RLHF is what both begin with, to the last turn of the assistant', async () => {
     const opening = '\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant:'
-    const [chosen, rejected] = [' I think so.\n\nHuman: So?\n\nAssistant: So.', ' I think not.\n\nHuman: So?\n\nAssistant: Not.']
+    const [chosen, rejected] = [
+      ' I think so.\n\nHuman: So?\n\nAssistant: So.',
+      ' I think not.\n\nHuman: So?\n\nAssistant: Not.',
+    ]
     const text = json({ chosen: opening + chosen, rejected: opening + rejected })
     expect(await all(read(text))).toEqual([{ prompt: opening, chosen, rejected }])
     const { error } = await until(read(json({ chosen: 'Yes', rejected: 'No' })))
@@ -85,7 +91,8 @@ describe('readPreferences', () => {
 
   describe('conversations', () => {
     const chatTemplate: ChatTemplate = (messages, { addGenerationPrompt }) =>
-      messages.map(({ role, content }) => `<${role}>${content}</>`).join('') + (addGenerationPrompt ? '<assistant>' : '')
+      messages.map(({ role, content }) => `<${role}>${content}</>`).join('') +
+      (addGenerationPrompt ? '<assistant>' : '')
     const user = { role: 'user', content: 'Why?' }
     const say = (content: string) => ({ role: 'assistant', content })
     const expected = { prompt: '<user>Why?</><assistant>', chosen: 'So.</>', rejected: 'Not.</>' }
@@ -100,7 +107,12 @@ describe('readPreferences', () => {
       ['no template', { prompt: [user], chosen: [say('a')], rejected: [say('b')] }, {}, /options\.chatTemplate/],
       ['text and lists', { prompt: 'Why?', chosen: [say('a')], rejected: [say('b')] }, { chatTemplate }, /mixes text/],
       ['no shared turn', { chosen: [say('a')], rejected: [say('b')] }, { chatTemplate }, /share no first turn/],
-      ['no content', { prompt: [user], chosen: [{ role: 'x' }], rejected: [say('b')] }, { chatTemplate }, /chosen\[0\]/],
+      [
+        'no content',
+        { prompt: [user], chosen: [{ role: 'x' }], rejected: [say('b')] },
+        { chatTemplate },
+        /chosen\[0\]/,
+      ],
       [
         'a template that is not one text after the other',
         { prompt: [user], chosen: [say('a')], rejected: [say('b')] },
@@ -123,7 +135,10 @@ describe('readPreferences', () => {
   ]
   test.each(broken)('%s ends the reading, or is skipped', async (_, line, message) => {
     const path = join(folder, 'broken.jsonl')
-    writeFileSync(path, Buffer.concat([Buffer.from(`${json(record(0))}\n`), Buffer.from(line), Buffer.from(json(record(1)))]))
+    writeFileSync(
+      path,
+      Buffer.concat([Buffer.from(`${json(record(0))}\n`), Buffer.from(line), Buffer.from(json(record(1)))]),
+    )
     const { given, error } = await until(readPreferences(path))
     expect(given).toEqual([record(0)])
     expect(error).toMatchObject({ file: path, line: 3, code: expect.stringMatching(/^ERR_INVALID_ARG/) })
@@ -164,7 +179,9 @@ describe('readPreferences', () => {
     const code = `
       import { readPreferences } from 'fused-preference-loss/data'
       for await (const record of readPreferences(process.argv[1], { onError: 'skip' })) console.log(record.prompt)`
-    const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', code, path], { encoding: 'utf8' })
+    const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', code, path], {
+      encoding: 'utf8',
+    })
     expect(stdout).toBe('p0\n')
     expect(stderr).toMatch(/\[FUSED_PREFERENCE_LOSS_DATA\].*warned\.jsonl:2 is not valid JSON/)
   })
@@ -174,8 +191,10 @@ describe('readPreferences', () => {
 const tokenizer = (text: string) => Array.from(text, (c) => c.charCodeAt(0) - 96)
 const abc = { prompt: 'abc', chosen: 'de', rejected: 'fghi' }
 const xyz = { prompt: 'x', chosen: 'yz', rejected: 'y' }
-const batches = (records: Iterable<PreferenceRecord> | AsyncIterable<PreferenceRecord>, options: Partial<BatchOptions> = {}) =>
-  preferenceBatches(records, { tokenizer, batchSize: 2, ...options })
+const batches = (
+  records: Iterable<PreferenceRecord> | AsyncIterable<PreferenceRecord>,
+  options: Partial<BatchOptions> = {},
+) => preferenceBatches(records, { tokenizer, batchSize: 2, ...options })
 const plain = ({ records: _, ...batch }: PreferenceBatch) =>
   Object.fromEntries(Object.entries(batch).map(([key, value]) => [key, Array.from(value)]))
 const N = -100
@@ -185,8 +204,18 @@ describe('preferenceBatches', () => {
     const [batch, ...rest] = await all(batches([abc, xyz]))
     expect(rest).toEqual([])
     expect(plain(batch)).toEqual({
-      inputIds: [[1, 2, 3, 4, 5, 0, 0], [24, 25, 26, 0, 0, 0, 0], [1, 2, 3, 6, 7, 8, 9], [24, 25, 0, 0, 0, 0, 0]].flat(),
-      labels: [[N, N, N, 4, 5, N, N], [N, 25, 26, N, N, N, N], [N, N, N, 6, 7, 8, 9], [N, 25, N, N, N, N, N]].flat(),
+      inputIds: [
+        [1, 2, 3, 4, 5, 0, 0],
+        [24, 25, 26, 0, 0, 0, 0],
+        [1, 2, 3, 6, 7, 8, 9],
+        [24, 25, 0, 0, 0, 0, 0],
+      ].flat(),
+      labels: [
+        [N, N, N, 4, 5, N, N],
+        [N, 25, 26, N, N, N, N],
+        [N, N, N, 6, 7, 8, 9],
+        [N, 25, N, N, N, N, N],
+      ].flat(),
       shape: [4, 7],
       lengths: [5, 3, 7, 2],
       pairs: [0, 2, 1, 3],
@@ -239,15 +268,25 @@ describe('preferenceBatches', () => {
 
     test.each<[string, Partial<BatchOptions>, string[], number[]]>([
       ['nothing where all fits', { maxLength: 12 }, ['abcdefghijkl', 'abcdefmn'], []],
-      ['the start of the prompt first', { maxLength: 10 }, ['cdefghijkl', 'cdefmn'], [0, 1]],
-      ['then the end of the completion', { maxLength: 8 }, ['cdefghij', 'cdefmn'], [0, 1]],
+      ['the start of the prompt first', { maxLength: 11 }, ['bcdefghijkl', 'bcdefmn'], [0, 1]],
+      [
+        'then, with half the length left to it, the end of the completion',
+        { maxLength: 8 },
+        ['cdefghij', 'cdefmn'],
+        [0, 1],
+      ],
       ['to almost nothing', { maxLength: 2 }, ['fg', 'fm'], [0, 1]],
       ['a prompt to its own limit', { maxPromptLength: 3 }, ['defghijkl', 'defmn'], [0, 1]],
       ['to both limits', { maxLength: 7, maxPromptLength: 2 }, ['efghijk', 'efmn'], [0, 1]],
       ['no prompt at all', { maxPromptLength: 0 }, ['ghijkl', 'mn'], [0, 1]],
       ['a prompt within its limit is left alone', { maxLength: 9, maxPromptLength: 6 }, ['abcdefghi', 'abcdefmn'], [0]],
       ['but never the first token', { maxLength: 6, bosId: 122 - 96 }, ['zefghi', 'zefmn'], [0, 1]],
-      ['an end token that does not fit', { maxLength: 7, maxPromptLength: 3, eosId: 26 }, ['defghij', 'defmnz'], [0, 1]],
+      [
+        'an end token that does not fit',
+        { maxLength: 7, maxPromptLength: 3, eosId: 26 },
+        ['defghij', 'defmnz'],
+        [0, 1],
+      ],
     ])('%s', async (_, options, texts, truncated) => {
       const [batch] = await all(batches([long], options))
       expect(rows(batch)).toEqual(texts)
@@ -270,13 +309,21 @@ describe('preferenceBatches', () => {
       expect(batch.empty).toEqual([3])
     }
     expect(warnings).toHaveLength(2)
-    expect(warnings[0]).toMatchObject({ message: expect.stringContaining(`${path}:2.rejected`), record: { prompt: 'x' } })
+    expect(warnings[0]).toMatchObject({
+      message: expect.stringContaining(`${path}:2.rejected`),
+      record: { prompt: 'x' },
+    })
   })
 
   test('a sequence without any token still has its place', async () => {
     const nothing = { prompt: '', chosen: 'a', rejected: '' }
     const [batch] = await all(batches([nothing], { layout: 'packed', onWarning: () => {} }))
-    expect(plain(batch)).toMatchObject({ inputIds: [1, 0], labels: [1, N], sequenceOffsets: [0, 1, 2], lengths: [1, 0] })
+    expect(plain(batch)).toMatchObject({
+      inputIds: [1, 0],
+      labels: [1, N],
+      sequenceOffsets: [0, 1, 2],
+      lengths: [1, 0],
+    })
   })
 
   test('an error in the records comes after the batch of those before it', async () => {
@@ -288,12 +335,30 @@ describe('preferenceBatches', () => {
     expect((await all(batches(skipping))).map(({ records }) => records)).toEqual([[abc, xyz]])
   })
 
-  test.each<[string, unknown, Partial<Record<keyof BatchOptions, unknown>>, string, RegExp]>([
-    ['a record without rejected', [abc, { prompt: 'p', chosen: 'c' }], {}, 'ERR_INVALID_ARG_TYPE', /records\[1\]\.rejected/],
+  test.each<[string, unknown, Record<string, unknown>, string, RegExp]>([
+    [
+      'a record without rejected',
+      [abc, { prompt: 'p', chosen: 'c' }],
+      {},
+      'ERR_INVALID_ARG_TYPE',
+      /records\[1\]\.rejected/,
+    ],
     ['no record', [null], {}, 'ERR_INVALID_ARG_TYPE', /records\[0\]/],
     ['no tokenizer', [abc], { tokenizer: undefined }, 'ERR_INVALID_ARG_TYPE', /options\.tokenizer/],
-    ['text for ids', [abc], { tokenizer: (text: string) => text }, 'ERR_INVALID_ARG_TYPE', /tokenizer\(records\[0\]\.prompt/],
-    ['a bad id', [abc], { tokenizer: () => [1, 0.5] }, 'ERR_OUT_OF_RANGE', /prompt\)\[1\] must be a token id; got 0\.5/],
+    [
+      'text for ids',
+      [abc],
+      { tokenizer: (text: string) => text },
+      'ERR_INVALID_ARG_TYPE',
+      /tokenizer\(records\[0\]\.prompt/,
+    ],
+    [
+      'a bad id',
+      [abc],
+      { tokenizer: () => [1, 0.5] },
+      'ERR_OUT_OF_RANGE',
+      /prompt\)\[1\] must be a token id; got 0\.5/,
+    ],
     ['no batch size', [abc], { batchSize: undefined }, 'ERR_INVALID_ARG_TYPE', /options\.batchSize/],
     ['a batch of nothing', [abc], { batchSize: 0 }, 'ERR_OUT_OF_RANGE', /options\.batchSize/],
     ['an unknown option', [abc], { maxLenght: 5 }, 'ERR_INVALID_ARG_VALUE', /did you mean 'maxLength'/],
@@ -301,7 +366,7 @@ describe('preferenceBatches', () => {
     ['no room for a completion', [abc], { maxLength: 4, maxPromptLength: 4 }, 'ERR_OUT_OF_RANGE', /maxPromptLength/],
     ['no room at all', [abc], { maxLength: 1 }, 'ERR_OUT_OF_RANGE', /options\.maxLength/],
   ])('%s is refused', async (_, records, options, code, message) => {
-    const { error } = await until(batches(records as PreferenceRecord[], options as BatchOptions))
+    const { error } = await until(batches(records as PreferenceRecord[], options as Partial<BatchOptions>))
     expect(error?.code).toBe(code)
     expect(error?.message).toMatch(message)
   })
@@ -312,7 +377,10 @@ test('padded and packed batches go into the loss as they are, with the same resu
   const next = random(5)
   const table = Float32Array.from({ length: vocab * vocab }, () => 4 * next() - 2)
   const model = ({ inputIds, shape }: PreferenceBatch) => ({
-    data: Float32Array.from({ length: inputIds.length * vocab }, (_, i) => table[inputIds[Math.floor(i / vocab)] * vocab + (i % vocab)]),
+    data: Float32Array.from(
+      { length: inputIds.length * vocab },
+      (_, i) => table[inputIds[Math.floor(i / vocab)] * vocab + (i % vocab)],
+    ),
     shape: [...shape, vocab],
   })
   const results = []

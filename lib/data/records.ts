@@ -74,12 +74,16 @@ function renderChat(fields: Record<string, unknown[]>, name: string, template: C
   const key = (messages: ChatMessage[]) => messages.map(({ role, content }) => JSON.stringify([role, content]))
   const shared = prompt === undefined ? sharedLength(key(chosen), key(rejected)) : 0
   const opening = prompt ?? chosen.slice(0, shared)
-  if (opening.length === 0) throw invalidValue(`${name}.prompt`, 'is missing, and chosen and rejected share no first turn')
+  if (opening.length === 0)
+    throw invalidValue(`${name}.prompt`, 'is missing, and chosen and rejected share no first turn')
   const start = template(opening, { addGenerationPrompt: true })
   const completion = (messages: ChatMessage[], field: string): string => {
     const text = template([...opening, ...messages.slice(shared)], { addGenerationPrompt: false })
     if (!text.startsWith(start)) {
-      throw invalidValue('options.chatTemplate', `makes a text of ${name}.${field} that does not begin with its prompt's`)
+      throw invalidValue(
+        'options.chatTemplate',
+        `makes a text of ${name}.${field} that does not begin with its prompt's`,
+      )
     }
     return text.slice(start.length)
   }
