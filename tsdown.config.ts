@@ -14,4 +14,9 @@ export default defineConfig({
   shims: true,
   fixedExtension: true,
   clean: true,
+  // What the page of `plot` is made of; uPlot comes along so that users need not install it.
+  copy: [
+    { from: ['lib/cli/plot/page/*', 'node_modules/uplot/dist/uPlot.{iife.min.js,min.css}'], to: 'dist/cli/plot/page' },
+    { from: 'node_modules/uplot/LICENSE', to: 'dist/cli/plot/page', rename: 'uPlot.LICENSE' },
+  ],
 })
