@@ -153,6 +153,7 @@
     const smooth = (weight) => {
       chart.setData(dataOf(panel.series, weight), false)
       chart.redraw()
+      fillKey(key, panel, chart)
     }
     return { draw, smooth }
   }
