@@ -5,6 +5,8 @@
  *     <!-- setup: js
  *     const policy = …
  *     -->
+ *
+ * and with `setup: ts` declare modules that are not installed.
  */
 import { execFile, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -24,14 +26,15 @@ const pages = [
     .sort(),
 ]
 
-/** Languages of blocks that are shown and not run. */
+/** What is run or checked, and languages of blocks that are only shown. */
+const RUN = ['setup: js', 'setup: ts', 'js', 'ts']
 const SHOWN = ['sh', 'diff', 'json', 'jsonl', 'text', 'html']
 
-/** The blocks of a page by language, in order; those of setups under 'setup'. */
+/** The blocks of a page by language, in order; those of setups under 'setup: js' and 'setup: ts'. */
 function blocksOf(path: string): Record<string, string[]> {
   const text = readFileSync(join(root, path), 'utf8')
-  const blocks: Record<string, string[]> = { setup: [], js: [], ts: [] }
-  for (const [, setup] of text.matchAll(/^<!-- setup: js\n(.*?)^-->/gms)) blocks.setup.push(setup)
+  const blocks: Record<string, string[]> = { 'setup: js': [], 'setup: ts': [], js: [], ts: [] }
+  for (const [, kind, code] of text.matchAll(/^<!-- (setup: [jt]s)\n(.*?)^-->/gms)) blocks[kind].push(code)
   for (const [, , language, code] of text.matchAll(/^([ \t]*)```([^\n]*)\n(.*?)^\1```$/gms)) {
     blocks[language] ??= []
     blocks[language].push(code)
@@ -54,16 +57,16 @@ function run(program: string): Promise<{ code: number | null; stderr: string }> 
 
 const programs = pages
   .map((path) => ({ path, blocks: blocksOf(path) }))
-  .map(({ path, blocks }) => ({ path, blocks, program: [...blocks.setup, ...blocks.js].join('\n') }))
+  .map(({ path, blocks }) => ({ path, blocks, program: [...blocks['setup: js'], ...blocks.js].join('\n') }))
 
 describe('every block of code', () => {
   test.each(programs)('of $path is of a known kind', ({ path, blocks }) => {
-    const kinds = Object.keys(blocks).filter((language) => !['setup', 'js', 'ts', ...SHOWN].includes(language))
+    const kinds = Object.keys(blocks).filter((language) => ![...RUN, ...SHOWN].includes(language))
     expect(kinds).toEqual([])
     // A fence that the pattern above has missed would not be run.
     const fences = readFileSync(join(root, path), 'utf8').match(/^[ \t]*(```|~~~)/gm)?.length ?? 0
-    const { setup: _, ...fenced } = blocks
-    expect(fences).toBe(2 * Object.values(fenced).flat().length)
+    const fenced = Object.entries(blocks).filter(([kind]) => !kind.startsWith('setup'))
+    expect(fences).toBe(2 * fenced.flatMap(([, each]) => each).length)
   })
 
   test.each(programs.filter(({ blocks }) => blocks.js.length > 0))('of $path runs', async ({ program }) => {
@@ -77,10 +80,11 @@ describe('every block of code', () => {
     mkdirSync(join(root, 'build'), { recursive: true })
     const folder = mkdtempSync(join(root, 'build', 'docs-'))
     try {
-      const files = typed.map(({ path, blocks }) => {
+      const files = typed.flatMap(({ path, blocks }) => {
         const name = path.replaceAll(/\W/g, '-')
         writeFileSync(join(folder, `${name}.mts`), blocks.ts.join('\n'))
-        return `${name}.mts`
+        writeFileSync(join(folder, `${name}-setup.d.ts`), blocks['setup: ts'].join('\n'))
+        return [`${name}.mts`, `${name}-setup.d.ts`]
       })
       const compilerOptions = {
         module: 'NodeNext',
