@@ -4,7 +4,14 @@
 import { defineConfig } from 'tsdown'
 
 export default defineConfig({
-  entry: ['lib/index.ts', 'lib/adapters/*.ts', 'lib/cuda/index.ts', 'lib/cli/index.ts'],
+  entry: [
+    'lib/index.ts',
+    'lib/adapters/*.ts',
+    'lib/data.ts',
+    'lib/metrics.ts',
+    'lib/cuda/index.ts',
+    'lib/cli/index.ts',
+  ],
   format: ['esm', 'cjs'],
   outDir: 'dist',
   target: 'node20.17',
@@ -14,4 +21,9 @@ export default defineConfig({
   shims: true,
   fixedExtension: true,
   clean: true,
+  // What the page of `plot` is made of; uPlot comes along so that users need not install it.
+  copy: [
+    { from: ['lib/cli/plot/page/*', 'node_modules/uplot/dist/uPlot.{iife.min.js,min.css}'], to: 'dist/cli/plot/page' },
+    { from: 'node_modules/uplot/LICENSE', to: 'dist/cli/plot/page', rename: 'uPlot.LICENSE' },
+  ],
 })

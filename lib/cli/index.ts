@@ -7,6 +7,7 @@ import type { Command } from './command.js'
 
 const COMMANDS: Record<string, () => Promise<{ command: Command }>> = {
   inspect: () => import('./inspect.js'),
+  plot: () => import('./plot.js'),
 }
 
 const EXIT_WRONG_USE = 2

@@ -1,0 +1,66 @@
+/**
+ * A run's metrics, read from JSON Lines with an object of numbers a step.
+ */
+import { createReadStream } from 'node:fs'
+import { basename } from 'node:path'
+import { invalidValue } from '../../errors.js'
+import { linesOf, parseLine } from '../../json-lines.js'
+
+/** The course of one metric; null where it was not a finite number. */
+export interface Curve {
+  steps: number[]
+  values: (number | null)[]
+}
+
+/** A run as the page takes it. */
+export interface Run {
+  name: string
+  curves: Record<string, Curve>
+  /** What was left out, and why. */
+  notes: string[]
+}
+
+/**
+ * Reads a run. A line without `step` counts as the one after the line before it; where a step comes twice, as after
+ * going back to a checkpoint, the later line counts. Lines that are not objects are left out with a note.
+ */
+export async function readRun(path: string): Promise<Run> {
+  const notes: string[] = []
+  const steps = new Map<number, Record<string, unknown>>()
+  let step = -1
+  for await (const line of linesOf(createReadStream(path))) {
+    let metrics: Record<string, unknown>
+    try {
+      metrics = parseLine(line)
+    } catch (error) {
+      const problem = line.ended ? (error as Error).message : 'is not complete: the run may still be writing it'
+      notes.push(`${path}:${line.number} ${problem}; left out`)
+      continue
+    }
+    step = typeof metrics.step === 'number' && Number.isFinite(metrics.step) ? metrics.step : step + 1
+    steps.set(step, { ...steps.get(step), ...metrics })
+  }
+  const curves = curvesOf([...steps].sort(([a], [b]) => a - b))
+  if (Object.keys(curves).length === 0) {
+    throw invalidValue(path, ['has no metrics', ...notes].join('\n'))
+  }
+  return { name: basename(path).replace(/\.jsonl?$/, ''), curves, notes }
+}
+
+function curvesOf(steps: [number, Record<string, unknown>][]): Record<string, Curve> {
+  const curves: Record<string, Curve> = {}
+  for (const [step, metrics] of steps) {
+    for (const [name, value] of Object.entries(metrics)) {
+      if (name === 'step' || !isNumber(value)) continue
+      curves[name] ??= { steps: [], values: [] }
+      curves[name].steps.push(step)
+      curves[name].values.push(typeof value === 'number' ? Number(value.toPrecision(7)) : null)
+    }
+  }
+  return curves
+}
+
+// What is no finite number is kept by name; null is what other writers of JSON make of it.
+function isNumber(value: unknown): boolean {
+  return typeof value === 'number' || value === null || ['NaN', 'Infinity', '-Infinity'].includes(value as string)
+}

@@ -1,0 +1,80 @@
+/**
+ * `readPreferences`: the records of a JSON Lines file, one at a time.
+ */
+import { createReadStream } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { invalidType, invalidValue } from '../errors.js'
+import { type Line, linesOf, parseLine } from '../json-lines.js'
+import { oneOf, optionsObject } from '../options.js'
+import { type ChatTemplate, type PreferenceRecord, recordOf } from './records.js'
+import { type OnWarning, remember, warner } from './warnings.js'
+
+/** Options of {@link readPreferences}. */
+export interface ReadOptions {
+  /** Turns lists of `{ role, content }` into text; needed for records that have them. */
+  chatTemplate?: ChatTemplate
+  /** What a line that is no record does: end the reading with its error, or be skipped with a warning. Defaults to 'throw'. */
+  onError?: 'throw' | 'skip'
+  /**
+   * Is given the error of every skipped line, with its `file` and `line`. Defaults to a warning of the process for each.
+   */
+  onWarning?: OnWarning
+  /** What errors call the source. Defaults to the path, or 'data' for a stream. */
+  name?: string
+}
+
+const OPTIONS: ReadonlySet<string> = new Set(['chatTemplate', 'onError', 'onWarning', 'name'])
+const ON_ERROR = ['throw', 'skip'] as const
+
+/**
+ * The records of a JSON Lines file as `{ prompt, chosen, rejected }`, read as they are asked for. Each line is one of
+ * - `{ prompt, chosen, rejected }`, all text;
+ * - `{ chosen, rejected }`, both with the prompt inside, as in HH-RLHF: it ends with the last "\n\nAssistant:" of what
+ *   both begin with;
+ * - the same two with lists of `{ role, content }` in place of texts (`chatTemplate`).
+ * Other fields are kept. Blank lines do not count.
+ *
+ * @param source a path, a `file:` URL, or a stream of bytes or text (an unzipping one, say).
+ * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` for a line that is no record, with `file` and
+ *   `line`; the errors of the file system. All records before it have been given.
+ */
+export async function* readPreferences(
+  source: string | URL | AsyncIterable<Uint8Array | string>,
+  options?: ReadOptions,
+): AsyncGenerator<PreferenceRecord> {
+  const given = optionsObject(options, 'options', OPTIONS)
+  const { chatTemplate } = given
+  if (chatTemplate !== undefined && typeof chatTemplate !== 'function') {
+    throw invalidType('options.chatTemplate', 'a function', chatTemplate)
+  }
+  const skips = oneOf(given.onError, 'options.onError', ON_ERROR, 'throw') === 'skip'
+  const warn = warner(given.onWarning)
+  const path = typeof source === 'string' ? source : source instanceof URL ? fileURLToPath(source) : undefined
+  if (path === undefined && typeof (source as AsyncIterable<unknown>)?.[Symbol.asyncIterator] !== 'function') {
+    throw invalidType('source', 'a path, a file URL or a stream', source)
+  }
+  const file = given.name ?? path ?? 'data'
+  const chunks = path === undefined ? (source as AsyncIterable<Uint8Array | string>) : createReadStream(path)
+  for await (const line of linesOf(chunks)) {
+    const place = `${file}:${line.number}`
+    let record: PreferenceRecord
+    try {
+      record = recordOf(parse(line, place), place, chatTemplate)
+    } catch (error) {
+      const located = Object.assign(error as Error, { file, line: line.number })
+      if (!skips) throw located
+      warn(located)
+      continue
+    }
+    remember(record, place)
+    yield record
+  }
+}
+
+function parse(line: Line, place: string): Record<string, unknown> {
+  try {
+    return parseLine(line)
+  } catch (error) {
+    throw invalidValue(place, (error as Error).message)
+  }
+}

@@ -1,0 +1,29 @@
+/**
+ * What data has to say that is no error, and where a record came from.
+ */
+import { invalidType } from '../errors.js'
+
+/** Is told of data that was skipped or looks wrong. */
+export type OnWarning = (warning: Error & { file?: string; line?: number }) => void
+
+/** The caller's listener, or one that makes a warning of the process. */
+export function warner(onWarning: OnWarning | undefined): OnWarning {
+  if (onWarning === undefined) {
+    return ({ message }) => process.emitWarning(message, { code: 'FUSED_PREFERENCE_LOSS_DATA' })
+  }
+  if (typeof onWarning !== 'function') throw invalidType('options.onWarning', 'a function', onWarning)
+  return onWarning
+}
+
+// Kept outside the records: their fields are the caller's.
+const places = new WeakMap<object, string>()
+
+/** Notes the file and line of a record. */
+export function remember(record: object, place: string): void {
+  places.set(record, place)
+}
+
+/** The file and line of a record, if it was read from one. */
+export function placeOf(record: object): string | undefined {
+  return places.get(record)
+}
