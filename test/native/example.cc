@@ -62,6 +62,47 @@ void Elements::setBits(int64_t i, uint32_t bits) {
   memcpy(static_cast<char*>(data()) + i * elementSize(dtype), &bits, elementSize(dtype));
 }
 
+void Elements::fill(int64_t start, int64_t count, int64_t style, uint32_t seed) {
+  const double offset = (uniform(seed, -1) - 0.5) * 5000;
+  const int64_t top = int64_t(uniform(seed, -2) * count);
+  for (int64_t i = 0; i < count; ++i) {
+    const double u = uniform(seed, i), g = gaussian(seed, i);
+    switch (style) {
+      case 0:
+        set(start + i, float(3 * g));
+        break;
+      case 1:
+        set(start + i, float((u - 0.5) * 400));
+        break;
+      case 2:
+        set(start + i, float(1 + u / 64));
+        break;
+      case 3:
+        set(start + i, float(i == top ? 8 + 25 * uniform(seed, -3) : g));
+        break;
+      case 4:
+        set(start + i, float(u < 0.4 ? -INFINITY : 4 * g));
+        break;
+      case 5:
+        set(start + i, float(double(i) / count * 300 + g));
+        break;
+      case 6:
+        set(start + i, float(3 * g + offset));
+        break;
+      case 7: {  // any finite number
+        uint32_t bits = mixed(seed + uint32_t(i));
+        if (dtype == DType::kFloat32 && (bits & 0x7f800000u) == 0x7f800000u) bits ^= 0x40000000u;
+        if (dtype == DType::kFloat16 && (bits & 0x7c00u) == 0x7c00u) bits ^= 0x4000u;
+        if (dtype == DType::kBFloat16 && (bits & 0x7f80u) == 0x7f80u) bits ^= 0x4000u;
+        setBits(start + i, bits);
+        break;
+      }
+      default:  // any bits at all
+        setBits(start + i, mixed(seed + uint32_t(i)));
+    }
+  }
+}
+
 void Example::layRows(Choices& choices, Rows& rows, Elements& elements, int64_t batch, int64_t time, int64_t vocab) {
   rows.batch = batch;
   rows.time = time;
@@ -76,45 +117,7 @@ void Example::layRows(Choices& choices, Rows& rows, Elements& elements, int64_t 
 void Example::fillRow(Choices& choices, const Rows& rows, Elements& elements, int64_t row) {
   const int64_t start = rows.offset(row), vocab = rows.vocab;
   const int64_t style = choices.below(9);
-  const uint32_t seed = choices.word();
-  const double offset = (uniform(seed, -1) - 0.5) * 5000;
-  const int64_t top = int64_t(uniform(seed, -2) * vocab);
-  for (int64_t i = 0; i < vocab; ++i) {
-    const double u = uniform(seed, i), g = gaussian(seed, i);
-    switch (style) {
-      case 0:
-        elements.set(start + i, float(3 * g));
-        break;
-      case 1:
-        elements.set(start + i, float((u - 0.5) * 400));
-        break;
-      case 2:
-        elements.set(start + i, float(1 + u / 64));
-        break;
-      case 3:
-        elements.set(start + i, float(i == top ? 8 + 25 * uniform(seed, -3) : g));
-        break;
-      case 4:
-        elements.set(start + i, float(u < 0.4 ? -INFINITY : 4 * g));
-        break;
-      case 5:
-        elements.set(start + i, float(double(i) / vocab * 300 + g));
-        break;
-      case 6:
-        elements.set(start + i, float(3 * g + offset));
-        break;
-      case 7: {  // any finite number
-        uint32_t bits = mixed(seed + uint32_t(i));
-        if (rows.dtype == DType::kFloat32 && (bits & 0x7f800000u) == 0x7f800000u) bits ^= 0x40000000u;
-        if (rows.dtype == DType::kFloat16 && (bits & 0x7c00u) == 0x7c00u) bits ^= 0x4000u;
-        if (rows.dtype == DType::kBFloat16 && (bits & 0x7f80u) == 0x7f80u) bits ^= 0x4000u;
-        elements.setBits(start + i, bits);
-        break;
-      }
-      default:  // any bits at all
-        elements.setBits(start + i, mixed(seed + uint32_t(i)));
-    }
-  }
+  elements.fill(start, vocab, style, choices.word());
   // A few elements of the fuzzer's own.
   for (int64_t left = choices.below(4); left > 0; --left) {
     const int64_t at = choices.below(vocab);

@@ -45,6 +45,9 @@ struct Elements {
   float at(int64_t i) const;
   void set(int64_t i, float value);
   void setBits(int64_t i, uint32_t bits);
+  // Elements of one of nine kinds, from what a model gives to any bits at all; the last two are any finite number and
+  // any bits. Arithmetic that is the same everywhere.
+  void fill(int64_t start, int64_t count, int64_t style, uint32_t seed);
 };
 
 struct Example {
@@ -54,8 +57,6 @@ struct Example {
   Job job;
   Elements logits, reference, out;
   bool inPlace = false;
-  // Raw bits may make rows whose gradients leave the range in which they are exact.
-  bool tame = true;
   std::string text() const;
 
   std::vector<int32_t> targets, offsets, counts, pairs;
