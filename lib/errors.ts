@@ -35,8 +35,9 @@ export function describe(value: unknown): string {
 
 /** The first elements of an array, however long it is. */
 export function describeList(values: readonly unknown[]): string {
-  const first = values.slice(0, 8).map(describe)
-  return `[${first.join(', ')}${values.length > 8 ? ', …' : ''}]`
+  const shown: string[] = []
+  for (let i = 0; i < 8 && i < values.length; i++) shown.push(describe(values[i]))
+  return `[${shown.join(', ')}${values.length > 8 ? ', …' : ''}]`
 }
 
 /** A value of the wrong type, or none at all. */

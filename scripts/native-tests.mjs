@@ -29,9 +29,14 @@ export function run(command, args, { env, capture = false } = {}) {
 }
 
 /** Builds `target` of test/native with these flags; its path. */
-export function buildNative(name, target, flags, compiler = 'g++') {
+export function buildNative(name, target, flags, compiler = 'g++', more = []) {
   const directory = join(root, 'build', 'tests', name)
-  const options = ['-DCMAKE_BUILD_TYPE=Release', `-DCMAKE_CXX_COMPILER=${compiler}`, `-DCMAKE_CXX_FLAGS=${flags}`]
+  const options = [
+    '-DCMAKE_BUILD_TYPE=Release',
+    `-DCMAKE_CXX_COMPILER=${compiler}`,
+    `-DCMAKE_CXX_FLAGS=${flags}`,
+    ...more,
+  ]
   run('cmake', ['-S', 'test/native', '-B', directory, ...options], { capture: true })
   run('cmake', ['--build', directory, '--target', target, '--parallel', '2'], { capture: true })
   return join(directory, target)
