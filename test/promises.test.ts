@@ -428,6 +428,25 @@ describe('life and death', () => {
     expect(errors).toContain('on purpose')
   })
 
+  test.skipIf(process.platform !== 'linux')(
+    'a system without a thread to give: an error, and the sync form',
+    async () => {
+      const path = script(
+        'no-threads',
+        `import { execFileSync } from 'node:child_process'
+      execFileSync('prlimit', ['--pid', String(process.pid), '--nproc=1:1'])
+      if (process.getuid() === 0) process.setuid(65534) // root has no limit
+      const logits = { data: new Float32Array(2 * 4 * 20_000), shape: [2, 4, 20_000] }
+      const options = { lossType: 'cpo', threads: 4 }
+      let error
+      try { await fpl.fusedPreferenceLoss(logits, new Int32Array(8), options) } catch (caught) { error = caught }
+      const { losses } = fpl.fusedPreferenceLossSync(logits, new Int32Array(8), options)
+      console.error(error instanceof Error, losses.length)`,
+      )
+      expect(await childExit(path)).toEqual([0, null, 'true 1\n'])
+    },
+  )
+
   test('arrays in use are not collected', async () => {
     const path = script(
       'collect',
