@@ -518,6 +518,26 @@ describe('life and death', () => {
     expect((await preferenceLoss({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' })).margin).toBeCloseTo(0.1, 12)
   })
 
+  test('workers are terminated while their calls settle', async () => {
+    const path = script(
+      'settling-worker',
+      `import { parentPort } from 'node:worker_threads'
+      parentPort.postMessage('begun')
+      for (;;) await Promise.all(Array.from({ length: 30 }, short))`,
+    )
+    const parent = script(
+      'terminator',
+      `import { Worker } from 'node:worker_threads'
+      for (let i = 0; i < 60; i++) {
+        const worker = new Worker(${JSON.stringify(path)})
+        await new Promise((resolve) => worker.once('message', resolve))
+        await new Promise((resolve) => setTimeout(resolve, i % 4))
+        await worker.terminate()
+      }`,
+    )
+    expect(await childExit(parent)).toEqual([0, null, ''])
+  })
+
   test('a process that ends while its workers call ends with its code', async () => {
     const worker = script(
       'busy-worker',

@@ -99,7 +99,11 @@ int64_t pools() {
         for (int64_t count = 0; count < 40; ++count) {
           // Not atomic: each task is run once, and all of them before `run` returns.
           std::vector<int64_t> ran(count, 0);
-          pool.run(count, 1 + (caller + count) % 5, [&](int64_t task) { ++ran[task]; });
+          // Some take their time, so that a caller that did not wait would be gone.
+          pool.run(count, 1 + (caller + count) % 5, [&](int64_t task) {
+            if (task % 8 == 5) std::this_thread::sleep_for(std::chrono::microseconds(100));
+            ++ran[task];
+          });
           for (const int64_t times : ran) check(times == 1, "a task did not run once");
           done += count;
         }
