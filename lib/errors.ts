@@ -35,8 +35,14 @@ export function describe(value: unknown): string {
 
 /** The first elements of an array, however long it is. */
 export function describeList(values: readonly unknown[]): string {
-  const first = values.slice(0, 8).map(describe)
-  return `[${first.join(', ')}${values.length > 8 ? ', …' : ''}]`
+  const shown: string[] = []
+  try {
+    for (let i = 0; i < 8 && i < values.length; i++) shown.push(describe(values[i]))
+    if (values.length > 8) shown.push('…')
+  } catch {
+    shown.push('what cannot be looked at')
+  }
+  return `[${shown.join(', ')}]`
 }
 
 /** A value of the wrong type, or none at all. */

@@ -1,4 +1,4 @@
-/** Formats native/ with clang-format (--write), or says which files are not formatted. */
+/** Formats native/ and test/native/ with clang-format (--write), or says which files are not formatted. */
 import { execFileSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -7,9 +7,11 @@ import { dirname, join } from 'node:path'
 const directory = dirname(createRequire(import.meta.url).resolve('clang-format/package.json'))
 const platform = { linux: 'linux_x64', darwin: 'darwin_x64', win32: 'win32' }[process.platform]
 const program = join(directory, 'bin', platform, 'clang-format')
-const files = readdirSync('native', { recursive: true })
-  .filter((name) => /\.(h|cc|inl|cu|cuh)$/.test(name))
-  .map((name) => join('native', name))
+const files = ['native', 'test/native'].flatMap((folder) =>
+  readdirSync(folder, { recursive: true })
+    .filter((name) => /\.(h|cc|inl|cu|cuh)$/.test(name))
+    .map((name) => join(folder, name)),
+)
 const mode = process.argv.includes('--write') ? ['-i'] : ['--dry-run', '--Werror']
 try {
   execFileSync(program, [...mode, ...files], { stdio: 'inherit' })

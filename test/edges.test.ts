@@ -424,6 +424,12 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
       }
     })
 
+    test('a label that towers over logits so far below that their unit has no digits for it', () => {
+      const row = [-Infinity, -huge / 4, -Infinity, 1.25, -Infinity]
+      const { logSumExp, tokenEntropies } = forward([row], [3], { outputs: ['logSumExp', 'tokenEntropies'] })
+      expect([logSumExp![0], tokenEntropies![0]]).toEqual([1.25, 0])
+    })
+
     test('the largest and the smallest together', () => {
       const row = [huge, -huge, 0, huge]
       expect(one(row, 0).gradient.map((x) => x + 0)).toEqual([0.5, 0, 0, -0.5])

@@ -150,7 +150,7 @@ const LOGITS: Case[] = [
   ['detached data', 'ERR_INVALID_ARG_VALUE', 'logits.data is detached', (c) => { structuredClone(c.logits.data, { transfer: [c.logits.data.buffer] }) }],
   ['resizable data', 'ERR_INVALID_ARG_VALUE', 'logits.data is a view of a resizable buffer', (c) => { c.logits.data = new Float32Array(resizable(240)) }],
   ['resizable data, fixed view', 'ERR_INVALID_ARG_VALUE', 'logits.data', (c) => { c.logits.data = new Float32Array(resizable(240), 0, 60) }],
-  ['device pointer', 'ERR_INVALID_ARG_VALUE', 'device memory among the arguments', (c) => { c.logits.data = { ptr: 4096n, byteLength: 240 }; c.options.gradient = undefined }],
+  ['device pointer', 'ERR_INVALID_ARG_VALUE', 'device memory among the arguments', (c) => { c.logits.data = { ptr: 4096n, byteLength: 240 }; if ('gradient' in c.options) c.options.gradient = undefined }],
 ]
 
 // biome-ignore format: one case a line

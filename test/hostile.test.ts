@@ -265,6 +265,9 @@ describe.each(TARGETS)('$name', ({ run }) => {
     const mismatch = expect.objectContaining({ code: 'ERR_SHAPE_MISMATCH' })
     expect(() => shape(new Array(2 ** 32 - 1))).toThrow(mismatch)
     expect(() => shape([Symbol('x')])).toThrow(mismatch)
+    const gone = new Float32Array(3)
+    detach(gone)
+    expect(() => shape(changing([1, 2], 'length', gone, 0))).toThrow(mismatch)
     const type = expect.objectContaining({ code: 'ERR_INVALID_ARG_TYPE' })
     const nameless = Object.create(null)
     const shy = new Proxy(

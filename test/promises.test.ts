@@ -429,6 +429,25 @@ describe('life and death', () => {
     expect(errors).toContain('on purpose')
   })
 
+  test.skipIf(process.platform !== 'linux')(
+    'a system without a thread to give: an error, and the sync form',
+    async () => {
+      const path = script(
+        'no-threads',
+        `import { execFileSync } from 'node:child_process'
+      execFileSync('prlimit', ['--pid', String(process.pid), '--nproc=1:1'])
+      if (process.getuid() === 0) process.setuid(65534) // root has no limit
+      const logits = { data: new Float32Array(2 * 4 * 20_000), shape: [2, 4, 20_000] }
+      const options = { lossType: 'cpo', threads: 4 }
+      let error
+      try { await fpl.fusedPreferenceLoss(logits, new Int32Array(8), options) } catch (caught) { error = caught }
+      const { losses } = fpl.fusedPreferenceLossSync(logits, new Int32Array(8), options)
+      console.error(error instanceof Error, losses.length)`,
+      )
+      expect(await childExit(path)).toEqual([0, null, 'true 1\n'])
+    },
+  )
+
   test('arrays in use are not collected', async () => {
     const path = script(
       'collect',
@@ -498,6 +517,26 @@ describe('life and death', () => {
     }
     // And the main thread works as before.
     expect((await preferenceLoss({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' })).margin).toBeCloseTo(0.1, 12)
+  })
+
+  test('workers are terminated while their calls settle', async () => {
+    const path = script(
+      'settling-worker',
+      `import { parentPort } from 'node:worker_threads'
+      parentPort.postMessage('begun')
+      for (;;) await Promise.all(Array.from({ length: 30 }, short))`,
+    )
+    const parent = script(
+      'terminator',
+      `import { Worker } from 'node:worker_threads'
+      for (let i = 0; i < 60; i++) {
+        const worker = new Worker(${JSON.stringify(path)})
+        await new Promise((resolve) => worker.once('message', resolve))
+        await new Promise((resolve) => setTimeout(resolve, i % 4))
+        await worker.terminate()
+      }`,
+    )
+    expect(await childExit(parent)).toEqual([0, null, ''])
   })
 
   test('a process that ends while its workers call ends with its code', async () => {

@@ -54,16 +54,16 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
   }
 
   void run(const Napi::CallbackInfo& info) {
-    fpl::Job job;
-    fpl::readJob(info, 0, slots_, job);
     try {
+      fpl::Job job;
+      fpl::readJob(info, 0, slots_, job);
       fpl::runJob(job, pool_);
     } catch (const std::exception& error) {
       throw Napi::Error::New(info.Env(), error.what());
     }
   }
 
-  Napi::Value runAsync(const Napi::CallbackInfo& info) {
+  Napi::Value runAsync(const Napi::CallbackInfo& info) try {
     auto job = std::make_unique<fpl::AsyncJob>(info.Env(), info[0].As<Napi::Number>().DoubleValue());
     fpl::readJob(info, 1, slots_, job->job);
     Napi::Array arguments = Napi::Array::New(info.Env(), info.Length());
@@ -73,6 +73,11 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
     const Napi::Promise promise = job->deferred.Promise();
     queue_.push(std::move(job));
     return promise;
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    // No memory, or no thread to be had.
+    throw Napi::Error::New(info.Env(), error.what());
   }
 
   void cancel(const Napi::CallbackInfo& info) { queue_.cancel(info[0].As<Napi::Number>().DoubleValue()); }

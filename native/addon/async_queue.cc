@@ -91,10 +91,14 @@ void AsyncQueue::onDone(napi_env env, napi_value, void* context, void* data) {
 void AsyncQueue::settle(AsyncJob& job) {
   const Napi::HandleScope scope(env_);
   if (--pending_ == 0) napi_unref_threadsafe_function(env_, done_);
-  if (job.error.empty()) {
-    job.deferred.Resolve(Napi::Boolean::New(env_, job.finished));
-  } else {
-    job.deferred.Reject(Napi::Error::New(env_, job.error).Value());
+  try {
+    if (job.error.empty()) {
+      job.deferred.Resolve(Napi::Boolean::New(env_, job.finished));
+    } else {
+      job.deferred.Reject(Napi::Error::New(env_, job.error).Value());
+    }
+  } catch (const Napi::Error&) {
+    // A worker that is being terminated runs no more JavaScript: nobody waits for the promise.
   }
 }
 

@@ -147,8 +147,9 @@ FPL_HD inline TokenState finish(const RowState& state, float labelLogit, double 
   if (logLabel > 700) {
     // The label towers over the rest: measure from it (a base of its own keeps the exponent small).
     token.unit = unitFor(labelLogit, inverseTemperature);
-    const double shift = token.unit.logRatio(state.unit, inverseTemperature);
-    token.total = exp(logRest - shift) + exp(logLabel - shift);
+    // Anew in this unit: of logLabel, a difference from the rest, less may be left than the sixth digit.
+    const double label = Unit{labelLogit, 0}.logRatio(token.unit, inverseTemperature);
+    token.total = exp(logRest - token.unit.logRatio(state.unit, inverseTemperature)) + exp(label);
   } else {
     const int32_t up = int32_t(rint((logLabel > logRest ? logLabel : logRest) * kLog2e));
     token.unit.exponent += up;

@@ -1,0 +1,326 @@
+/**
+ * Random calls from JavaScript with hostile values in them: every call gives its result or throws an error of this
+ * package, what a call that throws could have written is as it was, and an honest call in between gives what it always
+ * gave. Run under `npm run fuzz`, or alone with the number of seconds.
+ */
+import fc from 'fast-check'
+import * as fpl from '../dist/index.mjs'
+
+const seconds = Number(process.argv[2] ?? 10)
+const CODES =
+  /^ERR_(INVALID_ARG_TYPE|INVALID_ARG_VALUE|OUT_OF_RANGE|SHAPE_MISMATCH|LABEL_OUT_OF_RANGE|BACKEND_UNAVAILABLE|DISPOSED)$/
+if (!fpl.getBackends().cpu.available) throw new Error(fpl.getBackends().cpu.reason)
+
+const [batch, time, vocab] = [2, 3, 20]
+const size = batch * time * vocab
+const pristine = Float32Array.from({ length: size }, (_, i) => ((i * 37) % 101) / 16)
+const honestLabels = Int32Array.from({ length: batch * time }, (_, i) => (7 * i) % vocab)
+
+/** What a caller's own code throws; it may come back to the caller. */
+const THROWN = new Error('thrown by the caller')
+function detached(array) {
+  try {
+    structuredClone(array.buffer, { transfer: [array.buffer] })
+  } catch {
+    // memory that is shared, or gone already
+  }
+  return array
+}
+
+// Values made anew for each call, as some do not survive one.
+const plain = [
+  undefined,
+  null,
+  true,
+  false,
+  0,
+  -0,
+  -1,
+  1,
+  2,
+  1.5,
+  1e300,
+  NaN,
+  Infinity,
+  -Infinity,
+  2 ** 31,
+  2 ** 32,
+  2 ** 53,
+]
+const words = [
+  '',
+  'x',
+  'in-place',
+  'sigmoid',
+  'cpu',
+  'float16',
+  '__proto__',
+  'length',
+  1n,
+  -(2n ** 70n),
+  Symbol('s'),
+  () => 0,
+]
+const lengths = [0, 1, 2, 3, 6, 20, 120, 121]
+const kinds = [Float32Array, Float64Array, Uint16Array, Int32Array, Uint8Array, BigInt64Array]
+const typed = fc.tuple(fc.constantFrom(...kinds), fc.constantFrom(...lengths)).map(
+  ([Kind, n]) =>
+    () =>
+      new Kind(n),
+)
+const shared = typed.map((make) => () => {
+  const { constructor: Kind, byteLength, length } = make()
+  return new Kind(new SharedArrayBuffer(byteLength), 0, length)
+})
+const resizable = typed.map((make) => () => {
+  const { constructor: Kind, byteLength } = make()
+  return new Kind(new ArrayBuffer(byteLength, { maxByteLength: byteLength + 64 }))
+})
+const subclassed = typed.map((make) => () => {
+  const array = make()
+  const Kind = class extends array.constructor {
+    get length() {
+      return 10_000
+    }
+    get byteLength() {
+      return 8
+    }
+  }
+  return new Kind(array.length)
+})
+const LIES = [
+  'length',
+  'byteLength',
+  'byteOffset',
+  'buffer',
+  Symbol.toStringTag,
+  Symbol.iterator,
+  'constructor',
+  'subarray',
+]
+const lying = fc
+  .tuple(typed, fc.constantFrom(...LIES), fc.constantFrom(0, 7, 2 ** 40, 'Float32Array', 'Int32Array', undefined, null))
+  .map(
+    ([make, name, value]) =>
+      () =>
+        Object.defineProperty(make(), name, { value }),
+  )
+const list = fc.tuple(fc.constantFrom(...lengths), fc.constantFrom(0, 1, 3, -2, 0.5, NaN, '1', null, 1n)).map(
+  ([n, value]) =>
+    () =>
+      new Array(n).fill(value),
+)
+const arrayLike = fc
+  .constantFrom(-1, 0, 1, 6, 2 ** 31, 2 ** 53 - 1, NaN, '6', 1.5)
+  .map((length) => () => ({ length, 0: 1 }))
+const revoked = fc.constant(() => {
+  const { proxy, revoke } = Proxy.revocable([], {})
+  revoke()
+  return proxy
+})
+const simple = fc.oneof(
+  fc.constantFrom(...plain, ...words).map((value) => () => value),
+  typed,
+  shared,
+  resizable,
+  subclassed,
+  lying,
+  list,
+  arrayLike,
+  revoked,
+  typed.map((make) => () => detached(make())),
+  fc.constantFrom(
+    () => ({}),
+    () => new Map(),
+    () => Object.create(null),
+    () => new Date(),
+    () => new String('cpu'),
+  ),
+)
+/** Lists and objects whose answers change, or that throw. */
+const shifty = fc.tuple(simple, simple, fc.nat({ max: 3 })).map(([make, other, times]) => () => {
+  const value = make()
+  if (typeof value !== 'object' || value === null) return value
+  let asked = 0
+  return new Proxy(value, {
+    get(of, key) {
+      if (++asked > 3 * times + 1) {
+        if (times === 0) throw THROWN
+        if (typeof key === 'string' && key !== 'constructor') return other()
+      }
+      return Reflect.get(of, key, of)
+    },
+  })
+})
+const hostile = fc.oneof({ weight: 5, arbitrary: simple }, { weight: 2, arbitrary: shifty })
+
+const OPTIONS = [
+  'shift',
+  'ignoreIndex',
+  'mask',
+  'tokenWeights',
+  'averageLogProb',
+  'temperature',
+  'sequenceOffsets',
+  'emptySequence',
+  'outputs',
+  'ldAlpha',
+  'pairs',
+  'lossType',
+  'beta',
+  'labelSmoothing',
+  'gamma',
+  'rewardShift',
+  'discopopTau',
+  'referenceFree',
+  'fDivergence',
+  'alpha',
+  'backend',
+  'threads',
+  'instructionSet',
+  'stream',
+  'signal',
+  'reference',
+  'weighting',
+  'gradient',
+  'zeroInactive',
+  'other',
+]
+const PLACES = ['logits', 'data', 'shape', 'dtype', 'strides', 'labels', 'options', 'chosen', 'rejected', ...OPTIONS]
+/** How a value gets to its place: as it is, by a getter, by one that throws, or by one that takes memory away first. */
+const change = fc.tuple(
+  fc.constantFrom(...PLACES),
+  hostile,
+  fc.constantFrom('value', 'value', 'value', 'getter', 'throws', 'takes'),
+)
+const call = fc.record({
+  name: fc.constantFrom('fusedPreferenceLoss', 'sequenceLogProbs', 'preferenceLoss', 'backward'),
+  changes: fc.array(change, { maxLength: 3 }),
+  gradient: fc.constantFrom(undefined, true, 'in-place', 'out'),
+})
+
+function build({ name, changes, gradient }) {
+  const data = pristine.slice()
+  const out = new Float32Array(size).fill(5)
+  const logits = { data, shape: [batch, time, vocab] }
+  const parts = { logits, labels: honestLabels.slice(), chosen: [-3], rejected: [-4], options: {} }
+  if (name === 'fusedPreferenceLoss') {
+    parts.options.reference = { chosen: [-3], rejected: [-4] }
+    if (gradient) parts.options.gradient = gradient === 'out' ? out : gradient
+  }
+  if (name === 'preferenceLoss') parts.options.lossType = 'cpo'
+  let taken = false
+  for (const [place, make, how] of changes) {
+    const target = ['logits', 'labels', 'options', 'chosen', 'rejected'].includes(place)
+      ? parts
+      : ['data', 'shape', 'dtype', 'strides'].includes(place)
+        ? logits
+        : parts.options
+    if (typeof target !== 'object' || target === null) continue
+    const value = make()
+    const get = () => {
+      if (how === 'throws') throw THROWN
+      if (how === 'takes') {
+        for (const array of [data, out, parts.labels])
+          if (ArrayBuffer.isView(array) && array.length > 0) detached(array)
+        taken = true
+      }
+      return value
+    }
+    try {
+      if (how === 'value' || target === parts) target[place] = value
+      else Object.defineProperty(target, place, { get, enumerable: true, configurable: true })
+    } catch {
+      // a proxy or a frozen thing that takes nothing
+    }
+  }
+  return { parts, data, out, taken: () => taken }
+}
+
+function expected(error) {
+  if (error === THROWN || CODES.test(error?.code)) return true
+  // A proxy that is no more cannot be asked anything; a caller's object that cannot be made a number or a string.
+  return (
+    error instanceof TypeError &&
+    /revoked|convert|proxy|not a function|Method get|called on incompatible/.test(error.message)
+  )
+}
+
+const counts = { calls: 0, returned: 0, refused: 0 }
+
+function settled(error, built) {
+  counts.calls++
+  if (error === undefined) {
+    counts.returned++
+    return
+  }
+  counts.refused++
+  if (!expected(error)) throw error
+  const same = (array, wanted) => array.length === 0 || array.every((x, i) => x === wanted(i))
+  if (!same(built.data, (i) => pristine[i]) || !same(built.out, () => 5)) {
+    throw new Error(`a call that threw has written: ${error.stack}`)
+  }
+}
+
+const ARGUMENTS = {
+  fusedPreferenceLoss: ({ logits, labels, options }) => [logits, labels, options],
+  sequenceLogProbs: ({ logits, labels, options }) => [logits, labels, options],
+  preferenceLoss: ({ chosen, rejected, options }) => [{ chosen, rejected }, options],
+}
+
+const { fusedPreferenceLoss, sequenceLogProbs, preferenceLoss } = fpl
+const ASYNC = { fusedPreferenceLoss, sequenceLogProbs, preferenceLoss }
+const SYNC = {
+  fusedPreferenceLoss: fpl.fusedPreferenceLossSync,
+  sequenceLogProbs: fpl.sequenceLogProbsSync,
+  preferenceLoss: fpl.preferenceLossSync,
+}
+
+function sync(given) {
+  const built = build(given)
+  let error
+  try {
+    if (given.name === 'backward') {
+      const sums = fpl.sequenceLogProbsSync({ data: built.data, shape: [batch, time, vocab] }, honestLabels)
+      sums.backward(
+        built.parts.chosen === undefined ? [1, 2] : [1, 2].concat(built.parts.rejected),
+        built.parts.options,
+      )
+    } else {
+      SYNC[given.name](...ARGUMENTS[given.name](built.parts))
+    }
+  } catch (caught) {
+    error = caught ?? new Error('threw nothing')
+  }
+  settled(error, built)
+}
+
+async function later(given) {
+  const name = given.name === 'backward' ? 'sequenceLogProbs' : given.name
+  const built = build({ ...given, name })
+  await ASYNC[name](...ARGUMENTS[name](built.parts)).then(
+    () => settled(undefined, built),
+    (error) => settled(error ?? new Error('rejected with nothing'), built),
+  )
+}
+
+const honest = () => {
+  const options = { reference: { chosen: [-3], rejected: [-4] }, gradient: true }
+  return JSON.stringify(
+    fpl.fusedPreferenceLossSync({ data: pristine, shape: [batch, time, vocab] }, honestLabels, options),
+  )
+}
+const wanted = honest()
+
+const end = Date.now() + 1000 * seconds
+const seed = Date.now() & 0x7fffffff
+let round = 0
+while (Date.now() < end) {
+  const settings = { numRuns: 2000, seed: seed + round++, endOnFailure: false }
+  fc.assert(fc.property(call, sync), settings)
+  await fc.assert(fc.asyncProperty(call, later), { ...settings, numRuns: 300 })
+  if (honest() !== wanted) throw new Error('an honest call no longer gives what it gave')
+}
+console.log(
+  `door: ${counts.calls} calls from seed ${seed}, ${counts.returned} gave a result, ${counts.refused} were refused: 0 wrong`,
+)

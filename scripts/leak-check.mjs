@@ -1,0 +1,39 @@
+/** Calls every function, sync and not, finished, refused and cancelled: what `npm run test:sanitize` watches to the end. */
+import * as fpl from '../dist/index.mjs'
+
+const { available, reason } = fpl.getBackends().cpu
+if (!available) throw new Error(reason)
+
+const [batch, time, vocab] = [4, 30, 700]
+const shape = [batch, time, vocab]
+const labels = Int32Array.from({ length: batch * time }, (_, i) => (i * 31) % vocab)
+const reference = { chosen: [-90, -91], rejected: [-92, -95] }
+const logits = () => ({ data: Float32Array.from({ length: batch * time * vocab }, (_, i) => (i * 37) % 11), shape })
+const outputs = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp', 'sumSquaredProbs']
+
+let calls = 0
+for (let round = 0; round < 20; round++) {
+  const options = {
+    reference,
+    outputs,
+    gradient: round % 2 ? true : 'in-place',
+    weighting: 'wpo',
+    threads: 1 + (round % 4),
+  }
+  fpl.fusedPreferenceLossSync(logits(), labels, options)
+  fpl.sequenceLogProbsSync(logits(), labels, { outputs }).backward([1, 2, 3, 4])
+  fpl.preferenceLossSync({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' })
+  const controller = new AbortController()
+  const running = [
+    fpl.fusedPreferenceLoss(logits(), labels, options),
+    fpl.sequenceLogProbs(logits(), labels, { signal: controller.signal }),
+    fpl.fusedPreferenceLoss(logits(), labels, { ...options, signal: controller.signal }),
+    fpl.preferenceLoss({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' }),
+    fpl.sequenceLogProbs(logits(), labels, { temperature: -1 }),
+  ]
+  if (round % 3 === 0) controller.abort()
+  const settled = await Promise.allSettled(running)
+  if (settled[0].status !== 'fulfilled' || settled[4].status !== 'rejected') throw new Error('not as expected')
+  calls += 8
+}
+console.log(`${calls} calls`)

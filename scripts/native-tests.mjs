@@ -1,0 +1,53 @@
+/** What the scripts around test/native share: programs that must be there, and builds with other flags. */
+import { execFileSync, spawnSync } from 'node:child_process'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+export const root = fileURLToPath(new URL('..', import.meta.url))
+
+/** Whether a program can be run. */
+export const has = (program) => spawnSync(program, ['--version']).error === undefined
+
+/** Exits, saying how to get them, unless all programs are there: name → Debian package. Installs nothing. */
+export function need(programs) {
+  const missing = Object.keys(programs).filter((program) => !has(program))
+  if (missing.length === 0) return
+  const packages = [...new Set(missing.map((program) => programs[program]))].join(' ')
+  console.error(`missing: ${missing.join(', ')}. On Debian: apt-get install ${packages}`)
+  process.exit(1)
+}
+
+/** Runs a program from the root of the repository; its output is shown unless `capture` asks for it. */
+export function run(command, args, { env, capture = false } = {}) {
+  return execFileSync(command, args, {
+    cwd: root,
+    env: { ...process.env, ...env },
+    stdio: ['ignore', capture ? 'pipe' : 'inherit', 'inherit'],
+    encoding: 'utf8',
+    maxBuffer: 2 ** 28,
+  })
+}
+
+/** Builds `target` of test/native with these flags; its path. */
+export function buildNative(name, target, flags, compiler = 'g++', more = []) {
+  const directory = join(root, 'build', 'tests', name)
+  const options = [
+    '-DCMAKE_BUILD_TYPE=Release',
+    `-DCMAKE_CXX_COMPILER=${compiler}`,
+    `-DCMAKE_CXX_FLAGS=${flags}`,
+    ...more,
+  ]
+  run('cmake', ['-S', 'test/native', '-B', directory, ...options], { capture: true })
+  run('cmake', ['--build', directory, '--target', target, '--parallel', '2'], { capture: true })
+  return join(directory, target)
+}
+
+/** Builds the addon with these flags; the environment under which lib finds it. */
+export function buildAddon(name, flags) {
+  const directory = join(root, 'build', 'tests', name)
+  const cmakeJs = join(root, 'node_modules', '.bin', 'cmake-js')
+  run(cmakeJs, ['compile', '--log-level', 'error', '--out', join(directory, 'build'), `--CDCMAKE_CXX_FLAGS=${flags}`], {
+    capture: true,
+  })
+  return { FUSED_PREFERENCE_LOSS_PREBUILD: directory }
+}

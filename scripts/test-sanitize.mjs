@@ -1,0 +1,71 @@
+/**
+ * The native tests and the test suite under sanitizers, and a small run under valgrind.
+ *
+ *   npm run test:sanitize [-- --quick]
+ *
+ * The addon is compiled with each sanitizer and loaded into an ordinary Node, into which the sanitizer is preloaded:
+ * what the addon does is seen, and so is every allocation of the process; what V8 does inside is not.
+ */
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { buildAddon, buildNative, need, root, run } from './native-tests.mjs'
+
+const quick = process.argv.includes('--quick')
+need({ cmake: 'cmake', 'g++': 'g++', valgrind: 'valgrind' })
+
+const ADDRESS = '-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all'
+const THREAD = '-O1 -g -fsanitize=thread'
+const suppressions = (name) => `suppressions=${join(root, 'test', 'native', name)}`
+const ASAN = { ASAN_OPTIONS: 'detect_leaks=1', LSAN_OPTIONS: `${suppressions('lsan.supp')}:print_suppressions=0` }
+const TSAN = { TSAN_OPTIONS: `halt_on_error=1:exitcode=66:${suppressions('tsan.supp')}` }
+const corpus = readdirSync(join(root, 'test/native/corpus')).map((name) => join('test/native/corpus', name))
+const done = []
+
+function step(what, action) {
+  const start = performance.now()
+  console.log(`\n== ${what}`)
+  action()
+  done.push(`${what} (${((performance.now() - start) / 1000).toFixed(0)} s)`)
+}
+
+const library = (name) => run('g++', [`-print-file-name=${name}`], { capture: true }).trim()
+// The C++ library must be there before the sanitizer looks for its throw.
+const preload = (name) => ({ LD_PRELOAD: `${library(name)} ${library('libstdc++.so')}` })
+
+/** Tests whose subject is Node, the package or how fast memory is, and not what the addon does. */
+const ELSEWHERE = ['bench', 'cli', 'memory', 'package', 'tfjs', 'stress'].map((name) => `test/${name}.test.ts`)
+const QUICK = ['hostile', 'tokens'].map((name) => `test/${name}.test.ts`)
+
+function suite(env) {
+  const files = quick ? QUICK : ELSEWHERE.flatMap((name) => ['--exclude', name])
+  const limits = ['--testTimeout', '900000', '--typecheck.enabled=false', '--no-file-parallelism']
+  run(process.execPath, ['node_modules/vitest/vitest.mjs', 'run', ...limits, ...files], { env })
+}
+
+step('native tests, AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer', () => {
+  run(buildNative('asan', 'unit', ADDRESS), ['--examples', quick ? '300' : '5000', ...corpus], { env: ASAN })
+})
+step('native tests, ThreadSanitizer', () => {
+  run(buildNative('tsan', 'unit', THREAD), ['--examples', quick ? '100' : '2000'], { env: TSAN })
+})
+if (!quick) {
+  step('native tests, valgrind', () => {
+    const checks = ['--quiet', '--error-exitcode=9', '--leak-check=full', '--fair-sched=yes']
+    run('valgrind', [...checks, buildNative('valgrind', 'unit', '-O1 -g'), '--examples', '20'])
+  })
+}
+
+const addressed = { ...buildAddon('addon-asan', ADDRESS), ...preload('libasan.so') }
+step('every function of the addon, LeakSanitizer at exit', () => {
+  run(process.execPath, ['scripts/leak-check.mjs'], { env: { ...addressed, ...ASAN } })
+})
+step(`${quick ? QUICK.join(', ') : 'the test suite'}, AddressSanitizer and UndefinedBehaviorSanitizer`, () => {
+  suite({ ...addressed, ASAN_OPTIONS: 'detect_leaks=0' })
+})
+if (!quick) {
+  const threaded = { ...buildAddon('addon-tsan', THREAD), ...preload('libtsan.so'), ...TSAN }
+  step('every function of the addon, ThreadSanitizer', () => {
+    run(process.execPath, ['scripts/leak-check.mjs'], { env: threaded })
+  })
+}
+console.log(`\nclean:\n  ${done.join('\n  ')}`)

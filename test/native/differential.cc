@@ -1,0 +1,230 @@
+// The comparison of a job with the oracle, within the bounds that docs/numerics.md promises.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <sstream>
+
+#include "example.h"
+#include "oracle.h"
+
+namespace fpl {
+namespace {
+
+using oracle::Real;
+
+// The spacing of float32 numbers at x.
+Real ulp(Real x) {
+  int exponent;
+  std::frexp(double(std::min<Real>(fabsl(x), 3e38L)), &exponent);
+  return ldexpl(1, std::max(exponent - 24, -149));
+}
+Real unitToken(Real x) { return ulp(std::max<Real>(fabsl(x), 1)); }
+
+bool near(Real got, Real wanted, Real bound) {
+  if (std::isnan(wanted)) return std::isnan(got);
+  return got == wanted || fabsl(got - wanted) <= bound;
+}
+
+class Report {
+ public:
+  void check(bool holds, const char* what, int64_t index, Real got, Real wanted) {
+    if (holds || !text_.empty()) return;
+    std::ostringstream out;
+    out.precision(20);
+    out << what << "[" << index << "] is " << got << ", wanted " << wanted;
+    text_ = out.str();
+  }
+  void near(Real got, Real wanted, Real bound, const char* what, int64_t index) {
+    check(fpl::near(got, wanted, bound), what, index, got, wanted);
+  }
+  // A result in float32, in which the largest numbers are infinite.
+  void near32(float got, Real wanted, Real bound, const char* what, int64_t index) {
+    near(got, fabsl(wanted) < 0x1.ffffffp127L ? wanted : Real(float(wanted)), bound, what, index);
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string text_;
+};
+
+template <typename T>
+float rounded(Real x) {
+  T stored;
+  fromFloat(float(x), stored);
+  return toFloat(stored);
+}
+
+float roundedTo(DType dtype, Real x) { return dtype == DType::kFloat16 ? rounded<Float16>(x) : rounded<BFloat16>(x); }
+
+// One row of the gradient.
+void compareGradient(const Example& e, const Rows& rows, const Elements& elements, int64_t row,
+                     const oracle::Row& wanted, Real factor, Report& report) {
+  const int64_t start = rows.offset(row);
+  // Beyond float32 there are infinities, and what they make with the zeros among them.
+  if (fabsl(factor) / e.job.tokens.temperature > 0x1p127L) return;
+  for (int64_t j = 0; j < rows.vocab; ++j) {
+    const Real want = factor == 0 && !std::isnan(wanted.logProb) ? 0 : factor * wanted.gradient[j];
+    const float got = elements.at(start + j);
+    Real bound = 4 * ulp(want) + 1e-38L;
+    // Of a coefficient beyond 2^60, what is smaller by another 2^184 vanishes.
+    if (fabsl(factor) > 0x1p58L) bound += ldexpl(fabsl(factor), -184);
+    if (e.job.policy.logits.dtype == DType::kFloat32) {
+      report.near32(got, want, bound, "gradient", start + j);
+    } else if (std::isnan(want)) {
+      report.check(std::isnan(got), "gradient", start + j, got, want);
+    } else {
+      const float low = roundedTo(rows.dtype, want - bound), high = roundedTo(rows.dtype, want + bound);
+      report.check(got >= low && got <= high, "gradient", start + j, got, want);
+    }
+  }
+}
+
+// Loss and derivatives of stage 3, given what stages 1 and 2 found.
+void compareLoss(const Example& e, Report& report) {
+  const PreferenceLoss& s = e.job.loss;
+  const int64_t size = s.pairCount;
+  oracle::Pairs pairs;
+  const auto copy = [&](const double* from, std::vector<Real>& to) { to.assign(from, from + size); };
+  copy(s.chosen, pairs.chosen);
+  copy(s.rejected, pairs.rejected);
+  copy(s.referenceChosen, pairs.referenceChosen);
+  copy(s.referenceRejected, pairs.referenceRejected);
+  copy(s.chosenLengths, pairs.chosenLengths);
+  copy(s.rejectedLengths, pairs.rejectedLengths);
+  pairs.weights.assign(size, 1);
+  if (s.pairWeights) copy(s.pairWeights, pairs.weights);
+  // Beyond this the formulas lose digits, are capped or infinite; what they give then is for the tests of each loss.
+  for (int64_t i = 0; i < size; ++i) {
+    for (const Real x : {pairs.chosen[i], pairs.rejected[i], pairs.referenceChosen[i], pairs.referenceRejected[i]}) {
+      if (!(x > -60) || !(x < -1e-3L)) return;
+    }
+    if (!(pairs.weights[i] < 1e6L)) return;
+  }
+  const auto loss = [&] { return oracle::loss(s.terms, s.constants, pairs); };
+  const Real value = loss();
+  if (!(fabsl(value) < 1e12L)) return;
+  Real scale = 1;
+  for (const Real w : pairs.weights) scale = std::max(scale, w);
+  scale = std::max(scale, fabsl(value));
+  report.near(s.summary[0], value, 1e-10L * scale, "loss", 0);
+
+  // Where two pairs nearly have the same rank, a step of the difference exchanges them.
+  for (const LossTerm& term : s.terms) {
+    if (term.type != LossType::aot && term.type != LossType::aot_unpaired) continue;
+    for (int64_t i = 0; i < size; ++i) {
+      for (int64_t j = 0; j < i; ++j) {
+        const Real c = pairs.chosen[i] - pairs.chosen[j], r = pairs.rejected[i] - pairs.rejected[j];
+        const Real rc = pairs.referenceChosen[i] - pairs.referenceChosen[j];
+        const Real rr = pairs.referenceRejected[i] - pairs.referenceRejected[j];
+        for (const Real gap : {c - r, rc - rr, c - rc, r - rr}) {
+          if (fabsl(gap) < 1e-4L) return;
+        }
+      }
+    }
+  }
+
+  const auto slope = [&](std::vector<Real>& list, const double* got, const char* what) {
+    for (int64_t i = 0; i < size; ++i) {
+      const Real x = list[i], h = 1e-6L;
+      list[i] = x + h;
+      const Real up = loss();
+      list[i] = x - h;
+      const Real down = loss();
+      list[i] = x;
+      const Real wanted = (up - down) / (2 * h);
+      // A kink, or an exchange of ranks, has no derivative.
+      const Real bend = fabsl((up - value) - (value - down)) / h;
+      if (bend > 1e-3L * (fabsl(wanted) + 1)) continue;
+      report.near(got[i], wanted, 1e-7L * (fabsl(wanted) + scale), what, i);
+    }
+  };
+  slope(pairs.chosen, s.gradChosen, "gradChosen");
+  slope(pairs.rejected, s.gradRejected, "gradRejected");
+}
+
+}  // namespace
+
+std::string differential(Example& e, ThreadPool& pool) {
+  Job& job = e.job;
+  const Rows rows = job.policy.logits;
+  const Tokens& tokens = job.tokens;
+  const std::vector<unsigned char> before(e.logits.memory.get(), e.logits.memory.get() + e.logits.bytes);
+  // What the oracle needs of the logits, which the gradient may overwrite.
+  std::vector<std::vector<float>> logits(rows.count());
+  for (int64_t row = 0; row < rows.count(); ++row) {
+    if (tokens.targets[row] < 0) continue;
+    for (int64_t j = 0; j < rows.vocab; ++j) logits[row].push_back(e.logits.at(rows.offset(row) + j));
+  }
+
+  Report report;
+  report.check(runJob(job, pool), "finished", 0, 0, 1);
+
+  // A coefficient of a sequence is what it was told to be, or what the loss gave to each of its pairs.
+  if (job.hasLoss && job.hasGradient) {
+    std::vector<double> wanted(tokens.sequences, 0.0);
+    for (int64_t i = 0; i < job.loss.pairCount; ++i) {
+      wanted[e.pairs[2 * i]] += e.gradChosen[i];
+      wanted[e.pairs[2 * i + 1]] += e.gradRejected[i];
+    }
+    for (int64_t s = 0; s < tokens.sequences; ++s) report.near(e.coefficients[s], wanted[s], 0, "coefficients", s);
+  }
+
+  const Rows& outRows = job.gradient.out;
+  const Elements& out = e.inPlace ? e.logits : e.out;
+  for (int64_t s = 0; s < tokens.sequences; ++s) {
+    Real sum = 0, bound = 0;
+    for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
+      const int32_t label = tokens.targets[row];
+      if (label < 0) {
+        if (!job.hasGradient) continue;
+        const int64_t start = outRows.offset(row);
+        for (int64_t j = 0; j < outRows.vocab; ++j) {
+          const float got = out.at(start + j);
+          const bool holds = job.gradient.skipInactive ? std::isnan(got) : got == 0 && !std::signbit(got);
+          report.check(holds, "inactive gradient", start + j, got, 0);
+        }
+        continue;
+      }
+      const oracle::Row wanted = oracle::row(logits[row], label, tokens.temperature);
+      const Real step = unitToken(wanted.logProb);
+      report.near32(e.tokenLogProbs[row], wanted.logProb, 2 * step, "tokenLogProbs", row);
+      if (!e.tokenEntropies.empty()) {
+        report.near32(e.logSumExp[row], wanted.logSumExp, 2 * unitToken(wanted.logSumExp), "logSumExp", row);
+        report.near(e.tokenEntropies[row], wanted.entropy, 4 * unitToken(wanted.entropy), "tokenEntropies", row);
+        report.near(e.sumSquaredProbs[row], wanted.sumSquaredProbs, 4 * ulp(wanted.sumSquaredProbs), "sumSquaredProbs",
+                    row);
+        const int64_t best = std::max_element(logits[row].begin(), logits[row].end()) - logits[row].begin();
+        report.near(e.tokenArgmax[row], std::isnan(wanted.logProb) ? -1 : best, 0, "tokenArgmax", row);
+      }
+      const Real weight = tokens.weight(row);
+      sum += weight == 0 && std::isinf(wanted.logProb) ? Real(NAN) : weight * wanted.logProb;
+      bound += fabsl(weight) * 2 * step;
+      if (job.hasGradient) {
+        const Real factor = weight * e.coefficients[s] / (tokens.average ? tokens.counts[s] : 1);
+        compareGradient(e, outRows, out, row, wanted, factor, report);
+      }
+    }
+    const int64_t count = tokens.counts[s];
+    if (count == 0) sum = tokens.emptyLogProb;
+    if (count > 0 && tokens.average) {
+      sum /= count;
+      bound /= count;
+    }
+    report.near(e.logProbs[s], sum, bound, "logProbs", s);
+  }
+  if (job.hasLoss) compareLoss(e, report);
+
+  // Nothing else was written: all of the logits, or what lies between their rows.
+  std::vector<unsigned char> after(e.logits.memory.get(), e.logits.memory.get() + e.logits.bytes);
+  if (job.hasGradient && e.inPlace) {
+    const int64_t size = elementSize(rows.dtype);
+    for (int64_t row = 0; row < rows.count(); ++row) {
+      const int64_t start = (e.logits.first + rows.offset(row)) * size;
+      std::copy_n(before.begin() + start, rows.vocab * size, after.begin() + start);
+    }
+  }
+  report.check(before == after, "padding", 0, 0, 0);
+  return report.text();
+}
+
+}  // namespace fpl

@@ -1,0 +1,159 @@
+// The numbers behind docs/numerics.md.
+//
+//   numerics bits     one line for each element type and kind of logits: a hash of every bit the stages give
+//   numerics ulps     the largest errors against the oracle, for each element type and result
+//
+// Of the best instruction set, or of that named last. The inputs are the same everywhere.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "../../native/cpu/stages.h"
+#include "example.h"
+#include "oracle.h"
+
+namespace {
+
+using namespace fpl;
+using oracle::Real;
+
+constexpr int64_t kVocabularies[] = {1, 7, 64, 65, 2049, 16385, 40000};
+const char* const kStyles[] = {"model", "wide", "flat", "certain", "holes", "rising", "far", "any finite"};
+const char* const kDTypes[] = {"float32", "float16", "bfloat16"};
+
+uint64_t hash = 0;
+void add(const void* data, size_t bytes) {
+  const unsigned char* at = static_cast<const unsigned char*>(data);
+  for (size_t i = 0; i < bytes; ++i) hash = (hash ^ at[i]) * 0x100000001b3u;
+}
+
+// One sequence of three rows, with everything asked for.
+struct Call {
+  Call(DType dtype, int32_t style, int64_t vocab, double temperature, int32_t set) {
+    job.instructionSet = set;
+    job.threads = 1;
+    job.hasPolicy = job.hasGradient = true;
+    job.tokens.temperature = temperature;
+    job.tokens.sequences = 1;
+    job.tokens.targets = targets;
+    job.tokens.offsets = offsets;
+    job.tokens.counts = counts;
+    logits.allocate(dtype, 0, 3 * vocab);
+    out.allocate(dtype, 0, 3 * vocab);
+    for (int64_t row = 0; row < 3; ++row) {
+      logits.fill(row * vocab, vocab, style, uint32_t(1000 * style + 10 * row + vocab));
+      targets[row] = int32_t((vocab / 3 + row) % vocab);
+    }
+    Forward& policy = job.policy;
+    policy.logits = {logits.data(), dtype, 1, 3, vocab, 3 * vocab, vocab};
+    policy.logProbs = &logProb;
+    policy.states = states;
+    policy.tokenLogProbs = tokenLogProbs;
+    policy.tokenEntropies = entropies;
+    policy.tokenArgmax = argmax;
+    policy.logSumExp = logSumExp;
+    policy.sumSquaredProbs = squares;
+    job.gradient.logits = job.gradient.out = policy.logits;
+    job.gradient.out.data = out.data();
+    job.gradient.states = states;
+    job.gradient.coefficients = &coefficient;
+  }
+
+  Job job;
+  Elements logits, out;
+  int32_t targets[3], offsets[2] = {0, 3}, counts[1] = {3}, argmax[3];
+  double logProb = 0, coefficient = 0.75;
+  TokenState states[3];
+  float tokenLogProbs[3], entropies[3], logSumExp[3], squares[3];
+};
+
+// Of float32.
+Real ulp(Real x) {
+  int exponent;
+  std::frexp(double(fabsl(x)), &exponent);
+  return ldexpl(1, std::max(exponent - 24, -149));
+}
+
+void bits(int32_t set, ThreadPool& pool) {
+  for (int32_t dtype = 0; dtype < 3; ++dtype) {
+    for (int32_t style = 0; style < 8; ++style) {
+      hash = 0xcbf29ce484222325u;
+      for (const int64_t vocab : kVocabularies) {
+        for (const double temperature : {1.0, 0.7, 30.0}) {
+          Call call(DType(dtype), style, vocab, temperature, set);
+          runJob(call.job, pool);
+          add(&call.logProb, sizeof call.logProb);
+          add(call.states, sizeof call.states);
+          for (const void* list : {(void*)call.tokenLogProbs, (void*)call.entropies, (void*)call.argmax,
+                                   (void*)call.logSumExp, (void*)call.squares}) {
+            add(list, 12);
+          }
+          add(call.out.data(), call.out.bytes);
+          // Without by-products the kernels are others.
+          Forward& policy = call.job.policy;
+          policy.tokenEntropies = policy.logSumExp = policy.sumSquaredProbs = nullptr;
+          policy.tokenArgmax = nullptr;
+          runJob(call.job, pool);
+          add(call.states, sizeof call.states);
+        }
+      }
+      printf("%s\t%s\t%016llx\n", kDTypes[dtype], kStyles[style], (unsigned long long)hash);
+    }
+  }
+}
+
+void ulps(int32_t set, ThreadPool& pool) {
+  for (int32_t dtype = 0; dtype < 3; ++dtype) {
+    Real logProb = 0, logSumExp = 0, entropy = 0, squares = 0, gradient = 0;
+    int64_t rows = 0;
+    for (int32_t style = 0; style < 8; ++style) {
+      for (const int64_t vocab : kVocabularies) {
+        for (const double temperature : {1.0, 0.7, 30.0}) {
+          Call call(DType(dtype), style, vocab, temperature, set);
+          runJob(call.job, pool);
+          for (int64_t row = 0; row < 3; ++row, ++rows) {
+            std::vector<float> x(vocab);
+            for (int64_t j = 0; j < vocab; ++j) x[j] = call.logits.at(row * vocab + j);
+            const oracle::Row wanted = oracle::row(x, call.targets[row], temperature);
+            const auto error = [](Real& worst, Real got, Real want, Real unit) {
+              if (std::isfinite(got) && std::isfinite(want)) worst = std::max(worst, fabsl(got - want) / unit);
+            };
+            const auto token = [&](Real& worst, Real got, Real want) {
+              error(worst, got, want, ulp(std::max<Real>(fabsl(want), 1)));
+            };
+            token(logProb, call.tokenLogProbs[row], wanted.logProb);
+            token(logSumExp, call.logSumExp[row], wanted.logSumExp);
+            token(entropy, call.entropies[row], wanted.entropy);
+            error(squares, call.squares[row], wanted.sumSquaredProbs, ulp(wanted.sumSquaredProbs));
+            for (int64_t j = 0; j < vocab; ++j) {
+              const Real want = 0.75L * wanted.gradient[j];
+              // Spacings of the stored type, in its normal range.
+              const Real unit = ulp(want) * (dtype == 0 ? 1 : dtype == 1 ? 8192 : 65536);
+              const Real normal = dtype == 1 ? 0x1p-14L : 1e-37L;
+              if (fabsl(want) >= normal) error(gradient, call.out.at(row * vocab + j), want, unit);
+            }
+          }
+        }
+      }
+    }
+    printf("%s\t%lld\t%.3Lf\t%.3Lf\t%.3Lf\t%.3Lf\t%.3Lf\n", kDTypes[dtype], (long long)rows, logProb, logSumExp,
+           entropy, squares, gradient);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string what = argc > 1 ? argv[1] : "";
+  const InstructionSets& found = instructionSets();
+  int32_t set = 0;
+  while (argc > 2 && set < found.count && strcmp(found.sets[set]->name, argv[2]) != 0) ++set;
+  if (set == found.count || (what != "bits" && what != "ulps")) {
+    fprintf(stderr, "usage: numerics bits|ulps [instruction set]\n");
+    return 2;
+  }
+  ThreadPool pool;
+  (what == "bits" ? bits : ulps)(set, pool);
+}

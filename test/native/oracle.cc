@@ -1,0 +1,168 @@
+#include "oracle.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace fpl::oracle {
+namespace {
+
+Real logSigmoid(Real z) { return std::min<Real>(z, 0) - log1pl(expl(-fabsl(z))); }
+Real sigma(Real z) { return expl(logSigmoid(z)); }
+// A product in which nothing times infinity is nothing.
+Real times(Real a, Real b) { return a == 0 ? 0 : a * b; }
+
+Real score(Real x, const LossConstants& k) {
+  switch (k.divergence) {
+    case Divergence::kForwardKl:
+      return -expl(-x);
+    case Divergence::kJensenShannon:
+      return logSigmoid(x);
+    case Divergence::kAlpha:
+      return k.alpha == 1 ? x : expm1l((k.alpha - 1) * x) / (k.alpha - 1);
+    case Divergence::kReverseKl:
+      break;
+  }
+  return x;
+}
+
+// Numbers from the smallest to the largest, and where each comes from.
+std::vector<int64_t> order(const std::vector<Real>& x) {
+  std::vector<int64_t> places(x.size());
+  std::iota(places.begin(), places.end(), 0);
+  std::stable_sort(places.begin(), places.end(), [&](int64_t a, int64_t b) { return x[a] < x[b]; });
+  return places;
+}
+
+struct OnePair {
+  Real chosen, rejected, referenceChosen, referenceRejected, chosenLength, rejectedLength;
+};
+
+Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real e, Real tokens) {
+  const Real b = k.beta, c = p.chosen - p.referenceChosen, r = p.rejected - p.referenceRejected;
+  const Real nw = k.average || p.chosenLength == 0 ? 1 : p.chosenLength;
+  const Real nl = k.average || p.rejectedLength == 0 ? 1 : p.rejectedLength;
+  const auto smoothed = [&](Real z) { return -(1 - e) * logSigmoid(z) - times(e, logSigmoid(-z)); };
+  const Real z = b * (score(c, k) - score(r, k));
+  switch (type) {
+    case LossType::sigmoid:
+      return smoothed(z);
+    case LossType::robust:
+      return (-(1 - e) * logSigmoid(z) + times(e, logSigmoid(-z))) / (1 - 2 * e);
+    case LossType::hinge:
+      return std::max<Real>(0, 1 - z);
+    case LossType::ipo:
+      return powl(score(c, k) - score(r, k) - 1 / (2 * b), 2);
+    case LossType::ipo_reward:
+      return powl(b * (c - r) - 1 / b, 2);
+    case LossType::exo_pair:
+      return times(sigma(z), logSigmoid(z) - logl(1 - e)) + times(sigma(-z), logSigmoid(-z) - logl(e));
+    case LossType::nca_pair:
+      return -logSigmoid(b * c) - logSigmoid(-b * c) / 2 - logSigmoid(-b * r) / 2;
+    case LossType::bco_pair:
+      return -logSigmoid(b * c - k.rewardShift) - logSigmoid(k.rewardShift - b * r);
+    case LossType::sppo_hard:
+      return powl(c - 1 / (2 * b), 2) + powl(r + 1 / (2 * b), 2);
+    case LossType::apo_zero:
+      return 1 - sigma(b * c) + sigma(b * r);
+    case LossType::apo_down:
+      return sigma(b * c) + 1 - sigma(b * (c - r));
+    case LossType::aot:
+    case LossType::aot_unpaired:
+      return smoothed(b * (c - r));
+    case LossType::discopop: {
+      const Real m = sigma(z / k.discopopTau);
+      return -logSigmoid(z) * sigma(-z / k.discopopTau) + times(m, expl(-z));
+    }
+    case LossType::sigmoid_norm:
+      return -logSigmoid(b * (score(c / nw, k) - score(r / nl, k)));
+    case LossType::simpo:
+      return smoothed(b * (p.chosen / nw - p.rejected / nl) - k.gamma);
+    case LossType::cpo:
+      return smoothed(b * (p.chosen - p.rejected));
+    case LossType::orpo: {
+      const Real w = p.chosen / nw, l = p.rejected / nl;
+      return -b * logSigmoid((w - l) - (logl(-expm1l(w)) - logl(-expm1l(l))));
+    }
+    case LossType::sft:
+      return tokens == 0 ? 0 : -p.chosen * (k.average ? p.chosenLength : 1) / tokens;
+  }
+  return NAN;
+}
+
+}  // namespace
+
+Row row(const std::vector<float>& logits, int64_t label, double temperature) {
+  const int64_t vocab = int64_t(logits.size());
+  std::vector<Real> x(vocab);
+  for (int64_t j = 0; j < vocab; ++j) x[j] = logits[j] / Real(temperature);
+  Row out;
+  out.gradient.resize(vocab);
+  const bool number = std::none_of(x.begin(), x.end(), [](Real v) { return std::isnan(v) || v == INFINITY; });
+  const Real largest = number ? *std::max_element(x.begin(), x.end()) : -INFINITY;
+  if (largest == -INFINITY) {
+    out.logProb = out.entropy = out.logSumExp = out.sumSquaredProbs = NAN;
+    std::fill(out.gradient.begin(), out.gradient.end(), NAN);
+    return out;
+  }
+  Real sum = 0, rest = 0;  // of e^(x - largest); the label left out
+  for (int64_t j = 0; j < vocab; ++j) {
+    const Real e = expl(x[j] - largest);
+    sum += e;
+    if (j != label) rest += e;
+  }
+  out.logSumExp = largest + logl(sum);
+  // As log(a / (a + rest)) it keeps its digits, whether rest is small or the logits are large.
+  const Real own = expl(x[label] - largest);
+  out.logProb = own > 1e-4000L ? -log1pl(rest / own) : x[label] - out.logSumExp;
+  out.entropy = logl(sum);
+  out.sumSquaredProbs = 0;
+  for (int64_t j = 0; j < vocab; ++j) {
+    const Real p = expl(x[j] - largest) / sum;
+    out.entropy -= times(p, x[j] - largest);
+    out.sumSquaredProbs += p * p;
+    out.gradient[j] = -p / temperature;
+  }
+  out.gradient[label] = rest / sum / temperature;
+  return out;
+}
+
+Real loss(const std::vector<LossTerm>& terms, const LossConstants& k, const Pairs& s) {
+  const int64_t count = int64_t(s.chosen.size());
+  const Real tokens = std::accumulate(s.chosenLengths.begin(), s.chosenLengths.end(), Real(0));
+  Real total = 0;
+  for (const LossTerm& term : terms) {
+    // For the losses of the whole batch: whose reference, or whose rejected sequence, stands against a pair's.
+    std::vector<int64_t> match(count);
+    std::iota(match.begin(), match.end(), 0);
+    if (term.type == LossType::aot || term.type == LossType::aot_unpaired) {
+      std::vector<Real> left(count), right(count);
+      for (int64_t i = 0; i < count; ++i) {
+        const bool paired = term.type == LossType::aot;
+        left[i] = paired ? s.chosen[i] - s.rejected[i] : s.chosen[i] - s.referenceChosen[i];
+        right[i] = paired ? s.referenceChosen[i] - s.referenceRejected[i] : s.rejected[i] - s.referenceRejected[i];
+      }
+      const std::vector<int64_t> a = order(left), b = order(right);
+      for (int64_t i = 0; i < count; ++i) match[a[i]] = b[i];
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t m = match[i];
+      OnePair pair{s.chosen[i],        s.rejected[i],       s.referenceChosen[i], s.referenceRejected[i],
+                   s.chosenLengths[i], s.rejectedLengths[i]};
+      if (term.type == LossType::aot) {
+        pair.referenceChosen = s.referenceChosen[m];
+        pair.referenceRejected = s.referenceRejected[m];
+      } else if (term.type == LossType::aot_unpaired) {
+        pair.rejected = s.rejected[m];
+        pair.referenceRejected = s.referenceRejected[m];
+      }
+      const Real value = pairLoss(term.type, pair, k, term.labelSmoothing, tokens);
+      // sft is a mean over tokens already.
+      const Real share = term.type == LossType::sft ? 1 : Real(1) / count;
+      total += share * term.weight * s.weights[i] * value;
+    }
+  }
+  return total;
+}
+
+}  // namespace fpl::oracle

@@ -1,0 +1,178 @@
+// Native tests without Node: random jobs against the oracle, the corpus of the fuzzer, conversions over their whole
+// range, the thread pool under many callers, and cancellation.
+//
+//   unit [--examples N] [FILE...]    FILE: one example of the fuzzer's each
+//
+// Prints what it tried; exits with 1 when something is wrong. Meant to be run under sanitizers and valgrind.
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <thread>
+
+#include "example.h"
+
+namespace {
+
+using namespace fpl;
+
+int64_t failures = 0;
+
+void check(bool holds, const std::string& what) {
+  if (holds) return;
+  ++failures;
+  fprintf(stderr, "wrong: %s\n", what.c_str());
+}
+
+void runExample(const std::vector<uint8_t>& bytes, ThreadPool& pool) {
+  Example example(bytes.data(), bytes.size());
+  const std::string problem = differential(example, pool);
+  check(problem.empty(), example.text() + ": " + problem);
+}
+
+int64_t examples(int64_t count, ThreadPool& pool) {
+  uint32_t state = 1;
+  for (int64_t i = 0; i < count; ++i) {
+    std::vector<uint8_t> bytes(400);
+    for (uint8_t& byte : bytes) byte = uint8_t((state = state * 1664525 + 1013904223) >> 24);
+    runExample(bytes, pool);
+  }
+  return count;
+}
+
+// Every 16-bit pattern there and back, and the rounding of what lies between.
+template <typename T>
+void conversions(const char* name) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    T value, back;
+    value.bits = uint16_t(bits);
+    const float wide = toFloat(value);
+    fromFloat(wide, back);
+    check(std::isnan(wide) ? std::isnan(toFloat(back)) : back.bits == value.bits,
+          std::string(name) + " there and back");
+    T next;
+    next.bits = uint16_t(bits + 1);
+    const float above = toFloat(next);
+    if ((bits & 0x7fff) == 0x7fff || !std::isfinite(wide) || !std::isfinite(above)) continue;
+    T middle;
+    fromFloat(float((double(wide) + double(above)) / 2), middle);
+    check(middle.bits == (bits & 1 ? next.bits : value.bits), std::string(name) + " rounds a tie to even");
+  }
+}
+
+// Streamed rows have the bits of the others, at every offset and length.
+int64_t streams() {
+  int64_t tried = 0;
+  const InstructionSets& found = instructionSets();
+  for (int32_t set = 0; set < found.count; ++set) {
+    for (int32_t dtype = 0; dtype < 3; ++dtype) {
+      const int64_t size = elementSize(DType(dtype));
+      for (int64_t offset = 0; offset < 33; ++offset) {
+        for (const int64_t count : {1, 7, 64, 129, 500}) {
+          Elements row, plain, streamed;
+          for (Elements* e : {&row, &plain, &streamed}) e->allocate(DType(dtype), offset, count);
+          for (int64_t i = 0; i < count; ++i) row.set(i, float(i % 17) / 4 - 3);
+          const ExpConstants constants(1.5);
+          found.sets[set]->gradient[dtype](row.data(), plain.data(), 0, count, constants, {0, 1}, -0.75f);
+          found.sets[set]->gradientStreamed[dtype](row.data(), streamed.data(), 0, count, constants, {0, 1}, -0.75f);
+          check(memcmp(plain.data(), streamed.data(), size * count) == 0, "a streamed row has other bits");
+          ++tried;
+        }
+      }
+    }
+  }
+  return tried;
+}
+
+int64_t pools() {
+  int64_t tasks = 0;
+  for (int round = 0; round < 20; ++round) {
+    ThreadPool pool;
+    std::vector<std::thread> callers;
+    std::atomic<int64_t> done{0};
+    for (int64_t caller = 0; caller < 4; ++caller) {
+      callers.emplace_back([&, caller] {
+        for (int64_t count = 0; count < 40; ++count) {
+          // Not atomic: each task is run once, and all of them before `run` returns.
+          std::vector<int64_t> ran(count, 0);
+          // Some take their time, so that a caller that did not wait would be gone.
+          pool.run(count, 1 + (caller + count) % 5, [&](int64_t task) {
+            if (task % 8 == 5) std::this_thread::sleep_for(std::chrono::microseconds(100));
+            ++ran[task];
+          });
+          for (const int64_t times : ran) check(times == 1, "a task did not run once");
+          done += count;
+        }
+      });
+    }
+    for (std::thread& caller : callers) caller.join();
+    tasks += done;
+  }
+  return tasks;
+}
+
+// Cancelled from another thread at any time: it stops, and if it says it did, no gradient has been written.
+int64_t cancellations() {
+  constexpr int64_t kRows = 40, kVocab = 3000;
+  int64_t stopped = 0;
+  ThreadPool pool;
+  for (int round = 0; round < 60; ++round) {
+    std::vector<float> logits(kRows * kVocab, 1), out(kRows * kVocab, 5);
+    std::vector<int32_t> targets(kRows, 3), offsets{0, kRows}, counts{kRows};
+    std::vector<double> logProbs(1), coefficients{1};
+    std::vector<TokenState> states(kRows);
+    Job job;
+    job.threads = 2;
+    job.cancellable = job.hasPolicy = job.hasGradient = true;
+    job.tokens.targets = targets.data();
+    job.tokens.offsets = offsets.data();
+    job.tokens.counts = counts.data();
+    job.tokens.sequences = 1;
+    job.policy.logits = {logits.data(), DType::kFloat32, 1, kRows, kVocab, kRows * kVocab, kVocab};
+    job.policy.logProbs = logProbs.data();
+    job.policy.states = states.data();
+    job.gradient.logits = job.gradient.out = job.policy.logits;
+    job.gradient.out.data = out.data();
+    job.gradient.states = states.data();
+    job.gradient.coefficients = coefficients.data();
+    std::thread canceller([&] {
+      std::this_thread::sleep_for(std::chrono::microseconds(20 * round));
+      job.cancelled = true;
+    });
+    const bool finished = runJob(job, pool);
+    canceller.join();
+    for (const float x : out) check((x == 5) != finished, finished ? "unfinished" : "written though cancelled");
+    stopped += !finished;
+  }
+  return stopped;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int64_t count = 2000;
+  ThreadPool pool;
+  int64_t files = 0;
+  for (int i = 1; i < argc; ++i) {
+    if (strcmp(argv[i], "--examples") == 0 && i + 1 < argc) {
+      count = atoll(argv[++i]);
+      continue;
+    }
+    std::ifstream file(argv[i], std::ios::binary);
+    runExample({std::istreambuf_iterator<char>(file), {}}, pool);
+    ++files;
+  }
+  const int64_t ran = examples(count, pool);
+  conversions<Float16>("float16");
+  conversions<BFloat16>("bfloat16");
+  const int64_t streamed = streams(), tasks = pools(), stopped = cancellations();
+  printf(
+      "%lld random jobs and %lld of the corpus, 131072 conversions, %lld streamed rows, %lld pool tasks, "
+      "60 cancellations (%lld in time): %lld wrong\n",
+      (long long)ran, (long long)files, (long long)streamed, (long long)tasks, (long long)stopped, (long long)failures);
+  return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,68 @@
+/**
+ * A hundred thousand calls of each function: the second half of them leaves the process as large as the first did, heap
+ * and resident set, measured once everything that can be collected has been.
+ */
+import { readFileSync } from 'node:fs'
+import * as fpl from '../../dist/index.mjs'
+
+const quick = process.argv.includes('--quick')
+const CALLS = quick ? 6000 : 100_000
+/** What V8 and the allocator may take or leave between two looks at them. */
+const HEAP_SLACK = 1e6
+const RESIDENT_SLACK = 12e6
+
+if (!fpl.getBackends().cpu.available) throw new Error(fpl.getBackends().cpu.reason)
+const [batch, time, vocab] = [2, 8, 300]
+const data = Float32Array.from({ length: batch * time * vocab }, (_, i) => (i * 37) % 11)
+const logits = { data, shape: [batch, time, vocab] }
+const labels = Int32Array.from({ length: batch * time }, (_, i) => i)
+const reference = { chosen: [-3], rejected: [-4] }
+const pairs = { chosen: [-1, -2], rejected: [-2, -3] }
+const bad = { temperature: -1 }
+
+const functions = {
+  fusedPreferenceLossSync: () => fpl.fusedPreferenceLossSync(logits, labels, { reference, gradient: true }),
+  fusedPreferenceLoss: () => fpl.fusedPreferenceLoss(logits, labels, { reference, gradient: true }),
+  sequenceLogProbsSync: () => fpl.sequenceLogProbsSync(logits, labels).backward([1, -1]),
+  sequenceLogProbs: () => fpl.sequenceLogProbs(logits, labels, { outputs: ['logSumExp'] }),
+  preferenceLossSync: () => fpl.preferenceLossSync(pairs, { lossType: 'cpo' }),
+  preferenceLoss: () => fpl.preferenceLoss(pairs, { lossType: 'cpo' }),
+  'a call that is refused': () => fpl.sequenceLogProbs(logits, labels, bad).catch(() => {}),
+  'a call that is aborted': () => {
+    const controller = new AbortController()
+    const running = fpl.fusedPreferenceLoss(logits, labels, { reference, signal: controller.signal }).catch(() => {})
+    controller.abort()
+    return running
+  },
+}
+
+async function size() {
+  for (let i = 0; i < 4; i++) {
+    gc()
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+  const { heapUsed, external, rss } = process.memoryUsage()
+  const status = process.platform === 'linux' ? readFileSync('/proc/self/status', 'utf8') : ''
+  const anonymous = /RssAnon:\s*(\d+) kB/.exec(status)
+  return { heap: heapUsed + external, resident: anonymous ? 1024 * Number(anonymous[1]) : rss }
+}
+
+async function many(call, count) {
+  for (let i = 0; i < count; i += 100) {
+    const running = []
+    for (let k = 0; k < 100; k++) running.push(call())
+    await Promise.all(running)
+  }
+}
+
+for (const [name, call] of Object.entries(functions)) {
+  await many(call, CALLS / 2)
+  const before = await size()
+  await many(call, CALLS / 2)
+  const after = await size()
+  const [heap, resident] = [after.heap - before.heap, after.resident - before.resident]
+  console.log(
+    `memory: ${CALLS} calls of ${name}: heap ${(heap / 1e6).toFixed(2)} MB, resident ${(resident / 1e6).toFixed(2)} MB`,
+  )
+  if (heap > HEAP_SLACK || resident > RESIDENT_SLACK) throw new Error(`${name} grows`)
+}
