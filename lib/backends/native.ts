@@ -1,11 +1,10 @@
 /**
- * The cpu backend: finds the native addon and hands it jobs. The order of numbers and arrays here is the order in
+ * The cpu backend: hands jobs to the native addon. The order of numbers and arrays here is the order in
  * which native/addon/job_reader.cc takes them.
  */
-import { createRequire } from 'node:module'
-import { fileURLToPath } from 'node:url'
 import type { DType, FDivergence, InstructionSet, LossType } from '../types.js'
 import type { Backend, Job, Rows, RunSettings } from './backend.js'
+import { type Loaded, loadAddon } from './load-addon.js'
 
 type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array | undefined
 
@@ -23,6 +22,8 @@ interface Addon {
   runAsync(id: number, numbers: Float64Array, ...arrays: NativeArray[]): Promise<boolean>
   cancel(id: number): void
   availableThreads(): number
+  /** Seconds of a sweep over the bytes of `buffer`; see native/cpu/bandwidth.h. */
+  bandwidth(sweep: string, buffer: ArrayBuffer, target: ArrayBuffer | undefined, threads: number): number
   readonly lossNames: readonly LossType[]
   readonly instructionSets: readonly InstructionSet[]
 }
@@ -236,12 +237,10 @@ export function loadNative(): Native {
 
 function find(): Native {
   try {
-    const load = createRequire(import.meta.url)
-    const nodeGypBuild = load('node-gyp-build') as { path(directory: string): string }
-    const path = nodeGypBuild.path(fileURLToPath(new URL('../..', import.meta.url)))
-    const addon = load(path) as Addon
-    const { instructionSets, jobVersion } = addon
-    if (jobVersion !== JOB_VERSION) return { reason: `${path} belongs to another version of this package` }
+    const loaded = findAddon()
+    if ('reason' in loaded) return { reason: loaded.reason }
+    const { addon, path } = loaded
+    const { instructionSets } = addon
     const forced = process.env[INSTRUCTION_SET_VARIABLE] as InstructionSet | undefined
     if (forced && !instructionSets.includes(forced)) {
       return { reason: `${INSTRUCTION_SET_VARIABLE}=${forced}, but this CPU has ${instructionSets.join(', ')}` }
@@ -252,4 +251,11 @@ function find(): Native {
   } catch (error) {
     return { reason: error instanceof Error ? error.message : String(error) }
   }
+}
+
+/** The addon, and every file that was tried. */
+export function findAddon(): Loaded<Addon> {
+  return loadAddon<Addon>(({ jobVersion }) =>
+    jobVersion === JOB_VERSION ? undefined : 'belongs to another version of this package',
+  )
 }
