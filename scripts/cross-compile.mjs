@@ -57,7 +57,7 @@ try {
   // -w: Zig compiles its C++ library at the first link, and warns of that library's own sources.
   const link = ['c++', ...target, '-w', '-shared', '-s', '-o', join(output, 'fused_preference_loss.node'), ...objects]
   if (platform === 'linux') link.push(`-Wl,--version-script=${join(root, 'native/addon/exports.map')}`)
-  if (platform === 'darwin') link.push('-Wl,-undefined,dynamic_lookup')
+  if (platform === 'darwin') link.push('-Wl,-undefined,dynamic_lookup,-install_name,@rpath/fused_preference_loss.node')
   if (platform === 'win32') {
     const library = join(output, 'node.lib')
     const machine = { x64: 'i386:x86-64', arm64: 'arm64' }[arch]

@@ -1,7 +1,8 @@
 /**
  * Makes the binaries that the package ships, prebuilds/<platform>-<arch>/, all from this machine:
  *
- *   node scripts/prebuild.mjs [target …]      targets as in TARGETS below; defaults to all
+ *   node scripts/prebuild.mjs [target …]            targets as in TARGETS below; defaults to all
+ *   node scripts/prebuild.mjs --from-build FOLDER   the addon compiled on this machine instead, under FOLDER, for tests
  *
  * The same sources give the same bytes. prebuildify names and places the files; scripts/cross-compile.mjs compiles them.
  * Beside each binary goes <libc>.cjs, the subpath by which a bundler takes it along, and sizes.json lets the loader tell
@@ -21,7 +22,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
+import { parseArgs, promisify } from 'node:util'
 import prebuildify from 'prebuildify'
 
 const TARGETS = [
@@ -38,39 +39,53 @@ const CUDA_LIBRARY = 'fused_preference_loss_cuda'
 const CUDA_PLATFORM = 'linux-x64'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const prebuilds = join(root, 'prebuilds')
+const { values, positionals } = parseArgs({ options: { 'from-build': { type: 'string' } }, allowPositionals: true })
+const prebuilds = join(values['from-build'] ?? root, 'prebuilds')
 const { name } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 
-const targets = process.argv.length > 2 ? process.argv.slice(2) : TARGETS
-const unknown = targets.find((target) => !TARGETS.includes(target))
-if (unknown) throw new Error(`'${unknown}' is not a target; the targets are ${TARGETS.join(', ')}`)
-
-const toolchain = join(root, 'scripts/toolchain')
-if (!existsSync(join(toolchain, 'node_modules'))) {
-  console.log('prebuild: installing the cross compiler')
-  execFileSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: toolchain, stdio: 'inherit' })
-}
-
-for (const target of targets) {
-  console.log(`prebuild: ${target}`)
-  const [platform, arch, libc] = target.split('-')
-  // A folder of its own: in the repository's build folder a foreign binary would hide the one compiled for this machine.
-  const cwd = mkdtempSync(join(tmpdir(), `${name}-`))
-  await promisify(prebuildify)({
-    ...{ cwd, out: root, name, platform, arch, libc, tagLibc: libc !== undefined },
-    ...{ napi: true, targets: [process.versions.node], nodeGyp: join(root, 'scripts/cross-compile.mjs') },
-  })
-  rmSync(cwd, { recursive: true })
-  writeSubpath(join(prebuilds, `${platform}-${arch}`), libc)
-}
-if (targets.some((target) => target.startsWith(CUDA_PLATFORM))) addCuda()
+if (values['from-build']) copyBuild()
+else await crossCompile(positionals.length > 0 ? positionals : TARGETS)
 writeSizes()
+
+async function crossCompile(targets) {
+  const unknown = targets.find((target) => !TARGETS.includes(target))
+  if (unknown) throw new Error(`'${unknown}' is not a target; the targets are ${TARGETS.join(', ')}`)
+  const toolchain = join(root, 'scripts/toolchain')
+  if (!existsSync(join(toolchain, 'node_modules'))) {
+    console.log('prebuild: installing the cross compiler')
+    execFileSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: toolchain, stdio: 'inherit' })
+  }
+  for (const target of targets) {
+    console.log(`prebuild: ${target}`)
+    const [platform, arch, libc] = target.split('-')
+    // A folder of its own: in the repository's, a foreign binary would hide the one compiled for this machine.
+    const cwd = mkdtempSync(join(tmpdir(), `${name}-`))
+    await promisify(prebuildify)({
+      ...{ cwd, out: root, name, platform, arch, libc, tagLibc: libc !== undefined },
+      ...{ napi: true, targets: [process.versions.node], nodeGyp: join(root, 'scripts/cross-compile.mjs') },
+    })
+    rmSync(cwd, { recursive: true })
+    writeSubpath(join(prebuilds, `${platform}-${arch}`), libc)
+  }
+  if (targets.some((target) => target.startsWith(CUDA_PLATFORM))) addCuda()
+}
+
+function copyBuild() {
+  const folder = join(prebuilds, `${process.platform}-${process.arch}`)
+  const libc = process.platform === 'linux' ? 'glibc' : undefined
+  mkdirSync(folder, { recursive: true })
+  copyFileSync(join(root, 'build/Release/fused_preference_loss.node'), join(folder, fileName(libc)))
+  writeSubpath(folder, libc)
+}
+
+function fileName(libc) {
+  return [name, libc, 'node'].filter(Boolean).join('.')
+}
 
 /** The module by which a bundler takes the binary along: it names the file in a literal require. */
 function writeSubpath(folder, libc) {
-  const file = [name, libc, 'node'].filter(Boolean).join('.')
   const module = join(folder, libc ?? 'addon')
-  writeFileSync(`${module}.cjs`, `globalThis[Symbol.for('fused-preference-loss.addon')] = require('./${file}')\n`)
+  writeFileSync(`${module}.cjs`, `globalThis[Symbol.for('fused-preference-loss.addon')] = require('./${fileName(libc)}')\n`)
   writeFileSync(`${module}.d.cts`, 'export {}\n')
 }
 
