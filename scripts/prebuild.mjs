@@ -12,6 +12,7 @@ import { execFileSync } from 'node:child_process'
 import {
   copyFileSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -85,7 +86,10 @@ function fileName(libc) {
 /** The module by which a bundler takes the binary along: it names the file in a literal require. */
 function writeSubpath(folder, libc) {
   const module = join(folder, libc ?? 'addon')
-  writeFileSync(`${module}.cjs`, `globalThis[Symbol.for('fused-preference-loss.addon')] = require('./${fileName(libc)}')\n`)
+  writeFileSync(
+    `${module}.cjs`,
+    `globalThis[Symbol.for('fused-preference-loss.addon')] = require('./${fileName(libc)}')\n`,
+  )
   writeFileSync(`${module}.d.cts`, 'export {}\n')
 }
 

@@ -26,7 +26,7 @@ export function platformOfBinary(): { folder: string; libc: string } {
 /** By what this process has loaded: a machine may have both. */
 function libcOfProcess(): string {
   try {
-    return readFileSync('/proc/self/maps', 'latin1').includes('/ld-musl-') ? 'musl' : 'glibc'
+    return /\/libc(\.so\.6|-2\.\d+\.so)$/m.test(readFileSync('/proc/self/maps', 'latin1')) ? 'glibc' : 'musl'
   } catch {
     return 'glibc'
   }

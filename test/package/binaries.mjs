@@ -29,11 +29,17 @@ export function checkBinary(file, platform, arch, libc) {
 }
 
 function checkElf(file, arch, libc) {
-  const read = (...args) => execFileSync('readelf', ['--wide', ...args, file], { encoding: 'utf8', env: { LC_ALL: 'C', PATH: process.env.PATH } })
+  const read = (...args) =>
+    execFileSync('readelf', ['--wide', ...args, file], {
+      encoding: 'utf8',
+      env: { LC_ALL: 'C', PATH: process.env.PATH },
+    })
   assert(read('--file-header').includes(MACHINES.linux[arch]), `${file} is for another machine`)
   const needed = [...read('--dynamic').matchAll(/\(NEEDED\).*\[(.*)\]/g)].map((match) => match[1])
   for (const library of needed) assert.match(library, SYSTEM[libc])
-  const exported = [...read('--dyn-syms').matchAll(/(?:GLOBAL|WEAK)\s+DEFAULT\s+(?!UND)\S+\s+(\S+)/g)].map((match) => match[1])
+  const exported = [...read('--dyn-syms').matchAll(/(?:GLOBAL|WEAK)\s+DEFAULT\s+(?!UND)\S+\s+(\S+)/g)].map(
+    (match) => match[1],
+  )
   assert.deepEqual(exported.sort(), EXPORTS)
   assert(!read('--sections').includes('.symtab'), `${file} is not stripped`)
   const versions = [...read('--version-info').matchAll(/GLIBC_(\d+)\.(\d+)/g)].map(([, a, b]) => [Number(a), Number(b)])
@@ -52,7 +58,11 @@ function checkPe(bytes, arch) {
   assert.equal(bytes.readUInt16LE(header + 4), MACHINES.win32[arch])
   const sections = Array.from({ length: bytes.readUInt16LE(header + 6) }, (_, i) => {
     const at = header + 24 + bytes.readUInt16LE(header + 20) + 40 * i
-    return { address: bytes.readUInt32LE(at + 12), size: bytes.readUInt32LE(at + 16), data: bytes.readUInt32LE(at + 20) }
+    return {
+      address: bytes.readUInt32LE(at + 12),
+      size: bytes.readUInt32LE(at + 16),
+      data: bytes.readUInt32LE(at + 20),
+    }
   })
   const offset = (address) => {
     const section = sections.find((s) => address >= s.address && address < s.address + s.size)
@@ -62,7 +72,9 @@ function checkPe(bytes, arch) {
   const directories = header + 24 + 112
   const table = offset(bytes.readUInt32LE(directories))
   const names = offset(bytes.readUInt32LE(table + 32))
-  const exported = Array.from({ length: bytes.readUInt32LE(table + 24) }, (_, i) => text(bytes.readUInt32LE(names + 4 * i)))
+  const exported = Array.from({ length: bytes.readUInt32LE(table + 24) }, (_, i) =>
+    text(bytes.readUInt32LE(names + 4 * i)),
+  )
   assert.deepEqual(exported.sort(), EXPORTS)
   const needed = []
   for (let at = offset(bytes.readUInt32LE(directories + 8)); bytes.readUInt32LE(at + 12) !== 0; at += 20) {

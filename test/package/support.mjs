@@ -3,7 +3,18 @@
  */
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -28,23 +39,34 @@ const npmCli = execFileSync('npm', ['root', '--global'], { encoding: 'utf8' }).t
 export const npm = [process.execPath, join(npmCli, 'npm/bin/npm-cli.js')]
 const registry = execFileSync('npm', ['config', 'get', 'registry'], { encoding: 'utf8' }).trim()
 
-/** Where package managers find packages while a cache is filled, and where they find none. */
-export const ONLINE = { npm_config_registry: registry, YARN_NPM_REGISTRY_SERVER: registry, BUN_CONFIG_REGISTRY: registry }
-const NOWHERE = 'http://127.0.0.1:9/'
-export const OFFLINE = { npm_config_registry: NOWHERE, YARN_NPM_REGISTRY_SERVER: NOWHERE, BUN_CONFIG_REGISTRY: NOWHERE }
+/** For filling the caches of package managers. */
+export const ONLINE = {
+  ...{ npm_config_registry: registry, YARN_NPM_REGISTRY_SERVER: registry, BUN_CONFIG_REGISTRY: registry },
+  ...Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => /^(NODE_EXTRA_CA_CERTS|SSL_CERT_FILE)$/.test(name)),
+  ),
+}
+/** For installing from them: where a package manager has no option for it, a proxy that is not there. */
+const NO_PROXY = 'http://127.0.0.1:9'
+export const OFFLINE = { ...ONLINE, npm_config_offline: 'true', HTTP_PROXY: NO_PROXY, HTTPS_PROXY: NO_PROXY }
 
 /** Runs a program in `cwd`; throws with all it printed where it fails. Returns what it printed. */
 export function run([program, ...args], cwd, env = {}) {
-  const { status, signal, error, stdout, stderr } = spawnSync(program, args, {
+  // Into a file: node.exe under Wine cannot write to a pipe.
+  const file = join(scratch, 'output.txt')
+  const output = openSync(file, 'w')
+  const { status, signal, error } = spawnSync(program, args, {
     cwd,
     env: { HOME: scratch, PATH: path, TMPDIR: tmpdir(), npm_config_cache: join(scratch, 'npm-cache'), CI: '1', ...env },
-    encoding: 'utf8',
+    stdio: ['ignore', output, output],
     timeout: 300_000,
   })
+  closeSync(output)
+  const printed = readFileSync(file, 'utf8')
   if (status !== 0) {
-    throw new Error(`${[program, ...args].join(' ')}: ${error ?? signal ?? `exit code ${status}`}\n${stdout}${stderr}`)
+    throw new Error(`${[program, ...args].join(' ')}: ${error ?? signal ?? `exit code ${status}`}\n${printed}`)
   }
-  return stdout + stderr
+  return printed
 }
 
 /** Packs a folder of the package; returns the tarball. */
@@ -64,7 +86,8 @@ export function stage() {
   const folder = join(scratch, 'stage')
   mkdirSync(folder)
   for (const name of ['package.json', ...manifest.files]) {
-    if (name !== 'prebuilds' && existsSync(join(root, name))) cpSync(join(root, name), join(folder, name), { recursive: true })
+    if (name !== 'prebuilds' && existsSync(join(root, name)))
+      cpSync(join(root, name), join(folder, name), { recursive: true })
   }
   execFileSync(process.execPath, [join(root, 'scripts/prebuild.mjs'), '--from-build', folder])
   return folder
