@@ -7,10 +7,8 @@ import { findAddon } from '../backends/native.js'
 import { fusedPreferenceLossSync, getBackends, sequenceLogProbsSync } from '../index.js'
 import type { Command } from './command.js'
 
-const SHAPES = [
-  [4, 64, 32_000],
-  [4, 64, 128_256],
-]
+const [BATCH, TIME] = [4, 64]
+const VOCABULARIES = ['32000', '128256']
 const RUNS = 7
 
 interface Result {
@@ -27,12 +25,19 @@ interface Times {
 }
 
 export const command: Command = {
-  summary: 'measure this machine: forward pass and full step, against its memory (--json, --threads N)',
+  summary: 'measure this machine: forward pass and full step, against its memory (--json, --threads N, --vocab N)',
   run(args) {
-    const { values } = parseArgs({ args, options: { json: { type: 'boolean' }, threads: { type: 'string' } } })
+    const { values } = parseArgs({
+      args,
+      options: {
+        json: { type: 'boolean' },
+        threads: { type: 'string' },
+        vocab: { type: 'string', multiple: true, default: VOCABULARIES },
+      },
+    })
     const threads = values.threads === undefined ? undefined : Number(values.threads)
     const { cpu } = getBackends()
-    const results = SHAPES.map((shape) => measure(shape, threads))
+    const results = values.vocab.map((vocab) => measure([BATCH, TIME, Number(vocab)], threads))
     if (values.json) {
       console.log(
         JSON.stringify({ backend: cpu.available ? 'cpu' : 'js', threads: threads ?? cpu.threads, results }, null, 2),
@@ -53,7 +58,8 @@ export const command: Command = {
 function measure(shape: number[], threads: number | undefined): Result {
   const [batch, time, vocab] = shape
   const data = new Float32Array(batch * time * vocab)
-  for (let i = 0; i < data.length; i++) data[i] = 8 * Math.sin(i * 0.7)
+  for (let i = 0; i < vocab; i++) data[i] = 8 * Math.sin(i * 0.7)
+  for (let row = 1; row < batch * time; row++) data.copyWithin(row * vocab, 0, vocab)
   const gradient = new Float32Array(data.length)
   const logits = { data, shape }
   const labels = new Int32Array(batch * time).fill(11)

@@ -370,7 +370,7 @@ await row('inspect', () => {
   assert.equal(facts.tried.at(-1).problem, undefined)
 })
 await row('bench', () => {
-  const { results } = JSON.parse(run([...cli, 'bench', '--json'], app))
+  const { results } = JSON.parse(run([...cli, 'bench', '--json', '--vocab', '32000'], app))
   for (const { forward, step } of results)
     for (const { milliseconds, floor } of [forward, step]) assert(milliseconds > 0 && floor > 0)
 })
