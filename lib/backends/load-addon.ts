@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const NAME = 'fused-preference-loss'
@@ -33,27 +33,19 @@ function libcOfProcess(): string {
 }
 
 /**
- * Loads the first binary that works. Never throws.
+ * Loads the first binary that works.
  * @param problemOf says what is wrong with an addon that did load, if anything
  */
 export function loadAddon<Addon>(problemOf: (addon: Addon) => string | undefined): Loaded<Addon> {
   const tried: Tried[] = []
-  const load = createRequire(thisFile())
-  // Put there by prebuilds/<platform>-<arch>/<libc>.cjs, which a bundle includes.
-  const bundled = (globalThis as { [key: symbol]: unknown })[Symbol.for(`${NAME}.addon`)] as Addon | undefined
-  const files = bundled === undefined ? candidates() : ['(in the bundle)', ...candidates()]
-  for (const path of files) {
+  for (const { path, load } of candidates()) {
     let problem: string | undefined
     try {
-      const isBundled = bundled !== undefined && path === files[0]
-      problem = isBundled ? undefined : problemOfFile(path)
+      const addon = load() as Addon
+      problem = problemOf(addon)
       if (problem === undefined) {
-        const addon = isBundled ? bundled : (load(path) as Addon)
-        problem = problemOf(addon)
-        if (problem === undefined) {
-          tried.push({ path })
-          return { addon, path, tried }
-        }
+        tried.push({ path })
+        return { addon, path, tried }
       }
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error)
@@ -70,13 +62,40 @@ export function loadAddon<Addon>(problemOf: (addon: Addon) => string | undefined
   return { reason: lines.join('\n'), tried }
 }
 
-function candidates(): string[] {
+interface Candidate {
+  path: string
+  /** The addon; throws what is wrong with the file. */
+  load(): unknown
+}
+
+function candidates(): Candidate[] {
+  // Put there by prebuilds/<platform>-<arch>/<libc>.cjs, which a bundle may include.
+  const bundled = (globalThis as { [key: symbol]: unknown })[Symbol.for(`${NAME}.addon`)]
+  if (bundled !== undefined) return [{ path: '(in the bundle)', load: () => bundled }]
+  return files().map((path) => ({ path, load: () => loadFile(path) }))
+}
+
+function files(): string[] {
   const { folder, libc } = platformOfBinary()
   const prebuild = join('prebuilds', folder, [NAME, libc, 'node'].filter(Boolean).join('.'))
   const build = join('build', 'Release', 'fused_preference_loss.node')
   const root = packageRoot()
   if (root === undefined) return [join(dirname(fileURLToPath(thisFile())), prebuild)]
   return process.env.PREBUILDS_ONLY ? [join(root, prebuild)] : [join(root, build), join(root, prebuild)]
+}
+
+function loadFile(path: string): unknown {
+  if (!existsSync(path)) throw new Error('no such file')
+  // A binary cut short must not be opened: it may load, and crash when used.
+  const list = join(dirname(path), '..', 'sizes.json')
+  if (existsSync(list)) {
+    const wanted = (JSON.parse(readFileSync(list, 'utf8')) as Record<string, number>)[
+      `${basename(dirname(path))}/${basename(path)}`
+    ]
+    const { size } = statSync(path)
+    if (size !== wanted) throw new Error(`${size} bytes instead of ${wanted}`)
+  }
+  return createRequire(thisFile())(path)
 }
 
 /** The package's folder: two above this file or, once that is part of a bundle, wherever the package is installed. */
@@ -98,15 +117,4 @@ function isPackage(folder: string): boolean {
 /** As a URL. Bundlers that write CommonJS may leave `import.meta.url` undefined: then the program's main file. */
 function thisFile(): string {
   return import.meta.url ?? pathToFileURL(process.argv[1] ?? join(process.cwd(), 'bundle.js')).href
-}
-
-/** What can be known without opening it. A binary cut short must not be opened: it loads, and crashes when used. */
-function problemOfFile(path: string): string | undefined {
-  if (!existsSync(path)) return 'no such file'
-  const list = join(dirname(path), '..', 'sizes.json')
-  if (!existsSync(list)) return undefined
-  const sizes: Record<string, number> = JSON.parse(readFileSync(list, 'utf8'))
-  const key = path.split(/[\\/]/).slice(-2).join('/')
-  const { size } = statSync(path)
-  return size === sizes[key] ? undefined : `${size} bytes instead of ${sizes[key]}`
 }
