@@ -158,7 +158,7 @@ export interface RunOptions {
   signal?: AbortSignal
 }
 
-/** Instruction sets of the cpu backend; 'baseline' is x86-64-v2 on x64. */
+/** Instruction sets of the cpu backend; 'baseline' is plain SSE2, which every x64 CPU has. */
 export type InstructionSet = 'baseline' | 'avx2' | 'avx512' | 'neon'
 
 /** Options of `sequenceLogProbs`. */

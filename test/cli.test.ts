@@ -30,8 +30,23 @@ describe('the command line', () => {
 describe('inspect', () => {
   it('prints the backends, for people and for programs', () => {
     expect(run('inspect').stdout).toMatch(/^cpu: available$/m)
-    const backends = JSON.parse(run('inspect', '--json').stdout)
+    const { backends, binary, tried } = JSON.parse(run('inspect', '--json').stdout)
     expect(backends.cpu.available).toBe(true)
     expect(backends.js.available).toBe(true)
+    expect(binary).toBe(backends.cpu.path)
+    expect(tried).toContainEqual({ path: binary })
+  })
+})
+
+describe('bench', () => {
+  it('measures this machine', () => {
+    const { results } = JSON.parse(run('bench', '--vocab', '1000', '--vocab', '2000', '--json').stdout)
+    expect(results.map(({ shape }: { shape: number[] }) => shape[2])).toEqual([1000, 2000])
+    for (const { forward, step } of results) {
+      for (const { milliseconds, floor } of [forward, step]) {
+        expect(milliseconds).toBeGreaterThan(0)
+        expect(floor).toBeGreaterThan(0)
+      }
+    }
   })
 })

@@ -92,7 +92,8 @@ describe.each(['module', 'commonjs'] as const)('imported by its name as %s', (ty
 test('everything the manifest points to is there, with types for both module systems', () => {
   const targets = (value: unknown): string[] =>
     typeof value === 'string' ? [value] : Object.values(value as object).flatMap(targets)
-  for (const path of [...targets(manifest.exports), manifest.main, manifest.types]) {
+  const exported = targets(manifest.exports).filter((path) => !path.includes('*'))
+  for (const path of [...exported, manifest.main, manifest.types]) {
     expect([path, existsSync(join(root, path))]).toEqual([path, true])
   }
   for (const [name, entry] of Object.entries<Record<string, Record<string, string>>>(manifest.exports)) {
@@ -152,7 +153,7 @@ describe('in a project of its own', () => {
     expectRight(result)
     const { cpu, js } = result.backends
     expect(cpu).toEqual({ available: false, reason: expect.any(String) })
-    expect(cpu.reason).toContain('No native build was found')
+    expect(cpu.reason).toContain('No native binary loads on')
     expect(js).toEqual({ available: true })
     expect(result.warnings).toHaveLength(1)
     expect(result.warnings[0].code).toBe('FUSED_PREFERENCE_LOSS_NO_BINARY')

@@ -1,8 +1,6 @@
 /**
- * The cpu backend: finds the native addon and hands it jobs.
+ * The cpu backend: hands jobs to the native addon.
  */
-import { createRequire } from 'node:module'
-import { fileURLToPath } from 'node:url'
 import type { InstructionSet, LossType } from '../types.js'
 import type { Backend, Job, RunSettings } from './backend.js'
 import type { CudaFunctions } from './cuda.js'
@@ -14,6 +12,7 @@ import {
   type NativeArgument,
   type NativeArray,
 } from './job-arguments.js'
+import { type Loaded, loadAddon } from './load-addon.js'
 
 /** What `run` takes for an array: the array, or how many of its elements are in its slot of the arena. */
 type Argument = NativeArgument | number
@@ -28,6 +27,8 @@ export interface Addon {
   cancel(id: number): void
   availableThreads(): number
   readonly cuda: CudaFunctions
+  /** Seconds of a sweep over the bytes of `buffer`; see native/cpu/bandwidth.h. */
+  bandwidth(sweep: string, buffer: ArrayBuffer, target: ArrayBuffer | undefined, threads: number): number
   readonly lossNames: readonly LossType[]
   readonly instructionSets: readonly InstructionSet[]
 }
@@ -147,12 +148,10 @@ export function loadNative(): Native {
 
 function find(): Native {
   try {
-    const load = createRequire(import.meta.url)
-    const nodeGypBuild = load('node-gyp-build') as { path(directory: string): string }
-    const path = nodeGypBuild.path(fileURLToPath(new URL('../..', import.meta.url)))
-    const addon = load(path) as Addon
-    const { instructionSets, jobVersion } = addon
-    if (jobVersion !== JOB_VERSION) return { reason: `${path} belongs to another version of this package` }
+    const loaded = findAddon()
+    if ('reason' in loaded) return { reason: loaded.reason }
+    const { addon, path } = loaded
+    const { instructionSets } = addon
     const forced = process.env[INSTRUCTION_SET_VARIABLE] as InstructionSet | undefined
     if (forced && !instructionSets.includes(forced)) {
       return { reason: `${INSTRUCTION_SET_VARIABLE}=${forced}, but this CPU has ${instructionSets.join(', ')}` }
@@ -163,4 +162,11 @@ function find(): Native {
   } catch (error) {
     return { reason: error instanceof Error ? error.message : String(error) }
   }
+}
+
+/** The addon, and every file that was tried. */
+export function findAddon(): Loaded<Addon> {
+  return loadAddon<Addon>(({ jobVersion }) =>
+    jobVersion === JOB_VERSION ? undefined : 'belongs to another version of this package',
+  )
 }

@@ -8,6 +8,8 @@ import type { Command } from './command.js'
 const COMMANDS: Record<string, () => Promise<{ command: Command }>> = {
   inspect: () => import('./inspect.js'),
   plot: () => import('./plot.js'),
+  build: () => import('./build.js'),
+  bench: () => import('./bench.js'),
 }
 
 const EXIT_WRONG_USE = 2

@@ -1,23 +1,66 @@
 /**
- * `inspect`: what this machine has.
+ * `inspect`: what this machine has, and what became of the native binary. What a bug report needs.
  */
+import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
+import { platformOfBinary } from '../backends/load-addon.js'
+import { findAddon } from '../backends/native.js'
 import { getBackends } from '../get-backends.js'
 import type { Command } from './command.js'
+import { manifest } from './package-root.js'
 
 export const command: Command = {
-  summary: 'print the backends of this machine, and why a missing one is missing (--json)',
+  summary: 'print versions, platform, backends and the binary that was loaded (--json)',
   run(args) {
     const { values } = parseArgs({ args, options: { json: { type: 'boolean' } } })
-    const backends = getBackends()
-    if (values.json) {
-      console.log(JSON.stringify(backends, null, 2))
-      return 0
-    }
-    for (const [name, { available, ...facts }] of Object.entries(backends)) {
-      console.log(`${name}: ${available ? 'available' : 'not available'}`)
-      for (const [fact, value] of Object.entries(facts)) console.log(`  ${fact}: ${[value].flat().join(', ')}`)
-    }
+    const facts = inspect()
+    console.log(values.json ? JSON.stringify(facts, null, 2) : text(facts))
     return 0
   },
+}
+
+function inspect() {
+  const { bun, deno, node, napi } = process.versions
+  const runtime = bun ? `Bun ${bun}` : deno ? `Deno ${deno}` : `Node.js ${node}`
+  const { folder, libc } = platformOfBinary()
+  const processors = cpus()
+  const { tried } = findAddon()
+  return {
+    version: manifest.version,
+    runtime,
+    nodeApi: napi,
+    platform: folder,
+    libc: [libc, glibcVersion()].filter(Boolean).join(' '),
+    processor: processors[0]?.model.trim(),
+    processors: processors.length,
+    binary: tried.find(({ problem }) => problem === undefined)?.path,
+    tried,
+    backends: getBackends(),
+  }
+}
+
+function glibcVersion(): string | undefined {
+  const report = process.report?.getReport() as { header?: { glibcVersionRuntime?: string } } | undefined
+  return report?.header?.glibcVersionRuntime
+}
+
+/** The facts as lines, lists as indented ones. */
+function text(facts: object, indent = ''): string {
+  const lines: string[] = []
+  for (const [name, value] of Object.entries(facts)) {
+    if (value === undefined || value === '') continue
+    if (name === 'tried') {
+      lines.push('tried:')
+      for (const { path, problem } of value) lines.push(`  ${path}: ${problem ?? 'loaded'}`)
+    } else if (name === 'backends') {
+      for (const [backend, { available, ...rest }] of Object.entries<{ available: boolean }>(value)) {
+        lines.push(`${backend}: ${available ? 'available' : 'not available'}`, text(rest, '  '))
+      }
+    } else if (Array.isArray(value) && typeof value[0] === 'object') {
+      for (const [i, item] of value.entries()) lines.push(`${indent}${name} ${i}:`, text(item, `${indent}  `))
+    } else {
+      lines.push(`${indent}${name}: ${[value].flat().join(', ').replaceAll('\n', `\n${indent}  `)}`)
+    }
+  }
+  return lines.filter(Boolean).join('\n')
 }

@@ -1,0 +1,108 @@
+/**
+ * `bench`: how fast the package is on this machine, against the time in which its memory moves the same bytes once.
+ * A short measurement for users; comparisons with other packages are made in the repository (`npm run bench`).
+ */
+import { parseArgs } from 'node:util'
+import { findAddon } from '../backends/native.js'
+import { fusedPreferenceLossSync, getBackends, sequenceLogProbsSync } from '../index.js'
+import type { Command } from './command.js'
+
+const [BATCH, TIME] = [4, 64]
+const VOCABULARIES = ['32000', '128256']
+const RUNS = 7
+
+interface Result {
+  shape: number[]
+  megabytes: number
+  forward: Times
+  step: Times
+}
+
+/** Milliseconds of a call, and of its bytes at the measured bandwidth where there is a native binary to measure it. */
+interface Times {
+  milliseconds: number
+  floor?: number
+}
+
+export const command: Command = {
+  summary: 'measure this machine: forward pass and full step, against its memory (--json, --threads N, --vocab N)',
+  run(args) {
+    const { values } = parseArgs({
+      args,
+      options: {
+        json: { type: 'boolean' },
+        threads: { type: 'string' },
+        vocab: { type: 'string', multiple: true, default: VOCABULARIES },
+      },
+    })
+    const threads = values.threads === undefined ? undefined : Number(values.threads)
+    const { cpu } = getBackends()
+    const results = values.vocab.map((vocab) => measure([BATCH, TIME, Number(vocab)], threads))
+    if (values.json) {
+      console.log(
+        JSON.stringify({ backend: cpu.available ? 'cpu' : 'js', threads: threads ?? cpu.threads, results }, null, 2),
+      )
+      return 0
+    }
+    const set = cpu.available ? `cpu backend, ${cpu.instructionSet}, ${threads ?? cpu.threads} threads` : 'js backend'
+    console.log(`float32, ${set}; median of ${RUNS} runs, and its multiple of the memory's own time\n`)
+    const columns = ['logits', 'MB', 'log-probs', 'DPO: loss and gradient']
+    console.log(line(columns))
+    for (const { shape, megabytes, forward, step } of results) {
+      console.log(line([`[${shape.join(', ')}]`, megabytes.toFixed(0), cell(forward), cell(step)]))
+    }
+    return 0
+  },
+}
+
+function measure(shape: number[], threads: number | undefined): Result {
+  const [batch, time, vocab] = shape
+  const data = new Float32Array(batch * time * vocab)
+  for (let i = 0; i < vocab; i++) data[i] = 8 * Math.sin(i * 0.7)
+  for (let row = 1; row < batch * time; row++) data.copyWithin(row * vocab, 0, vocab)
+  const gradient = new Float32Array(data.length)
+  const logits = { data, shape }
+  const labels = new Int32Array(batch * time).fill(11)
+  const run = { shift: false, threads }
+
+  const forward = median(() => sequenceLogProbsSync(logits, labels, run))
+  const step = median(() => fusedPreferenceLossSync(logits, labels, { ...run, referenceFree: true, gradient }))
+
+  const found = findAddon()
+  const result: Result = {
+    shape,
+    megabytes: data.byteLength / 1e6,
+    forward: { milliseconds: forward },
+    step: { milliseconds: step },
+  }
+  if ('addon' in found) {
+    const pool = threads ?? found.addon.availableThreads()
+    const sweep = (name: string, target?: ArrayBuffer) =>
+      median(() => found.addon.bandwidth(name, data.buffer, target, pool))
+    const read = sweep('read')
+    result.forward.floor = read
+    // The logits are read for the loss; read again and the gradient written beside them.
+    result.step.floor = read + Math.min(sweep('copy', gradient.buffer), sweep('copyStreaming', gradient.buffer))
+  }
+  return result
+}
+
+/** Milliseconds, after a first call that faults the memory in. */
+function median(call: () => void): number {
+  call()
+  const times = Array.from({ length: RUNS }, () => {
+    const start = performance.now()
+    call()
+    return performance.now() - start
+  })
+  return times.sort((a, b) => a - b)[Math.floor(RUNS / 2)]
+}
+
+function cell({ milliseconds, floor }: Times): string {
+  const multiple = floor === undefined ? '' : ` (× ${(milliseconds / floor).toFixed(2)})`
+  return `${milliseconds.toFixed(1)} ms${multiple}`
+}
+
+function line([first, ...rest]: string[]): string {
+  return first.padEnd(18) + rest.map((text, i) => text.padStart(i === 0 ? 6 : 26)).join('')
+}

@@ -1,0 +1,120 @@
+/**
+ * Makes the binaries that the package ships, prebuilds/<platform>-<arch>/, all from this machine:
+ *
+ *   node scripts/prebuild.mjs [target …]            targets as in TARGETS below; defaults to all
+ *   node scripts/prebuild.mjs --from-build FOLDER   the addon compiled on this machine instead, under FOLDER, for tests
+ *
+ * The same sources give the same bytes. prebuildify names and places the files; scripts/cross-compile.mjs compiles them.
+ * Beside each binary goes <libc>.cjs, the subpath by which a bundler takes it along, and sizes.json lets the loader tell
+ * a whole file from a part of one.
+ */
+import { execFileSync } from 'node:child_process'
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs, promisify } from 'node:util'
+import prebuildify from 'prebuildify'
+
+const TARGETS = [
+  'linux-x64-glibc',
+  'linux-x64-musl',
+  'linux-arm64-glibc',
+  'linux-arm64-musl',
+  'darwin-x64',
+  'darwin-arm64',
+  'win32-x64',
+  'win32-arm64',
+]
+const CUDA_LIBRARY = 'fused_preference_loss_cuda'
+const CUDA_PLATFORM = 'linux-x64'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const { values, positionals } = parseArgs({ options: { 'from-build': { type: 'string' } }, allowPositionals: true })
+const prebuilds = join(values['from-build'] ?? root, 'prebuilds')
+const { name } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+
+if (values['from-build']) copyBuild()
+else await crossCompile(positionals.length > 0 ? positionals : TARGETS)
+writeSizes()
+
+async function crossCompile(targets) {
+  const unknown = targets.find((target) => !TARGETS.includes(target))
+  if (unknown) throw new Error(`'${unknown}' is not a target; the targets are ${TARGETS.join(', ')}`)
+  const toolchain = join(root, 'scripts/toolchain')
+  if (!existsSync(join(toolchain, 'node_modules'))) {
+    console.log('prebuild: installing the cross compiler')
+    execFileSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: toolchain, stdio: 'inherit' })
+  }
+  for (const target of targets) {
+    console.log(`prebuild: ${target}`)
+    const [platform, arch, libc] = target.split('-')
+    // A folder of its own: in the repository's, a foreign binary would hide the one compiled for this machine.
+    const cwd = mkdtempSync(join(tmpdir(), `${name}-`))
+    await promisify(prebuildify)({
+      ...{ cwd, out: root, name, platform, arch, libc, tagLibc: libc !== undefined },
+      ...{ napi: true, targets: [process.versions.node], nodeGyp: join(root, 'scripts/cross-compile.mjs') },
+    })
+    rmSync(cwd, { recursive: true })
+    writeSubpath(join(prebuilds, `${platform}-${arch}`), libc)
+  }
+  if (targets.some((target) => target.startsWith(CUDA_PLATFORM))) addCuda()
+}
+
+function copyBuild() {
+  const folder = join(prebuilds, `${process.platform}-${process.arch}`)
+  const libc = process.platform === 'linux' ? 'glibc' : undefined
+  mkdirSync(folder, { recursive: true })
+  copyFileSync(join(root, 'build/Release/fused_preference_loss.node'), join(folder, fileName(libc)))
+  writeSubpath(folder, libc)
+}
+
+function fileName(libc) {
+  return [name, libc, 'node'].filter(Boolean).join('.')
+}
+
+/** The module by which a bundler takes the binary along: it names the file in a literal require. */
+function writeSubpath(folder, libc) {
+  const module = join(folder, libc ?? 'addon')
+  writeFileSync(
+    `${module}.cjs`,
+    `globalThis[Symbol.for('fused-preference-loss.addon')] = require('./${fileName(libc)}')\n`,
+  )
+  writeFileSync(`${module}.d.cts`, 'export {}\n')
+}
+
+/** Builds the CUDA library where there is a CUDA compiler, and puts it beside the addon, which opens it on demand. */
+function addCuda() {
+  const cmake = (...args) =>
+    execFileSync(join(root, 'node_modules/.bin/cmake-js'), args, { cwd: root, encoding: 'utf8' })
+  const cmakeLists = readFileSync(join(root, 'CMakeLists.txt'), 'utf8')
+  if (!cmakeLists.includes(CUDA_LIBRARY)) return
+  try {
+    execFileSync('nvcc', ['--version'], { stdio: 'ignore' })
+  } catch {
+    console.log('prebuild: no CUDA library, for there is no nvcc on the PATH')
+    return
+  }
+  console.log('prebuild: CUDA')
+  cmake('compile', '--target', CUDA_LIBRARY, '--log-level', 'error')
+  const library = `${CUDA_LIBRARY}.so`
+  copyFileSync(join(root, 'build/Release', library), join(prebuilds, CUDA_PLATFORM, library))
+}
+
+function writeSizes() {
+  const sizes = {}
+  for (const file of readdirSync(prebuilds, { recursive: true }).sort()) {
+    if (/\.(node|so|dll)$/.test(file)) sizes[file.replaceAll('\\', '/')] = statSync(join(prebuilds, file)).size
+  }
+  writeFileSync(join(prebuilds, 'sizes.json'), `${JSON.stringify(sizes, null, 2)}\n`)
+}

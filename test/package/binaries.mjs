@@ -1,0 +1,107 @@
+/**
+ * What every shipped binary must be: made for its platform, old enough for its systems, alone, and quiet in its exports.
+ */
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+
+const EXPORTS = ['napi_register_module_v1', 'node_api_module_get_api_version_v1']
+const OLDEST_GLIBC = [2, 28]
+/** Libraries of the systems themselves. */
+const SYSTEM = {
+  glibc: /^(libc\.so\.6|libm\.so\.6|libdl\.so\.2|libpthread\.so\.0|ld-linux-(x86-64|aarch64)\.so\.[12])$/,
+  musl: /^libc\.so$/,
+  win32: /^(node\.exe|KERNEL32\.dll|api-ms-win-crt-[a-z]+-l1-1-0\.dll)$/i,
+  darwin: /^\/usr\/lib\/libSystem\.B\.dylib$/,
+}
+const MACHINES = {
+  linux: { x64: 'Advanced Micro Devices X86-64', arm64: 'AArch64' },
+  win32: { x64: 0x8664, arm64: 0xaa64 },
+  darwin: { x64: 0x01000007, arm64: 0x0100000c },
+}
+
+/** Checks a binary; returns what was found, in words. */
+export function checkBinary(file, platform, arch, libc) {
+  const bytes = readFileSync(file)
+  assert(!bytes.includes('/work/') && !bytes.includes('/home/') && !bytes.includes('/tmp/'), `${file} names a folder`)
+  if (platform === 'linux') return checkElf(file, arch, libc)
+  return platform === 'win32' ? checkPe(bytes, arch) : checkMachO(bytes, arch)
+}
+
+function checkElf(file, arch, libc) {
+  const read = (...args) =>
+    execFileSync('readelf', ['--wide', ...args, file], {
+      encoding: 'utf8',
+      env: { LC_ALL: 'C', PATH: process.env.PATH },
+    })
+  assert(read('--file-header').includes(MACHINES.linux[arch]), `${file} is for another machine`)
+  const needed = [...read('--dynamic').matchAll(/\(NEEDED\).*\[(.*)\]/g)].map((match) => match[1])
+  for (const library of needed) assert.match(library, SYSTEM[libc])
+  const exported = [...read('--dyn-syms').matchAll(/(?:GLOBAL|WEAK)\s+DEFAULT\s+(?!UND)\S+\s+(\S+)/g)].map(
+    (match) => match[1],
+  )
+  assert.deepEqual(exported.sort(), EXPORTS)
+  assert(!read('--sections').includes('.symtab'), `${file} is not stripped`)
+  const versions = [...read('--version-info').matchAll(/GLIBC_(\d+)\.(\d+)/g)].map(([, a, b]) => [Number(a), Number(b)])
+  if (libc === 'musl') {
+    assert.equal(versions.length, 0)
+    return `needs ${needed.join(', ')}`
+  }
+  const newest = versions.sort((a, b) => a[0] - b[0] || a[1] - b[1]).at(-1)
+  assert(newest[0] === OLDEST_GLIBC[0] && newest[1] <= OLDEST_GLIBC[1], `${file} needs glibc ${newest.join('.')}`)
+  return `needs glibc ${newest.join('.')}`
+}
+
+function checkPe(bytes, arch) {
+  const header = bytes.readUInt32LE(0x3c)
+  assert.equal(bytes.toString('latin1', header, header + 4), 'PE\0\0')
+  assert.equal(bytes.readUInt16LE(header + 4), MACHINES.win32[arch])
+  const sections = Array.from({ length: bytes.readUInt16LE(header + 6) }, (_, i) => {
+    const at = header + 24 + bytes.readUInt16LE(header + 20) + 40 * i
+    return {
+      address: bytes.readUInt32LE(at + 12),
+      size: bytes.readUInt32LE(at + 16),
+      data: bytes.readUInt32LE(at + 20),
+    }
+  })
+  const offset = (address) => {
+    const section = sections.find((s) => address >= s.address && address < s.address + s.size)
+    return section.data + address - section.address
+  }
+  const text = (address) => bytes.toString('latin1', offset(address), bytes.indexOf(0, offset(address)))
+  const directories = header + 24 + 112
+  const table = offset(bytes.readUInt32LE(directories))
+  const names = offset(bytes.readUInt32LE(table + 32))
+  const exported = Array.from({ length: bytes.readUInt32LE(table + 24) }, (_, i) =>
+    text(bytes.readUInt32LE(names + 4 * i)),
+  )
+  assert.deepEqual(exported.sort(), EXPORTS)
+  const needed = []
+  for (let at = offset(bytes.readUInt32LE(directories + 8)); bytes.readUInt32LE(at + 12) !== 0; at += 20) {
+    needed.push(text(bytes.readUInt32LE(at + 12)))
+  }
+  for (const library of needed) assert.match(library, SYSTEM.win32)
+  return `needs ${needed.length} system libraries`
+}
+
+function checkMachO(bytes, arch) {
+  const [LOAD_DYLIB, BUILD_VERSION, CODE_SIGNATURE] = [0xc, 0x32, 0x1d]
+  assert.equal(bytes.readUInt32LE(0), 0xfeedfacf)
+  assert.equal(bytes.readUInt32LE(4), MACHINES.darwin[arch])
+  let at = 32
+  let oldest
+  let signed = false
+  for (let i = bytes.readUInt32LE(16); i > 0; i--, at += bytes.readUInt32LE(at + 4)) {
+    const command = bytes.readUInt32LE(at)
+    if (command === LOAD_DYLIB) {
+      const name = at + bytes.readUInt32LE(at + 8)
+      assert.match(bytes.toString('latin1', name, bytes.indexOf(0, name)), SYSTEM.darwin)
+    }
+    if (command === BUILD_VERSION) oldest = bytes.readUInt32LE(at + 12) >>> 16
+    if (command === CODE_SIGNATURE) signed = true
+  }
+  assert(oldest <= 11, `needs macOS ${oldest}`)
+  // macOS refuses unsigned code on arm64.
+  assert(signed || arch === 'x64')
+  return `needs macOS ${oldest}${signed ? ', signed ad hoc' : ''}`
+}

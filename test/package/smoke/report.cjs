@@ -1,0 +1,25 @@
+/**
+ * Checks the package here, by promise and in a worker, and writes what came of it to result.json: a file, for not every
+ * runtime below an emulator has a usable standard output.
+ */
+const assert = require('node:assert/strict')
+const { writeFileSync } = require('node:fs')
+const { Worker } = require('node:worker_threads')
+const { join } = require('node:path')
+const check = require('./check.cjs')
+
+module.exports = async function report(fpl) {
+  const warnings = []
+  process.on('warning', ({ code }) => warnings.push(code))
+  const backends = check(fpl)
+  const pairs = { chosen: [-1], rejected: [-2] }
+  const { loss } = await fpl.preferenceLoss(pairs, { lossType: 'cpo', beta: 1 })
+  assert(Math.abs(loss - Math.log1p(Math.exp(-1))) < 1e-9, `promise: loss ${loss}`)
+  const worker = new Worker(join(__dirname, 'worker.cjs'))
+  const inWorker = await new Promise((resolve, reject) => {
+    worker.once('message', resolve)
+    worker.once('error', reject)
+  })
+  await worker.terminate()
+  writeFileSync('result.json', JSON.stringify({ backends, inWorker, warnings }))
+}

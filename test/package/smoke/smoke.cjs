@@ -1,0 +1,1 @@
+require('./report.cjs')(require('fused-preference-loss'))

@@ -1,0 +1,129 @@
+/**
+ * What the tests of the packed tarball share: packing, empty projects, and programs run in them.
+ */
+import assert from 'node:assert/strict'
+import { execFileSync, spawnSync } from 'node:child_process'
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+export const root = fileURLToPath(new URL('../..', import.meta.url))
+export const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+const smoke = fileURLToPath(new URL('smoke', import.meta.url))
+
+/** A folder for everything, and no compiler on the PATH in it: nothing but Node. */
+export const scratch = mkdtempSync(join(tmpdir(), 'fused-preference-loss-package-'))
+const path = join(scratch, 'bin')
+mkdirSync(path)
+symlinkSync(process.execPath, join(path, 'node'))
+
+/** Deletes the scratch folder. */
+export function cleanUp() {
+  rmSync(scratch, { recursive: true, force: true })
+}
+
+const npmCli = execFileSync('npm', ['root', '--global'], { encoding: 'utf8' }).trim()
+/** npm as a program of Node, which needs no PATH. */
+export const npm = [process.execPath, join(npmCli, 'npm/bin/npm-cli.js')]
+const registry = execFileSync('npm', ['config', 'get', 'registry'], { encoding: 'utf8' }).trim()
+
+/** For filling the caches of package managers. */
+export const ONLINE = {
+  ...{ npm_config_registry: registry, YARN_NPM_REGISTRY_SERVER: registry, BUN_CONFIG_REGISTRY: registry },
+  ...Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => /^(NODE_EXTRA_CA_CERTS|SSL_CERT_FILE)$/.test(name)),
+  ),
+}
+/** For installing from them: where a package manager has no option for it, a proxy that is not there. */
+const NO_PROXY = 'http://127.0.0.1:9'
+export const OFFLINE = { ...ONLINE, npm_config_offline: 'true', HTTP_PROXY: NO_PROXY, HTTPS_PROXY: NO_PROXY }
+
+/** Runs a program in `cwd`; throws with all it printed where it fails. Returns what it printed. */
+export function run([program, ...args], cwd, env = {}) {
+  // Into a file: node.exe under Wine cannot write to a pipe.
+  const file = join(scratch, 'output.txt')
+  const output = openSync(file, 'w')
+  const { status, signal, error } = spawnSync(program, args, {
+    cwd,
+    env: { HOME: scratch, PATH: path, TMPDIR: tmpdir(), npm_config_cache: join(scratch, 'npm-cache'), CI: '1', ...env },
+    stdio: ['ignore', output, output],
+    timeout: 300_000,
+  })
+  closeSync(output)
+  const printed = readFileSync(file, 'utf8')
+  if (status !== 0) {
+    throw new Error(`${[program, ...args].join(' ')}: ${error ?? signal ?? `exit code ${status}`}\n${printed}`)
+  }
+  return printed
+}
+
+/** Packs a folder of the package; returns the tarball. */
+export function pack(folder) {
+  const [command, script] = npm
+  const output = execFileSync(command, [script, 'pack', '--json', '--ignore-scripts', '--pack-destination', scratch], {
+    cwd: folder,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+  const [{ filename, files, size }] = JSON.parse(output)
+  return { tarball: join(scratch, filename), files: files.map((file) => file.path), size }
+}
+
+/** What would be packed, with the addon compiled on this machine as its only binary. */
+export function stage() {
+  const folder = join(scratch, 'stage')
+  mkdirSync(folder)
+  for (const name of ['package.json', ...manifest.files]) {
+    if (name !== 'prebuilds' && existsSync(join(root, name)))
+      cpSync(join(root, name), join(folder, name), { recursive: true })
+  }
+  execFileSync(process.execPath, [join(root, 'scripts/prebuild.mjs'), '--from-build', folder])
+  return folder
+}
+
+/** An empty project: a package.json and the programs of smoke/. */
+export function project(name, contents = {}) {
+  const folder = join(scratch, name)
+  cpSync(smoke, folder, { recursive: true })
+  writeFileSync(join(folder, 'package.json'), JSON.stringify({ name, private: true, ...contents }))
+  return folder
+}
+
+/** The first program of the README, made to print what it computes. */
+export function writeReadmeProgram(folder) {
+  const readme = readFileSync(join(root, 'README.md'), 'utf8')
+  const program = /```js\n(.*?)```/s.exec(readme)[1]
+  writeFileSync(join(folder, 'readme.mjs'), `${program}\nconsole.log(loss, margin, gradLogits.data.length)\n`)
+}
+
+/** Runs a program of smoke/ and returns its result. `binary` is a part of the path that must have been loaded. */
+export function runSmoke(command, folder, { env, binary } = {}) {
+  const file = join(folder, 'result.json')
+  rmSync(file, { force: true })
+  run(command, folder, env)
+  const result = JSON.parse(readFileSync(file, 'utf8'))
+  if (binary) {
+    const { path: loaded = '', reason } = result.backends.cpu
+    assert(loaded.replaceAll('\\', '/').includes(binary), `loaded ${loaded || `nothing: ${reason}`}, not ${binary}`)
+    assert.deepEqual(result.inWorker.cpu, result.backends.cpu)
+    assert.deepEqual(result.warnings, [])
+  }
+  return result
+}
+
+/** Where an installed package lies under npm's layout. */
+export function installed(folder) {
+  return join(folder, 'node_modules', manifest.name)
+}
