@@ -97,8 +97,9 @@ function plan(/** @type {ReturnType<typeof options>} */ values) {
 
 async function main(/** @type {ReturnType<typeof options>} */ values) {
   const { machine, cases, measuring } = plan(values)
-  const { cuda } = getBackends()
-  if (values.backend === 'cuda' && !cuda.available) {
+  if (values.backend === 'cuda') {
+    const { cuda } = getBackends()
+    if (cuda.available) return (await import('./cuda/run.mjs')).benchCuda(values)
     console.error(`--backend cuda: ${cuda.reason}`)
     process.exitCode = 1
     return

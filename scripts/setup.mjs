@@ -32,7 +32,7 @@ if (newest('build/Release/fused_preference_loss.node') < nativeSources) {
   // The kernels of the CUDA backend are tested on the host.
   const options = process.platform === 'win32' ? [] : ['--CDFPL_HOST_EXECUTION=ON']
   run(bin('cmake-js'), ['configure', '--log-level', 'error', ...options])
-  run(bin('cmake-js'), ['compile', '--log-level', 'error'])
+  run(bin('cmake-js'), ['compile', '--log-level', 'error', ...options])
 }
 
 const librarySources = Math.max(newest('lib'), newest('tsdown.config.ts'), newest('package.json'))

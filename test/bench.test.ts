@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, describe, expect, it } from 'vitest'
+import { CUDA } from './support.js'
 
 const BENCH = fileURLToPath(new URL('../bench/', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'bench-'))
@@ -185,10 +186,28 @@ describe('npm run bench', () => {
     expect(run.status).toBe(2)
   })
 
-  it('says that there is no CUDA backend', () => {
+  it('says why there is no CUDA backend', () => {
+    process.env.FPL_HOST_DEVICES = '0'
     const run = node('run.mjs', '--backend', 'cuda')
-    expect(run.stderr).toMatch(/CUDA/)
+    delete process.env.FPL_HOST_DEVICES
+    expect(run.stderr).toContain('no NVIDIA GPU found')
     expect(run.status).toBe(1)
+  })
+
+  it.runIf(CUDA.length > 0)('measures the cuda backend', () => {
+    const file = join(folder, 'cuda.json')
+    const run = node('run.mjs', '--backend', 'cuda', '--megabytes', '1', '--case', 'bfloat16-v32000', '--json', file)
+    expect(run.stderr).toBe('')
+    const { device, cases } = JSON.parse(readFileSync(file, 'utf8'))
+    expect(device.multiprocessors).toBeGreaterThan(0)
+    for (const { rows, bandwidth, results } of cases) {
+      expect(bandwidth).toBeGreaterThan(0)
+      expect(results.map(({ stage }: { stage: string }) => stage)).toEqual(['forward', 'step', 'in-place'])
+      for (const { ms, workspaceBytes } of results) {
+        expect(ms).toBeGreaterThan(0)
+        expect(workspaceBytes).toBeLessThan(2 ** 20 + 32 * rows)
+      }
+    }
   })
 })
 

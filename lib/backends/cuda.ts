@@ -26,6 +26,7 @@ export interface CudaFunctions {
   enqueue(prepared: object, stream: number): void
   read(prepared: object, stream: number): void
   destroyPrepared(prepared: object): void
+  workspaceBytes(prepared: object): number
   allocate(device: number, bytes: number): number
   release(device: number, address: number, bytes: number): void
   copy(device: number, kind: number, to: Side, from: Side, bytes: number, stream: number): void

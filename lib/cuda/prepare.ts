@@ -10,6 +10,8 @@ import { cudaFunctions, requireCuda } from './open.js'
 
 /** A call that can be enqueued again and again, on whatever its device memory then holds. */
 export interface PreparedPreferenceLoss {
+  /** Bytes of device memory it holds: inputs, results and scratch. */
+  readonly workspaceBytes: number
   /**
    * Enqueues all stages. Allocates nothing and waits for nothing, so it can be captured in a graph
    * (`stream.capture(() => prepared.enqueue(stream))`).
@@ -48,6 +50,7 @@ export function prepareFusedPreferenceLoss(
   const onStream = (stream: RunOptions['stream']) =>
     Number(stream === undefined ? (settings.stream ?? 0) : streamOf(stream))
   return {
+    workspaceBytes: cuda.workspaceBytes(prepared),
     enqueue(stream) {
       const call = open()
       cudaCall(() => cuda.enqueue(call, onStream(stream)))

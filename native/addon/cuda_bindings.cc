@@ -124,6 +124,11 @@ Napi::Object CudaBindings::functions() {
   });
   define("destroyPrepared", [](Info info) { preparedOf(info[0]).release(); });
 
+  define("workspaceBytes", [this](Info info) {
+    const PreparedJob& job = preparedOf(info[0]);
+    return number(env_, job.prepared ? api_->workspaceBytes(job.prepared) : 0);
+  });
+
   define("allocate", [this](Info info) {
     Problem problem;
     uint64_t made = 0;

@@ -6,7 +6,7 @@
 //   run, runAsync, cancel                 as the addon's own, for jobs with a device
 //   prepare(numbers, ...arrays)           a job to be enqueued again and again; enqueue(job, stream), read(job,
 //   stream),
-//                                         destroyPrepared(job)
+//                                         destroyPrepared(job), workspaceBytes(job)
 //   allocate(device, bytes), release(device, address, bytes)
 //   copy(device, kind, to, from, bytes, stream), copyAsync(id, ...)    an array for the host's side
 //   createStream(device), destroyStream(stream), synchronize(device, stream), synchronizeAsync(id, device, stream)

@@ -49,6 +49,7 @@ struct Api {
   bool (*enqueue)(Prepared*, void* stream, Problem*);
   bool (*read)(Prepared*, void* stream, Problem*);  // waits for the stream
   void (*destroyPrepared)(Prepared*);
+  uint64_t (*workspaceBytes)(const Prepared*);  // of device memory
 
   bool (*allocate)(int32_t device, uint64_t bytes, uint64_t* address, Problem*);
   bool (*release)(int32_t device, uint64_t address, Problem*);

@@ -148,6 +148,8 @@ void destroyPrepared(Prepared* prepared) {
   delete prepared;
 }
 
+uint64_t workspaceBytes(const Prepared* prepared) { return prepared->workspace.device.size(); }
+
 bool allocate(int32_t device, uint64_t bytes, uint64_t* address, Problem* problem) {
   return guarded(problem, "allocating device memory", device, [&] {
     void* memory = nullptr;
@@ -258,11 +260,11 @@ bool destroyGraph(void* graph, Problem* problem) {
                  [&] { check(cudaGraphExecDestroy(cudaGraphExec_t(graph)), "destroying a graph"); });
 }
 
-constexpr Api kApi = {kApiVersion,   deviceCount,  deviceInfo,  createContext, destroyContext,
-                      run,           prepare,      enqueue,     read,          destroyPrepared,
-                      allocate,      release,      copy,        copyOnDevice,  createStream,
-                      destroyStream, synchronize,  createEvent, destroyEvent,  recordEvent,
-                      milliseconds,  beginCapture, endCapture,  launchGraph,   destroyGraph};
+constexpr Api kApi = {kApiVersion, deviceCount,  deviceInfo,   createContext,   destroyContext, run,
+                      prepare,     enqueue,      read,         destroyPrepared, workspaceBytes, allocate,
+                      release,     copy,         copyOnDevice, createStream,    destroyStream,  synchronize,
+                      createEvent, destroyEvent, recordEvent,  milliseconds,    beginCapture,   endCapture,
+                      launchGraph, destroyGraph};
 
 }  // namespace
 }  // namespace cuda

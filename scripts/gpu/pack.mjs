@@ -1,0 +1,79 @@
+/**
+ * `npm run gpu:pack`: one folder, gpu-pack/, with all that an offline Linux x64 host with an NVIDIA GPU needs to test and
+ * measure this tree: Node, the built addon and CUDA library, tests, benchmarks and what they import. There,
+ * `gpu-pack/run.sh [output folder]` does it all. Needs tar and xz; a GPU is not needed for packing.
+ */
+import { execFileSync } from 'node:child_process'
+import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const target = join(root, 'gpu-pack')
+const tree = join(target, 'tree')
+const LIMIT = 60 * 2 ** 20
+
+const CUDA_LIBRARY = 'build/Release/fused_preference_loss_cuda.so'
+const PARTS = [
+  'package.json',
+  'tsconfig.json',
+  'vitest.config.ts',
+  'lib',
+  'dist',
+  'test',
+  'bench',
+  'scripts/gpu',
+  'build/Release/fused_preference_loss.node',
+  CUDA_LIBRARY,
+]
+/** What the tests and benchmarks that run there import; their own dependencies come along. */
+const PACKAGES = ['vitest', 'fast-check', 'cli-progress', 'tinybench', 'fastest-levenshtein', 'node-gyp-build']
+
+if (!existsSync(join(root, CUDA_LIBRARY))) {
+  console.error(`gpu:pack: there is no ${CUDA_LIBRARY}; it is built where nvcc is on the PATH`)
+  process.exit(1)
+}
+rmSync(target, { recursive: true, force: true })
+mkdirSync(tree, { recursive: true })
+for (const part of PARTS) {
+  mkdirSync(dirname(join(tree, part)), { recursive: true })
+  cpSync(join(root, part), join(tree, part), { recursive: true })
+}
+for (const name of withDependencies(PACKAGES)) {
+  cpSync(join(root, name), join(tree, name), { recursive: true, dereference: true })
+}
+mkdirSync(join(tree, 'bin'))
+copyFileSync(process.execPath, join(tree, 'bin', 'node'))
+execFileSync('strip', [join(tree, 'bin', 'node')])
+execFileSync('tar', ['-C', tree, '--use-compress-program', 'xz -6 -T2', '-cf', join(target, 'tree.tar.xz'), '.'])
+rmSync(tree, { recursive: true })
+for (const file of ['run.sh', 'README']) copyFileSync(join(root, 'scripts/gpu', file), join(target, file))
+
+const { size } = statSync(join(target, 'tree.tar.xz'))
+console.log(`gpu-pack/: ${(size / 2 ** 20).toFixed(1)} MB. On the GPU host: gpu-pack/run.sh`)
+if (size > LIMIT) {
+  console.error(`gpu:pack: that is more than ${LIMIT / 2 ** 20} MB`)
+  process.exit(1)
+}
+
+/** Folders in node_modules of these packages and of all they depend on, as far as they are installed. */
+function withDependencies(names) {
+  const { packages } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8'))
+  const found = new Set()
+  const add = (name, from) => {
+    // The nearest node_modules above the package that asks.
+    for (let folder = from; ; folder = folder.slice(0, Math.max(0, folder.lastIndexOf('/node_modules/')))) {
+      const path = `${folder ? `${folder}/` : ''}node_modules/${name}`
+      if (packages[path]) {
+        if (found.has(path) || !existsSync(join(root, path)) || readdirSync(join(root, path)).length === 0) return
+        found.add(path)
+        const { dependencies = {}, optionalDependencies = {} } = packages[path]
+        for (const next of Object.keys({ ...dependencies, ...optionalDependencies })) add(next, path)
+        return
+      }
+      if (folder === '') return
+    }
+  }
+  for (const name of names) add(name, '')
+  return found
+}

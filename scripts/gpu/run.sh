@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Tests and measures on a host with an NVIDIA GPU, offline: the tests on the device, the same kinds of calls under
+# compute-sanitizer, the benchmarks of both backends. What was found goes to the output folder (default: results).
+#   run.sh [output folder] [check|sanitize|bench|cpu ...]      all four when none is named
+here=$(cd "$(dirname "$0")" && pwd)
+out=$(mkdir -p "${1:-results}" && cd "${1:-results}" && pwd)
+shift
+steps=${*:-check sanitize bench cpu}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+tar -C "$work" -xf "$here/tree.tar.xz" || exit 1
+cd "$work" || exit 1
+export PATH="$work/bin:$PATH"
+failed=0
+step() { # name, command...
+  local name=$1 begin=$SECONDS
+  shift
+  if "$@" > "$out/$name.log" 2>&1; then said=passed; else said=FAILED failed=1; fi
+  echo "$name: $said in $((SECONDS - begin)) s"
+  tail -n "${lines:-3}" "$out/$name.log"
+}
+node dist/cli/index.mjs inspect | tee "$out/inspect.log"
+case " $steps " in *" check "*) step check bash scripts/gpu/test.sh ;; esac
+case " $steps " in *" sanitize "*)
+  for tool in memcheck racecheck initcheck synccheck; do
+    step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 node scripts/gpu/calls.mjs
+  done ;;
+esac
+case " $steps " in *" bench "*)
+  lines=200 step bench node bench/run.mjs --backend cuda --json "$out/bench-cuda.json" ;;
+esac
+case " $steps " in *" cpu "*)
+  lines=60 step cpu node bench/run.mjs --peer torch-eager --peer torch-cross-entropy --peer torch-compile \
+    --case forward --case step --dtype float32 --dtype bfloat16 --json "$out/bench-cpu.json" ;;
+esac
+exit $failed

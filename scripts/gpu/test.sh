@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# The tests whose calls run on every backend, on the GPU of this machine.
+cd "$(dirname "$0")/../.." || exit 1
+export FPL_TEST_GPU=1
+exec node node_modules/vitest/vitest.mjs run --typecheck.enabled=false \
+  test/cuda.test.ts test/golden.test.ts test/edges.test.ts test/random.test.ts test/determinism.test.ts test/inactive-rows.test.ts
