@@ -96,7 +96,6 @@ function plan(/** @type {ReturnType<typeof options>} */ values) {
 }
 
 async function main(/** @type {ReturnType<typeof options>} */ values) {
-  const { machine, cases, measuring } = plan(values)
   if (values.backend === 'cuda') {
     const { cuda } = getBackends()
     if (cuda.available) return (await import('./cuda/run.mjs')).benchCuda(values)
@@ -104,6 +103,7 @@ async function main(/** @type {ReturnType<typeof options>} */ values) {
     process.exitCode = 1
     return
   }
+  const { machine, cases, measuring } = plan(values)
   const versions = describeVersions(measuring.peers.some((peer) => peer.name.startsWith('torch')))
   console.log(`${banner(machine, versions)}\n`)
   if (values.quick) console.log('--quick: few cases, peers and repetitions; leave it out for figures to rely on\n')

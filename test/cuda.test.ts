@@ -126,6 +126,14 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
     expect(got.logProbs[0]).toBe(few.logProbs[0])
   })
 
+  it('gives the same log-probs with by-products as without', () => {
+    for (const dtype of DTYPES) {
+      const { logits, labels } = problem(dtype)
+      const { logProbs } = sequenceLogProbsSync(logits, labels, { backend: 'cuda' })
+      expect(sequenceLogProbsSync(logits, labels, { backend: 'cuda', outputs: OUTPUTS }).logProbs).toEqual(logProbs)
+    }
+  })
+
   it('takes labels of 64 bits and a mask on the device', () => {
     const { logits, labels, options } = problem('float32')
     const mask = Uint8Array.from({ length: labels.length }, (_, i) => (i % 5 === 0 ? 0 : 3))

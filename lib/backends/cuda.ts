@@ -8,6 +8,7 @@ import type { Device } from '../types.js'
 import type { Backend, Job, RunSettings } from './backend.js'
 import { arraysOf, JobNumbers, type NativeArgument } from './job-arguments.js'
 import { loadNative } from './native.js'
+import { untilAborted } from './signals.js'
 
 /** Directions of a copy. */
 export const COPY = { toDevice: 1, toHost: 2, onDevice: 3 } as const
@@ -92,22 +93,9 @@ class CudaBackend implements Backend {
   }
 
   async run(job: Job, settings: RunSettings): Promise<void> {
-    const { signal } = settings
     const id = nextId()
-    const cancel = () => this.cuda.cancel(id)
     const running = this.cuda.runAsync(id, this.numbers.numbersOf(job, settings), ...arraysOf(job, settings))
-    try {
-      signal?.addEventListener('abort', cancel, { once: true })
-    } catch (error) {
-      cancel()
-      await running
-      throw error
-    }
-    try {
-      if (!(await cudaPromise(running))) throw signal?.reason
-    } finally {
-      signal?.removeEventListener('abort', cancel)
-    }
+    await untilAborted(settings.signal, cudaPromise(running), () => this.cuda.cancel(id))
   }
 
   /** A job whose tensors are in device memory, ready to be enqueued again and again. */

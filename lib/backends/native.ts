@@ -13,6 +13,7 @@ import {
   type NativeArray,
 } from './job-arguments.js'
 import { type Loaded, loadAddon } from './load-addon.js'
+import { untilAborted } from './signals.js'
 
 /** What `run` takes for an array: the array, or how many of its elements are in its slot of the arena. */
 type Argument = NativeArgument | number
@@ -69,23 +70,9 @@ class CpuBackend implements Backend {
   }
 
   async run(job: Job, settings: RunSettings): Promise<void> {
-    const { signal } = settings
     const id = ++this.lastId
-    const cancel = () => this.addon.cancel(id)
-    // Begun before the signal, which may be the caller's code, is touched: the arrays are still as they were checked.
     const running = this.addon.runAsync(id, this.numbers.numbersOf(job, settings), ...arraysOf(job, settings))
-    try {
-      signal?.addEventListener('abort', cancel, { once: true })
-    } catch (error) {
-      cancel()
-      await running
-      throw error
-    }
-    try {
-      if (!(await running)) throw signal?.reason
-    } finally {
-      signal?.removeEventListener('abort', cancel)
-    }
+    await untilAborted(settings.signal, running, () => this.addon.cancel(id))
   }
 }
 

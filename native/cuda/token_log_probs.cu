@@ -142,14 +142,12 @@ struct Walker {
     return exp.base == 0 ? sumsOf<kFast, kByProducts, false>(x, exp) : sumsOf<kFast, kByProducts, true>(x, exp);
   }
 
-  // A tile of logits; `index(i)` is where x[i] stands in the row.
+  // A tile of logits; `index(i)` is where x[i] stands in the row. The sum is the same with and without by-products.
   template <int kCount, typename Index>
   FPL_DEVICE void add(const float (&x)[kCount], const Temperature& temperature, const Index& index) {
     float maximum = -INFINITY;
     if (kByProducts || state.empty()) maximum = maximumOf(x);
-    if (kByProducts ? maximum > state.maximum : state.empty()) {
-      setUnit(unitFor(maximum, temperature.inverse), temperature);
-    }
+    if (state.empty()) setUnit(unitFor(maximum, temperature.inverse), temperature);
     TileSums tile = sums(x);
     if (!(tile.sum < kTileLimit)) {
       // The unit is too small, or there is NaN or +inf: in a unit of its own the tile tells which.
