@@ -46,8 +46,7 @@ export function buildNative(name, target, flags, compiler = 'g++', more = []) {
 export function buildAddon(name, flags) {
   const directory = join(root, 'build', 'tests', name)
   const cmakeJs = join(root, 'node_modules', '.bin', 'cmake-js')
-  run(cmakeJs, ['compile', '--log-level', 'error', '--out', join(directory, 'build'), `--CDCMAKE_CXX_FLAGS=${flags}`], {
-    capture: true,
-  })
+  const options = ['--out', join(directory, 'build'), `--CDCMAKE_CXX_FLAGS=${flags}`, '--CDFPL_CUDA=OFF']
+  run(cmakeJs, ['compile', '--log-level', 'error', ...options], { capture: true })
   return { FUSED_PREFERENCE_LOSS_PREBUILD: directory }
 }

@@ -243,7 +243,7 @@ Example::Example(const uint8_t* data, size_t size) {
       term.type = LossType(choices.below(kLossCount));
       term.weight = choices.between(0.1, 2);
       term.labelSmoothing = term.type != LossType::exo_pair && choices.flag() ? 0 : smoothing;
-      loss.terms.push_back(term);
+      loss.terms.list[loss.terms.count++] = term;
       divergence = divergence &&
                    (term.type == LossType::sigmoid || term.type == LossType::robust || term.type == LossType::hinge ||
                     term.type == LossType::ipo || term.type == LossType::exo_pair || term.type == LossType::discopop ||

@@ -127,7 +127,7 @@ Row row(const std::vector<float>& logits, int64_t label, double temperature) {
   return out;
 }
 
-Real loss(const std::vector<LossTerm>& terms, const LossConstants& k, const Pairs& s) {
+Real loss(const LossTerms& terms, const LossConstants& k, const Pairs& s) {
   const int64_t count = int64_t(s.chosen.size());
   const Real tokens = std::accumulate(s.chosenLengths.begin(), s.chosenLengths.end(), Real(0));
   Real total = 0;

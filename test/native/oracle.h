@@ -21,6 +21,6 @@ Row row(const std::vector<float>& logits, int64_t label, double temperature);
 struct Pairs {
   std::vector<Real> chosen, rejected, referenceChosen, referenceRejected, chosenLengths, rejectedLengths, weights;
 };
-Real loss(const std::vector<LossTerm>& terms, const LossConstants& constants, const Pairs& pairs);
+Real loss(const LossTerms& terms, const LossConstants& constants, const Pairs& pairs);
 
 }  // namespace fpl::oracle
