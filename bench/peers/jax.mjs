@@ -4,7 +4,6 @@
  * the same place. Either uses up the logits it is given, as in training, where they are those of a model.
  */
 import { readFileSync } from 'node:fs'
-import { preferenceValueAndGrad } from 'fused-preference-loss/jax'
 import { BETA } from '../cases.mjs'
 
 /**
@@ -35,6 +34,7 @@ function jaxPeer(formulation, words) {
       // It asks for the browser's name; Node has one to give from version 21 on.
       globalThis.navigator ??= /** @type {any} */ ({ userAgent: `Node.js/${process.versions.node}` })
       const lib = await import('@jax-js/jax')
+      const { preferenceValueAndGrad } = await import('fused-preference-loss/jax')
       const { numpy: np, nn } = lib
       await lib.init()
       lib.defaultDevice('wasm')

@@ -4,7 +4,6 @@
  * tf.customGrad with softmax minus one-hot for the gradient, the fastest there is without leaving TensorFlow.js. And with
  * our op in the same place.
  */
-import { preferenceLoss } from 'fused-preference-loss/tfjs'
 import { BETA } from '../cases.mjs'
 
 /** @type {Record<string, () => Promise<any>>} */
@@ -67,6 +66,7 @@ function tfjsPeer(backend, formulation, words) {
 
     async prepare(workload, inputs) {
       const tf = await import('@tensorflow/tfjs')
+      const { preferenceLoss } = await import('fused-preference-loss/tfjs')
       await IMPORTS[backend]()
       await tf.setBackend(backend)
       await tf.ready()

@@ -9,15 +9,6 @@
 namespace fpl {
 namespace {
 
-Pair pairAt(const PreferenceLoss& s, int64_t i) {
-  return {s.chosen[i],
-          s.rejected[i],
-          s.referenceChosen[i],
-          s.referenceRejected[i],
-          s.chosenLengths ? s.chosenLengths[i] : 0,
-          s.rejectedLengths ? s.rejectedLengths[i] : 0};
-}
-
 // Order of the pairs by a value, smallest first, ties in the order of the pairs, NaN last.
 template <typename Value>
 std::vector<int64_t> ranked(int64_t count, Value value) {

@@ -5,6 +5,16 @@
 
 namespace fpl {
 
+// Pair i of the stage, as a loss sees it.
+FPL_HD inline Pair pairAt(const PreferenceLoss& s, int64_t i) {
+  return {s.chosen[i],
+          s.rejected[i],
+          s.referenceChosen[i],
+          s.referenceRejected[i],
+          s.chosenLengths ? s.chosenLengths[i] : 0,
+          s.rejectedLengths ? s.rejectedLengths[i] : 0};
+}
+
 // Whether each pair's loss depends on that pair alone, so that pairs may be done a few at a time.
 bool pairsAreIndependent(const PreferenceLoss& stage);
 

@@ -1,6 +1,7 @@
 // Stage 3 on a GPU, with the ways into it and out of it: log-probs of sequences to pairs, the losses of losses.h pair
 // by pair, and derivatives from pairs back to sequences. One block does it all, float64: it is small, and each launch
 // saved is worth more than the threads.
+#include "../core/preference_loss.h"
 #include "reduce.h"
 #include "stages.h"
 
@@ -22,15 +23,6 @@ struct LossArguments {
 struct Sums {
   double of[kThreads];
 };
-
-FPL_DEVICE Pair pairAt(const PreferenceLoss& s, int64_t i) {
-  return {s.chosen[i],
-          s.rejected[i],
-          s.referenceChosen[i],
-          s.referenceRejected[i],
-          s.chosenLengths ? s.chosenLengths[i] : 0,
-          s.rejectedLengths ? s.rejectedLengths[i] : 0};
-}
 
 // Whether a stands before b: smallest first, ties in the order of the pairs, NaN last.
 FPL_DEVICE bool standsBefore(double a, int64_t i, double b, int64_t j) {

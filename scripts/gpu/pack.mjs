@@ -23,6 +23,7 @@ const PARTS = [
   'test',
   'bench',
   'scripts/gpu',
+  'scripts/onnx-model.mjs', // of bench/peers
   'build/Release/fused_preference_loss.node',
   CUDA_LIBRARY,
 ]
