@@ -71,8 +71,8 @@ Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real e, R
     case LossType::aot_unpaired:
       return smoothed(b * (c - r));
     case LossType::discopop: {
-      const Real m = sigma(z / k.discopopTau);
-      return -logSigmoid(z) * sigma(-z / k.discopopTau) + times(m, expl(-z));
+      // e^(-z)·m as one exponential: far out each alone leaves even this range.
+      return -logSigmoid(z) * sigma(-z / k.discopopTau) + expl(logSigmoid(z / k.discopopTau) - z);
     }
     case LossType::sigmoid_norm:
       return -logSigmoid(b * (score(c / nw, k) - score(r / nl, k)));
