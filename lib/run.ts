@@ -4,8 +4,8 @@
 import { checkUnchanged, type Watched } from './arrays.js'
 import type { Backend, Job, RunSettings } from './backends/backend.js'
 import { pickBackend } from './backends/registry.js'
-import type { DeviceRange } from './device-memory.js'
-import { invalidType, invalidValue, outOfRange } from './errors.js'
+import { type DeviceRange, streamOf } from './device/memory.js'
+import { invalidType, invalidValue } from './errors.js'
 import { integer, oneOf } from './options.js'
 import type { InstructionSet, RunOptions } from './types.js'
 
@@ -63,15 +63,6 @@ export async function run({ backend, settings }: Runner, job: Job, watched: read
   } finally {
     checkUnchanged(watched)
   }
-}
-
-/** The address of a stream. */
-export function streamOf(stream: NonNullable<RunOptions['stream']>): bigint {
-  const address = typeof stream === 'object' && stream !== null ? stream.handle : stream
-  const valid = typeof address === 'bigint' || Number.isSafeInteger(address)
-  if (!valid) throw invalidType('options.stream', 'a Stream, or the address of one as a number or a bigint', stream)
-  if (address < 0) throw outOfRange('options.stream', 'the address of a stream', address)
-  return BigInt(address)
 }
 
 function forCuda(name: string, { name: backend }: Backend) {

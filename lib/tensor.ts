@@ -13,8 +13,8 @@ import {
   watch,
 } from './arrays.js'
 import type { Rows } from './backends/backend.js'
-import { DeviceBuffer } from './cuda/device-buffer.js'
-import { type DeviceRange, deviceRange, isDeviceMemory, rangesOverlap } from './device-memory.js'
+import { DeviceBuffer } from './device/buffer.js'
+import { type DeviceRange, deviceRange, isDeviceMemory, rangesOverlap } from './device/memory.js'
 import { describeList, invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.js'
 import { flag, integer, oneOf } from './options.js'
 import type { DeviceMemory, DType, HostArray, Logits } from './types.js'

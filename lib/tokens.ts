@@ -13,7 +13,7 @@ import {
   watch,
 } from './arrays.js'
 import type { DeviceLabels, Rows, Tokens } from './backends/backend.js'
-import { type DeviceRange, deviceRange, isDeviceMemory } from './device-memory.js'
+import { type DeviceRange, deviceRange, isDeviceMemory } from './device/memory.js'
 import { invalidType, invalidValue, labelOutOfRange, labelsOutOfRange, outOfRange, shapeMismatch } from './errors.js'
 import { between, flag, integer, oneOf } from './options.js'
 import { pairsOf } from './pairs.js'

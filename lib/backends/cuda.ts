@@ -5,54 +5,14 @@ import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { failure } from '../errors.js'
 import type { Device } from '../types.js'
+import type { CudaFunctions } from './addon.js'
 import type { Backend, Job, RunSettings } from './backend.js'
-import { arraysOf, JobNumbers, type NativeArgument } from './job-arguments.js'
+import { arraysOf, JobNumbers } from './job-arguments.js'
 import { loadNative } from './native.js'
 import { untilAborted } from './signals.js'
 
 /** Directions of a copy. */
 export const COPY = { toDevice: 1, toHost: 2, onDevice: 3 } as const
-
-/** One side of a copy: an address, or an array of the host's. */
-type Side = number | ArrayBufferView
-
-/** The addon's `cuda`; see native/addon/cuda_bindings.h. */
-export interface CudaFunctions {
-  open(path: string): string | undefined
-  devices(): Device[]
-  run(numbers: Float64Array, ...arrays: NativeArgument[]): void
-  runAsync(id: number, numbers: Float64Array, ...arrays: NativeArgument[]): Promise<boolean>
-  cancel(id: number): void
-  prepare(numbers: Float64Array, ...arrays: NativeArgument[]): object
-  enqueue(prepared: object, stream: number): void
-  read(prepared: object, stream: number): void
-  destroyPrepared(prepared: object): void
-  workspaceBytes(prepared: object): number
-  allocate(device: number, bytes: number): number
-  release(device: number, address: number, bytes: number): void
-  copy(device: number, kind: number, to: Side, from: Side, bytes: number, stream: number): void
-  copyAsync(
-    id: number,
-    device: number,
-    kind: number,
-    to: Side,
-    from: Side,
-    bytes: number,
-    stream: number,
-  ): Promise<boolean>
-  createStream(device: number): number
-  destroyStream(stream: number): void
-  synchronize(device: number, stream: number): void
-  synchronizeAsync(id: number, device: number, stream: number): Promise<boolean>
-  createEvent(device: number): number
-  destroyEvent(event: number): void
-  recordEvent(device: number, event: number, stream: number): void
-  milliseconds(start: number, end: number): number
-  beginCapture(device: number, stream: number): void
-  endCapture(device: number, stream: number): number
-  launchGraph(device: number, graph: number, stream: number): void
-  destroyGraph(graph: number): void
-}
 
 /** Does what `call` does; the errors of CUDA carry their code. */
 export function cudaCall<T>(call: () => T): T {

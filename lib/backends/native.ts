@@ -1,9 +1,9 @@
 /**
  * The cpu backend: hands jobs to the native addon.
  */
-import type { InstructionSet, LossType } from '../types.js'
+import type { InstructionSet } from '../types.js'
+import type { Addon, Argument } from './addon.js'
 import type { Backend, Job, RunSettings } from './backend.js'
-import type { CudaFunctions } from './cuda.js'
 import {
   arraysOf,
   FIRST_RESULT,
@@ -14,25 +14,6 @@ import {
 } from './job-arguments.js'
 import { type Loaded, loadAddon } from './load-addon.js'
 import { untilAborted } from './signals.js'
-
-/** What `run` takes for an array: the array, or how many of its elements are in its slot of the arena. */
-type Argument = NativeArgument | number
-
-/** What JavaScript sees of the native code; see native/addon/addon.cc. */
-export interface Addon {
-  readonly jobVersion: number
-  /** The memory whose i-th slot serves `run` for the i-th array. */
-  setArena(arena: ArrayBuffer): void
-  run(numbers: Float64Array, ...arrays: Argument[]): void
-  runAsync(id: number, numbers: Float64Array, ...arrays: NativeArgument[]): Promise<boolean>
-  cancel(id: number): void
-  availableThreads(): number
-  readonly cuda: CudaFunctions
-  /** Seconds of a sweep over the bytes of `buffer`; see native/cpu/bandwidth.h. */
-  bandwidth(sweep: string, buffer: ArrayBuffer, target: ArrayBuffer | undefined, threads: number): number
-  readonly lossNames: readonly LossType[]
-  readonly instructionSets: readonly InstructionSet[]
-}
 
 /** What the addon found on this machine. */
 export interface NativeInfo {

@@ -1,12 +1,13 @@
 /**
  * `fused-preference-loss/cuda`: device memory, streams, events and graphs, for calls whose tensors are on a GPU.
  */
-import type { Device } from '../types.js'
-import { requireCuda } from './open.js'
 
-export { type CopyOptions, DeviceBuffer } from './device-buffer.js'
+import { requireCuda } from '../device/open.js'
+import type { Device } from '../types.js'
+
+export { type CopyOptions, DeviceBuffer } from '../device/buffer.js'
+export { Event, Graph, Stream } from '../device/stream.js'
 export { type PreparedPreferenceLoss, prepareFusedPreferenceLoss } from './prepare.js'
-export { Event, Graph, Stream } from './stream.js'
 
 /** The GPUs of this machine. Throws `ERR_BACKEND_UNAVAILABLE` with the reason when CUDA cannot be used. */
 export function getDevices(): Device[] {

@@ -2,11 +2,11 @@
  * `prepareFusedPreferenceLoss`: a call whose checks, memory and inputs are out of the way before it is enqueued.
  */
 import { cudaCall } from '../backends/cuda.js'
+import { streamOf } from '../device/memory.js'
+import { cudaFunctions, requireCuda } from '../device/open.js'
 import { failure, invalidValue } from '../errors.js'
 import { type Plan, plan, result } from '../fused-preference-loss.js'
-import { streamOf } from '../run.js'
 import type { DeviceMemory, FusedOptions, FusedPreferenceLoss, Labels, Logits, RunOptions } from '../types.js'
-import { cudaFunctions, requireCuda } from './open.js'
 
 /** A call that can be enqueued again and again, on whatever its device memory then holds. */
 export interface PreparedPreferenceLoss {

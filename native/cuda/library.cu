@@ -151,18 +151,8 @@ void destroyPrepared(Prepared* prepared) {
 uint64_t workspaceBytes(const Prepared* prepared) { return prepared->workspace.device.size(); }
 
 bool allocate(int32_t device, uint64_t bytes, uint64_t* address, Problem* problem) {
-  return guarded(problem, "allocating device memory", device, [&] {
-    void* memory = nullptr;
-    const cudaError_t status = cudaMalloc(&memory, bytes);
-    if (status != cudaSuccess) {
-      cudaGetLastError();  // running out of memory is not an error of later calls
-      size_t free = 0, total = 0;
-      cudaMemGetInfo(&free, &total);
-      fail(status, "allocating " + std::to_string(bytes) + " bytes of device memory (" + std::to_string(free) + " of " +
-                       std::to_string(total) + " are free)");
-    }
-    *address = reinterpret_cast<uint64_t>(memory);
-  });
+  return guarded(problem, "allocating device memory", device,
+                 [&] { *address = reinterpret_cast<uint64_t>(allocateOnDevice(bytes, "a buffer")); });
 }
 
 bool release(int32_t device, uint64_t address, Problem* problem) {

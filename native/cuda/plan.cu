@@ -8,10 +8,10 @@
 namespace fpl {
 namespace cuda {
 
-DeviceMemory::DeviceMemory(size_t bytes, const char* purpose) : size_(bytes) {
-  const cudaError_t status = cudaMalloc(reinterpret_cast<void**>(&data_), bytes);
-  if (status == cudaSuccess) return;
-  data_ = nullptr;
+char* allocateOnDevice(size_t bytes, const std::string& purpose) {
+  void* memory = nullptr;
+  const cudaError_t status = cudaMalloc(&memory, bytes);
+  if (status == cudaSuccess) return static_cast<char*>(memory);
   cudaGetLastError();  // running out of memory is not an error of later calls
   size_t free = 0, total = 0;
   cudaMemGetInfo(&free, &total);
@@ -19,43 +19,27 @@ DeviceMemory::DeviceMemory(size_t bytes, const char* purpose) : size_(bytes) {
                    std::to_string(free) + " of " + std::to_string(total) + " are free)");
 }
 
-DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
+DeviceMemory deviceMemory(size_t bytes, const std::string& purpose) {
+  return {allocateOnDevice(bytes, purpose), bytes};
 }
 
-DeviceMemory::~DeviceMemory() {
-  if (data_) cudaFree(data_);
-}
-
-PinnedMemory::PinnedMemory(size_t bytes) : size_(bytes) {
-  const cudaError_t status = cudaMallocHost(reinterpret_cast<void**>(&data_), bytes);
-  if (status == cudaSuccess) return;
-  data_ = nullptr;
+PinnedMemory pinnedMemory(size_t bytes) {
+  void* memory = nullptr;
+  const cudaError_t status = cudaMallocHost(&memory, bytes);
+  if (status == cudaSuccess) return {static_cast<char*>(memory), bytes};
   cudaGetLastError();
   fail(status, "allocating " + std::to_string(bytes) + " bytes of pinned host memory");
-}
-
-PinnedMemory& PinnedMemory::operator=(PinnedMemory&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-PinnedMemory::~PinnedMemory() {
-  if (data_) cudaFreeHost(data_);
 }
 
 void Workspace::reserve(size_t deviceBytes, size_t pinnedBytes) {
   // The old memory first: there may not be room for both.
   if (device.size() < deviceBytes) {
     device = DeviceMemory();
-    device = DeviceMemory(deviceBytes, "the workspace");
+    device = deviceMemory(deviceBytes, "the workspace");
   }
   if (pinned.size() < pinnedBytes) {
     pinned = PinnedMemory();
-    pinned = PinnedMemory(pinnedBytes);
+    pinned = pinnedMemory(pinnedBytes);
   }
 }
 
@@ -303,7 +287,7 @@ namespace {
 
 // Room on the device for rows that are on the host, one right behind the other.
 DeviceMemory roomFor(Rows& rows, const char* purpose) {
-  DeviceMemory memory(size_t(rows.count() * rows.vocab * elementSize(rows.dtype)), purpose);
+  DeviceMemory memory = deviceMemory(size_t(rows.count() * rows.vocab * elementSize(rows.dtype)), purpose);
   rows.data = memory.data();
   rows.batchStride = rows.time * rows.vocab;
   rows.timeStride = rows.vocab;

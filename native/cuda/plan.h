@@ -4,7 +4,8 @@
 // captured in a graph.
 #pragma once
 
-#include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "launch.h"
@@ -14,13 +15,20 @@ namespace fpl {
 namespace cuda {
 
 // Memory that is given back when it goes out of scope.
-class DeviceMemory {
+template <typename Kind>
+class Memory {
  public:
-  DeviceMemory() = default;
-  DeviceMemory(size_t bytes, const char* purpose);
-  DeviceMemory(DeviceMemory&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr; }
-  DeviceMemory& operator=(DeviceMemory&& other) noexcept;
-  ~DeviceMemory();
+  Memory() = default;
+  Memory(char* data, size_t size) : data_(data), size_(size) {}
+  Memory(Memory&& other) noexcept { *this = std::move(other); }
+  Memory& operator=(Memory&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~Memory() {
+    if (data_) Kind::release(data_);
+  }
   char* data() const { return data_; }
   size_t size() const { return size_; }
 
@@ -29,21 +37,20 @@ class DeviceMemory {
   size_t size_ = 0;
 };
 
-// Host memory that the GPU can copy from and to by itself.
-class PinnedMemory {
- public:
-  PinnedMemory() = default;
-  explicit PinnedMemory(size_t bytes);
-  PinnedMemory(PinnedMemory&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr; }
-  PinnedMemory& operator=(PinnedMemory&& other) noexcept;
-  ~PinnedMemory();
-  char* data() const { return data_; }
-  size_t size() const { return size_; }
-
- private:
-  char* data_ = nullptr;
-  size_t size_ = 0;
+struct OnDevice {
+  static void release(void* memory) { cudaFree(memory); }
 };
+// On the host, where the GPU can copy from and to by itself.
+struct Pinned {
+  static void release(void* memory) { cudaFreeHost(memory); }
+};
+using DeviceMemory = Memory<OnDevice>;
+using PinnedMemory = Memory<Pinned>;
+
+// Throw where there is no room, naming the bytes and, for the device, what it is for.
+char* allocateOnDevice(size_t bytes, const std::string& purpose);
+DeviceMemory deviceMemory(size_t bytes, const std::string& purpose);
+PinnedMemory pinnedMemory(size_t bytes);
 
 // What calls on one device reuse.
 struct Workspace {

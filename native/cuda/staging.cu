@@ -61,7 +61,7 @@ void Staging::upload(const Rows& from, const Rows& to, const int32_t* targets, c
     PinnedMemory& pinned = buffers_[buffer];
     const size_t bytes = size_t(end - first) * rowBytes;
     if (pinned.size() < bytes)
-      pinned = PinnedMemory(bytes);
+      pinned = pinnedMemory(bytes);
     else
       check(cudaEventSynchronize(copied_[buffer]), kDoing);
     forRuns(targets, first, end, [&](int64_t begin, int64_t last) {
@@ -108,7 +108,7 @@ void Staging::download(const Rows& from, const Rows& to, const int32_t* targets,
     empty(buffer);
     PinnedMemory& pinned = buffers_[buffer];
     const size_t bytes = size_t(end - first) * rowBytes;
-    if (pinned.size() < bytes) pinned = PinnedMemory(bytes);
+    if (pinned.size() < bytes) pinned = pinnedMemory(bytes);
     forRuns(targets, first, end, [&](int64_t begin, int64_t last) {
       check(cudaMemcpyAsync(pinned.data() + size_t(begin - first) * rowBytes, addressOf(from, begin),
                             size_t(last - begin) * rowBytes, cudaMemcpyDeviceToHost, copies_),

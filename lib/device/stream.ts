@@ -2,9 +2,9 @@
  * Streams, events and graphs of the CUDA runtime.
  */
 import { cudaCall, cudaPromise, nextId } from '../backends/cuda.js'
-import { streamOf } from '../run.js'
 import type { RunOptions } from '../types.js'
 import { Handle } from './handle.js'
+import { streamOf } from './memory.js'
 import { cudaFunctions } from './open.js'
 
 /** Work that runs on a GPU in the order in which it was enqueued. Streams of one GPU run beside each other. */

@@ -1,7 +1,8 @@
 /**
  * The CUDA library's functions, or the error that says why there are none.
  */
-import { type CudaFunctions, type LoadedCuda, loadCuda } from '../backends/cuda.js'
+import type { CudaFunctions } from '../backends/addon.js'
+import { type LoadedCuda, loadCuda } from '../backends/cuda.js'
 import { failure } from '../errors.js'
 
 /** The cuda backend. Throws `ERR_BACKEND_UNAVAILABLE` with the reason when it is missing. */

@@ -3,12 +3,11 @@
  */
 import { checkView, type View, viewAs, viewKind } from '../arrays.js'
 import { COPY, cudaCall, cudaPromise, nextId } from '../backends/cuda.js'
-import { deviceRange, isDeviceMemory } from '../device-memory.js'
 import { invalidType, outOfRange } from '../errors.js'
 import { integer } from '../options.js'
-import { streamOf } from '../run.js'
 import type { DeviceMemory, RunOptions } from '../types.js'
 import { Handle } from './handle.js'
+import { deviceRange, isDeviceMemory, streamOf } from './memory.js'
 import { cudaFunctions } from './open.js'
 
 /** Options of a copy. */

@@ -1,8 +1,8 @@
 /**
- * Memory of a GPU that callers pass: any object with a `ptr`, checked and turned into an address.
+ * What callers pass of a GPU: memory, any object with a `ptr`, and streams; checked and turned into addresses.
  */
-import { invalidType, invalidValue, outOfRange } from './errors.js'
-import type { DeviceMemory } from './types.js'
+import { invalidType, invalidValue, outOfRange } from '../errors.js'
+import type { DeviceMemory, RunOptions } from '../types.js'
 
 /** Where device memory lies. */
 export interface DeviceRange {
@@ -43,6 +43,15 @@ export function rangesOverlap(a: DeviceRange, b: DeviceRange): boolean {
     a.address < b.address + BigInt(b.byteLength) &&
     b.address < a.address + BigInt(a.byteLength)
   )
+}
+
+/** The address of a stream. */
+export function streamOf(stream: NonNullable<RunOptions['stream']>): bigint {
+  const address = typeof stream === 'object' && stream !== null ? stream.handle : stream
+  const valid = typeof address === 'bigint' || Number.isSafeInteger(address)
+  if (!valid) throw invalidType('options.stream', 'a Stream, or the address of one as a number or a bigint', stream)
+  if (address < 0) throw outOfRange('options.stream', 'the address of a stream', address)
+  return BigInt(address)
 }
 
 function checkBytes(value: unknown, name: string): asserts value is number {

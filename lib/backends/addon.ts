@@ -1,0 +1,65 @@
+/**
+ * What JavaScript sees of the native code; see native/addon/addon.cc and cuda_bindings.h.
+ */
+import type { Device, InstructionSet, LossType } from '../types.js'
+import type { NativeArgument } from './job-arguments.js'
+
+/** What `run` takes for an array: the array, or how many of its elements are in its slot of the arena. */
+export type Argument = NativeArgument | number
+
+/** The addon. */
+export interface Addon {
+  readonly jobVersion: number
+  /** The memory whose i-th slot serves `run` for the i-th array. */
+  setArena(arena: ArrayBuffer): void
+  run(numbers: Float64Array, ...arrays: Argument[]): void
+  runAsync(id: number, numbers: Float64Array, ...arrays: NativeArgument[]): Promise<boolean>
+  cancel(id: number): void
+  availableThreads(): number
+  readonly cuda: CudaFunctions
+  /** Seconds of a sweep over the bytes of `buffer`; see native/cpu/bandwidth.h. */
+  bandwidth(sweep: string, buffer: ArrayBuffer, target: ArrayBuffer | undefined, threads: number): number
+  readonly lossNames: readonly LossType[]
+  readonly instructionSets: readonly InstructionSet[]
+}
+
+/** One side of a copy: an address, or an array of the host's. */
+type Side = number | ArrayBufferView
+
+/** The addon's `cuda`. */
+export interface CudaFunctions {
+  open(path: string): string | undefined
+  devices(): Device[]
+  run(numbers: Float64Array, ...arrays: NativeArgument[]): void
+  runAsync(id: number, numbers: Float64Array, ...arrays: NativeArgument[]): Promise<boolean>
+  cancel(id: number): void
+  prepare(numbers: Float64Array, ...arrays: NativeArgument[]): object
+  enqueue(prepared: object, stream: number): void
+  read(prepared: object, stream: number): void
+  destroyPrepared(prepared: object): void
+  workspaceBytes(prepared: object): number
+  allocate(device: number, bytes: number): number
+  release(device: number, address: number, bytes: number): void
+  copy(device: number, kind: number, to: Side, from: Side, bytes: number, stream: number): void
+  copyAsync(
+    id: number,
+    device: number,
+    kind: number,
+    to: Side,
+    from: Side,
+    bytes: number,
+    stream: number,
+  ): Promise<boolean>
+  createStream(device: number): number
+  destroyStream(stream: number): void
+  synchronize(device: number, stream: number): void
+  synchronizeAsync(id: number, device: number, stream: number): Promise<boolean>
+  createEvent(device: number): number
+  destroyEvent(event: number): void
+  recordEvent(device: number, event: number, stream: number): void
+  milliseconds(start: number, end: number): number
+  beginCapture(device: number, stream: number): void
+  endCapture(device: number, stream: number): number
+  launchGraph(device: number, graph: number, stream: number): void
+  destroyGraph(graph: number): void
+}
