@@ -1,7 +1,8 @@
 /**
- * Stages 1 and 2 as both functions of logits use them: the arrays they fill, and the per-token results made of these.
+ * Stages 1 and 2 as all functions of logits use them: the arrays they fill, and the per-token results made of these.
  */
-import type { ForwardStage, Rows } from './backends/backend.js'
+import type { ForwardStage, Head, Rows } from './backends/backend.js'
+import type { DeviceRange } from './device/memory.js'
 import { invalidType } from './errors.js'
 import { unknownName } from './options.js'
 import type { TokenPlan } from './tokens.js'
@@ -15,11 +16,25 @@ const TOKEN_OUTPUTS: readonly TokenOutput[] = [
   'sumSquaredProbs',
 ]
 
-/** The stages for these rows; `states` are kept when a gradient is to follow. */
-export function forwardStage(logits: Rows, sequences: number, states: boolean): ForwardStage {
-  const stage: ForwardStage = { logits, logProbs: new Float64Array(sequences) }
-  if (states) stage.states = new Float64Array(4 * logits.batch * logits.time)
+/** What logits come from: an array of them, or a head. */
+export interface LogitsSource {
+  rows: Rows
+  head?: Head
+  /** Where device memory lies. */
+  range?: DeviceRange
+}
+
+/** The stages for these logits. */
+export function forwardStage({ rows, head }: LogitsSource, sequences: number): ForwardStage {
+  const stage: ForwardStage = { logits: rows, logProbs: new Float64Array(sequences) }
+  if (head) stage.head = head
   return stage
+}
+
+/** Keeps what a gradient that is to follow needs. */
+export function keepStates(stage: ForwardStage): Float64Array {
+  stage.states = new Float64Array(4 * stage.logits.batch * stage.logits.time)
+  return stage.states
 }
 
 /** Adds the arrays of the per-token results in `options.outputs`. */

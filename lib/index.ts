@@ -2,8 +2,10 @@
  * The face of the package: log-probs of sequences, preference losses, and both in one.
  */
 export type { ErrorCode } from './errors.js'
+export { fusedLinearPreferenceLoss, fusedLinearPreferenceLossSync } from './fused-linear-preference-loss.js'
 export { fusedPreferenceLoss, fusedPreferenceLossSync } from './fused-preference-loss.js'
 export { getBackends } from './get-backends.js'
+export { linearSequenceLogProbs, linearSequenceLogProbsSync } from './linear-sequence-log-probs.js'
 export { preferenceLoss, preferenceLossSync } from './preference-loss.js'
 export { sequenceLogProbs, sequenceLogProbsSync } from './sequence-log-probs.js'
 export type {
@@ -12,11 +14,22 @@ export type {
   DType,
   FDivergence,
   Float16ArrayLike,
+  FusedLinearOptions,
+  FusedLinearPreferenceLoss,
   FusedOptions,
   FusedPreferenceLoss,
+  HeadGradientOptions,
+  HeadGradientRequest,
+  HeadGradients,
+  HeadOptions,
+  HeadWeight,
+  Hidden,
   HostArray,
   InstructionSet,
   Labels,
+  LinearReference,
+  LinearSequenceLogProbs,
+  LinearSequenceOptions,
   Logits,
   LossOptions,
   LossType,

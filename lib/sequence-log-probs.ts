@@ -4,7 +4,7 @@
 import { checkUnchanged, type NamedArray, numbers, type Watched } from './arrays.js'
 import type { ForwardStage, Job } from './backends/backend.js'
 import { failure } from './errors.js'
-import { addTokenOutputs, copyTokenOutputs, forwardStage } from './forward-stage.js'
+import { addTokenOutputs, copyTokenOutputs, forwardStage, keepStates } from './forward-stage.js'
 import { optionsObject } from './options.js'
 import { RUN_OPTIONS, type Runner, run, runnerOf } from './run.js'
 import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf, watchTensor } from './tensor.js'
@@ -65,7 +65,8 @@ function plan(logits: Logits, labels: Labels | DeviceMemory, given: SequenceOpti
   const watched = watchTensor('logits.data', tensor)
   const tokenPlan = tokensOf(labels, tensor.rows, options, false, tensor.range)
   const { tokens } = tokenPlan
-  const policy = forwardStage(tensor.rows, tokens.counts.length, true)
+  const policy = forwardStage(tensor, tokens.counts.length)
+  keepStates(policy)
   addTokenOutputs(policy, options.outputs)
   const runner = runnerOf(options, tensor.range)
   checkUnchanged(watched)

@@ -30,18 +30,21 @@ export interface Tensor {
 }
 
 // Rows are counted in 32-bit integers by the backends; elements are not.
-const LARGEST_SIZE = 2 ** 31 - 1
+export const LARGEST_SIZE = 2 ** 31 - 1
 const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']
-const ELEMENT_SIZES: Record<DType, number> = { float32: 4, float16: 2, bfloat16: 2 }
+export const ELEMENT_SIZES: Record<DType, number> = { float32: 4, float16: 2, bfloat16: 2 }
 
-/** Checks logits; `packed` tells whether they must be `[tokens, vocab]` rather than `[batch, time, vocab]`. */
-export function tensorOf(value: unknown, name: string, packed: boolean): Tensor {
+/**
+ * Checks rows of logits, or of what `last` says; `packed` tells whether they must be `[tokens, vocab]` rather than
+ * `[batch, time, vocab]`.
+ */
+export function tensorOf(value: unknown, name: string, packed: boolean, last = 'vocab'): Tensor {
   if (typeof value !== 'object' || value === null) {
     throw invalidType(name, 'an object { data, shape, dtype?, strides? }', value)
   }
   const { data, shape, dtype, strides } = value as Partial<Logits>
   const element = elementType(data, `${name}.data`, dtype, `${name}.dtype`)
-  const sizes = sizesOf(shape, `${name}.shape`, packed)
+  const sizes = sizesOf(shape, `${name}.shape`, packed, last)
   const batch = packed ? 1 : sizes[0]
   const time = packed ? sizes[0] : sizes[1]
   const vocab = sizes[sizes.length - 1]
@@ -166,7 +169,8 @@ export function logitsOf({ data, rows, shape, strides }: Tensor): Logits {
   return logits
 }
 
-function elementType(data: unknown, name: string, dtype: unknown, dtypeName: string): DType {
+/** The element type of data, as it is said or implied. */
+export function elementType(data: unknown, name: string, dtype: unknown, dtypeName: string): DType {
   if (isDeviceMemory(data)) return oneOf(dtype, dtypeName, DTYPES, 'float32')
   const kind = viewKind(data)
   if (kind !== 'Float32Array' && kind !== 'Uint16Array' && kind !== 'Float16Array') {
@@ -186,13 +190,13 @@ function elementType(data: unknown, name: string, dtype: unknown, dtypeName: str
   return implied
 }
 
-function sizesOf(shape: unknown, name: string, packed: boolean): number[] {
+function sizesOf(shape: unknown, name: string, packed: boolean, last: string): number[] {
   if (!Array.isArray(shape)) throw invalidType(name, 'an array of sizes', shape)
   const length = packed ? 2 : 3
   if (shape.length !== length) {
     const wanted = packed
-      ? 'must be [tokens, vocab], as options.sequenceOffsets is given'
-      : 'must be [batch, time, vocab], or [tokens, vocab] together with options.sequenceOffsets'
+      ? `must be [tokens, ${last}], as options.sequenceOffsets is given`
+      : `must be [batch, time, ${last}], or [tokens, ${last}] together with options.sequenceOffsets`
     throw shapeMismatch(name, `${wanted}; got ${describeList(shape)}`)
   }
   const sizes: number[] = []
@@ -213,9 +217,11 @@ function stridesOf(strides: unknown, name: string, length: number): number[] {
   return steps
 }
 
-// A view of our own, whose length is what it says. Float16Arrays go by their bits: older versions of Node-API do not
-// know the type.
-function elements(view: HostArray): Float32Array | Uint16Array {
+/**
+ * A view of our own, whose length is what it says. Float16Arrays go by their bits: older versions of Node-API do not
+ * know the type.
+ */
+export function elements(view: HostArray): Float32Array | Uint16Array {
   const length = viewLength(view)
   return viewKind(view) === 'Float32Array' ? viewAs(Float32Array, view, length) : viewAs(Uint16Array, view, length)
 }

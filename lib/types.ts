@@ -39,6 +39,33 @@ export interface Logits {
   strides?: readonly number[]
 }
 
+/** What goes into the output layer: the last hidden state of every position. */
+export interface Hidden {
+  /** The elements. */
+  data: HostArray | DeviceMemory
+  /** `[batch, time, width]`, or `[tokens, width]` together with `sequenceOffsets`. */
+  shape: readonly number[]
+  /** Element type. Defaults to what `data` implies; required for a `Uint16Array`, and 'float32' for device memory. */
+  dtype?: DType
+  /** Distance between neighbours along each dimension, in elements; the last must be 1. Defaults to contiguous. */
+  strides?: readonly number[]
+}
+
+/** The matrix of the output layer: logits = hidden · weightᵀ + bias. */
+export interface HeadWeight {
+  /** The elements. */
+  data: HostArray | DeviceMemory
+  /** `[vocab, width]`. */
+  shape: readonly number[]
+  /** Element type. Defaults to what `data` implies; required for a `Uint16Array`, and 'float32' for device memory. */
+  dtype?: DType
+  /**
+   * Distance between neighbours along each dimension, in elements; one must be 1. Defaults to `[width, 1]`; a kernel
+   * stored as `[width, vocab]` has `[1, vocab]`.
+   */
+  strides?: readonly number[]
+}
+
 /** Token ids: `[B, T]` (or `[tokens]` when packed), flat. */
 export type Labels = Int32Array | BigInt64Array
 
@@ -271,6 +298,79 @@ export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
   /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). Present when `gradient` asked for it. */
   gradLogits?: Logits
 }
+
+/** The output layer's bias, and what all functions of it share. */
+export interface HeadOptions {
+  /** `[vocab]`; a `Uint16Array` holds bits of the weight's dtype, which in device memory it has too. Defaults to none. */
+  bias?: HostArray | DeviceMemory
+}
+
+/** Options of `linearSequenceLogProbs`. */
+export interface LinearSequenceOptions extends TokenOptions, RunOptions, HeadOptions {}
+
+/**
+ * Which gradients of the output layer to compute, each in a new array (true) or in one to write into. All are float32;
+ * the weight's is laid out as the weight is, without gaps.
+ */
+export interface HeadGradientRequest {
+  /** `[batch, time, width]`, contiguous. Defaults to false. */
+  hidden?: boolean | Float32Array | DeviceMemory
+  /** `[vocab, width]`. Defaults to false: a frozen head. */
+  weight?: boolean | Float32Array | DeviceMemory
+  /** `[vocab]`. Defaults to false. */
+  bias?: boolean | Float32Array | DeviceMemory
+}
+
+/** How gradients of the output layer are written. */
+export interface HeadGradientOptions {
+  /** Add to what the given arrays hold: for tied embeddings, and gradients of several batches. Defaults to false. */
+  accumulate?: boolean
+  /** Write zeros to the rows of hidden's gradient that predict nothing. Defaults to true, to false with `accumulate`. */
+  zeroInactive?: boolean
+}
+
+/** The gradients that were asked for. */
+export interface HeadGradients {
+  /** d loss / d hidden. */
+  gradHidden?: Hidden
+  /** d loss / d weight. */
+  gradWeight?: HeadWeight
+  /** d loss / d bias, `[vocab]`. */
+  gradBias?: Float32Array | DeviceMemory
+}
+
+/** Result of `linearSequenceLogProbs`, as that of `sequenceLogProbs` but for the gradients. */
+export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward'> {
+  /**
+   * Gradients of Σ_b gradient[b] · logProbs[b], on the calling thread. Hidden, weight and bias must still hold their
+   * values.
+   * @param gradient `[B]`
+   * @param request which gradients; defaults to new arrays for all there are.
+   */
+  backward(
+    gradient: ArrayLike<number>,
+    request?: true | HeadGradientRequest,
+    options?: HeadGradientOptions,
+  ): HeadGradients
+}
+
+/** Reference model: its sequence log-probs per pair, or its output layer with what goes into it (same labels and token options). */
+export type LinearReference =
+  | { chosen: ArrayLike<number>; rejected: ArrayLike<number> }
+  | { hidden: Hidden; weight: HeadWeight; bias?: HostArray | DeviceMemory }
+
+/** Options of `fusedLinearPreferenceLoss`. */
+export interface FusedLinearOptions extends TokenOptions, LossOptions, RunOptions, HeadOptions, HeadGradientOptions {
+  /** Needed unless the loss is reference-free. */
+  reference?: LinearReference
+  /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
+  weighting?: 'wpo'
+  /** The gradients to compute; true for new arrays for all there are. Defaults to false. */
+  gradient?: boolean | HeadGradientRequest
+}
+
+/** Result of `fusedLinearPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
+export interface FusedLinearPreferenceLoss extends Omit<FusedPreferenceLoss, 'gradLogits'>, HeadGradients {}
 
 /** A GPU. */
 export interface Device {

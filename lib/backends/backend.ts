@@ -50,9 +50,30 @@ export interface DeviceLabels {
   invalid: Int32Array
 }
 
+/** Elements (row, column) of a matrix, at `row * rowStride + column * columnStride`; one of the two is 1. */
+export interface Matrix {
+  /** On the GPU: its address. */
+  data: HostArray | bigint
+  dtype: DType
+  rowStride: number
+  columnStride: number
+}
+
+/** The output layer, whose logits hidden · weightᵀ + bias are never stored. */
+export interface Head {
+  /** Rows of D elements: their `vocab` is the width D. */
+  hidden: Rows
+  /** `[V, D]` */
+  weight: Matrix
+  /** `[V]` */
+  bias?: { data: HostArray | bigint; dtype: DType }
+}
+
 /** Stages 1 and 2: token log-probs and sequence sums. */
 export interface ForwardStage {
+  /** With a head, sizes alone: their data is an empty array. */
   logits: Rows
+  head?: Head
   /** `[S]` out. */
   logProbs: Float64Array
   /** `[4 R]` out, when a gradient is to follow: what stage 4 needs to know of each row; opaque, private to a backend. */
@@ -125,6 +146,26 @@ export interface GradientStage {
   skipInactive?: boolean
 }
 
+/** Stage 4 of a head: d loss / d logits, multiplied on into the gradients that are asked for, float32. */
+export interface HeadGradientStage {
+  head: Head
+  /** The sizes. */
+  logits: Rows
+  /** `[4 R]` from stage 1. */
+  states: Float64Array
+  /** `[S]` as in {@link GradientStage}. */
+  coefficients: Float64Array
+  /** `[R, D]` out. Inactive rows become zeros, unless `skipInactive` or `accumulate` say otherwise. */
+  hidden?: Float32Array | bigint
+  /** `[V, D]` out, without gaps, in the order of the weight: its columns are neighbours where the weight's are. */
+  weight?: Float32Array | bigint
+  /** `[V]` out. */
+  bias?: Float32Array | bigint
+  /** Add to what the outs hold. */
+  accumulate: boolean
+  skipInactive: boolean
+}
+
 export interface Job {
   /** Present unless the job is stage 3 alone. */
   tokens?: Tokens
@@ -132,6 +173,7 @@ export interface Job {
   reference?: ForwardStage
   loss?: LossStage
   gradient?: GradientStage
+  headGradient?: HeadGradientStage
 }
 
 export interface RunSettings {

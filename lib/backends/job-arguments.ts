@@ -3,10 +3,10 @@
  * native/addon/job_reader.cc takes them.
  */
 import type { DType, FDivergence, InstructionSet, LossType } from '../types.js'
-import type { Job, Rows, RunSettings } from './backend.js'
+import type { Head, Job, Rows, RunSettings } from './backend.js'
 
 /** Changes with this order: a binary of another build would read the arguments as something else. */
-export const JOB_VERSION = 3
+export const JOB_VERSION = 4
 
 /** An array of the host's. */
 export type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array
@@ -21,7 +21,7 @@ const DIVERGENCES: Record<FDivergence, number> = { reverse_kl: 0, forward_kl: 1,
 export class JobNumbers {
   private readonly lossCodes: ReadonlyMap<string, number>
   /** Read by the addon before it returns, so one array serves all calls. */
-  private readonly numbers = new Float64Array(40 + 3 * 32)
+  private readonly numbers = new Float64Array(62 + 3 * 32)
 
   constructor(
     lossNames: readonly LossType[],
@@ -32,7 +32,7 @@ export class JobNumbers {
   }
 
   numbersOf(job: Job, settings: RunSettings): Float64Array {
-    const { tokens, policy, reference, loss, gradient } = job
+    const { tokens, policy, reference, loss, gradient, headGradient } = job
     const terms = loss?.terms ?? []
     const { numbers } = this
     let at = 0
@@ -54,11 +54,11 @@ export class JobNumbers {
     numbers[at++] = settings.threads
     numbers[at++] = settings.instructionSet ? this.instructionSets.indexOf(settings.instructionSet) : this.defaultSet
     numbers[at++] = settings.signal ? 1 : 0
-    numbers[at++] = gradient?.skipInactive ? 1 : 0
+    numbers[at++] = (gradient ?? headGradient)?.skipInactive ? 1 : 0
     numbers[at++] = tokens?.temperature ?? 1
     numbers[at++] = tokens?.average ? 1 : 0
     numbers[at++] = tokens?.emptyLogProb ?? 0
-    setRows((policy ?? gradient)?.logits)
+    setRows((policy ?? gradient ?? headGradient)?.logits)
     setRows(reference?.logits)
     setRows(gradient?.out)
     if (loss) {
@@ -76,14 +76,24 @@ export class JobNumbers {
         numbers[at++] = term.labelSmoothing
       }
     }
+    if (policy?.head ?? headGradient) {
+      for (const head of [(policy ?? headGradient)?.head, reference?.head]) {
+        setRows(head?.hidden)
+        numbers[at++] = DTYPES[head?.weight.dtype ?? 'float32']
+        numbers[at++] = head?.weight.rowStride ?? 0
+        numbers[at++] = head?.weight.columnStride ?? 0
+        numbers[at++] = DTYPES[head?.bias?.dtype ?? 'float32']
+      }
+      numbers[at++] = headGradient?.accumulate ? 1 : 0
+    }
     return numbers
   }
 }
 
-/** The arrays in the addon's order: those it only reads, then those it writes. */
+/** The arrays in the addon's order: those it only reads, then those it writes; those of heads last, if there are any. */
 export function arraysOf(job: Job, { stream }: RunSettings): NativeArgument[] {
-  const { tokens, policy, reference, loss, gradient } = job
-  return [
+  const { tokens, policy, reference, loss, gradient, headGradient } = job
+  const arrays = [
     tokens?.targets,
     tokens?.weights,
     tokens?.offsets,
@@ -96,7 +106,7 @@ export function arraysOf(job: Job, { stream }: RunSettings): NativeArgument[] {
     tokens?.labels?.data,
     tokens?.labels?.mask,
     stream,
-    policy?.states ?? gradient?.states,
+    (policy ?? gradient ?? headGradient)?.states,
     policy?.logProbs,
     policy?.logWeights,
     policy?.tokenLogProbs,
@@ -117,10 +127,21 @@ export function arraysOf(job: Job, { stream }: RunSettings): NativeArgument[] {
     loss?.gradRejected,
     loss?.summary,
     gradient?.out.data as NativeArgument,
-    gradient?.coefficients,
+    (gradient ?? headGradient)?.coefficients,
     tokens?.labels?.invalid,
   ]
+  const head = (policy ?? headGradient)?.head
+  if (head) {
+    arrays.push(headGradient?.hidden, headGradient?.weight, headGradient?.bias)
+    arrays.push(...arraysOfHead(head), ...arraysOfHead(reference?.head))
+  }
+  return arrays
 }
 
-/** Where in {@link arraysOf} those it writes begin. */
+function arraysOfHead(head: Head | undefined): NativeArgument[] {
+  return [head?.hidden.data, head?.weight.data, head?.bias?.data] as NativeArgument[]
+}
+
+/** Where in {@link arraysOf} those it writes begin, and end. */
 export const FIRST_RESULT = 12
+export const RESULTS_END = 38

@@ -11,6 +11,7 @@ import {
   JobNumbers,
   type NativeArgument,
   type NativeArray,
+  RESULTS_END,
 } from './job-arguments.js'
 import { type Loaded, loadAddon } from './load-addon.js'
 import { untilAborted } from './signals.js'
@@ -65,7 +66,7 @@ const SLOT = 64
  * would allocate to give small arrays an address.
  */
 class Arena {
-  readonly buffer = new ArrayBuffer(SLOT * 40)
+  readonly buffer = new ArrayBuffer(SLOT * 44)
   private readonly float64 = new Float64Array(this.buffer)
   private readonly float32 = new Float32Array(this.buffer)
   private readonly int32 = new Int32Array(this.buffer)
@@ -90,7 +91,7 @@ class Arena {
 
   /** Copies the slots of results back. */
   empty(arrays: readonly NativeArgument[], inArena: readonly Argument[]): void {
-    for (let i = FIRST_RESULT; i < arrays.length; i++) {
+    for (let i = FIRST_RESULT; i < arrays.length && i < RESULTS_END; i++) {
       if (typeof inArena[i] !== 'number') continue
       const array = arrays[i] as NativeArray
       const view = this.viewFor(array)

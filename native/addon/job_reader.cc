@@ -13,6 +13,7 @@ class Arrays {
     void* data = nullptr;
     length_ = 0;
     onDevice_ = false;
+    if (index_ >= info_.Length()) return nullptr;
     const Napi::Value value = info_[index_++];
     napi_valuetype type;
     napi_typeof(info_.Env(), value, &type);
@@ -33,9 +34,19 @@ class Arrays {
   // Elements of the array last read.
   int64_t length() const { return int64_t(length_); }
 
+  // Whether it is on the GPU.
+  bool onDevice() const { return onDevice_; }
+
   void next(Rows& rows) {
     rows.data = next<void>();
     rows.onDevice = onDevice_;
+  }
+
+  void next(Head& head) {
+    next(head.hidden);
+    head.weight.data = next<void>();
+    head.weight.onDevice = onDevice_;
+    head.bias.data = next<void>();
   }
 
  private:
@@ -67,6 +78,14 @@ void readRows(Numbers& numbers, Rows& rows) {
   rows.timeStride = numbers.integer();
 }
 
+void readHead(Numbers& numbers, Head& head) {
+  readRows(numbers, head.hidden);
+  head.weight.dtype = DType(numbers.integer());
+  head.weight.rowStride = numbers.integer();
+  head.weight.columnStride = numbers.integer();
+  head.bias.dtype = DType(numbers.integer());
+}
+
 }  // namespace
 
 void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job) {
@@ -82,7 +101,7 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
   job.threads = numbers.integer();
   job.instructionSet = int32_t(numbers.integer());
   job.cancellable = numbers.integer() != 0;
-  job.gradient.skipInactive = numbers.integer() != 0;
+  job.gradient.skipInactive = job.headGradient.skipInactive = numbers.integer() != 0;
   Tokens& tokens = job.tokens;
   tokens.temperature = numbers;
   tokens.average = numbers.integer() != 0;
@@ -132,6 +151,16 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
   arrays.next(job.gradient.out);
   job.gradient.coefficients = arrays.next<double>();
   job.invalidLabels = arrays.next<int32_t>();
+  // Those of heads.
+  HeadGradient& headGradient = job.headGradient;
+  bool onDevice = false;
+  for (float** out : {&headGradient.hidden, &headGradient.weight, &headGradient.bias}) {
+    *out = arrays.next<float>();
+    onDevice = onDevice || arrays.onDevice();
+  }
+  headGradient.onDevice = onDevice;
+  arrays.next(policy.head);
+  arrays.next(reference.head);
   job.hasPolicy = policy.logProbs != nullptr;
   job.hasReference = reference.logProbs != nullptr;
   job.hasLoss = loss.summary != nullptr;
@@ -153,10 +182,21 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
     }
   }
 
+  const bool hasHead = policy.head.present();
+  if (hasHead) {
+    readHead(numbers, policy.head);
+    readHead(numbers, reference.head);
+    headGradient.accumulate = numbers.integer() != 0;
+  }
+
   // The gradient is that of the policy's logits, from the states its forward has left or leaves.
-  job.gradient.logits = policy.logits;
-  job.gradient.states = policy.states;
-  job.hasGradient = job.gradient.coefficients != nullptr;
+  Gradient& gradient = job.gradient;
+  gradient.logits = headGradient.logits = policy.logits;
+  gradient.states = headGradient.states = policy.states;
+  headGradient.head = policy.head;
+  headGradient.coefficients = gradient.coefficients;
+  job.hasHeadGradient = hasHead && gradient.coefficients;
+  job.hasGradient = !hasHead && gradient.coefficients;
 }
 
 }  // namespace fpl

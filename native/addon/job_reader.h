@@ -9,7 +9,7 @@
 namespace fpl {
 
 // Changes with the arguments and their order; lib refuses a binary with another.
-constexpr int kJobVersion = 3;
+constexpr int kJobVersion = 4;
 
 // Bytes of one array's slot in the arena.
 constexpr size_t kArenaSlot = 64;

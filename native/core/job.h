@@ -27,6 +27,28 @@ struct Rows {
   }
 };
 
+// The output layer, whose logits hidden · weightᵀ + bias are never stored. Element (v, d) of the weight [V, D] is at
+// v·rowStride + d·columnStride, one of which is 1.
+struct Head {
+  struct Weight {
+    void* data = nullptr;
+    DType dtype = DType::kFloat32;
+    int64_t rowStride = 0, columnStride = 0;
+    bool onDevice = false;
+  };
+  struct Bias {
+    void* data = nullptr;  // [V], or null
+    DType dtype = DType::kFloat32;
+  };
+
+  Rows hidden;  // rows of D elements: their `vocab` is the width D
+  Weight weight;
+  Bias bias;
+
+  bool present() const { return weight.data != nullptr; }
+  int64_t width() const { return hidden.vocab; }
+};
+
 // What each of the R rows predicts, and how rows form S sequences.
 struct Tokens {
   const int32_t* targets = nullptr;  // [R], -1 where inactive
@@ -52,7 +74,8 @@ struct DeviceLabels {
 
 // Stages 1 and 2. Outputs that are null are not wanted.
 struct Forward {
-  Rows logits;
+  Rows logits;  // with a head, sizes alone
+  Head head;
   double* logProbs = nullptr;      // [S]
   TokenState* states = nullptr;    // [R]
   double* logWeights = nullptr;    // [S]
@@ -105,12 +128,27 @@ struct Gradient {
   bool skipInactive = false;           // leave the inactive rows of `out` as they are
 };
 
+// Stage 4 of a head. Outs that are null are not wanted.
+struct HeadGradient {
+  Head head;
+  Rows logits;                         // sizes alone
+  const TokenState* states = nullptr;  // [R]
+  double* coefficients = nullptr;      // [S]
+  float* hidden = nullptr;             // [R, D]
+  float* weight = nullptr;             // [V, D] without gaps, in the order of the weight
+  float* bias = nullptr;               // [V]
+  bool onDevice = false;               // where these are
+  bool accumulate = false;             // add to what they hold
+  bool skipInactive = false;           // leave the inactive rows of `hidden` as they are
+};
+
 struct Job {
-  bool hasPolicy = false, hasReference = false, hasLoss = false, hasGradient = false;
+  bool hasPolicy = false, hasReference = false, hasLoss = false, hasGradient = false, hasHeadGradient = false;
   Tokens tokens;
   Forward policy, reference;
   PreferenceLoss loss;
   Gradient gradient;
+  HeadGradient headGradient;
 
   // For the CUDA backend; -1: the job is the CPU's.
   int32_t device = -1;

@@ -1,0 +1,326 @@
+/**
+ * The output layer as the linear functions take it: hidden states, weight and bias turned into one checked head, and
+ * the destinations of their gradients. Nothing is copied.
+ */
+import {
+  checkNoOverlap,
+  checkView,
+  type NamedArray,
+  type View,
+  viewKind,
+  viewLength,
+  type Watched,
+  watch,
+} from './arrays.js'
+import type { Head, HeadGradientStage, Matrix, Rows } from './backends/backend.js'
+import { DeviceBuffer } from './device/buffer.js'
+import { type DeviceRange, deviceRange, isDeviceMemory, rangesOverlap } from './device/memory.js'
+import { describeList, invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.js'
+import type { LogitsSource } from './forward-stage.js'
+import { flag, integer, optionsObject } from './options.js'
+import { ELEMENT_SIZES, elements, elementType, LARGEST_SIZE, type Tensor, tensorOf, watchTensor } from './tensor.js'
+import type {
+  DeviceMemory,
+  DType,
+  HeadGradientOptions,
+  HeadGradientRequest,
+  HeadGradients,
+  HeadWeight,
+  HostArray,
+} from './types.js'
+
+/** The names of {@link HeadGradientOptions}. */
+export const HEAD_GRADIENT_OPTIONS = ['accumulate', 'zeroInactive'] as const
+
+/** A head that has been checked. */
+export interface HeadSource extends LogitsSource {
+  head: Head
+  hidden: Tensor
+  /** The caller's arrays, none of which a gradient may overwrite. */
+  arrays: NamedArray[]
+}
+
+const NO_LOGITS = new Float32Array(0)
+
+/**
+ * Checks hidden states `[batch, time, width]` (packed: `[tokens, width]`), a weight `[vocab, width]` and a bias
+ * `[vocab]`; `prefix` goes before their names in errors. Arrays in use meanwhile are added to `watched`.
+ */
+export function headOf(
+  hidden: unknown,
+  weight: unknown,
+  bias: unknown,
+  packed: boolean,
+  watched: Watched[],
+  prefix = '',
+  biasName = 'options.bias',
+): HeadSource {
+  const rows = tensorOf(hidden, `${prefix}hidden`, packed, 'width')
+  const matrix = weightOf(weight, `${prefix}weight`)
+  const { batch, time, vocab: width } = rows.rows
+  if (matrix.width !== width) {
+    const problem = `must be [vocab, ${width}], as hidden has ${width} features; got [${matrix.vocab}, ${matrix.width}]`
+    throw shapeMismatch(`${prefix}weight.shape`, problem)
+  }
+  if (rows.range?.device !== matrix.range?.device) {
+    throw invalidValue(`${prefix}weight.data`, 'must be where hidden.data is: in host memory, or on the same device')
+  }
+  const { vocab } = matrix
+  if (batch * time * vocab > Number.MAX_SAFE_INTEGER) {
+    throw outOfRange(`${prefix}weight.shape`, 'at most 2^53 - 1 logits in all', batch * time * vocab)
+  }
+  const head: Head = { hidden: rows.rows, weight: matrix.matrix }
+  watched.push(...watchTensor(`${prefix}hidden.data`, rows))
+  if (typeof matrix.matrix.data !== 'bigint') watched.push(watch(`${prefix}weight.data`, matrix.matrix.data))
+  if (bias !== undefined) {
+    head.bias = biasOf(bias, biasName, vocab, matrix.matrix.dtype, rows.range)
+    if (typeof head.bias.data !== 'bigint') watched.push(watch(biasName, head.bias.data))
+  }
+  const source: HeadSource = {
+    rows: { data: NO_LOGITS, dtype: 'float32', batch, time, vocab, batchStride: time * vocab, timeStride: vocab },
+    head,
+    hidden: rows,
+    arrays: [
+      [`${prefix}hidden.data`, rows.data],
+      [`${prefix}weight.data`, matrix.data],
+      [biasName, bias],
+    ],
+  }
+  if (rows.range) source.range = rows.range
+  return source
+}
+
+interface CheckedWeight {
+  data: HostArray | DeviceMemory
+  vocab: number
+  width: number
+  matrix: Matrix
+  range?: DeviceRange
+}
+
+function weightOf(value: unknown, name: string): CheckedWeight {
+  if (typeof value !== 'object' || value === null) {
+    throw invalidType(name, 'an object { data, shape, dtype?, strides? }', value)
+  }
+  const { data, shape, dtype, strides } = value as Partial<HeadWeight>
+  const element = elementType(data, `${name}.data`, dtype, `${name}.dtype`)
+  if (!Array.isArray(shape)) throw invalidType(`${name}.shape`, 'an array of sizes', shape)
+  if (shape.length !== 2) {
+    throw shapeMismatch(`${name}.shape`, `must be [vocab, width]; got ${describeList(shape)}`)
+  }
+  const vocab = integer(shape[0], `${name}.shape[0]`, 1, LARGEST_SIZE)
+  const width = integer(shape[1], `${name}.shape[1]`, 1, LARGEST_SIZE)
+  if (vocab * width > Number.MAX_SAFE_INTEGER) {
+    throw outOfRange(`${name}.shape`, 'at most 2^53 - 1 elements in all', vocab * width)
+  }
+  const size = ELEMENT_SIZES[element]
+  const range = isDeviceMemory(data) ? deviceRange(data, `${name}.data`, size) : undefined
+  const view = range ? range.address : elements(data as HostArray)
+  const available = range ? Math.floor(range.byteLength / size) : viewLength(view)
+  let rowStride = width
+  let columnStride = 1
+  if (strides === undefined) {
+    // A buffer on the device may have room to spare.
+    if (range ? available < vocab * width : available !== vocab * width) {
+      const problem = `has ${available} elements, but shape [${vocab}, ${width}] needs ${vocab * width}`
+      throw shapeMismatch(`${name}.data`, problem)
+    }
+  } else {
+    ;[rowStride, columnStride] = weightStrides(strides, `${name}.strides`, vocab, width)
+    const end = (vocab - 1) * rowStride + (width - 1) * columnStride + 1
+    if (end > available) {
+      const wanted = `such that shape [${vocab}, ${width}] stays in the ${available} elements of data`
+      throw outOfRange(`${name}.strides`, wanted, `[${rowStride}, ${columnStride}], which reaches element ${end - 1}`)
+    }
+  }
+  const matrix: Matrix = { data: view, dtype: element, rowStride, columnStride }
+  return { data: data as HostArray | DeviceMemory, vocab, width, matrix, range }
+}
+
+function weightStrides(strides: unknown, name: string, vocab: number, width: number): [number, number] {
+  if (!Array.isArray(strides)) throw invalidType(name, 'an array of distances in elements', strides)
+  if (strides.length !== 2) throw shapeMismatch(name, `must have one entry per dimension, 2; got ${strides.length}`)
+  const row = integer(strides[0], `${name}[0]`, 1, Number.MAX_SAFE_INTEGER)
+  const column = integer(strides[1], `${name}[1]`, 1, Number.MAX_SAFE_INTEGER)
+  if (!(column === 1 && row >= width) && !(row === 1 && column >= vocab)) {
+    const problem = `must be [at least ${width}, 1] or [1, at least ${vocab}]; got [${row}, ${column}]`
+    throw invalidValue(name, problem)
+  }
+  return [row, column]
+}
+
+function biasOf(value: unknown, name: string, vocab: number, weightType: DType, range?: DeviceRange) {
+  if (range) {
+    if (!isDeviceMemory(value)) throw invalidType(name, 'device memory, as hidden and weight are', value)
+    const size = ELEMENT_SIZES[weightType]
+    const { address, byteLength, device } = deviceRange(value, name, size)
+    if (device !== range.device) throw invalidValue(name, `is on device ${device}, and hidden on ${range.device}`)
+    if (byteLength < vocab * size) {
+      throw shapeMismatch(
+        name,
+        `must have ${vocab * size} bytes, one ${weightType} per row of weight; got ${byteLength}`,
+      )
+    }
+    return { data: address, dtype: weightType }
+  }
+  if (isDeviceMemory(value)) throw invalidType(name, 'in host memory, as hidden and weight are', value)
+  const kind = viewKind(value)
+  const bits = weightType === 'float32' ? undefined : weightType
+  if (kind !== 'Float32Array' && kind !== 'Float16Array' && !(kind === 'Uint16Array' && bits)) {
+    const wanted = `a Float32Array, a Float16Array${bits ? ` or a Uint16Array of ${bits} bits` : ''}`
+    throw invalidType(name, wanted, value)
+  }
+  checkView(value as View, name)
+  const view = elements(value as HostArray)
+  if (view.length !== vocab) {
+    throw shapeMismatch(name, `must have ${vocab} elements, one per row of weight; got ${view.length}`)
+  }
+  const dtype: DType = kind === 'Float32Array' ? 'float32' : kind === 'Float16Array' ? 'float16' : (bits as DType)
+  return { data: view, dtype }
+}
+
+type Part = keyof HeadGradientRequest
+const PARTS: readonly Part[] = ['hidden', 'weight', 'bias']
+const REQUEST: ReadonlySet<string> = new Set(PARTS)
+
+/** Gradients that have been checked: where the backend puts them, and what the caller gets. */
+export interface HeadDestinations {
+  stage: Pick<HeadGradientStage, Part | 'accumulate' | 'skipInactive'>
+  gradients: HeadGradients
+  watched: Watched[]
+}
+
+/**
+ * Checks which gradients are wanted and where they go; undefined for none. They may share memory with none of
+ * `callers`, nor with each other.
+ */
+export function headDestinations(
+  request: unknown,
+  name: string,
+  { head, rows, hidden, range, arrays }: HeadSource,
+  { accumulate, zeroInactive }: HeadGradientOptions,
+  callers: readonly NamedArray[],
+): HeadDestinations | undefined {
+  const adds = flag(accumulate, 'options.accumulate', false)
+  const zeros = flag(zeroInactive, 'options.zeroInactive', !adds)
+  const wanted = partsOf(request, name, head)
+  const given = PARTS.filter((part) => typeof wanted[part] === 'object')
+  if (adds && given.length === 0) {
+    throw invalidValue('options.accumulate', `needs an array in ${name} whose content to add to`)
+  }
+  const { vocab } = rows
+  const width = head.hidden.vocab
+  const sizes = { hidden: head.hidden.batch * head.hidden.time * width, weight: vocab * width, bias: vocab }
+  const taken: NamedArray[] = [...arrays, ...callers]
+  const gradients: HeadGradients = {}
+  const stage: HeadDestinations['stage'] = { accumulate: adds, skipInactive: !zeros }
+  const watched: Watched[] = []
+  const allocated: Part[] = []
+  for (const part of PARTS) {
+    const value = wanted[part]
+    if (value === undefined) continue
+    const partName = `${name}.${part}`
+    if (value === true) {
+      allocated.push(part)
+      continue
+    }
+    stage[part] = destination(value, partName, sizes[part], range, taken)
+    taken.push([partName, value])
+    if (typeof stage[part] === 'object') watched.push(watch(partName, stage[part]))
+    addResult(gradients, part, value, hidden.shape, head, vocab)
+  }
+  // New ones when nothing can be refused any more.
+  for (const part of allocated) {
+    const value = allocate(sizes[part], `${name}.${part}`, range)
+    stage[part] = value instanceof Float32Array ? value : deviceRange(value, name, 4).address
+    addResult(gradients, part, value, hidden.shape, head, vocab)
+  }
+  return given.length + allocated.length === 0 ? undefined : { stage, gradients, watched }
+}
+
+/** What is asked for, `false` left out. */
+function partsOf(request: unknown, name: string, head: Head): Partial<Record<Part, true | object>> {
+  if (request === undefined || request === false) return {}
+  if (request === true) return head.bias ? { hidden: true, weight: true, bias: true } : { hidden: true, weight: true }
+  if (typeof request !== 'object' || request === null) {
+    throw invalidType(name, 'a boolean or an object { hidden?, weight?, bias? }', request)
+  }
+  const parts: Partial<Record<Part, true | object>> = {}
+  const given = optionsObject(request as HeadGradientRequest, name, REQUEST)
+  for (const part of PARTS) {
+    const value = given[part]
+    if (value !== undefined && value !== false) parts[part] = value
+  }
+  if (parts.bias !== undefined && !head.bias) {
+    throw invalidValue(`${name}.bias`, 'cannot be had: options.bias is not given')
+  }
+  return parts
+}
+
+function destination(
+  value: object,
+  name: string,
+  length: number,
+  range: DeviceRange | undefined,
+  taken: readonly NamedArray[],
+): Float32Array | bigint {
+  if (range) {
+    if (!isDeviceMemory(value)) throw invalidType(name, 'a boolean or device memory, as hidden is', value)
+    const out = deviceRange(value, name, 4)
+    if (out.device !== range.device) {
+      throw invalidValue(name, `is on device ${out.device}, and hidden on device ${range.device}`)
+    }
+    for (const [otherName, other] of taken) {
+      if (isDeviceMemory(other) && rangesOverlap(out, deviceRange(other, otherName, 1))) {
+        throw invalidValue(name, `would overwrite ${otherName}: they share memory`)
+      }
+    }
+    if (out.byteLength < 4 * length) {
+      throw shapeMismatch(name, `must have ${4 * length} bytes of float32; got ${out.byteLength}`)
+    }
+    return out.address
+  }
+  if (isDeviceMemory(value)) throw invalidType(name, 'in host memory, as hidden is', value)
+  if (viewKind(value) !== 'Float32Array') throw invalidType(name, 'a boolean or a Float32Array', value)
+  checkView(value as View, name)
+  const view = elements(value as Float32Array) as Float32Array
+  checkNoOverlap(name, view, taken)
+  if (view.length !== length) throw shapeMismatch(name, `must have ${length} elements; got ${view.length}`)
+  return view
+}
+
+function allocate(length: number, name: string, range: DeviceRange | undefined): Float32Array | DeviceBuffer {
+  if (range) return new DeviceBuffer(4 * length, { device: range.device })
+  try {
+    return new Float32Array(length)
+  } catch {
+    throw outOfRange(name, 'an array where memory is short', `no memory for ${length} elements`)
+  }
+}
+
+function addResult(
+  gradients: HeadGradients,
+  part: Part,
+  value: object,
+  hiddenShape: readonly number[],
+  { hidden, weight }: Head,
+  vocab: number,
+): void {
+  const data = value as Float32Array | DeviceMemory
+  if (part === 'bias') gradients.gradBias = data
+  else if (part === 'hidden') gradients.gradHidden = { data, shape: hiddenShape.slice(), dtype: 'float32' }
+  else {
+    gradients.gradWeight = { data, shape: [vocab, hidden.vocab], dtype: 'float32' }
+    if (weight.columnStride !== 1) gradients.gradWeight.strides = [1, vocab]
+  }
+}
+
+/** The sizes of a head's logits are equal to these. */
+export function checkSameLogits(rows: Rows, wanted: Rows, name: string): void {
+  if (rows.batch === wanted.batch && rows.time === wanted.time && rows.vocab === wanted.vocab) return
+  const written = ({ batch, time, vocab }: Rows) => `[${batch}, ${time}, ${vocab}]`
+  throw shapeMismatch(
+    name,
+    `must give logits of shape ${written(wanted)}, as hidden and weight do; got ${written(rows)}`,
+  )
+}
