@@ -155,7 +155,7 @@ export interface HeadGradientStage {
   states: Float64Array
   /** `[S]` as in {@link GradientStage}. */
   coefficients: Float64Array
-  /** `[R, D]` out. Inactive rows become zeros, unless `skipInactive` or `accumulate` say otherwise. */
+  /** `[R, D]` out. Inactive rows become zeros, unless they are skipped. */
   hidden?: Float32Array | bigint
   /** `[V, D]` out, without gaps, in the order of the weight: its columns are neighbours where the weight's are. */
   weight?: Float32Array | bigint

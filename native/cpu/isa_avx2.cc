@@ -22,6 +22,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 8;
+  static constexpr int64_t kTileRows = 6, kTileVectors = 2;
   __m256 v;
 };
 struct F64 {
@@ -81,6 +82,7 @@ inline void stream(BFloat16* p, F32 x) { _mm_stream_si128(reinterpret_cast<__m12
 inline void drain() { _mm_sfence(); }
 
 #include "kernels.inl"
+#include "product.inl"
 
 }  // namespace
 

@@ -24,6 +24,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 16;
+  static constexpr int64_t kTileRows = 12, kTileVectors = 2;
   __m512 v;
 };
 struct F64 {
@@ -80,6 +81,7 @@ inline void stream(BFloat16* p, F32 x) { _mm256_stream_si256(reinterpret_cast<__
 inline void drain() { _mm_sfence(); }
 
 #include "kernels.inl"
+#include "product.inl"
 
 }  // namespace
 

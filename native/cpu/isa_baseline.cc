@@ -15,6 +15,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = false;
   static constexpr int64_t kWidth = 4;
+  static constexpr int64_t kTileRows = 4, kTileVectors = 2;
   __m128 v;
 };
 struct F64 {
@@ -73,6 +74,7 @@ inline void stream(BFloat16* p, F32 x) { store(p, x); }
 inline void drain() { _mm_sfence(); }
 
 #include "kernels.inl"
+#include "product.inl"
 
 }  // namespace
 

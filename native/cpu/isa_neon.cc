@@ -14,6 +14,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 4;
+  static constexpr int64_t kTileRows = 8, kTileVectors = 2;
   float32x4_t v;
 };
 struct F64 {
@@ -70,6 +71,7 @@ inline void stream(T* p, F32 x) {
 inline void drain() {}
 
 #include "kernels.inl"
+#include "product.inl"
 
 }  // namespace
 

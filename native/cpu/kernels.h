@@ -38,6 +38,26 @@ constexpr int64_t kLanes = 16;          // logical lanes, the same on every inst
 constexpr int64_t kTile = 4 * kLanes;   // logits
 constexpr int64_t kBlock = 32 * kTile;  // logits between two looks at the unit
 
+// A product of matrices takes its factors packed in panels: of a left factor a(i, k), `rows` rows i to a panel, of a
+// right factor b(k, j), `columns` columns j. A panel holds the elements of one k after those of another; what a last
+// panel lacks is zeros. So element (i, k) is at panel(i / rows)[k · rows + i % rows].
+struct PanelShape {
+  int64_t rows, columns;
+};
+constexpr int64_t kDepth =
+    256;  // terms k whose float32 sum is added to the result at once, so that its rounding stays small
+
+// c(i, j) = Σ_k a(i, k) · b(k, j), or that more than it was, over k in [0, depth); element (i, j) of c is at
+// i·stride + j.
+struct Product {
+  const float *a, *b;
+  int64_t panelOfA, panelOfB;  // elements from panel to panel
+  int64_t rows, columns, depth;
+  float* c;
+  int64_t stride;
+  bool add;
+};
+
 // One instruction set's kernels. `begin` and `end` are logits within the row; `begin` is a multiple of kTile.
 struct Kernels {
   const char* name;
@@ -52,6 +72,9 @@ struct Kernels {
                       float factor);
   void (*gradientStreamed[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,
                               float factor);
+  // Each sum's terms are added in order, fused where multiply-adds are: the bits do not depend on the panels' shape.
+  PanelShape panels;
+  void (*multiply)(const Product&);
 };
 
 // The instruction sets of this build that this CPU can run, best first; the names are lib's InstructionSet.

@@ -1,11 +1,8 @@
 // Stage 4 on the CPU: d logProb / d logits = (onehot - softmax) / temperature, times each sequence's coefficient. Every
 // active row is read once and written once; the others are written as zeros, if at all, and not read.
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 
-#include "../core/row_gradient.h"
-#include "stages.h"
+#include "rows.h"
 
 namespace fpl {
 namespace {
@@ -18,19 +15,8 @@ void writeRow(const Gradient& g, const RowSegments& segments, int64_t row, int64
               const RowGradient& values, const ExpConstants& constants, bool stream, const CpuContext& context) {
   T* out = g.out.at<T>(row);
   const int64_t begin = segments.begin(segment), end = segments.end(segment);
-  if (label < 0 || values.factor == 0) {
-    memset(static_cast<void*>(out + begin), 0, (end - begin) * sizeof(T));
-    return;
-  }
-  if (std::isnan(values.factor)) {
-    T nan;
-    fromFloat(NAN, nan);
-    std::fill(out + begin, out + end, nan);
-    return;
-  }
   const auto& kernels = stream ? context.kernels.gradientStreamed : context.kernels.gradient;
-  kernels[int(g.out.dtype)](g.logits.at<T>(row), out, begin, end, constants, values.unit, values.factor);
-  if (label >= begin && label < end) fromFloat(values.atLabel, out[label]);
+  writeGradient(g.logits.at<T>(row), out, begin, end, label, values, constants, kernels[int(g.out.dtype)]);
 }
 
 }  // namespace
@@ -47,10 +33,9 @@ void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& se
   };
   std::vector<Row> rows;
   for (const int32_t s : sequences) {
-    const double coefficient = g.coefficients[s] / (tokens.average ? tokens.counts[s] : 1);
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
       if (g.skipInactive && tokens.targets[row] < 0) continue;
-      rows.push_back({row, tokens.weight(row) * coefficient});
+      rows.push_back({row, rowCoefficient(tokens, g.coefficients, s, row)});
     }
   }
   const int64_t rowCount = int64_t(rows.size());

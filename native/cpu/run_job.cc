@@ -8,7 +8,7 @@
 #include <numeric>
 
 #include "../core/preference_loss.h"
-#include "stages.h"
+#include "head.h"
 
 #if defined(__linux__)
 #include <unistd.h>
@@ -22,7 +22,8 @@ constexpr int64_t kAloneBelow = 1 << 16;
 
 int64_t threadsFor(const Job& job) {
   const Rows& rows = job.hasPolicy ? job.policy.logits : job.gradient.logits;
-  if (rows.count() * rows.vocab < kAloneBelow) return 1;
+  const Head& head = job.hasPolicy ? job.policy.head : job.headGradient.head;
+  if (rows.count() * rows.vocab * (1 + head.width() / 8) < kAloneBelow) return 1;
   return job.threads > 0 ? job.threads : ThreadPool::available();
 }
 
@@ -53,7 +54,8 @@ void forward(const Forward& stage, const Tokens& tokens, const Sequences& sequen
     scratch.squares.resize(stage.logits.count());
     squares = scratch.squares.data();
   }
-  tokenLogProbs(stage, tokens, sequences, states, squares, context);
+  const auto stageOne = stage.head.present() ? headTokenLogProbs : tokenLogProbs;
+  stageOne(stage, tokens, sequences, states, squares, context);
   if (context.cancelled) return;
   sequenceSums(stage, tokens, sequences, states, squares);
 }
@@ -129,10 +131,11 @@ std::vector<Part> partsOf(const Job& job) {
 bool runJob(Job& job, ThreadPool& pool) {
   if (job.cancelled) return false;
   if (job.hasLoss) beginPreferenceLoss(job.loss);
-  if (job.hasPolicy || job.hasGradient) {
+  const bool hasGradient = job.hasGradient || job.hasHeadGradient;
+  if (job.hasPolicy || hasGradient) {
     const Kernels& kernels = *instructionSets().sets[job.instructionSet < 0 ? 0 : job.instructionSet];
     const CpuContext context{kernels, pool, threadsFor(job), job.cancelled};
-    if (job.hasGradient && job.hasLoss) {
+    if (hasGradient && job.hasLoss) {
       std::fill(job.gradient.coefficients, job.gradient.coefficients + job.tokens.sequences, 0.0);
     }
     ForwardScratch policyScratch, referenceScratch;
@@ -144,9 +147,10 @@ bool runJob(Job& job, ThreadPool& pool) {
       if (job.hasLoss) {
         gather(job, job.loss, part.begin, part.end);
         preferenceLoss(job.loss, part.begin, part.end);
-        if (job.hasGradient) scatter(job.loss, job.gradient.coefficients, part.begin, part.end);
+        if (hasGradient) scatter(job.loss, job.gradient.coefficients, part.begin, part.end);
       }
       if (job.hasGradient) logitsGradient(job.gradient, job.tokens, part.sequences, context);
+      if (job.hasHeadGradient) headGradient(job.headGradient, job.tokens, part.sequences, context);
     }
   } else if (job.hasLoss) {
     preferenceLoss(job.loss, 0, job.loss.pairCount);

@@ -1,7 +1,7 @@
 // Stage 1 on the CPU: every active row of logits is read once, block by block through the cache, into its row state.
 #include <algorithm>
 
-#include "stages.h"
+#include "rows.h"
 
 namespace fpl {
 
@@ -33,22 +33,39 @@ const void* rowData(const Rows& rows, int64_t row) {
 
 }  // namespace
 
-void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
-                   float* sumSquaredProbs, const CpuContext& context) {
-  const Rows& rows = forward.logits;
+std::vector<int64_t> activeRows(const Tokens& tokens, const Sequences& sequences) {
   std::vector<int64_t> active;
   for (const int32_t s : sequences) {
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
       if (tokens.targets[row] >= 0) active.push_back(row);
     }
   }
+  return active;
+}
+
+void RowFinisher::operator()(int64_t row, const RowState& state, float labelLogit) const {
+  const int64_t label = tokens.targets[row];
+  const TokenState token = finish(state, labelLogit, inverseTemperature);
+  states[row] = token;
+  if (forward.tokenLogProbs) forward.tokenLogProbs[row] = float(token.logProb);
+  if (!forward.wantsByProducts()) return;
+  const TokenByProducts out = byProducts(state, token, label, labelLogit, inverseTemperature);
+  if (forward.tokenEntropies) forward.tokenEntropies[row] = float(out.entropy);
+  if (forward.tokenArgmax) forward.tokenArgmax[row] = int32_t(out.argmax);
+  if (forward.logSumExp) forward.logSumExp[row] = float(out.logSumExp);
+  if (sumSquaredProbs) sumSquaredProbs[row] = float(out.sumSquaredProbs);
+}
+
+void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
+                   float* sumSquaredProbs, const CpuContext& context) {
+  const Rows& rows = forward.logits;
+  const std::vector<int64_t> active = activeRows(tokens, sequences);
   const int64_t activeCount = int64_t(active.size());
 
   const ExpConstants constants(tokens.temperature);
   const RowSegments segments(rows.vocab);
-  const bool wantsByProducts = forward.wantsByProducts();
   const auto update =
-      (wantsByProducts ? context.kernels.updateWithByProducts : context.kernels.update)[int(rows.dtype)];
+      (forward.wantsByProducts() ? context.kernels.updateWithByProducts : context.kernels.update)[int(rows.dtype)];
 
   const auto updateSegment = [&](int64_t row, int64_t segment) {
     RowState state;
@@ -56,18 +73,9 @@ void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences
     return state;
   };
 
+  const RowFinisher finisher{forward, tokens, states, sumSquaredProbs, constants.inverseTemperature};
   const auto finishRow = [&](int64_t row, const RowState& state) {
-    const int64_t label = tokens.targets[row];
-    const float labelLogit = logitAt(rows, row, label);
-    const TokenState token = finish(state, labelLogit, constants.inverseTemperature);
-    states[row] = token;
-    if (forward.tokenLogProbs) forward.tokenLogProbs[row] = float(token.logProb);
-    if (!wantsByProducts) return;
-    const TokenByProducts out = byProducts(state, token, label, labelLogit, constants.inverseTemperature);
-    if (forward.tokenEntropies) forward.tokenEntropies[row] = float(out.entropy);
-    if (forward.tokenArgmax) forward.tokenArgmax[row] = int32_t(out.argmax);
-    if (forward.logSumExp) forward.logSumExp[row] = float(out.logSumExp);
-    if (sumSquaredProbs) sumSquaredProbs[row] = float(out.sumSquaredProbs);
+    finisher(row, state, logitAt(rows, row, tokens.targets[row]));
   };
 
   if (segments.count > 1 && activeCount < 4 * context.threads) {

@@ -4,6 +4,7 @@
  * the sharing of the thread are decided here.
  */
 import type { Backend, Job, Tokens } from '../backend.js'
+import { headGradient } from './head-gradient.js'
 import { logitsGradient } from './logits-gradient.js'
 import { preferenceLoss } from './preference-loss.js'
 import { sequenceSums } from './sequence-sums.js'
@@ -44,6 +45,7 @@ function* forward(job: Job): Generator<void, void> {
 /** Stage 4, a row at a time. */
 function* backward(job: Job): Generator<void, void> {
   if (job.gradient !== undefined) yield* logitsGradient(job.gradient, job.tokens as Tokens)
+  if (job.headGradient !== undefined) yield* headGradient(job.headGradient, job.tokens as Tokens)
 }
 
 function finish(work: Generator<void, void>): void {

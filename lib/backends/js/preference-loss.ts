@@ -2,7 +2,7 @@
  * Stage 3, preference loss: the weighted sum of losses over all pairs, its rewards, and its gradient with respect to
  * the sequences' log-probs. The formulas are in losses.ts.
  */
-import type { GradientStage, Job, LossStage } from '../backend.js'
+import type { Job, LossStage } from '../backend.js'
 import { LOSSES, lengthDivisor } from './losses.js'
 
 export function preferenceLoss(job: Job): void {
@@ -23,7 +23,8 @@ export function preferenceLoss(job: Job): void {
   }
   rewards(stage)
   summarise(stage)
-  if (job.gradient !== undefined) scatter(stage, job.gradient)
+  const gradient = job.gradient ?? job.headGradient
+  if (gradient !== undefined) scatter(stage, gradient.coefficients)
 }
 
 /** Fills the pairs' inputs from the sequences, in a job that has computed those. */
@@ -75,7 +76,7 @@ function summarise({ losses, chosenRewards, rejectedRewards, summary }: LossStag
 }
 
 /** A sequence in several pairs gets the sum of its gradients; one in no pair gets 0. */
-function scatter({ pairs, gradChosen, gradRejected }: LossStage, { coefficients }: GradientStage): void {
+function scatter({ pairs, gradChosen, gradRejected }: LossStage, coefficients: Float64Array): void {
   if (pairs === undefined) return
   coefficients.fill(0)
   for (let i = 0; i < gradChosen.length; i++) {

@@ -7,6 +7,7 @@
  * - The others' probabilities are then (1 − p) · e_j / Σe with e_j = exp((x_j − max) / T), max over the others.
  */
 import type { ForwardStage, Tokens } from '../backend.js'
+import { logitOf } from './head.js'
 import { sigmoid, softplus } from './numbers.js'
 import { readRow } from './rows.js'
 
@@ -49,16 +50,24 @@ const NOT_A_DISTRIBUTION: RowSummary = {
 
 /** Yields after every active row, so that a caller may do something else in between. */
 export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens): Generator<void, RowResults> {
-  const { logits } = stage
+  const { logits, head } = stage
   const { targets, temperature } = tokens
   const rowCount = logits.batch * logits.time
   const values = new Float64Array(logits.vocab)
   const results: RowResults = { logProbs: new Float64Array(rowCount) }
   if (stage.logWeights !== undefined) results.logSumSquaredProbs = new Float64Array(rowCount)
 
+  const state = new Float64Array(head ? head.hidden.vocab : 0)
+  const logit = head && logitOf(head)
+
   for (let row = 0; row < rowCount; row++) {
     if (targets[row] < 0) continue
-    readRow(logits, row, values)
+    if (head && logit) {
+      readRow(head.hidden, row, state)
+      for (let v = 0; v < values.length; v++) values[v] = logit(state, v)
+    } else {
+      readRow(logits, row, values)
+    }
     const summary = summarise(values, targets[row], temperature)
     results.logProbs[row] = summary.logProb
     if (results.logSumSquaredProbs !== undefined) {

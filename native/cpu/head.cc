@@ -1,0 +1,85 @@
+#include "head.h"
+
+#include <cstring>
+
+namespace fpl {
+namespace {
+
+// As many as fit so many bytes: a multiple of `step`, at least one and at most `most`.
+int64_t fitting(int64_t bytes, int64_t bytesEach, int64_t step, int64_t most) {
+  return std::min(most, std::max<int64_t>(1, bytes / (bytesEach * step)) * step);
+}
+
+}  // namespace
+
+HeadTiling::HeadTiling(const Head& head, int64_t vocab) {
+  constexpr int64_t kWords = 192;  // panels of any instruction set fill it, and so do the row state's tiles
+  constexpr int64_t kSegments = 64;
+  const int64_t vectorBytes = head.width() * int64_t(sizeof(float));
+  groupRows = fitting(4 << 20, vectorBytes, kRows, 1056);
+  tileWords = fitting(1 << 20, vectorBytes, kWords, 384);
+  blockWords = fitting(2 << 20, vectorBytes, tileWords, 1152);
+  const int64_t tiles = (vocab + tileWords - 1) / tileWords;
+  segmentWords = (tiles + kSegments - 1) / kSegments * tileWords;
+  segments = (vocab + segmentWords - 1) / segmentWords;
+}
+
+HeadReader::HeadReader(const Head& head, int64_t vocab) : head_(head), byWord_(head.weight.columnStride == 1) {
+  if (head.bias.data) {
+    bias_.resize(vocab);
+    const Vectors vector{head.bias.dtype, &head.bias.data};
+    const float* values = vector.read(0, 0, vocab, bias_.data());
+    if (values != bias_.data()) std::copy(values, values + vocab, bias_.begin());
+  }
+  const int64_t stride = byWord_ ? head.weight.rowStride : head.weight.columnStride;
+  weights_.resize(byWord_ ? vocab : head.width());
+  for (size_t i = 0; i < weights_.size(); ++i) {
+    weights_[i] = static_cast<const char*>(head.weight.data) + int64_t(i) * stride * elementSize(head.weight.dtype);
+  }
+}
+
+std::vector<const void*> HeadReader::begins(const int64_t* rows, int64_t count) const {
+  std::vector<const void*> out(count);
+  for (int64_t i = 0; i < count; ++i) {
+    out[i] =
+        static_cast<const char*>(head_.hidden.data) + head_.hidden.offset(rows[i]) * elementSize(head_.hidden.dtype);
+  }
+  return out;
+}
+
+void HeadReader::packForLogits(int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to,
+                               float* panels) const {
+  if (byWord_) {
+    packAlong({head_.weight.dtype, weights_.data() + first}, count, head_.width(), columns, from, to, panels,
+              head_.width() * columns);
+  } else {
+    packAcross({head_.weight.dtype, weights_.data()}, first, count, head_.width(), columns, from, to, panels,
+               head_.width() * columns);
+  }
+}
+
+void HeadReader::packForHidden(int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to,
+                               float* panels) const {
+  if (byWord_) {
+    packAcross({head_.weight.dtype, weights_.data() + first}, 0, head_.width(), count, columns, from, to, panels,
+               count * columns);
+    return;
+  }
+  std::vector<const void*> begins(weights_);
+  for (const void*& begin : begins) begin = static_cast<const char*>(begin) + first * elementSize(head_.weight.dtype);
+  packAlong({head_.weight.dtype, begins.data()}, head_.width(), count, columns, from, to, panels, count * columns);
+}
+
+void HeadReader::logits(const Kernels& kernels, const float* hiddenPanels, int64_t rows, const float* weightPanels,
+                        int64_t first, int64_t words, float* tile, int64_t stride) const {
+  const bool biased = !bias_.empty();
+  if (biased) {
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(bias_.begin() + first, words, tile + r * stride);
+  }
+  const int64_t width = head_.width();
+  const PanelShape shape = kernels.panels;
+  kernels.multiply({hiddenPanels, weightPanels, width * shape.rows, width * shape.columns, rows, words, width, tile,
+                    stride, biased});
+}
+
+}  // namespace fpl

@@ -1,0 +1,77 @@
+// Stage 1 on logits that exist a tile at a time.
+#include "head.h"
+
+namespace fpl {
+
+void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
+                       float* sumSquaredProbs, const CpuContext& context) {
+  const Kernels& kernels = context.kernels;
+  const PanelShape shape = kernels.panels;
+  const Head& head = forward.head;
+  const int64_t vocab = forward.logits.vocab, width = head.width();
+  const HeadTiling tiling(head, vocab);
+  const HeadReader reader(head, vocab);
+  const ExpConstants constants(tokens.temperature);
+  const auto update = (forward.wantsByProducts() ? kernels.updateWithByProducts : kernels.update)[0];
+  const RowFinisher finish{forward, tokens, states, sumSquaredProbs, constants.inverseTemperature};
+
+  const std::vector<int64_t> active = activeRows(tokens, sequences);
+  const int64_t groupRows = std::min(tiling.groupRows, int64_t(active.size()));
+  const FloatBuffer hiddenPanels(panelsOf(groupRows, shape.rows) * shape.rows * width);
+  std::vector<RowState> partial(groupRows * tiling.segments);
+  std::vector<float> labelLogits(groupRows);
+
+  for (int64_t start = 0; start < int64_t(active.size()); start += groupRows) {
+    const int64_t* rows = active.data() + start;
+    const int64_t count = std::min(groupRows, int64_t(active.size()) - start);
+    const std::vector<const void*> begins = reader.begins(rows, count);
+    const int64_t panelsPerTask = HeadTiling::kRows / shape.rows, panels = panelsOf(count, shape.rows);
+    context.pool.run(panelsOf(panels, panelsPerTask), context.threads, [&](int64_t task) {
+      packAlong(reader.hidden(begins), count, width, shape.rows, task * panelsPerTask,
+                std::min(panels, (task + 1) * panelsPerTask), hiddenPanels.data(), width * shape.rows);
+    });
+
+    context.pool.run(tiling.segments, context.threads, [&](int64_t segment) {
+      const int64_t tileWords = tiling.tileWords;
+      const FloatBuffer weightPanels(panelsOf(tileWords, shape.columns) * shape.columns * width);
+      const FloatBuffer tile(HeadTiling::kRows * tileWords);
+      const int64_t end = std::min(vocab, (segment + 1) * tiling.segmentWords);
+      for (int64_t i = 0; i < count; ++i) partial[i * tiling.segments + segment] = {};
+      for (int64_t first = segment * tiling.segmentWords; first < end; first += tileWords) {
+        if (context.cancelled) return;
+        const int64_t words = std::min(tileWords, end - first);
+        reader.packForLogits(first, words, shape.columns, 0, panelsOf(words, shape.columns), weightPanels.data());
+        for (int64_t r = 0; r < count; r += HeadTiling::kRows) {
+          const int64_t tileRows = std::min(HeadTiling::kRows, count - r);
+          reader.logits(kernels, hiddenPanels.data() + r * width, tileRows, weightPanels.data(), first, words,
+                        tile.data(), tileWords);
+          for (int64_t i = 0; i < tileRows; ++i) {
+            const float* logits = tile.data() + i * tileWords;
+            const int64_t label = tokens.targets[rows[r + i]] - first;
+            const bool hasLabel = label >= 0 && label < words;
+            if (hasLabel) labelLogits[r + i] = logits[label];
+            RowState& state = partial[(r + i) * tiling.segments + segment];
+            const float maximum = state.maximum;
+            update(logits, 0, words, hasLabel ? label : -1, constants, state);
+            if (state.maximum > maximum) state.argmax += first;
+          }
+        }
+      }
+    });
+    if (context.cancelled) return;
+
+    const int64_t tasks = (count + HeadTiling::kRows - 1) / HeadTiling::kRows;
+    context.pool.run(tasks, context.threads, [&](int64_t task) {
+      const int64_t last = std::min(count, (task + 1) * HeadTiling::kRows);
+      for (int64_t i = task * HeadTiling::kRows; i < last; ++i) {
+        RowState state = partial[i * tiling.segments];
+        for (int64_t s = 1; s < tiling.segments; ++s) {
+          state.merge(partial[i * tiling.segments + s], constants.inverseTemperature);
+        }
+        finish(rows[i], state, labelLogits[i]);
+      }
+    });
+  }
+}
+
+}  // namespace fpl

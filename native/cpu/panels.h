@@ -1,0 +1,47 @@
+// Factors of matrix products, packed in panels (kernels.h), and the memory they lie in.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "../core/dtypes.h"
+
+namespace fpl {
+
+// Memory for floats, not cleared, that begins a cache line.
+class FloatBuffer {
+ public:
+  explicit FloatBuffer(int64_t count) : memory_(new float[count + kLine]) {
+    const auto skipped = (64 - reinterpret_cast<uintptr_t>(memory_.get()) % 64) % 64;
+    data_ = memory_.get() + skipped / sizeof(float);
+  }
+
+  float* data() const { return data_; }
+
+ private:
+  static constexpr int64_t kLine = 64 / sizeof(float);
+  std::unique_ptr<float[]> memory_;
+  float* data_;
+};
+
+// A matrix whose rows (or columns, whichever are `vectors`) are contiguous, each beginning where it likes.
+struct Vectors {
+  DType dtype;
+  const void* const* begins;
+
+  // `count` elements from `first` on of vector i; float32 ones where they lie, others converted to `buffer`.
+  const float* read(int64_t i, int64_t first, int64_t count, float* buffer) const;
+};
+
+inline int64_t panelsOf(int64_t count, int64_t width) { return (count + width - 1) / width; }
+
+// Packs panels first .. end of a factor, `width` of its `count` rows or columns each, `depth` terms; they are `panel`
+// elements apart.
+// Vector i is row or column i: it goes along the depth.
+void packAlong(const Vectors& vectors, int64_t count, int64_t depth, int64_t width, int64_t first, int64_t end,
+               float* panels, int64_t panel);
+// Vector k is term k of every row or column; element `offset` belongs to the first one.
+void packAcross(const Vectors& vectors, int64_t offset, int64_t count, int64_t depth, int64_t width, int64_t first,
+                int64_t end, float* panels, int64_t panel);
+
+}  // namespace fpl

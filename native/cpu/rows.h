@@ -1,0 +1,48 @@
+// What stages 1 and 4 do with a row wherever its logits come from.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "../core/row_gradient.h"
+#include "stages.h"
+
+namespace fpl {
+
+// The rows of these sequences that predict something, in order.
+std::vector<int64_t> activeRows(const Tokens& tokens, const Sequences& sequences);
+
+// Stage 1's end for one row.
+struct RowFinisher {
+  const Forward& forward;
+  const Tokens& tokens;
+  TokenState* states;
+  float* sumSquaredProbs;
+  double inverseTemperature;
+
+  void operator()(int64_t row, const RowState& state, float labelLogit) const;
+};
+
+// d loss / d logProb of a row of sequence s.
+inline double rowCoefficient(const Tokens& tokens, const double* coefficients, int64_t s, int64_t row) {
+  return tokens.weight(row) * (coefficients[s] / (tokens.average ? tokens.counts[s] : 1));
+}
+
+// Stage 4 for logits begin .. end of a row, which may be where the gradient goes.
+template <typename T, typename Kernel>
+void writeGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowGradient& values,
+                   const ExpConstants& constants, Kernel kernel) {
+  if (values.factor == 0) {
+    memset(static_cast<void*>(out + begin), 0, (end - begin) * sizeof(T));
+    return;
+  }
+  if (std::isnan(values.factor)) {
+    for (int64_t i = begin; i < end; ++i) fromFloat(NAN, out[i]);
+    return;
+  }
+  kernel(logits, out, begin, end, constants, values.unit, values.factor);
+  if (label >= begin && label < end) fromFloat(values.atLabel, out[label]);
+}
+
+}  // namespace fpl

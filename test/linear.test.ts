@@ -1,0 +1,604 @@
+/**
+ * The linear functions: values and all gradients against a float64 oracle written from the formulas, on every backend
+ * that is at hand; the same bits for any number of threads; and what is refused.
+ */
+import { describe, expect, it } from 'vitest'
+import {
+  fusedLinearPreferenceLoss,
+  fusedLinearPreferenceLossSync,
+  fusedPreferenceLossSync,
+  linearSequenceLogProbs,
+  linearSequenceLogProbsSync,
+  preferenceLossSync,
+} from '../lib/index.js'
+import type {
+  DType,
+  FusedLinearOptions,
+  FusedLinearPreferenceLoss,
+  HeadWeight,
+  Hidden,
+  LossOptions,
+  LossType,
+  TokenOptions,
+} from '../lib/types.js'
+import {
+  DTYPES,
+  decode,
+  encode,
+  firstDifference,
+  gaussian,
+  JS,
+  LOSS_TYPES,
+  NATIVE,
+  OUTPUTS,
+  random,
+  storage,
+} from './support.js'
+
+interface Spec {
+  seed: number
+  batch: number
+  time: number
+  width: number
+  vocab: number
+  dtype?: DType
+  /** Stored [width, vocab]. */
+  transposed?: boolean
+  /** Unused elements after each row of hidden and of weight. */
+  padding?: number
+  bias?: boolean
+  /** Share of labels that are ignored. */
+  ignored?: number
+  /** Lengths of packed sequences, instead of batch and time. */
+  lengths?: number[]
+  weighted?: boolean
+  options?: TokenOptions
+}
+
+/** A random call, and its matrices in float64. */
+function problemOf(spec: Spec) {
+  const { width, vocab, dtype = 'float32', transposed, padding = 0, lengths } = spec
+  const next = random(spec.seed)
+  const rows = lengths ? lengths.reduce((a, b) => a + b) : spec.batch * spec.time
+  const put = (data: Float32Array | Uint16Array, index: number, value: number) => {
+    data[index] = encode[dtype](value)
+    return decode[dtype](data[index])
+  }
+  const hiddenStep = width + padding
+  const hiddenData = storage(dtype, rows * hiddenStep).fill(encode[dtype](Number.NaN))
+  const h = Array.from({ length: rows }, (_, r) =>
+    Float64Array.from({ length: width }, (_, d) => put(hiddenData, r * hiddenStep + d, gaussian(next))),
+  )
+  const [rowStride, columnStride] = transposed ? [1, vocab + padding] : [width + padding, 1]
+  const weightData = storage(dtype, transposed ? width * columnStride : vocab * rowStride)
+  const w = Array.from({ length: vocab }, (_, v) =>
+    Float64Array.from({ length: width }, (_, d) =>
+      put(weightData, v * rowStride + d * columnStride, (2 * gaussian(next)) / Math.sqrt(width)),
+    ),
+  )
+  const biasData = storage(dtype, vocab)
+  const b = Float64Array.from({ length: vocab }, (_, v) => (spec.bias ? put(biasData, v, gaussian(next)) : 0))
+  const labels = Int32Array.from({ length: rows }, () =>
+    next() < (spec.ignored ?? 0) ? -100 : Math.floor(next() * vocab),
+  )
+  const options: TokenOptions & { bias?: Float32Array | Uint16Array } = { ...spec.options }
+  if (spec.bias) options.bias = biasData
+  if (spec.weighted) options.tokenWeights = Array.from({ length: rows }, () => 2 * next() - 0.5)
+  const offsets = [0]
+  for (const length of lengths ?? new Array<number>(spec.batch).fill(spec.time)) {
+    offsets.push(offsets[offsets.length - 1] + length)
+  }
+  if (lengths) options.sequenceOffsets = offsets
+  const hidden: Hidden = lengths
+    ? { data: hiddenData, dtype, shape: [rows, width] }
+    : { data: hiddenData, dtype, shape: [spec.batch, spec.time, width] }
+  if (padding > 0) hidden.strides = lengths ? [hiddenStep, 1] : [spec.time * hiddenStep, hiddenStep, 1]
+  const weight: HeadWeight = { data: weightData, dtype, shape: [vocab, width] }
+  if (padding > 0 || transposed) weight.strides = [rowStride, columnStride]
+  return { hidden, weight, labels, options, offsets, h, w, b, rows, width, vocab }
+}
+
+type Problem = ReturnType<typeof problemOf>
+
+/** Everything by the formulas. `coefficients`: d loss / d logProb of each sequence, made of these. */
+function oracle(
+  { h, w, b, labels, options, offsets, rows, width, vocab }: Problem,
+  coefficientsOf: (logProbs: Float64Array, counts: Int32Array) => ArrayLike<number>,
+) {
+  const { temperature = 1, shift = true, averageLogProb = false, tokenWeights } = options
+  const sequences = offsets.length - 1
+  const logProbs = new Float64Array(sequences)
+  const counts = new Int32Array(sequences)
+  const active: { row: number; label: number; s: number; weight: number; p: Float64Array }[] = []
+  for (let s = 0; s < sequences; s++) {
+    for (let row = offsets[s]; row < offsets[s + 1]; row++) {
+      const at = row + (shift ? 1 : 0)
+      if (at >= offsets[s + 1] || labels[at] === -100) continue
+      const logits = w.map((of, v) => (b[v] + of.reduce((sum, x, d) => sum + x * h[row][d], 0)) / temperature)
+      const top = Math.max(...logits)
+      const total = logits.reduce((sum, x) => sum + Math.exp(x - top), 0)
+      const weight = tokenWeights ? tokenWeights[at] : 1
+      logProbs[s] += weight * (logits[labels[at]] - top - Math.log(total))
+      counts[s]++
+      active.push({ row, label: labels[at], s, weight, p: Float64Array.from(logits, (x) => Math.exp(x - top) / total) })
+    }
+  }
+  if (averageLogProb) for (let s = 0; s < sequences; s++) if (counts[s] > 0) logProbs[s] /= counts[s]
+  const coefficients = coefficientsOf(logProbs, counts)
+  // Each gradient, and the sum of the magnitudes of its terms, in which errors are measured.
+  const zeros = (length: number) => ({ value: new Float64Array(length), size: new Float64Array(length) })
+  const hidden = zeros(rows * width)
+  const weight = zeros(vocab * width)
+  const bias = zeros(vocab)
+  for (const { row, label, s, weight: tokenWeight, p } of active) {
+    const factor = (tokenWeight * coefficients[s]) / (averageLogProb ? counts[s] : 1) / temperature
+    for (let v = 0; v < vocab; v++) {
+      const g = factor * ((v === label ? 1 : 0) - p[v])
+      bias.value[v] += g
+      bias.size[v] += Math.abs(g)
+      for (let d = 0; d < width; d++) {
+        hidden.value[row * width + d] += g * w[v][d]
+        hidden.size[row * width + d] += Math.abs(g * w[v][d])
+        weight.value[v * width + d] += g * h[row][d]
+        weight.size[v * width + d] += Math.abs(g * h[row][d])
+      }
+    }
+  }
+  return { logProbs, counts, coefficients, hidden, weight, bias, active }
+}
+
+// Float32 sums of so few terms err by a few units in the last place of the sum of magnitudes; a logit's error is that of
+// its softmax as well.
+const TOLERANCE = 2e-5
+
+function expectClose(
+  got: ArrayLike<number>,
+  want: { value: ArrayLike<number>; size: ArrayLike<number> },
+  what: string,
+) {
+  expect(got.length, what).toBe(want.value.length)
+  let worst = 0
+  let at = -1
+  for (let i = 0; i < got.length; i++) {
+    const error = Math.abs(got[i] - want.value[i])
+    const relative = error === 0 ? 0 : error / want.size[i]
+    if (!(relative <= worst)) [worst, at] = [relative, i]
+  }
+  expect(worst, `${what}[${at}] is ${got[at]}, not ${want.value[at]}`).toBeLessThan(TOLERANCE)
+}
+
+/** The weight's gradient as [vocab, width]. */
+function byWord({ data, shape, strides }: HeadWeight): Float64Array {
+  const [vocab, width] = shape
+  const [rowStride, columnStride] = strides ?? [width, 1]
+  return Float64Array.from({ length: vocab * width }, (_, i) => {
+    const v = Math.floor(i / width)
+    return (data as Float32Array)[v * rowStride + (i - v * width) * columnStride]
+  })
+}
+
+const SHAPES: readonly (Spec & { what: string })[] = [
+  { what: 'one row, one word', seed: 1, batch: 2, time: 1, width: 1, vocab: 1, options: { shift: false } },
+  { what: 'small and ragged', seed: 2, batch: 2, time: 5, width: 7, vocab: 13, ignored: 0.3 },
+  { what: 'a bias', seed: 3, batch: 4, time: 6, width: 33, vocab: 101, bias: true, ignored: 0.2 },
+  { what: 'stored [width, vocab]', seed: 4, batch: 2, time: 9, width: 19, vocab: 211, transposed: true, bias: true },
+  { what: 'rows with gaps', seed: 5, batch: 2, time: 4, width: 21, vocab: 67, padding: 3 },
+  { what: 'columns with gaps', seed: 6, batch: 2, time: 4, width: 21, vocab: 67, padding: 3, transposed: true },
+  { what: 'packed', seed: 7, batch: 0, time: 0, lengths: [3, 9, 1, 6], width: 12, vocab: 45, ignored: 0.2 },
+  { what: 'several tiles of words', seed: 8, batch: 2, time: 7, width: 10, vocab: 1300, bias: true },
+  { what: 'several tiles of rows', seed: 9, batch: 4, time: 60, width: 9, vocab: 70, ignored: 0.1 },
+  { what: 'several terms at once', seed: 10, batch: 2, time: 3, width: 521, vocab: 37 },
+  {
+    what: 'token weights, a mean, a temperature',
+    seed: 11,
+    batch: 2,
+    time: 8,
+    width: 17,
+    vocab: 53,
+    weighted: true,
+    options: { averageLogProb: true, temperature: 1.7 },
+  },
+  { what: 'nothing active', seed: 12, batch: 2, time: 3, width: 5, vocab: 11, ignored: 1 },
+]
+
+describe.each([...NATIVE, JS])('on $name', ({ run }) => {
+  it.each(SHAPES)('linearSequenceLogProbs and its gradients: $what', (spec) => {
+    const problem = problemOf(spec)
+    const { hidden, weight, labels, options } = problem
+    const want = oracle(problem, (logProbs) => logProbs.map((_, s) => 0.7 - s))
+    const got = linearSequenceLogProbsSync(hidden, weight, labels, { ...options, ...run })
+    expect([...got.tokenCounts]).toEqual([...want.counts])
+    for (let s = 0; s < want.logProbs.length; s++) expect(got.logProbs[s]).toBeCloseTo(want.logProbs[s], 3)
+    const gradients = got.backward(want.coefficients)
+    expectClose(gradients.gradHidden!.data as Float32Array, want.hidden, 'hidden')
+    expectClose(byWord(gradients.gradWeight!), want.weight, 'weight')
+    if (spec.bias) expectClose(gradients.gradBias as Float32Array, want.bias, 'bias')
+    else expect(gradients.gradBias).toBeUndefined()
+  })
+
+  it.each(DTYPES)('takes %s', (dtype) => {
+    for (const transposed of [false, true]) {
+      const problem = problemOf({ seed: 21, batch: 2, time: 6, width: 40, vocab: 90, dtype, transposed, bias: true })
+      const { hidden, weight, labels, options } = problem
+      const want = oracle(problem, () => [1, -0.5])
+      const got = linearSequenceLogProbsSync(hidden, weight, labels, { ...options, ...run })
+      for (let s = 0; s < 2; s++) expect(got.logProbs[s]).toBeCloseTo(want.logProbs[s], 4)
+      const gradients = got.backward([1, -0.5])
+      expectClose(gradients.gradHidden!.data as Float32Array, want.hidden, 'hidden')
+      expectClose(byWord(gradients.gradWeight!), want.weight, 'weight')
+      expectClose(gradients.gradBias as Float32Array, want.bias, 'bias')
+    }
+  })
+
+  it.each(LOSS_TYPES)('fusedLinearPreferenceLoss: %s', (lossType: LossType) => {
+    const problem = problemOf({ seed: 31, batch: 6, time: 5, width: 14, vocab: 60, bias: true, ignored: 0.2 })
+    const { hidden, weight, labels, options } = problem
+    const loss: LossOptions = { lossType, beta: 0.3 }
+    const reference = { chosen: [-9, -12, -7], rejected: [-8, -13, -11] }
+    let expected!: ReturnType<typeof preferenceLossSync>
+    const want = oracle(problem, (logProbs, counts) => {
+      const pairs = {
+        chosen: logProbs.subarray(0, 3),
+        rejected: logProbs.subarray(3),
+        referenceChosen: reference.chosen,
+        referenceRejected: reference.rejected,
+        chosenLengths: counts.subarray(0, 3),
+        rejectedLengths: counts.subarray(3),
+      }
+      expected = preferenceLossSync(pairs, { ...loss, backend: 'js' })
+      return [...expected.gradient.chosen, ...expected.gradient.rejected]
+    })
+    const got = fusedLinearPreferenceLossSync(hidden, weight, labels, {
+      ...options,
+      ...loss,
+      reference,
+      gradient: true,
+      ...run,
+    })
+    expect(got.loss).toBeCloseTo(expected.loss, 4)
+    for (let i = 0; i < 3; i++) {
+      expect(got.losses[i]).toBeCloseTo(expected.losses[i], 4)
+      expect(got.chosenLogProbs[i]).toBeCloseTo(want.logProbs[i], 4)
+      expect(got.rejectedRewards[i]).toBeCloseTo(expected.rejectedRewards[i], 4)
+    }
+    // A loss' own slope may multiply an error of the log-probs.
+    const scale = { value: want.weight.value, size: want.weight.size.map((x) => 10 * x + 1e-30) }
+    expectClose(byWord(got.gradWeight!), scale, 'weight')
+    expectClose(
+      got.gradHidden!.data as Float32Array,
+      { value: want.hidden.value, size: want.hidden.size.map((x) => 10 * x) },
+      'hidden',
+    )
+    expectClose(
+      got.gradBias as Float32Array,
+      { value: want.bias.value, size: want.bias.size.map((x) => 10 * x) },
+      'bias',
+    )
+  })
+
+  it('agrees with fusedPreferenceLoss on stored logits: outputs, weighting, a reference model', () => {
+    const problem = problemOf({ seed: 41, batch: 4, time: 6, width: 11, vocab: 500, bias: true, ignored: 0.3 })
+    const other = problemOf({ seed: 42, batch: 4, time: 6, width: 5, vocab: 500 })
+    const logitsOf = ({ h, w, b, rows, vocab }: Problem) => {
+      const data = new Float32Array(rows * vocab)
+      for (let i = 0; i < data.length; i++) {
+        const v = i % vocab
+        data[i] = h[(i - v) / vocab].reduce((sum, x, d) => sum + x * w[v][d], b[v])
+      }
+      return { data, shape: [4, 6, vocab] }
+    }
+    const shared = { outputs: OUTPUTS, weighting: 'wpo' as const, lossType: 'sigmoid' as const }
+    const got = fusedLinearPreferenceLossSync(problem.hidden, problem.weight, problem.labels, {
+      ...problem.options,
+      ...shared,
+      ...run,
+      reference: { hidden: other.hidden, weight: other.weight },
+    })
+    const want = fusedPreferenceLossSync(logitsOf(problem), problem.labels, {
+      ...shared,
+      backend: 'js',
+      reference: { logits: logitsOf(other) },
+    })
+    expect(got.loss).toBeCloseTo(want.loss, 5)
+    expect(got.margin).toBeCloseTo(want.margin, 5)
+    for (const name of OUTPUTS) {
+      expect(got[name]!.length, name).toBe(want[name]!.length)
+      for (let i = 0; i < want[name]!.length; i++) expect(got[name]![i], `${name}[${i}]`).toBeCloseTo(want[name]![i], 4)
+    }
+  })
+
+  it('accumulates into arrays, or overwrites them', () => {
+    for (const transposed of [false, true]) {
+      const problem = problemOf({
+        seed: 51,
+        batch: 2,
+        time: 6,
+        width: 9,
+        vocab: 40,
+        bias: true,
+        ignored: 0.3,
+        transposed,
+      })
+      const { hidden, weight, labels, options } = problem
+      const call = (gradient: FusedLinearOptions['gradient'], accumulate?: boolean, zeroInactive?: boolean) =>
+        fusedLinearPreferenceLossSync(hidden, weight, labels, {
+          ...options,
+          ...run,
+          lossType: 'cpo',
+          gradient,
+          accumulate,
+          zeroInactive,
+        })
+      const plain = call(true)
+      const parts = (result: FusedLinearPreferenceLoss) =>
+        [result.gradHidden!.data, result.gradWeight!.data, result.gradBias!] as Float32Array[]
+      const arrays = () => ({
+        hidden: new Float32Array(2 * 6 * 9).fill(0.5),
+        weight: new Float32Array(40 * 9).fill(0.5),
+        bias: new Float32Array(40).fill(0.5),
+      })
+      const over = arrays()
+      const overwritten = call(over)
+      expect(overwritten.gradWeight!.data).toBe(over.weight)
+      expect(overwritten.gradWeight!.strides).toEqual(plain.gradWeight!.strides)
+      for (let k = 0; k < 3; k++) expect(firstDifference(parts(overwritten)[k], parts(plain)[k])).toBe(-1)
+      const sum = call(arrays(), true)
+      for (let k = 0; k < 3; k++) {
+        for (let i = 0; i < parts(sum)[k].length; i++) expect(parts(sum)[k][i]).toBeCloseTo(parts(plain)[k][i] + 0.5, 6)
+      }
+      // Rows that predict nothing: zeros, or as they were.
+      const last = 5 * 9
+      expect(parts(overwritten)[0][last]).toBe(0)
+      expect(parts(sum)[0][last]).toBe(0.5)
+      expect((call(arrays(), false, false).gradHidden!.data as Float32Array)[last]).toBe(0.5)
+      expect((call(arrays(), true, true).gradHidden!.data as Float32Array)[last]).toBe(0)
+    }
+  })
+
+  it('computes the gradients that are asked for, and they do not depend on which', () => {
+    const { hidden, weight, labels, options } = problemOf({
+      seed: 61,
+      batch: 2,
+      time: 4,
+      width: 8,
+      vocab: 30,
+      bias: true,
+    })
+    const call = (gradient: FusedLinearOptions['gradient']) =>
+      fusedLinearPreferenceLossSync(hidden, weight, labels, { ...options, ...run, lossType: 'simpo', gradient })
+    const all = call(true)
+    expect(Object.keys(call(false)).filter((name) => name.startsWith('grad'))).toEqual(['gradient'])
+    const one = call({ hidden: true })
+    expect(one.gradWeight).toBeUndefined()
+    expect(one.gradBias).toBeUndefined()
+    expect(firstDifference(one.gradHidden!.data as Float32Array, all.gradHidden!.data as Float32Array)).toBe(-1)
+    expect(
+      firstDifference(call({ weight: true }).gradWeight!.data as Float32Array, all.gradWeight!.data as Float32Array),
+    ).toBe(-1)
+    expect(firstDifference(call({ bias: true }).gradBias as Float32Array, all.gradBias as Float32Array)).toBe(-1)
+  })
+
+  it('makes NaN of a row of NaN, and of it alone', () => {
+    const { hidden, weight, labels, options } = problemOf({ seed: 71, batch: 2, time: 3, width: 6, vocab: 20 })
+    ;(hidden.data as Float32Array)[4 * 6] = Number.NaN
+    const got = linearSequenceLogProbsSync(hidden, weight, labels, { ...options, ...run })
+    expect(got.logProbs[0]).toBeLessThan(0)
+    expect(got.logProbs[1]).toBeNaN()
+    const { gradHidden } = got.backward([1, 1], { hidden: true })
+    const rows = gradHidden!.data as Float32Array
+    for (let d = 0; d < 6; d++) {
+      expect(rows[d]).not.toBeNaN()
+      expect(rows[4 * 6 + d]).toBeNaN()
+    }
+  })
+
+  it('gives promises of the same bits', async () => {
+    const { hidden, weight, labels, options } = problemOf({ seed: 81, batch: 2, time: 6, width: 9, vocab: 300 })
+    const all = { ...options, ...run, lossType: 'cpo' as const, gradient: true }
+    const [a, b] = [
+      await fusedLinearPreferenceLoss(hidden, weight, labels, all),
+      fusedLinearPreferenceLossSync(hidden, weight, labels, all),
+    ]
+    expect(a.loss).toBe(b.loss)
+    expect(firstDifference(a.gradWeight!.data as Float32Array, b.gradWeight!.data as Float32Array)).toBe(-1)
+    const sums = await linearSequenceLogProbs(hidden, weight, labels, { ...options, ...run })
+    expect(
+      firstDifference(
+        sums.logProbs,
+        linearSequenceLogProbsSync(hidden, weight, labels, { ...options, ...run }).logProbs,
+      ),
+    ).toBe(-1)
+  })
+})
+
+describe('on the cpu', () => {
+  const big = problemOf({ seed: 91, batch: 2, time: 560, width: 12, vocab: 1500, bias: true, ignored: 0.05 })
+  const call = (run: FusedLinearOptions) =>
+    fusedLinearPreferenceLossSync(big.hidden, big.weight, big.labels, {
+      ...big.options,
+      ...run,
+      backend: 'cpu',
+      lossType: 'cpo',
+      gradient: true,
+    })
+  const bits = (result: FusedLinearPreferenceLoss) =>
+    [[result.loss], result.gradHidden!.data, result.gradWeight!.data, result.gradBias!] as ArrayLike<number>[]
+
+  it('has the same bits for any number of threads, with several groups of rows and blocks of words', () => {
+    const one = bits(call({ threads: 1 }))
+    for (const threads of [2, 3, 7]) {
+      bits(call({ threads })).forEach((values, k) => {
+        expect(firstDifference(values, one[k]), `${threads} threads, ${k}`).toBe(-1)
+      })
+    }
+  })
+
+  it('has the same bits for every instruction set that fuses multiply-adds', () => {
+    const [first, ...others] = NATIVE.filter(({ run }) => run.instructionSet !== 'baseline')
+    if (!first) return
+    const wanted = bits(call(first.run))
+    for (const { run } of others) {
+      bits(call(run)).forEach((values, k) => {
+        expect(firstDifference(values, wanted[k])).toBe(-1)
+      })
+    }
+  })
+
+  it('agrees with the js backend there', () => {
+    const got = bits(call({}))
+    const want = bits(
+      fusedLinearPreferenceLossSync(big.hidden, big.weight, big.labels, {
+        ...big.options,
+        backend: 'js',
+        lossType: 'cpo',
+        gradient: true,
+      }),
+    )
+    expect(got[0][0]).toBeCloseTo(want[0][0], 3)
+    for (let k = 1; k < 4; k++) {
+      let largest = 0
+      let worst = 0
+      for (let i = 0; i < got[k].length; i++) {
+        largest = Math.max(largest, Math.abs(want[k][i]))
+        worst = Math.max(worst, Math.abs(got[k][i] - want[k][i]))
+      }
+      expect(worst / largest).toBeLessThan(1e-5)
+    }
+  })
+})
+
+describe('what is refused', () => {
+  const { hidden, weight, labels } = problemOf({ seed: 99, batch: 2, time: 3, width: 4, vocab: 10 })
+  const call = (changed: { hidden?: object; weight?: object; options?: object }) => () =>
+    fusedLinearPreferenceLossSync(
+      { ...hidden, ...changed.hidden } as Hidden,
+      { ...weight, ...changed.weight } as HeadWeight,
+      labels,
+      { lossType: 'cpo', ...changed.options } as FusedLinearOptions,
+    )
+  const cases: [what: string, Parameters<typeof call>[0], code: string, message: RegExp][] = [
+    [
+      'shapes that do not chain',
+      { weight: { data: new Float32Array(50), shape: [10, 5] } },
+      'ERR_SHAPE_MISMATCH',
+      /weight\.shape must be \[vocab, 4\].*got \[10, 5\]/,
+    ],
+    [
+      'a weight of one dimension',
+      { weight: { shape: [40] } },
+      'ERR_SHAPE_MISMATCH',
+      /weight\.shape must be \[vocab, width\]/,
+    ],
+    ['data of another length', { weight: { shape: [11, 4] } }, 'ERR_SHAPE_MISMATCH', /weight\.data has 40 elements/],
+    [
+      'strides without neighbours',
+      { weight: { strides: [8, 2] } },
+      'ERR_INVALID_ARG_VALUE',
+      /weight\.strides must be \[at least 4, 1\] or \[1, at least 10\]/,
+    ],
+    ['strides past the end', { weight: { strides: [5, 1] } }, 'ERR_OUT_OF_RANGE', /weight\.strides/],
+    [
+      'hidden of two dimensions',
+      { hidden: { shape: [6, 4] } },
+      'ERR_SHAPE_MISMATCH',
+      /hidden\.shape must be \[batch, time, width\]/,
+    ],
+    [
+      'a bias of another length',
+      { options: { bias: new Float32Array(9) } },
+      'ERR_SHAPE_MISMATCH',
+      /options\.bias must have 10 elements/,
+    ],
+    [
+      'bits as a bias of float32',
+      { options: { bias: new Uint16Array(10) } },
+      'ERR_INVALID_ARG_TYPE',
+      /options\.bias must be a Float32Array/,
+    ],
+    [
+      'a gradient of what is not there',
+      { options: { gradient: { bias: true } } },
+      'ERR_INVALID_ARG_VALUE',
+      /options\.gradient\.bias .*options\.bias is not given/,
+    ],
+    [
+      'an unknown gradient',
+      { options: { gradient: { weights: true } } },
+      'ERR_INVALID_ARG_VALUE',
+      /did you mean 'weight'/,
+    ],
+    [
+      'a gradient into the weight',
+      { options: { gradient: { weight: weight.data } } },
+      'ERR_INVALID_ARG_VALUE',
+      /options\.gradient\.weight would overwrite weight\.data/,
+    ],
+    [
+      'a gradient into hidden',
+      { options: { gradient: { hidden: hidden.data } } },
+      'ERR_INVALID_ARG_VALUE',
+      /options\.gradient\.hidden would overwrite hidden\.data/,
+    ],
+    [
+      'a gradient of another length',
+      { options: { gradient: { weight: new Float32Array(39) } } },
+      'ERR_SHAPE_MISMATCH',
+      /options\.gradient\.weight must have 40 elements/,
+    ],
+    [
+      'a gradient of another type',
+      { options: { gradient: { weight: new Float64Array(40) } } },
+      'ERR_INVALID_ARG_TYPE',
+      /a boolean or a Float32Array/,
+    ],
+    [
+      'accumulate without an array',
+      { options: { gradient: true, accumulate: true } },
+      'ERR_INVALID_ARG_VALUE',
+      /options\.accumulate needs an array/,
+    ],
+    [
+      'accumulate without a gradient',
+      { options: { accumulate: true } },
+      'ERR_INVALID_ARG_VALUE',
+      /options\.accumulate needs an array/,
+    ],
+    [
+      'in-place',
+      { options: { gradient: 'in-place' } },
+      'ERR_INVALID_ARG_TYPE',
+      /options\.gradient must be a boolean or an object/,
+    ],
+    [
+      'no reference',
+      { options: { lossType: 'sigmoid' } },
+      'ERR_INVALID_ARG_VALUE',
+      /\{ chosen, rejected \} or \{ hidden, weight, bias \}/,
+    ],
+    [
+      'a reference of another vocabulary',
+      {
+        options: { lossType: 'sigmoid', reference: { hidden, weight: { data: new Float32Array(36), shape: [9, 4] } } },
+      },
+      'ERR_SHAPE_MISMATCH',
+      /options\.reference must give logits of shape \[2, 3, 10\].*\[2, 3, 9\]/,
+    ],
+  ]
+  it.each(cases)('%s', (_, changed, code, message) => {
+    expect(call(changed)).toThrow(expect.objectContaining({ code, message: expect.stringMatching(message) }))
+  })
+
+  it('writes nothing when it throws', () => {
+    const shared = new Float32Array(64).fill(7)
+    const gradient = { hidden: shared.subarray(0, 24), weight: shared.subarray(20, 60) }
+    expect(call({ options: { gradient } })).toThrow(
+      /options\.gradient\.weight would overwrite options\.gradient\.hidden/,
+    )
+    const bad = new Int32Array(6).fill(10)
+    const out = new Float32Array(40).fill(7)
+    expect(() =>
+      fusedLinearPreferenceLossSync(hidden, weight, bad, { lossType: 'cpo', gradient: { weight: out } }),
+    ).toThrow(expect.objectContaining({ code: 'ERR_LABEL_OUT_OF_RANGE' }))
+    expect([...shared, ...out].every((x) => x === 7)).toBe(true)
+  })
+})
