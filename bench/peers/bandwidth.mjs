@@ -1,6 +1,6 @@
 /**
  * How fast the machine's memory is, with the same number of threads and in the same minutes as the peers. The sweeps
- * are native code, native/cpu/bandwidth.cc.
+ * are native code, native/cpu/limits.cc.
  */
 import { createRequire } from 'node:module'
 import { getBackends } from 'fused-preference-loss'

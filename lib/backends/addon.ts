@@ -17,8 +17,10 @@ export interface Addon {
   cancel(id: number): void
   availableThreads(): number
   readonly cuda: CudaFunctions
-  /** Seconds of a sweep over the bytes of `buffer`; see native/cpu/bandwidth.h. */
+  /** Seconds of a sweep over the bytes of `buffer`; see native/cpu/limits.h. */
   bandwidth(sweep: string, buffer: ArrayBuffer, target: ArrayBuffer | undefined, threads: number): number
+  /** Floating-point operations a second. */
+  multiplyAddRate(instructionSet: InstructionSet, threads: number): number
   readonly lossNames: readonly LossType[]
   readonly instructionSets: readonly InstructionSet[]
 }

@@ -8,13 +8,13 @@
 //   lossNames, instructionSets          in the order in which `numbers` refers to them
 //   availableThreads()
 //   cuda                                the CUDA backend, see cuda_bindings.h
-//   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`; for npm run
-//   bench
+//   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`
+//   multiplyAddRate(instruction set, threads)                floating-point operations a second; both for npm run bench
 #include <napi.h>
 
 #include <exception>
 
-#include "../cpu/bandwidth.h"
+#include "../cpu/limits.h"
 #include "../cpu/stages.h"
 #include "async_queue.h"
 #include "cuda_bindings.h"
@@ -38,6 +38,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
                              InstanceMethod("cancel", &FusedPreferenceLoss::cancel),
                              InstanceMethod("availableThreads", &FusedPreferenceLoss::availableThreads),
                              InstanceMethod("bandwidth", &FusedPreferenceLoss::bandwidth),
+                             InstanceMethod("multiplyAddRate", &FusedPreferenceLoss::multiplyAddRate),
                              InstanceValue("jobVersion", Napi::Number::New(env, fpl::kJobVersion), napi_enumerable),
                              InstanceValue("cuda", cuda_.functions(), napi_enumerable),
                              InstanceValue("lossNames", lossNames, napi_enumerable),
@@ -104,6 +105,14 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
     const double seconds =
         fpl::sweepSeconds(fpl::Sweep(sweep), buffer.Data(), target, int64_t(buffer.ByteLength()), threads, pool_);
     return Napi::Number::New(info.Env(), seconds);
+  }
+
+  Napi::Value multiplyAddRate(const Napi::CallbackInfo& info) {
+    const std::string name = info[0].As<Napi::String>();
+    const fpl::Kernels* kernels = fpl::findInstructionSet(name.c_str());
+    if (!kernels) throw Napi::RangeError::New(info.Env(), "no instruction set of this CPU is called '" + name + "'");
+    const int64_t threads = info[1].As<Napi::Number>();
+    return Napi::Number::New(info.Env(), fpl::multiplyAddRate(*kernels, threads, pool_));
   }
 
   Napi::ObjectReference arena_;  // keeps it alive

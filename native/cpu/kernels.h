@@ -75,6 +75,8 @@ struct Kernels {
   // Each sum's terms are added in order, fused where multiply-adds are: the bits do not depend on the panels' shape.
   PanelShape panels;
   void (*multiply)(const Product&);
+  // `rounds` times panels.rows · panels.columns multiply-adds that no memory slows down, for npm run bench.
+  float (*multiplyAdds)(int64_t rounds);
 };
 
 // The instruction sets of this build that this CPU can run, best first; the names are lib's InstructionSet.

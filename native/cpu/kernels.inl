@@ -427,5 +427,5 @@ void gradientRow(const void* rowData, void* outData, int64_t begin, int64_t end,
         {updateRow<float, true>, updateRow<Float16, true>, updateRow<BFloat16, true>},          \
         {gradientRow<float, false>, gradientRow<Float16, false>, gradientRow<BFloat16, false>}, \
         {gradientRow<float, true>, gradientRow<Float16, true>, gradientRow<BFloat16, true>},    \
-        {kTileRows, kTileColumns}, multiply,                                                    \
+        {kTileRows, kTileColumns}, multiply, multiplyAdds,                                      \
   }

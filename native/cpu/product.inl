@@ -58,3 +58,25 @@ void multiply(const Product& p) {
     }
   }
 }
+
+// As many chains of multiply-adds as a tile has sums, and nothing else: what a core can do at most.
+float multiplyAdds(int64_t rounds) {
+  F32 sums[kTileRows][kTileVectors];
+  for (int i = 0; i < kTileRows; ++i) {
+    // No two alike, or a compiler would compute them once.
+    for (int j = 0; j < kTileVectors; ++j) sums[i][j] = set1(float(i * kTileVectors + j));
+  }
+  const F32 left = set1(0.75f), right = set1(0.25f);
+  for (int64_t k = 0; k < rounds; ++k) {
+    for (int i = 0; i < kTileRows; ++i) {
+      for (int j = 0; j < kTileVectors; ++j) sums[i][j] = fma(sums[i][j], left, right);
+    }
+  }
+  F32 total = set1(0.0f);
+  for (int i = 0; i < kTileRows; ++i) {
+    for (int j = 0; j < kTileVectors; ++j) total = add(total, sums[i][j]);
+  }
+  float lanes[kWidth];
+  store(lanes, total);
+  return lanes[0];
+}

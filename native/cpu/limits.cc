@@ -1,6 +1,6 @@
 // The sweeps. Each line of a buffer is touched once, 32 bytes at a time where the CPU can: wider vectors are no faster
 // at the memory wall. Several accumulators, so that no load waits for an addition.
-#include "bandwidth.h"
+#include "limits.h"
 
 #include <atomic>
 #include <chrono>
@@ -187,6 +187,17 @@ double sweepSeconds(Sweep sweep, void* buffer, void* target, int64_t bytes, int6
     }
   });
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double multiplyAddRate(const Kernels& kernels, int64_t threads, ThreadPool& pool) {
+  constexpr int64_t kRounds = 1 << 18, kTasksPerThread = 32;
+  static std::atomic<uint32_t> sink{0};
+  const auto start = std::chrono::steady_clock::now();
+  pool.run(threads * kTasksPerThread, threads, [&](int64_t) {
+    sink.fetch_add(bitsOf(kernels.multiplyAdds(kRounds)), std::memory_order_relaxed);
+  });
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return 2.0 * kernels.panels.rows * kernels.panels.columns * kRounds * threads * kTasksPerThread / seconds;
 }
 
 }  // namespace fpl

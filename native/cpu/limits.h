@@ -1,7 +1,8 @@
-// How fast this machine moves memory: sweeps over large buffers by the threads of the pool, in chunks handed out as the
-// stages hand out their rows. `npm run bench` holds the stages against them; no stage uses them.
+// How fast this machine moves memory, by sweeps over large buffers in chunks handed out as the stages hand out their
+// rows, and how fast it multiplies. `npm run bench` holds the stages against them; no stage uses them.
 #pragma once
 
+#include "kernels.h"
 #include "thread_pool.h"
 
 namespace fpl {
@@ -15,5 +16,8 @@ extern const char* const kSweepNames[kSweepCount];
 // Seconds that one sweep over `bytes` takes. `target` is the second buffer of a copy. An update leaves the values as
 // they are; a fill leaves zeros.
 double sweepSeconds(Sweep sweep, void* buffer, void* target, int64_t bytes, int64_t threads, ThreadPool& pool);
+
+// Floating-point operations a second, two a multiply-add, of so many threads at once.
+double multiplyAddRate(const Kernels& kernels, int64_t threads, ThreadPool& pool);
 
 }  // namespace fpl
