@@ -5,7 +5,13 @@ import * as tf from '@tensorflow/tfjs'
 import { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu'
 import '@tensorflow/tfjs-backend-wasm'
 import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { preferenceLoss, sequenceLogProbs, sparseSoftmaxCrossEntropy } from '../lib/adapters/tfjs.js'
+import {
+  linearPreferenceLoss,
+  linearSequenceLogProbs,
+  preferenceLoss,
+  sequenceLogProbs,
+  sparseSoftmaxCrossEntropy,
+} from '../lib/adapters/tfjs.js'
 import type { FusedPreferenceLoss } from '../lib/types.js'
 
 const [BATCH, TIME, WIDTH, VOCAB] = [4, 5, 6, 301]
@@ -20,8 +26,10 @@ function ownLogProbs(logits: tf.Tensor): tf.Tensor1D {
   return tf.sum(tf.mul(tf.logSoftmax(logits), oneHot), [1, 2])
 }
 
-function ownLoss(logits: tf.Tensor): tf.Scalar {
-  const [chosen, rejected] = tf.split(ownLogProbs(logits), 2) as [tf.Tensor, tf.Tensor]
+const ownLoss = (logits: tf.Tensor) => lossOf(ownLogProbs(logits))
+
+function lossOf(logProbs: tf.Tensor1D): tf.Scalar {
+  const [chosen, rejected] = tf.split(logProbs, 2) as [tf.Tensor, tf.Tensor]
   const ratio = tf.sub(tf.sub(chosen, rejected), tf.sub(reference.chosen, reference.rejected))
   return tf.mean(tf.softplus(tf.mul(ratio, -BETA)))
 }
@@ -275,6 +283,80 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
     })
   })
 
+  describe('with the output layer', () => {
+    const shape = { reference, beta: BETA, shift: false }
+    const states = () => hidden.reshape([BATCH, TIME, WIDTH])
+
+    it('gives the gradients of its own ops, the kernel [width, vocab]', () => {
+      expectEqualGradients(
+        () => linearPreferenceLoss(states(), weight, labels, { ...shape, transposed: true }),
+        () => ownLoss(model()),
+      )
+      expectEqualGradients(
+        () =>
+          tf.sum(
+            tf.mul(linearSequenceLogProbs(states(), weight, labels, { shift: false, transposed: true }), [1, 2, 3, 4]),
+          ),
+        () => tf.sum(tf.mul(ownLogProbs(model()), [1, 2, 3, 4])),
+      )
+    })
+
+    it('gives them for a table [vocab, width] and a bias, and minds the upstream gradient', () => {
+      const table = tf.variable(tf.transpose(weight))
+      const bias = tf.variable(tf.randomNormal([VOCAB], 0, 1, 'float32', 3))
+      const all = [hidden, table, bias]
+      const own = () =>
+        tf.mul(ownLoss(tf.matMul(hidden, table, false, true).add(bias).reshape([BATCH, TIME, VOCAB])), 3)
+      const ours = () => tf.mul(linearPreferenceLoss(states(), table, labels, { ...shape, bias }), 3)
+      const sums = () => tf.mul(lossOf(linearSequenceLogProbs(states(), table, labels, { shift: false, bias })), 3)
+      tf.tidy(() => {
+        const expected = tf.variableGrads(own as () => tf.Scalar, all)
+        for (const loss of [ours, sums]) {
+          const actual = tf.variableGrads(loss as () => tf.Scalar, all)
+          expect(difference(actual.value, expected.value)).toBeLessThan(1e-5)
+          for (const { name } of all) expect(difference(actual.grads[name]!, expected.grads[name]!)).toBeLessThan(1e-4)
+        }
+      })
+      tf.dispose([table, bias])
+    })
+
+    it('leaves a frozen layer without a gradient', () => {
+      tf.tidy(() => {
+        const options = { ...shape, transposed: true, frozen: true }
+        const { value, grads } = tf.variableGrads(
+          () => linearPreferenceLoss(states(), weight, labels, options),
+          [hidden],
+        )
+        const expected = tf.variableGrads(() => ownLoss(model()), [hidden])
+        expect(difference(value, expected.value)).toBeLessThan(1e-5)
+        expect(difference(grads[hidden.name]!, expected.grads[hidden.name]!)).toBeLessThan(1e-4)
+        expect(() =>
+          tf.variableGrads(() => linearPreferenceLoss(states(), weight, labels, options), [weight]),
+        ).toThrow()
+      })
+    })
+
+    it('leaves no tensors behind, in and out of gradient functions', () => {
+      const { numTensors, numBytes } = tf.memory()
+      for (let i = 0; i < 3; i++) {
+        let known: unknown
+        const onResult = (result: unknown) => {
+          known = result
+        }
+        const options = { ...shape, transposed: true, onResult }
+        const alone = tf.tidy(() => linearPreferenceLoss(states(), weight, labels, options).dataSync()[0]!)
+        expect(known).toMatchObject({ loss: expect.closeTo(alone, 4) })
+        expect(Object.keys(known as object).filter((name) => name.startsWith('grad'))).toEqual(['gradient'])
+        tf.tidy(() => void differentiate(() => linearPreferenceLoss(states(), weight, labels, options)))
+        tf.tidy(
+          () =>
+            void differentiate(() => tf.sum(linearSequenceLogProbs(states(), weight, labels, { transposed: true }))),
+        )
+      }
+      expect(tf.memory()).toMatchObject({ numTensors, numBytes })
+    })
+  })
+
   it('survives a heap that grows between forward and backward', () => {
     expectEqualGradients(
       () => {
@@ -368,6 +450,26 @@ describe('bad input', () => {
         cause: expect.objectContaining({ message: 'readSync is not supported' }),
       })
     })
+  })
+
+  it('an output layer whose shapes do not chain', () => {
+    const [states, table] = [tf.zeros([2, 3, 4]), tf.zeros([5, 7])]
+    expect(() => linearPreferenceLoss(states, table, new Int32Array(6))).toThrow(
+      expect.objectContaining({
+        code: 'ERR_SHAPE_MISMATCH',
+        message: expect.stringContaining('weight.shape must be [vocab, 4]'),
+      }),
+    )
+    expect(() => linearPreferenceLoss(states, tf.zeros([5]), new Int32Array(6))).toThrow(
+      /weight must be \[vocab, width\]/,
+    )
+    expect(() => linearSequenceLogProbs(tf.zeros([4]), table, new Int32Array(6))).toThrow(
+      /hidden must be \[\.\.\., width\]/,
+    )
+    tf.dispose([states, table])
+    expect(() => linearPreferenceLoss(states, table, new Int32Array(6))).toThrow(
+      expect.objectContaining({ code: 'ERR_DISPOSED' }),
+    )
   })
 
   it('says which option does not exist, or is out of range', () => {

@@ -3,7 +3,6 @@
  * like. Logits are read, and gradients written, where the backend keeps them: nothing is copied on 'cpu' and 'wasm'.
  */
 import * as tf from '@tensorflow/tfjs-core'
-import { failure, invalidType, shapeMismatch } from '../errors.js'
 import { fusedPreferenceLossSync, sequenceLogProbsSync } from '../index.js'
 import { between, optionsObject } from '../options.js'
 import { RUN_OPTIONS } from '../run.js'
@@ -16,6 +15,26 @@ import type {
   SequenceLogProbs,
   SequenceOptions,
 } from '../types.js'
+import {
+  alias,
+  checkRows,
+  type Differentiable,
+  differentiable,
+  fillTensors,
+  heapOf,
+  idsOf,
+  isArray,
+  rowsShape,
+  scaled,
+  valuesOf,
+} from './tfjs/memory.js'
+
+export {
+  type LinearPreferenceLossOptions,
+  type LinearSequenceLogProbsOptions,
+  linearPreferenceLoss,
+  linearSequenceLogProbs,
+} from './tfjs/linear.js'
 
 /** Options of {@link preferenceLoss}. */
 export interface PreferenceLossOptions extends Omit<FusedOptions, 'gradient'> {
@@ -63,22 +82,22 @@ export function preferenceLoss(
   labels: Labels | tf.Tensor,
   options: PreferenceLossOptions = {},
 ): tf.Scalar {
-  checkLogits(logits)
+  checkRows(logits, 'logits', 'vocab')
   const { gradient, onResult, ...loss } = options
-  const ids = idsOf(labels, logits)
+  const ids = idsOf(labels, logits, 'the logits')
   const run = (out: FusedOptions['gradient']): FusedPreferenceLoss => {
     const result = fusedPreferenceLossSync(logitsOf(logits), ids, { ...loss, gradient: out })
     delete result.gradLogits
     onResult?.(result)
     return result
   }
-  return differentiable(logits, (taped) => {
+  return differentiable([logits], (taped) => {
     if (!taped) return { value: tf.scalar(run(false).loss) }
     let value = 0
     const saved = writeGradient(logits, gradient === 'in-place', (out) => {
       value = run(out).loss
     })
-    return { value: tf.scalar(value), saved, gradient: (dy) => scaled(saved, dy.dataSync()[0]!) }
+    return { value: tf.scalar(value), saved: [saved], gradient: (dy) => [scaled(saved, dy.dataSync()[0]!)] }
   })
 }
 
@@ -96,9 +115,9 @@ export function sequenceLogProbs(
   labels: Labels | tf.Tensor,
   options: SequenceLogProbsOptions = {},
 ): tf.Tensor1D {
-  checkLogits(logits)
+  checkRows(logits, 'logits', 'vocab')
   const { gradient, onResult, ...tokens } = options
-  const ids = idsOf(labels, logits)
+  const ids = idsOf(labels, logits, 'the logits')
   const forward = (values: Logits): Forward<tf.Tensor1D> => {
     const { backward, ...result } = sequenceLogProbsSync(values, ids, tokens)
     return {
@@ -134,11 +153,11 @@ export function sparseSoftmaxCrossEntropy(
   labels: Labels | tf.Tensor,
   options?: CrossEntropyOptions,
 ): tf.Scalar {
-  checkLogits(logits)
+  checkRows(logits, 'logits', 'vocab')
   const given = optionsObject(options, 'options', CROSS_ENTROPY_OPTIONS)
   const { gradient, labelSmoothing, ignoreIndex = -100, ...run } = given
   const smoothing = between(labelSmoothing, 'options.labelSmoothing', 0, 1, 0)
-  const ids = idsOf(labels, logits)
+  const ids = idsOf(labels, logits, 'the logits')
   const tokens: SequenceOptions = { ...run, ignoreIndex, shift: false, outputs: smoothing > 0 ? ['logSumExp'] : [] }
   const forward = ({ data, shape }: Logits): Forward<tf.Scalar> => {
     const values = data as Float32Array
@@ -191,145 +210,36 @@ function twoPasses<T extends tf.Tensor>(
   inPlace: boolean,
   forward: (values: Logits) => Forward<T>,
 ): T {
-  return differentiable(logits, () => {
+  return differentiable([logits], (): Differentiable<T> => {
     const values = logitsOf(logits)
     let result = forward(values)
     // Before anything is allocated: the heap may then grow, and the elements seen in it be out of sight.
     const saved = alias(logits)
     return {
       value: result.value(),
-      saved,
+      saved: [saved],
       gradient: (dy) => {
         const upstream = dy.dataSync()
-        return writeGradient(saved, inPlace, (out) => {
+        const gradient = writeGradient(saved, inPlace, (out) => {
           if ((values.data as Float32Array).length === 0) result = forward(logitsOf(saved))
           result.backward(upstream, out)
         })
+        return [gradient]
       },
     }
   })
 }
 
-interface Differentiable<T extends tf.Tensor> {
-  value: T
-  /** What the gradient is made from, if it can be asked for. */
-  saved?: tf.Tensor
-  gradient?: (dy: tf.Tensor) => tf.Tensor
-}
-
-/**
- * `tf.customGrad`, except that `saved` is left to the tape as it is, to be disposed with it; the `save` function of
- * `tf.customGrad` would have the wasm backend copy it.
- */
-function differentiable<T extends tf.Tensor>(logits: tf.Tensor, op: (taped: boolean) => Differentiable<T>): T {
-  const engine = tf.engine()
-  const taped = engine.isTapeOn()
-  let saved: tf.Tensor | undefined
-  const value = tf.customGrad(() => {
-    const { value, saved: tensor, gradient } = op(taped)
-    if (taped && tensor) saved = tf.keep(tensor)
-    return { value, gradFunc: (dy: tf.Tensor) => gradient!(dy) }
-  })(logits) as T
-  if (saved) {
-    const node = engine.state.activeTape.at(-1)!
-    node.saved = [...(node.saved ?? []), saved]
-  }
-  return value
-}
-
-function checkLogits(logits: tf.Tensor): void {
-  checkTensor(logits, 'logits', 'float32')
-  if (logits.rank < 2) {
-    throw shapeMismatch('logits', `must be [..., vocab], of at least two dimensions; got [${logits.shape.join(', ')}]`)
-  }
-}
-
-function checkTensor(value: unknown, name: string, dtype: tf.DataType): asserts value is tf.Tensor {
-  if (!(value instanceof tf.Tensor)) throw invalidType(name, `a tensor of dtype ${dtype}`, value)
-  if (value.dtype !== dtype) throw invalidType(name, `a tensor of dtype ${dtype}`, `dtype ${value.dtype}`)
-  if (value.isDisposed) throw failure('ERR_DISPOSED', `${name}: the tensor is disposed`)
-}
-
-/** Labels in the shape of the logits, where they have a shape. */
-function idsOf(labels: Labels | tf.Tensor, logits: tf.Tensor): Labels {
-  if (!(labels instanceof tf.Tensor)) return labels
-  checkTensor(labels, 'labels', 'int32')
-  const wanted = logits.shape.slice(0, -1)
-  if (!tf.util.arraysEqual(labels.shape, wanted)) {
-    const problem = `must have the shape of the logits without the last dimension, [${wanted.join(', ')}]`
-    throw shapeMismatch('labels', `${problem}; got [${labels.shape.join(', ')}]`)
-  }
-  return read(labels, 'labels') as Int32Array
-}
-
 /** The logits, all dimensions before the last two as one. */
 function logitsOf(tensor: tf.Tensor): Logits {
-  const { shape } = tensor
-  const sizes = shape.length > 3 ? [tf.util.sizeFromShape(shape.slice(0, -2)), ...shape.slice(-2)] : shape
-  return { data: valuesOf(tensor), shape: sizes }
-}
-
-/** The elements as the backend gives them, unless only a promise of them can be had, as on webgpu. */
-function read(tensor: tf.Tensor, name: string): Float32Array | Int32Array {
-  try {
-    return tensor.dataSync() as Float32Array | Int32Array
-  } catch (cause) {
-    const problem = `${name}: TensorFlow.js's backend '${tf.getBackend()}' keeps them where they cannot be read synchronously`
-    throw Object.assign(failure('ERR_BACKEND_UNAVAILABLE', `${problem}; use 'wasm', 'cpu' or 'tensorflow'`), { cause })
-  }
-}
-
-/** What the adapter uses of the wasm backend. */
-interface HeapBackend extends tf.KernelBackend {
-  dataIdMap: { has(dataId: object): boolean }
-  typedArrayFromHeap(tensor: tf.TensorInfo): Float32Array
-  makeOutput(shape: number[], dtype: 'float32'): tf.TensorInfo
-}
-
-/** What it uses of the cpu backend. */
-interface ArrayBackend extends tf.KernelBackend {
-  data: { has(dataId: object): boolean }
-}
-
-/** The backend, if it keeps this tensor in a heap that JavaScript sees. */
-function heapOf(tensor: tf.Tensor): HeapBackend | undefined {
-  const backend = tf.backend() as Partial<HeapBackend>
-  const hasHeap = typeof backend.typedArrayFromHeap === 'function' && typeof backend.makeOutput === 'function'
-  return hasHeap && backend.dataIdMap?.has(tensor.dataId) ? (backend as HeapBackend) : undefined
-}
-
-/** Whether `dataSync` gives the very array that holds this tensor. */
-function isArray(tensor: tf.Tensor): boolean {
-  return tf.getBackend() === 'cpu' && (tf.backend() as ArrayBackend).data.has(tensor.dataId)
-}
-
-/** The elements of a tensor, where they lie if that can be seen. The heap must not grow while they are in use. */
-function valuesOf(tensor: tf.Tensor): Float32Array {
-  return heapOf(tensor)?.typedArrayFromHeap(tensor) ?? (read(tensor, 'logits') as Float32Array)
+  return { data: valuesOf(tensor, 'logits'), shape: rowsShape(tensor) }
 }
 
 /** A tensor of the shape of the logits, filled by `fill`, which is told to overwrite the logits if it may and should. */
 function writeGradient(logits: tf.Tensor, inPlace: boolean, fill: (out: Float32Array | 'in-place') => void): tf.Tensor {
-  const heap = heapOf(logits)
-  if (inPlace && (heap !== undefined || isArray(logits))) {
+  if (inPlace && (heapOf(logits) !== undefined || isArray(logits))) {
     fill('in-place')
     return alias(logits)
   }
-  if (heap === undefined) {
-    const values = new Float32Array(logits.size)
-    fill(values)
-    return tf.tensor(values, logits.shape)
-  }
-  const tensor = tf.engine().makeTensorFromTensorInfo(heap.makeOutput(logits.shape, 'float32'), heap)
-  fill(heap.typedArrayFromHeap(tensor))
-  return tensor
-}
-
-function scaled(gradient: tf.Tensor, factor: number): tf.Tensor {
-  return factor === 1 ? alias(gradient) : tf.mul(gradient, factor)
-}
-
-/** Another tensor on the same memory. */
-function alias(tensor: tf.Tensor): tf.Tensor {
-  return tf.reshape(tensor, tensor.shape)
+  return fillTensors([logits.shape], logits, ([out]) => fill(out!))[0]!
 }

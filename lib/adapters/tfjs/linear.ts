@@ -1,0 +1,181 @@
+/**
+ * TensorFlow.js: the output layer and what follows it as one op with gradients for hidden states, weight and bias. The
+ * logits are never stored.
+ */
+import * as tf from '@tensorflow/tfjs-core'
+import { shapeMismatch } from '../../errors.js'
+import { fusedLinearPreferenceLossSync, linearSequenceLogProbsSync } from '../../index.js'
+import { flag } from '../../options.js'
+import type {
+  FusedLinearOptions,
+  FusedLinearPreferenceLoss,
+  HeadGradientRequest,
+  HeadWeight,
+  Hidden,
+  Labels,
+  LinearSequenceLogProbs,
+  LinearSequenceOptions,
+} from '../../types.js'
+import {
+  alias,
+  checkRows,
+  checkTensor,
+  differentiable,
+  fillTensors,
+  idsOf,
+  rowsShape,
+  scaled,
+  valuesOf,
+} from './memory.js'
+
+/** The output layer, as all its ops take it. */
+export interface HeadOptions {
+  /** `[vocab]`. Defaults to none. */
+  bias?: tf.Tensor
+  /** The weight is `[width, vocab]`, as the kernel of `tf.layers.dense` is. Defaults to false. */
+  transposed?: boolean
+  /** Weight and bias get no gradient, which saves a third of the backward pass. Defaults to false. */
+  frozen?: boolean
+}
+
+type GradientOptions = 'bias' | 'gradient' | 'accumulate' | 'zeroInactive'
+
+/** Options of {@link linearPreferenceLoss}. */
+export interface LinearPreferenceLossOptions extends Omit<FusedLinearOptions, GradientOptions>, HeadOptions {
+  /** Is given the rewards, accuracy, margin and all else that is known of the loss, at each call. */
+  onResult?: (result: Omit<FusedLinearPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void
+}
+
+/** Options of {@link linearSequenceLogProbs}. */
+export interface LinearSequenceLogProbsOptions extends Omit<LinearSequenceOptions, 'bias'>, HeadOptions {
+  /** Is given the token counts and the per-token outputs, at each call. */
+  onResult?: (result: Omit<LinearSequenceLogProbs, 'backward'>) => void
+}
+
+/**
+ * The mean preference loss of a batch of sequences as a scalar tensor, from what goes into the model's output layer.
+ * Inside a gradient function, loss and gradients are computed together, at once; outside of one, the loss alone.
+ *
+ * @param hidden float32, `[batch, time, width]`, or `[tokens, width]` with `sequenceOffsets`. Of more dimensions, all
+ *   before the last two count as batch.
+ * @param weight float32, `[vocab, width]`, as an embedding that is tied to it; `transposed`: `[width, vocab]`.
+ * @param labels token ids, or an int32 tensor of them in the shape of hidden without the last dimension.
+ * @param options those of `fusedLinearPreferenceLoss`, and of the layer.
+ * @throws what `fusedLinearPreferenceLoss` throws; `ERR_DISPOSED` for a disposed tensor; `ERR_BACKEND_UNAVAILABLE`
+ *   where TensorFlow.js keeps tensors in memory that cannot be read synchronously.
+ */
+export function linearPreferenceLoss(
+  hidden: tf.Tensor,
+  weight: tf.Tensor,
+  labels: Labels | tf.Tensor,
+  options: LinearPreferenceLossOptions = {},
+): tf.Scalar {
+  const { bias, transposed, frozen, onResult, ...loss } = options
+  const head = headOf(hidden, weight, bias, transposed, frozen)
+  const ids = idsOf(labels, hidden, 'hidden')
+  const run = (gradient?: HeadGradientRequest): number => {
+    const { data, weight: matrix, bias: values } = head.values()
+    const result = fusedLinearPreferenceLossSync(data, matrix, ids, { ...loss, bias: values, gradient })
+    delete result.gradHidden
+    delete result.gradWeight
+    delete result.gradBias
+    onResult?.(result)
+    return result.loss
+  }
+  return differentiable(head.inputs, (taped) => {
+    if (!taped) return { value: tf.scalar(run()) }
+    let value = 0
+    const saved = head.fill((gradient) => {
+      value = run(gradient)
+    })
+    const gradient = (dy: tf.Tensor) => {
+      const factor = dy.dataSync()[0]!
+      return saved.map((tensor) => scaled(tensor, factor))
+    }
+    return { value: tf.scalar(value), saved, gradient }
+  })
+}
+
+/**
+ * Log-probs of whole sequences as a tensor `[batch]`, from what goes into the model's output layer, to build losses
+ * from. The gradients are computed in the backward pass, and the logits once more for them.
+ *
+ * @param hidden as in {@link linearPreferenceLoss}.
+ * @param weight as in {@link linearPreferenceLoss}.
+ * @param labels as in {@link linearPreferenceLoss}.
+ * @param options those of `linearSequenceLogProbs`, and of the layer.
+ * @throws as {@link linearPreferenceLoss} does.
+ */
+export function linearSequenceLogProbs(
+  hidden: tf.Tensor,
+  weight: tf.Tensor,
+  labels: Labels | tf.Tensor,
+  options: LinearSequenceLogProbsOptions = {},
+): tf.Tensor1D {
+  const { bias, transposed, frozen, onResult, ...tokens } = options
+  const given = headOf(hidden, weight, bias, transposed, frozen)
+  const ids = idsOf(labels, hidden, 'hidden')
+  const forward = (head: Head): LinearSequenceLogProbs => {
+    const { data, weight: matrix, bias: values } = head.values()
+    return linearSequenceLogProbsSync(data, matrix, ids, { ...tokens, bias: values })
+  }
+  return differentiable(given.inputs, () => {
+    const { backward: _, ...result } = forward(given)
+    onResult?.(result)
+    const saved = [alias(hidden), alias(weight), ...(bias ? [alias(bias)] : [])]
+    const value = tf.tensor1d(Float32Array.from(result.logProbs))
+    const gradient = (dy: tf.Tensor) => {
+      const upstream = dy.dataSync()
+      const head = headOf(saved[0]!, saved[1]!, saved[2], transposed, frozen)
+      return head.fill((request) => forward(head).backward(upstream, request))
+    }
+    return { value, saved, gradient }
+  })
+}
+
+/** The tensors of a head that have been checked. */
+interface Head {
+  /** Those that get gradients. */
+  inputs: tf.Tensor[]
+  /** All of them, where they lie; until the heap grows. */
+  values(): { data: Hidden; weight: HeadWeight; bias?: Float32Array }
+  /** Tensors with the gradients of the inputs, written by `write`. */
+  fill(write: (request: HeadGradientRequest) => void): tf.Tensor[]
+}
+
+function headOf(
+  hidden: tf.Tensor,
+  weight: tf.Tensor,
+  bias: tf.Tensor | undefined,
+  transposed: boolean | undefined,
+  frozen: boolean | undefined,
+): Head {
+  checkRows(hidden, 'hidden', 'width')
+  checkTensor(weight, 'weight', 'float32')
+  const across = flag(transposed, 'options.transposed', false)
+  if (weight.rank !== 2) {
+    const wanted = across ? '[width, vocab]' : '[vocab, width]'
+    throw shapeMismatch('weight', `must be ${wanted}; got [${weight.shape.join(', ')}]`)
+  }
+  if (bias !== undefined) checkTensor(bias, 'options.bias', 'float32')
+  const [rows, columns] = weight.shape as [number, number]
+  const shape = across ? [columns, rows] : [rows, columns]
+  const fixed = flag(frozen, 'options.frozen', false)
+  const inputs = fixed ? [hidden] : [hidden, weight, ...(bias ? [bias] : [])]
+  return {
+    inputs,
+    values: () => ({
+      data: { data: valuesOf(hidden, 'hidden'), shape: rowsShape(hidden) },
+      weight: { data: valuesOf(weight, 'weight'), shape, strides: across ? [1, columns] : [columns, 1] },
+      ...(bias && { bias: valuesOf(bias, 'options.bias') }),
+    }),
+    fill: (write) =>
+      fillTensors(
+        inputs.map((input) => input.shape),
+        hidden,
+        ([forHidden, forWeight, forBias]) => {
+          write({ hidden: forHidden!, ...(forWeight && { weight: forWeight }), ...(forBias && { bias: forBias }) })
+        },
+      ),
+  }
+}
