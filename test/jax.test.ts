@@ -4,8 +4,8 @@
  */
 import { type Array as JaxArray, jit, numpy as np, tree } from '@jax-js/jax'
 import { describe, expect, it } from 'vitest'
-import { preferenceValueAndGrad } from '../lib/adapters/jax.js'
-import { fusedPreferenceLossSync } from '../lib/index.js'
+import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/adapters/jax.js'
+import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync } from '../lib/index.js'
 import { liveBuffers } from './jax-buffers.js'
 import { gaussian, random } from './support.js'
 
@@ -65,6 +65,82 @@ describe('preferenceValueAndGrad', () => {
     expect(params.logits.refCount).toBe(1)
     expect(await params.logits.ref.data()).toEqual(elements)
     tree.dispose([params, gradParams])
+    expect(liveBuffers()).toBe(before)
+  })
+})
+
+describe('linearPreferenceValueAndGrad', () => {
+  const WIDTH = 5
+  const hidden = elements.slice(0, BATCH * TIME * WIDTH)
+  const weight = elements.slice(BATCH * TIME * WIDTH, BATCH * TIME * WIDTH + VOCAB * WIDTH)
+  const bias = elements.slice(0, VOCAB)
+  const params = () => ({
+    hidden: np.array(hidden, { shape: [BATCH, TIME, WIDTH] }),
+    weight: np.array(weight, { shape: [VOCAB, WIDTH] }),
+    bias: np.array(bias),
+  })
+  type Params = ReturnType<typeof params>
+  const linear = linearPreferenceValueAndGrad(({ hidden, weight, bias }: Params, factor: number) => ({
+    hidden: hidden.mul(factor),
+    weight,
+    bias,
+  }))
+  const wanted = fusedLinearPreferenceLossSync(
+    { data: hidden.map((x) => 2 * x), shape: [BATCH, TIME, WIDTH] },
+    { data: weight, shape: [VOCAB, WIDTH] },
+    labels,
+    { ...options, bias, gradient: true },
+  )
+
+  it('gives loss, metrics and the gradients of the parameters, and keeps no arrays', async () => {
+    const before = liveBuffers()
+    const { loss, metrics, gradParams } = await linear(params(), 2, labels, options)
+    expect(loss).toBe(wanted.loss)
+    expect(metrics.margin).toBe(wanted.margin)
+    expect(Object.keys(metrics).filter((name) => name.startsWith('grad'))).toEqual(['gradient'])
+    const of = (array: Float32Array, factor: number) => array.map((x) => factor * x)
+    expect(await gradParams.hidden.data()).toEqual(of(wanted.gradHidden!.data as Float32Array, 2))
+    expect(await gradParams.weight.data()).toEqual(wanted.gradWeight!.data)
+    expect(await gradParams.bias.data()).toEqual(wanted.gradBias)
+    expect(liveBuffers()).toBe(before)
+  })
+
+  it('takes a transposed weight without a bias, and a tied one', async () => {
+    const tied = linearPreferenceValueAndGrad(({ table }: { table: JaxArray }, _: number) => ({
+      hidden: np.broadcastTo(table.ref.slice([0, TIME]), [BATCH, TIME, WIDTH]),
+      weight: table.transpose(),
+    }))
+    const table = np.array(weight, { shape: [VOCAB, WIDTH] })
+    const { loss, gradParams } = await tied({ table }, 0, labels, { ...options, transposed: true })
+    const states = Float32Array.from({ length: BATCH * TIME * WIDTH }, (_, i) => weight[i % (TIME * WIDTH)]!)
+    const plain = fusedLinearPreferenceLossSync(
+      { data: states, shape: [BATCH, TIME, WIDTH] },
+      { data: weight, shape: [VOCAB, WIDTH] },
+      labels,
+      { ...options, gradient: true },
+    )
+    expect(loss).toBeCloseTo(plain.loss, 5)
+    const gradient = (plain.gradWeight!.data as Float32Array).slice()
+    ;(plain.gradHidden!.data as Float32Array).forEach((x, i) => {
+      gradient[i % (TIME * WIDTH)]! += x
+    })
+    const got = await gradParams.table.data()
+    for (let i = 0; i < gradient.length; i++) expect(got[i]).toBeCloseTo(gradient[i]!, 5)
+  })
+
+  it('refuses what does not chain, and keeps no arrays', async () => {
+    const before = liveBuffers()
+    const wrong = linearPreferenceValueAndGrad(({ hidden, weight, bias }: Params, _: number) => {
+      bias.dispose()
+      return { hidden, weight: weight.transpose() }
+    })
+    await expect(wrong(params(), 0, labels, options)).rejects.toMatchObject({ code: 'ERR_SHAPE_MISMATCH' })
+    const none = linearPreferenceValueAndGrad(({ hidden, weight, bias }: Params, _: number) => {
+      bias.dispose()
+      weight.dispose()
+      return hidden as never
+    })
+    await expect(none(params(), 0, labels, options)).rejects.toMatchObject({ code: 'ERR_INVALID_ARG_TYPE' })
     expect(liveBuffers()).toBe(before)
   })
 })
