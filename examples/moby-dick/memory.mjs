@@ -1,23 +1,23 @@
-// Run in a process of its own by main.mjs: by how much the loss of random logits, with its gradient, raises the peak of
-// the process's memory. Arguments: 'fused' or 'own', pairs, time, vocab. Prints bytes.
+// Run in a process of its own by main.mjs: by how much output layer and loss of random hidden states, with their
+// gradients, raise the peak of the process's memory. Arguments: a name of LOSSES, pairs, time, width, vocab. Prints bytes.
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
-import { fusedLoss, ownOpsLoss } from './losses.mjs'
+import { LOSSES } from './losses.mjs'
 
 const [name, ...sizes] = process.argv.slice(2)
-const [pairs, time, vocab] = sizes.map(Number)
+const [pairs, time, width, vocab] = sizes.map(Number)
 await tf.setBackend('wasm')
 
-const lossOf = name === 'fused' ? fusedLoss : ownOpsLoss
+const lossOf = LOSSES[name]
 const reference = { chosen: new Array(pairs).fill(-100), rejected: new Array(pairs).fill(-100) }
 function run(vocab) {
-  // Made in the heap of the backend, without a JavaScript array on the way that would raise the peak first.
-  const logits = tf.tidy(() => tf.mul(tf.randomNormal([2 * pairs, time, 1]), tf.randomNormal([vocab])))
+  const hidden = tf.randomNormal([2 * pairs, time, width])
+  const weight = tf.randomNormal([vocab, width])
   const labels = new Int32Array(2 * pairs * time)
   const before = process.memoryUsage.rss()
-  const gradient = tf.grad((x) => lossOf(x, labels, reference, 0.1))(logits)
+  const gradients = tf.grads((x, w) => lossOf(x, w, labels, reference, 0.1))([hidden, weight])
   const peak = process.resourceUsage().maxRSS * 1024
-  tf.dispose([logits, gradient])
+  tf.dispose([hidden, weight, gradients])
   return peak - before
 }
 // Once with a small vocabulary first, for what is loaded and compiled at the first call.

@@ -50,20 +50,30 @@ export function freeze({ config, weights, mask }) {
   return { config, weights: Object.fromEntries(copies), mask }
 }
 
+/**
+ * A copy that can be trained by itself.
+ * @param {Model} model
+ * @returns {Model}
+ */
+export function trainable({ config, weights, mask }) {
+  const copies = Object.entries(weights).map(([name, weight]) => [name, tf.variable(tf.clone(weight))])
+  return { config, weights: Object.fromEntries(copies), mask }
+}
+
 /** @param {Model} model */
 export function countParameters({ weights }) {
   return Object.values(weights).reduce((sum, { size }) => sum + size, 0)
 }
 
 /**
- * Logits of the positions `from` and later, `[batch, time - from, vocab]`: the output layer is by far the largest part
- * of the model, so it sees only the positions whose predictions count.
+ * What goes into the output layer, of the positions `from` and later, `[batch, time - from, width]`: the layer is by far
+ * the largest part of the model, so it sees only the positions whose predictions count. Its weight is `weights.tokens`.
  * @param {Model} model
  * @param {Int32Array} ids `[batch, time]`
  */
-export function logits({ config, weights, mask }, ids, from = 0) {
+export function hiddenStates({ config, weights, mask }, ids, from = 0) {
   return tf.tidy(() => {
-    const { vocab, time, width, blocks } = config
+    const { time, width, blocks } = config
     const batch = ids.length / time
     let x = embed(weights.tokens, ids).reshape([batch, time, width]).add(weights.positions)
     for (let i = 0; i < blocks; i++) {
@@ -71,8 +81,7 @@ export function logits({ config, weights, mask }, ids, from = 0) {
       const hidden = linear(norm(x, weights, `${i}.mlp.`), weights[`${i}.mlp.in`])
       x = x.add(linear(tf.relu(hidden), weights[`${i}.mlp.out`]))
     }
-    const last = norm(x.slice([0, from, 0]), weights, '').reshape([-1, width])
-    return head(last, weights.tokens, [batch, time - from, vocab])
+    return norm(x.slice([0, from, 0]), weights, '')
   })
 }
 
@@ -107,15 +116,19 @@ const matMul = tf.customGrad((a, b, save) => {
   }
 })
 
-/** Logits of hidden states. One op with its reshape, as the gradient of a reshape would keep a copy of them. */
-function head(hidden, table, shape) {
+/** Logits by TensorFlow.js. One op with its reshapes, as the gradient of a reshape would keep a copy of the logits. */
+export function logits(hidden, table) {
+  const [batch, time, width] = hidden.shape
   return tf.customGrad((hidden, table, save) => {
     save([hidden, table])
     return {
-      value: tf.matMul(hidden, tf.transpose(table)).reshape(shape),
+      value: tf.matMul(hidden.reshape([-1, width]), tf.transpose(table)).reshape([batch, time, table.shape[0]]),
       gradFunc: (dy, [hidden, table]) => {
-        const gradient = dy.reshape([hidden.shape[0], table.shape[0]])
-        return [tf.matMul(gradient, table), tf.matMul(tf.transpose(gradient), hidden)]
+        const gradient = dy.reshape([batch * time, table.shape[0]])
+        return [
+          tf.matMul(gradient, table).reshape(hidden.shape),
+          tf.matMul(tf.transpose(gradient), hidden.reshape([-1, width])),
+        ]
       },
     }
   })(hidden, table)

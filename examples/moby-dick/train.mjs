@@ -1,8 +1,8 @@
 // The training steps: next-token warm-up and DPO; and the scoring of pairs.
 import * as tf from '@tensorflow/tfjs'
-import { sequenceLogProbs } from 'fused-preference-loss/tfjs'
-import { fusedLoss } from './losses.mjs'
-import { logits } from './model.mjs'
+import { linearSequenceLogProbs } from 'fused-preference-loss/tfjs'
+import { linearLoss } from './losses.mjs'
+import { hiddenStates } from './model.mjs'
 
 /** @typedef {{ prompt: Int32Array, chosen: Int32Array, rejected: Int32Array }} Pair */
 
@@ -14,21 +14,25 @@ export function warmUpStep(model, optimizer, windows) {
   const { time } = model.config
   const inputs = windows.filter((_, i) => i % (time + 1) !== time)
   const labels = windows.filter((_, i) => i % (time + 1) !== 0)
-  const options = { shift: false, averageLogProb: true, gradient: 'in-place' }
-  return step(model, optimizer, inputs, 0, (x) => tf.neg(tf.mean(sequenceLogProbs(x, labels, options))))
+  const options = { shift: false, averageLogProb: true }
+  return step(model, optimizer, inputs, 0, (x, weight) =>
+    tf.neg(tf.mean(linearSequenceLogProbs(x, weight, labels, options))),
+  )
 }
 
 /**
  * Direct preference optimisation of a batch of pairs, given their log-probs under the reference.
  * @param {Pair[]} pairs
  */
-export function dpoStep(model, optimizer, pairs, reference, beta, lossOf = fusedLoss) {
+export function dpoStep(model, optimizer, pairs, reference, beta, lossOf = linearLoss) {
   const { inputs, labels, from } = packPairs(pairs)
   let result
   const onResult = (value) => {
     result = value
   }
-  const times = step(model, optimizer, inputs, from, (x) => lossOf(x, labels, reference, beta, onResult))
+  const times = step(model, optimizer, inputs, from, (x, weight) =>
+    lossOf(x, weight, labels, reference, beta, onResult),
+  )
   return { ...times, accuracy: result?.accuracy, margin: result?.margin }
 }
 
@@ -42,7 +46,10 @@ export function scorePairs(model, pairs, batchSize = 6) {
   for (let i = 0; i < pairs.length; i += batchSize) {
     const batch = pairs.slice(i, i + batchSize)
     const { inputs, labels, from } = packPairs(batch)
-    const sums = tf.tidy(() => sequenceLogProbs(logits(model, inputs, from), labels, { shift: false }).dataSync())
+    const sums = tf.tidy(() => {
+      const hidden = hiddenStates(model, inputs, from)
+      return linearSequenceLogProbs(hidden, model.weights.tokens, labels, { shift: false }).dataSync()
+    })
     chosen.push(...sums.subarray(0, batch.length))
     rejected.push(...sums.subarray(batch.length))
   }
@@ -81,7 +88,10 @@ function packPairs(pairs) {
   }
 }
 
-/** Forward, backward, update. `lossMs` is the time from the logits to their gradient, all of the loss and no more. */
+/**
+ * Forward, backward, update. `lossMs` is the time from the hidden states to their gradient: all of the output layer and
+ * the loss, and no more.
+ */
 function step(model, optimizer, inputs, from, lossOf) {
   const started = performance.now()
   let lossStarted = 0
@@ -97,7 +107,9 @@ function step(model, optimizer, inputs, from, lossOf) {
       },
     }
   })
-  const { value, grads } = tf.tidy(() => tf.variableGrads(() => lossOf(watched(logits(model, inputs, from)))))
+  const { value, grads } = tf.tidy(() =>
+    tf.variableGrads(() => lossOf(watched(hiddenStates(model, inputs, from)), model.weights.tokens)),
+  )
   optimizer.applyGradients(grads)
   const loss = value.dataSync()[0]
   tf.dispose([value, grads])
