@@ -2,7 +2,13 @@
  * Whether a peer computes what we compute. Ours runs on the same inputs; all log-probs, the loss and a sample of the
  * gradient are compared. Says nothing of speed.
  */
-import { fusedPreferenceLossSync, preferenceLossSync, sequenceLogProbsSync } from 'fused-preference-loss'
+import {
+  fusedLinearPreferenceLossSync,
+  fusedPreferenceLossSync,
+  linearSequenceLogProbsSync,
+  preferenceLossSync,
+  sequenceLogProbsSync,
+} from 'fused-preference-loss'
 import { BETA } from './cases.mjs'
 import { valueAt } from './inputs.mjs'
 
@@ -26,13 +32,22 @@ const TOLERANCE = { float32: 1e-4, float16: 1e-2, bfloat16: 5e-2 }
  * @param {import('./peers/index.mjs').Inputs} inputs
  * @returns {Result}
  */
-export function expected({ stage, shape, dtype, shift }, { logits, labels, reference, positions, policy }) {
+export function expected({ stage, shape, dtype, shift, width }, inputs) {
+  const { logits, labels, reference, positions, policy } = inputs
   if (stage === 'loss') {
     const { loss, gradient } = preferenceLossSync(
       { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected },
       { beta: BETA },
     )
     return { loss, gradient: [...gradient.chosen, ...gradient.rejected] }
+  }
+  if (width) {
+    const [hidden, weight] = headTensors({ shape, width }, inputs, 0)
+    if (stage === 'linear-forward') {
+      return { logProbs: linearSequenceLogProbsSync(hidden, weight, labels, { shift }).logProbs }
+    }
+    const options = { shift, beta: BETA, reference, gradient: true }
+    return linearResult(fusedLinearPreferenceLossSync(hidden, weight, labels, options), positions)
   }
   const tensor = { data: logits[0], shape, dtype }
   if (stage === 'forward') return { logProbs: sequenceLogProbsSync(tensor, labels, { shift }).logProbs }
@@ -43,6 +58,37 @@ export function expected({ stage, shape, dtype, shift }, { logits, labels, refer
     gradient: positions.map((position) => valueAt(/** @type {any} */ (out.gradLogits).data, position, dtype)),
   }
 }
+
+/**
+ * Hidden states and weight, as ours take them.
+ * @param {Pick<import('./cases.mjs').Workload, 'shape' | 'width'>} workload
+ * @param {import('./peers/index.mjs').Inputs} inputs
+ * @param {number} copy
+ */
+export function headTensors({ shape: [batch, time, vocab], width = 1 }, { logits, weight }, copy) {
+  const hidden = { data: logits[copy], shape: [batch, time, width] }
+  return [hidden, { data: /** @type {Float32Array} */ (weight), shape: [vocab, width] }]
+}
+
+/**
+ * What ours computed.
+ * @param {any} out
+ * @param {number[]} positions
+ * @returns {Result}
+ */
+export function linearResult({ chosenLogProbs, rejectedLogProbs, loss, gradHidden, gradWeight }, positions) {
+  const gradient = gradientAt(gradHidden.data, gradWeight.data, positions)
+  return { logProbs: [...chosenLogProbs, ...rejectedLogProbs], loss, gradient }
+}
+
+/**
+ * The gradients of hidden states and, after these, weight, at positions.
+ * @param {ArrayLike<number>} hidden
+ * @param {ArrayLike<number>} weight
+ * @param {number[]} positions
+ */
+export const gradientAt = (hidden, weight, positions) =>
+  positions.map((at) => (at < hidden.length ? hidden[at] : weight[at - hidden.length]))
 
 /**
  * @param {Result} wanted

@@ -1,14 +1,16 @@
 /**
  * The list of cases: what is computed, on what shape, in which variants of ours. Knows nothing of peers or of timing.
  *
- * @typedef {'forward' | 'step' | 'in-place' | 'loss'} Stage
+ * @typedef {'forward' | 'step' | 'in-place' | 'loss' | 'linear-forward' | 'linear-step'} Stage
  *   forward: logits to sequence log-probs. step: logits to DPO loss to its gradient, written to an existing array.
- *   in-place: the same, over the logits. loss: log-probs to DPO loss and its gradient, no logits at all.
+ *   in-place: the same, over the logits. loss: log-probs to DPO loss and its gradient, no logits at all. linear-…: from
+ *   hidden states and the weight of the output layer, to the gradients of both, written to existing arrays.
  *
  * @typedef {object} Workload
  * @property {Stage} stage
  * @property {'float32' | 'float16' | 'bfloat16'} dtype
  * @property {[number, number, number]} shape batch, time, vocab; for 'loss' batch is twice the number of pairs
+ * @property {number} [width] of the hidden states, for the linear stages
  * @property {boolean} shift logits at t predict the label at t + 1
  * @property {number} masked share of the labels that do not count
  * @property {boolean} leaveMasked ours leaves the gradient's masked rows as they are, and does not write zeros there
@@ -40,6 +42,9 @@ const TITLES = {
   forward: 'sequence log-probs from logits',
   step: 'DPO from logits: loss and gradient, into an existing array',
   'in-place': 'DPO from logits: loss and gradient, over the logits',
+  'linear-forward': 'sequence log-probs from hidden states and the weight of the output layer',
+  'linear-step':
+    'DPO from hidden states and the weight of the output layer: loss and both gradients, into existing arrays',
 }
 
 /**
@@ -176,6 +181,37 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
           shape: shapeFor(32000),
           variants: instructionSets.slice(1).map((set) => ({ label: set, settings: { instructionSet: set } })),
           peers: 'none',
+        }),
+      )
+    }
+  }
+
+  /** @type {{ width: number, shape: [number, number, number], masked?: number }[]} */
+  const heads = [
+    { width: 512, shape: [8, 128, 32000] },
+    { width: 1024, shape: [4, 128, 128256] },
+    { width: 64, shape: [8, 32, 50257] },
+    { width: 512, shape: [8, 128, 32000], masked: 0.5 },
+  ]
+  for (const stage of /** @type {const} */ (['linear-forward', 'linear-step'])) {
+    for (const { width, shape, masked = 0 } of heads) {
+      const half = masked ? '-half-masked' : ''
+      cases.push(
+        one({
+          name: `${stage}-${width}-${shape[2]}${half}`,
+          group: 'linear',
+          title: `${TITLES[stage]}; width ${width}${half && ', half of the labels masked'}`,
+          stage,
+          width,
+          shape,
+          masked,
+          variants: masked
+            ? [{ label: 'nothing masked', workload: { masked: 0 } }]
+            : counts.map((count) => ({
+                label: `${count} thread${count === 1 ? '' : 's'}`,
+                settings: { threads: count },
+              })),
+          peers: masked ? 'none' : 'all',
         }),
       )
     }

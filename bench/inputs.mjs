@@ -3,6 +3,8 @@
  * are compared. The same in every process; made from a hash of the position, so that a smaller batch is a prefix of a
  * larger one.
  *
+ * With a width the logits are a product: of hidden states, which take their place in what a peer is given, and a weight.
+ *
  * @typedef {import('./cases.mjs').Workload} Workload
  * @typedef {Float32Array | Uint16Array} Values a Uint16Array holds the bits of the 16-bit types
  */
@@ -55,19 +57,38 @@ function normalTable(dtype) {
 }
 
 /**
+ * The logits, or the hidden states `[batch, time, width]`.
  * @param {Workload} workload
- * @returns {Values}
  */
 export function makeLogits(workload) {
-  const size = logitsOf(workload)
-  const logits = workload.dtype === 'float32' ? new Float32Array(size) : new Uint16Array(size)
-  const table = normalTable(workload.dtype)
+  const [batch, time, vocab] = workload.shape
+  return makeNormal(batch * time * (workload.width ?? vocab), workload.dtype, 1)
+}
+
+/**
+ * The weight `[vocab, width]` of the output layer. Its products with hidden states have a variance of 1.
+ * @param {Workload} workload
+ */
+export function makeWeight({ shape, width = 1 }) {
+  const weight = /** @type {Float32Array} */ (makeNormal(shape[2] * width, 'float32', 7))
+  return weight.map((x) => x / Math.sqrt(width))
+}
+
+/**
+ * @param {number} size
+ * @param {string} dtype
+ * @param {number} seed
+ * @returns {Values}
+ */
+function makeNormal(size, dtype, seed) {
+  const values = dtype === 'float32' ? new Float32Array(size) : new Uint16Array(size)
+  const table = normalTable(dtype)
   for (let i = 0; i < size; i += 2) {
-    const h = hash(i + 1)
-    logits[i] = table[h & 0xffff]
-    logits[i + 1] = table[h >>> 16]
+    const h = hash(i + seed)
+    values[i] = table[h & 0xffff]
+    values[i + 1] = table[h >>> 16]
   }
-  return logits
+  return values
 }
 
 /**
@@ -117,9 +138,16 @@ export function makeReference(workload) {
   return { chosen: sums.slice(0, batch / 2), rejected: sums.slice(batch / 2) }
 }
 
-/** Where gradients are compared: at labels, beside them, and in rows that do not count. */
+/**
+ * Where gradients are compared: at labels, beside them, and in rows that do not count; with a width, anywhere in the
+ * gradients of the hidden states and, after these, of the weight.
+ */
 export function samplePositions(/** @type {Workload} */ workload) {
-  const [, , vocab] = workload.shape
+  const [batch, time, vocab] = workload.shape
+  if (workload.width) {
+    const sizes = [batch * time * workload.width, vocab * workload.width]
+    return Array.from({ length: 64 }, (_, i) => (i % 2) * sizes[0] + Math.floor(uniform(8, i) * sizes[i % 2]))
+  }
   const targets = makeTargets(workload)
   const positions = []
   for (let i = 0; i < 32; i++) {

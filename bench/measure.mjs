@@ -47,6 +47,7 @@ const PAUSE_MILLISECONDS = 5
  * @property {number} p20
  * @property {number} p80
  * @property {number} bytesPerSecond of all logits in the batch
+ * @property {number} [operationsPerSecond] of the linear stages, those of masked tokens not counted
  * @property {number} [floor] seconds
  * @property {number} [share] of the roofline
  * @property {number} [ratio] time per logit, ours being 1
@@ -78,9 +79,9 @@ function isAskedFor(/** @type {Peer} */ peer, /** @type {Case} */ { peers }, /**
 
 /** Everything that is to run in a case: ours, its variants, the peers, and a bandwidth meter per number of threads. */
 function line(/** @type {Case} */ one, /** @type {Plan} */ plan) {
-  const { stage, dtype, shape, shift, masked, leaveMasked } = one
+  const { stage, dtype, shape, width, shift, masked, leaveMasked } = one
   /** @type {Workload} */
-  const workload = { stage, dtype, shape, shift, masked, leaveMasked }
+  const workload = { stage, dtype, shape, width, shift, masked, leaveMasked }
   const [ours, ...others] = plan.peers
   const settings = { threads: plan.threads }
   const contenders = [
@@ -95,7 +96,8 @@ function line(/** @type {Case} */ one, /** @type {Plan} */ plan) {
   /** @type {Skipped[]} */
   const skipped = []
   for (const peer of others.filter((peer) => isAskedFor(peer, one, plan))) {
-    const supported = plan.absent.get(peer.name) ?? peer.supports(workload)
+    const refusal = width && !peer.linear ? 'no output layer to compare' : undefined
+    const supported = plan.absent.get(peer.name) ?? refusal ?? peer.supports(workload)
     if (supported === true && peer.slowness && one.peers === 'fast' && !plan.peersWereNamed) {
       skipped.push({ peer: peer.name, title: peer.title, reason: 'too slow for every case; --peer runs it' })
     } else if (supported === true) {
@@ -213,7 +215,8 @@ export async function measure(one, plan) {
       .map(({ peer, title, workload, settings, samples, prepared }) => {
         const summary = summarise(samples)
         const roofline = rooflines.find(({ threads }) => threads === settings.threads)
-        const floor = roofline && floorSeconds(leastTraffic(workload), roofline.bandwidth)
+        const least = leastTraffic(workload)
+        const floor = roofline && floorSeconds(least, roofline.bandwidth)
         return {
           peer: peer.name,
           title,
@@ -229,6 +232,7 @@ export async function measure(one, plan) {
           samples,
           ...summary,
           bytesPerSecond: (logitsOf(workload) * elementSize(workload.dtype)) / summary.median,
+          operationsPerSecond: least.multiply > 0 ? least.multiply / summary.median : undefined,
           floor,
           share: floor && floor / summary.median,
           /** @type {number | undefined} */ ratio: undefined,

@@ -1,6 +1,6 @@
 /**
- * The physical limit: the fewest bytes a workload must move, and how long this machine's memory takes for them. The
- * bandwidths themselves are measured by peers/bandwidth.mjs.
+ * The physical limit: the fewest bytes a workload must move, and how long this machine's memory takes for them; for a
+ * product of matrices the operations, and how long its cores take. The rates are measured by peers/bandwidth.mjs.
  */
 import { activeRows, elementSize } from './inputs.mjs'
 import { median } from './statistics.mjs'
@@ -12,6 +12,7 @@ import { median } from './statistics.mjs'
  * @property {number} copy read from one array and written to another
  * @property {number} update read and written back in place
  * @property {number} fill only written
+ * @property {number} multiply floating-point operations, two a multiply-add
  */
 
 /**
@@ -25,15 +26,22 @@ export function leastTraffic(workload) {
   const rowBytes = vocab * elementSize(workload.dtype)
   const active = activeRows(workload) * rowBytes
   const inactive = workload.leaveMasked ? 0 : batch * time * rowBytes - active
+  const none = { read: 0, copy: 0, update: 0, fill: 0, multiply: 0 }
+  const multiplyAdds = activeRows(workload) * vocab * (workload.width ?? 0)
   switch (workload.stage) {
     case 'forward':
-      return { read: active, copy: 0, update: 0, fill: 0 }
+      return { ...none, read: active }
     case 'step':
-      return { read: active, copy: 2 * active, update: 0, fill: inactive }
+      return { ...none, read: active, copy: 2 * active, fill: inactive }
     case 'in-place':
-      return { read: active, copy: 0, update: 2 * active, fill: inactive }
+      return { ...none, read: active, update: 2 * active, fill: inactive }
+    case 'linear-forward':
+      return { ...none, multiply: 2 * multiplyAdds }
+    case 'linear-step':
+      // The logits, once more for the backward, and the two products with their gradient.
+      return { ...none, multiply: 8 * multiplyAdds }
     default:
-      return { read: 0, copy: 0, update: 0, fill: 0 }
+      return none
   }
 }
 
@@ -56,6 +64,7 @@ const SWEEPS = {
   copy: { sweeps: ['copy', 'copyStreaming'], moved: 2 },
   update: { sweeps: ['update'], moved: 2 },
   fill: { sweeps: ['fill', 'fillStreaming'], moved: 1 },
+  multiply: { sweeps: ['multiply'], moved: 1 },
 }
 
 /**
@@ -78,7 +87,8 @@ export function bandwidths(samples, bytes) {
   const found = {}
   for (const [way, { sweeps, moved }] of Object.entries(SWEEPS)) {
     const medians = sweeps.filter((sweep) => sweep in samples[0]).map((sweep) => median(samples.map((s) => s[sweep])))
-    if (medians.length > 0) found[way] = (moved * bytes) / Math.min(...medians)
+    // Seconds of a sweep over all bytes; of a single operation.
+    if (medians.length > 0) found[way] = (way === 'multiply' ? 1 : moved * bytes) / Math.min(...medians)
   }
   return found
 }

@@ -15,6 +15,8 @@ export const megabytes = (/** @type {number} */ bytes) =>
 
 const percent = (/** @type {number} */ share) => `${(100 * share).toPrecision(share < 0.1 ? 2 : 3)} %`
 
+const giga = (/** @type {number} */ perSecond) => (perSecond / 1e9).toPrecision(3)
+
 const times = (/** @type {number} */ ratio) => `${ratio < 99.5 ? ratio.toPrecision(3) : Math.round(ratio)}×`
 
 /**
@@ -40,7 +42,9 @@ export function shapeText(/** @type {readonly number[]} */ shape, /** @type {str
 export function cells({ entries, rooflines }) {
   const [roofline] = rooflines
   const [first] = entries
-  const head = ['', 'median', 'p20 – p80', ...(roofline ? ['GB/s', 'roofline'] : []), 'time ÷ ours', 'memory']
+  const linear = first?.operationsPerSecond !== undefined
+  const unit = linear ? 'GFLOP/s' : 'GB/s'
+  const head = ['', 'median', 'p20 – p80', ...(roofline ? [unit, 'roofline'] : []), 'time ÷ ours', 'memory']
   const rows = entries.map((entry) => {
     const sliced = entry.logits < first.logits ? `, on [${entry.shape.join(', ')}]` : ''
     const wrong = entry.agreement.agrees ? '' : ' ✗ disagrees'
@@ -49,7 +53,10 @@ export function cells({ entries, rooflines }) {
       duration(entry.median),
       `${duration(entry.p20)} – ${duration(entry.p80)}`,
       ...(roofline
-        ? [(entry.bytesPerSecond / 1e9).toPrecision(3), entry.share === undefined ? '' : percent(entry.share)]
+        ? [
+            giga(entry.operationsPerSecond ?? entry.bytesPerSecond),
+            entry.share === undefined ? '' : percent(entry.share),
+          ]
         : []),
       entry.ratio === undefined ? '' : times(entry.ratio),
       entry.peakBytes === undefined ? '' : megabytes(entry.peakBytes),
@@ -57,13 +64,13 @@ export function cells({ entries, rooflines }) {
   })
   const floor = first?.floor
   if (roofline && floor !== undefined) {
-    const bytesPerSecond = (first.bytesPerSecond * first.median) / floor
+    const perSecond = ((first.operationsPerSecond ?? first.bytesPerSecond) * first.median) / floor
     const ratio = floor / first.median
     rows.unshift([
-      'the memory itself',
+      linear ? 'the multiply-adds alone' : 'the memory itself',
       duration(floor),
       '',
-      (bytesPerSecond / 1e9).toPrecision(3),
+      giga(perSecond),
       percent(1),
       times(ratio),
       '',
@@ -74,6 +81,9 @@ export function cells({ entries, rooflines }) {
 
 /** What the machine's memory did in the case, per number of threads. */
 export function bandwidthText(/** @type {import('./measure.mjs').Roofline} */ { threads, bandwidth }) {
+  if (bandwidth.multiply) {
+    return `multiply-adds with ${threads} thread${threads === 1 ? '' : 's'}: ${giga(bandwidth.multiply)} GFLOP/s`
+  }
   const ways = Object.entries(bandwidth).map(([way, bytesPerSecond]) => `${way} ${gigabytes(bytesPerSecond)}/s`)
   return `memory with ${threads} thread${threads === 1 ? '' : 's'}: ${ways.join(', ')}`
 }

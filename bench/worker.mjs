@@ -13,6 +13,7 @@ import {
   makeLogits,
   makeReference,
   makeTargets,
+  makeWeight,
   samplePositions,
 } from './inputs.mjs'
 import { watchPeak } from './memory.mjs'
@@ -38,7 +39,8 @@ function makeInputs(/** @type {number} */ copies, /** @type {number} */ distinct
   while (logits.length < copies) logits.push(logits[0].slice())
   const pristine = workload.stage === 'in-place' && peer.overwrites ? logits[0].slice() : undefined
   const positions = samplePositions(workload)
-  return { logits, pristine, labels: makeLabels(workload), targets: makeTargets(workload), positions, distinct }
+  const weight = workload.width ? makeWeight(workload) : undefined
+  return { weight, logits, pristine, labels: makeLabels(workload), targets: makeTargets(workload), positions, distinct }
 }
 
 /** Memory of arrays is given back by another thread, a little after the collector has found them. */

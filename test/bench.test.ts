@@ -43,23 +43,37 @@ describe('roofline', async () => {
   const { activeRows } = await load('inputs.mjs')
   const workload = { stage: 'step', dtype: 'float32', shape: [4, 8, 100], shift: false, masked: 0 }
   const all = 4 * 8 * 100 * 4
+  const none = { read: 0, copy: 0, update: 0, fill: 0, multiply: 0 }
 
   it('counts the fewest bytes of each stage', () => {
-    expect(leastTraffic({ ...workload, stage: 'forward' })).toEqual({ read: all, copy: 0, update: 0, fill: 0 })
-    expect(leastTraffic(workload)).toEqual({ read: all, copy: 2 * all, update: 0, fill: 0 })
-    expect(leastTraffic({ ...workload, stage: 'in-place' })).toEqual({ read: all, copy: 0, update: 2 * all, fill: 0 })
+    expect(leastTraffic({ ...workload, stage: 'forward' })).toEqual({ ...none, read: all })
+    expect(leastTraffic(workload)).toEqual({ ...none, read: all, copy: 2 * all })
+    expect(leastTraffic({ ...workload, stage: 'in-place' })).toEqual({ ...none, read: all, update: 2 * all })
     expect(leastTraffic({ ...workload, dtype: 'bfloat16' }).read).toBe(all / 2)
   })
 
   it('reads no row that does not count, and writes its gradient', () => {
     const shifted = { ...workload, shift: true }
-    expect(leastTraffic(shifted)).toEqual({ read: (all * 7) / 8, copy: (all * 14) / 8, update: 0, fill: all / 8 })
+    expect(leastTraffic(shifted)).toEqual({ ...none, read: (all * 7) / 8, copy: (all * 14) / 8, fill: all / 8 })
     const masked = { ...workload, stage: 'in-place', masked: 0.5 }
     const active = activeRows(masked) * 400
     expect(active).toBeGreaterThan(0)
     expect(active).toBeLessThan(all)
-    expect(leastTraffic(masked)).toEqual({ read: active, copy: 0, update: 2 * active, fill: all - active })
+    expect(leastTraffic(masked)).toEqual({ ...none, read: active, update: 2 * active, fill: all - active })
     expect(leastTraffic({ ...masked, leaveMasked: true }).fill).toBe(0)
+  })
+
+  it('counts the operations of an output layer, of rows that count', () => {
+    const linear = { ...workload, stage: 'linear-forward', width: 7 }
+    expect(leastTraffic(linear)).toEqual({ ...none, multiply: 2 * 32 * 100 * 7 })
+    expect(leastTraffic({ ...linear, stage: 'linear-step', shift: true })).toEqual({
+      ...none,
+      multiply: 8 * 28 * 100 * 7,
+    })
+    expect(sweepsFor(leastTraffic(linear))).toEqual(['multiply'])
+    expect(
+      floorSeconds(leastTraffic(linear), bandwidths([{ multiply: 0.5 }, { multiply: 0.25 }, { multiply: 1 }], 99)),
+    ).toBe(22400)
   })
 
   it('takes each byte at the speed of its kind', () => {

@@ -5,7 +5,9 @@
  * @typedef {import('../cases.mjs').Workload} Workload
  *
  * @typedef {object} Inputs
- * @property {(Float32Array | Uint16Array)[]} logits the same batch at several places in memory
+ * @property {(Float32Array | Uint16Array)[]} logits the same batch at several places in memory; hidden states, with a
+ *   weight
+ * @property {Float32Array} [weight] `[vocab, width]` of the output layer, for the linear stages
  * @property {Float32Array | Uint16Array} [pristine] the same once more, for who overwrites
  * @property {number} copies
  * @property {number} distinct outputs to rotate through so that none is still in a cache
@@ -21,6 +23,7 @@
  * @property {number} [slowness] is given fewer tokens, so that a repetition ends within about a second: by this many
  *   times fewer than the other slow ones
  * @property {boolean} [quick] runs with --quick too
+ * @property {boolean} [linear] has the linear stages too
  * @property {boolean} [embedded] is ours inside a trainer, and runs where a case or --peer names it
  * @property {boolean} [overwrites] leaves a gradient where the logits were
  * @property {boolean} [ownInputs] needs no logits

@@ -4,6 +4,7 @@
  * the same place. Either uses up the logits it is given, as in training, where they are those of a model.
  */
 import { readFileSync } from 'node:fs'
+import { gradientAt } from '../agreement.mjs'
 import { BETA } from '../cases.mjs'
 
 /**
@@ -23,10 +24,11 @@ function jaxPeer(formulation, words) {
     ...words,
     slowness: 1,
     ownCopies: true,
+    linear: true,
 
     supports({ stage, dtype }) {
       if (stage === 'loss') return 'its own part of the work is the logits'
-      if (stage === 'forward' && formulation === 'ours') return 'is compared where there is a gradient'
+      if (stage.endsWith('forward') && formulation === 'ours') return 'is compared where there is a gradient'
       return dtype === 'float32' || 'the comparison is in float32'
     },
 
@@ -34,7 +36,7 @@ function jaxPeer(formulation, words) {
       // It asks for the browser's name; Node has one to give from version 21 on.
       globalThis.navigator ??= /** @type {any} */ ({ userAgent: `Node.js/${process.versions.node}` })
       const lib = await import('@jax-js/jax')
-      const { preferenceValueAndGrad } = await import('fused-preference-loss/jax')
+      const { linearPreferenceValueAndGrad, preferenceValueAndGrad } = await import('fused-preference-loss/jax')
       const { numpy: np, nn } = lib
       await lib.init()
       lib.defaultDevice('wasm')
@@ -42,10 +44,13 @@ function jaxPeer(formulation, words) {
       this.version = JSON.parse(readFileSync(manifest, 'utf8')).version
       positions = inputs.positions
       const [batch, time, vocab] = workload.shape
+      const { width } = workload
       const { targets, reference } = inputs
       const rows = batch * time
       const data = /** @type {any} */ (inputs.logits[0])
-      const makeLogits = () => np.array(data).reshape([rows, vocab])
+      const makeLogits = () => np.array(data).reshape([rows, width ?? vocab])
+      const weight = inputs.weight && np.array(/** @type {any} */ (inputs.weight)).reshape([vocab, width])
+      const logitsOf = (/** @type {any} */ x, /** @type {any} */ w) => (w ? np.matmul(x, w.transpose()) : x)
       const labels = np
         .array(
           targets.map((target) => Math.max(0, target)),
@@ -60,41 +65,47 @@ function jaxPeer(formulation, words) {
         const picked = np.takeAlongAxis(nn.logSoftmax(x, -1), labels.ref, -1).reshape([rows])
         return np.sum(picked.mul(mask.ref).reshape([batch, time]), 1)
       }
-      if (workload.stage === 'forward') {
+      if (workload.stage.endsWith('forward')) {
         const logits = Array.from({ length: inputs.copies }, makeLogits)
-        const forward = lib.jit(logProbsOf)
+        const forward = lib.jit((/** @type {any} */ x, /** @type {any} */ w) => logProbsOf(logitsOf(x, w)))
         call = async (copy) => {
-          last = { logProbs: await forward(logits[copy].ref).data() }
+          const given = weight ? [logits[copy].ref, weight.ref] : [logits[copy].ref]
+          last = { logProbs: await forward(.../** @type {[any, any]} */ (given)).data() }
         }
         return
       }
       const ownStep = lib.valueAndGrad(
-        (/** @type {any} */ x) => {
-          const sums = logProbsOf(x)
+        (/** @type {any} */ { x, w }) => {
+          const sums = logProbsOf(logitsOf(x, w))
           const difference = sums.ref.slice([0, batch / 2]).sub(sums.ref.slice([batch / 2, batch]))
           return [np.mean(nn.logSigmoid(difference.sub(margins.ref).mul(BETA))).mul(-1), sums]
         },
         { hasAux: true },
       )
-      const own = async (/** @type {any} */ x) => {
-        const [[loss, logProbs], gradient] = ownStep(x)
+      const own = async (/** @type {any} */ given) => {
+        const [[loss, logProbs], gradient] = ownStep(given)
         const out = { loss: (await loss.data())[0], logProbs: await logProbs.data(), gradient }
         await lib.blockUntilReady(gradient)
         return out
       }
-      const ourStep = preferenceValueAndGrad((/** @type {any} */ x) => x.reshape([batch, time, vocab]))
+      const ourStep = weight
+        ? linearPreferenceValueAndGrad((/** @type {any} */ { x, w }) => ({
+            hidden: x.reshape([batch, time, width]),
+            weight: w,
+          }))
+        : preferenceValueAndGrad((/** @type {any} */ { x }) => x.reshape([batch, time, vocab]))
       const options = { reference, beta: BETA, shift: workload.shift }
-      const ours = async (/** @type {any} */ x) => {
-        const { loss, metrics, gradParams: gradient } = await ourStep(x, undefined, inputs.labels, options)
+      const ours = async (/** @type {any} */ given) => {
+        const { loss, metrics, gradParams: gradient } = await ourStep(given, undefined, inputs.labels, options)
         return { loss, logProbs: [...metrics.chosenLogProbs, ...metrics.rejectedLogProbs], gradient }
       }
       const step = formulation === 'ours' ? ours : own
       /** @type {any} */
       let logits = makeLogits()
       call = async () => {
-        last?.gradient.dispose()
+        if (last) lib.tree.dispose(last.gradient)
         logits ??= makeLogits()
-        const given = logits
+        const given = weight ? { x: logits, w: weight.ref } : { x: logits }
         logits = undefined
         const start = performance.now()
         last = await step(given)
@@ -106,8 +117,9 @@ function jaxPeer(formulation, words) {
 
     async result() {
       if (!last.gradient) return last
-      const values = await last.gradient.ref.data()
-      return { ...last, gradient: positions.map((position) => values[position]) }
+      const { x, w } = last.gradient
+      const [first, second] = [await x.ref.data(), w && (await w.ref.data())]
+      return { ...last, gradient: gradientAt(first, second, positions) }
     },
   }
 }

@@ -1,8 +1,10 @@
 /**
- * onnxruntime-node: LogSoftmax and GatherElements, forward only (it has no gradients in Node).
+ * onnxruntime-node: LogSoftmax and GatherElements, forward only (it has no gradients in Node). With an output layer its
+ * MatMul, and our log-probs of the logits that gives.
  */
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { sequenceLogProbsSync } from 'fused-preference-loss'
 import { onnxModel, TYPES } from '../../scripts/onnx-model.mjs'
 
 /** @param {'float32' | 'float16'} dtype */
@@ -19,6 +21,14 @@ export function logProbModel(dtype) {
   })
 }
 
+/** The output layer. */
+const headModel = () =>
+  onnxModel({
+    inputs: { hidden: 'float32', weight: 'float32' },
+    outputs: { logits: 'float32' },
+    nodes: [{ type: 'MatMul', inputs: ['hidden', 'weight'], output: 'logits' }],
+  })
+
 /** @type {any} */
 let session
 /** @type {any[]} */
@@ -28,23 +38,46 @@ let targets
 let time = 0
 /** @type {number[]} */
 let logProbs
+/** @type {((copy: number) => Promise<void>) | undefined} */
+let forward
 
 /** @type {import('./index.mjs').Peer} */
 export const onnxruntime = {
   name: 'onnxruntime',
   title: 'onnxruntime-node',
   quick: true,
+  linear: true,
 
   supports({ stage, dtype }) {
-    if (stage !== 'forward') return 'has no gradients in Node'
+    if (stage !== 'forward' && stage !== 'linear-forward') return 'has no gradients in Node'
     return dtype !== 'bfloat16' || 'takes no bfloat16 from JavaScript'
   },
 
-  async prepare({ shape: [batch, length, vocab], dtype }, inputs, { threads }) {
+  async prepare({ shape: [batch, length, vocab], dtype, width, shift }, inputs, { threads }) {
     const { InferenceSession, Tensor } = await import('onnxruntime-node')
     const main = createRequire(import.meta.url).resolve('onnxruntime-node')
     this.version = JSON.parse(readFileSync(main.replace(/dist.*/, 'package.json'), 'utf8')).version
-    session = await InferenceSession.create(logProbModel(/** @type {any} */ (dtype)), { intraOpNumThreads: threads })
+    const model = width ? headModel() : logProbModel(/** @type {any} */ (dtype))
+    session = await InferenceSession.create(model, { intraOpNumThreads: threads })
+    if (width) {
+      // As its MatMul takes it: [width, vocab].
+      const given = /** @type {Float32Array} */ (inputs.weight)
+      const across = Float32Array.from(
+        { length: given.length },
+        (_, i) => given[(i % vocab) * width + Math.floor(i / vocab)],
+      )
+      const weight = new Tensor('float32', across, [width, vocab])
+      const states = inputs.logits.map(
+        (data) => new Tensor('float32', /** @type {any} */ (data), [batch * length, width]),
+      )
+      forward = async (copy) => {
+        const { logits } = await session.run({ hidden: states[copy], weight })
+        const tensor = { data: /** @type {Float32Array} */ (logits.data), shape: [batch, length, vocab] }
+        logProbs = [...sequenceLogProbsSync(tensor, inputs.labels, { shift, threads }).logProbs]
+      }
+      return
+    }
+    forward = undefined
     targets = inputs.targets
     time = length
     const labels = new Tensor(
@@ -60,6 +93,7 @@ export const onnxruntime = {
   },
 
   async run(copy) {
+    if (forward) return forward(copy)
     const { picked } = await session.run(feeds[copy])
     logProbs.fill(0)
     for (let row = 0; row < targets.length; row++) {

@@ -2,7 +2,15 @@
  * fused-preference-loss: the cpu backend, and the js backend that stands in where no binary loads.
  */
 import { readFileSync } from 'node:fs'
-import { fusedPreferenceLossSync, getBackends, preferenceLossSync, sequenceLogProbsSync } from 'fused-preference-loss'
+import {
+  fusedLinearPreferenceLossSync,
+  fusedPreferenceLossSync,
+  getBackends,
+  linearSequenceLogProbsSync,
+  preferenceLossSync,
+  sequenceLogProbsSync,
+} from 'fused-preference-loss'
+import { headTensors, linearResult } from '../agreement.mjs'
 import { BETA } from '../cases.mjs'
 import { valueAt } from '../inputs.mjs'
 
@@ -26,6 +34,7 @@ function ownPeer(backend, words) {
     ...words,
     version,
     overwrites: true,
+    linear: true,
 
     supports() {
       return backend === 'js' || getBackends().cpu.available || `no cpu backend: ${getBackends().cpu.reason}`
@@ -39,6 +48,23 @@ function ownPeer(backend, words) {
         const pairs = { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected }
         call = () => preferenceLossSync(pairs, { backend, beta: BETA })
         result = () => ({ loss: last.loss, gradient: [...last.gradient.chosen, ...last.gradient.rejected] })
+        return
+      }
+      if (stage.startsWith('linear')) {
+        const [, weight] = headTensors(workload, inputs, 0)
+        const options = { ...run, shift, beta: BETA, reference }
+        /** @type {any} */
+        let gradient
+        call = () => {
+          const [hidden] = headTensors(workload, inputs, index)
+          if (stage === 'linear-forward') return linearSequenceLogProbsSync(hidden, weight, labels, { ...run, shift })
+          gradient ??= {
+            hidden: new Float32Array(hidden.data.length),
+            weight: new Float32Array(weight.data.length),
+          }
+          return fusedLinearPreferenceLossSync(hidden, weight, labels, { ...options, gradient })
+        }
+        result = () => (stage === 'linear-forward' ? { logProbs: last.logProbs } : linearResult(last, positions))
         return
       }
       const tensor = (/** @type {number} */ i) => ({ data: logits[i], shape, dtype })

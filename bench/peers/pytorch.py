@@ -4,11 +4,13 @@ The logits follow the line that announces them, as raw bytes. Times are taken he
 """
 
 import json
+import math
 import sys
 import time
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 BETA = 0.1
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -58,6 +60,24 @@ def dpo(log_probs, reference_margins):
     return -F.logsigmoid(BETA * (margins - reference_margins)).mean()
 
 
+def linear_by_chunks(hidden, weight, labels, shift, rows=128):
+    """Logits of some rows at a time, thrown away and computed again for the gradient: what chunked losses do."""
+    batch, length, width = hidden.shape
+    if shift:
+        labels = torch.cat([labels[:, 1:], labels.new_full((batch, 1), -100)], 1)
+    index = (labels.reshape(-1) != -100).nonzero().squeeze(1)
+    states, labels = hidden.reshape(-1, width)[index], labels.reshape(-1)[index]
+
+    def per_token(states, labels):
+        return -F.cross_entropy(states @ weight.t(), labels, reduction="none")
+
+    parts = [
+        checkpoint(per_token, states[i : i + rows], labels[i : i + rows]) for i in range(0, len(labels), rows)
+    ]
+    sequences = torch.div(index, length, rounding_mode="floor")
+    return torch.zeros(batch).index_add(0, sequences, torch.cat(parts))
+
+
 def cross_entropy_takes(dtype):
     try:
         x = torch.zeros(2, 4, dtype=dtype, requires_grad=True)
@@ -70,11 +90,11 @@ def cross_entropy_takes(dtype):
 class Job:
     def __init__(self, request):
         torch.set_num_threads(request["threads"])
-        self.stage = request["workload"]["stage"]
+        self.stage = request["workload"]["stage"].replace("linear-", "")
         self.positions = torch.tensor(request["positions"], dtype=torch.int64)
         chosen, rejected = (torch.tensor(request[name], dtype=torch.float32) for name in ("chosen", "rejected"))
         self.margins = chosen - rejected
-        self.note = None
+        self.note = self.weight = None
         if self.stage == "loss":
             self.inputs = [torch.tensor(request["policy"], dtype=torch.float32) for _ in range(request["copies"])]
         else:
@@ -82,6 +102,8 @@ class Job:
         if self.stage != "forward":
             for copy in self.inputs:
                 copy.requires_grad_(True)
+            if self.weight is not None:
+                self.weight.requires_grad_(True)
         self.log_probs = self.loss = self.last = None
 
     def prepare_logits(self, request):
@@ -90,18 +112,19 @@ class Job:
             raise Absent(f"torch {torch.__version__} has no torch.compile")
         batch, length, vocab = workload["shape"]
         dtype = DTYPES[workload["dtype"]]
-        data = bytearray(batch * length * vocab * (4 if dtype == torch.float32 else 2))
-        view, filled = memoryview(data), 0
-        while filled < len(data):
-            count = sys.stdin.buffer.readinto(view[filled:])
-            if not count:
-                raise EOFError("the logits end early")
-            filled += count
-        logits = torch.frombuffer(data, dtype=dtype).view(batch, length, vocab)
+        width = workload.get("width")
+        logits = self.read(dtype, batch, length, width or vocab)
+        if width:
+            self.weight = self.read(dtype, vocab, width)
         self.inputs = [logits.clone() for _ in range(request["copies"])]
         self.labels = torch.tensor(request["labels"], dtype=torch.int64).view(batch, length)
         self.shift = workload["shift"]
-        if formulation == "cross-entropy":
+        if width:
+            chunks = formulation == "cross-entropy"
+            self.note = "128 rows at a time" if chunks else None
+            forward = self.linear_by_chunks if chunks else self.linear_as_written
+            self.forward = torch.compile(forward) if formulation == "compile" else forward
+        elif formulation == "cross-entropy":
             self.select = workload["masked"] > 0
             self.widen = not cross_entropy_takes(dtype)
             if self.widen:
@@ -111,6 +134,23 @@ class Job:
             if dtype != torch.float32:
                 self.note = "converted to float32, as trainers do"
             self.forward = torch.compile(self.as_written) if formulation == "compile" else self.as_written
+
+    @staticmethod
+    def read(dtype, *shape):
+        data = bytearray(math.prod(shape) * (4 if dtype == torch.float32 else 2))
+        view, filled = memoryview(data), 0
+        while filled < len(data):
+            count = sys.stdin.buffer.readinto(view[filled:])
+            if not count:
+                raise EOFError("the inputs end early")
+            filled += count
+        return torch.frombuffer(data, dtype=dtype).view(*shape)
+
+    def linear_as_written(self, hidden):
+        return sequence_log_probs(hidden @ self.weight.t(), self.labels, self.shift)
+
+    def linear_by_chunks(self, hidden):
+        return linear_by_chunks(hidden, self.weight, self.labels, self.shift)
 
     def as_written(self, logits):
         return sequence_log_probs(logits, self.labels, self.shift)
@@ -125,6 +165,8 @@ class Job:
                 self.log_probs = self.forward(self.last)
             return
         self.last.grad = None
+        if self.weight is not None:
+            self.weight.grad = None
         log_probs = self.last if self.stage == "loss" else self.forward(self.last)
         loss = dpo(log_probs, self.margins)
         loss.backward()
@@ -134,6 +176,8 @@ class Job:
         out = {"logProbs": self.log_probs.tolist()}
         if self.stage != "forward":
             gradient = self.last.grad.view(-1)
+            if self.weight is not None:
+                gradient = torch.cat([gradient, self.weight.grad.view(-1)])
             out["loss"] = self.loss
             out["gradient"] = (gradient if self.stage == "loss" else gradient[self.positions]).tolist()
         return out

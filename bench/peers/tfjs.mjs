@@ -4,6 +4,7 @@
  * tf.customGrad with softmax minus one-hot for the gradient, the fastest there is without leaving TensorFlow.js. And with
  * our op in the same place.
  */
+import { gradientAt } from '../agreement.mjs'
 import { BETA } from '../cases.mjs'
 
 /** @type {Record<string, () => Promise<any>>} */
@@ -41,6 +42,26 @@ function formulations(tf, targets, vocab) {
 }
 
 /**
+ * Logits of hidden states `[rows, width]` and a weight `[vocab, width]`. The wasm backend multiplies fast only what it need
+ * not transpose on the way, which the automatic gradient does not know.
+ * @param {any} tf
+ * @returns {Record<'written' | 'custom', (hidden: any, weight: any) => any>}
+ */
+function heads(tf) {
+  const custom = tf.customGrad((/** @type {any} */ x, /** @type {any} */ w, /** @type {any} */ save) => {
+    save([x, w])
+    return {
+      value: tf.matMul(x, tf.transpose(w)),
+      gradFunc: (/** @type {any} */ dy, /** @type {any[]} */ [hidden, weight]) => [
+        tf.matMul(dy, weight),
+        tf.matMul(tf.transpose(dy), hidden),
+      ],
+    }
+  })
+  return { written: (x, w) => tf.matMul(x, w, false, true), custom }
+}
+
+/**
  * @param {string} backend
  * @param {'written' | 'custom' | 'ours'} formulation
  * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'slowness' | 'quick' | 'embedded'>} words
@@ -50,47 +71,53 @@ function tfjsPeer(backend, formulation, words) {
   /** @type {(copy: number) => void} */
   let call
   /** @type {any} */
-  let last
+  let found
   /** @type {() => any} */
   let result
 
   return {
     ...words,
     ownCopies: true,
+    linear: backend === 'wasm',
 
     supports({ stage, dtype }) {
       if (stage === 'loss') return 'its own part of the work is the logits'
-      if (stage === 'forward' && formulation === 'ours') return 'is compared where there is a gradient'
+      if (stage.endsWith('forward') && formulation === 'ours') return 'is compared where there is a gradient'
       return dtype === 'float32' || 'has float32 only'
     },
 
     async prepare(workload, inputs) {
       const tf = await import('@tensorflow/tfjs')
-      const { preferenceLoss } = await import('fused-preference-loss/tfjs')
+      const { linearPreferenceLoss, preferenceLoss } = await import('fused-preference-loss/tfjs')
       await IMPORTS[backend]()
       await tf.setBackend(backend)
       await tf.ready()
       this.version = tf.version.tfjs
       const [batch, time, vocab] = workload.shape
+      const { width } = workload
       const { labels, targets, reference, positions } = inputs
       const data = /** @type {Float32Array} */ (inputs.logits[0])
-      const shape = formulation === 'ours' ? workload.shape : [batch * time, vocab]
+      const last = width ?? vocab
+      const shape = formulation === 'ours' ? [batch, time, last] : [batch * time, last]
+      const weight = inputs.weight && tf.tensor(inputs.weight, [vocab, last])
       const logits = Array.from({ length: inputs.copies }, () => tf.tensor(data.slice(), shape))
       const referenceMargins = tf.tensor1d(Float32Array.from(reference.chosen, (x, p) => x - reference.rejected[p]))
-      const tokenLogProbs = formulations(tf, targets, vocab)[formulation === 'ours' ? 'written' : formulation]
+      const own = formulation === 'ours' ? 'written' : formulation
+      const logitsOf = (/** @type {any} */ x, /** @type {any} */ w) => (w ? heads(tf)[own](x, w) : x)
+      const tokenLogProbs = formulations(tf, targets, vocab)[own]
       const logProbsOf = (/** @type {any} */ x) => tf.sum(tf.reshape(tokenLogProbs(x), [batch, time]), 1)
 
-      if (workload.stage === 'forward') {
+      if (workload.stage.endsWith('forward')) {
         call = (copy) => {
-          last = { logProbs: tf.tidy(() => logProbsOf(logits[copy]).dataSync()) }
+          found = { logProbs: tf.tidy(() => logProbsOf(logitsOf(logits[copy], weight)).dataSync()) }
         }
-        result = () => last
+        result = () => found
         return
       }
       /** @type {any} */
       let logProbs
-      const ownLoss = (/** @type {any} */ x) => {
-        const sums = logProbsOf(x)
+      const ownLoss = (/** @type {any} */ x, /** @type {any} */ w) => {
+        const sums = logProbsOf(logitsOf(x, w))
         logProbs = tf.keep(sums.clone())
         const margins = tf.sub(tf.slice(sums, 0, batch / 2), tf.slice(sums, batch / 2))
         // softplus(-z) is -log sigmoid(z), and its gradient needs no kernel that a backend lacks.
@@ -100,22 +127,19 @@ function tfjsPeer(backend, formulation, words) {
         logProbs = tf.keep(tf.tensor1d([...chosenLogProbs, ...rejectedLogProbs]))
       }
       const { shift } = workload
-      const ourLoss = (/** @type {any} */ x) => preferenceLoss(x, labels, { reference, beta: BETA, shift, onResult })
-      const step = tf.valueAndGrad(formulation === 'ours' ? ourLoss : ownLoss)
+      const options = { reference, beta: BETA, shift, onResult }
+      const ourLoss = (/** @type {any} */ x, /** @type {any} */ w) =>
+        w ? linearPreferenceLoss(x, w, labels, options) : preferenceLoss(x, labels, options)
+      const step = tf.valueAndGrads(formulation === 'ours' ? ourLoss : ownLoss)
       call = (copy) => {
-        last?.grad.dispose()
-        logProbs?.dispose()
-        const { value, grad } = step(logits[copy])
-        last = { loss: value.dataSync()[0], grad }
+        tf.dispose([found?.grads, logProbs])
+        const { value, grads } = step(weight ? [logits[copy], weight] : [logits[copy]])
+        found = { loss: value.dataSync()[0], grads }
         value.dispose()
       }
       result = () => {
-        const values = last.grad.dataSync()
-        return {
-          logProbs: logProbs.dataSync(),
-          loss: last.loss,
-          gradient: positions.map((position) => values[position]),
-        }
+        const [first, second] = found.grads.map((/** @type {any} */ tensor) => tensor.dataSync())
+        return { logProbs: logProbs.dataSync(), loss: found.loss, gradient: gradientAt(first, second, positions) }
       }
     },
 

@@ -73,6 +73,7 @@ function torchPeer(formulation, words) {
   return {
     ...words,
     ownCopies: true,
+    linear: true,
 
     supports({ stage }) {
       return stage !== 'loss' || formulation === 'eager' || 'the loss alone is the same in every formulation'
@@ -83,7 +84,7 @@ function torchPeer(formulation, words) {
       python = found.python
       this.version = found.version
       this.pid = python.child.pid
-      const { logits, labels, reference, positions, policy, copies } = inputs
+      const { logits, weight, labels, reference, positions, policy, copies } = inputs
       const ready = python.ask({
         command: 'prepare',
         formulation,
@@ -97,7 +98,7 @@ function torchPeer(formulation, words) {
         positions,
       })
       // It may refuse before it has read them.
-      const sent = logits.length > 0 ? python.send(logits[0]) : undefined
+      const sent = logits.length > 0 ? python.send(logits[0]).then(() => weight && python.send(weight)) : undefined
       const { note } = await Promise.race([ready, Promise.resolve(sent).then(() => ready)])
       this.note = note
     },
