@@ -4,14 +4,19 @@
  * gave. Run under `npm run fuzz`, or alone with the number of seconds.
  */
 import fc from 'fast-check'
-import * as fpl from '../dist/index.mjs'
+import { HEAD_GRADIENT_OPTIONS } from '../dist/head.mjs'
+import * as index from '../dist/index.mjs'
+import { PAIRED_OPTIONS } from '../dist/paired-call.mjs'
+
+/** As an object, whose functions are called by name. */
+const fpl = { ...index }
 
 const seconds = Number(process.argv[2] ?? 10)
 const CODES =
   /^ERR_(INVALID_ARG_TYPE|INVALID_ARG_VALUE|OUT_OF_RANGE|SHAPE_MISMATCH|LABEL_OUT_OF_RANGE|BACKEND_UNAVAILABLE|DISPOSED)$/
 if (!fpl.getBackends().cpu.available) throw new Error(fpl.getBackends().cpu.reason)
 
-const [batch, time, vocab] = [2, 3, 20]
+const [batch, time, vocab, width] = [2, 3, 20, 4]
 const size = batch * time * vocab
 const pristine = Float32Array.from({ length: size }, (_, i) => ((i * 37) % 101) / 16)
 const honestLabels = Int32Array.from({ length: batch * time }, (_, i) => (7 * i) % vocab)
@@ -154,39 +159,11 @@ const shifty = fc.tuple(simple, simple, fc.nat({ max: 3 })).map(([make, other, t
 })
 const hostile = fc.oneof({ weight: 5, arbitrary: simple }, { weight: 2, arbitrary: shifty })
 
-const OPTIONS = [
-  'shift',
-  'ignoreIndex',
-  'mask',
-  'tokenWeights',
-  'averageLogProb',
-  'temperature',
-  'sequenceOffsets',
-  'emptySequence',
-  'outputs',
-  'ldAlpha',
-  'pairs',
-  'lossType',
-  'beta',
-  'labelSmoothing',
-  'gamma',
-  'rewardShift',
-  'discopopTau',
-  'referenceFree',
-  'fDivergence',
-  'alpha',
-  'backend',
-  'threads',
-  'instructionSet',
-  'stream',
-  'signal',
-  'reference',
-  'weighting',
-  'gradient',
-  'zeroInactive',
-  'other',
-]
-const PLACES = ['logits', 'data', 'shape', 'dtype', 'strides', 'labels', 'options', 'chosen', 'rejected', ...OPTIONS]
+const OPTIONS = [...new Set([...PAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient', 'other'])]
+const TENSOR = ['data', 'shape', 'dtype', 'strides']
+const ARGUMENT = ['logits', 'weight', 'labels', 'options', 'chosen', 'rejected']
+const OF_WEIGHT = TENSOR.map((name) => `weight ${name}`)
+const PLACES = [...ARGUMENT, ...TENSOR, ...OF_WEIGHT, ...OPTIONS]
 /** How a value gets to its place: as it is, by a getter, by one that throws, or by one that takes memory away first. */
 const change = fc.tuple(
   fc.constantFrom(...PLACES),
@@ -194,47 +171,61 @@ const change = fc.tuple(
   fc.constantFrom('value', 'value', 'value', 'getter', 'throws', 'takes'),
 )
 const call = fc.record({
-  name: fc.constantFrom('fusedPreferenceLoss', 'sequenceLogProbs', 'preferenceLoss', 'backward'),
+  name: fc.constantFrom(
+    'fusedPreferenceLoss',
+    'sequenceLogProbs',
+    'preferenceLoss',
+    'fusedLinearPreferenceLoss',
+    'linearSequenceLogProbs',
+    'backward',
+  ),
   changes: fc.array(change, { maxLength: 3 }),
   gradient: fc.constantFrom(undefined, true, 'in-place', 'out'),
 })
 
 function build({ name, changes, gradient }) {
-  const data = pristine.slice()
-  const out = new Float32Array(size).fill(5)
-  const logits = { data, shape: [batch, time, vocab] }
-  const parts = { logits, labels: honestLabels.slice(), chosen: [-3], rejected: [-4], options: {} }
-  if (name === 'fusedPreferenceLoss') {
+  const linear = /linear/i.test(name)
+  const data = pristine.slice(0, linear ? batch * time * width : size)
+  const weightData = pristine.slice(0, vocab * width)
+  const out = new Float32Array(linear ? vocab * width : size).fill(5)
+  const logits = { data, shape: [batch, time, linear ? width : vocab] }
+  const weight = { data: weightData, shape: [vocab, width] }
+  const parts = { logits, weight, labels: honestLabels.slice(), chosen: [-3], rejected: [-4], options: {} }
+  if (name.startsWith('fused')) {
     parts.options.reference = { chosen: [-3], rejected: [-4] }
-    if (gradient) parts.options.gradient = gradient === 'out' ? out : gradient
+    const into = linear ? { hidden: true, weight: out } : out
+    if (gradient) parts.options.gradient = gradient === 'out' ? into : gradient
   }
   if (name === 'preferenceLoss') parts.options.lossType = 'cpo'
   let taken = false
   for (const [place, make, how] of changes) {
-    const target = ['logits', 'labels', 'options', 'chosen', 'rejected'].includes(place)
+    const name = place.replace('weight ', '')
+    const target = ARGUMENT.includes(place)
       ? parts
-      : ['data', 'shape', 'dtype', 'strides'].includes(place)
-        ? logits
+      : TENSOR.includes(name)
+        ? name === place
+          ? logits
+          : weight
         : parts.options
     if (typeof target !== 'object' || target === null) continue
     const value = make()
     const get = () => {
       if (how === 'throws') throw THROWN
       if (how === 'takes') {
-        for (const array of [data, out, parts.labels])
+        for (const array of [data, weightData, out, parts.labels])
           if (ArrayBuffer.isView(array) && array.length > 0) detached(array)
         taken = true
       }
       return value
     }
     try {
-      if (how === 'value' || target === parts) target[place] = value
-      else Object.defineProperty(target, place, { get, enumerable: true, configurable: true })
+      if (how === 'value' || target === parts) target[name] = value
+      else Object.defineProperty(target, name, { get, enumerable: true, configurable: true })
     } catch {
       // a proxy or a frozen thing that takes nothing
     }
   }
-  return { parts, data, out, taken: () => taken }
+  return { parts, data, weightData, out, taken: () => taken }
 }
 
 function expected(error) {
@@ -257,7 +248,8 @@ function settled(error, built) {
   counts.refused++
   if (!expected(error)) throw error
   const same = (array, wanted) => array.length === 0 || array.every((x, i) => x === wanted(i))
-  if (!same(built.data, (i) => pristine[i]) || !same(built.out, () => 5)) {
+  const inputs = [built.data, built.weightData]
+  if (!inputs.every((array) => same(array, (i) => pristine[i])) || !same(built.out, () => 5)) {
     throw new Error(`a call that threw has written: ${error.stack}`)
   }
 }
@@ -266,14 +258,8 @@ const ARGUMENTS = {
   fusedPreferenceLoss: ({ logits, labels, options }) => [logits, labels, options],
   sequenceLogProbs: ({ logits, labels, options }) => [logits, labels, options],
   preferenceLoss: ({ chosen, rejected, options }) => [{ chosen, rejected }, options],
-}
-
-const { fusedPreferenceLoss, sequenceLogProbs, preferenceLoss } = fpl
-const ASYNC = { fusedPreferenceLoss, sequenceLogProbs, preferenceLoss }
-const SYNC = {
-  fusedPreferenceLoss: fpl.fusedPreferenceLossSync,
-  sequenceLogProbs: fpl.sequenceLogProbsSync,
-  preferenceLoss: fpl.preferenceLossSync,
+  fusedLinearPreferenceLoss: ({ logits, weight, labels, options }) => [logits, weight, labels, options],
+  linearSequenceLogProbs: ({ logits, weight, labels, options }) => [logits, weight, labels, options],
 }
 
 function sync(given) {
@@ -287,7 +273,7 @@ function sync(given) {
         built.parts.options,
       )
     } else {
-      SYNC[given.name](...ARGUMENTS[given.name](built.parts))
+      fpl[`${given.name}Sync`](...ARGUMENTS[given.name](built.parts))
     }
   } catch (caught) {
     error = caught ?? new Error('threw nothing')
@@ -298,7 +284,7 @@ function sync(given) {
 async function later(given) {
   const name = given.name === 'backward' ? 'sequenceLogProbs' : given.name
   const built = build({ ...given, name })
-  await ASYNC[name](...ARGUMENTS[name](built.parts)).then(
+  await fpl[name](...ARGUMENTS[name](built.parts)).then(
     () => settled(undefined, built),
     (error) => settled(error ?? new Error('rejected with nothing'), built),
   )

@@ -11,6 +11,10 @@ const reference = { chosen: [-90, -91], rejected: [-92, -95] }
 const logits = () => ({ data: Float32Array.from({ length: batch * time * vocab }, (_, i) => (i * 37) % 11), shape })
 const outputs = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp', 'sumSquaredProbs']
 
+const hidden = () => ({ data: logits().data.subarray(0, batch * time * 9), shape: [batch, time, 9] })
+const weight = { data: logits().data.slice(0, vocab * 9), shape: [vocab, 9] }
+const head = { reference, outputs, gradient: true, bias: new Float32Array(vocab) }
+
 let calls = 0
 for (let round = 0; round < 20; round++) {
   const options = {
@@ -23,6 +27,7 @@ for (let round = 0; round < 20; round++) {
   fpl.fusedPreferenceLossSync(logits(), labels, options)
   fpl.sequenceLogProbsSync(logits(), labels, { outputs }).backward([1, 2, 3, 4])
   fpl.preferenceLossSync({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' })
+  fpl.linearSequenceLogProbsSync(hidden(), weight, labels, { threads: 1 + (round % 4) }).backward([1, 2, 3, 4])
   const controller = new AbortController()
   const running = [
     fpl.fusedPreferenceLoss(logits(), labels, options),
@@ -30,10 +35,11 @@ for (let round = 0; round < 20; round++) {
     fpl.fusedPreferenceLoss(logits(), labels, { ...options, signal: controller.signal }),
     fpl.preferenceLoss({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' }),
     fpl.sequenceLogProbs(logits(), labels, { temperature: -1 }),
+    fpl.fusedLinearPreferenceLoss(hidden(), weight, labels, { ...head, signal: controller.signal }),
   ]
   if (round % 3 === 0) controller.abort()
   const settled = await Promise.allSettled(running)
   if (settled[0].status !== 'fulfilled' || settled[4].status !== 'rejected') throw new Error('not as expected')
-  calls += 8
+  calls += 10
 }
 console.log(`${calls} calls`)

@@ -34,7 +34,7 @@ const preload = (name) => ({ LD_PRELOAD: `${library(name)} ${library('libstdc++.
 
 /** Tests whose subject is Node, the package or how fast memory is, and not what the addon does. */
 const ELSEWHERE = ['bench', 'cli', 'memory', 'package', 'tfjs', 'stress'].map((name) => `test/${name}.test.ts`)
-const QUICK = ['hostile', 'tokens'].map((name) => `test/${name}.test.ts`)
+const QUICK = ['hostile', 'linear', 'tokens'].map((name) => `test/${name}.test.ts`)
 
 function suite(env) {
   const files = quick ? QUICK : ELSEWHERE.flatMap((name) => ['--exclude', name])

@@ -73,6 +73,32 @@ test('an in-place call on [8, 512, 50257] float32 needs less than 1 MiB beside i
   expect(Number(fresh[1])).toBeGreaterThan(15e6)
 })
 
+/** Prints by how much the loss and all gradients of an output layer raise the peak, its logits taking 311 MB. */
+const HEAD = `
+  import { readFileSync } from 'node:fs'
+  import { fusedLinearPreferenceLossSync } from ${JSON.stringify(DIST.href)}
+  const [batch, time, width, vocab] = [4, 128, 96, 151_936]
+  const fill = (length) => Float32Array.from({ length }, (_, i) => ((i * 7919) % 4099) / 40_000)
+  const hidden = { data: fill(batch * time * width), shape: [batch, time, width] }
+  const weight = { data: fill(vocab * width), shape: [vocab, width] }
+  const gradient = { hidden: fill(batch * time * width), weight: fill(vocab * width) }
+  const labels = Int32Array.from({ length: batch * time }, (_, i) => i)
+  const peak = () =>
+    process.platform === 'linux'
+      ? 1024 * Number(/VmHWM:\\s*(\\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'))[1])
+      : 1024 * process.resourceUsage().maxRSS
+  const before = peak()
+  const { loss } = fusedLinearPreferenceLossSync(hidden, weight, labels, { shift: false, lossType: 'cpo', gradient })
+  console.log(peak() - before, loss)
+`
+
+test('an output layer of 151 936 words needs less than 64 MiB beside its arguments, and never its logits', async () => {
+  const { stdout } = await execute(process.execPath, ['--input-type=module', '-e', HEAD])
+  const [bytes, loss] = stdout.split(' ').map(Number)
+  expect(loss).toBeGreaterThan(0)
+  expect(bytes).toBeLessThan(64 * 2 ** 20)
+}, 60_000)
+
 /** Prints the page faults of a forward over memory that was never touched, for each mask of its 16 rows. */
 const FAULTS = `
   import { sequenceLogProbsSync } from ${JSON.stringify(DIST.href)}

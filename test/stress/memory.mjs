@@ -17,6 +17,8 @@ const data = Float32Array.from({ length: batch * time * vocab }, (_, i) => (i * 
 const logits = { data, shape: [batch, time, vocab] }
 const labels = Int32Array.from({ length: batch * time }, (_, i) => i)
 const reference = { chosen: [-3], rejected: [-4] }
+const hidden = { data: data.subarray(0, batch * time * 4), shape: [batch, time, 4] }
+const weight = { data: data.subarray(0, vocab * 4), shape: [vocab, 4] }
 const pairs = { chosen: [-1, -2], rejected: [-2, -3] }
 const bad = { temperature: -1 }
 
@@ -27,6 +29,9 @@ const functions = {
   sequenceLogProbs: () => fpl.sequenceLogProbs(logits, labels, { outputs: ['logSumExp'] }),
   preferenceLossSync: () => fpl.preferenceLossSync(pairs, { lossType: 'cpo' }),
   preferenceLoss: () => fpl.preferenceLoss(pairs, { lossType: 'cpo' }),
+  fusedLinearPreferenceLossSync: () =>
+    fpl.fusedLinearPreferenceLossSync(hidden, weight, labels, { reference, gradient: true }),
+  linearSequenceLogProbs: () => fpl.linearSequenceLogProbs(hidden, weight, labels),
   'a call that is refused': () => fpl.sequenceLogProbs(logits, labels, bad).catch(() => {}),
   'a call that is aborted': () => {
     const controller = new AbortController()
