@@ -4,10 +4,15 @@
 import { expectTypeOf, test } from 'vitest'
 import {
   type Backends,
+  type DeviceMemory,
+  type FusedLinearPreferenceLoss,
   type FusedPreferenceLoss,
+  fusedLinearPreferenceLoss,
+  fusedLinearPreferenceLossSync,
   fusedPreferenceLoss,
   fusedPreferenceLossSync,
   getBackends,
+  type HeadWeight,
   type Logits,
   type PreferenceLoss,
   preferenceLoss,
@@ -55,6 +60,22 @@ test('optional results are optional', () => {
   expectTypeOf(gradLogits).toEqualTypeOf<Logits | undefined>()
   expectTypeOf(tokenLogProbs).toEqualTypeOf<Float32Array | undefined>()
   expectTypeOf(logProbs).toEqualTypeOf<Float64Array>()
+})
+
+test('the output layer has functions of the same kind', () => {
+  expectTypeOf(fusedLinearPreferenceLoss).returns.resolves.toEqualTypeOf<FusedLinearPreferenceLoss>()
+  expectTypeOf(fusedLinearPreferenceLossSync).returns.toEqualTypeOf<FusedLinearPreferenceLoss>()
+  const hidden = { data: new Float32Array(24), shape: [2, 3, 4] as const }
+  const weight = { data: new Uint16Array(20), shape: [5, 4], dtype: 'bfloat16', strides: [1, 5] } as const
+  const { gradWeight, gradBias } = fusedLinearPreferenceLossSync(hidden, weight, labels, {
+    lossType: 'cpo',
+    gradient: { hidden: true, weight: new Float32Array(20) },
+    accumulate: true,
+  })
+  expectTypeOf(gradWeight).toEqualTypeOf<HeadWeight | undefined>()
+  expectTypeOf(gradBias).toEqualTypeOf<Float32Array | DeviceMemory | undefined>()
+  // @ts-expect-error there are no logits to overwrite
+  fusedLinearPreferenceLossSync(hidden, weight, labels, { gradient: 'in-place' })
 })
 
 test('misspelt names and wrong types do not compile', () => {
