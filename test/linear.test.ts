@@ -186,6 +186,15 @@ const SHAPES: readonly (Spec & { what: string })[] = [
   { what: 'columns with gaps', seed: 6, batch: 2, time: 4, width: 21, vocab: 67, padding: 3, transposed: true },
   { what: 'packed', seed: 7, batch: 0, time: 0, lengths: [3, 9, 1, 6], width: 12, vocab: 45, ignored: 0.2 },
   { what: 'several tiles of words', seed: 8, batch: 2, time: 7, width: 10, vocab: 1300, bias: true },
+  {
+    what: 'several blocks of words, stored [width, vocab]',
+    seed: 13,
+    batch: 2,
+    time: 5,
+    width: 9,
+    vocab: 2500,
+    transposed: true,
+  },
   { what: 'several tiles of rows', seed: 9, batch: 4, time: 60, width: 9, vocab: 70, ignored: 0.1 },
   { what: 'several terms at once', seed: 10, batch: 2, time: 3, width: 521, vocab: 37 },
   {
