@@ -13,179 +13,248 @@
 namespace fpl {
 namespace {
 
-// Columns of a part of a result.
-constexpr int64_t kPartColumns = 256;
+constexpr int64_t kRows = HeadTiling::kRows;
+constexpr int64_t kPartColumns = 256;  // of a part of a result
+constexpr int64_t kPanelsPerTask = 8;  // to pack
 
-struct GroupRow {
+struct ActiveRow {
+  int64_t row;
   RowGradient values;
   int64_t label;
+};
+
+std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences) {
+  std::vector<ActiveRow> rows;
+  for (const int32_t s : sequences) {
+    for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
+      if (tokens.targets[row] < 0) continue;
+      const double coefficient = rowCoefficient(tokens, g.coefficients, s, row);
+      rows.push_back({row, rowGradient(g.states[row], coefficient, 1 / tokens.temperature), tokens.targets[row]});
+    }
+  }
+  return rows;
+}
+
+// The stage for groups of at most `groupRows` rows.
+class HeadBackward {
+ public:
+  HeadBackward(const HeadGradient& gradient, double temperature, int64_t mostRows, const CpuContext& context)
+      : g_(gradient),
+        context_(context),
+        shape_(context.kernels.panels),
+        vocab_(gradient.logits.vocab),
+        width_(gradient.head.width()),
+        byWord_(gradient.head.weight.columnStride == 1),
+        tiling_(gradient.head, vocab_),
+        reader_(gradient.head, vocab_),
+        constants_(temperature),
+        groupRows_(std::min(tiling_.groupRows, mostRows)),
+        blockWords_(std::min(tiling_.blockWords, vocab_)),
+        tileWords_(std::min(tiling_.tileWords, blockWords_)),
+        hiddenPanel_(byWord_ ? shape_.columns : shape_.rows),
+        gradientPanel_(byWord_ ? shape_.rows : shape_.columns),
+        hiddenAlong_(padded(groupRows_, shape_.rows) * width_),
+        hiddenAcross_(g_.weight ? padded(width_, hiddenPanel_) * groupRows_ : 0),
+        logitsWeights_(padded(blockWords_, shape_.columns) * width_),
+        hiddenWeights_(g_.hidden ? padded(width_, shape_.columns) * blockWords_ : 0),
+        gradientAlong_(g_.hidden ? padded(groupRows_, shape_.rows) * blockWords_ : 0),
+        gradientAcross_(g_.weight ? padded(blockWords_, gradientPanel_) * groupRows_ : 0),
+        hiddenSums_(g_.hidden ? groupRows_ * width_ : 0),
+        biasSums_(g_.bias ? panelsOf(groupRows_, kRows) * blockWords_ : 0) {}
+
+  int64_t groupRows() const { return groupRows_; }
+
+  // Adds what `count` rows contribute; `first`: to nothing.
+  void add(const ActiveRow* rows, int64_t count, bool first) {
+    rows_ = rows;
+    count_ = count;
+    adds_ = !first;
+    tiles_ = panelsOf(count, kRows);
+    packHidden();
+    for (block_ = 0; block_ < vocab_; block_ += blockWords_) {
+      words_ = std::min(blockWords_, vocab_ - block_);
+      packWeights();
+      const int64_t wordTiles = panelsOf(words_, tileWords_);
+      run(tiles_ * wordTiles, [&](int64_t task) { tile(task / wordTiles * kRows, task % wordTiles * tileWords_); });
+      addProducts();
+    }
+    if (g_.hidden) writeHidden();
+  }
+
+ private:
+  static int64_t padded(int64_t count, int64_t panel) { return panelsOf(count, panel) * panel; }
+
+  template <typename Task>
+  void run(int64_t count, const Task& task) {
+    context_.pool.run(count, context_.threads, task);
+  }
+
+  // The group's hidden states: as left factor of the logits, and as a factor of weight's gradient.
+  void packHidden() {
+    std::vector<int64_t> rows(count_);
+    for (int64_t i = 0; i < count_; ++i) rows[i] = rows_[i].row;
+    const std::vector<const void*> begins = reader_.begins(rows.data(), count_);
+    const int64_t panels = panelsOf(count_, shape_.rows), panelsPerTile = kRows / shape_.rows;
+    const int64_t featurePanels = g_.weight ? panelsOf(width_, hiddenPanel_) : 0;
+    run(tiles_ + panelsOf(featurePanels, kPanelsPerTask), [&](int64_t task) {
+      if (task < tiles_) {
+        const int64_t first = task * panelsPerTile;
+        packAlong(reader_.hidden(begins), count_, width_, shape_.rows, first, std::min(panels, first + panelsPerTile),
+                  hiddenAlong_.data(), width_ * shape_.rows);
+      } else {
+        const int64_t first = (task - tiles_) * kPanelsPerTask;
+        packAcross(reader_.hidden(begins), 0, width_, count_, hiddenPanel_, first,
+                   std::min(featurePanels, first + kPanelsPerTask), hiddenAcross_.data(), count_ * hiddenPanel_);
+      }
+    });
+  }
+
+  // The block's weights: as right factor of the logits, and of hidden's gradient.
+  void packWeights() {
+    const int64_t wordPanels = panelsOf(words_, shape_.columns);
+    const int64_t featurePanels = g_.hidden ? panelsOf(width_, shape_.columns) : 0;
+    const int64_t wordTasks = panelsOf(wordPanels, kPanelsPerTask);
+    run(wordTasks + panelsOf(featurePanels, kPanelsPerTask), [&](int64_t task) {
+      const bool forLogits = task < wordTasks;
+      const int64_t first = (forLogits ? task : task - wordTasks) * kPanelsPerTask;
+      if (forLogits) {
+        reader_.packForLogits(block_, words_, shape_.columns, first, std::min(wordPanels, first + kPanelsPerTask),
+                              logitsWeights_.data());
+      } else {
+        reader_.packForHidden(block_, words_, shape_.columns, first, std::min(featurePanels, first + kPanelsPerTask),
+                              hiddenWeights_.data());
+      }
+    });
+  }
+
+  // The gradient of the group's rows from r on with respect to the block's logits from `first` on, packed.
+  void tile(int64_t r, int64_t first) {
+    const int64_t rows = std::min(kRows, count_ - r), words = std::min(tileWords_, words_ - first);
+    const FloatBuffer logits(kRows * tileWords_);
+    reader_.logits(context_.kernels, hiddenAlong_.data() + r * width_, rows, logitsWeights_.data() + first * width_,
+                   block_ + first, words, logits.data(), tileWords_);
+    std::vector<const void*> lines(rows);
+    for (int64_t i = 0; i < rows; ++i) {
+      float* line = logits.data() + i * tileWords_;
+      const ActiveRow& row = rows_[r + i];
+      writeGradient(line, line, 0, words, row.label - (block_ + first), row.values, constants_,
+                    context_.kernels.gradient[0]);
+      lines[i] = line;
+    }
+    const Vectors gradient{DType::kFloat32, lines.data()};
+    if (g_.hidden) {
+      packAlong(gradient, rows, words, shape_.rows, 0, panelsOf(rows, shape_.rows),
+                gradientAlong_.data() + r * words_ + first * shape_.rows, words_ * shape_.rows);
+    }
+    if (g_.weight) {
+      packAcross(gradient, 0, words, rows, gradientPanel_, 0, panelsOf(words, gradientPanel_),
+                 gradientAcross_.data() + first * count_ + r * gradientPanel_, count_ * gradientPanel_);
+    }
+    if (g_.bias) {
+      double* sums = biasSums_.data() + r / kRows * blockWords_ + first;
+      std::fill_n(sums, words, 0.0);
+      for (int64_t i = 0; i < rows; ++i) {
+        const float* line = logits.data() + i * tileWords_;
+        for (int64_t v = 0; v < words; ++v) sums[v] += line[v];
+      }
+    }
+  }
+
+  void addProducts() {
+    const int64_t widthParts = panelsOf(width_, kPartColumns), wordParts = panelsOf(words_, kPartColumns);
+    const int64_t hiddenTasks = g_.hidden ? tiles_ * widthParts : 0;
+    const int64_t weightParts = byWord_ ? widthParts : wordParts;
+    const int64_t weightTasks = g_.weight ? panelsOf(byWord_ ? words_ : width_, kRows) * weightParts : 0;
+    run(hiddenTasks + weightTasks + (g_.bias ? 1 : 0), [&](int64_t task) {
+      if (task < hiddenTasks) {
+        addToHidden(task / widthParts * kRows, task % widthParts * kPartColumns);
+      } else if (task < hiddenTasks + weightTasks) {
+        task -= hiddenTasks;
+        addToWeight(task / weightParts * kRows, task % weightParts * kPartColumns);
+      } else {
+        addToBias();
+      }
+    });
+  }
+
+  // Rows from r on, features from d on.
+  void addToHidden(int64_t r, int64_t d) {
+    context_.kernels.multiply({gradientAlong_.data() + r * words_, hiddenWeights_.data() + d * words_,
+                               words_ * shape_.rows, words_ * shape_.columns, std::min(kRows, count_ - r),
+                               std::min(kPartColumns, width_ - d), words_, hiddenSums_.data() + r * width_ + d, width_,
+                               block_ > 0});
+  }
+
+  // Rows from i on and columns from j on of the matrix as it is stored: words × features, or features × words.
+  void addToWeight(int64_t i, int64_t j) {
+    const float* left = (byWord_ ? gradientAcross_ : hiddenAcross_).data() + i * count_;
+    const float* right = (byWord_ ? hiddenAcross_ : gradientAcross_).data() + j * count_;
+    const int64_t rows = byWord_ ? words_ : width_, columns = byWord_ ? width_ : words_;
+    const int64_t stride = byWord_ ? width_ : vocab_;
+    float* out = g_.weight + i * stride + j + (byWord_ ? block_ * width_ : block_);
+    context_.kernels.multiply({left, right, count_ * shape_.rows, count_ * shape_.columns, std::min(kRows, rows - i),
+                               std::min(kPartColumns, columns - j), count_, out, stride, adds_});
+  }
+
+  void addToBias() {
+    for (int64_t v = 0; v < words_; ++v) {
+      double sum = 0;
+      for (int64_t tile = 0; tile < tiles_; ++tile) sum += biasSums_[tile * blockWords_ + v];
+      float& out = g_.bias[block_ + v];
+      out = adds_ ? float(out + sum) : float(sum);
+    }
+  }
+
+  void writeHidden() {
+    for (int64_t i = 0; i < count_; ++i) {
+      const float* sums = hiddenSums_.data() + i * width_;
+      float* out = g_.hidden + rows_[i].row * width_;
+      for (int64_t d = 0; d < width_; ++d) out[d] = g_.accumulate ? out[d] + sums[d] : sums[d];
+    }
+  }
+
+  const HeadGradient& g_;
+  const CpuContext& context_;
+  const PanelShape shape_;
+  const int64_t vocab_, width_;
+  const bool byWord_;  // the weights of a word are neighbours
+  const HeadTiling tiling_;
+  const HeadReader reader_;
+  const ExpConstants constants_;
+  const int64_t groupRows_, blockWords_, tileWords_;
+  const int64_t hiddenPanel_, gradientPanel_;  // of the factors of weight's gradient
+
+  // Of a group.
+  const ActiveRow* rows_ = nullptr;
+  int64_t count_ = 0, tiles_ = 0;
+  bool adds_ = false;
+  const FloatBuffer hiddenAlong_, hiddenAcross_;
+  // Of a block.
+  int64_t block_ = 0, words_ = 0;
+  const FloatBuffer logitsWeights_, hiddenWeights_, gradientAlong_, gradientAcross_;
+  const FloatBuffer hiddenSums_;  // [rows, D], over the blocks
+  std::vector<double> biasSums_;  // [tiles, words]
 };
 
 }  // namespace
 
 void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
-  const Kernels& kernels = context.kernels;
-  const PanelShape shape = kernels.panels;
-  const Head& head = g.head;
-  const int64_t vocab = g.logits.vocab, width = head.width();
-  const HeadTiling tiling(head, vocab);
-  const HeadReader reader(head, vocab);
-  const ExpConstants constants(tokens.temperature);
-  const bool byWord = head.weight.columnStride == 1;
-
+  const int64_t width = g.head.width();
   if (g.hidden && !g.skipInactive) {
     for (int64_t row = 0; row < g.logits.count(); ++row) {
       if (tokens.targets[row] < 0) memset(g.hidden + row * width, 0, width * sizeof(float));
     }
   }
-
-  std::vector<int64_t> active;
-  std::vector<GroupRow> all;
-  for (const int32_t s : sequences) {
-    for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
-      const int32_t label = tokens.targets[row];
-      if (label < 0) continue;
-      const double coefficient = rowCoefficient(tokens, g.coefficients, s, row);
-      active.push_back(row);
-      all.push_back({rowGradient(g.states[row], coefficient, constants.inverseTemperature), label});
-    }
+  const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences);
+  const int64_t count = int64_t(rows.size());
+  if (count == 0 && !g.accumulate) {
+    if (g.weight) memset(g.weight, 0, g.logits.vocab * width * sizeof(float));
+    if (g.bias) memset(g.bias, 0, g.logits.vocab * sizeof(float));
   }
-  const int64_t activeCount = int64_t(active.size());
-  if (activeCount == 0 && !g.accumulate) {
-    if (g.weight) memset(g.weight, 0, vocab * width * sizeof(float));
-    if (g.bias) memset(g.bias, 0, vocab * sizeof(float));
-  }
-  const int64_t groupRows = std::min(tiling.groupRows, activeCount), blockWords = std::min(tiling.blockWords, vocab);
-  const auto padded = [](int64_t count, int64_t panel) { return panelsOf(count, panel) * panel; };
-
-  // Packed for a group: hidden as left factor of the logits, and as the other factor of weight's gradient.
-  const FloatBuffer hiddenPanels(padded(groupRows, shape.rows) * width);
-  const int64_t hiddenPanel = byWord ? shape.columns : shape.rows, gradientPanel = byWord ? shape.rows : shape.columns;
-  const FloatBuffer hiddenAcross(g.weight ? padded(width, hiddenPanel) * groupRows : 0);
-  // Packed for a block: the weights, twice, and the gradient as left factor for hidden and as a factor for weight.
-  const FloatBuffer logitsWeights(padded(blockWords, shape.columns) * width);
-  const FloatBuffer hiddenWeights(g.hidden ? padded(width, shape.columns) * blockWords : 0);
-  const FloatBuffer gradientAlong(g.hidden ? padded(groupRows, shape.rows) * blockWords : 0);
-  const FloatBuffer gradientAcross(g.weight ? padded(blockWords, gradientPanel) * groupRows : 0);
-  const FloatBuffer hiddenSums(g.hidden ? groupRows * width : 0);
-  const int64_t rowTiles = panelsOf(groupRows, HeadTiling::kRows);
-  std::vector<double> biasSums(g.bias ? rowTiles * blockWords : 0);
-
-  for (int64_t start = 0; start < activeCount; start += groupRows) {
-    const int64_t* rows = active.data() + start;
-    const GroupRow* group = all.data() + start;
-    const int64_t count = std::min(groupRows, activeCount - start);
-    const int64_t tiles = panelsOf(count, HeadTiling::kRows);
-    const bool adds = g.accumulate || start > 0;
-    const std::vector<const void*> begins = reader.begins(rows, count);
-    const int64_t rowPanels = panelsOf(count, shape.rows), panelsPerTile = HeadTiling::kRows / shape.rows;
-    const int64_t featurePanels = panelsOf(width, hiddenPanel);
-    constexpr int64_t kPanelsPerTask = 8;
-    const int64_t featureTasks = g.weight ? panelsOf(featurePanels, kPanelsPerTask) : 0;
-    context.pool.run(tiles + featureTasks, context.threads, [&](int64_t task) {
-      if (task < tiles) {
-        packAlong(reader.hidden(begins), count, width, shape.rows, task * panelsPerTile,
-                  std::min(rowPanels, (task + 1) * panelsPerTile), hiddenPanels.data(), width * shape.rows);
-        return;
-      }
-      const int64_t first = (task - tiles) * kPanelsPerTask;
-      packAcross(reader.hidden(begins), 0, width, count, hiddenPanel, first,
-                 std::min(featurePanels, first + kPanelsPerTask), hiddenAcross.data(), count * hiddenPanel);
-    });
-
-    for (int64_t block = 0; block < vocab; block += blockWords) {
-      const int64_t words = std::min(blockWords, vocab - block);
-
-      // The weights of the block.
-      const int64_t wordPanels = panelsOf(words, shape.columns), widthPanels = panelsOf(width, shape.columns);
-      const int64_t wordTasks = panelsOf(wordPanels, kPanelsPerTask);
-      const int64_t widthTasks = g.hidden ? panelsOf(widthPanels, kPanelsPerTask) : 0;
-      context.pool.run(wordTasks + widthTasks, context.threads, [&](int64_t task) {
-        if (task < wordTasks) {
-          const int64_t first = task * kPanelsPerTask;
-          reader.packForLogits(block, words, shape.columns, first, std::min(wordPanels, first + kPanelsPerTask),
-                               logitsWeights.data());
-          return;
-        }
-        const int64_t first = (task - wordTasks) * kPanelsPerTask;
-        reader.packForHidden(block, words, shape.columns, first, std::min(widthPanels, first + kPanelsPerTask),
-                             hiddenWeights.data());
-      });
-
-      // Its gradient, packed.
-      const int64_t tileWords = std::min(tiling.tileWords, blockWords), wordTiles = panelsOf(words, tileWords);
-      context.pool.run(tiles * wordTiles, context.threads, [&](int64_t task) {
-        const int64_t r = task / wordTiles * HeadTiling::kRows, first = task % wordTiles * tileWords;
-        const int64_t tileRows = std::min(HeadTiling::kRows, count - r), tileCount = std::min(tileWords, words - first);
-        const FloatBuffer tile(HeadTiling::kRows * tileWords);
-        reader.logits(kernels, hiddenPanels.data() + r * width, tileRows, logitsWeights.data() + first * width,
-                      block + first, tileCount, tile.data(), tileWords);
-        std::vector<const void*> lines(tileRows);
-        for (int64_t i = 0; i < tileRows; ++i) {
-          float* line = tile.data() + i * tileWords;
-          lines[i] = line;
-          const GroupRow& row = group[r + i];
-          writeGradient(line, line, 0, tileCount, row.label - (block + first), row.values, constants,
-                        kernels.gradient[0]);
-          if (!g.bias) continue;
-          double* sums = biasSums.data() + r / HeadTiling::kRows * blockWords + first;
-          if (i == 0) std::fill_n(sums, tileCount, 0.0);
-          for (int64_t v = 0; v < tileCount; ++v) sums[v] += line[v];
-        }
-        const Vectors gradient{DType::kFloat32, lines.data()};
-        if (g.hidden) {
-          // A tile's words are terms `first` on of its rows' panels.
-          packAlong(gradient, tileRows, tileCount, shape.rows, 0, panelsOf(tileRows, shape.rows),
-                    gradientAlong.data() + r * words + first * shape.rows, words * shape.rows);
-        }
-        if (g.weight) {
-          packAcross(gradient, 0, tileCount, tileRows, gradientPanel, 0, panelsOf(tileCount, gradientPanel),
-                     gradientAcross.data() + first * count + r * gradientPanel, count * gradientPanel);
-        }
-      });
-
-      // What it adds to each part of the results.
-      const int64_t widthParts = panelsOf(width, kPartColumns), wordParts = panelsOf(words, kPartColumns);
-      const int64_t hiddenTasks = g.hidden ? tiles * widthParts : 0;
-      const int64_t weightRows = byWord ? words : width, weightColumnParts = byWord ? widthParts : wordParts;
-      const int64_t weightTasks = g.weight ? panelsOf(weightRows, HeadTiling::kRows) * weightColumnParts : 0;
-      context.pool.run(hiddenTasks + weightTasks + (g.bias ? 1 : 0), context.threads, [&](int64_t task) {
-        if (task < hiddenTasks) {
-          const int64_t r = task / widthParts * HeadTiling::kRows, d = task % widthParts * kPartColumns;
-          kernels.multiply({gradientAlong.data() + r * words, hiddenWeights.data() + d * words, words * shape.rows,
-                            words * shape.columns, std::min(HeadTiling::kRows, count - r),
-                            std::min(kPartColumns, width - d), words, hiddenSums.data() + r * width + d, width,
-                            block > 0});
-          return;
-        }
-        task -= hiddenTasks;
-        if (task < weightTasks) {
-          const int64_t i = task / weightColumnParts * HeadTiling::kRows;
-          const int64_t j = task % weightColumnParts * kPartColumns;
-          const float* left = (byWord ? gradientAcross : hiddenAcross).data() + i * count;
-          const float* right = (byWord ? hiddenAcross : gradientAcross).data() + j * count;
-          float* out = byWord ? g.weight + (block + i) * width + j : g.weight + i * vocab + block + j;
-          kernels.multiply(
-              {left, right, count * shape.rows, count * shape.columns, std::min(HeadTiling::kRows, weightRows - i),
-               std::min(kPartColumns, (byWord ? width : words) - j), count, out, byWord ? width : vocab, adds});
-          return;
-        }
-        for (int64_t v = 0; v < words; ++v) {
-          double sum = 0;
-          for (int64_t tile = 0; tile < tiles; ++tile) sum += biasSums[tile * blockWords + v];
-          float& out = g.bias[block + v];
-          out = adds ? float(out + sum) : float(sum);
-        }
-      });
-    }
-
-    if (g.hidden) {
-      for (int64_t i = 0; i < count; ++i) {
-        const float* sums = hiddenSums.data() + i * width;
-        float* out = g.hidden + rows[i] * width;
-        for (int64_t d = 0; d < width; ++d) out[d] = g.accumulate ? out[d] + sums[d] : sums[d];
-      }
-    }
+  HeadBackward backward(g, tokens.temperature, count, context);
+  const int64_t groupRows = backward.groupRows();
+  for (int64_t start = 0; start < count; start += groupRows) {
+    backward.add(rows.data() + start, std::min(groupRows, count - start), start == 0 && !g.accumulate);
   }
 }
 

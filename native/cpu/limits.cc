@@ -193,9 +193,8 @@ double multiplyAddRate(const Kernels& kernels, int64_t threads, ThreadPool& pool
   constexpr int64_t kRounds = 1 << 18, kTasksPerThread = 32;
   static std::atomic<uint32_t> sink{0};
   const auto start = std::chrono::steady_clock::now();
-  pool.run(threads * kTasksPerThread, threads, [&](int64_t) {
-    sink.fetch_add(bitsOf(kernels.multiplyAdds(kRounds)), std::memory_order_relaxed);
-  });
+  pool.run(threads * kTasksPerThread, threads,
+           [&](int64_t) { sink.fetch_add(bitsOf(kernels.multiplyAdds(kRounds)), std::memory_order_relaxed); });
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return 2.0 * kernels.panels.rows * kernels.panels.columns * kRounds * threads * kTasksPerThread / seconds;
 }
