@@ -407,6 +407,8 @@ export interface Backends {
     devices?: readonly Device[]
     /** File the backend was loaded from. */
     path?: string
+    /** cuBLASLt, which the functions of the output layer need there; why it is missing. */
+    cublasLt?: { available: boolean; reason?: string }
   }
   js: { available: true }
 }

@@ -19,9 +19,11 @@ export interface Target {
 }
 
 // Without a GPU the kernels of the cuda backend run on the host; with FPL_TEST_GPU they run where they belong.
-const HOST_EXECUTION = fileURLToPath(new URL('../build/Release/fused_preference_loss_host.so', import.meta.url))
+const built = (name: string) => fileURLToPath(new URL(`../build/Release/${name}.so`, import.meta.url))
+const HOST_EXECUTION = built('fused_preference_loss_host')
 if (!process.env.FPL_TEST_GPU && existsSync(HOST_EXECUTION)) {
   process.env.FUSED_PREFERENCE_LOSS_CUDA_LIBRARY ??= HOST_EXECUTION
+  process.env.FUSED_PREFERENCE_LOSS_CUBLASLT ??= built('fused_preference_loss_host_cublaslt')
 }
 
 /** The cpu backend, once per instruction set of this machine. */

@@ -1,6 +1,7 @@
 """
-What PyTorch and the fused kernels that are installed make of the same cases, on the GPU. Reads the cases as JSON from
-standard input; writes one JSON object a line. A peer that cannot be imported, or disagrees, says so.
+What PyTorch and the fused kernels that are installed make of the same cases, on the GPU: of logits, or (`heads`) of an
+output layer. Reads the cases as JSON from standard input; writes one JSON object a line. A peer that cannot be
+imported, or disagrees, says so.
 """
 
 import json
@@ -126,8 +127,77 @@ def measure(name, function, case, reference):
         tell(case=case["name"], stage=stage, peer=name, ms=ms, peakBytes=torch.cuda.max_memory_allocated() - before)
 
 
+def head_eager():
+    def loss(hidden, weight, labels, reference):
+        return dpo(sequence_log_probs_cross_entropy(hidden @ weight.T, labels), reference)
+
+    return loss
+
+
+def head_liger():
+    from liger_kernel.chunked_loss import LigerFusedLinearDPOLoss
+
+    function = LigerFusedLinearDPOLoss(beta=BETA, use_ref_model=False)
+
+    def loss(hidden, weight, labels, reference):
+        found = function(weight, hidden, labels)  # the reference is 0, which costs it nothing
+        return found[0] if isinstance(found, tuple) else found
+
+    return loss
+
+
+def head_cut():
+    from cut_cross_entropy import linear_cross_entropy
+
+    def loss(hidden, weight, labels, reference):
+        flat = linear_cross_entropy(hidden, weight, labels, ignore_index=IGNORE, reduction="none")
+        return dpo(-flat.view(labels.shape).float().sum(-1), reference)
+
+    return loss
+
+
+HEADS = {"torch cross_entropy": head_eager, "liger fused linear dpo": head_liger, "cut_cross_entropy": head_cut}
+
+
+def measure_heads(given):
+    batch, length, width, vocab = given["shape"]
+    dtype = getattr(torch, given["dtype"])
+    torch.manual_seed(1)
+    hidden = torch.randn((batch, length, width), device="cuda").to(dtype).requires_grad_()
+    weight = (2 / math.sqrt(width) * torch.randn((vocab, width), device="cuda")).to(dtype).requires_grad_()
+    with torch.no_grad():
+        ms = median_ms(lambda: hidden.flatten(0, 1) @ weight.T)
+    rate = 2 * batch * length * width * vocab / ms / 1e9
+    tell(case="head", stage="one product", peer="cublas", ms=ms, teraflops=rate)
+    for name, make in HEADS.items():
+        for case in given["heads"]:
+            labels = torch.randint(0, vocab, (batch, length), device="cuda")
+            labels[:, : int(case["masked"] * length)] = IGNORE
+            # Near the policy's own, as ours is: far from it the gradient would vanish.
+            log_prob = -(math.log(vocab) + 2) * length * (1 - case["masked"])
+            reference = torch.full((batch,), log_prob, device="cuda", dtype=torch.float64)
+            try:
+                function = make()
+
+                def step():
+                    return torch.autograd.grad(function(hidden, weight, labels, reference), (hidden, weight))
+
+                step()
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
+                ms = median_ms(step, rounds=7)
+                peak = torch.cuda.max_memory_allocated() - before
+                tell(case=case["name"], stage="step", peer=name, ms=ms, peakBytes=peak)
+            except Exception as error:  # whatever keeps a peer from running is what is reported
+                tell(case=case["name"], peer=name, skipped=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            torch.cuda.empty_cache()
+
+
 def main():
     given = json.load(sys.stdin)
+    if "heads" in given:
+        return measure_heads(given)
     reference = torch.tensor(given["reference"]["chosen"] + given["reference"]["rejected"], device="cuda").double()
     for name, make in PEERS.items():
         try:

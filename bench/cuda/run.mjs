@@ -56,7 +56,10 @@ function cases(
 }
 
 /** Device memory full of random normal logits: one random block, copied side by side. */
-function randomLogits(/** @type {Case} */ { dtype, rows, vocab }) {
+export function randomLogits(
+  /** @type {Pick<Case, 'dtype' | 'rows' | 'vocab'>} */ { dtype, rows, vocab },
+  deviation = 2,
+) {
   const block = new Float32Array(8_388_593) // a prime, so that no two rows are alike
   let seed = 88172645463325252n
   const next = () => {
@@ -69,7 +72,7 @@ function randomLogits(/** @type {Case} */ { dtype, rows, vocab }) {
     { length: 65537 },
     () => Math.sqrt(-2 * Math.log(next() + 1e-300)) * Math.cos(2 * Math.PI * next()),
   )
-  for (let i = 0; i < block.length; i++) block[i] = 2 * pool[(i * 40503) % 65537]
+  for (let i = 0; i < block.length; i++) block[i] = deviation * pool[(i * 40503) % 65537]
   const bits = new Uint32Array(block.buffer)
   const elements =
     dtype === 'float32'

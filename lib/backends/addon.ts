@@ -32,6 +32,7 @@ type Side = number | ArrayBufferView
 export interface CudaFunctions {
   open(path: string): string | undefined
   devices(): Device[]
+  cublasLt(): string | undefined
   run(numbers: Float64Array, ...arrays: NativeArgument[]): void
   runAsync(id: number, numbers: Float64Array, ...arrays: NativeArgument[]): Promise<boolean>
   cancel(id: number): void

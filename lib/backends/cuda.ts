@@ -4,7 +4,7 @@
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { failure } from '../errors.js'
-import type { Device } from '../types.js'
+import type { Backends, Device } from '../types.js'
 import type { CudaFunctions } from './addon.js'
 import type { Backend, Job, RunSettings } from './backend.js'
 import { arraysOf, JobNumbers } from './job-arguments.js'
@@ -68,7 +68,7 @@ class CudaBackend implements Backend {
 export interface LoadedCuda {
   backend: CudaBackend
   functions: CudaFunctions
-  info(): { devices: Device[]; path: string }
+  info(): { devices: Device[]; path: string; cublasLt: Backends['cuda']['cublasLt'] }
 }
 
 /** Environment variable with the path of the CUDA library, instead of the one beside the addon. */
@@ -80,6 +80,11 @@ let cuda: LoadedCuda | { reason: string } | undefined
 export function loadCuda(): LoadedCuda | { reason: string } {
   cuda ??= find()
   return cuda
+}
+
+function cublasLtOf(functions: CudaFunctions): Backends['cuda']['cublasLt'] {
+  const reason = functions.cublasLt()
+  return reason === undefined ? { available: true } : { available: false, reason }
 }
 
 function find(): LoadedCuda | { reason: string } {
@@ -94,7 +99,7 @@ function find(): LoadedCuda | { reason: string } {
     const reason = functions.open(path)
     if (reason !== undefined) return { reason }
     const backend = new CudaBackend(functions, new JobNumbers(lossNames, instructionSets, 0))
-    return { backend, functions, info: () => ({ devices: functions.devices(), path }) }
+    return { backend, functions, info: () => ({ devices: functions.devices(), path, cublasLt: cublasLtOf(functions) }) }
   } catch (error) {
     return { reason: error instanceof Error ? error.message : String(error) }
   }

@@ -112,6 +112,7 @@ Napi::Object CudaBindings::functions() {
 
   method("open", &CudaBindings::open);
   method("devices", &CudaBindings::devices);
+  method("cublasLt", &CudaBindings::cublasLt);
   method("run", &CudaBindings::run);
   method("runAsync", &CudaBindings::runAsync);
   define("cancel", [this](Info info) { queue_.cancel(info[0].As<Napi::Number>().DoubleValue()); });
@@ -219,6 +220,11 @@ Napi::Value CudaBindings::devices(const Napi::CallbackInfo&) {
     out[uint32_t(i)] = device;
   }
   return out;
+}
+
+Napi::Value CudaBindings::cublasLt(const Napi::CallbackInfo&) {
+  Problem problem;
+  return api_->cublasLt(&problem) ? env_.Undefined() : Napi::String::New(env_, problem.message);
 }
 
 Napi::Value CudaBindings::run(const Napi::CallbackInfo& info) {

@@ -3,6 +3,7 @@
 //
 //   open(path)                            undefined, or why it cannot be used
 //   devices()                             [{ name, computeCapability, ... }]
+//   cublasLt()                            undefined, or why jobs with a head cannot be run
 //   run, runAsync, cancel                 as the addon's own, for jobs with a device
 //   prepare(numbers, ...arrays)           a job to be enqueued again and again; enqueue(job, stream), read(job,
 //   stream),
@@ -33,6 +34,7 @@ class CudaBindings {
  private:
   Napi::Value open(const Napi::CallbackInfo& info);
   Napi::Value devices(const Napi::CallbackInfo& info);
+  Napi::Value cublasLt(const Napi::CallbackInfo& info);
   Napi::Value run(const Napi::CallbackInfo& info);
   Napi::Value runAsync(const Napi::CallbackInfo& info);
   Napi::Value prepare(const Napi::CallbackInfo& info);

@@ -39,6 +39,8 @@ struct Api {
   // Whether there is a GPU this build can use.
   bool (*deviceCount)(int32_t* count, Problem*);
   bool (*deviceInfo)(int32_t device, DeviceInfo*, Problem*);
+  // Whether cuBLASLt can be opened, which jobs with a head need.
+  bool (*cublasLt)(Problem*);
 
   Context* (*createContext)();
   void (*destroyContext)(Context*);

@@ -85,6 +85,13 @@ bool deviceInfo(int32_t device, DeviceInfo* info, Problem* problem) {
   });
 }
 
+bool cublasLt(Problem* problem) {
+  std::string reason;
+  if (cublaslt::open(reason)) return true;
+  say(problem, reason);
+  return false;
+}
+
 Context* createContext() { return new Context; }
 
 void destroyContext(Context* context) {
@@ -250,11 +257,11 @@ bool destroyGraph(void* graph, Problem* problem) {
                  [&] { check(cudaGraphExecDestroy(cudaGraphExec_t(graph)), "destroying a graph"); });
 }
 
-constexpr Api kApi = {kApiVersion, deviceCount,  deviceInfo,   createContext,   destroyContext, run,
-                      prepare,     enqueue,      read,         destroyPrepared, workspaceBytes, allocate,
-                      release,     copy,         copyOnDevice, createStream,    destroyStream,  synchronize,
-                      createEvent, destroyEvent, recordEvent,  milliseconds,    beginCapture,   endCapture,
-                      launchGraph, destroyGraph};
+constexpr Api kApi = {kApiVersion, deviceCount, deviceInfo,   cublasLt,     createContext,   destroyContext,
+                      run,         prepare,     enqueue,      read,         destroyPrepared, workspaceBytes,
+                      allocate,    release,     copy,         copyOnDevice, createStream,    destroyStream,
+                      synchronize, createEvent, destroyEvent, recordEvent,  milliseconds,    beginCapture,
+                      endCapture,  launchGraph, destroyGraph};
 
 }  // namespace
 }  // namespace cuda

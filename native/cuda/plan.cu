@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "head.h"
 #include "staging.h"
 
 namespace fpl {
@@ -43,43 +44,6 @@ void Workspace::reserve(size_t deviceBytes, size_t pinnedBytes) {
   }
 }
 
-// Gives out places in the workspace, one after the other: inputs, then results, then scratch. Walked over twice: to
-// learn the size, and to have the addresses.
-class Plan::Layout {
- public:
-  explicit Layout(char* base) : base_(base) {}
-
-  template <typename T>
-  T* scratch(int64_t count) {
-    const size_t at = end_;
-    end_ += (size_t(count) * sizeof(T) + 255) / 256 * 256;
-    return reinterpret_cast<T*>(base_ + at);
-  }
-
-  // A copy of what `host` points to; null for null.
-  template <typename T>
-  T* input(const T* host, int64_t count) {
-    if (!host) return nullptr;
-    inputs.push_back({const_cast<T*>(host), end_, size_t(count) * sizeof(T)});
-    return scratch<T>(count);
-  }
-
-  template <typename T>
-  T* result(T* host, int64_t count) {
-    if (!host) return nullptr;
-    results.push_back({host, end_, size_t(count) * sizeof(T)});
-    return scratch<T>(count);
-  }
-
-  size_t end() const { return end_; }
-
-  std::vector<Copy> inputs, results;
-
- private:
-  char* base_;
-  size_t end_ = 0;
-};
-
 Plan::Plan(Job& job, Workspace& workspace) : job_(job), workspace_(workspace) {
   const Tokens& tokens = job.tokens;
   if (job.hasPolicy && job.hasLoss) {
@@ -91,6 +55,7 @@ Plan::Plan(Job& job, Workspace& workspace) : job_(job), workspace_(workspace) {
     std::vector<int32_t> next(starts_.begin(), starts_.end() - 1);
     for (int64_t k = 0; k < 2 * job.loss.pairCount; ++k) slots_[size_t(next[job.loss.pairs[k]]++)] = int32_t(k);
   }
+  if (job.policy.head.present()) head_ = std::make_unique<HeadPlan>(job, workspace);
 
   Layout sizes(nullptr);
   place(sizes);
@@ -99,19 +64,23 @@ Plan::Plan(Job& job, Workspace& workspace) : job_(job), workspace_(workspace) {
   place(layout);
   inputs_ = std::move(layout.inputs);
   results_ = std::move(layout.results);
+  if (head_) head_->prepare();
 }
+
+Plan::~Plan() = default;
 
 void Plan::place(Layout& layout) {
   const Tokens& tokens = job_.tokens;
   const PreferenceLoss& loss = job_.loss;
   const Rows& rows = job_.hasPolicy ? job_.policy.logits : job_.gradient.logits;
   const int64_t count = rows.count(), sequences = tokens.sequences, pairs = loss.pairCount;
-  const bool hasRows = job_.hasPolicy || job_.hasGradient, gathers = job_.hasPolicy && job_.hasLoss;
+  const bool hasRows = job_.hasPolicy || hasGradient(), gathers = job_.hasPolicy && job_.hasLoss;
   const bool labelsOnDevice = job_.labels.data != nullptr;
   on_.hasPolicy = job_.hasPolicy;
   on_.hasReference = job_.hasReference;
   on_.hasLoss = job_.hasLoss;
   on_.hasGradient = job_.hasGradient;
+  on_.hasHeadGradient = job_.hasHeadGradient;
   on_.tokens = tokens;
   on_.loss.terms = loss.terms;
   on_.loss.constants = loss.constants;
@@ -144,7 +113,7 @@ void Plan::place(Layout& layout) {
     l.rejectedLengths = layout.input(loss.rejectedLengths, pairs);
     l.pairWeights = layout.input(loss.pairWeights, pairs);
   }
-  if (job_.hasGradient && !job_.hasPolicy) {
+  if (hasGradient() && !job_.hasPolicy) {
     on_.gradient.states = layout.input(job_.gradient.states, count);
     on_.gradient.coefficients = layout.input(job_.gradient.coefficients, sequences);
   }
@@ -156,7 +125,7 @@ void Plan::place(Layout& layout) {
     invalid_ = layout.result(job_.invalidLabels, 1);
   }
   // The caller wants the states where a gradient may follow in another call.
-  if (job_.hasPolicy) placeForward(layout, job_.policy, on_.policy, !job_.hasGradient);
+  if (job_.hasPolicy) placeForward(layout, job_.policy, on_.policy, !hasGradient());
   if (job_.hasReference) placeForward(layout, job_.reference, on_.reference, false);
   if (job_.hasLoss) {
     if (gathers) {
@@ -181,7 +150,7 @@ void Plan::place(Layout& layout) {
   if (gathers) {
     l.chosenLengths = layout.scratch<double>(pairs);
     l.rejectedLengths = layout.scratch<double>(pairs);
-    if (job_.hasGradient) on_.gradient.coefficients = layout.scratch<double>(sequences);
+    if (hasGradient()) on_.gradient.coefficients = layout.scratch<double>(sequences);
   }
   if (job_.hasLoss) index_.ranks = layout.scratch<int32_t>(3 * pairs);
   if (job_.hasPolicy) {
@@ -190,7 +159,11 @@ void Plan::place(Layout& layout) {
       if (f->logWeights && !f->sumSquaredProbs) f->sumSquaredProbs = layout.scratch<float>(count);
       if (!job_.hasReference) break;
     }
-    if (job_.hasGradient) on_.gradient.states = on_.policy.states;
+    if (hasGradient()) on_.gradient.states = on_.policy.states;
+  }
+  if (head_) {
+    head_->place(layout);
+  } else if (job_.hasPolicy) {
     // Few rows leave most of the GPU idle unless they are split. The rows' bits do not depend on it.
     const int64_t segments = RowSegments(rows.vocab).count;
     constexpr int64_t kFew = 1024;
@@ -215,11 +188,13 @@ void Plan::placeForward(Layout& layout, const Forward& from, Forward& to, bool k
 }
 
 void Plan::upload(Stream stream) {
-  for (const Copy& copy : inputs_) memcpy(workspace_.pinned.data() + copy.offset, copy.host, copy.bytes);
-  if (inputBytes_ == 0) return;
-  check(
-      cudaMemcpyAsync(workspace_.device.data(), workspace_.pinned.data(), inputBytes_, cudaMemcpyHostToDevice, stream),
-      "copying a call's inputs to the device");
+  for (const Layout::Copy& copy : inputs_) memcpy(workspace_.pinned.data() + copy.offset, copy.host, copy.bytes);
+  if (inputBytes_ > 0) {
+    check(cudaMemcpyAsync(workspace_.device.data(), workspace_.pinned.data(), inputBytes_, cudaMemcpyHostToDevice,
+                          stream),
+          "copying a call's inputs to the device");
+  }
+  if (head_) head_->upload(stream);
 }
 
 void Plan::enqueueTargets(Stream stream) {
@@ -231,6 +206,11 @@ void Plan::enqueueTargets(Stream stream) {
 }
 
 void Plan::enqueueForward(const Forward& stage, const Rows& from, Stream stream) {
+  if (head_) {
+    head_->forward(&stage == &on_.reference, stage, on_.tokens, stream);
+    sequenceSums(stage, on_.tokens, stream);
+    return;
+  }
   SweepScratch scratch = scratch_;
   if (!stage.wantsByProducts()) scratch.byProducts = nullptr;
   if (from.onDevice) {
@@ -240,12 +220,13 @@ void Plan::enqueueForward(const Forward& stage, const Rows& from, Stream stream)
     staging.upload(from, stage.logits, job_.tokens.targets, job_.cancelled,
                    [&](int64_t first, int64_t end) { sweepRows(stage, on_.tokens, scratch, first, end, stream); });
   }
-  finishRows(stage, on_.tokens, scratch, stream);
+  finishRows(stage, on_.tokens, scratch, nullptr, stream);
   sequenceSums(stage, on_.tokens, stream);
 }
 
 void Plan::enqueueGradient(Stream stream) {
   rowGradients(on_.gradient, on_.tokens, stream);
+  if (head_) return head_->gradient(on_.gradient, on_.tokens, stream);
   if (job_.gradient.out.onDevice) {
     logitsGradient(on_.gradient, on_.tokens, 0, on_.gradient.logits.count(), stream);
     return;
@@ -270,16 +251,17 @@ void Plan::download(Stream stream) {
 
 void Plan::enqueueValues(Stream stream) {
   enqueueTargets(stream);
+  if (head_) head_->begin(on_.tokens.targets, stream);
   if (job_.hasPolicy) enqueueForward(on_.policy, job_.policy.logits, stream);
   if (job_.hasReference) enqueueForward(on_.reference, job_.reference.logits, stream);
   if (!job_.hasLoss) return;
   preferenceLoss(on_.loss, job_.hasPolicy ? &on_.policy : nullptr, job_.hasReference ? &on_.reference : nullptr,
-                 on_.tokens, index_, job_.hasGradient ? on_.gradient.coefficients : nullptr, stream);
+                 on_.tokens, index_, hasGradient() ? on_.gradient.coefficients : nullptr, stream);
 }
 
 void Plan::enqueue(Stream stream) {
   enqueueValues(stream);
-  if (job_.hasGradient) enqueueGradient(stream);
+  if (hasGradient()) enqueueGradient(stream);
   download(stream);
 }
 
@@ -297,13 +279,15 @@ DeviceMemory roomFor(Rows& rows, const char* purpose) {
 }  // namespace
 
 bool Plan::run(Stream stream) {
-  Rows& logits = job_.hasPolicy ? on_.policy.logits : on_.gradient.logits;
-  if ((job_.hasPolicy || job_.hasGradient) && !logits.onDevice) {
-    policyLogits_ = roomFor(logits, "the logits");
-    if (job_.hasGradient) on_.gradient.logits = on_.gradient.out = logits;
-  }
-  if (job_.hasReference && !on_.reference.logits.onDevice) {
-    referenceLogits_ = roomFor(on_.reference.logits, "the reference's logits");
+  if (!head_) {
+    Rows& logits = job_.hasPolicy ? on_.policy.logits : on_.gradient.logits;
+    if ((job_.hasPolicy || job_.hasGradient) && !logits.onDevice) {
+      policyLogits_ = roomFor(logits, "the logits");
+      if (job_.hasGradient) on_.gradient.logits = on_.gradient.out = logits;
+    }
+    if (job_.hasReference && !on_.reference.logits.onDevice) {
+      referenceLogits_ = roomFor(on_.reference.logits, "the reference's logits");
+    }
   }
   upload(stream);
   enqueueValues(stream);
@@ -312,14 +296,19 @@ bool Plan::run(Stream stream) {
     check(cudaStreamSynchronize(stream), "waiting for the loss");
     if (job_.cancelled) return false;
   }
-  if (job_.hasGradient) enqueueGradient(stream);
+  if (hasGradient()) enqueueGradient(stream);
   download(stream);
   check(cudaStreamSynchronize(stream), "waiting for a call to end");
+  if (head_) {
+    // Only now that nothing can fail any more: these are the caller's arrays.
+    head_->download(stream);
+    check(cudaStreamSynchronize(stream), "waiting for a call to end");
+  }
   return true;
 }
 
 void Plan::read() {
-  for (const Copy& copy : results_) memcpy(copy.host, workspace_.pinned.data() + copy.offset, copy.bytes);
+  for (const Layout::Copy& copy : results_) memcpy(copy.host, workspace_.pinned.data() + copy.offset, copy.bytes);
 }
 
 }  // namespace cuda

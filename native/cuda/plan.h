@@ -4,11 +4,14 @@
 // captured in a graph.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "launch.h"
+#include "layout.h"
+#include "matmul.h"
 #include "stages.h"
 
 namespace fpl {
@@ -56,26 +59,30 @@ PinnedMemory pinnedMemory(size_t bytes);
 struct Workspace {
   DeviceMemory device;
   PinnedMemory pinned;
+  std::unique_ptr<CublasLt> cublasLt;  // once a job has needed it
 
   void reserve(size_t deviceBytes, size_t pinnedBytes);
 };
+
+class HeadPlan;
 
 class Plan {
  public:
   // `job`'s host arrays must stay where they are as long as the plan lives.
   Plan(Job& job, Workspace& workspace);
+  ~Plan();
 
   // Copies the host's inputs over.
   void upload(Stream stream);
-  // All of a job whose logits are on the device; the results are on their way to the host after it.
+  // All of a job whose tensors are on the device; the results are on their way to the host after it.
   void enqueue(Stream stream);
-  // All of any job, logits on the host included; waits for it. False when it was cancelled.
+  // All of any job, tensors on the host included; waits for it. False when it was cancelled.
   bool run(Stream stream);
   // Writes the results to the host's arrays. The stream must have been waited for.
   void read();
 
  private:
-  class Layout;
+  bool hasGradient() const { return job_.hasGradient || job_.hasHeadGradient; }
   void place(Layout& layout);
   void placeForward(Layout& layout, const Forward& from, Forward& to, bool keepStates);
   void enqueueTargets(Stream stream);
@@ -93,11 +100,9 @@ class Plan {
   int32_t* invalid_ = nullptr;
   DeviceMemory policyLogits_, referenceLogits_;  // of logits that are on the host
 
-  struct Copy {
-    void* host;
-    size_t offset, bytes;
-  };
-  std::vector<Copy> inputs_, results_;
+  std::unique_ptr<HeadPlan> head_;  // of a job that has one
+
+  std::vector<Layout::Copy> inputs_, results_;
   size_t inputBytes_ = 0, resultsBegin_ = 0, resultsEnd_ = 0;
 };
 

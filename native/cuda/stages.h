@@ -38,15 +38,17 @@ struct PartialByProducts {
 // state will be; where segments have blocks of their own there are RowSegments::count a row.
 struct SweepScratch {
   bool split = false;
-  PartialSums* sums = nullptr;              // [R · count] when split
+  PartialSums* sums = nullptr;              // [R · count] when split; else [R], or null: where the states will be
   PartialByProducts* byProducts = nullptr;  // [R] or [R · count]; null: not wanted
 };
 
 // Stage 1: rows first .. end. `tokens.targets` says which are active.
 void sweepRows(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, int64_t first, int64_t end,
                Stream stream);
-// Stage 1's end: states and results of all rows.
-void finishRows(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, Stream stream);
+// Stage 1's end: states and results of all rows. Those of row i go to places[i] (none where that is -1), or to i where
+// `places` is null.
+void finishRows(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, const int32_t* places,
+                Stream stream);
 
 // Stage 2.
 void sequenceSums(const Forward& forward, const Tokens& tokens, Stream stream);
@@ -64,6 +66,41 @@ void preferenceLoss(const PreferenceLoss& loss, const Forward* policy, const For
 // Stage 4. `values` is scratch, [R]; it may lie where the states are, which are then gone.
 void rowGradients(const Gradient& gradient, const Tokens& tokens, Stream stream);
 void logitsGradient(const Gradient& gradient, const Tokens& tokens, int64_t first, int64_t end, Stream stream);
+
+// A head's logits are made of the rows that predict something alone, side by side in `count` slots. Those past the last
+// such row stay empty: without a row and without a target.
+struct ActiveRows {
+  int32_t* rows = nullptr;     // [count] ascending, then -1
+  int32_t* targets = nullptr;  // [count] theirs, then -1
+  int64_t count = 0;
+};
+void compactRows(const int32_t* targets, int64_t count, const ActiveRows& active, Stream stream);
+
+// Rows of `from` (null: the first `count`; zeros for -1) in their own type or as float32, each `stride` from the last.
+void copyRows(const Rows& from, const int32_t* rows, int64_t count, void* out, DType dtype, int64_t stride,
+              Stream stream);
+// The bias as the logits of every row.
+void spreadBias(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, int64_t stride, Stream stream);
+// What `rowGradients` has put where the states of active rows were.
+void gatherStates(const TokenState* states, const ActiveRows& active, TokenState* out, Stream stream);
+
+// A power of two that brings a gradient into the range of float16, and what takes it out of a product again.
+struct GradientScale {
+  float up, down;
+  float zero, one;
+};
+void gradientScale(const TokenState* values, int64_t count, GradientScale* scale, Stream stream);
+// The logits' gradient times `scale` (null: 1), rounded to 16 bits in place: each row takes the first half of its room.
+void roundGradient(float* gradient, int64_t rows, int64_t vocab, int64_t stride, DType dtype, const float* scale,
+                   Stream stream);
+
+// The bias' gradient: sums over rows, one after the other in float64, and what they come to.
+void addColumns(const float* gradient, int64_t rows, int64_t vocab, int64_t stride, double* sums, Stream stream);
+void writeColumns(const double* sums, int64_t vocab, float* out, bool accumulate, Stream stream);
+// Hidden's gradient: the active rows' to their places, zeros to the others'.
+void scatterRows(const float* from, int64_t stride, const int32_t* rows, int64_t count, int64_t width, float* out,
+                 bool accumulate, Stream stream);
+void clearInactive(const int32_t* targets, int64_t count, int64_t width, float* out, Stream stream);
 
 }  // namespace cuda
 }  // namespace fpl

@@ -280,8 +280,8 @@ void sweep(const Forward& forward, const Tokens& tokens, const SweepScratch& scr
   SweepArguments<T, kByProducts> a;
   a.logits = forward.logits;
   a.targets = tokens.targets;
-  a.sums = scratch.split ? scratch.sums : reinterpret_cast<PartialSums*>(forward.states);
-  a.sumsStride = scratch.split ? sizeof(PartialSums) : sizeof(TokenState);
+  a.sums = scratch.sums ? scratch.sums : reinterpret_cast<PartialSums*>(forward.states);
+  a.sumsStride = scratch.sums ? sizeof(PartialSums) : sizeof(TokenState);
   a.byProducts = scratch.byProducts;
   a.temperature = {1 / tokens.temperature, kLog2e / tokens.temperature};
   a.segments = RowSegments(forward.logits.vocab).count;
@@ -300,6 +300,7 @@ struct FinishArguments {
   int64_t sumsStride;
   const PartialByProducts* byProducts;
   int64_t partials;  // of a row
+  const int32_t* places;
   double inverseTemperature;
   int64_t rows;
 };
@@ -313,6 +314,8 @@ FPL_KERNEL(kThreads, 2)
 finishKernel(FPL_ARGUMENT FinishArguments a) {
   const int64_t row = blockIndex() * kThreads + threadIndex();
   if (row >= a.rows) return;
+  const int64_t to = a.places ? a.places[row] : row;
+  if (to < 0) return;
   const int32_t label = a.tokens.targets[row];
   const Forward& f = a.forward;
   // An inactive row, and one whose label is out of range.
@@ -332,12 +335,12 @@ finishKernel(FPL_ARGUMENT FinishArguments a) {
     token = finish(state, labelLogit, a.inverseTemperature);
     if (a.byProducts) more = byProducts(state, token, label, labelLogit, a.inverseTemperature);
   }
-  f.states[row] = token;
-  if (f.tokenLogProbs) f.tokenLogProbs[row] = float(token.logProb);
-  if (f.tokenEntropies) f.tokenEntropies[row] = float(more.entropy);
-  if (f.tokenArgmax) f.tokenArgmax[row] = int32_t(more.argmax);
-  if (f.logSumExp) f.logSumExp[row] = float(more.logSumExp);
-  if (f.sumSquaredProbs) f.sumSquaredProbs[row] = float(more.sumSquaredProbs);
+  f.states[to] = token;
+  if (f.tokenLogProbs) f.tokenLogProbs[to] = float(token.logProb);
+  if (f.tokenEntropies) f.tokenEntropies[to] = float(more.entropy);
+  if (f.tokenArgmax) f.tokenArgmax[to] = int32_t(more.argmax);
+  if (f.logSumExp) f.logSumExp[to] = float(more.logSumExp);
+  if (f.sumSquaredProbs) f.sumSquaredProbs[to] = float(more.sumSquaredProbs);
 }
 
 }  // namespace
@@ -355,14 +358,16 @@ void sweepRows(const Forward& forward, const Tokens& tokens, const SweepScratch&
   }
 }
 
-void finishRows(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, Stream stream) {
+void finishRows(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, const int32_t* places,
+                Stream stream) {
   FinishArguments a;
   a.forward = forward;
   a.tokens = tokens;
-  a.sums = scratch.split ? scratch.sums : reinterpret_cast<const PartialSums*>(forward.states);
-  a.sumsStride = scratch.split ? sizeof(PartialSums) : sizeof(TokenState);
+  a.sums = scratch.sums ? scratch.sums : reinterpret_cast<const PartialSums*>(forward.states);
+  a.sumsStride = scratch.sums ? sizeof(PartialSums) : sizeof(TokenState);
   a.byProducts = scratch.byProducts;
   a.partials = scratch.split ? RowSegments(forward.logits.vocab).count : 1;
+  a.places = places;
   a.inverseTemperature = 1 / tokens.temperature;
   a.rows = forward.logits.count();
   FPL_LAUNCH("token log-probs", finishKernel, (a.rows + kThreads - 1) / kThreads, kThreads, stream, a);

@@ -1,9 +1,9 @@
 /**
  * Small calls of every kind on the cuda backend, for compute-sanitizer: shapes that leave heads and tails everywhere,
- * every element type, in place and not, by-products, both references, labels on the device, few rows and many.
- * Each result is held against the js backend's.
+ * every element type, in place and not, by-products, both references, labels on the device, few rows and many; and the
+ * output layer, in chunks and not. Each result is held against the js backend's.
  */
-import { fusedPreferenceLossSync } from 'fused-preference-loss'
+import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync } from 'fused-preference-loss'
 import { DeviceBuffer } from 'fused-preference-loss/cuda'
 
 const SHAPES = [
@@ -47,6 +47,80 @@ for (const shape of SHAPES) {
       }
       buffer.dispose()
       calls += got.length
+    }
+  }
+}
+/** Loss and gradients of an output layer, its logits made here and the loss by the js backend. */
+function layer(hidden, weight, bias, [batch, time, width], vocab, labels, options) {
+  const rows = batch * time
+  const data = new Float32Array(rows * vocab)
+  for (let r = 0; r < rows; r++) {
+    for (let v = 0; v < vocab; v++) {
+      let sum = bias[v]
+      for (let d = 0; d < width; d++) sum += hidden[r * width + d] * weight[v * width + d]
+      data[r * vocab + v] = sum
+    }
+  }
+  const logits = { data, shape: [batch, time, vocab] }
+  const { loss, gradLogits } = fusedPreferenceLossSync(logits, labels, { ...options, backend: 'js', gradient: true })
+  const gradient = [new Float64Array(rows * width), new Float64Array(vocab * width), new Float64Array(vocab)]
+  for (let r = 0; r < rows; r++) {
+    for (let v = 0; v < vocab; v++) {
+      const g = gradLogits.data[r * vocab + v]
+      gradient[2][v] += g
+      for (let d = 0; d < width; d++) {
+        gradient[0][r * width + d] += g * weight[v * width + d]
+        gradient[1][v * width + d] += g * hidden[r * width + d]
+      }
+    }
+  }
+  return { loss, gradient }
+}
+
+/** Distance in the norm of `wanted`. */
+function distance(got, wanted) {
+  const norm = (list) => Math.sqrt(list.reduce((sum, x) => sum + x * x, 0))
+  return norm(wanted.map((x, i) => got[i] - x)) / norm(wanted)
+}
+
+for (const [batch, time, width, vocab] of [
+  [2, 3, 7, 33],
+  [4, 5, 64, 1027],
+  [2, 9, 130, 17_001],
+]) {
+  for (const dtype of /** @type {const} */ (['float32', 'bfloat16', 'float16'])) {
+    for (const chunk of ['', String(3 * 4 * (vocab + 32))]) {
+      process.env.FUSED_PREFERENCE_LOSS_CHUNK_BYTES = chunk
+      // Of few bits, so that every type has them.
+      const fill = (length, scale) =>
+        Float32Array.from({ length }, (_, i) => (scale * Math.round(16 * Math.sin(i * 12.9898 + i * i))) / 16)
+      const numbers = [fill(batch * time * width, 1), fill(vocab * width, 0.25), fill(vocab, 1)]
+      const stored = numbers.map((list) => {
+        const bits = new Uint32Array(list.buffer)
+        return dtype === 'float32' ? list : Uint16Array.from(bits, (b) => (dtype === 'bfloat16' ? b >>> 16 : half(b)))
+      })
+      const labels = Int32Array.from({ length: batch * time }, (_, i) => (i % 4 === 1 ? -100 : (i * 7919) % vocab))
+      const options = { shift: false, lossType: 'cpo' }
+      const wanted = layer(...numbers, [batch, time, width], vocab, labels, options)
+      const [hidden, weight, bias] = stored.map((data) => DeviceBuffer.from(data))
+      const outs = numbers.map((list) => new DeviceBuffer(4 * list.length))
+      for (const there of [labels, DeviceBuffer.from(labels)]) {
+        const { loss } = fusedLinearPreferenceLossSync(
+          { data: hidden, dtype, shape: [batch, time, width] },
+          { data: weight, dtype, shape: [vocab, width] },
+          there,
+          { ...options, bias, gradient: { hidden: outs[0], weight: outs[1], bias: outs[2] } },
+        )
+        const off = [Math.abs(loss - wanted.loss) / Math.max(1, Math.abs(wanted.loss))]
+        for (const [i, out] of outs.entries()) {
+          const got = new Float32Array(out.byteLength / 4)
+          out.copyTo(got)
+          off.push(distance(got, wanted.gradient[i]) / (dtype === 'float32' ? 1 : 1000))
+        }
+        if (!off.every((x) => x <= 1e-5)) throw new Error(`${dtype} layer [${vocab}, ${width}]: off by ${off}`)
+        calls++
+      }
+      for (const buffer of [hidden, weight, bias, ...outs]) buffer.dispose()
     }
   }
 }

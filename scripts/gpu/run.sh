@@ -1,16 +1,22 @@
 #!/usr/bin/env bash
 # Tests and measures on a host with an NVIDIA GPU, offline: the tests on the device, the same kinds of calls under
 # compute-sanitizer, the benchmarks of both backends. What was found goes to the output folder (default: results).
-#   run.sh [output folder] [check|sanitize|bench|cpu ...]      all four when none is named
+#   run.sh [output folder] [check|sanitize|bench|head|cpu ...]      all five when none is named
 here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "${1:-results}" && cd "${1:-results}" && pwd)
 shift
-steps=${*:-check sanitize bench cpu}
+steps=${*:-check sanitize bench head cpu}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 tar -C "$work" -xf "$here/tree.tar.xz" || exit 1
 cd "$work" || exit 1
 export PATH="$work/bin:$PATH"
+# The cuBLASLt that came with PyTorch; without it, the system's.
+if [ -z "$FUSED_PREFERENCE_LOSS_CUBLASLT" ]; then
+  FUSED_PREFERENCE_LOSS_CUBLASLT=$(python3 -c 'import glob, nvidia
+print(sorted(glob.glob(list(nvidia.__path__)[0] + "/*/lib/libcublasLt.so.1?"))[-1])' 2> /dev/null)
+  export FUSED_PREFERENCE_LOSS_CUBLASLT
+fi
 failed=0
 step() { # name, command...
   local name=$1 begin=$SECONDS
@@ -28,6 +34,9 @@ case " $steps " in *" sanitize "*)
 esac
 case " $steps " in *" bench "*)
   lines=200 step bench node bench/run.mjs --backend cuda --json "$out/bench-cuda.json" ;;
+esac
+case " $steps " in *" head "*)
+  lines=40 step head node bench/cuda/head.mjs "$out/bench-head.json" ;;
 esac
 case " $steps " in *" cpu "*)
   lines=60 step cpu node bench/run.mjs --peer torch-eager --peer torch-cross-entropy --peer torch-compile \

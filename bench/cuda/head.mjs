@@ -1,0 +1,82 @@
+/**
+ * `node bench/cuda/head.mjs [json]`: the output layer and the loss in one, hidden [8, 1024, 4096] and a weight [128256, 4096]
+ * in bfloat16, against the rate of cuBLAS in the same run and against the fused layers that python3 can import.
+ *
+ * A forward is one product with the weight, a step four: the logits twice, and the gradients of hidden and weight.
+ */
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { fusedLinearPreferenceLossSync, getBackends, linearSequenceLogProbsSync } from 'fused-preference-loss'
+import { DeviceBuffer, Stream } from 'fused-preference-loss/cuda'
+import { quantile } from '../statistics.mjs'
+import { randomLogits } from './run.mjs'
+
+const [BATCH, TIME, WIDTH, VOCAB] = [8, 1024, 4096, 128256]
+const dtype = 'bfloat16'
+
+/** Median milliseconds of a call that waits for the GPU. */
+function time(/** @type {() => void} */ call, rounds = 7) {
+  for (let i = 0; i < 2; i++) call()
+  const times = Array.from({ length: rounds }, () => {
+    const start = performance.now()
+    call()
+    return performance.now() - start
+  }).sort((a, b) => a - b)
+  return quantile(times, 0.5)
+}
+
+const { cublasLt } = getBackends().cuda
+if (!cublasLt?.available) throw new Error(`cuBLASLt: ${cublasLt?.reason}`)
+
+const stream = new Stream()
+const hidden = {
+  data: randomLogits({ dtype, rows: BATCH * TIME, vocab: WIDTH }, 1),
+  dtype,
+  shape: [BATCH, TIME, WIDTH],
+}
+// So that logits have a standard deviation of 2.
+const weight = {
+  data: randomLogits({ dtype, rows: VOCAB, vocab: WIDTH }, 2 / Math.sqrt(WIDTH)),
+  dtype,
+  shape: [VOCAB, WIDTH],
+}
+const gradient = { hidden: new DeviceBuffer(4 * BATCH * TIME * WIDTH), weight: new DeviceBuffer(4 * VOCAB * WIDTH) }
+const heads = [0, 0.5].map((masked) => ({ name: `head${masked ? '-masked50' : ''}`, masked }))
+const results = []
+for (const { name, masked } of heads) {
+  const labels = Int32Array.from({ length: BATCH * TIME }, (_, i) =>
+    i % TIME < masked * TIME ? -100 : (i * 2654435761) % VOCAB,
+  )
+  const options = { shift: false, stream }
+  const forward = () => linearSequenceLogProbsSync(hidden, weight, labels, options)
+  const { logProbs } = forward()
+  const reference = { chosen: logProbs.slice(0, BATCH / 2), rejected: logProbs.slice(BATCH / 2) }
+  const step = () =>
+    fusedLinearPreferenceLossSync(hidden, weight, labels, { ...options, reference, gradient, zeroInactive: false })
+  results.push({ case: name, stage: 'forward', peer: 'ours', products: 1 - masked, ms: time(forward) })
+  results.push({ case: name, stage: 'step', peer: 'ours', products: 4 * (1 - masked), ms: time(step) })
+}
+for (const { data } of [hidden, weight]) data.dispose()
+for (const buffer of Object.values(gradient)) buffer.dispose()
+
+const script = fileURLToPath(new URL('peers.py', import.meta.url))
+const input = JSON.stringify({ heads, shape: [BATCH, TIME, WIDTH, VOCAB], dtype })
+const { status, stdout, stderr, error } = spawnSync('python3', [script], { input, encoding: 'utf8' })
+const lines = (stdout ?? '').split('\n').filter((line) => line.startsWith('{'))
+results.push(...lines.map((line) => JSON.parse(line)))
+if (status !== 0) results.push({ peer: 'python3', skipped: error?.message ?? stderr.trim().split('\n').at(-1) })
+
+const product = results.find(({ peer }) => peer === 'cublas')?.ms
+for (const { case: name = '', stage = '', peer, ms, products, peakBytes, skipped } of results) {
+  const said = skipped ? `skipped: ${skipped}` : `${ms.toFixed(2).padStart(9)} ms`
+  const share = products && product ? `   ${((100 * products * product) / ms).toFixed(1)} % of cuBLAS` : ''
+  const memory = peakBytes ? `   peak ${(peakBytes / 1e9).toFixed(2)} GB beyond the inputs` : ''
+  console.log(`${`${name} ${stage}`.padEnd(24)} ${peer.padEnd(24)} ${said}${share}${memory}`)
+}
+const json = process.argv[2]
+if (json) {
+  mkdirSync(dirname(json), { recursive: true })
+  writeFileSync(json, `${JSON.stringify({ date: new Date().toISOString(), results }, null, 1)}\n`)
+}

@@ -1,0 +1,289 @@
+#include "head.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace fpl {
+namespace cuda {
+namespace {
+
+// Bytes of device memory for the logits of a chunk. Each chunk reads and writes the weight's gradient once, so they
+// should be large.
+int64_t chunkBytes() {
+  const char* value = getenv("FUSED_PREFERENCE_LOSS_CHUNK_BYTES");
+  return value && *value ? std::max<int64_t>(1, atoll(value)) : int64_t(768) << 20;
+}
+
+int64_t roundedUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Elements that rows begin at a multiple of, so that they can be read 16 bytes and more at a time.
+constexpr int64_t kRowAlignment = 32;
+
+constexpr float kZero = 0, kOne = 1;
+
+int64_t extentOf(const Rows& rows) { return rows.offset(rows.count() - 1) + rows.vocab; }
+
+bool isActive(int32_t target) { return target != -1; }
+
+}  // namespace
+
+HeadPlan::HeadPlan(const Job& job, Workspace& workspace) : job_(job), workspace_(workspace) {
+  if (!workspace.cublasLt) workspace.cublasLt = std::make_unique<CublasLt>();
+  count_ = job.policy.logits.count();
+  vocab_ = job.policy.logits.vocab;
+  stride_ = roundedUp(vocab_, kRowAlignment);
+  // How many of the labels on the device are active is not known here, and waiting to be told would end a graph's
+  // capture: there is room and work for all rows then.
+  active_.count = job.labels.data ? count_ : std::count_if(job.tokens.targets, job.tokens.targets + count_, isActive);
+  mostRows_ = std::max<int64_t>(1, chunkBytes() / (stride_ * int64_t(sizeof(float))));
+  if (mostRows_ > 128) mostRows_ -= mostRows_ % 128;
+  chunk_ = std::min(mostRows_, active_.count);
+
+  policy_ = layerOf(job.policy.head);
+  if (job.hasReference) reference_ = layerOf(job.reference.head);
+  hiddenStride_ = roundedUp(std::max(policy_.head.width(), reference_.head.width()), kRowAlignment);
+  if (!job.hasHeadGradient) return;
+  out_ = job.headGradient;
+  if (out_.onDevice) return;
+  const bool adds = out_.accumulate;
+  const int64_t width = policy_.head.width();
+  out_.hidden = gradientOnDevice(out_.hidden, count_ * width, adds || out_.skipInactive, "the gradient of hidden");
+  out_.weight = gradientOnDevice(out_.weight, vocab_ * width, adds, "the gradient of the weight");
+  out_.bias = gradientOnDevice(out_.bias, vocab_, adds, "the gradient of the bias");
+}
+
+HeadPlan::Layer HeadPlan::layerOf(const Head& from) {
+  Layer layer;
+  layer.head = from;
+  Head& head = layer.head;
+  const int64_t width = from.width();
+  if (!from.hidden.onDevice) {
+    head.hidden.data = onDevice(from.hidden.data, extentOf(from.hidden), from.hidden.dtype, "the hidden states");
+  }
+  if (!from.weight.onDevice) {
+    const int64_t extent = (vocab_ - 1) * from.weight.rowStride + (width - 1) * from.weight.columnStride + 1;
+    head.weight.data = onDevice(from.weight.data, extent, from.weight.dtype, "the weight");
+    if (from.bias.data) head.bias.data = onDevice(from.bias.data, vocab_, from.bias.dtype, "the bias");
+  }
+  // Both factors of a product have one type.
+  layer.type = from.hidden.dtype == from.weight.dtype ? from.weight.dtype : DType::kFloat32;
+  layer.converts = layer.type != from.weight.dtype;
+  layer.weight = {head.weight.data, layer.type, vocab_, width, head.weight.rowStride, head.weight.columnStride};
+  if (layer.converts) {
+    const bool byRows = layer.weight.byRows();
+    layer.weight.rowStride = byRows ? width : 1;
+    layer.weight.columnStride = byRows ? 1 : vocab_;
+  }
+  return layer;
+}
+
+void* HeadPlan::onDevice(const void* host, int64_t elements, DType dtype, const char* purpose) {
+  const size_t bytes = size_t(elements * elementSize(dtype));
+  memories_.push_back(deviceMemory(bytes, purpose));
+  uploads_.push_back({memories_.back().data(), const_cast<void*>(host), bytes});
+  return memories_.back().data();
+}
+
+float* HeadPlan::gradientOnDevice(float* host, int64_t elements, bool upload, const char* purpose) {
+  if (!host) return nullptr;
+  const size_t bytes = size_t(elements) * sizeof(float);
+  memories_.push_back(deviceMemory(bytes, purpose));
+  void* device = memories_.back().data();
+  if (upload) uploads_.push_back({device, host, bytes});
+  downloads_.push_back({device, host, bytes});
+  return static_cast<float*>(device);
+}
+
+void HeadPlan::place(Layout& layout) {
+  active_.rows = layout.scratch<int32_t>(active_.count);
+  active_.targets = layout.scratch<int32_t>(active_.count);
+  for (Layer* layer : {&policy_, &reference_}) {
+    if (layer->converts) layer->weight.data = layout.scratch<float>(vocab_ * layer->head.width());
+  }
+  hidden_ = layout.scratch<char>(chunk_ * hiddenStride_ * int64_t(sizeof(float)));
+  logits_ = layout.scratch<float>(chunk_ * stride_);
+  products_ = layout.scratch<char>(CublasLt::kWorkspace);
+  if (job_.hasPolicy) {
+    // Few rows leave most of the GPU idle unless they are split. The rows' bits do not depend on it.
+    constexpr int64_t kFew = 1024;
+    const int64_t segments = RowSegments(vocab_).count;
+    sweep_.split = segments > 1 && chunk_ <= kFew;
+    const int64_t partials = sweep_.split ? chunk_ * segments : chunk_;
+    sweep_.sums = layout.scratch<PartialSums>(partials);
+    if (job_.policy.wantsByProducts()) sweep_.byProducts = layout.scratch<PartialByProducts>(partials);
+  }
+  if (!job_.hasHeadGradient) return;
+  values_ = layout.scratch<TokenState>(active_.count);
+  if (out_.hidden) hiddenGradient_ = layout.scratch<float>(chunk_ * hiddenStride_);
+  if (out_.bias) biasSums_ = layout.scratch<double>(vocab_);
+  if (policy_.type == DType::kFloat16) scale_ = layout.scratch<GradientScale>(1);
+}
+
+// hidden · weightᵀ
+Product HeadPlan::logitsProduct(const Layer& layer, int64_t rows) const {
+  const Matrix hidden{hidden_, layer.type, rows, layer.head.width(), hiddenStride_};
+  const Matrix logits{logits_, DType::kFloat32, rows, vocab_, stride_};
+  return {hidden, layer.weight.transposed(), logits};
+}
+
+// gradient · weight
+Product HeadPlan::hiddenProduct(int64_t rows) const {
+  // Rounded to 16 bits, it takes the first half of each row's room.
+  const Matrix gradient{logits_, policy_.type, rows, vocab_, stride_ * 4 / elementSize(policy_.type)};
+  const Matrix out{hiddenGradient_, DType::kFloat32, rows, policy_.head.width(), hiddenStride_};
+  return {gradient, policy_.weight, out};
+}
+
+// gradientᵀ · hidden
+Product HeadPlan::weightProduct(int64_t rows) const {
+  const int64_t width = policy_.head.width();
+  const Matrix gradient{logits_, policy_.type, rows, vocab_, stride_ * 4 / elementSize(policy_.type)};
+  const Matrix hidden{hidden_, policy_.type, rows, width, hiddenStride_};
+  const bool byRows = policy_.head.weight.columnStride == 1;
+  const Matrix out{out_.weight, DType::kFloat32, vocab_, width, byRows ? width : 1, byRows ? 1 : vocab_};
+  return {gradient.transposed(), hidden, out};
+}
+
+// The product for a whole chunk, and for a shorter last one. Chosen for the most rows a chunk can have, so that the
+// choice, and with it a row's bits, does not depend on how many there are.
+template <typename Make>
+std::vector<Matmul> HeadPlan::products(bool scalarsOnDevice, const Make& make) const {
+  std::vector<Matmul> made;
+  for (const int64_t rows : {chunk_, active_.count % chunk_}) {
+    if (rows > 0) made.emplace_back(*workspace_.cublasLt, make(mostRows_), make(rows), scalarsOnDevice);
+  }
+  return made;
+}
+
+void HeadPlan::prepare() {
+  if (active_.count == 0) return;
+  policy_.logits = products(false, [&](int64_t rows) { return logitsProduct(policy_, rows); });
+  if (job_.hasReference) {
+    reference_.logits = products(false, [&](int64_t rows) { return logitsProduct(reference_, rows); });
+  }
+  const bool scaled = scale_ != nullptr;
+  if (out_.hidden) toHidden_ = products(scaled, [&](int64_t rows) { return hiddenProduct(rows); });
+  if (out_.weight) toWeight_ = products(scaled, [&](int64_t rows) { return weightProduct(rows); });
+}
+
+void HeadPlan::upload(Stream stream) {
+  for (const Transfer& t : uploads_) {
+    check(cudaMemcpyAsync(t.device, t.host, t.bytes, cudaMemcpyHostToDevice, stream),
+          "copying the output layer to the device");
+  }
+}
+
+void HeadPlan::download(Stream stream) {
+  for (const Transfer& t : downloads_) {
+    check(cudaMemcpyAsync(t.host, t.device, t.bytes, cudaMemcpyDeviceToHost, stream),
+          "copying the output layer's gradients to the host");
+  }
+}
+
+void HeadPlan::begin(const int32_t* targets, Stream stream) {
+  compactRows(targets, count_, active_, stream);
+  for (const Layer* layer : {&policy_, &reference_}) {
+    if (!layer->converts) continue;
+    const Head::Weight& from = layer->head.weight;
+    const Matrix& to = layer->weight;
+    const bool byRows = to.byRows();
+    Rows rows;
+    rows.data = from.data;
+    rows.dtype = from.dtype;
+    rows.batch = 1;
+    rows.time = byRows ? to.rows : to.columns;
+    rows.vocab = byRows ? to.columns : to.rows;
+    rows.timeStride = byRows ? from.rowStride : from.columnStride;
+    copyRows(rows, nullptr, rows.time, to.data, to.dtype, rows.vocab, stream);
+  }
+}
+
+template <typename Visit>
+void HeadPlan::forChunks(const Visit& visit) const {
+  for (int64_t first = 0; first < active_.count; first += chunk_) visit(first, std::min(chunk_, active_.count - first));
+}
+
+Rows HeadPlan::chunkOfLogits(int64_t rows) const {
+  Rows logits;
+  logits.data = logits_;
+  logits.batch = 1;
+  logits.time = rows;
+  logits.vocab = vocab_;
+  logits.timeStride = stride_;
+  logits.onDevice = true;
+  return logits;
+}
+
+void HeadPlan::makeLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream) {
+  const Head& head = layer.head;
+  copyRows(head.hidden, active_.rows + first, rows, hidden_, layer.type, hiddenStride_, stream);
+  if (head.bias.data) spreadBias(head.bias, logits_, rows, vocab_, stride_, stream);
+  of(layer.logits, rows).multiply(&kOne, head.bias.data ? &kOne : &kZero, products_, stream);
+}
+
+void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& tokens, Stream stream) {
+  // What the rows without a target have; only the others are visited.
+  const auto clear = [&](auto* results, int value) {
+    if (!results) return;
+    check(cudaMemsetAsync(results, value, size_t(count_) * sizeof *results, stream), "running output layer");
+  };
+  clear(stage.states, 0);
+  clear(stage.tokenLogProbs, 0);
+  clear(stage.tokenEntropies, 0);
+  clear(stage.tokenArgmax, 0xff);
+  clear(stage.logSumExp, 0);
+  clear(stage.sumSquaredProbs, 0);
+
+  SweepScratch scratch = sweep_;
+  if (!stage.wantsByProducts()) scratch.byProducts = nullptr;
+  Forward part = stage;
+  Tokens chunkTokens = tokens;
+  forChunks([&](int64_t first, int64_t rows) {
+    makeLogits(reference ? reference_ : policy_, first, rows, stream);
+    part.logits = chunkOfLogits(rows);
+    chunkTokens.targets = active_.targets + first;
+    sweepRows(part, chunkTokens, scratch, 0, rows, stream);
+    finishRows(part, chunkTokens, scratch, active_.rows + first, stream);
+  });
+}
+
+void HeadPlan::gradient(const Gradient& gradient, const Tokens& tokens, Stream stream) {
+  const int64_t width = policy_.head.width();
+  const bool adds = out_.accumulate;
+  if (out_.hidden && !adds && !out_.skipInactive) clearInactive(tokens.targets, count_, width, out_.hidden, stream);
+  if (out_.weight && !adds && active_.count == 0) {
+    check(cudaMemsetAsync(out_.weight, 0, size_t(vocab_ * width) * sizeof(float), stream), "running output layer");
+  }
+  if (out_.bias) {
+    check(cudaMemsetAsync(biasSums_, 0, size_t(vocab_) * sizeof(double), stream), "running output layer");
+  }
+  if (active_.count > 0) gatherStates(gradient.states, active_, values_, stream);
+  if (scale_) gradientScale(values_, active_.count, scale_, stream);
+  const float* down = scale_ ? &scale_->down : &kOne;
+  const float* zero = scale_ ? &scale_->zero : &kZero;
+  const float* one = scale_ ? &scale_->one : &kOne;
+
+  Gradient part = gradient;
+  part.skipInactive = false;
+  Tokens chunkTokens = tokens;
+  forChunks([&](int64_t first, int64_t rows) {
+    makeLogits(policy_, first, rows, stream);
+    part.logits = part.out = chunkOfLogits(rows);
+    part.states = values_ + first;
+    chunkTokens.targets = active_.targets + first;
+    logitsGradient(part, chunkTokens, 0, rows, stream);
+    if (out_.bias) addColumns(logits_, rows, vocab_, stride_, biasSums_, stream);
+    if (policy_.type != DType::kFloat32) {
+      roundGradient(logits_, rows, vocab_, stride_, policy_.type, scale_ ? &scale_->up : nullptr, stream);
+    }
+    if (out_.hidden) {
+      of(toHidden_, rows).multiply(down, zero, products_, stream);
+      scatterRows(hiddenGradient_, hiddenStride_, active_.rows + first, rows, width, out_.hidden, adds, stream);
+    }
+    if (out_.weight) of(toWeight_, rows).multiply(down, adds || first > 0 ? one : zero, products_, stream);
+  });
+  if (out_.bias) writeColumns(biasSums_, vocab_, out_.bias, adds, stream);
+}
+
+}  // namespace cuda
+}  // namespace fpl

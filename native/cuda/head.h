@@ -1,0 +1,87 @@
+// The part of a plan that makes logits of hidden states and the output layer's weight, and turns their gradient into
+// those of the layer: the rows that predict something, a chunk at a time, so that no more than a chunk of logits
+// exists.
+#pragma once
+
+#include <vector>
+
+#include "layout.h"
+#include "matmul.h"
+#include "plan.h"
+
+namespace fpl {
+namespace cuda {
+
+class HeadPlan {
+ public:
+  // Throws where cuBLASLt cannot be opened. `job` is the host's.
+  HeadPlan(const Job& job, Workspace& workspace);
+
+  void place(Layout& layout);
+  // Chooses how to multiply; once everything has its place.
+  void prepare();
+
+  // Copies the host's tensors over, whole: they have to fit.
+  void upload(Stream stream);
+  // Finds the active rows.
+  void begin(const int32_t* targets, Stream stream);
+  // Stage 1 of the policy, or of the reference.
+  void forward(bool reference, const Forward& stage, const Tokens& tokens, Stream stream);
+  // Stage 4; `gradient` has what rowGradients has left.
+  void gradient(const Gradient& gradient, const Tokens& tokens, Stream stream);
+  // Copies the gradients back that are the host's.
+  void download(Stream stream);
+
+ private:
+  // An output layer on the device.
+  struct Layer {
+    Head head;
+    DType type = DType::kFloat32;  // of both factors of its products
+    Matrix weight;                 // [V, D] of that type
+    bool converts = false;         // the weight is a copy in that type
+    std::vector<Matmul> logits;
+  };
+  struct Transfer {
+    void *device, *host;
+    size_t bytes;
+  };
+
+  Layer layerOf(const Head& head);
+  void* onDevice(const void* host, int64_t elements, DType dtype, const char* purpose);
+  float* gradientOnDevice(float* host, int64_t elements, bool upload, const char* purpose);
+
+  Product logitsProduct(const Layer& layer, int64_t rows) const;
+  Product hiddenProduct(int64_t rows) const;
+  Product weightProduct(int64_t rows) const;
+  template <typename Make>
+  std::vector<Matmul> products(bool scalarsOnDevice, const Make& make) const;
+  const Matmul& of(const std::vector<Matmul>& products, int64_t rows) const { return products[rows == chunk_ ? 0 : 1]; }
+  template <typename Visit>
+  void forChunks(const Visit& visit) const;
+
+  Rows chunkOfLogits(int64_t rows) const;
+  void makeLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream);
+
+  const Job& job_;
+  Workspace& workspace_;
+  int64_t count_, vocab_;     // rows of all logits, and their length
+  int64_t mostRows_, chunk_;  // rows of a chunk: the most there may be, and those there are
+  int64_t stride_;            // of the logits
+  int64_t hiddenStride_;      // of the hidden states, and their gradient
+  Layer policy_, reference_;
+  HeadGradient out_;  // where the gradients go on the device
+  std::vector<DeviceMemory> memories_;
+  std::vector<Transfer> uploads_, downloads_;
+
+  ActiveRows active_;
+  SweepScratch sweep_;
+  float *logits_ = nullptr, *hiddenGradient_ = nullptr;
+  char *hidden_ = nullptr, *products_ = nullptr;
+  TokenState* values_ = nullptr;
+  double* biasSums_ = nullptr;
+  GradientScale* scale_ = nullptr;
+  std::vector<Matmul> toHidden_, toWeight_;
+};
+
+}  // namespace cuda
+}  // namespace fpl

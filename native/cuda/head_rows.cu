@@ -1,0 +1,244 @@
+// What a head needs besides products of matrices and the four stages: the rows that predict something gathered side by
+// side, the bias, and what becomes of the logits' gradient. Sums are taken in an order that does not change.
+#include "../core/row_gradient.h"
+#include "stages.h"
+
+namespace fpl {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+constexpr int kPer = 4;  // columns of a thread
+constexpr int64_t kColumns = int64_t(kThreads) * kPer;
+
+int64_t tilesOf(int64_t columns) { return (columns + kColumns - 1) / kColumns; }
+
+// Calls `body` for this thread's columns of a tile.
+template <typename Body>
+FPL_DEVICE void forColumns(int64_t tile, int64_t columns, const Body& body) {
+#pragma unroll
+  for (int i = 0; i < kPer; ++i) {
+    const int64_t column = tile * kColumns + i * kThreads + threadIndex();
+    if (column < columns) body(column);
+  }
+}
+
+struct Counts {
+  int32_t of[kThreads];
+};
+
+// One block: each thread has a stretch of the rows.
+FPL_KERNEL(kThreads, 1)
+compactKernel(const int32_t* targets, int64_t count, ActiveRows active) {
+  FPL_SHARED(Counts, counts);
+  const int64_t share = (count + kThreads - 1) / kThreads, begin = threadIndex() * share;
+  const int64_t end = begin + share < count ? begin + share : count;
+  int32_t own = 0;
+  for (int64_t row = begin; row < end; ++row) own += targets[row] != -1;
+  counts.of[threadIndex()] = own;
+  barrier();
+  int32_t slot = 0, total = 0;
+  for (int t = 0; t < kThreads; ++t) {
+    if (t == threadIndex()) slot = total;
+    total += counts.of[t];
+  }
+  for (int64_t row = begin; row < end; ++row) {
+    if (targets[row] == -1) continue;
+    active.rows[slot] = int32_t(row);
+    active.targets[slot++] = targets[row];
+  }
+  for (int64_t i = total + threadIndex(); i < active.count; i += kThreads) active.rows[i] = active.targets[i] = -1;
+}
+
+template <typename From, typename To>
+FPL_KERNEL(kThreads, 4)
+copyKernel(FPL_ARGUMENT Rows from, const int32_t* rows, To* out, int64_t stride, int64_t tiles) {
+  const int64_t i = blockIndex() / tiles, row = rows ? rows[i] : i;
+  forColumns(blockIndex() % tiles, from.vocab, [&](int64_t column) {
+    fromFloat(row < 0 ? 0.0f : toFloat(from.at<From>(row)[column]), out[i * stride + column]);
+  });
+}
+
+template <typename From, typename To>
+void copy(const Rows& from, const int32_t* rows, int64_t count, void* out, int64_t stride, Stream stream) {
+  const int64_t tiles = tilesOf(from.vocab);
+  FPL_LAUNCH("output layer", (copyKernel<From, To>), count * tiles, kThreads, stream, from, rows, static_cast<To*>(out),
+             stride, tiles);
+}
+
+template <typename T>
+FPL_KERNEL(kThreads, 4)
+biasKernel(const T* bias, float* logits, int64_t vocab, int64_t stride, int64_t tiles) {
+  float* row = logits + blockIndex() / tiles * stride;
+  forColumns(blockIndex() % tiles, vocab, [&](int64_t column) { row[column] = toFloat(bias[column]); });
+}
+
+template <typename T>
+void spread(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, int64_t stride, Stream stream) {
+  const int64_t tiles = tilesOf(vocab);
+  FPL_LAUNCH("output layer", biasKernel<T>, rows * tiles, kThreads, stream, static_cast<const T*>(bias.data), logits,
+             vocab, stride, tiles);
+}
+
+FPL_KERNEL(kThreads, 4)
+gatherKernel(const TokenState* states, ActiveRows active, TokenState* out) {
+  const int64_t i = blockIndex() * kThreads + threadIndex();
+  if (i < active.count) out[i] = active.rows[i] < 0 ? TokenState{} : states[active.rows[i]];
+}
+
+struct Magnitudes {
+  float of[kThreads];
+};
+
+// One block. The derivative at the label is minus the sum of the others, all of one sign: the largest of its row.
+FPL_KERNEL(kThreads, 1)
+scaleKernel(const TokenState* values, int64_t count, GradientScale* scale) {
+  FPL_SHARED(Magnitudes, magnitudes);
+  float largest = 0;
+  for (int64_t i = threadIndex(); i < count; i += kThreads) {
+    largest = fmaxf(largest, fabsf(reinterpret_cast<const RowGradient*>(values + i)->atLabel));  // NaN is skipped
+  }
+  magnitudes.of[threadIndex()] = largest;
+  barrier();
+  if (threadIndex() != 0) return;
+  for (int t = 1; t < kThreads; ++t) largest = fmaxf(largest, magnitudes.of[t]);
+  int exponent = 15;
+  if (largest > 0 && largest < INFINITY) frexp(double(largest), &exponent);
+  // Just below the largest float16; and a power of two whose inverse is a normal float32, too.
+  const int up = 15 - exponent < 126 ? 15 - exponent : 126;
+  *scale = {float(powerOfTwo(up)), float(powerOfTwo(-up)), 0, 1};
+}
+
+// A block to a row, from front to back: what is written lies where the row has been read.
+template <typename T>
+FPL_KERNEL(kThreads, 4)
+roundKernel(float* gradient, int64_t vocab, int64_t stride, const float* scale) {
+  constexpr int kPerLoad = kPerQuad<float>, kPerStore = kPerQuad<T>;
+  float* row = gradient + blockIndex() * stride;
+  T* out = reinterpret_cast<T*>(row);
+  const float factor = scale ? *scale : 1;
+  for (int64_t first = 0; first < vocab; first += int64_t(kThreads) * kPerStore) {
+    const int64_t at = first + threadIndex() * kPerStore;
+    float x[kPerStore] = {};
+    if (at + kPerStore <= vocab) {
+#pragma unroll
+      for (int i = 0; i < kPerStore; i += kPerLoad)
+        unpack(loadCached(reinterpret_cast<Quad*>(row + at + i)), x + i, row);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kPerStore; ++i) x[i] = at + i < vocab ? row[at + i] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kPerStore; ++i) x[i] = multiply(x[i], factor);
+    barrier();  // the others have read what is about to be written over
+    if (at < vocab) storeStreaming(reinterpret_cast<Quad*>(out + at), pack(x, out));
+  }
+}
+
+FPL_KERNEL(kThreads, 4)
+columnsKernel(const float* gradient, int64_t rows, int64_t vocab, int64_t stride, double* sums) {
+  const int64_t column = blockIndex() * kThreads + threadIndex();
+  if (column >= vocab) return;
+  double sum = sums[column];
+#pragma unroll 8
+  for (int64_t row = 0; row < rows; ++row) sum += double(gradient[row * stride + column]);
+  sums[column] = sum;
+}
+
+FPL_KERNEL(kThreads, 4)
+sumsKernel(const double* sums, int64_t vocab, float* out, bool accumulate) {
+  const int64_t column = blockIndex() * kThreads + threadIndex();
+  if (column < vocab) out[column] = float(accumulate ? double(out[column]) + sums[column] : sums[column]);
+}
+
+FPL_KERNEL(kThreads, 4)
+scatterKernel(const float* from, int64_t stride, const int32_t* rows, int64_t width, float* out, bool accumulate,
+              int64_t tiles) {
+  const int64_t i = blockIndex() / tiles, row = rows[i];
+  if (row < 0) return;
+  forColumns(blockIndex() % tiles, width, [&](int64_t column) {
+    float& to = out[row * width + column];
+    const float value = from[i * stride + column];
+    to = accumulate ? add(to, value) : value;
+  });
+}
+
+FPL_KERNEL(kThreads, 4)
+clearKernel(const int32_t* targets, int64_t width, float* out, int64_t tiles) {
+  const int64_t row = blockIndex() / tiles;
+  if (targets[row] != -1) return;
+  forColumns(blockIndex() % tiles, width, [&](int64_t column) { out[row * width + column] = 0; });
+}
+
+int64_t blocksOf(int64_t count) { return (count + kThreads - 1) / kThreads; }
+
+}  // namespace
+
+void compactRows(const int32_t* targets, int64_t count, const ActiveRows& active, Stream stream) {
+  FPL_LAUNCH("output layer", compactKernel, 1, kThreads, stream, targets, count, active);
+}
+
+void copyRows(const Rows& from, const int32_t* rows, int64_t count, void* out, DType dtype, int64_t stride,
+              Stream stream) {
+  const bool same = from.dtype == dtype;
+  switch (from.dtype) {
+    case DType::kFloat32:
+      return copy<float, float>(from, rows, count, out, stride, stream);
+    case DType::kFloat16:
+      return (same ? copy<Float16, Float16> : copy<Float16, float>)(from, rows, count, out, stride, stream);
+    case DType::kBFloat16:
+      return (same ? copy<BFloat16, BFloat16> : copy<BFloat16, float>)(from, rows, count, out, stride, stream);
+  }
+}
+
+void spreadBias(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, int64_t stride, Stream stream) {
+  switch (bias.dtype) {
+    case DType::kFloat32:
+      return spread<float>(bias, logits, rows, vocab, stride, stream);
+    case DType::kFloat16:
+      return spread<Float16>(bias, logits, rows, vocab, stride, stream);
+    case DType::kBFloat16:
+      return spread<BFloat16>(bias, logits, rows, vocab, stride, stream);
+  }
+}
+
+void gatherStates(const TokenState* states, const ActiveRows& active, TokenState* out, Stream stream) {
+  FPL_LAUNCH("output layer", gatherKernel, blocksOf(active.count), kThreads, stream, states, active, out);
+}
+
+void gradientScale(const TokenState* values, int64_t count, GradientScale* scale, Stream stream) {
+  FPL_LAUNCH("output layer", scaleKernel, 1, kThreads, stream, values, count, scale);
+}
+
+void roundGradient(float* gradient, int64_t rows, int64_t vocab, int64_t stride, DType dtype, const float* scale,
+                   Stream stream) {
+  if (dtype == DType::kFloat16) {
+    FPL_LAUNCH("output layer", roundKernel<Float16>, rows, kThreads, stream, gradient, vocab, stride, scale);
+  } else {
+    FPL_LAUNCH("output layer", roundKernel<BFloat16>, rows, kThreads, stream, gradient, vocab, stride, scale);
+  }
+}
+
+void addColumns(const float* gradient, int64_t rows, int64_t vocab, int64_t stride, double* sums, Stream stream) {
+  FPL_LAUNCH("output layer", columnsKernel, blocksOf(vocab), kThreads, stream, gradient, rows, vocab, stride, sums);
+}
+
+void writeColumns(const double* sums, int64_t vocab, float* out, bool accumulate, Stream stream) {
+  FPL_LAUNCH("output layer", sumsKernel, blocksOf(vocab), kThreads, stream, sums, vocab, out, accumulate);
+}
+
+void scatterRows(const float* from, int64_t stride, const int32_t* rows, int64_t count, int64_t width, float* out,
+                 bool accumulate, Stream stream) {
+  const int64_t tiles = tilesOf(width);
+  FPL_LAUNCH("output layer", scatterKernel, count * tiles, kThreads, stream, from, stride, rows, width, out, accumulate,
+             tiles);
+}
+
+void clearInactive(const int32_t* targets, int64_t count, int64_t width, float* out, Stream stream) {
+  const int64_t tiles = tilesOf(width);
+  FPL_LAUNCH("output layer", clearKernel, count * tiles, kThreads, stream, targets, width, out, tiles);
+}
+
+}  // namespace cuda
+}  // namespace fpl

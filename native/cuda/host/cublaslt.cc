@@ -1,0 +1,210 @@
+// The part of cuBLASLt that the backend uses, on the host, for tests: plain sums over k, one after the other. It
+// refuses what a GPU would refuse or do differently now and then: sizes that do not fit each other, memory less aligned
+// than was promised when the algorithm was chosen, and algorithms that might split sums.
+//
+// FPL_HOST_FAULT=matmul makes every product fail.
+#include "../cublaslt.h"
+
+#include <cstdlib>
+#include <cstring>
+
+using namespace fpl;
+using namespace fpl::cuda::cublaslt;
+
+namespace fpl {
+namespace cuda {
+namespace cublaslt {
+
+struct Handle {};
+struct Operation {
+  int32_t pointerMode = kScalarsOnHost, transposeA = kAsStored, transposeB = kAsStored;
+};
+struct Layout {
+  Type type;
+  int64_t rows, columns, ld;
+};
+struct Preference {
+  uint32_t reductions = 7;
+  uint32_t alignments[4] = {256, 256, 256, 256};
+};
+
+}  // namespace cublaslt
+}  // namespace cuda
+}  // namespace fpl
+
+namespace {
+
+// What an Algorithm holds.
+struct Promise {
+  uint32_t reductions;
+  uint32_t alignments[4];
+};
+static_assert(sizeof(Promise) <= sizeof(Algorithm), "what is promised fits an algorithm");
+
+// A stored matrix and whether it is used transposed.
+struct Factor {
+  const char* data;
+  Layout layout;
+  bool transposed;
+
+  int64_t rows() const { return transposed ? layout.columns : layout.rows; }
+  int64_t columns() const { return transposed ? layout.rows : layout.columns; }
+  float at(int64_t row, int64_t column) const {
+    const int64_t i = transposed ? row * layout.ld + column : column * layout.ld + row;
+    switch (layout.type) {
+      case Type::kFloat32:
+        return reinterpret_cast<const float*>(data)[i];
+      case Type::kFloat16:
+        return toFloat(reinterpret_cast<const Float16*>(data)[i]);
+      case Type::kBFloat16:
+        return toFloat(reinterpret_cast<const BFloat16*>(data)[i]);
+    }
+    return 0;
+  }
+};
+
+Factor factorOf(const void* data, const Layout& layout, int32_t transpose) {
+  return {static_cast<const char*>(data), layout, transpose == kTransposed};
+}
+
+bool fits(const Operation& operation, const Layout& a, const Layout& b, const Layout& c) {
+  const Factor left = factorOf(nullptr, a, operation.transposeA), right = factorOf(nullptr, b, operation.transposeB);
+  for (const Layout* layout : {&a, &b, &c}) {
+    if (layout->rows < 1 || layout->columns < 1 || layout->ld < layout->rows) return false;
+  }
+  return left.columns() == right.rows() && left.rows() == c.rows && right.columns() == c.columns && a.type == b.type &&
+         c.type == Type::kFloat32;
+}
+
+void multiply(const Factor& a, const Factor& b, float alpha, float beta, float* d, int64_t ld) {
+  for (int64_t column = 0; column < b.columns(); ++column) {
+    for (int64_t row = 0; row < a.rows(); ++row) {
+      float sum = 0;
+      for (int64_t k = 0; k < a.columns(); ++k) sum += a.at(row, k) * b.at(k, column);
+      float& out = d[column * ld + row];
+      out = beta == 0 ? alpha * sum : alpha * sum + beta * out;
+    }
+  }
+}
+
+}  // namespace
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT const char* cublasLtGetStatusName(Status status) {
+  switch (status) {
+    case Status::kSuccess:
+      return "CUBLAS_STATUS_SUCCESS";
+    case Status::kInvalidValue:
+      return "CUBLAS_STATUS_INVALID_VALUE";
+    case Status::kExecutionFailed:
+      return "CUBLAS_STATUS_EXECUTION_FAILED";
+    case Status::kNotSupported:
+      return "CUBLAS_STATUS_NOT_SUPPORTED";
+  }
+  return "unknown";
+}
+
+EXPORT Status cublasLtCreate(Handle** handle) {
+  *handle = new Handle;
+  return Status::kSuccess;
+}
+EXPORT Status cublasLtDestroy(Handle* handle) {
+  delete handle;
+  return Status::kSuccess;
+}
+
+EXPORT Status cublasLtMatmulDescCreate(Operation** operation, Compute compute, Type scalars) {
+  if (compute != Compute::kFloat32 || scalars != Type::kFloat32) return Status::kNotSupported;
+  *operation = new Operation;
+  return Status::kSuccess;
+}
+EXPORT Status cublasLtMatmulDescDestroy(Operation* operation) {
+  delete operation;
+  return Status::kSuccess;
+}
+EXPORT Status cublasLtMatmulDescSetAttribute(Operation* operation, OperationAttribute attribute, const void* value,
+                                             size_t bytes) {
+  if (bytes != sizeof(int32_t)) return Status::kInvalidValue;
+  int32_t* place = attribute == OperationAttribute::kPointerMode  ? &operation->pointerMode
+                   : attribute == OperationAttribute::kTransposeA ? &operation->transposeA
+                                                                  : &operation->transposeB;
+  memcpy(place, value, bytes);
+  return Status::kSuccess;
+}
+
+EXPORT Status cublasLtMatrixLayoutCreate(Layout** layout, Type type, uint64_t rows, uint64_t columns, int64_t ld) {
+  *layout = new Layout{type, int64_t(rows), int64_t(columns), ld};
+  return Status::kSuccess;
+}
+EXPORT Status cublasLtMatrixLayoutDestroy(Layout* layout) {
+  delete layout;
+  return Status::kSuccess;
+}
+
+EXPORT Status cublasLtMatmulPreferenceCreate(Preference** preference) {
+  *preference = new Preference;
+  return Status::kSuccess;
+}
+EXPORT Status cublasLtMatmulPreferenceDestroy(Preference* preference) {
+  delete preference;
+  return Status::kSuccess;
+}
+EXPORT Status cublasLtMatmulPreferenceSetAttribute(Preference* preference, PreferenceAttribute attribute,
+                                                   const void* value, size_t bytes) {
+  if (attribute == PreferenceAttribute::kWorkspaceBytes) {
+    return bytes == sizeof(uint64_t) ? Status::kSuccess : Status::kInvalidValue;
+  }
+  if (bytes != sizeof(uint32_t)) return Status::kInvalidValue;
+  const int which = int(attribute) - int(PreferenceAttribute::kAlignmentA);
+  memcpy(which < 0 ? &preference->reductions : &preference->alignments[which], value, bytes);
+  return Status::kSuccess;
+}
+
+EXPORT Status cublasLtMatmulAlgoGetHeuristic(Handle*, Operation* operation, Layout* a, Layout* b, Layout* c, Layout*,
+                                             Preference* preference, int, Choice* choice, int* count) {
+  *count = 0;
+  if (!fits(*operation, *a, *b, *c)) return Status::kInvalidValue;
+  Promise promise{preference->reductions, {}};
+  memcpy(promise.alignments, preference->alignments, sizeof promise.alignments);
+  *choice = {};
+  memcpy(&choice->algorithm, &promise, sizeof promise);
+  *count = 1;
+  return Status::kSuccess;
+}
+
+EXPORT Status cublasLtMatmulAlgoCheck(Handle*, Operation* operation, Layout* a, Layout* b, Layout* c, Layout*,
+                                      const Algorithm*, Choice* choice) {
+  choice->workspaceBytes = 0;
+  return fits(*operation, *a, *b, *c) ? Status::kSuccess : Status::kInvalidValue;
+}
+
+EXPORT Status cublasLtMatmul(Handle*, Operation* operation, const void* alpha, const void* a, Layout* aLayout,
+                             const void* b, Layout* bLayout, const void* beta, const void* c, Layout* cLayout, void* d,
+                             Layout*, const Algorithm* algorithm, void* workspace, size_t, cuda::Stream stream) {
+  const char* fault = getenv("FPL_HOST_FAULT");
+  if (fault && strcmp(fault, "matmul") == 0) return Status::kExecutionFailed;
+  Promise promise;
+  memcpy(&promise, algorithm, sizeof promise);
+  if (promise.reductions != 0) return Status::kNotSupported;
+  const void* pointers[4] = {a, b, c, d};
+  for (int i = 0; i < 4; ++i) {
+    if (reinterpret_cast<uintptr_t>(pointers[i]) % promise.alignments[i] != 0) return Status::kInvalidValue;
+  }
+  if (!fits(*operation, *aLayout, *bLayout, *cLayout) || c != d || !workspace) return Status::kInvalidValue;
+
+  const bool later = operation->pointerMode == kScalarsOnDevice;
+  const auto *alphaAt = static_cast<const float*>(alpha), *betaAt = static_cast<const float*>(beta);
+  const float alphaNow = later ? 0 : *alphaAt, betaNow = later ? 0 : *betaAt;
+  const Factor left = factorOf(a, *aLayout, operation->transposeA);
+  const Factor right = factorOf(b, *bLayout, operation->transposeB);
+  const int64_t ld = cLayout->ld;
+  const auto run = [=] {
+    multiply(left, right, later ? *alphaAt : alphaNow, later ? *betaAt : betaNow, static_cast<float*>(d), ld);
+  };
+  if (stream && stream->captured)
+    stream->captured->operations.push_back(run);
+  else
+    run();
+  return Status::kSuccess;
+}

@@ -1,0 +1,493 @@
+/**
+ * The output layer on the cuda backend, against sums in float64. Without a GPU the kernels run on the host, and plain
+ * loops stand in for cuBLASLt.
+ */
+import { spawnSync } from 'node:child_process'
+import { afterEach, describe, expect, it } from 'vitest'
+import { DeviceBuffer } from '../lib/cuda/index.js'
+import {
+  fusedLinearPreferenceLoss,
+  fusedLinearPreferenceLossSync,
+  getBackends,
+  linearSequenceLogProbsSync,
+} from '../lib/index.js'
+import type { DType, FusedLinearOptions, HeadGradients, HeadWeight, Hidden, TokenOptions } from '../lib/types.js'
+import { bytes, CUDA, DIST, DTYPES, decode, encode, gaussian, OUTPUTS, random, storage } from './support.js'
+
+const onHost = !process.env.FPL_TEST_GPU
+const hasHead = getBackends().cuda.cublasLt?.available === true
+
+const CHUNK_VARIABLE = 'FUSED_PREFERENCE_LOSS_CHUNK_BYTES'
+
+/** Makes chunks of that many rows. */
+function chunksOf(rows: number, vocab: number) {
+  process.env[CHUNK_VARIABLE] = String(rows * 4 * 32 * Math.ceil(vocab / 32))
+}
+afterEach(() => {
+  delete process.env[CHUNK_VARIABLE]
+})
+
+interface Sizes {
+  batch?: number
+  time?: number
+  width?: number
+  vocab?: number
+}
+
+/** An output layer, what goes into it, labels with a masked prompt, and the same in numbers. */
+function problem(dtype: DType, { batch = 4, time = 5, width = 37, vocab = 203 }: Sizes = {}, seed = 1) {
+  const next = random(seed)
+  const fill = (type: DType, length: number, scale: number) => {
+    const data = storage(type, length)
+    for (let i = 0; i < length; i++) data[i] = encode[type](scale * gaussian(next))
+    return data
+  }
+  const hidden: Hidden = { data: fill(dtype, batch * time * width, 1), dtype, shape: [batch, time, width] }
+  const weight: HeadWeight = { data: fill(dtype, vocab * width, 2 / Math.sqrt(width)), dtype, shape: [vocab, width] }
+  const bias = fill(dtype, vocab, 1)
+  const labels = Int32Array.from({ length: batch * time }, (_, i) => (i % time < 2 ? -100 : Math.floor(next() * vocab)))
+  return { hidden, weight, bias, labels, batch, time, width, vocab, dtype }
+}
+type Problem = ReturnType<typeof problem>
+
+/** The weight as `[width, vocab]`. */
+function byColumns({ data, dtype, shape: [vocab, width] }: HeadWeight): HeadWeight {
+  const turned = storage(dtype as DType, vocab * width)
+  for (let v = 0; v < vocab; v++) for (let d = 0; d < width; d++) turned[d * vocab + v] = host(data)[v * width + d]
+  return { data: turned, dtype, shape: [vocab, width], strides: [1, vocab] }
+}
+
+const host = (data: unknown) => data as Float32Array | Uint16Array
+
+/** An element of a matrix. */
+function at({ data, dtype = 'float32', shape, strides = [shape[1], 1] }: HeadWeight, row: number, column: number) {
+  return decode[dtype](host(data)[row * strides[0] + column * strides[1]])
+}
+
+interface Wanted {
+  tokenLogProbs: Float64Array
+  logProbs: Float64Array
+  hidden: Float64Array
+  weight: Float64Array
+  bias: Float64Array
+}
+
+/** Sums over the formulas: what each row predicts, with the coefficient of each sequence. */
+function oracle(
+  { hidden, weight, bias, time, width, vocab }: Problem,
+  targets: ArrayLike<number>,
+  coefficients: ArrayLike<number> = new Float64Array(1024),
+  { withBias = true, temperature = 1, sequenceOf = (row: number) => Math.floor(row / time) } = {},
+): Wanted {
+  const rows = targets.length
+  const wanted: Wanted = {
+    tokenLogProbs: new Float64Array(rows),
+    logProbs: new Float64Array(sequenceOf(rows - 1) + 1),
+    hidden: new Float64Array(rows * width),
+    weight: new Float64Array(vocab * width),
+    bias: new Float64Array(vocab),
+  }
+  const states = { ...hidden, shape: [rows, width] }
+  for (let r = 0; r < rows; r++) {
+    if (targets[r] < 0) continue
+    const logits = Float64Array.from({ length: vocab }, (_, v) => {
+      let sum = withBias ? decode[weight.dtype as DType](bias[v]) : 0
+      for (let d = 0; d < width; d++) sum += at(states, r, d) * at(weight, v, d)
+      return sum / temperature
+    })
+    const maximum = Math.max(...logits)
+    const total = logits.reduce((sum, x) => sum + Math.exp(x - maximum), 0)
+    wanted.tokenLogProbs[r] = logits[targets[r]] - maximum - Math.log(total)
+    wanted.logProbs[sequenceOf(r)] += wanted.tokenLogProbs[r]
+    for (let v = 0; v < vocab; v++) {
+      const p = Math.exp(logits[v] - maximum) / total
+      const g = (coefficients[sequenceOf(r)] * ((v === targets[r] ? 1 : 0) - p)) / temperature
+      wanted.bias[v] += g
+      for (let d = 0; d < width; d++) {
+        wanted.hidden[r * width + d] += g * at(weight, v, d)
+        wanted.weight[v * width + d] += g * at(states, r, d)
+      }
+    }
+  }
+  return wanted
+}
+
+/** What each row predicts, shifted by one. */
+function shifted(labels: Int32Array, time: number) {
+  return Int32Array.from(labels, (_, r) => (r % time < time - 1 && labels[r + 1] >= 0 ? labels[r + 1] : -1))
+}
+
+/** How far `got` is from `wanted`, in the norm of that. */
+function distance(got: ArrayLike<number>, wanted: ArrayLike<number>) {
+  expect(got.length).toBe(wanted.length)
+  let off = 0
+  let norm = 0
+  for (let i = 0; i < wanted.length; i++) {
+    off += (got[i] - wanted[i]) ** 2
+    norm += wanted[i] ** 2
+  }
+  return Math.sqrt(off / norm)
+}
+
+// Logits and sums are float32; before the last product the logits' gradient is rounded to the type of the factors.
+const VALUE = 2e-6
+const GRADIENT: Record<DType, number> = { float32: 2e-6, float16: 2 ** -11, bfloat16: 2 ** -8 }
+
+/** A gradient of the weight as `[vocab, width]`. */
+function rowsOf(gradient: HeadWeight) {
+  const [vocab, width] = gradient.shape
+  return Float64Array.from({ length: vocab * width }, (_, i) => at(gradient, Math.floor(i / width), i % width))
+}
+
+function expectGradients(got: HeadGradients, wanted: Wanted, dtype: DType) {
+  const tolerance = GRADIENT[dtype]
+  expect(distance(got.gradHidden!.data as Float32Array, wanted.hidden)).toBeLessThan(tolerance)
+  expect(distance(rowsOf(got.gradWeight!), wanted.weight)).toBeLessThan(tolerance)
+  if (got.gradBias) expect(distance(got.gradBias as Float32Array, wanted.bias)).toBeLessThan(VALUE)
+}
+
+/** To the bit. */
+function expectSame(got: HeadGradients, wanted: HeadGradients) {
+  for (const part of ['gradHidden', 'gradWeight', 'gradBias'] as const) {
+    const [a, b] = [got[part], wanted[part]].map((found) => found && ('data' in found ? found.data : found))
+    expect(bytes(a as Float32Array).equals(bytes(b as Float32Array))).toBe(true)
+  }
+}
+
+const COEFFICIENTS = [1, -2, 0.5, 3]
+const RUN = { backend: 'cuda' } as const
+
+describe.runIf(CUDA.length > 0)('cuBLASLt', () => {
+  it('is there, or the reason why not', () => {
+    const { cublasLt } = getBackends().cuda
+    expect(cublasLt?.available || cublasLt?.reason).toBeTruthy()
+    if (onHost) expect(cublasLt).toEqual({ available: true })
+  })
+})
+
+describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s', (dtype) => {
+  const targets = (p: Problem) => shifted(p.labels, p.time)
+
+  it.each([
+    ['without a bias', false, false, 1024],
+    ['with a bias', true, false, 1024],
+    ['in chunks of 3 rows', true, false, 3],
+    ['in chunks of 4 rows', true, false, 4],
+    ['with a weight stored [width, vocab]', true, true, 5],
+  ])('gives log-probs and gradients, %s', (_, withBias, turned, rows) => {
+    const p = problem(dtype)
+    chunksOf(rows, p.vocab)
+    const weight = turned ? byColumns(p.weight) : p.weight
+    const options = withBias ? { ...RUN, bias: p.bias } : RUN
+    const got = linearSequenceLogProbsSync(p.hidden, weight, p.labels, { ...options, outputs: ['tokenLogProbs'] })
+    const wanted = oracle(p, targets(p), COEFFICIENTS, { withBias })
+    expect(distance(got.logProbs, wanted.logProbs)).toBeLessThan(VALUE)
+    const tokens = wanted.tokenLogProbs.filter((_, r) => r % p.time < p.time - 1)
+    expect(distance(got.tokenLogProbs!, tokens)).toBeLessThan(VALUE)
+    const gradients = got.backward(COEFFICIENTS)
+    expect(gradients.gradBias !== undefined).toBe(withBias)
+    expect(gradients.gradWeight!.strides).toEqual(turned ? [1, p.vocab] : undefined)
+    expectGradients(gradients, wanted, dtype)
+    for (let r = 0; r < p.batch * p.time; r++) {
+      if (targets(p)[r] >= 0) continue
+      const row = (gradients.gradHidden!.data as Float32Array).subarray(r * p.width, (r + 1) * p.width)
+      expect(row.every((x) => Object.is(x, 0))).toBe(true)
+    }
+  })
+
+  it.each<[string, Sizes]>([
+    ['one feature', { width: 1, vocab: 33 }],
+    ['one entry in the vocabulary', { width: 7, vocab: 1 }],
+    ['rows of several tiles', { time: 3, width: 1100, vocab: 2500 }],
+  ])('takes any size: %s', (_, sizes) => {
+    const p = problem(dtype, sizes)
+    const labels = p.labels.map((label) => Math.min(label, p.vocab - 1))
+    for (const weight of [p.weight, byColumns(p.weight)]) {
+      const got = linearSequenceLogProbsSync(p.hidden, weight, labels, { ...RUN, bias: p.bias })
+      const wanted = oracle(p, shifted(labels, p.time), COEFFICIENTS)
+      const gradients = got.backward(COEFFICIENTS)
+      if (p.vocab === 1) {
+        expect([...got.logProbs]).toEqual([0, 0, 0, 0])
+        expect((gradients.gradHidden!.data as Float32Array).every((x) => x === 0)).toBe(true)
+        continue
+      }
+      expect(distance(got.logProbs, wanted.logProbs)).toBeLessThan(VALUE)
+      expectGradients(gradients, wanted, dtype)
+    }
+  })
+
+  it('gives the loss and its gradients, from two models', () => {
+    const p = problem(dtype)
+    const model = problem(dtype, { width: 50 }, 2)
+    const reference = { hidden: model.hidden, weight: model.weight }
+    const got = fusedLinearPreferenceLossSync(p.hidden, p.weight, p.labels, {
+      ...RUN,
+      bias: p.bias,
+      reference,
+      gradient: true,
+      beta: 0.2,
+    })
+    const policy = oracle(p, targets(p)).logProbs
+    const base = oracle(model, targets(p), undefined, { withBias: false }).logProbs
+    const margins = [0, 1].map((i) => 0.2 * (policy[i] - base[i] - (policy[i + 2] - base[i + 2])))
+    const loss = margins.reduce((sum, x) => sum + Math.log1p(Math.exp(-x)), 0) / 2
+    expect(Math.abs(got.loss - loss)).toBeLessThan(1e-5)
+    const slopes = margins.map((x) => -0.2 / (1 + Math.exp(x)) / 2)
+    expectGradients(got, oracle(p, targets(p), [...slopes, ...slopes.map((x) => -x)]), dtype)
+  })
+
+  it('gives the same bits each time, in one call and in two', () => {
+    const p = problem(dtype)
+    chunksOf(4, p.vocab)
+    const options: FusedLinearOptions = { ...RUN, bias: p.bias, lossType: 'simpo', gradient: true }
+    const first = fusedLinearPreferenceLossSync(p.hidden, p.weight, p.labels, options)
+    expectSame(fusedLinearPreferenceLossSync(p.hidden, p.weight, p.labels, options), first)
+    const { logProbs, backward } = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, { ...RUN, bias: p.bias })
+    expect([...logProbs]).toEqual([...first.chosenLogProbs, ...first.rejectedLogProbs])
+    const { chosen, rejected } = first.gradient
+    expectSame(backward([...chosen, ...rejected]), first)
+  })
+
+  it('gives a row the same bits in any batch, and in chunks of any size', () => {
+    const p = problem(dtype)
+    const outputs = OUTPUTS
+    const whole = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, { ...RUN, outputs })
+    const size = p.time * p.width
+    const alone = { ...p.hidden, data: host(p.hidden.data).slice(size, 2 * size), shape: [1, p.time, p.width] }
+    const labels = p.labels.subarray(p.time, 2 * p.time)
+    for (const rows of [1, 2, 1024]) {
+      chunksOf(rows, p.vocab)
+      const got = linearSequenceLogProbsSync(alone, p.weight, labels, { ...RUN, outputs })
+      expect(got.logProbs[0]).toBe(whole.logProbs[1])
+      const kept = p.time - 1
+      for (const name of outputs) expect(got[name]).toEqual(whole[name]!.slice(kept, 2 * kept))
+    }
+  })
+
+  it('uses device memory where it lies, wherever that begins', () => {
+    const p = problem(dtype)
+    const size = host(p.hidden.data).BYTES_PER_ELEMENT
+    const wanted = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, { ...RUN, bias: p.bias })
+    const gradients = wanted.backward(COEFFICIENTS)
+    for (const off of [0, 1, 3]) {
+      const moved = (data: unknown) => {
+        const padded = storage(dtype, host(data).length + off)
+        padded.set(host(data), off)
+        const buffer = DeviceBuffer.from(padded)
+        return buffer.slice(off * size)
+      }
+      const room = (length: number) => new DeviceBuffer(4 * (length + off)).slice(4 * off)
+      const [out, outWeight, outBias] = [p.labels.length * p.width, p.vocab * p.width, p.vocab].map(room)
+      const got = linearSequenceLogProbsSync(
+        { ...p.hidden, data: moved(p.hidden.data) },
+        { ...p.weight, data: moved(p.weight.data) },
+        DeviceBuffer.from(p.labels),
+        { bias: moved(p.bias) },
+      )
+      expect(got.logProbs).toEqual(wanted.logProbs)
+      expect(got.tokenCounts).toEqual(wanted.tokenCounts)
+      const found = got.backward(COEFFICIENTS, { hidden: out, weight: outWeight, bias: outBias })
+      expect(found.gradHidden!.data).toBe(out)
+      const read = (memory: DeviceBuffer) => {
+        const copy = new Float32Array(memory.byteLength / 4)
+        memory.copyTo(copy)
+        return copy
+      }
+      expectSame(
+        {
+          gradHidden: { ...p.hidden, data: read(out) },
+          gradWeight: { ...p.weight, data: read(outWeight) },
+          gradBias: read(outBias),
+        },
+        gradients,
+      )
+    }
+  })
+
+  it('keeps the digits of small gradients', () => {
+    const p = problem(dtype)
+    const small = COEFFICIENTS.map((c) => c * 2 ** -40)
+    const { backward } = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, { ...RUN, bias: p.bias })
+    expectGradients(backward(small), oracle(p, targets(p), small), dtype)
+  })
+})
+
+describe.runIf(hasHead)('the output layer on the cuda backend', () => {
+  it('takes packed sequences, strides, temperature, weights and a mask', () => {
+    const p = problem('bfloat16', { batch: 1, time: 13, width: 9, vocab: 65 })
+    const offsets = [0, 3, 4, 9, 13]
+    const stride = 11
+    const spread = storage('bfloat16', 13 * stride).fill(encode.bfloat16(Number.NaN))
+    for (let r = 0; r < 13; r++) spread.set(host(p.hidden.data).subarray(9 * r, 9 * r + 9), r * stride)
+    const labels = Int32Array.from({ length: 13 }, (_, r) => (7 * r) % 65)
+    const mask = labels.map((_, r) => (r === 10 ? 0 : 1))
+    const temperature = 1.5
+    const options: TokenOptions = { sequenceOffsets: offsets, mask, temperature }
+    const hidden = { data: spread, dtype: 'bfloat16', shape: [13, 9], strides: [stride, 1] } as const
+    const got = linearSequenceLogProbsSync(hidden, p.weight, labels, { ...RUN, ...options, bias: p.bias })
+    const sequenceOf = (row: number) => offsets.findLastIndex((start) => start <= row)
+    const targets = labels.map((_, r) => (offsets.includes(r + 1) || mask[r + 1] === 0 ? -1 : labels[r + 1]))
+    const wanted = oracle(p, targets, COEFFICIENTS, { temperature, sequenceOf })
+    expect(distance(got.logProbs, wanted.logProbs)).toBeLessThan(VALUE)
+    expectGradients(got.backward(COEFFICIENTS), wanted, 'bfloat16')
+  })
+
+  it('takes hidden states and a weight of different types', () => {
+    for (const [dtype, other] of [
+      ['float32', 'bfloat16'],
+      ['float16', 'float32'],
+      ['bfloat16', 'float16'],
+    ] as const) {
+      const p = { ...problem(dtype), ...{ weight: problem(other).weight, bias: problem(other).bias } }
+      for (const weight of [p.weight, byColumns(p.weight)]) {
+        const got = linearSequenceLogProbsSync(p.hidden, weight, p.labels, { ...RUN, bias: p.bias })
+        const wanted = oracle(p, shifted(p.labels, p.time), COEFFICIENTS)
+        expect(distance(got.logProbs, wanted.logProbs)).toBeLessThan(VALUE)
+        expectGradients(got.backward(COEFFICIENTS), wanted, 'float32')
+      }
+    }
+  })
+
+  it('adds to what the arrays hold, and leaves inactive rows alone when told to', () => {
+    const p = problem('float32')
+    chunksOf(4, p.vocab)
+    const { backward } = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, { ...RUN, bias: p.bias })
+    const alone = backward(COEFFICIENTS)
+    const full = (length: number) => new Float32Array(length).fill(0.5)
+    const into = () => ({
+      hidden: full(p.labels.length * p.width),
+      weight: full(p.vocab * p.width),
+      bias: full(p.vocab),
+    })
+    const plus = (found: ArrayLike<number>) => Float64Array.from(found, (x) => x + 0.5)
+    const added = into()
+    backward(COEFFICIENTS, added, { accumulate: true })
+    expect(distance(added.hidden, plus(alone.gradHidden!.data as Float32Array))).toBeLessThan(1e-6)
+    expect(distance(added.weight, plus(alone.gradWeight!.data as Float32Array))).toBeLessThan(1e-6)
+    expect(distance(added.bias, plus(alone.gradBias as Float32Array))).toBeLessThan(1e-6)
+    expect(added.hidden[0]).toBe(0.5)
+
+    const kept = into()
+    backward(COEFFICIENTS, kept, { zeroInactive: false })
+    expect(kept.hidden[0]).toBe(0.5)
+    const active = p.width // row 1 is the first that predicts something
+    expect(kept.hidden[active]).toBe((alone.gradHidden!.data as Float32Array)[active])
+    expect(bytes(kept.weight).equals(bytes(alone.gradWeight!.data as Float32Array))).toBe(true)
+    const cleared = into()
+    backward(COEFFICIENTS, cleared)
+    expect(cleared.hidden[0]).toBe(0)
+
+    const there = DeviceBuffer.from(full(p.vocab * p.width))
+    const onDevice = linearSequenceLogProbsSync(
+      { ...p.hidden, data: DeviceBuffer.from(p.hidden.data as Float32Array) },
+      { ...p.weight, data: DeviceBuffer.from(p.weight.data as Float32Array) },
+      p.labels,
+      { bias: DeviceBuffer.from(p.bias as Float32Array) },
+    )
+    onDevice.backward(COEFFICIENTS, { weight: there }, { accumulate: true })
+    const copy = new Float32Array(p.vocab * p.width)
+    there.copyTo(copy)
+    expect(bytes(copy).equals(bytes(added.weight))).toBe(true)
+  })
+
+  it('gives zeros where nothing is predicted, and adds none', () => {
+    const p = problem('bfloat16')
+    const options = { ...RUN, bias: p.bias }
+    const got = linearSequenceLogProbsSync(
+      p.hidden,
+      p.weight,
+      p.labels.map(() => -100),
+      options,
+    )
+    expect([...got.logProbs]).toEqual([0, 0, 0, 0])
+    const { gradHidden, gradWeight, gradBias } = got.backward(COEFFICIENTS)
+    for (const data of [gradHidden!.data, gradWeight!.data, gradBias]) {
+      expect((data as Float32Array).every((x) => Object.is(x, 0))).toBe(true)
+    }
+    const kept = new Float32Array(p.vocab * p.width).fill(3)
+    got.backward(COEFFICIENTS, { weight: kept }, { accumulate: true })
+    expect(kept.every((x) => x === 3)).toBe(true)
+  })
+
+  it('gives WPO and all by-products as in one piece', () => {
+    const p = problem('float32')
+    const options: FusedLinearOptions = { ...RUN, lossType: 'cpo', weighting: 'wpo', outputs: OUTPUTS }
+    const whole = fusedLinearPreferenceLossSync(p.hidden, p.weight, p.labels, options)
+    expect(whole.tokenArgmax![0]).toBe(-1)
+    expect(whole.tokenEntropies![1]).toBeGreaterThan(0)
+    expect(whole.tokenEntropies![0]).toBe(0)
+    chunksOf(2, p.vocab)
+    expect(fusedLinearPreferenceLossSync(p.hidden, p.weight, p.labels, options)).toEqual(whole)
+  })
+
+  it('reports labels on the device that are out of range', () => {
+    const p = problem('float32')
+    p.labels[p.time - 1] = p.vocab
+    const hidden = { ...p.hidden, data: DeviceBuffer.from(p.hidden.data as Float32Array) }
+    const weight = { ...p.weight, data: DeviceBuffer.from(p.weight.data as Float32Array) }
+    const call = () => linearSequenceLogProbsSync(hidden, weight, DeviceBuffer.from(p.labels))
+    expect(call).toThrow(expect.objectContaining({ code: 'ERR_LABEL_OUT_OF_RANGE' }))
+    expect(call).toThrow('1 of the labels')
+  })
+
+  it('is cancelled before a gradient is begun', async () => {
+    const p = problem('float32')
+    const gradient = { weight: new Float32Array(p.vocab * p.width).fill(7) }
+    const controller = new AbortController()
+    const options: FusedLinearOptions = { ...RUN, lossType: 'cpo', gradient, signal: controller.signal }
+    const running = fusedLinearPreferenceLoss(p.hidden, p.weight, p.labels, options)
+    controller.abort(new Error('enough'))
+    await expect(running).rejects.toThrow('enough')
+    expect(gradient.weight.every((x) => x === 7)).toBe(true)
+  })
+})
+
+/** What a fresh process finds where cuBLASLt is missing or fails: the error, and whether anything was written. */
+function inProcess(environment: Record<string, string>) {
+  const source = `
+    const { fusedLinearPreferenceLossSync, fusedPreferenceLossSync, getBackends } = await import(${JSON.stringify(DIST.href)})
+    const hidden = { data: new Float32Array(32).fill(1), shape: [2, 2, 8] }
+    const weight = { data: new Float32Array(40).fill(1), shape: [5, 8] }
+    const labels = Int32Array.of(1, 2, 3, 4)
+    const gradient = { hidden: new Float32Array(32).fill(7), weight: new Float32Array(40).fill(7) }
+    const options = { lossType: 'cpo', backend: 'cuda' }
+    let error
+    try {
+      fusedLinearPreferenceLossSync(hidden, weight, labels, { ...options, gradient })
+    } catch ({ code, message }) {
+      error = { code, message }
+    }
+    const logits = { data: new Float32Array(20), shape: [2, 2, 5] }
+    const { loss } = fusedPreferenceLossSync(logits, labels, options)
+    const untouched = [...gradient.hidden, ...gradient.weight].every((x) => x === 7)
+    console.log(JSON.stringify({ error, loss, untouched, cublasLt: getBackends().cuda.cublasLt }))`
+  const child = spawnSync(process.execPath, ['--input-type=module', '-e', source], {
+    encoding: 'utf8',
+    env: { ...process.env, ...environment },
+  })
+  if (child.status !== 0) throw new Error(`exit ${child.status} ${child.signal}: ${child.stderr}`)
+  return JSON.parse(child.stdout)
+}
+
+describe.runIf(onHost && CUDA.length > 0)('cuBLASLt that', () => {
+  it('is missing: says so, writes nothing, and is missed by nothing else', () => {
+    const path = '/nowhere/libcublasLt.so'
+    const { error, loss, untouched, cublasLt } = inProcess({ FUSED_PREFERENCE_LOSS_CUBLASLT: path })
+    expect(error.code).toBe('ERR_CUDA')
+    expect(error.message).toMatch(/output layer needs cuBLASLt, which cannot be opened: .*nowhere/)
+    expect(cublasLt).toEqual({ available: false, reason: expect.stringContaining(path) })
+    expect([untouched, typeof loss]).toEqual([true, 'number'])
+  })
+
+  it('is something else: says so', () => {
+    const { error } = inProcess({ FUSED_PREFERENCE_LOSS_CUBLASLT: process.env.FUSED_PREFERENCE_LOSS_CUDA_LIBRARY! })
+    expect(error.message).toContain('it has no cublasLt')
+  })
+
+  it('fails: says so, and writes nothing', () => {
+    const { error, loss, untouched } = inProcess({ FPL_HOST_FAULT: 'matmul' })
+    expect(error.code).toBe('ERR_CUDA')
+    expect(error.message).toContain('CUBLAS_STATUS_EXECUTION_FAILED while multiplying')
+    expect([untouched, typeof loss]).toEqual([true, 'number'])
+  })
+})
