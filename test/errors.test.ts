@@ -293,7 +293,7 @@ const FUSED: Case[] = [
   ['in place over the reference logits', 'ERR_INVALID_ARG_VALUE', 'overwrite options.reference.logits', (c) => { c.options.gradient = 'in-place'; c.options.reference = { logits: { ...c.logits } } }],
   ['in place of broadcast rows', 'ERR_INVALID_ARG_VALUE', 'their rows overlap', (c) => { c.options.gradient = 'in-place'; c.logits.strides = [0, 5, 1] }],
   ['in place of overlapping rows', 'ERR_INVALID_ARG_VALUE', 'their rows overlap', (c) => { c.options.gradient = c.logits.data; c.logits.strides = [15, 4, 1] }],
-  ['a new array past all memory', 'ERR_OUT_OF_RANGE', 'options.gradient', (c) => { c.options.gradient = true; c.logits = { data: ramp(2 ** 20), shape: [2, 2 ** 15, 2 ** 20], strides: [0, 0, 1] }; c.labels = new Int32Array(2 ** 16) }],
+  ['a new array past all memory', 'ERR_OUT_OF_RANGE', 'options.gradient', (c) => { c.options.gradient = true; c.logits = { data: ramp(2 ** 20), shape: [2, 2 ** 15, 2 ** 20], strides: [0, 0, 1] }; c.labels = new Int32Array(2 ** 16); c.options.reference = { chosen: [-1], rejected: [-2] } }],
 ]
 
 // biome-ignore format: one case a line

@@ -17,9 +17,13 @@ const execute = promisify(execFile)
 const root = fileURLToPath(new URL('..', import.meta.url))
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const FUNCTIONS = [
+  'fusedLinearPreferenceLoss',
+  'fusedLinearPreferenceLossSync',
   'fusedPreferenceLoss',
   'fusedPreferenceLossSync',
   'getBackends',
+  'linearSequenceLogProbs',
+  'linearSequenceLogProbsSync',
   'preferenceLoss',
   'preferenceLossSync',
   'sequenceLogProbs',
@@ -113,8 +117,14 @@ test.each(['module', 'commonjs'] as const)('the adapters, as %s', async (type) =
   const code = `console.log(JSON.stringify([${['tfjs', 'jax', 'onnxruntime'].map(names)}]))`
   const { result } = await run(code, type, root)
   expect(result).toEqual([
-    ['preferenceLoss', 'sequenceLogProbs', 'sparseSoftmaxCrossEntropy'],
-    ['preferenceValueAndGrad'],
+    [
+      'linearPreferenceLoss',
+      'linearSequenceLogProbs',
+      'preferenceLoss',
+      'sequenceLogProbs',
+      'sparseSoftmaxCrossEntropy',
+    ],
+    ['linearPreferenceValueAndGrad', 'preferenceValueAndGrad'],
     ['readReferenceLogProbs', 'toLogits', 'writeReferenceLogProbs'],
   ])
 })

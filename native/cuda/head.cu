@@ -250,7 +250,7 @@ void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& token
 void HeadPlan::gradient(const Gradient& gradient, const Tokens& tokens, Stream stream) {
   const int64_t width = policy_.head.width();
   const bool adds = out_.accumulate;
-  if (out_.hidden && !adds && !out_.skipInactive) clearInactive(tokens.targets, count_, width, out_.hidden, stream);
+  if (out_.hidden && !out_.skipInactive) clearInactive(tokens.targets, count_, width, out_.hidden, stream);
   if (out_.weight && !adds && active_.count == 0) {
     check(cudaMemsetAsync(out_.weight, 0, size_t(vocab_ * width) * sizeof(float), stream), "running output layer");
   }
