@@ -188,10 +188,10 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
 
   /** @type {{ width: number, shape: [number, number, number], masked?: number }[]} */
   const heads = [
-    { width: 512, shape: [8, 128, 32000] },
-    { width: 1024, shape: [4, 128, 128256] },
+    { width: 512, shape: [8, 64, 32000] },
+    { width: 1024, shape: [2, 128, 128256] },
     { width: 64, shape: [8, 32, 50257] },
-    { width: 512, shape: [8, 128, 32000], masked: 0.5 },
+    { width: 512, shape: [8, 64, 32000], masked: 0.5 },
   ]
   for (const stage of /** @type {const} */ (['linear-forward', 'linear-step'])) {
     for (const { width, shape, masked = 0 } of heads) {
@@ -211,7 +211,7 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
                 label: `${count} thread${count === 1 ? '' : 's'}`,
                 settings: { threads: count },
               })),
-          peers: masked ? 'none' : 'all',
+          peers: masked ? 'none' : width > 512 ? 'fast' : 'all',
         }),
       )
     }

@@ -36,7 +36,8 @@ function ownPeer(backend, words) {
     overwrites: true,
     linear: true,
 
-    supports() {
+    supports({ width = 0 }) {
+      if (backend === 'js' && width > 64) return 'plain loops, minutes a repetition'
       return backend === 'js' || getBackends().cpu.available || `no cpu backend: ${getBackends().cpu.reason}`
     },
 
