@@ -61,8 +61,8 @@ type for the gradient. Against sums in long double; vocabularies of 1 to 40 000,
 
 ${ulps}
 
-Every bit of log-probs, by-products, row states and gradients, as one hash for each dtype and kind of logits. The
-baseline has no fused multiply-add.
+Every bit of log-probs, by-products, row states and gradients, as one hash for each dtype and kind of logits, and for
+logits made of hidden states and an output layer's weight. The baseline has no fused multiply-add.
 
 ${bits}
 

@@ -12,6 +12,7 @@
 
 #include "../../native/cpu/stages.h"
 #include "example.h"
+#include "head_call.h"
 #include "oracle.h"
 
 namespace {
@@ -20,6 +21,7 @@ using namespace fpl;
 using oracle::Real;
 
 constexpr int64_t kVocabularies[] = {1, 7, 64, 65, 2049, 16385, 40000};
+constexpr int64_t kHeads[][3] = {{1, 1, 1}, {3, 5, 7}, {97, 17, 203}, {9, 300, 65}, {5, 8, 1300}};
 const char* const kStyles[] = {"model", "wide", "flat", "certain", "holes", "rising", "far", "any finite"};
 const char* const kDTypes[] = {"float32", "float16", "bfloat16"};
 
@@ -101,6 +103,21 @@ void bits(int32_t set, ThreadPool& pool) {
       }
       printf("%s\t%s\t%016llx\n", kDTypes[dtype], kStyles[style], (unsigned long long)hash);
     }
+    hash = 0xcbf29ce484222325u;
+    for (const bool byWord : {true, false}) {
+      for (const auto& [rows, width, vocab] : kHeads) {
+        HeadCall call(DType(dtype), rows, width, vocab, byWord, set, 1);
+        // No longer exact: the order of its sums shows in a logit's bits.
+        for (int64_t i = 0; i < rows * width; ++i) call.hidden.set(i, call.hidden.at(i) * 0.7f);
+        runJob(call.job, pool);
+        add(&call.logProb, sizeof call.logProb);
+        add(call.states.data(), call.states.size() * sizeof(TokenState));
+        for (const auto* list : {&call.gradHidden, &call.gradWeight, &call.gradBias}) {
+          add(list->data(), list->size() * sizeof(float));
+        }
+      }
+    }
+    printf("%s\t%s\t%016llx\n", kDTypes[dtype], "output layer", (unsigned long long)hash);
   }
 }
 

@@ -1,5 +1,5 @@
 // Native tests without Node: random jobs against the oracle, the corpus of the fuzzer, conversions over their whole
-// range, the thread pool under many callers, and cancellation.
+// range, output layers against their logits stored, the thread pool under many callers, and cancellation.
 //
 //   unit [--examples N] [FILE...]    FILE: one example of the fuzzer's each
 //
@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "example.h"
+#include "head_call.h"
 
 namespace {
 
@@ -82,6 +83,83 @@ int64_t streams() {
           check(memcmp(plain.data(), streamed.data(), size * count) == 0, "a streamed row has other bits");
           ++tried;
         }
+      }
+    }
+  }
+  return tried;
+}
+
+bool close(double got, double wanted, double size) { return std::fabs(got - wanted) <= 1e-5 * size + 1e-30; }
+
+// A head against the same job on its logits, and against the products of these with their gradient in float64.
+void head(HeadCall& call, ThreadPool& pool) {
+  const int64_t rows = call.rowCount, width = call.width, vocab = call.vocab;
+  std::vector<float> logits(rows * vocab), gradient(rows * vocab), tokenLogProbs(rows);
+  for (int64_t i = 0; i < rows * vocab; ++i) {
+    const int64_t row = i / vocab, v = i % vocab;
+    double sum = call.bias.at(v);
+    for (int64_t d = 0; d < width; ++d) sum += double(call.hidden.at(row * width + d)) * call.weightAt(v, d);
+    logits[i] = float(sum);
+  }
+  Job stored;
+  double logProb;
+  std::vector<TokenState> states(rows);
+  std::vector<int32_t> argmax(rows, -1);
+  stored.instructionSet = call.job.instructionSet;
+  stored.hasPolicy = stored.hasGradient = true;
+  stored.tokens = call.job.tokens;
+  stored.policy.logits = {logits.data(), DType::kFloat32, 1, rows, vocab, rows * vocab, vocab};
+  stored.policy.logProbs = &logProb;
+  stored.policy.states = states.data();
+  stored.policy.tokenLogProbs = tokenLogProbs.data();
+  stored.policy.tokenArgmax = argmax.data();
+  stored.gradient.logits = stored.gradient.out = stored.policy.logits;
+  stored.gradient.out.data = gradient.data();
+  stored.gradient.states = states.data();
+  stored.gradient.coefficients = &call.coefficient;
+  runJob(stored, pool);
+  runJob(call.job, pool);
+
+  check(close(call.logProb, logProb, std::fabs(logProb)), "log-prob of a head");
+  for (int64_t row = 0; row < rows; ++row) {
+    check(close(call.tokenLogProbs[row], tokenLogProbs[row], std::fabs(tokenLogProbs[row])), "token of a head");
+    check(call.tokenArgmax[row] == argmax[row], "argmax of a head");
+  }
+  const auto product = [&](float got, int64_t terms, auto term, const char* what) {
+    double sum = 0, size = 0;
+    for (int64_t k = 0; k < terms; ++k) {
+      sum += term(k);
+      size += std::fabs(term(k));
+    }
+    check(close(got, sum, size), what);
+  };
+  const auto g = [&](int64_t row, int64_t v) { return double(gradient[row * vocab + v]); };
+  for (int64_t d = 0; d < width; ++d) {
+    for (int64_t row = 0; row < rows; ++row) {
+      product(
+          call.gradHidden[row * width + d], vocab, [&](int64_t v) { return g(row, v) * call.weightAt(v, d); },
+          "hidden's gradient");
+    }
+    for (int64_t v = 0; v < vocab; ++v) {
+      product(
+          call.gradWeight[call.byWord ? v * width + d : d * vocab + v], rows,
+          [&](int64_t row) { return g(row, v) * call.hidden.at(row * width + d); }, "weight's gradient");
+    }
+  }
+  for (int64_t v = 0; v < vocab; ++v) {
+    product(
+        call.gradBias[v], rows, [&](int64_t row) { return g(row, v); }, "bias' gradient");
+  }
+}
+
+int64_t heads(ThreadPool& pool) {
+  constexpr int64_t kSizes[][3] = {{1, 1, 1}, {3, 5, 7}, {97, 17, 203}, {9, 300, 65}, {1100, 3, 40}, {5, 8, 1300}};
+  int64_t tried = 0;
+  for (int32_t set = 0; set < instructionSets().count; ++set) {
+    for (const auto& [rows, width, vocab] : kSizes) {
+      for (int32_t dtype = 0; dtype < 3; ++dtype, ++tried) {
+        HeadCall call(DType(dtype), rows, width, vocab, (rows + dtype) % 2 == 0, set, 1 + tried % 3);
+        head(call, pool);
       }
     }
   }
@@ -169,10 +247,12 @@ int main(int argc, char** argv) {
   const int64_t ran = examples(count, pool);
   conversions<Float16>("float16");
   conversions<BFloat16>("bfloat16");
-  const int64_t streamed = streams(), tasks = pools(), stopped = cancellations();
+  const int64_t streamed = streams(), layers = heads(pool), tasks = pools(), stopped = cancellations();
   printf(
-      "%lld random jobs and %lld of the corpus, 131072 conversions, %lld streamed rows, %lld pool tasks, "
+      "%lld random jobs and %lld of the corpus, 131072 conversions, %lld streamed rows, %lld output layers, "
+      "%lld pool tasks, "
       "60 cancellations (%lld in time): %lld wrong\n",
-      (long long)ran, (long long)files, (long long)streamed, (long long)tasks, (long long)stopped, (long long)failures);
+      (long long)ran, (long long)files, (long long)streamed, (long long)layers, (long long)tasks, (long long)stopped,
+      (long long)failures);
   return failures == 0 ? 0 : 1;
 }
