@@ -92,7 +92,8 @@ ${banner(run.machine, run.versions)
 Each peer runs in its own process, on the same random normal logits, and must agree with ours before it is timed.
 Repetitions of all peers and of the memory's own bandwidth are interleaved; inputs rotate so that none is in a cache.
 *GB/s* is of logits handed in. *Roofline* is the time the memory needs for the fewest bytes the work must move, divided
-by the time taken. *Memory* is the peak beyond the inputs, a gradient array included. Slow peers are given fewer tokens,
+by the time taken; where an output layer is in it, the time that multiply-adds alone take, and *GFLOP/s* counts what tokens
+that count need, the logits twice where there is a gradient. *Memory* is the peak beyond the inputs, a gradient array included. Slow peers are given fewer tokens,
 where the name says so; *time ÷ ours* is per logit.`
   const page = [intro, ...pictures, ...run.cases.map(section)].join('\n\n')
   writeFileSync(join(out, 'benchmarks.md'), `${page}\n`)

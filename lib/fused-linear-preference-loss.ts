@@ -4,7 +4,6 @@
  */
 import { checkUnchanged, type NamedArray, type Watched } from './arrays.js'
 import { invalidValue } from './errors.js'
-import { keepStates } from './forward-stage.js'
 import {
   checkSameLogits,
   HEAD_GRADIENT_OPTIONS,
@@ -99,9 +98,8 @@ function plan(
   const destinations = headDestinations(options.gradient, 'options.gradient', source, options, callers)
   if (destinations) {
     const { head, rows: logits } = source
-    const states = keepStates(call.policy)
     const coefficients = new Float64Array(call.policy.logProbs.length)
-    call.job.headGradient = { head, logits, states, coefficients, ...destinations.stage }
+    call.job.headGradient = { head, logits, coefficients, ...destinations.stage }
     watched.push(...destinations.watched)
   }
   const runner = runnerOf(options, source.range)

@@ -3,7 +3,6 @@
  */
 import { checkUnchanged, type NamedArray, type Watched } from './arrays.js'
 import { invalidValue, shapeMismatch } from './errors.js'
-import { keepStates } from './forward-stage.js'
 import { optionsObject } from './options.js'
 import { PAIRED_OPTIONS, type PairedCall, pairedCall, pairedResult, type ReferenceModel } from './paired-call.js'
 import { type Runner, run, runnerOf } from './run.js'
@@ -70,10 +69,9 @@ export function plan(logits: Logits, labels: Labels | DeviceMemory, given: Fused
   const call = pairedCall(tensor, labels, options, referenceLogits(tensor), watched)
   const out = destination(options, tensor, labels, watched)
   if (out) {
-    const states = keepStates(call.policy)
     const coefficients = new Float64Array(call.policy.logProbs.length)
     const skipInactive = skipsInactive(options.zeroInactive, options.gradient, out)
-    call.job.gradient = { logits: tensor.rows, out: out.rows, states, coefficients, skipInactive }
+    call.job.gradient = { logits: tensor.rows, out: out.rows, coefficients, skipInactive }
   }
   const runner = runnerOf(options, tensor.range)
   checkUnchanged(watched)

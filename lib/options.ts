@@ -14,15 +14,20 @@ export function optionsObject<T extends object>(value: T | undefined, name: stri
   if (typeof value !== 'object' || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) {
     throw invalidType(name, 'an object', value)
   }
+  // Of a plain object, all it has; of another, also what a loop over its keys does not find: getters of its class.
+  const plain = Object.getPrototypeOf(value) === Object.prototype
+  const options: Record<string, unknown> = {}
   for (const key in value) {
     if (!known.has(key)) throw invalidValue(`${name}.${key}`, `is not an option; did you mean ${nearest(key, known)}?`)
+    if (plain) take(key)
   }
-  const options: Record<string, unknown> = {}
-  for (const key of known) {
+  if (!plain) for (const key of known) take(key)
+  return options as T
+
+  function take(key: string): void {
     const option = (value as Record<string, unknown>)[key]
     if (option !== undefined) options[key] = option
   }
-  return options as T
 }
 
 /** One of the strings in `allowed`. */

@@ -2,18 +2,15 @@
  * What JavaScript sees of the native code; see native/addon/addon.cc and cuda_bindings.h.
  */
 import type { Device, InstructionSet, LossType } from '../types.js'
-import type { NativeArgument } from './job-arguments.js'
-
-/** What `run` takes for an array: the array, or how many of its elements are in its slot of the arena. */
-export type Argument = NativeArgument | number
+import type { JobArgument } from './job-arguments.js'
 
 /** The addon. */
 export interface Addon {
   readonly jobVersion: number
   /** The memory whose i-th slot serves `run` for the i-th array. */
   setArena(arena: ArrayBuffer): void
-  run(numbers: Float64Array, ...arrays: Argument[]): void
-  runAsync(id: number, numbers: Float64Array, ...arrays: NativeArgument[]): Promise<boolean>
+  run(...job: JobArgument[]): void
+  runAsync(id: number, ...job: JobArgument[]): Promise<boolean>
   cancel(id: number): void
   availableThreads(): number
   readonly cuda: CudaFunctions
@@ -33,10 +30,10 @@ export interface CudaFunctions {
   open(path: string): string | undefined
   devices(): Device[]
   cublasLt(): string | undefined
-  run(numbers: Float64Array, ...arrays: NativeArgument[]): void
-  runAsync(id: number, numbers: Float64Array, ...arrays: NativeArgument[]): Promise<boolean>
+  run(...job: JobArgument[]): void
+  runAsync(id: number, ...job: JobArgument[]): Promise<boolean>
   cancel(id: number): void
-  prepare(numbers: Float64Array, ...arrays: NativeArgument[]): object
+  prepare(...job: JobArgument[]): object
   enqueue(prepared: object, stream: number): void
   read(prepared: object, stream: number): void
   destroyPrepared(prepared: object): void

@@ -76,7 +76,7 @@ export interface ForwardStage {
   head?: Head
   /** `[S]` out. */
   logProbs: Float64Array
-  /** `[4 R]` out, when a gradient is to follow: what stage 4 needs to know of each row; opaque, private to a backend. */
+  /** `[4 R]` out, when a gradient may follow in another job: what it needs to know of each row; private to a backend. */
   states?: Float64Array
   /** `[S]` out: mean over active rows of (log p(label) - log Σp²), for WPO. */
   logWeights?: Float64Array
@@ -138,8 +138,8 @@ export interface GradientStage {
   logits: Rows
   /** Same batch, time and vocab; the same array as the logits for an in-place call. */
   out: Rows
-  /** `[4 R]` from stage 1. */
-  states: Float64Array
+  /** `[4 R]` from stage 1, where that was another job. */
+  states?: Float64Array
   /** `[S]` d loss / d logProb of each sequence; filled (scattered from stage 3 through `pairs`) when the job has one. */
   coefficients: Float64Array
   /** Leave inactive rows of `out` as they are. */
@@ -151,8 +151,8 @@ export interface HeadGradientStage {
   head: Head
   /** The sizes. */
   logits: Rows
-  /** `[4 R]` from stage 1. */
-  states: Float64Array
+  /** `[4 R]` from stage 1, where that was another job. */
+  states?: Float64Array
   /** `[S]` as in {@link GradientStage}. */
   coefficients: Float64Array
   /** `[R, D]` out. Inactive rows become zeros, unless they are skipped. */

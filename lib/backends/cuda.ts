@@ -7,7 +7,7 @@ import { failure } from '../errors.js'
 import type { Backends, Device } from '../types.js'
 import type { CudaFunctions } from './addon.js'
 import type { Backend, Job, RunSettings } from './backend.js'
-import { arraysOf, JobNumbers } from './job-arguments.js'
+import { JobArguments } from './job-arguments.js'
 import { loadNative } from './native.js'
 import { untilAborted } from './signals.js'
 
@@ -45,22 +45,22 @@ class CudaBackend implements Backend {
 
   constructor(
     private readonly cuda: CudaFunctions,
-    private readonly numbers: JobNumbers,
+    private readonly jobArguments: JobArguments,
   ) {}
 
   runSync(job: Job, settings: RunSettings): void {
-    cudaCall(() => this.cuda.run(this.numbers.numbersOf(job, settings), ...arraysOf(job, settings)))
+    cudaCall(() => this.cuda.run(...this.jobArguments.of(job, settings)))
   }
 
   async run(job: Job, settings: RunSettings): Promise<void> {
     const id = nextId()
-    const running = this.cuda.runAsync(id, this.numbers.numbersOf(job, settings), ...arraysOf(job, settings))
+    const running = this.cuda.runAsync(id, ...this.jobArguments.of(job, settings))
     await untilAborted(settings.signal, cudaPromise(running), () => this.cuda.cancel(id))
   }
 
   /** A job whose tensors are in device memory, ready to be enqueued again and again. */
   prepare(job: Job, settings: RunSettings): object {
-    return cudaCall(() => this.cuda.prepare(this.numbers.numbersOf(job, settings), ...arraysOf(job, settings)))
+    return cudaCall(() => this.cuda.prepare(...this.jobArguments.of(job, settings)))
   }
 }
 
@@ -98,7 +98,7 @@ function find(): LoadedCuda | { reason: string } {
     const { lossNames, instructionSets, cuda: functions } = native.addon
     const reason = functions.open(path)
     if (reason !== undefined) return { reason }
-    const backend = new CudaBackend(functions, new JobNumbers(lossNames, instructionSets, 0))
+    const backend = new CudaBackend(functions, new JobArguments(lossNames, instructionSets, 0))
     return { backend, functions, info: () => ({ devices: functions.devices(), path, cublasLt: cublasLtOf(functions) }) }
   } catch (error) {
     return { reason: error instanceof Error ? error.message : String(error) }

@@ -1,12 +1,12 @@
 /**
- * A job as the addon takes it: one array of numbers, then the arrays one by one, in the order in which
- * native/addon/job_reader.cc takes them.
+ * A job as the addon takes it, in the order in which native/addon/job_reader.cc does: one array of numbers, which begins
+ * with what kind of thing each array is, and then the arrays that have to be passed.
  */
 import type { DType, FDivergence, InstructionSet, LossType } from '../types.js'
 import type { Head, Job, Rows, RunSettings } from './backend.js'
 
 /** Changes with this order: a binary of another build would read the arguments as something else. */
-export const JOB_VERSION = 4
+export const JOB_VERSION = 5
 
 /** An array of the host's. */
 export type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array
@@ -14,14 +14,31 @@ export type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array
 /** An array, none, or an address on the GPU. */
 export type NativeArgument = NativeArray | bigint | undefined
 
+/** What is passed to the addon. */
+export type JobArgument = NativeArray | bigint
+
 const DTYPES: Record<DType, number> = { float32: 0, float16: 1, bfloat16: 2 }
 const DIVERGENCES: Record<FDivergence, number> = { reverse_kl: 0, forward_kl: 1, js: 2, alpha: 3 }
 
-/** The numbers of jobs, for an addon that numbers its losses and instruction sets like this. */
-export class JobNumbers {
+/** The most arrays of a job. */
+export const MOST_ARRAYS = 44
+
+/** Kinds of arrays; k > 0 is one of k - 1 elements that is in its slot of the arena, and not passed. */
+const ABSENT = 0
+const PASSED = -1
+const ADDRESS = -2
+
+/** Where small arrays are put for a call. */
+export interface Slots {
+  /** Puts an array into slot i, if it is small enough. */
+  put(i: number, array: NativeArray): boolean
+}
+
+/** The arguments of jobs, for an addon that numbers its losses and instruction sets like this. */
+export class JobArguments {
   private readonly lossCodes: ReadonlyMap<string, number>
   /** Read by the addon before it returns, so one array serves all calls. */
-  private readonly numbers = new Float64Array(62 + 3 * 32)
+  private readonly numbers = new Float64Array(MOST_ARRAYS + 62 + 3 * 32)
 
   constructor(
     lossNames: readonly LossType[],
@@ -31,11 +48,31 @@ export class JobNumbers {
     this.lossCodes = new Map(lossNames.map((name, code) => [name, code]))
   }
 
-  numbersOf(job: Job, settings: RunSettings): Float64Array {
+  /** The arguments for a job and its arrays, those that are small put into slots, where there are any. */
+  of(job: Job, settings: RunSettings, arrays = arraysOf(job, settings), slots?: Slots): JobArgument[] {
+    const { numbers } = this
+    const passed: JobArgument[] = [numbers]
+    for (let i = 0; i < MOST_ARRAYS; i++) {
+      const array = arrays[i]
+      if (array === undefined) numbers[i] = ABSENT
+      else if (typeof array === 'bigint') numbers[i] = ADDRESS
+      else numbers[i] = slots?.put(i, array) ? array.length + 1 : PASSED
+      if (numbers[i] < 0) passed.push(array as NativeArray | bigint)
+    }
+    this.setNumbers(job, settings)
+    return passed
+  }
+
+  /** Whether array i of the last job is in its slot. */
+  isInSlot(i: number): boolean {
+    return this.numbers[i] > 0
+  }
+
+  private setNumbers(job: Job, settings: RunSettings): void {
     const { tokens, policy, reference, loss, gradient, headGradient } = job
     const terms = loss?.terms ?? []
     const { numbers } = this
-    let at = 0
+    let at = MOST_ARRAYS
     const setRows = (rows: Rows | undefined) => {
       if (rows) {
         numbers[at] = DTYPES[rows.dtype]
@@ -86,7 +123,6 @@ export class JobNumbers {
       }
       numbers[at++] = headGradient?.accumulate ? 1 : 0
     }
-    return numbers
   }
 }
 

@@ -2,16 +2,17 @@
  * The cpu backend: hands jobs to the native addon.
  */
 import type { InstructionSet } from '../types.js'
-import type { Addon, Argument } from './addon.js'
+import type { Addon } from './addon.js'
 import type { Backend, Job, RunSettings } from './backend.js'
 import {
   arraysOf,
   FIRST_RESULT,
   JOB_VERSION,
-  JobNumbers,
-  type NativeArgument,
+  JobArguments,
+  MOST_ARRAYS,
   type NativeArray,
   RESULTS_END,
+  type Slots,
 } from './job-arguments.js'
 import { type Loaded, loadAddon } from './load-addon.js'
 import { untilAborted } from './signals.js'
@@ -32,7 +33,7 @@ const INSTRUCTION_SET_VARIABLE = 'FUSED_PREFERENCE_LOSS_INSTRUCTION_SET'
 class CpuBackend implements Backend {
   readonly name = 'cpu'
   private readonly arena = new Arena()
-  private readonly numbers: JobNumbers
+  private readonly jobArguments: JobArguments
   private lastId = 0
 
   constructor(
@@ -40,20 +41,21 @@ class CpuBackend implements Backend {
     defaultSet: InstructionSet,
   ) {
     const { lossNames, instructionSets } = addon
-    this.numbers = new JobNumbers(lossNames, instructionSets, instructionSets.indexOf(defaultSet))
+    this.jobArguments = new JobArguments(lossNames, instructionSets, instructionSets.indexOf(defaultSet))
     addon.setArena(this.arena.buffer)
   }
 
   runSync(job: Job, settings: RunSettings): void {
     const arrays = arraysOf(job, settings)
-    const inArena = this.arena.fill(arrays)
-    this.addon.run(this.numbers.numbersOf(job, settings), ...inArena)
-    this.arena.empty(arrays, inArena)
+    this.addon.run(...this.jobArguments.of(job, settings, arrays, this.arena))
+    for (let i = FIRST_RESULT; i < arrays.length && i < RESULTS_END; i++) {
+      if (this.jobArguments.isInSlot(i)) this.arena.take(i, arrays[i] as NativeArray)
+    }
   }
 
   async run(job: Job, settings: RunSettings): Promise<void> {
     const id = ++this.lastId
-    const running = this.addon.runAsync(id, this.numbers.numbersOf(job, settings), ...arraysOf(job, settings))
+    const running = this.addon.runAsync(id, ...this.jobArguments.of(job, settings))
     await untilAborted(settings.signal, running, () => this.addon.cancel(id))
   }
 }
@@ -65,39 +67,26 @@ const SLOT = 64
  * A slot of memory for each small array of a call. Copying in and out of it costs far less than the buffers that V8
  * would allocate to give small arrays an address.
  */
-class Arena {
-  readonly buffer = new ArrayBuffer(SLOT * 44)
+class Arena implements Slots {
+  readonly buffer = new ArrayBuffer(SLOT * MOST_ARRAYS)
   private readonly float64 = new Float64Array(this.buffer)
   private readonly float32 = new Float32Array(this.buffer)
   private readonly int32 = new Int32Array(this.buffer)
   private readonly uint16 = new Uint16Array(this.buffer)
 
-  /** The arguments for these arrays, small ones copied into their slots. */
-  fill(arrays: readonly NativeArgument[]): Argument[] {
-    const inArena: Argument[] = new Array(arrays.length)
-    for (let i = 0; i < arrays.length; i++) {
-      const array = arrays[i]
-      if (typeof array !== 'object' || array.byteLength > SLOT) {
-        inArena[i] = array
-        continue
-      }
-      const view = this.viewFor(array)
-      const start = (i * SLOT) / array.BYTES_PER_ELEMENT
-      for (let k = 0; k < array.length; k++) view[start + k] = array[k]
-      inArena[i] = array.length
-    }
-    return inArena
+  put(i: number, array: NativeArray): boolean {
+    if (array.byteLength > SLOT) return false
+    const view = this.viewFor(array)
+    const start = (i * SLOT) / array.BYTES_PER_ELEMENT
+    for (let k = 0; k < array.length; k++) view[start + k] = array[k]
+    return true
   }
 
-  /** Copies the slots of results back. */
-  empty(arrays: readonly NativeArgument[], inArena: readonly Argument[]): void {
-    for (let i = FIRST_RESULT; i < arrays.length && i < RESULTS_END; i++) {
-      if (typeof inArena[i] !== 'number') continue
-      const array = arrays[i] as NativeArray
-      const view = this.viewFor(array)
-      const start = (i * SLOT) / array.BYTES_PER_ELEMENT
-      for (let k = 0; k < array.length; k++) array[k] = view[start + k]
-    }
+  /** Copies a result out of its slot. */
+  take(i: number, array: NativeArray): void {
+    const view = this.viewFor(array)
+    const start = (i * SLOT) / array.BYTES_PER_ELEMENT
+    for (let k = 0; k < array.length; k++) array[k] = view[start + k]
   }
 
   private viewFor(array: NativeArray): NativeArray {

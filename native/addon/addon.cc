@@ -1,8 +1,8 @@
 // The addon: what JavaScript can call, and the state one environment (the main thread or a worker) owns. No arithmetic.
 //
 //   setArena(buffer)                    where run finds its small arrays
-//   run(numbers, ...arrays)             runs a job on the calling thread and the pool
-//   runAsync(id, numbers, ...arrays)    the same off the calling thread; a promise of true, or of false when cancelled
+//   run(...job)                         runs a job on the calling thread and the pool
+//   runAsync(id, ...job)                the same off the calling thread; a promise of true, or of false when cancelled
 //   cancel(id)
 //   jobVersion                          of what run takes
 //   lossNames, instructionSets          in the order in which `numbers` refers to them

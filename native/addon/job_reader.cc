@@ -3,31 +3,34 @@
 namespace fpl {
 namespace {
 
-// The typed arrays, one argument after the other; one that was not passed is null.
+// What kind of thing an array is; k > 0 is one of k - 1 elements that is in its slot.
+constexpr double kAbsent = 0, kAddress = -2;
+
+// The arrays, one after the other; one that is absent is null.
 class Arrays {
  public:
-  Arrays(const Napi::CallbackInfo& info, size_t first, char* arena) : info_(info), index_(first), slot_(arena) {}
+  Arrays(const Napi::CallbackInfo& info, size_t first, const double* kinds, char* arena)
+      : info_(info), index_(first), kinds_(kinds), arena_(arena) {}
 
   template <typename T>
   T* next() {
-    void* data = nullptr;
+    const size_t slot = slot_++;
+    const double kind = kinds_[slot];
     length_ = 0;
-    onDevice_ = false;
-    if (index_ >= info_.Length()) return nullptr;
+    onDevice_ = kind == kAddress;
+    if (kind == kAbsent) return nullptr;
+    if (kind > 0) {
+      length_ = size_t(kind) - 1;
+      return reinterpret_cast<T*>(arena_ + slot * kArenaSlot);
+    }
+    void* data = nullptr;
     const Napi::Value value = info_[index_++];
-    napi_valuetype type;
-    napi_typeof(info_.Env(), value, &type);
-    if (type == napi_number) {
-      length_ = size_t(value.As<Napi::Number>().Uint32Value());
-      data = slot_;
-    } else if (type == napi_bigint) {
+    if (onDevice_) {
       bool lossless;
       data = reinterpret_cast<void*>(uintptr_t(value.As<Napi::BigInt>().Uint64Value(&lossless)));
-      onDevice_ = true;
-    } else if (type == napi_object) {
+    } else {
       napi_get_typedarray_info(info_.Env(), value, nullptr, &length_, &data, nullptr, nullptr);
     }
-    slot_ += kArenaSlot;
     return static_cast<T*>(data);
   }
 
@@ -52,7 +55,9 @@ class Arrays {
  private:
   const Napi::CallbackInfo& info_;
   size_t index_;
-  char* slot_;
+  const double* kinds_;
+  char* arena_;
+  size_t slot_ = 0;
   size_t length_ = 0;
   bool onDevice_ = false;
 };
@@ -91,8 +96,9 @@ void readHead(Numbers& numbers, Head& head) {
 void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job) {
   void* values = nullptr;
   napi_get_typedarray_info(info.Env(), info[first], nullptr, nullptr, &values, nullptr, nullptr);
-  Numbers numbers(static_cast<const double*>(values));
-  Arrays arrays(info, first + 1, arena);
+  const double* const kinds = static_cast<const double*>(values);
+  Numbers numbers(kinds + kMostArrays);
+  Arrays arrays(info, first + 1, kinds, arena);
 
   job.device = int32_t(numbers.integer());
   job.labels.wide = numbers.integer() != 0;

@@ -9,13 +9,14 @@
 namespace fpl {
 
 // Changes with the arguments and their order; lib refuses a binary with another.
-constexpr int kJobVersion = 4;
+constexpr int kJobVersion = 5;
 
-// Bytes of one array's slot in the arena.
+// Bytes of one array's slot in the arena, and the most arrays of a job.
 constexpr size_t kArenaSlot = 64;
+constexpr size_t kMostArrays = 44;
 
-// Reads the arguments from the one numbered `first` on. The pointers in `job` are those of the caller's arrays; an
-// array given as a number, its length, is in its slot of `arena`; one given as a bigint is an address on the GPU.
+// Reads the arguments from the one numbered `first` on. The pointers in `job` are those of the caller's arrays, or of
+// the slots of `arena` where small ones have been put.
 void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job);
 
 }  // namespace fpl

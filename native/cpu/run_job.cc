@@ -40,15 +40,16 @@ int64_t cacheBudget() {
 struct ForwardScratch {
   std::vector<TokenState> states;
   std::vector<float> squares;
+
+  TokenState* statesOf(const Forward& stage) {
+    states.resize(stage.logits.count());
+    return states.data();
+  }
 };
 
 void forward(const Forward& stage, const Tokens& tokens, const Sequences& sequences, ForwardScratch& scratch,
              const CpuContext& context) {
-  TokenState* states = stage.states;
-  if (!states) {
-    scratch.states.resize(stage.logits.count());
-    states = scratch.states.data();
-  }
+  TokenState* states = stage.states ? stage.states : scratch.statesOf(stage);
   float* squares = stage.sumSquaredProbs;
   if (stage.logWeights && !squares) {
     scratch.squares.resize(stage.logits.count());
@@ -139,6 +140,10 @@ bool runJob(Job& job, ThreadPool& pool) {
       std::fill(job.gradient.coefficients, job.gradient.coefficients + job.tokens.sequences, 0.0);
     }
     ForwardScratch policyScratch, referenceScratch;
+    if (hasGradient && !job.policy.states) {
+      job.policy.states = policyScratch.statesOf(job.policy);
+      job.gradient.states = job.headGradient.states = job.policy.states;
+    }
     for (const Part& part : partsOf(job)) {
       if (job.hasPolicy) forward(job.policy, job.tokens, part.sequences, policyScratch, context);
       if (job.hasReference) forward(job.reference, job.tokens, part.sequences, referenceScratch, context);

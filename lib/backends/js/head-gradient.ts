@@ -12,7 +12,8 @@ const BLOCK = 64
 
 /** Yields after every row of every block of words. */
 export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generator<void, void> {
-  const { head, logits, states, coefficients, accumulate } = stage
+  const { head, logits, coefficients, accumulate } = stage
+  const states = stage.states!
   const hiddenOut = stage.hidden as Float32Array | undefined
   const weightOut = stage.weight as Float32Array | undefined
   const biasOut = stage.bias as Float32Array | undefined

@@ -8,7 +8,7 @@ import { headGradient } from './head-gradient.js'
 import { logitsGradient } from './logits-gradient.js'
 import { preferenceLoss } from './preference-loss.js'
 import { sequenceSums } from './sequence-sums.js'
-import { tokenLogProbs } from './token-log-probs.js'
+import { STATE_SIZE, tokenLogProbs } from './token-log-probs.js'
 
 /** How long `run` works before it lets the event loop turn, in milliseconds. */
 const SLICE = 10
@@ -16,12 +16,14 @@ const SLICE = 10
 export const jsBackend: Backend = {
   name: 'js',
 
-  runSync(job) {
+  runSync(given) {
+    const job = withStates(given)
     finish(forward(job))
     finish(backward(job))
   },
 
-  async run(job, { signal }) {
+  async run(given, { signal }) {
+    const job = withStates(given)
     signal?.throwIfAborted()
     // Nothing is done before the promise is returned, so that even a short call can be aborted.
     await turn()
@@ -30,6 +32,19 @@ export const jsBackend: Backend = {
     // From here on the caller's array is written, and finished.
     await inSlices(backward(job))
   },
+}
+
+/** The job with what stage 1 leaves for stage 4, where it has both. */
+function withStates(job: Job): Job {
+  const { policy, gradient, headGradient } = job
+  if (policy === undefined || (gradient ?? headGradient) === undefined) return job
+  const states = policy.states ?? new Float64Array(STATE_SIZE * policy.logits.batch * policy.logits.time)
+  return {
+    ...job,
+    policy: { ...policy, states },
+    gradient: gradient && { ...gradient, states },
+    headGradient: headGradient && { ...headGradient, states },
+  }
 }
 
 /** Stages 1 to 3, a row at a time. */

@@ -11,7 +11,8 @@ import { STATE_SIZE } from './token-log-probs.js'
 
 /** Yields after every row written. */
 export function* logitsGradient(stage: GradientStage, tokens: Tokens): Generator<void, void> {
-  const { logits, out, states, coefficients, skipInactive } = stage
+  const { logits, out, coefficients, skipInactive } = stage
+  const states = stage.states!
   const { targets, weights, offsets, counts, temperature } = tokens
   const values = new Float64Array(logits.vocab)
   const rowCount = logits.batch * logits.time
