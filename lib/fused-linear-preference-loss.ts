@@ -4,14 +4,8 @@
  */
 import { checkUnchanged, type NamedArray, type Watched } from './arrays.js'
 import { invalidValue } from './errors.js'
-import {
-  checkSameLogits,
-  HEAD_GRADIENT_OPTIONS,
-  type HeadDestinations,
-  type HeadSource,
-  headDestinations,
-  headOf,
-} from './head.js'
+import { checkSameLogits, type HeadSource, headOf } from './head.js'
+import { HEAD_GRADIENT_OPTIONS, type HeadDestinations, headDestinations } from './head-gradients.js'
 import { optionsObject } from './options.js'
 import { PAIRED_OPTIONS, type PairedCall, pairedCall, pairedResult, type ReferenceModel } from './paired-call.js'
 import { type Runner, run, runnerOf } from './run.js'

@@ -4,7 +4,7 @@
  * gave. Run under `npm run fuzz`, or alone with the number of seconds.
  */
 import fc from 'fast-check'
-import { HEAD_GRADIENT_OPTIONS } from '../dist/head.mjs'
+import { HEAD_GRADIENT_OPTIONS } from '../dist/head-gradients.mjs'
 import * as index from '../dist/index.mjs'
 import { PAIRED_OPTIONS } from '../dist/paired-call.mjs'
 
