@@ -2,32 +2,14 @@
  * The output layer as the linear functions take it: hidden states, weight and bias turned into one checked head. Nothing
  * is copied.
  */
-import {
-  checkNoOverlap,
-  checkView,
-  type NamedArray,
-  type View,
-  viewKind,
-  viewLength,
-  type Watched,
-  watch,
-} from './arrays.js'
-import type { Head, HeadGradientStage, Matrix, Rows } from './backends/backend.js'
-import { DeviceBuffer } from './device/buffer.js'
-import { type DeviceRange, deviceRange, isDeviceMemory, rangesOverlap } from './device/memory.js'
+import { checkView, type NamedArray, type View, viewKind, viewLength, type Watched, watch } from './arrays.js'
+import type { Head, Matrix, Rows } from './backends/backend.js'
+import { type DeviceRange, deviceRange, isDeviceMemory } from './device/memory.js'
 import { describeList, invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.js'
 import type { LogitsSource } from './forward-stage.js'
-import { flag, integer, optionsObject } from './options.js'
+import { integer } from './options.js'
 import { ELEMENT_SIZES, elements, elementType, LARGEST_SIZE, type Tensor, tensorOf, watchTensor } from './tensor.js'
-import type {
-  DeviceMemory,
-  DType,
-  HeadGradientOptions,
-  HeadGradientRequest,
-  HeadGradients,
-  HeadWeight,
-  HostArray,
-} from './types.js'
+import type { DeviceMemory, DType, HeadWeight, HostArray } from './types.js'
 
 /** A head that has been checked. */
 export interface HeadSource extends LogitsSource {
