@@ -195,6 +195,7 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
   ]
   for (const stage of /** @type {const} */ (['linear-forward', 'linear-step'])) {
     for (const { width, shape, masked = 0 } of heads) {
+      if (width > 512 && stage === 'linear-forward') continue
       const half = masked ? '-half-masked' : ''
       cases.push(
         one({

@@ -70,7 +70,7 @@ export function makeLogits(workload) {
  * @param {Workload} workload
  */
 export function makeWeight({ shape, width = 1 }) {
-  const weight = /** @type {Float32Array} */ (makeNormal(shape[2] * width, 'float32', 7))
+  const weight = /** @type {Float32Array} */ (makeNormal(shape[2] * width, 'float32', 1e9))
   return weight.map((x) => x / Math.sqrt(width))
 }
 

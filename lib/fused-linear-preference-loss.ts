@@ -40,7 +40,8 @@ const REFERENCE: ReadonlySet<string> = new Set(['chosen', 'rejected', 'hidden', 
  * @returns the mean loss over the P pairs; per pair losses, rewards, log-probs in nats and their gradients, in float64;
  *   and the float32 gradients that were asked for. Logits are float32.
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
- *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`; the reason of `options.signal`.
+ *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA` (no
+ *   cuBLASLt, for one); the reason of `options.signal`.
  */
 export async function fusedLinearPreferenceLoss(
   hidden: Hidden,

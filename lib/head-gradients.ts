@@ -43,12 +43,17 @@ export function headDestinations(
   if (adds && given.length === 0) {
     throw invalidValue('options.accumulate', `needs an array in ${name} whose content to add to`)
   }
+  if (adds && range && PARTS.some((part) => wanted[part] === true)) {
+    throw invalidValue('options.accumulate', 'needs memory for all gradients on a GPU: new memory is not zero there')
+  }
   const { vocab } = rows
   const width = head.hidden.vocab
   const sizes = { hidden: head.hidden.batch * head.hidden.time * width, weight: vocab * width, bias: vocab }
   const taken: NamedArray[] = [...arrays, ...callers]
   const gradients: HeadGradients = {}
-  const stage: HeadDestinations['stage'] = { accumulate: adds, skipInactive: !zeros }
+  // New memory of a GPU is not zero.
+  const zeroed = zeros || (range !== undefined && wanted.hidden === true)
+  const stage: HeadDestinations['stage'] = { accumulate: adds, skipInactive: !zeroed }
   const watched: Watched[] = []
   const allocated: Part[] = []
   for (const part of PARTS) {

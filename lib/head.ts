@@ -35,7 +35,9 @@ export function headOf(
   biasName = 'options.bias',
 ): HeadSource {
   const rows = tensorOf(hidden, `${prefix}hidden`, packed, 'width')
+  watched.push(...watchTensor(`${prefix}hidden.data`, rows))
   const matrix = weightOf(weight, `${prefix}weight`)
+  if (typeof matrix.matrix.data !== 'bigint') watched.push(watch(`${prefix}weight.data`, matrix.matrix.data))
   const { batch, time, vocab: width } = rows.rows
   if (matrix.width !== width) {
     const problem = `must be [vocab, ${width}], as hidden has ${width} features; got [${matrix.vocab}, ${matrix.width}]`
@@ -49,8 +51,6 @@ export function headOf(
     throw outOfRange(`${prefix}weight.shape`, 'at most 2^53 - 1 logits in all', batch * time * vocab)
   }
   const head: Head = { hidden: rows.rows, weight: matrix.matrix }
-  watched.push(...watchTensor(`${prefix}hidden.data`, rows))
-  if (typeof matrix.matrix.data !== 'bigint') watched.push(watch(`${prefix}weight.data`, matrix.matrix.data))
   if (bias !== undefined) {
     head.bias = biasOf(bias, biasName, vocab, matrix.matrix.dtype, rows.range)
     if (typeof head.bias.data !== 'bigint') watched.push(watch(biasName, head.bias.data))
@@ -92,20 +92,21 @@ function weightOf(value: unknown, name: string): CheckedWeight {
   if (vocab * width > Number.MAX_SAFE_INTEGER) {
     throw outOfRange(`${name}.shape`, 'at most 2^53 - 1 elements in all', vocab * width)
   }
+  const steps = strides === undefined ? undefined : weightStrides(strides, `${name}.strides`, vocab, width)
+  // Only now, when nothing of the caller's runs any more that could take the memory away. It may have done so.
+  if (!isDeviceMemory(data)) checkView(data as View, `${name}.data`)
   const size = ELEMENT_SIZES[element]
   const range = isDeviceMemory(data) ? deviceRange(data, `${name}.data`, size) : undefined
   const view = range ? range.address : elements(data as HostArray)
   const available = range ? Math.floor(range.byteLength / size) : viewLength(view)
-  let rowStride = width
-  let columnStride = 1
-  if (strides === undefined) {
+  const [rowStride, columnStride] = steps ?? [width, 1]
+  if (steps === undefined) {
     // A buffer on the device may have room to spare.
     if (range ? available < vocab * width : available !== vocab * width) {
       const problem = `has ${available} elements, but shape [${vocab}, ${width}] needs ${vocab * width}`
       throw shapeMismatch(`${name}.data`, problem)
     }
   } else {
-    ;[rowStride, columnStride] = weightStrides(strides, `${name}.strides`, vocab, width)
     const end = (vocab - 1) * rowStride + (width - 1) * columnStride + 1
     if (end > available) {
       const wanted = `such that shape [${vocab}, ${width}] stays in the ${available} elements of data`

@@ -33,9 +33,11 @@ const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(HEAD_GRADIENT_OPTIONS)
  * @param labels `[batch, time]` (`[tokens]`) token ids; `ignoreIndex` marks those that do not count. Labels at masked
  *   positions are not looked at. In device memory they are int32 or int64, by its size.
  * @param options the bias, which tokens count, how they are summed, and where the call runs.
- * @returns `[batch]` sums in nats, in float64, and `[batch]` counts of active tokens. Logits are float32.
+ * @returns `[batch]` sums in nats, in float64, `[batch]` counts of active tokens, the per-token results asked for in
+ *   `outputs`, and `backward`. Logits are float32.
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
- *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`; the reason of `options.signal`.
+ *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA` (no
+ *   cuBLASLt, for one); the reason of `options.signal`.
  */
 export async function linearSequenceLogProbs(
   hidden: Hidden,

@@ -54,13 +54,15 @@ export function tensorOf(value: unknown, name: string, packed: boolean, last = '
   if (batch * time * vocab > Number.MAX_SAFE_INTEGER) {
     throw outOfRange(`${name}.shape`, 'at most 2^53 - 1 elements in all', batch * time * vocab)
   }
+  const steps = strides === undefined ? undefined : stridesOf(strides, `${name}.strides`, sizes.length)
+  // Only now, when nothing of the caller's runs any more that could take the memory away. It may have done so.
+  if (!isDeviceMemory(data)) checkView(data as View, `${name}.data`)
   const range = isDeviceMemory(data) ? deviceRange(data, `${name}.data`, ELEMENT_SIZES[element]) : undefined
   const view = range ? range.address : elements(data as HostArray)
   const available = range ? Math.floor(range.byteLength / ELEMENT_SIZES[element]) : viewLength(view)
   let timeStride = vocab
   let batchStride = time * vocab
-  let steps: number[] | undefined
-  if (strides === undefined) {
+  if (steps === undefined) {
     const needed = batch * time * vocab
     // A buffer on the device may have room to spare.
     if (range ? available < needed : available !== needed) {
@@ -68,7 +70,6 @@ export function tensorOf(value: unknown, name: string, packed: boolean, last = '
       throw shapeMismatch(`${name}.data`, problem)
     }
   } else {
-    steps = stridesOf(strides, `${name}.strides`, sizes.length)
     timeStride = steps[steps.length - 2]
     batchStride = packed ? 0 : steps[0]
     const end = (batch - 1) * batchStride + (time - 1) * timeStride + vocab
@@ -212,7 +213,7 @@ function stridesOf(strides: unknown, name: string, length: number): number[] {
   const steps: number[] = []
   for (let i = 0; i < length; i++) steps.push(integer(strides[i], `${name}[${i}]`, 0, Number.MAX_SAFE_INTEGER))
   if (steps[length - 1] !== 1) {
-    throw invalidValue(name, `must end in 1 (the logits of a row are neighbours); got ${steps[length - 1]}`)
+    throw invalidValue(name, `must end in 1 (the elements of a row are neighbours); got ${steps[length - 1]}`)
   }
   return steps
 }

@@ -128,15 +128,14 @@ function deviceLabels(
     shift,
     invalid: new Int32Array(1),
   }
+  if (range.device !== logits.device) throw invalidValue('labels', 'must be on the device of the logits')
   if (mask === undefined) return found
   if (!isDeviceMemory(mask)) throw invalidType('options.mask', 'device memory, as the labels are', mask)
   const bytes = deviceRange(mask, 'options.mask', 1)
   if (bytes.byteLength !== rows) {
     throw shapeMismatch('options.mask', `must have ${rows} bytes, one per label; got ${bytes.byteLength}`)
   }
-  if (range.device !== logits.device || bytes.device !== logits.device) {
-    throw invalidValue('labels', 'and options.mask must be on the device of the logits')
-  }
+  if (bytes.device !== logits.device) throw invalidValue('options.mask', 'must be on the device of the logits')
   found.mask = bytes.address
   return found
 }

@@ -309,8 +309,8 @@ export interface HeadOptions {
 export interface LinearSequenceOptions extends TokenOptions, RunOptions, HeadOptions {}
 
 /**
- * Which gradients of the output layer to compute, each in a new array (true) or in one to write into. All are float32;
- * the weight's is laid out as the weight is, without gaps.
+ * Which gradients of the output layer to compute, each in a new array (true) or in one to write into. All are float32,
+ * in device memory too; the weight's is laid out as the weight is, without gaps.
  */
 export interface HeadGradientRequest {
   /** `[batch, time, width]`, contiguous. Defaults to false. */
@@ -323,19 +323,22 @@ export interface HeadGradientRequest {
 
 /** How gradients of the output layer are written. */
 export interface HeadGradientOptions {
-  /** Add to what the given arrays hold: for tied embeddings, and gradients of several batches. Defaults to false. */
+  /**
+   * Add to what the given arrays hold: for tied embeddings, and gradients of several batches. Labels in device memory
+   * should then be known to be in range: one that is not makes weight's and bias' gradients NaN. Defaults to false.
+   */
   accumulate?: boolean
   /** Write zeros to the rows of hidden's gradient that predict nothing. Defaults to true, to false with `accumulate`. */
   zeroInactive?: boolean
 }
 
-/** The gradients that were asked for. */
+/** The gradients that were asked for, float32; those that were not are absent. */
 export interface HeadGradients {
-  /** d loss / d hidden. */
+  /** With respect to hidden, in its shape, contiguous. */
   gradHidden?: Hidden
-  /** d loss / d weight. */
+  /** With respect to the weight, `[vocab, width]`, with strides `[1, vocab]` where the weight has such. */
   gradWeight?: HeadWeight
-  /** d loss / d bias, `[vocab]`. */
+  /** With respect to the bias, `[vocab]`. */
   gradBias?: Float32Array | DeviceMemory
 }
 
@@ -343,9 +346,12 @@ export interface HeadGradients {
 export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward'> {
   /**
    * Gradients of Σ_b gradient[b] · logProbs[b], on the calling thread. Hidden, weight and bias must still hold their
-   * values.
+   * values, and labels and mask too where they are in device memory.
    * @param gradient `[B]`
    * @param request which gradients; defaults to new arrays for all there are.
+   * @param options whether to add to the arrays that are given, and what becomes of rows that predict nothing.
+   * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` (an array that overlaps another, or was detached
+   *   since); RangeError `ERR_SHAPE_MISMATCH`.
    */
   backward(
     gradient: ArrayLike<number>,

@@ -164,11 +164,11 @@ const TENSOR = ['data', 'shape', 'dtype', 'strides']
 const ARGUMENT = ['logits', 'weight', 'labels', 'options', 'chosen', 'rejected']
 const OF_WEIGHT = TENSOR.map((name) => `weight ${name}`)
 const PLACES = [...ARGUMENT, ...TENSOR, ...OF_WEIGHT, ...OPTIONS]
-/** How a value gets to its place: as it is, by a getter, by one that throws, or by one that takes memory away first. */
+/** How a value gets to its place: as it is, by a getter, by one that throws or takes memory away first, all or some. */
 const change = fc.tuple(
   fc.constantFrom(...PLACES),
   hostile,
-  fc.constantFrom('value', 'value', 'value', 'getter', 'throws', 'takes'),
+  fc.constantFrom('value', 'value', 'value', 'getter', 'throws', 'takes', 'takes one'),
 )
 const call = fc.record({
   name: fc.constantFrom(
@@ -211,9 +211,10 @@ function build({ name, changes, gradient }) {
     const value = make()
     const get = () => {
       if (how === 'throws') throw THROWN
-      if (how === 'takes') {
-        for (const array of [data, weightData, out, parts.labels])
-          if (ArrayBuffer.isView(array) && array.length > 0) detached(array)
+      if (how.startsWith('takes')) {
+        const arrays = [data, weightData, out, parts.labels]
+        const some = how === 'takes' ? arrays : [arrays[place.length % 4]]
+        for (const array of some) if (ArrayBuffer.isView(array) && array.length > 0) detached(array)
         taken = true
       }
       return value

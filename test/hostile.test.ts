@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest'
 import {
   fusedPreferenceLoss,
   fusedPreferenceLossSync,
+  linearSequenceLogProbsSync,
   preferenceLossSync,
   sequenceLogProbs,
   sequenceLogProbsSync,
@@ -162,6 +163,39 @@ describe.each(TARGETS)('$name', ({ run }) => {
     }
     const means = sequenceLogProbsSync(logits(), labels, { averageLogProb: true, ...run }).logProbs
     expect(sequenceLogProbsSync(logits(), labels, Object.assign(new Options(), run)).logProbs).toEqual(means)
+  })
+
+  test('a tensor whose strides, or whose neighbour, take memory away', () => {
+    const code = expect.stringMatching(/^ERR_(INVALID_ARG_VALUE|SHAPE_MISMATCH|OUT_OF_RANGE)$/)
+    const refused = expect.objectContaining({ code })
+    const width = 4096
+    const big = () => new Float32Array(2 * 3 * width)
+    const taking = (array: Float32Array, values: number[]) =>
+      new Proxy(values, {
+        get(of, key) {
+          if (key === '0' && array.length > 0) detach(array)
+          return Reflect.get(of, key)
+        },
+      })
+    // Larger than what small arrays are copied to: what is read past the end would not be theirs.
+    const data = big()
+    const strides = taking(data, [3 * width, width, 1])
+    expect(() => sequenceLogProbsSync({ data, shape: [2, 3, width], strides }, labels, run)).toThrow(refused)
+    const weight = { data: new Float32Array(20 * width), shape: [20, width], strides: [width, 1] }
+    const hidden = () => ({ data: big(), shape: [2, 3, width] })
+    for (const place of ['data', 'shape', 'strides'] as const) {
+      const states = hidden()
+      const shifty = Object.defineProperty({ ...weight }, place, {
+        get() {
+          if (states.data.length > 0) detach(states.data)
+          return weight[place]
+        },
+      })
+      expect(() => linearSequenceLogProbsSync(states, shifty, labels, run), place).toThrow(refused)
+    }
+    const table = new Float32Array(20 * width)
+    const taken = { data: table, shape: [20, width], strides: taking(table, [width, 1]) }
+    expect(() => linearSequenceLogProbsSync(hidden(), taken, labels, run)).toThrow(refused)
   })
 
   test('an option that takes memory away while the options are read', async () => {

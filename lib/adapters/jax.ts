@@ -98,11 +98,11 @@ export function linearPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Ba
 ) => Promise<PreferenceValueAndGrad<Params>> {
   checkFunction(apply)
   return async (params, batch, labels, { transposed, ...options } = {}) => {
-    const across = flag(transposed, 'options.transposed', false)
     checkAlive(params)
     const [head, pullBack] = trace(apply, params, batch)
     const left = new Set(tree.leaves(head as never) as JaxArray[])
     try {
+      const across = flag(transposed, 'options.transposed', false)
       const { hidden, weight, bias } = head
       const { shape, device } = checkArray(hidden, 'hidden')
       checkDimensions(shape, 'hidden', 'width')

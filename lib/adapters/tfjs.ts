@@ -34,6 +34,7 @@ export {
   type LinearSequenceLogProbsOptions,
   linearPreferenceLoss,
   linearSequenceLogProbs,
+  type OutputLayerOptions,
 } from './tfjs/linear.js'
 
 /** Options of {@link preferenceLoss}. */

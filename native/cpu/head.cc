@@ -13,12 +13,11 @@ int64_t fitting(int64_t bytes, int64_t bytesEach, int64_t step, int64_t most) {
 }  // namespace
 
 HeadTiling::HeadTiling(const Head& head, int64_t vocab) {
-  constexpr int64_t kWords = 192;  // panels of any instruction set fill it, and so do the row state's tiles
   constexpr int64_t kSegments = 64;
   const int64_t vectorBytes = head.width() * int64_t(sizeof(float));
-  groupRows = fitting(4 << 20, vectorBytes, kRows, 1056);
-  tileWords = fitting(1 << 20, vectorBytes, kWords, 384);
-  blockWords = fitting(2 << 20, vectorBytes, tileWords, 1152);
+  groupRows = fitting(4 << 20, vectorBytes, kRows, 11 * kRows);
+  tileWords = fitting(1 << 20, vectorBytes, kWordsOfTile, 2 * kWordsOfTile);
+  blockWords = fitting(2 << 20, vectorBytes, tileWords, 6 * kWordsOfTile);
   const int64_t tiles = (vocab + tileWords - 1) / tileWords;
   segmentWords = (tiles + kSegments - 1) / kSegments * tileWords;
   segments = (vocab + segmentWords - 1) / segmentWords;
@@ -65,9 +64,8 @@ void HeadReader::packForHidden(int64_t first, int64_t count, int64_t columns, in
                count * columns);
     return;
   }
-  std::vector<const void*> begins(weights_);
-  for (const void*& begin : begins) begin = static_cast<const char*>(begin) + first * elementSize(head_.weight.dtype);
-  packAlong({head_.weight.dtype, begins.data()}, head_.width(), count, columns, from, to, panels, count * columns);
+  packAlong({head_.weight.dtype, weights_.data(), first}, head_.width(), count, columns, from, to, panels,
+            count * columns);
 }
 
 void HeadReader::logits(const Kernels& kernels, const float* hiddenPanels, int64_t rows, const float* weightPanels,

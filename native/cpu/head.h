@@ -20,11 +20,11 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
 void headGradient(const HeadGradient& gradient, const Tokens& tokens, const Sequences& sequences,
                   const CpuContext& context);
 
-// Sizes of the work, by the sizes of the head alone. Tiles are multiples of every instruction set's panels.
+// Sizes of the work, by the sizes of the head alone.
 struct HeadTiling {
   explicit HeadTiling(const Head& head, int64_t vocab);
 
-  static constexpr int64_t kRows = 96;  // of a tile of logits
+  static constexpr int64_t kRows = kRowsOfTile;
 
   int64_t groupRows;               // such that they take 4 MB when packed
   int64_t tileWords;               // of a tile of logits, such that their weights take 1 MB when packed

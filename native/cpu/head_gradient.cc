@@ -14,7 +14,7 @@ namespace fpl {
 namespace {
 
 constexpr int64_t kRows = HeadTiling::kRows;
-constexpr int64_t kPartColumns = 256;  // of a part of a result
+constexpr int64_t kPartColumns = kColumnsOfPart;
 constexpr int64_t kPanelsPerTask = 8;  // to pack
 
 struct ActiveRow {
@@ -59,6 +59,8 @@ class HeadBackward {
         hiddenWeights_(g_.hidden ? padded(width_, shape_.columns) * blockWords_ : 0),
         gradientAlong_(g_.hidden ? padded(groupRows_, shape_.rows) * blockWords_ : 0),
         gradientAcross_(g_.weight ? padded(blockWords_, gradientPanel_) * groupRows_ : 0),
+        tilesOfLogits_(std::min(context.threads, panelsOf(groupRows_, kRows) * panelsOf(blockWords_, tileWords_)),
+                       kRows * tileWords_),
         hiddenSums_(g_.hidden ? groupRows_ * width_ : 0),
         biasSums_(g_.bias ? panelsOf(groupRows_, kRows) * blockWords_ : 0) {}
 
@@ -130,10 +132,10 @@ class HeadBackward {
   // The gradient of the group's rows from r on with respect to the block's logits from `first` on, packed.
   void tile(int64_t r, int64_t first) {
     const int64_t rows = std::min(kRows, count_ - r), words = std::min(tileWords_, words_ - first);
-    const FloatBuffer logits(kRows * tileWords_);
+    const BufferPool::Loan logits(tilesOfLogits_);
     reader_.logits(context_.kernels, hiddenAlong_.data() + r * width_, rows, logitsWeights_.data() + first * width_,
                    block_ + first, words, logits.data(), tileWords_);
-    std::vector<const void*> lines(rows);
+    const void* lines[kRows];
     for (int64_t i = 0; i < rows; ++i) {
       float* line = logits.data() + i * tileWords_;
       const ActiveRow& row = rows_[r + i];
@@ -141,7 +143,7 @@ class HeadBackward {
                     context_.kernels.gradient[0]);
       lines[i] = line;
     }
-    const Vectors gradient{DType::kFloat32, lines.data()};
+    const Vectors gradient{DType::kFloat32, lines};
     if (g_.hidden) {
       packAlong(gradient, rows, words, shape_.rows, 0, panelsOf(rows, shape_.rows),
                 gradientAlong_.data() + r * words_ + first * shape_.rows, words_ * shape_.rows);
@@ -232,6 +234,7 @@ class HeadBackward {
   // Of a block.
   int64_t block_ = 0, words_ = 0;
   const FloatBuffer logitsWeights_, hiddenWeights_, gradientAlong_, gradientAcross_;
+  BufferPool tilesOfLogits_;
   const FloatBuffer hiddenSums_;  // [rows, D], over the blocks
   std::vector<double> biasSums_;  // [tiles, words]
 };
@@ -240,18 +243,19 @@ class HeadBackward {
 
 void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
   const int64_t width = g.head.width();
+  const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences);
+  const int64_t count = int64_t(rows.size());
+  // All there is to allocate, before anything of the caller's is written.
+  HeadBackward backward(g, tokens.temperature, count, context);
   if (g.hidden && !g.skipInactive) {
     for (int64_t row = 0; row < g.logits.count(); ++row) {
       if (tokens.targets[row] < 0) memset(g.hidden + row * width, 0, width * sizeof(float));
     }
   }
-  const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences);
-  const int64_t count = int64_t(rows.size());
   if (count == 0 && !g.accumulate) {
     if (g.weight) memset(g.weight, 0, g.logits.vocab * width * sizeof(float));
     if (g.bias) memset(g.bias, 0, g.logits.vocab * sizeof(float));
   }
-  HeadBackward backward(g, tokens.temperature, count, context);
   const int64_t groupRows = backward.groupRows();
   for (int64_t start = 0; start < count; start += groupRows) {
     backward.add(rows.data() + start, std::min(groupRows, count - start), start == 0 && !g.accumulate);

@@ -20,6 +20,9 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
   const FloatBuffer hiddenPanels(panelsOf(groupRows, shape.rows) * shape.rows * width);
   std::vector<RowState> partial(groupRows * tiling.segments);
   std::vector<float> labelLogits(groupRows);
+  const int64_t tileWords = std::min(tiling.tileWords, vocab), busy = std::min(context.threads, tiling.segments);
+  BufferPool tiles(busy, HeadTiling::kRows * tileWords);
+  BufferPool weights(busy, panelsOf(tileWords, shape.columns) * shape.columns * width);
 
   for (int64_t start = 0; start < int64_t(active.size()); start += groupRows) {
     const int64_t* rows = active.data() + start;
@@ -32,9 +35,7 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
     });
 
     context.pool.run(tiling.segments, context.threads, [&](int64_t segment) {
-      const int64_t tileWords = tiling.tileWords;
-      const FloatBuffer weightPanels(panelsOf(tileWords, shape.columns) * shape.columns * width);
-      const FloatBuffer tile(HeadTiling::kRows * tileWords);
+      const BufferPool::Loan weightPanels(weights), tile(tiles);
       const int64_t end = std::min(vocab, (segment + 1) * tiling.segmentWords);
       for (int64_t i = 0; i < count; ++i) partial[i * tiling.segments + segment] = {};
       for (int64_t first = segment * tiling.segmentWords; first < end; first += tileWords) {

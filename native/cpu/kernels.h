@@ -44,8 +44,14 @@ constexpr int64_t kBlock = 32 * kTile;  // logits between two looks at the unit
 struct PanelShape {
   int64_t rows, columns;
 };
-constexpr int64_t kDepth =
-    256;  // terms k whose float32 sum is added to the result at once, so that its rounding stays small
+
+// Terms k whose float32 sum is added to the result at once, so that its rounding stays small.
+constexpr int64_t kDepth = 256;
+
+// What work on matrices is cut into: multiples of every instruction set's panels, which product.inl makes sure of.
+constexpr int64_t kRowsOfTile = 96;      // of the left factor
+constexpr int64_t kWordsOfTile = 192;    // of either factor, and of the row state's tiles
+constexpr int64_t kColumnsOfPart = 256;  // of the right factor
 
 // c(i, j) = Σ_k a(i, k) · b(k, j), or that more than it was, over k in [0, depth); element (i, j) of c is at
 // i·stride + j.

@@ -14,6 +14,7 @@ void convert(const T* from, int64_t count, float* to) {
 }  // namespace
 
 const float* Vectors::read(int64_t i, int64_t first, int64_t count, float* buffer) const {
+  first += skipped;
   switch (dtype) {
     case DType::kFloat32:
       return static_cast<const float*>(begins[i]) + first;

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <vector>
 
 #include "../core/dtypes.h"
 
@@ -24,10 +26,45 @@ class FloatBuffer {
   float* data_;
 };
 
+// Buffers that tasks borrow, as many as can be running at once, so that each finds one and none has to allocate.
+class BufferPool {
+ public:
+  BufferPool(int64_t count, int64_t size) {
+    buffers_.reserve(count);
+    for (int64_t i = 0; i < count; ++i) buffers_.emplace_back(size);
+    for (const FloatBuffer& buffer : buffers_) free_.push_back(buffer.data());
+  }
+
+  class Loan {
+   public:
+    explicit Loan(BufferPool& pool) : pool_(pool) {
+      std::lock_guard<std::mutex> lock(pool_.mutex_);
+      data_ = pool_.free_.back();
+      pool_.free_.pop_back();
+    }
+    ~Loan() {
+      std::lock_guard<std::mutex> lock(pool_.mutex_);
+      pool_.free_.push_back(data_);
+    }
+    Loan(const Loan&) = delete;
+    float* data() const { return data_; }
+
+   private:
+    BufferPool& pool_;
+    float* data_;
+  };
+
+ private:
+  std::mutex mutex_;
+  std::vector<FloatBuffer> buffers_;
+  std::vector<float*> free_;  // never longer than it was: it does not allocate
+};
+
 // A matrix whose rows (or columns, whichever are `vectors`) are contiguous, each beginning where it likes.
 struct Vectors {
   DType dtype;
   const void* const* begins;
+  int64_t skipped = 0;  // elements before the first, of each
 
   // `count` elements from `first` on of vector i; float32 ones where they lie, others converted to `buffer`.
   const float* read(int64_t i, int64_t first, int64_t count, float* buffer) const;

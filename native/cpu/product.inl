@@ -7,6 +7,9 @@
 constexpr int64_t kTileRows = F32::kTileRows;
 constexpr int64_t kTileVectors = F32::kTileVectors;
 constexpr int64_t kTileColumns = kTileVectors * kWidth;
+static_assert(kRowsOfTile % kTileRows == 0 && kWordsOfTile % kTileRows == 0, "panels must not straddle tiles");
+static_assert(kWordsOfTile % kTileColumns == 0 && kColumnsOfPart % kTileColumns == 0, "panels must not straddle tiles");
+static_assert(kWordsOfTile % kTile == 0, "nor must the row state's tiles");
 
 template <bool kAdd>
 inline void multiplyTile(const float* a, const float* b, int64_t depth, float* c, int64_t stride) {

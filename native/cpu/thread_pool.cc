@@ -47,6 +47,7 @@ void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(in
   std::unique_lock<std::mutex> lock(mutex_);
   open_.erase(std::remove(open_.begin(), open_.end(), &batch), open_.end());
   batch.idle.wait(lock, [&] { return batch.helpersInside == 0; });
+  if (batch.error) std::rethrow_exception(batch.error);
 }
 
 void ThreadPool::help() {

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -24,7 +25,8 @@ class ThreadPool {
   static int64_t available();
 
   // Calls task(i) once for every i in [0, count) on up to `threads` threads, the caller's included, and returns when
-  // all are done. Which thread runs which task is not fixed; results must not depend on it.
+  // all are done. Which thread runs which task is not fixed; results must not depend on it. When a task throws, no more
+  // are begun, and its exception is thrown here once the others have ended.
   void run(int64_t count, int64_t threads, const std::function<void(int64_t)>& task);
 
  private:
@@ -35,12 +37,19 @@ class ThreadPool {
     int64_t helpersInside = 0;  // guarded by mutex_
     std::atomic<int64_t> next{0};
     std::condition_variable idle;
+    std::atomic<bool> failed{false};
+    std::exception_ptr error;  // of the first task that failed; to be read when all are done
 
     Batch(const std::function<void(int64_t)>& work, int64_t tasks, int64_t helpers)
         : task(&work), count(tasks), helpersWanted(helpers) {}
 
     void work() {
-      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) (*task)(i);
+      try {
+        for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) (*task)(i);
+      } catch (...) {
+        if (!failed.exchange(true)) error = std::current_exception();
+        next = count;
+      }
     }
   };
 

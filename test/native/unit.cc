@@ -12,6 +12,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <new>
 #include <thread>
 
 #include "example.h"
@@ -193,6 +194,28 @@ int64_t pools() {
   return tasks;
 }
 
+// A task that throws ends the run with its exception, once all that have begun are done; the pool goes on.
+int64_t throwing() {
+  int64_t caught = 0;
+  ThreadPool pool;
+  for (int64_t round = 0; round < 200; ++round) {
+    std::atomic<int64_t> inside{0};
+    try {
+      pool.run(64, 1 + round % 4, [&](int64_t task) {
+        ++inside;
+        if (task % 3 == 1) std::this_thread::sleep_for(std::chrono::microseconds(20));
+        --inside;
+        if (task == round % 64) throw std::bad_alloc();
+      });
+    } catch (const std::bad_alloc&) {
+      ++caught;
+    }
+    check(inside == 0, "a task was running when the pool's run had ended");
+  }
+  check(caught == 200, "an exception of a task was lost");
+  return caught;
+}
+
 // Cancelled from another thread at any time: it stops, and if it says it did, no gradient has been written.
 int64_t cancellations() {
   constexpr int64_t kRows = 40, kVocab = 3000;
@@ -247,12 +270,13 @@ int main(int argc, char** argv) {
   const int64_t ran = examples(count, pool);
   conversions<Float16>("float16");
   conversions<BFloat16>("bfloat16");
-  const int64_t streamed = streams(), layers = heads(pool), tasks = pools(), stopped = cancellations();
+  const int64_t streamed = streams(), layers = heads(pool), tasks = pools(), thrown = throwing(),
+                stopped = cancellations();
   printf(
       "%lld random jobs and %lld of the corpus, 131072 conversions, %lld streamed rows, %lld output layers, "
-      "%lld pool tasks, "
+      "%lld pool tasks, %lld exceptions, "
       "60 cancellations (%lld in time): %lld wrong\n",
-      (long long)ran, (long long)files, (long long)streamed, (long long)layers, (long long)tasks, (long long)stopped,
-      (long long)failures);
+      (long long)ran, (long long)files, (long long)streamed, (long long)layers, (long long)tasks, (long long)thrown,
+      (long long)stopped, (long long)failures);
   return failures == 0 ? 0 : 1;
 }

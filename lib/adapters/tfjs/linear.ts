@@ -29,7 +29,7 @@ import {
 } from './memory.js'
 
 /** The output layer, as all its ops take it. */
-export interface HeadOptions {
+export interface OutputLayerOptions {
   /** `[vocab]`. Defaults to none. */
   bias?: tf.Tensor
   /** The weight is `[width, vocab]`, as the kernel of `tf.layers.dense` is. Defaults to false. */
@@ -41,13 +41,13 @@ export interface HeadOptions {
 type GradientOptions = 'bias' | 'gradient' | 'accumulate' | 'zeroInactive'
 
 /** Options of {@link linearPreferenceLoss}. */
-export interface LinearPreferenceLossOptions extends Omit<FusedLinearOptions, GradientOptions>, HeadOptions {
+export interface LinearPreferenceLossOptions extends Omit<FusedLinearOptions, GradientOptions>, OutputLayerOptions {
   /** Is given the rewards, accuracy, margin and all else that is known of the loss, at each call. */
   onResult?: (result: Omit<FusedLinearPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void
 }
 
 /** Options of {@link linearSequenceLogProbs}. */
-export interface LinearSequenceLogProbsOptions extends Omit<LinearSequenceOptions, 'bias'>, HeadOptions {
+export interface LinearSequenceLogProbsOptions extends Omit<LinearSequenceOptions, 'bias'>, OutputLayerOptions {
   /** Is given the token counts and the per-token outputs, at each call. */
   onResult?: (result: Omit<LinearSequenceLogProbs, 'backward'>) => void
 }
@@ -75,7 +75,8 @@ export function linearPreferenceLoss(
   const ids = idsOf(labels, hidden, 'hidden')
   const run = (gradient?: HeadGradientRequest): number => {
     const { data, weight: matrix, bias: values } = head.values()
-    const result = fusedLinearPreferenceLossSync(data, matrix, ids, { ...loss, bias: values, gradient })
+    const gradients = { bias: values, gradient, accumulate: undefined, zeroInactive: undefined }
+    const result = fusedLinearPreferenceLossSync(data, matrix, ids, { ...loss, ...gradients })
     delete result.gradHidden
     delete result.gradWeight
     delete result.gradBias
@@ -98,7 +99,7 @@ export function linearPreferenceLoss(
 
 /**
  * Log-probs of whole sequences as a tensor `[batch]`, from what goes into the model's output layer, to build losses
- * from. The gradients are computed in the backward pass, and the logits once more for them.
+ * from. The gradients are computed in the backward pass.
  *
  * @param hidden as in {@link linearPreferenceLoss}.
  * @param weight as in {@link linearPreferenceLoss}.
@@ -115,19 +116,25 @@ export function linearSequenceLogProbs(
   const { bias, transposed, frozen, onResult, ...tokens } = options
   const given = headOf(hidden, weight, bias, transposed, frozen)
   const ids = idsOf(labels, hidden, 'hidden')
-  const forward = (head: Head): LinearSequenceLogProbs => {
+  const forward = (head: Head) => {
     const { data, weight: matrix, bias: values } = head.values()
-    return linearSequenceLogProbsSync(data, matrix, ids, { ...tokens, bias: values })
+    const isGone = () => (data.data as Float32Array).length === 0
+    return { ...linearSequenceLogProbsSync(data, matrix, ids, { ...tokens, bias: values }), isGone }
   }
   return differentiable(given.inputs, () => {
-    const { backward: _, ...result } = forward(given)
+    let last = forward(given)
+    const { backward: _, isGone: __, ...result } = last
     onResult?.(result)
     const saved = [alias(hidden), alias(weight), ...(bias ? [alias(bias)] : [])]
     const value = tf.tensor1d(Float32Array.from(result.logProbs))
     const gradient = (dy: tf.Tensor) => {
       const upstream = dy.dataSync()
       const head = headOf(saved[0]!, saved[1]!, saved[2], transposed, frozen)
-      return head.fill((request) => forward(head).backward(upstream, request))
+      return head.fill((request) => {
+        // The heap has grown, and what was seen of it is gone.
+        if (last.isGone()) last = forward(head)
+        last.backward(upstream, request)
+      })
     }
     return { value, saved, gradient }
   })

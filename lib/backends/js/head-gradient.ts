@@ -59,6 +59,7 @@ export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generat
             ? factors[i] * states[row * STATE_SIZE + 2]
             : 0 - others * Math.exp((logit(state, word) - maximum) / temperature)
         biasSums[v] += gradient
+        if (!weightOut && !hiddenOut) continue
         let at = word * weight.rowStride
         for (let d = 0; d < width; d++, at += weight.columnStride) {
           if (weightOut) weightSums[v * width + d] += gradient * state[d]
