@@ -1,6 +1,6 @@
 /**
- * `npm run bench:report [-- FILE] [--out FOLDER]`: turns the results of a run into bar charts, light and dark, and a
- * Markdown page with every table. Defaults to bench/out/latest.json and docs/.
+ * `npm run bench:report [-- FILE] [--out FOLDER] [--page NAME]`: turns the results of a run into bar charts, light and
+ * dark, and a Markdown page with every table. Defaults to bench/out/latest.json, docs/ and benchmarks.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -65,8 +65,12 @@ const picture = (name, title) => `<picture>
   <img alt="${title}, GB/s of logits" src="assets/bench-${name}-light.svg">
 </picture>`
 
-/** @param {{ date: string, command: string, machine: any, versions: any, cases: CaseResult[] }} run @param {string} out */
-export function writeReport(run, out) {
+/**
+ * @param {{ date: string, command: string, machine: any, versions: any, cases: CaseResult[] }} run
+ * @param {string} out
+ * @param {string} name of the page
+ */
+export function writeReport(run, out, name) {
   const assets = join(out, 'assets')
   mkdirSync(assets, { recursive: true })
   const pictures = []
@@ -93,16 +97,19 @@ Each peer runs in its own process, on the same random normal logits, and must ag
 Repetitions of all peers and of the memory's own bandwidth are interleaved; inputs rotate so that none is in a cache.
 *GB/s* is of logits handed in. *Roofline* is the time the memory needs for the fewest bytes the work must move, divided
 by the time taken; where an output layer is in it, the time that multiply-adds alone take, and *GFLOP/s* counts what tokens
-that count need, the logits twice where there is a gradient. *Memory* is the peak beyond the inputs, a gradient array included. Slow peers are given fewer tokens,
-where the name says so; *time ÷ ours* is per logit.`
+that count need, the logits twice where there is a gradient. *Memory* is the peak beyond the inputs, a gradient array
+included. Slow peers are given fewer tokens, where the name says so; *time ÷ ours* is per logit.`
   const page = [intro, ...pictures, ...run.cases.map(section)].join('\n\n')
-  writeFileSync(join(out, 'benchmarks.md'), `${page}\n`)
+  writeFileSync(join(out, `${name}.md`), `${page}\n`)
 }
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { out: { type: 'string', default: fileURLToPath(new URL('../docs', import.meta.url)) } },
+  options: {
+    out: { type: 'string', default: fileURLToPath(new URL('../docs', import.meta.url)) },
+    page: { type: 'string', default: 'benchmarks' },
+  },
 })
 const file = positionals[0] ?? fileURLToPath(new URL('out/latest.json', import.meta.url))
-writeReport(JSON.parse(readFileSync(file, 'utf8')), values.out)
-console.log(`${join(values.out, 'benchmarks.md')} from ${file}`)
+writeReport(JSON.parse(readFileSync(file, 'utf8')), values.out, values.page)
+console.log(`${join(values.out, `${values.page}.md`)} from ${file}`)
