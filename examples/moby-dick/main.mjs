@@ -1,5 +1,5 @@
 // DPO fine-tuning of a small GPT on Moby-Dick in plain Node: TensorFlow.js is the model and the optimiser, this package
-// the output layer and the loss. Takes about two minutes on two cores; the curves go to examples/out/.
+// the output layer and the loss. Takes about a minute on two cores; the curves go to examples/out/.
 //
 //   node examples/moby-dick/main.mjs [--update-docs]
 import { execFileSync } from 'node:child_process'
