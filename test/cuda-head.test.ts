@@ -160,8 +160,8 @@ const RUN = { backend: 'cuda' } as const
 describe.runIf(CUDA.length > 0)('cuBLASLt', () => {
   it('is there, or the reason why not', () => {
     const { cublasLt } = getBackends().cuda
-    expect(cublasLt?.available || cublasLt?.reason).toBeTruthy()
-    if (onHost) expect(cublasLt).toEqual({ available: true })
+    const known = [[true, 'undefined'], ...(onHost ? [] : [[false, 'string']])]
+    expect(known).toContainEqual([cublasLt?.available, typeof cublasLt?.reason])
   })
 })
 
@@ -388,6 +388,37 @@ describe.runIf(hasHead)('the output layer on the cuda backend', () => {
     const copy = new Float32Array(p.vocab * p.width)
     there.copyTo(copy)
     expect(bytes(copy).equals(bytes(added.weight))).toBe(true)
+  })
+
+  it('adds to no new memory, and leaves none of it as it was found', () => {
+    const p = problem('float32')
+    const sums = linearSequenceLogProbsSync(
+      { ...p.hidden, data: DeviceBuffer.from(p.hidden.data as Float32Array) },
+      { ...p.weight, data: DeviceBuffer.from(p.weight.data as Float32Array) },
+      p.labels,
+    )
+    const there = DeviceBuffer.from(new Float32Array(p.vocab * p.width))
+    expect(() => sums.backward(COEFFICIENTS, { hidden: true, weight: there }, { accumulate: true })).toThrow(
+      expect.objectContaining({
+        code: 'ERR_INVALID_ARG_VALUE',
+        message: expect.stringContaining('options.accumulate needs memory for all gradients on a GPU'),
+      }),
+    )
+    const { gradHidden } = sums.backward(COEFFICIENTS, { hidden: true }, { zeroInactive: false })
+    const rows = new Float32Array(p.batch * p.time * p.width)
+    ;(gradHidden!.data as DeviceBuffer).copyTo(rows)
+    // The last position of a sequence predicts nothing.
+    expect([...rows.subarray((p.time - 1) * p.width, p.time * p.width)]).toEqual(new Array(p.width).fill(0))
+  })
+
+  it('refuses labels on another GPU, with a mask or without', () => {
+    const p = problem('float32')
+    const hidden = { ...p.hidden, data: DeviceBuffer.from(p.hidden.data as Float32Array) }
+    const weight = { ...p.weight, data: DeviceBuffer.from(p.weight.data as Float32Array) }
+    const { ptr, byteLength } = DeviceBuffer.from(p.labels)
+    expect(() => linearSequenceLogProbsSync(hidden, weight, { ptr, byteLength, device: 1 })).toThrow(
+      /labels must be on the device of the logits/,
+    )
   })
 
   it('gives zeros where nothing is predicted, and adds none', () => {

@@ -366,6 +366,30 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
       },
       () => tf.sum(ownLogProbs(model())),
     )
+    expectEqualGradients(
+      () => {
+        const states = hidden.reshape([BATCH, TIME, WIDTH])
+        const sums = linearSequenceLogProbs(states, weight, labels, { shift: false, transposed: true })
+        tf.zeros([1 << 23]).dispose()
+        return tf.sum(sums)
+      },
+      () => tf.sum(ownLogProbs(model())),
+    )
+  })
+
+  it("writes all of the output layer's gradients, whatever else it is told", () => {
+    tf.tidy(() => {
+      const states = () => hidden.reshape([BATCH, TIME, WIDTH])
+      const told = { accumulate: true, zeroInactive: false } as object
+      const options = { reference, beta: BETA, shift: false, transposed: true }
+      const plain = differentiate(() => linearPreferenceLoss(states(), weight, labels, options))
+      // What memory the gradients get has been used.
+      const used = [hidden, weight, hidden, weight].map(({ shape }) => tf.ones(shape))
+      tf.dispose(used)
+      const given = differentiate(() => linearPreferenceLoss(states(), weight, labels, { ...options, ...told }))
+      expect(given.hidden.dataSync()).toEqual(plain.hidden.dataSync())
+      expect(given.weight.dataSync()).toEqual(plain.weight.dataSync())
+    })
   })
 })
 
