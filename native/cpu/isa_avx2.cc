@@ -38,47 +38,39 @@ inline F32 fma(F32 a, F32 b, F32 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline F32 maxKeepNan(F32 x, F32 y) { return {_mm256_max_ps(y.v, x.v)}; }
 inline F32 minKeepNan(F32 x, F32 y) { return {_mm256_min_ps(y.v, x.v)}; }
 inline F32 maxSkipNan(F32 x, F32 y) { return {_mm256_max_ps(x.v, y.v)}; }
-inline F32 powerOfBits(F32 n) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(n.v), 23))}; }
+inline __m256i asInts(F32 x) { return _mm256_castps_si256(x.v); }
+inline F32 asFloats(__m256i bits) { return {_mm256_castsi256_ps(bits)}; }
 inline F32 orBits(F32 a, F32 b) { return {_mm256_or_ps(a.v, b.v)}; }
-inline F32 timesPower(F32 x, F32 n) {
-  const __m256i shift = _mm256_slli_epi32(_mm256_castps_si256(n.v), 23);
-  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.v), shift))};
+inline F32 andBits(F32 a, F32 b) { return {_mm256_and_ps(a.v, b.v)}; }
+inline F32 addBits(F32 a, F32 b) { return asFloats(_mm256_add_epi32(asInts(a), asInts(b))); }
+template <int kBits>
+inline F32 bitsUp(F32 x) {
+  return asFloats(_mm256_slli_epi32(asInts(x), kBits));
+}
+template <int kBits>
+inline F32 bitsDown(F32 x) {
+  return asFloats(_mm256_srli_epi32(asInts(x), kBits));
 }
 
 inline F64 set1Double(double x) { return {_mm256_set1_pd(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {_mm256_add_pd(a.v, b.v)}; }
-inline F64 lowHalf(F32 x) { return {_mm256_cvtps_pd(_mm256_castps256_ps128(x.v))}; }
-inline F64 highHalf(F32 x) { return {_mm256_cvtps_pd(_mm256_extractf128_ps(x.v, 1))}; }
+inline F64 loadDoubles(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
 inline void storeDoubles(double* p, F64 x) { _mm256_storeu_pd(p, x.v); }
 
 inline __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline F32 load(const float* p) { return {_mm256_loadu_ps(p)}; }
 inline F32 load(const Float16* p) { return {_mm256_cvtph_ps(load128(p))}; }
-inline F32 load(const BFloat16* p) {
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load128(p)), 16))};
-}
 
 inline void store(float* p, F32 x) { _mm256_storeu_ps(p, x.v); }
 inline void store(Float16* p, F32 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline __m256i roundedToBFloat16(F32 x) {
-  const __m256i bits = _mm256_castps_si256(x.v);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
-}
-inline __m128i toBFloat16(F32 x) {
-  const __m256i half = roundedToBFloat16(x);
-  return _mm_packus_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-}
-inline void store(BFloat16* p, F32 x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), toBFloat16(x)); }
 
 // Past the cache. `drain` orders it before what the thread does next.
 inline void stream(float* p, F32 x) { _mm256_stream_ps(p, x.v); }
 inline void stream(Float16* p, F32 x) {
   _mm_stream_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline void stream(BFloat16* p, F32 x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), toBFloat16(x)); }
 inline void drain() { _mm_sfence(); }
 
 #include "kernels.inl"

@@ -40,44 +40,40 @@ inline F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F32 maxKeepNan(F32 x, F32 y) { return {_mm512_max_ps(y.v, x.v)}; }
 inline F32 minKeepNan(F32 x, F32 y) { return {_mm512_min_ps(y.v, x.v)}; }
 inline F32 maxSkipNan(F32 x, F32 y) { return {_mm512_max_ps(x.v, y.v)}; }
-inline F32 powerOfBits(F32 n) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(n.v), 23))}; }
+inline __m512i asInts(F32 x) { return _mm512_castps_si512(x.v); }
+inline F32 asFloats(__m512i bits) { return {_mm512_castsi512_ps(bits)}; }
 inline F32 orBits(F32 a, F32 b) { return {_mm512_or_ps(a.v, b.v)}; }
-inline F32 timesPower(F32 x, F32 n) {
-  const __m512i shift = _mm512_slli_epi32(_mm512_castps_si512(n.v), 23);
-  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x.v), shift))};
+inline F32 andBits(F32 a, F32 b) { return {_mm512_and_ps(a.v, b.v)}; }
+inline F32 addBits(F32 a, F32 b) { return asFloats(_mm512_add_epi32(asInts(a), asInts(b))); }
+template <int kBits>
+inline F32 bitsUp(F32 x) {
+  return asFloats(_mm512_slli_epi32(asInts(x), kBits));
+}
+template <int kBits>
+inline F32 bitsDown(F32 x) {
+  return asFloats(_mm512_srli_epi32(asInts(x), kBits));
 }
 
 inline F64 set1Double(double x) { return {_mm512_set1_pd(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {_mm512_add_pd(a.v, b.v)}; }
-inline F64 lowHalf(F32 x) { return {_mm512_cvtps_pd(_mm512_castps512_ps256(x.v))}; }
-inline F64 highHalf(F32 x) { return {_mm512_cvtps_pd(_mm512_extractf32x8_ps(x.v, 1))}; }
+inline F64 loadDoubles(const float* p) { return {_mm512_cvtps_pd(_mm256_loadu_ps(p))}; }
 inline void storeDoubles(double* p, F64 x) { _mm512_storeu_pd(p, x.v); }
 
 inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline F32 load(const Float16* p) { return {_mm512_cvtph_ps(load256(p))}; }
-inline F32 load(const BFloat16* p) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load256(p)), 16))};
-}
+inline F32 load(const BFloat16* p) { return bitsUp<16>(asFloats(_mm512_cvtepu16_epi32(load256(p)))); }
 
 inline void store(float* p, F32 x) { _mm512_storeu_ps(p, x.v); }
 inline void store(Float16* p, F32 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline __m256i toBFloat16(F32 x) {
-  const __m512i bits = _mm512_castps_si512(x.v);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
-}
-inline void store(BFloat16* p, F32 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), toBFloat16(x)); }
 
 // Past the cache. `drain` orders it before what the thread does next.
 inline void stream(float* p, F32 x) { _mm512_stream_ps(p, x.v); }
 inline void stream(Float16* p, F32 x) {
   _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline void stream(BFloat16* p, F32 x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), toBFloat16(x)); }
 inline void drain() { _mm_sfence(); }
 
 #include "kernels.inl"

@@ -31,24 +31,28 @@ inline F32 fma(F32 a, F32 b, F32 c) { return {_mm_add_ps(_mm_mul_ps(a.v, b.v), c
 inline F32 maxKeepNan(F32 x, F32 y) { return {_mm_max_ps(y.v, x.v)}; }
 inline F32 minKeepNan(F32 x, F32 y) { return {_mm_min_ps(y.v, x.v)}; }
 inline F32 maxSkipNan(F32 x, F32 y) { return {_mm_max_ps(x.v, y.v)}; }
-inline F32 powerOfBits(F32 n) { return {_mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(n.v), 23))}; }
+inline __m128i asInts(F32 x) { return _mm_castps_si128(x.v); }
+inline F32 asFloats(__m128i bits) { return {_mm_castsi128_ps(bits)}; }
 inline F32 orBits(F32 a, F32 b) { return {_mm_or_ps(a.v, b.v)}; }
-inline F32 timesPower(F32 x, F32 n) {
-  const __m128i shift = _mm_slli_epi32(_mm_castps_si128(n.v), 23);
-  return {_mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(x.v), shift))};
+inline F32 andBits(F32 a, F32 b) { return {_mm_and_ps(a.v, b.v)}; }
+inline F32 addBits(F32 a, F32 b) { return asFloats(_mm_add_epi32(asInts(a), asInts(b))); }
+template <int kBits>
+inline F32 bitsUp(F32 x) {
+  return asFloats(_mm_slli_epi32(asInts(x), kBits));
+}
+template <int kBits>
+inline F32 bitsDown(F32 x) {
+  return asFloats(_mm_srli_epi32(asInts(x), kBits));
 }
 
 inline F64 set1Double(double x) { return {_mm_set1_pd(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {_mm_add_pd(a.v, b.v)}; }
-inline F64 lowHalf(F32 x) { return {_mm_cvtps_pd(x.v)}; }
-inline F64 highHalf(F32 x) { return {_mm_cvtps_pd(_mm_movehl_ps(x.v, x.v))}; }
+inline F64 loadDoubles(const float* p) {
+  return {_mm_cvtps_pd(_mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(p))))};
+}
 inline void storeDoubles(double* p, F64 x) { _mm_storeu_pd(p, x.v); }
 
 inline F32 load(const float* p) { return {_mm_loadu_ps(p)}; }
-inline F32 load(const BFloat16* p) {
-  const __m128i bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-  return {_mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), bits))};
-}
 inline F32 load(const Float16* p) { return {_mm_setr_ps(toFloat(p[0]), toFloat(p[1]), toFloat(p[2]), toFloat(p[3]))}; }
 
 inline void store(float* p, F32 x) { _mm_storeu_ps(p, x.v); }
@@ -57,20 +61,11 @@ inline void store(Float16* p, F32 x) {
   _mm_storeu_ps(lanes, x.v);
   for (int i = 0; i < 4; ++i) fromFloat(lanes[i], p[i]);
 }
-inline void store(BFloat16* p, F32 x) {
-  const __m128i bits = _mm_castps_si128(x.v);
-  const __m128i odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
-  const __m128i rounded = _mm_add_epi32(_mm_add_epi32(bits, _mm_set1_epi32(0x7fff)), odd);
-  // An arithmetic shift, so that packing with signed saturation keeps the bits.
-  const __m128i top = _mm_srai_epi32(rounded, 16);
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi32(top, top));
-}
 
 // Past the cache; half precision, converted one by one, is not worth it. `drain` orders it before what the thread does
 // next.
 inline void stream(float* p, F32 x) { _mm_stream_ps(p, x.v); }
 inline void stream(Float16* p, F32 x) { store(p, x); }
-inline void stream(BFloat16* p, F32 x) { store(p, x); }
 inline void drain() { _mm_sfence(); }
 
 #include "kernels.inl"

@@ -29,38 +29,33 @@ inline F32 fma(F32 a, F32 b, F32 c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
 inline F32 maxKeepNan(F32 x, F32 y) { return {vmaxq_f32(x.v, y.v)}; }
 inline F32 minKeepNan(F32 x, F32 y) { return {vminq_f32(x.v, y.v)}; }
 inline F32 maxSkipNan(F32 x, F32 y) { return {vmaxnmq_f32(x.v, y.v)}; }
-inline F32 powerOfBits(F32 n) { return {vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(n.v), 23))}; }
-inline F32 orBits(F32 a, F32 b) {
-  return {vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(a.v), vreinterpretq_u32_f32(b.v)))};
+inline uint32x4_t asInts(F32 x) { return vreinterpretq_u32_f32(x.v); }
+inline F32 asFloats(uint32x4_t bits) { return {vreinterpretq_f32_u32(bits)}; }
+inline F32 orBits(F32 a, F32 b) { return asFloats(vorrq_u32(asInts(a), asInts(b))); }
+inline F32 andBits(F32 a, F32 b) { return asFloats(vandq_u32(asInts(a), asInts(b))); }
+inline F32 addBits(F32 a, F32 b) { return asFloats(vaddq_u32(asInts(a), asInts(b))); }
+template <int kBits>
+inline F32 bitsUp(F32 x) {
+  return asFloats(vshlq_n_u32(asInts(x), kBits));
 }
-inline F32 timesPower(F32 x, F32 n) {
-  const uint32x4_t shift = vshlq_n_u32(vreinterpretq_u32_f32(n.v), 23);
-  return {vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(x.v), shift))};
+template <int kBits>
+inline F32 bitsDown(F32 x) {
+  return asFloats(vshrq_n_u32(asInts(x), kBits));
 }
 
 inline F64 set1Double(double x) { return {vdupq_n_f64(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {vaddq_f64(a.v, b.v)}; }
-inline F64 lowHalf(F32 x) { return {vcvt_f64_f32(vget_low_f32(x.v))}; }
-inline F64 highHalf(F32 x) { return {vcvt_high_f64_f32(x.v)}; }
+inline F64 loadDoubles(const float* p) { return {vcvt_f64_f32(vld1_f32(p))}; }
 inline void storeDoubles(double* p, F64 x) { vst1q_f64(p, x.v); }
 
 inline F32 load(const float* p) { return {vld1q_f32(p)}; }
 inline F32 load(const Float16* p) {
   return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p))))};
 }
-inline F32 load(const BFloat16* p) {
-  return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p)), 16))};
-}
 
 inline void store(float* p, F32 x) { vst1q_f32(p, x.v); }
 inline void store(Float16* p, F32 x) {
   vst1_u16(reinterpret_cast<uint16_t*>(p), vreinterpret_u16_f16(vcvt_f16_f32(x.v)));
-}
-inline void store(BFloat16* p, F32 x) {
-  const uint32x4_t bits = vreinterpretq_u32_f32(x.v);
-  const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
-  const uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
-  vst1_u16(reinterpret_cast<uint16_t*>(p), vshrn_n_u32(rounded, 16));
 }
 
 // There is no streaming store to write in plain C.

@@ -36,7 +36,7 @@ struct ExpConstants {
 // Rows are walked in tiles: the float32 sums of a tile's lanes go to float64 before rounding can build up.
 constexpr int64_t kLanes = 16;          // logical lanes, the same on every instruction set: so are the bits
 constexpr int64_t kTile = 4 * kLanes;   // logits
-constexpr int64_t kBlock = 32 * kTile;  // logits between two looks at the unit
+constexpr int64_t kBlock = 64 * kTile;  // logits between two looks at the unit
 
 // A product of matrices takes its factors packed in panels: of a left factor a(i, k), `rows` rows i to a panel, of a
 // right factor b(k, j), `columns` columns j. A panel holds the elements of one k after those of another; what a last

@@ -3,21 +3,90 @@
 //
 //   F32              float vector of F32::kWidth lanes (a divisor of kLanes)
 //   F64              double vector of half as many lanes
-//   load<T>(p)       F32 from F32::kWidth elements of storage type T, unaligned, converted exactly
-//   store(p, v)      F32 to storage type, rounded to nearest even; what is stored is not NaN
+//   load(p)          F32 from F32::kWidth elements of float or Float16, unaligned, converted exactly; of BFloat16 too
+//                    where one vector has all lanes
+//   store(p, v)      F32 to either, rounded to nearest even
 //   stream(p, v)     the same past the cache, p aligned to what is stored; drain() before anybody else reads it
 //   set1, add, sub, mul
 //   fma(a, b, c)     a·b + c, rounded once if F32::kFused, else twice
 //   maxKeepNan(x, y), minKeepNan(x, y)   x if x is NaN
 //   maxSkipNan(x, y)                     y if x is NaN
-//   powerOfBits(v)   the float whose exponent field is the low bits of v's mantissa
-//   timesPower(x, v) x · 2^(low bits of v's mantissa), as long as that is a normal number
-//   orBits(a, b)
-//   lowHalf(v), highHalf(v)  the halves, as F64
-//   storeDoubles(p, v)
+//   orBits(a, b), andBits(a, b), addBits(a, b), bitsUp<n>(v), bitsDown<n>(v)   on the lanes' 32 bits
+//   loadDoubles(p)   F64 from half as many floats; storeDoubles(p, v)
 
 constexpr int64_t kWidth = F32::kWidth;
 constexpr int64_t kVectors = kLanes / kWidth;
+
+// The float whose exponent field is the low bits of n's mantissa.
+inline F32 powerOfBits(F32 n) { return bitsUp<23>(n); }
+
+// x · 2^(low bits of n's mantissa), as long as that is a normal number.
+inline F32 timesPower(F32 x, F32 n) { return addBits(x, powerOfBits(n)); }
+
+// bfloat16 comes and goes in pairs, the even elements in one vector and the odd ones in another: 32 bits hold one of
+// each, and both are floats but for a shift or a mask.
+inline F32 upperHalves() { return set1(floatOf(0xffff0000u)); }
+
+inline void loadPairs(const BFloat16* p, F32& even, F32& odd) {
+  const F32 pairs = load(reinterpret_cast<const float*>(p));
+  even = bitsUp<16>(pairs);
+  odd = andBits(pairs, upperHalves());
+}
+
+// Rounded to nearest even, in the upper half of the bits; x is not NaN.
+inline F32 roundToBFloat16(F32 x) {
+  const F32 odd = andBits(bitsDown<16>(x), set1(floatOf(1)));
+  return addBits(addBits(x, set1(floatOf(0x7fff))), odd);
+}
+
+inline F32 toPairs(F32 even, F32 odd) {
+  return orBits(bitsDown<16>(roundToBFloat16(even)), andBits(roundToBFloat16(odd), upperHalves()));
+}
+
+// A tile is four times kLanes logits; vector v has these lanes of each. Where it takes several vectors to hold the
+// lanes, those of bfloat16 are even or odd ones, as they come in pairs.
+template <typename T>
+constexpr bool kLanesInPairs = false;
+template <>
+constexpr bool kLanesInPairs<BFloat16> = kVectors > 1;
+
+template <typename T>
+inline int64_t laneOf(int64_t v, int64_t i) {
+  return kLanesInPairs<T> ? v / 2 * (2 * kWidth) + 2 * i + v % 2 : v * kWidth + i;
+}
+
+template <typename T>
+inline F32 loadLanes(const T* lanes, int64_t v) {
+  if constexpr (kLanesInPairs<T>) {
+    F32 pair[2];
+    loadPairs(lanes + v / 2 * (2 * kWidth), pair[0], pair[1]);
+    return pair[v % 2];
+  } else {
+    return load(lanes + v * kWidth);
+  }
+}
+
+// Four vectors of neighbours, to be put back as they came; stored, they are not NaN.
+template <typename T>
+inline void loadFour(const T* p, F32 (&x)[4]) {
+  for (int k = 0; k < 4; ++k) x[k] = load(p + k * kWidth);
+}
+inline void loadFour(const BFloat16* p, F32 (&x)[4]) {
+  for (int k = 0; k < 4; k += 2) loadPairs(p + k * kWidth, x[k], x[k + 1]);
+}
+
+template <bool kStream, typename T>
+inline void putFour(T* p, const F32 (&x)[4]) {
+  for (int k = 0; k < 4; ++k) kStream ? stream(p + k * kWidth, x[k]) : store(p + k * kWidth, x[k]);
+}
+template <bool kStream>
+inline void putFour(BFloat16* p, const F32 (&x)[4]) {
+  for (int k = 0; k < 4; k += 2) {
+    float* const at = reinterpret_cast<float*>(p + k * kWidth);
+    const F32 pairs = toPairs(x[k], x[k + 1]);
+    kStream ? stream(at, pairs) : store(at, pairs);
+  }
+}
 
 // Fetches ahead of a sweep, which the hardware's own prefetching follows too closely when a core waits for memory a
 // third of the time. Past the end of the row lies the next one; past the last row, a prefetch of nothing does nothing.
@@ -85,7 +154,8 @@ struct Exp {
 // The sum of a tile's four vectors.
 inline F32 sumOf(const F32 (&v)[4]) { return add(add(v[0], v[1]), add(v[2], v[3])); }
 
-// kLanes float64 sums, added to from float32 vectors a lane at a time.
+// kLanes float64 sums of logits of type T, added to from float32 vectors a lane at a time.
+template <typename T>
 struct LaneSums {
   F64 lanes[2 * kVectors];
 
@@ -93,14 +163,25 @@ struct LaneSums {
     for (int64_t v = 0; v < 2 * kVectors; ++v) lanes[v] = set1Double(0);
   }
 
-  void add(int64_t vector, F32 sum) {
-    lanes[2 * vector] = addDouble(lanes[2 * vector], lowHalf(sum));
-    lanes[2 * vector + 1] = addDouble(lanes[2 * vector + 1], highHalf(sum));
+  void add(int64_t v, const float* sum) {
+    lanes[2 * v] = addDouble(lanes[2 * v], loadDoubles(sum));
+    lanes[2 * v + 1] = addDouble(lanes[2 * v + 1], loadDoubles(sum + kWidth / 2));
+  }
+
+  void add(int64_t v, F32 sum) {
+    float values[kWidth];
+    store(values, sum);
+    add(v, values);
   }
 
   double total() const {
     double lane[kLanes];
-    for (int64_t v = 0; v < 2 * kVectors; ++v) storeDoubles(lane + v * (kWidth / 2), lanes[v]);
+    for (int64_t v = 0; v < kVectors; ++v) {
+      double values[kWidth];
+      storeDoubles(values, lanes[2 * v]);
+      storeDoubles(values + kWidth / 2, lanes[2 * v + 1]);
+      for (int64_t i = 0; i < kWidth; ++i) lane[laneOf<T>(v, i)] = values[i];
+    }
     for (int64_t width = kLanes / 2; width > 0; width /= 2) {
       for (int64_t i = 0; i < width; ++i) lane[i] += lane[i + width];
     }
@@ -108,26 +189,90 @@ struct LaneSums {
   }
 };
 
+// A block of a row as spans of whole tiles: in place, but for the tile with the label and one that the row does not
+// fill, which are copied so that something can be hidden in them.
+template <typename T>
+class Block {
+ public:
+  struct Span {
+    const T* logits;
+    int64_t count;
+  };
+
+  Block(const T* row, int64_t start, int64_t end, int64_t label) : logits_(row + start), count_(end - start) {
+    const int64_t whole = count_ / kTile * kTile;
+    const int64_t hidden = label >= start && label < end ? label - start : -1;
+    int64_t next = 0;
+    if (hidden >= 0 && hidden < whole) {
+      next = hidden / kTile * kTile;
+      inPlace(0, next);
+      label_ = copy(next, kTile) + (hidden - next);
+      next += kTile;
+    }
+    inPlace(next, whole);
+    if (count_ > whole) {
+      T* const tile = copy(whole, count_ - whole);
+      if (hidden >= whole) label_ = tile + (hidden - whole);
+      filler_ = tile + (count_ - whole);
+      fillerEnd_ = tile + kTile;
+    }
+    hide(-INFINITY);
+  }
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+
+  const Span* begin() const { return spans_; }
+  const Span* end() const { return spans_ + spanCount_; }
+  bool allHidden() const { return label_ && count_ == 1; }
+
+  void hide(float value) {
+    if (label_) fromFloat(value, *label_);
+    for (T* p = filler_; p < fillerEnd_; ++p) fromFloat(value, *p);
+  }
+
+ private:
+  void inPlace(int64_t from, int64_t to) {
+    if (to > from) spans_[spanCount_++] = {logits_ + from, to - from};
+  }
+
+  T* copy(int64_t from, int64_t count) {
+    T* const tile = copies_[copyCount_++];
+    memcpy(tile, logits_ + from, count * sizeof(T));
+    spans_[spanCount_++] = {tile, kTile};
+    return tile;
+  }
+
+  const T* logits_;
+  int64_t count_;
+  int32_t spanCount_ = 0, copyCount_ = 0;
+  T *label_ = nullptr, *filler_ = nullptr, *fillerEnd_ = nullptr;
+  Span spans_[4];
+  alignas(64) T copies_[2][kTile];
+};
+
 struct BlockSums {
   double sum = 0, weighted = 0, squares = 0;
 };
 
-// Any block. `count` is a multiple of kTile here and below; 2^peak units is the block's largest e, so that the
-// logarithms that count are small and the entropy keeps its digits.
+// Any block. 2^peak units is the block's largest e, so that the logarithms that count are small and the entropy keeps
+// its digits.
 template <typename T, bool kByProducts>
-BlockSums sumBlock(const T* block, int64_t count, int32_t peak, const Exp& exp) {
+BlockSums sumBlock(const Block<T>& block, int32_t peak, const Exp& exp) {
   const F32 fromPeak = set1(12582912.0f + float(127 + peak));
-  LaneSums sums, weighted, squares;
-  for (int64_t i = 0; i < count; i += kTile) {
-    for (int64_t v = 0; v < kVectors; ++v) {
-      F32 e[4], log[4];
-      for (int k = 0; k < 4; ++k) e[k] = exp(load(block + i + k * kLanes + v * kWidth), fromPeak, log[k]);
-      sums.add(v, sumOf(e));
-      if (kByProducts) {
-        for (int k = 0; k < 4; ++k) log[k] = mul(e[k], log[k]);
-        for (int k = 0; k < 4; ++k) e[k] = mul(e[k], e[k]);
-        weighted.add(v, sumOf(log));
-        squares.add(v, sumOf(e));
+  LaneSums<T> sums, weighted, squares;
+  for (const auto& span : block) {
+    for (int64_t i = 0; i < span.count; i += kTile) {
+      for (int64_t v = 0; v < kVectors; ++v) {
+        F32 e[4], log[4];
+        for (int k = 0; k < 4; ++k) e[k] = loadLanes(span.logits + i + k * kLanes, v);
+        for (int k = 0; k < 4; ++k) e[k] = exp(e[k], fromPeak, log[k]);
+        sums.add(v, sumOf(e));
+        if (kByProducts) {
+          for (int k = 0; k < 4; ++k) log[k] = mul(e[k], log[k]);
+          for (int k = 0; k < 4; ++k) e[k] = mul(e[k], e[k]);
+          weighted.add(v, sumOf(log));
+          squares.add(v, sumOf(e));
+        }
       }
     }
   }
@@ -146,9 +291,10 @@ BlockSums sumBlock(const T* block, int64_t count, int32_t peak, const Exp& exp) 
 // Four vectors go in step: their latencies overlap without waiting for the reordering window to find that out.
 constexpr int32_t kReach = 100;
 
-// Float32 sums of a block's tiles, a vector each, on their way to float64.
+// Float32 sums of a few tiles, a vector each, on their way to float64.
 struct TileSums {
-  float tiles[kBlock / 4];
+  static constexpr int64_t kTiles = 32;
+  float tiles[kTiles * kLanes];
   float* end = tiles;
 
   void add(const F32 (&v)[4]) {
@@ -156,54 +302,64 @@ struct TileSums {
     end += kWidth;
   }
 
-  double total() const {
-    LaneSums sums;
+  template <typename T>
+  void addTo(LaneSums<T>& sums) const {
     for (const float* t = tiles; t < end; t += kLanes) {
-      for (int64_t v = 0; v < kVectors; ++v) sums.add(v, load(t + v * kWidth));
+      for (int64_t v = 0; v < kVectors; ++v) sums.add(v, t + v * kWidth);
     }
-    return sums.total();
   }
 };
 
 template <typename T, bool kSplit, bool kByProducts>
-bool sumBlockInReach(const T* block, int64_t count, int32_t peak, const ExpConstants& c, int32_t exponent,
-                     BlockSums& out) {
+bool sumBlockInReach(const Block<T>& block, int32_t peak, const ExpConstants& c, int32_t exponent, BlockSums& out) {
   constexpr float kDown = 0x1p-100f;
   const F32 log2e = set1(c.log2e), magic = set1(12582912.0f + float(kReach - exponent));
   const F32 ln2 = set1(kSplit ? -c.ln2High : -c.ln2), ln2Low = set1(-c.ln2Low);
   const F32 c0 = set1(kDown), c1 = set1(c.inverse * kDown), c2 = set1(c.c2 * kDown), c3 = set1(c.c3 * kDown);
   const F32 c4 = set1(c.c4 * kDown), c5 = set1(c.c5 * kDown), c6 = set1(c.c6 * kDown);
   F32 seen = set1(12582912.0f);
-  TileSums sums, weighted, squares;
-  for (int64_t i = 0; i < count; i += kTile) {
-    prefetch(block + i, kTile);
-    for (int64_t v = 0; v < kVectors; ++v) {
-      const T* at = block + i + v * kWidth;
-      F32 r[4], n[4], p[4];
-      for (int k = 0; k < 4; ++k) r[k] = load(at + k * kLanes);
-      for (int k = 0; k < 4; ++k) n[k] = fma(r[k], log2e, magic);
-      for (int k = 0; k < 4; ++k) seen = orBits(seen, n[k]);
-      for (int k = 0; k < 4; ++k) p[k] = sub(n[k], magic);
-      for (int k = 0; k < 4; ++k) r[k] = fma(p[k], ln2, r[k]);
-      if (kSplit) {
-        for (int k = 0; k < 4; ++k) r[k] = fma(p[k], ln2Low, r[k]);
+  LaneSums<T> sums, weighted, squares;
+  for (const auto& span : block) {
+    const T* tile = span.logits;
+    for (int64_t left = span.count / kTile; left > 0;) {
+      TileSums tileSums, tileWeighted, tileSquares;
+      const int64_t tiles = left < TileSums::kTiles ? left : TileSums::kTiles;
+      left -= tiles;
+      for (const T* end = tile + tiles * kTile; tile < end; tile += kTile) {
+        prefetch(tile, kTile);
+        for (int64_t v = 0; v < kVectors; ++v) {
+          F32 r[4], n[4], p[4];
+          for (int k = 0; k < 4; ++k) r[k] = loadLanes(tile + k * kLanes, v);
+          for (int k = 0; k < 4; ++k) n[k] = fma(r[k], log2e, magic);
+          for (int k = 0; k < 4; ++k) seen = orBits(seen, n[k]);
+          for (int k = 0; k < 4; ++k) p[k] = sub(n[k], magic);
+          for (int k = 0; k < 4; ++k) r[k] = fma(p[k], ln2, r[k]);
+          if (kSplit) {
+            for (int k = 0; k < 4; ++k) r[k] = fma(p[k], ln2Low, r[k]);
+          }
+          for (int k = 0; k < 4; ++k) p[k] = fma(c6, r[k], c5);
+          for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c4);
+          for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c3);
+          for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c2);
+          for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c1);
+          for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c0);
+          for (int k = 0; k < 4; ++k) p[k] = timesPower(p[k], n[k]);
+          tileSums.add(p);
+          if (kByProducts) {
+            // log(e / 2^peak) = (n - peak) ln 2 + r / T, n in units
+            for (int k = 0; k < 4; ++k) n[k] = sub(n[k], set1(12582912.0f + float(kReach + peak)));
+            for (int k = 0; k < 4; ++k) n[k] = fma(n[k], set1(float(kLn2)), mul(r[k], set1(c.inverse)));
+            for (int k = 0; k < 4; ++k) n[k] = mul(n[k], p[k]);
+            for (int k = 0; k < 4; ++k) p[k] = mul(p[k], p[k]);
+            tileWeighted.add(n);
+            tileSquares.add(p);
+          }
+        }
       }
-      for (int k = 0; k < 4; ++k) p[k] = fma(c6, r[k], c5);
-      for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c4);
-      for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c3);
-      for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c2);
-      for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c1);
-      for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c0);
-      for (int k = 0; k < 4; ++k) p[k] = timesPower(p[k], n[k]);
-      sums.add(p);
+      tileSums.addTo(sums);
       if (kByProducts) {
-        // log(e / 2^peak) = (n - peak) ln 2 + r / T, n in units
-        for (int k = 0; k < 4; ++k) n[k] = sub(n[k], set1(12582912.0f + float(kReach + peak)));
-        for (int k = 0; k < 4; ++k) n[k] = fma(n[k], set1(float(kLn2)), mul(r[k], set1(c.inverse)));
-        for (int k = 0; k < 4; ++k) n[k] = mul(n[k], p[k]);
-        for (int k = 0; k < 4; ++k) p[k] = mul(p[k], p[k]);
-        weighted.add(n);
-        squares.add(p);
+        tileWeighted.addTo(weighted);
+        tileSquares.addTo(squares);
       }
     }
   }
@@ -225,47 +381,30 @@ bool sumBlockInReach(const T* block, int64_t count, int32_t peak, const ExpConst
 
 // NaN is skipped: it shows in the sums.
 template <typename T>
-float maximumOf(const T* block, int64_t count) {
-  F32 maximum = set1(-INFINITY);
-  for (int64_t i = 0; i < count; i += kWidth) maximum = maxSkipNan(load(block + i), maximum);
+float maximumOf(const T* tiles, int64_t count) {
+  F32 maxima[4], x[4];
+  for (F32& maximum : maxima) maximum = set1(-INFINITY);
+  for (int64_t i = 0; i < count; i += 4 * kWidth) {
+    loadFour(tiles + i, x);
+    for (int k = 0; k < 4; ++k) maxima[k] = maxSkipNan(x[k], maxima[k]);
+  }
+  for (int k = 1; k < 4; ++k) maxima[0] = maxSkipNan(maxima[0], maxima[k]);
   float lanes[kWidth];
-  store(lanes, maximum);
+  store(lanes, maxima[0]);
   float out = lanes[0];
   for (int64_t i = 1; i < kWidth; ++i) out = lanes[i] > out ? lanes[i] : out;
   return out;
 }
 
-// A block of a row, in place or, when it holds the label or does not fill its last tile, a copy in which these can be
-// hidden.
 template <typename T>
-struct Block {
-  const T* logits;
-  int64_t count;
-
-  Block(const T* row, int64_t start, int64_t end, int64_t label, T* buffer) : logits(row + start), count(end - start) {
-    hasLabel_ = label >= start && label < end;
-    label_ = label - start;
-    filled_ = count;
-    if (!hasLabel_ && count % kTile == 0) return;
-    memcpy(buffer, logits, count * sizeof(T));
-    logits = copy_ = buffer;
-    count = (count + kTile - 1) / kTile * kTile;
-    hide(-INFINITY);
+float maximumOf(const Block<T>& block) {
+  float maximum = -INFINITY;
+  for (const auto& span : block) {
+    const float ofSpan = maximumOf(span.logits, span.count);
+    if (ofSpan > maximum) maximum = ofSpan;
   }
-
-  bool allHidden() const { return hasLabel_ && filled_ == 1; }
-
-  void hide(float value) {
-    if (!copy_) return;
-    if (hasLabel_) fromFloat(value, copy_[label_]);
-    for (int64_t i = filled_; i < count; ++i) fromFloat(value, copy_[i]);
-  }
-
- private:
-  T* copy_ = nullptr;
-  bool hasLabel_;
-  int64_t label_, filled_;
-};
+  return maximum;
+}
 
 // False when the unit is too small for the block, or the block holds NaN or +inf. `maximum` is the block's, and matters
 // for the by-products alone.
@@ -281,12 +420,12 @@ bool sumInUnit(Block<T>& block, float maximum, const ExpConstants& constants, Un
     block.hide(float((unit.exponent - kReach + 4) * constants.unitLog));
     const auto sum = F32::kFused && constants.oneConstant ? sumBlockInReach<T, false, kByProducts>
                                                           : sumBlockInReach<T, true, kByProducts>;
-    const bool inReach = sum(block.logits, block.count, peak, constants, unit.exponent, out);
+    const bool inReach = sum(block, peak, constants, unit.exponent, out);
     block.hide(-INFINITY);
     if (inReach) return true;
   }
   const Exp exp(constants, unit);
-  out = sumBlock<T, kByProducts>(block.logits, block.count, peak, exp);
+  out = sumBlock<T, kByProducts>(block, peak, exp);
   return out.sum < kUnitLimit;
 }
 
@@ -294,17 +433,21 @@ template <typename T, bool kByProducts>
 void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, const ExpConstants& constants,
                RowState& state) {
   const T* row = static_cast<const T*>(rowData);
-  alignas(64) T buffer[kBlock];
   for (int64_t start = begin; start < end; start += kBlock) {
-    Block<T> block(row, start, end - start < kBlock ? end : start + kBlock, label, buffer);
+    Block<T> block(row, start, end - start < kBlock ? end : start + kBlock, label);
     if (block.allHidden()) continue;
     float maximum = -INFINITY;
-    if (kByProducts || state.empty()) maximum = maximumOf(block.logits, block.count);
-    if (state.empty()) state.unit = unitFor(maximum, constants.inverseTemperature);
+    if (kByProducts) maximum = maximumOf(block);
+    if (state.empty()) {
+      // A tile's maximum is near enough for a unit, nearly always.
+      float near = maximumOf(block.begin()->logits, kTile);
+      if (near == -INFINITY) near = maximumOf(block);
+      state.unit = unitFor(near, constants.inverseTemperature);
+    }
     BlockSums sums;
     while (!sumInUnit<T, kByProducts>(block, maximum, constants, state.unit, sums)) {
       // In a unit of its own the block is not too large; if that is what it had, it holds NaN or +inf.
-      maximum = maximumOf(block.logits, block.count);
+      maximum = maximumOf(block);
       const Unit unit = unitFor(maximum, constants.inverseTemperature);
       if (!(maximum < INFINITY) || (unit.base == state.unit.base && unit.exponent == state.unit.exponent)) {
         state.sum = NAN;
@@ -318,20 +461,16 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
       state.squares += sums.squares;
       if (maximum > state.maximum) {
         state.maximum = maximum;
-        int64_t i = 0;
-        while (toFloat(block.logits[i]) != maximum) ++i;
-        state.argmax = start + i;
+        int64_t i = start;
+        while (i == label || toFloat(row[i]) != maximum) ++i;
+        state.argmax = i;
       }
     }
   }
 }
 
-template <bool kStream, typename T>
-inline void put(T* p, const F32 (&v)[4]) {
-  for (int k = 0; k < 4; ++k) kStream ? stream(p + k * kWidth, v[k]) : store(p + k * kWidth, v[k]);
-}
-
 // exp(x / T) times a factor that is folded into the polynomial, in units; four vectors in step.
+template <bool kBase>
 struct ScaledExp {
   F32 base, low, log2e, magic, ln2High, ln2Low, c0, c1, c2, c3, c4, c5, c6;
 
@@ -351,7 +490,6 @@ struct ScaledExp {
     c6 = set1(factor * c.c6);
   }
 
-  template <bool kBase>
   void operator()(F32 (&x)[4]) const {
     F32 n[4], r[4];
     if (kBase) {
@@ -372,17 +510,17 @@ struct ScaledExp {
   }
 };
 
-template <typename T, bool kStream, bool kBase>
-void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const ScaledExp& exp) {
+template <bool kStream, typename T, typename Exp>
+void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const Exp& exp) {
   constexpr int64_t kStep = 4 * kWidth;
   // The ends of the span, where no full step fits: through a buffer.
   const auto few = [&](int64_t from, int64_t count) {
     T buffer[kStep] = {};
     memcpy(buffer, row + from, count * sizeof(T));
     F32 x[4];
-    for (int k = 0; k < 4; ++k) x[k] = load(buffer + k * kWidth);
-    exp.template operator()<kBase>(x);
-    put<false>(buffer, x);
+    loadFour(buffer, x);
+    exp(x);
+    putFour<false>(buffer, x);
     memcpy(out + from, buffer, count * sizeof(T));
   };
   int64_t i = begin;
@@ -400,9 +538,9 @@ void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const Scaled
   for (; i + kStep <= end; i += kStep) {
     prefetch(row + i, kStep);
     F32 x[4];
-    for (int k = 0; k < 4; ++k) x[k] = load(row + i + k * kWidth);
-    exp.template operator()<kBase>(x);
-    put<kStream>(out + i, x);
+    loadFour(row + i, x);
+    exp(x);
+    putFour<kStream>(out + i, x);
   }
   if (i < end) few(i, end - i);
 }
@@ -412,11 +550,10 @@ void gradientRow(const void* rowData, void* outData, int64_t begin, int64_t end,
                  Unit unit, float factor) {
   const T* row = static_cast<const T*>(rowData);
   T* out = static_cast<T*>(outData);
-  const ScaledExp exp(constants, unit, factor);
   if (unit.base == 0) {
-    gradientSpan<T, kStream, false>(row, out, begin, end, exp);
+    gradientSpan<kStream>(row, out, begin, end, ScaledExp<false>(constants, unit, factor));
   } else {
-    gradientSpan<T, kStream, true>(row, out, begin, end, exp);
+    gradientSpan<kStream>(row, out, begin, end, ScaledExp<true>(constants, unit, factor));
   }
   if (kStream) drain();
 }

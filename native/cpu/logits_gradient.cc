@@ -66,11 +66,7 @@ void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& se
     });
     return;
   }
-  const int64_t rowsPerTask = std::max<int64_t>(1, 4 * kBlock / g.logits.vocab);
-  context.pool.run((rowCount + rowsPerTask - 1) / rowsPerTask, context.threads, [&](int64_t task) {
-    const int64_t last = std::min(rowCount, (task + 1) * rowsPerTask);
-    for (int64_t i = task * rowsPerTask; i < last; ++i) write(rows[i], 0, segments.count);
-  });
+  forEachRow(rowCount, g.logits.vocab, context, [&](int64_t i) { write(rows[i], 0, segments.count); });
 }
 
 }  // namespace fpl

@@ -1,6 +1,7 @@
 // What stages 1 and 4 do with a row wherever its logits come from.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -12,6 +13,19 @@ namespace fpl {
 
 // The rows of these sequences that predict something, in order.
 std::vector<int64_t> activeRows(const Tokens& tokens, const Sequences& sequences);
+
+// Calls work(i) for every i in [0, rows), on the threads of the context. A task is a run of neighbours: what is fetched
+// ahead beyond the end of a row is then wanted by the same thread. Many tasks a thread, so that all end together.
+template <typename Work>
+void forEachRow(int64_t rows, int64_t vocab, const CpuContext& context, const Work& work) {
+  constexpr int64_t kTasksPerThread = 32, kLogitsOfTask = 2 * kBlock;
+  const int64_t even = rows / (kTasksPerThread * context.threads);
+  const int64_t rowsOfTask = std::max<int64_t>({1, kLogitsOfTask / vocab, even});
+  context.pool.run((rows + rowsOfTask - 1) / rowsOfTask, context.threads, [&](int64_t task) {
+    const int64_t last = std::min(rows, (task + 1) * rowsOfTask);
+    for (int64_t i = task * rowsOfTask; i < last; ++i) work(i);
+  });
+}
 
 // Stage 1's end for one row.
 struct RowFinisher {

@@ -6,7 +6,7 @@
 namespace fpl {
 
 RowSegments::RowSegments(int64_t vocabSize) : vocab(vocabSize) {
-  constexpr int64_t kTarget = 8 * kBlock;
+  constexpr int64_t kTarget = 4 * kBlock;
   count = (vocab + kTarget - 1) / kTarget;
   length = (vocab + count - 1) / count;
   length = (length + kTile - 1) / kTile * kTile;
@@ -94,19 +94,13 @@ void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences
     return;
   }
 
-  // A task is enough rows to be worth handing out.
-  const int64_t rowsPerTask = std::max<int64_t>(1, 4 * kBlock / rows.vocab);
-  const int64_t taskCount = (activeCount + rowsPerTask - 1) / rowsPerTask;
-  context.pool.run(taskCount, context.threads, [&](int64_t task) {
-    const int64_t last = std::min(activeCount, (task + 1) * rowsPerTask);
-    for (int64_t i = task * rowsPerTask; i < last; ++i) {
-      if (context.cancelled) return;
-      RowState state = updateSegment(active[i], 0);
-      for (int64_t s = 1; s < segments.count; ++s) {
-        state.merge(updateSegment(active[i], s), constants.inverseTemperature);
-      }
-      finishRow(active[i], state);
+  forEachRow(activeCount, rows.vocab, context, [&](int64_t i) {
+    if (context.cancelled) return;
+    RowState state = updateSegment(active[i], 0);
+    for (int64_t s = 1; s < segments.count; ++s) {
+      state.merge(updateSegment(active[i], s), constants.inverseTemperature);
     }
+    finishRow(active[i], state);
   });
 }
 
