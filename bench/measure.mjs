@@ -52,6 +52,17 @@ const PAUSE_MILLISECONDS = 5
  * @property {number} [share] of the roofline
  * @property {number} [ratio] time per logit, ours being 1
  *
+ * @typedef {object} Runner
+ * @property {Peer} peer
+ * @property {string} title
+ * @property {any} workload
+ * @property {{ threads: number, instructionSet?: string }} settings
+ * @property {Contender} process
+ * @property {number} index among those of its process
+ * @property {any} prepared what its process answered
+ * @property {any[]} samples
+ * @property {number} spent seconds
+ *
  * @typedef {{ peer: string, title: string, reason: string }} Skipped
  * @typedef {Case & { entries: Entry[], skipped: Skipped[], rooflines: Roofline[] }} CaseResult
  * @typedef {{ threads: number, bandwidth: Partial<import('./roofline.mjs').Traffic>, samples: Record<string, number>[], bytes: number }} Roofline
@@ -124,13 +135,19 @@ export async function measure(one, plan) {
   const { contenders, meters, skipped } = line(one, plan)
   const cacheBytes = 4 * plan.lastLevelCache
   const meterBytes = Math.max(cacheBytes, logitsOf(one) * elementSize(one.dtype))
-  const runners = [...meters, ...contenders].map((contender) => ({
-    ...contender,
-    process: new Contender(contender.peer.name, plan.patience),
-    /** @type {any} */ prepared: undefined,
-    /** @type {any[]} */ samples: [],
-    spent: 0,
-  }))
+  // Variants of ours, which follow it, share its process.
+  /** @type {Runner[][]} */
+  const processes = []
+  for (const contender of [...meters, ...contenders]) {
+    const fresh = { ...contender, index: 0, prepared: undefined, samples: [], spent: 0 }
+    const before = processes.at(-1)
+    if (before && contender.peer === plan.peers[0] && before[0].peer === contender.peer) {
+      before.push({ ...fresh, process: before[0].process, index: before.length })
+    } else {
+      processes.push([{ ...fresh, process: new Contender(contender.peer.name, plan.patience) }])
+    }
+  }
+  const runners = processes.flat()
   try {
     await prepareAll()
     let ready = runners.filter((runner) => runner.prepared)
@@ -154,41 +171,43 @@ export async function measure(one, plan) {
 
   /** As many at a time as there are cores for them. */
   async function prepareAll() {
-    const left = [...runners]
+    const left = [...processes]
     const lane = async () => {
-      for (let runner = left.shift(); runner; runner = left.shift()) {
-        plan.progress(`preparing ${runner.title.trim()}`)
-        await prepare(runner)
+      for (let group = left.shift(); group; group = left.shift()) {
+        for (const runner of group) {
+          plan.progress(`preparing ${runner.title.trim()}`)
+          await prepare(runner)
+        }
       }
     }
     await Promise.all(Array.from({ length: Math.min(plan.threads, 8) }, lane))
   }
 
-  async function prepare(/** @type {typeof runners[number]} */ runner) {
-    const { peer, workload, settings } = runner
+  async function prepare(/** @type {Runner} */ runner) {
+    const { peer, workload, settings, index } = runner
     const bytes = logitsOf(workload) * elementSize(one.dtype)
     // What is far slower than the memory does not notice a cache; a small call is meant to find its data there.
     const rotates = !peer.slowness && one.calls < 100
     const copies = rotates ? Math.max(2, Math.ceil(cacheBytes / bytes)) : 2
     const meter = { bytes: meterBytes, sweeps: sweepsFor(leastTraffic(workload)) }
     const { calls, warmUp } = one
-    const message = { type: 'prepare', workload, copies, calls, warmUp, cacheBytes }
+    const message = { type: 'prepare', index, workload, copies, calls, warmUp, cacheBytes }
     await attempt(runner, async () => {
       runner.prepared = await runner.process.ask({ ...message, settings: { ...settings, ...meter } })
     })
   }
 
-  async function repeat(/** @type {typeof runners[number]} */ runner) {
+  async function repeat(/** @type {Runner} */ runner) {
     const start = performance.now()
     await attempt(runner, async () => {
-      const { sample } = await runner.process.ask({ type: 'run' })
+      const { sample } = await runner.process.ask({ type: 'run', index: runner.index })
       runner.samples.push(sample)
     })
     runner.spent += (performance.now() - start) / 1000
   }
 
   /** A contender that fails is out, with its reason. */
-  async function attempt(/** @type {typeof runners[number]} */ runner, /** @type {() => Promise<void>} */ action) {
+  async function attempt(/** @type {Runner} */ runner, /** @type {() => Promise<void>} */ action) {
     try {
       await action()
     } catch (error) {

@@ -21,26 +21,55 @@ import { findPeer } from './peers/index.mjs'
 
 const peer = findPeer(process.argv[2])
 
-/** @type {import('./peers/index.mjs').Inputs} */
-let inputs
-/** @type {import('./cases.mjs').Workload} */
-let workload
-let calls = 1
+/**
+ * One way of running the peer: most processes have one, ours has one more for each variant of a case.
+ * @typedef {object} Line
+ * @property {import('./peers/index.mjs').Peer} peer
+ * @property {import('./peers/index.mjs').Inputs} inputs
+ * @property {import('./cases.mjs').Workload} workload
+ * @property {number} calls timed together
+ * @property {number} last seconds of the last sample
+ */
+/** @type {Line[]} */
+const lines = []
+
+/** The copy whose turn it is, whichever line's turn it is. */
 let copy = 0
 
+/**
+ * Large inputs, and what they were made for. Lines on logits of the same shape share them: variants are compared on the
+ * very same memory, as where in it an array lies makes a difference of some percent.
+ * @type {{ key: string, arrays: Pick<import('./peers/index.mjs').Inputs, 'logits' | 'pristine' | 'weight'> }}
+ */
+let large = { key: '', arrays: { logits: [] } }
+
 /** Logits more than once, so that in turn none of them is still in a cache. */
-function makeInputs(/** @type {number} */ copies, /** @type {number} */ distinct) {
+function largeInputs(/** @type {import('./cases.mjs').Workload} */ workload, /** @type {number} */ copies) {
+  const { stage, dtype, shape, width } = workload
+  const key = JSON.stringify([stage, dtype, shape, width, copies])
+  if (key !== large.key) {
+    large.arrays = { logits: [] }
+    const logits = [makeLogits(workload)]
+    while (logits.length < copies) logits.push(logits[0].slice())
+    const pristine = stage === 'in-place' && peer.overwrites ? logits[0].slice() : undefined
+    large = { key, arrays: { logits, pristine, weight: width ? makeWeight(workload) : undefined } }
+  }
+  return large.arrays
+}
+
+function makeInputs(
+  /** @type {import('./cases.mjs').Workload} */ workload,
+  /** @type {number} */ copies,
+  /** @type {number} */ distinct,
+) {
   const none = { logits: [], labels: new Int32Array(0), targets: new Int32Array(0), positions: [], distinct }
   if (peer.ownInputs) return none
   if (workload.stage === 'loss') {
     return { ...none, policy: makeReference({ ...workload, shape: [workload.shape[0], 2, 7] }) }
   }
-  const logits = [makeLogits(workload)]
-  while (logits.length < copies) logits.push(logits[0].slice())
-  const pristine = workload.stage === 'in-place' && peer.overwrites ? logits[0].slice() : undefined
   const positions = samplePositions(workload)
-  const weight = workload.width ? makeWeight(workload) : undefined
-  return { weight, logits, pristine, labels: makeLabels(workload), targets: makeTargets(workload), positions, distinct }
+  const small = { labels: makeLabels(workload), targets: makeTargets(workload), positions, distinct }
+  return { ...largeInputs(workload, copies), ...small }
 }
 
 /** Memory of arrays is given back by another thread, a little after the collector has found them. */
@@ -62,18 +91,17 @@ const SAMPLE_MILLISECONDS = 25
 
 /** From this many seconds on, a call is long enough to be timed at once. */
 const SLOW_SECONDS = 0.2
-let last = 0
 
 /** A repetition; what it overwrites is put back. */
-async function once() {
+async function once(/** @type {Line} */ line) {
   const index = copy
-  const sample = await repetition()
-  restore(index)
+  const sample = await repetition(line)
+  restore(line, index)
   return sample
 }
 
 /** Seconds of one call on the next copy, or of several in turn, per call. */
-async function repetition() {
+async function repetition(/** @type {Line} */ { peer, inputs, calls }) {
   let own = 0
   let done = 0
   const start = performance.now()
@@ -95,44 +123,51 @@ async function repetition() {
  * What was overwritten is put back at once, outside the timed part. The next call is on another copy, restored one call
  * earlier: this one is all that a cache can hold.
  */
-function restore(/** @type {number} */ index) {
+function restore(/** @type {Line} */ { peer, inputs }, /** @type {number} */ index) {
   if (inputs.pristine && peer.overwrites) inputs.logits[index].set(inputs.pristine)
 }
 
 const handlers = {
-  async prepare({ workload: given, settings, copies, cacheBytes, calls: callsTogether, warmUp }) {
-    workload = given
-    calls = callsTogether
+  async prepare({ index, workload, settings, copies, cacheBytes, calls, warmUp }) {
+    const own = index === 0 ? peer : peer.another()
     const bytes = logitsOf(workload) * elementSize(workload.dtype)
     const distinct = Math.max(1, Math.ceil(cacheBytes / bytes))
-    inputs = { ...makeInputs(peer.ownCopies ? 1 : copies, distinct), copies, reference: makeReference(workload) }
-    await peer.prepare(workload, inputs, settings)
+    const made = makeInputs(workload, peer.ownCopies ? 1 : copies, distinct)
+    const inputs = { ...made, copies, reference: makeReference(workload) }
+    const line = { peer: own, inputs, workload, calls, last: 0 }
+    lines[index] = line
+    await own.prepare(workload, inputs, settings)
     if (peer.ownInputs) return {}
 
     const wanted = expected(workload, inputs)
-    if (peer.ownCopies) inputs.logits = []
+    if (peer.ownCopies) {
+      inputs.logits = []
+      large = { key: '', arrays: { logits: [] } }
+    }
     await collectGarbage()
-    const peak = watchPeak(peer.pid ?? process.pid)
-    await peer.run(0)
+    const peak = watchPeak(own.pid ?? process.pid)
+    await own.run(0)
     const peakBytes = peak()
-    const agreement = compare(wanted, await peer.result(), workload.dtype)
-    restore(0)
+    const agreement = compare(wanted, await own.result(), workload.dtype)
+    restore(line, 0)
+    copy = 0
     for (let i = 1; i < Math.max(copies, warmUp); i++) {
-      await peer.run(i % copies)
-      restore(i % copies)
+      await own.run(i % copies)
+      restore(line, i % copies)
     }
     // Small calls are fast only once they are compiled.
     const start = performance.now()
-    for (let i = 0; calls >= SMALL_CALLS && i < 200 && performance.now() - start < 1500; i++) await repetition()
-    return { version: peer.version, note: peer.note, agreement, peakBytes }
+    for (let i = 0; calls >= SMALL_CALLS && i < 200 && performance.now() - start < 1500; i++) await repetition(line)
+    return { version: own.version, note: own.note, agreement, peakBytes }
   },
 
-  async run() {
+  async run({ index }) {
+    const line = lines[index]
     // A process that has been waiting for its turn is slow to start, by a millisecond or two: what takes long does not
     // notice, what is fast goes once before it is timed.
-    if (last < SLOW_SECONDS) await once()
-    const sample = await once()
-    last = typeof sample === 'number' ? sample : 0
+    if (line.last < SLOW_SECONDS) await once(line)
+    const sample = await once(line)
+    line.last = typeof sample === 'number' ? sample : 0
     return { sample }
   },
 }

@@ -25,6 +25,7 @@
  * @property {boolean} [quick] runs with --quick too
  * @property {boolean} [linear] has the linear stages too
  * @property {boolean} [embedded] is ours inside a trainer, and runs where a case or --peer names it
+ * @property {() => Peer} [another] one more of its kind, where it can have variants
  * @property {boolean} [overwrites] leaves a gradient where the logits were
  * @property {boolean} [ownInputs] needs no logits
  * @property {boolean} [ownCopies] needs the logits once, and keeps copies in a memory of its own

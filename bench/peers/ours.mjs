@@ -35,6 +35,7 @@ function ownPeer(backend, words) {
     version,
     overwrites: true,
     linear: true,
+    another: () => ownPeer(backend, words),
 
     supports({ width = 0 }) {
       if (backend === 'js' && width > 64) return 'plain loops, minutes a repetition'

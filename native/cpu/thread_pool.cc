@@ -1,12 +1,26 @@
 #include "thread_pool.h"
 
 #include <algorithm>
+#include <chrono>
 
 #if defined(__linux__)
 #include <sched.h>
 #endif
 
 namespace fpl {
+namespace {
+
+// Waking a thread up takes about as long as this: one that may be wanted again at once, by the next stage, looks out
+// before it goes to sleep.
+constexpr std::chrono::microseconds kLookOut(50);
+
+template <typename Condition>
+void lookOutFor(const Condition& holds) {
+  const auto end = std::chrono::steady_clock::now() + kLookOut;
+  while (!holds() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+}
+
+}  // namespace
 
 ThreadPool::~ThreadPool() {
   {
@@ -41,11 +55,14 @@ void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(in
     } catch (const std::system_error&) {
     }
     open_.push_back(&batch);
+    wanted_ = true;
   }
   wake_.notify_all();
   batch.work();
+  lookOutFor([&] { return batch.helpersInside == 0; });
   std::unique_lock<std::mutex> lock(mutex_);
   open_.erase(std::remove(open_.begin(), open_.end(), &batch), open_.end());
+  wanted_ = !open_.empty();
   batch.idle.wait(lock, [&] { return batch.helpersInside == 0; });
   if (batch.error) std::rethrow_exception(batch.error);
 }
@@ -53,11 +70,15 @@ void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(in
 void ThreadPool::help() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
+    lock.unlock();
+    lookOutFor([&] { return wanted_.load(); });
+    lock.lock();
     wake_.wait(lock, [&] { return stopping_ || !open_.empty(); });
     if (stopping_) return;
     Batch* batch = open_.front();
     ++batch->helpersInside;
     if (--batch->helpersWanted == 0) open_.pop_front();
+    wanted_ = !open_.empty();
     lock.unlock();
     batch->work();
     lock.lock();

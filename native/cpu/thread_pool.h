@@ -33,8 +33,8 @@ class ThreadPool {
   struct Batch {
     const std::function<void(int64_t)>* task;
     const int64_t count;
-    int64_t helpersWanted;      // guarded by mutex_
-    int64_t helpersInside = 0;  // guarded by mutex_
+    int64_t helpersWanted;                  // guarded by mutex_
+    std::atomic<int64_t> helpersInside{0};  // changed under mutex_
     std::atomic<int64_t> next{0};
     std::condition_variable idle;
     std::atomic<bool> failed{false};
@@ -57,7 +57,8 @@ class ThreadPool {
 
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<Batch*> open_;  // batches that want helpers
+  std::deque<Batch*> open_;          // batches that want helpers
+  std::atomic<bool> wanted_{false};  // whether there are any; changed under mutex_
   std::vector<std::thread> threads_;
   bool stopping_ = false;
 };
