@@ -50,7 +50,7 @@ export async function fusedLinearPreferenceLoss(
   options?: FusedLinearOptions,
 ): Promise<FusedLinearPreferenceLoss> {
   const planned = plan(hidden, weight, labels, options)
-  await run(planned.runner, planned.job, planned.watched)
+  await run(planned.runner, planned.call.job, planned.watched)
   return result(planned)
 }
 
@@ -62,11 +62,12 @@ export function fusedLinearPreferenceLossSync(
   options?: FusedLinearOptions,
 ): FusedLinearPreferenceLoss {
   const planned = plan(hidden, weight, labels, options)
-  planned.runner.backend.runSync(planned.job, planned.runner.settings)
+  planned.runner.backend.runSync(planned.call.job, planned.runner.settings)
   return result(planned)
 }
 
-interface Plan extends PairedCall {
+interface Plan {
+  call: PairedCall
   destinations?: HeadDestinations
   runner: Runner
   watched: Watched[]
@@ -99,11 +100,11 @@ function plan(
   }
   const runner = runnerOf(options, source.range)
   checkUnchanged(watched)
-  return { ...call, destinations, runner, watched }
+  return { call, destinations, runner, watched }
 }
 
 function result(planned: Plan): FusedLinearPreferenceLoss {
-  return Object.assign(pairedResult(planned), planned.destinations?.gradients)
+  return Object.assign(pairedResult(planned.call), planned.destinations?.gradients)
 }
 
 /** A reference model by its output layer; `arrays` are those of the caller's in it. */

@@ -38,7 +38,7 @@ export async function fusedPreferenceLoss(
   options?: FusedOptions,
 ): Promise<FusedPreferenceLoss> {
   const planned = plan(logits, labels, options)
-  await run(planned.runner, planned.job, planned.watched)
+  await run(planned.runner, planned.call.job, planned.watched)
   return result(planned)
 }
 
@@ -49,12 +49,13 @@ export function fusedPreferenceLossSync(
   options?: FusedOptions,
 ): FusedPreferenceLoss {
   const planned = plan(logits, labels, options)
-  planned.runner.backend.runSync(planned.job, planned.runner.settings)
+  planned.runner.backend.runSync(planned.call.job, planned.runner.settings)
   return result(planned)
 }
 
 /** A call that has been checked, and what it will fill. */
-export interface Plan extends PairedCall {
+export interface Plan {
+  call: PairedCall
   logits: Tensor
   out?: Tensor
   runner: Runner
@@ -75,12 +76,12 @@ export function plan(logits: Logits, labels: Labels | DeviceMemory, given: Fused
   }
   const runner = runnerOf(options, tensor.range)
   checkUnchanged(watched)
-  return { ...call, logits: tensor, out, runner, watched }
+  return { call, logits: tensor, out, runner, watched }
 }
 
 /** What a call that has run gives to the caller. */
 export function result(planned: Plan): FusedPreferenceLoss {
-  const fused = pairedResult(planned)
+  const fused = pairedResult(planned.call)
   if (planned.out) fused.gradLogits = logitsOf(planned.out)
   return fused
 }

@@ -102,8 +102,9 @@ function addReference(
     const problem = `is needed by lossType '${needsReference}' (unless referenceFree): ${waysOf(model)}`
     throw invalidValue(name, problem)
   }
-  const { chosen, rejected, ...modelParts } = optionsObject(given as Record<string, unknown>, name, model.known)
-  if (Object.keys(modelParts).length === 0) {
+  const reference = optionsObject(given as Record<string, unknown>, name, model.known)
+  const { chosen, rejected } = reference
+  if (Object.keys(reference).every((key) => key === 'chosen' || key === 'rejected')) {
     const chosenLogProbs = numbers(chosen, `${name}.chosen`, size, ', one per pair')
     const rejectedLogProbs = numbers(rejected, `${name}.rejected`, size, ', one per pair')
     if (referenceFree) return lossStage(config, size)
@@ -113,7 +114,7 @@ function addReference(
     throw invalidType(name, `either ${waysOf(model)}, not both`, given)
   }
   const used: Watched[] = []
-  const source = model.sourceOf(modelParts, name, used)
+  const source = model.sourceOf(reference, name, used)
   if (!referenceFree) {
     job.reference = forwardStage(source, job.tokens!.counts.length)
     watched.push(...used)

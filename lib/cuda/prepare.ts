@@ -36,7 +36,8 @@ export function prepareFusedPreferenceLoss(
   options: FusedOptions = {},
 ): PreparedPreferenceLoss {
   const planned: Plan = plan(logits, labels, options)
-  const { job, runner } = planned
+  const { runner } = planned
+  const { job } = planned.call
   for (const rows of [job.policy?.logits, job.reference?.logits]) {
     if (rows && typeof rows.data !== 'bigint') throw invalidValue('logits.data', 'must be device memory')
   }
