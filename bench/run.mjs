@@ -25,7 +25,7 @@ const USAGE = `npm run bench [-- OPTIONS]
   --json FILE         where the results go. Defaults to bench/out/latest.json`
 
 /** Limits of one case; see measure.mjs. */
-const FULL = { rounds: 16, seconds: 1.6, slowLogits: 2 ** 22, patience: 60, megabytes: 256 }
+const FULL = { rounds: 14, seconds: 1.3, slowLogits: 2 ** 22, patience: 60, megabytes: 256 }
 const QUICK = { rounds: 7, seconds: 0.6, slowLogits: 2 ** 20, patience: 30, megabytes: 64 }
 
 /** Where the system does not tell the size of the last-level cache. */
