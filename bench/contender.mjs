@@ -16,6 +16,7 @@ export class Contender {
   constructor(peerName, patience) {
     this.errors = ''
     this.patience = patience
+    this.running = true
     this.child = fork(WORKER, [peerName], {
       execArgv: ['--expose-gc', '--max-old-space-size=8192'],
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
@@ -29,6 +30,7 @@ export class Contender {
       else this.waiting?.resolve(message.reply)
     })
     this.child.on('exit', (code, signal) => {
+      this.running = false
       const why = this.errors.trim().split('\n').at(-1)
       this.waiting?.reject(new Error(`its process ended with ${signal ?? `code ${code}`}${why ? `: ${why}` : ''}`))
     })
@@ -55,6 +57,7 @@ export class Contender {
 
   stop() {
     this.waiting = undefined
+    this.running = false
     this.child.kill()
   }
 }

@@ -1,6 +1,7 @@
 /**
- * One case: starts every contender in a process of its own, has the repetitions interleaved so that whatever else
- * happens on the machine hits all alike, and turns samples into figures. Prints nothing.
+ * One case: starts every contender in a process of its own (variants of ours in that of ours), has the repetitions
+ * interleaved so that whatever else happens on the machine hits all alike, and turns samples into figures. Prints
+ * nothing.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Absent } from './absent.mjs'
@@ -158,11 +159,12 @@ export async function measure(one, plan) {
       // Another one begins each round: nobody always follows the same neighbour.
       const first = round % ready.length
       for (const runner of [...ready.slice(first), ...ready.slice(0, first)]) {
+        if (!runner.process.running) continue
         if (runner.spent > allowed && runner.samples.length >= Math.min(round, needed)) continue
         await sleep(PAUSE_MILLISECONDS)
         await repeat(runner)
       }
-      ready = ready.filter((runner) => runner.prepared)
+      ready = ready.filter((runner) => runner.prepared && runner.process.running)
     }
   } finally {
     for (const runner of runners) runner.process.stop()
@@ -217,7 +219,12 @@ export async function measure(one, plan) {
     }
   }
 
+  // Who shares a process with one that failed keeps its samples, if it has any.
   function figures() {
+    for (const { peer, title, prepared, samples } of runners) {
+      if (!prepared || samples.length > 0 || peer === plan.bandwidth) continue
+      skipped.push({ peer: peer.name, title, reason: 'its process ended before its turn' })
+    }
     const finished = runners.filter((runner) => runner.prepared && runner.samples.length > 0)
     /** @type {Roofline[]} */
     const rooflines = finished

@@ -37,8 +37,8 @@ const lines = []
 let copy = 0
 
 /**
- * Large inputs, and what they were made for. Lines on logits of the same shape share them: variants are compared on the
- * very same memory, as where in it an array lies makes a difference of some percent.
+ * Large inputs, and what they were made for. Lines on logits of the same shape share them: variants read the very same
+ * memory, as where in it an array lies makes a difference of some percent.
  * @type {{ key: string, arrays: Pick<import('./peers/index.mjs').Inputs, 'logits' | 'pristine' | 'weight'> }}
  */
 let large = { key: '', arrays: { logits: [] } }
@@ -94,6 +94,7 @@ const SLOW_SECONDS = 0.2
 
 /** A repetition; what it overwrites is put back. */
 async function once(/** @type {Line} */ line) {
+  copy %= line.inputs.copies
   const index = copy
   const sample = await repetition(line)
   restore(line, index)

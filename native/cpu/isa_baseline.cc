@@ -48,7 +48,7 @@ inline F32 bitsDown(F32 x) {
 inline F64 set1Double(double x) { return {_mm_set1_pd(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {_mm_add_pd(a.v, b.v)}; }
 inline F64 loadDoubles(const float* p) {
-  return {_mm_cvtps_pd(_mm_castpd_ps(_mm_load_sd(reinterpret_cast<const double*>(p))))};
+  return {_mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
 }
 inline void storeDoubles(double* p, F64 x) { _mm_storeu_pd(p, x.v); }
 

@@ -291,7 +291,7 @@ BlockSums sumBlock(const Block<T>& block, int32_t peak, const Exp& exp) {
 // Four vectors go in step: their latencies overlap without waiting for the reordering window to find that out.
 constexpr int32_t kReach = 100;
 
-// Float32 sums of a few tiles, a vector each, on their way to float64.
+// Float32 sums of a few tiles, a row of lanes each, on their way to float64.
 struct TileSums {
   static constexpr int64_t kTiles = 32;
   float tiles[kTiles * kLanes];
@@ -363,9 +363,12 @@ bool sumBlockInReach(const Block<T>& block, int32_t peak, const ExpConstants& c,
       }
     }
   }
-  // What one constant for ln 2 leaves in every e: the same factor, and its logarithm in every log e.
-  const double error = kSplit ? 0 : exponent * c.ln2Error, factor = 1 - error;
+  // What one constant for ln 2 leaves in an e: a factor, and its logarithm in log e. It grows with n, and is taken for
+  // that of the logits that make up the sum: between one as large as the sum and 4096 alike there are twelve powers of
+  // two.
   const double sum = sums.total();
+  const int32_t n = exponent + (sum > 0 && sum < INFINITY ? ilogb(sum) - 6 : 0);
+  const double error = kSplit ? 0 : n * c.ln2Error, factor = 1 - error;
   out.sum = factor * sum;
   if (kByProducts) {
     out.weighted = factor * (weighted.total() + (peak * kLn2 - error) * sum);
@@ -406,6 +409,9 @@ float maximumOf(const Block<T>& block) {
   return maximum;
 }
 
+// A block whose sum is beyond this many units out of reach would have those after it done twice, too.
+constexpr double kOutgrown = 0x1p26;
+
 // False when the unit is too small for the block, or the block holds NaN or +inf. `maximum` is the block's, and matters
 // for the by-products alone.
 template <typename T, bool kByProducts>
@@ -426,7 +432,7 @@ bool sumInUnit(Block<T>& block, float maximum, const ExpConstants& constants, Un
   }
   const Exp exp(constants, unit);
   out = sumBlock<T, kByProducts>(block, peak, exp);
-  return out.sum < kUnitLimit;
+  return out.sum < kOutgrown;
 }
 
 template <typename T, bool kByProducts>
@@ -510,8 +516,8 @@ struct ScaledExp {
   }
 };
 
-template <bool kStream, typename T, typename Exp>
-void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const Exp& exp) {
+template <bool kStream, typename T, typename Values>
+void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const Values& valuesOf) {
   constexpr int64_t kStep = 4 * kWidth;
   // The ends of the span, where no full step fits: through a buffer.
   const auto few = [&](int64_t from, int64_t count) {
@@ -519,7 +525,7 @@ void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const Exp& e
     memcpy(buffer, row + from, count * sizeof(T));
     F32 x[4];
     loadFour(buffer, x);
-    exp(x);
+    valuesOf(x);
     putFour<false>(buffer, x);
     memcpy(out + from, buffer, count * sizeof(T));
   };
@@ -539,7 +545,7 @@ void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const Exp& e
     prefetch(row + i, kStep);
     F32 x[4];
     loadFour(row + i, x);
-    exp(x);
+    valuesOf(x);
     putFour<kStream>(out + i, x);
   }
   if (i < end) few(i, end - i);

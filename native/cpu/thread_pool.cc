@@ -57,12 +57,14 @@ void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(in
     open_.push_back(&batch);
     wanted_ = true;
   }
-  wake_.notify_all();
+  for (int64_t i = 0; i < helpers; ++i) wake_.notify_one();
   batch.work();
-  lookOutFor([&] { return batch.helpersInside == 0; });
   std::unique_lock<std::mutex> lock(mutex_);
   open_.erase(std::remove(open_.begin(), open_.end(), &batch), open_.end());
   wanted_ = !open_.empty();
+  lock.unlock();
+  lookOutFor([&] { return batch.helpersInside == 0; });
+  lock.lock();
   batch.idle.wait(lock, [&] { return batch.helpersInside == 0; });
   if (batch.error) std::rethrow_exception(batch.error);
 }
