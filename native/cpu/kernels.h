@@ -22,7 +22,8 @@ struct ExpConstants {
   float log2e;
   float ln2High, ln2Low;
   // T ln 2 in one constant, for a fused multiply-add. Where it happens to be close (T = 1 and other powers of two), a
-  // sum can do with it: n times its error is nearly the same factor for all logits that count, and is taken out.
+  // sum can do with it: n times its error is the same factor for a whole unit, which is taken out of the sum, but for
+  // the n between a logit and the unit, at most 27 for those that count.
   float ln2;
   double ln2Error;  // (T ln 2 - ln2) / T
   bool oneConstant;

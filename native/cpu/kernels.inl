@@ -363,12 +363,9 @@ bool sumBlockInReach(const Block<T>& block, int32_t peak, const ExpConstants& c,
       }
     }
   }
-  // What one constant for ln 2 leaves in an e: a factor, and its logarithm in log e. It grows with n, and is taken for
-  // that of the logits that make up the sum: between one as large as the sum and 4096 alike there are twelve powers of
-  // two.
+  // What one constant for ln 2 leaves in every e: the same factor, and its logarithm in every log e.
+  const double error = kSplit ? 0 : exponent * c.ln2Error, factor = 1 - error;
   const double sum = sums.total();
-  const int32_t n = exponent + (sum > 0 && sum < INFINITY ? ilogb(sum) - 6 : 0);
-  const double error = kSplit ? 0 : n * c.ln2Error, factor = 1 - error;
   out.sum = factor * sum;
   if (kByProducts) {
     out.weighted = factor * (weighted.total() + (peak * kLn2 - error) * sum);
