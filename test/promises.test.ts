@@ -180,9 +180,6 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
     const gradient = new Float32Array(2 * logits.shape[1] * vocab)
     const call = () => fusedPreferenceLoss(logits, labels, { ...options, threads: 1, ...run, gradient })
     await call()
-    const before = performance.now()
-    await call()
-    const count = Math.max(1, Math.ceil(1200 / (performance.now() - before)))
 
     const start = performance.now()
     let [ticks, last, longest] = [0, start, 0]
@@ -191,10 +188,10 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
       longest = Math.max(longest, performance.now() - last)
       last = performance.now()
     }, 5)
-    for (let i = 0; i < count; i++) await call()
+    do await call()
+    while (performance.now() - start < 1200)
     const took = performance.now() - start
     clearInterval(timer)
-    expect(took).toBeGreaterThan(600)
     // js lets the loop turn every 10 ms or so.
     expect(ticks).toBeGreaterThan(took / (name === 'js' ? 15 : 5) / 3)
     expect(longest).toBeLessThan(took / 4)
@@ -386,7 +383,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
     const out = new Float32Array(batches * rows * vocab)
     const controller = new AbortController()
     const running = fusedPreferenceLoss(logits, labels, { ...options, gradient: out, signal: controller.signal })
-    await wait(withoutGradient / 2)
+    await wait(withoutGradient / 4)
     const reason = new Error('no longer wanted')
     controller.abort(reason)
     await expect(running).rejects.toBe(reason)
