@@ -121,17 +121,17 @@ export type NamedArray = readonly [name: string, value: unknown]
 
 /** Refuses a destination that shares memory with any of the arrays. */
 export function checkNoOverlap(name: string, destination: View, arrays: readonly NamedArray[]): void {
-  for (const [otherName, other] of arrays) {
-    if (viewKind(other) !== undefined && overlap(destination, other as View)) {
-      throw invalidValue(name, `would overwrite ${otherName}: they share memory`)
+  const buffer = viewBuffer(destination)
+  const start = viewByteOffset(destination)
+  const end = start + viewByteLength(destination)
+  for (let i = 0; i < arrays.length; i++) {
+    const other = arrays[i][1]
+    if (viewKind(other) === undefined || viewBuffer(other) !== buffer) continue
+    const otherStart = viewByteOffset(other)
+    if (start < otherStart + viewByteLength(other) && otherStart < end) {
+      throw invalidValue(name, `would overwrite ${arrays[i][0]}: they share memory`)
     }
   }
-}
-
-function overlap(a: View, b: View): boolean {
-  const [startA, startB] = [viewByteOffset(a), viewByteOffset(b)]
-  const [endA, endB] = [startA + viewByteLength(a), startB + viewByteLength(b)]
-  return viewBuffer(a) === viewBuffer(b) && startA < endB && startB < endA
 }
 
 /** A caller's array in use by a call that may be running elsewhere. */

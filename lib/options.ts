@@ -5,8 +5,8 @@ import { closest } from 'fastest-levenshtein'
 import { describe, invalidType, invalidValue, outOfRange } from './errors.js'
 
 /**
- * A copy of an object whose keys are all in `known`; an empty one when it is undefined. Every option is read once: what
- * is checked is what is used, and nothing of the caller's runs later.
+ * A copy of an object whose keys are all in `known`; an empty one when it is undefined. An option may be undefined or not
+ * there at all. Every one is read once: what is checked is what is used, and nothing of the caller's runs later.
  */
 export function optionsObject<T extends object>(value: T | undefined, name: string, known: ReadonlySet<string>): T {
   if (value === undefined) return {} as T
@@ -16,18 +16,12 @@ export function optionsObject<T extends object>(value: T | undefined, name: stri
   }
   // Of a plain object, all it has; of another, also what a loop over its keys does not find: getters of its class.
   const plain = Object.getPrototypeOf(value) === Object.prototype
-  const options: Record<string, unknown> = {}
-  for (const key in value) {
+  const options: Record<string, unknown> = plain ? { ...value } : {}
+  for (const key in plain ? options : value) {
     if (!known.has(key)) throw invalidValue(`${name}.${key}`, `is not an option; did you mean ${nearest(key, known)}?`)
-    if (plain) take(key)
   }
-  if (!plain) for (const key of known) take(key)
+  if (!plain) for (const key of known) options[key] = (value as Record<string, unknown>)[key]
   return options as T
-
-  function take(key: string): void {
-    const option = (value as Record<string, unknown>)[key]
-    if (option !== undefined) options[key] = option
-  }
 }
 
 /** One of the strings in `allowed`. */

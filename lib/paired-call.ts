@@ -62,11 +62,13 @@ export function pairedCall(
   const job: Job = { tokens, policy }
   const loss = addReference(job, options.reference, lossPlan, size, model, watched)
   loss.pairs = pairs
-  loss.chosenLengths = new Float64Array(size)
-  loss.rejectedLengths = new Float64Array(size)
-  for (let i = 0; i < size; i++) {
-    loss.chosenLengths[i] = tokens.counts[pairs[2 * i]]
-    loss.rejectedLengths[i] = tokens.counts[pairs[2 * i + 1]]
+  if (lossPlan.needsLengths !== undefined) {
+    loss.chosenLengths = new Float64Array(size)
+    loss.rejectedLengths = new Float64Array(size)
+    for (let i = 0; i < size; i++) {
+      loss.chosenLengths[i] = tokens.counts[pairs[2 * i]]
+      loss.rejectedLengths[i] = tokens.counts[pairs[2 * i + 1]]
+    }
   }
   if (weighting === 'wpo') {
     policy.logWeights = new Float64Array(sequences)
@@ -104,7 +106,7 @@ function addReference(
   }
   const reference = optionsObject(given as Record<string, unknown>, name, model.known)
   const { chosen, rejected } = reference
-  if (Object.keys(reference).every((key) => key === 'chosen' || key === 'rejected')) {
+  if (isLogProbs(reference)) {
     const chosenLogProbs = numbers(chosen, `${name}.chosen`, size, ', one per pair')
     const rejectedLogProbs = numbers(rejected, `${name}.rejected`, size, ', one per pair')
     if (referenceFree) return lossStage(config, size)
@@ -120,6 +122,14 @@ function addReference(
     watched.push(...used)
   }
   return lossStage(config, size)
+}
+
+/** Whether a reference has nothing but log-probs. */
+function isLogProbs(reference: Record<string, unknown>): boolean {
+  for (const key in reference) {
+    if (key !== 'chosen' && key !== 'rejected' && reference[key] !== undefined) return false
+  }
+  return true
 }
 
 /** The ways to give a reference. */

@@ -97,7 +97,10 @@ export function destinationOf(value: unknown, name: string, logits: Tensor, call
   const { rows, shape } = logits
   const length = rows.batch * rows.time * rows.vocab
   if (logits.range) return deviceDestination(value, name, logits, callers)
-  if (value === true) return contiguous(allocate(logits, length, name), rows, shape)
+  if (value === true) {
+    const made = allocate(logits, length, name)
+    return contiguous(made, elements(made), rows, shape)
+  }
   if (value === 'in-place') return inPlace(logits.data as HostArray, name, logits, callers)
   if (isDeviceMemory(value)) throw invalidType(name, 'in host memory, as the logits are', value)
   const kind = viewKind(value)
@@ -121,7 +124,7 @@ export function destinationOf(value: unknown, name: string, logits: Tensor, call
   if (view.length !== length) {
     throw shapeMismatch(name, `must have ${length} elements, as shape [${shape.join(', ')}] has; got ${view.length}`)
   }
-  return contiguous(value as HostArray, rows, shape)
+  return contiguous(value as HostArray, view, rows, shape)
 }
 
 // The same in device memory, which a new buffer does not find zero.
@@ -133,7 +136,7 @@ function deviceDestination(value: unknown, name: string, logits: Tensor, callers
   if (value === true) {
     const buffer = new DeviceBuffer(byteLength, { device: source.device })
     const range = deviceRange(buffer, name, size)
-    return { ...contiguous(range.address, rows, shape), data: buffer, range }
+    return { ...contiguous(buffer, range.address, rows, shape), range }
   }
   if (value !== 'in-place' && !isDeviceMemory(value)) {
     throw invalidType(name, "a boolean, 'in-place' or device memory, as the logits are", value)
@@ -155,7 +158,7 @@ function deviceDestination(value: unknown, name: string, logits: Tensor, callers
   if (range.byteLength < byteLength) {
     throw shapeMismatch(name, `has ${range.byteLength} bytes, but shape [${shape.join(', ')}] needs ${byteLength}`)
   }
-  return { ...contiguous(range.address, rows, shape), data: value as DeviceMemory, range }
+  return { ...contiguous(value as DeviceMemory, range.address, rows, shape), range }
 }
 
 /** Whether inactive rows of the destination stay as they are: as asked, and in a new array, which is zero. */
@@ -239,10 +242,14 @@ function allocate({ data }: Tensor, length: number, name: string): HostArray {
   }
 }
 
-function contiguous(data: HostArray | bigint, { dtype, batch, time, vocab }: Rows, shape: number[]): Tensor {
-  const view = typeof data === 'bigint' ? data : elements(data)
-  const rows = { data: view, dtype, batch, time, vocab, batchStride: time * vocab, timeStride: vocab }
-  return { rows, data: data as HostArray, shape }
+function contiguous(
+  data: HostArray | DeviceMemory,
+  memory: Rows['data'],
+  { dtype, batch, time, vocab }: Rows,
+  shape: number[],
+): Tensor {
+  const rows = { data: memory, dtype, batch, time, vocab, batchStride: time * vocab, timeStride: vocab }
+  return { rows, data, shape }
 }
 
 function inPlace(data: HostArray, name: string, logits: Tensor, callers: readonly NamedArray[]): Tensor {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "../core/dtypes.h"
 #include "../core/row_state.h"

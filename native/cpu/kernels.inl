@@ -20,6 +20,47 @@ constexpr int64_t kVectors = kLanes / kWidth;
 // The float whose exponent field is the low bits of n's mantissa.
 inline F32 powerOfBits(F32 n) { return bitsUp<23>(n); }
 
+// Four vectors that are to be worked on in step: no code, but a compiler that would rather finish one after the other
+// has to have all four before it goes on.
+inline void inStep(F32 (&x)[4]) {
+#if defined(__x86_64__)
+  __asm__("" : "+v"(x[0].v), "+v"(x[1].v), "+v"(x[2].v), "+v"(x[3].v));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(x[0].v), "+w"(x[1].v), "+w"(x[2].v), "+w"(x[3].v));
+#else
+  (void)x;
+#endif
+}
+
+// The exponential's polynomial, times a factor.
+struct Polynomial {
+  F32 c0, c1, c2, c3, c4, c5, c6;
+
+  Polynomial(const ExpConstants& c, float factor)
+      : c0(set1(factor)),
+        c1(set1(factor * c.inverse)),
+        c2(set1(factor * c.c2)),
+        c3(set1(factor * c.c3)),
+        c4(set1(factor * c.c4)),
+        c5(set1(factor * c.c5)),
+        c6(set1(factor * c.c6)) {}
+
+  [[gnu::always_inline]] void operator()(const F32 (&r)[4], F32 (&p)[4]) const {
+    for (int k = 0; k < 4; ++k) p[k] = fma(c6, r[k], c5);
+    inStep(p);
+    for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c4);
+    inStep(p);
+    for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c3);
+    inStep(p);
+    for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c2);
+    inStep(p);
+    for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c1);
+    inStep(p);
+    for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c0);
+    inStep(p);
+  }
+};
+
 // x · 2^(low bits of n's mantissa), as long as that is a normal number.
 inline F32 timesPower(F32 x, F32 n) { return addBits(x, powerOfBits(n)); }
 
@@ -55,15 +96,25 @@ inline int64_t laneOf(int64_t v, int64_t i) {
   return kLanesInPairs<T> ? v / 2 * (2 * kWidth) + 2 * i + v % 2 : v * kWidth + i;
 }
 
-template <typename T>
-inline F32 loadLanes(const T* lanes, int64_t v) {
+template <int64_t v, typename T>
+inline F32 loadLanes(const T* lanes) {
   if constexpr (kLanesInPairs<T>) {
-    F32 pair[2];
-    loadPairs(lanes + v / 2 * (2 * kWidth), pair[0], pair[1]);
-    return pair[v % 2];
+    F32 even, odd;
+    loadPairs(lanes + v / 2 * (2 * kWidth), even, odd);
+    return v % 2 ? odd : even;
   } else {
     return load(lanes + v * kWidth);
   }
+}
+
+// work(v) for each vector of a tile's lanes, v a constant.
+template <typename Work, int64_t... v>
+inline void forEachOf(const Work& work, std::integer_sequence<int64_t, v...>) {
+  (work(std::integral_constant<int64_t, v>()), ...);
+}
+template <typename Work>
+inline void forEachVector(const Work& work) {
+  forEachOf(work, std::make_integer_sequence<int64_t, kVectors>());
 }
 
 // Four vectors of neighbours, to be put back as they came; stored, they are not NaN.
@@ -262,9 +313,9 @@ BlockSums sumBlock(const Block<T>& block, int32_t peak, const Exp& exp) {
   LaneSums<T> sums, weighted, squares;
   for (const auto& span : block) {
     for (int64_t i = 0; i < span.count; i += kTile) {
-      for (int64_t v = 0; v < kVectors; ++v) {
+      forEachVector([&](auto v) {
         F32 e[4], log[4];
-        for (int k = 0; k < 4; ++k) e[k] = loadLanes(span.logits + i + k * kLanes, v);
+        for (int k = 0; k < 4; ++k) e[k] = loadLanes<v>(span.logits + i + k * kLanes);
         for (int k = 0; k < 4; ++k) e[k] = exp(e[k], fromPeak, log[k]);
         sums.add(v, sumOf(e));
         if (kByProducts) {
@@ -273,7 +324,7 @@ BlockSums sumBlock(const Block<T>& block, int32_t peak, const Exp& exp) {
           weighted.add(v, sumOf(log));
           squares.add(v, sumOf(e));
         }
-      }
+      });
     }
   }
   BlockSums out;
@@ -295,16 +346,12 @@ constexpr int32_t kReach = 100;
 struct TileSums {
   static constexpr int64_t kTiles = 32;
   float tiles[kTiles * kLanes];
-  float* end = tiles;
 
-  void add(const F32 (&v)[4]) {
-    store(end, sumOf(v));
-    end += kWidth;
-  }
+  void put(int64_t tile, int64_t v, const F32 (&x)[4]) { store(tiles + tile * kLanes + v * kWidth, sumOf(x)); }
 
   template <typename T>
-  void addTo(LaneSums<T>& sums) const {
-    for (const float* t = tiles; t < end; t += kLanes) {
+  void addTo(LaneSums<T>& sums, int64_t count) const {
+    for (const float* t = tiles; t < tiles + count * kLanes; t += kLanes) {
       for (int64_t v = 0; v < kVectors; ++v) sums.add(v, t + v * kWidth);
     }
   }
@@ -315,8 +362,7 @@ bool sumBlockInReach(const Block<T>& block, int32_t peak, const ExpConstants& c,
   constexpr float kDown = 0x1p-100f;
   const F32 log2e = set1(c.log2e), magic = set1(12582912.0f + float(kReach - exponent));
   const F32 ln2 = set1(kSplit ? -c.ln2High : -c.ln2), ln2Low = set1(-c.ln2Low);
-  const F32 c0 = set1(kDown), c1 = set1(c.inverse * kDown), c2 = set1(c.c2 * kDown), c3 = set1(c.c3 * kDown);
-  const F32 c4 = set1(c.c4 * kDown), c5 = set1(c.c5 * kDown), c6 = set1(c.c6 * kDown);
+  const Polynomial polynomial(c, kDown);
   F32 seen = set1(12582912.0f);
   LaneSums<T> sums, weighted, squares;
   for (const auto& span : block) {
@@ -325,41 +371,42 @@ bool sumBlockInReach(const Block<T>& block, int32_t peak, const ExpConstants& c,
       TileSums tileSums, tileWeighted, tileSquares;
       const int64_t tiles = left < TileSums::kTiles ? left : TileSums::kTiles;
       left -= tiles;
-      for (const T* end = tile + tiles * kTile; tile < end; tile += kTile) {
+      for (int64_t t = 0; t < tiles; ++t, tile += kTile) {
         prefetch(tile, kTile);
-        for (int64_t v = 0; v < kVectors; ++v) {
+        forEachVector([&](auto v) {
           F32 r[4], n[4], p[4];
-          for (int k = 0; k < 4; ++k) r[k] = loadLanes(tile + k * kLanes, v);
+          for (int k = 0; k < 4; ++k) r[k] = loadLanes<v>(tile + k * kLanes);
           for (int k = 0; k < 4; ++k) n[k] = fma(r[k], log2e, magic);
+          inStep(n);
           for (int k = 0; k < 4; ++k) seen = orBits(seen, n[k]);
           for (int k = 0; k < 4; ++k) p[k] = sub(n[k], magic);
+          inStep(p);
           for (int k = 0; k < 4; ++k) r[k] = fma(p[k], ln2, r[k]);
+          inStep(r);
           if (kSplit) {
             for (int k = 0; k < 4; ++k) r[k] = fma(p[k], ln2Low, r[k]);
+            inStep(r);
           }
-          for (int k = 0; k < 4; ++k) p[k] = fma(c6, r[k], c5);
-          for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c4);
-          for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c3);
-          for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c2);
-          for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c1);
-          for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c0);
+          polynomial(r, p);
           for (int k = 0; k < 4; ++k) p[k] = timesPower(p[k], n[k]);
-          tileSums.add(p);
+          tileSums.put(t, v, p);
           if (kByProducts) {
             // log(e / 2^peak) = (n - peak) ln 2 + r / T, n in units
             for (int k = 0; k < 4; ++k) n[k] = sub(n[k], set1(12582912.0f + float(kReach + peak)));
+            inStep(n);
             for (int k = 0; k < 4; ++k) n[k] = fma(n[k], set1(float(kLn2)), mul(r[k], set1(c.inverse)));
+            inStep(n);
             for (int k = 0; k < 4; ++k) n[k] = mul(n[k], p[k]);
             for (int k = 0; k < 4; ++k) p[k] = mul(p[k], p[k]);
-            tileWeighted.add(n);
-            tileSquares.add(p);
+            tileWeighted.put(t, v, n);
+            tileSquares.put(t, v, p);
           }
-        }
+        });
       }
-      tileSums.addTo(sums);
+      tileSums.addTo(sums, tiles);
       if (kByProducts) {
-        tileWeighted.addTo(weighted);
-        tileSquares.addTo(squares);
+        tileWeighted.addTo(weighted, tiles);
+        tileSquares.addTo(squares, tiles);
       }
     }
   }
@@ -475,40 +522,34 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
 // exp(x / T) times a factor that is folded into the polynomial, in units; four vectors in step.
 template <bool kBase>
 struct ScaledExp {
-  F32 base, low, log2e, magic, ln2High, ln2Low, c0, c1, c2, c3, c4, c5, c6;
+  F32 base, low, log2e, magic, ln2High, ln2Low;
+  Polynomial polynomial;
 
-  ScaledExp(const ExpConstants& c, Unit unit, float factor) {
+  ScaledExp(const ExpConstants& c, Unit unit, float factor) : polynomial(c, factor) {
     base = set1(unit.base);
     low = set1(float(double(unit.exponent - 127) * c.unitLog));
     log2e = set1(c.log2e);
     magic = set1(12582912.0f + float(127 - unit.exponent));
     ln2High = set1(-c.ln2High);
     ln2Low = set1(-c.ln2Low);
-    c0 = set1(factor);
-    c1 = set1(factor * c.inverse);
-    c2 = set1(factor * c.c2);
-    c3 = set1(factor * c.c3);
-    c4 = set1(factor * c.c4);
-    c5 = set1(factor * c.c5);
-    c6 = set1(factor * c.c6);
   }
 
-  void operator()(F32 (&x)[4]) const {
+  [[gnu::always_inline]] void operator()(F32 (&x)[4]) const {
     F32 n[4], r[4];
     if (kBase) {
       for (int k = 0; k < 4; ++k) x[k] = sub(x[k], base);
+      inStep(x);
     }
     for (int k = 0; k < 4; ++k) x[k] = maxKeepNan(x[k], low);
     for (int k = 0; k < 4; ++k) n[k] = fma(x[k], log2e, magic);
+    inStep(n);
     for (int k = 0; k < 4; ++k) r[k] = sub(n[k], magic);
+    inStep(r);
     for (int k = 0; k < 4; ++k) x[k] = fma(r[k], ln2High, x[k]);
+    inStep(x);
     for (int k = 0; k < 4; ++k) r[k] = fma(r[k], ln2Low, x[k]);
-    for (int k = 0; k < 4; ++k) x[k] = fma(c6, r[k], c5);
-    for (int k = 0; k < 4; ++k) x[k] = fma(x[k], r[k], c4);
-    for (int k = 0; k < 4; ++k) x[k] = fma(x[k], r[k], c3);
-    for (int k = 0; k < 4; ++k) x[k] = fma(x[k], r[k], c2);
-    for (int k = 0; k < 4; ++k) x[k] = fma(x[k], r[k], c1);
-    for (int k = 0; k < 4; ++k) x[k] = fma(x[k], r[k], c0);
+    inStep(r);
+    polynomial(r, x);
     for (int k = 0; k < 4; ++k) x[k] = mul(x[k], powerOfBits(n[k]));
   }
 };
