@@ -23,7 +23,9 @@ inline F32 powerOfBits(F32 n) { return bitsUp<23>(n); }
 // Four vectors that are to be worked on in step: no code, but a compiler that would rather finish one after the other
 // has to have all four before it goes on.
 inline void inStep(F32 (&x)[4]) {
-#if defined(__x86_64__)
+#if defined(FPL_EMULATED)
+  (void)x;  // not registers
+#elif defined(__x86_64__)
   __asm__("" : "+v"(x[0].v), "+v"(x[1].v), "+v"(x[2].v), "+v"(x[3].v));
 #elif defined(__aarch64__)
   __asm__("" : "+w"(x[0].v), "+w"(x[1].v), "+w"(x[2].v), "+w"(x[3].v));

@@ -1,6 +1,8 @@
 // AVX-512 on a machine that has AVX2: SIMDe, and what it lacks, by halves.
 #pragma once
 
+#define FPL_EMULATED
+
 #include <simde/x86/avx512.h>
 #include <simde/x86/f16c.h>
 
