@@ -84,13 +84,7 @@ function plan(
   const source = headOf(hidden, weight, options.bias, options.sequenceOffsets !== undefined, watched)
   const reference = referenceHead(source)
   const call = pairedCall(source, labels, options, reference, watched)
-  const { chosen, rejected } = (options.reference ?? {}) as Partial<Record<string, unknown>>
-  const callers: NamedArray[] = [
-    ...tokenArrays(labels, options),
-    ['options.reference.chosen', chosen],
-    ['options.reference.rejected', rejected],
-    ...reference.arrays,
-  ]
+  const callers = [...tokenArrays(labels, options), ...reference.arrays]
   const destinations = headDestinations(options.gradient, 'options.gradient', source, options, callers)
   if (destinations) {
     const { head, rows: logits } = source
@@ -107,8 +101,8 @@ function result(planned: Plan): FusedLinearPreferenceLoss {
   return Object.assign(pairedResult(planned.call), planned.destinations?.gradients)
 }
 
-/** A reference model by its output layer; `arrays` are those of the caller's in it. */
-function referenceHead(policy: HeadSource): ReferenceModel & { arrays: NamedArray[] } {
+/** A reference model by its output layer. */
+function referenceHead(policy: HeadSource): ReferenceModel {
   const arrays: NamedArray[] = []
   return {
     known: REFERENCE,

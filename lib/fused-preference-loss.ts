@@ -67,8 +67,9 @@ export function plan(logits: Logits, labels: Labels | DeviceMemory, given: Fused
   const options = optionsObject(given, 'options', OPTIONS)
   const tensor = tensorOf(logits, 'logits', options.sequenceOffsets !== undefined)
   const watched = watchTensor('logits.data', tensor)
-  const call = pairedCall(tensor, labels, options, referenceLogits(tensor), watched)
-  const out = destination(options, tensor, labels, watched)
+  const reference = referenceLogits(tensor)
+  const call = pairedCall(tensor, labels, options, reference, watched)
+  const out = destination(options.gradient, tensor, [...tokenArrays(labels, options), ...reference.arrays], watched)
   if (out) {
     const coefficients = new Float64Array(call.policy.logProbs.length)
     const skipInactive = skipsInactive(options.zeroInactive, options.gradient, out)
@@ -88,21 +89,13 @@ export function result(planned: Plan): FusedPreferenceLoss {
 
 /** Where the gradient goes, if anywhere. */
 function destination(
-  options: FusedOptions,
+  gradient: FusedOptions['gradient'],
   logits: Tensor,
-  labels: Labels | DeviceMemory,
+  callers: readonly NamedArray[],
   watched: Watched[],
 ): Tensor | undefined {
-  const { gradient, reference } = options
   if (gradient === undefined || gradient === false) return undefined
   if (gradient === true) return destinationOf(true, 'options.gradient', logits, [])
-  const { chosen, rejected, logits: referenceLogits } = (reference ?? {}) as Partial<Record<string, unknown>>
-  const callers: NamedArray[] = [
-    ...tokenArrays(labels, options),
-    ['options.reference.chosen', chosen],
-    ['options.reference.rejected', rejected],
-    ['options.reference.logits', (referenceLogits as Logits | undefined)?.data],
-  ]
   const out = destinationOf(gradient, 'options.gradient', logits, callers)
   watched.push(...watchTensor('options.gradient', out))
   return out
@@ -110,8 +103,10 @@ function destination(
 
 /** A reference model by its logits. */
 function referenceLogits(policy: Tensor): ReferenceModel {
+  const arrays: NamedArray[] = []
   return {
     known: REFERENCE,
+    arrays,
     sourceOf(reference, name, watched) {
       const tensor = tensorOf(reference.logits, `${name}.logits`, policy.shape.length === 2)
       if (tensor.shape.some((length, i) => length !== policy.shape[i])) {
@@ -121,6 +116,7 @@ function referenceLogits(policy: Tensor): ReferenceModel {
       if (tensor.range && tensor.range.device !== policy.range?.device) {
         throw invalidValue(`${name}.logits.data`, 'is device memory, so the logits must be on the same device')
       }
+      arrays.push([`${name}.logits`, tensor.data])
       watched.push(...watchTensor(`${name}.logits.data`, tensor))
       return tensor
     },

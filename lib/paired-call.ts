@@ -2,7 +2,7 @@
  * A call from logits to the loss, whatever the logits come from: which tokens count, which sequences form pairs, the
  * reference, and stages 1 to 3 on them.
  */
-import { numbers, type Watched } from './arrays.js'
+import { type NamedArray, numbers, type Watched } from './arrays.js'
 import type { ForwardStage, Job, LossStage } from './backends/backend.js'
 import { invalidType, invalidValue } from './errors.js'
 import { addTokenOutputs, copyTokenOutputs, forwardStage, type LogitsSource } from './forward-stage.js'
@@ -28,6 +28,8 @@ interface PairedOptions extends TokenOptions, LossOptions {
 export interface ReferenceModel {
   /** The names of what it has, and those of log-probs. */
   known: ReadonlySet<string>
+  /** The caller's arrays in it, once it has been checked. */
+  arrays: NamedArray[]
   /** Checks it. */
   sourceOf(reference: Record<string, unknown>, name: string, watched: Watched[]): LogitsSource
 }
@@ -106,6 +108,7 @@ function addReference(
   }
   const reference = optionsObject(given as Record<string, unknown>, name, model.known)
   const { chosen, rejected } = reference
+  model.arrays.push([`${name}.chosen`, chosen], [`${name}.rejected`, rejected])
   if (isLogProbs(reference)) {
     const chosenLogProbs = numbers(chosen, `${name}.chosen`, size, ', one per pair')
     const rejectedLogProbs = numbers(rejected, `${name}.rejected`, size, ', one per pair')

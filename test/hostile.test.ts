@@ -55,6 +55,16 @@ describe.each(TARGETS)('$name', ({ run }) => {
     expect((await fusedPreferenceLoss(...given)).losses).toEqual(wanted.losses)
   })
 
+  test('a reference that would be another one the next time: what is used is what is kept from being overwritten', () => {
+    const [policy, model] = [logits(), logits()]
+    const other = changing({ logits: model }, 'logits', policy)
+    const gradient = model.data as Float32Array
+    expect(() => fusedPreferenceLossSync(policy, labels, { reference: other, gradient, ...run })).toThrow(
+      'options.gradient would overwrite options.reference.logits: they share memory',
+    )
+    expect(gradient).toEqual(elements())
+  })
+
   test('a list of bytes that calls itself something else', () => {
     const bytes = Object.defineProperties(new Uint8Array(size), {
       [Symbol.toStringTag]: { value: 'Float32Array' },

@@ -118,7 +118,7 @@ export interface LossStage extends LossConfig {
   /** `[P]` reference log-probs, zeros when there is no reference (gathered when the job has a reference forward stage). */
   referenceChosen: Float64Array
   referenceRejected: Float64Array
-  /** `[P]` active tokens; present when a loss needs them. */
+  /** `[P]` active tokens; present at least when a loss needs them. */
   chosenLengths?: Float64Array
   rejectedLengths?: Float64Array
   /** `[P]` factor of each pair's loss, 1 when absent (gathered as exp(sum of the pair's logWeights) when the policy stage has those). */

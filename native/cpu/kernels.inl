@@ -1,7 +1,7 @@
 // Stages 1 and 4 on one row, for one instruction set. Included once by each of isa_*.cc, inside its namespace and under
 // its compiler target, after the definitions of the vector types:
 //
-//   F32              float vector of F32::kWidth lanes (a divisor of kLanes)
+//   F32              float vector of F32::kWidth lanes (a divisor of kLanes); its member v is a register
 //   F64              double vector of half as many lanes
 //   load(p)          F32 from F32::kWidth elements of float or Float16, unaligned, converted exactly; of BFloat16 too
 //                    where one vector has all lanes
