@@ -34,34 +34,11 @@ inline void inStep(F32 (&x)[4]) {
 #endif
 }
 
-// The exponential's polynomial, times a factor.
-struct Polynomial {
-  F32 c0, c1, c2, c3, c4, c5, c6;
-
-  Polynomial(const ExpConstants& c, float factor)
-      : c0(set1(factor)),
-        c1(set1(factor * c.inverse)),
-        c2(set1(factor * c.c2)),
-        c3(set1(factor * c.c3)),
-        c4(set1(factor * c.c4)),
-        c5(set1(factor * c.c5)),
-        c6(set1(factor * c.c6)) {}
-
-  [[gnu::always_inline]] void operator()(const F32 (&r)[4], F32 (&p)[4]) const {
-    for (int k = 0; k < 4; ++k) p[k] = fma(c6, r[k], c5);
-    inStep(p);
-    for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c4);
-    inStep(p);
-    for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c3);
-    inStep(p);
-    for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c2);
-    inStep(p);
-    for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c1);
-    inStep(p);
-    for (int k = 0; k < 4; ++k) p[k] = fma(p[k], r[k], c0);
-    inStep(p);
-  }
-};
+// p·x + c of each.
+inline void multiplyAdd(F32 (&p)[4], const F32 (&x)[4], F32 c) {
+  for (int k = 0; k < 4; ++k) p[k] = fma(p[k], x[k], c);
+  inStep(p);
+}
 
 // x · 2^(low bits of n's mantissa), as long as that is a normal number.
 inline F32 timesPower(F32 x, F32 n) { return addBits(x, powerOfBits(n)); }
@@ -364,7 +341,8 @@ bool sumBlockInReach(const Block<T>& block, int32_t peak, const ExpConstants& c,
   constexpr float kDown = 0x1p-100f;
   const F32 log2e = set1(c.log2e), magic = set1(12582912.0f + float(kReach - exponent));
   const F32 ln2 = set1(kSplit ? -c.ln2High : -c.ln2), ln2Low = set1(-c.ln2Low);
-  const Polynomial polynomial(c, kDown);
+  const F32 c0 = set1(kDown), c1 = set1(c.inverse * kDown), c2 = set1(c.c2 * kDown), c3 = set1(c.c3 * kDown);
+  const F32 c4 = set1(c.c4 * kDown), c5 = set1(c.c5 * kDown), c6 = set1(c.c6 * kDown);
   F32 seen = set1(12582912.0f);
   LaneSums<T> sums, weighted, squares;
   for (const auto& span : block) {
@@ -389,7 +367,13 @@ bool sumBlockInReach(const Block<T>& block, int32_t peak, const ExpConstants& c,
             for (int k = 0; k < 4; ++k) r[k] = fma(p[k], ln2Low, r[k]);
             inStep(r);
           }
-          polynomial(r, p);
+          for (int k = 0; k < 4; ++k) p[k] = c6;
+          multiplyAdd(p, r, c5);
+          multiplyAdd(p, r, c4);
+          multiplyAdd(p, r, c3);
+          multiplyAdd(p, r, c2);
+          multiplyAdd(p, r, c1);
+          multiplyAdd(p, r, c0);
           for (int k = 0; k < 4; ++k) p[k] = timesPower(p[k], n[k]);
           tileSums.put(t, v, p);
           if (kByProducts) {
@@ -524,19 +508,25 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
 // exp(x / T) times a factor that is folded into the polynomial, in units; four vectors in step.
 template <bool kBase>
 struct ScaledExp {
-  F32 base, low, log2e, magic, ln2High, ln2Low;
-  Polynomial polynomial;
+  F32 base, low, log2e, magic, ln2High, ln2Low, c0, c1, c2, c3, c4, c5, c6;
 
-  ScaledExp(const ExpConstants& c, Unit unit, float factor) : polynomial(c, factor) {
+  ScaledExp(const ExpConstants& c, Unit unit, float factor) {
     base = set1(unit.base);
     low = set1(float(double(unit.exponent - 127) * c.unitLog));
     log2e = set1(c.log2e);
     magic = set1(12582912.0f + float(127 - unit.exponent));
     ln2High = set1(-c.ln2High);
     ln2Low = set1(-c.ln2Low);
+    c0 = set1(factor);
+    c1 = set1(factor * c.inverse);
+    c2 = set1(factor * c.c2);
+    c3 = set1(factor * c.c3);
+    c4 = set1(factor * c.c4);
+    c5 = set1(factor * c.c5);
+    c6 = set1(factor * c.c6);
   }
 
-  [[gnu::always_inline]] void operator()(F32 (&x)[4]) const {
+  void operator()(F32 (&x)[4]) const {
     F32 n[4], r[4];
     if (kBase) {
       for (int k = 0; k < 4; ++k) x[k] = sub(x[k], base);
@@ -551,7 +541,13 @@ struct ScaledExp {
     inStep(x);
     for (int k = 0; k < 4; ++k) r[k] = fma(r[k], ln2Low, x[k]);
     inStep(r);
-    polynomial(r, x);
+    for (int k = 0; k < 4; ++k) x[k] = c6;
+    multiplyAdd(x, r, c5);
+    multiplyAdd(x, r, c4);
+    multiplyAdd(x, r, c3);
+    multiplyAdd(x, r, c2);
+    multiplyAdd(x, r, c1);
+    multiplyAdd(x, r, c0);
     for (int k = 0; k < 4; ++k) x[k] = mul(x[k], powerOfBits(n[k]));
   }
 };
