@@ -69,7 +69,7 @@ export function plan(logits: Logits, labels: Labels | DeviceMemory, given: Fused
   const watched = watchTensor('logits.data', tensor)
   const reference = referenceLogits(tensor)
   const call = pairedCall(tensor, labels, options, reference, watched)
-  const out = destination(options.gradient, tensor, [...tokenArrays(labels, options), ...reference.arrays], watched)
+  const out = destination(options, labels, tensor, reference.arrays, watched)
   if (out) {
     const coefficients = new Float64Array(call.policy.logProbs.length)
     const skipInactive = skipsInactive(options.zeroInactive, options.gradient, out)
@@ -89,13 +89,16 @@ export function result(planned: Plan): FusedPreferenceLoss {
 
 /** Where the gradient goes, if anywhere. */
 function destination(
-  gradient: FusedOptions['gradient'],
+  options: FusedOptions,
+  labels: Labels | DeviceMemory,
   logits: Tensor,
-  callers: readonly NamedArray[],
+  referenceArrays: readonly NamedArray[],
   watched: Watched[],
 ): Tensor | undefined {
+  const { gradient } = options
   if (gradient === undefined || gradient === false) return undefined
   if (gradient === true) return destinationOf(true, 'options.gradient', logits, [])
+  const callers = [...tokenArrays(labels, options), ...referenceArrays]
   const out = destinationOf(gradient, 'options.gradient', logits, callers)
   watched.push(...watchTensor('options.gradient', out))
   return out

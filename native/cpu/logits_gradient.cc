@@ -31,12 +31,7 @@ void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& se
     int64_t row;
     double coefficient;
   };
-  int64_t count = 0;
-  for (const int32_t s : sequences) {
-    count += g.skipInactive ? tokens.counts[s] : tokens.offsets[s + 1] - tokens.offsets[s];
-  }
   std::vector<Row> rows;
-  rows.reserve(count);
   for (const int32_t s : sequences) {
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
       if (g.skipInactive && tokens.targets[row] < 0) continue;

@@ -93,14 +93,13 @@ struct Part {
 std::vector<Part> partsOf(const Job& job) {
   const Tokens& tokens = job.tokens;
   const PreferenceLoss& loss = job.loss;
-  std::vector<Part> whole(1);
-  whole[0] = {0, job.hasLoss ? loss.pairCount : 0, Sequences(tokens.sequences)};
-  std::iota(whole[0].sequences.begin(), whole[0].sequences.end(), 0);
+  Part whole{0, job.hasLoss ? loss.pairCount : 0, Sequences(tokens.sequences)};
+  std::iota(whole.sequences.begin(), whole.sequences.end(), 0);
   const bool divisible =
       job.hasPolicy && job.hasGradient && job.hasLoss && !job.cancellable && pairsAreIndependent(loss);
   const Rows& rows = job.policy.logits;
   const int64_t rowBytes = rows.vocab * elementSize(rows.dtype);
-  if (!divisible || rows.count() * rowBytes <= kAloneBelow) return whole;
+  if (!divisible || rows.count() * rowBytes <= kAloneBelow) return {whole};
 
   const int64_t budget = cacheBudget();
   std::vector<bool> taken(tokens.sequences);
@@ -117,7 +116,7 @@ std::vector<Part> partsOf(const Job& job) {
     for (int64_t k = 2 * i; k < 2 * i + 2; ++k) {
       const int32_t sequence = loss.pairs[k];
       // A sequence in several pairs gets its coefficient from all of them.
-      if (taken[sequence]) return whole;
+      if (taken[sequence]) return {whole};
       taken[sequence] = true;
       parts.back().sequences.push_back(sequence);
     }

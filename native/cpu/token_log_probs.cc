@@ -34,10 +34,7 @@ const void* rowData(const Rows& rows, int64_t row) {
 }  // namespace
 
 std::vector<int64_t> activeRows(const Tokens& tokens, const Sequences& sequences) {
-  int64_t count = 0;
-  for (const int32_t s : sequences) count += tokens.counts[s];
   std::vector<int64_t> active;
-  active.reserve(count);
   for (const int32_t s : sequences) {
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
       if (tokens.targets[row] >= 0) active.push_back(row);
