@@ -33,6 +33,7 @@ export type {
   Logits,
   LossOptions,
   LossType,
+  Normalizer,
   PreferenceLoss,
   PreferenceOptions,
   PreferencePairs,

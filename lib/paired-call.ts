@@ -55,6 +55,7 @@ export function pairedCall(
     options.weighting === undefined ? undefined : oneOf(options.weighting, 'options.weighting', WEIGHTINGS, 'wpo')
   const tokenPlan = tokensOf(labels, source.rows, options, true, source.range)
   const { tokens } = tokenPlan
+  if (!lossPlan.hasLikelihood) delete tokens.plainWeights
   const pairs = tokenPlan.pairs!
   const size = pairs.length / 2
   const sequences = tokens.counts.length
@@ -64,7 +65,7 @@ export function pairedCall(
   const job: Job = { tokens, policy }
   const loss = addReference(job, options.reference, lossPlan, size, model, watched)
   loss.pairs = pairs
-  if (lossPlan.needsLengths !== undefined) {
+  if (lossPlan.usesLengths) {
     loss.chosenLengths = new Float64Array(size)
     loss.rejectedLengths = new Float64Array(size)
     for (let i = 0; i < size; i++) {

@@ -282,7 +282,8 @@ function weightsOf(value: unknown, offsets: Int32Array, shift: number, length: n
 // LD-DPO (Liu et al. 2024): the active tokens of a pair past the shorter response's number of them.
 function desensitiseLength(tokens: Tokens, pairs: Int32Array, ldAlpha: number): void {
   const { targets, offsets, counts } = tokens
-  const weights = tokens.weights ?? new Float64Array(targets.length).fill(1)
+  const plain = tokens.weights ?? new Float64Array(targets.length).fill(1)
+  const weights = plain.slice()
   const paired = new Uint8Array(counts.length)
   for (let i = 0; i < pairs.length; i++) {
     const sequence = pairs[i]
@@ -299,4 +300,5 @@ function desensitiseLength(tokens: Tokens, pairs: Int32Array, ldAlpha: number): 
     }
   }
   tokens.weights = weights
+  tokens.plainWeights = plain
 }

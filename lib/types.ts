@@ -86,7 +86,11 @@ export interface TokenOptions {
    * memory it is there too, one byte per label.
    */
   mask?: TokenValues | DeviceMemory
-  /** `[B, T]`, aligned with the labels: factor of each token's log-prob in its sequence's sum. Defaults to 1. */
+  /**
+   * `[B, T]`, aligned with the labels: factor of each token's log-prob in its sequence's sum. A token of factor 0 takes
+   * no part in it, whatever its logits are, but still counts in the length (`mask` takes it out of that too). Defaults
+   * to 1.
+   */
   tokenWeights?: ArrayLike<number>
   /** Divide each sum by the number of active tokens. Defaults to false. */
   averageLogProb?: boolean
@@ -99,8 +103,9 @@ export interface TokenOptions {
   /** Per-token results to return beside the sums, from the same sweep over the logits. Defaults to none. */
   outputs?: readonly TokenOutput[]
   /**
-   * LD-DPO (Liu et al. 2024): weight of the tokens past the length of the pair's shorter response, in [0, 1].
-   * Defaults to 1. Every sequence may then be in at most one pair.
+   * LD-DPO (Liu et al. 2024): weight of the tokens past the length of the pair's shorter response, in [0, 1], under
+   * policy and reference; lengths stay the numbers of active tokens, and 'sft' takes all tokens alike. Defaults to 1.
+   * Every sequence may then be in at most one pair.
    */
   ldAlpha?: number
   /**
@@ -116,6 +121,7 @@ export type LossType =
   | 'robust'
   | 'hinge'
   | 'ipo'
+  | 'ipo_norm'
   | 'ipo_reward'
   | 'exo_pair'
   | 'nca_pair'
@@ -132,10 +138,17 @@ export type LossType =
   | 'orpo'
   | 'sft'
 
+/**
+ * What sums over pairs, and for 'sft' over tokens, are divided by: the numbers of this call ('mean'), nothing ('sum'), or
+ * given numbers > 0, such as those of all batches whose gradients are added up. A single number is of tokens where 'sft'
+ * is the only loss and of pairs elsewhere; a list that has both kinds takes an object.
+ */
+export type Normalizer = 'mean' | 'sum' | number | { pairs?: number; tokens?: number }
+
 /** One loss of a weighted sum. */
 export interface WeightedLoss {
   lossType: LossType
-  /** Factor of this loss in the sum. Defaults to 1. */
+  /** Factor of this loss in the sum. A loss of factor 0 takes no part. Defaults to 1. */
   weight?: number
 }
 
@@ -158,12 +171,20 @@ export interface LossOptions {
   discopopTau?: number
   /** Use a reference log-prob of 0. Defaults to false. */
   referenceFree?: boolean
-  /** Divergence whose scores replace the log-ratios in losses of their difference. Defaults to 'reverse_kl'. */
+  /**
+   * Divergence whose scores replace the log-ratios in losses of their difference. 'sigmoid_norm', 'ipo_norm', and 'ipo'
+   * on means, divide the score of the whole sequence's log-ratio by its length. Defaults to 'reverse_kl'.
+   */
   fDivergence?: FDivergence
   /** α of the 'alpha' divergence. Defaults to 0.5. */
   alpha?: number
   /** The log-probs are means over active tokens, not sums. Defaults to false. */
   averageLogProb?: boolean
+  /**
+   * What the loss and its gradient are divided by; `accuracy` and `margin` stay means over this call's pairs. Only 'mean'
+   * for 'aot' and 'aot_unpaired'. Defaults to 'mean'.
+   */
+  normalizer?: Normalizer
 }
 
 /** Where and how a call runs. */
@@ -240,17 +261,21 @@ export interface PreferencePairs {
   referenceChosen?: ArrayLike<number>
   /** `[P]` log-probs of the rejected sequences under the reference. */
   referenceRejected?: ArrayLike<number>
-  /** `[P]` active tokens of the chosen sequences. */
+  /**
+   * `[P]` active tokens of the chosen sequences, for the losses that divide by them: 'sft'; 'sigmoid_norm', 'ipo_norm',
+   * 'simpo' and 'orpo' of sums; and 'sigmoid_norm', 'ipo_norm' and 'ipo' of means under an f-divergence, which has to be
+   * taken of the sums.
+   */
   chosenLengths?: ArrayLike<number>
   /** `[P]` active tokens of the rejected sequences. */
   rejectedLengths?: ArrayLike<number>
-  /** `[P]` factor of each pair's loss; treated as a constant. Defaults to 1. */
+  /** `[P]` factor of each pair's loss; treated as a constant. A pair of factor 0 takes no part. Defaults to 1. */
   pairWeights?: ArrayLike<number>
 }
 
 /** Result of `preferenceLoss`. */
 export interface PreferenceLoss {
-  /** Mean of `losses`. */
+  /** Mean of `losses`; with a `normalizer`, their sum divided by it. */
   loss: number
   /** `[P]` */
   losses: Float64Array
@@ -262,7 +287,10 @@ export interface PreferenceLoss {
   accuracy: number
   /** Mean of chosen reward - rejected reward. */
   margin: number
-  /** `[P]` each: d loss / d log-prob of the chosen and the rejected sequences. */
+  /**
+   * `[P]` each: d loss / d log-prob of the chosen and the rejected sequences. Under `ldAlpha` the log-prob of 'sft' is
+   * another one, and what it adds to d loss / d logits is not in here.
+   */
   gradient: { chosen: Float64Array; rejected: Float64Array }
 }
 

@@ -80,7 +80,11 @@ function jobOf({ rows, targets, sequences = [rows.length], tokens = {}, coeffici
       states,
       coefficients: Float64Array.from(coefficients ?? sequences.map(() => 1)),
     },
-  } satisfies Job & { tokens: Tokens; policy: Required<Omit<ForwardStage, 'head'>>; gradient: GradientStage }
+  } satisfies Job & {
+    tokens: Tokens
+    policy: Required<Omit<ForwardStage, 'head' | 'plainLogProbs'>>
+    gradient: GradientStage
+  }
 }
 
 function evaluate(problem: Case) {

@@ -121,6 +121,7 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
   // Arrays the job reads.
   tokens.targets = arrays.next<int32_t>();
   tokens.weights = arrays.next<double>();
+  tokens.plainWeights = arrays.next<double>();
   tokens.offsets = arrays.next<int32_t>();
   tokens.counts = arrays.next<int32_t>();
   tokens.sequences = arrays.length();
@@ -180,6 +181,8 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
     constants.alpha = numbers;
     constants.divergence = Divergence(numbers.integer());
     constants.average = numbers.integer() != 0;
+    constants.pairDivisor = numbers;
+    constants.tokenDivisor = numbers;
     for (int64_t left = numbers.integer(); left > 0; --left) {
       LossTerm& term = loss.terms.list[loss.terms.count++];
       term.type = LossType(numbers.integer());

@@ -9,11 +9,11 @@
 namespace fpl {
 
 // Changes with the arguments and their order; lib refuses a binary with another.
-constexpr int kJobVersion = 5;
+constexpr int kJobVersion = 6;
 
 // Bytes of one array's slot in the arena, and the most arrays of a job.
 constexpr size_t kArenaSlot = 64;
-constexpr size_t kMostArrays = 44;
+constexpr size_t kMostArrays = 45;
 
 // Reads the arguments from the one numbered `first` on. The pointers in `job` are those of the caller's arrays, or of
 // the slots of `arena` where small ones have been put.

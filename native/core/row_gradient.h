@@ -17,6 +17,7 @@ struct RowGradient {
 // `coefficient`: d loss / d logProb of the row.
 FPL_HD inline RowGradient rowGradient(const TokenState& token, double coefficient, double inverseTemperature) {
   RowGradient out;
+  if (coefficient == 0) return out;  // whatever the row holds
   const double slope = coefficient * inverseTemperature;
   out.atLabel = float(slope * token.complement);
   // The magnitude goes into the unit and leaves a factor in [1/2, 1), so that only results below float32 vanish; but no

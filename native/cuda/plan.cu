@@ -93,6 +93,7 @@ void Plan::place(Layout& layout) {
       on_.tokens.counts = layout.input(tokens.counts, sequences);
     }
     on_.tokens.weights = layout.input(tokens.weights, count);
+    on_.tokens.plainWeights = gathers ? layout.input(tokens.plainWeights, count) : nullptr;
     on_.tokens.offsets = layout.input(tokens.offsets, sequences + 1);
   }
   PreferenceLoss& l = on_.loss;
@@ -151,6 +152,12 @@ void Plan::place(Layout& layout) {
     l.chosenLengths = layout.scratch<double>(pairs);
     l.rejectedLengths = layout.scratch<double>(pairs);
     if (hasGradient()) on_.gradient.coefficients = layout.scratch<double>(sequences);
+    if (tokens.plainWeights) {
+      on_.policy.plainLogProbs = layout.scratch<double>(sequences);
+      on_.gradient.plainCoefficients = layout.scratch<double>(sequences);
+      l.plainChosen = layout.scratch<double>(pairs);
+      l.gradPlain = layout.scratch<double>(pairs);
+    }
   }
   if (job_.hasLoss) index_.ranks = layout.scratch<int32_t>(3 * pairs);
   if (job_.hasPolicy) {
@@ -256,7 +263,8 @@ void Plan::enqueueValues(Stream stream) {
   if (job_.hasReference) enqueueForward(on_.reference, job_.reference.logits, stream);
   if (!job_.hasLoss) return;
   preferenceLoss(on_.loss, job_.hasPolicy ? &on_.policy : nullptr, job_.hasReference ? &on_.reference : nullptr,
-                 on_.tokens, index_, hasGradient() ? on_.gradient.coefficients : nullptr, stream);
+                 on_.tokens, index_, hasGradient() ? on_.gradient.coefficients : nullptr,
+                 on_.gradient.plainCoefficients, stream);
 }
 
 void Plan::enqueue(Stream stream) {
