@@ -1,8 +1,6 @@
 // Work off the main thread, one job after the other in the order they came.
 #pragma once
 
-#include <napi.h>
-
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -12,6 +10,7 @@
 #include <thread>
 
 #include "../core/job.h"
+#include "napi.h"
 
 namespace fpl {
 

@@ -2,9 +2,8 @@
 // lib, and lib/backends/native.ts puts them in this order.
 #pragma once
 
-#include <napi.h>
-
 #include "../core/job.h"
+#include "napi.h"
 
 namespace fpl {
 
