@@ -8,10 +8,12 @@ import type { JobArgument } from './job-arguments.js'
 export interface Addon {
   readonly jobVersion: number
   /** The memory whose i-th slot serves `run` for the i-th array. */
-  setArena(arena: ArrayBuffer): void
+  readonly arena: ArrayBuffer
   run(...job: JobArgument[]): void
   runAsync(id: number, ...job: JobArgument[]): Promise<boolean>
   cancel(id: number): void
+  /** An id that no other call has, whichever copy of this package makes it; for the functions of `cuda` as well. */
+  nextId(): number
   availableThreads(): number
   readonly cuda: CudaFunctions
   /** Seconds of a sweep over the bytes of `buffer`; see native/cpu/limits.h. */

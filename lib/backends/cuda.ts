@@ -32,12 +32,11 @@ export async function cudaPromise<T>(promise: Promise<T>): Promise<T> {
   }
 }
 
-// Numbers below these are the cpu backend's.
-let lastId = 2 ** 40
-
-/** A number for work off the calling thread. */
+/** A number for work off the calling thread, by which it can be cancelled. */
 export function nextId(): number {
-  return ++lastId
+  const native = loadNative()
+  if ('reason' in native) throw failure('ERR_BACKEND_UNAVAILABLE', native.reason)
+  return native.addon.nextId()
 }
 
 class CudaBackend implements Backend {

@@ -185,8 +185,10 @@ Napi::Object CudaBindings::functions() {
 }
 
 Napi::Value CudaBindings::open(const Napi::CallbackInfo& info) {
-  if (api_) return env_.Undefined();
   const std::string path = info[0].As<Napi::String>();
+  // Another copy of the package may have opened it.
+  if (api_ && path == path_) return env_.Undefined();
+  if (api_) return Napi::String::New(env_, path_ + " is open already, and " + path + " cannot be opened beside it");
   std::string reason;
   const GetApi get = openLibrary(path, reason);
   if (!get) return Napi::String::New(env_, reason);
@@ -198,6 +200,7 @@ Napi::Value CudaBindings::open(const Napi::CallbackInfo& info) {
   int32_t count = 0;
   if (!api->deviceCount(&count, &problem)) return Napi::String::New(env_, problem.message);
   api_ = api;
+  path_ = path;
   context_ = api->createContext();
   return env_.Undefined();
 }

@@ -15,12 +15,12 @@
 //   beginCapture(device, stream), endCapture(device, stream), launchGraph(device, graph, stream), destroyGraph(graph)
 #pragma once
 
-#include <napi.h>
-
 #include <functional>
+#include <string>
 
 #include "../cuda/api.h"
 #include "async_queue.h"
+#include "napi.h"
 
 namespace fpl {
 
@@ -50,6 +50,7 @@ class CudaBindings {
   Napi::Env env_;
   AsyncQueue& queue_;
   const cuda::Api* api_ = nullptr;
+  std::string path_;  // of the library
   cuda::Context* context_ = nullptr;
 };
 
