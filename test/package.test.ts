@@ -226,3 +226,16 @@ test('the addon knows the losses of the js backend, in the same order', () => {
   expect(addon.lossNames).toEqual(Object.keys(LOSSES))
   expect(addon.instructionSets).toEqual(library.getBackends().cpu.instructionSets)
 })
+
+// Other addons in the process have a C++ library of their own, or another version of the same.
+test.skipIf(process.platform !== 'linux')(
+  'the addon compiled here shows its entry points and nothing else',
+  async () => {
+    const built = join(root, 'build/Release/fused_preference_loss.node')
+    const { stdout } = await execute('nm', ['--dynamic', '--defined-only', built])
+    expect(Array.from(stdout.matchAll(/(\S+)$/gm), ([name]) => name).sort()).toEqual([
+      'napi_register_module_v1',
+      'node_api_module_get_api_version_v1',
+    ])
+  },
+)

@@ -19,7 +19,7 @@ import {
   sequenceLogProbsSync,
 } from '../lib/index.js'
 import type { FusedOptions, Logits } from '../lib/types.js'
-import { bytes, DIST, gaussian, NATIVE, OUTPUTS, random, TARGETS } from './support.js'
+import { bytes, CUDA, DIST, gaussian, NATIVE, OUTPUTS, random, TARGETS } from './support.js'
 
 /** Numbers that are quick to make, and of which no loss is trivial. */
 function ramp(length: number): Float32Array {
@@ -448,9 +448,13 @@ describe('life and death', () => {
       let error
       try { await fpl.fusedPreferenceLoss(logits, new Int32Array(8), options) } catch (caught) { error = caught }
       const { losses } = fpl.fusedPreferenceLossSync(logits, new Int32Array(8), options)
-      console.error(error instanceof Error, losses.length)`,
+      console.error(error instanceof Error, losses.length)
+      if (!fpl.getBackends().cuda.available) process.exit()
+      const { DeviceBuffer } = await import(${JSON.stringify(new URL('cuda/index.mjs', DIST).href)})
+      const memory = new DeviceBuffer(4)
+      await memory.copyFromAsync(new Float32Array(1)).catch((caught) => console.error(caught instanceof Error))`,
       )
-      expect(await childExit(path)).toEqual([0, null, 'true 1\n'])
+      expect(await childExit(path)).toEqual([0, null, `true 1\n${CUDA.length > 0 ? 'true\n' : ''}`])
     },
   )
 
