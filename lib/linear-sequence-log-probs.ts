@@ -6,6 +6,7 @@ import type { ForwardStage, Job } from './backends/backend.js'
 import { addTokenOutputs, copyTokenOutputs, forwardStage, keepStates } from './forward-stage.js'
 import { type HeadSource, headOf } from './head.js'
 import { HEAD_GRADIENT_OPTIONS, headDestinations } from './head-gradients.js'
+import { keep } from './kept.js'
 import { optionsObject } from './options.js'
 import { RUN_OPTIONS, type Runner, run, runnerOf } from './run.js'
 import { checkDeviceLabels, TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
@@ -94,12 +95,13 @@ function plan(
 function result(planned: Plan): LinearSequenceLogProbs {
   const { policy, tokenPlan } = planned
   checkDeviceLabels(tokenPlan.tokens, policy.logits.vocab)
-  const sums: LinearSequenceLogProbs = {
+  const sums = {
     logProbs: policy.logProbs,
     // A copy: what the caller does with it must not reach `backward`.
     tokenCounts: tokenPlan.tokens.counts.slice(),
-    backward: (gradient, request, options) => backward(planned, gradient, request, options),
-  }
+    backward: (gradient, request, options) => backward(kept(), gradient, request, options),
+  } as LinearSequenceLogProbs
+  const kept = keep(sums, planned)
   copyTokenOutputs(policy, tokenPlan, sums)
   return sums
 }

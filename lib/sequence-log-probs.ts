@@ -5,6 +5,7 @@ import { checkUnchanged, type NamedArray, numbers, type Watched } from './arrays
 import type { ForwardStage, Job } from './backends/backend.js'
 import { failure } from './errors.js'
 import { addTokenOutputs, copyTokenOutputs, forwardStage, keepStates } from './forward-stage.js'
+import { keep } from './kept.js'
 import { optionsObject } from './options.js'
 import { RUN_OPTIONS, type Runner, run, runnerOf } from './run.js'
 import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf, watchTensor } from './tensor.js'
@@ -85,17 +86,19 @@ function result(planned: Plan): SequenceLogProbs {
   const { policy, tokenPlan } = planned
   checkDeviceLabels(tokenPlan.tokens, policy.logits.vocab)
   let overwritten = false
-  const sums: SequenceLogProbs = {
+  const sums = {
     logProbs: policy.logProbs,
     // A copy: what the caller does with it must not reach `backward`.
     tokenCounts: tokenPlan.tokens.counts.slice(),
     backward(gradient, options) {
+      const call = kept()
       if (overwritten) throw failure('ERR_DISPOSED', 'backward: an earlier call has overwritten the logits')
-      const out = backward(planned, gradient, options)
-      overwritten = out.rows === planned.logits.rows
+      const out = backward(call, gradient, options)
+      overwritten = out.rows === call.logits.rows
       return logitsOf(out)
     },
-  }
+  } as SequenceLogProbs
+  const kept = keep(sums, planned)
   copyTokenOutputs(policy, tokenPlan, sums)
   return sums
 }

@@ -229,18 +229,34 @@ export interface TokenOutputs {
   sumSquaredProbs?: Float32Array
 }
 
+/** The method that `using` calls, where the type libraries of the caller know it. */
+type Using = SymbolConstructor extends { readonly dispose: infer Dispose extends symbol }
+  ? { [key in Dispose]: () => void }
+  : object
+
+/** A result that keeps the arrays of its call for `backward`. */
+export interface KeepsArrays extends Using {
+  /**
+   * Lets go of the logits (of hidden, weight and bias), and of what was noted of each row: four numbers. Without it they
+   * stay in memory for as long as the result does, its numbers alone being in use. `backward` then throws
+   * `ERR_DISPOSED`; the numbers stay. A second call does nothing.
+   */
+  dispose(): void
+}
+
 /**
  * Result of `sequenceLogProbs`. The per-token arrays are `[B, T']`, T' = T - 1 with `shift` and T without, indexed by
  * the position of the logits; packed, they are `[tokens]`, with nothing at each sequence's last position under `shift`.
  */
-export interface SequenceLogProbs extends TokenOutputs {
+export interface SequenceLogProbs extends TokenOutputs, KeepsArrays {
   /** `[B]` sum (mean with `averageLogProb`) of the active tokens' log-probs. */
   logProbs: Float64Array
   /** `[B]` number of active tokens. */
   tokenCounts: Int32Array
   /**
    * Gradient of Σ_b gradient[b] · logProbs[b] with respect to the logits, on the calling thread. The logits must still
-   * hold their values; once it has overwritten them it cannot be called again (`ERR_DISPOSED`).
+   * hold their values, and stay in memory until the result is gone or disposed of; once `backward` has overwritten them
+   * it cannot be called again (`ERR_DISPOSED`).
    * @param gradient `[B]`
    * @param options `out`: array to write into, or 'in-place' to overwrite the logits. Defaults to a new array.
    *   `zeroInactive`: as in {@link FusedOptions}.
@@ -374,7 +390,8 @@ export interface HeadGradients {
 export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward'> {
   /**
    * Gradients of Σ_b gradient[b] · logProbs[b], on the calling thread. Hidden, weight and bias must still hold their
-   * values, and labels and mask too where they are in device memory.
+   * values, and labels and mask too where they are in device memory. They stay in memory until the result is gone or
+   * disposed of.
    * @param gradient `[B]`
    * @param request which gradients; defaults to new arrays for all there are.
    * @param options whether to add to the arrays that are given, and what becomes of rows that predict nothing.

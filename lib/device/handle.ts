@@ -12,8 +12,8 @@ const forgotten = new FinalizationRegistry<() => void>((release) => {
   }
 })
 
-// Symbol.dispose is newer than Node 20.
-const disposeSymbol: typeof Symbol.dispose = Symbol.dispose ?? Symbol.for('Symbol.dispose')
+/** The key of `using`. Symbol.dispose is newer than Node 20; compilers of `using` then take this one. */
+export const disposeSymbol: typeof Symbol.dispose = Symbol.dispose ?? Symbol.for('Symbol.dispose')
 
 /** A handle, and how to give it back. */
 export abstract class Handle {
