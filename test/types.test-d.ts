@@ -1,7 +1,11 @@
 /**
  * The types a user of the package sees.
  */
+import type { Array as JaxArray } from '@jax-js/jax'
+import * as tf from '@tensorflow/tfjs-core'
 import { expectTypeOf, test } from 'vitest'
+import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/adapters/jax.js'
+import * as tfjs from '../lib/adapters/tfjs.js'
 import {
   type Backends,
   type DeviceMemory,
@@ -89,4 +93,38 @@ test('misspelt names and wrong types do not compile', () => {
   preferenceLossSync({ chosen: [-1], rejected: [-2] }, { weighting: 'wpo' })
   // @ts-expect-error a reference has both log-probs
   fusedPreferenceLossSync(logits, labels, { reference: { chosen: [-1] } })
+})
+
+test('adapters do not take what they decide themselves', () => {
+  const tensor = tf.zeros([2, 3, 5])
+  const reference = { chosen: tf.zeros([1]), rejected: [-1] }
+  tfjs.preferenceLoss(tensor, labels, { reference, mask: tensor, gradient: 'in-place' })
+  tfjs.preferenceLoss(tensor, labels, { reference: { logits: tensor } })
+  tfjs.preferenceLoss(tensor, labels, { reference: { logits } })
+  // @ts-expect-error all of the gradient is written
+  tfjs.preferenceLoss(tensor, labels, { reference, zeroInactive: false })
+  // @ts-expect-error the gradient goes to TensorFlow.js
+  tfjs.preferenceLoss(tensor, labels, { reference, gradient: true })
+  // @ts-expect-error there is only one other place
+  tfjs.sequenceLogProbs(tensor, labels, { gradient: 'inplace' })
+  // @ts-expect-error the options of the core are no options of the op
+  tfjs.sparseSoftmaxCrossEntropy(tensor, labels, { beta: 1 })
+  const weight = tf.zeros([7, 5])
+  tfjs.linearPreferenceLoss(tensor, weight, labels, { reference, tokenWeights: tensor, transposed: false })
+  // @ts-expect-error TensorFlow.js asks for the gradients it needs
+  tfjs.linearPreferenceLoss(tensor, weight, labels, { reference, gradient: true })
+  // @ts-expect-error TensorFlow.js adds gradients up
+  tfjs.linearPreferenceLoss(tensor, weight, labels, { reference, accumulate: true })
+  // @ts-expect-error all of the gradients are written
+  tfjs.linearPreferenceLoss(tensor, weight, labels, { reference, zeroInactive: true })
+  // @ts-expect-error there are no logits to overwrite
+  tfjs.linearSequenceLogProbs(tensor, weight, labels, { gradient: 'in-place' })
+
+  const step = preferenceValueAndGrad((params: JaxArray) => params)
+  type Options = NonNullable<Parameters<typeof step>[3]>
+  expectTypeOf<Extract<keyof Options, 'gradient' | 'zeroInactive'>>().toBeNever()
+  const linearStep = linearPreferenceValueAndGrad((params: JaxArray) => ({ hidden: params, weight: params }))
+  type LinearOptions = NonNullable<Parameters<typeof linearStep>[3]>
+  type Owned = 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'
+  expectTypeOf<Extract<keyof LinearOptions, Owned>>().toBeNever()
 })
