@@ -28,7 +28,7 @@ export async function readRun(path: string): Promise<Run> {
   const notes: string[] = []
   const steps = new Map<number, Record<string, unknown>>()
   let step = -1
-  for await (const line of linesOf(createReadStream(path))) {
+  for await (const line of linesOf(createReadStream(path), path)) {
     let metrics: Record<string, unknown>
     try {
       metrics = parseLine(line)
