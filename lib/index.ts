@@ -39,6 +39,7 @@ export type {
   PreferencePairs,
   Reference,
   RunOptions,
+  SequenceLayout,
   SequenceLogProbs,
   SequenceOptions,
   TokenOptions,

@@ -88,6 +88,8 @@ export function pairedResult({ tokenPlan, policy, loss }: PairedCall): FusedPref
   fused.chosenLogProbs = loss.chosen
   fused.rejectedLogProbs = loss.rejected
   fused.tokenCounts = tokenPlan.tokens.counts
+  fused.layout = { pairs: tokenPlan.pairs!, shift: tokenPlan.shift }
+  if (tokenPlan.packed) fused.layout.sequenceOffsets = tokenPlan.tokens.offsets
   copyTokenOutputs(policy, tokenPlan, fused)
   return fused
 }

@@ -331,6 +331,16 @@ export interface FusedOptions extends TokenOptions, LossOptions, RunOptions {
   zeroInactive?: boolean
 }
 
+/** Which sequences a call has compared, and where its labels stood. */
+export interface SequenceLayout {
+  /** `[2 P]` (chosen sequence, rejected sequence) per pair. */
+  pairs: Int32Array
+  /** Whether logits at position t predicted the label at t + 1. */
+  shift: boolean
+  /** `[S + 1]` of packed sequences. */
+  sequenceOffsets?: Int32Array
+}
+
 /** Result of `fusedPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
 export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
   /** `[P]` policy log-probs of the chosen sequences. */
@@ -339,6 +349,8 @@ export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
   rejectedLogProbs: Float64Array
   /** `[B]` number of active tokens of each sequence. */
   tokenCounts: Int32Array
+  /** How the call read its sequences: what the per-token arrays and `tokenCounts` need to be understood. */
+  layout: SequenceLayout
   /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). Present when `gradient` asked for it. */
   gradLogits?: Logits
 }
