@@ -262,11 +262,17 @@ describe('readPreferences', () => {
           prompt: '<system>Be brief.</><user>Why?</><assistant>Because.</><user>Why?</><assistant>',
         },
       ])
-      const { error } = await until(read(json({ ...inside, prompt: 'How?' }), { chatTemplate }))
-      expect(error).toMatchObject({
-        code: 'ERR_INVALID_ARG_VALUE',
-        message: expect.stringMatching(/^data:1\.prompt is text that no turn before the completions has: leave it out/),
-      })
+      for (const prompt of ['How?', 'Because.']) {
+        const { error } = await until(read(json({ ...longer, prompt }), { chatTemplate }))
+        expect(error).toMatchObject({
+          code: 'ERR_INVALID_ARG_VALUE',
+          message: expect.stringMatching(
+            /^data:1\.prompt is text that no turn before the completions has: leave it out/,
+          ),
+        })
+      }
+      const half = { ...inside, chosen: [say('So.')] }
+      expect((await until(read(json(half), { chatTemplate }))).error?.message).toMatch(/share no first turn/)
     })
 
     /** Shows every field of a turn. */
@@ -340,6 +346,13 @@ describe('readPreferences', () => {
         [user, say('So.'), other, say('Else.')],
         ' So.\n\nAssistant: Then.',
         ' So.\n\nHuman: Or else?\n\nAssistant: Else.',
+      ],
+      [
+        'of which the other does',
+        [user, say('So.'), then, say('Then.')],
+        [user, say('So.'), say('Else.')],
+        ' So.\n\nHuman: And then?\n\nAssistant: Then.',
+        ' So.\n\nAssistant: Else.',
       ],
     ])('that %s are split as text is', async (_, chosen, rejected, chosenText, rejectedText) => {
       const [record] = await all(read(json({ chosen, rejected }), { chatTemplate: asText }))
@@ -708,12 +721,16 @@ describe('preferenceBatches', () => {
     const cases: [Partial<BatchOptions>, number[], number[]][] = [
       [{ maxLength: 8, eosId: 26 }, [2, 3, 4, 5, 6, 7, 8, 26], [2, 3, 4, 5, 6, 13, 26, 0]],
       [{ maxLength: 9, eosId: 26 }, [1, 2, 3, 4, 5, 6, 7, 8, 26], [1, 2, 3, 4, 5, 6, 13, 26, 0]],
-      // Where it is there already, no second one needs any.
+      // The longer completion counts, whichever it is; where the token is there already, no second one needs any.
       [{ maxLength: 8, eosId: 8 }, [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6, 13, 8]],
     ]
-    for (const [options, ...wanted] of cases) {
-      const [batch] = await all(batches([short], { onWarning: () => {}, ...options }))
-      expect(Array.from(batch.inputIds)).toEqual(wanted.flat())
+    for (const [options, chosen, rejected] of cases) {
+      const turned = { ...short, chosen: short.rejected, rejected: short.chosen }
+      const made = await all(batches([short, turned], { onWarning: () => {}, batchSize: 1, ...options }))
+      expect(made.map(({ inputIds }) => Array.from(inputIds))).toEqual([
+        [...chosen, ...rejected],
+        [...rejected, ...chosen],
+      ])
     }
   })
 
@@ -801,6 +818,12 @@ describe('preferenceBatches', () => {
       const result = await shown(record, { bosId: BOS, eosId: EOS })
       expect(result.sequences).toEqual(sequences)
       expect(result.warnings).toEqual(messages.map((message) => expect.stringMatching(message)))
+    })
+
+    test('a warning for each kind of token', async () => {
+      const record = { prompt: '<s>p', chosen: '<s>c</s>', rejected: 'r<pad>' }
+      const { warnings } = await shown(record, { bosId: BOS, eosId: EOS, ignoreIndex: 1002 })
+      expect(warnings).toHaveLength(4)
     })
 
     test('they are nobody’s business without the option', async () => {

@@ -186,6 +186,13 @@ describe('stepMetrics', () => {
     const cases: [string, FusedOptions, Partial<StepOptions>, Labels, number][] = [
       ['64-bit labels', {}, {}, BigInt64Array.from(labels, BigInt), 3 / 4],
       ['pairs', { pairs: [2, 0, 2, 1] }, { pairs: [2, 0, 2, 1] }, labels, 1 / 2],
+      [
+        'a chosen sequence of two pairs counts once',
+        { pairs: [0, 1, 0, 2, 3, 1], reference: { chosen: [0, 0, 0], rejected: [0, 0, 0] } },
+        {},
+        labels,
+        2 / 3,
+      ],
       ['one pair of four', { pairs: [3, 0], reference: { chosen: [0], rejected: [0] } }, { pairs: [3, 0] }, labels, 1],
       ['without a shift', { shift: false }, { shift: false }, unshifted, 2 / 4],
       ['masked', { mask: [0, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1] }, {}, labels, 1],
