@@ -2,7 +2,7 @@
  * `build`: compiles the addon on this machine, for platforms without a binary in the package. Never run by an install.
  */
 import { type SpawnOptions, spawnSync } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { readArguments } from './arguments.js'
@@ -37,19 +37,14 @@ export const command: Command = {
 /** The folder whose node_modules has the build tools: the package's own in a clone, else one they are installed in. */
 function toolsFolder(): string | undefined {
   const names = ['cmake-js', 'node-addon-api']
-  try {
-    const load = createRequire(join(packageRoot, 'x.js'))
-    for (const name of names) load.resolve(`${name}/package.json`)
-    return packageRoot
-  } catch {
-    // Beside the build folder, which cmake-js empties.
-    const folder = join(packageRoot, 'build-tools')
-    const dependencies = Object.fromEntries(names.map((name) => [name, manifest.devDependencies[name]]))
-    console.log(`Installing ${names.join(' and ')} in ${folder}`)
-    mkdirSync(folder, { recursive: true })
-    writeFileSync(join(folder, 'package.json'), JSON.stringify({ private: true, dependencies }))
-    return install(folder) === 0 ? folder : undefined
-  }
+  if (names.every((name) => existsSync(join(packageRoot, 'node_modules', name)))) return packageRoot
+  // Beside the build folder, which cmake-js empties.
+  const folder = join(packageRoot, 'build-tools')
+  const dependencies = Object.fromEntries(names.map((name) => [name, manifest.devDependencies[name]]))
+  console.log(`Installing ${names.join(' and ')} in ${folder}`)
+  mkdirSync(folder, { recursive: true })
+  writeFileSync(join(folder, 'package.json'), JSON.stringify({ private: true, dependencies }))
+  return install(folder) === 0 ? folder : undefined
 }
 
 /** On Windows npm is a script, which needs a shell: that gets neither the folder, which may hold spaces, nor a version. */
