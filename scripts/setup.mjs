@@ -6,6 +6,8 @@ import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { nvcc } from './nvcc.mjs'
+import { distIsCurrent } from './shipped.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const bin = (name) => join(root, 'node_modules', '.bin', process.platform === 'win32' ? `${name}.cmd` : name)
@@ -27,16 +29,18 @@ if (newest('node_modules/.package-lock.json') < newest('package-lock.json')) {
 }
 
 const nativeSources = Math.max(newest('native'), newest('CMakeLists.txt'))
-if (newest('build/Release/fused_preference_loss.node') < nativeSources) {
-  console.log('setup: compiling the addon')
+const compiler = nvcc()
+const built = ['fused_preference_loss.node', ...(compiler ? ['fused_preference_loss_cuda.so'] : [])]
+if (built.some((name) => newest(`build/Release/${name}`) < nativeSources)) {
+  console.log(`setup: compiling the addon${compiler ? ' and the CUDA library' : ''}`)
   // The kernels of the CUDA backend are tested on the host.
   const options = process.platform === 'win32' ? [] : ['--CDFPL_HOST_EXECUTION=ON']
+  if (compiler) options.push(`--CDCMAKE_CUDA_COMPILER=${compiler}`)
   run(bin('cmake-js'), ['configure', '--log-level', 'error', ...options])
   run(bin('cmake-js'), ['compile', '--log-level', 'error', ...options])
 }
 
-const librarySources = Math.max(newest('lib'), newest('tsdown.config.ts'), newest('package.json'))
-if (newest('dist/index.mjs') < librarySources) {
+if (!distIsCurrent()) {
   console.log('setup: building dist')
   run(bin('tsdown'), ['--logLevel', 'warn'])
 }
