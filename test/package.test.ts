@@ -212,12 +212,36 @@ describe('in a project of its own', () => {
     const names = `fusedPreferenceLossSync, getBackends, type FusedPreferenceLoss, type Logits`
     writeFileSync(join(project, 'a.mts'), `import { ${names} } from 'fused-preference-loss'\n${body}`)
     writeFileSync(join(project, 'b.cts'), `import { ${names} } from 'fused-preference-loss'\n${body}`)
-    const compilerOptions = { module: 'NodeNext', target: 'ES2022', strict: true, noEmit: true, types: ['node'] }
-    writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['a.mts', 'b.cts'] }))
+    expect(await compile(['a.mts', 'b.cts'], { types: ['node'] })).toBe('')
+  })
+
+  test('types that are checked themselves, without those of Node.js', async () => {
+    const names = ['', '/cuda', '/data', '/metrics', '/onnxruntime'].map((name) => `'fused-preference-loss${name}'`)
+    const imports = names.map((name, i) => `import * as part${i} from ${name}\nexport { part${i} }`)
+    writeFileSync(join(project, 'all.mts'), imports.join('\n'))
+    const options = { types: [], skipLibCheck: false }
+    expect(await compile(['all.mts'], { ...options, lib: ['ES2022', 'DOM'] })).toBe('')
+    expect(await compile(['all.mts'], { ...options, lib: ['ESNext', 'DOM'] })).toBe('')
+    const using = `
+      import { DeviceBuffer, Stream } from 'fused-preference-loss/cuda'
+      export function use(): Disposable {
+        using buffer = new DeviceBuffer(4)
+        using stream = new Stream()
+        return buffer.byteLength > 0 ? buffer : stream
+      }
+    `
+    writeFileSync(join(project, 'using.mts'), using)
+    expect(await compile(['using.mts'], { ...options, lib: ['ESNext', 'DOM'] })).toBe('')
+  })
+
+  /** What the TypeScript compiler says of these files. */
+  async function compile(files: string[], options: object): Promise<string> {
+    const compilerOptions = { module: 'NodeNext', target: 'ES2022', strict: true, noEmit: true, ...options }
+    writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files }))
     const compiler = createRequire(import.meta.url).resolve('typescript/bin/tsc')
     const { stdout } = await execute(process.execPath, [compiler, '--project', project]).catch((error) => error)
-    expect(stdout).toBe('')
-  })
+    return stdout
+  }
 })
 
 test('the addon knows the losses of the js backend, in the same order', () => {

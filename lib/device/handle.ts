@@ -12,10 +12,18 @@ const forgotten = new FinalizationRegistry<() => void>((release) => {
   }
 })
 
-/** The key of `using`. Symbol.dispose is newer than Node 20; compilers of `using` then take this one. */
-export const disposeSymbol: typeof Symbol.dispose = Symbol.dispose ?? Symbol.for('Symbol.dispose')
+/** The key of `using`, which is newer than some versions of Node 20. */
+export const disposeSymbol: symbol = Symbol.dispose ?? Symbol.for('Symbol.dispose')
+
+/** What `using` asks for, where the compiler knows of it: to others the types of this package must make sense too. */
+export type ForUsing = SymbolConstructor extends { readonly dispose: infer S extends symbol }
+  ? { [K in S]: () => void }
+  : object
+
+export interface Handle extends ForUsing {}
 
 /** A handle, and how to give it back. */
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the method is put on the prototype below
 export abstract class Handle {
   #value: number | undefined
   readonly #release: () => void
@@ -40,8 +48,12 @@ export abstract class Handle {
     forgotten.unregister(this)
     this.#release()
   }
-
-  [disposeSymbol](): void {
-    this.dispose()
-  }
 }
+
+Object.defineProperty(Handle.prototype, disposeSymbol, {
+  value(this: Handle): void {
+    this.dispose()
+  },
+  writable: true,
+  configurable: true,
+})
