@@ -221,7 +221,6 @@ describe('in a project of its own', () => {
     writeFileSync(join(project, 'all.mts'), imports.join('\n'))
     const options = { types: [], skipLibCheck: false }
     expect(await compile(['all.mts'], { ...options, lib: ['ES2022', 'DOM'] })).toBe('')
-    expect(await compile(['all.mts'], { ...options, lib: ['ESNext', 'DOM'] })).toBe('')
     const using = `
       import { DeviceBuffer, Stream } from 'fused-preference-loss/cuda'
       export function use(): Disposable {
@@ -231,7 +230,7 @@ describe('in a project of its own', () => {
       }
     `
     writeFileSync(join(project, 'using.mts'), using)
-    expect(await compile(['using.mts'], { ...options, lib: ['ESNext', 'DOM'] })).toBe('')
+    expect(await compile(['all.mts', 'using.mts'], { ...options, lib: ['ESNext', 'DOM'] })).toBe('')
   })
 
   /** What the TypeScript compiler says of these files. */
