@@ -230,7 +230,7 @@ export interface TokenOutputs {
 }
 
 /** The method that `using` calls, where the type libraries of the caller know it. */
-type Using = SymbolConstructor extends { readonly dispose: infer Dispose extends symbol }
+export type Using = SymbolConstructor extends { readonly dispose: infer Dispose extends symbol }
   ? { [key in Dispose]: () => void }
   : object
 

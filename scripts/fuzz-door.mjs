@@ -1,8 +1,11 @@
 /**
  * Random calls from JavaScript with hostile values in them: every call gives its result or throws an error of this
  * package, what a call that throws could have written is as it was, and an honest call in between gives what it always
- * gave. Run under `npm run fuzz`, or alone with the number of seconds.
+ * gave. Run under `npm run fuzz`, or alone:
+ *
+ *   node scripts/fuzz-door.mjs [--seconds N | --calls N]    10 seconds by default
  */
+import { parseArgs } from 'node:util'
 import fc from 'fast-check'
 import { HEAD_GRADIENT_OPTIONS } from '../dist/head-gradients.mjs'
 import * as index from '../dist/index.mjs'
@@ -11,7 +14,10 @@ import { PAIRED_OPTIONS } from '../dist/paired-call.mjs'
 /** As an object, whose functions are called by name. */
 const fpl = { ...index }
 
-const seconds = Number(process.argv[2] ?? 10)
+const { values: limits } = parseArgs({ options: { seconds: { type: 'string' }, calls: { type: 'string' } } })
+const seconds = Number(limits.seconds ?? (limits.calls === undefined ? 10 : Number.POSITIVE_INFINITY))
+const calls = Number(limits.calls ?? Number.POSITIVE_INFINITY)
+if (!(seconds > 0 && calls > 0)) throw new Error('--seconds and --calls are numbers > 0')
 const CODES =
   /^ERR_(INVALID_ARG_TYPE|INVALID_ARG_VALUE|OUT_OF_RANGE|SHAPE_MISMATCH|LABEL_OUT_OF_RANGE|BACKEND_UNAVAILABLE|DISPOSED)$/
 if (!fpl.getBackends().cpu.available) throw new Error(fpl.getBackends().cpu.reason)
@@ -302,7 +308,7 @@ const wanted = honest()
 const end = Date.now() + 1000 * seconds
 const seed = Date.now() & 0x7fffffff
 let round = 0
-while (Date.now() < end) {
+while (Date.now() < end && counts.calls < calls) {
   const settings = { numRuns: 2000, seed: seed + round++, endOnFailure: false }
   fc.assert(fc.property(call, sync), settings)
   await fc.assert(fc.asyncProperty(call, later), { ...settings, numRuns: 300 })

@@ -3,6 +3,7 @@
  * refers to them any more.
  */
 import { failure } from '../errors.js'
+import type { Using } from '../types.js'
 
 const forgotten = new FinalizationRegistry<() => void>((release) => {
   try {
@@ -15,12 +16,7 @@ const forgotten = new FinalizationRegistry<() => void>((release) => {
 /** The key of `using`, which is newer than some versions of Node 20. */
 export const disposeSymbol: symbol = Symbol.dispose ?? Symbol.for('Symbol.dispose')
 
-/** What `using` asks for, where the compiler knows of it: to others the types of this package must make sense too. */
-export type ForUsing = SymbolConstructor extends { readonly dispose: infer S extends symbol }
-  ? { [K in S]: () => void }
-  : object
-
-export interface Handle extends ForUsing {}
+export interface Handle extends Using {}
 
 /** A handle, and how to give it back. */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the method is put on the prototype below
