@@ -218,7 +218,7 @@ const RUN: Case[] = [
   ['threads 0', 'ERR_OUT_OF_RANGE', 'options.threads', option('threads', 0)],
   ['threads fractional', 'ERR_OUT_OF_RANGE', 'options.threads', option('threads', 1.5)],
   ['threads a string', 'ERR_INVALID_ARG_TYPE', 'options.threads', option('threads', '4')],
-  ['instructionSet unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'avx2'?", option('instructionSet', 'avx')],
+  ['instructionSet unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'avx2' or 'avx512'?", option('instructionSet', 'avx')],
   ['instructionSet of another machine', 'ERR_BACKEND_UNAVAILABLE', 'options.instructionSet', option('instructionSet', process.arch === 'arm64' ? 'avx2' : 'neon')],
   ['stream a string', 'ERR_INVALID_ARG_TYPE', 'options.stream', option('stream', '0')],
   ['stream without a GPU', 'ERR_INVALID_ARG_VALUE', 'options.stream is for the cuda backend', option('stream', 0n)],
@@ -228,7 +228,7 @@ const RUN: Case[] = [
 
 // biome-ignore format: one case a line
 const LOSS: Case[] = [
-  ['lossType unknown', 'ERR_INVALID_ARG_VALUE', "got 'sigmod', did you mean 'sigmoid'?", option('lossType', 'sigmod')],
+  ['lossType unknown', 'ERR_INVALID_ARG_VALUE', "got 'sigmod'; did you mean 'sigmoid'?", option('lossType', 'sigmod')],
   ['lossType of every object', 'ERR_INVALID_ARG_VALUE', "got 'toString'", option('lossType', 'toString')],
   ['lossType a number', 'ERR_INVALID_ARG_TYPE', 'options.lossType', option('lossType', 1)],
   ['lossType an empty list', 'ERR_INVALID_ARG_VALUE', 'options.lossType', option('lossType', [])],
@@ -272,7 +272,7 @@ const FUSED: Case[] = [
   ['reference logits without data', 'ERR_INVALID_ARG_TYPE', 'options.reference.logits.data', (c) => { c.options.reference = { logits: { shape: [4, 3, 5] } } }],
   ['reference logits on a device', 'ERR_INVALID_ARG_VALUE', 'options.reference.logits.data', (c) => { c.options.reference = { logits: { data: { ptr: 1, byteLength: 240 }, shape: [4, 3, 5] } } }],
   ['an odd batch without pairs', 'ERR_SHAPE_MISMATCH', 'odd number of sequences, 3', (c) => { c.logits = { data: ramp(45), shape: [3, 3, 5] }; c.labels = new Int32Array(9) }],
-  ['weighting unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'wpo'?", option('weighting', 'wop')],
+  ['weighting unknown', 'ERR_INVALID_ARG_VALUE', "options.weighting must be one of 'wpo'; got 'wop'", option('weighting', 'wop')],
   ['gradient a string', 'ERR_INVALID_ARG_TYPE', 'options.gradient', option('gradient', 'inplace')],
   ['gradient a plain array', 'ERR_INVALID_ARG_TYPE', 'options.gradient', option('gradient', new Array(60))],
   ['gradient too long', 'ERR_SHAPE_MISMATCH', 'options.gradient must have 60 elements', option('gradient', new Float32Array(61))],
