@@ -4,6 +4,7 @@
 import type { LossConfig, LossTerm } from './backends/backend.js'
 import { LOSSES, type LossNeeds } from './backends/js/losses.js'
 import { invalidType, invalidValue, outOfRange } from './errors.js'
+import { DEFAULTS, refuseUnused } from './loss-constants.js'
 import { finite, flag, oneOf, optionsObject, positive, unknownName } from './options.js'
 import type { FDivergence, LossOptions, LossType, WeightedLoss } from './types.js'
 
@@ -52,11 +53,11 @@ export function lossOf(options: LossOptions): LossPlan {
   const config: LossConfig = {
     terms,
     beta: positive(options.beta, 'options.beta', 0.1),
-    gamma: finite(options.gamma, 'options.gamma', 0.5),
-    rewardShift: finite(options.rewardShift, 'options.rewardShift', 0),
-    discopopTau: positive(options.discopopTau, 'options.discopopTau', 0.05),
+    gamma: finite(options.gamma, 'options.gamma', DEFAULTS.gamma),
+    rewardShift: finite(options.rewardShift, 'options.rewardShift', DEFAULTS.rewardShift),
+    discopopTau: positive(options.discopopTau, 'options.discopopTau', DEFAULTS.discopopTau),
     fDivergence,
-    alpha: finite(options.alpha, 'options.alpha', 0.5),
+    alpha: finite(options.alpha, 'options.alpha', DEFAULTS.alpha),
     average,
   }
   if (Array.isArray(lossType)) {
@@ -69,6 +70,7 @@ export function lossOf(options: LossOptions): LossPlan {
   } else {
     terms.push(termOf(lossType ?? 'sigmoid', 'options.lossType', 1, labelSmoothing))
   }
+  refuseUnused(options, terms)
   normalise(config, options.normalizer)
   const plan: LossPlan = { config, referenceFree, usesLengths: false, hasLikelihood: false }
   const diverges = fDivergence !== 'reverse_kl'

@@ -250,6 +250,13 @@ const LOSS: Case[] = [
   ['gamma NaN', 'ERR_OUT_OF_RANGE', 'options.gamma', option('gamma', Number.NaN)],
   ['rewardShift infinite', 'ERR_OUT_OF_RANGE', 'options.rewardShift', option('rewardShift', Number.NEGATIVE_INFINITY)],
   ['discopopTau 0', 'ERR_OUT_OF_RANGE', 'options.discopopTau', option('discopopTau', 0)],
+  ['labelSmoothing where no loss takes it', 'ERR_INVALID_ARG_VALUE', "options.labelSmoothing is not used by lossType 'hinge'; the losses that take it: sigmoid, robust", (c) => { c.options.lossType = 'hinge'; c.options.labelSmoothing = 0.1 }],
+  ['gamma where no loss takes it', 'ERR_INVALID_ARG_VALUE', "options.gamma is not used by lossType 'sigmoid'; the losses that take it: simpo", option('gamma', 1)],
+  ['gamma where no loss of a list takes it', 'ERR_INVALID_ARG_VALUE', "options.gamma is not used by lossType 'orpo', 'sft'", (c) => { c.options.gamma = 0; c.options.lossType = [{ lossType: 'orpo' }, { lossType: 'sft' }, { lossType: 'orpo' }] }],
+  ['rewardShift where no loss takes it', 'ERR_INVALID_ARG_VALUE', 'options.rewardShift is not used', option('rewardShift', 1)],
+  ['discopopTau where no loss takes it', 'ERR_INVALID_ARG_VALUE', 'options.discopopTau is not used', option('discopopTau', 1)],
+  ['alpha of no divergence', 'ERR_INVALID_ARG_VALUE', "options.alpha is used by fDivergence 'alpha' alone; got 2 with 'reverse_kl'", option('alpha', 2)],
+  ['alpha of another divergence', 'ERR_INVALID_ARG_VALUE', "got 2 with 'js'", (c) => { c.options.alpha = 2; c.options.fDivergence = 'js' }],
   ['alpha NaN', 'ERR_OUT_OF_RANGE', 'options.alpha', option('alpha', Number.NaN)],
   ['referenceFree a number', 'ERR_INVALID_ARG_TYPE', 'options.referenceFree', option('referenceFree', 1)],
   ['fDivergence unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'reverse_kl'?", option('fDivergence', 'reverse-kl')],
@@ -527,10 +534,22 @@ describe.each(BACKENDS)('%s accepts', (backend) => {
       },
     ],
     [
-      'labelSmoothing 1 where it is not used',
+      'constants at their defaults with a loss that does not take them',
       (c) => {
         c.options.lossType = 'hinge'
-        c.options.labelSmoothing = 1
+        Object.assign(c.options, { labelSmoothing: 0, gamma: 0.5, rewardShift: 0, discopopTau: 0.05, alpha: 0.5 })
+      },
+    ],
+    [
+      'constants that one loss of a list takes',
+      (c) => {
+        c.options.lossType = [
+          { lossType: 'ipo' },
+          { lossType: 'simpo' },
+          { lossType: 'bco_pair' },
+          { lossType: 'discopop' },
+        ]
+        Object.assign(c.options, { labelSmoothing: 0.1, gamma: 1, rewardShift: 1, discopopTau: 1 })
       },
     ],
     [

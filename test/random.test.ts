@@ -5,6 +5,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { fusedPreferenceLossSync, preferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
+import { TAKERS } from '../lib/loss-constants.js'
 import type {
   FDivergence,
   Logits,
@@ -216,8 +217,23 @@ const lossCall: fc.Arbitrary<LossCall> = fc
     if (weighted) pairs.pairWeights = list().map((x) => -x / spread)
     const lossType = terms.length === 1 ? terms[0].lossType : terms
     const takesDivergence = terms.every((term) => WITH_DIVERGENCE.includes(term.lossType))
-    return { pairs, options: { ...options, lossType, fDivergence: takesDivergence ? fDivergence : 'reverse_kl' } }
+    return {
+      pairs,
+      options: taken({ ...options, lossType, fDivergence: takesDivergence ? fDivergence : 'reverse_kl' }),
+    }
   })
+
+/** Without the constants that none of the losses takes, which are refused. */
+function taken(options: LossOptions): LossOptions {
+  const { lossType = 'sigmoid' } = options
+  const losses = typeof lossType === 'string' ? [lossType] : lossType.map((term) => term.lossType)
+  const kept = { ...options }
+  for (const [name, takers] of Object.entries(TAKERS)) {
+    if (!losses.some((loss) => takers.includes(loss))) delete kept[name as keyof typeof TAKERS]
+  }
+  if (options.fDivergence !== 'alpha') delete kept.alpha
+  return kept
+}
 
 const WITH_DIVERGENCE: readonly LossType[] = [
   'sigmoid',
@@ -250,7 +266,7 @@ function compareLoss(call: LossCall, run: RunOptions): void {
   // EXO's loss is a divergence: near its minimum, logarithms cancel.
   const floor = JSON.stringify(lossType).includes('exo_pair') ? 1e-15 : 1e-300
   const terms = Array.isArray(lossType)
-    ? lossType.map((term) => partsOf({ ...call, options: { ...call.options, lossType: [term] } }, JS.run))
+    ? lossType.map((term) => partsOf({ ...call, options: taken({ ...call.options, lossType: [term] }) }, JS.run))
     : []
   let nearby: ReturnType<typeof parts>[] | undefined
   for (const [k, [name, list]] of got.entries()) {
@@ -337,8 +353,10 @@ describe.each(NATIVE)('$name', ({ run }) => {
       const some = (list: ArrayLike<number>) =>
         Array.from(list, (x) => (next() < 0.3 ? special[Math.floor(next() * special.length)] : x))
       const drawn: PreferencePairs = { ...pairs, chosen: some(pairs.chosen), rejected: some(pairs.rejected) }
-      if (pairs.referenceChosen) drawn.referenceChosen = some(pairs.referenceChosen)
-      if (pairs.referenceRejected) drawn.referenceRejected = some(pairs.referenceRejected)
+      // A reference of NaN is refused.
+      const numbers = (list: ArrayLike<number>) => some(list).map((x) => (Number.isNaN(x) ? 0 : x))
+      if (pairs.referenceChosen) drawn.referenceChosen = numbers(pairs.referenceChosen)
+      if (pairs.referenceRejected) drawn.referenceRejected = numbers(pairs.referenceRejected)
       compareLoss({ pairs: drawn, options }, run)
     })
     fc.assert(property, { numRuns: 4000 })
