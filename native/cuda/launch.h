@@ -28,11 +28,12 @@ inline void check(cudaError_t status, const char* doing) {
 constexpr int64_t kMostBlocks = 0x7fffffff;
 
 #if defined(FPL_HOST_EXECUTION)
-#define FPL_LAUNCH(stage, kernel, blocks, threads, stream, ...)                       \
-  do {                                                                                \
-    ::fpl::cuda::host::launch(stage, stream, int64_t(blocks), threads,                \
-                              [=] { ::fpl::cuda::host::call(kernel, __VA_ARGS__); }); \
-    ::fpl::cuda::check(cudaGetLastError(), "running " stage);                         \
+#define FPL_LAUNCH(stage, kernel, blocks, threads, stream, ...)                         \
+  do {                                                                                  \
+    namespace host = ::fpl::cuda::host;                                                 \
+    host::launch(stage, host::identity(kernel), stream, int64_t(blocks), threads,       \
+                 [=](int seenBy) { return host::bound(seenBy, kernel, __VA_ARGS__); }); \
+    ::fpl::cuda::check(cudaGetLastError(), "running " stage);                           \
   } while (false)
 #else
 #define FPL_LAUNCH(stage, kernel, blocks, threads, stream, ...)              \
