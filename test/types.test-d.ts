@@ -5,6 +5,7 @@ import type { Array as JaxArray } from '@jax-js/jax'
 import * as tf from '@tensorflow/tfjs-core'
 import { expectTypeOf, test } from 'vitest'
 import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/adapters/jax.js'
+import { type ReferenceLogProbsOptions, writeReferenceLogProbs } from '../lib/adapters/onnxruntime.js'
 import * as tfjs from '../lib/adapters/tfjs.js'
 import {
   type Backends,
@@ -127,4 +128,13 @@ test('adapters do not take what they decide themselves', () => {
   type LinearOptions = NonNullable<Parameters<typeof linearStep>[3]>
   type Owned = 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'
   expectTypeOf<Extract<keyof LinearOptions, Owned>>().toBeNever()
+
+  type Told = 'mask' | 'tokenWeights' | 'pairs' | 'sequenceOffsets' | 'outputs'
+  expectTypeOf<Extract<keyof ReferenceLogProbsOptions, Told>>().toBeNever()
+  const tensor64 = { type: 'int64', dims: [1, 6], data: new BigInt64Array(6) }
+  const forward = () => ({ type: 'float32', dims: [2, 3, 5], data: new Float32Array(30) })
+  const model = { name: 'tiny', revision: 1, parts: [null, true] }
+  void writeReferenceLogProbs('file', [{ labels: tensor64, mask: tensor64 }], forward, { model, ldAlpha: 0.5 })
+  // @ts-expect-error a model is what JSON keeps
+  void writeReferenceLogProbs('file', [{ labels }], forward, { model: new Map() })
 })

@@ -89,7 +89,8 @@ const crossEntropyOptions = optionsReader([...RUN_OPTIONS, 'ignoreIndex', 'label
  * @param logits float32, `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`. Of more dimensions, all
  *   before the last two count as batch: `tf.stack([chosen, rejected])` has the layout that is wanted.
  * @param labels token ids, or an int32 tensor of them in the shape of the logits without the last dimension.
- * @param options those of `fusedPreferenceLoss`, and `onResult`.
+ * @param options those of `fusedPreferenceLoss` but `zeroInactive`, and `onResult`. Of what may be a tensor there, no
+ *   gradient is computed.
  * @throws what `fusedPreferenceLoss` throws; `ERR_DISPOSED` for a disposed tensor; `ERR_BACKEND_UNAVAILABLE` where
  *   TensorFlow.js keeps the logits in memory that cannot be read synchronously.
  */

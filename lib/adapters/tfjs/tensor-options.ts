@@ -34,6 +34,7 @@ type WithArrays<T> = Omit<T, keyof TokenTensors | 'reference'> &
 
 const PER_LABEL = ['mask', 'tokenWeights'] as const
 const OTHERS = ['pairs', 'sequenceOffsets'] as const
+const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
 /**
  * The elements of tensors among the options in place of them.
@@ -68,12 +69,10 @@ function referenceOf(reference: unknown): unknown {
     throw invalidType('options.reference', wanted, reference)
   }
   if (typeof reference !== 'object' || reference === null) return reference
-  const { chosen, rejected } = reference as TensorReference
-  if (!(chosen instanceof tf.Tensor) && !(rejected instanceof tf.Tensor)) return reference
-  const read = (value: unknown, name: string) => (value instanceof tf.Tensor ? elementsOf(value, name) : value)
-  return {
-    ...reference,
-    chosen: read(chosen, 'options.reference.chosen'),
-    rejected: read(rejected, 'options.reference.rejected'),
+  const tensors: Record<string, unknown> = {}
+  for (const name of LOG_PROBS) {
+    const value = (reference as Record<string, unknown>)[name]
+    if (value instanceof tf.Tensor) tensors[name] = elementsOf(value, `options.reference.${name}`)
   }
+  return Object.keys(tensors).length === 0 ? reference : { ...reference, ...tensors }
 }
