@@ -215,7 +215,12 @@ describe('bad input', () => {
         /at once; got an instance of Promise/,
         {},
       ],
-      ['apply gives a list with text', preferenceValueAndGrad((({ a }: Pair) => [a, 'b']) as never), /got 'b'/, {}],
+      [
+        'apply gives a list with text',
+        preferenceValueAndGrad((({ a }: Pair, of: JaxArray) => [a.mul(of), 'b']) as never),
+        /got 'b'/,
+        {},
+      ],
       ['options are null', preferenceValueAndGrad(({ a }: Pair) => a), /options must be an object/, null],
       ['an option does not exist', preferenceValueAndGrad(({ a }: Pair) => a), /'beta'/, { betta: 1 }],
       ['options are null (linear)', linearPreferenceValueAndGrad(layer), /options must be an object/, null],
@@ -243,9 +248,10 @@ describe('bad input', () => {
       const before = liveBuffers()
       const params = { a: np.array(elements, { shape }), b: np.array(elements, { shape }) }
       const kept = params.b.ref
-      const error = await step(params, scale(), labels, given as never).catch((reason) => reason)
+      const batch = np.array(elements, { shape })
+      const error = await step(params, batch, labels, given as never).catch((reason) => reason)
       expect((error as Error).message).toMatch(message)
-      expect([params.a.refCount, kept.refCount]).toEqual([0, 1])
+      expect([params.a.refCount, kept.refCount, batch.refCount]).toEqual([0, 1, 0])
       kept.dispose()
       expect(liveBuffers()).toBe(before)
     })
@@ -255,7 +261,11 @@ describe('bad input', () => {
       for (const prepare of [({ a }: Pair) => a.dispose(), (params: Pair) => params.b.dispose()]) {
         const params = { a: np.array(elements, { shape }), b: np.array(elements, { shape }) }
         prepare(params)
-        const error = await preferenceValueAndGrad(({ a }: Pair) => a)(params, scale() as never, labels).catch((e) => e)
+        const error = await preferenceValueAndGrad(({ a }: Pair) => a)(
+          params,
+          np.array(elements) as never,
+          labels,
+        ).catch((e) => e)
         expect(error).toMatchObject({ code: 'ERR_DISPOSED', message: expect.stringContaining('pass a .ref') })
         expect(liveBuffers()).toBe(before)
       }

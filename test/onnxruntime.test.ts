@@ -19,7 +19,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Worker } from 'node:worker_threads'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import {
   type ReferenceBatch,
   type ReferenceLogProbsOptions,
@@ -29,6 +29,18 @@ import {
 } from '../lib/adapters/onnxruntime.js'
 import { sequenceLogProbsSync } from '../lib/index.js'
 import { gaussian, random } from './support.js'
+
+/** What happens just before a file is locked, once. */
+const atLock = vi.hoisted(() => ({ run: () => {} }))
+vi.mock('../lib/lock-file.js', async (original) => {
+  const { lockFile } = await original<typeof import('../lib/lock-file.js')>()
+  const hooked: typeof lockFile = (path) => {
+    atLock.run()
+    atLock.run = () => {}
+    return lockFile(path)
+  }
+  return { lockFile: hooked }
+})
 
 const { onnxModel, TYPES } = await import(new URL('../scripts/onnx-model.mjs', import.meta.url).href)
 const [VOCAB, WIDTH, TIME, PAIRS] = [29, 5, 6, 2]
@@ -225,6 +237,10 @@ describe('writeReferenceLogProbs', () => {
       const empty = { mask: ids.labels.map((_, i) => (i < TIME ? 0 : 1)) }
       expect((await written(empty))[0]).toBe(0)
       path = join(folder, 'empty.jsonl')
+      // The try before the model runs has active tokens, whatever is ignored.
+      const full = { labels: ids.labels.map((label) => Math.max(1, label)) }
+      await written(full, { emptySequence: 'error', ignoreIndex: 0 })
+      path = join(folder, 'empty-2.jsonl')
       await expect(written(empty, { emptySequence: 'error' })).rejects.toThrow(/leave sequence 0 without active tokens/)
       await expect(written(empty, { emptySequence: 'nan' })).rejects.toMatchObject({ code: 'ERR_OUT_OF_RANGE' })
     })
@@ -669,6 +685,18 @@ describe('writers of one file', () => {
     expect(await Promise.all(both)).toEqual([reference, reference])
   })
 
+  it('see what another has written before they got the lock', async () => {
+    const batches = batchesOf(2)
+    const reference = await writeReferenceLogProbs(path, batches, forward)
+    const bytes = readFileSync(path)
+    writeFileSync(path, bytes.subarray(0, bytes.indexOf(10) + 1))
+    seen = []
+    atLock.run = () => writeFileSync(path, bytes)
+    expect(await writeReferenceLogProbs(path, batches, forward)).toEqual(reference)
+    expect(seen).toEqual([])
+    expect(readFileSync(path).equals(bytes)).toBe(true)
+  })
+
   it('started together: the file is whole, and one of them is refused', async () => {
     const batches = batchesOf(4)
     const both = await Promise.allSettled([1, 2].map(() => writeReferenceLogProbs(path, batches, forward)))
@@ -788,6 +816,14 @@ describe('writers of one file', () => {
     expect([seen, existsSync(path)]).toEqual([[], false])
     rmSync(lock())
     await writeReferenceLogProbs(path, batchesOf(1), forward)
+  })
+
+  it('take over the lock of a process that has ended', async () => {
+    const child = spawn(process.execPath, ['--version'], { stdio: 'ignore' })
+    await once(child, 'close')
+    writeFileSync(lock(), JSON.stringify({ ...owner, pid: child.pid }))
+    await writeReferenceLogProbs(path, batchesOf(1), forward)
+    expect(await readReferenceLogProbs(path)).toMatchObject({ chosen: { length: PAIRS } })
   })
 
   it('take over the lock of an earlier process of the same number', async () => {
