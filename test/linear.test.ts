@@ -669,6 +669,20 @@ describe('what is refused', () => {
     expect(call(changed)).toThrow(expect.objectContaining({ code, message: expect.stringMatching(message) }))
   })
 
+  it('writes nothing when it throws', () => {
+    const shared = new Float32Array(64).fill(7)
+    const gradient = { hidden: shared.subarray(0, 24), weight: shared.subarray(20, 60) }
+    expect(call({ options: { gradient } })).toThrow(
+      /options\.gradient\.weight would overwrite options\.gradient\.hidden/,
+    )
+    const bad = new Int32Array(6).fill(10)
+    const out = new Float32Array(40).fill(7)
+    expect(() =>
+      fusedLinearPreferenceLossSync(hidden, weight, bad, { lossType: 'cpo', gradient: { weight: out } }),
+    ).toThrow(expect.objectContaining({ code: 'ERR_LABEL_OUT_OF_RANGE' }))
+    expect([...shared, ...out].every((x) => x === 7)).toBe(true)
+  })
+
   describe('a gradient over an array of the caller', () => {
     // The first bytes of the gradient are the array's, of whatever type it is.
     type Typed = Float32Array | Float64Array | Int32Array | BigInt64Array | Uint8Array
@@ -765,19 +779,5 @@ describe('what is refused', () => {
       expect(() => backward([1, 1], request(weight.data))).toThrow(overwrites('weight.data'))
       expect(() => backward([1, 1], { hidden: hidden.data as Float32Array })).toThrow(overwrites('hidden.data'))
     })
-  })
-
-  it('writes nothing when it throws', () => {
-    const shared = new Float32Array(64).fill(7)
-    const gradient = { hidden: shared.subarray(0, 24), weight: shared.subarray(20, 60) }
-    expect(call({ options: { gradient } })).toThrow(
-      /options\.gradient\.weight would overwrite options\.gradient\.hidden/,
-    )
-    const bad = new Int32Array(6).fill(10)
-    const out = new Float32Array(40).fill(7)
-    expect(() =>
-      fusedLinearPreferenceLossSync(hidden, weight, bad, { lossType: 'cpo', gradient: { weight: out } }),
-    ).toThrow(expect.objectContaining({ code: 'ERR_LABEL_OUT_OF_RANGE' }))
-    expect([...shared, ...out].every((x) => x === 7)).toBe(true)
   })
 })
