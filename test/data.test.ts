@@ -800,7 +800,7 @@ describe('preferenceBatches', () => {
         'the first token',
         { prompt: '<s>p', chosen: 'c', rejected: 'r' },
         ['<s>pc</s>', '<s>pr</s>'],
-        [/^records\[0\]\.prompt begins with options\.bosId, so none is added: leave bosId out/],
+        [/^records\[0\]\.prompt begins with options\.bosId, so none is added: .*leave it to bosId/],
       ],
       [
         'the first token twice',
@@ -831,6 +831,12 @@ describe('preferenceBatches', () => {
       const { sequences, warnings } = await shown(record, {})
       expect(sequences).toEqual(['<s><s>pc</s></s>', '<s><s>p<s>r</s>\n'])
       expect(warnings).toEqual([])
+    })
+
+    test('white space that is the end token', async () => {
+      const lineFeed = '\n'.charCodeAt(0)
+      const { sequences } = await shown({ prompt: 'p', chosen: 'c\n', rejected: 'r' }, { eosId: lineFeed })
+      expect(sequences).toEqual(['pc\n', 'pr\n'])
     })
 
     test('one token that begins and ends', async () => {

@@ -224,7 +224,7 @@ function promptOf(record: PreferenceRecord, place: string, settings: Settings): 
   if (bosId === undefined) return ids
   if (ids[0] !== bosId) return [bosId, ...ids]
   const problem = `${place}.prompt begins with options.bosId${ids[1] === bosId ? ' twice' : ''}, so none is added`
-  const remedy = 'leave bosId out where the chat template or the tokenizer writes it'
+  const remedy = 'have the chat template or the tokenizer leave it to bosId'
   settings.warnOnce('bosId', warning(`${problem}: ${remedy}`, record))
   return ids
 }
@@ -248,7 +248,7 @@ function completionOf(
     settings.warnOnce('ignoreIndex', warning(`${problem}; use an ignoreIndex below 0`, record))
   }
   if (eosId === undefined) return ids
-  const end = withoutSpace(ids, record[field], name, settings)
+  const end = ids.at(-1) === eosId ? ids : withoutSpace(ids, record[field], name, settings)
   if (end.at(-1) !== eosId) return [...ids, eosId]
   const problem = `${name} ends with options.eosId${end.at(-2) === eosId ? ' twice' : ''}, so none is added`
   const remedy = 'leave eosId out where the chat template or the tokenizer writes it'
