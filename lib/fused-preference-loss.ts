@@ -5,13 +5,14 @@ import { checkUnchanged, type NamedArray, type Watched } from './arrays.js'
 import { invalidValue, shapeMismatch } from './errors.js'
 import { optionsObject } from './options.js'
 import { PAIRED_OPTIONS, type PairedCall, pairedCall, pairedResult, type ReferenceModel } from './paired-call.js'
+import { modelNames } from './reference.js'
 import { type Runner, run, runnerOf } from './run.js'
 import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf, watchTensor } from './tensor.js'
-import { tokenArrays } from './tokens.js'
+import { isPacked, tokenArrays } from './tokens.js'
 import type { DeviceMemory, FusedOptions, FusedPreferenceLoss, Labels, Logits } from './types.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, 'gradient', 'zeroInactive'])
-const REFERENCE: ReadonlySet<string> = new Set(['chosen', 'rejected', 'logits'])
+const REFERENCE = modelNames('logits')
 
 /**
  * The preference loss of a batch of sequences straight from the logits, and its exact gradient with respect to them.
@@ -65,14 +66,14 @@ export interface Plan {
 /** Checks a call. */
 export function plan(logits: Logits, labels: Labels | DeviceMemory, given: FusedOptions | undefined): Plan {
   const options = optionsObject(given, 'options', OPTIONS)
-  const tensor = tensorOf(logits, 'logits', options.sequenceOffsets !== undefined)
+  const tensor = tensorOf(logits, 'logits', isPacked(options))
   const watched = watchTensor('logits.data', tensor)
   const reference = referenceLogits(tensor)
   const call = pairedCall(tensor, labels, options, reference, watched)
   const out = destination(options, labels, tensor, reference.arrays, watched)
+  const skipInactive = skipsInactive(options.zeroInactive, options.gradient, tensor)
   if (out) {
     const coefficients = new Float64Array(call.policy.logProbs.length)
-    const skipInactive = skipsInactive(options.zeroInactive, options.gradient, out)
     call.job.gradient = { logits: tensor.rows, out: out.rows, coefficients, skipInactive }
   }
   const runner = runnerOf(options, tensor.range)
@@ -108,7 +109,7 @@ function destination(
 function referenceLogits(policy: Tensor): ReferenceModel {
   const arrays: NamedArray[] = []
   return {
-    known: REFERENCE,
+    names: REFERENCE,
     arrays,
     sourceOf(reference, name, watched) {
       const tensor = tensorOf(reference.logits, `${name}.logits`, policy.shape.length === 2)

@@ -3,13 +3,14 @@
  */
 import { checkUnchanged, type NamedArray, numbers, type Watched } from './arrays.js'
 import type { ForwardStage, Job } from './backends/backend.js'
+import { invalidType } from './errors.js'
 import { addTokenOutputs, copyTokenOutputs, forwardStage, keepStates } from './forward-stage.js'
 import { type HeadSource, headOf } from './head.js'
 import { HEAD_GRADIENT_OPTIONS, headDestinations } from './head-gradients.js'
 import { keep } from './kept.js'
 import { optionsObject } from './options.js'
 import { RUN_OPTIONS, type Runner, run, runnerOf } from './run.js'
-import { checkDeviceLabels, TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
+import { checkDeviceLabels, isPacked, TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
 import type {
   DeviceMemory,
   HeadGradientOptions,
@@ -81,7 +82,7 @@ function plan(
 ): Plan {
   const options = optionsObject(given, 'options', OPTIONS)
   const watched: Watched[] = []
-  const source = headOf(hidden, weight, options.bias, options.sequenceOffsets !== undefined, watched)
+  const source = headOf(hidden, weight, options.bias, isPacked(options), watched)
   const tokenPlan = tokensOf(labels, source.rows, options, false, source.range)
   const { tokens } = tokenPlan
   const policy = forwardStage(source, tokens.counts.length)
@@ -94,7 +95,7 @@ function plan(
 
 function result(planned: Plan): LinearSequenceLogProbs {
   const { policy, tokenPlan } = planned
-  checkDeviceLabels(tokenPlan.tokens, policy.logits.vocab)
+  checkDeviceLabels(tokenPlan, policy.logits.vocab)
   const sums = {
     logProbs: policy.logProbs,
     // A copy: what the caller does with it must not reach `backward`.
@@ -114,6 +115,7 @@ function backward(
 ): HeadGradients {
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
   const coefficients = numbers(gradient, 'gradient', tokenPlan.tokens.counts.length, ', one per sequence')
+  if (request === false) throw invalidType('request', 'true or an object { hidden?, weight?, bias? }', request)
   const destinations = headDestinations(request, 'request', source, options, [['gradient', gradient], ...callers])
   checkUnchanged(watched)
   if (destinations === undefined) return {}

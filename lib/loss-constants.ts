@@ -23,11 +23,11 @@ export function refuseUnused(
   { labelSmoothing, gamma, rewardShift, discopopTau, alpha, fDivergence }: LossOptions,
   losses: readonly { lossType: LossType }[],
 ): void {
-  refuse('labelSmoothing', labelSmoothing, losses)
-  refuse('gamma', gamma, losses)
-  refuse('rewardShift', rewardShift, losses)
-  refuse('discopopTau', discopopTau, losses)
-  if (alpha !== undefined && alpha !== DEFAULTS.alpha && fDivergence !== 'alpha') {
+  if (isSet(labelSmoothing, DEFAULTS.labelSmoothing)) refuse('labelSmoothing', TAKERS.labelSmoothing, losses)
+  if (isSet(gamma, DEFAULTS.gamma)) refuse('gamma', TAKERS.gamma, losses)
+  if (isSet(rewardShift, DEFAULTS.rewardShift)) refuse('rewardShift', TAKERS.rewardShift, losses)
+  if (isSet(discopopTau, DEFAULTS.discopopTau)) refuse('discopopTau', TAKERS.discopopTau, losses)
+  if (isSet(alpha, DEFAULTS.alpha) && fDivergence !== 'alpha') {
     throw invalidValue(
       'options.alpha',
       `is used by fDivergence 'alpha' alone; got ${alpha} with '${fDivergence ?? 'reverse_kl'}'`,
@@ -35,10 +35,13 @@ export function refuseUnused(
   }
 }
 
-function refuse(name: Constant, value: number | undefined, losses: readonly { lossType: LossType }[]): void {
-  if (value === undefined || value === DEFAULTS[name]) return
-  for (const { lossType } of losses) if (TAKERS[name].includes(lossType)) return
+function isSet(value: number | undefined, byDefault: number): boolean {
+  return value !== undefined && value !== byDefault
+}
+
+function refuse(name: Constant, takers: readonly LossType[], losses: readonly { lossType: LossType }[]): void {
+  for (let i = 0; i < losses.length; i++) if (takers.includes(losses[i].lossType)) return
   const types = [...new Set(losses.map(({ lossType }) => `'${lossType}'`))].join(', ')
-  const takers = TAKERS[name].join(', ')
-  throw invalidValue(`options.${name}`, `is not used by lossType ${types}; the losses that take it: ${takers}`)
+  const problem = `is not used by lossType ${types}; the losses that take it: ${takers.join(', ')}`
+  throw invalidValue(`options.${name}`, problem)
 }

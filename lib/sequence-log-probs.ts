@@ -9,7 +9,7 @@ import { keep } from './kept.js'
 import { optionsObject } from './options.js'
 import { RUN_OPTIONS, type Runner, run, runnerOf } from './run.js'
 import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf, watchTensor } from './tensor.js'
-import { checkDeviceLabels, TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
+import { checkDeviceLabels, isPacked, TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
 import type { DeviceMemory, Labels, Logits, SequenceLogProbs, SequenceOptions } from './types.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS])
@@ -62,7 +62,7 @@ interface Plan {
 
 function plan(logits: Logits, labels: Labels | DeviceMemory, given: SequenceOptions | undefined): Plan {
   const options = optionsObject(given, 'options', OPTIONS)
-  const tensor = tensorOf(logits, 'logits', options.sequenceOffsets !== undefined)
+  const tensor = tensorOf(logits, 'logits', isPacked(options))
   const watched = watchTensor('logits.data', tensor)
   const tokenPlan = tokensOf(labels, tensor.rows, options, false, tensor.range)
   const { tokens } = tokenPlan
@@ -84,7 +84,7 @@ function plan(logits: Logits, labels: Labels | DeviceMemory, given: SequenceOpti
 
 function result(planned: Plan): SequenceLogProbs {
   const { policy, tokenPlan } = planned
-  checkDeviceLabels(tokenPlan.tokens, policy.logits.vocab)
+  checkDeviceLabels(tokenPlan, policy.logits.vocab)
   let overwritten = false
   const sums = {
     logProbs: policy.logProbs,

@@ -69,8 +69,11 @@ export interface HeadWeight {
 /** Token ids: `[B, T]` (or `[tokens]` when packed), flat. */
 export type Labels = Int32Array | BigInt64Array
 
-/** A flat array of numbers (or booleans), one per label. */
-export type TokenValues = ArrayLike<number> | ArrayLike<boolean>
+/** A flat array of numbers, booleans or bigints, one per label. */
+export type TokenValues = ArrayLike<number> | ArrayLike<boolean> | ArrayLike<bigint>
+
+/** A flat array of whole numbers; a `BigInt64Array` is as good as an `Int32Array`. */
+export type Indices = ArrayLike<number> | ArrayLike<bigint>
 
 /** Names of the per-token results that can be asked for; see {@link TokenOptions.outputs}. */
 export type TokenOutput = 'tokenLogProbs' | 'tokenEntropies' | 'tokenArgmax' | 'logSumExp' | 'sumSquaredProbs'
@@ -82,7 +85,7 @@ export interface TokenOptions {
   /** Positions with this label are inactive. Defaults to -100. */
   ignoreIndex?: number
   /**
-   * `[B, T]`, aligned with the labels: falsy positions are inactive. Their logits are never read. With labels in device
+   * `[B, T]`, aligned with the labels: 0 or false where inactive. Logits are never read there. With labels in device
    * memory it is there too, one byte per label.
    */
   mask?: TokenValues | DeviceMemory
@@ -97,8 +100,11 @@ export interface TokenOptions {
   /** The logits are divided by this, in [1e-3, 1e3]. Defaults to 1. */
   temperature?: number
   /** `[S + 1]` rising row offsets of packed sequences ("cu_seqlens"): first 0, last the number of tokens. */
-  sequenceOffsets?: ArrayLike<number>
-  /** What a sequence without active tokens gives: log-prob 0, NaN, or an error. Defaults to 'zero'. */
+  sequenceOffsets?: Indices
+  /**
+   * What a sequence without active tokens gives: log-prob 0, NaN, or an error. Defaults to 'zero', with one warning of the
+   * process if no token of a call is active.
+   */
   emptySequence?: 'zero' | 'nan' | 'error'
   /** Per-token results to return beside the sums, from the same sweep over the logits. Defaults to none. */
   outputs?: readonly TokenOutput[]
@@ -112,7 +118,7 @@ export interface TokenOptions {
    * `[2 P]` (chosen sequence, rejected sequence) per pair. Defaults to first half chosen, second half rejected.
    * One chosen sequence may stand against many rejected ones.
    */
-  pairs?: ArrayLike<number>
+  pairs?: Indices
 }
 
 /** The losses; formulas and sources are in the README's loss table. */
@@ -258,12 +264,12 @@ export interface SequenceLogProbs extends TokenOutputs, KeepsArrays {
    * hold their values, and stay in memory until the result is gone or disposed of; once `backward` has overwritten them
    * it cannot be called again (`ERR_DISPOSED`).
    * @param gradient `[B]`
-   * @param options `out`: array to write into, or 'in-place' to overwrite the logits. Defaults to a new array.
+   * @param options `out`: array to write into, 'in-place' to overwrite the logits, or true, the default, for a new array.
    *   `zeroInactive`: as in {@link FusedOptions}.
    */
   backward(
     gradient: ArrayLike<number>,
-    options?: { out?: HostArray | DeviceMemory | 'in-place'; zeroInactive?: boolean },
+    options?: { out?: true | HostArray | DeviceMemory | 'in-place'; zeroInactive?: boolean },
   ): Logits
 }
 
@@ -282,9 +288,9 @@ export interface PreferencePairs {
    * 'simpo' and 'orpo' of sums; and 'sigmoid_norm', 'ipo_norm' and 'ipo' of means under an f-divergence, which has to be
    * taken of the sums.
    */
-  chosenLengths?: ArrayLike<number>
+  chosenLengths?: Indices
   /** `[P]` active tokens of the rejected sequences. */
-  rejectedLengths?: ArrayLike<number>
+  rejectedLengths?: Indices
   /** `[P]` factor of each pair's loss; treated as a constant. A pair of factor 0 takes no part. Defaults to 1. */
   pairWeights?: ArrayLike<number>
 }
@@ -310,12 +316,22 @@ export interface PreferenceLoss {
   gradient: { chosen: Float64Array; rejected: Float64Array }
 }
 
-/** Reference model: its sequence log-probs per pair, or its logits (same labels and token options as the policy). */
-export type Reference = { chosen: ArrayLike<number>; rejected: ArrayLike<number> } | { logits: Logits }
+/**
+ * Sequence log-probs under the reference: `[P]` per pair, or `[B]` per sequence, as `sequenceLogProbs` gives them, whose
+ * result may be passed whole; its `tokenCounts` must then be those of the call. Keep them in float64: a policy that is
+ * still its reference has a margin of 0 only where both are the same to the last bit, and through a float32 tensor they
+ * are rounded.
+ */
+export type ReferenceLogProbs =
+  | { chosen: ArrayLike<number>; rejected: ArrayLike<number> }
+  | { logProbs: ArrayLike<number>; tokenCounts?: Indices }
+
+/** Reference model: its log-probs, or its logits (same labels and token options as the policy). */
+export type Reference = ReferenceLogProbs | { logits: Logits }
 
 /** Options of `fusedPreferenceLoss`. */
 export interface FusedOptions extends TokenOptions, LossOptions, RunOptions {
-  /** Needed unless the loss is reference-free. */
+  /** Needed unless the loss is reference-free; any loss may have one, and those but 'simpo' use it in the rewards. */
   reference?: Reference
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
   weighting?: 'wpo'
@@ -417,14 +433,14 @@ export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward
   ): HeadGradients
 }
 
-/** Reference model: its sequence log-probs per pair, or its output layer with what goes into it (same labels and token options). */
+/** Reference model: its log-probs, or its output layer with what goes into it (same labels and token options). */
 export type LinearReference =
-  | { chosen: ArrayLike<number>; rejected: ArrayLike<number> }
+  | ReferenceLogProbs
   | { hidden: Hidden; weight: HeadWeight; bias?: HostArray | DeviceMemory }
 
 /** Options of `fusedLinearPreferenceLoss`. */
 export interface FusedLinearOptions extends TokenOptions, LossOptions, RunOptions, HeadOptions, HeadGradientOptions {
-  /** Needed unless the loss is reference-free. */
+  /** As in {@link FusedOptions}. */
   reference?: LinearReference
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
   weighting?: 'wpo'

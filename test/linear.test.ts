@@ -654,7 +654,7 @@ describe('what is refused', () => {
       'no reference',
       { options: { lossType: 'sigmoid' } },
       'ERR_INVALID_ARG_VALUE',
-      /\{ chosen, rejected \} or \{ hidden, weight, bias \}/,
+      /\{ chosen, rejected \}, \{ logProbs \} or \{ hidden, weight, bias \}/,
     ],
     [
       'a reference of another vocabulary',
