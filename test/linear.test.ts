@@ -657,6 +657,30 @@ describe('what is refused', () => {
       /\{ chosen, rejected \}, \{ logProbs \} or \{ hidden, weight, bias \}/,
     ],
     [
+      'an odd batch without pairs',
+      { hidden: { shape: [3, 2, 4] } },
+      'ERR_SHAPE_MISMATCH',
+      /^the batch has an odd number of sequences, 3, where/,
+    ],
+    [
+      'offsets of nothing',
+      { options: { sequenceOffsets: null } },
+      'ERR_INVALID_ARG_TYPE',
+      /^options\.sequenceOffsets must be an array of rising row numbers; got null/,
+    ],
+    [
+      'a reference that is no object',
+      { options: { reference: new Float64Array(2) } },
+      'ERR_INVALID_ARG_TYPE',
+      /^options\.reference must be an object: .*\{ hidden, weight, bias \}; got Float64Array\(2\)/,
+    ],
+    [
+      'a reference with NaN',
+      { options: { reference: { logProbs: [-1, Number.NaN] } } },
+      'ERR_OUT_OF_RANGE',
+      /^options\.reference\.logProbs\[1\] must be a log-prob; got NaN/,
+    ],
+    [
       'a reference of another vocabulary',
       {
         options: { lossType: 'sigmoid', reference: { hidden, weight: { data: new Float32Array(36), shape: [9, 4] } } },
@@ -667,6 +691,21 @@ describe('what is refused', () => {
   ]
   it.each(cases)('%s', (_, changed, code, message) => {
     expect(call(changed)).toThrow(expect.objectContaining({ code, message: expect.stringMatching(message) }))
+  })
+
+  it('backward for nothing', () => {
+    const { backward } = linearSequenceLogProbsSync(hidden, weight, labels)
+    for (const request of [false, null, 'weight']) {
+      expect(() => backward([1, 1], request as never)).toThrow(
+        expect.objectContaining({
+          code: 'ERR_INVALID_ARG_TYPE',
+          message: expect.stringMatching(/^request must be (true|a boolean) or an object/),
+        }),
+      )
+    }
+    expect(() => linearSequenceLogProbsSync(hidden, weight, labels, { sequenceOffsets: null as never })).toThrow(
+      /^options\.sequenceOffsets must be an array/,
+    )
   })
 
   it('writes nothing when it throws', () => {

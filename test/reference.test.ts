@@ -2,6 +2,7 @@
  * References as callers have them: the result of `sequenceLogProbs` as it is, and warnings of what can hardly be meant.
  */
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { DeviceBuffer } from '../lib/cuda/index.js'
 import {
   fusedLinearPreferenceLossSync,
   fusedPreferenceLoss,
@@ -13,7 +14,7 @@ import {
   sequenceLogProbsSync,
 } from '../lib/index.js'
 import type { FusedOptions, Logits, TokenOptions } from '../lib/types.js'
-import { gaussian, OUTPUTS, random, TARGETS } from './support.js'
+import { CUDA, gaussian, OUTPUTS, random, TARGETS } from './support.js'
 
 const [batch, time, vocab, width] = [4, 14, 11, 3]
 
@@ -241,6 +242,22 @@ describe('warnings', () => {
     expect(codes()).toEqual([])
     sequenceLogProbsSync(policy, none, { ...run, shift: false })
     expect(message()).toMatch(/every label is ignored or masked\. Log-probs and gradients are 0/)
+  })
+
+  test.each(CUDA)('of such a call whose labels are device memory', () => {
+    const there = { ...policy, data: DeviceBuffer.from(policy.data as Float32Array) }
+    sequenceLogProbsSync(there, DeviceBuffer.from(labels))
+    expect(codes()).toEqual([])
+    const empty = DeviceBuffer.from(none)
+    for (const emptySequence of ['zero', 'nan'] as const) sequenceLogProbsSync(there, empty, { emptySequence })
+    expect(codes()).toEqual([])
+    sequenceLogProbsSync(there, empty)
+    expect(codes()).toEqual([EMPTY])
+    // Nor are counts and empty sequences known beforehand there.
+    const reference = { logProbs: [-1, Number.NaN, -1, -2], tokenCounts: [9, 9, 9, 9] }
+    const all = { reference, emptySequence: 'nan', gradient: true } as const
+    expect(fusedPreferenceLossSync(there, DeviceBuffer.from(labels), all).losses[1]).toBeNaN()
+    expect(() => fusedPreferenceLossSync(there, labels, all)).toThrow(/tokenCounts\[0\] is 9, where 12 tokens count/)
   })
 
   test('whatever else was warned of', () => {

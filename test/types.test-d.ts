@@ -19,6 +19,7 @@ import {
   getBackends,
   type HeadWeight,
   type Logits,
+  linearSequenceLogProbsSync,
   type PreferenceLoss,
   preferenceLoss,
   preferenceLossSync,
@@ -53,6 +54,25 @@ test('plain arrays, typed arrays and readonly shapes are welcome', () => {
     signal: AbortSignal.timeout(1000),
   })
   preferenceLossSync({ chosen: [-1], rejected: new Float64Array(1) }, { lossType: 'cpo' })
+})
+
+test('what sequenceLogProbs gives is a reference, and 64-bit integers are as good as others', () => {
+  const reference = sequenceLogProbsSync(logits, labels)
+  fusedPreferenceLossSync(logits, labels, { reference, mask: new BigInt64Array(6), pairs: BigInt64Array.of(0n, 1n) })
+  fusedPreferenceLossSync(logits, labels, { reference: { logProbs: reference.logProbs } })
+  const hidden = { data: new Float32Array(24), shape: [2, 3, 4] }
+  const weight = { data: new Float32Array(20), shape: [5, 4] }
+  fusedLinearPreferenceLossSync(hidden, weight, labels, {
+    reference: linearSequenceLogProbsSync(hidden, weight, labels),
+  })
+  sequenceLogProbsSync({ ...logits, shape: [6, 5] }, labels, { sequenceOffsets: BigInt64Array.of(0n, 3n, 6n) })
+  const chosenLengths = BigInt64Array.of(3n)
+  preferenceLossSync({ chosen: [-1], rejected: [-2], chosenLengths, rejectedLengths: [4] }, { lossType: 'simpo' })
+  reference.backward([1, 1], { out: true })
+  // @ts-expect-error a gradient that goes nowhere
+  reference.backward([1, 1], { out: false })
+  // @ts-expect-error without the log-probs
+  fusedPreferenceLossSync(logits, labels, { reference: { tokenCounts: [2, 2] } })
 })
 
 test('device memory is anything with a ptr', () => {
