@@ -70,7 +70,6 @@ export function lossOf(options: LossOptions): LossPlan {
   } else {
     terms.push(termOf(lossType ?? 'sigmoid', 'options.lossType', 1, labelSmoothing))
   }
-  refuseUnused(options, terms)
   normalise(config, options.normalizer)
   const plan: LossPlan = { config, referenceFree, usesLengths: false, hasLikelihood: false }
   const diverges = fDivergence !== 'reverse_kl'
@@ -88,6 +87,7 @@ export function lossOf(options: LossOptions): LossPlan {
       throw invalidValue('options.fDivergence', problem)
     }
   }
+  refuseUnused(options, terms)
   return plan
 }
 

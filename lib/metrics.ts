@@ -6,15 +6,15 @@ import { closeSync, constants, fstatSync, openSync, readSync, writeFileSync } fr
 import { lengthOf } from './arrays.js'
 import { invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.js'
 import { finite, integer, optionsObject } from './options.js'
-import type { FusedPreferenceLoss, Labels, SequenceLayout } from './types.js'
+import type { Indices, FusedPreferenceLoss, Labels, SequenceLayout } from './types.js'
 
 /** The batch of a call, as `preferenceBatches` gives it. */
 export interface StepBatch {
   labels: Labels
   /** `[2 P]` tokens of each sequence, prompts included. */
   lengths?: ArrayLike<number>
-  pairs?: ArrayLike<number>
-  sequenceOffsets?: ArrayLike<number>
+  pairs?: Indices
+  sequenceOffsets?: Indices
 }
 
 /** What a step's metrics are made of beside the result of the loss. */
@@ -32,9 +32,9 @@ export interface StepOptions {
   /** The labels of the call, where there is no such batch. */
   labels?: Labels
   /** The pairs of the call. The result has them; these are compared with them. */
-  pairs?: ArrayLike<number>
+  pairs?: Indices
   /** The offsets of the call, of packed sequences. The result has them; these are compared with them. */
-  sequenceOffsets?: ArrayLike<number>
+  sequenceOffsets?: Indices
   /** The `shift` of the call. The result has it; this is compared with it. */
   shift?: boolean
 }
@@ -155,11 +155,11 @@ function batchOf({ batch, labels }: StepOptions): Partial<StepBatch> {
 
 /** Refuses a layout that is not the call's: the accuracy would be that of other tokens. */
 function checkLayout(layout: SequenceLayout, batch: Partial<StepBatch>, options: StepOptions): void {
-  const same = (name: string, given: ArrayLike<number> | undefined, used: ArrayLike<number> | undefined) => {
+  const same = (name: string, given: Indices | undefined, used: ArrayLike<number> | undefined) => {
     if (given === undefined) return
     const length = lengthOf(given, name, 'an array of numbers')
     let equal = length === used?.length
-    for (let i = 0; equal && i < length; i++) equal = given[i] === used![i]
+    for (let i = 0; equal && i < length; i++) equal = Number(given[i]) === used![i]
     if (!equal) throw shapeMismatch(name, 'must be what the call had')
   }
   same('options.batch.pairs', batch.pairs, layout.pairs)
