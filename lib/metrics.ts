@@ -6,7 +6,7 @@ import { closeSync, constants, fstatSync, openSync, readSync, writeFileSync } fr
 import { lengthOf } from './arrays.js'
 import { invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.js'
 import { finite, integer, optionsObject } from './options.js'
-import type { Indices, FusedPreferenceLoss, Labels, SequenceLayout } from './types.js'
+import type { FusedPreferenceLoss, Indices, Labels, SequenceLayout } from './types.js'
 
 /** The batch of a call, as `preferenceBatches` gives it. */
 export interface StepBatch {

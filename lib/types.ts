@@ -161,13 +161,19 @@ export interface WeightedLoss {
 /** f-divergences that may replace the reverse KL (Wang et al. 2023). */
 export type FDivergence = 'reverse_kl' | 'forward_kl' | 'js' | 'alpha'
 
-/** Which loss, and its constants. */
+/**
+ * Which loss, and its constants. One that no loss of the call takes is refused (`ERR_INVALID_ARG_VALUE`), unless it is the
+ * default.
+ */
 export interface LossOptions {
-  /** A loss, or a list whose weighted losses are summed (rewards are then those of the first). Defaults to 'sigmoid'. */
+  /** A loss, 'sigmoid' being DPO, or a list whose weighted losses are summed (rewards are then those of the first). Defaults to 'sigmoid'. */
   lossType?: LossType | readonly WeightedLoss[]
   /** Strength of the pull towards the reference, > 0. Defaults to 0.1. */
   beta?: number
-  /** Probability ε that a preference is flipped. Defaults to 0 (to 1e-3 for 'exo_pair'). */
+  /**
+   * Probability ε that a preference is flipped; of 'sigmoid', 'robust', 'exo_pair', 'aot', 'aot_unpaired', 'simpo' and
+   * 'cpo'. Defaults to 0 (to 1e-3 for 'exo_pair').
+   */
   labelSmoothing?: number
   /** Target margin γ of 'simpo'. Defaults to 0.5. */
   gamma?: number
@@ -175,7 +181,7 @@ export interface LossOptions {
   rewardShift?: number
   /** Temperature τ of 'discopop'. Defaults to 0.05. */
   discopopTau?: number
-  /** Use a reference log-prob of 0. Defaults to false. */
+  /** Use a reference log-prob of 0, whatever reference is given. Defaults to false. */
   referenceFree?: boolean
   /**
    * Divergence whose scores replace the log-ratios in losses of their difference. 'sigmoid_norm', 'ipo_norm', and 'ipo'
