@@ -565,6 +565,12 @@ describe('what is refused', () => {
       /weight\.shape must be \[vocab, 4\].*got \[10, 5\]/,
     ],
     [
+      'a weight stored as [width, vocab] that does not say so',
+      { weight: { shape: [4, 10] } },
+      'ERR_SHAPE_MISMATCH',
+      /must be \[vocab, 4\], .*; got \[4, 10\]; one stored as \[4, vocab\] has strides \[1, vocab\] besides$/,
+    ],
+    [
       'a weight of one dimension',
       { weight: { shape: [40] } },
       'ERR_SHAPE_MISMATCH',

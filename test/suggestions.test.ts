@@ -54,6 +54,7 @@ describe('losses', () => {
     ['iko', ''],
     ['mpp', ''],
     ['s', ''],
+    ['si', ''],
     ['', ''],
     ['toString', ''],
     ['__proto__', ''],
@@ -122,7 +123,6 @@ describe('options', () => {
     ['inPlace', ": it is called gradient: 'in-place' here"],
     ['foo', ''],
     ['onresult', ''],
-    ['biasCorrection', ''],
   ])('%s', (given, hint) => {
     expect(optionHint(given, FUSED)).toBe(hint)
   })
@@ -136,6 +136,8 @@ describe('options', () => {
     expect(optionHint('chosenLogProbs', PAIRS)).toBe("; did you mean 'chosen'?")
     expect(optionHint('output', OUT)).toBe("; did you mean 'out'?")
     expect(optionHint('inplace', OUT)).toBe(": it is called out: 'in-place' here")
+    expect(optionHint('biasCorrection', new Set([...FUSED, 'bias']))).toBe('')
+    expect(optionHint('biases', new Set([...FUSED, 'bias']))).toBe("; did you mean 'bias'?")
     expect(optionHint('foo', OUT)).toBe("; there are 'out', 'zeroInactive'")
     expect(optionHint('lr', OUT)).toMatch(/^: it is the trainer's/)
   })
@@ -173,6 +175,7 @@ test('other names', () => {
   // As far as a third of the name, and the nearest alone.
   expect(valueHint('abcxyz', ['abcdez', 'abcdef'])).toBe("; did you mean 'abcdez'?")
   expect(valueHint('abcxyz', ['abcdef'])).toBe('')
+  expect(valueHint('abcdx', ['abxyx'])).toBe('')
   expect(valueHint('abcdx', ['abcde', 'abcdf', 'abxyx'])).toBe("; did you mean 'abcde' or 'abcdf'?")
 })
 
