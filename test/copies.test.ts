@@ -10,7 +10,6 @@ import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { afterEach, describe, expect, test, vi } from 'vitest'
-import { untilAborted } from '../lib/backends/signals.js'
 import * as first from '../lib/index.js'
 import type { RunOptions } from '../lib/types.js'
 import { DIST, gaussian, OUTPUTS, random, TARGETS } from './support.js'
@@ -142,24 +141,4 @@ describe('copies that have just been loaded: none cancels the calls of another',
     const worker = new Worker(SCRIPT, { stdout: true, stderr: true })
     expect(await outcomeOf(worker, once(worker, 'exit'))).toEqual(WANTED)
   })
-})
-
-test('work that was cancelled without an aborted signal is an error that says so', async () => {
-  const cancelled = () => Promise.resolve(false)
-  const words = /cancelled that no signal has aborted/
-  await expect(untilAborted(undefined, cancelled(), () => {})).rejects.toThrow(words)
-  await expect(untilAborted(new AbortController().signal, cancelled(), () => {})).rejects.toThrow(words)
-})
-
-test('a signal without a reason gives an AbortError', async () => {
-  const controller = new AbortController()
-  controller.abort()
-  const signal = new Proxy(controller.signal, {
-    get: (target, key) => {
-      if (key === 'reason') return undefined
-      const value = Reflect.get(target, key, target)
-      return typeof value === 'function' ? value.bind(target) : value
-    },
-  })
-  await expect(untilAborted(signal, Promise.resolve(false), () => {})).rejects.toMatchObject({ name: 'AbortError' })
 })
