@@ -367,7 +367,7 @@ describe('IEEE edges', () => {
     }
   })
 
-  it('a coefficient of 0 gives 0, or NaN where the row is', () => {
+  it('a coefficient of 0 gives 0, whatever the row is', () => {
     const { gradient } = evaluate({
       rows: [
         [1, -inf],
@@ -379,7 +379,7 @@ describe('IEEE edges', () => {
     })
     expect(gradient).toEqual([
       [0, 0],
-      [nan, nan],
+      [0, 0],
       [0, 0],
     ])
   })

@@ -11,11 +11,13 @@ import type {
   Logits,
   LossOptions,
   LossType,
+  Normalizer,
   PreferenceLoss,
   PreferencePairs,
   RunOptions,
   SequenceLogProbs,
   TokenOutput,
+  WeightedLoss,
 } from '../lib/types.js'
 import {
   bytes,
@@ -201,8 +203,9 @@ const lossCall: fc.Arbitrary<LossCall> = fc
     rewardShift: finite(-2, 2),
     discopopTau: finite(0.01, 2),
     alpha: fc.oneof(fc.constantFrom(0, 0.5, 1, 1 + 1e-13), finite(-2, 3)),
+    normalizer: fc.constantFrom<Normalizer>('mean', 'mean', 'sum', { pairs: 20, tokens: 700 }),
   })
-  .map(({ seed, size, spread, ties, terms, fDivergence, weighted, ...options }) => {
+  .map(({ seed, size, spread, ties, terms, fDivergence, weighted, normalizer, ...options }) => {
     const next = random(seed)
     const list = () => Array.from({ length: size }, () => -spread * (ties ? Math.ceil(4 * next()) / 4 : next() + 1e-9))
     const lengths = () => Array.from({ length: size }, () => Math.floor(next() * 50))
@@ -217,9 +220,15 @@ const lossCall: fc.Arbitrary<LossCall> = fc
     if (weighted) pairs.pairWeights = list().map((x) => -x / spread)
     const lossType = terms.length === 1 ? terms[0].lossType : terms
     const takesDivergence = terms.every((term) => WITH_DIVERGENCE.includes(term.lossType))
+    const sorts = terms.some((term) => term.lossType.startsWith('aot'))
     return {
       pairs,
-      options: taken({ ...options, lossType, fDivergence: takesDivergence ? fDivergence : 'reverse_kl' }),
+      options: taken({
+        ...options,
+        lossType,
+        fDivergence: takesDivergence ? fDivergence : 'reverse_kl',
+        normalizer: sorts ? 'mean' : normalizer,
+      }),
     }
   })
 
@@ -235,6 +244,8 @@ function taken(options: LossOptions): LossOptions {
   return kept
 }
 
+const RPO: WeightedLoss[] = [{ lossType: 'sigmoid' }, { lossType: 'sft', weight: 0.5 }]
+
 const WITH_DIVERGENCE: readonly LossType[] = [
   'sigmoid',
   'sigmoid_norm',
@@ -243,6 +254,7 @@ const WITH_DIVERGENCE: readonly LossType[] = [
   'exo_pair',
   'robust',
   'discopop',
+  'ipo_norm',
 ]
 
 const parts = (result: PreferenceLoss): [string, ArrayLike<number>][] => [
@@ -417,7 +429,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
     fc.assert(property, { numRuns: 250 })
   })
 
-  test('length-desensitised and WPO-weighted losses', () => {
+  test('length-desensitised and WPO-weighted losses, with sft', () => {
     const property = fc.property(spec, fc.double({ min: 0, max: 1, noNaN: true }), (drawn, ldAlpha) => {
       const { logits, labels, options } = problemOf({ ...drawn, style: 'model' })
       const sequences = drawn.lengths.length
@@ -429,6 +441,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
           ...where,
           ldAlpha,
           weighting: 'wpo',
+          lossType: RPO,
           reference: { chosen: new Float64Array(sequences / 2), rejected: new Float64Array(sequences / 2) },
         })
       const [got, wanted] = [parts(call(run)), parts(call(JS.run))]

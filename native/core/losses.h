@@ -57,6 +57,9 @@ FPL_HD inline Term logSigmoid(double z) { return {-softplus(-z), sigmoid(-z)}; }
 // log(1 - e^x) for x < 0 without cancellation on either side of -ln 2 (Mächler 2012).
 FPL_HD inline double log1mexp(double x) { return x > -kLn2 ? log(-expm1(x)) : log1p(-exp(x)); }
 
+// α - 1 below which the alpha divergence is the reverse KL: (α - 1) x would no longer hold the digits of x.
+constexpr double kLeastPower = 1e-12;
+
 // Largest exponent a formula may pass to exp: beyond it the value stays finite and its derivative is 0.
 constexpr double kExponentCap = 700;
 
@@ -65,7 +68,7 @@ FPL_HD inline Term cappedExp(double x) {
   return {exp(x), exp(x)};
 }
 
-// An f-divergence's score of a log-ratio (Wang et al. 2023); scores matter up to a constant.
+// An f-divergence's score of a log-ratio (Wang et al. 2023), up to a constant, which a difference is without.
 FPL_HD inline Term score(double x, const LossConstants& k) {
   switch (k.divergence) {
     case Divergence::kForwardKl: {
@@ -76,7 +79,7 @@ FPL_HD inline Term score(double x, const LossConstants& k) {
       return logSigmoid(x);
     case Divergence::kAlpha: {
       const double power = k.alpha - 1;
-      if (fabs(power) < 1e-12) return {x, 1};
+      if (fabs(power) < kLeastPower) return {x, 1};
       const double exponent = power * x;
       // e^(power x) / power less its constant 1 / power, so that power → 0 gives x.
       return {expm1(exponent > kExponentCap ? kExponentCap : exponent) / power, cappedExp(exponent).slope};
@@ -93,11 +96,15 @@ FPL_HD inline Term lengthMean(double logProb, double length, const LossConstants
   return {logProb / divisor, 1 / divisor};
 }
 
-// The score of a sequence's log-ratio divided by the sequence's length, as TRL does it: a mean is made a sum first.
+// The score of a sequence's log-ratio divided by the sequence's length, as TRL does it: a mean is made a sum first. It
+// is e^(power x) / power itself, for a constant divided by two lengths is no longer one.
 FPL_HD inline Term scoreMean(double logRatio, double length, const LossConstants& k) {
   if (k.divergence == Divergence::kReverseKl) return lengthMean(logRatio, length, k);
   const double divisor = length == 0 ? 1 : length;
-  const Term whole = score(k.average ? logRatio * divisor : logRatio, k);
+  const double x = k.average ? logRatio * divisor : logRatio, power = k.alpha - 1;
+  Term whole = score(x, k);
+  if (k.divergence == Divergence::kAlpha && fabs(power) >= kLeastPower)
+    whole.value = cappedExp(power * x).value / power;
   return {whole.value / divisor, k.average ? whole.slope : whole.slope / divisor};
 }
 

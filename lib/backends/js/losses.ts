@@ -7,7 +7,7 @@
  */
 import type { LossType } from '../../types.js'
 import type { LossConfig } from '../backend.js'
-import { SCORES } from './divergences.js'
+import { SCORES, wholeScore } from './divergences.js'
 import { log1mexp, logSigmoid, sigmoid, softplus } from './numbers.js'
 
 /** What a loss asks of its caller. */
@@ -399,7 +399,7 @@ function ofDifference(quantity: Quantity, curve: (d: number, constants: Constant
     const score = (x: number, length: number | undefined) => {
       if (quantity !== 'meanLogRatio' || fDivergence === 'reverse_kl') return SCORES[fDivergence](x, alpha)
       const tokens = length || 1
-      const { value, derivative } = SCORES[fDivergence](average ? x * tokens : x, alpha)
+      const { value, derivative } = wholeScore(fDivergence, average ? x * tokens : x, alpha)
       return { value: value / tokens, derivative: average ? derivative : derivative / tokens }
     }
     // Scores divide by the lengths themselves.
