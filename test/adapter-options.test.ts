@@ -66,7 +66,7 @@ const CASES: Record<string, Case> = {
   normalizer: { options: { normalizer: 'sum' } },
   reference: { options: { reference: { chosen: [-11, -12], rejected: [-13, -15] } } },
   weighting: { options: { weighting: 'wpo' } },
-  backend: { options: { backend: 'js' }, beside: { threads: 1, instructionSet: 'baseline', device: 0 } },
+  backend: { options: { backend: 'gpu' } },
   threads: { options: { threads: 0 } },
   instructionSet: { options: { instructionSet: 'mmx' } },
   stream: { options: { stream: 1 } },

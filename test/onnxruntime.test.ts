@@ -527,7 +527,7 @@ describe('writeReferenceLogProbs', () => {
     it.each<[string, object, object]>([
       [
         'an unknown option',
-        { modle: 'x' },
+        { modl: 'x' },
         { code: 'ERR_INVALID_ARG_VALUE', message: expect.stringContaining("'model'") },
       ],
       ['shift', { shift: 1 }, { code: 'ERR_INVALID_ARG_TYPE', message: expect.stringContaining('options.shift') }],
