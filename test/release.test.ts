@@ -242,7 +242,12 @@ describe('a release', () => {
   test.each<[string, object, string, string | undefined]>([
     ['repository.url', { repository: undefined }, DATED, undefined],
     ['repository.url', { repository: { url: `${page}.git` } }, DATED, undefined],
-    ['OWNER stands', { repository: { url: 'git+https://github.com/OWNER/fused-preference-loss.git' } }, DATED, undefined],
+    [
+      'OWNER stands',
+      { repository: { url: 'git+https://github.com/OWNER/fused-preference-loss.git' } },
+      DATED,
+      undefined,
+    ],
     ['this is else/where', {}, DATED, 'else/where'],
     ['homepage', { homepage: undefined }, DATED, undefined],
     ['bugs.url', { bugs: { url: 'https://github.com/else/where/issues' } }, DATED, undefined],
