@@ -2,7 +2,6 @@
  * What to say of a name that is not known here: what a name of other trainers is called here, else the known names that
  * are near it, else nothing.
  */
-import { distance } from 'fastest-levenshtein'
 
 /**
  * Names used elsewhere, separated by spaces, and the name here. A row counts where the name here is one of those that are
@@ -149,8 +148,23 @@ function near(key: string, names: readonly string[]): string[] {
   )
   if (around.length > 0) return around
   let least = Math.floor(key.length / 3)
-  for (const name of names) least = Math.min(least, distance(key, plain(name)))
-  return those((name) => distance(key, name) === least)
+  for (const name of names) least = Math.min(least, edits(key, plain(name)))
+  return those((name) => edits(key, name) === least)
+}
+
+/** The number of letters to insert, leave out, replace or swap with their neighbour to make one of the other. */
+function edits(from: string, to: string): number {
+  let [before, last, row] = [[], [], Array.from({ length: to.length + 1 }, (_, j) => j)] as number[][]
+  for (let i = 1; i <= from.length; i++) {
+    ;[before, last, row] = [last, row, [i]]
+    for (let j = 1; j <= to.length; j++) {
+      const same = from[i - 1] === to[j - 1]
+      row[j] = Math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (same ? 0 : 1))
+      const swapped = i > 1 && j > 1 && from[i - 1] === to[j - 2] && from[i - 2] === to[j - 1]
+      if (swapped) row[j] = Math.min(row[j], before[j - 2] + 1)
+    }
+  }
+  return row[to.length]
 }
 
 function question(names: readonly string[]): string {

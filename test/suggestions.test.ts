@@ -120,6 +120,10 @@ describe('options', () => {
     ['grad', "; did you mean 'gradient'?"],
     ['ignoreIndx', "; did you mean 'ignoreIndex'?"],
     ['gradeint', "; did you mean 'gradient'?"],
+    ['shfit', "; did you mean 'shift'?"],
+    ['beat', "; did you mean 'beta'?"],
+    ['pairss', "; did you mean 'pairs'?"],
+    ['mak', ''],
     ['inPlace', ": it is called gradient: 'in-place' here"],
     ['foo', ''],
     ['onresult', ''],
@@ -176,6 +180,24 @@ test('other names', () => {
   expect(valueHint('abcxyz', ['abcdez', 'abcdef'])).toBe("; did you mean 'abcdez'?")
   expect(valueHint('abcxyz', ['abcdef'])).toBe('')
   expect(valueHint('abcdx', ['abxyx'])).toBe('')
+  // Insertions, omissions, replacements and swaps count one each.
+  for (const near of [
+    'abcdefg',
+    'abxcdef',
+    'abcdf',
+    'bcdef',
+    'abcde',
+    'abcxef',
+    'bacdef',
+    'abcdfe',
+    'badcef',
+    'xycdef',
+  ]) {
+    expect(valueHint('abcdef', [near]), near).toBe(`; did you mean '${near}'?`)
+  }
+  for (const far of ['badcfe', 'xyzdef', 'bcadxf', 'cbaedf', 'dabcfe', 'bcxyef', 'zz']) {
+    expect(valueHint('abcdef', [far]), far).toBe('')
+  }
   expect(valueHint('abcdx', ['abcde', 'abcdf', 'abxyx'])).toBe("; did you mean 'abcde' or 'abcdf'?")
 })
 
