@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "devices.h"
+
 namespace fpl {
 namespace cuda {
 namespace {
@@ -67,6 +69,10 @@ HeadPlan::Layer HeadPlan::layerOf(const Head& from) {
   }
   // Both factors of a product have one type.
   layer.type = from.hidden.dtype == from.weight.dtype ? from.weight.dtype : DType::kFloat32;
+  if (layer.type == DType::kBFloat16 && capabilityOf(job_.device) < 80) {
+    throw Error{"output layers of bfloat16 need a GPU of compute capability 8.0 or newer, and GPU " +
+                std::to_string(job_.device) + " is older; it multiplies float16 and float32"};
+  }
   layer.converts = layer.type != from.weight.dtype;
   layer.weight = {head.weight.data, layer.type, vocab_, width, head.weight.rowStride, head.weight.columnStride};
   if (layer.converts) {

@@ -36,9 +36,10 @@ struct HostStream {
 struct HostEvent {
   int device;
   double time = 0;
-  // Where it was last recorded; none: nowhere yet, or in a graph.
+  // Where it was last recorded, but for graphs.
   std::shared_ptr<Queue> queue;
   uint64_t position = 0;
+  bool inGraph = false;
 };
 
 namespace {
@@ -62,6 +63,7 @@ std::map<int, HostStream> defaultStreams;
 std::set<std::pair<int, const void*>> loaded;  // kernels, on a device
 
 thread_local int currentDevice = 0;
+thread_local bool contextIsCurrent = false;
 thread_local cudaError_t lastError = cudaSuccess;
 thread_local std::vector<HostStream*> captures;  // begun by this thread
 
@@ -265,6 +267,7 @@ cudaError_t cudaSetDevice(int device) {
   const Lock lock(mutex);
   if (device < 0 || device >= deviceCount()) return noted(cudaErrorInvalidDevice);
   currentDevice = device;
+  contextIsCurrent = true;
   return noted(cudaSuccess);
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* memory) {
@@ -285,6 +288,26 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void* kernel) {
   const Lock lock(mutex);
   loaded.insert({currentDevice, kernel});
   return noted(cudaSuccess);
+}
+
+namespace {
+// The context of a device is its number plus one.
+int currentContext(void** context) {
+  *context = contextIsCurrent ? reinterpret_cast<void*>(uintptr_t(currentDevice) + 1) : nullptr;
+  return 0;
+}
+int makeCurrent(void* context) {
+  contextIsCurrent = context != nullptr;
+  if (context) currentDevice = int(reinterpret_cast<uintptr_t>(context)) - 1;
+  return 0;
+}
+}  // namespace
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  const bool get = strcmp(symbol, "cuCtxGetCurrent") == 0, set = strcmp(symbol, "cuCtxSetCurrent") == 0;
+  *function = get ? reinterpret_cast<void*>(currentContext) : set ? reinterpret_cast<void*>(makeCurrent) : nullptr;
+  *result = *function ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+  return cudaSuccess;
 }
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
@@ -434,7 +457,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   const Lock lock(mutex);
-  return made(event, new HostEvent{currentDevice, 0, nullptr, 0});
+  return made(event, new HostEvent{currentDevice, 0, nullptr, 0, false});
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const Lock lock(mutex);
@@ -447,17 +470,16 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   HostStream* at = streamAt(stream);
   if (!at || !live.count(event) || event->device != at->queue->device) return noted(cudaErrorInvalidResourceHandle);
   put(*at, [event](int) { event->time = now(); });
-  event->queue = at->captured ? nullptr : at->queue;
+  event->inGraph = at->captured != nullptr;
+  event->queue = event->inGraph ? nullptr : at->queue;
   event->position = at->queue->enqueued;
   return noted(cudaSuccess);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const Lock lock(mutex);
   if (!live.count(event)) return noted(cudaErrorInvalidResourceHandle);
-  if (event->queue)
-    finish(*event->queue, event->position);
-  else
-    finishAll();
+  if (event->queue) finish(*event->queue, event->position);
+  if (event->inGraph) finishAll();
   return noted(cudaSuccess);
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
@@ -498,7 +520,7 @@ void launch(const char* stage, const void* kernel, cudaStream_t stream, int64_t 
 }
 
 namespace {
-constexpr Access kAccess = {enqueue, resolved};
+constexpr Access kAccess = {enqueue, resolved, currentContext, makeCurrent};
 }
 
 }  // namespace host

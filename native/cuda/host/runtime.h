@@ -70,6 +70,8 @@ struct cudaPointerAttributes {
   void *devicePointer, *hostPointer;
 };
 struct cudaFuncAttributes {};
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0, cudaDriverEntryPointSymbolNotFound = 1 };
+constexpr unsigned long long cudaEnableDefault = 0;
 
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaGetDeviceCount(int* count);
@@ -79,6 +81,8 @@ cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* memory);
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel);
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
+                                             unsigned long long flags, cudaDriverEntryPointQueryResult* result);
 cudaError_t cudaMalloc(void** memory, size_t bytes);
 cudaError_t cudaFree(void* memory);
 cudaError_t cudaMallocHost(void** memory, size_t bytes);
@@ -118,19 +122,15 @@ std::function<void()> bound(int device, void (*kernel)(Parameters...), const Arg
   };
 }
 
-// A kernel's identity.
-template <typename... Parameters>
-const void* identity(void (*kernel)(Parameters...)) {
-  return reinterpret_cast<const void*>(kernel);
-}
-
 // Puts a kernel into its stream; what is wrong with that becomes the last error.
 void launch(const char* stage, const void* identity, cudaStream_t stream, int64_t blocks, int threads, Threads kernel);
 
-// What the library that stands in for cuBLASLt needs of the one that opens it.
+// What others need of the library: the one that stands in for cuBLASLt, and tests.
 struct Access {
   cudaError_t (*enqueue)(cudaStream_t stream, Work work);
   uint64_t (*resolved)(uint64_t word, int device);
+  int (*currentContext)(void** context);
+  int (*makeCurrent)(void* context);
 };
 constexpr const char* kAccessSymbol = "fusedPreferenceLossHostAccess";
 using GetAccess = const Access* (*)();
