@@ -93,7 +93,7 @@ function plan(
     call.job.headGradient = { head, logits, coefficients, ...destinations.stage }
     watched.push(...destinations.watched)
   }
-  const runner = runnerOf(options, source.range)
+  const runner = runnerOf(options, source.range, destinations?.arrays ?? [...source.arrays, ...callers])
   checkUnchanged(watched)
   return { call, destinations, runner, watched }
 }

@@ -76,7 +76,9 @@ export function plan(logits: Logits, labels: Labels | DeviceMemory, given: Fused
     const coefficients = new Float64Array(call.policy.logProbs.length)
     call.job.gradient = { logits: tensor.rows, out: out.rows, coefficients, skipInactive }
   }
-  const runner = runnerOf(options, tensor.range)
+  const arrays: NamedArray[] = [['logits.data', tensor.data], ...tokenArrays(labels, options), ...reference.arrays]
+  if (out) arrays.push(['options.gradient', out.data])
+  const runner = runnerOf(options, tensor.range, arrays)
   checkUnchanged(watched)
   return { call, logits: tensor, out, runner, watched }
 }

@@ -3,6 +3,7 @@
  */
 import { checkUnchanged, type NamedArray, numbers, type Watched } from './arrays.js'
 import type { ForwardStage, Job } from './backends/backend.js'
+import { checkStillThere } from './device/memory.js'
 import { invalidType } from './errors.js'
 import { addTokenOutputs, copyTokenOutputs, forwardStage, keepStates } from './forward-stage.js'
 import { type HeadSource, headOf } from './head.js'
@@ -88,9 +89,10 @@ function plan(
   const policy = forwardStage(source, tokens.counts.length)
   keepStates(policy)
   addTokenOutputs(policy, options.outputs)
-  const runner = runnerOf(options, source.range)
+  const callers = tokenArrays(labels, options)
+  const runner = runnerOf(options, source.range, [...source.arrays, ...callers])
   checkUnchanged(watched)
-  return { source, tokenPlan, policy, job: { tokens, policy }, runner, watched, callers: tokenArrays(labels, options) }
+  return { source, tokenPlan, policy, job: { tokens, policy }, runner, watched, callers }
 }
 
 function result(planned: Plan): LinearSequenceLogProbs {
@@ -116,6 +118,7 @@ function backward(
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
   const coefficients = numbers(gradient, 'gradient', tokenPlan.tokens.counts.length, ', one per sequence')
   if (request === false) throw invalidType('request', 'true or an object { hidden?, weight?, bias? }', request)
+  checkStillThere([...source.arrays, ...callers])
   const destinations = headDestinations(request, 'request', source, options, [['gradient', gradient], ...callers])
   checkUnchanged(watched)
   if (destinations === undefined) return {}

@@ -3,6 +3,7 @@
  */
 import { checkUnchanged, type NamedArray, numbers, type Watched } from './arrays.js'
 import type { ForwardStage, Job } from './backends/backend.js'
+import { checkStillThere } from './device/memory.js'
 import { failure } from './errors.js'
 import { addTokenOutputs, copyTokenOutputs, forwardStage, keepStates } from './forward-stage.js'
 import { keep } from './kept.js'
@@ -69,7 +70,8 @@ function plan(logits: Logits, labels: Labels | DeviceMemory, given: SequenceOpti
   const policy = forwardStage(tensor, tokens.counts.length)
   keepStates(policy)
   addTokenOutputs(policy, options.outputs)
-  const runner = runnerOf(options, tensor.range)
+  const callers = tokenArrays(labels, options)
+  const runner = runnerOf(options, tensor.range, [['logits.data', tensor.data], ...callers])
   checkUnchanged(watched)
   return {
     logits: tensor,
@@ -78,7 +80,7 @@ function plan(logits: Logits, labels: Labels | DeviceMemory, given: SequenceOpti
     job: { tokens, policy },
     runner,
     watched,
-    callers: tokenArrays(labels, options),
+    callers,
   }
 }
 
@@ -113,6 +115,7 @@ function backward(
   const coefficients = numbers(gradient, 'gradient', tokenPlan.tokens.counts.length, ', one per sequence')
   const others: NamedArray[] = [['gradient', gradient], ...callers]
   const destination = options.out === undefined ? true : options.out
+  checkStillThere([['logits.data', logits.data], ...callers])
   const out = destinationOf(destination, 'options.out', logits, others)
   const skipInactive = skipsInactive(options.zeroInactive, destination, logits)
   checkUnchanged(watched)

@@ -195,6 +195,8 @@ export interface RunSettings {
   /** Of the cuda backend. */
   device?: number
   stream?: bigint
+  /** The objects whose device memory and stream the addresses are of: as long as a job may run they are kept. */
+  needs?: readonly unknown[]
 }
 
 export interface Backend {
