@@ -57,7 +57,8 @@ int64_t numberIn(const char* name, int64_t otherwise) {
 // Of everything below. Work may wait for that of another stream.
 std::recursive_mutex mutex;
 cudaError_t sticky = cudaSuccess;
-std::set<const void*> live;  // streams, events and graphs
+// Streams, events and graphs; as no pointers, so that LeakSanitizer sees those that nobody has destroyed.
+std::set<uintptr_t> live;
 std::set<Queue*> queues;
 std::map<int, HostStream> defaultStreams;
 std::set<std::pair<int, const void*>> loaded;  // kernels, on a device
@@ -66,6 +67,9 @@ thread_local int currentDevice = 0;
 thread_local bool contextIsCurrent = false;
 thread_local cudaError_t lastError = cudaSuccess;
 thread_local std::vector<HostStream*> captures;  // begun by this thread
+
+uintptr_t keyOf(const void* handle) { return ~reinterpret_cast<uintptr_t>(handle); }
+bool isLive(const void* handle) { return live.count(keyOf(handle)) > 0; }
 
 using Lock = std::lock_guard<std::recursive_mutex>;
 
@@ -88,7 +92,7 @@ std::shared_ptr<Queue> makeQueue(int device) {
 }
 
 HostStream* streamAt(cudaStream_t stream) {
-  if (stream) return live.count(stream) ? stream : nullptr;
+  if (stream) return isLive(stream) ? stream : nullptr;
   HostStream& at = defaultStreams[currentDevice];
   if (!at.queue) at.queue = makeQueue(currentDevice);
   return &at;
@@ -136,14 +140,14 @@ double now() {
 
 template <typename Handle>
 cudaError_t made(Handle** out, Handle* handle) {
-  live.insert(handle);
+  live.insert(keyOf(handle));
   *out = handle;
   return noted(cudaSuccess);
 }
 
 template <typename Handle>
 cudaError_t destroyed(Handle* handle) {
-  if (live.erase(handle) == 0) return noted(cudaErrorInvalidResourceHandle);
+  if (live.erase(keyOf(handle)) == 0) return noted(cudaErrorInvalidResourceHandle);
   delete handle;
   return noted(cudaSuccess);
 }
@@ -391,7 +395,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const Lock lock(mutex);
-  if (live.count(stream)) finish(*stream->queue, stream->queue->enqueued);
+  if (isLive(stream)) finish(*stream->queue, stream->queue->enqueued);
   return destroyed(stream);
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
@@ -407,7 +411,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Lock lock(mutex);
-  if (!live.count(event)) return noted(cudaErrorInvalidResourceHandle);
+  if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
   return enqueue(stream, [queue = event->queue, position = event->position](int) {
     if (queue) finish(*queue, position);
   });
@@ -415,7 +419,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   const Lock lock(mutex);
   if (!stream) return noted(cudaErrorStreamCaptureUnsupported);
-  if (!live.count(stream)) return noted(cudaErrorInvalidResourceHandle);
+  if (!isLive(stream)) return noted(cudaErrorInvalidResourceHandle);
   if (stream->captured) return noted(cudaErrorInvalidValue);
   stream->captured = new HostGraph;
   captures.push_back(stream);
@@ -423,7 +427,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   const Lock lock(mutex);
-  if (!live.count(stream) || !stream->captured) return noted(cudaErrorInvalidValue);
+  if (!isLive(stream) || !stream->captured) return noted(cudaErrorInvalidValue);
   HostGraph* captured = std::exchange(stream->captured, nullptr);
   for (size_t i = captures.size(); i > 0; --i) {
     if (captures[i - 1] == stream) captures.erase(captures.begin() + std::ptrdiff_t(i) - 1);
@@ -435,12 +439,12 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
   const Lock lock(mutex);
-  if (!live.count(graph)) return noted(cudaErrorInvalidResourceHandle);
+  if (!isLive(graph)) return noted(cudaErrorInvalidResourceHandle);
   return made(executable, new HostGraph(*graph));
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   const Lock lock(mutex);
-  if (!live.count(executable)) return noted(cudaErrorInvalidResourceHandle);
+  if (!isLive(executable)) return noted(cudaErrorInvalidResourceHandle);
   // A graph that is destroyed while it runs runs to its end.
   return enqueue(stream, [operations = executable->operations](int device) {
     for (const Work& operation : operations) operation(device);
@@ -468,7 +472,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const Lock lock(mutex);
   HostStream* at = streamAt(stream);
-  if (!at || !live.count(event) || event->device != at->queue->device) return noted(cudaErrorInvalidResourceHandle);
+  if (!at || !isLive(event) || event->device != at->queue->device) return noted(cudaErrorInvalidResourceHandle);
   put(*at, [event](int) { event->time = now(); });
   event->inGraph = at->captured != nullptr;
   event->queue = event->inGraph ? nullptr : at->queue;
@@ -477,7 +481,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const Lock lock(mutex);
-  if (!live.count(event)) return noted(cudaErrorInvalidResourceHandle);
+  if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
   if (event->queue) finish(*event->queue, event->position);
   if (event->inGraph) finishAll();
   return noted(cudaSuccess);
@@ -485,7 +489,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
   const Lock lock(mutex);
   for (const cudaEvent_t event : {start, end}) {
-    if (!live.count(event)) return noted(cudaErrorInvalidResourceHandle);
+    if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
     if (event->time == 0) return noted(cudaErrorInvalidResourceHandle);  // never recorded
     if (event->queue && event->queue->done < event->position) return noted(cudaErrorNotReady);
   }
