@@ -23,7 +23,7 @@ export interface DeviceMemory {
   readonly byteLength: number
   /** Bytes to skip after `ptr`. Defaults to 0. */
   readonly byteOffset?: number
-  /** Index of the GPU. Defaults to 0. */
+  /** Index of the GPU. Defaults to the one the memory is of. */
   readonly device?: number
 }
 

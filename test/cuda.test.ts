@@ -5,8 +5,14 @@
 import { spawnSync } from 'node:child_process'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { DeviceBuffer, Event, getDevices, prepareFusedPreferenceLoss, Stream } from '../lib/cuda/index.js'
-import { fusedPreferenceLoss, fusedPreferenceLossSync, getBackends, sequenceLogProbsSync } from '../lib/index.js'
-import type { DType, FusedOptions, Logits } from '../lib/types.js'
+import {
+  fusedPreferenceLoss,
+  fusedPreferenceLossSync,
+  getBackends,
+  preferenceLossSync,
+  sequenceLogProbsSync,
+} from '../lib/index.js'
+import type { DType, FusedOptions, Logits, PreferenceLoss } from '../lib/types.js'
 import { bytes, CUDA, DIST, DTYPES, encode, gaussian, OUTPUTS, random, storage } from './support.js'
 
 const CUDA_DIST = new URL('./cuda/index.mjs', DIST)
@@ -175,6 +181,22 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
     expect(read(out, data)[0]).toBe(7)
     fusedPreferenceLossSync(there.logits, labels, { ...options, gradient: out })
     expect(read(out, data)[0]).toBe(0)
+  })
+
+  it.each([1, 2, 3, 5, 255, 257, 1000])('matches %i pairs by rank, ties and NaN among them', (size) => {
+    const next = random(size)
+    // Few values, so that there are ties.
+    const list = () => Float64Array.from({ length: size }, () => (next() < 0.02 ? Number.NaN : Math.floor(20 * next())))
+    const pairs = { chosen: list(), rejected: list(), referenceChosen: list(), referenceRejected: list() }
+    for (const lossType of ['aot', 'aot_unpaired'] as const) {
+      const run = (backend: 'cuda' | 'js') => preferenceLossSync(pairs, { lossType, backend })
+      const arrays = ({ losses, gradient }: PreferenceLoss) => [losses, gradient.chosen, gradient.rejected]
+      const [got, wanted] = [arrays(run('cuda')), arrays(run('js'))]
+      for (const [k, array] of wanted.entries()) {
+        for (let i = 0; i < size; i++) expect(got[k][i] - array[i] || 0).toBeCloseTo(0, 12)
+        expect(Array.from(got[k], Number.isNaN)).toEqual(Array.from(array, Number.isNaN))
+      }
+    }
   })
 
   it("runs off the calling thread, in order with the caller's stream", async () => {

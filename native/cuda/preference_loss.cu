@@ -30,24 +30,39 @@ FPL_DEVICE bool standsBefore(double a, int64_t i, double b, int64_t j) {
   return a < b || (a == b && i < j);
 }
 
+// The pairs in the order of their values. One block: a bitonic network of as many places as the next power of two, in
+// which the smaller always goes to the front, so that places without a pair would stay at the end and can be left out.
 template <typename Value>
-FPL_DEVICE int64_t rankOf(int64_t i, int64_t count, const Value& value) {
-  const double own = value(i);
-  int64_t rank = 0;
-  for (int64_t j = 0; j < count; ++j) rank += standsBefore(value(j), j, own, i);
-  return rank;
+FPL_DEVICE void sortPairs(int64_t count, const Value& value, int32_t* order) {
+  for (int64_t i = threadIndex(); i < count; i += kThreads) order[i] = int32_t(i);
+  for (int64_t half = 1; half < count; half *= 2) {
+    const int64_t runs = (count + 2 * half - 1) / (2 * half);
+    for (int64_t step = half; step > 0; step /= 2) {
+      barrier();
+      for (int64_t k = threadIndex(); k < runs * half; k += kThreads) {
+        const int64_t within = k & (step - 1), low = 2 * k - within;
+        // Two sorted runs are first compared from both ends.
+        const int64_t high = step == half ? 2 * (k - within + step) - 1 - within : low + step;
+        if (high >= count) continue;
+        const int32_t first = order[low], second = order[high];
+        if (!standsBefore(value(second), second, value(first), first)) continue;
+        order[low] = second;
+        order[high] = first;
+      }
+    }
+  }
+  barrier();
 }
 
 // match[i]: the pair whose value in `right` has the rank that pair i's has in `left`; inverse the other way round.
 template <typename Left, typename Right>
 FPL_DEVICE void matchByRank(int64_t count, const Left& left, const Right& right, int32_t* order, int32_t* match,
                             int32_t* inverse) {
-  for (int64_t i = threadIndex(); i < count; i += kThreads) order[rankOf(i, count, right)] = int32_t(i);
+  sortPairs(count, right, order);
+  sortPairs(count, left, inverse);
+  for (int64_t rank = threadIndex(); rank < count; rank += kThreads) match[inverse[rank]] = order[rank];
   barrier();
-  for (int64_t i = threadIndex(); i < count; i += kThreads) {
-    match[i] = order[rankOf(i, count, left)];
-    inverse[match[i]] = int32_t(i);
-  }
+  for (int64_t i = threadIndex(); i < count; i += kThreads) inverse[match[i]] = int32_t(i);
   barrier();
 }
 
