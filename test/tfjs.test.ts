@@ -437,6 +437,9 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
       same(loss({ reference, mask: tf.cast(tensors.mask, 'bool') }), loss({ reference, mask }))
       same(loss({ reference: logProbs }), loss({ reference }))
       same(loss({ reference: { ...reference, rejected: logProbs.rejected } }), loss({ reference }))
+      const perSequence = { logProbs: [...reference.chosen, ...reference.rejected] }
+      same(loss({ reference: perSequence }), loss({ reference }))
+      same(loss({ reference: { logProbs: tf.tensor1d(perSequence.logProbs) } }), loss({ reference }))
       same(
         loss({ reference: { logits: other } }),
         loss({ reference: { logits: { data: other.dataSync() as Float32Array, shape: other.shape } } }),

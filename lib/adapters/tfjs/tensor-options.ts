@@ -19,13 +19,12 @@ export interface TokenTensors {
 }
 
 /**
- * Log-probs of the pairs under the reference, `[P]` each. A float32 tensor has rounded them: before the first update,
+ * Log-probs under the reference: of the pairs, `[P]` each, or of all sequences, `[B]`. A float32 tensor has rounded them: before the first update,
  * where the policy is the reference, its rewards are then not 0 but some 1e-6 of either sign.
  */
-export interface TensorReference {
-  chosen: ArrayLike<number> | tf.Tensor
-  rejected: ArrayLike<number> | tf.Tensor
-}
+export type TensorReference =
+  | { chosen: ArrayLike<number> | tf.Tensor; rejected: ArrayLike<number> | tf.Tensor }
+  | { logProbs: ArrayLike<number> | tf.Tensor }
 
 /** Options of an op with arrays in place of the tensors. */
 type WithArrays<T> = Omit<T, keyof TokenTensors | 'reference'> &
