@@ -8,6 +8,7 @@ import type { LossStage } from '../lib/backends/backend.js'
 import { jsBackend } from '../lib/backends/js/index.js'
 import { LOSSES } from '../lib/backends/js/losses.js'
 import { log1mexp, logSigmoid, sigmoid, softplus } from '../lib/backends/js/numbers.js'
+import { preferenceLossSync } from '../lib/index.js'
 import type { FDivergence, LossType } from '../lib/types.js'
 
 const settings = { threads: 1 }
@@ -292,7 +293,25 @@ describe('conventions', () => {
     expect(single('hinge', -2, -3.999, { beta: 0.5 }).chosen).toBe(-0.5)
   })
 
+  it('means need no length, but for scores of their sums', () => {
+    const pairs = { chosen: [-1], rejected: [-2], referenceChosen: [-1.5], referenceRejected: [-1] }
+    for (const lossType of ['ipo', 'ipo_norm', 'sigmoid_norm', 'simpo', 'orpo'] as const) {
+      const { loss } = preferenceLossSync(pairs, { lossType, averageLogProb: true, backend: 'js' })
+      expect(loss).toBeGreaterThan(0)
+    }
+    // Of sums, the paper's ipo has none.
+    expect(preferenceLossSync(pairs, { lossType: 'ipo', fDivergence: 'js', backend: 'js' }).loss).toBeGreaterThan(0)
+  })
+
   it('a length of 0 leaves the value undivided', () => {
+    const empty = { chosenLengths: Float64Array.of(0), rejectedLengths: Float64Array.of(0), fDivergence: 'js' as const }
+    for (const lossType of ['sigmoid_norm', 'ipo_norm'] as const) {
+      for (const average of [false, true]) {
+        expect(single(lossType, 0, -2, { ...empty, average })).toMatchObject({
+          loss: single(lossType, 0, -2, { fDivergence: 'js' }).loss,
+        })
+      }
+    }
     const none = { chosenLengths: Float64Array.of(0), rejectedLengths: Float64Array.of(0) }
     expect(single('simpo', 0, -2, none).loss).toBe(single('simpo', 0, -2).loss)
     expect(single('sft', 0, -2, none)).toMatchObject({ loss: 0 })

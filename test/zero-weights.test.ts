@@ -271,6 +271,8 @@ describe.each(TARGETS)('$name', ({ run }) => {
           [3, 2000],
           [706, 706],
           [705, 709],
+          [200, 200],
+          [700, 703],
         ]) {
           const certain = fourSequences(
             Array.from({ length: 4 * TIME }, (_, row) => {
@@ -284,6 +286,15 @@ describe.each(TARGETS)('$name', ({ run }) => {
           )
           const options = { shift: false, lossType: 'orpo', beta, gradient: true, ...run } as const
           const { losses, gradient, gradLogits } = fusedPreferenceLossSync(certain, LABELS, options)
+          // What a row's words have is what its label has with the other sign, shared among four.
+          const rows = values(gradLogits!)
+          for (let row = 0; row < 4 * TIME; row++) {
+            const label = rows[row * VOCAB + LABELS[row]]
+            const other = rows[row * VOCAB + ((LABELS[row] + 1) % VOCAB)]
+            expect(Math.abs(label + 4 * other)).toBeLessThanOrEqual(1e-6 * Math.abs(label))
+            const gap = row < 2 * TIME ? chosenGap : rejectedGap
+            if (chosenGap === rejectedGap && gap < 704) expect(Math.abs(label)).toBeGreaterThan((0.1 * beta) / TIME)
+          }
           const all = [...losses, ...gradient.chosen, ...gradient.rejected, ...values(gradLogits!)]
           expect(allFinite(all), `${chosenGap}, ${rejectedGap}, β ${beta}`).toBe(true)
           if (chosenGap === rejectedGap) {
