@@ -254,6 +254,38 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
     expect(thrown(() => prepared.enqueue(stream)).code).toBe('ERR_DISPOSED')
   })
 
+  it('prepares a call whose sft has weights and divisors of its own', () => {
+    const { logits, labels, options, data } = problem('float32')
+    const there = onDevice(logits)
+    const out = new DeviceBuffer(data.byteLength)
+    const all: FusedOptions = {
+      ...options,
+      lossType: [{ lossType: 'sigmoid' }, { lossType: 'sft' }],
+      ldAlpha: 0.25,
+      // The second chosen sequence is longer than its rejected one.
+      mask: labels.map((_, i) => (i >= 3 * T && i % T > 3 ? 0 : 1)),
+      normalizer: { pairs: 7, tokens: 90 },
+    }
+    const wanted = fusedPreferenceLossSync(logits, labels, { ...all, backend: 'cpu', gradient: true })
+    const prepared = prepareFusedPreferenceLoss(there.logits, labels, { ...all, gradient: out })
+    for (let i = 0; i < 2; i++) {
+      prepared.enqueue()
+      expect(prepared.read().loss).toBeCloseTo(wanted.loss, 6)
+      const gradient = read(out, data)
+      for (const [k, x] of (wanted.gradLogits!.data as Float32Array).entries()) expect(gradient[k]).toBeCloseTo(x, 6)
+    }
+    prepared.dispose()
+
+    // With labels on the device the tokens are counted there, but for those that are given.
+    const { mask, ldAlpha, ...onLabels } = all
+    for (const normalizer of ['mean', { pairs: 7, tokens: 90 }] as const) {
+      const call = (where: FusedOptions) =>
+        fusedPreferenceLossSync(logits, labels, { ...onLabels, normalizer, ...where })
+      const counted = fusedPreferenceLossSync(there.logits, DeviceBuffer.from(labels), { ...onLabels, normalizer })
+      expect(counted.loss).toBeCloseTo(call({ backend: 'cpu' }).loss, 6)
+    }
+  })
+
   it('measures time between events', () => {
     using stream = new Stream()
     using start = new Event()

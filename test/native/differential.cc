@@ -123,9 +123,8 @@ void compareLoss(const Example& e, Report& report) {
   copy(s.rejectedLengths, pairs.rejectedLengths);
   pairs.weights.assign(size, 1);
   if (s.pairWeights) copy(s.pairWeights, pairs.weights);
-  pairs.plainChosen = pairs.chosen;
   if (!e.plainWeights.empty()) {
-    for (int64_t i = 0; i < size; ++i) pairs.plainChosen[i] = plainLogProb(e, s.pairs[2 * i]);
+    for (int64_t i = 0; i < size; ++i) pairs.plainChosen.push_back(plainLogProb(e, s.pairs[2 * i]));
   }
   // Beyond this the formulas lose digits, are capped or infinite; what they give then is for the tests of each loss.
   for (int64_t i = 0; i < size; ++i) {

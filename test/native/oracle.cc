@@ -161,8 +161,13 @@ Real loss(const LossTerms& terms, const LossConstants& k, const Pairs& s) {
     }
     for (int64_t i = 0; i < count; ++i) {
       const int64_t m = match[i];
-      OnePair pair{s.chosen[i],        s.rejected[i],        s.referenceChosen[i], s.referenceRejected[i],
-                   s.chosenLengths[i], s.rejectedLengths[i], s.plainChosen[i]};
+      OnePair pair{s.chosen[i],
+                   s.rejected[i],
+                   s.referenceChosen[i],
+                   s.referenceRejected[i],
+                   s.chosenLengths[i],
+                   s.rejectedLengths[i],
+                   s.plainChosen.empty() ? s.chosen[i] : s.plainChosen[i]};
       if (term.type == LossType::aot) {
         pair.referenceChosen = s.referenceChosen[m];
         pair.referenceRejected = s.referenceRejected[m];
