@@ -25,7 +25,7 @@ import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs, promisify } from 'node:util'
 import prebuildify from 'prebuildify'
-import { nvcc } from './nvcc.mjs'
+import { cmakeOptions, forgetMissingNvcc, nvcc } from './cmake-options.mjs'
 import { binaryOf, CUDA_FILE, CUDA_LIBRARY, CUDA_PLATFORM, recordSources, TARGETS } from './shipped.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -84,16 +84,16 @@ function writeSubpath(file, libc) {
 
 /** Builds the CUDA library where there is a CUDA compiler, and puts it beside the addon, which opens it on demand. */
 function addCuda() {
-  const compiler = nvcc()
-  if (compiler === undefined) {
+  if (nvcc() === undefined) {
     console.log('prebuild: no CUDA library, for there is no nvcc on the PATH; node scripts/install-nvcc.mjs gets one')
     return
   }
   console.log('prebuild: CUDA')
   const cmake = (...args) =>
     execFileSync(join(root, 'node_modules/.bin/cmake-js'), args, { cwd: root, stdio: 'inherit' })
-  cmake('configure', '--log-level', 'error', `--CDCMAKE_CUDA_COMPILER=${compiler}`)
-  cmake('compile', '--target', CUDA_LIBRARY, '--log-level', 'error')
+  forgetMissingNvcc(join(root, 'build'))
+  cmake('configure', ...cmakeOptions())
+  cmake('compile', '--target', CUDA_LIBRARY, ...cmakeOptions())
   copyFileSync(join(root, 'build/Release', `${CUDA_LIBRARY}.so`), join(prebuilds, CUDA_FILE))
   recordSources(prebuilds, [CUDA_FILE], 'cuda')
 }
