@@ -33,8 +33,10 @@ const library = (name) => run('g++', [`-print-file-name=${name}`], { capture: tr
 // The C++ library must be there before the sanitizer looks for its throw.
 const preload = (name) => ({ LD_PRELOAD: `${library(name)} ${library('libstdc++.so')}` })
 
-/** Tests whose subject is Node, the package or how fast memory is, and not what the addon does. */
-const ELSEWHERE = ['bench', 'cli', 'memory', 'package', 'tfjs', 'stress'].map((name) => `test/${name}.test.ts`)
+/** Tests whose subject is Node, the package, a browser or how fast memory is, and not what the addon does. */
+const ELSEWHERE = ['bench', 'cli', 'memory', 'package', 'plot', 'release', 'stress', 'tarball', 'tfjs'].map(
+  (name) => `test/${name}.test.ts`,
+)
 const QUICK = ['hostile', 'linear', 'tokens', 'cuda', 'cuda-faults', 'cuda-lifetimes'].map(
   (name) => `test/${name}.test.ts`,
 )
