@@ -82,9 +82,9 @@ export function referenceOf(
   ]
   if (model) return { parts, arrays }
   const read = perSequence ? ofSequences(parts, name, pairs, tokens) : ofPairs(parts, name, pairs.length / 2)
-  // What `emptySequence: 'nan'` gives for a sequence without active tokens; on the GPU these are counted later.
+  // What `emptySequence: 'nan'` gives for a sequence without active tokens. On the GPU these are counted later: 0 as yet.
   const mayBeEmpty = (side: 0 | 1, pair: number) =>
-    Number.isNaN(tokens.emptyLogProb) && (tokens.labels !== undefined || tokens.counts[pairs[2 * pair + side]] === 0)
+    Number.isNaN(tokens.emptyLogProb) && tokens.counts[pairs[2 * pair + side]] === 0
   checkLogProbs(read[0], read[1], needed, mayBeEmpty)
   return { parts, arrays, logProbs: [read[0].values, read[1].values] }
 }

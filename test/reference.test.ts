@@ -125,6 +125,9 @@ describe('warnings', () => {
     await preferenceLoss({ ...pairsOf([-10, -9]), chosenLengths: [9, 10], rejectedLengths: [9, 10] }, run)
     // What rounding leaves, and zeros among others.
     preferenceLossSync(pairsOf([1e-4, 0], [0, -1]), run)
+    preferenceLossSync(pairsOf([0, 0], [-1, -2]), run)
+    preferenceLossSync(pairsOf([-1, 0], [0, 0]), run)
+    preferenceLossSync(pairsOf([0, 0], [0, 1e-4]), run)
     for (const reference of [
       sums,
       { chosen: sums.logProbs.slice(0, 2), rejected: sums.logProbs.slice(2) },

@@ -48,6 +48,7 @@ describe('losses', () => {
     ['sigmod', "; did you mean 'sigmoid'?"],
     ['hinge_loss', "; did you mean 'hinge'?"],
     ['dpo_hinge', "; did you mean 'hinge'?"],
+    ['sigmoid_normal', "; did you mean 'sigmoid_norm'?"],
     ['sigmoidal', "; did you mean 'sigmoid'?"],
     ['orpp', "; did you mean 'orpo'?"],
     // One letter of three, and everything farther away, says nothing.
