@@ -34,7 +34,7 @@ const library = (name) => run('g++', [`-print-file-name=${name}`], { capture: tr
 const preload = (name) => ({ LD_PRELOAD: `${library(name)} ${library('libstdc++.so')}` })
 
 /** Tests whose subject is Node, the package, a browser or how fast memory is, and not what the addon does. */
-const ELSEWHERE = ['bench', 'cli', 'memory', 'package', 'plot', 'release', 'stress', 'tarball', 'tfjs'].map(
+const ELSEWHERE = ['bench', 'cli', 'memory', 'package', 'plot', 'release', 'tarball', 'tfjs'].map(
   (name) => `test/${name}.test.ts`,
 )
 const QUICK = ['hostile', 'linear', 'tokens', 'cuda', 'cuda-faults', 'cuda-lifetimes'].map(
