@@ -17,7 +17,8 @@ const REFERENCE = modelNames('logits')
 /**
  * The preference loss of a batch of sequences straight from the logits, and its exact gradient with respect to them.
  * The logits are read once for the loss and once more for the gradient, which is written once; nothing of their size is
- * allocated unless `gradient` is true. Runs off the calling thread.
+ * allocated unless `gradient` is true. Runs off the calling thread: arrays are lent until the promise has settled, and must
+ * be neither changed nor transferred meanwhile.
  *
  * The formulas and their papers are in the README's loss table; the default is DPO (Rafailov et al. 2023). Lengths, for
  * the losses that divide by them, are the numbers of active tokens.

@@ -18,9 +18,11 @@ const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
 
 /**
  * Log-probs of whole sequences under a model, from its logits: log softmax, picked at each label and summed, in one
- * sweep over the logits and without storing anything of their size. Runs off the calling thread.
+ * sweep over the logits and without storing anything of their size. Runs off the calling thread: arrays are lent until the
+ * promise has settled, and must be neither changed nor transferred meanwhile.
  *
- * The gradient is not computed until `backward` of the result is called.
+ * The gradient is not computed until `backward` of the result is called. Until then the result keeps the logits in memory;
+ * its `dispose` lets go of them.
  *
  * @param logits `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`. Read, never written.
  * @param labels `[batch, time]` (`[tokens]`) token ids; `ignoreIndex` marks those that do not count. Labels at masked

@@ -199,7 +199,11 @@ export interface LossOptions {
   normalizer?: Normalizer
 }
 
-/** Where and how a call runs. */
+/**
+ * Where and how a call runs. The promise forms run off the calling thread, on the caller's own logits, hidden states,
+ * weights, biases and arrays for gradients. These are lent until the promise has settled: they must be neither changed nor
+ * transferred (`postMessage`, `structuredClone`) meanwhile. All other arrays are copied before the call returns.
+ */
 export interface RunOptions {
   /** Defaults to 'auto': 'cpu' for host memory ('js' where no binary loads), 'cuda' for device memory. */
   backend?: 'auto' | 'cuda' | 'cpu' | 'js'

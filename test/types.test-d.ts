@@ -18,6 +18,7 @@ import {
   fusedPreferenceLossSync,
   getBackends,
   type HeadWeight,
+  type LinearSequenceLogProbs,
   type Logits,
   linearSequenceLogProbsSync,
   type PreferenceLoss,
@@ -101,6 +102,12 @@ test('the output layer has functions of the same kind', () => {
   expectTypeOf(gradBias).toEqualTypeOf<Float32Array | DeviceMemory | undefined>()
   // @ts-expect-error there are no logits to overwrite
   fusedLinearPreferenceLossSync(hidden, weight, labels, { gradient: 'in-place' })
+})
+
+test('results that keep arrays are disposed of, by using too', () => {
+  expectTypeOf<SequenceLogProbs>().toExtend<Disposable>()
+  expectTypeOf<LinearSequenceLogProbs>().toExtend<Disposable>()
+  expectTypeOf<SequenceLogProbs['dispose']>().toEqualTypeOf<() => void>()
 })
 
 test('misspelt names and wrong types do not compile', () => {

@@ -15,6 +15,8 @@ export interface Addon {
   /** An id that no other call has, whichever copy of this package makes it; for the functions of `cuda` as well. */
   nextId(): number
   availableThreads(): number
+  /** Whether the memory of arrays is held while `runAsync` uses it, whoever they are transferred to meanwhile. */
+  readonly holdsMemory: boolean
   readonly cuda: CudaFunctions
   /** Seconds of a sweep over the bytes of `buffer`; see native/cpu/limits.h. */
   bandwidth(sweep: string, buffer: ArrayBuffer, target: ArrayBuffer | undefined, threads: number): number

@@ -6,6 +6,7 @@
 //   cancel(id)
 //   nextId()                            an id that no other call has
 //   jobVersion                          of what run takes
+//   holdsMemory                         whether arrays may be transferred while runAsync uses them, see lent_memory.h
 //   lossNames, instructionSets          in the order in which `numbers` refers to them
 //   availableThreads()
 //   cuda                                the CUDA backend, see cuda_bindings.h
@@ -36,20 +37,22 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
     arena_ = Napi::Persistent(arena.As<Napi::Object>());
     slots_ = static_cast<char*>(arena.Data());
 
-    DefineAddon(exports, {
-                             InstanceMethod("run", &FusedPreferenceLoss::run),
-                             InstanceMethod("runAsync", &FusedPreferenceLoss::runAsync),
-                             InstanceMethod("cancel", &FusedPreferenceLoss::cancel),
-                             InstanceMethod("nextId", &FusedPreferenceLoss::nextId),
-                             InstanceMethod("availableThreads", &FusedPreferenceLoss::availableThreads),
-                             InstanceMethod("bandwidth", &FusedPreferenceLoss::bandwidth),
-                             InstanceMethod("multiplyAddRate", &FusedPreferenceLoss::multiplyAddRate),
-                             InstanceValue("jobVersion", Napi::Number::New(env, fpl::kJobVersion), napi_enumerable),
-                             InstanceValue("arena", arena, napi_enumerable),
-                             InstanceValue("cuda", cuda_.functions(), napi_enumerable),
-                             InstanceValue("lossNames", lossNames, napi_enumerable),
-                             InstanceValue("instructionSets", sets, napi_enumerable),
-                         });
+    DefineAddon(exports,
+                {
+                    InstanceMethod("run", &FusedPreferenceLoss::run),
+                    InstanceMethod("runAsync", &FusedPreferenceLoss::runAsync),
+                    InstanceMethod("cancel", &FusedPreferenceLoss::cancel),
+                    InstanceMethod("nextId", &FusedPreferenceLoss::nextId),
+                    InstanceMethod("availableThreads", &FusedPreferenceLoss::availableThreads),
+                    InstanceMethod("bandwidth", &FusedPreferenceLoss::bandwidth),
+                    InstanceMethod("multiplyAddRate", &FusedPreferenceLoss::multiplyAddRate),
+                    InstanceValue("jobVersion", Napi::Number::New(env, fpl::kJobVersion), napi_enumerable),
+                    InstanceValue("holdsMemory", Napi::Boolean::New(env, fpl::LentMemory::held(env)), napi_enumerable),
+                    InstanceValue("arena", arena, napi_enumerable),
+                    InstanceValue("cuda", cuda_.functions(), napi_enumerable),
+                    InstanceValue("lossNames", lossNames, napi_enumerable),
+                    InstanceValue("instructionSets", sets, napi_enumerable),
+                });
     // Before the environment is torn down, not after: the queue's thread must be gone by then.
     env.AddCleanupHook([this] { queue_.stop(); });
   }
@@ -63,7 +66,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
 
   Napi::Value runAsync(const Napi::CallbackInfo& info) {
     auto job = std::make_unique<fpl::AsyncJob>(info.Env(), info[0].As<Napi::Number>().DoubleValue());
-    fpl::readJob(info, 1, slots_, job->job);
+    fpl::readJob(info, 1, slots_, job->job, &job->lent);
     Napi::Array arguments = Napi::Array::New(info.Env(), info.Length());
     for (size_t i = 0; i < info.Length(); ++i) arguments[uint32_t(i)] = info[i];
     job->arguments = Napi::Persistent(arguments.As<Napi::Object>());

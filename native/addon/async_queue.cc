@@ -72,6 +72,7 @@ void AsyncQueue::work() {
     if (napi_call_threadsafe_function(done_, job.get(), napi_tsfn_nonblocking) != napi_ok) {
       // The environment is closing: nobody will settle the promise. Its references may only be dropped on the main
       // thread, where they go with the environment anyway.
+      job->lent.release();
       job.release();
       doneClosed_ = true;
       return;

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "../core/job.h"
+#include "lent_memory.h"
 #include "napi.h"
 
 namespace fpl {
@@ -20,6 +21,7 @@ struct AsyncJob {
   double id;  // the caller's, for cancel
   Napi::Promise::Deferred deferred;
   Napi::ObjectReference arguments;  // keeps the caller's arrays alive
+  LentMemory lent;                  // and their memory
   Job job;
   std::function<bool(Job&)> work;  // false when cancelled; throws when it fails
   bool finished = false;           // false: cancelled

@@ -295,7 +295,7 @@ Napi::Value CudaBindings::run(const Napi::CallbackInfo& info) {
 
 Napi::Value CudaBindings::runAsync(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<AsyncJob>(env_, info[0].As<Napi::Number>().DoubleValue());
-  readJob(info, 1, nullptr, job->job);
+  readJob(info, 1, nullptr, job->job, &job->lent);
   job->arguments = keep(info);
   job->work = [api = api_, context = context_](Job& at) {
     Problem problem;
@@ -321,6 +321,9 @@ Napi::Value CudaBindings::prepare(const Napi::CallbackInfo& info) {
 Napi::Value CudaBindings::later(const Napi::CallbackInfo& info, std::function<bool(Problem*)> work) {
   auto job = std::make_unique<AsyncJob>(env_, info[0].As<Napi::Number>().DoubleValue());
   job->arguments = keep(info);
+  for (size_t i = 0; i < info.Length(); ++i) {
+    if (info[i].IsTypedArray()) job->lent.hold(env_, info[i]);
+  }
   job->work = [work = std::move(work)](Job&) {
     Problem problem;
     if (!work(&problem)) throw std::runtime_error(problem.message);

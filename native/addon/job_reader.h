@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../core/job.h"
+#include "lent_memory.h"
 #include "napi.h"
 
 namespace fpl {
@@ -15,7 +16,8 @@ constexpr size_t kArenaSlot = 64;
 constexpr size_t kMostArrays = 45;
 
 // Reads the arguments from the one numbered `first` on. The pointers in `job` are those of the caller's arrays, or of
-// the slots of `arena` where small ones have been put.
-void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job);
+// the slots of `arena` where small ones have been put. `lent`, where there is one, holds the memory of those arrays
+// that the caller has access to meanwhile.
+void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job, LentMemory* lent = nullptr);
 
 }  // namespace fpl
