@@ -32,7 +32,7 @@ const PAIRS: ReadonlySet<string> = new Set([
  * @param options the loss, its constants, and where the call runs.
  * @returns the mean loss, and per pair losses, rewards and gradients of the mean loss.
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
- *   `ERR_SHAPE_MISMATCH`; Error `ERR_BACKEND_UNAVAILABLE`; the reason of `options.signal`.
+ *   `ERR_SHAPE_MISMATCH`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of `options.signal`.
  */
 export async function preferenceLoss(pairs: PreferencePairs, options?: PreferenceOptions): Promise<PreferenceLoss> {
   const planned = plan(pairs, options)

@@ -12,7 +12,7 @@ import {
   preferenceLossSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { DType, FusedOptions, Logits, PreferenceLoss } from '../lib/types.js'
+import type { DeviceMemory, DType, FusedOptions, Logits, PreferenceLoss } from '../lib/types.js'
 import { bytes, CUDA, DIST, DTYPES, encode, gaussian, OUTPUTS, random, storage } from './support.js'
 
 const CUDA_DIST = new URL('./cuda/index.mjs', DIST)
@@ -162,6 +162,51 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
     expect(error.message).toContain('2 of the labels')
   })
 
+  it('refuses labels and masks on the device that do not fit, and options that need the labels at hand', () => {
+    const { logits, labels, options } = problem('float32')
+    const there = onDevice(logits)
+    const rows = labels.length
+    const memory = DeviceBuffer.from(new Int32Array(2 * rows + 2))
+    const at = (byteLength: number, byteOffset = 0, device = memory.device) => ({
+      ptr: memory.ptr,
+      byteLength,
+      byteOffset,
+      device,
+    })
+    const call = (ids: Int32Array | DeviceMemory, more: FusedOptions = {}, tensor = there.logits) =>
+      thrown(() => fusedPreferenceLossSync(tensor, ids, { ...options, ...more }))
+    const given = at(4 * rows)
+    const cases: [{ code?: string; message: string }, string, string][] = [
+      [
+        call(at(4 * rows + 4)),
+        'ERR_SHAPE_MISMATCH',
+        `labels must have ${4 * rows} bytes of int32 or ${8 * rows} of int64`,
+      ],
+      [call(at(8 * rows + 8)), 'ERR_SHAPE_MISMATCH', 'labels must have'],
+      [call(at(4 * rows - 4)), 'ERR_SHAPE_MISMATCH', 'labels must have'],
+      [call(at(4 * rows, 2)), 'ERR_INVALID_ARG_VALUE', 'a multiple of the element size, 4'],
+      [call(at(8 * rows, 4)), 'ERR_INVALID_ARG_VALUE', 'a multiple of the element size, 8'],
+      [call(at(4 * rows, 0, 1)), 'ERR_INVALID_ARG_VALUE', 'labels must be on the device of the logits'],
+      [call(given, {}, logits), 'ERR_INVALID_ARG_VALUE', 'labels are device memory, so logits, or hidden and weight'],
+      [call(given, { mask: at(rows + 1) }), 'ERR_SHAPE_MISMATCH', `options.mask must have ${rows} bytes`],
+      [call(given, { mask: at(rows - 1) }), 'ERR_SHAPE_MISMATCH', `options.mask must have ${rows} bytes`],
+      [
+        call(given, { mask: at(rows, 0, 1) }),
+        'ERR_INVALID_ARG_VALUE',
+        'options.mask must be on the device of the logits',
+      ],
+      [call(given, { mask: new Uint8Array(rows) }), 'ERR_INVALID_ARG_TYPE', 'options.mask must be device memory'],
+      [call(labels, { mask: at(rows) }), 'ERR_INVALID_ARG_TYPE', 'options.mask must be in host memory'],
+      [call(given, { ldAlpha: 0.5 }), 'ERR_INVALID_ARG_VALUE', 'options.ldAlpha needs labels in host memory'],
+      [call(given, { emptySequence: 'error' }), 'ERR_INVALID_ARG_VALUE', "options.emptySequence 'error' needs labels"],
+    ]
+    for (const [error, code, message] of cases) {
+      expect(error.message).toContain(message)
+      expect(error.code).toBe(code)
+    }
+    expect(fusedPreferenceLossSync(there.logits, given, options).tokenCounts).toHaveLength(B)
+  })
+
   it('goes backward later, from labels on the device', () => {
     const { logits, labels, data } = problem('float32')
     const coefficients = [1, -2, 0.5, 3]
@@ -186,8 +231,10 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
   it.each([1, 2, 3, 5, 255, 257, 1000])('matches %i pairs by rank, ties and NaN among them', (size) => {
     const next = random(size)
     // Few values, so that there are ties.
-    const list = () => Float64Array.from({ length: size }, () => (next() < 0.02 ? Number.NaN : Math.floor(20 * next())))
-    const pairs = { chosen: list(), rejected: list(), referenceChosen: list(), referenceRejected: list() }
+    const list = (share: number) =>
+      Float64Array.from({ length: size }, () => (next() < share ? Number.NaN : Math.floor(-20 * next())))
+    const reference = { referenceChosen: list(0), referenceRejected: list(0) } // a NaN there is refused
+    const pairs = { chosen: list(0.04), rejected: list(0.04), ...reference }
     for (const lossType of ['aot', 'aot_unpaired'] as const) {
       const run = (backend: 'cuda' | 'js') => preferenceLossSync(pairs, { lossType, backend })
       const arrays = ({ losses, gradient }: PreferenceLoss) => [losses, gradient.chosen, gradient.rejected]

@@ -176,6 +176,7 @@ const TOKENS: Case[] = [
   ['ignoreIndex fractional', 'ERR_OUT_OF_RANGE', 'options.ignoreIndex', option('ignoreIndex', 0.5)],
   ['ignoreIndex a bigint', 'ERR_INVALID_ARG_TYPE', 'options.ignoreIndex', option('ignoreIndex', -100n)],
   ['mask too short', 'ERR_SHAPE_MISMATCH', 'options.mask must have 12 elements', option('mask', [true])],
+  ['mask too long', 'ERR_SHAPE_MISMATCH', 'options.mask must have 12 elements, one per label; got 13', option('mask', new Uint8Array(13))],
   ['mask of strings', 'ERR_INVALID_ARG_TYPE', 'options.mask[0]', option('mask', Array(12).fill('0'))],
   ['mask with NaN', 'ERR_OUT_OF_RANGE', 'options.mask[4] must be a number or a boolean; got NaN', option('mask', [1, 1, 1, 1, Number.NaN, 1, 1, 1, 1, 1, 1, 1])],
   ['mask with a hole', 'ERR_INVALID_ARG_TYPE', 'options.mask[0] must be a number or a boolean; got undefined', option('mask', new Array(12))],
@@ -210,10 +211,11 @@ const TOKENS: Case[] = [
   ['offsets that start late', 'ERR_INVALID_ARG_VALUE', 'options.sequenceOffsets[0] must be 0', packed([1, 6, 12])],
   ['offsets that end early', 'ERR_SHAPE_MISMATCH', 'options.sequenceOffsets must end at the number of tokens, 12; got 11', packed([0, 6, 11])],
   ['offsets past the end', 'ERR_OUT_OF_RANGE', 'options.sequenceOffsets[2]', packed([0, 6, 13])],
-  ['offsets too few', 'ERR_SHAPE_MISMATCH', 'options.sequenceOffsets', packed([0])],
+  ['offsets too few', 'ERR_SHAPE_MISMATCH', 'options.sequenceOffsets must have a start and an end; got length 1', packed([0])],
   ['offsets NaN', 'ERR_OUT_OF_RANGE', 'options.sequenceOffsets[1]', packed([0, Number.NaN, 12])],
   ['offsets a number', 'ERR_INVALID_ARG_TYPE', 'options.sequenceOffsets must be an array of rising row numbers; got 12', packed(12)],
   ['offsets null', 'ERR_INVALID_ARG_TYPE', 'options.sequenceOffsets must be an array of rising row numbers; got null', option('sequenceOffsets', null)],
+  ['offsets null, of packed logits', 'ERR_INVALID_ARG_TYPE', 'options.sequenceOffsets must be an array of rising row numbers; got null', packed(null)],
   ['offsets of strings', 'ERR_INVALID_ARG_TYPE', "options.sequenceOffsets[1] must be an integer in [0, 12]; got '6'", packed([0, '6', 12])],
   ['64-bit offsets past the end', 'ERR_OUT_OF_RANGE', 'options.sequenceOffsets[1] must be an integer in [0, 12]; got 4294967302n', packed(BigInt64Array.of(0n, 2n ** 32n + 6n, 12n))],
   ['64-bit pairs negative', 'ERR_OUT_OF_RANGE', 'options.pairs[0] must be an integer in [0, 3]; got -1n', option('pairs', BigInt64Array.of(-1n, 1n))],
@@ -336,6 +338,8 @@ const FUSED: Case[] = [
   ['gradient over the mask', 'ERR_INVALID_ARG_VALUE', 'overwrite options.mask', (c) => { c.options.mask = new Uint8Array(c.options.gradient.buffer, 100, 12) }],
   ['gradient over the weights', 'ERR_INVALID_ARG_VALUE', 'overwrite options.tokenWeights', (c) => { c.options.tokenWeights = c.options.gradient.subarray(48) }],
   ['gradient over the pairs', 'ERR_INVALID_ARG_VALUE', 'overwrite options.pairs', (c) => { c.options.pairs = new Uint8Array(c.options.gradient.buffer, 0, 4); c.options.pairs.set([0, 1, 2, 3]) }],
+  ['gradient over the offsets', 'ERR_INVALID_ARG_VALUE', 'overwrite options.sequenceOffsets', (c) => { c.options.reference = { chosen: [-1], rejected: [-2] }; packed(new Int32Array(c.options.gradient.buffer, 8, 3))(c); c.options.sequenceOffsets.set([0, 6, 12]) }],
+  ['gradient over the reference by sequence', 'ERR_INVALID_ARG_VALUE', 'overwrite options.reference.logProbs', (c) => { c.options.reference = { logProbs: c.options.gradient.subarray(0, 4).fill(-1) } }],
   ['gradient over the reference', 'ERR_INVALID_ARG_VALUE', 'overwrite options.reference.rejected', (c) => { c.options.reference.rejected = c.options.gradient.subarray(0, 2) }],
   ['gradient over the reference logits', 'ERR_INVALID_ARG_VALUE', 'overwrite options.reference.logits', (c) => { c.options.reference = { logits: { data: c.options.gradient, shape: [4, 3, 5] } } }],
   ['in place over the reference logits', 'ERR_INVALID_ARG_VALUE', 'overwrite options.reference.logits', (c) => { c.options.gradient = 'in-place'; c.options.reference = { logits: { ...c.logits } } }],
@@ -557,6 +561,14 @@ describe.each(BACKENDS)('%s accepts', (backend) => {
         const all = ramp(120)
         c.logits.data = all.subarray(60)
         c.options.gradient = all.subarray(0, 60)
+      },
+    ],
+    [
+      'a destination after the logits in one buffer',
+      (c) => {
+        const all = ramp(120)
+        c.logits.data = all.subarray(0, 60)
+        c.options.gradient = all.subarray(60)
       },
     ],
     [

@@ -156,7 +156,8 @@ describe.each(TARGETS)('$name', ({ run }) => {
     test.each(['sigmoid', 'aot', 'aot_unpaired', 'simpo', 'cpo'] as LossType[])('%s at either end', (lossType) => {
       const call = (chosen: number, rejected: number, labelSmoothing: number) => {
         const pairs = { chosen: [chosen], rejected: [rejected], chosenLengths: [1], rejectedLengths: [1] }
-        const options = { lossType, labelSmoothing, referenceFree: true, beta: 0.25, gamma: 0, ...run }
+        const margin = lossType === 'simpo' ? { gamma: 0 } : {}
+        const options = { lossType, labelSmoothing, referenceFree: true, beta: 0.25, ...margin, ...run }
         const { loss, gradient } = preferenceLossSync(pairs, options)
         return [loss, gradient.chosen[0], gradient.rejected[0]].map((x) => x + 0)
       }
