@@ -52,6 +52,7 @@ export interface CudaFunctions {
   allocate(device: number, bytes: number): number
   release(device: number, address: number, bytes: number): void
   releaseAsync(id: number, device: number, address: number, bytes: number): Promise<boolean>
+  collect(): void
   memoryAt(address: number, bytes: number): { first: MemoryKind; last: MemoryKind; device: number }
   copy(device: number, kind: number, to: Side, from: Side, bytes: number, stream: number): void
   copyAsync(
@@ -65,16 +66,16 @@ export interface CudaFunctions {
     keep: readonly unknown[],
   ): Promise<boolean>
   createStream(device: number): number
-  destroyStream(stream: number): void
+  destroyStream(device: number, stream: number): void
   synchronize(device: number, stream: number): void
   synchronizeAsync(id: number, device: number, stream: number): Promise<boolean>
   createEvent(device: number): number
-  destroyEvent(event: number): void
+  destroyEvent(device: number, event: number): void
   recordEvent(device: number, event: number, stream: number): void
-  milliseconds(start: number, end: number): number
+  milliseconds(device: number, start: number, end: number): number
   beginCapture(device: number, stream: number): void
   endCapture(device: number, stream: number): number
   discardCapture(device: number, stream: number): void
   launchGraph(device: number, graph: number, stream: number): void
-  destroyGraph(graph: number): void
+  destroyGraph(device: number, graph: number): void
 }

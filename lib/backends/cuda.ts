@@ -7,7 +7,7 @@ import { failure } from '../errors.js'
 import type { Backends, Device } from '../types.js'
 import type { CudaFunctions } from './addon.js'
 import type { Backend, Job, RunSettings } from './backend.js'
-import { Holds } from './holds.js'
+import { Holds, reclaim } from './holds.js'
 import { JobArguments } from './job-arguments.js'
 import { loadNative } from './native.js'
 import { untilAborted } from './signals.js'
@@ -36,6 +36,20 @@ export async function cudaPromise<T>(promise: Promise<T>): Promise<T> {
   }
 }
 
+/**
+ * Does what `call` does, and again when the device was out of memory and the garbage collector finds forgotten buffers
+ * there. Nothing may be changed by a call that fails.
+ */
+export function withRoom<T>(cuda: CudaFunctions, call: () => T): T {
+  try {
+    return call()
+  } catch (error) {
+    const isFull = error instanceof Error && error.message.includes('cudaErrorMemoryAllocation')
+    if (!isFull || !reclaim(() => cuda.collect())) throw error
+    return call()
+  }
+}
+
 /** A number for work off the calling thread, by which it can be cancelled. */
 export function nextId(): number {
   const native = loadNative()
@@ -54,7 +68,7 @@ class CudaBackend implements Backend {
   runSync(job: Job, settings: RunSettings): void {
     const holds = new Holds(settings.needs)
     try {
-      cudaCall(() => this.cuda.run(...this.jobArguments.of(job, settings)))
+      withRoom(this.cuda, () => cudaCall(() => this.cuda.run(...this.jobArguments.of(job, settings))))
     } finally {
       holds.letGo(false)
     }
@@ -74,7 +88,7 @@ class CudaBackend implements Backend {
 
   /** A job whose tensors are in device memory, ready to be enqueued again and again. */
   prepare(job: Job, settings: RunSettings): object {
-    return cudaCall(() => this.cuda.prepare(...this.jobArguments.of(job, settings)))
+    return withRoom(this.cuda, () => cudaCall(() => this.cuda.prepare(...this.jobArguments.of(job, settings))))
   }
 }
 

@@ -3,8 +3,8 @@
  * prepared call when the last graph that replays it is gone, however early their owners let go of them.
  */
 
-/** Lets go of something; `forgotten`: in the garbage collector's name, when nobody may be made to wait. */
-export type Release = (forgotten: boolean) => void
+/** Lets go of something; `isForgotten`: in the garbage collector's name, when nobody may be made to wait. */
+export type Release = (isForgotten: boolean) => void
 
 // On the global object: things of one copy of this package may be used with another copy's.
 function shared<T>(name: string, initial: T): T {
@@ -19,26 +19,60 @@ const kept = shared('kept', new WeakMap<object, readonly unknown[]>())
 const captures = shared<Capture[]>('captures', [])
 const postponed = shared<(() => void)[]>('postponed', [])
 
-/** Something that is given back when the last who holds it lets go. Its owner holds it from the beginning. */
+const forgotten = new FinalizationRegistry<Resource>((resource) => {
+  try {
+    resource.disown(true)
+  } catch {
+    // The device has failed; there is nobody to tell.
+  }
+})
+const owners = new Map<Resource, WeakRef<object>>()
+
+/** Something that is given back when the last who holds it lets go. Its owner holds it until it is garbage, or disowns it. */
 export class Resource {
   #holders = 1
   readonly #giveBack: Release
 
-  constructor(giveBack: Release) {
+  /** `giveBack` may not refer to the owner, which would then never be garbage. */
+  constructor(owner: object, giveBack: Release) {
     this.#giveBack = giveBack
+    forgotten.register(owner, this, this)
+    owners.set(this, new WeakRef(owner))
   }
 
   hold(): Release {
     this.#holders++
-    return (forgotten) => this.letGo(forgotten)
+    return (isForgotten) => this.#letGo(isForgotten)
   }
 
-  letGo(forgotten: boolean): void {
+  /** Lets go for the owner. */
+  disown(isForgotten = false): void {
+    forgotten.unregister(this)
+    owners.delete(this)
+    this.#letGo(isForgotten)
+  }
+
+  #letGo(isForgotten: boolean): void {
     if (--this.#holders > 0) return
     // Freeing memory would spoil a capture.
-    if (captures.length > 0) postponed.push(() => this.#giveBack(forgotten))
-    else this.#giveBack(forgotten)
+    if (captures.length > 0) postponed.push(() => this.#giveBack(isForgotten))
+    else this.#giveBack(isForgotten)
   }
+}
+
+/**
+ * Gives back, at once, what nobody refers to any more once `collect` has made the garbage collector look for it; whether
+ * there was any. What has been made since the event loop last turned is not found.
+ */
+export function reclaim(collect: () => void): boolean {
+  collect()
+  let found = false
+  for (const [resource, owner] of owners) {
+    if (owner.deref() !== undefined) continue
+    found = true
+    resource.disown()
+  }
+  return found
 }
 
 /** Says how to take hold of an object; that throws when it has been disposed of. */
@@ -72,8 +106,8 @@ export class Holds {
     }
   }
 
-  letGo(forgotten: boolean): void {
-    for (const release of this.#releases.splice(0)) release(forgotten)
+  letGo(isForgotten: boolean): void {
+    for (const release of this.#releases.splice(0)) release(isForgotten)
   }
 }
 

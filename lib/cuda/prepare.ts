@@ -66,12 +66,12 @@ class PreparedCall extends Handle<object> implements PreparedPreferenceLoss {
       holds.letGo(false)
       throw error
     }
-    super(prepared, (forgotten) => {
+    super(prepared, (isForgotten) => {
       try {
-        if (forgotten) cuda.destroyPreparedAsync(nextId(), prepared).catch(() => {})
+        if (isForgotten) cuda.destroyPreparedAsync(nextId(), prepared).catch(() => {})
         else cuda.destroyPrepared(prepared)
       } finally {
-        holds.letGo(forgotten)
+        holds.letGo(isForgotten)
       }
     })
     keepAlive(this, settings.needs ?? [])

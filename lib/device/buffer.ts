@@ -2,7 +2,7 @@
  * `DeviceBuffer`: memory of a GPU that belongs to JavaScript.
  */
 import { checkView, type View, viewAs, viewKind } from '../arrays.js'
-import { COPY, cudaCall, cudaPromise, nextId } from '../backends/cuda.js'
+import { COPY, cudaCall, cudaPromise, nextId, withRoom } from '../backends/cuda.js'
 import { enqueued, Holds, type Release } from '../backends/holds.js'
 import { invalidType, outOfRange } from '../errors.js'
 import { integer } from '../options.js'
@@ -53,10 +53,10 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
     } else {
       integer(byteLength, 'byteLength', 1, MOST_BYTES)
       const cuda = cudaFunctions()
-      const address = cudaCall(() => cuda.allocate(device, byteLength))
-      super(address, (forgotten) => {
+      const address = withRoom(cuda, () => cudaCall(() => cuda.allocate(device, byteLength)))
+      super(address, (isForgotten) => {
         // Freeing waits for the device: a garbage collector does not.
-        if (forgotten) cuda.releaseAsync(nextId(), device, address, byteLength).catch(() => {})
+        if (isForgotten) cuda.releaseAsync(nextId(), device, address, byteLength).catch(() => {})
         else cudaCall(() => cuda.release(device, address, byteLength))
       })
     }

@@ -6,14 +6,6 @@ import { holdableBy, keepAlive, type Release, Resource } from '../backends/holds
 import { failure } from '../errors.js'
 import type { Using } from '../types.js'
 
-const forgotten = new FinalizationRegistry<Resource>((resource) => {
-  try {
-    resource.letGo(true)
-  } catch {
-    // The device has failed; there is nobody to tell.
-  }
-})
-
 /** The key of `using`, which is newer than some versions of Node 20. */
 export const disposeSymbol: symbol = Symbol.dispose ?? Symbol.for('Symbol.dispose')
 
@@ -29,8 +21,7 @@ export abstract class Handle<Value = number> {
   /** `giveBack` may not refer to the object itself, which would then never be forgotten. */
   protected constructor(value: Value, giveBack: Release) {
     this.#value = value
-    this.#resource = new Resource(giveBack)
-    forgotten.register(this, this.#resource, this)
+    this.#resource = new Resource(this, giveBack)
     holdableBy(this, () => this.hold())
   }
 
@@ -50,9 +41,8 @@ export abstract class Handle<Value = number> {
   dispose(): void {
     if (this.#value === undefined) return
     this.#value = undefined
-    forgotten.unregister(this)
     keepAlive(this, [])
-    this.#resource.letGo(false)
+    this.#resource.disown()
   }
 }
 

@@ -18,7 +18,7 @@ export class Stream extends Handle {
   constructor({ device = 0 }: { device?: number } = {}) {
     const cuda = cudaFunctions()
     const stream = cudaCall(() => cuda.createStream(device))
-    super(stream, () => cudaCall(() => cuda.destroyStream(stream)))
+    super(stream, () => cudaCall(() => cuda.destroyStream(device, stream)))
     this.device = device
   }
 
@@ -76,11 +76,11 @@ export class Graph extends Handle {
     { things, holds }: Capture,
   ) {
     const cuda = cudaFunctions()
-    super(graph, (forgotten) => {
+    super(graph, (isForgotten) => {
       try {
-        cudaCall(() => cuda.destroyGraph(graph))
+        cudaCall(() => cuda.destroyGraph(device, graph))
       } finally {
-        holds.letGo(forgotten)
+        holds.letGo(isForgotten)
       }
     })
     keepAlive(this, things)
@@ -103,7 +103,7 @@ export class Event extends Handle {
   constructor({ device = 0 }: { device?: number } = {}) {
     const cuda = cudaFunctions()
     const event = cudaCall(() => cuda.createEvent(device))
-    super(event, () => cudaCall(() => cuda.destroyEvent(event)))
+    super(event, () => cudaCall(() => cuda.destroyEvent(device, event)))
     this.device = device
   }
 
@@ -116,6 +116,6 @@ export class Event extends Handle {
 
   /** Milliseconds from this event to a later one, which is waited for. */
   millisecondsTo(end: Event): number {
-    return cudaCall(() => cudaFunctions().milliseconds(this.handle, end.handle))
+    return cudaCall(() => cudaFunctions().milliseconds(this.device, this.handle, end.handle))
   }
 }

@@ -177,6 +177,12 @@ Napi::Object CudaBindings::functions() {
       return release(device, at, problem);
     });
   });
+  define("collect", [this](Info) {
+    // More than it puts up with.
+    constexpr int64_t kMore = int64_t(1) << 50;
+    Napi::MemoryManagement::AdjustExternalMemory(env_, kMore);
+    Napi::MemoryManagement::AdjustExternalMemory(env_, -kMore);
+  });
   define("memoryAt", [this](Info info) -> Napi::Value {
     Problem problem;
     auto first = cuda::MemoryKind::kHost, last = first;
@@ -194,8 +200,9 @@ Napi::Object CudaBindings::functions() {
   maker("createStream", [asHandle](const Api& api, Info info, Made made, Problem* problem) {
     return api.createStream(integer(info[0]), asHandle(made), problem);
   });
-  action("destroyStream",
-         [](const Api& api, Info info, Problem* problem) { return api.destroyStream(handle(info[0]), problem); });
+  action("destroyStream", [](const Api& api, Info info, Problem* problem) {
+    return api.destroyStream(integer(info[0]), handle(info[1]), problem);
+  });
   action("synchronize", [](const Api& api, Info info, Problem* problem) {
     return api.synchronize(integer(info[0]), handle(info[1]), problem);
   });
@@ -203,15 +210,16 @@ Napi::Object CudaBindings::functions() {
   maker("createEvent", [asHandle](const Api& api, Info info, Made made, Problem* problem) {
     return api.createEvent(integer(info[0]), asHandle(made), problem);
   });
-  action("destroyEvent",
-         [](const Api& api, Info info, Problem* problem) { return api.destroyEvent(handle(info[0]), problem); });
+  action("destroyEvent", [](const Api& api, Info info, Problem* problem) {
+    return api.destroyEvent(integer(info[0]), handle(info[1]), problem);
+  });
   action("recordEvent", [](const Api& api, Info info, Problem* problem) {
     return api.recordEvent(integer(info[0]), handle(info[1]), handle(info[2]), problem);
   });
   define("milliseconds", [this](Info info) {
     Problem problem;
     double milliseconds = 0;
-    require(api_->milliseconds(handle(info[0]), handle(info[1]), &milliseconds, &problem), problem);
+    require(api_->milliseconds(integer(info[0]), handle(info[1]), handle(info[2]), &milliseconds, &problem), problem);
     return Napi::Number::New(env_, milliseconds);
   });
   action("beginCapture", [](const Api& api, Info info, Problem* problem) {
@@ -224,8 +232,9 @@ Napi::Object CudaBindings::functions() {
   action("launchGraph", [](const Api& api, Info info, Problem* problem) {
     return api.launchGraph(integer(info[0]), handle(info[1]), handle(info[2]), problem);
   });
-  action("destroyGraph",
-         [](const Api& api, Info info, Problem* problem) { return api.destroyGraph(handle(info[0]), problem); });
+  action("destroyGraph", [](const Api& api, Info info, Problem* problem) {
+    return api.destroyGraph(integer(info[0]), handle(info[1]), problem);
+  });
   return out;
 }
 

@@ -9,12 +9,13 @@
 //   stream),
 //                                         destroyPrepared(job), destroyPreparedAsync(id, job), workspaceBytes(job)
 //   allocate(device, bytes), release(device, address, bytes), releaseAsync(id, ...)
+//   collect()                             makes the garbage collector look for garbage at once
 //   memoryAt(address, bytes)              what its first and last byte are of, { first, last, device }
 //   copy(device, kind, to, from, bytes, stream), copyAsync(id, ...)    an array for the host's side
-//   createStream(device), destroyStream(stream), synchronize(device, stream), synchronizeAsync(id, device, stream)
-//   createEvent(device), destroyEvent(event), recordEvent(device, event, stream), milliseconds(start, end)
-//   beginCapture(device, stream), endCapture(device, stream), discardCapture(device, stream), launchGraph(device,
-//   graph, stream), destroyGraph(graph)
+//   createStream(device), destroyStream(device, stream), synchronize(device, stream), synchronizeAsync(id, device,
+//   stream) createEvent(device), destroyEvent(device, event), recordEvent(device, event, stream), milliseconds(device,
+//   start, end) beginCapture(device, stream), endCapture(device, stream), discardCapture(device, stream),
+//   launchGraph(device, graph, stream), destroyGraph(device, graph)
 #pragma once
 
 #include <functional>

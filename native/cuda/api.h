@@ -70,18 +70,19 @@ struct Api {
   bool (*copyOnDevice)(int32_t device, uint64_t to, uint64_t from, uint64_t bytes, void* stream, Problem*);
 
   bool (*createStream)(int32_t device, void** stream, Problem*);
-  bool (*destroyStream)(void* stream, Problem*);
+  bool (*destroyStream)(int32_t device, void* stream, Problem*);
   bool (*synchronize)(int32_t device, void* stream, Problem*);
   bool (*createEvent)(int32_t device, void** event, Problem*);
-  bool (*destroyEvent)(void* event, Problem*);
+  bool (*destroyEvent)(int32_t device, void* event, Problem*);
   bool (*recordEvent)(int32_t device, void* event, void* stream, Problem*);
-  bool (*milliseconds)(void* start, void* end, double* milliseconds, Problem*);  // waits for `end`
+  // Waits for `end`.
+  bool (*milliseconds)(int32_t device, void* start, void* end, double* milliseconds, Problem*);
   bool (*beginCapture)(int32_t device, void* stream, Problem*);
   bool (*endCapture)(int32_t device, void* stream, void** graph, Problem*);
   // Ends a capture that has failed, and what it has of a graph.
   void (*discardCapture)(int32_t device, void* stream);
   bool (*launchGraph)(int32_t device, void* graph, void* stream, Problem*);
-  bool (*destroyGraph)(void* graph, Problem*);
+  bool (*destroyGraph)(int32_t device, void* graph, Problem*);
 };
 
 }  // namespace cuda

@@ -30,10 +30,12 @@ std::string written(int capability) { return std::to_string(capability / 10) + "
 struct Contexts {
   int (*current)(void** context) = nullptr;
   int (*makeCurrent)(void* context) = nullptr;
+  int (*state)(int device, unsigned* flags, int* active) = nullptr;  // of a device's primary context
 
   Contexts() {
     current = reinterpret_cast<decltype(current)>(entry("cuCtxGetCurrent"));
     makeCurrent = reinterpret_cast<decltype(makeCurrent)>(entry("cuCtxSetCurrent"));
+    state = reinterpret_cast<decltype(state)>(entry("cuDevicePrimaryCtxGetState"));
   }
 
   static void* entry(const char* name) {
@@ -94,8 +96,23 @@ void loadKernels(int device) {
   done.insert(device);
 }
 
+int deviceInUse() {
+  const Contexts& driver = contexts();
+  void* context = nullptr;
+  const bool known = driver.current && driver.state && driver.current(&context) == 0;
+  if (!known || context) return kAnyDevice;
+  int count = 0;
+  check(cudaGetDeviceCount(&count), "looking for a device in use");
+  for (int device = 0; device < count; ++device) {
+    unsigned flags = 0;
+    int active = 0;
+    if (driver.state(device, &flags, &active) == 0 && active) return device;
+  }
+  return kNoDevice;
+}
+
 CurrentDevice::CurrentDevice(int device, const char* doing) {
-  if (device < 0) return;
+  if (device == kAnyDevice) return;
   const Contexts& driver = contexts();
   restores_ = driver.current && driver.makeCurrent && driver.current(&before_) == 0;
   check(cudaSetDevice(device), doing);

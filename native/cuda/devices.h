@@ -17,8 +17,14 @@ void requireServed(int device);
 // Loads all kernels there, unless that has been done.
 void loadKernels(int device);
 
-// Makes that device the calling thread's as long as it lives; none where it is negative. What was current before, which
-// may be the caller's own context, is current again afterwards.
+// A device that is in use, for questions that are of none: to ask them where no context is current would make one on
+// device 0.
+constexpr int kAnyDevice = -1;  // one is current
+constexpr int kNoDevice = -2;   // nobody has used any
+int deviceInUse();
+
+// Makes that device the calling thread's as long as it lives; kAnyDevice leaves it as it is. What was current before,
+// which may be the caller's own context, is current again afterwards.
 class CurrentDevice {
  public:
   CurrentDevice(int device, const char* doing);

@@ -82,7 +82,7 @@ bool deviceCount(int32_t* count, Problem* problem) {
 }
 
 bool deviceInfo(int32_t device, DeviceInfo* info, Problem* problem) {
-  return guarded(problem, "asking for a device's properties", -1, [&] {
+  return guarded(problem, "asking for a device's properties", kAnyDevice, [&] {
     cudaDeviceProp properties;
     check(cudaGetDeviceProperties(&properties, device), "asking for a device's properties");
     memcpy(info->name, properties.name, sizeof info->name);
@@ -196,7 +196,11 @@ MemoryKind kindOf(uint64_t address, int32_t* device) {
 
 bool memoryAt(uint64_t address, uint64_t bytes, MemoryKind* first, MemoryKind* last, int32_t* device,
               Problem* problem) {
-  return guarded(problem, "asking what an address is of", -1, [&] {
+  return guarded(problem, "asking what an address is of", kAnyDevice, [&] {
+    *first = *last = MemoryKind::kHost;
+    const int inUse = deviceInUse();
+    if (inUse == kNoDevice) return;
+    const CurrentDevice current(inUse, "asking what an address is of");
     int32_t other = 0;
     *first = kindOf(address, device);
     *last = bytes > 1 ? kindOf(address + bytes - 1, &other) : *first;
@@ -231,8 +235,8 @@ bool createStream(int32_t device, void** stream, Problem* problem) {
   });
 }
 
-bool destroyStream(void* stream, Problem* problem) {
-  return guarded(problem, "destroying a stream", -1,
+bool destroyStream(int32_t device, void* stream, Problem* problem) {
+  return guarded(problem, "destroying a stream", device,
                  [&] { check(cudaStreamDestroy(Stream(stream)), "destroying a stream"); });
 }
 
@@ -249,8 +253,8 @@ bool createEvent(int32_t device, void** event, Problem* problem) {
   });
 }
 
-bool destroyEvent(void* event, Problem* problem) {
-  return guarded(problem, "destroying an event", -1,
+bool destroyEvent(int32_t device, void* event, Problem* problem) {
+  return guarded(problem, "destroying an event", device,
                  [&] { check(cudaEventDestroy(cudaEvent_t(event)), "destroying an event"); });
 }
 
@@ -259,8 +263,8 @@ bool recordEvent(int32_t device, void* event, void* stream, Problem* problem) {
                  [&] { check(cudaEventRecord(cudaEvent_t(event), Stream(stream)), "recording an event"); });
 }
 
-bool milliseconds(void* start, void* end, double* milliseconds, Problem* problem) {
-  return guarded(problem, "reading events", -1, [&] {
+bool milliseconds(int32_t device, void* start, void* end, double* milliseconds, Problem* problem) {
+  return guarded(problem, "reading events", device, [&] {
     float elapsed = 0;
     check(cudaEventSynchronize(cudaEvent_t(end)), "reading events");
     check(cudaEventElapsedTime(&elapsed, cudaEvent_t(start), cudaEvent_t(end)), "reading events");
@@ -299,8 +303,8 @@ bool launchGraph(int32_t device, void* graph, void* stream, Problem* problem) {
                  [&] { check(cudaGraphLaunch(cudaGraphExec_t(graph), Stream(stream)), "launching a graph"); });
 }
 
-bool destroyGraph(void* graph, Problem* problem) {
-  return guarded(problem, "destroying a graph", -1,
+bool destroyGraph(int32_t device, void* graph, Problem* problem) {
+  return guarded(problem, "destroying a graph", device,
                  [&] { check(cudaGraphExecDestroy(cudaGraphExec_t(graph)), "destroying a graph"); });
 }
 

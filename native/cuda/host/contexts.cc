@@ -1,5 +1,5 @@
-// A test: whatever the library does on whichever device, the calling thread's context is afterwards what it was before;
-// none where there was none.
+// A test: whatever the library does on whichever device, the calling thread's context is afterwards what it was before,
+// none where there was none; and a device that nobody asks for is not used.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -28,6 +28,33 @@ int main(int, char** arguments) {
   }
   const Api& api = *reinterpret_cast<const Api* (*)()>(dlsym(library, kApiSymbol))();
   const host::Access& access = *reinterpret_cast<host::GetAccess>(dlsym(library, host::kAccessSymbol))();
+  {
+    Problem problem;
+    uint64_t memory = 0;
+    void *stream = nullptr, *start = nullptr, *end = nullptr, *graph = nullptr;
+    MemoryKind first = MemoryKind::kHost, last = first;
+    int32_t of = -1;
+    double milliseconds = 0;
+    DeviceInfo info;
+    const auto uses = [&](bool done, const char* what) { expect(done && !access.isInUse(0), what); };
+    uses(api.deviceCount(&of, &problem) && api.deviceInfo(1, &info, &problem), "device 0 is idle: properties");
+    uses(api.memoryAt(64, 8, &first, &last, &of, &problem) && first == MemoryKind::kHost, "device 0 is idle: nothing");
+    uses(api.allocate(1, 64, &memory, &problem), "device 0 is idle: memory");
+    uses(api.memoryAt(memory, 64, &first, &last, &of, &problem) && of == 1, "device 0 is idle: an address");
+    uses(api.createStream(1, &stream, &problem), "device 0 is idle: a stream");
+    uses(api.createEvent(1, &start, &problem) && api.createEvent(1, &end, &problem), "device 0 is idle: events");
+    uses(api.recordEvent(1, start, stream, &problem), "device 0 is idle: recording");
+    uses(api.beginCapture(1, stream, &problem), "device 0 is idle: a capture");
+    uses(api.endCapture(1, stream, &graph, &problem), "device 0 is idle: a graph");
+    uses(api.launchGraph(1, graph, stream, &problem), "device 0 is idle: launching");
+    uses(api.recordEvent(1, end, stream, &problem), "device 0 is idle: recording");
+    uses(api.milliseconds(1, start, end, &milliseconds, &problem), "device 0 is idle: reading events");
+    uses(api.synchronize(1, stream, &problem), "device 0 is idle: waiting");
+    uses(api.destroyGraph(1, graph, &problem), "device 0 is idle: the graph's end");
+    uses(api.destroyEvent(1, start, &problem) && api.destroyEvent(1, end, &problem), "device 0 is idle: their end");
+    uses(api.destroyStream(1, stream, &problem), "device 0 is idle: the stream's end");
+    uses(api.release(1, memory, &problem), "device 0 is idle: giving back");
+  }
   for (const uintptr_t context : {0, 1, 2}) {
     const auto is = [&] {
       void* current = nullptr;

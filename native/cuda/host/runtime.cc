@@ -73,6 +73,17 @@ bool isLive(const void* handle) { return live.count(keyOf(handle)) > 0; }
 
 using Lock = std::lock_guard<std::recursive_mutex>;
 
+std::set<int> inUse;  // devices that have a context
+
+// Of a call that needs a context: where none is current, one is made on device 0.
+class Call {
+ public:
+  Call() : lock_(mutex) { inUse.insert(contextIsCurrent ? currentDevice : 0); }
+
+ private:
+  Lock lock_;
+};
+
 cudaError_t noted(cudaError_t status) {
   if (status == cudaSuccess) status = sticky;
   if (status != cudaSuccess) lastError = status;
@@ -275,7 +286,7 @@ cudaError_t cudaSetDevice(int device) {
   return noted(cudaSuccess);
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* memory) {
-  const Lock lock(mutex);
+  const Call call;
   const Place place = placeOf(memory);
   // The end of an allocation is none of it.
   const Place::Kind kind = place.left > 0 ? place.kind : Place::kNowhere;
@@ -289,7 +300,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   return noted(cudaSuccess);
 }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void* kernel) {
-  const Lock lock(mutex);
+  const Call call;
   loaded.insert({currentDevice, kernel});
   return noted(cudaSuccess);
 }
@@ -300,6 +311,11 @@ int currentContext(void** context) {
   *context = contextIsCurrent ? reinterpret_cast<void*>(uintptr_t(currentDevice) + 1) : nullptr;
   return 0;
 }
+int primaryState(int device, unsigned*, int* active) {
+  const Lock lock(mutex);
+  *active = inUse.count(device) > 0;
+  return 0;
+}
 int makeCurrent(void* context) {
   contextIsCurrent = context != nullptr;
   if (context) currentDevice = int(reinterpret_cast<uintptr_t>(context)) - 1;
@@ -308,14 +324,21 @@ int makeCurrent(void* context) {
 }  // namespace
 cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned, unsigned long long,
                                              cudaDriverEntryPointQueryResult* result) {
-  const bool get = strcmp(symbol, "cuCtxGetCurrent") == 0, set = strcmp(symbol, "cuCtxSetCurrent") == 0;
-  *function = get ? reinterpret_cast<void*>(currentContext) : set ? reinterpret_cast<void*>(makeCurrent) : nullptr;
+  const std::pair<const char*, void*> known[] = {
+      {"cuCtxGetCurrent", reinterpret_cast<void*>(currentContext)},
+      {"cuCtxSetCurrent", reinterpret_cast<void*>(makeCurrent)},
+      {"cuDevicePrimaryCtxGetState", reinterpret_cast<void*>(primaryState)},
+  };
+  *function = nullptr;
+  for (const auto& [name, entry] : known) {
+    if (strcmp(symbol, name) == 0) *function = entry;
+  }
   *result = *function ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
 }
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
-  const Lock lock(mutex);
+  const Call call;
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   if (sticky) return noted(sticky);
   if (allocatedBytes() + bytes > deviceBytes()) return noted(cudaErrorMemoryAllocation);
@@ -323,33 +346,33 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
   return noted(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 cudaError_t cudaFree(void* memory) {
-  const Lock lock(mutex);
+  const Call call;
   if (!memory) return noted(cudaSuccess);
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   finishAll();
   return noted(release(memory) > 0 ? cudaSuccess : cudaErrorInvalidValue);
 }
 cudaError_t cudaMallocHost(void** memory, size_t bytes) {
-  const Lock lock(mutex);
+  const Call call;
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   *memory = allocatePinned(bytes);
   return noted(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 cudaError_t cudaFreeHost(void* memory) {
-  const Lock lock(mutex);
+  const Call call;
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   finishAll();
   return noted(releasePinned(memory) ? cudaSuccess : cudaErrorInvalidValue);
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  const Lock lock(mutex);
+  const Call call;
   *total = deviceBytes();
   *free = *total - allocatedBytes();
   return noted(cudaSuccess);
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
-  const Lock lock(mutex);
+  const Call call;
   if (sticky) return noted(sticky);
   HostStream* at = streamAt(stream);
   if (!at) return noted(cudaErrorInvalidResourceHandle);
@@ -390,16 +413,16 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t 
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  const Lock lock(mutex);
+  const Call call;
   return made(stream, new HostStream{makeQueue(currentDevice), nullptr});
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  const Lock lock(mutex);
+  const Call call;
   if (isLive(stream)) finish(*stream->queue, stream->queue->enqueued);
   return destroyed(stream);
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  const Lock lock(mutex);
+  const Call call;
   HostStream* at = streamAt(stream);
   if (!at) return noted(cudaErrorInvalidResourceHandle);
   if (at->captured) {
@@ -410,14 +433,14 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return noted(cudaSuccess);
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  const Lock lock(mutex);
+  const Call call;
   if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
   return enqueue(stream, [queue = event->queue, position = event->position](int) {
     if (queue) finish(*queue, position);
   });
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-  const Lock lock(mutex);
+  const Call call;
   if (!stream) return noted(cudaErrorStreamCaptureUnsupported);
   if (!isLive(stream)) return noted(cudaErrorInvalidResourceHandle);
   if (stream->captured) return noted(cudaErrorInvalidValue);
@@ -426,7 +449,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   return noted(cudaSuccess);
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  const Lock lock(mutex);
+  const Call call;
   if (!isLive(stream) || !stream->captured) return noted(cudaErrorInvalidValue);
   HostGraph* captured = std::exchange(stream->captured, nullptr);
   for (size_t i = captures.size(); i > 0; --i) {
@@ -438,12 +461,12 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   return noted(cudaErrorStreamCaptureInvalidated);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
-  const Lock lock(mutex);
+  const Call call;
   if (!isLive(graph)) return noted(cudaErrorInvalidResourceHandle);
   return made(executable, new HostGraph(*graph));
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-  const Lock lock(mutex);
+  const Call call;
   if (!isLive(executable)) return noted(cudaErrorInvalidResourceHandle);
   // A graph that is destroyed while it runs runs to its end.
   return enqueue(stream, [operations = executable->operations](int device) {
@@ -451,26 +474,26 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   });
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-  const Lock lock(mutex);
+  const Call call;
   return destroyed(executable);
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  const Lock lock(mutex);
+  const Call call;
   return destroyed(graph);
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  const Lock lock(mutex);
+  const Call call;
   return made(event, new HostEvent{currentDevice, 0, nullptr, 0, false});
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  const Lock lock(mutex);
+  const Call call;
   // A record that waits in a stream still writes to it.
   finishAll();
   return destroyed(event);
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  const Lock lock(mutex);
+  const Call call;
   HostStream* at = streamAt(stream);
   if (!at || !isLive(event) || event->device != at->queue->device) return noted(cudaErrorInvalidResourceHandle);
   put(*at, [event](int) { event->time = now(); });
@@ -480,14 +503,14 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return noted(cudaSuccess);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  const Lock lock(mutex);
+  const Call call;
   if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
   if (event->queue) finish(*event->queue, event->position);
   if (event->inGraph) finishAll();
   return noted(cudaSuccess);
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
-  const Lock lock(mutex);
+  const Call call;
   for (const cudaEvent_t event : {start, end}) {
     if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
     if (event->time == 0) return noted(cudaErrorInvalidResourceHandle);  // never recorded
@@ -502,7 +525,7 @@ namespace cuda {
 namespace host {
 
 void launch(const char* stage, const void* kernel, cudaStream_t stream, int64_t blocks, int threads, Threads body) {
-  const Lock lock(mutex);
+  const Call call;
   HostStream* at = streamAt(stream);
   if (!at || at->queue->device != currentDevice) {
     noted(cudaErrorInvalidResourceHandle);
@@ -524,8 +547,12 @@ void launch(const char* stage, const void* kernel, cudaStream_t stream, int64_t 
 }
 
 namespace {
-constexpr Access kAccess = {enqueue, resolved, currentContext, makeCurrent};
+bool isInUse(int device) {
+  const Lock lock(mutex);
+  return inUse.count(device) > 0;
 }
+constexpr Access kAccess = {enqueue, resolved, currentContext, makeCurrent, isInUse};
+}  // namespace
 
 }  // namespace host
 }  // namespace cuda

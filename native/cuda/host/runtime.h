@@ -131,6 +131,7 @@ struct Access {
   uint64_t (*resolved)(uint64_t word, int device);
   int (*currentContext)(void** context);
   int (*makeCurrent)(void* context);
+  bool (*isInUse)(int device);
 };
 constexpr const char* kAccessSymbol = "fusedPreferenceLossHostAccess";
 using GetAccess = const Access* (*)();
