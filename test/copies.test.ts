@@ -10,9 +10,10 @@ import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { afterEach, describe, expect, test, vi } from 'vitest'
+import { loadNative } from '../lib/backends/native.js'
 import * as first from '../lib/index.js'
 import type { RunOptions } from '../lib/types.js'
-import { DIST, gaussian, OUTPUTS, random, TARGETS } from './support.js'
+import { CUDA, DIST, gaussian, OUTPUTS, random, TARGETS } from './support.js'
 
 type Package = typeof first
 
@@ -141,4 +142,14 @@ describe('copies that have just been loaded: none cancels the calls of another',
     const worker = new Worker(SCRIPT, { stdout: true, stderr: true })
     expect(await outcomeOf(worker, once(worker, 'exit'))).toEqual(WANTED)
   })
+})
+
+test.runIf(CUDA.length > 0)('a second CUDA library is refused, the one that is open is not', () => {
+  const native = loadNative()
+  const { path } = first.getBackends().cuda
+  if ('reason' in native) throw new Error(native.reason)
+  expect(native.addon.cuda.open(path as string)).toBe(undefined)
+  expect(native.addon.cuda.open('/another/library.so')).toBe(
+    `${path} is open already, and /another/library.so cannot be opened beside it`,
+  )
 })
