@@ -120,12 +120,13 @@ describe.runIf(onHost && CUDA.length > 0)('an address', () => {
         ([name, buffer]) => [name, { ptr: buffer.ptr, byteLength: buffer.byteLength, buffer }]))
       const second = make(1)
       const given = bare(second)
-      const mixed = thrown(() => run({ ...given, labels: make().labels }))
+      const mixed = ['labels', 'mask'].map((name) => thrown(() => run({ ...given, [name]: make()[name] })).message)
       const onDevice = run(bare(make(1)), { gradient: true }).gradLogits.data.device
-      tell([run(given).loss === wanted, run(second).loss === wanted, layer(given).loss === layer(make()).loss, mixed.code, onDevice])`,
+      tell([run(given).loss === wanted, run(second).loss === wanted, layer(given).loss === layer(make()).loss, mixed, onDevice])`,
       two,
     )
-    expect(told).toEqual([true, true, true, 'ERR_INVALID_ARG_VALUE', 1])
+    const mixed = ['labels must be on the device of the logits', 'options.mask must be on the device of the logits']
+    expect(told).toEqual([true, true, true, mixed, 1])
   })
 
   it('beyond what a number can be is refused', () => {
