@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kAloneBelow = 1 << 16;
 
 int64_t threadsFor(const Job& job) {
-  const Rows& rows = job.hasPolicy ? job.policy.logits : job.gradient.logits;
+  const Rows& rows = job.rows();
   const Head& head = job.hasPolicy ? job.policy.head : job.headGradient.head;
   if (rows.count() * rows.vocab * (1 + head.width() / 8) < kAloneBelow) return 1;
   return job.threads > 0 ? job.threads : ThreadPool::available();
@@ -136,9 +136,8 @@ bool runJob(Job& job, ThreadPool& pool) {
   if (job.hasPolicy || hasGradient) {
     const Kernels& kernels = *instructionSets().sets[job.instructionSet < 0 ? 0 : job.instructionSet];
     const CpuContext context{kernels, pool, threadsFor(job), job.cancelled};
-    if (hasGradient && job.hasLoss) {
-      std::fill(job.gradient.coefficients, job.gradient.coefficients + job.tokens.sequences, 0.0);
-    }
+    double* const coefficients = job.hasGradient ? job.gradient.coefficients : job.headGradient.coefficients;
+    if (hasGradient && job.hasLoss) std::fill(coefficients, coefficients + job.tokens.sequences, 0.0);
     ForwardScratch policyScratch, referenceScratch;
     if (hasGradient && !job.policy.states) {
       job.policy.states = policyScratch.statesOf(job.policy);
@@ -152,7 +151,7 @@ bool runJob(Job& job, ThreadPool& pool) {
       if (job.hasLoss) {
         gather(job, job.loss, part.begin, part.end);
         preferenceLoss(job.loss, part.begin, part.end);
-        if (hasGradient) scatter(job.loss, job.gradient.coefficients, part.begin, part.end);
+        if (hasGradient) scatter(job.loss, coefficients, part.begin, part.end);
       }
       if (job.hasGradient) logitsGradient(job.gradient, job.tokens, part.sequences, context);
       if (job.hasHeadGradient) headGradient(job.headGradient, job.tokens, part.sequences, context);
