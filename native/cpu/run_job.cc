@@ -7,6 +7,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "../core/float_environment.h"
 #include "../core/preference_loss.h"
 #include "head.h"
 
@@ -132,6 +133,7 @@ std::vector<Part> partsOf(const Job& job) {
 bool runJob(Job& job, ThreadPool& pool) {
   if (job.cancelled) return false;
   if (job.hasLoss) beginPreferenceLoss(job.loss);
+  const FloatEnvironment environment;
   const bool hasGradient = job.hasGradient || job.hasHeadGradient;
   if (job.hasPolicy || hasGradient) {
     const Kernels& kernels = *instructionSets().sets[job.instructionSet < 0 ? 0 : job.instructionSet];

@@ -44,6 +44,7 @@ void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(in
   const int64_t helpers = std::min(threads, count) - 1;
   if (helpers <= 0) {
     for (int64_t i = 0; i < count; ++i) task(i);
+    const FloatEnvironment environment;
     return;
   }
   Batch batch(task, count, helpers);

@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "../core/float_environment.h"
+
 namespace fpl {
 
 class ThreadPool {
@@ -25,8 +27,9 @@ class ThreadPool {
   static int64_t available();
 
   // Calls task(i) once for every i in [0, count) on up to `threads` threads, the caller's included, and returns when
-  // all are done. Which thread runs which task is not fixed; results must not depend on it. When a task throws, no more
-  // are begun, and its exception is thrown here once the others have ended.
+  // all are done. Which thread runs which task is not fixed; results must not depend on it, nor do they on the threads'
+  // floating-point environments. When a task throws, no more are begun, and its exception is thrown here once the
+  // others have ended.
   void run(int64_t count, int64_t threads, const std::function<void(int64_t)>& task);
 
  private:
@@ -45,6 +48,7 @@ class ThreadPool {
 
     void work() {
       try {
+      const FloatEnvironment environment;
         for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) (*task)(i);
       } catch (...) {
         if (!failed.exchange(true)) error = std::current_exception();

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <vector>
 
+#include "../core/float_environment.h"
 #include "api.h"
 #include "plan.h"
 
@@ -32,9 +33,11 @@ void say(Problem* problem, const std::string& message) {
   snprintf(problem->message, sizeof problem->message, "%s", message.c_str());
 }
 
-// Runs `body`, on that device when one is given; false and the problem when it fails.
+// Runs `body`, on that device when one is given; false and the problem when it fails. What is computed on the way to the
+// kernels is computed in one environment, as on the CPU.
 template <typename Body>
 bool guarded(Problem* problem, const char* doing, int32_t device, const Body& body) {
+  const FloatEnvironment environment;
   try {
     if (device >= 0) check(cudaSetDevice(device), doing);
     body();
