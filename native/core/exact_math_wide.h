@@ -21,9 +21,9 @@ namespace exact {
 struct Fraction {
   uint64_t words[3];
 };
-constexpr Fraction kZero = {{0, 0, 0}};
 constexpr uint64_t kFirstBit = uint64_t(1) << 63;
-constexpr Fraction kHalf = {{kFirstBit, 0, 0}};
+FPL_HD inline Fraction zero() { return {{0, 0, 0}}; }
+FPL_HD inline Fraction half() { return {{kFirstBit, 0, 0}}; }
 
 FPL_HD inline Fraction fractionOf(const uint64_t* row) { return {{row[0], row[1], row[2]}}; }
 
@@ -87,7 +87,7 @@ FPL_HD inline Fraction multiply(const Fraction& a, uint64_t b) { return multiply
 
 // a · 2^-bits
 FPL_HD inline Fraction shiftDown(const Fraction& a, int bits) {
-  Fraction out = kZero;
+  Fraction out = zero();
   for (int i = 0, to = bits / 64; to < 3; ++i, ++to) {
     out.words[to] = a.words[i] >> bits % 64;
     if (i > 0 && bits % 64 > 0) out.words[to] |= a.words[i - 1] << (64 - bits % 64);
@@ -97,7 +97,7 @@ FPL_HD inline Fraction shiftDown(const Fraction& a, int bits) {
 
 // a · 2^bits
 FPL_HD inline Fraction shiftUp(const Fraction& a, int bits) {
-  Fraction out = kZero;
+  Fraction out = zero();
   for (int from = bits / 64, i = 0; from < 3; ++from, ++i) {
     out.words[i] = a.words[from] << bits % 64;
     if (from < 2 && bits % 64 > 0) out.words[i] |= a.words[from + 1] >> (64 - bits % 64);
@@ -194,10 +194,10 @@ FPL_SELDOM inline double expm1Wide(double x) {
   }
   const Number power = powerOfTwo(y);
   if (power.exponent > 0) {
-    const Fraction one = shiftDown(kHalf, power.exponent - 1);
+    const Fraction one = shiftDown(half(), power.exponent - 1);
     return nearest(normalized({false, power.exponent, subtract(power.fraction, one)}));
   }
-  return nearest(normalized({true, 1, subtract(kHalf, shiftDown(power.fraction, 1 - power.exponent))}));
+  return nearest(normalized({true, 1, subtract(half(), shiftDown(power.fraction, 1 - power.exponent))}));
 }
 
 // 1 - log(1 + z) / z for z = ± w/64: z · Σ_k (∓w)^k logTerm(k); without its sign, which is z's.
@@ -211,8 +211,8 @@ FPL_HD inline Fraction logSeries(const Fraction& w, bool negative) {
 FPL_HD inline Number logNear1(const Number& z) {
   const Fraction series = logSeries(shiftDown(z.fraction, -z.exponent - 6), z.negative);
   // Half of z, as |log(1 + z)| may be larger than z.
-  const Fraction half = shiftDown(z.fraction, 1);
-  return normalized({z.negative, z.exponent + 1, addOrSubtract(half, multiply(half, series), !z.negative)});
+  const Fraction halved = shiftDown(z.fraction, 1);
+  return normalized({z.negative, z.exponent + 1, addOrSubtract(halved, multiply(halved, series), !z.negative)});
 }
 
 // log(x), x normalized and positive, and not 1.
@@ -222,7 +222,7 @@ FPL_HD inline Number logOf(const Number& x) {
   // The whole bits of c·m, those of m or of 2 m, are shifted out: what is left is z, or 1 + z where z is negative.
   Fraction z = shiftUp(multiply(x.fraction, uint64_t(inverse(row)) << 55), upper ? 1 : 2);
   const bool below1 = z.words[0] & kFirstBit;
-  if (below1) z = subtract(kZero, z);
+  if (below1) z = subtract(zero(), z);
   const int power = upper ? x.exponent : x.exponent - 1;
   if (power == 0 && inverse(row) == 256) return logNear1(normalized({below1, 0, z}));
 
@@ -230,11 +230,11 @@ FPL_HD inline Number logOf(const Number& x) {
   const Fraction w = shiftUp(z, 6), near1 = addOrSubtract(z, multiply(z, logSeries(w, below1)), !below1);
   const uint64_t powers = uint64_t(power < 0 ? -power : power);
   Fraction sum = multiply(fractionOf(ln2()), powers << 53);
-  if (power < 0) sum = subtract(kZero, sum);
+  if (power < 0) sum = subtract(zero(), sum);
   sum = addOrSubtract(sum, shiftDown(fractionOf(logOfInverse(row)), 11), upper);
   sum = addOrSubtract(sum, shiftDown(near1, 11), below1);
   const bool negative = sum.words[0] & kFirstBit;
-  return normalized({negative, 11, negative ? subtract(kZero, sum) : sum});
+  return normalized({negative, 11, negative ? subtract(zero(), sum) : sum});
 }
 
 // log(x) for x > 0, finite and not 1.
@@ -246,12 +246,12 @@ FPL_SELDOM inline double log1pWide(double x) {
   if (number.exponent <= -6) return nearest(logNear1(number));
   // 1 + x, exact but for a 1 that is far below the last bit of x.
   const int exponent = number.exponent > 1 ? number.exponent : 1;
-  const Fraction one = shiftDown(kHalf, exponent - 1), other = shiftDown(number.fraction, exponent - number.exponent);
+  const Fraction one = shiftDown(half(), exponent - 1), other = shiftDown(number.fraction, exponent - number.exponent);
   if (number.negative) return nearest(logOf(normalized({false, exponent, subtract(one, other)})));
   uint64_t carry = 0;
   const Fraction sum = add(one, other, carry);
   return nearest(
-      logOf(carry ? Number{false, exponent + 1, add(kHalf, shiftDown(sum, 1))} : Number{false, exponent, sum}));
+      logOf(carry ? Number{false, exponent + 1, add(half(), shiftDown(sum, 1))} : Number{false, exponent, sum}));
 }
 
 }  // namespace exact

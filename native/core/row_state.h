@@ -36,6 +36,16 @@ FPL_HD inline double powerOfTwo(int32_t exponent) {
   return value;
 }
 
+// e^x, for a change of units in the middle of a sweep. A GPU takes its own there, as its sums are its own: the
+// registers that an exact one needs would have to be taken from the sweep.
+FPL_HD inline double expInSweep(double x) {
+#if defined(__CUDA_ARCH__)
+  return ::exp(x);
+#else
+  return exp(x);
+#endif
+}
+
 // The unit in which a row's sums are kept.
 struct Unit {
   float base = 0;
@@ -69,7 +79,7 @@ struct RowState {
     if (!empty()) {
       const double shift = to.logRatio(unit, inverseTemperature);
       // With equal bases the factor is a power of two: no rounding.
-      const double factor = to.base == unit.base ? powerOfTwo(unit.exponent - to.exponent) : exp(-shift);
+      const double factor = to.base == unit.base ? powerOfTwo(unit.exponent - to.exponent) : expInSweep(-shift);
       weighted = factor == 0 ? 0 : factor * (weighted - shift * sum);
       sum *= factor;
       squares *= factor * factor;
