@@ -9,6 +9,7 @@
 
 #include "../core/float_environment.h"
 #include "../core/preference_loss.h"
+#include "check_job.h"
 #include "head.h"
 
 #if defined(__linux__)
@@ -132,8 +133,9 @@ std::vector<Part> partsOf(const Job& job) {
 
 bool runJob(Job& job, ThreadPool& pool) {
   if (job.cancelled) return false;
-  if (job.hasLoss) beginPreferenceLoss(job.loss);
   const FloatEnvironment environment;
+  checkJob(job);
+  if (job.hasLoss) beginPreferenceLoss(job.loss);
   const bool hasGradient = job.hasGradient || job.hasHeadGradient;
   if (job.hasPolicy || hasGradient) {
     const Kernels& kernels = *instructionSets().sets[job.instructionSet < 0 ? 0 : job.instructionSet];

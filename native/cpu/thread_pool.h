@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "../core/asserts.h"
 #include "../core/float_environment.h"
 
 namespace fpl {
@@ -47,8 +48,8 @@ class ThreadPool {
         : task(&work), count(tasks), helpersWanted(helpers) {}
 
     void work() {
-      try {
       const FloatEnvironment environment;
+      try {
         for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) (*task)(i);
       } catch (...) {
         if (!failed.exchange(true)) error = std::current_exception();
