@@ -2,6 +2,7 @@
  * The published JavaScript: ESM and CommonJS with their types, one file per file of lib/.
  */
 import { defineConfig } from 'tsdown'
+import { recordSources } from './scripts/shipped.mjs'
 
 export default defineConfig({
   entry: [
@@ -21,6 +22,8 @@ export default defineConfig({
   shims: true,
   fixedExtension: true,
   clean: true,
+  // By which scripts/check-package.mjs knows a dist that is older than its sources.
+  onSuccess: () => recordSources('dist', ['dist'], 'dist'),
   // What the page of `plot` is made of; uPlot comes along so that users need not install it.
   copy: [
     { from: ['lib/cli/plot/page/*', 'node_modules/uplot/dist/uPlot.{iife.min.js,min.css}'], to: 'dist/cli/plot/page' },

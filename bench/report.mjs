@@ -1,13 +1,20 @@
 /**
- * `npm run bench:report [-- FILE] [--out FOLDER] [--page NAME]`: turns the results of a run into bar charts, light and
- * dark, and a Markdown page with every table. Defaults to bench/out/latest.json, docs/ and benchmarks.
+ * `npm run bench:report [-- FILE …] [--out FOLDER]`: one Markdown page of every run, and bar charts of the first, light and
+ * dark. Defaults to the runs in bench/results and to docs/.
+ * `npm run bench:report -- FILE --keep NAME [--machine WORDS] [--note WORDS]`: puts the compact form of a run into
+ * bench/results first.
  */
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { barChart } from './chart.mjs'
-import { bandwidthText, banner, cells, shapeText, skippedLines } from './table.mjs'
+import { compact, compactText } from './compact.mjs'
+import { bandwidthText, banner, duration, percent, shapeText, times } from './table.mjs'
+
+/** @typedef {import('./compact.mjs').CompactRun} CompactRun */
+/** @typedef {import('./compact.mjs').CompactCase} CompactCase */
+/** @typedef {import('./compact.mjs').CompactEntry} CompactEntry */
 
 /** The charts: one panel per case, in this order, of those the run has. */
 const CHARTS = [
@@ -23,40 +30,80 @@ const CHARTS = [
   },
 ]
 
-/** @typedef {import('./measure.mjs').CaseResult} CaseResult */
+/** Columns of the tables: a library at its fastest of these ways. */
+const LIBRARIES = [
+  { title: 'onnxruntime-node', peers: ['onnxruntime'] },
+  { title: 'PyTorch', peers: ['torch-eager', 'torch-cross-entropy', 'torch-compile'] },
+  { title: 'TensorFlow.js', peers: ['tfjs-wasm', 'tfjs-wasm-custom', 'tfjs-cpu', 'tfjs-node'] },
+  { title: 'jax-js', peers: ['jax-js'] },
+  { title: 'plain loops', peers: ['plain-js'] },
+]
 
-/** @param {CaseResult} result */
-function panel({ entries, shape, dtype }) {
-  const [first] = entries
-  const limit = first.share === undefined ? undefined : first.bytesPerSecond / first.share
+const RESULTS = fileURLToPath(new URL('results', import.meta.url))
+
+/** Logits of a batch. */
+const size = (/** @type {readonly number[]} */ shape) => shape.reduce((product, length) => product * length, 1)
+
+/** @param {CompactCase} result */
+function panel({ entries, shape, dtype, floor }) {
+  const gigabytes = (/** @type {number} */ seconds, /** @type {readonly number[]} */ of) =>
+    (size(of) * (dtype === 'float32' ? 4 : 2)) / seconds / 1e9
   return {
     title: `vocabulary of ${shape[2].toLocaleString('en')}, ${dtype}`,
-    limit: limit && { label: 'the memory itself', value: limit / 1e9 },
-    bars: entries.map(({ title, bytesPerSecond, peer }) => ({
-      label: title.trim(),
-      value: bytesPerSecond / 1e9,
-      ours: peer === first.peer,
+    limit: floor === undefined ? undefined : { label: 'the memory itself', value: gigabytes(floor, shape) },
+    bars: entries.map(({ title, median, peer, shape: own }) => ({
+      label: title,
+      value: gigabytes(median, own ?? shape),
+      ours: peer === entries[0].peer,
     })),
   }
 }
 
 /** @param {string[][]} rows head first */
 function markdownTable([head, ...rows]) {
-  const line = (/** @type {string[]} */ row) => `| ${row.map((cell) => cell.trim()).join(' | ')} |`
+  const line = (/** @type {string[]} */ row) => `| ${row.join(' | ')} |`
   return [line(head), line(head.map((_, i) => (i === 0 ? '---' : '--:'))), ...rows.map(line)].join('\n')
 }
 
-/** @param {CaseResult} result */
-function section(result) {
-  const { name, title, shape, dtype, entries, rooflines, skipped } = result
-  const notes = [
-    ...rooflines.map(bandwidthText),
-    ...entries.filter(({ note }) => note).map((entry) => `${entry.title.trim()}: ${entry.note}`),
-    ...skippedLines(skipped),
+/** Time ÷ ours of a library's fastest way among those peers. */
+function fastest(/** @type {CompactEntry[]} */ entries, /** @type {string[]} */ peers) {
+  const own = entries.filter(({ peer, ratio }) => peers.includes(peer) && ratio !== undefined)
+  if (own.length === 0) return ''
+  const best = own.reduce((a, b) => ((a.ratio ?? 0) <= (b.ratio ?? 0) ? a : b))
+  return times(best.ratio ?? 0)
+}
+
+/** What a case has beside libraries: our variants, and the adapters. */
+function others(/** @type {CompactEntry[]} */ entries) {
+  const known = LIBRARIES.flatMap(({ peers }) => peers)
+  const rest = entries.slice(1).filter(({ peer }) => !known.includes(peer))
+  return rest
+    .map(({ title, ratio }) => `${title.replace('fused-preference-loss, ', '')} ${times(ratio ?? 0)}`)
+    .join(', ')
+}
+
+/** @param {CompactRun} run */
+function section({ name, note, date, command, machine, versions, cases }) {
+  const ran = cases.filter(({ entries }) => entries.length > 0)
+  const columns = LIBRARIES.filter(({ peers }) =>
+    ran.some(({ entries }) => entries.some((e) => peers.includes(e.peer))),
+  )
+  const head = ['case', 'ours', 'roofline', ...columns.map(({ title }) => title), 'others']
+  const rows = ran.map(({ name, shape, dtype, entries }) => [
+    `${name} ${shapeText(shape, dtype)}`,
+    duration(entries[0].median),
+    entries[0].share === undefined ? '' : percent(entries[0].share),
+    ...columns.map(({ peers }) => fastest(entries, peers)),
+    others(entries),
+  ])
+  const [first] = ran
+  const about = [
+    `\`${command}\`, ${date.slice(0, 10)}`,
+    ...banner(machine, versions).split('\n'),
+    ...(note === undefined ? [] : [note]),
+    ...(first?.bandwidth ? [bandwidthText({ threads: machine.threads, bandwidth: first.bandwidth })] : []),
   ]
-  const list = notes.map((note) => `- ${note}`).join('\n')
-  const heading = `### ${name}\n\n${title}; ${shapeText(shape, dtype)}`
-  return `${heading}\n\n${entries.length > 0 ? markdownTable(cells(result)) : 'Nothing ran.'}\n\n${list}`
+  return `## ${name}\n\n${about.map((text) => `- ${text}`).join('\n')}\n\n${markdownTable([head, ...rows])}`
 }
 
 /** @param {string} name @param {string} title */
@@ -65,18 +112,30 @@ const picture = (name, title) => `<picture>
   <img alt="${title}, GB/s of logits" src="assets/bench-${name}-light.svg">
 </picture>`
 
+const INTRO = `# Benchmarks
+
+\`npm run bench:report\` writes this page from the runs in [bench/results](../bench/results), one a machine; medians, the
+middle three fifths, memory and differences of every peer are there. \`npm run bench\` measures your machine.
+
+Each peer runs in its own process on the same random normal logits, and must agree with this package before it is timed.
+The repetitions of all peers and of the memory's own bandwidth are interleaved; inputs rotate so that none stays in a cache.
+*Roofline* is the time that the memory needs for the fewest bytes, divided by the time taken; for an output layer
+(\`linear-…\`) the time that its multiply-adds alone take. The columns of libraries are *time ÷ ours* of the library's fastest
+way: 16 means 16 times slower than this package. Slow peers get fewer tokens, and the ratio is per logit. A PyTorch older
+than 2 is left out.`
+
 /**
- * @param {{ date: string, command: string, machine: any, versions: any, cases: CaseResult[] }} run
+ * @param {CompactRun[]} runs
  * @param {string} out
- * @param {string} name of the page
  */
-export function writeReport(run, out, name) {
+export function writeReport(runs, out) {
   const assets = join(out, 'assets')
   mkdirSync(assets, { recursive: true })
+  const [first] = runs
   const pictures = []
-  const unit = `GB/s of logits, more is better; ${run.machine.cpu}, ${run.machine.threads} threads`
+  const unit = `GB/s of logits, more is better; ${first.name}, ${first.machine.threads} threads`
   for (const { name, title, cases } of CHARTS) {
-    const found = cases.flatMap((wanted) => run.cases.filter((one) => one.name === wanted && one.entries.length > 0))
+    const found = cases.flatMap((wanted) => first.cases.filter((one) => one.name === wanted && one.entries.length > 0))
     if (found.length === 0) continue
     for (const theme of /** @type {const} */ (['light', 'dark'])) {
       const svg = barChart({ title, unit, panels: found.map(panel) }, theme)
@@ -84,32 +143,28 @@ export function writeReport(run, out, name) {
     }
     pictures.push(picture(name, title))
   }
-  const intro = `# Benchmarks
-
-Written by \`npm run bench:report\` from one run of \`${run.command}\`, ${run.date.slice(0, 10)}, on:
-
-${banner(run.machine, run.versions)
-  .split('\n')
-  .map((text) => `- ${text}`)
-  .join('\n')}
-
-Each peer runs in its own process, on the same random normal logits, and must agree with ours before it is timed.
-Repetitions of all peers and of the memory's own bandwidth are interleaved; inputs rotate so that none is in a cache.
-*GB/s* is of logits handed in. *Roofline* is the time the memory needs for the fewest bytes the work must move, divided
-by the time taken; where an output layer is in it, the time that multiply-adds alone take, and *GFLOP/s* counts what tokens
-that count need, the logits twice where there is a gradient. *Memory* is the peak beyond the inputs, a gradient array
-included. Slow peers are given fewer tokens, where the name says so; *time ÷ ours* is per logit.`
-  const page = [intro, ...pictures, ...run.cases.map(section)].join('\n\n')
-  writeFileSync(join(out, `${name}.md`), `${page}\n`)
+  writeFileSync(join(out, 'benchmarks.md'), `${[INTRO, ...pictures, ...runs.map(section)].join('\n\n')}\n`)
 }
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     out: { type: 'string', default: fileURLToPath(new URL('../docs', import.meta.url)) },
-    page: { type: 'string', default: 'benchmarks' },
+    keep: { type: 'string' },
+    machine: { type: 'string' },
+    note: { type: 'string' },
   },
 })
-const file = positionals[0] ?? fileURLToPath(new URL('out/latest.json', import.meta.url))
-writeReport(JSON.parse(readFileSync(file, 'utf8')), values.out, values.page)
-console.log(`${join(values.out, `${values.page}.md`)} from ${file}`)
+const read = (/** @type {string} */ file) => JSON.parse(readFileSync(file, 'utf8'))
+if (values.keep !== undefined) {
+  if (positionals.length !== 1) throw new RangeError('--keep takes one FILE')
+  const file = join(RESULTS, `${values.keep}.json`)
+  writeFileSync(file, compactText(compact(read(positionals[0]), values.machine, values.note)))
+  console.log(`${file} from ${positionals[0]}`)
+}
+const kept = readdirSync(RESULTS).filter((name) => name.endsWith('.json'))
+const files =
+  values.keep === undefined && positionals.length > 0 ? positionals : kept.map((name) => join(RESULTS, name))
+const runs = files.map((file) => compact(read(file))).sort((a, b) => (a.date < b.date ? 1 : -1))
+writeReport(runs, values.out)
+console.log(`${join(values.out, 'benchmarks.md')} from ${files.length} run${files.length === 1 ? '' : 's'}`)

@@ -13,11 +13,11 @@ export const gigabytes = (/** @type {number} */ bytes) => `${(bytes / 1e9).toPre
 export const megabytes = (/** @type {number} */ bytes) =>
   bytes < 0.5e6 ? '0 MB' : `${(bytes / 1e6).toPrecision(bytes < 1e9 ? 3 : 4)} MB`
 
-const percent = (/** @type {number} */ share) => `${(100 * share).toPrecision(share < 0.1 ? 2 : 3)} %`
+export const percent = (/** @type {number} */ share) => `${(100 * share).toPrecision(share < 0.1 ? 2 : 3)} %`
 
 const giga = (/** @type {number} */ perSecond) => (perSecond / 1e9).toPrecision(3)
 
-const times = (/** @type {number} */ ratio) => `${ratio < 99.5 ? ratio.toPrecision(3) : Math.round(ratio)}×`
+export const times = (/** @type {number} */ ratio) => `${ratio < 99.5 ? ratio.toPrecision(3) : Math.round(ratio)}×`
 
 /**
  * Text in columns: the first flush left, the others flush right.

@@ -88,11 +88,7 @@ export function lengthOf(value: unknown, name: string, wanted: string): number {
 
 /** A copy in float64. `length` is checked when given, and `sizes` says in the error where it comes from. */
 export function numbers(value: unknown, name: string, length?: number, sizes = ''): Float64Array {
-  const given = lengthOf(value, name, 'an array of numbers')
-  if (length !== undefined && given !== length) {
-    throw shapeMismatch(name, `must have length ${length}${sizes}; got ${given}`)
-  }
-  const copy = new Float64Array(given)
+  const copy = new Float64Array(checkedLength(value, name, 'an array of numbers', length, sizes))
   for (let i = 0; i < copy.length; i++) {
     const element = (value as ArrayLike<unknown>)[i]
     if (typeof element !== 'number') throw invalidType(`${name}[${i}]`, 'a number', element)
@@ -101,15 +97,44 @@ export function numbers(value: unknown, name: string, length?: number, sizes = '
   return copy
 }
 
-/** A copy of integers in [0, high]. */
+function checkedLength(
+  value: unknown,
+  name: string,
+  wanted: string,
+  length: number | undefined,
+  sizes: string,
+): number {
+  const given = lengthOf(value, name, wanted)
+  if (length !== undefined && given !== length) {
+    throw shapeMismatch(name, `must have length ${length}${sizes}; got ${given}`)
+  }
+  return given
+}
+
+/** A copy in float64 of numbers of tokens, which may be bigints. */
+export function tokenNumbers(value: unknown, name: string, length: number, sizes: string): Float64Array {
+  const wanted = 'a number of tokens'
+  const copy = new Float64Array(checkedLength(value, name, 'an array of numbers of tokens', length, sizes))
+  for (let i = 0; i < copy.length; i++) {
+    const given = (value as ArrayLike<unknown>)[i]
+    const element = typeof given === 'bigint' ? Number(given) : given
+    if (typeof element !== 'number') throw invalidType(`${name}[${i}]`, wanted, given)
+    if (!Number.isSafeInteger(element) || element < 0) throw outOfRange(`${name}[${i}]`, wanted, given)
+    copy[i] = element
+  }
+  return copy
+}
+
+/** A copy of integers in [0, high], of numbers or of bigints. */
 export function indices(value: unknown, name: string, wanted: string, high: number): Int32Array {
   const copy = new Int32Array(lengthOf(value, name, wanted))
   for (let i = 0; i < copy.length; i++) {
-    const element = (value as ArrayLike<unknown>)[i]
+    const given = (value as ArrayLike<unknown>)[i]
+    const element = typeof given === 'bigint' ? Number(given) : given
     if (typeof element !== 'number' || (element | 0) !== element || element < 0 || element > high) {
       throw typeof element === 'number'
-        ? outOfRange(`${name}[${i}]`, `an integer in [0, ${high}]`, element)
-        : invalidType(`${name}[${i}]`, `an integer in [0, ${high}]`, element)
+        ? outOfRange(`${name}[${i}]`, `an integer in [0, ${high}]`, given)
+        : invalidType(`${name}[${i}]`, `an integer in [0, ${high}]`, given)
     }
     copy[i] = element
   }

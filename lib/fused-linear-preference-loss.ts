@@ -8,8 +8,9 @@ import { checkSameLogits, type HeadSource, headOf } from './head.js'
 import { HEAD_GRADIENT_OPTIONS, type HeadDestinations, headDestinations } from './head-gradients.js'
 import { optionsObject } from './options.js'
 import { PAIRED_OPTIONS, type PairedCall, pairedCall, pairedResult, type ReferenceModel } from './paired-call.js'
+import { modelNames } from './reference.js'
 import { type Runner, run, runnerOf } from './run.js'
-import { tokenArrays } from './tokens.js'
+import { isPacked, tokenArrays } from './tokens.js'
 import type {
   DeviceMemory,
   FusedLinearOptions,
@@ -20,13 +21,13 @@ import type {
 } from './types.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient'])
-const REFERENCE: ReadonlySet<string> = new Set(['chosen', 'rejected', 'hidden', 'weight', 'bias'])
+const REFERENCE = modelNames('hidden', 'weight', 'bias')
 
 /**
  * The preference loss of a batch of sequences straight from what goes into the model's output layer, and its exact
  * gradients with respect to that, the layer's weight and its bias. The logits exist a tile at a time, once for the loss
  * and once more for the gradients, and are never stored; rows that predict nothing are not multiplied. Runs off the
- * calling thread.
+ * calling thread: arrays are lent until the promise has settled, and must be neither changed nor transferred meanwhile.
  *
  * The formulas and their papers are in the README's loss table; the default is DPO (Rafailov et al. 2023). Lengths, for
  * the losses that divide by them, are the numbers of active tokens.
@@ -81,7 +82,7 @@ function plan(
 ): Plan {
   const options = optionsObject(given, 'options', OPTIONS)
   const watched: Watched[] = []
-  const source = headOf(hidden, weight, options.bias, options.sequenceOffsets !== undefined, watched)
+  const source = headOf(hidden, weight, options.bias, isPacked(options), watched)
   const reference = referenceHead(source)
   const call = pairedCall(source, labels, options, reference, watched)
   const callers = [...tokenArrays(labels, options), ...reference.arrays]
@@ -92,7 +93,7 @@ function plan(
     call.job.headGradient = { head, logits, coefficients, ...destinations.stage }
     watched.push(...destinations.watched)
   }
-  const runner = runnerOf(options, source.range)
+  const runner = runnerOf(options, source.range, destinations?.arrays ?? [...source.arrays, ...callers])
   checkUnchanged(watched)
   return { call, destinations, runner, watched }
 }
@@ -105,7 +106,7 @@ function result(planned: Plan): FusedLinearPreferenceLoss {
 function referenceHead(policy: HeadSource): ReferenceModel {
   const arrays: NamedArray[] = []
   return {
-    known: REFERENCE,
+    names: REFERENCE,
     arrays,
     sourceOf(reference, name, watched) {
       const { hidden, weight, bias } = reference

@@ -5,18 +5,20 @@ import { checkUnchanged, type NamedArray, type Watched } from './arrays.js'
 import { invalidValue, shapeMismatch } from './errors.js'
 import { optionsObject } from './options.js'
 import { PAIRED_OPTIONS, type PairedCall, pairedCall, pairedResult, type ReferenceModel } from './paired-call.js'
+import { modelNames } from './reference.js'
 import { type Runner, run, runnerOf } from './run.js'
 import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf, watchTensor } from './tensor.js'
-import { tokenArrays } from './tokens.js'
+import { isPacked, tokenArrays } from './tokens.js'
 import type { DeviceMemory, FusedOptions, FusedPreferenceLoss, Labels, Logits } from './types.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, 'gradient', 'zeroInactive'])
-const REFERENCE: ReadonlySet<string> = new Set(['chosen', 'rejected', 'logits'])
+const REFERENCE = modelNames('logits')
 
 /**
  * The preference loss of a batch of sequences straight from the logits, and its exact gradient with respect to them.
  * The logits are read once for the loss and once more for the gradient, which is written once; nothing of their size is
- * allocated unless `gradient` is true. Runs off the calling thread.
+ * allocated unless `gradient` is true. Runs off the calling thread: arrays are lent until the promise has settled, and must
+ * be neither changed nor transferred meanwhile.
  *
  * The formulas and their papers are in the README's loss table; the default is DPO (Rafailov et al. 2023). Lengths, for
  * the losses that divide by them, are the numbers of active tokens.
@@ -65,17 +67,19 @@ export interface Plan {
 /** Checks a call. */
 export function plan(logits: Logits, labels: Labels | DeviceMemory, given: FusedOptions | undefined): Plan {
   const options = optionsObject(given, 'options', OPTIONS)
-  const tensor = tensorOf(logits, 'logits', options.sequenceOffsets !== undefined)
+  const tensor = tensorOf(logits, 'logits', isPacked(options))
   const watched = watchTensor('logits.data', tensor)
   const reference = referenceLogits(tensor)
   const call = pairedCall(tensor, labels, options, reference, watched)
   const out = destination(options, labels, tensor, reference.arrays, watched)
+  const skipInactive = skipsInactive(options.zeroInactive, options.gradient, tensor)
   if (out) {
     const coefficients = new Float64Array(call.policy.logProbs.length)
-    const skipInactive = skipsInactive(options.zeroInactive, options.gradient, out)
     call.job.gradient = { logits: tensor.rows, out: out.rows, coefficients, skipInactive }
   }
-  const runner = runnerOf(options, tensor.range)
+  const arrays: NamedArray[] = [['logits.data', tensor.data], ...tokenArrays(labels, options), ...reference.arrays]
+  if (out) arrays.push(['options.gradient', out.data])
+  const runner = runnerOf(options, tensor.range, arrays)
   checkUnchanged(watched)
   return { call, logits: tensor, out, runner, watched }
 }
@@ -108,7 +112,7 @@ function destination(
 function referenceLogits(policy: Tensor): ReferenceModel {
   const arrays: NamedArray[] = []
   return {
-    known: REFERENCE,
+    names: REFERENCE,
     arrays,
     sourceOf(reference, name, watched) {
       const tensor = tensorOf(reference.logits, `${name}.logits`, policy.shape.length === 2)

@@ -1,17 +1,30 @@
 /**
  * `getBackends`: what this machine has.
  */
-import { loadCuda } from './backends/cuda.js'
+import { type LoadedCuda, loadCuda } from './backends/cuda.js'
 import { loadNative } from './backends/native.js'
 import type { Backends } from './types.js'
 
-/** The backends of this machine, and why a missing one is missing. Never throws and never prints. */
+/**
+ * The backends of this machine, and why a missing one is missing. Never throws and never prints. cuBLASLt is looked for
+ * when `cuda.cublasLt` is read.
+ */
 export function getBackends(): Backends {
   const native = loadNative()
   const cuda = loadCuda()
   return {
     cpu: 'reason' in native ? { available: false, reason: native.reason } : { available: true, ...native.info },
-    cuda: 'reason' in cuda ? { available: false, reason: cuda.reason } : { available: true, ...cuda.info() },
+    cuda: 'reason' in cuda ? { available: false, reason: cuda.reason } : found(cuda),
     js: { available: true },
+  }
+}
+
+function found(cuda: LoadedCuda): Backends['cuda'] {
+  return {
+    available: true,
+    ...cuda.info(),
+    get cublasLt() {
+      return cuda.cublasLt()
+    },
   }
 }

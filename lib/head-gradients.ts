@@ -23,6 +23,8 @@ export interface HeadDestinations {
   stage: Pick<HeadGradientStage, Part | 'accumulate' | 'skipInactive'>
   gradients: HeadGradients
   watched: Watched[]
+  /** All arrays of the call, the destinations included. */
+  arrays: NamedArray[]
 }
 
 /**
@@ -73,9 +75,10 @@ export function headDestinations(
   for (const part of allocated) {
     const value = allocate(sizes[part], `${name}.${part}`, range)
     stage[part] = value instanceof Float32Array ? value : deviceRange(value, name, 4).address
+    taken.push([`${name}.${part}`, value])
     addResult(gradients, part, value, hidden.shape, head, vocab)
   }
-  return given.length + allocated.length === 0 ? undefined : { stage, gradients, watched }
+  return given.length + allocated.length === 0 ? undefined : { stage, gradients, watched, arrays: taken }
 }
 
 /** What is asked for, `false` left out. */

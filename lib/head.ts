@@ -40,8 +40,9 @@ export function headOf(
   if (typeof matrix.matrix.data !== 'bigint') watched.push(watch(`${prefix}weight.data`, matrix.matrix.data))
   const { batch, time, vocab: width } = rows.rows
   if (matrix.width !== width) {
-    const problem = `must be [vocab, ${width}], as hidden has ${width} features; got [${matrix.vocab}, ${matrix.width}]`
-    throw shapeMismatch(`${prefix}weight.shape`, problem)
+    const wanted = `must be [vocab, ${width}], as hidden has ${width} features`
+    const stored = matrix.vocab === width ? `; one stored as [${width}, vocab] has strides [1, vocab] besides` : ''
+    throw shapeMismatch(`${prefix}weight.shape`, `${wanted}; got [${matrix.vocab}, ${matrix.width}]${stored}`)
   }
   if (rows.range?.device !== matrix.range?.device) {
     throw invalidValue(`${prefix}weight.data`, 'must be where hidden.data is: in host memory, or on the same device')

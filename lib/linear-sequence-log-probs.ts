@@ -3,12 +3,15 @@
  */
 import { checkUnchanged, type NamedArray, numbers, type Watched } from './arrays.js'
 import type { ForwardStage, Job } from './backends/backend.js'
+import { checkStillThere } from './device/memory.js'
+import { invalidType } from './errors.js'
 import { addTokenOutputs, copyTokenOutputs, forwardStage, keepStates } from './forward-stage.js'
 import { type HeadSource, headOf } from './head.js'
 import { HEAD_GRADIENT_OPTIONS, headDestinations } from './head-gradients.js'
+import { keep } from './kept.js'
 import { optionsObject } from './options.js'
 import { RUN_OPTIONS, type Runner, run, runnerOf } from './run.js'
-import { checkDeviceLabels, TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
+import { checkDeviceLabels, isPacked, TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
 import type {
   DeviceMemory,
   HeadGradientOptions,
@@ -26,7 +29,9 @@ const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(HEAD_GRADIENT_OPTIONS)
 /**
  * Log-probs of whole sequences under a model, from what goes into its output layer: logits = hidden · weightᵀ + bias,
  * log softmax, picked at each label and summed. The logits exist a tile at a time and are never stored; rows that
- * predict nothing are not multiplied. Runs off the calling thread.
+ * predict nothing are not multiplied. Runs off the calling thread: arrays are lent until the promise has settled, and must
+ * be neither changed nor transferred meanwhile. The result keeps hidden and weight in memory for its `backward`, until it is
+ * disposed of.
  *
  * @param hidden `[batch, time, width]`, or `[tokens, width]` with `sequenceOffsets`. Read, never written.
  * @param weight `[vocab, width]`, or stored as `[width, vocab]` and said so by its strides. Read, never written.
@@ -80,26 +85,28 @@ function plan(
 ): Plan {
   const options = optionsObject(given, 'options', OPTIONS)
   const watched: Watched[] = []
-  const source = headOf(hidden, weight, options.bias, options.sequenceOffsets !== undefined, watched)
+  const source = headOf(hidden, weight, options.bias, isPacked(options), watched)
   const tokenPlan = tokensOf(labels, source.rows, options, false, source.range)
   const { tokens } = tokenPlan
   const policy = forwardStage(source, tokens.counts.length)
   keepStates(policy)
   addTokenOutputs(policy, options.outputs)
-  const runner = runnerOf(options, source.range)
+  const callers = tokenArrays(labels, options)
+  const runner = runnerOf(options, source.range, [...source.arrays, ...callers])
   checkUnchanged(watched)
-  return { source, tokenPlan, policy, job: { tokens, policy }, runner, watched, callers: tokenArrays(labels, options) }
+  return { source, tokenPlan, policy, job: { tokens, policy }, runner, watched, callers }
 }
 
 function result(planned: Plan): LinearSequenceLogProbs {
   const { policy, tokenPlan } = planned
-  checkDeviceLabels(tokenPlan.tokens, policy.logits.vocab)
-  const sums: LinearSequenceLogProbs = {
+  checkDeviceLabels(tokenPlan, policy.logits.vocab)
+  const sums = {
     logProbs: policy.logProbs,
     // A copy: what the caller does with it must not reach `backward`.
     tokenCounts: tokenPlan.tokens.counts.slice(),
-    backward: (gradient, request, options) => backward(planned, gradient, request, options),
-  }
+    backward: (gradient, request, options) => backward(kept(), gradient, request, options),
+  } as LinearSequenceLogProbs
+  const kept = keep(sums, planned)
   copyTokenOutputs(policy, tokenPlan, sums)
   return sums
 }
@@ -112,6 +119,8 @@ function backward(
 ): HeadGradients {
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
   const coefficients = numbers(gradient, 'gradient', tokenPlan.tokens.counts.length, ', one per sequence')
+  if (request === false) throw invalidType('request', 'true or an object { hidden?, weight?, bias? }', request)
+  checkStillThere([...source.arrays, ...callers])
   const destinations = headDestinations(request, 'request', source, options, [['gradient', gradient], ...callers])
   checkUnchanged(watched)
   if (destinations === undefined) return {}

@@ -22,6 +22,8 @@ export function lossStage(
     fDivergence: config.fDivergence,
     alpha: config.alpha,
     average: config.average,
+    pairDivisor: config.pairDivisor,
+    tokenDivisor: config.tokenDivisor,
     chosen,
     rejected,
     referenceChosen,

@@ -1,8 +1,8 @@
 /**
  * Checks of option objects and of single options. Every check returns the value to use, the default when none came.
  */
-import { closest } from 'fastest-levenshtein'
 import { describe, invalidType, invalidValue, outOfRange } from './errors.js'
+import { optionHint, quoted, valueHint } from './suggestions.js'
 
 /**
  * A copy of an object whose keys are all in `known`; an empty one when it is undefined. An option may be undefined or not
@@ -18,7 +18,7 @@ export function optionsObject<T extends object>(value: T | undefined, name: stri
   const plain = Object.getPrototypeOf(value) === Object.prototype
   const options: Record<string, unknown> = plain ? { ...value } : {}
   for (const key in plain ? options : value) {
-    if (!known.has(key)) throw invalidValue(`${name}.${key}`, `is not an option; did you mean ${nearest(key, known)}?`)
+    if (!known.has(key)) throw invalidValue(`${name}.${key}`, `is not an option${optionHint(key, known)}`)
   }
   if (!plain) for (const key of known) options[key] = (value as Record<string, unknown>)[key]
   return options as T
@@ -34,8 +34,7 @@ export function oneOf<T extends string>(value: unknown, name: string, allowed: r
 
 /** The error for a string that is not in `allowed`. */
 export function unknownName(name: string, value: string, allowed: readonly string[]) {
-  const problem = `must be one of ${quoted(allowed)}; got ${describe(value)}, did you mean ${nearest(value, allowed)}?`
-  return invalidValue(name, problem)
+  return invalidValue(name, `must be one of ${quoted(allowed)}; got ${describe(value)}${valueHint(value, allowed)}`)
 }
 
 /** A boolean. */
@@ -76,12 +75,4 @@ export function integer(value: unknown, name: string, low: number, high: number)
     throw outOfRange(name, `an integer in [${low}, ${high}]`, value)
   }
   return value
-}
-
-function nearest(value: string, names: Iterable<string>): string {
-  return `'${closest(value.slice(0, 60), [...names])}'`
-}
-
-function quoted(names: readonly string[]): string {
-  return names.map((name) => `'${name}'`).join(', ')
 }

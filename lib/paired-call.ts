@@ -2,13 +2,14 @@
  * A call from logits to the loss, whatever the logits come from: which tokens count, which sequences form pairs, the
  * reference, and stages 1 to 3 on them.
  */
-import { type NamedArray, numbers, type Watched } from './arrays.js'
+import type { NamedArray, Watched } from './arrays.js'
 import type { ForwardStage, Job, LossStage } from './backends/backend.js'
-import { invalidType, invalidValue } from './errors.js'
+import { invalidValue } from './errors.js'
 import { addTokenOutputs, copyTokenOutputs, forwardStage, type LogitsSource } from './forward-stage.js'
 import { LOSS_OPTIONS, type LossPlan, lossOf } from './loss-options.js'
 import { lossResult, lossStage } from './loss-stage.js'
-import { oneOf, optionsObject } from './options.js'
+import { oneOf } from './options.js'
+import { type ModelNames, referenceOf, warnOfMeans, waysOf } from './reference.js'
 import { RUN_OPTIONS } from './run.js'
 import { checkDeviceLabels, TOKEN_OPTIONS, type TokenPlan, tokensOf } from './tokens.js'
 import type { DeviceMemory, FusedPreferenceLoss, Labels, LossOptions, TokenOptions } from './types.js'
@@ -26,8 +27,7 @@ interface PairedOptions extends TokenOptions, LossOptions {
 
 /** How a reference may be given other than as log-probs. */
 export interface ReferenceModel {
-  /** The names of what it has, and those of log-probs. */
-  known: ReadonlySet<string>
+  names: ModelNames
   /** The caller's arrays in it, once it has been checked. */
   arrays: NamedArray[]
   /** Checks it. */
@@ -40,6 +40,8 @@ export interface PairedCall {
   policy: ForwardStage
   loss: LossStage
   job: Job
+  /** A loss makes use of log-probs that were given for the reference. */
+  compares: boolean
 }
 
 /** Checks such a call; arrays in use meanwhile are added to `watched`. */
@@ -55,6 +57,7 @@ export function pairedCall(
     options.weighting === undefined ? undefined : oneOf(options.weighting, 'options.weighting', WEIGHTINGS, 'wpo')
   const tokenPlan = tokensOf(labels, source.rows, options, true, source.range)
   const { tokens } = tokenPlan
+  if (!lossPlan.hasLikelihood) delete tokens.plainWeights
   const pairs = tokenPlan.pairs!
   const size = pairs.length / 2
   const sequences = tokens.counts.length
@@ -62,9 +65,9 @@ export function pairedCall(
   const policy = forwardStage(source, sequences)
   addTokenOutputs(policy, options.outputs)
   const job: Job = { tokens, policy }
-  const loss = addReference(job, options.reference, lossPlan, size, model, watched)
+  const loss = addReference(job, options.reference, lossPlan, pairs, model, watched)
   loss.pairs = pairs
-  if (lossPlan.needsLengths !== undefined) {
+  if (lossPlan.usesLengths) {
     loss.chosenLengths = new Float64Array(size)
     loss.rejectedLengths = new Float64Array(size)
     for (let i = 0; i < size; i++) {
@@ -77,16 +80,23 @@ export function pairedCall(
     loss.pairWeights = new Float64Array(size)
   }
   job.loss = loss
-  return { tokenPlan, policy, loss, job }
+  const compares = lossPlan.needsReference !== undefined && job.reference === undefined
+  return { tokenPlan, policy, loss, job, compares }
 }
 
 /** What a call that has run gives to the caller, but for gradients. */
-export function pairedResult({ tokenPlan, policy, loss }: PairedCall): FusedPreferenceLoss {
-  checkDeviceLabels(tokenPlan.tokens, policy.logits.vocab)
+export function pairedResult({ tokenPlan, policy, loss, compares }: PairedCall): FusedPreferenceLoss {
+  checkDeviceLabels(tokenPlan, policy.logits.vocab)
+  if (compares) {
+    const { counts } = tokenPlan.tokens
+    warnOfMeans(loss, 'options.reference', (side, pair) => counts[loss.pairs![2 * pair + side]])
+  }
   const fused = lossResult(loss) as FusedPreferenceLoss
   fused.chosenLogProbs = loss.chosen
   fused.rejectedLogProbs = loss.rejected
   fused.tokenCounts = tokenPlan.tokens.counts
+  fused.layout = { pairs: tokenPlan.pairs!, shift: tokenPlan.shift }
+  if (tokenPlan.packed) fused.layout.sequenceOffsets = tokenPlan.tokens.offsets
   copyTokenOutputs(policy, tokenPlan, fused)
   return fused
 }
@@ -96,47 +106,29 @@ function addReference(
   job: Job,
   given: object | undefined,
   { config, referenceFree, needsReference }: LossPlan,
-  size: number,
+  pairs: Int32Array,
   model: ReferenceModel,
   watched: Watched[],
 ): LossStage {
   const name = 'options.reference'
+  const size = pairs.length / 2
+  const needed = needsReference !== undefined
   if (given === undefined) {
-    if (needsReference === undefined) return lossStage(config, size)
-    const problem = `is needed by lossType '${needsReference}' (unless referenceFree): ${waysOf(model)}`
+    if (!needed) return lossStage(config, size)
+    const problem = `is needed by lossType '${needsReference}' (unless referenceFree): ${waysOf(model.names)}`
     throw invalidValue(name, problem)
   }
-  const reference = optionsObject(given as Record<string, unknown>, name, model.known)
-  const { chosen, rejected } = reference
-  model.arrays.push([`${name}.chosen`, chosen], [`${name}.rejected`, rejected])
-  if (isLogProbs(reference)) {
-    const chosenLogProbs = numbers(chosen, `${name}.chosen`, size, ', one per pair')
-    const rejectedLogProbs = numbers(rejected, `${name}.rejected`, size, ', one per pair')
+  const { parts, arrays, logProbs } = referenceOf(given, name, model.names, pairs, job.tokens!, needed)
+  model.arrays.push(...arrays)
+  if (logProbs !== undefined) {
     if (referenceFree) return lossStage(config, size)
-    return lossStage(config, size, undefined, undefined, chosenLogProbs, rejectedLogProbs)
-  }
-  if (chosen !== undefined || rejected !== undefined) {
-    throw invalidType(name, `either ${waysOf(model)}, not both`, given)
+    return lossStage(config, size, undefined, undefined, logProbs[0], logProbs[1])
   }
   const used: Watched[] = []
-  const source = model.sourceOf(reference, name, used)
+  const source = model.sourceOf(parts, name, used)
   if (!referenceFree) {
     job.reference = forwardStage(source, job.tokens!.counts.length)
     watched.push(...used)
   }
   return lossStage(config, size)
-}
-
-/** Whether a reference has nothing but log-probs. */
-function isLogProbs(reference: Record<string, unknown>): boolean {
-  for (const key in reference) {
-    if (key !== 'chosen' && key !== 'rejected' && reference[key] !== undefined) return false
-  }
-  return true
-}
-
-/** The ways to give a reference. */
-function waysOf({ known }: ReferenceModel): string {
-  const [chosen, rejected, ...parts] = known
-  return `{ ${chosen}, ${rejected} } or { ${parts.join(', ')} }`
 }

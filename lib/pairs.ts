@@ -12,7 +12,7 @@ export function pairsOf(value: unknown, sequences: number): Int32Array {
 function halves(sequences: number): Int32Array {
   if (sequences % 2 !== 0) {
     const wanted = 'its first half would be chosen and its second half rejected; pass options.pairs'
-    throw shapeMismatch('logits', `have an odd number of sequences, ${sequences}, where ${wanted}`)
+    throw shapeMismatch('the batch', `has an odd number of sequences, ${sequences}, where ${wanted}`)
   }
   const pairs = new Int32Array(sequences)
   const half = sequences / 2

@@ -1,12 +1,13 @@
 /**
  * `preferenceLoss`: stage 3 alone, for log-probs the caller already has.
  */
-import { numbers } from './arrays.js'
+import { numbers, tokenNumbers } from './arrays.js'
 import type { Job, LossStage } from './backends/backend.js'
 import { invalidType, invalidValue, outOfRange, shapeMismatch } from './errors.js'
 import { LOSS_OPTIONS, lossOf } from './loss-options.js'
 import { lossResult, lossStage } from './loss-stage.js'
 import { optionsObject } from './options.js'
+import { areNegative, checkLogProbs, warnOfMeans } from './reference.js'
 import { RUN_OPTIONS, type Runner, runnerOf } from './run.js'
 import type { PreferenceLoss, PreferenceOptions, PreferencePairs } from './types.js'
 
@@ -34,20 +35,24 @@ const PAIRS: ReadonlySet<string> = new Set([
  *   `ERR_SHAPE_MISMATCH`; Error `ERR_BACKEND_UNAVAILABLE`; the reason of `options.signal`.
  */
 export async function preferenceLoss(pairs: PreferencePairs, options?: PreferenceOptions): Promise<PreferenceLoss> {
-  const { stage, job, runner } = plan(pairs, options)
+  const planned = plan(pairs, options)
+  const { runner, job } = planned
   await runner.backend.run(job, runner.settings)
-  return lossResult(stage)
+  return result(planned)
 }
 
 /** {@link preferenceLoss} on the calling thread. */
 export function preferenceLossSync(pairs: PreferencePairs, options?: PreferenceOptions): PreferenceLoss {
-  const { stage, job, runner } = plan(pairs, options)
+  const planned = plan(pairs, options)
+  const { runner, job } = planned
   runner.backend.runSync(job, runner.settings)
-  return lossResult(stage)
+  return result(planned)
 }
 
 interface Plan {
   stage: LossStage
+  /** A loss makes use of the reference. */
+  compares: boolean
   job: Job
   runner: Runner
 }
@@ -63,8 +68,11 @@ function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefine
   const size = chosen.length
   if (size === 0) throw shapeMismatch('pairs.chosen', 'must have at least one element; got 0')
   const rejected = numbers(pairs.rejected, 'pairs.rejected', size, ', that of pairs.chosen')
-  const reference = both(pairs, 'referenceChosen', 'referenceRejected', size)
-  const lengths = both(pairs, 'chosenLengths', 'rejectedLengths', size)
+  const reference = both(pairs, 'referenceChosen', 'referenceRejected', numbers, size)
+  const lengths = both(pairs, 'chosenLengths', 'rejectedLengths', tokenNumbers, size)
+  if (reference && !(areNegative(reference[0]) && areNegative(reference[1]))) {
+    checkReference(reference, chosen, rejected, needsReference !== undefined)
+  }
   if (needsReference && !reference) {
     const problem = `and pairs.referenceRejected are needed by lossType '${needsReference}' (unless referenceFree)`
     throw invalidValue('pairs.referenceChosen', problem)
@@ -75,8 +83,6 @@ function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefine
   const used = referenceFree ? undefined : reference
   const stage = lossStage(config, size, chosen, rejected, used?.[0], used?.[1])
   if (lengths) {
-    checkLengths(lengths[0], 'pairs.chosenLengths')
-    checkLengths(lengths[1], 'pairs.rejectedLengths')
     stage.chosenLengths = lengths[0]
     stage.rejectedLengths = lengths[1]
   }
@@ -84,7 +90,31 @@ function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefine
     stage.pairWeights = numbers(pairs.pairWeights, 'pairs.pairWeights', size, ', that of pairs.chosen')
     checkWeights(stage.pairWeights)
   }
-  return { stage, job: { loss: stage }, runner: runnerOf(options) }
+  return { stage, compares: needsReference !== undefined, job: { loss: stage }, runner: runnerOf(options) }
+}
+
+function result({ stage, compares }: Plan): PreferenceLoss {
+  const { chosenLengths, rejectedLengths } = stage
+  if (compares && chosenLengths && rejectedLengths) {
+    const lengthOf = (side: 0 | 1, pair: number) => (side === 0 ? chosenLengths : rejectedLengths)[pair]
+    warnOfMeans(stage, 'pairs.referenceChosen', lengthOf)
+  }
+  return lossResult(stage)
+}
+
+// The reference may be NaN where the policy is: what `emptySequence: 'nan'` gives for both.
+function checkReference(
+  [referenceChosen, referenceRejected]: [Float64Array, Float64Array],
+  chosen: Float64Array,
+  rejected: Float64Array,
+  needed: boolean,
+): void {
+  checkLogProbs(
+    { values: referenceChosen, nameOf: (pair) => `pairs.referenceChosen[${pair}]` },
+    { values: referenceRejected, nameOf: (pair) => `pairs.referenceRejected[${pair}]` },
+    needed,
+    (side, pair) => Number.isNaN((side === 0 ? chosen : rejected)[pair]),
+  )
 }
 
 function refuseWeighting(options: object | undefined): void {
@@ -99,19 +129,13 @@ function both(
   pairs: PreferencePairs,
   first: 'referenceChosen' | 'chosenLengths',
   second: 'referenceRejected' | 'rejectedLengths',
+  copy: typeof tokenNumbers,
   size: number,
 ): [Float64Array, Float64Array] | undefined {
   const { [first]: one, [second]: other } = pairs
   if (one === undefined && other === undefined) return undefined
   const sizes = ', that of pairs.chosen'
-  return [numbers(one, `pairs.${first}`, size, sizes), numbers(other, `pairs.${second}`, size, sizes)]
-}
-
-function checkLengths(lengths: Float64Array, name: string): void {
-  for (let i = 0; i < lengths.length; i++) {
-    if (!Number.isSafeInteger(lengths[i]) || lengths[i] < 0)
-      throw outOfRange(`${name}[${i}]`, 'a number of tokens', lengths[i])
-  }
+  return [copy(one, `pairs.${first}`, size, sizes), copy(other, `pairs.${second}`, size, sizes)]
 }
 
 function checkWeights(weights: Float64Array): void {

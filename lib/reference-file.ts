@@ -9,8 +9,11 @@ import { invalidValue } from './errors.js'
 const FORMAT = 'fused-preference-loss/reference'
 const VERSION = 1
 
+/** A value that JSON keeps as it is. */
+export type Json = string | number | boolean | null | readonly Json[] | { readonly [name: string]: Json }
+
 /** What the log-probs depend on besides the data. */
-export type ReferenceSettings = Record<string, string | number | boolean | null>
+export type ReferenceSettings = Record<string, Json>
 
 /** One batch of P pairs. */
 export interface ReferenceLine {
@@ -30,12 +33,20 @@ export interface ReferenceFile {
   bytes: number
 }
 
+/** A copy in which the names of objects are sorted, so that equal values have the same text. */
+export function sorted(value: Json): Json {
+  if (typeof value !== 'object' || value === null) return value
+  if (Array.isArray(value)) return value.map(sorted)
+  const entries = Object.entries(value).map(([name, inner]) => [name, sorted(inner)] as const)
+  return Object.fromEntries(entries.sort(([a], [b]) => (a < b ? -1 : 1)))
+}
+
 /** A short hash of arrays, their kinds and their lengths. */
 export function fingerprintOf(arrays: Record<string, ArrayLike<number | bigint> | undefined>): string {
   const hash = createHash('sha256')
   for (const [name, values] of Object.entries(arrays)) {
     if (values === undefined) continue
-    const view = ArrayBuffer.isView(values) ? values : Float64Array.from(values as ArrayLike<number>)
+    const view = ArrayBuffer.isView(values) ? values : Float64Array.from(Array.from(values, Number))
     hash.update(`${name} ${view.constructor.name} ${view.byteLength} `)
     hash.update(new Uint8Array(view.buffer, view.byteOffset, view.byteLength))
   }
@@ -63,9 +74,14 @@ export async function readReferenceFile(
   if (header?.format !== FORMAT || header.version !== VERSION) {
     throw invalidValue(path, `is not a file of reference log-probs of version ${VERSION}`)
   }
-  const complete = rest.at(-1)?.complete === true
+  const last = rest.at(-1)
+  const complete = last?.complete === true
   const lines = (complete ? rest.slice(0, -1) : rest) as unknown as ReferenceLine[]
   for (const [i, line] of lines.entries()) checkLine(line, i)
+  const pairs = lines.reduce((sum, { chosen }) => sum + chosen.length, 0)
+  if (complete && last?.pairs !== pairs) {
+    throw invalidValue(`${path}, line ${rest.length + 1},`, `ends ${last?.pairs} pairs, but the file has ${pairs}`)
+  }
   return {
     settings: header.settings as ReferenceSettings,
     lines,

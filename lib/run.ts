@@ -1,10 +1,10 @@
 /**
  * Where and how a call runs: the options all functions share, and the run itself.
  */
-import { checkUnchanged, type Watched } from './arrays.js'
+import { checkUnchanged, type NamedArray, type Watched } from './arrays.js'
 import type { Backend, Job, RunSettings } from './backends/backend.js'
 import { pickBackend } from './backends/registry.js'
-import { type DeviceRange, streamOf } from './device/memory.js'
+import { type DeviceRange, isDeviceMemory, streamOf } from './device/memory.js'
 import { invalidType, invalidValue } from './errors.js'
 import { integer, oneOf } from './options.js'
 import type { InstructionSet, RunOptions } from './types.js'
@@ -25,9 +25,10 @@ export interface Runner {
 
 /**
  * Checks the options and picks the backend. Throws the signal's reason when it is aborted already.
- * `memory`: where the logits lie, when they are in device memory.
+ * `memory`: where the logits lie, when they are in device memory; `arrays`: the caller's, of which the backend keeps those
+ * that are there too.
  */
-export function runnerOf(options: RunOptions, memory?: DeviceRange): Runner {
+export function runnerOf(options: RunOptions, memory?: DeviceRange, arrays: readonly NamedArray[] = []): Runner {
   const { threads, instructionSet, stream, device, signal } = options
   const name = oneOf(options.backend, 'options.backend', BACKENDS, 'auto')
   const settings: RunSettings = {
@@ -40,14 +41,15 @@ export function runnerOf(options: RunOptions, memory?: DeviceRange): Runner {
     if (!isAbortSignal(signal)) throw invalidType('options.signal', 'an AbortSignal', signal)
     settings.signal = signal
   }
-  const address = stream === undefined ? undefined : streamOf(stream)
+  if (stream !== undefined) streamOf(stream)
   const backend = pickBackend(name, memory !== undefined, settings.instructionSet)
   if (backend.name === 'cuda') {
     settings.device = device === undefined ? (memory?.device ?? 0) : integer(device, 'options.device', 0, MOST_DEVICES)
     if (memory && settings.device !== memory.device) {
       throw invalidValue('options.device', `is ${settings.device}, but the logits are on device ${memory.device}`)
     }
-    if (address !== undefined) settings.stream = address
+    if (stream !== undefined) settings.stream = streamOf(stream, settings.device)
+    settings.needs = [stream, ...arrays.map(([, array]) => array).filter(isDeviceMemory)]
   } else {
     if (stream !== undefined) throw forCuda('options.stream', backend)
     if (device !== undefined) throw forCuda('options.device', backend)

@@ -3,12 +3,14 @@
  */
 import { checkUnchanged, type NamedArray, numbers, type Watched } from './arrays.js'
 import type { ForwardStage, Job } from './backends/backend.js'
+import { checkStillThere } from './device/memory.js'
 import { failure } from './errors.js'
 import { addTokenOutputs, copyTokenOutputs, forwardStage, keepStates } from './forward-stage.js'
+import { keep } from './kept.js'
 import { optionsObject } from './options.js'
 import { RUN_OPTIONS, type Runner, run, runnerOf } from './run.js'
 import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf, watchTensor } from './tensor.js'
-import { checkDeviceLabels, TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
+import { checkDeviceLabels, isPacked, TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from './tokens.js'
 import type { DeviceMemory, Labels, Logits, SequenceLogProbs, SequenceOptions } from './types.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS])
@@ -16,9 +18,11 @@ const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
 
 /**
  * Log-probs of whole sequences under a model, from its logits: log softmax, picked at each label and summed, in one
- * sweep over the logits and without storing anything of their size. Runs off the calling thread.
+ * sweep over the logits and without storing anything of their size. Runs off the calling thread: arrays are lent until the
+ * promise has settled, and must be neither changed nor transferred meanwhile.
  *
- * The gradient is not computed until `backward` of the result is called.
+ * The gradient is not computed until `backward` of the result is called. Until then the result keeps the logits in memory;
+ * its `dispose` lets go of them.
  *
  * @param logits `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`. Read, never written.
  * @param labels `[batch, time]` (`[tokens]`) token ids; `ignoreIndex` marks those that do not count. Labels at masked
@@ -61,14 +65,15 @@ interface Plan {
 
 function plan(logits: Logits, labels: Labels | DeviceMemory, given: SequenceOptions | undefined): Plan {
   const options = optionsObject(given, 'options', OPTIONS)
-  const tensor = tensorOf(logits, 'logits', options.sequenceOffsets !== undefined)
+  const tensor = tensorOf(logits, 'logits', isPacked(options))
   const watched = watchTensor('logits.data', tensor)
   const tokenPlan = tokensOf(labels, tensor.rows, options, false, tensor.range)
   const { tokens } = tokenPlan
   const policy = forwardStage(tensor, tokens.counts.length)
   keepStates(policy)
   addTokenOutputs(policy, options.outputs)
-  const runner = runnerOf(options, tensor.range)
+  const callers = tokenArrays(labels, options)
+  const runner = runnerOf(options, tensor.range, [['logits.data', tensor.data], ...callers])
   checkUnchanged(watched)
   return {
     logits: tensor,
@@ -77,25 +82,27 @@ function plan(logits: Logits, labels: Labels | DeviceMemory, given: SequenceOpti
     job: { tokens, policy },
     runner,
     watched,
-    callers: tokenArrays(labels, options),
+    callers,
   }
 }
 
 function result(planned: Plan): SequenceLogProbs {
   const { policy, tokenPlan } = planned
-  checkDeviceLabels(tokenPlan.tokens, policy.logits.vocab)
+  checkDeviceLabels(tokenPlan, policy.logits.vocab)
   let overwritten = false
-  const sums: SequenceLogProbs = {
+  const sums = {
     logProbs: policy.logProbs,
     // A copy: what the caller does with it must not reach `backward`.
     tokenCounts: tokenPlan.tokens.counts.slice(),
     backward(gradient, options) {
+      const call = kept()
       if (overwritten) throw failure('ERR_DISPOSED', 'backward: an earlier call has overwritten the logits')
-      const out = backward(planned, gradient, options)
-      overwritten = out.rows === planned.logits.rows
+      const out = backward(call, gradient, options)
+      overwritten = out.rows === call.logits.rows
       return logitsOf(out)
     },
-  }
+  } as SequenceLogProbs
+  const kept = keep(sums, planned)
   copyTokenOutputs(policy, tokenPlan, sums)
   return sums
 }
@@ -110,6 +117,7 @@ function backward(
   const coefficients = numbers(gradient, 'gradient', tokenPlan.tokens.counts.length, ', one per sequence')
   const others: NamedArray[] = [['gradient', gradient], ...callers]
   const destination = options.out === undefined ? true : options.out
+  checkStillThere([['logits.data', logits.data], ...callers])
   const out = destinationOf(destination, 'options.out', logits, others)
   const skipInactive = skipsInactive(options.zeroInactive, destination, logits)
   checkUnchanged(watched)

@@ -106,7 +106,7 @@ export function destinationOf(value: unknown, name: string, logits: Tensor, call
   const kind = viewKind(value)
   const wanted =
     rows.dtype === 'float32' ? 'a Float32Array' : 'a Uint16Array of its bits, or a Float16Array for float16'
-  if (kind === undefined) throw invalidType(name, `a boolean, 'in-place' or ${wanted}`, value)
+  if (kind === undefined) throw invalidType(name, `true, 'in-place' or ${wanted}`, value)
   if (
     rows.dtype === 'float32'
       ? kind !== 'Float32Array'
@@ -139,7 +139,7 @@ function deviceDestination(value: unknown, name: string, logits: Tensor, callers
     return { ...contiguous(buffer, range.address, rows, shape), range }
   }
   if (value !== 'in-place' && !isDeviceMemory(value)) {
-    throw invalidType(name, "a boolean, 'in-place' or device memory, as the logits are", value)
+    throw invalidType(name, "true, 'in-place' or device memory, as the logits are", value)
   }
   const range = value === 'in-place' ? source : deviceRange(value, name, size)
   for (const [otherName, other] of callers) {

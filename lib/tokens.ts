@@ -18,6 +18,7 @@ import { invalidType, invalidValue, labelOutOfRange, labelsOutOfRange, outOfRang
 import { between, flag, integer, oneOf } from './options.js'
 import { pairsOf } from './pairs.js'
 import type { DeviceMemory, Labels, TokenOptions } from './types.js'
+import { warnOnce } from './warn-once.js'
 
 /** The names of {@link TokenOptions}. */
 export const TOKEN_OPTIONS = [
@@ -40,6 +41,8 @@ export interface TokenPlan {
   pairs?: Int32Array
   shift: boolean
   packed: boolean
+  /** Nobody has said what a sequence without tokens gives, so that a call without any is warned of. */
+  warnsIfEmpty: boolean
 }
 
 /** The caller's arrays among labels and token options, none of which a gradient may overwrite. */
@@ -52,6 +55,17 @@ export function tokenArrays(labels: Labels | DeviceMemory, options: TokenOptions
     ['options.pairs', options.pairs],
   ]
 }
+
+/** Whether rows of all sequences follow each other, as `sequenceOffsets` says: checked here before any shape is. */
+export function isPacked({ sequenceOffsets }: TokenOptions): boolean {
+  if (sequenceOffsets === undefined) return false
+  if (typeof sequenceOffsets !== 'object' || sequenceOffsets === null) {
+    throw invalidType('options.sequenceOffsets', OFFSETS, sequenceOffsets)
+  }
+  return true
+}
+
+const OFFSETS = 'an array of rising row numbers'
 
 const EMPTY_SEQUENCE = ['zero', 'nan', 'error'] as const
 
@@ -82,12 +96,13 @@ export function tokensOf(
     if (ldAlpha !== 1) throw invalidValue('options.ldAlpha', 'needs labels in host memory')
     if (emptySequence === 'error') throw invalidValue('options.emptySequence', "'error' needs labels in host memory")
   } else {
-    const words = wordsOf(labels, rows)
+    const words = wordsOf(labels, rows, shift)
     const watched = [watch('labels', words.labels)]
     const mask = options.mask === undefined ? undefined : maskOf(options.mask, rows)
     fillTargets(targets, counts, words, offsets, mask, shift ? 1 : 0, ignoreIndexOf(options.ignoreIndex), vocab)
     checkUnchanged(watched) // the mask's elements may be the caller's code
     if (emptySequence === 'error') refuseEmpty(counts)
+    else if (options.emptySequence === undefined) warnOfNoTokens(counts, shift)
   }
 
   const tokens: Tokens = {
@@ -100,7 +115,12 @@ export function tokensOf(
   }
   if (onDevice) tokens.labels = deviceLabels(labels, options, rows, shift, device)
   if (options.tokenWeights !== undefined) tokens.weights = weightsOf(options.tokenWeights, offsets, shift ? 1 : 0, rows)
-  const plan: TokenPlan = { tokens, shift, packed: options.sequenceOffsets !== undefined }
+  const plan: TokenPlan = {
+    tokens,
+    shift,
+    packed: isPacked(options),
+    warnsIfEmpty: options.emptySequence === undefined,
+  }
   if (paired || ldAlpha !== 1 || options.pairs !== undefined) plan.pairs = pairsOf(options.pairs, sequences)
   if (ldAlpha !== 1) desensitiseLength(tokens, plan.pairs!, ldAlpha)
   return plan
@@ -114,9 +134,10 @@ function deviceLabels(
   logits: DeviceRange | undefined,
 ): DeviceLabels {
   const range = deviceRange(labels, 'labels', 4)
-  if (logits === undefined) throw invalidValue('labels', 'are device memory, but the logits are not')
+  if (logits === undefined)
+    throw invalidValue('labels', 'are device memory, so logits, or hidden and weight, must be too')
   if (range.byteLength !== 4 * rows && range.byteLength !== 8 * rows) {
-    const wanted = `${4 * rows} bytes of int32 or ${8 * rows} of int64, one per row of the logits`
+    const wanted = `${4 * rows} bytes of int32 or ${8 * rows} of int64, one per position`
     throw shapeMismatch('labels', `must have ${wanted}; got ${range.byteLength}`)
   }
   const wide = range.byteLength === 8 * rows
@@ -128,21 +149,27 @@ function deviceLabels(
     shift,
     invalid: new Int32Array(1),
   }
-  if (range.device !== logits.device) throw invalidValue('labels', 'must be on the device of the logits')
+  if (range.device !== logits.device)
+    throw invalidValue('labels', 'must be on the device of the logits, or of hidden and weight')
   if (mask === undefined) return found
   if (!isDeviceMemory(mask)) throw invalidType('options.mask', 'device memory, as the labels are', mask)
   const bytes = deviceRange(mask, 'options.mask', 1)
   if (bytes.byteLength !== rows) {
     throw shapeMismatch('options.mask', `must have ${rows} bytes, one per label; got ${bytes.byteLength}`)
   }
-  if (bytes.device !== logits.device) throw invalidValue('options.mask', 'must be on the device of the logits')
+  if (bytes.device !== logits.device)
+    throw invalidValue('options.mask', 'must be on the device of the logits, or of hidden and weight')
   found.mask = bytes.address
   return found
 }
 
-/** Refuses labels in device memory that turned out not to be in the vocabulary. */
-export function checkDeviceLabels({ labels }: Tokens, vocab: number): void {
-  if (labels === undefined || labels.invalid[0] === 0) return
+/** Refuses labels in device memory that turned out not to be in the vocabulary, and warns when none of them counts. */
+export function checkDeviceLabels({ tokens: { labels, counts }, shift, warnsIfEmpty }: TokenPlan, vocab: number): void {
+  if (labels === undefined) return
+  if (labels.invalid[0] === 0) {
+    if (warnsIfEmpty) warnOfNoTokens(counts, shift)
+    return
+  }
   const count = `${labels.invalid[0]} of the labels in device memory`
   throw labelsOutOfRange(`${count} are neither in [0, ${vocab}) nor ${labels.ignoreIndex}, and their rows are NaN`)
 }
@@ -155,7 +182,7 @@ function offsetsOf(value: unknown, batch: number, time: number): Int32Array {
     return offsets
   }
   const name = 'options.sequenceOffsets'
-  const offsets = indices(value, name, 'an array of rising row numbers', time)
+  const offsets = indices(value, name, OFFSETS, time)
   if (offsets.length < 2) throw shapeMismatch(name, `must have a start and an end; got length ${offsets.length}`)
   if (offsets[0] !== 0) throw invalidValue(`${name}[0]`, `must be 0; got ${offsets[0]}`)
   for (let i = 1; i < offsets.length; i++) {
@@ -182,19 +209,31 @@ interface Words {
 // Which of the two words of a 64-bit label is the low one.
 const LOW_WORD = new Int32Array(BigInt64Array.of(1n).buffer)[0] === 1 ? 0 : 1
 
-function wordsOf(labels: unknown, length: number): Words {
+function wordsOf(labels: unknown, length: number, shift: boolean): Words {
   const kind = viewKind(labels)
   if (kind !== 'Int32Array' && kind !== 'BigInt64Array') {
-    throw invalidType('labels', 'an Int32Array or a BigInt64Array', labels)
+    throw invalidType('labels', `an Int32Array or a BigInt64Array${conversionOf(labels)}`, labels)
   }
   const view = labels as Labels
   checkView(view, 'labels')
   const given = viewLength(view)
   if (given !== length) {
-    throw shapeMismatch('labels', `must have ${length} elements, one per row of the logits; got ${given}`)
+    const wanted = `one per position${shift ? ', and not be shifted beforehand' : ''}`
+    throw shapeMismatch('labels', `must have ${length} elements, ${wanted}; got ${given}`)
   }
   if (kind === 'Int32Array') return { data: view as Int32Array, step: 1, labels: view }
   return { data: viewAs(Int32Array, view, 2 * length), step: 2, labels: view }
+}
+
+/** How to make labels of what else holds numbers. */
+function conversionOf(labels: unknown): string {
+  if (viewKind(labels) !== undefined) return ', as Int32Array.from(labels, Number) is'
+  try {
+    if (!Array.isArray(labels)) return ''
+    return `, as Int32Array.from(labels${Array.isArray(labels[0]) ? '.flat()' : ''}) is`
+  } catch {
+    return '' // a proxy that does not let itself be looked at
+  }
 }
 
 function ignoreIndexOf(value: unknown): number {
@@ -235,9 +274,11 @@ function fillTargets(
       const high = step === 1 ? low >> 31 : data[2 * i + 1 - LOW_WORD]
       if (mask !== undefined) {
         const active = mask[i]
-        if (typeof active !== 'number' && typeof active !== 'boolean') {
+        const type = typeof active
+        if (type !== 'number' && type !== 'boolean' && type !== 'bigint') {
           throw invalidType(`options.mask[${i}]`, 'a number or a boolean', active)
         }
+        if (Number.isNaN(active)) throw outOfRange(`options.mask[${i}]`, 'a number or a boolean', active)
         if (!active) continue
       }
       if (low === ignoreLow && high === ignoreHigh) continue
@@ -256,6 +297,14 @@ function fillTargets(
 function refuseEmpty(counts: Int32Array): void {
   const empty = counts.indexOf(0)
   if (empty >= 0) throw invalidValue('labels', `leave sequence ${empty} without active tokens (emptySequence: 'error')`)
+}
+
+// Whoever says what a sequence without tokens gives has thought of it.
+function warnOfNoTokens(counts: Int32Array, shift: boolean): void {
+  for (let s = 0; s < counts.length; s++) if (counts[s] !== 0) return
+  const how = `ignored or masked${shift ? ', or the first of its sequence, which no row predicts' : ''}`
+  const problem = `no token of the call counts: every label is ${how}. Log-probs and gradients are 0`
+  warnOnce('FUSED_PREFERENCE_LOSS_NO_ACTIVE_TOKENS', `${problem}; emptySequence says what else is wanted`)
 }
 
 /** `[R]` weights moved from the labels to the rows that predict them. */
@@ -282,7 +331,8 @@ function weightsOf(value: unknown, offsets: Int32Array, shift: number, length: n
 // LD-DPO (Liu et al. 2024): the active tokens of a pair past the shorter response's number of them.
 function desensitiseLength(tokens: Tokens, pairs: Int32Array, ldAlpha: number): void {
   const { targets, offsets, counts } = tokens
-  const weights = tokens.weights ?? new Float64Array(targets.length).fill(1)
+  const plain = tokens.weights ?? new Float64Array(targets.length).fill(1)
+  const weights = plain.slice()
   const paired = new Uint8Array(counts.length)
   for (let i = 0; i < pairs.length; i++) {
     const sequence = pairs[i]
@@ -299,4 +349,5 @@ function desensitiseLength(tokens: Tokens, pairs: Int32Array, ldAlpha: number): 
     }
   }
   tokens.weights = weights
+  tokens.plainWeights = plain
 }

@@ -23,7 +23,7 @@ export interface DeviceMemory {
   readonly byteLength: number
   /** Bytes to skip after `ptr`. Defaults to 0. */
   readonly byteOffset?: number
-  /** Index of the GPU. Defaults to 0. */
+  /** Index of the GPU. Defaults to the one the memory is of. */
   readonly device?: number
 }
 
@@ -69,8 +69,11 @@ export interface HeadWeight {
 /** Token ids: `[B, T]` (or `[tokens]` when packed), flat. */
 export type Labels = Int32Array | BigInt64Array
 
-/** A flat array of numbers (or booleans), one per label. */
-export type TokenValues = ArrayLike<number> | ArrayLike<boolean>
+/** A flat array of numbers, booleans or bigints, one per label. */
+export type TokenValues = ArrayLike<number> | ArrayLike<boolean> | ArrayLike<bigint>
+
+/** A flat array of whole numbers; a `BigInt64Array` is as good as an `Int32Array`. */
+export type Indices = ArrayLike<number> | ArrayLike<bigint>
 
 /** Names of the per-token results that can be asked for; see {@link TokenOptions.outputs}. */
 export type TokenOutput = 'tokenLogProbs' | 'tokenEntropies' | 'tokenArgmax' | 'logSumExp' | 'sumSquaredProbs'
@@ -82,32 +85,40 @@ export interface TokenOptions {
   /** Positions with this label are inactive. Defaults to -100. */
   ignoreIndex?: number
   /**
-   * `[B, T]`, aligned with the labels: falsy positions are inactive. Their logits are never read. With labels in device
+   * `[B, T]`, aligned with the labels: 0 or false where inactive. Logits are never read there. With labels in device
    * memory it is there too, one byte per label.
    */
   mask?: TokenValues | DeviceMemory
-  /** `[B, T]`, aligned with the labels: factor of each token's log-prob in its sequence's sum. Defaults to 1. */
+  /**
+   * `[B, T]`, aligned with the labels: factor of each token's log-prob in its sequence's sum. A token of factor 0 takes
+   * no part in it, whatever its logits are, but still counts in the length (`mask` takes it out of that too). Defaults
+   * to 1.
+   */
   tokenWeights?: ArrayLike<number>
   /** Divide each sum by the number of active tokens. Defaults to false. */
   averageLogProb?: boolean
   /** The logits are divided by this, in [1e-3, 1e3]. Defaults to 1. */
   temperature?: number
   /** `[S + 1]` rising row offsets of packed sequences ("cu_seqlens"): first 0, last the number of tokens. */
-  sequenceOffsets?: ArrayLike<number>
-  /** What a sequence without active tokens gives: log-prob 0, NaN, or an error. Defaults to 'zero'. */
+  sequenceOffsets?: Indices
+  /**
+   * What a sequence without active tokens gives: log-prob 0, NaN, or an error. Defaults to 'zero', with one warning of the
+   * process if no token of a call is active.
+   */
   emptySequence?: 'zero' | 'nan' | 'error'
   /** Per-token results to return beside the sums, from the same sweep over the logits. Defaults to none. */
   outputs?: readonly TokenOutput[]
   /**
-   * LD-DPO (Liu et al. 2024): weight of the tokens past the length of the pair's shorter response, in [0, 1].
-   * Defaults to 1. Every sequence may then be in at most one pair.
+   * LD-DPO (Liu et al. 2024): weight of the tokens past the length of the pair's shorter response, in [0, 1], under
+   * policy and reference; lengths stay the numbers of active tokens, and 'sft' takes all tokens alike. Defaults to 1.
+   * Every sequence may then be in at most one pair.
    */
   ldAlpha?: number
   /**
    * `[2 P]` (chosen sequence, rejected sequence) per pair. Defaults to first half chosen, second half rejected.
    * One chosen sequence may stand against many rejected ones.
    */
-  pairs?: ArrayLike<number>
+  pairs?: Indices
 }
 
 /** The losses; formulas and sources are in the README's loss table. */
@@ -116,6 +127,7 @@ export type LossType =
   | 'robust'
   | 'hinge'
   | 'ipo'
+  | 'ipo_norm'
   | 'ipo_reward'
   | 'exo_pair'
   | 'nca_pair'
@@ -132,23 +144,36 @@ export type LossType =
   | 'orpo'
   | 'sft'
 
+/**
+ * What sums over pairs, and for 'sft' over tokens, are divided by: the numbers of this call ('mean'), nothing ('sum'), or
+ * given numbers > 0, such as those of all batches whose gradients are added up. A single number is of tokens where 'sft'
+ * is the only loss and of pairs elsewhere; a list that has both kinds takes an object.
+ */
+export type Normalizer = 'mean' | 'sum' | number | { pairs?: number; tokens?: number }
+
 /** One loss of a weighted sum. */
 export interface WeightedLoss {
   lossType: LossType
-  /** Factor of this loss in the sum. Defaults to 1. */
+  /** Factor of this loss in the sum. A loss of factor 0 takes no part. Defaults to 1. */
   weight?: number
 }
 
 /** f-divergences that may replace the reverse KL (Wang et al. 2023). */
 export type FDivergence = 'reverse_kl' | 'forward_kl' | 'js' | 'alpha'
 
-/** Which loss, and its constants. */
+/**
+ * Which loss, and its constants. One that no loss of the call takes is refused (`ERR_INVALID_ARG_VALUE`), unless it is the
+ * default.
+ */
 export interface LossOptions {
-  /** A loss, or a list whose weighted losses are summed (rewards are then those of the first). Defaults to 'sigmoid'. */
+  /** A loss, 'sigmoid' being DPO, or a list whose weighted losses are summed (rewards are then those of the first). Defaults to 'sigmoid'. */
   lossType?: LossType | readonly WeightedLoss[]
   /** Strength of the pull towards the reference, > 0. Defaults to 0.1. */
   beta?: number
-  /** Probability ε that a preference is flipped. Defaults to 0 (to 1e-3 for 'exo_pair'). */
+  /**
+   * Probability ε that a preference is flipped; of 'sigmoid', 'robust', 'exo_pair', 'aot', 'aot_unpaired', 'simpo' and
+   * 'cpo'. Defaults to 0 (to 1e-3 for 'exo_pair').
+   */
   labelSmoothing?: number
   /** Target margin γ of 'simpo'. Defaults to 0.5. */
   gamma?: number
@@ -156,17 +181,29 @@ export interface LossOptions {
   rewardShift?: number
   /** Temperature τ of 'discopop'. Defaults to 0.05. */
   discopopTau?: number
-  /** Use a reference log-prob of 0. Defaults to false. */
+  /** Use a reference log-prob of 0, whatever reference is given. Defaults to false. */
   referenceFree?: boolean
-  /** Divergence whose scores replace the log-ratios in losses of their difference. Defaults to 'reverse_kl'. */
+  /**
+   * Divergence whose scores replace the log-ratios in losses of their difference. 'sigmoid_norm', 'ipo_norm', and 'ipo'
+   * on means, divide the score of the whole sequence's log-ratio by its length. Defaults to 'reverse_kl'.
+   */
   fDivergence?: FDivergence
   /** α of the 'alpha' divergence. Defaults to 0.5. */
   alpha?: number
   /** The log-probs are means over active tokens, not sums. Defaults to false. */
   averageLogProb?: boolean
+  /**
+   * What the loss and its gradient are divided by; `accuracy` and `margin` stay means over this call's pairs. Only 'mean'
+   * for 'aot' and 'aot_unpaired'. Defaults to 'mean'.
+   */
+  normalizer?: Normalizer
 }
 
-/** Where and how a call runs. */
+/**
+ * Where and how a call runs. The promise forms run off the calling thread, on the caller's own logits, hidden states,
+ * weights, biases and arrays for gradients. These are lent until the promise has settled: they must be neither changed nor
+ * transferred (`postMessage`, `structuredClone`) meanwhile. All other arrays are copied before the call returns.
+ */
 export interface RunOptions {
   /** Defaults to 'auto': 'cpu' for host memory ('js' where no binary loads), 'cuda' for device memory. */
   backend?: 'auto' | 'cuda' | 'cpu' | 'js'
@@ -208,25 +245,41 @@ export interface TokenOutputs {
   sumSquaredProbs?: Float32Array
 }
 
+/** The method that `using` calls, where the type libraries of the caller know it. */
+export type Using = SymbolConstructor extends { readonly dispose: infer Dispose extends symbol }
+  ? { [key in Dispose]: () => void }
+  : object
+
+/** A result that keeps the arrays of its call for `backward`. */
+export interface KeepsArrays extends Using {
+  /**
+   * Lets go of the logits (of hidden, weight and bias), and of what was noted of each row: four numbers. Without it they
+   * stay in memory for as long as the result does, its numbers alone being in use. `backward` then throws
+   * `ERR_DISPOSED`; the numbers stay. A second call does nothing.
+   */
+  dispose(): void
+}
+
 /**
  * Result of `sequenceLogProbs`. The per-token arrays are `[B, T']`, T' = T - 1 with `shift` and T without, indexed by
  * the position of the logits; packed, they are `[tokens]`, with nothing at each sequence's last position under `shift`.
  */
-export interface SequenceLogProbs extends TokenOutputs {
+export interface SequenceLogProbs extends TokenOutputs, KeepsArrays {
   /** `[B]` sum (mean with `averageLogProb`) of the active tokens' log-probs. */
   logProbs: Float64Array
   /** `[B]` number of active tokens. */
   tokenCounts: Int32Array
   /**
    * Gradient of Σ_b gradient[b] · logProbs[b] with respect to the logits, on the calling thread. The logits must still
-   * hold their values; once it has overwritten them it cannot be called again (`ERR_DISPOSED`).
+   * hold their values, and stay in memory until the result is gone or disposed of; once `backward` has overwritten them
+   * it cannot be called again (`ERR_DISPOSED`).
    * @param gradient `[B]`
-   * @param options `out`: array to write into, or 'in-place' to overwrite the logits. Defaults to a new array.
+   * @param options `out`: array to write into, 'in-place' to overwrite the logits, or true, the default, for a new array.
    *   `zeroInactive`: as in {@link FusedOptions}.
    */
   backward(
     gradient: ArrayLike<number>,
-    options?: { out?: HostArray | DeviceMemory | 'in-place'; zeroInactive?: boolean },
+    options?: { out?: true | HostArray | DeviceMemory | 'in-place'; zeroInactive?: boolean },
   ): Logits
 }
 
@@ -240,17 +293,21 @@ export interface PreferencePairs {
   referenceChosen?: ArrayLike<number>
   /** `[P]` log-probs of the rejected sequences under the reference. */
   referenceRejected?: ArrayLike<number>
-  /** `[P]` active tokens of the chosen sequences. */
-  chosenLengths?: ArrayLike<number>
+  /**
+   * `[P]` active tokens of the chosen sequences, for the losses that divide by them: 'sft'; 'sigmoid_norm', 'ipo_norm',
+   * 'simpo' and 'orpo' of sums; and 'sigmoid_norm', 'ipo_norm' and 'ipo' of means under an f-divergence, which has to be
+   * taken of the sums.
+   */
+  chosenLengths?: Indices
   /** `[P]` active tokens of the rejected sequences. */
-  rejectedLengths?: ArrayLike<number>
-  /** `[P]` factor of each pair's loss; treated as a constant. Defaults to 1. */
+  rejectedLengths?: Indices
+  /** `[P]` factor of each pair's loss; treated as a constant. A pair of factor 0 takes no part. Defaults to 1. */
   pairWeights?: ArrayLike<number>
 }
 
 /** Result of `preferenceLoss`. */
 export interface PreferenceLoss {
-  /** Mean of `losses`. */
+  /** Mean of `losses`; with a `normalizer`, their sum divided by it. */
   loss: number
   /** `[P]` */
   losses: Float64Array
@@ -262,16 +319,29 @@ export interface PreferenceLoss {
   accuracy: number
   /** Mean of chosen reward - rejected reward. */
   margin: number
-  /** `[P]` each: d loss / d log-prob of the chosen and the rejected sequences. */
+  /**
+   * `[P]` each: d loss / d log-prob of the chosen and the rejected sequences. Under `ldAlpha` the log-prob of 'sft' is
+   * another one, and what it adds to d loss / d logits is not in here.
+   */
   gradient: { chosen: Float64Array; rejected: Float64Array }
 }
 
-/** Reference model: its sequence log-probs per pair, or its logits (same labels and token options as the policy). */
-export type Reference = { chosen: ArrayLike<number>; rejected: ArrayLike<number> } | { logits: Logits }
+/**
+ * Sequence log-probs under the reference: `[P]` per pair, or `[B]` per sequence, as `sequenceLogProbs` gives them, whose
+ * result may be passed whole; its `tokenCounts` must then be those of the call. Keep them in float64: a policy that is
+ * still its reference has a margin of 0 only where both are the same to the last bit, and through a float32 tensor they
+ * are rounded.
+ */
+export type ReferenceLogProbs =
+  | { chosen: ArrayLike<number>; rejected: ArrayLike<number> }
+  | { logProbs: ArrayLike<number>; tokenCounts?: Indices }
+
+/** Reference model: its log-probs, or its logits (same labels and token options as the policy). */
+export type Reference = ReferenceLogProbs | { logits: Logits }
 
 /** Options of `fusedPreferenceLoss`. */
 export interface FusedOptions extends TokenOptions, LossOptions, RunOptions {
-  /** Needed unless the loss is reference-free. */
+  /** Needed unless the loss is reference-free; any loss may have one, and those but 'simpo' use it in the rewards. */
   reference?: Reference
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
   weighting?: 'wpo'
@@ -287,6 +357,16 @@ export interface FusedOptions extends TokenOptions, LossOptions, RunOptions {
   zeroInactive?: boolean
 }
 
+/** Which sequences a call has compared, and where its labels stood. */
+export interface SequenceLayout {
+  /** `[2 P]` (chosen sequence, rejected sequence) per pair. */
+  pairs: Int32Array
+  /** Whether logits at position t predicted the label at t + 1. */
+  shift: boolean
+  /** `[S + 1]` of packed sequences. */
+  sequenceOffsets?: Int32Array
+}
+
 /** Result of `fusedPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
 export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
   /** `[P]` policy log-probs of the chosen sequences. */
@@ -295,6 +375,8 @@ export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
   rejectedLogProbs: Float64Array
   /** `[B]` number of active tokens of each sequence. */
   tokenCounts: Int32Array
+  /** How the call read its sequences: what the per-token arrays and `tokenCounts` need to be understood. */
+  layout: SequenceLayout
   /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). Present when `gradient` asked for it. */
   gradLogits?: Logits
 }
@@ -346,7 +428,8 @@ export interface HeadGradients {
 export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward'> {
   /**
    * Gradients of Σ_b gradient[b] · logProbs[b], on the calling thread. Hidden, weight and bias must still hold their
-   * values, and labels and mask too where they are in device memory.
+   * values, and labels and mask too where they are in device memory. They stay in memory until the result is gone or
+   * disposed of.
    * @param gradient `[B]`
    * @param request which gradients; defaults to new arrays for all there are.
    * @param options whether to add to the arrays that are given, and what becomes of rows that predict nothing.
@@ -360,14 +443,14 @@ export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward
   ): HeadGradients
 }
 
-/** Reference model: its sequence log-probs per pair, or its output layer with what goes into it (same labels and token options). */
+/** Reference model: its log-probs, or its output layer with what goes into it (same labels and token options). */
 export type LinearReference =
-  | { chosen: ArrayLike<number>; rejected: ArrayLike<number> }
+  | ReferenceLogProbs
   | { hidden: Hidden; weight: HeadWeight; bias?: HostArray | DeviceMemory }
 
 /** Options of `fusedLinearPreferenceLoss`. */
 export interface FusedLinearOptions extends TokenOptions, LossOptions, RunOptions, HeadOptions, HeadGradientOptions {
-  /** Needed unless the loss is reference-free. */
+  /** As in {@link FusedOptions}. */
   reference?: LinearReference
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
   weighting?: 'wpo'

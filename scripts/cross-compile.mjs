@@ -31,7 +31,6 @@ const target = ['-target', `${cpu}-${system}`]
 const compile = [
   ...['-std=c++17', '-O3', '-ffp-contract=off', '-fvisibility=hidden', '-fvisibility-inlines-hidden', '-g0'],
   ...['-Wall', '-Wextra', '-Werror', `-ffile-prefix-map=${root}=`],
-  ...['-DNAPI_VERSION=8', '-DNODE_ADDON_API_CPP_EXCEPTIONS'],
   ...['-isystem', nodeApi.include_dir, '-isystem', dirname(load.resolve('node-addon-api'))],
 ]
 if (platform !== 'win32') compile.push('-fPIC')

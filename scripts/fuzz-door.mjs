@@ -1,8 +1,11 @@
 /**
  * Random calls from JavaScript with hostile values in them: every call gives its result or throws an error of this
  * package, what a call that throws could have written is as it was, and an honest call in between gives what it always
- * gave. Run under `npm run fuzz`, or alone with the number of seconds.
+ * gave. Run under `npm run fuzz`, or alone:
+ *
+ *   node scripts/fuzz-door.mjs [--seconds N | --calls N]    10 seconds by default
  */
+import { parseArgs } from 'node:util'
 import fc from 'fast-check'
 import { HEAD_GRADIENT_OPTIONS } from '../dist/head-gradients.mjs'
 import * as index from '../dist/index.mjs'
@@ -11,7 +14,10 @@ import { PAIRED_OPTIONS } from '../dist/paired-call.mjs'
 /** As an object, whose functions are called by name. */
 const fpl = { ...index }
 
-const seconds = Number(process.argv[2] ?? 10)
+const { values: limits } = parseArgs({ options: { seconds: { type: 'string' }, calls: { type: 'string' } } })
+const seconds = Number(limits.seconds ?? (limits.calls === undefined ? 10 : Number.POSITIVE_INFINITY))
+const calls = Number(limits.calls ?? Number.POSITIVE_INFINITY)
+if (!(seconds > 0 && calls > 0)) throw new Error('--seconds and --calls are numbers > 0')
 const CODES =
   /^ERR_(INVALID_ARG_TYPE|INVALID_ARG_VALUE|OUT_OF_RANGE|SHAPE_MISMATCH|LABEL_OUT_OF_RANGE|BACKEND_UNAVAILABLE|DISPOSED)$/
 if (!fpl.getBackends().cpu.available) throw new Error(fpl.getBackends().cpu.reason)
@@ -57,6 +63,14 @@ const words = [
   'x',
   'in-place',
   'sigmoid',
+  'simpo',
+  'bco_pair',
+  'dpo',
+  'label_smoothing',
+  'js',
+  'nan',
+  'error',
+  'wpo',
   'cpu',
   'float16',
   '__proto__',
@@ -110,11 +124,13 @@ const lying = fc
       () =>
         Object.defineProperty(make(), name, { value }),
   )
-const list = fc.tuple(fc.constantFrom(...lengths), fc.constantFrom(0, 1, 3, -2, 0.5, NaN, '1', null, 1n)).map(
-  ([n, value]) =>
-    () =>
-      new Array(n).fill(value),
-)
+const list = fc
+  .tuple(fc.constantFrom(...lengths), fc.constantFrom(0, 1, 3, -2, 0.5, NaN, '1', null, 1n, 0n, -(2n ** 63n), true, -0))
+  .map(
+    ([n, value]) =>
+      () =>
+        new Array(n).fill(value),
+  )
 const arrayLike = fc
   .constantFrom(-1, 0, 1, 6, 2 ** 31, 2 ** 53 - 1, NaN, '6', 1.5)
   .map((length) => () => ({ length, 0: 1 }))
@@ -161,9 +177,37 @@ const hostile = fc.oneof({ weight: 5, arbitrary: simple }, { weight: 2, arbitrar
 
 const OPTIONS = [...new Set([...PAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient', 'other'])]
 const TENSOR = ['data', 'shape', 'dtype', 'strides']
-const ARGUMENT = ['logits', 'weight', 'labels', 'options', 'chosen', 'rejected']
-const OF_WEIGHT = TENSOR.map((name) => `weight ${name}`)
-const PLACES = [...ARGUMENT, ...TENSOR, ...OF_WEIGHT, ...OPTIONS]
+const PAIRS = [
+  'chosen',
+  'rejected',
+  'referenceChosen',
+  'referenceRejected',
+  'chosenLengths',
+  'rejectedLengths',
+  'pairWeights',
+]
+const REFERENCE = [
+  'chosen',
+  'rejected',
+  'logProbs',
+  'tokenCounts',
+  'backward',
+  'logits',
+  'hidden',
+  'weight',
+  'then',
+  'logps',
+]
+const ARGUMENT = ['logits', 'weight', 'labels', 'options', 'pairs']
+const of = (names, owner) => names.map((name) => `${owner} ${name}`)
+const PLACES = [
+  ...ARGUMENT,
+  ...TENSOR,
+  ...of(TENSOR, 'weight'),
+  ...of(PAIRS, 'pairs'),
+  ...of(REFERENCE, 'reference'),
+  ...OPTIONS,
+]
 /** How a value gets to its place: as it is, by a getter, by one that throws or takes memory away first, all or some. */
 const change = fc.tuple(
   fc.constantFrom(...PLACES),
@@ -178,35 +222,59 @@ const call = fc.record({
     'fusedLinearPreferenceLoss',
     'linearSequenceLogProbs',
     'backward',
+    'linearBackward',
   ),
+  reference: fc.constantFrom('by pair', 'by pair', 'by sequence', 'result', 'model', 'none'),
+  lossType: fc.constantFrom(undefined, undefined, 'cpo', 'sigmoid_norm', [
+    { lossType: 'simpo' },
+    { lossType: 'sft', weight: 0.5 },
+  ]),
   changes: fc.array(change, { maxLength: 3 }),
   gradient: fc.constantFrom(undefined, true, 'in-place', 'out'),
 })
 
-function build({ name, changes, gradient }) {
+/** References in all the forms they have. */
+function referenceOf(form, linear) {
+  if (form === 'by pair') return { chosen: [-3], rejected: [-4] }
+  if (form === 'by sequence') return { logProbs: new Float64Array(2).fill(-3), tokenCounts: BigInt64Array.of(2n, 2n) }
+  const data = pristine.slice(0, linear ? batch * time * width : size)
+  const tensor = { data, shape: [batch, time, linear ? width : vocab] }
+  const matrix = { data: pristine.slice(0, vocab * width), shape: [vocab, width] }
+  if (form === 'model') return linear ? { hidden: tensor, weight: matrix } : { logits: tensor }
+  if (form !== 'result') return undefined
+  return linear
+    ? fpl.linearSequenceLogProbsSync(tensor, matrix, honestLabels)
+    : fpl.sequenceLogProbsSync(tensor, honestLabels)
+}
+
+function build({ name, changes, gradient, reference, lossType }) {
   const linear = /linear/i.test(name)
   const data = pristine.slice(0, linear ? batch * time * width : size)
   const weightData = pristine.slice(0, vocab * width)
   const out = new Float32Array(linear ? vocab * width : size).fill(5)
   const logits = { data, shape: [batch, time, linear ? width : vocab] }
   const weight = { data: weightData, shape: [vocab, width] }
-  const parts = { logits, weight, labels: honestLabels.slice(), chosen: [-3], rejected: [-4], options: {} }
+  const model = referenceOf(reference, linear)
+  const pairs = { chosen: [-3], rejected: [-4] }
+  const parts = { logits, weight, labels: honestLabels.slice(), pairs, options: {} }
   if (name.startsWith('fused')) {
-    parts.options.reference = { chosen: [-3], rejected: [-4] }
+    parts.options.reference = model
+    if (lossType !== undefined) parts.options.lossType = lossType
     const into = linear ? { hidden: true, weight: out } : out
     if (gradient) parts.options.gradient = gradient === 'out' ? into : gradient
   }
-  if (name === 'preferenceLoss') parts.options.lossType = 'cpo'
+  if (name === 'preferenceLoss') {
+    parts.options.lossType = lossType ?? 'cpo'
+    if (reference !== 'none') Object.assign(pairs, { referenceChosen: [-3], referenceRejected: [-4] })
+    if (lossType !== undefined) Object.assign(pairs, { chosenLengths: [9], rejectedLengths: BigInt64Array.of(8n) })
+  }
   let taken = false
   for (const [place, make, how] of changes) {
-    const name = place.replace('weight ', '')
-    const target = ARGUMENT.includes(place)
-      ? parts
-      : TENSOR.includes(name)
-        ? name === place
-          ? logits
-          : weight
-        : parts.options
+    const [owner, part] = place.includes(' ') ? place.split(' ') : ['', place]
+    const owners = { weight, pairs, reference: model }
+    const own = ARGUMENT.includes(part) ? parts : TENSOR.includes(part) ? logits : parts.options
+    const target = owner === '' ? own : owners[owner]
+    const name = part
     if (typeof target !== 'object' || target === null) continue
     const value = make()
     const get = () => {
@@ -226,7 +294,14 @@ function build({ name, changes, gradient }) {
       // a proxy or a frozen thing that takes nothing
     }
   }
-  return { parts, data, weightData, out, taken: () => taken }
+  return {
+    parts,
+    upstream: changes.length > 1 ? changes[0][1]() : undefined,
+    data,
+    weightData,
+    out,
+    taken: () => taken,
+  }
 }
 
 function expected(error) {
@@ -258,7 +333,7 @@ function settled(error, built) {
 const ARGUMENTS = {
   fusedPreferenceLoss: ({ logits, labels, options }) => [logits, labels, options],
   sequenceLogProbs: ({ logits, labels, options }) => [logits, labels, options],
-  preferenceLoss: ({ chosen, rejected, options }) => [{ chosen, rejected }, options],
+  preferenceLoss: ({ pairs, options }) => [pairs, options],
   fusedLinearPreferenceLoss: ({ logits, weight, labels, options }) => [logits, weight, labels, options],
   linearSequenceLogProbs: ({ logits, weight, labels, options }) => [logits, weight, labels, options],
 }
@@ -267,12 +342,19 @@ function sync(given) {
   const built = build(given)
   let error
   try {
-    if (given.name === 'backward') {
-      const sums = fpl.sequenceLogProbsSync({ data: built.data, shape: [batch, time, vocab] }, honestLabels)
-      sums.backward(
-        built.parts.chosen === undefined ? [1, 2] : [1, 2].concat(built.parts.rejected),
-        built.parts.options,
-      )
+    if (/backward/i.test(given.name)) {
+      const { logits, weight, labels, options } = built.parts
+      const [hidden, matrix] = [
+        { data: built.data, shape: [batch, time, width] },
+        { data: built.weightData, shape: [vocab, width] },
+      ]
+      const sums =
+        given.name === 'backward'
+          ? fpl.sequenceLogProbsSync({ data: built.data, shape: [batch, time, vocab] }, honestLabels)
+          : fpl.linearSequenceLogProbsSync(hidden, matrix, honestLabels)
+      const upstream = built.upstream === undefined ? [1, 2] : built.upstream
+      if (given.name === 'backward') sums.backward(upstream, options)
+      else sums.backward(upstream, [logits, weight, labels, true, { weight: built.out }][given.changes.length], options)
     } else {
       fpl[`${given.name}Sync`](...ARGUMENTS[given.name](built.parts))
     }
@@ -283,7 +365,7 @@ function sync(given) {
 }
 
 async function later(given) {
-  const name = given.name === 'backward' ? 'sequenceLogProbs' : given.name
+  const name = { backward: 'sequenceLogProbs', linearBackward: 'linearSequenceLogProbs' }[given.name] ?? given.name
   const built = build({ ...given, name })
   await fpl[name](...ARGUMENTS[name](built.parts)).then(
     () => settled(undefined, built),
@@ -302,7 +384,7 @@ const wanted = honest()
 const end = Date.now() + 1000 * seconds
 const seed = Date.now() & 0x7fffffff
 let round = 0
-while (Date.now() < end) {
+while (Date.now() < end && counts.calls < calls) {
   const settings = { numRuns: 2000, seed: seed + round++, endOnFailure: false }
   fc.assert(fc.property(call, sync), settings)
   await fc.assert(fc.asyncProperty(call, later), { ...settings, numRuns: 300 })

@@ -42,4 +42,37 @@ for (let round = 0; round < 20; round++) {
   if (settled[0].status !== 'fulfilled' || settled[4].status !== 'rejected') throw new Error('not as expected')
   calls += 10
 }
+
+if (fpl.getBackends().cuda.available) {
+  const { DeviceBuffer, Event, prepareFusedPreferenceLoss, Stream } = await import('../dist/cuda/index.mjs')
+  for (let round = 0; round < 5; round++) {
+    const buffers = [logits().data, labels, logits().data].map((array) => DeviceBuffer.from(array))
+    const [data, there, gradient] = buffers
+    const [stream, event] = [new Stream(), new Event()]
+    const step = prepareFusedPreferenceLoss({ data, shape }, there, { reference, outputs, gradient, stream })
+    const graph = stream.capture(() => {
+      step.enqueue()
+      event.record(stream)
+    })
+    graph.launch(stream)
+    step.read()
+    let failures = 0
+    for (const enqueue of [() => new DeviceBuffer(8), () => gradient.copyFrom(new Float32Array(1e6))]) {
+      try {
+        stream.capture(() => {
+          step.enqueue()
+          enqueue()
+        })
+      } catch {
+        failures++
+      }
+    }
+    if (failures !== 2) throw new Error('captured what cannot be captured')
+    await fpl.fusedPreferenceLoss(logits(), labels, { reference, backend: 'cuda', gradient: 'in-place' })
+    await gradient.copyFromAsync(data, { stream })
+    await stream.synchronize()
+    for (const thing of [...buffers, stream, event, step, graph]) thing.dispose()
+    calls += 3
+  }
+}
 console.log(`${calls} calls`)

@@ -42,11 +42,22 @@ export function buildNative(name, target, flags, compiler = 'g++', more = []) {
   return join(directory, target)
 }
 
-/** Builds the addon with these flags; the environment under which lib finds it. */
-export function buildAddon(name, flags) {
+/**
+ * Builds the addon with these flags, and the CUDA backend for the host when `host` says so; the environment under which
+ * lib finds them.
+ */
+export function buildAddon(name, flags, { host = false } = {}) {
   const directory = join(root, 'build', 'tests', name)
   const cmakeJs = join(root, 'node_modules', '.bin', 'cmake-js')
   const options = ['--out', join(directory, 'build'), `--CDCMAKE_CXX_FLAGS=${flags}`, '--CDFPL_CUDA=OFF']
+  options.push(`--CDFPL_HOST_EXECUTION=${host ? 'ON' : 'OFF'}`)
   run(cmakeJs, ['compile', '--log-level', 'error', ...options], { capture: true })
-  return { FUSED_PREFERENCE_LOSS_PREBUILD: directory }
+  const environment = { FUSED_PREFERENCE_LOSS_PREBUILD: directory }
+  if (!host) return environment
+  const library = (part) => join(directory, 'build', 'Release', `fused_preference_loss_host${part}.so`)
+  return {
+    ...environment,
+    FUSED_PREFERENCE_LOSS_CUDA_LIBRARY: library(''),
+    FUSED_PREFERENCE_LOSS_CUBLASLT: library('_cublaslt'),
+  }
 }

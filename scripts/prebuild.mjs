@@ -1,7 +1,7 @@
 /**
  * Makes the binaries that the package ships, prebuilds/<platform>-<arch>/, all from this machine:
  *
- *   node scripts/prebuild.mjs [target …]            targets as in TARGETS below; defaults to all
+ *   node scripts/prebuild.mjs [target …]            targets as in TARGETS of shipped.mjs; defaults to all
  *   node scripts/prebuild.mjs --from-build FOLDER   the addon compiled on this machine instead, under FOLDER, for tests
  *
  * The same sources give the same bytes. prebuildify names and places the files; scripts/cross-compile.mjs compiles them.
@@ -21,23 +21,12 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs, promisify } from 'node:util'
 import prebuildify from 'prebuildify'
-
-const TARGETS = [
-  'linux-x64-glibc',
-  'linux-x64-musl',
-  'linux-arm64-glibc',
-  'linux-arm64-musl',
-  'darwin-x64',
-  'darwin-arm64',
-  'win32-x64',
-  'win32-arm64',
-]
-const CUDA_LIBRARY = 'fused_preference_loss_cuda'
-const CUDA_PLATFORM = 'linux-x64'
+import { cmakeOptions, forgetMissingNvcc, nvcc } from './cmake-options.mjs'
+import { binaryOf, CUDA_FILE, CUDA_LIBRARY, CUDA_PLATFORM, recordSources, TARGETS } from './shipped.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const { values, positionals } = parseArgs({ options: { 'from-build': { type: 'string' } }, allowPositionals: true })
@@ -59,6 +48,7 @@ async function crossCompile(targets) {
   for (const target of targets) {
     console.log(`prebuild: ${target}`)
     const [platform, arch, libc] = target.split('-')
+    const file = join(prebuilds, binaryOf(target))
     // A folder of its own: in the repository's, a foreign binary would hide the one compiled for this machine.
     const cwd = mkdtempSync(join(tmpdir(), `${name}-`))
     await promisify(prebuildify)({
@@ -66,49 +56,46 @@ async function crossCompile(targets) {
       ...{ napi: true, targets: [process.versions.node], nodeGyp: join(root, 'scripts/cross-compile.mjs') },
     })
     rmSync(cwd, { recursive: true })
-    writeSubpath(join(prebuilds, `${platform}-${arch}`), libc)
+    writeSubpath(file, libc)
+    recordSources(prebuilds, [binaryOf(target)], 'addon')
   }
   if (targets.some((target) => target.startsWith(CUDA_PLATFORM))) addCuda()
 }
 
 function copyBuild() {
-  const folder = join(prebuilds, `${process.platform}-${process.arch}`)
   const libc = process.platform === 'linux' ? 'glibc' : undefined
-  mkdirSync(folder, { recursive: true })
-  copyFileSync(join(root, 'build/Release/fused_preference_loss.node'), join(folder, fileName(libc)))
-  writeSubpath(folder, libc)
-}
-
-function fileName(libc) {
-  return [name, libc, 'node'].filter(Boolean).join('.')
+  const target = [process.platform, process.arch, libc].filter(Boolean).join('-')
+  const file = join(prebuilds, binaryOf(target))
+  mkdirSync(dirname(file), { recursive: true })
+  copyFileSync(join(root, 'build/Release/fused_preference_loss.node'), file)
+  writeSubpath(file, libc)
+  recordSources(prebuilds, [binaryOf(target)], 'addon')
 }
 
 /** The module by which a bundler takes the binary along: it names the file in a literal require. */
-function writeSubpath(folder, libc) {
-  const module = join(folder, libc ?? 'addon')
+function writeSubpath(file, libc) {
+  const module = join(dirname(file), libc ?? 'addon')
   writeFileSync(
     `${module}.cjs`,
-    `globalThis[Symbol.for('fused-preference-loss.addon')] = require('./${fileName(libc)}')\n`,
+    `globalThis[Symbol.for('fused-preference-loss.addon')] = require('./${basename(file)}')\n`,
   )
   writeFileSync(`${module}.d.cts`, 'export {}\n')
 }
 
 /** Builds the CUDA library where there is a CUDA compiler, and puts it beside the addon, which opens it on demand. */
 function addCuda() {
-  const cmake = (...args) =>
-    execFileSync(join(root, 'node_modules/.bin/cmake-js'), args, { cwd: root, encoding: 'utf8' })
-  const cmakeLists = readFileSync(join(root, 'CMakeLists.txt'), 'utf8')
-  if (!cmakeLists.includes(CUDA_LIBRARY)) return
-  try {
-    execFileSync('nvcc', ['--version'], { stdio: 'ignore' })
-  } catch {
-    console.log('prebuild: no CUDA library, for there is no nvcc on the PATH')
+  if (nvcc() === undefined) {
+    console.log('prebuild: no CUDA library, for there is no nvcc on the PATH; node scripts/install-nvcc.mjs gets one')
     return
   }
   console.log('prebuild: CUDA')
-  cmake('compile', '--target', CUDA_LIBRARY, '--log-level', 'error')
-  const library = `${CUDA_LIBRARY}.so`
-  copyFileSync(join(root, 'build/Release', library), join(prebuilds, CUDA_PLATFORM, library))
+  const cmake = (...args) =>
+    execFileSync(join(root, 'node_modules/.bin/cmake-js'), args, { cwd: root, stdio: 'inherit' })
+  forgetMissingNvcc(join(root, 'build'))
+  cmake('configure', ...cmakeOptions())
+  cmake('compile', '--target', CUDA_LIBRARY, ...cmakeOptions())
+  copyFileSync(join(root, 'build/Release', `${CUDA_LIBRARY}.so`), join(prebuilds, CUDA_FILE))
+  recordSources(prebuilds, [CUDA_FILE], 'cuda')
 }
 
 function writeSizes() {

@@ -3,9 +3,11 @@
  * dist. Each step only when it is needed; needs Node, npm, cmake and a C++ compiler.
  */
 import { execFileSync } from 'node:child_process'
-import { existsSync, readdirSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, statSync, utimesSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { cmakeOptions, forgetMissingNvcc, nvcc } from './cmake-options.mjs'
+import { distIsCurrent } from './shipped.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const bin = (name) => join(root, 'node_modules', '.bin', process.platform === 'win32' ? `${name}.cmd` : name)
@@ -27,16 +29,19 @@ if (newest('node_modules/.package-lock.json') < newest('package-lock.json')) {
 }
 
 const nativeSources = Math.max(newest('native'), newest('CMakeLists.txt'))
-if (newest('build/Release/fused_preference_loss.node') < nativeSources) {
-  console.log('setup: compiling the addon')
-  // The kernels of the CUDA backend are tested on the host.
-  const options = process.platform === 'win32' ? [] : ['--CDFPL_HOST_EXECUTION=ON']
-  run(bin('cmake-js'), ['configure', '--log-level', 'error', ...options])
-  run(bin('cmake-js'), ['compile', '--log-level', 'error', ...options])
+const cudaLibrary = `fused_preference_loss_cuda.${process.platform === 'win32' ? 'dll' : 'so'}`
+const built = ['fused_preference_loss.node', ...(nvcc() ? [cudaLibrary] : [])].map((name) => `build/Release/${name}`)
+if (built.some((path) => newest(path) < nativeSources)) {
+  console.log(`setup: compiling the addon${nvcc() ? ' and the CUDA library' : ''}`)
+  forgetMissingNvcc(join(root, 'build'))
+  run(bin('cmake-js'), ['configure', ...cmakeOptions()])
+  run(bin('cmake-js'), ['compile', ...cmakeOptions()])
+  // What does not depend on the sources that have changed is as it was, and as good as new.
+  const now = new Date()
+  for (const path of built.filter((path) => existsSync(join(root, path)))) utimesSync(join(root, path), now, now)
 }
 
-const librarySources = Math.max(newest('lib'), newest('tsdown.config.ts'), newest('package.json'))
-if (newest('dist/index.mjs') < librarySources) {
+if (!distIsCurrent()) {
   console.log('setup: building dist')
   run(bin('tsdown'), ['--logLevel', 'warn'])
 }

@@ -4,7 +4,8 @@
  *   npm run test:sanitize [-- --quick]
  *
  * The addon is compiled with each sanitizer and loaded into an ordinary Node, into which the sanitizer is preloaded:
- * what the addon does is seen, and so is every allocation of the process; what V8 does inside is not.
+ * what the addon does is seen, and so is every allocation of the process; what V8 does inside is not. With it, for
+ * AddressSanitizer, goes the CUDA backend as the host runs it.
  */
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -32,9 +33,13 @@ const library = (name) => run('g++', [`-print-file-name=${name}`], { capture: tr
 // The C++ library must be there before the sanitizer looks for its throw.
 const preload = (name) => ({ LD_PRELOAD: `${library(name)} ${library('libstdc++.so')}` })
 
-/** Tests whose subject is Node, the package or how fast memory is, and not what the addon does. */
-const ELSEWHERE = ['bench', 'cli', 'memory', 'package', 'tfjs', 'stress'].map((name) => `test/${name}.test.ts`)
-const QUICK = ['hostile', 'linear', 'tokens'].map((name) => `test/${name}.test.ts`)
+/** Tests whose subject is Node, the package, a browser or how fast memory is, and not what the addon does. */
+const ELSEWHERE = ['bench', 'cli', 'memory', 'package', 'plot', 'release', 'tarball', 'tfjs'].map(
+  (name) => `test/${name}.test.ts`,
+)
+const QUICK = ['hostile', 'linear', 'tokens', 'cuda', 'cuda-faults', 'cuda-lifetimes'].map(
+  (name) => `test/${name}.test.ts`,
+)
 
 function suite(env) {
   const files = quick ? QUICK : ELSEWHERE.flatMap((name) => ['--exclude', name])
@@ -55,7 +60,8 @@ if (!quick) {
   })
 }
 
-const addressed = { ...buildAddon('addon-asan', ADDRESS), ...preload('libasan.so') }
+// The kernels of the CUDA backend too, as the host runs them.
+const addressed = { ...buildAddon('addon-asan', ADDRESS, { host: true }), ...preload('libasan.so') }
 step('every function of the addon, LeakSanitizer at exit', () => {
   run(process.execPath, ['scripts/leak-check.mjs'], { env: { ...addressed, ...ASAN } })
 })

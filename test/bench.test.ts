@@ -158,7 +158,11 @@ describe('npm run bench', () => {
 
     const report = node('report.mjs', json, '--out', folder)
     expect(report.status).toBe(0)
-    expect(readFileSync(join(folder, 'benchmarks.md'), 'utf8')).toContain('| plain JavaScript loops |')
+    const page = readFileSync(join(folder, 'benchmarks.md'), 'utf8')
+    const ratio = entries[1].ratio
+    expect(page).toContain('| case | ours | roofline | plain loops | others |')
+    expect(page).toMatch(/^\| small-call-loss \[16, 1, 1\] float32 \| [\d.]+ µs \| {2}\| [\d.]+× \| {2}\|$/m)
+    expect(Number(page.match(/\| ([\d.]+)× \| {2}\|$/m)?.[1]) / ratio).toBeCloseTo(1, 2)
   }, 60_000)
 
   it('holds a stage against the memory', () => {

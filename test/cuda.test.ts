@@ -5,8 +5,14 @@
 import { spawnSync } from 'node:child_process'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { DeviceBuffer, Event, getDevices, prepareFusedPreferenceLoss, Stream } from '../lib/cuda/index.js'
-import { fusedPreferenceLoss, fusedPreferenceLossSync, getBackends, sequenceLogProbsSync } from '../lib/index.js'
-import type { DType, FusedOptions, Logits } from '../lib/types.js'
+import {
+  fusedPreferenceLoss,
+  fusedPreferenceLossSync,
+  getBackends,
+  preferenceLossSync,
+  sequenceLogProbsSync,
+} from '../lib/index.js'
+import type { DType, FusedOptions, Logits, PreferenceLoss } from '../lib/types.js'
 import { bytes, CUDA, DIST, DTYPES, encode, gaussian, OUTPUTS, random, storage } from './support.js'
 
 const CUDA_DIST = new URL('./cuda/index.mjs', DIST)
@@ -177,6 +183,22 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
     expect(read(out, data)[0]).toBe(0)
   })
 
+  it.each([1, 2, 3, 5, 255, 257, 1000])('matches %i pairs by rank, ties and NaN among them', (size) => {
+    const next = random(size)
+    // Few values, so that there are ties.
+    const list = () => Float64Array.from({ length: size }, () => (next() < 0.02 ? Number.NaN : Math.floor(20 * next())))
+    const pairs = { chosen: list(), rejected: list(), referenceChosen: list(), referenceRejected: list() }
+    for (const lossType of ['aot', 'aot_unpaired'] as const) {
+      const run = (backend: 'cuda' | 'js') => preferenceLossSync(pairs, { lossType, backend })
+      const arrays = ({ losses, gradient }: PreferenceLoss) => [losses, gradient.chosen, gradient.rejected]
+      const [got, wanted] = [arrays(run('cuda')), arrays(run('js'))]
+      for (const [k, array] of wanted.entries()) {
+        for (let i = 0; i < size; i++) expect(got[k][i] - array[i] || 0).toBeCloseTo(0, 12)
+        expect(Array.from(got[k], Number.isNaN)).toEqual(Array.from(array, Number.isNaN))
+      }
+    }
+  })
+
   it("runs off the calling thread, in order with the caller's stream", async () => {
     const { logits, labels, options } = problem('float32')
     const wanted = fusedPreferenceLossSync(logits, labels, { ...options, backend: 'cuda' })
@@ -230,6 +252,38 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
     expect(bytes(read(out, data)).equals(bytes(wanted.gradLogits?.data as Float32Array))).toBe(true)
     prepared.dispose()
     expect(thrown(() => prepared.enqueue(stream)).code).toBe('ERR_DISPOSED')
+  })
+
+  it('prepares a call whose sft has weights and divisors of its own', () => {
+    const { logits, labels, options, data } = problem('float32')
+    const there = onDevice(logits)
+    const out = new DeviceBuffer(data.byteLength)
+    const all: FusedOptions = {
+      ...options,
+      lossType: [{ lossType: 'sigmoid' }, { lossType: 'sft' }],
+      ldAlpha: 0.25,
+      // The second chosen sequence is longer than its rejected one.
+      mask: labels.map((_, i) => (i >= 3 * T && i % T > 3 ? 0 : 1)),
+      normalizer: { pairs: 7, tokens: 90 },
+    }
+    const wanted = fusedPreferenceLossSync(logits, labels, { ...all, backend: 'cpu', gradient: true })
+    const prepared = prepareFusedPreferenceLoss(there.logits, labels, { ...all, gradient: out })
+    for (let i = 0; i < 2; i++) {
+      prepared.enqueue()
+      expect(prepared.read().loss).toBeCloseTo(wanted.loss, 6)
+      const gradient = read(out, data)
+      for (const [k, x] of (wanted.gradLogits!.data as Float32Array).entries()) expect(gradient[k]).toBeCloseTo(x, 6)
+    }
+    prepared.dispose()
+
+    // With labels on the device the tokens are counted there, but for those that are given.
+    const { mask, ldAlpha, ...onLabels } = all
+    for (const normalizer of ['mean', { pairs: 7, tokens: 90 }] as const) {
+      const call = (where: FusedOptions) =>
+        fusedPreferenceLossSync(logits, labels, { ...onLabels, normalizer, ...where })
+      const counted = fusedPreferenceLossSync(there.logits, DeviceBuffer.from(labels), { ...onLabels, normalizer })
+      expect(counted.loss).toBeCloseTo(call({ backend: 'cpu' }).loss, 6)
+    }
   })
 
   it('measures time between events', () => {

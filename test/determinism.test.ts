@@ -219,7 +219,8 @@ describe.each(NATIVE)('$name, a batch beyond the cache', ({ run }) => {
     ['losses of the whole batch', { lossType: [{ lossType: 'aot' }, { lossType: 'sft', weight: 0.3 }] }],
     ['means and lengths', { lossType: 'simpo', averageLogProb: true }],
   ] as [string, FusedOptions][])('%s', async (_, given) => {
-    const pairs = given.pairs ?? Array.from({ length: batch }, (_, i) => (i >> 1) + (i % 2) * (batch / 2))
+    const halves = Array.from({ length: batch }, (_, i) => (i >> 1) + (i % 2) * (batch / 2))
+    const pairs = Array.from(given.pairs ?? halves, Number)
     const pick = (list: ArrayLike<number>, side: number) =>
       Float64Array.from({ length: pairs.length / 2 }, (_, i) => list[pairs[2 * i + side]])
     const reference = {

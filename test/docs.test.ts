@@ -16,6 +16,8 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { LOSSES } from '../lib/backends/js/losses.js'
+import { HEAD_GRADIENT_OPTIONS } from '../lib/head-gradients.js'
+import { PAIRED_OPTIONS } from '../lib/paired-call.js'
 import { CUDA } from './support.js' // which also lets the kernels run on the host
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -125,4 +127,40 @@ test('every loss has its row in the README and its paragraph in docs/losses.md',
     expect(readme).toMatch(new RegExp(`^\\| \`${name}\``, 'm'))
     expect(losses).toMatch(new RegExp(`^\\*\\*.*\`${name}\`\\*\\*.*: `, 'm'))
   }
+})
+
+describe('the README names', () => {
+  const readme = readFileSync(join(root, 'README.md'), 'utf8')
+  const rows = Array.from(readme.matchAll(/^\| `(\w+)`/gm), ([, name]) => name)
+  const sources = (folder: string) =>
+    readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+      .filter((path) => /\.(ts|cc|cu|h)$/.test(path))
+      .map((path) => readFileSync(join(root, folder, path), 'utf8'))
+      .join('\n')
+
+  test.each([...PAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'gradient', 'bias', 'pairWeights'])(
+    'the option %s',
+    (name) => {
+      expect(readme).toMatch(new RegExp(`\`${name}\\b`))
+    },
+  )
+
+  test('every code of an error', () => {
+    const [, codes] = /export type ErrorCode =(.*?)\n\n/s.exec(sources('lib'))!
+    const names = Array.from(codes.matchAll(/'(\w+)'/g), ([, code]) => code)
+    expect(names.length).toBeGreaterThan(5)
+    expect(rows.filter((name) => name.startsWith('ERR_')).sort()).toEqual(names.sort())
+  })
+
+  test('every variable of the environment', () => {
+    const code = sources('lib') + sources('native')
+    const names = new Set(
+      Array.from(code.matchAll(/'(FUSED_PREFERENCE_LOSS_\w+)'|"(FUSED_PREFERENCE_LOSS_\w+)"/g), (m) => m[1] ?? m[2]),
+    )
+    for (const [, warning] of code.matchAll(/code: '(FUSED_PREFERENCE_LOSS_\w+)'/g)) names.delete(warning)
+    // The two that node-gyp-build reads.
+    const wanted = [...names, 'FUSED_PREFERENCE_LOSS_PREBUILD', 'PREBUILDS_ONLY']
+    expect(names.size).toBeGreaterThan(3)
+    expect(rows.filter((name) => /^[A-Z_]+$/.test(name) && !name.startsWith('ERR_')).sort()).toEqual(wanted.sort())
+  })
 })

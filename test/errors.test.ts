@@ -156,9 +156,12 @@ const LOGITS: Case[] = [
 // biome-ignore format: one case a line
 const TOKENS: Case[] = [
   ['no labels', 'ERR_INVALID_ARG_TYPE', 'labels must be an Int32Array or a BigInt64Array', (c) => { c.labels = undefined }],
-  ['labels a plain array', 'ERR_INVALID_ARG_TYPE', 'labels', (c) => { c.labels = Array.from(c.labels) }],
-  ['labels float', 'ERR_INVALID_ARG_TYPE', 'Float32Array(12)', (c) => { c.labels = new Float32Array(12) }],
-  ['too few labels', 'ERR_SHAPE_MISMATCH', 'labels must have 12 elements', (c) => { c.labels = c.labels.slice(1) }],
+  ['labels a plain array', 'ERR_INVALID_ARG_TYPE', 'labels must be an Int32Array or a BigInt64Array, as Int32Array.from(labels) is; got an array of length 12', (c) => { c.labels = Array.from(c.labels) }],
+  ['labels in rows', 'ERR_INVALID_ARG_TYPE', 'as Int32Array.from(labels.flat()) is; got an array of length 4', (c) => { c.labels = Array(4).fill([1, 2, 3]) }],
+  ['labels float', 'ERR_INVALID_ARG_TYPE', 'as Int32Array.from(labels, Number) is; got Float32Array(12)', (c) => { c.labels = new Float32Array(12) }],
+  ['labels a string', 'ERR_INVALID_ARG_TYPE', "labels must be an Int32Array or a BigInt64Array; got 'abc'", (c) => { c.labels = 'abc' }],
+  ['labels shifted beforehand', 'ERR_SHAPE_MISMATCH', 'labels must have 12 elements, one per position, and not be shifted beforehand; got 8', (c) => { c.labels = new Int32Array(8) }],
+  ['too few labels without a shift', 'ERR_SHAPE_MISMATCH', 'labels must have 12 elements, one per position; got 11', (c) => { c.labels = c.labels.slice(1); c.options.shift = false }],
   ['detached labels', 'ERR_INVALID_ARG_VALUE', 'labels is detached', (c) => { structuredClone(c.labels, { transfer: [c.labels.buffer] }) }],
   ['resizable labels', 'ERR_INVALID_ARG_VALUE', 'labels', (c) => { c.labels = new Int32Array(resizable(48)) }],
   ['label too large', 'ERR_LABEL_OUT_OF_RANGE', 'labels: sequence 2, position 1 is 5', (c) => { c.labels[7] = 5; c.labels[9] = 6 }],
@@ -174,7 +177,8 @@ const TOKENS: Case[] = [
   ['ignoreIndex a bigint', 'ERR_INVALID_ARG_TYPE', 'options.ignoreIndex', option('ignoreIndex', -100n)],
   ['mask too short', 'ERR_SHAPE_MISMATCH', 'options.mask must have 12 elements', option('mask', [true])],
   ['mask of strings', 'ERR_INVALID_ARG_TYPE', 'options.mask[0]', option('mask', Array(12).fill('0'))],
-  ['mask of bigints', 'ERR_INVALID_ARG_TYPE', 'options.mask[0]', option('mask', new BigInt64Array(12))],
+  ['mask with NaN', 'ERR_OUT_OF_RANGE', 'options.mask[4] must be a number or a boolean; got NaN', option('mask', [1, 1, 1, 1, Number.NaN, 1, 1, 1, 1, 1, 1, 1])],
+  ['mask with a hole', 'ERR_INVALID_ARG_TYPE', 'options.mask[0] must be a number or a boolean; got undefined', option('mask', new Array(12))],
   ['mask a boolean', 'ERR_INVALID_ARG_TYPE', 'options.mask', option('mask', true)],
   ['tokenWeights too long', 'ERR_SHAPE_MISMATCH', 'options.tokenWeights must have 12 elements', option('tokenWeights', new Float32Array(13))],
   ['tokenWeights NaN', 'ERR_OUT_OF_RANGE', 'options.tokenWeights[5]', option('tokenWeights', new Float32Array(12).fill(1).fill(Number.NaN, 5))],
@@ -187,6 +191,7 @@ const TOKENS: Case[] = [
   ['temperature a string', 'ERR_INVALID_ARG_TYPE', 'options.temperature', option('temperature', '1')],
   ['emptySequence unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'zero'?", option('emptySequence', 'zeros')],
   ['an empty sequence', 'ERR_INVALID_ARG_VALUE', 'labels leave sequence 1 without', (c) => { c.options.emptySequence = 'error'; c.labels.fill(-100, 3, 6) }],
+  ['a sequence that a mask empties', 'ERR_INVALID_ARG_VALUE', 'labels leave sequence 2 without', (c) => { c.options.emptySequence = 'error'; c.options.mask = [1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1] }],
   ['ldAlpha 1.5', 'ERR_OUT_OF_RANGE', 'options.ldAlpha', option('ldAlpha', 1.5)],
   ['ldAlpha with a sequence in two pairs', 'ERR_INVALID_ARG_VALUE', 'options.pairs[2]', (c) => { c.options.ldAlpha = 0.5; c.options.pairs = [0, 1, 0, 2] }],
   ['outputs a string', 'ERR_INVALID_ARG_TYPE', 'options.outputs', option('outputs', 'tokenLogProbs')],
@@ -207,7 +212,11 @@ const TOKENS: Case[] = [
   ['offsets past the end', 'ERR_OUT_OF_RANGE', 'options.sequenceOffsets[2]', packed([0, 6, 13])],
   ['offsets too few', 'ERR_SHAPE_MISMATCH', 'options.sequenceOffsets', packed([0])],
   ['offsets NaN', 'ERR_OUT_OF_RANGE', 'options.sequenceOffsets[1]', packed([0, Number.NaN, 12])],
-  ['offsets a number', 'ERR_INVALID_ARG_TYPE', 'options.sequenceOffsets', packed(12)],
+  ['offsets a number', 'ERR_INVALID_ARG_TYPE', 'options.sequenceOffsets must be an array of rising row numbers; got 12', packed(12)],
+  ['offsets null', 'ERR_INVALID_ARG_TYPE', 'options.sequenceOffsets must be an array of rising row numbers; got null', option('sequenceOffsets', null)],
+  ['offsets of strings', 'ERR_INVALID_ARG_TYPE', "options.sequenceOffsets[1] must be an integer in [0, 12]; got '6'", packed([0, '6', 12])],
+  ['64-bit offsets past the end', 'ERR_OUT_OF_RANGE', 'options.sequenceOffsets[1] must be an integer in [0, 12]; got 4294967302n', packed(BigInt64Array.of(0n, 2n ** 32n + 6n, 12n))],
+  ['64-bit pairs negative', 'ERR_OUT_OF_RANGE', 'options.pairs[0] must be an integer in [0, 3]; got -1n', option('pairs', BigInt64Array.of(-1n, 1n))],
 ]
 
 // biome-ignore format: one case a line
@@ -218,7 +227,7 @@ const RUN: Case[] = [
   ['threads 0', 'ERR_OUT_OF_RANGE', 'options.threads', option('threads', 0)],
   ['threads fractional', 'ERR_OUT_OF_RANGE', 'options.threads', option('threads', 1.5)],
   ['threads a string', 'ERR_INVALID_ARG_TYPE', 'options.threads', option('threads', '4')],
-  ['instructionSet unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'avx2'?", option('instructionSet', 'avx')],
+  ['instructionSet unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'avx2' or 'avx512'?", option('instructionSet', 'avx')],
   ['instructionSet of another machine', 'ERR_BACKEND_UNAVAILABLE', 'options.instructionSet', option('instructionSet', process.arch === 'arm64' ? 'avx2' : 'neon')],
   ['stream a string', 'ERR_INVALID_ARG_TYPE', 'options.stream', option('stream', '0')],
   ['stream without a GPU', 'ERR_INVALID_ARG_VALUE', 'options.stream is for the cuda backend', option('stream', 0n)],
@@ -228,7 +237,7 @@ const RUN: Case[] = [
 
 // biome-ignore format: one case a line
 const LOSS: Case[] = [
-  ['lossType unknown', 'ERR_INVALID_ARG_VALUE', "got 'sigmod', did you mean 'sigmoid'?", option('lossType', 'sigmod')],
+  ['lossType unknown', 'ERR_INVALID_ARG_VALUE', "got 'sigmod'; did you mean 'sigmoid'?", option('lossType', 'sigmod')],
   ['lossType of every object', 'ERR_INVALID_ARG_VALUE', "got 'toString'", option('lossType', 'toString')],
   ['lossType a number', 'ERR_INVALID_ARG_TYPE', 'options.lossType', option('lossType', 1)],
   ['lossType an empty list', 'ERR_INVALID_ARG_VALUE', 'options.lossType', option('lossType', [])],
@@ -250,30 +259,69 @@ const LOSS: Case[] = [
   ['gamma NaN', 'ERR_OUT_OF_RANGE', 'options.gamma', option('gamma', Number.NaN)],
   ['rewardShift infinite', 'ERR_OUT_OF_RANGE', 'options.rewardShift', option('rewardShift', Number.NEGATIVE_INFINITY)],
   ['discopopTau 0', 'ERR_OUT_OF_RANGE', 'options.discopopTau', option('discopopTau', 0)],
+  ['labelSmoothing where no loss takes it', 'ERR_INVALID_ARG_VALUE', "options.labelSmoothing is not used by lossType 'hinge'; the losses that take it: sigmoid, robust", (c) => { c.options.lossType = 'hinge'; c.options.labelSmoothing = 0.1 }],
+  ['gamma where no loss takes it', 'ERR_INVALID_ARG_VALUE', "options.gamma is not used by lossType 'sigmoid'; the losses that take it: simpo", option('gamma', 1)],
+  ['gamma where no loss of a list takes it', 'ERR_INVALID_ARG_VALUE', "options.gamma is not used by lossType 'orpo', 'sft'", (c) => { c.options.gamma = 0; c.options.lossType = [{ lossType: 'orpo' }, { lossType: 'sft' }, { lossType: 'orpo' }] }],
+  ['rewardShift where no loss takes it', 'ERR_INVALID_ARG_VALUE', 'options.rewardShift is not used', option('rewardShift', 1)],
+  ['discopopTau where no loss takes it', 'ERR_INVALID_ARG_VALUE', 'options.discopopTau is not used', option('discopopTau', 1)],
+  ['alpha of no divergence', 'ERR_INVALID_ARG_VALUE', "options.alpha is used by fDivergence 'alpha' alone; got 2 with 'reverse_kl'", option('alpha', 2)],
+  ['alpha of another divergence', 'ERR_INVALID_ARG_VALUE', "got 2 with 'js'", (c) => { c.options.alpha = 2; c.options.fDivergence = 'js' }],
   ['alpha NaN', 'ERR_OUT_OF_RANGE', 'options.alpha', option('alpha', Number.NaN)],
   ['referenceFree a number', 'ERR_INVALID_ARG_TYPE', 'options.referenceFree', option('referenceFree', 1)],
   ['fDivergence unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'reverse_kl'?", option('fDivergence', 'reverse-kl')],
   ['fDivergence with simpo', 'ERR_INVALID_ARG_VALUE', "options.fDivergence 'js' cannot go with lossType 'apo_zero'", (c) => { c.options.lossType = 'apo_zero'; c.options.fDivergence = 'js' }],
-  ['fDivergence in a list', 'ERR_INVALID_ARG_VALUE', "lossType 'sft'", (c) => { c.options.lossType = [{ lossType: 'sigmoid' }, { lossType: 'sft' }]; c.options.fDivergence = 'alpha' }],
+  ['fDivergence in a list', 'ERR_INVALID_ARG_VALUE', "lossType 'cpo'", (c) => { c.options.lossType = [{ lossType: 'cpo' }, { lossType: 'sft' }]; c.options.fDivergence = 'alpha' }],
+  ['fDivergence with sft alone', 'ERR_INVALID_ARG_VALUE', "lossType 'sft'", (c) => { c.options.lossType = 'sft'; c.options.fDivergence = 'js' }],
+  ['normalizer null', 'ERR_INVALID_ARG_TYPE', "options.normalizer must be 'mean', 'sum', a number > 0 or an object { pairs, tokens }", option('normalizer', null)],
+  ['normalizer a boolean', 'ERR_INVALID_ARG_TYPE', 'options.normalizer', option('normalizer', true)],
+  ['normalizer a list', 'ERR_INVALID_ARG_TYPE', 'options.normalizer', option('normalizer', [2, 3])],
+  ['normalizer unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'mean'?", option('normalizer', 'means')],
+  ['normalizer 0', 'ERR_OUT_OF_RANGE', 'options.normalizer', option('normalizer', 0)],
+  ['normalizer negative', 'ERR_OUT_OF_RANGE', 'options.normalizer', option('normalizer', -4)],
+  ['normalizer NaN', 'ERR_OUT_OF_RANGE', 'options.normalizer', option('normalizer', Number.NaN)],
+  ['normalizer infinite', 'ERR_OUT_OF_RANGE', 'options.normalizer', option('normalizer', Number.POSITIVE_INFINITY)],
+  ['normalizer.pairs a string', 'ERR_INVALID_ARG_TYPE', 'options.normalizer.pairs', option('normalizer', { pairs: '8' })],
+  ['normalizer.tokens 0', 'ERR_OUT_OF_RANGE', 'options.normalizer.tokens', option('normalizer', { pairs: 8, tokens: 0 })],
+  ['normalizer.pair', 'ERR_INVALID_ARG_VALUE', "did you mean 'pairs'?", option('normalizer', { pair: 8 })],
+  ['normalizer without pairs', 'ERR_INVALID_ARG_VALUE', "options.normalizer.pairs is needed by lossType 'sigmoid'", option('normalizer', { tokens: 8 })],
+  ['normalizer without tokens', 'ERR_INVALID_ARG_VALUE', "options.normalizer.tokens is needed by lossType 'sft'", (c) => { c.options.lossType = [{ lossType: 'cpo' }, { lossType: 'sft' }]; c.options.normalizer = { pairs: 8 } }],
+  ['normalizer one number for both', 'ERR_INVALID_ARG_VALUE', "'cpo' is a sum over pairs and 'sft' one over tokens", (c) => { c.options.lossType = [{ lossType: 'sft' }, { lossType: 'cpo' }]; c.options.normalizer = 8 }],
+  ['normalizer with aot', 'ERR_INVALID_ARG_VALUE', "options.normalizer must be 'mean' for lossType 'aot'", (c) => { c.options.lossType = 'aot'; c.options.normalizer = 'sum' }],
+  ['normalizer with aot_unpaired in a list', 'ERR_INVALID_ARG_VALUE', "for lossType 'aot_unpaired'", (c) => { c.options.lossType = [{ lossType: 'cpo' }, { lossType: 'aot_unpaired' }]; c.options.normalizer = { pairs: 8 } }],
 ]
 
 // biome-ignore format: one case a line
 const FUSED: Case[] = [
   ['no reference', 'ERR_INVALID_ARG_VALUE', "options.reference is needed by lossType 'sigmoid'", (c) => { delete c.options.reference }],
   ['no reference for one of a list', 'ERR_INVALID_ARG_VALUE', "lossType 'ipo'", (c) => { delete c.options.reference; c.options.lossType = [{ lossType: 'cpo' }, { lossType: 'ipo' }] }],
-  ['reference an array', 'ERR_INVALID_ARG_TYPE', 'options.reference must be an object', option('reference', [-1, -2])],
+  ['reference an array', 'ERR_INVALID_ARG_TYPE', 'options.reference must be an object: { chosen, rejected }, { logProbs } or { logits }; got an array of length 2', option('reference', [-1, -2])],
+  ['reference bare log-probs', 'ERR_INVALID_ARG_TYPE', 'got Float64Array(4)', option('reference', new Float64Array(4))],
+  ['reference a promise', 'ERR_INVALID_ARG_TYPE', 'options.reference must be the result itself: await it; got an instance of Promise', (c) => { c.options.reference = Promise.resolve(c.options.reference) }],
+  ['reference with NaN', 'ERR_OUT_OF_RANGE', 'options.reference.rejected[1] must be a log-prob; got NaN', option('reference', { chosen: [-1, -2], rejected: [-1, Number.NaN] })],
+  ['reference with NaN that is not used', 'ERR_OUT_OF_RANGE', 'options.reference.chosen[0]', (c) => { c.options.referenceFree = true; c.options.reference.chosen[0] = Number.NaN }],
+  ['reference with NaN for a sequence that has tokens', 'ERR_OUT_OF_RANGE', 'options.reference.chosen[0]', (c) => { c.options.emptySequence = 'nan'; c.options.reference.chosen[0] = Number.NaN }],
+  ['reference with NaN for a sequence without, when that is 0', 'ERR_OUT_OF_RANGE', 'options.reference.chosen[0]', (c) => { c.labels.fill(-100, 0, 3); c.options.reference.chosen[0] = Number.NaN }],
+  ['reference by sequence with NaN', 'ERR_OUT_OF_RANGE', 'options.reference.logProbs[2] must be a log-prob; got NaN', option('reference', { logProbs: [-1, -2, Number.NaN, -3] })],
+  ['reference by sequence, one per pair', 'ERR_SHAPE_MISMATCH', 'options.reference.logProbs must have length 4, one per sequence; got 2', option('reference', { logProbs: [-1, -2] })],
+  ['reference by sequence and by pair', 'ERR_INVALID_ARG_TYPE', 'options.reference must be one of { chosen, rejected }, { logProbs } or { logits }, not two', option('reference', { logProbs: [-1, -2, -3, -4], chosen: [-1, -2] })],
+  ['reference by sequence and with logits', 'ERR_INVALID_ARG_TYPE', 'not two', (c) => { c.options.reference = { logProbs: [-1, -2, -3, -4], logits: { ...c.logits } } }],
+  ['reference of other tokens', 'ERR_INVALID_ARG_VALUE', 'options.reference.tokenCounts[3] is 1, where 2 tokens count in this call: labels or token options differ', option('reference', { logProbs: [-1, -2, -3, -4], tokenCounts: Int32Array.of(2, 2, 2, 1) })],
+  ['reference with counts of another length', 'ERR_SHAPE_MISMATCH', 'options.reference.tokenCounts', option('reference', { logProbs: [-1, -2, -3, -4], tokenCounts: [2, 2] })],
+  ['counts without log-probs', 'ERR_INVALID_ARG_VALUE', 'options.reference.tokenCounts is not an option', (c) => { c.options.reference.tokenCounts = [2, 2, 2, 2] }],
+  ['reference of nothing', 'ERR_INVALID_ARG_TYPE', 'options.reference.chosen must be an array of numbers; got undefined', option('reference', {})],
+  ['zeroInactive a number, without a gradient', 'ERR_INVALID_ARG_TYPE', 'options.zeroInactive must be a boolean; got 0', (c) => { c.options.zeroInactive = 0; c.options.gradient = undefined }],
   ['reference null', 'ERR_INVALID_ARG_TYPE', 'options.reference', option('reference', null)],
   ['reference with an unknown key', 'ERR_INVALID_ARG_VALUE', "did you mean 'chosen'?", option('reference', { choosen: [-1, -2], rejected: [-1, -2] })],
   ['reference without rejected', 'ERR_INVALID_ARG_TYPE', 'options.reference.rejected', option('reference', { chosen: [-1, -2] })],
   ['reference too long', 'ERR_SHAPE_MISMATCH', 'options.reference.chosen must have length 2, one per pair; got 4', option('reference', { chosen: [1, 2, 3, 4], rejected: [1, 2] })],
   ['reference of strings', 'ERR_INVALID_ARG_TYPE', 'options.reference.rejected[1]', option('reference', { chosen: [1, 2], rejected: [1, '2'] })],
-  ['reference of both kinds', 'ERR_INVALID_ARG_TYPE', 'not both', (c) => { c.options.reference.logits = { ...c.logits } }],
+  ['reference of both kinds', 'ERR_INVALID_ARG_TYPE', 'not two', (c) => { c.options.reference.logits = { ...c.logits } }],
   ['reference logits of another shape', 'ERR_SHAPE_MISMATCH', 'options.reference.logits.shape must be that of logits, [4, 3, 5]; got [4, 5, 3]', (c) => { c.options.reference = { logits: { data: ramp(60), shape: [4, 5, 3] } } }],
   ['reference logits without data', 'ERR_INVALID_ARG_TYPE', 'options.reference.logits.data', (c) => { c.options.reference = { logits: { shape: [4, 3, 5] } } }],
   ['reference logits on a device', 'ERR_INVALID_ARG_VALUE', 'options.reference.logits.data', (c) => { c.options.reference = { logits: { data: { ptr: 1, byteLength: 240 }, shape: [4, 3, 5] } } }],
-  ['an odd batch without pairs', 'ERR_SHAPE_MISMATCH', 'odd number of sequences, 3', (c) => { c.logits = { data: ramp(45), shape: [3, 3, 5] }; c.labels = new Int32Array(9) }],
-  ['weighting unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'wpo'?", option('weighting', 'wop')],
-  ['gradient a string', 'ERR_INVALID_ARG_TYPE', 'options.gradient', option('gradient', 'inplace')],
+  ['an odd batch without pairs', 'ERR_SHAPE_MISMATCH', 'the batch has an odd number of sequences, 3, where its first half would be chosen', (c) => { c.logits = { data: ramp(45), shape: [3, 3, 5] }; c.labels = new Int32Array(9) }],
+  ['weighting unknown', 'ERR_INVALID_ARG_VALUE', "options.weighting must be one of 'wpo'; got 'wop'", option('weighting', 'wop')],
+  ['gradient a string', 'ERR_INVALID_ARG_TYPE', "options.gradient must be true, 'in-place' or a Float32Array; got 'inplace'", option('gradient', 'inplace')],
   ['gradient a plain array', 'ERR_INVALID_ARG_TYPE', 'options.gradient', option('gradient', new Array(60))],
   ['gradient too long', 'ERR_SHAPE_MISMATCH', 'options.gradient must have 60 elements', option('gradient', new Float32Array(61))],
   ['gradient of another dtype', 'ERR_INVALID_ARG_TYPE', 'options.gradient must be a Float32Array', option('gradient', new Uint16Array(60))],
@@ -311,10 +359,20 @@ const PREFERENCE: Case[] = [
   ['no reference', 'ERR_INVALID_ARG_VALUE', 'pairs.referenceChosen', (c) => { delete c.pairs.referenceRejected; delete c.pairs.referenceChosen }],
   ['no lengths for simpo', 'ERR_INVALID_ARG_VALUE', "pairs.chosenLengths and pairs.rejectedLengths are needed by lossType 'simpo'", option('lossType', 'simpo')],
   ['no lengths for sft on means', 'ERR_INVALID_ARG_VALUE', 'pairs.chosenLengths', (c) => { c.options.lossType = 'sft'; c.options.averageLogProb = true }],
+  ['reference with NaN', 'ERR_OUT_OF_RANGE', 'pairs.referenceChosen[1] must be a log-prob; got NaN', (c) => { c.pairs.referenceChosen = [-1, Number.NaN] }],
+  ['reference with NaN beside NaN of the other', 'ERR_OUT_OF_RANGE', 'pairs.referenceRejected[0] must be a log-prob; got NaN', (c) => { c.pairs.referenceRejected = [Number.NaN, -1]; c.pairs.chosen = [Number.NaN, -1] }],
+  ['64-bit lengths negative', 'ERR_OUT_OF_RANGE', 'pairs.chosenLengths[1] must be a number of tokens; got -1n', (c) => { c.pairs.chosenLengths = BigInt64Array.of(1n, -1n); c.pairs.rejectedLengths = [1, 2] }],
+  ['lengths of strings', 'ERR_INVALID_ARG_TYPE', "pairs.rejectedLengths[0] must be a number of tokens; got '1'", (c) => { c.pairs.chosenLengths = [1, 2]; c.pairs.rejectedLengths = ['1', 2] }],
+  ['lengths NaN', 'ERR_OUT_OF_RANGE', 'pairs.chosenLengths[0]', (c) => { c.pairs.chosenLengths = [Number.NaN, 2]; c.pairs.rejectedLengths = [1, 2] }],
+  ['no lengths for ipo_norm', 'ERR_INVALID_ARG_VALUE', "are needed by lossType 'ipo_norm'", option('lossType', 'ipo_norm')],
+  ['no lengths for scores of sums', 'ERR_INVALID_ARG_VALUE', "are needed by lossType 'sigmoid_norm'", (c) => { c.options.lossType = 'sigmoid_norm'; c.options.averageLogProb = true; c.options.fDivergence = 'js' }],
+  ['no lengths for scores of sums, ipo', 'ERR_INVALID_ARG_VALUE', "are needed by lossType 'ipo'", (c) => { c.options.lossType = 'ipo'; c.options.averageLogProb = true; c.options.fDivergence = 'alpha' }],
   ['lengths too short', 'ERR_SHAPE_MISMATCH', 'pairs.chosenLengths', (c) => { c.pairs.chosenLengths = [1]; c.pairs.rejectedLengths = [1, 2] }],
   ['lengths negative', 'ERR_OUT_OF_RANGE', 'pairs.rejectedLengths[1]', (c) => { c.pairs.chosenLengths = [1, 2]; c.pairs.rejectedLengths = [1, -2] }],
   ['lengths fractional', 'ERR_OUT_OF_RANGE', 'pairs.chosenLengths[0]', (c) => { c.pairs.chosenLengths = [1.5, 2]; c.pairs.rejectedLengths = [1, 2] }],
   ['weights NaN', 'ERR_OUT_OF_RANGE', 'pairs.pairWeights[1]', (c) => { c.pairs.pairWeights = [1, Number.NaN] }],
+  ['weights infinite', 'ERR_OUT_OF_RANGE', 'pairs.pairWeights[0] must be a finite number; got Infinity', (c) => { c.pairs.pairWeights = [Number.POSITIVE_INFINITY, 1] }],
+  ['weights negatively infinite', 'ERR_OUT_OF_RANGE', 'pairs.pairWeights[1]', (c) => { c.pairs.pairWeights = [1, Number.NEGATIVE_INFINITY] }],
   ['weights too short', 'ERR_SHAPE_MISMATCH', 'pairs.pairWeights', (c) => { c.pairs.pairWeights = [1] }],
   ['weighting', 'ERR_INVALID_ARG_VALUE', 'use fusedPreferenceLoss, or pass pairs.pairWeights', option('weighting', 'wpo')],
   ['a token option', 'ERR_INVALID_ARG_VALUE', 'options.shift is not an option', option('shift', true)],
@@ -369,7 +427,19 @@ describe.each(BACKENDS)('%s', (backend) => {
       ['ERR_SHAPE_MISMATCH', 'gradient must have length 4, one per sequence; got 3', [1, 2, 3]],
       ['ERR_INVALID_ARG_TYPE', 'gradient[1]', [1, '2', 3, 4]],
       ['ERR_INVALID_ARG_VALUE', "options.output is not an option; did you mean 'out'?", [1, 2, 3, 4], { output: true }],
-      ['ERR_INVALID_ARG_TYPE', 'options.out', [1, 2, 3, 4], { out: 'inplace' }],
+      [
+        'ERR_INVALID_ARG_TYPE',
+        "options.out must be true, 'in-place' or a Float32Array; got 'inplace'",
+        [1, 2, 3, 4],
+        { out: 'inplace' },
+      ],
+      [
+        'ERR_INVALID_ARG_TYPE',
+        "options.out must be true, 'in-place' or a Float32Array; got false",
+        [1, 2, 3, 4],
+        { out: false },
+      ],
+      ['ERR_INVALID_ARG_TYPE', 'options.zeroInactive must be a boolean; got 1', [1, 2, 3, 4], { zeroInactive: 1 }],
       ['ERR_SHAPE_MISMATCH', 'options.out', [1, 2, 3, 4], { out: new Float32Array(3) }],
       ['ERR_INVALID_ARG_VALUE', 'options.out', [1, 2, 3, 4], { out: new Float32Array(call.labels.buffer) }],
       ['ERR_INVALID_ARG_VALUE', 'options.out', [1, 2, 3, 4], { out: call.logits.data.subarray(5) }],
@@ -383,6 +453,7 @@ describe.each(BACKENDS)('%s', (backend) => {
       )
     }
     expect(contents(call)).toEqual(before)
+    expect(backward([1, 2, 3, 4], { out: true })).toEqual(backward([1, 2, 3, 4]))
   })
 
   test('backward cannot read logits that it has overwritten, or that are gone', () => {
@@ -527,10 +598,22 @@ describe.each(BACKENDS)('%s accepts', (backend) => {
       },
     ],
     [
-      'labelSmoothing 1 where it is not used',
+      'constants at their defaults with a loss that does not take them',
       (c) => {
         c.options.lossType = 'hinge'
-        c.options.labelSmoothing = 1
+        Object.assign(c.options, { labelSmoothing: 0, gamma: 0.5, rewardShift: 0, discopopTau: 0.05, alpha: 0.5 })
+      },
+    ],
+    [
+      'constants that one loss of a list takes',
+      (c) => {
+        c.options.lossType = [
+          { lossType: 'ipo' },
+          { lossType: 'simpo' },
+          { lossType: 'bco_pair' },
+          { lossType: 'discopop' },
+        ]
+        Object.assign(c.options, { labelSmoothing: 0.1, gamma: 1, rewardShift: 1, discopopTau: 1 })
       },
     ],
     [

@@ -188,7 +188,7 @@ function compareGradient(
   expect(got.strides).toBe(undefined)
   const dtype = got.dtype!
   const [time, vocab] = logits.shape.slice(-2)
-  const ends = Array.from(options.sequenceOffsets ?? []).slice(1)
+  const ends = Array.from(options.sequenceOffsets ?? [], Number).slice(1)
   for (let k = 0; k < values.length; k++) {
     const index = at === undefined ? k : at[k]
     const row = Math.floor(index / vocab)
@@ -252,7 +252,7 @@ describe('fusedPreferenceLoss', () => {
       }
       return { logits: logitsOf(golden.logits), labels: labelsOf(golden), given }
     }
-    const pairs = options.pairs ?? halves(expected.tokenCounts.length)
+    const pairs = Array.from(options.pairs ?? halves(expected.tokenCounts.length), Number)
     everywhere(golden.name, inputs, ({ logits, labels, given }, { run }, report) => {
       const got = fusedPreferenceLossSync(logits, labels, { ...given, ...run })
       for (const key of SCALARS) report.near(got[key], expected[key], bounds[key], key)

@@ -171,6 +171,127 @@ describe('bad input', () => {
     expect(liveBuffers()).toBe(before)
   })
 
+  describe('uses up what it is given, and nothing else, when', () => {
+    const shape = [BATCH, TIME, VOCAB]
+    type Pair = { a: JaxArray; b: JaxArray }
+    const throwing = () => {
+      throw new Error('no model')
+    }
+    const layer = ({ a, b }: Pair, of: JaxArray) => ({ hidden: a.mul(of), weight: b.reshape([-1, VOCAB]) })
+    const cases: [
+      string,
+      (params: Pair, batch: JaxArray, labels: Int32Array, options: never) => Promise<unknown>,
+      string | RegExp,
+      object | null,
+    ][] = [
+      ['apply throws at once', preferenceValueAndGrad(throwing), 'no model', {}],
+      [
+        'apply throws when it has used up some',
+        preferenceValueAndGrad(({ a }: Pair) => {
+          a.dispose()
+          throw new Error('half a model')
+        }),
+        'half a model',
+        {},
+      ],
+      [
+        'apply throws when it has taken references',
+        preferenceValueAndGrad(({ a, b }: Pair, of: JaxArray) => {
+          void [a.ref, b.ref.ref, of.ref]
+          throw new Error('half a model')
+        }),
+        'half a model',
+        {},
+      ],
+      [
+        'apply gives nothing',
+        preferenceValueAndGrad(() => undefined as never),
+        /apply\(params, batch\) must be an array/,
+        {},
+      ],
+      [
+        'apply gives a promise',
+        preferenceValueAndGrad((async () => 0) as never),
+        /at once; got an instance of Promise/,
+        {},
+      ],
+      [
+        'apply gives a list with text',
+        preferenceValueAndGrad((({ a }: Pair, of: JaxArray) => [a.mul(of), 'b']) as never),
+        /got 'b'/,
+        {},
+      ],
+      ['options are null', preferenceValueAndGrad(({ a }: Pair) => a), /options must be an object/, null],
+      ['an option does not exist', preferenceValueAndGrad(({ a }: Pair) => a), /'beta'/, { betta: 1 }],
+      ['options are null (linear)', linearPreferenceValueAndGrad(layer), /options must be an object/, null],
+      [
+        'transposed is no boolean',
+        linearPreferenceValueAndGrad(layer),
+        /options.transposed must be a boolean/,
+        { transposed: 1 },
+      ],
+      ['apply throws (linear)', linearPreferenceValueAndGrad(throwing), 'no model', {}],
+      [
+        'apply gives more than a layer',
+        linearPreferenceValueAndGrad((params: Pair, of: JaxArray) => ({ scale: params.a.ref, ...layer(params, of) })),
+        /^scale of apply\(params, batch\) is no part of a layer/,
+        {},
+      ],
+      [
+        'the layer is the other way round',
+        linearPreferenceValueAndGrad(layer),
+        new RegExp(`weight must be \\[${VOCAB}, vocab\\].*got \\[12, ${VOCAB}\\], which needs transposed: false`),
+        { transposed: true },
+      ],
+    ]
+    it.each(cases)('%s', async (_, step, message, given) => {
+      const before = liveBuffers()
+      const params = { a: np.array(elements, { shape }), b: np.array(elements, { shape }) }
+      const kept = params.b.ref
+      const batch = np.array(elements, { shape })
+      const error = await step(params, batch, labels, given as never).catch((reason) => reason)
+      expect((error as Error).message).toMatch(message)
+      expect([params.a.refCount, kept.refCount, batch.refCount]).toEqual([0, 1, 0])
+      kept.dispose()
+      expect(liveBuffers()).toBe(before)
+    })
+
+    it('a parameter is dead, or stands in more places than it has references', async () => {
+      const before = liveBuffers()
+      for (const prepare of [({ a }: Pair) => a.dispose(), (params: Pair) => params.b.dispose()]) {
+        const params = { a: np.array(elements, { shape }), b: np.array(elements, { shape }) }
+        prepare(params)
+        const error = await preferenceValueAndGrad(({ a }: Pair) => a)(
+          params,
+          np.array(elements) as never,
+          labels,
+        ).catch((e) => e)
+        expect(error).toMatchObject({ code: 'ERR_DISPOSED', message: expect.stringContaining('pass a .ref') })
+        expect(liveBuffers()).toBe(before)
+      }
+      const one = np.array(elements, { shape })
+      const both = preferenceValueAndGrad(({ a, b }: Pair) => a.add(b))
+      await expect(both({ a: one, b: one }, scale() as never, labels)).rejects.toMatchObject({ code: 'ERR_DISPOSED' })
+      expect(liveBuffers()).toBe(before)
+      const two = np.array(elements, { shape })
+      tree.dispose((await both({ a: two.ref, b: two }, 0 as never, labels, options)).gradParams)
+      expect(liveBuffers()).toBe(before)
+    })
+  })
+
+  it('a layer whose bias is undefined has none', async () => {
+    const without = linearPreferenceValueAndGrad((x: JaxArray) => ({
+      hidden: x.ref,
+      weight: x.reshape([12, VOCAB]),
+      bias: undefined,
+    }))
+    const before = liveBuffers()
+    const ids = labels.map((label) => Math.min(label, 11))
+    const { gradParams } = await without(np.array(elements, { shape: [BATCH, TIME, VOCAB] }), 0, ids, options)
+    gradParams.dispose()
+    expect(liveBuffers()).toBe(before)
+  })
+
   it('parameters that were used up', async () => {
     const params = parameters()
     params.logits.dispose()

@@ -2,11 +2,13 @@
  * Stages 1, 2 and 4 of the js backend, and the job as a whole: against a plain oracle, at the edges of IEEE
  * arithmetic, and through the 16-bit formats. The losses have their own file, js-losses.test.ts.
  */
+import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
-import { describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import type { ForwardStage, GradientStage, Job, Rows, Tokens } from '../lib/backends/backend.js'
 import { jsBackend } from '../lib/backends/js/index.js'
 import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from '../lib/backends/js/numbers.js'
+import { fusedLinearPreferenceLoss } from '../lib/index.js'
 import type { DType, HostArray } from '../lib/types.js'
 
 const settings = { threads: 1 }
@@ -80,7 +82,11 @@ function jobOf({ rows, targets, sequences = [rows.length], tokens = {}, coeffici
       states,
       coefficients: Float64Array.from(coefficients ?? sequences.map(() => 1)),
     },
-  } satisfies Job & { tokens: Tokens; policy: Required<Omit<ForwardStage, 'head'>>; gradient: GradientStage }
+  } satisfies Job & {
+    tokens: Tokens
+    policy: Required<Omit<ForwardStage, 'head' | 'plainLogProbs'>>
+    gradient: GradientStage
+  }
 }
 
 function evaluate(problem: Case) {
@@ -361,7 +367,7 @@ describe('IEEE edges', () => {
     }
   })
 
-  it('a coefficient of 0 gives 0, or NaN where the row is', () => {
+  it('a coefficient of 0 gives 0, whatever the row is', () => {
     const { gradient } = evaluate({
       rows: [
         [1, -inf],
@@ -373,7 +379,7 @@ describe('IEEE edges', () => {
     })
     expect(gradient).toEqual([
       [0, 0],
-      [nan, nan],
+      [0, 0],
       [0, 0],
     ])
   })
@@ -560,14 +566,27 @@ describe('a whole job', () => {
   })
 })
 
-describe('an aborted run', () => {
-  const big = () => {
-    const row = Array.from({ length: 20_000 }, (_, i) => Math.sin(i))
-    return jobOf({ rows: Array.from({ length: 100 }, () => row), targets: Array.from({ length: 100 }, (_, t) => t) })
-  }
+/** A clock by which every look at it takes 5 ms: a slice of work is then two rows, however fast the engine is. */
+function slowClock(): void {
+  let now = 0
+  vi.spyOn(performance, 'now').mockImplementation(() => (now += 5))
+}
 
-  it('rejects with the reason, having written no gradient', async () => {
-    const reason = new Error('enough')
+describe('a run beside others', () => {
+  const big = () => {
+    const row = Array.from({ length: 20 }, (_, i) => Math.sin(i))
+    return jobOf({
+      rows: Array.from({ length: 100 }, () => row),
+      targets: Array.from({ length: 100 }, (_, t) => t % 20),
+    })
+  }
+  const reason = new Error('enough')
+  beforeEach(slowClock)
+  afterEach(() => {
+    vi.restoreAllMocks()
+  })
+
+  it('aborted before it has begun: rejects with the reason, nothing written', async () => {
     const already = big()
     await expect(jsBackend.run(already, { ...settings, signal: AbortSignal.abort(reason) })).rejects.toBe(reason)
     expect(already.policy.tokenLogProbs[0]).toBe(-7)
@@ -578,26 +597,80 @@ describe('an aborted run', () => {
     early.abort(reason)
     await expect(short).rejects.toBe(reason)
     expect(small.policy.tokenLogProbs[0]).toBe(-7)
+  })
 
+  it('aborted in its midst: rejects with the reason in that turn, no gradient written', async () => {
     const controller = new AbortController()
     const job = big()
     const running = jsBackend.run(job, { ...settings, signal: controller.signal })
-    setImmediate(() => setImmediate(() => controller.abort(reason)))
+    await turn()
+    await turn()
+    controller.abort(reason)
     await expect(running).rejects.toBe(reason)
     expect(valuesOf(job.gradient.out).every((row) => row.every((x) => x === 5))).toBe(true)
-    expect(job.policy.tokenLogProbs[99]).toBe(-7)
+    const done = job.policy.tokenLogProbs.filter((logProb) => logProb !== -7).length
+    expect(done).toBeGreaterThan(0)
+    expect(done).toBeLessThanOrEqual(4)
+  })
+
+  it('aborted before the last slice of the forward: no gradient written', async () => {
+    const controller = new AbortController()
+    const job = big()
+    const running = jsBackend.run(job, { ...settings, signal: controller.signal })
+    while (job.policy.tokenLogProbs[97] === -7) await turn()
+    controller.abort(reason)
+    await expect(running).rejects.toBe(reason)
+    expect(valuesOf(job.gradient.out).every((row) => row.every((x) => x === 5))).toBe(true)
   })
 
   it('is not aborted once the gradient is being written', async () => {
     const job = big()
     const controller = new AbortController()
     const running = jsBackend.run(job, { ...settings, signal: controller.signal })
-    const written = () => (job.gradient.out.data as Float32Array)[0] !== 5
-    const watch = () => (written() ? controller.abort() : setImmediate(watch))
-    watch()
+    while ((job.gradient.out.data as Float32Array)[0] === 5) await turn()
+    controller.abort(reason)
+    expect(valuesOf(job.gradient.out)[99][0]).toBe(5)
     await running
-    expect(controller.signal.aborted).toBe(true)
     expect(valuesOf(job.gradient.out).every((row) => row.every((x) => x !== 5))).toBe(true)
+  })
+
+  it('lets the event loop turn in every stage', async () => {
+    const job = big()
+    let over = false
+    const running = jsBackend.run(job, settings).finally(() => {
+      over = true
+    })
+    const seen = new Set<string>()
+    while (!over) {
+      const forward = job.policy.tokenLogProbs.filter((logProb) => logProb !== -7).length
+      seen.add(`${forward} rows read, ${valuesOf(job.gradient.out).filter(([x]) => x !== 5).length} written`)
+      await turn()
+    }
+    await running
+    // Two rows a slice, 100 read and then 100 written.
+    expect(seen.size).toBeGreaterThanOrEqual(98)
+  })
+
+  it('lets the event loop turn while the gradients of an output layer are made', async () => {
+    // Those of the weight are written 64 words at a time.
+    const [rows, width, vocab] = [2, 2, 64 * 50]
+    const data = (length: number) => Float32Array.from({ length }, (_, i) => Math.sin(i))
+    const hidden = { data: data(2 * rows * width), shape: [2, rows, width] }
+    const weight = { data: data(vocab * width), shape: [vocab, width] }
+    const made = new Float32Array(vocab * width)
+    let over = false
+    const running = fusedLinearPreferenceLoss(hidden, weight, new Int32Array(2 * rows), {
+      ...{ lossType: 'cpo', shift: false, backend: 'js', gradient: { weight: made } },
+    }).finally(() => {
+      over = true
+    })
+    const seen = new Set<number>()
+    while (!over) {
+      seen.add(made.findLastIndex((x) => x !== 0))
+      await turn()
+    }
+    await running
+    expect(seen.size).toBeGreaterThanOrEqual(50)
   })
 })
 

@@ -8,7 +8,8 @@ import type { LossStage } from '../lib/backends/backend.js'
 import { jsBackend } from '../lib/backends/js/index.js'
 import { LOSSES } from '../lib/backends/js/losses.js'
 import { log1mexp, logSigmoid, sigmoid, softplus } from '../lib/backends/js/numbers.js'
-import type { LossType } from '../lib/types.js'
+import { preferenceLossSync } from '../lib/index.js'
+import type { FDivergence, LossType } from '../lib/types.js'
 
 const settings = { threads: 1 }
 const lossTypes = Object.keys(LOSSES) as LossType[]
@@ -213,6 +214,7 @@ describe('the value of a loss', () => {
     sigmoid: -Math.log(s(0.2)),
     hinge: 0.8,
     ipo: 9,
+    ipo_norm: 9,
     ipo_reward: (0.2 - 10) ** 2,
     nca_pair: -Math.log(s(-0.3)) - 0.5 * Math.log(s(0.3)) - 0.5 * Math.log(s(0.5)),
     bco_pair: -Math.log(s(-0.3)) - Math.log(s(0.5)),
@@ -256,10 +258,26 @@ describe('the value of a loss', () => {
     }
   })
 
-  it('sigmoid_norm takes the scores of means', () => {
+  it('scores are of sums, and divided by lengths, in the losses that have these', () => {
     const lengths = { chosenLengths: Float64Array.of(3), rejectedLengths: Float64Array.of(2) }
-    const { loss } = single('sigmoid_norm', -3, -5, { fDivergence: 'js', ...lengths })
-    expect(loss).toBeCloseTo(-Math.log(s(0.1 * (Math.log(s(-1)) - Math.log(s(-2.5))))), 12)
+    const difference = {
+      reverse_kl: -3 / 3 + 5 / 2,
+      forward_kl: -Math.exp(3) / 3 + Math.exp(5) / 2,
+      js: Math.log(s(-3)) / 3 - Math.log(s(-5)) / 2,
+      alpha: Math.exp(1.5) / -0.5 / 3 - Math.exp(2.5) / -0.5 / 2,
+    }
+    for (const [fDivergence, d] of Object.entries(difference) as [FDivergence, number][]) {
+      const losses = { sigmoid_norm: -Math.log(s(0.1 * d)), ipo_norm: (d - 5) ** 2, ipo: (d - 5) ** 2 }
+      for (const [lossType, loss] of Object.entries(losses) as [LossType, number][]) {
+        const means = single(lossType, -3 / 3, -5 / 2, { fDivergence, average: true, ...lengths })
+        expect(means.loss / loss).toBeCloseTo(1, 12)
+        if (lossType === 'ipo') continue // of sums, the paper's
+        const sums = single(lossType, -3, -5, { fDivergence, ...lengths })
+        expect(sums.loss / loss).toBeCloseTo(1, 12)
+        expect((3 * sums.chosen) / means.chosen).toBeCloseTo(1, 12)
+        expect((2 * sums.rejected) / means.rejected).toBeCloseTo(1, 12)
+      }
+    }
   })
 
   it('identical policy and reference give a margin of exactly 0', () => {
@@ -275,7 +293,25 @@ describe('conventions', () => {
     expect(single('hinge', -2, -3.999, { beta: 0.5 }).chosen).toBe(-0.5)
   })
 
+  it('means need no length, but for scores of their sums', () => {
+    const pairs = { chosen: [-1], rejected: [-2], referenceChosen: [-1.5], referenceRejected: [-1] }
+    for (const lossType of ['ipo', 'ipo_norm', 'sigmoid_norm', 'simpo', 'orpo'] as const) {
+      const { loss } = preferenceLossSync(pairs, { lossType, averageLogProb: true, backend: 'js' })
+      expect(loss).toBeGreaterThan(0)
+    }
+    // Of sums, the paper's ipo has none.
+    expect(preferenceLossSync(pairs, { lossType: 'ipo', fDivergence: 'js', backend: 'js' }).loss).toBeGreaterThan(0)
+  })
+
   it('a length of 0 leaves the value undivided', () => {
+    const empty = { chosenLengths: Float64Array.of(0), rejectedLengths: Float64Array.of(0), fDivergence: 'js' as const }
+    for (const lossType of ['sigmoid_norm', 'ipo_norm'] as const) {
+      for (const average of [false, true]) {
+        expect(single(lossType, 0, -2, { ...empty, average })).toMatchObject({
+          loss: single(lossType, 0, -2, { fDivergence: 'js' }).loss,
+        })
+      }
+    }
     const none = { chosenLengths: Float64Array.of(0), rejectedLengths: Float64Array.of(0) }
     expect(single('simpo', 0, -2, none).loss).toBe(single('simpo', 0, -2).loss)
     expect(single('sft', 0, -2, none)).toMatchObject({ loss: 0 })
@@ -283,7 +319,7 @@ describe('conventions', () => {
 
   it('lengths divide sums, and do not divide means', () => {
     const lengths = { chosenLengths: Float64Array.of(4), rejectedLengths: Float64Array.of(2) }
-    for (const lossType of ['simpo', 'orpo', 'sigmoid_norm'] as const) {
+    for (const lossType of ['simpo', 'orpo', 'sigmoid_norm', 'ipo_norm'] as const) {
       const sums = single(lossType, -12, -10, lengths)
       const means = single(lossType, -3, -5, { ...lengths, average: true })
       expect(sums.loss).toBe(means.loss)
@@ -378,15 +414,17 @@ describe('conventions', () => {
 
   it('the metadata of the table', () => {
     const having = (test: (name: LossType) => boolean) => lossTypes.filter(test).sort()
-    expect(lossTypes).toHaveLength(19)
+    expect(lossTypes).toHaveLength(20)
     expect(having((name) => !LOSSES[name].reference)).toEqual(['cpo', 'orpo', 'sft', 'simpo'])
-    expect(having((name) => LOSSES[name].lengths === 'sums')).toEqual(['orpo', 'sigmoid_norm', 'simpo'])
+    expect(having((name) => LOSSES[name].lengths === 'sums')).toEqual(['ipo_norm', 'orpo', 'sigmoid_norm', 'simpo'])
+    expect(having((name) => LOSSES[name].lengths === 'means')).toEqual(['ipo'])
     expect(having((name) => LOSSES[name].lengths === 'always')).toEqual(['sft'])
     expect(having((name) => LOSSES[name].divergence)).toEqual([
       'discopop',
       'exo_pair',
       'hinge',
       'ipo',
+      'ipo_norm',
       'robust',
       'sigmoid',
       'sigmoid_norm',

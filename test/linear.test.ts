@@ -316,6 +316,78 @@ describe.each([...NATIVE, JS])('on $name', ({ run }) => {
     }
   })
 
+  it('linearSequenceLogProbs has the outputs asked for, those of the loss', async () => {
+    const { hidden, weight, labels, options } = problemOf({
+      seed: 43,
+      batch: 4,
+      time: 6,
+      width: 11,
+      vocab: 90,
+      bias: true,
+      ignored: 0.3,
+    })
+    const all = { ...options, ...run, outputs: OUTPUTS }
+    const want = fusedLinearPreferenceLossSync(hidden, weight, labels, { ...all, lossType: 'cpo' })
+    const got = linearSequenceLogProbsSync(hidden, weight, labels, all)
+    const promised = await linearSequenceLogProbs(hidden, weight, labels, all)
+    for (const name of OUTPUTS) {
+      expect(got[name], name).toEqual(want[name])
+      expect(promised[name], name).toEqual(want[name])
+      expect(new Set(got[name]).size, name).toBeGreaterThan(3)
+      const one = linearSequenceLogProbsSync(hidden, weight, labels, { ...options, ...run, outputs: [name] })
+      expect(OUTPUTS.filter((other) => one[other] !== undefined)).toEqual([name])
+    }
+    const none = linearSequenceLogProbsSync(hidden, weight, labels, { ...options, ...run })
+    expect(OUTPUTS.filter((name) => none[name] !== undefined)).toEqual([])
+  })
+
+  it('gives sequences without active tokens what it is told', () => {
+    const { hidden, weight, labels } = problemOf({ seed: 44, batch: 4, time: 3, width: 5, vocab: 20 })
+    labels.fill(-100, 3, 6)
+    const sums = (options: TokenOptions) => linearSequenceLogProbsSync(hidden, weight, labels, { ...options, ...run })
+    const loss = (options: TokenOptions) =>
+      fusedLinearPreferenceLossSync(hidden, weight, labels, { ...options, ...run, lossType: 'cpo' })
+    expect(sums({}).tokenCounts).toEqual(Int32Array.of(2, 0, 2, 2))
+    for (const options of [{}, { emptySequence: 'zero' }] as const) {
+      expect(sums(options).logProbs[1]).toBe(0)
+      expect(loss(options).chosenLogProbs[1]).toBe(0)
+    }
+    expect(sums({ emptySequence: 'nan' }).logProbs[1]).toBeNaN()
+    expect(loss({ emptySequence: 'nan' }).chosenLogProbs[1]).toBeNaN()
+    for (const call of [sums, loss]) {
+      expect(() => call({ emptySequence: 'error' })).toThrow(
+        expect.objectContaining({ code: 'ERR_INVALID_ARG_VALUE', message: expect.stringContaining('sequence 1') }),
+      )
+    }
+  })
+
+  it('rejects with the reason of a signal, aborted before or during the call', async () => {
+    const { hidden, weight, labels, options } = problemOf({ seed: 45, batch: 2, time: 100, width: 64, vocab: 2000 })
+    const reason = new Error('stopped by the caller')
+    const gradient = { hidden: new Float32Array(2 * 100 * 64).fill(7), weight: new Float32Array(2000 * 64).fill(7) }
+    const sums = { ...options, ...run }
+    const loss = { ...sums, lossType: 'cpo' as const, gradient }
+    const signal = AbortSignal.abort(reason)
+    expect(() => linearSequenceLogProbsSync(hidden, weight, labels, { ...sums, signal })).toThrow(reason)
+    expect(() => fusedLinearPreferenceLossSync(hidden, weight, labels, { ...loss, signal })).toThrow(reason)
+    await expect(linearSequenceLogProbs(hidden, weight, labels, { ...sums, signal })).rejects.toBe(reason)
+    await expect(fusedLinearPreferenceLoss(hidden, weight, labels, { ...loss, signal })).rejects.toBe(reason)
+    for (const call of [
+      (signal: AbortSignal) => linearSequenceLogProbs(hidden, weight, labels, { ...sums, signal }),
+      (signal: AbortSignal) => fusedLinearPreferenceLoss(hidden, weight, labels, { ...loss, signal }),
+    ]) {
+      // Calls of native code wait for each other: this one has not begun when it is aborted.
+      const before = run.backend === 'js' ? 0 : 30
+      const others = Array.from({ length: before }, () => linearSequenceLogProbs(hidden, weight, labels, sums))
+      const controller = new AbortController()
+      const running = call(controller.signal)
+      controller.abort(reason)
+      await expect(running).rejects.toBe(reason)
+      await Promise.all(others)
+    }
+    for (const array of Object.values(gradient)) expect(array.every((x) => x === 7)).toBe(true)
+  })
+
   it('accumulates into arrays, or overwrites them', () => {
     for (const transposed of [false, true]) {
       const problem = problemOf({
@@ -493,6 +565,12 @@ describe('what is refused', () => {
       /weight\.shape must be \[vocab, 4\].*got \[10, 5\]/,
     ],
     [
+      'a weight stored as [width, vocab] that does not say so',
+      { weight: { shape: [4, 10] } },
+      'ERR_SHAPE_MISMATCH',
+      /must be \[vocab, 4\], .*; got \[4, 10\]; one stored as \[4, vocab\] has strides \[1, vocab\] besides$/,
+    ],
+    [
       'a weight of one dimension',
       { weight: { shape: [40] } },
       'ERR_SHAPE_MISMATCH',
@@ -582,7 +660,31 @@ describe('what is refused', () => {
       'no reference',
       { options: { lossType: 'sigmoid' } },
       'ERR_INVALID_ARG_VALUE',
-      /\{ chosen, rejected \} or \{ hidden, weight, bias \}/,
+      /\{ chosen, rejected \}, \{ logProbs \} or \{ hidden, weight, bias \}/,
+    ],
+    [
+      'an odd batch without pairs',
+      { hidden: { shape: [3, 2, 4] } },
+      'ERR_SHAPE_MISMATCH',
+      /^the batch has an odd number of sequences, 3, where/,
+    ],
+    [
+      'offsets of nothing',
+      { options: { sequenceOffsets: null } },
+      'ERR_INVALID_ARG_TYPE',
+      /^options\.sequenceOffsets must be an array of rising row numbers; got null/,
+    ],
+    [
+      'a reference that is no object',
+      { options: { reference: new Float64Array(2) } },
+      'ERR_INVALID_ARG_TYPE',
+      /^options\.reference must be an object: .*\{ hidden, weight, bias \}; got Float64Array\(2\)/,
+    ],
+    [
+      'a reference with NaN',
+      { options: { reference: { logProbs: [-1, Number.NaN] } } },
+      'ERR_OUT_OF_RANGE',
+      /^options\.reference\.logProbs\[1\] must be a log-prob; got NaN/,
     ],
     [
       'a reference of another vocabulary',
@@ -597,6 +699,21 @@ describe('what is refused', () => {
     expect(call(changed)).toThrow(expect.objectContaining({ code, message: expect.stringMatching(message) }))
   })
 
+  it('backward for nothing', () => {
+    const { backward } = linearSequenceLogProbsSync(hidden, weight, labels)
+    for (const request of [false, null, 'weight']) {
+      expect(() => backward([1, 1], request as never)).toThrow(
+        expect.objectContaining({
+          code: 'ERR_INVALID_ARG_TYPE',
+          message: expect.stringMatching(/^request must be (true|a boolean) or an object/),
+        }),
+      )
+    }
+    expect(() => linearSequenceLogProbsSync(hidden, weight, labels, { sequenceOffsets: null as never })).toThrow(
+      /^options\.sequenceOffsets must be an array/,
+    )
+  })
+
   it('writes nothing when it throws', () => {
     const shared = new Float32Array(64).fill(7)
     const gradient = { hidden: shared.subarray(0, 24), weight: shared.subarray(20, 60) }
@@ -609,5 +726,103 @@ describe('what is refused', () => {
       fusedLinearPreferenceLossSync(hidden, weight, bad, { lossType: 'cpo', gradient: { weight: out } }),
     ).toThrow(expect.objectContaining({ code: 'ERR_LABEL_OUT_OF_RANGE' }))
     expect([...shared, ...out].every((x) => x === 7)).toBe(true)
+  })
+
+  describe('a gradient over an array of the caller', () => {
+    // The first bytes of the gradient are the array's, of whatever type it is.
+    type Typed = Float32Array | Float64Array | Int32Array | BigInt64Array | Uint8Array
+    const over = <T extends Typed>(View: new (buffer: ArrayBuffer, offset: number, length: number) => T, of: T) => {
+      const memory = new Float32Array(64).fill(7)
+      const array = new View(memory.buffer, 0, of.length)
+      array.set(of as never)
+      return { memory, array }
+    }
+    const reference = { chosen: Float32Array.of(-1), rejected: Float64Array.of(-2) }
+    const others = { hidden: new Float32Array(24).fill(0.5), weight: new Float32Array(40).fill(0.25) }
+    const owned: [string, Typed, (array: never) => object][] = [
+      ['labels', labels, () => ({})],
+      ['labels', BigInt64Array.from(labels, BigInt), () => ({})],
+      ['options.mask', Uint8Array.of(1, 1, 1, 0, 1, 1), (mask) => ({ mask })],
+      ['options.mask', Float32Array.of(1, 1, 1, 0, 1, 1), (mask) => ({ mask })],
+      ['options.tokenWeights', new Float32Array(6).fill(2), (tokenWeights) => ({ tokenWeights })],
+      ['options.pairs', Int32Array.of(1, 0), (pairs) => ({ pairs })],
+      ['options.sequenceOffsets', Int32Array.of(0, 2, 6), (sequenceOffsets) => ({ sequenceOffsets })],
+      ['options.bias', new Float32Array(10).fill(1), (bias) => ({ bias })],
+    ]
+    const ofLoss: typeof owned = [
+      ['options.reference.chosen', reference.chosen, (chosen) => ({ reference: { ...reference, chosen } })],
+      ['options.reference.rejected', reference.rejected, (rejected) => ({ reference: { ...reference, rejected } })],
+      [
+        'options.reference.hidden.data',
+        others.hidden,
+        (data) => ({
+          reference: { hidden: { data, shape: [2, 3, 4] }, weight: { data: others.weight, shape: [10, 4] } },
+        }),
+      ],
+      [
+        'options.reference.weight.data',
+        others.weight,
+        (data) => ({
+          reference: { hidden: { data: others.hidden, shape: [2, 3, 4] }, weight: { data, shape: [10, 4] } },
+        }),
+      ],
+      [
+        'options.reference.bias',
+        new Float32Array(10),
+        (bias) => ({
+          reference: {
+            hidden: { data: others.hidden, shape: [2, 3, 4] },
+            weight: { data: others.weight, shape: [10, 4] },
+            bias,
+          },
+        }),
+      ],
+    ]
+    const given = (options: object) => ('sequenceOffsets' in options ? { ...hidden, shape: [6, 4] } : hidden) as Hidden
+    const sizes = { hidden: 24, weight: 40 }
+    const overwrites = (name: string) =>
+      expect.objectContaining({
+        code: 'ERR_INVALID_ARG_VALUE',
+        message: expect.stringContaining(`would overwrite ${name}:`),
+      })
+
+    it.each([...owned, ...ofLoss])('%s (%o) is refused by the loss', (name, of, optionsOf) => {
+      const { memory, array } = over(of.constructor as never, of)
+      const options = { lossType: 'sigmoid', reference, ...optionsOf(array as never) } as FusedLinearOptions
+      const ids = (name === 'labels' ? array : labels) as Int32Array
+      const before = memory.slice()
+      for (const part of ['hidden', 'weight'] as const) {
+        for (const accumulate of [false, true]) {
+          const gradient = { [part]: memory.subarray(0, sizes[part]) }
+          const call = { ...options, gradient, accumulate }
+          expect(() => fusedLinearPreferenceLossSync(given(options), weight, ids, call)).toThrow(overwrites(name))
+        }
+      }
+      expect(firstDifference(memory, before)).toBe(-1)
+      expect(fusedLinearPreferenceLossSync(given(options), weight, ids, options).losses).toHaveLength(1)
+    })
+
+    it.each(owned)('%s (%o) is refused by backward', (name, of, optionsOf) => {
+      const { memory, array } = over(of.constructor as never, of)
+      const options = optionsOf(array as never)
+      const ids = (name === 'labels' ? array : labels) as Int32Array
+      const { backward } = linearSequenceLogProbsSync(given(options), weight, ids, options)
+      const before = memory.slice()
+      for (const part of ['hidden', 'weight'] as const) {
+        const request = { [part]: memory.subarray(0, sizes[part]) }
+        expect(() => backward([1, 1], request)).toThrow(overwrites(name))
+      }
+      expect(firstDifference(memory, before)).toBe(-1)
+      expect(backward([1, 1], { weight: true }).gradWeight!.shape).toEqual([10, 4])
+    })
+
+    it('and of the upstream gradient, hidden and weight by backward', () => {
+      const { backward } = linearSequenceLogProbsSync(hidden, weight, labels)
+      const { memory, array } = over(Float64Array, Float64Array.of(1, 1))
+      const request = (data: object) => ({ weight: data as Float32Array })
+      expect(() => backward(array, request(memory.subarray(0, 40)))).toThrow(overwrites('gradient'))
+      expect(() => backward([1, 1], request(weight.data))).toThrow(overwrites('weight.data'))
+      expect(() => backward([1, 1], { hidden: hidden.data as Float32Array })).toThrow(overwrites('hidden.data'))
+    })
   })
 })

@@ -5,8 +5,10 @@ import { appendFileSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { runInNewContext } from 'node:vm'
 import { afterAll, describe, expect, test } from 'vitest'
-import { fusedPreferenceLossSync } from '../lib/index.js'
+import { preferenceBatches } from '../lib/data.js'
+import { fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
 import { appendMetrics, type StepOptions, stepMetrics } from '../lib/metrics.js'
 import type { FusedOptions, Labels } from '../lib/types.js'
 
@@ -58,12 +60,139 @@ describe('stepMetrics', () => {
     }
   })
 
+  test('every metric, as TRL has it', () => {
+    // What the lines of TRL 1.16's DPOTrainer that log these give in float64 for this batch of three pairs.
+    const trl = {
+      loss: 0.6990080163553477,
+      'rewards/chosen': -0.07093025828030468,
+      'rewards/rejected': -0.08397172361920517,
+      'rewards/accuracies': 2 / 3,
+      'rewards/margins': 0.013041465338900484,
+      'logps/chosen': -5.709302582803047,
+      'logps/rejected': -5.839717236192051,
+      entropy: 1.186851169673653,
+      mean_token_accuracy: 0.25,
+      num_tokens: 1025,
+    }
+    const N = -100
+    const batch = {
+      labels: Int32Array.of(
+        ...[N, N, 0, 3, 2],
+        ...[N, 1, 4, N, N],
+        ...[N, N, 2, 0, 1],
+        ...[N, N, 1, 1, N],
+        ...[N, 3, 0, N, N],
+        ...[N, 4, 2, 3, 0],
+      ),
+      lengths: [5, 3, 5, 4, 3, 5],
+    }
+    const data = Float32Array.from({ length: 6 * 5 * VOCAB }, (_, i) => (((i * 7919 + 13) % 64) - 32) / 16)
+    const reference = { chosen: [-5, -4, -6], rejected: [-3, -5, -7] }
+    const result = fusedPreferenceLossSync({ data, shape: [6, 5, VOCAB] }, batch.labels, { outputs, reference })
+    const metrics = stepMetrics(result, { step: 3, batch, tokensBefore: 1000 })
+    expect(Object.keys(metrics)).toEqual(['step', ...Object.keys(trl)])
+    for (const [name, value] of Object.entries(trl)) {
+      expect([name, metrics[name as keyof typeof metrics]]).toEqual([name, expect.closeTo(value, 6)])
+    }
+  })
+
+  test('without an active token entropy and accuracy are 0, as in TRL', () => {
+    const none = new Int32Array(12).fill(-100)
+    const result = fusedPreferenceLossSync(logits(), none, common)
+    expect(stepMetrics(result, { step: 0, labels: none })).toMatchObject({ entropy: 0, mean_token_accuracy: 0 })
+    // Nor do the rejected sequences' tokens make up for a chosen one's.
+    const rejectedOnly = labels.map((label, i) => (i < 6 ? -100 : label))
+    const some = fusedPreferenceLossSync(logits(), rejectedOnly, common)
+    const metrics = stepMetrics(some, { step: 0, labels: rejectedOnly })
+    expect(metrics.mean_token_accuracy).toBe(0)
+    expect(metrics.entropy).toBeCloseTo(entropy, 6)
+  })
+
+  test('a label that is ignored is no token, whatever its number', () => {
+    for (const ignoreIndex of [-1, -100, 0]) {
+      // Predicted in the chosen sequences: 1 missed and 1 ignored; 1 hit and 1 ignored.
+      const N = ignoreIndex
+      const ids = Int32Array.of(N, 2, N, 4, 3, N, N, 1, 3, N, N, 2)
+      const result = fusedPreferenceLossSync(logits(), ids, { ...common, ignoreIndex })
+      const { mean_token_accuracy } = stepMetrics(result, { step: 0, labels: ids })
+      expect([ignoreIndex, mean_token_accuracy]).toEqual([ignoreIndex, 1 / 2])
+    }
+  })
+
+  test('a batch of preferenceBatches is all that is needed', async () => {
+    const tokenizer = (text: string) => Array.from(text, Number)
+    const records = [
+      { prompt: '1', chosen: '24', rejected: '3' },
+      { prompt: '23', chosen: '1', rejected: '44' },
+    ]
+    for (const layout of ['padded', 'packed'] as const) {
+      let seen = 7
+      for await (const batch of preferenceBatches(records, { tokenizer, batchSize: 2, layout, ignoreIndex: -1 })) {
+        const size = batch.inputIds.length
+        // The next token is likely where it is even.
+        const next = Array.from({ length: size }, (_, i) =>
+          (batch.inputIds[i + 1] ?? 0) % 2 === 0 ? (batch.inputIds[i + 1] ?? 0) : 0,
+        )
+        const data = Float32Array.from({ length: size * VOCAB }, (_, i) =>
+          Number(next[Math.floor(i / VOCAB)] === i % VOCAB),
+        )
+        const { labels, sequenceOffsets } = batch
+        const options = { ...common, ignoreIndex: -1, sequenceOffsets }
+        const result = fusedPreferenceLossSync({ data, shape: [...batch.shape, VOCAB] }, labels, options)
+        const metrics = stepMetrics(result, { step: 0, batch, tokensBefore: seen })
+        expect(metrics).toMatchObject({ mean_token_accuracy: 2 / 3, num_tokens: 7 + 3 + 3 + 2 + 4 })
+        seen = metrics.num_tokens!
+      }
+    }
+  })
+
+  test('pairs, offsets and shift are the result’s: forgetting them changes nothing', () => {
+    const cases: FusedOptions[] = [
+      { pairs: [2, 0, 3, 1] },
+      { pairs: [0, 1, 2, 3] },
+      { shift: false },
+      { sequenceOffsets: [0, 2, 6, 9, 12], pairs: [1, 0, 3, 2] },
+      { sequenceOffsets: [0, 3, 6, 9, 12], shift: false },
+    ]
+    const unshifted = Int32Array.of(-100, 2, 4, 0, 4, -100, 1, -100, 0, 2, -100, 0)
+    for (const options of cases) {
+      const ids = options.shift === false ? unshifted : labels
+      const tensor = { ...logits(), shape: options.sequenceOffsets ? [12, VOCAB] : [4, 3, VOCAB] }
+      const result = fusedPreferenceLossSync(tensor, ids, { ...common, ...options })
+      const { pairs, sequenceOffsets, shift } = options
+      const told = stepMetrics(result, { step: 0, labels: ids, pairs, sequenceOffsets, shift })
+      expect(told.mean_token_accuracy).toBeGreaterThan(0)
+      // A copy of the result has it all, too.
+      const { losses: _, ...kept } = result
+      expect(stepMetrics(kept as typeof result, { step: 0, labels: ids })).toEqual(told)
+      const mistakes: Partial<StepOptions>[] = [
+        { pairs: pairs ? [0, 2, 1, 3] : [1, 3, 0, 2] },
+        { pairs: [0, 2] },
+        { sequenceOffsets: [0, 4, 6, 9, 12] },
+        { shift: shift === false },
+        { labels: undefined, batch: { labels: ids, pairs: [3, 0, 2, 1] } },
+        { labels: undefined, batch: { labels: ids, sequenceOffsets: [0, 5, 6, 9, 12] } },
+      ]
+      for (const mistake of mistakes) {
+        const call = () => stepMetrics(result, { step: 0, labels: ids, ...mistake })
+        expect(call, JSON.stringify(mistake)).toThrow(expect.objectContaining({ code: 'ERR_SHAPE_MISMATCH' }))
+      }
+    }
+  })
+
   test('token accuracy in every layout', () => {
     const unshifted = Int32Array.of(-100, 2, 4, 0, 4, -100, 1, -100, 0, 2, -100, 0)
     // Of the labels of the chosen sequences, those that are the likely token.
     const cases: [string, FusedOptions, Partial<StepOptions>, Labels, number][] = [
       ['64-bit labels', {}, {}, BigInt64Array.from(labels, BigInt), 3 / 4],
       ['pairs', { pairs: [2, 0, 2, 1] }, { pairs: [2, 0, 2, 1] }, labels, 1 / 2],
+      [
+        'a chosen sequence of two pairs counts once',
+        { pairs: [0, 1, 0, 2, 3, 1], reference: { chosen: [0, 0, 0], rejected: [0, 0, 0] } },
+        {},
+        labels,
+        2 / 3,
+      ],
       ['one pair of four', { pairs: [3, 0], reference: { chosen: [0], rejected: [0] } }, { pairs: [3, 0] }, labels, 1],
       ['without a shift', { shift: false }, { shift: false }, unshifted, 2 / 4],
       ['masked', { mask: [0, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1] }, {}, labels, 1],
@@ -91,11 +220,56 @@ describe('stepMetrics', () => {
     for (const name of ['entropy', 'mean_token_accuracy', 'ms', 'GB/s']) expect(metrics).not.toHaveProperty([name])
   })
 
+  test('a step that took no time is no error, and has no speed', () => {
+    const result = fusedPreferenceLossSync(logits(), labels, common)
+    const metrics = stepMetrics(result, { step: 0, ms: 0, bytes: 10 })
+    expect(metrics.ms).toBe(0)
+    expect(metrics).not.toHaveProperty(['GB/s'])
+  })
+
+  test('what is no result is refused by its name', async () => {
+    const result = fusedPreferenceLossSync(logits(), labels, common)
+    const [chosen, rejected] = [[-1], [-2]]
+    const cases: [unknown, RegExp][] = [
+      [undefined, /^result must be the result of fusedPreferenceLoss; got undefined/],
+      [null, /^result must be .*; got null/],
+      [Promise.resolve(result), /^result must be .*, awaited; got an instance of Promise/],
+      [{ loss: 1 }, /^result\.accuracy must be a number.*; got undefined/],
+      [preferenceLossSync({ chosen, rejected }, { lossType: 'cpo' }), /^result\.chosenLogProbs must be an array/],
+      [{ ...result, chosenRewards: undefined }, /^result\.chosenRewards must be an array/],
+      [{ ...result, rejectedRewards: 3 }, /^result\.rejectedRewards must be an array/],
+      [{ ...result, rejectedLogProbs: null }, /^result\.rejectedLogProbs must be an array/],
+      [{ ...result, tokenCounts: undefined }, /^result\.tokenCounts must be an array/],
+      [{ ...result, loss: '1' }, /^result\.loss must be a number/],
+      [{ ...result, margin: undefined }, /^result\.margin must be a number/],
+      [{ ...result, layout: undefined }, /^result\.layout must be an object/],
+    ]
+    for (const [bad, message] of cases) {
+      const wanted = expect.objectContaining({ code: 'ERR_INVALID_ARG_TYPE', message: expect.stringMatching(message) })
+      expect(() => stepMetrics(bad as typeof result, { step: 0 })).toThrow(wanted)
+    }
+  })
+
   test.each<[string, object | undefined, string]>([
     ['no step', {}, 'ERR_INVALID_ARG_TYPE'],
     ['no options', undefined, 'ERR_INVALID_ARG_TYPE'],
     ['an unknown option', { step: 0, time: 5 }, 'ERR_INVALID_ARG_VALUE'],
-    ['no time at all', { step: 0, ms: 0 }, 'ERR_OUT_OF_RANGE'],
+    ['time that runs backwards', { step: 0, ms: -1 }, 'ERR_OUT_OF_RANGE'],
+    ['time that is no number', { step: 0, ms: Number.NaN }, 'ERR_OUT_OF_RANGE'],
+    ['fewer bytes than none', { step: 0, bytes: -1 }, 'ERR_OUT_OF_RANGE'],
+    ['bytes in words', { step: 0, bytes: '3 MB' }, 'ERR_INVALID_ARG_TYPE'],
+    ['no batch', { step: 0, batch: null }, 'ERR_INVALID_ARG_TYPE'],
+    ['a batch without labels', { step: 0, batch: {} }, 'ERR_INVALID_ARG_TYPE'],
+    ['a batch and labels', { step: 0, batch: { labels }, labels }, 'ERR_INVALID_ARG_VALUE'],
+    [
+      'tokens before, of a batch without lengths',
+      { step: 0, batch: { labels }, tokensBefore: 0 },
+      'ERR_INVALID_ARG_VALUE',
+    ],
+    ['less than no token before', { step: 0, batch: { labels, lengths: [3] }, tokensBefore: -1 }, 'ERR_OUT_OF_RANGE'],
+    ['lengths that are a number', { step: 0, batch: { labels, lengths: 3 }, tokensBefore: 0 }, 'ERR_INVALID_ARG_TYPE'],
+    ['labels of another batch', { step: 0, labels: new Int32Array(12).fill(-100) }, 'ERR_INVALID_ARG_VALUE'],
+    ['labels elsewhere', { step: 0, labels: { ptr: 1, byteLength: 48 } }, 'ERR_INVALID_ARG_TYPE'],
     ['labels of another shape', { step: 0, labels: labels.subarray(1) }, 'ERR_SHAPE_MISMATCH'],
     ['labels of a call with a shift', { step: 0, labels, shift: false }, 'ERR_SHAPE_MISMATCH'],
   ])('%s is refused', (_, options, code) => {
@@ -126,6 +300,13 @@ describe('appendMetrics', () => {
     expect(lines(file)).toEqual(['{"step":1}', '{"st', '{"step":2}', ''])
   })
 
+  test('an object without a prototype, or of another realm, is as plain as any', () => {
+    const file = join(folder, 'plain.jsonl')
+    appendMetrics(file, Object.assign(Object.create(null), { step: 1 }))
+    appendMetrics(file, runInNewContext('({ step: 2 })'))
+    expect(lines(file)).toEqual(['{"step":1}', '{"step":2}', ''])
+  })
+
   test('numbers that JSON has no word for are kept', () => {
     const file = join(folder, 'nan.jsonl')
     appendMetrics(file, { step: 1, loss: Number.NaN, entropy: Number.POSITIVE_INFINITY })
@@ -135,7 +316,15 @@ describe('appendMetrics', () => {
   test('what cannot be kept is refused, and nothing written', () => {
     const file = join(folder, 'refused.jsonl')
     appendMetrics(file, { step: 1 })
-    for (const bad of [undefined, [1], { losses: [1, 2] }, { loss: 1n }]) {
+    class Metrics {
+      loss = 1
+      get accuracy() {
+        return 2
+      }
+    }
+    const map = new Map([['loss', 1]])
+    const bads = [undefined, null, 5, [1], map, new Date(), new Metrics(), Float64Array.of(1), { losses: [1, 2] }]
+    for (const bad of [...bads, { loss: 1n }, { toJSON: () => 'x' }]) {
       expect(() => appendMetrics(file, bad as Record<string, unknown>)).toThrow(
         expect.objectContaining({ code: expect.stringMatching(/^ERR_INVALID_ARG/) }),
       )

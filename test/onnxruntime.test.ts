@@ -2,14 +2,45 @@
  * The onnxruntime adapter, on a small model built here: reference log-probs, the file they are kept in, and how it is
  * continued after an interruption or refused.
  */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { Worker } from 'node:worker_threads'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { readReferenceLogProbs, toLogits, writeReferenceLogProbs } from '../lib/adapters/onnxruntime.js'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
+import {
+  type ReferenceBatch,
+  type ReferenceLogProbsOptions,
+  readReferenceLogProbs,
+  toLogits,
+  writeReferenceLogProbs,
+} from '../lib/adapters/onnxruntime.js'
 import { sequenceLogProbsSync } from '../lib/index.js'
 import { gaussian, random } from './support.js'
+
+/** What happens just before a file is locked, once. */
+const atLock = vi.hoisted(() => ({ run: () => {} }))
+vi.mock('../lib/lock-file.js', async (original) => {
+  const { lockFile } = await original<typeof import('../lib/lock-file.js')>()
+  const hooked: typeof lockFile = (path) => {
+    atLock.run()
+    atLock.run = () => {}
+    return lockFile(path)
+  }
+  return { lockFile: hooked }
+})
 
 const { onnxModel, TYPES } = await import(new URL('../scripts/onnx-model.mjs', import.meta.url).href)
 const [VOCAB, WIDTH, TIME, PAIRS] = [29, 5, 6, 2]
@@ -33,11 +64,10 @@ function modelOf(type: 'float32' | 'float16'): Buffer {
   })
 }
 
-interface Batch {
+interface Batch extends ReferenceBatch {
   inputIds: Int32Array
   labels: Int32Array
   dims: number[]
-  sequenceOffsets?: number[]
 }
 
 function batchesOf(count: number, seed = 7): Batch[] {
@@ -73,7 +103,7 @@ const forwardOf = (type: 'float32' | 'float16') => async (batch: Batch) => {
 }
 const forward = forwardOf('float32')
 
-const folder = mkdtempSync(join(tmpdir(), 'reference-'))
+const folder = realpathSync(mkdtempSync(join(tmpdir(), 'reference-')))
 let path: string
 let files = 0
 beforeAll(async () => {
@@ -83,6 +113,7 @@ beforeEach(() => {
   path = join(folder, `${files++}.jsonl`)
   seen = []
 })
+afterEach(() => expect(readdirSync(folder).filter((name) => name.endsWith('.lock'))).toEqual([]))
 afterAll(() => rmSync(folder, { recursive: true }))
 
 /** What is thrown, and the file must be what it was. */
@@ -113,6 +144,11 @@ describe('toLogits', () => {
   it('takes whatever has the shape of a tensor, as those of transformers.js', () => {
     const data = new Float32Array(24)
     expect(toLogits({ type: 'float32', dims: [2, 3, 4], data })).toEqual({ data, shape: [2, 3, 4], dtype: 'float32' })
+  })
+
+  it('takes tensors in pinned memory, which JavaScript sees too', async () => {
+    const tensor = { type: 'float32', dims: [2, 3, 4], data: new Float32Array(24), location: 'cpu-pinned' }
+    expect(toLogits(tensor).data).toBe(tensor.data)
   })
 
   it.each([
@@ -165,6 +201,97 @@ describe('writeReferenceLogProbs', () => {
     }
     const padded = await writeReferenceLogProbs(join(folder, 'padded.jsonl'), batches, forward)
     expect(await writeReferenceLogProbs(path, packed(), forward)).toEqual(padded)
+  })
+
+  describe('hands on', () => {
+    const ids = batchesOf(1)[0]
+    const direct = async (batch: object, options: object) => {
+      const logits = toLogits(await forward(ids))
+      const { logProbs } = sequenceLogProbsSync(logits, ids.labels, { ...batch, ...options })
+      return [...logProbs]
+    }
+    const written = async (batch: object, options?: object) => {
+      const { chosen, rejected } = await writeReferenceLogProbs(path, [{ ...ids, ...batch }], forward, options)
+      return [...chosen, ...rejected]
+    }
+    const mask = ids.labels.map((_, i) => (i % 5 === 3 ? 0 : 1))
+
+    it.each<[string, object, object?]>([
+      ['shift', { shift: false }],
+      ['ignoreIndex', { ignoreIndex: ids.labels[3] }, { mask: ids.labels.map((label) => (label < 0 ? 0 : 1)) }],
+      ['averageLogProb', { averageLogProb: true }],
+      ['temperature', { temperature: 2 }],
+      ['ldAlpha', { ldAlpha: 0.25 }, { mask }],
+      ['backend', { backend: 'js' }],
+    ])('%s, which is an option', async (name, options, batch = {}) => {
+      const wanted = await direct(batch, options)
+      expect(await written(batch, options)).toEqual(wanted)
+      if (name !== 'backend') expect(await direct(batch, {})).not.toEqual(wanted)
+      // It is a setting of the file, unless it does not change what is in there.
+      const again = await writeReferenceLogProbs(path, [{ ...ids, ...batch }], forward).catch((error) => error)
+      if (name === 'backend') expect([...again.chosen, ...again.rejected]).toEqual(wanted)
+      else expect(again).toMatchObject({ message: expect.stringContaining(`made with ${name}`) })
+    })
+
+    it('emptySequence', async () => {
+      const empty = { mask: ids.labels.map((_, i) => (i < TIME ? 0 : 1)) }
+      expect((await written(empty))[0]).toBe(0)
+      path = join(folder, 'empty.jsonl')
+      // The try before the model runs has active tokens, whatever is ignored.
+      const full = { labels: ids.labels.map((label) => Math.max(1, label)) }
+      await written(full, { emptySequence: 'error', ignoreIndex: 0 })
+      path = join(folder, 'empty-2.jsonl')
+      await expect(written(empty, { emptySequence: 'error' })).rejects.toThrow(/leave sequence 0 without active tokens/)
+      await expect(written(empty, { emptySequence: 'nan' })).rejects.toMatchObject({ code: 'ERR_OUT_OF_RANGE' })
+    })
+
+    it.each<[string, object]>([
+      ['a mask', { mask }],
+      ['a mask of booleans', { mask: Array.from(mask, (x) => x === 1) }],
+      ['token weights', { tokenWeights: Float32Array.from(mask, (x) => 0.5 + x) }],
+    ])('%s of a batch', async (_, batch) => {
+      const wanted = await direct(batch, {})
+      expect(await written(batch)).toEqual(wanted)
+      expect(await direct({}, {})).not.toEqual(wanted)
+    })
+
+    it('the pairs of a batch', async () => {
+      const logProbs = await direct({}, {})
+      expect(await written({ pairs: [3, 0, 1, 2] })).toEqual([3, 1, 0, 2].map((s) => logProbs[s]))
+      const one = await writeReferenceLogProbs(join(folder, 'one.jsonl'), [{ ...ids, pairs: [2, 1] }], forward)
+      expect([...one.chosen, ...one.rejected]).toEqual([logProbs[2], logProbs[1]])
+    })
+
+    it('tensors and 64-bit integers in place of arrays', async () => {
+      const wide = (values: ArrayLike<number>) => BigInt64Array.from(values as number[], BigInt)
+      const tensor = (values: ArrayLike<number>) => new Tensor('int64', wide(values), [values.length])
+      const offsets = [0, 6, 12, 18, 24]
+      const wanted = await direct({ mask, pairs: [1, 0, 2, 3] }, {})
+      const given = { mask, pairs: [1, 0, 2, 3], sequenceOffsets: offsets }
+      for (const as of [wide, tensor]) {
+        path = join(folder, `${as.name}.jsonl`)
+        const { labels, inputIds } = ids
+        const batch = {
+          labels: as(labels),
+          inputIds: as(inputIds),
+          mask: as(given.mask),
+          pairs: as(given.pairs),
+          sequenceOffsets: as(given.sequenceOffsets),
+        }
+        const packed = async () => {
+          const logits = await forward(ids)
+          return { type: logits.type, dims: [1, 24, VOCAB], data: logits.data }
+        }
+        const { chosen, rejected } = await writeReferenceLogProbs(path, [batch], packed)
+        expect([...chosen, ...rejected]).toEqual([1, 2, 0, 3].map((s) => wanted[s]))
+      }
+      const disposed = tensor(mask)
+      disposed.dispose()
+      await expect(written({ mask: disposed })).rejects.toMatchObject({
+        code: 'ERR_DISPOSED',
+        message: expect.stringContaining('batches[0].mask'),
+      })
+    })
   })
 
   it('goes on after an interruption, line cut short or not, and gives the same file', async () => {
@@ -249,6 +376,37 @@ describe('writeReferenceLogProbs', () => {
       expect(await again(prompts)).toMatchObject({ code, message: expect.stringContaining('batch 0') })
     })
 
+    it.each<[string, object, object]>([
+      ['a mask', {}, { mask: batches[0].labels.map((_, i) => i % 3) }],
+      ['another mask', { mask: batches[0].labels.map(() => 1) }, { mask: batches[0].labels.map((_, i) => i % 3) }],
+      ['token weights', {}, { tokenWeights: Array.from(batches[0].labels, () => 2) }],
+      ['other pairs', { pairs: [0, 2, 1, 3] }, { pairs: [0, 3, 1, 2] }],
+      ['pairs where there were none', {}, { pairs: [0, 2, 1, 3] }],
+      ['arrays of another kind', {}, { inputIds: Uint32Array.from(batches[0].inputIds) }],
+      [
+        'arrays of another name',
+        { mask: batches[0].labels.map(() => 1) },
+        { tokenWeights: batches[0].labels.map(() => 1) },
+      ],
+      ['no prompts', {}, { inputIds: undefined }],
+    ])('%s', async (_, first, second) => {
+      const model = () => forward(batches[0])
+      await writeReferenceLogProbs(path, [{ ...batches[0], ...first }], model)
+      const error = await refusal(() => writeReferenceLogProbs(path, [{ ...batches[0], ...second }], model))
+      expect(error).toMatchObject({ code, message: expect.stringContaining('batch 0 of the data is another') })
+      await writeReferenceLogProbs(path, [{ ...batches[0], ...first }], model)
+    })
+
+    it('other offsets', async () => {
+      const tensor = await forward(batches[0])
+      const packed = () => ({ type: 'float32', dims: [24, VOCAB], data: tensor.data })
+      await writeReferenceLogProbs(path, [{ ...batches[0], sequenceOffsets: [0, 6, 12, 18, 24] }], packed)
+      const other = [{ ...batches[0], sequenceOffsets: [0, 5, 12, 18, 24] }]
+      expect(await refusal(() => writeReferenceLogProbs(path, other, packed))).toMatchObject({
+        message: expect.stringContaining('batch 0'),
+      })
+    })
+
     it('less data, or more than a complete file has', async () => {
       await cut(3)
       expect(await again(batches.slice(0, 1))).toMatchObject({ code, message: expect.stringContaining('only 1') })
@@ -283,10 +441,22 @@ describe('writeReferenceLogProbs', () => {
       expect(await again(batches)).toMatchObject({ code, message: expect.stringMatching(/line 3, is not JSON/) })
       writeFileSync(path, [...lines.slice(0, 2), '{"fingerprint":"x","chosen":[1],"rejected":[null]}', ''].join('\n'))
       expect(await again(batches)).toMatchObject({ code, message: expect.stringMatching(/line 3, is not a batch/) })
+      const uneven = JSON.stringify({ ...JSON.parse(lines[2]), rejected: [-1] })
+      writeFileSync(path, [...lines.slice(0, 2), uneven, lines[3], ''].join('\n'))
+      expect(await again(batches)).toMatchObject({ code, message: expect.stringMatching(/line 3, is not a batch/) })
+    })
+
+    it('a complete file that has lost a line', async () => {
+      await cut(5)
+      const lines = readFileSync(path, 'utf8').split('\n')
+      writeFileSync(path, [...lines.slice(0, 2), ...lines.slice(3)].join('\n'))
+      const message = expect.stringMatching(/line 4, ends 6 pairs, but the file has 4/)
+      expect(await again(batches)).toMatchObject({ code, message })
+      await expect(readReferenceLogProbs(path)).rejects.toMatchObject({ code, message })
     })
   })
 
-  it('refuses log-probs that are not finite, and unknown options', async () => {
+  it('refuses log-probs that are not finite', async () => {
     const broken = () => ({
       type: 'float32',
       dims: [4, TIME, VOCAB],
@@ -296,7 +466,392 @@ describe('writeReferenceLogProbs', () => {
       code: 'ERR_OUT_OF_RANGE',
       message: expect.stringMatching(/batch 0: the log-prob of sequence 0 .*NaN/),
     })
-    await expect(writeReferenceLogProbs(path, [], forward, { modle: 'x' } as object)).rejects.toThrow(/'model'/)
     await expect(readReferenceLogProbs(join(folder, 'none'))).rejects.toThrow(/ENOENT/)
+  })
+
+  describe('knows the model', () => {
+    const batches = batchesOf(2)
+    const write = (model: ReferenceLogProbsOptions['model']) =>
+      writeReferenceLogProbs(path, batches, forward, { model })
+
+    it('by what it is made of, in whatever order', async () => {
+      const whole = await write({ name: 'tiny', layers: [{ width: 5, kind: 'a' }, 2], revision: null })
+      seen = []
+      const bytes = readFileSync(path)
+      // Also from a header that was cut short.
+      for (const end of [bytes.length, 90]) {
+        writeFileSync(path, bytes.subarray(0, end))
+        const same = { revision: null, layers: [{ kind: 'a', width: 5 }, 2], name: 'tiny' }
+        expect(await write(same)).toEqual(whole)
+        expect(readFileSync(path).equals(bytes)).toBe(true)
+      }
+      expect(seen).toEqual(batches)
+    })
+
+    it.each([
+      [{ name: 'tiny', revision: 2 }],
+      [{ name: 'tiny' }],
+      [{ name: 'tiny', revision: '1' }],
+      [['tiny', 1]],
+      ['tiny'],
+      [null],
+      [undefined],
+    ])('and another by any difference: %j', async (model) => {
+      await write({ name: 'tiny', revision: 1 })
+      expect(await refusal(() => write(model))).toMatchObject({
+        code: 'ERR_INVALID_ARG_VALUE',
+        message: expect.stringMatching(/made with model {"name":"tiny","revision":1}, not /),
+      })
+    })
+
+    const circle: { of?: object } = {}
+    circle.of = circle
+    it.each<[string, unknown]>([
+      ['a Map', new Map([['name', 'tiny']])],
+      ['an instance of a class', { name: new URL('file:///model.onnx') }],
+      ['a function', { name: () => 'tiny' }],
+      ['NaN', { step: Number.NaN }],
+      ['a BigInt', 1n],
+      ['bytes', new Uint8Array(3)],
+      ['a circle', circle],
+    ])('but not by %s, which a file cannot keep', async (_, model) => {
+      await expect(write(model as never)).rejects.toMatchObject({
+        code: 'ERR_INVALID_ARG_TYPE',
+        message: expect.stringContaining('options.model must be a value that JSON keeps as it is'),
+      })
+    })
+  })
+
+  describe('before the model runs refuses', () => {
+    const stopped = AbortSignal.abort(new Error('stopped by the caller'))
+    it.each<[string, object, object]>([
+      [
+        'an unknown option',
+        { modl: 'x' },
+        { code: 'ERR_INVALID_ARG_VALUE', message: expect.stringContaining("'model'") },
+      ],
+      ['shift', { shift: 1 }, { code: 'ERR_INVALID_ARG_TYPE', message: expect.stringContaining('options.shift') }],
+      ['ignoreIndex', { ignoreIndex: 0.5 }, { code: 'ERR_OUT_OF_RANGE' }],
+      ['averageLogProb', { averageLogProb: 'no' }, { code: 'ERR_INVALID_ARG_TYPE' }],
+      ['temperature', { temperature: 0 }, { code: 'ERR_OUT_OF_RANGE' }],
+      ['ldAlpha', { ldAlpha: 2 }, { code: 'ERR_OUT_OF_RANGE' }],
+      ['emptySequence', { emptySequence: 'skip' }, { code: 'ERR_INVALID_ARG_VALUE' }],
+      ['backend', { backend: 'gpu' }, { code: 'ERR_INVALID_ARG_VALUE' }],
+      ['threads', { threads: 0 }, { code: 'ERR_OUT_OF_RANGE' }],
+      ['instructionSet', { instructionSet: 'mmx' }, { code: 'ERR_INVALID_ARG_VALUE' }],
+      ['stream', { stream: 1 }, { code: 'ERR_INVALID_ARG_VALUE', message: expect.stringContaining('options.stream') }],
+      ['device', { device: 0 }, { code: 'ERR_INVALID_ARG_VALUE', message: expect.stringContaining('options.device') }],
+      ['an aborted signal', { signal: stopped }, { message: 'stopped by the caller' }],
+      [
+        'onProgress',
+        { onProgress: 3 },
+        { code: 'ERR_INVALID_ARG_TYPE', message: /onProgress must be a function; got 3/ },
+      ],
+      ['what belongs to batches', { mask: [1] }, { code: 'ERR_INVALID_ARG_VALUE', message: /batch\.mask/ }],
+      [
+        'token weights of all',
+        { tokenWeights: [1] },
+        { code: 'ERR_INVALID_ARG_VALUE', message: /batch\.tokenWeights/ },
+      ],
+      ['pairs of all', { pairs: [0, 1] }, { code: 'ERR_INVALID_ARG_VALUE', message: /batch\.pairs/ }],
+      [
+        'offsets of all',
+        { sequenceOffsets: [0, 1] },
+        { code: 'ERR_INVALID_ARG_VALUE', message: /batch\.sequenceOffsets/ },
+      ],
+      ['outputs', { outputs: ['logSumExp'] }, { code: 'ERR_INVALID_ARG_VALUE', message: /single tokens/ }],
+    ])('%s', async (_, options, { message, ...error }: { message?: unknown }) => {
+      const reason = await writeReferenceLogProbs(path, batchesOf(1), forward, options).catch((reason) => reason)
+      expect(reason).toMatchObject(error)
+      if (message instanceof RegExp) expect(reason.message).toMatch(message)
+      else if (message) expect(reason).toMatchObject({ message })
+      expect(seen).toEqual([])
+      expect(existsSync(path)).toBe(false)
+    })
+
+    it.each<[string, unknown[], object]>([
+      ['options that are null', [batchesOf(1), forward, null], { code: 'ERR_INVALID_ARG_TYPE' }],
+      ['a model that is no function', [batchesOf(1), {}], { code: 'ERR_INVALID_ARG_TYPE', message: /^forward/ }],
+      [
+        'a single batch',
+        [batchesOf(1)[0], forward],
+        { code: 'ERR_INVALID_ARG_TYPE', message: /^batches must be an array/ },
+      ],
+      ['text', ['ab', forward], { code: 'ERR_INVALID_ARG_TYPE', message: /^batches\[0\] must be an object/ }],
+      ['a batch without labels', [[{}], forward], { code: 'ERR_INVALID_ARG_TYPE', message: /^batches\[0\]\.labels/ }],
+      [
+        'lists of lists',
+        [[{ labels: new Int32Array(2), inputIds: [[1, 2]] }], forward],
+        {
+          code: 'ERR_INVALID_ARG_TYPE',
+          message: /^batches\[0\]\.inputIds\[0\] must be a number, the array being flat/,
+        },
+      ],
+      [
+        'what is no array',
+        [[{ labels: new Int32Array(2), mask: 5 }], forward],
+        { code: 'ERR_INVALID_ARG_TYPE', message: /^batches\[0\]\.mask must be an array or a tensor/ },
+      ],
+    ])('%s', async (_, given, { message, ...error }: { message?: RegExp }) => {
+      const reason = await writeReferenceLogProbs(path, ...(given as [never, never])).catch((reason) => reason)
+      expect(reason).toMatchObject(error)
+      if (message) expect(reason.message).toMatch(message)
+      expect(seen).toEqual([])
+      expect(existsSync(path)).toBe(false)
+    })
+
+    it('a folder that is not there, and a path that is no text', async () => {
+      const nowhere = join(folder, 'nowhere', 'file.jsonl')
+      await expect(writeReferenceLogProbs(nowhere, batchesOf(1), forward)).rejects.toMatchObject({
+        code: 'ERR_INVALID_ARG_VALUE',
+        message: `${nowhere} cannot be written: there is no folder '${join(folder, 'nowhere')}'`,
+      })
+      await expect(writeReferenceLogProbs(5 as never, batchesOf(1), forward)).rejects.toMatchObject({
+        code: 'ERR_INVALID_ARG_TYPE',
+      })
+      expect(seen).toEqual([])
+    })
+  })
+
+  it('takes plain lists of ids, and sees a difference in them', async () => {
+    const [batch] = batchesOf(1)
+    const as = (first: number) => [{ ...batch, inputIds: [BigInt(first), ...Array.from(batch.inputIds.subarray(1))] }]
+    const model = () => forward(batch)
+    await writeReferenceLogProbs(path, as(1), model)
+    await writeReferenceLogProbs(path, as(1), model)
+    await expect(writeReferenceLogProbs(path, as(2), model)).rejects.toThrow(/batch 0 of the data is another/)
+  })
+
+  it('refuses data without a batch, and writes nothing', async () => {
+    const [batch] = batchesOf(1)
+    const used = [batch].values()
+    await writeReferenceLogProbs(path, used, forward)
+    const bytes = readFileSync(path)
+    const empty = join(folder, 'no-data.jsonl')
+    for (const none of [[], used, (async function* () {})()]) {
+      await expect(writeReferenceLogProbs(empty, none, forward)).rejects.toMatchObject({
+        code: 'ERR_INVALID_ARG_VALUE',
+        message: expect.stringMatching(/^batches gave no batch/),
+      })
+      expect(existsSync(empty)).toBe(false)
+    }
+    await expect(writeReferenceLogProbs(path, used, forward)).rejects.toThrow(/it has 1 batches, the data only 0/)
+    expect(readFileSync(path).equals(bytes)).toBe(true)
+  })
+
+  it('stops between batches when it is told to, and goes on from there', async () => {
+    const controller = new AbortController()
+    const batches = batchesOf(3)
+    const onProgress = ({ batches }: { batches: number }) => {
+      if (batches === 2) controller.abort(new Error('enough for today'))
+    }
+    const { signal } = controller
+    await expect(writeReferenceLogProbs(path, batches, forward, { signal, onProgress })).rejects.toThrow('enough')
+    expect(seen).toEqual(batches.slice(0, 2))
+    await writeReferenceLogProbs(path, batches, forward)
+    expect(seen).toEqual(batches)
+  })
+})
+
+describe('writers of one file', () => {
+  const code = 'ERR_INVALID_ARG_VALUE'
+  const lock = () => `${path}.lock`
+
+  it('are one at a time, by whatever way it is reached', async () => {
+    const batches = batchesOf(3)
+    const link = join(folder, 'link.jsonl')
+    await writeReferenceLogProbs(path, batches, (batch) => {
+      if (batch === batches[1]) throw new Error('interrupted')
+      return forward(batch)
+    }).catch(() => {})
+    symlinkSync(path, link)
+    const others: Promise<unknown>[] = []
+    const reference = await writeReferenceLogProbs(path, batches, async (batch) => {
+      for (const way of [path, link]) {
+        const other = writeReferenceLogProbs(way, batchesOf(2, 1), forward).catch((error) => error)
+        // It has other data, and says first that it may not write.
+        expect(await other).toMatchObject({
+          code,
+          message: `${way} is being written by another call of this process: wait for it, or write another file; if that process has ended, delete ${lock()}`,
+        })
+        others.push(other)
+      }
+      return forward(batch)
+    })
+    expect(others).toHaveLength(4)
+    expect(await readReferenceLogProbs(path)).toEqual(reference)
+    // A complete file is only read.
+    const both = [path, link].map((way) => writeReferenceLogProbs(way, batches, forward))
+    expect(await Promise.all(both)).toEqual([reference, reference])
+  })
+
+  it('see what another has written before they got the lock', async () => {
+    const batches = batchesOf(2)
+    const reference = await writeReferenceLogProbs(path, batches, forward)
+    const bytes = readFileSync(path)
+    writeFileSync(path, bytes.subarray(0, bytes.indexOf(10) + 1))
+    seen = []
+    atLock.run = () => writeFileSync(path, bytes)
+    expect(await writeReferenceLogProbs(path, batches, forward)).toEqual(reference)
+    expect(seen).toEqual([])
+    expect(readFileSync(path).equals(bytes)).toBe(true)
+  })
+
+  it('started together: the file is whole, and one of them is refused', async () => {
+    const batches = batchesOf(4)
+    const both = await Promise.allSettled([1, 2].map(() => writeReferenceLogProbs(path, batches, forward)))
+    expect(both.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected'])
+    expect(both.find(({ status }) => status === 'rejected')).toMatchObject({ reason: { code } })
+    expect((await readReferenceLogProbs(path)).chosen).toHaveLength(4 * PAIRS)
+  })
+
+  /** A program that writes the file, a batch at a time, each when a line comes in. */
+  const program = `
+    import { createInterface } from 'node:readline'
+    import { writeReferenceLogProbs } from ${JSON.stringify(new URL('../dist/adapters/onnxruntime.mjs', import.meta.url).href)}
+    const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
+    const batches = Array.from({ length: 3 }, (_, i) => ({ labels: Int32Array.of(0, i, 1, 0) }))
+    const forward = async ({ labels }) => {
+      console.log('forward ' + labels[1])
+      await lines.next()
+      return { type: 'float32', dims: [2, 2, 3], data: Float32Array.from({ length: 12 }, (_, i) => Math.sin(i * labels[1])) }
+    }
+    const result = await writeReferenceLogProbs(process.argv[2], batches, forward).catch((error) => error)
+    console.log(result instanceof Error ? result.code + ' ' + result.message : 'wrote ' + result.chosen.length)
+    process.exit()
+  `
+  function start() {
+    const file = join(folder, 'writer.mjs')
+    writeFileSync(file, program)
+    const child = spawn(process.execPath, [file, path], { stdio: ['pipe', 'pipe', 'inherit'] })
+    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+    const line = async (): Promise<string> => (await lines.next()).value
+    return { child, line, go: () => child.stdin.write('\n') }
+  }
+
+  it('are one at a time across processes; what a killed one leaves is gone on with', async () => {
+    const first = start()
+    expect(await first.line()).toBe('forward 0')
+    const second = start()
+    expect(await second.line()).toMatch(
+      new RegExp(`^${code} .* is being written by process ${first.child.pid} on '.*delete .*\\.jsonl\\.lock`),
+    )
+    first.go()
+    expect(await first.line()).toBe('forward 1')
+    first.child.kill('SIGKILL')
+    await once(first.child, 'close')
+    expect(existsSync(lock())).toBe(true)
+    await expect(readReferenceLogProbs(path)).rejects.toThrow(/is not complete: it ends after 1 batches/)
+
+    const third = start()
+    for (const i of [1, 2]) {
+      expect(await third.line()).toBe(`forward ${i}`)
+      third.go()
+    }
+    expect(await third.line()).toBe('wrote 3')
+    expect((await readReferenceLogProbs(path)).chosen).toHaveLength(3)
+  })
+
+  it('of several processes started together write one whole file', async () => {
+    const all = [start(), start(), start()]
+    const ends = await Promise.all(
+      all.map(async ({ line, go }) => {
+        for (let said = await line(); ; said = await line()) {
+          if (!said.startsWith('forward')) return said
+          // The others come while this one waits.
+          await new Promise((resolve) => setTimeout(resolve, 100))
+          go()
+        }
+      }),
+    )
+    // One that starts when another has ended finds a complete file.
+    expect(ends.filter((said) => said === 'wrote 3').length).toBeGreaterThan(0)
+    for (const said of ends) expect(said).toMatch(/^wrote 3$|is being written by process/)
+    expect((await readReferenceLogProbs(path)).chosen).toHaveLength(3)
+  })
+
+  it('in threads of one process are one at a time too', async () => {
+    const batches = batchesOf(2)
+    const answers: string[] = []
+    await writeReferenceLogProbs(path, batches, async (batch) => {
+      const adapter = new URL('../dist/adapters/onnxruntime.mjs', import.meta.url).href
+      const source = `
+        const { parentPort, workerData } = require('node:worker_threads')
+        import(workerData.adapter)
+          .then(({ writeReferenceLogProbs }) => writeReferenceLogProbs(workerData.path, [], () => {}))
+          .catch((error) => parentPort.postMessage(error.message))
+      `
+      const worker = new Worker(source, { eval: true, workerData: { adapter, path } })
+      answers.push((await once(worker, 'message'))[0])
+      await worker.terminate()
+      return forward(batch)
+    })
+    expect(answers).toEqual(
+      batches.map(() => expect.stringMatching(/is being written by another call of this process/)),
+    )
+  })
+
+  const owner = { pid: process.pid, host: hostname(), started: Date.now() - 1000 * process.uptime(), id: 'x' }
+  it.each<[string, string, RegExp]>([
+    [
+      'a process of another machine',
+      JSON.stringify({ ...owner, host: 'elsewhere', pid: 12 }),
+      /by process 12 on 'elsewhere'.*delete/,
+    ],
+    [
+      'a process that lives',
+      JSON.stringify({ ...owner, pid: process.ppid }),
+      /by process \d+ on '.*if that process has ended, delete/,
+    ],
+    ['this process', JSON.stringify(owner), /another call of this process/],
+    ['nobody', '', /is locked by .*\.lock, which does not say for whom; if nothing writes it, delete that file/],
+    ['null', 'null', /does not say for whom/],
+    ['no process', JSON.stringify({ ...owner, pid: 0 }), /does not say for whom/],
+    ['no machine', JSON.stringify({ ...owner, host: 5 }), /does not say for whom/],
+  ])('are refused while the lock is that of %s', async (_, text, message) => {
+    writeFileSync(lock(), text)
+    const error = await writeReferenceLogProbs(path, batchesOf(1), forward).catch((reason) => reason)
+    expect(error).toMatchObject({ code, message: expect.stringMatching(message) })
+    expect(readFileSync(lock(), 'utf8')).toBe(text)
+    expect([seen, existsSync(path)]).toEqual([[], false])
+    rmSync(lock())
+    await writeReferenceLogProbs(path, batchesOf(1), forward)
+  })
+
+  it('take over the lock of a process that has ended', async () => {
+    const child = spawn(process.execPath, ['--version'], { stdio: 'ignore' })
+    await once(child, 'close')
+    writeFileSync(lock(), JSON.stringify({ ...owner, pid: child.pid }))
+    await writeReferenceLogProbs(path, batchesOf(1), forward)
+    expect(await readReferenceLogProbs(path)).toMatchObject({ chosen: { length: PAIRS } })
+  })
+
+  it('take over the lock of an earlier process of the same number', async () => {
+    writeFileSync(lock(), JSON.stringify({ ...owner, started: owner.started - 5000 }))
+    await writeReferenceLogProbs(path, batchesOf(1), forward)
+    expect(await readReferenceLogProbs(path)).toMatchObject({ chosen: { length: PAIRS } })
+  })
+
+  it.each([
+    ['deleted', () => rmSync(lock())],
+    ['replaced', () => writeFileSync(lock(), JSON.stringify({ ...owner, id: 'another' }))],
+  ])('stop when their lock is %s, and leave file and lock alone', async (what, take) => {
+    const batches = batchesOf(3)
+    let bytes: Buffer | undefined
+    const error = await writeReferenceLogProbs(path, batches, (batch) => {
+      if (batch === batches[1]) {
+        bytes = readFileSync(path)
+        take()
+      }
+      return forward(batch)
+    }).catch((reason) => reason)
+    expect(error).toMatchObject({
+      code,
+      message: expect.stringMatching(/not written to any more.*deleted or replaced/),
+    })
+    expect(readFileSync(path)).toEqual(bytes)
+    expect(existsSync(lock())).toBe(what === 'replaced')
+    rmSync(lock(), { force: true })
+    await writeReferenceLogProbs(path, batches, forward)
   })
 })

@@ -212,12 +212,35 @@ describe('in a project of its own', () => {
     const names = `fusedPreferenceLossSync, getBackends, type FusedPreferenceLoss, type Logits`
     writeFileSync(join(project, 'a.mts'), `import { ${names} } from 'fused-preference-loss'\n${body}`)
     writeFileSync(join(project, 'b.cts'), `import { ${names} } from 'fused-preference-loss'\n${body}`)
-    const compilerOptions = { module: 'NodeNext', target: 'ES2022', strict: true, noEmit: true, types: ['node'] }
-    writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['a.mts', 'b.cts'] }))
+    expect(await compile(['a.mts', 'b.cts'], { types: ['node'] })).toBe('')
+  })
+
+  test('types that are checked themselves, without those of Node.js', async () => {
+    const names = ['', '/cuda', '/data', '/metrics', '/onnxruntime'].map((name) => `'fused-preference-loss${name}'`)
+    const imports = names.map((name, i) => `import * as part${i} from ${name}\nexport { part${i} }`)
+    writeFileSync(join(project, 'all.mts'), imports.join('\n'))
+    const options = { types: [], skipLibCheck: false }
+    expect(await compile(['all.mts'], { ...options, lib: ['ES2022', 'DOM'] })).toBe('')
+    const using = `
+      import { DeviceBuffer, Stream } from 'fused-preference-loss/cuda'
+      export function use(): Disposable {
+        using buffer = new DeviceBuffer(4)
+        using stream = new Stream()
+        return buffer.byteLength > 0 ? buffer : stream
+      }
+    `
+    writeFileSync(join(project, 'using.mts'), using)
+    expect(await compile(['all.mts', 'using.mts'], { ...options, lib: ['ESNext', 'DOM'] })).toBe('')
+  })
+
+  /** What the TypeScript compiler says of these files. */
+  async function compile(files: string[], options: object): Promise<string> {
+    const compilerOptions = { module: 'NodeNext', target: 'ES2022', strict: true, noEmit: true, ...options }
+    writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files }))
     const compiler = createRequire(import.meta.url).resolve('typescript/bin/tsc')
     const { stdout } = await execute(process.execPath, [compiler, '--project', project]).catch((error) => error)
-    expect(stdout).toBe('')
-  })
+    return stdout
+  }
 })
 
 test('the addon knows the losses of the js backend, in the same order', () => {
@@ -226,3 +249,16 @@ test('the addon knows the losses of the js backend, in the same order', () => {
   expect(addon.lossNames).toEqual(Object.keys(LOSSES))
   expect(addon.instructionSets).toEqual(library.getBackends().cpu.instructionSets)
 })
+
+// Other addons in the process have a C++ library of their own, or another version of the same.
+test.skipIf(process.platform !== 'linux')(
+  'the addon compiled here shows its entry points and nothing else',
+  async () => {
+    const built = join(root, 'build/Release/fused_preference_loss.node')
+    const { stdout } = await execute('nm', ['--dynamic', '--defined-only', built])
+    expect(Array.from(stdout.matchAll(/(\S+)$/gm), ([name]) => name).sort()).toEqual([
+      'napi_register_module_v1',
+      'node_api_module_get_api_version_v1',
+    ])
+  },
+)

@@ -5,16 +5,19 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { fusedPreferenceLossSync, preferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
+import { TAKERS } from '../lib/loss-constants.js'
 import type {
   FDivergence,
   Logits,
   LossOptions,
   LossType,
+  Normalizer,
   PreferenceLoss,
   PreferencePairs,
   RunOptions,
   SequenceLogProbs,
   TokenOutput,
+  WeightedLoss,
 } from '../lib/types.js'
 import {
   bytes,
@@ -200,8 +203,9 @@ const lossCall: fc.Arbitrary<LossCall> = fc
     rewardShift: finite(-2, 2),
     discopopTau: finite(0.01, 2),
     alpha: fc.oneof(fc.constantFrom(0, 0.5, 1, 1 + 1e-13), finite(-2, 3)),
+    normalizer: fc.constantFrom<Normalizer>('mean', 'mean', 'sum', { pairs: 20, tokens: 700 }),
   })
-  .map(({ seed, size, spread, ties, terms, fDivergence, weighted, ...options }) => {
+  .map(({ seed, size, spread, ties, terms, fDivergence, weighted, normalizer, ...options }) => {
     const next = random(seed)
     const list = () => Array.from({ length: size }, () => -spread * (ties ? Math.ceil(4 * next()) / 4 : next() + 1e-9))
     const lengths = () => Array.from({ length: size }, () => Math.floor(next() * 50))
@@ -216,8 +220,31 @@ const lossCall: fc.Arbitrary<LossCall> = fc
     if (weighted) pairs.pairWeights = list().map((x) => -x / spread)
     const lossType = terms.length === 1 ? terms[0].lossType : terms
     const takesDivergence = terms.every((term) => WITH_DIVERGENCE.includes(term.lossType))
-    return { pairs, options: { ...options, lossType, fDivergence: takesDivergence ? fDivergence : 'reverse_kl' } }
+    const sorts = terms.some((term) => term.lossType.startsWith('aot'))
+    return {
+      pairs,
+      options: taken({
+        ...options,
+        lossType,
+        fDivergence: takesDivergence ? fDivergence : 'reverse_kl',
+        normalizer: sorts ? 'mean' : normalizer,
+      }),
+    }
   })
+
+/** Without the constants that none of the losses takes, which are refused. */
+function taken(options: LossOptions): LossOptions {
+  const { lossType = 'sigmoid' } = options
+  const losses = typeof lossType === 'string' ? [lossType] : lossType.map((term) => term.lossType)
+  const kept = { ...options }
+  for (const [name, takers] of Object.entries(TAKERS)) {
+    if (!losses.some((loss) => takers.includes(loss))) delete kept[name as keyof typeof TAKERS]
+  }
+  if (options.fDivergence !== 'alpha') delete kept.alpha
+  return kept
+}
+
+const RPO: WeightedLoss[] = [{ lossType: 'sigmoid' }, { lossType: 'sft', weight: 0.5 }]
 
 const WITH_DIVERGENCE: readonly LossType[] = [
   'sigmoid',
@@ -227,6 +254,7 @@ const WITH_DIVERGENCE: readonly LossType[] = [
   'exo_pair',
   'robust',
   'discopop',
+  'ipo_norm',
 ]
 
 const parts = (result: PreferenceLoss): [string, ArrayLike<number>][] => [
@@ -250,7 +278,7 @@ function compareLoss(call: LossCall, run: RunOptions): void {
   // EXO's loss is a divergence: near its minimum, logarithms cancel.
   const floor = JSON.stringify(lossType).includes('exo_pair') ? 1e-15 : 1e-300
   const terms = Array.isArray(lossType)
-    ? lossType.map((term) => partsOf({ ...call, options: { ...call.options, lossType: [term] } }, JS.run))
+    ? lossType.map((term) => partsOf({ ...call, options: taken({ ...call.options, lossType: [term] }) }, JS.run))
     : []
   let nearby: ReturnType<typeof parts>[] | undefined
   for (const [k, [name, list]] of got.entries()) {
@@ -337,8 +365,10 @@ describe.each(NATIVE)('$name', ({ run }) => {
       const some = (list: ArrayLike<number>) =>
         Array.from(list, (x) => (next() < 0.3 ? special[Math.floor(next() * special.length)] : x))
       const drawn: PreferencePairs = { ...pairs, chosen: some(pairs.chosen), rejected: some(pairs.rejected) }
-      if (pairs.referenceChosen) drawn.referenceChosen = some(pairs.referenceChosen)
-      if (pairs.referenceRejected) drawn.referenceRejected = some(pairs.referenceRejected)
+      // A reference of NaN is refused.
+      const numbers = (list: ArrayLike<number>) => some(list).map((x) => (Number.isNaN(x) ? 0 : x))
+      if (pairs.referenceChosen) drawn.referenceChosen = numbers(pairs.referenceChosen)
+      if (pairs.referenceRejected) drawn.referenceRejected = numbers(pairs.referenceRejected)
       compareLoss({ pairs: drawn, options }, run)
     })
     fc.assert(property, { numRuns: 4000 })
@@ -399,7 +429,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
     fc.assert(property, { numRuns: 250 })
   })
 
-  test('length-desensitised and WPO-weighted losses', () => {
+  test('length-desensitised and WPO-weighted losses, with sft', () => {
     const property = fc.property(spec, fc.double({ min: 0, max: 1, noNaN: true }), (drawn, ldAlpha) => {
       const { logits, labels, options } = problemOf({ ...drawn, style: 'model' })
       const sequences = drawn.lengths.length
@@ -411,6 +441,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
           ...where,
           ldAlpha,
           weighting: 'wpo',
+          lossType: RPO,
           reference: { chosen: new Float64Array(sequences / 2), rejected: new Float64Array(sequences / 2) },
         })
       const [got, wanted] = [parts(call(run)), parts(call(JS.run))]

@@ -38,6 +38,13 @@ export const JS: Target = { name: 'js', run: { backend: 'js' } }
 /** The cuda backend, or what stands in for it. */
 export const CUDA: readonly Target[] = getBackends().cuda.available ? [{ name: 'cuda', run: { backend: 'cuda' } }] : []
 
+// Tests of the GPU must not pass where there is none.
+if (process.env.FPL_TEST_GPU) {
+  const { available, reason, cublasLt } = getBackends().cuda
+  if (!available) throw new Error(`FPL_TEST_GPU is set, but CUDA is not available: ${reason}`)
+  if (!cublasLt?.available) throw new Error(`FPL_TEST_GPU is set, but cuBLASLt is not available: ${cublasLt?.reason}`)
+}
+
 /** All of them. */
 export const TARGETS: readonly Target[] = [...NATIVE, ...CUDA, JS]
 

@@ -4,10 +4,11 @@
 import * as tf from '@tensorflow/tfjs'
 import { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu'
 import '@tensorflow/tfjs-backend-wasm'
-import { beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import {
   linearPreferenceLoss,
   linearSequenceLogProbs,
+  type PreferenceLossOptions,
   preferenceLoss,
   sequenceLogProbs,
   sparseSoftmaxCrossEntropy,
@@ -377,19 +378,276 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
     )
   })
 
-  it("writes all of the output layer's gradients, whatever else it is told", () => {
+  // What memory the gradients get has been used.
+  const useMemory = () =>
+    tf.dispose([...Array(4)].flatMap(() => [hidden, weight]).map(({ shape }) => tf.fill(shape, 7)))
+
+  it('writes all of the gradients into memory that has been used, masked rows too', () => {
+    const states = () => hidden.reshape([BATCH, TIME, WIDTH])
+    const options = { reference, beta: BETA, shift: false }
+    const masked = labels.indexOf(-100)
+    for (const gradient of [undefined, 'in-place'] as const) {
+      for (const op of [preferenceLoss, sequenceLogProbs, sparseSoftmaxCrossEntropy] as const) {
+        tf.tidy(() => {
+          const logits = model()
+          tf.dispose(tf.fill(logits.shape, 7))
+          const shift = op === sparseSoftmaxCrossEntropy ? {} : { shift: false }
+          const given = op === preferenceLoss ? { ...options, gradient } : { ...shift, gradient }
+          const grad = tf
+            .grad((x: tf.Tensor) => tf.sum(op(x, labels, given)))(logits)
+            .dataSync()
+          expect(grad.slice(masked * VOCAB, (masked + 1) * VOCAB).every((x) => x === 0)).toBe(true)
+        })
+      }
+    }
     tf.tidy(() => {
-      const states = () => hidden.reshape([BATCH, TIME, WIDTH])
-      const told = { accumulate: true, zeroInactive: false } as object
-      const options = { reference, beta: BETA, shift: false, transposed: true }
-      const plain = differentiate(() => linearPreferenceLoss(states(), weight, labels, options))
-      // What memory the gradients get has been used.
-      const used = [hidden, weight, hidden, weight].map(({ shape }) => tf.ones(shape))
-      tf.dispose(used)
-      const given = differentiate(() => linearPreferenceLoss(states(), weight, labels, { ...options, ...told }))
-      expect(given.hidden.dataSync()).toEqual(plain.hidden.dataSync())
-      expect(given.weight.dataSync()).toEqual(plain.weight.dataSync())
+      const ours = () => linearPreferenceLoss(states(), weight, labels, { ...options, transposed: true })
+      const plain = differentiate(ours)
+      useMemory()
+      const again = differentiate(ours)
+      expect(again.hidden.dataSync()).toEqual(plain.hidden.dataSync())
+      expect(again.weight.dataSync()).toEqual(plain.weight.dataSync())
     })
+  })
+
+  it('takes tensors for what belongs to tokens and pairs, and for the reference', () => {
+    tf.tidy(() => {
+      const mask = labels.map((_, i) => (i % 4 === 2 ? 0 : 1))
+      const weights = Float32Array.from(labels, (_, i) => 0.5 + (i % 3))
+      const rows = [BATCH, TIME]
+      const tensors = {
+        mask: tf.tensor(mask, rows, 'int32'),
+        tokenWeights: tf.tensor(weights, rows),
+        pairs: tf.tensor1d([1, 0, 2, 3], 'int32'),
+      }
+      const arrays = { mask, tokenWeights: weights, pairs: [1, 0, 2, 3] }
+      const logProbs = { chosen: tf.tensor1d(reference.chosen), rejected: tf.tensor1d(reference.rejected) }
+      const other = tf.randomNormal([BATCH, TIME, VOCAB], 0, 1, 'float32', 5)
+      const shared = { beta: BETA, shift: false }
+      const states = hidden.reshape([BATCH, TIME, WIDTH])
+      const layer = { ...shared, transposed: true }
+      const logits = model()
+      const same = (ours: tf.Tensor, wanted: tf.Tensor) => expect(ours.dataSync()).toEqual(wanted.dataSync())
+      const loss = (options: PreferenceLossOptions) => preferenceLoss(logits, labels, { ...shared, ...options })
+      for (const name of ['mask', 'tokenWeights', 'pairs'] as const) {
+        same(loss({ reference, [name]: tensors[name] }), loss({ reference, [name]: arrays[name] }))
+        const wanted = sequenceLogProbs(logits, labels, { shift: false, [name]: arrays[name] })
+        same(sequenceLogProbs(logits, labels, { shift: false, [name]: tensors[name] }), wanted)
+      }
+      same(loss({ reference, mask: tf.cast(tensors.mask, 'bool') }), loss({ reference, mask }))
+      same(loss({ reference: logProbs }), loss({ reference }))
+      same(loss({ reference: { ...reference, rejected: logProbs.rejected } }), loss({ reference }))
+      const perSequence = { logProbs: [...reference.chosen, ...reference.rejected] }
+      same(loss({ reference: perSequence }), loss({ reference }))
+      same(loss({ reference: { logProbs: tf.tensor1d(perSequence.logProbs) } }), loss({ reference }))
+      same(
+        loss({ reference: { logits: other } }),
+        loss({ reference: { logits: { data: other.dataSync() as Float32Array, shape: other.shape } } }),
+      )
+      same(
+        linearPreferenceLoss(states, weight, labels, { ...layer, ...tensors, reference: logProbs }),
+        linearPreferenceLoss(states, weight, labels, { ...layer, ...arrays, reference }),
+      )
+      same(
+        linearSequenceLogProbs(states, weight, labels, { shift: false, transposed: true, mask: tensors.mask }),
+        linearSequenceLogProbs(states, weight, labels, { shift: false, transposed: true, mask }),
+      )
+      const offsets = [0, 3, 8, 14, BATCH * TIME]
+      const rowsAlone = logits.reshape([BATCH * TIME, VOCAB])
+      same(
+        sequenceLogProbs(rowsAlone, labels, { sequenceOffsets: tf.tensor1d(offsets, 'int32') }),
+        sequenceLogProbs(rowsAlone, labels, { sequenceOffsets: offsets }),
+      )
+    })
+  })
+
+  it('tells of sequence log-probs in float64, from which a reference gives rewards of 0', () => {
+    tf.tidy(() => {
+      let logProbs!: Float64Array
+      const sums = sequenceLogProbs(model(), labels, { onResult: (result) => (logProbs = result.logProbs) })
+      expect(sums.dataSync()).toEqual(Float32Array.from(logProbs))
+      expect([...logProbs]).not.toEqual([...Float32Array.from(logProbs)])
+      const own = { chosen: logProbs.subarray(0, BATCH / 2), rejected: logProbs.subarray(BATCH / 2) }
+      let rewards!: Float64Array
+      preferenceLoss(model(), labels, { reference: own, onResult: (result) => (rewards = result.chosenRewards) })
+      expect([...rewards]).toEqual([0, 0])
+    })
+  })
+
+  it('leaves nothing behind when what is told of results throws', () => {
+    const onResult = () => {
+      throw new Error('not what was hoped for')
+    }
+    const logits = model()
+    const states = tf.reshape(hidden, [BATCH, TIME, WIDTH])
+    const { numTensors, numDataBuffers, numBytes } = tf.memory()
+    for (const [input, loss] of [
+      [logits, (x: tf.Tensor) => preferenceLoss(x, labels, { reference, onResult })],
+      [logits, (x: tf.Tensor) => preferenceLoss(x, labels, { reference, onResult, gradient: 'in-place' })],
+      [logits, (x: tf.Tensor) => sequenceLogProbs(x, labels, { onResult })],
+      [states, (x: tf.Tensor) => linearPreferenceLoss(x, weight, labels, { reference, transposed: true, onResult })],
+      [states, (x: tf.Tensor) => linearSequenceLogProbs(x, weight, labels, { transposed: true, onResult })],
+    ] as const) {
+      expect(() => tf.tidy(() => void tf.grad(loss)(input))).toThrow('not what was hoped for')
+      expect(() => loss(input)).toThrow('not what was hoped for')
+      expect(tf.memory()).toMatchObject({ numTensors, numDataBuffers, numBytes })
+    }
+    tf.dispose([logits, states])
+  })
+})
+
+describe('what is copied', () => {
+  const options = { reference, beta: BETA, shift: false }
+  const OPS = {
+    preferenceLoss: (x: tf.Tensor, gradient?: 'in-place') => preferenceLoss(x, labels, { ...options, gradient }),
+    sequenceLogProbs: (x: tf.Tensor, gradient?: 'in-place') =>
+      tf.sum(sequenceLogProbs(x, labels, { shift: false, gradient })),
+    sparseSoftmaxCrossEntropy: (x: tf.Tensor, gradient?: 'in-place') =>
+      sparseSoftmaxCrossEntropy(x, labels, { gradient }),
+  }
+  const shape = [BATCH, TIME, VOCAB]
+  const elements = tf.util.sizeFromShape(shape)
+
+  /** Where a backend keeps the elements of a tensor. */
+  function memoryOf(tensor: tf.Tensor): ArrayBufferView {
+    // biome-ignore lint/suspicious/noExplicitAny: the backends keep these to themselves
+    const backend = tf.backend() as any
+    return tf.getBackend() === 'wasm' ? backend.typedArrayFromHeap(tensor) : backend.data.get(tensor.dataId).values
+  }
+  const isSame = (a: ArrayBufferView, b: ArrayBufferView) =>
+    a.buffer === b.buffer && a.byteOffset === b.byteOffset && a.byteLength === b.byteLength
+
+  /** How often as many elements as these are read out of the backend, or written into it. */
+  function copiesDuring(work: () => void, ...sizes: number[]): number {
+    const read = vi.spyOn(tf.backend(), 'readSync')
+    const write = vi.spyOn(tf.backend(), 'write')
+    work()
+    const copied = [...read.mock.results.map(({ value }) => value), ...write.mock.calls.map(([values]) => values)]
+    vi.restoreAllMocks()
+    return copied.filter((values) => sizes.includes((values as Float32Array | null)?.length ?? -1)).length
+  }
+
+  describe.each(['cpu', 'wasm'])('on the %s backend', (backend) => {
+    beforeAll(async () => {
+      expect(await tf.setBackend(backend)).toBe(true)
+    })
+
+    it.each(Object.entries(OPS))('%s writes in place into the memory of the logits', (_, op) => {
+      tf.tidy(() => {
+        const logits = tf.randomNormal(shape, 0, 1, 'float32', 4)
+        const plain = tf.grad((x) => op(x))(logits)
+        const before = memoryOf(logits)
+        expect(isSame(memoryOf(plain), before)).toBe(false)
+        const inPlace = tf.grad((x) => op(x, 'in-place'))(logits)
+        expect(isSame(memoryOf(inPlace), before)).toBe(true)
+        expect(inPlace.dataSync()).toEqual(plain.dataSync())
+        expect(logits.dataSync()).toEqual(plain.dataSync())
+      })
+    })
+  })
+
+  it.each(Object.entries(OPS))('%s copies neither logits nor gradient out of the heap or into it', async (_, op) => {
+    expect(await tf.setBackend('wasm')).toBe(true)
+    tf.tidy(() => {
+      const logits = tf.randomNormal(shape, 0, 1, 'float32', 4)
+      for (const gradient of [undefined, 'in-place'] as const) {
+        expect(copiesDuring(() => void tf.grad((x) => op(x, gradient))(logits), elements)).toBe(0)
+      }
+      expect(copiesDuring(() => void tf.tensor(logits.dataSync().slice(), shape), elements)).toBe(2)
+    })
+  })
+
+  it('the output layer, its input and their gradients are not copied either', async () => {
+    expect(await tf.setBackend('wasm')).toBe(true)
+    tf.tidy(() => {
+      const states = tf.randomNormal([BATCH, TIME, WIDTH], 0, 1, 'float32', 4)
+      const table = tf.randomNormal([VOCAB, WIDTH], 0, 1, 'float32', 5)
+      for (const op of [
+        (h: tf.Tensor, w: tf.Tensor) => linearPreferenceLoss(h, w, labels, { reference, beta: BETA }),
+        (h: tf.Tensor, w: tf.Tensor) => tf.sum(linearSequenceLogProbs(h, w, labels)),
+      ]) {
+        expect(copiesDuring(() => void tf.grads(op)([states, table]), states.size, table.size)).toBe(0)
+      }
+    })
+  })
+
+  it('writes elsewhere, though told in place, where memory is not seen', async () => {
+    expect(await tf.setBackend('copies')).toBe(true)
+    for (const op of Object.values(OPS)) {
+      tf.tidy(() => {
+        const logits = tf.randomNormal(shape, 0, 1, 'float32', 4)
+        const before = logits.dataSync()
+        const plain = tf.grad((x) => op(x))(logits)
+        expect(
+          tf
+            .grad((x) => op(x, 'in-place'))(logits)
+            .dataSync(),
+        ).toEqual(plain.dataSync())
+        expect(logits.dataSync()).toEqual(before)
+      })
+    }
+  })
+})
+
+describe('a TensorFlow.js that keeps its tape elsewhere', () => {
+  const loss = (x: tf.Tensor) => tf.sum(sequenceLogProbs(x, labels))
+  const unavailable = expect.objectContaining({
+    code: 'ERR_BACKEND_UNAVAILABLE',
+    message: expect.stringMatching(/^TensorFlow\.js 4\.\d+\.\d+ keeps the tape of its gradients elsewhere/),
+  })
+  const engine = tf.engine()
+  let logits: tf.Tensor
+  let before: tf.MemoryInfo
+
+  beforeAll(async () => {
+    expect(await tf.setBackend('cpu')).toBe(true)
+    logits = tf.ones([BATCH, TIME, VOCAB])
+    return () => logits.dispose()
+  })
+  beforeEach(() => {
+    before = tf.memory()
+  })
+  afterEach(() => {
+    vi.restoreAllMocks()
+    expect(tf.memory()).toMatchObject({ numTensors: before.numTensors, numBytes: before.numBytes })
+    expect(tf.tidy(() => tf.grad(loss)(logits).shape)).toEqual(logits.shape)
+  })
+
+  it('is refused where there is none', () => {
+    const elsewhere = (x: tf.Tensor) => {
+      const tape = engine.state.activeTape
+      engine.state.activeTape = undefined as never
+      try {
+        return loss(x)
+      } finally {
+        engine.state.activeTape = tape
+      }
+    }
+    expect(() => tf.tidy(() => void tf.grad(elsewhere)(logits))).toThrow(unavailable)
+  })
+
+  it('is refused where the op is not at its end', () => {
+    const op = (x: tf.Tensor) => {
+      tf.neg(x)
+      const push = vi.spyOn(engine.state.activeTape, 'push').mockReturnValue(0)
+      try {
+        return loss(x)
+      } finally {
+        push.mockRestore()
+      }
+    }
+    expect(() => tf.tidy(() => void tf.grad(op)(logits))).toThrow(unavailable)
+  })
+
+  it('is refused where it does not tell whether there is one', () => {
+    const isTapeOn = engine.isTapeOn
+    Object.assign(engine, { isTapeOn: undefined })
+    try {
+      expect(() => tf.tidy(() => void loss(logits))).toThrow(unavailable)
+    } finally {
+      delete (engine as Partial<typeof engine>).isTapeOn
+    }
+    expect(engine.isTapeOn).toBe(isTapeOn)
   })
 })
 
@@ -481,11 +739,18 @@ describe('bad input', () => {
     expect(() => linearPreferenceLoss(states, table, new Int32Array(6))).toThrow(
       expect.objectContaining({
         code: 'ERR_SHAPE_MISMATCH',
-        message: expect.stringContaining('weight.shape must be [vocab, 4]'),
+        message: 'weight must be [vocab, 4], as hidden has 4 features; got [5, 7]',
       }),
     )
+    const turned = tf.zeros([4, 5])
+    for (const op of [linearPreferenceLoss, linearSequenceLogProbs]) {
+      expect(() => op(states, turned, new Int32Array(6))).toThrow(/got \[4, 5\], which needs transposed: true/)
+      const back = () => op(states, tf.zeros([5, 4]), new Int32Array(6), { transposed: true })
+      expect(() => tf.tidy(() => void back())).toThrow(/got \[5, 4\], which needs transposed: false/)
+    }
+    turned.dispose()
     expect(() => linearPreferenceLoss(states, tf.zeros([5]), new Int32Array(6))).toThrow(
-      /weight must be \[vocab, width\]/,
+      /weight must be \[vocab, 4\]; got \[5\]/,
     )
     expect(() => linearSequenceLogProbs(tf.zeros([4]), table, new Int32Array(6))).toThrow(
       /hidden must be \[\.\.\., width\]/,
@@ -500,5 +765,91 @@ describe('bad input', () => {
     const run = (options: object) => thrown(() => sparseSoftmaxCrossEntropy(tf.zeros(shape), labels, options))
     expect(run({ labelSmoothin: 0.1 })).toMatchObject({ message: expect.stringContaining("'labelSmoothing'") })
     expect(run({ labelSmoothing: 1.5 })).toMatchObject({ code: 'ERR_OUT_OF_RANGE' })
+    expect(run({ onResult() {} })).toMatchObject({ code: 'ERR_INVALID_ARG_VALUE' })
+  })
+
+  it.each([
+    ['backend', 'jax', 'ERR_INVALID_ARG_VALUE'],
+    ['threads', 0, 'ERR_OUT_OF_RANGE'],
+    ['instructionSet', 'mmx', 'ERR_INVALID_ARG_VALUE'],
+    ['stream', 1, 'ERR_INVALID_ARG_VALUE'],
+    ['device', 0, 'ERR_INVALID_ARG_VALUE'],
+    ['ignoreIndex', 0.5, 'ERR_OUT_OF_RANGE'],
+    ['signal', {}, 'ERR_INVALID_ARG_TYPE'],
+  ])('hands %s on from the cross-entropy', (name, value, code) => {
+    const error = thrown(() => sparseSoftmaxCrossEntropy(tf.zeros(shape), labels, { [name]: value }))
+    expect(error).toMatchObject({ code, message: expect.stringContaining(`options.${name}`) })
+  })
+
+  it('a gradient that is not known, and an onResult that is no function', () => {
+    for (const [name, op] of Object.entries({ preferenceLoss, sequenceLogProbs, sparseSoftmaxCrossEntropy })) {
+      const run = (options: object) =>
+        thrown(() => op(tf.zeros(shape), labels, name === 'preferenceLoss' ? { ...options, reference } : options))
+      expect(run({ gradient: 'inplace' })).toMatchObject({
+        code: 'ERR_INVALID_ARG_VALUE',
+        message: expect.stringMatching(/^options\.gradient must be one of 'in-place'; got 'inplace'/),
+      })
+      for (const gradient of [5, true, false, new Float32Array(BATCH * TIME * VOCAB)]) {
+        expect(run({ gradient })).toMatchObject({
+          code: 'ERR_INVALID_ARG_TYPE',
+          message: expect.stringMatching(/^options\.gradient must be one of 'in-place'; got/),
+        })
+      }
+      if (name === 'sparseSoftmaxCrossEntropy') continue
+      expect(run({ onResult: 3 })).toMatchObject({
+        code: 'ERR_INVALID_ARG_TYPE',
+        message: 'options.onResult must be a function; got 3',
+      })
+    }
+    for (const op of [linearPreferenceLoss, linearSequenceLogProbs]) {
+      const run = () => op(tf.zeros([2, 3, 4]), tf.zeros([5, 4]), new Int32Array(6), { onResult: {} as never })
+      expect(thrown(run)).toMatchObject({ message: expect.stringContaining('options.onResult must be a function') })
+    }
+  })
+
+  it('tensors among the options that do not fit, with what to do', () => {
+    const run = (options: object) => thrown(() => preferenceLoss(tf.zeros(shape), labels, { reference, ...options }))
+    for (const name of ['mask', 'tokenWeights']) {
+      expect(run({ [name]: tf.zeros([BATCH, TIME - 1]) })).toMatchObject({
+        code: 'ERR_SHAPE_MISMATCH',
+        message: `options.${name} must have the shape of the logits without the last dimension, [4, 5]; got [4, 4]`,
+      })
+    }
+    const gone = tf.zeros([2])
+    gone.dispose()
+    for (const name of ['pairs', 'sequenceOffsets']) {
+      expect(run({ [name]: gone })).toMatchObject({
+        code: 'ERR_DISPOSED',
+        message: expect.stringContaining(`options.${name}`),
+      })
+    }
+    expect(run({ reference: { chosen: gone, rejected: [1, 2] } })).toMatchObject({
+      code: 'ERR_DISPOSED',
+      message: expect.stringContaining('options.reference.chosen'),
+    })
+    expect(run({ reference: { chosen: tf.zeros([3]), rejected: tf.zeros([2]) } })).toMatchObject({
+      code: 'ERR_SHAPE_MISMATCH',
+      message: expect.stringContaining('options.reference.chosen must have length 2'),
+    })
+    expect(run({ reference: tf.zeros([BATCH]) })).toMatchObject({
+      code: 'ERR_INVALID_ARG_TYPE',
+      message: expect.stringMatching(/^options\.reference must be { chosen, rejected }.*onResult of sequenceLogProbs/),
+    })
+    expect(run({ reference: { logits: tf.zeros(shape, 'int32') } })).toMatchObject({
+      code: 'ERR_INVALID_ARG_TYPE',
+      message: expect.stringContaining('options.reference.logits must be a tensor of dtype float32'),
+    })
+    const layer = { hidden: tf.zeros([2, 3, 4]), weight: tf.zeros([5, 4]), bias: tf.zeros([5]) }
+    const plain = { hidden: { data: new Float32Array(24), shape: [2, 3, 4] }, weight: {}, bias: new Float32Array(5) }
+    for (const name of ['hidden', 'weight', 'bias'] as const) {
+      const reference = { ...plain, [name]: layer[name] } as never
+      expect(
+        thrown(() => linearPreferenceLoss(layer.hidden, layer.weight, new Int32Array(6), { reference })),
+      ).toMatchObject({
+        code: 'ERR_INVALID_ARG_TYPE',
+        message: expect.stringMatching(new RegExp(`^options\\.reference\\.${name} must be .*dataSync`)),
+      })
+    }
+    tf.dispose(layer)
   })
 })

@@ -42,6 +42,20 @@ describe('targets and counts', () => {
     }
   })
 
+  test('64-bit masks, offsets and pairs are as good as others', () => {
+    const mask = BigInt64Array.of(0n, 7n, 0n, 2n ** 40n, 0n, -1n)
+    expect(list(tokens([1, 2, 3, 4, 5, 6], 2, { mask }).targets)).toEqual([2, -1, -1, -1, 6, -1])
+    expect(list(tokens([1, 2, 3, 4, 5, 6], 2, { mask: Array.from(mask) }).targets)).toEqual([2, -1, -1, -1, 6, -1])
+    const packed = { sequenceOffsets: BigInt64Array.of(0n, 2n, 6n), pairs: BigInt64Array.of(1n, 0n) }
+    const plan = tokensOf(Int32Array.of(1, 2, 3, 4, 5, 6), rows(1, 6), packed, true)
+    expect(list(plan.tokens.offsets)).toEqual([0, 2, 6])
+    expect(list(plan.pairs)).toEqual([1, 0])
+  })
+
+  test('a mask of negative zeros masks', () => {
+    expect(list(tokens([1, 2, 3], 1, { mask: [-0, -0, 1] }).targets)).toEqual([-1, 3, -1])
+  })
+
   test('ignoreIndex may be a token, and wins over the range check', () => {
     expect(list(tokens([1, 2, 0, 2], 1, { ignoreIndex: 2 }).targets)).toEqual([-1, 0, -1, -1])
     expect(list(tokens([1, 99, 0, 99], 1, { ignoreIndex: 99 }).targets)).toEqual([-1, 0, -1, -1])

@@ -1,7 +1,12 @@
 /**
  * The types a user of the package sees.
  */
+import type { Array as JaxArray } from '@jax-js/jax'
+import * as tf from '@tensorflow/tfjs-core'
 import { expectTypeOf, test } from 'vitest'
+import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/adapters/jax.js'
+import { type ReferenceLogProbsOptions, writeReferenceLogProbs } from '../lib/adapters/onnxruntime.js'
+import * as tfjs from '../lib/adapters/tfjs.js'
 import {
   type Backends,
   type DeviceMemory,
@@ -13,7 +18,9 @@ import {
   fusedPreferenceLossSync,
   getBackends,
   type HeadWeight,
+  type LinearSequenceLogProbs,
   type Logits,
+  linearSequenceLogProbsSync,
   type PreferenceLoss,
   preferenceLoss,
   preferenceLossSync,
@@ -50,6 +57,25 @@ test('plain arrays, typed arrays and readonly shapes are welcome', () => {
   preferenceLossSync({ chosen: [-1], rejected: new Float64Array(1) }, { lossType: 'cpo' })
 })
 
+test('what sequenceLogProbs gives is a reference, and 64-bit integers are as good as others', () => {
+  const reference = sequenceLogProbsSync(logits, labels)
+  fusedPreferenceLossSync(logits, labels, { reference, mask: new BigInt64Array(6), pairs: BigInt64Array.of(0n, 1n) })
+  fusedPreferenceLossSync(logits, labels, { reference: { logProbs: reference.logProbs } })
+  const hidden = { data: new Float32Array(24), shape: [2, 3, 4] }
+  const weight = { data: new Float32Array(20), shape: [5, 4] }
+  fusedLinearPreferenceLossSync(hidden, weight, labels, {
+    reference: linearSequenceLogProbsSync(hidden, weight, labels),
+  })
+  sequenceLogProbsSync({ ...logits, shape: [6, 5] }, labels, { sequenceOffsets: BigInt64Array.of(0n, 3n, 6n) })
+  const chosenLengths = BigInt64Array.of(3n)
+  preferenceLossSync({ chosen: [-1], rejected: [-2], chosenLengths, rejectedLengths: [4] }, { lossType: 'simpo' })
+  reference.backward([1, 1], { out: true })
+  // @ts-expect-error a gradient that goes nowhere
+  reference.backward([1, 1], { out: false })
+  // @ts-expect-error without the log-probs
+  fusedPreferenceLossSync(logits, labels, { reference: { tokenCounts: [2, 2] } })
+})
+
 test('device memory is anything with a ptr', () => {
   const data = { ptr: 1n, byteLength: 120, somethingOfItsOwn: true }
   expectTypeOf(data).toExtend<Logits['data']>()
@@ -78,6 +104,12 @@ test('the output layer has functions of the same kind', () => {
   fusedLinearPreferenceLossSync(hidden, weight, labels, { gradient: 'in-place' })
 })
 
+test('results that keep arrays are disposed of, by using too', () => {
+  expectTypeOf<SequenceLogProbs>().toExtend<Disposable>()
+  expectTypeOf<LinearSequenceLogProbs>().toExtend<Disposable>()
+  expectTypeOf<SequenceLogProbs['dispose']>().toEqualTypeOf<() => void>()
+})
+
 test('misspelt names and wrong types do not compile', () => {
   // @ts-expect-error lossType is one of the known names
   preferenceLossSync({ chosen: [-1], rejected: [-2] }, { lossType: 'sigmod' })
@@ -89,4 +121,47 @@ test('misspelt names and wrong types do not compile', () => {
   preferenceLossSync({ chosen: [-1], rejected: [-2] }, { weighting: 'wpo' })
   // @ts-expect-error a reference has both log-probs
   fusedPreferenceLossSync(logits, labels, { reference: { chosen: [-1] } })
+})
+
+test('adapters do not take what they decide themselves', () => {
+  const tensor = tf.zeros([2, 3, 5])
+  const reference = { chosen: tf.zeros([1]), rejected: [-1] }
+  tfjs.preferenceLoss(tensor, labels, { reference, mask: tensor, gradient: 'in-place' })
+  tfjs.preferenceLoss(tensor, labels, { reference: { logits: tensor } })
+  tfjs.preferenceLoss(tensor, labels, { reference: { logits } })
+  // @ts-expect-error all of the gradient is written
+  tfjs.preferenceLoss(tensor, labels, { reference, zeroInactive: false })
+  // @ts-expect-error the gradient goes to TensorFlow.js
+  tfjs.preferenceLoss(tensor, labels, { reference, gradient: true })
+  // @ts-expect-error there is only one other place
+  tfjs.sequenceLogProbs(tensor, labels, { gradient: 'inplace' })
+  // @ts-expect-error the options of the core are no options of the op
+  tfjs.sparseSoftmaxCrossEntropy(tensor, labels, { beta: 1 })
+  const weight = tf.zeros([7, 5])
+  tfjs.linearPreferenceLoss(tensor, weight, labels, { reference, tokenWeights: tensor, transposed: false })
+  // @ts-expect-error TensorFlow.js asks for the gradients it needs
+  tfjs.linearPreferenceLoss(tensor, weight, labels, { reference, gradient: true })
+  // @ts-expect-error TensorFlow.js adds gradients up
+  tfjs.linearPreferenceLoss(tensor, weight, labels, { reference, accumulate: true })
+  // @ts-expect-error all of the gradients are written
+  tfjs.linearPreferenceLoss(tensor, weight, labels, { reference, zeroInactive: true })
+  // @ts-expect-error there are no logits to overwrite
+  tfjs.linearSequenceLogProbs(tensor, weight, labels, { gradient: 'in-place' })
+
+  const step = preferenceValueAndGrad((params: JaxArray) => params)
+  type Options = NonNullable<Parameters<typeof step>[3]>
+  expectTypeOf<Extract<keyof Options, 'gradient' | 'zeroInactive'>>().toBeNever()
+  const linearStep = linearPreferenceValueAndGrad((params: JaxArray) => ({ hidden: params, weight: params }))
+  type LinearOptions = NonNullable<Parameters<typeof linearStep>[3]>
+  type Owned = 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'
+  expectTypeOf<Extract<keyof LinearOptions, Owned>>().toBeNever()
+
+  type Told = 'mask' | 'tokenWeights' | 'pairs' | 'sequenceOffsets' | 'outputs'
+  expectTypeOf<Extract<keyof ReferenceLogProbsOptions, Told>>().toBeNever()
+  const tensor64 = { type: 'int64', dims: [1, 6], data: new BigInt64Array(6) }
+  const forward = () => ({ type: 'float32', dims: [2, 3, 5], data: new Float32Array(30) })
+  const model = { name: 'tiny', revision: 1, parts: [null, true] }
+  void writeReferenceLogProbs('file', [{ labels: tensor64, mask: tensor64 }], forward, { model, ldAlpha: 0.5 })
+  // @ts-expect-error a model is what JSON keeps
+  void writeReferenceLogProbs('file', [{ labels }], forward, { model: new Map() })
 })

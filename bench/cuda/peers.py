@@ -10,6 +10,7 @@ import statistics
 import sys
 
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 
 BETA = 0.1
@@ -195,6 +196,8 @@ def measure_heads(given):
 
 
 def main():
+    if hasattr(torch._dynamo.config, "fail_on_recompile_limit_hit"):
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
     given = json.load(sys.stdin)
     if "heads" in given:
         return measure_heads(given)
@@ -211,7 +214,9 @@ def main():
             continue
         for case in given["cases"]:
             try:
-                measure(name, function, case, reference)
+                # Compiled anew for each: past a number of shapes dynamo would silently run what is not compiled.
+                torch._dynamo.reset()
+                measure(name, make(), case, reference)
             except Exception as error:
                 tell(case=case["name"], peer=name, skipped=f"{type(error).__name__}: {str(error).splitlines()[0]}")
             torch.cuda.empty_cache()

@@ -2,11 +2,14 @@
  * jax-js: the loss between the two halves of a vector-Jacobian product. The model's forward pass is traced by `vjp`, the
  * logits leave jax-js, loss and gradient are computed here, and the gradient goes back in as the cotangent.
  */
-import { type Array as JaxArray, type JsTree, numpy, tree, vjp } from '@jax-js/jax'
-import { failure, invalidType, shapeMismatch } from '../errors.js'
+import { Array as JaxArray, type JsTree, numpy, tree, vjp } from '@jax-js/jax'
+import { failure, invalidType, invalidValue, shapeMismatch } from '../errors.js'
 import { fusedLinearPreferenceLoss, fusedPreferenceLoss } from '../index.js'
 import { flag } from '../options.js'
+import { PAIRED_OPTIONS } from '../paired-call.js'
 import type { FusedLinearOptions, FusedOptions, FusedPreferenceLoss, Labels } from '../types.js'
+import { weightSizes } from './layer.js'
+import { optionsReader } from './options.js'
 
 /** Options of the function that {@link preferenceValueAndGrad} returns. */
 export type PreferenceGradOptions = Omit<FusedOptions, 'gradient' | 'zeroInactive'>
@@ -20,6 +23,11 @@ export interface PreferenceValueAndGrad<Params> {
   /** d loss / d params, a tree like `params`. The caller's to use up or to dispose of. */
   gradParams: Params
 }
+
+const gradOptions = optionsReader(PAIRED_OPTIONS, {
+  gradient: 'is not taken: it goes back into jax-js, and gradParams of the result is made of it',
+  zeroInactive: 'is not taken: the gradient is written over the logits, so that all of it has to be written',
+})
 
 /**
  * `valueAndGrad` of the preference loss of a model. As with every function of jax-js, arrays that are passed belong to
@@ -45,13 +53,12 @@ export function preferenceValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
 ) => Promise<PreferenceValueAndGrad<Params>> {
   checkFunction(apply)
   return async (params, batch, labels, options) => {
-    checkAlive(params)
-    const [logits, pullBack] = trace(apply, params, batch)
+    const [loss, logits, pullBack] = trace(apply, params, batch, () => gradOptions(options))
     try {
       const { shape, device } = checkLogits(logits)
       // A copy, as jax-js keeps its memory to itself. It becomes the gradient; the logits are free from here on.
       const data = (await logits.data()) as Float32Array<ArrayBuffer>
-      const result = await fusedPreferenceLoss({ data, shape }, labels, { ...options, gradient: 'in-place' })
+      const result = await fusedPreferenceLoss({ data, shape }, labels, { ...loss, gradient: 'in-place' })
       delete result.gradLogits
       const [gradParams] = pullBack(numpy.array(data, { shape, device }))
       return { loss: result.loss, metrics: result, gradParams }
@@ -78,6 +85,13 @@ export interface LinearPreferenceGradOptions
   transposed?: boolean
 }
 
+const linearOptions = optionsReader([...PAIRED_OPTIONS, 'transposed'], {
+  bias: 'is not taken: it comes from apply, beside hidden and weight',
+  gradient: 'is not taken: all gradients go back into jax-js, and gradParams of the result is made of them',
+  accumulate: 'is not taken: jax-js adds gradients up itself',
+  zeroInactive: "is not taken: all of hidden's gradient has to be written",
+})
+
 /**
  * `valueAndGrad` of the preference loss of a model whose output layer is left to this package: the logits are never
  * stored, and neither are they copied out of jax-js. What is said of {@link preferenceValueAndGrad} holds here too.
@@ -97,31 +111,31 @@ export function linearPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Ba
   options?: LinearPreferenceGradOptions,
 ) => Promise<PreferenceValueAndGrad<Params>> {
   checkFunction(apply)
-  return async (params, batch, labels, { transposed, ...options } = {}) => {
-    checkAlive(params)
-    const [head, pullBack] = trace(apply, params, batch)
+  return async (params, batch, labels, options) => {
+    const [{ across, ...loss }, head, pullBack] = trace(apply, params, batch, () => {
+      const { transposed, ...loss } = linearOptions(options)
+      return { ...loss, across: flag(transposed, 'options.transposed', false) }
+    })
     const left = new Set(tree.leaves(head as never) as JaxArray[])
     try {
-      const across = flag(transposed, 'options.transposed', false)
-      const { hidden, weight, bias } = head
+      const { hidden, weight, bias, ...others } = head
       const { shape, device } = checkArray(hidden, 'hidden')
       checkDimensions(shape, 'hidden', 'width')
       const { shape: sizes } = checkArray(weight, 'weight')
-      if (sizes.length !== 2) {
-        const wanted = across ? '[width, vocab]' : '[vocab, width]'
-        throw shapeMismatch('weight', `must be ${wanted}; got [${sizes.join(', ')}]`)
-      }
       if (bias) checkArray(bias, 'bias')
+      const [extra] = Object.keys(others)
+      if (extra !== undefined) {
+        throw invalidValue(`${extra} of apply(params, batch)`, 'is no part of a layer { hidden, weight, bias? }')
+      }
+      const width = shape.at(-1)!
+      const { vocab, strides } = weightSizes(sizes, across, width)
       const read = (array: JaxArray) => {
         left.delete(array)
         return array.data() as Promise<Float32Array<ArrayBuffer>>
       }
-      const [rows, columns] = sizes as [number, number]
-      const matrix = across
-        ? { data: await read(weight), shape: [columns, rows], strides: [1, columns] }
-        : { data: await read(weight), shape: [rows, columns] }
+      const matrix = { data: await read(weight), shape: [vocab, width], strides }
       const result = await fusedLinearPreferenceLoss({ data: await read(hidden), shape }, matrix, labels, {
-        ...options,
+        ...loss,
         ...(bias && { bias: await read(bias) }),
         gradient: true,
       })
@@ -142,17 +156,55 @@ export function linearPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Ba
 
 type PullBack<Params> = ((cotangent: JaxArray) => [Params]) & { dispose(): void }
 
-function trace<Params, Batch, Out>(apply: (params: Params, batch: Batch) => Out, params: Params, batch: Batch) {
-  return vjp((traced: Params) => apply(traced, batch) as never, [params] as never) as unknown as [Out, PullBack<Params>]
+/**
+ * What `read` gives, the output of `apply`, and the way back. Whatever is thrown, `params` and `batch` are used up.
+ */
+function trace<Params extends JsTree<JaxArray>, Batch, Out, Options>(
+  apply: (params: Params, batch: Batch) => Out,
+  params: Params,
+  batch: Batch,
+  read: () => Options,
+): [Options, Out, PullBack<Params>] {
+  const given = handedOver([params, batch])
+  try {
+    checkAlive(params)
+    const options = read()
+    const traced = vjp((traced: Params) => checkOutput(apply(traced, batch)) as never, [params] as never)
+    return [options, ...(traced as unknown as [Out, PullBack<Params>])]
+  } catch (error) {
+    // `apply` may have used up some of them.
+    for (const [array, left] of given) while (array.refCount > Math.max(0, left)) array.dispose()
+    throw error
+  }
+}
+
+/** A tree of arrays, as `apply` has to give one; without the bias of a layer that has none. */
+function checkOutput<Out>(out: Out): Out {
+  if (typeof out === 'object' && out !== null && 'bias' in out && out.bias === undefined) delete out.bias
+  const leaves = tree.leaves(out as never) as Partial<JaxArray>[]
+  const bad = leaves.findIndex((leaf) => typeof leaf?.dispose !== 'function')
+  if (bad < 0) return out
+  for (const leaf of leaves) leaf?.dispose?.()
+  throw invalidType('apply(params, batch)', 'an array of jax-js or a tree of arrays, at once', leaves[bad])
+}
+
+/** The arrays in a tree, each with the references to it that remain once the tree is used up. */
+function handedOver(all: unknown): Map<JaxArray, number> {
+  const found = new Map<JaxArray, number>()
+  for (const leaf of tree.leaves(all as never) as unknown[]) {
+    if (leaf instanceof JaxArray) found.set(leaf, (found.get(leaf) ?? leaf.refCount) - 1)
+  }
+  return found
 }
 
 function checkFunction(apply: unknown): void {
   if (typeof apply !== 'function') throw invalidType('apply', 'a function of parameters and a batch', apply)
 }
 
+/** Refuses arrays that have fewer references than there are places where they stand. */
 function checkAlive(params: JsTree<JaxArray>): void {
-  for (const leaf of tree.leaves(params) as JaxArray[]) {
-    if (leaf.refCount === 0) throw failure('ERR_DISPOSED', 'params: an array is disposed of or used up; pass a .ref')
+  for (const left of handedOver(params).values()) {
+    if (left < 0) throw failure('ERR_DISPOSED', 'params: an array is disposed of or used up; pass a .ref')
   }
 }
 

@@ -4,8 +4,10 @@
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { fusedPreferenceLossSync, sequenceLogProbsSync } from '../index.js'
-import { between, optionsObject } from '../options.js'
+import { between, oneOf } from '../options.js'
+import { PAIRED_OPTIONS } from '../paired-call.js'
 import { RUN_OPTIONS } from '../run.js'
+import { TOKEN_OPTIONS } from '../tokens.js'
 import type {
   FusedOptions,
   FusedPreferenceLoss,
@@ -15,6 +17,7 @@ import type {
   SequenceLogProbs,
   SequenceOptions,
 } from '../types.js'
+import { callback, optionsReader } from './options.js'
 import {
   alias,
   checkRows,
@@ -28,6 +31,7 @@ import {
   scaled,
   valuesOf,
 } from './tfjs/memory.js'
+import { type TensorReference, type TokenTensors, withArrays } from './tfjs/tensor-options.js'
 
 export {
   type LinearPreferenceLossOptions,
@@ -36,9 +40,14 @@ export {
   linearSequenceLogProbs,
   type OutputLayerOptions,
 } from './tfjs/linear.js'
+export type { TensorReference, TokenTensors } from './tfjs/tensor-options.js'
 
 /** Options of {@link preferenceLoss}. */
-export interface PreferenceLossOptions extends Omit<FusedOptions, 'gradient'> {
+export interface PreferenceLossOptions
+  extends Omit<FusedOptions, 'gradient' | 'zeroInactive' | 'reference' | keyof TokenTensors>,
+    TokenTensors {
+  /** As in `fusedPreferenceLoss`; log-probs and logits may be tensors. Needed unless the loss is reference-free. */
+  reference?: FusedOptions['reference'] | TensorReference | { logits: tf.Tensor }
   /**
    * 'in-place': the gradient takes the memory of the logits, so that nothing of their size is allocated. The logits
    * must not be used after the loss, nor by the gradient of the op they came from (that of a matMul does not use them).
@@ -50,7 +59,7 @@ export interface PreferenceLossOptions extends Omit<FusedOptions, 'gradient'> {
 }
 
 /** Options of {@link sequenceLogProbs}. */
-export interface SequenceLogProbsOptions extends SequenceOptions {
+export interface SequenceLogProbsOptions extends Omit<SequenceOptions, keyof TokenTensors>, TokenTensors {
   /** 'in-place': as in {@link PreferenceLossOptions}; the logits are overwritten during the backward pass. */
   gradient?: 'in-place'
   /** Is given the token counts and the per-token outputs, at each call. */
@@ -67,6 +76,12 @@ export interface CrossEntropyOptions extends RunOptions {
   gradient?: 'in-place'
 }
 
+const preferenceOptions = optionsReader([...PAIRED_OPTIONS, 'gradient', 'onResult'], {
+  zeroInactive: 'is not taken: the memory that the gradient gets is not zero, so that all of it has to be written',
+})
+const sequenceOptions = optionsReader([...TOKEN_OPTIONS, ...RUN_OPTIONS, 'gradient', 'onResult'])
+const crossEntropyOptions = optionsReader([...RUN_OPTIONS, 'ignoreIndex', 'labelSmoothing', 'gradient'])
+
 /**
  * The mean preference loss of a batch of sequences as a scalar tensor. Inside a gradient function, loss and gradient
  * are computed together, at once; outside of one, the loss alone.
@@ -74,28 +89,33 @@ export interface CrossEntropyOptions extends RunOptions {
  * @param logits float32, `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`. Of more dimensions, all
  *   before the last two count as batch: `tf.stack([chosen, rejected])` has the layout that is wanted.
  * @param labels token ids, or an int32 tensor of them in the shape of the logits without the last dimension.
- * @param options those of `fusedPreferenceLoss`, and `onResult`.
+ * @param options those of `fusedPreferenceLoss` but `zeroInactive`, and `onResult`. Of what may be a tensor there, no
+ *   gradient is computed.
  * @throws what `fusedPreferenceLoss` throws; `ERR_DISPOSED` for a disposed tensor; `ERR_BACKEND_UNAVAILABLE` where
  *   TensorFlow.js keeps the logits in memory that cannot be read synchronously.
  */
 export function preferenceLoss(
   logits: tf.Tensor,
   labels: Labels | tf.Tensor,
-  options: PreferenceLossOptions = {},
+  options?: PreferenceLossOptions,
 ): tf.Scalar {
   checkRows(logits, 'logits', 'vocab')
-  const { gradient, onResult, ...loss } = options
+  const { gradient, onResult, ...given } = preferenceOptions(options)
+  const inPlace = isInPlace(gradient)
+  const told = callback(onResult, 'options.onResult')
   const ids = idsOf(labels, logits, 'the logits')
+  const loss = withArrays(given, logits, 'the logits')
   const run = (out: FusedOptions['gradient']): FusedPreferenceLoss => {
-    const result = fusedPreferenceLossSync(logitsOf(logits), ids, { ...loss, gradient: out })
+    const reference = referenceOf(loss.reference)
+    const result = fusedPreferenceLossSync(logitsOf(logits), ids, { ...loss, reference, gradient: out })
     delete result.gradLogits
-    onResult?.(result)
+    told?.(result)
     return result
   }
   return differentiable([logits], (taped) => {
     if (!taped) return { value: tf.scalar(run(false).loss) }
     let value = 0
-    const saved = writeGradient(logits, gradient === 'in-place', (out) => {
+    const saved = writeGradient(logits, inPlace, (out) => {
       value = run(out).loss
     })
     return { value: tf.scalar(value), saved: [saved], gradient: (dy) => [scaled(saved, dy.dataSync()[0]!)] }
@@ -114,30 +134,26 @@ export function preferenceLoss(
 export function sequenceLogProbs(
   logits: tf.Tensor,
   labels: Labels | tf.Tensor,
-  options: SequenceLogProbsOptions = {},
+  options?: SequenceLogProbsOptions,
 ): tf.Tensor1D {
   checkRows(logits, 'logits', 'vocab')
-  const { gradient, onResult, ...tokens } = options
+  const { gradient, onResult, ...given } = sequenceOptions(options)
+  const inPlace = isInPlace(gradient)
+  const told = callback(onResult, 'options.onResult')
   const ids = idsOf(labels, logits, 'the logits')
+  const tokens = withArrays(given, logits, 'the logits')
   const forward = (values: Logits): Forward<tf.Tensor1D> => {
     const { backward, ...result } = sequenceLogProbsSync(values, ids, tokens)
     return {
       value: () => {
-        onResult?.(result)
+        told?.(result)
         return tf.tensor1d(Float32Array.from(result.logProbs))
       },
       backward: (dy, out) => backward(dy, { out }),
     }
   }
-  return twoPasses(logits, gradient === 'in-place', forward)
+  return twoPasses(logits, inPlace, forward)
 }
-
-const CROSS_ENTROPY_OPTIONS: ReadonlySet<string> = new Set([
-  ...RUN_OPTIONS,
-  'ignoreIndex',
-  'labelSmoothing',
-  'gradient',
-])
 
 /**
  * Mean cross-entropy of the labels under softmax(logits), as a scalar tensor: the mean over the rows that count, 0
@@ -155,8 +171,8 @@ export function sparseSoftmaxCrossEntropy(
   options?: CrossEntropyOptions,
 ): tf.Scalar {
   checkRows(logits, 'logits', 'vocab')
-  const given = optionsObject(options, 'options', CROSS_ENTROPY_OPTIONS)
-  const { gradient, labelSmoothing, ignoreIndex = -100, ...run } = given
+  const { gradient, labelSmoothing, ignoreIndex = -100, ...run } = crossEntropyOptions(options)
+  const inPlace = isInPlace(gradient)
   const smoothing = between(labelSmoothing, 'options.labelSmoothing', 0, 1, 0)
   const ids = idsOf(labels, logits, 'the logits')
   const tokens: SequenceOptions = { ...run, ignoreIndex, shift: false, outputs: smoothing > 0 ? ['logSumExp'] : [] }
@@ -189,7 +205,11 @@ export function sparseSoftmaxCrossEntropy(
       },
     }
   }
-  return twoPasses(logits, gradient === 'in-place', forward)
+  return twoPasses(logits, inPlace, forward)
+}
+
+function isInPlace(gradient: unknown): boolean {
+  return gradient !== undefined && oneOf(gradient, 'options.gradient', ['in-place'], 'in-place') === 'in-place'
 }
 
 function sum(values: ArrayLike<number>): number {
@@ -232,8 +252,18 @@ function twoPasses<T extends tf.Tensor>(
 }
 
 /** The logits, all dimensions before the last two as one. */
-function logitsOf(tensor: tf.Tensor): Logits {
-  return { data: valuesOf(tensor, 'logits'), shape: rowsShape(tensor) }
+function logitsOf(tensor: tf.Tensor, name = 'logits'): Logits {
+  return { data: valuesOf(tensor, name), shape: rowsShape(tensor) }
+}
+
+/** A reference whose logits are seen where they lie, until the heap grows. */
+function referenceOf(reference: FusedOptions['reference'] | { logits: tf.Tensor }): FusedOptions['reference'] {
+  if (!reference || !('logits' in reference) || !(reference.logits instanceof tf.Tensor)) {
+    return reference as FusedOptions['reference']
+  }
+  const name = 'options.reference.logits'
+  checkRows(reference.logits, name, 'vocab')
+  return { ...reference, logits: logitsOf(reference.logits, name) }
 }
 
 /** A tensor of the shape of the logits, filled by `fill`, which is told to overwrite the logits if it may and should. */

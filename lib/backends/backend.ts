@@ -24,6 +24,8 @@ export interface Tokens {
   targets: Int32Array
   /** `[R]` factor of each row's log-prob; 1 when absent. */
   weights?: Float64Array
+  /** `[R]` the factors that 'sft' takes instead, which knows nothing of ldAlpha; the same when absent. */
+  plainWeights?: Float64Array
   /** `[S + 1]` sequence s is rows offsets[s] .. offsets[s + 1]. */
   offsets: Int32Array
   /** `[S]` number of active rows. */
@@ -78,6 +80,8 @@ export interface ForwardStage {
   logProbs: Float64Array
   /** `[4 R]` out, when a gradient may follow in another job: what it needs to know of each row; private to a backend. */
   states?: Float64Array
+  /** `[S]` the same as logProbs with the tokens' plain weights; private to a backend. */
+  plainLogProbs?: Float64Array
   /** `[S]` out: mean over active rows of (log p(label) - log Σp²), for WPO. */
   logWeights?: Float64Array
   /** `[R]` outs. Inactive rows are left as they are: the caller has filled them. */
@@ -106,6 +110,10 @@ export interface LossConfig {
   alpha: number
   /** The log-probs are means over active tokens. */
   average: boolean
+  /** What sums over pairs are divided by; the number of pairs when absent. */
+  pairDivisor?: number
+  /** What the sum over tokens of 'sft' is divided by; the number of chosen tokens when absent. */
+  tokenDivisor?: number
 }
 
 /** Stage 3: P pairs. In a job that has stages 1 and 2, the inputs marked (gathered) are filled from them through `pairs`. */
@@ -142,6 +150,8 @@ export interface GradientStage {
   states?: Float64Array
   /** `[S]` d loss / d logProb of each sequence; filled (scattered from stage 3 through `pairs`) when the job has one. */
   coefficients: Float64Array
+  /** `[S]` those of `plainLogProbs`; private to a backend. */
+  plainCoefficients?: Float64Array
   /** Leave inactive rows of `out` as they are. */
   skipInactive?: boolean
 }
@@ -155,6 +165,7 @@ export interface HeadGradientStage {
   states?: Float64Array
   /** `[S]` as in {@link GradientStage}. */
   coefficients: Float64Array
+  plainCoefficients?: Float64Array
   /** `[R, D]` out. Inactive rows become zeros, unless they are skipped. */
   hidden?: Float32Array | bigint
   /** `[V, D]` out, without gaps, in the order of the weight: its columns are neighbours where the weight's are. */
@@ -184,6 +195,8 @@ export interface RunSettings {
   /** Of the cuda backend. */
   device?: number
   stream?: bigint
+  /** The objects whose device memory and stream the addresses are of: as long as a job may run they are kept. */
+  needs?: readonly unknown[]
 }
 
 export interface Backend {

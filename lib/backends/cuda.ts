@@ -7,12 +7,16 @@ import { failure } from '../errors.js'
 import type { Backends, Device } from '../types.js'
 import type { CudaFunctions } from './addon.js'
 import type { Backend, Job, RunSettings } from './backend.js'
+import { Holds } from './holds.js'
 import { JobArguments } from './job-arguments.js'
 import { loadNative } from './native.js'
 import { untilAborted } from './signals.js'
 
 /** Directions of a copy. */
 export const COPY = { toDevice: 1, toHost: 2, onDevice: 3 } as const
+
+/** What an address is of; the CUDA runtime's own pinned and managed memory is shared by all devices. */
+export const MEMORY = { host: 0, onDevice: 1, shared: 2 } as const
 
 /** Does what `call` does; the errors of CUDA carry their code. */
 export function cudaCall<T>(call: () => T): T {
@@ -32,12 +36,11 @@ export async function cudaPromise<T>(promise: Promise<T>): Promise<T> {
   }
 }
 
-// Numbers below these are the cpu backend's.
-let lastId = 2 ** 40
-
-/** A number for work off the calling thread. */
+/** A number for work off the calling thread, by which it can be cancelled. */
 export function nextId(): number {
-  return ++lastId
+  const native = loadNative()
+  if ('reason' in native) throw failure('ERR_BACKEND_UNAVAILABLE', native.reason)
+  return native.addon.nextId()
 }
 
 class CudaBackend implements Backend {
@@ -49,13 +52,24 @@ class CudaBackend implements Backend {
   ) {}
 
   runSync(job: Job, settings: RunSettings): void {
-    cudaCall(() => this.cuda.run(...this.jobArguments.of(job, settings)))
+    const holds = new Holds(settings.needs)
+    try {
+      cudaCall(() => this.cuda.run(...this.jobArguments.of(job, settings)))
+    } finally {
+      holds.letGo(false)
+    }
   }
 
   async run(job: Job, settings: RunSettings): Promise<void> {
-    const id = nextId()
-    const running = this.cuda.runAsync(id, ...this.jobArguments.of(job, settings))
-    await untilAborted(settings.signal, cudaPromise(running), () => this.cuda.cancel(id))
+    const { signal, needs = [] } = settings
+    const holds = new Holds(needs)
+    try {
+      const id = nextId()
+      const running = this.cuda.runAsync(id, ...this.jobArguments.of(job, settings), needs)
+      await untilAborted(signal, cudaPromise(running), () => this.cuda.cancel(id))
+    } finally {
+      holds.letGo(false)
+    }
   }
 
   /** A job whose tensors are in device memory, ready to be enqueued again and again. */
@@ -68,7 +82,9 @@ class CudaBackend implements Backend {
 export interface LoadedCuda {
   backend: CudaBackend
   functions: CudaFunctions
-  info(): { devices: Device[]; path: string; cublasLt: Backends['cuda']['cublasLt'] }
+  info(): { devices: Device[]; path: string }
+  /** Whether cuBLASLt is there. Opens it, which maps half a gigabyte. */
+  cublasLt(): Backends['cuda']['cublasLt']
 }
 
 /** Environment variable with the path of the CUDA library, instead of the one beside the addon. */
@@ -99,7 +115,8 @@ function find(): LoadedCuda | { reason: string } {
     const reason = functions.open(path)
     if (reason !== undefined) return { reason }
     const backend = new CudaBackend(functions, new JobArguments(lossNames, instructionSets, 0))
-    return { backend, functions, info: () => ({ devices: functions.devices(), path, cublasLt: cublasLtOf(functions) }) }
+    const info = () => ({ devices: functions.devices(), path })
+    return { backend, functions, info, cublasLt: () => cublasLtOf(functions) }
   } catch (error) {
     return { reason: error instanceof Error ? error.message : String(error) }
   }

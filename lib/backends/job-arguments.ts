@@ -6,7 +6,7 @@ import type { DType, FDivergence, InstructionSet, LossType } from '../types.js'
 import type { Head, Job, Rows, RunSettings } from './backend.js'
 
 /** Changes with this order: a binary of another build would read the arguments as something else. */
-export const JOB_VERSION = 5
+export const JOB_VERSION = 6
 
 /** An array of the host's. */
 export type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array
@@ -21,7 +21,7 @@ const DTYPES: Record<DType, number> = { float32: 0, float16: 1, bfloat16: 2 }
 const DIVERGENCES: Record<FDivergence, number> = { reverse_kl: 0, forward_kl: 1, js: 2, alpha: 3 }
 
 /** The most arrays of a job. */
-export const MOST_ARRAYS = 44
+export const MOST_ARRAYS = 45
 
 /** Kinds of arrays; k > 0 is one of k - 1 elements that is in its slot of the arena, and not passed. */
 const ABSENT = 0
@@ -38,7 +38,7 @@ export interface Slots {
 export class JobArguments {
   private readonly lossCodes: ReadonlyMap<string, number>
   /** Read by the addon before it returns, so one array serves all calls. */
-  private readonly numbers = new Float64Array(MOST_ARRAYS + 62 + 3 * 32)
+  private readonly numbers = new Float64Array(MOST_ARRAYS + 64 + 3 * 32)
 
   constructor(
     lossNames: readonly LossType[],
@@ -106,6 +106,8 @@ export class JobArguments {
       numbers[at++] = loss.alpha
       numbers[at++] = DIVERGENCES[loss.fDivergence]
       numbers[at++] = loss.average ? 1 : 0
+      numbers[at++] = loss.pairDivisor ?? 0
+      numbers[at++] = loss.tokenDivisor ?? 0
       numbers[at++] = terms.length
       for (const term of terms) {
         numbers[at++] = this.lossCodes.get(term.lossType) as number
@@ -132,6 +134,7 @@ export function arraysOf(job: Job, { stream }: RunSettings): NativeArgument[] {
   const arrays = [
     tokens?.targets,
     tokens?.weights,
+    tokens?.plainWeights,
     tokens?.offsets,
     tokens?.counts,
     (policy ?? gradient)?.logits.data as NativeArgument,
@@ -179,5 +182,5 @@ function arraysOfHead(head: Head | undefined): NativeArgument[] {
 }
 
 /** Where in {@link arraysOf} those it writes begin, and end. */
-export const FIRST_RESULT = 12
-export const RESULTS_END = 38
+export const FIRST_RESULT = 13
+export const RESULTS_END = 39

@@ -9,7 +9,6 @@ import {
   FIRST_RESULT,
   JOB_VERSION,
   JobArguments,
-  MOST_ARRAYS,
   type NativeArray,
   RESULTS_END,
   type Slots,
@@ -32,9 +31,8 @@ const INSTRUCTION_SET_VARIABLE = 'FUSED_PREFERENCE_LOSS_INSTRUCTION_SET'
 
 class CpuBackend implements Backend {
   readonly name = 'cpu'
-  private readonly arena = new Arena()
+  private readonly arena: Arena
   private readonly jobArguments: JobArguments
-  private lastId = 0
 
   constructor(
     private readonly addon: Addon,
@@ -42,7 +40,7 @@ class CpuBackend implements Backend {
   ) {
     const { lossNames, instructionSets } = addon
     this.jobArguments = new JobArguments(lossNames, instructionSets, instructionSets.indexOf(defaultSet))
-    addon.setArena(this.arena.buffer)
+    this.arena = new Arena(addon.arena)
   }
 
   runSync(job: Job, settings: RunSettings): void {
@@ -54,7 +52,7 @@ class CpuBackend implements Backend {
   }
 
   async run(job: Job, settings: RunSettings): Promise<void> {
-    const id = ++this.lastId
+    const id = this.addon.nextId()
     const running = this.addon.runAsync(id, ...this.jobArguments.of(job, settings))
     await untilAborted(settings.signal, running, () => this.addon.cancel(id))
   }
@@ -65,14 +63,21 @@ const SLOT = 64
 
 /**
  * A slot of memory for each small array of a call. Copying in and out of it costs far less than the buffers that V8
- * would allocate to give small arrays an address.
+ * would allocate to give small arrays an address. The memory is the addon's, so that all who call it write where it
+ * reads; between `put` and `take` nobody else runs.
  */
 class Arena implements Slots {
-  readonly buffer = new ArrayBuffer(SLOT * MOST_ARRAYS)
-  private readonly float64 = new Float64Array(this.buffer)
-  private readonly float32 = new Float32Array(this.buffer)
-  private readonly int32 = new Int32Array(this.buffer)
-  private readonly uint16 = new Uint16Array(this.buffer)
+  private readonly float64: Float64Array
+  private readonly float32: Float32Array
+  private readonly int32: Int32Array
+  private readonly uint16: Uint16Array
+
+  constructor(memory: ArrayBuffer) {
+    this.float64 = new Float64Array(memory)
+    this.float32 = new Float32Array(memory)
+    this.int32 = new Int32Array(memory)
+    this.uint16 = new Uint16Array(memory)
+  }
 
   // Nine of ten are float64: a loop over these alone takes a third of the time of one over every kind.
   put(i: number, array: NativeArray): boolean {

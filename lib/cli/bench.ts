@@ -2,14 +2,26 @@
  * `bench`: how fast the package is on this machine, against the time in which its memory moves the same bytes once.
  * A short measurement for users; comparisons with other packages are made in the repository (`npm run bench`).
  */
-import { parseArgs } from 'node:util'
 import { findAddon } from '../backends/native.js'
 import { fusedPreferenceLossSync, getBackends, sequenceLogProbsSync } from '../index.js'
-import type { Command } from './command.js'
+import { readArguments, readInteger } from './arguments.js'
+import type { Command, Option } from './command.js'
 
 const [BATCH, TIME] = [4, 64]
 const VOCABULARIES = ['32000', '128256']
+/** Below, a call takes longer than its memory does; above, one tensor takes more than 1 GB. */
+const VOCAB_LIMITS = [1000, 1_000_000] as const
+const THREAD_LIMITS = [1, 1024] as const
 const RUNS = 7
+
+const OPTIONS = {
+  json: { type: 'boolean', help: 'print one JSON object' },
+  threads: { type: 'string', value: 'N', help: 'use N threads; all that the process may use by default' },
+  vocab: {
+    ...{ type: 'string', multiple: true, default: VOCABULARIES, value: 'N' },
+    help: `measure a vocabulary of N, once per --vocab; ${VOCABULARIES.join(' and ')} by default`,
+  },
+} satisfies Record<string, Option>
 
 interface Result {
   shape: number[]
@@ -25,26 +37,22 @@ interface Times {
 }
 
 export const command: Command = {
-  summary: 'measure this machine: forward pass and full step, against its memory (--json, --threads N, --vocab N)',
+  summary: 'measure this machine: forward pass and full step, against its memory',
+  options: OPTIONS,
   run(args) {
-    const { values } = parseArgs({
-      args,
-      options: {
-        json: { type: 'boolean' },
-        threads: { type: 'string' },
-        vocab: { type: 'string', multiple: true, default: VOCABULARIES },
-      },
-    })
-    const threads = values.threads === undefined ? undefined : Number(values.threads)
+    const { values } = readArguments(args, OPTIONS)
+    const threads = values.threads === undefined ? undefined : readInteger('threads', values.threads, ...THREAD_LIMITS)
+    const vocabularies = values.vocab.map((vocab) => readInteger('vocab', vocab, ...VOCAB_LIMITS))
     const { cpu } = getBackends()
-    const results = values.vocab.map((vocab) => measure([BATCH, TIME, Number(vocab)], threads))
+    const results = vocabularies.map((vocab) => measure([BATCH, TIME, vocab], threads))
+    const used = threads ?? cpu.threads
     if (values.json) {
-      console.log(
-        JSON.stringify({ backend: cpu.available ? 'cpu' : 'js', threads: threads ?? cpu.threads, results }, null, 2),
-      )
+      console.log(JSON.stringify({ backend: cpu.available ? 'cpu' : 'js', threads: used, results }, null, 2))
       return 0
     }
-    const set = cpu.available ? `cpu backend, ${cpu.instructionSet}, ${threads ?? cpu.threads} threads` : 'js backend'
+    const set = cpu.available
+      ? `cpu backend, ${cpu.instructionSet}, ${used} ${used === 1 ? 'thread' : 'threads'}`
+      : 'js backend'
     console.log(`float32, ${set}; median of ${RUNS} runs, and its multiple of the memory's own time\n`)
     const columns = ['logits', 'MB', 'log-probs', 'DPO: loss and gradient']
     console.log(line(columns))

@@ -1,17 +1,23 @@
 /**
  * `build`: compiles the addon on this machine, for platforms without a binary in the package. Never run by an install.
  */
-import { spawnSync } from 'node:child_process'
+import { type SpawnOptions, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
-import type { Command } from './command.js'
+import { readArguments } from './arguments.js'
+import type { Command, Option } from './command.js'
 import { manifest, packageRoot } from './package-root.js'
 
+const OPTIONS = {
+  'no-cuda': { type: 'boolean', help: 'leave the CUDA library out, which is compiled too where nvcc is found' },
+} satisfies Record<string, Option>
+
 export const command: Command = {
-  summary: 'compile the native binary here; needs cmake and a C++17 compiler (--no-cuda)',
+  summary: 'compile the native binary here; needs cmake and a C++17 compiler',
+  options: OPTIONS,
   run(args) {
-    const { values } = parseArgs({ args, options: { 'no-cuda': { type: 'boolean' } } })
+    const { values } = readArguments(args, OPTIONS)
     const tools = toolsFolder()
     if (tools === undefined) return 1
     const cmakeJs = createRequire(join(tools, 'x.js')).resolve('cmake-js/bin/cmake-js')
@@ -21,7 +27,8 @@ export const command: Command = {
     )
     const options = ['--log-level', 'error', `--CDFPL_CUDA=${cuda}`]
     // NODE_PATH: CMakeLists.txt asks Node where node-addon-api is.
-    const status = run(process.execPath, [cmakeJs, 'rebuild', ...options], { NODE_PATH: join(tools, 'node_modules') })
+    const env = { ...process.env, NODE_PATH: join(tools, 'node_modules') }
+    const status = run(process.execPath, [cmakeJs, 'rebuild', ...options], { cwd: packageRoot, env })
     if (status === 0) console.log('Done; `npx fused-preference-loss inspect` shows what is loaded now')
     return status
   },
@@ -30,28 +37,26 @@ export const command: Command = {
 /** The folder whose node_modules has the build tools: the package's own in a clone, else one they are installed in. */
 function toolsFolder(): string | undefined {
   const names = ['cmake-js', 'node-addon-api']
-  try {
-    const load = createRequire(join(packageRoot, 'x.js'))
-    for (const name of names) load.resolve(`${name}/package.json`)
-    return packageRoot
-  } catch {
-    // Beside the build folder, which cmake-js empties.
-    const folder = join(packageRoot, 'build-tools')
-    const packages = names.map((name) => `${name}@${manifest.devDependencies[name]}`)
-    console.log(`Installing ${packages.join(' and ')} in ${folder}`)
-    const args = ['install', '--prefix', folder, '--no-save', '--no-audit', '--no-fund', ...packages]
-    return run('npm', args) === 0 ? folder : undefined
-  }
+  if (names.every((name) => existsSync(join(packageRoot, 'node_modules', name)))) return packageRoot
+  // Beside the build folder, which cmake-js empties.
+  const folder = join(packageRoot, 'build-tools')
+  const dependencies = Object.fromEntries(names.map((name) => [name, manifest.devDependencies[name]]))
+  console.log(`Installing ${names.join(' and ')} in ${folder}`)
+  mkdirSync(folder, { recursive: true })
+  writeFileSync(join(folder, 'package.json'), JSON.stringify({ private: true, dependencies }))
+  return install(folder) === 0 ? folder : undefined
 }
 
-function run(program: string, args: string[], env: Record<string, string> = {}): number {
-  const shell = process.platform === 'win32' && program === 'npm'
-  const { status, error } = spawnSync(program, args, {
-    cwd: packageRoot,
-    env: { ...process.env, ...env },
-    stdio: 'inherit',
-    shell,
-  })
+/** On Windows npm is a script, which needs a shell: that gets neither the folder, which may hold spaces, nor a version. */
+function install(cwd: string): number {
+  const args = ['install', '--no-audit', '--no-fund']
+  return process.platform === 'win32'
+    ? run(`npm ${args.join(' ')}`, [], { cwd, shell: true })
+    : run('npm', args, { cwd })
+}
+
+function run(program: string, args: string[], options: SpawnOptions): number {
+  const { status, error } = spawnSync(program, args, { stdio: 'inherit', ...options })
   if (error) throw error
   return status ?? 1
 }

@@ -2,17 +2,22 @@
  * `inspect`: what this machine has, and what became of the native binary. What a bug report needs.
  */
 import { cpus } from 'node:os'
-import { parseArgs } from 'node:util'
 import { platformOfBinary } from '../backends/load-addon.js'
 import { findAddon } from '../backends/native.js'
 import { getBackends } from '../get-backends.js'
-import type { Command } from './command.js'
+import { readArguments } from './arguments.js'
+import type { Command, Option } from './command.js'
 import { manifest } from './package-root.js'
 
+const OPTIONS = {
+  json: { type: 'boolean', help: 'print one JSON object' },
+} satisfies Record<string, Option>
+
 export const command: Command = {
-  summary: 'print versions, platform, backends and the binary that was loaded (--json)',
+  summary: 'print versions, platform, backends and the binary that was loaded',
+  options: OPTIONS,
   run(args) {
-    const { values } = parseArgs({ args, options: { json: { type: 'boolean' } } })
+    const { values } = readArguments(args, OPTIONS)
     const facts = inspect()
     console.log(values.json ? JSON.stringify(facts, null, 2) : text(facts))
     return 0

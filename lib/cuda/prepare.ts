@@ -1,14 +1,21 @@
 /**
  * `prepareFusedPreferenceLoss`: a call whose checks, memory and inputs are out of the way before it is enqueued.
  */
-import { cudaCall } from '../backends/cuda.js'
+import { checkUnchanged, type Watched, watch } from '../arrays.js'
+import { cudaCall, nextId } from '../backends/cuda.js'
+import { enqueued, Holds, keepAlive } from '../backends/holds.js'
+import { arraysOf } from '../backends/job-arguments.js'
+import { Handle } from '../device/handle.js'
 import { streamOf } from '../device/memory.js'
 import { cudaFunctions, requireCuda } from '../device/open.js'
-import { failure, invalidValue } from '../errors.js'
+import { invalidValue } from '../errors.js'
 import { type Plan, plan, result } from '../fused-preference-loss.js'
 import type { DeviceMemory, FusedOptions, FusedPreferenceLoss, Labels, Logits, RunOptions } from '../types.js'
 
-/** A call that can be enqueued again and again, on whatever its device memory then holds. */
+/**
+ * A call that can be enqueued again and again, on whatever its device memory then holds. It keeps alive all it was given.
+ * All that is enqueued shares one workspace, so a call on another stream has to wait for the one before.
+ */
 export interface PreparedPreferenceLoss {
   /** Bytes of device memory it holds: inputs, results and scratch. */
   readonly workspaceBytes: number
@@ -19,7 +26,7 @@ export interface PreparedPreferenceLoss {
   enqueue(stream?: RunOptions['stream']): void
   /** Waits for the stream, and gives the result of what was enqueued last. Its arrays are overwritten by the next. */
   read(stream?: RunOptions['stream']): FusedPreferenceLoss
-  /** Gives its memory back. */
+  /** Gives its memory back; once the last graph that has captured it is gone, where there are any. */
   dispose(): void
 }
 
@@ -35,35 +42,67 @@ export function prepareFusedPreferenceLoss(
   labels: Labels | DeviceMemory,
   options: FusedOptions = {},
 ): PreparedPreferenceLoss {
-  const planned: Plan = plan(logits, labels, options)
-  const { runner } = planned
-  const { job } = planned.call
-  for (const rows of [job.policy?.logits, job.reference?.logits]) {
-    if (rows && typeof rows.data !== 'bigint') throw invalidValue('logits.data', 'must be device memory')
+  return new PreparedCall(plan(logits, labels, options))
+}
+
+class PreparedCall extends Handle<object> implements PreparedPreferenceLoss {
+  readonly workspaceBytes: number
+  #plan: Plan | undefined
+  // What is written by each call; parts of it are the caller's by then.
+  readonly #results: readonly Watched[]
+
+  constructor(planned: Plan) {
+    const { settings } = planned.runner
+    const { job } = planned.call
+    for (const rows of [job.policy?.logits, job.reference?.logits]) {
+      if (rows && typeof rows.data !== 'bigint') throw invalidValue('logits.data', 'must be device memory')
+    }
+    const { backend, functions: cuda } = requireCuda()
+    const holds = new Holds(settings.needs)
+    let prepared: object
+    try {
+      prepared = backend.prepare(job, { ...settings, signal: undefined })
+    } catch (error) {
+      holds.letGo(false)
+      throw error
+    }
+    super(prepared, (forgotten) => {
+      try {
+        if (forgotten) cuda.destroyPreparedAsync(nextId(), prepared).catch(() => {})
+        else cuda.destroyPrepared(prepared)
+      } finally {
+        holds.letGo(forgotten)
+      }
+    })
+    keepAlive(this, settings.needs ?? [])
+    this.workspaceBytes = cuda.workspaceBytes(prepared)
+    this.#plan = planned
+    const arrays = arraysOf(job, settings).filter((array) => typeof array === 'object')
+    this.#results = arrays.map((array) => watch('a result of this prepared call', array))
   }
-  const cuda = cudaFunctions()
-  const { signal, ...settings } = runner.settings
-  let prepared: object | undefined = requireCuda().backend.prepare(job, settings)
-  const open = (): object => {
-    if (prepared === undefined) throw failure('ERR_DISPOSED', 'this prepared call has been disposed of')
-    return prepared
+
+  enqueue(stream?: RunOptions['stream']): void {
+    const { handle } = this
+    const address = this.#onStream(this.#plan as Plan, stream)
+    cudaCall(() => cudaFunctions().enqueue(handle, address))
+    enqueued(this)
   }
-  const onStream = (stream: RunOptions['stream']) =>
-    Number(stream === undefined ? (settings.stream ?? 0) : streamOf(stream))
-  return {
-    workspaceBytes: cuda.workspaceBytes(prepared),
-    enqueue(stream) {
-      const call = open()
-      cudaCall(() => cuda.enqueue(call, onStream(stream)))
-    },
-    read(stream) {
-      const call = open()
-      cudaCall(() => cuda.read(call, onStream(stream)))
-      return result(planned)
-    },
-    dispose() {
-      if (prepared !== undefined) cuda.destroyPrepared(prepared)
-      prepared = undefined
-    },
+
+  read(stream?: RunOptions['stream']): FusedPreferenceLoss {
+    const { handle } = this
+    const planned = this.#plan as Plan
+    const address = this.#onStream(planned, stream)
+    checkUnchanged(this.#results)
+    cudaCall(() => cudaFunctions().read(handle, address))
+    return result(planned)
+  }
+
+  override dispose(): void {
+    super.dispose()
+    this.#plan = undefined
+  }
+
+  #onStream({ runner: { settings } }: Plan, stream: RunOptions['stream']): number {
+    return Number(stream === undefined ? (settings.stream ?? 0) : streamOf(stream, settings.device))
   }
 }

@@ -3,12 +3,16 @@
  */
 import { invalidType, outOfRange } from '../errors.js'
 import { integer, oneOf, optionsObject } from '../options.js'
+import { callersResult } from './callers.js'
 import type { PreferenceRecord } from './records.js'
-import { type OnWarning, placeOf, warner } from './warnings.js'
+import { type OnWarning, placeOf, warner, warnerOnce } from './warnings.js'
 
 /** Options of {@link preferenceBatches}. */
 export interface BatchOptions {
-  /** Text to token ids, without special tokens: those come from `bosId` and `eosId`. */
+  /**
+   * Text to token ids. Adds no special tokens of its own (`add_special_tokens: false`); those of a chat template are
+   * in the text, and those that are not come from `bosId` and `eosId`.
+   */
   tokenizer: (text: string) => ArrayLike<number>
   /** Pairs of a batch; the last batch may have fewer. */
   batchSize: number
@@ -28,13 +32,21 @@ export interface BatchOptions {
   padToMultipleOf?: number
   /** Fills `inputIds` past the end of a sequence. Defaults to 0. */
   padId?: number
-  /** Begins every sequence, and is not dropped with the start of a prompt. Defaults to none. */
+  /**
+   * Begins every sequence, and is not dropped with the start of a prompt. Not added to a prompt that begins with it.
+   * Defaults to none.
+   */
   bosId?: number
-  /** Ends every completion that is not cut. Defaults to none. */
+  /** Ends every completion that is not cut. Not added where one ends with it, white space aside. Defaults to none. */
   eosId?: number
   /** The label of tokens that do not count. Defaults to -100. */
   ignoreIndex?: number
-  /** Is told of every empty completion. Defaults to a warning of the process for each. */
+  /** What becomes of a pair whose sequences are the same: it stays, or is left out with a warning. Defaults to 'keep'. */
+  onIdentical?: 'keep' | 'skip'
+  /**
+   * Is told of every empty completion, of the first pair whose sequences are the same and of every such pair that is
+   * left out, and once of special tokens that are there already. Defaults to a warning of the process for each.
+   */
   onWarning?: OnWarning
 }
 
@@ -58,6 +70,11 @@ export interface PreferenceBatch {
   empty: number[]
   /** Sequences that lost tokens to a limit. */
   truncated: number[]
+  /**
+   * Pairs, as indices of `records`, whose two sequences are the same, in the data or once cut: their loss is constant
+   * and their gradient 0.
+   */
+  identical: number[]
 }
 
 const OPTIONS: ReadonlySet<string> = new Set([
@@ -71,8 +88,10 @@ const OPTIONS: ReadonlySet<string> = new Set([
   'bosId',
   'eosId',
   'ignoreIndex',
+  'onIdentical',
   'onWarning',
 ])
+const ON_IDENTICAL = ['keep', 'skip'] as const
 const LAYOUTS = ['padded', 'packed'] as const
 const MAX = 2 ** 31 - 1
 
@@ -96,8 +115,10 @@ export async function* preferenceBatches(
   let count = 0
   try {
     for await (const record of records) {
-      pending.push(pairOf(record, placeOf(record) ?? `records[${count}]`, settings))
+      const pair = pairOf(record, placeOf(record) ?? `records[${count}]`, settings)
       count++
+      if (pair.identical && settings.skipsIdentical) continue
+      pending.push(pair)
       if (pending.length === settings.batchSize) {
         const full = pending
         pending = []
@@ -121,6 +142,7 @@ function settingsOf(options: BatchOptions) {
   const bosId = optional('bosId', 0)
   // A token of the prompt to predict from, and one to predict.
   const maxLength = optional('maxLength', bosId === undefined ? 2 : 3)
+  const warn = warner(given.onWarning)
   return {
     tokenizer,
     bosId,
@@ -132,7 +154,9 @@ function settingsOf(options: BatchOptions) {
     padId: optional('padId', 0) ?? 0,
     eosId: optional('eosId', 0),
     ignoreIndex: optional('ignoreIndex', -MAX) ?? -100,
-    warn: warner(given.onWarning),
+    skipsIdentical: oneOf(given.onIdentical, 'options.onIdentical', ON_IDENTICAL, 'keep') === 'skip',
+    warn,
+    warnOnce: warnerOnce(warn),
   }
 }
 
@@ -147,37 +171,111 @@ interface Pair {
   prompt: number[]
   chosen: Completion
   rejected: Completion
+  identical: boolean
 }
 
 /** A record in tokens, cut to the limits. */
 function pairOf(record: PreferenceRecord, place: string, settings: Settings): Pair {
   if (typeof record !== 'object' || record === null) throw invalidType(place, 'a record', record)
   for (const field of ['prompt', 'chosen', 'rejected'] as const) {
-    if (typeof record[field] !== 'string') throw invalidType(`${place}.${field}`, 'text', record[field])
+    const wanted = 'text (readPreferences makes it of lists of messages)'
+    if (typeof record[field] !== 'string') throw invalidType(`${place}.${field}`, wanted, record[field])
   }
-  const { bosId, eosId, maxLength = Number.POSITIVE_INFINITY, maxPromptLength } = settings
-  const tokens = (field: 'prompt' | 'chosen' | 'rejected') =>
-    idsOf(settings.tokenizer(record[field]), `options.tokenizer(${place}.${field})`)
-  const bos = bosId === undefined ? [] : [bosId]
-  const prompt = [...bos, ...tokens('prompt')]
-  const completions = { chosen: tokens('chosen'), rejected: tokens('rejected') }
-  const eos = eosId === undefined ? [] : [eosId]
-  const longest = Math.max(completions.chosen.length, completions.rejected.length) + eos.length
+  const { bosId, maxLength = Number.POSITIVE_INFINITY, maxPromptLength } = settings
+  const prompt = promptOf(record, place, settings)
+  const completions = {
+    chosen: completionOf('chosen', record, place, settings),
+    rejected: completionOf('rejected', record, place, settings),
+  }
+  const longest = Math.max(completions.chosen.length, completions.rejected.length)
 
   const promptLimit = maxPromptLength ?? Math.max(maxLength - longest, Math.floor(maxLength / 2))
   const dropped = Math.max(0, prompt.length - promptLimit)
-  prompt.splice(bos.length, dropped)
-  const completion = (field: 'chosen' | 'rejected'): Completion => {
-    const all = completions[field].concat(eos)
+  prompt.splice(bosId === undefined ? 0 : 1, dropped)
+  const cut = (field: 'chosen' | 'rejected'): Completion => {
+    const all = completions[field]
     const ids = all.slice(0, maxLength - prompt.length)
-    const empty = completions[field].length === 0
+    const empty = all.every((id) => id === settings.eosId)
     if (empty) {
-      const message = `${place}.${field} is an empty completion: it gives the model nothing to learn from`
-      settings.warn(Object.assign(new Error(message), { record }))
+      settings.warn(
+        warning(`${place}.${field} is an empty completion: it gives the model nothing to learn from`, record),
+      )
     }
     return { ids, empty, truncated: dropped > 0 || ids.length < all.length }
   }
-  return { record, prompt, chosen: completion('chosen'), rejected: completion('rejected') }
+  const [chosen, rejected] = [cut('chosen'), cut('rejected')]
+  const identical = areSame(chosen.ids, rejected.ids)
+  if (identical) {
+    const cause = areSame(completions.chosen, completions.rejected) ? '' : ` once cut to maxLength ${maxLength}`
+    const problem = `${place}: chosen and rejected have the same tokens${cause}: the pair teaches nothing`
+    if (settings.skipsIdentical) settings.warn(warning(`${problem}; it is left out`, record))
+    else {
+      const remedy = "batches count all such pairs as identical, and onIdentical: 'skip' leaves them out"
+      settings.warnOnce('identical', warning(`${problem}; ${remedy}`, record))
+    }
+  }
+  return { record, prompt, chosen, rejected, identical }
+}
+
+/** The tokens of a prompt, with `bosId` at the start. */
+function promptOf(record: PreferenceRecord, place: string, settings: Settings): number[] {
+  const { bosId } = settings
+  const ids = tokensOf(record.prompt, `${place}.prompt`, settings)
+  if (bosId === undefined) return ids
+  if (ids[0] !== bosId) return [bosId, ...ids]
+  const problem = `${place}.prompt begins with options.bosId${ids[1] === bosId ? ' twice' : ''}, so none is added`
+  const remedy = 'have the chat template or the tokenizer leave it to bosId'
+  settings.warnOnce('bosId', warning(`${problem}: ${remedy}`, record))
+  return ids
+}
+
+/** The tokens of a completion, with `eosId` at the end. */
+function completionOf(
+  field: 'chosen' | 'rejected',
+  record: PreferenceRecord,
+  place: string,
+  settings: Settings,
+): number[] {
+  const { bosId, eosId, ignoreIndex } = settings
+  const name = `${place}.${field}`
+  const ids = tokensOf(record[field], name, settings)
+  if (bosId !== undefined && bosId !== eosId && ids[0] === bosId) {
+    const problem = `${name} begins with options.bosId, which then stands amid the sequence`
+    settings.warnOnce('bosId inside', warning(`${problem}: have the tokenizer add no special tokens`, record))
+  }
+  if (ids.includes(ignoreIndex)) {
+    const problem = `${name} has the token ${ignoreIndex}, which as a label is options.ignoreIndex: it does not count`
+    settings.warnOnce('ignoreIndex', warning(`${problem}; use an ignoreIndex below 0`, record))
+  }
+  if (eosId === undefined) return ids
+  const end = ids.at(-1) === eosId ? ids : withoutSpace(ids, record[field], name, settings)
+  if (end.at(-1) !== eosId) return [...ids, eosId]
+  const problem = `${name} ends with options.eosId${end.at(-2) === eosId ? ' twice' : ''}, so none is added`
+  const remedy = 'leave eosId out where the chat template or the tokenizer writes it'
+  settings.warnOnce('eosId', warning(`${problem}: ${remedy}`, record))
+  return ids
+}
+
+/** The tokens without the white space at the end, as after the turn of a chat template, if `eosId` is among them. */
+function withoutSpace(ids: number[], text: string, name: string, settings: Settings): number[] {
+  const trimmed = text.trimEnd()
+  if (trimmed.length === text.length || !ids.includes(settings.eosId!)) return ids
+  return tokensOf(trimmed, name, settings)
+}
+
+function tokensOf(text: string, name: string, { tokenizer }: Settings): number[] {
+  return idsOf(
+    callersResult('options.tokenizer', name, () => tokenizer(text)),
+    `options.tokenizer(${name})`,
+  )
+}
+
+function warning(message: string, record: PreferenceRecord) {
+  return Object.assign(new Error(message), { record })
+}
+
+function areSame(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((id, i) => id === b[i])
 }
 
 function idsOf(value: ArrayLike<number>, name: string): number[] {
@@ -198,10 +296,13 @@ function batchOf(pairs: readonly Pair[], settings: Settings): PreferenceBatch {
   )
   const lengths = Int32Array.from(sequences, ({ prompt, completion }) => prompt.length + completion.ids.length)
   // Every sequence has a place, even one without any token.
-  const time = Math.ceil(Math.max(1, ...lengths) / multiple) * multiple
-  const offsets = new Int32Array(sequences.length + 1)
-  for (const [s, length] of lengths.entries()) offsets[s + 1] = offsets[s] + (packed ? Math.max(1, length) : time)
+  const longest = lengths.reduce((most, length) => Math.max(most, length), 1)
+  const time = Math.ceil(longest / multiple) * multiple
+  const offsets = [0]
+  for (const [s, length] of lengths.entries()) offsets.push(offsets[s] + (packed ? Math.max(1, length) : time))
   const total = offsets[sequences.length]
+  if (total > MAX)
+    throw outOfRange('options.batchSize', `so small that a batch has at most ${MAX} tokens`, pairs.length)
 
   const inputIds = new Int32Array(total).fill(padId)
   const labels = new Int32Array(total).fill(ignoreIndex)
@@ -217,9 +318,10 @@ function batchOf(pairs: readonly Pair[], settings: Settings): PreferenceBatch {
     shape: packed ? [total] : [sequences.length, time],
     lengths,
     pairs: Int32Array.from({ length: sequences.length }, (_, i) => (i >> 1) + (i & 1) * pairs.length),
-    ...(packed && { sequenceOffsets: offsets }),
+    ...(packed && { sequenceOffsets: Int32Array.from(offsets) }),
     records: pairs.map(({ record }) => record),
     empty: those('empty'),
     truncated: those('truncated'),
+    identical: [...pairs.keys()].filter((i) => pairs[i].identical),
   }
 }

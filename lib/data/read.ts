@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { invalidType, invalidValue } from '../errors.js'
 import { type Line, linesOf, parseLine } from '../json-lines.js'
 import { oneOf, optionsObject } from '../options.js'
+import { isFault } from './callers.js'
 import { type ChatTemplate, type PreferenceRecord, recordOf } from './records.js'
 import { type OnWarning, remember, warner } from './warnings.js'
 
@@ -13,7 +14,10 @@ import { type OnWarning, remember, warner } from './warnings.js'
 export interface ReadOptions {
   /** Turns lists of `{ role, content }` into text; needed for records that have them. */
   chatTemplate?: ChatTemplate
-  /** What a line that is no record does: end the reading with its error, or be skipped with a warning. Defaults to 'throw'. */
+  /**
+   * What a line that is no record does: end the reading with its error, or be skipped with a warning. A source that is
+   * not JSON Lines, and a fault in the chat template (see {@link ChatTemplate}), end it in any case. Defaults to 'throw'.
+   */
   onError?: 'throw' | 'skip'
   /**
    * Is given the error of every skipped line, with its `file` and `line`. Defaults to a warning of the process for each.
@@ -31,12 +35,12 @@ const ON_ERROR = ['throw', 'skip'] as const
  * - `{ prompt, chosen, rejected }`, all text;
  * - `{ chosen, rejected }`, both with the prompt inside, as in HH-RLHF: it ends with the last "\n\nAssistant:" of what
  *   both begin with;
- * - the same two with lists of `{ role, content }` in place of texts (`chatTemplate`).
+ * - the same two with lists of `{ role, content }` in place of texts (`chatTemplate`); `prompt` may stay text.
  * Other fields are kept. Blank lines do not count.
  *
  * @param source a path, a `file:` URL, or a stream of bytes or text (an unzipping one, say).
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` for a line that is no record, with `file` and
- *   `line`; the errors of the file system. All records before it have been given.
+ *   `line`, and for a source that is not JSON Lines; the errors of the file system. All records before it have been given.
  */
 export async function* readPreferences(
   source: string | URL | AsyncIterable<Uint8Array | string>,
@@ -53,16 +57,17 @@ export async function* readPreferences(
   if (path === undefined && typeof (source as AsyncIterable<unknown>)?.[Symbol.asyncIterator] !== 'function') {
     throw invalidType('source', 'a path, a file URL or a stream', source)
   }
+  if (given.name !== undefined && typeof given.name !== 'string') throw invalidType('options.name', 'text', given.name)
   const file = given.name ?? path ?? 'data'
   const chunks = path === undefined ? (source as AsyncIterable<Uint8Array | string>) : createReadStream(path)
-  for await (const line of linesOf(chunks)) {
+  for await (const line of linesOf(chunks, file)) {
     const place = `${file}:${line.number}`
     let record: PreferenceRecord
     try {
       record = recordOf(parse(line, place), place, chatTemplate)
     } catch (error) {
       const located = Object.assign(error as Error, { file, line: line.number })
-      if (!skips) throw located
+      if (!skips || isFault(error)) throw located
       warn(located)
       continue
     }

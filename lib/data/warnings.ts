@@ -15,6 +15,16 @@ export function warner(onWarning: OnWarning | undefined): OnWarning {
   return onWarning
 }
 
+/** A listener that is told of each kind of thing once. */
+export function warnerOnce(warn: OnWarning): (kind: string, warning: Error) => void {
+  const told = new Set<string>()
+  return (kind, warning) => {
+    if (told.has(kind)) return
+    told.add(kind)
+    warn(warning)
+  }
+}
+
 // Kept outside the records: their fields are the caller's.
 const places = new WeakMap<object, string>()
 

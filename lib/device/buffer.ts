@@ -3,6 +3,7 @@
  */
 import { checkView, type View, viewAs, viewKind } from '../arrays.js'
 import { COPY, cudaCall, cudaPromise, nextId } from '../backends/cuda.js'
+import { enqueued, Holds, type Release } from '../backends/holds.js'
 import { invalidType, outOfRange } from '../errors.js'
 import { integer } from '../options.js'
 import type { DeviceMemory, RunOptions } from '../types.js'
@@ -20,7 +21,10 @@ export interface CopyOptions {
 
 const MOST_BYTES = 2 ** 48
 
-/** A stretch of device memory. Given back by `dispose`, by `using`, or when it is garbage. */
+/**
+ * A stretch of device memory. Given back by `dispose`, by `using`, or when it is garbage; and in each case once no
+ * pending call, prepared call or graph needs it any more.
+ */
 export class DeviceBuffer extends Handle implements DeviceMemory {
   /** Size in bytes. */
   readonly byteLength: number
@@ -50,7 +54,11 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
       integer(byteLength, 'byteLength', 1, MOST_BYTES)
       const cuda = cudaFunctions()
       const address = cudaCall(() => cuda.allocate(device, byteLength))
-      super(address, () => cudaCall(() => cuda.release(device, address, byteLength)))
+      super(address, (forgotten) => {
+        // Freeing waits for the device: a garbage collector does not.
+        if (forgotten) cuda.releaseAsync(nextId(), device, address, byteLength).catch(() => {})
+        else cudaCall(() => cuda.release(device, address, byteLength))
+      })
     }
     this.byteLength = byteLength
     this.device = device
@@ -69,6 +77,14 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
     return this.#owner ? this.#owner.ptr + (this.handle - this.#owner.handle) : this.handle
   }
 
+  /** @internal A slice holds the memory it lies in. */
+  override hold(): Release {
+    const release = super.hold()
+    if (this.#owner === undefined) return release
+    release(false)
+    return this.#owner.hold()
+  }
+
   /** Bytes `begin` to `end` of the same memory, which stays allocated as long as the whole is not disposed of. */
   slice(begin = 0, end = this.byteLength): DeviceBuffer {
     integer(begin, 'begin', 0, this.byteLength)
@@ -81,12 +97,12 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
   copyFrom(source: ArrayBufferView | DeviceMemory, options: CopyOptions = {}): void {
     const args = this.#copyFrom(source, options)
     cudaCall(() => cudaFunctions().copy(...args))
+    enqueued(this, source)
   }
 
   /** The same off the calling thread. The array must be left alone until the promise is settled. */
   async copyFromAsync(source: ArrayBufferView | DeviceMemory, options: CopyOptions = {}): Promise<void> {
-    const args = this.#copyFrom(source, options)
-    await cudaPromise(cudaFunctions().copyAsync(nextId(), ...args))
+    await this.#copyLater(this.#copyFrom(source, options), [source, options.stream])
   }
 
   /** Fills a typed array with the bytes from `byteOffset` on. */
@@ -97,12 +113,21 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
 
   /** The same off the calling thread. */
   async copyToAsync(target: ArrayBufferView, options: CopyOptions = {}): Promise<void> {
-    const args = this.#copyTo(target, options)
-    await cudaPromise(cudaFunctions().copyAsync(nextId(), ...args))
+    await this.#copyLater(this.#copyTo(target, options), [options.stream])
+  }
+
+  async #copyLater(args: CopyArguments, others: readonly unknown[]): Promise<void> {
+    const things = [this, ...others]
+    const holds = new Holds(things)
+    try {
+      await cudaPromise(cudaFunctions().copyAsync(nextId(), ...args, things))
+    } finally {
+      holds.letGo(false)
+    }
   }
 
   #copyFrom(source: unknown, { byteOffset = 0, stream = 0 }: CopyOptions): CopyArguments {
-    const handle = Number(streamOf(stream))
+    const handle = Number(streamOf(stream, this.device))
     if (isDeviceMemory(source)) {
       const { address, byteLength } = deviceRange(source, 'source', 1)
       const to = this.#at(byteOffset, byteLength)
@@ -115,7 +140,7 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
   #copyTo(target: unknown, { byteOffset = 0, stream = 0 }: CopyOptions): CopyArguments {
     const bytes = bytesOf(target, 'target')
     const from = this.#at(byteOffset, bytes.byteLength)
-    return [this.device, COPY.toHost, bytes, from, bytes.byteLength, Number(streamOf(stream))]
+    return [this.device, COPY.toHost, bytes, from, bytes.byteLength, Number(streamOf(stream, this.device))]
   }
 
   #at(byteOffset: number, bytes: number): number {

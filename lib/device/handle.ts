@@ -1,47 +1,65 @@
 /**
  * Things of the CUDA runtime that have to be given back: disposed of by hand, by `using`, or at the latest when nobody
- * refers to them any more.
+ * refers to them any more; in each case once no call, prepared call or graph needs them.
  */
+import { holdableBy, keepAlive, type Release, Resource } from '../backends/holds.js'
 import { failure } from '../errors.js'
+import type { Using } from '../types.js'
 
-const forgotten = new FinalizationRegistry<() => void>((release) => {
+const forgotten = new FinalizationRegistry<Resource>((resource) => {
   try {
-    release()
+    resource.letGo(true)
   } catch {
     // The device has failed; there is nobody to tell.
   }
 })
 
-// Symbol.dispose is newer than Node 20.
-const disposeSymbol: typeof Symbol.dispose = Symbol.dispose ?? Symbol.for('Symbol.dispose')
+/** The key of `using`, which is newer than some versions of Node 20. */
+export const disposeSymbol: symbol = Symbol.dispose ?? Symbol.for('Symbol.dispose')
+
+// biome-ignore lint/correctness/noUnusedVariables: a declaration that is merged has the parameters of the class
+export interface Handle<Value> extends Using {}
 
 /** A handle, and how to give it back. */
-export abstract class Handle {
-  #value: number | undefined
-  readonly #release: () => void
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the method is put on the prototype below
+export abstract class Handle<Value = number> {
+  #value: Value | undefined
+  readonly #resource: Resource
 
-  /** `release` may not refer to the object itself, which would then never be forgotten. */
-  protected constructor(value: number, release: () => void) {
+  /** `giveBack` may not refer to the object itself, which would then never be forgotten. */
+  protected constructor(value: Value, giveBack: Release) {
     this.#value = value
-    this.#release = release
-    forgotten.register(this, release, this)
+    this.#resource = new Resource(giveBack)
+    forgotten.register(this, this.#resource, this)
+    holdableBy(this, () => this.hold())
   }
 
   /** The handle as the CUDA runtime knows it. Throws `ERR_DISPOSED` after `dispose`. */
-  get handle(): number {
+  get handle(): Value {
     if (this.#value === undefined) throw failure('ERR_DISPOSED', `this ${this.constructor.name} has been disposed of`)
     return this.#value
   }
 
-  /** Gives it back. A second call does nothing. */
+  /** @internal Keeps it from being given back. Throws `ERR_DISPOSED` after `dispose`. */
+  hold(): Release {
+    void this.handle
+    return this.#resource.hold()
+  }
+
+  /** Gives it back, at once or when the last call, prepared call or graph that needs it ends. A second call does nothing. */
   dispose(): void {
     if (this.#value === undefined) return
     this.#value = undefined
     forgotten.unregister(this)
-    this.#release()
-  }
-
-  [disposeSymbol](): void {
-    this.dispose()
+    keepAlive(this, [])
+    this.#resource.letGo(false)
   }
 }
+
+Object.defineProperty(Handle.prototype, disposeSymbol, {
+  value(this: Handle): void {
+    this.dispose()
+  },
+  writable: true,
+  configurable: true,
+})

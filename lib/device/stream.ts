@@ -2,6 +2,8 @@
  * Streams, events and graphs of the CUDA runtime.
  */
 import { cudaCall, cudaPromise, nextId } from '../backends/cuda.js'
+import { Capture, enqueued, Holds, keepAlive } from '../backends/holds.js'
+import { invalidType, invalidValue } from '../errors.js'
 import type { RunOptions } from '../types.js'
 import { Handle } from './handle.js'
 import { streamOf } from './memory.js'
@@ -22,7 +24,13 @@ export class Stream extends Handle {
 
   /** Waits, off the calling thread, for all that has been enqueued. */
   async synchronize(): Promise<void> {
-    await cudaPromise(cudaFunctions().synchronizeAsync(nextId(), this.device, this.handle))
+    const { device, handle } = this
+    const holds = new Holds([this])
+    try {
+      await cudaPromise(cudaFunctions().synchronizeAsync(nextId(), device, handle))
+    } finally {
+      holds.letGo(false)
+    }
   }
 
   /** Waits for all that has been enqueued. */
@@ -30,18 +38,32 @@ export class Stream extends Handle {
     cudaCall(() => cudaFunctions().synchronize(this.device, this.handle))
   }
 
-  /** What `enqueue` enqueues on this stream, as a graph; it does not run yet. */
+  /**
+   * What `enqueue` enqueues on this stream, as a graph; it does not run yet. The graph keeps alive what it needs: prepared
+   * calls and the memory they work on, buffers that are copied, events.
+   * @throws what `enqueue` throws; TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` (it returned a promise);
+   *   Error `ERR_CUDA`
+   */
   capture(enqueue: () => void): Graph {
+    if (typeof enqueue !== 'function') throw invalidType('enqueue', 'a function', enqueue)
     const cuda = cudaFunctions()
     const { device, handle } = this
     cudaCall(() => cuda.beginCapture(device, handle))
-    let graph: number | undefined
+    const capture = new Capture()
     try {
-      enqueue()
+      const returned: unknown = enqueue()
+      if (returned instanceof Promise) {
+        throw invalidValue('enqueue', 'must not return a promise: what it enqueues later would not be captured')
+      }
+      const graph = cudaCall(() => cuda.endCapture(device, handle))
+      return new Graph(device, graph, capture)
+    } catch (error) {
+      cuda.discardCapture(device, handle)
+      capture.holds.letGo(false)
+      throw error
     } finally {
-      graph = cudaCall(() => cuda.endCapture(device, handle))
+      capture.end()
     }
-    return new Graph(device, graph)
   }
 }
 
@@ -51,14 +73,24 @@ export class Graph extends Handle {
   constructor(
     readonly device: number,
     graph: number,
+    { things, holds }: Capture,
   ) {
     const cuda = cudaFunctions()
-    super(graph, () => cudaCall(() => cuda.destroyGraph(graph)))
+    super(graph, (forgotten) => {
+      try {
+        cudaCall(() => cuda.destroyGraph(graph))
+      } finally {
+        holds.letGo(forgotten)
+      }
+    })
+    keepAlive(this, things)
   }
 
   /** Enqueues the whole on a stream; on the default stream when none is given. */
   launch(stream: NonNullable<RunOptions['stream']> = 0): void {
-    cudaCall(() => cudaFunctions().launchGraph(this.device, this.handle, Number(streamOf(stream))))
+    const address = Number(streamOf(stream, this.device))
+    cudaCall(() => cudaFunctions().launchGraph(this.device, this.handle, address))
+    enqueued(this)
   }
 }
 
@@ -77,7 +109,9 @@ export class Event extends Handle {
 
   /** Marks the end of what has been enqueued so far. */
   record(stream: NonNullable<RunOptions['stream']> = 0): void {
-    cudaCall(() => cudaFunctions().recordEvent(this.device, this.handle, Number(streamOf(stream))))
+    const address = Number(streamOf(stream, this.device))
+    cudaCall(() => cudaFunctions().recordEvent(this.device, this.handle, address))
+    enqueued(this)
   }
 
   /** Milliseconds from this event to a later one, which is waited for. */

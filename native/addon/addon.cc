@@ -1,24 +1,26 @@
 // The addon: what JavaScript can call, and the state one environment (the main thread or a worker) owns. No arithmetic.
 //
-//   setArena(buffer)                    where run finds its small arrays
+//   arena                               ArrayBuffer in which run finds its small arrays
 //   run(...job)                         runs a job on the calling thread and the pool
 //   runAsync(id, ...job)                the same off the calling thread; a promise of true, or of false when cancelled
 //   cancel(id)
+//   nextId()                            an id that no other call has
 //   jobVersion                          of what run takes
+//   holdsMemory                         whether arrays may be transferred while runAsync uses them, see lent_memory.h
 //   lossNames, instructionSets          in the order in which `numbers` refers to them
 //   availableThreads()
 //   cuda                                the CUDA backend, see cuda_bindings.h
 //   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`
 //   multiplyAddRate(instruction set, threads)                floating-point operations a second; both for npm run bench
-#include <napi.h>
-
-#include <exception>
-
+//
+// Several copies of the package may share one addon (CommonJS beside ES modules, a cleared module cache, a bundle):
+// what calls share, the arena and the ids, therefore belongs to the addon and not to its caller.
 #include "../cpu/limits.h"
 #include "../cpu/stages.h"
 #include "async_queue.h"
 #include "cuda_bindings.h"
 #include "job_reader.h"
+#include "napi.h"
 
 namespace {
 
@@ -31,42 +33,40 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
     const fpl::InstructionSets& found = fpl::instructionSets();
     for (int32_t i = 0; i < found.count; ++i) sets[uint32_t(i)] = Napi::String::New(env, found.sets[i]->name);
 
-    DefineAddon(exports, {
-                             InstanceMethod("setArena", &FusedPreferenceLoss::setArena),
-                             InstanceMethod("run", &FusedPreferenceLoss::run),
-                             InstanceMethod("runAsync", &FusedPreferenceLoss::runAsync),
-                             InstanceMethod("cancel", &FusedPreferenceLoss::cancel),
-                             InstanceMethod("availableThreads", &FusedPreferenceLoss::availableThreads),
-                             InstanceMethod("bandwidth", &FusedPreferenceLoss::bandwidth),
-                             InstanceMethod("multiplyAddRate", &FusedPreferenceLoss::multiplyAddRate),
-                             InstanceValue("jobVersion", Napi::Number::New(env, fpl::kJobVersion), napi_enumerable),
-                             InstanceValue("cuda", cuda_.functions(), napi_enumerable),
-                             InstanceValue("lossNames", lossNames, napi_enumerable),
-                             InstanceValue("instructionSets", sets, napi_enumerable),
-                         });
+    Napi::ArrayBuffer arena = Napi::ArrayBuffer::New(env, fpl::kArenaSlot * fpl::kMostArrays);
+    arena_ = Napi::Persistent(arena.As<Napi::Object>());
+    slots_ = static_cast<char*>(arena.Data());
+
+    DefineAddon(exports,
+                {
+                    InstanceMethod("run", &FusedPreferenceLoss::run),
+                    InstanceMethod("runAsync", &FusedPreferenceLoss::runAsync),
+                    InstanceMethod("cancel", &FusedPreferenceLoss::cancel),
+                    InstanceMethod("nextId", &FusedPreferenceLoss::nextId),
+                    InstanceMethod("availableThreads", &FusedPreferenceLoss::availableThreads),
+                    InstanceMethod("bandwidth", &FusedPreferenceLoss::bandwidth),
+                    InstanceMethod("multiplyAddRate", &FusedPreferenceLoss::multiplyAddRate),
+                    InstanceValue("jobVersion", Napi::Number::New(env, fpl::kJobVersion), napi_enumerable),
+                    InstanceValue("holdsMemory", Napi::Boolean::New(env, fpl::LentMemory::held(env)), napi_enumerable),
+                    InstanceValue("arena", arena, napi_enumerable),
+                    InstanceValue("cuda", cuda_.functions(), napi_enumerable),
+                    InstanceValue("lossNames", lossNames, napi_enumerable),
+                    InstanceValue("instructionSets", sets, napi_enumerable),
+                });
     // Before the environment is torn down, not after: the queue's thread must be gone by then.
     env.AddCleanupHook([this] { queue_.stop(); });
   }
 
  private:
-  void setArena(const Napi::CallbackInfo& info) {
-    arena_ = Napi::Persistent(info[0].As<Napi::Object>());
-    slots_ = static_cast<char*>(info[0].As<Napi::ArrayBuffer>().Data());
-  }
-
   void run(const Napi::CallbackInfo& info) {
-    try {
-      fpl::Job job;
-      fpl::readJob(info, 0, slots_, job);
-      fpl::runJob(job, pool_);
-    } catch (const std::exception& error) {
-      throw Napi::Error::New(info.Env(), error.what());
-    }
+    fpl::Job job;
+    fpl::readJob(info, 0, slots_, job);
+    fpl::runJob(job, pool_);
   }
 
-  Napi::Value runAsync(const Napi::CallbackInfo& info) try {
+  Napi::Value runAsync(const Napi::CallbackInfo& info) {
     auto job = std::make_unique<fpl::AsyncJob>(info.Env(), info[0].As<Napi::Number>().DoubleValue());
-    fpl::readJob(info, 1, slots_, job->job);
+    fpl::readJob(info, 1, slots_, job->job, &job->lent);
     Napi::Array arguments = Napi::Array::New(info.Env(), info.Length());
     for (size_t i = 0; i < info.Length(); ++i) arguments[uint32_t(i)] = info[i];
     job->arguments = Napi::Persistent(arguments.As<Napi::Object>());
@@ -74,14 +74,11 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
     const Napi::Promise promise = job->deferred.Promise();
     queue_.push(std::move(job));
     return promise;
-  } catch (const Napi::Error&) {
-    throw;
-  } catch (const std::exception& error) {
-    // No memory, or no thread to be had.
-    throw Napi::Error::New(info.Env(), error.what());
   }
 
   void cancel(const Napi::CallbackInfo& info) { queue_.cancel(info[0].As<Napi::Number>().DoubleValue()); }
+
+  Napi::Value nextId(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), ++lastId_); }
 
   Napi::Value availableThreads(const Napi::CallbackInfo& info) {
     return Napi::Number::New(info.Env(), double(fpl::ThreadPool::available()));
@@ -117,6 +114,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
 
   Napi::ObjectReference arena_;  // keeps it alive
   char* slots_ = nullptr;
+  double lastId_ = 0;
   fpl::ThreadPool pool_;
   // Outlives the queue, whose thread may be in the middle of a call.
   fpl::CudaBindings cuda_;

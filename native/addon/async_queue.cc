@@ -14,11 +14,12 @@ void AsyncQueue::push(std::unique_ptr<AsyncJob> job) {
     napi_unref_threadsafe_function(env_, done_);
   }
   if (!thread_.joinable()) thread_ = std::thread(&AsyncQueue::work, this);
-  if (pending_++ == 0) napi_ref_threadsafe_function(env_, done_);
   {
     std::lock_guard<std::mutex> lock(mutex_);
     waiting_.push_back(std::move(job));
   }
+  // Counted once nothing can throw any more. It is settled on this thread, so not before.
+  if (pending_++ == 0) napi_ref_threadsafe_function(env_, done_);
   wake_.notify_one();
 }
 
@@ -71,6 +72,7 @@ void AsyncQueue::work() {
     if (napi_call_threadsafe_function(done_, job.get(), napi_tsfn_nonblocking) != napi_ok) {
       // The environment is closing: nobody will settle the promise. Its references may only be dropped on the main
       // thread, where they go with the environment anyway.
+      job->lent.release();
       job.release();
       doneClosed_ = true;
       return;

@@ -1,8 +1,6 @@
 // Work off the main thread, one job after the other in the order they came.
 #pragma once
 
-#include <napi.h>
-
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -12,6 +10,8 @@
 #include <thread>
 
 #include "../core/job.h"
+#include "lent_memory.h"
+#include "napi.h"
 
 namespace fpl {
 
@@ -21,6 +21,7 @@ struct AsyncJob {
   double id;  // the caller's, for cancel
   Napi::Promise::Deferred deferred;
   Napi::ObjectReference arguments;  // keeps the caller's arrays alive
+  LentMemory lent;                  // and their memory
   Job job;
   std::function<bool(Job&)> work;  // false when cancelled; throws when it fails
   bool finished = false;           // false: cancelled

@@ -3,6 +3,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "job_reader.h"
 
@@ -45,6 +46,12 @@ uint64_t address(const Napi::Value& value) { return uint64_t(value.As<Napi::Numb
 void* handle(const Napi::Value& value) { return reinterpret_cast<void*>(uintptr_t(address(value))); }
 Napi::Value number(Napi::Env env, uint64_t value) { return Napi::Number::New(env, double(value)); }
 
+// What the garbage collector is told of memory that is as much as a whole GPU has. It counts such bytes as if they were
+// its own, begins to look for garbage in the background when 64 MB have come since it last did, and stops everything
+// for that when it is told of much more. So it finds buffers that nobody refers to any more before they take a third of
+// the GPU, and gradients of gigabytes at every step do not make it stop.
+constexpr double kToldOfAll = 256 << 20;
+
 // One side of a copy: an address, or an array of the host's.
 uint64_t side(const Napi::Value& value) {
   if (value.IsNumber()) return address(value);
@@ -61,9 +68,9 @@ struct PreparedJob {
 
   ~PreparedJob() { release(); }
   void release() {
-    if (prepared) api->destroyPrepared(prepared);
-    prepared = nullptr;
+    if (cuda::Prepared* mine = take()) api->destroyPrepared(mine);
   }
+  cuda::Prepared* take() { return std::exchange(prepared, nullptr); }
 };
 
 PreparedJob& preparedOf(const Napi::Value& value) { return *value.As<Napi::External<PreparedJob>>().Data(); }
@@ -77,7 +84,17 @@ Napi::ObjectReference keep(const Napi::CallbackInfo& info) {
 }  // namespace
 
 CudaBindings::~CudaBindings() {
+  // Nobody collects the garbage of an environment that ends.
+  Problem problem;
+  for (const auto& [at, device] : buffers_) api_->release(device, at, &problem);
   if (context_) api_->destroyContext(context_);
+}
+
+bool CudaBindings::release(int32_t device, uint64_t at, Problem* problem) {
+  const bool done = api_->release(device, at, problem);
+  const std::lock_guard<std::mutex> lock(buffersMutex_);
+  buffers_.erase(at);
+  return done;
 }
 
 void CudaBindings::require(bool done, const Problem& problem) const {
@@ -124,6 +141,13 @@ Napi::Object CudaBindings::functions() {
     return api.read(preparedOf(info[0]).prepared, handle(info[1]), problem);
   });
   define("destroyPrepared", [](Info info) { preparedOf(info[0]).release(); });
+  define("destroyPreparedAsync", [this](Info info) -> Napi::Value {
+    cuda::Prepared* prepared = preparedOf(info[1]).take();
+    return later(info, [api = api_, prepared](Problem*) {
+      if (prepared) api->destroyPrepared(prepared);
+      return true;
+    });
+  });
 
   define("workspaceBytes", [this](Info info) {
     const PreparedJob& job = preparedOf(info[0]);
@@ -135,14 +159,34 @@ Napi::Object CudaBindings::functions() {
     uint64_t made = 0;
     const int64_t bytes = info[1].As<Napi::Number>().Int64Value();
     require(api_->allocate(integer(info[0]), uint64_t(bytes), &made, &problem), problem);
-    // So that buffers nobody refers to any more are found in time.
-    Napi::MemoryManagement::AdjustExternalMemory(env_, bytes);
+    {
+      const std::lock_guard<std::mutex> lock(buffersMutex_);
+      buffers_[made] = integer(info[0]);
+    }
+    tellCollector(integer(info[0]), bytes);
     return number(env_, made);
   });
   define("release", [this](Info info) {
     Problem problem;
-    require(api_->release(integer(info[0]), address(info[1]), &problem), problem);
-    Napi::MemoryManagement::AdjustExternalMemory(env_, -info[2].As<Napi::Number>().Int64Value());
+    require(release(integer(info[0]), address(info[1]), &problem), problem);
+    tellCollector(integer(info[0]), -info[2].As<Napi::Number>().Int64Value());
+  });
+  define("releaseAsync", [this](Info info) -> Napi::Value {
+    tellCollector(integer(info[1]), -info[3].As<Napi::Number>().Int64Value());
+    return later(info, [this, device = integer(info[1]), at = address(info[2])](Problem* problem) {
+      return release(device, at, problem);
+    });
+  });
+  define("memoryAt", [this](Info info) -> Napi::Value {
+    Problem problem;
+    auto first = cuda::MemoryKind::kHost, last = first;
+    int32_t device = 0;
+    require(api_->memoryAt(address(info[0]), address(info[1]), &first, &last, &device, &problem), problem);
+    Napi::Object found = Napi::Object::New(env_);
+    found["first"] = Napi::Number::New(env_, int32_t(first));
+    found["last"] = Napi::Number::New(env_, int32_t(last));
+    found["device"] = Napi::Number::New(env_, device);
+    return found;
   });
   method("copy", &CudaBindings::copy);
   method("copyAsync", &CudaBindings::copyAsync);
@@ -173,6 +217,7 @@ Napi::Object CudaBindings::functions() {
   action("beginCapture", [](const Api& api, Info info, Problem* problem) {
     return api.beginCapture(integer(info[0]), handle(info[1]), problem);
   });
+  define("discardCapture", [this](Info info) { api_->discardCapture(integer(info[0]), handle(info[1])); });
   maker("endCapture", [asHandle](const Api& api, Info info, Made made, Problem* problem) {
     return api.endCapture(integer(info[0]), handle(info[1]), asHandle(made), problem);
   });
@@ -184,9 +229,20 @@ Napi::Object CudaBindings::functions() {
   return out;
 }
 
+void CudaBindings::tellCollector(int32_t device, int64_t bytes) {
+  if (sizes_.count(device) == 0) {
+    cuda::DeviceInfo found;
+    Problem problem;
+    sizes_[device] = api_->deviceInfo(device, &found, &problem) ? double(found.memory) : kToldOfAll;
+  }
+  Napi::MemoryManagement::AdjustExternalMemory(env_, int64_t(double(bytes) / sizes_[device] * kToldOfAll));
+}
+
 Napi::Value CudaBindings::open(const Napi::CallbackInfo& info) {
-  if (api_) return env_.Undefined();
   const std::string path = info[0].As<Napi::String>();
+  // Another copy of the package may have opened it.
+  if (api_ && path == path_) return env_.Undefined();
+  if (api_) return Napi::String::New(env_, path_ + " is open already, and " + path + " cannot be opened beside it");
   std::string reason;
   const GetApi get = openLibrary(path, reason);
   if (!get) return Napi::String::New(env_, reason);
@@ -198,6 +254,7 @@ Napi::Value CudaBindings::open(const Napi::CallbackInfo& info) {
   int32_t count = 0;
   if (!api->deviceCount(&count, &problem)) return Napi::String::New(env_, problem.message);
   api_ = api;
+  path_ = path;
   context_ = api->createContext();
   return env_.Undefined();
 }
@@ -238,7 +295,7 @@ Napi::Value CudaBindings::run(const Napi::CallbackInfo& info) {
 
 Napi::Value CudaBindings::runAsync(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<AsyncJob>(env_, info[0].As<Napi::Number>().DoubleValue());
-  readJob(info, 1, nullptr, job->job);
+  readJob(info, 1, nullptr, job->job, &job->lent);
   job->arguments = keep(info);
   job->work = [api = api_, context = context_](Job& at) {
     Problem problem;
@@ -264,6 +321,9 @@ Napi::Value CudaBindings::prepare(const Napi::CallbackInfo& info) {
 Napi::Value CudaBindings::later(const Napi::CallbackInfo& info, std::function<bool(Problem*)> work) {
   auto job = std::make_unique<AsyncJob>(env_, info[0].As<Napi::Number>().DoubleValue());
   job->arguments = keep(info);
+  for (size_t i = 0; i < info.Length(); ++i) {
+    if (info[i].IsTypedArray()) job->lent.hold(env_, info[i]);
+  }
   job->work = [work = std::move(work)](Job&) {
     Problem problem;
     if (!work(&problem)) throw std::runtime_error(problem.message);

@@ -7,20 +7,24 @@
 //   run, runAsync, cancel                 as the addon's own, for jobs with a device
 //   prepare(numbers, ...arrays)           a job to be enqueued again and again; enqueue(job, stream), read(job,
 //   stream),
-//                                         destroyPrepared(job), workspaceBytes(job)
-//   allocate(device, bytes), release(device, address, bytes)
+//                                         destroyPrepared(job), destroyPreparedAsync(id, job), workspaceBytes(job)
+//   allocate(device, bytes), release(device, address, bytes), releaseAsync(id, ...)
+//   memoryAt(address, bytes)              what its first and last byte are of, { first, last, device }
 //   copy(device, kind, to, from, bytes, stream), copyAsync(id, ...)    an array for the host's side
 //   createStream(device), destroyStream(stream), synchronize(device, stream), synchronizeAsync(id, device, stream)
 //   createEvent(device), destroyEvent(event), recordEvent(device, event, stream), milliseconds(start, end)
-//   beginCapture(device, stream), endCapture(device, stream), launchGraph(device, graph, stream), destroyGraph(graph)
+//   beginCapture(device, stream), endCapture(device, stream), discardCapture(device, stream), launchGraph(device,
+//   graph, stream), destroyGraph(graph)
 #pragma once
 
-#include <napi.h>
-
 #include <functional>
+#include <map>
+#include <mutex>
+#include <string>
 
 #include "../cuda/api.h"
 #include "async_queue.h"
+#include "napi.h"
 
 namespace fpl {
 
@@ -44,13 +48,21 @@ class CudaBindings {
 
   // Throws the problem as a JavaScript error when `done` is false.
   void require(bool done, const cuda::Problem& problem) const;
+  // Any thread.
+  bool release(int32_t device, uint64_t address, cuda::Problem* problem);
+  // Tells the garbage collector of a buffer of that many bytes, or that it is gone: minus as many.
+  void tellCollector(int32_t device, int64_t bytes);
   // Does `work` on the queue's thread; the promise is kept when it has returned true.
   Napi::Value later(const Napi::CallbackInfo& info, std::function<bool(cuda::Problem*)> work);
 
   Napi::Env env_;
   AsyncQueue& queue_;
   const cuda::Api* api_ = nullptr;
+  std::string path_;  // of the library
   cuda::Context* context_ = nullptr;
+  std::map<int32_t, double> sizes_;  // of devices, in bytes
+  std::mutex buffersMutex_;
+  std::map<uint64_t, int32_t> buffers_;  // by address, their devices
 };
 
 }  // namespace fpl

@@ -9,8 +9,8 @@ constexpr double kAbsent = 0, kAddress = -2;
 // The arrays, one after the other; one that is absent is null.
 class Arrays {
  public:
-  Arrays(const Napi::CallbackInfo& info, size_t first, const double* kinds, char* arena)
-      : info_(info), index_(first), kinds_(kinds), arena_(arena) {}
+  Arrays(const Napi::CallbackInfo& info, size_t first, const double* kinds, char* arena, LentMemory* lent)
+      : info_(info), index_(first), kinds_(kinds), arena_(arena), lent_(lent) {}
 
   template <typename T>
   T* next() {
@@ -34,6 +34,15 @@ class Arrays {
     return static_cast<T*>(data);
   }
 
+  // The same for an array that may be one of the caller's; all others are lib's own.
+  template <typename T>
+  T* nextLent() {
+    const size_t before = index_;
+    T* const data = next<T>();
+    if (lent_ && index_ > before && !onDevice_) lent_->hold(info_.Env(), info_[before]);
+    return data;
+  }
+
   // Elements of the array last read.
   int64_t length() const { return int64_t(length_); }
 
@@ -41,15 +50,15 @@ class Arrays {
   bool onDevice() const { return onDevice_; }
 
   void next(Rows& rows) {
-    rows.data = next<void>();
+    rows.data = nextLent<void>();
     rows.onDevice = onDevice_;
   }
 
   void next(Head& head) {
     next(head.hidden);
-    head.weight.data = next<void>();
+    head.weight.data = nextLent<void>();
     head.weight.onDevice = onDevice_;
-    head.bias.data = next<void>();
+    head.bias.data = nextLent<void>();
   }
 
  private:
@@ -57,6 +66,7 @@ class Arrays {
   size_t index_;
   const double* kinds_;
   char* arena_;
+  LentMemory* lent_;
   size_t slot_ = 0;
   size_t length_ = 0;
   bool onDevice_ = false;
@@ -93,12 +103,12 @@ void readHead(Numbers& numbers, Head& head) {
 
 }  // namespace
 
-void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job) {
+void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job, LentMemory* lent) {
   void* values = nullptr;
   napi_get_typedarray_info(info.Env(), info[first], nullptr, nullptr, &values, nullptr, nullptr);
   const double* const kinds = static_cast<const double*>(values);
   Numbers numbers(kinds + kMostArrays);
-  Arrays arrays(info, first + 1, kinds, arena);
+  Arrays arrays(info, first + 1, kinds, arena, lent);
 
   job.device = int32_t(numbers.integer());
   job.labels.wide = numbers.integer() != 0;
@@ -121,6 +131,7 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
   // Arrays the job reads.
   tokens.targets = arrays.next<int32_t>();
   tokens.weights = arrays.next<double>();
+  tokens.plainWeights = arrays.next<double>();
   tokens.offsets = arrays.next<int32_t>();
   tokens.counts = arrays.next<int32_t>();
   tokens.sequences = arrays.length();
@@ -161,7 +172,7 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
   HeadGradient& headGradient = job.headGradient;
   bool onDevice = false;
   for (float** out : {&headGradient.hidden, &headGradient.weight, &headGradient.bias}) {
-    *out = arrays.next<float>();
+    *out = arrays.nextLent<float>();
     onDevice = onDevice || arrays.onDevice();
   }
   headGradient.onDevice = onDevice;
@@ -180,6 +191,8 @@ void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job
     constants.alpha = numbers;
     constants.divergence = Divergence(numbers.integer());
     constants.average = numbers.integer() != 0;
+    constants.pairDivisor = numbers;
+    constants.tokenDivisor = numbers;
     for (int64_t left = numbers.integer(); left > 0; --left) {
       LossTerm& term = loss.terms.list[loss.terms.count++];
       term.type = LossType(numbers.integer());

@@ -53,6 +53,8 @@ struct Head {
 struct Tokens {
   const int32_t* targets = nullptr;  // [R], -1 where inactive
   const double* weights = nullptr;   // [R] or null: all 1
+  // [R] factors that sft takes instead, which knows nothing of ldAlpha; or null: the same.
+  const double* plainWeights = nullptr;
   const int32_t* offsets = nullptr;  // [S + 1]
   const int32_t* counts = nullptr;   // [S] active rows
   int64_t sequences = 0;
@@ -76,10 +78,11 @@ struct DeviceLabels {
 struct Forward {
   Rows logits;  // with a head, sizes alone
   Head head;
-  double* logProbs = nullptr;      // [S]
-  TokenState* states = nullptr;    // [R]
-  double* logWeights = nullptr;    // [S]
-  float* tokenLogProbs = nullptr;  // [R] each
+  double* logProbs = nullptr;       // [S]
+  TokenState* states = nullptr;     // [R]
+  double* plainLogProbs = nullptr;  // [S] with tokens.plainWeights; scratch
+  double* logWeights = nullptr;     // [S]
+  float* tokenLogProbs = nullptr;   // [R] each
   float* tokenEntropies = nullptr;
   int32_t* tokenArgmax = nullptr;
   float* logSumExp = nullptr;
@@ -115,6 +118,7 @@ struct PreferenceLoss {
   double *referenceChosen = nullptr, *referenceRejected = nullptr;
   const double *chosenLengths = nullptr, *rejectedLengths = nullptr;  // or null: not needed by any term
   double* pairWeights = nullptr;                                      // or null: all 1
+  double *plainChosen = nullptr, *gradPlain = nullptr;  // what sft has for chosen, gradChosen; scratch, or null: these
   double *losses = nullptr, *chosenRewards = nullptr, *rejectedRewards = nullptr;
   double *gradChosen = nullptr, *gradRejected = nullptr;
   double* summary = nullptr;  // loss, accuracy, margin
@@ -123,23 +127,25 @@ struct PreferenceLoss {
 // Stage 4.
 struct Gradient {
   Rows logits, out;
-  const TokenState* states = nullptr;  // [R]
-  double* coefficients = nullptr;      // [S]
-  bool skipInactive = false;           // leave the inactive rows of `out` as they are
+  const TokenState* states = nullptr;   // [R]
+  double* coefficients = nullptr;       // [S]
+  double* plainCoefficients = nullptr;  // [S] those of tokens.plainWeights, or null
+  bool skipInactive = false;            // leave the inactive rows of `out` as they are
 };
 
 // Stage 4 of a head. Outs that are null are not wanted.
 struct HeadGradient {
   Head head;
-  Rows logits;                         // sizes alone
-  const TokenState* states = nullptr;  // [R]
-  double* coefficients = nullptr;      // [S]
-  float* hidden = nullptr;             // [R, D]
-  float* weight = nullptr;             // [V, D] without gaps, in the order of the weight
-  float* bias = nullptr;               // [V]
-  bool onDevice = false;               // where these are
-  bool accumulate = false;             // add to what they hold
-  bool skipInactive = false;           // leave the inactive rows of `hidden` as they are
+  Rows logits;                          // sizes alone
+  const TokenState* states = nullptr;   // [R]
+  double* coefficients = nullptr;       // [S]
+  double* plainCoefficients = nullptr;  // [S] those of tokens.plainWeights, or null
+  float* hidden = nullptr;              // [R, D]
+  float* weight = nullptr;              // [V, D] without gaps, in the order of the weight
+  float* bias = nullptr;                // [V]
+  bool onDevice = false;                // where these are
+  bool accumulate = false;              // add to what they hold
+  bool skipInactive = false;            // leave the inactive rows of `hidden` as they are
 };
 
 struct Job {

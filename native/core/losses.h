@@ -12,7 +12,7 @@
 
 namespace fpl {
 
-// One pair, as a loss sees it.
+// One pair, as a loss sees it. Lengths that nobody gave are NaN.
 struct Pair {
   double policyChosen, policyRejected;
   double referenceChosen, referenceRejected;
@@ -27,10 +27,19 @@ enum class Divergence : int32_t { kReverseKl = 0, kForwardKl = 1, kJensenShannon
 struct LossConstants {
   double beta, labelSmoothing, gamma, rewardShift, discopopTau, alpha;
   Divergence divergence;
-  bool average;              // the log-probs are means already
-  double pairCount;          // P
-  double totalChosenTokens;  // Σ n_w over the batch, for sft
+  bool average;         // the log-probs are means already
+  double pairDivisor;   // what sums over pairs are divided by; 0: by P
+  double tokenDivisor;  // what sft's sum over tokens is divided by; 0: by Σ n_w over the batch
 };
+
+// A weight times what it weighs. 0 means that this takes no part, whatever it is: 0 · ∞ and 0 · NaN are 0.
+FPL_HD inline double weighed(double weight, double value) { return weight == 0 ? 0 : weight * value; }
+
+// A product of derivatives, in which 0 · ∞ is 0.
+FPL_HD inline double chained(double a, double b) {
+  const double product = a * b;
+  return product != product && a == a && b == b ? 0 : product;
+}
 
 // Value of a pair's loss and its derivatives with respect to the two policy log-probs.
 struct LossValue {
@@ -48,6 +57,9 @@ FPL_HD inline Term logSigmoid(double z) { return {-softplus(-z), sigmoid(-z)}; }
 // log(1 - e^x) for x < 0 without cancellation on either side of -ln 2 (Mächler 2012).
 FPL_HD inline double log1mexp(double x) { return x > -kLn2 ? log(-expm1(x)) : log1p(-exp(x)); }
 
+// α - 1 below which the alpha divergence is the reverse KL: (α - 1) x would no longer hold the digits of x.
+constexpr double kLeastPower = 1e-12;
+
 // Largest exponent a formula may pass to exp: beyond it the value stays finite and its derivative is 0.
 constexpr double kExponentCap = 700;
 
@@ -56,7 +68,7 @@ FPL_HD inline Term cappedExp(double x) {
   return {exp(x), exp(x)};
 }
 
-// An f-divergence's score of a log-ratio (Wang et al. 2023); scores matter up to a constant.
+// An f-divergence's score of a log-ratio (Wang et al. 2023), up to a constant, which a difference is without.
 FPL_HD inline Term score(double x, const LossConstants& k) {
   switch (k.divergence) {
     case Divergence::kForwardKl: {
@@ -67,7 +79,7 @@ FPL_HD inline Term score(double x, const LossConstants& k) {
       return logSigmoid(x);
     case Divergence::kAlpha: {
       const double power = k.alpha - 1;
-      if (fabs(power) < 1e-12) return {x, 1};
+      if (fabs(power) < kLeastPower) return {x, 1};
       const double exponent = power * x;
       // e^(power x) / power less its constant 1 / power, so that power → 0 gives x.
       return {expm1(exponent > kExponentCap ? kExponentCap : exponent) / power, cappedExp(exponent).slope};
@@ -84,11 +96,23 @@ FPL_HD inline Term lengthMean(double logProb, double length, const LossConstants
   return {logProb / divisor, 1 / divisor};
 }
 
+// The score of a sequence's log-ratio divided by the sequence's length, as TRL does it: a mean is made a sum first. It
+// is e^(power x) / power itself, for a constant divided by two lengths is no longer one.
+FPL_HD inline Term scoreMean(double logRatio, double length, const LossConstants& k) {
+  if (k.divergence == Divergence::kReverseKl) return lengthMean(logRatio, length, k);
+  const double divisor = length == 0 ? 1 : length;
+  const double x = k.average ? logRatio * divisor : logRatio, power = k.alpha - 1;
+  Term whole = score(x, k);
+  if (k.divergence == Divergence::kAlpha && fabs(power) >= kLeastPower)
+    whole.value = cappedExp(power * x).value / power;
+  return {whole.value / divisor, k.average ? whole.slope : whole.slope / divisor};
+}
+
 // β times a difference of two terms, and its derivatives.
 struct Difference {
   double z, dChosen, dRejected;
 
-  FPL_HD LossValue through(Term f) const { return {f.value, f.slope * dChosen, f.slope * dRejected}; }
+  FPL_HD LossValue through(Term f) const { return {f.value, chained(f.slope, dChosen), chained(f.slope, dRejected)}; }
 };
 
 FPL_HD inline Difference scaledDifference(Term chosen, Term rejected, double beta) {
@@ -100,11 +124,11 @@ FPL_HD inline Difference scoredDifference(const Pair& p, const LossConstants& k)
   return scaledDifference(score(p.chosen(), k), score(p.rejected(), k), k.beta);
 }
 
-// -(1 - ε) log σ(z) - ε log σ(-z); without ε the second term is left out, as 0 · ∞ would be NaN.
+// -(1 - ε) log σ(z) - ε log σ(-z); a term whose factor is 0 is left out, as 0 · ∞ would be NaN.
 FPL_HD inline Term smoothed(double z, double epsilon) {
-  const Term yes = logSigmoid(z);
+  const Term yes = logSigmoid(z), no = logSigmoid(-z);
   if (epsilon == 0) return {-yes.value, -yes.slope};
-  const Term no = logSigmoid(-z);
+  if (epsilon == 1) return {-no.value, no.slope};
   return {-(1 - epsilon) * yes.value - epsilon * no.value, -(1 - epsilon) * yes.slope + epsilon * no.slope};
 }
 
@@ -116,14 +140,13 @@ FPL_HD inline LossValue sigmoid(const Pair& p, const LossConstants& k) {
   return d.through(smoothed(d.z, k.labelSmoothing));
 }
 
-// Robust DPO, Chowdhury et al. 2024: unbiased under flips of probability ε.
+// Robust DPO, Chowdhury et al. 2024: unbiased under flips of probability ε. With log σ(-z) = log σ(z) - z the paper's
+// [-(1 - ε) log σ(z) + ε log σ(-z)] / (1 - 2 ε) is this, in which nothing cancels as ε approaches 1/2.
 FPL_HD inline LossValue robust(const Pair& p, const LossConstants& k) {
   const Difference d = scoredDifference(p, k);
-  const double e = k.labelSmoothing;
-  if (e == 0) return d.through(smoothed(d.z, 0));
-  const Term yes = logSigmoid(d.z), no = logSigmoid(-d.z);
-  return d.through(
-      {(-(1 - e) * yes.value + e * no.value) / (1 - 2 * e), (-(1 - e) * yes.slope - e * no.slope) / (1 - 2 * e)});
+  const Term yes = logSigmoid(d.z);
+  const double flips = k.labelSmoothing / (1 - 2 * k.labelSmoothing);
+  return d.through({-yes.value - weighed(flips, d.z), -yes.slope - flips});
 }
 
 // SLiC, Zhao et al. 2023, on rewards; the derivative at the kink is 0.
@@ -133,8 +156,19 @@ FPL_HD inline LossValue hinge(const Pair& p, const LossConstants& k) {
   return d.through(d.z >= 1 ? Term{0, 0} : Term{1 - d.z, -1});
 }
 
-// IPO, Azar et al. 2023: Δ itself is regressed, so β stands in the target alone.
+// IPO, Azar et al. 2023: Δ itself is regressed, so β stands in the target alone. As TRL has it: on scores divided by
+// lengths.
+FPL_HD inline LossValue ipo_norm(const Pair& p, const LossConstants& k) {
+  const Term chosen = scoreMean(p.chosen(), p.chosenLength, k);
+  const Term rejected = scoreMean(p.rejected(), p.rejectedLength, k);
+  const Difference d = scaledDifference(chosen, rejected, 1);
+  const double gap = d.z - 1 / (2 * k.beta);
+  return d.through({gap * gap, 2 * gap});
+}
+
+// IPO of what it is given: of sums as in the paper, and of means as above.
 FPL_HD inline LossValue ipo(const Pair& p, const LossConstants& k) {
+  if (k.average) return ipo_norm(p, k);
   const Difference d = scaledDifference(score(p.chosen(), k), score(p.rejected(), k), 1);
   const double gap = d.z - 1 / (2 * k.beta);
   return d.through({gap * gap, 2 * gap});
@@ -207,6 +241,7 @@ FPL_HD inline LossValue aot_unpaired(const Pair& p, const LossConstants& k) { re
 // DiscoPOP's log-ratio modulated loss, Lu et al. 2024: -log σ(z)·(1 - m) + e^(-z)·m, m = σ(z / τ).
 FPL_HD inline LossValue discopop(const Pair& p, const LossConstants& k) {
   const Difference d = scoredDifference(p, k);
+  if (d.z == -INFINITY) return d.through({INFINITY, -1});  // the limit
   const Term logistic = logSigmoid(d.z);
   const Term modulation = logSigmoid(d.z / k.discopopTau);  // log m, and 1 - m
   const double m = fpl::sigmoid(d.z / k.discopopTau), rest = modulation.slope;
@@ -217,13 +252,10 @@ FPL_HD inline LossValue discopop(const Pair& p, const LossConstants& k) {
                     -logistic.slope * rest + logistic.value * dm + tail.slope * (rest / k.discopopTau - 1)});
 }
 
-// DPO on length-normalised log-ratios.
+// DPO on length-normalised scores.
 FPL_HD inline LossValue sigmoid_norm(const Pair& p, const LossConstants& k) {
-  const Term chosenMean = lengthMean(p.chosen(), p.chosenLength, k);
-  const Term rejectedMean = lengthMean(p.rejected(), p.rejectedLength, k);
-  Term chosen = score(chosenMean.value, k), rejected = score(rejectedMean.value, k);
-  chosen.slope *= chosenMean.slope;
-  rejected.slope *= rejectedMean.slope;
+  const Term chosen = scoreMean(p.chosen(), p.chosenLength, k);
+  const Term rejected = scoreMean(p.rejected(), p.rejectedLength, k);
   const Difference d = scaledDifference(chosen, rejected, k.beta);
   const Term f = logSigmoid(d.z);
   return d.through({-f.value, -f.slope});
@@ -242,25 +274,38 @@ FPL_HD inline LossValue cpo(const Pair& p, const LossConstants& k) {
   return d.through(smoothed(d.z, k.labelSmoothing));
 }
 
-// ORPO, Hong et al. 2024: the odds-ratio term, without its likelihood term (add 'sft' for that).
-FPL_HD inline LossValue orpo(const Pair& p, const LossConstants& k) {
-  const Term chosen = lengthMean(p.policyChosen, p.chosenLength, k);
-  const Term rejected = lengthMean(p.policyRejected, p.rejectedLength, k);
-  const double logOdds = (chosen.value - rejected.value) - (log1mexp(chosen.value) - log1mexp(rejected.value));
-  const Term f = logSigmoid(logOdds);
-  // d/dx [x - log(1 - e^x)] = 1 / (1 - e^x), where a chosen mean of 0 takes its limit.
-  const double dChosen =
-      chosen.value == 0 ? -k.beta / expm1(-rejected.value) : -k.beta * f.slope / -expm1(chosen.value);
-  const double dRejected = k.beta * f.slope / -expm1(rejected.value);
-  return {-k.beta * f.value, dChosen * chosen.slope, dRejected * rejected.slope};
+// ORPO's odds of a sequence are those of its mean log-prob; without a token to be the mean of they are even.
+FPL_HD inline Term oddsMean(double logProb, double length, const LossConstants& k) {
+  if (length == 0 && logProb == 0) return {-kLn2, 0};
+  return lengthMean(logProb, length, k);
 }
 
-// Negative log-likelihood of the chosen sequences, a mean over all tokens of the batch; scaled so that the mean over
-// pairs is that.
+// Nearest to 0 that a mean log-prob counts as in odds: β / (1 - e^x) stays finite for β up to 2^8.
+constexpr double kMostCertain = -0x1p-1016;
+
+// ORPO, Hong et al. 2024: the odds-ratio term, without its likelihood term (add 'sft' for that).
+FPL_HD inline LossValue orpo(const Pair& p, const LossConstants& k) {
+  const Term chosen = oddsMean(p.policyChosen, p.chosenLength, k);
+  const Term rejected = oddsMean(p.policyRejected, p.rejectedLength, k);
+  if (!(chosen.value <= 0 && rejected.value <= 0)) return {NAN, NAN, NAN};
+  const bool chosenCertain = chosen.value >= kMostCertain, rejectedCertain = rejected.value >= kMostCertain;
+  const double x = chosenCertain ? kMostCertain : chosen.value, y = rejectedCertain ? kMostCertain : rejected.value;
+  const double logOdds = (x - y) - (log1mexp(x) - log1mexp(y));
+  // With a = 1 - e^x and b = 1 - e^y the slopes σ(-log odds) / a and σ(-log odds) / b are, without a quotient of small
+  // numbers, 1 / (a + b e^(x-y)) and a / b times that. A certain sequence has none where its limit is infinite.
+  const double a = -expm1(x), b = -expm1(y);
+  const double slope = 1 / (a + b * exp(x - y));
+  const double dChosen = chosenCertain && rejectedCertain ? 0 : -k.beta * slope;
+  const double dRejected = rejectedCertain ? 0 : k.beta * (a * slope) / b;
+  return {-k.beta * logSigmoid(logOdds).value, dChosen * chosen.slope, dRejected * rejected.slope};
+}
+
+// Negative log-likelihood of the chosen sequences, a sum over all tokens of the batch divided as tokens are; scaled so
+// that the sum over pairs divided as pairs are is that.
 FPL_HD inline LossValue sft(const Pair& p, const LossConstants& k) {
-  const double scale = k.totalChosenTokens == 0 ? 0 : k.pairCount / k.totalChosenTokens;
+  const double scale = k.tokenDivisor == 0 ? 0 : k.pairDivisor / k.tokenDivisor;
   const double slope = -scale * (k.average ? p.chosenLength : 1);
-  return {p.policyChosen * slope, slope, 0};
+  return {chained(p.policyChosen, slope), slope, 0};
 }
 
 }  // namespace loss
@@ -271,6 +316,7 @@ FPL_HD inline LossValue sft(const Pair& p, const LossConstants& k) {
   X(robust)           \
   X(hinge)            \
   X(ipo)              \
+  X(ipo_norm)         \
   X(ipo_reward)       \
   X(exo_pair)         \
   X(nca_pair)         \

@@ -34,6 +34,7 @@ bool ranksBatch(LossType type) { return type == LossType::aot || type == LossTyp
 
 // Adds one loss of the sum, pair by pair.
 void addTerm(PreferenceLoss& s, const LossTerm& term, int64_t begin, int64_t end) {
+  if (term.weight == 0) return;
   LossConstants constants = s.constants;
   constants.labelSmoothing = term.labelSmoothing;
   std::vector<int64_t> match;
@@ -47,8 +48,14 @@ void addTerm(PreferenceLoss& s, const LossTerm& term, int64_t begin, int64_t end
         [&](int64_t i) { return s.rejected[i] - s.referenceRejected[i]; });
   }
 
+  const bool plain = term.type == LossType::sft && s.plainChosen;
+  double* const gradChosen = plain ? s.gradPlain : s.gradChosen;
+
   for (int64_t i = begin; i < end; ++i) {
+    const double weight = term.weight * (s.pairWeights ? s.pairWeights[i] : 1);
+    if (weight == 0) continue;
     Pair pair = pairAt(s, i);
+    if (plain) pair.policyChosen = s.plainChosen[i];
     int64_t rejected = i;  // whose rejected sequence this pair's loss depends on
     if (term.type == LossType::aot) {
       // The difference of the two matched log-ratios stands for chosen - rejected.
@@ -61,11 +68,9 @@ void addTerm(PreferenceLoss& s, const LossTerm& term, int64_t begin, int64_t end
       pair.referenceRejected = s.referenceRejected[rejected];
     }
     const LossValue value = evaluate(term.type, pair, constants);
-    // A mean over pairs.
-    const double weight = term.weight * (s.pairWeights ? s.pairWeights[i] : 1);
     s.losses[i] += weight * value.loss;
-    s.gradChosen[i] += weight * value.dChosen / double(s.pairCount);
-    s.gradRejected[rejected] += weight * value.dRejected / double(s.pairCount);
+    gradChosen[i] += weight * value.dChosen / constants.pairDivisor;
+    s.gradRejected[rejected] += weight * value.dRejected / constants.pairDivisor;
   }
 }
 
@@ -76,12 +81,14 @@ bool pairsAreIndependent(const PreferenceLoss& s) {
 }
 
 void beginPreferenceLoss(PreferenceLoss& s) {
-  s.constants.pairCount = double(s.pairCount);
-  s.constants.totalChosenTokens = 0;
+  double tokens = 0;
   for (int64_t i = 0; i < s.pairCount; ++i) {
     s.losses[i] = s.gradChosen[i] = s.gradRejected[i] = 0;
-    if (s.chosenLengths) s.constants.totalChosenTokens += s.chosenLengths[i];
+    if (s.gradPlain) s.gradPlain[i] = 0;
+    if (s.chosenLengths) tokens += s.chosenLengths[i];
   }
+  if (s.constants.pairDivisor == 0) s.constants.pairDivisor = double(s.pairCount);
+  if (s.constants.tokenDivisor == 0) s.constants.tokenDivisor = tokens;
 }
 
 void preferenceLoss(PreferenceLoss& s, int64_t begin, int64_t end) {
@@ -101,7 +108,7 @@ void finishPreferenceLoss(PreferenceLoss& s) {
     margin += s.chosenRewards[i] - s.rejectedRewards[i];
     correct += s.chosenRewards[i] > s.rejectedRewards[i];
   }
-  s.summary[0] = loss / double(s.pairCount);
+  s.summary[0] = loss / s.constants.pairDivisor;
   s.summary[1] = double(correct) / double(s.pairCount);
   s.summary[2] = margin / double(s.pairCount);
 }

@@ -23,12 +23,18 @@ struct ActiveRow {
   int64_t label;
 };
 
-std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences) {
+// The rows that take part: one whose coefficient is 0 does not, whatever its hidden states are, and is put into `idle`.
+std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences,
+                              std::vector<int64_t>& idle) {
   std::vector<ActiveRow> rows;
   for (const int32_t s : sequences) {
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
       if (tokens.targets[row] < 0) continue;
-      const double coefficient = rowCoefficient(tokens, g.coefficients, s, row);
+      const double coefficient = rowCoefficient(tokens, g, s, row);
+      if (coefficient == 0) {
+        idle.push_back(row);
+        continue;
+      }
       rows.push_back({row, rowGradient(g.states[row], coefficient, 1 / tokens.temperature), tokens.targets[row]});
     }
   }
@@ -245,7 +251,8 @@ class HeadBackward {
 
 void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
   const int64_t width = g.head.width();
-  const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences);
+  std::vector<int64_t> idle;
+  const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences, idle);
   const int64_t count = int64_t(rows.size());
   // All there is to allocate, before anything of the caller's is written.
   HeadBackward backward(g, tokens.temperature, count, context);
@@ -253,6 +260,9 @@ void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& 
     for (int64_t row = 0; row < g.logits.count(); ++row) {
       if (tokens.targets[row] < 0) memset(g.hidden + row * width, 0, width * sizeof(float));
     }
+  }
+  if (g.hidden && !g.accumulate) {
+    for (const int64_t row : idle) memset(g.hidden + row * width, 0, width * sizeof(float));
   }
   if (count == 0 && !g.accumulate) {
     if (g.weight) memset(g.weight, 0, g.logits.vocab * width * sizeof(float));

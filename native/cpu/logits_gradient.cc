@@ -36,7 +36,7 @@ void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& se
   for (const int32_t s : sequences) {
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
       if (g.skipInactive && tokens.targets[row] < 0) continue;
-      rows.push_back({row, rowCoefficient(tokens, g.coefficients, s, row)});
+      rows.push_back({row, rowCoefficient(tokens, g, s, row)});
     }
   }
   const int64_t rowCount = int64_t(rows.size());

@@ -38,9 +38,13 @@ struct RowFinisher {
   void operator()(int64_t row, const RowState& state, float labelLogit) const;
 };
 
-// d loss / d logProb of a row of sequence s.
-inline double rowCoefficient(const Tokens& tokens, const double* coefficients, int64_t s, int64_t row) {
-  return tokens.weight(row) * (coefficients[s] / (tokens.average ? tokens.counts[s] : 1));
+// d loss / d logProb of a row of sequence s, from those of the sequence.
+template <typename AnyGradient>
+double rowCoefficient(const Tokens& tokens, const AnyGradient& gradient, int64_t s, int64_t row) {
+  const int32_t divisor = tokens.average ? tokens.counts[s] : 1;
+  const double coefficient = weighed(tokens.weight(row), gradient.coefficients[s] / divisor);
+  if (!gradient.plainCoefficients) return coefficient;
+  return coefficient + weighed(tokens.plainWeights[row], gradient.plainCoefficients[s] / divisor);
 }
 
 // Stage 4 for logits begin .. end of a row, which may be where the gradient goes.

@@ -63,11 +63,28 @@ void forward(const Forward& stage, const Tokens& tokens, const Sequences& sequen
   sequenceSums(stage, tokens, sequences, states, squares);
 }
 
+// What sft has instead of sequences' log-probs and their derivatives, where its tokens have other weights.
+struct PlainScratch {
+  std::vector<double> logProbs, chosen, gradChosen, coefficients;
+
+  void giveTo(Job& job) {
+    logProbs.resize(job.tokens.sequences);
+    coefficients.assign(job.tokens.sequences, 0.0);
+    chosen.resize(job.loss.pairCount);
+    gradChosen.resize(job.loss.pairCount);
+    job.policy.plainLogProbs = logProbs.data();
+    job.loss.plainChosen = chosen.data();
+    job.loss.gradPlain = gradChosen.data();
+    job.gradient.plainCoefficients = job.headGradient.plainCoefficients = coefficients.data();
+  }
+};
+
 void gather(const Job& job, PreferenceLoss& loss, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     const int32_t chosen = loss.pairs[2 * i], rejected = loss.pairs[2 * i + 1];
     loss.chosen[i] = job.policy.logProbs[chosen];
     loss.rejected[i] = job.policy.logProbs[rejected];
+    if (loss.plainChosen) loss.plainChosen[i] = job.policy.plainLogProbs[chosen];
     if (job.hasReference) {
       loss.referenceChosen[i] = job.reference.logProbs[chosen];
       loss.referenceRejected[i] = job.reference.logProbs[rejected];
@@ -78,10 +95,14 @@ void gather(const Job& job, PreferenceLoss& loss, int64_t begin, int64_t end) {
   }
 }
 
-void scatter(const PreferenceLoss& loss, double* coefficients, int64_t begin, int64_t end) {
+// `Stage`: Gradient or HeadGradient.
+template <typename Stage>
+void scatter(const PreferenceLoss& loss, Stage& gradient, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
-    coefficients[loss.pairs[2 * i]] += loss.gradChosen[i];
-    coefficients[loss.pairs[2 * i + 1]] += loss.gradRejected[i];
+    const int32_t chosen = loss.pairs[2 * i], rejected = loss.pairs[2 * i + 1];
+    gradient.coefficients[chosen] += loss.gradChosen[i];
+    gradient.coefficients[rejected] += loss.gradRejected[i];
+    if (gradient.plainCoefficients) gradient.plainCoefficients[chosen] += loss.gradPlain[i];
   }
 }
 
@@ -135,6 +156,8 @@ bool runJob(Job& job, ThreadPool& pool) {
   if (job.cancelled) return false;
   const FloatEnvironment environment;
   checkJob(job);
+  PlainScratch plainScratch;
+  if (job.hasPolicy && job.hasLoss && job.tokens.plainWeights) plainScratch.giveTo(job);
   if (job.hasLoss) beginPreferenceLoss(job.loss);
   const bool hasGradient = job.hasGradient || job.hasHeadGradient;
   if (job.hasPolicy || hasGradient) {
@@ -155,7 +178,8 @@ bool runJob(Job& job, ThreadPool& pool) {
       if (job.hasLoss) {
         gather(job, job.loss, part.begin, part.end);
         preferenceLoss(job.loss, part.begin, part.end);
-        if (hasGradient) scatter(job.loss, coefficients, part.begin, part.end);
+        if (job.hasGradient) scatter(job.loss, job.gradient, part.begin, part.end);
+        if (job.hasHeadGradient) scatter(job.loss, job.headGradient, part.begin, part.end);
       }
       if (job.hasGradient) logitsGradient(job.gradient, job.tokens, part.sequences, context);
       if (job.hasHeadGradient) headGradient(job.headGradient, job.tokens, part.sequences, context);

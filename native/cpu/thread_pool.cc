@@ -28,7 +28,9 @@ ThreadPool::~ThreadPool() {
     stopping_ = true;
   }
   wake_.notify_all();
+  // None leaves any more.
   for (std::thread& thread : threads_) thread.join();
+  for (std::thread& thread : ended_) thread.join();
 }
 
 int64_t ThreadPool::available() {
@@ -40,6 +42,11 @@ int64_t ThreadPool::available() {
   return std::max<int64_t>(1, std::thread::hardware_concurrency());
 }
 
+int64_t ThreadPool::size() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return int64_t(threads_.size());
+}
+
 void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(int64_t)>& task) {
   FPL_ASSERT(count >= 0 && threads > 0);
   const int64_t helpers = std::min(threads, count) - 1;
@@ -49,6 +56,7 @@ void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(in
     return;
   }
   Batch batch(task, count, helpers);
+  std::list<std::thread> ended;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     // Threads are started when first needed. If the system has none to give, the caller does the work alone.
@@ -58,8 +66,10 @@ void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(in
     }
     open_.push_back(&batch);
     wanted_ = true;
+    ended.swap(ended_);
   }
   for (int64_t i = 0; i < helpers; ++i) wake_.notify_one();
+  for (std::thread& thread : ended) thread.join();
   batch.work();
   std::unique_lock<std::mutex> lock(mutex_);
   open_.erase(std::remove(open_.begin(), open_.end(), &batch), open_.end());
@@ -77,7 +87,7 @@ void ThreadPool::help() {
     lock.unlock();
     lookOutFor([&] { return wanted_.load(); });
     lock.lock();
-    wake_.wait(lock, [&] { return stopping_ || !open_.empty(); });
+    if (!wake_.wait_for(lock, idle_, [&] { return stopping_ || !open_.empty(); })) return leave();
     if (stopping_) return;
     Batch* batch = open_.front();
     ++batch->helpersInside;
@@ -89,6 +99,14 @@ void ThreadPool::help() {
     // The caller waits for this under the same mutex, so the batch outlives the notification.
     if (--batch->helpersInside == 0) batch->idle.notify_one();
   }
+}
+
+// The last that a thread does, under the mutex. Somebody else has to join it.
+void ThreadPool::leave() {
+  const auto self = std::find_if(threads_.begin(), threads_.end(), [](const std::thread& thread) {
+    return thread.get_id() == std::this_thread::get_id();
+  });
+  ended_.splice(ended_.end(), threads_, self);
 }
 
 }  // namespace fpl

@@ -1,16 +1,18 @@
 // The threads of one addon instance: a fork and join over numbered tasks. Any number of callers may run at once; each
-// works on its own tasks until they are done and is helped by whoever is free.
+// works on its own tasks until they are done and is helped by whoever is free. Threads that have had nothing to do for
+// a while end: a call that asked for a thousand leaves none behind.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
 #include <exception>
 #include <functional>
+#include <list>
 #include <mutex>
 #include <thread>
-#include <vector>
 
 #include "../core/asserts.h"
 #include "../core/float_environment.h"
@@ -19,13 +21,17 @@ namespace fpl {
 
 class ThreadPool {
  public:
-  ThreadPool() = default;
+  // Threads end when they have been idle for so long; starting one again costs some 20 microseconds.
+  explicit ThreadPool(std::chrono::milliseconds idle = std::chrono::seconds(5)) : idle_(idle) {}
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   // How many threads this process may use.
   static int64_t available();
+
+  // Threads there are at the moment, but for the callers'.
+  int64_t size();
 
   // Calls task(i) once for every i in [0, count) on up to `threads` threads, the caller's included, and returns when
   // all are done. Which thread runs which task is not fixed; results must not depend on it, nor do they on the threads'
@@ -59,12 +65,15 @@ class ThreadPool {
   };
 
   void help();
+  void leave();
 
+  const std::chrono::milliseconds idle_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Batch*> open_;          // batches that want helpers
   std::atomic<bool> wanted_{false};  // whether there are any; changed under mutex_
-  std::vector<std::thread> threads_;
+  std::list<std::thread> threads_;
+  std::list<std::thread> ended_;  // have left, or are about to; to be joined
   bool stopping_ = false;
 };
 

@@ -10,7 +10,7 @@ namespace fpl {
 namespace cuda {
 
 // Changes with anything in this file or in core/job.h.
-constexpr int32_t kApiVersion = 2;
+constexpr int32_t kApiVersion = 3;
 constexpr const char* kApiSymbol = "fusedPreferenceLossCuda";
 
 // Why a call failed.
@@ -26,6 +26,13 @@ struct DeviceInfo {
   int64_t l2Cache;  // bytes
 };
 
+// What an address is of.
+enum class MemoryKind : int32_t {
+  kHost = 0,      // of nothing a GPU can follow
+  kOnDevice = 1,  // of one device
+  kShared = 2,    // of memory that every device can follow: pinned, or managed
+};
+
 enum class CopyKind : int32_t { kToDevice = 1, kToHost = 2, kOnDevice = 3 };
 
 // What one environment keeps between calls, and a job that is ready to be enqueued again and again.
@@ -36,7 +43,7 @@ struct Prepared;
 struct Api {
   int32_t version;
 
-  // Whether there is a GPU this build can use.
+  // How many GPUs there are, of which this build can use at least one.
   bool (*deviceCount)(int32_t* count, Problem*);
   bool (*deviceInfo)(int32_t device, DeviceInfo*, Problem*);
   // Whether cuBLASLt can be opened, which jobs with a head need.
@@ -55,6 +62,8 @@ struct Api {
 
   bool (*allocate)(int32_t device, uint64_t bytes, uint64_t* address, Problem*);
   bool (*release)(int32_t device, uint64_t address, Problem*);
+  // What the first and the last of these bytes are of, and the device of the first.
+  bool (*memoryAt)(uint64_t address, uint64_t bytes, MemoryKind* first, MemoryKind* last, int32_t* device, Problem*);
   // Waits for the copy.
   bool (*copy)(int32_t device, uint64_t to, uint64_t from, uint64_t bytes, CopyKind, void* stream, Problem*);
   // Does not.
@@ -69,6 +78,8 @@ struct Api {
   bool (*milliseconds)(void* start, void* end, double* milliseconds, Problem*);  // waits for `end`
   bool (*beginCapture)(int32_t device, void* stream, Problem*);
   bool (*endCapture)(int32_t device, void* stream, void** graph, Problem*);
+  // Ends a capture that has failed, and what it has of a graph.
+  void (*discardCapture)(int32_t device, void* stream);
   bool (*launchGraph)(int32_t device, void* graph, void* stream, Problem*);
   bool (*destroyGraph)(void* graph, Problem*);
 };

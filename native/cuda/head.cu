@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "devices.h"
+
 namespace fpl {
 namespace cuda {
 namespace {
@@ -67,6 +69,10 @@ HeadPlan::Layer HeadPlan::layerOf(const Head& from) {
   }
   // Both factors of a product have one type.
   layer.type = from.hidden.dtype == from.weight.dtype ? from.weight.dtype : DType::kFloat32;
+  if (layer.type == DType::kBFloat16 && capabilityOf(job_.device) < 80) {
+    throw Error{"output layers of bfloat16 need a GPU of compute capability 8.0 or newer, and GPU " +
+                std::to_string(job_.device) + " is older; it multiplies float16 and float32"};
+  }
   layer.converts = layer.type != from.weight.dtype;
   layer.weight = {head.weight.data, layer.type, vocab_, width, head.weight.rowStride, head.weight.columnStride};
   if (layer.converts) {
@@ -114,6 +120,7 @@ void HeadPlan::place(Layout& layout) {
   }
   if (!job_.hasHeadGradient) return;
   values_ = layout.scratch<TokenState>(active_.count);
+  takingPart_ = layout.scratch<int32_t>(active_.count);
   if (out_.hidden) hiddenGradient_ = layout.scratch<float>(chunk_ * hiddenStride_);
   if (out_.bias) biasSums_ = layout.scratch<double>(vocab_);
   if (policy_.type == DType::kFloat16) scale_ = layout.scratch<GradientScale>(1);
@@ -214,9 +221,9 @@ Rows HeadPlan::chunkOfLogits(int64_t rows) const {
   return logits;
 }
 
-void HeadPlan::makeLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream) {
+void HeadPlan::makeLogits(const Layer& layer, const int32_t* from, int64_t rows, Stream stream) {
   const Head& head = layer.head;
-  copyRows(head.hidden, active_.rows + first, rows, hidden_, layer.type, hiddenStride_, stream);
+  copyRows(head.hidden, from, rows, hidden_, layer.type, hiddenStride_, stream);
   if (head.bias.data) spreadBias(head.bias, logits_, rows, vocab_, stride_, stream);
   of(layer.logits, rows).multiply(&kOne, head.bias.data ? &kOne : &kZero, products_, stream);
 }
@@ -239,7 +246,7 @@ void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& token
   Forward part = stage;
   Tokens chunkTokens = tokens;
   forChunks([&](int64_t first, int64_t rows) {
-    makeLogits(reference ? reference_ : policy_, first, rows, stream);
+    makeLogits(reference ? reference_ : policy_, active_.rows + first, rows, stream);
     part.logits = chunkOfLogits(rows);
     chunkTokens.targets = active_.targets + first;
     sweepRows(part, chunkTokens, scratch, 0, rows, stream);
@@ -257,7 +264,7 @@ void HeadPlan::gradient(const Gradient& gradient, const Tokens& tokens, Stream s
   if (out_.bias) {
     check(cudaMemsetAsync(biasSums_, 0, size_t(vocab_) * sizeof(double), stream), "running output layer");
   }
-  if (active_.count > 0) gatherStates(gradient.states, active_, values_, stream);
+  if (active_.count > 0) gatherStates(gradient.states, active_, values_, takingPart_, stream);
   if (scale_) gradientScale(values_, active_.count, scale_, stream);
   const float* down = scale_ ? &scale_->down : &kOne;
   const float* zero = scale_ ? &scale_->zero : &kZero;
@@ -267,7 +274,8 @@ void HeadPlan::gradient(const Gradient& gradient, const Tokens& tokens, Stream s
   part.skipInactive = false;
   Tokens chunkTokens = tokens;
   forChunks([&](int64_t first, int64_t rows) {
-    makeLogits(policy_, first, rows, stream);
+    // Zeros for hidden states that take no part: 0 times what they are might be NaN.
+    makeLogits(policy_, takingPart_ + first, rows, stream);
     part.logits = part.out = chunkOfLogits(rows);
     part.states = values_ + first;
     chunkTokens.targets = active_.targets + first;

@@ -60,7 +60,7 @@ class HeadPlan {
   void forChunks(const Visit& visit) const;
 
   Rows chunkOfLogits(int64_t rows) const;
-  void makeLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream);
+  void makeLogits(const Layer& layer, const int32_t* from, int64_t rows, Stream stream);
 
   const Job& job_;
   Workspace& workspace_;
@@ -78,6 +78,7 @@ class HeadPlan {
   float *logits_ = nullptr, *hiddenGradient_ = nullptr;
   char *hidden_ = nullptr, *products_ = nullptr;
   TokenState* values_ = nullptr;
+  int32_t* takingPart_ = nullptr;  // [active rows] those with a gradient other than 0, else -1
   double* biasSums_ = nullptr;
   GradientScale* scale_ = nullptr;
   std::vector<Matmul> toHidden_, toWeight_;

@@ -82,9 +82,11 @@ void spread(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, 
 }
 
 FPL_KERNEL(kThreads, 4)
-gatherKernel(const TokenState* states, ActiveRows active, TokenState* out) {
+gatherKernel(const TokenState* states, ActiveRows active, TokenState* out, int32_t* rows) {
   const int64_t i = blockIndex() * kThreads + threadIndex();
-  if (i < active.count) out[i] = active.rows[i] < 0 ? TokenState{} : states[active.rows[i]];
+  if (i >= active.count) return;
+  out[i] = active.rows[i] < 0 ? TokenState{} : states[active.rows[i]];
+  rows[i] = reinterpret_cast<const RowGradient*>(out + i)->factor == 0 ? -1 : active.rows[i];
 }
 
 struct Magnitudes {
@@ -203,8 +205,8 @@ void spreadBias(const Head::Bias& bias, float* logits, int64_t rows, int64_t voc
   }
 }
 
-void gatherStates(const TokenState* states, const ActiveRows& active, TokenState* out, Stream stream) {
-  FPL_LAUNCH("output layer", gatherKernel, blocksOf(active.count), kThreads, stream, states, active, out);
+void gatherStates(const TokenState* states, const ActiveRows& active, TokenState* out, int32_t* rows, Stream stream) {
+  FPL_LAUNCH("output layer", gatherKernel, blocksOf(active.count), kThreads, stream, states, active, out, rows);
 }
 
 void gradientScale(const TokenState* values, int64_t count, GradientScale* scale, Stream stream) {

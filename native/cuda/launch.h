@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "device.h"
 
@@ -24,19 +25,38 @@ inline void check(cudaError_t status, const char* doing) {
   if (status != cudaSuccess) fail(status, doing);
 }
 
+// For what may fail without anybody being told: it must not be taken for an error of a later call.
+inline void ignore(cudaError_t status) {
+  if (status != cudaSuccess) cudaGetLastError();
+}
+
+// All kernels that are launched anywhere.
+std::vector<const void*>& kernels();
+
+// Puts a kernel on that list when the library is opened.
+template <auto kernel>
+struct Listed {
+  static const bool done;
+};
+template <auto kernel>
+const bool Listed<kernel>::done = (kernels().push_back(reinterpret_cast<const void*>(kernel)), true);
+
 // The most blocks of a grid.
 constexpr int64_t kMostBlocks = 0x7fffffff;
 
 #if defined(FPL_HOST_EXECUTION)
-#define FPL_LAUNCH(stage, kernel, blocks, threads, stream, ...)                       \
-  do {                                                                                \
-    ::fpl::cuda::host::launch(stage, stream, int64_t(blocks), threads,                \
-                              [=] { ::fpl::cuda::host::call(kernel, __VA_ARGS__); }); \
-    ::fpl::cuda::check(cudaGetLastError(), "running " stage);                         \
+#define FPL_LAUNCH(stage, kernel, blocks, threads, stream, ...)                                  \
+  do {                                                                                           \
+    static_cast<void>(&::fpl::cuda::Listed<kernel>::done);                                       \
+    namespace host = ::fpl::cuda::host;                                                          \
+    host::launch(stage, reinterpret_cast<const void*>(kernel), stream, int64_t(blocks), threads, \
+                 [=](int seenBy) { return host::bound(seenBy, kernel, __VA_ARGS__); });          \
+    ::fpl::cuda::check(cudaGetLastError(), "running " stage);                                    \
   } while (false)
 #else
 #define FPL_LAUNCH(stage, kernel, blocks, threads, stream, ...)              \
   do {                                                                       \
+    static_cast<void>(&::fpl::cuda::Listed<kernel>::done);                   \
     kernel<<<unsigned(blocks), unsigned(threads), 0, stream>>>(__VA_ARGS__); \
     ::fpl::cuda::check(cudaGetLastError(), "running " stage);                \
   } while (false)

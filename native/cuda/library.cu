@@ -7,6 +7,7 @@
 
 #include "../core/float_environment.h"
 #include "api.h"
+#include "devices.h"
 #include "plan.h"
 
 namespace fpl {
@@ -39,7 +40,7 @@ template <typename Body>
 bool guarded(Problem* problem, const char* doing, int32_t device, const Body& body) {
   const FloatEnvironment environment;
   try {
-    if (device >= 0) check(cudaSetDevice(device), doing);
+    const CurrentDevice current(device, doing);
     body();
     return true;
   } catch (const Error& error) {
@@ -47,6 +48,7 @@ bool guarded(Problem* problem, const char* doing, int32_t device, const Body& bo
   } catch (const std::exception& error) {
     say(problem, error.what());
   }
+  cudaGetLastError();  // it has been told, and is not an error of later calls
   return false;
 }
 
@@ -64,7 +66,14 @@ bool deviceCount(int32_t* count, Problem* problem) {
   int found = 0;
   const cudaError_t status = cudaGetDeviceCount(&found);
   *count = found;
-  if (status == cudaSuccess && found > 0) return true;
+  if (status == cudaSuccess && found > 0) {
+    std::string reason;
+    for (int device = 0; device < found; ++device) {
+      if (isServed(device, reason)) return true;
+    }
+    say(problem, reason);
+    return false;
+  }
   cudaGetLastError();
   if (driver / 1000 < CUDART_VERSION / 1000)
     say(problem, driverProblem(driver));
@@ -97,11 +106,15 @@ bool cublasLt(Problem* problem) {
 
 Context* createContext() { return new Context; }
 
+// What gives something back tells nobody when it cannot.
+template <typename Body>
+void quietly(int32_t device, const Body& body) {
+  Problem problem;
+  guarded(&problem, "giving memory back", device, body);
+}
+
 void destroyContext(Context* context) {
-  for (Context::Idle& idle : context->idle) {
-    cudaSetDevice(idle.device);
-    idle.workspace.reset();
-  }
+  for (Context::Idle& idle : context->idle) quietly(idle.device, [&] { idle.workspace.reset(); });
   delete context;
 }
 
@@ -120,6 +133,7 @@ bool run(Context* context, Job* job, bool* finished, Problem* problem) {
   return guarded(problem, "beginning a call", job->device, [&] {
     *finished = false;
     if (job->cancelled) return;
+    requireServed(job->device);
     std::unique_ptr<Workspace> workspace = takeWorkspace(*context, job->device);
     {
       Plan plan(*job, *workspace);
@@ -133,6 +147,9 @@ bool run(Context* context, Job* job, bool* finished, Problem* problem) {
 
 bool prepare(Job* job, Prepared** prepared, Problem* problem) {
   return guarded(problem, "preparing a call", job->device, [&] {
+    requireServed(job->device);
+    // Not when they are enqueued: that may be for a graph, which is captured while nothing may wait for the device.
+    loadKernels(job->device);
     auto made = std::make_unique<Prepared>();
     made->device = job->device;
     made->plan = std::make_unique<Plan>(*job, made->workspace);
@@ -154,8 +171,7 @@ bool read(Prepared* prepared, void* stream, Problem* problem) {
 }
 
 void destroyPrepared(Prepared* prepared) {
-  cudaSetDevice(prepared->device);
-  delete prepared;
+  quietly(prepared->device, [&] { delete prepared; });
 }
 
 uint64_t workspaceBytes(const Prepared* prepared) { return prepared->workspace.device.size(); }
@@ -168,6 +184,29 @@ bool allocate(int32_t device, uint64_t bytes, uint64_t* address, Problem* proble
 bool release(int32_t device, uint64_t address, Problem* problem) {
   return guarded(problem, "releasing device memory", device,
                  [&] { check(cudaFree(reinterpret_cast<void*>(address)), "releasing device memory"); });
+}
+
+MemoryKind kindOf(uint64_t address, int32_t* device) {
+  void* memory = reinterpret_cast<void*>(address);
+  cudaPointerAttributes found{};
+  check(cudaPointerGetAttributes(&found, memory), "asking what an address is of");
+  *device = found.device;
+  if (found.type == cudaMemoryTypeDevice) return MemoryKind::kOnDevice;
+  // Pinned memory may have another address for devices.
+  const bool shared = found.type == cudaMemoryTypeManaged || found.type == cudaMemoryTypeHost;
+  return shared && found.devicePointer == memory ? MemoryKind::kShared : MemoryKind::kHost;
+}
+
+bool memoryAt(uint64_t address, uint64_t bytes, MemoryKind* first, MemoryKind* last, int32_t* device,
+              Problem* problem) {
+  return guarded(problem, "asking what an address is of", -1, [&] {
+    int32_t other = 0;
+    *first = kindOf(address, device);
+    *last = bytes > 1 ? kindOf(address + bytes - 1, &other) : *first;
+    // The end lies in an allocation of another device.
+    if (*last == MemoryKind::kOnDevice && *first == MemoryKind::kOnDevice && other != *device)
+      *last = MemoryKind::kHost;
+  });
 }
 
 void copyAsync(uint64_t to, uint64_t from, uint64_t bytes, CopyKind kind, void* stream) {
@@ -244,9 +283,17 @@ bool endCapture(int32_t device, void* stream, void** graph, Problem* problem) {
     check(cudaStreamEndCapture(Stream(stream), &captured), "capturing a graph");
     cudaGraphExec_t executable;
     const cudaError_t status = cudaGraphInstantiate(&executable, captured, 0);
-    cudaGraphDestroy(captured);
+    ignore(cudaGraphDestroy(captured));
     check(status, "making a graph ready");
     *graph = executable;
+  });
+}
+
+void discardCapture(int32_t device, void* stream) {
+  quietly(device, [&] {
+    cudaGraph_t captured = nullptr;
+    ignore(cudaStreamEndCapture(Stream(stream), &captured));
+    if (captured) ignore(cudaGraphDestroy(captured));
   });
 }
 
@@ -260,11 +307,11 @@ bool destroyGraph(void* graph, Problem* problem) {
                  [&] { check(cudaGraphExecDestroy(cudaGraphExec_t(graph)), "destroying a graph"); });
 }
 
-constexpr Api kApi = {kApiVersion, deviceCount, deviceInfo,   cublasLt,     createContext,   destroyContext,
-                      run,         prepare,     enqueue,      read,         destroyPrepared, workspaceBytes,
-                      allocate,    release,     copy,         copyOnDevice, createStream,    destroyStream,
-                      synchronize, createEvent, destroyEvent, recordEvent,  milliseconds,    beginCapture,
-                      endCapture,  launchGraph, destroyGraph};
+constexpr Api kApi = {kApiVersion,   deviceCount, deviceInfo,     cublasLt,     createContext,   destroyContext,
+                      run,           prepare,     enqueue,        read,         destroyPrepared, workspaceBytes,
+                      allocate,      release,     memoryAt,       copy,         copyOnDevice,    createStream,
+                      destroyStream, synchronize, createEvent,    destroyEvent, recordEvent,     milliseconds,
+                      beginCapture,  endCapture,  discardCapture, launchGraph,  destroyGraph};
 
 }  // namespace
 }  // namespace cuda

@@ -26,10 +26,13 @@ valuesKernel(FPL_ARGUMENT Gradient gradient, FPL_ARGUMENT Tokens tokens) {
     const int64_t middle = (low + high) / 2;
     (tokens.offsets[middle] <= row ? low : high) = middle;
   }
-  double coefficient = gradient.coefficients[low];
-  if (tokens.average) coefficient /= tokens.counts[low];
+  const int32_t divisor = tokens.average ? tokens.counts[low] : 1;
+  double coefficient = weighed(tokens.weight(row), gradient.coefficients[low] / divisor);
+  if (gradient.plainCoefficients) {
+    coefficient += weighed(tokens.plainWeights[row], gradient.plainCoefficients[low] / divisor);
+  }
   const TokenState state = gradient.states[row];
-  *valuesOf(gradient.states, row) = rowGradient(state, tokens.weight(row) * coefficient, 1 / tokens.temperature);
+  *valuesOf(gradient.states, row) = rowGradient(state, coefficient, 1 / tokens.temperature);
 }
 
 struct GradientArguments {

@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "head.h"
@@ -21,7 +22,13 @@ char* allocateOnDevice(size_t bytes, const std::string& purpose) {
 }
 
 DeviceMemory deviceMemory(size_t bytes, const std::string& purpose) {
-  return {allocateOnDevice(bytes, purpose), bytes};
+  DeviceMemory memory(allocateOnDevice(bytes, purpose), bytes);
+  const char* clear = getenv("FUSED_PREFERENCE_LOSS_CLEAR_MEMORY");
+  if (clear && *clear) {
+    check(cudaMemsetAsync(memory.data(), 0, bytes, nullptr), "clearing memory");
+    check(cudaStreamSynchronize(nullptr), "clearing memory");
+  }
+  return memory;
 }
 
 PinnedMemory pinnedMemory(size_t bytes) {
@@ -31,6 +38,9 @@ PinnedMemory pinnedMemory(size_t bytes) {
   cudaGetLastError();
   fail(status, "allocating " + std::to_string(bytes) + " bytes of pinned host memory");
 }
+
+Workspace::Workspace() = default;
+Workspace::~Workspace() = default;
 
 void Workspace::reserve(size_t deviceBytes, size_t pinnedBytes) {
   // The old memory first: there may not be room for both.
@@ -69,6 +79,11 @@ Plan::Plan(Job& job, Workspace& workspace) : job_(job), workspace_(workspace) {
 
 Plan::~Plan() = default;
 
+Staging& Plan::staging() {
+  if (!workspace_.staging) workspace_.staging = std::make_unique<Staging>();
+  return *workspace_.staging;
+}
+
 void Plan::place(Layout& layout) {
   const Tokens& tokens = job_.tokens;
   const PreferenceLoss& loss = job_.loss;
@@ -93,6 +108,7 @@ void Plan::place(Layout& layout) {
       on_.tokens.counts = layout.input(tokens.counts, sequences);
     }
     on_.tokens.weights = layout.input(tokens.weights, count);
+    on_.tokens.plainWeights = gathers ? layout.input(tokens.plainWeights, count) : nullptr;
     on_.tokens.offsets = layout.input(tokens.offsets, sequences + 1);
   }
   PreferenceLoss& l = on_.loss;
@@ -151,6 +167,12 @@ void Plan::place(Layout& layout) {
     l.chosenLengths = layout.scratch<double>(pairs);
     l.rejectedLengths = layout.scratch<double>(pairs);
     if (hasGradient()) on_.gradient.coefficients = layout.scratch<double>(sequences);
+    if (tokens.plainWeights) {
+      on_.policy.plainLogProbs = layout.scratch<double>(sequences);
+      on_.gradient.plainCoefficients = layout.scratch<double>(sequences);
+      l.plainChosen = layout.scratch<double>(pairs);
+      l.gradPlain = layout.scratch<double>(pairs);
+    }
   }
   if (job_.hasLoss) index_.ranks = layout.scratch<int32_t>(3 * pairs);
   if (job_.hasPolicy) {
@@ -216,9 +238,8 @@ void Plan::enqueueForward(const Forward& stage, const Rows& from, Stream stream)
   if (from.onDevice) {
     sweepRows(stage, on_.tokens, scratch, 0, stage.logits.count(), stream);
   } else {
-    Staging staging(stream);
-    staging.upload(from, stage.logits, job_.tokens.targets, job_.cancelled,
-                   [&](int64_t first, int64_t end) { sweepRows(stage, on_.tokens, scratch, first, end, stream); });
+    staging().upload(from, stage.logits, hostTargets(), job_.cancelled, stream,
+                     [&](int64_t first, int64_t end) { sweepRows(stage, on_.tokens, scratch, first, end, stream); });
   }
   finishRows(stage, on_.tokens, scratch, nullptr, stream);
   sequenceSums(stage, on_.tokens, stream);
@@ -231,15 +252,14 @@ void Plan::enqueueGradient(Stream stream) {
     logitsGradient(on_.gradient, on_.tokens, 0, on_.gradient.logits.count(), stream);
     return;
   }
-  Staging staging(stream);
   if (!job_.hasPolicy) {
-    staging.upload(job_.gradient.logits, on_.gradient.logits, job_.tokens.targets, job_.cancelled,
-                   [](int64_t, int64_t) {});
+    staging().upload(job_.gradient.logits, on_.gradient.logits, hostTargets(), job_.cancelled, stream,
+                     [](int64_t, int64_t) {});
   }
   // On the device the gradient takes the place of the logits; inactive rows are the host's.
   on_.gradient.skipInactive = true;
-  staging.download(on_.gradient.out, job_.gradient.out, job_.tokens.targets, job_.gradient.skipInactive,
-                   [&](int64_t first, int64_t end) { logitsGradient(on_.gradient, on_.tokens, first, end, stream); });
+  staging().download(on_.gradient.out, job_.gradient.out, hostTargets(), job_.gradient.skipInactive, stream,
+                     [&](int64_t first, int64_t end) { logitsGradient(on_.gradient, on_.tokens, first, end, stream); });
 }
 
 void Plan::download(Stream stream) {
@@ -256,7 +276,8 @@ void Plan::enqueueValues(Stream stream) {
   if (job_.hasReference) enqueueForward(on_.reference, job_.reference.logits, stream);
   if (!job_.hasLoss) return;
   preferenceLoss(on_.loss, job_.hasPolicy ? &on_.policy : nullptr, job_.hasReference ? &on_.reference : nullptr,
-                 on_.tokens, index_, hasGradient() ? on_.gradient.coefficients : nullptr, stream);
+                 on_.tokens, index_, hasGradient() ? on_.gradient.coefficients : nullptr,
+                 on_.gradient.plainCoefficients, stream);
 }
 
 void Plan::enqueue(Stream stream) {

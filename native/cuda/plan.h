@@ -41,25 +41,33 @@ class Memory {
 };
 
 struct OnDevice {
-  static void release(void* memory) { cudaFree(memory); }
+  static void release(void* memory) { ignore(cudaFree(memory)); }
 };
 // On the host, where the GPU can copy from and to by itself.
 struct Pinned {
-  static void release(void* memory) { cudaFreeHost(memory); }
+  static void release(void* memory) { ignore(cudaFreeHost(memory)); }
 };
 using DeviceMemory = Memory<OnDevice>;
 using PinnedMemory = Memory<Pinned>;
 
 // Throw where there is no room, naming the bytes and, for the device, what it is for.
 char* allocateOnDevice(size_t bytes, const std::string& purpose);
+// The library's own; zero when FUSED_PREFERENCE_LOSS_CLEAR_MEMORY is set, for tools that look for what is read before
+// it is written: results are copied with the gaps between them, and rows with what lies beside them.
 DeviceMemory deviceMemory(size_t bytes, const std::string& purpose);
 PinnedMemory pinnedMemory(size_t bytes);
 
+class Staging;
+
 // What calls on one device reuse.
 struct Workspace {
+  Workspace();
+  ~Workspace();
+
   DeviceMemory device;
   PinnedMemory pinned;
   std::unique_ptr<CublasLt> cublasLt;  // once a job has needed it
+  std::unique_ptr<Staging> staging;    // once a job has had logits on the host
 
   void reserve(size_t deviceBytes, size_t pinnedBytes);
 };
@@ -82,6 +90,10 @@ class Plan {
   void read();
 
  private:
+  // The active rows, as the host knows them; null where only the device does.
+  const int32_t* hostTargets() const { return job_.labels.data ? nullptr : job_.tokens.targets; }
+  Staging& staging();
+
   bool hasGradient() const { return job_.hasGradient || job_.hasHeadGradient; }
   void place(Layout& layout);
   void placeForward(Layout& layout, const Forward& from, Forward& to, bool keepStates);

@@ -13,11 +13,11 @@ constexpr int kThreads = 256;
 
 struct LossArguments {
   PreferenceLoss loss;
-  const double *policyLogProbs, *referenceLogProbs, *logWeights;  // [S]; null where there are none
-  const int32_t* counts;                                          // [S]; null without sequences
+  const double *policyLogProbs, *plainLogProbs, *referenceLogProbs, *logWeights;  // [S]; null where there are none
+  const int32_t* counts;                                                          // [S]; null without sequences
   int64_t sequences;
   PairIndex index;
-  double* coefficients;  // [S] or null
+  double *coefficients, *plainCoefficients;  // [S] or null
 };
 
 struct Sums {
@@ -30,29 +30,45 @@ FPL_DEVICE bool standsBefore(double a, int64_t i, double b, int64_t j) {
   return a < b || (a == b && i < j);
 }
 
+// The pairs in the order of their values. One block: a bitonic network of as many places as the next power of two, in
+// which the smaller always goes to the front, so that places without a pair would stay at the end and can be left out.
 template <typename Value>
-FPL_DEVICE int64_t rankOf(int64_t i, int64_t count, const Value& value) {
-  const double own = value(i);
-  int64_t rank = 0;
-  for (int64_t j = 0; j < count; ++j) rank += standsBefore(value(j), j, own, i);
-  return rank;
+FPL_DEVICE void sortPairs(int64_t count, const Value& value, int32_t* order) {
+  for (int64_t i = threadIndex(); i < count; i += kThreads) order[i] = int32_t(i);
+  for (int64_t half = 1; half < count; half *= 2) {
+    const int64_t runs = (count + 2 * half - 1) / (2 * half);
+    for (int64_t step = half; step > 0; step /= 2) {
+      barrier();
+      for (int64_t k = threadIndex(); k < runs * half; k += kThreads) {
+        const int64_t within = k & (step - 1), low = 2 * k - within;
+        // Two sorted runs are first compared from both ends.
+        const int64_t high = step == half ? 2 * (k - within + step) - 1 - within : low + step;
+        if (high >= count) continue;
+        const int32_t first = order[low], second = order[high];
+        if (!standsBefore(value(second), second, value(first), first)) continue;
+        order[low] = second;
+        order[high] = first;
+      }
+    }
+  }
+  barrier();
 }
 
 // match[i]: the pair whose value in `right` has the rank that pair i's has in `left`; inverse the other way round.
 template <typename Left, typename Right>
 FPL_DEVICE void matchByRank(int64_t count, const Left& left, const Right& right, int32_t* order, int32_t* match,
                             int32_t* inverse) {
-  for (int64_t i = threadIndex(); i < count; i += kThreads) order[rankOf(i, count, right)] = int32_t(i);
+  sortPairs(count, right, order);
+  sortPairs(count, left, inverse);
+  for (int64_t rank = threadIndex(); rank < count; rank += kThreads) match[inverse[rank]] = order[rank];
   barrier();
-  for (int64_t i = threadIndex(); i < count; i += kThreads) {
-    match[i] = order[rankOf(i, count, left)];
-    inverse[match[i]] = int32_t(i);
-  }
+  for (int64_t i = threadIndex(); i < count; i += kThreads) inverse[match[i]] = int32_t(i);
   barrier();
 }
 
 // Adds one loss of the sum. Each thread writes its own pairs, so the terms need no barrier between them.
 FPL_DEVICE void addTerm(const PreferenceLoss& s, const LossTerm& term, const LossConstants& batch, int32_t* ranks) {
+  if (term.weight == 0) return;
   LossConstants constants = batch;
   constants.labelSmoothing = term.labelSmoothing;
   int32_t *match = ranks, *inverse = ranks + s.pairCount, *order = ranks + 2 * s.pairCount;
@@ -65,8 +81,13 @@ FPL_DEVICE void addTerm(const PreferenceLoss& s, const LossTerm& term, const Los
         s.pairCount, [&](int64_t i) { return s.chosen[i] - s.referenceChosen[i]; },
         [&](int64_t i) { return s.rejected[i] - s.referenceRejected[i]; }, order, match, inverse);
   }
+  const bool plain = term.type == LossType::sft && s.plainChosen;
+  double* const gradChosen = plain ? s.gradPlain : s.gradChosen;
   const auto valueOf = [&](int64_t i) {
+    const double weight = term.weight * (s.pairWeights ? s.pairWeights[i] : 1);
+    if (weight == 0) return LossValue{0, 0, 0};
     Pair pair = pairAt(s, i);
+    if (plain) pair.policyChosen = s.plainChosen[i];
     if (term.type == LossType::aot) {
       // The difference of the two matched log-ratios stands for chosen - rejected.
       pair.policyChosen = s.chosen[i] - s.rejected[i];
@@ -77,16 +98,15 @@ FPL_DEVICE void addTerm(const PreferenceLoss& s, const LossTerm& term, const Los
       pair.referenceRejected = s.referenceRejected[match[i]];
     }
     LossValue value = evaluate(term.type, pair, constants);
-    const double weight = term.weight * (s.pairWeights ? s.pairWeights[i] : 1);
     value.loss *= weight;
-    value.dChosen = weight * value.dChosen / double(s.pairCount);
-    value.dRejected = weight * value.dRejected / double(s.pairCount);
+    value.dChosen = weight * value.dChosen / constants.pairDivisor;
+    value.dRejected = weight * value.dRejected / constants.pairDivisor;
     return value;
   };
   for (int64_t i = threadIndex(); i < s.pairCount; i += kThreads) {
     const LossValue value = valueOf(i);
     s.losses[i] += value.loss;
-    s.gradChosen[i] += value.dChosen;
+    gradChosen[i] += value.dChosen;
     // The rejected sequence of pair i may be in the loss of another pair.
     s.gradRejected[i] += term.type == LossType::aot_unpaired ? valueOf(inverse[i]).dRejected : value.dRejected;
   }
@@ -107,6 +127,7 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
       const int32_t chosen = s.pairs[2 * i], rejected = s.pairs[2 * i + 1];
       s.chosen[i] = a.policyLogProbs[chosen];
       s.rejected[i] = a.policyLogProbs[rejected];
+      if (s.plainChosen) s.plainChosen[i] = a.plainLogProbs[chosen];
       if (a.referenceLogProbs) {
         s.referenceChosen[i] = a.referenceLogProbs[chosen];
         s.referenceRejected[i] = a.referenceLogProbs[rejected];
@@ -116,13 +137,14 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
       if (a.logWeights) s.pairWeights[i] = exp(a.logWeights[chosen] + a.logWeights[rejected]);
     }
     s.losses[i] = s.gradChosen[i] = s.gradRejected[i] = 0;
+    if (s.gradPlain) s.gradPlain[i] = 0;
     if (s.chosenLengths) tokens += s.chosenLengths[i];
   }
   blockSum(tokens, first.of);
   barrier();
   LossConstants constants = s.constants;
-  constants.pairCount = double(s.pairCount);
-  constants.totalChosenTokens = first.of[0];
+  if (constants.pairDivisor == 0) constants.pairDivisor = double(s.pairCount);
+  if (constants.tokenDivisor == 0) constants.tokenDivisor = first.of[0];
   barrier();
 
   for (const LossTerm& term : s.terms) addTerm(s, term, constants, a.index.ranks);
@@ -140,30 +162,33 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
   margin = blockSum(margin, second.of);
   correct = blockSum(correct, third.of);
   if (threadIndex() == 0) {
-    s.summary[0] = loss / double(s.pairCount);
+    s.summary[0] = loss / constants.pairDivisor;
     s.summary[1] = correct / double(s.pairCount);
     s.summary[2] = margin / double(s.pairCount);
   }
 
   if (!a.coefficients) return;
   for (int64_t q = threadIndex(); q < a.sequences; q += kThreads) {
-    double coefficient = 0;
+    double coefficient = 0, plainCoefficient = 0;
     for (int32_t k = a.index.starts[q]; k < a.index.starts[q + 1]; ++k) {
       const int32_t slot = a.index.slots[k];
       coefficient += slot % 2 == 0 ? s.gradChosen[slot / 2] : s.gradRejected[slot / 2];
+      if (s.gradPlain && slot % 2 == 0) plainCoefficient += s.gradPlain[slot / 2];
     }
     a.coefficients[q] = coefficient;
+    if (a.plainCoefficients) a.plainCoefficients[q] = plainCoefficient;
   }
 }
 
 }  // namespace
 
 void preferenceLoss(const PreferenceLoss& loss, const Forward* policy, const Forward* reference, const Tokens& tokens,
-                    const PairIndex& index, double* coefficients, Stream stream) {
+                    const PairIndex& index, double* coefficients, double* plainCoefficients, Stream stream) {
   LossArguments a{};
   a.loss = loss;
   if (policy) {
     a.policyLogProbs = policy->logProbs;
+    a.plainLogProbs = policy->plainLogProbs;
     a.logWeights = policy->logWeights;
     a.counts = tokens.counts;
     a.sequences = tokens.sequences;
@@ -171,6 +196,7 @@ void preferenceLoss(const PreferenceLoss& loss, const Forward* policy, const For
   if (reference) a.referenceLogProbs = reference->logProbs;
   a.index = index;
   a.coefficients = coefficients;
+  a.plainCoefficients = plainCoefficients;
   FPL_LAUNCH("preference loss", lossKernel, 1, kThreads, stream, a);
 }
 

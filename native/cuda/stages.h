@@ -61,7 +61,7 @@ struct PairIndex {
   int32_t* ranks = nullptr;         // [3 P] scratch of the losses that match by rank
 };
 void preferenceLoss(const PreferenceLoss& loss, const Forward* policy, const Forward* reference, const Tokens& tokens,
-                    const PairIndex& index, double* coefficients, Stream stream);
+                    const PairIndex& index, double* coefficients, double* plainCoefficients, Stream stream);
 
 // Stage 4. `values` is scratch, [R]; it may lie where the states are, which are then gone.
 void rowGradients(const Gradient& gradient, const Tokens& tokens, Stream stream);
@@ -81,8 +81,9 @@ void copyRows(const Rows& from, const int32_t* rows, int64_t count, void* out, D
               Stream stream);
 // The bias as the logits of every row.
 void spreadBias(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, int64_t stride, Stream stream);
-// What `rowGradients` has put where the states of active rows were.
-void gatherStates(const TokenState* states, const ActiveRows& active, TokenState* out, Stream stream);
+// What `rowGradients` has put where the states of active rows were; and the rows with a gradient other than 0, -1 in
+// place of the others.
+void gatherStates(const TokenState* states, const ActiveRows& active, TokenState* out, int32_t* rows, Stream stream);
 
 // A power of two that brings a gradient into the range of float16, and what takes it out of a product again.
 struct GradientScale {

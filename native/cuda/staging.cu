@@ -37,33 +37,36 @@ void forRuns(const int32_t* targets, int64_t first, int64_t last, const Visit& v
 
 }  // namespace
 
-Staging::Staging(Stream compute) : compute_(compute) {
+Staging::Staging() {
   check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), kDoing);
   for (cudaEvent_t& event : copied_) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), kDoing);
   check(cudaEventCreateWithFlags(&worked_, cudaEventDisableTiming), kDoing);
 }
 
 Staging::~Staging() {
-  cudaStreamSynchronize(copies_);
-  for (cudaEvent_t& event : copied_) {
-    if (event) cudaEventDestroy(event);
+  ignore(cudaStreamSynchronize(copies_));
+  for (cudaEvent_t& event : copied_) ignore(cudaEventDestroy(event));
+  ignore(cudaEventDestroy(worked_));
+  ignore(cudaStreamDestroy(copies_));
+}
+
+PinnedMemory& Staging::unused(int buffer, size_t bytes) {
+  check(cudaEventSynchronize(copied_[buffer]), kDoing);
+  PinnedMemory& pinned = buffers_[buffer];
+  if (pinned.size() < bytes) {
+    pinned = PinnedMemory();
+    pinned = pinnedMemory(bytes);
   }
-  if (worked_) cudaEventDestroy(worked_);
-  if (copies_) cudaStreamDestroy(copies_);
+  return pinned;
 }
 
 void Staging::upload(const Rows& from, const Rows& to, const int32_t* targets, const std::atomic<bool>& cancelled,
-                     const std::function<void(int64_t, int64_t)>& ready) {
+                     Stream compute, const std::function<void(int64_t, int64_t)>& ready) {
   const size_t rowBytes = size_t(from.vocab * elementSize(from.dtype));
   int buffer = 0;
   for (int64_t first = 0; first < from.count() && !cancelled; buffer = (buffer + 1) % kBuffers) {
     const int64_t end = chunkEnd(from, first, kChunk);
-    PinnedMemory& pinned = buffers_[buffer];
-    const size_t bytes = size_t(end - first) * rowBytes;
-    if (pinned.size() < bytes)
-      pinned = pinnedMemory(bytes);
-    else
-      check(cudaEventSynchronize(copied_[buffer]), kDoing);
+    const PinnedMemory& pinned = unused(buffer, size_t(end - first) * rowBytes);
     forRuns(targets, first, end, [&](int64_t begin, int64_t last) {
       char* at = pinned.data() + size_t(begin - first) * rowBytes;
       for (int64_t row = begin; row < last; ++row)
@@ -73,13 +76,13 @@ void Staging::upload(const Rows& from, const Rows& to, const int32_t* targets, c
             kDoing);
     });
     check(cudaEventRecord(copied_[buffer], copies_), kDoing);
-    check(cudaStreamWaitEvent(compute_, copied_[buffer], 0), kDoing);
+    check(cudaStreamWaitEvent(compute, copied_[buffer], 0), kDoing);
     ready(first, end);
     first = end;
   }
 }
 
-void Staging::download(const Rows& from, const Rows& to, const int32_t* targets, bool skipInactive,
+void Staging::download(const Rows& from, const Rows& to, const int32_t* targets, bool skipInactive, Stream compute,
                        const std::function<void(int64_t, int64_t)>& work) {
   const size_t rowBytes = size_t(from.vocab * elementSize(from.dtype));
   struct Chunk {
@@ -103,12 +106,10 @@ void Staging::download(const Rows& from, const Rows& to, const int32_t* targets,
   for (int64_t first = 0; first < from.count(); buffer = (buffer + 1) % kBuffers) {
     const int64_t end = chunkEnd(from, first, kChunk);
     work(first, end);
-    check(cudaEventRecord(worked_, compute_), kDoing);
+    check(cudaEventRecord(worked_, compute), kDoing);
     check(cudaStreamWaitEvent(copies_, worked_, 0), kDoing);
     empty(buffer);
-    PinnedMemory& pinned = buffers_[buffer];
-    const size_t bytes = size_t(end - first) * rowBytes;
-    if (pinned.size() < bytes) pinned = pinnedMemory(bytes);
+    const PinnedMemory& pinned = unused(buffer, size_t(end - first) * rowBytes);
     forRuns(targets, first, end, [&](int64_t begin, int64_t last) {
       check(cudaMemcpyAsync(pinned.data() + size_t(begin - first) * rowBytes, addressOf(from, begin),
                             size_t(last - begin) * rowBytes, cudaMemcpyDeviceToHost, copies_),

@@ -9,26 +9,31 @@
 namespace fpl {
 namespace cuda {
 
+// Its two pinned buffers are kept from call to call: pinning takes longer than a copy of as much.
 class Staging {
  public:
-  explicit Staging(Stream compute);
+  Staging();
   ~Staging();
   Staging(const Staging&) = delete;
 
   // Rows of `from`, on the host, to the same rows of `to`; `ready(first, end)` is called when work on these rows may be
-  // enqueued. `targets` (on the host) tell which rows are active; null: all are. Stops early once `cancelled`.
+  // enqueued on `compute`. `targets` (on the host) tell which rows are active; null: all are. Stops early once
+  // `cancelled`.
   void upload(const Rows& from, const Rows& to, const int32_t* targets, const std::atomic<bool>& cancelled,
-              const std::function<void(int64_t first, int64_t end)>& ready);
+              Stream compute, const std::function<void(int64_t first, int64_t end)>& ready);
 
   // Back, `work(first, end)` being called to enqueue what fills these rows. Inactive rows become zeros unless skipped.
-  void download(const Rows& from, const Rows& to, const int32_t* targets, bool skipInactive,
+  void download(const Rows& from, const Rows& to, const int32_t* targets, bool skipInactive, Stream compute,
                 const std::function<void(int64_t first, int64_t end)>& work);
 
  private:
   static constexpr int kBuffers = 2;
   static constexpr size_t kChunk = 16 << 20;
 
-  Stream compute_, copies_ = nullptr;
+  // A buffer that nothing is copied to or from any more, of at least that size.
+  PinnedMemory& unused(int buffer, size_t bytes);
+
+  Stream copies_ = nullptr;
   PinnedMemory buffers_[kBuffers];
   cudaEvent_t copied_[kBuffers] = {}, worked_ = nullptr;
 };

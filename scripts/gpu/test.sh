@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The tests whose calls run on every backend, on the GPU of this machine.
+# The tests whose calls run on every backend, on the GPU of this machine. They fail where there is none
+# (test/support.ts).
 cd "$(dirname "$0")/../.." || exit 1
 export FPL_TEST_GPU=1
 exec node node_modules/vitest/vitest.mjs run --typecheck.enabled=false \

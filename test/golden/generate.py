@@ -162,6 +162,7 @@ def split(case):
                 'labels': torch.tensor(np.where(active[places], labels[places], 0)),
                 'active': torch.tensor(active[places]),
                 'weights': torch.tensor(weights[places]),
+                'plainWeights': torch.tensor(weights[places]),
             }
         )
     alpha = options.get('ldAlpha', 1)
@@ -176,25 +177,30 @@ def split(case):
 
 
 def forward(case, logits):
-    """Log-prob of each sequence, and everything about its tokens. `logits` is [rows, vocab]."""
+    """Log-prob of each sequence, and everything about its tokens. `logits` is [rows, vocab].
+
+    Plain log-probs are those without ldAlpha, which TRL's sft knows nothing of.
+    """
     options = case['options']
     average = options.get('averageLogProb', False)
     empty = math.nan if options.get('emptySequence') == 'nan' else 0.0
-    sums, counts, bounds, log_weights, log_weight_bounds, tokens = [], [], [], [], [], []
+    sums, plain_sums, counts, bounds, plain_bounds, log_weights, log_weight_bounds, tokens = ([] for _ in range(8))
     for part in split(case):
-        active, weights = part['active'], part['weights']
+        active, weights, plain_weights = part['active'], part['weights'], part['plainWeights']
         scaled = logits[part['rows']] / options.get('temperature', 1)
         log_probs = torch.where(active, label_log_probs(scaled, part['labels']), 0.0)
         count = int(active.sum())
-        total = (weights * log_probs).sum()
-        sums.append(torch.tensor(empty) if count == 0 else total / count if average else total)
+        for into, factors in ((sums, weights), (plain_sums, plain_weights)):
+            total = (factors * log_probs).sum()
+            into.append(torch.tensor(empty) if count == 0 else total / count if average else total)
         counts.append(count)
 
         # Everything from here is about values and how far they may be off, not about gradients.
         scaled, log_probs = scaled.detach(), log_probs.detach()
         token_bounds = torch.where(active, TOKEN_ULPS * ulp(log_probs.abs().clamp(min=1)), 0.0)
-        bound = (weights.abs() * token_bounds).sum().item()
-        bounds.append(bound / count if average and count else bound)
+        for into, factors in ((bounds, weights), (plain_bounds, plain_weights)):
+            bound = (factors.abs() * token_bounds).sum().item()
+            into.append(bound / count if average and count else bound)
         probs = F.softmax(scaled, -1)
         squares = (probs**2).sum(-1)
         log_squares = torch.where(active, squares.log(), 0.0)
@@ -216,7 +222,9 @@ def forward(case, logits):
     return {
         'logProbs': torch.stack(sums),
         'tokenCounts': counts,
+        'plainLogProbs': torch.stack(plain_sums),
         'bounds': bounds,
+        'plainBounds': plain_bounds,
         'logWeights': log_weights,
         'logWeightBounds': log_weight_bounds,
         'tokens': {name: sum((part[name] for part in tokens), []) for name in tokens[0]},
@@ -230,11 +238,11 @@ def ulp(x):
 
 # --- the oracle: losses --------------------------------------------------------------------------------------------
 
-WITH_DIVERGENCE = ['sigmoid', 'sigmoid_norm', 'hinge', 'ipo', 'exo_pair', 'robust', 'discopop']
+WITH_DIVERGENCE = ['sigmoid', 'sigmoid_norm', 'hinge', 'ipo', 'exo_pair', 'robust', 'discopop', 'ipo_norm']
 WITHOUT_REFERENCE = ['simpo', 'cpo', 'orpo', 'sft']
 LOSS_TYPES = (
     'sigmoid robust hinge ipo ipo_reward exo_pair nca_pair bco_pair sppo_hard apo_zero apo_down aot aot_unpaired '
-    'discopop sigmoid_norm simpo cpo orpo sft'
+    'discopop sigmoid_norm simpo cpo orpo sft ipo_norm'
 ).split()
 
 ls = F.logsigmoid
@@ -251,6 +259,29 @@ def log1mexp(x):
 
 def smoothed(z, epsilon):
     return -(1 - epsilon) * ls(z) - epsilon * ls(-z)
+
+
+def divided_score(x, n, options):
+    """TRL's: the score of a sequence's log-ratio over its length. Means are made sums first."""
+    return score(x * n if options.get('averageLogProb', False) else x, options) / n
+
+
+def mean_log_odds(log_prob, n, no_token):
+    """log p / (1 - p) of a mean log-prob; where there is nothing to be the mean of, the odds are even."""
+    mean = torch.where(no_token, -math.log(2), log_prob / n)
+    return mean - log1mexp(mean)
+
+
+def divisors(loss_type, options):
+    """What sums over pairs and sums over tokens are divided by; None for the batch's own numbers."""
+    normalizer = options.get('normalizer', 'mean')
+    if normalizer == 'mean':
+        return None, None
+    if normalizer == 'sum':
+        return 1, 1
+    if isinstance(normalizer, dict):
+        return normalizer.get('pairs'), normalizer.get('tokens')
+    return (None, normalizer) if loss_type == 'sft' else (normalizer, None)
 
 
 def score(x, options):
@@ -273,15 +304,19 @@ def one_loss(loss_type, policy, reference, lengths, options):
     (pi_w, pi_l), (rho_w, rho_l) = policy, reference
     c, r = pi_w - rho_w, pi_l - rho_l
     n_w, n_l = (1, 1) if average or lengths is None else lengths
+    whole = [n.clamp(min=1) for n in lengths] if lengths is not None else (1, 1)
     z = beta * (score(c, options) - score(r, options))
 
     if loss_type == 'sigmoid':
         return smoothed(z, epsilon)
     if loss_type == 'robust':
-        return (-(1 - epsilon) * ls(z) + epsilon * ls(-z)) / (1 - 2 * epsilon)
+        # [-(1 - ε) ls(z) + ε ls(-z)] / (1 - 2 ε), with ls(-z) = ls(z) - z: of that, little would be left near 1/2.
+        return -ls(z) - epsilon / (1 - 2 * epsilon) * z
     if loss_type == 'hinge':
         away_from(z, 1)
         return torch.relu(1 - z)
+    if loss_type == 'ipo_norm' or (loss_type == 'ipo' and average):
+        return (divided_score(c, whole[0], options) - divided_score(r, whole[1], options) - 1 / (2 * beta)) ** 2
     if loss_type == 'ipo':
         return (score(c, options) - score(r, options) - 1 / (2 * beta)) ** 2
     if loss_type == 'ipo_reward':
@@ -310,17 +345,21 @@ def one_loss(loss_type, policy, reference, lengths, options):
         # e^-z m as one exponential: m may be 0 where e^-z overflows.
         return -ls(z) * sigma(-z / tau) + torch.exp(-z + ls(z / tau))
     if loss_type == 'sigmoid_norm':
-        return -ls(beta * (score(c / n_w, options) - score(r / n_l, options)))
+        return -ls(beta * (divided_score(c, whole[0], options) - divided_score(r, whole[1], options)))
     if loss_type == 'simpo':
         return smoothed(beta * (pi_w / n_w - pi_l / n_l) - options.get('gamma', 0.5), epsilon)
     if loss_type == 'cpo':
         return smoothed(beta * (pi_w - pi_l), epsilon)
     if loss_type == 'orpo':
-        x, y = pi_w / n_w, pi_l / n_l
-        return -beta * ls((x - y) - (log1mexp(x) - log1mexp(y)))
+        # The sums' own divisors, with 1 for 0.
+        n_w, n_l = (1, 1) if average else whole
+        none = [n == 0 for n in lengths] if lengths is not None else [torch.zeros(len(pi_w), dtype=torch.bool)] * 2
+        return -beta * ls(mean_log_odds(pi_w, n_w, none[0]) - mean_log_odds(pi_l, n_l, none[1]))
     if loss_type == 'sft':
         tokens = lengths[0]
-        return -(pi_w * tokens if average else pi_w) * len(pi_w) / tokens.sum()
+        pairs, given = divisors(loss_type, options)
+        scale = (pairs or len(pi_w)) / (given or tokens.sum())
+        return -(pi_w * tokens if average else pi_w) * scale
     raise ValueError(loss_type)
 
 
@@ -330,8 +369,8 @@ def away_from(values, kink):
         raise ValueError('too near to a kink')
 
 
-def preference_loss(policy, reference, lengths, pair_weights, options):
-    """Stage 3. Every result is a tensor that knows its graph."""
+def preference_loss(policy, reference, lengths, pair_weights, options, plain_chosen=None):
+    """Stage 3. Every result is a tensor that knows its graph. `plain_chosen`: what sft has for the chosen log-probs."""
     loss_type = options.get('lossType', 'sigmoid')
     terms = loss_type if isinstance(loss_type, list) else [{'lossType': loss_type}]
     beta = options.get('beta', 0.1)
@@ -340,7 +379,8 @@ def preference_loss(policy, reference, lengths, pair_weights, options):
         reference = (zeros, zeros)
     losses = zeros
     for term in terms:
-        losses = losses + term.get('weight', 1) * one_loss(term['lossType'], policy, reference, lengths, options)
+        of = (plain_chosen, policy[1]) if term['lossType'] == 'sft' and plain_chosen is not None else policy
+        losses = losses + term.get('weight', 1) * one_loss(term['lossType'], of, reference, lengths, options)
     if pair_weights is not None:
         losses = losses * pair_weights
     if terms[0]['lossType'] == 'simpo':
@@ -348,8 +388,9 @@ def preference_loss(policy, reference, lengths, pair_weights, options):
         rewards = [beta * policy[i] / n[i] for i in range(2)]
     else:
         rewards = [beta * (policy[i] - reference[i]) for i in range(2)]
+    pairs, _ = divisors(loss_type, options)
     return {
-        'loss': losses.mean(),
+        'loss': losses.sum() / (pairs or len(losses)),
         'losses': losses,
         'chosenRewards': rewards[0],
         'rejectedRewards': rewards[1],
@@ -394,6 +435,10 @@ def sequence_case(case, coefficients=None):
     return case
 
 
+# Bounds of the leaves of fused_case; the reference's are another forward's.
+BOUNDS = ['bounds', None, 'logWeightBounds', 'plainBounds']
+
+
 def fused_case(case):
     """fusedPreferenceLoss, and how far each result may be off when every token is off by its bound."""
     options = case['options']
@@ -418,7 +463,7 @@ def fused_case(case):
         given['chosen'], given['rejected'] = [[round(x, 3) for x in end.tolist()] for end in ends]
         reference = None
 
-    def evaluate(policy_sums, reference_sums, log_weights):
+    def evaluate(policy_sums, reference_sums, log_weights, plain_sums):
         if given is None:
             both = None
         elif 'logits' in given:
@@ -429,10 +474,13 @@ def fused_case(case):
         if options.get('weighting') == 'wpo':
             weights = torch.exp(log_weights[chosen] + log_weights[rejected])
         lengths = (counts[chosen], counts[rejected])
-        return preference_loss((policy_sums[chosen], policy_sums[rejected]), both, lengths, weights, options)
+        # Without ldAlpha they are the policy's own, also to the sensitivities.
+        plain = plain_sums[chosen] if 'ldAlpha' in options else None
+        sums = (policy_sums[chosen], policy_sums[rejected])
+        return preference_loss(sums, both, lengths, weights, options, plain)
 
     log_weights = torch.tensor(policy['logWeights'])
-    result = evaluate(policy['logProbs'], reference, log_weights)
+    result = evaluate(policy['logProbs'], reference, log_weights, policy['plainLogProbs'])
     result['loss'].backward()
 
     # Once more from the sequences' sums, for the sensitivity of every result to each of them.
@@ -440,10 +488,13 @@ def fused_case(case):
         policy['logProbs'].detach().requires_grad_(),
         (torch.zeros(sequences) if reference is None else reference).requires_grad_(),
         log_weights.requires_grad_(),
+        policy['plainLogProbs'].detach().requires_grad_(),
     ]
-    errors = [torch.tensor(policy['bounds']), reference_bounds, torch.tensor(policy['logWeightBounds'])]
+    errors = [reference_bounds if i == 1 else torch.tensor(policy[name]) for i, name in enumerate(BOUNDS)]
     again = evaluate(*leaves)
-    (again['coefficients'],) = torch.autograd.grad(again['loss'], leaves[:1], create_graph=True)
+    # What is left of a loss that knows nothing of ldAlpha has no derivative with respect to the sums that do.
+    (coefficients,) = torch.autograd.grad(again['loss'], leaves[:1], create_graph=True, allow_unused=True)
+    again['coefficients'] = torch.zeros(sequences) if coefficients is None else coefficients
     again['chosenLogProbs'], again['rejectedLogProbs'] = leaves[0][chosen], leaves[0][rejected]
     if not (policy['logProbs'][chosen] == policy['logProbs'][rejected]).any() and given != {'logits': case['logits']}:
         away_from(again['chosenRewards'] - again['rejectedRewards'], 0)
@@ -548,6 +599,9 @@ def build(name, shape, seed, options=None, dtype='float32', ignore=-100, labels=
     return case
 
 
+# The first sequence and the last of four have no token: each pair one.
+EMPTY_LABELS = [-100] * 5 + draw_labels(97, [5] * 2, 9) + [-100] * 5
+
 VOCABULARIES = [
     *(1, 2, 3, 7, 16, 17, 31, 63, 64, 65, 127, 128, 129, 255, 1000, 1023, 1024, 1025, 4097),
     *(16384, 16385, 32000, 50257, 128256, 151936),
@@ -647,6 +701,9 @@ THREE = [
     {'lossType': 'simpo', 'weight': 3},
 ]
 AOT = [{'lossType': 'aot_unpaired', 'weight': 0.4}, {'lossType': 'apo_zero'}]
+NORM = [{'lossType': 'sigmoid_norm'}, {'lossType': 'sigmoid', 'weight': 0.5}]
+# Pairs whose chosen, rejected, or both sequences have no token.
+EMPTY = {'chosen': [1, 3], 'rejected': [2, 3], 'chosenLengths': [1, 3], 'rejectedLengths': [2, 3]}
 LISTS = {'RPO': RPO, 'CPO + sft': CPO, 'ORPO + sft': ORPO, 'three losses': THREE, 'aot_unpaired + apo_zero': AOT}
 
 
@@ -671,7 +728,8 @@ def fused_cases():
                 case['logits']['seed'] += 10000
         raise ValueError(name)
 
-    for i, loss in enumerate(LOSS_TYPES):
+    # Cases are added at the end: each takes the next seed.
+    for i, loss in enumerate(LOSS_TYPES[:-1]):
         shape = (8, 4, 7) if loss.startswith('aot') else (4, 5, 9)
         reference = None if loss in WITHOUT_REFERENCE else ['logits', 'sums'][i % 2]
         other = None if loss in WITHOUT_REFERENCE else ['sums', 'logits'][i % 2]
@@ -681,7 +739,7 @@ def fused_cases():
     for loss in ('sigmoid', 'robust', 'exo_pair', 'aot', 'aot_unpaired', 'simpo', 'cpo'):
         reference = None if loss in WITHOUT_REFERENCE else 'logits'
         add(f'{loss}, labelSmoothing 0.1', {'lossType': loss, 'labelSmoothing': 0.1}, (6, 4, 6), reference)
-    for divergence, loss in itertools.product(('forward_kl', 'js', 'alpha'), WITH_DIVERGENCE):
+    for divergence, loss in itertools.product(('forward_kl', 'js', 'alpha'), WITH_DIVERGENCE[:-1]):
         options = {'lossType': loss, 'fDivergence': divergence, 'averageLogProb': True}
         if divergence == 'alpha':
             options['alpha'] = 0.3
@@ -754,6 +812,45 @@ def fused_cases():
         add(f'mean 50, std 10, {dtype}', {}, (4, 4, 1024), dtype=dtype, mean=50.0, std=10.0, lift=[None, 1.0])
         options = {'lossType': 'ipo', 'averageLogProb': True}
         add(f'padded vocabulary, {dtype}', options, (4, 4, 1000), dtype=dtype, pad=(24, 0))
+
+    # Options that meet in one formula.
+    for average in (False, True):
+        where = 'averageLogProb' if average else 'sums'
+        base = {'averageLogProb': average}
+        add(f'ipo_norm, {where}', {**base, 'lossType': 'ipo_norm'}, (4, 5, 9), 'logits')
+        for divergence, loss in itertools.product(('forward_kl', 'js', 'alpha'), ('sigmoid_norm', 'ipo_norm', 'ipo')):
+            options = {**base, 'lossType': loss, 'fDivergence': divergence}
+            add(f'{loss} over lengths, {divergence}, {where}', options, (4, 4, 6), 'sums')
+        alpha = 0.3 if average else 0
+        ld = {**base, 'ldAlpha': alpha}
+        for name, loss in {'sft': 'sft', 'RPO': RPO, 'CPO + sft': CPO, 'ORPO + sft': ORPO}.items():
+            add(f'ldAlpha {alpha}, {name}, {where}', {**ld, 'lossType': loss}, (4, 5, 7), 'sums')
+        for loss in ('simpo', 'orpo', 'sigmoid_norm', 'ipo_norm', 'ipo'):
+            add(f'ldAlpha {alpha}, {loss}, {where}', {**ld, 'lossType': loss}, (4, 5, 7), 'logits')
+        add(f'ldAlpha {alpha}, js, RPO, {where}', {**ld, 'lossType': RPO, 'fDivergence': 'js'}, (4, 5, 7), 'sums')
+        for loss in ('simpo', 'orpo', 'sigmoid_norm', 'ipo_norm', 'sft'):
+            add(f'tokenWeights, {loss}, {where}', {**base, 'lossType': loss, 'tokenWeights': weights}, (4, 5, 9), 'sums')
+        options = {**base, 'ldAlpha': 0.3, 'tokenWeights': weights, 'lossType': RPO}
+        add(f'ldAlpha 0.3, tokenWeights, RPO, {where}', options, (4, 5, 9), 'logits')
+        options = {**base, 'ldAlpha': 0.3, 'weighting': 'wpo', 'lossType': RPO}
+        add(f'ldAlpha 0.3, wpo, RPO, {where}', options, (4, 6, 7), 'logits')
+        add(f'wpo, ORPO + sft, {where}', {**base, 'weighting': 'wpo', 'lossType': ORPO}, (4, 5, 8), None)
+    add('ldAlpha 0.3, aot', {'ldAlpha': 0.3, 'lossType': 'aot'}, (6, 6, 7), 'sums')
+    add('ldAlpha 0.3, referenceFree', {'ldAlpha': 0.3, 'referenceFree': True}, (4, 6, 7), None)
+    options = {'referenceFree': True, 'lossType': 'sigmoid_norm', 'fDivergence': 'alpha', 'beta': 2}
+    add('referenceFree, sigmoid_norm, alpha', options, (4, 5, 9), None)
+    add('wpo, aot_unpaired', {'lossType': 'aot_unpaired', 'weighting': 'wpo'}, (6, 5, 7), 'sums')
+    options = {**packed, 'ldAlpha': 0.3, 'lossType': RPO, 'pairs': [2, 1, 3, 0]}
+    add('packed, ldAlpha 0.3, RPO, pairs', options, (20, 9), 'sums')
+    add('ldAlpha 0.3, RPO, bfloat16', {'ldAlpha': 0.3, 'lossType': RPO}, (4, 6, 333), 'sums', 'bfloat16')
+    add('orpo, sequences without tokens', {'lossType': 'orpo'}, (4, 5, 9), None, labels=EMPTY_LABELS)
+    options = {'lossType': ORPO, 'averageLogProb': True}
+    add('ORPO + sft, sequences without tokens, averageLogProb', options, (4, 5, 9), None, labels=EMPTY_LABELS)
+    for normalizer in ('sum', {'pairs': 10, 'tokens': 100}):
+        options = {'lossType': RPO, 'normalizer': normalizer}
+        add(f'RPO, normalizer {json.dumps(normalizer)}', options, (4, 5, 9), 'sums')
+        add(f'RPO, ldAlpha 0.3, normalizer {json.dumps(normalizer)}', {**options, 'ldAlpha': 0.3}, (4, 6, 9), 'sums')
+    add('sigmoid, normalizer 10', {'normalizer': 10}, (4, 5, 9), 'logits')
     return cases
 
 
@@ -785,6 +882,9 @@ def loss_cases():
     one = {key: value[:1] for key, value in sums.items()}
     weighted = {**sums, 'pairWeights': [1, 0.25, 0, 3.5, 0.125, 1, 0.7]}
     inputs = {'sums': sums, 'means': means, 'far': far, 'one': one, 'weighted': weighted}
+    without = {key: [0.0 if i in gone else x for i, x in enumerate(sums[key][:4])] for key, gone in EMPTY.items()}
+    everywhere = tuple(inputs)
+    inputs['without tokens'] = without
     cases = []
 
     def add(name, options, *sets):
@@ -793,7 +893,7 @@ def loss_cases():
             cases.append(loss_case(f'{name}, {key}', key, given, inputs[key]))
 
     smooth = {
-        'robust': [0.1, 0.4],
+        'robust': [0.1, 0.4, 0.499999999],
         'exo_pair': [0.1, 1e-5],
         **{key: [0.1, 0.5] for key in ('sigmoid', 'aot', 'aot_unpaired', 'simpo', 'cpo')},
     }
@@ -804,10 +904,12 @@ def loss_cases():
             add(loss, base, 'sums', 'one', 'weighted')
             add(f'{loss}, beta 0.5', {**base, 'beta': 0.5}, 'sums')
         else:
-            add(loss, base, *inputs)
+            add(loss, base, *everywhere)
             add(f'{loss}, beta 0.01', {**base, 'beta': 0.01}, 'sums')
             add(f'{loss}, beta 0.5', {**base, 'beta': 0.5}, 'sums', 'far')
         add(f'{loss}, beta 2.5', {**base, 'beta': 2.5}, 'means')
+        if loss in ('sigmoid', 'simpo'):
+            add(f'{loss}, labelSmoothing 1', {**base, 'labelSmoothing': 1}, 'sums')
         for epsilon in smooth.get(loss, []):
             options = {**base, 'labelSmoothing': epsilon}
             add(f'{loss}, labelSmoothing {epsilon}', options, 'sums', 'means', 'weighted')
@@ -829,6 +931,19 @@ def loss_cases():
     for name, terms in LISTS.items():
         add(name, {'lossType': terms}, 'sums', 'means', 'weighted')
     add('RPO, labelSmoothing 0.1, js', {'lossType': RPO[:1], 'labelSmoothing': 0.1, 'fDivergence': 'js'}, 'sums')
+    for divergence in ('js', 'forward_kl'):
+        add(f'RPO and its sft, {divergence}', {'lossType': RPO, 'fDivergence': divergence}, 'sums', 'means', 'weighted')
+    add('sigmoid_norm and sigmoid, js', {'lossType': NORM, 'fDivergence': 'js'}, 'sums', 'means')
+    add('orpo, without tokens', {'lossType': 'orpo', 'beta': 0.5}, 'without tokens')
+    add('ORPO + sft, without tokens', {'lossType': ORPO}, 'without tokens')
+    for normalizer in ('sum', 5, 12.5):
+        for loss in ('sigmoid', 'ipo_norm', 'orpo', 'sft'):
+            add(f'{loss}, normalizer {normalizer}', {'lossType': loss, 'normalizer': normalizer}, 'sums', 'weighted')
+    for name in ('RPO', 'CPO + sft', 'ORPO + sft'):
+        options = {'lossType': LISTS[name], 'normalizer': {'pairs': 16, 'tokens': 1000}}
+        add(f'{name}, normalizer of pairs and tokens', options, 'sums', 'means', 'weighted')
+        add(f'{name}, normalizer sum', {'lossType': LISTS[name], 'normalizer': 'sum'}, 'sums', 'means')
+    add('sft, normalizer of tokens', {'lossType': 'sft', 'normalizer': {'tokens': 1000}}, 'sums', 'means')
     return inputs, cases
 
 

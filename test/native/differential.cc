@@ -63,7 +63,7 @@ void compareGradient(const Example& e, const Rows& rows, const Elements& element
   // Beyond float32 there are infinities, and what they make with the zeros among them.
   if (fabsl(factor) / e.job.tokens.temperature > 0x1p127L) return;
   for (int64_t j = 0; j < rows.vocab; ++j) {
-    const Real want = factor == 0 && !std::isnan(wanted.logProb) ? 0 : factor * wanted.gradient[j];
+    const Real want = factor == 0 ? 0 : factor * wanted.gradient[j];
     const float got = elements.at(start + j);
     Real bound = 4 * ulp(want) + 1e-38L;
     // Of a coefficient beyond 2^60, what is smaller by another 2^184 vanishes.
@@ -77,6 +77,36 @@ void compareGradient(const Example& e, const Rows& rows, const Elements& element
       report.check(got >= low && got <= high, "gradient", start + j, got, want);
     }
   }
+}
+
+// A sequence's log-prob with the weights that sft takes.
+Real plainLogProb(const Example& e, int64_t sequence) {
+  const Tokens& tokens = e.job.tokens;
+  if (tokens.counts[sequence] == 0) return tokens.emptyLogProb;
+  Real sum = 0;
+  for (int64_t row = tokens.offsets[sequence]; row < tokens.offsets[sequence + 1]; ++row) {
+    if (tokens.targets[row] >= 0 && e.plainWeights[row] != 0) sum += e.plainWeights[row] * e.states[row].logProb;
+  }
+  return tokens.average ? sum / tokens.counts[sequence] : sum;
+}
+
+// What the loss's derivative with respect to that is, through all pairs.
+std::vector<Real> plainCoefficients(const Example& e) {
+  const Tokens& tokens = e.job.tokens;
+  const PreferenceLoss& s = e.job.loss;
+  std::vector<Real> out(tokens.sequences, 0);
+  if (e.plainWeights.empty()) return out;
+  for (const LossTerm& term : s.terms) {
+    if (term.type != LossType::sft) continue;
+    for (int64_t i = 0; i < s.pairCount; ++i) {
+      const int32_t chosen = s.pairs[2 * i];
+      const Real weight = term.weight * (s.pairWeights ? s.pairWeights[i] : 1);
+      // runJob has put the batch's own numbers where none were given.
+      if (weight == 0 || s.constants.tokenDivisor == 0) continue;
+      out[chosen] -= weight * (tokens.average ? tokens.counts[chosen] : 1) / s.constants.tokenDivisor;
+    }
+  }
+  return out;
 }
 
 // Loss and derivatives of stage 3, given what stages 1 and 2 found.
@@ -93,6 +123,9 @@ void compareLoss(const Example& e, Report& report) {
   copy(s.rejectedLengths, pairs.rejectedLengths);
   pairs.weights.assign(size, 1);
   if (s.pairWeights) copy(s.pairWeights, pairs.weights);
+  if (!e.plainWeights.empty()) {
+    for (int64_t i = 0; i < size; ++i) pairs.plainChosen.push_back(plainLogProb(e, s.pairs[2 * i]));
+  }
   // Beyond this the formulas lose digits, are capped or infinite; what they give then is for the tests of each loss.
   for (int64_t i = 0; i < size; ++i) {
     for (const Real x : {pairs.chosen[i], pairs.rejected[i], pairs.referenceChosen[i], pairs.referenceRejected[i]}) {
@@ -169,6 +202,7 @@ std::string differential(Example& e, ThreadPool& pool) {
     for (int64_t s = 0; s < tokens.sequences; ++s) report.near(e.coefficients[s], wanted[s], 0, "coefficients", s);
   }
 
+  const std::vector<Real> plain = plainCoefficients(e);
   const Rows& outRows = job.gradient.out;
   const Elements& out = e.inPlace ? e.logits : e.out;
   for (int64_t s = 0; s < tokens.sequences; ++s) {
@@ -197,10 +231,12 @@ std::string differential(Example& e, ThreadPool& pool) {
         report.near(e.tokenArgmax[row], std::isnan(wanted.logProb) ? -1 : best, 0, "tokenArgmax", row);
       }
       const Real weight = tokens.weight(row);
-      sum += weight == 0 && std::isinf(wanted.logProb) ? Real(NAN) : weight * wanted.logProb;
+      if (weight != 0) sum += weight * wanted.logProb;
       bound += fabsl(weight) * 2 * step;
       if (job.hasGradient) {
-        const Real factor = weight * e.coefficients[s] / (tokens.average ? tokens.counts[s] : 1);
+        Real factor = weight == 0 ? 0 : weight * e.coefficients[s];
+        if (!e.plainWeights.empty() && e.plainWeights[row] != 0) factor += e.plainWeights[row] * plain[s];
+        factor /= tokens.average ? tokens.counts[s] : 1;
         compareGradient(e, outRows, out, row, wanted, factor, report);
       }
     }

@@ -247,7 +247,7 @@ Example::Example(const uint8_t* data, size_t size) {
       divergence = divergence &&
                    (term.type == LossType::sigmoid || term.type == LossType::robust || term.type == LossType::hinge ||
                     term.type == LossType::ipo || term.type == LossType::exo_pair || term.type == LossType::discopop ||
-                    term.type == LossType::sigmoid_norm);
+                    term.type == LossType::sigmoid_norm || term.type == LossType::ipo_norm);
     }
     LossConstants& k = loss.constants;
     k.beta = choices.between(0.01, 2);
@@ -295,6 +295,27 @@ Example::Example(const uint8_t* data, size_t size) {
       out.allocate(dtype, choices.below(4), rowCount * vocab);
       gradient.out.data = out.data();
     }
+  }
+
+  // Choices are added at the end, so that those before keep their bytes.
+  if (choices.flag()) {
+    weights.resize(rowCount, 1);
+    for (double& weight : weights) {
+      if (choices.byte() % 4 == 0) weight = 0;
+    }
+    tokens.weights = weights.data();
+  }
+  if (job.hasLoss && choices.flag()) {
+    for (int64_t row = 0; row < rowCount; ++row) {
+      plainWeights.push_back(choices.byte() % 4 == 0 ? 0 : choices.between(-0.5, 1.5));
+    }
+    tokens.plainWeights = plainWeights.data();
+    states.resize(rowCount);
+    policy.states = states.data();
+  }
+  if (job.hasLoss && choices.flag()) {
+    job.loss.constants.pairDivisor = choices.between(0.5, 40);
+    job.loss.constants.tokenDivisor = choices.between(0.5, 400);
   }
 }
 

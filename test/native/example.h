@@ -60,7 +60,7 @@ struct Example {
   std::string text() const;
 
   std::vector<int32_t> targets, offsets, counts, pairs;
-  std::vector<double> weights;
+  std::vector<double> weights, plainWeights;
   std::vector<TokenState> states;
   std::vector<double> logProbs, logWeights, referenceLogProbs;
   std::vector<float> tokenLogProbs, tokenEntropies, logSumExp, sumSquaredProbs;

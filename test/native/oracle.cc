@@ -35,7 +35,7 @@ std::vector<int64_t> order(const std::vector<Real>& x) {
 }
 
 struct OnePair {
-  Real chosen, rejected, referenceChosen, referenceRejected, chosenLength, rejectedLength;
+  Real chosen, rejected, referenceChosen, referenceRejected, chosenLength, rejectedLength, plainChosen;
 };
 
 Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real e, Real tokens) {
@@ -44,6 +44,14 @@ Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real e, R
   const Real nl = k.average || p.rejectedLength == 0 ? 1 : p.rejectedLength;
   const auto smoothed = [&](Real z) { return -(1 - e) * logSigmoid(z) - times(e, logSigmoid(-z)); };
   const Real z = b * (score(c, k) - score(r, k));
+  // Scores divided by lengths: those of sums, in which the constant of an alpha score stays.
+  const auto dividedScore = [&](Real x, Real length) {
+    if (k.divergence == Divergence::kReverseKl) return k.average || length == 0 ? x : x / length;
+    const Real n = length == 0 ? 1 : length, whole = score(k.average ? x * n : x, k);
+    const bool hasConstant = k.divergence == Divergence::kAlpha && k.alpha != 1;
+    return (hasConstant ? whole + 1 / (Real(k.alpha) - 1) : whole) / n;
+  };
+  const auto divided = [&] { return dividedScore(c, p.chosenLength) - dividedScore(r, p.rejectedLength); };
   switch (type) {
     case LossType::sigmoid:
       return smoothed(z);
@@ -52,7 +60,9 @@ Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real e, R
     case LossType::hinge:
       return std::max<Real>(0, 1 - z);
     case LossType::ipo:
-      return powl(score(c, k) - score(r, k) - 1 / (2 * b), 2);
+      return powl((k.average ? divided() : score(c, k) - score(r, k)) - 1 / (2 * b), 2);
+    case LossType::ipo_norm:
+      return powl(divided() - 1 / (2 * b), 2);
     case LossType::ipo_reward:
       return powl(b * (c - r) - 1 / b, 2);
     case LossType::exo_pair:
@@ -75,17 +85,19 @@ Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real e, R
       return -logSigmoid(z) * sigma(-z / k.discopopTau) + expl(logSigmoid(z / k.discopopTau) - z);
     }
     case LossType::sigmoid_norm:
-      return -logSigmoid(b * (score(c / nw, k) - score(r / nl, k)));
+      return -logSigmoid(b * divided());
     case LossType::simpo:
       return smoothed(b * (p.chosen / nw - p.rejected / nl) - k.gamma);
     case LossType::cpo:
       return smoothed(b * (p.chosen - p.rejected));
     case LossType::orpo: {
-      const Real w = p.chosen / nw, l = p.rejected / nl;
-      return -b * logSigmoid((w - l) - (logl(-expm1l(w)) - logl(-expm1l(l))));
+      const auto logOdds = [](Real x, Real length, Real divisor) {
+        return length == 0 && x == 0 ? 0 : x / divisor - logl(-expm1l(x / divisor));
+      };
+      return -b * logSigmoid(logOdds(p.chosen, p.chosenLength, nw) - logOdds(p.rejected, p.rejectedLength, nl));
     }
     case LossType::sft:
-      return tokens == 0 ? 0 : -p.chosen * (k.average ? p.chosenLength : 1) / tokens;
+      return tokens == 0 ? 0 : -p.plainChosen * (k.average ? p.chosenLength : 1) / tokens;
   }
   return NAN;
 }
@@ -129,7 +141,9 @@ Row row(const std::vector<float>& logits, int64_t label, double temperature) {
 
 Real loss(const LossTerms& terms, const LossConstants& k, const Pairs& s) {
   const int64_t count = int64_t(s.chosen.size());
-  const Real tokens = std::accumulate(s.chosenLengths.begin(), s.chosenLengths.end(), Real(0));
+  const Real sum = std::accumulate(s.chosenLengths.begin(), s.chosenLengths.end(), Real(0));
+  const Real tokens = k.tokenDivisor == 0 ? sum : k.tokenDivisor;
+  const Real divisor = k.pairDivisor == 0 ? count : k.pairDivisor;
   Real total = 0;
   for (const LossTerm& term : terms) {
     // For the losses of the whole batch: whose reference, or whose rejected sequence, stands against a pair's.
@@ -147,8 +161,13 @@ Real loss(const LossTerms& terms, const LossConstants& k, const Pairs& s) {
     }
     for (int64_t i = 0; i < count; ++i) {
       const int64_t m = match[i];
-      OnePair pair{s.chosen[i],        s.rejected[i],       s.referenceChosen[i], s.referenceRejected[i],
-                   s.chosenLengths[i], s.rejectedLengths[i]};
+      OnePair pair{s.chosen[i],
+                   s.rejected[i],
+                   s.referenceChosen[i],
+                   s.referenceRejected[i],
+                   s.chosenLengths[i],
+                   s.rejectedLengths[i],
+                   s.plainChosen.empty() ? s.chosen[i] : s.plainChosen[i]};
       if (term.type == LossType::aot) {
         pair.referenceChosen = s.referenceChosen[m];
         pair.referenceRejected = s.referenceRejected[m];
@@ -158,8 +177,8 @@ Real loss(const LossTerms& terms, const LossConstants& k, const Pairs& s) {
       }
       const Real value = pairLoss(term.type, pair, k, term.labelSmoothing, tokens);
       // sft is a mean over tokens already.
-      const Real share = term.type == LossType::sft ? 1 : Real(1) / count;
-      total += share * term.weight * s.weights[i] * value;
+      const Real share = term.type == LossType::sft ? 1 : 1 / divisor;
+      total += times(share * term.weight * s.weights[i], value);
     }
   }
   return total;

@@ -7,10 +7,13 @@ import { readFileSync } from 'node:fs'
 
 const EXPORTS = ['napi_register_module_v1', 'node_api_module_get_api_version_v1']
 const OLDEST_GLIBC = [2, 28]
+/** Of the CUDA library; glibc, and the libstdc++ of GCC 11. */
+const OLDEST_FOR_CUDA = { GLIBC: [2, 34], GLIBCXX: [3, 4, 29] }
 /** Libraries of the systems themselves. */
 const SYSTEM = {
   glibc: /^(libc\.so\.6|libm\.so\.6|libdl\.so\.2|libpthread\.so\.0|ld-linux-(x86-64|aarch64)\.so\.[12])$/,
   musl: /^libc\.so$/,
+  cuda: /^(lib(c|m|dl|pthread|rt|stdc\+\+|gcc_s)\.so\.\d|ld-linux-x86-64\.so\.2)$/,
   win32: /^(node\.exe|KERNEL32\.dll|api-ms-win-crt-[a-z]+-l1-1-0\.dll)$/i,
   darwin: /^\/usr\/lib\/libSystem\.B\.dylib$/,
 }
@@ -28,12 +31,43 @@ export function checkBinary(file, platform, arch, libc) {
   return platform === 'win32' ? checkPe(bytes, arch) : checkMachO(bytes, arch)
 }
 
+/** Checks the CUDA library, which needs newer systems than the rest; returns what was found, in words. */
+export function checkCudaLibrary(file) {
+  const read = readerOf(file)
+  assert(read('--file-header').includes(MACHINES.linux.x64), `${file} is for another machine`)
+  const needed = [...read('--dynamic').matchAll(/\(NEEDED\).*\[(.*)\]/g)].map((match) => match[1])
+  for (const library of needed) assert.match(library, SYSTEM.cuda)
+  const found = Object.entries(OLDEST_FOR_CUDA).map(([name, oldest]) => {
+    const newest = newestVersion(read('--version-info'), name)
+    assert(compareVersions(newest, oldest) <= 0, `${file} needs ${name} ${newest.join('.')}`)
+    return `${name} ${newest.join('.')}`
+  })
+  // One fat binary for each file of kernels.
+  assert(read('--sections').includes('.nv_fatbin'), `${file} has no kernels`)
+  return `needs ${found.join(', ')}`
+}
+
+function readerOf(file) {
+  const env = { LC_ALL: 'C', PATH: process.env.PATH }
+  return (...args) => execFileSync('readelf', ['--wide', ...args, file], { encoding: 'utf8', env })
+}
+
+/** The newest version of a library's symbols among those that `readelf --version-info` lists. */
+function newestVersion(text, name) {
+  const versions = [...text.matchAll(new RegExp(`\\b${name}_(\\d+(?:\\.\\d+)+)`, 'g'))]
+  return versions
+    .map((match) => match[1].split('.').map(Number))
+    .sort(compareVersions)
+    .at(-1)
+}
+
+function compareVersions(a, b) {
+  const i = a.findIndex((number, i) => number !== b[i])
+  return i < 0 ? a.length - b.length : a[i] - (b[i] ?? -1)
+}
+
 function checkElf(file, arch, libc) {
-  const read = (...args) =>
-    execFileSync('readelf', ['--wide', ...args, file], {
-      encoding: 'utf8',
-      env: { LC_ALL: 'C', PATH: process.env.PATH },
-    })
+  const read = readerOf(file)
   assert(read('--file-header').includes(MACHINES.linux[arch]), `${file} is for another machine`)
   const needed = [...read('--dynamic').matchAll(/\(NEEDED\).*\[(.*)\]/g)].map((match) => match[1])
   for (const library of needed) assert.match(library, SYSTEM[libc])
@@ -42,13 +76,12 @@ function checkElf(file, arch, libc) {
   )
   assert.deepEqual(exported.sort(), EXPORTS)
   assert(!read('--sections').includes('.symtab'), `${file} is not stripped`)
-  const versions = [...read('--version-info').matchAll(/GLIBC_(\d+)\.(\d+)/g)].map(([, a, b]) => [Number(a), Number(b)])
+  const newest = newestVersion(read('--version-info'), 'GLIBC')
   if (libc === 'musl') {
-    assert.equal(versions.length, 0)
+    assert.equal(newest, undefined)
     return `needs ${needed.join(', ')}`
   }
-  const newest = versions.sort((a, b) => a[0] - b[0] || a[1] - b[1]).at(-1)
-  assert(newest[0] === OLDEST_GLIBC[0] && newest[1] <= OLDEST_GLIBC[1], `${file} needs glibc ${newest.join('.')}`)
+  assert(compareVersions(newest, OLDEST_GLIBC) <= 0, `${file} needs glibc ${newest.join('.')}`)
   return `needs glibc ${newest.join('.')}`
 }
 

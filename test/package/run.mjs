@@ -1,26 +1,19 @@
 /**
  * Tests the packed tarball as users meet it: every package manager, runtime, platform and bundler that can be run here.
- * Writes docs/platforms.md. Needs prebuilds/ of all platforms; `npm run test:package` makes them first.
+ * Writes docs/platforms.md. Needs prebuilds/ of all platforms; `npm run test:package` makes them first. Where there is no
+ * CUDA compiler, `npm run test:package -- --without cuda` does without the library, and says so.
  *
  * Run on Linux x64. Emulators are Debian's: qemu-user-static with libc6-arm64-cross and libstdc++6-arm64-cross, wine64,
  * musl, and binutils. Where one is missing, its rows say so.
  */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import {
-  copyFileSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs'
+import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { checkBinary } from './binaries.mjs'
+import { parseArgs } from 'node:util'
+import { CUDA_FILE, TARGETS } from '../../scripts/shipped.mjs'
+import { checkBinary, checkCudaLibrary } from './binaries.mjs'
 import {
   cleanUp,
   installed,
@@ -37,6 +30,7 @@ import {
   writeReadmeProgram,
 } from './support.mjs'
 
+const { without } = parseArgs({ options: { without: { type: 'string', multiple: true, default: [] } } }).values
 const runtimes = fileURLToPath(new URL('runtimes', import.meta.url))
 const at = (path) => join(runtimes, 'node_modules', path)
 if (!existsSync(at(''))) {
@@ -66,6 +60,7 @@ function version(name) {
 }
 
 const { tarball, files, size } = pack(root)
+for (const name of without) console.log(`left out: ${name}`)
 console.log(`${basename(tarball)}: ${(size / 1e6).toFixed(2)} MB`)
 const groups = []
 let rows
@@ -135,6 +130,8 @@ function manager(name, install, { env = {}, offline = {}, prepare = () => {}, ru
 group('The tarball')
 
 await row('contents', () => {
+  const check = [process.execPath, join(root, 'scripts/check-package.mjs'), tarball]
+  run([...check, ...without.flatMap((name) => ['--without', name])], scratch, { PATH: process.env.PATH })
   for (const file of ['binding.gyp', 'package-lock.json']) assert(!files.includes(file), `${file} is in the tarball`)
   assert(!files.some((file) => /(^|\/)(build|test|node_modules)\//.test(file)))
   assert.equal(manifest.gypfile, false)
@@ -150,12 +147,16 @@ await row('npm publish --dry-run', () => {
   const output = run([...npm, 'publish', '--dry-run', tarball], scratch)
   assert(!/npm (warn|error) (?!publish|Unknown|This command requires)/i.test(output), output)
 })
-const TARGETS = readdirSync(join(root, 'prebuilds'), { recursive: true }).filter((file) => file.endsWith('.node'))
-assert.equal(TARGETS.length, 8, 'prebuilds/ is not complete: npm run prebuild:all')
-for (const file of TARGETS.sort()) {
-  const [platform, arch, , libc] = /^(\w+)-(\w+)\/([^.]+)\.(?:(\w+)\.)?node$/.exec(file).slice(1)
-  await row(file, () => checkBinary(join(root, 'prebuilds', file), platform, arch, libc))
+const binaries = files.filter((file) => file.endsWith('.node'))
+assert.equal(binaries.length, TARGETS.length, 'prebuilds/ is not complete: npm run prebuild:all')
+for (const file of binaries.sort()) {
+  const [platform, arch, , libc] = /^prebuilds\/(\w+)-(\w+)\/([^.]+)\.(?:(\w+)\.)?node$/.exec(file).slice(1)
+  await row(file.slice('prebuilds/'.length), () => checkBinary(join(root, file), platform, arch, libc))
 }
+await row(CUDA_FILE, () => {
+  if (without.includes('cuda')) throw new CannotRun('left out: no CUDA compiler')
+  return checkCudaLibrary(join(root, 'prebuilds', CUDA_FILE))
+})
 
 // ----------------------------------------------------------------------------------------------------------------------
 group('Package managers (offline, into an empty project, Node alone on the PATH)')

@@ -34,9 +34,10 @@ export function cleanUp() {
   rmSync(scratch, { recursive: true, force: true })
 }
 
-const npmCli = execFileSync('npm', ['root', '--global'], { encoding: 'utf8' }).trim()
+// npm says itself where it lies: that need not be beside the Node that runs this.
+const npmCli = execFileSync('npm', ['exec', '--call', 'node -p process.env.npm_execpath'], { encoding: 'utf8' }).trim()
 /** npm as a program of Node, which needs no PATH. */
-export const npm = [process.execPath, join(npmCli, 'npm/bin/npm-cli.js')]
+export const npm = [process.execPath, npmCli]
 const registry = execFileSync('npm', ['config', 'get', 'registry'], { encoding: 'utf8' }).trim()
 
 /** For filling the caches of package managers. */

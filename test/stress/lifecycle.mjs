@@ -20,6 +20,8 @@ const HEAD = `
   )
   const reading = (more) => call(4000, more)
   const writing = (more) => call(60, { gradient: true, ...more })
+  const pair = [{ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' }]
+  const short = () => fpl.preferenceLoss(...pair)
   const later = (action, most = 30) => setTimeout(action, most * Math.random())
 `
 /** What a child does, and the code it ends with. */
@@ -46,8 +48,7 @@ const SCENES = {
     7,
   ],
   'a thousand overlapping promises': [
-    `const short = () => fpl.preferenceLoss({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' })
-    const all = await Promise.all(Array.from({ length: 1000 }, (_, i) => (i % 50 ? short() : writing())))
+    `const all = await Promise.all(Array.from({ length: 1000 }, (_, i) => (i % 50 ? short() : writing())))
     process.exitCode = all.every(({ loss }) => loss > 0) ? 8 : 1`,
     8,
   ],
@@ -83,12 +84,19 @@ async function scenes(times) {
   return `${times * Object.keys(SCENES).length} processes in ${Object.keys(SCENES).length} scenes`
 }
 
+/** What workers do until they are terminated: long calls, or short ones, of which many begin and end meanwhile. */
+const WORK = [
+  'reading(); writing(); for (;;) await reading()',
+  'for (;;) await writing()',
+  'for (;;) await Promise.all(Array.from({ length: 30 }, short))',
+  'for (;;) fpl.preferenceLossSync(...pair)',
+]
+
 async function workers(count) {
   const code = `${HEAD}
     import { parentPort, workerData } from 'node:worker_threads'
-    if (workerData % 3 === 0) { reading(); writing() }
     parentPort.postMessage('begun')
-    for (;;) await (workerData % 2 ? writing() : reading())`
+    ${WORK.map((code, i) => `if (workerData % ${WORK.length} === ${i}) { ${code} }`).join('\n')}`
   const url = new URL(`data:text/javascript,${encodeURIComponent(code)}`)
   let terminated = 0
   for (let i = 0; i < count; i++) {
@@ -121,5 +129,5 @@ async function clustered(count) {
   return `${count} cluster workers`
 }
 
-const done = [await scenes(quick ? 1 : 12), await workers(quick ? 15 : 300), await clustered(quick ? 2 : 12)]
+const done = [await scenes(quick ? 1 : 12), await workers(quick ? 100 : 600), await clustered(quick ? 2 : 12)]
 console.log(`lifecycle: ${done.join(', ')}: all ended as they should`)

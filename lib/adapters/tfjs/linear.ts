@@ -3,9 +3,12 @@
  * logits are never stored.
  */
 import * as tf from '@tensorflow/tfjs-core'
-import { shapeMismatch } from '../../errors.js'
+import { invalidType } from '../../errors.js'
 import { fusedLinearPreferenceLossSync, linearSequenceLogProbsSync } from '../../index.js'
 import { flag } from '../../options.js'
+import { PAIRED_OPTIONS } from '../../paired-call.js'
+import { RUN_OPTIONS } from '../../run.js'
+import { TOKEN_OPTIONS } from '../../tokens.js'
 import type {
   FusedLinearOptions,
   FusedLinearPreferenceLoss,
@@ -16,6 +19,8 @@ import type {
   LinearSequenceLogProbs,
   LinearSequenceOptions,
 } from '../../types.js'
+import { weightSizes } from '../layer.js'
+import { callback, optionsReader } from '../options.js'
 import {
   alias,
   checkRows,
@@ -27,6 +32,7 @@ import {
   scaled,
   valuesOf,
 } from './memory.js'
+import { type TensorReference, type TokenTensors, withArrays } from './tensor-options.js'
 
 /** The output layer, as all its ops take it. */
 export interface OutputLayerOptions {
@@ -38,19 +44,35 @@ export interface OutputLayerOptions {
   frozen?: boolean
 }
 
-type GradientOptions = 'bias' | 'gradient' | 'accumulate' | 'zeroInactive'
+type Replaced = 'bias' | 'gradient' | 'accumulate' | 'zeroInactive' | 'reference' | keyof TokenTensors
 
 /** Options of {@link linearPreferenceLoss}. */
-export interface LinearPreferenceLossOptions extends Omit<FusedLinearOptions, GradientOptions>, OutputLayerOptions {
+export interface LinearPreferenceLossOptions
+  extends Omit<FusedLinearOptions, Replaced>,
+    TokenTensors,
+    OutputLayerOptions {
+  /** As in `fusedLinearPreferenceLoss`; log-probs may be tensors. Needed unless the loss is reference-free. */
+  reference?: FusedLinearOptions['reference'] | TensorReference
   /** Is given the rewards, accuracy, margin and all else that is known of the loss, at each call. */
   onResult?: (result: Omit<FusedLinearPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void
 }
 
 /** Options of {@link linearSequenceLogProbs}. */
-export interface LinearSequenceLogProbsOptions extends Omit<LinearSequenceOptions, 'bias'>, OutputLayerOptions {
+export interface LinearSequenceLogProbsOptions
+  extends Omit<LinearSequenceOptions, 'bias' | keyof TokenTensors>,
+    TokenTensors,
+    OutputLayerOptions {
   /** Is given the token counts and the per-token outputs, at each call. */
   onResult?: (result: Omit<LinearSequenceLogProbs, 'backward'>) => void
 }
+
+const LAYER_OPTIONS = ['bias', 'transposed', 'frozen', 'onResult'] as const
+const preferenceOptions = optionsReader([...PAIRED_OPTIONS, ...LAYER_OPTIONS], {
+  gradient: 'is not taken: TensorFlow.js is given the gradients it asks for, none of weight and bias with frozen',
+  accumulate: 'is not taken: TensorFlow.js adds gradients up itself',
+  zeroInactive: 'is not taken: the memory that the gradients get is not zero, so that all of it has to be written',
+})
+const sequenceOptions = optionsReader([...TOKEN_OPTIONS, ...RUN_OPTIONS, ...LAYER_OPTIONS])
 
 /**
  * The mean preference loss of a batch of sequences as a scalar tensor, from what goes into the model's output layer.
@@ -68,19 +90,21 @@ export function linearPreferenceLoss(
   hidden: tf.Tensor,
   weight: tf.Tensor,
   labels: Labels | tf.Tensor,
-  options: LinearPreferenceLossOptions = {},
+  options?: LinearPreferenceLossOptions,
 ): tf.Scalar {
-  const { bias, transposed, frozen, onResult, ...loss } = options
+  const { bias, transposed, frozen, onResult, ...given } = preferenceOptions(options)
+  const told = callback(onResult, 'options.onResult')
   const head = headOf(hidden, weight, bias, transposed, frozen)
   const ids = idsOf(labels, hidden, 'hidden')
+  const loss = withArrays(given, hidden, 'hidden')
+  refuseTensors(loss.reference)
   const run = (gradient?: HeadGradientRequest): number => {
     const { data, weight: matrix, bias: values } = head.values()
-    const gradients = { bias: values, gradient, accumulate: undefined, zeroInactive: undefined }
-    const result = fusedLinearPreferenceLossSync(data, matrix, ids, { ...loss, ...gradients })
+    const result = fusedLinearPreferenceLossSync(data, matrix, ids, { ...loss, bias: values, gradient })
     delete result.gradHidden
     delete result.gradWeight
     delete result.gradBias
-    onResult?.(result)
+    told?.(result)
     return result.loss
   }
   return differentiable(head.inputs, (taped) => {
@@ -111,20 +135,22 @@ export function linearSequenceLogProbs(
   hidden: tf.Tensor,
   weight: tf.Tensor,
   labels: Labels | tf.Tensor,
-  options: LinearSequenceLogProbsOptions = {},
+  options?: LinearSequenceLogProbsOptions,
 ): tf.Tensor1D {
-  const { bias, transposed, frozen, onResult, ...tokens } = options
-  const given = headOf(hidden, weight, bias, transposed, frozen)
+  const { bias, transposed, frozen, onResult, ...given } = sequenceOptions(options)
+  const told = callback(onResult, 'options.onResult')
+  const whole = headOf(hidden, weight, bias, transposed, frozen)
   const ids = idsOf(labels, hidden, 'hidden')
+  const tokens = withArrays(given, hidden, 'hidden')
   const forward = (head: Head) => {
     const { data, weight: matrix, bias: values } = head.values()
     const isGone = () => (data.data as Float32Array).length === 0
     return { ...linearSequenceLogProbsSync(data, matrix, ids, { ...tokens, bias: values }), isGone }
   }
-  return differentiable(given.inputs, () => {
-    let last = forward(given)
+  return differentiable(whole.inputs, () => {
+    let last = forward(whole)
     const { backward: _, isGone: __, ...result } = last
-    onResult?.(result)
+    told?.(result)
     const saved = [alias(hidden), alias(weight), ...(bias ? [alias(bias)] : [])]
     const value = tf.tensor1d(Float32Array.from(result.logProbs))
     const gradient = (dy: tf.Tensor) => {
@@ -138,6 +164,16 @@ export function linearSequenceLogProbs(
     }
     return { value, saved, gradient }
   })
+}
+
+/** Refuses the layer of a reference as tensors: which of them is transposed could not be said. */
+function refuseTensors(reference: object | undefined): void {
+  for (const name of ['hidden', 'weight', 'bias'] as const) {
+    const part = (reference as Partial<Record<typeof name, unknown>> | undefined)?.[name]
+    if (!(part instanceof tf.Tensor)) continue
+    const wanted = name === 'bias' ? 'an array' : '{ data, shape }'
+    throw invalidType(`options.reference.${name}`, `${wanted}; a tensor has its data in .dataSync()`, part)
+  }
 }
 
 /** The tensors of a head that have been checked. */
@@ -160,20 +196,16 @@ function headOf(
   checkRows(hidden, 'hidden', 'width')
   checkTensor(weight, 'weight', 'float32')
   const across = flag(transposed, 'options.transposed', false)
-  if (weight.rank !== 2) {
-    const wanted = across ? '[width, vocab]' : '[vocab, width]'
-    throw shapeMismatch('weight', `must be ${wanted}; got [${weight.shape.join(', ')}]`)
-  }
   if (bias !== undefined) checkTensor(bias, 'options.bias', 'float32')
-  const [rows, columns] = weight.shape as [number, number]
-  const shape = across ? [columns, rows] : [rows, columns]
+  const width = hidden.shape.at(-1)!
+  const { vocab, strides } = weightSizes(weight.shape, across, width)
   const fixed = flag(frozen, 'options.frozen', false)
   const inputs = fixed ? [hidden] : [hidden, weight, ...(bias ? [bias] : [])]
   return {
     inputs,
     values: () => ({
       data: { data: valuesOf(hidden, 'hidden'), shape: rowsShape(hidden) },
-      weight: { data: valuesOf(weight, 'weight'), shape, strides: across ? [1, columns] : [columns, 1] },
+      weight: { data: valuesOf(weight, 'weight'), shape: [vocab, width], strides },
       ...(bias && { bias: valuesOf(bias, 'options.bias') }),
     }),
     fill: (write) =>

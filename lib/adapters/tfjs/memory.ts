@@ -19,8 +19,8 @@ export interface Differentiable<T extends tf.Tensor> {
  * `tf.customGrad` would have the wasm backend copy it.
  */
 export function differentiable<T extends tf.Tensor>(inputs: tf.Tensor[], op: (taped: boolean) => Differentiable<T>): T {
-  const engine = tf.engine()
-  const taped = engine.isTapeOn()
+  const tape = currentTape()
+  const taped = tape !== undefined
   let kept: tf.Tensor[] = []
   const value = tf.customGrad(() => {
     const { value, saved = [], gradient } = op(taped)
@@ -28,10 +28,31 @@ export function differentiable<T extends tf.Tensor>(inputs: tf.Tensor[], op: (ta
     return { value, gradFunc: (dy: tf.Tensor) => gradient!(dy) }
   })(...inputs) as T
   if (kept.length > 0) {
-    const node = engine.state.activeTape.at(-1)!
+    const node = tape?.at(-1)
+    if (!node?.outputs?.includes(value)) {
+      tf.dispose(kept)
+      throw unknownTape()
+    }
     node.saved = [...(node.saved ?? []), ...kept]
   }
   return value
+}
+
+type Tape = ReturnType<typeof tf.engine>['state']['activeTape']
+
+/** The tape that is being recorded, if any. TensorFlow.js has no public way to it. */
+function currentTape(): Tape | undefined {
+  const engine = tf.engine()
+  if (typeof engine.isTapeOn !== 'function') throw unknownTape()
+  if (!engine.isTapeOn()) return undefined
+  const tape = engine.state?.activeTape
+  if (!Array.isArray(tape)) throw unknownTape()
+  return tape
+}
+
+function unknownTape() {
+  const problem = `keeps the tape of its gradients elsewhere than this adapter looks for it; 4.0 to 4.22 are known to work`
+  return failure('ERR_BACKEND_UNAVAILABLE', `TensorFlow.js ${tf.version_core} ${problem}`)
 }
 
 /** Refuses anything but float32 `[..., last]` of at least two dimensions. */
@@ -46,19 +67,33 @@ export function checkRows(tensor: tf.Tensor, name: string, last: string): void {
 export function checkTensor(value: unknown, name: string, dtype: tf.DataType): asserts value is tf.Tensor {
   if (!(value instanceof tf.Tensor)) throw invalidType(name, `a tensor of dtype ${dtype}`, value)
   if (value.dtype !== dtype) throw invalidType(name, `a tensor of dtype ${dtype}`, `dtype ${value.dtype}`)
-  if (value.isDisposed) throw failure('ERR_DISPOSED', `${name}: the tensor is disposed`)
+  checkAlive(value, name)
+}
+
+function checkAlive(tensor: tf.Tensor, name: string): void {
+  if (tensor.isDisposed) throw failure('ERR_DISPOSED', `${name}: the tensor is disposed`)
 }
 
 /** Labels in the shape of these rows, where they have a shape. */
 export function idsOf(labels: Labels | tf.Tensor, rows: tf.Tensor, name: string): Labels {
   if (!(labels instanceof tf.Tensor)) return labels
   checkTensor(labels, 'labels', 'int32')
-  const wanted = rows.shape.slice(0, -1)
-  if (!tf.util.arraysEqual(labels.shape, wanted)) {
-    const problem = `must have the shape of ${name} without the last dimension, [${wanted.join(', ')}]`
-    throw shapeMismatch('labels', `${problem}; got [${labels.shape.join(', ')}]`)
-  }
+  checkShape(labels, 'labels', rows, name)
   return read(labels, 'labels') as Int32Array
+}
+
+/** Refuses a tensor that does not have the shape of the labels of these rows. */
+export function checkShape(tensor: tf.Tensor, name: string, rows: tf.Tensor, rowsName: string): void {
+  const wanted = rows.shape.slice(0, -1)
+  if (tf.util.arraysEqual(tensor.shape, wanted)) return
+  const problem = `must have the shape of ${rowsName} without the last dimension, [${wanted.join(', ')}]`
+  throw shapeMismatch(name, `${problem}; got [${tensor.shape.join(', ')}]`)
+}
+
+/** The elements of a tensor of any numbers. */
+export function elementsOf(tensor: tf.Tensor, name: string): ArrayLike<number> {
+  checkAlive(tensor, name)
+  return read(tensor, name)
 }
 
 /** All dimensions before the last two as one. */

@@ -1,6 +1,6 @@
 /**
- * The scores s(x) of a log-ratio x = log π − log ρ that stand for the f-divergences of Wang et al. 2023, "Beyond
- * Reverse KL". Only differences of scores are used, so constants are left out.
+ * The scores s(x) of a log-ratio x = log π − log ρ that stand for the f-divergences of Wang et al. 2023,
+ * "Beyond Reverse KL".
  */
 import type { FDivergence } from '../../types.js'
 import { logSigmoid, sigmoid } from './numbers.js'
@@ -16,6 +16,7 @@ export interface Score {
   derivative: number
 }
 
+/** Up to a constant, which a difference of two scores is without. */
 export const SCORES: Record<FDivergence, (x: number, alpha: number) => Score> = {
   reverse_kl: (x) => ({ value: x, derivative: 1 }),
   forward_kl: (x) => ({
@@ -33,4 +34,12 @@ export const SCORES: Record<FDivergence, (x: number, alpha: number) => Score> = 
       derivative: exponent > LARGEST_EXPONENT ? 0 : Math.exp(exponent),
     }
   },
+}
+
+/** The score itself, as the papers write it: divided by two lengths, a constant would make a difference. */
+export function wholeScore(divergence: FDivergence, x: number, alpha: number): Score {
+  const { value, derivative } = SCORES[divergence](x, alpha)
+  const slope = alpha - 1
+  if (divergence !== 'alpha' || Math.abs(slope) <= ALPHA_TOLERANCE) return { value, derivative }
+  return { value: Math.exp(Math.min(slope * x, LARGEST_EXPONENT)) / slope, derivative }
 }

@@ -5,6 +5,7 @@
 import type { HeadGradientStage, Tokens } from '../backend.js'
 import { logitOf, reader } from './head.js'
 import { readRow } from './rows.js'
+import { rowCoefficient } from './sequence-sums.js'
 import { STATE_SIZE } from './token-log-probs.js'
 
 /** Words whose gradients are summed at a time. */
@@ -12,12 +13,12 @@ const BLOCK = 64
 
 /** Yields after every row of every block of words. */
 export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generator<void, void> {
-  const { head, logits, coefficients, accumulate } = stage
+  const { head, logits, accumulate } = stage
   const states = stage.states!
   const hiddenOut = stage.hidden as Float32Array | undefined
   const weightOut = stage.weight as Float32Array | undefined
   const biasOut = stage.bias as Float32Array | undefined
-  const { targets, weights, offsets, counts, temperature } = tokens
+  const { targets, offsets, counts, temperature } = tokens
   const { hidden, weight } = head
   const width = hidden.vocab
   const logit = logitOf(head)
@@ -34,9 +35,14 @@ export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generat
         if (hiddenOut && !stage.skipInactive) hiddenOut.fill(0, row * width, (row + 1) * width)
         continue
       }
-      const weightOfRow = weights === undefined ? 1 : weights[row]
+      const factor = rowCoefficient(tokens, stage, s, row) / temperature
+      if (factor === 0) {
+        // Takes no part, whatever its hidden states are.
+        if (hiddenOut && !accumulate) hiddenOut.fill(0, row * width, (row + 1) * width)
+        continue
+      }
       active.push(row)
-      factors.push((weightOfRow * (tokens.average ? coefficients[s] / counts[s] : coefficients[s])) / temperature)
+      factors.push(factor)
     }
   }
 

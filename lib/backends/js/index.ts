@@ -17,13 +17,13 @@ export const jsBackend: Backend = {
   name: 'js',
 
   runSync(given) {
-    const job = withStates(given)
+    const job = withScratch(given)
     finish(forward(job))
     finish(backward(job))
   },
 
   async run(given, { signal }) {
-    const job = withStates(given)
+    const job = withScratch(given)
     signal?.throwIfAborted()
     // Nothing is done before the promise is returned, so that even a short call can be aborted.
     await turn()
@@ -34,16 +34,21 @@ export const jsBackend: Backend = {
   },
 }
 
-/** The job with what stage 1 leaves for stage 4, where it has both. */
-function withStates(job: Job): Job {
-  const { policy, gradient, headGradient } = job
-  if (policy === undefined || (gradient ?? headGradient) === undefined) return job
-  const states = policy.states ?? new Float64Array(STATE_SIZE * policy.logits.batch * policy.logits.time)
+/** The job with what its stages leave for each other: stage 1's states, and the sums and coefficients of plain weights. */
+function withScratch(job: Job): Job {
+  const { tokens, policy, loss, gradient, headGradient } = job
+  if (policy === undefined) return job
+  const hasGradient = (gradient ?? headGradient) !== undefined
+  const rows = policy.logits.batch * policy.logits.time
+  const states = policy.states ?? (hasGradient ? new Float64Array(STATE_SIZE * rows) : undefined)
+  const isPlain = loss !== undefined && tokens?.plainWeights !== undefined
+  const perSequence = () => (isPlain ? new Float64Array(policy.logProbs.length) : undefined)
+  const shared = { states, plainCoefficients: perSequence() }
   return {
     ...job,
-    policy: { ...policy, states },
-    gradient: gradient && { ...gradient, states },
-    headGradient: headGradient && { ...headGradient, states },
+    policy: { ...policy, states, plainLogProbs: perSequence() },
+    gradient: gradient && { ...gradient, ...shared },
+    headGradient: headGradient && { ...headGradient, ...shared },
   }
 }
 

@@ -7,13 +7,14 @@
  */
 import type { GradientStage, Tokens } from '../backend.js'
 import { clearRow, readRow, writeRow } from './rows.js'
+import { rowCoefficient } from './sequence-sums.js'
 import { STATE_SIZE } from './token-log-probs.js'
 
 /** Yields after every row written. */
 export function* logitsGradient(stage: GradientStage, tokens: Tokens): Generator<void, void> {
-  const { logits, out, coefficients, skipInactive } = stage
+  const { logits, out, skipInactive } = stage
   const states = stage.states!
-  const { targets, weights, offsets, counts, temperature } = tokens
+  const { targets, offsets, temperature } = tokens
   const values = new Float64Array(logits.vocab)
   const rowCount = logits.batch * logits.time
   const sequenceCount = offsets.length - 1
@@ -25,8 +26,12 @@ export function* logitsGradient(stage: GradientStage, tokens: Tokens): Generator
       if (!skipInactive) clearRow(out, row)
       continue
     }
-    const weight = weights === undefined ? 1 : weights[row]
-    const factor = (weight * (tokens.average ? coefficients[s] / counts[s] : coefficients[s])) / temperature
+    const factor = rowCoefficient(tokens, stage, s, row) / temperature
+    if (factor === 0) {
+      // Whatever the row holds.
+      clearRow(out, row)
+      continue
+    }
     const state = row * STATE_SIZE
     const maximum = states[state]
     const othersFactor = factor * states[state + 1]

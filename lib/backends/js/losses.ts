@@ -7,15 +7,18 @@
  */
 import type { LossType } from '../../types.js'
 import type { LossConfig } from '../backend.js'
-import { SCORES } from './divergences.js'
+import { SCORES, wholeScore } from './divergences.js'
 import { log1mexp, logSigmoid, sigmoid, softplus } from './numbers.js'
 
 /** What a loss asks of its caller. */
 export interface LossNeeds {
   /** Reference log-probs (unless `referenceFree`). */
   reference: boolean
-  /** Sequence lengths: 'always', 'sums' (only when the log-probs are sums), or 'never'. */
-  lengths: 'always' | 'sums' | 'never'
+  /**
+   * Sequence lengths: 'always', 'sums' (when the log-probs are sums, or a divergence's score is to be divided), 'means'
+   * (when they are means, of which such a score is to be taken), or 'never'.
+   */
+  lengths: 'always' | 'sums' | 'means' | 'never'
   /** Depends on the difference of the two log-ratios alone, so that an f-divergence may replace them. */
   divergence: boolean
   /** Range of labelSmoothing: 'any' ignores it but it must lie in [0, 1]; 'half' is [0, 1/2); 'open' is (0, 1). */
@@ -70,8 +73,8 @@ interface Surface {
   rejected: number
 }
 
-/** What a formula is written in: log π − log ρ, or log π alone, of whole sequences or per token. */
-type Quantity = 'logRatio' | 'meanLogRatio' | 'logProb' | 'meanLogProb'
+/** What a formula is written in: log π − log ρ, or log π alone, of whole sequences or per token; 'odds' is for ORPO. */
+type Quantity = 'logRatio' | 'meanLogRatio' | 'logProb' | 'meanLogProb' | 'odds'
 
 const NEEDS: LossNeeds = {
   reference: true,
@@ -83,6 +86,9 @@ const NEEDS: LossNeeds = {
 
 /** e^700 is near the largest float64: beyond it a loss stays where it is, and its derivative is 0. */
 const LARGEST_EXPONENT = 700
+
+/** A mean log-prob this near to 0 is certain: were it nearer, β / (1 − e^x) could be infinite for a β of hundreds. */
+const MOST_CERTAIN = -(2 ** -1016)
 
 export const LOSSES: Record<LossType, Loss> = {
   /** DPO: Rafailov et al. 2023. With ε > 0, conservative DPO: Mitchell 2023. */
@@ -97,13 +103,13 @@ export const LOSSES: Record<LossType, Loss> = {
     ...NEEDS,
     divergence: true,
     labelSmoothing: 'half',
+    // The paper's ((1 − ε) softplus(−z) − ε softplus(z)) / (1 − 2ε) with softplus(z) = softplus(−z) + z: written so,
+    // nothing is lost to the difference when ε is nearly ½.
     formula: ofDifference('logRatio', (d, { beta, labelSmoothing: epsilon }) => {
       if (epsilon === 0) return smoothed(d, beta, 0, 0)
       const z = beta * d
-      return {
-        value: ((1 - epsilon) * softplus(-z) - epsilon * softplus(z)) / (1 - 2 * epsilon),
-        derivative: (beta * (-(1 - epsilon) * sigmoid(-z) - epsilon * sigmoid(z))) / (1 - 2 * epsilon),
-      }
+      const odds = epsilon / (1 - 2 * epsilon)
+      return { value: softplus(-z) - odds * z, derivative: -beta * (sigmoid(-z) + odds) }
     }),
   },
 
@@ -119,14 +125,21 @@ export const LOSSES: Record<LossType, Loss> = {
     }),
   },
 
-  /** Identity preference optimisation: Azar et al. 2023, eq. 17, where β is their τ. */
+  /** Identity preference optimisation: Azar et al. 2023, eq. 17, where β is their τ; of means, TRL's normalised one. */
   ipo: {
     ...NEEDS,
+    lengths: 'means',
     divergence: true,
-    formula: ofDifference('logRatio', (d, { beta }) => {
-      const error = d - 1 / (2 * beta)
-      return { value: error * error, derivative: 2 * error }
-    }),
+    formula: (batch, constants) =>
+      ofDifference(constants.average ? 'meanLogRatio' : 'logRatio', identity)(batch, constants),
+  },
+
+  /** The same with scores divided by the lengths, which is what TRL calls 'ipo'. */
+  ipo_norm: {
+    ...NEEDS,
+    lengths: 'sums',
+    divergence: true,
+    formula: ofDifference('meanLogRatio', identity),
   },
 
   /** The identity loss of Azar et al. 2023 written on rewards, β times the log-ratios. */
@@ -256,6 +269,8 @@ export const LOSSES: Record<LossType, Loss> = {
     divergence: true,
     formula: ofDifference('logRatio', (d, { beta, discopopTau: tau }) => {
       const z = beta * d
+      // The exponential's part is bounded: it is 0 or 1 in the limit, or capped.
+      if (z === Number.NEGATIVE_INFINITY) return { value: Number.POSITIVE_INFINITY, derivative: -beta }
       const m = sigmoid(z / tau)
       const complement = sigmoid(-z / tau)
       // e^−z m as one exponential: m may be 0 where e^−z is infinite.
@@ -269,7 +284,7 @@ export const LOSSES: Record<LossType, Loss> = {
     }),
   },
 
-  /** DPO with log-ratios divided by the lengths: Lambert et al. 2024 (Tülu 3). */
+  /** DPO with log-ratios, or their scores, divided by the lengths: Lambert et al. 2024 (Tülu 3). */
   sigmoid_norm: {
     ...NEEDS,
     lengths: 'sums',
@@ -294,45 +309,64 @@ export const LOSSES: Record<LossType, Loss> = {
     formula: ofDifference('logProb', (d, { beta, labelSmoothing }) => smoothed(d, beta, 0, labelSmoothing)),
   },
 
-  /** The odds-ratio term of ORPO, without its likelihood term ('sft' in a weighted list): Hong et al. 2024. */
+  /**
+   * The odds-ratio term of ORPO, without its likelihood term ('sft' in a weighted list): Hong et al. 2024. The odds of
+   * a sequence without tokens are even; those of one that is certain are capped, and where the derivative has no limit
+   * there, it is 0.
+   */
   orpo: {
     ...NEEDS,
     reference: false,
     lengths: 'sums',
-    formula: ofPair('meanLogProb', (chosen, rejected, { beta }) => {
-      const logOddsRatio = chosen - rejected - (log1mexp(chosen) - log1mexp(rejected))
-      // d log odds / dx = 1 + e^x / (1 − e^x) = −1 / expm1(x); a chosen mean of 0 takes its limit
+    formula: ofPair('odds', (chosen, rejected, { beta }) => {
+      // No log-probs, whatever else they are.
+      if (!(chosen <= 0 && rejected <= 0)) return { value: Number.NaN, chosen: Number.NaN, rejected: Number.NaN }
+      const w = Math.min(chosen, MOST_CERTAIN)
+      const l = Math.min(rejected, MOST_CERTAIN)
+      const logOddsRatio = w - l - (log1mexp(w) - log1mexp(l))
+      // σ(−log odds ratio) = odds_l / (odds_l + odds_w), and d log odds / dx = 1 / (1 − e^x).
+      const [notW, notL] = [-Math.expm1(w), -Math.expm1(l)]
+      const share = 1 / (notW + notL * Math.exp(w - l))
       return {
         value: beta * softplus(-logOddsRatio),
-        chosen: chosen === 0 ? -beta / Math.expm1(-rejected) : (beta * sigmoid(-logOddsRatio)) / Math.expm1(chosen),
-        rejected: (-beta * sigmoid(-logOddsRatio)) / Math.expm1(rejected),
+        chosen: w === MOST_CERTAIN && l === MOST_CERTAIN ? 0 : -beta * share,
+        rejected: l === MOST_CERTAIN ? 0 : (beta * (notW * share)) / notL,
       }
     }),
   },
 
-  /** Negative log-likelihood of the chosen sequences, −Σ log π / Σ length over the batch; 0 where that has no token. */
+  /**
+   * Negative log-likelihood of the chosen sequences, −Σ log π / Σ length over the batch (or what is given instead of
+   * these tokens); 0 where there is no token.
+   */
   sft: {
     ...NEEDS,
     reference: false,
     lengths: 'always',
-    formula: (batch, { average }) => {
+    formula: (batch, { average, pairDivisor = batch.chosen.length, tokenDivisor }) => {
       const lengths = batch.chosenLengths as Float64Array
-      const pairCount = batch.chosen.length
-      const tokenCount = lengths.reduce((sum, length) => sum + length, 0)
+      const tokenCount = tokenDivisor ?? lengths.reduce((sum, length) => sum + length, 0)
       return Array.from(batch.chosen, (logProb, pair) => {
-        // Means are made sums again; times P, so that the mean over pairs is the mean over tokens.
-        const factor = tokenCount === 0 ? 0 : ((average ? lengths[pair] : 1) * pairCount) / tokenCount
-        return { pair, rejectedPair: pair, value: 0 - factor * logProb, chosen: -factor, rejected: 0 }
+        // Means are made sums again; times what pairs are divided by, so that in the end it is the tokens' divisor.
+        const factor = tokenCount === 0 ? 0 : ((average ? lengths[pair] : 1) * pairDivisor) / tokenCount
+        return { pair, rejectedPair: pair, value: 0 - times(factor, logProb), chosen: -factor, rejected: 0 }
       })
     },
   },
 }
 
+/** (d − 1 / (2β))² */
+function identity(d: number, { beta }: Constants): Curve {
+  const error = d - 1 / (2 * beta)
+  return { value: error * error, derivative: 2 * error }
+}
+
 /** −(1 − ε) log σ(z) − ε log σ(−z), z = βd − γ, and its derivative with respect to d. */
 function smoothed(d: number, beta: number, gamma: number, epsilon: number): Curve {
   const z = beta * d - gamma
-  // Without smoothing the second term is absent, not 0 · ∞.
+  // A term with the factor 0 is absent, not 0 · ∞.
   if (epsilon === 0) return { value: softplus(-z), derivative: -beta * sigmoid(-z) }
+  if (epsilon === 1) return { value: softplus(z), derivative: beta * sigmoid(z) }
   return {
     value: (1 - epsilon) * softplus(-z) + epsilon * softplus(z),
     derivative: beta * (epsilon * sigmoid(z) - (1 - epsilon) * sigmoid(-z)),
@@ -350,18 +384,34 @@ function sortedOrder(values: Float64Array): number[] {
   return Array.from(values.keys()).sort((i, j) => rank(values[i], values[j]))
 }
 
-/** A loss of each pair's difference of two quantities, or of their scores under an f-divergence. */
+/** a · b, in which 0 · ∞ is 0: what has no derivative there, has none of the whole. */
+function times(a: number, b: number): number {
+  return a === 0 && Math.abs(b) === Number.POSITIVE_INFINITY ? 0 : a * b
+}
+
+/**
+ * A loss of each pair's difference of two quantities, or of their scores under an f-divergence. Per token, a score is
+ * that of the whole sequence's log-ratio, divided by the length, as TRL has it.
+ */
 function ofDifference(quantity: Quantity, curve: (d: number, constants: Constants) => Curve): Loss['formula'] {
   return (batch, constants) => {
-    const score = (x: number) => SCORES[constants.fDivergence](x, constants.alpha)
-    return ofPair(quantity, (chosen, rejected) => {
-      const chosenScore = score(chosen)
-      const rejectedScore = score(rejected)
+    const { fDivergence, alpha, average } = constants
+    const score = (x: number, length: number | undefined) => {
+      if (quantity !== 'meanLogRatio' || fDivergence === 'reverse_kl') return SCORES[fDivergence](x, alpha)
+      const tokens = length || 1
+      const { value, derivative } = wholeScore(fDivergence, average ? x * tokens : x, alpha)
+      return { value: value / tokens, derivative: average ? derivative : derivative / tokens }
+    }
+    // Scores divide by the lengths themselves.
+    const scored = quantity === 'meanLogRatio' && fDivergence !== 'reverse_kl' ? 'logRatio' : quantity
+    return ofPair(scored, (chosen, rejected, _, pair) => {
+      const chosenScore = score(chosen, batch.chosenLengths?.[pair])
+      const rejectedScore = score(rejected, batch.rejectedLengths?.[pair])
       const { value, derivative } = curve(chosenScore.value - rejectedScore.value, constants)
       return {
         value,
-        chosen: derivative * chosenScore.derivative,
-        rejected: -derivative * rejectedScore.derivative,
+        chosen: times(chosenScore.derivative, derivative),
+        rejected: times(rejectedScore.derivative, -derivative),
       }
     })(batch, constants)
   }
@@ -370,23 +420,28 @@ function ofDifference(quantity: Quantity, curve: (d: number, constants: Constant
 /** A loss of each pair's two quantities. */
 function ofPair(
   quantity: Quantity,
-  surface: (chosen: number, rejected: number, constants: Constants) => Surface,
+  surface: (chosen: number, rejected: number, constants: Constants, pair: number) => Surface,
 ): Loss['formula'] {
   const withReference = quantity === 'logRatio' || quantity === 'meanLogRatio'
-  const perToken = quantity === 'meanLogRatio' || quantity === 'meanLogProb'
+  const perToken = quantity === 'meanLogRatio' || quantity === 'meanLogProb' || quantity === 'odds'
   return (batch, constants) =>
     Array.from(batch.chosen.keys(), (pair) => {
-      const chosenDivisor = perToken ? lengthDivisor(batch.chosenLengths, pair, constants.average) : 1
-      const rejectedDivisor = perToken ? lengthDivisor(batch.rejectedLengths, pair, constants.average) : 1
-      const chosen = batch.chosen[pair] - (withReference ? batch.referenceChosen[pair] : 0)
-      const rejected = batch.rejected[pair] - (withReference ? batch.referenceRejected[pair] : 0)
-      const loss = surface(chosen / chosenDivisor, rejected / rejectedDivisor, constants)
+      const quantityOf = (logProbs: Float64Array, reference: Float64Array, lengths: Float64Array | undefined) => {
+        // Even odds, of nothing that could change them.
+        const empty = quantity === 'odds' && lengths?.[pair] === 0 && logProbs[pair] === 0
+        if (empty) return { value: -Math.LN2, divisor: Number.POSITIVE_INFINITY }
+        const divisor = perToken ? lengthDivisor(lengths, pair, constants.average) : 1
+        return { value: (logProbs[pair] - (withReference ? reference[pair] : 0)) / divisor, divisor }
+      }
+      const chosen = quantityOf(batch.chosen, batch.referenceChosen, batch.chosenLengths)
+      const rejected = quantityOf(batch.rejected, batch.referenceRejected, batch.rejectedLengths)
+      const loss = surface(chosen.value, rejected.value, constants, pair)
       return {
         pair,
         rejectedPair: pair,
         value: loss.value,
-        chosen: loss.chosen / chosenDivisor,
-        rejected: loss.rejected / rejectedDivisor,
+        chosen: loss.chosen / chosen.divisor,
+        rejected: loss.rejected / rejected.divisor,
       }
     })
 }

@@ -2,29 +2,43 @@
  * Stage 3, preference loss: the weighted sum of losses over all pairs, its rewards, and its gradient with respect to
  * the sequences' log-probs. The formulas are in losses.ts.
  */
-import type { Job, LossStage } from '../backend.js'
+import type { GradientStage, Job, LossStage } from '../backend.js'
 import { LOSSES, lengthDivisor } from './losses.js'
 
 export function preferenceLoss(job: Job): void {
   const stage = job.loss as LossStage
   gather(job, stage)
-  const pairCount = stage.chosen.length
   const { losses, gradChosen, gradRejected, pairWeights } = stage
+  const pairDivisor = stage.pairDivisor ?? stage.chosen.length
+  const plainChosen = plainLogProbs(job, stage)
+  const gradPlain = new Float64Array(stage.chosen.length)
   losses.fill(0)
   gradChosen.fill(0)
   gradRejected.fill(0)
   for (const { lossType, weight, labelSmoothing } of stage.terms) {
-    for (const loss of LOSSES[lossType].formula(stage, { ...stage, labelSmoothing })) {
+    const isPlain = lossType === 'sft' && plainChosen !== undefined
+    const batch = isPlain ? { ...stage, chosen: plainChosen } : stage
+    const gradient = isPlain ? gradPlain : gradChosen
+    for (const loss of LOSSES[lossType].formula(batch, { ...stage, labelSmoothing })) {
       const factor = pairWeights === undefined ? weight : weight * pairWeights[loss.pair]
+      // Takes no part, whatever its loss is.
+      if (factor === 0) continue
       losses[loss.pair] += factor * loss.value
-      gradChosen[loss.pair] += (factor * loss.chosen) / pairCount
-      gradRejected[loss.rejectedPair] += (factor * loss.rejected) / pairCount
+      gradient[loss.pair] += (factor * loss.chosen) / pairDivisor
+      gradRejected[loss.rejectedPair] += (factor * loss.rejected) / pairDivisor
     }
   }
   rewards(stage)
-  summarise(stage)
+  summarise(stage, pairDivisor)
   const gradient = job.gradient ?? job.headGradient
-  if (gradient !== undefined) scatter(stage, gradient.coefficients)
+  if (gradient !== undefined) scatter(stage, gradPlain, gradient)
+}
+
+/** `[P]` what 'sft' has instead of the chosen log-probs, where its tokens have weights of their own. */
+function plainLogProbs({ policy }: Job, { pairs }: LossStage): Float64Array | undefined {
+  const sums = policy?.plainLogProbs
+  if (pairs === undefined || sums === undefined) return undefined
+  return Float64Array.from({ length: pairs.length / 2 }, (_, i) => sums[pairs[2 * i]])
 }
 
 /** Fills the pairs' inputs from the sequences, in a job that has computed those. */
@@ -60,7 +74,7 @@ function rewards(stage: LossStage): void {
   }
 }
 
-function summarise({ losses, chosenRewards, rejectedRewards, summary }: LossStage): void {
+function summarise({ losses, chosenRewards, rejectedRewards, summary }: LossStage, pairDivisor: number): void {
   const pairCount = losses.length
   let lossSum = 0
   let correct = 0
@@ -70,17 +84,23 @@ function summarise({ losses, chosenRewards, rejectedRewards, summary }: LossStag
     if (chosenRewards[i] > rejectedRewards[i]) correct++
     marginSum += chosenRewards[i] - rejectedRewards[i]
   }
-  summary[0] = lossSum / pairCount
+  summary[0] = lossSum / pairDivisor
   summary[1] = correct / pairCount
   summary[2] = marginSum / pairCount
 }
 
 /** A sequence in several pairs gets the sum of its gradients; one in no pair gets 0. */
-function scatter({ pairs, gradChosen, gradRejected }: LossStage, coefficients: Float64Array): void {
+function scatter(
+  { pairs, gradChosen, gradRejected }: LossStage,
+  gradPlain: Float64Array,
+  { coefficients, plainCoefficients }: Pick<GradientStage, 'coefficients' | 'plainCoefficients'>,
+): void {
   if (pairs === undefined) return
   coefficients.fill(0)
+  plainCoefficients?.fill(0)
   for (let i = 0; i < gradChosen.length; i++) {
     coefficients[pairs[2 * i]] += gradChosen[i]
     coefficients[pairs[2 * i + 1]] += gradRejected[i]
+    if (plainCoefficients !== undefined) plainCoefficients[pairs[2 * i]] += gradPlain[i]
   }
 }

@@ -2,7 +2,6 @@
  * A run's metrics, read from JSON Lines with an object of numbers a step.
  */
 import { createReadStream } from 'node:fs'
-import { basename } from 'node:path'
 import { invalidValue } from '../../errors.js'
 import { linesOf, parseLine } from '../../json-lines.js'
 
@@ -21,14 +20,14 @@ export interface Run {
 }
 
 /**
- * Reads a run. A line without `step` counts as the one after the line before it; where a step comes twice, as after
+ * Reads a run, which gets the name `name`. A line without `step` counts as the one after the line before it; where a step comes twice, as after
  * going back to a checkpoint, the later line counts. Lines that are not objects are left out with a note.
  */
-export async function readRun(path: string): Promise<Run> {
+export async function readRun(path: string, name: string): Promise<Run> {
   const notes: string[] = []
   const steps = new Map<number, Record<string, unknown>>()
   let step = -1
-  for await (const line of linesOf(createReadStream(path))) {
+  for await (const line of linesOf(createReadStream(path), path)) {
     let metrics: Record<string, unknown>
     try {
       metrics = parseLine(line)
@@ -44,7 +43,7 @@ export async function readRun(path: string): Promise<Run> {
   if (Object.keys(curves).length === 0) {
     throw invalidValue(path, ['has no metrics', ...notes].join('\n'))
   }
-  return { name: basename(path).replace(/\.jsonl?$/, ''), curves, notes }
+  return { name, curves, notes }
 }
 
 function curvesOf(steps: [number, Record<string, unknown>][]): Record<string, Curve> {

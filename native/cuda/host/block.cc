@@ -9,6 +9,13 @@
 #include <memory>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#else
+#define __sanitizer_start_switch_fiber(save, bottom, size) ((void)(save), (void)(bottom), (void)(size))
+#define __sanitizer_finish_switch_fiber(save, bottom, size) ((void)(save), (void)(bottom), (void)(size))
+#endif
+
 namespace fpl {
 namespace cuda {
 namespace host {
@@ -25,6 +32,7 @@ struct Fiber {
   jmp_buf resume;
   bool started = false;
   Wait wait = Wait::kNothing;
+  void* sanitizer = nullptr;  // what AddressSanitizer keeps of it while it waits
 };
 
 // What runs on this thread of the host.
@@ -33,6 +41,11 @@ struct Machine {
   jmp_buf scheduler;
   int thread = 0, threads = 0;
   int64_t block = 0;
+  bool inFiber = false, escaping = false;
+  // What AddressSanitizer has to be told of the scheduler.
+  void* sanitizer = nullptr;
+  const void* stack = nullptr;
+  size_t stackSize = 0;
   const std::function<void()>* body = nullptr;
   std::map<const void*, std::unique_ptr<char[]>> shared;
   std::vector<uint64_t> lanes;
@@ -52,23 +65,43 @@ thread_local Machine machine;
   abort();
 }
 
+// Both sides of a switch between the scheduler's stack and a fiber's.
+void arriveInFiber() {
+  __sanitizer_finish_switch_fiber(machine.fibers[machine.thread].sanitizer, &machine.stack, &machine.stackSize);
+  machine.inFiber = true;
+}
+void leaveFiber(void** keep) {
+  machine.inFiber = false;
+  __sanitizer_start_switch_fiber(keep, machine.stack, machine.stackSize);
+}
+
 void enter() {
+  arriveInFiber();
   (*machine.body)();
   machine.fibers[machine.thread].wait = Wait::kDone;
+  leaveFiber(nullptr);
   _longjmp(machine.scheduler, 1);
 }
 
 void pause(Wait wait) {
   Fiber& fiber = machine.fibers[machine.thread];
   fiber.wait = wait;
-  if (_setjmp(fiber.resume) == 0) _longjmp(machine.scheduler, 1);
+  if (_setjmp(fiber.resume) == 0) {
+    leaveFiber(&fiber.sanitizer);
+    _longjmp(machine.scheduler, 1);
+  }
+  arriveInFiber();
 }
 
 void resume(int thread) {
   Fiber& fiber = machine.fibers[thread];
   machine.thread = thread;
   fiber.wait = Wait::kNothing;
-  if (_setjmp(machine.scheduler) != 0) return;
+  if (_setjmp(machine.scheduler) != 0) {
+    __sanitizer_finish_switch_fiber(machine.sanitizer, nullptr, nullptr);
+    return;
+  }
+  __sanitizer_start_switch_fiber(&machine.sanitizer, fiber.stack.get(), kStack);
   if (fiber.started) _longjmp(fiber.resume, 1);
   fiber.started = true;
   getcontext(&fiber.start);
@@ -88,7 +121,10 @@ bool all(int first, int end, Wait wait) {
 
 void runBlock() {
   const int threads = machine.threads;
-  for (Fiber& fiber : machine.fibers) fiber.started = false;
+  for (Fiber& fiber : machine.fibers) {
+    fiber.started = false;
+    fiber.sanitizer = nullptr;
+  }
   for (auto& variable : machine.shared) variable.second.reset();
   machine.shared.clear();
 
@@ -120,6 +156,15 @@ void runGrid(int64_t blocks, int threads, const std::function<void()>& body) {
   machine.lanes.assign(threads, 0);
   machine.body = &body;
   for (machine.block = 0; machine.block < blocks; ++machine.block) runBlock();
+}
+
+void beginEscape() {
+  machine.escaping = machine.inFiber;
+  if (machine.escaping) leaveFiber(nullptr);
+}
+void endEscape() {
+  if (machine.escaping) __sanitizer_finish_switch_fiber(machine.sanitizer, nullptr, nullptr);
+  machine.escaping = false;
 }
 
 int currentThread() { return machine.thread; }

@@ -29,6 +29,10 @@ namespace host {
 // not all threads reach, an exchange between lanes that not all lanes take part in.
 void runGrid(int64_t blocks, int threads, const std::function<void()>& body);
 
+// Before and after a jump out of a kernel, whose threads are not run any further.
+void beginEscape();
+void endEscape();
+
 int currentThread();
 int64_t currentBlock();
 void waitForBlock();

@@ -5,6 +5,8 @@
 // FPL_HOST_FAULT=matmul makes every product fail.
 #include "../cublaslt.h"
 
+#include <dlfcn.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -62,6 +64,14 @@ struct Factor {
     return 0;
   }
 };
+
+// The runtime in the library that has opened this one.
+const cuda::host::Access* runtime() {
+  const char* path = getenv("FUSED_PREFERENCE_LOSS_CUDA_LIBRARY");
+  void* library = path ? dlopen(path, RTLD_NOW | RTLD_NOLOAD) : nullptr;
+  void* symbol = library ? dlsym(library, cuda::host::kAccessSymbol) : nullptr;
+  return symbol ? reinterpret_cast<cuda::host::GetAccess>(symbol)() : nullptr;
+}
 
 Factor factorOf(const void* data, const Layout& layout, int32_t transpose) {
   return {static_cast<const char*>(data), layout, transpose == kTransposed};
@@ -196,15 +206,17 @@ EXPORT Status cublasLtMatmul(Handle*, Operation* operation, const void* alpha, c
   const bool later = operation->pointerMode == kScalarsOnDevice;
   const auto *alphaAt = static_cast<const float*>(alpha), *betaAt = static_cast<const float*>(beta);
   const float alphaNow = later ? 0 : *alphaAt, betaNow = later ? 0 : *betaAt;
-  const Factor left = factorOf(a, *aLayout, operation->transposeA);
-  const Factor right = factorOf(b, *bLayout, operation->transposeB);
-  const int64_t ld = cLayout->ld;
-  const auto run = [=] {
-    multiply(left, right, later ? *alphaAt : alphaNow, later ? *betaAt : betaNow, static_cast<float*>(d), ld);
+  const Operation how = *operation;
+  const Layout left = *aLayout, right = *bLayout, out = *cLayout;
+  const cuda::host::Access* device = runtime();
+  if (!device) return Status::kExecutionFailed;
+  const auto work = [=](int number) {
+    const auto seen = [=](const auto* at) {
+      return reinterpret_cast<decltype(at)>(device->resolved(reinterpret_cast<uint64_t>(at), number));
+    };
+    multiply(factorOf(seen(static_cast<const char*>(a)), left, how.transposeA),
+             factorOf(seen(static_cast<const char*>(b)), right, how.transposeB), later ? *seen(alphaAt) : alphaNow,
+             later ? *seen(betaAt) : betaNow, const_cast<float*>(seen(static_cast<const float*>(d))), out.ld);
   };
-  if (stream && stream->captured)
-    stream->captured->operations.push_back(run);
-  else
-    run();
-  return Status::kSuccess;
+  return device->enqueue(stream, work) == cudaSuccess ? Status::kSuccess : Status::kExecutionFailed;
 }

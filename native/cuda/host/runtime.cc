@@ -4,8 +4,43 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <set>
+#include <utility>
+#include <vector>
+
+using namespace fpl::cuda::host;
+
+namespace {
+
+// The work of a stream that nobody has waited for yet.
+struct Queue {
+  int device;
+  std::deque<Work> waiting;
+  uint64_t enqueued = 0, done = 0;
+};
+
+}  // namespace
+
+struct HostGraph {
+  std::vector<Work> operations;
+  bool invalid = false;
+};
+struct HostStream {
+  std::shared_ptr<Queue> queue;
+  HostGraph* captured = nullptr;
+};
+struct HostEvent {
+  int device;
+  double time = 0;
+  // Where it was last recorded, but for graphs.
+  std::shared_ptr<Queue> queue;
+  uint64_t position = 0;
+  bool inGraph = false;
+};
 
 namespace {
 
@@ -19,26 +54,117 @@ int64_t numberIn(const char* name, int64_t otherwise) {
   return value ? atoll(value) : otherwise;
 }
 
-std::mutex mutex;
-std::map<void*, size_t> allocations;
-size_t allocated = 0;
+// Of everything below. Work may wait for that of another stream.
+std::recursive_mutex mutex;
 cudaError_t sticky = cudaSuccess;
-HostStream defaultStream;
-thread_local int currentDevice = 0;
+// Streams, events and graphs; as no pointers, so that LeakSanitizer sees those that nobody has destroyed.
+std::set<uintptr_t> live;
+std::set<Queue*> queues;
+std::map<int, HostStream> defaultStreams;
+std::set<std::pair<int, const void*>> loaded;  // kernels, on a device
 
+thread_local int currentDevice = 0;
+thread_local bool contextIsCurrent = false;
+thread_local cudaError_t lastError = cudaSuccess;
+thread_local std::vector<HostStream*> captures;  // begun by this thread
+
+uintptr_t keyOf(const void* handle) { return ~reinterpret_cast<uintptr_t>(handle); }
+bool isLive(const void* handle) { return live.count(keyOf(handle)) > 0; }
+
+using Lock = std::lock_guard<std::recursive_mutex>;
+
+cudaError_t noted(cudaError_t status) {
+  if (status == cudaSuccess) status = sticky;
+  if (status != cudaSuccess) lastError = status;
+  return status;
+}
+
+int deviceCount() { return int(numberIn("FPL_HOST_DEVICES", 1)); }
 size_t deviceBytes() { return size_t(numberIn("FPL_HOST_DEVICE_BYTES", int64_t(1) << 34)); }
 
-cudaError_t enqueue(cudaStream_t stream, HostOperation operation) {
-  HostStream& at = stream ? *stream : defaultStream;
-  if (at.captured)
-    at.captured->operations.push_back(std::move(operation));
-  else
-    operation();
-  return sticky;
+std::shared_ptr<Queue> makeQueue(int device) {
+  std::shared_ptr<Queue> made(new Queue{device, {}, 0, 0}, [](Queue* queue) {
+    queues.erase(queue);
+    delete queue;
+  });
+  queues.insert(made.get());
+  return made;
+}
+
+HostStream* streamAt(cudaStream_t stream) {
+  if (stream) return isLive(stream) ? stream : nullptr;
+  HostStream& at = defaultStreams[currentDevice];
+  if (!at.queue) at.queue = makeQueue(currentDevice);
+  return &at;
+}
+
+void finish(Queue& queue, uint64_t end) {
+  while (queue.done < end) {
+    const Work work = std::move(queue.waiting.front());
+    queue.waiting.pop_front();
+    if (sticky == cudaSuccess && !survives([&] { work(queue.device); })) sticky = cudaErrorIllegalAddress;
+    ++queue.done;
+  }
+}
+
+void finishAll() {
+  for (Queue* queue : std::vector<Queue*>(queues.begin(), queues.end())) finish(*queue, queue->enqueued);
+}
+
+void put(HostStream& stream, Work work) {
+  if (stream.captured) {
+    stream.captured->operations.push_back(std::move(work));
+  } else {
+    stream.queue->waiting.push_back(std::move(work));
+    ++stream.queue->enqueued;
+  }
+}
+
+cudaError_t enqueue(cudaStream_t stream, Work work) {
+  const Lock lock(mutex);
+  HostStream* at = streamAt(stream);
+  if (!at) return noted(cudaErrorInvalidResourceHandle);
+  if (sticky == cudaSuccess) put(*at, std::move(work));
+  return noted(cudaSuccess);
+}
+
+// What a thread that captures may not do, and what comes of it.
+cudaError_t refuseCapturing() {
+  for (HostStream* stream : captures) stream->captured->invalid = true;
+  return captures.empty() ? cudaSuccess : cudaErrorStreamCaptureUnsupported;
 }
 
 double now() {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+template <typename Handle>
+cudaError_t made(Handle** out, Handle* handle) {
+  live.insert(keyOf(handle));
+  *out = handle;
+  return noted(cudaSuccess);
+}
+
+template <typename Handle>
+cudaError_t destroyed(Handle* handle) {
+  if (live.erase(keyOf(handle)) == 0) return noted(cudaErrorInvalidResourceHandle);
+  delete handle;
+  return noted(cudaSuccess);
+}
+
+template <typename T>
+T* followed(const T* address, int device) {
+  return reinterpret_cast<T*>(resolved(reinterpret_cast<uint64_t>(address), device));
+}
+
+void copyNow(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, int toDevice, int fromDevice) {
+  if (kind != cudaMemcpyDeviceToHost) to = followed(static_cast<char*>(to), toDevice);
+  if (kind != cudaMemcpyHostToDevice) from = followed(static_cast<const char*>(from), fromDevice);
+  if (kind == cudaMemcpyDeviceToHost && numberIn("FPL_HOST_INITCHECK", 0) && isFresh(from, bytes)) {
+    fprintf(stderr, "bytes are copied to the host that nobody has written\n");
+    abort();
+  }
+  memmove(to, from, bytes);
 }
 
 }  // namespace
@@ -57,8 +183,16 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice:
       return "cudaErrorInvalidDevice";
+    case cudaErrorInvalidResourceHandle:
+      return "cudaErrorInvalidResourceHandle";
+    case cudaErrorNotReady:
+      return "cudaErrorNotReady";
     case cudaErrorIllegalAddress:
       return "cudaErrorIllegalAddress";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated:
+      return "cudaErrorStreamCaptureInvalidated";
   }
   return "unknown";
 }
@@ -76,155 +210,325 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle:
+      return "invalid resource handle";
+    case cudaErrorNotReady:
+      return "device not ready";
     case cudaErrorIllegalAddress:
       return "an illegal memory access was encountered";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated:
+      return "operation failed due to a previous error during capture";
   }
   return "unknown";
 }
-cudaError_t cudaGetLastError() { return sticky; }
+cudaError_t cudaGetLastError() {
+  const Lock lock(mutex);
+  const cudaError_t last = std::exchange(lastError, cudaSuccess);
+  return sticky ? sticky : last;
+}
 
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = int(numberIn("FPL_HOST_DRIVER", CUDART_VERSION));
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceCount(int* count) {
+  const Lock lock(mutex);
   int driver;
   cudaDriverGetVersion(&driver);
-  if (driver < CUDART_VERSION) return cudaErrorInsufficientDriver;
-  *count = int(numberIn("FPL_HOST_DEVICES", 1));
-  return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
+  if (driver < CUDART_VERSION) return noted(cudaErrorInsufficientDriver);
+  *count = deviceCount();
+  return noted(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  const Lock lock(mutex);
+  if (device < 0 || device >= deviceCount()) return noted(cudaErrorInvalidDevice);
+  // The entry of that number, or the last one.
+  const char* list = variable("FPL_HOST_CAPABILITY");
+  const char* entry = list ? list : "9.0";
+  for (int i = 0; i < device && strchr(entry, ','); ++i) entry = strchr(entry, ',') + 1;
+  int major = 0, minor = 0;
+  sscanf(entry, "%d.%d", &major, &minor);
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? major : minor;
+  return noted(cudaSuccess);
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
   snprintf(properties->name, sizeof properties->name, "host");
-  properties->major = 9;
   properties->multiProcessorCount = 2;
   properties->l2CacheSize = 1 << 20;
   properties->totalGlobalMem = deviceBytes();
-  return cudaSuccess;
+  const cudaError_t status = cudaDeviceGetAttribute(&properties->major, cudaDevAttrComputeCapabilityMajor, device);
+  return status ? status : cudaDeviceGetAttribute(&properties->minor, cudaDevAttrComputeCapabilityMinor, device);
 }
 cudaError_t cudaGetDevice(int* device) {
+  const Lock lock(mutex);
   *device = currentDevice;
-  return cudaSuccess;
+  return noted(cudaSuccess);
 }
 cudaError_t cudaSetDevice(int device) {
-  if (device < 0 || device >= numberIn("FPL_HOST_DEVICES", 1)) return cudaErrorInvalidDevice;
+  const Lock lock(mutex);
+  if (device < 0 || device >= deviceCount()) return noted(cudaErrorInvalidDevice);
   currentDevice = device;
-  return sticky;
+  contextIsCurrent = true;
+  return noted(cudaSuccess);
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* memory) {
+  const Lock lock(mutex);
+  const Place place = placeOf(memory);
+  // The end of an allocation is none of it.
+  const Place::Kind kind = place.left > 0 ? place.kind : Place::kNowhere;
+  attributes->type = kind == Place::kDevice   ? cudaMemoryTypeDevice
+                     : kind == Place::kPinned ? cudaMemoryTypeHost
+                                              : cudaMemoryTypeUnregistered;
+  attributes->device = place.device;
+  void* const address = const_cast<void*>(memory);
+  attributes->devicePointer = kind == Place::kDevice || kind == Place::kPinned ? address : nullptr;
+  attributes->hostPointer = kind == Place::kDevice ? nullptr : address;
+  return noted(cudaSuccess);
+}
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void* kernel) {
+  const Lock lock(mutex);
+  loaded.insert({currentDevice, kernel});
+  return noted(cudaSuccess);
+}
+
+namespace {
+// The context of a device is its number plus one.
+int currentContext(void** context) {
+  *context = contextIsCurrent ? reinterpret_cast<void*>(uintptr_t(currentDevice) + 1) : nullptr;
+  return 0;
+}
+int makeCurrent(void* context) {
+  contextIsCurrent = context != nullptr;
+  if (context) currentDevice = int(reinterpret_cast<uintptr_t>(context)) - 1;
+  return 0;
+}
+}  // namespace
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  const bool get = strcmp(symbol, "cuCtxGetCurrent") == 0, set = strcmp(symbol, "cuCtxSetCurrent") == 0;
+  *function = get ? reinterpret_cast<void*>(currentContext) : set ? reinterpret_cast<void*>(makeCurrent) : nullptr;
+  *result = *function ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+  return cudaSuccess;
 }
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
-  if (sticky) return sticky;
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (allocated + bytes > deviceBytes()) return cudaErrorMemoryAllocation;
-  // As aligned as on a device; garbage, as on a device.
-  *memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
-  if (!*memory) return cudaErrorMemoryAllocation;
-  memset(*memory, 0xff, bytes);
-  allocations[*memory] = bytes;
-  allocated += bytes;
-  return cudaSuccess;
+  const Lock lock(mutex);
+  if (const cudaError_t status = refuseCapturing()) return noted(status);
+  if (sticky) return noted(sticky);
+  if (allocatedBytes() + bytes > deviceBytes()) return noted(cudaErrorMemoryAllocation);
+  *memory = allocate(currentDevice, bytes);
+  return noted(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 cudaError_t cudaFree(void* memory) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = allocations.find(memory);
-  if (found == allocations.end()) return memory ? cudaErrorInvalidValue : sticky;
-  allocated -= found->second;
-  allocations.erase(found);
-  free(memory);
-  return sticky;
+  const Lock lock(mutex);
+  if (!memory) return noted(cudaSuccess);
+  if (const cudaError_t status = refuseCapturing()) return noted(status);
+  finishAll();
+  return noted(release(memory) > 0 ? cudaSuccess : cudaErrorInvalidValue);
 }
 cudaError_t cudaMallocHost(void** memory, size_t bytes) {
-  *memory = malloc(bytes);
-  return *memory ? sticky : cudaErrorMemoryAllocation;
+  const Lock lock(mutex);
+  if (const cudaError_t status = refuseCapturing()) return noted(status);
+  *memory = allocatePinned(bytes);
+  return noted(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 cudaError_t cudaFreeHost(void* memory) {
-  free(memory);
-  return sticky;
+  const Lock lock(mutex);
+  if (const cudaError_t status = refuseCapturing()) return noted(status);
+  finishAll();
+  return noted(releasePinned(memory) ? cudaSuccess : cudaErrorInvalidValue);
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  const std::lock_guard<std::mutex> lock(mutex);
+  const Lock lock(mutex);
   *total = deviceBytes();
-  *free = *total - allocated;
-  return sticky;
+  *free = *total - allocatedBytes();
+  return noted(cudaSuccess);
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
-  return enqueue(stream, [=] { memmove(to, from, bytes); });
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  const Lock lock(mutex);
+  if (sticky) return noted(sticky);
+  HostStream* at = streamAt(stream);
+  if (!at) return noted(cudaErrorInvalidResourceHandle);
+  if (bytes == 0) return noted(cudaSuccess);
+  const Place source = placeOf(from), target = placeOf(to);
+  const auto fits = [&](const Place& place, bool onDevice) {
+    if (place.kind == Place::kHost) return !onDevice;
+    return place.kind == (onDevice ? Place::kDevice : Place::kPinned) && place.left >= bytes;
+  };
+  if (!fits(source, kind != cudaMemcpyHostToDevice) || !fits(target, kind != cudaMemcpyDeviceToHost)) {
+    return noted(cudaErrorInvalidValue);
+  }
+  const int toDevice = target.device, fromDevice = source.device;
+  if (source.kind != Place::kHost && target.kind != Place::kHost) {
+    put(*at, [=](int) { copyNow(to, from, bytes, kind, toDevice, fromDevice); });
+    return noted(cudaSuccess);
+  }
+  // Memory that is not pinned: the host's is done with when the call returns.
+  if (at->captured) {
+    at->captured->invalid = true;
+    return noted(cudaErrorStreamCaptureUnsupported);
+  }
+  if (source.kind == Place::kHost) {
+    const char* first = static_cast<const char*>(from);
+    put(*at, [=, staged = std::make_shared<std::vector<char>>(first, first + bytes)](int) {
+      copyNow(to, staged->data(), bytes, kind, toDevice, fromDevice);
+    });
+  } else {
+    put(*at, [=](int) { copyNow(to, from, bytes, kind, toDevice, fromDevice); });
+    finish(*at->queue, at->queue->enqueued);
+  }
+  return noted(cudaSuccess);
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
-  return enqueue(stream, [=] { memset(memory, value, bytes); });
+  const Place place = placeOf(memory);
+  if (place.kind != Place::kDevice || place.left < bytes) return noted(cudaErrorInvalidValue);
+  return enqueue(stream, [=](int) { memset(followed(static_cast<char*>(memory), place.device), value, bytes); });
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = new HostStream;
-  return sticky;
+  const Lock lock(mutex);
+  return made(stream, new HostStream{makeQueue(currentDevice), nullptr});
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete stream;
-  return sticky;
+  const Lock lock(mutex);
+  if (isLive(stream)) finish(*stream->queue, stream->queue->enqueued);
+  return destroyed(stream);
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return sticky; }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return sticky; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const Lock lock(mutex);
+  HostStream* at = streamAt(stream);
+  if (!at) return noted(cudaErrorInvalidResourceHandle);
+  if (at->captured) {
+    at->captured->invalid = true;
+    return noted(cudaErrorStreamCaptureUnsupported);
+  }
+  finish(*at->queue, at->queue->enqueued);
+  return noted(cudaSuccess);
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  const Lock lock(mutex);
+  if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
+  return enqueue(stream, [queue = event->queue, position = event->position](int) {
+    if (queue) finish(*queue, position);
+  });
+}
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-  if (!stream || stream->captured) return cudaErrorInvalidValue;
+  const Lock lock(mutex);
+  if (!stream) return noted(cudaErrorStreamCaptureUnsupported);
+  if (!isLive(stream)) return noted(cudaErrorInvalidResourceHandle);
+  if (stream->captured) return noted(cudaErrorInvalidValue);
   stream->captured = new HostGraph;
-  return sticky;
+  captures.push_back(stream);
+  return noted(cudaSuccess);
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  if (!stream || !stream->captured) return cudaErrorInvalidValue;
-  *graph = stream->captured;
-  stream->captured = nullptr;
-  return sticky;
+  const Lock lock(mutex);
+  if (!isLive(stream) || !stream->captured) return noted(cudaErrorInvalidValue);
+  HostGraph* captured = std::exchange(stream->captured, nullptr);
+  for (size_t i = captures.size(); i > 0; --i) {
+    if (captures[i - 1] == stream) captures.erase(captures.begin() + std::ptrdiff_t(i) - 1);
+  }
+  if (!captured->invalid) return made(graph, captured);
+  delete captured;
+  *graph = nullptr;
+  return noted(cudaErrorStreamCaptureInvalidated);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
-  *executable = new HostGraph(*graph);
-  return sticky;
+  const Lock lock(mutex);
+  if (!isLive(graph)) return noted(cudaErrorInvalidResourceHandle);
+  return made(executable, new HostGraph(*graph));
 }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
-  for (const HostOperation& operation : executable->operations) operation();
-  return sticky;
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  const Lock lock(mutex);
+  if (!isLive(executable)) return noted(cudaErrorInvalidResourceHandle);
+  // A graph that is destroyed while it runs runs to its end.
+  return enqueue(stream, [operations = executable->operations](int device) {
+    for (const Work& operation : operations) operation(device);
+  });
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-  delete executable;
-  return sticky;
+  const Lock lock(mutex);
+  return destroyed(executable);
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete graph;
-  return sticky;
+  const Lock lock(mutex);
+  return destroyed(graph);
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = new HostEvent;
-  return sticky;
+  const Lock lock(mutex);
+  return made(event, new HostEvent{currentDevice, 0, nullptr, 0, false});
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete event;
-  return sticky;
+  const Lock lock(mutex);
+  // A record that waits in a stream still writes to it.
+  finishAll();
+  return destroyed(event);
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  return enqueue(stream, [=] { event->time = now(); });
+  const Lock lock(mutex);
+  HostStream* at = streamAt(stream);
+  if (!at || !isLive(event) || event->device != at->queue->device) return noted(cudaErrorInvalidResourceHandle);
+  put(*at, [event](int) { event->time = now(); });
+  event->inGraph = at->captured != nullptr;
+  event->queue = event->inGraph ? nullptr : at->queue;
+  event->position = at->queue->enqueued;
+  return noted(cudaSuccess);
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return sticky; }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const Lock lock(mutex);
+  if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
+  if (event->queue) finish(*event->queue, event->position);
+  if (event->inGraph) finishAll();
+  return noted(cudaSuccess);
+}
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
+  const Lock lock(mutex);
+  for (const cudaEvent_t event : {start, end}) {
+    if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
+    if (event->time == 0) return noted(cudaErrorInvalidResourceHandle);  // never recorded
+    if (event->queue && event->queue->done < event->position) return noted(cudaErrorNotReady);
+  }
   *milliseconds = float(end->time - start->time);
-  return sticky;
+  return noted(cudaSuccess);
 }
 
 namespace fpl {
 namespace cuda {
 namespace host {
 
-void launch(const char* stage, cudaStream_t stream, int64_t blocks, int threads, std::function<void()> kernel) {
-  if (sticky) return;
-  const char* fault = variable("FPL_HOST_FAULT");
-  if (fault && strcmp(fault, stage) == 0) {
-    sticky = cudaErrorIllegalAddress;
+void launch(const char* stage, const void* kernel, cudaStream_t stream, int64_t blocks, int threads, Threads body) {
+  const Lock lock(mutex);
+  HostStream* at = streamAt(stream);
+  if (!at || at->queue->device != currentDevice) {
+    noted(cudaErrorInvalidResourceHandle);
     return;
   }
-  enqueue(stream, [=] { runGrid(blocks, threads, kernel); });
+  if (loaded.insert({currentDevice, kernel}).second && at->captured) {
+    // Loading it may wait for the device.
+    at->captured->invalid = true;
+    noted(cudaErrorStreamCaptureUnsupported);
+    return;
+  }
+  if (blocks < 1) {
+    noted(cudaErrorInvalidValue);
+    return;
+  }
+  const char* fault = variable("FPL_HOST_FAULT");
+  if (fault && strcmp(fault, stage) == 0) sticky = cudaErrorIllegalAddress;
+  enqueue(stream, [=](int device) { runGrid(blocks, threads, body(device)); });
+}
+
+namespace {
+constexpr Access kAccess = {enqueue, resolved, currentContext, makeCurrent};
 }
 
 }  // namespace host
 }  // namespace cuda
 }  // namespace fpl
+
+extern "C" __attribute__((visibility("default"))) const Access* fusedPreferenceLossHostAccess() { return &kAccess; }

@@ -1,18 +1,24 @@
-// The part of the CUDA runtime that the backend uses, on the host, for tests: device memory is the host's, streams do
-// their work at once or, while they are captured, when the graph is launched.
+// The part of the CUDA runtime that the backend uses, on the host, for tests. It is as strict as it can be: work waits
+// in its stream until somebody waits for it, device memory is out of the host's reach (memory.h), what is not on the
+// device a kernel runs on makes it fail, and an error stays the thread's last one until it is asked for.
 //
-// The environment can make it fail: FPL_HOST_DEVICES (default 1), FPL_HOST_DEVICE_BYTES (most that can be allocated),
-// FPL_HOST_DRIVER (version of the driver, default that of the build), FPL_HOST_FAULT (a stage whose kernel hits an
-// illegal address).
+// The environment can make it fail, or look closer:
+//   FPL_HOST_DEVICES       how many there are, default 1
+//   FPL_HOST_CAPABILITY    their compute capabilities, default 9.0 for all: '7.0,9.0'
+//   FPL_HOST_DEVICE_BYTES  the most that can be allocated
+//   FPL_HOST_DRIVER        version of the driver, default that of the build
+//   FPL_HOST_FAULT         a stage whose kernel hits an illegal address
+//   FPL_HOST_INITCHECK     1: the process ends where bytes are copied to the host that nobody has written
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <string>
-#include <vector>
+#include <tuple>
 
 #include "block.h"
+#include "memory.h"
 
 #define CUDART_VERSION 13000
 
@@ -23,22 +29,19 @@ enum cudaError_t {
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorInvalidResourceHandle = 400,
+  cudaErrorNotReady = 600,
   cudaErrorIllegalAddress = 700,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
 };
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();
 
-using HostOperation = std::function<void()>;
-struct HostGraph {
-  std::vector<HostOperation> operations;
-};
-struct HostStream {
-  HostGraph* captured = nullptr;
-};
-struct HostEvent {
-  double time = 0;
-};
+struct HostStream;
+struct HostEvent;
+struct HostGraph;
 using cudaStream_t = HostStream*;
 using cudaEvent_t = HostEvent*;
 using cudaGraph_t = HostGraph*;
@@ -54,12 +57,32 @@ struct cudaDeviceProp {
   int major, minor, multiProcessorCount, l2CacheSize;
   size_t totalGlobalMem;
 };
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
+enum cudaMemoryType {
+  cudaMemoryTypeUnregistered = 0,
+  cudaMemoryTypeHost = 1,
+  cudaMemoryTypeDevice = 2,
+  cudaMemoryTypeManaged = 3,
+};
+struct cudaPointerAttributes {
+  cudaMemoryType type;
+  int device;
+  void *devicePointer, *hostPointer;
+};
+struct cudaFuncAttributes {};
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0, cudaDriverEntryPointSymbolNotFound = 1 };
+constexpr unsigned long long cudaEnableDefault = 0;
 
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* memory);
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel);
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
+                                             unsigned long long flags, cudaDriverEntryPointQueryResult* result);
 cudaError_t cudaMalloc(void** memory, size_t bytes);
 cudaError_t cudaFree(void* memory);
 cudaError_t cudaMallocHost(void** memory, size_t bytes);
@@ -87,13 +110,30 @@ namespace fpl {
 namespace cuda {
 namespace host {
 
-// Runs the kernel, or notes it down where the stream is being captured.
-void launch(const char* stage, cudaStream_t stream, int64_t blocks, int threads, std::function<void()> kernel);
+// Work of a device, which is told which one it is.
+using Work = std::function<void(int device)>;
+// What each thread of a kernel's grid does, once its arguments are those that the device sees.
+using Threads = std::function<std::function<void()>(int device)>;
 
-template <typename Kernel, typename... Arguments>
-void call(Kernel kernel, const Arguments&... arguments) {
-  kernel(arguments...);
+template <typename... Parameters, typename... Arguments>
+std::function<void()> bound(int device, void (*kernel)(Parameters...), const Arguments&... arguments) {
+  return [kernel, seen = std::make_tuple(resolvedArgument<std::decay_t<Parameters>>(arguments, device)...)] {
+    std::apply(kernel, seen);
+  };
 }
+
+// Puts a kernel into its stream; what is wrong with that becomes the last error.
+void launch(const char* stage, const void* identity, cudaStream_t stream, int64_t blocks, int threads, Threads kernel);
+
+// What others need of the library: the one that stands in for cuBLASLt, and tests.
+struct Access {
+  cudaError_t (*enqueue)(cudaStream_t stream, Work work);
+  uint64_t (*resolved)(uint64_t word, int device);
+  int (*currentContext)(void** context);
+  int (*makeCurrent)(void* context);
+};
+constexpr const char* kAccessSymbol = "fusedPreferenceLossHostAccess";
+using GetAccess = const Access* (*)();
 
 }  // namespace host
 }  // namespace cuda

@@ -1,0 +1,94 @@
+/**
+ * The compact form of a run, which the tree keeps: one entry a line, figures of four digits, no samples.
+ *
+ * @typedef {object} CompactEntry
+ * @property {string} peer
+ * @property {string} title
+ * @property {number[]} [shape] of the batch, where it is not the case's
+ * @property {number} median seconds; p20 and p80 too
+ * @property {number} p20
+ * @property {number} p80
+ * @property {number} [share] of the roofline
+ * @property {number} [ratio] time ÷ ours
+ * @property {number} [peakBytes] beyond the inputs
+ * @property {number} error the largest difference from ours, as a part of ours' largest value
+ *
+ * @typedef {object} CompactCase
+ * @property {string} name
+ * @property {string} group
+ * @property {string} title
+ * @property {string} dtype
+ * @property {number[]} shape
+ * @property {Record<string, number>} [bandwidth] bytes a second, or multiply-adds, with all threads
+ * @property {number} [floor] seconds that the roofline needs
+ * @property {CompactEntry[]} entries
+ *
+ * @typedef {object} CompactRun
+ * @property {2} format
+ * @property {string} name of the machine
+ * @property {string} [note] how the run differs from others
+ * @property {string} date
+ * @property {string} command
+ * @property {any} machine
+ * @property {Record<string, string>} versions
+ * @property {CompactCase[]} cases
+ */
+
+/** Four digits: a run repeats none better. */
+const short = (/** @type {number | undefined} */ value) =>
+  value === undefined ? undefined : Number(value.toPrecision(4))
+
+/**
+ * A PyTorch before 2 is left out: with the default allocator of its time most of a call is page faults.
+ * @param {string} peer @param {Record<string, string>} versions
+ */
+const isOutdated = (peer, versions) => peer.startsWith('torch') && /^[01]\./.test(versions.torch ?? '')
+
+/**
+ * @param {any} run what `npm run bench` wrote, or a compact run
+ * @param {string} [name] of the machine; its CPU's by default
+ * @param {string} [note]
+ * @returns {CompactRun}
+ */
+export function compact(run, name, note) {
+  if (run.format === 2) return run
+  const { date, command, machine, versions } = run
+  const cases = run.cases.map((/** @type {import('./measure.mjs').CaseResult} */ result) => {
+    const kept = result.entries.filter(({ peer }) => !isOutdated(peer, versions))
+    return {
+      name: result.name,
+      group: result.group,
+      title: result.title,
+      dtype: result.dtype,
+      shape: [...result.shape],
+      bandwidth: result.rooflines[0] && shortened(result.rooflines[0].bandwidth),
+      floor: short(kept[0]?.floor),
+      entries: kept.map((entry) => ({
+        peer: entry.peer,
+        title: entry.title.trim(),
+        shape: entry.logits < kept[0].logits ? [...entry.shape] : undefined,
+        median: short(entry.median),
+        p20: short(entry.p20),
+        p80: short(entry.p80),
+        share: short(entry.share),
+        ratio: short(entry.ratio),
+        peakBytes: entry.peakBytes,
+        error: short(entry.agreement.error),
+      })),
+    }
+  })
+  return { format: 2, name: name ?? machine.cpu, note, date, command, machine, versions, cases }
+}
+
+function shortened(/** @type {Record<string, number>} */ values) {
+  return Object.fromEntries(Object.entries(values).map(([key, value]) => [key, short(value)]))
+}
+
+/** As JSON with an entry a line. */
+export function compactText(/** @type {CompactRun} */ { cases, ...head }) {
+  const caseLines = cases.map(({ entries, ...about }) => {
+    const lines = entries.map((entry) => `  ${JSON.stringify(entry)}`).join(',\n')
+    return `${JSON.stringify(about).slice(0, -1)},"entries":[\n${lines}\n]}`
+  })
+  return `${JSON.stringify(head).slice(0, -1)},"cases":[\n${caseLines.join(',\n')}\n]}\n`
+}

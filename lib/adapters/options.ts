@@ -1,0 +1,33 @@
+/**
+ * Options of adapters: those of the function behind, but for what an adapter decides itself.
+ */
+import { invalidType, invalidValue } from '../errors.js'
+import { optionsObject } from '../options.js'
+
+/**
+ * A function that checks options and returns a copy of them.
+ *
+ * @param names of the options that the adapter takes.
+ * @param owned the options of the function behind that the adapter decides, each with the reason: what follows the name
+ *   in the error. Passed on, they could make a gradient wrong without a word.
+ */
+export function optionsReader(
+  names: readonly string[],
+  owned: Readonly<Record<string, string>> = {},
+): <T extends object>(value: T | undefined) => T {
+  const known = new Set([...names, ...Object.keys(owned)])
+  return <T extends object>(value: T | undefined): T => {
+    const options = optionsObject(value, 'options', known) as Record<string, unknown>
+    for (const name of Object.keys(owned)) {
+      if (options[name] !== undefined) throw invalidValue(`options.${name}`, owned[name])
+      delete options[name]
+    }
+    return options as T
+  }
+}
+
+/** A function that is called with what becomes known, or undefined. */
+export function callback<F>(value: F | undefined, name: string): F | undefined {
+  if (value !== undefined && typeof value !== 'function') throw invalidType(name, 'a function', value)
+  return value
+}

@@ -1,0 +1,70 @@
+/**
+ * How commands read their command lines. One that makes no sense is answered with a `WrongUse`.
+ */
+import { parseArgs } from 'node:util'
+import { distance } from 'fastest-levenshtein'
+import type { Option } from './command.js'
+
+/** A command line that makes no sense: exit code 2. */
+export class WrongUse extends Error {}
+
+/** Every command has it; `asksForHelp` looks for it before the command runs. */
+export const HELP = { help: { type: 'boolean', short: 'h', help: 'print this text' } } satisfies Record<string, Option>
+
+/** Whether a command with these options is asked to explain itself. */
+export function asksForHelp(args: string[], options: Record<string, Option>): boolean {
+  const { values } = parseArgs({ args, options: { ...options, ...HELP }, strict: false, allowPositionals: true })
+  return values.help !== undefined
+}
+
+/** The values of the options, and the operands where a command takes any. */
+export function readArguments<const O extends Record<string, Option>>(
+  args: string[],
+  options: O,
+  allowPositionals = false,
+) {
+  const { tokens } = parseArgs({ args, options, strict: false, allowPositionals: true, tokens: true })
+  for (const token of tokens) {
+    if (token.kind !== 'option' || Object.hasOwn(options, token.name)) continue
+    const known = Object.keys({ ...options, ...HELP })
+    throw unknownName(
+      token.rawName,
+      'option',
+      known.map((name) => `--${name}`),
+    )
+  }
+  try {
+    return parseArgs({ args, options, allowPositionals })
+  } catch (error) {
+    throw new WrongUse((error as Error).message)
+  }
+}
+
+/** The value of the option `name`: an integer from `low` to `high`, written in digits. */
+export function readInteger(name: string, text: string, low: number, high: number): number {
+  const value = /^\d+$/.test(text) ? Number(text) : Number.NaN
+  if (!(value >= low && value <= high)) {
+    throw new WrongUse(`--${name} must be an integer from ${low} to ${high}; got '${text}'`)
+  }
+  return value
+}
+
+/** The error for a name that is not among `names`: it shows the one that looks like it, or else all of them. */
+export function unknownName(name: string, what: 'command' | 'option', names: readonly string[]): WrongUse {
+  const similar = nearest(name, names)
+  const hint = similar
+    ? `did you mean '${similar}'?`
+    : `the ${what}s are ${names.slice(0, -1).join(', ')} and ${names.at(-1)}`
+  return new WrongUse(`'${name}' is not ${what === 'option' ? 'an' : 'a'} ${what}; ${hint}`)
+}
+
+/** The first name of which one begins the other, or else the nearest within a third of the length; dashes do not count. */
+function nearest(text: string, names: readonly string[]): string | undefined {
+  const bare = (name: string) => name.replace(/^-+/, '')
+  const word = bare(text)
+  if (word === '') return undefined
+  const prefix = names.find((name) => bare(name).startsWith(word) || word.startsWith(bare(name)))
+  if (prefix !== undefined) return prefix
+  const [closest] = names.map((name) => ({ name, edits: distance(word, bare(name)) })).sort((a, b) => a.edits - b.edits)
+  return closest.edits <= word.length / 3 ? closest.name : undefined
+}

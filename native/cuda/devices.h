@@ -1,0 +1,34 @@
+// Which devices this build serves, which one the calling thread is on, and the kernels that are loaded on each.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace fpl {
+namespace cuda {
+
+// Compute capability times ten: 75 for 7.5.
+int capabilityOf(int device);
+// Whether there is code for that device, and why not.
+bool isServed(int device, std::string& reason);
+// Throws where there is none.
+void requireServed(int device);
+
+// Loads all kernels there, unless that has been done.
+void loadKernels(int device);
+
+// Makes that device the calling thread's as long as it lives; none where it is negative. What was current before, which
+// may be the caller's own context, is current again afterwards.
+class CurrentDevice {
+ public:
+  CurrentDevice(int device, const char* doing);
+  ~CurrentDevice();
+  CurrentDevice(const CurrentDevice&) = delete;
+
+ private:
+  bool restores_ = false;
+  void* before_ = nullptr;
+};
+
+}  // namespace cuda
+}  // namespace fpl

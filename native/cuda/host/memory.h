@@ -1,0 +1,64 @@
+// The memory of the devices that the host plays. A device address is one of the host with a bit set that no address
+// has: code of the host that follows it stops, and only kernels and copies know what it stands for. Fresh memory is
+// garbage, freed memory is out of bounds and is not given out again soon, and so is what lies before and behind each
+// allocation.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <type_traits>
+
+namespace fpl {
+namespace cuda {
+namespace host {
+
+// Every 16-bit word of fresh memory: NaN in all number formats, and a label and an index out of range.
+constexpr uint16_t kFresh = 0xfff5;
+
+// Memory of one device; null where the system has none.
+void* allocate(int device, size_t bytes);
+// Its size; 0 for what is not the beginning of an allocation.
+size_t release(void* memory);
+// What all devices have given out.
+size_t allocatedBytes();
+
+// Memory of the host that devices copy from and to by themselves.
+void* allocatePinned(size_t bytes);
+bool releasePinned(void* memory);
+
+struct Place {
+  enum Kind { kHost, kPinned, kDevice, kNowhere } kind;  // kNowhere: a device address that is not allocated
+  int device;
+  size_t left;  // bytes from there to the allocation's end
+};
+Place placeOf(const void* memory);
+
+// What a kernel or a copy on that device finds in the place of a word of its arguments: an address of the device's own
+// memory becomes one that can be followed; another device's, a freed one's and the host's become, or stay, addresses
+// that cannot; everything else is no address and stays as it is.
+uint64_t resolved(uint64_t word, int device);
+
+template <typename T>
+T resolvedArgument(T argument, int device) {
+  static_assert(std::is_trivially_copyable<T>::value, "kernels' arguments are copied byte by byte");
+  for (size_t at = 0; at + sizeof(uint64_t) <= sizeof(T); at += sizeof(uint64_t)) {
+    char* place = reinterpret_cast<char*>(&argument) + at;
+    uint64_t word;
+    memcpy(&word, place, sizeof word);
+    word = resolved(word, device);
+    memcpy(place, &word, sizeof word);
+  }
+  return argument;
+}
+
+// Whether these bytes, which can be followed, hold any that nothing has been written to since they were allocated.
+bool isFresh(const void* memory, size_t bytes);
+
+// Runs `body`, a kernel or a copy; false when it followed an address that leads nowhere.
+bool survives(const std::function<void()>& body);
+
+}  // namespace host
+}  // namespace cuda
+}  // namespace fpl

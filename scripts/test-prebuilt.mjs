@@ -1,0 +1,26 @@
+/**
+ * The tests that look for crashes and for wrong numbers, on the binary that the package ships for this machine instead of
+ * the one compiled here: another compiler, another C++ library, other flags.
+ *
+ *   npm run test:prebuilt [-- --quick]   --quick: the short form of the stress tests
+ *
+ * Makes the binary first; that takes seconds when its sources have not changed. Needs Linux x64, as the cross compiler does.
+ */
+import { execFileSync } from 'node:child_process'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const node = (...args) => execFileSync(process.execPath, args, { cwd: root, stdio: 'inherit' })
+
+node('scripts/prebuild.mjs', 'linux-x64-glibc')
+
+// Inherited by all that follows: neither a binary compiled here nor one from elsewhere is looked for.
+process.env.PREBUILDS_ONLY = '1'
+delete process.env.FUSED_PREFERENCE_LOSS_PREBUILD
+const { getBackends } = await import('../dist/index.mjs')
+const { path, reason } = getBackends().cpu
+if (!path?.startsWith(join(root, 'prebuilds'))) throw new Error(reason ?? `${path} is not a prebuilt binary`)
+
+node('test/stress/run.mjs', ...process.argv.slice(2))
+node('node_modules/vitest/vitest.mjs', 'run', 'test/edges.test.ts', 'test/golden.test.ts', 'test/promises.test.ts')

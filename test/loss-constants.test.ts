@@ -1,0 +1,55 @@
+/**
+ * The constants of the losses: the table of which losses take which is what the formulas do, and one that would do
+ * nothing is refused.
+ */
+import { describe, expect, test } from 'vitest'
+import type { Constants, PairBatch } from '../lib/backends/js/losses.js'
+import { LOSSES } from '../lib/backends/js/losses.js'
+import { preferenceLossSync } from '../lib/index.js'
+import { DEFAULTS, TAKERS } from '../lib/loss-constants.js'
+import { LOSS_TYPES } from './support.js'
+
+const BATCH: PairBatch = {
+  chosen: Float64Array.of(-9, -12, -7),
+  rejected: Float64Array.of(-8, -15, -11),
+  referenceChosen: Float64Array.of(-10, -13, -6),
+  referenceRejected: Float64Array.of(-8.5, -12, -12),
+  chosenLengths: Float64Array.of(3, 5, 4),
+  rejectedLengths: Float64Array.of(4, 6, 2),
+}
+const CONSTANTS: Constants = {
+  beta: 0.3,
+  gamma: 0.5,
+  rewardShift: 0,
+  discopopTau: 0.05,
+  fDivergence: 'reverse_kl',
+  alpha: 0.5,
+  average: false,
+  labelSmoothing: 0.1,
+} as Constants
+const OTHER = { labelSmoothing: 0.2, gamma: 0.9, rewardShift: 0.4, discopopTau: 0.3 } as const
+
+describe.each(Object.keys(TAKERS) as (keyof typeof TAKERS)[])('%s', (name) => {
+  test.each(LOSS_TYPES)('of %s', (lossType) => {
+    const values = (constants: Constants) => LOSSES[lossType].formula(BATCH, constants).map(({ value }) => value)
+    const changes = values({ ...CONSTANTS, [name]: OTHER[name] }).some((value, i) => value !== values(CONSTANTS)[i])
+    expect(changes, 'the formula uses it').toBe(TAKERS[name].includes(lossType))
+
+    const call = (value: number) => () =>
+      preferenceLossSync({ ...BATCH, chosen: BATCH.chosen, rejected: BATCH.rejected }, { lossType, [name]: value })
+    if (changes) expect(call(OTHER[name])).not.toThrow()
+    else expect(call(OTHER[name])).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARG_VALUE' }))
+    if (lossType !== 'exo_pair' || name !== 'labelSmoothing') expect(call(DEFAULTS[name])).not.toThrow()
+  })
+})
+
+test('a default is what a call without it uses', () => {
+  for (const lossType of LOSS_TYPES) {
+    const call = (constants: object) => preferenceLossSync({ ...BATCH }, { lossType, ...constants })
+    const { labelSmoothing, ...others } = DEFAULTS
+    expect(call(lossType === 'exo_pair' ? others : { labelSmoothing, ...others })).toEqual(call({}))
+  }
+  const alpha = (given: object) => preferenceLossSync({ ...BATCH }, { fDivergence: 'alpha', ...given })
+  expect(alpha({ alpha: DEFAULTS.alpha })).toEqual(alpha({}))
+  expect(alpha({ alpha: 0.7 }).loss).not.toBe(alpha({}).loss)
+})

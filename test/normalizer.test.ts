@@ -1,0 +1,189 @@
+/**
+ * Accumulated batches: however uneven the parts of a batch are, with its numbers of pairs and tokens as `normalizer` the
+ * parts' losses and gradients add up to those of the whole. Every backend and instruction set, every loss that can.
+ */
+import { describe, expect, test } from 'vitest'
+import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
+import type { FusedOptions, LossType, Normalizer, PreferencePairs, WeightedLoss } from '../lib/types.js'
+import { LOSS_TYPES, logitsOf, random, TARGETS, values } from './support.js'
+
+const SORTING: readonly LossType[] = ['aot', 'aot_unpaired']
+const LISTS: Record<string, WeightedLoss[]> = {
+  RPO: [{ lossType: 'sigmoid' }, { lossType: 'sft', weight: 0.3 }],
+  'ORPO + sft': [{ lossType: 'sft' }, { lossType: 'orpo' }],
+  'three losses': [{ lossType: 'simpo', weight: 2 }, { lossType: 'ipo_norm', weight: -0.5 }, { lossType: 'hinge' }],
+}
+const CASES: [string, LossType | WeightedLoss[]][] = [
+  ...LOSS_TYPES.filter((type) => !SORTING.includes(type)).map((type): [string, LossType] => [type, type]),
+  ...Object.entries(LISTS),
+]
+
+const PAIRS = 11
+/** Where the parts end: 1, 4, 2, 3 and 1 pairs. */
+const PARTS = [0, 1, 5, 7, 10, 11]
+
+const next = random(31)
+const list = (of: () => number) => Array.from({ length: PAIRS }, of)
+const whole = {
+  chosen: list(() => -40 * next() - 0.5),
+  rejected: list(() => -40 * next() - 0.5),
+  referenceChosen: list(() => -40 * next() - 0.5),
+  referenceRejected: list(() => -40 * next() - 0.5),
+  chosenLengths: list(() => 1 + Math.floor(next() * 30)),
+  rejectedLengths: list(() => 1 + Math.floor(next() * 30)),
+  pairWeights: list(() => 2 * next()),
+}
+const TOKENS = whole.chosenLengths.reduce((a, b) => a + b)
+
+/** The batch's pairs from `first` to `end`. */
+function part(first: number, end: number): PreferencePairs {
+  const entries = Object.entries(whole).map(([name, numbers]) => [name, numbers.slice(first, end)])
+  return Object.fromEntries(entries) as PreferencePairs
+}
+
+function parts<T>(call: (first: number, end: number) => T): T[] {
+  return PARTS.slice(1).map((end, i) => call(PARTS[i], end))
+}
+
+function expectNear(got: ArrayLike<number>, wanted: ArrayLike<number>, relative: number): void {
+  const largest = Math.max(...Array.from(wanted, Math.abs))
+  expect(got).toHaveLength(wanted.length)
+  for (let i = 0; i < wanted.length; i++) expect(Math.abs(got[i] - wanted[i])).toBeLessThanOrEqual(relative * largest)
+}
+
+const sum = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0)
+const joined = (lists: readonly Float64Array[]) => Float64Array.from(lists.flatMap((one) => [...one]))
+
+describe.each(TARGETS)('$name', ({ run }) => {
+  describe.each(CASES)('%s', (_, lossType) => {
+    test('uneven parts of log-probs add up', () => {
+      for (const fDivergence of ['reverse_kl', 'js'] as const) {
+        const takes = (type: LossType) => ['sigmoid', 'robust', 'hinge', 'ipo', 'ipo_norm'].includes(type)
+        if (fDivergence === 'js' && !(typeof lossType === 'string' && takes(lossType))) continue
+        const options = { lossType, fDivergence, labelSmoothing: 0.1, ...run }
+        const all = preferenceLossSync(part(0, PAIRS), options)
+        const normalizer = { pairs: PAIRS, tokens: TOKENS }
+        const some = parts((first, end) => preferenceLossSync(part(first, end), { ...options, normalizer }))
+        expectNear([sum(some.map(({ loss }) => loss))], [all.loss], 1e-12)
+        expectNear(joined(some.map(({ losses }) => losses)), all.losses, 1e-12)
+        expectNear(joined(some.map(({ gradient }) => gradient.chosen)), all.gradient.chosen, 1e-12)
+        expectNear(joined(some.map(({ gradient }) => gradient.rejected)), all.gradient.rejected, 1e-12)
+      }
+    })
+
+    test("'sum' is the mean times what it is divided by", () => {
+      const one = typeof lossType === 'string'
+      const mean = preferenceLossSync(whole, { lossType, ...run })
+      const total = preferenceLossSync(whole, { lossType, normalizer: 'sum', ...run })
+      if (one) {
+        const divisor = lossType === 'sft' ? TOKENS : PAIRS
+        expectNear([total.loss / divisor], [mean.loss], 1e-13)
+        expectNear(
+          total.gradient.chosen.map((x) => x / divisor),
+          mean.gradient.chosen,
+          1e-13,
+        )
+        expectNear(
+          total.gradient.rejected.map((x) => x / divisor),
+          mean.gradient.rejected,
+          1e-13,
+        )
+        const given = preferenceLossSync(whole, { lossType, normalizer: divisor, ...run })
+        expectNear(given.gradient.chosen, mean.gradient.chosen, 0)
+      }
+      // These are means whatever the loss is.
+      expect([total.accuracy, total.margin]).toEqual([mean.accuracy, mean.margin])
+      expect(total.chosenRewards).toEqual(mean.chosenRewards)
+    })
+
+    test('uneven parts of logits add up', () => {
+      const [time, vocab] = [6, 7]
+      const row = time * vocab
+      // Sequence 2 i is chosen and 2 i + 1 rejected.
+      const elements = Float64Array.from({ length: 2 * PAIRS * row }, (_, i) => 3 * Math.sin(17 * i))
+      const labels = Int32Array.from({ length: 2 * PAIRS * time }, (_, i) =>
+        i % time < 1 + (((i / time) | 0) % 4) ? -100 : (5 * i) % vocab,
+      )
+      const call = (first: number, end: number, more: FusedOptions) => {
+        const logits = logitsOf(
+          'float32',
+          [2 * (end - first), time, vocab],
+          elements.slice(2 * first * row, 2 * end * row),
+        )
+        const options: FusedOptions = {
+          ...run,
+          ...more,
+          lossType,
+          gradient: true,
+          pairs: Array.from({ length: 2 * (end - first) }, (_, i) => i),
+          reference: {
+            chosen: whole.referenceChosen.slice(first, end),
+            rejected: whole.referenceRejected.slice(first, end),
+          },
+        }
+        return fusedPreferenceLossSync(logits, labels.slice(2 * first * time, 2 * end * time), options)
+      }
+      for (const more of [{}, { averageLogProb: true }, { weighting: 'wpo' as const }, { ldAlpha: 0.4 }]) {
+        const all = call(0, PAIRS, more)
+        const tokens = all.tokenCounts.reduce((total, count, s) => total + (s % 2 === 0 ? count : 0), 0)
+        const normalizer = { pairs: PAIRS, tokens }
+        const some = parts((first, end) => call(first, end, { ...more, normalizer }))
+        expectNear([sum(some.map(({ loss }) => loss))], [all.loss], 1e-12)
+        expectNear(joined(some.map(({ gradient }) => gradient.chosen)), all.gradient.chosen, 1e-12)
+        expectNear(joined(some.map(({ gradient }) => gradient.rejected)), all.gradient.rejected, 1e-12)
+        expectNear(joined(some.map(({ gradLogits }) => values(gradLogits!))), values(all.gradLogits!), 1e-12)
+      }
+    })
+  })
+
+  test('uneven parts through the output layer add up in one array', () => {
+    const [time, width, vocab] = [4, 3, 6]
+    const hidden = Float32Array.from({ length: 2 * PAIRS * time * width }, (_, i) => Math.sin(11 * i))
+    const weight = {
+      data: Float32Array.from({ length: vocab * width }, (_, i) => Math.cos(5 * i)),
+      shape: [vocab, width],
+    }
+    const labels = Int32Array.from({ length: 2 * PAIRS * time }, (_, i) =>
+      i % time <= ((i / time) | 0) % 3 ? -100 : i % vocab,
+    )
+    const call = (first: number, end: number, normalizer: Normalizer, gradWeight: Float32Array) =>
+      fusedLinearPreferenceLossSync(
+        {
+          data: hidden.slice(2 * first * time * width, 2 * end * time * width),
+          shape: [2 * (end - first), time, width],
+        },
+        weight,
+        labels.slice(2 * first * time, 2 * end * time),
+        {
+          ...run,
+          lossType: LISTS.RPO,
+          ldAlpha: 0.5,
+          pairs: Array.from({ length: 2 * (end - first) }, (_, i) => i),
+          reference: {
+            chosen: whole.referenceChosen.slice(first, end),
+            rejected: whole.referenceRejected.slice(first, end),
+          },
+          normalizer,
+          gradient: { weight: gradWeight, hidden: true },
+          accumulate: true,
+        },
+      )
+    const together = new Float32Array(vocab * width)
+    const apart = new Float32Array(vocab * width)
+    const all = call(0, PAIRS, 'mean', together)
+    const tokens = all.tokenCounts.reduce((total, count, s) => total + (s % 2 === 0 ? count : 0), 0)
+    const some = parts((first, end) => call(first, end, { pairs: PAIRS, tokens }, apart))
+    expectNear([sum(some.map(({ loss }) => loss))], [all.loss], 1e-12)
+    expectNear(joined(some.map(({ gradient }) => gradient.chosen)), all.gradient.chosen, 1e-12)
+    // The weight's gradient is float32.
+    expectNear(apart, together, 1e-6)
+  })
+
+  test('a mean of means is not the mean', () => {
+    const options = { lossType: 'sft', ...run } as const
+    const all = preferenceLossSync(part(0, PAIRS), options)
+    const some = parts((first, end) => preferenceLossSync(part(first, end), options))
+    const average = sum(some.map(({ loss }) => loss)) / some.length
+    expect(Math.abs(average / all.loss - 1)).toBeGreaterThan(0.01)
+  })
+})

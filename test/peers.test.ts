@@ -1,0 +1,78 @@
+/**
+ * Every backend and instruction set against the losses of TRL, whose names most of ours are: values of its DPOTrainer
+ * and CPOTrainer, run in float64, under the options that mean the same here. Its `ipo` is our `ipo_norm`; CPO's losses
+ * are of policies alone, and its AlphaPO is the alpha divergence of these.
+ */
+import { readFileSync } from 'node:fs'
+import { describe, expect, test } from 'vitest'
+import { preferenceLossSync } from '../lib/index.js'
+import type { PreferenceLoss, PreferenceOptions, PreferencePairs } from '../lib/types.js'
+import { TARGETS } from './support.js'
+
+type Pairs = Record<keyof PreferencePairs, number[]>
+
+interface Expected extends Pick<PreferenceLoss, 'loss'> {
+  losses: number[]
+  gradient: { chosen: number[]; rejected: number[] }
+  chosenRewards?: number[]
+  rejectedRewards?: number[]
+}
+
+interface Case {
+  name: string
+  options: PreferenceOptions
+  pairs: Pairs
+  expected: Expected
+}
+
+const CASES: Case[] = readFileSync(new URL('./golden/peers.jsonl', import.meta.url), 'utf8')
+  .trimEnd()
+  .split('\n')
+  .map((line) => JSON.parse(line))
+
+/** TRL holds the ε of exo_pair in float32. */
+const boundOf = ({ options }: Case) => (options.lossType === 'exo_pair' ? 1e-6 : 1e-9)
+
+function compare(got: PreferenceLoss, { loss, losses, gradient, ...rewards }: Expected, bound: number): void {
+  const near = (values: ArrayLike<number>, wanted: readonly number[]) => {
+    expect(values).toHaveLength(wanted.length)
+    for (const [i, value] of wanted.entries()) {
+      expect(Math.abs(values[i] - value)).toBeLessThanOrEqual(bound * Math.max(1, Math.abs(value)))
+    }
+  }
+  near([got.loss], [loss])
+  near(got.losses, losses)
+  near(got.gradient.chosen, gradient.chosen)
+  near(got.gradient.rejected, gradient.rejected)
+  if (rewards.chosenRewards) near(got.chosenRewards, rewards.chosenRewards)
+  if (rewards.rejectedRewards) near(got.rejectedRewards, rewards.rejectedRewards)
+}
+
+describe.each(TARGETS)('$name', ({ run }) => {
+  test.each(CASES)('$name', (peer) => {
+    compare(preferenceLossSync(peer.pairs, { ...peer.options, ...run }), peer.expected, boundOf(peer))
+  })
+
+  test.each(CASES.filter(({ options }) => options.lossType === 'ipo_norm'))('$name, as ipo on means', (peer) => {
+    const { chosenLengths, rejectedLengths } = peer.pairs
+    const over = (values: number[], lengths: number[]) => values.map((value, i) => value / lengths[i])
+    const times = (values: number[], lengths: number[]) => values.map((value, i) => value * lengths[i])
+    const means = {
+      ...peer.pairs,
+      chosen: over(peer.pairs.chosen, chosenLengths),
+      rejected: over(peer.pairs.rejected, rejectedLengths),
+      referenceChosen: over(peer.pairs.referenceChosen, chosenLengths),
+      referenceRejected: over(peer.pairs.referenceRejected, rejectedLengths),
+    }
+    const { chosen, rejected } = peer.expected.gradient
+    const gradient = { chosen: times(chosen, chosenLengths), rejected: times(rejected, rejectedLengths) }
+    const options: PreferenceOptions = { ...peer.options, lossType: 'ipo', averageLogProb: true }
+    compare(preferenceLossSync(means, { ...options, ...run }), { ...peer.expected, gradient }, boundOf(peer))
+  })
+})
+
+test('the cases are of every loss that both have', () => {
+  const types = new Set(CASES.map(({ options }) => options.lossType))
+  expect(types.size).toBe(17)
+  expect(CASES).toHaveLength(45)
+})
