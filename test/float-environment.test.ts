@@ -4,7 +4,6 @@
  */
 import { spawnSync } from 'node:child_process'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { getBackends } from '../lib/index.js'
 import { CUDA, DIST, NATIVE } from './support.js'
 
 const MODEL = new URL('../scripts/onnx-model.mjs', import.meta.url)
@@ -91,13 +90,4 @@ describe('a thread on which a neighbour flushes subnormal numbers', () => {
     expect(clean.hashes[name]).toMatch(/^[0-9a-f]{64}$/)
     expect(flushed.hashes[name]).toBe(clean.hashes[name])
   })
-})
-
-// A compiler is there, so nm is; on macOS names have an underscore.
-test.runIf(process.platform !== 'win32')('the addon takes no exponential or logarithm from the C library', () => {
-  const dynamic = process.platform === 'darwin' ? [] : ['--dynamic']
-  const { stdout } = spawnSync('nm', [...dynamic, '-u', getBackends().cpu.path as string], { encoding: 'utf8' })
-  const taken = [...stdout.matchAll(/^ *(?:[Uw] )?_?(\w+)(?:@\S+)?$/gm)].map(([, name]) => name)
-  expect(taken).toContain('napi_create_function')
-  expect(taken.filter((name) => /^(exp|exp2|expm1|log|log2|log10|log1p|pow|tanh)f?l?$/.test(name))).toEqual([])
 })
