@@ -5,8 +5,10 @@
  *
  * The addon is compiled with each sanitizer and loaded into an ordinary Node, into which the sanitizer is preloaded:
  * what the addon does is seen, and so is every allocation of the process; what V8 does inside is not. With it, for
- * AddressSanitizer, goes the CUDA backend as the host runs it.
+ * AddressSanitizer, goes the CUDA backend as the host runs it. These builds have the asserts of native code
+ * (FPL_DEBUG).
  */
+import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { buildAddon, buildNative, need, root, run } from './native-tests.mjs'
@@ -14,8 +16,8 @@ import { buildAddon, buildNative, need, root, run } from './native-tests.mjs'
 const quick = process.argv.includes('--quick')
 need({ cmake: 'cmake', 'g++': 'g++', valgrind: 'valgrind' })
 
-const ADDRESS = '-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all'
-const THREAD = '-O1 -g -fsanitize=thread'
+const ADDRESS = '-O1 -g -DFPL_DEBUG -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all'
+const THREAD = '-O1 -g -DFPL_DEBUG -fsanitize=thread'
 const suppressions = (name) => `suppressions=${join(root, 'test', 'native', name)}`
 const ASAN = { ASAN_OPTIONS: 'detect_leaks=1', LSAN_OPTIONS: `${suppressions('lsan.supp')}:print_suppressions=0` }
 const TSAN = { TSAN_OPTIONS: `halt_on_error=1:exitcode=66:${suppressions('tsan.supp')}` }
@@ -50,13 +52,28 @@ function suite(env) {
 step('native tests, AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer', () => {
   run(buildNative('asan', 'unit', ADDRESS), ['--examples', quick ? '300' : '5000', ...corpus], { env: ASAN })
 })
+step('exp, log, log1p and expm1, AddressSanitizer and UndefinedBehaviorSanitizer', () => {
+  const count = quick ? '20000' : '500000'
+  const program = buildNative('asan', 'exact_math', ADDRESS)
+  run(program, ['--random', count, 'test/native/exact-math-cases.txt'], { env: ASAN })
+})
+step('asserts, each at a call that breaks it', () => {
+  const program = buildNative('asan', 'broken', ADDRESS)
+  const count = Number(run(program, [], { capture: true, env: ASAN }))
+  if (!(count > 0)) throw new Error('no broken calls')
+  for (let i = 0; i < count; i++) {
+    const { signal, stderr } = spawnSync(program, [String(i)], { encoding: 'utf8' })
+    if (signal !== 'SIGABRT' || !stderr.includes(' does not hold')) throw new Error(`broken call ${i}: ${stderr}`)
+  }
+  console.log(`${count} broken calls`)
+})
 step('native tests, ThreadSanitizer', () => {
   run(buildNative('tsan', 'unit', THREAD), ['--examples', quick ? '100' : '2000'], { env: TSAN })
 })
 if (!quick) {
   step('native tests, valgrind', () => {
     const checks = ['--quiet', '--error-exitcode=9', '--leak-check=full', '--fair-sched=yes']
-    run('valgrind', [...checks, buildNative('valgrind', 'unit', '-O1 -g'), '--examples', '20'])
+    run('valgrind', [...checks, buildNative('valgrind', 'unit', '-O1 -g -DFPL_DEBUG'), '--examples', '20'])
   })
 }
 

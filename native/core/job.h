@@ -162,6 +162,9 @@ struct Job {
   DeviceLabels labels;               // with data: instead of tokens.targets, and tokens.counts are results
   int32_t* invalidLabels = nullptr;  // how many of them were out of range
 
+  // The logits that the job is about; with a head, sizes alone.
+  const Rows& rows() const { return hasPolicy ? policy.logits : hasGradient ? gradient.logits : headGradient.logits; }
+
   int64_t threads = 0;          // 0: as many as the process may use
   int32_t instructionSet = -1;  // index into the instruction sets of the build; -1: the best this CPU has
 

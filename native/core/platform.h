@@ -6,3 +6,12 @@
 #else
 #define FPL_HD
 #endif
+
+// A function that is seldom called, kept out of those that call it.
+#if defined(__CUDACC__)
+#define FPL_SELDOM __host__ __device__ __noinline__
+#elif defined(_MSC_VER) && !defined(__clang__)
+#define FPL_SELDOM __declspec(noinline)
+#else
+#define FPL_SELDOM __attribute__((noinline))
+#endif

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "exact_math.h"
 #include "platform.h"
 
 namespace fpl {
@@ -33,6 +34,16 @@ FPL_HD inline double powerOfTwo(int32_t exponent) {
   double value;
   memcpy(&value, &bits, sizeof value);
   return value;
+}
+
+// e^x, for a change of units in the middle of a sweep. A GPU takes its own there, as its sums are its own: the
+// registers that an exact one needs would have to be taken from the sweep.
+FPL_HD inline double expInSweep(double x) {
+#if defined(__CUDA_ARCH__)
+  return ::exp(x);
+#else
+  return exp(x);
+#endif
 }
 
 // The unit in which a row's sums are kept.
@@ -68,7 +79,7 @@ struct RowState {
     if (!empty()) {
       const double shift = to.logRatio(unit, inverseTemperature);
       // With equal bases the factor is a power of two: no rounding.
-      const double factor = to.base == unit.base ? powerOfTwo(unit.exponent - to.exponent) : exp(-shift);
+      const double factor = to.base == unit.base ? powerOfTwo(unit.exponent - to.exponent) : expInSweep(-shift);
       weighted = factor == 0 ? 0 : factor * (weighted - shift * sum);
       sum *= factor;
       squares *= factor * factor;
@@ -120,6 +131,15 @@ FPL_HD inline double sigmoid(double z) {
   return (z >= 0 ? 1 : e) / (1 + e);
 }
 
+// Both, with one exponential.
+struct Logistic {
+  double softplus, sigmoid;
+};
+FPL_HD inline Logistic logistic(double z) {
+  const double e = exp(-fabs(z));
+  return {(z > 0 ? z : 0) + log1p(e), (z >= 0 ? 1 : e) / (1 + e)};
+}
+
 // The end of a row: brings in the label's logit, at index `label`.
 FPL_HD inline TokenState finish(const RowState& state, float labelLogit, double inverseTemperature) {
   TokenState token;
@@ -140,9 +160,9 @@ FPL_HD inline TokenState finish(const RowState& state, float labelLogit, double 
     return token;
   }
   const double logRest = log(state.sum);
-  const double z = logRest - logLabel;
-  token.logProb = -softplus(z);
-  token.complement = sigmoid(z);
+  const Logistic others = logistic(logRest - logLabel);
+  token.logProb = -others.softplus;
+  token.complement = others.sigmoid;
   // The row's total, in a unit near itself so that it can neither overflow nor vanish.
   if (logLabel > 700) {
     // The label towers over the rest: measure from it (a base of its own keeps the exponent small).
@@ -162,14 +182,14 @@ FPL_HD inline TokenByProducts byProducts(const RowState& state, const TokenState
                                          float labelLogit, double inverseTemperature) {
   TokenByProducts out;
   if (token.logProb != token.logProb) return {NAN, NAN, NAN, -1};
-  const double p = exp(token.logProb);
-  out.logSumExp = double(token.unit.base) * inverseTemperature + token.unit.exponent * kLn2 + log(token.total);
+  const double p = exp(token.logProb), logTotal = log(token.total);
+  out.logSumExp = double(token.unit.base) * inverseTemperature + token.unit.exponent * kLn2 + logTotal;
   // H = log total - Σ p·log e, with log e measured in the row's own unit so that nothing large cancels.
   RowState rest = state;
   rest.rescale(token.unit, inverseTemperature);
   const double logLabel = Unit{labelLogit, 0}.logRatio(token.unit, inverseTemperature);
   const double labelTerm = p == 0 ? 0 : p * logLabel;
-  out.entropy = log(token.total) - labelTerm - (rest.empty() ? 0 : rest.weighted / token.total);
+  out.entropy = logTotal - labelTerm - (rest.empty() ? 0 : rest.weighted / token.total);
   if (out.entropy < 0) out.entropy = 0;  // rounding: a certain row has no entropy
   out.sumSquaredProbs = p * p + rest.squares / (token.total * token.total);
   const bool labelWins = labelLogit > state.maximum || (labelLogit == state.maximum && label < state.argmax);

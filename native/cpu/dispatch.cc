@@ -15,6 +15,7 @@
 namespace fpl {
 
 ExpConstants::ExpConstants(double temperature) {
+  FPL_ASSERT(temperature > 0 && temperature < INFINITY);
   inverseTemperature = 1 / temperature;
   unitLog = temperature * kLn2;
   log2e = float(kLog2e / temperature);
@@ -75,9 +76,15 @@ InstructionSets detect() {
   if (cpuid(0, 0).a >= 7 && all(features.c, kFma | kOsxsave | kF16c)) {
     const uint32_t extended = cpuid(7, 0).b;
     const uint64_t saved = savedRegisters();
+#if defined(__APPLE__)
+    // Darwin saves the registers of AVX-512 too, but says so only once a thread has used them.
+    constexpr uint64_t kAvx512Registers = 0x6;
+#else
+    constexpr uint64_t kAvx512Registers = 0xe6;
+#endif
     constexpr uint32_t kAvx2 = 1u << 5, kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
     hasAvx2 = all(extended, kAvx2) && all(saved, 0x6);
-    hasAvx512 = hasAvx2 && all(extended, kF | kDq | kBw | kVl) && all(saved, 0xe6);
+    hasAvx512 = hasAvx2 && all(extended, kF | kDq | kBw | kVl) && all(saved, kAvx512Registers);
   }
   if (hasAvx512) found.sets[found.count++] = &avx512::kKernels;
   if (hasAvx2) found.sets[found.count++] = &avx2::kKernels;

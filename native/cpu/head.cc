@@ -21,6 +21,7 @@ HeadTiling::HeadTiling(const Head& head, int64_t vocab) {
   const int64_t tiles = (vocab + tileWords - 1) / tileWords;
   segmentWords = (tiles + kSegments - 1) / kSegments * tileWords;
   segments = (vocab + segmentWords - 1) / segmentWords;
+  FPL_ASSERT(groupRows % kRows == 0 && tileWords % kWordsOfTile == 0 && blockWords % tileWords == 0);
 }
 
 HeadReader::HeadReader(const Head& head, int64_t vocab) : head_(head), byWord_(head.weight.columnStride == 1) {
@@ -76,6 +77,7 @@ void HeadReader::logits(const Kernels& kernels, const float* hiddenPanels, int64
   }
   const int64_t width = head_.width();
   const PanelShape shape = kernels.panels;
+  FPL_ASSERT(rows <= HeadTiling::kRows && words <= stride && (!biased || first + words <= int64_t(bias_.size())));
   kernels.multiply({hiddenPanels, weightPanels, width * shape.rows, width * shape.columns, rows, words, width, tile,
                     stride, biased});
 }

@@ -74,6 +74,7 @@ class HeadBackward {
 
   // Adds what `count` rows contribute; `first`: to nothing.
   void add(const ActiveRow* rows, int64_t count, bool first) {
+    FPL_ASSERT(count > 0 && count <= groupRows_);
     rows_ = rows;
     count_ = count;
     adds_ = !first;
@@ -138,6 +139,7 @@ class HeadBackward {
   // The gradient of the group's rows from r on with respect to the block's logits from `first` on, packed.
   void tile(int64_t r, int64_t first) {
     const int64_t rows = std::min(kRows, count_ - r), words = std::min(tileWords_, words_ - first);
+    FPL_ASSERT(rows > 0 && words > 0 && block_ + first + words <= vocab_);
     const BufferPool::Loan logits(tilesOfLogits_);
     reader_.logits(context_.kernels, hiddenAlong_.data() + r * width_, rows, logitsWeights_.data() + first * width_,
                    block_ + first, words, logits.data(), tileWords_);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "../core/asserts.h"
 #include "../core/dtypes.h"
 #include "../core/row_state.h"
 

@@ -230,6 +230,7 @@ class Block {
   };
 
   Block(const T* row, int64_t start, int64_t end, int64_t label) : logits_(row + start), count_(end - start) {
+    FPL_ASSERT(count_ > 0 && count_ <= kBlock);
     const int64_t whole = count_ / kTile * kTile;
     const int64_t hidden = label >= start && label < end ? label - start : -1;
     int64_t next = 0;
@@ -262,10 +263,12 @@ class Block {
 
  private:
   void inPlace(int64_t from, int64_t to) {
+    FPL_ASSERT(spanCount_ < 4);
     if (to > from) spans_[spanCount_++] = {logits_ + from, to - from};
   }
 
   T* copy(int64_t from, int64_t count) {
+    FPL_ASSERT(copyCount_ < 2 && count <= kTile);
     T* const tile = copies_[copyCount_++];
     memcpy(tile, logits_ + from, count * sizeof(T));
     spans_[spanCount_++] = {tile, kTile};
@@ -468,6 +471,7 @@ bool sumInUnit(Block<T>& block, float maximum, const ExpConstants& constants, Un
 template <typename T, bool kByProducts>
 void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, const ExpConstants& constants,
                RowState& state) {
+  FPL_ASSERT(begin >= 0 && begin % kTile == 0 && begin < end);
   const T* row = static_cast<const T*>(rowData);
   for (int64_t start = begin; start < end; start += kBlock) {
     Block<T> block(row, start, end - start < kBlock ? end : start + kBlock, label);
@@ -590,6 +594,7 @@ void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const Values
 template <typename T, bool kStream>
 void gradientRow(const void* rowData, void* outData, int64_t begin, int64_t end, const ExpConstants& constants,
                  Unit unit, float factor) {
+  FPL_ASSERT(begin >= 0 && begin <= end && !std::isnan(factor) && factor != 0);
   const T* row = static_cast<const T*>(rowData);
   T* out = static_cast<T*>(outData);
   if (unit.base == 0) {

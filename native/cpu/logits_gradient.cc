@@ -15,6 +15,7 @@ void writeRow(const Gradient& g, const RowSegments& segments, int64_t row, int64
               const RowGradient& values, const ExpConstants& constants, bool stream, const CpuContext& context) {
   T* out = g.out.at<T>(row);
   const int64_t begin = segments.begin(segment), end = segments.end(segment);
+  FPL_ASSERT(begin < end && end <= g.out.vocab && label < g.out.vocab);
   const auto& kernels = stream ? context.kernels.gradientStreamed : context.kernels.gradient;
   writeGradient(g.logits.at<T>(row), out, begin, end, label, values, constants, kernels[int(g.out.dtype)]);
 }

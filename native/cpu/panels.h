@@ -6,6 +6,7 @@
 #include <mutex>
 #include <vector>
 
+#include "../core/asserts.h"
 #include "../core/dtypes.h"
 
 namespace fpl {
@@ -14,6 +15,7 @@ namespace fpl {
 class FloatBuffer {
  public:
   explicit FloatBuffer(int64_t count) : memory_(new float[count + kLine]) {
+    FPL_ASSERT(count >= 0);
     const auto skipped = (64 - reinterpret_cast<uintptr_t>(memory_.get()) % 64) % 64;
     data_ = memory_.get() + skipped / sizeof(float);
   }
@@ -39,6 +41,7 @@ class BufferPool {
    public:
     explicit Loan(BufferPool& pool) : pool_(pool) {
       std::lock_guard<std::mutex> lock(pool_.mutex_);
+      FPL_ASSERT(!pool_.free_.empty());
       data_ = pool_.free_.back();
       pool_.free_.pop_back();
     }

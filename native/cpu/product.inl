@@ -34,6 +34,8 @@ inline void multiplyTile(const float* a, const float* b, int64_t depth, float* c
 }
 
 void multiply(const Product& p) {
+  FPL_ASSERT(p.rows > 0 && p.columns > 0 && p.depth > 0 && p.stride >= p.columns);
+  FPL_ASSERT(p.panelOfA >= p.depth * kTileRows && p.panelOfB >= p.depth * kTileColumns);
   alignas(64) float edge[kTileRows * kTileColumns];
   for (int64_t k = 0; k < p.depth; k += kDepth) {
     const int64_t depth = p.depth - k < kDepth ? p.depth - k : kDepth;

@@ -7,7 +7,9 @@
 #include <cmath>
 #include <numeric>
 
+#include "../core/float_environment.h"
 #include "../core/preference_loss.h"
+#include "check_job.h"
 #include "head.h"
 
 #if defined(__linux__)
@@ -21,7 +23,7 @@ namespace {
 constexpr int64_t kAloneBelow = 1 << 16;
 
 int64_t threadsFor(const Job& job) {
-  const Rows& rows = job.hasPolicy ? job.policy.logits : job.gradient.logits;
+  const Rows& rows = job.rows();
   const Head& head = job.hasPolicy ? job.policy.head : job.headGradient.head;
   if (rows.count() * rows.vocab * (1 + head.width() / 8) < kAloneBelow) return 1;
   return job.threads > 0 ? job.threads : ThreadPool::available();
@@ -93,7 +95,9 @@ void gather(const Job& job, PreferenceLoss& loss, int64_t begin, int64_t end) {
   }
 }
 
-void scatter(const PreferenceLoss& loss, Gradient& gradient, int64_t begin, int64_t end) {
+// `Stage`: Gradient or HeadGradient.
+template <typename Stage>
+void scatter(const PreferenceLoss& loss, Stage& gradient, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     const int32_t chosen = loss.pairs[2 * i], rejected = loss.pairs[2 * i + 1];
     gradient.coefficients[chosen] += loss.gradChosen[i];
@@ -150,6 +154,8 @@ std::vector<Part> partsOf(const Job& job) {
 
 bool runJob(Job& job, ThreadPool& pool) {
   if (job.cancelled) return false;
+  const FloatEnvironment environment;
+  checkJob(job);
   PlainScratch plainScratch;
   if (job.hasPolicy && job.hasLoss && job.tokens.plainWeights) plainScratch.giveTo(job);
   if (job.hasLoss) beginPreferenceLoss(job.loss);
@@ -157,9 +163,8 @@ bool runJob(Job& job, ThreadPool& pool) {
   if (job.hasPolicy || hasGradient) {
     const Kernels& kernels = *instructionSets().sets[job.instructionSet < 0 ? 0 : job.instructionSet];
     const CpuContext context{kernels, pool, threadsFor(job), job.cancelled};
-    if (hasGradient && job.hasLoss) {
-      std::fill(job.gradient.coefficients, job.gradient.coefficients + job.tokens.sequences, 0.0);
-    }
+    double* const coefficients = job.hasGradient ? job.gradient.coefficients : job.headGradient.coefficients;
+    if (hasGradient && job.hasLoss) std::fill(coefficients, coefficients + job.tokens.sequences, 0.0);
     ForwardScratch policyScratch, referenceScratch;
     if (hasGradient && !job.policy.states) {
       job.policy.states = policyScratch.statesOf(job.policy);
@@ -173,7 +178,8 @@ bool runJob(Job& job, ThreadPool& pool) {
       if (job.hasLoss) {
         gather(job, job.loss, part.begin, part.end);
         preferenceLoss(job.loss, part.begin, part.end);
-        if (hasGradient) scatter(job.loss, job.gradient, part.begin, part.end);
+        if (job.hasGradient) scatter(job.loss, job.gradient, part.begin, part.end);
+        if (job.hasHeadGradient) scatter(job.loss, job.headGradient, part.begin, part.end);
       }
       if (job.hasGradient) logitsGradient(job.gradient, job.tokens, part.sequences, context);
       if (job.hasHeadGradient) headGradient(job.headGradient, job.tokens, part.sequences, context);

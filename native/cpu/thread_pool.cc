@@ -48,8 +48,10 @@ int64_t ThreadPool::size() {
 }
 
 void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(int64_t)>& task) {
+  FPL_ASSERT(count >= 0 && threads > 0);
   const int64_t helpers = std::min(threads, count) - 1;
   if (helpers <= 0) {
+    const FloatEnvironment environment;
     for (int64_t i = 0; i < count; ++i) task(i);
     return;
   }

@@ -14,6 +14,9 @@
 #include <mutex>
 #include <thread>
 
+#include "../core/asserts.h"
+#include "../core/float_environment.h"
+
 namespace fpl {
 
 class ThreadPool {
@@ -31,8 +34,9 @@ class ThreadPool {
   int64_t size();
 
   // Calls task(i) once for every i in [0, count) on up to `threads` threads, the caller's included, and returns when
-  // all are done. Which thread runs which task is not fixed; results must not depend on it. When a task throws, no more
-  // are begun, and its exception is thrown here once the others have ended.
+  // all are done. Which thread runs which task is not fixed; results must not depend on it, nor do they on the threads'
+  // floating-point environments. When a task throws, no more are begun, and its exception is thrown here once the
+  // others have ended.
   void run(int64_t count, int64_t threads, const std::function<void(int64_t)>& task);
 
  private:
@@ -50,6 +54,7 @@ class ThreadPool {
         : task(&work), count(tasks), helpersWanted(helpers) {}
 
     void work() {
+      const FloatEnvironment environment;
       try {
         for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) (*task)(i);
       } catch (...) {

@@ -11,6 +11,7 @@ RowSegments::RowSegments(int64_t vocabSize) : vocab(vocabSize) {
   length = (vocab + count - 1) / count;
   length = (length + kTile - 1) / kTile * kTile;
   count = (vocab + length - 1) / length;
+  FPL_ASSERT(length % kTile == 0 && begin(count - 1) < vocab);
 }
 
 namespace {
@@ -45,6 +46,7 @@ std::vector<int64_t> activeRows(const Tokens& tokens, const Sequences& sequences
 
 void RowFinisher::operator()(int64_t row, const RowState& state, float labelLogit) const {
   const int64_t label = tokens.targets[row];
+  FPL_ASSERT(label >= 0 && inverseTemperature > 0);
   const TokenState token = finish(state, labelLogit, inverseTemperature);
   states[row] = token;
   if (forward.tokenLogProbs) forward.tokenLogProbs[row] = float(token.logProb);

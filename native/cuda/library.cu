@@ -5,6 +5,7 @@
 #include <mutex>
 #include <vector>
 
+#include "../core/float_environment.h"
 #include "api.h"
 #include "devices.h"
 #include "plan.h"
@@ -33,9 +34,11 @@ void say(Problem* problem, const std::string& message) {
   snprintf(problem->message, sizeof problem->message, "%s", message.c_str());
 }
 
-// Runs `body`, on that device when one is given; false and the problem when it fails.
+// Runs `body`, on that device when one is given; false and the problem when it fails. What is computed on the way to the
+// kernels is computed in one environment, as on the CPU.
 template <typename Body>
 bool guarded(Problem* problem, const char* doing, int32_t device, const Body& body) {
+  const FloatEnvironment environment;
   try {
     const CurrentDevice current(device, doing);
     body();

@@ -87,7 +87,7 @@ Staging& Plan::staging() {
 void Plan::place(Layout& layout) {
   const Tokens& tokens = job_.tokens;
   const PreferenceLoss& loss = job_.loss;
-  const Rows& rows = job_.hasPolicy ? job_.policy.logits : job_.gradient.logits;
+  const Rows& rows = job_.rows();
   const int64_t count = rows.count(), sequences = tokens.sequences, pairs = loss.pairCount;
   const bool hasRows = job_.hasPolicy || hasGradient(), gathers = job_.hasPolicy && job_.hasLoss;
   const bool labelsOnDevice = job_.labels.data != nullptr;
@@ -222,7 +222,7 @@ void Plan::upload(Stream stream) {
 void Plan::enqueueTargets(Stream stream) {
   if (!job_.labels.data) return;
   check(cudaMemsetAsync(invalid_, 0, sizeof *invalid_, stream), "targets");
-  const Rows& rows = job_.hasPolicy ? job_.policy.logits : job_.gradient.logits;
+  const Rows& rows = job_.rows();
   targetsOf(job_.labels, on_.tokens.offsets, on_.tokens.sequences, rows.vocab, const_cast<int32_t*>(on_.tokens.targets),
             const_cast<int32_t*>(on_.tokens.counts), invalid_, stream);
 }

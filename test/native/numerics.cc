@@ -1,6 +1,8 @@
 // The numbers behind docs/numerics.md.
 //
-//   numerics bits     one line for each element type and kind of logits: a hash of every bit the stages give
+//   numerics sets     the instruction sets of this CPU
+//   numerics bits     one line for each element type and kind of logits, and one for losses: a hash of every bit the
+//                     stages give
 //   numerics ulps     the largest errors against the oracle, for each element type and result
 //
 // Of the best instruction set, or of that named last. The inputs are the same everywhere.
@@ -78,6 +80,57 @@ Real ulp(Real x) {
   return ldexpl(1, std::max(exponent - 24, -149));
 }
 
+// Every loss, f-divergence and setting of lengths, on log-probs from nearly certain to very unlikely.
+void lossBits(int32_t set, ThreadPool& pool) {
+  constexpr int64_t kPairs = 64;
+  std::vector<double> values[12];
+  for (auto& list : values) list.resize(kPairs);
+  double summary[3];
+  uint32_t state = 5;
+  const auto unit = [&] { return ((state = state * 1664525 + 1013904223) >> 8) / 16777216.0; };
+  for (int32_t type = 0; type < kLossCount; ++type) {
+    for (int32_t divergence = 0; divergence < 4; ++divergence) {
+      for (const bool average : {false, true}) {
+        for (int64_t i = 0; i < kPairs; ++i) {
+          for (int k = 0; k < 4; ++k) values[k][i] = -(i % 3 == 0 ? 0.01 : i % 3 == 1 ? 4 : 300) * unit();
+          for (int k = 4; k < 6; ++k) values[k][i] = 1 + double(state % 50);
+          values[6][i] = unit();
+        }
+        Job job;
+        job.instructionSet = set;
+        job.hasLoss = true;
+        PreferenceLoss& loss = job.loss;
+        loss.terms.list[0] = {LossType(type), 1, 0.1};
+        loss.terms.count = 1;
+        loss.constants.beta = 0.3;
+        loss.constants.gamma = 0.5;
+        loss.constants.rewardShift = 0.2;
+        loss.constants.discopopTau = 0.05;
+        loss.constants.alpha = 0.4;
+        loss.constants.divergence = Divergence(divergence);
+        loss.constants.average = average;
+        loss.pairCount = kPairs;
+        loss.chosen = values[0].data();
+        loss.rejected = values[1].data();
+        loss.referenceChosen = values[2].data();
+        loss.referenceRejected = values[3].data();
+        loss.chosenLengths = values[4].data();
+        loss.rejectedLengths = values[5].data();
+        loss.pairWeights = values[6].data();
+        loss.losses = values[7].data();
+        loss.chosenRewards = values[8].data();
+        loss.rejectedRewards = values[9].data();
+        loss.gradChosen = values[10].data();
+        loss.gradRejected = values[11].data();
+        loss.summary = summary;
+        runJob(job, pool);
+        for (int k = 7; k < 12; ++k) add(values[k].data(), kPairs * sizeof(double));
+        add(summary, sizeof summary);
+      }
+    }
+  }
+}
+
 void bits(int32_t set, ThreadPool& pool) {
   for (int32_t dtype = 0; dtype < 3; ++dtype) {
     for (int32_t style = 0; style < 8; ++style) {
@@ -119,6 +172,9 @@ void bits(int32_t set, ThreadPool& pool) {
     }
     printf("%s\t%s\t%016llx\n", kDTypes[dtype], "output layer", (unsigned long long)hash);
   }
+  hash = 0xcbf29ce484222325u;
+  lossBits(set, pool);
+  printf("float64\tlosses\t%016llx\n", (unsigned long long)hash);
 }
 
 void ulps(int32_t set, ThreadPool& pool) {
@@ -165,10 +221,14 @@ void ulps(int32_t set, ThreadPool& pool) {
 int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   const InstructionSets& found = instructionSets();
+  if (what == "sets") {
+    for (int32_t i = 0; i < found.count; ++i) printf("%s\n", found.sets[i]->name);
+    return 0;
+  }
   int32_t set = 0;
   while (argc > 2 && set < found.count && strcmp(found.sets[set]->name, argv[2]) != 0) ++set;
   if (set == found.count || (what != "bits" && what != "ulps")) {
-    fprintf(stderr, "usage: numerics bits|ulps [instruction set]\n");
+    fprintf(stderr, "usage: numerics sets|bits|ulps [instruction set]\n");
     return 2;
   }
   ThreadPool pool;

@@ -1,5 +1,6 @@
 // Native tests without Node: random jobs against the oracle, the corpus of the fuzzer, conversions over their whole
-// range, output layers against their logits stored, the thread pool under many callers, and cancellation.
+// range, output layers against their logits stored, the thread pool under many callers, cancellation, and jobs on
+// threads whose floating-point environment is not what it should be.
 //
 //   unit [--examples N] [FILE...]    FILE: one example of the fuzzer's each
 //
@@ -15,6 +16,7 @@
 #include <new>
 #include <thread>
 
+#include "../../native/core/float_environment.h"
 #include "example.h"
 #include "head_call.h"
 
@@ -167,6 +169,39 @@ int64_t heads(ThreadPool& pool) {
   return tried;
 }
 
+// The backward of a head as a job of its own, of which only the head's stage is filled in: on as many threads as asked
+// for, and with the coefficients of a loss.
+int64_t headsAlone() {
+  HeadCall call(DType::kFloat32, 97, 64, 500, true, 0, 1);
+  ThreadPool first;
+  runJob(call.job, first);
+  const std::vector<float> wanted = call.gradWeight;
+  call.job.hasPolicy = false;
+  call.job.threads = 3;
+  ThreadPool pool;
+  runJob(call.job, pool);
+  check(call.gradWeight == wanted, "the backward of a head has other bits on its own");
+  check(pool.size() == 2, "the backward of a head does not run on three threads");
+
+  double values[11][3] = {};
+  const int32_t pairs[] = {0, 0};
+  PreferenceLoss& loss = call.job.loss;
+  loss.terms.list[0] = {LossType::cpo, 1, 0};
+  loss.terms.count = 1;
+  loss.constants.beta = 1;
+  loss.pairCount = 1;
+  loss.pairs = pairs;
+  double** const lists[] = {&loss.chosen,       &loss.rejected,      &loss.referenceChosen, &loss.referenceRejected,
+                            &loss.losses,       &loss.chosenRewards, &loss.rejectedRewards, &loss.gradChosen,
+                            &loss.gradRejected, &loss.summary};
+  for (size_t i = 0; i < std::size(lists); ++i) *lists[i] = values[i];
+  call.job.hasPolicy = call.job.hasLoss = true;
+  runJob(call.job, pool);
+  // One sequence is chosen and rejected: what the two slopes add up to.
+  check(loss.gradChosen[0] == -0.5 && call.coefficient == 0, "the coefficients of a head's backward");
+  return 3;
+}
+
 int64_t pools() {
   int64_t tasks = 0;
   for (int round = 0; round < 20; ++round) {
@@ -276,6 +311,77 @@ int64_t cancellations() {
   return stopped;
 }
 
+// What a neighbour may leave on a thread: another rounding, subnormal numbers flushed, flags of past exceptions.
+#if defined(__x86_64__)
+constexpr uint64_t kUp = 0x4000, kDown = 0x2000, kToZero = 0x6000, kFlush = 0x8000, kInputsToo = 0x40, kFlags = 0x3f;
+constexpr uint64_t kEnvironments[] = {kUp, kDown, kToZero, kFlush, kInputsToo, kFlush | kInputsToo | kFlags, kFlags};
+#elif defined(__aarch64__)
+constexpr uint64_t kUp = 1 << 22, kDown = 2 << 22, kToZero = 3 << 22, kFlush = 1 << 24, kHalves = 1 << 19;
+constexpr uint64_t kFlags = 0;
+constexpr uint64_t kEnvironments[] = {kUp, kDown, kToZero, kFlush, kFlush | kHalves};
+#else
+constexpr uint64_t kFlags = 0;
+constexpr uint64_t kEnvironments[] = {0};
+#endif
+
+// Everything that a run of the example writes, in that environment, to the bit.
+std::vector<unsigned char> written(const std::vector<uint8_t>& bytes, int64_t threads, uint64_t environment) {
+  Example e(bytes.data(), bytes.size());
+  e.job.threads = threads;
+  {
+    // Its threads begin with this thread's environment.
+    const FloatEnvironment before;
+    setFloatEnvironment(kFloatEnvironment | environment);
+    ThreadPool pool;
+    runJob(e.job, pool);
+    check(floatEnvironment() == (kFloatEnvironment | environment), "a job changed its caller's environment");
+  }
+  std::vector<unsigned char> out;
+  const auto add = [&](const void* data, int64_t size) {
+    const auto* begin = static_cast<const unsigned char*>(data);
+    out.insert(out.end(), begin, begin + size);
+  };
+  for (const Elements* list : {&e.logits, &e.out}) add(list->memory.get(), list->bytes);
+  for (const auto* list : {&e.logProbs, &e.losses, &e.gradChosen, &e.gradRejected, &e.summary, &e.coefficients}) {
+    add(list->data(), int64_t(list->size() * sizeof(double)));
+  }
+  for (const auto* list : {&e.tokenLogProbs, &e.tokenEntropies, &e.logSumExp, &e.sumSquaredProbs}) {
+    add(list->data(), int64_t(list->size() * sizeof(float)));
+  }
+  return out;
+}
+
+// A pool's tasks, on threads that were started in that environment.
+void tasksIn(uint64_t environment, int64_t threads) {
+  std::atomic<int64_t> wrong{0};
+  const FloatEnvironment before;
+  setFloatEnvironment(kFloatEnvironment | environment);
+  ThreadPool().run(16, threads, [&](int64_t) {
+    wrong += (floatEnvironment() & ~kFlags) != kFloatEnvironment;
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  });
+  const bool untouched = floatEnvironment() == (kFloatEnvironment | environment);
+  check(wrong == 0 && untouched, "a pool's task in another environment, or its caller after it");
+}
+
+int64_t environments(int64_t count) {
+  for (const uint64_t environment : kEnvironments) {
+    for (const int64_t threads : {1, 3}) tasksIn(environment, threads);
+  }
+  uint32_t state = 7;
+  for (int64_t i = 0; i < count; ++i) {
+    std::vector<uint8_t> bytes(400);
+    for (uint8_t& byte : bytes) byte = uint8_t((state = state * 1664525 + 1013904223) >> 24);
+    const std::vector<unsigned char> wanted = written(bytes, 1, 0);
+    for (const int64_t threads : {1, 2}) {
+      for (const uint64_t environment : kEnvironments) {
+        check(written(bytes, threads, environment) == wanted, "the caller's environment changed a job's bits");
+      }
+    }
+  }
+  return count;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -294,13 +400,13 @@ int main(int argc, char** argv) {
   const int64_t ran = examples(count, pool);
   conversions<Float16>("float16");
   conversions<BFloat16>("bfloat16");
-  const int64_t streamed = streams(), layers = heads(pool), tasks = pools() + idling(), thrown = throwing(),
-                stopped = cancellations();
+  const int64_t streamed = streams(), layers = heads(pool) + headsAlone(), tasks = pools() + idling(),
+                thrown = throwing(), stopped = cancellations(), neighbours = environments(count / 20);
   printf(
       "%lld random jobs and %lld of the corpus, 131072 conversions, %lld streamed rows, %lld output layers, "
       "%lld pool tasks, %lld exceptions, "
-      "60 cancellations (%lld in time): %lld wrong\n",
+      "60 cancellations (%lld in time), %lld jobs in other environments: %lld wrong\n",
       (long long)ran, (long long)files, (long long)streamed, (long long)layers, (long long)tasks, (long long)thrown,
-      (long long)stopped, (long long)failures);
+      (long long)stopped, (long long)neighbours, (long long)failures);
   return failures == 0 ? 0 : 1;
 }

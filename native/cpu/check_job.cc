@@ -1,0 +1,96 @@
+#include "check_job.h"
+
+#if defined(FPL_DEBUG)
+
+#include "../core/asserts.h"
+#include "kernels.h"
+
+namespace fpl {
+namespace {
+
+// Rows lie one after the other and do not overlap; what is written may not even touch.
+void checkRows(const Rows& rows, bool exist) {
+  FPL_ASSERT(rows.batch >= 0 && rows.time >= 0 && rows.vocab > 0);
+  FPL_ASSERT(int32_t(rows.dtype) >= 0 && int32_t(rows.dtype) < 3);
+  if (!exist || rows.count() == 0) return;
+  FPL_ASSERT(rows.data && !rows.onDevice);
+  FPL_ASSERT(reinterpret_cast<uintptr_t>(rows.data) % uintptr_t(elementSize(rows.dtype)) == 0);
+  FPL_ASSERT(rows.time == 1 || rows.timeStride >= rows.vocab);
+  FPL_ASSERT(rows.batch == 1 || rows.batchStride >= rows.vocab);
+}
+
+void checkHead(const Head& head, const Rows& logits) {
+  FPL_ASSERT(head.hidden.count() == logits.count() && head.width() > 0);
+  checkRows(head.hidden, true);
+  const auto& weight = head.weight;
+  FPL_ASSERT(!weight.onDevice && (weight.rowStride == 1 || weight.columnStride == 1));
+  FPL_ASSERT(weight.rowStride >= (weight.columnStride == 1 ? head.width() : 1));
+  FPL_ASSERT(weight.columnStride >= (weight.columnStride == 1 ? 1 : logits.vocab));
+}
+
+// Sequences are runs of rows that follow one another; each knows how many of its rows are active.
+void checkTokens(const Tokens& tokens, const Rows& rows) {
+  FPL_ASSERT(tokens.targets && tokens.offsets && tokens.counts && tokens.sequences >= 0);
+  FPL_ASSERT(tokens.temperature > 0 && tokens.temperature < INFINITY);
+  FPL_ASSERT(tokens.offsets[0] >= 0);
+  for (int64_t s = 0; s < tokens.sequences; ++s) {
+    FPL_ASSERT(tokens.offsets[s] <= tokens.offsets[s + 1] && tokens.offsets[s + 1] <= rows.count());
+    int32_t active = 0;
+    for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
+      FPL_ASSERT(tokens.targets[row] >= -1 && tokens.targets[row] < rows.vocab);
+      active += tokens.targets[row] >= 0;
+    }
+    FPL_ASSERT(tokens.counts[s] == active);
+  }
+}
+
+void checkForward(const Forward& forward, const Rows& rows) {
+  FPL_ASSERT(forward.logProbs && forward.logits.count() == rows.count() && forward.logits.vocab == rows.vocab);
+  checkRows(forward.logits, !forward.head.present());
+  if (forward.head.present()) checkHead(forward.head, forward.logits);
+}
+
+void checkLoss(const Job& job) {
+  const PreferenceLoss& loss = job.loss;
+  FPL_ASSERT(loss.pairCount > 0 && loss.terms.count > 0 && loss.terms.count <= LossTerms::kMost);
+  for (const LossTerm& term : loss.terms) FPL_ASSERT(int32_t(term.type) >= 0 && int32_t(term.type) < kLossCount);
+  FPL_ASSERT(loss.chosen && loss.rejected && loss.referenceChosen && loss.referenceRejected);
+  FPL_ASSERT(loss.losses && loss.chosenRewards && loss.rejectedRewards && loss.gradChosen && loss.gradRejected);
+  FPL_ASSERT(loss.summary && (!loss.chosenLengths == !loss.rejectedLengths));
+  if (!job.hasPolicy) return;
+  FPL_ASSERT(loss.pairs && (!job.policy.logWeights || loss.pairWeights));
+  for (int64_t i = 0; i < 2 * loss.pairCount; ++i) {
+    FPL_ASSERT(loss.pairs[i] >= 0 && loss.pairs[i] < job.tokens.sequences);
+  }
+}
+
+}  // namespace
+
+void checkJob(const Job& job) {
+  FPL_ASSERT(job.instructionSet >= -1 && job.instructionSet < instructionSets().count);
+  FPL_ASSERT(job.threads >= 0 && !(job.hasGradient && job.hasHeadGradient));
+  if (job.hasPolicy || job.hasGradient || job.hasHeadGradient) checkTokens(job.tokens, job.rows());
+  if (job.hasPolicy) checkForward(job.policy, job.rows());
+  if (job.hasReference) {
+    FPL_ASSERT(job.hasPolicy);
+    checkForward(job.reference, job.rows());
+  }
+  if (job.hasLoss) checkLoss(job);
+  if (job.hasGradient) {
+    const Gradient& g = job.gradient;
+    FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy));
+    FPL_ASSERT(g.out.count() == g.logits.count() && g.out.vocab == g.logits.vocab && g.out.dtype == g.logits.dtype);
+    checkRows(g.logits, true);
+    checkRows(g.out, true);
+  }
+  if (job.hasHeadGradient) {
+    const HeadGradient& g = job.headGradient;
+    FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.hidden || g.weight || g.bias));
+    FPL_ASSERT(!g.onDevice);
+    checkHead(g.head, g.logits);
+  }
+}
+
+}  // namespace fpl
+
+#endif
