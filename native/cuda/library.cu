@@ -34,8 +34,8 @@ void say(Problem* problem, const std::string& message) {
   snprintf(problem->message, sizeof problem->message, "%s", message.c_str());
 }
 
-// Runs `body`, on that device when one is given; false and the problem when it fails. What is computed on the way to the
-// kernels is computed in one environment, as on the CPU.
+// Runs `body`, on that device when one is given; false and the problem when it fails. What is computed on the way to
+// the kernels is computed in one environment, as on the CPU.
 template <typename Body>
 bool guarded(Problem* problem, const char* doing, int32_t device, const Body& body) {
   const FloatEnvironment environment;
