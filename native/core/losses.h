@@ -103,8 +103,9 @@ FPL_HD inline Term scoreMean(double logRatio, double length, const LossConstants
   const double divisor = length == 0 ? 1 : length;
   const double x = k.average ? logRatio * divisor : logRatio, power = k.alpha - 1;
   Term whole = score(x, k);
-  if (k.divergence == Divergence::kAlpha && fabs(power) >= kLeastPower)
+  if (k.divergence == Divergence::kAlpha && fabs(power) >= kLeastPower) {
     whole.value = cappedExp(power * x).value / power;
+  }
   return {whole.value / divisor, k.average ? whole.slope : whole.slope / divisor};
 }
 
@@ -126,8 +127,9 @@ FPL_HD inline Difference scoredDifference(const Pair& p, const LossConstants& k)
 
 // -(1 - ε) log σ(z) - ε log σ(-z); a term whose factor is 0 is left out, as 0 · ∞ would be NaN.
 FPL_HD inline Term smoothed(double z, double epsilon) {
-  const Term yes = logSigmoid(z), no = logSigmoid(-z);
+  const Term yes = logSigmoid(z);
   if (epsilon == 0) return {-yes.value, -yes.slope};
+  const Term no = logSigmoid(-z);
   if (epsilon == 1) return {-no.value, no.slope};
   return {-(1 - epsilon) * yes.value - epsilon * no.value, -(1 - epsilon) * yes.slope + epsilon * no.slope};
 }
