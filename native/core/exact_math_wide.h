@@ -1,10 +1,10 @@
-// The second attempt of exact_math.h at exp, expm1, log and log1p, in integers of 192 bits: off by less than 2^-165 of
-// the result, where 2^-115 is the nearest that a result comes to the middle of two float64.
+// The second attempt of exact_math.h at exp, expm1, log and log1p, in integers of 192 bits: off by less than 2^-125 of
+// the result, where 2^-115 is the nearest known that a result comes to the middle of two float64.
 //
 // - e^x = 2^(x log2 e). The fraction of x log2 e is i/32 + g: 2^(i/32) comes from a table, 2^g from its Taylor series.
-// - log x = n ln 2 - log c + log(1 + z), with c near 1/m for the significand m of x, from a table by its first bits,
-// and
-//   z = c·m - 1 without rounding, as c has 9 bits. |z| < 1/64: log(1 + z) is its Taylor series.
+// - log x = n ln 2 - log c + log(1 + z). c, from a table by the first bits of x, is near 1/m for the significand m of
+// x;
+//   z = c·m - 1, without rounding, as c has 9 bits. |z| < 1/64, and log(1 + z) is its Taylor series.
 #pragma once
 
 #include <cstdint>
@@ -27,17 +27,21 @@ FPL_HD inline Fraction half() { return {{kFirstBit, 0, 0}}; }
 
 FPL_HD inline Fraction fractionOf(const uint64_t* row) { return {{row[0], row[1], row[2]}}; }
 
-// The upper half of the 128 bits of a · b.
-FPL_HD inline uint64_t multiplyHigh(uint64_t a, uint64_t b) {
-#if defined(__CUDA_ARCH__)
-  return __umul64hi(a, b);
-#elif defined(__SIZEOF_INT128__) && !defined(FPL_NO_INT128)
-  __extension__ typedef unsigned __int128 Product;
-  return uint64_t(Product(a) * b >> 64);
-#else
+// The upper half of the 128 bits of a · b, for compilers that have no such product.
+FPL_HD inline uint64_t multiplyHighInParts(uint64_t a, uint64_t b) {
   const uint64_t low = 0xffffffffu, a0 = a & low, a1 = a >> 32, b0 = b & low, b1 = b >> 32;
   const uint64_t middle = a1 * b0 + (a0 * b0 >> 32);
   return a1 * b1 + (middle >> 32) + (((middle & low) + a0 * b1) >> 32);
+}
+
+FPL_HD inline uint64_t multiplyHigh(uint64_t a, uint64_t b) {
+#if defined(__CUDA_ARCH__)
+  return __umul64hi(a, b);
+#elif defined(__SIZEOF_INT128__)
+  __extension__ typedef unsigned __int128 Product;
+  return uint64_t(Product(a) * b >> 64);
+#else
+  return multiplyHighInParts(a, b);
 #endif
 }
 
@@ -152,11 +156,11 @@ FPL_HD inline double nearest(const Number& x) {
   return result;
 }
 
-// (2^y - 1) / y for y = ± w/32: ln 2 + y · Σ_k (±w)^k expTerm(k)
-FPL_HD inline Fraction powerSeries(const Fraction& w, bool negative) {
+// (2^g - 1) / g for g = w/32: ln 2 + g · Σ_k w^k expTerm(k)
+FPL_HD inline Fraction powerSeries(const Fraction& w) {
   Fraction sum = fractionOf(expTerm(kExpTerms - 1));
-  for (int k = kExpTerms - 2; k >= 0; --k) sum = addOrSubtract(fractionOf(expTerm(k)), multiply(w, sum), negative);
-  return addOrSubtract(fractionOf(ln2()), shiftDown(multiply(w, sum), 5), negative);
+  for (int k = kExpTerms - 2; k >= 0; --k) sum = add(fractionOf(expTerm(k)), multiply(w, sum));
+  return add(fractionOf(ln2()), shiftDown(multiply(w, sum), 5));
 }
 
 // x · log2 e, not normalized.
@@ -178,7 +182,7 @@ FPL_HD inline Number powerOfTwo(const Number& y) {
     f = complement(f);  // 1 - f but for the last bit
   }
   const Fraction w = shiftUp(f, 5), power = fractionOf(halfPower(int(f.words[0] >> 59)));
-  const Fraction less1 = shiftDown(multiply(w, powerSeries(w, false)), 5);
+  const Fraction less1 = shiftDown(multiply(w, powerSeries(w)), 5);
   return {false, whole + 1, add(power, multiply(power, less1))};
 }
 
@@ -186,13 +190,7 @@ FPL_HD inline Number powerOfTwo(const Number& y) {
 FPL_SELDOM inline double expWide(double x) { return nearest(powerOfTwo(inPowersOfTwo(numberOf(x)))); }
 
 FPL_SELDOM inline double expm1Wide(double x) {
-  const Number y = inPowersOfTwo(numberOf(x));
-  if (y.exponent <= -5) {
-    // |y| < 1/32: y times the series, so that no digit of a small result is lost.
-    const Fraction series = powerSeries(shiftDown(y.fraction, -y.exponent - 5), y.negative);
-    return nearest(normalized({y.negative, y.exponent, multiply(y.fraction, series)}));
-  }
-  const Number power = powerOfTwo(y);
+  const Number power = powerOfTwo(inPowersOfTwo(numberOf(x)));
   if (power.exponent > 0) {
     const Fraction one = shiftDown(half(), power.exponent - 1);
     return nearest(normalized({false, power.exponent, subtract(power.fraction, one)}));
@@ -207,14 +205,6 @@ FPL_HD inline Fraction logSeries(const Fraction& w, bool negative) {
   return shiftDown(multiply(w, sum), 6);
 }
 
-// log(1 + z) for |z| < 1/64, z normalized.
-FPL_HD inline Number logNear1(const Number& z) {
-  const Fraction series = logSeries(shiftDown(z.fraction, -z.exponent - 6), z.negative);
-  // Half of z, as |log(1 + z)| may be larger than z.
-  const Fraction halved = shiftDown(z.fraction, 1);
-  return normalized({z.negative, z.exponent + 1, addOrSubtract(halved, multiply(halved, series), !z.negative)});
-}
-
 // log(x), x normalized and positive, and not 1.
 FPL_HD inline Number logOf(const Number& x) {
   const int row = int(x.fraction.words[0] >> 57) & 63;
@@ -224,7 +214,6 @@ FPL_HD inline Number logOf(const Number& x) {
   const bool below1 = z.words[0] & kFirstBit;
   if (below1) z = subtract(zero(), z);
   const int power = upper ? x.exponent : x.exponent - 1;
-  if (power == 0 && inverse(row) == 256) return logNear1(normalized({below1, 0, z}));
 
   // The sum of the three parts, divided by 2^11.
   const Fraction w = shiftUp(z, 6), near1 = addOrSubtract(z, multiply(z, logSeries(w, below1)), !below1);
@@ -243,7 +232,6 @@ FPL_SELDOM inline double logWide(double x) { return nearest(logOf(numberOf(x)));
 // log(1 + x) for x > -1, finite, |x| >= 2^-54.
 FPL_SELDOM inline double log1pWide(double x) {
   const Number number = numberOf(x);
-  if (number.exponent <= -6) return nearest(logNear1(number));
   // 1 + x, exact but for a 1 that is far below the last bit of x.
   const int exponent = number.exponent > 1 ? number.exponent : 1;
   const Fraction one = shiftDown(half(), exponent - 1), other = shiftDown(number.fraction, exponent - number.exponent);
