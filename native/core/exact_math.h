@@ -56,9 +56,9 @@ FPL_HD inline Power powerOf(double x) {
   // x = n ln 2 / 128 + r, |r| < 0.00272. Adding 1.5·2^52 rounds to a whole number.
   constexpr double kRounding = 0x1.8p52, k128ByLn2 = 0x1.71547652b82fep7;
   const double n = (x * k128ByLn2 + kRounding) - kRounding;
-  // The first product is exact with 18 + 34 bits, and so is the difference of what is near each other.
-  const double near = x - n * ln2By128()[0], less = n * ln2By128()[1];
-  const double r = near - less, rest = (near - r) - less;
+  // The first product is exact with 18 + 34 bits, and so is its difference from x, which is near it.
+  const double most = x - n * ln2By128()[0], less = n * ln2By128()[1];
+  const double r = most - less, rest = (most - r) - less;
   const int whole = int(n);
   const double* power = powerParts(whole & 127);
   // Half a unit in the last place is lost of the product with r, of `low`, and when the error is added to it: for a
@@ -80,8 +80,8 @@ FPL_HD inline Approximation logOf(int n, int row, double zHigh, double zLow) {
                                   fourth * ((-1.0 / 6 + z * (1.0 / 7)) + square * (-1.0 / 8 + z * (1.0 / 9)) +
                                             fourth * ((-1.0 / 10 + z * (1.0 / 11)) + square * (-1.0 / 12))));
   const double low = series + ((zLow - zLow * (z - square)) + (lost + (n * ln2Parts()[1] + logParts(row)[1])));
-  // Of the series, of `low` and in adding the error, six times 2^-54 z² are lost; of all else less than 2^-85 of
-  // `whole`.
+  // Lost are 5/4 · 2^-52 z² at most in the series, a quarter of 2^-52 z² each in `low` and in adding the error, and
+  // less than 2^-85 of `whole` elsewhere.
   return {high, low, square * 0x1p-51 + fabs(whole) * 0x1p-80};
 }
 

@@ -2,9 +2,9 @@
 // the result, where 2^-115 is the nearest known that a result comes to the middle of two float64.
 //
 // - e^x = 2^(x log2 e). The fraction of x log2 e is i/32 + g: 2^(i/32) comes from a table, 2^g from its Taylor series.
-// - log x = n ln 2 - log c + log(1 + z). c, from a table by the first bits of x, is near 1/m for the significand m of
-// x;
-//   z = c·m - 1, without rounding, as c has 9 bits. |z| < 1/64, and log(1 + z) is its Taylor series.
+// - log x = n ln 2 - log c + log(1 + z). c, from a table by the first bits of the significand m, is near 1/m; z = c·m -
+// 1
+//   without rounding, as c has 9 bits. |z| < 1/64: log(1 + z) is its Taylor series.
 #pragma once
 
 #include <cstdint>
