@@ -125,7 +125,10 @@ describe.runIf(onHost && CUDA.length > 0)('an address', () => {
       tell([run(given).loss === wanted, run(second).loss === wanted, layer(given).loss === layer(make()).loss, mixed, onDevice])`,
       two,
     )
-    const mixed = ['labels must be on the device of the logits', 'options.mask must be on the device of the logits']
+    const mixed = [
+      'labels must be on the device of the logits, or of hidden and weight',
+      'options.mask must be on the device of the logits, or of hidden and weight',
+    ]
     expect(told).toEqual([true, true, true, mixed, 1])
   })
 
