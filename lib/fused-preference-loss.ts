@@ -32,7 +32,8 @@ const REFERENCE = modelNames('logits')
  * @returns the mean loss over the P pairs; per pair losses, rewards, log-probs in nats and their gradients, in float64;
  *   and `gradLogits` when asked for.
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
- *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of `options.signal`.
+ *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of
+ *   `options.signal`.
  */
 export async function fusedPreferenceLoss(
   logits: Logits,

@@ -30,7 +30,8 @@ const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
  * @param options which tokens count, how they are summed, and where the call runs.
  * @returns `[batch]` sums in nats, in float64, and `[batch]` counts of active tokens.
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
- *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of `options.signal`.
+ *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of
+ *   `options.signal`.
  */
 export async function sequenceLogProbs(
   logits: Logits,

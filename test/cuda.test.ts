@@ -162,6 +162,15 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
     expect(error.message).toContain('2 of the labels')
   })
 
+  it('takes memory with room to spare', () => {
+    const { logits, labels, options, data } = problem('float32')
+    const wanted = fusedPreferenceLossSync(logits, labels, { ...options, backend: 'cuda' })
+    const more = new Float32Array(data.length + 33).fill(7)
+    more.set(data as Float32Array)
+    const there = { ...logits, data: DeviceBuffer.from(more) }
+    expect(fusedPreferenceLossSync(there, labels, options)).toEqual(wanted)
+  })
+
   it('refuses labels and masks on the device that do not fit, and options that need the labels at hand', () => {
     const { logits, labels, options } = problem('float32')
     const there = onDevice(logits)
