@@ -66,7 +66,12 @@ describe.runIf(onHost && CUDA.length > 0)('a prepared call', () => {
       await collected()
       step.enqueue()
       const prepared = step.read().loss === wanted.loss
-      const graph = (() => { const other = prepare(both()); return kept.stream.capture(() => other.enqueue()) })()
+      const graph = (() => {
+        const other = prepare(both())
+        const captured = kept.stream.capture(() => other.enqueue())
+        other.dispose()
+        return captured
+      })()
       await collected()
       graph.launch(kept.stream)
       kept.stream.synchronizeSync()
@@ -341,8 +346,13 @@ describe.runIf(onHost && CUDA.length > 0)('a backward pass that follows later', 
         given[name].dispose()
         return thrown(() => later.backward([1, 2, 3, 4]))?.code
       })
+      // Memory of somebody else's, who has freed it.
+      const given = make()
+      const later = forward({ ...given, weight: { ptr: given.weight.ptr, byteLength: given.weight.byteLength } })
+      given.weight.dispose()
+      codes.push(thrown(() => later.backward([1, 2, 3, 4]))?.code)
       tell([kept, codes])`)
-    expect(told).toEqual([true, Array(4).fill('ERR_DISPOSED')])
+    expect(told).toEqual([true, [...Array(4).fill('ERR_DISPOSED'), 'ERR_INVALID_ARG_VALUE']])
   })
 })
 

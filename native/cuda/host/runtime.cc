@@ -1,6 +1,7 @@
 #include "runtime.h"
 
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -54,8 +56,42 @@ int64_t numberIn(const char* name, int64_t otherwise) {
   return value ? atoll(value) : otherwise;
 }
 
-// Of everything below. Work may wait for that of another stream.
-std::recursive_mutex mutex;
+// Whoever has waited longest is next: a thread that always comes back at once would keep all others out, and with them
+// what they would do at the wrong moment. May be locked again by its owner, as work may wait for that of another
+// stream.
+class FairMutex {
+ public:
+  void lock() {
+    std::unique_lock<std::mutex> own(mutex_);
+    if (owner_ == std::this_thread::get_id()) {
+      ++depth_;
+      return;
+    }
+    const uint64_t ticket = next_++;
+    turn_.wait(own, [&] { return serving_ == ticket; });
+    owner_ = std::this_thread::get_id();
+  }
+  void unlock() {
+    const std::lock_guard<std::mutex> own(mutex_);
+    if (depth_ > 0) {
+      --depth_;
+      return;
+    }
+    owner_ = {};
+    ++serving_;
+    turn_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable turn_;
+  uint64_t next_ = 0, serving_ = 0;
+  std::thread::id owner_;
+  int depth_ = 0;
+};
+
+// Of everything below.
+FairMutex mutex;
 cudaError_t sticky = cudaSuccess;
 // Streams, events and graphs; as no pointers, so that LeakSanitizer sees those that nobody has destroyed.
 std::set<uintptr_t> live;
@@ -71,7 +107,7 @@ thread_local std::vector<HostStream*> captures;  // begun by this thread
 uintptr_t keyOf(const void* handle) { return ~reinterpret_cast<uintptr_t>(handle); }
 bool isLive(const void* handle) { return live.count(keyOf(handle)) > 0; }
 
-using Lock = std::lock_guard<std::recursive_mutex>;
+using Lock = std::lock_guard<FairMutex>;
 
 std::set<int> inUse;  // devices that have a context
 
