@@ -195,13 +195,15 @@ describe.runIf(onHost && CUDA.length > 0)('a graph', () => {
   it('is captured whatever is disposed of meanwhile', () => {
     const told = cudaProcess(`${CAPTURE}
       const [step, other] = [prepare(), prepare()]
-      const [buffer, event] = [new DeviceBuffer(64), new Event()]
+      const [buffer, event] = [new DeviceBuffer(100_000), new Event()]
+      const before = taken()
       const graph = stream.capture(() => {
         step.enqueue()
         for (const thing of [step, other, buffer, event]) thing.dispose()
       })
-      tell(launch(graph))`)
-    expect(told).toBe(true)
+      const givenBack = before - taken()
+      tell([launch(graph), givenBack >= 100_000 + other.workspaceBytes])`)
+    expect(told).toEqual([true, true])
   })
 
   it('that cannot be captured: says why, and leaves the stream as it was', () => {
@@ -298,6 +300,9 @@ describe.runIf(onHost && CUDA.length > 0)('a pending promise', () => {
       for (const thing of [a, b, stream]) thing.dispose()
       pending.push((() => there(host.reference).copyFromAsync(there(host.logits), { stream: new Stream() }))())
       pending.push((() => new Stream().synchronize())())
+      const other = new Stream()
+      pending.push(other.synchronize())
+      other.dispose()
       await collected()
       await occupied
       await Promise.all(pending)
