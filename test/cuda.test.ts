@@ -205,6 +205,11 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
         'options.mask.device is 1, but the memory is on device 0',
       ],
       [call(given, { mask: new Uint8Array(rows) }), 'ERR_INVALID_ARG_TYPE', 'options.mask must be device memory'],
+      [
+        call(labels, { gradient: { ...at(4 * B * T * V), device: 1 } }),
+        'ERR_INVALID_ARG_VALUE',
+        'options.gradient is on device 1, and the logits on device 0',
+      ],
       [call(labels, { mask: at(rows) }), 'ERR_INVALID_ARG_TYPE', 'options.mask must be in host memory'],
       [call(given, { ldAlpha: 0.5 }), 'ERR_INVALID_ARG_VALUE', 'options.ldAlpha needs labels in host memory'],
       [call(given, { emptySequence: 'error' }), 'ERR_INVALID_ARG_VALUE', "options.emptySequence 'error' needs labels"],

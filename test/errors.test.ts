@@ -350,6 +350,8 @@ const FUSED: Case[] = [
   ['in place over the reference logits', 'ERR_INVALID_ARG_VALUE', 'overwrite options.reference.logits', (c) => { c.options.gradient = 'in-place'; c.options.reference = { logits: { ...c.logits } } }],
   ['in place of broadcast rows', 'ERR_INVALID_ARG_VALUE', 'their rows overlap', (c) => { c.options.gradient = 'in-place'; c.logits.strides = [0, 5, 1] }],
   ['in place of overlapping rows', 'ERR_INVALID_ARG_VALUE', 'their rows overlap', (c) => { c.options.gradient = c.logits.data; c.logits.strides = [15, 4, 1] }],
+  ['in place of overlapping sequences', 'ERR_INVALID_ARG_VALUE', 'with strides [11, 5, 1] their rows overlap', (c) => { c.options.gradient = 'in-place'; c.logits.strides = [11, 5, 1] }],
+  ['in place of overlapping sequences of one row', 'ERR_INVALID_ARG_VALUE', 'with strides [4, 9, 1] their rows overlap', (c) => { c.options.gradient = 'in-place'; c.options.shift = false; c.logits = { data: ramp(60), shape: [4, 1, 5], strides: [4, 9, 1] }; c.labels = new Int32Array(4) }],
   ['a new array past all memory', 'ERR_OUT_OF_RANGE', 'options.gradient', (c) => { c.options.gradient = true; c.logits = { data: ramp(2 ** 20), shape: [2, 2 ** 15, 2 ** 20], strides: [0, 0, 1] }; c.labels = new Int32Array(2 ** 16); c.options.reference = { chosen: [-1], rejected: [-2] } }],
 ]
 
@@ -669,6 +671,18 @@ describe.each(BACKENDS)('%s accepts', (backend) => {
     const again = fusedCall(backend)
     change(again)
     expect((await fusedPreferenceLoss(again.logits, again.labels, again.options)).loss).toBeTypeOf('number')
+  })
+
+  test('strides of one row, which say nothing, and those of others are those of the gradient in place', () => {
+    const one = { data: ramp(5), shape: [1, 1, 5], strides: [0, 0, 1] }
+    const sums = sequenceLogProbsSync(one, Int32Array.of(3), { backend: backend as 'cpu', shift: false })
+    expect(sums.backward([1], { out: 'in-place' })).toMatchObject({ data: one.data, strides: [0, 0, 1] })
+    const call = fusedCall(backend)
+    const strides = [30, 7, 1]
+    const wide = { data: ramp(4 * 30), shape: [4, 3, 5], strides }
+    const options = { ...call.options, gradient: 'in-place' }
+    const { gradLogits } = fusedPreferenceLossSync(wide, call.labels, options)
+    expect(gradLogits).toEqual({ data: wide.data, shape: [4, 3, 5], dtype: 'float32', strides })
   })
 
   test('exactly the array of the logits as the destination, in place', () => {
