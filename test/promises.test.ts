@@ -489,6 +489,9 @@ describe('life and death', () => {
       const path = script(
         'no-threads',
         `import { execFileSync } from 'node:child_process'
+      // All is loaded before: nobody may read the folder of the package.
+      const hasCuda = fpl.getBackends().cuda.available
+      const { DeviceBuffer } = await import(${JSON.stringify(new URL('cuda/index.mjs', DIST).href)})
       execFileSync('prlimit', ['--pid', String(process.pid), '--nproc=1:1'])
       if (process.getuid() === 0) process.setuid(65534) // root has no limit
       const logits = { data: new Float32Array(2 * 4 * 20_000), shape: [2, 4, 20_000] }
@@ -497,8 +500,7 @@ describe('life and death', () => {
       try { await fpl.fusedPreferenceLoss(logits, new Int32Array(8), options) } catch (caught) { error = caught }
       const { losses } = fpl.fusedPreferenceLossSync(logits, new Int32Array(8), options)
       console.error(error instanceof Error, losses.length)
-      if (!fpl.getBackends().cuda.available) process.exit()
-      const { DeviceBuffer } = await import(${JSON.stringify(new URL('cuda/index.mjs', DIST).href)})
+      if (!hasCuda) process.exit()
       const memory = new DeviceBuffer(4)
       await memory.copyFromAsync(new Float32Array(1)).catch((caught) => console.error(caught instanceof Error))`,
       )
