@@ -208,7 +208,7 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
       [
         call(labels, { gradient: { ...at(4 * B * T * V), device: 1 } }),
         'ERR_INVALID_ARG_VALUE',
-        'options.gradient is on device 1, and the logits on device 0',
+        'options.gradient.device is 1, but the memory is on device 0',
       ],
       [call(labels, { mask: at(rows) }), 'ERR_INVALID_ARG_TYPE', 'options.mask must be in host memory'],
       [call(given, { ldAlpha: 0.5 }), 'ERR_INVALID_ARG_VALUE', 'options.ldAlpha needs labels in host memory'],

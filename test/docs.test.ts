@@ -152,12 +152,23 @@ describe('the README names', () => {
     expect(rows.filter((name) => name.startsWith('ERR_')).sort()).toEqual(names.sort())
   })
 
+  /** The codes of warnings: of those that are given once, and of those given elsewhere. */
+  const warnings = (code: string) =>
+    Array.from(code.matchAll(/(?:code: |^ {2}\| )'(FUSED_PREFERENCE_LOSS_\w+)'/gm), ([, warning]) => warning)
+
+  test('every code of a warning', () => {
+    const names = new Set(warnings(sources('lib')))
+    expect(names.size).toBeGreaterThan(4)
+    const written = Array.from(readme.matchAll(/^\| `…(\w+)`/gm), ([, name]) => `FUSED_PREFERENCE_LOSS_${name}`)
+    expect(written.sort()).toEqual([...names].sort())
+  })
+
   test('every variable of the environment', () => {
     const code = sources('lib') + sources('native')
     const names = new Set(
       Array.from(code.matchAll(/'(FUSED_PREFERENCE_LOSS_\w+)'|"(FUSED_PREFERENCE_LOSS_\w+)"/g), (m) => m[1] ?? m[2]),
     )
-    for (const [, warning] of code.matchAll(/code: '(FUSED_PREFERENCE_LOSS_\w+)'/g)) names.delete(warning)
+    for (const warning of warnings(code)) names.delete(warning)
     // The two that node-gyp-build reads.
     const wanted = [...names, 'FUSED_PREFERENCE_LOSS_PREBUILD', 'PREBUILDS_ONLY']
     expect(names.size).toBeGreaterThan(3)

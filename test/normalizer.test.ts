@@ -4,6 +4,7 @@
  */
 import { describe, expect, test } from 'vitest'
 import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
+import { TAKERS } from '../lib/loss-constants.js'
 import type { FusedOptions, LossType, Normalizer, PreferencePairs, WeightedLoss } from '../lib/types.js'
 import { LOSS_TYPES, logitsOf, random, TARGETS, values } from './support.js'
 
@@ -51,6 +52,10 @@ function expectNear(got: ArrayLike<number>, wanted: ArrayLike<number>, relative:
   for (let i = 0; i < wanted.length; i++) expect(Math.abs(got[i] - wanted[i])).toBeLessThanOrEqual(relative * largest)
 }
 
+/** The losses of a list, or the one. */
+const namesOf = (lossType: LossType | readonly WeightedLoss[]): LossType[] =>
+  typeof lossType === 'string' ? [lossType] : lossType.map((term) => term.lossType)
+
 const sum = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0)
 const joined = (lists: readonly Float64Array[]) => Float64Array.from(lists.flatMap((one) => [...one]))
 
@@ -60,7 +65,10 @@ describe.each(TARGETS)('$name', ({ run }) => {
       for (const fDivergence of ['reverse_kl', 'js'] as const) {
         const takes = (type: LossType) => ['sigmoid', 'robust', 'hinge', 'ipo', 'ipo_norm'].includes(type)
         if (fDivergence === 'js' && !(typeof lossType === 'string' && takes(lossType))) continue
-        const options = { lossType, fDivergence, labelSmoothing: 0.1, ...run }
+        const smoothing = TAKERS.labelSmoothing.some((type) => namesOf(lossType).includes(type))
+          ? { labelSmoothing: 0.1 }
+          : {}
+        const options = { lossType, fDivergence, ...smoothing, ...run }
         const all = preferenceLossSync(part(0, PAIRS), options)
         const normalizer = { pairs: PAIRS, tokens: TOKENS }
         const some = parts((first, end) => preferenceLossSync(part(first, end), { ...options, normalizer }))
