@@ -1,5 +1,5 @@
 /**
- * The tests that look for crashes and for wrong numbers, on the binary that the package ships for this machine instead of
+ * The tests that look for crashes, wrong numbers and lost memory, on the binary that the package ships for this machine instead of
  * the one compiled here: another compiler, another C++ library, other flags.
  *
  *   npm run test:prebuilt [-- --quick]   --quick: the short form of the stress tests
@@ -23,4 +23,5 @@ const { path, reason } = getBackends().cpu
 if (!path?.startsWith(join(root, 'prebuilds'))) throw new Error(reason ?? `${path} is not a prebuilt binary`)
 
 node('test/stress/run.mjs', ...process.argv.slice(2))
-node('node_modules/vitest/vitest.mjs', 'run', 'test/edges.test.ts', 'test/golden.test.ts', 'test/promises.test.ts')
+const TESTS = ['edges', 'golden', 'promises', 'lent-arrays', 'copies', 'settings'].map((name) => `test/${name}.test.ts`)
+node('node_modules/vitest/vitest.mjs', 'run', ...TESTS)
