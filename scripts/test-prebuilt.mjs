@@ -1,6 +1,6 @@
 /**
- * The tests that look for crashes, wrong numbers and lost memory, on the binary that the package ships for this machine instead of
- * the one compiled here: another compiler, another C++ library, other flags.
+ * The tests that look for crashes, wrong numbers and lost memory, on the binary that the package ships for this machine
+ * instead of the one compiled here: another compiler, another C++ library, other flags.
  *
  *   npm run test:prebuilt [-- --quick]   --quick: the short form of the stress tests
  *
