@@ -33,12 +33,7 @@ FPL_HD inline bool round(const Approximation& x, double& out) {
 }
 
 // 2^exponent for a normal number.
-FPL_HD inline double normalPower(int exponent) {
-  const uint64_t bits = uint64_t(exponent + 1023) << 52;
-  double out;
-  memcpy(&out, &bits, sizeof out);
-  return out;
-}
+FPL_HD inline double normalPower(int exponent) { return doubleOf(uint64_t(exponent + 1023) << 52); }
 
 // e^r - 1 - r for |r| < 0.0028, off by less than 2^-51 r²; r^7 / 5040 is left out.
 FPL_HD inline double expBeyondLinear(double r) {
@@ -55,11 +50,11 @@ struct Power {
 FPL_HD inline Power powerOf(double x) {
   // x = n ln 2 / 128 + r, |r| < 0.00272. Adding 1.5·2^52 rounds to a whole number.
   constexpr double kRounding = 0x1.8p52, k128ByLn2 = 0x1.71547652b82fep7;
-  const double n = (x * k128ByLn2 + kRounding) - kRounding;
+  const double shifted = x * k128ByLn2 + kRounding, n = shifted - kRounding;
   // The first product is exact with 18 + 34 bits, and so is its difference from x, which is near it.
   const double most = x - n * ln2By128()[0], less = n * ln2By128()[1];
   const double r = most - less, rest = (most - r) - less;
-  const int whole = int(n);
+  const int32_t whole = int32_t(uint32_t(bitsOf(shifted)));
   const double* power = powerParts(whole & 127);
   // Half a unit in the last place is lost of the product with r, of `low`, and when the error is added to it: for a
   // 2^(i/128) of 1.4 and more 2^-61 each, below that half as much. All else is less than 2^-67.
@@ -67,8 +62,8 @@ FPL_HD inline Power powerOf(double x) {
   return {{power[0], low, power[0] * 0x1.1p-60}, whole >> 7};
 }
 
-// log((1 + z) · 2^n · 256 / inverse(row)) for z = zHigh + zLow, |z| < 1/64. zLow is below 2^-52, and below 2^-52 |z|
-// where n and the row's logarithm are 0.
+// log((1 + z) · 2^n · 256 / inverse(row)) for z = zHigh + zLow, |z| < 1/64. zLow is below 2^-51, and 0 where n and the
+// row's logarithm are.
 FPL_HD inline Approximation logOf(int n, int row, double zHigh, double zLow) {
   // Exact with 11 + 42 bits.
   const double whole = n * ln2Parts()[0] + logParts(row)[0];
@@ -87,14 +82,15 @@ FPL_HD inline Approximation logOf(int n, int row, double zHigh, double zLow) {
 
 // log(x + less) for a normal x > 0; |less| is at most half a unit in the last place of x.
 FPL_HD inline Approximation logOf(double x, double less) {
-  uint64_t bits;
-  memcpy(&bits, &x, sizeof bits);
+  const uint64_t bits = bitsOf(x);
   const int row = int(bits >> 46) & 63, upper = row >= kUpper, n = int(bits >> 52) - 1023 + upper;
   // 1 + z is x / 2^n times inverse / 256. In integers, with 53 + 9 bits.
   const int64_t mantissa = int64_t((bits & ((uint64_t(1) << 52) - 1)) | uint64_t(1) << 52);
   const int64_t z = mantissa * inverse(row) - (int64_t(1) << (60 + upper));
-  const double unit = upper ? 0x1p-61 : 0x1p-60, zHigh = double(z), zLow = double(z - int64_t(zHigh));
-  const double zLess = less == 0 || n > 100 ? 0 : less * normalPower(-n) * (inverse(row) * 0x1p-8);
+  // Of |z| < 2^55 without three bits float64 has all others; those of a number near 1 are 0.
+  const double unit = upper ? 0x1p-61 : 0x1p-60, zHigh = double(z & ~int64_t(7)), zLow = double(z & 7);
+  // A 1 less than 2^-100 of x is as good as that.
+  const double zLess = less * normalPower(n < 100 ? -n : -100) * (inverse(row) * 0x1p-8);
   return logOf(n, row, zHigh * unit, zLow * unit + zLess);
 }
 
@@ -123,7 +119,6 @@ FPL_HD inline double exp(double x) {
     if (x <= -746) return 0;
     return exact::expWide(x);  // where the result may be subnormal or infinite
   }
-  if (fabs(x) <= 0x1p-54) return 1;
   const exact::Power power = exact::powerOf(x);
   double out;
   return exact::round(power.mantissa, out) ? out * exact::normalPower(power.exponent) : exact::expWide(x);

@@ -129,10 +129,20 @@ FPL_HD inline Number normalized(Number x) {
   return x;
 }
 
-// A finite x that is not 0, normalized.
-FPL_HD inline Number numberOf(double x) {
+FPL_HD inline uint64_t bitsOf(double x) {
   uint64_t bits;
   memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+FPL_HD inline double doubleOf(uint64_t bits) {
+  double x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+// A finite x that is not 0, normalized.
+FPL_HD inline Number numberOf(double x) {
+  const uint64_t bits = bitsOf(x);
   const bool negative = bits >> 63;
   const int field = int(bits >> 52) & 0x7ff;
   if (field == 0) return normalized({negative, -1010, {{bits & ~kFirstBit, 0, 0}}});
@@ -150,10 +160,7 @@ FPL_HD inline double nearest(const Number& x) {
     // The leading 1 adds one to the exponent, and so does a carry out of the rounding.
     out = (uint64_t(bits < 53 ? 0 : x.exponent + 1021) << 52) + (((x.fraction.words[0] >> (63 - bits)) + 1) >> 1);
   }
-  if (x.negative) out |= kFirstBit;
-  double result;
-  memcpy(&result, &out, sizeof result);
-  return result;
+  return doubleOf(x.negative ? out | kFirstBit : out);
 }
 
 // (2^g - 1) / g for g = w/32: ln 2 + g · Σ_k w^k expTerm(k)
@@ -186,7 +193,7 @@ FPL_HD inline Number powerOfTwo(const Number& y) {
   return {false, whole + 1, add(power, multiply(power, less1))};
 }
 
-// e^x and e^x - 1 for 2^-54 <= |x| < 1024.
+// e^x and e^x - 1 for 2^-55 < |x| < 1024.
 FPL_SELDOM inline double expWide(double x) { return nearest(powerOfTwo(inPowersOfTwo(numberOf(x)))); }
 
 FPL_SELDOM inline double expm1Wide(double x) {

@@ -52,7 +52,10 @@ struct Term {
 };
 
 // log σ(z), and its derivative σ(-z).
-FPL_HD inline Term logSigmoid(double z) { return {-softplus(-z), sigmoid(-z)}; }
+FPL_HD inline Term logSigmoid(double z) {
+  const Logistic other = logistic(-z);
+  return {-other.softplus, other.sigmoid};
+}
 
 // log(1 - e^x) for x < 0 without cancellation on either side of -ln 2 (Mächler 2012).
 FPL_HD inline double log1mexp(double x) { return x > -kLn2 ? log(-expm1(x)) : log1p(-exp(x)); }
@@ -65,7 +68,8 @@ constexpr double kExponentCap = 700;
 
 FPL_HD inline Term cappedExp(double x) {
   if (x > kExponentCap) return {exp(kExponentCap), 0};
-  return {exp(x), exp(x)};
+  const double e = exp(x);
+  return {e, e};
 }
 
 // An f-divergence's score of a log-ratio (Wang et al. 2023), up to a constant, which a difference is without.

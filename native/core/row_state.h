@@ -124,14 +124,12 @@ struct TokenByProducts {
   int64_t argmax;
 };
 
-FPL_HD inline double softplus(double z) { return (z > 0 ? z : 0) + log1p(exp(-fabs(z))); }
-
 FPL_HD inline double sigmoid(double z) {
   const double e = exp(-fabs(z));
   return (z >= 0 ? 1 : e) / (1 + e);
 }
 
-// Both, with one exponential.
+// log(1 + e^z) and 1 / (1 + e^-z), with one exponential.
 struct Logistic {
   double softplus, sigmoid;
 };
