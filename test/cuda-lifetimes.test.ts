@@ -383,6 +383,20 @@ describe.runIf(onHost && CUDA.length > 0)('memory of a GPU', () => {
     expect(told).toBe(33)
   })
 
+  it('that is forgotten is looked for once more when there is none left', () => {
+    // After four fifths have made the collector run, another of less than a fifth is not worth its while.
+    const told = cudaProcess(
+      `${MAJOR}
+      const kept = new DeviceBuffer(80_000_000)
+      while (collections.length === 0) await pause()
+      new DeviceBuffer(15_000_000)
+      await pause()
+      tell([new DeviceBuffer(15_000_000).byteLength, kept.byteLength, thrown(() => new DeviceBuffer(15_000_000)).code])`,
+      { FPL_HOST_DEVICE_BYTES: '100000000' },
+    )
+    expect(told).toEqual([15_000_000, 80_000_000, 'ERR_CUDA'])
+  })
+
   it('that is forgotten is given back, at the latest when there is none left', () => {
     // Six times what there is, by buffers, by calls and by prepared calls.
     const told = cudaProcess(

@@ -74,7 +74,9 @@ bool isHostAddress(uint64_t word) {
   return mincore(reinterpret_cast<void*>(word / pageSize() * pageSize()), 1, &resident) == 0;
 }
 
-struct sigaction otherwise;
+// An address that the processor has no room for may count as a fault of the stack, by the register it was in.
+constexpr int kFaults[] = {SIGSEGV, SIGBUS};
+struct sigaction otherwise[2];
 thread_local sigjmp_buf* escape = nullptr;
 
 void onFault(int signal, siginfo_t* info, void* context) {
@@ -82,10 +84,11 @@ void onFault(int signal, siginfo_t* info, void* context) {
     beginEscape();
     siglongjmp(*escape, 1);
   }
-  if (otherwise.sa_flags & SA_SIGINFO) {
-    otherwise.sa_sigaction(signal, info, context);
+  const struct sigaction& other = otherwise[signal == kFaults[0] ? 0 : 1];
+  if (other.sa_flags & SA_SIGINFO) {
+    other.sa_sigaction(signal, info, context);
   } else {
-    sigaction(signal, &otherwise, nullptr);  // and the instruction faults again
+    sigaction(signal, &other, nullptr);  // and the instruction faults again
   }
 }
 
@@ -95,7 +98,7 @@ void catchFaults() {
     struct sigaction action {};
     action.sa_sigaction = onFault;
     action.sa_flags = SA_SIGINFO;
-    sigaction(SIGSEGV, &action, &otherwise);
+    for (int i = 0; i < 2; ++i) sigaction(kFaults[i], &action, &otherwise[i]);
   });
 }
 
