@@ -7,9 +7,9 @@ import { recordSources } from './scripts/shipped.mjs'
 export default defineConfig({
   entry: [
     'lib/index.ts',
-    'lib/adapters/*.ts',
-    'lib/data.ts',
-    'lib/metrics.ts',
+    'lib/adapters/*/index.ts',
+    'lib/data/index.ts',
+    'lib/metrics/index.ts',
     'lib/cuda/index.ts',
     'lib/cli/index.ts',
   ],

@@ -2,12 +2,12 @@
  * The face of the package: log-probs of sequences, preference losses, and both in one.
  */
 export type { ErrorCode } from './errors.js'
-export { fusedLinearPreferenceLoss, fusedLinearPreferenceLossSync } from './fused-linear-preference-loss.js'
-export { fusedPreferenceLoss, fusedPreferenceLossSync } from './fused-preference-loss.js'
-export { getBackends } from './get-backends.js'
-export { linearSequenceLogProbs, linearSequenceLogProbsSync } from './linear-sequence-log-probs.js'
-export { preferenceLoss, preferenceLossSync } from './preference-loss.js'
-export { sequenceLogProbs, sequenceLogProbsSync } from './sequence-log-probs.js'
+export { fusedLinearPreferenceLoss, fusedLinearPreferenceLossSync } from './functions/fused-linear-preference-loss.js'
+export { fusedPreferenceLoss, fusedPreferenceLossSync } from './functions/fused-preference-loss.js'
+export { getBackends } from './functions/get-backends.js'
+export { linearSequenceLogProbs, linearSequenceLogProbsSync } from './functions/linear-sequence-log-probs.js'
+export { preferenceLoss, preferenceLossSync } from './functions/preference-loss.js'
+export { sequenceLogProbs, sequenceLogProbsSync } from './functions/sequence-log-probs.js'
 export type {
   Backends,
   DeviceMemory,
@@ -49,4 +49,4 @@ export type {
   TokenOutputs,
   TokenValues,
   WeightedLoss,
-} from './types.js'
+} from './types/index.js'

@@ -6,17 +6,17 @@ import { type Array as JaxArray, numpy as np } from '@jax-js/jax'
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { beforeEach, describe, expect, it } from 'vitest'
-import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/adapters/jax.js'
-import * as tfjs from '../lib/adapters/tfjs.js'
+import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/adapters/jax/index.js'
+import * as tfjs from '../lib/adapters/tfjs/index.js'
+import { PAIRED_OPTIONS } from '../lib/call/paired-call.js'
+import { RUN_OPTIONS } from '../lib/call/run.js'
+import { TOKEN_OPTIONS } from '../lib/call/tokens.js'
 import {
   fusedLinearPreferenceLossSync,
   fusedPreferenceLossSync,
   linearSequenceLogProbsSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import { PAIRED_OPTIONS } from '../lib/paired-call.js'
-import { RUN_OPTIONS } from '../lib/run.js'
-import { TOKEN_OPTIONS } from '../lib/tokens.js'
 import { liveBuffers } from './jax-buffers.js'
 import { gaussian, random } from './support.js'
 

@@ -10,9 +10,9 @@ import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { afterEach, describe, expect, test, vi } from 'vitest'
-import { loadNative } from '../lib/backends/native.js'
+import { loadNative } from '../lib/backends/cpu/index.js'
 import * as first from '../lib/index.js'
-import type { RunOptions } from '../lib/types.js'
+import type { RunOptions } from '../lib/types/index.js'
 import { CUDA, DIST, gaussian, OUTPUTS, random, TARGETS } from './support.js'
 
 type Package = typeof first

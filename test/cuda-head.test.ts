@@ -11,7 +11,7 @@ import {
   getBackends,
   linearSequenceLogProbsSync,
 } from '../lib/index.js'
-import type { DType, FusedLinearOptions, HeadGradients, HeadWeight, Hidden, TokenOptions } from '../lib/types.js'
+import type { DType, FusedLinearOptions, HeadGradients, HeadWeight, Hidden, TokenOptions } from '../lib/types/index.js'
 import { bytes, CUDA, DIST, DTYPES, decode, encode, gaussian, OUTPUTS, random, storage } from './support.js'
 
 const onHost = !process.env.FPL_TEST_GPU

@@ -12,7 +12,7 @@ import {
   preferenceLossSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { DeviceMemory, DType, FusedOptions, Logits, PreferenceLoss } from '../lib/types.js'
+import type { DeviceMemory, DType, FusedOptions, Logits, PreferenceLoss } from '../lib/types/index.js'
 import { bytes, CUDA, DIST, DTYPES, encode, gaussian, OUTPUTS, random, storage } from './support.js'
 
 const CUDA_DIST = new URL('./cuda/index.mjs', DIST)

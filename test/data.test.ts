@@ -20,9 +20,9 @@ import {
   preferenceBatches,
   type ReadOptions,
   readPreferences,
-} from '../lib/data.js'
+} from '../lib/data/index.js'
+import { linesOf } from '../lib/data/json-lines.js'
 import { fusedPreferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
-import { linesOf } from '../lib/json-lines.js'
 import { random } from './support.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'fused-preference-loss-data-'))

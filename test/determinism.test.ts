@@ -10,7 +10,7 @@ import {
   preferenceLossSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { DType, FusedOptions, FusedPreferenceLoss, Logits, SequenceOptions } from '../lib/types.js'
+import type { DType, FusedOptions, FusedPreferenceLoss, Logits, SequenceOptions } from '../lib/types/index.js'
 import {
   bytes,
   DTYPES,

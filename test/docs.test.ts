@@ -16,8 +16,8 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { LOSSES } from '../lib/backends/js/losses.js'
-import { HEAD_GRADIENT_OPTIONS } from '../lib/head-gradients.js'
-import { PAIRED_OPTIONS } from '../lib/paired-call.js'
+import { HEAD_GRADIENT_OPTIONS } from '../lib/call/head-gradients.js'
+import { PAIRED_OPTIONS } from '../lib/call/paired-call.js'
 import { CUDA } from './support.js' // which also lets the kernels run on the host
 
 const root = fileURLToPath(new URL('..', import.meta.url))

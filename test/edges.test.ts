@@ -4,7 +4,7 @@
  */
 import { describe, expect, test } from 'vitest'
 import { fusedPreferenceLossSync, getBackends, sequenceLogProbsSync } from '../lib/index.js'
-import type { DType, Logits, SequenceLogProbs, SequenceOptions } from '../lib/types.js'
+import type { DType, Logits, SequenceLogProbs, SequenceOptions } from '../lib/types/index.js'
 import {
   bytes,
   DTYPES,

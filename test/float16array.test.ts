@@ -10,7 +10,7 @@ import {
   fusedPreferenceLossSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { Float16ArrayLike, Logits } from '../lib/types.js'
+import type { Float16ArrayLike, Logits } from '../lib/types/index.js'
 import { CUDA, JS, NATIVE } from './support.js'
 
 interface Constructor {

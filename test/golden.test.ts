@@ -15,7 +15,7 @@ import type {
   SequenceOptions,
   TokenOutput,
   TokenOutputs,
-} from '../lib/types.js'
+} from '../lib/types/index.js'
 import { element, type LogitsSpec, logitsOf } from './golden/inputs.js'
 import { decode, encode, OUTPUTS, TARGETS, type Target, ulp } from './support.js'
 

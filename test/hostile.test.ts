@@ -12,7 +12,7 @@ import {
   sequenceLogProbs,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { FusedOptions, Labels, Logits } from '../lib/types.js'
+import type { FusedOptions, Labels, Logits } from '../lib/types/index.js'
 import { TARGETS } from './support.js'
 
 const [batch, time, vocab] = [2, 3, 40]

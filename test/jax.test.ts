@@ -4,7 +4,7 @@
  */
 import { type Array as JaxArray, jit, numpy as np, tree } from '@jax-js/jax'
 import { describe, expect, it } from 'vitest'
-import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/adapters/jax.js'
+import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/adapters/jax/index.js'
 import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync } from '../lib/index.js'
 import { liveBuffers } from './jax-buffers.js'
 import { gaussian, random } from './support.js'

@@ -5,11 +5,11 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import type { ForwardStage, GradientStage, Job, Rows, Tokens } from '../lib/backends/backend.js'
 import { jsBackend } from '../lib/backends/js/index.js'
 import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from '../lib/backends/js/numbers.js'
 import { fusedLinearPreferenceLoss } from '../lib/index.js'
-import type { DType, HostArray } from '../lib/types.js'
+import type { ForwardStage, GradientStage, Job, Rows, Tokens } from '../lib/job.js'
+import type { DType, HostArray } from '../lib/types/index.js'
 
 const settings = { threads: 1 }
 const fixed = { seed: 424242, numRuns: 40 }

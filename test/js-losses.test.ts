@@ -4,12 +4,12 @@
  */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import type { LossStage } from '../lib/backends/backend.js'
 import { jsBackend } from '../lib/backends/js/index.js'
 import { LOSSES } from '../lib/backends/js/losses.js'
 import { log1mexp, logSigmoid, sigmoid, softplus } from '../lib/backends/js/numbers.js'
 import { preferenceLossSync } from '../lib/index.js'
-import type { FDivergence, LossType } from '../lib/types.js'
+import type { LossStage } from '../lib/job.js'
+import type { FDivergence, LossType } from '../lib/types/index.js'
 
 const settings = { threads: 1 }
 const lossTypes = Object.keys(LOSSES) as LossType[]

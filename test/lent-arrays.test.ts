@@ -5,7 +5,7 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
-import { loadNative } from '../lib/backends/native.js'
+import { loadNative } from '../lib/backends/cpu/index.js'
 import { sequenceLogProbs, sequenceLogProbsSync } from '../lib/index.js'
 import { CUDA, DIST } from './support.js'
 

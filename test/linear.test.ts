@@ -20,7 +20,7 @@ import type {
   LossOptions,
   LossType,
   TokenOptions,
-} from '../lib/types.js'
+} from '../lib/types/index.js'
 import {
   DTYPES,
   decode,

@@ -5,8 +5,8 @@
 import { describe, expect, test } from 'vitest'
 import type { Constants, PairBatch } from '../lib/backends/js/losses.js'
 import { LOSSES } from '../lib/backends/js/losses.js'
+import { DEFAULTS, TAKERS } from '../lib/call/loss-constants.js'
 import { preferenceLossSync } from '../lib/index.js'
-import { DEFAULTS, TAKERS } from '../lib/loss-constants.js'
 import { LOSS_TYPES } from './support.js'
 
 const BATCH: PairBatch = {

@@ -7,10 +7,10 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { runInNewContext } from 'node:vm'
 import { afterAll, describe, expect, test } from 'vitest'
-import { preferenceBatches } from '../lib/data.js'
+import { preferenceBatches } from '../lib/data/index.js'
 import { fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
-import { appendMetrics, type StepOptions, stepMetrics } from '../lib/metrics.js'
-import type { FusedOptions, Labels } from '../lib/types.js'
+import { appendMetrics, type StepOptions, stepMetrics } from '../lib/metrics/index.js'
+import type { FusedOptions, Labels } from '../lib/types/index.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'fused-preference-loss-metrics-'))
 afterAll(() => rmSync(folder, { recursive: true }))

@@ -3,9 +3,9 @@
  * parts' losses and gradients add up to those of the whole. Every backend and instruction set, every loss that can.
  */
 import { describe, expect, test } from 'vitest'
+import { TAKERS } from '../lib/call/loss-constants.js'
 import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
-import { TAKERS } from '../lib/loss-constants.js'
-import type { FusedOptions, LossType, Normalizer, PreferencePairs, WeightedLoss } from '../lib/types.js'
+import type { FusedOptions, LossType, Normalizer, PreferencePairs, WeightedLoss } from '../lib/types/index.js'
 import { LOSS_TYPES, logitsOf, random, TARGETS, values } from './support.js'
 
 const SORTING: readonly LossType[] = ['aot', 'aot_unpaired']

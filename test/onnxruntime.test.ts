@@ -26,14 +26,14 @@ import {
   readReferenceLogProbs,
   toLogits,
   writeReferenceLogProbs,
-} from '../lib/adapters/onnxruntime.js'
+} from '../lib/adapters/onnxruntime/index.js'
 import { sequenceLogProbsSync } from '../lib/index.js'
 import { gaussian, random } from './support.js'
 
 /** What happens just before a file is locked, once. */
 const atLock = vi.hoisted(() => ({ run: () => {} }))
-vi.mock('../lib/lock-file.js', async (original) => {
-  const { lockFile } = await original<typeof import('../lib/lock-file.js')>()
+vi.mock('../lib/adapters/onnxruntime/lock-file.js', async (original) => {
+  const { lockFile } = await original<typeof import('../lib/adapters/onnxruntime/lock-file.js')>()
   const hooked: typeof lockFile = (path) => {
     atLock.run()
     atLock.run = () => {}
@@ -708,7 +708,7 @@ describe('writers of one file', () => {
   /** A program that writes the file, a batch at a time, each when a line comes in. */
   const program = `
     import { createInterface } from 'node:readline'
-    import { writeReferenceLogProbs } from ${JSON.stringify(new URL('../dist/adapters/onnxruntime.mjs', import.meta.url).href)}
+    import { writeReferenceLogProbs } from ${JSON.stringify(new URL('../dist/adapters/onnxruntime/index.mjs', import.meta.url).href)}
     const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
     const batches = Array.from({ length: 3 }, (_, i) => ({ labels: Int32Array.of(0, i, 1, 0) }))
     const forward = async ({ labels }) => {
@@ -774,7 +774,7 @@ describe('writers of one file', () => {
     const batches = batchesOf(2)
     const answers: string[] = []
     await writeReferenceLogProbs(path, batches, async (batch) => {
-      const adapter = new URL('../dist/adapters/onnxruntime.mjs', import.meta.url).href
+      const adapter = new URL('../dist/adapters/onnxruntime/index.mjs', import.meta.url).href
       const source = `
         const { parentPort, workerData } = require('node:worker_threads')
         import(workerData.adapter)

@@ -6,7 +6,7 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { preferenceLossSync } from '../lib/index.js'
-import type { PreferenceLoss, PreferenceOptions, PreferencePairs } from '../lib/types.js'
+import type { PreferenceLoss, PreferenceOptions, PreferencePairs } from '../lib/types/index.js'
 import { TARGETS } from './support.js'
 
 type Pairs = Record<keyof PreferencePairs, number[]>

@@ -9,7 +9,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { type Browser, chromium, type Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { appendMetrics } from '../lib/metrics.js'
+import { appendMetrics } from '../lib/metrics/index.js'
 
 const cli = fileURLToPath(new URL('../dist/cli/index.mjs', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'fused-preference-loss-plot-'))

@@ -10,7 +10,6 @@ import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { Worker } from 'node:worker_threads'
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
-import type { Job } from '../lib/backends/backend.js'
 import { pickBackend } from '../lib/backends/registry.js'
 import {
   fusedPreferenceLoss,
@@ -20,7 +19,8 @@ import {
   sequenceLogProbs,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { FusedOptions, Logits, SequenceOptions } from '../lib/types.js'
+import type { Job } from '../lib/job.js'
+import type { FusedOptions, Logits, SequenceOptions } from '../lib/types/index.js'
 import { bytes, CUDA, DIST, gaussian, NATIVE, OUTPUTS, random, TARGETS } from './support.js'
 
 /** Numbers that are quick to make, and of which no loss is trivial. */

@@ -4,8 +4,8 @@
  */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { TAKERS } from '../lib/call/loss-constants.js'
 import { fusedPreferenceLossSync, preferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
-import { TAKERS } from '../lib/loss-constants.js'
 import type {
   FDivergence,
   Logits,
@@ -18,7 +18,7 @@ import type {
   SequenceLogProbs,
   TokenOutput,
   WeightedLoss,
-} from '../lib/types.js'
+} from '../lib/types/index.js'
 import {
   bytes,
   DTYPES,

@@ -13,7 +13,7 @@ import {
   sequenceLogProbs,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { FusedOptions, Logits, TokenOptions } from '../lib/types.js'
+import type { FusedOptions, Logits, TokenOptions } from '../lib/types/index.js'
 import { CUDA, gaussian, OUTPUTS, random, TARGETS } from './support.js'
 
 const [batch, time, vocab, width] = [4, 14, 11, 3]

@@ -7,7 +7,7 @@ import { promisify } from 'node:util'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { pickBackend } from '../lib/backends/registry.js'
 import * as fpl from '../lib/index.js'
-import type { RunOptions } from '../lib/types.js'
+import type { RunOptions } from '../lib/types/index.js'
 import { bytes, DIST, gaussian, NATIVE, random, TARGETS } from './support.js'
 
 const next = random(5)

@@ -3,12 +3,12 @@
  * was meant.
  */
 import { describe, expect, test } from 'vitest'
-import { HEAD_GRADIENT_OPTIONS } from '../lib/head-gradients.js'
+import { HEAD_GRADIENT_OPTIONS } from '../lib/call/head-gradients.js'
+import { LOSS_OPTIONS } from '../lib/call/loss-options.js'
+import { PAIRED_OPTIONS } from '../lib/call/paired-call.js'
+import { optionsObject, unknownName } from '../lib/check/options.js'
+import { OPTIONS, optionHint, VALUES, valueHint } from '../lib/check/suggestions.js'
 import { fusedPreferenceLossSync, linearSequenceLogProbsSync, preferenceLossSync } from '../lib/index.js'
-import { LOSS_OPTIONS } from '../lib/loss-options.js'
-import { optionsObject, unknownName } from '../lib/options.js'
-import { PAIRED_OPTIONS } from '../lib/paired-call.js'
-import { OPTIONS, optionHint, VALUES, valueHint } from '../lib/suggestions.js'
 import { DTYPES, LOSS_TYPES, OUTPUTS } from './support.js'
 
 const FUSED: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, 'gradient', 'zeroInactive'])

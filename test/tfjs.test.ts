@@ -12,8 +12,8 @@ import {
   preferenceLoss,
   sequenceLogProbs,
   sparseSoftmaxCrossEntropy,
-} from '../lib/adapters/tfjs.js'
-import type { FusedPreferenceLoss } from '../lib/types.js'
+} from '../lib/adapters/tfjs/index.js'
+import type { FusedPreferenceLoss } from '../lib/types/index.js'
 
 const [BATCH, TIME, WIDTH, VOCAB] = [4, 5, 6, 301]
 const BETA = 0.7

@@ -1,10 +1,10 @@
 /**
- * lib/tokens.ts: labels and token options, as the backends see them.
+ * lib/call/tokens.ts: labels and token options, as the backends see them.
  */
 import { describe, expect, test } from 'vitest'
-import type { Rows } from '../lib/backends/backend.js'
-import { tokensOf } from '../lib/tokens.js'
-import type { TokenOptions } from '../lib/types.js'
+import { tokensOf } from '../lib/call/tokens.js'
+import type { Rows } from '../lib/job.js'
+import type { TokenOptions } from '../lib/types/index.js'
 
 function rows(batch: number, time: number, vocab = 10): Rows {
   const data = new Float32Array(0)

@@ -4,9 +4,9 @@
 import type { Array as JaxArray } from '@jax-js/jax'
 import * as tf from '@tensorflow/tfjs-core'
 import { expectTypeOf, test } from 'vitest'
-import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/adapters/jax.js'
-import { type ReferenceLogProbsOptions, writeReferenceLogProbs } from '../lib/adapters/onnxruntime.js'
-import * as tfjs from '../lib/adapters/tfjs.js'
+import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/adapters/jax/index.js'
+import { type ReferenceLogProbsOptions, writeReferenceLogProbs } from '../lib/adapters/onnxruntime/index.js'
+import * as tfjs from '../lib/adapters/tfjs/index.js'
 import {
   type Backends,
   type DeviceMemory,

@@ -10,7 +10,7 @@ import {
   preferenceLossSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { LossType, PreferencePairs, WeightedLoss } from '../lib/types.js'
+import type { LossType, PreferencePairs, WeightedLoss } from '../lib/types/index.js'
 import { LOSS_TYPES, logitsOf, TARGETS, values } from './support.js'
 
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number

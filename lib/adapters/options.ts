@@ -1,8 +1,9 @@
 /**
  * Options of adapters: those of the function behind, but for what an adapter decides itself.
  */
+
+import { optionsObject } from '../check/options.js'
 import { invalidType, invalidValue } from '../errors.js'
-import { optionsObject } from '../options.js'
 
 /**
  * A function that checks options and returns a copy of them.

@@ -2,11 +2,11 @@
  * Which backend runs a call.
  */
 import { failure, invalidValue } from '../errors.js'
-import type { InstructionSet, RunOptions } from '../types.js'
-import type { Backend } from './backend.js'
-import { loadCuda } from './cuda.js'
+import type { Backend } from '../job.js'
+import type { InstructionSet, RunOptions } from '../types/index.js'
+import { loadNative } from './cpu/index.js'
+import { loadCuda } from './cuda/index.js'
 import { jsBackend } from './js/index.js'
-import { loadNative } from './native.js'
 
 /**
  * The backend by that name. 'auto' is 'cuda' for device memory; for host memory 'cpu' where the addon loads, else 'js'

@@ -2,7 +2,7 @@
  * `bench`: how fast the package is on this machine, against the time in which its memory moves the same bytes once.
  * A short measurement for users; comparisons with other packages are made in the repository (`npm run bench`).
  */
-import { findAddon } from '../backends/native.js'
+import { findAddon } from '../backends/cpu/index.js'
 import { fusedPreferenceLossSync, getBackends, sequenceLogProbsSync } from '../index.js'
 import { readArguments, readInteger } from './arguments.js'
 import type { Command, Option } from './command.js'

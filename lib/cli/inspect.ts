@@ -2,9 +2,9 @@
  * `inspect`: what this machine has, and what became of the native binary. What a bug report needs.
  */
 import { cpus } from 'node:os'
-import { platformOfBinary } from '../backends/load-addon.js'
-import { findAddon } from '../backends/native.js'
-import { getBackends } from '../get-backends.js'
+import { findAddon } from '../backends/cpu/index.js'
+import { platformOfBinary } from '../backends/cpu/load-addon.js'
+import { getBackends } from '../functions/get-backends.js'
 import { readArguments } from './arguments.js'
 import type { Command, Option } from './command.js'
 import { manifest } from './package-root.js'

@@ -2,11 +2,11 @@
  * `fused-preference-loss/cuda`: device memory, streams, events and graphs, for calls whose tensors are on a GPU.
  */
 
-import { requireCuda } from '../device/open.js'
-import type { Device } from '../types.js'
+import { requireCuda } from '../backends/cuda/open.js'
+import type { Device } from '../types/index.js'
 
-export { type CopyOptions, DeviceBuffer } from '../device/buffer.js'
-export { Event, Graph, Stream } from '../device/stream.js'
+export { type CopyOptions, DeviceBuffer } from '../backends/cuda/buffer.js'
+export { Event, Graph, Stream } from '../backends/cuda/stream.js'
 export { type PreparedPreferenceLoss, prepareFusedPreferenceLoss } from './prepare.js'
 
 /** The GPUs of this machine. Throws `ERR_BACKEND_UNAVAILABLE` with the reason when CUDA cannot be used. */

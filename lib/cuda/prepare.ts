@@ -1,16 +1,17 @@
 /**
  * `prepareFusedPreferenceLoss`: a call whose checks, memory and inputs are out of the way before it is enqueued.
  */
-import { checkUnchanged, type Watched, watch } from '../arrays.js'
-import { cudaCall, nextId } from '../backends/cuda.js'
-import { enqueued, Holds, keepAlive } from '../backends/holds.js'
-import { arraysOf } from '../backends/job-arguments.js'
-import { Handle } from '../device/handle.js'
-import { streamOf } from '../device/memory.js'
-import { cudaFunctions, requireCuda } from '../device/open.js'
+
+import { arraysOf } from '../backends/cpu/job-arguments.js'
+import { Handle } from '../backends/cuda/handle.js'
+import { enqueued, Holds, keepAlive } from '../backends/cuda/holds.js'
+import { cudaCall, nextId } from '../backends/cuda/index.js'
+import { streamOf } from '../backends/cuda/memory.js'
+import { cudaFunctions, requireCuda } from '../backends/cuda/open.js'
+import { checkUnchanged, type Watched, watch } from '../check/arrays.js'
 import { invalidValue } from '../errors.js'
-import { type Plan, plan, result } from '../fused-preference-loss.js'
-import type { DeviceMemory, FusedOptions, FusedPreferenceLoss, Labels, Logits, RunOptions } from '../types.js'
+import { type Plan, plan, result } from '../functions/fused-preference-loss.js'
+import type { DeviceMemory, FusedOptions, FusedPreferenceLoss, Labels, Logits, RunOptions } from '../types/index.js'
 
 /**
  * A call that can be enqueued again and again, on whatever its device memory then holds. It keeps alive all it was given.

@@ -1,8 +1,9 @@
 /**
  * `preferenceBatches`: records to token ids, labels and what the loss wants to know of their layout.
  */
+
+import { integer, oneOf, optionsObject } from '../check/options.js'
 import { invalidType, outOfRange } from '../errors.js'
-import { integer, oneOf, optionsObject } from '../options.js'
 import { callersResult } from './callers.js'
 import type { PreferenceRecord } from './records.js'
 import { type OnWarning, placeOf, warner, warnerOnce } from './warnings.js'

@@ -3,10 +3,10 @@
  */
 import { createReadStream } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { oneOf, optionsObject } from '../check/options.js'
 import { invalidType, invalidValue } from '../errors.js'
-import { type Line, linesOf, parseLine } from '../json-lines.js'
-import { oneOf, optionsObject } from '../options.js'
 import { isFault } from './callers.js'
+import { type Line, linesOf, parseLine } from './json-lines.js'
 import { type ChatTemplate, type PreferenceRecord, recordOf } from './records.js'
 import { type OnWarning, remember, warner } from './warnings.js'
 

@@ -1,7 +1,7 @@
 /**
  * The logits of the golden cases, made from a seed: the twin of `generate_bits` in generate.py, equal to the last bit.
  */
-import type { DType, Logits } from '../../lib/types.js'
+import type { DType, Logits } from '../../lib/types/index.js'
 import { decode, encode, storage } from '../support.js'
 
 /** Describes logits; see generate.py. */

@@ -3,12 +3,12 @@
  * logits are never stored.
  */
 import * as tf from '@tensorflow/tfjs-core'
+import { PAIRED_OPTIONS } from '../../call/paired-call.js'
+import { RUN_OPTIONS } from '../../call/run.js'
+import { TOKEN_OPTIONS } from '../../call/tokens.js'
+import { flag } from '../../check/options.js'
 import { invalidType } from '../../errors.js'
 import { fusedLinearPreferenceLossSync, linearSequenceLogProbsSync } from '../../index.js'
-import { flag } from '../../options.js'
-import { PAIRED_OPTIONS } from '../../paired-call.js'
-import { RUN_OPTIONS } from '../../run.js'
-import { TOKEN_OPTIONS } from '../../tokens.js'
 import type {
   FusedLinearOptions,
   FusedLinearPreferenceLoss,
@@ -18,7 +18,7 @@ import type {
   Labels,
   LinearSequenceLogProbs,
   LinearSequenceOptions,
-} from '../../types.js'
+} from '../../types/index.js'
 import { weightSizes } from '../layer.js'
 import { callback, optionsReader } from '../options.js'
 import {

@@ -3,7 +3,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { failure, invalidType, shapeMismatch } from '../../errors.js'
-import type { Labels } from '../../types.js'
+import type { Labels } from '../../types/index.js'
 
 /** A value, and how its gradient is made. */
 export interface Differentiable<T extends tf.Tensor> {

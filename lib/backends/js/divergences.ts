@@ -2,7 +2,7 @@
  * The scores s(x) of a log-ratio x = log π − log ρ that stand for the f-divergences of Wang et al. 2023,
  * "Beyond Reverse KL".
  */
-import type { FDivergence } from '../../types.js'
+import type { FDivergence } from '../../types/index.js'
 import { logSigmoid, sigmoid } from './numbers.js'
 
 /** e^700 is near the largest float64. Beyond it a score stays where it is, and its derivative is 0. */

@@ -2,7 +2,7 @@
  * Stage 4 of a head: the gradient of its logits, multiplied on into those of hidden states, weight and bias. Sums are
  * float64; what is multiplied again is not stored.
  */
-import type { HeadGradientStage, Tokens } from '../backend.js'
+import type { HeadGradientStage, Tokens } from '../../job.js'
 import { logitOf, reader } from './head.js'
 import { readRow } from './rows.js'
 import { rowCoefficient } from './sequence-sums.js'

@@ -1,8 +1,9 @@
 /**
  * The output layer in plain TypeScript: a logit is a sum in float64.
  */
-import type { HostArray } from '../../types.js'
-import type { Head } from '../backend.js'
+
+import type { Head } from '../../job.js'
+import type { HostArray } from '../../types/index.js'
 import { decodeBfloat16, decodeFloat16 } from './numbers.js'
 
 type Read = (index: number) => number

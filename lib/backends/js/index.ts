@@ -3,7 +3,7 @@
  * written from the formulas, so that tests can hold the native backends against it. Only the order of the stages and
  * the sharing of the thread are decided here.
  */
-import type { Backend, Job, Tokens } from '../backend.js'
+import type { Backend, Job, Tokens } from '../../job.js'
 import { headGradient } from './head-gradient.js'
 import { logitsGradient } from './logits-gradient.js'
 import { preferenceLoss } from './preference-loss.js'

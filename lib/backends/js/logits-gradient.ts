@@ -5,7 +5,7 @@
  *   is summed again and nothing cancels.
  * - A row is read whole before it is written, so `out` may be the logits themselves.
  */
-import type { GradientStage, Tokens } from '../backend.js'
+import type { GradientStage, Tokens } from '../../job.js'
 import { clearRow, readRow, writeRow } from './rows.js'
 import { rowCoefficient } from './sequence-sums.js'
 import { STATE_SIZE } from './token-log-probs.js'

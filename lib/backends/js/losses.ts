@@ -5,8 +5,9 @@
  * quantities, ε labelSmoothing, σ the sigmoid; −log σ(z) is written softplus(−z). Weights of pairs and of losses, the
  * mean over pairs and the rewards are in preference-loss.ts.
  */
-import type { LossType } from '../../types.js'
-import type { LossConfig } from '../backend.js'
+
+import type { LossConfig } from '../../job.js'
+import type { LossType } from '../../types/index.js'
 import { SCORES, wholeScore } from './divergences.js'
 import { log1mexp, logSigmoid, sigmoid, softplus } from './numbers.js'
 

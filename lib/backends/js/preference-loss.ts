@@ -2,7 +2,7 @@
  * Stage 3, preference loss: the weighted sum of losses over all pairs, its rewards, and its gradient with respect to
  * the sequences' log-probs. The formulas are in losses.ts.
  */
-import type { GradientStage, Job, LossStage } from '../backend.js'
+import type { GradientStage, Job, LossStage } from '../../job.js'
 import { LOSSES, lengthDivisor } from './losses.js'
 
 export function preferenceLoss(job: Job): void {

@@ -1,8 +1,9 @@
 /**
  * One row of logits at a time, between any of the three element types and float64. What a row means is not known here.
  */
-import type { HostArray } from '../../types.js'
-import type { Rows } from '../backend.js'
+
+import type { Rows } from '../../job.js'
+import type { HostArray } from '../../types/index.js'
 import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from './numbers.js'
 
 /** Reads row `row` (counted through batch and time) into the first `vocab` elements of `into`, exactly. */

@@ -2,7 +2,7 @@
  * Stage 2, sequence sums: the token log-probs of each sequence added up in float64, in row order. And the way back:
  * what a row's log-prob has of its sequence's gradient.
  */
-import type { ForwardStage, GradientStage, Tokens } from '../backend.js'
+import type { ForwardStage, GradientStage, Tokens } from '../../job.js'
 import type { RowResults } from './token-log-probs.js'
 
 export function sequenceSums(stage: ForwardStage, tokens: Tokens, rows: RowResults): void {

@@ -6,7 +6,7 @@
  *   last digits whether p is nearly 0 or nearly 1.
  * - The others' probabilities are then (1 − p) · e_j / Σe with e_j = exp((x_j − max) / T), max over the others.
  */
-import type { ForwardStage, Tokens } from '../backend.js'
+import type { ForwardStage, Tokens } from '../../job.js'
 import { logitOf } from './head.js'
 import { sigmoid, softplus } from './numbers.js'
 import { readRow } from './rows.js'

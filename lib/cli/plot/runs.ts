@@ -2,8 +2,8 @@
  * A run's metrics, read from JSON Lines with an object of numbers a step.
  */
 import { createReadStream } from 'node:fs'
+import { linesOf, parseLine } from '../../data/json-lines.js'
 import { invalidValue } from '../../errors.js'
-import { linesOf, parseLine } from '../../json-lines.js'
 
 /** The course of one metric; null where it was not a finite number. */
 export interface Curve {

@@ -1,0 +1,236 @@
+/**
+ * jax-js: the loss between the two halves of a vector-Jacobian product. The model's forward pass is traced by `vjp`, the
+ * logits leave jax-js, loss and gradient are computed here, and the gradient goes back in as the cotangent.
+ */
+import { Array as JaxArray, type JsTree, numpy, tree, vjp } from '@jax-js/jax'
+import { PAIRED_OPTIONS } from '../../call/paired-call.js'
+import { flag } from '../../check/options.js'
+import { failure, invalidType, invalidValue, shapeMismatch } from '../../errors.js'
+import { fusedLinearPreferenceLoss, fusedPreferenceLoss } from '../../index.js'
+import type { FusedLinearOptions, FusedOptions, FusedPreferenceLoss, Labels } from '../../types/index.js'
+import { weightSizes } from '../layer.js'
+import { optionsReader } from '../options.js'
+
+/** Options of the function that {@link preferenceValueAndGrad} returns. */
+export type PreferenceGradOptions = Omit<FusedOptions, 'gradient' | 'zeroInactive'>
+
+/** What a step gives. */
+export interface PreferenceValueAndGrad<Params> {
+  /** Mean loss over the pairs. */
+  loss: number
+  /** Rewards, accuracy, margin, log-probs and all else that is known of the loss. */
+  metrics: Omit<FusedPreferenceLoss, 'gradLogits'>
+  /** d loss / d params, a tree like `params`. The caller's to use up or to dispose of. */
+  gradParams: Params
+}
+
+const gradOptions = optionsReader(PAIRED_OPTIONS, {
+  gradient: 'is not taken: it goes back into jax-js, and gradParams of the result is made of it',
+  zeroInactive: 'is not taken: the gradient is written over the logits, so that all of it has to be written',
+})
+
+/**
+ * `valueAndGrad` of the preference loss of a model. As with every function of jax-js, arrays that are passed belong to
+ * the callee: pass `tree.ref(params)` to use them again, and have `apply` use up what it is given.
+ *
+ * @param apply gives the logits, float32 `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`. It is
+ *   traced, so it must not look at values; `batch` is handed through to it, whatever it is.
+ * @returns a function of the parameters, a batch, its labels (`[batch, time]`, or `[tokens]`) and the options of
+ *   `fusedPreferenceLoss`. It rejects with what `fusedPreferenceLoss` throws, and `ERR_DISPOSED` for parameters
+ *   disposed of before; the arrays passed are used up all the same.
+ *
+ * @example
+ * const step = preferenceValueAndGrad(apply)
+ * const { loss, metrics, gradParams } = await step(tree.ref(params), inputIds, labels, { reference })
+ */
+export function preferenceValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
+  apply: (params: Params, batch: Batch) => JaxArray,
+): (
+  params: Params,
+  batch: Batch,
+  labels: Labels,
+  options?: PreferenceGradOptions,
+) => Promise<PreferenceValueAndGrad<Params>> {
+  checkFunction(apply)
+  return async (params, batch, labels, options) => {
+    const [loss, logits, pullBack] = trace(apply, params, batch, () => gradOptions(options))
+    try {
+      const { shape, device } = checkLogits(logits)
+      // A copy, as jax-js keeps its memory to itself. It becomes the gradient; the logits are free from here on.
+      const data = (await logits.data()) as Float32Array<ArrayBuffer>
+      const result = await fusedPreferenceLoss({ data, shape }, labels, { ...loss, gradient: 'in-place' })
+      delete result.gradLogits
+      const [gradParams] = pullBack(numpy.array(data, { shape, device }))
+      return { loss: result.loss, metrics: result, gradParams }
+    } finally {
+      pullBack.dispose()
+    }
+  }
+}
+
+/** What goes into the output layer, and the layer: logits = hidden · weightᵀ + bias. */
+export interface JaxHead {
+  /** float32, `[batch, time, width]`, or `[tokens, width]` with `sequenceOffsets`. */
+  hidden: JaxArray
+  /** float32, `[vocab, width]`, or `[width, vocab]` with `transposed`. */
+  weight: JaxArray
+  /** float32, `[vocab]`. Defaults to none. */
+  bias?: JaxArray
+}
+
+/** Options of the function that {@link linearPreferenceValueAndGrad} returns. */
+export interface LinearPreferenceGradOptions
+  extends Omit<FusedLinearOptions, 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'> {
+  /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
+  transposed?: boolean
+}
+
+const linearOptions = optionsReader([...PAIRED_OPTIONS, 'transposed'], {
+  bias: 'is not taken: it comes from apply, beside hidden and weight',
+  gradient: 'is not taken: all gradients go back into jax-js, and gradParams of the result is made of them',
+  accumulate: 'is not taken: jax-js adds gradients up itself',
+  zeroInactive: "is not taken: all of hidden's gradient has to be written",
+})
+
+/**
+ * `valueAndGrad` of the preference loss of a model whose output layer is left to this package: the logits are never
+ * stored, and neither are they copied out of jax-js. What is said of {@link preferenceValueAndGrad} holds here too.
+ *
+ * @param apply gives what goes into the output layer, and the layer's parameters, which may be tied to others.
+ * @returns a function of the parameters, a batch, its labels and the options of `fusedLinearPreferenceLoss`.
+ *
+ * @example
+ * const step = linearPreferenceValueAndGrad((params, ids) => ({ hidden: trunk(tree.ref(params), ids), weight: params.table }))
+ */
+export function linearPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
+  apply: (params: Params, batch: Batch) => JaxHead,
+): (
+  params: Params,
+  batch: Batch,
+  labels: Labels,
+  options?: LinearPreferenceGradOptions,
+) => Promise<PreferenceValueAndGrad<Params>> {
+  checkFunction(apply)
+  return async (params, batch, labels, options) => {
+    const [{ across, ...loss }, head, pullBack] = trace(apply, params, batch, () => {
+      const { transposed, ...loss } = linearOptions(options)
+      return { ...loss, across: flag(transposed, 'options.transposed', false) }
+    })
+    const left = new Set(tree.leaves(head as never) as JaxArray[])
+    try {
+      const { hidden, weight, bias, ...others } = head
+      const { shape, device } = checkArray(hidden, 'hidden')
+      checkDimensions(shape, 'hidden', 'width')
+      const { shape: sizes } = checkArray(weight, 'weight')
+      if (bias) checkArray(bias, 'bias')
+      const [extra] = Object.keys(others)
+      if (extra !== undefined) {
+        throw invalidValue(`${extra} of apply(params, batch)`, 'is no part of a layer { hidden, weight, bias? }')
+      }
+      const width = shape.at(-1)!
+      const { vocab, strides } = weightSizes(sizes, across, width)
+      const read = (array: JaxArray) => {
+        left.delete(array)
+        return array.data() as Promise<Float32Array<ArrayBuffer>>
+      }
+      const matrix = { data: await read(weight), shape: [vocab, width], strides }
+      const result = await fusedLinearPreferenceLoss({ data: await read(hidden), shape }, matrix, labels, {
+        ...loss,
+        ...(bias && { bias: await read(bias) }),
+        gradient: true,
+      })
+      const { gradHidden, gradWeight, gradBias, ...metrics } = result
+      const cotangent = {
+        hidden: numpy.array(gradHidden!.data as Float32Array<ArrayBuffer>, { shape, device }),
+        weight: numpy.array(gradWeight!.data as Float32Array<ArrayBuffer>, { shape: sizes, device }),
+        ...(gradBias && { bias: numpy.array(gradBias as Float32Array<ArrayBuffer>, { device }) }),
+      }
+      const [gradParams] = pullBack(cotangent as never)
+      return { loss: metrics.loss, metrics, gradParams }
+    } finally {
+      for (const array of left) array.dispose?.()
+      pullBack.dispose()
+    }
+  }
+}
+
+type PullBack<Params> = ((cotangent: JaxArray) => [Params]) & { dispose(): void }
+
+/**
+ * What `read` gives, the output of `apply`, and the way back. Whatever is thrown, `params` and `batch` are used up.
+ */
+function trace<Params extends JsTree<JaxArray>, Batch, Out, Options>(
+  apply: (params: Params, batch: Batch) => Out,
+  params: Params,
+  batch: Batch,
+  read: () => Options,
+): [Options, Out, PullBack<Params>] {
+  const given = handedOver([params, batch])
+  try {
+    checkAlive(params)
+    const options = read()
+    const traced = vjp((traced: Params) => checkOutput(apply(traced, batch)) as never, [params] as never)
+    return [options, ...(traced as unknown as [Out, PullBack<Params>])]
+  } catch (error) {
+    // `apply` may have used up some of them.
+    for (const [array, left] of given) while (array.refCount > Math.max(0, left)) array.dispose()
+    throw error
+  }
+}
+
+/** A tree of arrays, as `apply` has to give one; without the bias of a layer that has none. */
+function checkOutput<Out>(out: Out): Out {
+  if (typeof out === 'object' && out !== null && 'bias' in out && out.bias === undefined) delete out.bias
+  const leaves = tree.leaves(out as never) as Partial<JaxArray>[]
+  const bad = leaves.findIndex((leaf) => typeof leaf?.dispose !== 'function')
+  if (bad < 0) return out
+  for (const leaf of leaves) leaf?.dispose?.()
+  throw invalidType('apply(params, batch)', 'an array of jax-js or a tree of arrays, at once', leaves[bad])
+}
+
+/** The arrays in a tree, each with the references to it that remain once the tree is used up. */
+function handedOver(all: unknown): Map<JaxArray, number> {
+  const found = new Map<JaxArray, number>()
+  for (const leaf of tree.leaves(all as never) as unknown[]) {
+    if (leaf instanceof JaxArray) found.set(leaf, (found.get(leaf) ?? leaf.refCount) - 1)
+  }
+  return found
+}
+
+function checkFunction(apply: unknown): void {
+  if (typeof apply !== 'function') throw invalidType('apply', 'a function of parameters and a batch', apply)
+}
+
+/** Refuses arrays that have fewer references than there are places where they stand. */
+function checkAlive(params: JsTree<JaxArray>): void {
+  for (const left of handedOver(params).values()) {
+    if (left < 0) throw failure('ERR_DISPOSED', 'params: an array is disposed of or used up; pass a .ref')
+  }
+}
+
+/** Shape and device of logits that are what they should be; whatever else `apply` gave is disposed of. */
+function checkLogits(logits: JaxArray): { shape: number[]; device: JaxArray['device'] } {
+  try {
+    const checked = checkArray(logits, 'logits')
+    checkDimensions(checked.shape, 'logits', 'vocab')
+    return checked
+  } catch (error) {
+    tree.dispose(logits)
+    throw error
+  }
+}
+
+/** Shape and device of an array that is what it should be. */
+function checkArray(array: JaxArray, name: string): { shape: number[]; device: JaxArray['device'] } {
+  // A tree, or within jit, grad and vmap something without values.
+  if (typeof array?.data !== 'function')
+    throw invalidType(`${name} of apply(params, batch)`, 'an array of jax-js', array)
+  const { shape, dtype, device } = array
+  if (dtype !== 'float32') throw invalidType(name, 'float32, as by .astype(numpy.float32)', dtype)
+  return { shape, device }
+}
+
+function checkDimensions(shape: number[], name: string, last: string): void {
+  if (shape.length === 2 || shape.length === 3) return
+  throw shapeMismatch(name, `must be [batch, time, ${last}] or [tokens, ${last}]; got [${shape.join(', ')}]`)
+}

@@ -1,0 +1,333 @@
+/**
+ * onnxruntime-node and transformers.js: their tensors as logits, without a copy; and the log-probs of a whole data set
+ * under a reference model, written to a small file batch by batch, once for all training runs.
+ */
+import { isDeepStrictEqual } from 'node:util'
+import { pairsOf } from '../../call/pairs.js'
+import { RUN_OPTIONS } from '../../call/run.js'
+import { viewKind } from '../../check/arrays.js'
+import { failure, invalidType, invalidValue, outOfRange } from '../../errors.js'
+import { sequenceLogProbs, sequenceLogProbsSync } from '../../index.js'
+import type { HostArray, Labels, Logits, RunOptions, TokenOptions, TokenValues } from '../../types/index.js'
+import { callback, optionsReader } from '../options.js'
+import { type Lock, lockFile } from './lock-file.js'
+import {
+  appendReferenceLine,
+  beginReferenceFile,
+  endReferenceFile,
+  fingerprintOf,
+  type Json,
+  type ReferenceFile,
+  type ReferenceLine,
+  type ReferenceSettings,
+  readReferenceFile,
+  sorted,
+} from './reference-file.js'
+
+/** What is used of a tensor of onnxruntime or transformers.js. */
+export interface OrtTensor {
+  readonly type: string
+  readonly dims: readonly number[]
+  readonly data: unknown
+  readonly location?: string
+}
+
+/** A batch of pairs, as `preferenceBatches` gives it; what is a tensor is taken by its data. */
+export interface ReferenceBatch {
+  /** `[batch, time]` token ids, or `[tokens]` when packed. */
+  labels: Labels | OrtTensor
+  /** The tokens of the model's input. Not looked at, but part of the batch's fingerprint. */
+  inputIds?: ArrayLike<number | bigint> | OrtTensor
+  /** As in `fusedPreferenceLoss`: positions that do not count. Give the same in training. Defaults to none. */
+  mask?: TokenValues | BigInt64Array | OrtTensor
+  /** As in `fusedPreferenceLoss`. Give the same in training. Defaults to 1. */
+  tokenWeights?: ArrayLike<number> | OrtTensor
+  /** As in `fusedPreferenceLoss`. Defaults to first half chosen, second half rejected. */
+  pairs?: ArrayLike<number> | BigInt64Array | OrtTensor
+  /** As in `fusedPreferenceLoss`, for packed sequences; the logits may then be `[1, tokens, vocab]`. */
+  sequenceOffsets?: ArrayLike<number> | BigInt64Array | OrtTensor
+}
+
+/** Options of {@link writeReferenceLogProbs}. */
+export interface ReferenceLogProbsOptions extends Omit<TokenOptions, OfBatches | 'outputs'>, RunOptions {
+  /**
+   * Which reference model it is, a name or more (`{ name, revision }`), so that the file is not continued with another.
+   * Any value that JSON keeps as it is. Defaults to none.
+   */
+  model?: Json
+  /** Is told after each batch how many batches and pairs are done, and whether this one was in the file already. */
+  onProgress?: (progress: { batches: number; pairs: number; resumed: boolean }) => void
+}
+
+/** Log-probs of P pairs under the reference, in the order of the data. */
+export interface ReferenceLogProbs {
+  /** `[P]` */
+  chosen: Float64Array
+  /** `[P]` */
+  rejected: Float64Array
+}
+
+/** Token options that belong to a batch. */
+type OfBatches = 'mask' | 'tokenWeights' | 'pairs' | 'sequenceOffsets'
+
+/** The token options that are the same for all batches, with their defaults: settings of the file. */
+const TOKEN_SETTINGS = {
+  shift: true,
+  ignoreIndex: -100,
+  averageLogProb: false,
+  temperature: 1,
+  emptySequence: 'zero',
+  ldAlpha: 1,
+} satisfies Required<Omit<TokenOptions, OfBatches | 'outputs'>>
+
+const ofBatches = 'is not taken: it belongs to each batch, as batch.'
+const readOptions = optionsReader([...Object.keys(TOKEN_SETTINGS), ...RUN_OPTIONS, 'model', 'onProgress'], {
+  mask: `${ofBatches}mask`,
+  tokenWeights: `${ofBatches}tokenWeights`,
+  pairs: `${ofBatches}pairs`,
+  sequenceOffsets: `${ofBatches}sequenceOffsets`,
+  outputs: 'is not taken: the file keeps nothing of single tokens',
+} satisfies Record<OfBatches | 'outputs', string>)
+
+/**
+ * A tensor as the logits that every function of this package takes. Nothing is copied.
+ *
+ * @param tensor float32 or float16, in memory that JavaScript sees.
+ * @throws TypeError `ERR_INVALID_ARG_TYPE` for another type; Error `ERR_DISPOSED`, and `ERR_BACKEND_UNAVAILABLE` for a
+ *   tensor on a GPU.
+ */
+export function toLogits(tensor: OrtTensor): Logits {
+  if (!isTensor(tensor)) throw invalidType('tensor', 'a tensor { data, dims, type }', tensor)
+  const { type, dims } = tensor
+  if (type !== 'float32' && type !== 'float16') throw invalidType('tensor.type', "'float32' or 'float16'", type)
+  const data = hostData(tensor, 'tensor') as HostArray
+  // float16 is a Float16Array where the runtime has one, else its bits.
+  const wanted = type === 'float32' ? ['Float32Array'] : ['Uint16Array', 'Float16Array']
+  if (!wanted.includes(viewKind(data)!))
+    throw invalidType('tensor.data', `a ${wanted.join(' or ')}, as it is ${type}`, data)
+  return { data, shape: dims.slice(), dtype: type }
+}
+
+function isTensor(value: unknown): value is OrtTensor {
+  return typeof value === 'object' && value !== null && Array.isArray((value as Partial<OrtTensor>).dims)
+}
+
+/** The data of a tensor in memory that JavaScript sees. */
+function hostData(tensor: OrtTensor, name: string): unknown {
+  const { location = 'cpu' } = tensor
+  if (location === 'none') throw failure('ERR_DISPOSED', `${name}: it is disposed`)
+  if (location !== 'cpu' && location !== 'cpu-pinned') {
+    const problem = `${name}: its data are on '${location}'; have the session output it on the cpu (preferredOutputLocation)`
+    throw failure('ERR_BACKEND_UNAVAILABLE', problem)
+  }
+  return tensor.data
+}
+
+/**
+ * Runs a reference model over preference data and writes the log-probs of all pairs to a file (JSON Lines), after each
+ * batch. Called again after an interruption it goes on where the file ends, a line cut short included; batches that
+ * are in the file are compared with the data, and the model does not see them. Meanwhile `<path>.lock` keeps other
+ * writers away; what a crash leaves of it is removed by the next call.
+ *
+ * @param path of the file.
+ * @param batches the data, in an order that stays the same.
+ * @param forward gives the reference's logits of a batch: `[batch, time, vocab]`, or `[tokens, vocab]` when packed.
+ * @returns the log-probs of all pairs, those read from the file included.
+ * @throws what `sequenceLogProbs` and `forward` throw, all that is wrong with the options before the model runs;
+ *   TypeError `ERR_INVALID_ARG_VALUE` for a file of other data, of other options or of another kind, which is left as
+ *   it is, for a file that another call is writing, and for data without a batch; RangeError `ERR_OUT_OF_RANGE` for
+ *   log-probs that are not finite.
+ */
+export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
+  path: string,
+  batches: Iterable<Batch> | AsyncIterable<Batch>,
+  forward: (batch: Batch) => OrtTensor | Promise<OrtTensor>,
+  options?: ReferenceLogProbsOptions,
+): Promise<ReferenceLogProbs> {
+  if (typeof path !== 'string') throw invalidType('path', 'the path of a file', path)
+  if (!isIterable(batches)) throw invalidType('batches', 'an array or another iterable of batches', batches)
+  if (typeof forward !== 'function') throw invalidType('forward', 'a function of a batch', forward)
+  const { model, onProgress, ...run } = readOptions(options)
+  const told = callback(onProgress, 'options.onProgress')
+  const settings: ReferenceSettings = { model: modelOf(model), ...TOKEN_SETTINGS }
+  for (const name of Object.keys(TOKEN_SETTINGS) as (keyof typeof TOKEN_SETTINGS)[]) {
+    const value = run[name]
+    if (value !== undefined) settings[name] = value
+  }
+  tryOptions(run)
+
+  const found = await readReferenceFile(path, settings)
+  if (found) checkSettings(path, found.settings, settings)
+  // Nobody writes to a complete file any more.
+  if (found?.complete) return await written(found)
+  const lock = await lockFile(path)
+  try {
+    const existing = await readReferenceFile(path, settings)
+    if (existing) checkSettings(path, existing.settings, settings)
+    return await written(existing, lock)
+  } finally {
+    await lock.release()
+  }
+
+  async function written(existing: ReferenceFile | undefined, lock?: Lock): Promise<ReferenceLogProbs> {
+    const lines: ReferenceLine[] = []
+    let pairs = 0
+    let begun = false
+    const begin = async () => {
+      await lock?.check()
+      if (!begun) await beginReferenceFile(path, existing, settings)
+      begun = true
+    }
+    for await (const given of batches) {
+      run.signal?.throwIfAborted()
+      const batch = arraysOf(given, lines.length)
+      const fingerprint = fingerprintOf(batch)
+      const known = existing?.lines[lines.length]
+      if (existing && (known ? known.fingerprint !== fingerprint : existing.complete)) {
+        throw doesNotMatch(
+          path,
+          `batch ${lines.length} of the data is ${known ? 'another' : 'not in it, though it is complete'}`,
+        )
+      }
+      const line = known ?? { fingerprint, ...(await logProbsOf(batch, await forward(given), lines.length, run)) }
+      if (!known) {
+        await begin()
+        await appendReferenceLine(path, line)
+      }
+      lines.push(line)
+      pairs += line.chosen.length
+      told?.({ batches: lines.length, pairs, resumed: known !== undefined })
+    }
+    if (existing && existing.lines.length > lines.length) {
+      throw doesNotMatch(path, `it has ${existing.lines.length} batches, the data only ${lines.length}`)
+    }
+    if (lines.length === 0) {
+      throw invalidValue('batches', 'gave no batch, and nothing was written; an iterator gives what it has only once')
+    }
+    if (!existing?.complete) {
+      await begin()
+      await endReferenceFile(path, pairs)
+    }
+    return joined(lines)
+  }
+}
+
+/**
+ * Reads a file that {@link writeReferenceLogProbs} has written.
+ *
+ * @throws TypeError `ERR_INVALID_ARG_VALUE` for a file that is not complete or is no such file.
+ */
+export async function readReferenceLogProbs(path: string): Promise<ReferenceLogProbs> {
+  const { lines, complete } = (await readReferenceFile(path)) as ReferenceFile
+  if (!complete) {
+    const problem = `is not complete: it ends after ${lines.length} batches; call writeReferenceLogProbs again to go on`
+    throw invalidValue(path, problem)
+  }
+  return joined(lines)
+}
+
+function isIterable(value: unknown): boolean {
+  const { [Symbol.iterator]: each, [Symbol.asyncIterator]: later } = Object(value)
+  return typeof each === 'function' || typeof later === 'function'
+}
+
+/** The model as the file has it. */
+function modelOf(model: Json = null): Json {
+  let kept: unknown
+  try {
+    kept = JSON.parse(JSON.stringify(model))
+  } catch {
+    // Not JSON at all.
+  }
+  if (!isDeepStrictEqual(kept, model)) {
+    throw invalidType('options.model', 'a value that JSON keeps as it is, such as a name or { name, revision }', model)
+  }
+  return sorted(model)
+}
+
+/** A call on four tokens, which finds what is wrong with the options before the model has run for nothing. */
+function tryOptions(options: TokenOptions & RunOptions): void {
+  const labels = new Int32Array(4).fill(options.ignoreIndex === 0 ? 1 : 0)
+  sequenceLogProbsSync({ data: new Float32Array(8), shape: [2, 2, 2] }, labels, options)
+}
+
+type BatchArrays = Record<keyof ReferenceBatch, ArrayLike<number | bigint> | undefined>
+
+/** The arrays of a batch. */
+function arraysOf(batch: ReferenceBatch, index: number): BatchArrays {
+  if (typeof batch !== 'object' || batch === null) throw invalidType(`batches[${index}]`, 'an object { labels }', batch)
+  const { labels, inputIds, mask, tokenWeights, pairs, sequenceOffsets } = batch
+  const given = { labels, inputIds, mask, tokenWeights, pairs, sequenceOffsets }
+  for (const [name, value] of Object.entries(given)) {
+    if (value === undefined) continue
+    const where = `batches[${index}].${name}`
+    const array = isTensor(value) ? hostData(value, where) : value
+    if (viewKind(array) === undefined) checkElements(array, where)
+    Object.assign(given, { [name]: array })
+  }
+  if (labels === undefined) throw invalidType(`batches[${index}].labels`, 'an Int32Array or a BigInt64Array', labels)
+  return given as BatchArrays
+}
+
+/** Refuses what has no fingerprint: lists of lists, for one. */
+function checkElements(array: unknown, name: string): void {
+  const length = (array as Partial<ArrayLike<unknown>> | null)?.length
+  if (typeof array !== 'object' || typeof length !== 'number') throw invalidType(name, 'an array or a tensor', array)
+  for (let i = 0; i < length; i++) {
+    const element = (array as ArrayLike<unknown>)[i]
+    if (!['number', 'bigint', 'boolean'].includes(typeof element)) {
+      throw invalidType(`${name}[${i}]`, 'a number, the array being flat', element)
+    }
+  }
+}
+
+/** Log-probs of one batch, by pair. */
+async function logProbsOf(
+  { labels, mask, tokenWeights, pairs: order, sequenceOffsets }: BatchArrays,
+  tensor: OrtTensor,
+  index: number,
+  run: TokenOptions & RunOptions,
+): Promise<{ chosen: number[]; rejected: number[] }> {
+  const logits = toLogits(tensor)
+  const { shape } = logits
+  if (sequenceOffsets && shape.length === 3 && shape[0] === 1) logits.shape = shape.slice(1)
+  const ofBatch = {
+    mask: narrow(mask),
+    tokenWeights: narrow(tokenWeights),
+    pairs: narrow(order),
+    sequenceOffsets: narrow(sequenceOffsets),
+  }
+  const { logProbs } = await sequenceLogProbs(logits, labels as Labels, { ...run, ...ofBatch })
+  const bad = logProbs.findIndex((logProb) => !Number.isFinite(logProb))
+  if (bad >= 0) throw outOfRange(`batch ${index}: the log-prob of sequence ${bad}`, 'finite', logProbs[bad])
+  const pairs = pairsOf(ofBatch.pairs, logProbs.length)
+  const side = (which: 0 | 1) => Array.from({ length: pairs.length / 2 }, (_, i) => logProbs[pairs[2 * i + which]!]!)
+  return { chosen: side(0), rejected: side(1) }
+}
+
+/** 64-bit integers as numbers. */
+function narrow(values: ArrayLike<number | bigint> | undefined): ArrayLike<number> | undefined {
+  return viewKind(values) === 'BigInt64Array' ? Array.from(values!, Number) : (values as ArrayLike<number> | undefined)
+}
+
+function checkSettings(path: string, found: ReferenceSettings, wanted: ReferenceSettings): void {
+  for (const [name, value] of Object.entries(wanted)) {
+    if (JSON.stringify(found?.[name]) !== JSON.stringify(value)) {
+      throw doesNotMatch(
+        path,
+        `it was made with ${name} ${JSON.stringify(found?.[name])}, not ${JSON.stringify(value)}`,
+      )
+    }
+  }
+}
+
+function doesNotMatch(path: string, why: string) {
+  return invalidValue(path, `cannot be continued: ${why}; use another file, or delete this one`)
+}
+
+function joined(lines: readonly ReferenceLine[]): ReferenceLogProbs {
+  return {
+    chosen: Float64Array.from(lines.flatMap(({ chosen }) => chosen)),
+    rejected: Float64Array.from(lines.flatMap(({ rejected }) => rejected)),
+  }
+}

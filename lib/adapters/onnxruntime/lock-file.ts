@@ -1,0 +1,114 @@
+/**
+ * A lock on a file: a second file beside it, which only one call at a time can make. It names its owner, so that what a
+ * crash has left is told from what is held.
+ */
+import { randomUUID } from 'node:crypto'
+import { readFile, realpath, rm, writeFile } from 'node:fs/promises'
+import { hostname } from 'node:os'
+import { dirname } from 'node:path'
+import { invalidValue } from '../../errors.js'
+
+/** A lock that is held. */
+export interface Lock {
+  /** Refuses when the lock has been taken away. */
+  check(): Promise<void>
+  release(): Promise<void>
+}
+
+/** Who holds a lock: written into it. */
+interface Owner {
+  pid: number
+  host: string
+  /** When the process started, in milliseconds: process ids come again, in containers always the same ones. */
+  started: number
+  /** Tells calls of one process apart. */
+  id: string
+}
+
+// The start of a process is a difference of two clocks; another process of the same id started later than this.
+const CLOCKS_DIFFER = 1000
+
+/**
+ * Locks a file, which need not exist. The lock of a process of this machine that has ended is taken over.
+ *
+ * @throws TypeError `ERR_INVALID_ARG_VALUE` when it is held, or there is no such folder; what the file system throws.
+ */
+export async function lockFile(path: string): Promise<Lock> {
+  const file = `${await realpath(path).catch(() => path)}.lock`
+  const started = Math.round(Date.now() - 1000 * process.uptime())
+  const owner: Owner = { pid: process.pid, host: hostname(), started, id: randomUUID() }
+  const text = JSON.stringify(owner)
+  while (!(await create(file, text))) {
+    const found = await read(file)
+    if (found === undefined) continue
+    const holder = ownerOf(found)
+    if (holder === undefined) {
+      throw invalidValue(
+        path,
+        `is locked by ${file}, which does not say for whom; if nothing writes it, delete that file`,
+      )
+    }
+    if (isAlive(holder, owner)) throw held(path, file, holder)
+    // Only what was looked at: another call may be as quick.
+    if ((await read(file)) === found) await rm(file, { force: true })
+  }
+  return {
+    async check() {
+      if ((await read(file)) === text) return
+      throw invalidValue(path, `is not written to any more: ${file}, the lock of this call, was deleted or replaced`)
+    },
+    async release() {
+      if ((await read(file)) === text) await rm(file, { force: true })
+    },
+  }
+
+  async function create(name: string, content: string): Promise<boolean> {
+    try {
+      await writeFile(name, content, { flag: 'wx' })
+      return true
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if (code === 'EEXIST') return false
+      if (code === 'ENOENT') throw invalidValue(path, `cannot be written: there is no folder '${dirname(path)}'`)
+      throw error
+    }
+  }
+}
+
+/** What a file holds, undefined when there is none. */
+async function read(file: string): Promise<string | undefined> {
+  try {
+    return await readFile(file, 'utf8')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw error
+  }
+}
+
+function ownerOf(text: string): Owner | undefined {
+  try {
+    const { pid, host, started, id } = JSON.parse(text)
+    return Number.isInteger(pid) && pid > 0 && typeof host === 'string' ? { pid, host, started, id } : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** Whether a holder may still be writing. Of another machine nothing is known. */
+function isAlive(holder: Owner, own: Owner): boolean {
+  if (holder.host !== own.host) return true
+  if (holder.pid === own.pid) return Math.abs(holder.started - own.started) < CLOCKS_DIFFER
+  try {
+    process.kill(holder.pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'ESRCH'
+  }
+}
+
+function held(path: string, file: string, { pid, host }: Owner) {
+  const who =
+    pid === process.pid && host === hostname() ? 'another call of this process' : `process ${pid} on '${host}'`
+  const wayOut = `wait for it, or write another file; if that process has ended, delete ${file}`
+  return invalidValue(path, `is being written by ${who}: ${wayOut}`)
+}

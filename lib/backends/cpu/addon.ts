@@ -1,0 +1,81 @@
+/**
+ * What JavaScript sees of the native code; see native/addon/addon.cc and cuda_bindings.h.
+ */
+import type { Device, InstructionSet, LossType } from '../../types/index.js'
+import type { JobArgument } from './job-arguments.js'
+
+/** The addon. */
+export interface Addon {
+  readonly jobVersion: number
+  /** The memory whose i-th slot serves `run` for the i-th array. */
+  readonly arena: ArrayBuffer
+  run(...job: JobArgument[]): void
+  runAsync(id: number, ...job: JobArgument[]): Promise<boolean>
+  cancel(id: number): void
+  /** An id that no other call has, whichever copy of this package makes it; for the functions of `cuda` as well. */
+  nextId(): number
+  availableThreads(): number
+  /** Whether the memory of arrays is held while `runAsync` uses it, whoever they are transferred to meanwhile. */
+  readonly holdsMemory: boolean
+  readonly cuda: CudaFunctions
+  /** Seconds of a sweep over the bytes of `buffer`; see native/cpu/limits.h. */
+  bandwidth(sweep: string, buffer: ArrayBuffer, target: ArrayBuffer | undefined, threads: number): number
+  /** Floating-point operations a second. */
+  multiplyAddRate(instructionSet: InstructionSet, threads: number): number
+  readonly lossNames: readonly LossType[]
+  readonly instructionSets: readonly InstructionSet[]
+}
+
+/** One side of a copy: an address, or an array of the host's. */
+type Side = number | ArrayBufferView
+
+/** Kinds of memory: see native/cuda/api.h. */
+export type MemoryKind = 0 | 1 | 2
+
+/**
+ * The addon's `cuda`. What a function that returns a promise is given besides its arguments is kept alive until that is
+ * settled.
+ */
+export interface CudaFunctions {
+  open(path: string): string | undefined
+  devices(): Device[]
+  cublasLt(): string | undefined
+  run(...job: JobArgument[]): void
+  runAsync(id: number, ...job: (JobArgument | readonly unknown[])[]): Promise<boolean>
+  cancel(id: number): void
+  prepare(...job: JobArgument[]): object
+  enqueue(prepared: object, stream: number): void
+  read(prepared: object, stream: number): void
+  destroyPrepared(prepared: object): void
+  destroyPreparedAsync(id: number, prepared: object): Promise<boolean>
+  workspaceBytes(prepared: object): number
+  allocate(device: number, bytes: number): number
+  release(device: number, address: number, bytes: number): void
+  releaseAsync(id: number, device: number, address: number, bytes: number): Promise<boolean>
+  collect(): void
+  memoryAt(address: number, bytes: number): { first: MemoryKind; last: MemoryKind; device: number }
+  copy(device: number, kind: number, to: Side, from: Side, bytes: number, stream: number): void
+  copyAsync(
+    id: number,
+    device: number,
+    kind: number,
+    to: Side,
+    from: Side,
+    bytes: number,
+    stream: number,
+    keep: readonly unknown[],
+  ): Promise<boolean>
+  createStream(device: number): number
+  destroyStream(device: number, stream: number): void
+  synchronize(device: number, stream: number): void
+  synchronizeAsync(id: number, device: number, stream: number): Promise<boolean>
+  createEvent(device: number): number
+  destroyEvent(device: number, event: number): void
+  recordEvent(device: number, event: number, stream: number): void
+  milliseconds(device: number, start: number, end: number): number
+  beginCapture(device: number, stream: number): void
+  endCapture(device: number, stream: number): number
+  discardCapture(device: number, stream: number): void
+  launchGraph(device: number, graph: number, stream: number): void
+  destroyGraph(device: number, graph: number): void
+}

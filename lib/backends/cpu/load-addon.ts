@@ -1,0 +1,132 @@
+/**
+ * Finds the native addon: compiled on this machine, shipped with the package, or carried along by a bundler. Keeps a
+ * record of every file it looked at. What the addon does is native.ts's business.
+ */
+import { existsSync, readFileSync, statSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { basename, dirname, join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+
+const NAME = 'fused-preference-loss'
+
+/** A file that was looked at, and what was wrong with it. */
+export interface Tried {
+  path: string
+  problem?: string
+}
+
+/** The addon and its file, or why there is none. */
+export type Loaded<Addon> = { tried: Tried[] } & ({ addon: Addon; path: string } | { reason: string })
+
+/** The folder of prebuilds/ for this process, and the C library its binary needs ('' where there is but one). */
+export function platformOfBinary(): { folder: string; libc: string } {
+  return { folder: `${process.platform}-${process.arch}`, libc: process.platform === 'linux' ? libcOfProcess() : '' }
+}
+
+/** By what this process has loaded: a machine may have both. */
+function libcOfProcess(): string {
+  try {
+    return /\/libc(\.so\.6|-2\.\d+\.so)$/m.test(readFileSync('/proc/self/maps', 'latin1')) ? 'glibc' : 'musl'
+  } catch {
+    return 'glibc'
+  }
+}
+
+/**
+ * Loads the first binary that works.
+ * @param problemOf says what is wrong with an addon that did load, if anything
+ */
+export function loadAddon<Addon>(problemOf: (addon: Addon) => string | undefined): Loaded<Addon> {
+  const tried: Tried[] = []
+  for (const { path, load } of candidates()) {
+    let problem: string | undefined
+    try {
+      const addon = load() as Addon
+      problem = problemOf(addon)
+      if (problem === undefined) {
+        tried.push({ path })
+        return { addon, path, tried }
+      }
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error)
+      problem = message.replace(`${path}: `, '').split('\n')[0]
+    }
+    tried.push({ path, problem })
+  }
+  const { folder, libc } = platformOfBinary()
+  const lines = [
+    `No native binary loads on ${folder}${libc && `, ${libc}`}. Tried:`,
+    ...tried.map(({ path, problem }) => `  ${path}: ${problem}`),
+    `Install ${NAME} again, or compile it here: npx ${NAME} build`,
+  ]
+  return { reason: lines.join('\n'), tried }
+}
+
+interface Candidate {
+  path: string
+  /** The addon; throws what is wrong with the file. */
+  load(): unknown
+}
+
+function candidates(): Candidate[] {
+  // Put there by prebuilds/<platform>-<arch>/<libc>.cjs, which a bundle may include.
+  const bundled = (globalThis as { [key: symbol]: unknown })[Symbol.for(`${NAME}.addon`)]
+  if (bundled !== undefined) return [{ path: '(in the bundle)', load: () => bundled }]
+  return files().map((path) => ({ path, load: () => loadFile(path) }))
+}
+
+function files(): string[] {
+  const { folder, libc } = platformOfBinary()
+  const prebuild = join('prebuilds', folder, [NAME, libc, 'node'].filter(Boolean).join('.'))
+  const build = join('build', 'Release', 'fused_preference_loss.node')
+  const root = packageRoot()
+  if (root === undefined) return [join(dirname(fileURLToPath(thisFile())), prebuild)]
+  const own = process.env.PREBUILDS_ONLY ? [join(root, prebuild)] : [join(root, build), join(root, prebuild)]
+  return [...new Set([...chosenByNodeGypBuild(root), ...own])]
+}
+
+// It tells musl from glibc by the distribution, and looks no further when a build of old does not load: hence our own
+// list behind its choice. Part of a bundle, it is not there.
+function chosenByNodeGypBuild(root: string): string[] {
+  try {
+    const { path } = createRequire(thisFile())('node-gyp-build') as { path(directory: string): string }
+    return [path(root)]
+  } catch {
+    return []
+  }
+}
+
+function loadFile(path: string): unknown {
+  if (!existsSync(path)) throw new Error('no such file')
+  // A binary cut short must not be opened: it may load, and crash when used.
+  const list = join(dirname(path), '..', 'sizes.json')
+  if (existsSync(list)) {
+    const wanted = (JSON.parse(readFileSync(list, 'utf8')) as Record<string, number>)[
+      `${basename(dirname(path))}/${basename(path)}`
+    ]
+    const { size } = statSync(path)
+    if (size !== wanted) throw new Error(`${size} bytes instead of ${wanted}`)
+  }
+  return createRequire(thisFile())(path)
+}
+
+/** The package's folder: two above this file or, once that is part of a bundle, wherever the package is installed. */
+function packageRoot(): string | undefined {
+  const above = fileURLToPath(new URL('../../..', thisFile()))
+  if (isPackage(above)) return above
+  try {
+    return dirname(createRequire(thisFile()).resolve(`${NAME}/package.json`))
+  } catch {
+    return undefined
+  }
+}
+
+function isPackage(folder: string): boolean {
+  const manifest = join(folder, 'package.json')
+  return existsSync(manifest) && JSON.parse(readFileSync(manifest, 'utf8')).name === NAME
+}
+
+/** As a URL. Bundlers that write CommonJS may leave `import.meta.url` undefined: then the program's main file. */
+function thisFile(): string {
+  return import.meta.url ?? pathToFileURL(process.argv[1] ?? join(process.cwd(), 'bundle.js')).href
+}

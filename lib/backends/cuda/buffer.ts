@@ -1,0 +1,173 @@
+/**
+ * `DeviceBuffer`: memory of a GPU that belongs to JavaScript.
+ */
+import { checkView, type View, viewAs, viewKind } from '../../check/arrays.js'
+import { integer } from '../../check/options.js'
+import { invalidType, outOfRange } from '../../errors.js'
+import type { DeviceMemory, RunOptions } from '../../types/index.js'
+import { Handle } from './handle.js'
+import { enqueued, Holds, type Release } from './holds.js'
+import { COPY, cudaCall, cudaPromise, nextId, withRoom } from './index.js'
+import { deviceRange, isDeviceMemory, streamOf } from './memory.js'
+import { cudaFunctions } from './open.js'
+
+/** Options of a copy. */
+export interface CopyOptions {
+  /** First byte of the buffer. Defaults to 0. */
+  byteOffset?: number
+  /** Stream the copy is in order with. Defaults to the default stream. */
+  stream?: RunOptions['stream']
+}
+
+const MOST_BYTES = 2 ** 48
+
+/**
+ * A stretch of device memory. Given back by `dispose`, by `using`, or when it is garbage; and in each case once no
+ * pending call, prepared call or graph needs it any more.
+ */
+export class DeviceBuffer extends Handle implements DeviceMemory {
+  /** Size in bytes. */
+  readonly byteLength: number
+  readonly byteOffset: number = 0
+  /** Index of the GPU. */
+  readonly device: number
+  // Whom the memory belongs to, kept alive by its slices.
+  #owner: DeviceBuffer | undefined
+
+  /**
+   * Allocates memory, which is not cleared.
+   * @param byteLength bytes, at least 1
+   * @param options `device`: index of the GPU. Defaults to 0.
+   * @throws RangeError `ERR_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA` (out of memory: it names the bytes)
+   */
+  constructor(byteLength: number, options?: { device?: number })
+  constructor(byteLength: number, options: { device?: number }, slice: { of: DeviceBuffer; address: number })
+  constructor(
+    byteLength: number,
+    { device = 0 }: { device?: number } = {},
+    slice?: { of: DeviceBuffer; address: number },
+  ) {
+    if (slice) {
+      super(slice.address, () => {})
+      this.#owner = slice.of
+    } else {
+      integer(byteLength, 'byteLength', 1, MOST_BYTES)
+      const cuda = cudaFunctions()
+      const address = withRoom(cuda, () => cudaCall(() => cuda.allocate(device, byteLength)))
+      super(address, (isForgotten) => {
+        // Freeing waits for the device: a garbage collector does not.
+        if (isForgotten) cuda.releaseAsync(nextId(), device, address, byteLength).catch(() => {})
+        else cudaCall(() => cuda.release(device, address, byteLength))
+      })
+    }
+    this.byteLength = byteLength
+    this.device = device
+  }
+
+  /** A buffer with a copy of a typed array. */
+  static from(array: ArrayBufferView, options: { device?: number; stream?: RunOptions['stream'] } = {}): DeviceBuffer {
+    const bytes = bytesOf(array, 'array')
+    const buffer = new DeviceBuffer(bytes.byteLength, { device: options.device ?? 0 })
+    buffer.copyFrom(array, { stream: options.stream })
+    return buffer
+  }
+
+  /** Device address. Throws `ERR_DISPOSED` after `dispose`, of this buffer or of the one it is a slice of. */
+  get ptr(): number {
+    return this.#owner ? this.#owner.ptr + (this.handle - this.#owner.handle) : this.handle
+  }
+
+  /** @internal A slice holds the memory it lies in. */
+  override hold(): Release {
+    const release = super.hold()
+    if (this.#owner === undefined) return release
+    release(false)
+    return this.#owner.hold()
+  }
+
+  /** Bytes `begin` to `end` of the same memory, which stays allocated as long as the whole is not disposed of. */
+  slice(begin = 0, end = this.byteLength): DeviceBuffer {
+    integer(begin, 'begin', 0, this.byteLength)
+    integer(end, 'end', begin, this.byteLength)
+    const address = this.ptr + begin
+    return new DeviceBuffer(end - begin, { device: this.device }, { of: this.#owner ?? this, address })
+  }
+
+  /** Copies a typed array or other device memory here. A copy between arrays of the device is only enqueued. */
+  copyFrom(source: ArrayBufferView | DeviceMemory, options: CopyOptions = {}): void {
+    const args = this.#copyFrom(source, options)
+    cudaCall(() => cudaFunctions().copy(...args))
+    enqueued(this, source)
+  }
+
+  /** The same off the calling thread. The array must be left alone until the promise is settled. */
+  async copyFromAsync(source: ArrayBufferView | DeviceMemory, options: CopyOptions = {}): Promise<void> {
+    await this.#copyLater(this.#copyFrom(source, options), [source, options.stream])
+  }
+
+  /** Fills a typed array with the bytes from `byteOffset` on. */
+  copyTo(target: ArrayBufferView, options: CopyOptions = {}): void {
+    const args = this.#copyTo(target, options)
+    cudaCall(() => cudaFunctions().copy(...args))
+  }
+
+  /** The same off the calling thread. */
+  async copyToAsync(target: ArrayBufferView, options: CopyOptions = {}): Promise<void> {
+    await this.#copyLater(this.#copyTo(target, options), [options.stream])
+  }
+
+  async #copyLater(args: CopyArguments, others: readonly unknown[]): Promise<void> {
+    const things = [this, ...others]
+    const holds = new Holds(things)
+    try {
+      await cudaPromise(cudaFunctions().copyAsync(nextId(), ...args, things))
+    } finally {
+      holds.letGo(false)
+    }
+  }
+
+  #copyFrom(source: unknown, { byteOffset = 0, stream = 0 }: CopyOptions): CopyArguments {
+    const handle = Number(streamOf(stream, this.device))
+    if (isDeviceMemory(source)) {
+      const { address, byteLength } = deviceRange(source, 'source', 1)
+      const to = this.#at(byteOffset, byteLength)
+      return [this.device, COPY.onDevice, to, Number(address), byteLength, handle]
+    }
+    const bytes = bytesOf(source, 'source')
+    return [this.device, COPY.toDevice, this.#at(byteOffset, bytes.byteLength), bytes, bytes.byteLength, handle]
+  }
+
+  #copyTo(target: unknown, { byteOffset = 0, stream = 0 }: CopyOptions): CopyArguments {
+    const bytes = bytesOf(target, 'target')
+    const from = this.#at(byteOffset, bytes.byteLength)
+    return [this.device, COPY.toHost, bytes, from, bytes.byteLength, Number(streamOf(stream, this.device))]
+  }
+
+  #at(byteOffset: number, bytes: number): number {
+    integer(byteOffset, 'options.byteOffset', 0, this.byteLength)
+    if (byteOffset + bytes > this.byteLength) {
+      throw outOfRange(
+        'the copy',
+        `within the ${this.byteLength} bytes of the buffer`,
+        `bytes to ${byteOffset + bytes}`,
+      )
+    }
+    return this.ptr + byteOffset
+  }
+}
+
+type CopyArguments = [
+  device: number,
+  kind: number,
+  to: number | ArrayBufferView,
+  from: number | ArrayBufferView,
+  bytes: number,
+  stream: number,
+]
+
+function bytesOf(array: unknown, name: string): Uint8Array {
+  if (viewKind(array) === undefined) throw invalidType(name, 'a typed array', array)
+  checkView(array as View, name)
+  const { byteLength } = array as ArrayBufferView
+  return viewAs(Uint8Array, array as View, byteLength)
+}

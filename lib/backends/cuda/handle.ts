@@ -1,0 +1,56 @@
+/**
+ * Things of the CUDA runtime that have to be given back: disposed of by hand, by `using`, or at the latest when nobody
+ * refers to them any more; in each case once no call, prepared call or graph needs them.
+ */
+
+import { failure } from '../../errors.js'
+import type { Using } from '../../types/index.js'
+import { holdableBy, keepAlive, type Release, Resource } from './holds.js'
+
+/** The key of `using`, which is newer than some versions of Node 20. */
+export const disposeSymbol: symbol = Symbol.dispose ?? Symbol.for('Symbol.dispose')
+
+// biome-ignore lint/correctness/noUnusedVariables: a declaration that is merged has the parameters of the class
+export interface Handle<Value> extends Using {}
+
+/** A handle, and how to give it back. */
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the method is put on the prototype below
+export abstract class Handle<Value = number> {
+  #value: Value | undefined
+  readonly #resource: Resource
+
+  /** `giveBack` may not refer to the object itself, which would then never be forgotten. */
+  protected constructor(value: Value, giveBack: Release) {
+    this.#value = value
+    this.#resource = new Resource(this, giveBack)
+    holdableBy(this, () => this.hold())
+  }
+
+  /** The handle as the CUDA runtime knows it. Throws `ERR_DISPOSED` after `dispose`. */
+  get handle(): Value {
+    if (this.#value === undefined) throw failure('ERR_DISPOSED', `this ${this.constructor.name} has been disposed of`)
+    return this.#value
+  }
+
+  /** @internal Keeps it from being given back. Throws `ERR_DISPOSED` after `dispose`. */
+  hold(): Release {
+    void this.handle
+    return this.#resource.hold()
+  }
+
+  /** Gives it back, at once or when the last call, prepared call or graph that needs it ends. A second call does nothing. */
+  dispose(): void {
+    if (this.#value === undefined) return
+    this.#value = undefined
+    keepAlive(this, [])
+    this.#resource.disown()
+  }
+}
+
+Object.defineProperty(Handle.prototype, disposeSymbol, {
+  value(this: Handle): void {
+    this.dispose()
+  },
+  writable: true,
+  configurable: true,
+})

@@ -1,0 +1,137 @@
+/**
+ * The cuda backend: opens the CUDA library that lies beside the addon and hands it jobs.
+ */
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { failure } from '../../errors.js'
+import type { Backend, Job, RunSettings } from '../../job.js'
+import type { Backends, Device } from '../../types/index.js'
+import type { CudaFunctions } from '../cpu/addon.js'
+import { loadNative } from '../cpu/index.js'
+import { JobArguments } from '../cpu/job-arguments.js'
+import { untilAborted } from '../signals.js'
+import { Holds, reclaim } from './holds.js'
+
+/** Directions of a copy. */
+export const COPY = { toDevice: 1, toHost: 2, onDevice: 3 } as const
+
+/** What an address is of; the CUDA runtime's own pinned and managed memory is shared by all devices. */
+export const MEMORY = { host: 0, onDevice: 1, shared: 2 } as const
+
+/** Does what `call` does; the errors of CUDA carry their code. */
+export function cudaCall<T>(call: () => T): T {
+  try {
+    return call()
+  } catch (error) {
+    throw failure('ERR_CUDA', (error as Error).message)
+  }
+}
+
+/** The same for a promise. */
+export async function cudaPromise<T>(promise: Promise<T>): Promise<T> {
+  try {
+    return await promise
+  } catch (error) {
+    throw failure('ERR_CUDA', (error as Error).message)
+  }
+}
+
+/**
+ * Does what `call` does, and again when the device was out of memory and the garbage collector finds forgotten buffers
+ * there. Nothing may be changed by a call that fails.
+ */
+export function withRoom<T>(cuda: CudaFunctions, call: () => T): T {
+  try {
+    return call()
+  } catch (error) {
+    const isFull = error instanceof Error && error.message.includes('cudaErrorMemoryAllocation')
+    if (!isFull || !reclaim(() => cuda.collect())) throw error
+    return call()
+  }
+}
+
+/** A number for work off the calling thread, by which it can be cancelled. */
+export function nextId(): number {
+  const native = loadNative()
+  if ('reason' in native) throw failure('ERR_BACKEND_UNAVAILABLE', native.reason)
+  return native.addon.nextId()
+}
+
+class CudaBackend implements Backend {
+  readonly name = 'cuda'
+
+  constructor(
+    private readonly cuda: CudaFunctions,
+    private readonly jobArguments: JobArguments,
+  ) {}
+
+  runSync(job: Job, settings: RunSettings): void {
+    const holds = new Holds(settings.needs)
+    try {
+      withRoom(this.cuda, () => cudaCall(() => this.cuda.run(...this.jobArguments.of(job, settings))))
+    } finally {
+      holds.letGo(false)
+    }
+  }
+
+  async run(job: Job, settings: RunSettings): Promise<void> {
+    const { signal, needs = [] } = settings
+    const holds = new Holds(needs)
+    try {
+      const id = nextId()
+      const running = this.cuda.runAsync(id, ...this.jobArguments.of(job, settings), needs)
+      await untilAborted(signal, cudaPromise(running), () => this.cuda.cancel(id))
+    } finally {
+      holds.letGo(false)
+    }
+  }
+
+  /** A job whose tensors are in device memory, ready to be enqueued again and again. */
+  prepare(job: Job, settings: RunSettings): object {
+    return withRoom(this.cuda, () => cudaCall(() => this.cuda.prepare(...this.jobArguments.of(job, settings))))
+  }
+}
+
+/** The backend, its functions for device memory, and what there is to say of it. */
+export interface LoadedCuda {
+  backend: CudaBackend
+  functions: CudaFunctions
+  info(): { devices: Device[]; path: string }
+  /** Whether cuBLASLt is there. Opens it, which maps half a gigabyte. */
+  cublasLt(): Backends['cuda']['cublasLt']
+}
+
+/** Environment variable with the path of the CUDA library, instead of the one beside the addon. */
+const LIBRARY_VARIABLE = 'FUSED_PREFERENCE_LOSS_CUDA_LIBRARY'
+
+let cuda: LoadedCuda | { reason: string } | undefined
+
+/** The cuda backend, or why there is none. Looks once; never throws. */
+export function loadCuda(): LoadedCuda | { reason: string } {
+  cuda ??= find()
+  return cuda
+}
+
+function cublasLtOf(functions: CudaFunctions): Backends['cuda']['cublasLt'] {
+  const reason = functions.cublasLt()
+  return reason === undefined ? { available: true } : { available: false, reason }
+}
+
+function find(): LoadedCuda | { reason: string } {
+  try {
+    const native = loadNative()
+    if ('reason' in native) return { reason: `the native addon is missing: ${native.reason}` }
+    const extension = process.platform === 'win32' ? 'dll' : 'so'
+    const beside = join(dirname(native.info.path), `fused_preference_loss_cuda.${extension}`)
+    const path = process.env[LIBRARY_VARIABLE] || beside
+    if (!existsSync(path)) return { reason: `this build has no CUDA library (no ${path})` }
+    const { lossNames, instructionSets, cuda: functions } = native.addon
+    const reason = functions.open(path)
+    if (reason !== undefined) return { reason }
+    const backend = new CudaBackend(functions, new JobArguments(lossNames, instructionSets, 0))
+    const info = () => ({ devices: functions.devices(), path })
+    return { backend, functions, info, cublasLt: () => cublasLtOf(functions) }
+  } catch (error) {
+    return { reason: error instanceof Error ? error.message : String(error) }
+  }
+}

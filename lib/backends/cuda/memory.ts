@@ -1,0 +1,92 @@
+/**
+ * What callers pass of a GPU: memory, any object with a `ptr`, and streams; checked and turned into addresses.
+ */
+
+import { invalidType, invalidValue, outOfRange } from '../../errors.js'
+import type { DeviceMemory, RunOptions } from '../../types/index.js'
+import { cudaCall, loadCuda, MEMORY } from './index.js'
+
+/** Where device memory lies. */
+export interface DeviceRange {
+  address: bigint
+  byteLength: number
+  device: number
+}
+
+/** Whether this is device memory rather than an array. */
+export function isDeviceMemory(value: unknown): value is DeviceMemory {
+  return typeof value === 'object' && value !== null && !ArrayBuffer.isView(value) && 'ptr' in value
+}
+
+const LARGEST_INDEX = 1023
+
+/**
+ * Checks device memory for elements of that many bytes, and asks the CUDA runtime whether it is device memory and of
+ * which device. Reads each property once.
+ */
+export function deviceRange(memory: DeviceMemory, name: string, elementSize: number): DeviceRange {
+  const { ptr, byteLength, byteOffset = 0, device } = memory
+  if (typeof ptr !== 'bigint' && typeof ptr !== 'number') throw invalidType(`${name}.ptr`, 'a number or a bigint', ptr)
+  if (typeof ptr === 'number' && !Number.isSafeInteger(ptr)) throw outOfRange(`${name}.ptr`, 'an address', ptr)
+  if (ptr <= 0 || ptr > Number.MAX_SAFE_INTEGER) throw outOfRange(`${name}.ptr`, 'an address', ptr)
+  checkBytes(byteLength, `${name}.byteLength`)
+  checkBytes(byteOffset, `${name}.byteOffset`)
+  if (device !== undefined && !(Number.isInteger(device) && device >= 0 && device <= LARGEST_INDEX)) {
+    throw outOfRange(`${name}.device`, `an integer in [0, ${LARGEST_INDEX}]`, device)
+  }
+  const address = BigInt(ptr) + BigInt(byteOffset)
+  if (address % BigInt(elementSize) !== 0n) {
+    throw invalidValue(`${name}.ptr`, `and its byteOffset must be a multiple of the element size, ${elementSize}`)
+  }
+  return { address, byteLength, device: deviceAt(address, byteLength, name, device) }
+}
+
+// The end is only known not to be device memory: that the whole is of one allocation the runtime does not say.
+function deviceAt(address: bigint, byteLength: number, name: string, said: number | undefined): number {
+  const cuda = loadCuda()
+  if ('reason' in cuda || byteLength === 0) return said ?? 0
+  const { first, last, device } = cudaCall(() => cuda.functions.memoryAt(Number(address), byteLength))
+  if (first === MEMORY.host) {
+    throw invalidValue(`${name}.ptr`, `must be an address of device memory; at 0x${address.toString(16)} there is none`)
+  }
+  if (first === MEMORY.onDevice && said !== undefined && said !== device) {
+    throw invalidValue(`${name}.device`, `is ${said}, but the memory is on device ${device}`)
+  }
+  if (last === MEMORY.host) {
+    throw invalidValue(`${name}.byteLength`, `is ${byteLength}, but the device memory at ${name}.ptr ends before that`)
+  }
+  return first === MEMORY.onDevice ? device : (said ?? 0)
+}
+
+/** Checks once more that what a later call of the same arrays works on is still there. */
+export function checkStillThere(arrays: readonly (readonly [name: string, value: unknown])[]): void {
+  for (const [name, value] of arrays) if (isDeviceMemory(value)) deviceRange(value, name, 1)
+}
+
+/** Whether two stretches of device memory share any byte. */
+export function rangesOverlap(a: DeviceRange, b: DeviceRange): boolean {
+  return (
+    a.device === b.device &&
+    a.address < b.address + BigInt(b.byteLength) &&
+    b.address < a.address + BigInt(a.byteLength)
+  )
+}
+
+/** The address of a stream, which must be of that device where both are known. */
+export function streamOf(stream: NonNullable<RunOptions['stream']>, device?: number): bigint {
+  const isObject = typeof stream === 'object' && stream !== null
+  const address = isObject ? stream.handle : stream
+  const valid = typeof address === 'bigint' || Number.isSafeInteger(address)
+  if (!valid) throw invalidType('options.stream', 'a Stream, or the address of one as a number or a bigint', stream)
+  if (address < 0) throw outOfRange('options.stream', 'the address of a stream', address)
+  const own = isObject ? (stream as { device?: unknown }).device : undefined
+  if (device !== undefined && own !== undefined && own !== device) {
+    throw invalidValue('options.stream', `is of device ${own}; the memory is on device ${device}`)
+  }
+  return BigInt(address)
+}
+
+function checkBytes(value: unknown, name: string): asserts value is number {
+  if (typeof value !== 'number') throw invalidType(name, 'a number of bytes', value)
+  if (!Number.isSafeInteger(value) || value < 0) throw outOfRange(name, 'a number of bytes', value)
+}

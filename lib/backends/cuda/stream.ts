@@ -1,0 +1,122 @@
+/**
+ * Streams, events and graphs of the CUDA runtime.
+ */
+
+import { invalidType, invalidValue } from '../../errors.js'
+import type { RunOptions } from '../../types/index.js'
+import { Handle } from './handle.js'
+import { Capture, enqueued, Holds, keepAlive } from './holds.js'
+import { cudaCall, cudaPromise, nextId } from './index.js'
+import { streamOf } from './memory.js'
+import { cudaFunctions } from './open.js'
+
+/** Work that runs on a GPU in the order in which it was enqueued. Streams of one GPU run beside each other. */
+export class Stream extends Handle {
+  /** Index of the GPU. */
+  readonly device: number
+
+  /** @param options `device`: index of the GPU. Defaults to 0. */
+  constructor({ device = 0 }: { device?: number } = {}) {
+    const cuda = cudaFunctions()
+    const stream = cudaCall(() => cuda.createStream(device))
+    super(stream, () => cudaCall(() => cuda.destroyStream(device, stream)))
+    this.device = device
+  }
+
+  /** Waits, off the calling thread, for all that has been enqueued. */
+  async synchronize(): Promise<void> {
+    const { device, handle } = this
+    const holds = new Holds([this])
+    try {
+      await cudaPromise(cudaFunctions().synchronizeAsync(nextId(), device, handle))
+    } finally {
+      holds.letGo(false)
+    }
+  }
+
+  /** Waits for all that has been enqueued. */
+  synchronizeSync(): void {
+    cudaCall(() => cudaFunctions().synchronize(this.device, this.handle))
+  }
+
+  /**
+   * What `enqueue` enqueues on this stream, as a graph; it does not run yet. The graph keeps alive what it needs: prepared
+   * calls and the memory they work on, buffers that are copied, events.
+   * @throws what `enqueue` throws; TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` (it returned a promise);
+   *   Error `ERR_CUDA`
+   */
+  capture(enqueue: () => void): Graph {
+    if (typeof enqueue !== 'function') throw invalidType('enqueue', 'a function', enqueue)
+    const cuda = cudaFunctions()
+    const { device, handle } = this
+    cudaCall(() => cuda.beginCapture(device, handle))
+    const capture = new Capture()
+    try {
+      const returned: unknown = enqueue()
+      if (returned instanceof Promise) {
+        throw invalidValue('enqueue', 'must not return a promise: what it enqueues later would not be captured')
+      }
+      const graph = cudaCall(() => cuda.endCapture(device, handle))
+      return new Graph(device, graph, capture)
+    } catch (error) {
+      cuda.discardCapture(device, handle)
+      capture.holds.letGo(false)
+      throw error
+    } finally {
+      capture.end()
+    }
+  }
+}
+
+/** Enqueued work that can be launched again as a whole. */
+export class Graph extends Handle {
+  /** @internal */
+  constructor(
+    readonly device: number,
+    graph: number,
+    { things, holds }: Capture,
+  ) {
+    const cuda = cudaFunctions()
+    super(graph, (isForgotten) => {
+      try {
+        cudaCall(() => cuda.destroyGraph(device, graph))
+      } finally {
+        holds.letGo(isForgotten)
+      }
+    })
+    keepAlive(this, things)
+  }
+
+  /** Enqueues the whole on a stream; on the default stream when none is given. */
+  launch(stream: NonNullable<RunOptions['stream']> = 0): void {
+    const address = Number(streamOf(stream, this.device))
+    cudaCall(() => cudaFunctions().launchGraph(this.device, this.handle, address))
+    enqueued(this)
+  }
+}
+
+/** A moment on a stream. */
+export class Event extends Handle {
+  /** Index of the GPU. */
+  readonly device: number
+
+  /** @param options `device`: index of the GPU. Defaults to 0. */
+  constructor({ device = 0 }: { device?: number } = {}) {
+    const cuda = cudaFunctions()
+    const event = cudaCall(() => cuda.createEvent(device))
+    super(event, () => cudaCall(() => cuda.destroyEvent(device, event)))
+    this.device = device
+  }
+
+  /** Marks the end of what has been enqueued so far. */
+  record(stream: NonNullable<RunOptions['stream']> = 0): void {
+    const address = Number(streamOf(stream, this.device))
+    cudaCall(() => cudaFunctions().recordEvent(this.device, this.handle, address))
+    enqueued(this)
+  }
+
+  /** Milliseconds from this event to a later one, which is waited for. */
+  millisecondsTo(end: Event): number {
+    return cudaCall(() => cudaFunctions().milliseconds(this.device, this.handle, end.handle))
+  }
+}

@@ -1,0 +1,157 @@
+/**
+ * Loss options turned into the constants of stage 3, and what the losses need besides the policy's log-probs.
+ */
+
+import { LOSSES, type LossNeeds } from '../backends/js/losses.js'
+import { finite, flag, oneOf, optionsObject, positive, unknownName } from '../check/options.js'
+import { invalidType, invalidValue, outOfRange } from '../errors.js'
+import type { LossConfig, LossTerm } from '../job.js'
+import type { FDivergence, LossOptions, LossType, WeightedLoss } from '../types/index.js'
+import { DEFAULTS, refuseUnused } from './loss-constants.js'
+
+/** The names of {@link LossOptions}. */
+export const LOSS_OPTIONS = [
+  'lossType',
+  'beta',
+  'labelSmoothing',
+  'gamma',
+  'rewardShift',
+  'discopopTau',
+  'referenceFree',
+  'fDivergence',
+  'alpha',
+  'averageLogProb',
+  'normalizer',
+] as const
+
+/** The constants, and what the caller must give for them; the names are those of the losses that ask. */
+export interface LossPlan {
+  config: LossConfig
+  referenceFree: boolean
+  needsReference?: LossType
+  needsLengths?: LossType
+  /** Whether any loss looks at lengths that are there. */
+  usesLengths: boolean
+  /** Whether 'sft' is among the losses. */
+  hasLikelihood: boolean
+}
+
+const LOSS_TYPES = Object.keys(LOSSES) as LossType[]
+const WEIGHTED_LOSS = new Set(['lossType', 'weight'])
+const DIVISORS = new Set(['pairs', 'tokens'])
+const DIVERGENCES: readonly FDivergence[] = ['reverse_kl', 'forward_kl', 'js', 'alpha']
+
+// As many as a job has room for.
+const MOST_LOSSES = 32
+
+/** Checks the loss options. */
+export function lossOf(options: LossOptions): LossPlan {
+  const { lossType, labelSmoothing } = options
+  const fDivergence = oneOf(options.fDivergence, 'options.fDivergence', DIVERGENCES, 'reverse_kl')
+  const average = flag(options.averageLogProb, 'options.averageLogProb', false)
+  const referenceFree = flag(options.referenceFree, 'options.referenceFree', false)
+  const terms: LossTerm[] = []
+  const config: LossConfig = {
+    terms,
+    beta: positive(options.beta, 'options.beta', 0.1),
+    gamma: finite(options.gamma, 'options.gamma', DEFAULTS.gamma),
+    rewardShift: finite(options.rewardShift, 'options.rewardShift', DEFAULTS.rewardShift),
+    discopopTau: positive(options.discopopTau, 'options.discopopTau', DEFAULTS.discopopTau),
+    fDivergence,
+    alpha: finite(options.alpha, 'options.alpha', DEFAULTS.alpha),
+    average,
+  }
+  if (Array.isArray(lossType)) {
+    if (lossType.length === 0) throw invalidValue('options.lossType', 'must name at least one loss; got an empty list')
+    if (lossType.length > MOST_LOSSES) {
+      throw outOfRange('options.lossType', `a list of at most ${MOST_LOSSES} losses`, lossType)
+    }
+    for (let i = 0; i < lossType.length; i++)
+      terms.push(weightedTerm(lossType[i], `options.lossType[${i}]`, labelSmoothing))
+  } else {
+    terms.push(termOf(lossType ?? 'sigmoid', 'options.lossType', 1, labelSmoothing))
+  }
+  normalise(config, options.normalizer)
+  const plan: LossPlan = { config, referenceFree, usesLengths: false, hasLikelihood: false }
+  const diverges = fDivergence !== 'reverse_kl'
+  const takesDivergence = terms.some((term) => LOSSES[term.lossType].divergence)
+  for (const { lossType: type } of terms) {
+    const { reference, lengths, divergence } = LOSSES[type]
+    if (reference && !referenceFree) plan.needsReference ??= type
+    if (needsLengths(LOSSES[type], average, diverges)) plan.needsLengths ??= type
+    if (lengths !== 'never') plan.usesLengths = true
+    if (type === 'sft') plan.hasLikelihood = true
+    // 'sft' has no log-ratio that a score could replace.
+    if (diverges && !divergence && !(type === 'sft' && takesDivergence)) {
+      const takers = LOSS_TYPES.filter((name) => LOSSES[name].divergence).join(', ')
+      const problem = `'${fDivergence}' cannot go with lossType '${type}'; the losses that take it are ${takers}`
+      throw invalidValue('options.fDivergence', problem)
+    }
+  }
+  refuseUnused(options, terms)
+  return plan
+}
+
+function needsLengths({ lengths, divergence }: LossNeeds, average: boolean, diverges: boolean): boolean {
+  if (lengths === 'sums') return !average || (divergence && diverges)
+  return lengths === 'always' || (lengths === 'means' && average && diverges)
+}
+
+/** What sums are divided by, where that is not this batch's own numbers. */
+function normalise(config: LossConfig, normalizer: unknown): void {
+  if (normalizer === undefined || normalizer === 'mean') return
+  const name = 'options.normalizer'
+  const types = config.terms.map((term) => term.lossType)
+  const sorting = types.find((type) => type.startsWith('aot'))
+  if (sorting !== undefined) {
+    const problem = `must be 'mean' for lossType '${sorting}', which sorts the whole batch: its parts have other losses`
+    throw invalidValue(name, problem)
+  }
+  const pair = types.find((type) => type !== 'sft')
+  const hasTokens = types.includes('sft')
+  if (normalizer === 'sum') {
+    config.pairDivisor = config.tokenDivisor = 1
+  } else if (typeof normalizer === 'number') {
+    if (hasTokens && pair !== undefined) {
+      const problem = `must be { pairs, tokens }: '${pair}' is a sum over pairs and 'sft' one over tokens; got a number`
+      throw invalidValue(name, problem)
+    }
+    config[hasTokens ? 'tokenDivisor' : 'pairDivisor'] = positive(normalizer, name, 1)
+  } else if (typeof normalizer === 'string') {
+    throw unknownName(name, normalizer, ['mean', 'sum'])
+  } else if (typeof normalizer === 'object' && normalizer !== null) {
+    const { pairs, tokens } = optionsObject(normalizer as { pairs?: number; tokens?: number }, name, DIVISORS)
+    if (pairs === undefined && pair !== undefined)
+      throw invalidValue(`${name}.pairs`, `is needed by lossType '${pair}'`)
+    if (tokens === undefined && hasTokens) throw invalidValue(`${name}.tokens`, "is needed by lossType 'sft'")
+    if (pairs !== undefined) config.pairDivisor = positive(pairs, `${name}.pairs`, 1)
+    if (tokens !== undefined) config.tokenDivisor = positive(tokens, `${name}.tokens`, 1)
+  } else {
+    throw invalidType(name, "'mean', 'sum', a number > 0 or an object { pairs, tokens }", normalizer)
+  }
+}
+
+function weightedTerm(value: unknown, name: string, labelSmoothing: unknown): LossTerm {
+  if (typeof value !== 'object' || value === null) throw invalidType(name, 'an object { lossType, weight? }', value)
+  const { lossType, weight } = optionsObject(value as WeightedLoss, name, WEIGHTED_LOSS)
+  return termOf(lossType, `${name}.lossType`, finite(weight, `${name}.weight`, 1), labelSmoothing)
+}
+
+function termOf(lossType: unknown, name: string, weight: number, labelSmoothing: unknown): LossTerm {
+  if (typeof lossType !== 'string') throw invalidType(name, 'the name of a loss', lossType)
+  if (!Object.hasOwn(LOSSES, lossType)) throw unknownName(name, lossType, LOSS_TYPES)
+  const type = lossType as LossType
+  return { lossType: type, weight, labelSmoothing: smoothingOf(labelSmoothing, type) }
+}
+
+function smoothingOf(value: unknown, lossType: LossType): number {
+  const { labelSmoothing: range, defaultLabelSmoothing } = LOSSES[lossType]
+  if (value === undefined) return defaultLabelSmoothing
+  const name = 'options.labelSmoothing'
+  const written = range === 'half' ? '[0, 0.5)' : range === 'open' ? '(0, 1)' : '[0, 1]'
+  if (typeof value !== 'number') throw invalidType(name, `a number in ${written}`, value)
+  const inside =
+    range === 'half' ? value >= 0 && value < 0.5 : range === 'open' ? value > 0 && value < 1 : value >= 0 && value <= 1
+  if (!inside) throw outOfRange(name, `in ${written} for lossType '${lossType}'`, value)
+  return value
+}

@@ -1,0 +1,218 @@
+/**
+ * Log-probs under the reference, as callers give them: in which shapes, what of them is refused, and what is warned of
+ * because it is hardly the log-prob of a sequence.
+ */
+import { type NamedArray, numbers, tokenNumbers } from '../check/arrays.js'
+import { optionsObject } from '../check/options.js'
+import { warnOnce } from '../check/warn-once.js'
+import { invalidType, invalidValue, outOfRange } from '../errors.js'
+import type { LossStage, Tokens } from '../job.js'
+
+const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
+
+/** What a result of `sequenceLogProbs` has besides: it may be passed whole. */
+const OF_RESULT = [
+  'tokenCounts',
+  'backward',
+  'dispose',
+  'tokenLogProbs',
+  'tokenEntropies',
+  'tokenArgmax',
+  'logSumExp',
+  'sumSquaredProbs',
+] as const
+
+/** A reference whose names have been checked. */
+export interface GivenReference {
+  /** `[P]` each, unless it is a model. */
+  logProbs?: [chosen: Float64Array, rejected: Float64Array]
+  /** All there is of it, each read once. */
+  parts: Record<string, unknown>
+  /** The caller's arrays of log-probs. */
+  arrays: NamedArray[]
+}
+
+/** How a reference may be given other than as log-probs. */
+export interface ModelNames {
+  /** The names of its parts. */
+  parts: readonly string[]
+  /** These, and those of log-probs. */
+  known: ReadonlySet<string>
+  /** And those of a result of `sequenceLogProbs`. */
+  withResult: ReadonlySet<string>
+}
+
+/** The names a reference may have whose model has these parts. */
+export function modelNames(...parts: string[]): ModelNames {
+  const known = [...LOG_PROBS, ...parts]
+  return { parts, known: new Set(known), withResult: new Set([...known, ...OF_RESULT]) }
+}
+
+/**
+ * Reads a reference of log-probs, per pair or per sequence; a model is left to the caller. `needed`: a loss of the call
+ * makes use of it.
+ */
+export function referenceOf(
+  given: unknown,
+  name: string,
+  names: ModelNames,
+  pairs: Int32Array,
+  tokens: Tokens,
+  needed: boolean,
+): GivenReference {
+  if (typeof given !== 'object' || given === null || Array.isArray(given) || ArrayBuffer.isView(given)) {
+    throw invalidType(name, `an object: ${waysOf(names)}`, given)
+  }
+  if (typeof (given as PromiseLike<unknown>).then === 'function') {
+    throw invalidType(name, 'the result itself: await it', given)
+  }
+  const known = 'logProbs' in given ? names.withResult : names.known
+  const parts = optionsObject(given as Record<string, unknown>, name, known)
+  const { chosen, rejected, logProbs } = parts
+  const perPair = chosen !== undefined || rejected !== undefined
+  const perSequence = logProbs !== undefined
+  const model = names.parts.some((part) => parts[part] !== undefined)
+  if (perPair ? perSequence || model : perSequence && model) {
+    throw invalidType(name, `one of ${waysOf(names)}, not two`, given)
+  }
+  const arrays: NamedArray[] = [
+    [`${name}.chosen`, chosen],
+    [`${name}.rejected`, rejected],
+    [`${name}.logProbs`, logProbs],
+  ]
+  if (model) return { parts, arrays }
+  const read = perSequence ? ofSequences(parts, name, pairs, tokens) : ofPairs(parts, name, pairs.length / 2)
+  // What `emptySequence: 'nan'` gives for a sequence without active tokens. On the GPU these are counted later: 0 as yet.
+  const mayBeEmpty = (side: 0 | 1, pair: number) =>
+    Number.isNaN(tokens.emptyLogProb) && tokens.counts[pairs[2 * pair + side]] === 0
+  checkLogProbs(read[0], read[1], needed, mayBeEmpty)
+  return { parts, arrays, logProbs: [read[0].values, read[1].values] }
+}
+
+/** The ways to give a reference. */
+export function waysOf({ parts }: ModelNames): string {
+  return `{ chosen, rejected }, { logProbs } or { ${parts.join(', ')} }`
+}
+
+/** `[P]` log-probs of one side of the pairs, and what each is called in messages. */
+export interface Side {
+  values: Float64Array
+  nameOf: (pair: number) => string
+}
+
+function ofPairs({ chosen, rejected }: Record<string, unknown>, name: string, size: number): [Side, Side] {
+  return [
+    side(chosen, `${name}.chosen`, size, ', one per pair'),
+    side(rejected, `${name}.rejected`, size, ', one per pair'),
+  ]
+}
+
+/** Log-probs of one side, which are given by pairs. */
+function side(value: unknown, name: string, size: number, sizes: string): Side {
+  return { values: numbers(value, name, size, sizes), nameOf: (pair) => `${name}[${pair}]` }
+}
+
+/** The log-probs of a result of `sequenceLogProbs`, taken apart by pairs `[2 P]`. */
+function ofSequences(
+  { logProbs, tokenCounts }: Record<string, unknown>,
+  name: string,
+  pairs: Int32Array,
+  { counts, labels }: Tokens,
+): [Side, Side] {
+  const all = numbers(logProbs, `${name}.logProbs`, counts.length, ', one per sequence')
+  // Labels on the GPU are counted there.
+  if (tokenCounts !== undefined && labels === undefined) {
+    const given = tokenNumbers(tokenCounts, `${name}.tokenCounts`, counts.length, ', one per sequence')
+    const other = given.findIndex((count, s) => count !== counts[s])
+    if (other >= 0) {
+      const problem = `is ${given[other]}, where ${counts[other]} tokens count in this call: labels or token options differ`
+      throw invalidValue(`${name}.tokenCounts[${other}]`, problem)
+    }
+  }
+  const sideOf = (which: 0 | 1): Side => ({
+    values: Float64Array.from({ length: pairs.length / 2 }, (_, pair) => all[pairs[2 * pair + which]]),
+    nameOf: (pair) => `${name}.logProbs[${pairs[2 * pair + which]}]`,
+  })
+  return [sideOf(0), sideOf(1)]
+}
+
+// Sums of float32 log-probs end up a little above 0, not as much as this.
+const ROUNDING = 1e-3
+
+/**
+ * Refuses NaN, but where `mayBeNaN` says so; where a loss makes use of them, warns of log-probs above 0 and of those that
+ * are 0 throughout.
+ */
+export function checkLogProbs(
+  chosen: Side,
+  rejected: Side,
+  needed: boolean,
+  mayBeNaN: (side: 0 | 1, pair: number) => boolean,
+): void {
+  if (areNegative(chosen.values) && areNegative(rejected.values)) return
+  checkSide(chosen, 0, needed, mayBeNaN)
+  checkSide(rejected, 1, needed, mayBeNaN)
+  if (needed && isZero(chosen.values) && isZero(rejected.values)) {
+    const problem = `${chosen.nameOf(0)} and all others of the reference are 0, as if every completion were certain`
+    warnOnce('FUSED_PREFERENCE_LOSS_ZERO_REFERENCE', `${problem}; to do without a reference, set referenceFree`)
+  }
+}
+
+/** Whether there is nothing to look at more closely. */
+export function areNegative(values: Float64Array): boolean {
+  for (let i = 0; i < values.length; i++) if (!(values[i] < 0)) return false
+  return true
+}
+
+function checkSide(
+  { values, nameOf }: Side,
+  which: 0 | 1,
+  needed: boolean,
+  mayBeNaN: (side: 0 | 1, pair: number) => boolean,
+): void {
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i]
+    if (value <= ROUNDING) continue
+    if (Number.isNaN(value)) {
+      if (!mayBeNaN(which, i)) throw outOfRange(nameOf(i), 'a log-prob', value)
+    } else if (needed) {
+      const problem = `${nameOf(i)} is ${value}, and log-probs of sequences are at most 0: is it a loss, whose sign is turned?`
+      warnOnce('FUSED_PREFERENCE_LOSS_POSITIVE_REFERENCE', problem)
+    }
+  }
+}
+
+function isZero(values: Float64Array): boolean {
+  for (let i = 0; i < values.length; i++) if (values[i] !== 0) return false
+  return true
+}
+
+// Below it a mean is not told from a sum.
+const FEWEST_TOKENS = 8
+
+/**
+ * Warns where the policy's log-probs are sums and the reference's look like means over tokens, in every pair of a call
+ * that has run, or the other way round. `lengthOf`: the number of active tokens of a pair's chosen (0) or rejected (1)
+ * sequence.
+ */
+export function warnOfMeans(
+  { chosen, rejected, referenceChosen, referenceRejected, average }: LossStage,
+  name: string,
+  lengthOf: (side: 0 | 1, pair: number) => number,
+): void {
+  let seen = false
+  for (let k = 0; k < 2 * chosen.length; k++) {
+    const pair = k >> 1
+    const side = (k & 1) as 0 | 1
+    const length = lengthOf(side, pair)
+    if (length < FEWEST_TOKENS) continue
+    const ratio = side === 0 ? referenceChosen[pair] / chosen[pair] : referenceRejected[pair] / rejected[pair]
+    const times = average ? ratio / length : ratio * length
+    if (!(times >= 0.5 && times <= 2)) return
+    seen = true
+  }
+  if (!seen) return
+  const [other, own] = average ? ['sums', 'means over tokens'] : ['means over tokens', 'sums']
+  const problem = `${name} looks like ${other}, where the policy's log-probs are ${own}`
+  warnOnce('FUSED_PREFERENCE_LOSS_AVERAGED_REFERENCE', `${problem}: averageLogProb must be the same for both`)
+}

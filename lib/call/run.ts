@@ -1,0 +1,80 @@
+/**
+ * Where and how a call runs: the options all functions share, and the run itself.
+ */
+
+import { type DeviceRange, isDeviceMemory, streamOf } from '../backends/cuda/memory.js'
+import { pickBackend } from '../backends/registry.js'
+import { checkUnchanged, type NamedArray, type Watched } from '../check/arrays.js'
+import { integer, oneOf } from '../check/options.js'
+import { invalidType, invalidValue } from '../errors.js'
+import type { Backend, Job, RunSettings } from '../job.js'
+import type { InstructionSet, RunOptions } from '../types/index.js'
+
+/** The names of {@link RunOptions}. */
+export const RUN_OPTIONS = ['backend', 'threads', 'instructionSet', 'stream', 'device', 'signal'] as const
+
+const BACKENDS = ['auto', 'cuda', 'cpu', 'js'] as const
+const INSTRUCTION_SETS: readonly InstructionSet[] = ['baseline', 'avx2', 'avx512', 'neon']
+const MOST_THREADS = 1024
+const MOST_DEVICES = 1023
+
+/** A backend and what it is told besides the job. */
+export interface Runner {
+  backend: Backend
+  settings: RunSettings
+}
+
+/**
+ * Checks the options and picks the backend. Throws the signal's reason when it is aborted already.
+ * `memory`: where the logits lie, when they are in device memory; `arrays`: the caller's, of which the backend keeps those
+ * that are there too.
+ */
+export function runnerOf(options: RunOptions, memory?: DeviceRange, arrays: readonly NamedArray[] = []): Runner {
+  const { threads, instructionSet, stream, device, signal } = options
+  const name = oneOf(options.backend, 'options.backend', BACKENDS, 'auto')
+  const settings: RunSettings = {
+    threads: threads === undefined ? 0 : integer(threads, 'options.threads', 1, MOST_THREADS),
+  }
+  if (instructionSet !== undefined) {
+    settings.instructionSet = oneOf(instructionSet, 'options.instructionSet', INSTRUCTION_SETS, 'baseline')
+  }
+  if (signal !== undefined) {
+    if (!isAbortSignal(signal)) throw invalidType('options.signal', 'an AbortSignal', signal)
+    settings.signal = signal
+  }
+  if (stream !== undefined) streamOf(stream)
+  const backend = pickBackend(name, memory !== undefined, settings.instructionSet)
+  if (backend.name === 'cuda') {
+    settings.device = device === undefined ? (memory?.device ?? 0) : integer(device, 'options.device', 0, MOST_DEVICES)
+    if (memory && settings.device !== memory.device) {
+      throw invalidValue('options.device', `is ${settings.device}, but the logits are on device ${memory.device}`)
+    }
+    if (stream !== undefined) settings.stream = streamOf(stream, settings.device)
+    settings.needs = [stream, ...arrays.map(([, array]) => array).filter(isDeviceMemory)]
+  } else {
+    if (stream !== undefined) throw forCuda('options.stream', backend)
+    if (device !== undefined) throw forCuda('options.device', backend)
+  }
+  signal?.throwIfAborted()
+  return { backend, settings }
+}
+
+/** Runs a job off the calling thread; what happened to the caller's arrays meanwhile goes before any other error. */
+export async function run({ backend, settings }: Runner, job: Job, watched: readonly Watched[]): Promise<void> {
+  try {
+    await backend.run(job, settings)
+  } finally {
+    checkUnchanged(watched)
+  }
+}
+
+function forCuda(name: string, { name: backend }: Backend) {
+  return invalidValue(name, `is for the cuda backend; this call runs on '${backend}'`)
+}
+
+// By shape, as signals of polyfills and other realms are as good.
+function isAbortSignal(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  const { aborted, throwIfAborted, addEventListener } = value as Partial<AbortSignal>
+  return typeof aborted === 'boolean' && typeof throwIfAborted === 'function' && typeof addEventListener === 'function'
+}

@@ -1,0 +1,78 @@
+/**
+ * Checks of option objects and of single options. Every check returns the value to use, the default when none came.
+ */
+import { describe, invalidType, invalidValue, outOfRange } from '../errors.js'
+import { optionHint, quoted, valueHint } from './suggestions.js'
+
+/**
+ * A copy of an object whose keys are all in `known`; an empty one when it is undefined. An option may be undefined or not
+ * there at all. Every one is read once: what is checked is what is used, and nothing of the caller's runs later.
+ */
+export function optionsObject<T extends object>(value: T | undefined, name: string, known: ReadonlySet<string>): T {
+  if (value === undefined) return {} as T
+  // The keys of a list are its indices: too many to look at.
+  if (typeof value !== 'object' || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) {
+    throw invalidType(name, 'an object', value)
+  }
+  // Of a plain object, all it has; of another, also what a loop over its keys does not find: getters of its class.
+  const plain = Object.getPrototypeOf(value) === Object.prototype
+  const options: Record<string, unknown> = plain ? { ...value } : {}
+  for (const key in plain ? options : value) {
+    if (!known.has(key)) throw invalidValue(`${name}.${key}`, `is not an option${optionHint(key, known)}`)
+  }
+  if (!plain) for (const key of known) options[key] = (value as Record<string, unknown>)[key]
+  return options as T
+}
+
+/** One of the strings in `allowed`. */
+export function oneOf<T extends string>(value: unknown, name: string, allowed: readonly T[], byDefault: T): T {
+  if (value === undefined) return byDefault
+  if (typeof value !== 'string') throw invalidType(name, `one of ${quoted(allowed)}`, value)
+  if (!(allowed as readonly string[]).includes(value)) throw unknownName(name, value, allowed)
+  return value as T
+}
+
+/** The error for a string that is not in `allowed`. */
+export function unknownName(name: string, value: string, allowed: readonly string[]) {
+  return invalidValue(name, `must be one of ${quoted(allowed)}; got ${describe(value)}${valueHint(value, allowed)}`)
+}
+
+/** A boolean. */
+export function flag(value: unknown, name: string, byDefault: boolean): boolean {
+  if (value === undefined) return byDefault
+  if (typeof value !== 'boolean') throw invalidType(name, 'a boolean', value)
+  return value
+}
+
+/** A finite number. */
+export function finite(value: unknown, name: string, byDefault: number): number {
+  if (value === undefined) return byDefault
+  if (typeof value !== 'number') throw invalidType(name, 'a finite number', value)
+  if (!Number.isFinite(value)) throw outOfRange(name, 'a finite number', value)
+  return value
+}
+
+/** A finite number > 0. */
+export function positive(value: unknown, name: string, byDefault: number): number {
+  if (value === undefined) return byDefault
+  if (typeof value !== 'number') throw invalidType(name, 'a finite number > 0', value)
+  if (!(value > 0 && value < Number.POSITIVE_INFINITY)) throw outOfRange(name, 'a finite number > 0', value)
+  return value
+}
+
+/** A number in [low, high]. */
+export function between(value: unknown, name: string, low: number, high: number, byDefault: number): number {
+  if (value === undefined) return byDefault
+  if (typeof value !== 'number') throw invalidType(name, `a number in [${low}, ${high}]`, value)
+  if (!(value >= low && value <= high)) throw outOfRange(name, `a number in [${low}, ${high}]`, value)
+  return value
+}
+
+/** An integer in [low, high]. */
+export function integer(value: unknown, name: string, low: number, high: number): number {
+  if (typeof value !== 'number') throw invalidType(name, `an integer in [${low}, ${high}]`, value)
+  if (!Number.isInteger(value) || value < low || value > high) {
+    throw outOfRange(name, `an integer in [${low}, ${high}]`, value)
+  }
+  return value
+}

@@ -1,0 +1,31 @@
+/**
+ * `getBackends`: what this machine has.
+ */
+
+import { loadNative } from '../backends/cpu/index.js'
+import { type LoadedCuda, loadCuda } from '../backends/cuda/index.js'
+import type { Backends } from '../types/index.js'
+
+/**
+ * The backends of this machine, and why a missing one is missing. Never throws and never prints. cuBLASLt is looked for
+ * when `cuda.cublasLt` is read.
+ */
+export function getBackends(): Backends {
+  const native = loadNative()
+  const cuda = loadCuda()
+  return {
+    cpu: 'reason' in native ? { available: false, reason: native.reason } : { available: true, ...native.info },
+    cuda: 'reason' in cuda ? { available: false, reason: cuda.reason } : found(cuda),
+    js: { available: true },
+  }
+}
+
+function found(cuda: LoadedCuda): Backends['cuda'] {
+  return {
+    available: true,
+    ...cuda.info(),
+    get cublasLt() {
+      return cuda.cublasLt()
+    },
+  }
+}

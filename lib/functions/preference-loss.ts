@@ -1,0 +1,146 @@
+/**
+ * `preferenceLoss`: stage 3 alone, for log-probs the caller already has.
+ */
+
+import { LOSS_OPTIONS, lossOf } from '../call/loss-options.js'
+import { lossResult, lossStage } from '../call/loss-stage.js'
+import { areNegative, checkLogProbs, warnOfMeans } from '../call/reference.js'
+import { RUN_OPTIONS, type Runner, runnerOf } from '../call/run.js'
+import { numbers, tokenNumbers } from '../check/arrays.js'
+import { optionsObject } from '../check/options.js'
+import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
+import type { Job, LossStage } from '../job.js'
+import type { PreferenceLoss, PreferenceOptions, PreferencePairs } from '../types/index.js'
+
+const OPTIONS: ReadonlySet<string> = new Set([...LOSS_OPTIONS, ...RUN_OPTIONS])
+const PAIRS: ReadonlySet<string> = new Set([
+  'chosen',
+  'rejected',
+  'referenceChosen',
+  'referenceRejected',
+  'chosenLengths',
+  'rejectedLengths',
+  'pairWeights',
+])
+
+/**
+ * The preference loss of P pairs of sequence log-probs, and its exact gradient with respect to them. Everything is
+ * float64. The formulas and their papers are in the README's loss table; the default is DPO (Rafailov et al. 2023),
+ * −log σ(β ((chosen − referenceChosen) − (rejected − referenceRejected))).
+ *
+ * @param pairs arrays of length P: log-probs in nats under the policy and, unless the loss is reference-free, under the
+ *   reference; numbers of active tokens for the losses that divide by them.
+ * @param options the loss, its constants, and where the call runs.
+ * @returns the mean loss, and per pair losses, rewards and gradients of the mean loss.
+ * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
+ *   `ERR_SHAPE_MISMATCH`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of `options.signal`.
+ */
+export async function preferenceLoss(pairs: PreferencePairs, options?: PreferenceOptions): Promise<PreferenceLoss> {
+  const planned = plan(pairs, options)
+  const { runner, job } = planned
+  await runner.backend.run(job, runner.settings)
+  return result(planned)
+}
+
+/** {@link preferenceLoss} on the calling thread. */
+export function preferenceLossSync(pairs: PreferencePairs, options?: PreferenceOptions): PreferenceLoss {
+  const planned = plan(pairs, options)
+  const { runner, job } = planned
+  runner.backend.runSync(job, runner.settings)
+  return result(planned)
+}
+
+interface Plan {
+  stage: LossStage
+  /** A loss makes use of the reference. */
+  compares: boolean
+  job: Job
+  runner: Runner
+}
+
+function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefined): Plan {
+  if (given === undefined) throw invalidType('pairs', 'an object { chosen, rejected, … }', given)
+  const pairs = optionsObject(given, 'pairs', PAIRS)
+  refuseWeighting(givenOptions)
+  const options = optionsObject(givenOptions, 'options', OPTIONS)
+  const { config, referenceFree, needsReference, needsLengths } = lossOf(options)
+
+  const chosen = numbers(pairs.chosen, 'pairs.chosen')
+  const size = chosen.length
+  if (size === 0) throw shapeMismatch('pairs.chosen', 'must have at least one element; got 0')
+  const rejected = numbers(pairs.rejected, 'pairs.rejected', size, ', that of pairs.chosen')
+  const reference = both(pairs, 'referenceChosen', 'referenceRejected', numbers, size)
+  const lengths = both(pairs, 'chosenLengths', 'rejectedLengths', tokenNumbers, size)
+  if (reference && !(areNegative(reference[0]) && areNegative(reference[1]))) {
+    checkReference(reference, chosen, rejected, needsReference !== undefined)
+  }
+  if (needsReference && !reference) {
+    const problem = `and pairs.referenceRejected are needed by lossType '${needsReference}' (unless referenceFree)`
+    throw invalidValue('pairs.referenceChosen', problem)
+  }
+  if (needsLengths && !lengths) {
+    throw invalidValue('pairs.chosenLengths', `and pairs.rejectedLengths are needed by lossType '${needsLengths}'`)
+  }
+  const used = referenceFree ? undefined : reference
+  const stage = lossStage(config, size, chosen, rejected, used?.[0], used?.[1])
+  if (lengths) {
+    stage.chosenLengths = lengths[0]
+    stage.rejectedLengths = lengths[1]
+  }
+  if (pairs.pairWeights !== undefined) {
+    stage.pairWeights = numbers(pairs.pairWeights, 'pairs.pairWeights', size, ', that of pairs.chosen')
+    checkWeights(stage.pairWeights)
+  }
+  return { stage, compares: needsReference !== undefined, job: { loss: stage }, runner: runnerOf(options) }
+}
+
+function result({ stage, compares }: Plan): PreferenceLoss {
+  const { chosenLengths, rejectedLengths } = stage
+  if (compares && chosenLengths && rejectedLengths) {
+    const lengthOf = (side: 0 | 1, pair: number) => (side === 0 ? chosenLengths : rejectedLengths)[pair]
+    warnOfMeans(stage, 'pairs.referenceChosen', lengthOf)
+  }
+  return lossResult(stage)
+}
+
+// The reference may be NaN where the policy is: what `emptySequence: 'nan'` gives for both.
+function checkReference(
+  [referenceChosen, referenceRejected]: [Float64Array, Float64Array],
+  chosen: Float64Array,
+  rejected: Float64Array,
+  needed: boolean,
+): void {
+  checkLogProbs(
+    { values: referenceChosen, nameOf: (pair) => `pairs.referenceChosen[${pair}]` },
+    { values: referenceRejected, nameOf: (pair) => `pairs.referenceRejected[${pair}]` },
+    needed,
+    (side, pair) => Number.isNaN((side === 0 ? chosen : rejected)[pair]),
+  )
+}
+
+function refuseWeighting(options: object | undefined): void {
+  if (typeof options === 'object' && options !== null && 'weighting' in options) {
+    const problem = 'needs the logits: use fusedPreferenceLoss, or pass pairs.pairWeights'
+    throw invalidValue('options.weighting', problem)
+  }
+}
+
+/** The two arrays, or undefined when neither was given. */
+function both(
+  pairs: PreferencePairs,
+  first: 'referenceChosen' | 'chosenLengths',
+  second: 'referenceRejected' | 'rejectedLengths',
+  copy: typeof tokenNumbers,
+  size: number,
+): [Float64Array, Float64Array] | undefined {
+  const { [first]: one, [second]: other } = pairs
+  if (one === undefined && other === undefined) return undefined
+  const sizes = ', that of pairs.chosen'
+  return [copy(one, `pairs.${first}`, size, sizes), copy(other, `pairs.${second}`, size, sizes)]
+}
+
+function checkWeights(weights: Float64Array): void {
+  for (let i = 0; i < weights.length; i++) {
+    if (!Number.isFinite(weights[i])) throw outOfRange(`pairs.pairWeights[${i}]`, 'a finite number', weights[i])
+  }
+}
