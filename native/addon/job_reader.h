@@ -1,5 +1,5 @@
 // Turns the arguments of the addon's `run` into a Job. Knows their order and nothing else: everything was checked by
-// lib, and lib/backends/native.ts puts them in this order.
+// lib, and lib/backends/cpu/index.ts puts them in this order.
 #pragma once
 
 #include "../core/job.h"

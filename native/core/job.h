@@ -1,4 +1,4 @@
-// A job: which of the four stages to run, and on what. The C++ face of lib/backends/backend.ts; all pointers are the
+// A job: which of the four stages to run, and on what. The C++ face of lib/job.ts; all pointers are the
 // caller's, checked before they got here, and stay valid until the job is done.
 #pragma once
 
