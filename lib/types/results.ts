@@ -1,0 +1,175 @@
+/**
+ * Results of the functions. Letters in shapes: B sequences, T positions, P pairs.
+ */
+import type { HeadGradientOptions, HeadGradientRequest, InstructionSet } from './options.js'
+import type { DeviceMemory, HeadWeight, Hidden, HostArray, Logits } from './tensors.js'
+
+/** Per-token results, each present when asked for in `outputs`. Shapes: see {@link SequenceLogProbs}. */
+export interface TokenOutputs {
+  /** log p(label). 0 where inactive. */
+  tokenLogProbs?: Float32Array
+  /** Entropy of the predicted distribution, in nats. 0 where inactive. */
+  tokenEntropies?: Float32Array
+  /** Index of the largest logit, the first among equals. -1 where inactive or NaN. */
+  tokenArgmax?: Int32Array
+  /** log Σ exp(logits / temperature). 0 where inactive. */
+  logSumExp?: Float32Array
+  /** Σ p² over the vocabulary. 0 where inactive. */
+  sumSquaredProbs?: Float32Array
+}
+
+/** The method that `using` calls, where the type libraries of the caller know it. */
+export type Using = SymbolConstructor extends { readonly dispose: infer Dispose extends symbol }
+  ? { [key in Dispose]: () => void }
+  : object
+
+/** A result that keeps the arrays of its call for `backward`. */
+export interface KeepsArrays extends Using {
+  /**
+   * Lets go of the logits (of hidden, weight and bias), and of what was noted of each row: four numbers. Without it they
+   * stay in memory for as long as the result does, its numbers alone being in use. `backward` then throws
+   * `ERR_DISPOSED`; the numbers stay. A second call does nothing.
+   */
+  dispose(): void
+}
+
+/**
+ * Result of `sequenceLogProbs`. The per-token arrays are `[B, T']`, T' = T - 1 with `shift` and T without, indexed by
+ * the position of the logits; packed, they are `[tokens]`, with nothing at each sequence's last position under `shift`.
+ */
+export interface SequenceLogProbs extends TokenOutputs, KeepsArrays {
+  /** `[B]` sum (mean with `averageLogProb`) of the active tokens' log-probs. */
+  logProbs: Float64Array
+  /** `[B]` number of active tokens. */
+  tokenCounts: Int32Array
+  /**
+   * Gradient of Σ_b gradient[b] · logProbs[b] with respect to the logits, on the calling thread. The logits must still
+   * hold their values, and stay in memory until the result is gone or disposed of; once `backward` has overwritten them
+   * it cannot be called again (`ERR_DISPOSED`).
+   * @param gradient `[B]`
+   * @param options `out`: array to write into, 'in-place' to overwrite the logits, or true, the default, for a new array.
+   *   `zeroInactive`: as in {@link FusedOptions}.
+   */
+  backward(
+    gradient: ArrayLike<number>,
+    options?: { out?: true | HostArray | DeviceMemory | 'in-place'; zeroInactive?: boolean },
+  ): Logits
+}
+
+/** Result of `preferenceLoss`. */
+export interface PreferenceLoss {
+  /** Mean of `losses`; with a `normalizer`, their sum divided by it. */
+  loss: number
+  /** `[P]` */
+  losses: Float64Array
+  /** `[P]` β (log π - log ρ) of the chosen sequences; β log π / length for 'simpo'. */
+  chosenRewards: Float64Array
+  /** `[P]` the same for the rejected sequences. */
+  rejectedRewards: Float64Array
+  /** Share of pairs whose chosen reward is strictly the larger. */
+  accuracy: number
+  /** Mean of chosen reward - rejected reward. */
+  margin: number
+  /**
+   * `[P]` each: d loss / d log-prob of the chosen and the rejected sequences. Under `ldAlpha` the log-prob of 'sft' is
+   * another one, and what it adds to d loss / d logits is not in here.
+   */
+  gradient: { chosen: Float64Array; rejected: Float64Array }
+}
+
+/** Which sequences a call has compared, and where its labels stood. */
+export interface SequenceLayout {
+  /** `[2 P]` (chosen sequence, rejected sequence) per pair. */
+  pairs: Int32Array
+  /** Whether logits at position t predicted the label at t + 1. */
+  shift: boolean
+  /** `[S + 1]` of packed sequences. */
+  sequenceOffsets?: Int32Array
+}
+
+/** Result of `fusedPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
+export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
+  /** `[P]` policy log-probs of the chosen sequences. */
+  chosenLogProbs: Float64Array
+  /** `[P]` policy log-probs of the rejected sequences. */
+  rejectedLogProbs: Float64Array
+  /** `[B]` number of active tokens of each sequence. */
+  tokenCounts: Int32Array
+  /** How the call read its sequences: what the per-token arrays and `tokenCounts` need to be understood. */
+  layout: SequenceLayout
+  /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). Present when `gradient` asked for it. */
+  gradLogits?: Logits
+}
+
+/** The gradients that were asked for, float32; those that were not are absent. */
+export interface HeadGradients {
+  /** With respect to hidden, in its shape, contiguous. */
+  gradHidden?: Hidden
+  /** With respect to the weight, `[vocab, width]`, with strides `[1, vocab]` where the weight has such. */
+  gradWeight?: HeadWeight
+  /** With respect to the bias, `[vocab]`. */
+  gradBias?: Float32Array | DeviceMemory
+}
+
+/** Result of `linearSequenceLogProbs`, as that of `sequenceLogProbs` but for the gradients. */
+export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward'> {
+  /**
+   * Gradients of Σ_b gradient[b] · logProbs[b], on the calling thread. Hidden, weight and bias must still hold their
+   * values, and labels and mask too where they are in device memory. They stay in memory until the result is gone or
+   * disposed of.
+   * @param gradient `[B]`
+   * @param request which gradients; defaults to new arrays for all there are.
+   * @param options whether to add to the arrays that are given, and what becomes of rows that predict nothing.
+   * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` (an array that overlaps another, or was detached
+   *   since); RangeError `ERR_SHAPE_MISMATCH`.
+   */
+  backward(
+    gradient: ArrayLike<number>,
+    request?: true | HeadGradientRequest,
+    options?: HeadGradientOptions,
+  ): HeadGradients
+}
+
+/** Result of `fusedLinearPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
+export interface FusedLinearPreferenceLoss extends Omit<FusedPreferenceLoss, 'gradLogits'>, HeadGradients {}
+
+/** A GPU. */
+export interface Device {
+  name: string
+  /** Major and minor, '9.0'. */
+  computeCapability: string
+  multiprocessors: number
+  /** Bytes of memory. */
+  memory: number
+  /** Bytes of the second-level cache. */
+  l2Cache: number
+}
+
+/** What this machine has; a missing backend says why. */
+export interface Backends {
+  cpu: {
+    available: boolean
+    /** Why it is missing. */
+    reason?: string
+    /** The instruction set in use. */
+    instructionSet?: InstructionSet
+    /** All this CPU can run, best first. */
+    instructionSets?: readonly InstructionSet[]
+    /** Default number of threads. */
+    threads?: number
+    /** File the addon was loaded from. */
+    path?: string
+  }
+  cuda: {
+    available: boolean
+    /** Why it is missing. */
+    reason?: string
+    /** The GPUs, in the order of `device` indices. */
+    devices?: readonly Device[]
+    /** File the backend was loaded from. */
+    path?: string
+    /** cuBLASLt, which the functions of the output layer need there; why it is missing. */
+    cublasLt?: { available: boolean; reason?: string }
+  }
+  js: { available: true }
+}
