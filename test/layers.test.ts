@@ -1,0 +1,74 @@
+/**
+ * Imports run one way: from the face to the backends, and from the addon to the core. Nothing points back.
+ */
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, normalize } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { expect, test } from 'vitest'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+
+/** From the top floor down; a room may use rooms below it, and its own. */
+const LIBRARY = [
+  ['cli'],
+  ['adapters', 'cuda'],
+  ['index', 'data', 'metrics'],
+  ['functions'],
+  ['call'],
+  ['backends'],
+  ['job'],
+  ['check'],
+  ['errors', 'types'],
+]
+/** Imports of values and of types, re-exports, `import('…')`. */
+const IMPORT = /(?:from |import |import\()'(\.[^']+)'/g
+const NATIVE = [['addon'], ['cpu', 'cuda'], ['core']]
+
+/** `[from room, to room, file]` of each import among the files under `folder`. */
+function arrows(folder: string, pattern: RegExp, extensions: RegExp): [string, string, string][] {
+  const roomOf = (path: string) => path.split(/[\\/]/)[0].replace(/\.ts$/, '')
+  return readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+    .filter((path) => extensions.test(path))
+    .flatMap((path) => {
+      const text = readFileSync(join(root, folder, path), 'utf8')
+      return [...text.matchAll(pattern)].map(([, target]): [string, string, string] => {
+        const relative = normalize(join(dirname(path), target))
+        return [roomOf(path), roomOf(relative.replace(/\.js$/, '.ts')), path]
+      })
+    })
+}
+
+/** Imports that lead up, or across to a neighbour on the same floor. */
+function wrong(floors: readonly (readonly string[])[], found: readonly [string, string, string][]): string[] {
+  const floorOf = (room: string) => {
+    const floor = floors.findIndex((rooms) => rooms.includes(room))
+    if (floor < 0) throw new Error(`${room} is on no floor`)
+    return floor
+  }
+  return found
+    .filter(([from, to]) => from !== to && floorOf(to) <= floorOf(from))
+    .map(([, to, file]) => `${file} imports ${to}`)
+}
+
+test('imports of lib run one way', () => {
+  const found = arrows('lib', IMPORT, /\.ts$/)
+  expect(found.length).toBeGreaterThan(100)
+  expect(wrong(LIBRARY, found)).toEqual([])
+})
+
+test('includes of native run one way', () => {
+  const found = arrows('native', /#include "((?:\.\.\/)[^"]+)"/g, /\.(cc|cu|h|inl)$/)
+  expect(found.length).toBeGreaterThan(15)
+  expect(wrong(NATIVE, found)).toEqual([])
+})
+
+test('a wrong import is found', () => {
+  const lines = ["import type { Plan } from '../functions/x.js'", "export * from './y.js'", "await import('../z.js')"]
+  expect(lines.flatMap((line) => [...line.matchAll(IMPORT)].map(([, path]) => path))).toEqual([
+    '../functions/x.js',
+    './y.js',
+    '../z.js',
+  ])
+  expect(wrong(LIBRARY, [['call', 'functions', 'call/run.ts']])).toEqual(['call/run.ts imports functions'])
+  expect(wrong(NATIVE, [['cpu', 'cuda', 'cpu/rows.h']])).toEqual(['cpu/rows.h imports cuda'])
+})
