@@ -7,9 +7,9 @@
  */
 import { parseArgs } from 'node:util'
 import fc from 'fast-check'
-import { HEAD_GRADIENT_OPTIONS } from '../dist/head-gradients.mjs'
+import { HEAD_GRADIENT_OPTIONS } from '../dist/call/head-gradients.mjs'
+import { PAIRED_OPTIONS } from '../dist/call/paired-call.mjs'
 import * as index from '../dist/index.mjs'
-import { PAIRED_OPTIONS } from '../dist/paired-call.mjs'
 
 /** As an object, whose functions are called by name. */
 const fpl = { ...index }

@@ -1,6 +1,6 @@
 /**
  * Finds the native addon: compiled on this machine, shipped with the package, or carried along by a bundler. Keeps a
- * record of every file it looked at. What the addon does is native.ts's business.
+ * record of every file it looked at. What the addon does is index.ts's business.
  */
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -110,7 +110,7 @@ function loadFile(path: string): unknown {
   return createRequire(thisFile())(path)
 }
 
-/** The package's folder: two above this file or, once that is part of a bundle, wherever the package is installed. */
+/** The package's folder: three above this file or, once that is part of a bundle, wherever the package is installed. */
 function packageRoot(): string | undefined {
   const above = fileURLToPath(new URL('../../..', thisFile()))
   if (isPackage(above)) return above
