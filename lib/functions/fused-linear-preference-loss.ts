@@ -30,7 +30,7 @@ const REFERENCE = modelNames('hidden', 'weight', 'bias')
  * and once more for the gradients, and are never stored; rows that predict nothing are not multiplied. Runs off the
  * calling thread: arrays are lent until the promise has settled, and must be neither changed nor transferred meanwhile.
  *
- * The formulas and their papers are in the README's loss table; the default is DPO (Rafailov et al. 2023). Lengths, for
+ * The formulas and their papers are in docs/losses.md; the default is DPO (Rafailov et al. 2023). Lengths, for
  * the losses that divide by them, are the numbers of active tokens.
  *
  * @param hidden `[batch, time, width]`, or `[tokens, width]` with `sequenceOffsets`.

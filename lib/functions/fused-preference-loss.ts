@@ -21,7 +21,7 @@ const REFERENCE = modelNames('logits')
  * allocated unless `gradient` is true. Runs off the calling thread: arrays are lent until the promise has settled, and must
  * be neither changed nor transferred meanwhile.
  *
- * The formulas and their papers are in the README's loss table; the default is DPO (Rafailov et al. 2023). Lengths, for
+ * The formulas and their papers are in docs/losses.md; the default is DPO (Rafailov et al. 2023). Lengths, for
  * the losses that divide by them, are the numbers of active tokens.
  *
  * @param logits `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`. Overwritten only when

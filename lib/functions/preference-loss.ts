@@ -25,7 +25,7 @@ const PAIRS: ReadonlySet<string> = new Set([
 
 /**
  * The preference loss of P pairs of sequence log-probs, and its exact gradient with respect to them. Everything is
- * float64. The formulas and their papers are in the README's loss table; the default is DPO (Rafailov et al. 2023),
+ * float64. The formulas and their papers are in docs/losses.md; the default is DPO (Rafailov et al. 2023),
  * −log σ(β ((chosen − referenceChosen) − (rejected − referenceRejected))).
  *
  * @param pairs arrays of length P: log-probs in nats under the policy and, unless the loss is reference-free, under the

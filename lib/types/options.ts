@@ -49,7 +49,7 @@ export interface TokenOptions {
   pairs?: Indices
 }
 
-/** The losses; formulas and sources are in the README's loss table. */
+/** The losses; formulas and sources are in docs/losses.md. */
 export type LossType =
   | 'sigmoid'
   | 'robust'
