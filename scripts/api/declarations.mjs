@@ -1,0 +1,82 @@
+/**
+ * What the package exports, as the compiler sees it from the outside: the types that package.json names.
+ */
+import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import ts from 'typescript'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+
+/** @typedef {{ node: ts.Declaration, type: ts.Type, checker: ts.TypeChecker }} Declared a declaration that is exported */
+
+/** @returns {Map<string, Map<string, Declared>>} the exports by subpath, that of '.' being 'main' */
+export function exportsOf() {
+  const { exports } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
+  const files = new Map()
+  for (const [path, conditions] of Object.entries(exports)) {
+    if (conditions.import?.types) files.set(path.slice(2) || 'main', `${root}${conditions.import.types.slice(2)}`)
+  }
+  const options = {
+    module: ts.ModuleKind.NodeNext,
+    moduleResolution: ts.ModuleResolutionKind.NodeNext,
+    target: ts.ScriptTarget.ES2023,
+    strict: true,
+    types: ['node'],
+    noEmit: true,
+  }
+  const program = ts.createProgram([...files.values()], options)
+  const checker = program.getTypeChecker()
+  return new Map(Array.from(files, ([path, file]) => [path, declarationsOf(program, checker, file)]))
+}
+
+function declarationsOf(program, checker, file) {
+  const source = program.getSourceFile(file)
+  if (!source) throw new Error(`there is no ${file}: npm run setup`)
+  const declared = new Map()
+  for (const exported of checker.getExportsOfModule(checker.getSymbolAtLocation(source))) {
+    const symbol = exported.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported
+    const [node] = symbol.declarations
+    declared.set(exported.name, { node, type: checker.getDeclaredTypeOfSymbol(symbol), checker })
+  }
+  return declared
+}
+
+/** A docstring without its tags, as one line of Markdown: links become code. */
+export function docOf(node) {
+  const [doc] = ts.getJSDocCommentsAndTags(node).filter(ts.isJSDoc)
+  return doc ? flat(ts.getTextOfJSDocComment(doc.comment) ?? '') : ''
+}
+
+/** The tags of a docstring: parameters by name, and what else there is. */
+export function tagsOf(node) {
+  const tags = ts.getJSDocTags(node)
+  const text = (tag) => flat(ts.getTextOfJSDocComment(tag.comment) ?? '')
+  const whole = (tag) =>
+    flat(
+      tag
+        .getText()
+        .replace(/^@\w+\s*/, '')
+        .replaceAll(/\n\s*\*( |$)/g, ' '),
+    )
+  return {
+    parameters: tags.filter(ts.isJSDocParameterTag).map((tag) => ({ name: tag.name.getText(), text: text(tag) })),
+    returns: tags.filter((tag) => tag.tagName.text === 'returns').map(text)[0],
+    throws: tags.filter((tag) => tag.tagName.text === 'throws').map(whole)[0],
+    internal: tags.some((tag) => tag.tagName.text === 'internal'),
+  }
+}
+
+/** Text of several lines as one. */
+export function flat(text) {
+  return text
+    .replaceAll(/\{@link (\w+(?:\.\w+)?)[^}]*\}/g, '`$1`')
+    .replaceAll(/\s+/g, ' ')
+    .trim()
+}
+
+/** A type as it is written, on one line. */
+export function written(node) {
+  return flat(node.getText().replaceAll(/\/\*\*.*?\*\//gs, ''))
+    .replaceAll(/;(?= \})/g, '')
+    .replaceAll('"', "'")
+}

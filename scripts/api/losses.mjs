@@ -1,0 +1,43 @@
+/**
+ * Which loss needs and takes what, found by asking `preferenceLossSync`.
+ */
+import { preferenceLossSync } from 'fused-preference-loss'
+
+const PAIRS = {
+  chosen: [-3, -4],
+  rejected: [-5, -3],
+  referenceChosen: [-3, -3],
+  referenceRejected: [-4, -4],
+  chosenLengths: [2, 2],
+  rejectedLengths: [2, 2],
+}
+const { chosenLengths: _, rejectedLengths: __, ...WITHOUT_LENGTHS } = PAIRS
+const { referenceChosen: ___, referenceRejected: ____, ...WITHOUT_REFERENCE } = PAIRS
+
+/** Constants that a loss may not take, away from their defaults. */
+const CONSTANTS = { labelSmoothing: 0.25, gamma: 1, rewardShift: 0.1, discopopTau: 0.1 }
+
+/** @param {{ type: import('typescript').UnionType }} lossType */
+export function lossTable({ type }) {
+  const rows = type.types.map(({ value: lossType }) => {
+    const takes = Object.keys(CONSTANTS).filter((name) => runs(PAIRS, { lossType, [name]: CONSTANTS[name] }))
+    if (runs(PAIRS, { lossType, fDivergence: 'js' })) takes.push('fDivergence')
+    if (runs(PAIRS, { lossType, normalizer: 'sum' })) takes.push('normalizer')
+    const needs = []
+    if (!runs(WITHOUT_REFERENCE, { lossType })) needs.push('reference')
+    if (!runs(WITHOUT_LENGTHS, { lossType })) needs.push('lengths')
+    return `| [\`${lossType}\`](losses.md#formulas) | ${needs.join(', ')} | ${takes.map((name) => `\`${name}\``).join(', ')} |`
+  })
+  return ['| `lossType` | needs | takes, besides `beta` |', '| --- | --- | --- |', ...rows]
+    .join('\n')
+    .replaceAll('|  |', '| |')
+}
+
+function runs(pairs, options) {
+  try {
+    preferenceLossSync(pairs, options)
+    return true
+  } catch {
+    return false
+  }
+}

@@ -1,0 +1,123 @@
+/**
+ * A wrong value of every option of the main functions, and the error it gets.
+ */
+import * as main from 'fused-preference-loss'
+import { preferenceBatches, readPreferences } from 'fused-preference-loss/data'
+import { stepMetrics } from 'fused-preference-loss/metrics'
+
+const [BATCH, TIME, VOCAB, WIDTH] = [2, 4, 8, 3]
+const logits = () => ({ data: new Float32Array(BATCH * TIME * VOCAB), shape: [BATCH, TIME, VOCAB] })
+const hidden = () => ({ data: new Float32Array(BATCH * TIME * WIDTH), shape: [BATCH, TIME, WIDTH] })
+const weight = { data: new Float32Array(VOCAB * WIDTH), shape: [VOCAB, WIDTH] }
+const labels = new Int32Array(BATCH * TIME).fill(3)
+const reference = { chosen: [-6], rejected: [-6] }
+
+const fused = (options) => main.fusedPreferenceLossSync(logits(), labels, { reference, ...options })
+const linear = (options) => main.fusedLinearPreferenceLossSync(hidden(), weight, labels, { reference, ...options })
+const steps = (options) => stepMetrics(fused({ outputs: ['tokenArgmax'] }), { step: 0, ...options })
+const batches = (options) => {
+  const records = [{ prompt: 'a', chosen: 'b', rejected: 'c' }]
+  return preferenceBatches(records, { tokenizer: (text) => Buffer.from(text), batchSize: 1, ...options }).next()
+}
+const read = (options) => readPreferences(stream(), options).next()
+async function* stream() {
+  yield '{ "prompt": "a", "chosen": "b", "rejected": "c" }\n'
+}
+
+/** The call that gets the wrong value, and the values, by subpath and interface. */
+const WRONG = {
+  'main/TokenOptions': [
+    fused,
+    {
+      shift: 1,
+      ignoreIndex: 0.5,
+      mask: [true],
+      tokenWeights: [1],
+      averageLogProb: 1,
+      temperature: 0,
+      sequenceOffsets: 8,
+      emptySequence: 'skip',
+      outputs: ['entropy'],
+      ldAlpha: 2,
+      pairs: [0, 2],
+    },
+  ],
+  'main/LossOptions': [
+    fused,
+    {
+      lossType: 'dpo',
+      beta: 0,
+      labelSmoothing: 2,
+      gamma: 1,
+      rewardShift: 1,
+      discopopTau: 0,
+      referenceFree: 'yes',
+      fDivergence: 'kl',
+      alpha: 1,
+      averageLogProb: 1,
+      normalizer: 0,
+    },
+  ],
+  'main/RunOptions': [fused, { backend: 'gpu', threads: 0, instructionSet: 'sse', stream: 1, device: 1, signal: {} }],
+  'main/FusedOptions': [
+    fused,
+    { reference: { chosen: [-6] }, weighting: 'vpo', gradient: new Float32Array(1), zeroInactive: 0 },
+  ],
+  'main/HeadOptions': [linear, { bias: new Float32Array(1) }],
+  'main/HeadGradientRequest': [
+    (gradient) => linear({ gradient }),
+    { hidden: new Float32Array(1), weight: new Float32Array(1), bias: true },
+  ],
+  'main/HeadGradientOptions': [linear, { accumulate: true, zeroInactive: 0 }],
+  'main/FusedLinearOptions': [linear, { reference: { hidden: hidden() }, weighting: 'vpo', gradient: 'in-place' }],
+  'data/ReadOptions': [read, { chatTemplate: 'chatml', onError: 'stop', onWarning: true, name: 1 }],
+  'data/BatchOptions': [
+    batches,
+    {
+      tokenizer: {},
+      batchSize: 0,
+      maxLength: 1,
+      maxPromptLength: -1,
+      layout: 'flat',
+      padToMultipleOf: 0,
+      padId: -1,
+      bosId: 0.5,
+      eosId: '2',
+      ignoreIndex: 0.5,
+      onIdentical: 'drop',
+      onWarning: true,
+    },
+  ],
+  'metrics/StepOptions': [
+    steps,
+    {
+      step: -1,
+      ms: -1,
+      bytes: -1,
+      batch: {},
+      tokensBefore: 0,
+      labels: [1],
+      pairs: [1, 0],
+      sequenceOffsets: [0, 8],
+      shift: false,
+    },
+  ],
+}
+
+/** Types of the main module and of others whose options get no example: where they are explained is the page that has them. */
+const covered = (/** @type {string} */ path) => ['main', 'data', 'metrics'].includes(path)
+
+/** The code and message of the error that a wrong value of the option gets; undefined for a subpath that has no examples. */
+export async function errorOf(path, type, option) {
+  if (!covered(path)) return undefined
+  const [call, values] = WRONG[`${path}/${type}`] ?? []
+  if (!values || !(option in values))
+    throw new Error(`scripts/api/wrong-values.mjs has no ${option} of ${path}/${type}`)
+  try {
+    await call({ [option]: values[option] })
+  } catch (error) {
+    if (error.code?.startsWith('ERR_')) return `${error.code}: ${error.message}`
+    throw error
+  }
+  throw new Error(`${JSON.stringify(values[option])} is not a wrong value of ${option}`)
+}
