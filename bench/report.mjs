@@ -1,6 +1,6 @@
 /**
- * `npm run bench:report [-- FILE …] [--out FOLDER]`: one Markdown page of every run, and bar charts of the first, light and
- * dark. Defaults to the runs in bench/results and to docs/.
+ * `npm run bench:report [-- FILE …] [--out FOLDER]`: one Markdown page of every run. Defaults to the runs in
+ * bench/results and to docs/.
  * `npm run bench:report -- FILE --keep NAME [--machine WORDS] [--note WORDS]`: puts the compact form of a run into
  * bench/results first.
  */
@@ -8,27 +8,12 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { barChart } from './chart.mjs'
 import { compact, compactText } from './compact.mjs'
 import { bandwidthText, banner, duration, percent, shapeText, times } from './table.mjs'
 
 /** @typedef {import('./compact.mjs').CompactRun} CompactRun */
 /** @typedef {import('./compact.mjs').CompactCase} CompactCase */
 /** @typedef {import('./compact.mjs').CompactEntry} CompactEntry */
-
-/** The charts: one panel per case, in this order, of those the run has. */
-const CHARTS = [
-  {
-    name: 'forward',
-    title: 'Sequence log-probs from logits',
-    cases: ['forward-32000-float32', 'forward-128256-float32'],
-  },
-  {
-    name: 'step',
-    title: 'DPO: logits to loss and gradient',
-    cases: ['step-32000-float32', 'step-128256-float32', 'step-32000-bfloat16'],
-  },
-]
 
 /** Columns of the tables: a library at its fastest of these ways. */
 const LIBRARIES = [
@@ -40,24 +25,6 @@ const LIBRARIES = [
 ]
 
 const RESULTS = fileURLToPath(new URL('results', import.meta.url))
-
-/** Logits of a batch. */
-const size = (/** @type {readonly number[]} */ shape) => shape.reduce((product, length) => product * length, 1)
-
-/** @param {CompactCase} result */
-function panel({ entries, shape, dtype, floor }) {
-  const gigabytes = (/** @type {number} */ seconds, /** @type {readonly number[]} */ of) =>
-    (size(of) * (dtype === 'float32' ? 4 : 2)) / seconds / 1e9
-  return {
-    title: `vocabulary of ${shape[2].toLocaleString('en')}, ${dtype}`,
-    limit: floor === undefined ? undefined : { label: 'the memory itself', value: gigabytes(floor, shape) },
-    bars: entries.map(({ title, median, peer, shape: own }) => ({
-      label: title,
-      value: gigabytes(median, own ?? shape),
-      ours: peer === entries[0].peer,
-    })),
-  }
-}
 
 /** @param {string[][]} rows head first */
 function markdownTable([head, ...rows]) {
@@ -106,44 +73,25 @@ function section({ name, note, date, command, machine, versions, cases }) {
   return `## ${name}\n\n${about.map((text) => `- ${text}`).join('\n')}\n\n${markdownTable([head, ...rows])}`
 }
 
-/** @param {string} name @param {string} title */
-const picture = (name, title) => `<picture>
-  <source media="(prefers-color-scheme: dark)" srcset="assets/bench-${name}-dark.svg">
-  <img alt="${title}, GB/s of logits" src="assets/bench-${name}-light.svg">
-</picture>`
-
 const INTRO = `# Benchmarks
 
-\`npm run bench:report\` writes this page from the runs in [bench/results](../bench/results), one a machine; medians, the
-middle three fifths, memory and differences of every peer are there. \`npm run bench\` measures your machine.
+\`npm run bench:report\` writes this page from the runs in [bench/results](../bench/results), one per machine. Those files also
+have the middle three fifths of the samples, the memory and the differences of every peer. \`npm run bench\` measures your machine.
 
-Each peer runs in its own process on the same random normal logits, and must agree with this package before it is timed.
-The repetitions of all peers and of the memory's own bandwidth are interleaved; inputs rotate so that none stays in a cache.
-*Roofline* is the time that the memory needs for the fewest bytes, divided by the time taken; for an output layer
-(\`linear-…\`) the time that its multiply-adds alone take. The columns of libraries are *time ÷ ours* of the library's fastest
-way: 16 means 16 times slower than this package. Slow peers get fewer tokens, and the ratio is per logit. A PyTorch older
-than 2 is left out.`
+Each peer runs in its own process on the same random normal logits and must agree with this package before it is timed. The
+repetitions of all peers are interleaved with measurements of the memory's bandwidth, and inputs rotate so that none stays in
+a cache. *Roofline* is the time that the memory needs for the fewest bytes, divided by the time taken: 100 % is optimal. For an
+output layer (\`linear-…\`) it is the time that the multiply-adds alone take. The columns of libraries are *time ÷ ours* of the
+library's fastest formulation: 16 means 16 times slower than this package. Slow peers get fewer tokens, and the ratio is per
+logit. PyTorch versions before 2 are left out.`
 
 /**
  * @param {CompactRun[]} runs
  * @param {string} out
  */
 export function writeReport(runs, out) {
-  const assets = join(out, 'assets')
-  mkdirSync(assets, { recursive: true })
-  const [first] = runs
-  const pictures = []
-  const unit = `GB/s of logits, more is better; ${first.name}, ${first.machine.threads} threads`
-  for (const { name, title, cases } of CHARTS) {
-    const found = cases.flatMap((wanted) => first.cases.filter((one) => one.name === wanted && one.entries.length > 0))
-    if (found.length === 0) continue
-    for (const theme of /** @type {const} */ (['light', 'dark'])) {
-      const svg = barChart({ title, unit, panels: found.map(panel) }, theme)
-      writeFileSync(join(assets, `bench-${name}-${theme}.svg`), svg)
-    }
-    pictures.push(picture(name, title))
-  }
-  writeFileSync(join(out, 'benchmarks.md'), `${[INTRO, ...pictures, ...runs.map(section)].join('\n\n')}\n`)
+  mkdirSync(out, { recursive: true })
+  writeFileSync(join(out, 'benchmarks.md'), `${[INTRO, ...runs.map(section)].join('\n\n')}\n`)
 }
 
 const { values, positionals } = parseArgs({

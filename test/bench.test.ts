@@ -228,22 +228,3 @@ describe('npm run bench', () => {
     }
   })
 })
-
-describe('bar chart', async () => {
-  const { barChart } = await load('chart.mjs')
-
-  it('draws bars to scale, and the limit', () => {
-    const bars = [
-      { label: 'a & b', value: 4, ours: true },
-      { label: 'c', value: 2 },
-    ]
-    const svg: string = barChart(
-      { title: 't', unit: 'u', panels: [{ title: 'p', bars, limit: { label: 'l', value: 8 } }] },
-      'dark',
-    )
-    expect(svg).toContain('a &amp; b')
-    const widths = [...svg.matchAll(/<rect [^>]*width="([\d.]+)"/g)].map((match) => Number(match[1]))
-    expect(widths).toHaveLength(2)
-    expect(widths[0]! / widths[1]!).toBeCloseTo(2, 2)
-  })
-})
