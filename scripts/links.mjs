@@ -16,7 +16,8 @@ const FILES = ['README.md', 'package.json']
 /** The repository's page, from the manifest's `repository`. */
 export function pageOf({ repository }) {
   const [, page] = /^git\+(https:\/\/github\.com\/[^/]+\/[^/]+)\.git$/.exec(repository?.url ?? '') ?? []
-  if (page === undefined) throw new Error(`package.json: repository.url is '${repository?.url}', not git+https://github.com/….git`)
+  if (page === undefined)
+    throw new Error(`package.json: repository.url is '${repository?.url}', not git+https://github.com/….git`)
   return page
 }
 

@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { linked } from './links.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const NAME = 'fused-preference-loss'
@@ -175,6 +176,11 @@ export function releaseProblems({ root = ROOT, repository } = {}) {
   const page = `https://github.com/${name}`
   if (manifest.homepage !== `${page}#readme`) problems.push(`package.json: homepage is not ${page}#readme`)
   if (manifest.bugs?.url !== `${page}/issues`) problems.push(`package.json: bugs.url is not ${page}/issues`)
+  if (name !== undefined) {
+    const readme = readFileSync(join(root, 'README.md'), 'utf8')
+    if (linked(readme, page) !== readme)
+      problems.push(`README.md links to another repository than ${page}: npm run docs:links`)
+  }
   const heading = new RegExp(`^## ${manifest.version.replaceAll('.', '\\.')} \\(\\d{4}-\\d\\d-\\d\\d\\)$`, 'm')
   if (!heading.test(readFileSync(join(root, 'CHANGELOG.md'), 'utf8'))) {
     problems.push(`CHANGELOG.md has no heading '## ${manifest.version} (<date>)'`)

@@ -1,12 +1,14 @@
 /**
- * What the documentation shows runs: the ```js blocks of README.md and of every page of docs/, a page being one
- * program, and the types of its ```ts blocks. A page may prepare its program in a comment:
+ * What the documentation shows runs: every ```js block of README.md as a program of its own, those of a page of docs/ together
+ * as one program, and the types of ```ts blocks. A page of docs/ may prepare its program in a comment:
  *
  *     <!-- setup: js
  *     const policy = …
  *     -->
  *
  * and with `setup: ts` declare modules that are not installed.
+ *
+ * What it says is true: the reference names all there is, figures and links are those of their sources.
  */
 import { execFile, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -16,8 +18,9 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { LOSSES } from '../lib/backends/js/losses.js'
-import { HEAD_GRADIENT_OPTIONS } from '../lib/call/head-gradients.js'
-import { PAIRED_OPTIONS } from '../lib/call/paired-call.js'
+import { fusedPreferenceLossSync } from '../lib/index.js'
+import { rendered } from '../scripts/api.mjs'
+import { pageOf } from '../scripts/links.mjs'
 import { CUDA } from './support.js' // which also lets the kernels run on the host
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -62,6 +65,8 @@ const programs = pages
   .map((path) => ({ path, blocks: blocksOf(path) }))
   .map(({ path, blocks }) => ({ path, blocks, program: [...blocks['setup: js'], ...blocks.js].join('\n') }))
 
+const readme = readFileSync(join(root, 'README.md'), 'utf8')
+
 describe('every block of code', () => {
   test.each(programs)('of $path is of a known kind', ({ path, blocks }) => {
     const kinds = Object.keys(blocks).filter((language) => ![...RUN, ...SHOWN].includes(language))
@@ -72,7 +77,13 @@ describe('every block of code', () => {
     expect(fences).toBe(2 * fenced.flatMap(([, each]) => each).length)
   })
 
-  const runnable = programs.filter(({ path }) => CUDA.length > 0 || path !== 'docs/cuda.md')
+  const { js: readmePrograms } = blocksOf('README.md')
+  test.each(readmePrograms.map((program, i) => ({ program, i })))('of README.md runs by itself ($i)', async (block) => {
+    const { code, stderr } = await run(block.program)
+    expect(code, stderr).toBe(0)
+  })
+
+  const runnable = programs.filter(({ path }) => path !== 'README.md' && (CUDA.length > 0 || path !== 'docs/cuda.md'))
   test.each(runnable.filter(({ blocks }) => blocks.js.length > 0))('of $path runs', async ({ program }) => {
     const { code, stderr } = await run(program)
     expect(code, stderr).toBe(0)
@@ -121,31 +132,139 @@ test('links between the pages lead somewhere', () => {
   expect(broken).toEqual([])
 })
 
-test('every loss has its row in the README and its paragraph in docs/losses.md', () => {
-  const [readme, losses] = ['README.md', 'docs/losses.md'].map((path) => readFileSync(join(root, path), 'utf8'))
+describe('the README', () => {
+  const lines = readme.trimEnd().split('\n')
+
+  test('is short', () => {
+    expect(lines.length).toBeLessThanOrEqual(120)
+    expect(lines.filter((line) => [...line].length > 120)).toEqual([])
+    expect(readme.split(/\s+/).length).toBeLessThanOrEqual(1300)
+  })
+
+  test('hides nothing that its programs need', () => {
+    expect(readme).not.toContain('<!--')
+  })
+
+  test('links to files of the repository that package.json names, and to headings that are there', () => {
+    const page = pageOf(JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')))
+    const targets = Array.from(readme.matchAll(/^\[[\w-]+\]: (\S+)$/gm), ([, target]) => target)
+    expect(targets.length).toBeGreaterThan(10)
+    // Of other forms of links, npm would resolve some against its own pages.
+    expect(readme).not.toMatch(/\]\((?!#)|<(?:a|img) /)
+    for (const target of targets) {
+      const [file, heading] = target.replace(`${page}/blob/main/`, '').split('#')
+      expect(pages.concat('CONTRIBUTING.md')).toContain(file)
+      if (heading) expect(headingsOf(file)).toContain(heading)
+    }
+    const used = new Set(Array.from(readme.matchAll(/\]\[([\w-]+)\]/g), ([, name]) => name))
+    const defined = Array.from(readme.matchAll(/^\[([\w-]+)\]: /gm), ([, name]) => name)
+    expect(defined.sort()).toEqual([...used].sort())
+  })
+
+  test('has the figures of a run in bench/results', () => {
+    const run = JSON.parse(readFileSync(join(root, 'bench/results/amd-epyc-zen5-2-cores.json'), 'utf8'))
+    const ratio = (name: string, peers: string[]) => {
+      const { entries } = run.cases.find((one: { name: string }) => one.name === name)
+      const ratios = entries.filter((e: { peer: string }) => peers.includes(e.peer))
+      return Math.min(...ratios.map((entry: { ratio: number }) => entry.ratio))
+    }
+    const rows: [string, string[]][] = [
+      ['PyTorch', ['torch-eager', 'torch-cross-entropy', 'torch-compile']],
+      ['onnxruntime', ['onnxruntime']],
+      ['jax-js', ['jax-js']],
+      ['TensorFlow.js', ['tfjs-wasm', 'tfjs-wasm-custom', 'tfjs-cpu', 'tfjs-node']],
+      ['plain JavaScript', ['plain-js']],
+    ]
+    for (const [title, peers] of rows) {
+      const row = lines.find((line) => line.startsWith(`| ${title}`))!
+      const written = Array.from(row.matchAll(/([\d.]+) \/ ([\d.]+)/g), ([, a, b]) => [a, b])
+      expect(written.length).toBeGreaterThan(0)
+      for (const [i, stage] of ['forward', 'step'].slice(0, written.length).entries()) {
+        for (const [j, vocab] of ['32000', '128256'].entries()) {
+          const measured = ratio(`${stage}-${vocab}-float32`, peers)
+          expect(written[i][j]).toBe(measured.toFixed(measured < 10 ? 1 : 0))
+        }
+      }
+    }
+    expect(readme).toContain(
+      `Version ${run.versions['fused-preference-loss']}, two cores of an AMD EPYC (Zen 5, AVX-512)`,
+    )
+  })
+
+  test('shows the error of a wrong label as it is', () => {
+    const labels = new Int32Array(8).fill(1)
+    labels[3] = 50257
+    const logits = { data: new Float32Array(8 * 50257), shape: [2, 4, 50257] }
+    let message = ''
+    try {
+      fusedPreferenceLossSync(logits, labels, { lossType: 'cpo' })
+    } catch (error) {
+      message = (error as Error).message
+    }
+    expect(message).toMatch(/^labels: sequence 0, position 3 is 50257/)
+    expect(readme).toContain(`\`${message}\``)
+  })
+})
+
+/** The anchors of a page's headings, as GitHub makes them. */
+function headingsOf(path: string): string[] {
+  const text = readFileSync(join(root, path), 'utf8')
+  return Array.from(text.matchAll(/^#+ (.*)$/gm), ([, heading]) =>
+    heading
+      .toLowerCase()
+      .replaceAll(/[^\p{L}\p{N}\s_-]/gu, '')
+      .replaceAll(' ', '-'),
+  )
+}
+
+test('headings that the pages link to are there', () => {
+  const broken = [...pages, 'CONTRIBUTING.md', 'SECURITY.md'].flatMap((path) =>
+    Array.from(readFileSync(join(root, path), 'utf8').matchAll(/\]\(([^)\s#:]*)#([^)\s]+)\)/g), ([, file, heading]) => {
+      const target = file === '' ? path : join(path, '..', file)
+      return headingsOf(target).includes(heading) ? '' : `${path}: ${file}#${heading}`
+    }),
+  )
+  expect(broken.filter(Boolean)).toEqual([])
+})
+
+test('every loss has its formula and its paragraph in docs/losses.md', () => {
+  const losses = readFileSync(join(root, 'docs/losses.md'), 'utf8')
   for (const name of Object.keys(LOSSES)) {
-    expect(readme).toMatch(new RegExp(`^\\| \`${name}\``, 'm'))
+    expect(losses).toMatch(new RegExp(`^\\| \`${name}\``, 'm'))
     expect(losses).toMatch(new RegExp(`^\\*\\*.*\`${name}\`\\*\\*.*: `, 'm'))
   }
 })
 
-describe('the README names', () => {
-  const readme = readFileSync(join(root, 'README.md'), 'utf8')
-  const rows = Array.from(readme.matchAll(/^\| `(\w+)`/gm), ([, name]) => name)
+describe('docs/api.md', () => {
+  const page = readFileSync(join(root, 'docs/api.md'), 'utf8')
+
+  test('is what npm run docs:api makes of the types and errors', async () => {
+    expect(await rendered(page)).toBe(page)
+  })
+
+  test('has a table of every kind of option', () => {
+    for (const option of [
+      'shift',
+      'ldAlpha',
+      'lossType',
+      'normalizer',
+      'threads',
+      'gradient',
+      'accumulate',
+      'tokenizer',
+    ]) {
+      expect(page).toMatch(new RegExp(`^\\| \`${option}\` \\| \`.*\`ERR_\\w+: options\\.`, 'm'))
+    }
+  })
+
+  const rows = Array.from(page.matchAll(/^\| `(\w+)`/gm), ([, name]) => name)
   const sources = (folder: string) =>
     readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
       .filter((path) => /\.(ts|cc|cu|h)$/.test(path))
       .map((path) => readFileSync(join(root, folder, path), 'utf8'))
       .join('\n')
 
-  test.each([...PAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'gradient', 'bias', 'pairWeights'])(
-    'the option %s',
-    (name) => {
-      expect(readme).toMatch(new RegExp(`\`${name}\\b`))
-    },
-  )
-
-  test('every code of an error', () => {
+  test('has a row for every code of an error', () => {
     const [, codes] = /export type ErrorCode =(.*?)\n\n/s.exec(sources('lib'))!
     const names = Array.from(codes.matchAll(/'(\w+)'/g), ([, code]) => code)
     expect(names.length).toBeGreaterThan(5)
@@ -156,14 +275,14 @@ describe('the README names', () => {
   const warnings = (code: string) =>
     Array.from(code.matchAll(/(?:code: |^ {2}\| )'(FUSED_PREFERENCE_LOSS_\w+)'/gm), ([, warning]) => warning)
 
-  test('every code of a warning', () => {
+  test('has a row for every code of a warning', () => {
     const names = new Set(warnings(sources('lib')))
     expect(names.size).toBeGreaterThan(4)
-    const written = Array.from(readme.matchAll(/^\| `…(\w+)`/gm), ([, name]) => `FUSED_PREFERENCE_LOSS_${name}`)
+    const written = Array.from(page.matchAll(/^\| `…(\w+)`/gm), ([, name]) => `FUSED_PREFERENCE_LOSS_${name}`)
     expect(written.sort()).toEqual([...names].sort())
   })
 
-  test('every variable of the environment', () => {
+  test('has a row for every variable of the environment', () => {
     const code = sources('lib') + sources('native')
     const names = new Set(
       Array.from(code.matchAll(/'(FUSED_PREFERENCE_LOSS_\w+)'|"(FUSED_PREFERENCE_LOSS_\w+)"/g), (m) => m[1] ?? m[2]),

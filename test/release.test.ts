@@ -18,6 +18,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { linked } from '../scripts/links.mjs'
 import { binaryOf, distIsCurrent, problemsOf, recordSources, releaseProblems, TARGETS } from '../scripts/shipped.mjs'
 
 const repository = fileURLToPath(new URL('..', import.meta.url))
@@ -182,7 +183,7 @@ describe('npm pack', () => {
     })
     return { status, stdout, stderr }
   }
-  const scripts = ['check-package.mjs', 'shipped.mjs']
+  const scripts = ['check-package.mjs', 'shipped.mjs', 'links.mjs']
   beforeEach(() => {
     for (const name of scripts) cpSync(join(repository, 'scripts', name), at(`scripts/${name}`))
   })
@@ -228,9 +229,15 @@ describe('a release', () => {
     bugs: { url: `${page}/issues` },
   }
   const DATED = '# Changelog\n\n## 1.2.3 (2027-01-31)\n'
-  const release = (changes: object, changelog = DATED, from?: string) => {
+  const release = (
+    changes: object,
+    changelog = DATED,
+    from?: string,
+    readme = `[docs]: ${page}/blob/main/docs/api.md\n`,
+  ) => {
     writeManifest({ ...named, ...changes })
     write('CHANGELOG.md', changelog)
+    write('README.md', readme)
     return releaseProblems({ root, repository: from })
   }
 
@@ -258,7 +265,13 @@ describe('a release', () => {
     expect(release(changes, changelog, from)).toContainEqual(expect.stringContaining(what))
   })
 
-  test('this repository names its owner in package.json alone', () => {
+  test('whose README links elsewhere', () => {
+    const readme = '[docs]: https://github.com/OWNER/fused-preference-loss/blob/main/docs/api.md\n'
+    expect(release({}, DATED, undefined, readme)).toEqual([expect.stringContaining('README.md links to another')])
+    expect(release({}, DATED, undefined, linked(readme, page))).toEqual([])
+  })
+
+  test('this repository names its owner in package.json and README.md alone, and alike', () => {
     const { repository: source, homepage, bugs } = JSON.parse(readFileSync(join(repository, 'package.json'), 'utf8'))
     const [, owner, name] = /github\.com\/([^/]+)\/(.*)\.git$/.exec(source.url)!
     expect([homepage, bugs.url]).toEqual([
@@ -273,6 +286,10 @@ describe('a release', () => {
     const naming = files.filter(
       (path) => !/node_modules/.test(path) && address.test(readFileSync(join(repository, path), 'utf8')),
     )
-    expect(naming).toEqual(['package.json'])
+    expect(naming.sort()).toEqual(['README.md', 'package.json'])
+    for (const path of naming) {
+      const text = readFileSync(join(repository, path), 'utf8')
+      expect(linked(text, `https://github.com/${owner}/${name}`)).toBe(text)
+    }
   })
 })

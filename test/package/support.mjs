@@ -102,11 +102,11 @@ export function project(name, contents = {}) {
   return folder
 }
 
-/** The first program of the README, made to print what it computes. */
+/** The first program of the README, which prints loss, margin and the length of the gradient. */
 export function writeReadmeProgram(folder) {
   const readme = readFileSync(join(root, 'README.md'), 'utf8')
   const program = /```js\n(.*?)```/s.exec(readme)[1]
-  writeFileSync(join(folder, 'readme.mjs'), `${program}\nconsole.log(loss, margin, gradLogits.data.length)\n`)
+  writeFileSync(join(folder, 'readme.mjs'), program)
 }
 
 /** Runs a program of smoke/ and returns its result. `binary` is a part of the path that must have been loaded. */
