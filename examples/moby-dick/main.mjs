@@ -1,9 +1,13 @@
 // DPO fine-tuning of a small GPT on Moby-Dick in plain Node: TensorFlow.js is the model and the optimiser, this package
 // the output layer and the loss. Takes about a minute on two cores; the curves go to examples/out/.
 //
-//   node examples/moby-dick/main.mjs [--update-docs]
+//   node examples/moby-dick/main.mjs [--update-docs | --check-docs]
+//
+// --update-docs   writes the tables and the picture of docs/demo.md
+// --check-docs    fails when the figures there are not those of this run
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpus } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
@@ -11,6 +15,7 @@ import { getBackends } from 'fused-preference-loss'
 import { decode, randomNumbers, readBook, samplePairs, sampleWindows, vocabularySize } from './data.mjs'
 import { LOSSES } from './losses.mjs'
 import { countParameters, createModel, freeze, trainable } from './model.mjs'
+import { partOf, table, withParts } from './page.mjs'
 import { plot } from './plot.mjs'
 import { createProgress } from './progress.mjs'
 import { dpoStep, evaluate, scorePairs, warmUpStep } from './train.mjs'
@@ -22,8 +27,10 @@ const CONFIG = { vocab: vocabularySize, time: PROMPT + COMPLETION - 1, width: 32
 const WARM_UP = { steps: 60, batch: 8, learningRate: 5e-3 }
 const DPO = { steps: 300, pairs: 6, learningRate: 2e-3, beta: 0.1 }
 const HELD_OUT = { pairs: 200, every: 50 }
-// A machine so slow that training would take longer than this stops early.
-const DEADLINE_MS = 140_000
+const [UPDATE, CHECK] = ['--update-docs', '--check-docs'].map((flag) => process.argv.includes(flag))
+// A machine so slow that training would take longer than this stops early, unless the figures are for the docs.
+const DEADLINE_MS = UPDATE || CHECK ? Number.POSITIVE_INFINITY : 140_000
+const PAGE = new URL('../../docs/demo.md', import.meta.url)
 
 const started = performance.now()
 await tf.setBackend('wasm')
@@ -41,9 +48,10 @@ const heldOut = samplePairs(book.heldOut, HELD_OUT.pairs, PROMPT, COMPLETION, ra
 const heldOutReference = scorePairs(reference, heldOut)
 showPair(heldOut[0])
 const history = preferenceTraining()
-report()
-compare()
+const figures = report()
+const times = compare()
 draw()
+updateDocs()
 console.log(`\n${((performance.now() - started) / 1000).toFixed(0)} s in all`)
 
 /** Next-token training, so that the reference is a language model. */
@@ -87,23 +95,27 @@ function preferenceTraining() {
   return { steps, evaluations }
 }
 
+/** Prints what has been learnt, and gives it as a table. */
 function report() {
   const { steps, evaluations } = history
   const [first, last] = [evaluations[0], evaluations.at(-1)]
-  const row = (name, value) => console.log(name.padEnd(44), value(first).padStart(8), value(last).padStart(8))
-  console.log(
-    `\n${`held out, ${heldOut.length} pairs`.padEnd(44)} ${'step 0'.padStart(8)} ${`${last.step}`.padStart(8)}`,
-  )
-  row('chosen has the larger reward (0 by tie at 0)', ({ accuracy }) => percent(accuracy))
-  row('chosen has the larger log-prob', ({ logProbAccuracy }) => percent(logProbAccuracy))
-  row('mean margin of rewards', ({ margin }) => margin.toFixed(3))
+  const row = (name, value) => [name, value(first), value(last)]
+  const rows = [
+    [`held out, ${heldOut.length} pairs`, 'step 0', `step ${last.step}`],
+    row('chosen has the larger reward', ({ accuracy }) => percent(accuracy)),
+    row('chosen has the larger log-prob', ({ logProbAccuracy }) => percent(logProbAccuracy)),
+    row('mean margin of rewards', ({ margin }) => margin.toFixed(3)),
+  ]
+  console.log()
+  print(rows, 9)
   const [lossMs, stepMs] = [mean(steps, 'lossMs'), mean(steps, 'stepMs')]
   console.log(
     `\nof a step of ${stepMs.toFixed(0)} ms, output layer and loss with their gradients take ${lossMs.toFixed(1)} ms, ${percent(lossMs / stepMs)}`,
   )
+  return table(rows)
 }
 
-/** The same steps three ways, each from the same weights. */
+/** Does the same steps three ways, each from the same weights, prints what they cost, and gives it as Markdown. */
 function compare() {
   const pairs = samplePairs(book.train, DPO.pairs, PROMPT, COMPLETION, random)
   const scores = scorePairs(reference, pairs)
@@ -121,32 +133,40 @@ function compare() {
     )
     return { loss: best('lossMs'), step: best('stepMs'), bytes: bytes / 1e6, curve: steps.map(({ loss }) => loss) }
   })
-  const line = (name, cells) => console.log(name.padEnd(44), ...cells.map((cell) => String(cell).padStart(16)))
-  console.log()
-  line('one step; output layer by', ['this package', 'TensorFlow.js', 'TensorFlow.js'])
-  line('          loss by', ['this package', 'this package', 'TensorFlow.js'])
-  line(
-    'output layer and loss with their gradients',
-    columns.map(({ loss }) => `${loss.toFixed(1)} ms`),
-  )
-  line(
-    'whole step',
-    columns.map(({ step }) => `${step.toFixed(0)} ms`),
-  )
-  line(
-    'peak memory of layer and loss',
-    columns.map(({ bytes }) => `${bytes.toFixed(0)} MB`),
-  )
-  for (const i of [0, 5, 11])
-    line(
-      `loss after ${i} updates`,
-      columns.map(({ curve }) => curve[i].toFixed(5)),
-    )
   const [ours, , own] = columns
-  const apart = Math.max(...ours.curve.map((loss, i) => Math.abs(loss - own.curve[i])))
-  console.log(
-    `\nthe whole step is ${(own.step / ours.step).toFixed(1)} times as fast; the losses of 12 steps differ by at most ${apart.toExponential(0)}`,
+  const costs = [
+    ['output layer by', 'this package', 'TensorFlow.js', 'TensorFlow.js'],
+    ['loss by', 'this package', 'this package', 'TensorFlow.js'],
+    ['output layer and loss with their gradients', ...columns.map(({ loss }) => `${loss.toFixed(0)} ms`)],
+    ['whole step', ...columns.map(({ step }) => `${step.toFixed(0)} ms`)],
+    ['peak memory of layer and loss', ...columns.map(({ bytes }) => `${bytes.toFixed(0)} MB`)],
+  ]
+  const losses = [0, 5, 11].map((i) => [`loss after ${i} updates`, ...columns.map(({ curve }) => curve[i].toFixed(5))])
+  console.log()
+  print([...costs, ...losses], 16)
+  const apart = Math.max(...ours.curve.map((loss, i) => Math.abs(loss - own.curve[i]))).toExponential(0)
+  const faster = (own.step / ours.step).toFixed(1)
+  console.log(`\nthe whole step is ${faster} times as fast; the losses of 12 steps differ by at most ${apart}`)
+  const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
+  const machine = `${cpus()[0].model.trim()}, ${cpu.instructionSet ?? 'js'}, ${cpu.threads ?? 1} threads`
+  const about = `Version ${version}, TensorFlow.js ${tf.version_core} on '${tf.getBackend()}', ${machine}.`
+  return `${table(costs)}\n\n${about} The losses of twelve steps differ by at most ${apart}.`
+}
+
+/** Prints rows, the first cell of each to the left and the others to the right. */
+function print(rows, width) {
+  for (const [name, ...cells] of rows) console.log(name.padEnd(44), ...cells.map((cell) => cell.padStart(width)))
+}
+
+/** Writes the figures to docs/demo.md, or compares them with those there. */
+function updateDocs() {
+  const page = readFileSync(PAGE, 'utf8')
+  if (UPDATE) writeFileSync(PAGE, withParts(page, { figures, times }))
+  if (!CHECK || partOf(page, 'figures') === figures) return
+  console.error(
+    `\ndocs/demo.md has other figures than this run, which gives\n\n${figures}\n\nnpm run demo -- --update-docs`,
   )
+  process.exitCode = 1
 }
 
 function draw() {
@@ -178,7 +198,7 @@ function draw() {
     console.log(`\ncurves: ${fileURLToPath(url)}`)
   }
   write('../out/moby-dick.svg')
-  if (process.argv.includes('--update-docs')) write('../../docs/assets/demo-curve.svg')
+  if (UPDATE) write('../../docs/assets/demo-curve.svg')
 }
 
 function showPair({ prompt, chosen, rejected }) {

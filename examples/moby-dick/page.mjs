@@ -1,0 +1,29 @@
+// The parts of docs/demo.md that a run of the demo writes: figures, which every machine gives alike, and times, which are the
+// machine's own.
+
+/**
+ * The page with these parts in place of the old ones, each between `<!-- demo: NAME -->` and `<!-- end -->`.
+ *
+ * @param {string} page
+ * @param {Record<string, string>} parts Markdown by name
+ */
+export function withParts(page, parts) {
+  let text = page
+  for (const [name, part] of Object.entries(parts)) {
+    const place = new RegExp(`(<!-- demo: ${name} -->\n).*?(<!-- end -->)`, 's')
+    if (!place.test(text)) throw new Error(`the page has no place for '${name}'`)
+    text = text.replace(place, (_, open, close) => `${open}\n${part}\n\n${close}`)
+  }
+  return text
+}
+
+/** What the page says of one of its parts. */
+export function partOf(page, name) {
+  return new RegExp(`<!-- demo: ${name} -->\n\n(.*?)\n\n<!-- end -->`, 's').exec(page)?.[1]
+}
+
+/** Rows of text as a table, the first being its head. */
+export function table([head, ...rows]) {
+  const line = (cells) => `| ${cells.join(' | ')} |`
+  return [line(head), line(head.map((_, i) => (i === 0 ? '---' : '--:'))), ...rows.map(line)].join('\n')
+}
