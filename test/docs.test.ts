@@ -235,6 +235,44 @@ test('every loss has its formula and its paragraph in docs/losses.md', () => {
   }
 })
 
+describe('CONTRIBUTING.md', () => {
+  const text = readFileSync(join(root, 'CONTRIBUTING.md'), 'utf8')
+
+  test('is about two pages', () => {
+    expect(text.split(/\s+/).length).toBeLessThanOrEqual(1500)
+  })
+
+  test('walks through symbols that are where it says', () => {
+    const steps = Array.from(text.matchAll(/`(\w+)`\s+in\s+`([\w/.-]+\.\w+)`/g), ([, symbol, file]) => ({
+      symbol,
+      file,
+    }))
+    expect(steps.length).toBeGreaterThan(12)
+    const missing = steps.filter(({ symbol, file }) => {
+      // A function, a method, a type, an interface or a constant of that name.
+      const declared = new RegExp(`(^|[ *&:])${symbol}(\\(|<| =|:| \\{)`, 'm')
+      return !existsSync(join(root, file)) || !declared.test(readFileSync(join(root, file), 'utf8'))
+    })
+    expect(missing).toEqual([])
+  })
+
+  test('names files and folders that are there', () => {
+    const paths = Array.from(text.matchAll(/`((?:lib|native|test|scripts|docs|bench)\/[\w/.-]*)`/g), ([, path]) => path)
+    expect(paths.length).toBeGreaterThan(20)
+    expect(paths.filter((path) => !existsSync(join(root, path)))).toEqual([])
+  })
+
+  test('draws the floors between which imports run one way', () => {
+    const [, drawn] = /from each line down:\n\n```\n(.*?)```/s.exec(text)!
+    const floors = drawn
+      .trim()
+      .split('\n')
+      .map((line) => line.slice(0, 25).trim().split(/\s+/))
+    const [, checked] = /const LIBRARY = (\[.*?\n\])/s.exec(readFileSync(join(root, 'test/layers.test.ts'), 'utf8'))!
+    expect(floors).toEqual(JSON.parse(checked.replaceAll("'", '"').replaceAll(/,\s*\]/g, ']')))
+  })
+})
+
 describe('docs/api.md', () => {
   const page = readFileSync(join(root, 'docs/api.md'), 'utf8')
 
