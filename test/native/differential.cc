@@ -225,7 +225,7 @@ std::string differential(Example& e, ThreadPool& pool) {
       if (!e.tokenEntropies.empty()) {
         report.near32(e.logSumExp[row], wanted.logSumExp, 2 * unitToken(wanted.logSumExp), "logSumExp", row);
         report.near(e.tokenEntropies[row], wanted.entropy, 4 * unitToken(wanted.entropy), "tokenEntropies", row);
-        // Adding up a tile rounds twice in float32: the sum, which is squared, and the squares; each square rounds once,
+        // Adding up a tile rounds twice in float32: the sum, which is squared, and the squares; a square rounds once,
         // and so does the result. That is up to 8 units of 2^-24, or 8 ULP; the 1e-6 that is promised holds more.
         report.near(e.sumSquaredProbs[row], wanted.sumSquaredProbs, 8 * ulp(wanted.sumSquaredProbs), "sumSquaredProbs",
                     row);
