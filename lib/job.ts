@@ -4,7 +4,7 @@
  * Everything here is already checked and normalised; a backend never sees labels, masks, shifts or packing, only rows
  * of logits and the target each row predicts. All results go into arrays the caller of `run` has allocated.
  */
-import type { DType, FDivergence, HostArray, InstructionSet, LossType } from './types/index.js'
+import type { DType, FDivergence, HostArray, InstructionSet, LossType, UnpairedLossType } from './types/index.js'
 
 /** Rows of logits: row (b, t) starts at element `b * batchStride + t * timeStride` of `data` and has `vocab` elements. */
 export interface Rows {
@@ -141,6 +141,36 @@ export interface LossStage extends LossConfig {
   summary: Float64Array
 }
 
+/** The constants of a loss of single sequences. */
+export interface UnpairedLossConfig {
+  lossType: UnpairedLossType
+  beta: number
+  desirableWeight: number
+  undesirableWeight: number
+  /** κ of 'kto'. */
+  kl: number
+  /** δ of 'bco'. */
+  rewardShift: number
+  /** What the sum over sequences is divided by. */
+  divisor: number
+}
+
+/** Stage 3 of S single sequences, in place of that of pairs. */
+export interface UnpairedLossStage extends UnpairedLossConfig {
+  /** `[S]` 1 or 0. */
+  desirable: Int32Array
+  /** `[S]` policy log-probs; absent where the job has stages 1 and 2, whose they are. */
+  logProbs?: Float64Array
+  /** `[S]` reference log-probs, zeros when there is no reference; absent where the job has a reference forward stage. */
+  referenceLogProbs?: Float64Array
+  /** `[S]` outs. */
+  losses: Float64Array
+  rewards: Float64Array
+  gradient: Float64Array
+  /** `[5]` out: loss; mean reward of the desirable and of the undesirable, and their mean log-probs, NaN of none. */
+  summary: Float64Array
+}
+
 /** Stage 4: out row = coefficient of its sequence · d logProb / d logits, zeros at inactive rows. */
 export interface GradientStage {
   logits: Rows
@@ -148,7 +178,7 @@ export interface GradientStage {
   out: Rows
   /** `[4 R]` from stage 1, where that was another job. */
   states?: Float64Array
-  /** `[S]` d loss / d logProb of each sequence; filled (scattered from stage 3 through `pairs`) when the job has one. */
+  /** `[S]` d loss / d logProb of each sequence; filled (scattered from stage 3 through `pairs`, or copied) when the job has one. */
   coefficients: Float64Array
   /** `[S]` those of `plainLogProbs`; private to a backend. */
   plainCoefficients?: Float64Array
@@ -183,6 +213,7 @@ export interface Job {
   policy?: ForwardStage
   reference?: ForwardStage
   loss?: LossStage
+  unpairedLoss?: UnpairedLossStage
   gradient?: GradientStage
   headGradient?: HeadGradientStage
 }

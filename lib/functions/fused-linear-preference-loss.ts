@@ -110,15 +110,25 @@ function referenceHead(policy: HeadSource): ReferenceModel {
     names: REFERENCE,
     arrays,
     sourceOf(reference, name, watched) {
-      const { hidden, weight, bias } = reference
-      const packed = policy.hidden.shape.length === 2
-      const source = headOf(hidden, weight, bias, packed, watched, `${name}.`, `${name}.bias`)
-      checkSameLogits(source.rows, policy.rows, name)
-      if (source.range?.device !== policy.range?.device) {
-        throw invalidValue(`${name}.hidden.data`, 'must be where hidden.data is')
-      }
+      const source = checkReferenceHead(reference, name, policy, watched)
       arrays.push(...source.arrays)
       return source
     },
   }
+}
+
+/** The output layer of a reference model, whose logits must be like those of the policy. */
+export function checkReferenceHead(
+  { hidden, weight, bias }: Record<string, unknown>,
+  name: string,
+  policy: HeadSource,
+  watched: Watched[],
+): HeadSource {
+  const packed = policy.hidden.shape.length === 2
+  const source = headOf(hidden, weight, bias, packed, watched, `${name}.`, `${name}.bias`)
+  checkSameLogits(source.rows, policy.rows, name)
+  if (source.range?.device !== policy.range?.device) {
+    throw invalidValue(`${name}.hidden.data`, 'must be where hidden.data is')
+  }
+  return source
 }

@@ -117,17 +117,23 @@ function referenceLogits(policy: Tensor): ReferenceModel {
     names: REFERENCE,
     arrays,
     sourceOf(reference, name, watched) {
-      const tensor = tensorOf(reference.logits, `${name}.logits`, policy.shape.length === 2)
-      if (tensor.shape.some((length, i) => length !== policy.shape[i])) {
-        const problem = `must be that of logits, [${policy.shape.join(', ')}]; got [${tensor.shape.join(', ')}]`
-        throw shapeMismatch(`${name}.logits.shape`, problem)
-      }
-      if (tensor.range && tensor.range.device !== policy.range?.device) {
-        throw invalidValue(`${name}.logits.data`, 'is device memory, so the logits must be on the same device')
-      }
+      const tensor = checkReferenceLogits(reference.logits, name, policy)
       arrays.push([`${name}.logits`, tensor.data])
       watched.push(...watchTensor(`${name}.logits.data`, tensor))
       return tensor
     },
   }
+}
+
+/** The logits of a reference model, which must be like those of the policy. */
+export function checkReferenceLogits(logits: unknown, name: string, policy: Tensor): Tensor {
+  const tensor = tensorOf(logits, `${name}.logits`, policy.shape.length === 2)
+  if (tensor.shape.some((length, i) => length !== policy.shape[i])) {
+    const problem = `must be that of logits, [${policy.shape.join(', ')}]; got [${tensor.shape.join(', ')}]`
+    throw shapeMismatch(`${name}.logits.shape`, problem)
+  }
+  if (tensor.range && tensor.range.device !== policy.range?.device) {
+    throw invalidValue(`${name}.logits.data`, 'is device memory, so the logits must be on the same device')
+  }
+  return tensor
 }

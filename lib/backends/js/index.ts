@@ -9,6 +9,7 @@ import { logitsGradient } from './logits-gradient.js'
 import { preferenceLoss } from './preference-loss.js'
 import { sequenceSums } from './sequence-sums.js'
 import { STATE_SIZE, tokenLogProbs } from './token-log-probs.js'
+import { unpairedPreferenceLoss } from './unpaired-preference-loss.js'
 
 /** How long `run` works before it lets the event loop turn, in milliseconds. */
 const SLICE = 10
@@ -60,6 +61,7 @@ function* forward(job: Job): Generator<void, void> {
     sequenceSums(stage, tokens, yield* tokenLogProbs(stage, tokens))
   }
   if (job.loss !== undefined) preferenceLoss(job)
+  if (job.unpairedLoss !== undefined) unpairedPreferenceLoss(job)
 }
 
 /** Stage 4, a row at a time. */

@@ -1,0 +1,82 @@
+/**
+ * `unpairedPreferenceLoss`: stage 3 of single sequences alone, for log-probs the caller already has.
+ */
+import { areNegative, checkSequencesLogProbs } from '../call/reference.js'
+import { RUN_OPTIONS, type Runner, runnerOf } from '../call/run.js'
+import { unpairedLossResult } from '../call/unpaired-call.js'
+import { desirableOf, UNPAIRED_LOSS_OPTIONS, unpairedLossOf, unpairedLossStage } from '../call/unpaired-losses.js'
+import { numbers } from '../check/arrays.js'
+import { optionsObject } from '../check/options.js'
+import { invalidType, invalidValue, shapeMismatch } from '../errors.js'
+import type { Job, UnpairedLossStage } from '../job.js'
+import type { UnpairedPreferenceLoss, UnpairedPreferenceOptions, UnpairedSequences } from '../types/index.js'
+
+const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_LOSS_OPTIONS, ...RUN_OPTIONS])
+const SEQUENCES: ReadonlySet<string> = new Set(['logProbs', 'referenceLogProbs'])
+
+/**
+ * The preference loss of B sequences that stand alone, each of them desirable or not, from their log-probs, and its exact
+ * gradient with respect to these. Everything is float64. The formulas and their papers are in docs/losses.md; the default
+ * is KTO (Ethayarajh et al. 2024): with r = log π − log ρ, 1 − σ(β (r − κ)) of a desirable sequence and 1 − σ(β (κ − r))
+ * of an undesirable one.
+ *
+ * @param sequences arrays of length B: log-probs in nats under the policy and, unless `referenceFree`, under the
+ *   reference.
+ * @param options which sequences are desirable, the loss, its constants, and where the call runs.
+ * @returns the mean loss, and per sequence losses, rewards and gradients of the mean loss.
+ * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
+ *   `ERR_SHAPE_MISMATCH`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of `options.signal`.
+ */
+export async function unpairedPreferenceLoss(
+  sequences: UnpairedSequences,
+  options: UnpairedPreferenceOptions,
+): Promise<UnpairedPreferenceLoss> {
+  const { stage, job, runner } = plan(sequences, options)
+  await runner.backend.run(job, runner.settings)
+  return unpairedLossResult(stage)
+}
+
+/** {@link unpairedPreferenceLoss} on the calling thread. */
+export function unpairedPreferenceLossSync(
+  sequences: UnpairedSequences,
+  options: UnpairedPreferenceOptions,
+): UnpairedPreferenceLoss {
+  const { stage, job, runner } = plan(sequences, options)
+  runner.backend.runSync(job, runner.settings)
+  return unpairedLossResult(stage)
+}
+
+interface Plan {
+  stage: UnpairedLossStage
+  job: Job
+  runner: Runner
+}
+
+function plan(given: UnpairedSequences, givenOptions: UnpairedPreferenceOptions): Plan {
+  if (given === undefined) throw invalidType('sequences', 'an object { logProbs, referenceLogProbs }', given)
+  const sequences = optionsObject(given, 'sequences', SEQUENCES)
+  const options = optionsObject(givenOptions, 'options', OPTIONS)
+  const lossPlan = unpairedLossOf(options)
+  const name = 'sequences.referenceLogProbs'
+
+  const logProbs = numbers(sequences.logProbs, 'sequences.logProbs')
+  const size = logProbs.length
+  if (size === 0) throw shapeMismatch('sequences.logProbs', 'must have at least one element; got 0')
+  let referenceLogProbs: Float64Array = new Float64Array(size)
+  if (sequences.referenceLogProbs !== undefined) {
+    const reference = numbers(sequences.referenceLogProbs, name, size, ', that of sequences.logProbs')
+    if (!areNegative(reference)) {
+      // The reference may be NaN where the policy is: what `emptySequence: 'nan'` gives for both.
+      const mayBeNaN = (s: number) => Number.isNaN(logProbs[s])
+      const side = { values: reference, nameOf: (s: number) => `${name}[${s}]` }
+      checkSequencesLogProbs(side, !lossPlan.referenceFree, mayBeNaN)
+    }
+    if (!lossPlan.referenceFree) referenceLogProbs = reference
+  } else if (!lossPlan.referenceFree) {
+    throw invalidValue(name, 'are needed (unless referenceFree)')
+  }
+  const stage = unpairedLossStage(lossPlan, desirableOf(options.desirable, size))
+  stage.logProbs = logProbs
+  stage.referenceLogProbs = referenceLogProbs
+  return { stage, job: { unpairedLoss: stage }, runner: runnerOf(options) }
+}
