@@ -112,10 +112,8 @@ export async function* inBatches<Given extends object, Made>(
   let count = 0
   try {
     for await (const record of records) {
-      const known = typeof record === 'object' && record !== null ? placeOf(record) : undefined
-      const place = known ?? `records[${count}]`
+      const made = make(record, placeOf(record) ?? `records[${count}]`)
       count++
-      const made = make(record, place)
       if (made === undefined) continue
       pending.push(made)
       if (pending.length === batchSize) {
