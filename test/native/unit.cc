@@ -2,7 +2,9 @@
 // range, output layers against their logits stored, the thread pool under many callers, cancellation, and jobs on
 // threads whose floating-point environment is not what it should be.
 //
-//   unit [--examples N] [FILE...]    FILE: one example of the fuzzer's each
+//   unit [--examples N] [--one-environment] [FILE...]
+//
+// FILE: one example of the fuzzer's each. --one-environment leaves the last of these out, for valgrind.
 //
 // Prints what it tried; exits with 1 when something is wrong. Meant to be run under sanitizers and valgrind.
 #include <atomic>
@@ -388,9 +390,14 @@ int main(int argc, char** argv) {
   int64_t count = 2000;
   ThreadPool pool;
   int64_t files = 0;
+  bool otherEnvironments = true;
   for (int i = 1; i < argc; ++i) {
     if (strcmp(argv[i], "--examples") == 0 && i + 1 < argc) {
       count = atoll(argv[++i]);
+      continue;
+    }
+    if (strcmp(argv[i], "--one-environment") == 0) {
+      otherEnvironments = false;
       continue;
     }
     std::ifstream file(argv[i], std::ios::binary);
@@ -401,7 +408,7 @@ int main(int argc, char** argv) {
   conversions<Float16>("float16");
   conversions<BFloat16>("bfloat16");
   const int64_t streamed = streams(), layers = heads(pool) + headsAlone(), tasks = pools() + idling(),
-                thrown = throwing(), stopped = cancellations(), neighbours = environments(count / 20);
+                thrown = throwing(), stopped = cancellations(), neighbours = otherEnvironments ? environments(count / 20) : 0;
   printf(
       "%lld random jobs and %lld of the corpus, 131072 conversions, %lld streamed rows, %lld output layers, "
       "%lld pool tasks, %lld exceptions, "
