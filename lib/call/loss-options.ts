@@ -5,7 +5,7 @@
 import { LOSSES, type LossNeeds } from '../backends/js/losses.js'
 import { finite, flag, oneOf, optionsObject, positive, unknownName } from '../check/options.js'
 import { invalidType, invalidValue, outOfRange } from '../errors.js'
-import type { LossConfig, LossTerm } from '../job.js'
+import { type LossConfig, type LossTerm, MOST_TERMS } from '../job.js'
 import type { FDivergence, LossOptions, LossType, WeightedLoss } from '../types/index.js'
 import { DEFAULTS, refuseUnused } from './loss-constants.js'
 
@@ -41,9 +41,6 @@ const WEIGHTED_LOSS = new Set(['lossType', 'weight'])
 const DIVISORS = new Set(['pairs', 'tokens'])
 const DIVERGENCES: readonly FDivergence[] = ['reverse_kl', 'forward_kl', 'js', 'alpha']
 
-// As many as a job has room for.
-const MOST_LOSSES = 32
-
 /** Checks the loss options. */
 export function lossOf(options: LossOptions): LossPlan {
   const { lossType, labelSmoothing } = options
@@ -63,8 +60,8 @@ export function lossOf(options: LossOptions): LossPlan {
   }
   if (Array.isArray(lossType)) {
     if (lossType.length === 0) throw invalidValue('options.lossType', 'must name at least one loss; got an empty list')
-    if (lossType.length > MOST_LOSSES) {
-      throw outOfRange('options.lossType', `a list of at most ${MOST_LOSSES} losses`, lossType)
+    if (lossType.length > MOST_TERMS) {
+      throw outOfRange('options.lossType', `a list of at most ${MOST_TERMS} losses`, lossType)
     }
     for (let i = 0; i < lossType.length; i++)
       terms.push(weightedTerm(lossType[i], `options.lossType[${i}]`, labelSmoothing))

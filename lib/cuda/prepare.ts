@@ -2,7 +2,7 @@
  * `prepareFusedPreferenceLoss`: a call whose checks, memory and inputs are out of the way before it is enqueued.
  */
 
-import { arraysOf } from '../backends/cpu/job-arguments.js'
+import { hostArraysOf } from '../backends/cpu/job-arguments.js'
 import { Handle } from '../backends/cuda/handle.js'
 import { enqueued, Holds, keepAlive } from '../backends/cuda/holds.js'
 import { cudaCall, nextId } from '../backends/cuda/index.js'
@@ -78,8 +78,7 @@ class PreparedCall extends Handle<object> implements PreparedPreferenceLoss {
     keepAlive(this, settings.needs ?? [])
     this.workspaceBytes = cuda.workspaceBytes(prepared)
     this.#plan = planned
-    const arrays = arraysOf(job, settings).filter((array) => typeof array === 'object')
-    this.#results = arrays.map((array) => watch('a result of this prepared call', array))
+    this.#results = hostArraysOf(job, settings).map((array) => watch('a result of this prepared call', array))
   }
 
   enqueue(stream?: RunOptions['stream']): void {
