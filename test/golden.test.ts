@@ -6,16 +6,8 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { fusedPreferenceLossSync, preferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
-import type {
-  FusedOptions,
-  Labels,
-  Logits,
-  PreferenceOptions,
-  PreferencePairs,
-  SequenceOptions,
-  TokenOutput,
-  TokenOutputs,
-} from '../lib/types/index.js'
+import type { FusedOptions, PreferenceOptions, SequenceOptions, TokenOutput } from '../lib/options/index.js'
+import type { Labels, Logits, PreferencePairs, TokenOutputs } from '../lib/types/index.js'
 import { element, type LogitsSpec, logitsOf } from './golden/inputs.js'
 import { decode, encode, OUTPUTS, TARGETS, type Target, ulp } from './support.js'
 

@@ -7,6 +7,7 @@ import { type DeviceRange, deviceRange, isDeviceMemory, rangesOverlap } from '..
 import {
   checkNoOverlap,
   checkView,
+  elements,
   type NamedArray,
   type View,
   viewKind,
@@ -18,7 +19,6 @@ import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.
 import type { Head, HeadGradientStage } from '../job.js'
 import type { DeviceMemory, HeadGradientOptions, HeadGradientRequest, HeadGradients } from '../types/index.js'
 import type { HeadSource } from './head.js'
-import { elements } from './tensor.js'
 
 /** The names of {@link HeadGradientOptions}. */
 export const HEAD_GRADIENT_OPTIONS = ['accumulate', 'zeroInactive'] as const
@@ -31,9 +31,10 @@ const REQUEST: ReadonlySet<string> = new Set(PARTS)
 export interface HeadDestinations {
   stage: Pick<HeadGradientStage, Part | 'accumulate' | 'skipInactive'>
   gradients: HeadGradients
-  watched: Watched[]
-  /** All arrays of the call, the destinations included. */
-  arrays: NamedArray[]
+  /** The destinations. */
+  arrays: readonly NamedArray[]
+  /** The caller's among them, in host memory. */
+  watched: readonly Watched[]
 }
 
 /**
@@ -60,7 +61,8 @@ export function headDestinations(
   const { vocab } = rows
   const width = head.hidden.vocab
   const sizes = { hidden: head.hidden.batch * head.hidden.time * width, weight: vocab * width, bias: vocab }
-  const taken: NamedArray[] = [...arrays, ...callers]
+  const others: readonly NamedArray[] = [...arrays, ...callers]
+  const destinations: NamedArray[] = []
   const gradients: HeadGradients = {}
   // New memory of a GPU is not zero.
   const zeroed = zeros || (range !== undefined && wanted.hidden === true)
@@ -75,8 +77,8 @@ export function headDestinations(
       allocated.push(part)
       continue
     }
-    stage[part] = destination(value, partName, sizes[part], range, taken)
-    taken.push([partName, value])
+    stage[part] = destination(value, partName, sizes[part], range, [...others, ...destinations])
+    destinations.push([partName, value])
     if (typeof stage[part] === 'object') watched.push(watch(partName, stage[part]))
     addResult(gradients, part, value, hidden.shape, head, vocab)
   }
@@ -84,10 +86,10 @@ export function headDestinations(
   for (const part of allocated) {
     const value = allocate(sizes[part], `${name}.${part}`, range)
     stage[part] = value instanceof Float32Array ? value : deviceRange(value, name, 4).address
-    taken.push([`${name}.${part}`, value])
+    destinations.push([`${name}.${part}`, value])
     addResult(gradients, part, value, hidden.shape, head, vocab)
   }
-  return given.length + allocated.length === 0 ? undefined : { stage, gradients, watched, arrays: taken }
+  return given.length + allocated.length === 0 ? undefined : { stage, gradients, watched, arrays: destinations }
 }
 
 /** What is asked for, `false` left out. */

@@ -1,10 +1,27 @@
 /**
- * Stage 3 as both loss functions use it: its arrays, and the result made of them.
+ * The stages of a job, with the arrays they fill.
  */
-import type { LossConfig, LossStage } from '../job.js'
-import type { PreferenceLoss } from '../types/index.js'
+import type { ForwardStage, LossConfig, LossStage } from '../job.js'
+import type { TokenOutput } from '../options/index.js'
+import type { LogitsSource } from './tensor.js'
 
-/** The stage for P pairs. Inputs that are not given are zeros. */
+/** Stages 1 and 2 for these logits, with the per-token results in `outputs`. */
+export function forwardStage(
+  { rows, head }: LogitsSource,
+  sequences: number,
+  outputs: readonly TokenOutput[] = [],
+): ForwardStage {
+  const stage: ForwardStage = { logits: rows, logProbs: new Float64Array(sequences) }
+  if (head) stage.head = head
+  const count = outputs.length === 0 ? 0 : rows.batch * rows.time
+  for (const name of outputs) {
+    if (name === 'tokenArgmax') stage.tokenArgmax = new Int32Array(count).fill(-1)
+    else stage[name] = new Float32Array(count)
+  }
+  return stage
+}
+
+/** Stage 3 for P pairs. Inputs that are not given are zeros. */
 export function lossStage(
   config: LossConfig,
   size: number,
@@ -34,18 +51,5 @@ export function lossStage(
     gradChosen: new Float64Array(size),
     gradRejected: new Float64Array(size),
     summary: new Float64Array(3),
-  }
-}
-
-/** What the stage found, as the caller gets it. */
-export function lossResult(stage: LossStage): PreferenceLoss {
-  return {
-    loss: stage.summary[0],
-    losses: stage.losses,
-    chosenRewards: stage.chosenRewards,
-    rejectedRewards: stage.rejectedRewards,
-    accuracy: stage.summary[1],
-    margin: stage.summary[2],
-    gradient: { chosen: stage.gradChosen, rejected: stage.gradRejected },
   }
 }
