@@ -33,7 +33,7 @@ const DEFAULTS = {
   gamma: lossOptions.gamma.byDefault,
   rewardShift: lossOptions.rewardShift.byDefault,
   discopopTau: lossOptions.discopopTau.byDefault,
-  alpha: lossOptions.alpha.read(undefined),
+  alpha: lossOptions.alpha.byDefault,
 }
 const OTHER = { labelSmoothing: 0.2, gamma: 0.9, rewardShift: 0.4, discopopTau: 0.3 } as const
 

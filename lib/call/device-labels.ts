@@ -1,13 +1,11 @@
 /**
- * Labels in device memory: checked for their place and size before a call, and for what is in them after it.
+ * Labels in device memory: their place and size. What is in them is known once a call has run.
  */
 import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/cuda/memory.js'
-import { warnOnce } from '../check/warn-once.js'
-import { invalidType, invalidValue, labelsOutOfRange, shapeMismatch } from '../errors.js'
+import { invalidType, invalidValue, shapeMismatch } from '../errors.js'
 import type { DeviceLabels } from '../job.js'
 import { type TokenOptions, tokenOptions } from '../options/token-options.js'
 import type { DeviceMemory } from '../types/index.js'
-import type { TokenPlan } from './tokens.js'
 
 /** Checks labels in device memory, and the mask that is there too. `logits`: where these lie. */
 export function deviceLabels(
@@ -45,23 +43,4 @@ export function deviceLabels(
     throw invalidValue('options.mask', 'must be on the device of the logits, or of hidden and weight')
   found.mask = bytes.address
   return found
-}
-
-/** Refuses labels in device memory that turned out not to be in the vocabulary, and warns when none of them counts. */
-export function checkDeviceLabels({ tokens: { labels, counts }, shift, vocab, warnsIfEmpty }: TokenPlan): void {
-  if (labels === undefined) return
-  if (labels.invalid[0] === 0) {
-    if (warnsIfEmpty) warnOfNoTokens(counts, shift)
-    return
-  }
-  const count = `${labels.invalid[0]} of the labels in device memory`
-  throw labelsOutOfRange(`${count} are neither in [0, ${vocab}) nor ${labels.ignoreIndex}, and their rows are NaN`)
-}
-
-/** Warns of a call without active tokens, whose caller has not said what a sequence without them gives. */
-export function warnOfNoTokens(counts: Int32Array, shift: boolean): void {
-  for (let s = 0; s < counts.length; s++) if (counts[s] !== 0) return
-  const how = `ignored or masked${shift ? ', or the first of its sequence, which no row predicts' : ''}`
-  const problem = `no token of the call counts: every label is ${how}. Log-probs and gradients are 0`
-  warnOnce('FUSED_PREFERENCE_LOSS_NO_ACTIVE_TOKENS', `${problem}; emptySequence says what else is wanted`)
 }

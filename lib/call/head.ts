@@ -9,7 +9,8 @@ import { integer } from '../check/options.js'
 import { describeList, invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
 import type { Head, Matrix, Rows } from '../job.js'
 import type { DeviceMemory, DType, HeadWeight, HostArray } from '../types/index.js'
-import { ELEMENT_SIZES, elementType, LARGEST_SIZE, type LogitsSource, type Tensor, tensorOf } from './tensor.js'
+import { ELEMENT_SIZES } from './memory.js'
+import { elementType, LARGEST_SIZE, type LogitsSource, type Tensor, tensorOf } from './tensor.js'
 
 /** A head that has been checked. */
 export interface HeadSource extends LogitsSource {
@@ -62,6 +63,7 @@ export function headOf(
     head,
     hidden: rows,
     range: rows.range,
+    memory: rows.memory,
     arrays: [...rows.arrays, [`${prefix}weight.data`, matrix.data], [biasName, bias]],
     watched,
   }

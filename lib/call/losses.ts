@@ -6,7 +6,7 @@ import { LOSSES, type LossNeeds } from '../backends/js/losses.js'
 import { finite, optionsObject, unknownName } from '../check/options.js'
 import { invalidType, invalidValue, outOfRange } from '../errors.js'
 import { type LossConfig, type LossTerm, MOST_TERMS } from '../job.js'
-import { CONSTANTS, type LossOptions, lossOptions } from '../options/loss-options.js'
+import { type Constant, type LossOptions, lossOptions, TAKERS } from '../options/loss-options.js'
 import type { LossType, Normalizer, WeightedLoss } from '../types/index.js'
 
 /** The constants, and what the caller must give for them; the names are those of the losses that ask. */
@@ -134,16 +134,19 @@ function smoothingOf(value: unknown, lossType: LossType): number {
 
 /** Refuses constants, checked before, that are neither taken by one of the losses nor what they are by default. */
 function refuseUnused(options: LossOptions, losses: readonly LossTerm[]): void {
-  for (const name of CONSTANTS) {
+  for (const given in options) {
+    if (!Object.hasOwn(TAKERS, given)) continue
+    const name = given as Constant
+    const takers = TAKERS[name]
     const value = options[name]
-    const { takers, byDefault } = lossOptions[name]
-    if (value === undefined || value === byDefault || losses.some(({ lossType }) => takers.includes(lossType))) continue
+    if (value === undefined || value === lossOptions[name].byDefault) continue
+    if (losses.some(({ lossType }) => takers.includes(lossType))) continue
     const types = [...new Set(losses.map(({ lossType }) => `'${lossType}'`))].join(', ')
     const problem = `is not used by lossType ${types}; the losses that take it: ${takers.join(', ')}`
     throw invalidValue(`options.${name}`, problem)
   }
   const { alpha, fDivergence } = options
-  if (alpha !== undefined && alpha !== lossOptions.alpha.read(undefined) && fDivergence !== 'alpha') {
+  if (alpha !== undefined && alpha !== lossOptions.alpha.byDefault && fDivergence !== 'alpha') {
     const problem = `is used by fDivergence 'alpha' alone; got ${alpha} with '${fDivergence ?? 'reverse_kl'}'`
     throw invalidValue('options.alpha', problem)
   }

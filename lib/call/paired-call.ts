@@ -20,6 +20,7 @@ import { type TokenPlan, tokensOf } from './tokens.js'
 export const PAIRED_OPTIONS = [...TOKEN_OPTIONS, ...LOSS_OPTIONS, ...RUN_OPTIONS, 'reference', 'weighting'] as const
 
 const WEIGHTINGS = ['wpo'] as const
+const REFERENCE = 'options.reference'
 
 /** Options that are looked at here. */
 interface PairedOptions extends TokenOptions, LossOptions {
@@ -43,7 +44,7 @@ export interface PairedCall {
   /** A loss makes use of log-probs that were given for the reference. */
   compares: boolean
   /** The caller's arrays but those of the policy; none may be overwritten by a gradient. */
-  arrays: readonly NamedArray[]
+  arrays(): NamedArray[]
   /** Those of them that the call uses where they lie. */
   watched: readonly Watched[]
 }
@@ -62,13 +63,16 @@ export function pairedCall(
   const outputs = tokenOptions.outputs.read(options.outputs)
   const { tokens } = tokenPlan
   if (!lossPlan.hasLikelihood) delete tokens.plainWeights
-  const reference = given(options.reference, lossPlan, tokenPlan, model, source)
+  const reference = referenceGiven(options.reference, lossPlan, tokenPlan, model.names)
+  const { parts, logProbs } = reference
+  const other = parts && model.sourceOf(parts, REFERENCE, source, tokenPlan.packed)
+  const compared = lossPlan.referenceFree ? undefined : other
   const pairs = tokenPlan.pairs!
   const size = pairs.length / 2
   const sequences = tokens.counts.length
 
   const policy = forwardStage(source, sequences, outputs)
-  const loss = lossStage(lossPlan.config, size, undefined, undefined, ...(reference.logProbs ?? []))
+  const loss = lossStage(lossPlan.config, size, undefined, undefined, logProbs?.[0], logProbs?.[1])
   loss.pairs = pairs
   if (lossPlan.usesLengths) {
     loss.chosenLengths = new Float64Array(size)
@@ -83,42 +87,38 @@ export function pairedCall(
     loss.pairWeights = new Float64Array(size)
   }
   const job: Job = { tokens, policy, loss }
-  if (reference.source) job.reference = forwardStage(reference.source, sequences)
+  if (compared) job.reference = forwardStage(compared, sequences)
   return {
     tokenPlan,
     policy,
     loss,
     job,
-    compares: lossPlan.needsReference !== undefined && reference.source === undefined,
-    arrays: [...tokenPlan.arrays, ...reference.arrays],
-    watched: reference.source?.watched ?? [],
+    compares: lossPlan.needsReference !== undefined && compared === undefined,
+    arrays: () => [...tokenPlan.arrays(), ...reference.arrays, ...(other?.arrays ?? [])],
+    watched: compared?.watched ?? [],
   }
 }
 
-/** The reference of a call: its log-probs, or what they have to be made of; neither where it has none. */
+/** The reference of a call: its log-probs, or the parts of a model; neither where it has none. */
 interface GivenReference {
   logProbs?: [chosen: Float64Array, rejected: Float64Array]
-  source?: LogitsSource
+  parts?: Record<string, unknown>
   arrays: readonly NamedArray[]
 }
 
-function given(
+function referenceGiven(
   value: object | undefined,
   { referenceFree, needsReference }: LossPlan,
-  { tokens, pairs, packed }: TokenPlan,
-  model: ReferenceModel,
-  policy: LogitsSource,
+  { tokens, pairs }: TokenPlan,
+  names: ModelNames,
 ): GivenReference {
-  const name = 'options.reference'
   const needed = needsReference !== undefined
   if (value === undefined) {
     if (!needed) return { arrays: [] }
-    const problem = `is needed by lossType '${needsReference}' (unless referenceFree): ${waysOf(model.names)}`
-    throw invalidValue(name, problem)
+    const problem = `is needed by lossType '${needsReference}' (unless referenceFree): ${waysOf(names)}`
+    throw invalidValue(REFERENCE, problem)
   }
-  const { parts, arrays, logProbs } = referenceOf(value, name, model.names, pairs!, tokens, needed)
-  if (logProbs !== undefined) return referenceFree ? { arrays } : { logProbs, arrays }
-  const source = model.sourceOf(parts, name, policy, packed)
-  const all = [...arrays, ...source.arrays]
-  return referenceFree ? { arrays: all } : { source, arrays: all }
+  const { parts, arrays, logProbs } = referenceOf(value, REFERENCE, names, pairs!, tokens, needed)
+  if (logProbs === undefined) return { parts, arrays }
+  return referenceFree ? { arrays } : { logProbs, arrays }
 }

@@ -6,7 +6,7 @@ import { type NamedArray, numbers, tokenNumbers } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
 import { warnOnce } from '../check/warn-once.js'
 import { invalidType, invalidValue, outOfRange } from '../errors.js'
-import type { LossStage, Tokens } from '../job.js'
+import type { Tokens } from '../job.js'
 
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
@@ -185,34 +185,4 @@ function checkSide(
 function isZero(values: Float64Array): boolean {
   for (let i = 0; i < values.length; i++) if (values[i] !== 0) return false
   return true
-}
-
-// Below it a mean is not told from a sum.
-const FEWEST_TOKENS = 8
-
-/**
- * Warns where the policy's log-probs are sums and the reference's look like means over tokens, in every pair of a call
- * that has run, or the other way round. `lengthOf`: the number of active tokens of a pair's chosen (0) or rejected (1)
- * sequence.
- */
-export function warnOfMeans(
-  { chosen, rejected, referenceChosen, referenceRejected, average }: LossStage,
-  name: string,
-  lengthOf: (side: 0 | 1, pair: number) => number,
-): void {
-  let seen = false
-  for (let k = 0; k < 2 * chosen.length; k++) {
-    const pair = k >> 1
-    const side = (k & 1) as 0 | 1
-    const length = lengthOf(side, pair)
-    if (length < FEWEST_TOKENS) continue
-    const ratio = side === 0 ? referenceChosen[pair] / chosen[pair] : referenceRejected[pair] / rejected[pair]
-    const times = average ? ratio / length : ratio * length
-    if (!(times >= 0.5 && times <= 2)) return
-    seen = true
-  }
-  if (!seen) return
-  const [other, own] = average ? ['sums', 'means over tokens'] : ['means over tokens', 'sums']
-  const problem = `${name} looks like ${other}, where the policy's log-probs are ${own}`
-  warnOnce('FUSED_PREFERENCE_LOSS_AVERAGED_REFERENCE', `${problem}: averageLogProb must be the same for both`)
 }

@@ -1,12 +1,12 @@
 /**
- * What a job that has run has found, as callers get it.
+ * What a job that has run has found, as callers get it, and what only that tells to be wrong.
  */
+import { warnOnce } from '../check/warn-once.js'
+import { labelsOutOfRange } from '../errors.js'
 import type { ForwardStage, LossStage } from '../job.js'
 import { TOKEN_OUTPUTS } from '../options/token-options.js'
 import type { FusedPreferenceLoss, PreferenceLoss, SequenceLogProbs, TokenOutputs } from '../types/index.js'
-import { checkDeviceLabels } from './device-labels.js'
 import type { PairedCall } from './paired-call.js'
-import { warnOfMeans } from './reference.js'
 import type { SequenceCall } from './sequence-call.js'
 import type { TokenPlan } from './tokens.js'
 
@@ -15,7 +15,7 @@ type SequenceSums = TokenOutputs & Pick<SequenceLogProbs, 'logProbs' | 'tokenCou
 
 /** Of stages 1 and 2. */
 export function sequenceResult({ tokenPlan, policy }: SequenceCall): SequenceSums {
-  checkDeviceLabels(tokenPlan)
+  checkLabels(tokenPlan)
   const sums: SequenceSums = {
     logProbs: policy.logProbs,
     // A copy: what the caller does with it must not reach `backward`.
@@ -26,7 +26,7 @@ export function sequenceResult({ tokenPlan, policy }: SequenceCall): SequenceSum
 
 /** Of stages 1 to 3. */
 export function pairedResult({ tokenPlan, policy, loss, compares }: PairedCall): FusedPreferenceLoss {
-  checkDeviceLabels(tokenPlan)
+  checkLabels(tokenPlan)
   const { tokens, shift, packed } = tokenPlan
   const pairs = tokenPlan.pairs!
   if (compares) warnOfMeans(loss, 'options.reference', (side, pair) => tokens.counts[pairs[2 * pair + side]])
@@ -73,4 +73,52 @@ function withoutLast<T extends Float32Array | Int32Array>(values: T, batch: numb
   const kept = time - 1
   for (let b = 1; b < batch; b++) values.copyWithin(b * kept, b * time, b * time + kept)
   return values.slice(0, batch * kept) as T
+}
+
+/** Refuses labels in device memory that turned out not to be in the vocabulary, and warns when none of them counts. */
+function checkLabels({ tokens: { labels, counts }, shift, vocab, warnsIfEmpty }: TokenPlan): void {
+  if (labels === undefined || labels.invalid[0] === 0) {
+    if (warnsIfEmpty) warnOfNoTokens(counts, shift)
+    return
+  }
+  const count = `${labels.invalid[0]} of the labels in device memory`
+  throw labelsOutOfRange(`${count} are neither in [0, ${vocab}) nor ${labels.ignoreIndex}, and their rows are NaN`)
+}
+
+/** Warns of a call without active tokens, whose caller has not said what a sequence without them gives. */
+function warnOfNoTokens(counts: Int32Array, shift: boolean): void {
+  for (let s = 0; s < counts.length; s++) if (counts[s] !== 0) return
+  const how = `ignored or masked${shift ? ', or the first of its sequence, which no row predicts' : ''}`
+  const problem = `no token of the call counts: every label is ${how}. Log-probs and gradients are 0`
+  warnOnce('FUSED_PREFERENCE_LOSS_NO_ACTIVE_TOKENS', `${problem}; emptySequence says what else is wanted`)
+}
+
+// Below it a mean is not told from a sum.
+const FEWEST_TOKENS = 8
+
+/**
+ * Warns where the policy's log-probs are sums and the reference's look like means over tokens, in every pair of a call
+ * that has run, or the other way round. `lengthOf`: the number of active tokens of a pair's chosen (0) or rejected (1)
+ * sequence.
+ */
+export function warnOfMeans(
+  { chosen, rejected, referenceChosen, referenceRejected, average }: LossStage,
+  name: string,
+  lengthOf: (side: 0 | 1, pair: number) => number,
+): void {
+  let seen = false
+  for (let k = 0; k < 2 * chosen.length; k++) {
+    const pair = k >> 1
+    const side = (k & 1) as 0 | 1
+    const length = lengthOf(side, pair)
+    if (length < FEWEST_TOKENS) continue
+    const ratio = side === 0 ? referenceChosen[pair] / chosen[pair] : referenceRejected[pair] / rejected[pair]
+    const times = average ? ratio / length : ratio * length
+    if (!(times >= 0.5 && times <= 2)) return
+    seen = true
+  }
+  if (!seen) return
+  const [other, own] = average ? ['sums', 'means over tokens'] : ['means over tokens', 'sums']
+  const problem = `${name} looks like ${other}, where the policy's log-probs are ${own}`
+  warnOnce('FUSED_PREFERENCE_LOSS_AVERAGED_REFERENCE', `${problem}: averageLogProb must be the same for both`)
 }

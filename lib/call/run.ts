@@ -59,7 +59,7 @@ export function runSync<Result>({ job, runner, result }: Planned<Result>): Resul
 export function runnerOf(
   options: RunOptions,
   memory?: DeviceRange,
-  arrays: readonly NamedArray[] = [],
+  arrays: () => readonly NamedArray[] = () => [],
   watched: readonly Watched[] = [],
 ): Runner {
   const { threads, instructionSet, stream, device, signal } = options
@@ -82,7 +82,12 @@ export function runnerOf(
       throw invalidValue('options.device', `is ${settings.device}, but the logits are on device ${memory.device}`)
     }
     if (stream !== undefined) settings.stream = streamOf(stream, settings.device)
-    settings.needs = [stream, ...arrays.map(([, array]) => array).filter(isDeviceMemory)]
+    settings.needs = [
+      stream,
+      ...arrays()
+        .map(([, array]) => array)
+        .filter(isDeviceMemory),
+    ]
   } else {
     if (stream !== undefined) throw forCuda('options.stream', backend)
     if (device !== undefined) throw forCuda('options.device', backend)

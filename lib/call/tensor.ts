@@ -17,6 +17,9 @@ import { integer, oneOf } from '../check/options.js'
 import { describeList, invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
 import type { Head, Rows } from '../job.js'
 import type { DeviceMemory, DType, HostArray, Logits } from '../types/index.js'
+import { memoryOfDevice } from './device-memory.js'
+import { hostMemory } from './host-memory.js'
+import { ELEMENT_SIZES, type Memory } from './memory.js'
 
 /** What logits come from: an array of them, or an output layer. */
 export interface LogitsSource {
@@ -25,6 +28,7 @@ export interface LogitsSource {
   head?: Head
   /** Where device memory lies. */
   range?: DeviceRange
+  memory: Memory
   /** The caller's arrays in it. */
   arrays: readonly NamedArray[]
   /** Those of them in host memory, which a call uses where they lie. */
@@ -41,7 +45,6 @@ export interface Tensor extends LogitsSource {
 // Rows are counted in 32-bit integers by the backends; elements are not.
 export const LARGEST_SIZE = 2 ** 31 - 1
 const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']
-export const ELEMENT_SIZES: Record<DType, number> = { float32: 4, float16: 2, bfloat16: 2 }
 
 /**
  * Checks rows of logits, or of what `last` says; `packed` tells whether they must be `[tokens, vocab]` rather than
@@ -52,7 +55,8 @@ export function tensorOf(value: unknown, name: string, packed: boolean, last = '
     throw invalidType(name, 'an object { data, shape, dtype?, strides? }', value)
   }
   const { data, shape, dtype, strides } = value as Partial<Logits>
-  const element = elementType(data, `${name}.data`, dtype, `${name}.dtype`)
+  const dataName = `${name}.data`
+  const element = elementType(data, dataName, dtype, `${name}.dtype`)
   const sizes = sizesOf(shape, `${name}.shape`, packed, last)
   const batch = packed ? 1 : sizes[0]
   const time = packed ? sizes[0] : sizes[1]
@@ -65,8 +69,8 @@ export function tensorOf(value: unknown, name: string, packed: boolean, last = '
   }
   const steps = strides === undefined ? undefined : stridesOf(strides, `${name}.strides`, sizes.length)
   // Only now, when nothing of the caller's runs any more that could take the memory away. It may have done so.
-  if (!isDeviceMemory(data)) checkView(data as View, `${name}.data`)
-  const range = isDeviceMemory(data) ? deviceRange(data, `${name}.data`, ELEMENT_SIZES[element]) : undefined
+  if (!isDeviceMemory(data)) checkView(data as View, dataName)
+  const range = isDeviceMemory(data) ? deviceRange(data, dataName, ELEMENT_SIZES[element]) : undefined
   const view = range ? range.address : elements(data as HostArray)
   const available = range ? Math.floor(range.byteLength / ELEMENT_SIZES[element]) : viewLength(view)
   let timeStride = vocab
@@ -76,7 +80,7 @@ export function tensorOf(value: unknown, name: string, packed: boolean, last = '
     // A buffer on the device may have room to spare.
     if (range ? available < needed : available !== needed) {
       const problem = `has ${available} elements, but shape [${sizes.join(', ')}] needs ${needed}`
-      throw shapeMismatch(`${name}.data`, problem)
+      throw shapeMismatch(dataName, problem)
     }
   } else {
     timeStride = steps[steps.length - 2]
@@ -91,11 +95,12 @@ export function tensorOf(value: unknown, name: string, packed: boolean, last = '
   return {
     rows,
     range,
+    memory: range ? memoryOfDevice(range) : hostMemory,
     data: data as HostArray | DeviceMemory,
     shape: sizes,
     strides: steps,
-    arrays: [[`${name}.data`, data]],
-    watched: typeof view === 'bigint' ? [] : [watch(`${name}.data`, view)],
+    arrays: [[dataName, data]],
+    watched: typeof view === 'bigint' ? [] : [watch(dataName, view)],
   }
 }
 

@@ -18,7 +18,7 @@ import { invalidType, invalidValue, labelOutOfRange, outOfRange, shapeMismatch }
 import type { Rows, Tokens } from '../job.js'
 import { LISTS, PER_LABEL, type TokenOptions, tokenOptions } from '../options/token-options.js'
 import type { Labels } from '../types/index.js'
-import { deviceLabels, warnOfNoTokens } from './device-labels.js'
+import { deviceLabels } from './device-labels.js'
 import { pairsOf } from './pairs.js'
 import { desensitiseLength, weightsOf } from './token-weights.js'
 
@@ -32,10 +32,10 @@ export interface TokenPlan {
   /** Nobody has said what a sequence without tokens gives, so that a call without any is warned of. */
   warnsIfEmpty: boolean
   /** The caller's arrays among labels and options, none of which a gradient may overwrite. */
-  arrays: readonly NamedArray[]
+  arrays(): NamedArray[]
 }
 
-const ARRAYS = [...PER_LABEL, ...LISTS].map((name) => [name, `options.${name}`] as const)
+const ARRAYS = [...PER_LABEL, ...LISTS]
 
 /** Whether rows of all sequences follow each other, as `sequenceOffsets` says: checked here before any shape is. */
 export function isPacked({ sequenceOffsets }: TokenOptions): boolean {
@@ -90,7 +90,6 @@ export function tokensOf(
     )
     checkUnchanged(watched) // the mask's elements may be the caller's code
     if (emptySequence === 'error') refuseEmpty(counts)
-    else if (options.emptySequence === undefined) warnOfNoTokens(counts, shift)
   }
 
   const tokens: Tokens = {
@@ -109,7 +108,7 @@ export function tokensOf(
     packed: isPacked(options),
     vocab,
     warnsIfEmpty: options.emptySequence === undefined,
-    arrays: [['labels', labels], ...ARRAYS.map(([name, written]): NamedArray => [written, options[name]])],
+    arrays: () => [['labels', labels], ...ARRAYS.map((name): NamedArray => [`options.${name}`, options[name]])],
   }
   if (paired || ldAlpha !== 1 || options.pairs !== undefined) plan.pairs = pairsOf(options.pairs, sequences)
   if (ldAlpha !== 1) desensitiseLength(tokens, plan.pairs!, ldAlpha)

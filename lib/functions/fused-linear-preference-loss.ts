@@ -54,7 +54,8 @@ export function fusedLinearPreferenceLossSync(
   labels: Labels | DeviceMemory,
   options?: FusedLinearOptions,
 ): FusedLinearPreferenceLoss {
-  return runSync(plan(hidden, weight, labels, options))
+  const planned = plan(hidden, weight, labels, options)
+  return runSync(planned)
 }
 
 function plan(
@@ -67,16 +68,15 @@ function plan(
   const source = headOf(hidden, weight, options.bias, isPacked(options))
   const call = pairedCall(source, labels, options, REFERENCE)
   const { job } = call
-  const arrays = [...source.arrays, ...call.arrays]
   const watched = [...source.watched, ...call.watched]
-  const destinations = headDestinations(options.gradient, 'options.gradient', source, options, call.arrays)
+  const destinations = headDestinations(options.gradient, 'options.gradient', source, options, call.arrays())
   if (destinations) {
     const { head, rows: logits } = source
     const coefficients = new Float64Array(call.policy.logProbs.length)
     job.headGradient = { head, logits, coefficients, ...destinations.stage }
-    arrays.push(...destinations.arrays)
     watched.push(...destinations.watched)
   }
+  const arrays = () => [...source.arrays, ...call.arrays(), ...(destinations?.arrays ?? [])]
   return {
     job,
     runner: runnerOf(options, source.range, arrays, watched),

@@ -51,7 +51,8 @@ export function fusedPreferenceLossSync(
   labels: Labels | DeviceMemory,
   options?: FusedOptions,
 ): FusedPreferenceLoss {
-  return runSync(plan(logits, labels, options))
+  const planned = plan(logits, labels, options)
+  return runSync(planned)
 }
 
 /** Checks a call. */
@@ -65,17 +66,16 @@ export function plan(
   const tensor = tensorOf(logits, 'logits', isPacked(options))
   const call = pairedCall(tensor, labels, options, REFERENCE)
   const { job } = call
-  const arrays = [...tensor.arrays, ...call.arrays]
   const watched = [...tensor.watched, ...call.watched]
   let gradient: Logits | undefined
   if (options.gradient !== undefined && options.gradient !== false) {
-    const out = destinationOf(options.gradient, 'options.gradient', zeroInactive, tensor, call.arrays)
+    const out = destinationOf(options.gradient, 'options.gradient', zeroInactive, tensor, call.arrays())
     const coefficients = new Float64Array(call.policy.logProbs.length)
     job.gradient = { logits: tensor.rows, out: out.rows, coefficients, skipInactive: out.skipInactive }
     gradient = out.gradient
-    arrays.push(['options.gradient', gradient.data])
     watched.push(...out.watched)
   }
+  const arrays = () => [...tensor.arrays, ...call.arrays(), ['options.gradient', gradient?.data] as const]
   return {
     job,
     runner: runnerOf(options, tensor.range, arrays, watched),

@@ -62,7 +62,8 @@ export function linearSequenceLogProbsSync(
   labels: Labels | DeviceMemory,
   options?: LinearSequenceOptions,
 ): LinearSequenceLogProbs {
-  return runSync(plan(hidden, weight, labels, options))
+  const planned = plan(hidden, weight, labels, options)
+  return runSync(planned)
 }
 
 /** What `backward` needs. */
@@ -82,15 +83,13 @@ function plan(
   const source = headOf(hidden, weight, options.bias, isPacked(options))
   const call = sequenceCall(source, labels, options)
   const { arrays, watched, range } = source
-  const runner = runnerOf(options, range, [...arrays, ...call.tokenPlan.arrays], watched)
+  const runner = runnerOf(options, range, () => [...arrays, ...call.tokenPlan.arrays()], watched)
   return { job: call.job, runner, watched, result: () => result({ source, call, runner }) }
 }
 
 function result(needed: Kept): LinearSequenceLogProbs {
-  const sums = Object.assign(sequenceResult(needed.call), {
-    backward: (gradient: unknown, request: unknown, options: HeadGradientOptions | undefined) =>
-      backward(kept(), gradient, request, options),
-  }) as LinearSequenceLogProbs
+  const sums = sequenceResult(needed.call) as LinearSequenceLogProbs
+  sums.backward = (gradient, request, options) => backward(kept(), gradient, request, options)
   const kept = keep(sums, needed)
   return sums
 }
@@ -105,8 +104,8 @@ function backward(
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
   const coefficients = numbers(gradient, 'gradient', tokenPlan.tokens.counts.length, ', one per sequence')
   if (request === false) throw invalidType('request', 'true or an object { hidden?, weight?, bias? }', request)
-  checkStillThere([...source.arrays, ...tokenPlan.arrays])
-  const others: NamedArray[] = [['gradient', gradient], ...tokenPlan.arrays]
+  checkStillThere([...source.arrays, ...tokenPlan.arrays()])
+  const others: NamedArray[] = [['gradient', gradient], ...tokenPlan.arrays()]
   const destinations = headDestinations(request, 'request', source, options, others)
   checkUnchanged(source.watched)
   if (destinations === undefined) return {}

@@ -3,8 +3,8 @@
  */
 
 import { lossOf } from '../call/losses.js'
-import { areNegative, checkLogProbs, warnOfMeans } from '../call/reference.js'
-import { lossResult } from '../call/results.js'
+import { areNegative, checkLogProbs } from '../call/reference.js'
+import { lossResult, warnOfMeans } from '../call/results.js'
 import { type Planned, RUN_OPTIONS, run, runnerOf, runSync } from '../call/run.js'
 import { lossStage } from '../call/stages.js'
 import { numbers, tokenNumbers } from '../check/arrays.js'
@@ -44,7 +44,8 @@ export async function preferenceLoss(pairs: PreferencePairs, options?: Preferenc
 
 /** {@link preferenceLoss} on the calling thread. */
 export function preferenceLossSync(pairs: PreferencePairs, options?: PreferenceOptions): PreferenceLoss {
-  return runSync(plan(pairs, options))
+  const planned = plan(pairs, options)
+  return runSync(planned)
 }
 
 function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefined): Planned<PreferenceLoss> {

@@ -51,7 +51,8 @@ export function sequenceLogProbsSync(
   labels: Labels | DeviceMemory,
   options?: SequenceOptions,
 ): SequenceLogProbs {
-  return runSync(plan(logits, labels, options))
+  const planned = plan(logits, labels, options)
+  return runSync(planned)
 }
 
 /** What `backward` needs. */
@@ -70,21 +71,20 @@ function plan(
   const tensor = tensorOf(logits, 'logits', isPacked(options))
   const call = sequenceCall(tensor, labels, options)
   const { arrays, watched, range } = tensor
-  const runner = runnerOf(options, range, [...arrays, ...call.tokenPlan.arrays], watched)
+  const runner = runnerOf(options, range, () => [...arrays, ...call.tokenPlan.arrays()], watched)
   return { job: call.job, runner, watched, result: () => result({ logits: tensor, call, runner }) }
 }
 
 function result(needed: Kept): SequenceLogProbs {
   let overwritten = false
-  const sums = Object.assign(sequenceResult(needed.call), {
-    backward(gradient: unknown, options: BackwardOptions | undefined) {
-      const call = kept()
-      if (overwritten) throw failure('ERR_DISPOSED', 'backward: an earlier call has overwritten the logits')
-      const out = backward(call, gradient, options)
-      overwritten = out.rows === call.logits.rows
-      return out.gradient
-    },
-  }) as SequenceLogProbs
+  const sums = sequenceResult(needed.call) as SequenceLogProbs
+  sums.backward = (gradient, options) => {
+    const call = kept()
+    if (overwritten) throw failure('ERR_DISPOSED', 'backward: an earlier call has overwritten the logits')
+    const out = backward(call, gradient, options)
+    overwritten = out.rows === call.logits.rows
+    return out.gradient
+  }
   const kept = keep(sums, needed)
   return sums
 }
@@ -98,9 +98,9 @@ function backward({ logits, call, runner }: Kept, gradient: unknown, given: Back
   const { tokenPlan, policy } = call
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
   const coefficients = numbers(gradient, 'gradient', tokenPlan.tokens.counts.length, ', one per sequence')
-  const others: NamedArray[] = [['gradient', gradient], ...tokenPlan.arrays]
+  const others: NamedArray[] = [['gradient', gradient], ...tokenPlan.arrays()]
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
-  checkStillThere([...logits.arrays, ...tokenPlan.arrays])
+  checkStillThere([...logits.arrays, ...tokenPlan.arrays()])
   const destination = options.out === undefined ? true : options.out
   const out = destinationOf(destination, 'options.out', zeroInactive, logits, others)
   checkUnchanged(logits.watched)

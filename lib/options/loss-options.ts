@@ -4,7 +4,18 @@
 import { optionsObject, positive as positiveNumber, unknownName } from '../check/options.js'
 import { invalidType } from '../errors.js'
 import type { FDivergence, LossType, Normalizer, WeightedLoss } from '../types/index.js'
-import { checkedLater, finite, flag, type Given, namesOf, oneOf, option, optionTable, positive } from './option.js'
+import {
+  checkedLater,
+  finite,
+  flag,
+  type Given,
+  namesOf,
+  oneOf,
+  option,
+  optionTable,
+  positive,
+  takenBy,
+} from './option.js'
 
 /** The declarations. */
 export const lossOptions = optionTable({
@@ -18,8 +29,7 @@ export const lossOptions = optionTable({
    */
   labelSmoothing: takenBy(
     ['sigmoid', 'robust', 'exo_pair', 'aot', 'aot_unpaired', 'simpo', 'cpo'],
-    checkedLater<number>(),
-    0,
+    option<number>(0, (value) => value as number), // its range, and its default, depend on the loss
   ),
   /** Target margin γ of 'simpo'. Defaults to 0.5. */
   gamma: takenBy(['simpo'], finite(0.5)),
@@ -42,7 +52,7 @@ export const lossOptions = optionTable({
    * What the loss and its gradient are divided by; `accuracy` and `margin` stay means over this call's pairs. Only 'mean'
    * for 'aot' and 'aot_unpaired'. Defaults to 'mean'.
    */
-  normalizer: option<Normalizer, Normalizer>(normalizer),
+  normalizer: option<Normalizer>('mean', normalizer),
 })
 
 /**
@@ -57,34 +67,20 @@ export const LOSS_OPTIONS = namesOf(lossOptions)
 type Table = typeof lossOptions
 
 /** A constant that not every loss takes. */
-export type Constant = { [Name in keyof Table]: Table[Name] extends OfSomeLosses ? Name : never }[keyof Table]
+export type Constant = {
+  [Name in keyof Table]: Table[Name] extends { takers: readonly LossType[] } ? Name : never
+}[keyof Table]
 
 /** The losses that take each of these constants. */
 export const TAKERS = Object.fromEntries(
-  LOSS_OPTIONS.flatMap((name) => ('takers' in lossOptions[name] ? [[name, lossOptions[name].takers]] : [])),
+  Object.entries(lossOptions as Record<string, { takers?: readonly LossType[] }>).flatMap(([name, { takers }]) =>
+    takers ? [[name, takers]] : [],
+  ),
 ) as Readonly<Record<Constant, readonly LossType[]>>
-
-/** Their names. */
-export const CONSTANTS = Object.keys(TAKERS) as readonly Constant[]
-
-/** Which losses take a constant, and the value that is as good as none. */
-interface OfSomeLosses {
-  readonly takers: readonly LossType[]
-  readonly byDefault: number
-}
-
-function takenBy<Of extends { read(value: undefined): number | undefined }>(
-  takers: readonly LossType[],
-  constant: Of,
-  byDefault = constant.read(undefined) as number,
-): Of & OfSomeLosses {
-  return Object.assign(constant, { takers, byDefault })
-}
 
 const DIVISORS = new Set(['pairs', 'tokens'])
 
 function normalizer(value: unknown, name: string): Normalizer {
-  if (value === undefined) return 'mean'
   if (typeof value === 'number') return positiveNumber(value, name, 1)
   if (typeof value === 'string') {
     if (value === 'mean' || value === 'sum') return value

@@ -42,7 +42,7 @@ export const tokenOptions = optionTable({
    */
   emptySequence: oneOf(['zero', 'nan', 'error'], 'zero'),
   /** Per-token results to return beside the sums, from the same sweep over the logits. Defaults to none. */
-  outputs: option<readonly TokenOutput[], readonly TokenOutput[]>(namesOfOutputs),
+  outputs: option<readonly TokenOutput[]>([], namesOfOutputs),
   /**
    * LD-DPO (Liu et al. 2024): weight of the tokens past the length of the pair's shorter response, in [0, 1], under
    * policy and reference; lengths stay the numbers of active tokens, and 'sft' takes all tokens alike. Defaults to 1.
@@ -74,7 +74,6 @@ export const PER_LABEL = TOKEN_OPTIONS.filter((name) => tokenOptions[name].array
 export const LISTS = TOKEN_OPTIONS.filter((name) => tokenOptions[name].array === 'of its own length') as TokenArray[]
 
 function namesOfOutputs(value: unknown, name: string): readonly TokenOutput[] {
-  if (value === undefined) return []
   if (!Array.isArray(value)) throw invalidType(name, 'an array of names of per-token results', value)
   const names: TokenOutput[] = []
   for (let i = 0; i < value.length; i++) {
