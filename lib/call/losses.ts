@@ -54,7 +54,7 @@ export function lossOf(options: LossOptions): LossPlan {
   setDivisors(config, lossOptions.normalizer.read(options.normalizer))
   const plan: LossPlan = { config, referenceFree, usesLengths: false, hasLikelihood: false }
   const diverges = fDivergence !== 'reverse_kl'
-  const takesDivergence = terms.some((term) => LOSSES[term.lossType].divergence)
+  const takesDivergence = diverges && terms.some((term) => LOSSES[term.lossType].divergence)
   for (const { lossType: type } of terms) {
     const { reference, lengths, divergence } = LOSSES[type]
     if (reference && !referenceFree) plan.needsReference ??= type

@@ -16,6 +16,8 @@ export const RUN_OPTIONS = ['backend', 'threads', 'instructionSet', 'stream', 'd
 const BACKENDS = ['auto', 'cuda', 'cpu', 'js'] as const
 const INSTRUCTION_SETS: readonly InstructionSet[] = ['baseline', 'avx2', 'avx512', 'neon']
 const MOST_THREADS = 1024
+const NO_ARRAYS: readonly Watched[] = []
+const NONE = () => []
 const MOST_DEVICES = 1023
 
 /** A backend and what it is told besides the job. */
@@ -59,8 +61,8 @@ export function runSync<Result>({ job, runner, result }: Planned<Result>): Resul
 export function runnerOf(
   options: RunOptions,
   memory?: DeviceRange,
-  arrays: () => readonly NamedArray[] = () => [],
-  watched: readonly Watched[] = [],
+  arrays: () => readonly NamedArray[] = NONE,
+  watched: readonly Watched[] = NO_ARRAYS,
 ): Runner {
   const { threads, instructionSet, stream, device, signal } = options
   const name = oneOf(options.backend, 'options.backend', BACKENDS, 'auto')
