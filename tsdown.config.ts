@@ -13,7 +13,18 @@ const library = [
   'lib/cuda/index.ts',
 ]
 
+/** The compiler puts a comment of one line behind the member before it, where editors do not take it for the next one's. */
+const docstrings = {
+  name: 'docstrings',
+  generateBundle(_: unknown, bundle: Record<string, { type: string; code?: string }>) {
+    for (const [name, output] of Object.entries(bundle)) {
+      if (/\.d\.[cm]ts$/.test(name)) output.code = output.code?.replaceAll(/; (\/\*\* .* \*\/)$/gm, ';\n  $1')
+    }
+  },
+}
+
 const shared: UserConfig = {
+  plugins: [docstrings],
   outDir: 'dist',
   target: 'node20.17',
   platform: 'node',
