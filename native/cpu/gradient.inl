@@ -1,18 +1,21 @@
-// Stage 4 on one row.
+// Stage 4 on one row: writes factor · e^(x / T) for each logit x.
+
+// Four vectors in step, of which the row has only the first `count` logits: by way of a buffer. `valuesOf` makes values
+// of logits, in place.
+template <typename T, typename Values>
+FPL_SELDOM void gradientOfFew(const T* row, T* out, int64_t count, const Values& valuesOf) {
+  T buffer[4 * kWidth] = {};
+  memcpy(buffer, row, count * sizeof(T));
+  F32 x[4];
+  loadFour(buffer, x);
+  valuesOf(x);
+  putFour<false>(buffer, x);
+  memcpy(out, buffer, count * sizeof(T));
+}
 
 template <bool kStream, typename T, typename Values>
 void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const Values& valuesOf) {
   constexpr int64_t kStep = 4 * kWidth;
-  // The ends of the span, where no full step fits: through a buffer.
-  const auto few = [&](int64_t from, int64_t count) {
-    T buffer[kStep] = {};
-    memcpy(buffer, row + from, count * sizeof(T));
-    F32 x[4];
-    loadFour(buffer, x);
-    valuesOf(x);
-    putFour<false>(buffer, x);
-    memcpy(out + from, buffer, count * sizeof(T));
-  };
   int64_t i = begin;
   if (kStream) {
     // Streaming stores fill whole cache lines.
@@ -20,7 +23,7 @@ void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const Values
     int64_t head = int64_t(-(reinterpret_cast<uintptr_t>(out + i) / sizeof(T)) & (kLine - 1));
     for (head = head < end - i ? head : end - i; head > 0;) {
       const int64_t count = head < kStep ? head : kStep;
-      few(i, count);
+      gradientOfFew(row + i, out + i, count, valuesOf);
       i += count;
       head -= count;
     }
@@ -32,7 +35,7 @@ void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const Values
     valuesOf(x);
     putFour<kStream>(out + i, x);
   }
-  if (i < end) few(i, end - i);
+  if (i < end) gradientOfFew(row + i, out + i, end - i, valuesOf);
 }
 
 template <typename T, bool kStream>

@@ -1,9 +1,13 @@
-// Stage 1 on one row: blocks of logits are added to its state.
+// Stage 1 on one row: adds the logits to the row's state, a block at a time.
+//
+//   updateRow      goes over the blocks and gives the state a unit, and a larger one when a block needs it
+//   sumInUnit      sums a block: sumInReach does nearly all of them, sumAny the others
+//   Block          a block as spans, in which the label and the filler of a last tile are hidden
 
-// The sum of a tile's four vectors.
+// The sum of four vectors of the same lanes.
 inline F32 sumOf(const F32 (&v)[4]) { return add(add(v[0], v[1]), add(v[2], v[3])); }
 
-// kLanes float64 sums of logits of type T, added to from float32 vectors a lane at a time.
+// The float64 sums of the lanes. The type of the logits says which lanes a vector has.
 template <typename T>
 struct LaneSums {
   F64 lanes[2 * kVectors];
@@ -23,6 +27,7 @@ struct LaneSums {
     add(v, values);
   }
 
+  // Adds the lanes up: halves onto halves.
   double total() const {
     double lane[kLanes];
     for (int64_t v = 0; v < kVectors; ++v) {
@@ -38,8 +43,9 @@ struct LaneSums {
   }
 };
 
-// A block of a row as spans of whole tiles: in place, but for the tile with the label and one that the row does not
-// fill, which are copied so that something can be hidden in them.
+// A block of a row as spans of whole tiles. They are in place, but for the tile with the label and a last tile that the
+// row does not fill. Of those two the spans have copies, and in the copies `hide` puts a value in the place of the
+// label and of the filler.
 template <typename T>
 class Block {
  public:
@@ -73,6 +79,7 @@ class Block {
 
   const Span* begin() const { return spans_; }
   const Span* end() const { return spans_ + spanCount_; }
+  // The label is all there is.
   bool allHidden() const { return label_ && count_ == 1; }
 
   void hide(float value) {
@@ -102,15 +109,16 @@ class Block {
   alignas(64) T copies_[2][kTile];
 };
 
+// What a block adds to the RowState fields of these names.
 struct BlockSums {
   double sum = 0, weighted = 0, squares = 0;
 };
 
-// Any block. 2^peak units is the block's largest e, so that the logarithms that count are small and the entropy keeps
-// its digits.
+// Sums any block. The block's largest e is about 2^peak units. Logarithms are taken relative to it: those that count
+// are then small, and the entropy keeps its digits.
 template <typename T, bool kByProducts>
-BlockSums sumBlock(const Block<T>& block, int32_t peak, const Exp& exp) {
-  const F32 fromPeak = set1(12582912.0f + float(127 + peak));
+BlockSums sumAny(const Block<T>& block, int32_t peak, const Exp& exp) {
+  const F32 fromPeak = set1(kRounding + float(kExponentBias + peak));
   LaneSums<T> sums, weighted, squares;
   for (const auto& span : block) {
     for (int64_t i = 0; i < span.count; i += kTile) {
@@ -135,15 +143,7 @@ BlockSums sumBlock(const Block<T>& block, int32_t peak, const Exp& exp) {
   return out;
 }
 
-// The same for a block like nearly all: no logit further than kReach powers of two below the unit, none much above,
-// none infinite or NaN. Then nothing needs clamping, and 2^n is an addition to the exponent. What each logit's n was is
-// gathered in `seen`, one instruction a vector; false when it was out of reach, and then the sum is meaningless.
-//
-// The coefficients carry a factor of 2^-kReach, so that n + kReach is a small number that is not negative: seven bits.
-// Four vectors go in step: their latencies overlap without waiting for the reordering window to find that out.
-constexpr int32_t kReach = 100;
-
-// Float32 sums of a few tiles, a row of lanes each, on their way to float64.
+// The float32 sums of a few tiles, 16 lanes each, on their way to float64.
 struct TileSums {
   static constexpr int64_t kTiles = 32;
   float tiles[kTiles * kLanes];
@@ -158,14 +158,11 @@ struct TileSums {
   }
 };
 
+// Sums a block all of whose logits are in reach, as they nearly always are; false when they were not, and `out` is then
+// meaningless. `exponent` is the unit's.
 template <typename T, bool kSplit, bool kByProducts>
-bool sumBlockInReach(const Block<T>& block, int32_t peak, const ExpConstants& c, int32_t exponent, BlockSums& out) {
-  constexpr float kDown = 0x1p-100f;
-  const F32 log2e = set1(c.log2e), magic = set1(12582912.0f + float(kReach - exponent));
-  const F32 ln2 = set1(kSplit ? -c.ln2High : -c.ln2), ln2Low = set1(-c.ln2Low);
-  const F32 c0 = set1(kDown), c1 = set1(c.inverse * kDown), c2 = set1(c.c2 * kDown), c3 = set1(c.c3 * kDown);
-  const F32 c4 = set1(c.c4 * kDown), c5 = set1(c.c5 * kDown), c6 = set1(c.c6 * kDown);
-  F32 seen = set1(12582912.0f);
+bool sumInReach(const Block<T>& block, int32_t peak, const ExpConstants& c, int32_t exponent, BlockSums& out) {
+  ReachExp<kSplit> exp(c, exponent);
   LaneSums<T> sums, weighted, squares;
   for (const auto& span : block) {
     const T* tile = span.logits;
@@ -176,38 +173,20 @@ bool sumBlockInReach(const Block<T>& block, int32_t peak, const ExpConstants& c,
       for (int64_t t = 0; t < tiles; ++t, tile += kTile) {
         prefetch(tile, kTile);
         forEachVector([&](auto v) {
-          F32 r[4], n[4], p[4];
+          F32 r[4], n[4], e[4];
           for (int k = 0; k < 4; ++k) r[k] = loadLanes<v>(tile + k * kLanes);
-          for (int k = 0; k < 4; ++k) n[k] = fma(r[k], log2e, magic);
-          inStep(n);
-          for (int k = 0; k < 4; ++k) seen = orBits(seen, n[k]);
-          for (int k = 0; k < 4; ++k) p[k] = sub(n[k], magic);
-          inStep(p);
-          for (int k = 0; k < 4; ++k) r[k] = fma(p[k], ln2, r[k]);
-          inStep(r);
-          if (kSplit) {
-            for (int k = 0; k < 4; ++k) r[k] = fma(p[k], ln2Low, r[k]);
-            inStep(r);
-          }
-          for (int k = 0; k < 4; ++k) p[k] = c6;
-          multiplyAdd(p, r, c5);
-          multiplyAdd(p, r, c4);
-          multiplyAdd(p, r, c3);
-          multiplyAdd(p, r, c2);
-          multiplyAdd(p, r, c1);
-          multiplyAdd(p, r, c0);
-          for (int k = 0; k < 4; ++k) p[k] = timesPower(p[k], n[k]);
-          tileSums.put(t, v, p);
+          exp(r, n, e);
+          tileSums.put(t, v, e);
           if (kByProducts) {
             // log(e / 2^peak) = (n - peak) ln 2 + r / T, n in units
-            for (int k = 0; k < 4; ++k) n[k] = sub(n[k], set1(12582912.0f + float(kReach + peak)));
+            for (int k = 0; k < 4; ++k) n[k] = sub(n[k], set1(kRounding + float(kReach + peak)));
             inStep(n);
             for (int k = 0; k < 4; ++k) n[k] = fma(n[k], set1(float(kLn2)), mul(r[k], set1(c.inverse)));
             inStep(n);
-            for (int k = 0; k < 4; ++k) n[k] = mul(n[k], p[k]);
-            for (int k = 0; k < 4; ++k) p[k] = mul(p[k], p[k]);
+            for (int k = 0; k < 4; ++k) n[k] = mul(n[k], e[k]);
+            for (int k = 0; k < 4; ++k) e[k] = mul(e[k], e[k]);
             tileWeighted.put(t, v, n);
-            tileSquares.put(t, v, p);
+            tileSquares.put(t, v, e);
           }
         });
       }
@@ -218,7 +197,7 @@ bool sumBlockInReach(const Block<T>& block, int32_t peak, const ExpConstants& c,
       }
     }
   }
-  // What one constant for ln 2 leaves in every e: the same factor, and its logarithm in every log e.
+  // One constant for T ln 2 leaves the same factor in every e, and its logarithm in every log e.
   const double error = kSplit ? 0 : exponent * c.ln2Error, factor = 1 - error;
   const double sum = sums.total();
   out.sum = factor * sum;
@@ -226,15 +205,10 @@ bool sumBlockInReach(const Block<T>& block, int32_t peak, const ExpConstants& c,
     out.weighted = factor * (weighted.total() + (peak * kLn2 - error) * sum);
     out.squares = factor * factor * squares.total();
   }
-  float lanes[kWidth];
-  store(lanes, seen);
-  for (int64_t i = 0; i < kWidth; ++i) {
-    if ((bitsOf(lanes[i]) & ~0x7fu) != bitsOf(12582912.0f)) return false;
-  }
-  return true;
+  return exp.allInReach();
 }
 
-// NaN is skipped: it shows in the sums.
+// The largest of `count` logits. NaN is skipped: it shows in the sums.
 template <typename T>
 float maximumOf(const T* tiles, int64_t count) {
   F32 maxima[4], x[4];
@@ -261,11 +235,12 @@ float maximumOf(const Block<T>& block) {
   return maximum;
 }
 
-// A block whose sum is beyond this many units out of reach would have those after it done twice, too.
+// A block with a larger sum than this, in units, gets a larger unit. In the old one, blocks after it would be out of
+// reach, too, and each of them would be summed twice.
 constexpr double kOutgrown = 0x1p26;
 
-// False when the unit is too small for the block, or the block holds NaN or +inf. `maximum` is the block's, and matters
-// for the by-products alone.
+// Sums a block. False when the unit is too small for it, or when the block holds NaN or +inf. `maximum` is the block's
+// and is used for the by-products alone.
 template <typename T, bool kByProducts>
 bool sumInUnit(Block<T>& block, float maximum, const ExpConstants& constants, Unit unit, BlockSums& out) {
   int32_t peak = 0;
@@ -274,16 +249,15 @@ bool sumInUnit(Block<T>& block, float maximum, const ExpConstants& constants, Un
     if (fabs(log) < 100) peak = int32_t(rint(log * kLog2e));
   }
   if (constants.inReach && unit.base == 0) {
-    // What is hidden must be in reach too: 2^-96 of a unit is below the last bit of any sum.
+    // The hidden values must be in reach, too. They are 2^-96 units, which is below the last bit of any sum.
     block.hide(float((unit.exponent - kReach + 4) * constants.unitLog));
-    const auto sum = F32::kFused && constants.oneConstant ? sumBlockInReach<T, false, kByProducts>
-                                                          : sumBlockInReach<T, true, kByProducts>;
+    const auto sum =
+        F32::kFused && constants.oneConstant ? sumInReach<T, false, kByProducts> : sumInReach<T, true, kByProducts>;
     const bool inReach = sum(block, peak, constants, unit.exponent, out);
     block.hide(-INFINITY);
     if (inReach) return true;
   }
-  const Exp exp(constants, unit);
-  out = sumBlock<T, kByProducts>(block, peak, exp);
+  out = sumAny<T, kByProducts>(block, peak, Exp(constants, unit));
   return out.sum < kOutgrown;
 }
 
@@ -298,14 +272,14 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
     float maximum = -INFINITY;
     if (kByProducts) maximum = maximumOf(block);
     if (state.empty()) {
-      // A tile's maximum is near enough for a unit, nearly always.
+      // The maximum of the first tile is near enough for a unit, nearly always.
       float near = maximumOf(block.begin()->logits, kTile);
       if (near == -INFINITY) near = maximumOf(block);
       state.unit = unitFor(near, constants.inverseTemperature);
     }
     BlockSums sums;
     while (!sumInUnit<T, kByProducts>(block, maximum, constants, state.unit, sums)) {
-      // In a unit of its own the block is not too large; if that is what it had, it holds NaN or +inf.
+      // In a unit of its own, no block is too large. A block that had that unit already holds NaN or +inf.
       maximum = maximumOf(block);
       const Unit unit = unitFor(maximum, constants.inverseTemperature);
       if (!(maximum < INFINITY) || (unit.base == state.unit.base && unit.exponent == state.unit.exponent)) {

@@ -1,7 +1,10 @@
 // Vectors of logits: how they are loaded and stored, and which lanes a vector has.
 
-// Four vectors that are to be worked on in step: no code, but a compiler that would rather finish one after the other
-// has to have all four before it goes on.
+// The same 32 bits in every lane.
+inline F32 set1Bits(uint32_t bits) { return set1(floatOf(bits)); }
+
+// Keeps four vectors in step. It is no code. A compiler that would rather finish one vector after the other has to have
+// all four before it goes on.
 inline void inStep(F32 (&x)[4]) {
 #if defined(FPL_EMULATED)
   (void)x;  // not registers
@@ -20,9 +23,10 @@ inline void multiplyAdd(F32 (&p)[4], const F32 (&x)[4], F32 c) {
   inStep(p);
 }
 
-// bfloat16 comes and goes in pairs, the even elements in one vector and the odd ones in another: 32 bits hold one of
-// each, and both are floats but for a shift or a mask.
-inline F32 upperHalves() { return set1(floatOf(0xffff0000u)); }
+// bfloat16 is loaded and stored in pairs. 32 bits hold an even element in their lower half and an odd one in their
+// upper half. A shift makes a float of the one and a mask makes a float of the other, so a load gives two vectors: the
+// even elements and the odd ones.
+inline F32 upperHalves() { return set1Bits(0xffff0000u); }
 
 inline void loadPairs(const BFloat16* p, F32& even, F32& odd) {
   const F32 pairs = load(reinterpret_cast<const float*>(p));
@@ -32,16 +36,16 @@ inline void loadPairs(const BFloat16* p, F32& even, F32& odd) {
 
 // Rounded to nearest even, in the upper half of the bits; x is not NaN.
 inline F32 roundToBFloat16(F32 x) {
-  const F32 odd = andBits(bitsDown<16>(x), set1(floatOf(1)));
-  return addBits(addBits(x, set1(floatOf(0x7fff))), odd);
+  const F32 odd = andBits(bitsDown<16>(x), set1Bits(1));
+  return addBits(addBits(x, set1Bits(0x7fff)), odd);
 }
 
 inline F32 toPairs(F32 even, F32 odd) {
   return orBits(bitsDown<16>(roundToBFloat16(even)), andBits(roundToBFloat16(odd), upperHalves()));
 }
 
-// A tile is four times kLanes logits; vector v has these lanes of each. Where it takes several vectors to hold the
-// lanes, those of bfloat16 are even or odd ones, as they come in pairs.
+// Which lanes vector v has: kWidth neighbours. Where it takes several vectors to hold all lanes, bfloat16 comes in
+// pairs: then two vectors share 2 · kWidth neighbours, and one has the even lanes and the other the odd ones.
 template <typename T>
 constexpr bool kLanesInPairs = false;
 template <>
@@ -73,7 +77,7 @@ inline void forEachVector(const Work& work) {
   forEachOf(work, std::make_integer_sequence<int64_t, kVectors>());
 }
 
-// Four vectors of neighbours, to be put back as they came; stored, they are not NaN.
+// Four vectors of neighbours. putFour stores them in the order in which loadFour loads them; none of them may be NaN.
 template <typename T>
 inline void loadFour(const T* p, F32 (&x)[4]) {
   for (int k = 0; k < 4; ++k) x[k] = load(p + k * kWidth);
@@ -95,8 +99,8 @@ inline void putFour(BFloat16* p, const F32 (&x)[4]) {
   }
 }
 
-// Fetches ahead of a sweep, which the hardware's own prefetching follows too closely when a core waits for memory a
-// third of the time. Past the end of the row lies the next one; past the last row, a prefetch of nothing does nothing.
+// Fetches logits ahead of the loop. The hardware's own prefetcher stays so close before the loop that a core waits for
+// memory a third of the time. Behind the end of a row lies the next row; behind the last row, a prefetch has no effect.
 constexpr int64_t kAhead = 4096;  // bytes
 
 template <typename T>
