@@ -1,19 +1,30 @@
 /**
- * The published JavaScript: ESM and CommonJS with their types, one file per file of lib/.
+ * The published JavaScript: ESM and CommonJS with their types, one file per file of lib/. The command line is ESM alone, as
+ * nothing loads it with `require`.
  */
-import { defineConfig } from 'tsdown'
+import { defineConfig, type UserConfig } from 'tsdown'
 import { recordSources } from './scripts/shipped.mjs'
 
-export default defineConfig({
-  entry: [
-    'lib/index.ts',
-    'lib/adapters/*/index.ts',
-    'lib/data/index.ts',
-    'lib/metrics/index.ts',
-    'lib/cuda/index.ts',
-    'lib/cli/index.ts',
-  ],
-  format: ['esm', 'cjs'],
+const library = [
+  'lib/index.ts',
+  'lib/adapters/*/index.ts',
+  'lib/data/index.ts',
+  'lib/metrics/index.ts',
+  'lib/cuda/index.ts',
+]
+
+/** The compiler puts a comment of one line behind the member before it, where editors do not take it for the next one's. */
+const docstrings = {
+  name: 'docstrings',
+  generateBundle(_: unknown, bundle: Record<string, { type: string; code?: string }>) {
+    for (const [name, output] of Object.entries(bundle)) {
+      if (/\.d\.[cm]ts$/.test(name)) output.code = output.code?.replaceAll(/; (\/\*\* .* \*\/)$/gm, ';\n  $1')
+    }
+  },
+}
+
+const shared: UserConfig = {
+  plugins: [docstrings],
   outDir: 'dist',
   target: 'node20.17',
   platform: 'node',
@@ -24,9 +35,21 @@ export default defineConfig({
   clean: true,
   // By which scripts/check-package.mjs knows a dist that is older than its sources.
   onSuccess: () => recordSources('dist', ['dist'], 'dist'),
-  // What the page of `plot` is made of; uPlot comes along so that users need not install it.
-  copy: [
-    { from: ['lib/cli/plot/page/*', 'node_modules/uplot/dist/uPlot.{iife.min.js,min.css}'], to: 'dist/cli/plot/page' },
-    { from: 'node_modules/uplot/LICENSE', to: 'dist/cli/plot/page', rename: 'uPlot.LICENSE' },
-  ],
-})
+}
+
+export default defineConfig([
+  {
+    ...shared,
+    entry: [...library, 'lib/cli/index.ts'],
+    format: 'esm',
+    // What the page of `plot` is made of; uPlot comes along so that users need not install it.
+    copy: [
+      {
+        from: ['lib/cli/plot/page/*', 'node_modules/uplot/dist/uPlot.{iife.min.js,min.css}'],
+        to: 'dist/cli/plot/page',
+      },
+      { from: 'node_modules/uplot/LICENSE', to: 'dist/cli/plot/page', rename: 'uPlot.LICENSE' },
+    ],
+  },
+  { ...shared, entry: library, format: 'cjs' },
+])

@@ -99,6 +99,9 @@ export interface LossTerm {
   labelSmoothing: number
 }
 
+/** The most terms that a sum has. */
+export const MOST_TERMS = 32
+
 /** The constants of the losses. */
 export interface LossConfig {
   terms: readonly LossTerm[]

@@ -73,7 +73,8 @@ step('native tests, ThreadSanitizer', () => {
 if (!quick) {
   step('native tests, valgrind', () => {
     const checks = ['--quiet', '--error-exitcode=9', '--leak-check=full', '--fair-sched=yes']
-    run('valgrind', [...checks, buildNative('valgrind', 'unit', '-O1 -g -DFPL_DEBUG'), '--examples', '20'])
+    const program = buildNative('valgrind', 'unit', '-O1 -g -DFPL_DEBUG')
+    run('valgrind', [...checks, program, '--examples', '20', '--memory-only'])
   })
 }
 

@@ -10,13 +10,13 @@ import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/ada
 import * as tfjs from '../lib/adapters/tfjs/index.js'
 import { PAIRED_OPTIONS } from '../lib/call/paired-call.js'
 import { RUN_OPTIONS } from '../lib/call/run.js'
-import { TOKEN_OPTIONS } from '../lib/call/tokens.js'
 import {
   fusedLinearPreferenceLossSync,
   fusedPreferenceLossSync,
   linearSequenceLogProbsSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
+import { TOKEN_OPTIONS } from '../lib/options/token-options.js'
 import { liveBuffers } from './jax-buffers.js'
 import { gaussian, random } from './support.js'
 

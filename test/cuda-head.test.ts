@@ -11,7 +11,8 @@ import {
   getBackends,
   linearSequenceLogProbsSync,
 } from '../lib/index.js'
-import type { DType, FusedLinearOptions, HeadGradients, HeadWeight, Hidden, TokenOptions } from '../lib/types/index.js'
+import type { FusedLinearOptions, TokenOptions } from '../lib/options/index.js'
+import type { DType, HeadGradients, HeadWeight, Hidden } from '../lib/types/index.js'
 import { bytes, CUDA, DIST, DTYPES, decode, encode, gaussian, OUTPUTS, random, storage } from './support.js'
 
 const onHost = !process.env.FPL_TEST_GPU

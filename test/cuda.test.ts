@@ -12,7 +12,8 @@ import {
   preferenceLossSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { DeviceMemory, DType, FusedOptions, Logits, PreferenceLoss } from '../lib/types/index.js'
+import type { FusedOptions } from '../lib/options/index.js'
+import type { DeviceMemory, DType, Logits, PreferenceLoss } from '../lib/types/index.js'
 import { bytes, CUDA, DIST, DTYPES, encode, gaussian, OUTPUTS, random, storage } from './support.js'
 
 const CUDA_DIST = new URL('./cuda/index.mjs', DIST)

@@ -10,7 +10,8 @@ import {
   preferenceLossSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { DType, FusedOptions, FusedPreferenceLoss, Logits, SequenceOptions } from '../lib/types/index.js'
+import type { FusedOptions, SequenceOptions } from '../lib/options/index.js'
+import type { DType, FusedPreferenceLoss, Logits } from '../lib/types/index.js'
 import {
   bytes,
   DTYPES,

@@ -4,7 +4,8 @@
  */
 import { describe, expect, test } from 'vitest'
 import { fusedPreferenceLossSync, getBackends, sequenceLogProbsSync } from '../lib/index.js'
-import type { DType, Logits, SequenceLogProbs, SequenceOptions } from '../lib/types/index.js'
+import type { SequenceOptions } from '../lib/options/index.js'
+import type { DType, Logits, SequenceLogProbs } from '../lib/types/index.js'
 import {
   bytes,
   DTYPES,

@@ -15,19 +15,21 @@ import {
 } from '../lib/index.js'
 import type {
   FusedLinearUnpairedOptions,
-  FusedLinearUnpairedPreferenceLoss,
   FusedOptions,
   FusedUnpairedOptions,
+  PreferenceOptions,
+  SequenceOptions,
+  TokenOutput,
+  UnpairedPreferenceOptions,
+} from '../lib/options/index.js'
+import type {
+  FusedLinearUnpairedPreferenceLoss,
   FusedUnpairedPreferenceLoss,
   Labels,
   Logits,
-  PreferenceOptions,
   PreferencePairs,
-  SequenceOptions,
-  TokenOutput,
   TokenOutputs,
   UnpairedPreferenceLoss,
-  UnpairedPreferenceOptions,
   UnpairedSequences,
 } from '../lib/types/index.js'
 import { element, type LogitsSpec, logitsOf } from './golden/inputs.js'

@@ -12,7 +12,8 @@ import {
   sequenceLogProbs,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { FusedOptions, Labels, Logits } from '../lib/types/index.js'
+import type { FusedOptions } from '../lib/options/index.js'
+import type { Labels, Logits } from '../lib/types/index.js'
 import { TARGETS } from './support.js'
 
 const [batch, time, vocab] = [2, 3, 40]
@@ -60,7 +61,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     const other = changing({ logits: model }, 'logits', policy)
     const gradient = model.data as Float32Array
     expect(() => fusedPreferenceLossSync(policy, labels, { reference: other, gradient, ...run })).toThrow(
-      'options.gradient would overwrite options.reference.logits: they share memory',
+      'options.gradient would overwrite options.reference.logits.data: they share memory',
     )
     expect(gradient).toEqual(elements())
   })

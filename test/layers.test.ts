@@ -16,7 +16,7 @@ const LIBRARY = [
   ['functions'],
   ['call'],
   ['backends'],
-  ['job'],
+  ['job', 'options'],
   ['check'],
   ['errors', 'types'],
 ]

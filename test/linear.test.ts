@@ -11,16 +11,8 @@ import {
   linearSequenceLogProbsSync,
   preferenceLossSync,
 } from '../lib/index.js'
-import type {
-  DType,
-  FusedLinearOptions,
-  FusedLinearPreferenceLoss,
-  HeadWeight,
-  Hidden,
-  LossOptions,
-  LossType,
-  TokenOptions,
-} from '../lib/types/index.js'
+import type { FusedLinearOptions, LossOptions, TokenOptions } from '../lib/options/index.js'
+import type { DType, FusedLinearPreferenceLoss, HeadWeight, Hidden, LossType } from '../lib/types/index.js'
 import {
   DTYPES,
   decode,

@@ -5,8 +5,8 @@
 import { describe, expect, test } from 'vitest'
 import type { Constants, PairBatch } from '../lib/backends/js/losses.js'
 import { LOSSES } from '../lib/backends/js/losses.js'
-import { DEFAULTS, TAKERS } from '../lib/call/loss-constants.js'
 import { preferenceLossSync } from '../lib/index.js'
+import { lossOptions, TAKERS } from '../lib/options/loss-options.js'
 import { LOSS_TYPES } from './support.js'
 
 const BATCH: PairBatch = {
@@ -27,6 +27,14 @@ const CONSTANTS: Constants = {
   average: false,
   labelSmoothing: 0.1,
 } as Constants
+/** What each is when it is not given: as good as nothing to a loss that does not take it. */
+const DEFAULTS = {
+  labelSmoothing: lossOptions.labelSmoothing.byDefault,
+  gamma: lossOptions.gamma.byDefault,
+  rewardShift: lossOptions.rewardShift.byDefault,
+  discopopTau: lossOptions.discopopTau.byDefault,
+  alpha: lossOptions.alpha.byDefault,
+}
 const OTHER = { labelSmoothing: 0.2, gamma: 0.9, rewardShift: 0.4, discopopTau: 0.3 } as const
 
 describe.each(Object.keys(TAKERS) as (keyof typeof TAKERS)[])('%s', (name) => {

@@ -10,7 +10,8 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { preferenceBatches } from '../lib/data/index.js'
 import { fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
 import { appendMetrics, type StepOptions, stepMetrics } from '../lib/metrics/index.js'
-import type { FusedOptions, Labels } from '../lib/types/index.js'
+import type { FusedOptions } from '../lib/options/index.js'
+import type { Labels } from '../lib/types/index.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'fused-preference-loss-metrics-'))
 afterAll(() => rmSync(folder, { recursive: true }))

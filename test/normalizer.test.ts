@@ -3,9 +3,10 @@
  * parts' losses and gradients add up to those of the whole. Every backend and instruction set, every loss that can.
  */
 import { describe, expect, test } from 'vitest'
-import { TAKERS } from '../lib/call/loss-constants.js'
 import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
-import type { FusedOptions, LossType, Normalizer, PreferencePairs, WeightedLoss } from '../lib/types/index.js'
+import type { FusedOptions } from '../lib/options/index.js'
+import { TAKERS } from '../lib/options/loss-options.js'
+import type { LossType, Normalizer, PreferencePairs, WeightedLoss } from '../lib/types/index.js'
 import { LOSS_TYPES, logitsOf, random, TARGETS, values } from './support.js'
 
 const SORTING: readonly LossType[] = ['aot', 'aot_unpaired']

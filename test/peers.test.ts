@@ -6,7 +6,8 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { preferenceLossSync } from '../lib/index.js'
-import type { PreferenceLoss, PreferenceOptions, PreferencePairs } from '../lib/types/index.js'
+import type { PreferenceOptions } from '../lib/options/index.js'
+import type { PreferenceLoss, PreferencePairs } from '../lib/types/index.js'
 import { TARGETS } from './support.js'
 
 type Pairs = Record<keyof PreferencePairs, number[]>

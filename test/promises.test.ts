@@ -20,7 +20,8 @@ import {
   sequenceLogProbsSync,
 } from '../lib/index.js'
 import type { Job } from '../lib/job.js'
-import type { FusedOptions, Logits, SequenceOptions } from '../lib/types/index.js'
+import type { FusedOptions, SequenceOptions } from '../lib/options/index.js'
+import type { Logits } from '../lib/types/index.js'
 import { bytes, CUDA, DIST, gaussian, NATIVE, OUTPUTS, random, TARGETS } from './support.js'
 
 /** Numbers that are quick to make, and of which no loss is trivial. */

@@ -4,19 +4,18 @@
  */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { TAKERS } from '../lib/call/loss-constants.js'
 import { fusedPreferenceLossSync, preferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
+import type { LossOptions, TokenOutput } from '../lib/options/index.js'
+import { TAKERS } from '../lib/options/loss-options.js'
 import type {
   FDivergence,
   Logits,
-  LossOptions,
   LossType,
   Normalizer,
   PreferenceLoss,
   PreferencePairs,
   RunOptions,
   SequenceLogProbs,
-  TokenOutput,
   WeightedLoss,
 } from '../lib/types/index.js'
 import {

@@ -13,7 +13,8 @@ import {
   sequenceLogProbs,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { FusedOptions, Logits, TokenOptions } from '../lib/types/index.js'
+import type { FusedOptions, TokenOptions } from '../lib/options/index.js'
+import type { Logits } from '../lib/types/index.js'
 import { CUDA, gaussian, OUTPUTS, random, TARGETS } from './support.js'
 
 const [batch, time, vocab, width] = [4, 14, 11, 3]

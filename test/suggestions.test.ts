@@ -4,11 +4,11 @@
  */
 import { describe, expect, test } from 'vitest'
 import { HEAD_GRADIENT_OPTIONS } from '../lib/call/head-gradients.js'
-import { LOSS_OPTIONS } from '../lib/call/loss-options.js'
 import { PAIRED_OPTIONS } from '../lib/call/paired-call.js'
 import { optionsObject, unknownName } from '../lib/check/options.js'
 import { OPTIONS, optionHint, VALUES, valueHint } from '../lib/check/suggestions.js'
 import { fusedPreferenceLossSync, linearSequenceLogProbsSync, preferenceLossSync } from '../lib/index.js'
+import { LOSS_OPTIONS } from '../lib/options/loss-options.js'
 import { DTYPES, LOSS_TYPES, OUTPUTS } from './support.js'
 
 const FUSED: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, 'gradient', 'zeroInactive'])

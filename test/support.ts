@@ -7,7 +7,8 @@ import { fileURLToPath } from 'node:url'
 import { LOSSES } from '../lib/backends/js/losses.js'
 import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from '../lib/backends/js/numbers.js'
 import { getBackends } from '../lib/index.js'
-import type { DType, Labels, Logits, LossType, RunOptions, TokenOptions, TokenOutput } from '../lib/types/index.js'
+import type { TokenOptions, TokenOutput } from '../lib/options/index.js'
+import type { DType, Labels, Logits, LossType, RunOptions } from '../lib/types/index.js'
 
 /** The built package, which child processes and workers import. */
 export const DIST = new URL('../dist/index.mjs', import.meta.url)

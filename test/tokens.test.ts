@@ -4,7 +4,7 @@
 import { describe, expect, test } from 'vitest'
 import { tokensOf } from '../lib/call/tokens.js'
 import type { Rows } from '../lib/job.js'
-import type { TokenOptions } from '../lib/types/index.js'
+import type { TokenOptions } from '../lib/options/index.js'
 
 function rows(batch: number, time: number, vocab = 10): Rows {
   const data = new Float32Array(0)

@@ -2,23 +2,12 @@
  * The gradients of an output layer: which are wanted, and where they go.
  */
 
-import { DeviceBuffer } from '../backends/cuda/buffer.js'
-import { type DeviceRange, deviceRange, isDeviceMemory, rangesOverlap } from '../backends/cuda/memory.js'
-import {
-  checkNoOverlap,
-  checkView,
-  type NamedArray,
-  type View,
-  viewKind,
-  type Watched,
-  watch,
-} from '../check/arrays.js'
+import type { NamedArray, Watched } from '../check/arrays.js'
 import { flag, optionsObject } from '../check/options.js'
-import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
+import { invalidType, invalidValue } from '../errors.js'
 import type { Head, HeadGradientStage } from '../job.js'
 import type { DeviceMemory, HeadGradientOptions, HeadGradientRequest, HeadGradients } from '../types/index.js'
 import type { HeadSource } from './head.js'
-import { elements } from './tensor.js'
 
 /** The names of {@link HeadGradientOptions}. */
 export const HEAD_GRADIENT_OPTIONS = ['accumulate', 'zeroInactive'] as const
@@ -31,9 +20,10 @@ const REQUEST: ReadonlySet<string> = new Set(PARTS)
 export interface HeadDestinations {
   stage: Pick<HeadGradientStage, Part | 'accumulate' | 'skipInactive'>
   gradients: HeadGradients
-  watched: Watched[]
-  /** All arrays of the call, the destinations included. */
-  arrays: NamedArray[]
+  /** The destinations. */
+  arrays: readonly NamedArray[]
+  /** The caller's among them, in host memory. */
+  watched: readonly Watched[]
 }
 
 /**
@@ -43,7 +33,7 @@ export interface HeadDestinations {
 export function headDestinations(
   request: unknown,
   name: string,
-  { head, rows, hidden, range, arrays }: HeadSource,
+  { head, rows, hidden, range, memory, arrays }: HeadSource,
   { accumulate, zeroInactive }: HeadGradientOptions,
   callers: readonly NamedArray[],
 ): HeadDestinations | undefined {
@@ -60,34 +50,33 @@ export function headDestinations(
   const { vocab } = rows
   const width = head.hidden.vocab
   const sizes = { hidden: head.hidden.batch * head.hidden.time * width, weight: vocab * width, bias: vocab }
-  const taken: NamedArray[] = [...arrays, ...callers]
+  const others: readonly NamedArray[] = [...arrays, ...callers]
+  const destinations: NamedArray[] = []
   const gradients: HeadGradients = {}
   // New memory of a GPU is not zero.
   const zeroed = zeros || (range !== undefined && wanted.hidden === true)
   const stage: HeadDestinations['stage'] = { accumulate: adds, skipInactive: !zeroed }
   const watched: Watched[] = []
-  const allocated: Part[] = []
-  for (const part of PARTS) {
-    const value = wanted[part]
-    if (value === undefined) continue
+  const put = (part: Part, value: unknown) => {
     const partName = `${name}.${part}`
-    if (value === true) {
-      allocated.push(part)
-      continue
-    }
-    stage[part] = destination(value, partName, sizes[part], range, taken)
-    taken.push([partName, value])
-    if (typeof stage[part] === 'object') watched.push(watch(partName, stage[part]))
-    addResult(gradients, part, value, hidden.shape, head, vocab)
+    const output = {
+      name: partName,
+      dtype: 'float32',
+      length: sizes[part],
+      besides: 'a boolean',
+      like: 'hidden is',
+    } as const
+    const written = memory.output(value, output, [...others, ...destinations])
+    stage[part] = written.memory as Float32Array | bigint
+    destinations.push([partName, written.data])
+    watched.push(...written.watched)
+    addResult(gradients, part, written.data as Float32Array | DeviceMemory, hidden.shape, head, vocab)
   }
   // New ones when nothing can be refused any more.
-  for (const part of allocated) {
-    const value = allocate(sizes[part], `${name}.${part}`, range)
-    stage[part] = value instanceof Float32Array ? value : deviceRange(value, name, 4).address
-    taken.push([`${name}.${part}`, value])
-    addResult(gradients, part, value, hidden.shape, head, vocab)
-  }
-  return given.length + allocated.length === 0 ? undefined : { stage, gradients, watched, arrays: taken }
+  const allocated = PARTS.filter((part) => wanted[part] === true)
+  for (const part of given) put(part, wanted[part])
+  for (const part of allocated) put(part, true)
+  return given.length + allocated.length === 0 ? undefined : { stage, gradients, watched, arrays: destinations }
 }
 
 /** What is asked for, `false` left out. */
@@ -109,56 +98,14 @@ function partsOf(request: unknown, name: string, head: Head): Partial<Record<Par
   return parts
 }
 
-function destination(
-  value: object,
-  name: string,
-  length: number,
-  range: DeviceRange | undefined,
-  taken: readonly NamedArray[],
-): Float32Array | bigint {
-  if (range) {
-    if (!isDeviceMemory(value)) throw invalidType(name, 'a boolean or device memory, as hidden is', value)
-    const out = deviceRange(value, name, 4)
-    if (out.device !== range.device) {
-      throw invalidValue(name, `is on device ${out.device}, and hidden on device ${range.device}`)
-    }
-    for (const [otherName, other] of taken) {
-      if (isDeviceMemory(other) && rangesOverlap(out, deviceRange(other, otherName, 1))) {
-        throw invalidValue(name, `would overwrite ${otherName}: they share memory`)
-      }
-    }
-    if (out.byteLength < 4 * length) {
-      throw shapeMismatch(name, `must have ${4 * length} bytes of float32; got ${out.byteLength}`)
-    }
-    return out.address
-  }
-  if (isDeviceMemory(value)) throw invalidType(name, 'in host memory, as hidden is', value)
-  if (viewKind(value) !== 'Float32Array') throw invalidType(name, 'a boolean or a Float32Array', value)
-  checkView(value as View, name)
-  const view = elements(value as Float32Array) as Float32Array
-  checkNoOverlap(name, view, taken)
-  if (view.length !== length) throw shapeMismatch(name, `must have ${length} elements; got ${view.length}`)
-  return view
-}
-
-function allocate(length: number, name: string, range: DeviceRange | undefined): Float32Array | DeviceBuffer {
-  if (range) return new DeviceBuffer(4 * length, { device: range.device })
-  try {
-    return new Float32Array(length)
-  } catch {
-    throw outOfRange(name, 'an array where memory is short', `no memory for ${length} elements`)
-  }
-}
-
 function addResult(
   gradients: HeadGradients,
   part: Part,
-  value: object,
+  data: Float32Array | DeviceMemory,
   hiddenShape: readonly number[],
   { hidden, weight }: Head,
   vocab: number,
 ): void {
-  const data = value as Float32Array | DeviceMemory
   if (part === 'bias') gradients.gradBias = data
   else if (part === 'hidden') gradients.gradHidden = { data, shape: hiddenShape.slice(), dtype: 'float32' }
   else {

@@ -4,41 +4,36 @@
  */
 
 import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/cuda/memory.js'
-import { checkView, type NamedArray, type View, viewKind, viewLength, type Watched, watch } from '../check/arrays.js'
+import { checkView, elements, type View, viewKind, viewLength, watch } from '../check/arrays.js'
 import { integer } from '../check/options.js'
 import { describeList, invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
 import type { Head, Matrix, Rows } from '../job.js'
 import type { DeviceMemory, DType, HeadWeight, HostArray } from '../types/index.js'
-import type { LogitsSource } from './forward-stage.js'
-import { ELEMENT_SIZES, elements, elementType, LARGEST_SIZE, type Tensor, tensorOf, watchTensor } from './tensor.js'
+import { ELEMENT_SIZES } from './memory.js'
+import { elementType, LARGEST_SIZE, type LogitsSource, type Tensor, tensorOf } from './tensor.js'
 
 /** A head that has been checked. */
 export interface HeadSource extends LogitsSource {
   head: Head
   hidden: Tensor
-  /** The caller's arrays, none of which a gradient may overwrite. */
-  arrays: NamedArray[]
 }
 
 const NO_LOGITS = new Float32Array(0)
 
 /**
  * Checks hidden states `[batch, time, width]` (packed: `[tokens, width]`), a weight `[vocab, width]` and a bias
- * `[vocab]`; `prefix` goes before their names in errors. Arrays in use meanwhile are added to `watched`.
+ * `[vocab]`; `prefix` goes before their names in errors.
  */
 export function headOf(
   hidden: unknown,
   weight: unknown,
   bias: unknown,
   packed: boolean,
-  watched: Watched[],
   prefix = '',
   biasName = 'options.bias',
 ): HeadSource {
   const rows = tensorOf(hidden, `${prefix}hidden`, packed, 'width')
-  watched.push(...watchTensor(`${prefix}hidden.data`, rows))
   const matrix = weightOf(weight, `${prefix}weight`)
-  if (typeof matrix.matrix.data !== 'bigint') watched.push(watch(`${prefix}weight.data`, matrix.matrix.data))
   const { batch, time, vocab: width } = rows.rows
   if (matrix.width !== width) {
     const wanted = `must be [vocab, ${width}], as hidden has ${width} features`
@@ -55,20 +50,23 @@ export function headOf(
   const head: Head = { hidden: rows.rows, weight: matrix.matrix }
   if (bias !== undefined) {
     head.bias = biasOf(bias, biasName, vocab, matrix.matrix.dtype, rows.range)
-    if (typeof head.bias.data !== 'bigint') watched.push(watch(biasName, head.bias.data))
   }
-  const source: HeadSource = {
+  const watched = [...rows.watched]
+  for (const [name, data] of [
+    [`${prefix}weight.data`, head.weight.data],
+    [biasName, head.bias?.data],
+  ] as const) {
+    if (typeof data === 'object') watched.push(watch(name, data))
+  }
+  return {
     rows: { data: NO_LOGITS, dtype: 'float32', batch, time, vocab, batchStride: time * vocab, timeStride: vocab },
     head,
     hidden: rows,
-    arrays: [
-      [`${prefix}hidden.data`, rows.data],
-      [`${prefix}weight.data`, matrix.data],
-      [biasName, bias],
-    ],
+    range: rows.range,
+    memory: rows.memory,
+    arrays: [...rows.arrays, [`${prefix}weight.data`, matrix.data], [biasName, bias]],
+    watched,
   }
-  if (rows.range) source.range = rows.range
-  return source
 }
 
 interface CheckedWeight {

@@ -6,18 +6,21 @@ import type { NamedArray, Watched } from '../check/arrays.js'
 import { oneOf } from '../check/options.js'
 import { invalidValue } from '../errors.js'
 import type { ForwardStage, Job, LossStage } from '../job.js'
-import type { DeviceMemory, FusedPreferenceLoss, Labels, LossOptions, TokenOptions } from '../types/index.js'
-import { addTokenOutputs, copyTokenOutputs, forwardStage, type LogitsSource } from './forward-stage.js'
-import { LOSS_OPTIONS, type LossPlan, lossOf } from './loss-options.js'
-import { lossResult, lossStage } from './loss-stage.js'
-import { type ModelNames, referenceOf, warnOfMeans, waysOf } from './reference.js'
+import { LOSS_OPTIONS, type LossOptions } from '../options/loss-options.js'
+import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token-options.js'
+import type { DeviceMemory, Labels } from '../types/index.js'
+import { type LossPlan, lossOf } from './losses.js'
+import { type ModelNames, referenceOf, waysOf } from './reference.js'
 import { RUN_OPTIONS } from './run.js'
-import { checkDeviceLabels, TOKEN_OPTIONS, type TokenPlan, tokensOf } from './tokens.js'
+import { forwardStage, lossStage } from './stages.js'
+import type { LogitsSource } from './tensor.js'
+import { type TokenPlan, tokensOf } from './tokens.js'
 
 /** The names of the options that all such calls share. */
 export const PAIRED_OPTIONS = [...TOKEN_OPTIONS, ...LOSS_OPTIONS, ...RUN_OPTIONS, 'reference', 'weighting'] as const
 
 const WEIGHTINGS = ['wpo'] as const
+const REFERENCE = 'options.reference'
 
 /** Options that are looked at here. */
 interface PairedOptions extends TokenOptions, LossOptions {
@@ -28,10 +31,8 @@ interface PairedOptions extends TokenOptions, LossOptions {
 /** How a reference may be given other than as log-probs. */
 export interface ReferenceModel {
   names: ModelNames
-  /** The caller's arrays in it, once it has been checked. */
-  arrays: NamedArray[]
-  /** Checks it. */
-  sourceOf(reference: Record<string, unknown>, name: string, watched: Watched[]): LogitsSource
+  /** Checks it against what the policy's logits come from. */
+  sourceOf(reference: Record<string, unknown>, name: string, policy: LogitsSource, packed: boolean): LogitsSource
 }
 
 /** Stages 1 to 3 of a call that has been checked, and what they will fill. */
@@ -42,30 +43,36 @@ export interface PairedCall {
   job: Job
   /** A loss makes use of log-probs that were given for the reference. */
   compares: boolean
+  /** The caller's arrays but those of the policy; none may be overwritten by a gradient. */
+  arrays(): NamedArray[]
+  /** Those of them that the call uses where they lie. */
+  watched: readonly Watched[]
 }
 
-/** Checks such a call; arrays in use meanwhile are added to `watched`. */
+/** Checks such a call. */
 export function pairedCall(
   source: LogitsSource,
   labels: Labels | DeviceMemory,
   options: PairedOptions,
   model: ReferenceModel,
-  watched: Watched[],
 ): PairedCall {
   const lossPlan = lossOf(options)
   const weighting =
     options.weighting === undefined ? undefined : oneOf(options.weighting, 'options.weighting', WEIGHTINGS, 'wpo')
   const tokenPlan = tokensOf(labels, source.rows, options, true, source.range)
+  const outputs = tokenOptions.outputs.read(options.outputs)
   const { tokens } = tokenPlan
   if (!lossPlan.hasLikelihood) delete tokens.plainWeights
+  const reference = referenceGiven(options.reference, lossPlan, tokenPlan, model.names)
+  const { parts, logProbs } = reference
+  const other = parts && model.sourceOf(parts, REFERENCE, source, tokenPlan.packed)
+  const compared = lossPlan.referenceFree ? undefined : other
   const pairs = tokenPlan.pairs!
   const size = pairs.length / 2
   const sequences = tokens.counts.length
 
-  const policy = forwardStage(source, sequences)
-  addTokenOutputs(policy, options.outputs)
-  const job: Job = { tokens, policy }
-  const loss = addReference(job, options.reference, lossPlan, pairs, model, watched)
+  const policy = forwardStage(source, sequences, outputs)
+  const loss = lossStage(lossPlan.config, size, undefined, undefined, logProbs?.[0], logProbs?.[1])
   loss.pairs = pairs
   if (lossPlan.usesLengths) {
     loss.chosenLengths = new Float64Array(size)
@@ -79,56 +86,39 @@ export function pairedCall(
     policy.logWeights = new Float64Array(sequences)
     loss.pairWeights = new Float64Array(size)
   }
-  job.loss = loss
-  const compares = lossPlan.needsReference !== undefined && job.reference === undefined
-  return { tokenPlan, policy, loss, job, compares }
-}
-
-/** What a call that has run gives to the caller, but for gradients. */
-export function pairedResult({ tokenPlan, policy, loss, compares }: PairedCall): FusedPreferenceLoss {
-  checkDeviceLabels(tokenPlan, policy.logits.vocab)
-  if (compares) {
-    const { counts } = tokenPlan.tokens
-    warnOfMeans(loss, 'options.reference', (side, pair) => counts[loss.pairs![2 * pair + side]])
+  const job: Job = { tokens, policy, loss }
+  if (compared) job.reference = forwardStage(compared, sequences)
+  return {
+    tokenPlan,
+    policy,
+    loss,
+    job,
+    compares: lossPlan.needsReference !== undefined && compared === undefined,
+    arrays: () => [...tokenPlan.arrays(), ...reference.arrays, ...(other?.arrays ?? [])],
+    watched: compared?.watched ?? [],
   }
-  const fused = lossResult(loss) as FusedPreferenceLoss
-  fused.chosenLogProbs = loss.chosen
-  fused.rejectedLogProbs = loss.rejected
-  fused.tokenCounts = tokenPlan.tokens.counts
-  fused.layout = { pairs: tokenPlan.pairs!, shift: tokenPlan.shift }
-  if (tokenPlan.packed) fused.layout.sequenceOffsets = tokenPlan.tokens.offsets
-  copyTokenOutputs(policy, tokenPlan, fused)
-  return fused
 }
 
-/** The loss stage with the reference's log-probs, or with zeros and a forward stage in the job that will fill them. */
-function addReference(
-  job: Job,
-  given: object | undefined,
-  { config, referenceFree, needsReference }: LossPlan,
-  pairs: Int32Array,
-  model: ReferenceModel,
-  watched: Watched[],
-): LossStage {
-  const name = 'options.reference'
-  const size = pairs.length / 2
+/** The reference of a call: its log-probs, or the parts of a model; neither where it has none. */
+interface GivenReference {
+  logProbs?: [chosen: Float64Array, rejected: Float64Array]
+  parts?: Record<string, unknown>
+  arrays: readonly NamedArray[]
+}
+
+function referenceGiven(
+  value: object | undefined,
+  { referenceFree, needsReference }: LossPlan,
+  { tokens, pairs }: TokenPlan,
+  names: ModelNames,
+): GivenReference {
   const needed = needsReference !== undefined
-  if (given === undefined) {
-    if (!needed) return lossStage(config, size)
-    const problem = `is needed by lossType '${needsReference}' (unless referenceFree): ${waysOf(model.names)}`
-    throw invalidValue(name, problem)
+  if (value === undefined) {
+    if (!needed) return { arrays: [] }
+    const problem = `is needed by lossType '${needsReference}' (unless referenceFree): ${waysOf(names)}`
+    throw invalidValue(REFERENCE, problem)
   }
-  const { parts, arrays, logProbs } = referenceOf(given, name, model.names, pairs, job.tokens!, needed)
-  model.arrays.push(...arrays)
-  if (logProbs !== undefined) {
-    if (referenceFree) return lossStage(config, size)
-    return lossStage(config, size, undefined, undefined, logProbs[0], logProbs[1])
-  }
-  const used: Watched[] = []
-  const source = model.sourceOf(parts, name, used)
-  if (!referenceFree) {
-    job.reference = forwardStage(source, job.tokens!.counts.length)
-    watched.push(...used)
-  }
-  return lossStage(config, size)
+  const { parts, arrays, logProbs } = referenceOf(value, REFERENCE, names, pairs!, tokens, needed)
+  if (logProbs === undefined) return { parts, arrays }
+  return referenceFree ? { arrays } : { logProbs, arrays }
 }

@@ -6,7 +6,7 @@ import { type NamedArray, numbers, tokenNumbers } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
 import { warnOnce } from '../check/warn-once.js'
 import { invalidType, invalidValue, outOfRange } from '../errors.js'
-import type { LossStage, Tokens } from '../job.js'
+import type { Tokens } from '../job.js'
 
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
@@ -99,7 +99,7 @@ export function waysOf({ parts }: ModelNames): string {
   return `{ chosen, rejected }, { logProbs } or { ${parts.join(', ')} }`
 }
 
-/** `[P]` log-probs of one side of the pairs (`[B]` of all sequences), and what each is called in messages. */
+/** `[P]` log-probs of one side of the pairs, or `[B]` of all sequences, and what each is called in messages. */
 export interface Side {
   values: Float64Array
   nameOf: (pair: number) => string
@@ -199,40 +199,4 @@ function checkSide({ values, nameOf }: Side, needed: boolean, mayBeNaN: (i: numb
 function isZero(values: Float64Array): boolean {
   for (let i = 0; i < values.length; i++) if (values[i] !== 0) return false
   return true
-}
-
-// Below it a mean is not told from a sum.
-const FEWEST_TOKENS = 8
-
-/**
- * Warns where the policy's log-probs are sums and the reference's look like means over tokens, in every pair of a call
- * that has run, or the other way round. `lengthOf`: the number of active tokens of a pair's chosen (0) or rejected (1)
- * sequence.
- */
-export function warnOfMeans(
-  {
-    chosen,
-    rejected,
-    referenceChosen,
-    referenceRejected,
-    average,
-  }: Pick<LossStage, 'chosen' | 'rejected' | 'referenceChosen' | 'referenceRejected' | 'average'>,
-  name: string,
-  lengthOf: (side: 0 | 1, pair: number) => number,
-): void {
-  let seen = false
-  for (let k = 0; k < 2 * chosen.length; k++) {
-    const pair = k >> 1
-    const side = (k & 1) as 0 | 1
-    const length = lengthOf(side, pair)
-    if (length < FEWEST_TOKENS) continue
-    const ratio = side === 0 ? referenceChosen[pair] / chosen[pair] : referenceRejected[pair] / rejected[pair]
-    const times = average ? ratio / length : ratio * length
-    if (!(times >= 0.5 && times <= 2)) return
-    seen = true
-  }
-  if (!seen) return
-  const [other, own] = average ? ['sums', 'means over tokens'] : ['means over tokens', 'sums']
-  const problem = `${name} looks like ${other}, where the policy's log-probs are ${own}`
-  warnOnce('FUSED_PREFERENCE_LOSS_AVERAGED_REFERENCE', `${problem}: averageLogProb must be the same for both`)
 }

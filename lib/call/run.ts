@@ -16,6 +16,8 @@ export const RUN_OPTIONS = ['backend', 'threads', 'instructionSet', 'stream', 'd
 const BACKENDS = ['auto', 'cuda', 'cpu', 'js'] as const
 const INSTRUCTION_SETS: readonly InstructionSet[] = ['baseline', 'avx2', 'avx512', 'neon']
 const MOST_THREADS = 1024
+const NO_ARRAYS: readonly Watched[] = []
+const NONE = () => []
 const MOST_DEVICES = 1023
 
 /** A backend and what it is told besides the job. */
@@ -24,12 +26,44 @@ export interface Runner {
   settings: RunSettings
 }
 
+/** A call that has been checked. */
+export interface Planned<Result> {
+  job: Job
+  runner: Runner
+  /** The caller's arrays in host memory that the call uses where they lie. */
+  watched: readonly Watched[]
+  /** What the caller gets of the job once it has run. */
+  result(): Result
+}
+
+/** Runs a call off the calling thread; what happened to the caller's arrays meanwhile goes before any other error. */
+export async function run<Result>({ job, runner, watched, result }: Planned<Result>): Promise<Result> {
+  try {
+    await runner.backend.run(job, runner.settings)
+  } finally {
+    checkUnchanged(watched)
+  }
+  return result()
+}
+
+/** Runs a call on the calling thread. */
+export function runSync<Result>({ job, runner, result }: Planned<Result>): Result {
+  runner.backend.runSync(job, runner.settings)
+  return result()
+}
+
 /**
- * Checks the options and picks the backend. Throws the signal's reason when it is aborted already.
+ * Checks the options and picks the backend. Throws the signal's reason when it is aborted already, and refuses arrays that
+ * are not any more what they were when they were checked.
  * `memory`: where the logits lie, when they are in device memory; `arrays`: the caller's, of which the backend keeps those
- * that are there too.
+ * that are there too; `watched`: those that are used where they lie.
  */
-export function runnerOf(options: RunOptions, memory?: DeviceRange, arrays: readonly NamedArray[] = []): Runner {
+export function runnerOf(
+  options: RunOptions,
+  memory?: DeviceRange,
+  arrays: () => readonly NamedArray[] = NONE,
+  watched: readonly Watched[] = NO_ARRAYS,
+): Runner {
   const { threads, instructionSet, stream, device, signal } = options
   const name = oneOf(options.backend, 'options.backend', BACKENDS, 'auto')
   const settings: RunSettings = {
@@ -50,22 +84,19 @@ export function runnerOf(options: RunOptions, memory?: DeviceRange, arrays: read
       throw invalidValue('options.device', `is ${settings.device}, but the logits are on device ${memory.device}`)
     }
     if (stream !== undefined) settings.stream = streamOf(stream, settings.device)
-    settings.needs = [stream, ...arrays.map(([, array]) => array).filter(isDeviceMemory)]
+    settings.needs = [
+      stream,
+      ...arrays()
+        .map(([, array]) => array)
+        .filter(isDeviceMemory),
+    ]
   } else {
     if (stream !== undefined) throw forCuda('options.stream', backend)
     if (device !== undefined) throw forCuda('options.device', backend)
   }
   signal?.throwIfAborted()
+  checkUnchanged(watched)
   return { backend, settings }
-}
-
-/** Runs a job off the calling thread; what happened to the caller's arrays meanwhile goes before any other error. */
-export async function run({ backend, settings }: Runner, job: Job, watched: readonly Watched[]): Promise<void> {
-  try {
-    await backend.run(job, settings)
-  } finally {
-    checkUnchanged(watched)
-  }
 }
 
 function forCuda(name: string, { name: backend }: Backend) {

@@ -2,7 +2,7 @@
  * Labels and token options turned into what each row of the logits predicts, and how rows form sequences.
  */
 
-import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/cuda/memory.js'
+import { type DeviceRange, isDeviceMemory } from '../backends/cuda/memory.js'
 import {
   checkUnchanged,
   checkView,
@@ -14,27 +14,13 @@ import {
   viewLength,
   watch,
 } from '../check/arrays.js'
-import { between, flag, integer, oneOf } from '../check/options.js'
-import { warnOnce } from '../check/warn-once.js'
-import { invalidType, invalidValue, labelOutOfRange, labelsOutOfRange, outOfRange, shapeMismatch } from '../errors.js'
-import type { DeviceLabels, Rows, Tokens } from '../job.js'
-import type { DeviceMemory, Labels, TokenOptions } from '../types/index.js'
+import { invalidType, invalidValue, labelOutOfRange, outOfRange, shapeMismatch } from '../errors.js'
+import type { Rows, Tokens } from '../job.js'
+import { LISTS, PER_LABEL, type TokenOptions, tokenOptions } from '../options/token-options.js'
+import type { Labels } from '../types/index.js'
+import { deviceLabels } from './device-labels.js'
 import { pairsOf } from './pairs.js'
-
-/** The names of {@link TokenOptions}. */
-export const TOKEN_OPTIONS = [
-  'shift',
-  'ignoreIndex',
-  'mask',
-  'tokenWeights',
-  'averageLogProb',
-  'temperature',
-  'sequenceOffsets',
-  'emptySequence',
-  'outputs',
-  'ldAlpha',
-  'pairs',
-] as const
+import { desensitiseLength, weightsOf } from './token-weights.js'
 
 /** Tokens, and the pairs of sequences where the call or an option needs them. */
 export interface TokenPlan {
@@ -42,20 +28,14 @@ export interface TokenPlan {
   pairs?: Int32Array
   shift: boolean
   packed: boolean
+  vocab: number
   /** Nobody has said what a sequence without tokens gives, so that a call without any is warned of. */
   warnsIfEmpty: boolean
+  /** The caller's arrays among labels and options, none of which a gradient may overwrite. */
+  arrays(): NamedArray[]
 }
 
-/** The caller's arrays among labels and token options, none of which a gradient may overwrite. */
-export function tokenArrays(labels: Labels | DeviceMemory, options: TokenOptions): NamedArray[] {
-  return [
-    ['labels', labels],
-    ['options.mask', options.mask],
-    ['options.tokenWeights', options.tokenWeights],
-    ['options.sequenceOffsets', options.sequenceOffsets],
-    ['options.pairs', options.pairs],
-  ]
-}
+const ARRAYS = [...PER_LABEL, ...LISTS]
 
 /** Whether rows of all sequences follow each other, as `sequenceOffsets` says: checked here before any shape is. */
 export function isPacked({ sequenceOffsets }: TokenOptions): boolean {
@@ -68,8 +48,6 @@ export function isPacked({ sequenceOffsets }: TokenOptions): boolean {
 
 const OFFSETS = 'an array of rising row numbers'
 
-const EMPTY_SEQUENCE = ['zero', 'nan', 'error'] as const
-
 /**
  * Checks labels and token options against the rows of the logits. `paired`: the call works on pairs of sequences.
  * `device`: where logits in device memory lie.
@@ -81,14 +59,14 @@ export function tokensOf(
   paired: boolean,
   device?: DeviceRange,
 ): TokenPlan {
-  const shift = flag(options.shift, 'options.shift', true)
-  const average = flag(options.averageLogProb, 'options.averageLogProb', false)
-  const temperature = between(options.temperature, 'options.temperature', 1e-3, 1e3, 1)
-  const emptySequence = oneOf(options.emptySequence, 'options.emptySequence', EMPTY_SEQUENCE, 'zero')
-  const ldAlpha = between(options.ldAlpha, 'options.ldAlpha', 0, 1, 1)
+  const shift = tokenOptions.shift.read(options.shift)
+  const average = tokenOptions.averageLogProb.read(options.averageLogProb)
+  const temperature = tokenOptions.temperature.read(options.temperature)
+  const emptySequence = tokenOptions.emptySequence.read(options.emptySequence)
+  const ldAlpha = tokenOptions.ldAlpha.read(options.ldAlpha)
   const offsets = offsetsOf(options.sequenceOffsets, batch, time)
   const sequences = offsets.length - 1
-  const rows = batch * time
+  const rows = offsets[sequences]
 
   const counts = new Int32Array(sequences)
   const onDevice = isDeviceMemory(labels)
@@ -100,10 +78,18 @@ export function tokensOf(
     const words = wordsOf(labels, rows, shift)
     const watched = [watch('labels', words.labels)]
     const mask = options.mask === undefined ? undefined : maskOf(options.mask, rows)
-    fillTargets(targets, counts, words, offsets, mask, shift ? 1 : 0, ignoreIndexOf(options.ignoreIndex), vocab)
+    fillTargets(
+      targets,
+      counts,
+      words,
+      offsets,
+      mask,
+      shift ? 1 : 0,
+      tokenOptions.ignoreIndex.read(options.ignoreIndex),
+      vocab,
+    )
     checkUnchanged(watched) // the mask's elements may be the caller's code
     if (emptySequence === 'error') refuseEmpty(counts)
-    else if (options.emptySequence === undefined) warnOfNoTokens(counts, shift)
   }
 
   const tokens: Tokens = {
@@ -115,64 +101,18 @@ export function tokensOf(
     emptyLogProb: emptySequence === 'nan' ? Number.NaN : 0,
   }
   if (onDevice) tokens.labels = deviceLabels(labels, options, rows, shift, device)
-  if (options.tokenWeights !== undefined) tokens.weights = weightsOf(options.tokenWeights, offsets, shift ? 1 : 0, rows)
+  if (options.tokenWeights !== undefined) tokens.weights = weightsOf(options.tokenWeights, offsets, shift ? 1 : 0)
   const plan: TokenPlan = {
     tokens,
     shift,
     packed: isPacked(options),
+    vocab,
     warnsIfEmpty: options.emptySequence === undefined,
+    arrays: () => [['labels', labels], ...ARRAYS.map((name): NamedArray => [`options.${name}`, options[name]])],
   }
   if (paired || ldAlpha !== 1 || options.pairs !== undefined) plan.pairs = pairsOf(options.pairs, sequences)
   if (ldAlpha !== 1) desensitiseLength(tokens, plan.pairs!, ldAlpha)
   return plan
-}
-
-function deviceLabels(
-  labels: DeviceMemory,
-  { mask, ignoreIndex }: TokenOptions,
-  rows: number,
-  shift: boolean,
-  logits: DeviceRange | undefined,
-): DeviceLabels {
-  const range = deviceRange(labels, 'labels', 4)
-  if (logits === undefined)
-    throw invalidValue('labels', 'are device memory, so logits, or hidden and weight, must be too')
-  if (range.byteLength !== 4 * rows && range.byteLength !== 8 * rows) {
-    const wanted = `${4 * rows} bytes of int32 or ${8 * rows} of int64, one per position`
-    throw shapeMismatch('labels', `must have ${wanted}; got ${range.byteLength}`)
-  }
-  const wide = range.byteLength === 8 * rows
-  if (wide) deviceRange(labels, 'labels', 8)
-  const found: DeviceLabels = {
-    data: range.address,
-    wide,
-    ignoreIndex: ignoreIndexOf(ignoreIndex),
-    shift,
-    invalid: new Int32Array(1),
-  }
-  if (range.device !== logits.device)
-    throw invalidValue('labels', 'must be on the device of the logits, or of hidden and weight')
-  if (mask === undefined) return found
-  if (!isDeviceMemory(mask)) throw invalidType('options.mask', 'device memory, as the labels are', mask)
-  const bytes = deviceRange(mask, 'options.mask', 1)
-  if (bytes.byteLength !== rows) {
-    throw shapeMismatch('options.mask', `must have ${rows} bytes, one per label; got ${bytes.byteLength}`)
-  }
-  if (bytes.device !== logits.device)
-    throw invalidValue('options.mask', 'must be on the device of the logits, or of hidden and weight')
-  found.mask = bytes.address
-  return found
-}
-
-/** Refuses labels in device memory that turned out not to be in the vocabulary, and warns when none of them counts. */
-export function checkDeviceLabels({ tokens: { labels, counts }, shift, warnsIfEmpty }: TokenPlan, vocab: number): void {
-  if (labels === undefined) return
-  if (labels.invalid[0] === 0) {
-    if (warnsIfEmpty) warnOfNoTokens(counts, shift)
-    return
-  }
-  const count = `${labels.invalid[0]} of the labels in device memory`
-  throw labelsOutOfRange(`${count} are neither in [0, ${vocab}) nor ${labels.ignoreIndex}, and their rows are NaN`)
 }
 
 /** `[S + 1]` first row of each sequence, and the end. */
@@ -237,12 +177,6 @@ function conversionOf(labels: unknown): string {
   }
 }
 
-function ignoreIndexOf(value: unknown): number {
-  return value === undefined
-    ? -100
-    : integer(value, 'options.ignoreIndex', Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER)
-}
-
 function maskOf(value: unknown, length: number): ArrayLike<unknown> {
   if (isDeviceMemory(value)) throw invalidType('options.mask', 'in host memory, as the labels are', value)
   const given = lengthOf(value, 'options.mask', 'an array of numbers or booleans')
@@ -298,57 +232,4 @@ function fillTargets(
 function refuseEmpty(counts: Int32Array): void {
   const empty = counts.indexOf(0)
   if (empty >= 0) throw invalidValue('labels', `leave sequence ${empty} without active tokens (emptySequence: 'error')`)
-}
-
-// Whoever says what a sequence without tokens gives has thought of it.
-function warnOfNoTokens(counts: Int32Array, shift: boolean): void {
-  for (let s = 0; s < counts.length; s++) if (counts[s] !== 0) return
-  const how = `ignored or masked${shift ? ', or the first of its sequence, which no row predicts' : ''}`
-  const problem = `no token of the call counts: every label is ${how}. Log-probs and gradients are 0`
-  warnOnce('FUSED_PREFERENCE_LOSS_NO_ACTIVE_TOKENS', `${problem}; emptySequence says what else is wanted`)
-}
-
-/** `[R]` weights moved from the labels to the rows that predict them. */
-function weightsOf(value: unknown, offsets: Int32Array, shift: number, length: number): Float64Array {
-  const name = 'options.tokenWeights'
-  const given = lengthOf(value, name, 'an array of numbers')
-  if (given !== length) {
-    throw shapeMismatch(name, `must have ${length} elements, one per label; got ${given}`)
-  }
-  const weights = new Float64Array(length).fill(1)
-  for (let s = 0; s + 1 < offsets.length; s++) {
-    const first = offsets[s]
-    const end = offsets[s + 1]
-    for (let i = first; i < end; i++) {
-      const weight = (value as ArrayLike<unknown>)[i]
-      if (typeof weight !== 'number') throw invalidType(`${name}[${i}]`, 'a finite number', weight)
-      if (!Number.isFinite(weight)) throw outOfRange(`${name}[${i}]`, 'a finite number', weight)
-      if (i - shift >= first) weights[i - shift] = weight
-    }
-  }
-  return weights
-}
-
-// LD-DPO (Liu et al. 2024): the active tokens of a pair past the shorter response's number of them.
-function desensitiseLength(tokens: Tokens, pairs: Int32Array, ldAlpha: number): void {
-  const { targets, offsets, counts } = tokens
-  const plain = tokens.weights ?? new Float64Array(targets.length).fill(1)
-  const weights = plain.slice()
-  const paired = new Uint8Array(counts.length)
-  for (let i = 0; i < pairs.length; i++) {
-    const sequence = pairs[i]
-    if (paired[sequence]) {
-      throw invalidValue(
-        `options.pairs[${i}]`,
-        `repeats sequence ${sequence}; with ldAlpha each may be in one pair only`,
-      )
-    }
-    paired[sequence] = 1
-    let remaining = Math.min(counts[sequence], counts[pairs[i ^ 1]])
-    for (let row = offsets[sequence]; row < offsets[sequence + 1]; row++) {
-      if (targets[row] >= 0 && --remaining < 0) weights[row] *= ldAlpha
-    }
-  }
-  tokens.weights = weights
-  tokens.plainWeights = plain
 }

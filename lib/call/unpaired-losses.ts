@@ -3,25 +3,10 @@
  */
 import { UNPAIRED_LOSSES } from '../backends/js/unpaired-losses.js'
 import { lengthOf, type NamedArray, numbers } from '../check/arrays.js'
-import { finite, flag, notNegative, oneOf, optionsObject, positive, unknownName } from '../check/options.js'
 import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
-import type { UnpairedLossConfig, UnpairedLossStage } from '../job.js'
-import type { UnpairedLossOptions, UnpairedLossType } from '../types/index.js'
-
-/** The names of {@link UnpairedLossOptions}. */
-export const UNPAIRED_LOSS_OPTIONS = [
-  'desirable',
-  'lossType',
-  'beta',
-  'desirableWeight',
-  'undesirableWeight',
-  'klLogProbs',
-  'referenceKlLogProbs',
-  'kl',
-  'rewardShift',
-  'referenceFree',
-  'normalizer',
-] as const
+import type { UnpairedLossConfig } from '../job.js'
+import { type UnpairedLossOptions, unpairedLossOptions } from '../options/unpaired-options.js'
+import type { UnpairedLossType, UnpairedNormalizer } from '../types/index.js'
 
 /** The constants, but for the divisor: undefined where it is the number of sequences. */
 export interface UnpairedLossPlan {
@@ -31,38 +16,38 @@ export interface UnpairedLossPlan {
 }
 
 const LOSS_TYPES = Object.keys(UNPAIRED_LOSSES) as UnpairedLossType[]
-const DIVISORS = new Set(['sequences'])
 
 /** Checks the options, but for `desirable`. */
 export function unpairedLossOf(options: Partial<UnpairedLossOptions>): UnpairedLossPlan {
-  const lossType = oneOf(options.lossType, 'options.lossType', LOSS_TYPES, 'kto')
-  const referenceFree = flag(options.referenceFree, 'options.referenceFree', false)
+  const lossType = unpairedLossOptions.lossType.read(options.lossType)
+  const referenceFree = unpairedLossOptions.referenceFree.read(options.referenceFree)
+  const normalizer = unpairedLossOptions.normalizer.read(options.normalizer)
   const constants = {
     lossType,
-    beta: positive(options.beta, 'options.beta', 0.1),
-    desirableWeight: notNegative(options.desirableWeight, 'options.desirableWeight', 1),
-    undesirableWeight: notNegative(options.undesirableWeight, 'options.undesirableWeight', 1),
+    beta: unpairedLossOptions.beta.read(options.beta),
+    desirableWeight: unpairedLossOptions.desirableWeight.read(options.desirableWeight),
+    undesirableWeight: unpairedLossOptions.undesirableWeight.read(options.undesirableWeight),
     kl: klOf(options, lossType, referenceFree),
-    rewardShift: finite(options.rewardShift, 'options.rewardShift', 0),
+    rewardShift: unpairedLossOptions.rewardShift.read(options.rewardShift),
   }
   if (constants.rewardShift !== 0) refuseUnused('rewardShift', 'rewardShift', lossType)
-  return { constants, divisor: divisorOf(options.normalizer), referenceFree }
+  return { constants, divisor: divisorOf(normalizer), referenceFree }
 }
 
 /** κ: given, or the mean of mismatched log-ratios, and at least 0. */
 function klOf(options: Partial<UnpairedLossOptions>, lossType: UnpairedLossType, referenceFree: boolean): number {
   const { klLogProbs, referenceKlLogProbs } = options
-  const kl = finite(options.kl, 'options.kl', 0)
+  const kl = unpairedLossOptions.kl.read(options.kl)
   if (klLogProbs !== undefined) refuseUnused('klLogProbs', 'kl', lossType)
   if (referenceKlLogProbs !== undefined) refuseUnused('referenceKlLogProbs', 'kl', lossType)
-  if (kl !== 0) refuseUnused('kl', 'kl', lossType)
+  if (kl) refuseUnused('kl', 'kl', lossType)
   if (!UNPAIRED_LOSSES[lossType].kl) return 0
   if (klLogProbs === undefined && referenceKlLogProbs === undefined) {
-    if (options.kl !== undefined) return Math.max(0, kl)
+    if (kl !== undefined) return Math.max(0, kl)
     const both = `and options.referenceKlLogProbs, of mismatched completions, are needed by lossType '${lossType}'`
     throw invalidValue('options.klLogProbs', `${both}; or their mean difference, options.kl`)
   }
-  if (options.kl !== undefined) {
+  if (kl !== undefined) {
     throw invalidValue(
       'options.kl',
       'is what options.klLogProbs and referenceKlLogProbs come to: give one or the other',
@@ -97,18 +82,10 @@ function refuseUnused(
   throw invalidValue(`options.${name}`, `is not used by lossType '${lossType}'; the losses that take it: ${takers}`)
 }
 
-function divisorOf(normalizer: unknown): number | undefined {
-  const name = 'options.normalizer'
-  if (normalizer === undefined || normalizer === 'mean') return undefined
+function divisorOf(normalizer: UnpairedNormalizer): number | undefined {
+  if (normalizer === 'mean') return undefined
   if (normalizer === 'sum') return 1
-  if (typeof normalizer === 'number') return positive(normalizer, name, 1)
-  if (typeof normalizer === 'string') throw unknownName(name, normalizer, ['mean', 'sum'])
-  if (typeof normalizer !== 'object' || normalizer === null) {
-    throw invalidType(name, "'mean', 'sum', a number > 0 or an object { sequences }", normalizer)
-  }
-  const { sequences } = optionsObject(normalizer as { sequences?: number }, name, DIVISORS)
-  if (sequences === undefined) throw invalidType(`${name}.sequences`, 'a finite number > 0', sequences)
-  return positive(sequences, `${name}.sequences`, 1)
+  return typeof normalizer === 'number' ? normalizer : normalizer.sequences
 }
 
 /** `[B]` 1 for a sequence that is desirable, 0 for one that is not. */
@@ -135,18 +112,4 @@ export function unpairedArrays(options: Partial<UnpairedLossOptions>): NamedArra
     ['options.klLogProbs', options.klLogProbs],
     ['options.referenceKlLogProbs', options.referenceKlLogProbs],
   ]
-}
-
-/** Stage 3 for sequences of which these are desirable. */
-export function unpairedLossStage({ constants, divisor }: UnpairedLossPlan, desirable: Int32Array): UnpairedLossStage {
-  const size = desirable.length
-  return {
-    ...constants,
-    divisor: divisor ?? size,
-    desirable,
-    losses: new Float64Array(size),
-    rewards: new Float64Array(size),
-    gradient: new Float64Array(size),
-    summary: new Float64Array(5),
-  }
 }

@@ -7,19 +7,19 @@ import { invalidType } from '../errors.js'
 import type { Tokens } from '../job.js'
 import { checkObject, checkSequencesLogProbs, OF_RESULT, sequencesLogProbs } from './reference.js'
 
-/** A reference whose names have been checked. */
+/** A reference whose names have been checked: its log-probs, or the parts of a model. */
 export interface GivenReference {
-  /** `[B]`, unless it is a model. */
+  /** `[B]` */
   logProbs?: Float64Array
-  /** All there is of it, each read once. */
-  parts: Record<string, unknown>
+  /** Each read once. */
+  parts?: Record<string, unknown>
   /** The caller's arrays of log-probs. */
   arrays: NamedArray[]
 }
 
 /**
- * Reads a reference of log-probs; a model, by the names of its parts, is left to the caller. `needed`: the loss makes use
- * of it.
+ * Reads a reference of log-probs, where there is one; a model, by the names of its parts, is left to the caller. `needed`:
+ * the loss makes use of it.
  */
 export function unpairedReferenceOf(
   given: unknown,
@@ -27,7 +27,8 @@ export function unpairedReferenceOf(
   model: readonly string[],
   tokens: Tokens,
   needed: boolean,
-): GivenReference {
+): GivenReference | undefined {
+  if (given === undefined) return undefined
   const ways = unpairedWaysOf(model)
   checkObject(given, name, ways)
   const known = ['logProbs', ...model, ...('logProbs' in given ? OF_RESULT : [])]
@@ -41,7 +42,7 @@ export function unpairedReferenceOf(
   // What `emptySequence: 'nan'` gives for a sequence without active tokens. On the GPU these are counted later: 0 as yet.
   const mayBeEmpty = (s: number) => Number.isNaN(tokens.emptyLogProb) && tokens.counts[s] === 0
   checkSequencesLogProbs({ values, nameOf: (s) => `${name}.logProbs[${s}]` }, needed, mayBeEmpty)
-  return { parts, arrays, logProbs: values }
+  return { logProbs: values, arrays }
 }
 
 /** The ways to give such a reference. */

@@ -3,6 +3,7 @@
  * used where they lie.
  */
 import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
+import type { HostArray } from '../types/index.js'
 
 /** A typed array of any kind. */
 export type View = ArrayBufferView & { readonly length: number }
@@ -36,6 +37,15 @@ export function viewAs<T>(
   length: number,
 ): T {
   return new View(viewBuffer(view), viewByteOffset(view), length)
+}
+
+/**
+ * A view of our own, whose length is what it says. Float16Arrays go by their bits: older versions of Node-API do not
+ * know the type.
+ */
+export function elements(view: HostArray): Float32Array | Uint16Array {
+  const length = viewLength(view)
+  return viewKind(view) === 'Float32Array' ? viewAs(Float32Array, view, length) : viewAs(Uint16Array, view, length)
 }
 
 /**

@@ -2,16 +2,18 @@
  * `prepareFusedPreferenceLoss`: a call whose checks, memory and inputs are out of the way before it is enqueued.
  */
 
-import { arraysOf } from '../backends/cpu/job-arguments.js'
+import { hostArraysOf } from '../backends/cpu/job-arguments.js'
 import { Handle } from '../backends/cuda/handle.js'
 import { enqueued, Holds, keepAlive } from '../backends/cuda/holds.js'
 import { cudaCall, nextId } from '../backends/cuda/index.js'
 import { streamOf } from '../backends/cuda/memory.js'
 import { cudaFunctions, requireCuda } from '../backends/cuda/open.js'
+import type { Planned } from '../call/run.js'
 import { checkUnchanged, type Watched, watch } from '../check/arrays.js'
 import { invalidValue } from '../errors.js'
-import { type Plan, plan, result } from '../functions/fused-preference-loss.js'
-import type { DeviceMemory, FusedOptions, FusedPreferenceLoss, Labels, Logits, RunOptions } from '../types/index.js'
+import { plan } from '../functions/fused-preference-loss.js'
+import type { FusedOptions } from '../options/index.js'
+import type { DeviceMemory, FusedPreferenceLoss, Labels, Logits, RunOptions } from '../types/index.js'
 
 /**
  * A call that can be enqueued again and again, on whatever its device memory then holds. It keeps alive all it was given.
@@ -48,13 +50,13 @@ export function prepareFusedPreferenceLoss(
 
 class PreparedCall extends Handle<object> implements PreparedPreferenceLoss {
   readonly workspaceBytes: number
-  #plan: Plan | undefined
+  #plan: Planned<FusedPreferenceLoss> | undefined
   // What is written by each call; parts of it are the caller's by then.
   readonly #results: readonly Watched[]
 
-  constructor(planned: Plan) {
+  constructor(planned: Planned<FusedPreferenceLoss>) {
     const { settings } = planned.runner
-    const { job } = planned.call
+    const { job } = planned
     for (const rows of [job.policy?.logits, job.reference?.logits]) {
       if (rows && typeof rows.data !== 'bigint') throw invalidValue('logits.data', 'must be device memory')
     }
@@ -78,24 +80,23 @@ class PreparedCall extends Handle<object> implements PreparedPreferenceLoss {
     keepAlive(this, settings.needs ?? [])
     this.workspaceBytes = cuda.workspaceBytes(prepared)
     this.#plan = planned
-    const arrays = arraysOf(job, settings).filter((array) => typeof array === 'object')
-    this.#results = arrays.map((array) => watch('a result of this prepared call', array))
+    this.#results = hostArraysOf(job, settings).map((array) => watch('a result of this prepared call', array))
   }
 
   enqueue(stream?: RunOptions['stream']): void {
     const { handle } = this
-    const address = this.#onStream(this.#plan as Plan, stream)
+    const address = this.#onStream(this.#plan as Planned<FusedPreferenceLoss>, stream)
     cudaCall(() => cudaFunctions().enqueue(handle, address))
     enqueued(this)
   }
 
   read(stream?: RunOptions['stream']): FusedPreferenceLoss {
     const { handle } = this
-    const planned = this.#plan as Plan
+    const planned = this.#plan as Planned<FusedPreferenceLoss>
     const address = this.#onStream(planned, stream)
     checkUnchanged(this.#results)
     cudaCall(() => cudaFunctions().read(handle, address))
-    return result(planned)
+    return planned.result()
   }
 
   override dispose(): void {
@@ -103,7 +104,7 @@ class PreparedCall extends Handle<object> implements PreparedPreferenceLoss {
     this.#plan = undefined
   }
 
-  #onStream({ runner: { settings } }: Plan, stream: RunOptions['stream']): number {
+  #onStream({ runner: { settings } }: Planned<FusedPreferenceLoss>, stream: RunOptions['stream']): number {
     return Number(stream === undefined ? (settings.stream ?? 0) : streamOf(stream, settings.device))
   }
 }

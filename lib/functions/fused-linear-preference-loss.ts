@@ -3,26 +3,19 @@
  * out.
  */
 
-import { checkSameLogits, type HeadSource, headOf } from '../call/head.js'
-import { HEAD_GRADIENT_OPTIONS, type HeadDestinations, headDestinations } from '../call/head-gradients.js'
-import { PAIRED_OPTIONS, type PairedCall, pairedCall, pairedResult, type ReferenceModel } from '../call/paired-call.js'
+import { checkSameLogits, headOf } from '../call/head.js'
+import { HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
+import { PAIRED_OPTIONS, pairedCall, type ReferenceModel } from '../call/paired-call.js'
 import { modelNames } from '../call/reference.js'
-import { type Runner, run, runnerOf } from '../call/run.js'
-import { isPacked, tokenArrays } from '../call/tokens.js'
-import { checkUnchanged, type NamedArray, type Watched } from '../check/arrays.js'
+import { pairedResult } from '../call/results.js'
+import { type Planned, run, runnerOf, runSync } from '../call/run.js'
+import { isPacked } from '../call/tokens.js'
 import { optionsObject } from '../check/options.js'
 import { invalidValue } from '../errors.js'
-import type {
-  DeviceMemory,
-  FusedLinearOptions,
-  FusedLinearPreferenceLoss,
-  HeadWeight,
-  Hidden,
-  Labels,
-} from '../types/index.js'
+import type { FusedLinearOptions } from '../options/index.js'
+import type { DeviceMemory, FusedLinearPreferenceLoss, HeadWeight, Hidden, Labels } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient'])
-const REFERENCE = modelNames('hidden', 'weight', 'bias')
 
 /**
  * The preference loss of a batch of sequences straight from what goes into the model's output layer, and its exact
@@ -51,9 +44,7 @@ export async function fusedLinearPreferenceLoss(
   labels: Labels | DeviceMemory,
   options?: FusedLinearOptions,
 ): Promise<FusedLinearPreferenceLoss> {
-  const planned = plan(hidden, weight, labels, options)
-  await run(planned.runner, planned.call.job, planned.watched)
-  return result(planned)
+  return run(plan(hidden, weight, labels, options))
 }
 
 /** {@link fusedLinearPreferenceLoss} on the calling thread. */
@@ -64,15 +55,7 @@ export function fusedLinearPreferenceLossSync(
   options?: FusedLinearOptions,
 ): FusedLinearPreferenceLoss {
   const planned = plan(hidden, weight, labels, options)
-  planned.runner.backend.runSync(planned.call.job, planned.runner.settings)
-  return result(planned)
-}
-
-interface Plan {
-  call: PairedCall
-  destinations?: HeadDestinations
-  runner: Runner
-  watched: Watched[]
+  return runSync(planned)
 }
 
 function plan(
@@ -80,55 +63,37 @@ function plan(
   weight: HeadWeight,
   labels: Labels | DeviceMemory,
   given: FusedLinearOptions | undefined,
-): Plan {
+): Planned<FusedLinearPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
-  const watched: Watched[] = []
-  const source = headOf(hidden, weight, options.bias, isPacked(options), watched)
-  const reference = referenceHead(source)
-  const call = pairedCall(source, labels, options, reference, watched)
-  const callers = [...tokenArrays(labels, options), ...reference.arrays]
-  const destinations = headDestinations(options.gradient, 'options.gradient', source, options, callers)
+  const source = headOf(hidden, weight, options.bias, isPacked(options))
+  const call = pairedCall(source, labels, options, REFERENCE_HEAD)
+  const { job } = call
+  const watched = [...source.watched, ...call.watched]
+  const destinations = headDestinations(options.gradient, 'options.gradient', source, options, call.arrays())
   if (destinations) {
     const { head, rows: logits } = source
     const coefficients = new Float64Array(call.policy.logProbs.length)
-    call.job.headGradient = { head, logits, coefficients, ...destinations.stage }
+    job.headGradient = { head, logits, coefficients, ...destinations.stage }
     watched.push(...destinations.watched)
   }
-  const runner = runnerOf(options, source.range, destinations?.arrays ?? [...source.arrays, ...callers])
-  checkUnchanged(watched)
-  return { call, destinations, runner, watched }
-}
-
-function result(planned: Plan): FusedLinearPreferenceLoss {
-  return Object.assign(pairedResult(planned.call), planned.destinations?.gradients)
+  const arrays = () => [...source.arrays, ...call.arrays(), ...(destinations?.arrays ?? [])]
+  return {
+    job,
+    runner: runnerOf(options, source.range, arrays, watched),
+    watched,
+    result: () => Object.assign(pairedResult(call), destinations?.gradients),
+  }
 }
 
 /** A reference model by its output layer. */
-function referenceHead(policy: HeadSource): ReferenceModel {
-  const arrays: NamedArray[] = []
-  return {
-    names: REFERENCE,
-    arrays,
-    sourceOf(reference, name, watched) {
-      const source = checkReferenceHead(reference, name, policy, watched)
-      arrays.push(...source.arrays)
-      return source
-    },
-  }
-}
-
-/** The output layer of a reference model, whose logits must be like those of the policy. */
-export function checkReferenceHead(
-  { hidden, weight, bias }: Record<string, unknown>,
-  name: string,
-  policy: HeadSource,
-  watched: Watched[],
-): HeadSource {
-  const packed = policy.hidden.shape.length === 2
-  const source = headOf(hidden, weight, bias, packed, watched, `${name}.`, `${name}.bias`)
-  checkSameLogits(source.rows, policy.rows, name)
-  if (source.range?.device !== policy.range?.device) {
-    throw invalidValue(`${name}.hidden.data`, 'must be where hidden.data is')
-  }
-  return source
+export const REFERENCE_HEAD: ReferenceModel = {
+  names: modelNames('hidden', 'weight', 'bias'),
+  sourceOf({ hidden, weight, bias }, name, policy, packed) {
+    const source = headOf(hidden, weight, bias, packed, `${name}.`, `${name}.bias`)
+    checkSameLogits(source.rows, policy.rows, name)
+    if (source.range?.device !== policy.range?.device) {
+      throw invalidValue(`${name}.hidden.data`, 'must be where hidden.data is')
+    }
+    return source
+  },
 }

@@ -1,28 +1,16 @@
 /**
  * `fusedLinearUnpairedPreferenceLoss`: the output layer and all four stages in one call, for sequences that stand alone.
  */
-import { type HeadSource, headOf } from '../call/head.js'
-import { HEAD_GRADIENT_OPTIONS, type HeadDestinations, headDestinations } from '../call/head-gradients.js'
-import { type Runner, run, runnerOf } from '../call/run.js'
+import { headOf } from '../call/head.js'
+import { HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
+import { unpairedResult } from '../call/results.js'
+import { type Planned, run, runnerOf, runSync } from '../call/run.js'
 import { isPacked } from '../call/tokens.js'
-import {
-  UNPAIRED_OPTIONS,
-  type UnpairedCall,
-  type UnpairedReferenceModel,
-  unpairedCall,
-  unpairedCallResult,
-} from '../call/unpaired-call.js'
-import { checkUnchanged, type Watched } from '../check/arrays.js'
+import { UNPAIRED_OPTIONS, unpairedCall } from '../call/unpaired-call.js'
 import { optionsObject } from '../check/options.js'
-import type {
-  DeviceMemory,
-  FusedLinearUnpairedOptions,
-  FusedLinearUnpairedPreferenceLoss,
-  HeadWeight,
-  Hidden,
-  Labels,
-} from '../types/index.js'
-import { checkReferenceHead } from './fused-linear-preference-loss.js'
+import type { FusedLinearUnpairedOptions } from '../options/index.js'
+import type { DeviceMemory, FusedLinearUnpairedPreferenceLoss, HeadWeight, Hidden, Labels } from '../types/index.js'
+import { REFERENCE_HEAD } from './fused-linear-preference-loss.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient'])
 
@@ -54,9 +42,7 @@ export async function fusedLinearUnpairedPreferenceLoss(
   labels: Labels | DeviceMemory,
   options: FusedLinearUnpairedOptions,
 ): Promise<FusedLinearUnpairedPreferenceLoss> {
-  const planned = plan(hidden, weight, labels, options)
-  await run(planned.runner, planned.call.job, planned.watched)
-  return result(planned)
+  return run(plan(hidden, weight, labels, options))
 }
 
 /** {@link fusedLinearUnpairedPreferenceLoss} on the calling thread. */
@@ -67,15 +53,7 @@ export function fusedLinearUnpairedPreferenceLossSync(
   options: FusedLinearUnpairedOptions,
 ): FusedLinearUnpairedPreferenceLoss {
   const planned = plan(hidden, weight, labels, options)
-  planned.runner.backend.runSync(planned.call.job, planned.runner.settings)
-  return result(planned)
-}
-
-interface Plan {
-  call: UnpairedCall
-  destinations?: HeadDestinations
-  runner: Runner
-  watched: Watched[]
+  return runSync(planned)
 }
 
 function plan(
@@ -83,35 +61,24 @@ function plan(
   weight: HeadWeight,
   labels: Labels | DeviceMemory,
   given: FusedLinearUnpairedOptions,
-): Plan {
+): Planned<FusedLinearUnpairedPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
-  const watched: Watched[] = []
-  const source = headOf(hidden, weight, options.bias, isPacked(options), watched)
-  const call = unpairedCall(source, labels, options, referenceHead(source), watched)
-  const destinations = headDestinations(options.gradient, 'options.gradient', source, options, call.arrays)
+  const source = headOf(hidden, weight, options.bias, isPacked(options))
+  const call = unpairedCall(source, labels, options, REFERENCE_HEAD)
+  const { job } = call
+  const watched = [...source.watched, ...call.watched]
+  const destinations = headDestinations(options.gradient, 'options.gradient', source, options, call.arrays())
   if (destinations) {
     const { head, rows: logits } = source
     const coefficients = new Float64Array(call.policy.logProbs.length)
-    call.job.headGradient = { head, logits, coefficients, ...destinations.stage }
+    job.headGradient = { head, logits, coefficients, ...destinations.stage }
     watched.push(...destinations.watched)
   }
-  const runner = runnerOf(options, source.range, destinations?.arrays ?? [...source.arrays, ...call.arrays])
-  checkUnchanged(watched)
-  return { call, destinations, runner, watched }
-}
-
-function result({ call, destinations }: Plan): FusedLinearUnpairedPreferenceLoss {
-  return Object.assign(unpairedCallResult(call), destinations?.gradients)
-}
-
-/** A reference model by its output layer. */
-function referenceHead(policy: HeadSource): UnpairedReferenceModel {
+  const arrays = () => [...source.arrays, ...call.arrays(), ...(destinations?.arrays ?? [])]
   return {
-    parts: ['hidden', 'weight', 'bias'],
-    sourceOf(reference, name, watched, arrays) {
-      const source = checkReferenceHead(reference, name, policy, watched)
-      arrays.push(...source.arrays)
-      return source
-    },
+    job,
+    runner: runnerOf(options, source.range, arrays, watched),
+    watched,
+    result: () => Object.assign(unpairedResult(call), destinations?.gradients),
   }
 }

@@ -2,18 +2,19 @@
  * `fusedPreferenceLoss`: all four stages in one call, logits in and loss and gradient out.
  */
 
-import { PAIRED_OPTIONS, type PairedCall, pairedCall, pairedResult, type ReferenceModel } from '../call/paired-call.js'
+import { destinationOf } from '../call/destination.js'
+import { PAIRED_OPTIONS, pairedCall, type ReferenceModel } from '../call/paired-call.js'
 import { modelNames } from '../call/reference.js'
-import { type Runner, run, runnerOf } from '../call/run.js'
-import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf, watchTensor } from '../call/tensor.js'
-import { isPacked, tokenArrays } from '../call/tokens.js'
-import { checkUnchanged, type NamedArray, type Watched } from '../check/arrays.js'
-import { optionsObject } from '../check/options.js'
+import { pairedResult } from '../call/results.js'
+import { type Planned, run, runnerOf, runSync } from '../call/run.js'
+import { tensorOf } from '../call/tensor.js'
+import { isPacked } from '../call/tokens.js'
+import { flag, optionsObject } from '../check/options.js'
 import { invalidValue, shapeMismatch } from '../errors.js'
-import type { DeviceMemory, FusedOptions, FusedPreferenceLoss, Labels, Logits } from '../types/index.js'
+import type { FusedOptions } from '../options/index.js'
+import type { DeviceMemory, FusedPreferenceLoss, Labels, Logits } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, 'gradient', 'zeroInactive'])
-const REFERENCE = modelNames('logits')
 
 /**
  * The preference loss of a batch of sequences straight from the logits, and its exact gradient with respect to them.
@@ -41,9 +42,7 @@ export async function fusedPreferenceLoss(
   labels: Labels | DeviceMemory,
   options?: FusedOptions,
 ): Promise<FusedPreferenceLoss> {
-  const planned = plan(logits, labels, options)
-  await run(planned.runner, planned.call.job, planned.watched)
-  return result(planned)
+  return run(plan(logits, labels, options))
 }
 
 /** {@link fusedPreferenceLoss} on the calling thread. */
@@ -53,87 +52,56 @@ export function fusedPreferenceLossSync(
   options?: FusedOptions,
 ): FusedPreferenceLoss {
   const planned = plan(logits, labels, options)
-  planned.runner.backend.runSync(planned.call.job, planned.runner.settings)
-  return result(planned)
-}
-
-/** A call that has been checked, and what it will fill. */
-export interface Plan {
-  call: PairedCall
-  logits: Tensor
-  out?: Tensor
-  runner: Runner
-  watched: Watched[]
+  return runSync(planned)
 }
 
 /** Checks a call. */
-export function plan(logits: Logits, labels: Labels | DeviceMemory, given: FusedOptions | undefined): Plan {
-  const options = optionsObject(given, 'options', OPTIONS)
-  const tensor = tensorOf(logits, 'logits', isPacked(options))
-  const watched = watchTensor('logits.data', tensor)
-  const reference = referenceLogits(tensor)
-  const call = pairedCall(tensor, labels, options, reference, watched)
-  const out = destination(options, labels, tensor, reference.arrays, watched)
-  const skipInactive = skipsInactive(options.zeroInactive, options.gradient, tensor)
-  if (out) {
-    const coefficients = new Float64Array(call.policy.logProbs.length)
-    call.job.gradient = { logits: tensor.rows, out: out.rows, coefficients, skipInactive }
-  }
-  const arrays: NamedArray[] = [['logits.data', tensor.data], ...tokenArrays(labels, options), ...reference.arrays]
-  if (out) arrays.push(['options.gradient', out.data])
-  const runner = runnerOf(options, tensor.range, arrays)
-  checkUnchanged(watched)
-  return { call, logits: tensor, out, runner, watched }
-}
-
-/** What a call that has run gives to the caller. */
-export function result(planned: Plan): FusedPreferenceLoss {
-  const fused = pairedResult(planned.call)
-  if (planned.out) fused.gradLogits = logitsOf(planned.out)
-  return fused
-}
-
-/** Where the gradient goes, if anywhere. */
-function destination(
-  options: FusedOptions,
+export function plan(
+  logits: Logits,
   labels: Labels | DeviceMemory,
-  logits: Tensor,
-  referenceArrays: readonly NamedArray[],
-  watched: Watched[],
-): Tensor | undefined {
-  const { gradient } = options
-  if (gradient === undefined || gradient === false) return undefined
-  if (gradient === true) return destinationOf(true, 'options.gradient', logits, [])
-  const callers = [...tokenArrays(labels, options), ...referenceArrays]
-  const out = destinationOf(gradient, 'options.gradient', logits, callers)
-  watched.push(...watchTensor('options.gradient', out))
-  return out
-}
-
-/** A reference model by its logits. */
-function referenceLogits(policy: Tensor): ReferenceModel {
-  const arrays: NamedArray[] = []
+  given: FusedOptions | undefined,
+): Planned<FusedPreferenceLoss> {
+  const options = optionsObject(given, 'options', OPTIONS)
+  const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
+  const tensor = tensorOf(logits, 'logits', isPacked(options))
+  const call = pairedCall(tensor, labels, options, REFERENCE_LOGITS)
+  const { job } = call
+  const watched = [...tensor.watched, ...call.watched]
+  let gradient: Logits | undefined
+  if (options.gradient !== undefined && options.gradient !== false) {
+    const out = destinationOf(options.gradient, 'options.gradient', zeroInactive, tensor, call.arrays())
+    const coefficients = new Float64Array(call.policy.logProbs.length)
+    job.gradient = { logits: tensor.rows, out: out.rows, coefficients, skipInactive: out.skipInactive }
+    gradient = out.gradient
+    watched.push(...out.watched)
+  }
+  const arrays = () => [...tensor.arrays, ...call.arrays(), ['options.gradient', gradient?.data] as const]
   return {
-    names: REFERENCE,
-    arrays,
-    sourceOf(reference, name, watched) {
-      const tensor = checkReferenceLogits(reference.logits, name, policy)
-      arrays.push([`${name}.logits`, tensor.data])
-      watched.push(...watchTensor(`${name}.logits.data`, tensor))
-      return tensor
+    job,
+    runner: runnerOf(options, tensor.range, arrays, watched),
+    watched,
+    result() {
+      const fused = pairedResult(call)
+      if (gradient) fused.gradLogits = gradient
+      return fused
     },
   }
 }
 
-/** The logits of a reference model, which must be like those of the policy. */
-export function checkReferenceLogits(logits: unknown, name: string, policy: Tensor): Tensor {
-  const tensor = tensorOf(logits, `${name}.logits`, policy.shape.length === 2)
-  if (tensor.shape.some((length, i) => length !== policy.shape[i])) {
-    const problem = `must be that of logits, [${policy.shape.join(', ')}]; got [${tensor.shape.join(', ')}]`
-    throw shapeMismatch(`${name}.logits.shape`, problem)
-  }
-  if (tensor.range && tensor.range.device !== policy.range?.device) {
-    throw invalidValue(`${name}.logits.data`, 'is device memory, so the logits must be on the same device')
-  }
-  return tensor
+/** A reference model by its logits. */
+export const REFERENCE_LOGITS: ReferenceModel = {
+  names: modelNames('logits'),
+  sourceOf({ logits }, name, { rows: { batch, time, vocab }, range }, packed) {
+    const tensor = tensorOf(logits, `${name}.logits`, packed)
+    const { rows, shape } = tensor
+    if (rows.batch !== batch || rows.time !== time || rows.vocab !== vocab) {
+      const wanted = packed ? [time, vocab] : [batch, time, vocab]
+      const problem = `must be that of logits, [${wanted.join(', ')}]; got [${shape.join(', ')}]`
+      throw shapeMismatch(`${name}.logits.shape`, problem)
+    }
+    if (tensor.range && tensor.range.device !== range?.device) {
+      throw invalidValue(`${name}.logits.data`, 'is device memory, so the logits must be on the same device')
+    }
+    return tensor
+  },
 }

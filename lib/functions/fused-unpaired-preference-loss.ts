@@ -1,20 +1,16 @@
 /**
  * `fusedUnpairedPreferenceLoss`: all four stages in one call, for sequences that stand alone.
  */
-import { type Runner, run, runnerOf } from '../call/run.js'
-import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf, watchTensor } from '../call/tensor.js'
+import { destinationOf } from '../call/destination.js'
+import { unpairedResult } from '../call/results.js'
+import { type Planned, run, runnerOf, runSync } from '../call/run.js'
+import { tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
-import {
-  UNPAIRED_OPTIONS,
-  type UnpairedCall,
-  type UnpairedReferenceModel,
-  unpairedCall,
-  unpairedCallResult,
-} from '../call/unpaired-call.js'
-import { checkUnchanged, type NamedArray, type Watched } from '../check/arrays.js'
-import { optionsObject } from '../check/options.js'
-import type { DeviceMemory, FusedUnpairedOptions, FusedUnpairedPreferenceLoss, Labels, Logits } from '../types/index.js'
-import { checkReferenceLogits } from './fused-preference-loss.js'
+import { UNPAIRED_OPTIONS, unpairedCall } from '../call/unpaired-call.js'
+import { flag, optionsObject } from '../check/options.js'
+import type { FusedUnpairedOptions } from '../options/index.js'
+import type { DeviceMemory, FusedUnpairedPreferenceLoss, Labels, Logits } from '../types/index.js'
+import { REFERENCE_LOGITS } from './fused-preference-loss.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, 'gradient', 'zeroInactive'])
 
@@ -45,9 +41,7 @@ export async function fusedUnpairedPreferenceLoss(
   labels: Labels | DeviceMemory,
   options: FusedUnpairedOptions,
 ): Promise<FusedUnpairedPreferenceLoss> {
-  const planned = plan(logits, labels, options)
-  await run(planned.runner, planned.call.job, planned.watched)
-  return result(planned)
+  return run(plan(logits, labels, options))
 }
 
 /** {@link fusedUnpairedPreferenceLoss} on the calling thread. */
@@ -57,55 +51,37 @@ export function fusedUnpairedPreferenceLossSync(
   options: FusedUnpairedOptions,
 ): FusedUnpairedPreferenceLoss {
   const planned = plan(logits, labels, options)
-  planned.runner.backend.runSync(planned.call.job, planned.runner.settings)
-  return result(planned)
+  return runSync(planned)
 }
 
-interface Plan {
-  call: UnpairedCall
-  out?: Tensor
-  runner: Runner
-  watched: Watched[]
-}
-
-function plan(logits: Logits, labels: Labels | DeviceMemory, given: FusedUnpairedOptions): Plan {
+function plan(
+  logits: Logits,
+  labels: Labels | DeviceMemory,
+  given: FusedUnpairedOptions,
+): Planned<FusedUnpairedPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
+  const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
   const tensor = tensorOf(logits, 'logits', isPacked(options))
-  const watched = watchTensor('logits.data', tensor)
-  const call = unpairedCall(tensor, labels, options, referenceLogits(tensor), watched)
-  const { gradient } = options
-  const arrays: NamedArray[] = [['logits.data', tensor.data], ...call.arrays]
-  let out: Tensor | undefined
-  if (gradient !== undefined && gradient !== false) {
-    out = destinationOf(gradient, 'options.gradient', tensor, call.arrays)
-    if (gradient !== true) watched.push(...watchTensor('options.gradient', out))
-    arrays.push(['options.gradient', out.data])
-  }
-  const skipInactive = skipsInactive(options.zeroInactive, gradient, tensor)
-  if (out) {
+  const call = unpairedCall(tensor, labels, options, REFERENCE_LOGITS)
+  const { job } = call
+  const watched = [...tensor.watched, ...call.watched]
+  let gradient: Logits | undefined
+  if (options.gradient !== undefined && options.gradient !== false) {
+    const out = destinationOf(options.gradient, 'options.gradient', zeroInactive, tensor, call.arrays())
     const coefficients = new Float64Array(call.policy.logProbs.length)
-    call.job.gradient = { logits: tensor.rows, out: out.rows, coefficients, skipInactive }
+    job.gradient = { logits: tensor.rows, out: out.rows, coefficients, skipInactive: out.skipInactive }
+    gradient = out.gradient
+    watched.push(...out.watched)
   }
-  const runner = runnerOf(options, tensor.range, arrays)
-  checkUnchanged(watched)
-  return { call, out, runner, watched }
-}
-
-function result({ call, out }: Plan): FusedUnpairedPreferenceLoss {
-  const fused = unpairedCallResult(call)
-  if (out) fused.gradLogits = logitsOf(out)
-  return fused
-}
-
-/** A reference model by its logits. */
-function referenceLogits(policy: Tensor): UnpairedReferenceModel {
+  const arrays = () => [...tensor.arrays, ...call.arrays(), ['options.gradient', gradient?.data] as const]
   return {
-    parts: ['logits'],
-    sourceOf(reference, name, watched, arrays) {
-      const tensor = checkReferenceLogits(reference.logits, name, policy)
-      arrays.push([`${name}.logits`, tensor.data])
-      watched.push(...watchTensor(`${name}.logits.data`, tensor))
-      return tensor
+    job,
+    runner: runnerOf(options, tensor.range, arrays, watched),
+    watched,
+    result() {
+      const fused = unpairedResult(call)
+      if (gradient) fused.gradLogits = gradient
+      return fused
     },
   }
 }

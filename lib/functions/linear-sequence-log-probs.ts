@@ -3,16 +3,18 @@
  */
 
 import { checkStillThere } from '../backends/cuda/memory.js'
-import { addTokenOutputs, copyTokenOutputs, forwardStage, keepStates } from '../call/forward-stage.js'
 import { type HeadSource, headOf } from '../call/head.js'
 import { HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
 import { keep } from '../call/kept.js'
-import { RUN_OPTIONS, type Runner, run, runnerOf } from '../call/run.js'
-import { checkDeviceLabels, isPacked, TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from '../call/tokens.js'
-import { checkUnchanged, type NamedArray, numbers, type Watched } from '../check/arrays.js'
+import { sequenceResult } from '../call/results.js'
+import { type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '../call/run.js'
+import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
+import { isPacked } from '../call/tokens.js'
+import { checkUnchanged, type NamedArray, numbers } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
 import { invalidType } from '../errors.js'
-import type { ForwardStage, Job } from '../job.js'
+import type { LinearSequenceOptions } from '../options/index.js'
+import { TOKEN_OPTIONS } from '../options/token-options.js'
 import type {
   DeviceMemory,
   HeadGradientOptions,
@@ -21,7 +23,6 @@ import type {
   Hidden,
   Labels,
   LinearSequenceLogProbs,
-  LinearSequenceOptions,
 } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS, 'bias'])
@@ -51,9 +52,7 @@ export async function linearSequenceLogProbs(
   labels: Labels | DeviceMemory,
   options?: LinearSequenceOptions,
 ): Promise<LinearSequenceLogProbs> {
-  const planned = plan(hidden, weight, labels, options)
-  await run(planned.runner, planned.job, planned.watched)
-  return result(planned)
+  return run(plan(hidden, weight, labels, options))
 }
 
 /** {@link linearSequenceLogProbs} on the calling thread. */
@@ -64,18 +63,14 @@ export function linearSequenceLogProbsSync(
   options?: LinearSequenceOptions,
 ): LinearSequenceLogProbs {
   const planned = plan(hidden, weight, labels, options)
-  planned.runner.backend.runSync(planned.job, planned.runner.settings)
-  return result(planned)
+  return runSync(planned)
 }
 
-interface Plan {
+/** What `backward` needs. */
+interface Kept {
   source: HeadSource
-  tokenPlan: TokenPlan
-  policy: ForwardStage
-  job: Job
+  call: SequenceCall
   runner: Runner
-  watched: Watched[]
-  callers: NamedArray[]
 }
 
 function plan(
@@ -83,47 +78,36 @@ function plan(
   weight: HeadWeight,
   labels: Labels | DeviceMemory,
   given: LinearSequenceOptions | undefined,
-): Plan {
+): Planned<LinearSequenceLogProbs> {
   const options = optionsObject(given, 'options', OPTIONS)
-  const watched: Watched[] = []
-  const source = headOf(hidden, weight, options.bias, isPacked(options), watched)
-  const tokenPlan = tokensOf(labels, source.rows, options, false, source.range)
-  const { tokens } = tokenPlan
-  const policy = forwardStage(source, tokens.counts.length)
-  keepStates(policy)
-  addTokenOutputs(policy, options.outputs)
-  const callers = tokenArrays(labels, options)
-  const runner = runnerOf(options, source.range, [...source.arrays, ...callers])
-  checkUnchanged(watched)
-  return { source, tokenPlan, policy, job: { tokens, policy }, runner, watched, callers }
+  const source = headOf(hidden, weight, options.bias, isPacked(options))
+  const call = sequenceCall(source, labels, options)
+  const { arrays, watched, range } = source
+  const runner = runnerOf(options, range, () => [...arrays, ...call.tokenPlan.arrays()], watched)
+  return { job: call.job, runner, watched, result: () => result({ source, call, runner }) }
 }
 
-function result(planned: Plan): LinearSequenceLogProbs {
-  const { policy, tokenPlan } = planned
-  checkDeviceLabels(tokenPlan, policy.logits.vocab)
-  const sums = {
-    logProbs: policy.logProbs,
-    // A copy: what the caller does with it must not reach `backward`.
-    tokenCounts: tokenPlan.tokens.counts.slice(),
-    backward: (gradient, request, options) => backward(kept(), gradient, request, options),
-  } as LinearSequenceLogProbs
-  const kept = keep(sums, planned)
-  copyTokenOutputs(policy, tokenPlan, sums)
+function result(needed: Kept): LinearSequenceLogProbs {
+  const sums = sequenceResult(needed.call) as LinearSequenceLogProbs
+  sums.backward = (gradient, request, options) => backward(kept(), gradient, request, options)
+  const kept = keep(sums, needed)
   return sums
 }
 
 function backward(
-  { source, policy, tokenPlan, runner, watched, callers }: Plan,
+  { source, call, runner }: Kept,
   gradient: unknown,
   request: unknown = true,
   given: HeadGradientOptions | undefined,
 ): HeadGradients {
+  const { tokenPlan, policy } = call
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
   const coefficients = numbers(gradient, 'gradient', tokenPlan.tokens.counts.length, ', one per sequence')
   if (request === false) throw invalidType('request', 'true or an object { hidden?, weight?, bias? }', request)
-  checkStillThere([...source.arrays, ...callers])
-  const destinations = headDestinations(request, 'request', source, options, [['gradient', gradient], ...callers])
-  checkUnchanged(watched)
+  checkStillThere([...source.arrays, ...tokenPlan.arrays()])
+  const others: NamedArray[] = [['gradient', gradient], ...tokenPlan.arrays()]
+  const destinations = headDestinations(request, 'request', source, options, others)
+  checkUnchanged(source.watched)
   if (destinations === undefined) return {}
   const { head, rows: logits } = source
   const headGradient = { head, logits, states: policy.states!, coefficients, ...destinations.stage }

@@ -2,15 +2,18 @@
  * `preferenceLoss`: stage 3 alone, for log-probs the caller already has.
  */
 
-import { LOSS_OPTIONS, lossOf } from '../call/loss-options.js'
-import { lossResult, lossStage } from '../call/loss-stage.js'
-import { areNegative, checkLogProbs, warnOfMeans } from '../call/reference.js'
-import { RUN_OPTIONS, type Runner, runnerOf } from '../call/run.js'
+import { lossOf } from '../call/losses.js'
+import { areNegative, checkLogProbs } from '../call/reference.js'
+import { lossResult, warnOfMeans } from '../call/results.js'
+import { type Planned, RUN_OPTIONS, run, runnerOf, runSync } from '../call/run.js'
+import { lossStage } from '../call/stages.js'
 import { numbers, tokenNumbers } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
 import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
-import type { Job, LossStage } from '../job.js'
-import type { PreferenceLoss, PreferenceOptions, PreferencePairs } from '../types/index.js'
+import type { LossStage } from '../job.js'
+import type { PreferenceOptions } from '../options/index.js'
+import { LOSS_OPTIONS } from '../options/loss-options.js'
+import type { PreferenceLoss, PreferencePairs } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...LOSS_OPTIONS, ...RUN_OPTIONS])
 const PAIRS: ReadonlySet<string> = new Set([
@@ -36,29 +39,16 @@ const PAIRS: ReadonlySet<string> = new Set([
  *   `ERR_SHAPE_MISMATCH`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of `options.signal`.
  */
 export async function preferenceLoss(pairs: PreferencePairs, options?: PreferenceOptions): Promise<PreferenceLoss> {
-  const planned = plan(pairs, options)
-  const { runner, job } = planned
-  await runner.backend.run(job, runner.settings)
-  return result(planned)
+  return run(plan(pairs, options))
 }
 
 /** {@link preferenceLoss} on the calling thread. */
 export function preferenceLossSync(pairs: PreferencePairs, options?: PreferenceOptions): PreferenceLoss {
   const planned = plan(pairs, options)
-  const { runner, job } = planned
-  runner.backend.runSync(job, runner.settings)
-  return result(planned)
+  return runSync(planned)
 }
 
-interface Plan {
-  stage: LossStage
-  /** A loss makes use of the reference. */
-  compares: boolean
-  job: Job
-  runner: Runner
-}
-
-function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefined): Plan {
+function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefined): Planned<PreferenceLoss> {
   if (given === undefined) throw invalidType('pairs', 'an object { chosen, rejected, … }', given)
   const pairs = optionsObject(given, 'pairs', PAIRS)
   refuseWeighting(givenOptions)
@@ -91,10 +81,16 @@ function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefine
     stage.pairWeights = numbers(pairs.pairWeights, 'pairs.pairWeights', size, ', that of pairs.chosen')
     checkWeights(stage.pairWeights)
   }
-  return { stage, compares: needsReference !== undefined, job: { loss: stage }, runner: runnerOf(options) }
+  return {
+    job: { loss: stage },
+    runner: runnerOf(options),
+    watched: [],
+    result: () => result(stage, needsReference !== undefined),
+  }
 }
 
-function result({ stage, compares }: Plan): PreferenceLoss {
+/** `compares`: a loss makes use of the reference. */
+function result(stage: LossStage, compares: boolean): PreferenceLoss {
   const { chosenLengths, rejectedLengths } = stage
   if (compares && chosenLengths && rejectedLengths) {
     const lengthOf = (side: 0 | 1, pair: number) => (side === 0 ? chosenLengths : rejectedLengths)[pair]

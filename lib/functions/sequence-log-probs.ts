@@ -3,16 +3,19 @@
  */
 
 import { checkStillThere } from '../backends/cuda/memory.js'
-import { addTokenOutputs, copyTokenOutputs, forwardStage, keepStates } from '../call/forward-stage.js'
+import { type Destination, destinationOf } from '../call/destination.js'
 import { keep } from '../call/kept.js'
-import { RUN_OPTIONS, type Runner, run, runnerOf } from '../call/run.js'
-import { destinationOf, logitsOf, skipsInactive, type Tensor, tensorOf, watchTensor } from '../call/tensor.js'
-import { checkDeviceLabels, isPacked, TOKEN_OPTIONS, type TokenPlan, tokenArrays, tokensOf } from '../call/tokens.js'
-import { checkUnchanged, type NamedArray, numbers, type Watched } from '../check/arrays.js'
-import { optionsObject } from '../check/options.js'
+import { sequenceResult } from '../call/results.js'
+import { type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '../call/run.js'
+import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
+import { type Tensor, tensorOf } from '../call/tensor.js'
+import { isPacked } from '../call/tokens.js'
+import { checkUnchanged, type NamedArray, numbers } from '../check/arrays.js'
+import { flag, optionsObject } from '../check/options.js'
 import { failure } from '../errors.js'
-import type { ForwardStage, Job } from '../job.js'
-import type { DeviceMemory, Labels, Logits, SequenceLogProbs, SequenceOptions } from '../types/index.js'
+import type { SequenceOptions } from '../options/index.js'
+import { TOKEN_OPTIONS } from '../options/token-options.js'
+import type { DeviceMemory, Labels, Logits, SequenceLogProbs } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS])
 const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
@@ -39,9 +42,7 @@ export async function sequenceLogProbs(
   labels: Labels | DeviceMemory,
   options?: SequenceOptions,
 ): Promise<SequenceLogProbs> {
-  const planned = plan(logits, labels, options)
-  await run(planned.runner, planned.job, planned.watched)
-  return result(planned)
+  return run(plan(logits, labels, options))
 }
 
 /** {@link sequenceLogProbs} on the calling thread. */
@@ -51,78 +52,59 @@ export function sequenceLogProbsSync(
   options?: SequenceOptions,
 ): SequenceLogProbs {
   const planned = plan(logits, labels, options)
-  planned.runner.backend.runSync(planned.job, planned.runner.settings)
-  return result(planned)
+  return runSync(planned)
 }
 
-interface Plan {
+/** What `backward` needs. */
+interface Kept {
   logits: Tensor
-  tokenPlan: TokenPlan
-  policy: ForwardStage
-  job: Job
+  call: SequenceCall
   runner: Runner
-  watched: Watched[]
-  callers: NamedArray[]
 }
 
-function plan(logits: Logits, labels: Labels | DeviceMemory, given: SequenceOptions | undefined): Plan {
+function plan(
+  logits: Logits,
+  labels: Labels | DeviceMemory,
+  given: SequenceOptions | undefined,
+): Planned<SequenceLogProbs> {
   const options = optionsObject(given, 'options', OPTIONS)
   const tensor = tensorOf(logits, 'logits', isPacked(options))
-  const watched = watchTensor('logits.data', tensor)
-  const tokenPlan = tokensOf(labels, tensor.rows, options, false, tensor.range)
-  const { tokens } = tokenPlan
-  const policy = forwardStage(tensor, tokens.counts.length)
-  keepStates(policy)
-  addTokenOutputs(policy, options.outputs)
-  const callers = tokenArrays(labels, options)
-  const runner = runnerOf(options, tensor.range, [['logits.data', tensor.data], ...callers])
-  checkUnchanged(watched)
-  return {
-    logits: tensor,
-    tokenPlan,
-    policy,
-    job: { tokens, policy },
-    runner,
-    watched,
-    callers,
-  }
+  const call = sequenceCall(tensor, labels, options)
+  const { arrays, watched, range } = tensor
+  const runner = runnerOf(options, range, () => [...arrays, ...call.tokenPlan.arrays()], watched)
+  return { job: call.job, runner, watched, result: () => result({ logits: tensor, call, runner }) }
 }
 
-function result(planned: Plan): SequenceLogProbs {
-  const { policy, tokenPlan } = planned
-  checkDeviceLabels(tokenPlan, policy.logits.vocab)
+function result(needed: Kept): SequenceLogProbs {
   let overwritten = false
-  const sums = {
-    logProbs: policy.logProbs,
-    // A copy: what the caller does with it must not reach `backward`.
-    tokenCounts: tokenPlan.tokens.counts.slice(),
-    backward(gradient, options) {
-      const call = kept()
-      if (overwritten) throw failure('ERR_DISPOSED', 'backward: an earlier call has overwritten the logits')
-      const out = backward(call, gradient, options)
-      overwritten = out.rows === call.logits.rows
-      return logitsOf(out)
-    },
-  } as SequenceLogProbs
-  const kept = keep(sums, planned)
-  copyTokenOutputs(policy, tokenPlan, sums)
+  const sums = sequenceResult(needed.call) as SequenceLogProbs
+  sums.backward = (gradient, options) => {
+    const call = kept()
+    if (overwritten) throw failure('ERR_DISPOSED', 'backward: an earlier call has overwritten the logits')
+    const out = backward(call, gradient, options)
+    overwritten = out.rows === call.logits.rows
+    return out.gradient
+  }
+  const kept = keep(sums, needed)
   return sums
 }
 
-function backward(
-  planned: Plan,
-  gradient: unknown,
-  given: { out?: unknown; zeroInactive?: unknown } | undefined,
-): Tensor {
-  const { logits, policy, tokenPlan, runner, watched, callers } = planned
+interface BackwardOptions {
+  out?: unknown
+  zeroInactive?: unknown
+}
+
+function backward({ logits, call, runner }: Kept, gradient: unknown, given: BackwardOptions | undefined): Destination {
+  const { tokenPlan, policy } = call
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
   const coefficients = numbers(gradient, 'gradient', tokenPlan.tokens.counts.length, ', one per sequence')
-  const others: NamedArray[] = [['gradient', gradient], ...callers]
+  const others: NamedArray[] = [['gradient', gradient], ...tokenPlan.arrays()]
+  const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
+  checkStillThere([...logits.arrays, ...tokenPlan.arrays()])
   const destination = options.out === undefined ? true : options.out
-  checkStillThere([['logits.data', logits.data], ...callers])
-  const out = destinationOf(destination, 'options.out', logits, others)
-  const skipInactive = skipsInactive(options.zeroInactive, destination, logits)
-  checkUnchanged(watched)
+  const out = destinationOf(destination, 'options.out', zeroInactive, logits, others)
+  checkUnchanged(logits.watched)
+  const { skipInactive } = out
   const stage = { logits: logits.rows, out: out.rows, states: policy.states!, coefficients, skipInactive }
   const settings = { ...runner.settings, signal: undefined }
   runner.backend.runSync({ tokens: tokenPlan.tokens, gradient: stage }, settings)

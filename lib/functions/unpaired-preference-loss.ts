@@ -1,15 +1,17 @@
 /**
  * `unpairedPreferenceLoss`: stage 3 of single sequences alone, for log-probs the caller already has.
  */
-import { areNegative, checkSequencesLogProbs } from '../call/reference.js'
-import { RUN_OPTIONS, type Runner, runnerOf } from '../call/run.js'
-import { unpairedLossResult } from '../call/unpaired-call.js'
-import { desirableOf, UNPAIRED_LOSS_OPTIONS, unpairedLossOf, unpairedLossStage } from '../call/unpaired-losses.js'
+import { checkSequencesLogProbs } from '../call/reference.js'
+import { unpairedLossResult } from '../call/results.js'
+import { type Planned, RUN_OPTIONS, run, runnerOf, runSync } from '../call/run.js'
+import { unpairedLossStage } from '../call/stages.js'
+import { desirableOf, unpairedLossOf } from '../call/unpaired-losses.js'
 import { numbers } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
 import { invalidType, invalidValue, shapeMismatch } from '../errors.js'
-import type { Job, UnpairedLossStage } from '../job.js'
-import type { UnpairedPreferenceLoss, UnpairedPreferenceOptions, UnpairedSequences } from '../types/index.js'
+import type { UnpairedPreferenceOptions } from '../options/index.js'
+import { UNPAIRED_LOSS_OPTIONS } from '../options/unpaired-options.js'
+import type { UnpairedPreferenceLoss, UnpairedSequences } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_LOSS_OPTIONS, ...RUN_OPTIONS])
 const SEQUENCES: ReadonlySet<string> = new Set(['logProbs', 'referenceLogProbs'])
@@ -31,9 +33,7 @@ export async function unpairedPreferenceLoss(
   sequences: UnpairedSequences,
   options: UnpairedPreferenceOptions,
 ): Promise<UnpairedPreferenceLoss> {
-  const { stage, job, runner } = plan(sequences, options)
-  await runner.backend.run(job, runner.settings)
-  return unpairedLossResult(stage)
+  return run(plan(sequences, options))
 }
 
 /** {@link unpairedPreferenceLoss} on the calling thread. */
@@ -41,42 +41,41 @@ export function unpairedPreferenceLossSync(
   sequences: UnpairedSequences,
   options: UnpairedPreferenceOptions,
 ): UnpairedPreferenceLoss {
-  const { stage, job, runner } = plan(sequences, options)
-  runner.backend.runSync(job, runner.settings)
-  return unpairedLossResult(stage)
+  const planned = plan(sequences, options)
+  return runSync(planned)
 }
 
-interface Plan {
-  stage: UnpairedLossStage
-  job: Job
-  runner: Runner
-}
-
-function plan(given: UnpairedSequences, givenOptions: UnpairedPreferenceOptions): Plan {
+function plan(given: UnpairedSequences, givenOptions: UnpairedPreferenceOptions): Planned<UnpairedPreferenceLoss> {
   if (given === undefined) throw invalidType('sequences', 'an object { logProbs, referenceLogProbs }', given)
   const sequences = optionsObject(given, 'sequences', SEQUENCES)
   const options = optionsObject(givenOptions, 'options', OPTIONS)
   const lossPlan = unpairedLossOf(options)
-  const name = 'sequences.referenceLogProbs'
+  const { referenceFree } = lossPlan
 
   const logProbs = numbers(sequences.logProbs, 'sequences.logProbs')
   const size = logProbs.length
   if (size === 0) throw shapeMismatch('sequences.logProbs', 'must have at least one element; got 0')
-  let referenceLogProbs: Float64Array = new Float64Array(size)
-  if (sequences.referenceLogProbs !== undefined) {
-    const reference = numbers(sequences.referenceLogProbs, name, size, ', that of sequences.logProbs')
-    if (!areNegative(reference)) {
-      // The reference may be NaN where the policy is: what `emptySequence: 'nan'` gives for both.
-      const mayBeNaN = (s: number) => Number.isNaN(logProbs[s])
-      const side = { values: reference, nameOf: (s: number) => `${name}[${s}]` }
-      checkSequencesLogProbs(side, !lossPlan.referenceFree, mayBeNaN)
-    }
-    if (!lossPlan.referenceFree) referenceLogProbs = reference
-  } else if (!lossPlan.referenceFree) {
-    throw invalidValue(name, 'are needed (unless referenceFree)')
-  }
+  const reference = referenceOf(sequences.referenceLogProbs, logProbs, !referenceFree)
   const stage = unpairedLossStage(lossPlan, desirableOf(options.desirable, size))
   stage.logProbs = logProbs
-  stage.referenceLogProbs = referenceLogProbs
-  return { stage, job: { unpairedLoss: stage }, runner: runnerOf(options) }
+  stage.referenceLogProbs = referenceFree ? new Float64Array(size) : reference
+  return {
+    job: { unpairedLoss: stage },
+    runner: runnerOf(options),
+    watched: [],
+    result: () => unpairedLossResult(stage),
+  }
+}
+
+function referenceOf(value: unknown, logProbs: Float64Array, needed: boolean): Float64Array | undefined {
+  const name = 'sequences.referenceLogProbs'
+  if (value === undefined) {
+    if (needed) throw invalidValue(name, 'are needed (unless referenceFree)')
+    return undefined
+  }
+  const values = numbers(value, name, logProbs.length, ', that of sequences.logProbs')
+  // It may be NaN where the policy is: what `emptySequence: 'nan'` gives for both.
+  const mayBeNaN = (s: number) => Number.isNaN(logProbs[s])
+  checkSequencesLogProbs({ values, nameOf: (s) => `${name}[${s}]` }, needed, mayBeNaN)
+  return values
 }

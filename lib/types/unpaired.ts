@@ -1,8 +1,7 @@
 /**
- * Options and results of the unpaired functions, whose sequences stand alone: each is desirable or is not. Letters in
- * shapes: B sequences, T positions.
+ * What goes into the unpaired functions and comes out of them. Their sequences stand alone, and each is desirable or is
+ * not. Letters in shapes: B sequences, T positions.
  */
-import type { HeadGradientOptions, HeadGradientRequest, HeadOptions, RunOptions, TokenOptions } from './options.js'
 import type { HeadGradients, TokenOutputs } from './results.js'
 import type { DeviceMemory, HeadWeight, Hidden, HostArray, Indices, Logits } from './tensors.js'
 
@@ -18,41 +17,6 @@ export type UnpairedNormalizer = 'mean' | 'sum' | number | { sequences: number }
 /** Whether each sequence is desirable: booleans, or 1 and 0. */
 export type Flags = ArrayLike<boolean> | ArrayLike<number>
 
-/**
- * Which loss of single sequences, its constants, and which sequences are desirable. A constant that the loss does not take
- * is refused (`ERR_INVALID_ARG_VALUE`), unless it is the default.
- */
-export interface UnpairedLossOptions {
-  /** `[B]` true or 1 for a sequence that is desirable, false or 0 for one that is not. All may be alike. */
-  desirable: Flags
-  /** Defaults to 'kto'. */
-  lossType?: UnpairedLossType
-  /** Strength of the pull towards the reference, > 0. Defaults to 0.1. */
-  beta?: number
-  /** Factor of the desirable sequences' losses, >= 0. At 0 these take no part, whatever they are. Defaults to 1. */
-  desirableWeight?: number
-  /** The same of the undesirable ones. Defaults to 1. */
-  undesirableWeight?: number
-  /**
-   * Policy log-probs of completions that belong to other prompts, of 'kto': κ is the mean of what they are above
-   * `referenceKlLogProbs`, 0 where that is negative, and has no gradient. As many as there are, usually `[B]`.
-   */
-  klLogProbs?: ArrayLike<number>
-  /** Their log-probs under the reference, as many. Not needed with `referenceFree`. */
-  referenceKlLogProbs?: ArrayLike<number>
-  /** The mean itself in place of the two, as of all processes; 0 counts where it is negative. */
-  kl?: number
-  /** δ of 'bco': the running mean of the rewards (`runningRewardMean`). Defaults to 0. */
-  rewardShift?: number
-  /** Use a reference log-prob of 0, whatever reference is given. Defaults to false. */
-  referenceFree?: boolean
-  /** What the loss and its gradient are divided by; means of rewards and log-probs stay means. Defaults to 'mean'. */
-  normalizer?: UnpairedNormalizer
-}
-
-/** Options of `unpairedPreferenceLoss`. */
-export interface UnpairedPreferenceOptions extends UnpairedLossOptions, RunOptions {}
-
 /** Log-probs of B sequences. */
 export interface UnpairedSequences {
   /** `[B]` log-probs under the policy. */
@@ -60,9 +24,6 @@ export interface UnpairedSequences {
   /** `[B]` log-probs under the reference. Needed unless `referenceFree`. */
   referenceLogProbs?: ArrayLike<number>
 }
-
-/** The token options without those that are about pairs. */
-export interface UnpairedTokenOptions extends Omit<TokenOptions, 'ldAlpha' | 'pairs'> {}
 
 /**
  * Sequence log-probs under the reference, `[B]`, as `sequenceLogProbs` gives them, whose result may be passed whole; its
@@ -76,39 +37,10 @@ export interface SequenceReference {
 /** Reference model: its log-probs, or its logits (same labels and token options as the policy). */
 export type UnpairedReference = SequenceReference | { logits: Logits }
 
-/** Options of `fusedUnpairedPreferenceLoss`. */
-export interface FusedUnpairedOptions extends UnpairedTokenOptions, UnpairedLossOptions, RunOptions {
-  /** Needed unless `referenceFree`. */
-  reference?: UnpairedReference
-  /**
-   * Gradient of the loss with respect to the logits: none, in a new array, into an array or device memory, or
-   * overwriting the logits. Defaults to false.
-   */
-  gradient?: boolean | HostArray | DeviceMemory | 'in-place'
-  /**
-   * Write zeros to the gradient's rows that predict nothing. false leaves these as they are: in an array that is zero
-   * there already, or where nobody reads them. Defaults to true.
-   */
-  zeroInactive?: boolean
-}
-
 /** Reference model: its log-probs, or its output layer with what goes into it (same labels and token options). */
 export type LinearUnpairedReference =
   | SequenceReference
   | { hidden: Hidden; weight: HeadWeight; bias?: HostArray | DeviceMemory }
-
-/** Options of `fusedLinearUnpairedPreferenceLoss`. */
-export interface FusedLinearUnpairedOptions
-  extends UnpairedTokenOptions,
-    UnpairedLossOptions,
-    RunOptions,
-    HeadOptions,
-    HeadGradientOptions {
-  /** Needed unless `referenceFree`. */
-  reference?: LinearUnpairedReference
-  /** The gradients to compute; true for new arrays for all there are. Defaults to false. */
-  gradient?: boolean | HeadGradientRequest
-}
 
 /** Means over the desirable and over the undesirable sequences; absent where there is none. */
 export interface MeansByKind {

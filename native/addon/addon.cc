@@ -1,20 +1,20 @@
 // The addon: what JavaScript can call, and the state one environment (the main thread or a worker) owns. No arithmetic.
 //
-//   arena                               ArrayBuffer in which run finds its small arrays
-//   run(...job)                         runs a job on the calling thread and the pool
-//   runAsync(id, ...job)                the same off the calling thread; a promise of true, or of false when cancelled
+//   values, arena                       where lib writes a job: see job_reader.h
+//   run(...arrays)                      runs that job on the calling thread and the pool
+//   runAsync(id, ...arrays)             the same off the calling thread; a promise of true, or of false when cancelled
 //   cancel(id)
 //   nextId()                            an id that no other call has
-//   jobVersion                          of what run takes
+//   jobFields                           the order of `values`, in words
 //   holdsMemory                         whether arrays may be transferred while runAsync uses them, see lent_memory.h
-//   lossNames, instructionSets          in the order in which `numbers` refers to them
+//   lossNames, unpairedLossNames, instructionSets   in the order in which `values` refers to them
 //   availableThreads()
 //   cuda                                the CUDA backend, see cuda_bindings.h
 //   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`
 //   multiplyAddRate(instruction set, threads)                floating-point operations a second; both for npm run bench
 //
 // Several copies of the package may share one addon (CommonJS beside ES modules, a cleared module cache, a bundle):
-// what calls share, the arena and the ids, therefore belongs to the addon and not to its caller.
+// what calls share, the memory of jobs and the ids, therefore belongs to the addon and not to its caller.
 #include "../cpu/limits.h"
 #include "../cpu/stages.h"
 #include "async_queue.h"
@@ -26,16 +26,17 @@ namespace {
 
 class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
  public:
-  FusedPreferenceLoss(Napi::Env env, Napi::Object exports) : cuda_(env, queue_), queue_(env) {
-    Napi::Array lossNames = Napi::Array::New(env);
-    for (int32_t i = 0; i < fpl::kLossCount; ++i) lossNames[uint32_t(i)] = Napi::String::New(env, fpl::kLossNames[i]);
+  FusedPreferenceLoss(Napi::Env env, Napi::Object exports) : memory_(env), cuda_(env, queue_, memory_), queue_(env) {
+    const auto arrayOf = [env](const char* const* names, int32_t count) {
+      Napi::Array array = Napi::Array::New(env);
+      for (int32_t i = 0; i < count; ++i) array[uint32_t(i)] = Napi::String::New(env, names[i]);
+      return array;
+    };
+    const Napi::Array lossNames = arrayOf(fpl::kLossNames, fpl::kLossCount);
+    const Napi::Array unpairedLossNames = arrayOf(fpl::kUnpairedLossNames, fpl::kUnpairedLossCount);
     Napi::Array sets = Napi::Array::New(env);
     const fpl::InstructionSets& found = fpl::instructionSets();
     for (int32_t i = 0; i < found.count; ++i) sets[uint32_t(i)] = Napi::String::New(env, found.sets[i]->name);
-
-    Napi::ArrayBuffer arena = Napi::ArrayBuffer::New(env, fpl::kArenaSlot * fpl::kMostArrays);
-    arena_ = Napi::Persistent(arena.As<Napi::Object>());
-    slots_ = static_cast<char*>(arena.Data());
 
     DefineAddon(exports,
                 {
@@ -46,11 +47,13 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
                     InstanceMethod("availableThreads", &FusedPreferenceLoss::availableThreads),
                     InstanceMethod("bandwidth", &FusedPreferenceLoss::bandwidth),
                     InstanceMethod("multiplyAddRate", &FusedPreferenceLoss::multiplyAddRate),
-                    InstanceValue("jobVersion", Napi::Number::New(env, fpl::kJobVersion), napi_enumerable),
+                    InstanceValue("jobFields", Napi::String::New(env, fpl::jobFields()), napi_enumerable),
                     InstanceValue("holdsMemory", Napi::Boolean::New(env, fpl::LentMemory::held(env)), napi_enumerable),
-                    InstanceValue("arena", arena, napi_enumerable),
+                    InstanceValue("values", memory_.values(), napi_enumerable),
+                    InstanceValue("arena", memory_.arena(), napi_enumerable),
                     InstanceValue("cuda", cuda_.functions(), napi_enumerable),
                     InstanceValue("lossNames", lossNames, napi_enumerable),
+                    InstanceValue("unpairedLossNames", unpairedLossNames, napi_enumerable),
                     InstanceValue("instructionSets", sets, napi_enumerable),
                 });
     // Before the environment is torn down, not after: the queue's thread must be gone by then.
@@ -60,13 +63,13 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
  private:
   void run(const Napi::CallbackInfo& info) {
     fpl::Job job;
-    fpl::readJob(info, 0, slots_, job);
+    memory_.read(info, 0, job);
     fpl::runJob(job, pool_);
   }
 
   Napi::Value runAsync(const Napi::CallbackInfo& info) {
     auto job = std::make_unique<fpl::AsyncJob>(info.Env(), info[0].As<Napi::Number>().DoubleValue());
-    fpl::readJob(info, 1, slots_, job->job, &job->lent);
+    memory_.read(info, 1, job->job, &job->lent);
     Napi::Array arguments = Napi::Array::New(info.Env(), info.Length());
     for (size_t i = 0; i < info.Length(); ++i) arguments[uint32_t(i)] = info[i];
     job->arguments = Napi::Persistent(arguments.As<Napi::Object>());
@@ -112,8 +115,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
     return Napi::Number::New(info.Env(), fpl::multiplyAddRate(*kernels, threads, pool_));
   }
 
-  Napi::ObjectReference arena_;  // keeps it alive
-  char* slots_ = nullptr;
+  fpl::JobMemory memory_;
   double lastId_ = 0;
   fpl::ThreadPool pool_;
   // Outlives the queue, whose thread may be in the middle of a call.

@@ -5,8 +5,6 @@
 #include <string>
 #include <utility>
 
-#include "job_reader.h"
-
 #if defined(_WIN32)
 #include <windows.h>
 #else
@@ -295,7 +293,7 @@ Napi::Value CudaBindings::cublasLt(const Napi::CallbackInfo&) {
 
 Napi::Value CudaBindings::run(const Napi::CallbackInfo& info) {
   Job job;
-  readJob(info, 0, nullptr, job);
+  memory_.read(info, 0, job);
   Problem problem;
   bool finished = false;
   require(api_->run(context_, &job, &finished, &problem), problem);
@@ -304,7 +302,7 @@ Napi::Value CudaBindings::run(const Napi::CallbackInfo& info) {
 
 Napi::Value CudaBindings::runAsync(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<AsyncJob>(env_, info[0].As<Napi::Number>().DoubleValue());
-  readJob(info, 1, nullptr, job->job, &job->lent);
+  memory_.read(info, 1, job->job, &job->lent);
   job->arguments = keep(info);
   job->work = [api = api_, context = context_](Job& at) {
     Problem problem;
@@ -319,7 +317,7 @@ Napi::Value CudaBindings::runAsync(const Napi::CallbackInfo& info) {
 
 Napi::Value CudaBindings::prepare(const Napi::CallbackInfo& info) {
   auto made = std::make_unique<PreparedJob>();
-  readJob(info, 0, nullptr, made->job);
+  memory_.read(info, 0, made->job);
   made->arguments = keep(info);
   made->api = api_;
   Problem problem;

@@ -5,7 +5,7 @@
 //   devices()                             [{ name, computeCapability, ... }]
 //   cublasLt()                            undefined, or why jobs with a head cannot be run
 //   run, runAsync, cancel                 as the addon's own, for jobs with a device
-//   prepare(numbers, ...arrays)           a job to be enqueued again and again; enqueue(job, stream), read(job,
+//   prepare(...arrays)                    a job to be enqueued again and again; enqueue(job, stream), read(job,
 //   stream),
 //                                         destroyPrepared(job), destroyPreparedAsync(id, job), workspaceBytes(job)
 //   allocate(device, bytes), release(device, address, bytes), releaseAsync(id, ...)
@@ -25,13 +25,14 @@
 
 #include "../cuda/api.h"
 #include "async_queue.h"
+#include "job_reader.h"
 #include "napi.h"
 
 namespace fpl {
 
 class CudaBindings {
  public:
-  CudaBindings(Napi::Env env, AsyncQueue& queue) : env_(env), queue_(queue) {}
+  CudaBindings(Napi::Env env, AsyncQueue& queue, const JobMemory& memory) : env_(env), queue_(queue), memory_(memory) {}
   ~CudaBindings();
 
   Napi::Object functions();
@@ -58,6 +59,7 @@ class CudaBindings {
 
   Napi::Env env_;
   AsyncQueue& queue_;
+  const JobMemory& memory_;
   const cuda::Api* api_ = nullptr;
   std::string path_;  // of the library
   cuda::Context* context_ = nullptr;

@@ -1,221 +1,226 @@
 #include "job_reader.h"
 
+#include <type_traits>
+
+#include "job_fields.h"
+
 namespace fpl {
 namespace {
 
-// What kind of thing an array is; k > 0 is one of k - 1 elements that is in its slot.
+// Bytes of a slot.
+constexpr size_t kSlot = 64;
+
+// The value of an array says where it is; k > 0: in its slot, with k - 1 elements.
 constexpr double kAbsent = 0, kAddress = -2;
 
-// The arrays, one after the other; one that is absent is null.
-class Arrays {
+// Visits the fields of a job in order to fill them.
+class FieldReader {
  public:
-  Arrays(const Napi::CallbackInfo& info, size_t first, const double* kinds, char* arena, LentMemory* lent)
-      : info_(info), index_(first), kinds_(kinds), arena_(arena), lent_(lent) {}
+  FieldReader(const Napi::CallbackInfo& info, size_t first, const double* values, char* arena, LentMemory* lent)
+      : info_(info), argument_(first), values_(values), arena_(arena), lent_(lent) {}
 
   template <typename T>
-  T* next() {
-    const size_t slot = slot_++;
-    const double kind = kinds_[slot];
-    length_ = 0;
-    onDevice_ = kind == kAddress;
-    if (kind == kAbsent) return nullptr;
-    if (kind > 0) {
-      length_ = size_t(kind) - 1;
-      return reinterpret_cast<T*>(arena_ + slot * kArenaSlot);
-    }
-    void* data = nullptr;
-    const Napi::Value value = info_[index_++];
-    if (onDevice_) {
-      bool lossless;
-      data = reinterpret_cast<void*>(uintptr_t(value.As<Napi::BigInt>().Uint64Value(&lossless)));
+  void in(const char*, T*& array, int64_t* length = nullptr) {
+    const Array found = next();
+    array = static_cast<T*>(found.data);
+    if (length) *length = int64_t(found.length);
+  }
+
+  template <typename T>
+  void out(const char* name, T*& array, int64_t* length = nullptr) {
+    in(name, array, length);
+  }
+
+  template <typename T>
+  void lentIn(const char*, T*& array, bool* onDevice) {
+    const size_t argument = argument_;
+    const Array found = next();
+    array = static_cast<T*>(found.data);
+    if (onDevice && found.onDevice) *onDevice = true;
+    if (lent_ && argument_ > argument && !found.onDevice) lent_->hold(info_.Env(), info_[argument]);
+  }
+
+  template <typename T>
+  void lentOut(const char* name, T*& array, bool* onDevice) {
+    lentIn(name, array, onDevice);
+  }
+
+  template <typename T>
+  void address(const char* name, T*& memory) {
+    in(name, memory);
+  }
+
+  template <typename T>
+  void number(const char*, T& number) {
+    const double value = values_[field_++];
+    if constexpr (std::is_same_v<T, bool>) {
+      number = value != 0;
+    } else if constexpr (std::is_enum_v<T>) {
+      number = T(int32_t(value));
     } else {
-      napi_get_typedarray_info(info_.Env(), value, nullptr, &length_, &data, nullptr, nullptr);
+      number = T(value);
     }
-    return static_cast<T*>(data);
   }
 
-  // The same for an array that may be one of the caller's; all others are lib's own.
   template <typename T>
-  T* nextLent() {
-    const size_t before = index_;
-    T* const data = next<T>();
-    if (lent_ && index_ > before && !onDevice_) lent_->hold(info_.Env(), info_[before]);
-    return data;
-  }
-
-  // Elements of the array last read.
-  int64_t length() const { return int64_t(length_); }
-
-  // Whether it is on the GPU.
-  bool onDevice() const { return onDevice_; }
-
-  void next(Rows& rows) {
-    rows.data = nextLent<void>();
-    rows.onDevice = onDevice_;
-  }
-
-  void next(Head& head) {
-    next(head.hidden);
-    head.weight.data = nextLent<void>();
-    head.weight.onDevice = onDevice_;
-    head.bias.data = nextLent<void>();
+  void number(const char*, const char* name, T& value) {
+    number(name, value);
   }
 
  private:
+  struct Array {
+    void* data = nullptr;  // null: absent
+    size_t length = 0;     // of one that is not on the GPU
+    bool onDevice = false;
+  };
+
+  Array next() {
+    Array array;
+    const size_t field = field_++;
+    const double value = values_[field];
+    if (value == kAbsent) return array;
+    if (value > 0) {
+      array.data = arena_ + field * kSlot;
+      array.length = size_t(value) - 1;
+      return array;
+    }
+    const Napi::Value argument = info_[argument_++];
+    if (value == kAddress) {
+      bool lossless;
+      array.data = reinterpret_cast<void*>(uintptr_t(argument.As<Napi::BigInt>().Uint64Value(&lossless)));
+      array.onDevice = true;
+    } else {
+      napi_get_typedarray_info(info_.Env(), argument, nullptr, &array.length, &array.data, nullptr, nullptr);
+    }
+    return array;
+  }
+
   const Napi::CallbackInfo& info_;
-  size_t index_;
-  const double* kinds_;
+  size_t argument_;
+  const double* values_;
   char* arena_;
   LentMemory* lent_;
-  size_t slot_ = 0;
-  size_t length_ = 0;
-  bool onDevice_ = false;
+  size_t field_ = 0;
 };
 
-// The numbers, one after the other.
-class Numbers {
- public:
-  explicit Numbers(const double* values) : next_(values) {}
+// The elements of an array, in lib's words; those of a tensor are what its dtype says.
+template <typename T>
+const char* elementsOf() {
+  using Element = std::remove_const_t<T>;
+  if constexpr (std::is_same_v<Element, int32_t>) {
+    return "int32";
+  } else if constexpr (std::is_same_v<Element, float>) {
+    return "float32";
+  } else if constexpr (std::is_same_v<Element, double> || std::is_same_v<Element, TokenState>) {
+    return "float64";
+  } else {
+    static_assert(std::is_same_v<Element, void>);
+    return "tensor";
+  }
+}
 
-  operator double() { return *next_++; }
-  int64_t integer() { return int64_t(*next_++); }
+// Visits the fields of a job in order to list them.
+class FieldList {
+ public:
+  FieldList() {
+    Job job;
+    job.loss.terms.count = 1;
+    visitFields(*this, job);
+    // What the numbers of enumerations stand for, and what else both sides have to know.
+    static_assert(int32_t(DType::kFloat32) == 0 && int32_t(DType::kFloat16) == 1 && int32_t(DType::kBFloat16) == 2);
+    add("dtypes float32 float16 bfloat16");
+    static_assert(int32_t(Divergence::kReverseKl) == 0 && int32_t(Divergence::kForwardKl) == 1);
+    static_assert(int32_t(Divergence::kJensenShannon) == 2 && int32_t(Divergence::kAlpha) == 3);
+    add("divergences reverse_kl forward_kl js alpha");
+    add("most terms " + std::to_string(LossTerms::kMost));
+    add("slot bytes " + std::to_string(kSlot));
+  }
+
+  template <typename T>
+  void in(const char* name, T*&, int64_t* = nullptr) {
+    field("in", name, elementsOf<T>());
+  }
+
+  template <typename T>
+  void out(const char* name, T*&, int64_t* = nullptr) {
+    field("out", name, elementsOf<T>());
+  }
+
+  template <typename T>
+  void lentIn(const char* name, T*&, bool*) {
+    field("in", name, elementsOf<T>());
+  }
+
+  template <typename T>
+  void lentOut(const char* name, T*&, bool*) {
+    field("out", name, elementsOf<T>());
+  }
+
+  template <typename T>
+  void address(const char* name, T*&) {
+    field("in", name, "address");
+  }
+
+  template <typename T>
+  void number(const char* name, T&) {
+    field("number", name);
+  }
+
+  template <typename T>
+  void number(const char* owner, const char* name, T&) {
+    field("number", (std::string(owner) + "." + name).c_str());
+  }
+
+  std::string text;
+  size_t count = 0;
 
  private:
-  const double* next_;
+  void field(const std::string& kind, const char* name, const char* elements = nullptr) {
+    ++count;
+    add(kind + " " + name + (elements ? std::string(" ") + elements : ""));
+  }
+
+  void add(const std::string& line) { text += line + "\n"; }
 };
-
-void readRows(Numbers& numbers, Rows& rows) {
-  rows.dtype = DType(numbers.integer());
-  rows.batch = numbers.integer();
-  rows.time = numbers.integer();
-  rows.vocab = numbers.integer();
-  rows.batchStride = numbers.integer();
-  rows.timeStride = numbers.integer();
-}
-
-void readHead(Numbers& numbers, Head& head) {
-  readRows(numbers, head.hidden);
-  head.weight.dtype = DType(numbers.integer());
-  head.weight.rowStride = numbers.integer();
-  head.weight.columnStride = numbers.integer();
-  head.bias.dtype = DType(numbers.integer());
-}
 
 }  // namespace
 
-void readJob(const Napi::CallbackInfo& info, size_t first, char* arena, Job& job, LentMemory* lent) {
-  void* values = nullptr;
-  napi_get_typedarray_info(info.Env(), info[first], nullptr, nullptr, &values, nullptr, nullptr);
-  const double* const kinds = static_cast<const double*>(values);
-  Numbers numbers(kinds + kMostArrays);
-  Arrays arrays(info, first + 1, kinds, arena, lent);
+JobMemory::JobMemory(Napi::Env env) {
+  const size_t fields = FieldList().count;
+  // The list has one term of the loss.
+  Napi::Float64Array values = Napi::Float64Array::New(env, fields + 3 * (LossTerms::kMost - 1));
+  Napi::ArrayBuffer arena = Napi::ArrayBuffer::New(env, kSlot * fields);
+  valueData_ = values.Data();
+  arenaData_ = static_cast<char*>(arena.Data());
+  values_ = Napi::Persistent(values.As<Napi::Object>());
+  arena_ = Napi::Persistent(arena.As<Napi::Object>());
+}
 
-  job.device = int32_t(numbers.integer());
-  job.labels.wide = numbers.integer() != 0;
-  job.labels.ignoreIndex = numbers.integer();
-  job.labels.shift = numbers.integer() != 0;
-  job.threads = numbers.integer();
-  job.instructionSet = int32_t(numbers.integer());
-  job.cancellable = numbers.integer() != 0;
-  job.gradient.skipInactive = job.headGradient.skipInactive = numbers.integer() != 0;
-  Tokens& tokens = job.tokens;
-  tokens.temperature = numbers;
-  tokens.average = numbers.integer() != 0;
-  tokens.emptyLogProb = numbers;
-  readRows(numbers, job.policy.logits);
-  readRows(numbers, job.reference.logits);
-  readRows(numbers, job.gradient.out);
+void JobMemory::read(const Napi::CallbackInfo& info, size_t first, Job& job, LentMemory* lent) const {
+  FieldReader reader(info, first, valueData_, arenaData_, lent);
+  visitFields(reader, job);
 
-  Forward &policy = job.policy, &reference = job.reference;
-  PreferenceLoss& loss = job.loss;
-  // Arrays the job reads.
-  tokens.targets = arrays.next<int32_t>();
-  tokens.weights = arrays.next<double>();
-  tokens.plainWeights = arrays.next<double>();
-  tokens.offsets = arrays.next<int32_t>();
-  tokens.counts = arrays.next<int32_t>();
-  tokens.sequences = arrays.length();
-  arrays.next(policy.logits);
-  arrays.next(reference.logits);
-  loss.pairs = arrays.next<int32_t>();
-  loss.chosenLengths = arrays.next<double>();
-  loss.rejectedLengths = arrays.next<double>();
-  job.labels.data = arrays.next<void>();
-  job.labels.mask = arrays.next<uint8_t>();
-  job.stream = arrays.next<void>();
-  // Arrays it writes.
-  policy.states = arrays.next<TokenState>();
-  policy.logProbs = arrays.next<double>();
-  policy.logWeights = arrays.next<double>();
-  policy.tokenLogProbs = arrays.next<float>();
-  policy.tokenEntropies = arrays.next<float>();
-  policy.tokenArgmax = arrays.next<int32_t>();
-  policy.logSumExp = arrays.next<float>();
-  policy.sumSquaredProbs = arrays.next<float>();
-  reference.logProbs = arrays.next<double>();
-  loss.chosen = arrays.next<double>();
-  loss.pairCount = arrays.length();
-  loss.rejected = arrays.next<double>();
-  loss.referenceChosen = arrays.next<double>();
-  loss.referenceRejected = arrays.next<double>();
-  loss.pairWeights = arrays.next<double>();
-  loss.losses = arrays.next<double>();
-  loss.chosenRewards = arrays.next<double>();
-  loss.rejectedRewards = arrays.next<double>();
-  loss.gradChosen = arrays.next<double>();
-  loss.gradRejected = arrays.next<double>();
-  loss.summary = arrays.next<double>();
-  arrays.next(job.gradient.out);
-  job.gradient.coefficients = arrays.next<double>();
-  job.invalidLabels = arrays.next<int32_t>();
-  // Those of heads.
-  HeadGradient& headGradient = job.headGradient;
-  bool onDevice = false;
-  for (float** out : {&headGradient.hidden, &headGradient.weight, &headGradient.bias}) {
-    *out = arrays.nextLent<float>();
-    onDevice = onDevice || arrays.onDevice();
-  }
-  headGradient.onDevice = onDevice;
-  arrays.next(policy.head);
-  arrays.next(reference.head);
+  const Forward& policy = job.policy;
   job.hasPolicy = policy.logProbs != nullptr;
-  job.hasReference = reference.logProbs != nullptr;
-  job.hasLoss = loss.summary != nullptr;
-
-  if (job.hasLoss) {
-    LossConstants& constants = loss.constants;
-    constants.beta = numbers;
-    constants.gamma = numbers;
-    constants.rewardShift = numbers;
-    constants.discopopTau = numbers;
-    constants.alpha = numbers;
-    constants.divergence = Divergence(numbers.integer());
-    constants.average = numbers.integer() != 0;
-    constants.pairDivisor = numbers;
-    constants.tokenDivisor = numbers;
-    for (int64_t left = numbers.integer(); left > 0; --left) {
-      LossTerm& term = loss.terms.list[loss.terms.count++];
-      term.type = LossType(numbers.integer());
-      term.weight = numbers;
-      term.labelSmoothing = numbers;
-    }
-  }
-
-  const bool hasHead = policy.head.present();
-  if (hasHead) {
-    readHead(numbers, policy.head);
-    readHead(numbers, reference.head);
-    headGradient.accumulate = numbers.integer() != 0;
-  }
+  job.hasReference = job.reference.logProbs != nullptr;
+  job.hasLoss = job.loss.summary != nullptr;
+  job.hasUnpairedLoss = job.unpairedLoss.summary != nullptr;
+  // Of sequences whose log-probs are computed here, it is about these.
+  if (job.hasPolicy) job.unpairedLoss.logProbs = policy.logProbs;
+  if (job.hasReference) job.unpairedLoss.referenceLogProbs = job.reference.logProbs;
 
   // The gradient is that of the policy's logits, from the states its forward has left or leaves.
   Gradient& gradient = job.gradient;
+  HeadGradient& headGradient = job.headGradient;
   gradient.logits = headGradient.logits = policy.logits;
   gradient.states = headGradient.states = policy.states;
   headGradient.head = policy.head;
   headGradient.coefficients = gradient.coefficients;
-  job.hasHeadGradient = hasHead && gradient.coefficients;
-  job.hasGradient = !hasHead && gradient.coefficients;
+  headGradient.skipInactive = gradient.skipInactive;
+  job.hasHeadGradient = policy.head.present() && gradient.coefficients;
+  job.hasGradient = !policy.head.present() && gradient.coefficients;
 }
+
+std::string jobFields() { return FieldList().text; }
 
 }  // namespace fpl

@@ -15,3 +15,10 @@
 #else
 #define FPL_SELDOM __attribute__((noinline))
 #endif
+
+// A function that belongs into the loops that call it, whatever the compiler makes of its size.
+#if defined(_MSC_VER) && !defined(__clang__)
+#define FPL_IN_LOOPS __forceinline
+#else
+#define FPL_IN_LOOPS inline __attribute__((always_inline))
+#endif

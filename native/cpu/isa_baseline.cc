@@ -69,7 +69,6 @@ inline void stream(Float16* p, F32 x) { store(p, x); }
 inline void drain() { _mm_sfence(); }
 
 #include "kernels.inl"
-#include "product.inl"
 
 }  // namespace
 

@@ -66,7 +66,6 @@ inline void stream(T* p, F32 x) {
 inline void drain() {}
 
 #include "kernels.inl"
-#include "product.inl"
 
 }  // namespace
 

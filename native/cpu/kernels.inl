@@ -1,11 +1,44 @@
-// Stages 1 and 4 on one row, for one instruction set. Included once by each of isa_*.cc, inside its namespace and under
-// its compiler target, after the definitions of the vector types:
+// The kernels of one instruction set. Each isa_*.cc defines its vector types and then includes this file once, inside
+// its namespace and under its compiler target. Start here: this page has the terms, and the files that use them are
+// below.
 //
-//   F32              float vector of F32::kWidth lanes (a divisor of kLanes); its member v is a register
-//   F64              double vector of half as many lanes
+//   row    |<-------- block: 64 tiles -------->|<-------- block -------->|<- ... ->|     the logits of one token
+//
+//   block  | tile | tile | tile |        ...        | tile |                             4096 logits
+//
+//   tile   | x0 x1 ... x15 | x16 ... x31 | x32 ... x47 | x48 ... x63 |                   64 logits
+//   lane     0  1 ... 15     0  ... 15     0  ... 15     0  ... 15
+//
+//   lane   One of 16 sums that run side by side. Lane l of a tile is (x_l + x_16+l) + (x_32+l + x_48+l). There are 16
+//   on
+//          every instruction set, in one vector of 16, two of 8 or four of 4, so that the bits are the same on all.
+//   tile   What is added up in float32. The 16 sums of a tile go to 16 float64 sums before rounding can build up.
+//   block  What lies between two looks at the unit. The 16 float64 sums of a block become one, in a fixed order.
+//   span   A run of whole tiles of a block. Most spans are the row's own memory. The tile with the label, and a last
+//          tile that the row does not fill, are copied, so that what does not count can be hidden in the copy.
+//   unit   What a row's sums are measured in: 2^exponent · e^(base / T), about as large as the row's largest e^(x / T).
+//          Its base is 0 for all but huge logits. See core/row_state.h.
+//   peak   The block's largest e^(x / T) is about 2^peak units. Only the by-products need it.
+//   reach  The powers of two on either side of the unit with which the fast loop of the sums works:
+//
+//            2^-100 units             1 unit      2^27 units
+//          -------|----------------------|-------------|------->  e^(x / T)
+//           slow  |        fast: in reach              |  slow; beyond 2^60 units a block gets a larger unit
+//
+//          A block with a logit out of reach, such as -inf, is added up again by the slow loop, which clamps each
+//          logit.
+//   step   Four vectors that go through the same instructions together, so that their latencies overlap.
+//
+// For products of matrices, a tile is a part of the result and a panel is a packed part of a factor: see kernels.h.
+//
+// What an isa_*.cc defines before it includes this file:
+//
+//   F32              vector of F32::kWidth floats (a divisor of kLanes), or of as many 32-bit integers: its bits; its
+//                    member v is a register
+//   F64              vector of half as many doubles
 //   load(p)          F32 from F32::kWidth elements of float or Float16, unaligned, converted exactly; of BFloat16 too
 //                    where one vector has all lanes
-//   store(p, v)      F32 to either, rounded to nearest even
+//   store(p, v)      F32 to float or Float16, rounded to nearest even
 //   stream(p, v)     the same past the cache, p aligned to what is stored; drain() before anybody else reads it
 //   set1, add, sub, mul
 //   fma(a, b, c)     a·b + c, rounded once if F32::kFused, else twice
@@ -13,597 +46,25 @@
 //   maxSkipNan(x, y)                     y if x is NaN
 //   orBits(a, b), andBits(a, b), addBits(a, b), bitsUp<n>(v), bitsDown<n>(v)   on the lanes' 32 bits
 //   loadDoubles(p)   F64 from half as many floats; storeDoubles(p, v)
+//   F32::kTileRows, F32::kTileVectors   the tile of products that fits the registers
 
 constexpr int64_t kWidth = F32::kWidth;
-constexpr int64_t kVectors = kLanes / kWidth;
+constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
 
-// The float whose exponent field is the low bits of n's mantissa.
-inline F32 powerOfBits(F32 n) { return bitsUp<23>(n); }
+// Loading and storing logits, and which lanes a vector has.
+#include "vectors.inl"
 
-// Four vectors that are to be worked on in step: no code, but a compiler that would rather finish one after the other
-// has to have all four before it goes on.
-inline void inStep(F32 (&x)[4]) {
-#if defined(FPL_EMULATED)
-  (void)x;  // not registers
-#elif defined(__x86_64__)
-  __asm__("" : "+v"(x[0].v), "+v"(x[1].v), "+v"(x[2].v), "+v"(x[3].v));
-#elif defined(__aarch64__)
-  __asm__("" : "+w"(x[0].v), "+w"(x[1].v), "+w"(x[2].v), "+w"(x[3].v));
-#else
-  (void)x;
-#endif
-}
+// e^(x / T): for any logit, for those in reach, and times a factor.
+#include "exp.inl"
 
-// p·x + c of each.
-inline void multiplyAdd(F32 (&p)[4], const F32 (&x)[4], F32 c) {
-  for (int k = 0; k < 4; ++k) p[k] = fma(p[k], x[k], c);
-  inStep(p);
-}
+// Stage 1: updateRow.
+#include "row_state.inl"
 
-// x · 2^(low bits of n's mantissa), as long as that is a normal number.
-inline F32 timesPower(F32 x, F32 n) { return addBits(x, powerOfBits(n)); }
+// Stage 4: gradientRow.
+#include "gradient.inl"
 
-// bfloat16 comes and goes in pairs, the even elements in one vector and the odd ones in another: 32 bits hold one of
-// each, and both are floats but for a shift or a mask.
-inline F32 upperHalves() { return set1(floatOf(0xffff0000u)); }
-
-inline void loadPairs(const BFloat16* p, F32& even, F32& odd) {
-  const F32 pairs = load(reinterpret_cast<const float*>(p));
-  even = bitsUp<16>(pairs);
-  odd = andBits(pairs, upperHalves());
-}
-
-// Rounded to nearest even, in the upper half of the bits; x is not NaN.
-inline F32 roundToBFloat16(F32 x) {
-  const F32 odd = andBits(bitsDown<16>(x), set1(floatOf(1)));
-  return addBits(addBits(x, set1(floatOf(0x7fff))), odd);
-}
-
-inline F32 toPairs(F32 even, F32 odd) {
-  return orBits(bitsDown<16>(roundToBFloat16(even)), andBits(roundToBFloat16(odd), upperHalves()));
-}
-
-// A tile is four times kLanes logits; vector v has these lanes of each. Where it takes several vectors to hold the
-// lanes, those of bfloat16 are even or odd ones, as they come in pairs.
-template <typename T>
-constexpr bool kLanesInPairs = false;
-template <>
-constexpr bool kLanesInPairs<BFloat16> = kVectors > 1;
-
-template <typename T>
-inline int64_t laneOf(int64_t v, int64_t i) {
-  return kLanesInPairs<T> ? v / 2 * (2 * kWidth) + 2 * i + v % 2 : v * kWidth + i;
-}
-
-template <int64_t v, typename T>
-inline F32 loadLanes(const T* lanes) {
-  if constexpr (kLanesInPairs<T>) {
-    F32 even, odd;
-    loadPairs(lanes + v / 2 * (2 * kWidth), even, odd);
-    return v % 2 ? odd : even;
-  } else {
-    return load(lanes + v * kWidth);
-  }
-}
-
-// work(v) for each vector of a tile's lanes, v a constant.
-template <typename Work, int64_t... v>
-inline void forEachOf(const Work& work, std::integer_sequence<int64_t, v...>) {
-  (work(std::integral_constant<int64_t, v>()), ...);
-}
-template <typename Work>
-inline void forEachVector(const Work& work) {
-  forEachOf(work, std::make_integer_sequence<int64_t, kVectors>());
-}
-
-// Four vectors of neighbours, to be put back as they came; stored, they are not NaN.
-template <typename T>
-inline void loadFour(const T* p, F32 (&x)[4]) {
-  for (int k = 0; k < 4; ++k) x[k] = load(p + k * kWidth);
-}
-inline void loadFour(const BFloat16* p, F32 (&x)[4]) {
-  for (int k = 0; k < 4; k += 2) loadPairs(p + k * kWidth, x[k], x[k + 1]);
-}
-
-template <bool kStream, typename T>
-inline void putFour(T* p, const F32 (&x)[4]) {
-  for (int k = 0; k < 4; ++k) kStream ? stream(p + k * kWidth, x[k]) : store(p + k * kWidth, x[k]);
-}
-template <bool kStream>
-inline void putFour(BFloat16* p, const F32 (&x)[4]) {
-  for (int k = 0; k < 4; k += 2) {
-    float* const at = reinterpret_cast<float*>(p + k * kWidth);
-    const F32 pairs = toPairs(x[k], x[k + 1]);
-    kStream ? stream(at, pairs) : store(at, pairs);
-  }
-}
-
-// Fetches ahead of a sweep, which the hardware's own prefetching follows too closely when a core waits for memory a
-// third of the time. Past the end of the row lies the next one; past the last row, a prefetch of nothing does nothing.
-constexpr int64_t kAhead = 4096;  // bytes
-
-template <typename T>
-inline void prefetch(const T* p, int64_t count) {
-  const char* at = reinterpret_cast<const char*>(p) + kAhead;
-  for (const char* end = at + count * int64_t(sizeof(T)); at < end; at += 64) {
-#if defined(_MSC_VER) && !defined(__clang__)
-#if defined(_M_X64)
-    _mm_prefetch(at, _MM_HINT_T0);
-#else
-    __prefetch(at);
-#endif
-#else
-    __builtin_prefetch(at);
-#endif
-  }
-}
-
-// ExpConstants as vectors, relative to a unit.
-struct Exp {
-  F32 base, low, high, log2e, magic, ln2High, ln2Low, c1, c2, c3, c4, c5, c6, one;
-
-  Exp(const ExpConstants& c, Unit unit) {
-    base = set1(unit.base);
-    log2e = set1(c.log2e);
-    // Adding 1.5·2^23 rounds to an integer in the low mantissa bits; adding the exponent's bias and the unit as well
-    // leaves there the exponent field of 2^(n - unit).
-    magic = set1(12582912.0f + float(127 - unit.exponent));
-    ln2High = set1(-c.ln2High);
-    ln2Low = set1(-c.ln2Low);
-    c1 = set1(c.inverse);
-    c2 = set1(c.c2);
-    c3 = set1(c.c3);
-    c4 = set1(c.c4);
-    c5 = set1(c.c5);
-    c6 = set1(c.c6);
-    one = set1(1.0f);
-    // Below `low` the exponent field is 0 and the result exactly 0, -inf included; `high` is far beyond kUnitLimit and
-    // keeps the field below that of infinity.
-    low = set1(float(double(unit.exponent - 127) * c.unitLog));
-    high = set1(float(double(unit.exponent + 126) * c.unitLog));
-  }
-
-  // e^(x/T) in units, to ≤ 1 ULP and 1 exactly at the unit itself; and log(e / 2^peak), where `fromPeak` is
-  // n at the peak.
-  F32 operator()(F32 x, F32 fromPeak, F32& log) const {
-    x = minKeepNan(maxKeepNan(sub(x, base), low), high);
-    const F32 n = fma(x, log2e, magic);
-    const F32 whole = sub(n, magic);
-    const F32 r = fma(whole, ln2Low, fma(whole, ln2High, x));
-    log = fma(sub(n, fromPeak), set1(float(kLn2)), mul(r, c1));
-    F32 p = fma(c6, r, c5);
-    p = fma(p, r, c4);
-    p = fma(p, r, c3);
-    p = fma(p, r, c2);
-    p = fma(p, r, c1);
-    p = fma(p, r, one);
-    return mul(p, powerOfBits(n));
-  }
-};
-
-// The sum of a tile's four vectors.
-inline F32 sumOf(const F32 (&v)[4]) { return add(add(v[0], v[1]), add(v[2], v[3])); }
-
-// kLanes float64 sums of logits of type T, added to from float32 vectors a lane at a time.
-template <typename T>
-struct LaneSums {
-  F64 lanes[2 * kVectors];
-
-  LaneSums() {
-    for (int64_t v = 0; v < 2 * kVectors; ++v) lanes[v] = set1Double(0);
-  }
-
-  void add(int64_t v, const float* sum) {
-    lanes[2 * v] = addDouble(lanes[2 * v], loadDoubles(sum));
-    lanes[2 * v + 1] = addDouble(lanes[2 * v + 1], loadDoubles(sum + kWidth / 2));
-  }
-
-  void add(int64_t v, F32 sum) {
-    float values[kWidth];
-    store(values, sum);
-    add(v, values);
-  }
-
-  double total() const {
-    double lane[kLanes];
-    for (int64_t v = 0; v < kVectors; ++v) {
-      double values[kWidth];
-      storeDoubles(values, lanes[2 * v]);
-      storeDoubles(values + kWidth / 2, lanes[2 * v + 1]);
-      for (int64_t i = 0; i < kWidth; ++i) lane[laneOf<T>(v, i)] = values[i];
-    }
-    for (int64_t width = kLanes / 2; width > 0; width /= 2) {
-      for (int64_t i = 0; i < width; ++i) lane[i] += lane[i + width];
-    }
-    return lane[0];
-  }
-};
-
-// A block of a row as spans of whole tiles: in place, but for the tile with the label and one that the row does not
-// fill, which are copied so that something can be hidden in them.
-template <typename T>
-class Block {
- public:
-  struct Span {
-    const T* logits;
-    int64_t count;
-  };
-
-  Block(const T* row, int64_t start, int64_t end, int64_t label) : logits_(row + start), count_(end - start) {
-    FPL_ASSERT(count_ > 0 && count_ <= kBlock);
-    const int64_t whole = count_ / kTile * kTile;
-    const int64_t hidden = label >= start && label < end ? label - start : -1;
-    int64_t next = 0;
-    if (hidden >= 0 && hidden < whole) {
-      next = hidden / kTile * kTile;
-      inPlace(0, next);
-      label_ = copy(next, kTile) + (hidden - next);
-      next += kTile;
-    }
-    inPlace(next, whole);
-    if (count_ > whole) {
-      T* const tile = copy(whole, count_ - whole);
-      if (hidden >= whole) label_ = tile + (hidden - whole);
-      filler_ = tile + (count_ - whole);
-      fillerEnd_ = tile + kTile;
-    }
-    hide(-INFINITY);
-  }
-  Block(const Block&) = delete;
-  Block& operator=(const Block&) = delete;
-
-  const Span* begin() const { return spans_; }
-  const Span* end() const { return spans_ + spanCount_; }
-  bool allHidden() const { return label_ && count_ == 1; }
-
-  void hide(float value) {
-    if (label_) fromFloat(value, *label_);
-    for (T* p = filler_; p < fillerEnd_; ++p) fromFloat(value, *p);
-  }
-
- private:
-  void inPlace(int64_t from, int64_t to) {
-    FPL_ASSERT(spanCount_ < 4);
-    if (to > from) spans_[spanCount_++] = {logits_ + from, to - from};
-  }
-
-  T* copy(int64_t from, int64_t count) {
-    FPL_ASSERT(copyCount_ < 2 && count <= kTile);
-    T* const tile = copies_[copyCount_++];
-    memcpy(tile, logits_ + from, count * sizeof(T));
-    spans_[spanCount_++] = {tile, kTile};
-    return tile;
-  }
-
-  const T* logits_;
-  int64_t count_;
-  int32_t spanCount_ = 0, copyCount_ = 0;
-  T *label_ = nullptr, *filler_ = nullptr, *fillerEnd_ = nullptr;
-  Span spans_[4];
-  alignas(64) T copies_[2][kTile];
-};
-
-struct BlockSums {
-  double sum = 0, weighted = 0, squares = 0;
-};
-
-// Any block. 2^peak units is the block's largest e, so that the logarithms that count are small and the entropy keeps
-// its digits.
-template <typename T, bool kByProducts>
-BlockSums sumBlock(const Block<T>& block, int32_t peak, const Exp& exp) {
-  const F32 fromPeak = set1(12582912.0f + float(127 + peak));
-  LaneSums<T> sums, weighted, squares;
-  for (const auto& span : block) {
-    for (int64_t i = 0; i < span.count; i += kTile) {
-      forEachVector([&](auto v) {
-        F32 e[4], log[4];
-        for (int k = 0; k < 4; ++k) e[k] = loadLanes<v>(span.logits + i + k * kLanes);
-        for (int k = 0; k < 4; ++k) e[k] = exp(e[k], fromPeak, log[k]);
-        sums.add(v, sumOf(e));
-        if (kByProducts) {
-          for (int k = 0; k < 4; ++k) log[k] = mul(e[k], log[k]);
-          for (int k = 0; k < 4; ++k) e[k] = mul(e[k], e[k]);
-          weighted.add(v, sumOf(log));
-          squares.add(v, sumOf(e));
-        }
-      });
-    }
-  }
-  BlockSums out;
-  out.sum = sums.total();
-  out.weighted = weighted.total() + peak * kLn2 * out.sum;
-  out.squares = squares.total();
-  return out;
-}
-
-// The same for a block like nearly all: no logit further than kReach powers of two below the unit, none much above,
-// none infinite or NaN. Then nothing needs clamping, and 2^n is an addition to the exponent. What each logit's n was is
-// gathered in `seen`, one instruction a vector; false when it was out of reach, and then the sum is meaningless.
-//
-// The coefficients carry a factor of 2^-kReach, so that n + kReach is a small number that is not negative: seven bits.
-// Four vectors go in step: their latencies overlap without waiting for the reordering window to find that out.
-constexpr int32_t kReach = 100;
-
-// Float32 sums of a few tiles, a row of lanes each, on their way to float64.
-struct TileSums {
-  static constexpr int64_t kTiles = 32;
-  float tiles[kTiles * kLanes];
-
-  void put(int64_t tile, int64_t v, const F32 (&x)[4]) { store(tiles + tile * kLanes + v * kWidth, sumOf(x)); }
-
-  template <typename T>
-  void addTo(LaneSums<T>& sums, int64_t count) const {
-    for (const float* t = tiles; t < tiles + count * kLanes; t += kLanes) {
-      for (int64_t v = 0; v < kVectors; ++v) sums.add(v, t + v * kWidth);
-    }
-  }
-};
-
-template <typename T, bool kSplit, bool kByProducts>
-bool sumBlockInReach(const Block<T>& block, int32_t peak, const ExpConstants& c, int32_t exponent, BlockSums& out) {
-  constexpr float kDown = 0x1p-100f;
-  const F32 log2e = set1(c.log2e), magic = set1(12582912.0f + float(kReach - exponent));
-  const F32 ln2 = set1(kSplit ? -c.ln2High : -c.ln2), ln2Low = set1(-c.ln2Low);
-  const F32 c0 = set1(kDown), c1 = set1(c.inverse * kDown), c2 = set1(c.c2 * kDown), c3 = set1(c.c3 * kDown);
-  const F32 c4 = set1(c.c4 * kDown), c5 = set1(c.c5 * kDown), c6 = set1(c.c6 * kDown);
-  F32 seen = set1(12582912.0f);
-  LaneSums<T> sums, weighted, squares;
-  for (const auto& span : block) {
-    const T* tile = span.logits;
-    for (int64_t left = span.count / kTile; left > 0;) {
-      TileSums tileSums, tileWeighted, tileSquares;
-      const int64_t tiles = left < TileSums::kTiles ? left : TileSums::kTiles;
-      left -= tiles;
-      for (int64_t t = 0; t < tiles; ++t, tile += kTile) {
-        prefetch(tile, kTile);
-        forEachVector([&](auto v) {
-          F32 r[4], n[4], p[4];
-          for (int k = 0; k < 4; ++k) r[k] = loadLanes<v>(tile + k * kLanes);
-          for (int k = 0; k < 4; ++k) n[k] = fma(r[k], log2e, magic);
-          inStep(n);
-          for (int k = 0; k < 4; ++k) seen = orBits(seen, n[k]);
-          for (int k = 0; k < 4; ++k) p[k] = sub(n[k], magic);
-          inStep(p);
-          for (int k = 0; k < 4; ++k) r[k] = fma(p[k], ln2, r[k]);
-          inStep(r);
-          if (kSplit) {
-            for (int k = 0; k < 4; ++k) r[k] = fma(p[k], ln2Low, r[k]);
-            inStep(r);
-          }
-          for (int k = 0; k < 4; ++k) p[k] = c6;
-          multiplyAdd(p, r, c5);
-          multiplyAdd(p, r, c4);
-          multiplyAdd(p, r, c3);
-          multiplyAdd(p, r, c2);
-          multiplyAdd(p, r, c1);
-          multiplyAdd(p, r, c0);
-          for (int k = 0; k < 4; ++k) p[k] = timesPower(p[k], n[k]);
-          tileSums.put(t, v, p);
-          if (kByProducts) {
-            // log(e / 2^peak) = (n - peak) ln 2 + r / T, n in units
-            for (int k = 0; k < 4; ++k) n[k] = sub(n[k], set1(12582912.0f + float(kReach + peak)));
-            inStep(n);
-            for (int k = 0; k < 4; ++k) n[k] = fma(n[k], set1(float(kLn2)), mul(r[k], set1(c.inverse)));
-            inStep(n);
-            for (int k = 0; k < 4; ++k) n[k] = mul(n[k], p[k]);
-            for (int k = 0; k < 4; ++k) p[k] = mul(p[k], p[k]);
-            tileWeighted.put(t, v, n);
-            tileSquares.put(t, v, p);
-          }
-        });
-      }
-      tileSums.addTo(sums, tiles);
-      if (kByProducts) {
-        tileWeighted.addTo(weighted, tiles);
-        tileSquares.addTo(squares, tiles);
-      }
-    }
-  }
-  // What one constant for ln 2 leaves in every e: the same factor, and its logarithm in every log e.
-  const double error = kSplit ? 0 : exponent * c.ln2Error, factor = 1 - error;
-  const double sum = sums.total();
-  out.sum = factor * sum;
-  if (kByProducts) {
-    out.weighted = factor * (weighted.total() + (peak * kLn2 - error) * sum);
-    out.squares = factor * factor * squares.total();
-  }
-  float lanes[kWidth];
-  store(lanes, seen);
-  for (int64_t i = 0; i < kWidth; ++i) {
-    if ((bitsOf(lanes[i]) & ~0x7fu) != bitsOf(12582912.0f)) return false;
-  }
-  return true;
-}
-
-// NaN is skipped: it shows in the sums.
-template <typename T>
-float maximumOf(const T* tiles, int64_t count) {
-  F32 maxima[4], x[4];
-  for (F32& maximum : maxima) maximum = set1(-INFINITY);
-  for (int64_t i = 0; i < count; i += 4 * kWidth) {
-    loadFour(tiles + i, x);
-    for (int k = 0; k < 4; ++k) maxima[k] = maxSkipNan(x[k], maxima[k]);
-  }
-  for (int k = 1; k < 4; ++k) maxima[0] = maxSkipNan(maxima[0], maxima[k]);
-  float lanes[kWidth];
-  store(lanes, maxima[0]);
-  float out = lanes[0];
-  for (int64_t i = 1; i < kWidth; ++i) out = lanes[i] > out ? lanes[i] : out;
-  return out;
-}
-
-template <typename T>
-float maximumOf(const Block<T>& block) {
-  float maximum = -INFINITY;
-  for (const auto& span : block) {
-    const float ofSpan = maximumOf(span.logits, span.count);
-    if (ofSpan > maximum) maximum = ofSpan;
-  }
-  return maximum;
-}
-
-// A block whose sum is beyond this many units out of reach would have those after it done twice, too.
-constexpr double kOutgrown = 0x1p26;
-
-// False when the unit is too small for the block, or the block holds NaN or +inf. `maximum` is the block's, and matters
-// for the by-products alone.
-template <typename T, bool kByProducts>
-bool sumInUnit(Block<T>& block, float maximum, const ExpConstants& constants, Unit unit, BlockSums& out) {
-  int32_t peak = 0;
-  if (kByProducts) {
-    const double log = Unit{maximum, 0}.logRatio(unit, constants.inverseTemperature);
-    if (fabs(log) < 100) peak = int32_t(rint(log * kLog2e));
-  }
-  if (constants.inReach && unit.base == 0) {
-    // What is hidden must be in reach too: 2^-96 of a unit is below the last bit of any sum.
-    block.hide(float((unit.exponent - kReach + 4) * constants.unitLog));
-    const auto sum = F32::kFused && constants.oneConstant ? sumBlockInReach<T, false, kByProducts>
-                                                          : sumBlockInReach<T, true, kByProducts>;
-    const bool inReach = sum(block, peak, constants, unit.exponent, out);
-    block.hide(-INFINITY);
-    if (inReach) return true;
-  }
-  const Exp exp(constants, unit);
-  out = sumBlock<T, kByProducts>(block, peak, exp);
-  return out.sum < kOutgrown;
-}
-
-template <typename T, bool kByProducts>
-void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, const ExpConstants& constants,
-               RowState& state) {
-  FPL_ASSERT(begin >= 0 && begin % kTile == 0 && begin < end);
-  const T* row = static_cast<const T*>(rowData);
-  for (int64_t start = begin; start < end; start += kBlock) {
-    Block<T> block(row, start, end - start < kBlock ? end : start + kBlock, label);
-    if (block.allHidden()) continue;
-    float maximum = -INFINITY;
-    if (kByProducts) maximum = maximumOf(block);
-    if (state.empty()) {
-      // A tile's maximum is near enough for a unit, nearly always.
-      float near = maximumOf(block.begin()->logits, kTile);
-      if (near == -INFINITY) near = maximumOf(block);
-      state.unit = unitFor(near, constants.inverseTemperature);
-    }
-    BlockSums sums;
-    while (!sumInUnit<T, kByProducts>(block, maximum, constants, state.unit, sums)) {
-      // In a unit of its own the block is not too large; if that is what it had, it holds NaN or +inf.
-      maximum = maximumOf(block);
-      const Unit unit = unitFor(maximum, constants.inverseTemperature);
-      if (!(maximum < INFINITY) || (unit.base == state.unit.base && unit.exponent == state.unit.exponent)) {
-        state.sum = NAN;
-        return;
-      }
-      state.rescale(unit, constants.inverseTemperature);
-    }
-    state.sum += sums.sum;
-    if (kByProducts) {
-      state.weighted += sums.weighted;
-      state.squares += sums.squares;
-      if (maximum > state.maximum) {
-        state.maximum = maximum;
-        int64_t i = start;
-        while (i == label || toFloat(row[i]) != maximum) ++i;
-        state.argmax = i;
-      }
-    }
-  }
-}
-
-// exp(x / T) times a factor that is folded into the polynomial, in units; four vectors in step.
-template <bool kBase>
-struct ScaledExp {
-  F32 base, low, log2e, magic, ln2High, ln2Low, c0, c1, c2, c3, c4, c5, c6;
-
-  ScaledExp(const ExpConstants& c, Unit unit, float factor) {
-    base = set1(unit.base);
-    low = set1(float(double(unit.exponent - 127) * c.unitLog));
-    log2e = set1(c.log2e);
-    magic = set1(12582912.0f + float(127 - unit.exponent));
-    ln2High = set1(-c.ln2High);
-    ln2Low = set1(-c.ln2Low);
-    c0 = set1(factor);
-    c1 = set1(factor * c.inverse);
-    c2 = set1(factor * c.c2);
-    c3 = set1(factor * c.c3);
-    c4 = set1(factor * c.c4);
-    c5 = set1(factor * c.c5);
-    c6 = set1(factor * c.c6);
-  }
-
-  void operator()(F32 (&x)[4]) const {
-    F32 n[4], r[4];
-    if (kBase) {
-      for (int k = 0; k < 4; ++k) x[k] = sub(x[k], base);
-      inStep(x);
-    }
-    for (int k = 0; k < 4; ++k) x[k] = maxKeepNan(x[k], low);
-    for (int k = 0; k < 4; ++k) n[k] = fma(x[k], log2e, magic);
-    inStep(n);
-    for (int k = 0; k < 4; ++k) r[k] = sub(n[k], magic);
-    inStep(r);
-    for (int k = 0; k < 4; ++k) x[k] = fma(r[k], ln2High, x[k]);
-    inStep(x);
-    for (int k = 0; k < 4; ++k) r[k] = fma(r[k], ln2Low, x[k]);
-    inStep(r);
-    for (int k = 0; k < 4; ++k) x[k] = c6;
-    multiplyAdd(x, r, c5);
-    multiplyAdd(x, r, c4);
-    multiplyAdd(x, r, c3);
-    multiplyAdd(x, r, c2);
-    multiplyAdd(x, r, c1);
-    multiplyAdd(x, r, c0);
-    for (int k = 0; k < 4; ++k) x[k] = mul(x[k], powerOfBits(n[k]));
-  }
-};
-
-template <bool kStream, typename T, typename Values>
-void gradientSpan(const T* row, T* out, int64_t begin, int64_t end, const Values& valuesOf) {
-  constexpr int64_t kStep = 4 * kWidth;
-  // The ends of the span, where no full step fits: through a buffer.
-  const auto few = [&](int64_t from, int64_t count) {
-    T buffer[kStep] = {};
-    memcpy(buffer, row + from, count * sizeof(T));
-    F32 x[4];
-    loadFour(buffer, x);
-    valuesOf(x);
-    putFour<false>(buffer, x);
-    memcpy(out + from, buffer, count * sizeof(T));
-  };
-  int64_t i = begin;
-  if (kStream) {
-    // Streaming stores fill whole cache lines.
-    constexpr int64_t kLine = 64 / sizeof(T);
-    int64_t head = int64_t(-(reinterpret_cast<uintptr_t>(out + i) / sizeof(T)) & (kLine - 1));
-    for (head = head < end - i ? head : end - i; head > 0;) {
-      const int64_t count = head < kStep ? head : kStep;
-      few(i, count);
-      i += count;
-      head -= count;
-    }
-  }
-  for (; i + kStep <= end; i += kStep) {
-    prefetch(row + i, kStep);
-    F32 x[4];
-    loadFour(row + i, x);
-    valuesOf(x);
-    putFour<kStream>(out + i, x);
-  }
-  if (i < end) few(i, end - i);
-}
-
-template <typename T, bool kStream>
-void gradientRow(const void* rowData, void* outData, int64_t begin, int64_t end, const ExpConstants& constants,
-                 Unit unit, float factor) {
-  FPL_ASSERT(begin >= 0 && begin <= end && !std::isnan(factor) && factor != 0);
-  const T* row = static_cast<const T*>(rowData);
-  T* out = static_cast<T*>(outData);
-  if (unit.base == 0) {
-    gradientSpan<kStream>(row, out, begin, end, ScaledExp<false>(constants, unit, factor));
-  } else {
-    gradientSpan<kStream>(row, out, begin, end, ScaledExp<true>(constants, unit, factor));
-  }
-  if (kStream) drain();
-}
+// The output layer: multiply.
+#include "product.inl"
 
 #define FPL_KERNELS(name)                                                                       \
   {                                                                                             \

@@ -1,4 +1,4 @@
-// The product of two packed matrices, for one instruction set. Included like kernels.inl and after it.
+// The product of two packed matrices, for one instruction set.
 //
 // A tile of kTileRows × kTileVectors vectors of the result stays in registers while one panel of each factor goes by. A
 // panel of the right factor is kDepth · kTileColumns · 4 bytes, 16 KB, and stays in the first-level cache while all

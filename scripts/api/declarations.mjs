@@ -80,3 +80,61 @@ export function written(node) {
     .replaceAll(/;(?= \})/g, '')
     .replaceAll('"', "'")
 }
+
+/** How types are written that nobody has written down. */
+const INFERRED = ts.TypeFormatFlags.NoTruncation | ts.TypeFormatFlags.UseAliasDefinedOutsideCurrentScope
+
+/** @typedef {{ name: string, optional: boolean, type: string, doc: string, node: ts.Declaration }} Member */
+
+/**
+ * The members of an interface or of an alias of an object: its own, and the names of those that it inherits. A type that is
+ * made of a table of declared options has these for its own.
+ *
+ * @param {Declared} declared
+ * @returns {{ own: Member[], inherited: string[] }}
+ */
+export function membersOf(declared) {
+  const { node, type, checker } = declared
+  const properties = checker.getPropertiesOfType(type).filter(({ name }) => !name.startsWith('__@'))
+  if (isOfTable(node)) {
+    // In the order of the table; the compiler's own order changes with what it has seen before.
+    const own = properties.map((property) => inferred(property, checker)).sort((a, b) => a.node.pos - b.node.pos)
+    return { own, inherited: [] }
+  }
+  const members = ts.isInterfaceDeclaration(node) ? node.members : (node.type.members ?? [])
+  const own = members.filter(({ name }) => ts.isIdentifier(name) || ts.isStringLiteral(name)).map(declaredMember)
+  const names = new Set(own.map(({ name }) => name.replaceAll("'", '')))
+  const inherited = properties.map(({ name }) => name).filter((name) => !names.has(name))
+  return { own, inherited: inherited.sort() }
+}
+
+/** `interface X extends Given<typeof table> {}` */
+function isOfTable(node) {
+  return ts.isInterfaceDeclaration(node) && /<typeof \w+>$/.test(node.heritageClauses?.[0]?.types[0]?.getText() ?? '')
+}
+
+function declaredMember(node) {
+  return {
+    name: node.name.getText(),
+    optional: node.questionToken !== undefined,
+    type: node.type ? written(node.type) : '',
+    doc: docOf(node),
+    node,
+  }
+}
+
+function inferred(property, checker) {
+  const [node] = property.declarations
+  // `Option<What callers pass, what is made of it>`
+  const option = [node.type, ...(node.type?.types ?? [])].find((part) => part?.typeName?.getText() === 'Option')
+  const type = checker.getNonNullableType(checker.getTypeOfSymbol(property))
+  const text = option ? written(option.typeArguments[0]) : checker.typeToString(type, undefined, INFERRED)
+  return { name: property.name, optional: true, type: text.replaceAll('"', "'"), doc: docOf(node), node }
+}
+
+/** What an alias stands for: as it is written, or worked out where it is the type of a constant. */
+export function aliasedBy({ node, type, checker }) {
+  const text = written(node.type)
+  if (!text.includes('typeof')) return text
+  return checker.typeToString(type, undefined, INFERRED | ts.TypeFormatFlags.InTypeAlias).replaceAll('"', "'")
+}

@@ -2,7 +2,7 @@
  * Declarations as Markdown.
  */
 import ts from 'typescript'
-import { docOf, tagsOf, written } from './declarations.mjs'
+import { aliasedBy, docOf, membersOf, tagsOf, written } from './declarations.mjs'
 import { errorOf } from './wrong-values.mjs'
 
 /** Text in a cell of a table. */
@@ -30,37 +30,32 @@ const signature = (name, node) =>
 
 /** The options of an interface: its own in a table, those that it inherits by name. */
 export async function optionTable(name, declared, path) {
+  const { own, inherited } = membersOf(declared)
   const rows = []
-  let withErrors = false
-  for (const member of members(declared)) {
-    const option = member.name.getText()
+  for (const { name: option, optional, type, doc } of own) {
+    if (doc === '') throw new Error(`the option ${option} of ${name} has no docstring in the published types`)
     const error = await errorOf(path, name, option)
-    if (error) withErrors = true
-    const { byDefault, meaning } = split(docOf(member))
-    const standard = byDefault ?? (member.questionToken ? '' : 'required')
-    rows.push([`\`${option}\``, code(typeOf(member)), cell(standard), cell(meaning), error ? code(error) : ''])
+    const { byDefault = optional ? '' : 'required', meaning } = split(doc)
+    rows.push([`\`${option}\``, code(type), cell(byDefault), cell(meaning), ...(error ? [code(error)] : [])])
   }
-  const header = ['option', 'type', 'default', '', ...(withErrors ? ['a wrong value throws, for example'] : [])]
-  const table = markdownTable(
-    header,
-    rows.map((row) => row.slice(0, header.length)),
-  )
-  const others = inherited(declared)
-  if (others.length === 0) return table
-  return `${rows.length > 0 ? `${table}\n\nAlso` : 'Takes'} ${others.map((other) => `\`${other}\``).join(', ')}.`
+  if (rows.length === 0) return `Takes ${listed(inherited)}.`
+  const header = ['option', 'type', 'default', '', 'a wrong value throws, for example'].slice(0, rows[0].length)
+  const table = markdownTable(header, rows)
+  return inherited.length > 0 ? `${table}\n\nAlso ${listed(inherited)}.` : table
 }
 
 /** The fields of an interface, with their types and docstrings. */
 export function fieldTable(declared) {
-  const rows = members(declared).map((member) => {
-    const name = member.name.getText()
-    const label = ts.isMethodSignature(member) ? signature(name, member) : `${name}${member.questionToken ? '?' : ''}`
-    return [`\`${label}\``, code(typeOf(member)), cell(sentences(member))]
+  const { own, inherited } = membersOf(declared)
+  const rows = own.map(({ name, optional, type, node }) => {
+    const label = ts.isMethodSignature(node) ? signature(name, node) : `${name}${optional ? '?' : ''}`
+    return [`\`${label}\``, code(type), cell(sentences(node))]
   })
-  const others = inherited(declared)
-  const more = others.length > 0 ? `\n\nAlso ${others.map((other) => `\`${other}\``).join(', ')}.` : ''
-  return markdownTable(['field', 'type', ''], rows) + more
+  const table = markdownTable(['field', 'type', ''], rows)
+  return inherited.length > 0 ? `${table}\n\nAlso ${listed(inherited)}.` : table
 }
+
+const listed = (/** @type {string[]} */ names) => names.map((name) => `\`${name}\``).join(', ')
 
 /** The public methods and properties of a class. */
 export function classTable({ node, type, checker }) {
@@ -79,50 +74,28 @@ export function classTable({ node, type, checker }) {
   const others = checker
     .getPropertiesOfType(type)
     .filter(({ name, declarations }) => !seen.has(name) && /^\w+$/.test(name) && !tagsOf(declarations[0]).internal)
-  const more = others.length > 0 ? `\n\nAlso ${others.map(({ name }) => `\`${name}\``).join(', ')}.` : ''
+  const more = others.length > 0 ? `\n\nAlso ${listed(others.map(({ name }) => name))}.` : ''
   return `${docOf(node)}\n\n${markdownTable(['', ''], rows)}${more}`
 }
 
 /** What a subpath exports besides `shown`: its aliases and small types, each with its declaration and docstring. */
 export function typeList(path, declarations, shown) {
   const rows = []
-  for (const [name, { node }] of declarations) {
+  for (const [name, declared] of declarations) {
+    const { node } = declared
     if (shown.has(`${path}/${name}`) || name.endsWith('Sync')) continue
     if (ts.isFunctionDeclaration(node) || ts.isClassDeclaration(node)) {
       throw new Error(`docs/api.md has no part of ${path}/${name}`)
     }
-    const type = ts.isTypeAliasDeclaration(node) ? written(node.type) : `{ ${membersOf(node)} }`
+    const type = ts.isTypeAliasDeclaration(node) ? aliasedBy(declared) : literal(node)
     rows.push([`\`${name}\``, code(type.replace(/^\| /, '')), cell(docOf(node))])
   }
   return rows.length > 0 ? markdownTable(['type', '', ''], rows) : 'None.'
 }
 
-const membersOf = (node) =>
-  node.members
-    .filter((member) => !tagsOf(member).internal)
-    .map((member) => written(member).replace(/;$/, ''))
-    .join('; ')
-
-/** The members that the declaration itself has. */
-function members({ node }) {
-  if (ts.isInterfaceDeclaration(node))
-    return node.members.filter((member) => ts.isIdentifier(member.name) || ts.isStringLiteral(member.name))
-  if (ts.isTypeAliasDeclaration(node) && ts.isTypeLiteralNode(node.type)) return [...node.type.members]
-  return []
-}
-
-/** The names of the members that come from what the declaration extends. */
-function inherited(declared) {
-  const own = new Set(members(declared).map((member) => member.name.getText().replaceAll("'", '')))
-  return declared.checker
-    .getPropertiesOfType(declared.type)
-    .map((property) => property.name)
-    .filter((name) => !own.has(name) && !name.startsWith('__@'))
-}
-
-function typeOf(member) {
-  if (ts.isMethodSignature(member)) return written(member.type)
-  return member.type ? written(member.type) : ''
+const literal = (node) => {
+  const members = node.members.filter((member) => !tagsOf(member).internal)
+  return `{ ${members.map((member) => written(member).replace(/;$/, '')).join('; ')} }`
 }
 
 /** The docstring of a member with what its tags say. */

@@ -5,18 +5,11 @@
 import * as tf from '@tensorflow/tfjs-core'
 import { PAIRED_OPTIONS } from '../../call/paired-call.js'
 import { RUN_OPTIONS } from '../../call/run.js'
-import { TOKEN_OPTIONS } from '../../call/tokens.js'
 import { between, oneOf } from '../../check/options.js'
 import { fusedPreferenceLossSync, sequenceLogProbsSync } from '../../index.js'
-import type {
-  FusedOptions,
-  FusedPreferenceLoss,
-  Labels,
-  Logits,
-  RunOptions,
-  SequenceLogProbs,
-  SequenceOptions,
-} from '../../types/index.js'
+import type { FusedOptions, SequenceOptions } from '../../options/index.js'
+import { TOKEN_OPTIONS } from '../../options/token-options.js'
+import type { FusedPreferenceLoss, Labels, Logits, RunOptions, SequenceLogProbs } from '../../types/index.js'
 import { callback, optionsReader } from '../options.js'
 import {
   alias,

@@ -5,19 +5,18 @@
 import * as tf from '@tensorflow/tfjs-core'
 import { PAIRED_OPTIONS } from '../../call/paired-call.js'
 import { RUN_OPTIONS } from '../../call/run.js'
-import { TOKEN_OPTIONS } from '../../call/tokens.js'
 import { flag } from '../../check/options.js'
 import { invalidType } from '../../errors.js'
 import { fusedLinearPreferenceLossSync, linearSequenceLogProbsSync } from '../../index.js'
+import type { FusedLinearOptions, LinearSequenceOptions } from '../../options/index.js'
+import { TOKEN_OPTIONS } from '../../options/token-options.js'
 import type {
-  FusedLinearOptions,
   FusedLinearPreferenceLoss,
   HeadGradientRequest,
   HeadWeight,
   Hidden,
   Labels,
   LinearSequenceLogProbs,
-  LinearSequenceOptions,
 } from '../../types/index.js'
 import { weightSizes } from '../layer.js'
 import { callback, optionsReader } from '../options.js'

@@ -3,7 +3,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { invalidType } from '../../errors.js'
-import type { TokenOptions } from '../../types/index.js'
+import type { TokenOptions } from '../../options/index.js'
 import { checkShape, elementsOf } from './memory.js'
 
 /** Token options that may be tensors as well. */

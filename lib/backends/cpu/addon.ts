@@ -6,8 +6,11 @@ import type { JobArgument } from './job-arguments.js'
 
 /** The addon. */
 export interface Addon {
-  readonly jobVersion: number
-  /** The memory whose i-th slot serves `run` for the i-th array. */
+  /** What `run` takes, in words: must be `jobFields()` of job-arguments.ts. */
+  readonly jobFields: string
+  /** Where `run` and its like find the values of a job's fields. They read them before they return. */
+  readonly values: Float64Array
+  /** Where `run` finds small arrays: there is a slot for each field. */
   readonly arena: ArrayBuffer
   run(...job: JobArgument[]): void
   runAsync(id: number, ...job: JobArgument[]): Promise<boolean>
@@ -23,6 +26,7 @@ export interface Addon {
   /** Floating-point operations a second. */
   multiplyAddRate(instructionSet: InstructionSet, threads: number): number
   readonly lossNames: readonly LossType[]
+  readonly unpairedLossNames: readonly UnpairedLossType[]
   readonly instructionSets: readonly InstructionSet[]
 }
 

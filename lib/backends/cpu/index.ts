@@ -6,15 +6,7 @@ import type { Backend, Job, RunSettings } from '../../job.js'
 import type { InstructionSet } from '../../types/index.js'
 import { untilAborted } from '../signals.js'
 import type { Addon } from './addon.js'
-import {
-  arraysOf,
-  FIRST_RESULT,
-  JOB_VERSION,
-  JobArguments,
-  type NativeArray,
-  RESULTS_END,
-  type Slots,
-} from './job-arguments.js'
+import { JobArguments, jobFields, type NativeArray, SLOT_BYTES, type Slots } from './job-arguments.js'
 import { type Loaded, loadAddon } from './load-addon.js'
 
 /** What the addon found on this machine. */
@@ -39,17 +31,13 @@ class CpuBackend implements Backend {
     private readonly addon: Addon,
     defaultSet: InstructionSet,
   ) {
-    const { lossNames, instructionSets } = addon
-    this.jobArguments = new JobArguments(lossNames, instructionSets, instructionSets.indexOf(defaultSet))
+    this.jobArguments = new JobArguments(addon, addon.instructionSets.indexOf(defaultSet))
     this.arena = new Arena(addon.arena)
   }
 
   runSync(job: Job, settings: RunSettings): void {
-    const arrays = arraysOf(job, settings)
-    this.addon.run(...this.jobArguments.of(job, settings, arrays, this.arena))
-    for (let i = FIRST_RESULT; i < arrays.length && i < RESULTS_END; i++) {
-      if (this.jobArguments.isInSlot(i)) this.arena.take(i, arrays[i] as NativeArray)
-    }
+    this.addon.run(...this.jobArguments.of(job, settings, this.arena))
+    this.arena.takeResults()
   }
 
   async run(job: Job, settings: RunSettings): Promise<void> {
@@ -59,19 +47,20 @@ class CpuBackend implements Backend {
   }
 }
 
-/** Bytes V8 keeps in a typed array itself: to point native code at such an array it has to allocate a buffer for it. */
-const SLOT = 64
-
 /**
  * A slot of memory for each small array of a call. Copying in and out of it costs far less than the buffers that V8
  * would allocate to give small arrays an address. The memory is the addon's, so that all who call it write where it
- * reads; between `put` and `take` nobody else runs.
+ * reads; between `put` and `takeResults` nobody else runs.
  */
 class Arena implements Slots {
   private readonly float64: Float64Array
   private readonly float32: Float32Array
   private readonly int32: Int32Array
   private readonly uint16: Uint16Array
+  // The arrays that the job at hand writes, and their slots.
+  private readonly results: (NativeArray | undefined)[] = []
+  private readonly resultSlots: number[] = []
+  private resultCount = 0
 
   constructor(memory: ArrayBuffer) {
     this.float64 = new Float64Array(memory)
@@ -81,29 +70,47 @@ class Arena implements Slots {
   }
 
   // Nine of ten are float64: a loop over these alone takes a third of the time of one over every kind.
-  put(i: number, array: NativeArray): boolean {
+  put(i: number, array: NativeArray, isResult: boolean): boolean {
     if (array instanceof Float64Array) {
-      if (array.length > SLOT / 8) return false
+      if (array.length > SLOT_BYTES / 8) return false
       const { float64 } = this
-      const start = (i * SLOT) / 8
+      const start = (i * SLOT_BYTES) / 8
       for (let k = 0; k < array.length; k++) float64[start + k] = array[k]
-      return true
+    } else if (array instanceof Int32Array) {
+      if (array.length > SLOT_BYTES / 4) return false
+      const { int32 } = this
+      const start = (i * SLOT_BYTES) / 4
+      for (let k = 0; k < array.length; k++) int32[start + k] = array[k]
+    } else {
+      if (array.byteLength > SLOT_BYTES) return false
+      this.viewFor(array).set(array, (i * SLOT_BYTES) / array.BYTES_PER_ELEMENT)
     }
-    if (array.byteLength > SLOT) return false
-    this.viewFor(array).set(array, (i * SLOT) / array.BYTES_PER_ELEMENT)
+    if (isResult) {
+      this.results[this.resultCount] = array
+      this.resultSlots[this.resultCount++] = i
+    }
     return true
   }
 
-  /** Copies a result out of its slot. */
-  take(i: number, array: NativeArray): void {
+  /** Copies the results out of their slots. */
+  takeResults(): void {
+    const { results, resultSlots, resultCount } = this
+    for (let k = 0; k < resultCount; k++) {
+      this.take(resultSlots[k], results[k] as NativeArray)
+      results[k] = undefined
+    }
+    this.resultCount = 0
+  }
+
+  private take(i: number, array: NativeArray): void {
     if (array instanceof Float64Array) {
       const { float64 } = this
-      const start = (i * SLOT) / 8
+      const start = (i * SLOT_BYTES) / 8
       for (let k = 0; k < array.length; k++) array[k] = float64[start + k]
       return
     }
     const view = this.viewFor(array)
-    const start = (i * SLOT) / array.BYTES_PER_ELEMENT
+    const start = (i * SLOT_BYTES) / array.BYTES_PER_ELEMENT
     for (let k = 0; k < array.length; k++) array[k] = view[start + k]
   }
 
@@ -142,7 +149,16 @@ function find(): Native {
 
 /** The addon, and every file that was tried. */
 export function findAddon(): Loaded<Addon> {
-  return loadAddon<Addon>(({ jobVersion }) =>
-    jobVersion === JOB_VERSION ? undefined : 'belongs to another version of this package',
-  )
+  return loadAddon<Addon>(({ jobFields: theirs }) => {
+    const ours = jobFields()
+    return theirs === ours ? undefined : `belongs to another version of this package${difference(ours, theirs)}`
+  })
+}
+
+/** Where the fields of jobs part, for whoever has changed one side only. */
+function difference(ours: string, theirs: unknown): string {
+  if (typeof theirs !== 'string') return ''
+  const [here, there] = [ours.split('\n'), theirs.split('\n')]
+  const i = here.findIndex((line, k) => line !== there[k])
+  return `, whose jobs have '${there[i]}' in the place of '${here[i]}'`
 }

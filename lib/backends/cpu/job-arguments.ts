@@ -1,187 +1,377 @@
 /**
- * A job as the addon takes it, in the order in which native/addon/job_reader.cc does: one array of numbers, which begins
- * with what kind of thing each array is, and then the arrays that have to be passed.
+ * A job as the addon takes it: a value for each field, written where the addon reads it, and the arrays that have to be
+ * passed. The order of the fields stands in `visitFields` here, and in that of native/addon/job_fields.h. Each side makes
+ * a text of its fields, and the loader compares the two.
  */
 
-import type { Head, Job, Rows, RunSettings } from '../../job.js'
-import type { DType, FDivergence, InstructionSet, LossType } from '../../types/index.js'
-
-/** Changes with this order: a binary of another build would read the arguments as something else. */
-export const JOB_VERSION = 6
+import {
+  type DeviceLabels,
+  type ForwardStage,
+  type Head,
+  type Job,
+  type LossStage,
+  type LossTerm,
+  MOST_TERMS,
+  type Rows,
+  type RunSettings,
+  type Tokens,
+  type UnpairedLossStage,
+} from '../../job.js'
+import type { DType, FDivergence, HostArray, LossType, UnpairedLossType } from '../../types/index.js'
+import type { Addon } from './addon.js'
 
 /** An array of the host's. */
 export type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array
 
-/** An array, none, or an address on the GPU. */
-export type NativeArgument = NativeArray | bigint | undefined
-
-/** What is passed to the addon. */
+/** What is passed to the addon: arrays, and addresses on the GPU. */
 export type JobArgument = NativeArray | bigint
+
+/** The arrays of a job by their elements; those of a tensor are of its dtype. */
+interface Elements {
+  int32: Int32Array
+  float32: Float32Array | bigint
+  float64: Float64Array
+  tensor: HostArray | bigint
+  address: bigint
+}
+
+/** Visits the fields of a job, in the addon's order. */
+interface FieldVisitor {
+  /** The fields that follow are those of this part. */
+  part(part: Part): void
+  /** An array that the job reads. */
+  in<E extends keyof Elements>(name: string, elements: E, array: Elements[E] | undefined): void
+  /** An array that the job writes. */
+  out<E extends keyof Elements>(name: string, elements: E, array: Elements[E] | undefined): void
+  /** A number. Its whole name is `owner`.`name`, where there is an owner. */
+  number(name: string, value: number, owner?: string): void
+}
+
+/** Fields that a job has all together or, when the stage they belong to is not in it, not at all. */
+class Part {
+  /** Index of its first field. */
+  begin = 0
+}
+
+const SETTINGS = new Part()
+const TOKENS = new Part()
+const LABELS = new Part()
+const LOGITS = new Part()
+const POLICY = new Part()
+const POLICY_HEAD = new Part()
+const REFERENCE = new Part()
+const REFERENCE_HEAD = new Part()
+const LOSS = new Part()
+const UNPAIRED_LOSS = new Part()
+const COEFFICIENTS = new Part()
+const GRADIENT = new Part()
+const HEAD_GRADIENT = new Part()
+const TERMS = new Part()
 
 const DTYPES: Record<DType, number> = { float32: 0, float16: 1, bfloat16: 2 }
 const DIVERGENCES: Record<FDivergence, number> = { reverse_kl: 0, forward_kl: 1, js: 2, alpha: 3 }
 
-/** The most arrays of a job. */
-export const MOST_ARRAYS = 45
+/** The addon's numbers for losses and instruction sets. */
+interface Codes {
+  lossOf(lossType: LossType): number
+  unpairedLossOf(lossType: UnpairedLossType): number
+  instructionSetOf(settings: RunSettings): number
+}
 
-/** Kinds of arrays; k > 0 is one of k - 1 elements that is in its slot of the arena, and not passed. */
-const ABSENT = 0
+/** To add a field, add a line below and one in the same place in job_fields.h. */
+function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes: Codes): void {
+  const { tokens, policy, reference, loss, unpairedLoss, gradient, headGradient } = job
+  const stage4 = gradient ?? headGradient
+  visitSettings(visit, settings, codes)
+  if (tokens) visitTokens(visit, tokens)
+  if (tokens?.labels) visitLabels(visit, tokens.labels)
+  const forward = policy ?? stage4
+  if (forward) {
+    visit.part(LOGITS)
+    visit.in('policy.logits.data', 'tensor', (policy ?? gradient)?.logits.data)
+    visitRows(visit, 'policy.logits', forward.logits)
+    visit.out('policy.states', 'float64', forward.states)
+  }
+  if (policy) visitPolicy(visit, policy)
+  const head = (policy ?? headGradient)?.head
+  if (head) {
+    visit.part(POLICY_HEAD)
+    visit.in('policy.head.hidden.data', 'tensor', head.hidden.data)
+    visitRows(visit, 'policy.head.hidden', head.hidden)
+    visit.in('policy.head.weight.data', 'tensor', head.weight.data)
+    visit.in('policy.head.bias.data', 'tensor', head.bias?.data)
+    visitMatrices(visit, 'policy.head', head)
+  }
+  if (reference) {
+    visit.part(REFERENCE)
+    visit.in('reference.logits.data', 'tensor', reference.logits.data)
+    visitRows(visit, 'reference.logits', reference.logits)
+    visit.out('reference.logProbs', 'float64', reference.logProbs)
+  }
+  if (reference?.head) {
+    visit.part(REFERENCE_HEAD)
+    visit.in('reference.head.hidden.data', 'tensor', reference.head.hidden.data)
+    visitRows(visit, 'reference.head.hidden', reference.head.hidden)
+    visit.in('reference.head.weight.data', 'tensor', reference.head.weight.data)
+    visit.in('reference.head.bias.data', 'tensor', reference.head.bias?.data)
+    visitMatrices(visit, 'reference.head', reference.head)
+  }
+  if (loss) visitLoss(visit, loss)
+  if (unpairedLoss) visitUnpairedLoss(visit, unpairedLoss, codes)
+  if (stage4) {
+    visit.part(COEFFICIENTS)
+    visit.out('gradient.coefficients', 'float64', stage4.coefficients)
+    visit.number('gradient.skipInactive', stage4.skipInactive ? 1 : 0)
+  }
+  if (gradient) {
+    visit.part(GRADIENT)
+    visit.out('gradient.out.data', 'tensor', gradient.out.data)
+    visitRows(visit, 'gradient.out', gradient.out)
+  }
+  if (headGradient) {
+    visit.part(HEAD_GRADIENT)
+    visit.out('headGradient.hidden', 'float32', headGradient.hidden)
+    visit.out('headGradient.weight', 'float32', headGradient.weight)
+    visit.out('headGradient.bias', 'float32', headGradient.bias)
+    visit.number('headGradient.accumulate', headGradient.accumulate ? 1 : 0)
+  }
+  if (loss) visitTerms(visit, loss.terms, codes)
+}
+
+function visitSettings(visit: FieldVisitor, settings: RunSettings, codes: Codes): void {
+  visit.part(SETTINGS)
+  visit.number('device', settings.device ?? -1)
+  visit.in('stream', 'address', settings.stream)
+  visit.number('threads', settings.threads)
+  visit.number('instructionSet', codes.instructionSetOf(settings))
+  visit.number('cancellable', settings.signal ? 1 : 0)
+}
+
+function visitTokens(visit: FieldVisitor, tokens: Tokens): void {
+  visit.part(TOKENS)
+  visit.in('tokens.targets', 'int32', tokens.targets)
+  visit.in('tokens.weights', 'float64', tokens.weights)
+  visit.in('tokens.plainWeights', 'float64', tokens.plainWeights)
+  visit.in('tokens.offsets', 'int32', tokens.offsets)
+  visit.in('tokens.counts', 'int32', tokens.counts)
+  visit.number('tokens.temperature', tokens.temperature)
+  visit.number('tokens.average', tokens.average ? 1 : 0)
+  visit.number('tokens.emptyLogProb', tokens.emptyLogProb)
+}
+
+function visitLabels(visit: FieldVisitor, labels: DeviceLabels): void {
+  visit.part(LABELS)
+  visit.in('labels.data', 'address', labels.data)
+  visit.in('labels.mask', 'address', labels.mask)
+  visit.number('labels.wide', labels.wide ? 1 : 0)
+  visit.number('labels.ignoreIndex', labels.ignoreIndex)
+  visit.number('labels.shift', labels.shift ? 1 : 0)
+  visit.out('invalidLabels', 'int32', labels.invalid)
+}
+
+function visitRows(visit: FieldVisitor, owner: string, rows: Rows): void {
+  visit.number('dtype', DTYPES[rows.dtype], owner)
+  visit.number('batch', rows.batch, owner)
+  visit.number('time', rows.time, owner)
+  visit.number('vocab', rows.vocab, owner)
+  visit.number('batchStride', rows.batchStride, owner)
+  visit.number('timeStride', rows.timeStride, owner)
+}
+
+function visitMatrices(visit: FieldVisitor, owner: string, { weight, bias }: Head): void {
+  visit.number('weight.dtype', DTYPES[weight.dtype], owner)
+  visit.number('weight.rowStride', weight.rowStride, owner)
+  visit.number('weight.columnStride', weight.columnStride, owner)
+  visit.number('bias.dtype', bias ? DTYPES[bias.dtype] : 0, owner)
+}
+
+function visitPolicy(visit: FieldVisitor, policy: ForwardStage): void {
+  visit.part(POLICY)
+  visit.out('policy.logProbs', 'float64', policy.logProbs)
+  visit.out('policy.logWeights', 'float64', policy.logWeights)
+  visit.out('policy.tokenLogProbs', 'float32', policy.tokenLogProbs)
+  visit.out('policy.tokenEntropies', 'float32', policy.tokenEntropies)
+  visit.out('policy.tokenArgmax', 'int32', policy.tokenArgmax)
+  visit.out('policy.logSumExp', 'float32', policy.logSumExp)
+  visit.out('policy.sumSquaredProbs', 'float32', policy.sumSquaredProbs)
+}
+
+function visitLoss(visit: FieldVisitor, loss: LossStage): void {
+  visit.part(LOSS)
+  visit.in('loss.pairs', 'int32', loss.pairs)
+  visit.in('loss.chosenLengths', 'float64', loss.chosenLengths)
+  visit.in('loss.rejectedLengths', 'float64', loss.rejectedLengths)
+  visit.out('loss.chosen', 'float64', loss.chosen)
+  visit.out('loss.rejected', 'float64', loss.rejected)
+  visit.out('loss.referenceChosen', 'float64', loss.referenceChosen)
+  visit.out('loss.referenceRejected', 'float64', loss.referenceRejected)
+  visit.out('loss.pairWeights', 'float64', loss.pairWeights)
+  visit.out('loss.losses', 'float64', loss.losses)
+  visit.out('loss.chosenRewards', 'float64', loss.chosenRewards)
+  visit.out('loss.rejectedRewards', 'float64', loss.rejectedRewards)
+  visit.out('loss.gradChosen', 'float64', loss.gradChosen)
+  visit.out('loss.gradRejected', 'float64', loss.gradRejected)
+  visit.out('loss.summary', 'float64', loss.summary)
+  visit.number('loss.constants.beta', loss.beta)
+  visit.number('loss.constants.gamma', loss.gamma)
+  visit.number('loss.constants.rewardShift', loss.rewardShift)
+  visit.number('loss.constants.discopopTau', loss.discopopTau)
+  visit.number('loss.constants.alpha', loss.alpha)
+  visit.number('loss.constants.divergence', DIVERGENCES[loss.fDivergence])
+  visit.number('loss.constants.average', loss.average ? 1 : 0)
+  visit.number('loss.constants.pairDivisor', loss.pairDivisor ?? 0)
+  visit.number('loss.constants.tokenDivisor', loss.tokenDivisor ?? 0)
+}
+
+function visitUnpairedLoss(visit: FieldVisitor, loss: UnpairedLossStage, codes: Codes): void {
+  visit.part(UNPAIRED_LOSS)
+  visit.number('unpairedLoss.type', codes.unpairedLossOf(loss.lossType))
+  visit.in('unpairedLoss.desirable', 'int32', loss.desirable)
+  visit.in('unpairedLoss.logProbs', 'float64', loss.logProbs)
+  visit.in('unpairedLoss.referenceLogProbs', 'float64', loss.referenceLogProbs)
+  visit.out('unpairedLoss.losses', 'float64', loss.losses)
+  visit.out('unpairedLoss.rewards', 'float64', loss.rewards)
+  visit.out('unpairedLoss.gradient', 'float64', loss.gradient)
+  visit.out('unpairedLoss.summary', 'float64', loss.summary)
+  visit.number('unpairedLoss.constants.beta', loss.beta)
+  visit.number('unpairedLoss.constants.desirableWeight', loss.desirableWeight)
+  visit.number('unpairedLoss.constants.undesirableWeight', loss.undesirableWeight)
+  visit.number('unpairedLoss.constants.kl', loss.kl)
+  visit.number('unpairedLoss.constants.rewardShift', loss.rewardShift)
+  visit.number('unpairedLoss.constants.divisor', loss.divisor)
+}
+
+/** The last part, as there is a different number of them each time. */
+function visitTerms(visit: FieldVisitor, terms: readonly LossTerm[], codes: Codes): void {
+  visit.part(TERMS)
+  visit.number('loss.terms.count', terms.length)
+  for (const term of terms) {
+    visit.number('type', codes.lossOf(term.lossType), 'loss.terms')
+    visit.number('weight', term.weight, 'loss.terms')
+    visit.number('labelSmoothing', term.labelSmoothing, 'loss.terms')
+  }
+}
+
+/** Bytes V8 keeps in a typed array itself: to point native code at such an array it has to allocate a buffer for it. */
+export const SLOT_BYTES = 64
+
+/** Where small arrays are put for a call: there is a slot for each field. */
+export interface Slots {
+  /** Puts an array into the slot of field i, if it is small enough. */
+  put(i: number, array: NativeArray, isResult: boolean): boolean
+}
+
+/** Values of arrays. 0 is one that is absent; k > 0 is one of k - 1 elements that is in its slot, and not passed. */
 const PASSED = -1
 const ADDRESS = -2
 
-/** Where small arrays are put for a call. */
-export interface Slots {
-  /** Puts an array into slot i, if it is small enough. */
-  put(i: number, array: NativeArray): boolean
-}
+/** The arguments of jobs for an addon. */
+export class JobArguments implements FieldVisitor {
+  private readonly values: Float64Array
+  private readonly codes: Codes
+  // Of the job at hand.
+  private field = 0
+  private slots: Slots | undefined
+  private passed: JobArgument[] = []
 
-/** The arguments of jobs, for an addon that numbers its losses and instruction sets like this. */
-export class JobArguments {
-  private readonly lossCodes: ReadonlyMap<string, number>
-  /** Read by the addon before it returns, so one array serves all calls. */
-  private readonly numbers = new Float64Array(MOST_ARRAYS + 64 + 3 * 32)
-
-  constructor(
-    lossNames: readonly LossType[],
-    private readonly instructionSets: readonly InstructionSet[],
-    private readonly defaultSet: number,
-  ) {
-    this.lossCodes = new Map(lossNames.map((name, code) => [name, code]))
+  constructor({ values, lossNames, unpairedLossNames, instructionSets }: Addon, defaultSet: number) {
+    this.values = values
+    const lossCodes = new Map(lossNames.map((name, code) => [name, code]))
+    this.codes = {
+      lossOf: (lossType) => lossCodes.get(lossType) as number,
+      unpairedLossOf: (lossType) => unpairedLossNames.indexOf(lossType),
+      instructionSetOf: ({ instructionSet }) => (instructionSet ? instructionSets.indexOf(instructionSet) : defaultSet),
+    }
   }
 
-  /** The arguments for a job and its arrays, those that are small put into slots, where there are any. */
-  of(job: Job, settings: RunSettings, arrays = arraysOf(job, settings), slots?: Slots): JobArgument[] {
-    const { numbers } = this
-    const passed: JobArgument[] = [numbers]
-    for (let i = 0; i < MOST_ARRAYS; i++) {
-      const array = arrays[i]
-      if (array === undefined) numbers[i] = ABSENT
-      else if (typeof array === 'bigint') numbers[i] = ADDRESS
-      else numbers[i] = slots?.put(i, array) ? array.length + 1 : PASSED
-      if (numbers[i] < 0) passed.push(array as NativeArray | bigint)
-    }
-    this.setNumbers(job, settings)
+  /** What to pass for a job, at once; arrays that are small are put into slots, where there are any. */
+  of(job: Job, settings: RunSettings, slots?: Slots): JobArgument[] {
+    const passed: JobArgument[] = []
+    this.values.fill(0, 0, FIELDS.length)
+    this.passed = passed
+    this.slots = slots
+    visitFields(this, job, settings, this.codes)
+    this.passed = []
     return passed
   }
 
-  /** Whether array i of the last job is in its slot. */
-  isInSlot(i: number): boolean {
-    return this.numbers[i] > 0
+  part({ begin }: Part): void {
+    this.field = begin
   }
 
-  private setNumbers(job: Job, settings: RunSettings): void {
-    const { tokens, policy, reference, loss, gradient, headGradient } = job
-    const terms = loss?.terms ?? []
-    const { numbers } = this
-    let at = MOST_ARRAYS
-    const setRows = (rows: Rows | undefined) => {
-      if (rows) {
-        numbers[at] = DTYPES[rows.dtype]
-        numbers[at + 1] = rows.batch
-        numbers[at + 2] = rows.time
-        numbers[at + 3] = rows.vocab
-        numbers[at + 4] = rows.batchStride
-        numbers[at + 5] = rows.timeStride
-      }
-      at += 6
-    }
-    numbers[at++] = settings.device ?? -1
-    numbers[at++] = tokens?.labels?.wide ? 1 : 0
-    numbers[at++] = tokens?.labels?.ignoreIndex ?? 0
-    numbers[at++] = tokens?.labels?.shift ? 1 : 0
-    numbers[at++] = settings.threads
-    numbers[at++] = settings.instructionSet ? this.instructionSets.indexOf(settings.instructionSet) : this.defaultSet
-    numbers[at++] = settings.signal ? 1 : 0
-    numbers[at++] = (gradient ?? headGradient)?.skipInactive ? 1 : 0
-    numbers[at++] = tokens?.temperature ?? 1
-    numbers[at++] = tokens?.average ? 1 : 0
-    numbers[at++] = tokens?.emptyLogProb ?? 0
-    setRows((policy ?? gradient ?? headGradient)?.logits)
-    setRows(reference?.logits)
-    setRows(gradient?.out)
-    if (loss) {
-      numbers[at++] = loss.beta
-      numbers[at++] = loss.gamma
-      numbers[at++] = loss.rewardShift
-      numbers[at++] = loss.discopopTau
-      numbers[at++] = loss.alpha
-      numbers[at++] = DIVERGENCES[loss.fDivergence]
-      numbers[at++] = loss.average ? 1 : 0
-      numbers[at++] = loss.pairDivisor ?? 0
-      numbers[at++] = loss.tokenDivisor ?? 0
-      numbers[at++] = terms.length
-      for (const term of terms) {
-        numbers[at++] = this.lossCodes.get(term.lossType) as number
-        numbers[at++] = term.weight
-        numbers[at++] = term.labelSmoothing
-      }
-    }
-    if (policy?.head ?? headGradient) {
-      for (const head of [(policy ?? headGradient)?.head, reference?.head]) {
-        setRows(head?.hidden)
-        numbers[at++] = DTYPES[head?.weight.dtype ?? 'float32']
-        numbers[at++] = head?.weight.rowStride ?? 0
-        numbers[at++] = head?.weight.columnStride ?? 0
-        numbers[at++] = DTYPES[head?.bias?.dtype ?? 'float32']
-      }
-      numbers[at++] = headGradient?.accumulate ? 1 : 0
+  in<E extends keyof Elements>(_name: string, _elements: E, array: Elements[E] | undefined): void {
+    this.array(array as JobArgument | undefined, false)
+  }
+
+  out<E extends keyof Elements>(_name: string, _elements: E, array: Elements[E] | undefined): void {
+    this.array(array as JobArgument | undefined, true)
+  }
+
+  number(_name: string, value: number): void {
+    this.values[this.field++] = value
+  }
+
+  private array(array: JobArgument | undefined, isResult: boolean): void {
+    const field = this.field++
+    if (array === undefined) return
+    if (typeof array !== 'bigint' && this.slots?.put(field, array, isResult)) {
+      this.values[field] = array.length + 1
+    } else {
+      this.values[field] = typeof array === 'bigint' ? ADDRESS : PASSED
+      this.passed.push(array)
     }
   }
 }
 
-/** The arrays in the addon's order: those it only reads, then those it writes; those of heads last, if there are any. */
-export function arraysOf(job: Job, { stream }: RunSettings): NativeArgument[] {
-  const { tokens, policy, reference, loss, gradient, headGradient } = job
-  const arrays = [
-    tokens?.targets,
-    tokens?.weights,
-    tokens?.plainWeights,
-    tokens?.offsets,
-    tokens?.counts,
-    (policy ?? gradient)?.logits.data as NativeArgument,
-    reference?.logits.data as NativeArgument,
-    loss?.pairs,
-    loss?.chosenLengths,
-    loss?.rejectedLengths,
-    tokens?.labels?.data,
-    tokens?.labels?.mask,
-    stream,
-    (policy ?? gradient ?? headGradient)?.states,
-    policy?.logProbs,
-    policy?.logWeights,
-    policy?.tokenLogProbs,
-    policy?.tokenEntropies,
-    policy?.tokenArgmax,
-    policy?.logSumExp,
-    policy?.sumSquaredProbs,
-    reference?.logProbs,
-    loss?.chosen,
-    loss?.rejected,
-    loss?.referenceChosen,
-    loss?.referenceRejected,
-    loss?.pairWeights,
-    loss?.losses,
-    loss?.chosenRewards,
-    loss?.rejectedRewards,
-    loss?.gradChosen,
-    loss?.gradRejected,
-    loss?.summary,
-    gradient?.out.data as NativeArgument,
-    (gradient ?? headGradient)?.coefficients,
-    tokens?.labels?.invalid,
+const NO_CODES: Codes = { lossOf: () => 0, unpairedLossOf: () => 0, instructionSetOf: () => 0 }
+
+/** The arrays of a job that are in the host's memory. */
+export function hostArraysOf(job: Job, settings: RunSettings): NativeArray[] {
+  const found: NativeArray[] = []
+  const add = (_name: string, _elements: string, array: unknown) => {
+    if (typeof array === 'object') found.push(array as NativeArray)
+  }
+  visitFields({ part() {}, in: add, out: add, number() {} }, job, settings, NO_CODES)
+  return found
+}
+
+/** A line for each field. */
+const FIELDS = listFields()
+
+/** All that the addon has to agree on, in words. */
+export function jobFields(): string {
+  const lines = [
+    ...FIELDS,
+    `dtypes ${Object.keys(DTYPES).join(' ')}`,
+    `divergences ${Object.keys(DIVERGENCES).join(' ')}`,
+    `most terms ${MOST_TERMS}`,
+    `slot bytes ${SLOT_BYTES}`,
   ]
-  const head = (policy ?? headGradient)?.head
-  if (head) {
-    arrays.push(headGradient?.hidden, headGradient?.weight, headGradient?.bias)
-    arrays.push(...arraysOfHead(head), ...arraysOfHead(reference?.head))
+  return `${lines.join('\n')}\n`
+}
+
+/** Lists the fields of a job that has everything, and finds out where the parts begin. */
+function listFields(): string[] {
+  const rows = {}
+  const head = { hidden: rows, weight: {}, bias: {} }
+  const job = {
+    tokens: { labels: {} },
+    policy: { logits: rows, head },
+    reference: { logits: rows, head },
+    loss: { terms: [{}] },
+    unpairedLoss: {},
+    gradient: { logits: rows, out: rows },
+    headGradient: { logits: rows, head },
+  } as unknown as Job
+  const lines: string[] = []
+  const list: FieldVisitor = {
+    part(part) {
+      part.begin = lines.length
+    },
+    in: (name, elements) => lines.push(`in ${name} ${elements}`),
+    out: (name, elements) => lines.push(`out ${name} ${elements}`),
+    number: (name, _value, owner) => lines.push(`number ${owner === undefined ? name : `${owner}.${name}`}`),
   }
-  return arrays
+  visitFields(list, job, { threads: 0 }, NO_CODES)
+  return lines
 }
-
-function arraysOfHead(head: Head | undefined): NativeArgument[] {
-  return [head?.hidden.data, head?.weight.data, head?.bias?.data] as NativeArgument[]
-}
-
-/** Where in {@link arraysOf} those it writes begin, and end. */
-export const FIRST_RESULT = 13
-export const RESULTS_END = 39

@@ -125,10 +125,11 @@ function find(): LoadedCuda | { reason: string } {
     const beside = join(dirname(native.info.path), `fused_preference_loss_cuda.${extension}`)
     const path = process.env[LIBRARY_VARIABLE] || beside
     if (!existsSync(path)) return { reason: `this build has no CUDA library (no ${path})` }
-    const { lossNames, instructionSets, cuda: functions } = native.addon
+    const { addon } = native
+    const functions = addon.cuda
     const reason = functions.open(path)
     if (reason !== undefined) return { reason }
-    const backend = new CudaBackend(functions, new JobArguments(lossNames, instructionSets, 0))
+    const backend = new CudaBackend(functions, new JobArguments(addon, 0))
     const info = () => ({ devices: functions.devices(), path })
     return { backend, functions, info, cublasLt: () => cublasLtOf(functions) }
   } catch (error) {

@@ -3,26 +3,11 @@
  */
 
 import { LOSSES, type LossNeeds } from '../backends/js/losses.js'
-import { finite, flag, oneOf, optionsObject, positive, unknownName } from '../check/options.js'
+import { finite, optionsObject, unknownName } from '../check/options.js'
 import { invalidType, invalidValue, outOfRange } from '../errors.js'
-import type { LossConfig, LossTerm } from '../job.js'
-import type { FDivergence, LossOptions, LossType, WeightedLoss } from '../types/index.js'
-import { DEFAULTS, refuseUnused } from './loss-constants.js'
-
-/** The names of {@link LossOptions}. */
-export const LOSS_OPTIONS = [
-  'lossType',
-  'beta',
-  'labelSmoothing',
-  'gamma',
-  'rewardShift',
-  'discopopTau',
-  'referenceFree',
-  'fDivergence',
-  'alpha',
-  'averageLogProb',
-  'normalizer',
-] as const
+import { type LossConfig, type LossTerm, MOST_TERMS } from '../job.js'
+import { type Constant, type LossOptions, lossOptions, TAKERS } from '../options/loss-options.js'
+import type { LossType, Normalizer, WeightedLoss } from '../types/index.js'
 
 /** The constants, and what the caller must give for them; the names are those of the losses that ask. */
 export interface LossPlan {
@@ -38,43 +23,38 @@ export interface LossPlan {
 
 const LOSS_TYPES = Object.keys(LOSSES) as LossType[]
 const WEIGHTED_LOSS = new Set(['lossType', 'weight'])
-const DIVISORS = new Set(['pairs', 'tokens'])
-const DIVERGENCES: readonly FDivergence[] = ['reverse_kl', 'forward_kl', 'js', 'alpha']
-
-// As many as a job has room for.
-const MOST_LOSSES = 32
 
 /** Checks the loss options. */
 export function lossOf(options: LossOptions): LossPlan {
   const { lossType, labelSmoothing } = options
-  const fDivergence = oneOf(options.fDivergence, 'options.fDivergence', DIVERGENCES, 'reverse_kl')
-  const average = flag(options.averageLogProb, 'options.averageLogProb', false)
-  const referenceFree = flag(options.referenceFree, 'options.referenceFree', false)
+  const fDivergence = lossOptions.fDivergence.read(options.fDivergence)
+  const average = lossOptions.averageLogProb.read(options.averageLogProb)
+  const referenceFree = lossOptions.referenceFree.read(options.referenceFree)
   const terms: LossTerm[] = []
   const config: LossConfig = {
     terms,
-    beta: positive(options.beta, 'options.beta', 0.1),
-    gamma: finite(options.gamma, 'options.gamma', DEFAULTS.gamma),
-    rewardShift: finite(options.rewardShift, 'options.rewardShift', DEFAULTS.rewardShift),
-    discopopTau: positive(options.discopopTau, 'options.discopopTau', DEFAULTS.discopopTau),
+    beta: lossOptions.beta.read(options.beta),
+    gamma: lossOptions.gamma.read(options.gamma),
+    rewardShift: lossOptions.rewardShift.read(options.rewardShift),
+    discopopTau: lossOptions.discopopTau.read(options.discopopTau),
     fDivergence,
-    alpha: finite(options.alpha, 'options.alpha', DEFAULTS.alpha),
+    alpha: lossOptions.alpha.read(options.alpha),
     average,
   }
   if (Array.isArray(lossType)) {
     if (lossType.length === 0) throw invalidValue('options.lossType', 'must name at least one loss; got an empty list')
-    if (lossType.length > MOST_LOSSES) {
-      throw outOfRange('options.lossType', `a list of at most ${MOST_LOSSES} losses`, lossType)
+    if (lossType.length > MOST_TERMS) {
+      throw outOfRange('options.lossType', `a list of at most ${MOST_TERMS} losses`, lossType)
     }
     for (let i = 0; i < lossType.length; i++)
       terms.push(weightedTerm(lossType[i], `options.lossType[${i}]`, labelSmoothing))
   } else {
     terms.push(termOf(lossType ?? 'sigmoid', 'options.lossType', 1, labelSmoothing))
   }
-  normalise(config, options.normalizer)
+  setDivisors(config, lossOptions.normalizer.read(options.normalizer))
   const plan: LossPlan = { config, referenceFree, usesLengths: false, hasLikelihood: false }
   const diverges = fDivergence !== 'reverse_kl'
-  const takesDivergence = terms.some((term) => LOSSES[term.lossType].divergence)
+  const takesDivergence = diverges && terms.some((term) => LOSSES[term.lossType].divergence)
   for (const { lossType: type } of terms) {
     const { reference, lengths, divergence } = LOSSES[type]
     if (reference && !referenceFree) plan.needsReference ??= type
@@ -98,8 +78,8 @@ function needsLengths({ lengths, divergence }: LossNeeds, average: boolean, dive
 }
 
 /** What sums are divided by, where that is not this batch's own numbers. */
-function normalise(config: LossConfig, normalizer: unknown): void {
-  if (normalizer === undefined || normalizer === 'mean') return
+function setDivisors(config: LossConfig, normalizer: Normalizer): void {
+  if (normalizer === 'mean') return
   const name = 'options.normalizer'
   const types = config.terms.map((term) => term.lossType)
   const sorting = types.find((type) => type.startsWith('aot'))
@@ -116,18 +96,14 @@ function normalise(config: LossConfig, normalizer: unknown): void {
       const problem = `must be { pairs, tokens }: '${pair}' is a sum over pairs and 'sft' one over tokens; got a number`
       throw invalidValue(name, problem)
     }
-    config[hasTokens ? 'tokenDivisor' : 'pairDivisor'] = positive(normalizer, name, 1)
-  } else if (typeof normalizer === 'string') {
-    throw unknownName(name, normalizer, ['mean', 'sum'])
-  } else if (typeof normalizer === 'object' && normalizer !== null) {
-    const { pairs, tokens } = optionsObject(normalizer as { pairs?: number; tokens?: number }, name, DIVISORS)
+    config[hasTokens ? 'tokenDivisor' : 'pairDivisor'] = normalizer
+  } else {
+    const { pairs, tokens } = normalizer
     if (pairs === undefined && pair !== undefined)
       throw invalidValue(`${name}.pairs`, `is needed by lossType '${pair}'`)
     if (tokens === undefined && hasTokens) throw invalidValue(`${name}.tokens`, "is needed by lossType 'sft'")
-    if (pairs !== undefined) config.pairDivisor = positive(pairs, `${name}.pairs`, 1)
-    if (tokens !== undefined) config.tokenDivisor = positive(tokens, `${name}.tokens`, 1)
-  } else {
-    throw invalidType(name, "'mean', 'sum', a number > 0 or an object { pairs, tokens }", normalizer)
+    if (pairs !== undefined) config.pairDivisor = pairs
+    if (tokens !== undefined) config.tokenDivisor = tokens
   }
 }
 
@@ -154,4 +130,24 @@ function smoothingOf(value: unknown, lossType: LossType): number {
     range === 'half' ? value >= 0 && value < 0.5 : range === 'open' ? value > 0 && value < 1 : value >= 0 && value <= 1
   if (!inside) throw outOfRange(name, `in ${written} for lossType '${lossType}'`, value)
   return value
+}
+
+/** Refuses constants, checked before, that are neither taken by one of the losses nor what they are by default. */
+function refuseUnused(options: LossOptions, losses: readonly LossTerm[]): void {
+  for (const given in options) {
+    if (!Object.hasOwn(TAKERS, given)) continue
+    const name = given as Constant
+    const takers = TAKERS[name]
+    const value = options[name]
+    if (value === undefined || value === lossOptions[name].byDefault) continue
+    if (losses.some(({ lossType }) => takers.includes(lossType))) continue
+    const types = [...new Set(losses.map(({ lossType }) => `'${lossType}'`))].join(', ')
+    const problem = `is not used by lossType ${types}; the losses that take it: ${takers.join(', ')}`
+    throw invalidValue(`options.${name}`, problem)
+  }
+  const { alpha, fDivergence } = options
+  if (alpha !== undefined && alpha !== lossOptions.alpha.byDefault && fDivergence !== 'alpha') {
+    const problem = `is used by fDivergence 'alpha' alone; got ${alpha} with '${fDivergence ?? 'reverse_kl'}'`
+    throw invalidValue('options.alpha', problem)
+  }
 }

@@ -1,0 +1,53 @@
+/**
+ * Where the arrays of a call live. Memory of another kind joins by implementing {@link Memory}.
+ */
+import type { NamedArray, Watched } from '../check/arrays.js'
+import type { Rows } from '../job.js'
+import type { DeviceMemory, DType, HostArray } from '../types/index.js'
+
+/** Bytes of an element. */
+export const ELEMENT_SIZES: Record<DType, number> = { float32: 4, float16: 2, bfloat16: 2 }
+
+/** Where the tensors of a call live, and how what is written beside them is checked and made. */
+export interface Memory {
+  /**
+   * What a result is written to: a new array for true, else the caller's, which may share memory with none of `others`,
+   * but be that of `wanted.source`.
+   */
+  output(value: unknown, wanted: Output, others: readonly NamedArray[]): Written
+}
+
+/** What an output has to be. */
+export interface Output {
+  /** In errors. */
+  name: string
+  dtype: DType
+  length: number
+  /** What the caller may give besides an array, in errors. */
+  besides: string
+  /** The tensor that it goes with, and a verb, in errors: 'the logits are'. */
+  like: string
+  /** Where the length comes from, in errors. */
+  shape?: readonly number[]
+  /** The tensor that may be overwritten as a whole, but not in part. */
+  source?: { name: string; data: HostArray | DeviceMemory; memory: Rows['data'] }
+}
+
+/** Where its length comes from, as errors tell it. */
+export function reasonOf({ shape }: Output): string {
+  return shape === undefined ? '' : `, as shape [${shape.join(', ')}] has`
+}
+
+/** Memory that a result is written to. */
+export interface Written {
+  /** What the caller gets. */
+  data: HostArray | DeviceMemory
+  /** The same as backends see it. */
+  memory: Float32Array | Uint16Array | bigint
+  /** It is new, and all zeros. */
+  isZero: boolean
+  /** It is that of the source. */
+  isSource: boolean
+  /** The caller's array in host memory. */
+  watched: readonly Watched[]
+}

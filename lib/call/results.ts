@@ -1,0 +1,181 @@
+/**
+ * What a job that has run has found, as callers get it, and what only that tells to be wrong.
+ */
+import { warnOnce } from '../check/warn-once.js'
+import { labelsOutOfRange } from '../errors.js'
+import type { ForwardStage, LossStage, UnpairedLossStage } from '../job.js'
+import { TOKEN_OUTPUTS } from '../options/token-options.js'
+import type {
+  FusedPreferenceLoss,
+  FusedUnpairedPreferenceLoss,
+  MeansByKind,
+  PreferenceLoss,
+  SequenceLogProbs,
+  TokenOutputs,
+  UnpairedPreferenceLoss,
+} from '../types/index.js'
+import type { PairedCall } from './paired-call.js'
+import type { SequenceCall } from './sequence-call.js'
+import type { TokenPlan } from './tokens.js'
+import type { UnpairedCall } from './unpaired-call.js'
+
+/** The numbers among the results of `sequenceLogProbs` and `linearSequenceLogProbs`. */
+type SequenceSums = TokenOutputs & Pick<SequenceLogProbs, 'logProbs' | 'tokenCounts'>
+
+/** Of stages 1 and 2. */
+export function sequenceResult({ tokenPlan, policy }: SequenceCall): SequenceSums {
+  checkLabels(tokenPlan)
+  const sums: SequenceSums = {
+    logProbs: policy.logProbs,
+    // A copy: what the caller does with it must not reach `backward`.
+    tokenCounts: tokenPlan.tokens.counts.slice(),
+  }
+  return addTokenOutputs(sums, policy, tokenPlan)
+}
+
+/** Of stages 1 to 3. */
+export function pairedResult({ tokenPlan, policy, loss, compares }: PairedCall): FusedPreferenceLoss {
+  checkLabels(tokenPlan)
+  const { tokens, shift, packed } = tokenPlan
+  const pairs = tokenPlan.pairs!
+  if (compares) warnOfMeans(loss, 'options.reference', (side, pair) => tokens.counts[pairs[2 * pair + side]])
+  const fused = lossResult(loss) as FusedPreferenceLoss
+  fused.chosenLogProbs = loss.chosen
+  fused.rejectedLogProbs = loss.rejected
+  fused.tokenCounts = tokens.counts
+  fused.layout = { pairs, shift }
+  if (packed) fused.layout.sequenceOffsets = tokens.offsets
+  return addTokenOutputs(fused, policy, tokenPlan)
+}
+
+/** Of stage 3. */
+export function lossResult(stage: LossStage): PreferenceLoss {
+  return {
+    loss: stage.summary[0],
+    losses: stage.losses,
+    chosenRewards: stage.chosenRewards,
+    rejectedRewards: stage.rejectedRewards,
+    accuracy: stage.summary[1],
+    margin: stage.summary[2],
+    gradient: { chosen: stage.gradChosen, rejected: stage.gradRejected },
+  }
+}
+
+/** Of stages 1 to 3 of single sequences. */
+export function unpairedResult({ tokenPlan, policy, loss }: UnpairedCall): FusedUnpairedPreferenceLoss {
+  checkLabels(tokenPlan)
+  const { tokens, shift, packed } = tokenPlan
+  const { logProbs } = policy
+  if (loss.referenceLogProbs) {
+    const chosen = { chosen: logProbs, referenceChosen: loss.referenceLogProbs }
+    const rejected = { rejected: logProbs, referenceRejected: loss.referenceLogProbs }
+    const both = { ...chosen, ...rejected, average: tokens.average }
+    warnOfMeans(both, 'options.reference', (_, sequence) => tokens.counts[sequence])
+  }
+  const fused = unpairedLossResult(loss) as FusedUnpairedPreferenceLoss
+  fused.logProbs = logProbs
+  fused.tokenCounts = tokens.counts
+  fused.layout = { desirable: loss.desirable, shift }
+  if (packed) fused.layout.sequenceOffsets = tokens.offsets
+  return addTokenOutputs(fused, policy, tokenPlan)
+}
+
+/** Of stage 3 of single sequences. */
+export function unpairedLossResult(stage: UnpairedLossStage): UnpairedPreferenceLoss {
+  const { desirable, losses, rewards, gradient, kl } = stage
+  const [loss, desirableReward, undesirableReward, desirableLogProb, undesirableLogProb] = stage.summary
+  const hasDesirable = desirable.includes(1)
+  const hasUndesirable = desirable.includes(0)
+  const means = (ofDesirable: number, ofUndesirable: number): MeansByKind => ({
+    ...(hasDesirable && { desirable: ofDesirable }),
+    ...(hasUndesirable && { undesirable: ofUndesirable }),
+  })
+  const result: UnpairedPreferenceLoss = {
+    loss,
+    losses,
+    rewards,
+    gradient,
+    kl,
+    meanRewards: means(desirableReward, undesirableReward),
+    meanLogProbs: means(desirableLogProb, undesirableLogProb),
+  }
+  if (hasDesirable && hasUndesirable) result.margin = desirableReward - undesirableReward
+  return result
+}
+
+/** Adds the per-token results that were asked for, `[B, T - 1]` where the last row of each sequence is none. */
+function addTokenOutputs<Result extends TokenOutputs>(
+  result: Result,
+  stage: ForwardStage,
+  { shift, packed }: TokenPlan,
+): Result {
+  const { batch, time } = stage.logits
+  const whole = !shift || packed
+  if (stage.tokenArgmax) result.tokenArgmax = whole ? stage.tokenArgmax : withoutLast(stage.tokenArgmax, batch, time)
+  for (const name of TOKEN_OUTPUTS) {
+    if (name === 'tokenArgmax') continue
+    const values = stage[name]
+    if (values) result[name] = whole ? values : withoutLast(values, batch, time)
+  }
+  return result
+}
+
+function withoutLast<T extends Float32Array | Int32Array>(values: T, batch: number, time: number): T {
+  const kept = time - 1
+  for (let b = 1; b < batch; b++) values.copyWithin(b * kept, b * time, b * time + kept)
+  return values.slice(0, batch * kept) as T
+}
+
+/** Refuses labels in device memory that turned out not to be in the vocabulary, and warns when none of them counts. */
+function checkLabels({ tokens: { labels, counts }, shift, vocab, warnsIfEmpty }: TokenPlan): void {
+  if (labels === undefined || labels.invalid[0] === 0) {
+    if (warnsIfEmpty) warnOfNoTokens(counts, shift)
+    return
+  }
+  const count = `${labels.invalid[0]} of the labels in device memory`
+  throw labelsOutOfRange(`${count} are neither in [0, ${vocab}) nor ${labels.ignoreIndex}, and their rows are NaN`)
+}
+
+/** Warns of a call without active tokens, whose caller has not said what a sequence without them gives. */
+function warnOfNoTokens(counts: Int32Array, shift: boolean): void {
+  for (let s = 0; s < counts.length; s++) if (counts[s] !== 0) return
+  const how = `ignored or masked${shift ? ', or the first of its sequence, which no row predicts' : ''}`
+  const problem = `no token of the call counts: every label is ${how}. Log-probs and gradients are 0`
+  warnOnce('FUSED_PREFERENCE_LOSS_NO_ACTIVE_TOKENS', `${problem}; emptySequence says what else is wanted`)
+}
+
+// Below it a mean is not told from a sum.
+const FEWEST_TOKENS = 8
+
+/**
+ * Warns where the policy's log-probs are sums and the reference's look like means over tokens, in every pair of a call
+ * that has run, or the other way round. `lengthOf`: the number of active tokens of a pair's chosen (0) or rejected (1)
+ * sequence.
+ */
+export function warnOfMeans(
+  {
+    chosen,
+    rejected,
+    referenceChosen,
+    referenceRejected,
+    average,
+  }: Pick<LossStage, 'chosen' | 'rejected' | 'referenceChosen' | 'referenceRejected' | 'average'>,
+  name: string,
+  lengthOf: (side: 0 | 1, pair: number) => number,
+): void {
+  let seen = false
+  for (let k = 0; k < 2 * chosen.length; k++) {
+    const pair = k >> 1
+    const side = (k & 1) as 0 | 1
+    const length = lengthOf(side, pair)
+    if (length < FEWEST_TOKENS) continue
+    const ratio = side === 0 ? referenceChosen[pair] / chosen[pair] : referenceRejected[pair] / rejected[pair]
+    const times = average ? ratio / length : ratio * length
+    if (!(times >= 0.5 && times <= 2)) return
+    seen = true
+  }
+  if (!seen) return
+  const [other, own] = average ? ['sums', 'means over tokens'] : ['means over tokens', 'sums']
+  const problem = `${name} looks like ${other}, where the policy's log-probs are ${own}`
+  warnOnce('FUSED_PREFERENCE_LOSS_AVERAGED_REFERENCE', `${problem}: averageLogProb must be the same for both`)
+}

@@ -1,0 +1,27 @@
+/**
+ * A call from logits to the log-probs of sequences, whatever the logits come from: stages 1 and 2, and what a later
+ * gradient needs of them.
+ */
+import type { ForwardStage, Job, Tokens } from '../job.js'
+import { type TokenOptions, tokenOptions } from '../options/token-options.js'
+import type { DeviceMemory, Labels } from '../types/index.js'
+import { forwardStage } from './stages.js'
+import type { LogitsSource } from './tensor.js'
+import { type TokenPlan, tokensOf } from './tokens.js'
+
+/** Stages 1 and 2 of a call that has been checked. */
+export interface SequenceCall {
+  tokenPlan: TokenPlan
+  policy: ForwardStage
+  job: Job & { tokens: Tokens }
+}
+
+/** Checks such a call. */
+export function sequenceCall(source: LogitsSource, labels: Labels | DeviceMemory, options: TokenOptions): SequenceCall {
+  const tokenPlan = tokensOf(labels, source.rows, options, false, source.range)
+  const { tokens } = tokenPlan
+  const outputs = tokenOptions.outputs.read(options.outputs)
+  const policy = forwardStage(source, tokens.counts.length, outputs)
+  policy.states = new Float64Array(4 * source.rows.batch * source.rows.time)
+  return { tokenPlan, policy, job: { tokens, policy } }
+}

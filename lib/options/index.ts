@@ -1,0 +1,56 @@
+/**
+ * The options of each function.
+ */
+import type {
+  DeviceMemory,
+  HeadGradientOptions,
+  HeadGradientRequest,
+  HeadOptions,
+  HostArray,
+  LinearReference,
+  Reference,
+  RunOptions,
+} from '../types/index.js'
+import type { LossOptions } from './loss-options.js'
+import type { TokenOptions } from './token-options.js'
+
+export type { LossOptions } from './loss-options.js'
+export type { TokenOptions, TokenOutput } from './token-options.js'
+export type * from './unpaired.js'
+
+/** Options of `sequenceLogProbs`. */
+export interface SequenceOptions extends TokenOptions, RunOptions {}
+
+/** Options of `preferenceLoss`. */
+export interface PreferenceOptions extends LossOptions, RunOptions {}
+
+/** Options of `fusedPreferenceLoss`. */
+export interface FusedOptions extends TokenOptions, LossOptions, RunOptions {
+  /** Needed unless the loss is reference-free; any loss may have one, and those but 'simpo' use it in the rewards. */
+  reference?: Reference
+  /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
+  weighting?: 'wpo'
+  /**
+   * Gradient of the loss with respect to the logits: none, in a new array, into an array or device memory, or
+   * overwriting the logits. Defaults to false.
+   */
+  gradient?: boolean | HostArray | DeviceMemory | 'in-place'
+  /**
+   * Write zeros to the gradient's rows that predict nothing. false leaves these as they are: in an array that is zero
+   * there already, or where nobody reads them. Defaults to true.
+   */
+  zeroInactive?: boolean
+}
+
+/** Options of `linearSequenceLogProbs`. */
+export interface LinearSequenceOptions extends TokenOptions, RunOptions, HeadOptions {}
+
+/** Options of `fusedLinearPreferenceLoss`. */
+export interface FusedLinearOptions extends TokenOptions, LossOptions, RunOptions, HeadOptions, HeadGradientOptions {
+  /** As in {@link FusedOptions}. */
+  reference?: LinearReference
+  /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
+  weighting?: 'wpo'
+  /** The gradients to compute; true for new arrays for all there are. Defaults to false. */
+  gradient?: boolean | HeadGradientRequest
+}

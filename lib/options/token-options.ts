@@ -1,0 +1,87 @@
+/**
+ * The token options: each is declared here and nowhere else. Letters in shapes: B sequences, T positions, P pairs,
+ * S sequences of a packed batch.
+ */
+import { unknownName } from '../check/options.js'
+import { invalidType } from '../errors.js'
+import type { DeviceMemory, Indices, TokenValues } from '../types/index.js'
+import { between, flag, type Given, integer, list, namesOf, oneOf, option, optionTable, perLabel } from './option.js'
+
+/** The per-token results that can be asked for. */
+export const TOKEN_OUTPUTS = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp', 'sumSquaredProbs'] as const
+
+/** Names of the per-token results that can be asked for; see {@link TokenOptions.outputs}. */
+export type TokenOutput = (typeof TOKEN_OUTPUTS)[number]
+
+/** The declarations. */
+export const tokenOptions = optionTable({
+  /** Logits at position t predict the label at t + 1 (no copy is made). Defaults to true. */
+  shift: flag(true),
+  /** Positions with this label are inactive. Defaults to -100. */
+  ignoreIndex: integer(-100),
+  /**
+   * `[B, T]`, aligned with the labels: 0 or false where inactive. Logits are never read there. With labels in device
+   * memory it is there too, one byte per label.
+   */
+  mask: perLabel<TokenValues | DeviceMemory>(),
+  /**
+   * `[B, T]`, aligned with the labels: factor of each token's log-prob in its sequence's sum. A token of factor 0 takes
+   * no part in it, whatever its logits are, but still counts in the length (`mask` takes it out of that too). Defaults
+   * to 1.
+   */
+  tokenWeights: perLabel<ArrayLike<number>>(),
+  /** Divide each sum by the number of active tokens. Defaults to false. */
+  averageLogProb: flag(false),
+  /** The logits are divided by this, in [1e-3, 1e3]. Defaults to 1. */
+  temperature: between(1e-3, 1e3, 1),
+  /** `[S + 1]` rising row offsets of packed sequences ("cu_seqlens"): first 0, last the number of tokens. */
+  sequenceOffsets: list<Indices>(),
+  /**
+   * What a sequence without active tokens gives: log-prob 0, NaN, or an error. Defaults to 'zero', with one warning of the
+   * process if no token of a call is active.
+   */
+  emptySequence: oneOf(['zero', 'nan', 'error'], 'zero'),
+  /** Per-token results to return beside the sums, from the same sweep over the logits. Defaults to none. */
+  outputs: option<readonly TokenOutput[]>([], namesOfOutputs),
+  /**
+   * LD-DPO (Liu et al. 2024): weight of the tokens past the length of the pair's shorter response, in [0, 1], under
+   * policy and reference; lengths stay the numbers of active tokens, and 'sft' takes all tokens alike. Defaults to 1.
+   * Every sequence may then be in at most one pair.
+   */
+  ldAlpha: between(0, 1, 1),
+  /**
+   * `[2 P]` (chosen sequence, rejected sequence) per pair. Defaults to first half chosen, second half rejected.
+   * One chosen sequence may stand against many rejected ones.
+   */
+  pairs: list<Indices>(),
+})
+
+/** Which tokens count, and how they are summed. */
+export interface TokenOptions extends Given<typeof tokenOptions> {}
+
+/** The names of {@link TokenOptions}. */
+export const TOKEN_OPTIONS = namesOf(tokenOptions)
+
+type Table = typeof tokenOptions
+
+/** The names of the arrays among them. */
+export type TokenArray = { [Name in keyof Table]: Table[Name] extends { array: string } ? Name : never }[keyof Table]
+
+/** The names of the arrays that have an element per label. */
+export const PER_LABEL = TOKEN_OPTIONS.filter((name) => tokenOptions[name].array === 'per label') as TokenArray[]
+
+/** The names of the other arrays. */
+export const LISTS = TOKEN_OPTIONS.filter((name) => tokenOptions[name].array === 'of its own length') as TokenArray[]
+
+function namesOfOutputs(value: unknown, name: string): readonly TokenOutput[] {
+  if (!Array.isArray(value)) throw invalidType(name, 'an array of names of per-token results', value)
+  const names: TokenOutput[] = []
+  for (let i = 0; i < value.length; i++) {
+    const output = value[i]
+    if (typeof output !== 'string') throw invalidType(`${name}[${i}]`, 'the name of a per-token result', output)
+    if (!(TOKEN_OUTPUTS as readonly string[]).includes(output))
+      throw unknownName(`${name}[${i}]`, output, TOKEN_OUTPUTS)
+    names.push(output as TokenOutput)
+  }
+  return names
+}

@@ -1,0 +1,156 @@
+// The fields of a job, in the order in which lib passes them: the one place in the addon where that order stands.
+//
+// visitFields calls its visitor once for each field. There are two visitors, both in job_reader.cc: one reads the
+// fields from the arguments of a call, the other writes their names into a text, which the addon exports as
+// `jobFields`. lib has a visitFields of its own in job-arguments.ts and makes such a text, too. It refuses an addon
+// whose text differs, so a field that is missing, misplaced or of another type is found when the addon is loaded.
+//
+// A field's name is its path in Job. To add a field, add a line here and one in the same place there. A field whose
+// meaning changes needs another name.
+#pragma once
+
+#include "../core/job.h"
+
+namespace fpl {
+
+// A field's name, and the field.
+#define FPL_FIELD(path) #path, job.path
+
+// The methods of a visitor:
+//   in(name, pointer, length), out(name, pointer, length)   an array of lib's own, which the job reads or writes;
+//                                                           `length` takes its number of elements and may be left out
+//   lentIn(name, pointer, onDevice), lentOut(...)           an array of the caller's, or memory on the GPU, in which
+//                                                           case `onDevice` becomes true; it may be null
+//   address(name, pointer)                                  memory on the GPU, or a stream
+//   number(name, value)                                     a number, a truth value or an enumerator
+//   number(owner, name, value)                              the same, whose name is `owner`.`name`
+template <typename Visitor>
+void visitRows(Visitor& visit, const char* owner, Rows& rows) {
+  visit.number(owner, "dtype", rows.dtype);
+  visit.number(owner, "batch", rows.batch);
+  visit.number(owner, "time", rows.time);
+  visit.number(owner, "vocab", rows.vocab);
+  visit.number(owner, "batchStride", rows.batchStride);
+  visit.number(owner, "timeStride", rows.timeStride);
+}
+
+template <typename Visitor>
+void visitWeight(Visitor& visit, const char* owner, Head& head) {
+  visit.number(owner, "weight.dtype", head.weight.dtype);
+  visit.number(owner, "weight.rowStride", head.weight.rowStride);
+  visit.number(owner, "weight.columnStride", head.weight.columnStride);
+  visit.number(owner, "bias.dtype", head.bias.dtype);
+}
+
+template <typename Visitor>
+void visitFields(Visitor& visit, Job& job) {
+  // Where and how it runs.
+  visit.number(FPL_FIELD(device));
+  visit.address(FPL_FIELD(stream));
+  visit.number(FPL_FIELD(threads));
+  visit.number(FPL_FIELD(instructionSet));
+  visit.number(FPL_FIELD(cancellable));
+
+  visit.in(FPL_FIELD(tokens.targets));
+  visit.in(FPL_FIELD(tokens.weights));
+  visit.in(FPL_FIELD(tokens.plainWeights));
+  visit.in(FPL_FIELD(tokens.offsets));
+  visit.in(FPL_FIELD(tokens.counts), &job.tokens.sequences);
+  visit.number(FPL_FIELD(tokens.temperature));
+  visit.number(FPL_FIELD(tokens.average));
+  visit.number(FPL_FIELD(tokens.emptyLogProb));
+  visit.address(FPL_FIELD(labels.data));
+  visit.address(FPL_FIELD(labels.mask));
+  visit.number(FPL_FIELD(labels.wide));
+  visit.number(FPL_FIELD(labels.ignoreIndex));
+  visit.number(FPL_FIELD(labels.shift));
+  visit.out(FPL_FIELD(invalidLabels));
+
+  // Stages 1 and 2. What the policy's forward has in common with stage 4, stage 4 takes from here.
+  visit.lentIn(FPL_FIELD(policy.logits.data), &job.policy.logits.onDevice);
+  visitRows(visit, FPL_FIELD(policy.logits));
+  visit.out(FPL_FIELD(policy.states));
+  visit.out(FPL_FIELD(policy.logProbs));
+  visit.out(FPL_FIELD(policy.logWeights));
+  visit.out(FPL_FIELD(policy.tokenLogProbs));
+  visit.out(FPL_FIELD(policy.tokenEntropies));
+  visit.out(FPL_FIELD(policy.tokenArgmax));
+  visit.out(FPL_FIELD(policy.logSumExp));
+  visit.out(FPL_FIELD(policy.sumSquaredProbs));
+  visit.lentIn(FPL_FIELD(policy.head.hidden.data), &job.policy.head.hidden.onDevice);
+  visitRows(visit, FPL_FIELD(policy.head.hidden));
+  visit.lentIn(FPL_FIELD(policy.head.weight.data), &job.policy.head.weight.onDevice);
+  visit.lentIn(FPL_FIELD(policy.head.bias.data), nullptr);
+  visitWeight(visit, FPL_FIELD(policy.head));
+  visit.lentIn(FPL_FIELD(reference.logits.data), &job.reference.logits.onDevice);
+  visitRows(visit, FPL_FIELD(reference.logits));
+  visit.out(FPL_FIELD(reference.logProbs));
+  visit.lentIn(FPL_FIELD(reference.head.hidden.data), &job.reference.head.hidden.onDevice);
+  visitRows(visit, FPL_FIELD(reference.head.hidden));
+  visit.lentIn(FPL_FIELD(reference.head.weight.data), &job.reference.head.weight.onDevice);
+  visit.lentIn(FPL_FIELD(reference.head.bias.data), nullptr);
+  visitWeight(visit, FPL_FIELD(reference.head));
+
+  // Stage 3.
+  visit.in(FPL_FIELD(loss.pairs));
+  visit.in(FPL_FIELD(loss.chosenLengths));
+  visit.in(FPL_FIELD(loss.rejectedLengths));
+  visit.out(FPL_FIELD(loss.chosen), &job.loss.pairCount);
+  visit.out(FPL_FIELD(loss.rejected));
+  visit.out(FPL_FIELD(loss.referenceChosen));
+  visit.out(FPL_FIELD(loss.referenceRejected));
+  visit.out(FPL_FIELD(loss.pairWeights));
+  visit.out(FPL_FIELD(loss.losses));
+  visit.out(FPL_FIELD(loss.chosenRewards));
+  visit.out(FPL_FIELD(loss.rejectedRewards));
+  visit.out(FPL_FIELD(loss.gradChosen));
+  visit.out(FPL_FIELD(loss.gradRejected));
+  visit.out(FPL_FIELD(loss.summary));
+  visit.number(FPL_FIELD(loss.constants.beta));
+  visit.number(FPL_FIELD(loss.constants.gamma));
+  visit.number(FPL_FIELD(loss.constants.rewardShift));
+  visit.number(FPL_FIELD(loss.constants.discopopTau));
+  visit.number(FPL_FIELD(loss.constants.alpha));
+  visit.number(FPL_FIELD(loss.constants.divergence));
+  visit.number(FPL_FIELD(loss.constants.average));
+  visit.number(FPL_FIELD(loss.constants.pairDivisor));
+  visit.number(FPL_FIELD(loss.constants.tokenDivisor));
+  // Or that of single sequences.
+  visit.number(FPL_FIELD(unpairedLoss.type));
+  visit.in(FPL_FIELD(unpairedLoss.desirable), &job.unpairedLoss.count);
+  visit.in(FPL_FIELD(unpairedLoss.logProbs));
+  visit.in(FPL_FIELD(unpairedLoss.referenceLogProbs));
+  visit.out(FPL_FIELD(unpairedLoss.losses));
+  visit.out(FPL_FIELD(unpairedLoss.rewards));
+  visit.out(FPL_FIELD(unpairedLoss.gradient));
+  visit.out(FPL_FIELD(unpairedLoss.summary));
+  visit.number(FPL_FIELD(unpairedLoss.constants.beta));
+  visit.number(FPL_FIELD(unpairedLoss.constants.desirableWeight));
+  visit.number(FPL_FIELD(unpairedLoss.constants.undesirableWeight));
+  visit.number(FPL_FIELD(unpairedLoss.constants.kl));
+  visit.number(FPL_FIELD(unpairedLoss.constants.rewardShift));
+  visit.number(FPL_FIELD(unpairedLoss.constants.divisor));
+
+  // Stage 4.
+  visit.out(FPL_FIELD(gradient.coefficients));
+  visit.number(FPL_FIELD(gradient.skipInactive));
+  visit.lentOut(FPL_FIELD(gradient.out.data), &job.gradient.out.onDevice);
+  visitRows(visit, FPL_FIELD(gradient.out));
+  visit.lentOut(FPL_FIELD(headGradient.hidden), &job.headGradient.onDevice);
+  visit.lentOut(FPL_FIELD(headGradient.weight), &job.headGradient.onDevice);
+  visit.lentOut(FPL_FIELD(headGradient.bias), &job.headGradient.onDevice);
+  visit.number(FPL_FIELD(headGradient.accumulate));
+
+  // The terms of the loss come last, as there is a different number of them each time.
+  visit.number(FPL_FIELD(loss.terms.count));
+  for (int32_t i = 0; i < job.loss.terms.count; ++i) {
+    LossTerm& term = job.loss.terms.list[i];
+    visit.number("loss.terms", "type", term.type);
+    visit.number("loss.terms", "weight", term.weight);
+    visit.number("loss.terms", "labelSmoothing", term.labelSmoothing);
+  }
+}
+
+#undef FPL_FIELD
+
+}  // namespace fpl
