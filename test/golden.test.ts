@@ -384,7 +384,7 @@ describe('fusedUnpairedPreferenceLoss', () => {
 
     const vocab = golden.logits.shape.at(-1)!
     if (vocab > MOST_IDENTITY) continue
-    everywhere(`${golden.name}, linear`, inputs, ({ logits, labels, given, model }, { run }, report) => {
+    everywhere(`${golden.name}, linear`, inputs, ({ logits, labels, given, model }, { name, run }, report) => {
       const { dtype } = golden.logits
       const data = storage(dtype, vocab * vocab)
       for (let i = 0; i < vocab; i++) data[i * vocab + i] = encode[dtype](1)
@@ -394,6 +394,8 @@ describe('fusedUnpairedPreferenceLoss', () => {
       const linear: FusedLinearUnpairedOptions = { ...rest, reference, gradient: true, ...run }
       const got = fusedLinearUnpairedPreferenceLossSync(logits, weight, labels, linear)
       compare(got, report)
+      // A GPU multiplies gradients that it has rounded to the 16 bits of hidden: cuda-head.test.ts.
+      if (name === 'cuda' && dtype !== 'float32') return
       const gradHidden: Logits = { ...got.gradHidden!, dtype: 'float32' }
       compareGradient(gradHidden, expected.gradLogits, golden, relative, report)
     })

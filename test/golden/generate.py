@@ -399,17 +399,24 @@ def preference_loss(policy, reference, lengths, pair_weights, options, plain_cho
     }
 
 
+def both_ends(z):
+    """The sigmoid, of which autograd keeps the digits where it is nearly 0 or 1, in second derivatives too."""
+    return torch.where(z < 0, torch.sigmoid(z), 1 - torch.sigmoid(-z))
+
+
 def unpaired_losses(logits, desirable, kl, options):
     """[S] losses of single sequences without their weights. `logits` are log π - log ρ."""
     loss_type, beta = options.get('lossType', 'kto'), options.get('beta', 0.1)
     if loss_type == 'kto':
         # 1 - σ(z) is σ(-z).
-        return torch.where(desirable, sigma(-beta * (logits - kl)), sigma(-beta * (kl - logits)))
+        return torch.where(desirable, both_ends(-beta * (logits - kl)), both_ends(-beta * (kl - logits)))
     if loss_type == 'apo_zero_unpaired':
-        return torch.where(desirable, sigma(-beta * logits), sigma(beta * logits))
+        return torch.where(desirable, both_ends(-beta * logits), both_ends(beta * logits))
     if loss_type == 'bco':
         delta = options.get('rewardShift', 0)
-        return torch.where(desirable, -ls(beta * logits - delta), -ls(-(beta * logits - delta)))
+        # -log σ(z) is log(e^0 + e^-z).
+        z = torch.where(desirable, beta * logits - delta, delta - beta * logits)
+        return torch.logaddexp(torch.zeros(()), -z)
     raise ValueError(loss_type)
 
 

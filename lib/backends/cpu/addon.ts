@@ -1,7 +1,7 @@
 /**
  * What JavaScript sees of the native code; see native/addon/addon.cc and cuda_bindings.h.
  */
-import type { Device, InstructionSet, LossType } from '../../types/index.js'
+import type { Device, InstructionSet, LossType, UnpairedLossType } from '../../types/index.js'
 import type { JobArgument } from './job-arguments.js'
 
 /** The addon. */
