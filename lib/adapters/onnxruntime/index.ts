@@ -8,7 +8,13 @@ import { RUN_OPTIONS } from '../../call/run.js'
 import { viewKind } from '../../check/arrays.js'
 import { failure, invalidType, invalidValue, outOfRange } from '../../errors.js'
 import { sequenceLogProbs, sequenceLogProbsSync } from '../../index.js'
-import type { TokenOptions } from '../../options/index.js'
+import {
+  TOKEN_ARRAYS,
+  TOKEN_OPTIONS,
+  type TokenArray,
+  type TokenOptions,
+  tokenOptions,
+} from '../../options/token-options.js'
 import type { HostArray, Labels, Logits, RunOptions, TokenValues } from '../../types/index.js'
 import { callback, optionsReader } from '../options.js'
 import { type Lock, lockFile } from './lock-file.js'
@@ -50,7 +56,7 @@ export interface ReferenceBatch {
 }
 
 /** Options of {@link writeReferenceLogProbs}. */
-export interface ReferenceLogProbsOptions extends Omit<TokenOptions, OfBatches | 'outputs'>, RunOptions {
+export interface ReferenceLogProbsOptions extends Omit<TokenOptions, TokenArray | 'outputs'>, RunOptions {
   /**
    * Which reference model it is, a name or more (`{ name, revision }`), so that the file is not continued with another.
    * Any value that JSON keeps as it is. Defaults to none.
@@ -68,27 +74,17 @@ export interface ReferenceLogProbs {
   rejected: Float64Array
 }
 
-/** Token options that belong to a batch. */
-type OfBatches = 'mask' | 'tokenWeights' | 'pairs' | 'sequenceOffsets'
+type TokenSettings = Required<Omit<TokenOptions, TokenArray | 'outputs'>>
 
-/** The token options that are the same for all batches, with their defaults: settings of the file. */
-const TOKEN_SETTINGS = {
-  shift: true,
-  ignoreIndex: -100,
-  averageLogProb: false,
-  temperature: 1,
-  emptySequence: 'zero',
-  ldAlpha: 1,
-} satisfies Required<Omit<TokenOptions, OfBatches | 'outputs'>>
+/** The token options that are the same for all batches: settings of the file. Arrays belong to each batch. */
+const TOKEN_SETTINGS = TOKEN_OPTIONS.filter(
+  (name) => !TOKEN_ARRAYS.includes(name as TokenArray) && name !== 'outputs',
+) as (keyof TokenSettings)[]
 
-const ofBatches = 'is not taken: it belongs to each batch, as batch.'
-const readOptions = optionsReader([...Object.keys(TOKEN_SETTINGS), ...RUN_OPTIONS, 'model', 'onProgress'], {
-  mask: `${ofBatches}mask`,
-  tokenWeights: `${ofBatches}tokenWeights`,
-  pairs: `${ofBatches}pairs`,
-  sequenceOffsets: `${ofBatches}sequenceOffsets`,
+const readOptions = optionsReader([...TOKEN_SETTINGS, ...RUN_OPTIONS, 'model', 'onProgress'], {
+  ...Object.fromEntries(TOKEN_ARRAYS.map((name) => [name, `is not taken: it belongs to each batch, as batch.${name}`])),
   outputs: 'is not taken: the file keeps nothing of single tokens',
-} satisfies Record<OfBatches | 'outputs', string>)
+})
 
 /**
  * A tensor as the logits that every function of this package takes. Nothing is copied.
@@ -150,11 +146,8 @@ export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
   if (typeof forward !== 'function') throw invalidType('forward', 'a function of a batch', forward)
   const { model, onProgress, ...run } = readOptions(options)
   const told = callback(onProgress, 'options.onProgress')
-  const settings: ReferenceSettings = { model: modelOf(model), ...TOKEN_SETTINGS }
-  for (const name of Object.keys(TOKEN_SETTINGS) as (keyof typeof TOKEN_SETTINGS)[]) {
-    const value = run[name]
-    if (value !== undefined) settings[name] = value
-  }
+  const settings: ReferenceSettings = { model: modelOf(model) }
+  for (const name of TOKEN_SETTINGS) settings[name] = run[name] ?? tokenOptions[name].byDefault
   tryOptions(run)
 
   const found = await readReferenceFile(path, settings)
