@@ -2,7 +2,7 @@
  * What the formulas of the losses are made of: what a formula gets and gives, and how one of a single pair becomes one of
  * a batch.
  */
-import type { LossConfig } from '../../job.js'
+import type { LossConfig, LossStage } from '../../job.js'
 import { SCORES, wholeScore } from './divergences.js'
 import { sigmoid, softplus } from './numbers.js'
 
@@ -23,18 +23,11 @@ export interface LossNeeds {
   defaultLabelSmoothing: number
 }
 
-/** P pairs: `[P]` each. */
-export interface PairBatch {
-  /** Policy log-probs. */
-  chosen: Float64Array
-  rejected: Float64Array
-  /** Reference log-probs. */
-  referenceChosen: Float64Array
-  referenceRejected: Float64Array
-  /** Active tokens. */
-  chosenLengths?: Float64Array
-  rejectedLengths?: Float64Array
-}
+/** P pairs: what a formula reads of a stage. */
+export type PairBatch = Pick<
+  LossStage,
+  'chosen' | 'rejected' | 'referenceChosen' | 'referenceRejected' | 'chosenLengths' | 'rejectedLengths'
+>
 
 /** The constants one loss sees. */
 export interface Constants extends Omit<LossConfig, 'terms'> {
