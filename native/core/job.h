@@ -25,6 +25,8 @@ struct Rows {
   FPL_HD T* at(int64_t row) const {
     return static_cast<T*>(data) + offset(row);
   }
+  // The same, of whatever type.
+  void* begin(int64_t row) const { return static_cast<char*>(data) + offset(row) * elementSize(dtype); }
 };
 
 // The output layer, whose logits hidden · weightᵀ + bias are never stored. Element (v, d) of the weight [V, D] is at

@@ -18,9 +18,8 @@ HeadTiling::HeadTiling(const Head& head, int64_t vocab) {
   groupRows = fitting(4 << 20, vectorBytes, kRows, 11 * kRows);
   tileWords = fitting(1 << 20, vectorBytes, kWordsOfTile, 2 * kWordsOfTile);
   blockWords = fitting(2 << 20, vectorBytes, tileWords, 6 * kWordsOfTile);
-  const int64_t tiles = (vocab + tileWords - 1) / tileWords;
-  segmentWords = (tiles + kSegments - 1) / kSegments * tileWords;
-  segments = (vocab + segmentWords - 1) / segmentWords;
+  segmentWords = ceilDiv(ceilDiv(vocab, tileWords), kSegments) * tileWords;
+  segments = ceilDiv(vocab, segmentWords);
   FPL_ASSERT(groupRows % kRows == 0 && tileWords % kWordsOfTile == 0 && blockWords % tileWords == 0);
 }
 
@@ -40,10 +39,7 @@ HeadReader::HeadReader(const Head& head, int64_t vocab) : head_(head), byWord_(h
 
 std::vector<const void*> HeadReader::begins(const int64_t* rows, int64_t count) const {
   std::vector<const void*> out(count);
-  for (int64_t i = 0; i < count; ++i) {
-    out[i] =
-        static_cast<const char*>(head_.hidden.data) + head_.hidden.offset(rows[i]) * elementSize(head_.hidden.dtype);
-  }
+  for (int64_t i = 0; i < count; ++i) out[i] = head_.hidden.begin(rows[i]);
   return out;
 }
 

@@ -65,10 +65,10 @@ class HeadBackward {
         hiddenWeights_(g_.hidden ? padded(width_, shape_.columns) * blockWords_ : 0),
         gradientAlong_(g_.hidden ? padded(groupRows_, shape_.rows) * blockWords_ : 0),
         gradientAcross_(g_.weight ? padded(blockWords_, gradientPanel_) * groupRows_ : 0),
-        tilesOfLogits_(std::min(context.threads, panelsOf(groupRows_, kRows) * panelsOf(blockWords_, tileWords_)),
+        tilesOfLogits_(std::min(context.threads, ceilDiv(groupRows_, kRows) * ceilDiv(blockWords_, tileWords_)),
                        kRows * tileWords_),
         hiddenSums_(g_.hidden ? groupRows_ * width_ : 0),
-        biasSums_(g_.bias ? panelsOf(groupRows_, kRows) * blockWords_ : 0) {}
+        biasSums_(g_.bias ? ceilDiv(groupRows_, kRows) * blockWords_ : 0) {}
 
   int64_t groupRows() const { return groupRows_; }
 
@@ -78,12 +78,12 @@ class HeadBackward {
     rows_ = rows;
     count_ = count;
     adds_ = !first;
-    tiles_ = panelsOf(count, kRows);
+    tiles_ = ceilDiv(count, kRows);
     packHidden();
     for (block_ = 0; block_ < vocab_; block_ += blockWords_) {
       words_ = std::min(blockWords_, vocab_ - block_);
       packWeights();
-      const int64_t wordTiles = panelsOf(words_, tileWords_);
+      const int64_t wordTiles = ceilDiv(words_, tileWords_);
       run(tiles_ * wordTiles, [&](int64_t task) { tile(task / wordTiles * kRows, task % wordTiles * tileWords_); });
       addProducts();
     }
@@ -91,7 +91,7 @@ class HeadBackward {
   }
 
  private:
-  static int64_t padded(int64_t count, int64_t panel) { return panelsOf(count, panel) * panel; }
+  static int64_t padded(int64_t count, int64_t panel) { return ceilDiv(count, panel) * panel; }
 
   template <typename Task>
   void run(int64_t count, const Task& task) {
@@ -103,9 +103,9 @@ class HeadBackward {
     std::vector<int64_t> rows(count_);
     for (int64_t i = 0; i < count_; ++i) rows[i] = rows_[i].row;
     const std::vector<const void*> begins = reader_.begins(rows.data(), count_);
-    const int64_t panels = panelsOf(count_, shape_.rows), panelsPerTile = kRows / shape_.rows;
-    const int64_t featurePanels = g_.weight ? panelsOf(width_, hiddenPanel_) : 0;
-    run(tiles_ + panelsOf(featurePanels, kPanelsPerTask), [&](int64_t task) {
+    const int64_t panels = ceilDiv(count_, shape_.rows), panelsPerTile = kRows / shape_.rows;
+    const int64_t featurePanels = g_.weight ? ceilDiv(width_, hiddenPanel_) : 0;
+    run(tiles_ + ceilDiv(featurePanels, kPanelsPerTask), [&](int64_t task) {
       if (task < tiles_) {
         const int64_t first = task * panelsPerTile;
         packAlong(reader_.hidden(begins), count_, width_, shape_.rows, first, std::min(panels, first + panelsPerTile),
@@ -120,10 +120,10 @@ class HeadBackward {
 
   // The block's weights: as right factor of the logits, and of hidden's gradient.
   void packWeights() {
-    const int64_t wordPanels = panelsOf(words_, shape_.columns);
-    const int64_t featurePanels = g_.hidden ? panelsOf(width_, shape_.columns) : 0;
-    const int64_t wordTasks = panelsOf(wordPanels, kPanelsPerTask);
-    run(wordTasks + panelsOf(featurePanels, kPanelsPerTask), [&](int64_t task) {
+    const int64_t wordPanels = ceilDiv(words_, shape_.columns);
+    const int64_t featurePanels = g_.hidden ? ceilDiv(width_, shape_.columns) : 0;
+    const int64_t wordTasks = ceilDiv(wordPanels, kPanelsPerTask);
+    run(wordTasks + ceilDiv(featurePanels, kPanelsPerTask), [&](int64_t task) {
       const bool forLogits = task < wordTasks;
       const int64_t first = (forLogits ? task : task - wordTasks) * kPanelsPerTask;
       if (forLogits) {
@@ -153,11 +153,11 @@ class HeadBackward {
     }
     const Vectors gradient{DType::kFloat32, lines};
     if (g_.hidden) {
-      packAlong(gradient, rows, words, shape_.rows, 0, panelsOf(rows, shape_.rows),
+      packAlong(gradient, rows, words, shape_.rows, 0, ceilDiv(rows, shape_.rows),
                 gradientAlong_.data() + r * words_ + first * shape_.rows, words_ * shape_.rows);
     }
     if (g_.weight) {
-      packAcross(gradient, 0, words, rows, gradientPanel_, 0, panelsOf(words, gradientPanel_),
+      packAcross(gradient, 0, words, rows, gradientPanel_, 0, ceilDiv(words, gradientPanel_),
                  gradientAcross_.data() + first * count_ + r * gradientPanel_, count_ * gradientPanel_);
     }
     if (g_.bias) {
@@ -171,10 +171,10 @@ class HeadBackward {
   }
 
   void addProducts() {
-    const int64_t widthParts = panelsOf(width_, kPartColumns), wordParts = panelsOf(words_, kPartColumns);
+    const int64_t widthParts = ceilDiv(width_, kPartColumns), wordParts = ceilDiv(words_, kPartColumns);
     const int64_t hiddenTasks = g_.hidden ? tiles_ * widthParts : 0;
     const int64_t weightParts = byWord_ ? widthParts : wordParts;
-    const int64_t weightTasks = g_.weight ? panelsOf(byWord_ ? words_ : width_, kRows) * weightParts : 0;
+    const int64_t weightTasks = g_.weight ? ceilDiv(byWord_ ? words_ : width_, kRows) * weightParts : 0;
     run(hiddenTasks + weightTasks + (g_.bias ? 1 : 0), [&](int64_t task) {
       if (task < hiddenTasks) {
         addToHidden(task / widthParts * kRows, task % widthParts * kPartColumns);

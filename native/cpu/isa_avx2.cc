@@ -22,7 +22,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 8;
-  static constexpr int64_t kTileRows = 6, kTileVectors = 2;
+  static constexpr int64_t kMicroRows = 6, kMicroVectors = 2;
   __m256 v;
 };
 struct F64 {

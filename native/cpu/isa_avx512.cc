@@ -31,7 +31,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 16;
-  static constexpr int64_t kTileRows = 12, kTileVectors = 2;
+  static constexpr int64_t kMicroRows = 12, kMicroVectors = 2;
   __m512 v;
 };
 struct F64 {

@@ -15,7 +15,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = false;
   static constexpr int64_t kWidth = 4;
-  static constexpr int64_t kTileRows = 4, kTileVectors = 2;
+  static constexpr int64_t kMicroRows = 4, kMicroVectors = 2;
   __m128 v;
 };
 struct F64 {

@@ -14,7 +14,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 4;
-  static constexpr int64_t kTileRows = 8, kTileVectors = 2;
+  static constexpr int64_t kMicroRows = 8, kMicroVectors = 2;
   float32x4_t v;
 };
 struct F64 {

@@ -35,6 +35,9 @@ struct ExpConstants {
   float c2, c3, c4, c5, c6;
 };
 
+// How many parts of `size` there are in `count`, the last of which need not be full.
+constexpr int64_t ceilDiv(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
 // Rows are walked in tiles: the float32 sums of a tile's lanes go to float64 before rounding can build up.
 constexpr int64_t kLanes = 16;          // logical lanes, the same on every instruction set: so are the bits
 constexpr int64_t kTile = 4 * kLanes;   // logits

@@ -29,7 +29,7 @@
 //          logit.
 //   step   Four vectors that go through the same instructions together, so that their latencies overlap.
 //
-// For products of matrices, a tile is a part of the result and a panel is a packed part of a factor: see kernels.h.
+// The terms of products of matrices, panel and micro-tile, are in kernels.h and product.inl.
 //
 // What an isa_*.cc defines before it includes this file:
 //
@@ -46,7 +46,7 @@
 //   maxSkipNan(x, y)                     y if x is NaN
 //   orBits(a, b), andBits(a, b), addBits(a, b), bitsUp<n>(v), bitsDown<n>(v)   on the lanes' 32 bits
 //   loadDoubles(p)   F64 from half as many floats; storeDoubles(p, v)
-//   F32::kTileRows, F32::kTileVectors   the tile of products that fits the registers
+//   F32::kMicroRows, F32::kMicroVectors   the micro-tile of products
 
 constexpr int64_t kWidth = F32::kWidth;
 constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
@@ -72,5 +72,5 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
         {updateRow<float, true>, updateRow<Float16, true>, updateRow<BFloat16, true>},          \
         {gradientRow<float, false>, gradientRow<Float16, false>, gradientRow<BFloat16, false>}, \
         {gradientRow<float, true>, gradientRow<Float16, true>, gradientRow<BFloat16, true>},    \
-        {kTileRows, kTileColumns}, multiply, multiplyAdds,                                      \
+        {kMicroRows, kMicroColumns}, multiply, multiplyAdds,                                    \
   }

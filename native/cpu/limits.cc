@@ -162,7 +162,7 @@ double sweepSeconds(Sweep sweep, void* buffer, void* target, int64_t bytes, int6
   const uint64_t flip = noBits;
 
   const auto start = std::chrono::steady_clock::now();
-  pool.run((whole + kChunk - 1) / kChunk, threads, [&](int64_t task) {
+  pool.run(ceilDiv(whole, kChunk), threads, [&](int64_t task) {
     const int64_t begin = task * kChunk;
     const int64_t length = whole - begin < kChunk ? whole - begin : kChunk;
     switch (sweep) {

@@ -30,7 +30,7 @@ const float* Vectors::read(int64_t i, int64_t first, int64_t count, float* buffe
 
 void packAlong(const Vectors& vectors, int64_t count, int64_t depth, int64_t width, int64_t first, int64_t end,
                float* panels, int64_t panel) {
-  FPL_ASSERT(first >= 0 && end <= panelsOf(count, width) && panel >= depth * width);
+  FPL_ASSERT(first >= 0 && end <= ceilDiv(count, width) && panel >= depth * width);
   // Few enough terms at a time for a panel's cache lines to be there when the next vector comes.
   constexpr int64_t kTerms = 64;
   float buffer[kTerms];
@@ -52,7 +52,7 @@ void packAlong(const Vectors& vectors, int64_t count, int64_t depth, int64_t wid
 
 void packAcross(const Vectors& vectors, int64_t offset, int64_t count, int64_t depth, int64_t width, int64_t first,
                 int64_t end, float* panels, int64_t panel) {
-  FPL_ASSERT(offset >= 0 && first >= 0 && end <= panelsOf(count, width) && panel >= depth * width);
+  FPL_ASSERT(offset >= 0 && first >= 0 && end <= ceilDiv(count, width) && panel >= depth * width);
   // Some panels of a vector at a time: their ends are written side by side.
   constexpr int64_t kElements = 512;
   float buffer[kElements];

@@ -6,8 +6,7 @@
 #include <mutex>
 #include <vector>
 
-#include "../core/asserts.h"
-#include "../core/dtypes.h"
+#include "kernels.h"
 
 namespace fpl {
 
@@ -72,8 +71,6 @@ struct Vectors {
   // `count` elements from `first` on of vector i; float32 ones where they lie, others converted to `buffer`.
   const float* read(int64_t i, int64_t first, int64_t count, float* buffer) const;
 };
-
-inline int64_t panelsOf(int64_t count, int64_t width) { return (count + width - 1) / width; }
 
 // Packs panels first .. end of a factor, `width` of its `count` rows or columns each, `depth` terms; they are `panel`
 // elements apart.

@@ -21,7 +21,7 @@ void forEachRow(int64_t rows, int64_t vocab, const CpuContext& context, const Wo
   constexpr int64_t kTasksPerThread = 32, kLogitsOfTask = 2 * kBlock;
   const int64_t even = rows / (kTasksPerThread * context.threads);
   const int64_t rowsOfTask = std::max<int64_t>({1, kLogitsOfTask / vocab, even});
-  context.pool.run((rows + rowsOfTask - 1) / rowsOfTask, context.threads, [&](int64_t task) {
+  context.pool.run(ceilDiv(rows, rowsOfTask), context.threads, [&](int64_t task) {
     const int64_t last = std::min(rows, (task + 1) * rowsOfTask);
     for (int64_t i = task * rowsOfTask; i < last; ++i) work(i);
   });

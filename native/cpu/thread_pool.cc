@@ -10,13 +10,13 @@
 namespace fpl {
 namespace {
 
-// Waking a thread up takes about as long as this: one that may be wanted again at once, by the next stage, looks out
+// Waking a thread up takes about as long as this. A thread that the next stage may want at once spins for as long
 // before it goes to sleep.
-constexpr std::chrono::microseconds kLookOut(50);
+constexpr std::chrono::microseconds kSpin(50);
 
 template <typename Condition>
-void lookOutFor(const Condition& holds) {
-  const auto end = std::chrono::steady_clock::now() + kLookOut;
+void spinUntil(const Condition& holds) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
   while (!holds() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
 }
 
@@ -75,7 +75,7 @@ void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(in
   open_.erase(std::remove(open_.begin(), open_.end(), &batch), open_.end());
   wanted_ = !open_.empty();
   lock.unlock();
-  lookOutFor([&] { return batch.helpersInside == 0; });
+  spinUntil([&] { return batch.helpersInside == 0; });
   lock.lock();
   batch.idle.wait(lock, [&] { return batch.helpersInside == 0; });
   if (batch.error) std::rethrow_exception(batch.error);
@@ -85,7 +85,7 @@ void ThreadPool::help() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     lock.unlock();
-    lookOutFor([&] { return wanted_.load(); });
+    spinUntil([&] { return wanted_.load(); });
     lock.lock();
     if (!wake_.wait_for(lock, idle_, [&] { return stopping_ || !open_.empty(); })) return leave();
     if (stopping_) return;
