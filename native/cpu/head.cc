@@ -5,7 +5,7 @@
 namespace fpl {
 namespace {
 
-// As many as fit so many bytes: a multiple of `step`, at least one and at most `most`.
+// How many of `bytesEach` fit into `bytes`: a multiple of `step`, from `step` to `most`.
 int64_t fitting(int64_t bytes, int64_t bytesEach, int64_t step, int64_t most) {
   return std::min(most, std::max<int64_t>(1, bytes / (bytesEach * step)) * step);
 }

@@ -1,11 +1,16 @@
-// Stage 4 on logits that exist a tile at a time, and the two products that follow it:
+// Stage 4 on logits that exist a tile at a time, and the sums that follow it:
 //
 //   hidden [R, D]  Σ_v gradient(r, v) · weight(v, d)
 //   weight [V, D]  Σ_r gradient(r, v) · hidden(r, d)
 //   bias   [V]     Σ_r gradient(r, v)
 //
-// For each group of rows the vocabulary goes by in blocks. A block's gradient is made tile by tile and packed as left
-// factor of the one product and as a factor of the other; then each part of either result has one task that adds to it.
+// For each group of rows the vocabulary goes by in blocks of words. The gradient with respect to a block's logits is
+// made a tile at a time, and each tile is packed twice: "along" the words, as the left factor of hidden's product, and
+// "across" them, as a factor of weight's. When the block is packed, each part of either result has one task, which
+// multiplies and adds to that part.
+//
+// Weight's gradient is stored as the weight is. Where the weights of a word are neighbours it is words × features, and
+// the block's gradient is its left factor; else it is features × words, and the block's gradient is its right factor.
 #include <cstring>
 
 #include "head.h"
@@ -23,7 +28,7 @@ struct ActiveRow {
   int64_t label;
 };
 
-// The rows that take part: one whose coefficient is 0 does not, whatever its hidden states are, and is put into `idle`.
+// The rows that take part. A row whose coefficient is 0 does not, even if its hidden states are NaN; it goes to `idle`.
 std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences,
                               std::vector<int64_t>& idle) {
   std::vector<ActiveRow> rows;
@@ -72,7 +77,7 @@ class HeadBackward {
 
   int64_t groupRows() const { return groupRows_; }
 
-  // Adds what `count` rows contribute; `first`: to nothing.
+  // Adds the contribution of `count` rows to the gradients; when they are the first, in the place of what was there.
   void add(const ActiveRow* rows, int64_t count, bool first) {
     FPL_ASSERT(count > 0 && count <= groupRows_);
     rows_ = rows;
@@ -98,7 +103,7 @@ class HeadBackward {
     context_.pool.run(count, context_.threads, task);
   }
 
-  // The group's hidden states: as left factor of the logits, and as a factor of weight's gradient.
+  // Packs the group's hidden states: as the left factor of the logits, and as a factor of weight's gradient.
   void packHidden() {
     std::vector<int64_t> rows(count_);
     for (int64_t i = 0; i < count_; ++i) rows[i] = rows_[i].row;
@@ -118,7 +123,7 @@ class HeadBackward {
     });
   }
 
-  // The block's weights: as right factor of the logits, and of hidden's gradient.
+  // Packs the block's weights: as the right factor of the logits, and of hidden's gradient.
   void packWeights() {
     const int64_t wordPanels = ceilDiv(words_, shape_.columns);
     const int64_t featurePanels = g_.hidden ? ceilDiv(width_, shape_.columns) : 0;
@@ -136,7 +141,7 @@ class HeadBackward {
     });
   }
 
-  // The gradient of the group's rows from r on with respect to the block's logits from `first` on, packed.
+  // Makes and packs the gradient with respect to a tile: the group's rows from r on, the block's words from `first` on.
   void tile(int64_t r, int64_t first) {
     const int64_t rows = std::min(kRows, count_ - r), words = std::min(tileWords_, words_ - first);
     FPL_ASSERT(rows > 0 && words > 0 && block_ + first + words <= vocab_);
@@ -187,7 +192,7 @@ class HeadBackward {
     });
   }
 
-  // Rows from r on, features from d on.
+  // Adds to a part of hidden's gradient: rows from r on, features from d on.
   void addToHidden(int64_t r, int64_t d) {
     context_.kernels.multiply({gradientAlong_.data() + r * words_, hiddenWeights_.data() + d * words_,
                                words_ * shape_.rows, words_ * shape_.columns, std::min(kRows, count_ - r),
@@ -195,7 +200,7 @@ class HeadBackward {
                                block_ > 0});
   }
 
-  // Rows from i on and columns from j on of the matrix as it is stored: words × features, or features × words.
+  // Adds to a part of weight's gradient: rows from i on and columns from j on of the matrix as it is stored.
   void addToWeight(int64_t i, int64_t j) {
     const float* left = (byWord_ ? gradientAcross_ : hiddenAcross_).data() + i * count_;
     const float* right = (byWord_ ? hiddenAcross_ : gradientAcross_).data() + j * count_;
@@ -232,14 +237,14 @@ class HeadBackward {
   const HeadReader reader_;
   const ExpConstants constants_;
   const int64_t groupRows_, blockWords_, tileWords_;
-  const int64_t hiddenPanel_, gradientPanel_;  // of the factors of weight's gradient
+  const int64_t hiddenPanel_, gradientPanel_;  // widths of the panels of weight's factors
 
-  // Of a group.
+  // The group at hand, and its hidden states.
   const ActiveRow* rows_ = nullptr;
   int64_t count_ = 0, tiles_ = 0;
   bool adds_ = false;
   const FloatBuffer hiddenAlong_, hiddenAcross_;
-  // Of a block.
+  // The block at hand, its weights and its gradient, each as the factor of two products.
   int64_t block_ = 0, words_ = 0;
   const FloatBuffer logitsWeights_, hiddenWeights_, gradientAlong_, gradientAcross_;
   BufferPool tilesOfLogits_;
@@ -254,7 +259,7 @@ void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& 
   std::vector<int64_t> idle;
   const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences, idle);
   const int64_t count = int64_t(rows.size());
-  // All there is to allocate, before anything of the caller's is written.
+  // Everything is allocated here, before any of the caller's memory is written.
   HeadBackward backward(g, tokens.temperature, count, context);
   if (g.hidden && !g.skipInactive) {
     for (int64_t row = 0; row < g.logits.count(); ++row) {

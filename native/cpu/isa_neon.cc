@@ -58,7 +58,7 @@ inline void store(Float16* p, F32 x) {
   vst1_u16(reinterpret_cast<uint16_t*>(p), vreinterpret_u16_f16(vcvt_f16_f32(x.v)));
 }
 
-// There is no streaming store to write in plain C.
+// NEON's intrinsics have no streaming store.
 template <typename T>
 inline void stream(T* p, F32 x) {
   store(p, x);

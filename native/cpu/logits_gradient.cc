@@ -1,5 +1,5 @@
 // Stage 4 on the CPU: d logProb / d logits = (onehot - softmax) / temperature, times each sequence's coefficient. Every
-// active row is read once and written once; the others are written as zeros, if at all, and not read.
+// active row is read once and written once. Inactive rows are not read; they become zeros, unless they are skipped.
 #include <algorithm>
 
 #include "rows.h"
@@ -7,7 +7,7 @@
 namespace fpl {
 namespace {
 
-// Gradients larger than this are written past the cache, which could not keep them for whoever reads them next.
+// Gradients larger than this are written past the cache, which could not keep them for their reader.
 constexpr int64_t kStreamFrom = 16 << 20;
 
 // Logits begin .. end of a row.

@@ -28,14 +28,14 @@ ThreadPool::~ThreadPool() {
     stopping_ = true;
   }
   wake_.notify_all();
-  // None leaves any more.
+  // No thread leaves any more.
   for (std::thread& thread : threads_) thread.join();
   for (std::thread& thread : ended_) thread.join();
 }
 
 int64_t ThreadPool::available() {
 #if defined(__linux__)
-  // What taskset, cpusets and containers leave of the machine.
+  // The CPUs of the machine that taskset, cpusets and containers leave to this process.
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max<int64_t>(1, CPU_COUNT(&set));
 #endif
@@ -101,7 +101,7 @@ void ThreadPool::help() {
   }
 }
 
-// The last that a thread does, under the mutex. Somebody else has to join it.
+// The last thing that a thread does, under the mutex. Another thread has to join it.
 void ThreadPool::leave() {
   const auto self = std::find_if(threads_.begin(), threads_.end(), [](const std::thread& thread) {
     return thread.get_id() == std::this_thread::get_id();

@@ -1,4 +1,4 @@
-// Stage 1 on the CPU: every active row of logits is read once, block by block through the cache, into its row state.
+// Stage 1 on the CPU: reads every active row of logits once and adds it to its row state.
 #include <algorithm>
 
 #include "rows.h"
