@@ -250,7 +250,7 @@ describe('CONTRIBUTING.md', () => {
     expect(steps.length).toBeGreaterThan(15)
     const missing = steps.filter(({ symbol, file }) => {
       // A function, a method, a type, an interface or a constant of that name.
-      const declared = new RegExp(`(^|[ *&:])${symbol}(\\(|<| =|:| \\{)`, 'm')
+      const declared = new RegExp(`(^|[ *&:])${symbol}(\\(|<| =|:| \\{| implements)`, 'm')
       return !existsSync(join(root, file)) || !declared.test(readFileSync(join(root, file), 'utf8'))
     })
     expect(missing).toEqual([])

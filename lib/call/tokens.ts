@@ -16,7 +16,7 @@ import {
 } from '../check/arrays.js'
 import { invalidType, invalidValue, labelOutOfRange, outOfRange, shapeMismatch } from '../errors.js'
 import type { Rows, Tokens } from '../job.js'
-import { LISTS, PER_LABEL, type TokenOptions, tokenOptions } from '../options/token-options.js'
+import { TOKEN_ARRAYS, type TokenOptions, tokenOptions } from '../options/token-options.js'
 import type { Labels } from '../types/index.js'
 import { deviceLabels } from './device-labels.js'
 import { pairsOf } from './pairs.js'
@@ -34,8 +34,6 @@ export interface TokenPlan {
   /** The caller's arrays among labels and options, none of which a gradient may overwrite. */
   arrays(): NamedArray[]
 }
-
-const ARRAYS = [...PER_LABEL, ...LISTS]
 
 /** Whether rows of all sequences follow each other, as `sequenceOffsets` says: checked here before any shape is. */
 export function isPacked({ sequenceOffsets }: TokenOptions): boolean {
@@ -108,7 +106,7 @@ export function tokensOf(
     packed: isPacked(options),
     vocab,
     warnsIfEmpty: options.emptySequence === undefined,
-    arrays: () => [['labels', labels], ...ARRAYS.map((name): NamedArray => [`options.${name}`, options[name]])],
+    arrays: () => [['labels', labels], ...TOKEN_ARRAYS.map((name): NamedArray => [`options.${name}`, options[name]])],
   }
   if (paired || ldAlpha !== 1 || options.pairs !== undefined) plan.pairs = pairsOf(options.pairs, sequences)
   if (ldAlpha !== 1) desensitiseLength(tokens, plan.pairs!, ldAlpha)

@@ -2,9 +2,8 @@
  * `unpairedBatches`: records of single completions to token ids, labels, and what the loss wants to know of them.
  */
 import { invalidType } from '../errors.js'
+import { BATCH_OPTIONS, type BatchOptions, type Settings, settingsOf } from './batch-options.js'
 import {
-  BATCH_OPTIONS,
-  type BatchOptions,
   completionOf,
   cutCompletion,
   cutPrompt,
@@ -12,8 +11,6 @@ import {
   layOut,
   promptOf,
   type Sequence,
-  type Settings,
-  settingsOf,
   those,
   warnOfEmpty,
 } from './sequences.js'

@@ -67,11 +67,7 @@ type Table = typeof tokenOptions
 /** The names of the arrays among them. */
 export type TokenArray = { [Name in keyof Table]: Table[Name] extends { array: string } ? Name : never }[keyof Table]
 
-/** The names of the arrays that have an element per label. */
-export const PER_LABEL = TOKEN_OPTIONS.filter((name) => tokenOptions[name].array === 'per label') as TokenArray[]
-
-/** The names of the other arrays. */
-export const LISTS = TOKEN_OPTIONS.filter((name) => tokenOptions[name].array === 'of its own length') as TokenArray[]
+export const TOKEN_ARRAYS = TOKEN_OPTIONS.filter((name) => tokenOptions[name].array !== undefined) as TokenArray[]
 
 function namesOfOutputs(value: unknown, name: string): readonly TokenOutput[] {
   if (!Array.isArray(value)) throw invalidType(name, 'an array of names of per-token results', value)

@@ -1,4 +1,4 @@
-// Stage 4 for one row: what its logits are turned into.
+// Stage 4 for one row: the values that replace its logits.
 #pragma once
 
 #include <cmath>
@@ -7,22 +7,22 @@
 
 namespace fpl {
 
-// Every logit x becomes factor · exp(x / temperature), exp in `unit`, and the label's own the value `atLabel`.
+// Every logit x becomes factor · exp(x / temperature), where exp is in `unit`. The label's own logit becomes `atLabel`.
 struct RowGradient {
   Unit unit;
   float factor = 0;
   float atLabel = 0;
 };
 
-// `coefficient`: d loss / d logProb of the row.
+// `coefficient` is d loss / d logProb of the row.
 FPL_HD inline RowGradient rowGradient(const TokenState& token, double coefficient, double inverseTemperature) {
   RowGradient out;
-  if (coefficient == 0) return out;  // whatever the row holds
+  if (coefficient == 0) return out;  // zeros, even where the row holds NaN
   const double slope = coefficient * inverseTemperature;
   out.atLabel = float(slope * token.complement);
-  // The magnitude goes into the unit and leaves a factor in [1/2, 1), so that only results below float32 vanish; but no
-  // more of it than leaves the powers of two in reach of float32. Those of the other logits are no larger than 1 - p,
-  // and the label's is not used.
+  // The magnitude of the factor goes into the unit and leaves a factor in [1/2, 1), so that only results too small for
+  // float32 vanish. It goes there only as far as e in the new unit still fits float32. The e of the other logits are no
+  // larger than 1 - p of the row's total, and the label's e is not used.
   const double factor = -slope / token.total;
   int exponent = 0, below = 0;
   if (fabs(factor) < INFINITY) frexp(factor, &exponent);

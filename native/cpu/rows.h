@@ -1,4 +1,4 @@
-// What stages 1 and 4 do with a row wherever its logits come from.
+// The parts of stages 1 and 4 that do not depend on where the logits come from.
 #pragma once
 
 #include <algorithm>
@@ -11,23 +11,24 @@
 
 namespace fpl {
 
-// The rows of these sequences that predict something, in order.
+// The active rows of these sequences, in order: those that predict a label.
 std::vector<int64_t> activeRows(const Tokens& tokens, const Sequences& sequences);
 
-// Calls work(i) for every i in [0, rows), on the threads of the context. A task is a run of neighbours: what is fetched
-// ahead beyond the end of a row is then wanted by the same thread. Many tasks a thread, so that all end together.
+// Calls work(i) for every i in [0, rows), on the threads of the context. A task is a run of neighbours, so that logits
+// that are fetched ahead, behind the end of a row, are those that the same thread needs next. There are many tasks for
+// each thread, so that all threads end at about the same time.
 template <typename Work>
 void forEachRow(int64_t rows, int64_t vocab, const CpuContext& context, const Work& work) {
   constexpr int64_t kTasksPerThread = 32, kLogitsOfTask = 2 * kBlock;
   const int64_t even = rows / (kTasksPerThread * context.threads);
   const int64_t rowsOfTask = std::max<int64_t>({1, kLogitsOfTask / vocab, even});
-  context.pool.run((rows + rowsOfTask - 1) / rowsOfTask, context.threads, [&](int64_t task) {
+  context.pool.run(ceilDiv(rows, rowsOfTask), context.threads, [&](int64_t task) {
     const int64_t last = std::min(rows, (task + 1) * rowsOfTask);
     for (int64_t i = task * rowsOfTask; i < last; ++i) work(i);
   });
 }
 
-// Stage 1's end for one row.
+// The end of stage 1 for one row: writes its state and the outputs of its token.
 struct RowFinisher {
   const Forward& forward;
   const Tokens& tokens;
@@ -38,7 +39,7 @@ struct RowFinisher {
   void operator()(int64_t row, const RowState& state, float labelLogit) const;
 };
 
-// d loss / d logProb of a row of sequence s, from those of the sequence.
+// d loss / d logProb of a row, from the coefficients of its sequence s.
 template <typename AnyGradient>
 double rowCoefficient(const Tokens& tokens, const AnyGradient& gradient, int64_t s, int64_t row) {
   const int32_t divisor = tokens.average ? tokens.counts[s] : 1;
@@ -47,7 +48,7 @@ double rowCoefficient(const Tokens& tokens, const AnyGradient& gradient, int64_t
   return coefficient + weighed(tokens.plainWeights[row], gradient.plainCoefficients[s] / divisor);
 }
 
-// Stage 4 for logits begin .. end of a row, which may be where the gradient goes.
+// Stage 4 for logits begin .. end of a row. `out` may be `logits`.
 template <typename T, typename Kernel>
 void writeGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowGradient& values,
                    const ExpConstants& constants, Kernel kernel) {
