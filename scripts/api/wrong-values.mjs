@@ -14,6 +14,14 @@ const reference = { chosen: [-6], rejected: [-6] }
 
 const fused = (options) => main.fusedPreferenceLossSync(logits(), labels, { reference, ...options })
 const linear = (options) => main.fusedLinearPreferenceLossSync(hidden(), weight, labels, { reference, ...options })
+const unpaired = (options) => {
+  const given = { desirable: [1, 0], kl: 0, reference: { logProbs: [-6, -6] }, ...options }
+  return main.fusedUnpairedPreferenceLossSync(logits(), labels, given)
+}
+const linearUnpaired = (options) => {
+  const given = { desirable: [1, 0], kl: 0, reference: { logProbs: [-6, -6] }, ...options }
+  return main.fusedLinearUnpairedPreferenceLossSync(hidden(), weight, labels, given)
+}
 const steps = (options) => stepMetrics(fused({ outputs: ['tokenArgmax'] }), { step: 0, ...options })
 const batches = (options) => {
   const records = [{ prompt: 'a', chosen: 'b', rejected: 'c' }]
@@ -58,11 +66,32 @@ const WRONG = {
       normalizer: 0,
     },
   ],
+  'main/UnpairedLossOptions': [
+    unpaired,
+    {
+      desirable: [1, 2],
+      lossType: 'kto_pair',
+      beta: 0,
+      desirableWeight: -1,
+      undesirableWeight: -1,
+      klLogProbs: [Number.NaN],
+      referenceKlLogProbs: [-6],
+      kl: Number.NaN,
+      rewardShift: 1,
+      referenceFree: 'yes',
+      normalizer: 0,
+    },
+  ],
   'main/RunOptions': [fused, { backend: 'gpu', threads: 0, instructionSet: 'sse', stream: 1, device: 1, signal: {} }],
   'main/FusedOptions': [
     fused,
     { reference: { chosen: [-6] }, weighting: 'vpo', gradient: new Float32Array(1), zeroInactive: 0 },
   ],
+  'main/FusedUnpairedOptions': [
+    unpaired,
+    { reference: { logProbs: [-6] }, gradient: new Float32Array(1), zeroInactive: 0 },
+  ],
+  'main/FusedLinearUnpairedOptions': [linearUnpaired, { reference: { hidden: hidden() }, gradient: 'in-place' }],
   'main/HeadOptions': [linear, { bias: new Float32Array(1) }],
   'main/HeadGradientRequest': [
     (gradient) => linear({ gradient }),
