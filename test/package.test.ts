@@ -19,15 +19,22 @@ const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const FUNCTIONS = [
   'fusedLinearPreferenceLoss',
   'fusedLinearPreferenceLossSync',
+  'fusedLinearUnpairedPreferenceLoss',
+  'fusedLinearUnpairedPreferenceLossSync',
   'fusedPreferenceLoss',
   'fusedPreferenceLossSync',
+  'fusedUnpairedPreferenceLoss',
+  'fusedUnpairedPreferenceLossSync',
   'getBackends',
   'linearSequenceLogProbs',
   'linearSequenceLogProbsSync',
   'preferenceLoss',
   'preferenceLossSync',
+  'runningRewardMean',
   'sequenceLogProbs',
   'sequenceLogProbsSync',
+  'unpairedPreferenceLoss',
+  'unpairedPreferenceLossSync',
 ]
 
 /** Runs code in a child whose working directory is `cwd`. */

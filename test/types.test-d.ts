@@ -11,11 +11,16 @@ import {
   type Backends,
   type DeviceMemory,
   type FusedLinearPreferenceLoss,
+  type FusedLinearUnpairedPreferenceLoss,
   type FusedPreferenceLoss,
+  type FusedUnpairedPreferenceLoss,
   fusedLinearPreferenceLoss,
   fusedLinearPreferenceLossSync,
+  fusedLinearUnpairedPreferenceLoss,
   fusedPreferenceLoss,
   fusedPreferenceLossSync,
+  fusedUnpairedPreferenceLoss,
+  fusedUnpairedPreferenceLossSync,
   getBackends,
   type HeadWeight,
   type LinearSequenceLogProbs,
@@ -27,6 +32,9 @@ import {
   type SequenceLogProbs,
   sequenceLogProbs,
   sequenceLogProbsSync,
+  type UnpairedPreferenceLoss,
+  unpairedPreferenceLoss,
+  unpairedPreferenceLossSync,
 } from '../lib/index.js'
 
 const logits: Logits = { data: new Float32Array(2 * 3 * 5), shape: [2, 3, 5] }
@@ -164,4 +172,20 @@ test('adapters do not take what they decide themselves', () => {
   void writeReferenceLogProbs('file', [{ labels: tensor64, mask: tensor64 }], forward, { model, ldAlpha: 0.5 })
   // @ts-expect-error a model is what JSON keeps
   void writeReferenceLogProbs('file', [{ labels }], forward, { model: new Map() })
+})
+
+test('unpaired functions need to know what is desirable', () => {
+  expectTypeOf(unpairedPreferenceLoss).returns.resolves.toEqualTypeOf<UnpairedPreferenceLoss>()
+  expectTypeOf(unpairedPreferenceLossSync).returns.toEqualTypeOf<UnpairedPreferenceLoss>()
+  expectTypeOf(fusedUnpairedPreferenceLoss).returns.resolves.toEqualTypeOf<FusedUnpairedPreferenceLoss>()
+  expectTypeOf(fusedLinearUnpairedPreferenceLoss).returns.resolves.toEqualTypeOf<FusedLinearUnpairedPreferenceLoss>()
+  const given = { desirable: [true, false], reference: { logProbs: [-1, -2] }, kl: 0.5 }
+  expectTypeOf(fusedUnpairedPreferenceLossSync).toBeCallableWith(logits, labels, given)
+  expectTypeOf(fusedUnpairedPreferenceLossSync).toBeCallableWith(logits, labels, { ...given, desirable: [1, 0] })
+  // @ts-expect-error: it has no default
+  expectTypeOf(fusedUnpairedPreferenceLossSync).toBeCallableWith(logits, labels, { kl: 0.5 })
+  // @ts-expect-error: pairs are of the other functions
+  expectTypeOf(fusedUnpairedPreferenceLossSync).toBeCallableWith(logits, labels, { ...given, pairs: [0, 1] })
+  // @ts-expect-error: so are their losses
+  expectTypeOf(fusedUnpairedPreferenceLossSync).toBeCallableWith(logits, labels, { ...given, lossType: 'sigmoid' })
 })

@@ -8,22 +8,22 @@ import { finite, flag, type Given, list, namesOf, oneOf, option, optionTable, po
 
 /** The declarations. */
 export const unpairedLossOptions = optionTable({
-  /** Defaults to 'kto'. */
+  /** Which loss. Defaults to 'kto'. */
   lossType: oneOf<UnpairedLossType>(['kto', 'apo_zero_unpaired', 'bco'], 'kto'),
   /** Strength of the pull towards the reference, > 0. Defaults to 0.1. */
   beta: positive(0.1),
-  /** Factor of the desirable sequences' losses, >= 0. At 0 these take no part, whatever they are. Defaults to 1. */
+  /** Factor of the losses of desirable sequences, >= 0. Of factor 0 they take no part, whatever they are. Defaults to 1. */
   desirableWeight: notNegative(1),
-  /** The same of the undesirable ones. Defaults to 1. */
+  /** The same for undesirable sequences. Defaults to 1. */
   undesirableWeight: notNegative(1),
   /**
-   * Policy log-probs of completions that belong to other prompts, for 'kto': κ is the mean of what they are above
-   * `referenceKlLogProbs`, 0 where that is negative, and has no gradient. Usually `[B]`.
+   * For 'kto': log-probs, under the policy, of completions that belong to other prompts, usually `[B]`. κ is their mean
+   * less that of `referenceKlLogProbs`, or 0 if that is negative, and has no gradient.
    */
   klLogProbs: list<ArrayLike<number>>(),
-  /** Their log-probs under the reference, as many. Not needed with `referenceFree`. */
+  /** The log-probs of the same completions under the reference. Not needed with `referenceFree`. */
   referenceKlLogProbs: list<ArrayLike<number>>(),
-  /** In place of the two their mean difference, as over all processes; 0 counts where it is negative. */
+  /** The difference of the two means, in place of the arrays: that over all processes, say. If negative, κ is 0. */
   kl: option<number, number | undefined>(undefined, (value, name) => check.finite(value, name, 0)),
   /** δ of 'bco': the running mean of the rewards (`runningRewardMean`). Defaults to 0. */
   rewardShift: finite(0),

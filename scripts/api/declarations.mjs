@@ -129,7 +129,9 @@ function inferred(property, checker) {
   const option = [node.type, ...(node.type?.types ?? [])].find((part) => part?.typeName?.getText() === 'Option')
   const type = checker.getNonNullableType(checker.getTypeOfSymbol(property))
   const text = option ? written(option.typeArguments[0]) : checker.typeToString(type, undefined, INFERRED)
-  return { name: property.name, optional: true, type: text.replaceAll('"', "'"), doc: docOf(node), node }
+  // Those of the table are all optional; what an option stands beside may not be.
+  const optional = (property.flags & ts.SymbolFlags.Optional) !== 0
+  return { name: property.name, optional, type: text.replaceAll('"', "'"), doc: docOf(node), node }
 }
 
 /** What an alias stands for: as it is written, or worked out where it is the type of a constant. */
