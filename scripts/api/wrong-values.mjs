@@ -144,7 +144,8 @@ export async function errorOf(path, type, option) {
     throw new Error(`scripts/api/wrong-values.mjs has no ${option} of ${path}/${type}`)
   try {
     await call({ [option]: values[option] })
-  } catch (error) {
+  } catch (thrown) {
+    const error = /** @type {Error & { code?: string }} */ (thrown)
     if (error.code?.startsWith('ERR_')) return `${error.code}: ${error.message}`
     throw error
   }
