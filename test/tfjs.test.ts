@@ -8,10 +8,13 @@ import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vite
 import {
   linearPreferenceLoss,
   linearSequenceLogProbs,
+  linearUnpairedPreferenceLoss,
   type PreferenceLossOptions,
   preferenceLoss,
   sequenceLogProbs,
   sparseSoftmaxCrossEntropy,
+  type UnpairedPreferenceLossOptions,
+  unpairedPreferenceLoss,
 } from '../lib/adapters/tfjs/index.js'
 import type { FusedPreferenceLoss } from '../lib/types/index.js'
 
@@ -33,6 +36,13 @@ function lossOf(logProbs: tf.Tensor1D): tf.Scalar {
   const [chosen, rejected] = tf.split(logProbs, 2) as [tf.Tensor, tf.Tensor]
   const ratio = tf.sub(tf.sub(chosen, rejected), tf.sub(reference.chosen, reference.rejected))
   return tf.mean(tf.softplus(tf.mul(ratio, -BETA)))
+}
+
+/** KTO: Ethayarajh et al. 2024. */
+function ownUnpairedLoss(logits: tf.Tensor, { desirable, kl }: { desirable: number[]; kl: number }): tf.Scalar {
+  const ratio = tf.sub(ownLogProbs(logits), [...reference.chosen, ...reference.rejected])
+  const sign = desirable.map((yes) => 2 * yes - 1)
+  return tf.mean(tf.sub(1, tf.sigmoid(tf.mul(tf.mul(tf.sub(ratio, kl), BETA), sign))))
 }
 
 const ourLoss = (logits: tf.Tensor) => preferenceLoss(logits, labels, { reference, beta: BETA, shift: false })
@@ -281,6 +291,62 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
         })
       }
       expect(tf.memory()).toMatchObject({ numTensors, numDataBuffers, numBytes })
+    })
+  })
+
+  describe('of sequences that stand alone', () => {
+    const logProbs = [...reference.chosen, ...reference.rejected]
+    const options: UnpairedPreferenceLossOptions & { kl: number } = {
+      desirable: [1, 0, 0, 1],
+      reference: { logProbs },
+      kl: 1.5,
+      beta: BETA,
+      shift: false,
+    }
+    const own = () => ownUnpairedLoss(model(), { desirable: [1, 0, 0, 1], kl: 1.5 })
+
+    it('gives the gradients of its own ops, in place or not', () => {
+      expectEqualGradients(() => unpairedPreferenceLoss(model(), labels, options), own)
+      expectEqualGradients(() => unpairedPreferenceLoss(model(), labels, { ...options, gradient: 'in-place' }), own)
+      expectEqualGradients(
+        () => tf.mul(unpairedPreferenceLoss(model(), labels, options), -2.5),
+        () => tf.mul(own(), -2.5),
+      )
+    })
+
+    it('gives them for an output layer', () => {
+      const { gradient: _, onResult: __, reference: ___, ...rest } = options
+      const layer = { ...rest, reference: { logProbs }, transposed: true }
+      const states = () => hidden.reshape([BATCH, TIME, WIDTH])
+      expectEqualGradients(() => linearUnpairedPreferenceLoss(states(), weight, labels, layer), own)
+      expect(() =>
+        linearUnpairedPreferenceLoss(states(), weight, labels, { ...layer, pairs: [0, 1] } as never),
+      ).toThrow('options.pairs is not an option')
+    })
+
+    it('takes tensors, tells what it knows, and leaves none behind', () => {
+      const { numTensors } = tf.memory()
+      tf.tidy(() => {
+        const told: unknown[] = []
+        const { kl: _, ...rest } = options
+        const tensors: UnpairedPreferenceLossOptions = {
+          ...rest,
+          desirable: tf.tensor1d([1, 0, 0, 1], 'bool'),
+          reference: { logProbs: tf.tensor1d(logProbs) },
+          klLogProbs: tf.tensor1d([-8, -9]),
+          referenceKlLogProbs: tf.tensor1d([-10, -10]),
+          onResult: (result) => told.push(result),
+        }
+        const loss = unpairedPreferenceLoss(model(), labels, tensors)
+        expect(loss.dataSync()).toEqual(unpairedPreferenceLoss(model(), labels, options).dataSync())
+        expect(told).toMatchObject([{ kl: 1.5, meanRewards: { desirable: expect.any(Number) } }])
+        expect(told[0]).not.toHaveProperty('gradLogits')
+      })
+      expect(tf.memory().numTensors).toBe(numTensors)
+      const wrong = { ...options, zeroInactive: true } as UnpairedPreferenceLossOptions
+      tf.tidy(() => {
+        expect(() => unpairedPreferenceLoss(model(), labels, wrong)).toThrow('options.zeroInactive is not taken')
+      })
     })
   })
 

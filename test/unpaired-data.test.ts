@@ -159,6 +159,8 @@ describe('unpairedBatches', () => {
     const vocab = 128
     const next = random(5)
     const table = Float32Array.from({ length: 2 * vocab * vocab }, () => gaussian(next))
+    // A is surely followed by B, and C, of an undesirable completion, by D.
+    for (const id of [65, 67]) table[id * vocab + id + 1] = 9
     const logitsOf = ({ inputIds, shape }: SequenceBatch, model: number) => {
       const data = new Float32Array(inputIds.length * vocab)
       for (const [i, id] of inputIds.entries()) {
@@ -202,6 +204,7 @@ describe('unpairedBatches', () => {
         }
         return hits
       })
+      expect(right).toEqual([1, 0])
       expect(metrics).toEqual({
         step: 3,
         loss: result.loss,
