@@ -517,7 +517,7 @@ describe('writeReferenceLogProbs', () => {
     ])('but not by %s, which a file cannot keep', async (_, model) => {
       await expect(write(model as never)).rejects.toMatchObject({
         code: 'ERR_INVALID_ARG_TYPE',
-        message: expect.stringContaining('options.model must be a value that JSON keeps as it is'),
+        message: expect.stringContaining('options.model must be a value that JSON keeps unchanged'),
       })
     })
   })
@@ -559,7 +559,7 @@ describe('writeReferenceLogProbs', () => {
         { sequenceOffsets: [0, 1] },
         { code: 'ERR_INVALID_ARG_VALUE', message: /batch\.sequenceOffsets/ },
       ],
-      ['outputs', { outputs: ['logSumExp'] }, { code: 'ERR_INVALID_ARG_VALUE', message: /single tokens/ }],
+      ['outputs', { outputs: ['logSumExp'] }, { code: 'ERR_INVALID_ARG_VALUE', message: /per-token results/ }],
     ])('%s', async (_, options, { message, ...error }: { message?: unknown }) => {
       const reason = await writeReferenceLogProbs(path, batchesOf(1), forward, options).catch((reason) => reason)
       expect(reason).toMatchObject(error)
@@ -584,7 +584,7 @@ describe('writeReferenceLogProbs', () => {
         [[{ labels: new Int32Array(2), inputIds: [[1, 2]] }], forward],
         {
           code: 'ERR_INVALID_ARG_TYPE',
-          message: /^batches\[0\]\.inputIds\[0\] must be a number, the array being flat/,
+          message: /^batches\[0\]\.inputIds\[0\] must be a number, because the array must be flat/,
         },
       ],
       [
@@ -804,10 +804,10 @@ describe('writers of one file', () => {
       /by process \d+ on '.*if that process has ended, delete/,
     ],
     ['this process', JSON.stringify(owner), /another call of this process/],
-    ['nobody', '', /is locked by .*\.lock, which does not say for whom; if nothing writes it, delete that file/],
-    ['null', 'null', /does not say for whom/],
-    ['no process', JSON.stringify({ ...owner, pid: 0 }), /does not say for whom/],
-    ['no machine', JSON.stringify({ ...owner, host: 5 }), /does not say for whom/],
+    ['nobody', '', /is locked by .*\.lock, which does not name its owner; if nothing writes to it, delete that file/],
+    ['null', 'null', /does not name its owner/],
+    ['no process', JSON.stringify({ ...owner, pid: 0 }), /does not name its owner/],
+    ['no machine', JSON.stringify({ ...owner, host: 5 }), /does not name its owner/],
   ])('are refused while the lock is that of %s', async (_, text, message) => {
     writeFileSync(lock(), text)
     const error = await writeReferenceLogProbs(path, batchesOf(1), forward).catch((reason) => reason)
@@ -847,7 +847,7 @@ describe('writers of one file', () => {
     }).catch((reason) => reason)
     expect(error).toMatchObject({
       code,
-      message: expect.stringMatching(/not written to any more.*deleted or replaced/),
+      message: expect.stringMatching(/no longer written.*deleted or replaced/),
     })
     expect(readFileSync(path)).toEqual(bytes)
     expect(existsSync(lock())).toBe(what === 'replaced')

@@ -1,5 +1,5 @@
 /**
- * Options that may be tensors: read when the op is called, and constants for its gradient.
+ * Options that may be tensors. They are read when the op is called, and its gradient treats them as constants.
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { invalidType } from '../../errors.js'
@@ -30,8 +30,9 @@ export interface UnpairedTensors {
 }
 
 /**
- * Log-probs under the reference: of the pairs, `[P]` each, or of all sequences, `[B]`. A float32 tensor has rounded them: before the first update,
- * where the policy is the reference, its rewards are then not 0 but some 1e-6 of either sign.
+ * Log-probs under the reference: of the pairs, `[P]` each, or of all sequences, `[B]`. A float32 tensor holds them
+ * rounded: before the first update, when the policy equals the reference, the rewards are then about ±1e-6 instead of
+ * 0.
  */
 export type TensorReference =
   | { chosen: ArrayLike<number> | tf.Tensor; rejected: ArrayLike<number> | tf.Tensor }
@@ -43,15 +44,15 @@ type WithArrays<T> = Omit<T, keyof TokenTensors | keyof UnpairedTensors | 'refer
   ('desirable' extends keyof T ? Pick<UnpairedLossOptions, keyof UnpairedTensors> : object) &
   ('reference' extends keyof T ? { reference?: Exclude<T['reference' & keyof T], TensorReference> } : object)
 
-// Of each array that core takes.
+// The tensor form of each array that core takes.
 const TENSORS: readonly (keyof TokenTensors)[] = TOKEN_ARRAYS
 const UNPAIRED: readonly (keyof UnpairedTensors)[] = ['desirable', 'klLogProbs', 'referenceKlLogProbs']
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
 /**
- * The elements of tensors among the options in place of them.
+ * Replaces the tensors among the options by their elements.
  *
- * @param rows what the labels belong to: their shape is its shape without the last dimension.
+ * @param rows the tensor that the labels belong to: their shape is its shape without the last dimension.
  * @param name of `rows` in errors.
  */
 export function withArrays<T extends TokenTensors & { reference?: object }>(
