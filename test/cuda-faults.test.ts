@@ -162,7 +162,7 @@ describe.runIf(onHost && CUDA.length > 0)('a stream', () => {
     ) as Told[]
     for (const error of told) {
       expect(error.code).toBe('ERR_INVALID_ARG_VALUE')
-      expect(error.message).toContain('options.stream is of device 1')
+      expect(error.message).toContain('options.stream is on device 1')
     }
   })
 })

@@ -81,7 +81,7 @@ test('work that was cancelled without an aborted signal is an error that says so
     const one = work(signal)
     one.end(false)
     expect(await one.outcome).toEqual(
-      new Error('fused-preference-loss: a call was cancelled that no signal has aborted'),
+      new Error('fused-preference-loss: a call was cancelled, but no signal is aborted'),
     )
   }
 })

@@ -28,7 +28,7 @@ export function* logitsGradient(stage: GradientStage, tokens: Tokens): Generator
     }
     const factor = rowCoefficient(tokens, stage, s, row) / temperature
     if (factor === 0) {
-      // Whatever the row holds.
+      // Even if the row holds NaN or ∞.
       clearRow(out, row)
       continue
     }
@@ -37,7 +37,7 @@ export function* logitsGradient(stage: GradientStage, tokens: Tokens): Generator
     const othersFactor = factor * states[state + 1]
 
     readRow(logits, row, values)
-    // 0 − x, for a zero gradient of 0 rather than −0; likewise + 0.
+    // 0 − x, so that a zero gradient is 0 rather than −0; the + 0 does the same.
     for (let i = 0; i < values.length; i++) values[i] = 0 - othersFactor * Math.exp((values[i] - maximum) / temperature)
     values[targets[row]] = factor * states[state + 2] + 0
     writeRow(out, row, values)
