@@ -1,5 +1,5 @@
 /**
- * The face of the package: log-probs of sequences, preference losses, and both in one.
+ * The entry point of the package: log-probs of sequences, preference losses, and both in one call.
  */
 export type { ErrorCode } from './errors.js'
 export { fusedLinearPreferenceLoss, fusedLinearPreferenceLossSync } from './functions/fused-linear-preference-loss.js'
