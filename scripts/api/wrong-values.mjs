@@ -1,5 +1,5 @@
 /**
- * A wrong value of every option of the main functions, and the error it gets.
+ * A wrong value for every option of the main functions, and the error that it causes.
  */
 import * as main from 'fused-preference-loss'
 import { preferenceBatches, readPreferences } from 'fused-preference-loss/data'
@@ -32,7 +32,7 @@ async function* stream() {
   yield '{ "prompt": "a", "chosen": "b", "rejected": "c" }\n'
 }
 
-/** The call that gets the wrong value, and the values, by subpath and interface. */
+/** By subpath and interface: the call that gets the wrong value, and the values. */
 const WRONG = {
   'main/TokenOptions': [
     fused,
@@ -133,15 +133,20 @@ const WRONG = {
   ],
 }
 
-/** Types of the main module and of others whose options get no example: where they are explained is the page that has them. */
+/**
+ * Types of the main module and of other subpaths whose options get no example; the pages of those types explain the
+ * options.
+ */
 const covered = (/** @type {string} */ path) => ['main', 'data', 'metrics'].includes(path)
 
-/** The code and message of the error that a wrong value of the option gets; undefined for a subpath that has no examples. */
+/**
+ * The code and message of the error that a wrong value of the option gets; undefined for a subpath without examples.
+ */
 export async function errorOf(path, type, option) {
   if (!covered(path)) return undefined
   const [call, values] = WRONG[`${path}/${type}`] ?? []
   if (!values || !(option in values))
-    throw new Error(`scripts/api/wrong-values.mjs has no ${option} of ${path}/${type}`)
+    throw new Error(`scripts/api/wrong-values.mjs has no wrong value for ${option} of ${path}/${type}`)
   try {
     await call({ [option]: values[option] })
   } catch (thrown) {
@@ -149,5 +154,5 @@ export async function errorOf(path, type, option) {
     if (error.code?.startsWith('ERR_')) return `${error.code}: ${error.message}`
     throw error
   }
-  throw new Error(`${JSON.stringify(values[option])} is not a wrong value of ${option}`)
+  throw new Error(`${JSON.stringify(values[option])} is not a wrong value for ${option}`)
 }
