@@ -1,7 +1,7 @@
 /**
  * Every backend and instruction set against PyTorch in float64: the cases of golden/, which golden/generate.py wrote.
- * The bounds are those of the token log-probs and the gradient; what follows from them for sums, losses and
- * coefficients has been propagated by the generator, through PyTorch's autograd.
+ * The bounds hold for the token log-probs and the gradient. The generator has derived the bounds of sums, losses and
+ * coefficients from them through PyTorch's autograd.
  */
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
@@ -151,13 +151,13 @@ const SUM_SQUARES_RELATIVE = 1e-6
 /** Lines of a report for each backend and instruction set. */
 const MOST_LINES = 10
 
-/** Differences that are too large, in words. */
+/** Descriptions of the differences that are too large. */
 class Report {
   readonly lines: string[] = []
   private count = 0
   private where = ''
 
-  /** Says what is compared from here on. */
+  /** Names the values that are compared from here on. */
   at(where: string): void {
     if (this.count > MOST_LINES) this.lines.push(`${this.where}: and ${this.count - MOST_LINES} more`)
     this.where = where
@@ -217,7 +217,7 @@ function compareTokens(got: TokenOutputs, wanted: Tokens, outputs: readonly Toke
   for (const name of outputs) report.all(got[name]!, wanted[name]!, (i) => BOUNDS[name](wanted[name]![i]), name)
 }
 
-/** `relative(s)`: by how much of itself the coefficient of sequence s may be off. */
+/** `relative(s)`: the relative error allowed for the coefficient of sequence s. */
 function compareGradient(
   got: Logits,
   { at, values }: Gradient,
@@ -269,7 +269,7 @@ describe('sequenceLogProbs', () => {
     const { options, coefficients, expected } = golden
     const inputs = () => ({ logits: logitsOf(golden.logits), labels: labelsOf(golden) })
     everywhere(golden.name, inputs, ({ logits, labels }, { name, run }, report) => {
-      // The by-products may take another way through the kernels.
+      // With by-products, the kernels may take another path.
       for (const outputs of [LOG_PROBS, OUTPUTS]) {
         report.at(outputs === OUTPUTS ? `${name}, by-products` : name)
         const got = sequenceLogProbsSync(logits, labels, { ...options, ...run, outputs })

@@ -1,6 +1,6 @@
 /**
- * The jax-js adapter: what it gives, whose arrays are whose, and what it refuses. Gradients of a whole model are in
- * trainers.test.ts.
+ * The jax-js adapter: its results, the ownership of arrays, and the arguments it refuses. Gradients of a whole model
+ * are in trainers.test.ts.
  */
 import { type Array as JaxArray, jit, numpy as np, tree } from '@jax-js/jax'
 import { describe, expect, it } from 'vitest'

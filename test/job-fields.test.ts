@@ -1,6 +1,6 @@
 /**
  * The border between TypeScript and C++: both sides name the fields of a job in the order in which they pass and read
- * them, a name is the path of what it stands for, and an addon that has another order is refused.
+ * them, a name is the path of its value in the job, and an addon with another order is refused.
  */
 import { afterEach, describe, expect, test } from 'vitest'
 import type { Addon } from '../lib/backends/cpu/addon.js'
@@ -16,7 +16,7 @@ if ('reason' in native) throw new Error(native.reason)
 const { addon } = native
 const lines = jobFields().trimEnd().split('\n')
 
-/** What loading says of an addon whose fields are these. */
+/** The result of loading an addon with these fields. */
 function problemOf(fields: unknown): string | undefined {
   globals[BUNDLED] = { ...addon, jobFields: fields }
   const loaded = findAddon()
@@ -69,7 +69,7 @@ describe('a field is what its name says', () => {
 
   const ONES = ['loss.terms.type', 'unpairedLoss.type', 'loss.terms.count', 'instructionSet', 'cancellable']
 
-  /** Where lib has what the addon has under this name. */
+  /** The path in lib of the value that the addon has under this name. */
   const pathOf = (name: string) =>
     name
       .replace(/^labels\./, 'tokens.labels.')
@@ -96,7 +96,7 @@ describe('a field is what its name says', () => {
     weight: { data: array(), dtype: 'bfloat16', rowStride: from + 5, columnStride: from + 6 },
     bias: { data: array(), dtype: 'bfloat16' },
   })
-  /** A job that has everything, and nothing twice. */
+  /** A job with every field, in which no value occurs twice. */
   const job = {
     tokens: {
       ...arrays('targets', 'weights', 'plainWeights', 'offsets', 'counts'),

@@ -1,5 +1,5 @@
 /**
- * The TensorFlow.js adapter: its gradients against TensorFlow.js's own, and what it leaves behind.
+ * The TensorFlow.js adapter: its gradients against TensorFlow.js's own, and the tensors it leaves behind.
  */
 import * as tf from '@tensorflow/tfjs'
 import { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu'
@@ -63,7 +63,7 @@ function difference(a: tf.Tensor, b: tf.Tensor): number {
   return tf.tidy(() => tf.div(tf.max(tf.abs(tf.sub(a, b))), tf.max(tf.abs(b))).dataSync()[0]!)
 }
 
-// As tfjs-node does, it keeps elements where they cannot be seen, and gives copies.
+// Like tfjs-node, it keeps elements where JavaScript cannot access them, and returns copies.
 tf.registerBackend('copies', () => {
   const backend = new MathBackendCPU()
   const { readSync } = backend
@@ -72,7 +72,7 @@ tf.registerBackend('copies', () => {
 })
 tf.copyRegisteredKernels('cpu', 'copies')
 
-// As webgpu does, it gives promises of them alone.
+// Like webgpu, it returns only promises of them.
 tf.registerBackend('asynchronous', () => {
   const backend = new MathBackendCPU()
   backend.readSync = () => {
@@ -202,7 +202,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
     step(() => inPlaceLoss(model()))
     step(() => tf.sum(sequenceLogProbs(model(), labels)))
     step(() => tf.sum(sequenceLogProbs(model(), labels, { gradient: 'in-place' })))
-    // A loss that nothing comes of, and one outside of any gradient.
+    // A loss whose value is not used, and a loss outside of any gradient.
     step(() => {
       ourLoss(model())
       return tf.sum(tf.add(tf.sum(hidden), tf.sum(weight)))
@@ -444,7 +444,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
     )
   })
 
-  // What memory the gradients get has been used.
+  // The memory of the gradients has been used before.
   const useMemory = () =>
     tf.dispose([...Array(4)].flatMap(() => [hidden, weight]).map(({ shape }) => tf.fill(shape, 7)))
 
@@ -583,7 +583,7 @@ describe('what is copied', () => {
   const isSame = (a: ArrayBufferView, b: ArrayBufferView) =>
     a.buffer === b.buffer && a.byteOffset === b.byteOffset && a.byteLength === b.byteLength
 
-  /** How often as many elements as these are read out of the backend, or written into it. */
+  /** Counts reads from the backend and writes into it of this number of elements. */
   function copiesDuring(work: () => void, ...sizes: number[]): number {
     const read = vi.spyOn(tf.backend(), 'readSync')
     const write = vi.spyOn(tf.backend(), 'write')
@@ -731,7 +731,7 @@ describe('bad input', () => {
     expect(await tf.setBackend('wasm')).toBe(true)
   })
 
-  /** What is thrown inside a gradient function, which leaves no tensors behind. */
+  /** The error thrown inside a gradient function, which must leave no tensors behind. */
   function thrown(make: () => tf.Tensor): { code: string; message: string } {
     const { numTensors, numDataBuffers } = tf.memory()
     let caught: unknown

@@ -78,7 +78,7 @@ test('what sequenceLogProbs gives is a reference, and 64-bit integers are as goo
   const chosenLengths = BigInt64Array.of(3n)
   preferenceLossSync({ chosen: [-1], rejected: [-2], chosenLengths, rejectedLengths: [4] }, { lossType: 'simpo' })
   reference.backward([1, 1], { out: true })
-  // @ts-expect-error a gradient that goes nowhere
+  // @ts-expect-error a gradient without a destination
   reference.backward([1, 1], { out: false })
   // @ts-expect-error without the log-probs
   fusedPreferenceLossSync(logits, labels, { reference: { tokenCounts: [2, 2] } })
