@@ -45,6 +45,7 @@ export type {
   PreferencePairs,
   Reference,
   ReferenceLogProbs,
+  ResultGradients,
   RunOptions,
   SequenceLayout,
   SequenceLogProbs,

@@ -80,6 +80,8 @@ export interface ForwardStage {
   logProbs: Float64Array
   /** `[4 R]` out, when a gradient may follow in another job: what it needs to know of each row; private to a backend. */
   states?: Float64Array
+  /** `[R]` out, unrounded, when the entropies' gradient may follow in another job. */
+  entropies?: Float64Array
   /** `[S]` the same as logProbs with the tokens' plain weights; private to a backend. */
   plainLogProbs?: Float64Array
   /** `[S]` out: mean over active rows of (log p(label) - log Σp²), for WPO. */
@@ -144,13 +146,31 @@ export interface LossStage extends LossConfig {
   summary: Float64Array
 }
 
-/** Stage 4: out row = coefficient of its sequence · d logProb / d logits, zeros at inactive rows. */
+/**
+ * d loss / d results of single rows, `[R]` each, 0 when absent; what inactive rows have is not looked at. They are added to
+ * what the coefficients of the sequences give.
+ */
+export interface TokenCoefficients {
+  logProb?: Float64Array
+  logSumExp?: Float64Array
+  /** Needs `entropies` of stage 1. */
+  entropy?: Float64Array
+  meanLogit?: Float64Array
+}
+
+/**
+ * Stage 4: out row = coefficient of its sequence · d logProb / d logits and what the coefficients of the row add, zeros at
+ * inactive rows.
+ */
 export interface GradientStage {
   logits: Rows
   /** Same batch, time and vocab; the same array as the logits for an in-place call. */
   out: Rows
   /** `[4 R]` from stage 1, where that was another job. */
   states?: Float64Array
+  /** `[R]` likewise. */
+  entropies?: Float64Array
+  tokenCoefficients?: TokenCoefficients
   /** `[S]` d loss / d logProb of each sequence; filled (scattered from stage 3 through `pairs`) when the job has one. */
   coefficients: Float64Array
   /** `[S]` those of `plainLogProbs`; private to a backend. */
@@ -166,6 +186,9 @@ export interface HeadGradientStage {
   logits: Rows
   /** `[4 R]` from stage 1, where that was another job. */
   states?: Float64Array
+  /** `[R]` likewise. */
+  entropies?: Float64Array
+  tokenCoefficients?: TokenCoefficients
   /** `[S]` as in {@link GradientStage}. */
   coefficients: Float64Array
   plainCoefficients?: Float64Array

@@ -105,7 +105,7 @@ describe('a field is what its name says', () => {
     },
     policy: {
       ...arrays('logProbs', 'states', 'logWeights', 'tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp'),
-      ...arrays('sumSquaredProbs'),
+      ...arrays('sumSquaredProbs', 'entropies'),
       logits: rows(array(), 110),
       head: head(120),
     },
@@ -125,7 +125,12 @@ describe('a field is what its name says', () => {
       pairDivisor: 157,
       tokenDivisor: 158,
     },
-    gradient: { out: rows(array(), 160), coefficients: array(), skipInactive: true },
+    gradient: {
+      out: rows(array(), 160),
+      coefficients: array(),
+      tokenCoefficients: arrays('logProb', 'logSumExp', 'entropy', 'meanLogit'),
+      skipInactive: true,
+    },
     headGradient: { ...arrays('hidden', 'weight', 'bias'), accumulate: true },
   }
   const settings = { device: 170, stream: 3n, threads: 171, instructionSet: 'avx2', signal: {} }

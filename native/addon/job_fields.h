@@ -70,6 +70,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.lentIn(FPL_FIELD(policy.logits.data), &job.policy.logits.onDevice);
   visitRows(visit, FPL_FIELD(policy.logits));
   visit.out(FPL_FIELD(policy.states));
+  visit.out(FPL_FIELD(policy.entropies));
   visit.out(FPL_FIELD(policy.logProbs));
   visit.out(FPL_FIELD(policy.logWeights));
   visit.out(FPL_FIELD(policy.tokenLogProbs));
@@ -118,6 +119,10 @@ void visitFields(Visitor& visit, Job& job) {
 
   // Stage 4.
   visit.out(FPL_FIELD(gradient.coefficients));
+  visit.in(FPL_FIELD(gradient.tokenCoefficients.logProb));
+  visit.in(FPL_FIELD(gradient.tokenCoefficients.logSumExp));
+  visit.in(FPL_FIELD(gradient.tokenCoefficients.entropy));
+  visit.in(FPL_FIELD(gradient.tokenCoefficients.meanLogit));
   visit.number(FPL_FIELD(gradient.skipInactive));
   visit.lentOut(FPL_FIELD(gradient.out.data), &job.gradient.out.onDevice);
   visitRows(visit, FPL_FIELD(gradient.out));

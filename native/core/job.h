@@ -80,6 +80,7 @@ struct Forward {
   Head head;
   double* logProbs = nullptr;       // [S]
   TokenState* states = nullptr;     // [R]
+  double* entropies = nullptr;      // [R], unrounded, for the entropies' gradient
   double* plainLogProbs = nullptr;  // [S] with tokens.plainWeights; scratch
   double* logWeights = nullptr;     // [S]
   float* tokenLogProbs = nullptr;   // [R] each
@@ -89,7 +90,7 @@ struct Forward {
   float* sumSquaredProbs = nullptr;
 
   FPL_HD bool wantsByProducts() const {
-    return logWeights || tokenEntropies || tokenArgmax || logSumExp || sumSquaredProbs;
+    return logWeights || entropies || tokenEntropies || tokenArgmax || logSumExp || sumSquaredProbs;
   }
 };
 
@@ -124,10 +125,21 @@ struct PreferenceLoss {
   double* summary = nullptr;  // loss, accuracy, margin
 };
 
+// The derivatives of the loss with respect to the results of single rows: [R] each, or null: 0. They are added to what
+// the coefficients of the sequences give; those of inactive rows are not looked at.
+struct TokenCoefficients {
+  const double* logProb = nullptr;
+  const double* logSumExp = nullptr;
+  const double* entropy = nullptr;
+  const double* meanLogit = nullptr;
+};
+
 // Stage 4.
 struct Gradient {
   Rows logits, out;
-  const TokenState* states = nullptr;   // [R]
+  const TokenState* states = nullptr;  // [R]
+  const double* entropies = nullptr;   // [R], where tokenCoefficients has those of the entropy
+  TokenCoefficients tokenCoefficients;
   double* coefficients = nullptr;       // [S]
   double* plainCoefficients = nullptr;  // [S] those of tokens.plainWeights, or null
   bool skipInactive = false;            // leave the inactive rows of `out` as they are
@@ -136,8 +148,10 @@ struct Gradient {
 // Stage 4 of a head. Outs that are null are not wanted.
 struct HeadGradient {
   Head head;
-  Rows logits;                          // sizes alone
-  const TokenState* states = nullptr;   // [R]
+  Rows logits;                         // sizes alone
+  const TokenState* states = nullptr;  // [R]
+  const double* entropies = nullptr;   // [R], where tokenCoefficients has those of the entropy
+  TokenCoefficients tokenCoefficients;
   double* coefficients = nullptr;       // [S]
   double* plainCoefficients = nullptr;  // [S] those of tokens.plainWeights, or null
   float* hidden = nullptr;              // [R, D]

@@ -78,7 +78,7 @@ void checkJob(const Job& job) {
   if (job.hasLoss) checkLoss(job);
   if (job.hasGradient) {
     const Gradient& g = job.gradient;
-    FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy));
+    FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.entropies || !g.tokenCoefficients.entropy));
     FPL_ASSERT(g.out.count() == g.logits.count() && g.out.vocab == g.logits.vocab && g.out.dtype == g.logits.dtype);
     checkRows(g.logits, true);
     checkRows(g.out, true);
@@ -86,7 +86,7 @@ void checkJob(const Job& job) {
   if (job.hasHeadGradient) {
     const HeadGradient& g = job.headGradient;
     FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.hidden || g.weight || g.bias));
-    FPL_ASSERT(!g.onDevice);
+    FPL_ASSERT(!g.onDevice && (g.entropies || !g.tokenCoefficients.entropy));
     checkHead(g.head, g.logits);
   }
 }

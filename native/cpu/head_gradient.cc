@@ -19,23 +19,24 @@ constexpr int64_t kPanelsPerTask = 8;  // to pack
 
 struct ActiveRow {
   int64_t row;
-  RowGradient values;
+  RowValues values;
   int64_t label;
 };
 
-// The rows that take part: one whose coefficient is 0 does not, whatever its hidden states are, and is put into `idle`.
+// The rows that take part: one whose coefficients are 0 does not, whatever its hidden states are, and is put into
+// `idle`.
 std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences,
                               std::vector<int64_t>& idle) {
   std::vector<ActiveRow> rows;
   for (const int32_t s : sequences) {
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
       if (tokens.targets[row] < 0) continue;
-      const double coefficient = rowCoefficient(tokens, g, s, row);
-      if (coefficient == 0) {
+      const ResultSlopes slopes = resultSlopes(tokens, g, s, row);
+      if (slopes.none()) {
         idle.push_back(row);
         continue;
       }
-      rows.push_back({row, rowGradient(g.states[row], coefficient, 1 / tokens.temperature), tokens.targets[row]});
+      rows.push_back({row, RowValues(g, row, slopes, 1 / tokens.temperature), tokens.targets[row]});
     }
   }
   return rows;
@@ -147,8 +148,7 @@ class HeadBackward {
     for (int64_t i = 0; i < rows; ++i) {
       float* line = logits.data() + i * tileWords_;
       const ActiveRow& row = rows_[r + i];
-      writeGradient(line, line, 0, words, row.label - (block_ + first), row.values, constants_,
-                    context_.kernels.gradient[0]);
+      writeGradient(line, line, 0, words, row.label - (block_ + first), row.values, constants_, context_.kernels);
       lines[i] = line;
     }
     const Vectors gradient{DType::kFloat32, lines};

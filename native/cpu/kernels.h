@@ -6,7 +6,7 @@
 
 #include "../core/asserts.h"
 #include "../core/dtypes.h"
-#include "../core/row_state.h"
+#include "../core/row_gradient.h"
 
 namespace fpl {
 
@@ -80,6 +80,11 @@ struct Kernels {
                       float factor);
   void (*gradientStreamed[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,
                               float factor);
+  // out[i] = w · (constant + perLog · log w) + everywhere, with w = exp(row[i] / T) as FullRowGradient has it.
+  void (*fullGradient[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&,
+                          const FullRowGradient&);
+  void (*fullGradientStreamed[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&,
+                                  const FullRowGradient&);
   // Each sum's terms are added in order, fused where multiply-adds are: the bits do not depend on the panels' shape.
   PanelShape panels;
   void (*multiply)(const Product&);

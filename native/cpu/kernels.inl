@@ -60,17 +60,19 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
 // Stage 1: updateRow.
 #include "row_state.inl"
 
-// Stage 4: gradientRow.
+// Stage 4: gradientRow and fullGradientRow.
 #include "gradient.inl"
 
 // The output layer: multiply.
 #include "product.inl"
 
-#define FPL_KERNELS(name)                                                                       \
-  {                                                                                             \
-    name, {updateRow<float, false>, updateRow<Float16, false>, updateRow<BFloat16, false>},     \
-        {updateRow<float, true>, updateRow<Float16, true>, updateRow<BFloat16, true>},          \
-        {gradientRow<float, false>, gradientRow<Float16, false>, gradientRow<BFloat16, false>}, \
-        {gradientRow<float, true>, gradientRow<Float16, true>, gradientRow<BFloat16, true>},    \
-        {kTileRows, kTileColumns}, multiply, multiplyAdds,                                      \
+#define FPL_KERNELS(name)                                                                                   \
+  {                                                                                                         \
+    name, {updateRow<float, false>, updateRow<Float16, false>, updateRow<BFloat16, false>},                 \
+        {updateRow<float, true>, updateRow<Float16, true>, updateRow<BFloat16, true>},                      \
+        {gradientRow<float, false>, gradientRow<Float16, false>, gradientRow<BFloat16, false>},             \
+        {gradientRow<float, true>, gradientRow<Float16, true>, gradientRow<BFloat16, true>},                \
+        {fullGradientRow<float, false>, fullGradientRow<Float16, false>, fullGradientRow<BFloat16, false>}, \
+        {fullGradientRow<float, true>, fullGradientRow<Float16, true>, fullGradientRow<BFloat16, true>},    \
+        {kTileRows, kTileColumns}, multiply, multiplyAdds,                                                  \
   }

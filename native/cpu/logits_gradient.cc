@@ -1,5 +1,6 @@
-// Stage 4 on the CPU: d logProb / d logits = (onehot - softmax) / temperature, times each sequence's coefficient. Every
-// active row is read once and written once; the others are written as zeros, if at all, and not read.
+// Stage 4 on the CPU: d logProb / d logits = (onehot - softmax) / temperature, times each sequence's coefficient, and
+// what the coefficients of single rows add. Every active row is read once and written once; the others are written as
+// zeros, if at all, and not read.
 #include <algorithm>
 
 #include "rows.h"
@@ -12,12 +13,11 @@ constexpr int64_t kStreamFrom = 16 << 20;
 
 template <typename T>
 void writeRow(const Gradient& g, const RowSegments& segments, int64_t row, int64_t segment, int32_t label,
-              const RowGradient& values, const ExpConstants& constants, bool stream, const CpuContext& context) {
+              const RowValues& values, const ExpConstants& constants, bool stream, const CpuContext& context) {
   T* out = g.out.at<T>(row);
   const int64_t begin = segments.begin(segment), end = segments.end(segment);
   FPL_ASSERT(begin < end && end <= g.out.vocab && label < g.out.vocab);
-  const auto& kernels = stream ? context.kernels.gradientStreamed : context.kernels.gradient;
-  writeGradient(g.logits.at<T>(row), out, begin, end, label, values, constants, kernels[int(g.out.dtype)]);
+  writeGradient(g.logits.at<T>(row), out, begin, end, label, values, constants, context.kernels, stream);
 }
 
 }  // namespace
@@ -30,21 +30,21 @@ void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& se
 
   struct Row {
     int64_t row;
-    double coefficient;
+    ResultSlopes slopes;
   };
   std::vector<Row> rows;
   for (const int32_t s : sequences) {
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
       if (g.skipInactive && tokens.targets[row] < 0) continue;
-      rows.push_back({row, rowCoefficient(tokens, g, s, row)});
+      rows.push_back({row, tokens.targets[row] < 0 ? ResultSlopes{} : resultSlopes(tokens, g, s, row)});
     }
   }
   const int64_t rowCount = int64_t(rows.size());
 
   const auto write = [&](const Row& at, int64_t firstSegment, int64_t lastSegment) {
     const int32_t label = tokens.targets[at.row];
-    RowGradient values;
-    if (label >= 0) values = rowGradient(g.states[at.row], at.coefficient, constants.inverseTemperature);
+    RowValues values;
+    if (label >= 0) values = RowValues(g, at.row, at.slopes, constants.inverseTemperature);
     for (int64_t s = firstSegment; s < lastSegment; ++s) {
       switch (g.out.dtype) {
         case DType::kFloat32:

@@ -47,20 +47,63 @@ double rowCoefficient(const Tokens& tokens, const AnyGradient& gradient, int64_t
   return coefficient + weighed(tokens.plainWeights[row], gradient.plainCoefficients[s] / divisor);
 }
 
+// d loss / d results of an active row of sequence s: what the sequence's have of it, and its own.
+template <typename AnyGradient>
+ResultSlopes resultSlopes(const Tokens& tokens, const AnyGradient& gradient, int64_t s, int64_t row) {
+  const TokenCoefficients& own = gradient.tokenCoefficients;
+  ResultSlopes out;
+  out.logProb = rowCoefficient(tokens, gradient, s, row);
+  if (own.logProb) out.logProb += own.logProb[row];
+  if (own.logSumExp) out.logSumExp = own.logSumExp[row];
+  if (own.entropy) out.entropy = own.entropy[row];
+  if (own.meanLogit) out.meanLogit = own.meanLogit[row];
+  return out;
+}
+
+// What stage 4 writes to a row: as RowGradient says, or as FullRowGradient does where it has to be. By default zeros.
+struct RowValues {
+  bool isFull = false;
+  RowGradient plain;
+  FullRowGradient full;
+
+  RowValues() = default;
+  template <typename AnyGradient>
+  RowValues(const AnyGradient& gradient, int64_t row, const ResultSlopes& slopes, double inverseTemperature)
+      : isFull(slopes.entropy != 0 || slopes.meanLogit != 0) {
+    const TokenState& token = gradient.states[row];
+    if (isFull) {
+      const double entropy = slopes.entropy == 0 ? 0 : gradient.entropies[row];
+      full = fullRowGradient(token, slopes, entropy, inverseTemperature, gradient.logits.vocab);
+    } else {
+      plain = rowGradient(token, slopes.logProb, inverseTemperature, slopes.logSumExp);
+    }
+  }
+
+  float atLabel() const { return isFull ? full.atLabel : plain.atLabel; }
+  // Whether all logits but the label's get the same value, which is then it.
+  bool isConstant() const { return isFull ? full.constant == 0 && full.perLog == 0 : plain.factor == 0; }
+  float constant() const { return isFull ? full.everywhere : 0; }
+  bool isNan() const { return std::isnan(isFull ? full.constant : plain.factor); }
+};
+
 // Stage 4 for logits begin .. end of a row, which may be where the gradient goes.
-template <typename T, typename Kernel>
-void writeGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowGradient& values,
-                   const ExpConstants& constants, Kernel kernel) {
-  if (values.factor == 0) {
-    memset(static_cast<void*>(out + begin), 0, (end - begin) * sizeof(T));
-    return;
+template <typename T>
+void writeGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
+                   const ExpConstants& constants, const Kernels& kernels, bool stream = false) {
+  constexpr int kType = int(kDTypeOf<T>);
+  if (values.isConstant() || values.isNan()) {
+    T value;
+    fromFloat(values.isNan() ? NAN : values.constant(), value);
+    std::fill(out + begin, out + end, value);
+    if (values.isNan() || values.atLabel() == 0) return;
+  } else if (values.isFull) {
+    const auto& kernel = stream ? kernels.fullGradientStreamed : kernels.fullGradient;
+    kernel[kType](logits, out, begin, end, constants, values.full);
+  } else {
+    const auto& kernel = stream ? kernels.gradientStreamed : kernels.gradient;
+    kernel[kType](logits, out, begin, end, constants, values.plain.unit, values.plain.factor);
   }
-  if (std::isnan(values.factor)) {
-    for (int64_t i = begin; i < end; ++i) fromFloat(NAN, out[i]);
-    return;
-  }
-  kernel(logits, out, begin, end, constants, values.unit, values.factor);
-  if (label >= begin && label < end) fromFloat(values.atLabel, out[label]);
+  if (label >= begin && label < end) fromFloat(values.atLabel(), out[label]);
 }
 
 }  // namespace fpl

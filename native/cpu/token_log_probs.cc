@@ -52,6 +52,7 @@ void RowFinisher::operator()(int64_t row, const RowState& state, float labelLogi
   if (forward.tokenLogProbs) forward.tokenLogProbs[row] = float(token.logProb);
   if (!forward.wantsByProducts()) return;
   const TokenByProducts out = byProducts(state, token, label, labelLogit, inverseTemperature);
+  if (forward.entropies) forward.entropies[row] = out.entropy;
   if (forward.tokenEntropies) forward.tokenEntropies[row] = float(out.entropy);
   if (forward.tokenArgmax) forward.tokenArgmax[row] = int32_t(out.argmax);
   if (forward.logSumExp) forward.logSumExp[row] = float(out.logSumExp);

@@ -88,6 +88,7 @@ function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes
     visit.in('policy.logits.data', 'tensor', (policy ?? gradient)?.logits.data)
     visitRows(visit, 'policy.logits', forward.logits)
     visit.out('policy.states', 'float64', forward.states)
+    visit.out('policy.entropies', 'float64', forward.entropies)
   }
   if (policy) visitPolicy(visit, policy)
   const head = (policy ?? headGradient)?.head
@@ -117,6 +118,11 @@ function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes
   if (stage4) {
     visit.part(COEFFICIENTS)
     visit.out('gradient.coefficients', 'float64', stage4.coefficients)
+    const { tokenCoefficients } = stage4
+    visit.in('gradient.tokenCoefficients.logProb', 'float64', tokenCoefficients?.logProb)
+    visit.in('gradient.tokenCoefficients.logSumExp', 'float64', tokenCoefficients?.logSumExp)
+    visit.in('gradient.tokenCoefficients.entropy', 'float64', tokenCoefficients?.entropy)
+    visit.in('gradient.tokenCoefficients.meanLogit', 'float64', tokenCoefficients?.meanLogit)
     visit.number('gradient.skipInactive', stage4.skipInactive ? 1 : 0)
   }
   if (gradient) {

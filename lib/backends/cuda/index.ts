@@ -3,7 +3,7 @@
  */
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { failure } from '../../errors.js'
+import { failure, invalidValue } from '../../errors.js'
 import type { Backend, Job, RunSettings } from '../../job.js'
 import type { Backends, Device } from '../../types/index.js'
 import type { CudaFunctions } from '../cpu/addon.js'
@@ -57,6 +57,13 @@ export function nextId(): number {
   return native.addon.nextId()
 }
 
+/** Refuses what only the other backends can do. */
+function checkSupported({ gradient, headGradient }: Job): void {
+  if ((gradient ?? headGradient)?.tokenCoefficients !== undefined) {
+    throw invalidValue('gradient', 'of per-token results needs the cpu or the js backend; this call runs on \'cuda\'')
+  }
+}
+
 class CudaBackend implements Backend {
   readonly name = 'cuda'
 
@@ -66,6 +73,7 @@ class CudaBackend implements Backend {
   ) {}
 
   runSync(job: Job, settings: RunSettings): void {
+    checkSupported(job)
     const holds = new Holds(settings.needs)
     try {
       withRoom(this.cuda, () => cudaCall(() => this.cuda.run(...this.jobArguments.of(job, settings))))
@@ -75,6 +83,7 @@ class CudaBackend implements Backend {
   }
 
   async run(job: Job, settings: RunSettings): Promise<void> {
+    checkSupported(job)
     const { signal, needs = [] } = settings
     const holds = new Holds(needs)
     try {

@@ -11,7 +11,7 @@ import { logitOf } from './head.js'
 import { sigmoid, softplus } from './numbers.js'
 import { readRow } from './rows.js'
 
-/** Layout of a row's four states: the others' maximum, (1 − p) / Σe, 1 − p, and one unused. */
+/** Layout of a row's four states: the others' maximum, (1 − p) / Σe, 1 − p, and log p. */
 export const STATE_SIZE = 4
 
 /** What stage 2 adds up, `[R]`, unrounded; only active rows are filled. */
@@ -78,7 +78,9 @@ export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens): Generator<v
       stage.states[state] = summary.othersMaximum
       stage.states[state + 1] = summary.othersSum === 0 ? 0 : summary.complement / summary.othersSum
       stage.states[state + 2] = summary.complement
+      stage.states[state + 3] = summary.logProb
     }
+    if (stage.entropies !== undefined) stage.entropies[row] = summary.entropy
     if (stage.tokenLogProbs !== undefined) stage.tokenLogProbs[row] = summary.logProb
     if (stage.tokenEntropies !== undefined) stage.tokenEntropies[row] = summary.entropy
     if (stage.tokenArgmax !== undefined) stage.tokenArgmax[row] = summary.argmax
