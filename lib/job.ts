@@ -92,6 +92,7 @@ export interface ForwardStage {
   tokenArgmax?: Int32Array
   logSumExp?: Float32Array
   sumSquaredProbs?: Float32Array
+  tokenMeanLogits?: Float32Array
 }
 
 /** One loss of the sum. */

@@ -105,7 +105,7 @@ describe('a field is what its name says', () => {
     },
     policy: {
       ...arrays('logProbs', 'states', 'logWeights', 'tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp'),
-      ...arrays('sumSquaredProbs', 'entropies'),
+      ...arrays('sumSquaredProbs', 'entropies', 'tokenMeanLogits'),
       logits: rows(array(), 110),
       head: head(120),
     },

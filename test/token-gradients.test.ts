@@ -30,7 +30,7 @@ const CASES: Case[] = readFileSync(new URL('./golden/tokens.jsonl', import.meta.
   .map((line) => JSON.parse(line))
 
 const TARGETS = [...NATIVE, JS]
-const OUTPUTS: TokenOutput[] = ['tokenLogProbs', 'logSumExp', 'tokenEntropies']
+const OUTPUTS: TokenOutput[] = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits']
 
 // As docs/numerics.md has it: of the sum of the magnitudes of a derivative's terms.
 const GRADIENT_ULPS = 4
@@ -45,7 +45,7 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, gradients, expec
       const wanted = expected[name]!.map(Number)
       expect(got[name]).toHaveLength(wanted.length)
       for (const [i, x] of wanted.entries()) {
-        const bound = 4 * ulp(Math.max(Math.abs(x), 1))
+        const bound = name === 'tokenMeanLogits' ? ulp(x) : 4 * ulp(Math.max(Math.abs(x), 1))
         if (x !== got[name]![i]) expect(Math.abs(got[name]![i] - x)).toBeLessThanOrEqual(bound)
       }
     }
@@ -76,7 +76,7 @@ function numbers(count: number, seed: number): number[] {
   })
 }
 const LOGITS = numbers(2 * 4 * 37, 1).map((x) => 6 * x)
-const PER_TOKEN: Name[] = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits']
+const PER_TOKEN = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits'] as const
 const ALL: Gradients = { logProbs: [0.5, -2] }
 for (const [k, name] of PER_TOKEN.entries()) ALL[name] = numbers(6, 50 + k)
 
@@ -113,19 +113,12 @@ describe.each(TARGETS)('$name', ({ run }) => {
     const loss = (at: number, step: number) => {
       const moved = LOGITS.slice()
       moved[at] += step
-      const got = forward(
-        { outputs: ['tokenLogProbs', 'logSumExp', 'tokenEntropies'] },
-        tensor('float32', SHAPE, moved),
-      )
+      const got = forward({ outputs: OUTPUTS }, tensor('float32', SHAPE, moved))
       let total = ALL.logProbs![0] * got.logProbs[0] + ALL.logProbs![1] * got.logProbs[1]
-      for (const name of ['tokenLogProbs', 'logSumExp', 'tokenEntropies'] as const) {
+      for (const name of PER_TOKEN) {
         for (const [i, slope] of ALL[name]!.entries()) total += slope * got[name]![i]
       }
-      // Of the mean logits, which are linear.
-      const row = Math.floor(at / 37)
-      const token = row < 4 ? row : row - 1
-      const active = row % 4 !== 3 && LABELS[row + 1] !== -100
-      return total + (active ? (ALL.tokenMeanLogits![token] * moved[at]) / 37 : 0)
+      return total
     }
     for (let at = 0; at < LOGITS.length; at += 3) {
       const slope = (loss(at, h) - loss(at, -h)) / (2 * h)
@@ -269,21 +262,26 @@ test('the bits depend on neither threads, batch nor, with fused multiply-adds, i
   const labels = Int32Array.of(7, 39999, 12, 16384)
   const slopes: Gradients = { logProbs: [1, -0.5] }
   for (const [k, name] of PER_TOKEN.entries()) slopes[name] = numbers(4, 70 + k)
-  const options: SequenceOptions = { shift: false, temperature: 0.9, outputs: ['tokenEntropies'] }
+  const options: SequenceOptions = { shift: false, temperature: 0.9, outputs: ['tokenEntropies', 'tokenMeanLogits'] }
   for (const dtype of DTYPES) {
+    const means: Float32Array[] = []
     const wholes = NATIVE.map(({ name, run }) => {
       const call = (threads: number) =>
         sequenceLogProbsSync(tensor(dtype, [2, 2, vocab], elements), labels, { ...options, ...run, threads })
       const read = (sums: SequenceLogProbs, given: Gradients) =>
         Buffer.from(bytes(sums.backward(given).data as Float32Array))
-      const whole = read(call(1), slopes)
-      expect(read(call(2), slopes).equals(whole)).toBe(true)
+      const one = call(1)
+      const two = call(2)
+      const whole = read(one, slopes)
+      expect(read(two, slopes).equals(whole)).toBe(true)
+      means.push(one.tokenMeanLogits!, two.tokenMeanLogits!)
       const second = tensor(dtype, [1, 2, vocab], elements.slice(2 * vocab))
       const alone = sequenceLogProbsSync(second, labels.slice(2), { ...options, ...run, threads: 2 })
       const own = Object.fromEntries(PER_TOKEN.map((key) => [key, slopes[key]!.slice(2)]))
       expect(read(alone, { ...own, logProbs: [-0.5] }).equals(whole.subarray(whole.length / 2))).toBe(true)
       return { name, whole }
     })
+    for (const mean of means) expect(mean).toEqual(means[0])
     const fused = wholes.filter(({ name }) => !name.includes('baseline'))
     for (const { whole } of fused) expect(whole.equals(fused[0].whole)).toBe(true)
   }

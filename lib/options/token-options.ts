@@ -8,7 +8,14 @@ import type { DeviceMemory, Indices, TokenValues } from '../types/index.js'
 import { between, flag, type Given, integer, list, namesOf, oneOf, option, optionTable, perLabel } from './option.js'
 
 /** The per-token results that can be asked for. */
-export const TOKEN_OUTPUTS = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp', 'sumSquaredProbs'] as const
+export const TOKEN_OUTPUTS = [
+  'tokenLogProbs',
+  'tokenEntropies',
+  'tokenArgmax',
+  'logSumExp',
+  'sumSquaredProbs',
+  'tokenMeanLogits',
+] as const
 
 /** Names of the per-token results that can be asked for; see {@link TokenOptions.outputs}. */
 export type TokenOutput = (typeof TOKEN_OUTPUTS)[number]

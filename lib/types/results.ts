@@ -16,6 +16,8 @@ export interface TokenOutputs {
   logSumExp?: Float32Array
   /** Σ p² over the vocabulary. 0 where inactive. */
   sumSquaredProbs?: Float32Array
+  /** Mean of logits / temperature over the vocabulary. 0 where inactive. */
+  tokenMeanLogits?: Float32Array
 }
 
 /** The method that `using` calls, where the type libraries of the caller know it. */
@@ -46,7 +48,6 @@ export interface ResultGradients {
   logSumExp?: ArrayLike<number>
   /** Needs 'tokenEntropies' among the `outputs` of the call. */
   tokenEntropies?: ArrayLike<number>
-  /** Of the mean over the vocabulary of the logits, divided by the temperature. */
   tokenMeanLogits?: ArrayLike<number>
 }
 

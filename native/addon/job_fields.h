@@ -78,6 +78,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.out(FPL_FIELD(policy.tokenArgmax));
   visit.out(FPL_FIELD(policy.logSumExp));
   visit.out(FPL_FIELD(policy.sumSquaredProbs));
+  visit.out(FPL_FIELD(policy.tokenMeanLogits));
   visit.lentIn(FPL_FIELD(policy.head.hidden.data), &job.policy.head.hidden.onDevice);
   visitRows(visit, FPL_FIELD(policy.head.hidden));
   visit.lentIn(FPL_FIELD(policy.head.weight.data), &job.policy.head.weight.onDevice);

@@ -88,7 +88,9 @@ struct Forward {
   int32_t* tokenArgmax = nullptr;
   float* logSumExp = nullptr;
   float* sumSquaredProbs = nullptr;
+  float* tokenMeanLogits = nullptr;
 
+  // But for the mean logit, which has a kernel of its own.
   FPL_HD bool wantsByProducts() const {
     return logWeights || entropies || tokenEntropies || tokenArgmax || logSumExp || sumSquaredProbs;
   }

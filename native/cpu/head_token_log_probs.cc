@@ -12,13 +12,13 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
   const HeadTiling tiling(head, vocab);
   const HeadReader reader(head, vocab);
   const ExpConstants constants(tokens.temperature);
-  const auto update = (forward.wantsByProducts() ? kernels.updateWithByProducts : kernels.update)[0];
+  const RowSweep sweep(forward, constants, kernels);
   const RowFinisher finish{forward, tokens, states, sumSquaredProbs, constants.inverseTemperature};
 
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const int64_t groupRows = std::min(tiling.groupRows, int64_t(active.size()));
   const FloatBuffer hiddenPanels(panelsOf(groupRows, shape.rows) * shape.rows * width);
-  std::vector<RowState> partial(groupRows * tiling.segments);
+  std::vector<SweptRow> partial(groupRows * tiling.segments);
   std::vector<float> labelLogits(groupRows);
   const int64_t tileWords = std::min(tiling.tileWords, vocab), busy = std::min(context.threads, tiling.segments);
   BufferPool tiles(busy, HeadTiling::kRows * tileWords);
@@ -51,10 +51,10 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
             const int64_t label = tokens.targets[rows[r + i]] - first;
             const bool hasLabel = label >= 0 && label < words;
             if (hasLabel) labelLogits[r + i] = logits[label];
-            RowState& state = partial[(r + i) * tiling.segments + segment];
-            const float maximum = state.maximum;
-            update(logits, 0, words, hasLabel ? label : -1, constants, state);
-            if (state.maximum > maximum) state.argmax += first;
+            SweptRow& swept = partial[(r + i) * tiling.segments + segment];
+            const float maximum = swept.state.maximum;
+            sweep.add(logits, DType::kFloat32, 0, words, hasLabel ? label : -1, swept);
+            if (swept.state.maximum > maximum) swept.state.argmax += first;
           }
         }
       }
@@ -65,11 +65,11 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
     context.pool.run(tasks, context.threads, [&](int64_t task) {
       const int64_t last = std::min(count, (task + 1) * HeadTiling::kRows);
       for (int64_t i = task * HeadTiling::kRows; i < last; ++i) {
-        RowState state = partial[i * tiling.segments];
+        SweptRow swept = partial[i * tiling.segments];
         for (int64_t s = 1; s < tiling.segments; ++s) {
-          state.merge(partial[i * tiling.segments + s], constants.inverseTemperature);
+          swept.merge(partial[i * tiling.segments + s], constants.inverseTemperature);
         }
-        finish(rows[i], state, labelLogits[i]);
+        finish(rows[i], swept, labelLogits[i]);
       }
     });
   }

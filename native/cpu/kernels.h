@@ -74,6 +74,8 @@ struct Kernels {
   void (*update[3])(const void* row, int64_t begin, int64_t end, int64_t label, const ExpConstants&, RowState&);
   void (*updateWithByProducts[3])(const void* row, int64_t begin, int64_t end, int64_t label, const ExpConstants&,
                                   RowState&);
+  // Σ of logits begin .. end, the label's too.
+  double (*sum[3])(const void* row, int64_t begin, int64_t end);
   // out[i] = factor · exp(row[i] / T), in units. `out` may be `row`; streamed, it goes past the cache. The factor and
   // what it multiplies must be small enough for float32.
   void (*gradient[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,

@@ -57,7 +57,7 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
 // e^(x / T): for any logit, for those in reach, and times a factor.
 #include "exp.inl"
 
-// Stage 1: updateRow.
+// Stage 1: updateRow and sumOfLogits.
 #include "row_state.inl"
 
 // Stage 4: gradientRow and fullGradientRow.
@@ -70,6 +70,7 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
   {                                                                                                         \
     name, {updateRow<float, false>, updateRow<Float16, false>, updateRow<BFloat16, false>},                 \
         {updateRow<float, true>, updateRow<Float16, true>, updateRow<BFloat16, true>},                      \
+        {sumOfLogits<float>, sumOfLogits<Float16>, sumOfLogits<BFloat16>},                                  \
         {gradientRow<float, false>, gradientRow<Float16, false>, gradientRow<BFloat16, false>},             \
         {gradientRow<float, true>, gradientRow<Float16, true>, gradientRow<BFloat16, true>},                \
         {fullGradientRow<float, false>, fullGradientRow<Float16, false>, fullGradientRow<BFloat16, false>}, \

@@ -27,6 +27,45 @@ void forEachRow(int64_t rows, int64_t vocab, const CpuContext& context, const Wo
   });
 }
 
+// What stage 1 knows of a row, or of a part of it.
+struct SweptRow {
+  RowState state;
+  double sumOfLogits = 0;
+
+  void merge(const SweptRow& other, double inverseTemperature) {
+    state.merge(other.state, inverseTemperature);
+    sumOfLogits += other.sumOfLogits;
+  }
+};
+
+// Stage 1 on parts of rows.
+class RowSweep {
+ public:
+  RowSweep(const Forward& forward, const ExpConstants& constants, const Kernels& kernels)
+      : constants_(constants),
+        update_(forward.wantsByProducts() ? kernels.updateWithByProducts : kernels.update),
+        sum_(kernels.sum),
+        sums_(forward.tokenMeanLogits != nullptr) {}
+
+  // Logits begin .. end, `begin` a multiple of kTile; `label` is among them, or left out already.
+  void add(const void* row, DType dtype, int64_t begin, int64_t end, int64_t label, SweptRow& swept) const {
+    const int type = int(dtype);
+    if (!sums_) return update_[type](row, begin, end, label, constants_, swept.state);
+    // A block is added up while it lies in the cache.
+    for (int64_t start = begin; start < end; start += kBlock) {
+      const int64_t stop = std::min(end, start + kBlock);
+      update_[type](row, start, stop, label, constants_, swept.state);
+      swept.sumOfLogits += sum_[type](row, start, stop);
+    }
+  }
+
+ private:
+  const ExpConstants& constants_;
+  const decltype(Kernels::update)& update_;
+  const decltype(Kernels::sum)& sum_;
+  const bool sums_;
+};
+
 // Stage 1's end for one row.
 struct RowFinisher {
   const Forward& forward;
@@ -35,7 +74,7 @@ struct RowFinisher {
   float* sumSquaredProbs;
   double inverseTemperature;
 
-  void operator()(int64_t row, const RowState& state, float labelLogit) const;
+  void operator()(int64_t row, const SweptRow& swept, float labelLogit) const;
 };
 
 // d loss / d logProb of a row of sequence s, from those of the sequence.

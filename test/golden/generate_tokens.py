@@ -14,7 +14,7 @@ import torch
 
 from generate import DTYPES, build, check_names, label_log_probs, load, sample, split, write
 
-RESULTS = ['tokenLogProbs', 'logSumExp', 'tokenEntropies']
+RESULTS = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits']
 
 
 def tokens_case(case, by, sequences):

@@ -196,6 +196,7 @@ function visitPolicy(visit: FieldVisitor, policy: ForwardStage): void {
   visit.out('policy.tokenArgmax', 'int32', policy.tokenArgmax)
   visit.out('policy.logSumExp', 'float32', policy.logSumExp)
   visit.out('policy.sumSquaredProbs', 'float32', policy.sumSquaredProbs)
+  visit.out('policy.tokenMeanLogits', 'float32', policy.tokenMeanLogits)
 }
 
 function visitLoss(visit: FieldVisitor, loss: LossStage): void {

@@ -58,9 +58,11 @@ export function nextId(): number {
 }
 
 /** Refuses what only the other backends can do. */
-function checkSupported({ gradient, headGradient }: Job): void {
+function checkSupported({ policy, gradient, headGradient }: Job): void {
+  const others = "needs the cpu or the js backend; this call runs on 'cuda'"
+  if (policy?.tokenMeanLogits !== undefined) throw invalidValue('options.outputs', `'tokenMeanLogits' ${others}`)
   if ((gradient ?? headGradient)?.tokenCoefficients !== undefined) {
-    throw invalidValue('gradient', 'of per-token results needs the cpu or the js backend; this call runs on \'cuda\'')
+    throw invalidValue('gradient', `of per-token results ${others}`)
   }
 }
 
@@ -97,6 +99,7 @@ class CudaBackend implements Backend {
 
   /** A job whose tensors are in device memory, ready to be enqueued again and again. */
   prepare(job: Job, settings: RunSettings): object {
+    checkSupported(job)
     return withRoom(this.cuda, () => cudaCall(() => this.cuda.prepare(...this.jobArguments.of(job, settings))))
   }
 }

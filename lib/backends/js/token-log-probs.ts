@@ -86,6 +86,9 @@ export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens): Generator<v
     if (stage.tokenArgmax !== undefined) stage.tokenArgmax[row] = summary.argmax
     if (stage.logSumExp !== undefined) stage.logSumExp[row] = summary.logSumExp
     if (stage.sumSquaredProbs !== undefined) stage.sumSquaredProbs[row] = summary.sumSquaredProbs
+    if (stage.tokenMeanLogits !== undefined) {
+      stage.tokenMeanLogits[row] = Number.isNaN(summary.logProb) ? Number.NaN : meanOf(values) / temperature
+    }
     yield
   }
   return results
@@ -158,6 +161,12 @@ function certain(labelLogit: number, label: number, temperature: number): RowSum
     logSumExp: labelLogit / temperature,
     sumSquaredProbs: 1,
   }
+}
+
+function meanOf(values: Float64Array): number {
+  let sum = 0
+  for (let i = 0; i < values.length; i++) sum += values[i]
+  return sum / values.length
 }
 
 /** −p log p, which is 0 at p = 0. */
