@@ -30,7 +30,10 @@ export interface Tokens {
   offsets: Int32Array
   /** `[S]` number of active rows. */
   counts: Int32Array
+  /** What counts are the numbers x / temperature of the logits x… */
   temperature: number
+  /** …or, where it is given, tanh(x · capScale) / temperature. */
+  capScale?: number
   /** Divide each sequence's sum by its count. */
   average: boolean
   /** Log-prob of a sequence without active rows: 0 or NaN. */

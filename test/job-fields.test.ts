@@ -65,7 +65,7 @@ describe('an addon is refused', () => {
 
 describe('a field is what its name says', () => {
   const NUMBER =
-    /(?:batch|time|vocab|Stride|temperature|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|Divisor|weight|labelSmoothing)$/
+    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|Divisor|weight|labelSmoothing)$/
 
   /** Where lib has what the addon has under this name. */
   const pathOf = (name: string) =>
@@ -100,6 +100,7 @@ describe('a field is what its name says', () => {
       ...arrays('targets', 'weights', 'plainWeights', 'offsets', 'counts'),
       labels: { data: 1n, mask: 2n, wide: true, ignoreIndex: 101, shift: true, invalid: array() },
       temperature: 102,
+      capScale: 104,
       average: true,
       emptyLogProb: 103,
     },

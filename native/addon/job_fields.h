@@ -57,6 +57,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.in(FPL_FIELD(tokens.offsets));
   visit.in(FPL_FIELD(tokens.counts), &job.tokens.sequences);
   visit.number(FPL_FIELD(tokens.temperature));
+  visit.number(FPL_FIELD(tokens.capScale));
   visit.number(FPL_FIELD(tokens.average));
   visit.number(FPL_FIELD(tokens.emptyLogProb));
   visit.address(FPL_FIELD(labels.data));

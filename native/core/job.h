@@ -59,6 +59,9 @@ struct Tokens {
   const int32_t* counts = nullptr;   // [S] active rows
   int64_t sequences = 0;
   double temperature = 1;
+  // What counts are the numbers x / temperature of the logits x or, where this is not 0, tanh(x · capScale) /
+  // temperature.
+  double capScale = 0;
   bool average = false;
   double emptyLogProb = 0;
 

@@ -32,6 +32,7 @@ void checkHead(const Head& head, const Rows& logits) {
 void checkTokens(const Tokens& tokens, const Rows& rows) {
   FPL_ASSERT(tokens.targets && tokens.offsets && tokens.counts && tokens.sequences >= 0);
   FPL_ASSERT(tokens.temperature > 0 && tokens.temperature < INFINITY);
+  FPL_ASSERT(tokens.capScale >= 0 && tokens.capScale < INFINITY);
   FPL_ASSERT(tokens.offsets[0] >= 0);
   for (int64_t s = 0; s < tokens.sequences; ++s) {
     FPL_ASSERT(tokens.offsets[s] <= tokens.offsets[s + 1] && tokens.offsets[s + 1] <= rows.count());

@@ -26,7 +26,7 @@ struct ActiveRow {
 // The rows that take part: one whose coefficients are 0 does not, whatever its hidden states are, and is put into
 // `idle`.
 std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences,
-                              std::vector<int64_t>& idle) {
+                              const LogitConstants& constants, std::vector<int64_t>& idle) {
   std::vector<ActiveRow> rows;
   for (const int32_t s : sequences) {
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
@@ -36,7 +36,7 @@ std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const
         idle.push_back(row);
         continue;
       }
-      rows.push_back({row, RowValues(g, row, slopes, 1 / tokens.temperature), tokens.targets[row]});
+      rows.push_back({row, RowValues(g, row, slopes, constants.perLogit), tokens.targets[row]});
     }
   }
   return rows;
@@ -45,7 +45,8 @@ std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const
 // The stage for groups of at most `groupRows` rows.
 class HeadBackward {
  public:
-  HeadBackward(const HeadGradient& gradient, double temperature, int64_t mostRows, const CpuContext& context)
+  HeadBackward(const HeadGradient& gradient, const LogitConstants& constants, int64_t mostRows,
+               const CpuContext& context)
       : g_(gradient),
         context_(context),
         shape_(context.kernels.panels),
@@ -54,7 +55,7 @@ class HeadBackward {
         byWord_(gradient.head.weight.columnStride == 1),
         tiling_(gradient.head, vocab_),
         reader_(gradient.head, vocab_),
-        constants_(temperature),
+        constants_(constants),
         groupRows_(std::min(tiling_.groupRows, mostRows)),
         blockWords_(std::min(tiling_.blockWords, vocab_)),
         tileWords_(std::min(tiling_.tileWords, blockWords_)),
@@ -230,7 +231,7 @@ class HeadBackward {
   const bool byWord_;  // the weights of a word are neighbours
   const HeadTiling tiling_;
   const HeadReader reader_;
-  const ExpConstants constants_;
+  const LogitConstants& constants_;
   const int64_t groupRows_, blockWords_, tileWords_;
   const int64_t hiddenPanel_, gradientPanel_;  // of the factors of weight's gradient
 
@@ -252,10 +253,11 @@ class HeadBackward {
 void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
   const int64_t width = g.head.width();
   std::vector<int64_t> idle;
-  const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences, idle);
+  const LogitConstants constants(tokens);
+  const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences, constants, idle);
   const int64_t count = int64_t(rows.size());
   // All there is to allocate, before anything of the caller's is written.
-  HeadBackward backward(g, tokens.temperature, count, context);
+  HeadBackward backward(g, constants, count, context);
   if (g.hidden && !g.skipInactive) {
     for (int64_t row = 0; row < g.logits.count(); ++row) {
       if (tokens.targets[row] < 0) memset(g.hidden + row * width, 0, width * sizeof(float));

@@ -11,9 +11,9 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
   const int64_t vocab = forward.logits.vocab, width = head.width();
   const HeadTiling tiling(head, vocab);
   const HeadReader reader(head, vocab);
-  const ExpConstants constants(tokens.temperature);
+  const LogitConstants constants(tokens);
   const RowSweep sweep(forward, constants, kernels);
-  const RowFinisher finish{forward, tokens, states, sumSquaredProbs, constants.inverseTemperature};
+  const RowFinisher finish{forward, tokens, states, sumSquaredProbs, constants.exp.inverseTemperature};
 
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const int64_t groupRows = std::min(tiling.groupRows, int64_t(active.size()));
@@ -47,13 +47,14 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
           reader.logits(kernels, hiddenPanels.data() + r * width, tileRows, weightPanels.data(), first, words,
                         tile.data(), tileWords);
           for (int64_t i = 0; i < tileRows; ++i) {
-            const float* logits = tile.data() + i * tileWords;
+            float* logits = tile.data() + i * tileWords;
+            sweep.cap(logits, words);
             const int64_t label = tokens.targets[rows[r + i]] - first;
             const bool hasLabel = label >= 0 && label < words;
             if (hasLabel) labelLogits[r + i] = logits[label];
             SweptRow& swept = partial[(r + i) * tiling.segments + segment];
             const float maximum = swept.state.maximum;
-            sweep.add(logits, DType::kFloat32, 0, words, hasLabel ? label : -1, swept);
+            sweep.addCapped(logits, DType::kFloat32, 0, words, hasLabel ? label : -1, swept);
             if (swept.state.maximum > maximum) swept.state.argmax += first;
           }
         }
@@ -67,7 +68,7 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
       for (int64_t i = task * HeadTiling::kRows; i < last; ++i) {
         SweptRow swept = partial[i * tiling.segments];
         for (int64_t s = 1; s < tiling.segments; ++s) {
-          swept.merge(partial[i * tiling.segments + s], constants.inverseTemperature);
+          swept.merge(partial[i * tiling.segments + s], constants.exp.inverseTemperature);
         }
         finish(rows[i], swept, labelLogits[i]);
       }

@@ -35,6 +35,19 @@ struct ExpConstants {
   float c2, c3, c4, c5, c6;
 };
 
+// The coefficients of that polynomial at T = 1, but for the first two.
+constexpr double kExp2 = 0.49999993412490124, kExp3 = 0.16666520107834054, kExp4 = 0.041668394213308244;
+constexpr double kExp5 = 0.008368780409796215, kExp6 = 0.0013814466935590675;
+
+// Constants of tanh(x · scale), which soft-capped logits are made of.
+struct CapConstants {
+  explicit CapConstants(double scale);
+
+  bool present;               // scale is not 0
+  float twiceHigh, twiceLow;  // 2 · scale
+  float limit;
+};
+
 // Rows are walked in tiles: the float32 sums of a tile's lanes go to float64 before rounding can build up.
 constexpr int64_t kLanes = 16;          // logical lanes, the same on every instruction set: so are the bits
 constexpr int64_t kTile = 4 * kLanes;   // logits
@@ -87,6 +100,12 @@ struct Kernels {
                           const FullRowGradient&);
   void (*fullGradientStreamed[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&,
                                   const FullRowGradient&);
+  // capped[i] = tanh(row[begin + i] · scale); the second has the slopes 1 - tanh² as well. `capped` may be row + begin.
+  void (*cap[3])(const void* row, int64_t begin, int64_t end, const CapConstants&, float* capped, float* slopes);
+  void (*capWithSlopes[3])(const void* row, int64_t begin, int64_t end, const CapConstants&, float* capped,
+                           float* slopes);
+  // out[begin + i] = values[i] · slopes[i]
+  void (*multiplyBySlopes[3])(const float* values, const float* slopes, void* out, int64_t begin, int64_t end);
   // Each sum's terms are added in order, fused where multiply-adds are: the bits do not depend on the panels' shape.
   PanelShape panels;
   void (*multiply)(const Product&);

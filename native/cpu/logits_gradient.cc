@@ -13,7 +13,7 @@ constexpr int64_t kStreamFrom = 16 << 20;
 
 template <typename T>
 void writeRow(const Gradient& g, const RowSegments& segments, int64_t row, int64_t segment, int32_t label,
-              const RowValues& values, const ExpConstants& constants, bool stream, const CpuContext& context) {
+              const RowValues& values, const LogitConstants& constants, bool stream, const CpuContext& context) {
   T* out = g.out.at<T>(row);
   const int64_t begin = segments.begin(segment), end = segments.end(segment);
   FPL_ASSERT(begin < end && end <= g.out.vocab && label < g.out.vocab);
@@ -23,7 +23,7 @@ void writeRow(const Gradient& g, const RowSegments& segments, int64_t row, int64
 }  // namespace
 
 void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
-  const ExpConstants constants(tokens.temperature);
+  const LogitConstants constants(tokens);
   const RowSegments segments(g.logits.vocab);
   const int64_t size = g.logits.count() * g.logits.vocab * elementSize(g.out.dtype);
   const bool stream = g.out.data != g.logits.data && size >= kStreamFrom;
@@ -44,7 +44,7 @@ void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& se
   const auto write = [&](const Row& at, int64_t firstSegment, int64_t lastSegment) {
     const int32_t label = tokens.targets[at.row];
     RowValues values;
-    if (label >= 0) values = RowValues(g, at.row, at.slopes, constants.inverseTemperature);
+    if (label >= 0) values = RowValues(g, at.row, at.slopes, constants.perLogit);
     for (int64_t s = firstSegment; s < lastSegment; ++s) {
       switch (g.out.dtype) {
         case DType::kFloat32:

@@ -27,6 +27,18 @@ void forEachRow(int64_t rows, int64_t vocab, const CpuContext& context, const Wo
   });
 }
 
+// What makes the numbers that count of the logits: x / temperature or, capped, tanh(x · capScale) / temperature.
+struct LogitConstants {
+  ExpConstants exp;
+  CapConstants cap;
+  double perLogit;  // the derivative with respect to the logit, but for the slope of the tanh
+
+  explicit LogitConstants(const Tokens& tokens)
+      : exp(tokens.temperature),
+        cap(tokens.capScale),
+        perLogit(cap.present ? tokens.capScale * exp.inverseTemperature : exp.inverseTemperature) {}
+};
+
 // What stage 1 knows of a row, or of a part of it.
 struct SweptRow {
   RowState state;
@@ -41,28 +53,47 @@ struct SweptRow {
 // Stage 1 on parts of rows.
 class RowSweep {
  public:
-  RowSweep(const Forward& forward, const ExpConstants& constants, const Kernels& kernels)
+  RowSweep(const Forward& forward, const LogitConstants& constants, const Kernels& kernels)
       : constants_(constants),
+        kernels_(kernels),
         update_(forward.wantsByProducts() ? kernels.updateWithByProducts : kernels.update),
-        sum_(kernels.sum),
         sums_(forward.tokenMeanLogits != nullptr) {}
 
-  // Logits begin .. end, `begin` a multiple of kTile; `label` is among them, or left out already.
+  // Logits begin .. end of a row, `begin` a multiple of kTile; `label` is among them, or left out already.
   void add(const void* row, DType dtype, int64_t begin, int64_t end, int64_t label, SweptRow& swept) const {
-    const int type = int(dtype);
-    if (!sums_) return update_[type](row, begin, end, label, constants_, swept.state);
-    // A block is added up while it lies in the cache.
+    if (!constants_.cap.present) return addCapped(row, dtype, begin, end, label, swept);
+    alignas(64) float block[kBlock];
     for (int64_t start = begin; start < end; start += kBlock) {
       const int64_t stop = std::min(end, start + kBlock);
-      update_[type](row, start, stop, label, constants_, swept.state);
-      swept.sumOfLogits += sum_[type](row, start, stop);
+      const bool hasLabel = label >= start && label < stop;
+      const float maximum = swept.state.maximum;
+      kernels_.cap[int(dtype)](row, start, stop, constants_.cap, block, nullptr);
+      addCapped(block, DType::kFloat32, 0, stop - start, hasLabel ? label - start : -1, swept);
+      if (swept.state.maximum > maximum) swept.state.argmax += start;
     }
   }
 
+  // The same for logits that are capped already, if they have to be.
+  void addCapped(const void* row, DType dtype, int64_t begin, int64_t end, int64_t label, SweptRow& swept) const {
+    const int type = int(dtype);
+    if (!sums_) return update_[type](row, begin, end, label, constants_.exp, swept.state);
+    // A block is added up while it lies in the cache.
+    for (int64_t start = begin; start < end; start += kBlock) {
+      const int64_t stop = std::min(end, start + kBlock);
+      update_[type](row, start, stop, label, constants_.exp, swept.state);
+      swept.sumOfLogits += kernels_.sum[type](row, start, stop);
+    }
+  }
+
+  // Caps float32 logits in their place, if they have to be.
+  void cap(float* logits, int64_t count) const {
+    if (constants_.cap.present) kernels_.cap[0](logits, 0, count, constants_.cap, logits, nullptr);
+  }
+
  private:
-  const ExpConstants& constants_;
+  const LogitConstants& constants_;
+  const Kernels& kernels_;
   const decltype(Kernels::update)& update_;
-  const decltype(Kernels::sum)& sum_;
   const bool sums_;
 };
 
@@ -107,14 +138,14 @@ struct RowValues {
 
   RowValues() = default;
   template <typename AnyGradient>
-  RowValues(const AnyGradient& gradient, int64_t row, const ResultSlopes& slopes, double inverseTemperature)
+  RowValues(const AnyGradient& gradient, int64_t row, const ResultSlopes& slopes, double perLogit)
       : isFull(slopes.entropy != 0 || slopes.meanLogit != 0) {
     const TokenState& token = gradient.states[row];
     if (isFull) {
       const double entropy = slopes.entropy == 0 ? 0 : gradient.entropies[row];
-      full = fullRowGradient(token, slopes, entropy, inverseTemperature, gradient.logits.vocab);
+      full = fullRowGradient(token, slopes, entropy, perLogit, gradient.logits.vocab);
     } else {
-      plain = rowGradient(token, slopes.logProb, inverseTemperature, slopes.logSumExp);
+      plain = rowGradient(token, slopes.logProb, perLogit, slopes.logSumExp);
     }
   }
 
@@ -122,13 +153,14 @@ struct RowValues {
   // Whether all logits but the label's get the same value, which is then it.
   bool isConstant() const { return isFull ? full.constant == 0 && full.perLog == 0 : plain.factor == 0; }
   float constant() const { return isFull ? full.everywhere : 0; }
+  bool isZero() const { return isConstant() && constant() == 0 && atLabel() == 0; }
   bool isNan() const { return std::isnan(isFull ? full.constant : plain.factor); }
 };
 
-// Stage 4 for logits begin .. end of a row, which may be where the gradient goes.
+// Stage 4 for logits begin .. end of a row, capped already if they have to be; `out` may be where they are.
 template <typename T>
-void writeGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
-                   const ExpConstants& constants, const Kernels& kernels, bool stream = false) {
+void writeCappedGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
+                         const ExpConstants& constants, const Kernels& kernels, bool stream) {
   constexpr int kType = int(kDTypeOf<T>);
   if (values.isConstant() || values.isNan()) {
     T value;
@@ -143,6 +175,24 @@ void writeGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t 
     kernel[kType](logits, out, begin, end, constants, values.plain.unit, values.plain.factor);
   }
   if (label >= begin && label < end) fromFloat(values.atLabel(), out[label]);
+}
+
+// The same for logits as they are. Those to be capped go through buffers that stay in the first-level cache.
+template <typename T>
+void writeGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
+                   const LogitConstants& constants, const Kernels& kernels, bool stream = false) {
+  if (!constants.cap.present || values.isZero()) {
+    return writeCappedGradient(logits, out, begin, end, label, values, constants.exp, kernels, stream);
+  }
+  constexpr int64_t kPart = 16 * kTile;
+  constexpr int kType = int(kDTypeOf<T>);
+  alignas(64) float part[kPart], slopes[kPart];
+  for (int64_t start = begin; start < end; start += kPart) {
+    const int64_t stop = std::min(end, start + kPart);
+    kernels.capWithSlopes[kType](logits, start, stop, constants.cap, part, slopes);
+    writeCappedGradient(part, part, 0, stop - start, label - start, values, constants.exp, kernels, false);
+    kernels.multiplyBySlopes[kType](part, slopes, out, start, stop);
+  }
 }
 
 }  // namespace fpl

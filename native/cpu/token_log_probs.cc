@@ -70,7 +70,7 @@ void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const int64_t activeCount = int64_t(active.size());
 
-  const ExpConstants constants(tokens.temperature);
+  const LogitConstants constants(tokens);
   const RowSegments segments(rows.vocab);
   const RowSweep sweep(forward, constants, context.kernels);
 
@@ -81,9 +81,11 @@ void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences
     return swept;
   };
 
-  const RowFinisher finisher{forward, tokens, states, sumSquaredProbs, constants.inverseTemperature};
+  const RowFinisher finisher{forward, tokens, states, sumSquaredProbs, constants.exp.inverseTemperature};
   const auto finishRow = [&](int64_t row, const SweptRow& swept) {
-    finisher(row, swept, logitAt(rows, row, tokens.targets[row]));
+    float labelLogit = logitAt(rows, row, tokens.targets[row]);
+    sweep.cap(&labelLogit, 1);
+    finisher(row, swept, labelLogit);
   };
 
   if (segments.count > 1 && activeCount < 4 * context.threads) {
@@ -95,7 +97,7 @@ void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences
     for (int64_t i = 0; i < activeCount; ++i) {
       SweptRow swept = partial[i * segments.count];
       for (int64_t s = 1; s < segments.count; ++s) {
-        swept.merge(partial[i * segments.count + s], constants.inverseTemperature);
+        swept.merge(partial[i * segments.count + s], constants.exp.inverseTemperature);
       }
       finishRow(active[i], swept);
     }
@@ -106,7 +108,7 @@ void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences
     if (context.cancelled) return;
     SweptRow swept = sweepSegment(active[i], 0);
     for (int64_t s = 1; s < segments.count; ++s) {
-      swept.merge(sweepSegment(active[i], s), constants.inverseTemperature);
+      swept.merge(sweepSegment(active[i], s), constants.exp.inverseTemperature);
     }
     finishRow(active[i], swept);
   });

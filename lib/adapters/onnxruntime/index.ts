@@ -77,9 +77,11 @@ const TOKEN_SETTINGS = {
   ignoreIndex: -100,
   averageLogProb: false,
   temperature: 1,
+  logitScale: 1,
+  logitSoftcap: null, // none
   emptySequence: 'zero',
   ldAlpha: 1,
-} satisfies Required<Omit<TokenOptions, OfBatches | 'outputs'>>
+} satisfies Record<keyof Omit<TokenOptions, OfBatches | 'outputs'>, unknown>
 
 const ofBatches = 'is not taken: it belongs to each batch, as batch.'
 const readOptions = optionsReader([...Object.keys(TOKEN_SETTINGS), ...RUN_OPTIONS, 'model', 'onProgress'], {

@@ -157,6 +157,7 @@ function visitTokens(visit: FieldVisitor, tokens: Tokens): void {
   visit.in('tokens.offsets', 'int32', tokens.offsets)
   visit.in('tokens.counts', 'int32', tokens.counts)
   visit.number('tokens.temperature', tokens.temperature)
+  visit.number('tokens.capScale', tokens.capScale ?? 0)
   visit.number('tokens.average', tokens.average ? 1 : 0)
   visit.number('tokens.emptyLogProb', tokens.emptyLogProb)
 }

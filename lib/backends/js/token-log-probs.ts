@@ -51,7 +51,7 @@ const NOT_A_DISTRIBUTION: RowSummary = {
 /** Yields after every active row, so that a caller may do something else in between. */
 export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens): Generator<void, RowResults> {
   const { logits, head } = stage
-  const { targets, temperature } = tokens
+  const { targets, temperature, capScale } = tokens
   const rowCount = logits.batch * logits.time
   const values = new Float64Array(logits.vocab)
   const results: RowResults = { logProbs: new Float64Array(rowCount) }
@@ -68,6 +68,7 @@ export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens): Generator<v
     } else {
       readRow(logits, row, values)
     }
+    if (capScale !== undefined) for (let v = 0; v < values.length; v++) values[v] = Math.tanh(values[v] * capScale)
     const summary = summarise(values, targets[row], temperature)
     results.logProbs[row] = summary.logProb
     if (results.logSumSquaredProbs !== undefined) {
