@@ -34,7 +34,7 @@ const TOLERANCE = { float32: 1e-4, float16: 1e-2, bfloat16: 5e-2 }
  */
 export function expected({ stage, shape, dtype, shift, width }, inputs) {
   const { logits, labels, reference, positions, policy } = inputs
-  if (stage === 'loss') {
+  if (stage === 'loss' && policy) {
     const { loss, gradient } = preferenceLossSync(
       { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected },
       { beta: BETA },
@@ -100,9 +100,9 @@ export const gradientAt = (hidden, weight, positions) =>
 export function compare(wanted, found, dtype) {
   let error = 0
   let of = ''
-  for (const kind of Object.keys(wanted)) {
-    const a = typeof wanted[kind] === 'number' ? [wanted[kind]] : Array.from(wanted[kind])
-    const b = typeof found[kind] === 'number' ? [found[kind]] : Array.from(found[kind] ?? [])
+  for (const kind of /** @type {(keyof Result)[]} */ (Object.keys(wanted))) {
+    const a = numbersOf(wanted[kind])
+    const b = numbersOf(found[kind])
     const largest = a.reduce((most, x) => Math.max(most, Math.abs(x)), 1e-30)
     const difference =
       a.length === b.length ? a.reduce((most, x, i) => greater(most, Math.abs(x - b[i]) / largest), 0) : Number.NaN
@@ -113,6 +113,10 @@ export function compare(wanted, found, dtype) {
   }
   return { agrees: error <= TOLERANCE[dtype], error, of }
 }
+
+/** A number, or several, as a list. */
+const numbersOf = (/** @type {number | ArrayLike<number> | undefined} */ value) =>
+  typeof value === 'number' ? [value] : Array.from(value ?? [])
 
 /** The larger of the two; NaN if either is. */
 const greater = (/** @type {number} */ a, /** @type {number} */ b) => (Number.isNaN(a) || a > b ? a : b)

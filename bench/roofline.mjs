@@ -52,8 +52,9 @@ export function leastTraffic(workload) {
  */
 export function floorSeconds(traffic, bandwidth) {
   let seconds = 0
-  for (const [way, bytes] of Object.entries(traffic)) {
-    if (bytes > 0) seconds += bytes / bandwidth[way]
+  for (const way of WAYS) {
+    const bytes = traffic[way]
+    if (bytes > 0) seconds += bytes / (bandwidth[way] ?? Number.NaN)
   }
   return seconds
 }
@@ -66,6 +67,7 @@ const SWEEPS = {
   fill: { sweeps: ['fill', 'fillStreaming'], moved: 1 },
   multiply: { sweeps: ['multiply'], moved: 1 },
 }
+const WAYS = /** @type {(keyof Traffic)[]} */ (Object.keys(SWEEPS))
 
 /**
  * Names of the sweeps that the traffic calls for.
@@ -73,7 +75,7 @@ const SWEEPS = {
  * @returns {string[]}
  */
 export function sweepsFor(traffic) {
-  return Object.entries(SWEEPS).flatMap(([way, { sweeps }]) => (traffic[way] > 0 ? sweeps : []))
+  return WAYS.flatMap((way) => (traffic[way] > 0 ? SWEEPS[way].sweeps : []))
 }
 
 /**
@@ -85,7 +87,8 @@ export function sweepsFor(traffic) {
 export function bandwidths(samples, bytes) {
   /** @type {Partial<Traffic>} */
   const found = {}
-  for (const [way, { sweeps, moved }] of Object.entries(SWEEPS)) {
+  for (const way of WAYS) {
+    const { sweeps, moved } = SWEEPS[way]
     const medians = sweeps.filter((sweep) => sweep in samples[0]).map((sweep) => median(samples.map((s) => s[sweep])))
     // Seconds of a sweep over all bytes; of a single operation.
     if (medians.length > 0) found[way] = (way === 'multiply' ? 1 : moved * bytes) / Math.min(...medians)

@@ -80,7 +80,9 @@ export function cells({ entries, rooflines }) {
 }
 
 /** What the machine's memory did in the case, per number of threads. */
-export function bandwidthText(/** @type {import('./measure.mjs').Roofline} */ { threads, bandwidth }) {
+export function bandwidthText(
+  /** @type {Pick<import('./measure.mjs').Roofline, 'threads' | 'bandwidth'>} */ { threads, bandwidth },
+) {
   if (bandwidth.multiply) {
     return `multiply-adds with ${threads} thread${threads === 1 ? '' : 's'}: ${giga(bandwidth.multiply)} GFLOP/s`
   }

@@ -128,9 +128,10 @@ function restore(/** @type {Line} */ { peer, inputs }, /** @type {number} */ ind
   if (inputs.pristine && peer.overwrites) inputs.logits[index].set(inputs.pristine)
 }
 
+/** @type {Record<string, (message: any) => Promise<object>>} */
 const handlers = {
   async prepare({ index, workload, settings, copies, cacheBytes, calls, warmUp }) {
-    const own = index === 0 ? peer : peer.another()
+    const own = index === 0 ? peer : /** @type {Required<typeof peer>} */ (peer).another()
     const bytes = logitsOf(workload) * elementSize(workload.dtype)
     const distinct = Math.max(1, Math.ceil(cacheBytes / bytes))
     const made = makeInputs(workload, peer.ownCopies ? 1 : copies, distinct)

@@ -1,15 +1,35 @@
 /**
- * The contract between the public functions and the backends: a job, made of the four stages it should run.
+ * The contract between the public functions and the backends: a {@link Job}, made of the stages it should run, and a
+ * {@link Backend} that runs it. Whoever writes a backend reads this file and nothing else of lib.
  *
- * Everything here is already checked and normalised; a backend never sees labels, masks, shifts or packing, only rows
- * of logits and the target each row predicts. All results go into arrays the caller of `run` has allocated.
+ * What a job says has been checked. A backend sees no masks, shifts or packing, only rows of logits and the target that each
+ * row predicts; it refuses nothing and has no defaults. Absent fields mean what their docstrings say.
+ *
+ * **Where arrays live.** Tensors (`Rows`, `Matrix`, biases, gradients of a head) are a typed array of the host's, or a
+ * bigint: an address in the memory of the backend's device. All tensors of a job are of one kind, but that a reference's
+ * may be in host memory where the policy's are on a device. Labels may be on a device too; everything else is in arrays of
+ * the host's, which a backend copies to its device itself. A new kind of memory (of wasm, of WebGPU, a shard of a
+ * vocabulary) is one more member of {@link Place}; how results are made there is one more `Memory` of lib/call/memory.ts;
+ * and a backend that does not know it never sees it, since lib/backends/registry.ts picks by where the tensors are.
+ *
+ * **Who owns results.** The caller of `run` has allocated every array that is marked as an out, and it stays the caller's.
+ * A backend writes to outs alone, and keeps no reference to any array once the job has ended. Fields marked as private to a
+ * backend are made by it, and carry its notes from one stage to another.
+ *
+ * **What is asynchronous.** `runSync` returns when all outs are written. `run` returns a promise at once; inputs and outs
+ * belong to the backend until that has settled, the typed arrays of the host's included. A backend that has no synchronous
+ * form throws `ERR_BACKEND_UNAVAILABLE` from `runSync`. Jobs may run at the same time, and share inputs but no outs.
+ *
+ * Letters in shapes: R = batch · time rows, V vocabulary, D width, S sequences, P pairs.
  */
 import type { DType, FDivergence, HostArray, InstructionSet, LossType } from './types/index.js'
 
+/** Memory of a tensor: an array of the host's, or an address on the GPU. */
+export type Place = HostArray | bigint
+
 /** Rows of logits: row (b, t) starts at element `b * batchStride + t * timeStride` of `data` and has `vocab` elements. */
 export interface Rows {
-  /** On the GPU: its address. */
-  data: HostArray | bigint
+  data: Place
   dtype: DType
   batch: number
   time: number
@@ -18,7 +38,7 @@ export interface Rows {
   timeStride: number
 }
 
-/** What each of the R = batch * time rows predicts, and how rows form sequences. */
+/** What each of the R rows predicts, and how rows form sequences. */
 export interface Tokens {
   /** `[R]` the label predicted at each row, -1 where the row is inactive. */
   targets: Int32Array
@@ -57,8 +77,7 @@ export interface DeviceLabels {
 
 /** Elements (row, column) of a matrix, at `row * rowStride + column * columnStride`; one of the two is 1. */
 export interface Matrix {
-  /** On the GPU: its address. */
-  data: HostArray | bigint
+  data: Place
   dtype: DType
   rowStride: number
   columnStride: number
@@ -71,7 +90,7 @@ export interface Head {
   /** `[V, D]` */
   weight: Matrix
   /** `[V]` */
-  bias?: { data: HostArray | bigint; dtype: DType }
+  bias?: { data: Place; dtype: DType }
 }
 
 /** Stages 1 and 2: token log-probs and sequence sums. */
@@ -207,31 +226,46 @@ export interface HeadGradientStage {
   skipInactive: boolean
 }
 
+/**
+ * The stages to run, in this order: 1 and 2 on the policy and on the reference, 3, and 4. A job is one of
+ * - `tokens`, `policy`: log-probs of sequences;
+ * - `tokens`, `gradient` or `headGradient`: a gradient whose `states` an earlier job has filled;
+ * - `loss`: stage 3 alone;
+ * - `tokens`, `policy`, `loss`, perhaps `reference`, and perhaps `gradient` or `headGradient`: all four.
+ */
 export interface Job {
   /** Present unless the job is stage 3 alone. */
   tokens?: Tokens
   policy?: ForwardStage
+  /** Present when the reference's log-probs have to be made of its logits. */
   reference?: ForwardStage
   loss?: LossStage
   gradient?: GradientStage
+  /** Instead of `gradient` where logits come from a head. */
   headGradient?: HeadGradientStage
 }
 
+/** Where and how a job runs. A backend ignores what is another's. */
 export interface RunSettings {
   /** 0 for as many as the process may use. */
   threads: number
+  /** Of the cpu backend; the best there is when absent. */
   instructionSet?: InstructionSet
+  /** Looked at by `run`, until stage 4 begins: no gradient may be written once it has been aborted before that. */
   signal?: AbortSignal
   /** Of the cuda backend. */
   device?: number
+  /** Of the cuda backend: the address of a stream; the default stream when absent. */
   stream?: bigint
   /** The objects whose device memory and stream the addresses are of: as long as a job may run they are kept. */
   needs?: readonly unknown[]
 }
 
+/** Runs jobs. No job leaves anything to the next, and the number of threads changes no bit of a result. */
 export interface Backend {
   readonly name: 'cpu' | 'js' | 'cuda'
+  /** On the calling thread. */
   runSync(job: Job, settings: RunSettings): void
-  /** The same off the calling thread. Rejects with the signal's reason when aborted before stage 4 began. */
+  /** Off the calling thread. Rejects with the signal's reason when aborted before stage 4 began. */
   run(job: Job, settings: RunSettings): Promise<void>
 }

@@ -8,7 +8,7 @@ const directory = dirname(createRequire(import.meta.url).resolve('clang-format/p
 const platform = { linux: 'linux_x64', darwin: 'darwin_x64', win32: 'win32' }[process.platform]
 const program = join(directory, 'bin', platform, 'clang-format')
 const files = ['native', 'test/native'].flatMap((folder) =>
-  readdirSync(folder, { recursive: true })
+  readdirSync(folder, { recursive: true, encoding: 'utf8' })
     .filter((name) => /\.(h|cc|inl|cu|cuh)$/.test(name))
     .map((name) => join(folder, name)),
 )

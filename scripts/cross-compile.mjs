@@ -66,6 +66,6 @@ try {
   }
   await run(link)
 } catch (error) {
-  console.error(error.stderr || error)
+  console.error(/** @type {{ stderr?: string }} */ (error).stderr || error)
   process.exitCode = 1
 }

@@ -15,6 +15,7 @@ const ENTRY = /Compiling entry function '(\w+)' for '(sm_\w+)'/
 const SPILLS = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/
 const USED = /Used (\d+) registers(?:.*?, (\d+) bytes smem)?/
 
+/** @type {{ kernel: string, architecture: string, spills?: number, registers?: number, shared?: number }[]} */
 const kernels = []
 for (const file of readdirSync(folder)) {
   for (const line of readFileSync(join(folder, file), 'utf8').split('\n')) {
@@ -29,8 +30,8 @@ for (const file of readdirSync(folder)) {
 }
 
 /** The kernel's own name and its template arguments. */
-function readable(mangled) {
-  const [, name, rest] = /([a-z]+Kernel)(.*)/.exec(mangled)
+function readable(/** @type {string} */ mangled) {
+  const [, name, rest] = /([a-z]+Kernel)(.*)/.exec(mangled) ?? ['', mangled, '']
   const type = /BFloat16/.test(rest) ? 'bf16' : /Float16/.test(rest) ? 'f16' : /^I(f|NS)/.test(rest) ? 'f32' : ''
   const byProducts = /Lb1/.test(rest) ? ', by-products' : ''
   return type ? `${name}<${type}${byProducts}>` : name

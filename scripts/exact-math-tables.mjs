@@ -12,7 +12,7 @@ import { fileURLToPath } from 'node:url'
 /** A number is a BigInt in units of 2^-BITS, far below the last bit of any table. */
 const BITS = 400n
 const ONE = 1n << BITS
-const times = (a, b) => (a * b) >> BITS
+const times = (/** @type {bigint} */ a, /** @type {bigint} */ b) => (a * b) >> BITS
 const ratio = (a, b) => (BigInt(a) * ONE) / BigInt(b)
 
 /** log(a / b) = 2 artanh((a - b) / (a + b)), for a / b near 1. */
@@ -91,7 +91,11 @@ FPL_HD inline const ${type}* ${name}() {
 }
 `
 
-/** Terms of a sum, until one that is multiplied by 2^-shift is less than a quarter of 2^-192. */
+/**
+ * Terms of a sum, until one that is multiplied by 2^-shift is less than a quarter of 2^-192.
+ * @param {(k: number) => bigint} term
+ * @param {bigint} shift
+ */
 function terms(term, shift) {
   const out = []
   for (let k = 0; term(k) >> (BITS - 194n + shift) !== 0n; k++) out.push(term(k))

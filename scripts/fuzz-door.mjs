@@ -7,9 +7,12 @@
  */
 import { parseArgs } from 'node:util'
 import fc from 'fast-check'
-import { HEAD_GRADIENT_OPTIONS } from '../dist/call/head-gradients.mjs'
-import { PAIRED_OPTIONS } from '../dist/call/paired-call.mjs'
 import * as index from '../dist/index.mjs'
+
+/** The names of options: no part of the face, so that their modules have no types. */
+const inDist = (/** @type {string} */ path) => import(new URL(`../dist/${path}`, import.meta.url).href)
+const { HEAD_GRADIENT_OPTIONS } = await inDist('call/head-gradients.mjs')
+const { PAIRED_OPTIONS } = await inDist('call/paired-call.mjs')
 
 /** As an object, whose functions are called by name. */
 const fpl = { ...index }
@@ -88,15 +91,15 @@ const typed = fc.tuple(fc.constantFrom(...kinds), fc.constantFrom(...lengths)).m
       new Kind(n),
 )
 const shared = typed.map((make) => () => {
-  const { constructor: Kind, byteLength, length } = make()
+  const { constructor: Kind, byteLength, length } = /** @type {any} */ (make())
   return new Kind(new SharedArrayBuffer(byteLength), 0, length)
 })
 const resizable = typed.map((make) => () => {
-  const { constructor: Kind, byteLength } = make()
-  return new Kind(new ArrayBuffer(byteLength, { maxByteLength: byteLength + 64 }))
+  const { constructor: Kind, byteLength } = /** @type {any} */ (make())
+  return new Kind(new /** @type {any} */ (ArrayBuffer)(byteLength, { maxByteLength: byteLength + 64 }))
 })
 const subclassed = typed.map((make) => () => {
-  const array = make()
+  const array = /** @type {any} */ (make())
   const Kind = class extends array.constructor {
     get length() {
       return 10_000
@@ -105,7 +108,7 @@ const subclassed = typed.map((make) => () => {
       return 8
     }
   }
-  return new Kind(array.length)
+  return new /** @type {any} */ (Kind)(array.length)
 })
 const LIES = [
   'length',
@@ -348,6 +351,8 @@ function sync(given) {
         { data: built.data, shape: [batch, time, width] },
         { data: built.weightData, shape: [vocab, width] },
       ]
+      // Of what is passed nothing is sure.
+      /** @type {any} */
       const sums =
         given.name === 'backward'
           ? fpl.sequenceLogProbsSync({ data: built.data, shape: [batch, time, vocab] }, honestLabels)

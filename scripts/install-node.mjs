@@ -18,6 +18,7 @@ const installed = join(folder, 'node_modules', name)
 const manifest = join(installed, 'package.json')
 
 if (!existsSync(manifest) || JSON.parse(readFileSync(manifest, 'utf8')).version !== optionalDependencies[name]) {
+  /** @type {import('node:child_process').ExecFileSyncOptions} */
   const options = { cwd: folder, stdio: ['ignore', 2, 2], shell: process.platform === 'win32' }
   execFileSync('npm', ['ci', '--no-audit', '--no-fund', '--ignore-scripts'], options)
 }

@@ -9,7 +9,13 @@ const shape = [batch, time, vocab]
 const labels = Int32Array.from({ length: batch * time }, (_, i) => (i * 31) % vocab)
 const reference = { chosen: [-90, -91], rejected: [-92, -95] }
 const logits = () => ({ data: Float32Array.from({ length: batch * time * vocab }, (_, i) => (i * 37) % 11), shape })
-const outputs = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp', 'sumSquaredProbs']
+const outputs = /** @type {const} */ ([
+  'tokenLogProbs',
+  'tokenEntropies',
+  'tokenArgmax',
+  'logSumExp',
+  'sumSquaredProbs',
+])
 
 const hidden = () => ({ data: logits().data.subarray(0, batch * time * 9), shape: [batch, time, 9] })
 const weight = { data: logits().data.slice(0, vocab * 9), shape: [vocab, 9] }
@@ -17,6 +23,7 @@ const head = { reference, outputs, gradient: true, bias: new Float32Array(vocab)
 
 let calls = 0
 for (let round = 0; round < 20; round++) {
+  /** @type {import('../dist/index.mjs').FusedOptions} */
   const options = {
     reference,
     outputs,

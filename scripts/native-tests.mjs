@@ -17,7 +17,12 @@ export function need(programs) {
   process.exit(1)
 }
 
-/** Runs a program from the root of the repository; its output is shown unless `capture` asks for it. */
+/**
+ * Runs a program from the root of the repository; its output is shown unless `capture` asks for it.
+ * @param {string} command
+ * @param {string[]} args
+ * @param {{ env?: Record<string, string>, capture?: boolean }} [options]
+ */
 export function run(command, args, { env, capture = false } = {}) {
   return execFileSync(command, args, {
     cwd: root,

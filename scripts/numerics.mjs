@@ -30,6 +30,7 @@ const rows = (program, ...args) =>
 const hasAvx512 = rows(native, 'sets').flat().includes('avx512')
 const wide = hasAvx512 ? native : buildNative('emulated', 'numerics', '-O2', 'g++', ['-DEMULATE_AVX512=ON'])
 
+/** @type {[key: string, name: string, hashes: string[][]][]} */
 const SETS = [
   ['avx2', 'AVX2', rows(native, 'bits', 'avx2')],
   ['avx512', hasAvx512 ? 'AVX-512' : 'AVX-512 (emulated)', rows(wide, 'bits', 'avx512')],
@@ -43,10 +44,14 @@ const table = (head, body) =>
   [head, head.map((_, i) => (i === 0 ? '---' : '--:')), ...body].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
 
 const fused = SETS.filter(([, , hashes]) => same(hashes)).map(([, name]) => name)
-const errors = [
+/** @type {[sets: string, rows: string[][]][]} */
+const measured = [
   [fused.join(', '), rows(native, 'ulps', 'avx2')],
   ['baseline', rows(native, 'ulps', 'baseline')],
-].flatMap(([sets, list]) => list.map(([dtype, count, ...worst]) => [sets, dtype, ...worst, count]))
+]
+const errors = measured.flatMap(([sets, list]) =>
+  list.map(([dtype, count, ...worst]) => [sets, dtype, ...worst, count]),
+)
 const ulps = table(['Instruction set', 'dtype', 'logProb', 'logSumExp', 'entropy', 'Σp²', 'gradient', 'rows'], errors)
 const bits = table(
   ['dtype', 'logits', ...SETS.map(([, name]) => name)],

@@ -99,8 +99,9 @@ function addCuda() {
 }
 
 function writeSizes() {
+  /** @type {Record<string, number>} */
   const sizes = {}
-  for (const file of readdirSync(prebuilds, { recursive: true }).sort()) {
+  for (const file of readdirSync(prebuilds, { recursive: true, encoding: 'utf8' }).sort()) {
     if (/\.(node|so|dll)$/.test(file)) sizes[file.replaceAll('\\', '/')] = statSync(join(prebuilds, file)).size
   }
   writeFileSync(join(prebuilds, 'sizes.json'), `${JSON.stringify(sizes, null, 2)}\n`)

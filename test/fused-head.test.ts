@@ -61,7 +61,7 @@ describe.each([...NATIVE, JS])('$name', ({ run }) => {
         shift: false,
         temperature,
         logitScale,
-        ...(logitSoftcap === null ? {} : { logitSoftcap }),
+        logitSoftcap,
         ...(bias === null ? {} : { bias: Float32Array.from(bias) }),
         outputs: OUTPUTS,
         ...run,

@@ -3,7 +3,7 @@
  * nothing is refused.
  */
 import { describe, expect, test } from 'vitest'
-import type { Constants, PairBatch } from '../lib/backends/js/losses.js'
+import type { Constants, PairBatch } from '../lib/backends/js/formulas.js'
 import { LOSSES } from '../lib/backends/js/losses.js'
 import { preferenceLossSync } from '../lib/index.js'
 import { lossOptions, TAKERS } from '../lib/options/loss-options.js'

@@ -169,7 +169,15 @@ function agreementProblem() {
   const options = { shift: false, reference: REFERENCE, gradient: true }
   const logits = { data, shape: [batch, length, vocab] }
   const { loss, gradLogits } = fusedPreferenceLossSync(logits, labels, { ...options, backend: 'cuda' })
-  return { shape: logits.shape, logits: [...data], labels: [...labels], loss, gradient: [...gradLogits.data] }
+  return {
+    shape: logits.shape,
+    logits: [...data],
+    labels: [...labels],
+    loss,
+    gradient: Array.from(
+      /** @type {Float32Array} */ (/** @type {import('fused-preference-loss').Logits} */ (gradLogits).data),
+    ),
+  }
 }
 
 /** What python3 measures; its complaints when it cannot. */

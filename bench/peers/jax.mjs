@@ -34,7 +34,8 @@ function jaxPeer(formulation, words) {
 
     async prepare(workload, inputs) {
       // It asks for the browser's name; Node has one to give from version 21 on.
-      globalThis.navigator ??= /** @type {any} */ ({ userAgent: `Node.js/${process.versions.node}` })
+      const global = /** @type {any} */ (globalThis)
+      global.navigator ??= { userAgent: `Node.js/${process.versions.node}` }
       const lib = await import('@jax-js/jax')
       const { linearPreferenceValueAndGrad, preferenceValueAndGrad } = await import('fused-preference-loss/jax')
       const { numpy: np, nn } = lib
@@ -49,7 +50,8 @@ function jaxPeer(formulation, words) {
       const rows = batch * time
       const data = /** @type {any} */ (inputs.logits[0])
       const makeLogits = () => np.array(data).reshape([rows, width ?? vocab])
-      const weight = inputs.weight && np.array(/** @type {any} */ (inputs.weight)).reshape([vocab, width])
+      const weight =
+        inputs.weight && np.array(/** @type {any} */ (inputs.weight)).reshape([vocab, /** @type {number} */ (width)])
       const logitsOf = (/** @type {any} */ x, /** @type {any} */ w) => (w ? np.matmul(x, w.transpose()) : x)
       const labels = np
         .array(

@@ -46,7 +46,7 @@ function ownPeer(backend, words) {
       const { stage, shape, dtype, shift } = workload
       const { logits, labels, reference, positions, policy, distinct } = inputs
       const run = { backend, threads, instructionSet }
-      if (stage === 'loss') {
+      if (stage === 'loss' && policy) {
         const pairs = { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected }
         call = () => preferenceLossSync(pairs, { backend, beta: BETA })
         result = () => ({ loss: last.loss, gradient: [...last.gradient.chosen, ...last.gradient.rejected] })

@@ -65,7 +65,7 @@ export const plainJavaScript = {
   run(copy) {
     const { stage, shape } = workload
     const { targets, policy, distinct } = inputs
-    if (stage === 'loss') {
+    if (stage === 'loss' && policy) {
       last = dpo(policy.chosen, policy.rejected)
       return
     }

@@ -11,6 +11,7 @@ import { BETA } from '../cases.mjs'
 const IMPORTS = {
   cpu: () => import('@tensorflow/tfjs-backend-cpu'),
   wasm: () => import('@tensorflow/tfjs-backend-wasm'),
+  // @ts-expect-error: installed by those who want to compare with it
   tensorflow: () => import('@tensorflow/tfjs-node'),
 }
 

@@ -2,7 +2,8 @@
  * Loss options turned into the constants of stage 3, and what the losses need besides the policy's log-probs.
  */
 
-import { LOSSES, type LossNeeds } from '../backends/js/losses.js'
+import type { LossNeeds } from '../backends/js/formulas.js'
+import { LOSSES } from '../backends/js/losses.js'
 import { finite, optionsObject, unknownName } from '../check/options.js'
 import { invalidType, invalidValue, outOfRange } from '../errors.js'
 import { type LossConfig, type LossTerm, MOST_TERMS } from '../job.js'

@@ -16,7 +16,7 @@ import {
 } from '../check/arrays.js'
 import { invalidType, invalidValue, labelOutOfRange, outOfRange, shapeMismatch } from '../errors.js'
 import type { Rows, Tokens } from '../job.js'
-import { LISTS, PER_LABEL, type TokenOptions, tokenOptions } from '../options/token-options.js'
+import { TOKEN_ARRAYS, type TokenOptions, tokenOptions } from '../options/token-options.js'
 import type { Labels } from '../types/index.js'
 import { deviceLabels } from './device-labels.js'
 import { pairsOf } from './pairs.js'
@@ -34,8 +34,6 @@ export interface TokenPlan {
   /** The caller's arrays among labels and options, none of which a gradient may overwrite. */
   arrays(): NamedArray[]
 }
-
-const ARRAYS = [...PER_LABEL, ...LISTS]
 
 /** Whether rows of all sequences follow each other, as `sequenceOffsets` says: checked here before any shape is. */
 export function isPacked({ sequenceOffsets }: TokenOptions): boolean {
@@ -109,7 +107,7 @@ export function tokensOf(
     packed: isPacked(options),
     vocab,
     warnsIfEmpty: options.emptySequence === undefined,
-    arrays: () => [['labels', labels], ...ARRAYS.map((name): NamedArray => [`options.${name}`, options[name]])],
+    arrays: () => [['labels', labels], ...TOKEN_ARRAYS.map((name): NamedArray => [`options.${name}`, options[name]])],
   }
   if (paired || ldAlpha !== 1 || options.pairs !== undefined) plan.pairs = pairsOf(options.pairs, sequences)
   if (ldAlpha !== 1) desensitiseLength(tokens, plan.pairs!, ldAlpha)
@@ -121,7 +119,7 @@ function transformOf(options: TokenOptions): Pick<Tokens, 'temperature' | 'capSc
   const temperature = tokenOptions.temperature.read(options.temperature)
   const scale = tokenOptions.logitScale.read(options.logitScale)
   const cap = tokenOptions.logitSoftcap.read(options.logitSoftcap)
-  if (cap === Number.POSITIVE_INFINITY) {
+  if (cap === null) {
     if (scale === 1) return { temperature }
     return { temperature: folded(temperature / scale, 'options.logitScale', scale) }
   }

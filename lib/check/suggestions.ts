@@ -99,6 +99,9 @@ const LONGEST_NAME = 60
 /** How many names to suggest. */
 const MOST_NAMES = 3
 
+/** A name of fewer letters is not taken for one that differs in a letter, which makes another loss of one of three. */
+const FEWEST_LETTERS = 4
+
 /** As many names can be read at a glance. */
 const FEW_NAMES = 8
 
@@ -123,7 +126,12 @@ function hint(given: string, names: readonly string[], table: readonly Row[]): s
     if (row?.[2] !== undefined) return `: ${row[2]}`
     if (row !== undefined) return question([row[1]])
   }
-  return question(same.length > 0 ? same : near(key, names))
+  return question(same.length > 0 ? same : near(key, names, FEWEST_LETTERS))
+}
+
+/** The name of a command or an option of one that is meant by another; a name has few others beside it there. */
+export function meant(given: string, names: readonly string[]): string | undefined {
+  return near(plain(given.slice(0, LONGEST_NAME)), names, 3)[0]
 }
 
 /** Without what only the style of a language adds: labelSmoothing, label_smoothing and label-smoothing are one name. */
@@ -132,7 +140,7 @@ function plain(name: string): string {
 }
 
 /** Names that begin with the key, or it with them; that hold it, or it them; or that differ in up to a third of it. */
-function near(key: string, names: readonly string[]): string[] {
+function near(key: string, names: readonly string[], fewest: number): string[] {
   const those = (test: (name: string) => boolean) => names.filter((name) => test(plain(name)))
   const most = (name: string) => 2 * name.length >= key.length
   if (key.length < 3) return []
@@ -140,8 +148,7 @@ function near(key: string, names: readonly string[]): string[] {
   if (longer.length > 0) return longer
   const shorter = those((name) => name.length >= 3 && key.startsWith(name) && most(name))
   if (shorter.length > 0) return shorter.sort((a, b) => b.length - a.length).slice(0, 1)
-  // A letter of three makes another loss of one.
-  if (key.length < 4) return []
+  if (key.length < fewest) return []
   const around = those(
     (name) =>
       (name.includes(key) && 2 * key.length >= name.length) || (name.length >= 4 && key.includes(name) && most(name)),

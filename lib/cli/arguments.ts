@@ -2,7 +2,7 @@
  * How commands read their command lines. One that makes no sense is answered with a `WrongUse`.
  */
 import { parseArgs } from 'node:util'
-import { distance } from 'fastest-levenshtein'
+import { meant } from '../check/suggestions.js'
 import type { Option } from './command.js'
 
 /** A command line that makes no sense: exit code 2. */
@@ -51,20 +51,9 @@ export function readInteger(name: string, text: string, low: number, high: numbe
 
 /** The error for a name that is not among `names`: it shows the one that looks like it, or else all of them. */
 export function unknownName(name: string, what: 'command' | 'option', names: readonly string[]): WrongUse {
-  const similar = nearest(name, names)
+  const similar = meant(name, names)
   const hint = similar
     ? `did you mean '${similar}'?`
     : `the ${what}s are ${names.slice(0, -1).join(', ')} and ${names.at(-1)}`
   return new WrongUse(`'${name}' is not ${what === 'option' ? 'an' : 'a'} ${what}; ${hint}`)
-}
-
-/** The first name of which one begins the other, or else the nearest within a third of the length; dashes do not count. */
-function nearest(text: string, names: readonly string[]): string | undefined {
-  const bare = (name: string) => name.replace(/^-+/, '')
-  const word = bare(text)
-  if (word === '') return undefined
-  const prefix = names.find((name) => bare(name).startsWith(word) || word.startsWith(bare(name)))
-  if (prefix !== undefined) return prefix
-  const [closest] = names.map((name) => ({ name, edits: distance(word, bare(name)) })).sort((a, b) => a.edits - b.edits)
-  return closest.edits <= word.length / 3 ? closest.name : undefined
 }

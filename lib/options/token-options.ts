@@ -2,7 +2,7 @@
  * The token options: each is declared here and nowhere else. Letters in shapes: B sequences, T positions, P pairs,
  * S sequences of a packed batch.
  */
-import { unknownName } from '../check/options.js'
+import { positive as positiveNumber, unknownName } from '../check/options.js'
 import { invalidType } from '../errors.js'
 import type { DeviceMemory, Indices, TokenValues } from '../types/index.js'
 import {
@@ -60,9 +60,9 @@ export const tokenOptions = optionTable({
   logitScale: positive(1),
   /**
    * Soft-capped logits, as Gemma's: after `logitScale` and before `temperature`, a logit x becomes C · tanh(x / C) with this
-   * C, a finite number > 0. Defaults to none.
+   * C, a finite number > 0. null, as in models' configurations, is none. Defaults to null.
    */
-  logitSoftcap: positive(Number.POSITIVE_INFINITY),
+  logitSoftcap: option<number | null>(null, (value, name) => (value === null ? null : positiveNumber(value, name, 1))),
   /** `[S + 1]` rising row offsets of packed sequences ("cu_seqlens"): first 0, last the number of tokens. */
   sequenceOffsets: list<Indices>(),
   /**
@@ -96,11 +96,7 @@ type Table = typeof tokenOptions
 /** The names of the arrays among them. */
 export type TokenArray = { [Name in keyof Table]: Table[Name] extends { array: string } ? Name : never }[keyof Table]
 
-/** The names of the arrays that have an element per label. */
-export const PER_LABEL = TOKEN_OPTIONS.filter((name) => tokenOptions[name].array === 'per label') as TokenArray[]
-
-/** The names of the other arrays. */
-export const LISTS = TOKEN_OPTIONS.filter((name) => tokenOptions[name].array === 'of its own length') as TokenArray[]
+export const TOKEN_ARRAYS = TOKEN_OPTIONS.filter((name) => tokenOptions[name].array !== undefined) as TokenArray[]
 
 function namesOfOutputs(value: unknown, name: string): readonly TokenOutput[] {
   if (!Array.isArray(value)) throw invalidType(name, 'an array of names of per-token results', value)

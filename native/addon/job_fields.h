@@ -1,7 +1,7 @@
 // The fields of a job, in the order in which lib passes them: the one place in the addon where that order stands.
 //
-// visitFields calls its visitor once for each field. There are two visitors, both in job_reader.cc: one reads the
-// fields from the arguments of a call, the other writes their names into a text, which the addon exports as
+// visitFields calls its visitor once for each field. There are two visitors, both in job_reader.cc. One fills the
+// fields with what lib has passed. The other writes their names and types into a text, which the addon exports as
 // `jobFields`. lib has a visitFields of its own in job-arguments.ts and makes such a text, too. It refuses an addon
 // whose text differs, so a field that is missing, misplaced or of another type is found when the addon is loaded.
 //
@@ -44,7 +44,7 @@ void visitWeight(Visitor& visit, const char* owner, Head& head) {
 
 template <typename Visitor>
 void visitFields(Visitor& visit, Job& job) {
-  // Where and how it runs.
+  // Settings.
   visit.number(FPL_FIELD(device));
   visit.address(FPL_FIELD(stream));
   visit.number(FPL_FIELD(threads));
@@ -67,7 +67,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(labels.shift));
   visit.out(FPL_FIELD(invalidLabels));
 
-  // Stages 1 and 2. What the policy's forward has in common with stage 4, stage 4 takes from here.
+  // Stages 1 and 2. Stage 4 takes logits, head and states of the policy's forward.
   visit.lentIn(FPL_FIELD(policy.logits.data), &job.policy.logits.onDevice);
   visitRows(visit, FPL_FIELD(policy.logits));
   visit.out(FPL_FIELD(policy.states));
@@ -133,7 +133,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.lentOut(FPL_FIELD(headGradient.bias), &job.headGradient.onDevice);
   visit.number(FPL_FIELD(headGradient.accumulate));
 
-  // The terms of the loss come last, as there is a different number of them each time.
+  // The terms of the loss come last, as their number varies.
   visit.number(FPL_FIELD(loss.terms.count));
   for (int32_t i = 0; i < job.loss.terms.count; ++i) {
     LossTerm& term = job.loss.terms.list[i];

@@ -1,4 +1,4 @@
-// Stage 4 for one row: what its logits are turned into.
+// Stage 4 for one row: the values that replace its logits.
 #pragma once
 
 #include <cmath>
@@ -14,17 +14,17 @@ struct ResultSlopes {
   bool none() const { return logProb == 0 && logSumExp == 0 && entropy == 0 && meanLogit == 0; }
 };
 
-// Every x, which stands for a logit, becomes factor · exp(x / temperature), exp in `unit`, and the label's own the
-// value `atLabel`.
+// Every x, which stands for a logit, becomes factor · exp(x / temperature), where exp is in `unit`. The label's own x
+// becomes `atLabel`.
 struct RowGradient {
   Unit unit;
   float factor = 0;
   float atLabel = 0;
 };
 
-// The magnitude of what a row's e^(x / T) is multiplied by goes into the unit and leaves a factor below 1, so that only
-// results below float32 vanish; but no more of it than leaves the powers of two in reach of float32. Those of the
-// other logits are no larger than 1 - p, and the label's is not used.
+// The magnitude of the factor of a row's e^(x / T) goes into the unit and leaves a factor below 1, so that only results
+// too small for float32 vanish. It goes there only as far as e in the new unit still fits float32. The e of the other
+// logits are no larger than 1 - p of the row's total, and the label's e is not used.
 FPL_HD inline int32_t exponentForUnit(double factor, double complement) {
   int exponent = 0, below = 0;
   if (fabs(factor) < INFINITY) frexp(factor, &exponent);
@@ -38,7 +38,7 @@ FPL_HD inline int32_t exponentForUnit(double factor, double complement) {
 FPL_HD inline RowGradient rowGradient(const TokenState& token, double coefficient, double perLogit,
                                       double ofLogSumExp = 0) {
   RowGradient out;
-  if (coefficient == 0 && ofLogSumExp == 0) return out;  // whatever the row holds
+  if (coefficient == 0 && ofLogSumExp == 0) return out;  // zeros, even where the row holds NaN
   const double slope = coefficient * perLogit;
   double atLabel = slope * token.complement, others = -slope;
   if (ofLogSumExp != 0) {

@@ -8,7 +8,7 @@
 namespace fpl {
 namespace {
 
-// Rows lie one after the other and do not overlap; what is written may not even touch.
+// Rows lie one after the other and do not overlap.
 void checkRows(const Rows& rows, bool exist) {
   FPL_ASSERT(rows.batch >= 0 && rows.time >= 0 && rows.vocab > 0);
   FPL_ASSERT(int32_t(rows.dtype) >= 0 && int32_t(rows.dtype) < 3);
@@ -28,7 +28,7 @@ void checkHead(const Head& head, const Rows& logits) {
   FPL_ASSERT(weight.columnStride >= (weight.columnStride == 1 ? 1 : logits.vocab));
 }
 
-// Sequences are runs of rows that follow one another; each knows how many of its rows are active.
+// Sequences are runs of rows, one after the other. Each knows how many of its rows are active.
 void checkTokens(const Tokens& tokens, const Rows& rows) {
   FPL_ASSERT(tokens.targets && tokens.offsets && tokens.counts && tokens.sequences >= 0);
   FPL_ASSERT(tokens.temperature > 0 && tokens.temperature < INFINITY);

@@ -1,4 +1,4 @@
-// Which instruction sets this CPU has, and the constants every one of them shares.
+// Finds the instruction sets of this CPU, and computes the constants that all of them share.
 #include <cmath>
 #include <cstring>
 
@@ -63,7 +63,7 @@ Registers cpuid(uint32_t leaf, uint32_t subleaf) {
   return r;
 }
 
-// The vector registers whose contents the operating system saves.
+// The vector registers whose contents the operating system saves, a bit for each kind.
 uint64_t savedRegisters() {
 #if defined(_MSC_VER)
   return _xgetbv(0);

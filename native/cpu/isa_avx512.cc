@@ -3,7 +3,7 @@
 
 #if defined(__x86_64__) || defined(_M_X64)
 #if defined(__GNUC__) && !defined(__clang__)
-// GCC 12's own header reads uninitialised vectors on purpose, and warns of it.
+// GCC 12's own header reads uninitialised vectors on purpose, and GCC warns of that.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -32,7 +32,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 16;
-  static constexpr int64_t kTileRows = 12, kTileVectors = 2;
+  static constexpr int64_t kMicroRows = 12, kMicroVectors = 2;
   __m512 v;
 };
 struct F64 {
@@ -78,7 +78,7 @@ inline void store(Float16* p, F32 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
 
-// Past the cache. `drain` orders it before what the thread does next.
+// Stores past the cache. `drain` orders them before the thread's next memory accesses.
 inline void stream(float* p, F32 x) { _mm512_stream_ps(p, x.v); }
 inline void stream(Float16* p, F32 x) {
   _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));

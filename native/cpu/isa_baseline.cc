@@ -16,7 +16,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = false;
   static constexpr int64_t kWidth = 4;
-  static constexpr int64_t kTileRows = 4, kTileVectors = 2;
+  static constexpr int64_t kMicroRows = 4, kMicroVectors = 2;
   __m128 v;
 };
 struct F64 {
@@ -64,8 +64,8 @@ inline void store(Float16* p, F32 x) {
   for (int i = 0; i < 4; ++i) fromFloat(lanes[i], p[i]);
 }
 
-// Past the cache; half precision, converted one by one, is not worth it. `drain` orders it before what the thread does
-// next.
+// Stores past the cache. Half precision, which is converted one by one, is too slow to gain by that. `drain` orders
+// them before the thread's next memory accesses.
 inline void stream(float* p, F32 x) { _mm_stream_ps(p, x.v); }
 inline void stream(Float16* p, F32 x) { store(p, x); }
 inline void drain() { _mm_sfence(); }

@@ -15,7 +15,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 4;
-  static constexpr int64_t kTileRows = 8, kTileVectors = 2;
+  static constexpr int64_t kMicroRows = 8, kMicroVectors = 2;
   float32x4_t v;
 };
 struct F64 {
@@ -60,7 +60,7 @@ inline void store(Float16* p, F32 x) {
   vst1_u16(reinterpret_cast<uint16_t*>(p), vreinterpret_u16_f16(vcvt_f16_f32(x.v)));
 }
 
-// There is no streaming store to write in plain C.
+// NEON's intrinsics have no streaming store.
 template <typename T>
 inline void stream(T* p, F32 x) {
   store(p, x);

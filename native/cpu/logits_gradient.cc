@@ -1,6 +1,6 @@
 // Stage 4 on the CPU: d logProb / d logits = (onehot - softmax) / temperature, times each sequence's coefficient, and
-// what the coefficients of single rows add. Every active row is read once and written once; the others are written as
-// zeros, if at all, and not read.
+// what the coefficients of single rows add. Every active row is read once and written once. Inactive rows are not read;
+// they become zeros, unless they are skipped.
 #include <algorithm>
 
 #include "rows.h"
@@ -8,17 +8,19 @@
 namespace fpl {
 namespace {
 
-// Gradients larger than this are written past the cache, which could not keep them for whoever reads them next.
+// Gradients larger than this are written past the cache, which could not keep them for their reader.
 constexpr int64_t kStreamFrom = 16 << 20;
 
+// Logits begin .. end of a row.
 template <typename T>
-void writeRow(const Gradient& g, const RowSegments& segments, int64_t row, int64_t segment, int32_t label,
-              const RowValues& values, const LogitConstants& constants, bool stream, const CpuContext& context) {
-  T* out = g.out.at<T>(row);
-  const int64_t begin = segments.begin(segment), end = segments.end(segment);
+void writeRow(const Gradient& g, int64_t row, int64_t begin, int64_t end, int32_t label, const RowValues& values,
+              const LogitConstants& constants, bool stream, const CpuContext& context) {
   FPL_ASSERT(begin < end && end <= g.out.vocab && label < g.out.vocab);
-  writeGradient(g.logits.at<T>(row), out, begin, end, label, values, constants, context.kernels, stream);
+  writeGradient(g.logits.at<T>(row), g.out.at<T>(row), begin, end, label, values, constants, context.kernels, stream);
 }
+
+// By DType.
+constexpr decltype(&writeRow<float>) kWriteRow[] = {writeRow<float>, writeRow<Float16>, writeRow<BFloat16>};
 
 }  // namespace
 
@@ -46,17 +48,8 @@ void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& se
     RowValues values;
     if (label >= 0) values = RowValues(g, at.row, at.slopes, constants.perLogit);
     for (int64_t s = firstSegment; s < lastSegment; ++s) {
-      switch (g.out.dtype) {
-        case DType::kFloat32:
-          writeRow<float>(g, segments, at.row, s, label, values, constants, stream, context);
-          break;
-        case DType::kFloat16:
-          writeRow<Float16>(g, segments, at.row, s, label, values, constants, stream, context);
-          break;
-        case DType::kBFloat16:
-          writeRow<BFloat16>(g, segments, at.row, s, label, values, constants, stream, context);
-          break;
-      }
+      kWriteRow[int(g.out.dtype)](g, at.row, segments.begin(s), segments.end(s), label, values, constants, stream,
+                                  context);
     }
   };
 

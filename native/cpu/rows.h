@@ -1,4 +1,4 @@
-// What stages 1 and 4 do with a row wherever its logits come from.
+// The parts of stages 1 and 4 that do not depend on where the logits come from.
 #pragma once
 
 #include <algorithm>
@@ -11,17 +11,18 @@
 
 namespace fpl {
 
-// The rows of these sequences that predict something, in order.
+// The active rows of these sequences, in order: those that predict a label.
 std::vector<int64_t> activeRows(const Tokens& tokens, const Sequences& sequences);
 
-// Calls work(i) for every i in [0, rows), on the threads of the context. A task is a run of neighbours: what is fetched
-// ahead beyond the end of a row is then wanted by the same thread. Many tasks a thread, so that all end together.
+// Calls work(i) for every i in [0, rows), on the threads of the context. A task is a run of neighbours, so that logits
+// that are fetched ahead, behind the end of a row, are those that the same thread needs next. There are many tasks for
+// each thread, so that all threads end at about the same time.
 template <typename Work>
 void forEachRow(int64_t rows, int64_t vocab, const CpuContext& context, const Work& work) {
   constexpr int64_t kTasksPerThread = 32, kLogitsOfTask = 2 * kBlock;
   const int64_t even = rows / (kTasksPerThread * context.threads);
   const int64_t rowsOfTask = std::max<int64_t>({1, kLogitsOfTask / vocab, even});
-  context.pool.run((rows + rowsOfTask - 1) / rowsOfTask, context.threads, [&](int64_t task) {
+  context.pool.run(ceilDiv(rows, rowsOfTask), context.threads, [&](int64_t task) {
     const int64_t last = std::min(rows, (task + 1) * rowsOfTask);
     for (int64_t i = task * rowsOfTask; i < last; ++i) work(i);
   });
@@ -97,7 +98,7 @@ class RowSweep {
   const bool sums_;
 };
 
-// Stage 1's end for one row.
+// The end of stage 1 for one row: writes its state and the outputs of its token.
 struct RowFinisher {
   const Forward& forward;
   const Tokens& tokens;
@@ -108,7 +109,7 @@ struct RowFinisher {
   void operator()(int64_t row, const SweptRow& swept, float labelLogit) const;
 };
 
-// d loss / d logProb of a row of sequence s, from those of the sequence.
+// d loss / d logProb of a row, from the coefficients of its sequence s.
 template <typename AnyGradient>
 double rowCoefficient(const Tokens& tokens, const AnyGradient& gradient, int64_t s, int64_t row) {
   const int32_t divisor = tokens.average ? tokens.counts[s] : 1;
@@ -162,11 +163,15 @@ template <typename T>
 void writeCappedGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
                          const ExpConstants& constants, const Kernels& kernels, bool stream) {
   constexpr int kType = int(kDTypeOf<T>);
+  if (values.isZero()) {
+    memset(static_cast<void*>(out + begin), 0, (end - begin) * sizeof(T));
+    return;
+  }
   if (values.isConstant() || values.isNan()) {
     T value;
     fromFloat(values.isNan() ? NAN : values.constant(), value);
     std::fill(out + begin, out + end, value);
-    if (values.isNan() || values.atLabel() == 0) return;
+    if (values.isNan()) return;
   } else if (values.isFull) {
     const auto& kernel = stream ? kernels.fullGradientStreamed : kernels.fullGradient;
     kernel[kType](logits, out, begin, end, constants, values.full);

@@ -1,4 +1,4 @@
-// Stage 1 on the CPU: every active row of logits is read once, block by block through the cache, into its row state.
+// Stage 1 on the CPU: reads every active row of logits once and adds it to its row state.
 #include <algorithm>
 
 #include "rows.h"
@@ -7,10 +7,9 @@ namespace fpl {
 
 RowSegments::RowSegments(int64_t vocabSize) : vocab(vocabSize) {
   constexpr int64_t kTarget = 4 * kBlock;
-  count = (vocab + kTarget - 1) / kTarget;
-  length = (vocab + count - 1) / count;
-  length = (length + kTile - 1) / kTile * kTile;
-  count = (vocab + length - 1) / length;
+  const int64_t wanted = ceilDiv(vocab, kTarget);
+  length = ceilDiv(ceilDiv(vocab, wanted), kTile) * kTile;
+  count = ceilDiv(vocab, length);
   FPL_ASSERT(length % kTile == 0 && begin(count - 1) < vocab);
 }
 
@@ -26,10 +25,6 @@ float logitAt(const Rows& rows, int64_t row, int64_t index) {
       break;
   }
   return toFloat(*(rows.at<BFloat16>(row) + index));
-}
-
-const void* rowData(const Rows& rows, int64_t row) {
-  return static_cast<const char*>(rows.data) + rows.offset(row) * elementSize(rows.dtype);
 }
 
 }  // namespace
@@ -76,8 +71,7 @@ void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences
 
   const auto sweepSegment = [&](int64_t row, int64_t segment) {
     SweptRow swept;
-    sweep.add(rowData(rows, row), rows.dtype, segments.begin(segment), segments.end(segment), tokens.targets[row],
-              swept);
+    sweep.add(rows.begin(row), rows.dtype, segments.begin(segment), segments.end(segment), tokens.targets[row], swept);
     return swept;
   };
 

@@ -101,8 +101,11 @@ export function membersOf(declared) {
     const own = properties.map((property) => inferred(property, checker)).sort((a, b) => a.node.pos - b.node.pos)
     return { own, inherited: [] }
   }
-  const members = ts.isInterfaceDeclaration(node) ? node.members : (node.type.members ?? [])
-  const own = members.filter(({ name }) => ts.isIdentifier(name) || ts.isStringLiteral(name)).map(declaredMember)
+  const { type: alias } = /** @type {{ type?: ts.TypeLiteralNode }} */ (node)
+  const members = ts.isInterfaceDeclaration(node) ? node.members : (alias?.members ?? [])
+  const isNamed = (/** @type {ts.TypeElement} */ { name }) =>
+    name && (ts.isIdentifier(name) || ts.isStringLiteral(name))
+  const own = members.filter(isNamed).map(declaredMember)
   const names = new Set(own.map(({ name }) => name.replaceAll("'", '')))
   const inherited = properties.map(({ name }) => name).filter((name) => !names.has(name))
   return { own, inherited: inherited.sort() }

@@ -19,7 +19,8 @@ const CONSTANTS = { labelSmoothing: 0.25, gamma: 1, rewardShift: 0.1, discopopTa
 
 /** @param {{ type: import('typescript').UnionType }} lossType */
 export function lossTable({ type }) {
-  const rows = type.types.map(({ value: lossType }) => {
+  const names = /** @type {import('typescript').StringLiteralType[]} */ (type.types)
+  const rows = names.map(({ value: lossType }) => {
     const takes = Object.keys(CONSTANTS).filter((name) => runs(PAIRS, { lossType, [name]: CONSTANTS[name] }))
     if (runs(PAIRS, { lossType, fDivergence: 'js' })) takes.push('fDivergence')
     if (runs(PAIRS, { lossType, normalizer: 'sum' })) takes.push('normalizer')

@@ -35,6 +35,8 @@ const WRONG = {
       tokenWeights: [1],
       averageLogProb: 1,
       temperature: 0,
+      logitScale: 0,
+      logitSoftcap: Number.POSITIVE_INFINITY,
       sequenceOffsets: 8,
       emptySequence: 'skip',
       outputs: ['entropy'],
@@ -115,7 +117,8 @@ export async function errorOf(path, type, option) {
     throw new Error(`scripts/api/wrong-values.mjs has no ${option} of ${path}/${type}`)
   try {
     await call({ [option]: values[option] })
-  } catch (error) {
+  } catch (thrown) {
+    const error = /** @type {Error & { code?: string }} */ (thrown)
     if (error.code?.startsWith('ERR_')) return `${error.code}: ${error.message}`
     throw error
   }

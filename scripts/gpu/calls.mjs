@@ -13,8 +13,14 @@ const SHAPES = [
   [2, 3, 16_387],
   [2, 2, 40_001],
 ]
-const OUTPUTS = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp', 'sumSquaredProbs']
-const LOSSES = ['sigmoid', 'aot', 'aot_unpaired', 'simpo', 'orpo']
+const OUTPUTS = /** @type {const} */ ([
+  'tokenLogProbs',
+  'tokenEntropies',
+  'tokenArgmax',
+  'logSumExp',
+  'sumSquaredProbs',
+])
+const LOSSES = /** @type {const} */ (['sigmoid', 'aot', 'aot_unpaired', 'simpo', 'orpo'])
 
 let calls = 0
 for (const shape of SHAPES) {
@@ -50,8 +56,12 @@ for (const shape of SHAPES) {
     }
   }
 }
-/** Loss and gradients of an output layer, its logits made here and the loss by the js backend. */
-function layer(hidden, weight, bias, [batch, time, width], vocab, labels, options) {
+/**
+ * Loss and gradients of an output layer, its logits made here and the loss by the js backend.
+ * @param {Float32Array[]} parts hidden, weight and bias
+ * @param {number[]} shape
+ */
+function layer([hidden, weight, bias], [batch, time, width], vocab, labels, options) {
   const rows = batch * time
   const data = new Float32Array(rows * vocab)
   for (let r = 0; r < rows; r++) {
@@ -63,10 +73,11 @@ function layer(hidden, weight, bias, [batch, time, width], vocab, labels, option
   }
   const logits = { data, shape: [batch, time, vocab] }
   const { loss, gradLogits } = fusedPreferenceLossSync(logits, labels, { ...options, backend: 'js', gradient: true })
+  const gradients = /** @type {Float32Array} */ (gradLogits?.data)
   const gradient = [new Float64Array(rows * width), new Float64Array(vocab * width), new Float64Array(vocab)]
   for (let r = 0; r < rows; r++) {
     for (let v = 0; v < vocab; v++) {
-      const g = gradLogits.data[r * vocab + v]
+      const g = gradients[r * vocab + v]
       gradient[2][v] += g
       for (let d = 0; d < width; d++) {
         gradient[0][r * width + d] += g * weight[v * width + d]
@@ -100,8 +111,8 @@ for (const [batch, time, width, vocab] of [
         return dtype === 'float32' ? list : Uint16Array.from(bits, (b) => (dtype === 'bfloat16' ? b >>> 16 : half(b)))
       })
       const labels = Int32Array.from({ length: batch * time }, (_, i) => (i % 4 === 1 ? -100 : (i * 7919) % vocab))
-      const options = { shift: false, lossType: 'cpo' }
-      const wanted = layer(...numbers, [batch, time, width], vocab, labels, options)
+      const options = { shift: false, lossType: /** @type {const} */ ('cpo') }
+      const wanted = layer(numbers, [batch, time, width], vocab, labels, options)
       const [hidden, weight, bias] = stored.map((data) => DeviceBuffer.from(data))
       const outs = numbers.map((list) => new DeviceBuffer(4 * list.length))
       for (const there of [labels, DeviceBuffer.from(labels)]) {

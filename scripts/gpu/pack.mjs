@@ -28,7 +28,7 @@ const PARTS = [
   CUDA_LIBRARY,
 ]
 /** What the tests and benchmarks that run there import; their own dependencies come along. */
-const PACKAGES = ['vitest', 'fast-check', 'fastest-levenshtein', 'node-gyp-build']
+const PACKAGES = ['vitest', 'fast-check', 'node-gyp-build']
 
 if (!existsSync(join(root, CUDA_LIBRARY))) {
   console.error(`gpu:pack: there is no ${CUDA_LIBRARY}; it is built where nvcc is on the PATH`)

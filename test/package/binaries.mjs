@@ -99,6 +99,7 @@ function checkPe(bytes, arch) {
   })
   const offset = (address) => {
     const section = sections.find((s) => address >= s.address && address < s.address + s.size)
+    assert(section, `no section has the address ${address}`)
     return section.data + address - section.address
   }
   const text = (address) => bytes.toString('latin1', offset(address), bytes.indexOf(0, offset(address)))
@@ -133,7 +134,7 @@ function checkMachO(bytes, arch) {
     if (command === BUILD_VERSION) oldest = bytes.readUInt32LE(at + 12) >>> 16
     if (command === CODE_SIGNATURE) signed = true
   }
-  assert(oldest <= 11, `needs macOS ${oldest}`)
+  assert(oldest !== undefined && oldest <= 11, `needs macOS ${oldest}`)
   // macOS refuses unsigned code on arm64.
   assert(signed || arch === 'x64')
   return `needs macOS ${oldest}${signed ? ', signed ad hoc' : ''}`

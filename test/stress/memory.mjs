@@ -5,6 +5,8 @@
 import { readFileSync } from 'node:fs'
 import * as fpl from '../../dist/index.mjs'
 
+const gc = /** @type {() => void} */ (globalThis.gc) // run with --expose-gc
+
 const quick = process.argv.includes('--quick')
 const CALLS = quick ? 6000 : 100_000
 /** What V8 and the allocator may take or leave between two looks at them. */

@@ -28,7 +28,11 @@ async function flat(what, { batch, time, vocab, packed = false, gradient = true,
     data[row * vocab + labels[row]] = TWO
   }
   const offsets = Int32Array.from({ length: batch + 1 }, (_, b) => b * time)
-  const logits = { data, dtype: 'bfloat16', shape: packed ? [rows, vocab] : [batch, time, vocab] }
+  const logits = {
+    data,
+    dtype: /** @type {const} */ ('bfloat16'),
+    shape: packed ? [rows, vocab] : [batch, time, vocab],
+  }
   const options = { shift: false, ...(packed ? { sequenceOffsets: offsets } : {}) }
   const logProb = 1 - Math.log(Math.E ** 2 / Math.E + vocab - 1)
   const sums = later ? await sequenceLogProbs(logits, labels, options) : sequenceLogProbsSync(logits, labels, options)

@@ -6,10 +6,16 @@ import { isDeepStrictEqual } from 'node:util'
 import { pairsOf } from '../../call/pairs.js'
 import { RUN_OPTIONS } from '../../call/run.js'
 import { viewKind } from '../../check/arrays.js'
-import { failure, invalidType, invalidValue, outOfRange } from '../../errors.js'
+import { invalidType, invalidValue, outOfRange } from '../../errors.js'
 import { sequenceLogProbs, sequenceLogProbsSync } from '../../index.js'
-import type { TokenOptions } from '../../options/index.js'
-import type { HostArray, Labels, Logits, RunOptions, TokenValues } from '../../types/index.js'
+import {
+  TOKEN_ARRAYS,
+  TOKEN_OPTIONS,
+  type TokenArray,
+  type TokenOptions,
+  tokenOptions,
+} from '../../options/token-options.js'
+import type { Labels, RunOptions, TokenValues } from '../../types/index.js'
 import { callback, optionsReader } from '../options.js'
 import { type Lock, lockFile } from './lock-file.js'
 import {
@@ -24,14 +30,9 @@ import {
   readReferenceFile,
   sorted,
 } from './reference-file.js'
+import { hostData, isTensor, type OrtTensor, toLogits } from './tensors.js'
 
-/** What is used of a tensor of onnxruntime or transformers.js. */
-export interface OrtTensor {
-  readonly type: string
-  readonly dims: readonly number[]
-  readonly data: unknown
-  readonly location?: string
-}
+export { type OrtTensor, toLogits } from './tensors.js'
 
 /** A batch of pairs, as `preferenceBatches` gives it; what is a tensor is taken by its data. */
 export interface ReferenceBatch {
@@ -50,7 +51,7 @@ export interface ReferenceBatch {
 }
 
 /** Options of {@link writeReferenceLogProbs}. */
-export interface ReferenceLogProbsOptions extends Omit<TokenOptions, OfBatches | 'outputs'>, RunOptions {
+export interface ReferenceLogProbsOptions extends Omit<TokenOptions, TokenArray | 'outputs'>, RunOptions {
   /**
    * Which reference model it is, a name or more (`{ name, revision }`), so that the file is not continued with another.
    * Any value that JSON keeps as it is. Defaults to none.
@@ -68,63 +69,17 @@ export interface ReferenceLogProbs {
   rejected: Float64Array
 }
 
-/** Token options that belong to a batch. */
-type OfBatches = 'mask' | 'tokenWeights' | 'pairs' | 'sequenceOffsets'
+type TokenSettings = Required<Omit<TokenOptions, TokenArray | 'outputs'>>
 
-/** The token options that are the same for all batches, with their defaults: settings of the file. */
-const TOKEN_SETTINGS = {
-  shift: true,
-  ignoreIndex: -100,
-  averageLogProb: false,
-  temperature: 1,
-  logitScale: 1,
-  logitSoftcap: null, // none
-  emptySequence: 'zero',
-  ldAlpha: 1,
-} satisfies Record<keyof Omit<TokenOptions, OfBatches | 'outputs'>, unknown>
+/** The token options that are the same for all batches: settings of the file. Arrays belong to each batch. */
+const TOKEN_SETTINGS = TOKEN_OPTIONS.filter(
+  (name) => !TOKEN_ARRAYS.includes(name as TokenArray) && name !== 'outputs',
+) as (keyof TokenSettings)[]
 
-const ofBatches = 'is not taken: it belongs to each batch, as batch.'
-const readOptions = optionsReader([...Object.keys(TOKEN_SETTINGS), ...RUN_OPTIONS, 'model', 'onProgress'], {
-  mask: `${ofBatches}mask`,
-  tokenWeights: `${ofBatches}tokenWeights`,
-  pairs: `${ofBatches}pairs`,
-  sequenceOffsets: `${ofBatches}sequenceOffsets`,
+const readOptions = optionsReader([...TOKEN_SETTINGS, ...RUN_OPTIONS, 'model', 'onProgress'], {
+  ...Object.fromEntries(TOKEN_ARRAYS.map((name) => [name, `is not taken: it belongs to each batch, as batch.${name}`])),
   outputs: 'is not taken: the file keeps nothing of single tokens',
-} satisfies Record<OfBatches | 'outputs', string>)
-
-/**
- * A tensor as the logits that every function of this package takes. Nothing is copied.
- *
- * @param tensor float32 or float16, in memory that JavaScript sees.
- * @throws TypeError `ERR_INVALID_ARG_TYPE` for another type; Error `ERR_DISPOSED`, and `ERR_BACKEND_UNAVAILABLE` for a
- *   tensor on a GPU.
- */
-export function toLogits(tensor: OrtTensor): Logits {
-  if (!isTensor(tensor)) throw invalidType('tensor', 'a tensor { data, dims, type }', tensor)
-  const { type, dims } = tensor
-  if (type !== 'float32' && type !== 'float16') throw invalidType('tensor.type', "'float32' or 'float16'", type)
-  const data = hostData(tensor, 'tensor') as HostArray
-  // float16 is a Float16Array where the runtime has one, else its bits.
-  const wanted = type === 'float32' ? ['Float32Array'] : ['Uint16Array', 'Float16Array']
-  if (!wanted.includes(viewKind(data)!))
-    throw invalidType('tensor.data', `a ${wanted.join(' or ')}, as it is ${type}`, data)
-  return { data, shape: dims.slice(), dtype: type }
-}
-
-function isTensor(value: unknown): value is OrtTensor {
-  return typeof value === 'object' && value !== null && Array.isArray((value as Partial<OrtTensor>).dims)
-}
-
-/** The data of a tensor in memory that JavaScript sees. */
-function hostData(tensor: OrtTensor, name: string): unknown {
-  const { location = 'cpu' } = tensor
-  if (location === 'none') throw failure('ERR_DISPOSED', `${name}: it is disposed`)
-  if (location !== 'cpu' && location !== 'cpu-pinned') {
-    const problem = `${name}: its data are on '${location}'; have the session output it on the cpu (preferredOutputLocation)`
-    throw failure('ERR_BACKEND_UNAVAILABLE', problem)
-  }
-  return tensor.data
-}
+})
 
 /**
  * Runs a reference model over preference data and writes the log-probs of all pairs to a file (JSON Lines), after each
@@ -152,11 +107,8 @@ export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
   if (typeof forward !== 'function') throw invalidType('forward', 'a function of a batch', forward)
   const { model, onProgress, ...run } = readOptions(options)
   const told = callback(onProgress, 'options.onProgress')
-  const settings: ReferenceSettings = { model: modelOf(model), ...TOKEN_SETTINGS }
-  for (const name of Object.keys(TOKEN_SETTINGS) as (keyof typeof TOKEN_SETTINGS)[]) {
-    const value = run[name]
-    if (value !== undefined) settings[name] = value
-  }
+  const settings: ReferenceSettings = { model: modelOf(model) }
+  for (const name of TOKEN_SETTINGS) settings[name] = run[name] ?? tokenOptions[name].byDefault
   tryOptions(run)
 
   const found = await readReferenceFile(path, settings)

@@ -3,7 +3,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { invalidType } from '../../errors.js'
-import type { TokenOptions } from '../../options/index.js'
+import { TOKEN_ARRAYS, type TokenOptions, tokenOptions } from '../../options/token-options.js'
 import { checkShape, elementsOf } from './memory.js'
 
 /** Token options that may be tensors as well. */
@@ -31,8 +31,8 @@ type WithArrays<T> = Omit<T, keyof TokenTensors | 'reference'> &
   Pick<TokenOptions, keyof TokenTensors> &
   ('reference' extends keyof T ? { reference?: Exclude<T['reference' & keyof T], TensorReference> } : object)
 
-const PER_LABEL = ['mask', 'tokenWeights'] as const
-const OTHERS = ['pairs', 'sequenceOffsets'] as const
+// Of each array that core takes.
+const TENSORS: readonly (keyof TokenTensors)[] = TOKEN_ARRAYS
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
 /**
@@ -47,15 +47,11 @@ export function withArrays<T extends TokenTensors & { reference?: object }>(
   name: string,
 ): WithArrays<T> {
   const read = { ...options } as Record<string, unknown>
-  for (const option of PER_LABEL) {
+  for (const option of TENSORS) {
     const value = read[option]
     if (!(value instanceof tf.Tensor)) continue
-    checkShape(value, `options.${option}`, rows, name)
+    if (tokenOptions[option].array === 'per label') checkShape(value, `options.${option}`, rows, name)
     read[option] = elementsOf(value, `options.${option}`)
-  }
-  for (const option of OTHERS) {
-    const value = read[option]
-    if (value instanceof tf.Tensor) read[option] = elementsOf(value, `options.${option}`)
   }
   if (read.reference !== undefined) read.reference = referenceOf(read.reference)
   return read as WithArrays<T>

@@ -98,7 +98,7 @@ function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes
     visitRows(visit, 'policy.head.hidden', head.hidden)
     visit.in('policy.head.weight.data', 'tensor', head.weight.data)
     visit.in('policy.head.bias.data', 'tensor', head.bias?.data)
-    visitMatrices(visit, 'policy.head', head)
+    visitWeight(visit, 'policy.head', head)
   }
   if (reference) {
     visit.part(REFERENCE)
@@ -112,7 +112,7 @@ function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes
     visitRows(visit, 'reference.head.hidden', reference.head.hidden)
     visit.in('reference.head.weight.data', 'tensor', reference.head.weight.data)
     visit.in('reference.head.bias.data', 'tensor', reference.head.bias?.data)
-    visitMatrices(visit, 'reference.head', reference.head)
+    visitWeight(visit, 'reference.head', reference.head)
   }
   if (loss) visitLoss(visit, loss)
   if (stage4) {
@@ -181,7 +181,7 @@ function visitRows(visit: FieldVisitor, owner: string, rows: Rows): void {
   visit.number('timeStride', rows.timeStride, owner)
 }
 
-function visitMatrices(visit: FieldVisitor, owner: string, { weight, bias }: Head): void {
+function visitWeight(visit: FieldVisitor, owner: string, { weight, bias }: Head): void {
   visit.number('weight.dtype', DTYPES[weight.dtype], owner)
   visit.number('weight.rowStride', weight.rowStride, owner)
   visit.number('weight.columnStride', weight.columnStride, owner)
@@ -227,7 +227,7 @@ function visitLoss(visit: FieldVisitor, loss: LossStage): void {
   visit.number('loss.constants.tokenDivisor', loss.tokenDivisor ?? 0)
 }
 
-/** The last part, as there is a different number of them each time. */
+/** The last part, as the number of terms varies. */
 function visitTerms(visit: FieldVisitor, terms: readonly LossTerm[], codes: Codes): void {
   visit.part(TERMS)
   visit.number('loss.terms.count', terms.length)

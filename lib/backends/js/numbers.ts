@@ -79,3 +79,14 @@ export function sigmoid(z: number): number {
 export function log1mexp(x: number): number {
   return x > -LN2 ? Math.log(-Math.expm1(x)) : Math.log1p(-Math.exp(x))
 }
+
+/** dσ/dz */
+export function sigmoidSlope(z: number): number {
+  return sigmoid(z) * sigmoid(-z)
+}
+
+/** Indices of the values in rising order, equal ones in their own order, NaN last. */
+export function sortedOrder(values: Float64Array): number[] {
+  const rank = (a: number, b: number) => (a < b ? -1 : a > b ? 1 : Number(Number.isNaN(a)) - Number(Number.isNaN(b)))
+  return Array.from(values.keys()).sort((i, j) => rank(values[i], values[j]))
+}

@@ -3,7 +3,8 @@
  * the sequences' log-probs. The formulas are in losses.ts.
  */
 import type { GradientStage, Job, LossStage } from '../../job.js'
-import { LOSSES, lengthDivisor } from './losses.js'
+import { lengthDivisor } from './formulas.js'
+import { LOSSES } from './losses.js'
 
 export function preferenceLoss(job: Job): void {
   const stage = job.loss as LossStage

@@ -10,7 +10,7 @@ const check = require('./check.cjs')
 
 module.exports = async function report(fpl) {
   const warnings = []
-  process.on('warning', ({ code }) => warnings.push(code))
+  process.on('warning', (warning) => warnings.push(/** @type {{ code?: string }} */ (warning).code))
   const backends = check(fpl)
   const pairs = { chosen: [-1], rejected: [-2] }
   const { loss } = await fpl.preferenceLoss(pairs, { lossType: 'cpo', beta: 1 })
