@@ -1,31 +1,49 @@
 /**
- * The face of the package: log-probs of sequences, preference losses, and both in one.
+ * The entry point of the package: log-probs of sequences, preference losses, and both in one call.
  */
 export type { ErrorCode } from './errors.js'
 export { fusedLinearPreferenceLoss, fusedLinearPreferenceLossSync } from './functions/fused-linear-preference-loss.js'
+export {
+  fusedLinearUnpairedPreferenceLoss,
+  fusedLinearUnpairedPreferenceLossSync,
+} from './functions/fused-linear-unpaired-preference-loss.js'
 export { fusedPreferenceLoss, fusedPreferenceLossSync } from './functions/fused-preference-loss.js'
+export {
+  fusedUnpairedPreferenceLoss,
+  fusedUnpairedPreferenceLossSync,
+} from './functions/fused-unpaired-preference-loss.js'
 export { getBackends } from './functions/get-backends.js'
 export { linearSequenceLogProbs, linearSequenceLogProbsSync } from './functions/linear-sequence-log-probs.js'
 export { preferenceLoss, preferenceLossSync } from './functions/preference-loss.js'
+export { runningRewardMean } from './functions/running-reward-mean.js'
 export { sequenceLogProbs, sequenceLogProbsSync } from './functions/sequence-log-probs.js'
+export { unpairedPreferenceLoss, unpairedPreferenceLossSync } from './functions/unpaired-preference-loss.js'
 export type {
   FusedLinearOptions,
+  FusedLinearUnpairedOptions,
   FusedOptions,
+  FusedUnpairedOptions,
   LinearSequenceOptions,
   LossOptions,
   PreferenceOptions,
   SequenceOptions,
   TokenOptions,
   TokenOutput,
+  UnpairedLossOptions,
+  UnpairedPreferenceOptions,
+  UnpairedTokenOptions,
 } from './options/index.js'
 export type {
   Backends,
   DeviceMemory,
   DType,
   FDivergence,
+  Flags,
   Float16ArrayLike,
   FusedLinearPreferenceLoss,
+  FusedLinearUnpairedPreferenceLoss,
   FusedPreferenceLoss,
+  FusedUnpairedPreferenceLoss,
   HeadGradientOptions,
   HeadGradientRequest,
   HeadGradients,
@@ -38,18 +56,28 @@ export type {
   Labels,
   LinearReference,
   LinearSequenceLogProbs,
+  LinearUnpairedReference,
   Logits,
   LossType,
+  MeansByKind,
   Normalizer,
   PreferenceLoss,
   PreferencePairs,
   Reference,
   ReferenceLogProbs,
   ResultGradients,
+  RunningMean,
   RunOptions,
   SequenceLayout,
   SequenceLogProbs,
+  SequenceReference,
   TokenOutputs,
   TokenValues,
+  UnpairedLayout,
+  UnpairedLossType,
+  UnpairedNormalizer,
+  UnpairedPreferenceLoss,
+  UnpairedReference,
+  UnpairedSequences,
   WeightedLoss,
 } from './types/index.js'

@@ -22,7 +22,7 @@
  *
  * Letters in shapes: R = batch · time rows, V vocabulary, D width, S sequences, P pairs.
  */
-import type { DType, FDivergence, HostArray, InstructionSet, LossType } from './types/index.js'
+import type { DType, FDivergence, HostArray, InstructionSet, LossType, UnpairedLossType } from './types/index.js'
 
 /** Memory of a tensor: an array of the host's, or an address on the GPU. */
 export type Place = HostArray | bigint
@@ -169,6 +169,36 @@ export interface LossStage extends LossConfig {
   summary: Float64Array
 }
 
+/** The constants of a loss of single sequences. */
+export interface UnpairedLossConfig {
+  lossType: UnpairedLossType
+  beta: number
+  desirableWeight: number
+  undesirableWeight: number
+  /** κ of 'kto'. */
+  kl: number
+  /** δ of 'bco'. */
+  rewardShift: number
+  /** What the sum over sequences is divided by. */
+  divisor: number
+}
+
+/** Stage 3 of S single sequences, in place of that of pairs. */
+export interface UnpairedLossStage extends UnpairedLossConfig {
+  /** `[S]` 1 or 0. */
+  desirable: Int32Array
+  /** `[S]` policy log-probs; absent where the job has stages 1 and 2, whose they are. */
+  logProbs?: Float64Array
+  /** `[S]` reference log-probs, zeros when there is no reference; absent where the job has a reference forward stage. */
+  referenceLogProbs?: Float64Array
+  /** `[S]` outs. */
+  losses: Float64Array
+  rewards: Float64Array
+  gradient: Float64Array
+  /** `[5]` out: loss; mean reward of the desirable and of the undesirable, and their mean log-probs, NaN of none. */
+  summary: Float64Array
+}
+
 /**
  * d loss / d results of single rows, `[R]` each, 0 when absent; what inactive rows have is not looked at. They are added to
  * what the coefficients of the sequences give.
@@ -194,7 +224,7 @@ export interface GradientStage {
   /** `[R]` likewise. */
   entropies?: Float64Array
   tokenCoefficients?: TokenCoefficients
-  /** `[S]` d loss / d logProb of each sequence; filled (scattered from stage 3 through `pairs`) when the job has one. */
+  /** `[S]` d loss / d logProb of each sequence; filled (scattered from stage 3 through `pairs`, or copied) when the job has one. */
   coefficients: Float64Array
   /** `[S]` those of `plainLogProbs`; private to a backend. */
   plainCoefficients?: Float64Array
@@ -240,6 +270,7 @@ export interface Job {
   /** Present when the reference's log-probs have to be made of its logits. */
   reference?: ForwardStage
   loss?: LossStage
+  unpairedLoss?: UnpairedLossStage
   gradient?: GradientStage
   /** Instead of `gradient` where logits come from a head. */
   headGradient?: HeadGradientStage

@@ -1,4 +1,4 @@
-/** Formats native/ and test/native/ with clang-format (--write), or says which files are not formatted. */
+/** Formats native/ and test/native/ with clang-format (--write), or lists the files that are not formatted. */
 import { execFileSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'

@@ -1,6 +1,6 @@
 /**
- * Prints the registers, shared memory and spills of every kernel, as ptxas found them when the CUDA library was compiled
- * (build/ptxas). A kernel that spills fails the check. Without nvcc there is nothing to check.
+ * Prints the registers, shared memory and spills of every kernel, as ptxas reported them when the CUDA library was
+ * compiled (build/ptxas). A kernel that spills fails the check. Without nvcc there is nothing to check.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -3,7 +3,7 @@
  *
  *   node scripts/exact-math-tables.mjs [--check]
  *
- * With --check nothing is written; the exit status is 1 when the file is not what would be.
+ * With --check nothing is written; the exit status is 1 when the file differs from the one this script would write.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -41,7 +41,7 @@ function words(x) {
   return table(3, (i) => `0x${word(i).toString(16).padStart(16, '0')}`)
 }
 
-/** The nearest float64, and as a number again. */
+/** The nearest float64, and the same as a number of this file. */
 const float64 = (x) => Number(x) * 2 ** -Number(BITS)
 const exactly = (x) => BigInt(x * 2 ** 200) << (BITS - 200n)
 const cutAt = (x, bit) => (x >> (BITS - bit)) << (BITS - bit)
@@ -54,7 +54,7 @@ function literal(x) {
   return `${x < 0 ? '-' : ''}0x1.${digits.toString(16).padStart(13, '0')}p${exponent}`
 }
 
-/** A number as two float64: the nearest, or its bits up to 2^-bit, and what is left. */
+/** A number as two float64: the nearest one, or the number's bits up to 2^-bit, and the rest. */
 function twoParts(x, bit) {
   const high = bit === undefined ? float64(x) : float64(cutAt(x, bit))
   return [literal(high), literal(float64(x - exactly(high)))]
@@ -92,7 +92,7 @@ FPL_HD inline const ${type}* ${name}() {
 `
 
 /**
- * Terms of a sum, until one that is multiplied by 2^-shift is less than a quarter of 2^-192.
+ * The terms of a sum, up to the first whose product with 2^-shift is less than a quarter of 2^-192.
  * @param {(k: number) => bigint} term
  * @param {bigint} shift
  */
@@ -178,6 +178,6 @@ const file = join(fileURLToPath(new URL('..', import.meta.url)), 'native', 'core
 if (!process.argv.includes('--check')) {
   writeFileSync(file, text)
 } else if (readFileSync(file, 'utf8') !== text) {
-  console.error(`${file} is not what scripts/exact-math-tables.mjs makes`)
+  console.error(`${file} differs from the output of scripts/exact-math-tables.mjs`)
   process.exitCode = 1
 }

@@ -1,7 +1,7 @@
 /**
- * Random calls from JavaScript with hostile values in them: every call gives its result or throws an error of this
- * package, what a call that throws could have written is as it was, and an honest call in between gives what it always
- * gave. Run under `npm run fuzz`, or alone:
+ * Random calls from JavaScript with hostile values in them: every call returns its result or throws an error of this
+ * package, a call that throws leaves every array unchanged that it could have written, and an honest call in between
+ * always returns the same result. Part of `npm run fuzz`; to run it alone:
  *
  *   node scripts/fuzz-door.mjs [--seconds N | --calls N]    10 seconds by default
  */
@@ -9,18 +9,18 @@ import { parseArgs } from 'node:util'
 import fc from 'fast-check'
 import * as index from '../dist/index.mjs'
 
-/** The names of options: no part of the face, so that their modules have no types. */
+/** The names of options. They are not part of the public API, so their modules have no types. */
 const inDist = (/** @type {string} */ path) => import(new URL(`../dist/${path}`, import.meta.url).href)
 const { HEAD_GRADIENT_OPTIONS } = await inDist('call/head-gradients.mjs')
 const { PAIRED_OPTIONS } = await inDist('call/paired-call.mjs')
 
-/** As an object, whose functions are called by name. */
+/** The package as an object, whose functions are called by name. */
 const fpl = { ...index }
 
 const { values: limits } = parseArgs({ options: { seconds: { type: 'string' }, calls: { type: 'string' } } })
 const seconds = Number(limits.seconds ?? (limits.calls === undefined ? 10 : Number.POSITIVE_INFINITY))
 const calls = Number(limits.calls ?? Number.POSITIVE_INFINITY)
-if (!(seconds > 0 && calls > 0)) throw new Error('--seconds and --calls are numbers > 0')
+if (!(seconds > 0 && calls > 0)) throw new Error('--seconds and --calls must be numbers > 0')
 const CODES =
   /^ERR_(INVALID_ARG_TYPE|INVALID_ARG_VALUE|OUT_OF_RANGE|SHAPE_MISMATCH|LABEL_OUT_OF_RANGE|BACKEND_UNAVAILABLE|DISPOSED)$/
 if (!fpl.getBackends().cpu.available) throw new Error(fpl.getBackends().cpu.reason)
@@ -30,18 +30,18 @@ const size = batch * time * vocab
 const pristine = Float32Array.from({ length: size }, (_, i) => ((i * 37) % 101) / 16)
 const honestLabels = Int32Array.from({ length: batch * time }, (_, i) => (7 * i) % vocab)
 
-/** What a caller's own code throws; it may come back to the caller. */
+/** An error of the caller's own code, which a call may pass on to the caller. */
 const THROWN = new Error('thrown by the caller')
 function detached(array) {
   try {
     structuredClone(array.buffer, { transfer: [array.buffer] })
   } catch {
-    // memory that is shared, or gone already
+    // the memory is shared, or already gone
   }
   return array
 }
 
-// Values made anew for each call, as some do not survive one.
+// Functions make new values for each call, because some values do not survive a call.
 const plain = [
   undefined,
   null,
@@ -211,7 +211,10 @@ const PLACES = [
   ...of(REFERENCE, 'reference'),
   ...OPTIONS,
 ]
-/** How a value gets to its place: as it is, by a getter, by one that throws or takes memory away first, all or some. */
+/**
+ * How an option gets its value: as a plain property, by a getter, or by a getter that first throws or takes memory
+ * away; for all options or some.
+ */
 const change = fc.tuple(
   fc.constantFrom(...PLACES),
   hostile,
@@ -236,7 +239,7 @@ const call = fc.record({
   gradient: fc.constantFrom(undefined, true, 'in-place', 'out'),
 })
 
-/** References in all the forms they have. */
+/** References in all their forms. */
 function referenceOf(form, linear) {
   if (form === 'by pair') return { chosen: [-3], rejected: [-4] }
   if (form === 'by sequence') return { logProbs: new Float64Array(2).fill(-3), tokenCounts: BigInt64Array.of(2n, 2n) }
@@ -294,7 +297,7 @@ function build({ name, changes, gradient, reference, lossType }) {
       if (how === 'value' || target === parts) target[name] = value
       else Object.defineProperty(target, name, { get, enumerable: true, configurable: true })
     } catch {
-      // a proxy or a frozen thing that takes nothing
+      // a proxy or a frozen object, which cannot be written
     }
   }
   return {
@@ -309,7 +312,7 @@ function build({ name, changes, gradient, reference, lossType }) {
 
 function expected(error) {
   if (error === THROWN || CODES.test(error?.code)) return true
-  // A proxy that is no more cannot be asked anything; a caller's object that cannot be made a number or a string.
+  // A revoked proxy throws on any access; a caller's object may not convert to a number or a string.
   return (
     error instanceof TypeError &&
     /revoked|convert|proxy|not a function|Method get|called on incompatible/.test(error.message)
@@ -351,7 +354,7 @@ function sync(given) {
         { data: built.data, shape: [batch, time, width] },
         { data: built.weightData, shape: [vocab, width] },
       ]
-      // Of what is passed nothing is sure.
+      // Nothing is certain about the arguments.
       /** @type {any} */
       const sums =
         given.name === 'backward'
@@ -374,7 +377,7 @@ async function later(given) {
   const built = build({ ...given, name })
   await fpl[name](...ARGUMENTS[name](built.parts)).then(
     () => settled(undefined, built),
-    (error) => settled(error ?? new Error('rejected with nothing'), built),
+    (error) => settled(error ?? new Error('rejected with a value that is not an error'), built),
   )
 }
 
@@ -393,7 +396,7 @@ while (Date.now() < end && counts.calls < calls) {
   const settings = { numRuns: 2000, seed: seed + round++, endOnFailure: false }
   fc.assert(fc.property(call, sync), settings)
   await fc.assert(fc.asyncProperty(call, later), { ...settings, numRuns: 300 })
-  if (honest() !== wanted) throw new Error('an honest call no longer gives what it gave')
+  if (honest() !== wanted) throw new Error('an honest call no longer returns its earlier result')
 }
 console.log(
   `door: ${counts.calls} calls from seed ${seed}, ${counts.returned} gave a result, ${counts.refused} were refused: 0 wrong`,

@@ -1,4 +1,7 @@
-/** Calls every function, sync and not, finished, refused and cancelled: what `npm run test:sanitize` watches to the end. */
+/**
+ * Calls every function, synchronously and not, with calls that finish, are refused and are cancelled. `npm run
+ * test:sanitize` watches this process to its end.
+ */
 import * as fpl from '../dist/index.mjs'
 
 const { available, reason } = fpl.getBackends().cpu
@@ -74,7 +77,7 @@ if (fpl.getBackends().cuda.available) {
         failures++
       }
     }
-    if (failures !== 2) throw new Error('captured what cannot be captured')
+    if (failures !== 2) throw new Error('captured a call that cannot be captured')
     await fpl.fusedPreferenceLoss(logits(), labels, { reference, backend: 'cuda', gradient: 'in-place' })
     await gradient.copyFromAsync(data, { stream })
     await stream.synchronize()

@@ -1,4 +1,4 @@
-/** What the scripts around test/native share: programs that must be there, and builds with other flags. */
+/** Helpers of the scripts around test/native: checks for required programs, and builds with other flags. */
 import { execFileSync, spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -8,7 +8,10 @@ export const root = fileURLToPath(new URL('..', import.meta.url))
 /** Whether a program can be run. */
 export const has = (program) => spawnSync(program, ['--version']).error === undefined
 
-/** Exits, saying how to get them, unless all programs are there: name → Debian package. Installs nothing. */
+/**
+ * Exits with a message on how to install the missing programs, unless all are there: name → Debian package. Installs
+ * nothing.
+ */
 export function need(programs) {
   const missing = Object.keys(programs).filter((program) => !has(program))
   if (missing.length === 0) return
@@ -33,7 +36,7 @@ export function run(command, args, { env, capture = false } = {}) {
   })
 }
 
-/** Builds `target` of test/native with these flags; its path. */
+/** Builds `target` of test/native with these flags and returns its path. */
 export function buildNative(name, target, flags, compiler = 'g++', more = []) {
   const directory = join(root, 'build', 'tests', name)
   const options = [
@@ -48,8 +51,8 @@ export function buildNative(name, target, flags, compiler = 'g++', more = []) {
 }
 
 /**
- * Builds the addon with these flags, and the CUDA backend for the host when `host` says so; the environment under which
- * lib finds them.
+ * Builds the addon with these flags, and with `host` also the CUDA backend for the host, and returns the environment
+ * variables with which lib finds them.
  */
 export function buildAddon(name, flags, { host = false } = {}) {
   const directory = join(root, 'build', 'tests', name)

@@ -1,10 +1,9 @@
 /**
- * Writes the tables of docs/numerics.md: errors against the oracle, and which instruction sets give the same bits.
+ * Writes the tables of docs/numerics.md: errors against the oracle, and the instruction sets that give the same bits.
  *
  *   npm run numerics
  *
- * Needs an x86-64 Linux machine; NEON runs under qemu-user, and AVX-512 on emulated instructions where the machine has
- * none.
+ * Needs an x86-64 Linux machine; NEON runs under qemu-user, and AVX-512 is emulated where the machine does not have it.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

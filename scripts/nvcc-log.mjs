@@ -1,5 +1,5 @@
 /**
- * Runs a compiler and keeps what it says of the kernels: `node nvcc-log.mjs <folder> <compiler> <arguments...>`.
+ * Runs a compiler and keeps its output about the kernels: `node nvcc-log.mjs <folder> <compiler> <arguments...>`.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'

@@ -338,7 +338,7 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
     }
     prepared.dispose()
 
-    // With labels on the device the tokens are counted there, but for those that are given.
+    // With labels on the device the tokens are counted there, except for counts that are given.
     const { mask, ldAlpha, ...onLabels } = all
     for (const normalizer of ['mean', { pairs: 7, tokens: 90 }] as const) {
       const call = (where: FusedOptions) =>
@@ -437,7 +437,7 @@ describe.runIf(CUDA.length > 0)('device memory', () => {
   })
 })
 
-/** What a fresh process prints, with the runtime of the host told to fail in some way. */
+/** The output of a fresh process in which the host's runtime is told to fail in some way. */
 function inProcess(environment: Record<string, string>, program: string): unknown {
   const source = `
     const { fusedPreferenceLossSync, getBackends } = await import(${JSON.stringify(DIST.href)})

@@ -1,5 +1,5 @@
 /**
- * Bad input: every misuse has its error and code, the message says which argument, and nothing of the caller's is
+ * Bad input: every misuse has its error and code, the message names the argument, and no array of the caller's is
  * written. Each case runs on every backend of this machine, in both forms.
  */
 import { describe, expect, test } from 'vitest'
@@ -54,7 +54,7 @@ function lossCall(backend: string): Bag {
   return { pairs, options: { backend } }
 }
 
-/** The bytes of all typed arrays in there, each as a string. */
+/** The bytes of all typed arrays in a value, each as a string. */
 function contents(value: unknown, found: string[] = []): string[] {
   if (ArrayBuffer.isView(value)) {
     const { buffer, byteOffset, byteLength } = value

@@ -1,6 +1,6 @@
 /**
- * Token and loss options are declared once: each function and adapter knows each of them, by the name it has there, and
- * its docstring says the default that it has.
+ * Token and loss options are declared once: every function and adapter knows each option by its declared name, and its
+ * docstring states its default.
  */
 import { readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -73,7 +73,7 @@ describe('writeReferenceLogProbs', () => {
   test.each(TOKEN_OPTIONS)('takes %s as a setting of the file, or says why not', async (name) => {
     const isSetting = !TOKEN_ARRAYS.includes(name as never) && name !== 'outputs'
     const value = isSetting ? tokenOptions[name].byDefault : 0
-    // Settings are looked at before the batches, of which there are none.
+    // Settings are checked before the batches; here there are no batches.
     expect(await refusal({ [name]: value })).toMatch(
       isSetting ? /batch/ : new RegExp(`^options.${name} is not taken: `),
     )

@@ -83,7 +83,7 @@ const spec: fc.Arbitrary<Spec> = fc
     return { ...drawn, lengths }
   })
 
-/** Fails unless `got` is within `bound` of `wanted`; equal infinities and NaN are no distance apart. */
+/** Fails unless `got` is within `bound` of `wanted`; equal infinities, and NaN and NaN, have the distance 0. */
 function near(got: number, wanted: number, bound: number, what: string): void {
   if (Object.is(got, wanted) || Math.abs(got - wanted) <= bound || got === wanted) return
   throw new Error(`${what}: ${got}, where js has ${wanted}, ${Math.abs(got - wanted) / bound} times the bound apart`)
@@ -162,7 +162,7 @@ const coefficients = (seed: number, count: number) => {
   return Array.from({ length: count }, () => (next() < 0.1 ? 0 : (next() - 0.5) * 10 ** (4 * next() - 2)))
 }
 
-/** As many pairs as there may be, sequences repeated; or chosen first, rejected second. */
+/** Any number of pairs with repeated sequences, or the default: chosen first, rejected second. */
 function pairsOf(sequences: number, next: () => number): Int32Array {
   if (sequences % 2 === 0 && next() < 0.5) {
     return Int32Array.from({ length: sequences }, (_, i) => (i >> 1) + (i % 2 === 0 ? 0 : sequences / 2))
@@ -266,12 +266,15 @@ const parts = (result: PreferenceLoss): [string, ArrayLike<number>][] => [
   ['loss, accuracy, margin', [result.loss, result.accuracy, result.margin]],
 ]
 
-/** A part, and for a gradient that of the pair's other sequence: the one may be a difference with the other in it. */
+/**
+ * A result and, for a gradient, that of the pair's other sequence, because one may be a difference that contains the
+ * other.
+ */
 function partners(from: ReturnType<typeof parts>, k: number, i: number): number[] {
   return k === 3 || k === 4 ? [from[3][1][i], from[4][1][i]] : [from[k][1][i]]
 }
 
-/** Stage 3 to the last digits: relative to the value, or to those it is the sum of. */
+/** Stage 3 to the last digits: relative to the value, or to the terms of its sum. */
 function compareLoss(call: LossCall, run: RunOptions): void {
   const { lossType } = call.options
   const [got, wanted] = [partsOf(call, run), partsOf(call, JS.run)]
@@ -287,7 +290,7 @@ function compareLoss(call: LossCall, run: RunOptions): void {
       const sizes = [wanted, ...terms].flatMap((part) => partners(part, k, i)).filter(Number.isFinite)
       let bound = 1e-12 * Math.max(0, ...sizes.map(Math.abs)) + floor
       if (Math.abs(list[i] - value) > bound) {
-        // Where a loss or its slope passes through 0, no more than rounded arguments determine.
+        // Where a loss or its slope passes through 0, only as exactly as rounded arguments determine it.
         nearby ??= perturbed(call).map((other) => partsOf(other, JS.run))
         for (const part of nearby) bound += Math.abs(part[k][1][i] - value) || 0
       }

@@ -169,6 +169,55 @@ describe.each(TARGETS)('$name', ({ run }) => {
     expect(forward({ logitSoftcap: 5 }).logProbs).not.toEqual(forward().logProbs)
   })
 
+  test('a soft-cap and its slope are accurate everywhere', () => {
+    // In a vocabulary of 1 the mean logit is the logit: with a temperature of C, the tanh.
+    const count = 20000
+    const data = numbers(count, 11).map((x, i) => x * 2 ** ((i % 40) - 30))
+    const fused = run.instructionSet !== 'baseline'
+    let worst = 0 // of the bounds
+    for (const cap of [1, 30, 0.3]) {
+      const logits = tensor(
+        'float32',
+        [1, count, 1],
+        data.map((x) => x * cap),
+      )
+      const options: SequenceOptions = {
+        shift: false,
+        logitSoftcap: cap,
+        temperature: cap,
+        outputs: ['tokenMeanLogits'],
+      }
+      const sums = sequenceLogProbsSync(logits, new Int32Array(count), { ...options, ...run })
+      const slopes = values(sums.backward({ tokenMeanLogits: new Float64Array(count).fill(cap) }))
+      for (const [i, x] of values(logits).entries()) {
+        const u = Math.abs(x / cap)
+        const e = Math.exp(-2 * u)
+        const [tanh, slope] = [Math.tanh(x / cap), (4 * e) / ((1 + e) * (1 + e))]
+        const [tanhUlps, slopeUlps] = fused ? [3, SLOPE_ULPS] : [TANH_ULPS, SLOPE_ULPS + 2 * Math.min(u, 43)]
+        worst = Math.max(
+          worst,
+          Math.abs(sums.tokenMeanLogits![i] - tanh) / (tanhUlps * ulp(tanh)),
+          Math.abs(slopes[i] - slope) / (slopeUlps * ulp(slope) + SLOPE_ABSOLUTE),
+        )
+      }
+    }
+    expect(worst).toBeLessThanOrEqual(1)
+  })
+
+  test('the argmax of capped logits is found in any block', () => {
+    const vocab = 10000
+    for (const top of [0, 4095, 4096, 9000, 9999]) {
+      const data = numbers(vocab, 12)
+      data[top] = 3
+      for (const label of [top, 17, 9001]) {
+        const options: SequenceOptions = { shift: false, logitSoftcap: 5, outputs: ['tokenArgmax'] }
+        const logits = tensor('float32', [1, 1, vocab], data)
+        const sums = sequenceLogProbsSync(logits, Int32Array.of(label), { ...options, ...run })
+        expect(sums.tokenArgmax![0]).toBe(top)
+      }
+    }
+  })
+
   test('losses, their gradients and references have the same transforms', () => {
     const logits = tensor('float32', SHAPE, LOGITS)
     const other = tensor('float32', SHAPE, LOGITS.toReversed())

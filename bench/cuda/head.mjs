@@ -36,7 +36,7 @@ const hidden = {
   dtype,
   shape: [BATCH, TIME, WIDTH],
 }
-// So that logits have a standard deviation of 2.
+// Scaled so that the logits have a standard deviation of 2.
 const weight = {
   data: randomLogits({ dtype, rows: VOCAB, vocab: WIDTH }, 2 / Math.sqrt(WIDTH)),
   dtype,

@@ -1,6 +1,6 @@
 /**
- * The loops that people write when there is no library: log-softmax, picked and summed; the DPO loss; softmax minus
- * one-hot for the gradient.
+ * The loops that people write without a library: log-softmax, picked and summed; the DPO loss; softmax minus one-hot
+ * for the gradient.
  */
 import { BETA } from '../cases.mjs'
 

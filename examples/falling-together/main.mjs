@@ -1,6 +1,6 @@
-// Chosen and rejected falling together, and what keeps the chosen up: one small model, tuned with several losses on pairs
-// that differ in a few letters. Takes about two minutes; the curves and every run's metrics go to
-// examples/out/falling-together, for `npx fused-preference-loss plot` too.
+// Shows chosen and rejected log-probs falling together, and which losses keep the chosen ones up: one small model,
+// tuned with several losses on pairs that differ in a few letters. Takes about two minutes. The curves and the metrics
+// of every run go to examples/out/falling-together; `npx fused-preference-loss plot` can draw them too.
 //
 //   node examples/falling-together/main.mjs [--update-docs]
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -38,7 +38,7 @@ const letters = [...new Set(book)].sort()
 const idOf = new Map(letters.map((letter, id) => [letter, id]))
 const tokenizer = (text) => Array.from(text, (letter) => idOf.get(letter))
 
-/** A prompt, its continuation, and the same with neighbouring letters swapped in a few places. */
+/** A prompt, its continuation, and the continuation with neighbouring letters swapped in a few places. */
 function samplePair() {
   const at = Math.floor(random() * (book.length - PROMPT - COMPLETION))
   const chosen = book.slice(at + PROMPT, at + PROMPT + COMPLETION)
@@ -57,7 +57,7 @@ async function sampleBatches(count) {
   return batches
 }
 
-/** A step on a batch; the result is that of the loss. */
+/** One step on a batch; returns the result of the loss. */
 function step(model, update, batch, options) {
   const { logits, hidden } = forward(model, batch)
   const { gradLogits, ...result } = fusedPreferenceLossSync(logits, batch.labels, { ...options, gradient: true })
@@ -82,7 +82,7 @@ for (const batch of batches) {
 const curves = RUNS.map(({ name, options, learningRate = LEARNING_RATE }) => {
   const model = cloneModel(start)
   const update = createAdam(model, learningRate)
-  // Once around all pairs is a point of the curve.
+  // One pass over all pairs gives one point of the curve.
   const epochs = []
   for (let i = 0; i < STEPS; i++) {
     const batch = batches[i % batches.length]

@@ -1,6 +1,6 @@
-// A language model of characters in plain JavaScript: the last characters' embeddings, added, through tanh, times an
-// output matrix. Small enough to be trained in seconds, and with a hidden layer, so that what is learned of one context
-// moves others too.
+// A language model of characters in plain JavaScript: tanh of the sum of the last characters' embeddings, times an
+// output matrix. It is small enough to be trained in seconds, and has a hidden layer, so that learning in one context
+// also changes the predictions in others.
 const CONTEXT = 6
 
 /**
@@ -21,8 +21,8 @@ export const cloneModel = (model) => ({
 
 /**
  * @param {{ inputIds: Int32Array, labels: Int32Array, shape: number[] }} batch
- * @returns `[batch, time, vocab]` logits, made only where they predict a label that counts (the loss reads no others),
- *   and the hidden layer for `backward`
+ * @returns `[batch, time, vocab]` logits, computed only where they predict a label that counts (the loss reads no
+ *   others), and the hidden layer for `backward`
  */
 export function forward({ vocab, width, embeddings, output }, { inputIds, labels, shape }) {
   const time = shape[1]
@@ -49,7 +49,7 @@ function predicting(labels, time) {
   return [...labels.keys()].filter((i) => (i + 1) % time !== 0 && labels[i + 1] !== -100)
 }
 
-/** The gradient of the parameters from that of the logits. */
+/** The gradient of the parameters, from the gradient of the logits. */
 export function backward({ vocab, width, embeddings, output }, { inputIds, labels, shape }, hidden, gradLogits) {
   const time = shape[1]
   const gradient = { embeddings: new Float32Array(embeddings.length), output: new Float32Array(output.length) }

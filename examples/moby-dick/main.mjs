@@ -28,7 +28,7 @@ const WARM_UP = { steps: 60, batch: 8, learningRate: 5e-3 }
 const DPO = { steps: 300, pairs: 6, learningRate: 2e-3, beta: 0.1 }
 const HELD_OUT = { pairs: 200, every: 50 }
 const [UPDATE, CHECK] = ['--update-docs', '--check-docs'].map((flag) => process.argv.includes(flag))
-// A machine so slow that training would take longer than this stops early, unless the figures are for the docs.
+// On a slow machine, training stops early at this time, unless the figures are for the docs.
 const DEADLINE_MS = UPDATE || CHECK ? Number.POSITIVE_INFINITY : 140_000
 const PAGE = new URL('../../docs/demo.md', import.meta.url)
 
@@ -54,7 +54,7 @@ draw()
 updateDocs()
 console.log(`\n${((performance.now() - started) / 1000).toFixed(0)} s in all`)
 
-/** Next-token training, so that the reference is a language model. */
+/** Next-token training, which makes the reference a language model. */
 function warmUp() {
   const optimizer = tf.train.adam(0, 0.9, 0.98)
   const progress = createProgress('warm-up', WARM_UP.steps)
@@ -95,7 +95,7 @@ function preferenceTraining() {
   return { steps, evaluations }
 }
 
-/** Prints what has been learnt, and gives it as a table. */
+/** Prints the accuracies and margins before and after, and returns them as a table. */
 function report() {
   const { steps, evaluations } = history
   const [first, last] = [evaluations[0], evaluations.at(-1)]
@@ -115,7 +115,7 @@ function report() {
   return table(rows)
 }
 
-/** Does the same steps three ways, each from the same weights, prints what they cost, and gives it as Markdown. */
+/** Runs the same steps in three ways from the same weights, prints their costs, and returns them as Markdown. */
 function compare() {
   const pairs = samplePairs(book.train, DPO.pairs, PROMPT, COMPLETION, random)
   const scores = scorePairs(reference, pairs)
@@ -153,18 +153,18 @@ function compare() {
   return `${table(costs)}\n\n${about} The losses of twelve steps differ by at most ${apart}.`
 }
 
-/** Prints rows, the first cell of each to the left and the others to the right. */
+/** Prints rows; the first cell of each is aligned left, the others are aligned right. */
 function print(rows, width) {
   for (const [name, ...cells] of rows) console.log(name.padEnd(44), ...cells.map((cell) => cell.padStart(width)))
 }
 
-/** Writes the figures to docs/demo.md, or compares them with those there. */
+/** Writes the figures to docs/demo.md, or compares them with the figures there. */
 function updateDocs() {
   const page = readFileSync(PAGE, 'utf8')
   if (UPDATE) writeFileSync(PAGE, withParts(page, { figures, times }))
   if (!CHECK || partOf(page, 'figures') === figures) return
   console.error(
-    `\ndocs/demo.md has other figures than this run, which gives\n\n${figures}\n\nnpm run demo -- --update-docs`,
+    `\ndocs/demo.md has other figures than this run. This run gives\n\n${figures}\n\nnpm run demo -- --update-docs`,
   )
   process.exitCode = 1
 }

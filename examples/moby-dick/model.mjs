@@ -41,7 +41,7 @@ export function createModel(config, seed) {
 }
 
 /**
- * A copy with weights of its own, which training the original leaves as they are.
+ * A copy with its own weights, which training the original does not change.
  * @param {Model} model
  * @returns {Model}
  */
@@ -51,7 +51,7 @@ export function freeze({ config, weights, mask }) {
 }
 
 /**
- * A copy that can be trained by itself.
+ * A copy that can be trained separately.
  * @param {Model} model
  * @returns {Model}
  */
@@ -66,8 +66,8 @@ export function countParameters({ weights }) {
 }
 
 /**
- * What goes into the output layer, of the positions `from` and later, `[batch, time - from, width]`: the layer is by far
- * the largest part of the model, so it sees only the positions whose predictions count. Its weight is `weights.tokens`.
+ * The input of the output layer at the positions from `from` on, `[batch, time - from, width]`. The layer is by far the
+ * largest part of the model, so it gets only the positions whose predictions count. Its weight is `weights.tokens`.
  * @param {Model} model
  * @param {Int32Array} ids `[batch, time]`
  */
@@ -107,7 +107,7 @@ function linear(x, weight) {
   return matMul(x.reshape([batch * time, width]), weight).reshape([batch, time, -1])
 }
 
-/** Matrix product whose gradients transpose first and then multiply. */
+/** A matrix product whose gradients transpose first and then multiply. */
 const matMul = tf.customGrad((a, b, save) => {
   save([a, b])
   return {
@@ -116,7 +116,10 @@ const matMul = tf.customGrad((a, b, save) => {
   }
 })
 
-/** Logits by TensorFlow.js. One op with its reshapes, as the gradient of a reshape would keep a copy of the logits. */
+/**
+ * Logits by TensorFlow.js. One op includes the reshapes, because the gradient of a reshape would keep a copy of the
+ * logits.
+ */
 export function logits(hidden, table) {
   const [batch, time, width] = hidden.shape
   return tf.customGrad((hidden, table, save) => {
@@ -134,7 +137,7 @@ export function logits(hidden, table) {
   })(hidden, table)
 }
 
-/** Rows of the embedding table. The gradient is a scatter, as the wasm backend has no unsortedSegmentSum. */
+/** Rows of the embedding table. The gradient is a scatter, because the wasm backend has no unsortedSegmentSum. */
 function embed(table, ids) {
   return tf.customGrad((table) => ({
     value: tf.gather(table, tf.tensor1d(ids, 'int32')),

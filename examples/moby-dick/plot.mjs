@@ -57,7 +57,7 @@ function scale(ticks, from, to) {
   return (value) => Math.round((from + ((value - low) / (high - low)) * (to - from)) * 10) / 10
 }
 
-/** Round numbers that enclose the range, but for a twentieth of their distance. */
+/** Round numbers that enclose the range, up to a twentieth of their distance. */
 function ticks(low, high) {
   const rough = (high - low) / 5
   const power = 10 ** Math.floor(Math.log10(rough))

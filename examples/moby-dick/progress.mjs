@@ -1,4 +1,4 @@
-// A progress bar, or a plain line now and then where there is no terminal.
+// A progress bar in a terminal, an occasional plain line elsewhere.
 import { SingleBar } from 'cli-progress'
 
 /** @returns {{ update(step: number, values: Record<string, string>): void, stop(): void }} */

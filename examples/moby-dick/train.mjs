@@ -57,7 +57,8 @@ export function scorePairs(model, pairs, batchSize = 6) {
 }
 
 /**
- * Share of pairs whose chosen completion has the larger log-prob, the larger reward, and the mean margin of rewards.
+ * The share of pairs whose chosen completion has the larger log-prob, the share with the larger reward, and the mean
+ * margin of rewards.
  * @param {Pair[]} pairs
  */
 export function evaluate(model, pairs, reference, beta) {
@@ -73,8 +74,8 @@ export function evaluate(model, pairs, reference, beta) {
 }
 
 /**
- * Inputs and labels of pairs, the chosen sequences first. The labels are those of the completions alone, and start at
- * the position `from` of the inputs.
+ * Inputs and labels of pairs, the chosen sequences first. The labels cover only the completions and start at the
+ * position `from` of the inputs.
  */
 function packPairs(pairs) {
   const sequences = [
@@ -89,14 +90,14 @@ function packPairs(pairs) {
 }
 
 /**
- * Forward, backward, update. `lossMs` is the time from the hidden states to their gradient: all of the output layer and
- * the loss, and no more.
+ * Forward, backward, update. `lossMs` is the time from the hidden states to their gradient: exactly the output layer
+ * and the loss.
  */
 function step(model, optimizer, inputs, from, lossOf) {
   const started = performance.now()
   let lossStarted = 0
   let lossMs = 0
-  // Passes the logits on, and tells when their gradient arrives.
+  // Passes the hidden states on, and notes the time when their gradient arrives.
   const watched = tf.customGrad((x) => {
     lossStarted = performance.now()
     return {

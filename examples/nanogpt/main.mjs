@@ -9,7 +9,7 @@ const TIME = PROMPT + COMPLETION
 const DIRECTIONS = { chosen: 1, rejected: -1 }
 const config = { vocabSize: 10, blockSize: TIME, nLayer: 1, nHead: 2, nEmbed: 32, mlpFactor: 4, useRope: true }
 
-/** A batch of pairs, chosen first: two random digits, a start, and from there up or down. */
+/** A batch of pairs, chosen first: two random digits, a start, and then the digits upwards or downwards. */
 function batchOf(random, pairs = PAIRS) {
   const prompts = Array.from({ length: pairs }, () => Array.from({ length: PROMPT }, () => Math.floor(10 * random())))
   const rows = Object.values(DIRECTIONS).flatMap((direction) =>
@@ -31,7 +31,7 @@ function scores(model, batch) {
   return { chosen: logProbs.subarray(0, logProbs.length / 2), rejected: logProbs.subarray(logProbs.length / 2) }
 }
 
-/** Share of pairs whose chosen completion has gained more on the reference than the rejected one. */
+/** The share of pairs whose chosen completion has gained more over the reference than the rejected one. */
 function rewardAccuracy(policy, reference) {
   const gain = (side, i) => policy[side][i] - reference[side][i]
   return policy.chosen.filter((_, i) => gain('chosen', i) > gain('rejected', i)).length / policy.chosen.length

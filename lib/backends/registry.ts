@@ -1,5 +1,5 @@
 /**
- * Which backend runs a call.
+ * Chooses the backend that runs a call.
  */
 import { warnOnce } from '../check/warn-once.js'
 import { failure, invalidValue } from '../errors.js'
@@ -10,8 +10,8 @@ import { loadCuda } from './cuda/index.js'
 import { jsBackend } from './js/index.js'
 
 /**
- * The backend by that name. 'auto' is 'cuda' for device memory; for host memory 'cpu' where the addon loads, else 'js'
- * with one warning per process.
+ * The backend by that name. 'auto' is 'cuda' for device memory and 'cpu' for host memory; where the addon does not
+ * load, it is 'js', with one warning per process.
  */
 export function pickBackend(
   name: NonNullable<RunOptions['backend']>,

@@ -11,7 +11,7 @@ import type { Tokens } from '../job.js'
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
 /** What a result of `sequenceLogProbs` has besides: it may be passed whole. */
-const OF_RESULT = [
+export const OF_RESULT = [
   'tokenCounts',
   'backward',
   'dispose',
@@ -61,12 +61,7 @@ export function referenceOf(
   tokens: Tokens,
   needed: boolean,
 ): GivenReference {
-  if (typeof given !== 'object' || given === null || Array.isArray(given) || ArrayBuffer.isView(given)) {
-    throw invalidType(name, `an object: ${waysOf(names)}`, given)
-  }
-  if (typeof (given as PromiseLike<unknown>).then === 'function') {
-    throw invalidType(name, 'the result itself: await it', given)
-  }
+  checkObject(given, name, waysOf(names))
   const known = 'logProbs' in given ? names.withResult : names.known
   const parts = optionsObject(given as Record<string, unknown>, name, known)
   const { chosen, rejected, logProbs } = parts
@@ -90,12 +85,22 @@ export function referenceOf(
   return { parts, arrays, logProbs: [read[0].values, read[1].values] }
 }
 
+/** Refuses what is no object that could be a reference in one of these ways. */
+export function checkObject(given: unknown, name: string, ways: string): asserts given is object {
+  if (typeof given !== 'object' || given === null || Array.isArray(given) || ArrayBuffer.isView(given)) {
+    throw invalidType(name, `an object: ${ways}`, given)
+  }
+  if (typeof (given as PromiseLike<unknown>).then === 'function') {
+    throw invalidType(name, 'the result itself: await it', given)
+  }
+}
+
 /** The ways to give a reference. */
 export function waysOf({ parts }: ModelNames): string {
   return `{ chosen, rejected }, { logProbs } or { ${parts.join(', ')} }`
 }
 
-/** `[P]` log-probs of one side of the pairs, and what each is called in messages. */
+/** `[P]` log-probs of one side of the pairs, or `[B]` of all sequences, and what each is called in messages. */
 export interface Side {
   values: Float64Array
   nameOf: (pair: number) => string
@@ -114,12 +119,21 @@ function side(value: unknown, name: string, size: number, sizes: string): Side {
 }
 
 /** The log-probs of a result of `sequenceLogProbs`, taken apart by pairs `[2 P]`. */
-function ofSequences(
+function ofSequences(parts: Record<string, unknown>, name: string, pairs: Int32Array, tokens: Tokens): [Side, Side] {
+  const all = sequencesLogProbs(parts, name, tokens)
+  const sideOf = (which: 0 | 1): Side => ({
+    values: Float64Array.from({ length: pairs.length / 2 }, (_, pair) => all[pairs[2 * pair + which]]),
+    nameOf: (pair) => `${name}.logProbs[${pairs[2 * pair + which]}]`,
+  })
+  return [sideOf(0), sideOf(1)]
+}
+
+/** The log-probs of a result of `sequenceLogProbs`, which must be of these tokens. */
+export function sequencesLogProbs(
   { logProbs, tokenCounts }: Record<string, unknown>,
   name: string,
-  pairs: Int32Array,
   { counts, labels }: Tokens,
-): [Side, Side] {
+): Float64Array {
   const all = numbers(logProbs, `${name}.logProbs`, counts.length, ', one per sequence')
   // Labels on the GPU are counted there.
   if (tokenCounts !== undefined && labels === undefined) {
@@ -130,11 +144,7 @@ function ofSequences(
       throw invalidValue(`${name}.tokenCounts[${other}]`, problem)
     }
   }
-  const sideOf = (which: 0 | 1): Side => ({
-    values: Float64Array.from({ length: pairs.length / 2 }, (_, pair) => all[pairs[2 * pair + which]]),
-    nameOf: (pair) => `${name}.logProbs[${pairs[2 * pair + which]}]`,
-  })
-  return [sideOf(0), sideOf(1)]
+  return all
 }
 
 // Sums of float32 log-probs end up a little above 0, not as much as this.
@@ -151,12 +161,21 @@ export function checkLogProbs(
   mayBeNaN: (side: 0 | 1, pair: number) => boolean,
 ): void {
   if (areNegative(chosen.values) && areNegative(rejected.values)) return
-  checkSide(chosen, 0, needed, mayBeNaN)
-  checkSide(rejected, 1, needed, mayBeNaN)
-  if (needed && isZero(chosen.values) && isZero(rejected.values)) {
-    const problem = `${chosen.nameOf(0)} and all others of the reference are 0, as if every completion were certain`
-    warnOnce('FUSED_PREFERENCE_LOSS_ZERO_REFERENCE', `${problem}; to do without a reference, set referenceFree`)
-  }
+  checkSide(chosen, needed, (pair) => mayBeNaN(0, pair))
+  checkSide(rejected, needed, (pair) => mayBeNaN(1, pair))
+  if (needed && isZero(chosen.values) && isZero(rejected.values)) warnOfZeros(chosen)
+}
+
+/** The same for the log-probs of single sequences. */
+export function checkSequencesLogProbs(all: Side, needed: boolean, mayBeNaN: (sequence: number) => boolean): void {
+  if (areNegative(all.values)) return
+  checkSide(all, needed, mayBeNaN)
+  if (needed && isZero(all.values)) warnOfZeros(all)
+}
+
+function warnOfZeros({ nameOf }: Side): void {
+  const problem = `${nameOf(0)} and all others of the reference are 0, as if every completion were certain`
+  warnOnce('FUSED_PREFERENCE_LOSS_ZERO_REFERENCE', `${problem}; to do without a reference, set referenceFree`)
 }
 
 /** Whether there is nothing to look at more closely. */
@@ -165,17 +184,12 @@ export function areNegative(values: Float64Array): boolean {
   return true
 }
 
-function checkSide(
-  { values, nameOf }: Side,
-  which: 0 | 1,
-  needed: boolean,
-  mayBeNaN: (side: 0 | 1, pair: number) => boolean,
-): void {
+function checkSide({ values, nameOf }: Side, needed: boolean, mayBeNaN: (i: number) => boolean): void {
   for (let i = 0; i < values.length; i++) {
     const value = values[i]
     if (value <= ROUNDING) continue
     if (Number.isNaN(value)) {
-      if (!mayBeNaN(which, i)) throw outOfRange(nameOf(i), 'a log-prob', value)
+      if (!mayBeNaN(i)) throw outOfRange(nameOf(i), 'a log-prob', value)
     } else if (needed) {
       const problem = `${nameOf(i)} is ${value}, and log-probs of sequences are at most 0: is it a loss, whose sign is turned?`
       warnOnce('FUSED_PREFERENCE_LOSS_POSITIVE_REFERENCE', problem)

@@ -3,12 +3,21 @@
  */
 import { warnOnce } from '../check/warn-once.js'
 import { labelsOutOfRange } from '../errors.js'
-import type { ForwardStage, LossStage } from '../job.js'
+import type { ForwardStage, LossStage, UnpairedLossStage } from '../job.js'
 import { TOKEN_OUTPUTS } from '../options/token-options.js'
-import type { FusedPreferenceLoss, PreferenceLoss, SequenceLogProbs, TokenOutputs } from '../types/index.js'
+import type {
+  FusedPreferenceLoss,
+  FusedUnpairedPreferenceLoss,
+  MeansByKind,
+  PreferenceLoss,
+  SequenceLogProbs,
+  TokenOutputs,
+  UnpairedPreferenceLoss,
+} from '../types/index.js'
 import type { PairedCall } from './paired-call.js'
 import type { SequenceCall } from './sequence-call.js'
 import type { TokenPlan } from './tokens.js'
+import type { UnpairedCall } from './unpaired-call.js'
 
 /** The numbers among the results of `sequenceLogProbs` and `linearSequenceLogProbs`. */
 type SequenceSums = TokenOutputs & Pick<SequenceLogProbs, 'logProbs' | 'tokenCounts'>
@@ -50,6 +59,48 @@ export function lossResult(stage: LossStage): PreferenceLoss {
     margin: stage.summary[2],
     gradient: { chosen: stage.gradChosen, rejected: stage.gradRejected },
   }
+}
+
+/** Of stages 1 to 3 of single sequences. */
+export function unpairedResult({ tokenPlan, policy, loss }: UnpairedCall): FusedUnpairedPreferenceLoss {
+  checkLabels(tokenPlan)
+  const { tokens, shift, packed } = tokenPlan
+  const { logProbs } = policy
+  if (loss.referenceLogProbs) {
+    const chosen = { chosen: logProbs, referenceChosen: loss.referenceLogProbs }
+    const rejected = { rejected: logProbs, referenceRejected: loss.referenceLogProbs }
+    const both = { ...chosen, ...rejected, average: tokens.average }
+    warnOfMeans(both, 'options.reference', (_, sequence) => tokens.counts[sequence])
+  }
+  const fused = unpairedLossResult(loss) as FusedUnpairedPreferenceLoss
+  fused.logProbs = logProbs
+  fused.tokenCounts = tokens.counts
+  fused.layout = { desirable: loss.desirable, shift }
+  if (packed) fused.layout.sequenceOffsets = tokens.offsets
+  return addTokenOutputs(fused, policy, tokenPlan)
+}
+
+/** Of stage 3 of single sequences. */
+export function unpairedLossResult(stage: UnpairedLossStage): UnpairedPreferenceLoss {
+  const { desirable, losses, rewards, gradient, kl } = stage
+  const [loss, desirableReward, undesirableReward, desirableLogProb, undesirableLogProb] = stage.summary
+  const hasDesirable = desirable.includes(1)
+  const hasUndesirable = desirable.includes(0)
+  const means = (ofDesirable: number, ofUndesirable: number): MeansByKind => ({
+    ...(hasDesirable && { desirable: ofDesirable }),
+    ...(hasUndesirable && { undesirable: ofUndesirable }),
+  })
+  const result: UnpairedPreferenceLoss = {
+    loss,
+    losses,
+    rewards,
+    gradient,
+    kl,
+    meanRewards: means(desirableReward, undesirableReward),
+    meanLogProbs: means(desirableLogProb, undesirableLogProb),
+  }
+  if (hasDesirable && hasUndesirable) result.margin = desirableReward - undesirableReward
+  return result
 }
 
 /** Adds the per-token results that were asked for, `[B, T - 1]` where the last row of each sequence is none. */
@@ -102,7 +153,13 @@ const FEWEST_TOKENS = 8
  * sequence.
  */
 export function warnOfMeans(
-  { chosen, rejected, referenceChosen, referenceRejected, average }: LossStage,
+  {
+    chosen,
+    rejected,
+    referenceChosen,
+    referenceRejected,
+    average,
+  }: Pick<LossStage, 'chosen' | 'rejected' | 'referenceChosen' | 'referenceRejected' | 'average'>,
   name: string,
   lengthOf: (side: 0 | 1, pair: number) => number,
 ): void {

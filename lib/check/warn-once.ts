@@ -1,5 +1,5 @@
 /**
- * Warnings of the process about what is no error but hardly meant, each once.
+ * Process warnings about calls that are valid but probably unintended, each given once.
  */
 
 /** The codes of these warnings. */
@@ -13,7 +13,7 @@ export type WarningCode =
 // On the global object, so that the ESM and the CommonJS copy of this file warn once between them.
 const given = Symbol.for('fused-preference-loss.warnings')
 
-/** Gives the warning, unless this thread has had it. */
+/** Emits the warning, unless this thread has emitted it before. */
 export function warnOnce(code: WarningCode, message: string): void {
   const holder = globalThis as { [given]?: Set<string> }
   holder[given] ??= new Set()

@@ -1,5 +1,5 @@
 /**
- * How commands read their command lines. One that makes no sense is answered with a `WrongUse`.
+ * How commands read their command lines. A command line that makes no sense throws a `WrongUse`.
  */
 import { parseArgs } from 'node:util'
 import { meant } from '../check/suggestions.js'
@@ -11,7 +11,7 @@ export class WrongUse extends Error {}
 /** Every command has it; `asksForHelp` looks for it before the command runs. */
 export const HELP = { help: { type: 'boolean', short: 'h', help: 'print this text' } } satisfies Record<string, Option>
 
-/** Whether a command with these options is asked to explain itself. */
+/** Whether the command line of a command with these options asks for help. */
 export function asksForHelp(args: string[], options: Record<string, Option>): boolean {
   const { values } = parseArgs({ args, options: { ...options, ...HELP }, strict: false, allowPositionals: true })
   return values.help !== undefined
@@ -49,7 +49,7 @@ export function readInteger(name: string, text: string, low: number, high: numbe
   return value
 }
 
-/** The error for a name that is not among `names`: it shows the one that looks like it, or else all of them. */
+/** The error for a name that is not among `names`: it shows the similar one, or else all of them. */
 export function unknownName(name: string, what: 'command' | 'option', names: readonly string[]): WrongUse {
   const similar = meant(name, names)
   const hint = similar

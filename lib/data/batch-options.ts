@@ -1,5 +1,5 @@
 /**
- * The options of `preferenceBatches`.
+ * The options of `preferenceBatches` and `unpairedBatches`.
  */
 import { integer, oneOf, optionsObject } from '../check/options.js'
 import { invalidType } from '../errors.js'
@@ -12,7 +12,7 @@ export interface BatchOptions {
    * in the text, and those that are not come from `bosId` and `eosId`.
    */
   tokenizer: (text: string) => ArrayLike<number>
-  /** Pairs of a batch; the last batch may have fewer. */
+  /** Pairs of a batch (records, where each is one sequence); the last batch may have fewer. */
   batchSize: number
   /** Most tokens of a sequence. Defaults to no limit. */
   maxLength?: number
@@ -48,7 +48,8 @@ export interface BatchOptions {
   onWarning?: OnWarning
 }
 
-const OPTIONS: ReadonlySet<string> = new Set([
+/** The names of {@link BatchOptions}. */
+export const BATCH_OPTIONS: ReadonlySet<string> = new Set([
   'tokenizer',
   'batchSize',
   'maxLength',
@@ -70,10 +71,10 @@ export const MAX = 2 ** 31 - 1
 /** The options, checked. */
 export type Settings = ReturnType<typeof settingsOf>
 
-/** Checks the options. */
-export function settingsOf(options: BatchOptions) {
+/** Checks the options, whose names are in `known`. */
+export function settingsOf(options: BatchOptions, known: ReadonlySet<string> = BATCH_OPTIONS) {
   if (options === undefined) throw invalidType('options', 'an object', options)
-  const given = optionsObject(options, 'options', OPTIONS)
+  const given = optionsObject(options, 'options', known)
   const { tokenizer } = given
   if (typeof tokenizer !== 'function') throw invalidType('options.tokenizer', 'a function', tokenizer)
   const optional = (name: keyof BatchOptions, low: number, high = MAX): number | undefined =>

@@ -1,12 +1,10 @@
 /**
  * `preferenceBatches`: records to token ids, labels and what the loss wants to know of their layout.
  */
-
-import { outOfRange } from '../errors.js'
-import { type BatchOptions, MAX, type Settings, settingsOf } from './batch-options.js'
+import { type BatchOptions, type Settings, settingsOf } from './batch-options.js'
 import { type Pair, pairOf } from './pairs.js'
 import type { PreferenceRecord } from './records.js'
-import { placeOf } from './warnings.js'
+import { inBatches, layOut, those } from './sequences.js'
 
 /** P pairs, 2 P sequences: the chosen completions first, then the rejected ones in the same order. */
 export interface PreferenceBatch {
@@ -49,61 +47,29 @@ export async function* preferenceBatches(
   options: BatchOptions,
 ): AsyncGenerator<PreferenceBatch> {
   const settings = settingsOf(options)
-  let pending: Pair[] = []
-  let count = 0
-  try {
-    for await (const record of records) {
-      const pair = pairOf(record, placeOf(record) ?? `records[${count}]`, settings)
-      count++
-      if (pair.identical && settings.skipsIdentical) continue
-      pending.push(pair)
-      if (pending.length === settings.batchSize) {
-        const full = pending
-        pending = []
-        yield batchOf(full, settings)
-      }
-    }
-  } catch (error) {
-    if (pending.length > 0) yield batchOf(pending, settings)
-    throw error
+  const make = (record: PreferenceRecord, place: string) => {
+    const pair = pairOf(record, place, settings)
+    return pair.identical && settings.skipsIdentical ? undefined : pair
   }
-  if (pending.length > 0) yield batchOf(pending, settings)
+  for await (const pairs of inBatches(records, settings.batchSize, make)) yield batchOf(pairs, settings)
 }
 
 /** Pairs laid out as sequences. */
 function batchOf(pairs: readonly Pair[], settings: Settings): PreferenceBatch {
-  const { packed, padId, ignoreIndex, multiple } = settings
   const sequences = (['chosen', 'rejected'] as const).flatMap((side) =>
     pairs.map((pair) => ({ prompt: pair.prompt, completion: pair[side] })),
   )
-  const lengths = Int32Array.from(sequences, ({ prompt, completion }) => prompt.length + completion.ids.length)
-  // Every sequence has a place, even one without any token.
-  const longest = lengths.reduce((most, length) => Math.max(most, length), 1)
-  const time = Math.ceil(longest / multiple) * multiple
-  const offsets = [0]
-  for (const [s, length] of lengths.entries()) offsets.push(offsets[s] + (packed ? Math.max(1, length) : time))
-  const total = offsets[sequences.length]
-  if (total > MAX)
-    throw outOfRange('options.batchSize', `so small that a batch has at most ${MAX} tokens`, pairs.length)
-
-  const inputIds = new Int32Array(total).fill(padId)
-  const labels = new Int32Array(total).fill(ignoreIndex)
-  for (const [s, { prompt, completion }] of sequences.entries()) {
-    inputIds.set(prompt, offsets[s])
-    inputIds.set(completion.ids, offsets[s] + prompt.length)
-    labels.set(completion.ids, offsets[s] + prompt.length)
-  }
-  const those = (what: 'empty' | 'truncated') => [...sequences.keys()].filter((s) => sequences[s].completion[what])
+  const { inputIds, labels, shape, lengths, sequenceOffsets } = layOut(sequences, pairs.length, settings)
   return {
     inputIds,
     labels,
-    shape: packed ? [total] : [sequences.length, time],
+    shape,
     lengths,
     pairs: Int32Array.from({ length: sequences.length }, (_, i) => (i >> 1) + (i & 1) * pairs.length),
-    ...(packed && { sequenceOffsets: Int32Array.from(offsets) }),
+    ...(sequenceOffsets && { sequenceOffsets }),
     records: pairs.map(({ record }) => record),
-    empty: those('empty'),
-    truncated: those('truncated'),
+    empty: those(sequences, 'empty'),
+    truncated: those(sequences, 'truncated'),
     identical: [...pairs.keys()].filter((i) => pairs[i].identical),
   }
 }

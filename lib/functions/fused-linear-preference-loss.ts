@@ -66,7 +66,7 @@ function plan(
 ): Planned<FusedLinearPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
   const source = headOf(hidden, weight, options.bias, isPacked(options))
-  const call = pairedCall(source, labels, options, REFERENCE)
+  const call = pairedCall(source, labels, options, REFERENCE_HEAD)
   const { job } = call
   const watched = [...source.watched, ...call.watched]
   const destinations = headDestinations(options.gradient, 'options.gradient', source, options, call.arrays())
@@ -86,7 +86,7 @@ function plan(
 }
 
 /** A reference model by its output layer. */
-const REFERENCE: ReferenceModel = {
+export const REFERENCE_HEAD: ReferenceModel = {
   names: modelNames('hidden', 'weight', 'bias'),
   sourceOf({ hidden, weight, bias }, name, policy, packed) {
     const source = headOf(hidden, weight, bias, packed, `${name}.`, `${name}.bias`)

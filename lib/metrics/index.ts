@@ -6,14 +6,24 @@ import { closeSync, constants, fstatSync, openSync, readSync, writeFileSync } fr
 import { lengthOf } from '../check/arrays.js'
 import { finite, integer, optionsObject } from '../check/options.js'
 import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
-import type { FusedPreferenceLoss, Indices, Labels, SequenceLayout } from '../types/index.js'
+import type {
+  Flags,
+  FusedPreferenceLoss,
+  FusedUnpairedPreferenceLoss,
+  Indices,
+  Labels,
+  SequenceLayout,
+  UnpairedLayout,
+} from '../types/index.js'
 
-/** The batch of a call, as `preferenceBatches` gives it. */
+/** The batch of a call, as `preferenceBatches` or `unpairedBatches` gives it. */
 export interface StepBatch {
   labels: Labels
-  /** `[2 P]` tokens of each sequence, prompts included. */
+  /** `[2 P]` (`[B]`) tokens of each sequence, prompts included. */
   lengths?: ArrayLike<number>
   pairs?: Indices
+  /** `[B]` of an unpaired call. */
+  desirable?: Flags
   sequenceOffsets?: Indices
 }
 
@@ -53,8 +63,8 @@ export interface StepMetrics {
   /** Mean over the active tokens of all sequences, 0 if there are none; needs the output 'tokenEntropies'. */
   entropy?: number
   /**
-   * Share of the chosen sequences' active tokens that had the largest logit, 0 if there are none; needs the output
-   * 'tokenArgmax', and the batch or its labels.
+   * Share of the chosen (desirable) sequences' active tokens that had the largest logit, 0 if there are none; needs the
+   * output 'tokenArgmax', and the batch or its labels.
    */
   mean_token_accuracy?: number
   /** Tokens of all steps up to this one, prompts included and padding left out; needs `tokensBefore`. */
@@ -62,6 +72,23 @@ export interface StepMetrics {
   ms?: number
   /** Bytes of the logits over the time, in 10⁹ bytes a second. */
   'GB/s'?: number
+}
+
+/** The metrics that are of pairs, or of chosen and rejected sequences. */
+type OfTwo = Extract<keyof StepMetrics, `rewards/${string}` | `logps/${string}`>
+
+/** The same of sequences that stand alone: means over the desirable ones, called chosen, and over the others. */
+export interface UnpairedStepMetrics extends Omit<StepMetrics, OfTwo> {
+  /** κ of 'kto', 0 for other losses. */
+  kl: number
+  /** Absent where the batch has no desirable sequence, as 'logps/chosen' is. */
+  'rewards/chosen'?: number
+  /** Absent where all are desirable, as 'logps/rejected' is. */
+  'rewards/rejected'?: number
+  /** Absent unless there are both. */
+  'rewards/margins'?: number
+  'logps/chosen'?: number
+  'logps/rejected'?: number
 }
 
 const OPTIONS: ReadonlySet<string> = new Set([
@@ -77,33 +104,29 @@ const OPTIONS: ReadonlySet<string> = new Set([
 ])
 
 type Result = Omit<FusedPreferenceLoss, 'gradLogits'>
+type UnpairedResult = Omit<FusedUnpairedPreferenceLoss, 'gradLogits'>
 
 const PER_PAIR = ['chosenRewards', 'rejectedRewards', 'chosenLogProbs', 'rejectedLogProbs'] as const
 
 /**
- * The metrics of one step, from the result of `fusedPreferenceLoss`.
+ * The metrics of one step, from the result of `fusedPreferenceLoss` or `fusedUnpairedPreferenceLoss`.
  *
  * @param result of the call. Ask it for `outputs: ['tokenEntropies', 'tokenArgmax']` to have all metrics.
  * @param options the step's number and time, and the batch the call was given.
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
  *   `ERR_SHAPE_MISMATCH`.
  */
-export function stepMetrics(result: Result, options: StepOptions): StepMetrics {
+export function stepMetrics(result: Result, options: StepOptions): StepMetrics
+/** The same of sequences that stand alone. */
+export function stepMetrics(result: UnpairedResult, options: StepOptions): UnpairedStepMetrics
+export function stepMetrics(result: Result | UnpairedResult, options: StepOptions): StepMetrics | UnpairedStepMetrics {
   checkResult(result)
   if (options === undefined) throw invalidType('options', 'an object', options)
   const given = optionsObject(options, 'options', OPTIONS)
   const batch = batchOf(given)
   checkLayout(result.layout, batch, given)
-  const metrics: StepMetrics = {
-    step: integer(given.step, 'options.step', 0, Number.MAX_SAFE_INTEGER),
-    loss: result.loss,
-    'rewards/chosen': mean(result.chosenRewards),
-    'rewards/rejected': mean(result.rejectedRewards),
-    'rewards/accuracies': result.accuracy,
-    'rewards/margins': result.margin,
-    'logps/chosen': mean(result.chosenLogProbs),
-    'logps/rejected': mean(result.rejectedLogProbs),
-  }
+  const step = integer(given.step, 'options.step', 0, Number.MAX_SAFE_INTEGER)
+  const metrics = { step, ...('meanRewards' in result ? ofSequences(result) : ofPairs(result)) }
   if (result.tokenEntropies) metrics.entropy = share(sum(result.tokenEntropies), sum(result.tokenCounts))
   if (result.tokenArgmax && batch.labels) metrics.mean_token_accuracy = tokenAccuracy(result, batch.labels)
   if (given.tokensBefore !== undefined) {
@@ -120,6 +143,34 @@ export function stepMetrics(result: Result, options: StepOptions): StepMetrics {
   return metrics
 }
 
+function ofPairs(result: Result): Omit<StepMetrics, 'step'> {
+  return {
+    loss: result.loss,
+    'rewards/chosen': mean(result.chosenRewards),
+    'rewards/rejected': mean(result.rejectedRewards),
+    'rewards/accuracies': result.accuracy,
+    'rewards/margins': result.margin,
+    'logps/chosen': mean(result.chosenLogProbs),
+    'logps/rejected': mean(result.rejectedLogProbs),
+  }
+}
+
+function ofSequences({
+  loss,
+  kl,
+  meanRewards,
+  meanLogProbs,
+  margin,
+}: UnpairedResult): Omit<UnpairedStepMetrics, 'step'> {
+  const metrics: Omit<UnpairedStepMetrics, 'step'> = { loss, kl }
+  if (meanRewards.desirable !== undefined) metrics['rewards/chosen'] = meanRewards.desirable
+  if (meanRewards.undesirable !== undefined) metrics['rewards/rejected'] = meanRewards.undesirable
+  if (margin !== undefined) metrics['rewards/margins'] = margin
+  if (meanLogProbs.desirable !== undefined) metrics['logps/chosen'] = meanLogProbs.desirable
+  if (meanLogProbs.undesirable !== undefined) metrics['logps/rejected'] = meanLogProbs.undesirable
+  return metrics
+}
+
 function notNegative(value: unknown, name: string): number | undefined {
   if (value === undefined) return undefined
   const number = finite(value, name, 0)
@@ -127,20 +178,23 @@ function notNegative(value: unknown, name: string): number | undefined {
   return number
 }
 
-function checkResult(result: unknown): asserts result is Result {
+function checkResult(result: unknown): asserts result is Result | UnpairedResult {
   const wanted = 'the result of fusedPreferenceLoss'
   if (typeof result !== 'object' || result === null) throw invalidType('result', wanted, result)
   if (typeof (result as { then?: unknown }).then === 'function')
     throw invalidType('result', `${wanted}, awaited`, result)
   const fields = result as Record<string, unknown>
-  for (const name of ['loss', 'accuracy', 'margin']) {
+  const isPaired = !('meanRewards' in fields)
+  for (const name of isPaired ? ['loss', 'accuracy', 'margin'] : ['loss', 'kl']) {
     if (typeof fields[name] !== 'number') throw invalidType(`result.${name}`, `a number, as in ${wanted}`, fields[name])
   }
-  for (const name of [...PER_PAIR, 'tokenCounts']) {
+  for (const name of isPaired ? [...PER_PAIR, 'tokenCounts'] : ['tokenCounts']) {
     lengthOf(fields[name], `result.${name}`, `an array of numbers, as in ${wanted}`)
   }
-  if (typeof fields.layout !== 'object' || fields.layout === null) {
-    throw invalidType('result.layout', `an object, as in ${wanted}`, fields.layout)
+  for (const name of isPaired ? ['layout'] : ['layout', 'meanRewards', 'meanLogProbs']) {
+    if (typeof fields[name] !== 'object' || fields[name] === null) {
+      throw invalidType(`result.${name}`, `an object, as in ${wanted}`, fields[name])
+    }
   }
 }
 
@@ -154,17 +208,19 @@ function batchOf({ batch, labels }: StepOptions): Partial<StepBatch> {
 }
 
 /** Refuses a layout that is not the call's: the accuracy would be that of other tokens. */
-function checkLayout(layout: SequenceLayout, batch: Partial<StepBatch>, options: StepOptions): void {
-  const same = (name: string, given: Indices | undefined, used: ArrayLike<number> | undefined) => {
+function checkLayout(layout: SequenceLayout | UnpairedLayout, batch: Partial<StepBatch>, options: StepOptions): void {
+  const { pairs, desirable }: { pairs?: Int32Array; desirable?: Int32Array } = layout
+  const same = (name: string, given: Indices | Flags | undefined, used: ArrayLike<number> | undefined) => {
     if (given === undefined) return
     const length = lengthOf(given, name, 'an array of numbers')
     let equal = length === used?.length
     for (let i = 0; equal && i < length; i++) equal = Number(given[i]) === used![i]
     if (!equal) throw shapeMismatch(name, 'must be what the call had')
   }
-  same('options.batch.pairs', batch.pairs, layout.pairs)
+  same('options.batch.pairs', batch.pairs, pairs)
+  same('options.batch.desirable', batch.desirable, desirable)
   same('options.batch.sequenceOffsets', batch.sequenceOffsets, layout.sequenceOffsets)
-  same('options.pairs', options.pairs, layout.pairs)
+  same('options.pairs', options.pairs, pairs)
   same('options.sequenceOffsets', options.sequenceOffsets, layout.sequenceOffsets)
   if (options.shift !== undefined && options.shift !== layout.shift) {
     throw shapeMismatch('options.shift', `must be what the call had, ${layout.shift}`)
@@ -172,9 +228,9 @@ function checkLayout(layout: SequenceLayout, batch: Partial<StepBatch>, options:
 }
 
 /** Over the chosen sequences, as in TRL: that a rejected token is likely is no merit. */
-function tokenAccuracy({ tokenArgmax, tokenCounts, layout }: Result, labels: Labels): number {
+function tokenAccuracy({ tokenArgmax, tokenCounts, layout }: Result | UnpairedResult, labels: Labels): number {
   const argmax = tokenArgmax!
-  const { pairs, sequenceOffsets } = layout
+  const { sequenceOffsets } = layout
   const sequences = tokenCounts.length
   const shift = layout.shift ? 1 : 0
   // Rows of the results and labels of a sequence; without offsets all have as many.
@@ -188,7 +244,11 @@ function tokenAccuracy({ tokenArgmax, tokenCounts, layout }: Result, labels: Lab
 
   let right = 0
   let count = 0
-  for (const s of new Set(pairs.filter((_, i) => i % 2 === 0))) {
+  const chosen =
+    'pairs' in layout
+      ? new Set(layout.pairs.filter((_, i) => i % 2 === 0))
+      : [...tokenCounts.keys()].filter((s) => layout.desirable[s])
+  for (const s of chosen) {
     const first = sequenceOffsets === undefined ? s * rows : sequenceOffsets[s]
     const end = sequenceOffsets === undefined ? first + rows : sequenceOffsets[s + 1] - shift
     const firstLabel = (sequenceOffsets === undefined ? s * width : first) + shift

@@ -16,6 +16,7 @@ import type { TokenOptions } from './token-options.js'
 
 export type { LossOptions } from './loss-options.js'
 export type { TokenOptions, TokenOutput } from './token-options.js'
+export type * from './unpaired.js'
 
 /** Options of `sequenceLogProbs`. */
 export interface SequenceOptions extends TokenOptions, RunOptions {}

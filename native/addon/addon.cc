@@ -8,7 +8,7 @@
 //   nextId()                            an id that no other call has
 //   jobFields                           the order of `values`, in words
 //   holdsMemory                         whether arrays may be transferred while runAsync uses them, see lent_memory.h
-//   lossNames, instructionSets          in the order in which `values` refers to them
+//   lossNames, unpairedLossNames, instructionSets   in the order in which `values` refers to them
 //   availableThreads()                  the number of threads that a job has by default
 //   cuda                                the CUDA backend, see cuda_bindings.h
 //   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`
@@ -28,8 +28,13 @@ namespace {
 class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
  public:
   FusedPreferenceLoss(Napi::Env env, Napi::Object exports) : memory_(env), cuda_(env, queue_, memory_), queue_(env) {
-    Napi::Array lossNames = Napi::Array::New(env);
-    for (int32_t i = 0; i < fpl::kLossCount; ++i) lossNames[uint32_t(i)] = Napi::String::New(env, fpl::kLossNames[i]);
+    const auto arrayOf = [env](const char* const* names, int32_t count) {
+      Napi::Array array = Napi::Array::New(env);
+      for (int32_t i = 0; i < count; ++i) array[uint32_t(i)] = Napi::String::New(env, names[i]);
+      return array;
+    };
+    const Napi::Array lossNames = arrayOf(fpl::kLossNames, fpl::kLossCount);
+    const Napi::Array unpairedLossNames = arrayOf(fpl::kUnpairedLossNames, fpl::kUnpairedLossCount);
     Napi::Array sets = Napi::Array::New(env);
     const fpl::InstructionSets& found = fpl::instructionSets();
     for (int32_t i = 0; i < found.count; ++i) sets[uint32_t(i)] = Napi::String::New(env, found.sets[i]->name);
@@ -49,6 +54,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
                     InstanceValue("arena", memory_.arena(), napi_enumerable),
                     InstanceValue("cuda", cuda_.functions(), napi_enumerable),
                     InstanceValue("lossNames", lossNames, napi_enumerable),
+                    InstanceValue("unpairedLossNames", unpairedLossNames, napi_enumerable),
                     InstanceValue("instructionSets", sets, napi_enumerable),
                 });
     // The queue's thread must be gone before the environment is torn down.

@@ -118,6 +118,21 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(loss.constants.average));
   visit.number(FPL_FIELD(loss.constants.pairDivisor));
   visit.number(FPL_FIELD(loss.constants.tokenDivisor));
+  // Or that of single sequences.
+  visit.number(FPL_FIELD(unpairedLoss.type));
+  visit.in(FPL_FIELD(unpairedLoss.desirable), &job.unpairedLoss.count);
+  visit.in(FPL_FIELD(unpairedLoss.logProbs));
+  visit.in(FPL_FIELD(unpairedLoss.referenceLogProbs));
+  visit.out(FPL_FIELD(unpairedLoss.losses));
+  visit.out(FPL_FIELD(unpairedLoss.rewards));
+  visit.out(FPL_FIELD(unpairedLoss.gradient));
+  visit.out(FPL_FIELD(unpairedLoss.summary));
+  visit.number(FPL_FIELD(unpairedLoss.constants.beta));
+  visit.number(FPL_FIELD(unpairedLoss.constants.desirableWeight));
+  visit.number(FPL_FIELD(unpairedLoss.constants.undesirableWeight));
+  visit.number(FPL_FIELD(unpairedLoss.constants.kl));
+  visit.number(FPL_FIELD(unpairedLoss.constants.rewardShift));
+  visit.number(FPL_FIELD(unpairedLoss.constants.divisor));
 
   // Stage 4.
   visit.out(FPL_FIELD(gradient.coefficients));

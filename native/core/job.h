@@ -8,6 +8,7 @@
 #include "dtypes.h"
 #include "losses.h"
 #include "row_state.h"
+#include "unpaired_losses.h"
 
 namespace fpl {
 
@@ -133,6 +134,19 @@ struct PreferenceLoss {
   double* summary = nullptr;  // loss, accuracy, margin
 };
 
+// Stage 3, over S single sequences.
+struct UnpairedPreferenceLoss {
+  UnpairedLossType type{};
+  UnpairedLossConstants constants{};
+  int64_t count = 0;
+  const int32_t* desirable = nullptr;  // [S] 1 or 0
+  // [S] those of the forwards, where these are in the job
+  const double *logProbs = nullptr, *referenceLogProbs = nullptr;
+  double *losses = nullptr, *rewards = nullptr, *gradient = nullptr;  // [S]
+  // loss; mean reward of the desirable and of the undesirable sequences, and their mean log-probs; NaN of none
+  double* summary = nullptr;
+};
+
 // The derivatives of the loss with respect to the results of single rows: [R] each, or null: 0. They are added to what
 // the coefficients of the sequences give; those of inactive rows are not looked at.
 struct TokenCoefficients {
@@ -171,10 +185,12 @@ struct HeadGradient {
 };
 
 struct Job {
-  bool hasPolicy = false, hasReference = false, hasLoss = false, hasGradient = false, hasHeadGradient = false;
+  bool hasPolicy = false, hasReference = false, hasGradient = false, hasHeadGradient = false;
+  bool hasLoss = false, hasUnpairedLoss = false;  // one of the two at most
   Tokens tokens;
   Forward policy, reference;
   PreferenceLoss loss;
+  UnpairedPreferenceLoss unpairedLoss;
   Gradient gradient;
   HeadGradient headGradient;
 

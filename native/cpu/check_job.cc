@@ -65,6 +65,17 @@ void checkLoss(const Job& job) {
   }
 }
 
+void checkUnpairedLoss(const Job& job) {
+  const UnpairedPreferenceLoss& loss = job.unpairedLoss;
+  FPL_ASSERT(!job.hasLoss && loss.count > 0 && (!job.hasPolicy || loss.count == job.tokens.sequences));
+  FPL_ASSERT(int32_t(loss.type) >= 0 && int32_t(loss.type) < kUnpairedLossCount && loss.constants.divisor > 0);
+  FPL_ASSERT(loss.desirable && loss.logProbs && loss.referenceLogProbs);
+  FPL_ASSERT(loss.losses && loss.rewards && loss.gradient && loss.summary);
+  FPL_ASSERT(!job.hasPolicy || loss.logProbs == job.policy.logProbs);
+  FPL_ASSERT(!job.hasReference || loss.referenceLogProbs == job.reference.logProbs);
+  for (int64_t i = 0; i < loss.count; ++i) FPL_ASSERT(loss.desirable[i] == 0 || loss.desirable[i] == 1);
+}
+
 }  // namespace
 
 void checkJob(const Job& job) {
@@ -77,6 +88,7 @@ void checkJob(const Job& job) {
     checkForward(job.reference, job.rows());
   }
   if (job.hasLoss) checkLoss(job);
+  if (job.hasUnpairedLoss) checkUnpairedLoss(job);
   if (job.hasGradient) {
     const Gradient& g = job.gradient;
     FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.entropies || !g.tokenCoefficients.entropy));

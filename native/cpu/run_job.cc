@@ -2,13 +2,15 @@
 // pairs to sequences after it.
 //
 // Where the loss and the gradient of a pair depend on that pair alone, all stages are run for a few pairs at a time.
-// Stage 4 then finds the logits that stage 1 has read in the cache, and they come from memory once, not twice.
+// Stage 4 then finds the logits that stage 1 has read in the cache, and they come from memory once, not twice. The same
+// is done with sequences that stand alone.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 
 #include "../core/float_environment.h"
 #include "../core/preference_loss.h"
+#include "../core/unpaired_preference_loss.h"
 #include "check_job.h"
 #include "head.h"
 
@@ -106,7 +108,7 @@ void scatter(const PreferenceLoss& loss, Stage& gradient, int64_t begin, int64_t
   }
 }
 
-// Pairs begin .. end and their sequences, which belong to no other part.
+// Pairs begin .. end and their sequences, which belong to no other part. For an unpaired loss, sequences begin .. end.
 struct Part {
   int64_t begin = 0, end = 0;
   Sequences sequences;
@@ -116,10 +118,14 @@ struct Part {
 std::vector<Part> partsOf(const Job& job) {
   const Tokens& tokens = job.tokens;
   const PreferenceLoss& loss = job.loss;
-  Part whole{0, job.hasLoss ? loss.pairCount : 0, Sequences(tokens.sequences)};
+  // What the loss is of: pairs, or single sequences.
+  const int64_t each = job.hasLoss ? 2 : 1;
+  const int64_t count = job.hasLoss ? loss.pairCount : job.hasUnpairedLoss ? job.unpairedLoss.count : 0;
+  const auto sequenceAt = [&](int64_t k) { return job.hasLoss ? loss.pairs[k] : int32_t(k); };
+  Part whole{0, count, Sequences(tokens.sequences)};
   std::iota(whole.sequences.begin(), whole.sequences.end(), 0);
-  const bool divisible =
-      job.hasPolicy && job.hasGradient && job.hasLoss && !job.cancellable && pairsAreIndependent(loss);
+  const bool independent = job.hasUnpairedLoss || (job.hasLoss && pairsAreIndependent(loss));
+  const bool divisible = job.hasPolicy && job.hasGradient && independent && !job.cancellable;
   const Rows& rows = job.policy.logits;
   const int64_t rowBytes = rows.vocab * elementSize(rows.dtype);
   if (!divisible || rows.count() * rowBytes <= kAloneBelow) return {whole};
@@ -128,16 +134,17 @@ std::vector<Part> partsOf(const Job& job) {
   std::vector<bool> taken(tokens.sequences);
   std::vector<Part> parts(1);
   int64_t bytes = 0;
-  for (int64_t i = 0; i < loss.pairCount; ++i) {
-    const int64_t pairBytes = (tokens.counts[loss.pairs[2 * i]] + tokens.counts[loss.pairs[2 * i + 1]]) * rowBytes;
-    if (bytes > 0 && bytes + pairBytes > budget) {
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t more = 0;
+    for (int64_t k = each * i; k < each * (i + 1); ++k) more += tokens.counts[sequenceAt(k)] * rowBytes;
+    if (bytes > 0 && bytes + more > budget) {
       parts.push_back({i, i, {}});
       bytes = 0;
     }
-    bytes += pairBytes;
+    bytes += more;
     parts.back().end = i + 1;
-    for (int64_t k = 2 * i; k < 2 * i + 2; ++k) {
-      const int32_t sequence = loss.pairs[k];
+    for (int64_t k = each * i; k < each * (i + 1); ++k) {
+      const int32_t sequence = sequenceAt(k);
       // The coefficient of a sequence that is in several pairs is a sum over all of them.
       if (taken[sequence]) return {whole};
       taken[sequence] = true;
@@ -181,13 +188,21 @@ bool runJob(Job& job, ThreadPool& pool) {
         if (job.hasGradient) scatter(job.loss, job.gradient, part.begin, part.end);
         if (job.hasHeadGradient) scatter(job.loss, job.headGradient, part.begin, part.end);
       }
+      if (job.hasUnpairedLoss) {
+        const double* const gradient = job.unpairedLoss.gradient;
+        unpairedPreferenceLoss(job.unpairedLoss, part.begin, part.end);
+        if (hasGradient) std::copy(gradient + part.begin, gradient + part.end, coefficients + part.begin);
+      }
       if (job.hasGradient) logitsGradient(job.gradient, job.tokens, part.sequences, context);
       if (job.hasHeadGradient) headGradient(job.headGradient, job.tokens, part.sequences, context);
     }
   } else if (job.hasLoss) {
     preferenceLoss(job.loss, 0, job.loss.pairCount);
+  } else if (job.hasUnpairedLoss) {
+    unpairedPreferenceLoss(job.unpairedLoss, 0, job.unpairedLoss.count);
   }
   if (job.hasLoss) finishPreferenceLoss(job.loss);
+  if (job.hasUnpairedLoss) finishUnpairedPreferenceLoss(job.unpairedLoss);
   return true;
 }
 

@@ -1,5 +1,5 @@
 /**
- * What the package exports, as the compiler sees it from the outside: the types that package.json names.
+ * The exports of the package, read by the compiler from the published types that package.json names.
  */
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -9,7 +9,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 
 /** @typedef {{ node: ts.Declaration, type: ts.Type, checker: ts.TypeChecker }} Declared a declaration that is exported */
 
-/** @returns {Map<string, Map<string, Declared>>} the exports by subpath, that of '.' being 'main' */
+/** @returns {Map<string, Map<string, Declared>>} the exports by subpath; the subpath '.' is called 'main' */
 export function exportsOf() {
   const { exports } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
   const files = new Map()
@@ -47,7 +47,7 @@ export function docOf(node) {
   return doc ? flat(ts.getTextOfJSDocComment(doc.comment) ?? '') : ''
 }
 
-/** The tags of a docstring: parameters by name, and what else there is. */
+/** The tags of a docstring: parameters by name, and the texts of the other tags. */
 export function tagsOf(node) {
   const tags = ts.getJSDocTags(node)
   const text = (tag) => flat(ts.getTextOfJSDocComment(tag.comment) ?? '')
@@ -66,7 +66,7 @@ export function tagsOf(node) {
   }
 }
 
-/** Text of several lines as one. */
+/** Joins text of several lines into one line. */
 export function flat(text) {
   return text
     .replaceAll(/\{@link (\w+(?:\.\w+)?)[^}]*\}/g, '`$1`')
@@ -81,14 +81,14 @@ export function written(node) {
     .replaceAll('"', "'")
 }
 
-/** How types are written that nobody has written down. */
+/** How types without a declaration of their own are written. */
 const INFERRED = ts.TypeFormatFlags.NoTruncation | ts.TypeFormatFlags.UseAliasDefinedOutsideCurrentScope
 
 /** @typedef {{ name: string, optional: boolean, type: string, doc: string, node: ts.Declaration }} Member */
 
 /**
- * The members of an interface or of an alias of an object: its own, and the names of those that it inherits. A type that is
- * made of a table of declared options has these for its own.
+ * The members of an interface or of an alias of an object: its own, and the names of the interfaces it extends. A type
+ * made from a table of declared options has those options as its own members.
  *
  * @param {Declared} declared
  * @returns {{ own: Member[], inherited: string[] }}
@@ -97,7 +97,7 @@ export function membersOf(declared) {
   const { node, type, checker } = declared
   const properties = checker.getPropertiesOfType(type).filter(({ name }) => !name.startsWith('__@'))
   if (isOfTable(node)) {
-    // In the order of the table; the compiler's own order changes with what it has seen before.
+    // In the order of the table; the compiler's order depends on the types it has seen before.
     const own = properties.map((property) => inferred(property, checker)).sort((a, b) => a.node.pos - b.node.pos)
     return { own, inherited: [] }
   }
@@ -132,10 +132,12 @@ function inferred(property, checker) {
   const option = [node.type, ...(node.type?.types ?? [])].find((part) => part?.typeName?.getText() === 'Option')
   const type = checker.getNonNullableType(checker.getTypeOfSymbol(property))
   const text = option ? written(option.typeArguments[0]) : checker.typeToString(type, undefined, INFERRED)
-  return { name: property.name, optional: true, type: text.replaceAll('"', "'"), doc: docOf(node), node }
+  // Those of the table are all optional; what an option stands beside may not be.
+  const optional = (property.flags & ts.SymbolFlags.Optional) !== 0
+  return { name: property.name, optional, type: text.replaceAll('"', "'"), doc: docOf(node), node }
 }
 
-/** What an alias stands for: as it is written, or worked out where it is the type of a constant. */
+/** The type behind an alias: as it is written, or evaluated where it is the type of a constant. */
 export function aliasedBy({ node, type, checker }) {
   const text = written(node.type)
   if (!text.includes('typeof')) return text

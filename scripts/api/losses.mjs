@@ -1,5 +1,5 @@
 /**
- * Which loss needs and takes what, found by asking `preferenceLossSync`.
+ * The inputs and constants that each loss needs and takes, found by calls of `preferenceLossSync`.
  */
 import { preferenceLossSync } from 'fused-preference-loss'
 
@@ -14,7 +14,7 @@ const PAIRS = {
 const { chosenLengths: _, rejectedLengths: __, ...WITHOUT_LENGTHS } = PAIRS
 const { referenceChosen: ___, referenceRejected: ____, ...WITHOUT_REFERENCE } = PAIRS
 
-/** Constants that a loss may not take, away from their defaults. */
+/** Constants that not every loss takes, with values other than their defaults. */
 const CONSTANTS = { labelSmoothing: 0.25, gamma: 1, rewardShift: 0.1, discopopTau: 0.1 }
 
 /** @param {{ type: import('typescript').UnionType }} lossType */

@@ -16,7 +16,7 @@ export function functionEntry(name, { node }) {
   const { parameters, returns, throws } = tagsOf(node)
   const result = node.type ? written(node.type) : 'void'
   const lines = [`\`${signature(name, node)}\` → \`${result}\``, '', docOf(node)]
-  // `@param logits, labels as in …` is about several, which the compiler takes for a name and a text.
+  // `@param logits, labels as in …` describes several parameters; the compiler reads it as one name and a text.
   const list = parameters.map(({ name: first, text }) =>
     text.startsWith(',') ? `- ${first}${text}` : `- \`${first}\`: ${text}`,
   )
@@ -28,7 +28,7 @@ export function functionEntry(name, { node }) {
 const signature = (name, node) =>
   `${name}(${node.parameters.map((p) => `${p.name.getText()}${p.questionToken || p.initializer ? '?' : ''}`).join(', ')})`
 
-/** The options of an interface: its own in a table, those that it inherits by name. */
+/** The options of an interface: its own in a table, inherited ones by name. */
 export async function optionTable(name, declared, path) {
   const { own, inherited } = membersOf(declared)
   const rows = []
@@ -78,14 +78,16 @@ export function classTable({ node, type, checker }) {
   return `${docOf(node)}\n\n${markdownTable(['', ''], rows)}${more}`
 }
 
-/** What a subpath exports besides `shown`: its aliases and small types, each with its declaration and docstring. */
+/**
+ * The exports of a subpath other than `shown`: its aliases and small types, each with its declaration and docstring.
+ */
 export function typeList(path, declarations, shown) {
   const rows = []
   for (const [name, declared] of declarations) {
     const { node } = declared
     if (shown.has(`${path}/${name}`) || name.endsWith('Sync')) continue
     if (ts.isFunctionDeclaration(node) || ts.isClassDeclaration(node)) {
-      throw new Error(`docs/api.md has no part of ${path}/${name}`)
+      throw new Error(`docs/api.md has no part for ${path}/${name}`)
     }
     const type = ts.isTypeAliasDeclaration(node) ? aliasedBy(declared) : literal(node)
     rows.push([`\`${name}\``, code(type.replace(/^\| /, '')), cell(docOf(node))])
@@ -98,7 +100,7 @@ const literal = (node) => {
   return `{ ${members.map((member) => written(member).replace(/;$/, '')).join('; ')} }`
 }
 
-/** The docstring of a member with what its tags say. */
+/** The docstring of a member with the texts of its tags. */
 function sentences(member) {
   const { parameters, throws } = tagsOf(member)
   const more = parameters.map(({ name, text }) => `\`${name}\`: ${text.replace(/\.$/, '')}.`)
@@ -106,12 +108,12 @@ function sentences(member) {
   return [docOf(member), ...more].filter(Boolean).join(' ')
 }
 
-/** The sentence 'Defaults to …' apart from the others. */
+/** Separates the sentence 'Defaults to …' from the others. */
 function split(doc) {
   const found = /(?:^|(?<=[.)] ))Defaults to (.*?)(?:\.(?= |$))/.exec(doc)
   if (!found) return { meaning: doc }
   const [sentence, text] = found
-  // What follows a colon or a semicolon belongs to the meaning, unless it is short.
+  // Text after a colon or a semicolon belongs to the meaning, unless it is short.
   const [, first, rest] = /^([^:;]*)[:;] (.{20,})$/.exec(text) ?? []
   const byDefault = first ?? text
   const more = rest ? `${rest[0].toUpperCase()}${rest.slice(1)}.` : ''

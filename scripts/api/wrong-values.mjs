@@ -1,5 +1,5 @@
 /**
- * A wrong value of every option of the main functions, and the error it gets.
+ * A wrong value for every option of the main functions, and the error that it causes.
  */
 import * as main from 'fused-preference-loss'
 import { preferenceBatches, readPreferences } from 'fused-preference-loss/data'
@@ -14,6 +14,14 @@ const reference = { chosen: [-6], rejected: [-6] }
 
 const fused = (options) => main.fusedPreferenceLossSync(logits(), labels, { reference, ...options })
 const linear = (options) => main.fusedLinearPreferenceLossSync(hidden(), weight, labels, { reference, ...options })
+const unpaired = (options) => {
+  const given = { desirable: [1, 0], kl: 0, reference: { logProbs: [-6, -6] }, ...options }
+  return main.fusedUnpairedPreferenceLossSync(logits(), labels, given)
+}
+const linearUnpaired = (options) => {
+  const given = { desirable: [1, 0], kl: 0, reference: { logProbs: [-6, -6] }, ...options }
+  return main.fusedLinearUnpairedPreferenceLossSync(hidden(), weight, labels, given)
+}
 const steps = (options) => stepMetrics(fused({ outputs: ['tokenArgmax'] }), { step: 0, ...options })
 const batches = (options) => {
   const records = [{ prompt: 'a', chosen: 'b', rejected: 'c' }]
@@ -24,7 +32,7 @@ async function* stream() {
   yield '{ "prompt": "a", "chosen": "b", "rejected": "c" }\n'
 }
 
-/** The call that gets the wrong value, and the values, by subpath and interface. */
+/** By subpath and interface: the call that gets the wrong value, and the values. */
 const WRONG = {
   'main/TokenOptions': [
     fused,
@@ -60,11 +68,32 @@ const WRONG = {
       normalizer: 0,
     },
   ],
+  'main/UnpairedLossOptions': [
+    unpaired,
+    {
+      desirable: [1, 2],
+      lossType: 'kto_pair',
+      beta: 0,
+      desirableWeight: -1,
+      undesirableWeight: -1,
+      klLogProbs: [Number.NaN],
+      referenceKlLogProbs: [-6],
+      kl: Number.NaN,
+      rewardShift: 1,
+      referenceFree: 'yes',
+      normalizer: 0,
+    },
+  ],
   'main/RunOptions': [fused, { backend: 'gpu', threads: 0, instructionSet: 'sse', stream: 1, device: 1, signal: {} }],
   'main/FusedOptions': [
     fused,
     { reference: { chosen: [-6] }, weighting: 'vpo', gradient: new Float32Array(1), zeroInactive: 0 },
   ],
+  'main/FusedUnpairedOptions': [
+    unpaired,
+    { reference: { logProbs: [-6] }, gradient: new Float32Array(1), zeroInactive: 0 },
+  ],
+  'main/FusedLinearUnpairedOptions': [linearUnpaired, { reference: { hidden: hidden() }, gradient: 'in-place' }],
   'main/HeadOptions': [linear, { bias: new Float32Array(1) }],
   'main/HeadGradientRequest': [
     (gradient) => linear({ gradient }),
@@ -106,15 +135,20 @@ const WRONG = {
   ],
 }
 
-/** Types of the main module and of others whose options get no example: where they are explained is the page that has them. */
+/**
+ * Types of the main module and of other subpaths whose options get no example; the pages of those types explain the
+ * options.
+ */
 const covered = (/** @type {string} */ path) => ['main', 'data', 'metrics'].includes(path)
 
-/** The code and message of the error that a wrong value of the option gets; undefined for a subpath that has no examples. */
+/**
+ * The code and message of the error that a wrong value of the option gets; undefined for a subpath without examples.
+ */
 export async function errorOf(path, type, option) {
   if (!covered(path)) return undefined
   const [call, values] = WRONG[`${path}/${type}`] ?? []
   if (!values || !(option in values))
-    throw new Error(`scripts/api/wrong-values.mjs has no ${option} of ${path}/${type}`)
+    throw new Error(`scripts/api/wrong-values.mjs has no wrong value for ${option} of ${path}/${type}`)
   try {
     await call({ [option]: values[option] })
   } catch (thrown) {
@@ -122,5 +156,5 @@ export async function errorOf(path, type, option) {
     if (error.code?.startsWith('ERR_')) return `${error.code}: ${error.message}`
     throw error
   }
-  throw new Error(`${JSON.stringify(values[option])} is not a wrong value of ${option}`)
+  throw new Error(`${JSON.stringify(values[option])} is not a wrong value for ${option}`)
 }

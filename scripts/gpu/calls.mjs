@@ -1,7 +1,7 @@
 /**
  * Small calls of every kind on the cuda backend, for compute-sanitizer: shapes that leave heads and tails everywhere,
  * every element type, in place and not, by-products, both references, labels on the device, few rows and many; and the
- * output layer, in chunks and not. Each result is held against the js backend's.
+ * output layer, in chunks and not. Each result is compared with the js backend's.
  */
 import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync } from 'fused-preference-loss'
 import { DeviceBuffer } from 'fused-preference-loss/cuda'
@@ -57,7 +57,7 @@ for (const shape of SHAPES) {
   }
 }
 /**
- * Loss and gradients of an output layer, its logits made here and the loss by the js backend.
+ * Loss and gradients of an output layer: the logits are computed here, the loss by the js backend.
  * @param {Float32Array[]} parts hidden, weight and bias
  * @param {number[]} shape
  */
@@ -102,7 +102,7 @@ for (const [batch, time, width, vocab] of [
   for (const dtype of /** @type {const} */ (['float32', 'bfloat16', 'float16'])) {
     for (const chunk of ['', String(3 * 4 * (vocab + 32))]) {
       process.env.FUSED_PREFERENCE_LOSS_CHUNK_BYTES = chunk
-      // Of few bits, so that every type has them.
+      // Numbers of few bits, which every type holds exactly.
       const fill = (length, scale) =>
         Float32Array.from({ length }, (_, i) => (scale * Math.round(16 * Math.sin(i * 12.9898 + i * i))) / 16)
       const numbers = [fill(batch * time * width, 1), fill(vocab * width, 0.25), fill(vocab, 1)]
@@ -135,7 +135,7 @@ for (const [batch, time, width, vocab] of [
     }
   }
 }
-console.log(`${calls} calls, all as the js backend has them`)
+console.log(`${calls} calls; all results agree with the js backend`)
 
 /** A float16 near a normal float32, by its bits. */
 function half(bits) {

@@ -1,5 +1,6 @@
 /**
- * What every shipped binary must be: made for its platform, old enough for its systems, alone, and quiet in its exports.
+ * The requirements on every shipped binary: it is made for its platform, runs on old enough systems, needs no other
+ * libraries, and exports only the necessary symbols.
  */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
@@ -7,7 +8,7 @@ import { readFileSync } from 'node:fs'
 
 const EXPORTS = ['napi_register_module_v1', 'node_api_module_get_api_version_v1']
 const OLDEST_GLIBC = [2, 28]
-/** Of the CUDA library; glibc, and the libstdc++ of GCC 11. */
+/** The limits for the CUDA library: glibc, and the libstdc++ of GCC 11. */
 const OLDEST_FOR_CUDA = { GLIBC: [2, 34], GLIBCXX: [3, 4, 29] }
 /** Libraries of the systems themselves. */
 const SYSTEM = {
@@ -23,7 +24,7 @@ const MACHINES = {
   darwin: { x64: 0x01000007, arm64: 0x0100000c },
 }
 
-/** Checks a binary; returns what was found, in words. */
+/** Checks a binary; returns a description of the findings. */
 export function checkBinary(file, platform, arch, libc) {
   const bytes = readFileSync(file)
   assert(!bytes.includes('/work/') && !bytes.includes('/home/') && !bytes.includes('/tmp/'), `${file} names a folder`)
@@ -31,7 +32,7 @@ export function checkBinary(file, platform, arch, libc) {
   return platform === 'win32' ? checkPe(bytes, arch) : checkMachO(bytes, arch)
 }
 
-/** Checks the CUDA library, which needs newer systems than the rest; returns what was found, in words. */
+/** Checks the CUDA library, which needs newer systems than the rest; returns a description of the findings. */
 export function checkCudaLibrary(file) {
   const read = readerOf(file)
   assert(read('--file-header').includes(MACHINES.linux.x64), `${file} is for another machine`)

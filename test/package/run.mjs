@@ -1,7 +1,8 @@
 /**
- * Tests the packed tarball as users meet it: every package manager, runtime, platform and bundler that can be run here.
- * Writes docs/platforms.md. Needs prebuilds/ of all platforms; `npm run test:package` makes them first. Where there is no
- * CUDA compiler, `npm run test:package -- --without cuda` does without the library, and says so.
+ * Tests the packed tarball under the conditions of users: with every package manager, runtime, platform and bundler
+ * that can run here. Writes docs/platforms.md. Needs prebuilds/ of all platforms; `npm run test:package` makes them
+ * first. Where there is no CUDA compiler, `npm run test:package -- --without cuda` does without the library, and says
+ * so.
  *
  * Run on Linux x64. Emulators are Debian's: qemu-user-static with libc6-arm64-cross and libstdc++6-arm64-cross, wine64,
  * musl, and binutils. Where one is missing, its rows say so.
@@ -35,7 +36,7 @@ const runtimes = fileURLToPath(new URL('runtimes', import.meta.url))
 const at = (path) => join(runtimes, 'node_modules', path)
 if (!existsSync(at(''))) {
   console.log('Installing the runtimes')
-  // --force: some are for other platforms, and run under an emulator.
+  // --force: some packages are for other platforms and run under an emulator.
   execFileSync('npm', ['ci', '--force', '--ignore-scripts'], { cwd: runtimes, stdio: 'inherit' })
 }
 const NODE = {
@@ -71,7 +72,7 @@ function group(title) {
   console.log(`\n${title}`)
 }
 
-/** One row: `test` returns a word on what it saw, and throws where it failed or cannot run. */
+/** One row: `test` returns a short finding, and throws when it fails or cannot run. */
 async function row(name, test) {
   const start = performance.now()
   let result
@@ -174,7 +175,8 @@ for (const linker of ['node-modules', 'pnp']) {
   await manager(`yarn ${version('@yarnpkg/cli-dist')}, ${linker}`, [...yarn, 'install', '--no-immutable'], {
     env: { YARN_CACHE_FOLDER: join(scratch, 'yarn-cache'), YARN_NODE_LINKER: linker, YARN_ENABLE_TELEMETRY: '0' },
     offline: { YARN_ENABLE_NETWORK: '0' },
-    // Offline, yarn resolves nothing: it installs what a lock file lists. An empty one makes the folder a project.
+    // Offline, yarn resolves nothing: it installs the packages of a lock file. An empty lock file makes the folder a
+    // project.
     prepare: (folder) => {
       const lock = join(folder.replace(/offline$/, 'warm'), 'yarn.lock')
       writeFileSync(join(folder, 'yarn.lock'), existsSync(lock) ? readFileSync(lock) : '')
@@ -249,7 +251,10 @@ for (const platform of ['win32-arm64', 'darwin-x64', 'darwin-arm64']) {
 // ----------------------------------------------------------------------------------------------------------------------
 group('A damaged installation')
 
-/** An installed copy whose binaries were changed: js serves, with one warning that names the file and what is wrong. */
+/**
+ * An installed copy whose binaries were changed: the js backend runs, with one warning that names the file and the
+ * problem.
+ */
 function damaged(name, change, expected) {
   return row(name, () => {
     const folder = join(scratch, name.replace(/\W+/g, '-'))
@@ -390,7 +395,7 @@ console.log(`\n${count('passed')} passed, ${count('**failed**')} failed, ${count
 process.exitCode = count('**failed**') > 0 ? 1 : 0
 
 function bundledApart(folder, program) {
-  // A worker is a program of its own; here the bundle is the only one.
+  // A worker needs a file of its own; here the bundle is the only file.
   writeFileSync(join(folder, 'worker.cjs'), `require('node:worker_threads').parentPort.postMessage(null)\n`)
   run([process.execPath, program], folder)
   const { backends, warnings } = JSON.parse(readFileSync(join(folder, 'result.json'), 'utf8'))

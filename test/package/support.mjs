@@ -1,5 +1,5 @@
 /**
- * What the tests of the packed tarball share: packing, empty projects, and programs run in them.
+ * Helpers of the tests of the packed tarball: packing, empty projects, and running programs in them.
  */
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
@@ -34,24 +34,27 @@ export function cleanUp() {
   rmSync(scratch, { recursive: true, force: true })
 }
 
-// npm says itself where it lies: that need not be beside the Node that runs this.
+// npm itself reports its path, which need not be beside the Node that runs this.
 const npmCli = execFileSync('npm', ['exec', '--call', 'node -p process.env.npm_execpath'], { encoding: 'utf8' }).trim()
 /** npm as a program of Node, which needs no PATH. */
 export const npm = [process.execPath, npmCli]
 const registry = execFileSync('npm', ['config', 'get', 'registry'], { encoding: 'utf8' }).trim()
 
-/** For filling the caches of package managers. */
+/** The environment for filling the caches of package managers. */
 export const ONLINE = {
   ...{ npm_config_registry: registry, YARN_NPM_REGISTRY_SERVER: registry, BUN_CONFIG_REGISTRY: registry },
   ...Object.fromEntries(
     Object.entries(process.env).filter(([name]) => /^(NODE_EXTRA_CA_CERTS|SSL_CERT_FILE)$/.test(name)),
   ),
 }
-/** For installing from them: where a package manager has no option for it, a proxy that is not there. */
+/**
+ * The environment for installing from the caches: a proxy that does not exist, for package managers without an offline
+ * option.
+ */
 const NO_PROXY = 'http://127.0.0.1:9'
 export const OFFLINE = { ...ONLINE, npm_config_offline: 'true', HTTP_PROXY: NO_PROXY, HTTPS_PROXY: NO_PROXY }
 
-/** Runs a program in `cwd`; throws with all it printed where it fails. Returns what it printed. */
+/** Runs a program in `cwd`; throws an error with its output when it fails. Returns its output. */
 export function run([program, ...args], cwd, env = {}) {
   // Into a file: node.exe under Wine cannot write to a pipe.
   const file = join(scratch, 'output.txt')
@@ -82,7 +85,7 @@ export function pack(folder) {
   return { tarball: join(scratch, filename), files: files.map((file) => file.path), size }
 }
 
-/** What would be packed, with the addon compiled on this machine as its only binary. */
+/** The content of the package, with the addon compiled on this machine as its only binary. */
 export function stage() {
   const folder = join(scratch, 'stage')
   mkdirSync(folder)

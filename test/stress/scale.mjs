@@ -1,4 +1,4 @@
-/** Sizes beyond 32 bits, and the smallest, held against what is known of the result. The largest takes 4.5 GB. */
+/** Sizes beyond 32 bits, and the smallest sizes, compared with known results. The largest takes 4.5 GB. */
 import { fusedPreferenceLossSync, sequenceLogProbs, sequenceLogProbsSync } from '../../dist/index.mjs'
 
 const quick = process.argv.includes('--quick')
@@ -7,7 +7,7 @@ function near(got, wanted, bound, what) {
   if (!(Math.abs(got - wanted) <= bound)) throw new Error(`${what}: ${got}, wanted ${wanted}`)
 }
 
-/** bfloat16 bits of 1, 2 and of everything's gradient. */
+/** bfloat16 bits of 1, of 2, and of the prefilled gradient. */
 const ONE = 0x3f80
 const TWO = 0x4000
 const bfloat16 = new Float32Array(1)
@@ -18,7 +18,7 @@ const value = (bits) => {
   return bfloat16[0]
 }
 
-/** All logits 1 but each row's label's, which is 2: the log-prob is known. */
+/** All logits are 1 except each row's label, which is 2: the log-prob is known. */
 async function flat(what, { batch, time, vocab, packed = false, gradient = true, later = false }) {
   const rows = batch * time
   const data = new Uint16Array(rows * vocab).fill(ONE)
@@ -59,7 +59,7 @@ async function flat(what, { batch, time, vocab, packed = false, gradient = true,
   console.log(`scale: ${what}: ${rows} rows of ${vocab}, ${(rows * vocab).toLocaleString('en')} elements`)
 }
 
-/** Pairs whose rows all lie at one place: many rows, little memory. */
+/** Pairs whose rows all lie at one place in memory: many rows, little memory. */
 function repeated(rows, vocab) {
   const data = Float32Array.from({ length: vocab }, (_, i) => i % 3)
   const labels = new Int32Array(2 * rows)

@@ -4,11 +4,30 @@
  */
 import { Array as JaxArray, type JsTree, numpy, tree, vjp } from '@jax-js/jax'
 import { PAIRED_OPTIONS } from '../../call/paired-call.js'
+import { UNPAIRED_OPTIONS } from '../../call/unpaired-call.js'
 import { flag } from '../../check/options.js'
 import { failure, invalidType, invalidValue, shapeMismatch } from '../../errors.js'
-import { fusedLinearPreferenceLoss, fusedPreferenceLoss } from '../../index.js'
-import type { FusedLinearOptions, FusedOptions } from '../../options/index.js'
-import type { FusedPreferenceLoss, Labels } from '../../types/index.js'
+import {
+  fusedLinearPreferenceLoss,
+  fusedLinearUnpairedPreferenceLoss,
+  fusedPreferenceLoss,
+  fusedUnpairedPreferenceLoss,
+} from '../../index.js'
+import type {
+  FusedLinearOptions,
+  FusedLinearUnpairedOptions,
+  FusedOptions,
+  FusedUnpairedOptions,
+} from '../../options/index.js'
+import type {
+  FusedPreferenceLoss,
+  FusedUnpairedPreferenceLoss,
+  HeadGradients,
+  HeadWeight,
+  Hidden,
+  Labels,
+  Logits,
+} from '../../types/index.js'
 import { weightSizes } from '../layer.js'
 import { optionsReader } from '../options.js'
 
@@ -25,10 +44,25 @@ export interface PreferenceValueAndGrad<Params> {
   gradParams: Params
 }
 
-const gradOptions = optionsReader(PAIRED_OPTIONS, {
+/** Options of the function that {@link unpairedPreferenceValueAndGrad} returns. */
+export type UnpairedPreferenceGradOptions = Omit<FusedUnpairedOptions, 'gradient' | 'zeroInactive'>
+
+/** What a step over sequences that stand alone gives. */
+export interface UnpairedPreferenceValueAndGrad<Params> {
+  /** Mean loss over the sequences. */
+  loss: number
+  /** Rewards, their means, κ, log-probs and all else that is known of the loss. */
+  metrics: Omit<FusedUnpairedPreferenceLoss, 'gradLogits'>
+  /** d loss / d params, a tree like `params`. The caller's to use up or to dispose of. */
+  gradParams: Params
+}
+
+const OF_LOGITS = {
   gradient: 'is not taken: it goes back into jax-js, and gradParams of the result is made of it',
   zeroInactive: 'is not taken: the gradient is written over the logits, so that all of it has to be written',
-})
+}
+const gradOptions = optionsReader(PAIRED_OPTIONS, OF_LOGITS)
+const unpairedOptions = optionsReader(UNPAIRED_OPTIONS, OF_LOGITS)
 
 /**
  * `valueAndGrad` of the preference loss of a model. As with every function of jax-js, arrays that are passed belong to
@@ -52,14 +86,54 @@ export function preferenceValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
   labels: Labels,
   options?: PreferenceGradOptions,
 ) => Promise<PreferenceValueAndGrad<Params>> {
+  return ofLogits(apply, gradOptions<PreferenceGradOptions>, (logits, labels, options) =>
+    fusedPreferenceLoss(logits, labels, { ...options, gradient: 'in-place' }),
+  )
+}
+
+/**
+ * The same for sequences that stand alone: {@link preferenceValueAndGrad} with the options, and the loss, of
+ * `fusedUnpairedPreferenceLoss`.
+ *
+ * @param apply as in {@link preferenceValueAndGrad}.
+ * @returns a function of the parameters, a batch, its labels and the options, `desirable` among them.
+ *
+ * @example
+ * const step = unpairedPreferenceValueAndGrad(apply)
+ * const { loss, gradParams } = await step(tree.ref(params), inputIds, labels, { desirable, reference, kl })
+ */
+export function unpairedPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
+  apply: (params: Params, batch: Batch) => JaxArray,
+): (
+  params: Params,
+  batch: Batch,
+  labels: Labels,
+  options: UnpairedPreferenceGradOptions,
+) => Promise<UnpairedPreferenceValueAndGrad<Params>> {
+  return ofLogits(apply, unpairedOptions<UnpairedPreferenceGradOptions>, (logits, labels, options) =>
+    fusedUnpairedPreferenceLoss(logits, labels, { ...options, gradient: 'in-place' }),
+  )
+}
+
+/** A step with a loss of logits, whose gradient it leaves where they are. */
+function ofLogits<
+  Params extends JsTree<JaxArray>,
+  Batch,
+  Options extends object,
+  Result extends { loss: number; gradLogits?: Logits },
+>(
+  apply: (params: Params, batch: Batch) => JaxArray,
+  read: (options: Options | undefined) => Options,
+  lossOf: (logits: Logits, labels: Labels, options: Options) => Promise<Result>,
+) {
   checkFunction(apply)
-  return async (params, batch, labels, options) => {
-    const [loss, logits, pullBack] = trace(apply, params, batch, () => gradOptions(options))
+  return async (params: Params, batch: Batch, labels: Labels, given?: Options) => {
+    const [options, logits, pullBack] = trace(apply, params, batch, () => read(given))
     try {
       const { shape, device } = checkLogits(logits)
       // A copy, as jax-js keeps its memory to itself. It becomes the gradient; the logits are free from here on.
       const data = (await logits.data()) as Float32Array<ArrayBuffer>
-      const result = await fusedPreferenceLoss({ data, shape }, labels, { ...loss, gradient: 'in-place' })
+      const result = await lossOf({ data, shape }, labels, options)
       delete result.gradLogits
       const [gradParams] = pullBack(numpy.array(data, { shape, device }))
       return { loss: result.loss, metrics: result, gradParams }
@@ -86,12 +160,21 @@ export interface LinearPreferenceGradOptions
   transposed?: boolean
 }
 
-const linearOptions = optionsReader([...PAIRED_OPTIONS, 'transposed'], {
+/** Options of the function that {@link linearUnpairedPreferenceValueAndGrad} returns. */
+export interface LinearUnpairedPreferenceGradOptions
+  extends Omit<FusedLinearUnpairedOptions, 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'> {
+  /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
+  transposed?: boolean
+}
+
+const OF_LAYER = {
   bias: 'is not taken: it comes from apply, beside hidden and weight',
   gradient: 'is not taken: all gradients go back into jax-js, and gradParams of the result is made of them',
   accumulate: 'is not taken: jax-js adds gradients up itself',
   zeroInactive: "is not taken: all of hidden's gradient has to be written",
-})
+}
+const linearOptions = optionsReader([...PAIRED_OPTIONS, 'transposed'], OF_LAYER)
+const linearUnpairedOptions = optionsReader([...UNPAIRED_OPTIONS, 'transposed'], OF_LAYER)
 
 /**
  * `valueAndGrad` of the preference loss of a model whose output layer is left to this package: the logits are never
@@ -111,11 +194,55 @@ export function linearPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Ba
   labels: Labels,
   options?: LinearPreferenceGradOptions,
 ) => Promise<PreferenceValueAndGrad<Params>> {
+  return ofLayer(apply, linearOptions<LinearPreferenceGradOptions>, (layer, labels, options) =>
+    fusedLinearPreferenceLoss(layer.hidden, layer.weight, labels, { ...options, bias: layer.bias, gradient: true }),
+  )
+}
+
+/**
+ * The same for sequences that stand alone: {@link linearPreferenceValueAndGrad} with the options, and the loss, of
+ * `fusedLinearUnpairedPreferenceLoss`.
+ *
+ * @param apply as in {@link linearPreferenceValueAndGrad}.
+ * @returns a function of the parameters, a batch, its labels and the options, `desirable` among them.
+ */
+export function linearUnpairedPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
+  apply: (params: Params, batch: Batch) => JaxHead,
+): (
+  params: Params,
+  batch: Batch,
+  labels: Labels,
+  options: LinearUnpairedPreferenceGradOptions,
+) => Promise<UnpairedPreferenceValueAndGrad<Params>> {
+  return ofLayer(apply, linearUnpairedOptions<LinearUnpairedPreferenceGradOptions>, (layer, labels, options) => {
+    const given = { ...options, bias: layer.bias, gradient: true }
+    return fusedLinearUnpairedPreferenceLoss(layer.hidden, layer.weight, labels, given)
+  })
+}
+
+/** An output layer in arrays. */
+interface Layer {
+  hidden: Hidden
+  weight: HeadWeight
+  bias?: Float32Array
+}
+
+/** A step with a loss of an output layer. */
+function ofLayer<
+  Params extends JsTree<JaxArray>,
+  Batch,
+  Options extends { transposed?: boolean },
+  Result extends { loss: number } & HeadGradients,
+>(
+  apply: (params: Params, batch: Batch) => JaxHead,
+  readOptions: (options: Options | undefined) => Options,
+  lossOf: (layer: Layer, labels: Labels, options: Omit<Options, 'transposed'>) => Promise<Result>,
+) {
   checkFunction(apply)
-  return async (params, batch, labels, options) => {
-    const [{ across, ...loss }, head, pullBack] = trace(apply, params, batch, () => {
-      const { transposed, ...loss } = linearOptions(options)
-      return { ...loss, across: flag(transposed, 'options.transposed', false) }
+  return async (params: Params, batch: Batch, labels: Labels, given?: Options) => {
+    const [{ across, options }, head, pullBack] = trace(apply, params, batch, () => {
+      const { transposed, ...options } = readOptions(given)
+      return { options, across: flag(transposed, 'options.transposed', false) }
     })
     const left = new Set(tree.leaves(head as never) as JaxArray[])
     try {
@@ -135,11 +262,9 @@ export function linearPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Ba
         return array.data() as Promise<Float32Array<ArrayBuffer>>
       }
       const matrix = { data: await read(weight), shape: [vocab, width], strides }
-      const result = await fusedLinearPreferenceLoss({ data: await read(hidden), shape }, matrix, labels, {
-        ...loss,
-        ...(bias && { bias: await read(bias) }),
-        gradient: true,
-      })
+      const layer: Layer = { hidden: { data: await read(hidden), shape }, weight: matrix }
+      if (bias) layer.bias = await read(bias)
+      const result = await lossOf(layer, labels, options)
       const { gradHidden, gradWeight, gradBias, ...metrics } = result
       const cotangent = {
         hidden: numpy.array(gradHidden!.data as Float32Array<ArrayBuffer>, { shape, device }),

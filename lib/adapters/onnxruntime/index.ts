@@ -1,6 +1,6 @@
 /**
- * onnxruntime-node and transformers.js: their tensors as logits, without a copy; and the log-probs of a whole data set
- * under a reference model, written to a small file batch by batch, once for all training runs.
+ * onnxruntime-node and transformers.js: takes their tensors as logits, without a copy, and writes the log-probs of a
+ * whole data set under a reference model to a small file, batch by batch, once for all training runs.
  */
 import { isDeepStrictEqual } from 'node:util'
 import { pairsOf } from '../../call/pairs.js'
@@ -34,15 +34,15 @@ import { hostData, isTensor, type OrtTensor, toLogits } from './tensors.js'
 
 export { type OrtTensor, toLogits } from './tensors.js'
 
-/** A batch of pairs, as `preferenceBatches` gives it; what is a tensor is taken by its data. */
+/** A batch of pairs, as `preferenceBatches` makes it. Where a field is a tensor, its data are used. */
 export interface ReferenceBatch {
   /** `[batch, time]` token ids, or `[tokens]` when packed. */
   labels: Labels | OrtTensor
-  /** The tokens of the model's input. Not looked at, but part of the batch's fingerprint. */
+  /** The tokens of the model's input. They are not read, but they are part of the batch's fingerprint. */
   inputIds?: ArrayLike<number | bigint> | OrtTensor
-  /** As in `fusedPreferenceLoss`: positions that do not count. Give the same in training. Defaults to none. */
+  /** As in `fusedPreferenceLoss`: positions that do not count. Use the same mask in training. Defaults to none. */
   mask?: TokenValues | BigInt64Array | OrtTensor
-  /** As in `fusedPreferenceLoss`. Give the same in training. Defaults to 1. */
+  /** As in `fusedPreferenceLoss`. Use the same weights in training. Defaults to 1. */
   tokenWeights?: ArrayLike<number> | OrtTensor
   /** As in `fusedPreferenceLoss`. Defaults to first half chosen, second half rejected. */
   pairs?: ArrayLike<number> | BigInt64Array | OrtTensor
@@ -53,11 +53,13 @@ export interface ReferenceBatch {
 /** Options of {@link writeReferenceLogProbs}. */
 export interface ReferenceLogProbsOptions extends Omit<TokenOptions, TokenArray | 'outputs'>, RunOptions {
   /**
-   * Which reference model it is, a name or more (`{ name, revision }`), so that the file is not continued with another.
-   * Any value that JSON keeps as it is. Defaults to none.
+   * Identifies the reference model, by a name or an object (`{ name, revision }`), so that the file is not continued
+   * with another model. Any value that JSON keeps unchanged. Defaults to none.
    */
   model?: Json
-  /** Is told after each batch how many batches and pairs are done, and whether this one was in the file already. */
+  /**
+   * Called after each batch with the number of batches and pairs done, and whether this batch was in the file already.
+   */
   onProgress?: (progress: { batches: number; pairs: number; resumed: boolean }) => void
 }
 
@@ -71,29 +73,29 @@ export interface ReferenceLogProbs {
 
 type TokenSettings = Required<Omit<TokenOptions, TokenArray | 'outputs'>>
 
-/** The token options that are the same for all batches: settings of the file. Arrays belong to each batch. */
+/** The token options that are the same for all batches; they are settings of the file. Arrays belong to each batch. */
 const TOKEN_SETTINGS = TOKEN_OPTIONS.filter(
   (name) => !TOKEN_ARRAYS.includes(name as TokenArray) && name !== 'outputs',
 ) as (keyof TokenSettings)[]
 
 const readOptions = optionsReader([...TOKEN_SETTINGS, ...RUN_OPTIONS, 'model', 'onProgress'], {
   ...Object.fromEntries(TOKEN_ARRAYS.map((name) => [name, `is not taken: it belongs to each batch, as batch.${name}`])),
-  outputs: 'is not taken: the file keeps nothing of single tokens',
+  outputs: 'is not taken: the file holds no per-token results',
 })
 
 /**
  * Runs a reference model over preference data and writes the log-probs of all pairs to a file (JSON Lines), after each
- * batch. Called again after an interruption it goes on where the file ends, a line cut short included; batches that
- * are in the file are compared with the data, and the model does not see them. Meanwhile `<path>.lock` keeps other
- * writers away; what a crash leaves of it is removed by the next call.
+ * batch. A call after an interruption continues where the file ends, even if the last line was cut short; it compares
+ * the batches in the file with the data and does not run the model on them. `<path>.lock` keeps other writers away
+ * meanwhile; the next call removes a lock that a crash has left.
  *
  * @param path of the file.
  * @param batches the data, in an order that stays the same.
- * @param forward gives the reference's logits of a batch: `[batch, time, vocab]`, or `[tokens, vocab]` when packed.
- * @returns the log-probs of all pairs, those read from the file included.
- * @throws what `sequenceLogProbs` and `forward` throw, all that is wrong with the options before the model runs;
- *   TypeError `ERR_INVALID_ARG_VALUE` for a file of other data, of other options or of another kind, which is left as
- *   it is, for a file that another call is writing, and for data without a batch; RangeError `ERR_OUT_OF_RANGE` for
+ * @param forward returns the reference's logits of a batch: `[batch, time, vocab]`, or `[tokens, vocab]` when packed.
+ * @returns the log-probs of all pairs, including those read from the file.
+ * @throws the errors of `sequenceLogProbs` and `forward`; errors in the options are thrown before the model runs.
+ *   TypeError `ERR_INVALID_ARG_VALUE` for a file of other data, of other options or of another kind, which is left
+ *   unchanged, for a file that another call is writing, and for data without a batch; RangeError `ERR_OUT_OF_RANGE` for
  *   log-probs that are not finite.
  */
 export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
@@ -113,7 +115,7 @@ export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
 
   const found = await readReferenceFile(path, settings)
   if (found) checkSettings(path, found.settings, settings)
-  // Nobody writes to a complete file any more.
+  // A complete file is never written again.
   if (found?.complete) return await written(found)
   const lock = await lockFile(path)
   try {
@@ -157,7 +159,7 @@ export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
       throw doesNotMatch(path, `it has ${existing.lines.length} batches, the data only ${lines.length}`)
     }
     if (lines.length === 0) {
-      throw invalidValue('batches', 'gave no batch, and nothing was written; an iterator gives what it has only once')
+      throw invalidValue('batches', 'gave no batch, and nothing was written; an iterator can be read only once')
     }
     if (!existing?.complete) {
       await begin()
@@ -170,12 +172,12 @@ export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
 /**
  * Reads a file that {@link writeReferenceLogProbs} has written.
  *
- * @throws TypeError `ERR_INVALID_ARG_VALUE` for a file that is not complete or is no such file.
+ * @throws TypeError `ERR_INVALID_ARG_VALUE` for a file that is not complete or is not a reference file.
  */
 export async function readReferenceLogProbs(path: string): Promise<ReferenceLogProbs> {
   const { lines, complete } = (await readReferenceFile(path)) as ReferenceFile
   if (!complete) {
-    const problem = `is not complete: it ends after ${lines.length} batches; call writeReferenceLogProbs again to go on`
+    const problem = `is not complete: it ends after ${lines.length} batches; call writeReferenceLogProbs again to continue it`
     throw invalidValue(path, problem)
   }
   return joined(lines)
@@ -186,7 +188,7 @@ function isIterable(value: unknown): boolean {
   return typeof each === 'function' || typeof later === 'function'
 }
 
-/** The model as the file has it. */
+/** The model as the file records it. */
 function modelOf(model: Json = null): Json {
   let kept: unknown
   try {
@@ -195,12 +197,12 @@ function modelOf(model: Json = null): Json {
     // Not JSON at all.
   }
   if (!isDeepStrictEqual(kept, model)) {
-    throw invalidType('options.model', 'a value that JSON keeps as it is, such as a name or { name, revision }', model)
+    throw invalidType('options.model', 'a value that JSON keeps unchanged, such as a name or { name, revision }', model)
   }
   return sorted(model)
 }
 
-/** A call on four tokens, which finds what is wrong with the options before the model has run for nothing. */
+/** A call on four tokens, which finds errors in the options before the model runs in vain. */
 function tryOptions(options: TokenOptions & RunOptions): void {
   const labels = new Int32Array(4).fill(options.ignoreIndex === 0 ? 1 : 0)
   sequenceLogProbsSync({ data: new Float32Array(8), shape: [2, 2, 2] }, labels, options)
@@ -224,14 +226,14 @@ function arraysOf(batch: ReferenceBatch, index: number): BatchArrays {
   return given as BatchArrays
 }
 
-/** Refuses what has no fingerprint: lists of lists, for one. */
+/** Refuses values that have no fingerprint, such as lists of lists. */
 function checkElements(array: unknown, name: string): void {
   const length = (array as Partial<ArrayLike<unknown>> | null)?.length
   if (typeof array !== 'object' || typeof length !== 'number') throw invalidType(name, 'an array or a tensor', array)
   for (let i = 0; i < length; i++) {
     const element = (array as ArrayLike<unknown>)[i]
     if (!['number', 'bigint', 'boolean'].includes(typeof element)) {
-      throw invalidType(`${name}[${i}]`, 'a number, the array being flat', element)
+      throw invalidType(`${name}[${i}]`, 'a number, because the array must be flat', element)
     }
   }
 }

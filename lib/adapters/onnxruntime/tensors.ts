@@ -5,7 +5,7 @@ import { viewKind } from '../../check/arrays.js'
 import { failure, invalidType } from '../../errors.js'
 import type { HostArray, Logits } from '../../types/index.js'
 
-/** What is used of a tensor of onnxruntime or transformers.js. */
+/** The properties of a tensor of onnxruntime or transformers.js that are used. */
 export interface OrtTensor {
   readonly type: string
   readonly dims: readonly number[]
@@ -16,7 +16,7 @@ export interface OrtTensor {
 /**
  * A tensor as the logits that every function of this package takes. Nothing is copied.
  *
- * @param tensor float32 or float16, in memory that JavaScript sees.
+ * @param tensor float32 or float16, in memory that JavaScript can access.
  * @throws TypeError `ERR_INVALID_ARG_TYPE` for another type; Error `ERR_DISPOSED`, and `ERR_BACKEND_UNAVAILABLE` for a
  *   tensor on a GPU.
  */
@@ -25,10 +25,10 @@ export function toLogits(tensor: OrtTensor): Logits {
   const { type, dims } = tensor
   if (type !== 'float32' && type !== 'float16') throw invalidType('tensor.type', "'float32' or 'float16'", type)
   const data = hostData(tensor, 'tensor') as HostArray
-  // float16 is a Float16Array where the runtime has one, else its bits.
+  // The data of float16 are a Float16Array where the runtime has that type, else a Uint16Array of the bits.
   const wanted = type === 'float32' ? ['Float32Array'] : ['Uint16Array', 'Float16Array']
   if (!wanted.includes(viewKind(data)!))
-    throw invalidType('tensor.data', `a ${wanted.join(' or ')}, as it is ${type}`, data)
+    throw invalidType('tensor.data', `a ${wanted.join(' or ')}, as the type is ${type}`, data)
   return { data, shape: dims.slice(), dtype: type }
 }
 
@@ -37,12 +37,12 @@ export function isTensor(value: unknown): value is OrtTensor {
   return typeof value === 'object' && value !== null && Array.isArray((value as Partial<OrtTensor>).dims)
 }
 
-/** The data of a tensor in memory that JavaScript sees. */
+/** The data of a tensor in memory that JavaScript can access. */
 export function hostData(tensor: OrtTensor, name: string): unknown {
   const { location = 'cpu' } = tensor
-  if (location === 'none') throw failure('ERR_DISPOSED', `${name}: it is disposed`)
+  if (location === 'none') throw failure('ERR_DISPOSED', `${name}: the tensor has been disposed of`)
   if (location !== 'cpu' && location !== 'cpu-pinned') {
-    const problem = `${name}: its data are on '${location}'; have the session output it on the cpu (preferredOutputLocation)`
+    const problem = `${name}: the data are on '${location}'; set preferredOutputLocation of the session to 'cpu'`
     throw failure('ERR_BACKEND_UNAVAILABLE', problem)
   }
   return tensor.data

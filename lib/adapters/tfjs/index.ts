@@ -5,11 +5,19 @@
 import * as tf from '@tensorflow/tfjs-core'
 import { PAIRED_OPTIONS } from '../../call/paired-call.js'
 import { RUN_OPTIONS } from '../../call/run.js'
+import { UNPAIRED_OPTIONS } from '../../call/unpaired-call.js'
 import { between, oneOf } from '../../check/options.js'
-import { fusedPreferenceLossSync, sequenceLogProbsSync } from '../../index.js'
-import type { FusedOptions, SequenceOptions } from '../../options/index.js'
+import { fusedPreferenceLossSync, fusedUnpairedPreferenceLossSync, sequenceLogProbsSync } from '../../index.js'
+import type { FusedOptions, FusedUnpairedOptions, SequenceOptions } from '../../options/index.js'
 import { TOKEN_OPTIONS } from '../../options/token-options.js'
-import type { FusedPreferenceLoss, Labels, Logits, RunOptions, SequenceLogProbs } from '../../types/index.js'
+import type {
+  FusedPreferenceLoss,
+  FusedUnpairedPreferenceLoss,
+  Labels,
+  Logits,
+  RunOptions,
+  SequenceLogProbs,
+} from '../../types/index.js'
 import { callback, optionsReader } from '../options.js'
 import {
   alias,
@@ -24,16 +32,18 @@ import {
   scaled,
   valuesOf,
 } from './memory.js'
-import { type TensorReference, type TokenTensors, withArrays } from './tensor-options.js'
+import { type TensorReference, type TokenTensors, type UnpairedTensors, withArrays } from './tensor-options.js'
 
 export {
   type LinearPreferenceLossOptions,
   type LinearSequenceLogProbsOptions,
+  type LinearUnpairedPreferenceLossOptions,
   linearPreferenceLoss,
   linearSequenceLogProbs,
+  linearUnpairedPreferenceLoss,
   type OutputLayerOptions,
 } from './linear.js'
-export type { TensorReference, TokenTensors } from './tensor-options.js'
+export type { TensorReference, TokenTensors, UnpairedTensors } from './tensor-options.js'
 
 /** Options of {@link preferenceLoss}. */
 export interface PreferenceLossOptions
@@ -49,6 +59,25 @@ export interface PreferenceLossOptions
   gradient?: 'in-place'
   /** Is given the rewards, accuracy, margin and all else that is known of the loss, at each call. */
   onResult?: (result: Omit<FusedPreferenceLoss, 'gradLogits'>) => void
+}
+
+/** Options of {@link unpairedPreferenceLoss}. */
+export interface UnpairedPreferenceLossOptions
+  extends Omit<
+      FusedUnpairedOptions,
+      'gradient' | 'zeroInactive' | 'reference' | keyof TokenTensors | keyof UnpairedTensors
+    >,
+    Omit<TokenTensors, 'pairs'>,
+    UnpairedTensors {
+  /** As in `fusedUnpairedPreferenceLoss`; log-probs and logits may be tensors. Needed unless `referenceFree`. */
+  reference?:
+    | FusedUnpairedOptions['reference']
+    | Extract<TensorReference, { logProbs: unknown }>
+    | { logits: tf.Tensor }
+  /** 'in-place': as in {@link PreferenceLossOptions}. */
+  gradient?: 'in-place'
+  /** Is given the rewards, their means, κ and all else that is known of the loss, at each call. */
+  onResult?: (result: Omit<FusedUnpairedPreferenceLoss, 'gradLogits'>) => void
 }
 
 /** Options of {@link sequenceLogProbs}. */
@@ -69,9 +98,11 @@ export interface CrossEntropyOptions extends RunOptions {
   gradient?: 'in-place'
 }
 
-const preferenceOptions = optionsReader([...PAIRED_OPTIONS, 'gradient', 'onResult'], {
+const OWNED = {
   zeroInactive: 'is not taken: the memory that the gradient gets is not zero, so that all of it has to be written',
-})
+}
+const preferenceOptions = optionsReader([...PAIRED_OPTIONS, 'gradient', 'onResult'], OWNED)
+const unpairedOptions = optionsReader([...UNPAIRED_OPTIONS, 'gradient', 'onResult'], OWNED)
 const sequenceOptions = optionsReader([...TOKEN_OPTIONS, ...RUN_OPTIONS, 'gradient', 'onResult'])
 const crossEntropyOptions = optionsReader([...RUN_OPTIONS, 'ignoreIndex', 'labelSmoothing', 'gradient'])
 
@@ -98,20 +129,40 @@ export function preferenceLoss(
   const told = callback(onResult, 'options.onResult')
   const ids = idsOf(labels, logits, 'the logits')
   const loss = withArrays(given, logits, 'the logits')
-  const run = (out: FusedOptions['gradient']): FusedPreferenceLoss => {
+  return onePass(logits, inPlace, (values, out) => {
     const reference = referenceOf(loss.reference)
-    const result = fusedPreferenceLossSync(logitsOf(logits), ids, { ...loss, reference, gradient: out })
+    const result = fusedPreferenceLossSync(values, ids, { ...loss, reference, gradient: out })
     delete result.gradLogits
     told?.(result)
-    return result
-  }
-  return differentiable([logits], (taped) => {
-    if (!taped) return { value: tf.scalar(run(false).loss) }
-    let value = 0
-    const saved = writeGradient(logits, inPlace, (out) => {
-      value = run(out).loss
-    })
-    return { value: tf.scalar(value), saved: [saved], gradient: (dy) => [scaled(saved, dy.dataSync()[0]!)] }
+    return result.loss
+  })
+}
+
+/**
+ * The same for sequences that stand alone: the mean of the losses of `fusedUnpairedPreferenceLoss` as a scalar tensor.
+ *
+ * @param logits as in {@link preferenceLoss}.
+ * @param labels as in {@link preferenceLoss}.
+ * @param options those of `fusedUnpairedPreferenceLoss` but `zeroInactive`, and `onResult`.
+ * @throws what `fusedUnpairedPreferenceLoss` throws, and as {@link preferenceLoss} does.
+ */
+export function unpairedPreferenceLoss(
+  logits: tf.Tensor,
+  labels: Labels | tf.Tensor,
+  options: UnpairedPreferenceLossOptions,
+): tf.Scalar {
+  checkRows(logits, 'logits', 'vocab')
+  const { gradient, onResult, ...given } = unpairedOptions(options)
+  const inPlace = isInPlace(gradient)
+  const told = callback(onResult, 'options.onResult')
+  const ids = idsOf(labels, logits, 'the logits')
+  const loss = withArrays(given, logits, 'the logits')
+  return onePass(logits, inPlace, (values, out) => {
+    const reference = referenceOf(loss.reference) as FusedUnpairedOptions['reference']
+    const result = fusedUnpairedPreferenceLossSync(values, ids, { ...loss, reference, gradient: out })
+    delete result.gradLogits
+    told?.(result)
+    return result.loss
   })
 }
 
@@ -211,6 +262,22 @@ function sum(values: ArrayLike<number>): number {
   return total
 }
 
+/** An op whose value and gradient are computed together; `run` writes the gradient where it is told to. */
+function onePass(
+  logits: tf.Tensor,
+  inPlace: boolean,
+  run: (values: Logits, out: Float32Array | 'in-place' | false) => number,
+): tf.Scalar {
+  return differentiable([logits], (taped) => {
+    if (!taped) return { value: tf.scalar(run(logitsOf(logits), false)) }
+    let value = 0
+    const saved = writeGradient(logits, inPlace, (out) => {
+      value = run(logitsOf(logits), out)
+    })
+    return { value: tf.scalar(value), saved: [saved], gradient: (dy) => [scaled(saved, dy.dataSync()[0]!)] }
+  })
+}
+
 /** The result of a forward pass over values that lie where they are. */
 interface Forward<T extends tf.Tensor> {
   value(): T
@@ -250,7 +317,9 @@ function logitsOf(tensor: tf.Tensor, name = 'logits'): Logits {
 }
 
 /** A reference whose logits are seen where they lie, until the heap grows. */
-function referenceOf(reference: FusedOptions['reference'] | { logits: tf.Tensor }): FusedOptions['reference'] {
+function referenceOf(
+  reference: FusedOptions['reference'] | FusedUnpairedOptions['reference'] | { logits: tf.Tensor },
+): FusedOptions['reference'] {
   if (!reference || !('logits' in reference) || !(reference.logits instanceof tf.Tensor)) {
     return reference as FusedOptions['reference']
   }

@@ -1,7 +1,7 @@
 /**
- * A job as the addon takes it: a value for each field, written where the addon reads it, and the arrays that have to be
- * passed. The order of the fields stands in `visitFields` here, and in that of native/addon/job_fields.h. Each side makes
- * a text of its fields, and the loader compares the two.
+ * A job in the form that the addon takes: a value for each field, written where the addon reads it, and the arrays that
+ * must be passed. `visitFields` here and its counterpart in native/addon/job_fields.h define the order of the fields.
+ * Each side turns its fields into a text, and the loader compares the two.
  */
 
 import {
@@ -15,17 +15,18 @@ import {
   type Rows,
   type RunSettings,
   type Tokens,
+  type UnpairedLossStage,
 } from '../../job.js'
-import type { DType, FDivergence, HostArray, LossType } from '../../types/index.js'
+import type { DType, FDivergence, HostArray, LossType, UnpairedLossType } from '../../types/index.js'
 import type { Addon } from './addon.js'
 
 /** An array of the host's. */
 export type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array
 
-/** What is passed to the addon: arrays, and addresses on the GPU. */
+/** The values passed to the addon: arrays, and addresses on the GPU. */
 export type JobArgument = NativeArray | bigint
 
-/** The arrays of a job by their elements; those of a tensor are of its dtype. */
+/** The kinds of a job's arrays by their elements; a tensor's array has the tensor's dtype. */
 interface Elements {
   int32: Int32Array
   float32: Float32Array | bigint
@@ -36,17 +37,17 @@ interface Elements {
 
 /** Visits the fields of a job, in the addon's order. */
 interface FieldVisitor {
-  /** The fields that follow are those of this part. */
+  /** The fields that follow belong to this part. */
   part(part: Part): void
   /** An array that the job reads. */
   in<E extends keyof Elements>(name: string, elements: E, array: Elements[E] | undefined): void
   /** An array that the job writes. */
   out<E extends keyof Elements>(name: string, elements: E, array: Elements[E] | undefined): void
-  /** A number. Its whole name is `owner`.`name`, where there is an owner. */
+  /** A number. Its full name is `owner`.`name`, if it has an owner. */
   number(name: string, value: number, owner?: string): void
 }
 
-/** Fields that a job has all together or, when the stage they belong to is not in it, not at all. */
+/** The fields of one stage: a job has all of them, or none when it does not run that stage. */
 class Part {
   /** Index of its first field. */
   begin = 0
@@ -61,6 +62,7 @@ const POLICY_HEAD = new Part()
 const REFERENCE = new Part()
 const REFERENCE_HEAD = new Part()
 const LOSS = new Part()
+const UNPAIRED_LOSS = new Part()
 const COEFFICIENTS = new Part()
 const GRADIENT = new Part()
 const HEAD_GRADIENT = new Part()
@@ -72,12 +74,13 @@ const DIVERGENCES: Record<FDivergence, number> = { reverse_kl: 0, forward_kl: 1,
 /** The addon's numbers for losses and instruction sets. */
 interface Codes {
   lossOf(lossType: LossType): number
+  unpairedLossOf(lossType: UnpairedLossType): number
   instructionSetOf(settings: RunSettings): number
 }
 
 /** To add a field, add a line below and one in the same place in job_fields.h. */
 function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes: Codes): void {
-  const { tokens, policy, reference, loss, gradient, headGradient } = job
+  const { tokens, policy, reference, loss, unpairedLoss, gradient, headGradient } = job
   const stage4 = gradient ?? headGradient
   visitSettings(visit, settings, codes)
   if (tokens) visitTokens(visit, tokens)
@@ -115,6 +118,7 @@ function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes
     visitWeight(visit, 'reference.head', reference.head)
   }
   if (loss) visitLoss(visit, loss)
+  if (unpairedLoss) visitUnpairedLoss(visit, unpairedLoss, codes)
   if (stage4) {
     visit.part(COEFFICIENTS)
     visit.out('gradient.coefficients', 'float64', stage4.coefficients)
@@ -227,7 +231,25 @@ function visitLoss(visit: FieldVisitor, loss: LossStage): void {
   visit.number('loss.constants.tokenDivisor', loss.tokenDivisor ?? 0)
 }
 
-/** The last part, as the number of terms varies. */
+function visitUnpairedLoss(visit: FieldVisitor, loss: UnpairedLossStage, codes: Codes): void {
+  visit.part(UNPAIRED_LOSS)
+  visit.number('unpairedLoss.type', codes.unpairedLossOf(loss.lossType))
+  visit.in('unpairedLoss.desirable', 'int32', loss.desirable)
+  visit.in('unpairedLoss.logProbs', 'float64', loss.logProbs)
+  visit.in('unpairedLoss.referenceLogProbs', 'float64', loss.referenceLogProbs)
+  visit.out('unpairedLoss.losses', 'float64', loss.losses)
+  visit.out('unpairedLoss.rewards', 'float64', loss.rewards)
+  visit.out('unpairedLoss.gradient', 'float64', loss.gradient)
+  visit.out('unpairedLoss.summary', 'float64', loss.summary)
+  visit.number('unpairedLoss.constants.beta', loss.beta)
+  visit.number('unpairedLoss.constants.desirableWeight', loss.desirableWeight)
+  visit.number('unpairedLoss.constants.undesirableWeight', loss.undesirableWeight)
+  visit.number('unpairedLoss.constants.kl', loss.kl)
+  visit.number('unpairedLoss.constants.rewardShift', loss.rewardShift)
+  visit.number('unpairedLoss.constants.divisor', loss.divisor)
+}
+
+/** This part comes last, because the number of terms varies. */
 function visitTerms(visit: FieldVisitor, terms: readonly LossTerm[], codes: Codes): void {
   visit.part(TERMS)
   visit.number('loss.terms.count', terms.length)
@@ -238,16 +260,19 @@ function visitTerms(visit: FieldVisitor, terms: readonly LossTerm[], codes: Code
   }
 }
 
-/** Bytes V8 keeps in a typed array itself: to point native code at such an array it has to allocate a buffer for it. */
+/**
+ * V8 keeps arrays up to this many bytes inside the typed array object: native code can only use them once V8 has
+ * allocated a buffer.
+ */
 export const SLOT_BYTES = 64
 
-/** Where small arrays are put for a call: there is a slot for each field. */
+/** Where small arrays are put for a call: one slot per field. */
 export interface Slots {
   /** Puts an array into the slot of field i, if it is small enough. */
   put(i: number, array: NativeArray, isResult: boolean): boolean
 }
 
-/** Values of arrays. 0 is one that is absent; k > 0 is one of k - 1 elements that is in its slot, and not passed. */
+/** Values of array fields. 0: the array is absent; k > 0: it has k - 1 elements, is in its slot, and is not passed. */
 const PASSED = -1
 const ADDRESS = -2
 
@@ -255,21 +280,25 @@ const ADDRESS = -2
 export class JobArguments implements FieldVisitor {
   private readonly values: Float64Array
   private readonly codes: Codes
-  // Of the job at hand.
+  // State of the current job.
   private field = 0
   private slots: Slots | undefined
   private passed: JobArgument[] = []
 
-  constructor({ values, lossNames, instructionSets }: Addon, defaultSet: number) {
+  constructor({ values, lossNames, unpairedLossNames, instructionSets }: Addon, defaultSet: number) {
     this.values = values
     const lossCodes = new Map(lossNames.map((name, code) => [name, code]))
     this.codes = {
       lossOf: (lossType) => lossCodes.get(lossType) as number,
+      unpairedLossOf: (lossType) => unpairedLossNames.indexOf(lossType),
       instructionSetOf: ({ instructionSet }) => (instructionSet ? instructionSets.indexOf(instructionSet) : defaultSet),
     }
   }
 
-  /** What to pass for a job, at once; arrays that are small are put into slots, where there are any. */
+  /**
+   * The arrays to pass for a job; they must be passed before the next call. Small arrays go into slots, if there are
+   * any.
+   */
   of(job: Job, settings: RunSettings, slots?: Slots): JobArgument[] {
     const passed: JobArgument[] = []
     this.values.fill(0, 0, FIELDS.length)
@@ -308,7 +337,7 @@ export class JobArguments implements FieldVisitor {
   }
 }
 
-const NO_CODES: Codes = { lossOf: () => 0, instructionSetOf: () => 0 }
+const NO_CODES: Codes = { lossOf: () => 0, unpairedLossOf: () => 0, instructionSetOf: () => 0 }
 
 /** The arrays of a job that are in the host's memory. */
 export function hostArraysOf(job: Job, settings: RunSettings): NativeArray[] {
@@ -323,7 +352,7 @@ export function hostArraysOf(job: Job, settings: RunSettings): NativeArray[] {
 /** A line for each field. */
 const FIELDS = listFields()
 
-/** All that the addon has to agree on, in words. */
+/** Everything on which the addon must agree, as text. */
 export function jobFields(): string {
   const lines = [
     ...FIELDS,
@@ -335,7 +364,7 @@ export function jobFields(): string {
   return `${lines.join('\n')}\n`
 }
 
-/** Lists the fields of a job that has everything, and finds out where the parts begin. */
+/** Lists the fields of a job with every part, and records where the parts begin. */
 function listFields(): string[] {
   const rows = {}
   const head = { hidden: rows, weight: {}, bias: {} }
@@ -344,6 +373,7 @@ function listFields(): string[] {
     policy: { logits: rows, head },
     reference: { logits: rows, head },
     loss: { terms: [{}] },
+    unpairedLoss: {},
     gradient: { logits: rows, out: rows },
     headGradient: { logits: rows, head },
   } as unknown as Job

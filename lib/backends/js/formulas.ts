@@ -1,21 +1,21 @@
 /**
- * What the formulas of the losses are made of: what a formula gets and gives, and how one of a single pair becomes one of
- * a batch.
+ * The parts of the formulas of the losses: their inputs and outputs, and the functions that extend a formula of one
+ * pair to a batch.
  */
 import type { LossConfig, LossStage } from '../../job.js'
 import { SCORES, wholeScore } from './divergences.js'
 import { sigmoid, softplus } from './numbers.js'
 
-/** What a loss asks of its caller. */
+/** The inputs that a loss requires of its caller. */
 export interface LossNeeds {
   /** Reference log-probs (unless `referenceFree`). */
   reference: boolean
   /**
-   * Sequence lengths: 'always', 'sums' (when the log-probs are sums, or a divergence's score is to be divided), 'means'
-   * (when they are means, of which such a score is to be taken), or 'never'.
+   * Sequence lengths: 'always'; 'sums' (when the log-probs are sums, or the score of a divergence must be divided);
+   * 'means' (when they are means and the score of a divergence needs the sum); or 'never'.
    */
   lengths: 'always' | 'sums' | 'means' | 'never'
-  /** Depends on the difference of the two log-ratios alone, so that an f-divergence may replace them. */
+  /** The loss depends only on the difference of the two log-ratios, so that an f-divergence may replace them. */
   divergence: boolean
   /** Range of labelSmoothing: 'any' ignores it but it must lie in [0, 1]; 'half' is [0, 1/2); 'open' is (0, 1). */
   labelSmoothing: 'any' | 'half' | 'open'
@@ -23,22 +23,25 @@ export interface LossNeeds {
   defaultLabelSmoothing: number
 }
 
-/** P pairs: what a formula reads of a stage. */
+/** The fields of a stage that a formula reads, for P pairs. */
 export type PairBatch = Pick<
   LossStage,
   'chosen' | 'rejected' | 'referenceChosen' | 'referenceRejected' | 'chosenLengths' | 'rejectedLengths'
 >
 
-/** The constants one loss sees. */
+/** The constants of one loss. */
 export interface Constants extends Omit<LossConfig, 'terms'> {
   labelSmoothing: number
 }
 
 /** One pair's loss, and its derivatives with respect to two policy log-probs. */
 export interface PairLoss {
-  /** The pair the loss belongs to, and whose chosen log-prob `chosen` is the derivative of. */
+  /** The pair of the loss; `chosen` is the derivative with respect to the chosen log-prob of this pair. */
   pair: number
-  /** The pair whose rejected log-prob `rejected` is the derivative of: the same one, except for 'aot_unpaired'. */
+  /**
+   * `rejected` is the derivative with respect to the rejected log-prob of this pair: the same pair, except for
+   * 'aot_unpaired'.
+   */
   rejectedPair: number
   value: number
   chosen: number
@@ -49,20 +52,20 @@ export interface Loss extends LossNeeds {
   formula: (batch: PairBatch, constants: Constants) => PairLoss[]
 }
 
-/** A loss of one number, and its derivative. */
+/** A loss as a function of one number, and its derivative. */
 export interface Curve {
   value: number
   derivative: number
 }
 
-/** A loss of a chosen and a rejected quantity, and its derivatives. */
+/** A loss as a function of a chosen and a rejected quantity, and its derivatives. */
 export interface Surface {
   value: number
   chosen: number
   rejected: number
 }
 
-/** What a formula is written in: log π − log ρ, or log π alone, of whole sequences or per token; 'odds' is for ORPO. */
+/** The variable of a formula: log π − log ρ, or log π alone, of whole sequences or per token; 'odds' is for ORPO. */
 export type Quantity = 'logRatio' | 'meanLogRatio' | 'logProb' | 'meanLogProb' | 'odds'
 
 /** (d − 1 / (2β))² */
@@ -83,14 +86,14 @@ export function smoothed(d: number, beta: number, gamma: number, epsilon: number
   }
 }
 
-/** a · b, in which 0 · ∞ is 0: what has no derivative there, has none of the whole. */
+/** a · b with 0 · ∞ = 0: by the chain rule, a part with derivative 0 contributes 0. */
 export function times(a: number, b: number): number {
   return a === 0 && Math.abs(b) === Number.POSITIVE_INFINITY ? 0 : a * b
 }
 
 /**
- * A loss of each pair's difference of two quantities, or of their scores under an f-divergence. Per token, a score is
- * that of the whole sequence's log-ratio, divided by the length, as TRL has it.
+ * A loss of each pair's difference of two quantities, or of their scores under an f-divergence. Per token, the score of
+ * the whole sequence's log-ratio is divided by the length, as in TRL.
  */
 export function ofDifference(quantity: Quantity, curve: (d: number, constants: Constants) => Curve): Loss['formula'] {
   return (batch, constants) => {
@@ -101,7 +104,7 @@ export function ofDifference(quantity: Quantity, curve: (d: number, constants: C
       const { value, derivative } = wholeScore(fDivergence, average ? x * tokens : x, alpha)
       return { value: value / tokens, derivative: average ? derivative : derivative / tokens }
     }
-    // Scores divide by the lengths themselves.
+    // Scores do their own division by the lengths.
     const scored = quantity === 'meanLogRatio' && fDivergence !== 'reverse_kl' ? 'logRatio' : quantity
     return ofPair(scored, (chosen, rejected, _, pair) => {
       const chosenScore = score(chosen, batch.chosenLengths?.[pair])
@@ -126,7 +129,7 @@ export function ofPair(
   return (batch, constants) =>
     Array.from(batch.chosen.keys(), (pair) => {
       const quantityOf = (logProbs: Float64Array, reference: Float64Array, lengths: Float64Array | undefined) => {
-        // Even odds, of nothing that could change them.
+        // A sequence without tokens has even odds, with derivative 0.
         const empty = quantity === 'odds' && lengths?.[pair] === 0 && logProbs[pair] === 0
         if (empty) return { value: -Math.LN2, divisor: Number.POSITIVE_INFINITY }
         const divisor = perToken ? lengthDivisor(lengths, pair, constants.average) : 1
@@ -145,7 +148,9 @@ export function ofPair(
     })
 }
 
-/** What makes a mean of a log-prob: its length, unless it is a mean already or has no token to be the mean of. */
+/**
+ * The divisor that turns a log-prob into a mean: the length, or 1 if it is a mean already or the sequence has no token.
+ */
 export function lengthDivisor(lengths: Float64Array | undefined, pair: number, average: boolean): number {
   return average || lengths === undefined ? 1 : lengths[pair] || 1
 }

@@ -1,5 +1,5 @@
 /**
- * The js twin of native/core/losses.h: every loss with what it needs, its formula and its derivative, in float64.
+ * The js twin of native/core/losses.h: every loss with the inputs it needs, its formula and its derivative, in float64.
  *
  * c and r are the log-ratios log π − log ρ of the chosen and the rejected sequence, d the difference of two such
  * quantities, ε labelSmoothing, σ the sigmoid; −log σ(z) is written softplus(−z). Weights of pairs and of losses, the
@@ -18,10 +18,13 @@ const NEEDS: LossNeeds = {
   defaultLabelSmoothing: 0,
 }
 
-/** e^700 is near the largest float64: beyond it a loss stays where it is, and its derivative is 0. */
+/** e^700 is near the largest float64: beyond it a loss stays constant, and its derivative is 0. */
 const LARGEST_EXPONENT = 700
 
-/** A mean log-prob this near to 0 is certain: were it nearer, β / (1 − e^x) could be infinite for a β of hundreds. */
+/**
+ * A mean log-prob nearer to 0 than this counts as certain: for a β of hundreds, β / (1 − e^x) could be infinite beyond
+ * it.
+ */
 const MOST_CERTAIN = -(2 ** -1016)
 
 export const LOSSES: Record<LossType, Loss> = {
@@ -54,7 +57,7 @@ export const LOSSES: Record<LossType, Loss> = {
     formula: ofDifference('logRatio', (d, { beta }) => {
       const shortfall = 1 - beta * d
       if (shortfall > 0) return { value: shortfall, derivative: -beta }
-      // What is left but numbers up to 0 is NaN, which is no satisfied margin.
+      // Otherwise the value is 0, negative or NaN; NaN must not count as a satisfied margin.
       return shortfall <= 0 ? { value: 0, derivative: 0 } : { value: Number.NaN, derivative: Number.NaN }
     }),
   },
@@ -253,7 +256,7 @@ export const LOSSES: Record<LossType, Loss> = {
     reference: false,
     lengths: 'sums',
     formula: ofPair('odds', (chosen, rejected, { beta }) => {
-      // No log-probs, whatever else they are.
+      // NaN and values above 0 are no log-probs.
       if (!(chosen <= 0 && rejected <= 0)) return { value: Number.NaN, chosen: Number.NaN, rejected: Number.NaN }
       const w = Math.min(chosen, MOST_CERTAIN)
       const l = Math.min(rejected, MOST_CERTAIN)
@@ -270,8 +273,8 @@ export const LOSSES: Record<LossType, Loss> = {
   },
 
   /**
-   * Negative log-likelihood of the chosen sequences, −Σ log π / Σ length over the batch (or what is given instead of
-   * these tokens); 0 where there is no token.
+   * Negative log-likelihood of the chosen sequences, −Σ log π / Σ length over the batch (or the given normalizer in
+   * place of Σ length); 0 where there is no token.
    */
   sft: {
     ...NEEDS,
@@ -281,7 +284,8 @@ export const LOSSES: Record<LossType, Loss> = {
       const lengths = batch.chosenLengths as Float64Array
       const tokenCount = tokenDivisor ?? lengths.reduce((sum, length) => sum + length, 0)
       return Array.from(batch.chosen, (logProb, pair) => {
-        // Means are made sums again; times what pairs are divided by, so that in the end it is the tokens' divisor.
+        // Turns means back into sums. The factor cancels the later division by the pairs' divisor and leaves the
+        // tokens' divisor.
         const factor = tokenCount === 0 ? 0 : ((average ? lengths[pair] : 1) * pairDivisor) / tokenCount
         return { pair, rejectedPair: pair, value: 0 - times(factor, logProb), chosen: -factor, rejected: 0 }
       })

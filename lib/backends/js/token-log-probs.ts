@@ -1,5 +1,5 @@
 /**
- * Stage 1, token log-probs: what each active row says about the label it predicts. Inactive rows are not read.
+ * Stage 1, token log-probs: the log-prob of the label that each active row predicts. Inactive rows are not read.
  *
  * - Everything is written with the label on one side and all other logits on the other:
  *   z = log Σ_{j≠label} exp(x_j / T) − x_label / T, so that log p = −softplus(z) and 1 − p = σ(z) are accurate to the
@@ -14,14 +14,14 @@ import { readRow } from './rows.js'
 /** Layout of a row's four states: the others' maximum, (1 − p) / Σe, 1 − p, and log p. */
 export const STATE_SIZE = 4
 
-/** What stage 2 adds up, `[R]`, unrounded; only active rows are filled. */
+/** The values that stage 2 adds up, `[R]`, unrounded; only active rows are filled. */
 export interface RowResults {
   logProbs: Float64Array
   /** log Σp², when the stage asks for `logWeights`. */
   logSumSquaredProbs?: Float64Array
 }
 
-/** What is known of one row once its logits have been seen. */
+/** The values computed from the logits of one row. */
 interface RowSummary {
   /** Largest logit other than the label's; 0 where none is above −∞. */
   othersMaximum: number
@@ -48,7 +48,7 @@ const NOT_A_DISTRIBUTION: RowSummary = {
   sumSquaredProbs: Number.NaN,
 }
 
-/** Yields after every active row, so that a caller may do something else in between. */
+/** Yields after every active row, so that a caller may do other work in between. */
 export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens): Generator<void, RowResults> {
   const { logits, head } = stage
   const { targets, temperature, capScale } = tokens
@@ -113,7 +113,7 @@ function summarise(x: Float64Array, label: number, temperature: number): RowSumm
     return labelLogit === Number.NEGATIVE_INFINITY ? NOT_A_DISTRIBUTION : certain(labelLogit, label, temperature)
   }
 
-  // Beside the top one, whose e is 1: near certainty these sums are tiny, and 1 + tiny would lose them.
+  // Sums without the largest logit, whose e is 1: near certainty these sums are tiny, and 1 + tiny would lose them.
   let rest = 0
   let restTimesExponent = 0
   let restSquared = 0
@@ -132,10 +132,10 @@ function summarise(x: Float64Array, label: number, temperature: number): RowSumm
   const z = (maximum - labelLogit) / temperature + logOthersSum
   const p = sigmoid(-z)
   const complement = sigmoid(z)
-  // 0 − x, for a log-prob of 0 rather than −0.
+  // 0 − x, so that a log-prob of zero is 0 rather than −0.
   const logProb = 0 - softplus(z)
 
-  // Entropy by the chain rule: label or not, then which of the others.
+  // Entropy by the chain rule: first label or not, then which of the others.
   const othersEntropy = logOthersSum - restTimesExponent / othersSum
   const entropy = timesLog(p, logProb) + timesLog(complement, -softplus(-z)) + complement * othersEntropy
   return {

@@ -1,6 +1,6 @@
 /**
- * One loss whose value and gradient are known, on every backend there is; throws where one is wrong.
- * Returns the backends.
+ * Checks a loss whose value and gradient are known on every available backend; throws when one is wrong. Returns the
+ * backends.
  */
 const assert = require('node:assert/strict')
 

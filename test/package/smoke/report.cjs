@@ -1,6 +1,6 @@
 /**
- * Checks the package here, by promise and in a worker, and writes what came of it to result.json: a file, for not every
- * runtime below an emulator has a usable standard output.
+ * Checks the package here, by promise and in a worker, and writes the outcome to result.json: a file, because not every
+ * runtime under an emulator has a usable standard output.
  */
 const assert = require('node:assert/strict')
 const { writeFileSync } = require('node:fs')
