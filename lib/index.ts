@@ -65,6 +65,7 @@ export type {
   PreferencePairs,
   Reference,
   ReferenceLogProbs,
+  ResultGradients,
   RunningMean,
   RunOptions,
   SequenceLayout,

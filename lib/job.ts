@@ -50,7 +50,10 @@ export interface Tokens {
   offsets: Int32Array
   /** `[S]` number of active rows. */
   counts: Int32Array
+  /** What counts are the numbers x / temperature of the logits x… */
   temperature: number
+  /** …or, where it is given, tanh(x · capScale) / temperature. */
+  capScale?: number
   /** Divide each sequence's sum by its count. */
   average: boolean
   /** Log-prob of a sequence without active rows: 0 or NaN. */
@@ -99,6 +102,8 @@ export interface ForwardStage {
   logProbs: Float64Array
   /** `[4 R]` out, when a gradient may follow in another job: what it needs to know of each row; private to a backend. */
   states?: Float64Array
+  /** `[R]` out, unrounded, when the entropies' gradient may follow in another job. */
+  entropies?: Float64Array
   /** `[S]` the same as logProbs with the tokens' plain weights; private to a backend. */
   plainLogProbs?: Float64Array
   /** `[S]` out: mean over active rows of (log p(label) - log Σp²), for WPO. */
@@ -109,6 +114,7 @@ export interface ForwardStage {
   tokenArgmax?: Int32Array
   logSumExp?: Float32Array
   sumSquaredProbs?: Float32Array
+  tokenMeanLogits?: Float32Array
 }
 
 /** One loss of the sum. */
@@ -193,13 +199,31 @@ export interface UnpairedLossStage extends UnpairedLossConfig {
   summary: Float64Array
 }
 
-/** Stage 4: out row = coefficient of its sequence · d logProb / d logits, zeros at inactive rows. */
+/**
+ * d loss / d results of single rows, `[R]` each, 0 when absent; what inactive rows have is not looked at. They are added to
+ * what the coefficients of the sequences give.
+ */
+export interface TokenCoefficients {
+  logProb?: Float64Array
+  logSumExp?: Float64Array
+  /** Needs `entropies` of stage 1. */
+  entropy?: Float64Array
+  meanLogit?: Float64Array
+}
+
+/**
+ * Stage 4: out row = coefficient of its sequence · d logProb / d logits and what the coefficients of the row add, zeros at
+ * inactive rows.
+ */
 export interface GradientStage {
   logits: Rows
   /** Same batch, time and vocab; the same array as the logits for an in-place call. */
   out: Rows
   /** `[4 R]` from stage 1, where that was another job. */
   states?: Float64Array
+  /** `[R]` likewise. */
+  entropies?: Float64Array
+  tokenCoefficients?: TokenCoefficients
   /** `[S]` d loss / d logProb of each sequence; filled (scattered from stage 3 through `pairs`, or copied) when the job has one. */
   coefficients: Float64Array
   /** `[S]` those of `plainLogProbs`; private to a backend. */
@@ -215,6 +239,9 @@ export interface HeadGradientStage {
   logits: Rows
   /** `[4 R]` from stage 1, where that was another job. */
   states?: Float64Array
+  /** `[R]` likewise. */
+  entropies?: Float64Array
+  tokenCoefficients?: TokenCoefficients
   /** `[S]` as in {@link GradientStage}. */
   coefficients: Float64Array
   plainCoefficients?: Float64Array

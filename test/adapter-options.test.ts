@@ -49,6 +49,8 @@ const CASES: Record<string, Case> = {
   tokenWeights: { options: { tokenWeights: third.map((yes) => (yes ? 0.5 : 2)) } },
   averageLogProb: { options: { averageLogProb: true } },
   temperature: { options: { temperature: 1.7 } },
+  logitScale: { options: { logitScale: 0.6 } },
+  logitSoftcap: { options: { logitSoftcap: 1.5 } },
   sequenceOffsets: { options: { sequenceOffsets: OFFSETS } },
   emptySequence: { options: { emptySequence: 'nan' }, beside: { mask: third.map((_, i) => i >= TIME) } },
   outputs: { options: { outputs: ['tokenLogProbs', 'tokenArgmax'] } },

@@ -211,6 +211,7 @@ const BOUNDS: Record<TokenOutput, (wanted: Value) => number> = {
   tokenEntropies: (wanted) => ENTROPY_BOUND * Math.max(Math.abs(Number(wanted)), 1),
   sumSquaredProbs: (wanted) => SUM_SQUARES_RELATIVE * Number(wanted),
   tokenArgmax: () => 0,
+  tokenMeanLogits: (wanted) => ulp(Number(wanted)),
 }
 
 function compareTokens(got: TokenOutputs, wanted: Tokens, outputs: readonly TokenOutput[], report: Report): void {

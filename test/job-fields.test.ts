@@ -65,7 +65,7 @@ describe('an addon is refused', () => {
 
 describe('a field is what its name says', () => {
   const NUMBER =
-    /(?:batch|time|vocab|Stride|temperature|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|[wW]eight|kl|labelSmoothing)$/
+    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|[wW]eight|kl|labelSmoothing)$/
 
   const ONES = ['loss.terms.type', 'unpairedLoss.type', 'loss.terms.count', 'instructionSet', 'cancellable']
 
@@ -102,12 +102,13 @@ describe('a field is what its name says', () => {
       ...arrays('targets', 'weights', 'plainWeights', 'offsets', 'counts'),
       labels: { data: 1n, mask: 2n, wide: true, ignoreIndex: 101, shift: true, invalid: array() },
       temperature: 102,
+      capScale: 104,
       average: true,
       emptyLogProb: 103,
     },
     policy: {
       ...arrays('logProbs', 'states', 'logWeights', 'tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp'),
-      ...arrays('sumSquaredProbs'),
+      ...arrays('sumSquaredProbs', 'entropies', 'tokenMeanLogits'),
       logits: rows(array(), 110),
       head: head(120),
     },
@@ -137,7 +138,12 @@ describe('a field is what its name says', () => {
       rewardShift: 184,
       divisor: 185,
     },
-    gradient: { out: rows(array(), 160), coefficients: array(), skipInactive: true },
+    gradient: {
+      out: rows(array(), 160),
+      coefficients: array(),
+      tokenCoefficients: arrays('logProb', 'logSumExp', 'entropy', 'meanLogit'),
+      skipInactive: true,
+    },
     headGradient: { ...arrays('hidden', 'weight', 'bias'), accumulate: true },
   }
   const settings = { device: 170, stream: 3n, threads: 171, instructionSet: 'avx2', signal: {} }

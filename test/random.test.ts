@@ -119,6 +119,7 @@ function compareForward(got: SequenceLogProbs, wanted: SequenceLogProbs, problem
         )
         near(got.sumSquaredProbs![k], wanted.sumSquaredProbs![k], 1e-6 * wanted.sumSquaredProbs![k], `Σp²[${k}]`)
         near(got.tokenArgmax![k], wanted.tokenArgmax![k], 0, `tokenArgmax[${k}]`)
+        near(got.tokenMeanLogits![k], wanted.tokenMeanLogits![k], ulp(wanted.tokenMeanLogits![k]), `mean[${k}]`)
       }
       if (active(row)) {
         const label = problem.labels.length === problem.rows ? row + (options.shift === false ? 0 : 1) : row
@@ -320,30 +321,33 @@ test('there is a native backend to compare', () => {
 
 describe.each(NATIVE)('$name', ({ run }) => {
   // With by-products the kernels are others.
-  test.each([[['tokenLogProbs']], [OUTPUTS]] as TokenOutput[][][])('log-probs and gradients, with %s', (outputs) => {
-    const property = fc.property(spec, (drawn) => {
-      const problem = problemOf(drawn)
-      const { logits, labels, options } = problem
-      const call = (tensor: Logits, where: typeof run) =>
-        sequenceLogProbsSync(tensor, labels, { ...options, ...where, outputs })
-      const before = Buffer.from(bytes(logits.data as Float32Array))
-      const got = call(logits, run)
-      const wide = drawn.dtype === 'float32' ? logits : widened(logits)
-      const wanted = call(wide, JS.run)
-      compareForward(got, wanted, problem, drawn.lengths)
+  test.each([[['tokenLogProbs']], [[...OUTPUTS, 'tokenMeanLogits']]] as TokenOutput[][][])(
+    'log-probs and gradients, with %s',
+    (outputs) => {
+      const property = fc.property(spec, (drawn) => {
+        const problem = problemOf(drawn)
+        const { logits, labels, options } = problem
+        const call = (tensor: Logits, where: typeof run) =>
+          sequenceLogProbsSync(tensor, labels, { ...options, ...where, outputs })
+        const before = Buffer.from(bytes(logits.data as Float32Array))
+        const got = call(logits, run)
+        const wide = drawn.dtype === 'float32' ? logits : widened(logits)
+        const wanted = call(wide, JS.run)
+        compareForward(got, wanted, problem, drawn.lengths)
 
-      const factors = coefficients(drawn.seed, drawn.lengths.length)
-      const gradient = got.backward(factors)
-      compareGradient(gradient, wanted.backward(factors), drawn.vocab, problem)
-      if (drawn.dtype !== 'float32') {
-        // Rounded once, from the very float32 numbers that float32 logits give.
-        const full = values(call(wide, run).backward(factors)).map((x) => encode[drawn.dtype](x))
-        expect(Array.from(gradient.data as Uint16Array)).toEqual(Array.from(full))
-      }
-      expect(bytes(logits.data as Float32Array).equals(before)).toBe(true)
-    })
-    fc.assert(property, { numRuns: 250 })
-  })
+        const factors = coefficients(drawn.seed, drawn.lengths.length)
+        const gradient = got.backward(factors)
+        compareGradient(gradient, wanted.backward(factors), drawn.vocab, problem)
+        if (drawn.dtype !== 'float32') {
+          // Rounded once, from the very float32 numbers that float32 logits give.
+          const full = values(call(wide, run).backward(factors)).map((x) => encode[drawn.dtype](x))
+          expect(Array.from(gradient.data as Uint16Array)).toEqual(Array.from(full))
+        }
+        expect(bytes(logits.data as Float32Array).equals(before)).toBe(true)
+      })
+      fc.assert(property, { numRuns: 250 })
+    },
+  )
 
   test('every loss and option, given equal log-probs', () => {
     const property = fc.property(lossCall, ({ pairs, options }) => {

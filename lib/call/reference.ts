@@ -20,6 +20,7 @@ export const OF_RESULT = [
   'tokenArgmax',
   'logSumExp',
   'sumSquaredProbs',
+  'tokenMeanLogits',
 ] as const
 
 /** A reference whose names have been checked. */

@@ -22,6 +22,8 @@ export function sequenceCall(source: LogitsSource, labels: Labels | DeviceMemory
   const { tokens } = tokenPlan
   const outputs = tokenOptions.outputs.read(options.outputs)
   const policy = forwardStage(source, tokens.counts.length, outputs)
-  policy.states = new Float64Array(4 * source.rows.batch * source.rows.time)
+  const count = source.rows.batch * source.rows.time
+  policy.states = new Float64Array(4 * count)
+  if (policy.tokenEntropies) policy.entropies = new Float64Array(count)
   return { tokenPlan, policy, job: { tokens, policy } }
 }

@@ -59,7 +59,7 @@ export function tokensOf(
 ): TokenPlan {
   const shift = tokenOptions.shift.read(options.shift)
   const average = tokenOptions.averageLogProb.read(options.averageLogProb)
-  const temperature = tokenOptions.temperature.read(options.temperature)
+  const { temperature, capScale } = transformOf(options)
   const emptySequence = tokenOptions.emptySequence.read(options.emptySequence)
   const ldAlpha = tokenOptions.ldAlpha.read(options.ldAlpha)
   const offsets = offsetsOf(options.sequenceOffsets, batch, time)
@@ -98,6 +98,7 @@ export function tokensOf(
     average,
     emptyLogProb: emptySequence === 'nan' ? Number.NaN : 0,
   }
+  if (capScale !== undefined) tokens.capScale = capScale
   if (onDevice) tokens.labels = deviceLabels(labels, options, rows, shift, device)
   if (options.tokenWeights !== undefined) tokens.weights = weightsOf(options.tokenWeights, offsets, shift ? 1 : 0)
   const plan: TokenPlan = {
@@ -111,6 +112,28 @@ export function tokensOf(
   if (paired || ldAlpha !== 1 || options.pairs !== undefined) plan.pairs = pairsOf(options.pairs, sequences)
   if (ldAlpha !== 1) desensitiseLength(tokens, plan.pairs!, ldAlpha)
   return plan
+}
+
+/** What turns logits into the numbers that count: scale, cap and temperature, folded into two constants. */
+function transformOf(options: TokenOptions): Pick<Tokens, 'temperature' | 'capScale'> {
+  const temperature = tokenOptions.temperature.read(options.temperature)
+  const scale = tokenOptions.logitScale.read(options.logitScale)
+  const cap = tokenOptions.logitSoftcap.read(options.logitSoftcap)
+  if (cap === null) {
+    if (scale === 1) return { temperature }
+    return { temperature: folded(temperature / scale, 'options.logitScale', scale) }
+  }
+  const capScale = scale / cap
+  if (!(capScale >= 1e-6 && capScale <= 1e6)) {
+    throw outOfRange('options.logitScale', 'within a factor of 1e6 of logitSoftcap', scale)
+  }
+  return { temperature: folded(temperature / cap, 'options.logitSoftcap', cap), capScale }
+}
+
+/** A temperature that a factor of the logits is in. */
+function folded(temperature: number, name: string, factor: number): number {
+  if (temperature >= 1e-3 && temperature <= 1e3) return temperature
+  throw outOfRange(name, 'such that the temperature divided by it is in [1e-3, 1e3]', factor)
 }
 
 /** `[S + 1]` first row of each sequence, and the end. */

@@ -3,6 +3,7 @@
  */
 
 import { checkStillThere } from '../backends/cuda/memory.js'
+import { coefficientsOf } from '../call/coefficients.js'
 import { type HeadSource, headOf } from '../call/head.js'
 import { HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
 import { keep } from '../call/kept.js'
@@ -10,7 +11,7 @@ import { sequenceResult } from '../call/results.js'
 import { type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '../call/run.js'
 import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
 import { isPacked } from '../call/tokens.js'
-import { checkUnchanged, type NamedArray, numbers } from '../check/arrays.js'
+import { checkUnchanged, type NamedArray } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
 import { invalidType } from '../errors.js'
 import type { LinearSequenceOptions } from '../options/index.js'
@@ -102,15 +103,16 @@ function backward(
 ): HeadGradients {
   const { tokenPlan, policy } = call
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
-  const coefficients = numbers(gradient, 'gradient', tokenPlan.tokens.counts.length, ', one per sequence')
+  const coefficients = coefficientsOf(gradient, tokenPlan, policy)
   if (request === false) throw invalidType('request', 'true or an object { hidden?, weight?, bias? }', request)
   checkStillThere([...source.arrays, ...tokenPlan.arrays()])
-  const others: NamedArray[] = [['gradient', gradient], ...tokenPlan.arrays()]
+  const others: NamedArray[] = [...coefficients.arrays, ...tokenPlan.arrays()]
   const destinations = headDestinations(request, 'request', source, options, others)
   checkUnchanged(source.watched)
   if (destinations === undefined) return {}
   const { head, rows: logits } = source
-  const headGradient = { head, logits, states: policy.states!, coefficients, ...destinations.stage }
+  const { states } = policy
+  const headGradient = { head, logits, states, ...coefficients.stage, ...destinations.stage }
   const settings = { ...runner.settings, signal: undefined }
   runner.backend.runSync({ tokens: tokenPlan.tokens, headGradient }, settings)
   return destinations.gradients

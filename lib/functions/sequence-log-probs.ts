@@ -3,6 +3,7 @@
  */
 
 import { checkStillThere } from '../backends/cuda/memory.js'
+import { coefficientsOf } from '../call/coefficients.js'
 import { type Destination, destinationOf } from '../call/destination.js'
 import { keep } from '../call/kept.js'
 import { sequenceResult } from '../call/results.js'
@@ -10,7 +11,7 @@ import { type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '
 import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
 import { type Tensor, tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
-import { checkUnchanged, type NamedArray, numbers } from '../check/arrays.js'
+import { checkUnchanged, type NamedArray } from '../check/arrays.js'
 import { flag, optionsObject } from '../check/options.js'
 import { failure } from '../errors.js'
 import type { SequenceOptions } from '../options/index.js'
@@ -97,15 +98,16 @@ interface BackwardOptions {
 function backward({ logits, call, runner }: Kept, gradient: unknown, given: BackwardOptions | undefined): Destination {
   const { tokenPlan, policy } = call
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
-  const coefficients = numbers(gradient, 'gradient', tokenPlan.tokens.counts.length, ', one per sequence')
-  const others: NamedArray[] = [['gradient', gradient], ...tokenPlan.arrays()]
+  const coefficients = coefficientsOf(gradient, tokenPlan, policy)
+  const others: NamedArray[] = [...coefficients.arrays, ...tokenPlan.arrays()]
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
   checkStillThere([...logits.arrays, ...tokenPlan.arrays()])
   const destination = options.out === undefined ? true : options.out
   const out = destinationOf(destination, 'options.out', zeroInactive, logits, others)
   checkUnchanged(logits.watched)
   const { skipInactive } = out
-  const stage = { logits: logits.rows, out: out.rows, states: policy.states!, coefficients, skipInactive }
+  const { states } = policy
+  const stage = { logits: logits.rows, out: out.rows, states, skipInactive, ...coefficients.stage }
   const settings = { ...runner.settings, signal: undefined }
   runner.backend.runSync({ tokens: tokenPlan.tokens, gradient: stage }, settings)
   return out

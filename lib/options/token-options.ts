@@ -2,13 +2,32 @@
  * The token options: each is declared here and nowhere else. Letters in shapes: B sequences, T positions, P pairs,
  * S sequences of a packed batch.
  */
-import { unknownName } from '../check/options.js'
+import { positive as positiveNumber, unknownName } from '../check/options.js'
 import { invalidType } from '../errors.js'
 import type { DeviceMemory, Indices, TokenValues } from '../types/index.js'
-import { between, flag, type Given, integer, list, namesOf, oneOf, option, optionTable, perLabel } from './option.js'
+import {
+  between,
+  flag,
+  type Given,
+  integer,
+  list,
+  namesOf,
+  oneOf,
+  option,
+  optionTable,
+  perLabel,
+  positive,
+} from './option.js'
 
 /** The per-token results that can be asked for. */
-export const TOKEN_OUTPUTS = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp', 'sumSquaredProbs'] as const
+export const TOKEN_OUTPUTS = [
+  'tokenLogProbs',
+  'tokenEntropies',
+  'tokenArgmax',
+  'logSumExp',
+  'sumSquaredProbs',
+  'tokenMeanLogits',
+] as const
 
 /** Names of the per-token results that can be asked for; see {@link TokenOptions.outputs}. */
 export type TokenOutput = (typeof TOKEN_OUTPUTS)[number]
@@ -32,8 +51,18 @@ export const tokenOptions = optionTable({
   tokenWeights: perLabel<ArrayLike<number>>(),
   /** Divide each sum by the number of active tokens. Defaults to false. */
   averageLogProb: flag(false),
-  /** The logits are divided by this, in [1e-3, 1e3]. Defaults to 1. */
+  /**
+   * The logits, as scaled and capped, are divided by this, in [1e-3, 1e3]. So are they by temperature / logitScale and,
+   * capped, by temperature / logitSoftcap, which have to be in this range, too. Defaults to 1.
+   */
   temperature: between(1e-3, 1e3, 1),
+  /** The logits (of an output layer: with the bias) are multiplied by this, a finite number > 0. Defaults to 1. */
+  logitScale: positive(1),
+  /**
+   * Soft-capped logits, as Gemma's: after `logitScale` and before `temperature`, a logit x becomes C · tanh(x / C) with this
+   * C, a finite number > 0. null, as in models' configurations, is none. Defaults to null.
+   */
+  logitSoftcap: option<number | null>(null, (value, name) => (value === null ? null : positiveNumber(value, name, 1))),
   /** `[S + 1]` rising row offsets of packed sequences ("cu_seqlens"): first 0, last the number of tokens. */
   sequenceOffsets: list<Indices>(),
   /**

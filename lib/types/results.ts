@@ -16,6 +16,8 @@ export interface TokenOutputs {
   logSumExp?: Float32Array
   /** Σ p² over the vocabulary. 0 where inactive. */
   sumSquaredProbs?: Float32Array
+  /** Mean of logits / temperature over the vocabulary. 0 where inactive. */
+  tokenMeanLogits?: Float32Array
 }
 
 /** The method that `using` calls, where the caller's type libraries declare it. */
@@ -34,6 +36,22 @@ export interface KeepsArrays extends Using {
 }
 
 /**
+ * What `backward` takes: the derivatives of the caller's loss with respect to the results of these names. What several of
+ * them give is added up. Arrays of per-token results are laid out as these are, see {@link SequenceLogProbs}; the values of
+ * inactive tokens are ignored.
+ */
+export interface ResultGradients {
+  /** `[B]` */
+  logProbs?: ArrayLike<number>
+  /** Not multiplied by `tokenWeights`, which are of the sums alone. */
+  tokenLogProbs?: ArrayLike<number>
+  logSumExp?: ArrayLike<number>
+  /** Needs 'tokenEntropies' among the `outputs` of the call. */
+  tokenEntropies?: ArrayLike<number>
+  tokenMeanLogits?: ArrayLike<number>
+}
+
+/**
  * Result of `sequenceLogProbs`. The per-token arrays are `[B, T']`, T' = T - 1 with `shift` and T without, indexed by
  * the position of the logits; packed, they are `[tokens]`, with no value at each sequence's last position under
  * `shift`.
@@ -44,15 +62,15 @@ export interface SequenceLogProbs extends TokenOutputs, KeepsArrays {
   /** `[B]` number of active tokens. */
   tokenCounts: Int32Array
   /**
-   * Gradient of Σ_b gradient[b] · logProbs[b] with respect to the logits, on the calling thread. The logits must still
-   * hold their values, and stay in memory until the result is gone or disposed of; once `backward` has overwritten them
-   * it cannot be called again (`ERR_DISPOSED`).
-   * @param gradient `[B]`
+   * Gradient with respect to the logits, on the calling thread: of Σ_b gradient[b] · logProbs[b], or of a loss by its
+   * derivatives with respect to any of the results. The logits must still hold their values, and stay in memory until the
+   * result is gone or disposed of; once `backward` has overwritten them it cannot be called again (`ERR_DISPOSED`).
+   * @param gradient `[B]`, or arrays by the names of results.
    * @param options `out`: array to write into, 'in-place' to overwrite the logits, or true, the default, for a new array.
    *   `zeroInactive`: as in {@link FusedOptions}.
    */
   backward(
-    gradient: ArrayLike<number>,
+    gradient: ArrayLike<number> | ResultGradients,
     options?: { out?: true | HostArray | DeviceMemory | 'in-place'; zeroInactive?: boolean },
   ): Logits
 }
@@ -115,17 +133,18 @@ export interface HeadGradients {
 /** Result of `linearSequenceLogProbs`: that of `sequenceLogProbs` with other gradients. */
 export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward'> {
   /**
-   * Gradients of Σ_b gradient[b] · logProbs[b], on the calling thread. Hidden, weight and bias must still hold their
+   * Gradients, on the calling thread, of Σ_b gradient[b] · logProbs[b], or of a loss by its derivatives with respect to any
+   * of the results. Hidden, weight and bias must still hold their
    * values, and labels and mask too where they are in device memory. They stay in memory until the result is gone or
    * disposed of.
-   * @param gradient `[B]`
+   * @param gradient `[B]`, or arrays by the names of results.
    * @param request which gradients to compute; defaults to new arrays for all of them.
    * @param options whether to add to the given arrays, and how to treat rows that predict nothing.
    * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` (an array that overlaps another, or was detached
    *   since); RangeError `ERR_SHAPE_MISMATCH`.
    */
   backward(
-    gradient: ArrayLike<number>,
+    gradient: ArrayLike<number> | ResultGradients,
     request?: true | HeadGradientRequest,
     options?: HeadGradientOptions,
   ): HeadGradients

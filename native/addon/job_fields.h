@@ -57,6 +57,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.in(FPL_FIELD(tokens.offsets));
   visit.in(FPL_FIELD(tokens.counts), &job.tokens.sequences);
   visit.number(FPL_FIELD(tokens.temperature));
+  visit.number(FPL_FIELD(tokens.capScale));
   visit.number(FPL_FIELD(tokens.average));
   visit.number(FPL_FIELD(tokens.emptyLogProb));
   visit.address(FPL_FIELD(labels.data));
@@ -70,6 +71,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.lentIn(FPL_FIELD(policy.logits.data), &job.policy.logits.onDevice);
   visitRows(visit, FPL_FIELD(policy.logits));
   visit.out(FPL_FIELD(policy.states));
+  visit.out(FPL_FIELD(policy.entropies));
   visit.out(FPL_FIELD(policy.logProbs));
   visit.out(FPL_FIELD(policy.logWeights));
   visit.out(FPL_FIELD(policy.tokenLogProbs));
@@ -77,6 +79,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.out(FPL_FIELD(policy.tokenArgmax));
   visit.out(FPL_FIELD(policy.logSumExp));
   visit.out(FPL_FIELD(policy.sumSquaredProbs));
+  visit.out(FPL_FIELD(policy.tokenMeanLogits));
   visit.lentIn(FPL_FIELD(policy.head.hidden.data), &job.policy.head.hidden.onDevice);
   visitRows(visit, FPL_FIELD(policy.head.hidden));
   visit.lentIn(FPL_FIELD(policy.head.weight.data), &job.policy.head.weight.onDevice);
@@ -133,6 +136,10 @@ void visitFields(Visitor& visit, Job& job) {
 
   // Stage 4.
   visit.out(FPL_FIELD(gradient.coefficients));
+  visit.in(FPL_FIELD(gradient.tokenCoefficients.logProb));
+  visit.in(FPL_FIELD(gradient.tokenCoefficients.logSumExp));
+  visit.in(FPL_FIELD(gradient.tokenCoefficients.entropy));
+  visit.in(FPL_FIELD(gradient.tokenCoefficients.meanLogit));
   visit.number(FPL_FIELD(gradient.skipInactive));
   visit.lentOut(FPL_FIELD(gradient.out.data), &job.gradient.out.onDevice);
   visitRows(visit, FPL_FIELD(gradient.out));

@@ -215,7 +215,9 @@ void JobMemory::read(const Napi::CallbackInfo& info, size_t first, Job& job, Len
   gradient.logits = headGradient.logits = policy.logits;
   gradient.states = headGradient.states = policy.states;
   headGradient.head = policy.head;
+  gradient.entropies = headGradient.entropies = policy.entropies;
   headGradient.coefficients = gradient.coefficients;
+  headGradient.tokenCoefficients = gradient.tokenCoefficients;
   headGradient.skipInactive = gradient.skipInactive;
   job.hasHeadGradient = policy.head.present() && gradient.coefficients;
   job.hasGradient = !policy.head.present() && gradient.coefficients;

@@ -19,6 +19,13 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+template <typename T>
+constexpr DType kDTypeOf = DType::kFloat32;
+template <>
+constexpr DType kDTypeOf<Float16> = DType::kFloat16;
+template <>
+constexpr DType kDTypeOf<BFloat16> = DType::kBFloat16;
+
 inline int64_t elementSize(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
 FPL_HD inline uint32_t bitsOf(float value) {

@@ -62,6 +62,9 @@ struct Tokens {
   const int32_t* counts = nullptr;   // [S] active rows
   int64_t sequences = 0;
   double temperature = 1;
+  // What counts are the numbers x / temperature of the logits x or, where this is not 0, tanh(x · capScale) /
+  // temperature.
+  double capScale = 0;
   bool average = false;
   double emptyLogProb = 0;
 
@@ -83,6 +86,7 @@ struct Forward {
   Head head;
   double* logProbs = nullptr;       // [S]
   TokenState* states = nullptr;     // [R]
+  double* entropies = nullptr;      // [R], not rounded, for the entropies' gradient
   double* plainLogProbs = nullptr;  // [S] logProbs with tokens.plainWeights; scratch
   double* logWeights = nullptr;     // [S]
   float* tokenLogProbs = nullptr;   // [R] each
@@ -90,9 +94,11 @@ struct Forward {
   int32_t* tokenArgmax = nullptr;
   float* logSumExp = nullptr;
   float* sumSquaredProbs = nullptr;
+  float* tokenMeanLogits = nullptr;
 
+  // But for the mean logit, which has a kernel of its own.
   FPL_HD bool wantsByProducts() const {
-    return logWeights || tokenEntropies || tokenArgmax || logSumExp || sumSquaredProbs;
+    return logWeights || entropies || tokenEntropies || tokenArgmax || logSumExp || sumSquaredProbs;
   }
 };
 
@@ -141,10 +147,21 @@ struct UnpairedPreferenceLoss {
   double* summary = nullptr;
 };
 
+// The derivatives of the loss with respect to the results of single rows: [R] each, or null: 0. They are added to what
+// the coefficients of the sequences give; those of inactive rows are not looked at.
+struct TokenCoefficients {
+  const double* logProb = nullptr;
+  const double* logSumExp = nullptr;
+  const double* entropy = nullptr;
+  const double* meanLogit = nullptr;
+};
+
 // Stage 4.
 struct Gradient {
   Rows logits, out;
-  const TokenState* states = nullptr;   // [R]
+  const TokenState* states = nullptr;  // [R]
+  const double* entropies = nullptr;   // [R], where tokenCoefficients has those of the entropy
+  TokenCoefficients tokenCoefficients;
   double* coefficients = nullptr;       // [S]
   double* plainCoefficients = nullptr;  // [S] the coefficients that go with tokens.plainWeights, or null
   bool skipInactive = false;            // leave the inactive rows of `out` as they are
@@ -153,8 +170,10 @@ struct Gradient {
 // Stage 4 of a head. Outputs that are null are not wanted.
 struct HeadGradient {
   Head head;
-  Rows logits;                          // the sizes alone
-  const TokenState* states = nullptr;   // [R]
+  Rows logits;                         // the sizes alone
+  const TokenState* states = nullptr;  // [R]
+  const double* entropies = nullptr;   // [R], where tokenCoefficients has those of the entropy
+  TokenCoefficients tokenCoefficients;
   double* coefficients = nullptr;       // [S]
   double* plainCoefficients = nullptr;  // [S] the coefficients that go with tokens.plainWeights, or null
   float* hidden = nullptr;              // [R, D]

@@ -32,6 +32,7 @@ void checkHead(const Head& head, const Rows& logits) {
 void checkTokens(const Tokens& tokens, const Rows& rows) {
   FPL_ASSERT(tokens.targets && tokens.offsets && tokens.counts && tokens.sequences >= 0);
   FPL_ASSERT(tokens.temperature > 0 && tokens.temperature < INFINITY);
+  FPL_ASSERT(tokens.capScale >= 0 && tokens.capScale < INFINITY);
   FPL_ASSERT(tokens.offsets[0] >= 0);
   for (int64_t s = 0; s < tokens.sequences; ++s) {
     FPL_ASSERT(tokens.offsets[s] <= tokens.offsets[s + 1] && tokens.offsets[s + 1] <= rows.count());
@@ -90,7 +91,7 @@ void checkJob(const Job& job) {
   if (job.hasUnpairedLoss) checkUnpairedLoss(job);
   if (job.hasGradient) {
     const Gradient& g = job.gradient;
-    FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy));
+    FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.entropies || !g.tokenCoefficients.entropy));
     FPL_ASSERT(g.out.count() == g.logits.count() && g.out.vocab == g.logits.vocab && g.out.dtype == g.logits.dtype);
     checkRows(g.logits, true);
     checkRows(g.out, true);
@@ -98,7 +99,7 @@ void checkJob(const Job& job) {
   if (job.hasHeadGradient) {
     const HeadGradient& g = job.headGradient;
     FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.hidden || g.weight || g.bias));
-    FPL_ASSERT(!g.onDevice);
+    FPL_ASSERT(!g.onDevice && (g.entropies || !g.tokenCoefficients.entropy));
     checkHead(g.head, g.logits);
   }
 }

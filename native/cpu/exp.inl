@@ -1,5 +1,6 @@
-// e^(x / T) in units, in three forms: Exp for any logit, ReachExp for logits in reach, ScaledExp with a factor. Each
-// takes x = n · T ln 2 + r apart as ExpConstants (kernels.h) has it and multiplies a polynomial of r by 2^n.
+// e^(x / T) in units, in four forms: Exp for any logit, ReachExp for logits in reach, ScaledExp with a factor, FullExp
+// with its logarithm and a constant. Each takes x = n · T ln 2 + r apart as ExpConstants (kernels.h) has it and
+// multiplies a polynomial of r by 2^n.
 //
 // n is never converted to an integer. x · log2e + kRounding + k is a float whose last mantissa bits are n + k: the
 // addition rounds. Subtracting kRounding + k gives n as a float, and shifting the bits up by 23 makes an exponent field
@@ -160,5 +161,49 @@ struct ScaledExp {
     inStep(r);
     polynomial.at(r, x);
     for (int k = 0; k < 4; ++k) x[k] = mul(x[k], powerOfBits(n[k]));
+  }
+};
+
+// w · (constant + perLog · log w) + everywhere, w = e^(x / T), for any logit; four vectors in step.
+struct FullExp {
+  F32 base, low, log2e, rounding, ln2High, ln2Low;
+  F32 fromUnit;           // what n is where log w is near 0
+  F32 perPower, perRest;  // perLog for each power of two in w, and for each r
+  F32 constant, everywhere;
+  Polynomial polynomial;
+
+  FullExp(const ExpConstants& c, const FullRowGradient& g)
+      : base(set1(g.unit.base)),
+        low(set1(float(double(g.unit.exponent - kExponentBias) * c.unitLog))),
+        log2e(set1(c.log2e)),
+        rounding(set1(kRounding + float(kExponentBias - g.unit.exponent))),
+        ln2High(set1(-c.ln2High)),
+        ln2Low(set1(-c.ln2Low)),
+        fromUnit(set1(kRounding + float(kExponentBias + g.scale))),
+        perPower(set1(float(double(g.perLog) * kLn2))),
+        perRest(set1(g.perLog * c.inverse)),
+        constant(set1(g.constant)),
+        everywhere(set1(g.everywhere)),
+        polynomial(c, 1.0f) {}
+
+  FPL_IN_LOOPS void operator()(F32 (&x)[4]) const {
+    F32 n[4], r[4];
+    for (int k = 0; k < 4; ++k) x[k] = maxKeepNan(sub(x[k], base), low);
+    inStep(x);
+    for (int k = 0; k < 4; ++k) n[k] = fma(x[k], log2e, rounding);
+    inStep(n);
+    for (int k = 0; k < 4; ++k) r[k] = sub(n[k], rounding);
+    inStep(r);
+    for (int k = 0; k < 4; ++k) x[k] = fma(r[k], ln2High, x[k]);
+    inStep(x);
+    for (int k = 0; k < 4; ++k) r[k] = fma(r[k], ln2Low, x[k]);
+    inStep(r);
+    polynomial.at(r, x);
+    for (int k = 0; k < 4; ++k) x[k] = mul(x[k], powerOfBits(n[k]));
+    for (int k = 0; k < 4; ++k) n[k] = fma(sub(n[k], fromUnit), perPower, constant);
+    inStep(n);
+    for (int k = 0; k < 4; ++k) n[k] = fma(r[k], perRest, n[k]);
+    inStep(n);
+    for (int k = 0; k < 4; ++k) x[k] = fma(x[k], n[k], everywhere);
   }
 };

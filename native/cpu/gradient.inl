@@ -1,4 +1,4 @@
-// Stage 4 on one row: writes factor · e^(x / T) for each logit x.
+// Stage 4 on one row: writes factor · e^(x / T) for each logit x, or what FullExp makes of it.
 
 // Four vectors in step, of which the row has only the first `count` logits: by way of a buffer. `valuesOf` makes values
 // of logits, in place.
@@ -49,5 +49,14 @@ void gradientRow(const void* rowData, void* outData, int64_t begin, int64_t end,
   } else {
     gradientSpan<kStream>(row, out, begin, end, ScaledExp<true>(constants, unit, factor));
   }
+  if (kStream) drain();
+}
+
+template <typename T, bool kStream>
+void fullGradientRow(const void* rowData, void* outData, int64_t begin, int64_t end, const ExpConstants& constants,
+                     const FullRowGradient& values) {
+  FPL_ASSERT(begin >= 0 && begin <= end && !std::isnan(values.constant));
+  gradientSpan<kStream>(static_cast<const T*>(rowData), static_cast<T*>(outData), begin, end,
+                        FullExp(constants, values));
   if (kStream) drain();
 }

@@ -24,23 +24,24 @@ constexpr int64_t kPanelsPerTask = 8;  // to pack
 
 struct ActiveRow {
   int64_t row;
-  RowGradient values;
+  RowValues values;
   int64_t label;
 };
 
-// The rows that take part. A row whose coefficient is 0 does not, even if its hidden states are NaN; it goes to `idle`.
+// The rows that take part. A row whose coefficients are 0 does not, even if its hidden states are NaN; it goes to
+// `idle`.
 std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences,
-                              std::vector<int64_t>& idle) {
+                              const LogitConstants& constants, std::vector<int64_t>& idle) {
   std::vector<ActiveRow> rows;
   for (const int32_t s : sequences) {
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
       if (tokens.targets[row] < 0) continue;
-      const double coefficient = rowCoefficient(tokens, g, s, row);
-      if (coefficient == 0) {
+      const ResultSlopes slopes = resultSlopes(tokens, g, s, row);
+      if (slopes.none()) {
         idle.push_back(row);
         continue;
       }
-      rows.push_back({row, rowGradient(g.states[row], coefficient, 1 / tokens.temperature), tokens.targets[row]});
+      rows.push_back({row, RowValues(g, row, slopes, constants.perLogit), tokens.targets[row]});
     }
   }
   return rows;
@@ -49,7 +50,8 @@ std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const
 // The stage for groups of at most `groupRows` rows.
 class HeadBackward {
  public:
-  HeadBackward(const HeadGradient& gradient, double temperature, int64_t mostRows, const CpuContext& context)
+  HeadBackward(const HeadGradient& gradient, const LogitConstants& constants, int64_t mostRows,
+               const CpuContext& context)
       : g_(gradient),
         context_(context),
         shape_(context.kernels.panels),
@@ -58,7 +60,7 @@ class HeadBackward {
         byWord_(gradient.head.weight.columnStride == 1),
         tiling_(gradient.head, vocab_),
         reader_(gradient.head, vocab_),
-        constants_(temperature),
+        constants_(constants),
         groupRows_(std::min(tiling_.groupRows, mostRows)),
         blockWords_(std::min(tiling_.blockWords, vocab_)),
         tileWords_(std::min(tiling_.tileWords, blockWords_)),
@@ -152,8 +154,7 @@ class HeadBackward {
     for (int64_t i = 0; i < rows; ++i) {
       float* line = logits.data() + i * tileWords_;
       const ActiveRow& row = rows_[r + i];
-      writeGradient(line, line, 0, words, row.label - (block_ + first), row.values, constants_,
-                    context_.kernels.gradient[0]);
+      writeGradient(line, line, 0, words, row.label - (block_ + first), row.values, constants_, context_.kernels);
       lines[i] = line;
     }
     const Vectors gradient{DType::kFloat32, lines};
@@ -235,7 +236,7 @@ class HeadBackward {
   const bool byWord_;  // the weights of a word are neighbours
   const HeadTiling tiling_;
   const HeadReader reader_;
-  const ExpConstants constants_;
+  const LogitConstants& constants_;
   const int64_t groupRows_, blockWords_, tileWords_;
   const int64_t hiddenPanel_, gradientPanel_;  // widths of the panels of weight's factors
 
@@ -257,10 +258,11 @@ class HeadBackward {
 void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
   const int64_t width = g.head.width();
   std::vector<int64_t> idle;
-  const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences, idle);
+  const LogitConstants constants(tokens);
+  const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences, constants, idle);
   const int64_t count = int64_t(rows.size());
   // Everything is allocated here, before any of the caller's memory is written.
-  HeadBackward backward(g, tokens.temperature, count, context);
+  HeadBackward backward(g, constants, count, context);
   if (g.hidden && !g.skipInactive) {
     for (int64_t row = 0; row < g.logits.count(); ++row) {
       if (tokens.targets[row] < 0) memset(g.hidden + row * width, 0, width * sizeof(float));

@@ -11,14 +11,14 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
   const int64_t vocab = forward.logits.vocab, width = head.width();
   const HeadTiling tiling(head, vocab);
   const HeadReader reader(head, vocab);
-  const ExpConstants constants(tokens.temperature);
-  const auto update = (forward.wantsByProducts() ? kernels.updateWithByProducts : kernels.update)[0];
-  const RowFinisher finish{forward, tokens, states, sumSquaredProbs, constants.inverseTemperature};
+  const LogitConstants constants(tokens);
+  const RowSweep sweep(forward, constants, kernels);
+  const RowFinisher finish{forward, tokens, states, sumSquaredProbs, constants.exp.inverseTemperature};
 
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const int64_t groupRows = std::min(tiling.groupRows, int64_t(active.size()));
   const FloatBuffer hiddenPanels(ceilDiv(groupRows, shape.rows) * shape.rows * width);
-  std::vector<RowState> partial(groupRows * tiling.segments);
+  std::vector<SweptRow> partial(groupRows * tiling.segments);
   std::vector<float> labelLogits(groupRows);
   const int64_t tileWords = std::min(tiling.tileWords, vocab), busy = std::min(context.threads, tiling.segments);
   BufferPool tiles(busy, HeadTiling::kRows * tileWords);
@@ -47,14 +47,15 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
           reader.logits(kernels, hiddenPanels.data() + r * width, tileRows, weightPanels.data(), first, words,
                         tile.data(), tileWords);
           for (int64_t i = 0; i < tileRows; ++i) {
-            const float* logits = tile.data() + i * tileWords;
+            float* logits = tile.data() + i * tileWords;
+            sweep.cap(logits, words);
             const int64_t label = tokens.targets[rows[r + i]] - first;
             const bool hasLabel = label >= 0 && label < words;
             if (hasLabel) labelLogits[r + i] = logits[label];
-            RowState& state = partial[(r + i) * tiling.segments + segment];
-            const float maximum = state.maximum;
-            update(logits, 0, words, hasLabel ? label : -1, constants, state);
-            if (state.maximum > maximum) state.argmax += first;
+            SweptRow& swept = partial[(r + i) * tiling.segments + segment];
+            const float maximum = swept.state.maximum;
+            sweep.addCapped(logits, DType::kFloat32, 0, words, hasLabel ? label : -1, swept);
+            if (swept.state.maximum > maximum) swept.state.argmax += first;
           }
         }
       }
@@ -64,11 +65,11 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
     context.pool.run(ceilDiv(count, HeadTiling::kRows), context.threads, [&](int64_t task) {
       const int64_t last = std::min(count, (task + 1) * HeadTiling::kRows);
       for (int64_t i = task * HeadTiling::kRows; i < last; ++i) {
-        RowState state = partial[i * tiling.segments];
+        SweptRow swept = partial[i * tiling.segments];
         for (int64_t s = 1; s < tiling.segments; ++s) {
-          state.merge(partial[i * tiling.segments + s], constants.inverseTemperature);
+          swept.merge(partial[i * tiling.segments + s], constants.exp.inverseTemperature);
         }
-        finish(rows[i], state, labelLogits[i]);
+        finish(rows[i], swept, labelLogits[i]);
       }
     });
   }

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 namespace fpl {
 namespace baseline {
@@ -26,6 +27,7 @@ inline F32 set1(float x) { return {_mm_set1_ps(x)}; }
 inline F32 add(F32 a, F32 b) { return {_mm_add_ps(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {_mm_sub_ps(a.v, b.v)}; }
 inline F32 mul(F32 a, F32 b) { return {_mm_mul_ps(a.v, b.v)}; }
+inline F32 div(F32 a, F32 b) { return {_mm_div_ps(a.v, b.v)}; }
 inline F32 fma(F32 a, F32 b, F32 c) { return {_mm_add_ps(_mm_mul_ps(a.v, b.v), c.v)}; }
 // The instruction gives its second operand when either is NaN.
 inline F32 maxKeepNan(F32 x, F32 y) { return {_mm_max_ps(y.v, x.v)}; }

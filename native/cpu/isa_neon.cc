@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 namespace fpl {
 namespace neon {
@@ -25,6 +26,7 @@ inline F32 set1(float x) { return {vdupq_n_f32(x)}; }
 inline F32 add(F32 a, F32 b) { return {vaddq_f32(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {vsubq_f32(a.v, b.v)}; }
 inline F32 mul(F32 a, F32 b) { return {vmulq_f32(a.v, b.v)}; }
+inline F32 div(F32 a, F32 b) { return {vdivq_f32(a.v, b.v)}; }
 inline F32 fma(F32 a, F32 b, F32 c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
 inline F32 maxKeepNan(F32 x, F32 y) { return {vmaxq_f32(x.v, y.v)}; }
 inline F32 minKeepNan(F32 x, F32 y) { return {vminq_f32(x.v, y.v)}; }

@@ -7,7 +7,7 @@
 
 #include "../core/asserts.h"
 #include "../core/dtypes.h"
-#include "../core/row_state.h"
+#include "../core/row_gradient.h"
 
 namespace fpl {
 
@@ -38,6 +38,19 @@ struct ExpConstants {
   bool inReach;
   float inverse;  // 1 / T, the polynomial's first coefficient
   float c2, c3, c4, c5, c6;
+};
+
+// The coefficients of that polynomial at T = 1, but for the first two.
+constexpr double kExp2 = 0.49999993412490124, kExp3 = 0.16666520107834054, kExp4 = 0.041668394213308244;
+constexpr double kExp5 = 0.008368780409796215, kExp6 = 0.0013814466935590675;
+
+// Constants of tanh(x · scale), which soft-capped logits are made of.
+struct CapConstants {
+  explicit CapConstants(double scale);
+
+  bool present;               // scale is not 0
+  float twiceHigh, twiceLow;  // 2 · scale
+  float limit;
 };
 
 // How many parts of `size` there are in `count`, the last of which need not be full.
@@ -84,12 +97,25 @@ struct Kernels {
   void (*update[3])(const void* row, int64_t begin, int64_t end, int64_t label, const ExpConstants&, RowState&);
   void (*updateWithByProducts[3])(const void* row, int64_t begin, int64_t end, int64_t label, const ExpConstants&,
                                   RowState&);
+  // Σ of logits begin .. end, the label's too.
+  double (*sum[3])(const void* row, int64_t begin, int64_t end);
   // out[i] = factor · exp(row[i] / T), in units. `out` may be `row`. The second writes past the cache. The factor and
   // the product must fit float32.
   void (*gradient[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,
                       float factor);
   void (*gradientStreamed[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,
                               float factor);
+  // out[i] = w · (constant + perLog · log w) + everywhere, with w = exp(row[i] / T) as FullRowGradient has it.
+  void (*fullGradient[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&,
+                          const FullRowGradient&);
+  void (*fullGradientStreamed[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&,
+                                  const FullRowGradient&);
+  // capped[i] = tanh(row[begin + i] · scale); the second has the slopes 1 - tanh² as well. `capped` may be row + begin.
+  void (*cap[3])(const void* row, int64_t begin, int64_t end, const CapConstants&, float* capped, float* slopes);
+  void (*capWithSlopes[3])(const void* row, int64_t begin, int64_t end, const CapConstants&, float* capped,
+                           float* slopes);
+  // out[begin + i] = values[i] · slopes[i]
+  void (*multiplyBySlopes[3])(const float* values, const float* slopes, void* out, int64_t begin, int64_t end);
   // Adds the terms of each sum in order, so the bits do not depend on the shape of the panels.
   PanelShape panels;
   void (*multiply)(const Product&);

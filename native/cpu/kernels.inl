@@ -40,7 +40,7 @@
 //                    vector has all lanes, of BFloat16, too
 //   store(p, v)      F32 to float or Float16, rounded to nearest even
 //   stream(p, v)     the same past the cache, p aligned to what is stored; drain() before anybody else reads it
-//   set1, add, sub, mul
+//   set1, add, sub, mul, div
 //   fma(a, b, c)     a·b + c, rounded once if F32::kFused, else twice
 //   maxKeepNan(x, y), minKeepNan(x, y)   x if x is NaN
 //   maxSkipNan(x, y)                     y if x is NaN
@@ -57,20 +57,29 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
 // e^(x / T): for any logit, for those in reach, and times a factor.
 #include "exp.inl"
 
-// Stage 1: updateRow.
+// Stage 1: updateRow and sumOfLogits.
 #include "row_state.inl"
 
-// Stage 4: gradientRow.
+// Stage 4: gradientRow and fullGradientRow.
 #include "gradient.inl"
+
+// Soft-capped logits: capRow and multiplyRow.
+#include "softcap.inl"
 
 // The output layer: multiply.
 #include "product.inl"
 
-#define FPL_KERNELS(name)                                                                       \
-  {                                                                                             \
-    name, {updateRow<float, false>, updateRow<Float16, false>, updateRow<BFloat16, false>},     \
-        {updateRow<float, true>, updateRow<Float16, true>, updateRow<BFloat16, true>},          \
-        {gradientRow<float, false>, gradientRow<Float16, false>, gradientRow<BFloat16, false>}, \
-        {gradientRow<float, true>, gradientRow<Float16, true>, gradientRow<BFloat16, true>},    \
-        {kMicroRows, kMicroColumns}, multiply, multiplyAdds,                                    \
+#define FPL_KERNELS(name)                                                                                         \
+  {                                                                                                               \
+    name, {updateRow<float, false>, updateRow<Float16, false>, updateRow<BFloat16, false>},                       \
+        {updateRow<float, true>, updateRow<Float16, true>, updateRow<BFloat16, true>},                            \
+        {sumOfLogits<float>, sumOfLogits<Float16>, sumOfLogits<BFloat16>},                                        \
+        {gradientRow<float, false>, gradientRow<Float16, false>, gradientRow<BFloat16, false>},                   \
+        {gradientRow<float, true>, gradientRow<Float16, true>, gradientRow<BFloat16, true>},                      \
+        {fullGradientRow<float, false>, fullGradientRow<Float16, false>, fullGradientRow<BFloat16, false>},       \
+        {fullGradientRow<float, true>, fullGradientRow<Float16, true>, fullGradientRow<BFloat16, true>},          \
+        {capRow<float, false>, capRow<Float16, false>, capRow<BFloat16, false>},                                  \
+        {capRow<float, true>, capRow<Float16, true>, capRow<BFloat16, true>},                                     \
+        {multiplyRow<float>, multiplyRow<Float16>, multiplyRow<BFloat16>}, {kMicroRows, kMicroColumns}, multiply, \
+        multiplyAdds,                                                                                             \
   }

@@ -1,5 +1,6 @@
-// Stage 4 on the CPU: d logProb / d logits = (onehot - softmax) / temperature, times each sequence's coefficient. Every
-// active row is read once and written once. Inactive rows are not read; they become zeros, unless they are skipped.
+// Stage 4 on the CPU: d logProb / d logits = (onehot - softmax) / temperature, times each sequence's coefficient, and
+// what the coefficients of single rows add. Every active row is read once and written once. Inactive rows are not read;
+// they become zeros, unless they are skipped.
 #include <algorithm>
 
 #include "rows.h"
@@ -12,11 +13,10 @@ constexpr int64_t kStreamFrom = 16 << 20;
 
 // Logits begin .. end of a row.
 template <typename T>
-void writeRow(const Gradient& g, int64_t row, int64_t begin, int64_t end, int32_t label, const RowGradient& values,
-              const ExpConstants& constants, bool stream, const CpuContext& context) {
+void writeRow(const Gradient& g, int64_t row, int64_t begin, int64_t end, int32_t label, const RowValues& values,
+              const LogitConstants& constants, bool stream, const CpuContext& context) {
   FPL_ASSERT(begin < end && end <= g.out.vocab && label < g.out.vocab);
-  const auto& kernels = stream ? context.kernels.gradientStreamed : context.kernels.gradient;
-  writeGradient(g.logits.at<T>(row), g.out.at<T>(row), begin, end, label, values, constants, kernels[int(g.out.dtype)]);
+  writeGradient(g.logits.at<T>(row), g.out.at<T>(row), begin, end, label, values, constants, context.kernels, stream);
 }
 
 // By DType.
@@ -25,28 +25,28 @@ constexpr decltype(&writeRow<float>) kWriteRow[] = {writeRow<float>, writeRow<Fl
 }  // namespace
 
 void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
-  const ExpConstants constants(tokens.temperature);
+  const LogitConstants constants(tokens);
   const RowSegments segments(g.logits.vocab);
   const int64_t size = g.logits.count() * g.logits.vocab * elementSize(g.out.dtype);
   const bool stream = g.out.data != g.logits.data && size >= kStreamFrom;
 
   struct Row {
     int64_t row;
-    double coefficient;
+    ResultSlopes slopes;
   };
   std::vector<Row> rows;
   for (const int32_t s : sequences) {
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
       if (g.skipInactive && tokens.targets[row] < 0) continue;
-      rows.push_back({row, rowCoefficient(tokens, g, s, row)});
+      rows.push_back({row, tokens.targets[row] < 0 ? ResultSlopes{} : resultSlopes(tokens, g, s, row)});
     }
   }
   const int64_t rowCount = int64_t(rows.size());
 
   const auto write = [&](const Row& at, int64_t firstSegment, int64_t lastSegment) {
     const int32_t label = tokens.targets[at.row];
-    RowGradient values;
-    if (label >= 0) values = rowGradient(g.states[at.row], at.coefficient, constants.inverseTemperature);
+    RowValues values;
+    if (label >= 0) values = RowValues(g, at.row, at.slopes, constants.perLogit);
     for (int64_t s = firstSegment; s < lastSegment; ++s) {
       kWriteRow[int(g.out.dtype)](g, at.row, segments.begin(s), segments.end(s), label, values, constants, stream,
                                   context);

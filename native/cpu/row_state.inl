@@ -3,6 +3,7 @@
 //   updateRow      goes over the blocks and gives the state a unit, and a larger one when a block needs it
 //   sumInUnit      sums a block: sumInReach does nearly all of them, sumAny the others
 //   Block          a block as spans, in which the label and the filler of a last tile are hidden
+//   sumOfLogits    adds up the logits themselves
 
 // The sum of four vectors of the same lanes.
 inline F32 sumOf(const F32 (&v)[4]) { return add(add(v[0], v[1]), add(v[2], v[3])); }
@@ -300,4 +301,27 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
       }
     }
   }
+}
+
+// Σ of the logits in float64: the lanes' sums of all tiles. A last tile that the row does not fill is filled with
+// zeros.
+template <typename T>
+double sumOfLogits(const void* rowData, int64_t begin, int64_t end) {
+  FPL_ASSERT(begin >= 0 && begin % kTile == 0 && begin < end);
+  const T* row = static_cast<const T*>(rowData);
+  LaneSums<T> sums;
+  alignas(64) T last[kTile] = {};
+  for (int64_t i = begin; i < end; i += kTile) {
+    const T* tile = row + i;
+    if (end - i < kTile) {
+      memcpy(last, tile, (end - i) * sizeof(T));
+      tile = last;
+    }
+    forEachVector([&](auto v) {
+      F32 x[4];
+      for (int k = 0; k < 4; ++k) x[k] = loadLanes<v>(tile + k * kLanes);
+      for (int k = 0; k < 4; ++k) sums.add(v, x[k]);
+    });
+  }
+  return sums.total();
 }

@@ -28,6 +28,76 @@ void forEachRow(int64_t rows, int64_t vocab, const CpuContext& context, const Wo
   });
 }
 
+// What makes the numbers that count of the logits: x / temperature or, capped, tanh(x · capScale) / temperature.
+struct LogitConstants {
+  ExpConstants exp;
+  CapConstants cap;
+  double perLogit;  // the derivative with respect to the logit, but for the slope of the tanh
+
+  explicit LogitConstants(const Tokens& tokens)
+      : exp(tokens.temperature),
+        cap(tokens.capScale),
+        perLogit(cap.present ? tokens.capScale * exp.inverseTemperature : exp.inverseTemperature) {}
+};
+
+// What stage 1 knows of a row, or of a part of it.
+struct SweptRow {
+  RowState state;
+  double sumOfLogits = 0;
+
+  void merge(const SweptRow& other, double inverseTemperature) {
+    state.merge(other.state, inverseTemperature);
+    sumOfLogits += other.sumOfLogits;
+  }
+};
+
+// Stage 1 on parts of rows.
+class RowSweep {
+ public:
+  RowSweep(const Forward& forward, const LogitConstants& constants, const Kernels& kernels)
+      : constants_(constants),
+        kernels_(kernels),
+        update_(forward.wantsByProducts() ? kernels.updateWithByProducts : kernels.update),
+        sums_(forward.tokenMeanLogits != nullptr) {}
+
+  // Logits begin .. end of a row, `begin` a multiple of kTile; `label` is among them, or left out already.
+  void add(const void* row, DType dtype, int64_t begin, int64_t end, int64_t label, SweptRow& swept) const {
+    if (!constants_.cap.present) return addCapped(row, dtype, begin, end, label, swept);
+    alignas(64) float block[kBlock];
+    for (int64_t start = begin; start < end; start += kBlock) {
+      const int64_t stop = std::min(end, start + kBlock);
+      const bool hasLabel = label >= start && label < stop;
+      const float maximum = swept.state.maximum;
+      kernels_.cap[int(dtype)](row, start, stop, constants_.cap, block, nullptr);
+      addCapped(block, DType::kFloat32, 0, stop - start, hasLabel ? label - start : -1, swept);
+      if (swept.state.maximum > maximum) swept.state.argmax += start;
+    }
+  }
+
+  // The same for logits that are capped already, if they have to be.
+  void addCapped(const void* row, DType dtype, int64_t begin, int64_t end, int64_t label, SweptRow& swept) const {
+    const int type = int(dtype);
+    if (!sums_) return update_[type](row, begin, end, label, constants_.exp, swept.state);
+    // A block is added up while it lies in the cache.
+    for (int64_t start = begin; start < end; start += kBlock) {
+      const int64_t stop = std::min(end, start + kBlock);
+      update_[type](row, start, stop, label, constants_.exp, swept.state);
+      swept.sumOfLogits += kernels_.sum[type](row, start, stop);
+    }
+  }
+
+  // Caps float32 logits in their place, if they have to be.
+  void cap(float* logits, int64_t count) const {
+    if (constants_.cap.present) kernels_.cap[0](logits, 0, count, constants_.cap, logits, nullptr);
+  }
+
+ private:
+  const LogitConstants& constants_;
+  const Kernels& kernels_;
+  const decltype(Kernels::update)& update_;
+  const bool sums_;
+};
+
 // The end of stage 1 for one row: writes its state and the outputs of its token.
 struct RowFinisher {
   const Forward& forward;
@@ -36,7 +106,7 @@ struct RowFinisher {
   float* sumSquaredProbs;
   double inverseTemperature;
 
-  void operator()(int64_t row, const RowState& state, float labelLogit) const;
+  void operator()(int64_t row, const SweptRow& swept, float labelLogit) const;
 };
 
 // d loss / d logProb of a row, from the coefficients of its sequence s.
@@ -48,20 +118,86 @@ double rowCoefficient(const Tokens& tokens, const AnyGradient& gradient, int64_t
   return coefficient + weighed(tokens.plainWeights[row], gradient.plainCoefficients[s] / divisor);
 }
 
-// Stage 4 for logits begin .. end of a row. `out` may be `logits`.
-template <typename T, typename Kernel>
-void writeGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowGradient& values,
-                   const ExpConstants& constants, Kernel kernel) {
-  if (values.factor == 0) {
+// d loss / d results of an active row of sequence s: what the sequence's have of it, and its own.
+template <typename AnyGradient>
+ResultSlopes resultSlopes(const Tokens& tokens, const AnyGradient& gradient, int64_t s, int64_t row) {
+  const TokenCoefficients& own = gradient.tokenCoefficients;
+  ResultSlopes out;
+  out.logProb = rowCoefficient(tokens, gradient, s, row);
+  if (own.logProb) out.logProb += own.logProb[row];
+  if (own.logSumExp) out.logSumExp = own.logSumExp[row];
+  if (own.entropy) out.entropy = own.entropy[row];
+  if (own.meanLogit) out.meanLogit = own.meanLogit[row];
+  return out;
+}
+
+// What stage 4 writes to a row: as RowGradient says, or as FullRowGradient does where it has to be. By default zeros.
+struct RowValues {
+  bool isFull = false;
+  RowGradient plain;
+  FullRowGradient full;
+
+  RowValues() = default;
+  template <typename AnyGradient>
+  RowValues(const AnyGradient& gradient, int64_t row, const ResultSlopes& slopes, double perLogit)
+      : isFull(slopes.entropy != 0 || slopes.meanLogit != 0) {
+    const TokenState& token = gradient.states[row];
+    if (isFull) {
+      const double entropy = slopes.entropy == 0 ? 0 : gradient.entropies[row];
+      full = fullRowGradient(token, slopes, entropy, perLogit, gradient.logits.vocab);
+    } else {
+      plain = rowGradient(token, slopes.logProb, perLogit, slopes.logSumExp);
+    }
+  }
+
+  float atLabel() const { return isFull ? full.atLabel : plain.atLabel; }
+  // Whether all logits but the label's get the same value, which is then it.
+  bool isConstant() const { return isFull ? full.constant == 0 && full.perLog == 0 : plain.factor == 0; }
+  float constant() const { return isFull ? full.everywhere : 0; }
+  bool isZero() const { return isConstant() && constant() == 0 && atLabel() == 0; }
+  bool isNan() const { return std::isnan(isFull ? full.constant : plain.factor); }
+};
+
+// Stage 4 for logits begin .. end of a row, capped already if they have to be; `out` may be where they are.
+template <typename T>
+void writeCappedGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
+                         const ExpConstants& constants, const Kernels& kernels, bool stream) {
+  constexpr int kType = int(kDTypeOf<T>);
+  if (values.isZero()) {
     memset(static_cast<void*>(out + begin), 0, (end - begin) * sizeof(T));
     return;
   }
-  if (std::isnan(values.factor)) {
-    for (int64_t i = begin; i < end; ++i) fromFloat(NAN, out[i]);
-    return;
+  if (values.isConstant() || values.isNan()) {
+    T value;
+    fromFloat(values.isNan() ? NAN : values.constant(), value);
+    std::fill(out + begin, out + end, value);
+    if (values.isNan()) return;
+  } else if (values.isFull) {
+    const auto& kernel = stream ? kernels.fullGradientStreamed : kernels.fullGradient;
+    kernel[kType](logits, out, begin, end, constants, values.full);
+  } else {
+    const auto& kernel = stream ? kernels.gradientStreamed : kernels.gradient;
+    kernel[kType](logits, out, begin, end, constants, values.plain.unit, values.plain.factor);
   }
-  kernel(logits, out, begin, end, constants, values.unit, values.factor);
-  if (label >= begin && label < end) fromFloat(values.atLabel, out[label]);
+  if (label >= begin && label < end) fromFloat(values.atLabel(), out[label]);
+}
+
+// The same for logits as they are. Those to be capped go through buffers that stay in the first-level cache.
+template <typename T>
+void writeGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
+                   const LogitConstants& constants, const Kernels& kernels, bool stream = false) {
+  if (!constants.cap.present || values.isZero()) {
+    return writeCappedGradient(logits, out, begin, end, label, values, constants.exp, kernels, stream);
+  }
+  constexpr int64_t kPart = 16 * kTile;
+  constexpr int kType = int(kDTypeOf<T>);
+  alignas(64) float part[kPart], slopes[kPart];
+  for (int64_t start = begin; start < end; start += kPart) {
+    const int64_t stop = std::min(end, start + kPart);
+    kernels.capWithSlopes[kType](logits, start, stop, constants.cap, part, slopes);
+    writeCappedGradient(part, part, 0, stop - start, label - start, values, constants.exp, kernels, false);
+    kernels.multiplyBySlopes[kType](part, slopes, out, start, stop);
+  }
 }
 
 }  // namespace fpl

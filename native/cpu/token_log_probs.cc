@@ -39,14 +39,20 @@ std::vector<int64_t> activeRows(const Tokens& tokens, const Sequences& sequences
   return active;
 }
 
-void RowFinisher::operator()(int64_t row, const RowState& state, float labelLogit) const {
+void RowFinisher::operator()(int64_t row, const SweptRow& swept, float labelLogit) const {
+  const RowState& state = swept.state;
   const int64_t label = tokens.targets[row];
   FPL_ASSERT(label >= 0 && inverseTemperature > 0);
   const TokenState token = finish(state, labelLogit, inverseTemperature);
   states[row] = token;
   if (forward.tokenLogProbs) forward.tokenLogProbs[row] = float(token.logProb);
+  if (forward.tokenMeanLogits) {
+    const double mean = swept.sumOfLogits * inverseTemperature / double(forward.logits.vocab);
+    forward.tokenMeanLogits[row] = std::isnan(token.logProb) ? NAN : float(mean);
+  }
   if (!forward.wantsByProducts()) return;
   const TokenByProducts out = byProducts(state, token, label, labelLogit, inverseTemperature);
+  if (forward.entropies) forward.entropies[row] = out.entropy;
   if (forward.tokenEntropies) forward.tokenEntropies[row] = float(out.entropy);
   if (forward.tokenArgmax) forward.tokenArgmax[row] = int32_t(out.argmax);
   if (forward.logSumExp) forward.logSumExp[row] = float(out.logSumExp);
@@ -59,45 +65,46 @@ void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const int64_t activeCount = int64_t(active.size());
 
-  const ExpConstants constants(tokens.temperature);
+  const LogitConstants constants(tokens);
   const RowSegments segments(rows.vocab);
-  const auto update =
-      (forward.wantsByProducts() ? context.kernels.updateWithByProducts : context.kernels.update)[int(rows.dtype)];
+  const RowSweep sweep(forward, constants, context.kernels);
 
-  const auto updateSegment = [&](int64_t row, int64_t segment) {
-    RowState state;
-    update(rows.begin(row), segments.begin(segment), segments.end(segment), tokens.targets[row], constants, state);
-    return state;
+  const auto sweepSegment = [&](int64_t row, int64_t segment) {
+    SweptRow swept;
+    sweep.add(rows.begin(row), rows.dtype, segments.begin(segment), segments.end(segment), tokens.targets[row], swept);
+    return swept;
   };
 
-  const RowFinisher finisher{forward, tokens, states, sumSquaredProbs, constants.inverseTemperature};
-  const auto finishRow = [&](int64_t row, const RowState& state) {
-    finisher(row, state, logitAt(rows, row, tokens.targets[row]));
+  const RowFinisher finisher{forward, tokens, states, sumSquaredProbs, constants.exp.inverseTemperature};
+  const auto finishRow = [&](int64_t row, const SweptRow& swept) {
+    float labelLogit = logitAt(rows, row, tokens.targets[row]);
+    sweep.cap(&labelLogit, 1);
+    finisher(row, swept, labelLogit);
   };
 
   if (segments.count > 1 && activeCount < 4 * context.threads) {
-    std::vector<RowState> partial(activeCount * segments.count);
+    std::vector<SweptRow> partial(activeCount * segments.count);
     context.pool.run(int64_t(partial.size()), context.threads, [&](int64_t task) {
       if (context.cancelled) return;
-      partial[task] = updateSegment(active[task / segments.count], task % segments.count);
+      partial[task] = sweepSegment(active[task / segments.count], task % segments.count);
     });
     for (int64_t i = 0; i < activeCount; ++i) {
-      RowState state = partial[i * segments.count];
+      SweptRow swept = partial[i * segments.count];
       for (int64_t s = 1; s < segments.count; ++s) {
-        state.merge(partial[i * segments.count + s], constants.inverseTemperature);
+        swept.merge(partial[i * segments.count + s], constants.exp.inverseTemperature);
       }
-      finishRow(active[i], state);
+      finishRow(active[i], swept);
     }
     return;
   }
 
   forEachRow(activeCount, rows.vocab, context, [&](int64_t i) {
     if (context.cancelled) return;
-    RowState state = updateSegment(active[i], 0);
+    SweptRow swept = sweepSegment(active[i], 0);
     for (int64_t s = 1; s < segments.count; ++s) {
-      state.merge(updateSegment(active[i], s), constants.inverseTemperature);
+      swept.merge(sweepSegment(active[i], s), constants.exp.inverseTemperature);
     }
-    finishRow(active[i], state);
+    finishRow(active[i], swept);
   });
 }
 

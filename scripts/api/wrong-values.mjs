@@ -43,6 +43,8 @@ const WRONG = {
       tokenWeights: [1],
       averageLogProb: 1,
       temperature: 0,
+      logitScale: 0,
+      logitSoftcap: Number.POSITIVE_INFINITY,
       sequenceOffsets: 8,
       emptySequence: 'skip',
       outputs: ['entropy'],

@@ -91,6 +91,7 @@ function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes
     visit.in('policy.logits.data', 'tensor', (policy ?? gradient)?.logits.data)
     visitRows(visit, 'policy.logits', forward.logits)
     visit.out('policy.states', 'float64', forward.states)
+    visit.out('policy.entropies', 'float64', forward.entropies)
   }
   if (policy) visitPolicy(visit, policy)
   const head = (policy ?? headGradient)?.head
@@ -121,6 +122,11 @@ function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes
   if (stage4) {
     visit.part(COEFFICIENTS)
     visit.out('gradient.coefficients', 'float64', stage4.coefficients)
+    const { tokenCoefficients } = stage4
+    visit.in('gradient.tokenCoefficients.logProb', 'float64', tokenCoefficients?.logProb)
+    visit.in('gradient.tokenCoefficients.logSumExp', 'float64', tokenCoefficients?.logSumExp)
+    visit.in('gradient.tokenCoefficients.entropy', 'float64', tokenCoefficients?.entropy)
+    visit.in('gradient.tokenCoefficients.meanLogit', 'float64', tokenCoefficients?.meanLogit)
     visit.number('gradient.skipInactive', stage4.skipInactive ? 1 : 0)
   }
   if (gradient) {
@@ -155,6 +161,7 @@ function visitTokens(visit: FieldVisitor, tokens: Tokens): void {
   visit.in('tokens.offsets', 'int32', tokens.offsets)
   visit.in('tokens.counts', 'int32', tokens.counts)
   visit.number('tokens.temperature', tokens.temperature)
+  visit.number('tokens.capScale', tokens.capScale ?? 0)
   visit.number('tokens.average', tokens.average ? 1 : 0)
   visit.number('tokens.emptyLogProb', tokens.emptyLogProb)
 }
@@ -194,6 +201,7 @@ function visitPolicy(visit: FieldVisitor, policy: ForwardStage): void {
   visit.out('policy.tokenArgmax', 'int32', policy.tokenArgmax)
   visit.out('policy.logSumExp', 'float32', policy.logSumExp)
   visit.out('policy.sumSquaredProbs', 'float32', policy.sumSquaredProbs)
+  visit.out('policy.tokenMeanLogits', 'float32', policy.tokenMeanLogits)
 }
 
 function visitLoss(visit: FieldVisitor, loss: LossStage): void {

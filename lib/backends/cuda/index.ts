@@ -3,7 +3,7 @@
  */
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { failure } from '../../errors.js'
+import { failure, invalidValue } from '../../errors.js'
 import type { Backend, Job, RunSettings } from '../../job.js'
 import type { Backends, Device } from '../../types/index.js'
 import type { CudaFunctions } from '../cpu/addon.js'
@@ -57,6 +57,16 @@ export function nextId(): number {
   return native.addon.nextId()
 }
 
+/** Refuses what only the other backends can do. */
+function checkSupported({ tokens, policy, gradient, headGradient }: Job): void {
+  const others = "needs the cpu or the js backend; this call runs on 'cuda'"
+  if (tokens?.capScale !== undefined) throw invalidValue('options.logitSoftcap', others)
+  if (policy?.tokenMeanLogits !== undefined) throw invalidValue('options.outputs', `'tokenMeanLogits' ${others}`)
+  if ((gradient ?? headGradient)?.tokenCoefficients !== undefined) {
+    throw invalidValue('gradient', `of per-token results ${others}`)
+  }
+}
+
 class CudaBackend implements Backend {
   readonly name = 'cuda'
 
@@ -66,6 +76,7 @@ class CudaBackend implements Backend {
   ) {}
 
   runSync(job: Job, settings: RunSettings): void {
+    checkSupported(job)
     const holds = new Holds(settings.needs)
     try {
       withRoom(this.cuda, () => cudaCall(() => this.cuda.run(...this.jobArguments.of(job, settings))))
@@ -75,6 +86,7 @@ class CudaBackend implements Backend {
   }
 
   async run(job: Job, settings: RunSettings): Promise<void> {
+    checkSupported(job)
     const { signal, needs = [] } = settings
     const holds = new Holds(needs)
     try {
@@ -88,6 +100,7 @@ class CudaBackend implements Backend {
 
   /** A job whose tensors are in device memory, ready to be enqueued again and again. */
   prepare(job: Job, settings: RunSettings): object {
+    checkSupported(job)
     return withRoom(this.cuda, () => cudaCall(() => this.cuda.prepare(...this.jobArguments.of(job, settings))))
   }
 }

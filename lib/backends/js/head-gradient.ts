@@ -4,9 +4,8 @@
  */
 import type { HeadGradientStage, Tokens } from '../../job.js'
 import { logitOf, reader } from './head.js'
+import { type RowGradient, rowGradient } from './row-gradient.js'
 import { readRow } from './rows.js'
-import { rowCoefficient } from './sequence-sums.js'
-import { STATE_SIZE } from './token-log-probs.js'
 
 /** Words whose gradients are summed at a time. */
 const BLOCK = 64
@@ -14,11 +13,10 @@ const BLOCK = 64
 /** Yields after every row of every block of words. */
 export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generator<void, void> {
   const { head, logits, accumulate } = stage
-  const states = stage.states!
   const hiddenOut = stage.hidden as Float32Array | undefined
   const weightOut = stage.weight as Float32Array | undefined
   const biasOut = stage.bias as Float32Array | undefined
-  const { targets, offsets, counts, temperature } = tokens
+  const { targets, offsets, counts } = tokens
   const { hidden, weight } = head
   const width = hidden.vocab
   const logit = logitOf(head)
@@ -28,21 +26,21 @@ export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generat
   }
 
   const active: number[] = []
-  const factors: number[] = []
+  const gradients: RowGradient[] = []
   for (let s = 0; s < counts.length; s++) {
     for (let row = offsets[s]; row < offsets[s + 1]; row++) {
       if (targets[row] < 0) {
         if (hiddenOut && !stage.skipInactive) hiddenOut.fill(0, row * width, (row + 1) * width)
         continue
       }
-      const factor = rowCoefficient(tokens, stage, s, row) / temperature
-      if (factor === 0) {
-        // A row with the factor 0 takes no part, even if its hidden states are NaN.
+      const gradient = rowGradient(stage, tokens, s, row)
+      if (gradient === undefined) {
+        // The row takes no part, even if its hidden states are NaN.
         if (hiddenOut && !accumulate) hiddenOut.fill(0, row * width, (row + 1) * width)
         continue
       }
       active.push(row)
-      factors.push(factor)
+      gradients.push(gradient)
     }
   }
 
@@ -55,15 +53,9 @@ export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generat
     for (let i = 0; i < active.length; i++) {
       const row = active[i]
       readRow(hidden, row, state)
-      // 1 − p at the label, −(1 − p) · e_j / Σe elsewhere, from the row's state (token-log-probs.ts).
-      const maximum = states[row * STATE_SIZE]
-      const others = factors[i] * states[row * STATE_SIZE + 1]
       for (let v = 0; v < words; v++) {
         const word = first + v
-        const gradient =
-          word === targets[row]
-            ? factors[i] * states[row * STATE_SIZE + 2]
-            : 0 - others * Math.exp((logit(state, word) - maximum) / temperature)
+        const gradient = gradients[i](logit(state, word), word === targets[row])
         biasSums[v] += gradient
         if (!weightOut && !hiddenOut) continue
         let at = word * weight.rowStride

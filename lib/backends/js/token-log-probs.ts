@@ -11,7 +11,7 @@ import { logitOf } from './head.js'
 import { sigmoid, softplus } from './numbers.js'
 import { readRow } from './rows.js'
 
-/** Layout of a row's four states: the others' maximum, (1 − p) / Σe, 1 − p, and one unused. */
+/** Layout of a row's four states: the others' maximum, (1 − p) / Σe, 1 − p, and log p. */
 export const STATE_SIZE = 4
 
 /** The values that stage 2 adds up, `[R]`, unrounded; only active rows are filled. */
@@ -51,7 +51,7 @@ const NOT_A_DISTRIBUTION: RowSummary = {
 /** Yields after every active row, so that a caller may do other work in between. */
 export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens): Generator<void, RowResults> {
   const { logits, head } = stage
-  const { targets, temperature } = tokens
+  const { targets, temperature, capScale } = tokens
   const rowCount = logits.batch * logits.time
   const values = new Float64Array(logits.vocab)
   const results: RowResults = { logProbs: new Float64Array(rowCount) }
@@ -68,6 +68,7 @@ export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens): Generator<v
     } else {
       readRow(logits, row, values)
     }
+    if (capScale !== undefined) for (let v = 0; v < values.length; v++) values[v] = Math.tanh(values[v] * capScale)
     const summary = summarise(values, targets[row], temperature)
     results.logProbs[row] = summary.logProb
     if (results.logSumSquaredProbs !== undefined) {
@@ -78,12 +79,17 @@ export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens): Generator<v
       stage.states[state] = summary.othersMaximum
       stage.states[state + 1] = summary.othersSum === 0 ? 0 : summary.complement / summary.othersSum
       stage.states[state + 2] = summary.complement
+      stage.states[state + 3] = summary.logProb
     }
+    if (stage.entropies !== undefined) stage.entropies[row] = summary.entropy
     if (stage.tokenLogProbs !== undefined) stage.tokenLogProbs[row] = summary.logProb
     if (stage.tokenEntropies !== undefined) stage.tokenEntropies[row] = summary.entropy
     if (stage.tokenArgmax !== undefined) stage.tokenArgmax[row] = summary.argmax
     if (stage.logSumExp !== undefined) stage.logSumExp[row] = summary.logSumExp
     if (stage.sumSquaredProbs !== undefined) stage.sumSquaredProbs[row] = summary.sumSquaredProbs
+    if (stage.tokenMeanLogits !== undefined) {
+      stage.tokenMeanLogits[row] = Number.isNaN(summary.logProb) ? Number.NaN : meanOf(values) / temperature
+    }
     yield
   }
   return results
@@ -156,6 +162,12 @@ function certain(labelLogit: number, label: number, temperature: number): RowSum
     logSumExp: labelLogit / temperature,
     sumSquaredProbs: 1,
   }
+}
+
+function meanOf(values: Float64Array): number {
+  let sum = 0
+  for (let i = 0; i < values.length; i++) sum += values[i]
+  return sum / values.length
 }
 
 /** −p log p, which is 0 at p = 0. */

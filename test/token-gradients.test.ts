@@ -1,0 +1,409 @@
+/**
+ * `backward` through per-token results: log-probs, log-sum-exp, entropies and mean logits, on the cpu backend's
+ * instruction sets and the js backend. The golden cases of golden/tokens.jsonl are PyTorch's, in float64.
+ */
+import { readFileSync } from 'node:fs'
+import { describe, expect, test } from 'vitest'
+import { fusedPreferenceLossSync, linearSequenceLogProbsSync, sequenceLogProbsSync } from '../lib/index.js'
+import type { SequenceOptions, TokenOutput } from '../lib/options/index.js'
+import type { Logits, ResultGradients, SequenceLogProbs } from '../lib/types/index.js'
+import { element, type LogitsSpec, logitsOf } from './golden/inputs.js'
+import { bytes, DTYPES, decode, encode, JS, NATIVE, logitsOf as tensor, ulp, values } from './support.js'
+
+type Name = keyof ResultGradients
+type Gradients = Partial<Record<Name, number[]>>
+
+interface Case {
+  name: string
+  logits: LogitsSpec
+  labels: number[]
+  options: SequenceOptions
+  gradients: Gradients
+  expected: Partial<Record<TokenOutput, (number | string)[]>> & {
+    gradient: { at?: number[]; values: number[]; magnitudes: number[] }
+  }
+}
+
+const CASES: Case[] = readFileSync(new URL('./golden/tokens.jsonl', import.meta.url), 'utf8')
+  .trimEnd()
+  .split('\n')
+  .map((line) => JSON.parse(line))
+
+const TARGETS = [...NATIVE, JS]
+const OUTPUTS: TokenOutput[] = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits']
+
+// As docs/numerics.md has it: of the sum of the magnitudes of a derivative's terms.
+const GRADIENT_ULPS = 4
+const GRADIENT_ABSOLUTE = 1e-36
+// Of soft-capped logits: the tanh is within 4 ULP, its slope within 5 and, where multiply-adds are not fused, 2 for each cap
+// in the logit.
+const EPSILON = 2 ** -23
+const TANH_ULPS = 4
+const SLOPE_ULPS = 5
+const SLOPE_ABSOLUTE = 1e-36
+
+describe.each(CASES)('$name', ({ logits: spec, labels, options, gradients, expected }) => {
+  const { logitSoftcap: cap = null, logitScale = 1, temperature = 1 } = options
+  /** By how much the numbers that count may be off. */
+  const off = cap === null ? 0 : (TANH_ULPS * EPSILON * cap) / temperature
+
+  test.each(TARGETS)('$name', ({ run }) => {
+    const logits = logitsOf(spec)
+    const dtype = spec.dtype
+    const got = sequenceLogProbsSync(logits, Int32Array.from(labels), { ...options, ...run, outputs: OUTPUTS })
+    for (const name of OUTPUTS) {
+      const wanted = expected[name]!.map(Number)
+      expect(got[name]).toHaveLength(wanted.length)
+      for (const [i, x] of wanted.entries()) {
+        const bound = name === 'tokenMeanLogits' ? ulp(x) : 4 * ulp(Math.max(Math.abs(x), 1))
+        const ofLogits = name === 'tokenEntropies' ? 2 * (x + 1) * off : 2 * off
+        if (x !== got[name]![i]) expect(Math.abs(got[name]![i] - x)).toBeLessThanOrEqual(bound + ofLogits)
+      }
+    }
+    const { at, values: wanted, magnitudes } = expected.gradient
+    const gradient = got.backward(gradients)
+    for (const [k, x] of wanted.entries()) {
+      const index = at === undefined ? k : at[k]
+      let bound = GRADIENT_ULPS * ulp(magnitudes[k]) + GRADIENT_ABSOLUTE
+      if (cap !== null) {
+        const caps = Math.min(Math.abs(element(logits, index) * logitScale) / cap, 43)
+        const slopeUlps = SLOPE_ULPS + (run.instructionSet === 'baseline' ? 2 * caps : 0)
+        bound += magnitudes[k] * (slopeUlps * EPSILON + 4 * off) + SLOPE_ABSOLUTE
+      }
+      const value = element(gradient, index)
+      const [low, high] =
+        dtype === 'float32'
+          ? [x - bound, x + bound]
+          : [x - bound, x + bound].map((end) => decode[dtype](encode[dtype](end)))
+      const share = Math.abs(value - x) / bound
+      expect(value >= low && value <= high, `[${index}] is ${value}, not ${x}: ${share} bounds off`).toBe(true)
+    }
+  })
+})
+
+const SHAPE = [2, 4, 37]
+const LABELS = Int32Array.of(3, -100, 0, 36, 5, 5, 17, 1)
+
+/** Numbers in [-1, 1), the same each time. */
+function numbers(count: number, seed: number): number[] {
+  let state = seed
+  return Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) | 0
+    return state / 2 ** 31
+  })
+}
+const LOGITS = numbers(2 * 4 * 37, 1).map((x) => 6 * x)
+const PER_TOKEN = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits'] as const
+const ALL: Gradients = { logProbs: [0.5, -2] }
+for (const [k, name] of PER_TOKEN.entries()) ALL[name] = numbers(6, 50 + k)
+
+const CAPPED: SequenceOptions = { logitScale: 1.3, logitSoftcap: 4, temperature: 0.8 }
+
+describe.each(TARGETS)('$name', ({ run }) => {
+  const forward = (options: SequenceOptions = {}, logits = tensor('float32', SHAPE, LOGITS)) =>
+    sequenceLogProbsSync(logits, LABELS, { outputs: ['tokenEntropies', 'logSumExp'], ...options, ...run })
+
+  test('sequences by name are what an array of numbers is, to the bit', () => {
+    for (const dtype of DTYPES) {
+      const sums = forward({ averageLogProb: true }, tensor(dtype, SHAPE, LOGITS))
+      const wanted = bytes(sums.backward([0.5, -2]).data as Float32Array)
+      expect(bytes(sums.backward({ logProbs: [0.5, -2] }).data as Float32Array).equals(wanted)).toBe(true)
+      const ofTokens = { tokenLogProbs: [Number.NaN, 0.5 / 2, 0.5 / 2, -2 / 3, -2 / 3, -2 / 3] }
+      expect(sums.tokenCounts).toEqual(Int32Array.of(2, 3))
+      const gradient = sums.backward({ ...ofTokens, logProbs: [0, 0] })
+      expect(bytes(gradient.data as Float32Array).equals(wanted)).toBe(true)
+    }
+  })
+
+  test('what several results give is added up', () => {
+    const sums = forward()
+    const whole = values(sums.backward(ALL))
+    const parts = (Object.keys(ALL) as Name[]).map((name) => values(sums.backward({ [name]: ALL[name] })))
+    for (const [i, x] of whole.entries()) {
+      const total = parts.reduce((sum, part) => sum + part[i], 0)
+      expect(Math.abs(x - total)).toBeLessThanOrEqual(1e-6)
+    }
+  })
+
+  test.each([{}, { logitScale: 1.3 }, CAPPED])('the gradient is the difference of the results, %j', (options) => {
+    const sums = forward(options)
+    const gradient = values(sums.backward(ALL))
+    const h = 2 ** -6
+    const loss = (at: number, step: number) => {
+      const moved = LOGITS.slice()
+      moved[at] += step
+      const got = forward({ ...options, outputs: OUTPUTS }, tensor('float32', SHAPE, moved))
+      let total = ALL.logProbs![0] * got.logProbs[0] + ALL.logProbs![1] * got.logProbs[1]
+      for (const name of PER_TOKEN) {
+        for (const [i, slope] of ALL[name]!.entries()) total += slope * got[name]![i]
+      }
+      return total
+    }
+    for (let at = 0; at < LOGITS.length; at += 3) {
+      const slope = (loss(at, h) - loss(at, -h)) / (2 * h)
+      expect(Math.abs(slope - gradient[at])).toBeLessThan(2e-4)
+    }
+  })
+
+  test('inactive tokens are ignored, and their rows are zeros', () => {
+    const sums = forward()
+    const wanted = bytes(sums.backward(ALL).data as Float32Array)
+    const changed: Gradients = { logProbs: ALL.logProbs }
+    for (const name of PER_TOKEN) changed[name] = ALL[name]!.with(0, name === 'logSumExp' ? Number.NaN : 1e30)
+    const gradient = sums.backward(changed)
+    expect(bytes(gradient.data as Float32Array).equals(wanted)).toBe(true)
+    expect(
+      values(gradient)
+        .slice(0, 37)
+        .every((x) => Object.is(x, 0)),
+    ).toBe(true)
+  })
+
+  test('a scale is a temperature, and a wide cap is none', () => {
+    const wanted = forward({ temperature: 0.5 })
+    const scaled = forward({ logitScale: 2 })
+    expect(scaled.logProbs).toEqual(wanted.logProbs)
+    expect(scaled.backward(ALL)).toEqual(wanted.backward(ALL))
+    const capped = forward({ logitSoftcap: 500, temperature: 0.5 })
+    for (const [i, x] of wanted.logProbs.entries()) expect(Math.abs(capped.logProbs[i] - x)).toBeLessThan(0.02)
+    expect(forward({ logitSoftcap: 5 }).logProbs).not.toEqual(forward().logProbs)
+  })
+
+  test('a soft-cap and its slope are accurate everywhere', () => {
+    // In a vocabulary of 1 the mean logit is the logit: with a temperature of C, the tanh.
+    const count = 20000
+    const data = numbers(count, 11).map((x, i) => x * 2 ** ((i % 40) - 30))
+    const fused = run.instructionSet !== 'baseline'
+    let worst = 0 // of the bounds
+    for (const cap of [1, 30, 0.3]) {
+      const logits = tensor(
+        'float32',
+        [1, count, 1],
+        data.map((x) => x * cap),
+      )
+      const options: SequenceOptions = {
+        shift: false,
+        logitSoftcap: cap,
+        temperature: cap,
+        outputs: ['tokenMeanLogits'],
+      }
+      const sums = sequenceLogProbsSync(logits, new Int32Array(count), { ...options, ...run })
+      const slopes = values(sums.backward({ tokenMeanLogits: new Float64Array(count).fill(cap) }))
+      for (const [i, x] of values(logits).entries()) {
+        const u = Math.abs(x / cap)
+        const e = Math.exp(-2 * u)
+        const [tanh, slope] = [Math.tanh(x / cap), (4 * e) / ((1 + e) * (1 + e))]
+        const [tanhUlps, slopeUlps] = fused ? [3, SLOPE_ULPS] : [TANH_ULPS, SLOPE_ULPS + 2 * Math.min(u, 43)]
+        worst = Math.max(
+          worst,
+          Math.abs(sums.tokenMeanLogits![i] - tanh) / (tanhUlps * ulp(tanh)),
+          Math.abs(slopes[i] - slope) / (slopeUlps * ulp(slope) + SLOPE_ABSOLUTE),
+        )
+      }
+    }
+    expect(worst).toBeLessThanOrEqual(1)
+  })
+
+  test('the argmax of capped logits is found in any block', () => {
+    const vocab = 10000
+    for (const top of [0, 4095, 4096, 9000, 9999]) {
+      const data = numbers(vocab, 12)
+      data[top] = 3
+      for (const label of [top, 17, 9001]) {
+        const options: SequenceOptions = { shift: false, logitSoftcap: 5, outputs: ['tokenArgmax'] }
+        const logits = tensor('float32', [1, 1, vocab], data)
+        const sums = sequenceLogProbsSync(logits, Int32Array.of(label), { ...options, ...run })
+        expect(sums.tokenArgmax![0]).toBe(top)
+      }
+    }
+  })
+
+  test('losses, their gradients and references have the same transforms', () => {
+    const logits = tensor('float32', SHAPE, LOGITS)
+    const other = tensor('float32', SHAPE, LOGITS.toReversed())
+    const fused = fusedPreferenceLossSync(logits, LABELS, {
+      ...CAPPED,
+      reference: { logits: other },
+      gradient: true,
+      outputs: ['tokenMeanLogits'],
+      ...run,
+    })
+    const sums = forward({ ...CAPPED, outputs: ['tokenMeanLogits'] }, logits)
+    const reference = forward(CAPPED, other).logProbs
+    expect([fused.chosenLogProbs[0], fused.rejectedLogProbs[0]]).toEqual(Array.from(sums.logProbs))
+    expect(fused.tokenMeanLogits).toEqual(sums.tokenMeanLogits)
+    const margin = sums.logProbs[0] - reference[0] - (sums.logProbs[1] - reference[1])
+    expect(Math.abs(fused.margin - 0.1 * margin)).toBeLessThan(1e-6)
+    const { chosen, rejected } = fused.gradient
+    expect(fused.gradLogits).toEqual(sums.backward([chosen[0], rejected[0]]))
+  })
+
+  test('transforms that cannot be are refused', () => {
+    const refused = (options: SequenceOptions, message: string, code = 'ERR_OUT_OF_RANGE') =>
+      expect(() => forward(options)).toThrow(expect.objectContaining({ code, message }))
+    for (const wrong of [0, -1, Number.NaN, Number.POSITIVE_INFINITY]) {
+      refused({ logitScale: wrong }, `options.logitScale must be a finite number > 0; got ${wrong}`)
+      refused({ logitSoftcap: wrong }, `options.logitSoftcap must be a finite number > 0; got ${wrong}`)
+    }
+    expect(forward({ logitSoftcap: null }).logProbs).toEqual(forward().logProbs)
+    const folded = 'such that the temperature divided by it is in [1e-3, 1e3]'
+    refused({ logitScale: 2000 }, `options.logitScale must be ${folded}; got 2000`)
+    refused({ logitSoftcap: 2000 }, `options.logitSoftcap must be ${folded}; got 2000`)
+    const far = 'options.logitScale must be within a factor of 1e6 of logitSoftcap; got 10000000'
+    refused({ logitScale: 1e7, logitSoftcap: 1 }, far)
+  })
+
+  test('a row all of whose derivatives are 0 is not looked at', () => {
+    const logits = LOGITS.slice()
+    logits.fill(Number.NaN, 37, 74)
+    const sums = forward({}, tensor('float32', SHAPE, logits))
+    const zeros = (name: Name) => ALL[name]!.with(1, 0)
+    const given: Gradients = Object.fromEntries(PER_TOKEN.map((name) => [name, zeros(name)]))
+    const gradient = values(sums.backward(given))
+    expect(gradient.slice(37, 74).every((x) => Object.is(x, 0))).toBe(true)
+    expect(gradient.every((x) => !Number.isNaN(x))).toBe(true)
+    // Any other is NaN as its results are, but for the mean logit's: a constant.
+    expect(
+      values(sums.backward({ logSumExp: ALL.logSumExp! }))
+        .slice(37, 74)
+        .every(Number.isNaN),
+    ).toBe(true)
+    expect(
+      values(sums.backward({ tokenEntropies: ALL.tokenEntropies! }))
+        .slice(37, 74)
+        .every(Number.isNaN),
+    ).toBe(true)
+    const constant = Math.fround(ALL.tokenMeanLogits![1] / 37)
+    const ofMean = values(sums.backward({ tokenMeanLogits: ALL.tokenMeanLogits! })).slice(37, 74)
+    expect(ofMean.every((x) => Math.abs(x - constant) <= ulp(constant))).toBe(true)
+  })
+
+  test('where d logSumExp is d logProb, only the label is left', () => {
+    const sums = forward({ temperature: 0.5 })
+    const slopes = numbers(6, 9)
+    const gradient = values(sums.backward({ tokenLogProbs: slopes, logSumExp: slopes }))
+    const wanted = new Float64Array(gradient.length)
+    for (const row of [1, 2, 4, 5, 6]) wanted[37 * row + LABELS[row + 1]] = 2 * slopes[row < 4 ? row : row - 1]
+    for (const [i, x] of wanted.entries()) expect(Math.abs(gradient[i] - x)).toBeLessThanOrEqual(ulp(x))
+  })
+
+  test.each([{ temperature: 0.7 }, CAPPED])('the output layer has what its logits have, multiplied on, %j', (given) => {
+    const [rows, width, vocab] = [8, 5, 37]
+    const sixteenths = (count: number, seed: number) => numbers(count, seed).map((x) => Math.round(16 * x) / 16)
+    const hidden = sixteenths(rows * width, 3)
+    const weight = sixteenths(vocab * width, 4)
+    const bias = sixteenths(vocab, 5)
+    const logits = new Float64Array(rows * vocab)
+    for (let r = 0; r < rows; r++) {
+      for (let v = 0; v < vocab; v++) {
+        for (let d = 0; d < width; d++) logits[r * vocab + v] += hidden[r * width + d] * weight[v * width + d]
+        logits[r * vocab + v] += bias[v]
+      }
+    }
+    for (const dtype of DTYPES) {
+      const gradient = values(forward(given, tensor('float32', SHAPE, logits)).backward(ALL))
+      const options = { ...given, outputs: OUTPUTS, ...run }
+      const sums = linearSequenceLogProbsSync(
+        tensor(dtype, [2, 4, width], hidden),
+        tensor(dtype, [vocab, width], weight),
+        LABELS,
+        { ...options, bias: Float32Array.from(bias) },
+      )
+      const explicit = forward({ ...given, outputs: OUTPUTS }, tensor('float32', SHAPE, logits))
+      for (const name of OUTPUTS) {
+        for (const [i, x] of explicit[name]!.entries()) expect(Math.abs(sums[name]![i] - x)).toBeLessThan(1e-5)
+      }
+      const { gradHidden, gradWeight, gradBias } = sums.backward(ALL)
+      const near = (got: ArrayLike<number>, i: number, term: (k: number) => number, count: number) => {
+        let sum = 0
+        for (let k = 0; k < count; k++) sum += term(k)
+        expect(Math.abs(got[i] - sum)).toBeLessThan(3e-6)
+      }
+      const ofHidden = values(gradHidden!)
+      const ofWeight = values(gradWeight as Logits)
+      for (let d = 0; d < width; d++) {
+        for (let r = 0; r < rows; r++) {
+          near(ofHidden, r * width + d, (v) => gradient[r * vocab + v] * weight[v * width + d], vocab)
+        }
+        for (let v = 0; v < vocab; v++) {
+          near(ofWeight, v * width + d, (r) => gradient[r * vocab + v] * hidden[r * width + d], rows)
+        }
+      }
+      for (let v = 0; v < vocab; v++) near(gradBias as Float32Array, v, (r) => gradient[r * vocab + v], rows)
+    }
+  })
+
+  test('what cannot be is refused, and nothing written', () => {
+    const logits = tensor('float32', SHAPE, LOGITS)
+    const before = Buffer.from(bytes(logits.data as Float32Array))
+    const sums = sequenceLogProbsSync(logits, LABELS, { outputs: ['tokenLogProbs'], ...run })
+    const backward = (gradient: unknown) => () => sums.backward(gradient as ResultGradients, { out: 'in-place' })
+    const six = [1, 1, 1, 1, 1, 1]
+    const refused = (gradient: unknown, code: string, message: string) =>
+      expect(backward(gradient)).toThrow(expect.objectContaining({ code, message: expect.stringContaining(message) }))
+    refused({ tokenEntropies: six }, 'ERR_INVALID_ARG_VALUE', "needs 'tokenEntropies' among options.outputs")
+    refused({ tokenLogProbs: [1, 2] }, 'ERR_SHAPE_MISMATCH', 'gradient.tokenLogProbs must have length 6')
+    refused({ logSumExp: [...six, 1, 1] }, 'ERR_SHAPE_MISMATCH', 'gradient.logSumExp must have length 6')
+    refused({ logProbs: six }, 'ERR_SHAPE_MISMATCH', 'gradient.logProbs must have length 2')
+    refused({ tokenMeanLogits: [1, 2, 3, 4, 5, '6'] }, 'ERR_INVALID_ARG_TYPE', 'gradient.tokenMeanLogits[5]')
+    refused({ tokenLogProb: six }, 'ERR_INVALID_ARG_VALUE', 'gradient.tokenLogProb is not an option')
+    refused({}, 'ERR_INVALID_ARG_VALUE', 'gradient has none of logProbs, tokenLogProbs')
+    refused(undefined, 'ERR_INVALID_ARG_TYPE', 'gradient must be an array of numbers')
+    refused(3, 'ERR_INVALID_ARG_TYPE', 'gradient must be an array of numbers')
+    expect(bytes(logits.data as Float32Array).equals(before)).toBe(true)
+
+    const own = new Float32Array(2 * 4 * 37)
+    const shared = { tokenLogProbs: own.subarray(0, 6) }
+    expect(() => sums.backward(shared, { out: own })).toThrow('would overwrite gradient.tokenLogProbs')
+    backward({ tokenLogProbs: six })()
+    expect(backward({ tokenLogProbs: six })).toThrow('an earlier call has overwritten the logits')
+  })
+
+  test.each([{}, CAPPED])('in place, to an array and to a new one are the same, %j', (options) => {
+    for (const dtype of DTYPES) {
+      const logits = tensor(dtype, SHAPE, LOGITS)
+      const sums = forward(options, logits)
+      const wanted = Buffer.from(bytes(sums.backward(ALL).data as Float32Array))
+      const out = tensor(dtype, SHAPE, new Float64Array(LOGITS.length).fill(7)).data as Float32Array
+      sums.backward(ALL, { out })
+      expect(bytes(out).equals(wanted)).toBe(true)
+      sums.backward(ALL, { out: 'in-place' })
+      expect(bytes(logits.data as Float32Array).equals(wanted)).toBe(true)
+    }
+  })
+})
+
+test.each([{ temperature: 0.9 }, CAPPED])(
+  'with %j the bits depend on neither threads, batch nor, with fused multiply-adds, instruction set',
+  (given) => {
+    const vocab = 40000
+    const elements = numbers(2 * 2 * vocab, 8).map((x) => 12 * x)
+    const labels = Int32Array.of(7, 39999, 12, 16384)
+    const slopes: Gradients = { logProbs: [1, -0.5] }
+    for (const [k, name] of PER_TOKEN.entries()) slopes[name] = numbers(4, 70 + k)
+    const options: SequenceOptions = { ...given, shift: false, outputs: ['tokenEntropies', 'tokenMeanLogits'] }
+    for (const dtype of DTYPES) {
+      const means: Float32Array[] = []
+      const wholes = NATIVE.map(({ name, run }) => {
+        const call = (threads: number) =>
+          sequenceLogProbsSync(tensor(dtype, [2, 2, vocab], elements), labels, { ...options, ...run, threads })
+        const read = (sums: SequenceLogProbs, given: Gradients) =>
+          Buffer.from(bytes(sums.backward(given).data as Float32Array))
+        const one = call(1)
+        const two = call(2)
+        const whole = read(one, slopes)
+        expect(read(two, slopes).equals(whole)).toBe(true)
+        means.push(one.tokenMeanLogits!, two.tokenMeanLogits!)
+        const second = tensor(dtype, [1, 2, vocab], elements.slice(2 * vocab))
+        const alone = sequenceLogProbsSync(second, labels.slice(2), { ...options, ...run, threads: 2 })
+        const own = Object.fromEntries(PER_TOKEN.map((key) => [key, slopes[key]!.slice(2)]))
+        expect(read(alone, { ...own, logProbs: [-0.5] }).equals(whole.subarray(whole.length / 2))).toBe(true)
+        return { name, whole }
+      })
+      // Of the logits themselves, the sum has the same bits everywhere.
+      for (const mean of given.logitSoftcap ? means.slice(0, 2) : means) expect(mean).toEqual(means[0])
+      const fused = wholes.filter(({ name }) => !name.includes('baseline'))
+      for (const { whole } of fused) expect(whole.equals(fused[0].whole)).toBe(true)
+    }
+  },
+)
