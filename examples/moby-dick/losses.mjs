@@ -4,18 +4,36 @@ import * as tf from '@tensorflow/tfjs'
 import { linearPreferenceLoss, preferenceLoss } from 'fused-preference-loss/tfjs'
 import { logits } from './model.mjs'
 
-/** Output layer and loss by this package. `onResult` gets the accuracy, the margin and so on. */
+/**
+ * @typedef {{ chosen: number[], rejected: number[] }} Scores log-probs of pairs
+ * @typedef {import('fused-preference-loss').PreferenceLoss} Result
+ * @typedef {(
+ *   hidden: tf.Tensor, weight: tf.Tensor, labels: Int32Array, reference: Scores, beta: number,
+ *   onResult?: (result: Result) => void,
+ * ) => tf.Scalar} LossOf
+ */
+
+/**
+ * Output layer and loss by this package. `onResult` gets the accuracy, the margin and so on.
+ * @type {LossOf}
+ */
 export function linearLoss(hidden, weight, labels, reference, beta, onResult) {
   return linearPreferenceLoss(hidden, weight, labels, { reference, beta, shift: false, onResult })
 }
 
-/** The output layer by TensorFlow.js, the loss by this package. */
+/**
+ * The output layer by TensorFlow.js, the loss by this package.
+ * @type {LossOf}
+ */
 export function fusedLoss(hidden, weight, labels, reference, beta, onResult) {
-  const options = { reference, beta, shift: false, gradient: 'in-place', onResult }
+  const options = { reference, beta, shift: false, gradient: /** @type {const} */ ('in-place'), onResult }
   return preferenceLoss(logits(hidden, weight), labels, options)
 }
 
-/** Both by TensorFlow.js. */
+/**
+ * Both by TensorFlow.js.
+ * @type {LossOf}
+ */
 export function ownOpsLoss(hidden, weight, labels, reference, beta) {
   const own = logits(hidden, weight)
   const [batch, time, vocab] = own.shape

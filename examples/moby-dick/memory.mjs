@@ -9,9 +9,9 @@ const [name, ...sizes] = process.argv.slice(2)
 const [pairs, time, width, vocab] = sizes.map(Number)
 await tf.setBackend('wasm')
 
-const lossOf = LOSSES[name]
+const lossOf = LOSSES[/** @type {keyof typeof LOSSES} */ (name)]
 const reference = { chosen: new Array(pairs).fill(-100), rejected: new Array(pairs).fill(-100) }
-function run(vocab) {
+function run(/** @type {number} */ vocab) {
   const hidden = tf.randomNormal([2 * pairs, time, width])
   const weight = tf.randomNormal([vocab, width])
   const labels = new Int32Array(2 * pairs * time)

@@ -18,12 +18,12 @@ export function withParts(page, parts) {
 }
 
 /** The content of one part of the page. */
-export function partOf(page, name) {
+export function partOf(/** @type {string} */ page, /** @type {string} */ name) {
   return new RegExp(`<!-- demo: ${name} -->\n\n(.*?)\n\n<!-- end -->`, 's').exec(page)?.[1]
 }
 
 /** Rows of text as a Markdown table; the first row is the head. */
-export function table([head, ...rows]) {
-  const line = (cells) => `| ${cells.join(' | ')} |`
+export function table(/** @type {string[][]} */ [head, ...rows]) {
+  const line = (/** @type {string[]} */ cells) => `| ${cells.join(' | ')} |`
   return [line(head), line(head.map((_, i) => (i === 0 ? '---' : '--:'))), ...rows.map(line)].join('\n')
 }
