@@ -43,7 +43,7 @@ if (problems.length > 0) {
 console.log(`check-package: ${tarball ?? 'the package'} is complete`)
 
 /** Unpacks a tarball into a new folder and returns the package's folder. */
-function unpacked(file) {
+function unpacked(/** @type {string} */ file) {
   const target = mkdtempSync(join(tmpdir(), 'fused-preference-loss-check-'))
   execFileSync('tar', ['-xzf', file, '-C', target, '--strip-components=1'])
   return target

@@ -17,7 +17,7 @@ export function cmakeOptions() {
 }
 
 /** Makes CMake look for nvcc again: CMake remembers a failed search. */
-export function forgetMissingNvcc(build) {
+export function forgetMissingNvcc(/** @type {string} */ build) {
   const cache = join(build, 'CMakeCache.txt')
   if (nvcc() === undefined || !existsSync(cache)) return
   if (/^CMAKE_CUDA_COMPILER:\w+=NOTFOUND$/m.test(readFileSync(cache, 'utf8'))) rmSync(cache)

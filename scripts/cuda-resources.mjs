@@ -15,7 +15,8 @@ const ENTRY = /Compiling entry function '(\w+)' for '(sm_\w+)'/
 const SPILLS = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/
 const USED = /Used (\d+) registers(?:.*?, (\d+) bytes smem)?/
 
-/** @type {{ kernel: string, architecture: string, spills?: number, registers?: number, shared?: number }[]} */
+/** @typedef {{ kernel: string, architecture: string, spills?: number, registers?: number, shared?: number }} Kernel */
+/** @type {Kernel[]} */
 const kernels = []
 for (const file of readdirSync(folder)) {
   for (const line of readFileSync(join(folder, file), 'utf8').split('\n')) {
@@ -37,6 +38,7 @@ function readable(/** @type {string} */ mangled) {
   return type ? `${name}<${type}${byProducts}>` : name
 }
 
+/** @type {Map<string, Kernel[]>} */
 const byKernel = new Map()
 for (const k of kernels) byKernel.set(k.kernel, [...(byKernel.get(k.kernel) ?? []), k])
 

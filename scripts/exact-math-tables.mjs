@@ -13,9 +13,13 @@ import { fileURLToPath } from 'node:url'
 const BITS = 400n
 const ONE = 1n << BITS
 const times = (/** @type {bigint} */ a, /** @type {bigint} */ b) => (a * b) >> BITS
-const ratio = (a, b) => (BigInt(a) * ONE) / BigInt(b)
+const ratio = (/** @type {number} */ a, /** @type {number} */ b) => (BigInt(a) * ONE) / BigInt(b)
 
-/** log(a / b) = 2 artanh((a - b) / (a + b)), for a / b near 1. */
+/**
+ * log(a / b) = 2 artanh((a - b) / (a + b)), for a / b near 1.
+ * @param {number} a
+ * @param {number} b
+ */
 function logarithm(a, b) {
   const t = ratio(a - b, a + b)
   const square = times(t, t)
@@ -25,29 +29,34 @@ function logarithm(a, b) {
 }
 
 /** e^x, for x between 0 and 1. */
-function exponential(x) {
+function exponential(/** @type {bigint} */ x) {
   let sum = 0n
   for (let term = ONE, n = 1n; term !== 0n; term = times(term, x) / n, n++) sum += term
   return sum
 }
 
 const LN2 = logarithm(4, 3) + logarithm(3, 2)
+/**
+ * @template T
+ * @param {number} count
+ * @param {(i: number) => T} of
+ */
 const table = (count, of) => Array.from({ length: count }, (_, i) => of(i))
 
 /** The first 192 bits of a number in [0, 1). */
-function words(x) {
+function words(/** @type {bigint} */ x) {
   if (x < 0n || x >= ONE) throw new RangeError('not a fraction')
-  const word = (i) => (x >> (BITS - 64n * BigInt(i + 1))) & 0xffffffffffffffffn
+  const word = (/** @type {number} */ i) => (x >> (BITS - 64n * BigInt(i + 1))) & 0xffffffffffffffffn
   return table(3, (i) => `0x${word(i).toString(16).padStart(16, '0')}`)
 }
 
 /** The nearest float64, and the same as a number of this file. */
-const float64 = (x) => Number(x) * 2 ** -Number(BITS)
-const exactly = (x) => BigInt(x * 2 ** 200) << (BITS - 200n)
-const cutAt = (x, bit) => (x >> (BITS - bit)) << (BITS - bit)
+const float64 = (/** @type {bigint} */ x) => Number(x) * 2 ** -Number(BITS)
+const exactly = (/** @type {number} */ x) => BigInt(x * 2 ** 200) << (BITS - 200n)
+const cutAt = (/** @type {bigint} */ x, /** @type {bigint} */ bit) => (x >> (BITS - bit)) << (BITS - bit)
 
 /** A float64 in hexadecimal. */
-function literal(x) {
+function literal(/** @type {number} */ x) {
   if (x === 0) return '0'
   const exponent = Math.floor(Math.log2(Math.abs(x)))
   const digits = (Math.abs(x) / 2 ** exponent - 1) * 2 ** 52
@@ -55,16 +64,20 @@ function literal(x) {
 }
 
 /** A number as two float64: the nearest one, or the number's bits up to 2^-bit, and the rest. */
-function twoParts(x, bit) {
+function twoParts(/** @type {bigint} */ x, /** @type {bigint | undefined} */ bit = undefined) {
   const high = bit === undefined ? float64(x) : float64(cutAt(x, bit))
   return [literal(high), literal(float64(x - exactly(high)))]
 }
 
-/** Cells in lines of at most 120 characters. */
+/**
+ * Cells in lines of at most 120 characters.
+ * @param {string[]} cells
+ * @param {string} indent
+ */
 function lines(cells, indent) {
   const out = [indent]
   for (const cell of cells) {
-    if (out.at(-1).length + cell.length > 118) out.push(indent)
+    if (out[out.length - 1].length + cell.length > 118) out.push(indent)
     out.push(`${out.pop()}${cell}, `)
   }
   return out
@@ -73,8 +86,13 @@ function lines(cells, indent) {
     .slice(0, -1)
 }
 
-const row = (cells) => `{${cells.join(', ')}}`
-const list = (type, name, rows, comment) => `
+const row = (/** @type {string[]} */ cells) => `{${cells.join(', ')}}`
+const list = (
+  /** @type {string} */ type,
+  /** @type {string} */ name,
+  /** @type {string[][]} */ rows,
+  /** @type {string} */ comment,
+) => `
 // ${comment}
 FPL_HD inline const ${type}* ${name}(int i) {
   static constexpr ${type} kRows[${rows.length}][${rows[0].length}] = {
@@ -83,7 +101,12 @@ ${lines(rows.map(row), '      ')},
   return kRows[i];
 }
 `
-const constant = (type, name, cells, comment) => `
+const constant = (
+  /** @type {string} */ type,
+  /** @type {string} */ name,
+  /** @type {string[]} */ cells,
+  /** @type {string} */ comment,
+) => `
 // ${comment}
 FPL_HD inline const ${type}* ${name}() {
   static constexpr ${type} kParts[${cells.length}] = ${row(cells)};

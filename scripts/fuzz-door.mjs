@@ -14,8 +14,8 @@ const inDist = (/** @type {string} */ path) => import(new URL(`../dist/${path}`,
 const { HEAD_GRADIENT_OPTIONS } = await inDist('call/head-gradients.mjs')
 const { PAIRED_OPTIONS } = await inDist('call/paired-call.mjs')
 
-/** The package as an object, whose functions are called by name. */
-const fpl = { ...index }
+/** The package as an object, whose functions are called by name with any arguments. */
+const fpl = /** @type {Record<string, (...given: unknown[]) => any>} */ (/** @type {object} */ (index))
 
 const { values: limits } = parseArgs({ options: { seconds: { type: 'string' }, calls: { type: 'string' } } })
 const seconds = Number(limits.seconds ?? (limits.calls === undefined ? 10 : Number.POSITIVE_INFINITY))
@@ -32,9 +32,9 @@ const honestLabels = Int32Array.from({ length: batch * time }, (_, i) => (7 * i)
 
 /** An error of the caller's own code, which a call may pass on to the caller. */
 const THROWN = new Error('thrown by the caller')
-function detached(array) {
+function detached(/** @type {ArrayBufferView} */ array) {
   try {
-    structuredClone(array.buffer, { transfer: [array.buffer] })
+    structuredClone(array.buffer, { transfer: [/** @type {ArrayBuffer} */ (array.buffer)] })
   } catch {
     // the memory is shared, or already gone
   }
@@ -202,7 +202,7 @@ const REFERENCE = [
   'logps',
 ]
 const ARGUMENT = ['logits', 'weight', 'labels', 'options', 'pairs']
-const of = (names, owner) => names.map((name) => `${owner} ${name}`)
+const of = (/** @type {string[]} */ names, /** @type {string} */ owner) => names.map((name) => `${owner} ${name}`)
 const PLACES = [
   ...ARGUMENT,
   ...TENSOR,
@@ -239,8 +239,21 @@ const call = fc.record({
   gradient: fc.constantFrom(undefined, true, 'in-place', 'out'),
 })
 
+/**
+ * A generated call.
+ * @typedef {object} Given
+ * @property {string} name
+ * @property {string} reference
+ * @property {unknown} lossType
+ * @property {[place: string, make: () => unknown, how: string][]} changes
+ * @property {boolean | string | undefined} gradient
+ *
+ * @typedef {{ logits: object, weight: object, labels: Int32Array, pairs: object, options: Record<string, unknown> }} Parts
+ * @typedef {ReturnType<typeof build>} Built
+ */
+
 /** References in all their forms. */
-function referenceOf(form, linear) {
+function referenceOf(/** @type {string} */ form, /** @type {boolean} */ linear) {
   if (form === 'by pair') return { chosen: [-3], rejected: [-4] }
   if (form === 'by sequence') return { logProbs: new Float64Array(2).fill(-3), tokenCounts: BigInt64Array.of(2n, 2n) }
   const data = pristine.slice(0, linear ? batch * time * width : size)
@@ -253,7 +266,7 @@ function referenceOf(form, linear) {
     : fpl.sequenceLogProbsSync(tensor, honestLabels)
 }
 
-function build({ name, changes, gradient, reference, lossType }) {
+function build(/** @type {Given} */ { name, changes, gradient, reference, lossType }) {
   const linear = /linear/i.test(name)
   const data = pristine.slice(0, linear ? batch * time * width : size)
   const weightData = pristine.slice(0, vocab * width)
@@ -262,6 +275,7 @@ function build({ name, changes, gradient, reference, lossType }) {
   const weight = { data: weightData, shape: [vocab, width] }
   const model = referenceOf(reference, linear)
   const pairs = { chosen: [-3], rejected: [-4] }
+  /** @type {Parts} */
   const parts = { logits, weight, labels: honestLabels.slice(), pairs, options: {} }
   if (name.startsWith('fused')) {
     parts.options.reference = model
@@ -277,6 +291,7 @@ function build({ name, changes, gradient, reference, lossType }) {
   let taken = false
   for (const [place, make, how] of changes) {
     const [owner, part] = place.includes(' ') ? place.split(' ') : ['', place]
+    /** @type {Record<string, unknown>} */
     const owners = { weight, pairs, reference: model }
     const own = ARGUMENT.includes(part) ? parts : TENSOR.includes(part) ? logits : parts.options
     const target = owner === '' ? own : owners[owner]
@@ -294,7 +309,7 @@ function build({ name, changes, gradient, reference, lossType }) {
       return value
     }
     try {
-      if (how === 'value' || target === parts) target[name] = value
+      if (how === 'value' || target === parts) Object.assign(target, { [name]: value })
       else Object.defineProperty(target, name, { get, enumerable: true, configurable: true })
     } catch {
       // a proxy or a frozen object, which cannot be written
@@ -310,7 +325,7 @@ function build({ name, changes, gradient, reference, lossType }) {
   }
 }
 
-function expected(error) {
+function expected(/** @type {any} */ error) {
   if (error === THROWN || CODES.test(error?.code)) return true
   // A revoked proxy throws on any access; a caller's object may not convert to a number or a string.
   return (
@@ -321,7 +336,7 @@ function expected(error) {
 
 const counts = { calls: 0, returned: 0, refused: 0 }
 
-function settled(error, built) {
+function settled(/** @type {any} */ error, /** @type {Built} */ built) {
   counts.calls++
   if (error === undefined) {
     counts.returned++
@@ -329,13 +344,15 @@ function settled(error, built) {
   }
   counts.refused++
   if (!expected(error)) throw error
-  const same = (array, wanted) => array.length === 0 || array.every((x, i) => x === wanted(i))
+  const same = (/** @type {Float32Array} */ array, /** @type {(i: number) => number} */ wanted) =>
+    array.length === 0 || array.every((x, i) => x === wanted(i))
   const inputs = [built.data, built.weightData]
   if (!inputs.every((array) => same(array, (i) => pristine[i])) || !same(built.out, () => 5)) {
     throw new Error(`a call that threw has written: ${error.stack}`)
   }
 }
 
+/** @type {Record<string, (parts: Parts) => unknown[]>} */
 const ARGUMENTS = {
   fusedPreferenceLoss: ({ logits, labels, options }) => [logits, labels, options],
   sequenceLogProbs: ({ logits, labels, options }) => [logits, labels, options],
@@ -344,7 +361,7 @@ const ARGUMENTS = {
   linearSequenceLogProbs: ({ logits, weight, labels, options }) => [logits, weight, labels, options],
 }
 
-function sync(given) {
+function sync(/** @type {Given} */ given) {
   const built = build(given)
   let error
   try {
@@ -354,8 +371,6 @@ function sync(given) {
         { data: built.data, shape: [batch, time, width] },
         { data: built.weightData, shape: [vocab, width] },
       ]
-      // Nothing is certain about the arguments.
-      /** @type {any} */
       const sums =
         given.name === 'backward'
           ? fpl.sequenceLogProbsSync({ data: built.data, shape: [batch, time, vocab] }, honestLabels)
@@ -372,12 +387,15 @@ function sync(given) {
   settled(error, built)
 }
 
-async function later(given) {
-  const name = { backward: 'sequenceLogProbs', linearBackward: 'linearSequenceLogProbs' }[given.name] ?? given.name
+/** @type {Record<string, string>} */
+const FORWARD = { backward: 'sequenceLogProbs', linearBackward: 'linearSequenceLogProbs' }
+
+async function later(/** @type {Given} */ given) {
+  const name = FORWARD[given.name] ?? given.name
   const built = build({ ...given, name })
   await fpl[name](...ARGUMENTS[name](built.parts)).then(
     () => settled(undefined, built),
-    (error) => settled(error ?? new Error('rejected with a value that is not an error'), built),
+    (/** @type {unknown} */ error) => settled(error ?? new Error('rejected with a value that is not an error'), built),
   )
 }
 

@@ -19,7 +19,8 @@ const python = join(environment, 'bin/python')
 const installed = join(environment, 'installed.txt')
 
 // Standard output is only for the PATH; all other output goes to standard error.
-const run = (command, args) => execFileSync(command, args, { stdio: ['ignore', 2, 2] })
+const run = (/** @type {string} */ command, /** @type {string[]} */ args) =>
+  execFileSync(command, args, { stdio: ['ignore', 2, 2] })
 
 if (!existsSync(installed) || readFileSync(installed, 'utf8') !== readFileSync(list, 'utf8')) {
   rmSync(environment, { recursive: true, force: true })

@@ -20,7 +20,7 @@ const native = buildNative('numerics', 'numerics', '-O2')
 const cross = ['-DCMAKE_SYSTEM_NAME=Linux', '-DCMAKE_SYSTEM_PROCESSOR=aarch64']
 const arm = buildNative('neon', 'numerics', '-O2 -static', 'aarch64-linux-gnu-g++', cross)
 
-const rows = (program, ...args) =>
+const rows = (/** @type {string} */ program, /** @type {string[]} */ ...args) =>
   run(program, args, { capture: true })
     .trim()
     .split('\n')
@@ -37,9 +37,9 @@ const SETS = [
   ['baseline', 'baseline', rows(native, 'bits', 'baseline')],
 ]
 const reference = SETS[0][2]
-const same = (other) => reference.every(([, , hash], i) => hash === other[i][2])
+const same = (/** @type {string[][]} */ other) => reference.every(([, , hash], i) => hash === other[i][2])
 
-const table = (head, body) =>
+const table = (/** @type {string[]} */ head, /** @type {string[][]} */ body) =>
   [head, head.map((_, i) => (i === 0 ? '---' : '--:')), ...body].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
 
 const fused = SETS.filter(([, , hashes]) => same(hashes)).map(([, name]) => name)

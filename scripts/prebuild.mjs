@@ -37,7 +37,7 @@ if (values['from-build']) copyBuild()
 else await crossCompile(positionals.length > 0 ? positionals : TARGETS)
 writeSizes()
 
-async function crossCompile(targets) {
+async function crossCompile(/** @type {readonly string[]} */ targets) {
   const unknown = targets.find((target) => !TARGETS.includes(target))
   if (unknown) throw new Error(`'${unknown}' is not a target; the targets are ${TARGETS.join(', ')}`)
   const toolchain = join(root, 'scripts/toolchain')
@@ -72,7 +72,11 @@ function copyBuild() {
   recordSources(prebuilds, [binaryOf(target)], 'addon')
 }
 
-/** Writes the module through which a bundler includes the binary: it names the file in a literal require. */
+/**
+ * Writes the module through which a bundler includes the binary: it names the file in a literal require.
+ * @param {string} file
+ * @param {string | undefined} libc
+ */
 function writeSubpath(file, libc) {
   const module = join(dirname(file), libc ?? 'addon')
   writeFileSync(
@@ -89,7 +93,7 @@ function addCuda() {
     return
   }
   console.log('prebuild: CUDA')
-  const cmake = (...args) =>
+  const cmake = (/** @type {string[]} */ ...args) =>
     execFileSync(join(root, 'node_modules/.bin/cmake-js'), args, { cwd: root, stdio: 'inherit' })
   forgetMissingNvcc(join(root, 'build'))
   cmake('configure', ...cmakeOptions())

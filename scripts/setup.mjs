@@ -10,12 +10,16 @@ import { cmakeOptions, forgetMissingNvcc, nvcc } from './cmake-options.mjs'
 import { distIsCurrent } from './shipped.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const bin = (name) => join(root, 'node_modules', '.bin', process.platform === 'win32' ? `${name}.cmd` : name)
-const run = (command, args) =>
+const bin = (/** @type {string} */ name) =>
+  join(root, 'node_modules', '.bin', process.platform === 'win32' ? `${name}.cmd` : name)
+const run = (/** @type {string} */ command, /** @type {string[]} */ args) =>
   execFileSync(command, args, { cwd: root, stdio: 'inherit', shell: process.platform === 'win32' })
 
-/** Time of the newest file under `path`; 0 when there is no file. */
-function newest(path) {
+/**
+ * Time of the newest file under `path`; 0 when there is no file.
+ * @returns {number}
+ */
+function newest(/** @type {string} */ path) {
   const full = join(root, path)
   if (!existsSync(full)) return 0
   const stats = statSync(full)

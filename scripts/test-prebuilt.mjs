@@ -12,7 +12,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const node = (...args) => execFileSync(process.execPath, args, { cwd: root, stdio: 'inherit' })
+const node = (/** @type {string[]} */ ...args) => execFileSync(process.execPath, args, { cwd: root, stdio: 'inherit' })
 
 node('scripts/prebuild.mjs', 'linux-x64-glibc')
 

@@ -18,22 +18,23 @@ need({ cmake: 'cmake', 'g++': 'g++', valgrind: 'valgrind' })
 
 const ADDRESS = '-O1 -g -DFPL_DEBUG -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all'
 const THREAD = '-O1 -g -DFPL_DEBUG -fsanitize=thread'
-const suppressions = (name) => `suppressions=${join(root, 'test', 'native', name)}`
+const suppressions = (/** @type {string} */ name) => `suppressions=${join(root, 'test', 'native', name)}`
 const ASAN = { ASAN_OPTIONS: 'detect_leaks=1', LSAN_OPTIONS: `${suppressions('lsan.supp')}:print_suppressions=0` }
 const TSAN = { TSAN_OPTIONS: `halt_on_error=1:exitcode=66:${suppressions('tsan.supp')}` }
 const corpus = readdirSync(join(root, 'test/native/corpus')).map((name) => join('test/native/corpus', name))
+/** @type {string[]} */
 const done = []
 
-function step(what, action) {
+function step(/** @type {string} */ what, /** @type {() => void} */ action) {
   const start = performance.now()
   console.log(`\n== ${what}`)
   action()
   done.push(`${what} (${((performance.now() - start) / 1000).toFixed(0)} s)`)
 }
 
-const library = (name) => run('g++', [`-print-file-name=${name}`], { capture: true }).trim()
+const library = (/** @type {string} */ name) => run('g++', [`-print-file-name=${name}`], { capture: true }).trim()
 // The C++ library must be loaded before the sanitizer looks up its throw function.
-const preload = (name) => ({ LD_PRELOAD: `${library(name)} ${library('libstdc++.so')}` })
+const preload = (/** @type {string} */ name) => ({ LD_PRELOAD: `${library(name)} ${library('libstdc++.so')}` })
 
 /** Tests of Node, the package, a browser or the speed of memory rather than of the addon. */
 const ELSEWHERE = ['bench', 'cli', 'memory', 'package', 'plot', 'release', 'tarball', 'tfjs'].map(
@@ -43,7 +44,7 @@ const QUICK = ['hostile', 'linear', 'tokens', 'cuda', 'cuda-faults', 'cuda-lifet
   (name) => `test/${name}.test.ts`,
 )
 
-function suite(env) {
+function suite(/** @type {Record<string, string>} */ env) {
   const files = quick ? QUICK : ELSEWHERE.flatMap((name) => ['--exclude', name])
   const limits = ['--testTimeout', '900000', '--typecheck.enabled=false', '--no-file-parallelism']
   run(process.execPath, ['node_modules/vitest/vitest.mjs', 'run', ...limits, ...files], { env })

@@ -29,29 +29,35 @@ export function exportsOf() {
   return new Map(Array.from(files, ([path, file]) => [path, declarationsOf(program, checker, file)]))
 }
 
+/**
+ * @param {ts.Program} program
+ * @param {ts.TypeChecker} checker
+ * @param {string} file
+ */
 function declarationsOf(program, checker, file) {
   const source = program.getSourceFile(file)
   if (!source) throw new Error(`there is no ${file}: npm run setup`)
   const declared = new Map()
-  for (const exported of checker.getExportsOfModule(checker.getSymbolAtLocation(source))) {
+  const module = checker.getSymbolAtLocation(source)
+  for (const exported of module ? checker.getExportsOfModule(module) : []) {
     const symbol = exported.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported
-    const [node] = symbol.declarations
+    const [node] = symbol.declarations ?? []
     declared.set(exported.name, { node, type: checker.getDeclaredTypeOfSymbol(symbol), checker })
   }
   return declared
 }
 
 /** A docstring without its tags, as one line of Markdown: links become code. */
-export function docOf(node) {
+export function docOf(/** @type {ts.Node} */ node) {
   const [doc] = ts.getJSDocCommentsAndTags(node).filter(ts.isJSDoc)
   return doc ? flat(ts.getTextOfJSDocComment(doc.comment) ?? '') : ''
 }
 
 /** The tags of a docstring: parameters by name, and the texts of the other tags. */
-export function tagsOf(node) {
+export function tagsOf(/** @type {ts.Node} */ node) {
   const tags = ts.getJSDocTags(node)
-  const text = (tag) => flat(ts.getTextOfJSDocComment(tag.comment) ?? '')
-  const whole = (tag) =>
+  const text = (/** @type {ts.JSDocTag} */ tag) => flat(ts.getTextOfJSDocComment(tag.comment) ?? '')
+  const whole = (/** @type {ts.JSDocTag} */ tag) =>
     flat(
       tag
         .getText()
@@ -67,7 +73,7 @@ export function tagsOf(node) {
 }
 
 /** Joins text of several lines into one line. */
-export function flat(text) {
+export function flat(/** @type {string} */ text) {
   return text
     .replaceAll(/\{@link (\w+(?:\.\w+)?)[^}]*\}/g, '`$1`')
     .replaceAll(/\s+/g, ' ')
@@ -75,7 +81,7 @@ export function flat(text) {
 }
 
 /** A type as it is written, on one line. */
-export function written(node) {
+export function written(/** @type {ts.Node} */ node) {
   return flat(node.getText().replaceAll(/\/\*\*.*?\*\//gs, ''))
     .replaceAll(/;(?= \})/g, '')
     .replaceAll('"', "'")
@@ -112,34 +118,41 @@ export function membersOf(declared) {
 }
 
 /** `interface X extends Given<typeof table> {}` */
-function isOfTable(node) {
+function isOfTable(/** @type {ts.Node} */ node) {
   return ts.isInterfaceDeclaration(node) && /<typeof \w+>$/.test(node.heritageClauses?.[0]?.types[0]?.getText() ?? '')
 }
 
+/**
+ * @param {ts.TypeElement} node a property or a method
+ * @returns {Member}
+ */
 function declaredMember(node) {
   return {
-    name: node.name.getText(),
+    name: node.name?.getText() ?? '',
     optional: node.questionToken !== undefined,
-    type: node.type ? written(node.type) : '',
+    type: 'type' in node && node.type ? written(/** @type {ts.TypeNode} */ (node.type)) : '',
     doc: docOf(node),
     node,
   }
 }
 
-function inferred(property, checker) {
-  const [node] = property.declarations
-  // `Option<What callers pass, what is made of it>`
-  const option = [node.type, ...(node.type?.types ?? [])].find((part) => part?.typeName?.getText() === 'Option')
+function inferred(/** @type {ts.Symbol} */ property, /** @type {ts.TypeChecker} */ checker) {
+  const [node] = property.declarations ?? []
+  const { type: declared } = /** @type {ts.PropertySignature} */ (node)
+  const isSum = declared && (ts.isUnionTypeNode(declared) || ts.isIntersectionTypeNode(declared))
+  const parts = isSum ? declared.types : [declared]
+  // `Option<the type of the callers' value, the type of the checked value>`
+  const references = parts.flatMap((part) => (part && ts.isTypeReferenceNode(part) ? [part] : []))
+  const option = references.find(({ typeName }) => typeName.getText() === 'Option')
   const type = checker.getNonNullableType(checker.getTypeOfSymbol(property))
-  const text = option ? written(option.typeArguments[0]) : checker.typeToString(type, undefined, INFERRED)
-  // Those of the table are all optional; what an option stands beside may not be.
-  const optional = (property.flags & ts.SymbolFlags.Optional) !== 0
-  return { name: property.name, optional, type: text.replaceAll('"', "'"), doc: docOf(node), node }
+  const [passed] = option?.typeArguments ?? []
+  const text = passed ? written(passed) : checker.typeToString(type, undefined, INFERRED)
+  return { name: property.name, optional: true, type: text.replaceAll('"', "'"), doc: docOf(node), node }
 }
 
 /** The type behind an alias: as it is written, or evaluated where it is the type of a constant. */
-export function aliasedBy({ node, type, checker }) {
-  const text = written(node.type)
+export function aliasedBy(/** @type {Declared} */ { node, type, checker }) {
+  const text = written(/** @type {ts.TypeAliasDeclaration} */ (node).type)
   if (!text.includes('typeof')) return text
   return checker.typeToString(type, undefined, INFERRED | ts.TypeFormatFlags.InTypeAlias).replaceAll('"', "'")
 }

@@ -19,9 +19,11 @@ const CONSTANTS = { labelSmoothing: 0.25, gamma: 1, rewardShift: 0.1, discopopTa
 
 /** @param {{ type: import('typescript').UnionType }} lossType */
 export function lossTable({ type }) {
-  const names = /** @type {import('typescript').StringLiteralType[]} */ (type.types)
-  const rows = names.map(({ value: lossType }) => {
-    const takes = Object.keys(CONSTANTS).filter((name) => runs(PAIRS, { lossType, [name]: CONSTANTS[name] }))
+  const types = /** @type {import('typescript').StringLiteralType[]} */ (type.types)
+  const names = /** @type {import('fused-preference-loss').LossType[]} */ (types.map(({ value }) => value))
+  const rows = names.map((lossType) => {
+    const taken = Object.entries(CONSTANTS).filter(([name, value]) => runs(PAIRS, { lossType, [name]: value }))
+    const takes = taken.map(([name]) => name)
     if (runs(PAIRS, { lossType, fDivergence: 'js' })) takes.push('fDivergence')
     if (runs(PAIRS, { lossType, normalizer: 'sum' })) takes.push('normalizer')
     const needs = []
@@ -34,7 +36,10 @@ export function lossTable({ type }) {
     .replaceAll('|  |', '| |')
 }
 
-function runs(pairs, options) {
+function runs(
+  /** @type {import('fused-preference-loss').PreferencePairs} */ pairs,
+  /** @type {import('fused-preference-loss').LossOptions} */ options,
+) {
   try {
     preferenceLossSync(pairs, options)
     return true

@@ -12,27 +12,25 @@ const weight = { data: new Float32Array(VOCAB * WIDTH), shape: [VOCAB, WIDTH] }
 const labels = new Int32Array(BATCH * TIME).fill(3)
 const reference = { chosen: [-6], rejected: [-6] }
 
-const fused = (options) => main.fusedPreferenceLossSync(logits(), labels, { reference, ...options })
-const linear = (options) => main.fusedLinearPreferenceLossSync(hidden(), weight, labels, { reference, ...options })
-const unpaired = (options) => {
-  const given = { desirable: [1, 0], kl: 0, reference: { logProbs: [-6, -6] }, ...options }
-  return main.fusedUnpairedPreferenceLossSync(logits(), labels, given)
-}
-const linearUnpaired = (options) => {
-  const given = { desirable: [1, 0], kl: 0, reference: { logProbs: [-6, -6] }, ...options }
-  return main.fusedLinearUnpairedPreferenceLossSync(hidden(), weight, labels, given)
-}
-const steps = (options) => stepMetrics(fused({ outputs: ['tokenArgmax'] }), { step: 0, ...options })
-const batches = (options) => {
+const fused = (/** @type {object} */ options) =>
+  main.fusedPreferenceLossSync(logits(), labels, { reference, ...options })
+const linear = (/** @type {object} */ options) =>
+  main.fusedLinearPreferenceLossSync(hidden(), weight, labels, { reference, ...options })
+const steps = (/** @type {object} */ options) =>
+  stepMetrics(fused({ outputs: ['tokenArgmax'] }), { step: 0, ...options })
+const batches = (/** @type {object} */ options) => {
   const records = [{ prompt: 'a', chosen: 'b', rejected: 'c' }]
   return preferenceBatches(records, { tokenizer: (text) => Buffer.from(text), batchSize: 1, ...options }).next()
 }
-const read = (options) => readPreferences(stream(), options).next()
+const read = (/** @type {object} */ options) => readPreferences(stream(), options).next()
 async function* stream() {
   yield '{ "prompt": "a", "chosen": "b", "rejected": "c" }\n'
 }
 
-/** By subpath and interface: the call that gets the wrong value, and the values. */
+/**
+ * By subpath and interface: the call that gets the wrong value, and the values.
+ * @type {Record<string, [call: (options: object) => unknown, values: Record<string, unknown>]>}
+ */
 const WRONG = {
   'main/TokenOptions': [
     fused,
@@ -43,8 +41,6 @@ const WRONG = {
       tokenWeights: [1],
       averageLogProb: 1,
       temperature: 0,
-      logitScale: 0,
-      logitSoftcap: Number.POSITIVE_INFINITY,
       sequenceOffsets: 8,
       emptySequence: 'skip',
       outputs: ['entropy'],
@@ -68,35 +64,14 @@ const WRONG = {
       normalizer: 0,
     },
   ],
-  'main/UnpairedLossOptions': [
-    unpaired,
-    {
-      desirable: [1, 2],
-      lossType: 'kto_pair',
-      beta: 0,
-      desirableWeight: -1,
-      undesirableWeight: -1,
-      klLogProbs: [Number.NaN],
-      referenceKlLogProbs: [-6],
-      kl: Number.NaN,
-      rewardShift: 1,
-      referenceFree: 'yes',
-      normalizer: 0,
-    },
-  ],
   'main/RunOptions': [fused, { backend: 'gpu', threads: 0, instructionSet: 'sse', stream: 1, device: 1, signal: {} }],
   'main/FusedOptions': [
     fused,
     { reference: { chosen: [-6] }, weighting: 'vpo', gradient: new Float32Array(1), zeroInactive: 0 },
   ],
-  'main/FusedUnpairedOptions': [
-    unpaired,
-    { reference: { logProbs: [-6] }, gradient: new Float32Array(1), zeroInactive: 0 },
-  ],
-  'main/FusedLinearUnpairedOptions': [linearUnpaired, { reference: { hidden: hidden() }, gradient: 'in-place' }],
   'main/HeadOptions': [linear, { bias: new Float32Array(1) }],
   'main/HeadGradientRequest': [
-    (gradient) => linear({ gradient }),
+    (/** @type {object} */ gradient) => linear({ gradient }),
     { hidden: new Float32Array(1), weight: new Float32Array(1), bias: true },
   ],
   'main/HeadGradientOptions': [linear, { accumulate: true, zeroInactive: 0 }],
@@ -143,6 +118,9 @@ const covered = (/** @type {string} */ path) => ['main', 'data', 'metrics'].incl
 
 /**
  * The code and message of the error that a wrong value of the option gets; undefined for a subpath without examples.
+ * @param {string} path
+ * @param {string} type
+ * @param {string} option
  */
 export async function errorOf(path, type, option) {
   if (!covered(path)) return undefined

@@ -60,6 +60,9 @@ for (const shape of SHAPES) {
  * Loss and gradients of an output layer: the logits are computed here, the loss by the js backend.
  * @param {Float32Array[]} parts hidden, weight and bias
  * @param {number[]} shape
+ * @param {number} vocab
+ * @param {Int32Array} labels
+ * @param {import('../../dist/index.mjs').FusedOptions} options
  */
 function layer([hidden, weight, bias], [batch, time, width], vocab, labels, options) {
   const rows = batch * time
@@ -88,9 +91,13 @@ function layer([hidden, weight, bias], [batch, time, width], vocab, labels, opti
   return { loss, gradient }
 }
 
-/** Distance in the norm of `wanted`. */
+/**
+ * Distance in the norm of `wanted`.
+ * @param {ArrayLike<number>} got
+ * @param {Float64Array} wanted
+ */
 function distance(got, wanted) {
-  const norm = (list) => Math.sqrt(list.reduce((sum, x) => sum + x * x, 0))
+  const norm = (/** @type {Float64Array} */ list) => Math.sqrt(list.reduce((sum, x) => sum + x * x, 0))
   return norm(wanted.map((x, i) => got[i] - x)) / norm(wanted)
 }
 
@@ -103,7 +110,7 @@ for (const [batch, time, width, vocab] of [
     for (const chunk of ['', String(3 * 4 * (vocab + 32))]) {
       process.env.FUSED_PREFERENCE_LOSS_CHUNK_BYTES = chunk
       // Numbers of few bits, which every type holds exactly.
-      const fill = (length, scale) =>
+      const fill = (/** @type {number} */ length, /** @type {number} */ scale) =>
         Float32Array.from({ length }, (_, i) => (scale * Math.round(16 * Math.sin(i * 12.9898 + i * i))) / 16)
       const numbers = [fill(batch * time * width, 1), fill(vocab * width, 0.25), fill(vocab, 1)]
       const stored = numbers.map((list) => {
@@ -138,7 +145,7 @@ for (const [batch, time, width, vocab] of [
 console.log(`${calls} calls; all results agree with the js backend`)
 
 /** A float16 near a normal float32, by its bits. */
-function half(bits) {
+function half(/** @type {number} */ bits) {
   const exponent = ((bits >>> 23) & 255) - 112
   return exponent <= 0 ? 0 : ((bits >>> 16) & 0x8000) | (exponent << 10) | ((bits >>> 13) & 1023)
 }

@@ -58,10 +58,10 @@ if (size > LIMIT) {
 }
 
 /** Folders in node_modules of these packages and of all their dependencies, as far as they are installed. */
-function withDependencies(names) {
+function withDependencies(/** @type {string[]} */ names) {
   const { packages } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8'))
   const found = new Set()
-  const add = (name, from) => {
+  const add = (/** @type {string} */ name, /** @type {string} */ from) => {
     // The nearest node_modules above the importing package.
     for (let folder = from; ; folder = folder.slice(0, Math.max(0, folder.lastIndexOf('/node_modules/')))) {
       const path = `${folder ? `${folder}/` : ''}node_modules/${name}`
