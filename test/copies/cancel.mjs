@@ -10,17 +10,19 @@ const commonJs = () => {
   for (const path of Object.keys(load.cache)) if (!path.endsWith('.node')) delete load.cache[path]
   return load('../../dist/index.cjs')
 }
+/** @typedef {typeof import('../../dist/index.mjs')} Copy */
+
 /** A copy that has loaded its addon. */
-const loaded = (copy) => {
+const loaded = (/** @type {Copy} */ copy) => {
   assert.ok(copy.getBackends().cpu.available)
   return copy
 }
 const copies = [loaded(await import('../../dist/index.mjs')), loaded(commonJs()), loaded(commonJs())]
 // A bundle that includes the addon does the same; see writeSubpath in scripts/prebuild.mjs.
 const bundled = Symbol.for('fused-preference-loss.addon')
-globalThis[bundled] = load(copies[0].getBackends().cpu.path)
+Object.assign(globalThis, { [bundled]: load(String(copies[0].getBackends().cpu.path)) })
 copies.push(loaded(commonJs()))
-delete globalThis[bundled]
+Reflect.deleteProperty(globalThis, bundled)
 assert.equal(copies[3].getBackends().cpu.path, '(in the bundle)')
 // Another addon, which shares nothing with the first.
 for (const file of Object.keys(load.cache)) if (file.endsWith('.node')) delete load.cache[file]
@@ -29,9 +31,9 @@ copies.push(loaded(commonJs()), loaded(commonJs()))
 const reason = new Error('no longer wanted')
 const vocab = 500
 const data = Float32Array.from({ length: vocab }, (_, i) => (i * 37) % 11)
-const options = { shift: false, lossType: 'cpo' }
+const options = { shift: false, lossType: /** @type {const} */ ('cpo') }
 
-for (const backend of ['cpu', 'js', 'cuda']) {
+for (const backend of /** @type {const} */ (['cpu', 'js', 'cuda'])) {
   if (!copies[0].getBackends()[backend].available) continue
   // With few rows the cpu backend would finish before it can be told to stop.
   const rows = backend === 'cpu' ? 2000 : 1

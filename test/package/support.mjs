@@ -55,7 +55,11 @@ const NO_PROXY = 'http://127.0.0.1:9'
 export const OFFLINE = { ...ONLINE, npm_config_offline: 'true', HTTP_PROXY: NO_PROXY, HTTPS_PROXY: NO_PROXY }
 
 /** Runs a program in `cwd`; throws an error with its output when it fails. Returns its output. */
-export function run([program, ...args], cwd, env = {}) {
+export function run(
+  /** @type {string[]} */ [program, ...args],
+  /** @type {string} */ cwd,
+  /** @type {Record<string, string>} */ env = {},
+) {
   // Into a file: node.exe under Wine cannot write to a pipe.
   const file = join(scratch, 'output.txt')
   const output = openSync(file, 'w')
@@ -74,7 +78,7 @@ export function run([program, ...args], cwd, env = {}) {
 }
 
 /** Packs a folder of the package; returns the tarball. */
-export function pack(folder) {
+export function pack(/** @type {string} */ folder) {
   const [command, script] = npm
   const output = execFileSync(command, [script, 'pack', '--json', '--ignore-scripts', '--pack-destination', scratch], {
     cwd: folder,
@@ -82,7 +86,8 @@ export function pack(folder) {
     stdio: ['ignore', 'pipe', 'ignore'],
   })
   const [{ filename, files, size }] = JSON.parse(output)
-  return { tarball: join(scratch, filename), files: files.map((file) => file.path), size }
+  const paths = files.map((/** @type {{ path: string }} */ { path }) => path)
+  return { tarball: join(scratch, filename), files: paths, size }
 }
 
 /** The content of the package, with the addon compiled on this machine as its only binary. */
@@ -97,7 +102,11 @@ export function stage() {
   return folder
 }
 
-/** An empty project: a package.json and the programs of smoke/. */
+/**
+ * An empty project: a package.json and the programs of smoke/.
+ * @param {string} name
+ * @param {object} contents
+ */
 export function project(name, contents = {}) {
   const folder = join(scratch, name)
   cpSync(smoke, folder, { recursive: true })
@@ -106,14 +115,22 @@ export function project(name, contents = {}) {
 }
 
 /** The first program of the README, which prints loss, margin and the length of the gradient. */
-export function writeReadmeProgram(folder) {
+export function writeReadmeProgram(/** @type {string} */ folder) {
   const readme = readFileSync(join(root, 'README.md'), 'utf8')
-  const program = /```js\n(.*?)```/s.exec(readme)[1]
+  const [, program] = /```js\n(.*?)```/s.exec(readme) ?? assert.fail('README.md has no program')
   writeFileSync(join(folder, 'readme.mjs'), program)
 }
 
-/** Runs a program of smoke/ and returns its result. `binary` is a part of the path that must have been loaded. */
-export function runSmoke(command, folder, { env, binary } = {}) {
+/**
+ * Runs a program of smoke/ and returns its result. `binary` is a part of the path that must have been loaded.
+ * @param {string[]} command
+ * @param {string} folder
+ */
+export function runSmoke(
+  command,
+  folder,
+  { env, binary } = /** @type {{ env?: Record<string, string>, binary?: string }} */ ({}),
+) {
   const file = join(folder, 'result.json')
   rmSync(file, { force: true })
   run(command, folder, env)
@@ -128,6 +145,6 @@ export function runSmoke(command, folder, { env, binary } = {}) {
 }
 
 /** Where an installed package lies under npm's layout. */
-export function installed(folder) {
+export function installed(/** @type {string} */ folder) {
   return join(folder, 'node_modules', manifest.name)
 }

@@ -24,7 +24,10 @@ const HEAD = `
   const short = () => fpl.preferenceLoss(...pair)
   const later = (action, most = 30) => setTimeout(action, most * Math.random())
 `
-/** The programs of children, and their exit codes. */
+/**
+ * The programs of children, and their exit codes.
+ * @type {Record<string, [code: string, status: number]>}
+ */
 const SCENES = {
   'exit in mid-call': ['reading(); writing(); later(() => process.exit(3))', 3],
   'exit at once': ['reading(); process.exit(4)', 4],
@@ -61,7 +64,8 @@ const SCENES = {
   'loaded and never called': ['process.exitCode = 10', 10],
 }
 
-function child(code) {
+/** @returns {Promise<{ status: number | null, signal: string | null, errors: string }>} */
+function child(/** @type {string} */ code) {
   return new Promise((resolve) => {
     const process_ = spawn(process.execPath, ['--expose-gc', '--input-type=module', '-e', HEAD + code], {
       stdio: ['ignore', 'ignore', 'pipe'],
@@ -74,7 +78,7 @@ function child(code) {
   })
 }
 
-async function scenes(times) {
+async function scenes(/** @type {number} */ times) {
   for (const [name, [code, wanted]] of Object.entries(SCENES)) {
     for (let i = 0; i < times; i++) {
       const { status, signal, errors } = await child(code)
@@ -92,7 +96,7 @@ const WORK = [
   'for (;;) fpl.preferenceLossSync(...pair)',
 ]
 
-async function workers(count) {
+async function workers(/** @type {number} */ count) {
   const code = `${HEAD}
     import { parentPort, workerData } from 'node:worker_threads'
     parentPort.postMessage('begun')
@@ -115,7 +119,7 @@ async function workers(count) {
 }
 
 /** Cluster workers that call, killed or done, while the primary calls too. */
-async function clustered(count) {
+async function clustered(/** @type {number} */ count) {
   const fpl = await import(DIST)
   cluster.setupPrimary({ exec: new URL('cluster-worker.mjs', import.meta.url).pathname, args: [], execArgv: [] })
   const codes = await Promise.all(

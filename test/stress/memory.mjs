@@ -55,7 +55,7 @@ async function size() {
 }
 
 // Collects now and then: garbage makes the process large, and it does not shrink again.
-async function many(call, count) {
+async function many(/** @type {() => unknown} */ call, /** @type {number} */ count) {
   for (let i = 0; i < count; i += 100) {
     if (i % 500 === 0) gc()
     const running = []

@@ -3,6 +3,12 @@ import { fusedPreferenceLossSync, sequenceLogProbs, sequenceLogProbsSync } from 
 
 const quick = process.argv.includes('--quick')
 
+/**
+ * @param {number} got
+ * @param {number} wanted
+ * @param {number} bound
+ * @param {string} what
+ */
 function near(got, wanted, bound, what) {
   if (!(Math.abs(got - wanted) <= bound)) throw new Error(`${what}: ${got}, wanted ${wanted}`)
 }
@@ -12,14 +18,19 @@ const ONE = 0x3f80
 const TWO = 0x4000
 const bfloat16 = new Float32Array(1)
 const words = new Uint16Array(bfloat16.buffer)
-const value = (bits) => {
+const value = (/** @type {number} */ bits) => {
   words[1] = bits
   words[0] = 0
   return bfloat16[0]
 }
 
 /** All logits are 1 except each row's label, which is 2: the log-prob is known. */
-async function flat(what, { batch, time, vocab, packed = false, gradient = true, later = false }) {
+async function flat(
+  /** @type {string} */ what,
+  /** @type {{
+   *   batch: number, time: number, vocab: number, packed?: boolean, gradient?: boolean, later?: boolean,
+   * }} */ { batch, time, vocab, packed = false, gradient = true, later = false },
+) {
   const rows = batch * time
   const data = new Uint16Array(rows * vocab).fill(ONE)
   const labels = new Int32Array(rows)
@@ -59,7 +70,11 @@ async function flat(what, { batch, time, vocab, packed = false, gradient = true,
   console.log(`scale: ${what}: ${rows} rows of ${vocab}, ${(rows * vocab).toLocaleString('en')} elements`)
 }
 
-/** Pairs whose rows all lie at one place in memory: many rows, little memory. */
+/**
+ * Pairs whose rows all lie at one place in memory: many rows, little memory.
+ * @param {number} rows
+ * @param {number} vocab
+ */
 function repeated(rows, vocab) {
   const data = Float32Array.from({ length: vocab }, (_, i) => i % 3)
   const labels = new Int32Array(2 * rows)

@@ -8,7 +8,8 @@ const { Worker } = require('node:worker_threads')
 const { join } = require('node:path')
 const check = require('./check.cjs')
 
-module.exports = async function report(fpl) {
+module.exports = async function report(/** @type {typeof import('fused-preference-loss')} */ fpl) {
+  /** @type {(string | undefined)[]} */
   const warnings = []
   process.on('warning', (warning) => warnings.push(/** @type {{ code?: string }} */ (warning).code))
   const backends = check(fpl)
