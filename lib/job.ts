@@ -2,15 +2,16 @@
  * The contract between the public functions and the backends: a {@link Job}, made of the stages it should run, and a
  * {@link Backend} that runs it. Whoever writes a backend reads this file and nothing else of lib.
  *
- * What a job says has been checked. A backend sees no masks, shifts or packing, only rows of logits and the target that each
- * row predicts; it refuses nothing and has no defaults. Absent fields mean what their docstrings say.
+ * The fields of a job have been checked. A backend sees no masks, shifts or packing, only rows of logits and the target
+ * that each row predicts; it refuses no job and has no defaults. Absent fields mean what their docstrings say.
  *
  * **Where arrays live.** Tensors (`Rows`, `Matrix`, biases, gradients of a head) are a typed array of the host's, or a
- * bigint: an address in the memory of the backend's device. All tensors of a job are of one kind, but that a reference's
- * may be in host memory where the policy's are on a device. Labels may be on a device too; everything else is in arrays of
- * the host's, which a backend copies to its device itself. A new kind of memory (of wasm, of WebGPU, a shard of a
- * vocabulary) is one more member of {@link Place}; how results are made there is one more `Memory` of lib/call/memory.ts;
- * and a backend that does not know it never sees it, since lib/backends/registry.ts picks by where the tensors are.
+ * bigint: an address in the memory of the backend's device. All tensors of a job are of one kind, except that a
+ * reference's may be in host memory where the policy's are on a device. Labels may be on a device too; everything else
+ * is in arrays of the host's, which a backend copies to its device itself. A new kind of memory (of wasm, of WebGPU, a
+ * shard of a vocabulary) is one more member of {@link Place}; how results are made there is one more `Memory` of
+ * lib/call/memory.ts; and a backend that does not know it never sees it, since lib/backends/registry.ts picks by where
+ * the tensors are.
  *
  * **Who owns results.** The caller of `run` has allocated every array that is marked as an out, and it stays the caller's.
  * A backend writes to outs alone, and keeps no reference to any array once the job has ended. Fields marked as private to a
@@ -44,7 +45,7 @@ export interface Tokens {
   targets: Int32Array
   /** `[R]` factor of each row's log-prob; 1 when absent. */
   weights?: Float64Array
-  /** `[R]` the factors that 'sft' takes instead, which knows nothing of ldAlpha; the same when absent. */
+  /** `[R]` the factors for 'sft', which ignores ldAlpha; `weights` when absent. */
   plainWeights?: Float64Array
   /** `[S + 1]` sequence s is rows offsets[s] .. offsets[s + 1]. */
   offsets: Int32Array
@@ -138,9 +139,9 @@ export interface LossConfig {
   alpha: number
   /** The log-probs are means over active tokens. */
   average: boolean
-  /** What sums over pairs are divided by; the number of pairs when absent. */
+  /** The divisor of sums over pairs; the number of pairs when absent. */
   pairDivisor?: number
-  /** What the sum over tokens of 'sft' is divided by; the number of chosen tokens when absent. */
+  /** The divisor of the sum over tokens of 'sft'; the number of chosen tokens when absent. */
   tokenDivisor?: number
 }
 
@@ -267,7 +268,7 @@ export interface Job {
   /** Present unless the job is stage 3 alone. */
   tokens?: Tokens
   policy?: ForwardStage
-  /** Present when the reference's log-probs have to be made of its logits. */
+  /** Present when the reference's log-probs must be computed from its logits. */
   reference?: ForwardStage
   loss?: LossStage
   unpairedLoss?: UnpairedLossStage
@@ -276,19 +277,19 @@ export interface Job {
   headGradient?: HeadGradientStage
 }
 
-/** Where and how a job runs. A backend ignores what is another's. */
+/** Where and how a job runs. A backend ignores the settings of other backends. */
 export interface RunSettings {
   /** 0 for as many as the process may use. */
   threads: number
-  /** Of the cpu backend; the best there is when absent. */
+  /** For the cpu backend; the best available one when absent. */
   instructionSet?: InstructionSet
-  /** Looked at by `run`, until stage 4 begins: no gradient may be written once it has been aborted before that. */
+  /** `run` checks it until stage 4 begins: a job aborted before then must not write a gradient. */
   signal?: AbortSignal
   /** Of the cuda backend. */
   device?: number
   /** Of the cuda backend: the address of a stream; the default stream when absent. */
   stream?: bigint
-  /** The objects whose device memory and stream the addresses are of: as long as a job may run they are kept. */
+  /** The objects that own the device memory and the stream at these addresses; they are kept while the job may run. */
   needs?: readonly unknown[]
 }
 
