@@ -33,11 +33,11 @@ export function appendMetrics(file: string | URL, metrics: Readonly<Record<strin
   }
 }
 
-// Of a Map, a Date or a class's object the entries are not all it has.
+// The entries of a Map, a Date or an instance of a class do not hold all its data.
 function isPlain(value: unknown): value is object {
   if (typeof value !== 'object' || value === null) return false
   const prototype = Object.getPrototypeOf(value)
-  // That of another realm has none of its own either.
+  // The prototype of plain objects of another realm has no prototype either.
   return prototype === null || Object.getPrototypeOf(prototype) === null
 }
 

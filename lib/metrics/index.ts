@@ -28,7 +28,7 @@ export interface StepBatch {
   sequenceOffsets?: Indices
 }
 
-/** What a step's metrics are made of beside the result of the loss. */
+/** The inputs of a step's metrics besides the result of the loss. */
 export interface StepOptions {
   /** Number of the step. */
   step: number
@@ -139,7 +139,7 @@ export function stepMetrics(result: Result | UnpairedResult, options: StepOption
   const bytes = notNegative(given.bytes, 'options.bytes')
   const ms = notNegative(given.ms, 'options.ms')
   if (ms !== undefined) metrics.ms = ms
-  // A clock of whole milliseconds may see none go by.
+  // A clock of whole milliseconds may measure 0.
   if (ms && bytes !== undefined) metrics['GB/s'] = bytes / ms / 1e6
   return metrics
 }
@@ -199,7 +199,7 @@ function checkResult(result: unknown): asserts result is Result | UnpairedResult
   }
 }
 
-/** The batch, or what of it came by itself. */
+/** The batch, or the parts of it that were given separately. */
 function batchOf({ batch, labels }: StepOptions): Partial<StepBatch> {
   if (batch === undefined) return { labels }
   if (typeof batch !== 'object' || batch === null) throw invalidType('options.batch', 'a batch with labels', batch)
@@ -228,7 +228,7 @@ function checkLayout(layout: SequenceLayout | UnpairedLayout, batch: Partial<Ste
   }
 }
 
-/** Over the chosen sequences, as in TRL: that a rejected token is likely is no merit. */
+/** Over the chosen sequences only, as in TRL: a likely rejected token is no merit. */
 function tokenAccuracy({ tokenArgmax, tokenCounts, layout }: Result | UnpairedResult, labels: Labels): number {
   const argmax = tokenArgmax!
   const { sequenceOffsets } = layout
@@ -265,7 +265,7 @@ function tokenAccuracy({ tokenArgmax, tokenCounts, layout }: Result | UnpairedRe
   return share(right, count)
 }
 
-/** As TRL has it where there is nothing to take a mean of. */
+/** The value of TRL where there are no numbers to average. */
 function share(part: number, whole: number): number {
   return whole === 0 ? 0 : part / whole
 }

@@ -16,6 +16,14 @@ const fused = (/** @type {object} */ options) =>
   main.fusedPreferenceLossSync(logits(), labels, { reference, ...options })
 const linear = (/** @type {object} */ options) =>
   main.fusedLinearPreferenceLossSync(hidden(), weight, labels, { reference, ...options })
+const unpaired = (/** @type {object} */ options) => {
+  const given = { desirable: [1, 0], kl: 0, reference: { logProbs: [-6, -6] }, ...options }
+  return main.fusedUnpairedPreferenceLossSync(logits(), labels, given)
+}
+const linearUnpaired = (/** @type {object} */ options) => {
+  const given = { desirable: [1, 0], kl: 0, reference: { logProbs: [-6, -6] }, ...options }
+  return main.fusedLinearUnpairedPreferenceLossSync(hidden(), weight, labels, given)
+}
 const steps = (/** @type {object} */ options) =>
   stepMetrics(fused({ outputs: ['tokenArgmax'] }), { step: 0, ...options })
 const batches = (/** @type {object} */ options) => {
@@ -41,6 +49,8 @@ const WRONG = {
       tokenWeights: [1],
       averageLogProb: 1,
       temperature: 0,
+      logitScale: 0,
+      logitSoftcap: Number.POSITIVE_INFINITY,
       sequenceOffsets: 8,
       emptySequence: 'skip',
       outputs: ['entropy'],
@@ -64,11 +74,32 @@ const WRONG = {
       normalizer: 0,
     },
   ],
+  'main/UnpairedLossOptions': [
+    unpaired,
+    {
+      desirable: [1, 2],
+      lossType: 'kto_pair',
+      beta: 0,
+      desirableWeight: -1,
+      undesirableWeight: -1,
+      klLogProbs: [Number.NaN],
+      referenceKlLogProbs: [-6],
+      kl: Number.NaN,
+      rewardShift: 1,
+      referenceFree: 'yes',
+      normalizer: 0,
+    },
+  ],
   'main/RunOptions': [fused, { backend: 'gpu', threads: 0, instructionSet: 'sse', stream: 1, device: 1, signal: {} }],
   'main/FusedOptions': [
     fused,
     { reference: { chosen: [-6] }, weighting: 'vpo', gradient: new Float32Array(1), zeroInactive: 0 },
   ],
+  'main/FusedUnpairedOptions': [
+    unpaired,
+    { reference: { logProbs: [-6] }, gradient: new Float32Array(1), zeroInactive: 0 },
+  ],
+  'main/FusedLinearUnpairedOptions': [linearUnpaired, { reference: { hidden: hidden() }, gradient: 'in-place' }],
   'main/HeadOptions': [linear, { bias: new Float32Array(1) }],
   'main/HeadGradientRequest': [
     (/** @type {object} */ gradient) => linear({ gradient }),
@@ -118,6 +149,7 @@ const covered = (/** @type {string} */ path) => ['main', 'data', 'metrics'].incl
 
 /**
  * The code and message of the error that a wrong value of the option gets; undefined for a subpath without examples.
+ *
  * @param {string} path
  * @param {string} type
  * @param {string} option
