@@ -1,5 +1,5 @@
 /**
- * `preferenceBatches`: records to token ids, labels and what the loss wants to know of their layout.
+ * `preferenceBatches`: turns records into token ids, labels, and the layout that the loss needs.
  */
 import { type BatchOptions, type Settings, settingsOf } from './batch-options.js'
 import { type Pair, pairOf } from './pairs.js'

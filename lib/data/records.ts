@@ -1,5 +1,5 @@
 /**
- * The shapes preference data comes in, and the one they are brought into: a prompt and two completions, as text.
+ * The shapes of preference data, and their conversion into one: a prompt and two completions, as text.
  */
 import { isDeepStrictEqual } from 'node:util'
 import { invalidType, invalidValue } from '../errors.js'
@@ -195,7 +195,7 @@ export function renderChat(
   return texts
 }
 
-/** How many elements (or characters) two sequences begin with alike. */
+/** The number of equal elements (or characters) at the start of two sequences. */
 function sharedLength(a: ArrayLike<unknown>, b: ArrayLike<unknown>): number {
   let length = 0
   while (length < a.length && length < b.length && a[length] === b[length]) length++
