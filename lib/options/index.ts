@@ -26,7 +26,7 @@ export interface PreferenceOptions extends LossOptions, RunOptions {}
 
 /** Options of `fusedPreferenceLoss`. */
 export interface FusedOptions extends TokenOptions, LossOptions, RunOptions {
-  /** Needed unless the loss is reference-free; any loss may have one, and those but 'simpo' use it in the rewards. */
+  /** Needed unless the loss is reference-free; any loss may have one, and all but 'simpo' use it in the rewards. */
   reference?: Reference
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
   weighting?: 'wpo'

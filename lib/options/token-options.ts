@@ -45,8 +45,8 @@ export const tokenOptions = optionTable({
   mask: perLabel<TokenValues | DeviceMemory>(),
   /**
    * `[B, T]`, aligned with the labels: factor of each token's log-prob in its sequence's sum. A token of factor 0 takes
-   * no part in it, whatever its logits are, but still counts in the length (`mask` takes it out of that too). Defaults
-   * to 1.
+   * no part in the sum, whatever its logits are, but still counts in the length (`mask` also removes it from the
+   * length). Defaults to 1.
    */
   tokenWeights: perLabel<ArrayLike<number>>(),
   /** Divide each sum by the number of active tokens. Defaults to false. */
@@ -66,8 +66,8 @@ export const tokenOptions = optionTable({
   /** `[S + 1]` rising row offsets of packed sequences ("cu_seqlens"): first 0, last the number of tokens. */
   sequenceOffsets: list<Indices>(),
   /**
-   * What a sequence without active tokens gives: log-prob 0, NaN, or an error. Defaults to 'zero', with one warning of the
-   * process if no token of a call is active.
+   * The result for a sequence without active tokens: log-prob 0, NaN, or an error. Defaults to 'zero', with one warning
+   * of the process if no token of a call is active.
    */
   emptySequence: oneOf(['zero', 'nan', 'error'], 'zero'),
   /** Per-token results to return beside the sums, from the same sweep over the logits. Defaults to none. */
