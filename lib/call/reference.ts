@@ -1,6 +1,6 @@
 /**
- * Log-probs under the reference, as callers give them: in which shapes, what of them is refused, and what is warned of
- * because it is hardly the log-prob of a sequence.
+ * Log-probs under the reference in the forms that callers give them, the values that are refused, and warnings about
+ * values that are unlikely to be log-probs of sequences.
  */
 import { type NamedArray, numbers, tokenNumbers } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
@@ -10,7 +10,7 @@ import type { Tokens } from '../job.js'
 
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
-/** What a result of `sequenceLogProbs` has besides: it may be passed whole. */
+/** The other fields of a result of `sequenceLogProbs`, which may be passed whole. */
 export const OF_RESULT = [
   'tokenCounts',
   'backward',
@@ -27,7 +27,7 @@ export const OF_RESULT = [
 export interface GivenReference {
   /** `[P]` each, unless it is a model. */
   logProbs?: [chosen: Float64Array, rejected: Float64Array]
-  /** All there is of it, each read once. */
+  /** All its fields, each read once. */
   parts: Record<string, unknown>
   /** The caller's arrays of log-probs. */
   arrays: NamedArray[]
@@ -43,7 +43,7 @@ export interface ModelNames {
   withResult: ReadonlySet<string>
 }
 
-/** The names a reference may have whose model has these parts. */
+/** The names that a reference may have if its model has these parts. */
 export function modelNames(...parts: string[]): ModelNames {
   const known = [...LOG_PROBS, ...parts]
   return { parts, known: new Set(known), withResult: new Set([...known, ...OF_RESULT]) }
@@ -78,7 +78,8 @@ export function referenceOf(
   ]
   if (model) return { parts, arrays }
   const read = perSequence ? ofSequences(parts, name, pairs, tokens) : ofPairs(parts, name, pairs.length / 2)
-  // What `emptySequence: 'nan'` gives for a sequence without active tokens. On the GPU these are counted later: 0 as yet.
+  // NaN is the log-prob that `emptySequence: 'nan'` gives a sequence without active tokens. On the GPU active tokens
+  // are counted later: their number is still 0 here.
   const mayBeEmpty = (side: 0 | 1, pair: number) =>
     Number.isNaN(tokens.emptyLogProb) && tokens.counts[pairs[2 * pair + side]] === 0
   checkLogProbs(read[0], read[1], needed, mayBeEmpty)
@@ -151,8 +152,8 @@ export function sequencesLogProbs(
 const ROUNDING = 1e-3
 
 /**
- * Refuses NaN, but where `mayBeNaN` says so; where a loss makes use of them, warns of log-probs above 0 and of those that
- * are 0 throughout.
+ * Refuses NaN, except where `mayBeNaN` allows it. Where a loss uses the log-probs, warns if one is above 0 or all are
+ * 0.
  */
 export function checkLogProbs(
   chosen: Side,
@@ -178,7 +179,7 @@ function warnOfZeros({ nameOf }: Side): void {
   warnOnce('FUSED_PREFERENCE_LOSS_ZERO_REFERENCE', `${problem}; to do without a reference, set referenceFree`)
 }
 
-/** Whether there is nothing to look at more closely. */
+/** Whether none of the log-probs needs a closer look. */
 export function areNegative(values: Float64Array): boolean {
   for (let i = 0; i < values.length; i++) if (!(values[i] < 0)) return false
   return true

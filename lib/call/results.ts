@@ -1,5 +1,5 @@
 /**
- * What a job that has run has found, as callers get it, and what only that tells to be wrong.
+ * The results of a finished job in the form that callers get, and the errors and warnings that only these results show.
  */
 import { warnOnce } from '../check/warn-once.js'
 import { labelsOutOfRange } from '../errors.js'
@@ -27,7 +27,7 @@ export function sequenceResult({ tokenPlan, policy }: SequenceCall): SequenceSum
   checkLabels(tokenPlan)
   const sums: SequenceSums = {
     logProbs: policy.logProbs,
-    // A copy: what the caller does with it must not reach `backward`.
+    // A copy, so that the caller's changes do not reach `backward`.
     tokenCounts: tokenPlan.tokens.counts.slice(),
   }
   return addTokenOutputs(sums, policy, tokenPlan)
@@ -136,7 +136,7 @@ function checkLabels({ tokens: { labels, counts }, shift, vocab, warnsIfEmpty }:
   throw labelsOutOfRange(`${count} are neither in [0, ${vocab}) nor ${labels.ignoreIndex}, and their rows are NaN`)
 }
 
-/** Warns of a call without active tokens, whose caller has not said what a sequence without them gives. */
+/** Warns of a call without active tokens, unless its caller has set `emptySequence`. */
 function warnOfNoTokens(counts: Int32Array, shift: boolean): void {
   for (let s = 0; s < counts.length; s++) if (counts[s] !== 0) return
   const how = `ignored or masked${shift ? ', or the first of its sequence, which no row predicts' : ''}`
@@ -144,7 +144,7 @@ function warnOfNoTokens(counts: Int32Array, shift: boolean): void {
   warnOnce('FUSED_PREFERENCE_LOSS_NO_ACTIVE_TOKENS', `${problem}; emptySequence says what else is wanted`)
 }
 
-// Below it a mean is not told from a sum.
+// Below this length a mean cannot be told from a sum.
 const FEWEST_TOKENS = 8
 
 /**

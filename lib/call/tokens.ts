@@ -1,5 +1,5 @@
 /**
- * Labels and token options turned into what each row of the logits predicts, and how rows form sequences.
+ * Turns labels and token options into the label that each row of the logits predicts, and the sequences that rows form.
  */
 
 import { type DeviceRange, isDeviceMemory } from '../backends/cuda/memory.js'
@@ -29,7 +29,7 @@ export interface TokenPlan {
   shift: boolean
   packed: boolean
   vocab: number
-  /** Nobody has said what a sequence without tokens gives, so that a call without any is warned of. */
+  /** The caller has not set `emptySequence`, so that a call without active tokens gives a warning. */
   warnsIfEmpty: boolean
   /** The caller's arrays among labels and options, none of which a gradient may overwrite. */
   arrays(): NamedArray[]
@@ -168,7 +168,7 @@ interface Words {
   labels: Labels
 }
 
-// Which of the two words of a 64-bit label is the low one.
+// The index of the low word of a 64-bit label.
 const LOW_WORD = new Int32Array(BigInt64Array.of(1n).buffer)[0] === 1 ? 0 : 1
 
 function wordsOf(labels: unknown, length: number, shift: boolean): Words {
@@ -187,14 +187,14 @@ function wordsOf(labels: unknown, length: number, shift: boolean): Words {
   return { data: viewAs(Int32Array, view, 2 * length), step: 2, labels: view }
 }
 
-/** How to make labels of what else holds numbers. */
+/** A hint on how to turn another list of numbers into labels. */
 function conversionOf(labels: unknown): string {
   if (viewKind(labels) !== undefined) return ', as Int32Array.from(labels, Number) is'
   try {
     if (!Array.isArray(labels)) return ''
     return `, as Int32Array.from(labels${Array.isArray(labels[0]) ? '.flat()' : ''}) is`
   } catch {
-    return '' // a proxy that does not let itself be looked at
+    return '' // a proxy that cannot be inspected
   }
 }
 
