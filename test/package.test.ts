@@ -127,11 +127,18 @@ test.each(['module', 'commonjs'] as const)('the adapters, as %s', async (type) =
     [
       'linearPreferenceLoss',
       'linearSequenceLogProbs',
+      'linearUnpairedPreferenceLoss',
       'preferenceLoss',
       'sequenceLogProbs',
       'sparseSoftmaxCrossEntropy',
+      'unpairedPreferenceLoss',
     ],
-    ['linearPreferenceValueAndGrad', 'preferenceValueAndGrad'],
+    [
+      'linearPreferenceValueAndGrad',
+      'linearUnpairedPreferenceValueAndGrad',
+      'preferenceValueAndGrad',
+      'unpairedPreferenceValueAndGrad',
+    ],
     ['readReferenceLogProbs', 'toLogits', 'writeReferenceLogProbs'],
   ])
 })

@@ -277,7 +277,7 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
 
   if (name.startsWith('cpu')) {
     test('more sequences than the cache holds, on any number of threads', async () => {
-      const [batch, time, vocab] = [9, 5, 500_000]
+      const [batch, time, vocab] = [12, 6, 1_000_000]
       const window = Float32Array.from(
         { length: vocab + batch * 1009 + time * 31 },
         (_, i) => ((i * 7919) % 4099) / 512,

@@ -2,7 +2,6 @@
  * The metrics of a training step under the names TRL gives them, and a JSON Lines file to keep them in, which
  * `npx fused-preference-loss plot` draws.
  */
-import { closeSync, constants, fstatSync, openSync, readSync, writeFileSync } from 'node:fs'
 import { lengthOf } from '../check/arrays.js'
 import { finite, integer, optionsObject } from '../check/options.js'
 import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
@@ -15,6 +14,8 @@ import type {
   SequenceLayout,
   UnpairedLayout,
 } from '../types/index.js'
+
+export { appendMetrics } from './append-metrics.js'
 
 /** The batch of a call, as `preferenceBatches` or `unpairedBatches` gives it. */
 export interface StepBatch {
@@ -277,48 +278,4 @@ function sum(values: ArrayLike<number>): number {
 
 function mean(values: ArrayLike<number>): number {
   return sum(values) / values.length
-}
-
-/**
- * Appends a line to a JSON Lines file, which is made if need be. The line is written at once, so that a reader never
- * sees parts of two; after a run that was cut off inside a line it starts one of its own. Numbers JSON has no word for
- * are written as 'NaN', 'Infinity' and '-Infinity'.
- *
- * @param file a path or `file:` URL.
- * @param metrics those of `stepMetrics`, and whatever else is worth keeping: numbers, text, booleans, in a plain object.
- */
-export function appendMetrics(file: string | URL, metrics: Readonly<Record<string, unknown>> | StepMetrics): void {
-  if (!isPlain(metrics)) throw invalidType('metrics', 'a plain object', metrics)
-  const entries = Object.entries(metrics)
-  for (const [name, value] of entries) {
-    if (!['number', 'string', 'boolean', 'undefined'].includes(typeof value) && value !== null) {
-      throw invalidValue(`metrics[${JSON.stringify(name)}]`, 'cannot be kept: it is no number, text or boolean')
-    }
-  }
-  const line = JSON.stringify(Object.fromEntries(entries), (_, value) =>
-    typeof value === 'number' && !Number.isFinite(value) ? String(value) : value,
-  )
-  const { O_APPEND, O_CREAT, O_RDWR } = constants
-  const descriptor = openSync(file, O_APPEND | O_CREAT | O_RDWR)
-  try {
-    writeFileSync(descriptor, `${endsInsideLine(descriptor) ? '\n' : ''}${line}\n`)
-  } finally {
-    closeSync(descriptor)
-  }
-}
-
-// Of a Map, a Date or a class's object the entries are not all it has.
-function isPlain(value: unknown): value is object {
-  if (typeof value !== 'object' || value === null) return false
-  const prototype = Object.getPrototypeOf(value)
-  // That of another realm has none of its own either.
-  return prototype === null || Object.getPrototypeOf(prototype) === null
-}
-
-function endsInsideLine(descriptor: number): boolean {
-  const { size } = fstatSync(descriptor)
-  if (size === 0) return false
-  const last = Buffer.alloc(1)
-  readSync(descriptor, last, 0, 1, size - 1)
-  return last[0] !== 10
 }
