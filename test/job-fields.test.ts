@@ -39,23 +39,23 @@ describe('an addon is refused', () => {
     for (let i = 0; i + 1 < lines.length; i++) {
       const swapped = [...lines]
       swapped.splice(i, 2, lines[i + 1], lines[i])
-      expect(problemOf(text(swapped))).toContain(`whose jobs have '${lines[i + 1]}' in the place of '${lines[i]}'`)
+      expect(problemOf(text(swapped))).toContain(`whose jobs have '${lines[i + 1]}' in place of '${lines[i]}'`)
     }
   })
 
   test('when a field is missing, or there is one more', () => {
     for (let i = 0; i < lines.length; i++) {
-      expect(problemOf(text(lines.toSpliced(i, 1)))).toContain(`in the place of '${lines[i]}'`)
-      expect(problemOf(text(lines.toSpliced(i, 0, 'number more')))).toContain(`'number more' in the place of`)
+      expect(problemOf(text(lines.toSpliced(i, 1)))).toContain(`in place of '${lines[i]}'`)
+      expect(problemOf(text(lines.toSpliced(i, 0, 'number more')))).toContain(`'number more' in place of`)
     }
-    expect(problemOf(text([...lines, 'number more']))).toContain(`'number more' in the place of ''`)
+    expect(problemOf(text([...lines, 'number more']))).toContain(`'number more' in place of ''`)
   })
 
   test('when an array has other elements, or is read and not written', () => {
     const [wide] = lines.filter((line) => line === 'in tokens.weights float64')
-    expect(problemOf(jobFields().replace(wide, 'in tokens.weights float32'))).toContain(`in the place of '${wide}'`)
+    expect(problemOf(jobFields().replace(wide, 'in tokens.weights float32'))).toContain(`in place of '${wide}'`)
     const [result] = lines.filter((line) => line === 'out loss.losses float64')
-    expect(problemOf(jobFields().replace(result, 'in loss.losses float64'))).toContain(`in the place of '${result}'`)
+    expect(problemOf(jobFields().replace(result, 'in loss.losses float64'))).toContain(`in place of '${result}'`)
   })
 
   test('when it is of a version that had no such text', () => {

@@ -136,11 +136,11 @@ void visitFields(Visitor& visit, Job& job) {
 
   // Stage 4.
   visit.out(FPL_FIELD(gradient.coefficients));
+  visit.number(FPL_FIELD(gradient.skipInactive));
   visit.in(FPL_FIELD(gradient.tokenCoefficients.logProb));
   visit.in(FPL_FIELD(gradient.tokenCoefficients.logSumExp));
   visit.in(FPL_FIELD(gradient.tokenCoefficients.entropy));
   visit.in(FPL_FIELD(gradient.tokenCoefficients.meanLogit));
-  visit.number(FPL_FIELD(gradient.skipInactive));
   visit.lentOut(FPL_FIELD(gradient.out.data), &job.gradient.out.onDevice);
   visitRows(visit, FPL_FIELD(gradient.out));
   visit.lentOut(FPL_FIELD(headGradient.hidden), &job.headGradient.onDevice);

@@ -64,6 +64,7 @@ const REFERENCE_HEAD = new Part()
 const LOSS = new Part()
 const UNPAIRED_LOSS = new Part()
 const COEFFICIENTS = new Part()
+const TOKEN_COEFFICIENTS = new Part()
 const GRADIENT = new Part()
 const HEAD_GRADIENT = new Part()
 const TERMS = new Part()
@@ -122,12 +123,15 @@ function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes
   if (stage4) {
     visit.part(COEFFICIENTS)
     visit.out('gradient.coefficients', 'float64', stage4.coefficients)
-    const { tokenCoefficients } = stage4
-    visit.in('gradient.tokenCoefficients.logProb', 'float64', tokenCoefficients?.logProb)
-    visit.in('gradient.tokenCoefficients.logSumExp', 'float64', tokenCoefficients?.logSumExp)
-    visit.in('gradient.tokenCoefficients.entropy', 'float64', tokenCoefficients?.entropy)
-    visit.in('gradient.tokenCoefficients.meanLogit', 'float64', tokenCoefficients?.meanLogit)
     visit.number('gradient.skipInactive', stage4.skipInactive ? 1 : 0)
+  }
+  const tokenCoefficients = stage4?.tokenCoefficients
+  if (tokenCoefficients) {
+    visit.part(TOKEN_COEFFICIENTS)
+    visit.in('gradient.tokenCoefficients.logProb', 'float64', tokenCoefficients.logProb)
+    visit.in('gradient.tokenCoefficients.logSumExp', 'float64', tokenCoefficients.logSumExp)
+    visit.in('gradient.tokenCoefficients.entropy', 'float64', tokenCoefficients.entropy)
+    visit.in('gradient.tokenCoefficients.meanLogit', 'float64', tokenCoefficients.meanLogit)
   }
   if (gradient) {
     visit.part(GRADIENT)
@@ -374,7 +378,7 @@ function listFields(): string[] {
     reference: { logits: rows, head },
     loss: { terms: [{}] },
     unpairedLoss: {},
-    gradient: { logits: rows, out: rows },
+    gradient: { logits: rows, out: rows, tokenCoefficients: {} },
     headGradient: { logits: rows, head },
   } as unknown as Job
   const lines: string[] = []
