@@ -20,11 +20,11 @@ struct BFloat16 {
 };
 
 template <typename T>
-constexpr DType kDTypeOf = DType::kFloat32;
+inline constexpr DType kDTypeOf = DType::kFloat32;
 template <>
-constexpr DType kDTypeOf<Float16> = DType::kFloat16;
+inline constexpr DType kDTypeOf<Float16> = DType::kFloat16;
 template <>
-constexpr DType kDTypeOf<BFloat16> = DType::kBFloat16;
+inline constexpr DType kDTypeOf<BFloat16> = DType::kBFloat16;
 
 inline int64_t elementSize(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
