@@ -147,6 +147,20 @@ export interface LossStage extends LossConfig {
   summary: Float64Array
 }
 
+/** Stage 3 of single tokens, in a job that has stages 1 and 2: their cross-entropy. */
+export interface TokenLossStage {
+  labelSmoothing: number
+  zLoss: number
+  /** Multiply the cross-entropy of each row by its label's probability, whose own derivative is left out. */
+  dft: boolean
+  /** What the sum over rows is divided by. */
+  divisor: number
+  /** `[R]` out: the loss of each row times its weight, not divided. Inactive rows are left as they are. */
+  losses: Float64Array
+  /** `[1]` out: loss. */
+  summary: Float64Array
+}
+
 /**
  * d loss / d results of single rows, `[R]` each, 0 when absent; what inactive rows have is not looked at. They are added to
  * what the coefficients of the sequences give.
@@ -210,6 +224,8 @@ export interface Job {
   policy?: ForwardStage
   reference?: ForwardStage
   loss?: LossStage
+  /** Not beside `loss`. A gradient's `tokenCoefficients` are then the backend's to fill, and its `coefficients` are zeros. */
+  tokenLoss?: TokenLossStage
   gradient?: GradientStage
   headGradient?: HeadGradientStage
 }

@@ -65,14 +65,14 @@ describe('an addon is refused', () => {
 
 describe('a field is what its name says', () => {
   const NUMBER =
-    /(?:batch|time|vocab|Stride|temperature|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|Divisor|weight|labelSmoothing)$/
+    /(?:batch|time|vocab|Stride|temperature|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|weight|labelSmoothing)$/
 
   /** Where lib has what the addon has under this name. */
   const pathOf = (name: string) =>
     name
       .replace(/^labels\./, 'tokens.labels.')
       .replace(/^invalidLabels$/, 'tokens.labels.invalid')
-      .replace(/^loss\.constants\./, 'loss.')
+      .replace(/^(loss|tokenLoss)\.constants\./, '$1.')
       .replace(/^loss\.terms\.(?!count)/, 'loss.terms.0.')
 
   const at = (root: object, path: string) =>
@@ -125,6 +125,7 @@ describe('a field is what its name says', () => {
       pairDivisor: 157,
       tokenDivisor: 158,
     },
+    tokenLoss: { ...arrays('losses', 'summary'), labelSmoothing: 180, zLoss: 181, dft: true, divisor: 182 },
     gradient: {
       out: rows(array(), 160),
       coefficients: array(),

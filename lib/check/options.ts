@@ -60,6 +60,14 @@ export function positive(value: unknown, name: string, byDefault: number): numbe
   return value
 }
 
+/** A finite number ≥ 0. */
+export function notNegative(value: unknown, name: string, byDefault: number): number {
+  if (value === undefined) return byDefault
+  if (typeof value !== 'number') throw invalidType(name, 'a finite number ≥ 0', value)
+  if (!(value >= 0 && value < Number.POSITIVE_INFINITY)) throw outOfRange(name, 'a finite number ≥ 0', value)
+  return value
+}
+
 /** A number in [low, high]. */
 export function between(value: unknown, name: string, low: number, high: number, byDefault: number): number {
   if (value === undefined) return byDefault

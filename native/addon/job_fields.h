@@ -118,6 +118,14 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(loss.constants.pairDivisor));
   visit.number(FPL_FIELD(loss.constants.tokenDivisor));
 
+  // Stage 3 of single tokens.
+  visit.out(FPL_FIELD(tokenLoss.losses));
+  visit.out(FPL_FIELD(tokenLoss.summary));
+  visit.number(FPL_FIELD(tokenLoss.constants.labelSmoothing));
+  visit.number(FPL_FIELD(tokenLoss.constants.zLoss));
+  visit.number(FPL_FIELD(tokenLoss.constants.dft));
+  visit.number(FPL_FIELD(tokenLoss.divisor));
+
   // Stage 4.
   visit.out(FPL_FIELD(gradient.coefficients));
   visit.in(FPL_FIELD(gradient.tokenCoefficients.logProb));

@@ -204,6 +204,7 @@ void JobMemory::read(const Napi::CallbackInfo& info, size_t first, Job& job, Len
   job.hasPolicy = policy.logProbs != nullptr;
   job.hasReference = job.reference.logProbs != nullptr;
   job.hasLoss = job.loss.summary != nullptr;
+  job.hasTokenLoss = job.tokenLoss.summary != nullptr;
 
   // The gradient is that of the policy's logits, from the states its forward has left or leaves.
   Gradient& gradient = job.gradient;

@@ -76,6 +76,9 @@ void checkJob(const Job& job) {
     checkForward(job.reference, job.rows());
   }
   if (job.hasLoss) checkLoss(job);
+  if (job.hasTokenLoss) {
+    FPL_ASSERT(job.hasPolicy && !job.hasLoss && job.tokenLoss.losses && job.tokenLoss.divisor > 0);
+  }
   if (job.hasGradient) {
     const Gradient& g = job.gradient;
     FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.entropies || !g.tokenCoefficients.entropy));

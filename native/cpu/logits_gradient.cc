@@ -1,9 +1,7 @@
 // Stage 4 on the CPU: d logProb / d logits = (onehot - softmax) / temperature, times each sequence's coefficient, and
 // what the coefficients of single rows add. Every active row is read once and written once; the others are written as
 // zeros, if at all, and not read.
-#include <algorithm>
-
-#include "rows.h"
+#include "logits_rows.h"
 
 namespace fpl {
 namespace {
@@ -11,63 +9,66 @@ namespace {
 // Gradients larger than this are written past the cache, which could not keep them for whoever reads them next.
 constexpr int64_t kStreamFrom = 16 << 20;
 
-template <typename T>
-void writeRow(const Gradient& g, const RowSegments& segments, int64_t row, int64_t segment, int32_t label,
-              const RowValues& values, const ExpConstants& constants, bool stream, const CpuContext& context) {
-  T* out = g.out.at<T>(row);
-  const int64_t begin = segments.begin(segment), end = segments.end(segment);
-  FPL_ASSERT(begin < end && end <= g.out.vocab && label < g.out.vocab);
-  writeGradient(g.logits.at<T>(row), out, begin, end, label, values, constants, context.kernels, stream);
+}  // namespace
+
+std::vector<RowOfSequence> writtenRows(const Gradient& g, const Tokens& tokens, const Sequences& sequences) {
+  std::vector<RowOfSequence> rows;
+  for (const int32_t s : sequences) {
+    for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
+      if (!g.skipInactive || tokens.targets[row] >= 0) rows.push_back({row, s});
+    }
+  }
+  return rows;
 }
 
-}  // namespace
+RowWriter::RowWriter(const Gradient& g, const Tokens& tokens, const ExpConstants& constants, const Kernels& kernels)
+    : gradient_(g), tokens_(tokens), constants_(constants), kernels_(kernels), segments_(g.logits.vocab) {
+  const int64_t size = g.logits.count() * g.logits.vocab * elementSize(g.out.dtype);
+  stream_ = g.out.data != g.logits.data && size >= kStreamFrom;
+}
+
+template <typename T>
+void RowWriter::writeAs(int64_t row, int64_t first, int64_t last, int64_t label, const RowValues& values) const {
+  T* out = gradient_.out.at<T>(row);
+  for (int64_t s = first; s < last; ++s) {
+    const int64_t begin = segments_.begin(s), end = segments_.end(s);
+    FPL_ASSERT(begin < end && end <= gradient_.out.vocab && label < gradient_.out.vocab);
+    writeGradient(gradient_.logits.at<T>(row), out, begin, end, label, values, constants_, kernels_, stream_);
+  }
+}
+
+void RowWriter::write(const RowOfSequence& at, int64_t first, int64_t last) const {
+  const int64_t row = at.row, label = tokens_.targets[row];
+  RowValues values;
+  if (label >= 0) {
+    const ResultSlopes slopes = resultSlopes(tokens_, gradient_, at.sequence, row);
+    values = RowValues(gradient_, row, slopes, constants_.inverseTemperature);
+  }
+  switch (gradient_.out.dtype) {
+    case DType::kFloat32:
+      return writeAs<float>(row, first, last, label, values);
+    case DType::kFloat16:
+      return writeAs<Float16>(row, first, last, label, values);
+    case DType::kBFloat16:
+      return writeAs<BFloat16>(row, first, last, label, values);
+  }
+}
 
 void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
   const ExpConstants constants(tokens.temperature);
   const RowSegments segments(g.logits.vocab);
-  const int64_t size = g.logits.count() * g.logits.vocab * elementSize(g.out.dtype);
-  const bool stream = g.out.data != g.logits.data && size >= kStreamFrom;
-
-  struct Row {
-    int64_t row;
-    ResultSlopes slopes;
-  };
-  std::vector<Row> rows;
-  for (const int32_t s : sequences) {
-    for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
-      if (g.skipInactive && tokens.targets[row] < 0) continue;
-      rows.push_back({row, tokens.targets[row] < 0 ? ResultSlopes{} : resultSlopes(tokens, g, s, row)});
-    }
-  }
+  const RowWriter writer(g, tokens, constants, context.kernels);
+  const std::vector<RowOfSequence> rows = writtenRows(g, tokens, sequences);
   const int64_t rowCount = int64_t(rows.size());
 
-  const auto write = [&](const Row& at, int64_t firstSegment, int64_t lastSegment) {
-    const int32_t label = tokens.targets[at.row];
-    RowValues values;
-    if (label >= 0) values = RowValues(g, at.row, at.slopes, constants.inverseTemperature);
-    for (int64_t s = firstSegment; s < lastSegment; ++s) {
-      switch (g.out.dtype) {
-        case DType::kFloat32:
-          writeRow<float>(g, segments, at.row, s, label, values, constants, stream, context);
-          break;
-        case DType::kFloat16:
-          writeRow<Float16>(g, segments, at.row, s, label, values, constants, stream, context);
-          break;
-        case DType::kBFloat16:
-          writeRow<BFloat16>(g, segments, at.row, s, label, values, constants, stream, context);
-          break;
-      }
-    }
-  };
-
-  if (segments.count > 1 && rowCount < 4 * context.threads) {
+  if (segments.areShared(rowCount, context)) {
     context.pool.run(rowCount * segments.count, context.threads, [&](int64_t task) {
       const int64_t segment = task % segments.count;
-      write(rows[task / segments.count], segment, segment + 1);
+      writer.write(rows[task / segments.count], segment, segment + 1);
     });
     return;
   }
-  forEachRow(rowCount, g.logits.vocab, context, [&](int64_t i) { write(rows[i], 0, segments.count); });
+  forEachRow(rowCount, g.logits.vocab, context, [&](int64_t i) { writer.write(rows[i]); });
 }
 
 }  // namespace fpl

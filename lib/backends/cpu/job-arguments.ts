@@ -14,6 +14,7 @@ import {
   MOST_TERMS,
   type Rows,
   type RunSettings,
+  type TokenLossStage,
   type Tokens,
 } from '../../job.js'
 import type { DType, FDivergence, HostArray, LossType } from '../../types/index.js'
@@ -61,6 +62,7 @@ const POLICY_HEAD = new Part()
 const REFERENCE = new Part()
 const REFERENCE_HEAD = new Part()
 const LOSS = new Part()
+const TOKEN_LOSS = new Part()
 const COEFFICIENTS = new Part()
 const GRADIENT = new Part()
 const HEAD_GRADIENT = new Part()
@@ -77,7 +79,7 @@ interface Codes {
 
 /** To add a field, add a line below and one in the same place in job_fields.h. */
 function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes: Codes): void {
-  const { tokens, policy, reference, loss, gradient, headGradient } = job
+  const { tokens, policy, reference, loss, tokenLoss, gradient, headGradient } = job
   const stage4 = gradient ?? headGradient
   visitSettings(visit, settings, codes)
   if (tokens) visitTokens(visit, tokens)
@@ -115,6 +117,7 @@ function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes
     visitMatrices(visit, 'reference.head', reference.head)
   }
   if (loss) visitLoss(visit, loss)
+  if (tokenLoss) visitTokenLoss(visit, tokenLoss)
   if (stage4) {
     visit.part(COEFFICIENTS)
     visit.out('gradient.coefficients', 'float64', stage4.coefficients)
@@ -224,6 +227,16 @@ function visitLoss(visit: FieldVisitor, loss: LossStage): void {
   visit.number('loss.constants.average', loss.average ? 1 : 0)
   visit.number('loss.constants.pairDivisor', loss.pairDivisor ?? 0)
   visit.number('loss.constants.tokenDivisor', loss.tokenDivisor ?? 0)
+}
+
+function visitTokenLoss(visit: FieldVisitor, loss: TokenLossStage): void {
+  visit.part(TOKEN_LOSS)
+  visit.out('tokenLoss.losses', 'float64', loss.losses)
+  visit.out('tokenLoss.summary', 'float64', loss.summary)
+  visit.number('tokenLoss.constants.labelSmoothing', loss.labelSmoothing)
+  visit.number('tokenLoss.constants.zLoss', loss.zLoss)
+  visit.number('tokenLoss.constants.dft', loss.dft ? 1 : 0)
+  visit.number('tokenLoss.divisor', loss.divisor)
 }
 
 /** The last part, as there is a different number of them each time. */
@@ -343,6 +356,7 @@ function listFields(): string[] {
     policy: { logits: rows, head },
     reference: { logits: rows, head },
     loss: { terms: [{}] },
+    tokenLoss: {},
     gradient: { logits: rows, out: rows },
     headGradient: { logits: rows, head },
   } as unknown as Job

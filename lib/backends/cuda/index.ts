@@ -58,8 +58,9 @@ export function nextId(): number {
 }
 
 /** Refuses what only the other backends can do. */
-function checkSupported({ policy, gradient, headGradient }: Job): void {
+function checkSupported({ policy, tokenLoss, gradient, headGradient }: Job): void {
   const others = "needs the cpu or the js backend; this call runs on 'cuda'"
+  if (tokenLoss !== undefined) throw invalidValue('options.backend', `is 'cuda'; the cross-entropy ${others}`)
   if (policy?.tokenMeanLogits !== undefined) throw invalidValue('options.outputs', `'tokenMeanLogits' ${others}`)
   if ((gradient ?? headGradient)?.tokenCoefficients !== undefined) {
     throw invalidValue('gradient', `of per-token results ${others}`)
