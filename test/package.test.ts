@@ -17,11 +17,15 @@ const execute = promisify(execFile)
 const root = fileURLToPath(new URL('..', import.meta.url))
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const FUNCTIONS = [
+  'crossEntropy',
+  'crossEntropySync',
   'fusedLinearPreferenceLoss',
   'fusedLinearPreferenceLossSync',
   'fusedPreferenceLoss',
   'fusedPreferenceLossSync',
   'getBackends',
+  'linearCrossEntropy',
+  'linearCrossEntropySync',
   'linearSequenceLogProbs',
   'linearSequenceLogProbsSync',
   'preferenceLoss',

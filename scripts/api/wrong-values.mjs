@@ -14,6 +14,8 @@ const reference = { chosen: [-6], rejected: [-6] }
 
 const fused = (options) => main.fusedPreferenceLossSync(logits(), labels, { reference, ...options })
 const linear = (options) => main.fusedLinearPreferenceLossSync(hidden(), weight, labels, { reference, ...options })
+const tokens = (options) => main.crossEntropySync(logits(), labels, options)
+const linearTokens = (options) => main.linearCrossEntropySync(hidden(), weight, labels, options)
 const steps = (options) => stepMetrics(fused({ outputs: ['tokenArgmax'] }), { step: 0, ...options })
 const batches = (options) => {
   const records = [{ prompt: 'a', chosen: 'b', rejected: 'c' }]
@@ -58,6 +60,12 @@ const WRONG = {
       normalizer: 0,
     },
   ],
+  'main/TokenLossOptions': [
+    tokens,
+    { labelSmoothing: 2, zLoss: -1, dft: 1, classWeights: [1], normalizer: { tokens: 0 } },
+  ],
+  'main/CrossEntropyOptions': [tokens, { gradient: new Float32Array(1), zeroInactive: 0 }],
+  'main/LinearCrossEntropyOptions': [linearTokens, { gradient: 'in-place' }],
   'main/RunOptions': [fused, { backend: 'gpu', threads: 0, instructionSet: 'sse', stream: 1, device: 1, signal: {} }],
   'main/FusedOptions': [
     fused,
