@@ -1,4 +1,4 @@
 /**
- * The error of a peer that this machine does not have: there is no need to try it again in the next case.
+ * The error of a peer that is not installed on this machine, so that later cases do not try it again.
  */
 export class Absent extends Error {}

@@ -1,6 +1,6 @@
 /**
- * Whether a peer computes what we compute. Ours runs on the same inputs; all log-probs, the loss and a sample of the
- * gradient are compared. Says nothing of speed.
+ * Checks whether a peer computes the same results as this package. Ours runs on the same inputs; all log-probs, the
+ * loss and a sample of the gradient are compared. Speed is not measured here.
  */
 import {
   crossEntropySync,
@@ -14,28 +14,29 @@ import { BETA } from './cases.mjs'
 import { valueAt } from './inputs.mjs'
 
 /**
- * What a peer computed.
+ * The results of a peer.
  * @typedef {object} Result
  * @property {ArrayLike<number>} [logProbs] of all sequences
  * @property {number} [loss]
- * @property {ArrayLike<number>} [gradient] at the sampled positions; of chosen, then rejected, for stage 'loss'
+ * @property {ArrayLike<number>} [gradient] at the sampled positions; for stage 'loss', of the chosen and then the
+ *   rejected log-probs
  */
 
 /**
- * How far results may differ, relative to the largest of their kind. A 16-bit log-prob has 8 bits (11 for float16), and
- * the gradient of a loss follows the sum of many.
+ * The largest difference allowed, relative to the largest value of its kind. A 16-bit log-prob has 8 bits (11 for
+ * float16), and the gradient of a loss depends on the sum of many.
  */
 const TOLERANCE = { float32: 1e-4, float16: 1e-2, bfloat16: 5e-2 }
 
 /**
- * Ours, on the inputs of another peer.
+ * Runs ours on the inputs of another peer.
  * @param {import('./cases.mjs').Workload} workload
  * @param {import('./peers/index.mjs').Inputs} inputs
  * @returns {Result}
  */
 export function expected({ stage, shape, dtype, shift, width }, inputs) {
   const { logits, labels, reference, positions, policy } = inputs
-  if (stage === 'loss') {
+  if (stage === 'loss' && policy) {
     const { loss, gradient } = preferenceLossSync(
       { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected },
       { beta: BETA },
@@ -68,7 +69,7 @@ export function expected({ stage, shape, dtype, shift, width }, inputs) {
 }
 
 /**
- * Hidden states and weight, as ours take them.
+ * Hidden states and weight in the form that ours takes.
  * @param {Pick<import('./cases.mjs').Workload, 'shape' | 'width'>} workload
  * @param {import('./peers/index.mjs').Inputs} inputs
  * @param {number} copy
@@ -79,7 +80,7 @@ export function headTensors({ shape: [batch, time, vocab], width = 1 }, { logits
 }
 
 /**
- * What ours computed.
+ * The results of ours.
  * @param {any} out
  * @param {number[]} positions
  * @returns {Result}
@@ -108,9 +109,9 @@ export const gradientAt = (hidden, weight, positions) =>
 export function compare(wanted, found, dtype) {
   let error = 0
   let of = ''
-  for (const kind of Object.keys(wanted)) {
-    const a = typeof wanted[kind] === 'number' ? [wanted[kind]] : Array.from(wanted[kind])
-    const b = typeof found[kind] === 'number' ? [found[kind]] : Array.from(found[kind] ?? [])
+  for (const kind of /** @type {(keyof Result)[]} */ (Object.keys(wanted))) {
+    const a = numbersOf(wanted[kind])
+    const b = numbersOf(found[kind])
     const largest = a.reduce((most, x) => Math.max(most, Math.abs(x)), 1e-30)
     const difference =
       a.length === b.length ? a.reduce((most, x, i) => greater(most, Math.abs(x - b[i]) / largest), 0) : Number.NaN
@@ -121,6 +122,10 @@ export function compare(wanted, found, dtype) {
   }
   return { agrees: error <= TOLERANCE[dtype], error, of }
 }
+
+/** A number, or several, as a list. */
+const numbersOf = (/** @type {number | ArrayLike<number> | undefined} */ value) =>
+  typeof value === 'number' ? [value] : Array.from(value ?? [])
 
 /** The larger of the two; NaN if either is. */
 const greater = (/** @type {number} */ a, /** @type {number} */ b) => (Number.isNaN(a) || a > b ? a : b)

@@ -1,5 +1,5 @@
 /**
- * The list of cases: what is computed, on what shape, in which variants of ours. Knows nothing of peers or of timing.
+ * The list of cases: the computation, the shape, and the variants of ours. Peers and timing are decided elsewhere.
  *
  * @typedef {'forward' | 'step' | 'in-place' | 'cross-entropy' | 'loss' | 'linear-forward' | 'linear-step'} Stage
  *   forward: logits to sequence log-probs. step: logits to DPO loss to its gradient, written to an existing array.
@@ -13,13 +13,13 @@
  * @property {number} [width] of the hidden states, for the linear stages
  * @property {boolean} shift logits at t predict the label at t + 1
  * @property {number} masked share of the labels that do not count
- * @property {boolean} leaveMasked ours leaves the gradient's masked rows as they are, and does not write zeros there
+ * @property {boolean} leaveMasked ours leaves the gradient's masked rows untouched instead of writing zeros
  *
  * @typedef {object} Settings of ours
  * @property {number} [threads]
  * @property {string} [instructionSet]
  *
- * @typedef {object} Variant ours again, differently
+ * @typedef {object} Variant ours with other settings
  * @property {string} label
  * @property {Settings} [settings]
  * @property {Partial<Workload>} [workload]
@@ -28,9 +28,9 @@
  *   name: string, title: string, group: string, quick: boolean,
  *   calls: number, warmUp: number, variants: Variant[], peers: 'all' | 'fast' | 'none' | readonly string[],
  * }} Case
- *   calls: how many are timed together. warmUp: how many are made before any is timed, at least one per copy. peers:
- *   'none' where ways of running ours are compared, 'fast' where the slow ones would take minutes to say again what they
- *   say elsewhere, or the names of those that are compared.
+ *   calls: the number of calls timed together. warmUp: the number of calls before the first timed one, at least one per
+ *   copy. peers: 'none' where only variants of ours are compared, 'fast' where slow peers would take minutes to repeat
+ *   the finding of other cases, or the names of the peers to compare.
  */
 
 /** β of every DPO loss here. */
@@ -49,7 +49,7 @@ const TITLES = {
 }
 
 /**
- * What the list depends on.
+ * The numbers on which the list depends.
  * @typedef {object} Scale
  * @property {number} megabytes of logits in a float32 batch
  * @property {number} threads
@@ -64,14 +64,17 @@ const TITLES = {
 export function allCases({ megabytes, threads, instructionSets, lastLevelCache }) {
   const logits = megabytes * 2 ** 18
 
-  /** A batch of `sequences` that has about as many logits as asked for, a whole number of tokens each. */
+  /**
+   * A batch of `sequences` with about the requested number of logits; every sequence has the same whole number of
+   * tokens.
+   */
   const shapeFor = (/** @type {number} */ vocab, sequences = SEQUENCES) =>
     /** @type {[number, number, number]} */ ([sequences, Math.max(2, Math.floor(logits / vocab / sequences)), vocab])
 
   /** @param {Partial<Case> & Pick<Case, 'name' | 'group' | 'stage' | 'shape' | 'title'>} given */
   const one = (given) => ({
     dtype: /** @type {const} */ ('float32'),
-    // All rows count, unless masked: bytes of logits are then bytes that must be read.
+    // All rows count, unless masked, so that every byte of the logits must be read.
     shift: false,
     masked: 0,
     leaveMasked: false,
@@ -124,7 +127,7 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
         one({
           name: `masked-${percent}-${stage}`,
           group: 'masked',
-          title: `${TITLES[stage]}; ${percent} % of the labels masked, at random, and left alone`,
+          title: `${TITLES[stage]}; ${percent} % of the labels masked, at random, and left untouched`,
           stage,
           shape: shapeFor(32000),
           masked: percent / 100,
@@ -155,7 +158,7 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
     )
   }
 
-  // A pair takes a quarter of the last-level cache: what the forward has read is there for the gradient to read again.
+  // A pair takes a quarter of the last-level cache: the gradient finds the logits there that the forward has read.
   const pairTokens = Math.max(2, Math.floor(lastLevelCache / 8 / (32000 * 4)))
   cases.push(
     one({
@@ -238,7 +241,8 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
       title: "the loss part of a DPO step inside a trainer: from the model's logits to their gradient",
       stage: 'step',
       shape: shapeFor(50257),
-      // A step is one of many: by then code is compiled, and memory comes from earlier steps and not from the system.
+      // A step of a long training: the code is compiled, and memory comes from earlier steps rather than from the
+      // system.
       warmUp: 12,
       peers: ['tfjs-wasm', 'tfjs-wasm-custom', 'tfjs-wasm-ours', 'jax-js', 'jax-js-ours'],
     }),
@@ -267,7 +271,7 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
 }
 
 /**
- * The cases that were asked for, by name or by group.
+ * The requested cases, by name or by group.
  * @param {Case[]} cases
  * @param {{ names?: string[], dtypes?: string[], quick: boolean }} wanted
  */

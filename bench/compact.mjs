@@ -1,17 +1,17 @@
 /**
- * The compact form of a run, which the tree keeps: one entry a line, figures of four digits, no samples.
+ * The compact form of a run, which the repository keeps: one entry per line, figures of four digits, no samples.
  *
  * @typedef {object} CompactEntry
  * @property {string} peer
  * @property {string} title
- * @property {number[]} [shape] of the batch, where it is not the case's
+ * @property {number[]} [shape] of the batch, where it differs from the case's
  * @property {number} median seconds; p20 and p80 too
  * @property {number} p20
  * @property {number} p80
  * @property {number} [share] of the roofline
  * @property {number} [ratio] time ÷ ours
  * @property {number} [peakBytes] beyond the inputs
- * @property {number} error the largest difference from ours, as a part of ours' largest value
+ * @property {number} error the largest difference from ours, relative to the largest value of ours
  *
  * @typedef {object} CompactCase
  * @property {string} name
@@ -34,18 +34,18 @@
  * @property {CompactCase[]} cases
  */
 
-/** Four digits: a run repeats none better. */
+/** Four digits, because a second run does not reproduce more. */
 const short = (/** @type {number | undefined} */ value) =>
   value === undefined ? undefined : Number(value.toPrecision(4))
 
 /**
- * A PyTorch before 2 is left out: with the default allocator of its time most of a call is page faults.
+ * Leaves out PyTorch versions before 2: with their default allocator, page faults take most of a call.
  * @param {string} peer @param {Record<string, string>} versions
  */
 const isOutdated = (peer, versions) => peer.startsWith('torch') && /^[01]\./.test(versions.torch ?? '')
 
 /**
- * @param {any} run what `npm run bench` wrote, or a compact run
+ * @param {any} run the output of `npm run bench`, or a compact run
  * @param {string} [name] of the machine; its CPU's by default
  * @param {string} [note]
  * @returns {CompactRun}
@@ -84,7 +84,7 @@ function shortened(/** @type {Record<string, number>} */ values) {
   return Object.fromEntries(Object.entries(values).map(([key, value]) => [key, short(value)]))
 }
 
-/** As JSON with an entry a line. */
+/** JSON with one entry per line. */
 export function compactText(/** @type {CompactRun} */ { cases, ...head }) {
   const caseLines = cases.map(({ entries, ...about }) => {
     const lines = entries.map((entry) => `  ${JSON.stringify(entry)}`).join(',\n')

@@ -1,5 +1,5 @@
 /**
- * The parent's handle on one worker process: starts it, asks it for one thing at a time, and turns its death into an
+ * The parent's handle on one worker process: starts it, sends it one request at a time, and turns its death into an
  * error with a reason.
  */
 import { fork } from 'node:child_process'

@@ -1,29 +1,29 @@
 /**
- * The data every peer is given: random normal logits, labels, reference log-probs, and the places at which gradients
- * are compared. The same in every process; made from a hash of the position, so that a smaller batch is a prefix of a
- * larger one.
+ * The input data of every peer: random normal logits, labels, reference log-probs, and the positions at which gradients
+ * are compared. They are the same in every process, and made from a hash of the position, so that a smaller batch is a
+ * prefix of a larger one.
  *
- * With a width the logits are a product: of hidden states, which take their place in what a peer is given, and a weight.
+ * With a width, the peers get hidden states and a weight instead of logits; their product is the logits.
  *
  * @typedef {import('./cases.mjs').Workload} Workload
  * @typedef {Float32Array | Uint16Array} Values a Uint16Array holds the bits of the 16-bit types
  */
 const IGNORE_INDEX = -100
 
-/** Bytes of a logit. */
+/** Bytes per logit. */
 export const elementSize = (/** @type {string} */ dtype) => (dtype === 'float32' ? 4 : 2)
 
-/** Logits of a batch. */
+/** Number of logits in a batch. */
 export const logitsOf = (/** @type {Workload} */ { shape }) => shape[0] * shape[1] * shape[2]
 
-/** A good mix of the bits of a 32-bit integer (the last steps of MurmurHash3). */
+/** Mixes the bits of a 32-bit integer well (the last steps of MurmurHash3). */
 function hash(/** @type {number} */ x) {
   let h = Math.imul(x ^ (x >>> 16), 0x85ebca6b)
   h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35)
   return (h ^ (h >>> 16)) >>> 0
 }
 
-/** A number in (0, 1) that belongs to `index` in the `stream`. */
+/** The number in (0, 1) at `index` of the `stream`. */
 const uniform = (/** @type {number} */ stream, /** @type {number} */ index) =>
   (hash(hash(stream) + index) + 0.5) / 2 ** 32
 
@@ -41,12 +41,12 @@ function toFloat16(/** @type {number} */ x) {
   const sign = x < 0 ? 0x8000 : 0
   const exponent = Math.max(-14, Math.floor(Math.log2(Math.abs(x))))
   const mantissa = Math.round(Math.abs(x) * 2 ** (10 - exponent))
-  // A mantissa that was rounded up to 2048 carries into the exponent, as it should.
+  // A mantissa rounded up to 2048 carries into the exponent, which is correct.
   return sign + ((exponent + 14) << 10) + mantissa
 }
 
 /**
- * 65 536 normal values: enough for a hash of 16 bits a logit, and two logits a hash.
+ * 65 536 normal values: a logit is picked by 16 bits, so that one hash serves two logits.
  * @param {string} dtype
  */
 function normalTable(dtype) {
@@ -123,7 +123,7 @@ export const activeRows = (/** @type {Workload} */ workload) =>
   makeTargets(workload).reduce((count, target) => count + (target < 0 ? 0 : 1), 0)
 
 /**
- * Log-probs of the reference model: near those of the policy, so that no loss is saturated.
+ * Log-probs of the reference model, near those of the policy so that no loss is saturated.
  * @param {Workload} workload
  * @returns {{ chosen: Float64Array, rejected: Float64Array }}
  */
@@ -139,8 +139,8 @@ export function makeReference(workload) {
 }
 
 /**
- * Where gradients are compared: at labels, beside them, and in rows that do not count; with a width, anywhere in the
- * gradients of the hidden states and, after these, of the weight.
+ * Positions at which gradients are compared: at labels, beside them, and in rows that do not count; with a width,
+ * anywhere in the gradients of the hidden states and then of the weight.
  */
 export function samplePositions(/** @type {Workload} */ workload) {
   const [batch, time, vocab] = workload.shape
@@ -159,7 +159,7 @@ export function samplePositions(/** @type {Workload} */ workload) {
 }
 
 /**
- * The value that stands at `index`.
+ * The value at `index`.
  * @param {Values} values
  * @param {number} index
  * @param {string} dtype

@@ -1,5 +1,5 @@
 /**
- * What a result depends on beside the code: the machine, and the versions of what was compared.
+ * The facts on which a result depends besides the code: the machine, and the versions of the compared libraries.
  */
 import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
@@ -18,7 +18,7 @@ function ask(command, args) {
   }
 }
 
-/** Bytes of the largest cache that a core can use; undefined where the system does not tell. */
+/** Bytes of the largest cache that a core can use; undefined where the system does not report it. */
 function lastLevelCache() {
   if (platform() === 'darwin') return Number(ask('sysctl', ['-n', 'hw.l2cachesize'])) || undefined
   const folder = '/sys/devices/system/cpu/cpu0/cache'

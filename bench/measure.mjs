@@ -1,7 +1,6 @@
 /**
- * One case: starts every contender in a process of its own (variants of ours in that of ours), has the repetitions
- * interleaved so that whatever else happens on the machine hits all alike, and turns samples into figures. Prints
- * nothing.
+ * Measures one case: starts every contender in its own process (variants of ours share one), interleaves the
+ * repetitions so that other load on the machine affects all alike, and turns samples into figures. Prints nothing.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Absent } from './absent.mjs'
@@ -10,7 +9,7 @@ import { activeRows, elementSize, logitsOf } from './inputs.mjs'
 import { bandwidths, floorSeconds, leastTraffic, sweepsFor } from './roofline.mjs'
 import { summarise } from './statistics.mjs'
 
-/** Threads that wait for more work by spinning get this long to stop before somebody else's turn. */
+/** Threads that spin while they wait for work get this long to stop before the next contender's turn. */
 const PAUSE_MILLISECONDS = 5
 
 /**
@@ -18,17 +17,17 @@ const PAUSE_MILLISECONDS = 5
  * @typedef {import('./cases.mjs').Workload} Workload
  * @typedef {import('./peers/index.mjs').Peer} Peer
  *
- * @typedef {object} Plan how long and with what
+ * @typedef {object} Plan the contenders and the limits of time
  * @property {Peer[]} peers the first is ours
- * @property {boolean} peersWereNamed then they run even where they are slow
+ * @property {boolean} peersWereNamed the user named the peers, which then run even where they are slow
  * @property {Map<string, string>} absent peers found not to be on this machine, and why
  * @property {Peer} bandwidth
  * @property {number} threads
  * @property {number} lastLevelCache bytes
  * @property {number} rounds most repetitions of one contender
- * @property {number} seconds that one contender may take for its repetitions, unless it has had fewer than three
+ * @property {number} seconds that the repetitions of one contender may take; it makes at least three in any case
  * @property {number} slowLogits most logits that a slow peer is given
- * @property {number} patience seconds after which a peer that has not answered is given up
+ * @property {number} patience seconds after which a peer that has not answered is abandoned
  * @property {(text: string) => void} progress
  *
  * @typedef {object} Entry one row of a case's table
@@ -59,8 +58,8 @@ const PAUSE_MILLISECONDS = 5
  * @property {any} workload
  * @property {{ threads: number, instructionSet?: string }} settings
  * @property {Contender} process
- * @property {number} index among those of its process
- * @property {any} prepared what its process answered
+ * @property {number} index among the runners of its process
+ * @property {any} prepared the answer of its process to `prepare`
  * @property {any[]} samples
  * @property {number} spent seconds
  *
@@ -70,7 +69,8 @@ const PAUSE_MILLISECONDS = 5
  */
 
 /**
- * As much of the batch as a peer is given: fewer pairs if it is slow, and fewer tokens of the last one if it is slower.
+ * The part of the batch that a peer gets: a slow peer gets fewer pairs, a slower one also fewer tokens of the last
+ * pair.
  * @param {Workload} workload
  * @param {Peer} peer
  * @param {number} slowLogits
@@ -89,7 +89,7 @@ function isAskedFor(/** @type {Peer} */ peer, /** @type {Case} */ { peers }, /**
   return peers !== 'none' && (!peer.embedded || peersWereNamed)
 }
 
-/** Everything that is to run in a case: ours, its variants, the peers, and a bandwidth meter per number of threads. */
+/** All runners of a case: ours, its variants, the peers, and one bandwidth meter per number of threads. */
 function line(/** @type {Case} */ one, /** @type {Plan} */ plan) {
   const { stage, dtype, shape, width, shift, masked, leaveMasked } = one
   /** @type {Workload} */
@@ -156,7 +156,7 @@ export async function measure(one, plan) {
       plan.progress(`round ${round + 1} of ${plan.rounds}`)
       const allowed = (plan.seconds * (round + 1)) / plan.rounds
       const needed = Math.min(3, plan.rounds)
-      // Another one begins each round: nobody always follows the same neighbour.
+      // Each round begins with another contender, so that none always follows the same neighbour.
       const first = round % ready.length
       for (const runner of [...ready.slice(first), ...ready.slice(0, first)]) {
         if (!runner.process.running) continue
@@ -171,7 +171,7 @@ export async function measure(one, plan) {
   }
   return figures()
 
-  /** As many at a time as there are cores for them. */
+  /** Prepares as many at a time as there are cores for them. */
   async function prepareAll() {
     const left = [...processes]
     const lane = async () => {
@@ -188,7 +188,7 @@ export async function measure(one, plan) {
   async function prepare(/** @type {Runner} */ runner) {
     const { peer, workload, settings, index } = runner
     const bytes = logitsOf(workload) * elementSize(one.dtype)
-    // What is far slower than the memory does not notice a cache; a small call is meant to find its data there.
+    // A cache does not matter to a contender far slower than the memory; a small call is meant to find its data there.
     const rotates = !peer.slowness && one.calls < 100
     const copies = rotates ? Math.max(2, Math.ceil(cacheBytes / bytes)) : 2
     const meter = { bytes: meterBytes, sweeps: sweepsFor(leastTraffic(workload)) }
@@ -208,7 +208,7 @@ export async function measure(one, plan) {
     runner.spent += (performance.now() - start) / 1000
   }
 
-  /** A contender that fails is out, with its reason. */
+  /** A contender that fails is dropped and listed as skipped with the reason. */
   async function attempt(/** @type {Runner} */ runner, /** @type {() => Promise<void>} */ action) {
     try {
       await action()
@@ -219,7 +219,7 @@ export async function measure(one, plan) {
     }
   }
 
-  // Who shares a process with one that failed keeps its samples, if it has any.
+  // Runners that share a process with a failed one keep their samples, if they have any.
   function figures() {
     for (const { peer, title, prepared, samples } of runners) {
       if (!prepared || samples.length > 0 || peer === plan.bandwidth) continue

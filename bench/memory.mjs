@@ -1,6 +1,5 @@
 /**
- * How much memory a process holds, and the most it has held since a moment of our choosing. Linux only tells; elsewhere
- * there is no answer.
+ * The memory that a process holds, and the most it has held since a given moment. Only Linux reports these.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 
@@ -13,8 +12,8 @@ function statusBytes(pid, field) {
 /**
  * Starts watching a process.
  * @param {number} pid
- * @returns {() => number | undefined} bytes by which its memory has since exceeded what it held at the start, at most;
- *   undefined where the system does not tell.
+ * @returns {() => number | undefined} the most bytes by which its memory has since exceeded the memory at the start;
+ *   undefined where the system does not report it.
  */
 export function watchPeak(pid) {
   try {

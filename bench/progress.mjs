@@ -1,5 +1,5 @@
 /**
- * One line on standard error that tells what is going on: rewritten in a terminal, one per case elsewhere.
+ * One line of progress on standard error: rewritten in place in a terminal, one line per case elsewhere.
  */
 const stream = process.stderr
 

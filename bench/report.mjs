@@ -1,5 +1,5 @@
 /**
- * `npm run bench:report [-- FILE …] [--out FOLDER]`: one Markdown page of every run. Defaults to the runs in
+ * `npm run bench:report [-- FILE …] [--out FOLDER]`: writes one Markdown page of all runs. Defaults to the runs in
  * bench/results and to docs/.
  * `npm run bench:report -- FILE --keep NAME [--machine WORDS] [--note WORDS]`: puts the compact form of a run into
  * bench/results first.
@@ -15,7 +15,7 @@ import { bandwidthText, banner, duration, percent, shapeText, times } from './ta
 /** @typedef {import('./compact.mjs').CompactCase} CompactCase */
 /** @typedef {import('./compact.mjs').CompactEntry} CompactEntry */
 
-/** Columns of the tables: a library at its fastest of these ways. */
+/** Columns of the tables: each shows the fastest of these formulations of a library. */
 const LIBRARIES = [
   { title: 'onnxruntime-node', peers: ['onnxruntime'] },
   { title: 'PyTorch', peers: ['torch-eager', 'torch-cross-entropy', 'torch-compile'] },
@@ -32,7 +32,7 @@ function markdownTable([head, ...rows]) {
   return [line(head), line(head.map((_, i) => (i === 0 ? '---' : '--:'))), ...rows.map(line)].join('\n')
 }
 
-/** Time ÷ ours of a library's fastest way among those peers. */
+/** Time ÷ ours of the fastest of those peers. */
 function fastest(/** @type {CompactEntry[]} */ entries, /** @type {string[]} */ peers) {
   const own = entries.filter(({ peer, ratio }) => peers.includes(peer) && ratio !== undefined)
   if (own.length === 0) return ''
@@ -40,7 +40,7 @@ function fastest(/** @type {CompactEntry[]} */ entries, /** @type {string[]} */ 
   return times(best.ratio ?? 0)
 }
 
-/** What a case has beside libraries: our variants, and the adapters. */
+/** The entries of a case that are not libraries: our variants, and the adapters. */
 function others(/** @type {CompactEntry[]} */ entries) {
   const known = LIBRARIES.flatMap(({ peers }) => peers)
   const rest = entries.slice(1).filter(({ peer }) => !known.includes(peer))

@@ -1,12 +1,12 @@
 /**
- * The physical limit: the fewest bytes a workload must move, and how long this machine's memory takes for them; for a
- * product of matrices the operations, and how long its cores take. The rates are measured by peers/bandwidth.mjs.
+ * The physical limit: the fewest bytes a workload must move and the time this machine's memory takes for them; for a
+ * product of matrices, the operations and the time its cores take. peers/bandwidth.mjs measures the rates.
  */
 import { activeRows, elementSize } from './inputs.mjs'
 import { median } from './statistics.mjs'
 
 /**
- * Bytes moved in each way, what is read and what is written both counted.
+ * Bytes moved in each way, counting both reads and writes.
  * @typedef {object} Traffic
  * @property {number} read only read
  * @property {number} copy read from one array and written to another
@@ -17,7 +17,8 @@ import { median } from './statistics.mjs'
 
 /**
  * The fewest bytes: rows that count are read once for the log-probs and, where there is a gradient, read again and
- * written; the gradient of the others is written as zeros, without reading anything, unless they are left alone.
+ * written; the gradient of other rows is written as zeros without reading anything, unless those rows are left
+ * untouched.
  * @param {import('./cases.mjs').Workload} workload
  * @returns {Traffic}
  */
@@ -41,7 +42,7 @@ export function leastTraffic(workload) {
     case 'linear-forward':
       return { ...none, multiply: 2 * multiplyAdds }
     case 'linear-step':
-      // The logits, once more for the backward, and the two products with their gradient.
+      // The logits, the logits again for the backward pass, and the two products with their gradient.
       return { ...none, multiply: 8 * multiplyAdds }
     default:
       return none
@@ -49,14 +50,15 @@ export function leastTraffic(workload) {
 }
 
 /**
- * Seconds the memory needs for that traffic.
+ * Seconds that the memory needs for that traffic.
  * @param {Traffic} traffic bytes
  * @param {Partial<Traffic>} bandwidth bytes per second, at least where there is traffic
  */
 export function floorSeconds(traffic, bandwidth) {
   let seconds = 0
-  for (const [way, bytes] of Object.entries(traffic)) {
-    if (bytes > 0) seconds += bytes / bandwidth[way]
+  for (const way of WAYS) {
+    const bytes = traffic[way]
+    if (bytes > 0) seconds += bytes / (bandwidth[way] ?? Number.NaN)
   }
   return seconds
 }
@@ -69,28 +71,30 @@ const SWEEPS = {
   fill: { sweeps: ['fill', 'fillStreaming'], moved: 1 },
   multiply: { sweeps: ['multiply'], moved: 1 },
 }
+const WAYS = /** @type {(keyof Traffic)[]} */ (Object.keys(SWEEPS))
 
 /**
- * Names of the sweeps that the traffic calls for.
+ * Names of the sweeps that the traffic requires.
  * @param {Traffic} traffic
  * @returns {string[]}
  */
 export function sweepsFor(traffic) {
-  return Object.entries(SWEEPS).flatMap(([way, { sweeps }]) => (traffic[way] > 0 ? sweeps : []))
+  return WAYS.flatMap((way) => (traffic[way] > 0 ? SWEEPS[way].sweeps : []))
 }
 
 /**
  * Bytes per second of each way of moving memory that was measured.
  * @param {Record<string, number>[]} samples seconds by sweep, one entry per repetition
- * @param {number} bytes that each sweep went over
+ * @param {number} bytes that each sweep covered
  * @returns {Partial<Traffic>}
  */
 export function bandwidths(samples, bytes) {
   /** @type {Partial<Traffic>} */
   const found = {}
-  for (const [way, { sweeps, moved }] of Object.entries(SWEEPS)) {
+  for (const way of WAYS) {
+    const { sweeps, moved } = SWEEPS[way]
     const medians = sweeps.filter((sweep) => sweep in samples[0]).map((sweep) => median(samples.map((s) => s[sweep])))
-    // Seconds of a sweep over all bytes; of a single operation.
+    // The samples are seconds per sweep over all bytes, or seconds per operation.
     if (medians.length > 0) found[way] = (way === 'multiply' ? 1 : moved * bytes) / Math.min(...medians)
   }
   return found

@@ -1,5 +1,5 @@
 /**
- * `npm run bench`: ours and everything a user could pick instead, side by side and against the memory's own speed.
+ * `npm run bench`: compares ours with the alternatives a user could pick, and with the memory's own speed.
  * This file reads the arguments and puts the parts together: cases.mjs, peers/, measure.mjs, table.mjs.
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
@@ -19,16 +19,16 @@ const USAGE = `npm run bench [-- OPTIONS]
   --case NAME         a case or a group of cases; may be repeated
   --peer NAME         a peer to compare with; may be repeated. Defaults to all
   --dtype TYPE        float32, bfloat16 or float16; may be repeated
-  --backend NAME      which of ours: cpu (the default), js or cuda
-  --threads N         of ours, of the peers that have threads, and of the memory. Defaults to all
-  --megabytes N       logits in a float32 batch. Defaults to 256, with --quick 64
-  --json FILE         where the results go. Defaults to bench/out/latest.json`
+  --backend NAME      our backend: cpu (the default), js or cuda
+  --threads N         threads of ours, of peers that have threads, and of the memory's measurement. Defaults to all
+  --megabytes N       size of the logits of a float32 batch. Defaults to 256, with --quick 64
+  --json FILE         the file of the results. Defaults to bench/out/latest.json`
 
 /** Limits of one case; see measure.mjs. */
 const FULL = { rounds: 14, seconds: 1.3, slowLogits: 2 ** 22, patience: 60, megabytes: 256 }
 const QUICK = { rounds: 7, seconds: 0.6, slowLogits: 2 ** 20, patience: 30, megabytes: 64 }
 
-/** Where the system does not tell the size of the last-level cache. */
+/** Used where the system does not report the size of the last-level cache. */
 const USUAL_CACHE = 32 * 2 ** 20
 
 function options() {
@@ -57,7 +57,7 @@ function count(/** @type {string | undefined} */ text, /** @type {string} */ nam
   return value
 }
 
-/** Ours of that backend first, then the peers that were asked for; with --quick, the fastest way of each library. */
+/** Our backend first, then the requested peers; with --quick, the fastest formulation of each library. */
 function choosePeers(/** @type {ReturnType<typeof options>} */ { backend, peer: names, quick }) {
   const backends = ['cpu', 'js', 'cuda']
   if (!backends.includes(backend)) {
@@ -69,7 +69,7 @@ function choosePeers(/** @type {ReturnType<typeof options>} */ { backend, peer: 
   return [ours, ...others.filter((peer) => peer !== ours)]
 }
 
-/** What was asked for, checked. */
+/** Checks the options and makes a plan of them. */
 function plan(/** @type {ReturnType<typeof options>} */ values) {
   const machine = describeMachine()
   const limits = values.quick ? QUICK : FULL

@@ -1,6 +1,6 @@
 /**
- * What a list of samples says: its median, and how far the middle three fifths of it reach. Knows nothing of what was
- * measured.
+ * The median of a list of samples, and the range of its middle three fifths. The meaning of the samples does not matter
+ * here.
  */
 
 /**

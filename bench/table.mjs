@@ -1,8 +1,8 @@
 /**
- * Words for figures: the banner, and a case's results as a table of text. Computes nothing but units.
+ * Formats figures: the banner, and a case's results as a table of text. Computes nothing except units.
  */
 
-/** Seconds in the unit that suits them. */
+/** Seconds in a suitable unit. */
 export function duration(/** @type {number} */ seconds) {
   if (seconds < 1e-3) return `${(seconds * 1e6).toPrecision(3)} µs`
   return `${(seconds * 1e3).toPrecision(seconds < 1 ? 3 : 4)} ms`
@@ -20,7 +20,7 @@ const giga = (/** @type {number} */ perSecond) => (perSecond / 1e9).toPrecision(
 export const times = (/** @type {number} */ ratio) => `${ratio < 99.5 ? ratio.toPrecision(3) : Math.round(ratio)}×`
 
 /**
- * Text in columns: the first flush left, the others flush right.
+ * Text in columns: the first is aligned left, the others are aligned right.
  * @param {string[][]} rows the first is the head
  */
 export function columns(rows) {
@@ -36,7 +36,7 @@ export function shapeText(/** @type {readonly number[]} */ shape, /** @type {str
 }
 
 /**
- * The cells of a case's table, head first; the columns that say nothing about logits are left out where there are none.
+ * The cells of a case's table, head first; columns about logits are left out where there are no logits.
  * @param {Pick<import('./measure.mjs').CaseResult, 'entries' | 'rooflines'>} result
  */
 export function cells({ entries, rooflines }) {
@@ -79,8 +79,10 @@ export function cells({ entries, rooflines }) {
   return [head, ...rows]
 }
 
-/** What the machine's memory did in the case, per number of threads. */
-export function bandwidthText(/** @type {import('./measure.mjs').Roofline} */ { threads, bandwidth }) {
+/** The rates of the machine's memory in the case, per number of threads. */
+export function bandwidthText(
+  /** @type {Pick<import('./measure.mjs').Roofline, 'threads' | 'bandwidth'>} */ { threads, bandwidth },
+) {
   if (bandwidth.multiply) {
     return `multiply-adds with ${threads} thread${threads === 1 ? '' : 's'}: ${giga(bandwidth.multiply)} GFLOP/s`
   }
@@ -88,7 +90,7 @@ export function bandwidthText(/** @type {import('./measure.mjs').Roofline} */ { 
   return `memory with ${threads} thread${threads === 1 ? '' : 's'}: ${ways.join(', ')}`
 }
 
-/** Who did not run and why, those with the same reason in one line. */
+/** The peers that did not run and the reasons, one line per reason. */
 export function skippedLines(/** @type {import('./measure.mjs').Skipped[]} */ skipped) {
   const reasons = [...new Set(skipped.map(({ reason }) => reason))]
   return reasons.map((reason) => {
@@ -98,7 +100,7 @@ export function skippedLines(/** @type {import('./measure.mjs').Skipped[]} */ sk
 }
 
 /**
- * A case as text: title, table, and what the reader should know.
+ * A case as text: title, table, and remarks.
  * @param {import('./measure.mjs').CaseResult} result
  */
 export function caseText(result) {
@@ -115,7 +117,7 @@ export function caseText(result) {
 }
 
 /**
- * The lines that come first.
+ * The first lines of the output.
  * @param {ReturnType<typeof import('./machine.mjs').describeMachine>} machine
  * @param {Record<string, string>} versions
  */

@@ -1,6 +1,6 @@
 /**
- * The process that one peer runs in. The parent (contender.mjs) says what to prepare and when to run; this file builds
- * the inputs, checks the peer against ours, watches its memory and takes the times. It decides nothing.
+ * The process in which one peer runs. The parent (contender.mjs) decides what to prepare and when to run; this file
+ * makes the inputs, checks the peer against ours, watches its memory and takes the times.
  */
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -27,23 +27,23 @@ const peer = findPeer(process.argv[2])
  * @property {import('./peers/index.mjs').Peer} peer
  * @property {import('./peers/index.mjs').Inputs} inputs
  * @property {import('./cases.mjs').Workload} workload
- * @property {number} calls timed together
+ * @property {number} calls number of calls timed together
  * @property {number} last seconds of the last sample
  */
 /** @type {Line[]} */
 const lines = []
 
-/** The copy whose turn it is, whichever line's turn it is. */
+/** The index of the next copy, shared by all lines. */
 let copy = 0
 
 /**
- * Large inputs, and what they were made for. Lines on logits of the same shape share them: variants read the very same
- * memory, as where in it an array lies makes a difference of some percent.
+ * Large inputs, with the key they were made for. Lines on logits of the same shape share them, so that variants read
+ * the same memory: the place of an array in memory makes a difference of some percent.
  * @type {{ key: string, arrays: Pick<import('./peers/index.mjs').Inputs, 'logits' | 'pristine' | 'weight'> }}
  */
 let large = { key: '', arrays: { logits: [] } }
 
-/** Logits more than once, so that in turn none of them is still in a cache. */
+/** Several copies of the logits, used in turn so that none is still in a cache. */
 function largeInputs(/** @type {import('./cases.mjs').Workload} */ workload, /** @type {number} */ copies) {
   const { stage, dtype, shape, width } = workload
   const key = JSON.stringify([stage, dtype, shape, width, copies])
@@ -73,7 +73,7 @@ function makeInputs(
   return { ...largeInputs(workload, copies), ...small }
 }
 
-/** Memory of arrays is given back by another thread, a little after the collector has found them. */
+/** Another thread frees the memory of arrays, shortly after the collector has found them. */
 async function collectGarbage() {
   for (let i = 0; i < 2; i++) {
     globalThis.gc?.()
@@ -85,15 +85,15 @@ async function collectGarbage() {
 const SMALL_CALLS = 100
 
 /**
- * A sample is at least this long, as many calls as that takes, unless they overwrite their inputs: or it would time the
- * caches' recovery from whoever ran before.
+ * A sample takes at least this long and as many calls as that needs, unless the calls overwrite their inputs. A
+ * shorter sample would measure how the caches recover from the previous contender.
  */
 const SAMPLE_MILLISECONDS = 25
 
 /** From this many seconds on, a call is long enough to be timed at once. */
 const SLOW_SECONDS = 0.2
 
-/** A repetition; what it overwrites is put back. */
+/** One repetition; overwritten inputs are restored. */
 async function once(/** @type {Line} */ line) {
   copy %= line.inputs.copies
   const index = copy
@@ -122,16 +122,17 @@ async function repetition(/** @type {Line} */ { peer, inputs, calls }) {
 }
 
 /**
- * What was overwritten is put back at once, outside the timed part. The next call is on another copy, restored one call
- * earlier: this one is all that a cache can hold.
+ * Restores overwritten inputs at once, outside the timed part. The next call runs on another copy, which was restored
+ * one call earlier: a cache can hold only the copy restored last.
  */
 function restore(/** @type {Line} */ { peer, inputs }, /** @type {number} */ index) {
   if (inputs.pristine && peer.overwrites) inputs.logits[index].set(inputs.pristine)
 }
 
+/** @type {Record<string, (message: any) => Promise<object>>} */
 const handlers = {
   async prepare({ index, workload, settings, copies, cacheBytes, calls, warmUp }) {
-    const own = index === 0 ? peer : peer.another()
+    const own = index === 0 ? peer : /** @type {Required<typeof peer>} */ (peer).another()
     const bytes = logitsOf(workload) * elementSize(workload.dtype)
     const distinct = Math.max(1, Math.ceil(cacheBytes / bytes))
     const made = makeInputs(workload, peer.ownCopies ? 1 : copies, distinct)
@@ -165,8 +166,8 @@ const handlers = {
 
   async run({ index }) {
     const line = lines[index]
-    // A process that has been waiting for its turn is slow to start, by a millisecond or two: what takes long does not
-    // notice, what is fast goes once before it is timed.
+    // A process that has waited for its turn starts slowly, by a millisecond or two. Long calls are not affected; a
+    // fast call runs once before it is timed.
     if (line.last < SLOW_SECONDS) await once(line)
     const sample = await once(line)
     line.last = typeof sample === 'number' ? sample : 0
@@ -174,7 +175,7 @@ const handlers = {
   },
 }
 
-/** What went wrong, in words, and whether the peer is one that this machine does not have. */
+/** A description of the error, and whether it means that the peer is missing on this machine. */
 function failureOf(/** @type {any} */ error) {
   if (error?.code === 'ERR_MODULE_NOT_FOUND') {
     const name = /package '([^']+)'/.exec(error.message)?.[1] ?? 'it'

@@ -1,6 +1,6 @@
 /**
  * The errors of this package: ordinary TypeError, RangeError and Error with a Node-style `code`. A message names the
- * argument, what was wanted and what came.
+ * argument, the value that is wanted and the value that came.
  */
 
 /** The codes an error of this package can carry. */
@@ -18,7 +18,7 @@ function withCode<E extends Error>(error: E, code: ErrorCode): E & { code: Error
   return Object.assign(error, { code })
 }
 
-/** What came, in a few words. */
+/** A description of the value that came, in a few words. */
 export function describe(value: unknown): string {
   if (typeof value === 'string') return `'${value.length > 60 ? `${value.slice(0, 60)}…` : value}'`
   if (typeof value === 'bigint') return `${value}n`
@@ -29,7 +29,7 @@ export function describe(value: unknown): string {
     const name = value.constructor?.name || 'Object'
     return ArrayBuffer.isView(value) && 'length' in value ? `${name}(${value.length})` : `an instance of ${name}`
   } catch {
-    return 'an object that does not let itself be looked at'
+    return 'an object that cannot be inspected'
   }
 }
 
@@ -40,7 +40,7 @@ export function describeList(values: readonly unknown[]): string {
     for (let i = 0; i < 8 && i < values.length; i++) shown.push(describe(values[i]))
     if (values.length > 8) shown.push('…')
   } catch {
-    shown.push('what cannot be looked at')
+    shown.push('an element that cannot be inspected')
   }
   return `[${shown.join(', ')}]`
 }
@@ -50,7 +50,7 @@ export function invalidType(name: string, wanted: string, got: unknown) {
   return withCode(new TypeError(`${name} must be ${wanted}; got ${describe(got)}`), 'ERR_INVALID_ARG_TYPE')
 }
 
-/** A value of the right type that cannot be used, or not together with the others. */
+/** A value of the right type that cannot be used, or that cannot be combined with the other arguments. */
 export function invalidValue(name: string, problem: string) {
   return withCode(new TypeError(`${name} ${problem}`), 'ERR_INVALID_ARG_VALUE')
 }
@@ -60,7 +60,7 @@ export function outOfRange(name: string, wanted: string, got: unknown) {
   return withCode(new RangeError(`${name} must be ${wanted}; got ${describe(got)}`), 'ERR_OUT_OF_RANGE')
 }
 
-/** Sizes that do not fit together. */
+/** Sizes that do not match. */
 export function shapeMismatch(name: string, problem: string) {
   return withCode(new RangeError(`${name} ${problem}`), 'ERR_SHAPE_MISMATCH')
 }
@@ -76,7 +76,7 @@ export function labelsOutOfRange(problem: string) {
   return withCode(new RangeError(`labels: ${problem}`), 'ERR_LABEL_OUT_OF_RANGE')
 }
 
-/** Something the arguments are not to blame for. */
+/** A failure that the arguments did not cause. */
 export function failure(code: 'ERR_BACKEND_UNAVAILABLE' | 'ERR_CUDA' | 'ERR_DISPOSED', message: string) {
   return withCode(new Error(message), code)
 }

@@ -1,19 +1,31 @@
 /**
- * The face of the package: log-probs of sequences, preference losses, and both in one.
+ * The entry point of the package: log-probs of sequences, preference losses, and both in one call.
  */
 export type { ErrorCode } from './errors.js'
 export { crossEntropy, crossEntropySync } from './functions/cross-entropy.js'
 export { fusedLinearPreferenceLoss, fusedLinearPreferenceLossSync } from './functions/fused-linear-preference-loss.js'
+export {
+  fusedLinearUnpairedPreferenceLoss,
+  fusedLinearUnpairedPreferenceLossSync,
+} from './functions/fused-linear-unpaired-preference-loss.js'
 export { fusedPreferenceLoss, fusedPreferenceLossSync } from './functions/fused-preference-loss.js'
+export {
+  fusedUnpairedPreferenceLoss,
+  fusedUnpairedPreferenceLossSync,
+} from './functions/fused-unpaired-preference-loss.js'
 export { getBackends } from './functions/get-backends.js'
 export { linearCrossEntropy, linearCrossEntropySync } from './functions/linear-cross-entropy.js'
 export { linearSequenceLogProbs, linearSequenceLogProbsSync } from './functions/linear-sequence-log-probs.js'
 export { preferenceLoss, preferenceLossSync } from './functions/preference-loss.js'
+export { runningRewardMean } from './functions/running-reward-mean.js'
 export { sequenceLogProbs, sequenceLogProbsSync } from './functions/sequence-log-probs.js'
+export { unpairedPreferenceLoss, unpairedPreferenceLossSync } from './functions/unpaired-preference-loss.js'
 export type {
   CrossEntropyOptions,
   FusedLinearOptions,
+  FusedLinearUnpairedOptions,
   FusedOptions,
+  FusedUnpairedOptions,
   LinearCrossEntropyOptions,
   LinearSequenceOptions,
   LossOptions,
@@ -22,6 +34,9 @@ export type {
   TokenLossOptions,
   TokenOptions,
   TokenOutput,
+  UnpairedLossOptions,
+  UnpairedPreferenceOptions,
+  UnpairedTokenOptions,
 } from './options/index.js'
 export type {
   Backends,
@@ -29,9 +44,12 @@ export type {
   DeviceMemory,
   DType,
   FDivergence,
+  Flags,
   Float16ArrayLike,
   FusedLinearPreferenceLoss,
+  FusedLinearUnpairedPreferenceLoss,
   FusedPreferenceLoss,
+  FusedUnpairedPreferenceLoss,
   HeadGradientOptions,
   HeadGradientRequest,
   HeadGradients,
@@ -45,19 +63,29 @@ export type {
   LinearCrossEntropy,
   LinearReference,
   LinearSequenceLogProbs,
+  LinearUnpairedReference,
   Logits,
   LossType,
+  MeansByKind,
   Normalizer,
   PreferenceLoss,
   PreferencePairs,
   Reference,
   ReferenceLogProbs,
   ResultGradients,
+  RunningMean,
   RunOptions,
   SequenceLayout,
   SequenceLogProbs,
+  SequenceReference,
   TokenNormalizer,
   TokenOutputs,
   TokenValues,
+  UnpairedLayout,
+  UnpairedLossType,
+  UnpairedNormalizer,
+  UnpairedPreferenceLoss,
+  UnpairedReference,
+  UnpairedSequences,
   WeightedLoss,
 } from './types/index.js'

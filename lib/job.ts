@@ -1,15 +1,40 @@
 /**
- * The contract between the public functions and the backends: a job, made of the four stages it should run.
+ * The contract between the public functions and the backends: a {@link Job}, made of the stages it should run, and a
+ * {@link Backend} that runs it. Stage 3 is in job-losses.ts. Whoever writes a backend reads these two files and nothing else
+ * of lib.
  *
- * Everything here is already checked and normalised; a backend never sees labels, masks, shifts or packing, only rows
- * of logits and the target each row predicts. All results go into arrays the caller of `run` has allocated.
+ * The fields of a job have been checked. A backend sees no masks, shifts or packing, only rows of logits and the target
+ * that each row predicts; it refuses no job and has no defaults. Absent fields mean what their docstrings say.
+ *
+ * **Where arrays live.** Tensors (`Rows`, `Matrix`, biases, gradients of a head) are a typed array of the host's, or a
+ * bigint: an address in the memory of the backend's device. All tensors of a job are of one kind, except that a
+ * reference's may be in host memory where the policy's are on a device. Labels may be on a device too; everything else
+ * is in arrays of the host's, which a backend copies to its device itself. A new kind of memory (of wasm, of WebGPU, a
+ * shard of a vocabulary) is one more member of {@link Place}; how results are made there is one more `Memory` of
+ * lib/call/memory.ts; and a backend that does not know it never sees it, since lib/backends/registry.ts picks by where
+ * the tensors are.
+ *
+ * **Who owns results.** The caller of `run` has allocated every array that is marked as an out, and it stays the caller's.
+ * A backend writes to outs alone, and keeps no reference to any array once the job has ended. Fields marked as private to a
+ * backend are made by it, and carry its notes from one stage to another.
+ *
+ * **What is asynchronous.** `runSync` returns when all outs are written. `run` returns a promise at once; inputs and outs
+ * belong to the backend until that has settled, the typed arrays of the host's included. A backend that has no synchronous
+ * form throws `ERR_BACKEND_UNAVAILABLE` from `runSync`. Jobs may run at the same time, and share inputs but no outs.
+ *
+ * Letters in shapes: R = batch · time rows, V vocabulary, D width, S sequences, P pairs.
  */
-import type { DType, FDivergence, HostArray, InstructionSet, LossType } from './types/index.js'
+import type { LossStage, TokenLossStage, UnpairedLossStage } from './job-losses.js'
+import type { DType, HostArray, InstructionSet } from './types/index.js'
+
+export * from './job-losses.js'
+
+/** Memory of a tensor: an array of the host's, or an address on the GPU. */
+export type Place = HostArray | bigint
 
 /** Rows of logits: row (b, t) starts at element `b * batchStride + t * timeStride` of `data` and has `vocab` elements. */
 export interface Rows {
-  /** On the GPU: its address. */
-  data: HostArray | bigint
+  data: Place
   dtype: DType
   batch: number
   time: number
@@ -18,19 +43,22 @@ export interface Rows {
   timeStride: number
 }
 
-/** What each of the R = batch * time rows predicts, and how rows form sequences. */
+/** What each of the R rows predicts, and how rows form sequences. */
 export interface Tokens {
   /** `[R]` the label predicted at each row, -1 where the row is inactive. */
   targets: Int32Array
   /** `[R]` factor of each row's log-prob; 1 when absent. */
   weights?: Float64Array
-  /** `[R]` the factors that 'sft' takes instead, which knows nothing of ldAlpha; the same when absent. */
+  /** `[R]` the factors for 'sft', which ignores ldAlpha; `weights` when absent. */
   plainWeights?: Float64Array
   /** `[S + 1]` sequence s is rows offsets[s] .. offsets[s + 1]. */
   offsets: Int32Array
   /** `[S]` number of active rows. */
   counts: Int32Array
+  /** What counts are the numbers x / temperature of the logits x… */
   temperature: number
+  /** …or, where it is given, tanh(x · capScale) / temperature. */
+  capScale?: number
   /** Divide each sequence's sum by its count. */
   average: boolean
   /** Log-prob of a sequence without active rows: 0 or NaN. */
@@ -54,8 +82,7 @@ export interface DeviceLabels {
 
 /** Elements (row, column) of a matrix, at `row * rowStride + column * columnStride`; one of the two is 1. */
 export interface Matrix {
-  /** On the GPU: its address. */
-  data: HostArray | bigint
+  data: Place
   dtype: DType
   rowStride: number
   columnStride: number
@@ -68,7 +95,7 @@ export interface Head {
   /** `[V, D]` */
   weight: Matrix
   /** `[V]` */
-  bias?: { data: HostArray | bigint; dtype: DType }
+  bias?: { data: Place; dtype: DType }
 }
 
 /** Stages 1 and 2: token log-probs and sequence sums. */
@@ -93,72 +120,6 @@ export interface ForwardStage {
   logSumExp?: Float32Array
   sumSquaredProbs?: Float32Array
   tokenMeanLogits?: Float32Array
-}
-
-/** One loss of the sum. */
-export interface LossTerm {
-  lossType: LossType
-  weight: number
-  labelSmoothing: number
-}
-
-/** The most terms that a sum has. */
-export const MOST_TERMS = 32
-
-/** The constants of the losses. */
-export interface LossConfig {
-  terms: readonly LossTerm[]
-  beta: number
-  gamma: number
-  rewardShift: number
-  discopopTau: number
-  fDivergence: FDivergence
-  alpha: number
-  /** The log-probs are means over active tokens. */
-  average: boolean
-  /** What sums over pairs are divided by; the number of pairs when absent. */
-  pairDivisor?: number
-  /** What the sum over tokens of 'sft' is divided by; the number of chosen tokens when absent. */
-  tokenDivisor?: number
-}
-
-/** Stage 3: P pairs. In a job that has stages 1 and 2, the inputs marked (gathered) are filled from them through `pairs`. */
-export interface LossStage extends LossConfig {
-  /** `[2 P]` (chosen, rejected) sequences; present exactly when the job has stages 1 and 2. */
-  pairs?: Int32Array
-  /** `[P]` policy log-probs (gathered). */
-  chosen: Float64Array
-  rejected: Float64Array
-  /** `[P]` reference log-probs, zeros when there is no reference (gathered when the job has a reference forward stage). */
-  referenceChosen: Float64Array
-  referenceRejected: Float64Array
-  /** `[P]` active tokens; present at least when a loss needs them. */
-  chosenLengths?: Float64Array
-  rejectedLengths?: Float64Array
-  /** `[P]` factor of each pair's loss, 1 when absent (gathered as exp(sum of the pair's logWeights) when the policy stage has those). */
-  pairWeights?: Float64Array
-  /** `[P]` outs. */
-  losses: Float64Array
-  chosenRewards: Float64Array
-  rejectedRewards: Float64Array
-  gradChosen: Float64Array
-  gradRejected: Float64Array
-  /** `[3]` out: loss, accuracy, margin. */
-  summary: Float64Array
-}
-
-/** Stage 3 of single tokens, in a job that has stages 1 and 2: their cross-entropy. */
-export interface TokenLossStage {
-  labelSmoothing: number
-  zLoss: number
-  /** Multiply the cross-entropy of each row by its label's probability, whose own derivative is left out. */
-  dft: boolean
-  /** What the sum over rows is divided by. */
-  divisor: number
-  /** `[R]` out: the loss of each row times its weight, not divided. Inactive rows are left as they are. */
-  losses: Float64Array
-  /** `[1]` out: loss. */
-  summary: Float64Array
 }
 
 /**
@@ -186,7 +147,7 @@ export interface GradientStage {
   /** `[R]` likewise. */
   entropies?: Float64Array
   tokenCoefficients?: TokenCoefficients
-  /** `[S]` d loss / d logProb of each sequence; filled (scattered from stage 3 through `pairs`) when the job has one. */
+  /** `[S]` d loss / d logProb of each sequence; filled (scattered from stage 3 through `pairs`, or copied) when the job has one. */
   coefficients: Float64Array
   /** `[S]` those of `plainLogProbs`; private to a backend. */
   plainCoefficients?: Float64Array
@@ -218,33 +179,50 @@ export interface HeadGradientStage {
   skipInactive: boolean
 }
 
+/**
+ * The stages to run, in this order: 1 and 2 on the policy and on the reference, 3, and 4. A job is one of
+ * - `tokens`, `policy`: log-probs of sequences;
+ * - `tokens`, `gradient` or `headGradient`: a gradient whose `states` an earlier job has filled;
+ * - `loss`: stage 3 alone;
+ * - `tokens`, `policy`, `loss`, perhaps `reference`, and perhaps `gradient` or `headGradient`: all four;
+ * - `tokens`, `policy`, `tokenLoss`, and perhaps `gradient` or `headGradient`: all four, of single tokens.
+ */
 export interface Job {
   /** Present unless the job is stage 3 alone. */
   tokens?: Tokens
   policy?: ForwardStage
+  /** Present when the reference's log-probs must be computed from its logits. */
   reference?: ForwardStage
   loss?: LossStage
-  /** Not beside `loss`. A gradient's `tokenCoefficients` are then the backend's to fill, and its `coefficients` are zeros. */
+  unpairedLoss?: UnpairedLossStage
+  /** Beside no other loss. A gradient's `tokenCoefficients` are then the backend's to fill, and its `coefficients` are zeros. */
   tokenLoss?: TokenLossStage
   gradient?: GradientStage
+  /** Instead of `gradient` where logits come from a head. */
   headGradient?: HeadGradientStage
 }
 
+/** Where and how a job runs. A backend ignores the settings of other backends. */
 export interface RunSettings {
   /** 0 for as many as the process may use. */
   threads: number
+  /** For the cpu backend; the best available one when absent. */
   instructionSet?: InstructionSet
+  /** `run` checks it until stage 4 begins: a job aborted before then must not write a gradient. */
   signal?: AbortSignal
   /** Of the cuda backend. */
   device?: number
+  /** Of the cuda backend: the address of a stream; the default stream when absent. */
   stream?: bigint
-  /** The objects whose device memory and stream the addresses are of: as long as a job may run they are kept. */
+  /** The objects that own the device memory and the stream at these addresses; they are kept while the job may run. */
   needs?: readonly unknown[]
 }
 
+/** Runs jobs. No job leaves anything to the next, and the number of threads changes no bit of a result. */
 export interface Backend {
   readonly name: 'cpu' | 'js' | 'cuda'
+  /** On the calling thread. */
   runSync(job: Job, settings: RunSettings): void
-  /** The same off the calling thread. Rejects with the signal's reason when aborted before stage 4 began. */
+  /** Off the calling thread. Rejects with the signal's reason when aborted before stage 4 began. */
   run(job: Job, settings: RunSettings): Promise<void>
 }

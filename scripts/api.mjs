@@ -1,20 +1,18 @@
 /**
- * Writes the generated parts of docs/api.md: from the types that the package gives its users, their docstrings, and the errors
- * that its functions throw. Needs a built `dist` (`npm run setup`).
+ * Writes the generated parts of docs/api.md from the package's published types, their docstrings, and the errors that
+ * its functions throw. Needs a built `dist` (`npm run setup`).
  *
  *   node scripts/api.mjs [--check]
  *
  * --check   writes nothing; fails when the page is out of date
  *
- * A generated part stands between `<!-- api: KIND NAME -->` and `<!-- end -->`, NAME being that of an export, with the subpath
- * in front where it is not of the main module (`tfjs/preferenceLoss`):
+ * A generated part stands between `<!-- api: KIND NAME -->` and `<!-- end -->`, where NAME is the name of an export,
+ * with the subpath in front unless it belongs to the main module (`tfjs/preferenceLoss`):
  *
  *   function NAME   the signature, the docstring, its parameters, result and errors
- *   options NAME    a table of the options: type, default, meaning and, where api/wrong-values.mjs has one, the error of a wrong one
- *   fields NAME     a table of the fields: type and meaning
- *   class NAME      a table of the methods
- *   losses          which loss needs and takes what
- *   types SUBPATH   every export of the subpath that has no part of its own
+ *   options NAME a table of the options: type, default, meaning and, where api/wrong-values.mjs has one, the error of a
+ *   wrong value fields NAME a table of the fields: type and meaning class NAME a table of the methods losses the inputs
+ *   and constants that each loss needs and takes types SUBPATH   every export of the subpath that has no other part
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -25,7 +23,7 @@ import { classTable, fieldTable, functionEntry, optionTable, typeList } from './
 const PAGE = fileURLToPath(new URL('../docs/api.md', import.meta.url))
 const PART = /^(<!-- api: (\w+)(?: (\S+))? -->\n).*?^(<!-- end -->)$/gms
 
-/** The page with its generated parts made anew. Throws when an export has no part, or a part no export. */
+/** The page with its generated parts written again. Throws when an export has no part, or a part no export. */
 export async function rendered(page) {
   const modules = exportsOf()
   const shown = new Set()
@@ -36,7 +34,7 @@ export async function rendered(page) {
   const missing = [...modules.keys()].filter(
     (path) => !parts.some((part) => part.kind === 'types' && part.name === path),
   )
-  if (missing.length > 0) throw new Error(`docs/api.md has no part 'types' of ${missing.join(', ')}`)
+  if (missing.length > 0) throw new Error(`docs/api.md has no part 'types' for ${missing.join(', ')}`)
   let next = 0
   return page.replaceAll(PART, (_, open, _kind, _name, close) => `${open}\n${bodies[next++]}\n\n${close}`)
 }
@@ -54,7 +52,7 @@ async function body(kind, name, modules, shown) {
   if (kind === 'options') return optionTable(symbol, declared, path)
   if (kind === 'fields') return fieldTable(declared)
   if (kind === 'class') return classTable(declared)
-  throw new Error(`docs/api.md has a part of kind '${kind}', which there is not`)
+  throw new Error(`docs/api.md has a part of the unknown kind '${kind}'`)
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -1,11 +1,11 @@
 /**
- * Refuses a package that lacks a part or has one that is older than its sources: every platform's binary, the CUDA library,
- * dist. `npm pack` and `npm publish` run it first; a packed tarball is unpacked and held against this repository.
+ * Refuses a package in which a part is missing or older than its sources: every platform's binary, the CUDA library,
+ * dist. `npm pack` and `npm publish` run it first. A packed tarball is unpacked and compared with this repository.
  *
  *   node scripts/check-package.mjs [TARBALL] [--without NAME …] [--release]
  *
- * --without NAME    a part that may be missing: a target of scripts/prebuild.mjs, or cuda; what was left out is printed
- * --release         also what a release needs: the repository's address, a dated section of CHANGELOG.md
+ * --without NAME    a part that may be missing: a target of scripts/prebuild.mjs, or cuda; missing parts are printed
+ * --release         also require the repository's address and a dated section of CHANGELOG.md
  */
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -37,13 +37,13 @@ if (folder !== root) rmSync(folder, { recursive: true })
 for (const name of values.without) console.log(`check-package: left out ${name}`)
 if (problems.length > 0) {
   console.error(`check-package: ${tarball ?? 'the package'} cannot be published\n  ${problems.join('\n  ')}`)
-  console.error('`npm run setup` makes dist; `npm run prebuild:all`, with nvcc on the PATH, the rest')
+  console.error('`npm run setup` builds dist; `npm run prebuild:all`, with nvcc on the PATH, builds the rest')
   process.exit(1)
 }
 console.log(`check-package: ${tarball ?? 'the package'} is complete`)
 
-/** The package in a tarball, in a folder of its own. */
-function unpacked(file) {
+/** Unpacks a tarball into a new folder and returns the package's folder. */
+function unpacked(/** @type {string} */ file) {
   const target = mkdtempSync(join(tmpdir(), 'fused-preference-loss-check-'))
   execFileSync('tar', ['-xzf', file, '-C', target, '--strip-components=1'])
   return target

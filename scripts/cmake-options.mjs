@@ -1,4 +1,4 @@
-/** How CMake is configured in a clone: by setup and by prebuild alike, as they share the build folder. */
+/** How CMake is configured in a clone. setup and prebuild use the same options because they share the build folder. */
 import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 
@@ -11,13 +11,13 @@ export function nvcc() {
 
 /** Options for cmake-js. */
 export function cmakeOptions() {
-  // The kernels of the CUDA backend are tested on the host.
+  // Tests run the kernels of the CUDA backend on the host.
   const options = process.platform === 'win32' ? [] : ['--CDFPL_HOST_EXECUTION=ON']
   return ['--log-level', 'error', ...options]
 }
 
-/** Makes CMake look for nvcc again, which it never does once it has found none. */
-export function forgetMissingNvcc(build) {
+/** Makes CMake look for nvcc again: CMake remembers a failed search. */
+export function forgetMissingNvcc(/** @type {string} */ build) {
   const cache = join(build, 'CMakeCache.txt')
   if (nvcc() === undefined || !existsSync(cache)) return
   if (/^CMAKE_CUDA_COMPILER:\w+=NOTFOUND$/m.test(readFileSync(cache, 'utf8'))) rmSync(cache)

@@ -1,6 +1,6 @@
 /**
- * Prints the registers, shared memory and spills of every kernel, as ptxas found them when the CUDA library was compiled
- * (build/ptxas). A kernel that spills fails the check. Without nvcc there is nothing to check.
+ * Prints the registers, shared memory and spills of every kernel, as ptxas reported them when the CUDA library was
+ * compiled (build/ptxas). A kernel that spills fails the check. Without nvcc there is nothing to check.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -15,6 +15,8 @@ const ENTRY = /Compiling entry function '(\w+)' for '(sm_\w+)'/
 const SPILLS = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/
 const USED = /Used (\d+) registers(?:.*?, (\d+) bytes smem)?/
 
+/** @typedef {{ kernel: string, architecture: string, spills?: number, registers?: number, shared?: number }} Kernel */
+/** @type {Kernel[]} */
 const kernels = []
 for (const file of readdirSync(folder)) {
   for (const line of readFileSync(join(folder, file), 'utf8').split('\n')) {
@@ -29,13 +31,14 @@ for (const file of readdirSync(folder)) {
 }
 
 /** The kernel's own name and its template arguments. */
-function readable(mangled) {
-  const [, name, rest] = /([a-z]+Kernel)(.*)/.exec(mangled)
+function readable(/** @type {string} */ mangled) {
+  const [, name, rest] = /([a-z]+Kernel)(.*)/.exec(mangled) ?? ['', mangled, '']
   const type = /BFloat16/.test(rest) ? 'bf16' : /Float16/.test(rest) ? 'f16' : /^I(f|NS)/.test(rest) ? 'f32' : ''
   const byProducts = /Lb1/.test(rest) ? ', by-products' : ''
   return type ? `${name}<${type}${byProducts}>` : name
 }
 
+/** @type {Map<string, Kernel[]>} */
 const byKernel = new Map()
 for (const k of kernels) byKernel.set(k.kernel, [...(byKernel.get(k.kernel) ?? []), k])
 

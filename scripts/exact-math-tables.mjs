@@ -3,7 +3,7 @@
  *
  *   node scripts/exact-math-tables.mjs [--check]
  *
- * With --check nothing is written; the exit status is 1 when the file is not what would be.
+ * With --check nothing is written; the exit status is 1 when the file differs from the one this script would write.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -12,10 +12,14 @@ import { fileURLToPath } from 'node:url'
 /** A number is a BigInt in units of 2^-BITS, far below the last bit of any table. */
 const BITS = 400n
 const ONE = 1n << BITS
-const times = (a, b) => (a * b) >> BITS
-const ratio = (a, b) => (BigInt(a) * ONE) / BigInt(b)
+const times = (/** @type {bigint} */ a, /** @type {bigint} */ b) => (a * b) >> BITS
+const ratio = (/** @type {number} */ a, /** @type {number} */ b) => (BigInt(a) * ONE) / BigInt(b)
 
-/** log(a / b) = 2 artanh((a - b) / (a + b)), for a / b near 1. */
+/**
+ * log(a / b) = 2 artanh((a - b) / (a + b)), for a / b near 1.
+ * @param {number} a
+ * @param {number} b
+ */
 function logarithm(a, b) {
   const t = ratio(a - b, a + b)
   const square = times(t, t)
@@ -25,46 +29,55 @@ function logarithm(a, b) {
 }
 
 /** e^x, for x between 0 and 1. */
-function exponential(x) {
+function exponential(/** @type {bigint} */ x) {
   let sum = 0n
   for (let term = ONE, n = 1n; term !== 0n; term = times(term, x) / n, n++) sum += term
   return sum
 }
 
 const LN2 = logarithm(4, 3) + logarithm(3, 2)
+/**
+ * @template T
+ * @param {number} count
+ * @param {(i: number) => T} of
+ */
 const table = (count, of) => Array.from({ length: count }, (_, i) => of(i))
 
 /** The first 192 bits of a number in [0, 1). */
-function words(x) {
+function words(/** @type {bigint} */ x) {
   if (x < 0n || x >= ONE) throw new RangeError('not a fraction')
-  const word = (i) => (x >> (BITS - 64n * BigInt(i + 1))) & 0xffffffffffffffffn
+  const word = (/** @type {number} */ i) => (x >> (BITS - 64n * BigInt(i + 1))) & 0xffffffffffffffffn
   return table(3, (i) => `0x${word(i).toString(16).padStart(16, '0')}`)
 }
 
-/** The nearest float64, and as a number again. */
-const float64 = (x) => Number(x) * 2 ** -Number(BITS)
-const exactly = (x) => BigInt(x * 2 ** 200) << (BITS - 200n)
-const cutAt = (x, bit) => (x >> (BITS - bit)) << (BITS - bit)
+/** The nearest float64, and the same as a number of this file. */
+const float64 = (/** @type {bigint} */ x) => Number(x) * 2 ** -Number(BITS)
+const exactly = (/** @type {number} */ x) => BigInt(x * 2 ** 200) << (BITS - 200n)
+const cutAt = (/** @type {bigint} */ x, /** @type {bigint} */ bit) => (x >> (BITS - bit)) << (BITS - bit)
 
 /** A float64 in hexadecimal. */
-function literal(x) {
+function literal(/** @type {number} */ x) {
   if (x === 0) return '0'
   const exponent = Math.floor(Math.log2(Math.abs(x)))
   const digits = (Math.abs(x) / 2 ** exponent - 1) * 2 ** 52
   return `${x < 0 ? '-' : ''}0x1.${digits.toString(16).padStart(13, '0')}p${exponent}`
 }
 
-/** A number as two float64: the nearest, or its bits up to 2^-bit, and what is left. */
-function twoParts(x, bit) {
+/** A number as two float64: the nearest one, or the number's bits up to 2^-bit, and the rest. */
+function twoParts(/** @type {bigint} */ x, /** @type {bigint | undefined} */ bit = undefined) {
   const high = bit === undefined ? float64(x) : float64(cutAt(x, bit))
   return [literal(high), literal(float64(x - exactly(high)))]
 }
 
-/** Cells in lines of at most 120 characters. */
+/**
+ * Cells in lines of at most 120 characters.
+ * @param {string[]} cells
+ * @param {string} indent
+ */
 function lines(cells, indent) {
   const out = [indent]
   for (const cell of cells) {
-    if (out.at(-1).length + cell.length > 118) out.push(indent)
+    if (out[out.length - 1].length + cell.length > 118) out.push(indent)
     out.push(`${out.pop()}${cell}, `)
   }
   return out
@@ -73,8 +86,13 @@ function lines(cells, indent) {
     .slice(0, -1)
 }
 
-const row = (cells) => `{${cells.join(', ')}}`
-const list = (type, name, rows, comment) => `
+const row = (/** @type {string[]} */ cells) => `{${cells.join(', ')}}`
+const list = (
+  /** @type {string} */ type,
+  /** @type {string} */ name,
+  /** @type {string[][]} */ rows,
+  /** @type {string} */ comment,
+) => `
 // ${comment}
 FPL_HD inline const ${type}* ${name}(int i) {
   static constexpr ${type} kRows[${rows.length}][${rows[0].length}] = {
@@ -83,7 +101,12 @@ ${lines(rows.map(row), '      ')},
   return kRows[i];
 }
 `
-const constant = (type, name, cells, comment) => `
+const constant = (
+  /** @type {string} */ type,
+  /** @type {string} */ name,
+  /** @type {string[]} */ cells,
+  /** @type {string} */ comment,
+) => `
 // ${comment}
 FPL_HD inline const ${type}* ${name}() {
   static constexpr ${type} kParts[${cells.length}] = ${row(cells)};
@@ -91,7 +114,11 @@ FPL_HD inline const ${type}* ${name}() {
 }
 `
 
-/** Terms of a sum, until one that is multiplied by 2^-shift is less than a quarter of 2^-192. */
+/**
+ * The terms of a sum, up to the first whose product with 2^-shift is less than a quarter of 2^-192.
+ * @param {(k: number) => bigint} term
+ * @param {bigint} shift
+ */
 function terms(term, shift) {
   const out = []
   for (let k = 0; term(k) >> (BITS - 194n + shift) !== 0n; k++) out.push(term(k))
@@ -174,6 +201,6 @@ const file = join(fileURLToPath(new URL('..', import.meta.url)), 'native', 'core
 if (!process.argv.includes('--check')) {
   writeFileSync(file, text)
 } else if (readFileSync(file, 'utf8') !== text) {
-  console.error(`${file} is not what scripts/exact-math-tables.mjs makes`)
+  console.error(`${file} differs from the output of scripts/exact-math-tables.mjs`)
   process.exitCode = 1
 }

@@ -1,23 +1,26 @@
 /**
- * Random calls from JavaScript with hostile values in them: every call gives its result or throws an error of this
- * package, what a call that throws could have written is as it was, and an honest call in between gives what it always
- * gave. Run under `npm run fuzz`, or alone:
+ * Random calls from JavaScript with hostile values in them: every call returns its result or throws an error of this
+ * package, a call that throws leaves every array unchanged that it could have written, and an honest call in between
+ * always returns the same result. Part of `npm run fuzz`; to run it alone:
  *
  *   node scripts/fuzz-door.mjs [--seconds N | --calls N]    10 seconds by default
  */
 import { parseArgs } from 'node:util'
 import fc from 'fast-check'
-import { HEAD_GRADIENT_OPTIONS } from '../dist/call/head-gradients.mjs'
-import { PAIRED_OPTIONS } from '../dist/call/paired-call.mjs'
 import * as index from '../dist/index.mjs'
 
-/** As an object, whose functions are called by name. */
-const fpl = { ...index }
+/** The names of options. They are not part of the public API, so their modules have no types. */
+const inDist = (/** @type {string} */ path) => import(new URL(`../dist/${path}`, import.meta.url).href)
+const { HEAD_GRADIENT_OPTIONS } = await inDist('call/head-gradients.mjs')
+const { PAIRED_OPTIONS } = await inDist('call/paired-call.mjs')
+
+/** The package as an object, whose functions are called by name with any arguments. */
+const fpl = /** @type {Record<string, (...given: unknown[]) => any>} */ (/** @type {object} */ (index))
 
 const { values: limits } = parseArgs({ options: { seconds: { type: 'string' }, calls: { type: 'string' } } })
 const seconds = Number(limits.seconds ?? (limits.calls === undefined ? 10 : Number.POSITIVE_INFINITY))
 const calls = Number(limits.calls ?? Number.POSITIVE_INFINITY)
-if (!(seconds > 0 && calls > 0)) throw new Error('--seconds and --calls are numbers > 0')
+if (!(seconds > 0 && calls > 0)) throw new Error('--seconds and --calls must be numbers > 0')
 const CODES =
   /^ERR_(INVALID_ARG_TYPE|INVALID_ARG_VALUE|OUT_OF_RANGE|SHAPE_MISMATCH|LABEL_OUT_OF_RANGE|BACKEND_UNAVAILABLE|DISPOSED)$/
 if (!fpl.getBackends().cpu.available) throw new Error(fpl.getBackends().cpu.reason)
@@ -27,18 +30,18 @@ const size = batch * time * vocab
 const pristine = Float32Array.from({ length: size }, (_, i) => ((i * 37) % 101) / 16)
 const honestLabels = Int32Array.from({ length: batch * time }, (_, i) => (7 * i) % vocab)
 
-/** What a caller's own code throws; it may come back to the caller. */
+/** An error of the caller's own code, which a call may pass on to the caller. */
 const THROWN = new Error('thrown by the caller')
-function detached(array) {
+function detached(/** @type {ArrayBufferView} */ array) {
   try {
-    structuredClone(array.buffer, { transfer: [array.buffer] })
+    structuredClone(array.buffer, { transfer: [/** @type {ArrayBuffer} */ (array.buffer)] })
   } catch {
-    // memory that is shared, or gone already
+    // the memory is shared, or already gone
   }
   return array
 }
 
-// Values made anew for each call, as some do not survive one.
+// Functions make new values for each call, because some values do not survive a call.
 const plain = [
   undefined,
   null,
@@ -88,15 +91,15 @@ const typed = fc.tuple(fc.constantFrom(...kinds), fc.constantFrom(...lengths)).m
       new Kind(n),
 )
 const shared = typed.map((make) => () => {
-  const { constructor: Kind, byteLength, length } = make()
+  const { constructor: Kind, byteLength, length } = /** @type {any} */ (make())
   return new Kind(new SharedArrayBuffer(byteLength), 0, length)
 })
 const resizable = typed.map((make) => () => {
-  const { constructor: Kind, byteLength } = make()
-  return new Kind(new ArrayBuffer(byteLength, { maxByteLength: byteLength + 64 }))
+  const { constructor: Kind, byteLength } = /** @type {any} */ (make())
+  return new Kind(new /** @type {any} */ (ArrayBuffer)(byteLength, { maxByteLength: byteLength + 64 }))
 })
 const subclassed = typed.map((make) => () => {
-  const array = make()
+  const array = /** @type {any} */ (make())
   const Kind = class extends array.constructor {
     get length() {
       return 10_000
@@ -105,7 +108,7 @@ const subclassed = typed.map((make) => () => {
       return 8
     }
   }
-  return new Kind(array.length)
+  return new /** @type {any} */ (Kind)(array.length)
 })
 const LIES = [
   'length',
@@ -199,7 +202,7 @@ const REFERENCE = [
   'logps',
 ]
 const ARGUMENT = ['logits', 'weight', 'labels', 'options', 'pairs']
-const of = (names, owner) => names.map((name) => `${owner} ${name}`)
+const of = (/** @type {string[]} */ names, /** @type {string} */ owner) => names.map((name) => `${owner} ${name}`)
 const PLACES = [
   ...ARGUMENT,
   ...TENSOR,
@@ -208,7 +211,10 @@ const PLACES = [
   ...of(REFERENCE, 'reference'),
   ...OPTIONS,
 ]
-/** How a value gets to its place: as it is, by a getter, by one that throws or takes memory away first, all or some. */
+/**
+ * How an option gets its value: as a plain property, by a getter, or by a getter that first throws or takes memory
+ * away; for all options or some.
+ */
 const change = fc.tuple(
   fc.constantFrom(...PLACES),
   hostile,
@@ -233,8 +239,21 @@ const call = fc.record({
   gradient: fc.constantFrom(undefined, true, 'in-place', 'out'),
 })
 
-/** References in all the forms they have. */
-function referenceOf(form, linear) {
+/**
+ * A generated call.
+ * @typedef {object} Given
+ * @property {string} name
+ * @property {string} reference
+ * @property {unknown} lossType
+ * @property {[place: string, make: () => unknown, how: string][]} changes
+ * @property {boolean | string | undefined} gradient
+ *
+ * @typedef {{ logits: object, weight: object, labels: Int32Array, pairs: object, options: Record<string, unknown> }} Parts
+ * @typedef {ReturnType<typeof build>} Built
+ */
+
+/** References in all their forms. */
+function referenceOf(/** @type {string} */ form, /** @type {boolean} */ linear) {
   if (form === 'by pair') return { chosen: [-3], rejected: [-4] }
   if (form === 'by sequence') return { logProbs: new Float64Array(2).fill(-3), tokenCounts: BigInt64Array.of(2n, 2n) }
   const data = pristine.slice(0, linear ? batch * time * width : size)
@@ -247,7 +266,7 @@ function referenceOf(form, linear) {
     : fpl.sequenceLogProbsSync(tensor, honestLabels)
 }
 
-function build({ name, changes, gradient, reference, lossType }) {
+function build(/** @type {Given} */ { name, changes, gradient, reference, lossType }) {
   const linear = /linear/i.test(name)
   const data = pristine.slice(0, linear ? batch * time * width : size)
   const weightData = pristine.slice(0, vocab * width)
@@ -256,6 +275,7 @@ function build({ name, changes, gradient, reference, lossType }) {
   const weight = { data: weightData, shape: [vocab, width] }
   const model = referenceOf(reference, linear)
   const pairs = { chosen: [-3], rejected: [-4] }
+  /** @type {Parts} */
   const parts = { logits, weight, labels: honestLabels.slice(), pairs, options: {} }
   if (name.startsWith('fused')) {
     parts.options.reference = model
@@ -271,6 +291,7 @@ function build({ name, changes, gradient, reference, lossType }) {
   let taken = false
   for (const [place, make, how] of changes) {
     const [owner, part] = place.includes(' ') ? place.split(' ') : ['', place]
+    /** @type {Record<string, unknown>} */
     const owners = { weight, pairs, reference: model }
     const own = ARGUMENT.includes(part) ? parts : TENSOR.includes(part) ? logits : parts.options
     const target = owner === '' ? own : owners[owner]
@@ -288,10 +309,10 @@ function build({ name, changes, gradient, reference, lossType }) {
       return value
     }
     try {
-      if (how === 'value' || target === parts) target[name] = value
+      if (how === 'value' || target === parts) Object.assign(target, { [name]: value })
       else Object.defineProperty(target, name, { get, enumerable: true, configurable: true })
     } catch {
-      // a proxy or a frozen thing that takes nothing
+      // a proxy or a frozen object, which cannot be written
     }
   }
   return {
@@ -304,9 +325,9 @@ function build({ name, changes, gradient, reference, lossType }) {
   }
 }
 
-function expected(error) {
+function expected(/** @type {any} */ error) {
   if (error === THROWN || CODES.test(error?.code)) return true
-  // A proxy that is no more cannot be asked anything; a caller's object that cannot be made a number or a string.
+  // A revoked proxy throws on any access; a caller's object may not convert to a number or a string.
   return (
     error instanceof TypeError &&
     /revoked|convert|proxy|not a function|Method get|called on incompatible/.test(error.message)
@@ -315,7 +336,7 @@ function expected(error) {
 
 const counts = { calls: 0, returned: 0, refused: 0 }
 
-function settled(error, built) {
+function settled(/** @type {any} */ error, /** @type {Built} */ built) {
   counts.calls++
   if (error === undefined) {
     counts.returned++
@@ -323,13 +344,15 @@ function settled(error, built) {
   }
   counts.refused++
   if (!expected(error)) throw error
-  const same = (array, wanted) => array.length === 0 || array.every((x, i) => x === wanted(i))
+  const same = (/** @type {Float32Array} */ array, /** @type {(i: number) => number} */ wanted) =>
+    array.length === 0 || array.every((x, i) => x === wanted(i))
   const inputs = [built.data, built.weightData]
   if (!inputs.every((array) => same(array, (i) => pristine[i])) || !same(built.out, () => 5)) {
     throw new Error(`a call that threw has written: ${error.stack}`)
   }
 }
 
+/** @type {Record<string, (parts: Parts) => unknown[]>} */
 const ARGUMENTS = {
   fusedPreferenceLoss: ({ logits, labels, options }) => [logits, labels, options],
   sequenceLogProbs: ({ logits, labels, options }) => [logits, labels, options],
@@ -338,7 +361,7 @@ const ARGUMENTS = {
   linearSequenceLogProbs: ({ logits, weight, labels, options }) => [logits, weight, labels, options],
 }
 
-function sync(given) {
+function sync(/** @type {Given} */ given) {
   const built = build(given)
   let error
   try {
@@ -364,12 +387,15 @@ function sync(given) {
   settled(error, built)
 }
 
-async function later(given) {
-  const name = { backward: 'sequenceLogProbs', linearBackward: 'linearSequenceLogProbs' }[given.name] ?? given.name
+/** @type {Record<string, string>} */
+const FORWARD = { backward: 'sequenceLogProbs', linearBackward: 'linearSequenceLogProbs' }
+
+async function later(/** @type {Given} */ given) {
+  const name = FORWARD[given.name] ?? given.name
   const built = build({ ...given, name })
   await fpl[name](...ARGUMENTS[name](built.parts)).then(
     () => settled(undefined, built),
-    (error) => settled(error ?? new Error('rejected with nothing'), built),
+    (/** @type {unknown} */ error) => settled(error ?? new Error('rejected with a value that is not an error'), built),
   )
 }
 
@@ -388,7 +414,7 @@ while (Date.now() < end && counts.calls < calls) {
   const settings = { numRuns: 2000, seed: seed + round++, endOnFailure: false }
   fc.assert(fc.property(call, sync), settings)
   await fc.assert(fc.asyncProperty(call, later), { ...settings, numRuns: 300 })
-  if (honest() !== wanted) throw new Error('an honest call no longer gives what it gave')
+  if (honest() !== wanted) throw new Error('an honest call no longer returns its earlier result')
 }
 console.log(
   `door: ${counts.calls} calls from seed ${seed}, ${counts.returned} gave a result, ${counts.refused} were refused: 0 wrong`,

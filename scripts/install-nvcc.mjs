@@ -1,10 +1,10 @@
 /**
- * Installs NVIDIA's CUDA compiler from PyPI into scripts/toolchain/nvcc, unless it is there, and prints the folder that
- * belongs on the PATH:
+ * Installs NVIDIA's CUDA compiler from PyPI into scripts/toolchain/nvcc, unless it is there already, and prints the
+ * folder for the PATH:
  *
  *   export PATH="$(node scripts/install-nvcc.mjs):$PATH"
  *
- * Needs no driver and no GPU, but Linux on x64 and a python3 with venv.
+ * Needs Linux on x64 and a python3 with venv, but no driver and no GPU.
  */
 import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -15,11 +15,12 @@ const toolchain = fileURLToPath(new URL('toolchain', import.meta.url))
 const list = join(toolchain, 'nvcc.txt')
 const environment = join(toolchain, 'nvcc')
 const python = join(environment, 'bin/python')
-/** A copy of the list, kept once all of it is installed. */
+/** A copy of the list of packages, written once all of them are installed. */
 const installed = join(environment, 'installed.txt')
 
-// Standard output is for the PATH alone: whatever else is said goes to standard error.
-const run = (command, args) => execFileSync(command, args, { stdio: ['ignore', 2, 2] })
+// Standard output is only for the PATH; all other output goes to standard error.
+const run = (/** @type {string} */ command, /** @type {string[]} */ args) =>
+  execFileSync(command, args, { stdio: ['ignore', 2, 2] })
 
 if (!existsSync(installed) || readFileSync(installed, 'utf8') !== readFileSync(list, 'utf8')) {
   rmSync(environment, { recursive: true, force: true })

@@ -1,4 +1,7 @@
-/** Calls every function, sync and not, finished, refused and cancelled: what `npm run test:sanitize` watches to the end. */
+/**
+ * Calls every function, synchronously and not, with calls that finish, are refused and are cancelled. `npm run
+ * test:sanitize` watches this process to its end.
+ */
 import * as fpl from '../dist/index.mjs'
 
 const { available, reason } = fpl.getBackends().cpu
@@ -9,7 +12,13 @@ const shape = [batch, time, vocab]
 const labels = Int32Array.from({ length: batch * time }, (_, i) => (i * 31) % vocab)
 const reference = { chosen: [-90, -91], rejected: [-92, -95] }
 const logits = () => ({ data: Float32Array.from({ length: batch * time * vocab }, (_, i) => (i * 37) % 11), shape })
-const outputs = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp', 'sumSquaredProbs']
+const outputs = /** @type {const} */ ([
+  'tokenLogProbs',
+  'tokenEntropies',
+  'tokenArgmax',
+  'logSumExp',
+  'sumSquaredProbs',
+])
 
 const hidden = () => ({ data: logits().data.subarray(0, batch * time * 9), shape: [batch, time, 9] })
 const weight = { data: logits().data.slice(0, vocab * 9), shape: [vocab, 9] }
@@ -17,6 +26,7 @@ const head = { reference, outputs, gradient: true, bias: new Float32Array(vocab)
 
 let calls = 0
 for (let round = 0; round < 20; round++) {
+  /** @type {import('../dist/index.mjs').FusedOptions} */
   const options = {
     reference,
     outputs,
@@ -67,7 +77,7 @@ if (fpl.getBackends().cuda.available) {
         failures++
       }
     }
-    if (failures !== 2) throw new Error('captured what cannot be captured')
+    if (failures !== 2) throw new Error('captured a call that cannot be captured')
     await fpl.fusedPreferenceLoss(logits(), labels, { reference, backend: 'cuda', gradient: 'in-place' })
     await gradient.copyFromAsync(data, { stream })
     await stream.synchronize()

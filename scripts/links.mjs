@@ -1,5 +1,5 @@
 /**
- * Makes the links of README.md those of the repository that package.json names, and package.json's own addresses as well. npm
+ * Points the links of README.md, and package.json's other addresses, to the repository that package.json names. npm
  * shows the README without the repository around it, so its links are absolute.
  *
  *   node scripts/links.mjs [--check]
@@ -21,7 +21,7 @@ export function pageOf({ repository }) {
   return page
 }
 
-/** The text with every address of a repository of this package's name on GitHub made `page`. */
+/** The text, with every GitHub address of a repository of this package's name replaced by `page`. */
 export function linked(text, page) {
   const name = page.slice(page.lastIndexOf('/') + 1)
   return text.replaceAll(new RegExp(`https://github\\.com/[^/\\s]+/${name}(?![\\w-])`, 'g'), page)

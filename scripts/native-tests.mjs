@@ -1,4 +1,4 @@
-/** What the scripts around test/native share: programs that must be there, and builds with other flags. */
+/** Helpers of the scripts around test/native: checks for required programs, and builds with other flags. */
 import { execFileSync, spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -6,9 +6,13 @@ import { fileURLToPath } from 'node:url'
 export const root = fileURLToPath(new URL('..', import.meta.url))
 
 /** Whether a program can be run. */
-export const has = (program) => spawnSync(program, ['--version']).error === undefined
+export const has = (/** @type {string} */ program) => spawnSync(program, ['--version']).error === undefined
 
-/** Exits, saying how to get them, unless all programs are there: name → Debian package. Installs nothing. */
+/**
+ * Exits with a message on how to install the missing programs, unless all are there: name → Debian package. Installs
+ * nothing.
+ * @param {Record<string, string>} programs
+ */
 export function need(programs) {
   const missing = Object.keys(programs).filter((program) => !has(program))
   if (missing.length === 0) return
@@ -17,7 +21,12 @@ export function need(programs) {
   process.exit(1)
 }
 
-/** Runs a program from the root of the repository; its output is shown unless `capture` asks for it. */
+/**
+ * Runs a program from the root of the repository; its output is shown unless `capture` asks for it.
+ * @param {string} command
+ * @param {string[]} args
+ * @param {{ env?: Record<string, string>, capture?: boolean }} [options]
+ */
 export function run(command, args, { env, capture = false } = {}) {
   return execFileSync(command, args, {
     cwd: root,
@@ -28,8 +37,13 @@ export function run(command, args, { env, capture = false } = {}) {
   })
 }
 
-/** Builds `target` of test/native with these flags; its path. */
-export function buildNative(name, target, flags, compiler = 'g++', more = []) {
+/**
+ * Builds `target` of test/native with these flags and returns its path.
+ * @param {string} name
+ * @param {string} target
+ * @param {string} flags
+ */
+export function buildNative(name, target, flags, compiler = 'g++', more = /** @type {string[]} */ ([])) {
   const directory = join(root, 'build', 'tests', name)
   const options = [
     '-DCMAKE_BUILD_TYPE=Release',
@@ -43,8 +57,10 @@ export function buildNative(name, target, flags, compiler = 'g++', more = []) {
 }
 
 /**
- * Builds the addon with these flags, and the CUDA backend for the host when `host` says so; the environment under which
- * lib finds them.
+ * Builds the addon with these flags, and with `host` also the CUDA backend for the host, and returns the environment
+ * variables with which lib finds them.
+ * @param {string} name
+ * @param {string} flags
  */
 export function buildAddon(name, flags, { host = false } = {}) {
   const directory = join(root, 'build', 'tests', name)
@@ -54,7 +70,8 @@ export function buildAddon(name, flags, { host = false } = {}) {
   run(cmakeJs, ['compile', '--log-level', 'error', ...options], { capture: true })
   const environment = { FUSED_PREFERENCE_LOSS_PREBUILD: directory }
   if (!host) return environment
-  const library = (part) => join(directory, 'build', 'Release', `fused_preference_loss_host${part}.so`)
+  const library = (/** @type {string} */ part) =>
+    join(directory, 'build', 'Release', `fused_preference_loss_host${part}.so`)
   return {
     ...environment,
     FUSED_PREFERENCE_LOSS_CUDA_LIBRARY: library(''),

@@ -1,10 +1,9 @@
 /**
- * Writes the tables of docs/numerics.md: errors against the oracle, and which instruction sets give the same bits.
+ * Writes the tables of docs/numerics.md: errors against the oracle, and the instruction sets that give the same bits.
  *
  *   npm run numerics
  *
- * Needs an x86-64 Linux machine; NEON runs under qemu-user, and AVX-512 on emulated instructions where the machine has
- * none.
+ * Needs an x86-64 Linux machine; NEON runs under qemu-user, and AVX-512 is emulated where the machine does not have it.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -21,7 +20,7 @@ const native = buildNative('numerics', 'numerics', '-O2')
 const cross = ['-DCMAKE_SYSTEM_NAME=Linux', '-DCMAKE_SYSTEM_PROCESSOR=aarch64']
 const arm = buildNative('neon', 'numerics', '-O2 -static', 'aarch64-linux-gnu-g++', cross)
 
-const rows = (program, ...args) =>
+const rows = (/** @type {string} */ program, /** @type {string[]} */ ...args) =>
   run(program, args, { capture: true })
     .trim()
     .split('\n')
@@ -30,6 +29,7 @@ const rows = (program, ...args) =>
 const hasAvx512 = rows(native, 'sets').flat().includes('avx512')
 const wide = hasAvx512 ? native : buildNative('emulated', 'numerics', '-O2', 'g++', ['-DEMULATE_AVX512=ON'])
 
+/** @type {[key: string, name: string, hashes: string[][]][]} */
 const SETS = [
   ['avx2', 'AVX2', rows(native, 'bits', 'avx2')],
   ['avx512', hasAvx512 ? 'AVX-512' : 'AVX-512 (emulated)', rows(wide, 'bits', 'avx512')],
@@ -37,16 +37,20 @@ const SETS = [
   ['baseline', 'baseline', rows(native, 'bits', 'baseline')],
 ]
 const reference = SETS[0][2]
-const same = (other) => reference.every(([, , hash], i) => hash === other[i][2])
+const same = (/** @type {string[][]} */ other) => reference.every(([, , hash], i) => hash === other[i][2])
 
-const table = (head, body) =>
+const table = (/** @type {string[]} */ head, /** @type {string[][]} */ body) =>
   [head, head.map((_, i) => (i === 0 ? '---' : '--:')), ...body].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
 
 const fused = SETS.filter(([, , hashes]) => same(hashes)).map(([, name]) => name)
-const errors = [
+/** @type {[sets: string, rows: string[][]][]} */
+const measured = [
   [fused.join(', '), rows(native, 'ulps', 'avx2')],
   ['baseline', rows(native, 'ulps', 'baseline')],
-].flatMap(([sets, list]) => list.map(([dtype, count, ...worst]) => [sets, dtype, ...worst, count]))
+]
+const errors = measured.flatMap(([sets, list]) =>
+  list.map(([dtype, count, ...worst]) => [sets, dtype, ...worst, count]),
+)
 const ulps = table(['Instruction set', 'dtype', 'logProb', 'logSumExp', 'entropy', 'Σp²', 'gradient', 'rows'], errors)
 const bits = table(
   ['dtype', 'logits', ...SETS.map(([, name]) => name)],

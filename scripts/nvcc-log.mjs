@@ -1,5 +1,5 @@
 /**
- * Runs a compiler and keeps what it says of the kernels: `node nvcc-log.mjs <folder> <compiler> <arguments...>`.
+ * Runs a compiler and keeps its output about the kernels: `node nvcc-log.mjs <folder> <compiler> <arguments...>`.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
@@ -12,7 +12,7 @@ if (status === 0 && args.includes('-c')) {
   mkdirSync(folder, { recursive: true })
   writeFileSync(join(folder, `${basename(object)}.log`), stdout + stderr)
 }
-const isResources = (line) => /^ptxas info|bytes stack frame|^\s*$/.test(line)
+const isResources = (/** @type {string} */ line) => /^ptxas info|bytes stack frame|^\s*$/.test(line)
 const rest = (stdout + stderr).split('\n').filter((line) => !isResources(line))
 if (rest.length > 0) console.error(rest.join('\n'))
 process.exitCode = status ?? 1

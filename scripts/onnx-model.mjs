@@ -1,6 +1,6 @@
 /**
  * Small ONNX models for tests, documentation and benchmarks, as the bytes of their protocol buffers. The numbers of
- * fields and types are those of onnx.proto3.
+ * fields and types come from onnx.proto3.
  *
  * @typedef {'float32' | 'int64' | 'float16'} Type
  * @typedef {{ type: string, inputs: string[], output: string, attributes?: Record<string, number> }} Node
@@ -16,7 +16,7 @@ export const TYPES = { float32: 1, int64: 7, float16: 10 }
  * @param {Record<string, Type>} graph.outputs
  * @param {Node[]} graph.nodes in the order they run
  * @param {Record<string, Weight>} [graph.weights]
- * @returns {Buffer} what `InferenceSession.create` takes
+ * @returns {Buffer} the model, for `InferenceSession.create`
  */
 export function onnxModel({ inputs, outputs, nodes, weights = {} }) {
   const graph = [

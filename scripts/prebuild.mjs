@@ -5,8 +5,8 @@
  *   node scripts/prebuild.mjs --from-build FOLDER   the addon compiled on this machine instead, under FOLDER, for tests
  *
  * The same sources give the same bytes. prebuildify names and places the files; scripts/cross-compile.mjs compiles them.
- * Beside each binary goes <libc>.cjs, the subpath by which a bundler takes it along, and sizes.json lets the loader tell
- * a whole file from a part of one.
+ * Beside each binary stands <libc>.cjs, a subpath through which a bundler includes it; sizes.json lets the loader
+ * detect a truncated file.
  */
 import { execFileSync } from 'node:child_process'
 import {
@@ -37,7 +37,7 @@ if (values['from-build']) copyBuild()
 else await crossCompile(positionals.length > 0 ? positionals : TARGETS)
 writeSizes()
 
-async function crossCompile(targets) {
+async function crossCompile(/** @type {readonly string[]} */ targets) {
   const unknown = targets.find((target) => !TARGETS.includes(target))
   if (unknown) throw new Error(`'${unknown}' is not a target; the targets are ${TARGETS.join(', ')}`)
   const toolchain = join(root, 'scripts/toolchain')
@@ -49,7 +49,7 @@ async function crossCompile(targets) {
     console.log(`prebuild: ${target}`)
     const [platform, arch, libc] = target.split('-')
     const file = join(prebuilds, binaryOf(target))
-    // A folder of its own: in the repository's, a foreign binary would hide the one compiled for this machine.
+    // In a separate folder: in the repository's, a foreign binary would hide the one compiled for this machine.
     const cwd = mkdtempSync(join(tmpdir(), `${name}-`))
     await promisify(prebuildify)({
       ...{ cwd, out: root, name, platform, arch, libc, tagLibc: libc !== undefined },
@@ -72,7 +72,11 @@ function copyBuild() {
   recordSources(prebuilds, [binaryOf(target)], 'addon')
 }
 
-/** The module by which a bundler takes the binary along: it names the file in a literal require. */
+/**
+ * Writes the module through which a bundler includes the binary: it names the file in a literal require.
+ * @param {string} file
+ * @param {string | undefined} libc
+ */
 function writeSubpath(file, libc) {
   const module = join(dirname(file), libc ?? 'addon')
   writeFileSync(
@@ -82,14 +86,14 @@ function writeSubpath(file, libc) {
   writeFileSync(`${module}.d.cts`, 'export {}\n')
 }
 
-/** Builds the CUDA library where there is a CUDA compiler, and puts it beside the addon, which opens it on demand. */
+/** Builds the CUDA library, if there is a CUDA compiler, and puts it beside the addon, which opens it on demand. */
 function addCuda() {
   if (nvcc() === undefined) {
-    console.log('prebuild: no CUDA library, for there is no nvcc on the PATH; node scripts/install-nvcc.mjs gets one')
+    console.log('prebuild: no CUDA library, because nvcc is not on the PATH; node scripts/install-nvcc.mjs installs it')
     return
   }
   console.log('prebuild: CUDA')
-  const cmake = (...args) =>
+  const cmake = (/** @type {string[]} */ ...args) =>
     execFileSync(join(root, 'node_modules/.bin/cmake-js'), args, { cwd: root, stdio: 'inherit' })
   forgetMissingNvcc(join(root, 'build'))
   cmake('configure', ...cmakeOptions())
@@ -99,8 +103,9 @@ function addCuda() {
 }
 
 function writeSizes() {
+  /** @type {Record<string, number>} */
   const sizes = {}
-  for (const file of readdirSync(prebuilds, { recursive: true }).sort()) {
+  for (const file of readdirSync(prebuilds, { recursive: true, encoding: 'utf8' }).sort()) {
     if (/\.(node|so|dll)$/.test(file)) sizes[file.replaceAll('\\', '/')] = statSync(join(prebuilds, file)).size
   }
   writeFileSync(join(prebuilds, 'sizes.json'), `${JSON.stringify(sizes, null, 2)}\n`)

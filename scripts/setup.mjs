@@ -1,6 +1,6 @@
 /**
- * Brings a clone to where tests, demo and benchmarks can run: installs the dependencies, compiles the addon, builds
- * dist. Each step only when it is needed; needs Node, npm, cmake and a C++ compiler.
+ * Prepares a clone for tests, demo and benchmarks: installs the dependencies, compiles the addon and builds dist, each
+ * step only when it is needed. Needs Node, npm, cmake and a C++ compiler.
  */
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, statSync, utimesSync } from 'node:fs'
@@ -10,12 +10,16 @@ import { cmakeOptions, forgetMissingNvcc, nvcc } from './cmake-options.mjs'
 import { distIsCurrent } from './shipped.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const bin = (name) => join(root, 'node_modules', '.bin', process.platform === 'win32' ? `${name}.cmd` : name)
-const run = (command, args) =>
+const bin = (/** @type {string} */ name) =>
+  join(root, 'node_modules', '.bin', process.platform === 'win32' ? `${name}.cmd` : name)
+const run = (/** @type {string} */ command, /** @type {string[]} */ args) =>
   execFileSync(command, args, { cwd: root, stdio: 'inherit', shell: process.platform === 'win32' })
 
-/** Time of the newest file under `path`; 0 when there is none. */
-function newest(path) {
+/**
+ * Time of the newest file under `path`; 0 when there is no file.
+ * @returns {number}
+ */
+function newest(/** @type {string} */ path) {
   const full = join(root, path)
   if (!existsSync(full)) return 0
   const stats = statSync(full)
@@ -36,7 +40,7 @@ if (built.some((path) => newest(path) < nativeSources)) {
   forgetMissingNvcc(join(root, 'build'))
   run(bin('cmake-js'), ['configure', ...cmakeOptions()])
   run(bin('cmake-js'), ['compile', ...cmakeOptions()])
-  // What does not depend on the sources that have changed is as it was, and as good as new.
+  // Outputs that do not depend on the changed sources keep their old times, but they are up to date.
   const now = new Date()
   for (const path of built.filter((path) => existsSync(join(root, path)))) utimesSync(join(root, path), now, now)
 }

@@ -1,6 +1,7 @@
 /**
- * What the package ships beside its documents, and whether it is all there and made of the sources of today. Whoever makes
- * a part records a fingerprint of its sources beside it: prebuilds/sources.json, dist/sources.json.
+ * The parts that the package ships besides its documents, and the check that all are there and made from the current
+ * sources. Each build step records a fingerprint of the sources beside its output: prebuilds/sources.json,
+ * dist/sources.json.
  */
 import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
@@ -34,27 +35,27 @@ export function binaryOf(target) {
 /** The file of the CUDA library, relative to prebuilds/. */
 export const CUDA_FILE = `${CUDA_PLATFORM}/${CUDA_LIBRARY}.so`
 
-/** What has to be there, apart from dist: a name for `--without`, a file of prebuilds/, and what it is made of. */
+/** The required parts besides dist: a name for `--without`, a file of prebuilds/, and its sources. */
 const PARTS = [
   ...TARGETS.map((target) => ({ name: target, file: binaryOf(target), of: 'addon' })),
   { name: 'cuda', file: CUDA_FILE, of: 'cuda' },
 ]
 
-/** The names of what may be left out. */
+/** The names of the parts that may be left out. */
 export const PART_NAMES = PARTS.map(({ name }) => name)
 
-/** What parts are made of: files and folders, those below them that do not count, and fields of package.json. */
+/** The sources of each part: files and folders, paths below them that do not count, and fields of package.json. */
 const SOURCES = {
   addon: {
     from: ['native', 'scripts/cross-compile.mjs', 'scripts/toolchain/package-lock.json'],
     except: /^native\/cuda\/(host\/|.*\.cu$|sources\.txt$)/,
   },
   cuda: { from: ['native/cuda', 'native/core', 'CMakeLists.txt'], except: /^native\/cuda\/host\// },
-  // Its dependencies are not bundled; the version is read when it is asked for.
+  // Dependencies are not bundled into dist; the version is read at run time.
   dist: { from: ['lib', 'tsdown.config.ts', 'tsconfig.json'], fields: ['type', 'dependencies', 'peerDependencies'] },
 }
 
-/** A hash of the names and contents of what a part is made of. */
+/** A hash of the names and contents of a part's sources. */
 function fingerprint(of, root) {
   const { from, except, fields = [] } = SOURCES[of]
   const hash = createHash('sha256')
@@ -70,12 +71,15 @@ function fingerprint(of, root) {
   return hash.digest('hex')
 }
 
-/** Whether dist is there and made of the sources of now. */
+/** Whether dist is there and made from the current sources. */
 export function distIsCurrent(root = ROOT) {
   return readJson(join(root, 'dist/sources.json')).dist === fingerprint('dist', root)
 }
 
-/** The files under a path, the path's own if it is a file, relative to `root` and sorted; none where there is nothing. */
+/**
+ * The files under a path, or the path itself if it is a file, relative to `root` and sorted; an empty list if the path
+ * does not exist.
+ */
 function filesBelow(root, path) {
   const full = join(root, path)
   if (!existsSync(full)) return []
@@ -85,7 +89,7 @@ function filesBelow(root, path) {
     .flatMap((name) => filesBelow(root, `${path}/${name}`))
 }
 
-/** Records that files of `folder` have been made of the sources of now. */
+/** Records that files of `folder` were made from the current sources. */
 export function recordSources(folder, files, of, root = ROOT) {
   const record = join(folder, 'sources.json')
   const all = { ...readJson(record), ...Object.fromEntries(files.map((file) => [file, fingerprint(of, root)])) }
@@ -97,8 +101,8 @@ function readJson(file) {
 }
 
 /**
- * What is wrong with the package in `folder`, be it the repository itself or a tarball unpacked, beside the sources in `root`;
- * a line each, none if it may be published. `without` names parts that may be missing.
+ * The problems of the package in `folder` (the repository itself or an unpacked tarball), compared with the sources in
+ * `root`: one line each, an empty list if it may be published. `without` names parts that may be missing.
  */
 export function problemsOf(folder, { root = ROOT, without = [] } = {}) {
   const there = (path) => existsSync(join(folder, path)) && statSync(join(folder, path)).size > 0
@@ -125,7 +129,7 @@ function targetsOf(value) {
   return Object.values(value ?? {}).flatMap(targetsOf)
 }
 
-/** The module beside a binary by which bundlers take it along, and its types. */
+/** The module beside a binary through which bundlers include it, and its types. */
 function subpathOf(file) {
   if (!file.endsWith('.node')) return []
   const [folder, name] = file.split('/')
@@ -144,25 +148,31 @@ function stale(folder, root, parts) {
     .map(({ path }) => `${path} is older than its sources`)
 }
 
-/** The loader refuses a binary that has not the size listed for it. */
+/** The loader refuses a binary whose size differs from the listed one. */
 function wrongSizes(folder) {
   const sizes = readJson(join(folder, 'prebuilds/sizes.json'))
   const binaries = filesBelow(folder, 'prebuilds').filter((path) => /\.(node|so|dll)$/.test(path))
   return binaries
     .filter((path) => sizes[path.slice('prebuilds/'.length)] !== statSync(join(folder, path)).size)
-    .map((path) => `prebuilds/sizes.json has another size than ${path}`)
+    .map((path) => `prebuilds/sizes.json does not list the size of ${path}`)
 }
 
-/** A tarball has the sources that `build` compiles, and the manifest, of the repository it is checked in. */
+/**
+ * A tarball must contain the manifest, and the sources that `build` compiles, of the repository against which it is
+ * checked.
+ */
 function otherSources(folder, root) {
   const read = (from, path) => readFileSync(join(from, path))
   const same = (path) => existsSync(join(folder, path)) && read(folder, path).equals(read(root, path))
   return [...filesBelow(root, 'native'), 'CMakeLists.txt', 'package.json']
     .filter((path) => !same(path))
-    .map((path) => `${path} is not that of the repository`)
+    .map((path) => `${path} differs from the repository`)
 }
 
-/** What still has to be done before a release; a line each. `repository` is where it is released from, if that is known. */
+/**
+ * The tasks left before a release, one line each. `repository` is the repository that makes the release, if it is
+ * known.
+ */
 export function releaseProblems({ root = ROOT, repository } = {}) {
   const manifest = readJson(join(root, 'package.json'))
   const url = manifest.repository?.url ?? ''

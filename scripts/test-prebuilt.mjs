@@ -1,21 +1,22 @@
 /**
- * The tests that look for crashes, wrong numbers and lost memory, on the binary that the package ships for this machine
- * instead of the one compiled here: another compiler, another C++ library, other flags.
+ * Runs the tests for crashes, wrong numbers and memory leaks on the binary that the package ships for this machine,
+ * instead of the one compiled here: it has another compiler, another C++ library and other flags.
  *
  *   npm run test:prebuilt [-- --quick]   --quick: the short form of the stress tests
  *
- * Makes the binary first; that takes seconds when its sources have not changed. Needs Linux x64, as the cross compiler does.
+ * Builds the binary first, which takes seconds when its sources have not changed. Needs Linux x64, as the cross
+ * compiler does.
  */
 import { execFileSync } from 'node:child_process'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const node = (...args) => execFileSync(process.execPath, args, { cwd: root, stdio: 'inherit' })
+const node = (/** @type {string[]} */ ...args) => execFileSync(process.execPath, args, { cwd: root, stdio: 'inherit' })
 
 node('scripts/prebuild.mjs', 'linux-x64-glibc')
 
-// Inherited by all that follows: neither a binary compiled here nor one from elsewhere is looked for.
+// All processes below inherit this: they look neither for a binary compiled here nor for one from elsewhere.
 process.env.PREBUILDS_ONLY = '1'
 delete process.env.FUSED_PREFERENCE_LOSS_PREBUILD
 const { getBackends } = await import('../dist/index.mjs')

@@ -1,11 +1,11 @@
 /**
- * The native tests and the test suite under sanitizers, and a small run under valgrind.
+ * Runs the native tests and the test suite under sanitizers, and a small part under valgrind.
  *
  *   npm run test:sanitize [-- --quick]
  *
- * The addon is compiled with each sanitizer and loaded into an ordinary Node, into which the sanitizer is preloaded:
- * what the addon does is seen, and so is every allocation of the process; what V8 does inside is not. With it, for
- * AddressSanitizer, goes the CUDA backend as the host runs it. These builds have the asserts of native code
+ * The addon is compiled with each sanitizer and loaded into an ordinary Node, into which the sanitizer is preloaded.
+ * The sanitizer sees the addon's accesses and every allocation of the process, but not V8's internal accesses.
+ * AddressSanitizer also covers the CUDA backend, run on the host. These builds have the asserts of native code
  * (FPL_DEBUG).
  */
 import { spawnSync } from 'node:child_process'
@@ -18,24 +18,25 @@ need({ cmake: 'cmake', 'g++': 'g++', valgrind: 'valgrind' })
 
 const ADDRESS = '-O1 -g -DFPL_DEBUG -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all'
 const THREAD = '-O1 -g -DFPL_DEBUG -fsanitize=thread'
-const suppressions = (name) => `suppressions=${join(root, 'test', 'native', name)}`
+const suppressions = (/** @type {string} */ name) => `suppressions=${join(root, 'test', 'native', name)}`
 const ASAN = { ASAN_OPTIONS: 'detect_leaks=1', LSAN_OPTIONS: `${suppressions('lsan.supp')}:print_suppressions=0` }
 const TSAN = { TSAN_OPTIONS: `halt_on_error=1:exitcode=66:${suppressions('tsan.supp')}` }
 const corpus = readdirSync(join(root, 'test/native/corpus')).map((name) => join('test/native/corpus', name))
+/** @type {string[]} */
 const done = []
 
-function step(what, action) {
+function step(/** @type {string} */ what, /** @type {() => void} */ action) {
   const start = performance.now()
   console.log(`\n== ${what}`)
   action()
   done.push(`${what} (${((performance.now() - start) / 1000).toFixed(0)} s)`)
 }
 
-const library = (name) => run('g++', [`-print-file-name=${name}`], { capture: true }).trim()
-// The C++ library must be there before the sanitizer looks for its throw.
-const preload = (name) => ({ LD_PRELOAD: `${library(name)} ${library('libstdc++.so')}` })
+const library = (/** @type {string} */ name) => run('g++', [`-print-file-name=${name}`], { capture: true }).trim()
+// The C++ library must be loaded before the sanitizer looks up its throw function.
+const preload = (/** @type {string} */ name) => ({ LD_PRELOAD: `${library(name)} ${library('libstdc++.so')}` })
 
-/** Tests whose subject is Node, the package, a browser or how fast memory is, and not what the addon does. */
+/** Tests of Node, the package, a browser or the speed of memory rather than of the addon. */
 const ELSEWHERE = ['bench', 'cli', 'memory', 'package', 'plot', 'release', 'tarball', 'tfjs'].map(
   (name) => `test/${name}.test.ts`,
 )
@@ -43,7 +44,7 @@ const QUICK = ['hostile', 'linear', 'tokens', 'cuda', 'cuda-faults', 'cuda-lifet
   (name) => `test/${name}.test.ts`,
 )
 
-function suite(env) {
+function suite(/** @type {Record<string, string>} */ env) {
   const files = quick ? QUICK : ELSEWHERE.flatMap((name) => ['--exclude', name])
   const limits = ['--testTimeout', '900000', '--typecheck.enabled=false', '--no-file-parallelism']
   run(process.execPath, ['node_modules/vitest/vitest.mjs', 'run', ...limits, ...files], { env })
@@ -78,7 +79,7 @@ if (!quick) {
   })
 }
 
-// The kernels of the CUDA backend too, as the host runs them.
+// The kernels of the CUDA backend too, run on the host.
 const addressed = { ...buildAddon('addon-asan', ADDRESS, { host: true }), ...preload('libasan.so') }
 step('every function of the addon, LeakSanitizer at exit', () => {
   run(process.execPath, ['scripts/leak-check.mjs'], { env: { ...addressed, ...ASAN } })

@@ -1,6 +1,6 @@
 /**
- * The options of the adapters: each one that the function behind takes comes through, with the same bits as there; those
- * an adapter decides itself are refused, and so is what is no option at all.
+ * The options of the adapters: every option of the wrapped function works, with the same bits as in that function.
+ * Options that an adapter sets itself are refused, and so are unknown options.
  */
 import { type Array as JaxArray, numpy as np } from '@jax-js/jax'
 import * as tf from '@tensorflow/tfjs'
@@ -34,14 +34,14 @@ const reference = { chosen: [-18, -14], rejected: [-17, -12] }
 const OFFSETS = [0, 4, 11, 16, ROWS]
 
 type Options = Record<string, unknown>
-/** An option with a value that shows, and the options without which it would not. */
+/** An option with a value that changes the result, and the other options it needs for that. */
 interface Case {
   options: Options
   beside?: Options
 }
 
 const third = Array.from({ length: ROWS }, (_, i) => i % 3 !== 1)
-/** The names of core's lists, all of them; of one that a list has not yet, nothing is run. */
+/** All names in core's lists; an option that a list does not have yet is not run. */
 const CASES: Record<string, Case> = {
   shift: { options: { shift: false } },
   ignoreIndex: { options: { ignoreIndex: 7 }, beside: { mask: labels.map((label) => (label < 0 ? 0 : 1)) } },
@@ -49,6 +49,8 @@ const CASES: Record<string, Case> = {
   tokenWeights: { options: { tokenWeights: third.map((yes) => (yes ? 0.5 : 2)) } },
   averageLogProb: { options: { averageLogProb: true } },
   temperature: { options: { temperature: 1.7 } },
+  logitScale: { options: { logitScale: 0.6 } },
+  logitSoftcap: { options: { logitSoftcap: 1.5 } },
   sequenceOffsets: { options: { sequenceOffsets: OFFSETS } },
   emptySequence: { options: { emptySequence: 'nan' }, beside: { mask: third.map((_, i) => i >= TIME) } },
   outputs: { options: { outputs: ['tokenLogProbs', 'tokenArgmax'] } },
@@ -74,7 +76,7 @@ const CASES: Record<string, Case> = {
   signal: { options: { signal: AbortSignal.abort(new Error('stopped by the caller')) } },
 }
 
-/** What a call gives: its numbers, or its error. */
+/** The outcome of a call: its numbers, or its error. */
 type Outcome = Record<string, unknown>
 type Call = (options: Options) => Outcome | Promise<Outcome>
 
@@ -89,12 +91,12 @@ async function outcomeOf(call: Call, options: Options): Promise<Outcome> {
 
 interface Op {
   name: string
-  /** The options of the function behind that come through. */
+  /** The options that the adapter passes on to the wrapped function. */
   takes: readonly string[]
   call: Call
-  /** The function behind. */
+  /** The wrapped function. */
   core: Call
-  /** Options the adapter decides itself, with a value each. */
+  /** Options that the adapter sets itself, each with a value. */
   owned: Options
   /** One of the adapter's own options, misspelt. */
   misspelt: [wrong: string, right: string]
@@ -273,7 +275,7 @@ describe.each([
   beforeEach(async () => {
     if (backend) expect(await tf.setBackend(backend)).toBe(true)
     const before = { ...tf.memory(), live: liveBuffers() }
-    // Whatever is taken or refused, nothing is left behind.
+    // No tensor is left behind, whether the option is taken or refused.
     return () => {
       const { numTensors, numBytes } = tf.memory()
       expect({ numTensors, numBytes, live: liveBuffers() }).toEqual({
@@ -294,7 +296,7 @@ describe.each([
       const given = { ...base(op), ...beside, ...options }
       const wanted = await outcomeOf(op.core, given)
       const without = { ...given, [name]: base(op)[name] ?? beside?.[name] }
-      // Packed, the shape is another one; all sequences as one are what no offsets would be.
+      // Packed logits have another shape; without offsets all sequences would count as one.
       if (name === 'sequenceOffsets') without.sequenceOffsets = [0, 8, 11, 16, ROWS]
       expect(await outcomeOf(op.core, without)).not.toEqual(wanted)
       expect(await outcomeOf(op.call, given)).toEqual(wanted)

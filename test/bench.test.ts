@@ -1,6 +1,5 @@
 /**
- * The benchmark harness: its arithmetic, and that a short run of it measures, checks and reports. Not the speed of
- * anything.
+ * The benchmark harness: its arithmetic, and a short run that measures, checks and reports. No test depends on speed.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'

@@ -50,7 +50,7 @@ describe('the command line', () => {
     [['inspct'], "'inspct' is not a command; did you mean 'inspect'?"],
     [['ins'], "'ins' is not a command; did you mean 'inspect'?"],
     [['--verison'], "'--verison' is not an option; did you mean '--version'?"],
-    [['bnech'], "'bnech' is not a command; the commands are"],
+    [['bnech'], "'bnech' is not a command; did you mean 'bench'?"],
     [['train'], "'train' is not a command; the commands are inspect, plot, build and bench"],
     [['help', 'inspct'], "'inspct' is not a command; did you mean 'inspect'?"],
     [['inspect', '--jsn'], "inspect: '--jsn' is not an option; did you mean '--json'?"],

@@ -1,6 +1,7 @@
 /**
  * Several copies of the package that share one addon: ES modules beside CommonJS, a cleared module cache, a test runner
- * that resets its modules, a bundle. Each gives what it would give alone, and none touches the calls of another.
+ * that resets its modules, a bundle. Each copy returns the same results as alone, and no copy affects the calls of
+ * another.
  */
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
@@ -20,13 +21,13 @@ type Package = typeof first
 const load = createRequire(import.meta.url)
 const COMMONJS = fileURLToPath(new URL('index.cjs', DIST))
 
-/** A copy that has looked for its addon, which it does at its first call. */
+/** A copy that has loaded its addon, which happens at its first call. */
 function loaded(copy: Package): Package {
   expect(copy.getBackends().cpu.available).toBe(true)
   return copy
 }
 
-/** A CommonJS copy of its own; with the addon loaded again, too, where that is asked for. */
+/** A separate CommonJS copy; on request with the addon loaded again, too. */
 function freshCommonJs({ addonToo }: { addonToo: boolean }): Package {
   for (const path of Object.keys(load.cache)) {
     if (!path.endsWith('.node') || addonToo) delete load.cache[path]
@@ -94,7 +95,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
   })
 
   test('all copies give the bits of one alone, taking turns', async () => {
-    // Alone: the modules that this file imports, before any other copy has made a call.
+    // The results alone: from the modules that this file imports, before any other copy has made a call.
     const wanted = [1, 2].map((seed) => settled(resultsOf(first, run, seed)))
     const alone = await Promise.all(wanted)
     expect((alone[0]['preferenceLossSync [2, 2]'] as { loss: number }).loss).not.toBe(0)
@@ -105,13 +106,13 @@ describe.each(TARGETS)('$name', ({ run }) => {
       loaded(load(COMMONJS) as Package),
       freshCommonJs({ addonToo: false }),
       await afterReset(),
-      // The last, for the others would share its addon and not that of the first.
+      // This copy comes last, because later copies would share its addon instead of the first one's.
       freshCommonJs({ addonToo: true }),
     ]
     expect(new Set([first, ...copies].map((copy) => copy.preferenceLossSync)).size).toBe(copies.length + 1)
     for (const copy of copies) {
       const [one, other] = [first, copy].map((each) => resultsOf(each, run, 1))
-      // While those run, calls of others.
+      // Calls of other copies while those run.
       const [later, again] = [copy, first].map((each) => resultsOf(each, run, 2))
       expect(await settled(one)).toEqual(alone[0])
       expect(await settled(other)).toEqual(alone[0])

@@ -56,11 +56,24 @@ const TARGETS = [...NATIVE, JS]
 const LOSS_ULPS = 2
 const GRADIENT_ULPS = 4
 const GRADIENT_ABSOLUTE = 1e-37
+// Of soft-capped logits, as in token-gradients.test.ts: of the tanh, and of its slope.
+const EPSILON = 2 ** -23
+const TANH_ULPS = 4
+const SLOPE_ULPS = 5
+const SLOPE_ABSOLUTE = 1e-36
 
 describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
+  const { logitSoftcap: cap = null, logitScale = 1, temperature = 1 } = options
+  /** By how much logits may be off that are capped. */
+  const ofLogits = cap === null ? 0 : (TANH_ULPS * EPSILON * cap) / temperature
+
   test.each(TARGETS)('$name', ({ run }) => {
     const { dtype } = spec
     const logits = logitsOf(spec)
+    const { shape, strides } = logits
+    const [vocab, time] = [shape.at(-1)!, shape.at(-2)!]
+    const [timeStride, batchStride] = strides ? [strides.at(-2)!, strides.at(-3) ?? 0] : [vocab, time * vocab]
+    const startOf = (row: number) => Math.floor(row / time) * batchStride + (row % time) * timeStride
     const before = Buffer.from(bytes(logits.data as Float32Array))
     const all = { ...options, ...run }
     const given = Int32Array.from(labels)
@@ -71,7 +84,7 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
     expect(got.losses).toHaveLength(expected.losses.length)
     let bound = 0
     for (const [i, wanted] of expected.losses.map(Number).entries()) {
-      const ofToken = LOSS_ULPS * ulp(expected.scales[i])
+      const ofToken = LOSS_ULPS * ulp(expected.scales[i]) + 2 * ofLogits * expected.scales[i]
       bound += ofToken
       if (got.losses[i] !== wanted) expect(Math.abs(got.losses[i] - wanted), `token ${i}`).toBeLessThanOrEqual(ofToken)
     }
@@ -80,13 +93,20 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
 
     const { at, values: wanted, magnitudes } = expected.gradient
     for (const [k, x] of wanted.entries()) {
-      const bound = GRADIENT_ULPS * ulp(magnitudes[k]) + GRADIENT_ABSOLUTE
-      const value = element(got.gradLogits as Logits, at === undefined ? k : at[k])
+      const index = at === undefined ? k : at[k]
+      let bound = GRADIENT_ULPS * ulp(magnitudes[k]) + GRADIENT_ABSOLUTE
+      if (cap !== null) {
+        const logit = element(logits, startOf(Math.floor(index / vocab)) + (index % vocab))
+        const caps = Math.min(Math.abs(logit * logitScale) / cap, 43)
+        const slopeUlps = SLOPE_ULPS + (run.instructionSet === 'baseline' ? 2 * caps : 0)
+        bound += magnitudes[k] * (slopeUlps * EPSILON + 4 * ofLogits) + SLOPE_ABSOLUTE
+      }
+      const value = element(got.gradLogits as Logits, index)
       const [low, high] =
         dtype === 'float32'
           ? [x - bound, x + bound]
           : [x - bound, x + bound].map((end) => decode[dtype](encode[dtype](end)))
-      const off = `${((value - x) / ulp(magnitudes[k])).toPrecision(3)} ULP off at ${at?.[k] ?? k}`
+      const off = `${((value - x) / ulp(magnitudes[k])).toPrecision(3)} ULP off at ${index}`
       expect(value >= low && value <= high, `${value}, not ${x}: ${off}`).toBe(true)
     }
 
@@ -96,15 +116,9 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
     const inPlace = crossEntropySync(logits, given, { ...all, gradient: 'in-place' })
     expect([inPlace.loss, inPlace.losses]).toEqual([got.loss, got.losses])
     expect(inPlace.gradLogits!.data).toBe(logits.data)
-    const { data, shape, strides } = logits
-    const [timeStride, batchStride] = strides
-      ? [strides.at(-2)!, strides.at(-3) ?? 0]
-      : [shape.at(-1)!, shape.at(-2)! * shape.at(-1)!]
     const fresh = got.gradLogits!.data as Float32Array
-    const [vocab, time] = [shape.at(-1)!, shape.at(-2)!]
     for (let row = 0; row * vocab < fresh.length; row++) {
-      const start = Math.floor(row / time) * batchStride + (row % time) * timeStride
-      const overwritten = (data as Float32Array).subarray(start, start + vocab)
+      const overwritten = (logits.data as Float32Array).subarray(startOf(row), startOf(row) + vocab)
       const ofRow = fresh.subarray(row * vocab, (row + 1) * vocab)
       expect(bytes(overwritten).equals(bytes(ofRow)), `row ${row}`).toBe(true)
     }
@@ -123,6 +137,8 @@ const VARIANTS: Omit<CrossEntropyOptions, 'gradient'>[] = [
   { classWeights: Float64Array.from({ length: 37 }, (_, v) => (v % 5) / 2) },
   { tokenWeights: TOKEN_WEIGHTS, normalizer: 3, temperature: 0.7 },
   { labelSmoothing: 0.1, zLoss: 0.01, tokenWeights: TOKEN_WEIGHTS, normalizer: 'sum' },
+  { labelSmoothing: 0.1, zLoss: 0.01, logitScale: 1.3 },
+  { labelSmoothing: 0.1, zLoss: 0.01, logitScale: 1.3, logitSoftcap: 4, temperature: 0.8 },
 ]
 
 /** The same with a head whose products are exact in float32. */
@@ -299,7 +315,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
   })
 
   test('the promise has the same bits', async () => {
-    const options = { labelSmoothing: 0.1, zLoss: 0.01, ...run }
+    const options = { labelSmoothing: 0.1, zLoss: 0.01, logitSoftcap: 5, ...run }
     const wanted = crossEntropySync(tensor('float32', SHAPE, LOGITS), LABELS, { ...options, gradient: true })
     for (const signal of [undefined, new AbortController().signal]) {
       const logits = tensor('float32', SHAPE, LOGITS)
@@ -338,7 +354,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     await refused({ labelSmoothing: -0.1 }, RANGE, 'options.labelSmoothing')
     await refused({ labelSmoothing: Number.NaN }, RANGE, 'options.labelSmoothing')
     await refused({ labelSmoothing: '0.1' }, TYPE, 'options.labelSmoothing')
-    await refused({ zLoss: -1 }, RANGE, 'options.zLoss must be a finite number ≥ 0; got -1')
+    await refused({ zLoss: -1 }, RANGE, 'options.zLoss must be a finite number >= 0; got -1')
     await refused({ zLoss: Number.POSITIVE_INFINITY }, RANGE, 'options.zLoss')
     await refused({ zLoss: null }, TYPE, 'options.zLoss')
     await refused({ dft: 1 }, TYPE, 'options.dft must be a boolean')
@@ -417,7 +433,8 @@ test('the bits depend on neither threads, batch nor, with fused multiply-adds, i
   }
   for (const dtype of DTYPES) {
     const logits = tensor(dtype, [batch, time, vocab], elements)
-    for (const variant of [{}, { labelSmoothing: 0.1, zLoss: 0.01, dft: true }]) {
+    const everything = { labelSmoothing: 0.1, zLoss: 0.01, dft: true }
+    for (const variant of [{}, everything, { ...everything, logitScale: 1.3, logitSoftcap: 5 }]) {
       const all = NATIVE.map(({ name, run }) => {
         // 24 rows: one thread and four take them whole, seven share their segments.
         const [one, ...others] = [1, 2, 4, 7].map((threads) =>

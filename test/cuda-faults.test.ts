@@ -1,6 +1,7 @@
 /**
- * What a GPU would punish and must not have to: addresses that are no device memory, devices that cannot be used, errors
- * that outlive their call, work that a capture or a tool would stumble over. On the runtime of the host, which shows it.
+ * Mistakes that must be caught before they reach a GPU: addresses that are not device memory, devices that cannot be
+ * used, errors that outlive their call, work that breaks a capture or a tool. The tests use the host's runtime, which
+ * detects them.
  */
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
@@ -12,7 +13,7 @@ import { CUDA } from './support.js'
 const onHost = !process.env.FPL_TEST_GPU
 const two = { FPL_HOST_DEVICES: '2' }
 
-/** Calls by which each array of the caller's can be given: a function of that array. */
+/** Calls that together take every array of the caller's, as functions of the arrays. */
 const GIVE = `
   const run = (given, options) => fusedPreferenceLossSync({ data: given.logits, shape }, given.labels, {
     shift: false, mask: given.mask, gradient: given.gradient, reference: { logits: { data: given.reference, shape } }, ...options })
@@ -41,7 +42,7 @@ const GIVE = `
     return [name, thrown(() => callOf(name)(given))]
   }))`
 
-/** How an array is called in errors. */
+/** The name of an array in errors. */
 const NAMES: Record<string, string> = {
   logits: 'logits.data',
   labels: 'labels',
@@ -162,7 +163,7 @@ describe.runIf(onHost && CUDA.length > 0)('a stream', () => {
     ) as Told[]
     for (const error of told) {
       expect(error.code).toBe('ERR_INVALID_ARG_VALUE')
-      expect(error.message).toContain('options.stream is of device 1')
+      expect(error.message).toContain('options.stream is on device 1')
     }
   })
 })
@@ -288,7 +289,7 @@ describe.runIf(onHost && CUDA.length > 0)('the backend', () => {
   it('copies nothing to the host that nobody has written, once memory is cleared for tools that look for that', () => {
     const look = { FPL_HOST_INITCHECK: '1' }
     expect(cudaProcess(calls, { ...look, FUSED_PREFERENCE_LOSS_CLEAR_MEMORY: '1' })).toBe('clean')
-    // The gaps between results, which nobody looks at.
+    // The gaps between results, which nobody reads.
     expect(() => cudaProcess(calls, look)).toThrow('bytes are copied to the host that nobody has written')
   })
 

@@ -35,7 +35,7 @@ interface Sizes {
   vocab?: number
 }
 
-/** An output layer, what goes into it, labels with a masked prompt, and the same in numbers. */
+/** An output layer, its input, labels with a masked prompt, and the same values as numbers. */
 function problem(dtype: DType, { batch = 4, time = 5, width = 37, vocab = 203 }: Sizes = {}, seed = 1) {
   const next = random(seed)
   const fill = (type: DType, length: number, scale: number) => {
@@ -118,7 +118,7 @@ function shifted(labels: Int32Array, time: number) {
   return Int32Array.from(labels, (_, r) => (r % time < time - 1 && labels[r + 1] >= 0 ? labels[r + 1] : -1))
 }
 
-/** How far `got` is from `wanted`, in the norm of that. */
+/** The distance of `got` from `wanted`, relative to the norm of `wanted`. */
 function distance(got: ArrayLike<number>, wanted: ArrayLike<number>) {
   expect(got.length).toBe(wanted.length)
   let off = 0
@@ -147,7 +147,7 @@ function expectGradients(got: HeadGradients, wanted: Wanted, dtype: DType) {
   if (got.gradBias) expect(distance(got.gradBias as Float32Array, wanted.bias)).toBeLessThan(VALUE)
 }
 
-/** To the bit. */
+/** Equality to the bit. */
 function expectSame(got: HeadGradients, wanted: HeadGradients) {
   for (const part of ['gradHidden', 'gradWeight', 'gradBias'] as const) {
     const [a, b] = [got[part], wanted[part]].map((found) => found && ('data' in found ? found.data : found))
@@ -474,7 +474,7 @@ describe.runIf(hasHead)('the output layer on the cuda backend', () => {
   })
 })
 
-/** What a fresh process finds where cuBLASLt is missing or fails: the error, and whether anything was written. */
+/** The findings of a fresh process where cuBLASLt is missing or fails: the error, and whether anything was written. */
 function inProcess(environment: Record<string, string>) {
   const source = `
     const { fusedLinearPreferenceLossSync, fusedPreferenceLossSync, getBackends } = await import(${JSON.stringify(DIST.href)})

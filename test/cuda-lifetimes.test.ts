@@ -1,6 +1,6 @@
 /**
- * Everything that a call needs is kept as long as the call, the prepared call or the graph that needs it, whether others
- * forget it or dispose of it; and no longer. The host's runtime ends whoever follows an address that has been freed.
+ * Resources that a call, a prepared call or a graph needs live exactly as long as it does, even if their owners forget
+ * them or dispose of them. The host's runtime ends any process that uses a freed address.
  */
 import { describe, expect, it } from 'vitest'
 import { cudaProcess } from './cuda-process.js'
@@ -371,7 +371,7 @@ describe.runIf(onHost && CUDA.length > 0)('memory of a GPU', () => {
     const pause = () => new Promise((resolve) => setTimeout(resolve, 2))`
 
   it('that is forgotten is looked for before there is none left', () => {
-    // A third of what there is, kept; the collector begins at a quarter.
+    // Keeps a third of the memory; the collector begins at a quarter.
     const told = cudaProcess(
       `${MAJOR}
       const kept = []
@@ -384,7 +384,8 @@ describe.runIf(onHost && CUDA.length > 0)('memory of a GPU', () => {
   })
 
   it('that is forgotten is looked for once more when there is none left', () => {
-    // After four fifths have made the collector run, another of less than a fifth is not worth its while.
+    // After an allocation of four fifths has made the collector run, another of less than a fifth does not make it run
+    // again.
     const told = cudaProcess(
       `${MAJOR}
       const kept = new DeviceBuffer(80_000_000)
@@ -398,7 +399,7 @@ describe.runIf(onHost && CUDA.length > 0)('memory of a GPU', () => {
   })
 
   it('that is forgotten is given back, at the latest when there is none left', () => {
-    // Six times what there is, by buffers, by calls and by prepared calls.
+    // Six times the memory there is, through buffers, calls and prepared calls.
     const told = cudaProcess(
       `const logits = { data: new DeviceBuffer(4 * 4 * 500_000), shape: [2, 2, 500_000] }
       const labels = Int32Array.of(1, 2, 3, 4)

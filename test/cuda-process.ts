@@ -1,11 +1,11 @@
 /**
- * Fresh processes on the cuda backend as the host plays it: its runtime can be told to fail, and shows what a GPU may
- * hide. No assertions here.
+ * Fresh processes with the cuda backend on the host, whose runtime can be told to fail and reports faults that a GPU
+ * may hide. No assertions here.
  */
 import { spawnSync } from 'node:child_process'
 import { DIST } from './support.js'
 
-/** Calls of 4 sequences of 3 tokens, whose arrays are in device memory; what tests of lifetimes do again and again. */
+/** Calls of 4 sequences of 3 tokens, whose arrays are in device memory; and helpers for the tests of lifetimes. */
 const PRELUDE = `
   const fpl = await import(${JSON.stringify(DIST.href)})
   const cudaUrl = ${JSON.stringify(new URL('./cuda/index.mjs', DIST).href)}
@@ -45,7 +45,9 @@ const PRELUDE = `
   const same = (a, b) => Buffer.from(a.buffer).equals(Buffer.from(b.buffer))
 `
 
-/** What the program tells, by \`tell(value)\`, of itself and the names of PRELUDE. Throws when it fails. */
+/**
+ * Runs a program that may use the names of PRELUDE, and returns the value it passes to \`tell\`. Throws when it fails.
+ */
 export function cudaProcess(program: string, environment: Record<string, string> = {}): unknown {
   const { status, signal, stdout, stderr } = spawnSync(
     process.execPath,

@@ -61,6 +61,31 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
     expect(cuda.devices?.[0].computeCapability).toMatch(/^\d+\.\d$/)
   })
 
+  it('has a logit scale, and refuses what it lacks before it writes anything', async () => {
+    const { logits, labels, data } = problem('float32')
+    const before = data.slice()
+    const run = { backend: 'cuda' } as const
+    const scaled = sequenceLogProbsSync(logits, labels, { ...run, logitScale: 0.5 })
+    expect(scaled.logProbs).toEqual(sequenceLogProbsSync(logits, labels, { ...run, temperature: 2 }).logProbs)
+
+    const needs = "needs the cpu or the js backend; this call runs on 'cuda'"
+    const refused = (call: () => unknown, name: string) => {
+      const { code, message } = thrown(call)
+      expect(code).toBe('ERR_INVALID_ARG_VALUE')
+      expect(message).toContain(name)
+      expect(message).toContain(needs)
+    }
+    refused(() => sequenceLogProbsSync(logits, labels, { ...run, logitSoftcap: 30 }), 'options.logitSoftcap')
+    const means: FusedOptions = { ...run, referenceFree: true, gradient: 'in-place', outputs: ['tokenMeanLogits'] }
+    refused(() => fusedPreferenceLossSync(logits, labels, means), 'options.outputs')
+    await expect(fusedPreferenceLoss(logits, labels, means)).rejects.toThrow(needs)
+    const sums = sequenceLogProbsSync(logits, labels, { ...run, outputs: ['tokenEntropies'] })
+    const tokenLogProbs = new Float64Array(B * (T - 1))
+    refused(() => sums.backward({ tokenLogProbs }, { out: 'in-place' }), 'gradient of per-token results')
+    expect(data).toEqual(before)
+    expect(sums.backward({ logProbs: [1, 2, 3, 4] })).toEqual(sums.backward([1, 2, 3, 4]))
+  })
+
   describe.each(DTYPES)('%s', (dtype) => {
     it('gives the same bits for device memory as for arrays', () => {
       const { logits, labels, options, data } = problem(dtype)
@@ -338,7 +363,7 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
     }
     prepared.dispose()
 
-    // With labels on the device the tokens are counted there, but for those that are given.
+    // With labels on the device the tokens are counted there, except for counts that are given.
     const { mask, ldAlpha, ...onLabels } = all
     for (const normalizer of ['mean', { pairs: 7, tokens: 90 }] as const) {
       const call = (where: FusedOptions) =>
@@ -437,7 +462,7 @@ describe.runIf(CUDA.length > 0)('device memory', () => {
   })
 })
 
-/** What a fresh process prints, with the runtime of the host told to fail in some way. */
+/** The output of a fresh process in which the host's runtime is told to fail in some way. */
 function inProcess(environment: Record<string, string>, program: string): unknown {
   const source = `
     const { fusedPreferenceLossSync, getBackends } = await import(${JSON.stringify(DIST.href)})

@@ -1,6 +1,6 @@
 /**
- * Preference data: the shapes records come in, files larger than what is read of them, broken lines, truncation, and
- * batches that go into the loss as they are.
+ * Preference data: the shapes of records, files larger than the part that is read, broken lines, truncation, and
+ * batches that go into the loss unchanged.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -34,7 +34,7 @@ async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
   return list
 }
 
-/** What was given before the end, and the error it ended with. */
+/** The records before the end, and the error at the end. */
 async function until<T>(items: AsyncIterable<T>) {
   const given: T[] = []
   try {
@@ -149,7 +149,7 @@ describe('readPreferences', () => {
         expect(await all(readPreferences(Readable.from(chunks)))).toEqual([record(0), record(1)])
       }
     }
-    // As files end up that were put together from others.
+    // As in files that were concatenated from others.
     expect(await all(read(`${json(record(0))}\ufeff${json(record(1))}`))).toEqual([record(0), record(1)])
   })
 
@@ -311,7 +311,7 @@ describe('readPreferences', () => {
       expect(await all(read(json(line), { chatTemplate }))).toEqual([expected])
     })
 
-    // What text of the same turns gives, with the marker of HH-RLHF.
+    // The result for text of the same turns, with the marker of HH-RLHF.
     const asText: ChatTemplate = (messages, { addGenerationPrompt }) =>
       messages.map(({ role, content }) => `\n\n${role === 'user' ? 'Human' : 'Assistant'}: ${content}`).join('') +
       (addGenerationPrompt ? '\n\nAssistant:' : '')
@@ -526,7 +526,7 @@ describe('readPreferences', () => {
       }
       const cause = new Error('roles must alternate')
       expect((await until(read(line, { chatTemplate: throwing(cause) }))).error?.cause).toBe(cause)
-      // Where of the record.
+      // The place within the record.
       const picky: ChatTemplate = (messages, options) => {
         if (messages.at(-1)?.content === 'b') throw new Error('no b')
         return chatTemplate(messages, options)
@@ -721,7 +721,7 @@ describe('preferenceBatches', () => {
     const cases: [Partial<BatchOptions>, number[], number[]][] = [
       [{ maxLength: 8, eosId: 26 }, [2, 3, 4, 5, 6, 7, 8, 26], [2, 3, 4, 5, 6, 13, 26, 0]],
       [{ maxLength: 9, eosId: 26 }, [1, 2, 3, 4, 5, 6, 7, 8, 26], [1, 2, 3, 4, 5, 6, 13, 26, 0]],
-      // The longer completion counts, whichever it is; where the token is there already, no second one needs any.
+      // The longer completion counts, whichever it is; where the token is there already, no room is needed for another.
       [{ maxLength: 8, eosId: 8 }, [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6, 13, 8]],
     ]
     for (const [options, chosen, rejected] of cases) {
@@ -964,7 +964,7 @@ describe('preferenceBatches', () => {
             expect(opening).toEqual(tokenizer(record.prompt.slice(from)))
             expect(length).toBeLessThanOrEqual(maxLength ?? length)
             expect(prompt).toBeLessThanOrEqual(maxPromptLength ?? prompt)
-            // Nothing is cut that there is room for.
+            // No token is cut if there is room for it.
             if (completion.length < whole.length) expect(length).toBe(maxLength)
             expect(batch.truncated.includes(s)).toBe(from > 0 || completion.length < whole.length)
             return ids.join()

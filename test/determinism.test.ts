@@ -1,6 +1,6 @@
 /**
- * The result of a row depends on that row alone: the same bits whatever surrounds it, wherever it lies and however the
- * call is run.
+ * The result of a row depends on that row alone: its bits do not depend on the rows around it, its place in memory or
+ * the way the call runs.
  */
 import { describe, expect, test } from 'vitest'
 import {
@@ -47,7 +47,7 @@ function stack(dtype: DType, rows: readonly Row[], batch: number): Logits {
 
 const hex = (array: ArrayBufferView) => bytes(array).toString('hex')
 
-/** All that is known of one row of a call, to the bit; each row's gradient is taken with the coefficient 0.75. */
+/** All results of one row of a call, to the bit; each row's gradient has the coefficient 0.75. */
 function rowBits(logits: Logits, labels: Int32Array, row: number, options: SequenceOptions): string[] {
   const vocab = logits.shape[logits.shape.length - 1]
   const sums = sequenceLogProbsSync(logits, labels, { shift: false, ...options })
@@ -82,7 +82,7 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
         const sum = (logits: Logits, labels: Int32Array, s: number, options: SequenceOptions) =>
           sequenceLogProbsSync(logits, labels, { shift: false, ...options }).logProbs[s]
         const aloneSum = sum(stack(dtype, [row], 1), Int32Array.of(label), 0, { ...run, temperature })
-        // Few rows, which threads share, and many, which they do not.
+        // With few rows, threads share a row; with many, they do not.
         for (const count of vocab > 20_000 ? [2, 9] : [2, 6]) {
           for (const at of [0, count - 1]) {
             const rows = Array.from({ length: count }, (_, i) => (i === at ? row : others[i % 3]))
@@ -109,7 +109,7 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
     }
   })
 
-  /** A call with everything in it, on fresh copies of the same arrays. */
+  /** A call with all options, on fresh copies of the same arrays. */
   function call(spec: Spec, options: FusedOptions) {
     const { logits, labels, options: tokens } = problemOf(spec)
     const reference = problemOf({ ...spec, style: 'flat' }).logits
@@ -204,8 +204,8 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
 })
 
 describe.each(NATIVE)('$name, a batch beyond the cache', ({ run }) => {
-  // Pairs that depend on nothing else go through all stages a few at a time. A signal forbids it: once a gradient is
-  // begun there is no way back.
+  // Independent pairs go through all stages a few at a time. With a signal they cannot, because a gradient that has
+  // begun cannot be cancelled.
   const [batch, time, vocab] = [12, 6, 1_000_000]
   const size = batch * time * vocab
   const window = Float32Array.from({ length: vocab + 12 * 1009 + 6 * 31 }, (_, i) => ((i * 7919) % 4099) / 512)
@@ -284,7 +284,7 @@ const FUSED_MULTIPLY_ADD = NATIVE.filter(({ run }) => run.instructionSet !== 'ba
 
 test('instruction sets with a fused multiply-add give the same bits', () => {
   if (FUSED_MULTIPLY_ADD.length < 2) {
-    // Nothing to compare on this machine, which must then be one of these.
+    // This machine has nothing to compare; it must then be one of these.
     expect(['neon', 'avx2,baseline', 'baseline']).toContain(getBackends().cpu.instructionSets!.join())
     return
   }

@@ -1,5 +1,5 @@
 /**
- * What a result keeps for its `backward`, and lets go of when it is disposed of. Child processes use dist.
+ * The memory that a result keeps for its `backward` and releases when it is disposed of. Child processes use dist.
  */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
@@ -91,6 +91,6 @@ test('results that are kept keep the arrays of their calls, and not once they ar
   const { stdout } = await execute(process.execPath, ['--expose-gc', '--input-type=module', '-e', code])
   const { before, after, results } = JSON.parse(stdout)
   expect([before, results]).toEqual([60, 40])
-  // The last may still be on the stack.
+  // The last result may still be on the stack.
   expect(after).toBeLessThanOrEqual(2)
 })

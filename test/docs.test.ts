@@ -1,6 +1,7 @@
 /**
- * What the documentation shows runs: every ```js block of README.md as a program of its own, those of a page of docs/ together
- * as one program, and the types of ```ts blocks. A page of docs/ may prepare its program in a comment:
+ * The examples in the documentation run: every ```js block of README.md as a separate program, the blocks of a page of
+ * docs/ together as one program, and the types of ```ts blocks are checked. A page of docs/ may prepare its program in
+ * a comment:
  *
  *     <!-- setup: js
  *     const policy = …
@@ -8,7 +9,7 @@
  *
  * and with `setup: ts` declare modules that are not installed.
  *
- * What it says is true: the reference names all there is, figures and links are those of their sources.
+ * The statements in it are true: the reference names every export, and figures and links match their sources.
  */
 import { execFile, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -32,7 +33,7 @@ const pages = [
     .sort(),
 ]
 
-/** What is run or checked, and languages of blocks that are only shown. */
+/** The languages of blocks that are run or checked, and of blocks that are only shown. */
 const RUN = ['setup: js', 'setup: ts', 'js', 'ts']
 const SHOWN = ['sh', 'diff', 'json', 'jsonl', 'text', 'html']
 
@@ -149,7 +150,7 @@ describe('the README', () => {
     const page = pageOf(JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')))
     const targets = Array.from(readme.matchAll(/^\[[\w-]+\]: (\S+)$/gm), ([, target]) => target)
     expect(targets.length).toBeGreaterThan(10)
-    // Of other forms of links, npm would resolve some against its own pages.
+    // npm would resolve some other forms of links against its own pages.
     expect(readme).not.toMatch(/\]\((?!#)|<(?:a|img) /)
     for (const target of targets) {
       const [file, heading] = target.replace(`${page}/blob/main/`, '').split('#')
@@ -309,7 +310,7 @@ describe('docs/api.md', () => {
     expect(rows.filter((name) => name.startsWith('ERR_')).sort()).toEqual(names.sort())
   })
 
-  /** The codes of warnings: of those that are given once, and of those given elsewhere. */
+  /** The codes of warnings: of warnings given once, and of other warnings. */
   const warnings = (code: string) =>
     Array.from(code.matchAll(/(?:code: |^ {2}\| )'(FUSED_PREFERENCE_LOSS_\w+)'/gm), ([, warning]) => warning)
 

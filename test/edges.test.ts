@@ -1,6 +1,6 @@
 /**
- * IEEE arithmetic at its edges, on every backend, instruction set and element type: infinities, NaN, rows that are not
- * to be read, one-token vocabularies, huge and tiny logits and temperatures, odd layouts.
+ * IEEE arithmetic at its edges, on every backend, instruction set and element type: infinities, NaN, rows that must not
+ * be read, one-token vocabularies, huge and tiny logits and temperatures, odd layouts.
  */
 import { describe, expect, test } from 'vitest'
 import { fusedPreferenceLossSync, getBackends, sequenceLogProbsSync } from '../lib/index.js'
@@ -34,7 +34,10 @@ test('the cpu backend is among them', () => {
   expect(TARGETS).toContain(JS)
 })
 
-/** Log-prob and gradient of one row by the textbook, in float64; with the label apart, so that 1 − p does not cancel. */
+/**
+ * Log-prob and gradient of one row by the textbook, in float64, with the label kept separate so that 1 − p does not
+ * cancel.
+ */
 function oracle(row: ArrayLike<number>, label: number, temperature = 1) {
   let maximum = Math.max(...Array.from(row))
   if (maximum === -inf) maximum = 0
@@ -74,10 +77,10 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
     }
   }
 
-  /** What the row's logits are once stored. */
+  /** The row's logits after they have been stored. */
   const stored = (row: ArrayLike<number>) => Array.from(row, (x) => decode[dtype](encode[dtype](x)))
 
-  /** So many float32 ULP, and in a 16-bit type the ULP of that. */
+  /** A number of float32 ULP, plus one ULP of the 16-bit type where there is one. */
   function step(x: number, ulps: number): number {
     const bits = dtype === 'float32' ? 24 : dtype === 'float16' ? 11 : 8
     const least = dtype === 'float16' ? 2 ** -24 : 1e-38
@@ -89,7 +92,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
     expect.fail(`${got} is not within ${bound} of ${wanted}`)
   }
 
-  /** Holds a row against the oracle. */
+  /** Compares a row with the oracle. */
   function check(row: ArrayLike<number>, label: number, temperature = 1): void {
     const result = one(row, label, { temperature })
     const wanted = oracle(stored(row), label, temperature)
@@ -385,7 +388,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
   describe('the range of the logits', () => {
     const offsets = { float32: [1e30, 3e38, -3e38, 1e6, -1e6], bfloat16: [1e30, 3e38, -3e38], float16: [65504, -65504] }
     test.each(offsets[dtype])('all about %d', (offset) => {
-      // Neighbours of the offset in the element type: differences that can be held there.
+      // Neighbours of the offset in the element type, whose differences it can represent.
       const up = (k: number) => {
         const near = storage(dtype, 1)
         near[0] = encode[dtype](offset)

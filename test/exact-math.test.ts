@@ -1,6 +1,6 @@
 /**
- * The exponentials and logarithms of native code: its own, with tables that are what their script makes. Their values are
- * tested in test/native/exact_math.cc.
+ * The exponentials and logarithms of native code: the addon uses its own ones, and their tables equal the output of
+ * their script. Their values are tested in test/native/exact_math.cc.
  */
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'

@@ -1,6 +1,7 @@
 /**
  * A neighbour that leaves the thread in another floating-point environment changes no bit of a native result: here an
- * onnxruntime session that has subnormal numbers flushed to zero. In a process of its own, as the thread stays so.
+ * onnxruntime session that makes the thread flush subnormal numbers to zero. Each test runs in its own process, because
+ * the thread keeps that setting.
  */
 import { spawnSync } from 'node:child_process'
 import { beforeAll, describe, expect, test } from 'vitest'
@@ -18,7 +19,7 @@ interface Seen {
   subnormal: number
 }
 
-/** What a fresh process finds, after such a session was made or without. */
+/** The findings of a fresh process, with such a session or without one. */
 function inProcess(withSession: boolean): Seen {
   const source = `
     import { createHash } from 'node:crypto'

@@ -1,6 +1,6 @@
 /**
- * Float16Arrays, of runtimes that have them (Node ≥ 24): everything is as with a Uint16Array of the same bits. Elsewhere
- * there is nothing to test, and this file says so.
+ * Float16Arrays, of runtimes that have them (Node ≥ 24): every result is the same as with a Uint16Array of the same
+ * bits. Other runtimes have nothing to test, and this file says so.
  */
 import { describe, expect, it } from 'vitest'
 import { encodeFloat16 } from '../lib/backends/js/numbers.js'

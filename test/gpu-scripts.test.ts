@@ -1,6 +1,6 @@
 /**
- * The scripts that test on a machine with a GPU: they must not pass where there is none. A stub stands in for Node, so
- * that nothing of what they would run is run here.
+ * The scripts that test on a machine with a GPU must not pass on a machine without one. A stub replaces Node, so that
+ * none of their programs runs here.
  */
 import { spawnSync } from 'node:child_process'
 import {
@@ -23,7 +23,7 @@ import { CUDA } from './support.js'
 const root = fileURLToPath(new URL('..', import.meta.url))
 const has = (program: string) => spawnSync(program, ['--version']).status === 0
 
-/** Notes how it was called; no GPU unless READY says so; writes what a benchmark would. */
+/** Records its arguments, reports no GPU unless READY is set, and writes the output of a benchmark. */
 const STUB = `#!/usr/bin/env bash
 echo "$*" >> "$CALLS"
 case "$*" in

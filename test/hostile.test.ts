@@ -1,6 +1,6 @@
 /**
- * Arguments that are not what they say, or change while they are looked at: refused or harmless, never out of bounds.
- * The random form is `npm run fuzz`.
+ * Arguments that lie about themselves or change while they are checked: they are refused or harmless, and never cause
+ * an access out of bounds. The random form is `npm run fuzz`.
  */
 import { runInNewContext } from 'node:vm'
 import { describe, expect, test } from 'vitest'
@@ -26,7 +26,7 @@ const reference = { chosen: [-3], rejected: [-4] }
 
 const detach = (view: ArrayBufferView) => structuredClone(view.buffer, { transfer: [view.buffer as ArrayBuffer] })
 
-/** Something with a property that is one thing the first time and another from then on. */
+/** An object with a property that has one value on the first access and another one afterwards. */
 function changing<T extends object>(target: T, name: keyof T, then: unknown, times = 1): T {
   let asked = 0
   return new Proxy(target, {
@@ -123,7 +123,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     for (const name of Object.keys(pairs) as (keyof typeof pairs)[]) {
       for (const times of [1, 2, 3]) {
         const given = { ...pairs, [name]: changing(pairs[name], 'length', 1, times) }
-        // Its length is asked once, so it stays what it was.
+        // Its length is read once, so a later change does not matter.
         expect(preferenceLossSync(given, run)).toEqual(chosen)
       }
     }
@@ -188,7 +188,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
           return Reflect.get(of, key)
         },
       })
-    // Larger than what small arrays are copied to: what is read past the end would not be theirs.
+    // Larger than a slot for small arrays: a read past the end would leave the slot.
     const data = big()
     const strides = taking(data, [3 * width, width, 1])
     expect(() => sequenceLogProbsSync({ data, shape: [2, 3, width], strides }, labels, run)).toThrow(refused)
@@ -266,7 +266,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
       removeEventListener() {},
     } as unknown as AbortSignal
     const running = sequenceLogProbs(logits(), labels, { signal, ...run })
-    // The js backend asks the signal itself, and has no need to listen.
+    // The js backend reads the signal itself and does not listen to it.
     if (run.backend !== 'js') await expect(running).rejects.toBe(problem)
     else expect((await running).logProbs).toHaveLength(batch)
   })
@@ -298,7 +298,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
   test('lists where options belong', () => {
     const type = expect.objectContaining({ code: 'ERR_INVALID_ARG_TYPE' })
-    // Millions of keys are not gone through.
+    // The call does not go through millions of keys.
     const mask = new Uint8Array(2 ** 26) as never
     expect(() => sequenceLogProbsSync(logits(), labels, mask)).toThrow(type)
     expect(() => fusedPreferenceLossSync(logits(), labels, mask)).toThrow(type)

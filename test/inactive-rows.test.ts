@@ -1,4 +1,4 @@
-/** `zeroInactive`: what happens to the gradient's rows that predict nothing. */
+/** `zeroInactive`: the gradient's rows that predict nothing become zeros or stay unchanged. */
 import { describe, expect, test } from 'vitest'
 import { fusedPreferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
 import { TARGETS } from './support.js'

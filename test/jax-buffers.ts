@@ -1,6 +1,6 @@
 /**
- * Counts the buffers that are live in the WebAssembly heap of jax-js. It keeps them to itself, in a map of slots, which
- * is caught here as a probe is put into it.
+ * Counts the live buffers in the WebAssembly heap of jax-js. jax-js keeps them in a private map of slots; this file
+ * catches the map when jax-js puts a probe into it.
  */
 import { numpy } from '@jax-js/jax'
 

@@ -1,11 +1,21 @@
 /**
- * The jax-js adapter: what it gives, whose arrays are whose, and what it refuses. Gradients of a whole model are in
- * trainers.test.ts.
+ * The jax-js adapter: its results, the ownership of arrays, and the arguments it refuses. Gradients of a whole model
+ * are in trainers.test.ts.
  */
 import { type Array as JaxArray, jit, numpy as np, tree } from '@jax-js/jax'
 import { describe, expect, it } from 'vitest'
-import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/adapters/jax/index.js'
-import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync } from '../lib/index.js'
+import {
+  linearPreferenceValueAndGrad,
+  linearUnpairedPreferenceValueAndGrad,
+  preferenceValueAndGrad,
+  unpairedPreferenceValueAndGrad,
+} from '../lib/adapters/jax/index.js'
+import {
+  fusedLinearPreferenceLossSync,
+  fusedLinearUnpairedPreferenceLossSync,
+  fusedPreferenceLossSync,
+  fusedUnpairedPreferenceLossSync,
+} from '../lib/index.js'
 import { liveBuffers } from './jax-buffers.js'
 import { gaussian, random } from './support.js'
 
@@ -301,5 +311,52 @@ describe('bad input', () => {
 
   it('a model that is no function', () => {
     expect(() => preferenceValueAndGrad({} as never)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARG_TYPE' }))
+  })
+})
+
+describe('sequences that stand alone', () => {
+  const unpaired = { desirable: [1, 0, 0, 1], reference: { logProbs: [-6, -5, -7, -5] }, kl: 0.4, beta: 0.3 }
+  const WIDTH = 5
+  const hidden = elements.slice(0, BATCH * TIME * WIDTH)
+  const weight = elements.slice(BATCH * TIME * WIDTH, BATCH * TIME * WIDTH + VOCAB * WIDTH)
+  const of = (array: Float32Array, factor: number) => array.map((x) => factor * x)
+
+  it('from logits: loss, metrics and the gradient of the parameters, and keeps no arrays', async () => {
+    const before = liveBuffers()
+    const doubled = { data: elements.map((x) => 2 * x), shape: [BATCH, TIME, VOCAB] }
+    const wanted = fusedUnpairedPreferenceLossSync(doubled, labels, { ...unpaired, gradient: true })
+    const alone = unpairedPreferenceValueAndGrad(apply)
+    const { loss, metrics, gradParams } = await alone(parameters(), scale(), labels, unpaired)
+    expect(loss).toBe(wanted.loss)
+    expect(metrics).toEqual({ ...wanted, gradLogits: undefined })
+    expect(await gradParams.logits.data()).toEqual(of(wanted.gradLogits!.data as Float32Array, 2))
+    expect(liveBuffers()).toBe(before)
+    const wrong = { ...unpaired, gradient: 'in-place' } as typeof unpaired
+    await expect(alone(parameters(), scale(), labels, wrong)).rejects.toMatchObject({ code: 'ERR_INVALID_ARG_VALUE' })
+    const paired = { ...unpaired, pairs: [0, 1] } as typeof unpaired
+    await expect(alone(parameters(), scale(), labels, paired)).rejects.toThrow('options.pairs is not an option')
+    expect(liveBuffers()).toBe(before)
+  })
+
+  it('from an output layer', async () => {
+    const before = liveBuffers()
+    const state = { data: hidden.map((x) => 2 * x), shape: [BATCH, TIME, WIDTH] }
+    const matrix = { data: weight, shape: [VOCAB, WIDTH], strides: [1, VOCAB] }
+    const wanted = fusedLinearUnpairedPreferenceLossSync(state, matrix, labels, { ...unpaired, gradient: true })
+    type Params = { hidden: JaxArray; weight: JaxArray }
+    const linear = linearUnpairedPreferenceValueAndGrad(({ hidden, weight }: Params, factor: number) => ({
+      hidden: hidden.mul(factor),
+      weight,
+    }))
+    const params = {
+      hidden: np.array(hidden, { shape: [BATCH, TIME, WIDTH] }),
+      weight: np.array(weight, { shape: [WIDTH, VOCAB] }),
+    }
+    const { loss, metrics, gradParams } = await linear(params, 2, labels, { ...unpaired, transposed: true })
+    expect(loss).toBe(wanted.loss)
+    expect(metrics.rewards).toEqual(wanted.rewards)
+    expect(await gradParams.hidden.data()).toEqual(of(wanted.gradHidden!.data as Float32Array, 2))
+    expect(await gradParams.weight.data()).toEqual(wanted.gradWeight!.data)
+    expect(liveBuffers()).toBe(before)
   })
 })

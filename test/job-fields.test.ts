@@ -1,6 +1,6 @@
 /**
  * The border between TypeScript and C++: both sides name the fields of a job in the order in which they pass and read
- * them, a name is the path of what it stands for, and an addon that has another order is refused.
+ * them, a name is the path of its value in the job, and an addon with another order is refused.
  */
 import { afterEach, describe, expect, test } from 'vitest'
 import type { Addon } from '../lib/backends/cpu/addon.js'
@@ -16,7 +16,7 @@ if ('reason' in native) throw new Error(native.reason)
 const { addon } = native
 const lines = jobFields().trimEnd().split('\n')
 
-/** What loading says of an addon whose fields are these. */
+/** The result of loading an addon with these fields. */
 function problemOf(fields: unknown): string | undefined {
   globals[BUNDLED] = { ...addon, jobFields: fields }
   const loaded = findAddon()
@@ -39,23 +39,23 @@ describe('an addon is refused', () => {
     for (let i = 0; i + 1 < lines.length; i++) {
       const swapped = [...lines]
       swapped.splice(i, 2, lines[i + 1], lines[i])
-      expect(problemOf(text(swapped))).toContain(`whose jobs have '${lines[i + 1]}' in the place of '${lines[i]}'`)
+      expect(problemOf(text(swapped))).toContain(`whose jobs have '${lines[i + 1]}' in place of '${lines[i]}'`)
     }
   })
 
   test('when a field is missing, or there is one more', () => {
     for (let i = 0; i < lines.length; i++) {
-      expect(problemOf(text(lines.toSpliced(i, 1)))).toContain(`in the place of '${lines[i]}'`)
-      expect(problemOf(text(lines.toSpliced(i, 0, 'number more')))).toContain(`'number more' in the place of`)
+      expect(problemOf(text(lines.toSpliced(i, 1)))).toContain(`in place of '${lines[i]}'`)
+      expect(problemOf(text(lines.toSpliced(i, 0, 'number more')))).toContain(`'number more' in place of`)
     }
-    expect(problemOf(text([...lines, 'number more']))).toContain(`'number more' in the place of ''`)
+    expect(problemOf(text([...lines, 'number more']))).toContain(`'number more' in place of ''`)
   })
 
   test('when an array has other elements, or is read and not written', () => {
     const [wide] = lines.filter((line) => line === 'in tokens.weights float64')
-    expect(problemOf(jobFields().replace(wide, 'in tokens.weights float32'))).toContain(`in the place of '${wide}'`)
+    expect(problemOf(jobFields().replace(wide, 'in tokens.weights float32'))).toContain(`in place of '${wide}'`)
     const [result] = lines.filter((line) => line === 'out loss.losses float64')
-    expect(problemOf(jobFields().replace(result, 'in loss.losses float64'))).toContain(`in the place of '${result}'`)
+    expect(problemOf(jobFields().replace(result, 'in loss.losses float64'))).toContain(`in place of '${result}'`)
   })
 
   test('when it is of a version that had no such text', () => {
@@ -65,14 +65,16 @@ describe('an addon is refused', () => {
 
 describe('a field is what its name says', () => {
   const NUMBER =
-    /(?:batch|time|vocab|Stride|temperature|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|weight|labelSmoothing)$/
+    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing)$/
 
-  /** Where lib has what the addon has under this name. */
+  const ONES = ['loss.terms.type', 'unpairedLoss.type', 'loss.terms.count', 'instructionSet', 'cancellable']
+
+  /** The path in lib of the value that the addon has under this name. */
   const pathOf = (name: string) =>
     name
       .replace(/^labels\./, 'tokens.labels.')
       .replace(/^invalidLabels$/, 'tokens.labels.invalid')
-      .replace(/^(loss|tokenLoss)\.constants\./, '$1.')
+      .replace(/^(loss|unpairedLoss|tokenLoss)\.constants\./, '$1.')
       .replace(/^loss\.terms\.(?!count)/, 'loss.terms.0.')
 
   const at = (root: object, path: string) =>
@@ -94,12 +96,13 @@ describe('a field is what its name says', () => {
     weight: { data: array(), dtype: 'bfloat16', rowStride: from + 5, columnStride: from + 6 },
     bias: { data: array(), dtype: 'bfloat16' },
   })
-  /** A job that has everything, and nothing twice. */
+  /** A job with every field, in which no value occurs twice. */
   const job = {
     tokens: {
       ...arrays('targets', 'weights', 'plainWeights', 'offsets', 'counts'),
       labels: { data: 1n, mask: 2n, wide: true, ignoreIndex: 101, shift: true, invalid: array() },
       temperature: 102,
+      capScale: 104,
       average: true,
       emptyLogProb: 103,
     },
@@ -125,7 +128,17 @@ describe('a field is what its name says', () => {
       pairDivisor: 157,
       tokenDivisor: 158,
     },
-    tokenLoss: { ...arrays('losses', 'summary'), labelSmoothing: 180, zLoss: 181, dft: true, divisor: 182 },
+    unpairedLoss: {
+      ...arrays('desirable', 'logProbs', 'referenceLogProbs', 'losses', 'rewards', 'gradient', 'summary'),
+      lossType: 'bco',
+      beta: 180,
+      desirableWeight: 181,
+      undesirableWeight: 182,
+      kl: 183,
+      rewardShift: 184,
+      divisor: 185,
+    },
+    tokenLoss: { ...arrays('losses', 'summary'), labelSmoothing: 186, zLoss: 187, dft: true, divisor: 188 },
     gradient: {
       out: rows(array(), 160),
       coefficients: array(),
@@ -136,7 +149,8 @@ describe('a field is what its name says', () => {
   }
   const settings = { device: 170, stream: 3n, threads: 171, instructionSet: 'avx2', signal: {} }
   const values = new Float64Array(lines.length + 100)
-  const fake = { values, lossNames: ['sigmoid', 'hinge'], instructionSets: ['avx512', 'avx2'] } as unknown as Addon
+  const names = { lossNames: ['sigmoid', 'hinge'], unpairedLossNames: ['kto', 'bco'] }
+  const fake = { values, ...names, instructionSets: ['avx512', 'avx2'] } as unknown as Addon
   const passed = new JobArguments(fake, 0).of(job as unknown as Job, settings as unknown as RunSettings)
   const everything = { ...job, ...settings }
 
@@ -155,8 +169,7 @@ describe('a field is what its name says', () => {
     for (const [name, value] of fields as [string, number][]) {
       if (/dtype$/.test(name)) expect(value, name).toBe(2)
       else if (name === 'loss.constants.divergence') expect(value).toBe(3)
-      else if (['loss.terms.type', 'loss.terms.count', 'instructionSet', 'cancellable'].includes(name))
-        expect(value).toBe(1)
+      else if (ONES.includes(name)) expect(value).toBe(1)
       else if (NUMBER.test(name) || name === 'device' || name === 'threads') {
         expect(value, name).toBe(at(everything, pathOf(name)))
         expect(seen).not.toContain(value)
@@ -168,7 +181,7 @@ describe('a field is what its name says', () => {
 
 test('fields that a job has not are zeros, whatever the job before it had', () => {
   const values = new Float64Array(lines.length + 100).fill(NaN)
-  const fake = { values, lossNames: ['sigmoid'], instructionSets: ['avx2'] } as unknown as Addon
+  const fake = { values, lossNames: ['sigmoid'], unpairedLossNames: [], instructionSets: ['avx2'] } as unknown as Addon
   const loss = { terms: [], losses: new Float64Array(1), fDivergence: 'reverse_kl', beta: 0.5 }
   expect(new JobArguments(fake, 0).of({ loss } as unknown as Job, { threads: 7 })).toEqual([loss.losses])
   const used = lines.filter((line, i) => /^(in|out|number) /.test(line) && !line.includes(' loss.') && values[i] !== 0)

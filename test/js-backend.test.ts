@@ -110,7 +110,7 @@ function one(row: number[], label: number, rest: Partial<Case> = {}) {
   }
 }
 
-/** The same, the way a textbook says it. Fine for moderate logits. */
+/** The same by the textbook's formula, which is accurate enough for moderate logits. */
 function oracle({ rows, targets, sequences = [rows.length], tokens = {}, coefficients }: Case) {
   const { temperature = 1, average = false, emptyLogProb = 0, weights } = tokens
   let end = 0
@@ -417,7 +417,7 @@ describe('IEEE edges', () => {
   })
 
   it('near certainty nothing cancels', () => {
-    // 1 − p = 2 e^-60 to the last digits, far below what 1 can be told apart from.
+    // 1 − p = 2 e^-60 to the last digits, although 1 − 2 e^-60 rounds to 1.
     const rare = 2 * Math.exp(-60)
     const { logProb, gradient, entropy, sumSquaredProbs } = one([60, 0, 0], 0)
     expect(logProb / -rare).toBeCloseTo(1, 14)
@@ -425,9 +425,9 @@ describe('IEEE edges', () => {
     expect(gradient[1] / rare).toBeCloseTo(-0.5, 6)
     expect(entropy / (rare * 61)).toBeCloseTo(1, 6)
     expect(sumSquaredProbs).toBe(1)
-    // Not even e^-1000 is left of this one; a log-prob of 0 is not -0.
+    // e^-1000 underflows to 0 here; the log-prob is 0, not -0.
     expect(one([1000, 0], 0)).toMatchObject({ logProb: 0, tokenLogProb: 0, gradient: [0, 0] })
-    // Nor for an unlikely label beside a near certain other token.
+    // The same for an unlikely label beside an almost certain other token.
     const unlikely = one([0, 60, 0], 0)
     expect(unlikely.logProb).toBeCloseTo(-60, 12)
     expect(unlikely.gradient).toEqual([1, -1, -Math.fround(Math.exp(-60))])
@@ -566,7 +566,7 @@ describe('a whole job', () => {
   })
 })
 
-/** A clock by which every look at it takes 5 ms: a slice of work is then two rows, however fast the engine is. */
+/** A clock that advances by 5 ms on every read: a slice of work is then two rows, however fast the engine is. */
 function slowClock(): void {
   let now = 0
   vi.spyOn(performance, 'now').mockImplementation(() => (now += 5))
@@ -709,7 +709,7 @@ describe('16-bit formats', () => {
       const middle = (low + high) / 2
       const even = bits & 1 ? bits + 1 : bits
       const nearer = [low + (high - low) * 0.4375, low + (high - low) * 0.5625].map(Math.fround)
-      // The gap of the smallest bfloat16 is one float32 cannot divide: then its own rounding comes first.
+      // float32 cannot divide the gap of the smallest bfloat16, so the rounding to float32 comes first.
       if (Math.fround(middle) === middle && encodeBits(middle) !== even) expect.fail(`middle of ${bits}`)
       if (Math.fround(-middle) === -middle && encodeBits(-middle) !== (even | 0x8000)) expect.fail(`middle of -${bits}`)
       if (encodeBits(nearer[0]) !== bits || encodeBits(nearer[1]) !== bits + 1) expect.fail(`beside ${bits}`)
@@ -741,7 +741,7 @@ describe('16-bit formats', () => {
   })
 
   it('a Float16Array is read where the runtime has one', () => {
-    // Elsewhere, anything with its shape: the bits are what counts.
+    // Other runtimes get an object of the same shape: only the bits count.
     const Native = (globalThis as { Float16Array?: new (length: number) => ArrayBufferView }).Float16Array
     const data = Native === undefined ? new FakeFloat16Array(4) : new Native(4)
     new Uint16Array(data.buffer, data.byteOffset, 4).set([1, -2, 0.5, 3].map(encodeFloat16))
@@ -766,7 +766,7 @@ describe('16-bit formats', () => {
   })
 })
 
-/** Bits, and the length that goes with them. */
+/** Bits, and the length of their array. */
 class FakeFloat16Array {
   readonly buffer: ArrayBuffer
   readonly byteOffset = 0

@@ -1,6 +1,7 @@
 /**
  * Stage 3 of the js backend: the gradient of every loss, under every option, against numerical differentiation in
- * float64; known values; and the conventions (ranks, lengths, rewards, kinks) that a derivative alone does not pin.
+ * float64; known values; and the conventions (ranks, lengths, rewards, kinks) that a derivative alone does not
+ * determine.
  */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
@@ -104,7 +105,7 @@ function expectGradient(inputs: Inputs, step: number): void {
         return evaluate({ ...inputs, [name]: moved }).summary[0]
       }
       const { value } = differentiate(loss, inputs[name][i], step)
-      // What rounding of the loss itself leaves undetermined, over the smallest useful step.
+      // The error from rounding the loss itself, divided by the smallest useful step.
       const rounding = (16 * Number.EPSILON * (Math.abs(stage.summary[0]) + 1e-3)) / (step / 8)
       const error = Math.abs(value - gradient[i])
       expect(error, `${name}[${i}]: ${gradient[i]} against ${value}`).toBeLessThanOrEqual(
@@ -177,7 +178,7 @@ describe('the gradient of a loss', () => {
           alphas,
           (inputs, options, labelSmoothing, alpha) => {
             const scaled = { ...options, beta: options.beta / 4, alpha, fDivergence }
-            // The scores' differences cannot be told from here, so the hinge is kept on its slope.
+            // The scores' differences are not known here, so the hinge is kept on its slope.
             if (lossType === 'hinge') scaled.beta /= 400
             expectGradient({ ...inputs, ...scaled, terms: [{ lossType, weight: 1, labelSmoothing }] }, 0.04)
           },
@@ -208,7 +209,7 @@ describe('the gradient of a loss', () => {
 })
 
 describe('the value of a loss', () => {
-  // d = 2, β = 0.1: written out once more, from the papers rather than from the code.
+  // d = 2, β = 0.1: the formulas written out again from the papers rather than from the code.
   const s = (z: number) => 1 / (1 + Math.exp(-z))
   const values: Partial<Record<LossType, number>> = {
     sigmoid: -Math.log(s(0.2)),
@@ -398,7 +399,7 @@ describe('conventions', () => {
     const sigmoidStage = first('sigmoid')
     expect(Array.from(sigmoidStage.chosenRewards)).toEqual([0.5, -0.5])
     expect(Array.from(sigmoidStage.rejectedRewards)).toEqual([-1.5, -0.5])
-    // An equal reward is not a correct one.
+    // An equal reward does not count as correct.
     expect(Array.from(sigmoidStage.summary.subarray(1))).toEqual([0.5, 1])
   })
 

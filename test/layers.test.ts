@@ -1,5 +1,6 @@
 /**
- * Imports run one way: from the face to the backends, and from the addon to the core. Nothing points back.
+ * Imports run one way: from the public functions to the backends, and from the addon to the core. No import points
+ * back.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, normalize } from 'node:path'
@@ -8,7 +9,7 @@ import { expect, test } from 'vitest'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 
-/** From the top floor down; a room may use rooms below it, and its own. */
+/** The layers from the top down; a folder may import from folders in lower layers and from itself. */
 const LIBRARY = [
   ['cli'],
   ['adapters', 'cuda'],
@@ -17,14 +18,14 @@ const LIBRARY = [
   ['call'],
   ['backends'],
   ['job', 'options'],
-  ['check'],
+  ['check', 'job-losses'],
   ['errors', 'types'],
 ]
 /** Imports of values and of types, re-exports, `import('…')`. */
 const IMPORT = /(?:from |import |import\()'(\.[^']+)'/g
 const NATIVE = [['addon'], ['cpu', 'cuda'], ['core']]
 
-/** `[from room, to room, file]` of each import among the files under `folder`. */
+/** `[from folder, to folder, file]` of each import among the files under `folder`. */
 function arrows(folder: string, pattern: RegExp, extensions: RegExp): [string, string, string][] {
   const roomOf = (path: string) => path.split(/[\\/]/)[0].replace(/\.ts$/, '')
   return readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
@@ -38,7 +39,7 @@ function arrows(folder: string, pattern: RegExp, extensions: RegExp): [string, s
     })
 }
 
-/** Imports that lead up, or across to a neighbour on the same floor. */
+/** Imports of a higher layer, or of another folder in the same layer. */
 function wrong(floors: readonly (readonly string[])[], found: readonly [string, string, string][]): string[] {
   const floorOf = (room: string) => {
     const floor = floors.findIndex((rooms) => rooms.includes(room))

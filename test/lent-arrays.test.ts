@@ -1,6 +1,6 @@
 /**
- * Arrays that the caller gives away while a call uses them: transferred to somebody who drops them at once, or moved by
- * the memory they are a part of. The process lives on and the call says what happened. Child processes use dist.
+ * Arrays that the caller transfers while a call uses them, to a receiver that drops them at once, and arrays whose
+ * memory moves. The process survives and the call reports the transfer. Child processes use dist.
  */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
@@ -11,7 +11,7 @@ import { CUDA, DIST } from './support.js'
 
 const execute = promisify(execFile)
 
-/** Of the type libraries, only those of browsers know it. */
+/** Only the type libraries of browsers declare it. */
 const { WebAssembly } = globalThis as unknown as {
   WebAssembly: {
     Memory: new (options: {

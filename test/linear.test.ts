@@ -1,6 +1,6 @@
 /**
- * The linear functions: values and all gradients against a float64 oracle written from the formulas, on every backend
- * that is at hand; the same bits for any number of threads; and what is refused.
+ * The linear functions: values and all gradients against a float64 oracle written from the formulas, on every available
+ * backend; the same bits for any number of threads; and the arguments that are refused.
  */
 import { describe, expect, it } from 'vitest'
 import {
@@ -139,8 +139,8 @@ function oracle(
   return { logProbs, counts, coefficients, hidden, weight, bias, active }
 }
 
-// Float32 sums of so few terms err by a few units in the last place of the sum of magnitudes; a logit's error is that of
-// its softmax as well.
+// Float32 sums of so few terms err by a few units in the last place of the sum of magnitudes; the error of a logit
+// carries over to its softmax.
 const TOLERANCE = 2e-5
 
 function expectClose(
@@ -262,7 +262,7 @@ describe.each([...NATIVE, JS])('on $name', ({ run }) => {
       expect(got.chosenLogProbs[i]).toBeCloseTo(want.logProbs[i], 4)
       expect(got.rejectedRewards[i]).toBeCloseTo(expected.rejectedRewards[i], 4)
     }
-    // A loss' own slope may multiply an error of the log-probs.
+    // The slope of a loss may multiply an error of the log-probs.
     const scale = { value: want.weight.value, size: want.weight.size.map((x) => 10 * x + 1e-30) }
     expectClose(byWord(got.gradWeight!), scale, 'weight')
     expectClose(
@@ -368,7 +368,7 @@ describe.each([...NATIVE, JS])('on $name', ({ run }) => {
       (signal: AbortSignal) => linearSequenceLogProbs(hidden, weight, labels, { ...sums, signal }),
       (signal: AbortSignal) => fusedLinearPreferenceLoss(hidden, weight, labels, { ...loss, signal }),
     ]) {
-      // Calls of native code wait for each other: this one has not begun when it is aborted.
+      // Native calls run one after the other: this one has not begun when it is aborted.
       const before = run.backend === 'js' ? 0 : 30
       const others = Array.from({ length: before }, () => linearSequenceLogProbs(hidden, weight, labels, sums))
       const controller = new AbortController()
@@ -721,7 +721,7 @@ describe('what is refused', () => {
   })
 
   describe('a gradient over an array of the caller', () => {
-    // The first bytes of the gradient are the array's, of whatever type it is.
+    // The gradient begins with the bytes of the array, whatever its type is.
     type Typed = Float32Array | Float64Array | Int32Array | BigInt64Array | Uint8Array
     const over = <T extends Typed>(View: new (buffer: ArrayBuffer, offset: number, length: number) => T, of: T) => {
       const memory = new Float32Array(64).fill(7)

@@ -1,9 +1,9 @@
 /**
- * The constants of the losses: the table of which losses take which is what the formulas do, and one that would do
- * nothing is refused.
+ * The constants of the losses: the table of the losses that take each constant agrees with the formulas, and a constant
+ * without an effect is refused.
  */
 import { describe, expect, test } from 'vitest'
-import type { Constants, PairBatch } from '../lib/backends/js/losses.js'
+import type { Constants, PairBatch } from '../lib/backends/js/formulas.js'
 import { LOSSES } from '../lib/backends/js/losses.js'
 import { preferenceLossSync } from '../lib/index.js'
 import { lossOptions, TAKERS } from '../lib/options/loss-options.js'
@@ -27,7 +27,7 @@ const CONSTANTS: Constants = {
   average: false,
   labelSmoothing: 0.1,
 } as Constants
-/** What each is when it is not given: as good as nothing to a loss that does not take it. */
+/** The default of each, which a loss that does not take the constant accepts. */
 const DEFAULTS = {
   labelSmoothing: lossOptions.labelSmoothing.byDefault,
   gamma: lossOptions.gamma.byDefault,

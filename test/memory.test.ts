@@ -1,5 +1,6 @@
 /**
- * What a call needs beside its arguments: an in-place call of a batch of real size, in a process of its own. Uses dist.
+ * The memory that a call needs besides its arguments: an in-place call on a batch of realistic size, in its own
+ * process. Uses dist.
  */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
@@ -69,7 +70,7 @@ test('an in-place call on [8, 512, 50257] float32 needs less than 1 MiB beside i
   expect(async).toEqual(['async', expect.any(String), 'true', 'true'])
   expect(Number(sync[1])).toBeLessThan(2 ** 20)
   expect(Number(async[1])).toBeLessThan(2 ** 20)
-  // The measure does see what is allocated: 16 MB here.
+  // The measurement does detect allocations: 16 MB here.
   expect(Number(fresh[1])).toBeGreaterThan(15e6)
 })
 
@@ -99,7 +100,7 @@ test('an output layer of 151 936 words needs less than 64 MiB beside its argumen
   expect(bytes).toBeLessThan(64 * 2 ** 20)
 }, 60_000)
 
-/** Prints the page faults of a forward over memory that was never touched, for each mask of its 16 rows. */
+/** Prints the page faults of a forward over untouched memory, for each mask of its 16 rows. */
 const FAULTS = `
   import { sequenceLogProbsSync } from ${JSON.stringify(DIST.href)}
   const vocab = 4_000_000

@@ -1,5 +1,5 @@
 /**
- * The metrics of a step, against sums made by hand, and the file they are kept in.
+ * The metrics of a step, against sums computed by hand, and the file that keeps them.
  */
 import { appendFileSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -62,7 +62,7 @@ describe('stepMetrics', () => {
   })
 
   test('every metric, as TRL has it', () => {
-    // What the lines of TRL 1.16's DPOTrainer that log these give in float64 for this batch of three pairs.
+    // The values that the logging code of TRL 1.16's DPOTrainer gives in float64 for this batch of three pairs.
     const trl = {
       loss: 0.6990080163553477,
       'rewards/chosen': -0.07093025828030468,
@@ -101,7 +101,7 @@ describe('stepMetrics', () => {
     const none = new Int32Array(12).fill(-100)
     const result = fusedPreferenceLossSync(logits(), none, common)
     expect(stepMetrics(result, { step: 0, labels: none })).toMatchObject({ entropy: 0, mean_token_accuracy: 0 })
-    // Nor do the rejected sequences' tokens make up for a chosen one's.
+    // Nor do tokens of the rejected sequences compensate for tokens of a chosen one.
     const rejectedOnly = labels.map((label, i) => (i < 6 ? -100 : label))
     const some = fusedPreferenceLossSync(logits(), rejectedOnly, common)
     const metrics = stepMetrics(some, { step: 0, labels: rejectedOnly })
@@ -183,7 +183,7 @@ describe('stepMetrics', () => {
 
   test('token accuracy in every layout', () => {
     const unshifted = Int32Array.of(-100, 2, 4, 0, 4, -100, 1, -100, 0, 2, -100, 0)
-    // Of the labels of the chosen sequences, those that are the likely token.
+    // The labels of the chosen sequences that are the likely token.
     const cases: [string, FusedOptions, Partial<StepOptions>, Labels, number][] = [
       ['64-bit labels', {}, {}, BigInt64Array.from(labels, BigInt), 3 / 4],
       ['pairs', { pairs: [2, 0, 2, 1] }, { pairs: [2, 0, 2, 1] }, labels, 1 / 2],

@@ -1,6 +1,7 @@
 /**
- * Accumulated batches: however uneven the parts of a batch are, with its numbers of pairs and tokens as `normalizer` the
- * parts' losses and gradients add up to those of the whole. Every backend and instruction set, every loss that can.
+ * Accumulated batches: with the whole batch's numbers of pairs and tokens as `normalizer`, the losses and gradients of
+ * its parts add up to those of the whole, however uneven the parts are. Runs on every backend and instruction set, with
+ * every loss that allows it.
  */
 import { describe, expect, test } from 'vitest'
 import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
@@ -53,7 +54,7 @@ function expectNear(got: ArrayLike<number>, wanted: ArrayLike<number>, relative:
   for (let i = 0; i < wanted.length; i++) expect(Math.abs(got[i] - wanted[i])).toBeLessThanOrEqual(relative * largest)
 }
 
-/** The losses of a list, or the one. */
+/** The losses of a list, or the single loss. */
 const namesOf = (lossType: LossType | readonly WeightedLoss[]): LossType[] =>
   typeof lossType === 'string' ? [lossType] : lossType.map((term) => term.lossType)
 
@@ -100,7 +101,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
         const given = preferenceLossSync(whole, { lossType, normalizer: divisor, ...run })
         expectNear(given.gradient.chosen, mean.gradient.chosen, 0)
       }
-      // These are means whatever the loss is.
+      // These are always means, whatever the loss is divided by.
       expect([total.accuracy, total.margin]).toEqual([mean.accuracy, mean.margin])
       expect(total.chosenRewards).toEqual(mean.chosenRewards)
     })

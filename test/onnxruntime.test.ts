@@ -1,6 +1,6 @@
 /**
- * The onnxruntime adapter, on a small model built here: reference log-probs, the file they are kept in, and how it is
- * continued after an interruption or refused.
+ * The onnxruntime adapter, on a small model built here: reference log-probs, the file that keeps them, and how the file
+ * is continued after an interruption or refused.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -30,7 +30,7 @@ import {
 import { sequenceLogProbsSync } from '../lib/index.js'
 import { gaussian, random } from './support.js'
 
-/** What happens just before a file is locked, once. */
+/** A callback that runs once, just before a file is locked. */
 const atLock = vi.hoisted(() => ({ run: () => {} }))
 vi.mock('../lib/adapters/onnxruntime/lock-file.js', async (original) => {
   const { lockFile } = await original<typeof import('../lib/adapters/onnxruntime/lock-file.js')>()
@@ -116,7 +116,7 @@ beforeEach(() => {
 afterEach(() => expect(readdirSync(folder).filter((name) => name.endsWith('.lock'))).toEqual([]))
 afterAll(() => rmSync(folder, { recursive: true }))
 
-/** What is thrown, and the file must be what it was. */
+/** The error thrown; the file must be unchanged. */
 async function refusal(action: () => Promise<unknown>) {
   const before = readFileSync(path)
   const error = await action().catch((reason) => reason)
@@ -227,7 +227,7 @@ describe('writeReferenceLogProbs', () => {
       const wanted = await direct(batch, options)
       expect(await written(batch, options)).toEqual(wanted)
       if (name !== 'backend') expect(await direct(batch, {})).not.toEqual(wanted)
-      // It is a setting of the file, unless it does not change what is in there.
+      // It is a setting of the file, unless it does not affect the file's content.
       const again = await writeReferenceLogProbs(path, [{ ...ids, ...batch }], forward).catch((error) => error)
       if (name === 'backend') expect([...again.chosen, ...again.rejected]).toEqual(wanted)
       else expect(again).toMatchObject({ message: expect.stringContaining(`made with ${name}`) })
@@ -237,7 +237,7 @@ describe('writeReferenceLogProbs', () => {
       const empty = { mask: ids.labels.map((_, i) => (i < TIME ? 0 : 1)) }
       expect((await written(empty))[0]).toBe(0)
       path = join(folder, 'empty.jsonl')
-      // The try before the model runs has active tokens, whatever is ignored.
+      // The trial call before the model runs has active tokens, whatever is ignored.
       const full = { labels: ids.labels.map((label) => Math.max(1, label)) }
       await written(full, { emptySequence: 'error', ignoreIndex: 0 })
       path = join(folder, 'empty-2.jsonl')
@@ -517,7 +517,7 @@ describe('writeReferenceLogProbs', () => {
     ])('but not by %s, which a file cannot keep', async (_, model) => {
       await expect(write(model as never)).rejects.toMatchObject({
         code: 'ERR_INVALID_ARG_TYPE',
-        message: expect.stringContaining('options.model must be a value that JSON keeps as it is'),
+        message: expect.stringContaining('options.model must be a value that JSON keeps unchanged'),
       })
     })
   })
@@ -559,7 +559,7 @@ describe('writeReferenceLogProbs', () => {
         { sequenceOffsets: [0, 1] },
         { code: 'ERR_INVALID_ARG_VALUE', message: /batch\.sequenceOffsets/ },
       ],
-      ['outputs', { outputs: ['logSumExp'] }, { code: 'ERR_INVALID_ARG_VALUE', message: /single tokens/ }],
+      ['outputs', { outputs: ['logSumExp'] }, { code: 'ERR_INVALID_ARG_VALUE', message: /per-token results/ }],
     ])('%s', async (_, options, { message, ...error }: { message?: unknown }) => {
       const reason = await writeReferenceLogProbs(path, batchesOf(1), forward, options).catch((reason) => reason)
       expect(reason).toMatchObject(error)
@@ -584,7 +584,7 @@ describe('writeReferenceLogProbs', () => {
         [[{ labels: new Int32Array(2), inputIds: [[1, 2]] }], forward],
         {
           code: 'ERR_INVALID_ARG_TYPE',
-          message: /^batches\[0\]\.inputIds\[0\] must be a number, the array being flat/,
+          message: /^batches\[0\]\.inputIds\[0\] must be a number, because the array must be flat/,
         },
       ],
       [
@@ -669,7 +669,7 @@ describe('writers of one file', () => {
     const reference = await writeReferenceLogProbs(path, batches, async (batch) => {
       for (const way of [path, link]) {
         const other = writeReferenceLogProbs(way, batchesOf(2, 1), forward).catch((error) => error)
-        // It has other data, and says first that it may not write.
+        // It has other data, but the error about the lock comes first.
         expect(await other).toMatchObject({
           code,
           message: `${way} is being written by another call of this process: wait for it, or write another file; if that process has ended, delete ${lock()}`,
@@ -804,10 +804,10 @@ describe('writers of one file', () => {
       /by process \d+ on '.*if that process has ended, delete/,
     ],
     ['this process', JSON.stringify(owner), /another call of this process/],
-    ['nobody', '', /is locked by .*\.lock, which does not say for whom; if nothing writes it, delete that file/],
-    ['null', 'null', /does not say for whom/],
-    ['no process', JSON.stringify({ ...owner, pid: 0 }), /does not say for whom/],
-    ['no machine', JSON.stringify({ ...owner, host: 5 }), /does not say for whom/],
+    ['nobody', '', /is locked by .*\.lock, which does not name its owner; if nothing writes to it, delete that file/],
+    ['null', 'null', /does not name its owner/],
+    ['no process', JSON.stringify({ ...owner, pid: 0 }), /does not name its owner/],
+    ['no machine', JSON.stringify({ ...owner, host: 5 }), /does not name its owner/],
   ])('are refused while the lock is that of %s', async (_, text, message) => {
     writeFileSync(lock(), text)
     const error = await writeReferenceLogProbs(path, batchesOf(1), forward).catch((reason) => reason)
@@ -847,7 +847,7 @@ describe('writers of one file', () => {
     }).catch((reason) => reason)
     expect(error).toMatchObject({
       code,
-      message: expect.stringMatching(/not written to any more.*deleted or replaced/),
+      message: expect.stringMatching(/no longer written.*deleted or replaced/),
     })
     expect(readFileSync(path)).toEqual(bytes)
     expect(existsSync(lock())).toBe(what === 'replaced')

@@ -1,6 +1,6 @@
 /**
- * The package as it is installed: imported by its own name in both module systems, with its types, with and without its
- * native binary. Uses dist.
+ * The installed package: imported by its name in both module systems, with its types, with and without its native
+ * binary. Uses dist.
  */
 import { execFile } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -21,8 +21,12 @@ const FUNCTIONS = [
   'crossEntropySync',
   'fusedLinearPreferenceLoss',
   'fusedLinearPreferenceLossSync',
+  'fusedLinearUnpairedPreferenceLoss',
+  'fusedLinearUnpairedPreferenceLossSync',
   'fusedPreferenceLoss',
   'fusedPreferenceLossSync',
+  'fusedUnpairedPreferenceLoss',
+  'fusedUnpairedPreferenceLossSync',
   'getBackends',
   'linearCrossEntropy',
   'linearCrossEntropySync',
@@ -30,8 +34,11 @@ const FUNCTIONS = [
   'linearSequenceLogProbsSync',
   'preferenceLoss',
   'preferenceLossSync',
+  'runningRewardMean',
   'sequenceLogProbs',
   'sequenceLogProbsSync',
+  'unpairedPreferenceLoss',
+  'unpairedPreferenceLossSync',
 ]
 
 /** Runs code in a child whose working directory is `cwd`. */
@@ -48,7 +55,7 @@ const LOAD = {
   commonjs: `const fpl = require('fused-preference-loss');`,
 }
 
-/** The names, a loss that is known, a gradient that is known, and the backends. */
+/** The exported names, a known loss, a known gradient, and the backends. */
 const USE = `
   const data = Float32Array.of(0, 0, Math.log(3), 0)
   const result = fpl.fusedPreferenceLossSync({ data, shape: [2, 1, 2] }, Int32Array.of(0, 0), {
@@ -124,11 +131,18 @@ test.each(['module', 'commonjs'] as const)('the adapters, as %s', async (type) =
     [
       'linearPreferenceLoss',
       'linearSequenceLogProbs',
+      'linearUnpairedPreferenceLoss',
       'preferenceLoss',
       'sequenceLogProbs',
       'sparseSoftmaxCrossEntropy',
+      'unpairedPreferenceLoss',
     ],
-    ['linearPreferenceValueAndGrad', 'preferenceValueAndGrad'],
+    [
+      'linearPreferenceValueAndGrad',
+      'linearUnpairedPreferenceValueAndGrad',
+      'preferenceValueAndGrad',
+      'unpairedPreferenceValueAndGrad',
+    ],
     ['readReferenceLogProbs', 'toLogits', 'writeReferenceLogProbs'],
   ])
 })
@@ -237,7 +251,7 @@ describe('in a project of its own', () => {
     expect(await compile(['all.mts', 'using.mts'], { ...options, lib: ['ESNext', 'DOM'] })).toBe('')
   })
 
-  /** What the TypeScript compiler says of these files. */
+  /** The TypeScript compiler's messages about these files. */
   async function compile(files: string[], options: object): Promise<string> {
     const compilerOptions = { module: 'NodeNext', target: 'ES2022', strict: true, noEmit: true, ...options }
     writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files }))

@@ -1,13 +1,13 @@
 /**
- * Every backend and instruction set against the losses of TRL, whose names most of ours are: values of its DPOTrainer
- * and CPOTrainer, run in float64, under the options that mean the same here. Its `ipo` is our `ipo_norm`; CPO's losses
+ * Every backend and instruction set against the losses of TRL, whose names most of ours are: values of its DPOTrainer,
+ * CPOTrainer and KTOTrainer, run in float64, under the options that mean the same here. Its `ipo` is our `ipo_norm`; CPO's losses
  * are of policies alone, and its AlphaPO is the alpha divergence of these.
  */
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
-import { preferenceLossSync } from '../lib/index.js'
-import type { PreferenceOptions } from '../lib/options/index.js'
-import type { PreferenceLoss, PreferencePairs } from '../lib/types/index.js'
+import { preferenceLossSync, unpairedPreferenceLossSync } from '../lib/index.js'
+import type { PreferenceOptions, UnpairedPreferenceOptions } from '../lib/options/index.js'
+import type { PreferenceLoss, PreferencePairs, UnpairedSequences } from '../lib/types/index.js'
 import { TARGETS } from './support.js'
 
 type Pairs = Record<keyof PreferencePairs, number[]>
@@ -26,21 +26,35 @@ interface Case {
   expected: Expected
 }
 
-const CASES: Case[] = readFileSync(new URL('./golden/peers.jsonl', import.meta.url), 'utf8')
-  .trimEnd()
-  .split('\n')
-  .map((line) => JSON.parse(line))
+interface UnpairedCase {
+  name: string
+  options: UnpairedPreferenceOptions
+  sequences: UnpairedSequences
+  expected: { loss: number; losses: number[]; gradient: number[]; kl: number }
+}
+
+function read<T>(name: string): T[] {
+  const lines = readFileSync(new URL(`./golden/${name}.jsonl`, import.meta.url), 'utf8')
+    .trimEnd()
+    .split('\n')
+  return lines.map((line) => JSON.parse(line))
+}
+
+const CASES = read<Case>('peers')
+const UNPAIRED = read<UnpairedCase>('peers-unpaired')
 
 /** TRL holds the ε of exo_pair in float32. */
 const boundOf = ({ options }: Case) => (options.lossType === 'exo_pair' ? 1e-6 : 1e-9)
 
-function compare(got: PreferenceLoss, { loss, losses, gradient, ...rewards }: Expected, bound: number): void {
-  const near = (values: ArrayLike<number>, wanted: readonly number[]) => {
-    expect(values).toHaveLength(wanted.length)
-    for (const [i, value] of wanted.entries()) {
-      expect(Math.abs(values[i] - value)).toBeLessThanOrEqual(bound * Math.max(1, Math.abs(value)))
-    }
+function expectNear(values: ArrayLike<number>, wanted: readonly number[], bound: number): void {
+  expect(values).toHaveLength(wanted.length)
+  for (const [i, value] of wanted.entries()) {
+    expect(Math.abs(values[i] - value)).toBeLessThanOrEqual(bound * Math.max(1, Math.abs(value)))
   }
+}
+
+function compare(got: PreferenceLoss, { loss, losses, gradient, ...rewards }: Expected, bound: number): void {
+  const near = (values: ArrayLike<number>, wanted: readonly number[]) => expectNear(values, wanted, bound)
   near([got.loss], [loss])
   near(got.losses, losses)
   near(got.gradient.chosen, gradient.chosen)
@@ -52,6 +66,13 @@ function compare(got: PreferenceLoss, { loss, losses, gradient, ...rewards }: Ex
 describe.each(TARGETS)('$name', ({ run }) => {
   test.each(CASES)('$name', (peer) => {
     compare(preferenceLossSync(peer.pairs, { ...peer.options, ...run }), peer.expected, boundOf(peer))
+  })
+
+  test.each(UNPAIRED)('$name', ({ sequences, options, expected }) => {
+    const got = unpairedPreferenceLossSync(sequences, { ...options, ...run })
+    expectNear([got.loss, got.kl], [expected.loss, expected.kl], 1e-9)
+    expectNear(got.losses, expected.losses, 1e-9)
+    expectNear(got.gradient, expected.gradient, 1e-11) // they are small
   })
 
   test.each(CASES.filter(({ options }) => options.lossType === 'ipo_norm'))('$name, as ipo on means', (peer) => {
@@ -76,4 +97,6 @@ test('the cases are of every loss that both have', () => {
   const types = new Set(CASES.map(({ options }) => options.lossType))
   expect(types.size).toBe(17)
   expect(CASES).toHaveLength(45)
+  expect(new Set(UNPAIRED.map(({ options }) => options.lossType))).toEqual(new Set(['kto', 'apo_zero_unpaired']))
+  expect(UNPAIRED).toHaveLength(6)
 })

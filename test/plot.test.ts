@@ -1,6 +1,6 @@
 /**
- * The `plot` command on real files, and its page in headless Chromium: CHROMIUM, or where systems keep it. Where there
- * is none, the tests of the page in a browser are skipped and say so; under CI they fail.
+ * The `plot` command on real files, and its page in headless Chromium, found through CHROMIUM or in the usual places.
+ * Without Chromium, the tests of the page in a browser are skipped and say so; under CI they fail.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -199,7 +199,7 @@ describe.skipIf(CHROMIUM === undefined && !process.env.CI)('the page in Chromium
   })
   afterAll(() => browser.close())
 
-  /** Opens a page; whatever it complains of or asks the network for is an error. */
+  /** Opens a page; any message of the page or request to the network is an error. */
   async function open(name: string, colorScheme: 'light' | 'dark', width = 1400): Promise<Page> {
     const page = await browser.newPage({ colorScheme, viewport: { width, height: 900 } })
     const complaints: string[] = []
@@ -213,7 +213,7 @@ describe.skipIf(CHROMIUM === undefined && !process.env.CI)('the page in Chromium
     return page
   }
 
-  /** Pixels of a panel's canvas in (almost) the colours of its series; as text, for it runs in the page. */
+  /** Counts pixels of a panel's canvas in (almost) the colours of its series; a text, because it runs in the page. */
   const painted = (page: Page, panel: number): Promise<number[]> =>
     page.evaluate(`(() => {
       const section = document.querySelectorAll('section')[${panel}]

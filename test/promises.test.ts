@@ -1,6 +1,6 @@
 /**
- * The promise forms: the results of the sync forms, an event loop that stays free, cancellation, and life and death of
- * the environment while a call runs. Child processes and workers use dist.
+ * The promise forms: the results of the sync forms, an event loop that stays free, cancellation, and environments that
+ * end while a call runs. Child processes and workers use dist.
  */
 import { execFile, fork } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -24,7 +24,7 @@ import type { FusedOptions, SequenceOptions } from '../lib/options/index.js'
 import type { Logits } from '../lib/types/index.js'
 import { bytes, CUDA, DIST, gaussian, NATIVE, OUTPUTS, random, TARGETS } from './support.js'
 
-/** Numbers that are quick to make, and of which no loss is trivial. */
+/** Numbers that are quick to make and give no trivial loss. */
 function ramp(length: number): Float32Array {
   const data = new Float32Array(length)
   const start = Math.min(length, 4099)
@@ -42,7 +42,7 @@ function batch(rows: number, vocab: number): Batch {
   return { logits, labels, options: { shift: false, reference: { chosen: [-1], rejected: [-2] } } }
 }
 
-/** The same, its rows all lying at one place in memory: however many there are, it is small. */
+/** The same with all rows at one place in memory, so that it stays small for any number of rows. */
 function flatBatch(rows: number, vocab: number): Batch {
   const { logits, labels, options } = batch(1, vocab)
   return {
@@ -52,12 +52,12 @@ function flatBatch(rows: number, vocab: number): Batch {
   }
 }
 
-/** One that takes minutes, on any machine and any backend. */
+/** A call that takes minutes, on any machine and any backend. */
 function endlessBatch(): Batch {
   return flatBatch(400_000, 1_000_000)
 }
 
-/** A function that gives the job of the last call from here on, to be looked at while it runs. */
+/** Returns a function that gives the job of the latest call, for inspection while it runs. */
 function nextJob(run: FusedOptions): () => Job {
   const backend = pickBackend(run.backend as 'cpu', false, run.instructionSet)
   const spy = vi.spyOn(backend, 'run')
@@ -193,7 +193,8 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
   test('the event loop turns while a call runs', async () => {
     const vocab = 1000
     let turns = 0
-    // A call that blocks the loop lets it turn once or twice, however long it is; others more often the longer they are.
+    // A call that blocks the loop lets it turn once or twice, however long the call is; other calls let it turn more
+    // often the longer they are.
     for (let rows = 100; turns < 50 && rows < 30_000; rows *= 2) {
       const { logits, labels, options } = flatBatch(rows, vocab)
       const gradient = new Float32Array(2 * rows * vocab)
@@ -230,7 +231,7 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
 
     test('aborted in the same turn: rejects with the reason', async () => {
       const controller = new AbortController()
-      // Small where a call that has begun runs to its end.
+      // Small on backends where a call that has begun runs to its end.
       const { logits, labels, options } = name === 'cuda' ? flatBatch(20, 5000) : endlessBatch()
       const running = fusedPreferenceLoss(logits, labels, {
         ...{ ...options, threads: 1, ...run, gradient: name === 'cuda' },
@@ -240,7 +241,7 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
       await expect(running).rejects.toBe(reason)
     })
 
-    // What has been enqueued on a GPU runs to its end; a signal is looked at before the gradient.
+    // Work enqueued on a GPU runs to its end; the signal is checked before the gradient.
     test.skipIf(name === 'cuda').each(['fusedPreferenceLoss', 'sequenceLogProbs'] as const)(
       'aborted during a %s that would take minutes: rejects',
       async (which) => {
@@ -268,7 +269,7 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
       const { logits, labels, options } = batch(rows, vocab)
       const before = Buffer.from(bytes(logits.data as Float32Array))
       const out = new Float32Array(2 * rows * vocab).fill(5)
-      // What can be cancelled is made the larger part: by-products, and the reference's logits.
+      // By-products and the reference's logits make the part that can be cancelled larger.
       const reference = { logits: { data: ramp(vocab), shape: logits.shape, strides: [0, 0, 1] } }
       const call = (gradient: Float32Array | 'in-place', signal?: AbortSignal) => {
         const all = { ...options, reference, outputs: OUTPUTS, threads: 1, ...run, gradient, signal }
@@ -277,14 +278,14 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
       const job = nextJob(run)
       for (const gradient of [out, 'in-place'] as const) {
         for (const part of [0, 0.1, 0.5]) {
-          // This thread may be kept waiting until the gradient is being written: then again.
+          // This thread may have to wait until the gradient is being written; the test then tries again.
           let outcome: unknown
           for (let attempt = 0; attempt < 30 && outcome !== reason; attempt++) {
             bytes(logits.data as Float32Array).set(before)
             out.fill(5)
             const controller = new AbortController()
             const running = call(gradient, controller.signal).catch((error) => error)
-            // On a GPU nothing can be seen before the end.
+            // On a GPU no progress is visible before the end.
             if (name === 'cuda') await turn()
             else await untilDone(Math.floor(part * 2 * rows), job(), running)
             controller.abort(reason)
@@ -295,7 +296,7 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
           expect(out.every((x) => x === 5)).toBe(true)
         }
       }
-      // The same calls do write when they are let.
+      // The same calls do write when they are not aborted.
       const written = new Float32Array(out.length)
       await call(written)
       expect(written.some((x) => x !== 0)).toBe(true)
@@ -347,7 +348,7 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
           signal: i % 2 ? signal : undefined,
         }),
       )
-      // Handled from the start, so that no rejection goes unheard.
+      // Handled from the start, so that no rejection is unhandled.
       const settled = Promise.allSettled(waiting)
       const end = first.catch((error) => error)
       controller.abort(reason)
@@ -554,7 +555,7 @@ describe('life and death', () => {
       console.log(used.filter((ref) => ref.deref() !== undefined).length)`,
     )
     const { stdout } = await execute(process.execPath, ['--expose-gc', path])
-    // The last may still be on the stack.
+    // The last one may still be on the stack.
     expect(Number(stdout)).toBeLessThanOrEqual(1)
   })
 

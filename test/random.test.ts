@@ -14,6 +14,7 @@ import type {
   Normalizer,
   PreferenceLoss,
   PreferencePairs,
+  ResultGradients,
   RunOptions,
   SequenceLogProbs,
   WeightedLoss,
@@ -83,7 +84,7 @@ const spec: fc.Arbitrary<Spec> = fc
     return { ...drawn, lengths }
   })
 
-/** Fails unless `got` is within `bound` of `wanted`; equal infinities and NaN are no distance apart. */
+/** Fails unless `got` is within `bound` of `wanted`; equal infinities, and NaN and NaN, have the distance 0. */
 function near(got: number, wanted: number, bound: number, what: string): void {
   if (Object.is(got, wanted) || Math.abs(got - wanted) <= bound || got === wanted) return
   throw new Error(`${what}: ${got}, where js has ${wanted}, ${Math.abs(got - wanted) / bound} times the bound apart`)
@@ -137,12 +138,18 @@ function widened(logits: Logits): Logits {
 }
 
 /** Stage 4; `wanted` is the gradient in float32. */
-function compareGradient(got: Logits, wanted: Logits, vocabulary: number, { active }: Problem): void {
+function compareGradient(
+  got: Logits,
+  wanted: Logits,
+  vocabulary: number,
+  { active }: Problem,
+  boundOf?: (i: number) => number,
+): void {
   const dtype = got.dtype!
   const [g, w] = [values(got), values(wanted)]
   expect(g.length).toBe(w.length)
   for (let i = 0; i < g.length; i++) {
-    const bound = 4 * ulp(w[i]) + 1e-38
+    const bound = boundOf?.(i) ?? 4 * ulp(w[i]) + 1e-38
     if (!active(Math.floor(i / vocabulary))) {
       if (!Object.is(g[i], 0)) throw new Error(`gradient[${i}] of an inactive row is ${g[i]}`)
     } else if (dtype === 'float32') {
@@ -162,7 +169,50 @@ const coefficients = (seed: number, count: number) => {
   return Array.from({ length: count }, () => (next() < 0.1 ? 0 : (next() - 0.5) * 10 ** (4 * next() - 2)))
 }
 
-/** As many pairs as there may be, sequences repeated; or chosen first, rejected second. */
+/** Derivatives with respect to results, of every token and some 0 or absent. */
+function resultGradients(seed: number, sequences: number, tokens: number): ResultGradients {
+  const next = random(seed ^ 0xaaaa)
+  const given: ResultGradients = { logProbs: coefficients(seed, sequences) }
+  for (const name of ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits'] as const) {
+    if (next() < 0.3) continue
+    given[name] = Array.from({ length: tokens }, () => (next() < 0.1 ? 0 : 4 * next() - 2))
+  }
+  return given
+}
+
+/** For each logit the sum of the magnitudes of the terms of its derivative, as docs/numerics.md has it. */
+function magnitudesOf(sums: SequenceLogProbs, given: ResultGradients, problem: Problem, vocabulary: number) {
+  const { active, target, options } = problem
+  const { temperature = 1 } = options
+  const ones = (name: keyof ResultGradients) => ({ [name]: new Float64Array(sums.tokenEntropies!.length).fill(1) })
+  const own = (names: (keyof ResultGradients)[]) =>
+    values(sums.backward(Object.fromEntries(names.map((name) => [name, given[name] ?? ones(name)[name].fill(0)]))))
+  const p = values(sums.backward(ones('logSumExp')))
+  const ofLogProb = values(
+    sums.backward({
+      logProbs: given.logProbs!,
+      ...(given.tokenLogProbs ? { tokenLogProbs: given.tokenLogProbs } : {}),
+    }),
+  )
+  const ofLogSumExp = own(['logSumExp'])
+  const ofMean = own(['tokenMeanLogits'])
+  const both = values(sums.backward({ ...given, tokenEntropies: ones('tokenEntropies').tokenEntropies.fill(0) }))
+  const [time] = problem.logits.shape.slice(-2)
+  const kept = sums.tokenEntropies!.length / (problem.rows / time)
+  return both.map((sum, i) => {
+    const row = Math.floor(i / vocabulary)
+    if (!active(row)) return 0
+    const token = Math.floor(row / time) * kept + (row % time)
+    const e = Math.abs(given.tokenEntropies?.[token] ?? 0)
+    const q = p[i] * temperature
+    const entropy = q === 0 ? 0 : e * p[i] * (Math.abs(Math.log(q)) + sums.tokenEntropies![token] + 1)
+    const rest =
+      i % vocabulary === target(row) ? Math.abs(ofLogProb[i]) + Math.abs(ofLogSumExp[i]) : Math.abs(sum - ofMean[i])
+    return rest + entropy + Math.abs(ofMean[i])
+  })
+}
+
+/** Any number of pairs with repeated sequences, or the default: chosen first, rejected second. */
 function pairsOf(sequences: number, next: () => number): Int32Array {
   if (sequences % 2 === 0 && next() < 0.5) {
     return Int32Array.from({ length: sequences }, (_, i) => (i >> 1) + (i % 2 === 0 ? 0 : sequences / 2))
@@ -266,12 +316,15 @@ const parts = (result: PreferenceLoss): [string, ArrayLike<number>][] => [
   ['loss, accuracy, margin', [result.loss, result.accuracy, result.margin]],
 ]
 
-/** A part, and for a gradient that of the pair's other sequence: the one may be a difference with the other in it. */
+/**
+ * A result and, for a gradient, that of the pair's other sequence, because one may be a difference that contains the
+ * other.
+ */
 function partners(from: ReturnType<typeof parts>, k: number, i: number): number[] {
   return k === 3 || k === 4 ? [from[3][1][i], from[4][1][i]] : [from[k][1][i]]
 }
 
-/** Stage 3 to the last digits: relative to the value, or to those it is the sum of. */
+/** Stage 3 to the last digits: relative to the value, or to the terms of its sum. */
 function compareLoss(call: LossCall, run: RunOptions): void {
   const { lossType } = call.options
   const [got, wanted] = [partsOf(call, run), partsOf(call, JS.run)]
@@ -287,7 +340,7 @@ function compareLoss(call: LossCall, run: RunOptions): void {
       const sizes = [wanted, ...terms].flatMap((part) => partners(part, k, i)).filter(Number.isFinite)
       let bound = 1e-12 * Math.max(0, ...sizes.map(Math.abs)) + floor
       if (Math.abs(list[i] - value) > bound) {
-        // Where a loss or its slope passes through 0, no more than rounded arguments determine.
+        // Where a loss or its slope passes through 0, only as exactly as rounded arguments determine it.
         nearby ??= perturbed(call).map((other) => partsOf(other, JS.run))
         for (const part of nearby) bound += Math.abs(part[k][1][i] - value) || 0
       }
@@ -345,6 +398,22 @@ describe.each(NATIVE)('$name', ({ run }) => {
       fc.assert(property, { numRuns: 250 })
     },
   )
+
+  test('gradients through the results of single tokens', () => {
+    const property = fc.property(spec, (drawn) => {
+      const problem = problemOf(drawn)
+      const { logits, labels, options } = problem
+      const call = (tensor: Logits, where: typeof run) =>
+        sequenceLogProbsSync(tensor, labels, { ...options, ...where, outputs: ['tokenEntropies'] })
+      const wanted = call(drawn.dtype === 'float32' ? logits : widened(logits), JS.run)
+      const got = call(logits, run)
+      const given = resultGradients(drawn.seed, drawn.lengths.length, got.tokenEntropies!.length)
+      const magnitudes = magnitudesOf(wanted, given, problem, drawn.vocab)
+      const bound = (i: number) => 4 * ulp(magnitudes[i]) + 1e-36 * Math.max(1, 1 / (options.temperature ?? 1))
+      compareGradient(got.backward(given), wanted.backward(given), drawn.vocab, problem, bound)
+    })
+    fc.assert(property, { numRuns: 150 })
+  })
 
   test('every loss and option, given equal log-probs', () => {
     const property = fc.property(lossCall, ({ pairs, options }) => {

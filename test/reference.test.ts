@@ -1,5 +1,6 @@
 /**
- * References as callers have them: the result of `sequenceLogProbs` as it is, and warnings of what can hardly be meant.
+ * References in the forms that callers have: the whole result of `sequenceLogProbs`, and warnings about values that are
+ * probably unintended.
  */
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { DeviceBuffer } from '../lib/cuda/index.js'
@@ -140,7 +141,7 @@ describe('warnings', () => {
     const averageLogProb = true
     const reference = sequenceLogProbsSync(model, labels, { ...run, averageLogProb })
     fusedPreferenceLossSync(policy, labels, { ...run, averageLogProb, reference })
-    // Nothing is said of a reference that no loss uses.
+    // There is no warning about a reference that no loss uses.
     fusedPreferenceLossSync(policy, labels, { ...run, lossType: 'simpo', reference: { logProbs: [1, 0, 0, 0] } })
     fusedPreferenceLossSync(policy, labels, { ...run, referenceFree: true, reference: { logProbs: [0, 0, 0, 0] } })
     preferenceLossSync(pairsOf([0, 0], [0, 0]), { ...run, lossType: 'cpo' })

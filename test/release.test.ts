@@ -1,6 +1,6 @@
 /**
- * What keeps an incomplete package from being published: scripts/shipped.mjs on a repository made of small files, and the
- * script that npm runs before it packs.
+ * The checks that keep an incomplete package from being published: scripts/shipped.mjs on a repository of small files,
+ * and the script that npm runs before it packs.
  */
 import { spawnSync } from 'node:child_process'
 import {
@@ -147,7 +147,7 @@ describe('a package', () => {
 
   test('a binary of another size than the list that the loader goes by', () => {
     appendFileSync(at(`prebuilds/${CUDA}`), '\n')
-    expect(problems()).toEqual([`prebuilds/sizes.json has another size than prebuilds/${CUDA}`])
+    expect(problems()).toEqual([`prebuilds/sizes.json does not list the size of prebuilds/${CUDA}`])
     rmSync(at('prebuilds/sizes.json'))
     expect(problems()).toHaveLength(TARGETS.length + 1)
   })
@@ -162,8 +162,8 @@ describe('a package', () => {
       appendFileSync(join(folder, 'native/cuda/host/block.cc'), '\n')
       appendFileSync(join(folder, 'package.json'), '\n')
       expect(problemsOf(folder, { root })).toEqual([
-        'native/cuda/host/block.cc is not that of the repository',
-        'package.json is not that of the repository',
+        'native/cuda/host/block.cc differs from the repository',
+        'package.json differs from the repository',
       ])
       appendFileSync(at('lib/index.ts'), '\n')
       expect(problemsOf(folder, { root })).toContain('dist is older than its sources')

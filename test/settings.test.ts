@@ -1,5 +1,5 @@
 /**
- * How a call is run: on as many threads as it asks for, and on the instruction set it asks for, `backward` included.
+ * A call runs on the requested number of threads and the requested instruction set, and so does its `backward`.
  * Child processes use dist.
  */
 import { execFile } from 'node:child_process'
@@ -64,7 +64,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
 })
 
 describe.runIf(NATIVE.length > 1)('instruction sets', () => {
-  // The baseline has no fused multiply-add: its bits are its own.
+  // The baseline has no fused multiply-add, so its bits differ from the others'.
   const best = NATIVE[0].run
   const baseline = NATIVE.find(({ run }) => run.instructionSet === 'baseline')?.run as RunOptions
   const gradients = {

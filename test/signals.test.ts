@@ -1,5 +1,5 @@
 /**
- * Signals and the work they cancel, on work that ends when the test says so.
+ * Signals and the work they cancel; the work ends when the test ends it.
  */
 import { setImmediate as turn } from 'node:timers/promises'
 import { expect, test, vi } from 'vitest'
@@ -56,7 +56,7 @@ test('a signal that is aborted again cancels what came in between', async () => 
   const signal = Object.assign(new EventTarget(), { aborted: true, reason }) as unknown as AbortSignal
   const first = work(signal)
   signal.dispatchEvent(new Event('abort'))
-  // The first has been cancelled, and has not yet ended for those who wait.
+  // The first has been cancelled, but its waiters have not been told yet.
   const second = work(signal)
   signal.dispatchEvent(new Event('abort'))
   expect(first.cancel).toHaveBeenCalledTimes(1)
@@ -81,7 +81,7 @@ test('work that was cancelled without an aborted signal is an error that says so
     const one = work(signal)
     one.end(false)
     expect(await one.outcome).toEqual(
-      new Error('fused-preference-loss: a call was cancelled that no signal has aborted'),
+      new Error('fused-preference-loss: a call was cancelled, but no signal is aborted'),
     )
   }
 })

@@ -1,6 +1,6 @@
 /**
- * What an error says of an unknown name: what it is called here, the names near it, or nothing; never another thing than
- * was meant.
+ * The hint in the error for an unknown name: its name here, similar names, or nothing; never a thing that was not
+ * meant.
  */
 import { describe, expect, test } from 'vitest'
 import { HEAD_GRADIENT_OPTIONS } from '../lib/call/head-gradients.js'
@@ -52,7 +52,7 @@ describe('losses', () => {
     ['sigmoid_normal', "; did you mean 'sigmoid_norm'?"],
     ['sigmoidal', "; did you mean 'sigmoid'?"],
     ['orpp', "; did you mean 'orpo'?"],
-    // One letter of three, and everything farther away, says nothing.
+    // A difference of one letter in three, or a larger one, gives no hint.
     ['iko', ''],
     ['mpp', ''],
     ['s', ''],
@@ -178,7 +178,7 @@ test('other names', () => {
   expect(valueHint('avx', ['baseline', 'avx2', 'avx512'])).toBe("; did you mean 'avx2' or 'avx512'?")
   // Three at most.
   expect(valueHint('abc', ['abc1', 'abc2', 'abc3', 'abc4'])).toBe("; did you mean 'abc1' or 'abc2' or 'abc3'?")
-  // As far as a third of the name, and the nearest alone.
+  // Up to a third of the letters may differ, and only the nearest names are shown.
   expect(valueHint('abcxyz', ['abcdez', 'abcdef'])).toBe("; did you mean 'abcdez'?")
   expect(valueHint('abcxyz', ['abcdef'])).toBe('')
   expect(valueHint('abcdx', ['abxyx'])).toBe('')

@@ -1,6 +1,6 @@
 /**
- * What tests share: the backends and instruction sets of this machine, tensors of any element type, distances in units
- * in the last place, and random problems. No assertions here.
+ * Helpers of the tests: the backends and instruction sets of this machine, tensors of any element type, distances in
+ * units in the last place, and random problems. No assertions here.
  */
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -19,7 +19,7 @@ export interface Target {
   run: RunOptions
 }
 
-// Without a GPU the kernels of the cuda backend run on the host; with FPL_TEST_GPU they run where they belong.
+// Without a GPU the kernels of the cuda backend run on the host; with FPL_TEST_GPU they run on the GPU.
 const built = (name: string) => fileURLToPath(new URL(`../build/Release/${name}.so`, import.meta.url))
 const HOST_EXECUTION = built('fused_preference_loss_host')
 if (!process.env.FPL_TEST_GPU && existsSync(HOST_EXECUTION)) {
@@ -36,10 +36,10 @@ export const NATIVE: readonly Target[] = (getBackends().cpu.instructionSets ?? [
 /** The js backend. */
 export const JS: Target = { name: 'js', run: { backend: 'js' } }
 
-/** The cuda backend, or what stands in for it. */
+/** The cuda backend, on the GPU or on the host. */
 export const CUDA: readonly Target[] = getBackends().cuda.available ? [{ name: 'cuda', run: { backend: 'cuda' } }] : []
 
-// Tests of the GPU must not pass where there is none.
+// Tests of the GPU must not pass on a machine without one.
 if (process.env.FPL_TEST_GPU) {
   const { available, reason, cublasLt } = getBackends().cuda
   if (!available) throw new Error(`FPL_TEST_GPU is set, but CUDA is not available: ${reason}`)
@@ -59,7 +59,7 @@ export const OUTPUTS: readonly TokenOutput[] = [
   'sumSquaredProbs',
 ]
 
-/** From a value to what an array of that type stores, and back. */
+/** Converts a value to the stored form in an array of that type, and back. */
 export const encode: Record<DType, (value: number) => number> = {
   float32: Math.fround,
   float16: encodeFloat16,
@@ -81,7 +81,7 @@ export function bytes(array: ArrayBufferView): Buffer {
   return Buffer.from(array.buffer, array.byteOffset, array.byteLength)
 }
 
-/** Where two lists first differ, -0 and 0 being different and NaN like NaN; -1 where nowhere. */
+/** The first index at which two lists differ (-0 and 0 differ, NaN equals NaN); -1 if they do not differ. */
 export function firstDifference(a: ArrayLike<number>, b: ArrayLike<number>): number {
   const length = Math.max(a.length, b.length)
   for (let i = 0; i < length; i++) if (!Object.is(a[i], b[i])) return i
@@ -125,7 +125,7 @@ export function gaussian(next: () => number): number {
   return (next() + next() + next() + next() - 2) * Math.sqrt(3)
 }
 
-/** What kind of logits: see {@link fillRow}. */
+/** The kind of logits: see {@link fillRow}. */
 export const STYLES = ['model', 'wide', 'flat', 'certain', 'holes', 'bits', 'far', 'rising'] as const
 export type Style = (typeof STYLES)[number]
 
@@ -182,7 +182,7 @@ function finiteBits(bits: number, infinity: number, topExponentBit: number): num
   return (bits & infinity) === infinity ? bits & ~topExponentBit : bits
 }
 
-/** Everything about a random call, in a few numbers that can be printed. */
+/** The description of a random call, in a few numbers that can be printed. */
 export interface Spec {
   seed: number
   dtype: DType

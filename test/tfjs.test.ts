@@ -1,5 +1,5 @@
 /**
- * The TensorFlow.js adapter: its gradients against TensorFlow.js's own, and what it leaves behind.
+ * The TensorFlow.js adapter: its gradients against TensorFlow.js's own, and the tensors it leaves behind.
  */
 import * as tf from '@tensorflow/tfjs'
 import { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu'
@@ -8,10 +8,13 @@ import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vite
 import {
   linearPreferenceLoss,
   linearSequenceLogProbs,
+  linearUnpairedPreferenceLoss,
   type PreferenceLossOptions,
   preferenceLoss,
   sequenceLogProbs,
   sparseSoftmaxCrossEntropy,
+  type UnpairedPreferenceLossOptions,
+  unpairedPreferenceLoss,
 } from '../lib/adapters/tfjs/index.js'
 import type { FusedPreferenceLoss } from '../lib/types/index.js'
 
@@ -35,6 +38,13 @@ function lossOf(logProbs: tf.Tensor1D): tf.Scalar {
   return tf.mean(tf.softplus(tf.mul(ratio, -BETA)))
 }
 
+/** KTO: Ethayarajh et al. 2024. */
+function ownUnpairedLoss(logits: tf.Tensor, { desirable, kl }: { desirable: number[]; kl: number }): tf.Scalar {
+  const ratio = tf.sub(ownLogProbs(logits), [...reference.chosen, ...reference.rejected])
+  const sign = desirable.map((yes) => 2 * yes - 1)
+  return tf.mean(tf.sub(1, tf.sigmoid(tf.mul(tf.mul(tf.sub(ratio, kl), BETA), sign))))
+}
+
 const ourLoss = (logits: tf.Tensor) => preferenceLoss(logits, labels, { reference, beta: BETA, shift: false })
 const inPlaceLoss = (logits: tf.Tensor) =>
   preferenceLoss(logits, labels, { reference, beta: BETA, shift: false, gradient: 'in-place' })
@@ -53,7 +63,7 @@ function difference(a: tf.Tensor, b: tf.Tensor): number {
   return tf.tidy(() => tf.div(tf.max(tf.abs(tf.sub(a, b))), tf.max(tf.abs(b))).dataSync()[0]!)
 }
 
-// As tfjs-node does, it keeps elements where they cannot be seen, and gives copies.
+// Like tfjs-node, it keeps elements where JavaScript cannot access them, and returns copies.
 tf.registerBackend('copies', () => {
   const backend = new MathBackendCPU()
   const { readSync } = backend
@@ -62,7 +72,7 @@ tf.registerBackend('copies', () => {
 })
 tf.copyRegisteredKernels('cpu', 'copies')
 
-// As webgpu does, it gives promises of them alone.
+// Like webgpu, it returns only promises of them.
 tf.registerBackend('asynchronous', () => {
   const backend = new MathBackendCPU()
   backend.readSync = () => {
@@ -192,7 +202,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
     step(() => inPlaceLoss(model()))
     step(() => tf.sum(sequenceLogProbs(model(), labels)))
     step(() => tf.sum(sequenceLogProbs(model(), labels, { gradient: 'in-place' })))
-    // A loss that nothing comes of, and one outside of any gradient.
+    // A loss whose value is not used, and a loss outside of any gradient.
     step(() => {
       ourLoss(model())
       return tf.sum(tf.add(tf.sum(hidden), tf.sum(weight)))
@@ -281,6 +291,62 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
         })
       }
       expect(tf.memory()).toMatchObject({ numTensors, numDataBuffers, numBytes })
+    })
+  })
+
+  describe('of sequences that stand alone', () => {
+    const logProbs = [...reference.chosen, ...reference.rejected]
+    const options: UnpairedPreferenceLossOptions & { kl: number } = {
+      desirable: [1, 0, 0, 1],
+      reference: { logProbs },
+      kl: 1.5,
+      beta: BETA,
+      shift: false,
+    }
+    const own = () => ownUnpairedLoss(model(), { desirable: [1, 0, 0, 1], kl: 1.5 })
+
+    it('gives the gradients of its own ops, in place or not', () => {
+      expectEqualGradients(() => unpairedPreferenceLoss(model(), labels, options), own)
+      expectEqualGradients(() => unpairedPreferenceLoss(model(), labels, { ...options, gradient: 'in-place' }), own)
+      expectEqualGradients(
+        () => tf.mul(unpairedPreferenceLoss(model(), labels, options), -2.5),
+        () => tf.mul(own(), -2.5),
+      )
+    })
+
+    it('gives them for an output layer', () => {
+      const { gradient: _, onResult: __, reference: ___, ...rest } = options
+      const layer = { ...rest, reference: { logProbs }, transposed: true }
+      const states = () => hidden.reshape([BATCH, TIME, WIDTH])
+      expectEqualGradients(() => linearUnpairedPreferenceLoss(states(), weight, labels, layer), own)
+      expect(() =>
+        linearUnpairedPreferenceLoss(states(), weight, labels, { ...layer, pairs: [0, 1] } as never),
+      ).toThrow('options.pairs is not an option')
+    })
+
+    it('takes tensors, tells what it knows, and leaves none behind', () => {
+      const { numTensors } = tf.memory()
+      tf.tidy(() => {
+        const told: unknown[] = []
+        const { kl: _, ...rest } = options
+        const tensors: UnpairedPreferenceLossOptions = {
+          ...rest,
+          desirable: tf.tensor1d([1, 0, 0, 1], 'bool'),
+          reference: { logProbs: tf.tensor1d(logProbs) },
+          klLogProbs: tf.tensor1d([-8, -9]),
+          referenceKlLogProbs: tf.tensor1d([-10, -10]),
+          onResult: (result) => told.push(result),
+        }
+        const loss = unpairedPreferenceLoss(model(), labels, tensors)
+        expect(loss.dataSync()).toEqual(unpairedPreferenceLoss(model(), labels, options).dataSync())
+        expect(told).toMatchObject([{ kl: 1.5, meanRewards: { desirable: expect.any(Number) } }])
+        expect(told[0]).not.toHaveProperty('gradLogits')
+      })
+      expect(tf.memory().numTensors).toBe(numTensors)
+      const wrong = { ...options, zeroInactive: true } as UnpairedPreferenceLossOptions
+      tf.tidy(() => {
+        expect(() => unpairedPreferenceLoss(model(), labels, wrong)).toThrow('options.zeroInactive is not taken')
+      })
     })
   })
 
@@ -378,7 +444,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
     )
   })
 
-  // What memory the gradients get has been used.
+  // The memory of the gradients has been used before.
   const useMemory = () =>
     tf.dispose([...Array(4)].flatMap(() => [hidden, weight]).map(({ shape }) => tf.fill(shape, 7)))
 
@@ -517,7 +583,7 @@ describe('what is copied', () => {
   const isSame = (a: ArrayBufferView, b: ArrayBufferView) =>
     a.buffer === b.buffer && a.byteOffset === b.byteOffset && a.byteLength === b.byteLength
 
-  /** How often as many elements as these are read out of the backend, or written into it. */
+  /** Counts reads from the backend and writes into it of this number of elements. */
   function copiesDuring(work: () => void, ...sizes: number[]): number {
     const read = vi.spyOn(tf.backend(), 'readSync')
     const write = vi.spyOn(tf.backend(), 'write')
@@ -593,7 +659,7 @@ describe('a TensorFlow.js that keeps its tape elsewhere', () => {
   const loss = (x: tf.Tensor) => tf.sum(sequenceLogProbs(x, labels))
   const unavailable = expect.objectContaining({
     code: 'ERR_BACKEND_UNAVAILABLE',
-    message: expect.stringMatching(/^TensorFlow\.js 4\.\d+\.\d+ keeps the tape of its gradients elsewhere/),
+    message: expect.stringMatching(/^TensorFlow\.js 4\.\d+\.\d+ does not keep its gradient tape where/),
   })
   const engine = tf.engine()
   let logits: tf.Tensor
@@ -665,7 +731,7 @@ describe('bad input', () => {
     expect(await tf.setBackend('wasm')).toBe(true)
   })
 
-  /** What is thrown inside a gradient function, which leaves no tensors behind. */
+  /** The error thrown inside a gradient function, which must leave no tensors behind. */
   function thrown(make: () => tf.Tensor): { code: string; message: string } {
     const { numTensors, numDataBuffers } = tf.memory()
     let caught: unknown

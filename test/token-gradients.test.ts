@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
-import { linearSequenceLogProbsSync, sequenceLogProbsSync } from '../lib/index.js'
+import { fusedPreferenceLossSync, linearSequenceLogProbsSync, sequenceLogProbsSync } from '../lib/index.js'
 import type { SequenceOptions, TokenOutput } from '../lib/options/index.js'
 import type { Logits, ResultGradients, SequenceLogProbs } from '../lib/types/index.js'
 import { element, type LogitsSpec, logitsOf } from './golden/inputs.js'
@@ -34,9 +34,19 @@ const OUTPUTS: TokenOutput[] = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 
 
 // As docs/numerics.md has it: of the sum of the magnitudes of a derivative's terms.
 const GRADIENT_ULPS = 4
-const GRADIENT_ABSOLUTE = 1e-37
+const GRADIENT_ABSOLUTE = 1e-36
+// Of soft-capped logits: the tanh is within 4 ULP, its slope within 5 and, where multiply-adds are not fused, 2 for each cap
+// in the logit.
+const EPSILON = 2 ** -23
+const TANH_ULPS = 4
+const SLOPE_ULPS = 5
+const SLOPE_ABSOLUTE = 1e-36
 
 describe.each(CASES)('$name', ({ logits: spec, labels, options, gradients, expected }) => {
+  const { logitSoftcap: cap = null, logitScale = 1, temperature = 1 } = options
+  /** By how much the numbers that count may be off. */
+  const off = cap === null ? 0 : (TANH_ULPS * EPSILON * cap) / temperature
+
   test.each(TARGETS)('$name', ({ run }) => {
     const logits = logitsOf(spec)
     const dtype = spec.dtype
@@ -46,20 +56,27 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, gradients, expec
       expect(got[name]).toHaveLength(wanted.length)
       for (const [i, x] of wanted.entries()) {
         const bound = name === 'tokenMeanLogits' ? ulp(x) : 4 * ulp(Math.max(Math.abs(x), 1))
-        if (x !== got[name]![i]) expect(Math.abs(got[name]![i] - x)).toBeLessThanOrEqual(bound)
+        const ofLogits = name === 'tokenEntropies' ? 2 * (x + 1) * off : 2 * off
+        if (x !== got[name]![i]) expect(Math.abs(got[name]![i] - x)).toBeLessThanOrEqual(bound + ofLogits)
       }
     }
     const { at, values: wanted, magnitudes } = expected.gradient
     const gradient = got.backward(gradients)
     for (const [k, x] of wanted.entries()) {
-      const bound = GRADIENT_ULPS * ulp(magnitudes[k]) + GRADIENT_ABSOLUTE
-      const value = element(gradient, at === undefined ? k : at[k])
+      const index = at === undefined ? k : at[k]
+      let bound = GRADIENT_ULPS * ulp(magnitudes[k]) + GRADIENT_ABSOLUTE
+      if (cap !== null) {
+        const caps = Math.min(Math.abs(element(logits, index) * logitScale) / cap, 43)
+        const slopeUlps = SLOPE_ULPS + (run.instructionSet === 'baseline' ? 2 * caps : 0)
+        bound += magnitudes[k] * (slopeUlps * EPSILON + 4 * off) + SLOPE_ABSOLUTE
+      }
+      const value = element(gradient, index)
       const [low, high] =
         dtype === 'float32'
           ? [x - bound, x + bound]
           : [x - bound, x + bound].map((end) => decode[dtype](encode[dtype](end)))
-      const off = `${((value - x) / ulp(magnitudes[k])).toPrecision(3)} ULP off at ${at?.[k] ?? k}`
-      expect(value >= low && value <= high, `${value}, not ${x}: ${off}`).toBe(true)
+      const share = Math.abs(value - x) / bound
+      expect(value >= low && value <= high, `[${index}] is ${value}, not ${x}: ${share} bounds off`).toBe(true)
     }
   })
 })
@@ -79,6 +96,8 @@ const LOGITS = numbers(2 * 4 * 37, 1).map((x) => 6 * x)
 const PER_TOKEN = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits'] as const
 const ALL: Gradients = { logProbs: [0.5, -2] }
 for (const [k, name] of PER_TOKEN.entries()) ALL[name] = numbers(6, 50 + k)
+
+const CAPPED: SequenceOptions = { logitScale: 1.3, logitSoftcap: 4, temperature: 0.8 }
 
 describe.each(TARGETS)('$name', ({ run }) => {
   const forward = (options: SequenceOptions = {}, logits = tensor('float32', SHAPE, LOGITS)) =>
@@ -106,14 +125,14 @@ describe.each(TARGETS)('$name', ({ run }) => {
     }
   })
 
-  test('the gradient is the difference of the results', () => {
-    const sums = forward()
+  test.each([{}, { logitScale: 1.3 }, CAPPED])('the gradient is the difference of the results, %j', (options) => {
+    const sums = forward(options)
     const gradient = values(sums.backward(ALL))
     const h = 2 ** -6
     const loss = (at: number, step: number) => {
       const moved = LOGITS.slice()
       moved[at] += step
-      const got = forward({ outputs: OUTPUTS }, tensor('float32', SHAPE, moved))
+      const got = forward({ ...options, outputs: OUTPUTS }, tensor('float32', SHAPE, moved))
       let total = ALL.logProbs![0] * got.logProbs[0] + ALL.logProbs![1] * got.logProbs[1]
       for (const name of PER_TOKEN) {
         for (const [i, slope] of ALL[name]!.entries()) total += slope * got[name]![i]
@@ -138,6 +157,100 @@ describe.each(TARGETS)('$name', ({ run }) => {
         .slice(0, 37)
         .every((x) => Object.is(x, 0)),
     ).toBe(true)
+  })
+
+  test('a scale is a temperature, and a wide cap is none', () => {
+    const wanted = forward({ temperature: 0.5 })
+    const scaled = forward({ logitScale: 2 })
+    expect(scaled.logProbs).toEqual(wanted.logProbs)
+    expect(scaled.backward(ALL)).toEqual(wanted.backward(ALL))
+    const capped = forward({ logitSoftcap: 500, temperature: 0.5 })
+    for (const [i, x] of wanted.logProbs.entries()) expect(Math.abs(capped.logProbs[i] - x)).toBeLessThan(0.02)
+    expect(forward({ logitSoftcap: 5 }).logProbs).not.toEqual(forward().logProbs)
+  })
+
+  test('a soft-cap and its slope are accurate everywhere', () => {
+    // In a vocabulary of 1 the mean logit is the logit: with a temperature of C, the tanh.
+    const count = 20000
+    const data = numbers(count, 11).map((x, i) => x * 2 ** ((i % 40) - 30))
+    const fused = run.instructionSet !== 'baseline'
+    let worst = 0 // of the bounds
+    for (const cap of [1, 30, 0.3]) {
+      const logits = tensor(
+        'float32',
+        [1, count, 1],
+        data.map((x) => x * cap),
+      )
+      const options: SequenceOptions = {
+        shift: false,
+        logitSoftcap: cap,
+        temperature: cap,
+        outputs: ['tokenMeanLogits'],
+      }
+      const sums = sequenceLogProbsSync(logits, new Int32Array(count), { ...options, ...run })
+      const slopes = values(sums.backward({ tokenMeanLogits: new Float64Array(count).fill(cap) }))
+      for (const [i, x] of values(logits).entries()) {
+        const u = Math.abs(x / cap)
+        const e = Math.exp(-2 * u)
+        const [tanh, slope] = [Math.tanh(x / cap), (4 * e) / ((1 + e) * (1 + e))]
+        const [tanhUlps, slopeUlps] = fused ? [3, SLOPE_ULPS] : [TANH_ULPS, SLOPE_ULPS + 2 * Math.min(u, 43)]
+        worst = Math.max(
+          worst,
+          Math.abs(sums.tokenMeanLogits![i] - tanh) / (tanhUlps * ulp(tanh)),
+          Math.abs(slopes[i] - slope) / (slopeUlps * ulp(slope) + SLOPE_ABSOLUTE),
+        )
+      }
+    }
+    expect(worst).toBeLessThanOrEqual(1)
+  })
+
+  test('the argmax of capped logits is found in any block', () => {
+    const vocab = 10000
+    for (const top of [0, 4095, 4096, 9000, 9999]) {
+      const data = numbers(vocab, 12)
+      data[top] = 3
+      for (const label of [top, 17, 9001]) {
+        const options: SequenceOptions = { shift: false, logitSoftcap: 5, outputs: ['tokenArgmax'] }
+        const logits = tensor('float32', [1, 1, vocab], data)
+        const sums = sequenceLogProbsSync(logits, Int32Array.of(label), { ...options, ...run })
+        expect(sums.tokenArgmax![0]).toBe(top)
+      }
+    }
+  })
+
+  test('losses, their gradients and references have the same transforms', () => {
+    const logits = tensor('float32', SHAPE, LOGITS)
+    const other = tensor('float32', SHAPE, LOGITS.toReversed())
+    const fused = fusedPreferenceLossSync(logits, LABELS, {
+      ...CAPPED,
+      reference: { logits: other },
+      gradient: true,
+      outputs: ['tokenMeanLogits'],
+      ...run,
+    })
+    const sums = forward({ ...CAPPED, outputs: ['tokenMeanLogits'] }, logits)
+    const reference = forward(CAPPED, other).logProbs
+    expect([fused.chosenLogProbs[0], fused.rejectedLogProbs[0]]).toEqual(Array.from(sums.logProbs))
+    expect(fused.tokenMeanLogits).toEqual(sums.tokenMeanLogits)
+    const margin = sums.logProbs[0] - reference[0] - (sums.logProbs[1] - reference[1])
+    expect(Math.abs(fused.margin - 0.1 * margin)).toBeLessThan(1e-6)
+    const { chosen, rejected } = fused.gradient
+    expect(fused.gradLogits).toEqual(sums.backward([chosen[0], rejected[0]]))
+  })
+
+  test('transforms that cannot be are refused', () => {
+    const refused = (options: SequenceOptions, message: string, code = 'ERR_OUT_OF_RANGE') =>
+      expect(() => forward(options)).toThrow(expect.objectContaining({ code, message }))
+    for (const wrong of [0, -1, Number.NaN, Number.POSITIVE_INFINITY]) {
+      refused({ logitScale: wrong }, `options.logitScale must be a finite number > 0; got ${wrong}`)
+      refused({ logitSoftcap: wrong }, `options.logitSoftcap must be a finite number > 0; got ${wrong}`)
+    }
+    expect(forward({ logitSoftcap: null }).logProbs).toEqual(forward().logProbs)
+    const folded = 'such that the temperature divided by it is in [1e-3, 1e3]'
+    refused({ logitScale: 2000 }, `options.logitScale must be ${folded}; got 2000`)
+    refused({ logitSoftcap: 2000 }, `options.logitSoftcap must be ${folded}; got 2000`)
+    const far = 'options.logitScale must be within a factor of 1e6 of logitSoftcap; got 10000000'
+    refused({ logitScale: 1e7, logitSoftcap: 1 }, far)
   })
 
   test('a row all of whose derivatives are 0 is not looked at', () => {
@@ -174,7 +287,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     for (const [i, x] of wanted.entries()) expect(Math.abs(gradient[i] - x)).toBeLessThanOrEqual(ulp(x))
   })
 
-  test('the output layer has what its logits have, multiplied on', () => {
+  test.each([{ temperature: 0.7 }, CAPPED])('the output layer has what its logits have, multiplied on, %j', (given) => {
     const [rows, width, vocab] = [8, 5, 37]
     const sixteenths = (count: number, seed: number) => numbers(count, seed).map((x) => Math.round(16 * x) / 16)
     const hidden = sixteenths(rows * width, 3)
@@ -188,14 +301,18 @@ describe.each(TARGETS)('$name', ({ run }) => {
       }
     }
     for (const dtype of DTYPES) {
-      const gradient = values(forward({ temperature: 0.7 }, tensor('float32', SHAPE, logits)).backward(ALL))
-      const options = { temperature: 0.7, outputs: ['tokenEntropies'] as TokenOutput[], ...run }
+      const gradient = values(forward(given, tensor('float32', SHAPE, logits)).backward(ALL))
+      const options = { ...given, outputs: OUTPUTS, ...run }
       const sums = linearSequenceLogProbsSync(
         tensor(dtype, [2, 4, width], hidden),
         tensor(dtype, [vocab, width], weight),
         LABELS,
         { ...options, bias: Float32Array.from(bias) },
       )
+      const explicit = forward({ ...given, outputs: OUTPUTS }, tensor('float32', SHAPE, logits))
+      for (const name of OUTPUTS) {
+        for (const [i, x] of explicit[name]!.entries()) expect(Math.abs(sums[name]![i] - x)).toBeLessThan(1e-5)
+      }
       const { gradHidden, gradWeight, gradBias } = sums.backward(ALL)
       const near = (got: ArrayLike<number>, i: number, term: (k: number) => number, count: number) => {
         let sum = 0
@@ -242,10 +359,10 @@ describe.each(TARGETS)('$name', ({ run }) => {
     expect(backward({ tokenLogProbs: six })).toThrow('an earlier call has overwritten the logits')
   })
 
-  test('in place, to an array and to a new one are the same', () => {
+  test.each([{}, CAPPED])('in place, to an array and to a new one are the same, %j', (options) => {
     for (const dtype of DTYPES) {
       const logits = tensor(dtype, SHAPE, LOGITS)
-      const sums = forward({}, logits)
+      const sums = forward(options, logits)
       const wanted = Buffer.from(bytes(sums.backward(ALL).data as Float32Array))
       const out = tensor(dtype, SHAPE, new Float64Array(LOGITS.length).fill(7)).data as Float32Array
       sums.backward(ALL, { out })
@@ -256,33 +373,37 @@ describe.each(TARGETS)('$name', ({ run }) => {
   })
 })
 
-test('the bits depend on neither threads, batch nor, with fused multiply-adds, instruction set', () => {
-  const vocab = 40000
-  const elements = numbers(2 * 2 * vocab, 8).map((x) => 12 * x)
-  const labels = Int32Array.of(7, 39999, 12, 16384)
-  const slopes: Gradients = { logProbs: [1, -0.5] }
-  for (const [k, name] of PER_TOKEN.entries()) slopes[name] = numbers(4, 70 + k)
-  const options: SequenceOptions = { shift: false, temperature: 0.9, outputs: ['tokenEntropies', 'tokenMeanLogits'] }
-  for (const dtype of DTYPES) {
-    const means: Float32Array[] = []
-    const wholes = NATIVE.map(({ name, run }) => {
-      const call = (threads: number) =>
-        sequenceLogProbsSync(tensor(dtype, [2, 2, vocab], elements), labels, { ...options, ...run, threads })
-      const read = (sums: SequenceLogProbs, given: Gradients) =>
-        Buffer.from(bytes(sums.backward(given).data as Float32Array))
-      const one = call(1)
-      const two = call(2)
-      const whole = read(one, slopes)
-      expect(read(two, slopes).equals(whole)).toBe(true)
-      means.push(one.tokenMeanLogits!, two.tokenMeanLogits!)
-      const second = tensor(dtype, [1, 2, vocab], elements.slice(2 * vocab))
-      const alone = sequenceLogProbsSync(second, labels.slice(2), { ...options, ...run, threads: 2 })
-      const own = Object.fromEntries(PER_TOKEN.map((key) => [key, slopes[key]!.slice(2)]))
-      expect(read(alone, { ...own, logProbs: [-0.5] }).equals(whole.subarray(whole.length / 2))).toBe(true)
-      return { name, whole }
-    })
-    for (const mean of means) expect(mean).toEqual(means[0])
-    const fused = wholes.filter(({ name }) => !name.includes('baseline'))
-    for (const { whole } of fused) expect(whole.equals(fused[0].whole)).toBe(true)
-  }
-})
+test.each([{ temperature: 0.9 }, CAPPED])(
+  'with %j the bits depend on neither threads, batch nor, with fused multiply-adds, instruction set',
+  (given) => {
+    const vocab = 40000
+    const elements = numbers(2 * 2 * vocab, 8).map((x) => 12 * x)
+    const labels = Int32Array.of(7, 39999, 12, 16384)
+    const slopes: Gradients = { logProbs: [1, -0.5] }
+    for (const [k, name] of PER_TOKEN.entries()) slopes[name] = numbers(4, 70 + k)
+    const options: SequenceOptions = { ...given, shift: false, outputs: ['tokenEntropies', 'tokenMeanLogits'] }
+    for (const dtype of DTYPES) {
+      const means: Float32Array[] = []
+      const wholes = NATIVE.map(({ name, run }) => {
+        const call = (threads: number) =>
+          sequenceLogProbsSync(tensor(dtype, [2, 2, vocab], elements), labels, { ...options, ...run, threads })
+        const read = (sums: SequenceLogProbs, given: Gradients) =>
+          Buffer.from(bytes(sums.backward(given).data as Float32Array))
+        const one = call(1)
+        const two = call(2)
+        const whole = read(one, slopes)
+        expect(read(two, slopes).equals(whole)).toBe(true)
+        means.push(one.tokenMeanLogits!, two.tokenMeanLogits!)
+        const second = tensor(dtype, [1, 2, vocab], elements.slice(2 * vocab))
+        const alone = sequenceLogProbsSync(second, labels.slice(2), { ...options, ...run, threads: 2 })
+        const own = Object.fromEntries(PER_TOKEN.map((key) => [key, slopes[key]!.slice(2)]))
+        expect(read(alone, { ...own, logProbs: [-0.5] }).equals(whole.subarray(whole.length / 2))).toBe(true)
+        return { name, whole }
+      })
+      // Of the logits themselves, the sum has the same bits everywhere.
+      for (const mean of given.logitSoftcap ? means.slice(0, 2) : means) expect(mean).toEqual(means[0])
+      const fused = wholes.filter(({ name }) => !name.includes('baseline'))
+      for (const { whole } of fused) expect(whole.equals(fused[0].whole)).toBe(true)
+    }
+  },
+)

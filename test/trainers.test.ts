@@ -1,6 +1,6 @@
 /**
- * Whole trainings inside other people's trainers, TensorFlow.js on wasm and jax-js: the gradients of every parameter
- * against those of the trainer's own operations, a preference that is learned, and what 200 steps leave behind.
+ * Whole trainings in other trainers, TensorFlow.js on wasm and jax-js: the gradients of every parameter against those
+ * of the trainer's own operations, a preference that is learned, and the memory after 200 steps.
  */
 
 import { type Array as JaxArray, nn, numpy as np, tree, valueAndGrad } from '@jax-js/jax'
@@ -31,7 +31,7 @@ function batchOf(seed: number, pairs = PAIRS) {
 }
 type Batch = ReturnType<typeof batchOf>
 
-/** Of a two-layer model: embeddings, a hidden layer, the head. */
+/** The parameters of a two-layer model: embeddings, a hidden layer, the head. */
 const SHAPES = { table: [VOCAB, WIDTH], hidden: [WIDTH, WIDTH], head: [WIDTH, VOCAB] } as const
 type Name = keyof typeof SHAPES
 const NAMES = Object.keys(SHAPES) as Name[]
@@ -160,7 +160,7 @@ describe('jax-js', () => {
 
   const ownLoss = (params: Params, { inputIds, labels, rows }: Batch, reference: ReturnType<typeof split>) => {
     const logits = apply(params, np.array(inputIds, { shape: [rows, TIME] })).slice([], [0, TIME - 1], [])
-    // Its oneHot makes a row of something out of -100.
+    // Its oneHot turns -100 into a row that is not zero.
     const counts = np.array(
       Float32Array.from(labels, (label) => (label < 0 ? 0 : 1)),
       { shape: [rows, TIME, 1] },

@@ -11,11 +11,16 @@ import {
   type Backends,
   type DeviceMemory,
   type FusedLinearPreferenceLoss,
+  type FusedLinearUnpairedPreferenceLoss,
   type FusedPreferenceLoss,
+  type FusedUnpairedPreferenceLoss,
   fusedLinearPreferenceLoss,
   fusedLinearPreferenceLossSync,
+  fusedLinearUnpairedPreferenceLoss,
   fusedPreferenceLoss,
   fusedPreferenceLossSync,
+  fusedUnpairedPreferenceLoss,
+  fusedUnpairedPreferenceLossSync,
   getBackends,
   type HeadWeight,
   type LinearSequenceLogProbs,
@@ -27,6 +32,9 @@ import {
   type SequenceLogProbs,
   sequenceLogProbs,
   sequenceLogProbsSync,
+  type UnpairedPreferenceLoss,
+  unpairedPreferenceLoss,
+  unpairedPreferenceLossSync,
 } from '../lib/index.js'
 
 const logits: Logits = { data: new Float32Array(2 * 3 * 5), shape: [2, 3, 5] }
@@ -70,7 +78,7 @@ test('what sequenceLogProbs gives is a reference, and 64-bit integers are as goo
   const chosenLengths = BigInt64Array.of(3n)
   preferenceLossSync({ chosen: [-1], rejected: [-2], chosenLengths, rejectedLengths: [4] }, { lossType: 'simpo' })
   reference.backward([1, 1], { out: true })
-  // @ts-expect-error a gradient that goes nowhere
+  // @ts-expect-error a gradient without a destination
   reference.backward([1, 1], { out: false })
   // @ts-expect-error without the log-probs
   fusedPreferenceLossSync(logits, labels, { reference: { tokenCounts: [2, 2] } })
@@ -164,4 +172,18 @@ test('adapters do not take what they decide themselves', () => {
   void writeReferenceLogProbs('file', [{ labels: tensor64, mask: tensor64 }], forward, { model, ldAlpha: 0.5 })
   // @ts-expect-error a model is what JSON keeps
   void writeReferenceLogProbs('file', [{ labels }], forward, { model: new Map() })
+})
+
+test('unpaired functions need to know what is desirable', () => {
+  expectTypeOf(unpairedPreferenceLoss).returns.resolves.toEqualTypeOf<UnpairedPreferenceLoss>()
+  expectTypeOf(unpairedPreferenceLossSync).returns.toEqualTypeOf<UnpairedPreferenceLoss>()
+  expectTypeOf(fusedUnpairedPreferenceLoss).returns.resolves.toEqualTypeOf<FusedUnpairedPreferenceLoss>()
+  expectTypeOf(fusedLinearUnpairedPreferenceLoss).returns.resolves.toEqualTypeOf<FusedLinearUnpairedPreferenceLoss>()
+  const given = { desirable: [true, false], reference: { logProbs: [-1, -2] }, kl: 0.5 }
+  expectTypeOf(fusedUnpairedPreferenceLossSync).toBeCallableWith(logits, labels, given)
+  expectTypeOf(fusedUnpairedPreferenceLossSync).toBeCallableWith(logits, labels, { ...given, desirable: [1, 0] })
+  // @ts-expect-error: it has no default
+  expectTypeOf(fusedUnpairedPreferenceLossSync).toBeCallableWith(logits, labels, { kl: 0.5 })
+  // @ts-expect-error: a loss of pairs
+  expectTypeOf(fusedUnpairedPreferenceLossSync).toBeCallableWith(logits, labels, { ...given, lossType: 'sigmoid' })
 })

@@ -1,6 +1,6 @@
 /**
  * A weight of 0 means "takes no part", whatever it multiplies: impossible tokens (log-prob −∞), NaN, infinite losses.
- * And the losses at their ends, where a formula has 0 · ∞ or ∞ − ∞ in it. Every backend and instruction set.
+ * Also the losses at their limits, where a formula contains 0 · ∞ or ∞ − ∞. Runs on every backend and instruction set.
  */
 import { describe, expect, test } from 'vitest'
 import {
@@ -33,7 +33,7 @@ const isZero = (list: ArrayLike<number>) => Array.from(list).every((x) => x === 
 const allFinite = (list: ArrayLike<number>) => Array.from(list).every(Number.isFinite)
 const without = (rows: number[]) => Array.from(LABELS, (_, row) => (rows.includes(row) ? 0 : 1))
 
-// What a row may hold that no weight but 0 could bear.
+// Row contents that only a weight of 0 can neutralize.
 const HOPELESS: [string, number][] = [
   ['impossible', -inf],
   ['NaN', nan],
@@ -71,7 +71,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     })
 
     test('is left out by ldAlpha', () => {
-      // The second pair's chosen sequence has all its four tokens, the rejected one the first two alone.
+      // The second pair's chosen sequence has all its four tokens, the rejected one only the first two.
       const labels = LABELS.map((label, i) => (i === 14 || i === 15 ? -100 : label))
       const all = { ...options, ldAlpha: 0, reference: REFERENCE, gradient: true }
       const got = fusedPreferenceLossSync(bad, labels, all)
@@ -287,7 +287,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
           )
           const options = { shift: false, lossType: 'orpo', beta, gradient: true, ...run } as const
           const { losses, gradient, gradLogits } = fusedPreferenceLossSync(certain, LABELS, options)
-          // What a row's words have is what its label has with the other sign, shared among four.
+          // The gradient of a row's words is the label's with the other sign, shared among four words.
           const rows = values(gradLogits!)
           for (let row = 0; row < 4 * TIME; row++) {
             const label = rows[row * VOCAB + LABELS[row]]

@@ -14,7 +14,7 @@ import { quantile } from '../statistics.mjs'
 import { randomLogits } from './run.mjs'
 
 const [BATCH, TIME, WIDTH, VOCAB] = [8, 1024, 4096, 128256]
-const dtype = 'bfloat16'
+const dtype = /** @type {const} */ ('bfloat16')
 
 /** Median milliseconds of a call that waits for the GPU. */
 function time(/** @type {() => void} */ call, rounds = 7) {
@@ -36,7 +36,7 @@ const hidden = {
   dtype,
   shape: [BATCH, TIME, WIDTH],
 }
-// So that logits have a standard deviation of 2.
+// Scaled so that the logits have a standard deviation of 2.
 const weight = {
   data: randomLogits({ dtype, rows: VOCAB, vocab: WIDTH }, 2 / Math.sqrt(WIDTH)),
   dtype,

@@ -44,7 +44,7 @@ function cases(
         [64, 0],
       ]) {
         if (masked === 0 && rows > many) continue
-        // What the others would say again.
+        // Cases that would only repeat the others.
         if (dtype === 'float16' && (vocab !== 128256 || masked > 0)) continue
         if (quick && (vocab !== 128256 || dtype === 'float16')) continue
         const name = `${dtype}-v${vocab}-rows${rows}${masked ? `-masked${masked * 100}` : ''}`
@@ -86,7 +86,7 @@ export function randomLogits(
   return buffer
 }
 
-/** Bits of a float16 near `x`, which is a normal one here. */
+/** Bits of a float16 near `x`, whose float16 is a normal number here. */
 function toHalf(/** @type {number} */ x) {
   const bits = new Uint32Array(Float32Array.of(x).buffer)[0]
   const exponent = ((bits >>> 23) & 255) - 112
@@ -133,7 +133,7 @@ function measure(/** @type {Case} */ one, /** @type {Stream} */ stream) {
   const buffer = randomLogits(one)
   const out = new DeviceBuffer(logitsBytes)
   const logits = { data: buffer, dtype, shape: [SEQUENCES, rows / SEQUENCES, vocab] }
-  // The prompt comes first in every sequence, as in life.
+  // The prompt comes first in every sequence, as in real data.
   const length = rows / SEQUENCES
   const labels = Int32Array.from({ length: rows }, (_, i) =>
     i % length < masked * length ? -100 : (i * 2654435761) % vocab,
@@ -149,7 +149,7 @@ function measure(/** @type {Case} */ one, /** @type {Stream} */ stream) {
     ['step', out, 3],
     ['in-place', 'in-place', 3],
   ])) {
-    // Rows that were masked are zero already, or nobody reads them.
+    // Masked rows are zero already, or nobody reads them.
     const prepared = prepareFusedPreferenceLoss(logits, labels, { ...options, gradient, zeroInactive: false })
     const took = time(stream, () => prepared.enqueue(stream))
     const { workspaceBytes } = prepared
@@ -161,7 +161,7 @@ function measure(/** @type {Case} */ one, /** @type {Stream} */ stream) {
   return { bandwidth, logitsBytes, results }
 }
 
-/** Loss and gradient of a small problem, for the peers to be held against. */
+/** Loss and gradient of a small problem, against which the peers are checked. */
 function agreementProblem() {
   const [batch, length, vocab] = [8, 5, 203]
   const data = Float32Array.from({ length: batch * length * vocab }, (_, i) => 3 * Math.sin(i * i))
@@ -169,10 +169,18 @@ function agreementProblem() {
   const options = { shift: false, reference: REFERENCE, gradient: true }
   const logits = { data, shape: [batch, length, vocab] }
   const { loss, gradLogits } = fusedPreferenceLossSync(logits, labels, { ...options, backend: 'cuda' })
-  return { shape: logits.shape, logits: [...data], labels: [...labels], loss, gradient: [...gradLogits.data] }
+  return {
+    shape: logits.shape,
+    logits: [...data],
+    labels: [...labels],
+    loss,
+    gradient: Array.from(
+      /** @type {Float32Array} */ (/** @type {import('fused-preference-loss').Logits} */ (gradLogits).data),
+    ),
+  }
 }
 
-/** What python3 measures; its complaints when it cannot. */
+/** The measurements of python3, or its error output. */
 function peers(/** @type {Case[]} */ list) {
   const script = fileURLToPath(new URL('peers.py', import.meta.url))
   const input = JSON.stringify({ cases: list, agreement: agreementProblem(), reference: REFERENCE })

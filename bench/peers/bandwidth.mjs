@@ -1,6 +1,6 @@
 /**
- * How fast the machine's memory is, or its cores multiply, with the same number of threads and in the same minutes as the
- * peers: native code, native/cpu/limits.cc.
+ * Measures how fast the machine's memory is, or how fast its cores multiply, with the same number of threads and in the
+ * same minutes as the peers. The native code is native/cpu/limits.cc.
  */
 import { createRequire } from 'node:module'
 import { getBackends } from 'fused-preference-loss'
@@ -31,7 +31,7 @@ export const bandwidth = {
     if (sweeps.includes('multiply')) return
     buffer = new ArrayBuffer(bytes)
     target = new ArrayBuffer(sweeps.includes('copy') ? bytes : 0)
-    // Pages that were never written are all the same page of zeros.
+    // Written first: pages that were never written all share one page of zeros.
     new Uint8Array(buffer).fill(1)
     new Uint8Array(target).fill(1)
   },
@@ -41,11 +41,11 @@ export const bandwidth = {
     const seconds = {}
     for (const sweep of wanted.sweeps) {
       if (sweep === 'multiply') {
-        // Of a single operation.
+        // Seconds per operation.
         seconds[sweep] = 1 / addon.multiplyAddRate(wanted.instructionSet, wanted.threads)
         continue
       }
-      // A fill goes over the source's pages last, and leaves zeros there: the bytes do not matter to the memory.
+      // The fill comes last because it leaves zeros in the source. The speed of memory does not depend on the bytes.
       const copies = sweep.startsWith('copy')
       seconds[sweep] = addon.bandwidth(sweep, buffer, copies ? target : undefined, wanted.threads)
     }

@@ -1,6 +1,6 @@
 /**
- * All that can be measured: ours and what a user could pick instead. One file per library, each with the same small
- * interface; libraries are imported only in the process that runs them, so any may be missing.
+ * Everything that can be measured: ours and the alternatives a user could pick. One file per library, each with the
+ * same small interface. A library is imported only in the process that runs it, so any library may be missing.
  *
  * @typedef {import('../cases.mjs').Workload} Workload
  *
@@ -8,9 +8,9 @@
  * @property {(Float32Array | Uint16Array)[]} logits the same batch at several places in memory; hidden states, with a
  *   weight
  * @property {Float32Array} [weight] `[vocab, width]` of the output layer, for the linear stages
- * @property {Float32Array | Uint16Array} [pristine] the same once more, for who overwrites
+ * @property {Float32Array | Uint16Array} [pristine] one more copy, from which overwritten inputs are restored
  * @property {number} copies
- * @property {number} distinct outputs to rotate through so that none is still in a cache
+ * @property {number} distinct number of outputs to rotate through so that none is still in a cache
  * @property {Int32Array} labels `[batch, time]`, -100 where masked
  * @property {Int32Array} targets `[batch, time]` what each row of logits predicts, -1 where it does not count
  * @property {{ chosen: Float64Array, rejected: Float64Array }} reference
@@ -18,21 +18,21 @@
  * @property {number[]} positions where the gradient is compared
  *
  * @typedef {object} Peer
- * @property {string} name what --peer takes
- * @property {string} title what the tables show
- * @property {number} [slowness] is given fewer tokens, so that a repetition ends within about a second: by this many
- *   times fewer than the other slow ones
+ * @property {string} name the value of --peer
+ * @property {string} title the name in the tables
+ * @property {number} [slowness] marks a slow peer, which gets fewer tokens so that a repetition ends within about a
+ *   second; the factor by which it gets fewer tokens than other slow peers
  * @property {boolean} [quick] runs with --quick too
  * @property {boolean} [linear] has the linear stages too
  * @property {boolean} [embedded] is ours inside a trainer, and runs where a case or --peer names it
- * @property {() => Peer} [another] one more of its kind, where it can have variants
+ * @property {() => Peer} [another] makes another instance, for a peer that can have variants
  * @property {boolean} [overwrites] leaves a gradient where the logits were
  * @property {boolean} [ownInputs] needs no logits
  * @property {boolean} [ownCopies] needs the logits once, and keeps copies in a memory of its own
  * @property {string} [version]
- * @property {string} [note] what the reader of the table should know
- * @property {number} [pid] of the process that does the work, when it is another
- * @property {(workload: Workload) => true | string} supports true, or why not
+ * @property {string} [note] a remark for the reader of the table
+ * @property {number} [pid] of the process that does the work, when it is another process
+ * @property {(workload: Workload) => true | string} supports true, or the reason why not
  * @property {(workload: Workload, inputs: Inputs, settings: any) => Promise<void> | void} prepare
  * @property {(copy: number) => any} run one call; seconds if it has taken the time itself; may be a promise
  * @property {() => import('../agreement.mjs').Result | Promise<import('../agreement.mjs').Result>} result of the last
@@ -64,7 +64,7 @@ export const PEERS = [
   plainJavaScript,
 ]
 
-/** The roofline's meter: no peer, but run like one. */
+/** The roofline's meter: not a peer, but run like one. */
 export { bandwidth }
 
 /**

@@ -1,7 +1,7 @@
 /**
  * jax-js on its WebAssembly backend: log-softmax, gather, sum, and its automatic gradient. The forward goes through
- * `jit`; the gradient of a gather cannot, and without it is faster than a one-hot product that can. And with our loss in
- * the same place. Either uses up the logits it is given, as in training, where they are those of a model.
+ * `jit`. The gradient of a gather cannot, but without `jit` it is faster than a one-hot product with it. The same with
+ * our loss in its place. Both use up the logits, as training uses up the logits of a model.
  */
 import { readFileSync } from 'node:fs'
 import { gradientAt } from '../agreement.mjs'
@@ -27,15 +27,16 @@ function jaxPeer(formulation, words) {
     linear: true,
 
     supports({ stage, dtype }) {
-      if (stage === 'loss') return 'its own part of the work is the logits'
+      if (stage === 'loss') return 'its own part of the work starts at the logits'
       if (stage === 'cross-entropy') return 'is compared on DPO'
       if (stage.endsWith('forward') && formulation === 'ours') return 'is compared where there is a gradient'
       return dtype === 'float32' || 'the comparison is in float32'
     },
 
     async prepare(workload, inputs) {
-      // It asks for the browser's name; Node has one to give from version 21 on.
-      globalThis.navigator ??= /** @type {any} */ ({ userAgent: `Node.js/${process.versions.node}` })
+      // jax-js reads navigator.userAgent, which Node has from version 21 on.
+      const global = /** @type {any} */ (globalThis)
+      global.navigator ??= { userAgent: `Node.js/${process.versions.node}` }
       const lib = await import('@jax-js/jax')
       const { linearPreferenceValueAndGrad, preferenceValueAndGrad } = await import('fused-preference-loss/jax')
       const { numpy: np, nn } = lib
@@ -50,7 +51,8 @@ function jaxPeer(formulation, words) {
       const rows = batch * time
       const data = /** @type {any} */ (inputs.logits[0])
       const makeLogits = () => np.array(data).reshape([rows, width ?? vocab])
-      const weight = inputs.weight && np.array(/** @type {any} */ (inputs.weight)).reshape([vocab, width])
+      const weight =
+        inputs.weight && np.array(/** @type {any} */ (inputs.weight)).reshape([vocab, /** @type {number} */ (width)])
       const logitsOf = (/** @type {any} */ x, /** @type {any} */ w) => (w ? np.matmul(x, w.transpose()) : x)
       const labels = np
         .array(

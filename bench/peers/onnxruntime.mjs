@@ -1,6 +1,6 @@
 /**
- * onnxruntime-node: LogSoftmax and GatherElements, forward only (it has no gradients in Node). With an output layer its
- * MatMul, and our log-probs of the logits that gives.
+ * onnxruntime-node: LogSoftmax and GatherElements, forward only (it has no gradients in Node). With an output layer:
+ * its MatMul, and our log-probs from the logits.
  */
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -60,7 +60,7 @@ export const onnxruntime = {
     const model = width ? headModel() : logProbModel(/** @type {any} */ (dtype))
     session = await InferenceSession.create(model, { intraOpNumThreads: threads })
     if (width) {
-      // As its MatMul takes it: [width, vocab].
+      // The layout that its MatMul takes: [width, vocab].
       const given = /** @type {Float32Array} */ (inputs.weight)
       const across = Float32Array.from(
         { length: given.length },

@@ -1,5 +1,5 @@
 /**
- * fused-preference-loss: the cpu backend, and the js backend that stands in where no binary loads.
+ * fused-preference-loss: the cpu backend, and the js backend, which runs where no binary loads.
  */
 import { readFileSync } from 'node:fs'
 import {
@@ -47,7 +47,7 @@ function ownPeer(backend, words) {
       const { stage, shape, dtype, shift } = workload
       const { logits, labels, reference, positions, policy, distinct } = inputs
       const run = { backend, threads, instructionSet }
-      if (stage === 'loss') {
+      if (stage === 'loss' && policy) {
         const pairs = { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected }
         call = () => preferenceLossSync(pairs, { backend, beta: BETA })
         result = () => ({ loss: last.loss, gradient: [...last.gradient.chosen, ...last.gradient.rejected] })
@@ -90,8 +90,8 @@ function ownPeer(backend, words) {
         })
         return
       }
-      // One object of options per gradient array, as a training loop would keep it; both are made in the first calls:
-      // the array is memory beyond the inputs.
+      // One object of options per gradient array, as in a training loop. Both are made in the first calls, because the
+      // array counts as memory beyond the inputs.
       const common = { ...run, shift, beta: BETA, reference, zeroInactive: !workload.leaveMasked }
       /** @type {any[]} */
       const options = []

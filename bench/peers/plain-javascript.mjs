@@ -1,6 +1,6 @@
 /**
- * The loops that people write when there is no library: log-softmax, picked and summed; the DPO loss; softmax minus
- * one-hot for the gradient.
+ * The loops that people write without a library: log-softmax, picked and summed; the DPO loss; softmax minus one-hot
+ * for the gradient.
  */
 import { BETA } from '../cases.mjs'
 
@@ -65,7 +65,7 @@ export const plainJavaScript = {
   run(copy) {
     const { stage, shape } = workload
     const { targets, policy, distinct } = inputs
-    if (stage === 'loss') {
+    if (stage === 'loss' && policy) {
       last = dpo(policy.chosen, policy.rejected)
       return
     }

@@ -1,8 +1,8 @@
 /**
  * TensorFlow.js on its backends for Node. As written: log-softmax times one-hot, summed, and its automatic gradient
- * (that of a gather is missing in wasm and takes a pass over all logits per label on cpu). With an op of its own:
- * tf.customGrad with softmax minus one-hot for the gradient, the fastest there is without leaving TensorFlow.js. And with
- * our op in the same place.
+ * (that of a gather is missing in wasm and takes a pass over all logits per label on cpu). With a custom op:
+ * tf.customGrad with softmax minus one-hot for the gradient, the fastest way within TensorFlow.js. And with our op in
+ * its place.
  */
 import { gradientAt } from '../agreement.mjs'
 import { BETA } from '../cases.mjs'
@@ -11,6 +11,7 @@ import { BETA } from '../cases.mjs'
 const IMPORTS = {
   cpu: () => import('@tensorflow/tfjs-backend-cpu'),
   wasm: () => import('@tensorflow/tfjs-backend-wasm'),
+  // @ts-expect-error: users install it to compare with it
   tensorflow: () => import('@tensorflow/tfjs-node'),
 }
 
@@ -22,7 +23,7 @@ const IMPORTS = {
  */
 function formulations(tf, targets, vocab) {
   const labels = tf.tensor1d(targets, 'int32')
-  // What is picked of each row, as an index into all of them; rows that do not count are picked at 0 and masked.
+  // The picked element of each row, as an index into all elements; rows that do not count are picked at 0 and masked.
   const picked = tf.tensor1d(
     targets.map((target, row) => row * vocab + Math.max(0, target)),
     'int32',
@@ -42,8 +43,8 @@ function formulations(tf, targets, vocab) {
 }
 
 /**
- * Logits of hidden states `[rows, width]` and a weight `[vocab, width]`. The wasm backend multiplies fast only what it need
- * not transpose on the way, which the automatic gradient does not know.
+ * Logits of hidden states `[rows, width]` and a weight `[vocab, width]`. The wasm backend multiplies fast only without
+ * transpose flags, which the automatic gradient uses.
  * @param {any} tf
  * @returns {Record<'written' | 'custom', (hidden: any, weight: any) => any>}
  */
@@ -81,7 +82,7 @@ function tfjsPeer(backend, formulation, words) {
     linear: backend === 'wasm',
 
     supports({ stage, dtype }) {
-      if (stage === 'loss') return 'its own part of the work is the logits'
+      if (stage === 'loss') return 'its own part of the work starts at the logits'
       if (stage === 'cross-entropy' && formulation === 'ours') return 'has no such op of ours'
       if (stage.endsWith('forward') && formulation === 'ours') return 'is compared where there is a gradient'
       return dtype === 'float32' || 'has float32 only'

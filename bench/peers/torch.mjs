@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { Absent } from '../absent.mjs'
 
 const SCRIPT = fileURLToPath(new URL('pytorch.py', import.meta.url))
-/** Where to look, in this order: the second is Debian's, which a python3 of somebody's own may hide. */
+/** Interpreters to try, in this order. The second is Debian's, which another python3 on the PATH may hide. */
 export const PYTHONS = ['python3', '/usr/bin/python3']
 
 /** A running pytorch.py. */
@@ -27,7 +27,7 @@ class Python {
     this.lines = createInterface({ input: this.child.stdout })[Symbol.asyncIterator]()
   }
 
-  /** The next line it says. */
+  /** The next line of its output. */
   async answer() {
     const { value, done } = await this.lines.next()
     if (done) throw new Error(this.errors.trim().split('\n').at(-1) || 'python ended')
@@ -97,7 +97,7 @@ function torchPeer(formulation, words) {
         policy: policy && [...policy.chosen, ...policy.rejected],
         positions,
       })
-      // It may refuse before it has read them.
+      // It may fail before it has read them.
       const sent = logits.length > 0 ? python.send(logits[0]).then(() => weight && python.send(weight)) : undefined
       const { note } = await Promise.race([ready, Promise.resolve(sent).then(() => ready)])
       this.note = note

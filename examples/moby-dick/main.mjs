@@ -20,6 +20,11 @@ import { plot } from './plot.mjs'
 import { createProgress } from './progress.mjs'
 import { dpoStep, evaluate, scorePairs, warmUpStep } from './train.mjs'
 
+/**
+ * @typedef {ReturnType<typeof dpoStep>} Step
+ * @typedef {ReturnType<typeof evaluate>} Evaluation
+ */
+
 const SEED = 1851
 const PROMPT = 16
 const COMPLETION = 16
@@ -28,7 +33,7 @@ const WARM_UP = { steps: 60, batch: 8, learningRate: 5e-3 }
 const DPO = { steps: 300, pairs: 6, learningRate: 2e-3, beta: 0.1 }
 const HELD_OUT = { pairs: 200, every: 50 }
 const [UPDATE, CHECK] = ['--update-docs', '--check-docs'].map((flag) => process.argv.includes(flag))
-// A machine so slow that training would take longer than this stops early, unless the figures are for the docs.
+// On a slow machine, training stops early at this time, unless the figures are for the docs.
 const DEADLINE_MS = UPDATE || CHECK ? Number.POSITIVE_INFINITY : 140_000
 const PAGE = new URL('../../docs/demo.md', import.meta.url)
 
@@ -54,12 +59,12 @@ draw()
 updateDocs()
 console.log(`\n${((performance.now() - started) / 1000).toFixed(0)} s in all`)
 
-/** Next-token training, so that the reference is a language model. */
+/** Next-token training, which makes the reference a language model. */
 function warmUp() {
   const optimizer = tf.train.adam(0, 0.9, 0.98)
   const progress = createProgress('warm-up', WARM_UP.steps)
   for (let step = 1; step <= WARM_UP.steps; step++) {
-    optimizer.learningRate = schedule(WARM_UP, step)
+    Object.assign(optimizer, { learningRate: schedule(WARM_UP, step) })
     const windows = sampleWindows(book.train, WARM_UP.batch, CONFIG.time + 1, random)
     const { loss, lossMs, stepMs } = warmUpStep(model, optimizer, windows)
     progress.update(step, { loss: loss.toFixed(3), 'in the loss': percent(lossMs / stepMs) })
@@ -72,21 +77,24 @@ function warmUp() {
 function preferenceTraining() {
   const optimizer = tf.train.adam(0, 0.9, 0.98)
   const progress = createProgress('dpo', DPO.steps)
+  /** @type {Step[]} */
   const steps = []
-  const evaluations = [{ step: 0, ...evaluate(model, heldOut, heldOutReference, DPO.beta) }]
+  let latest = evaluate(model, heldOut, heldOutReference, DPO.beta)
+  const evaluations = [{ step: 0, ...latest }]
   for (let step = 1; step <= DPO.steps && performance.now() - started < DEADLINE_MS; step++) {
-    optimizer.learningRate = schedule(DPO, step)
+    Object.assign(optimizer, { learningRate: schedule(DPO, step) })
     const pairs = samplePairs(book.train, DPO.pairs, PROMPT, COMPLETION, random)
     const result = dpoStep(model, optimizer, pairs, scorePairs(reference, pairs), DPO.beta)
     steps.push(result)
     if (step % HELD_OUT.every === 0 || step === DPO.steps) {
-      evaluations.push({ step, ...evaluate(model, heldOut, heldOutReference, DPO.beta) })
+      latest = evaluate(model, heldOut, heldOutReference, DPO.beta)
+      evaluations.push({ step, ...latest })
     }
     progress.update(step, {
       loss: mean(steps, 'loss', 20).toFixed(3),
       accuracy: mean(steps, 'accuracy', 20).toFixed(2),
       margin: mean(steps, 'margin', 20).toFixed(2),
-      'held out': evaluations.at(-1).accuracy.toFixed(2),
+      'held out': latest.accuracy.toFixed(2),
       'in the loss': percent(result.lossMs / result.stepMs),
     })
   }
@@ -95,11 +103,15 @@ function preferenceTraining() {
   return { steps, evaluations }
 }
 
-/** Prints what has been learnt, and gives it as a table. */
+/** Prints the accuracies and margins before and after, and returns them as a table. */
 function report() {
   const { steps, evaluations } = history
-  const [first, last] = [evaluations[0], evaluations.at(-1)]
-  const row = (name, value) => [name, value(first), value(last)]
+  const [first, last] = [evaluations[0], evaluations[evaluations.length - 1]]
+  const row = (/** @type {string} */ name, /** @type {(evaluation: typeof first) => string} */ value) => [
+    name,
+    value(first),
+    value(last),
+  ]
   const rows = [
     [`held out, ${heldOut.length} pairs`, 'step 0', `step ${last.step}`],
     row('chosen has the larger reward', ({ accuracy }) => percent(accuracy)),
@@ -115,17 +127,17 @@ function report() {
   return table(rows)
 }
 
-/** Does the same steps three ways, each from the same weights, prints what they cost, and gives it as Markdown. */
+/** Runs the same steps in three ways from the same weights, prints their costs, and returns them as Markdown. */
 function compare() {
   const pairs = samplePairs(book.train, DPO.pairs, PROMPT, COMPLETION, random)
   const scores = scorePairs(reference, pairs)
-  const columns = Object.keys(LOSSES).map((name) => {
+  const columns = Object.entries(LOSSES).map(([name, lossOf]) => {
     const copy = trainable(model)
     const optimizer = tf.train.adam(DPO.learningRate)
-    const steps = Array.from({ length: 12 }, () => dpoStep(copy, optimizer, pairs, scores, DPO.beta, LOSSES[name]))
+    const steps = Array.from({ length: 12 }, () => dpoStep(copy, optimizer, pairs, scores, DPO.beta, lossOf))
     tf.dispose(Object.values(copy.weights))
     optimizer.dispose()
-    const best = (key) => Math.min(...steps.slice(1).map((step) => step[key]))
+    const best = (/** @type {keyof Step} */ key) => Math.min(...steps.slice(1).map((step) => step[key]))
     const script = fileURLToPath(new URL('memory.mjs', import.meta.url))
     const sizes = [DPO.pairs, COMPLETION, CONFIG.width, CONFIG.vocab].map(String)
     const bytes = Number(
@@ -153,26 +165,28 @@ function compare() {
   return `${table(costs)}\n\n${about} The losses of twelve steps differ by at most ${apart}.`
 }
 
-/** Prints rows, the first cell of each to the left and the others to the right. */
-function print(rows, width) {
+/** Prints rows; the first cell of each is aligned left, the others are aligned right. */
+function print(/** @type {string[][]} */ rows, /** @type {number} */ width) {
   for (const [name, ...cells] of rows) console.log(name.padEnd(44), ...cells.map((cell) => cell.padStart(width)))
 }
 
-/** Writes the figures to docs/demo.md, or compares them with those there. */
+/** Writes the figures to docs/demo.md, or compares them with the figures there. */
 function updateDocs() {
   const page = readFileSync(PAGE, 'utf8')
   if (UPDATE) writeFileSync(PAGE, withParts(page, { figures, times }))
   if (!CHECK || partOf(page, 'figures') === figures) return
   console.error(
-    `\ndocs/demo.md has other figures than this run, which gives\n\n${figures}\n\nnpm run demo -- --update-docs`,
+    `\ndocs/demo.md has other figures than this run. This run gives\n\n${figures}\n\nnpm run demo -- --update-docs`,
   )
   process.exitCode = 1
 }
 
 function draw() {
   const { steps, evaluations } = history
-  const running = (key) => steps.map((_, i) => [i + 1, mean(steps.slice(0, i + 1), key, 20)])
-  const heldOutLine = (key, name = 'held out') => {
+  /** @returns {[number, number][]} */
+  const running = (/** @type {keyof Step} */ key) => steps.map((_, i) => [i + 1, mean(steps.slice(0, i + 1), key, 20)])
+  /** @returns {import('./plot.mjs').Line} */
+  const heldOutLine = (/** @type {keyof Evaluation} */ key, name = 'held out') => {
     return { name, points: evaluations.map((point) => [point.step, point[key]]), dots: true }
   }
   const svg = plot(
@@ -191,7 +205,7 @@ function draw() {
     ],
     'step (training lines: mean of 20 steps)',
   )
-  const write = (path) => {
+  const write = (/** @type {string} */ path) => {
     const url = new URL(path, import.meta.url)
     mkdirSync(new URL('.', url), { recursive: true })
     writeFileSync(url, svg)
@@ -201,23 +215,27 @@ function draw() {
   if (UPDATE) write('../../docs/assets/demo-curve.svg')
 }
 
-function showPair({ prompt, chosen, rejected }) {
-  const text = (tokens) => JSON.stringify(decode([...tokens]))
+function showPair(/** @type {import('./train.mjs').Pair} */ { prompt, chosen, rejected }) {
+  const text = (/** @type {Int32Array} */ tokens) => JSON.stringify(decode([...tokens]))
   console.log(
     `\na held-out pair\n  prompt    ${text(prompt)}\n  chosen    ${text(chosen)}\n  rejected  ${text(rejected)}\n`,
   )
 }
 
-/** Rises over 20 steps, then falls to a tenth. */
+/**
+ * The learning rate of a step: it rises over 20 steps, then falls to a tenth.
+ * @param {{ learningRate: number, steps: number }} training
+ * @param {number} step
+ */
 function schedule({ learningRate, steps }, step) {
   return learningRate * Math.min(1, step / 20) * (1 - (0.9 * step) / steps)
 }
 
-function mean(steps, key, last = steps.length) {
+function mean(/** @type {Step[]} */ steps, /** @type {keyof Step} */ key, last = steps.length) {
   const values = steps.slice(-last).map((step) => step[key])
   return values.reduce((sum, value) => sum + value, 0) / values.length
 }
 
-function percent(share) {
+function percent(/** @type {number} */ share) {
   return `${(100 * share).toFixed(1)} %`
 }

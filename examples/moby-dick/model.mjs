@@ -4,21 +4,35 @@ import * as tf from '@tensorflow/tfjs'
 
 /**
  * @typedef {{ vocab: number, time: number, width: number, heads: number, blocks: number }} ModelConfig
- * @typedef {{ config: ModelConfig, weights: Record<string, tf.Tensor>, mask: tf.Tensor }} Model
+ * @typedef {Record<string, tf.Tensor>} Weights
+ * @typedef {{ config: ModelConfig, weights: Weights, mask: tf.Tensor }} Model
  */
+
+/**
+ * `tf.customGrad`, with types that let an op name its inputs and, after them, `save`.
+ * @type {(
+ *   op: (...inputs: any[]) => {
+ *     value: tf.Tensor, gradFunc: (dy: tf.Tensor, saved: tf.Tensor[]) => tf.Tensor | tf.Tensor[],
+ *   },
+ * ) => (...inputs: tf.Tensor[]) => tf.Tensor}
+ */
+export const customGrad = tf.customGrad
+/** @typedef {(tensors: tf.Tensor[]) => void} Save */
 
 /**
  * A model with random weights.
  * @param {ModelConfig} config
+ * @param {number} seed
  * @returns {Model}
  */
 export function createModel(config, seed) {
   const { vocab, time, width, blocks, heads } = config
+  /** @type {Weights} */
   const weights = {}
-  const normal = (name, shape, deviation) => {
+  const normal = (/** @type {string} */ name, /** @type {number[]} */ shape, /** @type {number} */ deviation) => {
     weights[name] = tf.tidy(() => tf.variable(tf.randomNormal(shape, 0, deviation, 'float32', seed++), true, name))
   }
-  const constant = (name, shape, value) => {
+  const constant = (/** @type {string} */ name, /** @type {number[]} */ shape, /** @type {number} */ value) => {
     weights[name] = tf.tidy(() => tf.variable(tf.fill(shape, value), true, name))
   }
   normal('tokens', [vocab, width], 0.5 / Math.sqrt(width))
@@ -41,7 +55,7 @@ export function createModel(config, seed) {
 }
 
 /**
- * A copy with weights of its own, which training the original leaves as they are.
+ * A copy with its own weights, which training the original does not change.
  * @param {Model} model
  * @returns {Model}
  */
@@ -51,7 +65,7 @@ export function freeze({ config, weights, mask }) {
 }
 
 /**
- * A copy that can be trained by itself.
+ * A copy that can be trained separately.
  * @param {Model} model
  * @returns {Model}
  */
@@ -66,8 +80,8 @@ export function countParameters({ weights }) {
 }
 
 /**
- * What goes into the output layer, of the positions `from` and later, `[batch, time - from, width]`: the layer is by far
- * the largest part of the model, so it sees only the positions whose predictions count. Its weight is `weights.tokens`.
+ * The input of the output layer at the positions from `from` on, `[batch, time - from, width]`. The layer is by far the
+ * largest part of the model, so it gets only the positions whose predictions count. Its weight is `weights.tokens`.
  * @param {Model} model
  * @param {Int32Array} ids `[batch, time]`
  */
@@ -85,10 +99,18 @@ export function hiddenStates({ config, weights, mask }, ids, from = 0) {
   })
 }
 
+/**
+ * Causal attention of block i.
+ * @param {tf.Tensor} x
+ * @param {Weights} weights
+ * @param {number} i
+ * @param {ModelConfig} config
+ * @param {tf.Tensor} mask
+ */
 function attention(x, weights, i, { time, width, heads }, mask) {
   const batch = x.shape[0]
   const size = width / heads
-  const split = (part) => part.reshape([batch, time, heads, size]).transpose([0, 2, 1, 3])
+  const split = (/** @type {tf.Tensor} */ part) => part.reshape([batch, time, heads, size]).transpose([0, 2, 1, 3])
   const [query, key, value] = tf.split(linear(x, weights[`${i}.attention.in`]), 3, 2).map(split)
   const scores = tf.matMul(query, key, false, true).mul(1 / Math.sqrt(size))
   const mixed = tf.matMul(tf.softmax(scores.add(mask)), value)
@@ -96,19 +118,19 @@ function attention(x, weights, i, { time, width, heads }, mask) {
 }
 
 /** Layer normalisation. */
-function norm(x, weights, name) {
+function norm(/** @type {tf.Tensor} */ x, /** @type {Weights} */ weights, /** @type {string} */ name) {
   const centred = x.sub(tf.mean(x, -1, true))
   const deviation = tf.sqrt(tf.mean(tf.square(centred), -1, true).add(1e-5))
   return centred.div(deviation).mul(weights[`${name}scale`]).add(weights[`${name}shift`])
 }
 
-function linear(x, weight) {
+function linear(/** @type {tf.Tensor} */ x, /** @type {tf.Tensor} */ weight) {
   const [batch, time, width] = x.shape
   return matMul(x.reshape([batch * time, width]), weight).reshape([batch, time, -1])
 }
 
-/** Matrix product whose gradients transpose first and then multiply. */
-const matMul = tf.customGrad((a, b, save) => {
+/** A matrix product whose gradients transpose first and then multiply. */
+const matMul = customGrad((/** @type {tf.Tensor} */ a, /** @type {tf.Tensor} */ b, /** @type {Save} */ save) => {
   save([a, b])
   return {
     value: tf.matMul(a, b),
@@ -116,10 +138,15 @@ const matMul = tf.customGrad((a, b, save) => {
   }
 })
 
-/** Logits by TensorFlow.js. One op with its reshapes, as the gradient of a reshape would keep a copy of the logits. */
+/**
+ * Logits by TensorFlow.js. One op includes the reshapes, because the gradient of a reshape would keep a copy of the
+ * logits.
+ * @param {tf.Tensor} hidden
+ * @param {tf.Tensor} table
+ */
 export function logits(hidden, table) {
   const [batch, time, width] = hidden.shape
-  return tf.customGrad((hidden, table, save) => {
+  return customGrad((/** @type {tf.Tensor} */ hidden, /** @type {tf.Tensor} */ table, /** @type {Save} */ save) => {
     save([hidden, table])
     return {
       value: tf.matMul(hidden.reshape([-1, width]), tf.transpose(table)).reshape([batch, time, table.shape[0]]),
@@ -134,9 +161,9 @@ export function logits(hidden, table) {
   })(hidden, table)
 }
 
-/** Rows of the embedding table. The gradient is a scatter, as the wasm backend has no unsortedSegmentSum. */
-function embed(table, ids) {
-  return tf.customGrad((table) => ({
+/** Rows of the embedding table. The gradient is a scatter, because the wasm backend has no unsortedSegmentSum. */
+function embed(/** @type {tf.Tensor} */ table, /** @type {Int32Array} */ ids) {
+  return customGrad((/** @type {tf.Tensor} */ table) => ({
     value: tf.gather(table, tf.tensor1d(ids, 'int32')),
     gradFunc: (dy) => tf.scatterND(tf.tensor2d(ids, [ids.length, 1], 'int32'), dy, table.shape),
   }))(table)

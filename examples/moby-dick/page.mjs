@@ -1,5 +1,5 @@
-// The parts of docs/demo.md that a run of the demo writes: figures, which every machine gives alike, and times, which are the
-// machine's own.
+// The parts of docs/demo.md that a run of the demo writes: figures, which are the same on every machine, and times,
+// which are not.
 
 /**
  * The page with these parts in place of the old ones, each between `<!-- demo: NAME -->` and `<!-- end -->`.
@@ -17,13 +17,13 @@ export function withParts(page, parts) {
   return text
 }
 
-/** What the page says of one of its parts. */
-export function partOf(page, name) {
+/** The content of one part of the page. */
+export function partOf(/** @type {string} */ page, /** @type {string} */ name) {
   return new RegExp(`<!-- demo: ${name} -->\n\n(.*?)\n\n<!-- end -->`, 's').exec(page)?.[1]
 }
 
-/** Rows of text as a table, the first being its head. */
-export function table([head, ...rows]) {
-  const line = (cells) => `| ${cells.join(' | ')} |`
+/** Rows of text as a Markdown table; the first row is the head. */
+export function table(/** @type {string[][]} */ [head, ...rows]) {
+  const line = (/** @type {string[]} */ cells) => `| ${cells.join(' | ')} |`
   return [line(head), line(head.map((_, i) => (i === 0 ? '---' : '--:'))), ...rows.map(line)].join('\n')
 }

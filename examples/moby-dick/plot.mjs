@@ -7,7 +7,11 @@ const COLOURS = ['#0969da', '#bc4c00', '#8250df']
 /**
  * @typedef {{ name: string, points: [number, number][], dots?: boolean }} Line
  * @typedef {{ title: string, lines: Line[], range?: [number, number] }} Panel
+ */
+
+/**
  * @param {Panel[]} panels
+ * @param {string} xLabel
  */
 export function plot(panels, xLabel) {
   const width = GAP + panels.length * (WIDTH + GAP)
@@ -21,6 +25,12 @@ ${panels.map((panel, i) => drawPanel(panel, GAP + i * (WIDTH + GAP), GAP, xLabel
 `
 }
 
+/**
+ * @param {Panel} panel
+ * @param {number} left
+ * @param {number} top
+ * @param {string} xLabel
+ */
 function drawPanel({ title, lines, range }, left, top, xLabel) {
   const points = lines.flatMap((line) => line.points)
   const xTicks = ticks(0, Math.max(...points.map(([x]) => x)))
@@ -29,7 +39,7 @@ function drawPanel({ title, lines, range }, left, top, xLabel) {
     : ticks(Math.min(0, ...points.map(([, y]) => y)), Math.max(...points.map(([, y]) => y)))
   const x = scale(xTicks, MARGIN.left, WIDTH - MARGIN.right)
   const y = scale(yTicks, HEIGHT - MARGIN.bottom, MARGIN.top)
-  const [first, last] = [x(xTicks[0]), x(xTicks.at(-1))]
+  const [first, last] = [x(xTicks[0]), x(xTicks[xTicks.length - 1])]
   const grid = yTicks.map(
     (tick) => `<path d="M${first} ${y(tick)}H${last}" stroke="#d8dee4"/>
 <text x="${first - 6}" y="${y(tick) + 4}" text-anchor="end">${tick}</text>`,
@@ -52,16 +62,22 @@ ${[...grid, ...labels, ...curves].join('\n')}
 </g>`
 }
 
+/**
+ * The place of a value between `from` and `to`, which stand for the first and the last tick.
+ * @param {number[]} ticks
+ * @param {number} from
+ * @param {number} to
+ */
 function scale(ticks, from, to) {
-  const [low, high] = [ticks[0], ticks.at(-1)]
-  return (value) => Math.round((from + ((value - low) / (high - low)) * (to - from)) * 10) / 10
+  const [low, high] = [ticks[0], ticks[ticks.length - 1]]
+  return (/** @type {number} */ value) => Math.round((from + ((value - low) / (high - low)) * (to - from)) * 10) / 10
 }
 
-/** Round numbers that enclose the range, but for a twentieth of their distance. */
-function ticks(low, high) {
+/** Round numbers that enclose the range, up to a twentieth of their distance. */
+function ticks(/** @type {number} */ low, /** @type {number} */ high) {
   const rough = (high - low) / 5
   const power = 10 ** Math.floor(Math.log10(rough))
-  const size = power * [1, 2, 5, 10].find((factor) => factor * power >= rough)
+  const size = power * ([1, 2, 5].find((factor) => factor * power >= rough) ?? 10)
   const first = Math.floor(low / size + 0.05)
   const last = Math.ceil(high / size - 0.05)
   return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * size).toPrecision(6)))

@@ -1,9 +1,13 @@
-// A progress bar, or a plain line now and then where there is no terminal.
+// A progress bar in a terminal, an occasional plain line elsewhere.
 import { SingleBar } from 'cli-progress'
 
-/** @returns {{ update(step: number, values: Record<string, string>): void, stop(): void }} */
+/**
+ * @param {string} name
+ * @param {number} steps
+ * @returns {{ update(step: number, values: Record<string, string>): void, stop(): void }}
+ */
 export function createProgress(name, steps, every = 10) {
-  const line = (values) =>
+  const line = (/** @type {Record<string, string>} */ values) =>
     Object.entries(values)
       .map(([key, value]) => `${key} ${value}`)
       .join('  ')

@@ -2,12 +2,18 @@
 import * as tf from '@tensorflow/tfjs'
 import { linearSequenceLogProbs } from 'fused-preference-loss/tfjs'
 import { linearLoss } from './losses.mjs'
-import { hiddenStates } from './model.mjs'
+import { customGrad, hiddenStates } from './model.mjs'
 
-/** @typedef {{ prompt: Int32Array, chosen: Int32Array, rejected: Int32Array }} Pair */
+/**
+ * @typedef {{ prompt: Int32Array, chosen: Int32Array, rejected: Int32Array }} Pair
+ * @typedef {import('./losses.mjs').Scores} Scores
+ * @typedef {import('./model.mjs').Model} Model
+ */
 
 /**
  * Next-token prediction on windows of the book.
+ * @param {Model} model
+ * @param {tf.Optimizer} optimizer
  * @param {Int32Array} windows `[batch, time + 1]`
  */
 export function warmUpStep(model, optimizer, windows) {
@@ -22,26 +28,34 @@ export function warmUpStep(model, optimizer, windows) {
 
 /**
  * Direct preference optimisation of a batch of pairs, given their log-probs under the reference.
+ * @param {Model} model
+ * @param {tf.Optimizer} optimizer
  * @param {Pair[]} pairs
+ * @param {Scores} reference
+ * @param {number} beta
  */
 export function dpoStep(model, optimizer, pairs, reference, beta, lossOf = linearLoss) {
   const { inputs, labels, from } = packPairs(pairs)
-  let result
-  const onResult = (value) => {
-    result = value
+  let [accuracy, margin] = [Number.NaN, Number.NaN]
+  const onResult = (/** @type {import('./losses.mjs').Result} */ result) => {
+    ;({ accuracy, margin } = result)
   }
   const times = step(model, optimizer, inputs, from, (x, weight) =>
     lossOf(x, weight, labels, reference, beta, onResult),
   )
-  return { ...times, accuracy: result?.accuracy, margin: result?.margin }
+  return { ...times, accuracy, margin }
 }
 
 /**
  * Sums of the log-probs of both completions of each pair.
+ * @param {Model} model
  * @param {Pair[]} pairs
+ * @returns {Scores}
  */
 export function scorePairs(model, pairs, batchSize = 6) {
+  /** @type {number[]} */
   const chosen = []
+  /** @type {number[]} */
   const rejected = []
   for (let i = 0; i < pairs.length; i += batchSize) {
     const batch = pairs.slice(i, i + batchSize)
@@ -57,14 +71,18 @@ export function scorePairs(model, pairs, batchSize = 6) {
 }
 
 /**
- * Share of pairs whose chosen completion has the larger log-prob, the larger reward, and the mean margin of rewards.
+ * The share of pairs whose chosen completion has the larger log-prob, the share with the larger reward, and the mean
+ * margin of rewards.
+ * @param {Model} model
  * @param {Pair[]} pairs
+ * @param {Scores} reference
+ * @param {number} beta
  */
 export function evaluate(model, pairs, reference, beta) {
   const { chosen, rejected } = scorePairs(model, pairs)
   const differences = pairs.map((_, i) => chosen[i] - rejected[i])
   const margins = differences.map((difference, i) => beta * (difference - reference.chosen[i] + reference.rejected[i]))
-  const share = (values) => values.filter((value) => value > 0).length / pairs.length
+  const share = (/** @type {number[]} */ values) => values.filter((value) => value > 0).length / pairs.length
   return {
     logProbAccuracy: share(differences),
     accuracy: share(margins),
@@ -73,8 +91,9 @@ export function evaluate(model, pairs, reference, beta) {
 }
 
 /**
- * Inputs and labels of pairs, the chosen sequences first. The labels are those of the completions alone, and start at
- * the position `from` of the inputs.
+ * Inputs and labels of pairs, the chosen sequences first. The labels cover only the completions and start at the
+ * position `from` of the inputs.
+ * @param {Pair[]} pairs
  */
 function packPairs(pairs) {
   const sequences = [
@@ -89,15 +108,20 @@ function packPairs(pairs) {
 }
 
 /**
- * Forward, backward, update. `lossMs` is the time from the hidden states to their gradient: all of the output layer and
- * the loss, and no more.
+ * Forward, backward, update. `lossMs` is the time from the hidden states to their gradient: exactly the output layer
+ * and the loss.
+ * @param {Model} model
+ * @param {tf.Optimizer} optimizer
+ * @param {Int32Array} inputs
+ * @param {number} from
+ * @param {(hidden: tf.Tensor, weight: tf.Tensor) => tf.Scalar} lossOf
  */
 function step(model, optimizer, inputs, from, lossOf) {
   const started = performance.now()
   let lossStarted = 0
   let lossMs = 0
-  // Passes the logits on, and tells when their gradient arrives.
-  const watched = tf.customGrad((x) => {
+  // Passes the hidden states on, and notes the time when their gradient arrives.
+  const watched = customGrad((/** @type {tf.Tensor} */ x) => {
     lossStarted = performance.now()
     return {
       value: x.reshape(x.shape),

@@ -9,8 +9,8 @@ const TIME = PROMPT + COMPLETION
 const DIRECTIONS = { chosen: 1, rejected: -1 }
 const config = { vocabSize: 10, blockSize: TIME, nLayer: 1, nHead: 2, nEmbed: 32, mlpFactor: 4, useRope: true }
 
-/** A batch of pairs, chosen first: two random digits, a start, and from there up or down. */
-function batchOf(random, pairs = PAIRS) {
+/** A batch of pairs, chosen first: two random digits, a start, and then the digits upwards or downwards. */
+function batchOf(/** @type {() => number} */ random, pairs = PAIRS) {
   const prompts = Array.from({ length: pairs }, () => Array.from({ length: PROMPT }, () => Math.floor(10 * random())))
   const rows = Object.values(DIRECTIONS).flatMap((direction) =>
     prompts.map((prompt) => [
@@ -19,21 +19,30 @@ function batchOf(random, pairs = PAIRS) {
     ]),
   )
   const inputIds = Int32Array.from(rows.flat())
-  return { inputIds, labels: inputIds.map((id, i) => (i % TIME < PROMPT ? -100 : id)), shape: [2 * pairs, TIME] }
+  /** @type {[number, number]} */
+  const shape = [2 * pairs, TIME]
+  return { inputIds, labels: inputIds.map((id, i) => (i % TIME < PROMPT ? -100 : id)), shape }
 }
 
-const forward = (model, { inputIds, shape }) => model.forward({ training: true }, tf.tensor2d(inputIds, shape, 'int32'))
+/**
+ * @typedef {import('@genai-fi/nanogpt').Model} Model
+ * @typedef {ReturnType<typeof batchOf>} Batch
+ * @typedef {ReturnType<typeof scores>} Scores
+ */
+
+const forward = (/** @type {Model} */ model, /** @type {Batch} */ { inputIds, shape }) =>
+  model.forward({ training: true }, tf.tensor2d(inputIds, shape, 'int32'))
 
 /** Log-probs of both completions of each pair. */
-function scores(model, batch) {
-  const data = tf.tidy(() => forward(model, batch).dataSync())
+function scores(/** @type {Model} */ model, /** @type {Batch} */ batch) {
+  const data = /** @type {Float32Array} */ (tf.tidy(() => forward(model, batch).dataSync()))
   const { logProbs } = sequenceLogProbsSync({ data, shape: [...batch.shape, config.vocabSize] }, batch.labels)
   return { chosen: logProbs.subarray(0, logProbs.length / 2), rejected: logProbs.subarray(logProbs.length / 2) }
 }
 
-/** Share of pairs whose chosen completion has gained more on the reference than the rejected one. */
-function rewardAccuracy(policy, reference) {
-  const gain = (side, i) => policy[side][i] - reference[side][i]
+/** The share of pairs whose chosen completion has gained more over the reference than the rejected one. */
+function rewardAccuracy(/** @type {Scores} */ policy, /** @type {Scores} */ reference) {
+  const gain = (/** @type {keyof Scores} */ side, /** @type {number} */ i) => policy[side][i] - reference[side][i]
   return policy.chosen.filter((_, i) => gain('chosen', i) > gain('rejected', i)).length / policy.chosen.length
 }
 
@@ -48,14 +57,14 @@ const references = batches.map((batch) => scores(model, batch))
 const reference = scores(model, heldOut)
 
 for (const [step, batch] of batches.entries()) {
-  let metrics
+  let [loss, margin] = [0, 0]
   const { value, grads } = tf.tidy(() =>
     tf.variableGrads(() =>
       preferenceLoss(forward(model, batch), batch.labels, {
         reference: references[step],
         beta: BETA,
         onResult: (result) => {
-          metrics = result
+          ;({ loss, margin } = result)
         },
       }),
     ),
@@ -64,7 +73,7 @@ for (const [step, batch] of batches.entries()) {
   model.weightStore.touchVariables(Object.keys(grads))
   tf.dispose([value, grads])
   if (step % 10 === 0 || step === STEPS - 1) {
-    console.log(`step ${step}: loss ${metrics.loss.toFixed(4)}, margin ${metrics.margin.toFixed(3)}`)
+    console.log(`step ${step}: loss ${loss.toFixed(4)}, margin ${margin.toFixed(3)}`)
   }
 }
 const accuracy = rewardAccuracy(scores(model, heldOut), reference)

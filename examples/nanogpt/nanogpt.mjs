@@ -1,13 +1,13 @@
-// @genai-fi/nanogpt under Node. It is built for browsers and brings a TensorFlow.js of its own, which under Node asks for
-// a module that the build has left out. It shares the environment of the one loaded first, so that one is loaded first,
-// and says for a moment that this is not Node.
+// Loads @genai-fi/nanogpt under Node. It is built for browsers and bundles its own TensorFlow.js, which under Node
+// imports a module that the bundle lacks. The bundled copy shares the environment of the copy loaded first; so this
+// file loads ours first and makes it report for a moment that this is not Node.
 import * as tf from '@tensorflow/tfjs-core'
 
 tf.env().set('IS_NODE', false)
 const nanogpt = await import('@genai-fi/nanogpt')
 tf.env().set('IS_NODE', true)
 
-// The only one of its backends there is in Node: its kernels for normalisation and attention are for 'cpu', 'webgl' and
+// Its only backend that runs in Node: its kernels for normalisation and attention exist for 'cpu', 'webgl' and
 // 'webgpu', not for 'wasm'.
 await tf.setBackend('cpu')
 

@@ -1,5 +1,5 @@
 /**
- * The weight of an output layer as adapters take it: as a table of words, or as it is multiplied with.
+ * The weight of an output layer in the two layouts that adapters take: `[vocab, width]` and `[width, vocab]`.
  */
 import { shapeMismatch } from '../errors.js'
 

@@ -1,5 +1,5 @@
 /**
- * Options of adapters: those of the function behind, but for what an adapter decides itself.
+ * Options of adapters: those of the wrapped function, except the ones that an adapter sets itself.
  */
 
 import { optionsObject } from '../check/options.js'
@@ -9,8 +9,8 @@ import { invalidType, invalidValue } from '../errors.js'
  * A function that checks options and returns a copy of them.
  *
  * @param names of the options that the adapter takes.
- * @param owned the options of the function behind that the adapter decides, each with the reason: what follows the name
- *   in the error. Passed on, they could make a gradient wrong without a word.
+ * @param owned the options of the wrapped function that the adapter sets itself, each with the text that follows the
+ *   name in the error. Passed on, they could make a gradient wrong silently.
  */
 export function optionsReader(
   names: readonly string[],
@@ -27,7 +27,7 @@ export function optionsReader(
   }
 }
 
-/** A function that is called with what becomes known, or undefined. */
+/** Checks a callback: a function, or undefined. */
 export function callback<F>(value: F | undefined, name: string): F | undefined {
   if (value !== undefined && typeof value !== 'function') throw invalidType(name, 'a function', value)
   return value

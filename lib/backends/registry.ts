@@ -1,6 +1,7 @@
 /**
- * Which backend runs a call.
+ * Chooses the backend that runs a call.
  */
+import { warnOnce } from '../check/warn-once.js'
 import { failure, invalidValue } from '../errors.js'
 import type { Backend } from '../job.js'
 import type { InstructionSet, RunOptions } from '../types/index.js'
@@ -9,8 +10,8 @@ import { loadCuda } from './cuda/index.js'
 import { jsBackend } from './js/index.js'
 
 /**
- * The backend by that name. 'auto' is 'cuda' for device memory; for host memory 'cpu' where the addon loads, else 'js'
- * with one warning per process.
+ * The backend by that name. 'auto' is 'cuda' for device memory and 'cpu' for host memory; where the addon does not
+ * load, it is 'js', with one warning per process.
  */
 export function pickBackend(
   name: NonNullable<RunOptions['backend']>,
@@ -36,7 +37,8 @@ export function pickBackend(
     if (name === 'cpu') {
       throw failure('ERR_BACKEND_UNAVAILABLE', `options.backend 'cpu' is not available: ${native.reason}`)
     }
-    warnOnce(native.reason)
+    const problem = `fused-preference-loss runs without its native binary, many times slower: ${native.reason}`
+    warnOnce('FUSED_PREFERENCE_LOSS_NO_BINARY', problem)
     return portable(instructionSet)
   }
   const { instructionSets } = native.info
@@ -51,16 +53,4 @@ function portable(instructionSet?: InstructionSet): Backend {
   if (instructionSet === undefined) return jsBackend
   const problem = `options.instructionSet '${instructionSet}' is not available: the js backend has none`
   throw failure('ERR_BACKEND_UNAVAILABLE', problem)
-}
-
-// On the global object, so that the ESM and the CommonJS copy of this file warn once between them.
-const warned = Symbol.for('fused-preference-loss.warned')
-
-function warnOnce(reason: string): void {
-  const flags = globalThis as { [warned]?: boolean }
-  if (flags[warned]) return
-  flags[warned] = true
-  process.emitWarning(`fused-preference-loss runs without its native binary, many times slower: ${reason}`, {
-    code: 'FUSED_PREFERENCE_LOSS_NO_BINARY',
-  })
 }

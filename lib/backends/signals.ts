@@ -1,8 +1,8 @@
 /**
- * Signals of the caller's, and the work they cancel.
+ * The caller's abort signals, and the work they cancel.
  */
 
-/** What is to be cancelled when a signal is aborted. One listener serves all calls that wait for the signal. */
+/** The work to cancel when a signal is aborted. One listener serves all calls that wait for the signal. */
 const waiting = new WeakMap<AbortSignal, { cancels: Set<() => void>; listener: () => void }>()
 
 function listen(signal: AbortSignal, cancel: () => void): void {
@@ -28,8 +28,9 @@ function unlisten(signal: AbortSignal, cancel: () => void): void {
 }
 
 /**
- * Waits for work that has begun and gives false when it was cancelled; rejects then with the signal's reason. The work is
- * begun before the signal, which may be the caller's code, is touched: the arrays are still as they were checked.
+ * Waits for work that has begun. When the work resolves to false it was cancelled, and this rejects with the signal's
+ * reason. The work begins before the signal, whose code may be the caller's, is touched: the arrays are then still as
+ * they were when they were checked.
  */
 export async function untilAborted(
   signal: AbortSignal | undefined,
@@ -50,8 +51,8 @@ export async function untilAborted(
   }
 }
 
-/** Why the work was cancelled; never undefined, which nobody could make anything of. */
+/** The reason for the cancellation; never undefined, which would tell the caller nothing. */
 function reasonOf(signal: AbortSignal | undefined): unknown {
-  if (!signal?.aborted) return new Error('fused-preference-loss: a call was cancelled that no signal has aborted')
+  if (!signal?.aborted) return new Error('fused-preference-loss: a call was cancelled, but no signal is aborted')
   return signal.reason === undefined ? new DOMException('This operation was aborted', 'AbortError') : signal.reason
 }

@@ -9,19 +9,19 @@ import type { Tensor } from './tensor.js'
 
 /** Where a gradient goes. */
 export interface Destination {
-  /** What the backends write to; those of the logits when these are overwritten. */
+  /** The elements that the backends write; the logits' own elements when they are overwritten. */
   rows: Rows
   /** Inactive rows stay as they are. */
   skipInactive: boolean
-  /** What the caller gets. */
+  /** The tensor that the caller gets. */
   gradient: Logits
-  /** The caller's array, which is used where it lies. */
+  /** The caller's array, which is used in place. */
   watched: readonly Watched[]
 }
 
 /**
- * Checks the destination of a gradient with respect to `logits`: true for a new array, 'in-place' or the very array of
- * the logits to overwrite them, or another array, which may share memory with none of `callers`.
+ * Checks the destination of a gradient with respect to `logits`: true for a new array, 'in-place' or the array of the
+ * logits itself to overwrite them, or another array, which must not share memory with any of `callers`.
  */
 export function destinationOf(
   value: unknown,

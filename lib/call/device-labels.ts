@@ -1,5 +1,5 @@
 /**
- * Labels in device memory: their place and size. What is in them is known once a call has run.
+ * Labels in device memory: their place and size. Their values are only known once a call has run.
  */
 import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/cuda/memory.js'
 import { invalidType, invalidValue, shapeMismatch } from '../errors.js'

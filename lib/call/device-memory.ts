@@ -28,7 +28,7 @@ export function memoryOfDevice(beside: DeviceRange): Memory {
       if (source && range.address === beside.address) {
         return { data: source.data, memory: range.address, isZero: false, isSource: true, watched: [] }
       }
-      if (range.device !== device) throw invalidValue(name, `is on device ${range.device}, where ${like} on ${device}`)
+      if (range.device !== device) throw invalidValue(name, `is on device ${range.device}, but ${like} on ${device}`)
       if (source && rangesOverlap(range, beside)) {
         throw invalidValue(name, `would overwrite part of ${source.name}: they share memory`)
       }

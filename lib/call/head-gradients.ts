@@ -16,7 +16,7 @@ type Part = keyof HeadGradientRequest
 const PARTS: readonly Part[] = ['hidden', 'weight', 'bias']
 const REQUEST: ReadonlySet<string> = new Set(PARTS)
 
-/** Gradients that have been checked: where the backend puts them, and what the caller gets. */
+/** Gradients that have been checked: their destinations for the backend, and the result for the caller. */
 export interface HeadDestinations {
   stage: Pick<HeadGradientStage, Part | 'accumulate' | 'skipInactive'>
   gradients: HeadGradients
@@ -72,7 +72,7 @@ export function headDestinations(
     watched.push(...written.watched)
     addResult(gradients, part, written.data as Float32Array | DeviceMemory, hidden.shape, head, vocab)
   }
-  // New ones when nothing can be refused any more.
+  // New arrays are made last, when no check can fail any more.
   const allocated = PARTS.filter((part) => wanted[part] === true)
   for (const part of given) put(part, wanted[part])
   for (const part of allocated) put(part, true)

@@ -93,7 +93,7 @@ function weightOf(value: unknown, name: string): CheckedWeight {
     throw outOfRange(`${name}.shape`, 'at most 2^53 - 1 elements in all', vocab * width)
   }
   const steps = strides === undefined ? undefined : weightStrides(strides, `${name}.strides`, vocab, width)
-  // Only now, when nothing of the caller's runs any more that could take the memory away. It may have done so.
+  // Only now, when no more of the caller's code can run, which may have taken the memory away.
   if (!isDeviceMemory(data)) checkView(data as View, `${name}.data`)
   const size = ELEMENT_SIZES[element]
   const range = isDeviceMemory(data) ? deviceRange(data, `${name}.data`, size) : undefined
@@ -159,7 +159,7 @@ function biasOf(value: unknown, name: string, vocab: number, weightType: DType, 
   return { data: view, dtype }
 }
 
-/** The sizes of a head's logits are equal to these. */
+/** Checks that the sizes of a head's logits equal these. */
 export function checkSameLogits(rows: Rows, wanted: Rows, name: string): void {
   if (rows.batch === wanted.batch && rows.time === wanted.time && rows.vocab === wanted.vocab) return
   const written = ({ batch, time, vocab }: Rows) => `[${batch}, ${time}, ${vocab}]`

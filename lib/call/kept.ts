@@ -1,12 +1,12 @@
 /**
- * What a result keeps for its `backward`, until it is disposed of.
+ * The values that a result keeps for its `backward` until it is disposed of.
  */
 import { disposeSymbol } from '../backends/cuda/handle.js'
 import { failure } from '../errors.js'
 
 /**
- * Gives a result its `dispose` and returns how to get at what it keeps: a function that throws `ERR_DISPOSED` afterwards.
- * `dispose` is not enumerable, as a method of a class would not be.
+ * Gives a result its `dispose` and returns a function that returns the kept values; after `dispose` it throws
+ * `ERR_DISPOSED`. `dispose` is not enumerable, as a method of a class would not be.
  */
 export function keep<T extends object>(result: object, kept: T): () => T {
   let held: T | undefined = kept

@@ -1,15 +1,16 @@
 /**
- * Loss options turned into the constants of stage 3, and what the losses need besides the policy's log-probs.
+ * Turns loss options into the constants of stage 3 and the inputs that the losses need besides the policy's log-probs.
  */
 
-import { LOSSES, type LossNeeds } from '../backends/js/losses.js'
+import type { LossNeeds } from '../backends/js/formulas.js'
+import { LOSSES } from '../backends/js/losses.js'
 import { finite, optionsObject, unknownName } from '../check/options.js'
 import { invalidType, invalidValue, outOfRange } from '../errors.js'
 import { type LossConfig, type LossTerm, MOST_TERMS } from '../job.js'
 import { type Constant, type LossOptions, lossOptions, TAKERS } from '../options/loss-options.js'
 import type { LossType, Normalizer, WeightedLoss } from '../types/index.js'
 
-/** The constants, and what the caller must give for them; the names are those of the losses that ask. */
+/** The constants, and the inputs that the caller must give; the names are those of the losses that need them. */
 export interface LossPlan {
   config: LossConfig
   referenceFree: boolean
@@ -77,7 +78,7 @@ function needsLengths({ lengths, divergence }: LossNeeds, average: boolean, dive
   return lengths === 'always' || (lengths === 'means' && average && diverges)
 }
 
-/** What sums are divided by, where that is not this batch's own numbers. */
+/** The divisors of sums, unless they are this batch's own counts. */
 function setDivisors(config: LossConfig, normalizer: Normalizer): void {
   if (normalizer === 'mean') return
   const name = 'options.normalizer'
@@ -132,7 +133,7 @@ function smoothingOf(value: unknown, lossType: LossType): number {
   return value
 }
 
-/** Refuses constants, checked before, that are neither taken by one of the losses nor what they are by default. */
+/** Refuses constants (already checked) that no loss takes, unless they have their default values. */
 function refuseUnused(options: LossOptions, losses: readonly LossTerm[]): void {
   for (const given in options) {
     if (!Object.hasOwn(TAKERS, given)) continue

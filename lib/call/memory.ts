@@ -11,19 +11,19 @@ export const ELEMENT_SIZES: Record<DType, number> = { float32: 4, float16: 2, bf
 /** Where the tensors of a call live, and how what is written beside them is checked and made. */
 export interface Memory {
   /**
-   * What a result is written to: a new array for true, else the caller's, which may share memory with none of `others`,
-   * but be that of `wanted.source`.
+   * The memory for a result: a new array for true, else the caller's, which must not share memory with any of `others`
+   * but may be the array of `wanted.source`.
    */
   output(value: unknown, wanted: Output, others: readonly NamedArray[]): Written
 }
 
-/** What an output has to be. */
+/** The requirements on an output. */
 export interface Output {
   /** In errors. */
   name: string
   dtype: DType
   length: number
-  /** What the caller may give besides an array, in errors. */
+  /** The other values that the caller may give instead of an array, in errors. */
   besides: string
   /** The tensor that it goes with, and a verb, in errors: 'the logits are'. */
   like: string
@@ -40,7 +40,7 @@ export function reasonOf({ shape }: Output): string {
 
 /** Memory that a result is written to. */
 export interface Written {
-  /** What the caller gets. */
+  /** The array that the caller gets. */
   data: HostArray | DeviceMemory
   /** The same as backends see it. */
   memory: Float32Array | Uint16Array | bigint

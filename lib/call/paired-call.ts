@@ -1,5 +1,5 @@
 /**
- * A call from logits to the loss, whatever the logits come from: which tokens count, which sequences form pairs, the
+ * A call from logits to the loss, for logits of any origin: which tokens count, which sequences form pairs, the
  * reference, and stages 1 to 3 on them.
  */
 import type { NamedArray, Watched } from '../check/arrays.js'
@@ -22,7 +22,7 @@ export const PAIRED_OPTIONS = [...TOKEN_OPTIONS, ...LOSS_OPTIONS, ...RUN_OPTIONS
 const WEIGHTINGS = ['wpo'] as const
 const REFERENCE = 'options.reference'
 
-/** Options that are looked at here. */
+/** Options that are read here. */
 interface PairedOptions extends TokenOptions, LossOptions {
   reference?: object
   weighting?: 'wpo'
@@ -31,7 +31,7 @@ interface PairedOptions extends TokenOptions, LossOptions {
 /** How a reference may be given other than as log-probs. */
 export interface ReferenceModel {
   names: ModelNames
-  /** Checks it against what the policy's logits come from. */
+  /** Checks it against the source of the policy's logits. */
   sourceOf(reference: Record<string, unknown>, name: string, policy: LogitsSource, packed: boolean): LogitsSource
 }
 
@@ -43,9 +43,9 @@ export interface PairedCall {
   job: Job
   /** A loss makes use of log-probs that were given for the reference. */
   compares: boolean
-  /** The caller's arrays but those of the policy; none may be overwritten by a gradient. */
+  /** The caller's arrays except the policy's; a gradient must not overwrite them. */
   arrays(): NamedArray[]
-  /** Those of them that the call uses where they lie. */
+  /** The arrays among them that the call uses in place. */
   watched: readonly Watched[]
 }
 
@@ -99,7 +99,7 @@ export function pairedCall(
   }
 }
 
-/** The reference of a call: its log-probs, or the parts of a model; neither where it has none. */
+/** The reference of a call: its log-probs, or the parts of a model; neither where the call has no reference. */
 interface GivenReference {
   logProbs?: [chosen: Float64Array, rejected: Float64Array]
   parts?: Record<string, unknown>

@@ -1,5 +1,5 @@
 /**
- * Which sequences stand against each other.
+ * The pairs of sequences that are compared.
  */
 import { indices } from '../check/arrays.js'
 import { invalidValue, shapeMismatch } from '../errors.js'

@@ -1,6 +1,6 @@
 /**
- * Log-probs under the reference, as callers give them: in which shapes, what of them is refused, and what is warned of
- * because it is hardly the log-prob of a sequence.
+ * Log-probs under the reference in the forms that callers give them, the values that are refused, and warnings about
+ * values that are unlikely to be log-probs of sequences.
  */
 import { type NamedArray, numbers, tokenNumbers } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
@@ -10,8 +10,8 @@ import type { Tokens } from '../job.js'
 
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
-/** What a result of `sequenceLogProbs` has besides: it may be passed whole. */
-const OF_RESULT = [
+/** The other fields of a result of `sequenceLogProbs`, which may be passed whole. */
+export const OF_RESULT = [
   'tokenCounts',
   'backward',
   'dispose',
@@ -27,7 +27,7 @@ const OF_RESULT = [
 export interface GivenReference {
   /** `[P]` each, unless it is a model. */
   logProbs?: [chosen: Float64Array, rejected: Float64Array]
-  /** All there is of it, each read once. */
+  /** All its fields, each read once. */
   parts: Record<string, unknown>
   /** The caller's arrays of log-probs. */
   arrays: NamedArray[]
@@ -43,7 +43,7 @@ export interface ModelNames {
   withResult: ReadonlySet<string>
 }
 
-/** The names a reference may have whose model has these parts. */
+/** The names that a reference may have if its model has these parts. */
 export function modelNames(...parts: string[]): ModelNames {
   const known = [...LOG_PROBS, ...parts]
   return { parts, known: new Set(known), withResult: new Set([...known, ...OF_RESULT]) }
@@ -61,12 +61,7 @@ export function referenceOf(
   tokens: Tokens,
   needed: boolean,
 ): GivenReference {
-  if (typeof given !== 'object' || given === null || Array.isArray(given) || ArrayBuffer.isView(given)) {
-    throw invalidType(name, `an object: ${waysOf(names)}`, given)
-  }
-  if (typeof (given as PromiseLike<unknown>).then === 'function') {
-    throw invalidType(name, 'the result itself: await it', given)
-  }
+  checkObject(given, name, waysOf(names))
   const known = 'logProbs' in given ? names.withResult : names.known
   const parts = optionsObject(given as Record<string, unknown>, name, known)
   const { chosen, rejected, logProbs } = parts
@@ -83,11 +78,22 @@ export function referenceOf(
   ]
   if (model) return { parts, arrays }
   const read = perSequence ? ofSequences(parts, name, pairs, tokens) : ofPairs(parts, name, pairs.length / 2)
-  // What `emptySequence: 'nan'` gives for a sequence without active tokens. On the GPU these are counted later: 0 as yet.
+  // NaN is the log-prob that `emptySequence: 'nan'` gives a sequence without active tokens. On the GPU active tokens
+  // are counted later: their number is still 0 here.
   const mayBeEmpty = (side: 0 | 1, pair: number) =>
     Number.isNaN(tokens.emptyLogProb) && tokens.counts[pairs[2 * pair + side]] === 0
   checkLogProbs(read[0], read[1], needed, mayBeEmpty)
   return { parts, arrays, logProbs: [read[0].values, read[1].values] }
+}
+
+/** Refuses what is no object that could be a reference in one of these ways. */
+export function checkObject(given: unknown, name: string, ways: string): asserts given is object {
+  if (typeof given !== 'object' || given === null || Array.isArray(given) || ArrayBuffer.isView(given)) {
+    throw invalidType(name, `an object: ${ways}`, given)
+  }
+  if (typeof (given as PromiseLike<unknown>).then === 'function') {
+    throw invalidType(name, 'the result itself: await it', given)
+  }
 }
 
 /** The ways to give a reference. */
@@ -95,7 +101,7 @@ export function waysOf({ parts }: ModelNames): string {
   return `{ chosen, rejected }, { logProbs } or { ${parts.join(', ')} }`
 }
 
-/** `[P]` log-probs of one side of the pairs, and what each is called in messages. */
+/** `[P]` log-probs of one side of the pairs, or `[B]` of all sequences, and what each is called in messages. */
 export interface Side {
   values: Float64Array
   nameOf: (pair: number) => string
@@ -114,12 +120,21 @@ function side(value: unknown, name: string, size: number, sizes: string): Side {
 }
 
 /** The log-probs of a result of `sequenceLogProbs`, taken apart by pairs `[2 P]`. */
-function ofSequences(
+function ofSequences(parts: Record<string, unknown>, name: string, pairs: Int32Array, tokens: Tokens): [Side, Side] {
+  const all = sequencesLogProbs(parts, name, tokens)
+  const sideOf = (which: 0 | 1): Side => ({
+    values: Float64Array.from({ length: pairs.length / 2 }, (_, pair) => all[pairs[2 * pair + which]]),
+    nameOf: (pair) => `${name}.logProbs[${pairs[2 * pair + which]}]`,
+  })
+  return [sideOf(0), sideOf(1)]
+}
+
+/** The log-probs of a result of `sequenceLogProbs`, which must be of these tokens. */
+export function sequencesLogProbs(
   { logProbs, tokenCounts }: Record<string, unknown>,
   name: string,
-  pairs: Int32Array,
   { counts, labels }: Tokens,
-): [Side, Side] {
+): Float64Array {
   const all = numbers(logProbs, `${name}.logProbs`, counts.length, ', one per sequence')
   // Labels on the GPU are counted there.
   if (tokenCounts !== undefined && labels === undefined) {
@@ -130,19 +145,15 @@ function ofSequences(
       throw invalidValue(`${name}.tokenCounts[${other}]`, problem)
     }
   }
-  const sideOf = (which: 0 | 1): Side => ({
-    values: Float64Array.from({ length: pairs.length / 2 }, (_, pair) => all[pairs[2 * pair + which]]),
-    nameOf: (pair) => `${name}.logProbs[${pairs[2 * pair + which]}]`,
-  })
-  return [sideOf(0), sideOf(1)]
+  return all
 }
 
 // Sums of float32 log-probs end up a little above 0, not as much as this.
 const ROUNDING = 1e-3
 
 /**
- * Refuses NaN, but where `mayBeNaN` says so; where a loss makes use of them, warns of log-probs above 0 and of those that
- * are 0 throughout.
+ * Refuses NaN, except where `mayBeNaN` allows it. Where a loss uses the log-probs, warns if one is above 0 or all are
+ * 0.
  */
 export function checkLogProbs(
   chosen: Side,
@@ -151,31 +162,35 @@ export function checkLogProbs(
   mayBeNaN: (side: 0 | 1, pair: number) => boolean,
 ): void {
   if (areNegative(chosen.values) && areNegative(rejected.values)) return
-  checkSide(chosen, 0, needed, mayBeNaN)
-  checkSide(rejected, 1, needed, mayBeNaN)
-  if (needed && isZero(chosen.values) && isZero(rejected.values)) {
-    const problem = `${chosen.nameOf(0)} and all others of the reference are 0, as if every completion were certain`
-    warnOnce('FUSED_PREFERENCE_LOSS_ZERO_REFERENCE', `${problem}; to do without a reference, set referenceFree`)
-  }
+  checkSide(chosen, needed, (pair) => mayBeNaN(0, pair))
+  checkSide(rejected, needed, (pair) => mayBeNaN(1, pair))
+  if (needed && isZero(chosen.values) && isZero(rejected.values)) warnOfZeros(chosen)
 }
 
-/** Whether there is nothing to look at more closely. */
+/** The same for the log-probs of single sequences. */
+export function checkSequencesLogProbs(all: Side, needed: boolean, mayBeNaN: (sequence: number) => boolean): void {
+  if (areNegative(all.values)) return
+  checkSide(all, needed, mayBeNaN)
+  if (needed && isZero(all.values)) warnOfZeros(all)
+}
+
+function warnOfZeros({ nameOf }: Side): void {
+  const problem = `${nameOf(0)} and all others of the reference are 0, as if every completion were certain`
+  warnOnce('FUSED_PREFERENCE_LOSS_ZERO_REFERENCE', `${problem}; to do without a reference, set referenceFree`)
+}
+
+/** Whether none of the log-probs needs a closer look. */
 export function areNegative(values: Float64Array): boolean {
   for (let i = 0; i < values.length; i++) if (!(values[i] < 0)) return false
   return true
 }
 
-function checkSide(
-  { values, nameOf }: Side,
-  which: 0 | 1,
-  needed: boolean,
-  mayBeNaN: (side: 0 | 1, pair: number) => boolean,
-): void {
+function checkSide({ values, nameOf }: Side, needed: boolean, mayBeNaN: (i: number) => boolean): void {
   for (let i = 0; i < values.length; i++) {
     const value = values[i]
     if (value <= ROUNDING) continue
     if (Number.isNaN(value)) {
-      if (!mayBeNaN(which, i)) throw outOfRange(nameOf(i), 'a log-prob', value)
+      if (!mayBeNaN(i)) throw outOfRange(nameOf(i), 'a log-prob', value)
     } else if (needed) {
       const problem = `${nameOf(i)} is ${value}, and log-probs of sequences are at most 0: is it a loss, whose sign is turned?`
       warnOnce('FUSED_PREFERENCE_LOSS_POSITIVE_REFERENCE', problem)

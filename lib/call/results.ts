@@ -1,21 +1,25 @@
 /**
- * What a job that has run has found, as callers get it, and what only that tells to be wrong.
+ * The results of a finished job in the form that callers get, and the errors and warnings that only these results show.
  */
 import { warnOnce } from '../check/warn-once.js'
 import { labelsOutOfRange } from '../errors.js'
-import type { ForwardStage, LossStage } from '../job.js'
+import type { ForwardStage, LossStage, UnpairedLossStage } from '../job.js'
 import { TOKEN_OUTPUTS } from '../options/token-options.js'
 import type {
   CrossEntropy,
   FusedPreferenceLoss,
+  FusedUnpairedPreferenceLoss,
+  MeansByKind,
   PreferenceLoss,
   SequenceLogProbs,
   TokenOutputs,
+  UnpairedPreferenceLoss,
 } from '../types/index.js'
 import type { PairedCall } from './paired-call.js'
 import type { SequenceCall } from './sequence-call.js'
 import type { TokenLossCall } from './token-loss-call.js'
 import type { TokenPlan } from './tokens.js'
+import type { UnpairedCall } from './unpaired-call.js'
 
 /** The numbers among the results of `sequenceLogProbs` and `linearSequenceLogProbs`. */
 type SequenceSums = TokenOutputs & Pick<SequenceLogProbs, 'logProbs' | 'tokenCounts'>
@@ -25,7 +29,7 @@ export function sequenceResult({ tokenPlan, policy }: SequenceCall): SequenceSum
   checkLabels(tokenPlan)
   const sums: SequenceSums = {
     logProbs: policy.logProbs,
-    // A copy: what the caller does with it must not reach `backward`.
+    // A copy, so that the caller's changes do not reach `backward`.
     tokenCounts: tokenPlan.tokens.counts.slice(),
   }
   return addTokenOutputs(sums, policy, tokenPlan)
@@ -71,6 +75,48 @@ export function lossResult(stage: LossStage): PreferenceLoss {
   }
 }
 
+/** Of stages 1 to 3 of single sequences. */
+export function unpairedResult({ tokenPlan, policy, loss }: UnpairedCall): FusedUnpairedPreferenceLoss {
+  checkLabels(tokenPlan)
+  const { tokens, shift, packed } = tokenPlan
+  const { logProbs } = policy
+  if (loss.referenceLogProbs) {
+    const chosen = { chosen: logProbs, referenceChosen: loss.referenceLogProbs }
+    const rejected = { rejected: logProbs, referenceRejected: loss.referenceLogProbs }
+    const both = { ...chosen, ...rejected, average: tokens.average }
+    warnOfMeans(both, 'options.reference', (_, sequence) => tokens.counts[sequence])
+  }
+  const fused = unpairedLossResult(loss) as FusedUnpairedPreferenceLoss
+  fused.logProbs = logProbs
+  fused.tokenCounts = tokens.counts
+  fused.layout = { desirable: loss.desirable, shift }
+  if (packed) fused.layout.sequenceOffsets = tokens.offsets
+  return addTokenOutputs(fused, policy, tokenPlan)
+}
+
+/** Of stage 3 of single sequences. */
+export function unpairedLossResult(stage: UnpairedLossStage): UnpairedPreferenceLoss {
+  const { desirable, losses, rewards, gradient, kl } = stage
+  const [loss, desirableReward, undesirableReward, desirableLogProb, undesirableLogProb] = stage.summary
+  const hasDesirable = desirable.includes(1)
+  const hasUndesirable = desirable.includes(0)
+  const means = (ofDesirable: number, ofUndesirable: number): MeansByKind => ({
+    ...(hasDesirable && { desirable: ofDesirable }),
+    ...(hasUndesirable && { undesirable: ofUndesirable }),
+  })
+  const result: UnpairedPreferenceLoss = {
+    loss,
+    losses,
+    rewards,
+    gradient,
+    kl,
+    meanRewards: means(desirableReward, undesirableReward),
+    meanLogProbs: means(desirableLogProb, undesirableLogProb),
+  }
+  if (hasDesirable && hasUndesirable) result.margin = desirableReward - undesirableReward
+  return result
+}
+
 /** Adds the per-token results that were asked for. */
 function addTokenOutputs<Result extends TokenOutputs>(result: Result, stage: ForwardStage, plan: TokenPlan): Result {
   if (stage.tokenArgmax) result.tokenArgmax = inLayout(stage.tokenArgmax, stage, plan)
@@ -106,7 +152,7 @@ function checkLabels({ tokens: { labels, counts }, shift, vocab, warnsIfEmpty }:
   throw labelsOutOfRange(`${count} are neither in [0, ${vocab}) nor ${labels.ignoreIndex}, and their rows are NaN`)
 }
 
-/** Warns of a call without active tokens, whose caller has not said what is wanted then. */
+/** Warns of a call without active tokens, unless its caller has set `emptySequence`. */
 function warnOfNoTokens(counts: Int32Array, shift: boolean, consequence: string): void {
   for (let s = 0; s < counts.length; s++) if (counts[s] !== 0) return
   const how = `ignored or masked${shift ? ', or the first of its sequence, which no row predicts' : ''}`
@@ -114,7 +160,7 @@ function warnOfNoTokens(counts: Int32Array, shift: boolean, consequence: string)
   warnOnce('FUSED_PREFERENCE_LOSS_NO_ACTIVE_TOKENS', `${problem}. ${consequence}`)
 }
 
-// Below it a mean is not told from a sum.
+// Below this length a mean cannot be told from a sum.
 const FEWEST_TOKENS = 8
 
 /**
@@ -123,7 +169,13 @@ const FEWEST_TOKENS = 8
  * sequence.
  */
 export function warnOfMeans(
-  { chosen, rejected, referenceChosen, referenceRejected, average }: LossStage,
+  {
+    chosen,
+    rejected,
+    referenceChosen,
+    referenceRejected,
+    average,
+  }: Pick<LossStage, 'chosen' | 'rejected' | 'referenceChosen' | 'referenceRejected' | 'average'>,
   name: string,
   lengthOf: (side: 0 | 1, pair: number) => number,
 ): void {

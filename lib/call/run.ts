@@ -20,7 +20,7 @@ const NO_ARRAYS: readonly Watched[] = []
 const NONE = () => []
 const MOST_DEVICES = 1023
 
-/** A backend and what it is told besides the job. */
+/** A backend and its settings besides the job. */
 export interface Runner {
   backend: Backend
   settings: RunSettings
@@ -30,13 +30,13 @@ export interface Runner {
 export interface Planned<Result> {
   job: Job
   runner: Runner
-  /** The caller's arrays in host memory that the call uses where they lie. */
+  /** The caller's arrays in host memory that the call uses in place. */
   watched: readonly Watched[]
-  /** What the caller gets of the job once it has run. */
+  /** Makes the caller's result from the job once it has run. */
   result(): Result
 }
 
-/** Runs a call off the calling thread; what happened to the caller's arrays meanwhile goes before any other error. */
+/** Runs a call off the calling thread; an error about the caller's arrays takes precedence over any other error. */
 export async function run<Result>({ job, runner, watched, result }: Planned<Result>): Promise<Result> {
   try {
     await runner.backend.run(job, runner.settings)
@@ -53,10 +53,9 @@ export function runSync<Result>({ job, runner, result }: Planned<Result>): Resul
 }
 
 /**
- * Checks the options and picks the backend. Throws the signal's reason when it is aborted already, and refuses arrays that
- * are not any more what they were when they were checked.
- * `memory`: where the logits lie, when they are in device memory; `arrays`: the caller's, of which the backend keeps those
- * that are there too; `watched`: those that are used where they lie.
+ * Checks the options and picks the backend. Throws the signal's reason when it is aborted already, and refuses arrays
+ * that have changed since they were checked. `memory`: where the logits lie, when they are in device memory; `arrays`:
+ * the caller's, of which the backend keeps those in device memory; `watched`: those that are used in place.
  */
 export function runnerOf(
   options: RunOptions,
@@ -103,7 +102,7 @@ function forCuda(name: string, { name: backend }: Backend) {
   return invalidValue(name, `is for the cuda backend; this call runs on '${backend}'`)
 }
 
-// By shape, as signals of polyfills and other realms are as good.
+// Checked by shape, because signals of polyfills and other realms work as well.
 function isAbortSignal(value: unknown): boolean {
   if (typeof value !== 'object' || value === null) return false
   const { aborted, throwIfAborted, addEventListener } = value as Partial<AbortSignal>

@@ -1,6 +1,6 @@
 /**
- * A call from logits to the log-probs of sequences, whatever the logits come from: stages 1 and 2, and what a later
- * gradient needs of them.
+ * A call from logits to the log-probs of sequences, for logits of any origin: stages 1 and 2, and the values that a
+ * later gradient needs.
  */
 import type { ForwardStage, Job, Tokens } from '../job.js'
 import { type TokenOptions, tokenOptions } from '../options/token-options.js'

@@ -1,9 +1,10 @@
 /**
  * The stages of a job, with the arrays they fill.
  */
-import type { ForwardStage, LossConfig, LossStage } from '../job.js'
+import type { ForwardStage, LossConfig, LossStage, UnpairedLossStage } from '../job.js'
 import type { TokenOutput } from '../options/index.js'
 import type { LogitsSource } from './tensor.js'
+import type { UnpairedLossPlan } from './unpaired-losses.js'
 
 /** Stages 1 and 2 for these logits, with the per-token results in `outputs`. */
 export function forwardStage(
@@ -51,5 +52,19 @@ export function lossStage(
     gradChosen: new Float64Array(size),
     gradRejected: new Float64Array(size),
     summary: new Float64Array(3),
+  }
+}
+
+/** Stage 3 for single sequences, of which these are desirable, `[B]`. */
+export function unpairedLossStage({ constants, divisor }: UnpairedLossPlan, desirable: Int32Array): UnpairedLossStage {
+  const size = desirable.length
+  return {
+    ...constants,
+    divisor: divisor ?? size,
+    desirable,
+    losses: new Float64Array(size),
+    rewards: new Float64Array(size),
+    gradient: new Float64Array(size),
+    summary: new Float64Array(5),
   }
 }

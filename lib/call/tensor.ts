@@ -21,9 +21,9 @@ import { memoryOfDevice } from './device-memory.js'
 import { hostMemory } from './host-memory.js'
 import { ELEMENT_SIZES, type Memory } from './memory.js'
 
-/** What logits come from: an array of them, or an output layer. */
+/** The source of logits: an array, or an output layer. */
 export interface LogitsSource {
-  /** What the backends see: views of their own of the caller's memory. */
+  /** The tensors for the backends: separate views of the caller's memory. */
   rows: Rows
   head?: Head
   /** Where device memory lies. */
@@ -31,7 +31,7 @@ export interface LogitsSource {
   memory: Memory
   /** The caller's arrays in it. */
   arrays: readonly NamedArray[]
-  /** Those of them in host memory, which a call uses where they lie. */
+  /** Those in host memory, which a call uses in place. */
   watched: readonly Watched[]
 }
 
@@ -42,13 +42,13 @@ export interface Tensor extends LogitsSource {
   strides?: number[]
 }
 
-// Rows are counted in 32-bit integers by the backends; elements are not.
+// The backends count rows, but not elements, in 32-bit integers.
 export const LARGEST_SIZE = 2 ** 31 - 1
 const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']
 
 /**
- * Checks rows of logits, or of what `last` says; `packed` tells whether they must be `[tokens, vocab]` rather than
- * `[batch, time, vocab]`.
+ * Checks rows of logits, or of the tensor that `last` names; `packed` tells whether they must be `[tokens, vocab]`
+ * rather than `[batch, time, vocab]`.
  */
 export function tensorOf(value: unknown, name: string, packed: boolean, last = 'vocab'): Tensor {
   if (typeof value !== 'object' || value === null) {
@@ -68,7 +68,7 @@ export function tensorOf(value: unknown, name: string, packed: boolean, last = '
     throw outOfRange(`${name}.shape`, 'at most 2^53 - 1 elements in all', batch * time * vocab)
   }
   const steps = strides === undefined ? undefined : stridesOf(strides, `${name}.strides`, sizes.length)
-  // Only now, when nothing of the caller's runs any more that could take the memory away. It may have done so.
+  // Only now, when no more of the caller's code can run, which may have taken the memory away.
   if (!isDeviceMemory(data)) checkView(data as View, dataName)
   const range = isDeviceMemory(data) ? deviceRange(data, dataName, ELEMENT_SIZES[element]) : undefined
   const view = range ? range.address : elements(data as HostArray)
@@ -104,7 +104,7 @@ export function tensorOf(value: unknown, name: string, packed: boolean, last = '
   }
 }
 
-/** The element type of data, as it is said or implied. */
+/** The element type of data: the declared one or the one that its array implies. */
 export function elementType(data: unknown, name: string, dtype: unknown, dtypeName: string): DType {
   if (isDeviceMemory(data)) return oneOf(dtype, dtypeName, DTYPES, 'float32')
   const kind = viewKind(data)

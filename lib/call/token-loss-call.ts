@@ -69,7 +69,7 @@ function classWeightsOf(value: unknown, vocab: number, labelSmoothing: number): 
   const weights = numbers(value, name, vocab, ', one per token of the vocabulary')
   for (const [v, weight] of weights.entries()) {
     if (!(weight >= 0 && weight < Number.POSITIVE_INFINITY)) {
-      throw outOfRange(`${name}[${v}]`, 'a finite number ≥ 0', weight)
+      throw outOfRange(`${name}[${v}]`, 'a finite number >= 0', weight)
     }
   }
   return weights

@@ -1,5 +1,5 @@
 /**
- * Labels and token options turned into what each row of the logits predicts, and how rows form sequences.
+ * Turns labels and token options into the label that each row of the logits predicts, and the sequences that rows form.
  */
 
 import { type DeviceRange, isDeviceMemory } from '../backends/cuda/memory.js'
@@ -16,7 +16,7 @@ import {
 } from '../check/arrays.js'
 import { invalidType, invalidValue, labelOutOfRange, outOfRange, shapeMismatch } from '../errors.js'
 import type { Rows, Tokens } from '../job.js'
-import { LISTS, PER_LABEL, type TokenOptions, tokenOptions } from '../options/token-options.js'
+import { TOKEN_ARRAYS, type TokenOptions, tokenOptions } from '../options/token-options.js'
 import type { Labels } from '../types/index.js'
 import { deviceLabels } from './device-labels.js'
 import { pairsOf } from './pairs.js'
@@ -29,13 +29,11 @@ export interface TokenPlan {
   shift: boolean
   packed: boolean
   vocab: number
-  /** Nobody has said what a sequence without tokens gives, so that a call without any is warned of. */
+  /** The caller has not set `emptySequence`, so that a call without active tokens gives a warning. */
   warnsIfEmpty: boolean
   /** The caller's arrays among labels and options, none of which a gradient may overwrite. */
   arrays(): NamedArray[]
 }
-
-const ARRAYS = [...PER_LABEL, ...LISTS]
 
 /** Whether rows of all sequences follow each other, as `sequenceOffsets` says: checked here before any shape is. */
 export function isPacked({ sequenceOffsets }: TokenOptions): boolean {
@@ -61,7 +59,7 @@ export function tokensOf(
 ): TokenPlan {
   const shift = tokenOptions.shift.read(options.shift)
   const average = tokenOptions.averageLogProb.read(options.averageLogProb)
-  const temperature = tokenOptions.temperature.read(options.temperature)
+  const { temperature, capScale } = transformOf(options)
   const emptySequence = tokenOptions.emptySequence.read(options.emptySequence)
   const ldAlpha = tokenOptions.ldAlpha.read(options.ldAlpha)
   const offsets = offsetsOf(options.sequenceOffsets, batch, time)
@@ -100,6 +98,7 @@ export function tokensOf(
     average,
     emptyLogProb: emptySequence === 'nan' ? Number.NaN : 0,
   }
+  if (capScale !== undefined) tokens.capScale = capScale
   if (onDevice) tokens.labels = deviceLabels(labels, options, rows, shift, device)
   if (options.tokenWeights !== undefined) tokens.weights = weightsOf(options.tokenWeights, offsets, shift ? 1 : 0)
   const plan: TokenPlan = {
@@ -108,11 +107,33 @@ export function tokensOf(
     packed: isPacked(options),
     vocab,
     warnsIfEmpty: options.emptySequence === undefined,
-    arrays: () => [['labels', labels], ...ARRAYS.map((name): NamedArray => [`options.${name}`, options[name]])],
+    arrays: () => [['labels', labels], ...TOKEN_ARRAYS.map((name): NamedArray => [`options.${name}`, options[name]])],
   }
   if (paired || ldAlpha !== 1 || options.pairs !== undefined) plan.pairs = pairsOf(options.pairs, sequences)
   if (ldAlpha !== 1) desensitiseLength(tokens, plan.pairs!, ldAlpha)
   return plan
+}
+
+/** What turns logits into the numbers that count: scale, cap and temperature, folded into two constants. */
+function transformOf(options: TokenOptions): Pick<Tokens, 'temperature' | 'capScale'> {
+  const temperature = tokenOptions.temperature.read(options.temperature)
+  const scale = tokenOptions.logitScale.read(options.logitScale)
+  const cap = tokenOptions.logitSoftcap.read(options.logitSoftcap)
+  if (cap === null) {
+    if (scale === 1) return { temperature }
+    return { temperature: folded(temperature / scale, 'options.logitScale', scale) }
+  }
+  const capScale = scale / cap
+  if (!(capScale >= 1e-6 && capScale <= 1e6)) {
+    throw outOfRange('options.logitScale', 'within a factor of 1e6 of logitSoftcap', scale)
+  }
+  return { temperature: folded(temperature / cap, 'options.logitSoftcap', cap), capScale }
+}
+
+/** A temperature that a factor of the logits is in. */
+function folded(temperature: number, name: string, factor: number): number {
+  if (temperature >= 1e-3 && temperature <= 1e3) return temperature
+  throw outOfRange(name, 'such that the temperature divided by it is in [1e-3, 1e3]', factor)
 }
 
 /** `[S + 1]` first row of each sequence, and the end. */
@@ -147,7 +168,7 @@ interface Words {
   labels: Labels
 }
 
-// Which of the two words of a 64-bit label is the low one.
+// The index of the low word of a 64-bit label.
 const LOW_WORD = new Int32Array(BigInt64Array.of(1n).buffer)[0] === 1 ? 0 : 1
 
 function wordsOf(labels: unknown, length: number, shift: boolean): Words {
@@ -166,14 +187,14 @@ function wordsOf(labels: unknown, length: number, shift: boolean): Words {
   return { data: viewAs(Int32Array, view, 2 * length), step: 2, labels: view }
 }
 
-/** How to make labels of what else holds numbers. */
+/** A hint on how to turn another list of numbers into labels. */
 function conversionOf(labels: unknown): string {
   if (viewKind(labels) !== undefined) return ', as Int32Array.from(labels, Number) is'
   try {
     if (!Array.isArray(labels)) return ''
     return `, as Int32Array.from(labels${Array.isArray(labels[0]) ? '.flat()' : ''}) is`
   } catch {
-    return '' // a proxy that does not let itself be looked at
+    return '' // a proxy that cannot be inspected
   }
 }
 

@@ -1,6 +1,6 @@
 /**
- * Arrays that callers pass: which kind they are, copies of the small ones, and a watch over the large ones that are
- * used where they lie.
+ * Arrays that callers pass: their kinds, copies of the small ones, and a watch over the large ones that are used in
+ * place.
  */
 import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
 import type { HostArray } from '../types/index.js'
@@ -8,8 +8,8 @@ import type { HostArray } from '../types/index.js'
 /** A typed array of any kind. */
 export type View = ArrayBufferView & { readonly length: number }
 
-// What a view and its memory are is asked of the engine itself: a subclass or a property of the caller's may answer
-// otherwise, and native code would follow it out of the array.
+// The engine itself is asked about a view and its memory: a subclass or a property of the caller's may give other
+// answers, and native code would then read outside the array.
 function engineGetter<T>(prototype: object, name: PropertyKey): (of: unknown) => T {
   const get = Object.getOwnPropertyDescriptor(prototype, name)?.get
   return (of) => get?.call(of)
@@ -24,7 +24,7 @@ const isGrowable =
     ? () => false
     : engineGetter<boolean | undefined>(SharedArrayBuffer.prototype, 'growable')
 
-/** `'Float32Array'` and the like, whichever realm the array is from; undefined for anything but a typed array. */
+/** `'Float32Array'` and the like, for arrays of any realm; undefined for anything but a typed array. */
 export const viewKind = engineGetter<string | undefined>(typedArray, Symbol.toStringTag)
 
 /** Elements of a typed array. */
@@ -40,8 +40,8 @@ export function viewAs<T>(
 }
 
 /**
- * A view of our own, whose length is what it says. Float16Arrays go by their bits: older versions of Node-API do not
- * know the type.
+ * A view of our own, whose length can be trusted. Float16Arrays become views of their bits: older versions of Node-API
+ * do not know the type.
  */
 export function elements(view: HostArray): Float32Array | Uint16Array {
   const length = viewLength(view)
@@ -49,8 +49,8 @@ export function elements(view: HostArray): Float32Array | Uint16Array {
 }
 
 /**
- * Refuses views whose memory is gone or can change its size. Shared memory is allowed: what another thread writes
- * during a call may or may not be seen by it, and nothing worse.
+ * Refuses views whose memory is gone or can change its size. Shared memory is allowed: a call may or may not see what
+ * another thread writes meanwhile, and nothing worse can happen.
  */
 export function checkView(view: View, name: string): void {
   const buffer = viewBuffer(view)
@@ -83,7 +83,7 @@ function isDetached(buffer: ArrayBufferLike): boolean {
 /** The most elements of an array that is copied. */
 const LONGEST = 2 ** 31 - 1
 
-/** Elements of an array, asked once; refuses whatever has none to index. */
+/** The length of an array, read once; refuses values that have no elements. */
 export function lengthOf(value: unknown, name: string, wanted: string): number {
   if (typeof value !== 'object' || value === null) throw invalidType(name, wanted, value)
   const isView = viewKind(value) !== undefined
@@ -96,7 +96,7 @@ export function lengthOf(value: unknown, name: string, wanted: string): number {
   return length as number
 }
 
-/** A copy in float64. `length` is checked when given, and `sizes` says in the error where it comes from. */
+/** A copy in float64. `length` is checked when given; `sizes` tells in the error where the length comes from. */
 export function numbers(value: unknown, name: string, length?: number, sizes = ''): Float64Array {
   const copy = new Float64Array(checkedLength(value, name, 'an array of numbers', length, sizes))
   for (let i = 0; i < copy.length; i++) {
@@ -121,7 +121,7 @@ function checkedLength(
   return given
 }
 
-/** A copy in float64 of numbers of tokens, which may be bigints. */
+/** A copy in float64 of token counts, which may be bigints. */
 export function tokenNumbers(value: unknown, name: string, length: number, sizes: string): Float64Array {
   const wanted = 'a number of tokens'
   const copy = new Float64Array(checkedLength(value, name, 'an array of numbers of tokens', length, sizes))
@@ -135,7 +135,7 @@ export function tokenNumbers(value: unknown, name: string, length: number, sizes
   return copy
 }
 
-/** A copy of integers in [0, high], of numbers or of bigints. */
+/** A copy of integers in [0, high], given as numbers or as bigints. */
 export function indices(value: unknown, name: string, wanted: string, high: number): Int32Array {
   const copy = new Int32Array(lengthOf(value, name, wanted))
   for (let i = 0; i < copy.length; i++) {
@@ -151,7 +151,7 @@ export function indices(value: unknown, name: string, wanted: string, high: numb
   return copy
 }
 
-/** An array of the caller's, by the name it has in error messages. */
+/** An array of the caller's, with its name in error messages. */
 export type NamedArray = readonly [name: string, value: unknown]
 
 /** Refuses a destination that shares memory with any of the arrays. */
@@ -176,7 +176,7 @@ export interface Watched {
   byteLength: number
 }
 
-/** Notes the size of an array, for {@link checkUnchanged}. */
+/** Records the size of an array, for {@link checkUnchanged}. */
 export function watch(name: string, view: View): Watched {
   return { name, view, byteLength: viewByteLength(view) }
 }

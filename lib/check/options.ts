@@ -1,20 +1,23 @@
 /**
- * Checks of option objects and of single options. Every check returns the value to use, the default when none came.
+ * Checks of option objects and of single options. Every check returns the value to use: the one that was passed, or the
+ * default.
  */
 import { describe, invalidType, invalidValue, outOfRange } from '../errors.js'
 import { optionHint, quoted, valueHint } from './suggestions.js'
 
 /**
- * A copy of an object whose keys are all in `known`; an empty one when it is undefined. An option may be undefined or not
- * there at all. Every one is read once: what is checked is what is used, and nothing of the caller's runs later.
+ * A copy of an object whose keys are all in `known`; an empty object when it is undefined. An option may be undefined
+ * or absent. Every option is read once, so that the checked value is the one that is used, and none of the caller's
+ * getters runs later.
  */
 export function optionsObject<T extends object>(value: T | undefined, name: string, known: ReadonlySet<string>): T {
   if (value === undefined) return {} as T
-  // The keys of a list are its indices: too many to look at.
+  // The keys of a list are its indices, which may be too many to check.
   if (typeof value !== 'object' || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) {
     throw invalidType(name, 'an object', value)
   }
-  // Of a plain object, all it has; of another, also what a loop over its keys does not find: getters of its class.
+  // All own keys; for an instance of a class, the known names too, because a loop over its keys misses getters of the
+  // class.
   const plain = Object.getPrototypeOf(value) === Object.prototype
   const options: Record<string, unknown> = plain ? { ...value } : {}
   for (const key in plain ? options : value) {
@@ -60,11 +63,11 @@ export function positive(value: unknown, name: string, byDefault: number): numbe
   return value
 }
 
-/** A finite number ≥ 0. */
+/** A finite number >= 0. */
 export function notNegative(value: unknown, name: string, byDefault: number): number {
   if (value === undefined) return byDefault
-  if (typeof value !== 'number') throw invalidType(name, 'a finite number ≥ 0', value)
-  if (!(value >= 0 && value < Number.POSITIVE_INFINITY)) throw outOfRange(name, 'a finite number ≥ 0', value)
+  if (typeof value !== 'number') throw invalidType(name, 'a finite number >= 0', value)
+  if (!(value >= 0 && value < Number.POSITIVE_INFINITY)) throw outOfRange(name, 'a finite number >= 0', value)
   return value
 }
 

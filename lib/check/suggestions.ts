@@ -1,11 +1,11 @@
 /**
- * What to say of a name that is not known here: what a name of other trainers is called here, else the known names that
- * are near it, else nothing.
+ * Hints for an unknown name: the name here of another trainer's option, else the known names that are similar, else
+ * nothing.
  */
 
 /**
- * Names used elsewhere, separated by spaces, and the name here. A row counts where the name here is one of those that are
- * possible; '' counts everywhere. The words are what to say instead of "did you mean".
+ * Names used elsewhere, separated by spaces, and the name here. A row counts where its name here is a possible one; ''
+ * counts everywhere. The third entry is a hint that replaces "did you mean".
  */
 type Row = readonly [elsewhere: string, here: string, words?: string]
 
@@ -62,7 +62,7 @@ export const OPTIONS: readonly Row[] = [
   ['max_grad_norm gradient_accumulation_steps gradient_checkpointing', '', TRAINER],
 ]
 
-/** Names of losses, and of other things that have a list of names. */
+/** Names of losses and of other values that come from a list. */
 export const VALUES: readonly Row[] = [
   ['dpo bradley_terry bt logistic log_sigmoid', 'sigmoid', "DPO is lossType 'sigmoid'"],
   ['spin', 'sigmoid', "the loss of SPIN is lossType 'sigmoid'"],
@@ -95,13 +95,16 @@ export const VALUES: readonly Row[] = [
   ['lse', 'logSumExp'],
 ]
 
-/** Longer ones are too long for a name. */
+/** Longer strings are not taken for a name. */
 const LONGEST_NAME = 60
 
 /** How many names to suggest. */
 const MOST_NAMES = 3
 
-/** As many names can be read at a glance. */
+/** Shorter names get no hint for a differing letter: with three letters, one letter makes a different loss. */
+const FEWEST_LETTERS = 4
+
+/** A list of up to this many names can be read at a glance. */
 const FEW_NAMES = 8
 
 /** The end of a message about an unknown option. */
@@ -125,16 +128,24 @@ function hint(given: string, names: readonly string[], table: readonly Row[]): s
     if (row?.[2] !== undefined) return `: ${row[2]}`
     if (row !== undefined) return question([row[1]])
   }
-  return question(same.length > 0 ? same : near(key, names))
+  return question(same.length > 0 ? same : near(key, names, FEWEST_LETTERS))
 }
 
-/** Without what only the style of a language adds: labelSmoothing, label_smoothing and label-smoothing are one name. */
+/** The command or option that a wrong name of one probably means; there are few names to choose from. */
+export function meant(given: string, names: readonly string[]): string | undefined {
+  return near(plain(given.slice(0, LONGEST_NAME)), names, 3)[0]
+}
+
+/** The name without differences of style: labelSmoothing, label_smoothing and label-smoothing are one name. */
 function plain(name: string): string {
   return name.toLowerCase().replace(/[^a-z0-9]/g, '')
 }
 
-/** Names that begin with the key, or it with them; that hold it, or it them; or that differ in up to a third of it. */
-function near(key: string, names: readonly string[]): string[] {
+/**
+ * Names that begin with the key or begin it, that contain the key or are contained in it, or that differ in up to a
+ * third of its letters.
+ */
+function near(key: string, names: readonly string[], fewest: number): string[] {
   const those = (test: (name: string) => boolean) => names.filter((name) => test(plain(name)))
   const most = (name: string) => 2 * name.length >= key.length
   if (key.length < 3) return []
@@ -142,8 +153,7 @@ function near(key: string, names: readonly string[]): string[] {
   if (longer.length > 0) return longer
   const shorter = those((name) => name.length >= 3 && key.startsWith(name) && most(name))
   if (shorter.length > 0) return shorter.sort((a, b) => b.length - a.length).slice(0, 1)
-  // A letter of three makes another loss of one.
-  if (key.length < 4) return []
+  if (key.length < fewest) return []
   const around = those(
     (name) =>
       (name.includes(key) && 2 * key.length >= name.length) || (name.length >= 4 && key.includes(name) && most(name)),
@@ -154,7 +164,7 @@ function near(key: string, names: readonly string[]): string[] {
   return those((name) => edits(key, name) === least)
 }
 
-/** The number of letters to insert, leave out, replace or swap with their neighbour to make one of the other. */
+/** The number of letters to insert, remove, replace or swap with their neighbour to turn one name into the other. */
 function edits(from: string, to: string): number {
   let [before, last, row] = [[], [], Array.from({ length: to.length + 1 }, (_, j) => j)] as number[][]
   for (let i = 1; i <= from.length; i++) {
@@ -174,7 +184,7 @@ function question(names: readonly string[]): string {
   return `; did you mean ${quoted(names.slice(0, MOST_NAMES), ' or ')}?`
 }
 
-/** Names as they stand in messages. */
+/** Names in quotes, as messages list them. */
 export function quoted(names: Iterable<string>, between = ', '): string {
   return Array.from(names, (name) => `'${name}'`).join(between)
 }

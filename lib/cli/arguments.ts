@@ -1,8 +1,8 @@
 /**
- * How commands read their command lines. One that makes no sense is answered with a `WrongUse`.
+ * How commands read their command lines. A command line that makes no sense throws a `WrongUse`.
  */
 import { parseArgs } from 'node:util'
-import { distance } from 'fastest-levenshtein'
+import { meant } from '../check/suggestions.js'
 import type { Option } from './command.js'
 
 /** A command line that makes no sense: exit code 2. */
@@ -11,7 +11,7 @@ export class WrongUse extends Error {}
 /** Every command has it; `asksForHelp` looks for it before the command runs. */
 export const HELP = { help: { type: 'boolean', short: 'h', help: 'print this text' } } satisfies Record<string, Option>
 
-/** Whether a command with these options is asked to explain itself. */
+/** Whether the command line of a command with these options asks for help. */
 export function asksForHelp(args: string[], options: Record<string, Option>): boolean {
   const { values } = parseArgs({ args, options: { ...options, ...HELP }, strict: false, allowPositionals: true })
   return values.help !== undefined
@@ -49,22 +49,11 @@ export function readInteger(name: string, text: string, low: number, high: numbe
   return value
 }
 
-/** The error for a name that is not among `names`: it shows the one that looks like it, or else all of them. */
+/** The error for a name that is not among `names`: it shows the similar one, or else all of them. */
 export function unknownName(name: string, what: 'command' | 'option', names: readonly string[]): WrongUse {
-  const similar = nearest(name, names)
+  const similar = meant(name, names)
   const hint = similar
     ? `did you mean '${similar}'?`
     : `the ${what}s are ${names.slice(0, -1).join(', ')} and ${names.at(-1)}`
   return new WrongUse(`'${name}' is not ${what === 'option' ? 'an' : 'a'} ${what}; ${hint}`)
-}
-
-/** The first name of which one begins the other, or else the nearest within a third of the length; dashes do not count. */
-function nearest(text: string, names: readonly string[]): string | undefined {
-  const bare = (name: string) => name.replace(/^-+/, '')
-  const word = bare(text)
-  if (word === '') return undefined
-  const prefix = names.find((name) => bare(name).startsWith(word) || word.startsWith(bare(name)))
-  if (prefix !== undefined) return prefix
-  const [closest] = names.map((name) => ({ name, edits: distance(word, bare(name)) })).sort((a, b) => a.edits - b.edits)
-  return closest.edits <= word.length / 3 ? closest.name : undefined
 }

@@ -1,5 +1,5 @@
 /**
- * `bench`: how fast the package is on this machine, against the time in which its memory moves the same bytes once.
+ * `bench`: measures the package on this machine against the time in which its memory moves the same bytes once.
  * A short measurement for users; comparisons with other packages are made in the repository (`npm run bench`).
  */
 import { findAddon } from '../backends/cpu/index.js'
@@ -9,14 +9,14 @@ import type { Command, Option } from './command.js'
 
 const [BATCH, TIME] = [4, 64]
 const VOCABULARIES = ['32000', '128256']
-/** Below, a call takes longer than its memory does; above, one tensor takes more than 1 GB. */
+/** Below the range, the overhead of a call exceeds the memory's time; above it, one tensor takes more than 1 GB. */
 const VOCAB_LIMITS = [1000, 1_000_000] as const
 const THREAD_LIMITS = [1, 1024] as const
 const RUNS = 7
 
 const OPTIONS = {
   json: { type: 'boolean', help: 'print one JSON object' },
-  threads: { type: 'string', value: 'N', help: 'use N threads; all that the process may use by default' },
+  threads: { type: 'string', value: 'N', help: 'use N threads; by default as many as the process may use' },
   vocab: {
     ...{ type: 'string', multiple: true, default: VOCABULARIES, value: 'N' },
     help: `measure a vocabulary of N, once per --vocab; ${VOCABULARIES.join(' and ')} by default`,
@@ -89,13 +89,13 @@ function measure(shape: number[], threads: number | undefined): Result {
       median(() => found.addon.bandwidth(name, data.buffer, target, pool))
     const read = sweep('read')
     result.forward.floor = read
-    // The logits are read for the loss; read again and the gradient written beside them.
+    // The logits are read for the loss, then read again while the gradient is written to its own array.
     result.step.floor = read + Math.min(sweep('copy', gradient.buffer), sweep('copyStreaming', gradient.buffer))
   }
   return result
 }
 
-/** Milliseconds, after a first call that faults the memory in. */
+/** Median milliseconds, after a first call that faults the memory in. */
 function median(call: () => void): number {
   call()
   const times = Array.from({ length: RUNS }, () => {

@@ -1,5 +1,5 @@
 /**
- * `build`: compiles the addon on this machine, for platforms without a binary in the package. Never run by an install.
+ * `build`: compiles the addon on this machine, for platforms without a binary in the package. An install never runs it.
  */
 import { type SpawnOptions, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
@@ -10,7 +10,7 @@ import type { Command, Option } from './command.js'
 import { manifest, packageRoot } from './package-root.js'
 
 const OPTIONS = {
-  'no-cuda': { type: 'boolean', help: 'leave the CUDA library out, which is compiled too where nvcc is found' },
+  'no-cuda': { type: 'boolean', help: 'leave out the CUDA library, which is compiled where nvcc is found' },
 } satisfies Record<string, Option>
 
 export const command: Command = {
@@ -26,7 +26,7 @@ export const command: Command = {
       `Compiling in ${join(packageRoot, 'build')}${values['no-cuda'] ? '' : ', with CUDA where nvcc is found'}`,
     )
     const options = ['--log-level', 'error', `--CDFPL_CUDA=${cuda}`]
-    // NODE_PATH: CMakeLists.txt asks Node where node-addon-api is.
+    // NODE_PATH: CMakeLists.txt asks Node for the folder of node-addon-api.
     const env = { ...process.env, NODE_PATH: join(tools, 'node_modules') }
     const status = run(process.execPath, [cmakeJs, 'rebuild', ...options], { cwd: packageRoot, env })
     if (status === 0) console.log('Done; `npx fused-preference-loss inspect` shows what is loaded now')
@@ -34,7 +34,9 @@ export const command: Command = {
   },
 }
 
-/** The folder whose node_modules has the build tools: the package's own in a clone, else one they are installed in. */
+/**
+ * The folder whose node_modules has the build tools: the package's own in a clone, else a folder to install them in.
+ */
 function toolsFolder(): string | undefined {
   const names = ['cmake-js', 'node-addon-api']
   if (names.every((name) => existsSync(join(packageRoot, 'node_modules', name)))) return packageRoot
@@ -47,7 +49,10 @@ function toolsFolder(): string | undefined {
   return install(folder) === 0 ? folder : undefined
 }
 
-/** On Windows npm is a script, which needs a shell: that gets neither the folder, which may hold spaces, nor a version. */
+/**
+ * On Windows npm is a script, which needs a shell. The shell gets neither the folder, whose name may hold spaces, nor a
+ * version.
+ */
 function install(cwd: string): number {
   const args = ['install', '--no-audit', '--no-fund']
   return process.platform === 'win32'

@@ -2,11 +2,11 @@ import type { ParseArgsConfig } from 'node:util'
 
 type ParseArgsOption = NonNullable<ParseArgsConfig['options']>[string]
 
-/** An option of a command, as `parseArgs` of node:util takes it, with what the command's `--help` says of it. */
+/** An option of a command, as `parseArgs` of node:util takes it, with its line in the command's `--help`. */
 export interface Option extends ParseArgsOption {
   /** One line. */
   help: string
-  /** What stands for the value of an option that takes one. */
+  /** The placeholder for the value, if the option takes one. */
   value?: string
 }
 
@@ -14,11 +14,11 @@ export interface Option extends ParseArgsOption {
 export interface Command {
   /** One line for the list of commands. */
   summary: string
-  /** What follows the command's name and its options, as `--help` writes it. */
+  /** The operands, as `--help` writes them after the command's name and options. */
   operands?: string
   options: Record<string, Option>
   /**
-   * @param args what follows the command's name; read with `readArguments`
+   * @param args the words after the command's name; read with `readArguments`
    * @returns the exit code
    */
   run(args: string[]): number | Promise<number>

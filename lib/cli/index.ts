@@ -82,7 +82,7 @@ function explained(options: Record<string, Option>): string[] {
   return columns.map(({ left, help }) => `  ${left.padEnd(width)}${help}`)
 }
 
-// Not process.exit: what is still on its way to a pipe would be lost.
+// Not process.exit: it would lose output that is still on its way to a pipe.
 main(process.argv.slice(2)).then((code) => {
   process.exitCode = code
 })

@@ -1,5 +1,6 @@
 /**
- * `inspect`: what this machine has, and what became of the native binary. What a bug report needs.
+ * `inspect`: prints the facts that a bug report needs: the machine, the backends, and which native binary was loaded or
+ * why none was.
  */
 import { cpus } from 'node:os'
 import { findAddon } from '../backends/cpu/index.js'

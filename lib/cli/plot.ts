@@ -14,7 +14,7 @@ const OPTIONS = {
 } satisfies Record<string, Option>
 
 export const command: Command = {
-  summary: 'draw the curves of runs kept as JSON Lines, as one HTML page',
+  summary: 'draw the curves of runs in JSON Lines files as one HTML page',
   operands: 'run.jsonl [more.jsonl …]',
   options: OPTIONS,
   async run(args) {

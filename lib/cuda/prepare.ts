@@ -1,5 +1,5 @@
 /**
- * `prepareFusedPreferenceLoss`: a call whose checks, memory and inputs are out of the way before it is enqueued.
+ * `prepareFusedPreferenceLoss`: a call whose checks, allocations and copies of inputs are done before it is enqueued.
  */
 
 import { hostArraysOf } from '../backends/cpu/job-arguments.js'
@@ -16,26 +16,26 @@ import type { FusedOptions } from '../options/index.js'
 import type { DeviceMemory, FusedPreferenceLoss, Labels, Logits, RunOptions } from '../types/index.js'
 
 /**
- * A call that can be enqueued again and again, on whatever its device memory then holds. It keeps alive all it was given.
- * All that is enqueued shares one workspace, so a call on another stream has to wait for the one before.
+ * A call that can be enqueued again and again, on the current content of its device memory. It keeps all its arguments
+ * alive. All enqueued runs share one workspace, so a run on another stream must wait for the one before.
  */
 export interface PreparedPreferenceLoss {
-  /** Bytes of device memory it holds: inputs, results and scratch. */
+  /** Bytes of device memory that it holds: inputs, results and scratch. */
   readonly workspaceBytes: number
   /**
    * Enqueues all stages. Allocates nothing and waits for nothing, so it can be captured in a graph
    * (`stream.capture(() => prepared.enqueue(stream))`).
    */
   enqueue(stream?: RunOptions['stream']): void
-  /** Waits for the stream, and gives the result of what was enqueued last. Its arrays are overwritten by the next. */
+  /** Waits for the stream and returns the result of the last enqueued run. The next result overwrites its arrays. */
   read(stream?: RunOptions['stream']): FusedPreferenceLoss
-  /** Gives its memory back; once the last graph that has captured it is gone, where there are any. */
+  /** Frees its memory, as soon as no graph that has captured it exists any more. */
   dispose(): void
 }
 
 /**
- * Prepares {@link fusedPreferenceLoss} on tensors in device memory. What was passed in host memory (labels, masks,
- * weights, reference log-probs) is copied now; what is in device memory is read each time.
+ * Prepares {@link fusedPreferenceLoss} on tensors in device memory. Arrays in host memory (labels, masks, weights,
+ * reference log-probs) are copied now; arrays in device memory are read on each run.
  *
  * @param logits, labels, options as of `fusedPreferenceLoss`; logits and gradient in device memory, `signal` not used.
  * @throws as `fusedPreferenceLoss`; Error `ERR_CUDA`
@@ -51,7 +51,7 @@ export function prepareFusedPreferenceLoss(
 class PreparedCall extends Handle<object> implements PreparedPreferenceLoss {
   readonly workspaceBytes: number
   #plan: Planned<FusedPreferenceLoss> | undefined
-  // What is written by each call; parts of it are the caller's by then.
+  // The results of each run; the caller holds parts of them by then.
   readonly #results: readonly Watched[]
 
   constructor(planned: Planned<FusedPreferenceLoss>) {

@@ -16,13 +16,13 @@ const ENGINE_ERRORS: ReadonlySet<unknown> = new Set([
 
 const faults = new WeakSet<object>()
 
-/** Whether an error comes from a fault in the caller's function, which is no better at the next record. */
+/** Whether an error comes from a fault in the caller's function, which would fail at the next record too. */
 export function isFault(error: unknown): boolean {
   return typeof error === 'object' && error !== null && faults.has(error)
 }
 
 /**
- * What a function of the caller's gives.
+ * Calls a function of the caller's and returns its result.
  * @param name of the option.
  * @param place of what it was given.
  * @throws TypeError `ERR_INVALID_ARG_VALUE`, with what the function has thrown as `cause`.

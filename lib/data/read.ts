@@ -1,5 +1,5 @@
 /**
- * `readPreferences`: the records of a JSON Lines file, one at a time.
+ * `readPreferences` and `readUnpairedPreferences`: the records of a JSON Lines file, one at a time.
  */
 import { createReadStream } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -8,6 +8,7 @@ import { invalidType, invalidValue } from '../errors.js'
 import { isFault } from './callers.js'
 import { type Line, linesOf, parseLine } from './json-lines.js'
 import { type ChatTemplate, type PreferenceRecord, recordOf } from './records.js'
+import { type UnpairedRecord, unpairedRecordOf } from './unpaired-records.js'
 import { type OnWarning, remember, warner } from './warnings.js'
 
 /** Options of {@link readPreferences}. */
@@ -42,10 +43,35 @@ const ON_ERROR = ['throw', 'skip'] as const
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` for a line that is no record, with `file` and
  *   `line`, and for a source that is not JSON Lines; the errors of the file system. All records before it have been given.
  */
-export async function* readPreferences(
+export function readPreferences(
   source: string | URL | AsyncIterable<Uint8Array | string>,
   options?: ReadOptions,
 ): AsyncGenerator<PreferenceRecord> {
+  return recordsOf(source, options, recordOf)
+}
+
+/**
+ * The records of a JSON Lines file as `{ prompt, completion, label }`, TRL's unpaired shape, read as they are asked for.
+ * Prompt and completion are texts, or lists of `{ role, content }` (`chatTemplate`), before which the prompt may stay
+ * text; `label` is true, or 1, where the completion is desirable. Other fields are kept. Blank lines do not count.
+ *
+ * @param source a path, a `file:` URL, or a stream of bytes or text (an unzipping one, say).
+ * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`, RangeError `ERR_OUT_OF_RANGE` for a line that is no
+ *   record, with `file` and `line`, and for a source that is not JSON Lines; the errors of the file system. All records
+ *   before it have been given.
+ */
+export function readUnpairedPreferences(
+  source: string | URL | AsyncIterable<Uint8Array | string>,
+  options?: ReadOptions,
+): AsyncGenerator<UnpairedRecord> {
+  return recordsOf(source, options, unpairedRecordOf)
+}
+
+async function* recordsOf<Made extends object>(
+  source: string | URL | AsyncIterable<Uint8Array | string>,
+  options: ReadOptions | undefined,
+  make: (value: Record<string, unknown>, name: string, chatTemplate?: ChatTemplate) => Made,
+): AsyncGenerator<Made> {
   const given = optionsObject(options, 'options', OPTIONS)
   const { chatTemplate } = given
   if (chatTemplate !== undefined && typeof chatTemplate !== 'function') {
@@ -62,9 +88,9 @@ export async function* readPreferences(
   const chunks = path === undefined ? (source as AsyncIterable<Uint8Array | string>) : createReadStream(path)
   for await (const line of linesOf(chunks, file)) {
     const place = `${file}:${line.number}`
-    let record: PreferenceRecord
+    let record: Made
     try {
-      record = recordOf(parse(line, place), place, chatTemplate)
+      record = make(parse(line, place), place, chatTemplate)
     } catch (error) {
       const located = Object.assign(error as Error, { file, line: line.number })
       if (!skips || isFault(error)) throw located

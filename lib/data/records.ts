@@ -1,5 +1,5 @@
 /**
- * The shapes preference data comes in, and the one they are brought into: a prompt and two completions, as text.
+ * The shapes of preference data, and their conversion into one: a prompt and two completions, as text.
  */
 import { isDeepStrictEqual } from 'node:util'
 import { invalidType, invalidValue } from '../errors.js'
@@ -14,6 +14,9 @@ export interface PreferenceRecord {
   rejected: string
   [field: string]: unknown
 }
+
+/** The texts of a record. */
+type Texts = Pick<PreferenceRecord, 'prompt' | 'chosen' | 'rejected'>
 
 /** A turn of a conversation; whatever else it has, as `tool_calls` or `name`, is for the chat template. */
 export interface ChatMessage {
@@ -67,7 +70,8 @@ export function recordOf(value: Record<string, unknown>, name: string, chatTempl
   if (chatTemplate === undefined) {
     throw invalidValue(`${name}.chosen`, 'is a list of messages: give options.chatTemplate, which makes text of one')
   }
-  return { ...value, ...renderChat(conversationOf(fields, name), name, chatTemplate) }
+  const { prompt: turns, ...completions } = conversationOf(fields, name)
+  return { ...value, ...(renderChat(turns, completions, name, chatTemplate) as Texts) }
 }
 
 function splitText({ chosen, rejected }: Record<string, unknown>, name: string): PreferenceRecord {
@@ -89,15 +93,20 @@ interface Conversation {
 }
 
 function conversationOf(fields: Record<string, unknown>, name: string): Conversation {
-  for (const [field, messages] of Object.entries(fields)) {
-    if (typeof messages === 'string') continue
-    for (const [i, message] of (messages as unknown[]).entries()) checkMessage(message, `${name}.${field}[${i}]`)
-  }
+  checkMessages(fields, name)
   const { prompt, chosen, rejected } = fields as unknown as Conversation & { prompt?: string | ChatMessage[] }
   if (typeof prompt === 'string') return withPromptText(prompt, chosen, rejected, name)
   if (prompt === undefined) return split(chosen, rejected, name)
   if (prompt.length > 0) return { prompt, chosen, rejected }
   throw invalidValue(`${name}.prompt`, 'is an empty list: leave it out where chosen and rejected hold all turns')
+}
+
+/** Checks the messages of those fields that are lists. */
+export function checkMessages(fields: Record<string, unknown>, name: string): void {
+  for (const [field, messages] of Object.entries(fields)) {
+    if (typeof messages === 'string') continue
+    for (const [i, message] of (messages as unknown[]).entries()) checkMessage(message, `${name}.${field}[${i}]`)
+  }
 }
 
 function checkMessage(message: unknown, name: string): void {
@@ -146,7 +155,8 @@ function split(chosen: readonly ChatMessage[], rejected: readonly ChatMessage[],
   return { prompt: chosen.slice(0, start), chosen: chosen.slice(start), rejected: rejected.slice(start) }
 }
 
-function asks(message: ChatMessage | undefined): boolean {
+/** Whether a turn is of anybody but the assistant. */
+export function asks(message: ChatMessage | undefined): boolean {
   return message !== undefined && OTHERS.has(message.role.toLowerCase())
 }
 
@@ -154,11 +164,13 @@ function answers(message: ChatMessage | undefined): boolean {
   return message !== undefined && !asks(message)
 }
 
-function renderChat(
-  { prompt, chosen, rejected }: Conversation,
+/** The texts of a prompt and of completions, each without the prompt's. */
+export function renderChat(
+  prompt: readonly ChatMessage[],
+  completions: Readonly<Record<string, readonly ChatMessage[]>>,
   name: string,
   template: ChatTemplate,
-): PreferenceRecord {
+): Record<string, string> {
   const render = (messages: readonly ChatMessage[], addGenerationPrompt: boolean, field: string): string => {
     const place = `${name}.${field}`
     const text: unknown = callersResult('options.chatTemplate', place, () =>
@@ -178,10 +190,12 @@ function renderChat(
     }
     throw invalidValue('options.chatTemplate', `makes a text of ${name}.${field} that does not begin with its prompt's`)
   }
-  return { prompt: start, chosen: completion(chosen, 'chosen'), rejected: completion(rejected, 'rejected') }
+  const texts: Record<string, string> = { prompt: start }
+  for (const [field, messages] of Object.entries(completions)) texts[field] = completion(messages, field)
+  return texts
 }
 
-/** How many elements (or characters) two sequences begin with alike. */
+/** The number of equal elements (or characters) at the start of two sequences. */
 function sharedLength(a: ArrayLike<unknown>, b: ArrayLike<unknown>): number {
   let length = 0
   while (length < a.length && length < b.length && a[length] === b[length]) length++

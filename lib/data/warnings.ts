@@ -1,9 +1,9 @@
 /**
- * What data has to say that is no error, and where a record came from.
+ * Warnings about data, and the places from which records came.
  */
 import { invalidType } from '../errors.js'
 
-/** Is told of data that was skipped or looks wrong. */
+/** Called with data that was skipped or looks wrong. */
 export type OnWarning = (warning: Error & { file?: string; line?: number }) => void
 
 /** The caller's listener, or one that makes a warning of the process. */

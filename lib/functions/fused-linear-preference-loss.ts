@@ -18,10 +18,11 @@ import type { DeviceMemory, FusedLinearPreferenceLoss, HeadWeight, Hidden, Label
 const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient'])
 
 /**
- * The preference loss of a batch of sequences straight from what goes into the model's output layer, and its exact
- * gradients with respect to that, the layer's weight and its bias. The logits exist a tile at a time, once for the loss
- * and once more for the gradients, and are never stored; rows that predict nothing are not multiplied. Runs off the
- * calling thread: arrays are lent until the promise has settled, and must be neither changed nor transferred meanwhile.
+ * The preference loss of a batch of sequences straight from the input of the model's output layer, and its exact
+ * gradients with respect to that input, the layer's weight and its bias. The logits exist a tile at a time, once for
+ * the loss and once more for the gradients, and are never stored; rows that predict nothing are not multiplied. Runs
+ * off the calling thread: arrays are lent until the promise has settled, and must be neither changed nor transferred
+ * meanwhile.
  *
  * The formulas and their papers are in docs/losses.md; the default is DPO (Rafailov et al. 2023). Lengths, for
  * the losses that divide by them, are the numbers of active tokens.
@@ -66,7 +67,7 @@ function plan(
 ): Planned<FusedLinearPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
   const source = headOf(hidden, weight, options.bias, isPacked(options))
-  const call = pairedCall(source, labels, options, REFERENCE)
+  const call = pairedCall(source, labels, options, REFERENCE_HEAD)
   const { job } = call
   const watched = [...source.watched, ...call.watched]
   const destinations = headDestinations(options.gradient, 'options.gradient', source, options, call.arrays())
@@ -86,7 +87,7 @@ function plan(
 }
 
 /** A reference model by its output layer. */
-const REFERENCE: ReferenceModel = {
+export const REFERENCE_HEAD: ReferenceModel = {
   names: modelNames('hidden', 'weight', 'bias'),
   sourceOf({ hidden, weight, bias }, name, policy, packed) {
     const source = headOf(hidden, weight, bias, packed, `${name}.`, `${name}.bias`)

@@ -64,7 +64,7 @@ export function plan(
   const options = optionsObject(given, 'options', OPTIONS)
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
   const tensor = tensorOf(logits, 'logits', isPacked(options))
-  const call = pairedCall(tensor, labels, options, REFERENCE)
+  const call = pairedCall(tensor, labels, options, REFERENCE_LOGITS)
   const { job } = call
   const watched = [...tensor.watched, ...call.watched]
   let gradient: Logits | undefined
@@ -89,7 +89,7 @@ export function plan(
 }
 
 /** A reference model by its logits. */
-const REFERENCE: ReferenceModel = {
+export const REFERENCE_LOGITS: ReferenceModel = {
   names: modelNames('logits'),
   sourceOf({ logits }, name, { rows: { batch, time, vocab }, range }, packed) {
     const tensor = tensorOf(logits, `${name}.logits`, packed)

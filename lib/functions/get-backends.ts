@@ -1,5 +1,5 @@
 /**
- * `getBackends`: what this machine has.
+ * `getBackends`: the backends of this machine.
  */
 
 import { loadNative } from '../backends/cpu/index.js'

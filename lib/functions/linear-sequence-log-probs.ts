@@ -30,7 +30,7 @@ const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS, 
 const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(HEAD_GRADIENT_OPTIONS)
 
 /**
- * Log-probs of whole sequences under a model, from what goes into its output layer: logits = hidden · weightᵀ + bias,
+ * Log-probs of whole sequences under a model, from the input of its output layer: logits = hidden · weightᵀ + bias,
  * log softmax, picked at each label and summed. The logits exist a tile at a time and are never stored; rows that
  * predict nothing are not multiplied. Runs off the calling thread: arrays are lent until the promise has settled, and must
  * be neither changed nor transferred meanwhile. The result keeps hidden and weight in memory for its `backward`, until it is

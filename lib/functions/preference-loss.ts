@@ -99,7 +99,7 @@ function result(stage: LossStage, compares: boolean): PreferenceLoss {
   return lossResult(stage)
 }
 
-// The reference may be NaN where the policy is: what `emptySequence: 'nan'` gives for both.
+// The reference may be NaN where the policy is: `emptySequence: 'nan'` makes both NaN.
 function checkReference(
   [referenceChosen, referenceRejected]: [Float64Array, Float64Array],
   chosen: Float64Array,

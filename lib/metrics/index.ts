@@ -2,22 +2,33 @@
  * The metrics of a training step under the names TRL gives them, and a JSON Lines file to keep them in, which
  * `npx fused-preference-loss plot` draws.
  */
-import { closeSync, constants, fstatSync, openSync, readSync, writeFileSync } from 'node:fs'
 import { lengthOf } from '../check/arrays.js'
 import { finite, integer, optionsObject } from '../check/options.js'
 import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
-import type { FusedPreferenceLoss, Indices, Labels, SequenceLayout } from '../types/index.js'
+import type {
+  Flags,
+  FusedPreferenceLoss,
+  FusedUnpairedPreferenceLoss,
+  Indices,
+  Labels,
+  SequenceLayout,
+  UnpairedLayout,
+} from '../types/index.js'
 
-/** The batch of a call, as `preferenceBatches` gives it. */
+export { appendMetrics } from './append-metrics.js'
+
+/** The batch of a call, as `preferenceBatches` or `unpairedBatches` gives it. */
 export interface StepBatch {
   labels: Labels
-  /** `[2 P]` tokens of each sequence, prompts included. */
+  /** `[2 P]` (`[B]`) tokens of each sequence, prompts included. */
   lengths?: ArrayLike<number>
   pairs?: Indices
+  /** `[B]` of an unpaired call. */
+  desirable?: Flags
   sequenceOffsets?: Indices
 }
 
-/** What a step's metrics are made of beside the result of the loss. */
+/** The inputs of a step's metrics besides the result of the loss. */
 export interface StepOptions {
   /** Number of the step. */
   step: number
@@ -53,8 +64,8 @@ export interface StepMetrics {
   /** Mean over the active tokens of all sequences, 0 if there are none; needs the output 'tokenEntropies'. */
   entropy?: number
   /**
-   * Share of the chosen sequences' active tokens that had the largest logit, 0 if there are none; needs the output
-   * 'tokenArgmax', and the batch or its labels.
+   * Share of the chosen (desirable) sequences' active tokens that had the largest logit, 0 if there are none; needs the
+   * output 'tokenArgmax', and the batch or its labels.
    */
   mean_token_accuracy?: number
   /** Tokens of all steps up to this one, prompts included and padding left out; needs `tokensBefore`. */
@@ -62,6 +73,23 @@ export interface StepMetrics {
   ms?: number
   /** Bytes of the logits over the time, in 10⁹ bytes a second. */
   'GB/s'?: number
+}
+
+/** The metrics that are of pairs, or of chosen and rejected sequences. */
+type OfTwo = Extract<keyof StepMetrics, `rewards/${string}` | `logps/${string}`>
+
+/** The same of sequences that stand alone: means over the desirable ones, called chosen, and over the others. */
+export interface UnpairedStepMetrics extends Omit<StepMetrics, OfTwo> {
+  /** κ of 'kto', 0 for other losses. */
+  kl: number
+  /** Absent where the batch has no desirable sequence, as 'logps/chosen' is. */
+  'rewards/chosen'?: number
+  /** Absent where all are desirable, as 'logps/rejected' is. */
+  'rewards/rejected'?: number
+  /** Absent unless there are both. */
+  'rewards/margins'?: number
+  'logps/chosen'?: number
+  'logps/rejected'?: number
 }
 
 const OPTIONS: ReadonlySet<string> = new Set([
@@ -77,33 +105,29 @@ const OPTIONS: ReadonlySet<string> = new Set([
 ])
 
 type Result = Omit<FusedPreferenceLoss, 'gradLogits'>
+type UnpairedResult = Omit<FusedUnpairedPreferenceLoss, 'gradLogits'>
 
 const PER_PAIR = ['chosenRewards', 'rejectedRewards', 'chosenLogProbs', 'rejectedLogProbs'] as const
 
 /**
- * The metrics of one step, from the result of `fusedPreferenceLoss`.
+ * The metrics of one step, from the result of `fusedPreferenceLoss` or `fusedUnpairedPreferenceLoss`.
  *
  * @param result of the call. Ask it for `outputs: ['tokenEntropies', 'tokenArgmax']` to have all metrics.
  * @param options the step's number and time, and the batch the call was given.
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
  *   `ERR_SHAPE_MISMATCH`.
  */
-export function stepMetrics(result: Result, options: StepOptions): StepMetrics {
+export function stepMetrics(result: Result, options: StepOptions): StepMetrics
+/** The same of sequences that stand alone. */
+export function stepMetrics(result: UnpairedResult, options: StepOptions): UnpairedStepMetrics
+export function stepMetrics(result: Result | UnpairedResult, options: StepOptions): StepMetrics | UnpairedStepMetrics {
   checkResult(result)
   if (options === undefined) throw invalidType('options', 'an object', options)
   const given = optionsObject(options, 'options', OPTIONS)
   const batch = batchOf(given)
   checkLayout(result.layout, batch, given)
-  const metrics: StepMetrics = {
-    step: integer(given.step, 'options.step', 0, Number.MAX_SAFE_INTEGER),
-    loss: result.loss,
-    'rewards/chosen': mean(result.chosenRewards),
-    'rewards/rejected': mean(result.rejectedRewards),
-    'rewards/accuracies': result.accuracy,
-    'rewards/margins': result.margin,
-    'logps/chosen': mean(result.chosenLogProbs),
-    'logps/rejected': mean(result.rejectedLogProbs),
-  }
+  const step = integer(given.step, 'options.step', 0, Number.MAX_SAFE_INTEGER)
+  const metrics = { step, ...('meanRewards' in result ? ofSequences(result) : ofPairs(result)) }
   if (result.tokenEntropies) metrics.entropy = share(sum(result.tokenEntropies), sum(result.tokenCounts))
   if (result.tokenArgmax && batch.labels) metrics.mean_token_accuracy = tokenAccuracy(result, batch.labels)
   if (given.tokensBefore !== undefined) {
@@ -115,8 +139,36 @@ export function stepMetrics(result: Result, options: StepOptions): StepMetrics {
   const bytes = notNegative(given.bytes, 'options.bytes')
   const ms = notNegative(given.ms, 'options.ms')
   if (ms !== undefined) metrics.ms = ms
-  // A clock of whole milliseconds may see none go by.
+  // A clock of whole milliseconds may measure 0.
   if (ms && bytes !== undefined) metrics['GB/s'] = bytes / ms / 1e6
+  return metrics
+}
+
+function ofPairs(result: Result): Omit<StepMetrics, 'step'> {
+  return {
+    loss: result.loss,
+    'rewards/chosen': mean(result.chosenRewards),
+    'rewards/rejected': mean(result.rejectedRewards),
+    'rewards/accuracies': result.accuracy,
+    'rewards/margins': result.margin,
+    'logps/chosen': mean(result.chosenLogProbs),
+    'logps/rejected': mean(result.rejectedLogProbs),
+  }
+}
+
+function ofSequences({
+  loss,
+  kl,
+  meanRewards,
+  meanLogProbs,
+  margin,
+}: UnpairedResult): Omit<UnpairedStepMetrics, 'step'> {
+  const metrics: Omit<UnpairedStepMetrics, 'step'> = { loss, kl }
+  if (meanRewards.desirable !== undefined) metrics['rewards/chosen'] = meanRewards.desirable
+  if (meanRewards.undesirable !== undefined) metrics['rewards/rejected'] = meanRewards.undesirable
+  if (margin !== undefined) metrics['rewards/margins'] = margin
+  if (meanLogProbs.desirable !== undefined) metrics['logps/chosen'] = meanLogProbs.desirable
+  if (meanLogProbs.undesirable !== undefined) metrics['logps/rejected'] = meanLogProbs.undesirable
   return metrics
 }
 
@@ -127,24 +179,27 @@ function notNegative(value: unknown, name: string): number | undefined {
   return number
 }
 
-function checkResult(result: unknown): asserts result is Result {
+function checkResult(result: unknown): asserts result is Result | UnpairedResult {
   const wanted = 'the result of fusedPreferenceLoss'
   if (typeof result !== 'object' || result === null) throw invalidType('result', wanted, result)
   if (typeof (result as { then?: unknown }).then === 'function')
     throw invalidType('result', `${wanted}, awaited`, result)
   const fields = result as Record<string, unknown>
-  for (const name of ['loss', 'accuracy', 'margin']) {
+  const isPaired = !('meanRewards' in fields)
+  for (const name of isPaired ? ['loss', 'accuracy', 'margin'] : ['loss', 'kl']) {
     if (typeof fields[name] !== 'number') throw invalidType(`result.${name}`, `a number, as in ${wanted}`, fields[name])
   }
-  for (const name of [...PER_PAIR, 'tokenCounts']) {
+  for (const name of isPaired ? [...PER_PAIR, 'tokenCounts'] : ['tokenCounts']) {
     lengthOf(fields[name], `result.${name}`, `an array of numbers, as in ${wanted}`)
   }
-  if (typeof fields.layout !== 'object' || fields.layout === null) {
-    throw invalidType('result.layout', `an object, as in ${wanted}`, fields.layout)
+  for (const name of isPaired ? ['layout'] : ['layout', 'meanRewards', 'meanLogProbs']) {
+    if (typeof fields[name] !== 'object' || fields[name] === null) {
+      throw invalidType(`result.${name}`, `an object, as in ${wanted}`, fields[name])
+    }
   }
 }
 
-/** The batch, or what of it came by itself. */
+/** The batch, or the parts of it that were given separately. */
 function batchOf({ batch, labels }: StepOptions): Partial<StepBatch> {
   if (batch === undefined) return { labels }
   if (typeof batch !== 'object' || batch === null) throw invalidType('options.batch', 'a batch with labels', batch)
@@ -154,27 +209,29 @@ function batchOf({ batch, labels }: StepOptions): Partial<StepBatch> {
 }
 
 /** Refuses a layout that is not the call's: the accuracy would be that of other tokens. */
-function checkLayout(layout: SequenceLayout, batch: Partial<StepBatch>, options: StepOptions): void {
-  const same = (name: string, given: Indices | undefined, used: ArrayLike<number> | undefined) => {
+function checkLayout(layout: SequenceLayout | UnpairedLayout, batch: Partial<StepBatch>, options: StepOptions): void {
+  const { pairs, desirable }: { pairs?: Int32Array; desirable?: Int32Array } = layout
+  const same = (name: string, given: Indices | Flags | undefined, used: ArrayLike<number> | undefined) => {
     if (given === undefined) return
     const length = lengthOf(given, name, 'an array of numbers')
     let equal = length === used?.length
     for (let i = 0; equal && i < length; i++) equal = Number(given[i]) === used![i]
     if (!equal) throw shapeMismatch(name, 'must be what the call had')
   }
-  same('options.batch.pairs', batch.pairs, layout.pairs)
+  same('options.batch.pairs', batch.pairs, pairs)
+  same('options.batch.desirable', batch.desirable, desirable)
   same('options.batch.sequenceOffsets', batch.sequenceOffsets, layout.sequenceOffsets)
-  same('options.pairs', options.pairs, layout.pairs)
+  same('options.pairs', options.pairs, pairs)
   same('options.sequenceOffsets', options.sequenceOffsets, layout.sequenceOffsets)
   if (options.shift !== undefined && options.shift !== layout.shift) {
     throw shapeMismatch('options.shift', `must be what the call had, ${layout.shift}`)
   }
 }
 
-/** Over the chosen sequences, as in TRL: that a rejected token is likely is no merit. */
-function tokenAccuracy({ tokenArgmax, tokenCounts, layout }: Result, labels: Labels): number {
+/** Over the chosen sequences only, as in TRL: a likely rejected token is no merit. */
+function tokenAccuracy({ tokenArgmax, tokenCounts, layout }: Result | UnpairedResult, labels: Labels): number {
   const argmax = tokenArgmax!
-  const { pairs, sequenceOffsets } = layout
+  const { sequenceOffsets } = layout
   const sequences = tokenCounts.length
   const shift = layout.shift ? 1 : 0
   // Rows of the results and labels of a sequence; without offsets all have as many.
@@ -188,7 +245,11 @@ function tokenAccuracy({ tokenArgmax, tokenCounts, layout }: Result, labels: Lab
 
   let right = 0
   let count = 0
-  for (const s of new Set(pairs.filter((_, i) => i % 2 === 0))) {
+  const chosen =
+    'pairs' in layout
+      ? new Set(layout.pairs.filter((_, i) => i % 2 === 0))
+      : [...tokenCounts.keys()].filter((s) => layout.desirable[s])
+  for (const s of chosen) {
     const first = sequenceOffsets === undefined ? s * rows : sequenceOffsets[s]
     const end = sequenceOffsets === undefined ? first + rows : sequenceOffsets[s + 1] - shift
     const firstLabel = (sequenceOffsets === undefined ? s * width : first) + shift
@@ -204,7 +265,7 @@ function tokenAccuracy({ tokenArgmax, tokenCounts, layout }: Result, labels: Lab
   return share(right, count)
 }
 
-/** As TRL has it where there is nothing to take a mean of. */
+/** The value of TRL where there are no numbers to average. */
 function share(part: number, whole: number): number {
   return whole === 0 ? 0 : part / whole
 }
@@ -217,48 +278,4 @@ function sum(values: ArrayLike<number>): number {
 
 function mean(values: ArrayLike<number>): number {
   return sum(values) / values.length
-}
-
-/**
- * Appends a line to a JSON Lines file, which is made if need be. The line is written at once, so that a reader never
- * sees parts of two; after a run that was cut off inside a line it starts one of its own. Numbers JSON has no word for
- * are written as 'NaN', 'Infinity' and '-Infinity'.
- *
- * @param file a path or `file:` URL.
- * @param metrics those of `stepMetrics`, and whatever else is worth keeping: numbers, text, booleans, in a plain object.
- */
-export function appendMetrics(file: string | URL, metrics: Readonly<Record<string, unknown>> | StepMetrics): void {
-  if (!isPlain(metrics)) throw invalidType('metrics', 'a plain object', metrics)
-  const entries = Object.entries(metrics)
-  for (const [name, value] of entries) {
-    if (!['number', 'string', 'boolean', 'undefined'].includes(typeof value) && value !== null) {
-      throw invalidValue(`metrics[${JSON.stringify(name)}]`, 'cannot be kept: it is no number, text or boolean')
-    }
-  }
-  const line = JSON.stringify(Object.fromEntries(entries), (_, value) =>
-    typeof value === 'number' && !Number.isFinite(value) ? String(value) : value,
-  )
-  const { O_APPEND, O_CREAT, O_RDWR } = constants
-  const descriptor = openSync(file, O_APPEND | O_CREAT | O_RDWR)
-  try {
-    writeFileSync(descriptor, `${endsInsideLine(descriptor) ? '\n' : ''}${line}\n`)
-  } finally {
-    closeSync(descriptor)
-  }
-}
-
-// Of a Map, a Date or a class's object the entries are not all it has.
-function isPlain(value: unknown): value is object {
-  if (typeof value !== 'object' || value === null) return false
-  const prototype = Object.getPrototypeOf(value)
-  // That of another realm has none of its own either.
-  return prototype === null || Object.getPrototypeOf(prototype) === null
-}
-
-function endsInsideLine(descriptor: number): boolean {
-  const { size } = fstatSync(descriptor)
-  if (size === 0) return false
-  const last = Buffer.alloc(1)
-  readSync(descriptor, last, 0, 1, size - 1)
-  return last[0] !== 10
 }

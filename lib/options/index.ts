@@ -18,6 +18,7 @@ import type { TokenOptions } from './token-options.js'
 export type { LossOptions } from './loss-options.js'
 export type { TokenLossOptions } from './token-loss-options.js'
 export type { TokenOptions, TokenOutput } from './token-options.js'
+export type * from './unpaired.js'
 
 /** Options of `sequenceLogProbs`. */
 export interface SequenceOptions extends TokenOptions, RunOptions {}
@@ -27,7 +28,7 @@ export interface PreferenceOptions extends LossOptions, RunOptions {}
 
 /** Options of `fusedPreferenceLoss`. */
 export interface FusedOptions extends TokenOptions, LossOptions, RunOptions {
-  /** Needed unless the loss is reference-free; any loss may have one, and those but 'simpo' use it in the rewards. */
+  /** Needed unless the loss is reference-free; any loss may have one, and all but 'simpo' use it in the rewards. */
   reference?: Reference
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
   weighting?: 'wpo'

@@ -49,15 +49,15 @@ export const lossOptions = optionTable({
   /** The log-probs are means over active tokens, not sums. Defaults to false. */
   averageLogProb: flag(false),
   /**
-   * What the loss and its gradient are divided by; `accuracy` and `margin` stay means over this call's pairs. Only 'mean'
+   * The divisor of the loss and its gradient; `accuracy` and `margin` stay means over this call's pairs. Only 'mean'
    * for 'aot' and 'aot_unpaired'. Defaults to 'mean'.
    */
   normalizer: option<Normalizer>('mean', normalizer),
 })
 
 /**
- * Which loss, and its constants. One that no loss of the call takes is refused (`ERR_INVALID_ARG_VALUE`), unless it is the
- * default.
+ * The loss and its constants. A constant that no loss of the call takes is refused (`ERR_INVALID_ARG_VALUE`), unless it
+ * has its default value.
  */
 export interface LossOptions extends Given<typeof lossOptions> {}
 

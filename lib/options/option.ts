@@ -5,12 +5,12 @@
 import * as check from '../check/options.js'
 import type { LossType } from '../types/index.js'
 
-/** An option: `Value` is what callers pass, `Read` what is made of it. */
+/** An option: `Value` is the type that callers pass, `Read` the type of the checked value. */
 export interface Option<Value, Read = Value> {
-  /** What came, checked; the default where nothing came. */
+  /** The checked value; the default if the option was not given. */
   read(value: Value | undefined): Read
   readonly byDefault: Read
-  /** Of an array: whether it has an element per label, or a length of its own. Absent for any other option. */
+  /** Whether an array has an element per label or a length of its own. Absent for options that are not arrays. */
   readonly array?: 'per label' | 'of its own length'
 }
 
@@ -20,7 +20,7 @@ export type Given<Table> = {
 }
 
 class Declared<Value, Read> implements Option<Value, Read> {
-  /** As in errors; set by the table it stands in. */
+  /** Its name in errors; set by its table. */
   name = ''
   /** The losses that take it, where not all do. Here, so that all options have one shape and `read` is fast. */
   takers: readonly LossType[] | undefined = undefined
@@ -36,7 +36,7 @@ class Declared<Value, Read> implements Option<Value, Read> {
   }
 }
 
-/** An option of any type. `check` gets what came, unless nothing came, and the name in errors. */
+/** An option of any type. `check` gets the value, if one was given, and the name in errors. */
 export function option<Value, Read = Value>(
   byDefault: Read,
   check: (value: unknown, name: string) => Read,
@@ -70,7 +70,7 @@ export function positive(byDefault: number): Option<number> {
   return option(byDefault, (value, name) => check.positive(value, name, byDefault))
 }
 
-/** A finite number ≥ 0. */
+/** A finite number >= 0. */
 export function notNegative(byDefault: number): Option<number> {
   return option(byDefault, (value, name) => check.notNegative(value, name, byDefault))
 }
@@ -100,7 +100,7 @@ export function oneOf<const Value extends string>(values: readonly Value[], byDe
   return option<Value>(byDefault, (value, name) => check.oneOf(value, name, values, byDefault))
 }
 
-/** A value that is checked where the rest is known that its check needs. */
+/** A value that is checked later, where everything that its check needs is known. */
 export function checkedLater<Value>(): Option<Value, Value | undefined> {
   return option<Value, Value | undefined>(undefined, (value) => value as Value)
 }

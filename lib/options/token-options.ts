@@ -2,10 +2,22 @@
  * The token options: each is declared here and nowhere else. Letters in shapes: B sequences, T positions, P pairs,
  * S sequences of a packed batch.
  */
-import { unknownName } from '../check/options.js'
+import { positive as positiveNumber, unknownName } from '../check/options.js'
 import { invalidType } from '../errors.js'
 import type { DeviceMemory, Indices, TokenValues } from '../types/index.js'
-import { between, flag, type Given, integer, list, namesOf, oneOf, option, optionTable, perLabel } from './option.js'
+import {
+  between,
+  flag,
+  type Given,
+  integer,
+  list,
+  namesOf,
+  oneOf,
+  option,
+  optionTable,
+  perLabel,
+  positive,
+} from './option.js'
 
 /** The per-token results that can be asked for. */
 export const TOKEN_OUTPUTS = [
@@ -33,19 +45,29 @@ export const tokenOptions = optionTable({
   mask: perLabel<TokenValues | DeviceMemory>(),
   /**
    * `[B, T]`, aligned with the labels: factor of each token's log-prob in its sequence's sum. A token of factor 0 takes
-   * no part in it, whatever its logits are, but still counts in the length (`mask` takes it out of that too). Defaults
-   * to 1.
+   * no part in the sum, whatever its logits are, but still counts in the length (`mask` also removes it from the
+   * length). Defaults to 1.
    */
   tokenWeights: perLabel<ArrayLike<number>>(),
   /** Divide each sum by the number of active tokens. Defaults to false. */
   averageLogProb: flag(false),
-  /** The logits are divided by this, in [1e-3, 1e3]. Defaults to 1. */
+  /**
+   * The logits, as scaled and capped, are divided by this, in [1e-3, 1e3]. So are they by temperature / logitScale and,
+   * capped, by temperature / logitSoftcap, which have to be in this range, too. Defaults to 1.
+   */
   temperature: between(1e-3, 1e3, 1),
+  /** The logits (of an output layer: with the bias) are multiplied by this, a finite number > 0. Defaults to 1. */
+  logitScale: positive(1),
+  /**
+   * Soft-capped logits, as Gemma's: after `logitScale` and before `temperature`, a logit x becomes C · tanh(x / C) with this
+   * C, a finite number > 0. null, as in models' configurations, is none. Defaults to null.
+   */
+  logitSoftcap: option<number | null>(null, (value, name) => (value === null ? null : positiveNumber(value, name, 1))),
   /** `[S + 1]` rising row offsets of packed sequences ("cu_seqlens"): first 0, last the number of tokens. */
   sequenceOffsets: list<Indices>(),
   /**
-   * What a sequence without active tokens gives: log-prob 0, NaN, or an error. Defaults to 'zero', with one warning of the
-   * process if no token of a call is active.
+   * The result for a sequence without active tokens: log-prob 0, NaN, or an error. Defaults to 'zero', with one warning
+   * of the process if no token of a call is active.
    */
   emptySequence: oneOf(['zero', 'nan', 'error'], 'zero'),
   /** Per-token results to return beside the sums, from the same sweep over the logits. Defaults to none. */
@@ -74,11 +96,7 @@ type Table = typeof tokenOptions
 /** The names of the arrays among them. */
 export type TokenArray = { [Name in keyof Table]: Table[Name] extends { array: string } ? Name : never }[keyof Table]
 
-/** The names of the arrays that have an element per label. */
-export const PER_LABEL = TOKEN_OPTIONS.filter((name) => tokenOptions[name].array === 'per label') as TokenArray[]
-
-/** The names of the other arrays. */
-export const LISTS = TOKEN_OPTIONS.filter((name) => tokenOptions[name].array === 'of its own length') as TokenArray[]
+export const TOKEN_ARRAYS = TOKEN_OPTIONS.filter((name) => tokenOptions[name].array !== undefined) as TokenArray[]
 
 function namesOfOutputs(value: unknown, name: string): readonly TokenOutput[] {
   if (!Array.isArray(value)) throw invalidType(name, 'an array of names of per-token results', value)

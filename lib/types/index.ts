@@ -4,3 +4,4 @@
 export type * from './options.js'
 export type * from './results.js'
 export type * from './tensors.js'
+export type * from './unpaired.js'

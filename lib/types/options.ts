@@ -27,9 +27,9 @@ export type LossType =
   | 'sft'
 
 /**
- * What sums over pairs, and for 'sft' over tokens, are divided by: the numbers of this call ('mean'), nothing ('sum'), or
- * given numbers > 0, such as those of all batches whose gradients are added up. A single number is of tokens where 'sft'
- * is the only loss and of pairs elsewhere; a list that has both kinds takes an object.
+ * The divisors of sums over pairs and, for 'sft', over tokens: the counts of this call ('mean'), 1 ('sum'), or given
+ * numbers > 0, such as the counts of all batches whose gradients are added up. A single number divides by tokens where
+ * 'sft' is the only loss and by pairs elsewhere; a list with both kinds of losses takes an object.
  */
 export type Normalizer = 'mean' | 'sum' | number | { pairs?: number; tokens?: number }
 
@@ -51,8 +51,9 @@ export type FDivergence = 'reverse_kl' | 'forward_kl' | 'js' | 'alpha'
 
 /**
  * Where and how a call runs. The promise forms run off the calling thread, on the caller's own logits, hidden states,
- * weights, biases and arrays for gradients. These are lent until the promise has settled: they must be neither changed nor
- * transferred (`postMessage`, `structuredClone`) meanwhile. All other arrays are copied before the call returns.
+ * weights, biases and arrays for gradients. These arrays are lent until the promise has settled: they must be neither
+ * changed nor transferred (`postMessage`, `structuredClone`) meanwhile. All other arrays are copied before the call
+ * returns.
  */
 export interface RunOptions {
   /** Defaults to 'auto': 'cpu' for host memory ('js' where no binary loads), 'cuda' for device memory. */
@@ -87,8 +88,8 @@ export interface PreferencePairs {
   referenceRejected?: ArrayLike<number>
   /**
    * `[P]` active tokens of the chosen sequences, for the losses that divide by them: 'sft'; 'sigmoid_norm', 'ipo_norm',
-   * 'simpo' and 'orpo' of sums; and 'sigmoid_norm', 'ipo_norm' and 'ipo' of means under an f-divergence, which has to be
-   * taken of the sums.
+   * 'simpo' and 'orpo' on sums; and 'sigmoid_norm', 'ipo_norm' and 'ipo' on means under an f-divergence, whose scores
+   * need the sums.
    */
   chosenLengths?: Indices
   /** `[P]` active tokens of the rejected sequences. */
@@ -98,10 +99,10 @@ export interface PreferencePairs {
 }
 
 /**
- * Sequence log-probs under the reference: `[P]` per pair, or `[B]` per sequence, as `sequenceLogProbs` gives them, whose
- * result may be passed whole; its `tokenCounts` must then be those of the call. Keep them in float64: a policy that is
- * still its reference has a margin of 0 only where both are the same to the last bit, and through a float32 tensor they
- * are rounded.
+ * Sequence log-probs under the reference: `[P]` per pair, or `[B]` per sequence, as `sequenceLogProbs` returns them.
+ * Its whole result may be passed; its `tokenCounts` must then equal those of the call. Keep log-probs in float64: a
+ * float32 tensor rounds them, and a policy that still equals its reference has a margin of 0 only where both are the
+ * same to the last bit.
  */
 export type ReferenceLogProbs =
   | { chosen: ArrayLike<number>; rejected: ArrayLike<number> }
@@ -110,15 +111,18 @@ export type ReferenceLogProbs =
 /** Reference model: its log-probs, or its logits (same labels and token options as the policy). */
 export type Reference = ReferenceLogProbs | { logits: Logits }
 
-/** The output layer's bias, and what all functions of it share. */
+/** The output layer's bias and run options, which all its functions share. */
 export interface HeadOptions {
-  /** `[vocab]`; a `Uint16Array` holds bits of the weight's dtype, which in device memory it has too. Defaults to none. */
+  /**
+   * `[vocab]`; a `Uint16Array` holds bits of the weight's dtype. In device memory the bias always has the weight's
+   * dtype. Defaults to none.
+   */
   bias?: HostArray | DeviceMemory
 }
 
 /**
- * Which gradients of the output layer to compute, each in a new array (true) or in one to write into. All are float32,
- * in device memory too; the weight's is laid out as the weight is, without gaps.
+ * Which gradients of the output layer to compute, each in a new array (true) or in a given one. All are float32, in
+ * device memory too. The weight's gradient has the layout of the weight, without gaps.
  */
 export interface HeadGradientRequest {
   /** `[batch, time, width]`, contiguous. Defaults to false. */
@@ -132,15 +136,16 @@ export interface HeadGradientRequest {
 /** How gradients of the output layer are written. */
 export interface HeadGradientOptions {
   /**
-   * Add to what the given arrays hold: for tied embeddings, and gradients of several batches. Labels in device memory
-   * should then be known to be in range: one that is not makes weight's and bias' gradients NaN. Defaults to false.
+   * Add to the content of the given arrays: for tied embeddings, and gradients of several batches. Labels in device
+   * memory should then be known to be in range: a label out of range makes the gradients of weight and bias NaN.
+   * Defaults to false.
    */
   accumulate?: boolean
   /** Write zeros to the rows of hidden's gradient that predict nothing. Defaults to true, to false with `accumulate`. */
   zeroInactive?: boolean
 }
 
-/** Reference model: its log-probs, or its output layer with what goes into it (same labels and token options). */
+/** Reference model: its log-probs, or its output layer and hidden states (same labels and token options). */
 export type LinearReference =
   | ReferenceLogProbs
   | { hidden: Hidden; weight: HeadWeight; bias?: HostArray | DeviceMemory }

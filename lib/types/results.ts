@@ -4,13 +4,13 @@
 import type { HeadGradientOptions, HeadGradientRequest, InstructionSet } from './options.js'
 import type { DeviceMemory, HeadWeight, Hidden, HostArray, Logits } from './tensors.js'
 
-/** Per-token results, each present when asked for in `outputs`. Shapes: see {@link SequenceLogProbs}. */
+/** Per-token results, each present when `outputs` names it. Shapes: see {@link SequenceLogProbs}. */
 export interface TokenOutputs {
   /** log p(label). 0 where inactive. */
   tokenLogProbs?: Float32Array
   /** Entropy of the predicted distribution, in nats. 0 where inactive. */
   tokenEntropies?: Float32Array
-  /** Index of the largest logit, the first among equals. -1 where inactive or NaN. */
+  /** Index of the largest logit, the first of equal ones. -1 where inactive or NaN. */
   tokenArgmax?: Int32Array
   /** log Σ exp(logits / temperature). 0 where inactive. */
   logSumExp?: Float32Array
@@ -20,7 +20,7 @@ export interface TokenOutputs {
   tokenMeanLogits?: Float32Array
 }
 
-/** The method that `using` calls, where the type libraries of the caller know it. */
+/** The method that `using` calls, where the caller's type libraries declare it. */
 export type Using = SymbolConstructor extends { readonly dispose: infer Dispose extends symbol }
   ? { [key in Dispose]: () => void }
   : object
@@ -28,9 +28,9 @@ export type Using = SymbolConstructor extends { readonly dispose: infer Dispose 
 /** A result that keeps the arrays of its call for `backward`. */
 export interface KeepsArrays extends Using {
   /**
-   * Lets go of the logits (of hidden, weight and bias), and of what was noted of each row: four numbers. Without it they
-   * stay in memory for as long as the result does, its numbers alone being in use. `backward` then throws
-   * `ERR_DISPOSED`; the numbers stay. A second call does nothing.
+   * Releases the logits (hidden, weight and bias) and the four numbers kept per row. Without it they stay in memory as
+   * long as the result, even if only its numbers are used. Afterwards `backward` throws `ERR_DISPOSED`; the numbers
+   * stay. A second call does nothing.
    */
   dispose(): void
 }
@@ -53,7 +53,8 @@ export interface ResultGradients {
 
 /**
  * Result of `sequenceLogProbs`. The per-token arrays are `[B, T']`, T' = T - 1 with `shift` and T without, indexed by
- * the position of the logits; packed, they are `[tokens]`, with nothing at each sequence's last position under `shift`.
+ * the position of the logits; packed, they are `[tokens]`, with no value at each sequence's last position under
+ * `shift`.
  */
 export interface SequenceLogProbs extends TokenOutputs, KeepsArrays {
   /** `[B]` sum (mean with `averageLogProb`) of the active tokens' log-probs. */
@@ -84,18 +85,18 @@ export interface PreferenceLoss {
   chosenRewards: Float64Array
   /** `[P]` the same for the rejected sequences. */
   rejectedRewards: Float64Array
-  /** Share of pairs whose chosen reward is strictly the larger. */
+  /** Share of pairs whose chosen reward is strictly larger than the rejected one. */
   accuracy: number
   /** Mean of chosen reward - rejected reward. */
   margin: number
   /**
-   * `[P]` each: d loss / d log-prob of the chosen and the rejected sequences. Under `ldAlpha` the log-prob of 'sft' is
-   * another one, and what it adds to d loss / d logits is not in here.
+   * `[P]` each: d loss / d log-prob of the chosen and the rejected sequences. Under `ldAlpha`, 'sft' uses other
+   * log-probs, and its part of d loss / d logits is not included here.
    */
   gradient: { chosen: Float64Array; rejected: Float64Array }
 }
 
-/** Which sequences a call has compared, and where its labels stood. */
+/** Which sequences a call has compared, and how its labels were aligned. */
 export interface SequenceLayout {
   /** `[2 P]` (chosen sequence, rejected sequence) per pair. */
   pairs: Int32Array
@@ -113,23 +114,23 @@ export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
   rejectedLogProbs: Float64Array
   /** `[B]` number of active tokens of each sequence. */
   tokenCounts: Int32Array
-  /** How the call read its sequences: what the per-token arrays and `tokenCounts` need to be understood. */
+  /** How the call read its sequences, which is needed to interpret the per-token arrays and `tokenCounts`. */
   layout: SequenceLayout
   /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). Present when `gradient` asked for it. */
   gradLogits?: Logits
 }
 
-/** The gradients that were asked for, float32; those that were not are absent. */
+/** The requested gradients, float32; the others are absent. */
 export interface HeadGradients {
   /** With respect to hidden, in its shape, contiguous. */
   gradHidden?: Hidden
-  /** With respect to the weight, `[vocab, width]`, with strides `[1, vocab]` where the weight has such. */
+  /** With respect to the weight, `[vocab, width]`, with strides `[1, vocab]` where the weight has those strides. */
   gradWeight?: HeadWeight
   /** With respect to the bias, `[vocab]`. */
   gradBias?: Float32Array | DeviceMemory
 }
 
-/** Result of `linearSequenceLogProbs`, as that of `sequenceLogProbs` but for the gradients. */
+/** Result of `linearSequenceLogProbs`: that of `sequenceLogProbs` with other gradients. */
 export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward'> {
   /**
    * Gradients, on the calling thread, of Σ_b gradient[b] · logProbs[b], or of a loss by its derivatives with respect to any
@@ -137,8 +138,8 @@ export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward
    * values, and labels and mask too where they are in device memory. They stay in memory until the result is gone or
    * disposed of.
    * @param gradient `[B]`, or arrays by the names of results.
-   * @param request which gradients; defaults to new arrays for all there are.
-   * @param options whether to add to the arrays that are given, and what becomes of rows that predict nothing.
+   * @param request which gradients to compute; defaults to new arrays for all of them.
+   * @param options whether to add to the given arrays, and how to treat rows that predict nothing.
    * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` (an array that overlaps another, or was detached
    *   since); RangeError `ERR_SHAPE_MISMATCH`.
    */
@@ -179,15 +180,15 @@ export interface Device {
   l2Cache: number
 }
 
-/** What this machine has; a missing backend says why. */
+/** The backends of this machine; a missing backend has the reason. */
 export interface Backends {
   cpu: {
     available: boolean
-    /** Why it is missing. */
+    /** The reason why it is missing. */
     reason?: string
     /** The instruction set in use. */
     instructionSet?: InstructionSet
-    /** All this CPU can run, best first. */
+    /** All instruction sets that this CPU can run, best first. */
     instructionSets?: readonly InstructionSet[]
     /** Default number of threads. */
     threads?: number
@@ -196,13 +197,13 @@ export interface Backends {
   }
   cuda: {
     available: boolean
-    /** Why it is missing. */
+    /** The reason why it is missing. */
     reason?: string
     /** The GPUs, in the order of `device` indices. */
     devices?: readonly Device[]
     /** File the backend was loaded from. */
     path?: string
-    /** cuBLASLt, which the functions of the output layer need there; why it is missing. */
+    /** cuBLASLt, which the functions of the output layer need on a GPU, or the reason why it is missing. */
     cublasLt?: { available: boolean; reason?: string }
   }
   js: { available: true }

@@ -1,11 +1,13 @@
 /**
- * Tensors as callers pass and get them. Letters in shapes: B sequences, T positions, V vocabulary, D width.
+ * Tensors that callers pass and receive. Letters in shapes: B sequences, T positions, V vocabulary, D width.
  */
 
 /** Element type of the logits. Arithmetic is float32 in the kernels and float64 in every sum. */
 export type DType = 'float32' | 'float16' | 'bfloat16'
 
-/** `Float16Array` where the runtime has it (Node 24 and newer); named structurally so that older type libraries compile. */
+/**
+ * `Float16Array` where the runtime has it (Node 24 and newer); typed structurally so that older type libraries compile.
+ */
 export interface Float16ArrayLike extends ArrayBufferView {
   readonly length: number
   readonly [Symbol.toStringTag]: 'Float16Array'
@@ -15,7 +17,7 @@ export interface Float16ArrayLike extends ArrayBufferView {
 /** Logits in host memory. A `Uint16Array` holds the raw bits of a 16-bit `dtype`, which is then required. */
 export type HostArray = Float32Array | Uint16Array | Float16ArrayLike
 
-/** Memory of a GPU: ours, or any object with a `ptr`, as node-rapids and FFI libraries give it. */
+/** Memory of a GPU: ours, or any object with a `ptr`, such as those of node-rapids and FFI libraries. */
 export interface DeviceMemory {
   /** Device address in bytes. */
   readonly ptr: number | bigint
@@ -23,7 +25,7 @@ export interface DeviceMemory {
   readonly byteLength: number
   /** Bytes to skip after `ptr`. Defaults to 0. */
   readonly byteOffset?: number
-  /** Index of the GPU. Defaults to the one the memory is of. */
+  /** Index of the GPU. Defaults to the GPU that has the memory. */
   readonly device?: number
 }
 
@@ -33,19 +35,25 @@ export interface Logits {
   data: HostArray | DeviceMemory
   /** `[batch, time, vocab]`, or `[tokens, vocab]` together with `sequenceOffsets`. */
   shape: readonly number[]
-  /** Element type. Defaults to what `data` implies; required for a `Uint16Array`, and 'float32' for device memory. */
+  /**
+   * Element type. Defaults to the type that `data` implies; required for a `Uint16Array`, and 'float32' for device
+   * memory.
+   */
   dtype?: DType
   /** Distance between neighbours along each dimension, in elements; the last must be 1. Defaults to contiguous. */
   strides?: readonly number[]
 }
 
-/** What goes into the output layer: the last hidden state of every position. */
+/** The input of the output layer: the last hidden state of every position. */
 export interface Hidden {
   /** The elements. */
   data: HostArray | DeviceMemory
   /** `[batch, time, width]`, or `[tokens, width]` together with `sequenceOffsets`. */
   shape: readonly number[]
-  /** Element type. Defaults to what `data` implies; required for a `Uint16Array`, and 'float32' for device memory. */
+  /**
+   * Element type. Defaults to the type that `data` implies; required for a `Uint16Array`, and 'float32' for device
+   * memory.
+   */
   dtype?: DType
   /** Distance between neighbours along each dimension, in elements; the last must be 1. Defaults to contiguous. */
   strides?: readonly number[]
@@ -57,7 +65,10 @@ export interface HeadWeight {
   data: HostArray | DeviceMemory
   /** `[vocab, width]`. */
   shape: readonly number[]
-  /** Element type. Defaults to what `data` implies; required for a `Uint16Array`, and 'float32' for device memory. */
+  /**
+   * Element type. Defaults to the type that `data` implies; required for a `Uint16Array`, and 'float32' for device
+   * memory.
+   */
   dtype?: DType
   /**
    * Distance between neighbours along each dimension, in elements; one must be 1. Defaults to `[width, 1]`; a kernel
@@ -72,5 +83,5 @@ export type Labels = Int32Array | BigInt64Array
 /** A flat array of numbers, booleans or bigints, one per label. */
 export type TokenValues = ArrayLike<number> | ArrayLike<boolean> | ArrayLike<bigint>
 
-/** A flat array of whole numbers; a `BigInt64Array` is as good as an `Int32Array`. */
+/** A flat array of whole numbers; a `BigInt64Array` works as well as an `Int32Array`. */
 export type Indices = ArrayLike<number> | ArrayLike<bigint>

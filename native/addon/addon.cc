@@ -1,20 +1,21 @@
-// The addon: what JavaScript can call, and the state one environment (the main thread or a worker) owns. No arithmetic.
+// The addon: the functions that JavaScript calls, and the state that each environment (the main thread or a worker)
+// has. It does no arithmetic.
 //
 //   values, arena                       where lib writes a job: see job_reader.h
 //   run(...arrays)                      runs that job on the calling thread and the pool
-//   runAsync(id, ...arrays)             the same off the calling thread; a promise of true, or of false when cancelled
-//   cancel(id)
+//   runAsync(id, ...arrays)             the same off the calling thread; its promise gives false when it was cancelled
+//   cancel(id)                          cancels a call of runAsync
 //   nextId()                            an id that no other call has
 //   jobFields                           the order of `values`, in words
 //   holdsMemory                         whether arrays may be transferred while runAsync uses them, see lent_memory.h
-//   lossNames, instructionSets          in the order in which `numbers` refers to them
-//   availableThreads()
+//   lossNames, unpairedLossNames, instructionSets   in the order in which `values` refers to them
+//   availableThreads()                  the number of threads that a job has by default
 //   cuda                                the CUDA backend, see cuda_bindings.h
 //   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`
 //   multiplyAddRate(instruction set, threads)                floating-point operations a second; both for npm run bench
 //
 // Several copies of the package may share one addon (CommonJS beside ES modules, a cleared module cache, a bundle):
-// what calls share, the memory of jobs and the ids, therefore belongs to the addon and not to its caller.
+// all that calls share, the memory of jobs and the ids, therefore belongs to the addon and not to its callers.
 #include "../cpu/limits.h"
 #include "../cpu/stages.h"
 #include "async_queue.h"
@@ -27,8 +28,13 @@ namespace {
 class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
  public:
   FusedPreferenceLoss(Napi::Env env, Napi::Object exports) : memory_(env), cuda_(env, queue_, memory_), queue_(env) {
-    Napi::Array lossNames = Napi::Array::New(env);
-    for (int32_t i = 0; i < fpl::kLossCount; ++i) lossNames[uint32_t(i)] = Napi::String::New(env, fpl::kLossNames[i]);
+    const auto arrayOf = [env](const char* const* names, int32_t count) {
+      Napi::Array array = Napi::Array::New(env);
+      for (int32_t i = 0; i < count; ++i) array[uint32_t(i)] = Napi::String::New(env, names[i]);
+      return array;
+    };
+    const Napi::Array lossNames = arrayOf(fpl::kLossNames, fpl::kLossCount);
+    const Napi::Array unpairedLossNames = arrayOf(fpl::kUnpairedLossNames, fpl::kUnpairedLossCount);
     Napi::Array sets = Napi::Array::New(env);
     const fpl::InstructionSets& found = fpl::instructionSets();
     for (int32_t i = 0; i < found.count; ++i) sets[uint32_t(i)] = Napi::String::New(env, found.sets[i]->name);
@@ -48,9 +54,10 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
                     InstanceValue("arena", memory_.arena(), napi_enumerable),
                     InstanceValue("cuda", cuda_.functions(), napi_enumerable),
                     InstanceValue("lossNames", lossNames, napi_enumerable),
+                    InstanceValue("unpairedLossNames", unpairedLossNames, napi_enumerable),
                     InstanceValue("instructionSets", sets, napi_enumerable),
                 });
-    // Before the environment is torn down, not after: the queue's thread must be gone by then.
+    // The queue's thread must be gone before the environment is torn down.
     env.AddCleanupHook([this] { queue_.stop(); });
   }
 
@@ -112,7 +119,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
   fpl::JobMemory memory_;
   double lastId_ = 0;
   fpl::ThreadPool pool_;
-  // Outlives the queue, whose thread may be in the middle of a call.
+  // It outlives the queue, whose thread may be in the middle of a call.
   fpl::CudaBindings cuda_;
   fpl::AsyncQueue queue_;
 };

@@ -18,7 +18,7 @@ void AsyncQueue::push(std::unique_ptr<AsyncJob> job) {
     std::lock_guard<std::mutex> lock(mutex_);
     waiting_.push_back(std::move(job));
   }
-  // Counted once nothing can throw any more. It is settled on this thread, so not before.
+  // The promise is counted when nothing can throw any more. It is settled on this thread, and so not before.
   if (pending_++ == 0) napi_ref_threadsafe_function(env_, done_);
   wake_.notify_one();
 }
@@ -77,7 +77,7 @@ void AsyncQueue::work() {
       doneClosed_ = true;
       return;
     }
-    job.release();  // now onDone's
+    job.release();  // onDone owns it now
   }
 }
 

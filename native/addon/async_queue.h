@@ -1,4 +1,4 @@
-// Work off the main thread, one job after the other in the order they came.
+// Runs jobs off the main thread, one after the other, in the order in which they came.
 #pragma once
 
 #include <condition_variable>
@@ -23,9 +23,9 @@ struct AsyncJob {
   Napi::ObjectReference arguments;  // keeps the caller's arrays alive
   LentMemory lent;                  // and their memory
   Job job;
-  std::function<bool(Job&)> work;  // false when cancelled; throws when it fails
-  bool finished = false;           // false: cancelled
-  std::string error;               // not empty: failed
+  std::function<bool(Job&)> work;  // returns false when it was cancelled, and throws when it fails
+  bool finished = false;           // false when it was cancelled
+  std::string error;               // not empty when it has failed
 };
 
 // All methods but the private ones are for the main thread.
@@ -37,7 +37,7 @@ class AsyncQueue {
   // Its promise gives true when the job is done and false when it was cancelled.
   void push(std::unique_ptr<AsyncJob> job);
 
-  // A job that has not started is settled at once; one that runs, as soon as it notices.
+  // Settles a job at once if it has not started, and else as soon as it notices.
   void cancel(double id);
 
   // Cancels everything and waits for the thread: the environment is going away.
@@ -50,8 +50,8 @@ class AsyncQueue {
 
   Napi::Env env_;
   napi_threadsafe_function done_ = nullptr;
-  bool doneClosed_ = false;  // written by the thread, read after joining it
-  int64_t pending_ = 0;      // promises not yet settled; while there are any, the event loop stays alive
+  bool doneClosed_ = false;  // written by the thread, and read when it has been joined
+  int64_t pending_ = 0;      // promises that are not settled yet; they keep the event loop alive
 
   std::mutex mutex_;
   std::condition_variable wake_;

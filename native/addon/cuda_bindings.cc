@@ -18,7 +18,7 @@ using cuda::Api;
 using cuda::Problem;
 using GetApi = const Api* (*)();
 
-// Opens the library for as long as the process lives: the CUDA runtime in it does not like to be unloaded.
+// Opens the library and never closes it: the CUDA runtime in it may not be unloaded.
 GetApi openLibrary(const std::string& path, std::string& problem) {
 #if defined(_WIN32)
   const HMODULE library = LoadLibraryA(path.c_str());
@@ -44,10 +44,10 @@ uint64_t address(const Napi::Value& value) { return uint64_t(value.As<Napi::Numb
 void* handle(const Napi::Value& value) { return reinterpret_cast<void*>(uintptr_t(address(value))); }
 Napi::Value number(Napi::Env env, uint64_t value) { return Napi::Number::New(env, double(value)); }
 
-// What the garbage collector is told of memory that is as much as a whole GPU has. It counts such bytes as if they were
-// its own, begins to look for garbage in the background when 64 MB have come since it last did, and stops everything
-// for that when it is told of much more. So it finds buffers that nobody refers to any more before they take a third of
-// the GPU, and gradients of gigabytes at every step do not make it stop.
+// The bytes that the garbage collector is told of when a whole GPU's memory is allocated. It counts them as its own. It
+// begins to look for garbage in the background when it has been told of 64 MB since it last did, and it stops
+// everything for that when it is told of much more. So it finds buffers that nobody refers to before they take a third
+// of the GPU, and gradients of gigabytes at every step do not make it stop.
 constexpr double kToldOfAll = 256 << 20;
 
 // One side of a copy: an address, or an array of the host's.
@@ -57,7 +57,7 @@ uint64_t side(const Napi::Value& value) {
   return uint64_t(reinterpret_cast<uintptr_t>(array.ArrayBuffer().Data())) + array.ByteOffset();
 }
 
-// A job that has been prepared, with what it points to.
+// A prepared job, and the arrays it points to.
 struct PreparedJob {
   Job job;
   Napi::ObjectReference arguments;
@@ -82,7 +82,7 @@ Napi::ObjectReference keep(const Napi::CallbackInfo& info) {
 }  // namespace
 
 CudaBindings::~CudaBindings() {
-  // Nobody collects the garbage of an environment that ends.
+  // The garbage of an environment that ends is not collected.
   Problem problem;
   for (const auto& [at, device] : buffers_) api_->release(device, at, &problem);
   if (context_) api_->destroyContext(context_);
@@ -105,14 +105,14 @@ Napi::Object CudaBindings::functions() {
   const auto method = [&](const char* name, Napi::Value (CudaBindings::*function)(const Napi::CallbackInfo&)) {
     define(name, [this, function](const Napi::CallbackInfo& info) { return (this->*function)(info); });
   };
-  // A function of the library that returns nothing but whether it could.
+  // A function of the library that returns only whether it has succeeded.
   const auto action = [&](const char* name, auto call) {
     define(name, [this, call](const Napi::CallbackInfo& info) {
       Problem problem;
       require(call(*api_, info, &problem), problem);
     });
   };
-  // One that returns a handle or an address.
+  // A function of the library that returns a handle or an address.
   const auto maker = [&](const char* name, auto call) {
     define(name, [this, call](const Napi::CallbackInfo& info) {
       Problem problem;
@@ -176,7 +176,7 @@ Napi::Object CudaBindings::functions() {
     });
   });
   define("collect", [this](Info) {
-    // More than it puts up with.
+    // More than the collector tolerates.
     constexpr int64_t kMore = int64_t(1) << 50;
     Napi::MemoryManagement::AdjustExternalMemory(env_, kMore);
     Napi::MemoryManagement::AdjustExternalMemory(env_, -kMore);
@@ -343,7 +343,7 @@ Napi::Value CudaBindings::later(const Napi::CallbackInfo& info, std::function<bo
 
 namespace {
 
-// copy's arguments from the one numbered `first` on.
+// Reads the arguments of a copy, from the one numbered `first` on.
 std::function<bool(Problem*)> copyOf(const Api* api, const Napi::CallbackInfo& info, size_t first) {
   const int32_t device = integer(info[first]);
   const auto kind = cuda::CopyKind(integer(info[first + 1]));

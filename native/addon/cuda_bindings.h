@@ -1,20 +1,26 @@
-// The CUDA backend as JavaScript sees it: the library is opened when it is asked for, and its functions become those of
-// the addon's `cuda` object. Handles and device addresses are numbers.
+// The CUDA backend as JavaScript sees it. `open` opens the library, whose functions then are those of the addon's
+// `cuda` object. Handles and device addresses are numbers.
 //
-//   open(path)                            undefined, or why it cannot be used
-//   devices()                             [{ name, computeCapability, ... }]
-//   cublasLt()                            undefined, or why jobs with a head cannot be run
-//   run, runAsync, cancel                 as the addon's own, for jobs with a device
-//   prepare(...arrays)                    a job to be enqueued again and again; enqueue(job, stream), read(job,
-//   stream),
-//                                         destroyPrepared(job), destroyPreparedAsync(id, job), workspaceBytes(job)
-//   allocate(device, bytes), release(device, address, bytes), releaseAsync(id, ...)
-//   collect()                             makes the garbage collector look for garbage at once
-//   memoryAt(address, bytes)              what its first and last byte are of, { first, last, device }
-//   copy(device, kind, to, from, bytes, stream), copyAsync(id, ...)    an array for the host's side
-//   createStream(device), destroyStream(device, stream), synchronize(device, stream), synchronizeAsync(id, device,
-//   stream) createEvent(device), destroyEvent(device, event), recordEvent(device, event, stream), milliseconds(device,
-//   start, end) beginCapture(device, stream), endCapture(device, stream), discardCapture(device, stream),
+//   open(path)                 undefined, or why the library cannot be used
+//   devices()                  [{ name, computeCapability, ... }]
+//   cublasLt()                 undefined, or why jobs with a head cannot be run
+//   collect()                  makes the garbage collector look for garbage at once
+//
+//   run, runAsync, cancel      as the addon's own, for jobs with a device
+//   prepare(...arrays)         a job that can be enqueued again and again
+//   enqueue(job, stream), read(job, stream), workspaceBytes(job)
+//   destroyPrepared(job), destroyPreparedAsync(id, job)
+//
+//   allocate(device, bytes)
+//   release(device, address, bytes), releaseAsync(id, ...)
+//   memoryAt(address, bytes)   the kinds of memory of its first and last byte, and the device: { first, last, device }
+//   copy(device, kind, to, from, bytes, stream), copyAsync(id, ...)    the host's side is an array
+//
+//   createStream(device), destroyStream(device, stream)
+//   synchronize(device, stream), synchronizeAsync(id, device, stream)
+//   createEvent(device), destroyEvent(device, event), recordEvent(device, event, stream)
+//   milliseconds(device, start, end)
+//   beginCapture(device, stream), endCapture(device, stream), discardCapture(device, stream)
 //   launchGraph(device, graph, stream), destroyGraph(device, graph)
 #pragma once
 
@@ -50,9 +56,9 @@ class CudaBindings {
 
   // Throws the problem as a JavaScript error when `done` is false.
   void require(bool done, const cuda::Problem& problem) const;
-  // Any thread.
+  // May be called on any thread.
   bool release(int32_t device, uint64_t address, cuda::Problem* problem);
-  // Tells the garbage collector of a buffer of that many bytes, or that it is gone: minus as many.
+  // Tells the garbage collector of a new buffer of that many bytes; with minus as many, that the buffer is gone.
   void tellCollector(int32_t device, int64_t bytes);
   // Does `work` on the queue's thread; the promise is kept when it has returned true.
   Napi::Value later(const Napi::CallbackInfo& info, std::function<bool(cuda::Problem*)> work);
@@ -63,9 +69,9 @@ class CudaBindings {
   const cuda::Api* api_ = nullptr;
   std::string path_;  // of the library
   cuda::Context* context_ = nullptr;
-  std::map<int32_t, double> sizes_;  // of devices, in bytes
+  std::map<int32_t, double> sizes_;  // bytes of memory that devices have
   std::mutex buffersMutex_;
-  std::map<uint64_t, int32_t> buffers_;  // by address, their devices
+  std::map<uint64_t, int32_t> buffers_;  // the devices of buffers, by address
 };
 
 }  // namespace fpl

@@ -1,7 +1,7 @@
 // The fields of a job, in the order in which lib passes them: the one place in the addon where that order stands.
 //
-// visitFields calls its visitor once for each field. There are two visitors, both in job_reader.cc: one reads the
-// fields from the arguments of a call, the other writes their names into a text, which the addon exports as
+// visitFields calls its visitor once for each field. There are two visitors, both in job_reader.cc. One fills the
+// fields with what lib has passed. The other writes their names and types into a text, which the addon exports as
 // `jobFields`. lib has a visitFields of its own in job-arguments.ts and makes such a text, too. It refuses an addon
 // whose text differs, so a field that is missing, misplaced or of another type is found when the addon is loaded.
 //
@@ -44,7 +44,7 @@ void visitWeight(Visitor& visit, const char* owner, Head& head) {
 
 template <typename Visitor>
 void visitFields(Visitor& visit, Job& job) {
-  // Where and how it runs.
+  // Settings.
   visit.number(FPL_FIELD(device));
   visit.address(FPL_FIELD(stream));
   visit.number(FPL_FIELD(threads));
@@ -57,6 +57,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.in(FPL_FIELD(tokens.offsets));
   visit.in(FPL_FIELD(tokens.counts), &job.tokens.sequences);
   visit.number(FPL_FIELD(tokens.temperature));
+  visit.number(FPL_FIELD(tokens.capScale));
   visit.number(FPL_FIELD(tokens.average));
   visit.number(FPL_FIELD(tokens.emptyLogProb));
   visit.address(FPL_FIELD(labels.data));
@@ -66,7 +67,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(labels.shift));
   visit.out(FPL_FIELD(invalidLabels));
 
-  // Stages 1 and 2. What the policy's forward has in common with stage 4, stage 4 takes from here.
+  // Stages 1 and 2. Stage 4 takes logits, head and states of the policy's forward.
   visit.lentIn(FPL_FIELD(policy.logits.data), &job.policy.logits.onDevice);
   visitRows(visit, FPL_FIELD(policy.logits));
   visit.out(FPL_FIELD(policy.states));
@@ -117,6 +118,21 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(loss.constants.average));
   visit.number(FPL_FIELD(loss.constants.pairDivisor));
   visit.number(FPL_FIELD(loss.constants.tokenDivisor));
+  // Or that of single sequences.
+  visit.number(FPL_FIELD(unpairedLoss.type));
+  visit.in(FPL_FIELD(unpairedLoss.desirable), &job.unpairedLoss.count);
+  visit.in(FPL_FIELD(unpairedLoss.logProbs));
+  visit.in(FPL_FIELD(unpairedLoss.referenceLogProbs));
+  visit.out(FPL_FIELD(unpairedLoss.losses));
+  visit.out(FPL_FIELD(unpairedLoss.rewards));
+  visit.out(FPL_FIELD(unpairedLoss.gradient));
+  visit.out(FPL_FIELD(unpairedLoss.summary));
+  visit.number(FPL_FIELD(unpairedLoss.constants.beta));
+  visit.number(FPL_FIELD(unpairedLoss.constants.desirableWeight));
+  visit.number(FPL_FIELD(unpairedLoss.constants.undesirableWeight));
+  visit.number(FPL_FIELD(unpairedLoss.constants.kl));
+  visit.number(FPL_FIELD(unpairedLoss.constants.rewardShift));
+  visit.number(FPL_FIELD(unpairedLoss.constants.divisor));
 
   // Stage 3 of single tokens.
   visit.out(FPL_FIELD(tokenLoss.losses));
@@ -128,11 +144,11 @@ void visitFields(Visitor& visit, Job& job) {
 
   // Stage 4.
   visit.out(FPL_FIELD(gradient.coefficients));
+  visit.number(FPL_FIELD(gradient.skipInactive));
   visit.in(FPL_FIELD(gradient.tokenCoefficients.logProb));
   visit.in(FPL_FIELD(gradient.tokenCoefficients.logSumExp));
   visit.in(FPL_FIELD(gradient.tokenCoefficients.entropy));
   visit.in(FPL_FIELD(gradient.tokenCoefficients.meanLogit));
-  visit.number(FPL_FIELD(gradient.skipInactive));
   visit.lentOut(FPL_FIELD(gradient.out.data), &job.gradient.out.onDevice);
   visitRows(visit, FPL_FIELD(gradient.out));
   visit.lentOut(FPL_FIELD(headGradient.hidden), &job.headGradient.onDevice);
@@ -140,7 +156,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.lentOut(FPL_FIELD(headGradient.bias), &job.headGradient.onDevice);
   visit.number(FPL_FIELD(headGradient.accumulate));
 
-  // The terms of the loss come last, as there is a different number of them each time.
+  // The terms of the loss come last, as their number varies.
   visit.number(FPL_FIELD(loss.terms.count));
   for (int32_t i = 0; i < job.loss.terms.count; ++i) {
     LossTerm& term = job.loss.terms.list[i];

@@ -205,6 +205,10 @@ void JobMemory::read(const Napi::CallbackInfo& info, size_t first, Job& job, Len
   job.hasReference = job.reference.logProbs != nullptr;
   job.hasLoss = job.loss.summary != nullptr;
   job.hasTokenLoss = job.tokenLoss.summary != nullptr;
+  job.hasUnpairedLoss = job.unpairedLoss.summary != nullptr;
+  // Of sequences whose log-probs are computed here, it is about these.
+  if (job.hasPolicy) job.unpairedLoss.logProbs = policy.logProbs;
+  if (job.hasReference) job.unpairedLoss.referenceLogProbs = job.reference.logProbs;
 
   // The gradient is that of the policy's logits, from the states its forward has left or leaves.
   Gradient& gradient = job.gradient;

@@ -18,7 +18,7 @@ struct MemoryShare::Owners {
   virtual void* deleter(const std::type_info&) noexcept = 0;
 
   std::atomic<int> shares;
-  std::atomic<int> observers;  // and one for all shares together
+  std::atomic<int> observers;  // all shares together count as one more
 };
 
 MemoryShare::MemoryShare(MemoryShare&& other) noexcept { *this = std::move(other); }
@@ -37,7 +37,7 @@ MemoryShare::~MemoryShare() {
 
 namespace {
 
-// v8::ArrayBuffer::GetBackingStore. What Node-API calls a value is what V8 takes for `this`.
+// v8::ArrayBuffer::GetBackingStore. A napi_value is the pointer that V8 takes for `this`.
 using GetShare = MemoryShare (*)(napi_value arrayBuffer);
 
 #if defined(__linux__) && defined(__x86_64__)
@@ -45,7 +45,7 @@ GetShare findGetShare(napi_env env) {
   const napi_node_version* node = nullptr;
   if (napi_get_node_version(env, &node) != napi_ok || strcmp(node->release, "node") != 0) return nullptr;
   if (node->major != 20 && node->major != 22 && node->major != 24 && node->major != 26) return nullptr;
-  // Only the name of a function that takes a std::shared_ptr tells whose it is.
+  // The mangled name of a function that takes a std::shared_ptr tells which library's it is.
   const char* const taking = "_ZN2v811ArrayBuffer3NewEPNS_7IsolateESt10shared_ptrINS_12BackingStoreEE";
   if (!dlsym(RTLD_DEFAULT, taking)) return nullptr;
   return reinterpret_cast<GetShare>(dlsym(RTLD_DEFAULT, "_ZN2v811ArrayBuffer15GetBackingStoreEv"));

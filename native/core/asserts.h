@@ -1,5 +1,5 @@
-// What native code takes for granted of what it is handed, and of itself: checked where FPL_DEBUG is defined, as the
-// sanitizers' builds define it, and no code elsewhere.
+// FPL_ASSERT states what native code takes for granted, of its input and of itself. The sanitizers' builds define
+// FPL_DEBUG and check it; in all other builds it is no code.
 #pragma once
 
 #if defined(FPL_DEBUG)

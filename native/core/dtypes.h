@@ -1,4 +1,5 @@
-// Element types of the logits and their exact conversions, one element at a time. Vector forms live with the kernels.
+// The element types of logits and their exact conversions, one element at a time. The kernels have conversions of whole
+// vectors.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,7 @@ namespace fpl {
 
 enum class DType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
-// Storage types: distinct, so that overloads choose the conversion.
+// Storage types. They are distinct types, so that overloads choose the conversion.
 struct Float16 {
   uint16_t bits;
 };

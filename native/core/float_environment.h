@@ -1,6 +1,6 @@
-// The floating-point environment that arithmetic here counts on: rounding to nearest, subnormal numbers neither flushed
-// nor taken for zeros, no traps. A neighbour in the process may have left another one on the thread, and a new thread
-// begins with its creator's.
+// The floating-point environment that all arithmetic here relies on: rounding to nearest, no traps, and subnormal
+// numbers that are neither flushed nor taken for zeros. Other code in the process may have left another environment on
+// the thread, and a new thread begins with its creator's.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,7 @@
 
 namespace fpl {
 
-// What the processor keeps of it: MXCSR on x86-64, FPCR on arm64; where there is neither, there is one environment
-// only.
+// The register that holds it: MXCSR on x86-64, FPCR on arm64. A processor with neither has one environment only.
 #if defined(__x86_64__) || defined(_M_X64)
 constexpr uint64_t kFloatEnvironment = 0x1f80;
 inline uint64_t floatEnvironment() { return _mm_getcsr(); }
@@ -37,8 +36,8 @@ inline uint64_t floatEnvironment() { return kFloatEnvironment; }
 inline void setFloatEnvironment(uint64_t) {}
 #endif
 
-// Sets that environment on this thread, and its own again at the end: on x86-64 with the flags of past exceptions,
-// which are in the same register.
+// Sets that environment on this thread for as long as the object lives, and then the thread's own again. On x86-64 the
+// flags of past exceptions are in the same register and become those of before, too.
 class FloatEnvironment {
  public:
   FloatEnvironment() : before_(floatEnvironment()) {

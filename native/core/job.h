@@ -1,5 +1,5 @@
-// A job: which of the four stages to run, and on what. The C++ face of lib/job.ts; all pointers are the
-// caller's, checked before they got here, and stay valid until the job is done.
+// A job: which of the four stages to run, and on what data. It is the C++ form of Job in lib/job.ts. All pointers are
+// the caller's. lib has checked them, and they stay valid until the job is done.
 #pragma once
 
 #include <atomic>
@@ -9,6 +9,7 @@
 #include "losses.h"
 #include "row_state.h"
 #include "token_loss.h"
+#include "unpaired_losses.h"
 
 namespace fpl {
 
@@ -26,6 +27,8 @@ struct Rows {
   FPL_HD T* at(int64_t row) const {
     return static_cast<T*>(data) + offset(row);
   }
+  // The same for rows of any type.
+  void* begin(int64_t row) const { return static_cast<char*>(data) + offset(row) * elementSize(dtype); }
 };
 
 // The output layer, whose logits hidden · weightᵀ + bias are never stored. Element (v, d) of the weight [V, D] is at
@@ -54,19 +57,22 @@ struct Head {
 struct Tokens {
   const int32_t* targets = nullptr;  // [R], -1 where inactive
   const double* weights = nullptr;   // [R] or null: all 1
-  // [R] factors that sft takes instead, which knows nothing of ldAlpha; or null: the same.
+  // [R] the weights that sft uses, as it ignores ldAlpha; or null: `weights`.
   const double* plainWeights = nullptr;
   const int32_t* offsets = nullptr;  // [S + 1]
   const int32_t* counts = nullptr;   // [S] active rows
   int64_t sequences = 0;
   double temperature = 1;
+  // What counts are the numbers x / temperature of the logits x or, where this is not 0, tanh(x · capScale) /
+  // temperature.
+  double capScale = 0;
   bool average = false;
   double emptyLogProb = 0;
 
   FPL_HD double weight(int64_t row) const { return weights ? weights[row] : 1; }
 };
 
-// Labels that are on the GPU, where targets and counts are made of them.
+// Labels on the GPU. The job makes targets and counts of them there.
 struct DeviceLabels {
   const void* data = nullptr;     // [R] int32 or int64
   bool wide = false;              // int64
@@ -89,12 +95,12 @@ struct TokenLoss {
 
 // Stages 1 and 2. Outputs that are null are not wanted.
 struct Forward {
-  Rows logits;  // with a head, sizes alone
+  Rows logits;  // with a head: the sizes alone
   Head head;
   double* logProbs = nullptr;       // [S]
   TokenState* states = nullptr;     // [R]
-  double* entropies = nullptr;      // [R], unrounded, for the entropies' gradient
-  double* plainLogProbs = nullptr;  // [S] with tokens.plainWeights; scratch
+  double* entropies = nullptr;      // [R], not rounded, for the entropies' gradient
+  double* plainLogProbs = nullptr;  // [S] logProbs with tokens.plainWeights; scratch
   double* logWeights = nullptr;     // [S]
   float* tokenLogProbs = nullptr;   // [R] each
   float* tokenEntropies = nullptr;
@@ -135,10 +141,24 @@ struct PreferenceLoss {
   double *referenceChosen = nullptr, *referenceRejected = nullptr;
   const double *chosenLengths = nullptr, *rejectedLengths = nullptr;  // or null: not needed by any term
   double* pairWeights = nullptr;                                      // or null: all 1
-  double *plainChosen = nullptr, *gradPlain = nullptr;  // what sft has for chosen, gradChosen; scratch, or null: these
+  // sft's chosen and gradChosen, where tokens have plain weights; scratch. Or null: sft has the others'.
+  double *plainChosen = nullptr, *gradPlain = nullptr;
   double *losses = nullptr, *chosenRewards = nullptr, *rejectedRewards = nullptr;
   double *gradChosen = nullptr, *gradRejected = nullptr;
   double* summary = nullptr;  // loss, accuracy, margin
+};
+
+// Stage 3, over S single sequences.
+struct UnpairedPreferenceLoss {
+  UnpairedLossType type{};
+  UnpairedLossConstants constants{};
+  int64_t count = 0;
+  const int32_t* desirable = nullptr;  // [S] 1 or 0
+  // [S] those of the forwards, where these are in the job
+  const double *logProbs = nullptr, *referenceLogProbs = nullptr;
+  double *losses = nullptr, *rewards = nullptr, *gradient = nullptr;  // [S]
+  // loss; mean reward of the desirable and of the undesirable sequences, and their mean log-probs; NaN of none
+  double* summary = nullptr;
 };
 
 // The derivatives of the loss with respect to the results of single rows: [R] each, or null: 0. They are added to what
@@ -157,51 +177,52 @@ struct Gradient {
   const double* entropies = nullptr;   // [R], where tokenCoefficients has those of the entropy
   TokenCoefficients tokenCoefficients;
   double* coefficients = nullptr;       // [S]
-  double* plainCoefficients = nullptr;  // [S] those of tokens.plainWeights, or null
+  double* plainCoefficients = nullptr;  // [S] the coefficients that go with tokens.plainWeights, or null
   bool skipInactive = false;            // leave the inactive rows of `out` as they are
 };
 
-// Stage 4 of a head. Outs that are null are not wanted.
+// Stage 4 of a head. Outputs that are null are not wanted.
 struct HeadGradient {
   Head head;
-  Rows logits;                         // sizes alone
+  Rows logits;                         // the sizes alone
   const TokenState* states = nullptr;  // [R]
   const double* entropies = nullptr;   // [R], where tokenCoefficients has those of the entropy
   TokenCoefficients tokenCoefficients;
   double* coefficients = nullptr;       // [S]
-  double* plainCoefficients = nullptr;  // [S] those of tokens.plainWeights, or null
+  double* plainCoefficients = nullptr;  // [S] the coefficients that go with tokens.plainWeights, or null
   float* hidden = nullptr;              // [R, D]
-  float* weight = nullptr;              // [V, D] without gaps, in the order of the weight
+  float* weight = nullptr;              // [V, D] without gaps, in the order of the weight's elements
   float* bias = nullptr;                // [V]
-  bool onDevice = false;                // where these are
-  bool accumulate = false;              // add to what they hold
+  bool onDevice = false;                // these three are on the GPU
+  bool accumulate = false;              // add to the values they hold
   bool skipInactive = false;            // leave the inactive rows of `hidden` as they are
 };
 
 struct Job {
-  bool hasPolicy = false, hasReference = false, hasLoss = false, hasTokenLoss = false;
-  bool hasGradient = false, hasHeadGradient = false;
+  bool hasPolicy = false, hasReference = false, hasGradient = false, hasHeadGradient = false;
+  bool hasLoss = false, hasUnpairedLoss = false, hasTokenLoss = false;  // one of the three at most
   Tokens tokens;
   Forward policy, reference;
   PreferenceLoss loss;
+  UnpairedPreferenceLoss unpairedLoss;
   TokenLoss tokenLoss;
   Gradient gradient;
   HeadGradient headGradient;
 
-  // For the CUDA backend; -1: the job is the CPU's.
+  // The CUDA backend's; a device of -1 means that the job is the CPU's.
   int32_t device = -1;
   void* stream = nullptr;
-  DeviceLabels labels;               // with data: instead of tokens.targets, and tokens.counts are results
-  int32_t* invalidLabels = nullptr;  // how many of them were out of range
+  DeviceLabels labels;               // with data: they replace tokens.targets, and tokens.counts is an output
+  int32_t* invalidLabels = nullptr;  // how many labels were out of range
 
-  // The logits that the job is about; with a head, sizes alone.
+  // The logits that the job is about; with a head, the sizes alone.
   const Rows& rows() const { return hasPolicy ? policy.logits : hasGradient ? gradient.logits : headGradient.logits; }
 
   int64_t threads = 0;          // 0: as many as the process may use
   int32_t instructionSet = -1;  // index into the instruction sets of the build; -1: the best this CPU has
 
-  // Raised from another thread; honoured until stage 4 begins. A job that may be cancelled does not begin stage 4
-  // before it has done with stage 1.
+  // `cancelled` is set by another thread and has an effect until stage 4 begins. A job that may be cancelled finishes
+  // stage 1 before it begins stage 4.
   bool cancellable = false;
   std::atomic<bool> cancelled{false};
 };

@@ -1,4 +1,4 @@
-// The few words that let one source compile for the host and for a GPU.
+// The few macros that let one source compile for the host and for a GPU.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -7,7 +7,7 @@
 #define FPL_HD
 #endif
 
-// A function that is seldom called, kept out of those that call it.
+// A function that is seldom called and is not inlined.
 #if defined(__CUDACC__)
 #define FPL_SELDOM __host__ __device__ __noinline__
 #elif defined(_MSC_VER) && !defined(__clang__)
@@ -16,7 +16,7 @@
 #define FPL_SELDOM __attribute__((noinline))
 #endif
 
-// A function that belongs into the loops that call it, whatever the compiler makes of its size.
+// A function that is inlined into the loops that call it, however large the compiler finds it.
 #if defined(_MSC_VER) && !defined(__clang__)
 #define FPL_IN_LOOPS __forceinline
 #else

@@ -1,5 +1,5 @@
 // Stage 3: the preference loss of P pairs and its derivative with respect to every sequence's log-prob. Float64, in the
-// order of the pairs. The formulas are in losses.h; here are the batch around them and the matching by rank of AOT.
+// order of the pairs. The formulas are in losses.h. This file has the loop over the batch, and AOT's matching by rank.
 #include "preference_loss.h"
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 namespace fpl {
 namespace {
 
-// Order of the pairs by a value, smallest first, ties in the order of the pairs, NaN last.
+// The pairs ordered by a value: the smallest first, equal ones in the order of the pairs, NaN last.
 template <typename Value>
 std::vector<int64_t> ranked(int64_t count, Value value) {
   std::vector<int64_t> order(count);
@@ -21,7 +21,7 @@ std::vector<int64_t> ranked(int64_t count, Value value) {
   return order;
 }
 
-// match[i]: the pair whose value in `right` has the rank that pair i's has in `left`.
+// match[i] is the pair whose value in `right` has the same rank as pair i's value in `left`.
 template <typename Left, typename Right>
 std::vector<int64_t> matchByRank(int64_t count, Left left, Right right) {
   const std::vector<int64_t> a = ranked(count, left), b = ranked(count, right);
@@ -32,7 +32,7 @@ std::vector<int64_t> matchByRank(int64_t count, Left left, Right right) {
 
 bool ranksBatch(LossType type) { return type == LossType::aot || type == LossType::aot_unpaired; }
 
-// Adds one loss of the sum, pair by pair.
+// Adds one term of the loss, pair by pair.
 void addTerm(PreferenceLoss& s, const LossTerm& term, int64_t begin, int64_t end) {
   if (term.weight == 0) return;
   LossConstants constants = s.constants;
@@ -56,7 +56,7 @@ void addTerm(PreferenceLoss& s, const LossTerm& term, int64_t begin, int64_t end
     if (weight == 0) continue;
     Pair pair = pairAt(s, i);
     if (plain) pair.policyChosen = s.plainChosen[i];
-    int64_t rejected = i;  // whose rejected sequence this pair's loss depends on
+    int64_t rejected = i;  // this pair's loss depends on the rejected sequence of that pair
     if (term.type == LossType::aot) {
       // The difference of the two matched log-ratios stands for chosen - rejected.
       pair.policyChosen = s.chosen[i] - s.rejected[i];

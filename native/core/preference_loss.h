@@ -5,7 +5,7 @@
 
 namespace fpl {
 
-// Pair i of the stage, as a loss sees it.
+// Pair i of the stage, as the formulas of the losses take it.
 FPL_HD inline Pair pairAt(const PreferenceLoss& s, int64_t i) {
   return {s.chosen[i],
           s.rejected[i],
@@ -18,11 +18,11 @@ FPL_HD inline Pair pairAt(const PreferenceLoss& s, int64_t i) {
 // Whether each pair's loss depends on that pair alone, so that pairs may be done a few at a time.
 bool pairsAreIndependent(const PreferenceLoss& stage);
 
-// To be called first, ...
+// The stage is three calls. First: sets all sums to 0.
 void beginPreferenceLoss(PreferenceLoss& stage);
-// ... then for all pairs, at once or in runs begin .. end, ...
+// Then, for all pairs at once or for runs of pairs begin .. end: their losses and derivatives.
 void preferenceLoss(PreferenceLoss& stage, int64_t begin, int64_t end);
-// ... and last, for what is summed over the batch.
+// Last: the sums over the batch.
 void finishPreferenceLoss(PreferenceLoss& stage);
 
 }  // namespace fpl

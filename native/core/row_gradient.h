@@ -1,4 +1,4 @@
-// Stage 4 for one row: what its logits are turned into.
+// Stage 4 for one row: the values that replace its logits.
 #pragma once
 
 #include <cmath>
@@ -14,16 +14,17 @@ struct ResultSlopes {
   bool none() const { return logProb == 0 && logSumExp == 0 && entropy == 0 && meanLogit == 0; }
 };
 
-// Every logit x becomes factor · exp(x / temperature), exp in `unit`, and the label's own the value `atLabel`.
+// Every x, which stands for a logit, becomes factor · exp(x / temperature), where exp is in `unit`. The label's own x
+// becomes `atLabel`.
 struct RowGradient {
   Unit unit;
   float factor = 0;
   float atLabel = 0;
 };
 
-// The magnitude of what a row's e^(x / T) is multiplied by goes into the unit and leaves a factor below 1, so that only
-// results below float32 vanish; but no more of it than leaves the powers of two in reach of float32. Those of the
-// other logits are no larger than 1 - p, and the label's is not used.
+// The magnitude of the factor of a row's e^(x / T) goes into the unit and leaves a factor below 1, so that only results
+// too small for float32 vanish. It goes there only as far as e in the new unit still fits float32. The e of the other
+// logits are no larger than 1 - p of the row's total, and the label's e is not used.
 FPL_HD inline int32_t exponentForUnit(double factor, double complement) {
   int exponent = 0, below = 0;
   if (fabs(factor) < INFINITY) frexp(factor, &exponent);
@@ -32,15 +33,16 @@ FPL_HD inline int32_t exponentForUnit(double factor, double complement) {
   return exponent > most ? most : exponent;
 }
 
-// `coefficient` and `ofLogSumExp`: d loss / d logProb and d loss / d logSumExp of the row.
-FPL_HD inline RowGradient rowGradient(const TokenState& token, double coefficient, double inverseTemperature,
+// `coefficient` and `ofLogSumExp`: d loss / d logProb and d loss / d logSumExp of the row; `perLogit`: the derivative
+// of x / temperature with respect to the logit.
+FPL_HD inline RowGradient rowGradient(const TokenState& token, double coefficient, double perLogit,
                                       double ofLogSumExp = 0) {
   RowGradient out;
-  if (coefficient == 0 && ofLogSumExp == 0) return out;  // whatever the row holds
-  const double slope = coefficient * inverseTemperature;
+  if (coefficient == 0 && ofLogSumExp == 0) return out;  // zeros, even where the row holds NaN
+  const double slope = coefficient * perLogit;
   double atLabel = slope * token.complement, others = -slope;
   if (ofLogSumExp != 0) {
-    const double ofAll = ofLogSumExp * inverseTemperature;
+    const double ofAll = ofLogSumExp * perLogit;
     atLabel += ofAll * exp(token.logProb);
     others += ofAll;
   }
@@ -66,9 +68,9 @@ struct FullRowGradient {
 
 // `entropy`: the row's, where d loss / d entropy is not 0.
 FPL_HD inline FullRowGradient fullRowGradient(const TokenState& token, const ResultSlopes& slopes, double entropy,
-                                              double inverseTemperature, int64_t vocab) {
+                                              double perLogit, int64_t vocab) {
   FullRowGradient out;
-  const double everywhere = slopes.meanLogit * inverseTemperature / double(vocab);
+  const double everywhere = slopes.meanLogit * perLogit / double(vocab);
   out.everywhere = out.atLabel = float(everywhere);
   if (slopes.logProb == 0 && slopes.logSumExp == 0 && slopes.entropy == 0) return out;
   // d entropy / d (x_j / temperature) = -p_j · (log p_j + entropy), and log p_j = log w_j - log total.
@@ -79,9 +81,9 @@ FPL_HD inline FullRowGradient fullRowGradient(const TokenState& token, const Res
     if (p != 0) atLabel -= slopes.entropy * p * (token.logProb + entropy);
     constant -= slopes.entropy * (entropy - log(token.total));
   }
-  out.atLabel = float(inverseTemperature * atLabel + everywhere);
-  constant *= inverseTemperature / token.total;
-  const double perLog = -slopes.entropy * inverseTemperature / token.total;
+  out.atLabel = float(perLogit * atLabel + everywhere);
+  constant *= perLogit / token.total;
+  const double perLog = -slopes.entropy * perLogit / token.total;
   out.scale = exponentForUnit(fabs(constant) > fabs(perLog) ? constant : perLog, token.complement);
   out.constant = float(ldexp(constant, -out.scale));
   out.perLog = float(ldexp(perLog, -out.scale));

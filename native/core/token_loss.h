@@ -17,7 +17,7 @@ struct TokenLossValue {
   ResultSlopes slopes;
 };
 
-// With L = log Σ e^s and m the mean of s, both of s = x / temperature:
+// With L = log Σ e^s and m the mean of s, both of s = x / temperature, x capped if it has to be:
 //
 //   loss = φ · [-(1 - ε) · log p + ε · (L - m)] + λ · L²
 //

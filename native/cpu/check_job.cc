@@ -8,7 +8,7 @@
 namespace fpl {
 namespace {
 
-// Rows lie one after the other and do not overlap; what is written may not even touch.
+// Rows lie one after the other and do not overlap.
 void checkRows(const Rows& rows, bool exist) {
   FPL_ASSERT(rows.batch >= 0 && rows.time >= 0 && rows.vocab > 0);
   FPL_ASSERT(int32_t(rows.dtype) >= 0 && int32_t(rows.dtype) < 3);
@@ -28,10 +28,11 @@ void checkHead(const Head& head, const Rows& logits) {
   FPL_ASSERT(weight.columnStride >= (weight.columnStride == 1 ? 1 : logits.vocab));
 }
 
-// Sequences are runs of rows that follow one another; each knows how many of its rows are active.
+// Sequences are runs of rows, one after the other. Each knows how many of its rows are active.
 void checkTokens(const Tokens& tokens, const Rows& rows) {
   FPL_ASSERT(tokens.targets && tokens.offsets && tokens.counts && tokens.sequences >= 0);
   FPL_ASSERT(tokens.temperature > 0 && tokens.temperature < INFINITY);
+  FPL_ASSERT(tokens.capScale >= 0 && tokens.capScale < INFINITY);
   FPL_ASSERT(tokens.offsets[0] >= 0);
   for (int64_t s = 0; s < tokens.sequences; ++s) {
     FPL_ASSERT(tokens.offsets[s] <= tokens.offsets[s + 1] && tokens.offsets[s + 1] <= rows.count());
@@ -64,6 +65,17 @@ void checkLoss(const Job& job) {
   }
 }
 
+void checkUnpairedLoss(const Job& job) {
+  const UnpairedPreferenceLoss& loss = job.unpairedLoss;
+  FPL_ASSERT(!job.hasLoss && loss.count > 0 && (!job.hasPolicy || loss.count == job.tokens.sequences));
+  FPL_ASSERT(int32_t(loss.type) >= 0 && int32_t(loss.type) < kUnpairedLossCount && loss.constants.divisor > 0);
+  FPL_ASSERT(loss.desirable && loss.logProbs && loss.referenceLogProbs);
+  FPL_ASSERT(loss.losses && loss.rewards && loss.gradient && loss.summary);
+  FPL_ASSERT(!job.hasPolicy || loss.logProbs == job.policy.logProbs);
+  FPL_ASSERT(!job.hasReference || loss.referenceLogProbs == job.reference.logProbs);
+  for (int64_t i = 0; i < loss.count; ++i) FPL_ASSERT(loss.desirable[i] == 0 || loss.desirable[i] == 1);
+}
+
 }  // namespace
 
 void checkJob(const Job& job) {
@@ -76,8 +88,10 @@ void checkJob(const Job& job) {
     checkForward(job.reference, job.rows());
   }
   if (job.hasLoss) checkLoss(job);
+  if (job.hasUnpairedLoss) checkUnpairedLoss(job);
   if (job.hasTokenLoss) {
-    FPL_ASSERT(job.hasPolicy && !job.hasLoss && job.tokenLoss.losses && job.tokenLoss.divisor > 0);
+    FPL_ASSERT(job.hasPolicy && !job.hasLoss && !job.hasUnpairedLoss);
+    FPL_ASSERT(job.tokenLoss.losses && job.tokenLoss.divisor > 0);
   }
   if (job.hasGradient) {
     const Gradient& g = job.gradient;

@@ -1,4 +1,4 @@
-// The shape of a job that lib lets through, as asserts. Without FPL_DEBUG it is no code.
+// Asserts that a job has the shape of those that lib lets through. Without FPL_DEBUG it is no code.
 #pragma once
 
 #include "../core/job.h"

@@ -1,4 +1,4 @@
-// Which instruction sets this CPU has, and the constants every one of them shares.
+// Finds the instruction sets of this CPU, and computes the constants that all of them share.
 #include <cmath>
 #include <cstring>
 
@@ -29,11 +29,19 @@ ExpConstants::ExpConstants(double temperature) {
   inReach = temperature <= 4;
   double power = inverseTemperature;
   inverse = float(power);
-  c2 = float(0.49999993412490124 * (power *= inverseTemperature));
-  c3 = float(0.16666520107834054 * (power *= inverseTemperature));
-  c4 = float(0.041668394213308244 * (power *= inverseTemperature));
-  c5 = float(0.008368780409796215 * (power *= inverseTemperature));
-  c6 = float(0.0013814466935590675 * (power *= inverseTemperature));
+  c2 = float(kExp2 * (power *= inverseTemperature));
+  c3 = float(kExp3 * (power *= inverseTemperature));
+  c4 = float(kExp4 * (power *= inverseTemperature));
+  c5 = float(kExp5 * (power *= inverseTemperature));
+  c6 = float(kExp6 * (power *= inverseTemperature));
+}
+
+CapConstants::CapConstants(double scale) : present(scale != 0) {
+  FPL_ASSERT(scale >= 0 && scale < INFINITY);
+  twiceHigh = float(2 * scale);
+  twiceLow = float(2 * scale - double(twiceHigh));
+  // e^86 and 4 / e^86 are normal numbers.
+  limit = present ? float(43 / scale) : 0;
 }
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -55,7 +63,7 @@ Registers cpuid(uint32_t leaf, uint32_t subleaf) {
   return r;
 }
 
-// The vector registers whose contents the operating system saves.
+// The vector registers whose contents the operating system saves, a bit for each kind.
 uint64_t savedRegisters() {
 #if defined(_MSC_VER)
   return _xgetbv(0);

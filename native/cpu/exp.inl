@@ -61,8 +61,8 @@ struct Exp {
     ln2High = set1(-c.ln2High);
     ln2Low = set1(-c.ln2Low);
     inverse = set1(c.inverse);
-    // Below `low`, and for -inf, the exponent field is 0 and the result exactly 0. `high` is far beyond kUnitLimit and
-    // keeps the field below that of infinity.
+    // For `low` and below, the exponent field is 0 and the result exactly 0. `high` is far beyond kOutgrown and keeps
+    // the field below that of infinity.
     low = set1(float(double(unit.exponent - kExponentBias) * c.unitLog));
     high = set1(float(double(unit.exponent + kExponentBias - 1) * c.unitLog));
   }
@@ -79,8 +79,8 @@ struct Exp {
   }
 };
 
-// How many powers of two a logit in reach may lie below the unit. The polynomial has a factor of 2^-kReach, so that
-// n + kReach is not negative: seven bits hold it up to 27 above the unit, and 2^(n + kReach) needs no clamping.
+// A logit in reach is at most kReach powers of two below the unit. The polynomial has a factor of 2^-kReach, so that
+// n + kReach is not negative. Seven bits hold it for up to 27 powers of two above the unit, and it needs no clamping.
 constexpr int32_t kReach = 100;
 constexpr float kReachFactor = 0x1p-100f;
 constexpr uint32_t kReachBits = 0x7f;
@@ -101,7 +101,7 @@ struct ReachExp {
         polynomial(c, kReachFactor),
         seen(set1(kRounding)) {}
 
-  // e in units; r comes as the logits and goes as what the polynomial was taken of, n goes with kRounding + kReach.
+  // Takes logits in r. Leaves e in units in `e`, the polynomial's argument in r, and in n the float of n + kReach.
   FPL_IN_LOOPS void operator()(F32 (&r)[4], F32 (&n)[4], F32 (&e)[4]) {
     for (int k = 0; k < 4; ++k) n[k] = fma(r[k], log2e, rounding);
     inStep(n);

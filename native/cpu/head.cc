@@ -5,7 +5,7 @@
 namespace fpl {
 namespace {
 
-// As many as fit so many bytes: a multiple of `step`, at least one and at most `most`.
+// How many of `bytesEach` fit into `bytes`: a multiple of `step`, from `step` to `most`.
 int64_t fitting(int64_t bytes, int64_t bytesEach, int64_t step, int64_t most) {
   return std::min(most, std::max<int64_t>(1, bytes / (bytesEach * step)) * step);
 }
@@ -18,9 +18,8 @@ HeadTiling::HeadTiling(const Head& head, int64_t vocab) {
   groupRows = fitting(4 << 20, vectorBytes, kRows, 11 * kRows);
   tileWords = fitting(1 << 20, vectorBytes, kWordsOfTile, 2 * kWordsOfTile);
   blockWords = fitting(2 << 20, vectorBytes, tileWords, 6 * kWordsOfTile);
-  const int64_t tiles = (vocab + tileWords - 1) / tileWords;
-  segmentWords = (tiles + kSegments - 1) / kSegments * tileWords;
-  segments = (vocab + segmentWords - 1) / segmentWords;
+  segmentWords = ceilDiv(ceilDiv(vocab, tileWords), kSegments) * tileWords;
+  segments = ceilDiv(vocab, segmentWords);
   FPL_ASSERT(groupRows % kRows == 0 && tileWords % kWordsOfTile == 0 && blockWords % tileWords == 0);
 }
 
@@ -40,10 +39,7 @@ HeadReader::HeadReader(const Head& head, int64_t vocab) : head_(head), byWord_(h
 
 std::vector<const void*> HeadReader::begins(const int64_t* rows, int64_t count) const {
   std::vector<const void*> out(count);
-  for (int64_t i = 0; i < count; ++i) {
-    out[i] =
-        static_cast<const char*>(head_.hidden.data) + head_.hidden.offset(rows[i]) * elementSize(head_.hidden.dtype);
-  }
+  for (int64_t i = 0; i < count; ++i) out[i] = head_.hidden.begin(rows[i]);
   return out;
 }
 

@@ -1,11 +1,16 @@
-// Stage 4 on logits that exist a tile at a time, and the two products that follow it:
+// Stage 4 on logits that exist a tile at a time, and the sums that follow it:
 //
 //   hidden [R, D]  Σ_v gradient(r, v) · weight(v, d)
 //   weight [V, D]  Σ_r gradient(r, v) · hidden(r, d)
 //   bias   [V]     Σ_r gradient(r, v)
 //
-// For each group of rows the vocabulary goes by in blocks. A block's gradient is made tile by tile and packed as left
-// factor of the one product and as a factor of the other; then each part of either result has one task that adds to it.
+// For each group of rows the vocabulary goes by in blocks of words. The gradient with respect to a block's logits is
+// made a tile at a time, and each tile is packed twice: "along" the words, as the left factor of hidden's product, and
+// "across" them, as a factor of weight's. When the block is packed, each part of either result has one task, which
+// multiplies and adds to that part.
+//
+// Weight's gradient is stored as the weight is. Where the weights of a word are neighbours it is words × features, and
+// the block's gradient is its left factor; else it is features × words, and the block's gradient is its right factor.
 #include <cstring>
 
 #include "head.h"
@@ -23,10 +28,10 @@ struct ActiveRow {
   int64_t label;
 };
 
-// The rows that take part: one whose coefficients are 0 does not, whatever its hidden states are, and is put into
+// The rows that take part. A row whose coefficients are 0 does not, even if its hidden states are NaN; it goes to
 // `idle`.
 std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences,
-                              std::vector<int64_t>& idle) {
+                              const LogitConstants& constants, std::vector<int64_t>& idle) {
   std::vector<ActiveRow> rows;
   for (const int32_t s : sequences) {
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
@@ -36,7 +41,7 @@ std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const
         idle.push_back(row);
         continue;
       }
-      rows.push_back({row, RowValues(g, row, slopes, 1 / tokens.temperature), tokens.targets[row]});
+      rows.push_back({row, RowValues(g, row, slopes, constants.perLogit), tokens.targets[row]});
     }
   }
   return rows;
@@ -45,7 +50,8 @@ std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const
 // The stage for groups of at most `groupRows` rows.
 class HeadBackward {
  public:
-  HeadBackward(const HeadGradient& gradient, double temperature, int64_t mostRows, const CpuContext& context)
+  HeadBackward(const HeadGradient& gradient, const LogitConstants& constants, int64_t mostRows,
+               const CpuContext& context)
       : g_(gradient),
         context_(context),
         shape_(context.kernels.panels),
@@ -54,7 +60,7 @@ class HeadBackward {
         byWord_(gradient.head.weight.columnStride == 1),
         tiling_(gradient.head, vocab_),
         reader_(gradient.head, vocab_),
-        constants_(temperature),
+        constants_(constants),
         groupRows_(std::min(tiling_.groupRows, mostRows)),
         blockWords_(std::min(tiling_.blockWords, vocab_)),
         tileWords_(std::min(tiling_.tileWords, blockWords_)),
@@ -66,25 +72,25 @@ class HeadBackward {
         hiddenWeights_(g_.hidden ? padded(width_, shape_.columns) * blockWords_ : 0),
         gradientAlong_(g_.hidden ? padded(groupRows_, shape_.rows) * blockWords_ : 0),
         gradientAcross_(g_.weight ? padded(blockWords_, gradientPanel_) * groupRows_ : 0),
-        tilesOfLogits_(std::min(context.threads, panelsOf(groupRows_, kRows) * panelsOf(blockWords_, tileWords_)),
+        tilesOfLogits_(std::min(context.threads, ceilDiv(groupRows_, kRows) * ceilDiv(blockWords_, tileWords_)),
                        kRows * tileWords_),
         hiddenSums_(g_.hidden ? groupRows_ * width_ : 0),
-        biasSums_(g_.bias ? panelsOf(groupRows_, kRows) * blockWords_ : 0) {}
+        biasSums_(g_.bias ? ceilDiv(groupRows_, kRows) * blockWords_ : 0) {}
 
   int64_t groupRows() const { return groupRows_; }
 
-  // Adds what `count` rows contribute; `first`: to nothing.
+  // Adds the contribution of `count` rows to the gradients; when they are the first, in the place of what was there.
   void add(const ActiveRow* rows, int64_t count, bool first) {
     FPL_ASSERT(count > 0 && count <= groupRows_);
     rows_ = rows;
     count_ = count;
     adds_ = !first;
-    tiles_ = panelsOf(count, kRows);
+    tiles_ = ceilDiv(count, kRows);
     packHidden();
     for (block_ = 0; block_ < vocab_; block_ += blockWords_) {
       words_ = std::min(blockWords_, vocab_ - block_);
       packWeights();
-      const int64_t wordTiles = panelsOf(words_, tileWords_);
+      const int64_t wordTiles = ceilDiv(words_, tileWords_);
       run(tiles_ * wordTiles, [&](int64_t task) { tile(task / wordTiles * kRows, task % wordTiles * tileWords_); });
       addProducts();
     }
@@ -92,21 +98,21 @@ class HeadBackward {
   }
 
  private:
-  static int64_t padded(int64_t count, int64_t panel) { return panelsOf(count, panel) * panel; }
+  static int64_t padded(int64_t count, int64_t panel) { return ceilDiv(count, panel) * panel; }
 
   template <typename Task>
   void run(int64_t count, const Task& task) {
     context_.pool.run(count, context_.threads, task);
   }
 
-  // The group's hidden states: as left factor of the logits, and as a factor of weight's gradient.
+  // Packs the group's hidden states: as the left factor of the logits, and as a factor of weight's gradient.
   void packHidden() {
     std::vector<int64_t> rows(count_);
     for (int64_t i = 0; i < count_; ++i) rows[i] = rows_[i].row;
     const std::vector<const void*> begins = reader_.begins(rows.data(), count_);
-    const int64_t panels = panelsOf(count_, shape_.rows), panelsPerTile = kRows / shape_.rows;
-    const int64_t featurePanels = g_.weight ? panelsOf(width_, hiddenPanel_) : 0;
-    run(tiles_ + panelsOf(featurePanels, kPanelsPerTask), [&](int64_t task) {
+    const int64_t panels = ceilDiv(count_, shape_.rows), panelsPerTile = kRows / shape_.rows;
+    const int64_t featurePanels = g_.weight ? ceilDiv(width_, hiddenPanel_) : 0;
+    run(tiles_ + ceilDiv(featurePanels, kPanelsPerTask), [&](int64_t task) {
       if (task < tiles_) {
         const int64_t first = task * panelsPerTile;
         packAlong(reader_.hidden(begins), count_, width_, shape_.rows, first, std::min(panels, first + panelsPerTile),
@@ -119,12 +125,12 @@ class HeadBackward {
     });
   }
 
-  // The block's weights: as right factor of the logits, and of hidden's gradient.
+  // Packs the block's weights: as the right factor of the logits, and of hidden's gradient.
   void packWeights() {
-    const int64_t wordPanels = panelsOf(words_, shape_.columns);
-    const int64_t featurePanels = g_.hidden ? panelsOf(width_, shape_.columns) : 0;
-    const int64_t wordTasks = panelsOf(wordPanels, kPanelsPerTask);
-    run(wordTasks + panelsOf(featurePanels, kPanelsPerTask), [&](int64_t task) {
+    const int64_t wordPanels = ceilDiv(words_, shape_.columns);
+    const int64_t featurePanels = g_.hidden ? ceilDiv(width_, shape_.columns) : 0;
+    const int64_t wordTasks = ceilDiv(wordPanels, kPanelsPerTask);
+    run(wordTasks + ceilDiv(featurePanels, kPanelsPerTask), [&](int64_t task) {
       const bool forLogits = task < wordTasks;
       const int64_t first = (forLogits ? task : task - wordTasks) * kPanelsPerTask;
       if (forLogits) {
@@ -137,7 +143,7 @@ class HeadBackward {
     });
   }
 
-  // The gradient of the group's rows from r on with respect to the block's logits from `first` on, packed.
+  // Makes and packs the gradient with respect to a tile: the group's rows from r on, the block's words from `first` on.
   void tile(int64_t r, int64_t first) {
     const int64_t rows = std::min(kRows, count_ - r), words = std::min(tileWords_, words_ - first);
     FPL_ASSERT(rows > 0 && words > 0 && block_ + first + words <= vocab_);
@@ -153,11 +159,11 @@ class HeadBackward {
     }
     const Vectors gradient{DType::kFloat32, lines};
     if (g_.hidden) {
-      packAlong(gradient, rows, words, shape_.rows, 0, panelsOf(rows, shape_.rows),
+      packAlong(gradient, rows, words, shape_.rows, 0, ceilDiv(rows, shape_.rows),
                 gradientAlong_.data() + r * words_ + first * shape_.rows, words_ * shape_.rows);
     }
     if (g_.weight) {
-      packAcross(gradient, 0, words, rows, gradientPanel_, 0, panelsOf(words, gradientPanel_),
+      packAcross(gradient, 0, words, rows, gradientPanel_, 0, ceilDiv(words, gradientPanel_),
                  gradientAcross_.data() + first * count_ + r * gradientPanel_, count_ * gradientPanel_);
     }
     if (g_.bias) {
@@ -171,10 +177,10 @@ class HeadBackward {
   }
 
   void addProducts() {
-    const int64_t widthParts = panelsOf(width_, kPartColumns), wordParts = panelsOf(words_, kPartColumns);
+    const int64_t widthParts = ceilDiv(width_, kPartColumns), wordParts = ceilDiv(words_, kPartColumns);
     const int64_t hiddenTasks = g_.hidden ? tiles_ * widthParts : 0;
     const int64_t weightParts = byWord_ ? widthParts : wordParts;
-    const int64_t weightTasks = g_.weight ? panelsOf(byWord_ ? words_ : width_, kRows) * weightParts : 0;
+    const int64_t weightTasks = g_.weight ? ceilDiv(byWord_ ? words_ : width_, kRows) * weightParts : 0;
     run(hiddenTasks + weightTasks + (g_.bias ? 1 : 0), [&](int64_t task) {
       if (task < hiddenTasks) {
         addToHidden(task / widthParts * kRows, task % widthParts * kPartColumns);
@@ -187,7 +193,7 @@ class HeadBackward {
     });
   }
 
-  // Rows from r on, features from d on.
+  // Adds to a part of hidden's gradient: rows from r on, features from d on.
   void addToHidden(int64_t r, int64_t d) {
     context_.kernels.multiply({gradientAlong_.data() + r * words_, hiddenWeights_.data() + d * words_,
                                words_ * shape_.rows, words_ * shape_.columns, std::min(kRows, count_ - r),
@@ -195,7 +201,7 @@ class HeadBackward {
                                block_ > 0});
   }
 
-  // Rows from i on and columns from j on of the matrix as it is stored: words × features, or features × words.
+  // Adds to a part of weight's gradient: rows from i on and columns from j on of the matrix as it is stored.
   void addToWeight(int64_t i, int64_t j) {
     const float* left = (byWord_ ? gradientAcross_ : hiddenAcross_).data() + i * count_;
     const float* right = (byWord_ ? hiddenAcross_ : gradientAcross_).data() + j * count_;
@@ -230,16 +236,16 @@ class HeadBackward {
   const bool byWord_;  // the weights of a word are neighbours
   const HeadTiling tiling_;
   const HeadReader reader_;
-  const ExpConstants constants_;
+  const LogitConstants& constants_;
   const int64_t groupRows_, blockWords_, tileWords_;
-  const int64_t hiddenPanel_, gradientPanel_;  // of the factors of weight's gradient
+  const int64_t hiddenPanel_, gradientPanel_;  // widths of the panels of weight's factors
 
-  // Of a group.
+  // The group at hand, and its hidden states.
   const ActiveRow* rows_ = nullptr;
   int64_t count_ = 0, tiles_ = 0;
   bool adds_ = false;
   const FloatBuffer hiddenAlong_, hiddenAcross_;
-  // Of a block.
+  // The block at hand, its weights and its gradient, each as the factor of two products.
   int64_t block_ = 0, words_ = 0;
   const FloatBuffer logitsWeights_, hiddenWeights_, gradientAlong_, gradientAcross_;
   BufferPool tilesOfLogits_;
@@ -252,10 +258,11 @@ class HeadBackward {
 void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
   const int64_t width = g.head.width();
   std::vector<int64_t> idle;
-  const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences, idle);
+  const LogitConstants constants(tokens);
+  const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences, constants, idle);
   const int64_t count = int64_t(rows.size());
-  // All there is to allocate, before anything of the caller's is written.
-  HeadBackward backward(g, tokens.temperature, count, context);
+  // Everything is allocated here, before any of the caller's memory is written.
+  HeadBackward backward(g, constants, count, context);
   if (g.hidden && !g.skipInactive) {
     for (int64_t row = 0; row < g.logits.count(); ++row) {
       if (tokens.targets[row] < 0) memset(g.hidden + row * width, 0, width * sizeof(float));

@@ -11,25 +11,25 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
   const int64_t vocab = forward.logits.vocab, width = head.width();
   const HeadTiling tiling(head, vocab);
   const HeadReader reader(head, vocab);
-  const ExpConstants constants(tokens.temperature);
+  const LogitConstants constants(tokens);
   const RowSweep sweep(forward, constants, kernels);
-  const RowFinisher finish{forward, tokens, states, sumSquaredProbs, constants.inverseTemperature};
+  const RowFinisher finish{forward, tokens, states, sumSquaredProbs, constants.exp.inverseTemperature};
 
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const int64_t groupRows = std::min(tiling.groupRows, int64_t(active.size()));
-  const FloatBuffer hiddenPanels(panelsOf(groupRows, shape.rows) * shape.rows * width);
+  const FloatBuffer hiddenPanels(ceilDiv(groupRows, shape.rows) * shape.rows * width);
   std::vector<SweptRow> partial(groupRows * tiling.segments);
   std::vector<float> labelLogits(groupRows);
   const int64_t tileWords = std::min(tiling.tileWords, vocab), busy = std::min(context.threads, tiling.segments);
   BufferPool tiles(busy, HeadTiling::kRows * tileWords);
-  BufferPool weights(busy, panelsOf(tileWords, shape.columns) * shape.columns * width);
+  BufferPool weights(busy, ceilDiv(tileWords, shape.columns) * shape.columns * width);
 
   for (int64_t start = 0; start < int64_t(active.size()); start += groupRows) {
     const int64_t* rows = active.data() + start;
     const int64_t count = std::min(groupRows, int64_t(active.size()) - start);
     const std::vector<const void*> begins = reader.begins(rows, count);
-    const int64_t panelsPerTask = HeadTiling::kRows / shape.rows, panels = panelsOf(count, shape.rows);
-    context.pool.run(panelsOf(panels, panelsPerTask), context.threads, [&](int64_t task) {
+    const int64_t panelsPerTask = HeadTiling::kRows / shape.rows, panels = ceilDiv(count, shape.rows);
+    context.pool.run(ceilDiv(panels, panelsPerTask), context.threads, [&](int64_t task) {
       packAlong(reader.hidden(begins), count, width, shape.rows, task * panelsPerTask,
                 std::min(panels, (task + 1) * panelsPerTask), hiddenPanels.data(), width * shape.rows);
     });
@@ -41,19 +41,20 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
       for (int64_t first = segment * tiling.segmentWords; first < end; first += tileWords) {
         if (context.cancelled) return;
         const int64_t words = std::min(tileWords, end - first);
-        reader.packForLogits(first, words, shape.columns, 0, panelsOf(words, shape.columns), weightPanels.data());
+        reader.packForLogits(first, words, shape.columns, 0, ceilDiv(words, shape.columns), weightPanels.data());
         for (int64_t r = 0; r < count; r += HeadTiling::kRows) {
           const int64_t tileRows = std::min(HeadTiling::kRows, count - r);
           reader.logits(kernels, hiddenPanels.data() + r * width, tileRows, weightPanels.data(), first, words,
                         tile.data(), tileWords);
           for (int64_t i = 0; i < tileRows; ++i) {
-            const float* logits = tile.data() + i * tileWords;
+            float* logits = tile.data() + i * tileWords;
+            sweep.cap(logits, words);
             const int64_t label = tokens.targets[rows[r + i]] - first;
             const bool hasLabel = label >= 0 && label < words;
             if (hasLabel) labelLogits[r + i] = logits[label];
             SweptRow& swept = partial[(r + i) * tiling.segments + segment];
             const float maximum = swept.state.maximum;
-            sweep.add(logits, DType::kFloat32, 0, words, hasLabel ? label : -1, swept);
+            sweep.addCapped(logits, DType::kFloat32, 0, words, hasLabel ? label : -1, swept);
             if (swept.state.maximum > maximum) swept.state.argmax += first;
           }
         }
@@ -61,13 +62,12 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
     });
     if (context.cancelled) return;
 
-    const int64_t tasks = (count + HeadTiling::kRows - 1) / HeadTiling::kRows;
-    context.pool.run(tasks, context.threads, [&](int64_t task) {
+    context.pool.run(ceilDiv(count, HeadTiling::kRows), context.threads, [&](int64_t task) {
       const int64_t last = std::min(count, (task + 1) * HeadTiling::kRows);
       for (int64_t i = task * HeadTiling::kRows; i < last; ++i) {
         SweptRow swept = partial[i * tiling.segments];
         for (int64_t s = 1; s < tiling.segments; ++s) {
-          swept.merge(partial[i * tiling.segments + s], constants.inverseTemperature);
+          swept.merge(partial[i * tiling.segments + s], constants.exp.inverseTemperature);
         }
         finish(rows[i], swept, labelLogits[i]);
       }

@@ -1,5 +1,6 @@
-// The kernels for AVX2 + FMA + F16C. Only this file's own code is compiled for them: everything from the standard
-// library and from core is included before the target is switched, so that no shared inline function carries AVX2 code.
+// The kernels for AVX2 + FMA + F16C. Only this file's own code is compiled for them. Everything from the standard
+// library and from core is included before the target is switched, so that no inline function that others share has
+// AVX2 code.
 #include "kernels.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -7,6 +8,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
@@ -22,7 +24,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 8;
-  static constexpr int64_t kTileRows = 6, kTileVectors = 2;
+  static constexpr int64_t kMicroRows = 6, kMicroVectors = 2;
   __m256 v;
 };
 struct F64 {
@@ -33,6 +35,7 @@ inline F32 set1(float x) { return {_mm256_set1_ps(x)}; }
 inline F32 add(F32 a, F32 b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {_mm256_sub_ps(a.v, b.v)}; }
 inline F32 mul(F32 a, F32 b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline F32 div(F32 a, F32 b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline F32 fma(F32 a, F32 b, F32 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 // The instruction gives its second operand when either is NaN.
 inline F32 maxKeepNan(F32 x, F32 y) { return {_mm256_max_ps(y.v, x.v)}; }
@@ -66,7 +69,7 @@ inline void store(Float16* p, F32 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
 
-// Past the cache. `drain` orders it before what the thread does next.
+// Stores past the cache. `drain` orders them before the thread's next memory accesses.
 inline void stream(float* p, F32 x) { _mm256_stream_ps(p, x.v); }
 inline void stream(Float16* p, F32 x) {
   _mm_stream_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));

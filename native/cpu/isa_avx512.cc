@@ -3,7 +3,7 @@
 
 #if defined(__x86_64__) || defined(_M_X64)
 #if defined(__GNUC__) && !defined(__clang__)
-// GCC 12's own header reads uninitialised vectors on purpose, and warns of it.
+// GCC 12's own header reads uninitialised vectors on purpose, and GCC warns of that.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -15,6 +15,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
@@ -31,7 +32,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 16;
-  static constexpr int64_t kTileRows = 12, kTileVectors = 2;
+  static constexpr int64_t kMicroRows = 12, kMicroVectors = 2;
   __m512 v;
 };
 struct F64 {
@@ -42,6 +43,7 @@ inline F32 set1(float x) { return {_mm512_set1_ps(x)}; }
 inline F32 add(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F32 mul(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32 div(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 // The instruction gives its second operand when either is NaN.
 inline F32 maxKeepNan(F32 x, F32 y) { return {_mm512_max_ps(y.v, x.v)}; }
@@ -76,7 +78,7 @@ inline void store(Float16* p, F32 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
 
-// Past the cache. `drain` orders it before what the thread does next.
+// Stores past the cache. `drain` orders them before the thread's next memory accesses.
 inline void stream(float* p, F32 x) { _mm512_stream_ps(p, x.v); }
 inline void stream(Float16* p, F32 x) {
   _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 namespace fpl {
 namespace baseline {
@@ -15,7 +16,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = false;
   static constexpr int64_t kWidth = 4;
-  static constexpr int64_t kTileRows = 4, kTileVectors = 2;
+  static constexpr int64_t kMicroRows = 4, kMicroVectors = 2;
   __m128 v;
 };
 struct F64 {
@@ -26,6 +27,7 @@ inline F32 set1(float x) { return {_mm_set1_ps(x)}; }
 inline F32 add(F32 a, F32 b) { return {_mm_add_ps(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {_mm_sub_ps(a.v, b.v)}; }
 inline F32 mul(F32 a, F32 b) { return {_mm_mul_ps(a.v, b.v)}; }
+inline F32 div(F32 a, F32 b) { return {_mm_div_ps(a.v, b.v)}; }
 inline F32 fma(F32 a, F32 b, F32 c) { return {_mm_add_ps(_mm_mul_ps(a.v, b.v), c.v)}; }
 // The instruction gives its second operand when either is NaN.
 inline F32 maxKeepNan(F32 x, F32 y) { return {_mm_max_ps(y.v, x.v)}; }
@@ -62,8 +64,8 @@ inline void store(Float16* p, F32 x) {
   for (int i = 0; i < 4; ++i) fromFloat(lanes[i], p[i]);
 }
 
-// Past the cache; half precision, converted one by one, is not worth it. `drain` orders it before what the thread does
-// next.
+// Stores past the cache. Half precision, which is converted one by one, is too slow to gain by that. `drain` orders
+// them before the thread's next memory accesses.
 inline void stream(float* p, F32 x) { _mm_stream_ps(p, x.v); }
 inline void stream(Float16* p, F32 x) { store(p, x); }
 inline void drain() { _mm_sfence(); }

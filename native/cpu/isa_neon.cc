@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 namespace fpl {
 namespace neon {
@@ -14,7 +15,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true;
   static constexpr int64_t kWidth = 4;
-  static constexpr int64_t kTileRows = 8, kTileVectors = 2;
+  static constexpr int64_t kMicroRows = 8, kMicroVectors = 2;
   float32x4_t v;
 };
 struct F64 {
@@ -25,6 +26,7 @@ inline F32 set1(float x) { return {vdupq_n_f32(x)}; }
 inline F32 add(F32 a, F32 b) { return {vaddq_f32(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {vsubq_f32(a.v, b.v)}; }
 inline F32 mul(F32 a, F32 b) { return {vmulq_f32(a.v, b.v)}; }
+inline F32 div(F32 a, F32 b) { return {vdivq_f32(a.v, b.v)}; }
 inline F32 fma(F32 a, F32 b, F32 c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
 inline F32 maxKeepNan(F32 x, F32 y) { return {vmaxq_f32(x.v, y.v)}; }
 inline F32 minKeepNan(F32 x, F32 y) { return {vminq_f32(x.v, y.v)}; }
@@ -58,7 +60,7 @@ inline void store(Float16* p, F32 x) {
   vst1_u16(reinterpret_cast<uint16_t*>(p), vreinterpret_u16_f16(vcvt_f16_f32(x.v)));
 }
 
-// There is no streaming store to write in plain C.
+// NEON's intrinsics have no streaming store.
 template <typename T>
 inline void stream(T* p, F32 x) {
   store(p, x);

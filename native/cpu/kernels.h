@@ -1,4 +1,5 @@
-// The interface of the SIMD kernels: what an instruction set offers, and the constants its exponential runs on.
+// The interface of the SIMD kernels: the functions that an instruction set offers, and the constants of its
+// exponential.
 #pragma once
 
 #include <cstdint>
@@ -23,39 +24,61 @@ struct ExpConstants {
   double unitLog;  // T ln 2: the natural log of 2, in the logits' scale
   float log2e;
   float ln2High, ln2Low;
-  // T ln 2 in one constant, for a fused multiply-add. Where it happens to be close (T = 1 and other powers of two), a
-  // sum can do with it: n times its error is the same factor for a whole unit, which is taken out of the sum, but for
-  // the n between a logit and the unit, at most 27 for those that count.
+  // T ln 2 in one constant, for a fused multiply-add. With it a logit's r is off by n · (T ln 2 - ln2), so that
+  //
+  //   e^(x / T) as computed = e^(x / T) · e^(n · ln2Error) = e^(x / T) · e^(u · ln2Error) · e^((n - u) · ln2Error)
+  //
+  // where 2^u is the unit. The second factor is the same for all logits and is taken out of the sum. The third is
+  // nearly 1: |n - u| is at most 27 for the logits that count, and a sum uses this constant only where ln2Error is
+  // below 3e-9, as it is for T = 1 and other powers of two.
   float ln2;
-  double ln2Error;  // (T ln 2 - ln2) / T
-  bool oneConstant;
-  // Whether the coefficients, with kReach powers of two taken out, are still normal numbers.
+  double ln2Error;   // (T ln 2 - ln2) / T
+  bool oneConstant;  // a sum may use ln2
+  // Whether the coefficients are still normal numbers when they are multiplied by 2^-kReach.
   bool inReach;
   float inverse;  // 1 / T, the polynomial's first coefficient
   float c2, c3, c4, c5, c6;
 };
 
-// Rows are walked in tiles: the float32 sums of a tile's lanes go to float64 before rounding can build up.
-constexpr int64_t kLanes = 16;          // logical lanes, the same on every instruction set: so are the bits
+// The coefficients of that polynomial at T = 1, but for the first two.
+constexpr double kExp2 = 0.49999993412490124, kExp3 = 0.16666520107834054, kExp4 = 0.041668394213308244;
+constexpr double kExp5 = 0.008368780409796215, kExp6 = 0.0013814466935590675;
+
+// Constants of tanh(x · scale), which soft-capped logits are made of.
+struct CapConstants {
+  explicit CapConstants(double scale);
+
+  bool present;               // scale is not 0
+  float twiceHigh, twiceLow;  // 2 · scale
+  float limit;
+};
+
+// How many parts of `size` there are in `count`, the last of which need not be full.
+constexpr int64_t ceilDiv(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
+// How a row is cut; kernels.inl has a picture.
+constexpr int64_t kLanes = 16;          // sums side by side, as many on every instruction set: so the bits are the same
 constexpr int64_t kTile = 4 * kLanes;   // logits
 constexpr int64_t kBlock = 64 * kTile;  // logits between two looks at the unit
 
-// A product of matrices takes its factors packed in panels: of a left factor a(i, k), `rows` rows i to a panel, of a
-// right factor b(k, j), `columns` columns j. A panel holds the elements of one k after those of another; what a last
-// panel lacks is zeros. So element (i, k) is at panel(i / rows)[k · rows + i % rows].
+// A product of matrices takes its factors packed in panels, as the products of BLIS do. A panel of a left factor a(i,
+// k) has `rows` rows i (BLIS's MR), a panel of a right factor b(k, j) `columns` columns j (NR). A panel holds all
+// elements of k = 0, then those of k = 1, and so on: element (i, k) is at panel(i / rows)[k · rows + i % rows]. The
+// last panel is filled up with zeros.
 struct PanelShape {
   int64_t rows, columns;
 };
 
-// Terms k whose float32 sum is added to the result at once, so that its rounding stays small.
+// How many terms k are summed in float32 before the sum is added to the result (BLIS's KC): its rounding stays small.
 constexpr int64_t kDepth = 256;
 
-// What work on matrices is cut into: multiples of every instruction set's panels, which product.inl makes sure of.
-constexpr int64_t kRowsOfTile = 96;      // of the left factor
-constexpr int64_t kWordsOfTile = 192;    // of either factor, and of the row state's tiles
-constexpr int64_t kColumnsOfPart = 256;  // of the right factor
+// Sizes of the pieces of work on matrices. They are multiples of every instruction set's panels, as product.inl
+// asserts.
+constexpr int64_t kRowsOfTile = 96;      // rows of a left factor
+constexpr int64_t kWordsOfTile = 192;    // entries of the vocabulary, in either factor: a multiple of kTile, too
+constexpr int64_t kColumnsOfPart = 256;  // columns of a right factor
 
-// c(i, j) = Σ_k a(i, k) · b(k, j), or that more than it was, over k in [0, depth); element (i, j) of c is at
+// c(i, j) = Σ_k a(i, k) · b(k, j) over k in [0, depth), added to c when `add` is set. Element (i, j) of c is at
 // i·stride + j.
 struct Product {
   const float *a, *b;
@@ -69,15 +92,15 @@ struct Product {
 // One instruction set's kernels. `begin` and `end` are logits within the row; `begin` is a multiple of kTile.
 struct Kernels {
   const char* name;
-  // Updates `state` with logits begin .. end of the row, `label` (or -1) left out.
-  // Indexed by DType; the second has the by-products as well.
+  // Adds logits begin .. end of the row to `state`, but for the one at `label`, which may be -1. Indexed by DType. The
+  // second computes the by-products as well.
   void (*update[3])(const void* row, int64_t begin, int64_t end, int64_t label, const ExpConstants&, RowState&);
   void (*updateWithByProducts[3])(const void* row, int64_t begin, int64_t end, int64_t label, const ExpConstants&,
                                   RowState&);
   // Σ of logits begin .. end, the label's too.
   double (*sum[3])(const void* row, int64_t begin, int64_t end);
-  // out[i] = factor · exp(row[i] / T), in units. `out` may be `row`; streamed, it goes past the cache. The factor and
-  // what it multiplies must be small enough for float32.
+  // out[i] = factor · exp(row[i] / T), in units. `out` may be `row`. The second writes past the cache. The factor and
+  // the product must fit float32.
   void (*gradient[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,
                       float factor);
   void (*gradientStreamed[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,
@@ -87,14 +110,20 @@ struct Kernels {
                           const FullRowGradient&);
   void (*fullGradientStreamed[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&,
                                   const FullRowGradient&);
-  // Each sum's terms are added in order, fused where multiply-adds are: the bits do not depend on the panels' shape.
+  // capped[i] = tanh(row[begin + i] · scale); the second has the slopes 1 - tanh² as well. `capped` may be row + begin.
+  void (*cap[3])(const void* row, int64_t begin, int64_t end, const CapConstants&, float* capped, float* slopes);
+  void (*capWithSlopes[3])(const void* row, int64_t begin, int64_t end, const CapConstants&, float* capped,
+                           float* slopes);
+  // out[begin + i] = values[i] · slopes[i]
+  void (*multiplyBySlopes[3])(const float* values, const float* slopes, void* out, int64_t begin, int64_t end);
+  // Adds the terms of each sum in order, so the bits do not depend on the shape of the panels.
   PanelShape panels;
   void (*multiply)(const Product&);
-  // `rounds` times panels.rows · panels.columns multiply-adds that no memory slows down, for npm run bench.
+  // Does `rounds` times panels.rows · panels.columns multiply-adds without using memory, for npm run bench.
   float (*multiplyAdds)(int64_t rounds);
 };
 
-// The instruction sets of this build that this CPU can run, best first; the names are lib's InstructionSet.
+// The instruction sets of this build that this CPU can run, best first. Their names are lib's InstructionSet.
 struct InstructionSets {
   const Kernels* sets[4];
   int32_t count;

@@ -1,5 +1,5 @@
-// The sweeps. Each line of a buffer is touched once, 32 bytes at a time where the CPU can: wider vectors are no faster
-// at the memory wall. Several accumulators, so that no load waits for an addition.
+// The sweeps. They touch each cache line of a buffer once, 32 bytes at a time where the CPU can: memory is no faster
+// with wider vectors. They have several accumulators, so that no load waits for an addition.
 #include "limits.h"
 
 #include <atomic>
@@ -23,7 +23,7 @@ const char* const kSweepNames[kSweepCount] = {"read", "copy", "copyStreaming", "
 
 namespace {
 
-// A task's share of a sweep: that of a row of 32 Ki float32 logits.
+// Bytes of a task: as many as a row of 32 Ki float32 logits has.
 constexpr int64_t kChunk = 128 * 1024;
 constexpr int64_t kLine = 64;
 
@@ -32,7 +32,7 @@ struct Sweeps {
   uint64_t (*read)(const char* from, int64_t bytes);
   void (*copy)(const char* from, char* to, int64_t bytes);
   void (*copyStreaming)(const char* from, char* to, int64_t bytes);
-  // Changes the bits that `flip` has: all 64 of it are repeated over the buffer.
+  // Flips the bits that are set in `flip`, in each 64 bits of the buffer.
   void (*update)(char* buffer, int64_t bytes, uint64_t flip);
   void (*fill)(char* to, int64_t bytes);
   void (*fillStreaming)(char* to, int64_t bytes);
@@ -76,8 +76,8 @@ FPL_AVX2 inline __m256i load(const char* p) { return _mm256_load_si256(reinterpr
 FPL_AVX2 inline void store(char* p, __m256i x) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), x); }
 FPL_AVX2 inline void stream(char* p, __m256i x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), x); }
 
-// Four places of the chunk at once: each is one stream to the prefetcher, and one alone does not fill the memory's
-// queue.
+// Reads at four places of the chunk by turns. Each is one stream to the prefetcher, and one stream alone does not fill
+// the memory's queue.
 FPL_AVX2 uint64_t read(const char* from, int64_t bytes) {
   const int64_t quarter = bytes / 4 / kLine * kLine;
   __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
@@ -155,14 +155,15 @@ double sweepSeconds(Sweep sweep, void* buffer, void* target, int64_t bytes, int6
   const Sweeps& sweeps = sweepsOfThisCpu();
   char* const from = aligned(buffer);
   char* const to = target ? aligned(target) : nullptr;
-  const int64_t whole = bytes / kLine * kLine - kLine;  // what alignment leaves of both, at least
-  // Where the sums go and the zero bits come from, so that no compiler can leave out the work.
+  const int64_t whole = bytes / kLine * kLine - kLine;  // alignment leaves at least this much of both
+  // The sums go to `sink`, and the bits to flip, which are none, come from a volatile: no compiler can leave out the
+  // work.
   static std::atomic<uint64_t> sink{0};
   const volatile uint64_t noBits = 0;
   const uint64_t flip = noBits;
 
   const auto start = std::chrono::steady_clock::now();
-  pool.run((whole + kChunk - 1) / kChunk, threads, [&](int64_t task) {
+  pool.run(ceilDiv(whole, kChunk), threads, [&](int64_t task) {
     const int64_t begin = task * kChunk;
     const int64_t length = whole - begin < kChunk ? whole - begin : kChunk;
     switch (sweep) {

@@ -1,12 +1,12 @@
 // Stage 4 on the CPU: d logProb / d logits = (onehot - softmax) / temperature, times each sequence's coefficient, and
-// what the coefficients of single rows add. Every active row is read once and written once; the others are written as
-// zeros, if at all, and not read.
+// what the coefficients of single rows add. Every active row is read once and written once. Inactive rows are not read;
+// they become zeros, unless they are skipped.
 #include "logits_rows.h"
 
 namespace fpl {
 namespace {
 
-// Gradients larger than this are written past the cache, which could not keep them for whoever reads them next.
+// Gradients larger than this are written past the cache, which could not keep them for their reader.
 constexpr int64_t kStreamFrom = 16 << 20;
 
 }  // namespace
@@ -21,7 +21,7 @@ std::vector<RowOfSequence> writtenRows(const Gradient& g, const Tokens& tokens, 
   return rows;
 }
 
-RowWriter::RowWriter(const Gradient& g, const Tokens& tokens, const ExpConstants& constants, const Kernels& kernels)
+RowWriter::RowWriter(const Gradient& g, const Tokens& tokens, const LogitConstants& constants, const Kernels& kernels)
     : gradient_(g), tokens_(tokens), constants_(constants), kernels_(kernels), segments_(g.logits.vocab) {
   const int64_t size = g.logits.count() * g.logits.vocab * elementSize(g.out.dtype);
   stream_ = g.out.data != g.logits.data && size >= kStreamFrom;
@@ -42,7 +42,7 @@ void RowWriter::write(const RowOfSequence& at, int64_t first, int64_t last) cons
   RowValues values;
   if (label >= 0) {
     const ResultSlopes slopes = resultSlopes(tokens_, gradient_, at.sequence, row);
-    values = RowValues(gradient_, row, slopes, constants_.inverseTemperature);
+    values = RowValues(gradient_, row, slopes, constants_.perLogit);
   }
   switch (gradient_.out.dtype) {
     case DType::kFloat32:
@@ -55,7 +55,7 @@ void RowWriter::write(const RowOfSequence& at, int64_t first, int64_t last) cons
 }
 
 void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
-  const ExpConstants constants(tokens.temperature);
+  const LogitConstants constants(tokens);
   const RowSegments segments(g.logits.vocab);
   const RowWriter writer(g, tokens, constants, context.kernels);
   const std::vector<RowOfSequence> rows = writtenRows(g, tokens, sequences);

@@ -11,7 +11,7 @@ namespace fpl {
 class RowReader {
  public:
   RowReader(const Forward& forward, const Tokens& tokens, TokenState* states, float* sumSquaredProbs,
-            const ExpConstants& constants, const Kernels& kernels);
+            const LogitConstants& constants, const Kernels& kernels);
 
   SweptRow sweep(int64_t row, int64_t segment) const;
   // With what all segments of the row have given, merged in order.
@@ -38,7 +38,7 @@ std::vector<RowOfSequence> writtenRows(const Gradient& gradient, const Tokens& t
 // Stage 4.
 class RowWriter {
  public:
-  RowWriter(const Gradient& gradient, const Tokens& tokens, const ExpConstants& constants, const Kernels& kernels);
+  RowWriter(const Gradient& gradient, const Tokens& tokens, const LogitConstants& constants, const Kernels& kernels);
 
   // Segments first .. last of a row.
   void write(const RowOfSequence& at, int64_t first, int64_t last) const;
@@ -50,7 +50,7 @@ class RowWriter {
 
   const Gradient& gradient_;
   const Tokens& tokens_;
-  const ExpConstants& constants_;
+  const LogitConstants& constants_;
   const Kernels& kernels_;
   const RowSegments segments_;
   bool stream_;

@@ -30,8 +30,8 @@ const float* Vectors::read(int64_t i, int64_t first, int64_t count, float* buffe
 
 void packAlong(const Vectors& vectors, int64_t count, int64_t depth, int64_t width, int64_t first, int64_t end,
                float* panels, int64_t panel) {
-  FPL_ASSERT(first >= 0 && end <= panelsOf(count, width) && panel >= depth * width);
-  // Few enough terms at a time for a panel's cache lines to be there when the next vector comes.
+  FPL_ASSERT(first >= 0 && end <= ceilDiv(count, width) && panel >= depth * width);
+  // So few terms at a time that the panel's cache lines are still there for the next vector.
   constexpr int64_t kTerms = 64;
   float buffer[kTerms];
   for (int64_t p = first; p < end; ++p) {
@@ -52,8 +52,8 @@ void packAlong(const Vectors& vectors, int64_t count, int64_t depth, int64_t wid
 
 void packAcross(const Vectors& vectors, int64_t offset, int64_t count, int64_t depth, int64_t width, int64_t first,
                 int64_t end, float* panels, int64_t panel) {
-  FPL_ASSERT(offset >= 0 && first >= 0 && end <= panelsOf(count, width) && panel >= depth * width);
-  // Some panels of a vector at a time: their ends are written side by side.
+  FPL_ASSERT(offset >= 0 && first >= 0 && end <= ceilDiv(count, width) && panel >= depth * width);
+  // Several panels at a time, as the elements of a vector that go there are neighbours.
   constexpr int64_t kElements = 512;
   float buffer[kElements];
   const int64_t step = kElements / width;

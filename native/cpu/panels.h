@@ -1,4 +1,4 @@
-// Factors of matrix products, packed in panels (kernels.h), and the memory they lie in.
+// Packs factors of matrix products in panels (see PanelShape), and has the memory for them.
 #pragma once
 
 #include <cstdint>
@@ -6,12 +6,11 @@
 #include <mutex>
 #include <vector>
 
-#include "../core/asserts.h"
-#include "../core/dtypes.h"
+#include "kernels.h"
 
 namespace fpl {
 
-// Memory for floats, not cleared, that begins a cache line.
+// Memory for floats. It begins at a cache line and is not cleared.
 class FloatBuffer {
  public:
   explicit FloatBuffer(int64_t count) : memory_(new float[count + kLine]) {
@@ -28,7 +27,7 @@ class FloatBuffer {
   float* data_;
 };
 
-// Buffers that tasks borrow, as many as can be running at once, so that each finds one and none has to allocate.
+// Buffers that tasks borrow. There are as many as tasks can run at once: each task finds one, and none allocates.
 class BufferPool {
  public:
   BufferPool(int64_t count, int64_t size) {
@@ -63,24 +62,25 @@ class BufferPool {
   std::vector<float*> free_;  // never longer than it was: it does not allocate
 };
 
-// A matrix whose rows (or columns, whichever are `vectors`) are contiguous, each beginning where it likes.
+// A matrix as a list of vectors, its rows or its columns. The elements of a vector are neighbours, and each vector has
+// an address of its own.
 struct Vectors {
   DType dtype;
   const void* const* begins;
-  int64_t skipped = 0;  // elements before the first, of each
+  int64_t skipped = 0;  // elements of each vector that are not part of the matrix, before the first that is
 
-  // `count` elements from `first` on of vector i; float32 ones where they lie, others converted to `buffer`.
+  // `count` elements of vector i, from `first` on. Float32 elements stay where they are; others are converted and put
+  // into `buffer`.
   const float* read(int64_t i, int64_t first, int64_t count, float* buffer) const;
 };
 
-inline int64_t panelsOf(int64_t count, int64_t width) { return (count + width - 1) / width; }
-
-// Packs panels first .. end of a factor, `width` of its `count` rows or columns each, `depth` terms; they are `panel`
-// elements apart.
-// Vector i is row or column i: it goes along the depth.
+// Both pack panels first .. end of a factor that has `count` rows (or columns) and `depth` terms. A panel has `width`
+// of the rows, and panels are `panel` elements apart. (In BLIS, one of them packs a transposed matrix.)
+//
+// Vector i is row i of the factor: its elements go along the depth.
 void packAlong(const Vectors& vectors, int64_t count, int64_t depth, int64_t width, int64_t first, int64_t end,
                float* panels, int64_t panel);
-// Vector k is term k of every row or column; element `offset` belongs to the first one.
+// Vector k has term k of all rows: its elements go across them. Element `offset` is the one of row 0.
 void packAcross(const Vectors& vectors, int64_t offset, int64_t count, int64_t depth, int64_t width, int64_t first,
                 int64_t end, float* panels, int64_t panel);
 

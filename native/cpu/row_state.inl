@@ -310,17 +310,18 @@ double sumOfLogits(const void* rowData, int64_t begin, int64_t end) {
   FPL_ASSERT(begin >= 0 && begin % kTile == 0 && begin < end);
   const T* row = static_cast<const T*>(rowData);
   LaneSums<T> sums;
-  const auto addTile = [&](const T* tile) {
+  alignas(64) T last[kTile] = {};
+  for (int64_t i = begin; i < end; i += kTile) {
+    const T* tile = row + i;
+    if (end - i < kTile) {
+      memcpy(last, tile, (end - i) * sizeof(T));
+      tile = last;
+    }
     forEachVector([&](auto v) {
-      for (int k = 0; k < 4; ++k) sums.add(v, loadLanes<v>(tile + k * kLanes));
+      F32 x[4];
+      for (int k = 0; k < 4; ++k) x[k] = loadLanes<v>(tile + k * kLanes);
+      for (int k = 0; k < 4; ++k) sums.add(v, x[k]);
     });
-  };
-  int64_t i = begin;
-  for (; i + kTile <= end; i += kTile) addTile(row + i);
-  if (i < end) {
-    alignas(64) T tile[kTile] = {};
-    memcpy(tile, row + i, (end - i) * sizeof(T));
-    addTile(tile);
   }
   return sums.total();
 }

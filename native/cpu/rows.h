@@ -1,4 +1,4 @@
-// What stages 1 and 4 do with a row wherever its logits come from.
+// The parts of stages 1 and 4 that do not depend on where the logits come from.
 #pragma once
 
 #include <algorithm>
@@ -11,21 +11,34 @@
 
 namespace fpl {
 
-// The rows of these sequences that predict something, in order.
+// The active rows of these sequences, in order: those that predict a label.
 std::vector<int64_t> activeRows(const Tokens& tokens, const Sequences& sequences);
 
-// Calls work(i) for every i in [0, rows), on the threads of the context. A task is a run of neighbours: what is fetched
-// ahead beyond the end of a row is then wanted by the same thread. Many tasks a thread, so that all end together.
+// Calls work(i) for every i in [0, rows), on the threads of the context. A task is a run of neighbours, so that logits
+// that are fetched ahead, behind the end of a row, are those that the same thread needs next. There are many tasks for
+// each thread, so that all threads end at about the same time.
 template <typename Work>
 void forEachRow(int64_t rows, int64_t vocab, const CpuContext& context, const Work& work) {
   constexpr int64_t kTasksPerThread = 32, kLogitsOfTask = 2 * kBlock;
   const int64_t even = rows / (kTasksPerThread * context.threads);
   const int64_t rowsOfTask = std::max<int64_t>({1, kLogitsOfTask / vocab, even});
-  context.pool.run((rows + rowsOfTask - 1) / rowsOfTask, context.threads, [&](int64_t task) {
+  context.pool.run(ceilDiv(rows, rowsOfTask), context.threads, [&](int64_t task) {
     const int64_t last = std::min(rows, (task + 1) * rowsOfTask);
     for (int64_t i = task * rowsOfTask; i < last; ++i) work(i);
   });
 }
+
+// What makes the numbers that count of the logits: x / temperature or, capped, tanh(x · capScale) / temperature.
+struct LogitConstants {
+  ExpConstants exp;
+  CapConstants cap;
+  double perLogit;  // the derivative with respect to the logit, but for the slope of the tanh
+
+  explicit LogitConstants(const Tokens& tokens)
+      : exp(tokens.temperature),
+        cap(tokens.capScale),
+        perLogit(cap.present ? tokens.capScale * exp.inverseTemperature : exp.inverseTemperature) {}
+};
 
 // What stage 1 knows of a row, or of a part of it.
 struct SweptRow {
@@ -41,32 +54,51 @@ struct SweptRow {
 // Stage 1 on parts of rows.
 class RowSweep {
  public:
-  RowSweep(const Forward& forward, const ExpConstants& constants, const Kernels& kernels)
+  RowSweep(const Forward& forward, const LogitConstants& constants, const Kernels& kernels)
       : constants_(constants),
+        kernels_(kernels),
         update_(forward.wantsByProducts() ? kernels.updateWithByProducts : kernels.update),
-        sum_(kernels.sum),
         sums_(forward.tokenMeanLogits || (forward.tokenLoss && forward.tokenLoss->wantsMeanLogit())) {}
 
-  // Logits begin .. end, `begin` a multiple of kTile; `label` is among them, or left out already.
+  // Logits begin .. end of a row, `begin` a multiple of kTile; `label` is among them, or left out already.
   void add(const void* row, DType dtype, int64_t begin, int64_t end, int64_t label, SweptRow& swept) const {
-    const int type = int(dtype);
-    if (!sums_) return update_[type](row, begin, end, label, constants_, swept.state);
-    // A block is added up while it lies in the cache.
+    if (!constants_.cap.present) return addCapped(row, dtype, begin, end, label, swept);
+    alignas(64) float block[kBlock];
     for (int64_t start = begin; start < end; start += kBlock) {
       const int64_t stop = std::min(end, start + kBlock);
-      update_[type](row, start, stop, label, constants_, swept.state);
-      swept.sumOfLogits += sum_[type](row, start, stop);
+      const bool hasLabel = label >= start && label < stop;
+      const float maximum = swept.state.maximum;
+      kernels_.cap[int(dtype)](row, start, stop, constants_.cap, block, nullptr);
+      addCapped(block, DType::kFloat32, 0, stop - start, hasLabel ? label - start : -1, swept);
+      if (swept.state.maximum > maximum) swept.state.argmax += start;
     }
   }
 
+  // The same for logits that are capped already, if they have to be.
+  void addCapped(const void* row, DType dtype, int64_t begin, int64_t end, int64_t label, SweptRow& swept) const {
+    const int type = int(dtype);
+    if (!sums_) return update_[type](row, begin, end, label, constants_.exp, swept.state);
+    // A block is added up while it lies in the cache.
+    for (int64_t start = begin; start < end; start += kBlock) {
+      const int64_t stop = std::min(end, start + kBlock);
+      update_[type](row, start, stop, label, constants_.exp, swept.state);
+      swept.sumOfLogits += kernels_.sum[type](row, start, stop);
+    }
+  }
+
+  // Caps float32 logits in their place, if they have to be.
+  void cap(float* logits, int64_t count) const {
+    if (constants_.cap.present) kernels_.cap[0](logits, 0, count, constants_.cap, logits, nullptr);
+  }
+
  private:
-  const ExpConstants& constants_;
+  const LogitConstants& constants_;
+  const Kernels& kernels_;
   const decltype(Kernels::update)& update_;
-  const decltype(Kernels::sum)& sum_;
   const bool sums_;
 };
 
-// Stage 1's end for one row.
+// The end of stage 1 for one row: writes its state and the outputs of its token.
 struct RowFinisher {
   const Forward& forward;
   const Tokens& tokens;
@@ -80,7 +112,7 @@ struct RowFinisher {
   void putTokenLoss(const TokenLoss& stage, int64_t row, double meanLogit) const;
 };
 
-// d loss / d logProb of a row of sequence s, from those of the sequence.
+// d loss / d logProb of a row, from the coefficients of its sequence s.
 template <typename AnyGradient>
 double rowCoefficient(const Tokens& tokens, const AnyGradient& gradient, int64_t s, int64_t row) {
   const int32_t divisor = tokens.average ? tokens.counts[s] : 1;
@@ -110,14 +142,14 @@ struct RowValues {
 
   RowValues() = default;
   template <typename AnyGradient>
-  RowValues(const AnyGradient& gradient, int64_t row, const ResultSlopes& slopes, double inverseTemperature)
+  RowValues(const AnyGradient& gradient, int64_t row, const ResultSlopes& slopes, double perLogit)
       : isFull(slopes.entropy != 0 || slopes.meanLogit != 0) {
     const TokenState& token = gradient.states[row];
     if (isFull) {
       const double entropy = slopes.entropy == 0 ? 0 : gradient.entropies[row];
-      full = fullRowGradient(token, slopes, entropy, inverseTemperature, gradient.logits.vocab);
+      full = fullRowGradient(token, slopes, entropy, perLogit, gradient.logits.vocab);
     } else {
-      plain = rowGradient(token, slopes.logProb, inverseTemperature, slopes.logSumExp);
+      plain = rowGradient(token, slopes.logProb, perLogit, slopes.logSumExp);
     }
   }
 
@@ -125,19 +157,24 @@ struct RowValues {
   // Whether all logits but the label's get the same value, which is then it.
   bool isConstant() const { return isFull ? full.constant == 0 && full.perLog == 0 : plain.factor == 0; }
   float constant() const { return isFull ? full.everywhere : 0; }
+  bool isZero() const { return isConstant() && constant() == 0 && atLabel() == 0; }
   bool isNan() const { return std::isnan(isFull ? full.constant : plain.factor); }
 };
 
-// Stage 4 for logits begin .. end of a row, which may be where the gradient goes.
+// Stage 4 for logits begin .. end of a row, capped already if they have to be; `out` may be where they are.
 template <typename T>
-void writeGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
-                   const ExpConstants& constants, const Kernels& kernels, bool stream = false) {
+void writeCappedGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
+                         const ExpConstants& constants, const Kernels& kernels, bool stream) {
   constexpr int kType = int(kDTypeOf<T>);
+  if (values.isZero()) {
+    memset(static_cast<void*>(out + begin), 0, (end - begin) * sizeof(T));
+    return;
+  }
   if (values.isConstant() || values.isNan()) {
     T value;
     fromFloat(values.isNan() ? NAN : values.constant(), value);
     std::fill(out + begin, out + end, value);
-    if (values.isNan() || values.atLabel() == 0) return;
+    if (values.isNan()) return;
   } else if (values.isFull) {
     const auto& kernel = stream ? kernels.fullGradientStreamed : kernels.fullGradient;
     kernel[kType](logits, out, begin, end, constants, values.full);
@@ -146,6 +183,24 @@ void writeGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t 
     kernel[kType](logits, out, begin, end, constants, values.plain.unit, values.plain.factor);
   }
   if (label >= begin && label < end) fromFloat(values.atLabel(), out[label]);
+}
+
+// The same for logits as they are. Those to be capped go through buffers that stay in the first-level cache.
+template <typename T>
+void writeGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
+                   const LogitConstants& constants, const Kernels& kernels, bool stream = false) {
+  if (!constants.cap.present || values.isZero()) {
+    return writeCappedGradient(logits, out, begin, end, label, values, constants.exp, kernels, stream);
+  }
+  constexpr int64_t kPart = 16 * kTile;
+  constexpr int kType = int(kDTypeOf<T>);
+  alignas(64) float part[kPart], slopes[kPart];
+  for (int64_t start = begin; start < end; start += kPart) {
+    const int64_t stop = std::min(end, start + kPart);
+    kernels.capWithSlopes[kType](logits, start, stop, constants.cap, part, slopes);
+    writeCappedGradient(part, part, 0, stop - start, label - start, values, constants.exp, kernels, false);
+    kernels.multiplyBySlopes[kType](part, slopes, out, start, stop);
+  }
 }
 
 }  // namespace fpl

@@ -1,14 +1,16 @@
-// Runs the stages of a job in order, and carries values between them: sequences to pairs before the loss, pairs to
-// sequences after it.
+// Runs the stages of a job in order and carries values between them: from sequences to pairs before the loss, and from
+// pairs to sequences after it.
 //
-// Where loss and gradient of a pair depend on that pair alone, the stages go over a few pairs at a time: stage 4 then
-// finds in the cache what stage 1 has read, and the logits come from memory once, not twice.
+// Where the loss and the gradient of a pair depend on that pair alone, all stages are run for a few pairs at a time.
+// Stage 4 then finds the logits that stage 1 has read in the cache, and they come from memory once, not twice. The same
+// is done with sequences that stand alone.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 
 #include "../core/float_environment.h"
 #include "../core/preference_loss.h"
+#include "../core/unpaired_preference_loss.h"
 #include "check_job.h"
 #include "head.h"
 
@@ -19,7 +21,7 @@
 namespace fpl {
 namespace {
 
-// Below this many logits a call is over before a thread has woken up.
+// A call with fewer logits than this is over before a thread has woken up.
 constexpr int64_t kAloneBelow = 1 << 16;
 
 int64_t threadsFor(const Job& job) {
@@ -29,7 +31,7 @@ int64_t threadsFor(const Job& job) {
   return job.threads > 0 ? job.threads : ThreadPool::available();
 }
 
-// Bytes of logits that stay in the last-level cache from stage 1 to stage 4, with room for what is written meanwhile.
+// Bytes of logits that stay in the last-level cache from stage 1 to stage 4, beside the gradient that is written.
 int64_t cacheBudget() {
   int64_t size = 0;
 #if defined(_SC_LEVEL3_CACHE_SIZE)
@@ -38,7 +40,7 @@ int64_t cacheBudget() {
   return std::max<int64_t>(size, 4 << 20) / 2;
 }
 
-// Scratch for what a forward keeps of each row when the caller does not want it.
+// Memory for the states and sums of a forward that the caller does not ask for.
 struct ForwardScratch {
   std::vector<TokenState> states;
   std::vector<float> squares;
@@ -68,7 +70,7 @@ void forward(const Forward& stage, const Tokens& tokens, const Sequences& sequen
   sequenceSums(stage, tokens, sequences, states, squares);
 }
 
-// What sft has instead of sequences' log-probs and their derivatives, where its tokens have other weights.
+// sft's own log-probs of sequences and derivatives, for jobs in which its tokens have other weights.
 struct PlainScratch {
   std::vector<double> logProbs, chosen, gradChosen, coefficients;
 
@@ -138,20 +140,24 @@ void scatter(const PreferenceLoss& loss, Stage& gradient, int64_t begin, int64_t
   }
 }
 
-// Pairs begin .. end with the sequences that belong to them and to no other part.
+// Pairs begin .. end and their sequences, which belong to no other part. For an unpaired loss, sequences begin .. end.
 struct Part {
   int64_t begin = 0, end = 0;
   Sequences sequences;
 };
 
-// The job in parts that fit the cache; in one part when it has to be, or all fits.
+// The job in parts that fit the cache. It is one part where all of it fits, or where it cannot be divided.
 std::vector<Part> partsOf(const Job& job) {
   const Tokens& tokens = job.tokens;
   const PreferenceLoss& loss = job.loss;
-  Part whole{0, job.hasLoss ? loss.pairCount : 0, Sequences(tokens.sequences)};
+  // What the loss is of: pairs, or single sequences.
+  const int64_t each = job.hasLoss ? 2 : 1;
+  const int64_t count = job.hasLoss ? loss.pairCount : job.hasUnpairedLoss ? job.unpairedLoss.count : 0;
+  const auto sequenceAt = [&](int64_t k) { return job.hasLoss ? loss.pairs[k] : int32_t(k); };
+  Part whole{0, count, Sequences(tokens.sequences)};
   std::iota(whole.sequences.begin(), whole.sequences.end(), 0);
-  const bool divisible =
-      job.hasPolicy && job.hasGradient && job.hasLoss && !job.cancellable && pairsAreIndependent(loss);
+  const bool independent = job.hasUnpairedLoss || (job.hasLoss && pairsAreIndependent(loss));
+  const bool divisible = job.hasPolicy && job.hasGradient && independent && !job.cancellable;
   const Rows& rows = job.policy.logits;
   const int64_t rowBytes = rows.vocab * elementSize(rows.dtype);
   if (!divisible || rows.count() * rowBytes <= kAloneBelow) return {whole};
@@ -160,17 +166,18 @@ std::vector<Part> partsOf(const Job& job) {
   std::vector<bool> taken(tokens.sequences);
   std::vector<Part> parts(1);
   int64_t bytes = 0;
-  for (int64_t i = 0; i < loss.pairCount; ++i) {
-    const int64_t pairBytes = (tokens.counts[loss.pairs[2 * i]] + tokens.counts[loss.pairs[2 * i + 1]]) * rowBytes;
-    if (bytes > 0 && bytes + pairBytes > budget) {
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t more = 0;
+    for (int64_t k = each * i; k < each * (i + 1); ++k) more += tokens.counts[sequenceAt(k)] * rowBytes;
+    if (bytes > 0 && bytes + more > budget) {
       parts.push_back({i, i, {}});
       bytes = 0;
     }
-    bytes += pairBytes;
+    bytes += more;
     parts.back().end = i + 1;
-    for (int64_t k = 2 * i; k < 2 * i + 2; ++k) {
-      const int32_t sequence = loss.pairs[k];
-      // A sequence in several pairs gets its coefficient from all of them.
+    for (int64_t k = each * i; k < each * (i + 1); ++k) {
+      const int32_t sequence = sequenceAt(k);
+      // The coefficient of a sequence that is in several pairs is a sum over all of them.
       if (taken[sequence]) return {whole};
       taken[sequence] = true;
       parts.back().sequences.push_back(sequence);
@@ -212,7 +219,7 @@ bool runJob(Job& job, ThreadPool& pool) {
     for (const Part& part : partsOf(job)) {
       if (job.hasPolicy) forward(job.policy, job.tokens, part.sequences, policyScratch, context, rowByRow);
       if (job.hasReference) forward(job.reference, job.tokens, part.sequences, referenceScratch, context);
-      // Without a signal that is the end of the environment, when nobody will look at what has been written.
+      // A job without a signal is cancelled when its environment ends. Nobody will read its results then.
       if (job.cancelled) return false;
       if (job.hasLoss) {
         gather(job, job.loss, part.begin, part.end);
@@ -220,13 +227,21 @@ bool runJob(Job& job, ThreadPool& pool) {
         if (job.hasGradient) scatter(job.loss, job.gradient, part.begin, part.end);
         if (job.hasHeadGradient) scatter(job.loss, job.headGradient, part.begin, part.end);
       }
+      if (job.hasUnpairedLoss) {
+        const double* const gradient = job.unpairedLoss.gradient;
+        unpairedPreferenceLoss(job.unpairedLoss, part.begin, part.end);
+        if (hasGradient) std::copy(gradient + part.begin, gradient + part.end, coefficients + part.begin);
+      }
       if (job.hasGradient && !rowByRow) logitsGradient(job.gradient, job.tokens, part.sequences, context);
       if (job.hasHeadGradient) headGradient(job.headGradient, job.tokens, part.sequences, context);
     }
   } else if (job.hasLoss) {
     preferenceLoss(job.loss, 0, job.loss.pairCount);
+  } else if (job.hasUnpairedLoss) {
+    unpairedPreferenceLoss(job.unpairedLoss, 0, job.unpairedLoss.count);
   }
   if (job.hasLoss) finishPreferenceLoss(job.loss);
+  if (job.hasUnpairedLoss) finishUnpairedPreferenceLoss(job.unpairedLoss);
   if (job.hasTokenLoss) finishTokenLoss(job.tokenLoss, job.tokens);
   return true;
 }

@@ -1,4 +1,4 @@
-// Stage 2 on the CPU: one number a sequence, summed in float64 in the order of its tokens.
+// Stage 2 on the CPU: one sum for each sequence, in float64, in the order of its tokens.
 #include <cmath>
 
 #include "stages.h"

@@ -1,4 +1,4 @@
-// The four stages on the CPU, and the job that runs them.
+// The stages on the CPU, and runJob, which runs them. Stage 3 is core/preference_loss.h.
 #pragma once
 
 #include <vector>
@@ -9,7 +9,7 @@
 
 namespace fpl {
 
-// What a stage needs besides its tensors.
+// The things a stage needs besides its tensors.
 struct CpuContext {
   const Kernels& kernels;
   ThreadPool& pool;
@@ -17,8 +17,9 @@ struct CpuContext {
   const std::atomic<bool>& cancelled;
 };
 
-// Where a row is cut when there are fewer rows than threads to share. The cuts depend on the vocabulary alone, and the
-// parts are always merged in order, cut or not cut: the result has the same bits for any number of threads.
+// The segments of a row, which are worked on by different threads when there are few rows. Where they begin depends on
+// the vocabulary alone. Their states are always merged in order, even when one thread does all of them: the result has
+// the same bits for any number of threads.
 struct RowSegments {
   explicit RowSegments(int64_t vocab);
   int64_t count, length, vocab;

@@ -10,13 +10,13 @@
 namespace fpl {
 namespace {
 
-// Waking a thread up takes about as long as this: one that may be wanted again at once, by the next stage, looks out
+// Waking a thread up takes about as long as this. A thread that the next stage may want at once spins for as long
 // before it goes to sleep.
-constexpr std::chrono::microseconds kLookOut(50);
+constexpr std::chrono::microseconds kSpin(50);
 
 template <typename Condition>
-void lookOutFor(const Condition& holds) {
-  const auto end = std::chrono::steady_clock::now() + kLookOut;
+void spinUntil(const Condition& holds) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
   while (!holds() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
 }
 
@@ -28,14 +28,14 @@ ThreadPool::~ThreadPool() {
     stopping_ = true;
   }
   wake_.notify_all();
-  // None leaves any more.
+  // No thread leaves any more.
   for (std::thread& thread : threads_) thread.join();
   for (std::thread& thread : ended_) thread.join();
 }
 
 int64_t ThreadPool::available() {
 #if defined(__linux__)
-  // What taskset, cpusets and containers leave of the machine.
+  // The CPUs of the machine that taskset, cpusets and containers leave to this process.
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max<int64_t>(1, CPU_COUNT(&set));
 #endif
@@ -75,7 +75,7 @@ void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(in
   open_.erase(std::remove(open_.begin(), open_.end(), &batch), open_.end());
   wanted_ = !open_.empty();
   lock.unlock();
-  lookOutFor([&] { return batch.helpersInside == 0; });
+  spinUntil([&] { return batch.helpersInside == 0; });
   lock.lock();
   batch.idle.wait(lock, [&] { return batch.helpersInside == 0; });
   if (batch.error) std::rethrow_exception(batch.error);
@@ -85,7 +85,7 @@ void ThreadPool::help() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     lock.unlock();
-    lookOutFor([&] { return wanted_.load(); });
+    spinUntil([&] { return wanted_.load(); });
     lock.lock();
     if (!wake_.wait_for(lock, idle_, [&] { return stopping_ || !open_.empty(); })) return leave();
     if (stopping_) return;
@@ -101,7 +101,7 @@ void ThreadPool::help() {
   }
 }
 
-// The last that a thread does, under the mutex. Somebody else has to join it.
+// The last thing that a thread does, under the mutex. Another thread has to join it.
 void ThreadPool::leave() {
   const auto self = std::find_if(threads_.begin(), threads_.end(), [](const std::thread& thread) {
     return thread.get_id() == std::this_thread::get_id();

@@ -1,6 +1,6 @@
-// The threads of one addon instance: a fork and join over numbered tasks. Any number of callers may run at once; each
-// works on its own tasks until they are done and is helped by whoever is free. Threads that have had nothing to do for
-// a while end: a call that asked for a thousand leaves none behind.
+// The threads of one instance of the addon, which share numbered tasks. Any number of callers may call `run` at once. A
+// caller works on its own tasks until all are done, and idle threads help it. Threads that are idle for a while end, so
+// a call that asked for a thousand leaves none behind.
 #pragma once
 
 #include <atomic>
@@ -21,21 +21,21 @@ namespace fpl {
 
 class ThreadPool {
  public:
-  // Threads end when they have been idle for so long; starting one again costs some 20 microseconds.
+  // Threads end when they have been idle for this long. Starting one again takes some 20 microseconds.
   explicit ThreadPool(std::chrono::milliseconds idle = std::chrono::seconds(5)) : idle_(idle) {}
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  // How many threads this process may use.
+  // The number of threads that this process may use.
   static int64_t available();
 
-  // Threads there are at the moment, but for the callers'.
+  // The number of threads at the moment, without the callers'.
   int64_t size();
 
   // Calls task(i) once for every i in [0, count) on up to `threads` threads, the caller's included, and returns when
-  // all are done. Which thread runs which task is not fixed; results must not depend on it, nor do they on the threads'
-  // floating-point environments. When a task throws, no more are begun, and its exception is thrown here once the
+  // all are done. Any thread may run any task, and results must not depend on which does. All tasks have the same
+  // floating-point environment. When a task throws, no more tasks are begun, and its exception is thrown here once the
   // others have ended.
   void run(int64_t count, int64_t threads, const std::function<void(int64_t)>& task);
 
@@ -71,9 +71,9 @@ class ThreadPool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Batch*> open_;          // batches that want helpers
-  std::atomic<bool> wanted_{false};  // whether there are any; changed under mutex_
+  std::atomic<bool> wanted_{false};  // whether there is such a batch; changed under mutex_
   std::list<std::thread> threads_;
-  std::list<std::thread> ended_;  // have left, or are about to; to be joined
+  std::list<std::thread> ended_;  // have left, or are about to leave; they are still to be joined
   bool stopping_ = false;
 };
 

@@ -1,14 +1,13 @@
-// Stage 1 on the CPU: every active row of logits is read once, block by block through the cache, into its row state.
+// Stage 1 on the CPU: reads every active row of logits once and adds it to its row state.
 #include "logits_rows.h"
 
 namespace fpl {
 
 RowSegments::RowSegments(int64_t vocabSize) : vocab(vocabSize) {
   constexpr int64_t kTarget = 4 * kBlock;
-  count = (vocab + kTarget - 1) / kTarget;
-  length = (vocab + count - 1) / count;
-  length = (length + kTile - 1) / kTile * kTile;
-  count = (vocab + length - 1) / length;
+  const int64_t wanted = ceilDiv(vocab, kTarget);
+  length = ceilDiv(ceilDiv(vocab, wanted), kTile) * kTile;
+  count = ceilDiv(vocab, length);
   FPL_ASSERT(length % kTile == 0 && begin(count - 1) < vocab);
 }
 
@@ -24,10 +23,6 @@ float logitAt(const Rows& rows, int64_t row, int64_t index) {
       break;
   }
   return toFloat(*(rows.at<BFloat16>(row) + index));
-}
-
-const void* rowData(const Rows& rows, int64_t row) {
-  return static_cast<const char*>(rows.data) + rows.offset(row) * elementSize(rows.dtype);
 }
 
 }  // namespace
@@ -74,22 +69,24 @@ void RowFinisher::operator()(int64_t row, const SweptRow& swept, float labelLogi
 }
 
 RowReader::RowReader(const Forward& forward, const Tokens& tokens, TokenState* states, float* sumSquaredProbs,
-                     const ExpConstants& constants, const Kernels& kernels)
+                     const LogitConstants& constants, const Kernels& kernels)
     : rows_(forward.logits),
       tokens_(tokens),
       segments_(rows_.vocab),
       sweep_(forward, constants, kernels),
-      finish_{forward, tokens, states, sumSquaredProbs, constants.inverseTemperature} {}
+      finish_{forward, tokens, states, sumSquaredProbs, constants.exp.inverseTemperature} {}
 
 SweptRow RowReader::sweep(int64_t row, int64_t segment) const {
   SweptRow swept;
-  sweep_.add(rowData(rows_, row), rows_.dtype, segments_.begin(segment), segments_.end(segment), tokens_.targets[row],
+  sweep_.add(rows_.begin(row), rows_.dtype, segments_.begin(segment), segments_.end(segment), tokens_.targets[row],
              swept);
   return swept;
 }
 
 void RowReader::finish(int64_t row, const SweptRow& swept) const {
-  finish_(row, swept, logitAt(rows_, row, tokens_.targets[row]));
+  float labelLogit = logitAt(rows_, row, tokens_.targets[row]);
+  sweep_.cap(&labelLogit, 1);
+  finish_(row, swept, labelLogit);
 }
 
 void RowReader::read(int64_t row) const {
@@ -102,7 +99,7 @@ void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences
                    float* sumSquaredProbs, const CpuContext& context) {
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const int64_t activeCount = int64_t(active.size());
-  const ExpConstants constants(tokens.temperature);
+  const LogitConstants constants(tokens);
   const RowSegments segments(forward.logits.vocab);
   const RowReader reader(forward, tokens, states, sumSquaredProbs, constants, context.kernels);
 
@@ -115,7 +112,7 @@ void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences
     for (int64_t i = 0; i < activeCount; ++i) {
       SweptRow swept = partial[i * segments.count];
       for (int64_t s = 1; s < segments.count; ++s) {
-        swept.merge(partial[i * segments.count + s], constants.inverseTemperature);
+        swept.merge(partial[i * segments.count + s], constants.exp.inverseTemperature);
       }
       reader.finish(active[i], swept);
     }

@@ -14,7 +14,7 @@ void tokenLossAndGradient(const Forward& forward, const Gradient& gradient, cons
     logitsGradient(gradient, tokens, sequences, context);
     return;
   }
-  const ExpConstants constants(tokens.temperature);
+  const LogitConstants constants(tokens);
   const RowReader reader(forward, tokens, states, sumSquaredProbs, constants, context.kernels);
   const RowWriter writer(gradient, tokens, constants, context.kernels);
   forEachRow(int64_t(rows.size()), forward.logits.vocab, context, [&](int64_t i) {

@@ -94,12 +94,14 @@ void Plan::place(Layout& layout) {
   on_.hasPolicy = job_.hasPolicy;
   on_.hasReference = job_.hasReference;
   on_.hasLoss = job_.hasLoss;
+  on_.hasUnpairedLoss = job_.hasUnpairedLoss;
   on_.hasGradient = job_.hasGradient;
   on_.hasHeadGradient = job_.hasHeadGradient;
   on_.tokens = tokens;
   on_.loss.terms = loss.terms;
   on_.loss.constants = loss.constants;
   on_.loss.pairCount = pairs;
+  on_.unpairedLoss = job_.unpairedLoss;
   on_.gradient = job_.gradient;
 
   if (hasRows) {
@@ -128,6 +130,12 @@ void Plan::place(Layout& layout) {
     l.chosenLengths = layout.input(loss.chosenLengths, pairs);
     l.rejectedLengths = layout.input(loss.rejectedLengths, pairs);
     l.pairWeights = layout.input(loss.pairWeights, pairs);
+  }
+  if (job_.hasUnpairedLoss) {
+    const UnpairedPreferenceLoss& from = job_.unpairedLoss;
+    on_.unpairedLoss.desirable = layout.input(from.desirable, from.count);
+    if (!job_.hasPolicy) on_.unpairedLoss.logProbs = layout.input(from.logProbs, from.count);
+    if (!job_.hasReference) on_.unpairedLoss.referenceLogProbs = layout.input(from.referenceLogProbs, from.count);
   }
   if (hasGradient() && !job_.hasPolicy) {
     on_.gradient.states = layout.input(job_.gradient.states, count);
@@ -160,13 +168,23 @@ void Plan::place(Layout& layout) {
     l.gradRejected = layout.result(loss.gradRejected, pairs);
     l.summary = layout.result(loss.summary, 3);
   }
+  if (job_.hasUnpairedLoss) {
+    const UnpairedPreferenceLoss& from = job_.unpairedLoss;
+    UnpairedPreferenceLoss& to = on_.unpairedLoss;
+    if (job_.hasPolicy) to.logProbs = on_.policy.logProbs;
+    if (job_.hasReference) to.referenceLogProbs = on_.reference.logProbs;
+    to.losses = layout.result(from.losses, from.count);
+    to.rewards = layout.result(from.rewards, from.count);
+    to.gradient = layout.result(from.gradient, from.count);
+    to.summary = layout.result(from.summary, 5);
+  }
   resultsEnd_ = layout.end();
 
   if (labelsOnDevice) on_.tokens.targets = layout.scratch<int32_t>(count);
+  if (hasGradient() && job_.hasPolicy) on_.gradient.coefficients = layout.scratch<double>(sequences);
   if (gathers) {
     l.chosenLengths = layout.scratch<double>(pairs);
     l.rejectedLengths = layout.scratch<double>(pairs);
-    if (hasGradient()) on_.gradient.coefficients = layout.scratch<double>(sequences);
     if (tokens.plainWeights) {
       on_.policy.plainLogProbs = layout.scratch<double>(sequences);
       on_.gradient.plainCoefficients = layout.scratch<double>(sequences);
@@ -274,10 +292,11 @@ void Plan::enqueueValues(Stream stream) {
   if (head_) head_->begin(on_.tokens.targets, stream);
   if (job_.hasPolicy) enqueueForward(on_.policy, job_.policy.logits, stream);
   if (job_.hasReference) enqueueForward(on_.reference, job_.reference.logits, stream);
+  double* const coefficients = hasGradient() ? on_.gradient.coefficients : nullptr;
+  if (job_.hasUnpairedLoss) unpairedPreferenceLoss(on_.unpairedLoss, coefficients, stream);
   if (!job_.hasLoss) return;
   preferenceLoss(on_.loss, job_.hasPolicy ? &on_.policy : nullptr, job_.hasReference ? &on_.reference : nullptr,
-                 on_.tokens, index_, hasGradient() ? on_.gradient.coefficients : nullptr,
-                 on_.gradient.plainCoefficients, stream);
+                 on_.tokens, index_, coefficients, on_.gradient.plainCoefficients, stream);
 }
 
 void Plan::enqueue(Stream stream) {

@@ -62,6 +62,8 @@ struct PairIndex {
 };
 void preferenceLoss(const PreferenceLoss& loss, const Forward* policy, const Forward* reference, const Tokens& tokens,
                     const PairIndex& index, double* coefficients, double* plainCoefficients, Stream stream);
+// That of single sequences; coefficients may be null.
+void unpairedPreferenceLoss(const UnpairedPreferenceLoss& loss, double* coefficients, Stream stream);
 
 // Stage 4. `values` is scratch, [R]; it may lie where the states are, which are then gone.
 void rowGradients(const Gradient& gradient, const Tokens& tokens, Stream stream);

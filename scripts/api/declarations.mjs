@@ -1,5 +1,5 @@
 /**
- * What the package exports, as the compiler sees it from the outside: the types that package.json names.
+ * The exports of the package, read by the compiler from the published types that package.json names.
  */
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -9,7 +9,7 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 
 /** @typedef {{ node: ts.Declaration, type: ts.Type, checker: ts.TypeChecker }} Declared a declaration that is exported */
 
-/** @returns {Map<string, Map<string, Declared>>} the exports by subpath, that of '.' being 'main' */
+/** @returns {Map<string, Map<string, Declared>>} the exports by subpath; the subpath '.' is called 'main' */
 export function exportsOf() {
   const { exports } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
   const files = new Map()
@@ -29,29 +29,35 @@ export function exportsOf() {
   return new Map(Array.from(files, ([path, file]) => [path, declarationsOf(program, checker, file)]))
 }
 
+/**
+ * @param {ts.Program} program
+ * @param {ts.TypeChecker} checker
+ * @param {string} file
+ */
 function declarationsOf(program, checker, file) {
   const source = program.getSourceFile(file)
   if (!source) throw new Error(`there is no ${file}: npm run setup`)
   const declared = new Map()
-  for (const exported of checker.getExportsOfModule(checker.getSymbolAtLocation(source))) {
+  const module = checker.getSymbolAtLocation(source)
+  for (const exported of module ? checker.getExportsOfModule(module) : []) {
     const symbol = exported.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported
-    const [node] = symbol.declarations
+    const [node] = symbol.declarations ?? []
     declared.set(exported.name, { node, type: checker.getDeclaredTypeOfSymbol(symbol), checker })
   }
   return declared
 }
 
 /** A docstring without its tags, as one line of Markdown: links become code. */
-export function docOf(node) {
+export function docOf(/** @type {ts.Node} */ node) {
   const [doc] = ts.getJSDocCommentsAndTags(node).filter(ts.isJSDoc)
   return doc ? flat(ts.getTextOfJSDocComment(doc.comment) ?? '') : ''
 }
 
-/** The tags of a docstring: parameters by name, and what else there is. */
-export function tagsOf(node) {
+/** The tags of a docstring: parameters by name, and the texts of the other tags. */
+export function tagsOf(/** @type {ts.Node} */ node) {
   const tags = ts.getJSDocTags(node)
-  const text = (tag) => flat(ts.getTextOfJSDocComment(tag.comment) ?? '')
-  const whole = (tag) =>
+  const text = (/** @type {ts.JSDocTag} */ tag) => flat(ts.getTextOfJSDocComment(tag.comment) ?? '')
+  const whole = (/** @type {ts.JSDocTag} */ tag) =>
     flat(
       tag
         .getText()
@@ -66,8 +72,8 @@ export function tagsOf(node) {
   }
 }
 
-/** Text of several lines as one. */
-export function flat(text) {
+/** Joins text of several lines into one line. */
+export function flat(/** @type {string} */ text) {
   return text
     .replaceAll(/\{@link (\w+(?:\.\w+)?)[^}]*\}/g, '`$1`')
     .replaceAll(/\s+/g, ' ')
@@ -75,20 +81,20 @@ export function flat(text) {
 }
 
 /** A type as it is written, on one line. */
-export function written(node) {
+export function written(/** @type {ts.Node} */ node) {
   return flat(node.getText().replaceAll(/\/\*\*.*?\*\//gs, ''))
     .replaceAll(/;(?= \})/g, '')
     .replaceAll('"', "'")
 }
 
-/** How types are written that nobody has written down. */
+/** How types without a declaration of their own are written. */
 const INFERRED = ts.TypeFormatFlags.NoTruncation | ts.TypeFormatFlags.UseAliasDefinedOutsideCurrentScope
 
 /** @typedef {{ name: string, optional: boolean, type: string, doc: string, node: ts.Declaration }} Member */
 
 /**
- * The members of an interface or of an alias of an object: its own, and the names of those that it inherits. A type that is
- * made of a table of declared options has these for its own.
+ * The members of an interface or of an alias of an object: its own, and the names of the interfaces it extends. A type
+ * made from a table of declared options has those options as its own members.
  *
  * @param {Declared} declared
  * @returns {{ own: Member[], inherited: string[] }}
@@ -97,44 +103,56 @@ export function membersOf(declared) {
   const { node, type, checker } = declared
   const properties = checker.getPropertiesOfType(type).filter(({ name }) => !name.startsWith('__@'))
   if (isOfTable(node)) {
-    // In the order of the table; the compiler's own order changes with what it has seen before.
+    // In the order of the table; the compiler's order depends on the types it has seen before.
     const own = properties.map((property) => inferred(property, checker)).sort((a, b) => a.node.pos - b.node.pos)
     return { own, inherited: [] }
   }
-  const members = ts.isInterfaceDeclaration(node) ? node.members : (node.type.members ?? [])
-  const own = members.filter(({ name }) => ts.isIdentifier(name) || ts.isStringLiteral(name)).map(declaredMember)
+  const { type: alias } = /** @type {{ type?: ts.TypeLiteralNode }} */ (node)
+  const members = ts.isInterfaceDeclaration(node) ? node.members : (alias?.members ?? [])
+  const isNamed = (/** @type {ts.TypeElement} */ { name }) =>
+    name && (ts.isIdentifier(name) || ts.isStringLiteral(name))
+  const own = members.filter(isNamed).map(declaredMember)
   const names = new Set(own.map(({ name }) => name.replaceAll("'", '')))
   const inherited = properties.map(({ name }) => name).filter((name) => !names.has(name))
   return { own, inherited: inherited.sort() }
 }
 
 /** `interface X extends Given<typeof table> {}` */
-function isOfTable(node) {
+function isOfTable(/** @type {ts.Node} */ node) {
   return ts.isInterfaceDeclaration(node) && /<typeof \w+>$/.test(node.heritageClauses?.[0]?.types[0]?.getText() ?? '')
 }
 
+/**
+ * @param {ts.TypeElement} node a property or a method
+ * @returns {Member}
+ */
 function declaredMember(node) {
   return {
-    name: node.name.getText(),
+    name: node.name?.getText() ?? '',
     optional: node.questionToken !== undefined,
-    type: node.type ? written(node.type) : '',
+    type: 'type' in node && node.type ? written(/** @type {ts.TypeNode} */ (node.type)) : '',
     doc: docOf(node),
     node,
   }
 }
 
-function inferred(property, checker) {
-  const [node] = property.declarations
-  // `Option<What callers pass, what is made of it>`
-  const option = [node.type, ...(node.type?.types ?? [])].find((part) => part?.typeName?.getText() === 'Option')
+function inferred(/** @type {ts.Symbol} */ property, /** @type {ts.TypeChecker} */ checker) {
+  const [node] = property.declarations ?? []
+  const { type: declared } = /** @type {ts.PropertySignature} */ (node)
+  const isSum = declared && (ts.isUnionTypeNode(declared) || ts.isIntersectionTypeNode(declared))
+  const parts = isSum ? declared.types : [declared]
+  // `Option<the type of the callers' value, the type of the checked value>`
+  const references = parts.flatMap((part) => (part && ts.isTypeReferenceNode(part) ? [part] : []))
+  const option = references.find(({ typeName }) => typeName.getText() === 'Option')
   const type = checker.getNonNullableType(checker.getTypeOfSymbol(property))
-  const text = option ? written(option.typeArguments[0]) : checker.typeToString(type, undefined, INFERRED)
+  const [passed] = option?.typeArguments ?? []
+  const text = passed ? written(passed) : checker.typeToString(type, undefined, INFERRED)
   return { name: property.name, optional: true, type: text.replaceAll('"', "'"), doc: docOf(node), node }
 }
 
-/** What an alias stands for: as it is written, or worked out where it is the type of a constant. */
-export function aliasedBy({ node, type, checker }) {
-  const text = written(node.type)
+/** The type behind an alias: as it is written, or evaluated where it is the type of a constant. */
+export function aliasedBy(/** @type {Declared} */ { node, type, checker }) {
+  const text = written(/** @type {ts.TypeAliasDeclaration} */ (node).type)
   if (!text.includes('typeof')) return text
   return checker.typeToString(type, undefined, INFERRED | ts.TypeFormatFlags.InTypeAlias).replaceAll('"', "'")
 }

@@ -1,5 +1,5 @@
 /**
- * Which loss needs and takes what, found by asking `preferenceLossSync`.
+ * The inputs and constants that each loss needs and takes, found by calls of `preferenceLossSync`.
  */
 import { preferenceLossSync } from 'fused-preference-loss'
 
@@ -14,13 +14,16 @@ const PAIRS = {
 const { chosenLengths: _, rejectedLengths: __, ...WITHOUT_LENGTHS } = PAIRS
 const { referenceChosen: ___, referenceRejected: ____, ...WITHOUT_REFERENCE } = PAIRS
 
-/** Constants that a loss may not take, away from their defaults. */
+/** Constants that not every loss takes, with values other than their defaults. */
 const CONSTANTS = { labelSmoothing: 0.25, gamma: 1, rewardShift: 0.1, discopopTau: 0.1 }
 
 /** @param {{ type: import('typescript').UnionType }} lossType */
 export function lossTable({ type }) {
-  const rows = type.types.map(({ value: lossType }) => {
-    const takes = Object.keys(CONSTANTS).filter((name) => runs(PAIRS, { lossType, [name]: CONSTANTS[name] }))
+  const types = /** @type {import('typescript').StringLiteralType[]} */ (type.types)
+  const names = /** @type {import('fused-preference-loss').LossType[]} */ (types.map(({ value }) => value))
+  const rows = names.map((lossType) => {
+    const taken = Object.entries(CONSTANTS).filter(([name, value]) => runs(PAIRS, { lossType, [name]: value }))
+    const takes = taken.map(([name]) => name)
     if (runs(PAIRS, { lossType, fDivergence: 'js' })) takes.push('fDivergence')
     if (runs(PAIRS, { lossType, normalizer: 'sum' })) takes.push('normalizer')
     const needs = []
@@ -33,7 +36,10 @@ export function lossTable({ type }) {
     .replaceAll('|  |', '| |')
 }
 
-function runs(pairs, options) {
+function runs(
+  /** @type {import('fused-preference-loss').PreferencePairs} */ pairs,
+  /** @type {import('fused-preference-loss').LossOptions} */ options,
+) {
   try {
     preferenceLossSync(pairs, options)
     return true

@@ -1,5 +1,5 @@
 /**
- * A wrong value of every option of the main functions, and the error it gets.
+ * A wrong value for every option of the main functions, and the error that it causes.
  */
 import * as main from 'fused-preference-loss'
 import { preferenceBatches, readPreferences } from 'fused-preference-loss/data'
@@ -12,21 +12,35 @@ const weight = { data: new Float32Array(VOCAB * WIDTH), shape: [VOCAB, WIDTH] }
 const labels = new Int32Array(BATCH * TIME).fill(3)
 const reference = { chosen: [-6], rejected: [-6] }
 
-const fused = (options) => main.fusedPreferenceLossSync(logits(), labels, { reference, ...options })
-const linear = (options) => main.fusedLinearPreferenceLossSync(hidden(), weight, labels, { reference, ...options })
-const tokens = (options) => main.crossEntropySync(logits(), labels, options)
-const linearTokens = (options) => main.linearCrossEntropySync(hidden(), weight, labels, options)
-const steps = (options) => stepMetrics(fused({ outputs: ['tokenArgmax'] }), { step: 0, ...options })
-const batches = (options) => {
+const fused = (/** @type {object} */ options) =>
+  main.fusedPreferenceLossSync(logits(), labels, { reference, ...options })
+const linear = (/** @type {object} */ options) =>
+  main.fusedLinearPreferenceLossSync(hidden(), weight, labels, { reference, ...options })
+const unpaired = (/** @type {object} */ options) => {
+  const given = { desirable: [1, 0], kl: 0, reference: { logProbs: [-6, -6] }, ...options }
+  return main.fusedUnpairedPreferenceLossSync(logits(), labels, given)
+}
+const linearUnpaired = (/** @type {object} */ options) => {
+  const given = { desirable: [1, 0], kl: 0, reference: { logProbs: [-6, -6] }, ...options }
+  return main.fusedLinearUnpairedPreferenceLossSync(hidden(), weight, labels, given)
+}
+const tokens = (/** @type {object} */ options) => main.crossEntropySync(logits(), labels, options)
+const linearTokens = (/** @type {object} */ options) => main.linearCrossEntropySync(hidden(), weight, labels, options)
+const steps = (/** @type {object} */ options) =>
+  stepMetrics(fused({ outputs: ['tokenArgmax'] }), { step: 0, ...options })
+const batches = (/** @type {object} */ options) => {
   const records = [{ prompt: 'a', chosen: 'b', rejected: 'c' }]
   return preferenceBatches(records, { tokenizer: (text) => Buffer.from(text), batchSize: 1, ...options }).next()
 }
-const read = (options) => readPreferences(stream(), options).next()
+const read = (/** @type {object} */ options) => readPreferences(stream(), options).next()
 async function* stream() {
   yield '{ "prompt": "a", "chosen": "b", "rejected": "c" }\n'
 }
 
-/** The call that gets the wrong value, and the values, by subpath and interface. */
+/**
+ * By subpath and interface: the call that gets the wrong value, and the values.
+ * @type {Record<string, [call: (options: object) => unknown, values: Record<string, unknown>]>}
+ */
 const WRONG = {
   'main/TokenOptions': [
     fused,
@@ -37,6 +51,8 @@ const WRONG = {
       tokenWeights: [1],
       averageLogProb: 1,
       temperature: 0,
+      logitScale: 0,
+      logitSoftcap: Number.POSITIVE_INFINITY,
       sequenceOffsets: 8,
       emptySequence: 'skip',
       outputs: ['entropy'],
@@ -60,6 +76,22 @@ const WRONG = {
       normalizer: 0,
     },
   ],
+  'main/UnpairedLossOptions': [
+    unpaired,
+    {
+      desirable: [1, 2],
+      lossType: 'kto_pair',
+      beta: 0,
+      desirableWeight: -1,
+      undesirableWeight: -1,
+      klLogProbs: [Number.NaN],
+      referenceKlLogProbs: [-6],
+      kl: Number.NaN,
+      rewardShift: 1,
+      referenceFree: 'yes',
+      normalizer: 0,
+    },
+  ],
   'main/TokenLossOptions': [
     tokens,
     { labelSmoothing: 2, zLoss: -1, dft: 1, classWeights: [1], normalizer: { tokens: 0 } },
@@ -71,9 +103,14 @@ const WRONG = {
     fused,
     { reference: { chosen: [-6] }, weighting: 'vpo', gradient: new Float32Array(1), zeroInactive: 0 },
   ],
+  'main/FusedUnpairedOptions': [
+    unpaired,
+    { reference: { logProbs: [-6] }, gradient: new Float32Array(1), zeroInactive: 0 },
+  ],
+  'main/FusedLinearUnpairedOptions': [linearUnpaired, { reference: { hidden: hidden() }, gradient: 'in-place' }],
   'main/HeadOptions': [linear, { bias: new Float32Array(1) }],
   'main/HeadGradientRequest': [
-    (gradient) => linear({ gradient }),
+    (/** @type {object} */ gradient) => linear({ gradient }),
     { hidden: new Float32Array(1), weight: new Float32Array(1), bias: true },
   ],
   'main/HeadGradientOptions': [linear, { accumulate: true, zeroInactive: 0 }],
@@ -112,20 +149,30 @@ const WRONG = {
   ],
 }
 
-/** Types of the main module and of others whose options get no example: where they are explained is the page that has them. */
+/**
+ * Types of the main module and of other subpaths whose options get no example; the pages of those types explain the
+ * options.
+ */
 const covered = (/** @type {string} */ path) => ['main', 'data', 'metrics'].includes(path)
 
-/** The code and message of the error that a wrong value of the option gets; undefined for a subpath that has no examples. */
+/**
+ * The code and message of the error that a wrong value of the option gets; undefined for a subpath without examples.
+ *
+ * @param {string} path
+ * @param {string} type
+ * @param {string} option
+ */
 export async function errorOf(path, type, option) {
   if (!covered(path)) return undefined
   const [call, values] = WRONG[`${path}/${type}`] ?? []
   if (!values || !(option in values))
-    throw new Error(`scripts/api/wrong-values.mjs has no ${option} of ${path}/${type}`)
+    throw new Error(`scripts/api/wrong-values.mjs has no wrong value for ${option} of ${path}/${type}`)
   try {
     await call({ [option]: values[option] })
-  } catch (error) {
+  } catch (thrown) {
+    const error = /** @type {Error & { code?: string }} */ (thrown)
     if (error.code?.startsWith('ERR_')) return `${error.code}: ${error.message}`
     throw error
   }
-  throw new Error(`${JSON.stringify(values[option])} is not a wrong value of ${option}`)
+  throw new Error(`${JSON.stringify(values[option])} is not a wrong value for ${option}`)
 }

@@ -1,7 +1,7 @@
 /**
  * Small calls of every kind on the cuda backend, for compute-sanitizer: shapes that leave heads and tails everywhere,
  * every element type, in place and not, by-products, both references, labels on the device, few rows and many; and the
- * output layer, in chunks and not. Each result is held against the js backend's.
+ * output layer, in chunks and not. Each result is compared with the js backend's.
  */
 import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync } from 'fused-preference-loss'
 import { DeviceBuffer } from 'fused-preference-loss/cuda'
@@ -13,8 +13,14 @@ const SHAPES = [
   [2, 3, 16_387],
   [2, 2, 40_001],
 ]
-const OUTPUTS = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp', 'sumSquaredProbs']
-const LOSSES = ['sigmoid', 'aot', 'aot_unpaired', 'simpo', 'orpo']
+const OUTPUTS = /** @type {const} */ ([
+  'tokenLogProbs',
+  'tokenEntropies',
+  'tokenArgmax',
+  'logSumExp',
+  'sumSquaredProbs',
+])
+const LOSSES = /** @type {const} */ (['sigmoid', 'aot', 'aot_unpaired', 'simpo', 'orpo'])
 
 let calls = 0
 for (const shape of SHAPES) {
@@ -50,8 +56,15 @@ for (const shape of SHAPES) {
     }
   }
 }
-/** Loss and gradients of an output layer, its logits made here and the loss by the js backend. */
-function layer(hidden, weight, bias, [batch, time, width], vocab, labels, options) {
+/**
+ * Loss and gradients of an output layer: the logits are computed here, the loss by the js backend.
+ * @param {Float32Array[]} parts hidden, weight and bias
+ * @param {number[]} shape
+ * @param {number} vocab
+ * @param {Int32Array} labels
+ * @param {import('../../dist/index.mjs').FusedOptions} options
+ */
+function layer([hidden, weight, bias], [batch, time, width], vocab, labels, options) {
   const rows = batch * time
   const data = new Float32Array(rows * vocab)
   for (let r = 0; r < rows; r++) {
@@ -63,10 +76,11 @@ function layer(hidden, weight, bias, [batch, time, width], vocab, labels, option
   }
   const logits = { data, shape: [batch, time, vocab] }
   const { loss, gradLogits } = fusedPreferenceLossSync(logits, labels, { ...options, backend: 'js', gradient: true })
+  const gradients = /** @type {Float32Array} */ (gradLogits?.data)
   const gradient = [new Float64Array(rows * width), new Float64Array(vocab * width), new Float64Array(vocab)]
   for (let r = 0; r < rows; r++) {
     for (let v = 0; v < vocab; v++) {
-      const g = gradLogits.data[r * vocab + v]
+      const g = gradients[r * vocab + v]
       gradient[2][v] += g
       for (let d = 0; d < width; d++) {
         gradient[0][r * width + d] += g * weight[v * width + d]
@@ -77,9 +91,13 @@ function layer(hidden, weight, bias, [batch, time, width], vocab, labels, option
   return { loss, gradient }
 }
 
-/** Distance in the norm of `wanted`. */
+/**
+ * Distance in the norm of `wanted`.
+ * @param {ArrayLike<number>} got
+ * @param {Float64Array} wanted
+ */
 function distance(got, wanted) {
-  const norm = (list) => Math.sqrt(list.reduce((sum, x) => sum + x * x, 0))
+  const norm = (/** @type {Float64Array} */ list) => Math.sqrt(list.reduce((sum, x) => sum + x * x, 0))
   return norm(wanted.map((x, i) => got[i] - x)) / norm(wanted)
 }
 
@@ -91,8 +109,8 @@ for (const [batch, time, width, vocab] of [
   for (const dtype of /** @type {const} */ (['float32', 'bfloat16', 'float16'])) {
     for (const chunk of ['', String(3 * 4 * (vocab + 32))]) {
       process.env.FUSED_PREFERENCE_LOSS_CHUNK_BYTES = chunk
-      // Of few bits, so that every type has them.
-      const fill = (length, scale) =>
+      // Numbers of few bits, which every type holds exactly.
+      const fill = (/** @type {number} */ length, /** @type {number} */ scale) =>
         Float32Array.from({ length }, (_, i) => (scale * Math.round(16 * Math.sin(i * 12.9898 + i * i))) / 16)
       const numbers = [fill(batch * time * width, 1), fill(vocab * width, 0.25), fill(vocab, 1)]
       const stored = numbers.map((list) => {
@@ -100,8 +118,8 @@ for (const [batch, time, width, vocab] of [
         return dtype === 'float32' ? list : Uint16Array.from(bits, (b) => (dtype === 'bfloat16' ? b >>> 16 : half(b)))
       })
       const labels = Int32Array.from({ length: batch * time }, (_, i) => (i % 4 === 1 ? -100 : (i * 7919) % vocab))
-      const options = { shift: false, lossType: 'cpo' }
-      const wanted = layer(...numbers, [batch, time, width], vocab, labels, options)
+      const options = { shift: false, lossType: /** @type {const} */ ('cpo') }
+      const wanted = layer(numbers, [batch, time, width], vocab, labels, options)
       const [hidden, weight, bias] = stored.map((data) => DeviceBuffer.from(data))
       const outs = numbers.map((list) => new DeviceBuffer(4 * list.length))
       for (const there of [labels, DeviceBuffer.from(labels)]) {
@@ -124,10 +142,10 @@ for (const [batch, time, width, vocab] of [
     }
   }
 }
-console.log(`${calls} calls, all as the js backend has them`)
+console.log(`${calls} calls; all results agree with the js backend`)
 
 /** A float16 near a normal float32, by its bits. */
-function half(bits) {
+function half(/** @type {number} */ bits) {
   const exponent = ((bits >>> 23) & 255) - 112
   return exponent <= 0 ? 0 : ((bits >>> 16) & 0x8000) | (exponent << 10) | ((bits >>> 13) & 1023)
 }

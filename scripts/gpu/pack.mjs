@@ -1,7 +1,7 @@
 /**
- * `npm run gpu:pack`: one folder, gpu-pack/, with all that an offline Linux x64 host with an NVIDIA GPU needs to test and
- * measure this tree: Node, the built addon and CUDA library, tests, benchmarks and what they import. There,
- * `gpu-pack/run.sh [output folder]` does it all. Needs tar and xz; a GPU is not needed for packing.
+ * `npm run gpu:pack`: makes one folder, gpu-pack/, with everything that an offline Linux x64 host with an NVIDIA GPU
+ * needs to test and measure this repository: Node, the built addon and CUDA library, tests, benchmarks and their
+ * imports. There, `gpu-pack/run.sh [output folder]` runs all of it. Needs tar and xz; a GPU is not needed for packing.
  */
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
@@ -23,15 +23,15 @@ const PARTS = [
   'test',
   'bench',
   'scripts/gpu',
-  'scripts/onnx-model.mjs', // of bench/peers
+  'scripts/onnx-model.mjs', // imported by bench/peers
   'build/Release/fused_preference_loss.node',
   CUDA_LIBRARY,
 ]
-/** What the tests and benchmarks that run there import; their own dependencies come along. */
-const PACKAGES = ['vitest', 'fast-check', 'fastest-levenshtein', 'node-gyp-build']
+/** The packages that the tests and benchmarks import there; their own dependencies are packed too. */
+const PACKAGES = ['vitest', 'fast-check', 'node-gyp-build']
 
 if (!existsSync(join(root, CUDA_LIBRARY))) {
-  console.error(`gpu:pack: there is no ${CUDA_LIBRARY}; it is built where nvcc is on the PATH`)
+  console.error(`gpu:pack: ${CUDA_LIBRARY} is missing; it is built where nvcc is on the PATH`)
   process.exit(1)
 }
 rmSync(target, { recursive: true, force: true })
@@ -57,12 +57,12 @@ if (size > LIMIT) {
   process.exit(1)
 }
 
-/** Folders in node_modules of these packages and of all they depend on, as far as they are installed. */
-function withDependencies(names) {
+/** Folders in node_modules of these packages and of all their dependencies, as far as they are installed. */
+function withDependencies(/** @type {string[]} */ names) {
   const { packages } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8'))
   const found = new Set()
-  const add = (name, from) => {
-    // The nearest node_modules above the package that asks.
+  const add = (/** @type {string} */ name, /** @type {string} */ from) => {
+    // The nearest node_modules above the importing package.
     for (let folder = from; ; folder = folder.slice(0, Math.max(0, folder.lastIndexOf('/node_modules/')))) {
       const path = `${folder ? `${folder}/` : ''}node_modules/${name}`
       if (packages[path]) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests and measures on a host with an NVIDIA GPU, offline: the tests on the device, the same kinds of calls under
-# compute-sanitizer, the benchmarks of both backends. What was found goes to the output folder (default: results): the
-# measurements as JSON, and everything that was said in results.tgz. Without a GPU it ends at once.
+# compute-sanitizer, the benchmarks of both backends. The results go to the output folder (default: results): the
+# measurements as JSON, and all output in results.tgz. Without a GPU it ends at once.
 #   run.sh [output folder] [check|sanitize|bench|head|cpu ...]      all five when none is named
 here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "${1:-results}" && cd "${1:-results}" && pwd)
@@ -13,7 +13,7 @@ mkdir "$work/results" "$work/tree"
 tar -C "$work/tree" -xf "$here/tree.tar.xz" || exit 1
 cd "$work/tree" || exit 1
 export PATH="$work/tree/bin:$PATH"
-# The cuBLASLt that came with PyTorch; without it, the system's.
+# The cuBLASLt that PyTorch has installed or, without PyTorch, the system's.
 if [ -z "$FUSED_PREFERENCE_LOSS_CUBLASLT" ]; then
   FUSED_PREFERENCE_LOSS_CUBLASLT=$(python3 -c 'import glob, nvidia
 print(sorted(glob.glob(list(nvidia.__path__)[0] + "/*/lib/libcublasLt.so.1?"))[-1])' 2> /dev/null)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests whose calls run on every backend, on the GPU of this machine. They fail where there is none
+# Runs the tests whose calls run on every backend on the GPU of this machine. They fail where there is no GPU
 # (test/support.ts).
 cd "$(dirname "$0")/../.." || exit 1
 export FPL_TEST_GPU=1

@@ -1,6 +1,6 @@
 /**
- * Copies of the package that have just been loaded, so that whatever each counts for itself begins alike: a call that is
- * cancelled is the caller's own, on every backend. Run as a process and as a worker; uses dist.
+ * Copies of the package that have just been loaded, so that the counters of each copy begin alike: cancelling a call
+ * cancels no call of another copy, on every backend. Run as a process and as a worker; uses dist.
  */
 import assert from 'node:assert/strict'
 import { createRequire } from 'node:module'
@@ -10,17 +10,19 @@ const commonJs = () => {
   for (const path of Object.keys(load.cache)) if (!path.endsWith('.node')) delete load.cache[path]
   return load('../../dist/index.cjs')
 }
-/** A copy that has looked for its addon. */
-const loaded = (copy) => {
+/** @typedef {typeof import('../../dist/index.mjs')} Copy */
+
+/** A copy that has loaded its addon. */
+const loaded = (/** @type {Copy} */ copy) => {
   assert.ok(copy.getBackends().cpu.available)
   return copy
 }
 const copies = [loaded(await import('../../dist/index.mjs')), loaded(commonJs()), loaded(commonJs())]
-// What a bundle does that takes the addon along; see writeSubpath in scripts/prebuild.mjs.
+// A bundle that includes the addon does the same; see writeSubpath in scripts/prebuild.mjs.
 const bundled = Symbol.for('fused-preference-loss.addon')
-globalThis[bundled] = load(copies[0].getBackends().cpu.path)
+Object.assign(globalThis, { [bundled]: load(String(copies[0].getBackends().cpu.path)) })
 copies.push(loaded(commonJs()))
-delete globalThis[bundled]
+Reflect.deleteProperty(globalThis, bundled)
 assert.equal(copies[3].getBackends().cpu.path, '(in the bundle)')
 // Another addon, which shares nothing with the first.
 for (const file of Object.keys(load.cache)) if (file.endsWith('.node')) delete load.cache[file]
@@ -29,11 +31,11 @@ copies.push(loaded(commonJs()), loaded(commonJs()))
 const reason = new Error('no longer wanted')
 const vocab = 500
 const data = Float32Array.from({ length: vocab }, (_, i) => (i * 37) % 11)
-const options = { shift: false, lossType: 'cpo' }
+const options = { shift: false, lossType: /** @type {const} */ ('cpo') }
 
-for (const backend of ['cpu', 'js', 'cuda']) {
+for (const backend of /** @type {const} */ (['cpu', 'js', 'cuda'])) {
   if (!copies[0].getBackends()[backend].available) continue
-  // The cpu backend would be done with few rows before it can be told to stop.
+  // With few rows the cpu backend would finish before it can be told to stop.
   const rows = backend === 'cpu' ? 2000 : 1
   const logits = { data, shape: [2, rows, vocab], strides: [0, 0, 1] }
   const labels = Int32Array.from({ length: 2 * rows }, (_, i) => (i * 7) % vocab)
@@ -54,7 +56,7 @@ for (const backend of ['cpu', 'js', 'cuda']) {
     controller.abort(reason)
     for (const [c, outcomes] of (await Promise.all(calls.map((call) => Promise.all(call)))).entries()) {
       for (const [i, outcome] of outcomes.entries()) {
-        // One that was done before it could be aborted has its result.
+        // A call that finished before it could be aborted has its result.
         if (copies[c] === cancelling && i % 2 && outcome === reason) aborted++
         else assert.ok(Math.abs(outcome - wanted) < 1e-9, `${backend}, copy ${c}, call ${i}: ${outcome}`)
       }

@@ -399,6 +399,63 @@ def preference_loss(policy, reference, lengths, pair_weights, options, plain_cho
     }
 
 
+def both_ends(z):
+    """The sigmoid, of which autograd keeps the digits where it is nearly 0 or 1, in second derivatives too."""
+    return torch.where(z < 0, torch.sigmoid(z), 1 - torch.sigmoid(-z))
+
+
+def unpaired_losses(logits, desirable, kl, options):
+    """[S] losses of single sequences without their weights. `logits` are log π - log ρ."""
+    loss_type, beta = options.get('lossType', 'kto'), options.get('beta', 0.1)
+    if loss_type == 'kto':
+        # 1 - σ(z) is σ(-z).
+        return torch.where(desirable, both_ends(-beta * (logits - kl)), both_ends(-beta * (kl - logits)))
+    if loss_type == 'apo_zero_unpaired':
+        return torch.where(desirable, both_ends(-beta * logits), both_ends(beta * logits))
+    if loss_type == 'bco':
+        delta = options.get('rewardShift', 0)
+        # -log σ(z) is log(e^0 + e^-z).
+        z = torch.where(desirable, beta * logits - delta, delta - beta * logits)
+        return torch.logaddexp(torch.zeros(()), -z)
+    raise ValueError(loss_type)
+
+
+def kl_of(options):
+    """κ of kto: the batch mean of mismatched log-ratios, clamped."""
+    if options.get('lossType', 'kto') != 'kto':
+        return torch.tensor(0.0)
+    if 'kl' in options:
+        return torch.tensor(float(options['kl'])).clamp(min=0)
+    policy = torch.tensor(options['klLogProbs'], dtype=torch.float64)
+    reference = torch.tensor(options.get('referenceKlLogProbs', [0.0] * len(policy)), dtype=torch.float64)
+    if options.get('referenceFree', False):
+        reference = torch.zeros_like(reference)
+    return (policy - reference).mean().clamp(min=0)
+
+
+def unpaired_preference_loss(log_probs, reference, options):
+    """Stage 3 of single sequences. Every result is a tensor that knows its graph."""
+    desirable = torch.tensor([bool(x) for x in options['desirable']])
+    if reference is None or options.get('referenceFree', False):
+        reference = torch.zeros(len(log_probs))
+    weights = torch.where(desirable, float(options.get('desirableWeight', 1)), float(options.get('undesirableWeight', 1)))
+    kl = kl_of(options)
+    losses = weights * unpaired_losses(log_probs - reference, desirable, kl, options)
+    rewards = options.get('beta', 0.1) * (log_probs - reference)
+    normalizer = options.get('normalizer', 'mean')
+    if isinstance(normalizer, dict):
+        normalizer = normalizer['sequences']
+    divisor = {'mean': len(losses), 'sum': 1}.get(normalizer, normalizer)
+    result = {'loss': losses.sum() / divisor, 'losses': losses, 'rewards': rewards, 'kl': kl}
+    for kind, those in (('desirable', desirable), ('undesirable', ~desirable)):
+        if those.any():
+            result[f'meanRewards.{kind}'] = rewards[those].mean()
+            result[f'meanLogProbs.{kind}'] = log_probs[those].mean()
+    if desirable.any() and (~desirable).any():
+        result['margin'] = result['meanRewards.desirable'] - result['meanRewards.undesirable']
+    return result
+
+
 # --- cases of each public function ---------------------------------------------------------------------------------
 
 
@@ -414,6 +471,68 @@ def loss_case(name, pairs, options, inputs):
     gradients = [(torch.zeros_like(x) if x.grad is None else x.grad).tolist() for x in policy]
     expected['gradient'] = {'chosen': gradients[0], 'rejected': gradients[1]}
     return {'name': name, 'pairs': pairs, 'options': options, 'expected': expected}
+
+
+def unpaired_case(name, sequences, options, inputs):
+    """unpairedPreferenceLoss: inputs are exact, and so are the results but for rounding in float64."""
+    log_probs = torch.tensor(inputs['logProbs'], requires_grad=True)
+    reference = torch.tensor(inputs['referenceLogProbs']) if 'referenceLogProbs' in inputs else None
+    result = unpaired_preference_loss(log_probs, reference, options)
+    result['loss'].backward()
+    expected = {key: value.tolist() for key, value in result.items()}
+    expected['gradient'] = log_probs.grad.tolist()
+    return {'name': name, 'sequences': sequences, 'options': options, 'expected': expected}
+
+
+def fused_unpaired_case(case):
+    """fusedUnpairedPreferenceLoss, and how far each result may be off when every token is off by its bound."""
+    options = case['options']
+    logits = torch.tensor(load(case['logits']), requires_grad=True)
+    policy = forward(case, logits)
+    sequences = len(policy['tokenCounts'])
+    reference, reference_bounds = None, torch.zeros(sequences)
+    given = case.get('reference')
+    if given is not None and 'logits' in given:
+        result = forward(case, torch.tensor(load(given['logits'])))
+        reference, reference_bounds = result['logProbs'], torch.tensor(result['bounds'])
+    elif given is not None:
+        # Near the policy, as a reference is, and not more digits than needed.
+        drift = torch.tensor(np.random.RandomState(case['logits']['seed']).uniform(-1, 1, sequences))
+        scale = 1 if options.get('averageLogProb', False) else 4
+        given['logProbs'] = [min(round(x, 3), -0.001) for x in (policy['logProbs'].detach() + scale * drift).tolist()]
+        reference = torch.tensor(given['logProbs'])
+    unpaired_preference_loss(policy['logProbs'], reference, options)['loss'].backward()
+
+    # Once more from the sequences' sums, for the sensitivity of every result to each of them.
+    leaves = [
+        policy['logProbs'].detach().requires_grad_(),
+        (torch.zeros(sequences) if reference is None else reference.detach()).requires_grad_(),
+    ]
+    errors = [torch.tensor(policy['bounds']), reference_bounds]
+    again = unpaired_preference_loss(leaves[0], leaves[1], options)
+    (coefficients,) = torch.autograd.grad(again['loss'], leaves[:1], create_graph=True)
+    again['gradient'], again['logProbs'] = coefficients, leaves[0] * 1
+
+    def bound(value):
+        if not value.requires_grad:
+            return STAGE3_RELATIVE * float(value.abs())
+        slopes = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+        propagated = sum((s.abs() * e).sum() for s, e in zip(slopes, errors) if s is not None)
+        return float(HIGHER_ORDERS * propagated + STAGE3_RELATIVE * value.abs())
+
+    case['expected'] = {
+        **{name: value.tolist() for name, value in again.items()},
+        'tokenCounts': policy['tokenCounts'],
+        'bounds': {
+            name: [short(bound(x)) for x in value] if value.dim() else short(bound(value))
+            for name, value in again.items()
+        },
+        'gradLogits': sample(logits.grad, case),
+    }
+    assert all(map(math.isfinite, coefficients.tolist())), case['name']
+    for name in options.get('outputs', []):
+        case['expected'][name] = policy['tokens'][name]
+    return case
 
 
 def sequence_case(case, coefficients=None):
@@ -947,6 +1066,112 @@ def loss_cases():
     return inputs, cases
 
 
+UNPAIRED_LOSS_TYPES = ['kto', 'apo_zero_unpaired', 'bco']
+# Log-probs of mismatched completions, whose κ is above 0, and the other way round below it.
+KL = {'klLogProbs': [-31.25, -22.5, -52.75, -25.5], 'referenceKlLogProbs': [-24.75, -36.875, -65.25, -29.625]}
+NEGATIVE_KL = {'klLogProbs': KL['referenceKlLogProbs'], 'referenceKlLogProbs': KL['klLogProbs']}
+
+
+def with_kl(options):
+    """kto needs κ."""
+    wants = options.get('lossType', 'kto') == 'kto' and 'kl' not in options and 'klLogProbs' not in options
+    return {**options, **KL} if wants else options
+
+
+def unpaired_cases():
+    """Log-probs are multiples of 2^-20, as in loss_cases."""
+    random = np.random.RandomState(12)
+
+    def grid(values):
+        return (np.round(np.asarray(values) * 2**20) / 2**20).tolist()
+
+    sums = {'logProbs': grid(random.uniform(-150, -10, 7))}
+    sums['referenceLogProbs'] = grid(np.minimum(sums['logProbs'] + random.uniform(-9, 9, 7), -1e-5))
+    far = {
+        'logProbs': grid([-1000, -5000, -700, -60, -1e-5, -35, -3000, -0.5, -90, -20]),
+        'referenceLogProbs': grid([-900, -20, -650, -75, -3, -34, -2000, -0.5, -5, -4000]),
+    }
+    one = {key: value[:1] for key, value in sums.items()}
+    inputs = {'sums': sums, 'far': far, 'one': one}
+    flags = {'sums': [1, 0, 0, 1, 1, 0, 1], 'far': [1, 0, 1, 0, 1, 0, 0, 1, 1, 0], 'one': [True]}
+    cases = []
+
+    def add(name, options, *sets):
+        for key in sets:
+            given = with_kl({'desirable': flags[key], **options})
+            cases.append(unpaired_case(f'{name}, {key}', key, given, inputs[key]))
+
+    for loss in UNPAIRED_LOSS_TYPES:
+        base = {'lossType': loss}
+        add(loss, base, 'sums', 'far', 'one')
+        for beta in (0.01, 0.5, 2.5):
+            add(f'{loss}, beta {beta}', {**base, 'beta': beta}, 'sums', 'far')
+        add(f'{loss}, all desirable', {**base, 'desirable': [True] * 7}, 'sums')
+        add(f'{loss}, none desirable', {**base, 'desirable': [False] * 7}, 'sums')
+        add(f'{loss}, weights', {**base, 'desirableWeight': 1.3, 'undesirableWeight': 0.7}, 'sums', 'far')
+        add(f'{loss}, desirableWeight 0', {**base, 'desirableWeight': 0}, 'sums')
+        add(f'{loss}, undesirableWeight 0', {**base, 'undesirableWeight': 0}, 'sums')
+        add(f'{loss}, referenceFree', {**base, 'referenceFree': True}, 'sums')
+        for normalizer in ('sum', 12.5, {'sequences': 16}):
+            options = {**base, 'normalizer': normalizer, 'undesirableWeight': 2}
+            add(f'{loss}, normalizer {json.dumps(normalizer)}', options, 'sums')
+    add('kto by default', {}, 'sums')
+    add('kto, κ below 0', {'lossType': 'kto', **NEGATIVE_KL}, 'sums')
+    for kl in (0, 2.5, -1, 700):
+        add(f'kto, kl {kl}', {'lossType': 'kto', 'kl': kl, 'beta': 0.5}, 'sums', 'far')
+    for shift in (-0.7, 1.3, 60):
+        add(f'bco, rewardShift {shift}', {'lossType': 'bco', 'rewardShift': shift}, 'sums', 'far')
+    return inputs, cases
+
+
+def fused_unpaired_cases():
+    cases = []
+    seeds = itertools.count(9001)
+
+    def add(name, options, shape=(4, 5, 9), reference='logits', dtype='float32', **more):
+        seed = next(seeds)
+        sequences = len(options['sequenceOffsets']) - 1 if 'sequenceOffsets' in options else shape[0]
+        given = with_kl({'desirable': [(s * s + s) % 3 == 0 for s in range(sequences)], **options})
+        case = build(name, list(shape), seed, given, dtype=dtype, **more)
+        if reference == 'logits':
+            case['reference'] = {'logits': {**case['logits'], 'seed': seed + 100000}}
+        elif reference == 'sums':
+            case['reference'] = {}
+        cases.append(fused_unpaired_case(case))
+
+    for loss, dtype in itertools.product(UNPAIRED_LOSS_TYPES, DTYPES):
+        base = {'lossType': loss}
+        add(f'{loss}, {dtype}', base, dtype=dtype)
+        add(f'{loss}, averageLogProb, beta 2, {dtype}', {**base, 'averageLogProb': True, 'beta': 2}, dtype=dtype)
+        options = {**base, 'desirableWeight': 1.3, 'undesirableWeight': 0.7, 'normalizer': {'sequences': 6}}
+        add(f'{loss}, weights, normalizer, {dtype}', options, (5, 4, 17), 'sums', dtype)
+        add(f'{loss}, vocab 1025, {dtype}', {**base, 'beta': 0.5}, (3, 4, 1025), 'sums', dtype, lift=[4.0, None, 9.0])
+    for loss in UNPAIRED_LOSS_TYPES:
+        base = {'lossType': loss}
+        packed = {**base, 'sequenceOffsets': [0, 4, 11, 14, 20]}
+        weights = (np.random.RandomState(3).randint(1, 200, 20) / 64).tolist()
+        mask = [int(x) for x in np.random.RandomState(4).rand(20) < 0.8]
+        add(f'{loss}, packed', packed, (20, 9))
+        add(f'{loss}, packed, shift false, padded rows', {**packed, 'shift': False}, (20, 9), 'sums', pad=(7, 0))
+        add(f'{loss}, all desirable', {**base, 'desirable': [1, 1, 1, 1]})
+        add(f'{loss}, none desirable', {**base, 'desirable': [0, 0, 0, 0]}, reference='sums')
+        add(f'{loss}, undesirableWeight 0', {**base, 'undesirableWeight': 0})
+        add(f'{loss}, desirableWeight 0, normalizer sum', {**base, 'desirableWeight': 0, 'normalizer': 'sum'})
+        add(f'{loss}, referenceFree', {**base, 'referenceFree': True}, reference=None)
+        add(f'{loss}, mask, temperature 1.3', {**base, 'mask': mask, 'temperature': 1.3})
+        add(f'{loss}, tokenWeights, averageLogProb', {**base, 'tokenWeights': weights, 'averageLogProb': True})
+        add(f'{loss}, ignoreIndex 0, labels of 64 bits', {**base, 'ignoreIndex': 0}, ignore=0, int64=True)
+        empty = draw_labels(98, [5] * 3, 9) + [-100] * 5
+        add(f'{loss}, a sequence without tokens', base, reference='sums', labels=empty)
+        add(f'{loss}, one sequence', base, (1, 5, 9))
+    outputs = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp', 'sumSquaredProbs']
+    add('kto, outputs', {'outputs': outputs})
+    add('kto, kl 0.75, beta 5', {'kl': 0.75, 'beta': 5})
+    add('kto, κ below 0', NEGATIVE_KL)
+    add('bco, rewardShift -0.4', {'lossType': 'bco', 'rewardShift': -0.4})
+    return cases
+
+
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
@@ -983,3 +1208,6 @@ if __name__ == '__main__':
     write('losses.jsonl', [inputs] + check_names(cases))
     write('sequences.jsonl', check_names(sequence_cases()))
     write('fused.jsonl', check_names(fused_cases()))
+    inputs, cases = unpaired_cases()
+    write('unpaired.jsonl', [inputs] + check_names(cases))
+    write('fused-unpaired.jsonl', check_names(fused_unpaired_cases()))

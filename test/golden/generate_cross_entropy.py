@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 
 from generate import DTYPES, build, check_names, load, sample, split, write
+from generate_tokens import tanh
 
 
 def cross_entropy_case(case):
     options = case['options']
     leaf = torch.tensor(load(case['logits']), requires_grad=True)
     rows, vocab = leaf.shape
-    temperature = options.get('temperature', 1)
+    temperature, scaling, cap = options.get('temperature', 1), options.get('logitScale', 1), options.get('logitSoftcap')
     epsilon, z = options.get('labelSmoothing', 0), options.get('zLoss', 0)
     classes = torch.tensor(options['classWeights']) if 'classWeights' in options else None
     normalizer = options.get('normalizer', 'mean')
@@ -29,7 +30,11 @@ def cross_entropy_case(case):
     parts = split(case)
     for part in parts:
         active, labels, weights = part['active'], part['labels'], part['weights']
-        logits = leaf[part['rows']] / temperature
+        scaled = leaf[part['rows']] * scaling
+        logits = (scaled if cap is None else cap * tanh(scaled / cap)) / temperature
+        slope = torch.full_like(logits, scaling / temperature)
+        if cap is not None:
+            slope /= torch.cosh(scaled.detach() / cap) ** 2
         loss = F.cross_entropy(logits, labels, weight=classes, label_smoothing=epsilon, reduction='none')
         of_class = torch.ones(len(labels)) if classes is None else classes[labels]
         p = logits.detach().softmax(-1)
@@ -54,7 +59,7 @@ def cross_entropy_case(case):
         at_label = (to_label * (1 - of_label) + of_total.abs() * of_label)[:, None]
         is_label = F.one_hot(labels, vocab) == 1
         size = torch.where(is_label, at_label, others) + ((factor * epsilon / vocab) * torch.ones(len(labels)))[:, None]
-        magnitudes[part['rows']] = torch.where(active[:, None], factors[:, None] * size / temperature, 0.0)
+        magnitudes[part['rows']] = torch.where(active[:, None], slope.detach() * factors[:, None] * size, 0.0)
         if 'sequenceOffsets' in options and options.get('shift', True):
             losses.append(0.0)
             scales.append(0.0)
@@ -136,6 +141,20 @@ def cross_entropy_cases():
     add('ignoreIndex 0', [2, 4, 33], {'ignoreIndex': 0}, ignore=0)
     add('-inf logits', [2, 4, 30], {'zLoss': 0.01}, holes=3, lift=[0.0, -2.0])
     add('-inf logits, labelSmoothing', [2, 4, 30], {'labelSmoothing': 0.1}, holes=3, lift=[0.0, -2.0])
+    transforms = (
+        {'logitScale': 0.0625},
+        {'logitScale': 3.7, 'temperature': 0.9},
+        {'logitSoftcap': 30.0},
+        {'logitScale': 1.7, 'logitSoftcap': 5.0, 'temperature': 0.7},
+    )
+    for dtype in DTYPES:
+        for transform in transforms:
+            name = ', '.join(f'{key} {value}' for key, value in transform.items())
+            add(f'{name}, {dtype}', [2, 4, 33], transform, dtype=dtype)
+            add(f'{name}, everything, {dtype}', [2, 4, 130], {**everything, **transform}, dtype=dtype, std=10.0)
+        capped = {'labelSmoothing': 0.1, 'zLoss': 0.01, 'logitSoftcap': 8.0}
+        add(f'vocab 32000 under a cap, {dtype}', [2, 4, 32000], capped, dtype=dtype)
+        add(f'padded, under a cap, {dtype}', [2, 4, 61], capped, dtype=dtype, pad=(3, 5))
     return cases
 
 

@@ -17,6 +17,12 @@ from generate import DTYPES, build, check_names, label_log_probs, load, sample, 
 RESULTS = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits']
 
 
+def tanh(u):
+    """The autograd of torch.tanh computes 1 - tanh², of which nothing is left where the tanh is nearly 1."""
+    large = torch.sign(u) * (1 - 2 / (torch.exp(2 * u.abs().clamp(max=300)) + 1))
+    return torch.where(u.abs() > 0.5, large, torch.tanh(u))
+
+
 def tokens_case(case, by, sequences):
     """`by`: the results whose gradients are given; `sequences`: whether those of the sequences are, too."""
     options = case['options']
@@ -31,8 +37,12 @@ def tokens_case(case, by, sequences):
         gradients['logProbs'] = []
     for part in split(case):
         active, labels = part['active'], part['labels']
-        logits = leaf[part['rows']] / temperature
-        slope = torch.full_like(logits, 1 / temperature)
+        scale, cap = options.get('logitScale', 1), options.get('logitSoftcap')
+        scaled = leaf[part['rows']] * scale
+        logits = (scaled if cap is None else cap * tanh(scaled / cap)) / temperature
+        slope = torch.full_like(logits, scale / temperature)
+        if cap is not None:
+            slope /= torch.cosh(scaled.detach() / cap) ** 2
         log_probs = logits.log_softmax(-1)
         of_row = {
             'tokenLogProbs': label_log_probs(logits, labels),
@@ -102,6 +112,22 @@ def tokens_cases():
         add(f'padded, averageLogProb, {dtype}', [2, 4, 61], everything, {'averageLogProb': True}, True, **padded)
         add(f'shift false, {dtype}', [2, 3, 20], everything, {'shift': False}, True, dtype=dtype)
         add(f'packed, {dtype}', [9, 20], everything, {'sequenceOffsets': [0, 4, 9]}, True, dtype=dtype)
+    transforms = [
+        {'logitScale': 0.0625},
+        {'logitScale': 3.7, 'temperature': 0.9},
+        {'logitSoftcap': 30.0},
+        {'logitSoftcap': 5.0, 'temperature': 0.7},
+        {'logitScale': 1.7, 'logitSoftcap': 50.0, 'temperature': 2.0},
+    ]
+    for dtype, options in itertools.product(DTYPES, transforms):
+        named = ', '.join(f'{name} {value}' for name, value in options.items())
+        add(f'{named}, {dtype}', [2, 4, 131], everything, options, True, dtype=dtype, std=6.0)
+        add(f'{named}, vocab 5000, {dtype}', [2, 2, 5000], everything, options, dtype=dtype, std=3.0)
+        for result in everything:
+            add(f'{result}, {named}, {dtype}', [1, 2, 70], [result], options, dtype=dtype, std=15.0)
+    for dtype in DTYPES:
+        add(f'saturated, {dtype}', [2, 3, 65], everything, {'logitSoftcap': 2.0}, dtype=dtype, std=30.0)
+        add(f'-inf logits under a cap, {dtype}', [2, 3, 20], everything, {'logitSoftcap': 8.0}, dtype=dtype, holes=4)
     weights = [0.0, 0.5, 1.0, 0.0, 1.5, -1.0, 1.0, 0.0]
     add('tokenWeights are of the sums alone', [2, 4, 9], everything, {'tokenWeights': weights}, True)
     add('-inf logits', [2, 4, 30], ['tokenLogProbs', 'logSumExp'], holes=3, lift=[0.0, -2.0])

@@ -10,7 +10,7 @@ export interface LogitsSpec {
   shape: number[]
   strides?: number[]
   seed: number
-  /** Elements of the storage, those between the rows included. */
+  /** Elements of the storage, including those between the rows. */
   length: number
   std: number
   mean: number
@@ -31,7 +31,7 @@ function mix(x: number): number {
   return x ^ (x >>> 16)
 }
 
-/** The logits. What lies between their rows is NaN. */
+/** The logits. The elements between their rows are NaN. */
 export function logitsOf(spec: LogitsSpec): Logits {
   const { dtype, shape, strides } = spec
   const data = generate(spec)

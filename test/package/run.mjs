@@ -1,7 +1,8 @@
 /**
- * Tests the packed tarball as users meet it: every package manager, runtime, platform and bundler that can be run here.
- * Writes docs/platforms.md. Needs prebuilds/ of all platforms; `npm run test:package` makes them first. Where there is no
- * CUDA compiler, `npm run test:package -- --without cuda` does without the library, and says so.
+ * Tests the packed tarball under the conditions of users: with every package manager, runtime, platform and bundler
+ * that can run here. Writes docs/platforms.md. Needs prebuilds/ of all platforms; `npm run test:package` makes them
+ * first. Where there is no CUDA compiler, `npm run test:package -- --without cuda` does without the library, and says
+ * so.
  *
  * Run on Linux x64. Emulators are Debian's: qemu-user-static with libc6-arm64-cross and libstdc++6-arm64-cross, wine64,
  * musl, and binutils. Where one is missing, its rows say so.
@@ -32,10 +33,10 @@ import {
 
 const { without } = parseArgs({ options: { without: { type: 'string', multiple: true, default: [] } } }).values
 const runtimes = fileURLToPath(new URL('runtimes', import.meta.url))
-const at = (path) => join(runtimes, 'node_modules', path)
+const at = (/** @type {string} */ path) => join(runtimes, 'node_modules', path)
 if (!existsSync(at(''))) {
   console.log('Installing the runtimes')
-  // --force: some are for other platforms, and run under an emulator.
+  // --force: some packages are for other platforms and run under an emulator.
   execFileSync('npm', ['ci', '--force', '--ignore-scripts'], { cwd: runtimes, stdio: 'inherit' })
 }
 const NODE = {
@@ -49,29 +50,40 @@ const LIMIT = 25e6
 
 class CannotRun extends Error {}
 
-/** The path of a program or file of the system, or a row that says it is missing. */
+/**
+ * The path of a program or file of the system, or a row that says it is missing.
+ * @param {string} path
+ * @param {string} what
+ */
 function need(path, what) {
   if (!existsSync(path)) throw new CannotRun(`needs ${what}`)
   return path
 }
 
-function version(name) {
+function version(/** @type {string} */ name) {
   return JSON.parse(readFileSync(at(`${name}/package.json`), 'utf8')).version
 }
 
 const { tarball, files, size } = pack(root)
 for (const name of without) console.log(`left out: ${name}`)
 console.log(`${basename(tarball)}: ${(size / 1e6).toFixed(2)} MB`)
+/** @typedef {{ name: string, result: string, seconds: string, note: string }} Row */
+/** @type {{ title: string, rows: Row[] }[]} */
 const groups = []
-let rows
+/** @type {Row[]} */
+let rows = []
 
-function group(title) {
+function group(/** @type {string} */ title) {
   rows = []
   groups.push({ title, rows })
   console.log(`\n${title}`)
 }
 
-/** One row: `test` returns a word on what it saw, and throws where it failed or cannot run. */
+/**
+ * One row: `test` returns a short finding, and throws when it fails or cannot run.
+ * @param {string} name
+ * @param {() => string | void | Promise<string | void>} test
+ */
 async function row(name, test) {
   const start = performance.now()
   let result
@@ -81,15 +93,21 @@ async function row(name, test) {
     result = 'passed'
   } catch (error) {
     result = error instanceof CannotRun ? 'could not be run here' : '**failed**'
-    note = error.message.split('\n')[0]
-    if (result === '**failed**') console.log(error.message)
+    const { message } = /** @type {Error} */ (error)
+    note = message.split('\n')[0]
+    if (result === '**failed**') console.log(message)
   }
   const seconds = (performance.now() - start) / 1000
   rows.push({ name, result, seconds: result === 'passed' ? seconds.toFixed(1) : '', note: note ?? '' })
   console.log(`  ${name}: ${result}${note ? ` (${note})` : ''}, ${seconds.toFixed(1)} s`)
 }
 
-/** ESM and CommonJS, each with a worker thread, and the README's first program. */
+/**
+ * ESM and CommonJS, each with a worker thread, and the README's first program.
+ * @param {string[]} runtime
+ * @param {string} folder
+ * @param {{ env?: Record<string, string>, binary?: string, emulated?: boolean }} [options]
+ */
 function everything(runtime, folder, { env, binary = HOST, emulated = false } = {}) {
   for (const program of ['smoke.mjs', 'smoke.cjs']) runSmoke([...runtime, program], folder, { env, binary })
   if (emulated) return
@@ -107,15 +125,22 @@ function everything(runtime, folder, { env, binary = HOST, emulated = false } = 
   assert.equal(length, 2 * 128 * 50257)
 }
 
-/** Fills the caches of a package manager, then installs offline into an empty project and runs everything there. */
+/**
+ * Fills the caches of a package manager, then installs offline into an empty project and runs everything there.
+ * @param {string} name
+ * @param {string[]} install
+ * @param {{
+ *   env?: Record<string, string>, offline?: Record<string, string>, prepare?: (folder: string) => void,
+ *   runtime?: string[],
+ * }} [options]
+ */
 function manager(name, install, { env = {}, offline = {}, prepare = () => {}, runtime = [process.execPath] } = {}) {
   return row(name, () => {
     const slug = name.replace(/\W+/g, '-')
-    for (const [network, suffix] of [
-      [ONLINE, 'warm'],
-      [OFFLINE, 'offline'],
-    ]) {
-      const folder = project(`${slug}-${suffix}`, { dependencies: { [manifest.name]: `file:${tarball}` } })
+    for (const network of [ONLINE, OFFLINE]) {
+      const folder = project(`${slug}-${network === ONLINE ? 'warm' : 'offline'}`, {
+        dependencies: { [manifest.name]: `file:${tarball}` },
+      })
       prepare(folder)
       const start = performance.now()
       run(install, folder, { ...network, ...env, ...(network === OFFLINE && offline) })
@@ -131,7 +156,7 @@ group('The tarball')
 
 await row('contents', () => {
   const check = [process.execPath, join(root, 'scripts/check-package.mjs'), tarball]
-  run([...check, ...without.flatMap((name) => ['--without', name])], scratch, { PATH: process.env.PATH })
+  run([...check, ...without.flatMap((name) => ['--without', name])], scratch, { PATH: String(process.env.PATH) })
   for (const file of ['binding.gyp', 'package-lock.json']) assert(!files.includes(file), `${file} is in the tarball`)
   assert(!files.some((file) => /(^|\/)(build|test|node_modules)\//.test(file)))
   assert.equal(manifest.gypfile, false)
@@ -140,7 +165,7 @@ await row('contents', () => {
   assert(size < LIMIT, `${size} bytes`)
   return `${files.length} files, ${(size / 1e6).toFixed(2)} MB packed`
 })
-const bin = (name) => join(root, 'node_modules/.bin', name)
+const bin = (/** @type {string} */ name) => join(root, 'node_modules/.bin', name)
 await row('publint --strict', () => void run([process.execPath, bin('publint'), 'run', '--strict', tarball], scratch))
 await row('attw', () => void run([process.execPath, bin('attw'), '--profile', 'node16', tarball], scratch))
 await row('npm publish --dry-run', () => {
@@ -150,7 +175,7 @@ await row('npm publish --dry-run', () => {
 const binaries = files.filter((file) => file.endsWith('.node'))
 assert.equal(binaries.length, TARGETS.length, 'prebuilds/ is not complete: npm run prebuild:all')
 for (const file of binaries.sort()) {
-  const [platform, arch, , libc] = /^prebuilds\/(\w+)-(\w+)\/([^.]+)\.(?:(\w+)\.)?node$/.exec(file).slice(1)
+  const [platform, arch, , libc] = /^prebuilds\/(\w+)-(\w+)\/([^.]+)\.(?:(\w+)\.)?node$/.exec(file)?.slice(1) ?? []
   await row(file.slice('prebuilds/'.length), () => checkBinary(join(root, file), platform, arch, libc))
 }
 await row(CUDA_FILE, () => {
@@ -163,7 +188,7 @@ group('Package managers (offline, into an empty project, Node alone on the PATH)
 
 await manager('npm install', [...npm, 'install'])
 await manager('npm ci', [...npm, 'ci'], {
-  prepare: (folder) => void run([...npm, 'install', '--package-lock-only'], folder, ONLINE),
+  prepare: (/** @type {string} */ folder) => void run([...npm, 'install', '--package-lock-only'], folder, ONLINE),
 })
 await manager('npm install --ignore-scripts', [...npm, 'install', '--ignore-scripts'])
 await manager(`pnpm ${version('pnpm')}`, [process.execPath, at('pnpm/bin/pnpm.cjs'), 'install'], {
@@ -174,8 +199,9 @@ for (const linker of ['node-modules', 'pnp']) {
   await manager(`yarn ${version('@yarnpkg/cli-dist')}, ${linker}`, [...yarn, 'install', '--no-immutable'], {
     env: { YARN_CACHE_FOLDER: join(scratch, 'yarn-cache'), YARN_NODE_LINKER: linker, YARN_ENABLE_TELEMETRY: '0' },
     offline: { YARN_ENABLE_NETWORK: '0' },
-    // Offline, yarn resolves nothing: it installs what a lock file lists. An empty one makes the folder a project.
-    prepare: (folder) => {
+    // Offline, yarn resolves nothing: it installs the packages of a lock file. An empty lock file makes the folder a
+    // project.
+    prepare: (/** @type {string} */ folder) => {
       const lock = join(folder.replace(/offline$/, 'warm'), 'yarn.lock')
       writeFileSync(join(folder, 'yarn.lock'), existsSync(lock) ? readFileSync(lock) : '')
     },
@@ -249,7 +275,13 @@ for (const platform of ['win32-arm64', 'darwin-x64', 'darwin-arm64']) {
 // ----------------------------------------------------------------------------------------------------------------------
 group('A damaged installation')
 
-/** An installed copy whose binaries were changed: js serves, with one warning that names the file and what is wrong. */
+/**
+ * An installed copy whose binaries were changed: the js backend runs, with one warning that names the file and the
+ * problem.
+ * @param {string} name
+ * @param {(file: string, folder: string) => void} change
+ * @param {RegExp} expected
+ */
 function damaged(name, change, expected) {
   return row(name, () => {
     const folder = join(scratch, name.replace(/\W+/g, '-'))
@@ -263,7 +295,7 @@ function damaged(name, change, expected) {
     return 'js serves, with one warning'
   })
 }
-const sizes = (folder) => join(folder, 'prebuilds/sizes.json')
+const sizes = (/** @type {string} */ folder) => join(folder, 'prebuilds/sizes.json')
 await damaged('no prebuild', (file) => rmSync(file), /no such file/)
 await damaged(
   'no prebuilds at all',
@@ -271,7 +303,7 @@ await damaged(
   /no such file/,
 )
 await damaged('a truncated prebuild', (file) => truncateSync(file, 200_000), /200000 bytes instead of/)
-const foreign = (file) => copyFileSync(file.replace('linux-x64', 'linux-arm64'), file)
+const foreign = (/** @type {string} */ file) => copyFileSync(file.replace('linux-x64', 'linux-arm64'), file)
 await damaged('a prebuild of another platform', foreign, /bytes instead of/)
 await damaged(
   'the same, with no list of sizes',
@@ -289,7 +321,11 @@ const esbuild = [process.execPath, at('esbuild/bin/esbuild'), '--bundle', '--pla
 const subpath = `${manifest.name}/prebuilds/linux-x64/glibc.cjs`
 const ENTRY = `import * as fpl from '${manifest.name}'\nimport report from './report.cjs'\n`
 
-/** Moves a bundle to where there is no node_modules. */
+/**
+ * Moves a bundle to where there is no node_modules.
+ * @param {string} folder
+ * @param {string} name
+ */
 function alone(folder, name) {
   const target = join(scratch, name)
   cpSync(folder, target, { recursive: true })
@@ -376,7 +412,7 @@ await row('bench', () => {
     for (const { milliseconds, floor } of [forward, step]) assert(milliseconds > 0 && floor > 0)
 })
 await row('build, with cmake and a compiler on the PATH', () => {
-  const env = { ...ONLINE, PATH: process.env.PATH }
+  const env = { ...ONLINE, PATH: String(process.env.PATH) }
   run([...cli, 'build', '--no-cuda'], app, env)
   runSmoke([process.execPath, 'smoke.mjs'], app, { binary: 'build/Release/fused_preference_loss.node' })
 })
@@ -385,12 +421,12 @@ await row('build, with cmake and a compiler on the PATH', () => {
 writeFileSync(join(root, 'docs/platforms.md'), document())
 cleanUp()
 const all = groups.flatMap((each) => each.rows)
-const count = (result) => all.filter((each) => each.result === result).length
+const count = (/** @type {string} */ result) => all.filter((each) => each.result === result).length
 console.log(`\n${count('passed')} passed, ${count('**failed**')} failed, ${count('could not be run here')} skipped`)
 process.exitCode = count('**failed**') > 0 ? 1 : 0
 
-function bundledApart(folder, program) {
-  // A worker is a program of its own; here the bundle is the only one.
+function bundledApart(/** @type {string} */ folder, /** @type {string} */ program) {
+  // A worker needs a file of its own; here the bundle is the only file.
   writeFileSync(join(folder, 'worker.cjs'), `require('node:worker_threads').parentPort.postMessage(null)\n`)
   run([process.execPath, program], folder)
   const { backends, warnings } = JSON.parse(readFileSync(join(folder, 'result.json'), 'utf8'))

@@ -1,5 +1,5 @@
 /**
- * What the tests of the packed tarball share: packing, empty projects, and programs run in them.
+ * Helpers of the tests of the packed tarball: packing, empty projects, and running programs in them.
  */
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
@@ -34,25 +34,32 @@ export function cleanUp() {
   rmSync(scratch, { recursive: true, force: true })
 }
 
-// npm says itself where it lies: that need not be beside the Node that runs this.
+// npm itself reports its path, which need not be beside the Node that runs this.
 const npmCli = execFileSync('npm', ['exec', '--call', 'node -p process.env.npm_execpath'], { encoding: 'utf8' }).trim()
 /** npm as a program of Node, which needs no PATH. */
 export const npm = [process.execPath, npmCli]
 const registry = execFileSync('npm', ['config', 'get', 'registry'], { encoding: 'utf8' }).trim()
 
-/** For filling the caches of package managers. */
+/** The environment for filling the caches of package managers. */
 export const ONLINE = {
   ...{ npm_config_registry: registry, YARN_NPM_REGISTRY_SERVER: registry, BUN_CONFIG_REGISTRY: registry },
   ...Object.fromEntries(
     Object.entries(process.env).filter(([name]) => /^(NODE_EXTRA_CA_CERTS|SSL_CERT_FILE)$/.test(name)),
   ),
 }
-/** For installing from them: where a package manager has no option for it, a proxy that is not there. */
+/**
+ * The environment for installing from the caches: a proxy that does not exist, for package managers without an offline
+ * option.
+ */
 const NO_PROXY = 'http://127.0.0.1:9'
 export const OFFLINE = { ...ONLINE, npm_config_offline: 'true', HTTP_PROXY: NO_PROXY, HTTPS_PROXY: NO_PROXY }
 
-/** Runs a program in `cwd`; throws with all it printed where it fails. Returns what it printed. */
-export function run([program, ...args], cwd, env = {}) {
+/** Runs a program in `cwd`; throws an error with its output when it fails. Returns its output. */
+export function run(
+  /** @type {string[]} */ [program, ...args],
+  /** @type {string} */ cwd,
+  /** @type {Record<string, string>} */ env = {},
+) {
   // Into a file: node.exe under Wine cannot write to a pipe.
   const file = join(scratch, 'output.txt')
   const output = openSync(file, 'w')
@@ -71,7 +78,7 @@ export function run([program, ...args], cwd, env = {}) {
 }
 
 /** Packs a folder of the package; returns the tarball. */
-export function pack(folder) {
+export function pack(/** @type {string} */ folder) {
   const [command, script] = npm
   const output = execFileSync(command, [script, 'pack', '--json', '--ignore-scripts', '--pack-destination', scratch], {
     cwd: folder,
@@ -79,10 +86,11 @@ export function pack(folder) {
     stdio: ['ignore', 'pipe', 'ignore'],
   })
   const [{ filename, files, size }] = JSON.parse(output)
-  return { tarball: join(scratch, filename), files: files.map((file) => file.path), size }
+  const paths = files.map((/** @type {{ path: string }} */ { path }) => path)
+  return { tarball: join(scratch, filename), files: paths, size }
 }
 
-/** What would be packed, with the addon compiled on this machine as its only binary. */
+/** The content of the package, with the addon compiled on this machine as its only binary. */
 export function stage() {
   const folder = join(scratch, 'stage')
   mkdirSync(folder)
@@ -94,7 +102,11 @@ export function stage() {
   return folder
 }
 
-/** An empty project: a package.json and the programs of smoke/. */
+/**
+ * An empty project: a package.json and the programs of smoke/.
+ * @param {string} name
+ * @param {object} contents
+ */
 export function project(name, contents = {}) {
   const folder = join(scratch, name)
   cpSync(smoke, folder, { recursive: true })
@@ -103,14 +115,22 @@ export function project(name, contents = {}) {
 }
 
 /** The first program of the README, which prints loss, margin and the length of the gradient. */
-export function writeReadmeProgram(folder) {
+export function writeReadmeProgram(/** @type {string} */ folder) {
   const readme = readFileSync(join(root, 'README.md'), 'utf8')
-  const program = /```js\n(.*?)```/s.exec(readme)[1]
+  const [, program] = /```js\n(.*?)```/s.exec(readme) ?? assert.fail('README.md has no program')
   writeFileSync(join(folder, 'readme.mjs'), program)
 }
 
-/** Runs a program of smoke/ and returns its result. `binary` is a part of the path that must have been loaded. */
-export function runSmoke(command, folder, { env, binary } = {}) {
+/**
+ * Runs a program of smoke/ and returns its result. `binary` is a part of the path that must have been loaded.
+ * @param {string[]} command
+ * @param {string} folder
+ */
+export function runSmoke(
+  command,
+  folder,
+  { env, binary } = /** @type {{ env?: Record<string, string>, binary?: string }} */ ({}),
+) {
   const file = join(folder, 'result.json')
   rmSync(file, { force: true })
   run(command, folder, env)
@@ -125,6 +145,6 @@ export function runSmoke(command, folder, { env, binary } = {}) {
 }
 
 /** Where an installed package lies under npm's layout. */
-export function installed(folder) {
+export function installed(/** @type {string} */ folder) {
   return join(folder, 'node_modules', manifest.name)
 }

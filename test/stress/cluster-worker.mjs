@@ -2,7 +2,7 @@
 import { fusedPreferenceLoss } from '../../dist/index.mjs'
 
 const vocab = 5000
-const call = (rows) =>
+const call = (/** @type {number} */ rows) =>
   fusedPreferenceLoss(
     { data: new Float32Array(vocab), shape: [2, rows, vocab], strides: [0, 0, 1] },
     new Int32Array(2 * rows),

@@ -1,6 +1,6 @@
 /**
- * Processes and threads that begin, call, and end at any moment: the exit code is the one expected and there is no
- * signal. Every child draws its moments from the numbers it is given.
+ * Processes and threads that begin, call, and end at any moment: each exits with the expected code and without a
+ * signal. Every child derives its moments from the numbers it gets.
  */
 import { spawn } from 'node:child_process'
 import cluster from 'node:cluster'
@@ -24,7 +24,10 @@ const HEAD = `
   const short = () => fpl.preferenceLoss(...pair)
   const later = (action, most = 30) => setTimeout(action, most * Math.random())
 `
-/** What a child does, and the code it ends with. */
+/**
+ * The programs of children, and their exit codes.
+ * @type {Record<string, [code: string, status: number]>}
+ */
 const SCENES = {
   'exit in mid-call': ['reading(); writing(); later(() => process.exit(3))', 3],
   'exit at once': ['reading(); process.exit(4)', 4],
@@ -61,7 +64,8 @@ const SCENES = {
   'loaded and never called': ['process.exitCode = 10', 10],
 }
 
-function child(code) {
+/** @returns {Promise<{ status: number | null, signal: string | null, errors: string }>} */
+function child(/** @type {string} */ code) {
   return new Promise((resolve) => {
     const process_ = spawn(process.execPath, ['--expose-gc', '--input-type=module', '-e', HEAD + code], {
       stdio: ['ignore', 'ignore', 'pipe'],
@@ -74,7 +78,7 @@ function child(code) {
   })
 }
 
-async function scenes(times) {
+async function scenes(/** @type {number} */ times) {
   for (const [name, [code, wanted]] of Object.entries(SCENES)) {
     for (let i = 0; i < times; i++) {
       const { status, signal, errors } = await child(code)
@@ -84,7 +88,7 @@ async function scenes(times) {
   return `${times * Object.keys(SCENES).length} processes in ${Object.keys(SCENES).length} scenes`
 }
 
-/** What workers do until they are terminated: long calls, or short ones, of which many begin and end meanwhile. */
+/** The work of workers until they are terminated: long calls, or many short ones. */
 const WORK = [
   'reading(); writing(); for (;;) await reading()',
   'for (;;) await writing()',
@@ -92,7 +96,7 @@ const WORK = [
   'for (;;) fpl.preferenceLossSync(...pair)',
 ]
 
-async function workers(count) {
+async function workers(/** @type {number} */ count) {
   const code = `${HEAD}
     import { parentPort, workerData } from 'node:worker_threads'
     parentPort.postMessage('begun')
@@ -102,7 +106,7 @@ async function workers(count) {
   for (let i = 0; i < count; i++) {
     const worker = new Worker(url, { workerData: i })
     const problem = new Promise((_, reject) => worker.once('error', reject))
-    // Some before they have loaded anything, most in mid-call.
+    // Some end before they have loaded anything, most during a call.
     const begun = i % 5 !== 0
     if (begun) await Promise.race([new Promise((resolve) => worker.once('message', resolve)), problem])
     else problem.catch(() => {})
@@ -115,7 +119,7 @@ async function workers(count) {
 }
 
 /** Cluster workers that call, killed or done, while the primary calls too. */
-async function clustered(count) {
+async function clustered(/** @type {number} */ count) {
   const fpl = await import(DIST)
   cluster.setupPrimary({ exec: new URL('cluster-worker.mjs', import.meta.url).pathname, args: [], execArgv: [] })
   const codes = await Promise.all(

@@ -1,13 +1,15 @@
 /**
- * Calls of each function, a hundred thousand first: half as many more leave the process as large as these did, heap
- * and resident set, measured once everything that can be collected has been.
+ * Calls each function a hundred thousand times, then half as often again: the second series must not make the process
+ * larger, in heap and resident set, measured after a garbage collection.
  */
 import { readFileSync } from 'node:fs'
 import * as fpl from '../../dist/index.mjs'
 
+const gc = /** @type {() => void} */ (globalThis.gc) // run with --expose-gc
+
 const quick = process.argv.includes('--quick')
 const CALLS = quick ? 6000 : 100_000
-/** What V8 and the allocator may take or leave between two looks at them. */
+/** The difference that V8 and the allocator may make between two measurements. */
 const HEAP_SLACK = 1e6
 const RESIDENT_SLACK = 12e6
 
@@ -52,8 +54,8 @@ async function size() {
   return { heap: heapUsed + external, resident: anonymous ? 1024 * Number(anonymous[1]) : rss }
 }
 
-// Collecting now and then: what waits for the collector makes the process large, and it stays so.
-async function many(call, count) {
+// Collects now and then: garbage makes the process large, and it does not shrink again.
+async function many(/** @type {() => unknown} */ call, /** @type {number} */ count) {
   for (let i = 0; i < count; i += 100) {
     if (i % 500 === 0) gc()
     const running = []

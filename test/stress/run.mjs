@@ -3,7 +3,7 @@
  *
  *   npm run test:stress [-- --quick] [-- --only lifecycle|memory|scale]
  *
- * Prints how often it tried what. The full form needs 5 GB of free memory, for scale.
+ * Prints the number of attempts of each kind. The full form needs 5 GB of free memory, for scale.
  */
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'

@@ -1,25 +1,36 @@
-/** Sizes beyond 32 bits, and the smallest, held against what is known of the result. The largest takes 4.5 GB. */
+/** Sizes beyond 32 bits, and the smallest sizes, compared with known results. The largest takes 4.5 GB. */
 import { fusedPreferenceLossSync, sequenceLogProbs, sequenceLogProbsSync } from '../../dist/index.mjs'
 
 const quick = process.argv.includes('--quick')
 
+/**
+ * @param {number} got
+ * @param {number} wanted
+ * @param {number} bound
+ * @param {string} what
+ */
 function near(got, wanted, bound, what) {
   if (!(Math.abs(got - wanted) <= bound)) throw new Error(`${what}: ${got}, wanted ${wanted}`)
 }
 
-/** bfloat16 bits of 1, 2 and of everything's gradient. */
+/** bfloat16 bits of 1, of 2, and of the prefilled gradient. */
 const ONE = 0x3f80
 const TWO = 0x4000
 const bfloat16 = new Float32Array(1)
 const words = new Uint16Array(bfloat16.buffer)
-const value = (bits) => {
+const value = (/** @type {number} */ bits) => {
   words[1] = bits
   words[0] = 0
   return bfloat16[0]
 }
 
-/** All logits 1 but each row's label's, which is 2: the log-prob is known. */
-async function flat(what, { batch, time, vocab, packed = false, gradient = true, later = false }) {
+/** All logits are 1 except each row's label, which is 2: the log-prob is known. */
+async function flat(
+  /** @type {string} */ what,
+  /** @type {{
+   *   batch: number, time: number, vocab: number, packed?: boolean, gradient?: boolean, later?: boolean,
+   * }} */ { batch, time, vocab, packed = false, gradient = true, later = false },
+) {
   const rows = batch * time
   const data = new Uint16Array(rows * vocab).fill(ONE)
   const labels = new Int32Array(rows)
@@ -28,7 +39,11 @@ async function flat(what, { batch, time, vocab, packed = false, gradient = true,
     data[row * vocab + labels[row]] = TWO
   }
   const offsets = Int32Array.from({ length: batch + 1 }, (_, b) => b * time)
-  const logits = { data, dtype: 'bfloat16', shape: packed ? [rows, vocab] : [batch, time, vocab] }
+  const logits = {
+    data,
+    dtype: /** @type {const} */ ('bfloat16'),
+    shape: packed ? [rows, vocab] : [batch, time, vocab],
+  }
   const options = { shift: false, ...(packed ? { sequenceOffsets: offsets } : {}) }
   const logProb = 1 - Math.log(Math.E ** 2 / Math.E + vocab - 1)
   const sums = later ? await sequenceLogProbs(logits, labels, options) : sequenceLogProbsSync(logits, labels, options)
@@ -55,7 +70,11 @@ async function flat(what, { batch, time, vocab, packed = false, gradient = true,
   console.log(`scale: ${what}: ${rows} rows of ${vocab}, ${(rows * vocab).toLocaleString('en')} elements`)
 }
 
-/** Pairs whose rows all lie at one place: many rows, little memory. */
+/**
+ * Pairs whose rows all lie at one place in memory: many rows, little memory.
+ * @param {number} rows
+ * @param {number} vocab
+ */
 function repeated(rows, vocab) {
   const data = Float32Array.from({ length: vocab }, (_, i) => i % 3)
   const labels = new Int32Array(2 * rows)

@@ -2,15 +2,35 @@
  * jax-js: the loss between the two halves of a vector-Jacobian product. The model's forward pass is traced by `vjp`, the
  * logits leave jax-js, loss and gradient are computed here, and the gradient goes back in as the cotangent.
  */
-import { Array as JaxArray, type JsTree, numpy, tree, vjp } from '@jax-js/jax'
+import { type Array as JaxArray, type JsTree, numpy, tree } from '@jax-js/jax'
 import { PAIRED_OPTIONS } from '../../call/paired-call.js'
+import { UNPAIRED_OPTIONS } from '../../call/unpaired-call.js'
 import { flag } from '../../check/options.js'
-import { failure, invalidType, invalidValue, shapeMismatch } from '../../errors.js'
-import { fusedLinearPreferenceLoss, fusedPreferenceLoss } from '../../index.js'
-import type { FusedLinearOptions, FusedOptions } from '../../options/index.js'
-import type { FusedPreferenceLoss, Labels } from '../../types/index.js'
+import { invalidValue } from '../../errors.js'
+import {
+  fusedLinearPreferenceLoss,
+  fusedLinearUnpairedPreferenceLoss,
+  fusedPreferenceLoss,
+  fusedUnpairedPreferenceLoss,
+} from '../../index.js'
+import type {
+  FusedLinearOptions,
+  FusedLinearUnpairedOptions,
+  FusedOptions,
+  FusedUnpairedOptions,
+} from '../../options/index.js'
+import type {
+  FusedPreferenceLoss,
+  FusedUnpairedPreferenceLoss,
+  HeadGradients,
+  HeadWeight,
+  Hidden,
+  Labels,
+  Logits,
+} from '../../types/index.js'
 import { weightSizes } from '../layer.js'
 import { optionsReader } from '../options.js'
+import { checkArray, checkDimensions, checkFunction, checkLogits, trace } from './trace.js'
 
 /** Options of the function that {@link preferenceValueAndGrad} returns. */
 export type PreferenceGradOptions = Omit<FusedOptions, 'gradient' | 'zeroInactive'>
@@ -25,10 +45,25 @@ export interface PreferenceValueAndGrad<Params> {
   gradParams: Params
 }
 
-const gradOptions = optionsReader(PAIRED_OPTIONS, {
+/** Options of the function that {@link unpairedPreferenceValueAndGrad} returns. */
+export type UnpairedPreferenceGradOptions = Omit<FusedUnpairedOptions, 'gradient' | 'zeroInactive'>
+
+/** What a step over sequences that stand alone gives. */
+export interface UnpairedPreferenceValueAndGrad<Params> {
+  /** Mean loss over the sequences. */
+  loss: number
+  /** Rewards, their means, κ, log-probs and all else that is known of the loss. */
+  metrics: Omit<FusedUnpairedPreferenceLoss, 'gradLogits'>
+  /** d loss / d params, a tree like `params`. The caller's to use up or to dispose of. */
+  gradParams: Params
+}
+
+const OF_LOGITS = {
   gradient: 'is not taken: it goes back into jax-js, and gradParams of the result is made of it',
   zeroInactive: 'is not taken: the gradient is written over the logits, so that all of it has to be written',
-})
+}
+const gradOptions = optionsReader(PAIRED_OPTIONS, OF_LOGITS)
+const unpairedOptions = optionsReader(UNPAIRED_OPTIONS, OF_LOGITS)
 
 /**
  * `valueAndGrad` of the preference loss of a model. As with every function of jax-js, arrays that are passed belong to
@@ -52,14 +87,54 @@ export function preferenceValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
   labels: Labels,
   options?: PreferenceGradOptions,
 ) => Promise<PreferenceValueAndGrad<Params>> {
+  return ofLogits(apply, gradOptions<PreferenceGradOptions>, (logits, labels, options) =>
+    fusedPreferenceLoss(logits, labels, { ...options, gradient: 'in-place' }),
+  )
+}
+
+/**
+ * The same for sequences that stand alone: {@link preferenceValueAndGrad} with the options, and the loss, of
+ * `fusedUnpairedPreferenceLoss`.
+ *
+ * @param apply as in {@link preferenceValueAndGrad}.
+ * @returns a function of the parameters, a batch, its labels and the options, `desirable` among them.
+ *
+ * @example
+ * const step = unpairedPreferenceValueAndGrad(apply)
+ * const { loss, gradParams } = await step(tree.ref(params), inputIds, labels, { desirable, reference, kl })
+ */
+export function unpairedPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
+  apply: (params: Params, batch: Batch) => JaxArray,
+): (
+  params: Params,
+  batch: Batch,
+  labels: Labels,
+  options: UnpairedPreferenceGradOptions,
+) => Promise<UnpairedPreferenceValueAndGrad<Params>> {
+  return ofLogits(apply, unpairedOptions<UnpairedPreferenceGradOptions>, (logits, labels, options) =>
+    fusedUnpairedPreferenceLoss(logits, labels, { ...options, gradient: 'in-place' }),
+  )
+}
+
+/** A step with a loss of logits, whose gradient it leaves where they are. */
+function ofLogits<
+  Params extends JsTree<JaxArray>,
+  Batch,
+  Options extends object,
+  Result extends { loss: number; gradLogits?: Logits },
+>(
+  apply: (params: Params, batch: Batch) => JaxArray,
+  read: (options: Options | undefined) => Options,
+  lossOf: (logits: Logits, labels: Labels, options: Options) => Promise<Result>,
+) {
   checkFunction(apply)
-  return async (params, batch, labels, options) => {
-    const [loss, logits, pullBack] = trace(apply, params, batch, () => gradOptions(options))
+  return async (params: Params, batch: Batch, labels: Labels, given?: Options) => {
+    const [options, logits, pullBack] = trace(apply, params, batch, () => read(given))
     try {
       const { shape, device } = checkLogits(logits)
       // A copy, as jax-js keeps its memory to itself. It becomes the gradient; the logits are free from here on.
       const data = (await logits.data()) as Float32Array<ArrayBuffer>
-      const result = await fusedPreferenceLoss({ data, shape }, labels, { ...loss, gradient: 'in-place' })
+      const result = await lossOf({ data, shape }, labels, options)
       delete result.gradLogits
       const [gradParams] = pullBack(numpy.array(data, { shape, device }))
       return { loss: result.loss, metrics: result, gradParams }
@@ -86,12 +161,21 @@ export interface LinearPreferenceGradOptions
   transposed?: boolean
 }
 
-const linearOptions = optionsReader([...PAIRED_OPTIONS, 'transposed'], {
+/** Options of the function that {@link linearUnpairedPreferenceValueAndGrad} returns. */
+export interface LinearUnpairedPreferenceGradOptions
+  extends Omit<FusedLinearUnpairedOptions, 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'> {
+  /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
+  transposed?: boolean
+}
+
+const OF_LAYER = {
   bias: 'is not taken: it comes from apply, beside hidden and weight',
   gradient: 'is not taken: all gradients go back into jax-js, and gradParams of the result is made of them',
   accumulate: 'is not taken: jax-js adds gradients up itself',
   zeroInactive: "is not taken: all of hidden's gradient has to be written",
-})
+}
+const linearOptions = optionsReader([...PAIRED_OPTIONS, 'transposed'], OF_LAYER)
+const linearUnpairedOptions = optionsReader([...UNPAIRED_OPTIONS, 'transposed'], OF_LAYER)
 
 /**
  * `valueAndGrad` of the preference loss of a model whose output layer is left to this package: the logits are never
@@ -111,11 +195,55 @@ export function linearPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Ba
   labels: Labels,
   options?: LinearPreferenceGradOptions,
 ) => Promise<PreferenceValueAndGrad<Params>> {
+  return ofLayer(apply, linearOptions<LinearPreferenceGradOptions>, (layer, labels, options) =>
+    fusedLinearPreferenceLoss(layer.hidden, layer.weight, labels, { ...options, bias: layer.bias, gradient: true }),
+  )
+}
+
+/**
+ * The same for sequences that stand alone: {@link linearPreferenceValueAndGrad} with the options, and the loss, of
+ * `fusedLinearUnpairedPreferenceLoss`.
+ *
+ * @param apply as in {@link linearPreferenceValueAndGrad}.
+ * @returns a function of the parameters, a batch, its labels and the options, `desirable` among them.
+ */
+export function linearUnpairedPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
+  apply: (params: Params, batch: Batch) => JaxHead,
+): (
+  params: Params,
+  batch: Batch,
+  labels: Labels,
+  options: LinearUnpairedPreferenceGradOptions,
+) => Promise<UnpairedPreferenceValueAndGrad<Params>> {
+  return ofLayer(apply, linearUnpairedOptions<LinearUnpairedPreferenceGradOptions>, (layer, labels, options) => {
+    const given = { ...options, bias: layer.bias, gradient: true }
+    return fusedLinearUnpairedPreferenceLoss(layer.hidden, layer.weight, labels, given)
+  })
+}
+
+/** An output layer in arrays. */
+interface Layer {
+  hidden: Hidden
+  weight: HeadWeight
+  bias?: Float32Array
+}
+
+/** A step with a loss of an output layer. */
+function ofLayer<
+  Params extends JsTree<JaxArray>,
+  Batch,
+  Options extends { transposed?: boolean },
+  Result extends { loss: number } & HeadGradients,
+>(
+  apply: (params: Params, batch: Batch) => JaxHead,
+  readOptions: (options: Options | undefined) => Options,
+  lossOf: (layer: Layer, labels: Labels, options: Omit<Options, 'transposed'>) => Promise<Result>,
+) {
   checkFunction(apply)
-  return async (params, batch, labels, options) => {
-    const [{ across, ...loss }, head, pullBack] = trace(apply, params, batch, () => {
-      const { transposed, ...loss } = linearOptions(options)
-      return { ...loss, across: flag(transposed, 'options.transposed', false) }
+  return async (params: Params, batch: Batch, labels: Labels, given?: Options) => {
+    const [{ across, options }, head, pullBack] = trace(apply, params, batch, () => {
+      const { transposed, ...options } = readOptions(given)
+      return { options, across: flag(transposed, 'options.transposed', false) }
     })
     const left = new Set(tree.leaves(head as never) as JaxArray[])
     try {
@@ -135,11 +263,9 @@ export function linearPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Ba
         return array.data() as Promise<Float32Array<ArrayBuffer>>
       }
       const matrix = { data: await read(weight), shape: [vocab, width], strides }
-      const result = await fusedLinearPreferenceLoss({ data: await read(hidden), shape }, matrix, labels, {
-        ...loss,
-        ...(bias && { bias: await read(bias) }),
-        gradient: true,
-      })
+      const layer: Layer = { hidden: { data: await read(hidden), shape }, weight: matrix }
+      if (bias) layer.bias = await read(bias)
+      const result = await lossOf(layer, labels, options)
       const { gradHidden, gradWeight, gradBias, ...metrics } = result
       const cotangent = {
         hidden: numpy.array(gradHidden!.data as Float32Array<ArrayBuffer>, { shape, device }),
@@ -153,85 +279,4 @@ export function linearPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Ba
       pullBack.dispose()
     }
   }
-}
-
-type PullBack<Params> = ((cotangent: JaxArray) => [Params]) & { dispose(): void }
-
-/**
- * What `read` gives, the output of `apply`, and the way back. Whatever is thrown, `params` and `batch` are used up.
- */
-function trace<Params extends JsTree<JaxArray>, Batch, Out, Options>(
-  apply: (params: Params, batch: Batch) => Out,
-  params: Params,
-  batch: Batch,
-  read: () => Options,
-): [Options, Out, PullBack<Params>] {
-  const given = handedOver([params, batch])
-  try {
-    checkAlive(params)
-    const options = read()
-    const traced = vjp((traced: Params) => checkOutput(apply(traced, batch)) as never, [params] as never)
-    return [options, ...(traced as unknown as [Out, PullBack<Params>])]
-  } catch (error) {
-    // `apply` may have used up some of them.
-    for (const [array, left] of given) while (array.refCount > Math.max(0, left)) array.dispose()
-    throw error
-  }
-}
-
-/** A tree of arrays, as `apply` has to give one; without the bias of a layer that has none. */
-function checkOutput<Out>(out: Out): Out {
-  if (typeof out === 'object' && out !== null && 'bias' in out && out.bias === undefined) delete out.bias
-  const leaves = tree.leaves(out as never) as Partial<JaxArray>[]
-  const bad = leaves.findIndex((leaf) => typeof leaf?.dispose !== 'function')
-  if (bad < 0) return out
-  for (const leaf of leaves) leaf?.dispose?.()
-  throw invalidType('apply(params, batch)', 'an array of jax-js or a tree of arrays, at once', leaves[bad])
-}
-
-/** The arrays in a tree, each with the references to it that remain once the tree is used up. */
-function handedOver(all: unknown): Map<JaxArray, number> {
-  const found = new Map<JaxArray, number>()
-  for (const leaf of tree.leaves(all as never) as unknown[]) {
-    if (leaf instanceof JaxArray) found.set(leaf, (found.get(leaf) ?? leaf.refCount) - 1)
-  }
-  return found
-}
-
-function checkFunction(apply: unknown): void {
-  if (typeof apply !== 'function') throw invalidType('apply', 'a function of parameters and a batch', apply)
-}
-
-/** Refuses arrays that have fewer references than there are places where they stand. */
-function checkAlive(params: JsTree<JaxArray>): void {
-  for (const left of handedOver(params).values()) {
-    if (left < 0) throw failure('ERR_DISPOSED', 'params: an array is disposed of or used up; pass a .ref')
-  }
-}
-
-/** Shape and device of logits that are what they should be; whatever else `apply` gave is disposed of. */
-function checkLogits(logits: JaxArray): { shape: number[]; device: JaxArray['device'] } {
-  try {
-    const checked = checkArray(logits, 'logits')
-    checkDimensions(checked.shape, 'logits', 'vocab')
-    return checked
-  } catch (error) {
-    tree.dispose(logits)
-    throw error
-  }
-}
-
-/** Shape and device of an array that is what it should be. */
-function checkArray(array: JaxArray, name: string): { shape: number[]; device: JaxArray['device'] } {
-  // A tree, or within jit, grad and vmap something without values.
-  if (typeof array?.data !== 'function')
-    throw invalidType(`${name} of apply(params, batch)`, 'an array of jax-js', array)
-  const { shape, dtype, device } = array
-  if (dtype !== 'float32') throw invalidType(name, 'float32, as by .astype(numpy.float32)', dtype)
-  return { shape, device }
-}
-
-function checkDimensions(shape: number[], name: string, last: string): void {
-  if (shape.length === 2 || shape.length === 3) return
-  throw shapeMismatch(name, `must be [batch, time, ${last}] or [tokens, ${last}]; got [${shape.join(', ')}]`)
 }

@@ -1,15 +1,21 @@
 /**
- * onnxruntime-node and transformers.js: their tensors as logits, without a copy; and the log-probs of a whole data set
- * under a reference model, written to a small file batch by batch, once for all training runs.
+ * onnxruntime-node and transformers.js: takes their tensors as logits, without a copy, and writes the log-probs of a
+ * whole data set under a reference model to a small file, batch by batch, once for all training runs.
  */
 import { isDeepStrictEqual } from 'node:util'
 import { pairsOf } from '../../call/pairs.js'
 import { RUN_OPTIONS } from '../../call/run.js'
 import { viewKind } from '../../check/arrays.js'
-import { failure, invalidType, invalidValue, outOfRange } from '../../errors.js'
+import { invalidType, invalidValue, outOfRange } from '../../errors.js'
 import { sequenceLogProbs, sequenceLogProbsSync } from '../../index.js'
-import type { TokenOptions } from '../../options/index.js'
-import type { HostArray, Labels, Logits, RunOptions, TokenValues } from '../../types/index.js'
+import {
+  TOKEN_ARRAYS,
+  TOKEN_OPTIONS,
+  type TokenArray,
+  type TokenOptions,
+  tokenOptions,
+} from '../../options/token-options.js'
+import type { Labels, RunOptions, TokenValues } from '../../types/index.js'
 import { callback, optionsReader } from '../options.js'
 import { type Lock, lockFile } from './lock-file.js'
 import {
@@ -24,24 +30,19 @@ import {
   readReferenceFile,
   sorted,
 } from './reference-file.js'
+import { hostData, isTensor, type OrtTensor, toLogits } from './tensors.js'
 
-/** What is used of a tensor of onnxruntime or transformers.js. */
-export interface OrtTensor {
-  readonly type: string
-  readonly dims: readonly number[]
-  readonly data: unknown
-  readonly location?: string
-}
+export { type OrtTensor, toLogits } from './tensors.js'
 
-/** A batch of pairs, as `preferenceBatches` gives it; what is a tensor is taken by its data. */
+/** A batch of pairs, as `preferenceBatches` makes it. Where a field is a tensor, its data are used. */
 export interface ReferenceBatch {
   /** `[batch, time]` token ids, or `[tokens]` when packed. */
   labels: Labels | OrtTensor
-  /** The tokens of the model's input. Not looked at, but part of the batch's fingerprint. */
+  /** The tokens of the model's input. They are not read, but they are part of the batch's fingerprint. */
   inputIds?: ArrayLike<number | bigint> | OrtTensor
-  /** As in `fusedPreferenceLoss`: positions that do not count. Give the same in training. Defaults to none. */
+  /** As in `fusedPreferenceLoss`: positions that do not count. Use the same mask in training. Defaults to none. */
   mask?: TokenValues | BigInt64Array | OrtTensor
-  /** As in `fusedPreferenceLoss`. Give the same in training. Defaults to 1. */
+  /** As in `fusedPreferenceLoss`. Use the same weights in training. Defaults to 1. */
   tokenWeights?: ArrayLike<number> | OrtTensor
   /** As in `fusedPreferenceLoss`. Defaults to first half chosen, second half rejected. */
   pairs?: ArrayLike<number> | BigInt64Array | OrtTensor
@@ -50,13 +51,15 @@ export interface ReferenceBatch {
 }
 
 /** Options of {@link writeReferenceLogProbs}. */
-export interface ReferenceLogProbsOptions extends Omit<TokenOptions, OfBatches | 'outputs'>, RunOptions {
+export interface ReferenceLogProbsOptions extends Omit<TokenOptions, TokenArray | 'outputs'>, RunOptions {
   /**
-   * Which reference model it is, a name or more (`{ name, revision }`), so that the file is not continued with another.
-   * Any value that JSON keeps as it is. Defaults to none.
+   * Identifies the reference model, by a name or an object (`{ name, revision }`), so that the file is not continued
+   * with another model. Any value that JSON keeps unchanged. Defaults to none.
    */
   model?: Json
-  /** Is told after each batch how many batches and pairs are done, and whether this one was in the file already. */
+  /**
+   * Called after each batch with the number of batches and pairs done, and whether this batch was in the file already.
+   */
   onProgress?: (progress: { batches: number; pairs: number; resumed: boolean }) => void
 }
 
@@ -68,75 +71,31 @@ export interface ReferenceLogProbs {
   rejected: Float64Array
 }
 
-/** Token options that belong to a batch. */
-type OfBatches = 'mask' | 'tokenWeights' | 'pairs' | 'sequenceOffsets'
+type TokenSettings = Required<Omit<TokenOptions, TokenArray | 'outputs'>>
 
-/** The token options that are the same for all batches, with their defaults: settings of the file. */
-const TOKEN_SETTINGS = {
-  shift: true,
-  ignoreIndex: -100,
-  averageLogProb: false,
-  temperature: 1,
-  emptySequence: 'zero',
-  ldAlpha: 1,
-} satisfies Required<Omit<TokenOptions, OfBatches | 'outputs'>>
+/** The token options that are the same for all batches; they are settings of the file. Arrays belong to each batch. */
+const TOKEN_SETTINGS = TOKEN_OPTIONS.filter(
+  (name) => !TOKEN_ARRAYS.includes(name as TokenArray) && name !== 'outputs',
+) as (keyof TokenSettings)[]
 
-const ofBatches = 'is not taken: it belongs to each batch, as batch.'
-const readOptions = optionsReader([...Object.keys(TOKEN_SETTINGS), ...RUN_OPTIONS, 'model', 'onProgress'], {
-  mask: `${ofBatches}mask`,
-  tokenWeights: `${ofBatches}tokenWeights`,
-  pairs: `${ofBatches}pairs`,
-  sequenceOffsets: `${ofBatches}sequenceOffsets`,
-  outputs: 'is not taken: the file keeps nothing of single tokens',
-} satisfies Record<OfBatches | 'outputs', string>)
-
-/**
- * A tensor as the logits that every function of this package takes. Nothing is copied.
- *
- * @param tensor float32 or float16, in memory that JavaScript sees.
- * @throws TypeError `ERR_INVALID_ARG_TYPE` for another type; Error `ERR_DISPOSED`, and `ERR_BACKEND_UNAVAILABLE` for a
- *   tensor on a GPU.
- */
-export function toLogits(tensor: OrtTensor): Logits {
-  if (!isTensor(tensor)) throw invalidType('tensor', 'a tensor { data, dims, type }', tensor)
-  const { type, dims } = tensor
-  if (type !== 'float32' && type !== 'float16') throw invalidType('tensor.type', "'float32' or 'float16'", type)
-  const data = hostData(tensor, 'tensor') as HostArray
-  // float16 is a Float16Array where the runtime has one, else its bits.
-  const wanted = type === 'float32' ? ['Float32Array'] : ['Uint16Array', 'Float16Array']
-  if (!wanted.includes(viewKind(data)!))
-    throw invalidType('tensor.data', `a ${wanted.join(' or ')}, as it is ${type}`, data)
-  return { data, shape: dims.slice(), dtype: type }
-}
-
-function isTensor(value: unknown): value is OrtTensor {
-  return typeof value === 'object' && value !== null && Array.isArray((value as Partial<OrtTensor>).dims)
-}
-
-/** The data of a tensor in memory that JavaScript sees. */
-function hostData(tensor: OrtTensor, name: string): unknown {
-  const { location = 'cpu' } = tensor
-  if (location === 'none') throw failure('ERR_DISPOSED', `${name}: it is disposed`)
-  if (location !== 'cpu' && location !== 'cpu-pinned') {
-    const problem = `${name}: its data are on '${location}'; have the session output it on the cpu (preferredOutputLocation)`
-    throw failure('ERR_BACKEND_UNAVAILABLE', problem)
-  }
-  return tensor.data
-}
+const readOptions = optionsReader([...TOKEN_SETTINGS, ...RUN_OPTIONS, 'model', 'onProgress'], {
+  ...Object.fromEntries(TOKEN_ARRAYS.map((name) => [name, `is not taken: it belongs to each batch, as batch.${name}`])),
+  outputs: 'is not taken: the file holds no per-token results',
+})
 
 /**
  * Runs a reference model over preference data and writes the log-probs of all pairs to a file (JSON Lines), after each
- * batch. Called again after an interruption it goes on where the file ends, a line cut short included; batches that
- * are in the file are compared with the data, and the model does not see them. Meanwhile `<path>.lock` keeps other
- * writers away; what a crash leaves of it is removed by the next call.
+ * batch. A call after an interruption continues where the file ends, even if the last line was cut short; it compares
+ * the batches in the file with the data and does not run the model on them. `<path>.lock` keeps other writers away
+ * meanwhile; the next call removes a lock that a crash has left.
  *
  * @param path of the file.
  * @param batches the data, in an order that stays the same.
- * @param forward gives the reference's logits of a batch: `[batch, time, vocab]`, or `[tokens, vocab]` when packed.
- * @returns the log-probs of all pairs, those read from the file included.
- * @throws what `sequenceLogProbs` and `forward` throw, all that is wrong with the options before the model runs;
- *   TypeError `ERR_INVALID_ARG_VALUE` for a file of other data, of other options or of another kind, which is left as
- *   it is, for a file that another call is writing, and for data without a batch; RangeError `ERR_OUT_OF_RANGE` for
+ * @param forward returns the reference's logits of a batch: `[batch, time, vocab]`, or `[tokens, vocab]` when packed.
+ * @returns the log-probs of all pairs, including those read from the file.
+ * @throws the errors of `sequenceLogProbs` and `forward`; errors in the options are thrown before the model runs.
+ *   TypeError `ERR_INVALID_ARG_VALUE` for a file of other data, of other options or of another kind, which is left
+ *   unchanged, for a file that another call is writing, and for data without a batch; RangeError `ERR_OUT_OF_RANGE` for
  *   log-probs that are not finite.
  */
 export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
@@ -150,16 +109,13 @@ export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
   if (typeof forward !== 'function') throw invalidType('forward', 'a function of a batch', forward)
   const { model, onProgress, ...run } = readOptions(options)
   const told = callback(onProgress, 'options.onProgress')
-  const settings: ReferenceSettings = { model: modelOf(model), ...TOKEN_SETTINGS }
-  for (const name of Object.keys(TOKEN_SETTINGS) as (keyof typeof TOKEN_SETTINGS)[]) {
-    const value = run[name]
-    if (value !== undefined) settings[name] = value
-  }
+  const settings: ReferenceSettings = { model: modelOf(model) }
+  for (const name of TOKEN_SETTINGS) settings[name] = run[name] ?? tokenOptions[name].byDefault
   tryOptions(run)
 
   const found = await readReferenceFile(path, settings)
   if (found) checkSettings(path, found.settings, settings)
-  // Nobody writes to a complete file any more.
+  // A complete file is never written again.
   if (found?.complete) return await written(found)
   const lock = await lockFile(path)
   try {
@@ -203,7 +159,7 @@ export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
       throw doesNotMatch(path, `it has ${existing.lines.length} batches, the data only ${lines.length}`)
     }
     if (lines.length === 0) {
-      throw invalidValue('batches', 'gave no batch, and nothing was written; an iterator gives what it has only once')
+      throw invalidValue('batches', 'gave no batch, and nothing was written; an iterator can be read only once')
     }
     if (!existing?.complete) {
       await begin()
@@ -216,12 +172,12 @@ export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
 /**
  * Reads a file that {@link writeReferenceLogProbs} has written.
  *
- * @throws TypeError `ERR_INVALID_ARG_VALUE` for a file that is not complete or is no such file.
+ * @throws TypeError `ERR_INVALID_ARG_VALUE` for a file that is not complete or is not a reference file.
  */
 export async function readReferenceLogProbs(path: string): Promise<ReferenceLogProbs> {
   const { lines, complete } = (await readReferenceFile(path)) as ReferenceFile
   if (!complete) {
-    const problem = `is not complete: it ends after ${lines.length} batches; call writeReferenceLogProbs again to go on`
+    const problem = `is not complete: it ends after ${lines.length} batches; call writeReferenceLogProbs again to continue it`
     throw invalidValue(path, problem)
   }
   return joined(lines)
@@ -232,7 +188,7 @@ function isIterable(value: unknown): boolean {
   return typeof each === 'function' || typeof later === 'function'
 }
 
-/** The model as the file has it. */
+/** The model as the file records it. */
 function modelOf(model: Json = null): Json {
   let kept: unknown
   try {
@@ -241,12 +197,12 @@ function modelOf(model: Json = null): Json {
     // Not JSON at all.
   }
   if (!isDeepStrictEqual(kept, model)) {
-    throw invalidType('options.model', 'a value that JSON keeps as it is, such as a name or { name, revision }', model)
+    throw invalidType('options.model', 'a value that JSON keeps unchanged, such as a name or { name, revision }', model)
   }
   return sorted(model)
 }
 
-/** A call on four tokens, which finds what is wrong with the options before the model has run for nothing. */
+/** A call on four tokens, which finds errors in the options before the model runs in vain. */
 function tryOptions(options: TokenOptions & RunOptions): void {
   const labels = new Int32Array(4).fill(options.ignoreIndex === 0 ? 1 : 0)
   sequenceLogProbsSync({ data: new Float32Array(8), shape: [2, 2, 2] }, labels, options)
@@ -270,14 +226,14 @@ function arraysOf(batch: ReferenceBatch, index: number): BatchArrays {
   return given as BatchArrays
 }
 
-/** Refuses what has no fingerprint: lists of lists, for one. */
+/** Refuses values that have no fingerprint, such as lists of lists. */
 function checkElements(array: unknown, name: string): void {
   const length = (array as Partial<ArrayLike<unknown>> | null)?.length
   if (typeof array !== 'object' || typeof length !== 'number') throw invalidType(name, 'an array or a tensor', array)
   for (let i = 0; i < length; i++) {
     const element = (array as ArrayLike<unknown>)[i]
     if (!['number', 'bigint', 'boolean'].includes(typeof element)) {
-      throw invalidType(`${name}[${i}]`, 'a number, the array being flat', element)
+      throw invalidType(`${name}[${i}]`, 'a number, because the array must be flat', element)
     }
   }
 }

@@ -1,6 +1,6 @@
 /**
- * A lock on a file: a second file beside it, which only one call at a time can make. It names its owner, so that what a
- * crash has left is told from what is held.
+ * A lock on a file: a second file beside it, which only one call at a time can create. It names its owner, so that a
+ * lock left by a crash can be told from a lock that is held.
  */
 import { randomUUID } from 'node:crypto'
 import { readFile, realpath, rm, writeFile } from 'node:fs/promises'
@@ -10,28 +10,29 @@ import { invalidValue } from '../../errors.js'
 
 /** A lock that is held. */
 export interface Lock {
-  /** Refuses when the lock has been taken away. */
+  /** Throws when the lock file has been deleted or replaced. */
   check(): Promise<void>
   release(): Promise<void>
 }
 
-/** Who holds a lock: written into it. */
+/** The owner of a lock, as the lock file records it. */
 interface Owner {
   pid: number
   host: string
-  /** When the process started, in milliseconds: process ids come again, in containers always the same ones. */
+  /** When the process started, in milliseconds: process ids are reused, and in containers they are always the same. */
   started: number
-  /** Tells calls of one process apart. */
+  /** Distinguishes calls of one process. */
   id: string
 }
 
-// The start of a process is a difference of two clocks; another process of the same id started later than this.
+// The start time is a difference of two clocks, hence inexact; another process with the same id starts later than this.
 const CLOCKS_DIFFER = 1000
 
 /**
  * Locks a file, which need not exist. The lock of a process of this machine that has ended is taken over.
  *
- * @throws TypeError `ERR_INVALID_ARG_VALUE` when it is held, or there is no such folder; what the file system throws.
+ * @throws TypeError `ERR_INVALID_ARG_VALUE` when it is held or the folder does not exist; the errors of the file
+ *   system.
  */
 export async function lockFile(path: string): Promise<Lock> {
   const file = `${await realpath(path).catch(() => path)}.lock`
@@ -45,17 +46,17 @@ export async function lockFile(path: string): Promise<Lock> {
     if (holder === undefined) {
       throw invalidValue(
         path,
-        `is locked by ${file}, which does not say for whom; if nothing writes it, delete that file`,
+        `is locked by ${file}, which does not name its owner; if nothing writes to it, delete that file`,
       )
     }
     if (isAlive(holder, owner)) throw held(path, file, holder)
-    // Only what was looked at: another call may be as quick.
+    // Only the lock that was read: another call may have replaced it meanwhile.
     if ((await read(file)) === found) await rm(file, { force: true })
   }
   return {
     async check() {
       if ((await read(file)) === text) return
-      throw invalidValue(path, `is not written to any more: ${file}, the lock of this call, was deleted or replaced`)
+      throw invalidValue(path, `is no longer written: ${file}, the lock of this call, was deleted or replaced`)
     },
     async release() {
       if ((await read(file)) === text) await rm(file, { force: true })
@@ -75,7 +76,7 @@ export async function lockFile(path: string): Promise<Lock> {
   }
 }
 
-/** What a file holds, undefined when there is none. */
+/** The content of a file, undefined when the file does not exist. */
 async function read(file: string): Promise<string | undefined> {
   try {
     return await readFile(file, 'utf8')
@@ -94,7 +95,7 @@ function ownerOf(text: string): Owner | undefined {
   }
 }
 
-/** Whether a holder may still be writing. Of another machine nothing is known. */
+/** Whether a holder may still be writing. A holder on another machine is assumed to be. */
 function isAlive(holder: Owner, own: Owner): boolean {
   if (holder.host !== own.host) return true
   if (holder.pid === own.pid) return Math.abs(holder.started - own.started) < CLOCKS_DIFFER

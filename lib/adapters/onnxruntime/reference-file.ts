@@ -1,6 +1,6 @@
 /**
- * The file of reference log-probs: JSON Lines, a header, one line per batch, and a last line that says it is complete.
- * Every batch has a fingerprint of its data, so that a file is never continued, or taken, for other data.
+ * The file of reference log-probs: JSON Lines with a header, one line per batch, and a last line that marks it as
+ * complete. Every batch has a fingerprint of its data, so that a file is never continued with, or used for, other data.
  */
 import { createHash } from 'node:crypto'
 import { appendFile, readFile, truncate, writeFile } from 'node:fs/promises'
@@ -9,10 +9,10 @@ import { invalidValue } from '../../errors.js'
 const FORMAT = 'fused-preference-loss/reference'
 const VERSION = 1
 
-/** A value that JSON keeps as it is. */
+/** A value that JSON keeps unchanged. */
 export type Json = string | number | boolean | null | readonly Json[] | { readonly [name: string]: Json }
 
-/** What the log-probs depend on besides the data. */
+/** The settings on which the log-probs depend, besides the data. */
 export type ReferenceSettings = Record<string, Json>
 
 /** One batch of P pairs. */
@@ -24,12 +24,12 @@ export interface ReferenceLine {
   rejected: number[]
 }
 
-/** What is in a file. */
+/** The content of a file. */
 export interface ReferenceFile {
   settings: ReferenceSettings
   lines: ReferenceLine[]
   complete: boolean
-  /** Bytes of whole lines: what follows was cut short. */
+  /** Bytes of whole lines; the rest is a line that was cut short. */
   bytes: number
 }
 
@@ -54,8 +54,8 @@ export function fingerprintOf(arrays: Record<string, ArrayLike<number | bigint> 
 }
 
 /**
- * Reads a file; undefined when there is none, or nothing of it but the start of a header with these `settings`.
- * @throws TypeError `ERR_INVALID_ARG_VALUE`, with the number of the line, for whatever is no such file.
+ * Reads a file; undefined when there is no file, or when it holds only the start of a header with these `settings`.
+ * @throws TypeError `ERR_INVALID_ARG_VALUE`, with the number of the line, for a file of another kind.
  */
 export async function readReferenceFile(
   path: string,
@@ -105,7 +105,7 @@ export async function readReferenceFile(
   }
 }
 
-/** Drops what follows the whole lines of a file, or begins a new one with its header. */
+/** Truncates a file after its whole lines, or begins a new file with its header. */
 export async function beginReferenceFile(
   path: string,
   existing: ReferenceFile | undefined,

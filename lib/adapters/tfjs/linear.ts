@@ -5,14 +5,21 @@
 import * as tf from '@tensorflow/tfjs-core'
 import { PAIRED_OPTIONS } from '../../call/paired-call.js'
 import { RUN_OPTIONS } from '../../call/run.js'
+import { UNPAIRED_OPTIONS } from '../../call/unpaired-call.js'
 import { flag } from '../../check/options.js'
 import { invalidType } from '../../errors.js'
-import { fusedLinearPreferenceLossSync, linearSequenceLogProbsSync } from '../../index.js'
-import type { FusedLinearOptions, LinearSequenceOptions } from '../../options/index.js'
+import {
+  fusedLinearPreferenceLossSync,
+  fusedLinearUnpairedPreferenceLossSync,
+  linearSequenceLogProbsSync,
+} from '../../index.js'
+import type { FusedLinearOptions, FusedLinearUnpairedOptions, LinearSequenceOptions } from '../../options/index.js'
 import { TOKEN_OPTIONS } from '../../options/token-options.js'
 import type {
   FusedLinearPreferenceLoss,
+  FusedLinearUnpairedPreferenceLoss,
   HeadGradientRequest,
+  HeadGradients,
   HeadWeight,
   Hidden,
   Labels,
@@ -31,7 +38,7 @@ import {
   scaled,
   valuesOf,
 } from './memory.js'
-import { type TensorReference, type TokenTensors, withArrays } from './tensor-options.js'
+import { type TensorReference, type TokenTensors, type UnpairedTensors, withArrays } from './tensor-options.js'
 
 /** The output layer, as all its ops take it. */
 export interface OutputLayerOptions {
@@ -56,6 +63,18 @@ export interface LinearPreferenceLossOptions
   onResult?: (result: Omit<FusedLinearPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void
 }
 
+/** Options of {@link linearUnpairedPreferenceLoss}. */
+export interface LinearUnpairedPreferenceLossOptions
+  extends Omit<FusedLinearUnpairedOptions, Replaced | keyof UnpairedTensors>,
+    Omit<TokenTensors, 'pairs'>,
+    UnpairedTensors,
+    OutputLayerOptions {
+  /** As in `fusedLinearUnpairedPreferenceLoss`; log-probs may be tensors. Needed unless `referenceFree`. */
+  reference?: FusedLinearUnpairedOptions['reference'] | Extract<TensorReference, { logProbs: unknown }>
+  /** Is given the rewards, their means, κ and all else that is known of the loss, at each call. */
+  onResult?: (result: Omit<FusedLinearUnpairedPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void
+}
+
 /** Options of {@link linearSequenceLogProbs}. */
 export interface LinearSequenceLogProbsOptions
   extends Omit<LinearSequenceOptions, 'bias' | keyof TokenTensors>,
@@ -66,11 +85,13 @@ export interface LinearSequenceLogProbsOptions
 }
 
 const LAYER_OPTIONS = ['bias', 'transposed', 'frozen', 'onResult'] as const
-const preferenceOptions = optionsReader([...PAIRED_OPTIONS, ...LAYER_OPTIONS], {
+const OWNED = {
   gradient: 'is not taken: TensorFlow.js is given the gradients it asks for, none of weight and bias with frozen',
   accumulate: 'is not taken: TensorFlow.js adds gradients up itself',
   zeroInactive: 'is not taken: the memory that the gradients get is not zero, so that all of it has to be written',
-})
+}
+const preferenceOptions = optionsReader([...PAIRED_OPTIONS, ...LAYER_OPTIONS], OWNED)
+const unpairedOptions = optionsReader([...UNPAIRED_OPTIONS, ...LAYER_OPTIONS], OWNED)
 const sequenceOptions = optionsReader([...TOKEN_OPTIONS, ...RUN_OPTIONS, ...LAYER_OPTIONS])
 
 /**
@@ -97,15 +118,54 @@ export function linearPreferenceLoss(
   const ids = idsOf(labels, hidden, 'hidden')
   const loss = withArrays(given, hidden, 'hidden')
   refuseTensors(loss.reference)
-  const run = (gradient?: HeadGradientRequest): number => {
+  return onePass(head, (gradient) => {
     const { data, weight: matrix, bias: values } = head.values()
     const result = fusedLinearPreferenceLossSync(data, matrix, ids, { ...loss, bias: values, gradient })
-    delete result.gradHidden
-    delete result.gradWeight
-    delete result.gradBias
-    told?.(result)
+    told?.(withoutGradients(result))
     return result.loss
-  }
+  })
+}
+
+/**
+ * The same for sequences that stand alone: the mean of the losses of `fusedLinearUnpairedPreferenceLoss` as a scalar
+ * tensor.
+ *
+ * @param hidden as in {@link linearPreferenceLoss}.
+ * @param weight as in {@link linearPreferenceLoss}.
+ * @param labels as in {@link linearPreferenceLoss}.
+ * @param options those of `fusedLinearUnpairedPreferenceLoss`, and of the layer.
+ * @throws what `fusedLinearUnpairedPreferenceLoss` throws, and as {@link linearPreferenceLoss} does.
+ */
+export function linearUnpairedPreferenceLoss(
+  hidden: tf.Tensor,
+  weight: tf.Tensor,
+  labels: Labels | tf.Tensor,
+  options: LinearUnpairedPreferenceLossOptions,
+): tf.Scalar {
+  const { bias, transposed, frozen, onResult, ...given } = unpairedOptions(options)
+  const told = callback(onResult, 'options.onResult')
+  const head = headOf(hidden, weight, bias, transposed, frozen)
+  const ids = idsOf(labels, hidden, 'hidden')
+  const loss = withArrays(given, hidden, 'hidden')
+  refuseTensors(loss.reference)
+  return onePass(head, (gradient) => {
+    const { data, weight: matrix, bias: values } = head.values()
+    const result = fusedLinearUnpairedPreferenceLossSync(data, matrix, ids, { ...loss, bias: values, gradient })
+    told?.(withoutGradients(result))
+    return result.loss
+  })
+}
+
+/** A result without its gradients, which TensorFlow.js has. */
+function withoutGradients<Result extends HeadGradients>(result: Result): Result {
+  delete result.gradHidden
+  delete result.gradWeight
+  delete result.gradBias
+  return result
+}
+
+/** An op whose value and gradients are computed together; `run` writes the gradients it is asked for. */
+function onePass(head: Head, run: (gradient?: HeadGradientRequest) => number): tf.Scalar {
   return differentiable(head.inputs, (taped) => {
     if (!taped) return { value: tf.scalar(run()) }
     let value = 0

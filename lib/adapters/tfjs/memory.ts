@@ -1,22 +1,22 @@
 /**
- * Tensors of TensorFlow.js where their backend keeps them, and ops with gradients made from these.
+ * Access to tensors in the memory of their TensorFlow.js backend, and ops with gradients on top of it.
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { failure, invalidType, shapeMismatch } from '../../errors.js'
 import type { Labels } from '../../types/index.js'
 
-/** A value, and how its gradient is made. */
+/** A value, and the function that makes its gradient. */
 export interface Differentiable<T extends tf.Tensor> {
   value: T
-  /** What the gradient is made from, if it can be asked for. */
+  /** The tensors from which the gradient is made, if one can be asked for. */
   saved?: tf.Tensor[]
   /** One gradient per input. */
   gradient?: (dy: tf.Tensor) => tf.Tensor[]
 }
 
 /**
- * `tf.customGrad`, except that `saved` is left to the tape as it is, to be disposed with it; the `save` function of
- * `tf.customGrad` would have the wasm backend copy it.
+ * `tf.customGrad`, except that the tape takes `saved` without a copy and disposes of it; the `save` function of
+ * `tf.customGrad` would make the wasm backend copy it.
  */
 export function differentiable<T extends tf.Tensor>(inputs: tf.Tensor[], op: (taped: boolean) => Differentiable<T>): T {
   const tape = currentTape()
@@ -40,7 +40,7 @@ export function differentiable<T extends tf.Tensor>(inputs: tf.Tensor[], op: (ta
 
 type Tape = ReturnType<typeof tf.engine>['state']['activeTape']
 
-/** The tape that is being recorded, if any. TensorFlow.js has no public way to it. */
+/** The tape that is being recorded, if any. TensorFlow.js has no public API for it. */
 function currentTape(): Tape | undefined {
   const engine = tf.engine()
   if (typeof engine.isTapeOn !== 'function') throw unknownTape()
@@ -51,7 +51,7 @@ function currentTape(): Tape | undefined {
 }
 
 function unknownTape() {
-  const problem = `keeps the tape of its gradients elsewhere than this adapter looks for it; 4.0 to 4.22 are known to work`
+  const problem = `does not keep its gradient tape where this adapter looks for it; versions 4.0 to 4.22 are known to work`
   return failure('ERR_BACKEND_UNAVAILABLE', `TensorFlow.js ${tf.version_core} ${problem}`)
 }
 
@@ -63,7 +63,7 @@ export function checkRows(tensor: tf.Tensor, name: string, last: string): void {
   }
 }
 
-/** Refuses anything but a tensor of that dtype that is alive. */
+/** Refuses anything but a tensor of that dtype that has not been disposed of. */
 export function checkTensor(value: unknown, name: string, dtype: tf.DataType): asserts value is tf.Tensor {
   if (!(value instanceof tf.Tensor)) throw invalidType(name, `a tensor of dtype ${dtype}`, value)
   if (value.dtype !== dtype) throw invalidType(name, `a tensor of dtype ${dtype}`, `dtype ${value.dtype}`)
@@ -71,10 +71,10 @@ export function checkTensor(value: unknown, name: string, dtype: tf.DataType): a
 }
 
 function checkAlive(tensor: tf.Tensor, name: string): void {
-  if (tensor.isDisposed) throw failure('ERR_DISPOSED', `${name}: the tensor is disposed`)
+  if (tensor.isDisposed) throw failure('ERR_DISPOSED', `${name}: the tensor has been disposed of`)
 }
 
-/** Labels in the shape of these rows, where they have a shape. */
+/** Checks labels against the shape of these rows, when they are a tensor. */
 export function idsOf(labels: Labels | tf.Tensor, rows: tf.Tensor, name: string): Labels {
   if (!(labels instanceof tf.Tensor)) return labels
   checkTensor(labels, 'labels', 'int32')
@@ -90,52 +90,54 @@ export function checkShape(tensor: tf.Tensor, name: string, rows: tf.Tensor, row
   throw shapeMismatch(name, `${problem}; got [${tensor.shape.join(', ')}]`)
 }
 
-/** The elements of a tensor of any numbers. */
+/** The elements of a numeric tensor. */
 export function elementsOf(tensor: tf.Tensor, name: string): ArrayLike<number> {
   checkAlive(tensor, name)
   return read(tensor, name)
 }
 
-/** All dimensions before the last two as one. */
+/** Merges all dimensions before the last two. */
 export function rowsShape({ shape }: tf.Tensor): number[] {
   return shape.length > 3 ? [tf.util.sizeFromShape(shape.slice(0, -2)), ...shape.slice(-2)] : shape
 }
 
-/** The elements as the backend gives them, unless only a promise of them can be had, as on webgpu. */
+/** The elements as the backend returns them; refused where it can only return a promise, as on webgpu. */
 function read(tensor: tf.Tensor, name: string): Float32Array | Int32Array {
   try {
     return tensor.dataSync() as Float32Array | Int32Array
   } catch (cause) {
-    const problem = `${name}: TensorFlow.js's backend '${tf.getBackend()}' keeps them where they cannot be read synchronously`
+    const problem = `${name}: TensorFlow.js's backend '${tf.getBackend()}' keeps it where it cannot be read synchronously`
     throw Object.assign(failure('ERR_BACKEND_UNAVAILABLE', `${problem}; use 'wasm', 'cpu' or 'tensorflow'`), { cause })
   }
 }
 
-/** What the adapter uses of the wasm backend. */
+/** The parts of the wasm backend that the adapter uses. */
 interface HeapBackend extends tf.KernelBackend {
   dataIdMap: { has(dataId: object): boolean }
   typedArrayFromHeap(tensor: tf.TensorInfo): Float32Array
   makeOutput(shape: number[], dtype: 'float32'): tf.TensorInfo
 }
 
-/** What it uses of the cpu backend. */
+/** The parts of the cpu backend that the adapter uses. */
 interface ArrayBackend extends tf.KernelBackend {
   data: { has(dataId: object): boolean }
 }
 
-/** The backend, if it keeps this tensor in a heap that JavaScript sees. */
+/** The backend, if it keeps this tensor in a heap that JavaScript can access. */
 export function heapOf(tensor: tf.Tensor): HeapBackend | undefined {
   const backend = tf.backend() as Partial<HeapBackend>
   const hasHeap = typeof backend.typedArrayFromHeap === 'function' && typeof backend.makeOutput === 'function'
   return hasHeap && backend.dataIdMap?.has(tensor.dataId) ? (backend as HeapBackend) : undefined
 }
 
-/** Whether `dataSync` gives the very array that holds this tensor. */
+/** Whether `dataSync` returns the array that holds this tensor rather than a copy. */
 export function isArray(tensor: tf.Tensor): boolean {
   return tf.getBackend() === 'cpu' && (tf.backend() as ArrayBackend).data.has(tensor.dataId)
 }
 
-/** The elements of a tensor, where they lie if that can be seen. The heap must not grow while they are in use. */
+/**
+ * The elements of a tensor, as a view where JavaScript can access them. The heap must not grow while the view is used.
+ */
 export function valuesOf(tensor: tf.Tensor, name: string): Float32Array {
   return heapOf(tensor)?.typedArrayFromHeap(tensor) ?? (read(tensor, name) as Float32Array)
 }
@@ -148,14 +150,14 @@ export function fillTensors(shapes: number[][], like: tf.Tensor, fill: (views: F
     fill(arrays)
     return arrays.map((values, i) => tf.tensor(values, shapes[i]))
   }
-  // All of them before any is looked at: the heap may grow, and the elements seen in it be out of sight.
+  // Allocate all of them before viewing any: an allocation may grow the heap, which invalidates views of it.
   const outputs = shapes.map((shape) => heap.makeOutput(shape, 'float32'))
   const tensors = outputs.map((output) => tf.engine().makeTensorFromTensorInfo(output, heap))
   fill(tensors.map((tensor) => heap.typedArrayFromHeap(tensor)))
   return tensors
 }
 
-/** That tensor times a factor. */
+/** A tensor times a factor. */
 export function scaled(gradient: tf.Tensor, factor: number): tf.Tensor {
   return factor === 1 ? alias(gradient) : tf.mul(gradient, factor)
 }

@@ -1,9 +1,10 @@
 /**
- * Options that may be tensors: read when the op is called, and constants for its gradient.
+ * Options that may be tensors. They are read when the op is called, and its gradient treats them as constants.
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { invalidType } from '../../errors.js'
-import type { TokenOptions } from '../../options/index.js'
+import { TOKEN_ARRAYS, type TokenOptions, tokenOptions } from '../../options/token-options.js'
+import type { UnpairedLossOptions } from '../../options/unpaired-options.js'
 import { checkShape, elementsOf } from './memory.js'
 
 /** Token options that may be tensors as well. */
@@ -18,27 +19,40 @@ export interface TokenTensors {
   sequenceOffsets?: TokenOptions['sequenceOffsets'] | tf.Tensor
 }
 
+/** Options of unpaired losses that may be tensors as well. */
+export interface UnpairedTensors {
+  /** As in `fusedUnpairedPreferenceLoss`, or a tensor `[B]`. */
+  desirable: UnpairedLossOptions['desirable'] | tf.Tensor
+  /** As in `fusedUnpairedPreferenceLoss`, or a tensor. */
+  klLogProbs?: UnpairedLossOptions['klLogProbs'] | tf.Tensor
+  /** As in `fusedUnpairedPreferenceLoss`, or a tensor. */
+  referenceKlLogProbs?: UnpairedLossOptions['referenceKlLogProbs'] | tf.Tensor
+}
+
 /**
- * Log-probs under the reference: of the pairs, `[P]` each, or of all sequences, `[B]`. A float32 tensor has rounded them: before the first update,
- * where the policy is the reference, its rewards are then not 0 but some 1e-6 of either sign.
+ * Log-probs under the reference: of the pairs, `[P]` each, or of all sequences, `[B]`. A float32 tensor holds them
+ * rounded: before the first update, when the policy equals the reference, the rewards are then about ±1e-6 instead of
+ * 0.
  */
 export type TensorReference =
   | { chosen: ArrayLike<number> | tf.Tensor; rejected: ArrayLike<number> | tf.Tensor }
   | { logProbs: ArrayLike<number> | tf.Tensor }
 
 /** Options of an op with arrays in place of the tensors. */
-type WithArrays<T> = Omit<T, keyof TokenTensors | 'reference'> &
+type WithArrays<T> = Omit<T, keyof TokenTensors | keyof UnpairedTensors | 'reference'> &
   Pick<TokenOptions, keyof TokenTensors> &
+  ('desirable' extends keyof T ? Pick<UnpairedLossOptions, keyof UnpairedTensors> : object) &
   ('reference' extends keyof T ? { reference?: Exclude<T['reference' & keyof T], TensorReference> } : object)
 
-const PER_LABEL = ['mask', 'tokenWeights'] as const
-const OTHERS = ['pairs', 'sequenceOffsets'] as const
+// The tensor form of each array that core takes.
+const TENSORS: readonly (keyof TokenTensors)[] = TOKEN_ARRAYS
+const UNPAIRED: readonly (keyof UnpairedTensors)[] = ['desirable', 'klLogProbs', 'referenceKlLogProbs']
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
 /**
- * The elements of tensors among the options in place of them.
+ * Replaces the tensors among the options by their elements.
  *
- * @param rows what the labels belong to: their shape is its shape without the last dimension.
+ * @param rows the tensor that the labels belong to: their shape is its shape without the last dimension.
  * @param name of `rows` in errors.
  */
 export function withArrays<T extends TokenTensors & { reference?: object }>(
@@ -47,13 +61,13 @@ export function withArrays<T extends TokenTensors & { reference?: object }>(
   name: string,
 ): WithArrays<T> {
   const read = { ...options } as Record<string, unknown>
-  for (const option of PER_LABEL) {
+  for (const option of TENSORS) {
     const value = read[option]
     if (!(value instanceof tf.Tensor)) continue
-    checkShape(value, `options.${option}`, rows, name)
+    if (tokenOptions[option].array === 'per label') checkShape(value, `options.${option}`, rows, name)
     read[option] = elementsOf(value, `options.${option}`)
   }
-  for (const option of OTHERS) {
+  for (const option of UNPAIRED) {
     const value = read[option]
     if (value instanceof tf.Tensor) read[option] = elementsOf(value, `options.${option}`)
   }

@@ -1,31 +1,35 @@
 /**
- * What JavaScript sees of the native code; see native/addon/addon.cc and cuda_bindings.h.
+ * The types of the native code's exports; see native/addon/addon.cc and cuda_bindings.h.
  */
-import type { Device, InstructionSet, LossType } from '../../types/index.js'
+import type { Device, InstructionSet, LossType, UnpairedLossType } from '../../types/index.js'
 import type { JobArgument } from './job-arguments.js'
 
 /** The addon. */
 export interface Addon {
-  /** What `run` takes, in words: must be `jobFields()` of job-arguments.ts. */
+  /** The fields that `run` takes, as text: it must equal `jobFields()` of job-arguments.ts. */
   readonly jobFields: string
-  /** Where `run` and its like find the values of a job's fields. They read them before they return. */
+  /**
+   * Where `run` and the other functions that take jobs find the values of a job's fields. They read them before they
+   * return.
+   */
   readonly values: Float64Array
-  /** Where `run` finds small arrays: there is a slot for each field. */
+  /** Where `run` finds small arrays: one slot per field. */
   readonly arena: ArrayBuffer
   run(...job: JobArgument[]): void
   runAsync(id: number, ...job: JobArgument[]): Promise<boolean>
   cancel(id: number): void
-  /** An id that no other call has, whichever copy of this package makes it; for the functions of `cuda` as well. */
+  /** An id that is unique among the calls of all copies of this package; the functions of `cuda` take it too. */
   nextId(): number
   availableThreads(): number
-  /** Whether the memory of arrays is held while `runAsync` uses it, whoever they are transferred to meanwhile. */
+  /** Whether the memory of arrays is held while `runAsync` uses it, even when they are transferred meanwhile. */
   readonly holdsMemory: boolean
   readonly cuda: CudaFunctions
-  /** Seconds of a sweep over the bytes of `buffer`; see native/cpu/limits.h. */
+  /** Seconds that a sweep over the bytes of `buffer` takes; see native/cpu/limits.h. */
   bandwidth(sweep: string, buffer: ArrayBuffer, target: ArrayBuffer | undefined, threads: number): number
   /** Floating-point operations a second. */
   multiplyAddRate(instructionSet: InstructionSet, threads: number): number
   readonly lossNames: readonly LossType[]
+  readonly unpairedLossNames: readonly UnpairedLossType[]
   readonly instructionSets: readonly InstructionSet[]
 }
 
@@ -36,8 +40,7 @@ type Side = number | ArrayBufferView
 export type MemoryKind = 0 | 1 | 2
 
 /**
- * The addon's `cuda`. What a function that returns a promise is given besides its arguments is kept alive until that is
- * settled.
+ * The addon's `cuda`. A function that returns a promise keeps any extra arguments alive until the promise has settled.
  */
 export interface CudaFunctions {
   open(path: string): string | undefined

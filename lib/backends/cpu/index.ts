@@ -9,7 +9,7 @@ import type { Addon } from './addon.js'
 import { JobArguments, jobFields, type NativeArray, SLOT_BYTES, type Slots } from './job-arguments.js'
 import { type Loaded, loadAddon } from './load-addon.js'
 
-/** What the addon found on this machine. */
+/** The facts that the addon has found about this machine. */
 export interface NativeInfo {
   instructionSet: InstructionSet
   instructionSets: readonly InstructionSet[]
@@ -49,8 +49,8 @@ class CpuBackend implements Backend {
 
 /**
  * A slot of memory for each small array of a call. Copying in and out of it costs far less than the buffers that V8
- * would allocate to give small arrays an address. The memory is the addon's, so that all who call it write where it
- * reads; between `put` and `takeResults` nobody else runs.
+ * would allocate to give small arrays an address. The addon owns the memory, so that all its callers write where it
+ * reads; between `put` and `takeResults` no other code runs.
  */
 class Arena implements Slots {
   private readonly float64: Float64Array
@@ -69,7 +69,7 @@ class Arena implements Slots {
     this.uint16 = new Uint16Array(memory)
   }
 
-  // Nine of ten are float64: a loop over these alone takes a third of the time of one over every kind.
+  // Nine of ten arrays are float64: a loop for that kind alone takes a third of the time of a loop for every kind.
   put(i: number, array: NativeArray, isResult: boolean): boolean {
     if (array instanceof Float64Array) {
       if (array.length > SLOT_BYTES / 8) return false
@@ -123,7 +123,7 @@ class Arena implements Slots {
 
 let native: Native | undefined
 
-/** The cpu backend, or why there is none. Looks once; never throws. */
+/** The cpu backend, or the reason why it is missing. Looks once; never throws. */
 export function loadNative(): Native {
   native ??= find()
   return native
@@ -155,10 +155,10 @@ export function findAddon(): Loaded<Addon> {
   })
 }
 
-/** Where the fields of jobs part, for whoever has changed one side only. */
+/** The first field that differs, for a developer who has changed only one side. */
 function difference(ours: string, theirs: unknown): string {
   if (typeof theirs !== 'string') return ''
   const [here, there] = [ours.split('\n'), theirs.split('\n')]
   const i = here.findIndex((line, k) => line !== there[k])
-  return `, whose jobs have '${there[i]}' in the place of '${here[i]}'`
+  return `, whose jobs have '${there[i]}' in place of '${here[i]}'`
 }

@@ -1,7 +1,7 @@
 /**
- * A job as the addon takes it: a value for each field, written where the addon reads it, and the arrays that have to be
- * passed. The order of the fields stands in `visitFields` here, and in that of native/addon/job_fields.h. Each side makes
- * a text of its fields, and the loader compares the two.
+ * A job in the form that the addon takes: a value for each field, written where the addon reads it, and the arrays that
+ * must be passed. `visitFields` here and its counterpart in native/addon/job_fields.h define the order of the fields.
+ * Each side turns its fields into a text, and the loader compares the two.
  */
 
 import {
@@ -16,17 +16,18 @@ import {
   type RunSettings,
   type TokenLossStage,
   type Tokens,
+  type UnpairedLossStage,
 } from '../../job.js'
-import type { DType, FDivergence, HostArray, LossType } from '../../types/index.js'
+import type { DType, FDivergence, HostArray, LossType, UnpairedLossType } from '../../types/index.js'
 import type { Addon } from './addon.js'
 
 /** An array of the host's. */
 export type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array
 
-/** What is passed to the addon: arrays, and addresses on the GPU. */
+/** The values passed to the addon: arrays, and addresses on the GPU. */
 export type JobArgument = NativeArray | bigint
 
-/** The arrays of a job by their elements; those of a tensor are of its dtype. */
+/** The kinds of a job's arrays by their elements; a tensor's array has the tensor's dtype. */
 interface Elements {
   int32: Int32Array
   float32: Float32Array | bigint
@@ -37,17 +38,17 @@ interface Elements {
 
 /** Visits the fields of a job, in the addon's order. */
 interface FieldVisitor {
-  /** The fields that follow are those of this part. */
+  /** The fields that follow belong to this part. */
   part(part: Part): void
   /** An array that the job reads. */
   in<E extends keyof Elements>(name: string, elements: E, array: Elements[E] | undefined): void
   /** An array that the job writes. */
   out<E extends keyof Elements>(name: string, elements: E, array: Elements[E] | undefined): void
-  /** A number. Its whole name is `owner`.`name`, where there is an owner. */
+  /** A number. Its full name is `owner`.`name`, if it has an owner. */
   number(name: string, value: number, owner?: string): void
 }
 
-/** Fields that a job has all together or, when the stage they belong to is not in it, not at all. */
+/** The fields of one stage: a job has all of them, or none when it does not run that stage. */
 class Part {
   /** Index of its first field. */
   begin = 0
@@ -62,8 +63,10 @@ const POLICY_HEAD = new Part()
 const REFERENCE = new Part()
 const REFERENCE_HEAD = new Part()
 const LOSS = new Part()
+const UNPAIRED_LOSS = new Part()
 const TOKEN_LOSS = new Part()
 const COEFFICIENTS = new Part()
+const TOKEN_COEFFICIENTS = new Part()
 const GRADIENT = new Part()
 const HEAD_GRADIENT = new Part()
 const TERMS = new Part()
@@ -74,12 +77,13 @@ const DIVERGENCES: Record<FDivergence, number> = { reverse_kl: 0, forward_kl: 1,
 /** The addon's numbers for losses and instruction sets. */
 interface Codes {
   lossOf(lossType: LossType): number
+  unpairedLossOf(lossType: UnpairedLossType): number
   instructionSetOf(settings: RunSettings): number
 }
 
 /** To add a field, add a line below and one in the same place in job_fields.h. */
 function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes: Codes): void {
-  const { tokens, policy, reference, loss, tokenLoss, gradient, headGradient } = job
+  const { tokens, policy, reference, loss, unpairedLoss, tokenLoss, gradient, headGradient } = job
   const stage4 = gradient ?? headGradient
   visitSettings(visit, settings, codes)
   if (tokens) visitTokens(visit, tokens)
@@ -100,7 +104,7 @@ function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes
     visitRows(visit, 'policy.head.hidden', head.hidden)
     visit.in('policy.head.weight.data', 'tensor', head.weight.data)
     visit.in('policy.head.bias.data', 'tensor', head.bias?.data)
-    visitMatrices(visit, 'policy.head', head)
+    visitWeight(visit, 'policy.head', head)
   }
   if (reference) {
     visit.part(REFERENCE)
@@ -114,19 +118,23 @@ function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes
     visitRows(visit, 'reference.head.hidden', reference.head.hidden)
     visit.in('reference.head.weight.data', 'tensor', reference.head.weight.data)
     visit.in('reference.head.bias.data', 'tensor', reference.head.bias?.data)
-    visitMatrices(visit, 'reference.head', reference.head)
+    visitWeight(visit, 'reference.head', reference.head)
   }
   if (loss) visitLoss(visit, loss)
+  if (unpairedLoss) visitUnpairedLoss(visit, unpairedLoss, codes)
   if (tokenLoss) visitTokenLoss(visit, tokenLoss)
   if (stage4) {
     visit.part(COEFFICIENTS)
     visit.out('gradient.coefficients', 'float64', stage4.coefficients)
-    const { tokenCoefficients } = stage4
-    visit.in('gradient.tokenCoefficients.logProb', 'float64', tokenCoefficients?.logProb)
-    visit.in('gradient.tokenCoefficients.logSumExp', 'float64', tokenCoefficients?.logSumExp)
-    visit.in('gradient.tokenCoefficients.entropy', 'float64', tokenCoefficients?.entropy)
-    visit.in('gradient.tokenCoefficients.meanLogit', 'float64', tokenCoefficients?.meanLogit)
     visit.number('gradient.skipInactive', stage4.skipInactive ? 1 : 0)
+  }
+  const tokenCoefficients = stage4?.tokenCoefficients
+  if (tokenCoefficients) {
+    visit.part(TOKEN_COEFFICIENTS)
+    visit.in('gradient.tokenCoefficients.logProb', 'float64', tokenCoefficients.logProb)
+    visit.in('gradient.tokenCoefficients.logSumExp', 'float64', tokenCoefficients.logSumExp)
+    visit.in('gradient.tokenCoefficients.entropy', 'float64', tokenCoefficients.entropy)
+    visit.in('gradient.tokenCoefficients.meanLogit', 'float64', tokenCoefficients.meanLogit)
   }
   if (gradient) {
     visit.part(GRADIENT)
@@ -160,6 +168,7 @@ function visitTokens(visit: FieldVisitor, tokens: Tokens): void {
   visit.in('tokens.offsets', 'int32', tokens.offsets)
   visit.in('tokens.counts', 'int32', tokens.counts)
   visit.number('tokens.temperature', tokens.temperature)
+  visit.number('tokens.capScale', tokens.capScale ?? 0)
   visit.number('tokens.average', tokens.average ? 1 : 0)
   visit.number('tokens.emptyLogProb', tokens.emptyLogProb)
 }
@@ -183,7 +192,7 @@ function visitRows(visit: FieldVisitor, owner: string, rows: Rows): void {
   visit.number('timeStride', rows.timeStride, owner)
 }
 
-function visitMatrices(visit: FieldVisitor, owner: string, { weight, bias }: Head): void {
+function visitWeight(visit: FieldVisitor, owner: string, { weight, bias }: Head): void {
   visit.number('weight.dtype', DTYPES[weight.dtype], owner)
   visit.number('weight.rowStride', weight.rowStride, owner)
   visit.number('weight.columnStride', weight.columnStride, owner)
@@ -229,6 +238,24 @@ function visitLoss(visit: FieldVisitor, loss: LossStage): void {
   visit.number('loss.constants.tokenDivisor', loss.tokenDivisor ?? 0)
 }
 
+function visitUnpairedLoss(visit: FieldVisitor, loss: UnpairedLossStage, codes: Codes): void {
+  visit.part(UNPAIRED_LOSS)
+  visit.number('unpairedLoss.type', codes.unpairedLossOf(loss.lossType))
+  visit.in('unpairedLoss.desirable', 'int32', loss.desirable)
+  visit.in('unpairedLoss.logProbs', 'float64', loss.logProbs)
+  visit.in('unpairedLoss.referenceLogProbs', 'float64', loss.referenceLogProbs)
+  visit.out('unpairedLoss.losses', 'float64', loss.losses)
+  visit.out('unpairedLoss.rewards', 'float64', loss.rewards)
+  visit.out('unpairedLoss.gradient', 'float64', loss.gradient)
+  visit.out('unpairedLoss.summary', 'float64', loss.summary)
+  visit.number('unpairedLoss.constants.beta', loss.beta)
+  visit.number('unpairedLoss.constants.desirableWeight', loss.desirableWeight)
+  visit.number('unpairedLoss.constants.undesirableWeight', loss.undesirableWeight)
+  visit.number('unpairedLoss.constants.kl', loss.kl)
+  visit.number('unpairedLoss.constants.rewardShift', loss.rewardShift)
+  visit.number('unpairedLoss.constants.divisor', loss.divisor)
+}
+
 function visitTokenLoss(visit: FieldVisitor, loss: TokenLossStage): void {
   visit.part(TOKEN_LOSS)
   visit.out('tokenLoss.losses', 'float64', loss.losses)
@@ -239,7 +266,7 @@ function visitTokenLoss(visit: FieldVisitor, loss: TokenLossStage): void {
   visit.number('tokenLoss.divisor', loss.divisor)
 }
 
-/** The last part, as there is a different number of them each time. */
+/** This part comes last, because the number of terms varies. */
 function visitTerms(visit: FieldVisitor, terms: readonly LossTerm[], codes: Codes): void {
   visit.part(TERMS)
   visit.number('loss.terms.count', terms.length)
@@ -250,16 +277,19 @@ function visitTerms(visit: FieldVisitor, terms: readonly LossTerm[], codes: Code
   }
 }
 
-/** Bytes V8 keeps in a typed array itself: to point native code at such an array it has to allocate a buffer for it. */
+/**
+ * V8 keeps arrays up to this many bytes inside the typed array object: native code can only use them once V8 has
+ * allocated a buffer.
+ */
 export const SLOT_BYTES = 64
 
-/** Where small arrays are put for a call: there is a slot for each field. */
+/** Where small arrays are put for a call: one slot per field. */
 export interface Slots {
   /** Puts an array into the slot of field i, if it is small enough. */
   put(i: number, array: NativeArray, isResult: boolean): boolean
 }
 
-/** Values of arrays. 0 is one that is absent; k > 0 is one of k - 1 elements that is in its slot, and not passed. */
+/** Values of array fields. 0: the array is absent; k > 0: it has k - 1 elements, is in its slot, and is not passed. */
 const PASSED = -1
 const ADDRESS = -2
 
@@ -267,21 +297,25 @@ const ADDRESS = -2
 export class JobArguments implements FieldVisitor {
   private readonly values: Float64Array
   private readonly codes: Codes
-  // Of the job at hand.
+  // State of the current job.
   private field = 0
   private slots: Slots | undefined
   private passed: JobArgument[] = []
 
-  constructor({ values, lossNames, instructionSets }: Addon, defaultSet: number) {
+  constructor({ values, lossNames, unpairedLossNames, instructionSets }: Addon, defaultSet: number) {
     this.values = values
     const lossCodes = new Map(lossNames.map((name, code) => [name, code]))
     this.codes = {
       lossOf: (lossType) => lossCodes.get(lossType) as number,
+      unpairedLossOf: (lossType) => unpairedLossNames.indexOf(lossType),
       instructionSetOf: ({ instructionSet }) => (instructionSet ? instructionSets.indexOf(instructionSet) : defaultSet),
     }
   }
 
-  /** What to pass for a job, at once; arrays that are small are put into slots, where there are any. */
+  /**
+   * The arrays to pass for a job; they must be passed before the next call. Small arrays go into slots, if there are
+   * any.
+   */
   of(job: Job, settings: RunSettings, slots?: Slots): JobArgument[] {
     const passed: JobArgument[] = []
     this.values.fill(0, 0, FIELDS.length)
@@ -320,7 +354,7 @@ export class JobArguments implements FieldVisitor {
   }
 }
 
-const NO_CODES: Codes = { lossOf: () => 0, instructionSetOf: () => 0 }
+const NO_CODES: Codes = { lossOf: () => 0, unpairedLossOf: () => 0, instructionSetOf: () => 0 }
 
 /** The arrays of a job that are in the host's memory. */
 export function hostArraysOf(job: Job, settings: RunSettings): NativeArray[] {
@@ -335,7 +369,7 @@ export function hostArraysOf(job: Job, settings: RunSettings): NativeArray[] {
 /** A line for each field. */
 const FIELDS = listFields()
 
-/** All that the addon has to agree on, in words. */
+/** Everything on which the addon must agree, as text. */
 export function jobFields(): string {
   const lines = [
     ...FIELDS,
@@ -347,7 +381,7 @@ export function jobFields(): string {
   return `${lines.join('\n')}\n`
 }
 
-/** Lists the fields of a job that has everything, and finds out where the parts begin. */
+/** Lists the fields of a job with every part, and records where the parts begin. */
 function listFields(): string[] {
   const rows = {}
   const head = { hidden: rows, weight: {}, bias: {} }
@@ -356,8 +390,9 @@ function listFields(): string[] {
     policy: { logits: rows, head },
     reference: { logits: rows, head },
     loss: { terms: [{}] },
+    unpairedLoss: {},
     tokenLoss: {},
-    gradient: { logits: rows, out: rows },
+    gradient: { logits: rows, out: rows, tokenCoefficients: {} },
     headGradient: { logits: rows, head },
   } as unknown as Job
   const lines: string[] = []

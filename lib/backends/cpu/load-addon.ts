@@ -1,6 +1,6 @@
 /**
  * Finds the native addon: compiled on this machine, shipped with the package, or carried along by a bundler. Keeps a
- * record of every file it looked at. What the addon does is index.ts's business.
+ * record of every file it looked at. index.ts uses the addon.
  */
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -9,21 +9,21 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const NAME = 'fused-preference-loss'
 
-/** A file that was looked at, and what was wrong with it. */
+/** A file that was tried, and the problem with it. */
 export interface Tried {
   path: string
   problem?: string
 }
 
-/** The addon and its file, or why there is none. */
+/** The addon and its file, or the reason why there is none. */
 export type Loaded<Addon> = { tried: Tried[] } & ({ addon: Addon; path: string } | { reason: string })
 
-/** The folder of prebuilds/ for this process, and the C library its binary needs ('' where there is but one). */
+/** The folder of prebuilds/ for this process, and the C library its binary needs ('' where there is only one). */
 export function platformOfBinary(): { folder: string; libc: string } {
   return { folder: `${process.platform}-${process.arch}`, libc: process.platform === 'linux' ? libcOfProcess() : '' }
 }
 
-/** By what this process has loaded: a machine may have both. */
+/** Decided by the library that this process has loaded: a machine may have both. */
 function libcOfProcess(): string {
   try {
     return /\/libc(\.so\.6|-2\.\d+\.so)$/m.test(readFileSync('/proc/self/maps', 'latin1')) ? 'glibc' : 'musl'
@@ -34,7 +34,7 @@ function libcOfProcess(): string {
 
 /**
  * Loads the first binary that works.
- * @param problemOf says what is wrong with an addon that did load, if anything
+ * @param problemOf returns the problem with an addon that has loaded, if there is one
  */
 export function loadAddon<Addon>(problemOf: (addon: Addon) => string | undefined): Loaded<Addon> {
   const tried: Tried[] = []
@@ -64,7 +64,7 @@ export function loadAddon<Addon>(problemOf: (addon: Addon) => string | undefined
 
 interface Candidate {
   path: string
-  /** The addon; throws what is wrong with the file. */
+  /** The addon; throws an error that describes the problem with the file. */
   load(): unknown
 }
 
@@ -85,8 +85,8 @@ function files(): string[] {
   return [...new Set([...chosenByNodeGypBuild(root), ...own])]
 }
 
-// It tells musl from glibc by the distribution, and looks no further when a build of old does not load: hence our own
-// list behind its choice. Part of a bundle, it is not there.
+// node-gyp-build tells musl from glibc by the distribution, and gives up when an old build does not load: hence our own
+// list after its choice. In a bundle the package is missing.
 function chosenByNodeGypBuild(root: string): string[] {
   try {
     const { path } = createRequire(thisFile())('node-gyp-build') as { path(directory: string): string }
@@ -98,7 +98,7 @@ function chosenByNodeGypBuild(root: string): string[] {
 
 function loadFile(path: string): unknown {
   if (!existsSync(path)) throw new Error('no such file')
-  // A binary cut short must not be opened: it may load, and crash when used.
+  // A truncated binary must not be opened: it may load, and crash when used.
   const list = join(dirname(path), '..', 'sizes.json')
   if (existsSync(list)) {
     const wanted = (JSON.parse(readFileSync(list, 'utf8')) as Record<string, number>)[
@@ -110,7 +110,10 @@ function loadFile(path: string): unknown {
   return createRequire(thisFile())(path)
 }
 
-/** The package's folder: three above this file or, once that is part of a bundle, wherever the package is installed. */
+/**
+ * The package's folder: three above this file or, when this file is part of a bundle, the folder where the package is
+ * installed.
+ */
 function packageRoot(): string | undefined {
   const above = fileURLToPath(new URL('../../..', thisFile()))
   if (isPackage(above)) return above
@@ -126,7 +129,10 @@ function isPackage(folder: string): boolean {
   return existsSync(manifest) && JSON.parse(readFileSync(manifest, 'utf8')).name === NAME
 }
 
-/** As a URL. Bundlers that write CommonJS may leave `import.meta.url` undefined: then the program's main file. */
+/**
+ * The URL of this file. Bundlers that write CommonJS may leave `import.meta.url` undefined; the program's main file
+ * then stands in.
+ */
 function thisFile(): string {
   return import.meta.url ?? pathToFileURL(process.argv[1] ?? join(process.cwd(), 'bundle.js')).href
 }

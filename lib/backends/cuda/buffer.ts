@@ -22,7 +22,7 @@ export interface CopyOptions {
 const MOST_BYTES = 2 ** 48
 
 /**
- * A stretch of device memory. Given back by `dispose`, by `using`, or when it is garbage; and in each case once no
+ * A range of device memory. It is freed by `dispose`, by `using`, or when it is garbage, and in each case only once no
  * pending call, prepared call or graph needs it any more.
  */
 export class DeviceBuffer extends Handle implements DeviceMemory {
@@ -31,7 +31,7 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
   readonly byteOffset: number = 0
   /** Index of the GPU. */
   readonly device: number
-  // Whom the memory belongs to, kept alive by its slices.
+  // The buffer that owns the memory; its slices keep it alive.
   #owner: DeviceBuffer | undefined
 
   /**
@@ -55,7 +55,7 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
       const cuda = cudaFunctions()
       const address = withRoom(cuda, () => cudaCall(() => cuda.allocate(device, byteLength)))
       super(address, (isForgotten) => {
-        // Freeing waits for the device: a garbage collector does not.
+        // Freeing waits for the device; the garbage collector must not wait.
         if (isForgotten) cuda.releaseAsync(nextId(), device, address, byteLength).catch(() => {})
         else cudaCall(() => cuda.release(device, address, byteLength))
       })
@@ -72,7 +72,7 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
     return buffer
   }
 
-  /** Device address. Throws `ERR_DISPOSED` after `dispose`, of this buffer or of the one it is a slice of. */
+  /** Device address. Throws `ERR_DISPOSED` once this buffer, or the buffer it is a slice of, has been disposed of. */
   get ptr(): number {
     return this.#owner ? this.#owner.ptr + (this.handle - this.#owner.handle) : this.handle
   }
@@ -85,7 +85,7 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
     return this.#owner.hold()
   }
 
-  /** Bytes `begin` to `end` of the same memory, which stays allocated as long as the whole is not disposed of. */
+  /** Bytes `begin` to `end` of the same memory, which stays allocated until the whole buffer is disposed of. */
   slice(begin = 0, end = this.byteLength): DeviceBuffer {
     integer(begin, 'begin', 0, this.byteLength)
     integer(end, 'end', begin, this.byteLength)
@@ -100,7 +100,7 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
     enqueued(this, source)
   }
 
-  /** The same off the calling thread. The array must be left alone until the promise is settled. */
+  /** The same off the calling thread. The array must not be touched until the promise has settled. */
   async copyFromAsync(source: ArrayBufferView | DeviceMemory, options: CopyOptions = {}): Promise<void> {
     await this.#copyLater(this.#copyFrom(source, options), [source, options.stream])
   }

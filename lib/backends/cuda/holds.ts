@@ -1,12 +1,12 @@
 /**
- * Who still needs what has to be given back: a buffer that a pending call reads is freed when the call has settled, a
- * prepared call when the last graph that replays it is gone, however early their owners let go of them.
+ * Counts the holders of resources that must be released: a buffer that a pending call reads is freed when the call has
+ * settled, and a prepared call when the last graph that replays it is gone, even if their owners released them earlier.
  */
 
-/** Lets go of something; `isForgotten`: in the garbage collector's name, when nobody may be made to wait. */
+/** Releases something; `isForgotten`: on behalf of the garbage collector, which must not wait. */
 export type Release = (isForgotten: boolean) => void
 
-// On the global object: things of one copy of this package may be used with another copy's.
+// On the global object: objects of one copy of this package may be used with those of another copy.
 function shared<T>(name: string, initial: T): T {
   const key = Symbol.for(`fused-preference-loss.${name}`)
   const global = globalThis as { [key: symbol]: T | undefined }
@@ -23,17 +23,20 @@ const forgotten = new FinalizationRegistry<Resource>((resource) => {
   try {
     resource.disown(true)
   } catch {
-    // The device has failed; there is nobody to tell.
+    // The device has failed; nobody can receive the error.
   }
 })
 const owners = new Map<Resource, WeakRef<object>>()
 
-/** Something that is given back when the last who holds it lets go. Its owner holds it until it is garbage, or disowns it. */
+/**
+ * A resource that is released when its last holder lets go. Its owner holds it until the owner is garbage or disowns
+ * it.
+ */
 export class Resource {
   #holders = 1
   readonly #giveBack: Release
 
-  /** `giveBack` may not refer to the owner, which would then never be garbage. */
+  /** `giveBack` must not refer to the owner, which would then never become garbage. */
   constructor(owner: object, giveBack: Release) {
     this.#giveBack = giveBack
     forgotten.register(owner, this, this)
@@ -45,7 +48,7 @@ export class Resource {
     return (isForgotten) => this.#letGo(isForgotten)
   }
 
-  /** Lets go for the owner. */
+  /** Lets go on behalf of the owner. */
   disown(isForgotten = false): void {
     forgotten.unregister(this)
     owners.delete(this)
@@ -61,8 +64,8 @@ export class Resource {
 }
 
 /**
- * Gives back, at once, what nobody refers to any more once `collect` has made the garbage collector look for it; whether
- * there was any. What has been made since the event loop last turned is not found.
+ * Runs the garbage collector through `collect`, releases the resources that it has found unreferenced, and returns
+ * whether there were any. Objects created since the last turn of the event loop are not found.
  */
 export function reclaim(collect: () => void): boolean {
   collect()
@@ -75,17 +78,17 @@ export function reclaim(collect: () => void): boolean {
   return found
 }
 
-/** Says how to take hold of an object; that throws when it has been disposed of. */
+/** Registers the function that takes hold of an object; it throws when the object has been disposed of. */
 export function holdableBy(object: object, hold: () => Release): void {
   holders.set(object, hold)
 }
 
-/** Keeps things alive as long as `owner` is, or until there are others to keep. */
+/** Keeps things alive as long as `owner` is alive, or until the next call for the same owner. */
 export function keepAlive(owner: object, things: readonly unknown[]): void {
   kept.set(owner, things)
 }
 
-/** A hold of all that can be held among some things. */
+/** Holds every holdable object among some things. */
 export class Holds {
   readonly #releases: Release[] = []
 
@@ -111,7 +114,7 @@ export class Holds {
   }
 }
 
-/** What a graph that is being captured will need. */
+/** The resources that a graph being captured will need. */
 export class Capture {
   readonly things: unknown[] = []
   readonly holds = new Holds()
@@ -120,7 +123,7 @@ export class Capture {
     captures.push(this)
   }
 
-  /** Ends it; what has been let go of meanwhile is given back. */
+  /** Ends the capture; resources that were let go of meanwhile are released. */
   end(): void {
     captures.splice(captures.indexOf(this), 1)
     if (captures.length > 0) return
@@ -128,7 +131,7 @@ export class Capture {
   }
 }
 
-/** Tells the captures that are going on what the work just enqueued needs. */
+/** Records in the current captures what the work just enqueued needs. */
 export function enqueued(...things: readonly unknown[]): void {
   for (const { things: all, holds } of captures) {
     for (const thing of things)

@@ -1,5 +1,5 @@
 /**
- * The cuda backend: opens the CUDA library that lies beside the addon and hands it jobs.
+ * The cuda backend: opens the CUDA library beside the addon and hands it jobs.
  */
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -15,10 +15,10 @@ import { Holds, reclaim } from './holds.js'
 /** Directions of a copy. */
 export const COPY = { toDevice: 1, toHost: 2, onDevice: 3 } as const
 
-/** What an address is of; the CUDA runtime's own pinned and managed memory is shared by all devices. */
+/** The kind of memory at an address; pinned and managed memory of the CUDA runtime is shared by all devices. */
 export const MEMORY = { host: 0, onDevice: 1, shared: 2 } as const
 
-/** Does what `call` does; the errors of CUDA carry their code. */
+/** Runs `call`; errors of CUDA get their code. */
 export function cudaCall<T>(call: () => T): T {
   try {
     return call()
@@ -37,8 +37,8 @@ export async function cudaPromise<T>(promise: Promise<T>): Promise<T> {
 }
 
 /**
- * Does what `call` does, and again when the device was out of memory and the garbage collector finds forgotten buffers
- * there. Nothing may be changed by a call that fails.
+ * Runs `call`, and runs it again when the device was out of memory and the garbage collector has found forgotten
+ * buffers there. A call that fails must not change anything.
  */
 export function withRoom<T>(cuda: CudaFunctions, call: () => T): T {
   try {
@@ -50,7 +50,7 @@ export function withRoom<T>(cuda: CudaFunctions, call: () => T): T {
   }
 }
 
-/** A number for work off the calling thread, by which it can be cancelled. */
+/** An id for work off the calling thread, by which it can be cancelled. */
 export function nextId(): number {
   const native = loadNative()
   if ('reason' in native) throw failure('ERR_BACKEND_UNAVAILABLE', native.reason)
@@ -58,8 +58,9 @@ export function nextId(): number {
 }
 
 /** Refuses what only the other backends can do. */
-function checkSupported({ policy, tokenLoss, gradient, headGradient }: Job): void {
+function checkSupported({ tokens, policy, tokenLoss, gradient, headGradient }: Job): void {
   const others = "needs the cpu or the js backend; this call runs on 'cuda'"
+  if (tokens?.capScale !== undefined) throw invalidValue('options.logitSoftcap', others)
   if (tokenLoss !== undefined) throw invalidValue('options.backend', `is 'cuda'; the cross-entropy ${others}`)
   if (policy?.tokenMeanLogits !== undefined) throw invalidValue('options.outputs', `'tokenMeanLogits' ${others}`)
   if ((gradient ?? headGradient)?.tokenCoefficients !== undefined) {
@@ -105,7 +106,7 @@ class CudaBackend implements Backend {
   }
 }
 
-/** The backend, its functions for device memory, and what there is to say of it. */
+/** The backend, its functions for device memory, and its description. */
 export interface LoadedCuda {
   backend: CudaBackend
   functions: CudaFunctions
@@ -119,7 +120,7 @@ const LIBRARY_VARIABLE = 'FUSED_PREFERENCE_LOSS_CUDA_LIBRARY'
 
 let cuda: LoadedCuda | { reason: string } | undefined
 
-/** The cuda backend, or why there is none. Looks once; never throws. */
+/** The cuda backend, or the reason why it is missing. Looks once; never throws. */
 export function loadCuda(): LoadedCuda | { reason: string } {
   cuda ??= find()
   return cuda

@@ -1,12 +1,12 @@
 /**
- * What callers pass of a GPU: memory, any object with a `ptr`, and streams; checked and turned into addresses.
+ * GPU arguments of callers, checked and turned into addresses: memory (any object with a `ptr`) and streams.
  */
 
 import { invalidType, invalidValue, outOfRange } from '../../errors.js'
 import type { DeviceMemory, RunOptions } from '../../types/index.js'
 import { cudaCall, loadCuda, MEMORY } from './index.js'
 
-/** Where device memory lies. */
+/** The place of device memory. */
 export interface DeviceRange {
   address: bigint
   byteLength: number
@@ -21,7 +21,7 @@ export function isDeviceMemory(value: unknown): value is DeviceMemory {
 const LARGEST_INDEX = 1023
 
 /**
- * Checks device memory for elements of that many bytes, and asks the CUDA runtime whether it is device memory and of
+ * Checks device memory for elements of that many bytes, and asks the CUDA runtime whether it is device memory and on
  * which device. Reads each property once.
  */
 export function deviceRange(memory: DeviceMemory, name: string, elementSize: number): DeviceRange {
@@ -41,13 +41,13 @@ export function deviceRange(memory: DeviceMemory, name: string, elementSize: num
   return { address, byteLength, device: deviceAt(address, byteLength, name, device) }
 }
 
-// The end is only known not to be device memory: that the whole is of one allocation the runtime does not say.
+// This only checks that the end is device memory: the runtime does not say whether all of it is one allocation.
 function deviceAt(address: bigint, byteLength: number, name: string, said: number | undefined): number {
   const cuda = loadCuda()
   if ('reason' in cuda || byteLength === 0) return said ?? 0
   const { first, last, device } = cudaCall(() => cuda.functions.memoryAt(Number(address), byteLength))
   if (first === MEMORY.host) {
-    throw invalidValue(`${name}.ptr`, `must be an address of device memory; at 0x${address.toString(16)} there is none`)
+    throw invalidValue(`${name}.ptr`, `must be an address of device memory; got 0x${address.toString(16)}`)
   }
   if (first === MEMORY.onDevice && said !== undefined && said !== device) {
     throw invalidValue(`${name}.device`, `is ${said}, but the memory is on device ${device}`)
@@ -58,12 +58,12 @@ function deviceAt(address: bigint, byteLength: number, name: string, said: numbe
   return first === MEMORY.onDevice ? device : (said ?? 0)
 }
 
-/** Checks once more that what a later call of the same arrays works on is still there. */
+/** Checks once more, for a later call on the same arrays, that their memory is still there. */
 export function checkStillThere(arrays: readonly (readonly [name: string, value: unknown])[]): void {
   for (const [name, value] of arrays) if (isDeviceMemory(value)) deviceRange(value, name, 1)
 }
 
-/** Whether two stretches of device memory share any byte. */
+/** Whether two ranges of device memory share any byte. */
 export function rangesOverlap(a: DeviceRange, b: DeviceRange): boolean {
   return (
     a.device === b.device &&
@@ -81,7 +81,7 @@ export function streamOf(stream: NonNullable<RunOptions['stream']>, device?: num
   if (address < 0) throw outOfRange('options.stream', 'the address of a stream', address)
   const own = isObject ? (stream as { device?: unknown }).device : undefined
   if (device !== undefined && own !== undefined && own !== device) {
-    throw invalidValue('options.stream', `is of device ${own}; the memory is on device ${device}`)
+    throw invalidValue('options.stream', `is on device ${own}, but the memory is on device ${device}`)
   }
   return BigInt(address)
 }

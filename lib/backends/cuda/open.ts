@@ -1,5 +1,5 @@
 /**
- * The CUDA library's functions, or the error that says why there are none.
+ * The functions of the CUDA library, or the error that says why it is missing.
  */
 
 import { failure } from '../../errors.js'

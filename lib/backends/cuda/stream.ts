@@ -10,7 +10,7 @@ import { cudaCall, cudaPromise, nextId } from './index.js'
 import { streamOf } from './memory.js'
 import { cudaFunctions } from './open.js'
 
-/** Work that runs on a GPU in the order in which it was enqueued. Streams of one GPU run beside each other. */
+/** Work that runs on a GPU in the order in which it was enqueued. Streams of one GPU run concurrently. */
 export class Stream extends Handle {
   /** Index of the GPU. */
   readonly device: number
@@ -23,7 +23,7 @@ export class Stream extends Handle {
     this.device = device
   }
 
-  /** Waits, off the calling thread, for all that has been enqueued. */
+  /** Waits, off the calling thread, for all enqueued work. */
   async synchronize(): Promise<void> {
     const { device, handle } = this
     const holds = new Holds([this])
@@ -34,15 +34,15 @@ export class Stream extends Handle {
     }
   }
 
-  /** Waits for all that has been enqueued. */
+  /** Waits for all enqueued work. */
   synchronizeSync(): void {
     cudaCall(() => cudaFunctions().synchronize(this.device, this.handle))
   }
 
   /**
-   * What `enqueue` enqueues on this stream, as a graph; it does not run yet. The graph keeps alive what it needs: prepared
-   * calls and the memory they work on, buffers that are copied, events.
-   * @throws what `enqueue` throws; TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` (it returned a promise);
+   * Captures the work that `enqueue` enqueues on this stream as a graph, without running it. The graph keeps everything
+   * alive that it needs: prepared calls and their memory, buffers that are copied, events.
+   * @throws the errors of `enqueue`; TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` (it returned a promise);
    *   Error `ERR_CUDA`
    */
   capture(enqueue: () => void): Graph {
@@ -54,7 +54,7 @@ export class Stream extends Handle {
     try {
       const returned: unknown = enqueue()
       if (returned instanceof Promise) {
-        throw invalidValue('enqueue', 'must not return a promise: what it enqueues later would not be captured')
+        throw invalidValue('enqueue', 'must not return a promise: work that it enqueues later would not be captured')
       }
       const graph = cudaCall(() => cuda.endCapture(device, handle))
       return new Graph(device, graph, capture)
@@ -87,7 +87,7 @@ export class Graph extends Handle {
     keepAlive(this, things)
   }
 
-  /** Enqueues the whole on a stream; on the default stream when none is given. */
+  /** Enqueues the whole graph on a stream; on the default stream when none is given. */
   launch(stream: NonNullable<RunOptions['stream']> = 0): void {
     const address = Number(streamOf(stream, this.device))
     cudaCall(() => cudaFunctions().launchGraph(this.device, this.handle, address))
@@ -95,7 +95,7 @@ export class Graph extends Handle {
   }
 }
 
-/** A moment on a stream. */
+/** A point in the work of a stream. */
 export class Event extends Handle {
   /** Index of the GPU. */
   readonly device: number
@@ -108,14 +108,14 @@ export class Event extends Handle {
     this.device = device
   }
 
-  /** Marks the end of what has been enqueued so far. */
+  /** Marks the end of the work enqueued so far. */
   record(stream: NonNullable<RunOptions['stream']> = 0): void {
     const address = Number(streamOf(stream, this.device))
     cudaCall(() => cudaFunctions().recordEvent(this.device, this.handle, address))
     enqueued(this)
   }
 
-  /** Milliseconds from this event to a later one, which is waited for. */
+  /** Waits for a later event and returns the milliseconds from this event to it. */
   millisecondsTo(end: Event): number {
     return cudaCall(() => cudaFunctions().milliseconds(this.device, this.handle, end.handle))
   }

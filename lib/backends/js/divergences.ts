@@ -1,14 +1,14 @@
 /**
- * The scores s(x) of a log-ratio x = log π − log ρ that stand for the f-divergences of Wang et al. 2023,
+ * The scores s(x) of a log-ratio x = log π − log ρ that represent the f-divergences of Wang et al. 2023,
  * "Beyond Reverse KL".
  */
 import type { FDivergence } from '../../types/index.js'
 import { logSigmoid, sigmoid } from './numbers.js'
 
-/** e^700 is near the largest float64. Beyond it a score stays where it is, and its derivative is 0. */
+/** e^700 is near the largest float64. Beyond it a score stays constant, and its derivative is 0. */
 const LARGEST_EXPONENT = 700
 
-/** Within this of 1, the alpha divergence is the reverse KL: (α − 1) x would no longer hold the digits of x. */
+/** Within this distance of α = 1, the alpha divergence is the reverse KL: (α − 1) x would lose the digits of x. */
 const ALPHA_TOLERANCE = 1e-12
 
 export interface Score {
@@ -16,7 +16,7 @@ export interface Score {
   derivative: number
 }
 
-/** Up to a constant, which a difference of two scores is without. */
+/** The score up to a constant, which cancels in a difference of two scores. */
 export const SCORES: Record<FDivergence, (x: number, alpha: number) => Score> = {
   reverse_kl: (x) => ({ value: x, derivative: 1 }),
   forward_kl: (x) => ({
@@ -29,14 +29,17 @@ export const SCORES: Record<FDivergence, (x: number, alpha: number) => Score> = 
     if (Math.abs(slope) <= ALPHA_TOLERANCE) return { value: x, derivative: 1 }
     const exponent = slope * x
     return {
-      // e^(slope x) / slope less the constant 1 / slope, which keeps the digits when slope is small.
+      // e^(slope x) / slope minus the constant 1 / slope, which keeps the digits when slope is small.
       value: Math.expm1(Math.min(exponent, LARGEST_EXPONENT)) / slope,
       derivative: exponent > LARGEST_EXPONENT ? 0 : Math.exp(exponent),
     }
   },
 }
 
-/** The score itself, as the papers write it: divided by two lengths, a constant would make a difference. */
+/**
+ * The score itself, as in the papers: where the two scores are divided by different lengths, the constant does not
+ * cancel.
+ */
 export function wholeScore(divergence: FDivergence, x: number, alpha: number): Score {
   const { value, derivative } = SCORES[divergence](x, alpha)
   const slope = alpha - 1

@@ -1,6 +1,6 @@
 /**
- * Stage 4 of a head: the gradient of its logits, multiplied on into those of hidden states, weight and bias. Sums are
- * float64; what is multiplied again is not stored.
+ * Stage 4 of a head: the gradient of its logits, multiplied on into the gradients of hidden states, weight and bias.
+ * Sums are float64. Logits are computed again rather than stored.
  */
 import type { HeadGradientStage, Tokens } from '../../job.js'
 import { logitOf, reader } from './head.js'
@@ -35,7 +35,7 @@ export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generat
       }
       const gradient = rowGradient(stage, tokens, s, row)
       if (gradient === undefined) {
-        // Takes no part, whatever its hidden states are.
+        // The row takes no part, even if its hidden states are NaN.
         if (hiddenOut && !accumulate) hiddenOut.fill(0, row * width, (row + 1) * width)
         continue
       }

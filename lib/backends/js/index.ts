@@ -1,7 +1,7 @@
 /**
  * The js backend: the four stages in plain TypeScript with float64 inside. It runs wherever JavaScript does, and is
- * written from the formulas, so that tests can hold the native backends against it. Only the order of the stages and
- * the sharing of the thread are decided here.
+ * written from the formulas, so that tests can hold the native backends against it. This file only decides the order of
+ * the stages and how they share the thread.
  */
 import type { Backend, GradientStage, Job, Tokens } from '../../job.js'
 import { headGradient } from './head-gradient.js'
@@ -10,6 +10,7 @@ import { preferenceLoss } from './preference-loss.js'
 import { sequenceSums } from './sequence-sums.js'
 import { STATE_SIZE, tokenLogProbs } from './token-log-probs.js'
 import { tokenLoss } from './token-loss.js'
+import { unpairedPreferenceLoss } from './unpaired-preference-loss.js'
 
 /** How long `run` works before it lets the event loop turn, in milliseconds. */
 const SLICE = 10
@@ -26,17 +27,17 @@ export const jsBackend: Backend = {
   async run(given, { signal }) {
     const job = withScratch(given)
     signal?.throwIfAborted()
-    // Nothing is done before the promise is returned, so that even a short call can be aborted.
+    // No work is done before the promise is returned, so that even a short call can be aborted.
     await turn()
     signal?.throwIfAborted()
     await inSlices(forward(job), signal)
-    // From here on the caller's array is written, and finished.
+    // From here on the caller's array is written, so the call can no longer be aborted.
     await inSlices(backward(job))
   },
 }
 
 /**
- * The job with what its stages leave for each other: stage 1's states, the sums and coefficients of plain weights, and the
+ * The job with the notes its stages pass on: stage 1's states, the sums and coefficients of plain weights, and the
  * coefficients of single tokens.
  */
 function withScratch(job: Job): Job {
@@ -72,6 +73,7 @@ function* forward(job: Job): Generator<void, void> {
     }
   }
   if (job.loss !== undefined) preferenceLoss(job)
+  if (job.unpairedLoss !== undefined) unpairedPreferenceLoss(job)
 }
 
 /** Stage 4, a row at a time. */
@@ -95,7 +97,7 @@ async function inSlices(work: Generator<void, void>, signal?: AbortSignal): Prom
   }
 }
 
-/** Lets everything that waits have its turn; browsers have no setImmediate. */
+/** Lets waiting tasks run; browsers have no setImmediate. */
 function turn(): Promise<void> {
   return new Promise((resolve) => {
     if (typeof setImmediate === 'function') setImmediate(resolve)

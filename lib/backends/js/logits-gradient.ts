@@ -23,6 +23,7 @@ export function* logitsGradient(stage: GradientStage, tokens: Tokens): Generator
     }
     const gradient = rowGradient(stage, tokens, s, row)
     if (gradient === undefined) {
+      // Even if the row holds NaN or ∞.
       clearRow(out, row)
       continue
     }

@@ -1,81 +1,14 @@
 /**
- * The js twin of native/core/losses.h: every loss with what it needs, its formula and its derivative, in float64.
+ * The js twin of native/core/losses.h: every loss with the inputs it needs, its formula and its derivative, in float64.
  *
  * c and r are the log-ratios log π − log ρ of the chosen and the rejected sequence, d the difference of two such
  * quantities, ε labelSmoothing, σ the sigmoid; −log σ(z) is written softplus(−z). Weights of pairs and of losses, the
  * mean over pairs and the rewards are in preference-loss.ts.
  */
 
-import type { LossConfig } from '../../job.js'
 import type { LossType } from '../../types/index.js'
-import { SCORES, wholeScore } from './divergences.js'
-import { log1mexp, logSigmoid, sigmoid, softplus } from './numbers.js'
-
-/** What a loss asks of its caller. */
-export interface LossNeeds {
-  /** Reference log-probs (unless `referenceFree`). */
-  reference: boolean
-  /**
-   * Sequence lengths: 'always', 'sums' (when the log-probs are sums, or a divergence's score is to be divided), 'means'
-   * (when they are means, of which such a score is to be taken), or 'never'.
-   */
-  lengths: 'always' | 'sums' | 'means' | 'never'
-  /** Depends on the difference of the two log-ratios alone, so that an f-divergence may replace them. */
-  divergence: boolean
-  /** Range of labelSmoothing: 'any' ignores it but it must lie in [0, 1]; 'half' is [0, 1/2); 'open' is (0, 1). */
-  labelSmoothing: 'any' | 'half' | 'open'
-  /** labelSmoothing when the caller gives none. */
-  defaultLabelSmoothing: number
-}
-
-/** P pairs: `[P]` each. */
-export interface PairBatch {
-  /** Policy log-probs. */
-  chosen: Float64Array
-  rejected: Float64Array
-  /** Reference log-probs. */
-  referenceChosen: Float64Array
-  referenceRejected: Float64Array
-  /** Active tokens. */
-  chosenLengths?: Float64Array
-  rejectedLengths?: Float64Array
-}
-
-/** The constants one loss sees. */
-export interface Constants extends Omit<LossConfig, 'terms'> {
-  labelSmoothing: number
-}
-
-/** One pair's loss, and its derivatives with respect to two policy log-probs. */
-export interface PairLoss {
-  /** The pair the loss belongs to, and whose chosen log-prob `chosen` is the derivative of. */
-  pair: number
-  /** The pair whose rejected log-prob `rejected` is the derivative of: the same one, except for 'aot_unpaired'. */
-  rejectedPair: number
-  value: number
-  chosen: number
-  rejected: number
-}
-
-export interface Loss extends LossNeeds {
-  formula: (batch: PairBatch, constants: Constants) => PairLoss[]
-}
-
-/** A loss of one number, and its derivative. */
-interface Curve {
-  value: number
-  derivative: number
-}
-
-/** A loss of a chosen and a rejected quantity, and its derivatives. */
-interface Surface {
-  value: number
-  chosen: number
-  rejected: number
-}
-
-/** What a formula is written in: log π − log ρ, or log π alone, of whole sequences or per token; 'odds' is for ORPO. */
-type Quantity = 'logRatio' | 'meanLogRatio' | 'logProb' | 'meanLogProb' | 'odds'
+import { identity, type Loss, type LossNeeds, ofDifference, ofPair, smoothed, times } from './formulas.js'
+import { log1mexp, logSigmoid, sigmoid, sigmoidSlope, softplus, sortedOrder } from './numbers.js'
 
 const NEEDS: LossNeeds = {
   reference: true,
@@ -85,10 +18,13 @@ const NEEDS: LossNeeds = {
   defaultLabelSmoothing: 0,
 }
 
-/** e^700 is near the largest float64: beyond it a loss stays where it is, and its derivative is 0. */
+/** e^700 is near the largest float64: beyond it a loss stays constant, and its derivative is 0. */
 const LARGEST_EXPONENT = 700
 
-/** A mean log-prob this near to 0 is certain: were it nearer, β / (1 − e^x) could be infinite for a β of hundreds. */
+/**
+ * A mean log-prob nearer to 0 than this counts as certain: for a β of hundreds, β / (1 − e^x) could be infinite beyond
+ * it.
+ */
 const MOST_CERTAIN = -(2 ** -1016)
 
 export const LOSSES: Record<LossType, Loss> = {
@@ -121,7 +57,7 @@ export const LOSSES: Record<LossType, Loss> = {
     formula: ofDifference('logRatio', (d, { beta }) => {
       const shortfall = 1 - beta * d
       if (shortfall > 0) return { value: shortfall, derivative: -beta }
-      // What is left but numbers up to 0 is NaN, which is no satisfied margin.
+      // Otherwise the value is 0, negative or NaN; NaN must not count as a satisfied margin.
       return shortfall <= 0 ? { value: 0, derivative: 0 } : { value: Number.NaN, derivative: Number.NaN }
     }),
   },
@@ -320,7 +256,7 @@ export const LOSSES: Record<LossType, Loss> = {
     reference: false,
     lengths: 'sums',
     formula: ofPair('odds', (chosen, rejected, { beta }) => {
-      // No log-probs, whatever else they are.
+      // NaN and values above 0 are no log-probs.
       if (!(chosen <= 0 && rejected <= 0)) return { value: Number.NaN, chosen: Number.NaN, rejected: Number.NaN }
       const w = Math.min(chosen, MOST_CERTAIN)
       const l = Math.min(rejected, MOST_CERTAIN)
@@ -337,8 +273,8 @@ export const LOSSES: Record<LossType, Loss> = {
   },
 
   /**
-   * Negative log-likelihood of the chosen sequences, −Σ log π / Σ length over the batch (or what is given instead of
-   * these tokens); 0 where there is no token.
+   * Negative log-likelihood of the chosen sequences, −Σ log π / Σ length over the batch (or the given normalizer in
+   * place of Σ length); 0 where there is no token.
    */
   sft: {
     ...NEEDS,
@@ -348,106 +284,11 @@ export const LOSSES: Record<LossType, Loss> = {
       const lengths = batch.chosenLengths as Float64Array
       const tokenCount = tokenDivisor ?? lengths.reduce((sum, length) => sum + length, 0)
       return Array.from(batch.chosen, (logProb, pair) => {
-        // Means are made sums again; times what pairs are divided by, so that in the end it is the tokens' divisor.
+        // Turns means back into sums. The factor cancels the later division by the pairs' divisor and leaves the
+        // tokens' divisor.
         const factor = tokenCount === 0 ? 0 : ((average ? lengths[pair] : 1) * pairDivisor) / tokenCount
         return { pair, rejectedPair: pair, value: 0 - times(factor, logProb), chosen: -factor, rejected: 0 }
       })
     },
   },
-}
-
-/** (d − 1 / (2β))² */
-function identity(d: number, { beta }: Constants): Curve {
-  const error = d - 1 / (2 * beta)
-  return { value: error * error, derivative: 2 * error }
-}
-
-/** −(1 − ε) log σ(z) − ε log σ(−z), z = βd − γ, and its derivative with respect to d. */
-function smoothed(d: number, beta: number, gamma: number, epsilon: number): Curve {
-  const z = beta * d - gamma
-  // A term with the factor 0 is absent, not 0 · ∞.
-  if (epsilon === 0) return { value: softplus(-z), derivative: -beta * sigmoid(-z) }
-  if (epsilon === 1) return { value: softplus(z), derivative: beta * sigmoid(z) }
-  return {
-    value: (1 - epsilon) * softplus(-z) + epsilon * softplus(z),
-    derivative: beta * (epsilon * sigmoid(z) - (1 - epsilon) * sigmoid(-z)),
-  }
-}
-
-/** dσ/dz */
-function sigmoidSlope(z: number): number {
-  return sigmoid(z) * sigmoid(-z)
-}
-
-/** Indices of the values in rising order, equal ones in their own order, NaN last. */
-function sortedOrder(values: Float64Array): number[] {
-  const rank = (a: number, b: number) => (a < b ? -1 : a > b ? 1 : Number(Number.isNaN(a)) - Number(Number.isNaN(b)))
-  return Array.from(values.keys()).sort((i, j) => rank(values[i], values[j]))
-}
-
-/** a · b, in which 0 · ∞ is 0: what has no derivative there, has none of the whole. */
-function times(a: number, b: number): number {
-  return a === 0 && Math.abs(b) === Number.POSITIVE_INFINITY ? 0 : a * b
-}
-
-/**
- * A loss of each pair's difference of two quantities, or of their scores under an f-divergence. Per token, a score is
- * that of the whole sequence's log-ratio, divided by the length, as TRL has it.
- */
-function ofDifference(quantity: Quantity, curve: (d: number, constants: Constants) => Curve): Loss['formula'] {
-  return (batch, constants) => {
-    const { fDivergence, alpha, average } = constants
-    const score = (x: number, length: number | undefined) => {
-      if (quantity !== 'meanLogRatio' || fDivergence === 'reverse_kl') return SCORES[fDivergence](x, alpha)
-      const tokens = length || 1
-      const { value, derivative } = wholeScore(fDivergence, average ? x * tokens : x, alpha)
-      return { value: value / tokens, derivative: average ? derivative : derivative / tokens }
-    }
-    // Scores divide by the lengths themselves.
-    const scored = quantity === 'meanLogRatio' && fDivergence !== 'reverse_kl' ? 'logRatio' : quantity
-    return ofPair(scored, (chosen, rejected, _, pair) => {
-      const chosenScore = score(chosen, batch.chosenLengths?.[pair])
-      const rejectedScore = score(rejected, batch.rejectedLengths?.[pair])
-      const { value, derivative } = curve(chosenScore.value - rejectedScore.value, constants)
-      return {
-        value,
-        chosen: times(chosenScore.derivative, derivative),
-        rejected: times(rejectedScore.derivative, -derivative),
-      }
-    })(batch, constants)
-  }
-}
-
-/** A loss of each pair's two quantities. */
-function ofPair(
-  quantity: Quantity,
-  surface: (chosen: number, rejected: number, constants: Constants, pair: number) => Surface,
-): Loss['formula'] {
-  const withReference = quantity === 'logRatio' || quantity === 'meanLogRatio'
-  const perToken = quantity === 'meanLogRatio' || quantity === 'meanLogProb' || quantity === 'odds'
-  return (batch, constants) =>
-    Array.from(batch.chosen.keys(), (pair) => {
-      const quantityOf = (logProbs: Float64Array, reference: Float64Array, lengths: Float64Array | undefined) => {
-        // Even odds, of nothing that could change them.
-        const empty = quantity === 'odds' && lengths?.[pair] === 0 && logProbs[pair] === 0
-        if (empty) return { value: -Math.LN2, divisor: Number.POSITIVE_INFINITY }
-        const divisor = perToken ? lengthDivisor(lengths, pair, constants.average) : 1
-        return { value: (logProbs[pair] - (withReference ? reference[pair] : 0)) / divisor, divisor }
-      }
-      const chosen = quantityOf(batch.chosen, batch.referenceChosen, batch.chosenLengths)
-      const rejected = quantityOf(batch.rejected, batch.referenceRejected, batch.rejectedLengths)
-      const loss = surface(chosen.value, rejected.value, constants, pair)
-      return {
-        pair,
-        rejectedPair: pair,
-        value: loss.value,
-        chosen: loss.chosen / chosen.divisor,
-        rejected: loss.rejected / rejected.divisor,
-      }
-    })
-}
-
-/** What makes a mean of a log-prob: its length, unless it is a mean already or has no token to be the mean of. */
-export function lengthDivisor(lengths: Float64Array | undefined, pair: number, average: boolean): number {
-  return average || lengths === undefined ? 1 : lengths[pair] || 1
 }

@@ -53,7 +53,7 @@ export function encodeBfloat16(value: number): number {
   return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16
 }
 
-/** Of a non-negative number below 2^51: adding 2^52 leaves no room for a fraction, so the hardware rounds. */
+/** Rounds a non-negative number below 2^51: adding 2^52 leaves no room for a fraction, so the hardware rounds. */
 function roundHalfEven(value: number): number {
   return value + 2 ** 52 - 2 ** 52
 }
@@ -75,7 +75,18 @@ export function sigmoid(z: number): number {
   return e / (1 + e)
 }
 
-/** log(1 − e^x) for x ≤ 0 (Mächler 2012): near 0 the difference, far from it the logarithm, is what would cancel. */
+/** log(1 − e^x) for x ≤ 0 (Mächler 2012): near 0 the difference would lose digits, far from 0 the logarithm would. */
 export function log1mexp(x: number): number {
   return x > -LN2 ? Math.log(-Math.expm1(x)) : Math.log1p(-Math.exp(x))
+}
+
+/** dσ/dz */
+export function sigmoidSlope(z: number): number {
+  return sigmoid(z) * sigmoid(-z)
+}
+
+/** Indices of the values in ascending order, equal values in their original order, NaN last. */
+export function sortedOrder(values: Float64Array): number[] {
+  const rank = (a: number, b: number) => (a < b ? -1 : a > b ? 1 : Number(Number.isNaN(a)) - Number(Number.isNaN(b)))
+  return Array.from(values.keys()).sort((i, j) => rank(values[i], values[j]))
 }

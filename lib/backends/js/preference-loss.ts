@@ -3,7 +3,8 @@
  * the sequences' log-probs. The formulas are in losses.ts.
  */
 import type { GradientStage, Job, LossStage } from '../../job.js'
-import { LOSSES, lengthDivisor } from './losses.js'
+import { lengthDivisor } from './formulas.js'
+import { LOSSES } from './losses.js'
 
 export function preferenceLoss(job: Job): void {
   const stage = job.loss as LossStage
@@ -21,7 +22,7 @@ export function preferenceLoss(job: Job): void {
     const gradient = isPlain ? gradPlain : gradChosen
     for (const loss of LOSSES[lossType].formula(batch, { ...stage, labelSmoothing })) {
       const factor = pairWeights === undefined ? weight : weight * pairWeights[loss.pair]
-      // Takes no part, whatever its loss is.
+      // A pair of weight 0 takes no part, even if its loss is NaN.
       if (factor === 0) continue
       losses[loss.pair] += factor * loss.value
       gradient[loss.pair] += (factor * loss.chosen) / pairDivisor
@@ -34,14 +35,14 @@ export function preferenceLoss(job: Job): void {
   if (gradient !== undefined) scatter(stage, gradPlain, gradient)
 }
 
-/** `[P]` what 'sft' has instead of the chosen log-probs, where its tokens have weights of their own. */
+/** `[P]` the log-probs that 'sft' uses in place of the chosen ones, where its tokens have other weights. */
 function plainLogProbs({ policy }: Job, { pairs }: LossStage): Float64Array | undefined {
   const sums = policy?.plainLogProbs
   if (pairs === undefined || sums === undefined) return undefined
   return Float64Array.from({ length: pairs.length / 2 }, (_, i) => sums[pairs[2 * i]])
 }
 
-/** Fills the pairs' inputs from the sequences, in a job that has computed those. */
+/** Fills the pairs' inputs from the sequences, in a job that has computed the sequences. */
 function gather({ policy, reference }: Job, stage: LossStage): void {
   const { pairs } = stage
   if (pairs === undefined || policy === undefined) return
@@ -60,7 +61,7 @@ function gather({ policy, reference }: Job, stage: LossStage): void {
   }
 }
 
-/** Those of the first loss of the sum: β times the log-ratio; for 'simpo', β times the mean log-prob. */
+/** The rewards of the first loss of the sum: β times the log-ratio; for 'simpo', β times the mean log-prob. */
 function rewards(stage: LossStage): void {
   const { beta, average } = stage
   const simpo = stage.terms[0].lossType === 'simpo'
@@ -89,7 +90,7 @@ function summarise({ losses, chosenRewards, rejectedRewards, summary }: LossStag
   summary[2] = marginSum / pairCount
 }
 
-/** A sequence in several pairs gets the sum of its gradients; one in no pair gets 0. */
+/** A sequence in several pairs gets the sum of its gradients; a sequence in no pair gets 0. */
 function scatter(
   { pairs, gradChosen, gradRejected }: LossStage,
   gradPlain: Float64Array,

@@ -1,5 +1,6 @@
 /**
- * Stage 4 for one row: the derivative of the loss with respect to each of its logits. With s = x / T and the derivatives a,
+ * Stage 4 for one row: the derivative of the loss with respect to each of its logits x. With s = x / T, or tanh(k x) / T
+ * where logits are capped, and the derivatives a,
  * z, e and m with respect to log p(label), log Σ exp(s), the entropy H and the mean of s over the V logits, that is
  *
  *   d loss / d s_j = a · δ_j,label + (z − a) · p_j − e · p_j · (log p_j + H) + m / V
@@ -22,13 +23,14 @@ export type RowGradient = (logit: number, isLabel: boolean) => number
 /** For an active row of sequence s; undefined where all derivatives are 0, whatever the row holds. */
 export function rowGradient(stage: Stage, tokens: Tokens, s: number, row: number): RowGradient | undefined {
   const { states, entropies, tokenCoefficients: own } = stage
-  // With respect to the logits themselves.
-  const slope = (derivative: number | undefined) => (derivative ?? 0) / tokens.temperature
+  const { temperature, capScale } = tokens
+  // With respect to x or tanh(k x).
+  const slope = (derivative: number | undefined) => (derivative ?? 0) / temperature
   const a = slope(rowCoefficient(tokens, stage, s, row) + (own?.logProb?.[row] ?? 0))
   const z = slope(own?.logSumExp?.[row])
   const e = slope(own?.entropy?.[row])
   const m = slope(own?.meanLogit?.[row]) / stage.logits.vocab
-  if (a === 0 && z === 0 && e === 0) return m === 0 ? undefined : () => m
+  if (a === 0 && z === 0 && e === 0) return m === 0 ? undefined : (logit) => m * slopeAt(logit, capScale)
 
   const [maximum, perExp, complement, logProb] = (states as Float64Array).subarray(row * STATE_SIZE)
   const p = Math.exp(logProb)
@@ -38,10 +40,19 @@ export function rowGradient(stage: Stage, tokens: Tokens, s: number, row: number
   const atLabel = a * complement + z * p - ofEntropy(p, logProb) + m + 0
   const factor = (z - a) * perExp
   const logPerExp = Math.log(perExp)
-  return (logit, isLabel) => {
+  const gradient: RowGradient = (x, isLabel) => {
     if (isLabel) return atLabel
-    const exponent = (logit - maximum) / tokens.temperature
+    const exponent = (x - maximum) / temperature
     const exp = Math.exp(exponent)
     return factor * exp - ofEntropy(perExp * exp, logPerExp + exponent) + m + 0
   }
+  if (capScale === undefined) return gradient
+  return (logit, isLabel) => gradient(Math.tanh(capScale * logit), isLabel) * slopeAt(logit, capScale)
+}
+
+/** d tanh(k x) / d x = k · 4 e^(−2|k x|) / (1 + e^(−2|k x|))², in which nothing cancels; 1 where nothing is capped. */
+function slopeAt(logit: number, capScale: number | undefined): number {
+  if (capScale === undefined) return 1
+  const e = Math.exp(-2 * Math.abs(capScale * logit))
+  return (4 * capScale * e) / ((1 + e) * (1 + e))
 }

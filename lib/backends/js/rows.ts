@@ -1,5 +1,5 @@
 /**
- * One row of logits at a time, between any of the three element types and float64. What a row means is not known here.
+ * Reads and writes one row of logits at a time, between any of the three element types and float64.
  */
 
 import type { Rows } from '../../job.js'
@@ -20,7 +20,7 @@ export function readRow(rows: Rows, row: number, into: Float64Array): void {
   for (let i = 0; i < vocab; i++) into[i] = decode(data[start + i])
 }
 
-/** Writes the first `vocab` elements of `values`, rounded to float32 and then, for a 16-bit type, once more. */
+/** Writes the first `vocab` elements of `values`, rounded to float32 and then, for a 16-bit type, to that type. */
 export function writeRow(rows: Rows, row: number, values: Float64Array): void {
   const { vocab, dtype } = rows
   const start = rowStart(rows, row)
@@ -45,7 +45,7 @@ function rowStart(rows: Rows, row: number): number {
   return Math.floor(row / rows.time) * rows.batchStride + (row % rows.time) * rows.timeStride
 }
 
-/** A Float16Array is read through its bits too, so that a runtime's own rounding plays no part. */
+/** A Float16Array is accessed through its bits too, so that the runtime's own rounding plays no part. */
 function bitsOf(rows: Rows): Uint16Array {
   const data = rows.data as HostArray
   return data instanceof Uint16Array ? data : new Uint16Array(data.buffer, data.byteOffset, data.length)

@@ -1,6 +1,6 @@
 /**
- * Stage 2, sequence sums: the token log-probs of each sequence added up in float64, in row order. And the way back:
- * what a row's log-prob has of its sequence's gradient.
+ * Stage 2, sequence sums: adds up the token log-probs of each sequence in float64, in row order. Also the way back: the
+ * gradient of each row's log-prob from its sequence's gradient.
  */
 import type { ForwardStage, GradientStage, Tokens } from '../../job.js'
 import type { RowResults } from './token-log-probs.js'
@@ -39,7 +39,7 @@ export function rowCoefficient(
   return coefficient + weighed(plainWeights, row, plainCoefficients[s] / divisor)
 }
 
-/** A weight of 0 takes a row out, whatever it holds: 0 · ∞ and 0 · NaN are 0. */
+/** A weight of 0 takes a row out, even if it holds ∞ or NaN: 0 · ∞ and 0 · NaN are 0 here. */
 export function weighed(weights: Float64Array | undefined, row: number, value: number): number {
   if (weights === undefined) return value
   return weights[row] === 0 ? 0 : weights[row] * value

@@ -1,5 +1,5 @@
 /**
- * Stage 1, token log-probs: what each active row says about the label it predicts. Inactive rows are not read.
+ * Stage 1, token log-probs: the log-prob of the label that each active row predicts. Inactive rows are not read.
  *
  * - Everything is written with the label on one side and all other logits on the other:
  *   z = log Σ_{j≠label} exp(x_j / T) − x_label / T, so that log p = −softplus(z) and 1 − p = σ(z) are accurate to the
@@ -14,7 +14,7 @@ import { readRow } from './rows.js'
 /** Layout of a row's four states: the others' maximum, (1 − p) / Σe, 1 − p, and log p. */
 export const STATE_SIZE = 4
 
-/** What stage 2 adds up, `[R]`, unrounded; only active rows are filled. */
+/** The values that stage 2 adds up, `[R]`, unrounded; only active rows are filled. */
 export interface RowResults {
   logProbs: Float64Array
   /** log Σp², when the stage asks for `logWeights`. */
@@ -24,7 +24,7 @@ export interface RowResults {
   meanLogits?: Float64Array
 }
 
-/** What is known of one row once its logits have been seen. */
+/** The values computed from the logits of one row. */
 interface RowSummary {
   /** Largest logit other than the label's; 0 where none is above −∞. */
   othersMaximum: number
@@ -52,12 +52,12 @@ const NOT_A_DISTRIBUTION: RowSummary = {
 }
 
 /**
- * Yields after every active row, so that a caller may do something else in between. `hasTokenLoss`: its results are those
+ * Yields after every active row, so that a caller may do other work in between. `hasTokenLoss`: its results are those
  * that a token loss needs, too.
  */
 export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens, hasTokenLoss = false): Generator<void, RowResults> {
   const { logits, head } = stage
-  const { targets, temperature } = tokens
+  const { targets, temperature, capScale } = tokens
   const rowCount = logits.batch * logits.time
   const values = new Float64Array(logits.vocab)
   const results: RowResults = { logProbs: new Float64Array(rowCount) }
@@ -78,6 +78,7 @@ export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens, hasTokenLoss
     } else {
       readRow(logits, row, values)
     }
+    if (capScale !== undefined) for (let v = 0; v < values.length; v++) values[v] = Math.tanh(values[v] * capScale)
     const summary = summarise(values, targets[row], temperature)
     results.logProbs[row] = summary.logProb
     if (results.logSumSquaredProbs !== undefined) {
@@ -124,7 +125,7 @@ function summarise(x: Float64Array, label: number, temperature: number): RowSumm
     return labelLogit === Number.NEGATIVE_INFINITY ? NOT_A_DISTRIBUTION : certain(labelLogit, label, temperature)
   }
 
-  // Beside the top one, whose e is 1: near certainty these sums are tiny, and 1 + tiny would lose them.
+  // Sums without the largest logit, whose e is 1: near certainty these sums are tiny, and 1 + tiny would lose them.
   let rest = 0
   let restTimesExponent = 0
   let restSquared = 0
@@ -143,10 +144,10 @@ function summarise(x: Float64Array, label: number, temperature: number): RowSumm
   const z = (maximum - labelLogit) / temperature + logOthersSum
   const p = sigmoid(-z)
   const complement = sigmoid(z)
-  // 0 − x, for a log-prob of 0 rather than −0.
+  // 0 − x, so that a log-prob of zero is 0 rather than −0.
   const logProb = 0 - softplus(z)
 
-  // Entropy by the chain rule: label or not, then which of the others.
+  // Entropy by the chain rule: first label or not, then which of the others.
   const othersEntropy = logOthersSum - restTimesExponent / othersSum
   const entropy = timesLog(p, logProb) + timesLog(complement, -softplus(-z)) + complement * othersEntropy
   return {

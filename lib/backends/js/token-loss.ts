@@ -1,6 +1,6 @@
 /**
- * Stage 3 of single tokens: cross-entropy. With s = x / T, L = log Σ exp(s), p the label's probability and the mean over the
- * V logits, the loss of a row is
+ * Stage 3 of single tokens: cross-entropy. With s = x / T, or tanh(k x) / T where logits are capped, L = log Σ exp(s), p the
+ * label's probability and the mean over the V logits, the loss of a row is
  *
  *   φ · [(1 − ε) · (−log p) + ε · mean_j(−log p_j)] + λ · L²,  −log p_j = L − s_j
  *

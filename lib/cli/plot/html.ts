@@ -1,6 +1,6 @@
 /**
- * The page of `plot`: page/page.html with the runs, and all that it refers to, inside. In dist, page/ also holds uPlot,
- * which draws the curves.
+ * The page of `plot`: page/page.html with the runs and all its assets inlined. In dist, page/ also holds uPlot, which
+ * draws the curves.
  */
 import { readFileSync } from 'node:fs'
 import type { Run } from './runs.js'
@@ -13,7 +13,7 @@ export function pageOf(runs: readonly Run[]): string {
   // "</script>" and "<!--" in a name would end or swallow the script around it.
   const data = JSON.stringify(runs).replaceAll('<', '\\u003c')
   const script = (name: string) => `<script>\n${name.startsWith('uPlot') ? licence() : ''}${asset(name)}\n</script>`
-  // Functions, as a text to put in may hold "$&" and the like.
+  // Replacer functions, because a text to insert may hold "$&" and other patterns.
   return asset('page.html')
     .replace('id="data">', () => `id="data">${data}`)
     .replace('</title>', () => `${escaped(title)}</title>`)

@@ -1,11 +1,11 @@
 /**
- * What runs are called on the page of `plot`.
+ * The names of runs on the page of `plot`.
  */
 import { resolve, sep } from 'node:path'
 
 /**
- * A name for each file: its own without the ending; with the folders before it, or else with its ending, where that alone
- * is another run's too. A file that is given twice is numbered.
+ * A name for each file: the file's name without its ending. Where another run has that name too, folders go before it,
+ * or else the ending is kept. A file that is given twice is numbered.
  */
 export function namesOf(paths: readonly string[]): string[] {
   const choices = paths.map(choicesOf)
@@ -18,7 +18,7 @@ export function namesOf(paths: readonly string[]): string[] {
   })
 }
 
-/** The names a file may get, the shortest first, those without its ending before those with it. */
+/** The possible names of a file, the shortest first, and names without its ending before names with it. */
 function choicesOf(path: string): string[] {
   const whole = resolve(path)
   return [whole.replace(/\.jsonl?$/, ''), whole].flatMap((text) => {

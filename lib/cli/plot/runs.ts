@@ -5,23 +5,24 @@ import { createReadStream } from 'node:fs'
 import { linesOf, parseLine } from '../../data/json-lines.js'
 import { invalidValue } from '../../errors.js'
 
-/** The course of one metric; null where it was not a finite number. */
+/** The values of one metric over the steps; null where it was not a finite number. */
 export interface Curve {
   steps: number[]
   values: (number | null)[]
 }
 
-/** A run as the page takes it. */
+/** A run in the form that the page reads. */
 export interface Run {
   name: string
   curves: Record<string, Curve>
-  /** What was left out, and why. */
+  /** Notes on lines that were left out, with the reasons. */
   notes: string[]
 }
 
 /**
- * Reads a run, which gets the name `name`. A line without `step` counts as the one after the line before it; where a step comes twice, as after
- * going back to a checkpoint, the later line counts. Lines that are not objects are left out with a note.
+ * Reads a run and names it `name`. A line without `step` has the step after the one of the line before it. Where a step
+ * comes twice, as after going back to a checkpoint, the later line counts. Lines that are not objects are left out with
+ * a note.
  */
 export async function readRun(path: string, name: string): Promise<Run> {
   const notes: string[] = []
@@ -59,7 +60,7 @@ function curvesOf(steps: [number, Record<string, unknown>][]): Record<string, Cu
   return curves
 }
 
-// What is no finite number is kept by name; null is what other writers of JSON make of it.
+// Numbers that are not finite are kept by name; other writers of JSON write null for them.
 function isNumber(value: unknown): boolean {
   return typeof value === 'number' || value === null || ['NaN', 'Infinity', '-Infinity'].includes(value as string)
 }

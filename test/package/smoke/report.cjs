@@ -1,6 +1,6 @@
 /**
- * Checks the package here, by promise and in a worker, and writes what came of it to result.json: a file, for not every
- * runtime below an emulator has a usable standard output.
+ * Checks the package here, by promise and in a worker, and writes the outcome to result.json: a file, because not every
+ * runtime under an emulator has a usable standard output.
  */
 const assert = require('node:assert/strict')
 const { writeFileSync } = require('node:fs')
@@ -8,9 +8,10 @@ const { Worker } = require('node:worker_threads')
 const { join } = require('node:path')
 const check = require('./check.cjs')
 
-module.exports = async function report(fpl) {
+module.exports = async function report(/** @type {typeof import('fused-preference-loss')} */ fpl) {
+  /** @type {(string | undefined)[]} */
   const warnings = []
-  process.on('warning', ({ code }) => warnings.push(code))
+  process.on('warning', (warning) => warnings.push(/** @type {{ code?: string }} */ (warning).code))
   const backends = check(fpl)
   const pairs = { chosen: [-1], rejected: [-2] }
   const { loss } = await fpl.preferenceLoss(pairs, { lossType: 'cpo', beta: 1 })

@@ -2,4 +2,4 @@
 const { parentPort } = require('node:worker_threads')
 const check = require('./check.cjs')
 
-parentPort.postMessage(check(require('fused-preference-loss')))
+parentPort?.postMessage(check(require('fused-preference-loss')))

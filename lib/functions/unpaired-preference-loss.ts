@@ -1,0 +1,81 @@
+/**
+ * `unpairedPreferenceLoss`: stage 3 of single sequences alone, for log-probs the caller already has.
+ */
+import { checkSequencesLogProbs } from '../call/reference.js'
+import { unpairedLossResult } from '../call/results.js'
+import { type Planned, RUN_OPTIONS, run, runnerOf, runSync } from '../call/run.js'
+import { unpairedLossStage } from '../call/stages.js'
+import { desirableOf, unpairedLossOf } from '../call/unpaired-losses.js'
+import { numbers } from '../check/arrays.js'
+import { optionsObject } from '../check/options.js'
+import { invalidType, invalidValue, shapeMismatch } from '../errors.js'
+import type { UnpairedPreferenceOptions } from '../options/index.js'
+import { UNPAIRED_LOSS_OPTIONS } from '../options/unpaired-options.js'
+import type { UnpairedPreferenceLoss, UnpairedSequences } from '../types/index.js'
+
+const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_LOSS_OPTIONS, ...RUN_OPTIONS])
+const SEQUENCES: ReadonlySet<string> = new Set(['logProbs', 'referenceLogProbs'])
+
+/**
+ * The preference loss of B sequences that stand alone, each of them desirable or not, from their log-probs, and its exact
+ * gradient with respect to these. Everything is float64. The formulas and their papers are in docs/losses.md; the default
+ * is KTO (Ethayarajh et al. 2024): with r = log π − log ρ, 1 − σ(β (r − κ)) of a desirable sequence and 1 − σ(β (κ − r))
+ * of an undesirable one.
+ *
+ * @param sequences arrays of length B: log-probs in nats under the policy and, unless `referenceFree`, under the
+ *   reference.
+ * @param options which sequences are desirable, the loss, its constants, and where the call runs.
+ * @returns the mean loss, and per sequence losses, rewards and gradients of the mean loss.
+ * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
+ *   `ERR_SHAPE_MISMATCH`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of `options.signal`.
+ */
+export async function unpairedPreferenceLoss(
+  sequences: UnpairedSequences,
+  options: UnpairedPreferenceOptions,
+): Promise<UnpairedPreferenceLoss> {
+  return run(plan(sequences, options))
+}
+
+/** {@link unpairedPreferenceLoss} on the calling thread. */
+export function unpairedPreferenceLossSync(
+  sequences: UnpairedSequences,
+  options: UnpairedPreferenceOptions,
+): UnpairedPreferenceLoss {
+  const planned = plan(sequences, options)
+  return runSync(planned)
+}
+
+function plan(given: UnpairedSequences, givenOptions: UnpairedPreferenceOptions): Planned<UnpairedPreferenceLoss> {
+  if (given === undefined) throw invalidType('sequences', 'an object { logProbs, referenceLogProbs }', given)
+  const sequences = optionsObject(given, 'sequences', SEQUENCES)
+  const options = optionsObject(givenOptions, 'options', OPTIONS)
+  const lossPlan = unpairedLossOf(options)
+  const { referenceFree } = lossPlan
+
+  const logProbs = numbers(sequences.logProbs, 'sequences.logProbs')
+  const size = logProbs.length
+  if (size === 0) throw shapeMismatch('sequences.logProbs', 'must have at least one element; got 0')
+  const reference = referenceOf(sequences.referenceLogProbs, logProbs, !referenceFree)
+  const stage = unpairedLossStage(lossPlan, desirableOf(options.desirable, size))
+  stage.logProbs = logProbs
+  stage.referenceLogProbs = referenceFree ? new Float64Array(size) : reference
+  return {
+    job: { unpairedLoss: stage },
+    runner: runnerOf(options),
+    watched: [],
+    result: () => unpairedLossResult(stage),
+  }
+}
+
+function referenceOf(value: unknown, logProbs: Float64Array, needed: boolean): Float64Array | undefined {
+  const name = 'sequences.referenceLogProbs'
+  if (value === undefined) {
+    if (needed) throw invalidValue(name, 'are needed (unless referenceFree)')
+    return undefined
+  }
+  const values = numbers(value, name, logProbs.length, ', that of sequences.logProbs')
+  // It may be NaN where the policy is: what `emptySequence: 'nan'` gives for both.
+  const mayBeNaN = (s: number) => Number.isNaN(logProbs[s])
+  checkSequencesLogProbs({ values, nameOf: (s) => `${name}[${s}]` }, needed, mayBeNaN)
+  return values
+}

@@ -1,0 +1,52 @@
+/**
+ * The options of each unpaired function.
+ */
+import type {
+  DeviceMemory,
+  HeadGradientOptions,
+  HeadGradientRequest,
+  HeadOptions,
+  HostArray,
+  LinearUnpairedReference,
+  RunOptions,
+  UnpairedReference,
+} from '../types/index.js'
+import type { TokenOptions } from './token-options.js'
+import type { UnpairedLossOptions } from './unpaired-options.js'
+
+export type { UnpairedLossOptions } from './unpaired-options.js'
+
+/** Options of `unpairedPreferenceLoss`. */
+export interface UnpairedPreferenceOptions extends UnpairedLossOptions, RunOptions {}
+
+/** The token options without those that are about pairs. */
+export interface UnpairedTokenOptions extends Omit<TokenOptions, 'ldAlpha' | 'pairs'> {}
+
+/** Options of `fusedUnpairedPreferenceLoss`. */
+export interface FusedUnpairedOptions extends UnpairedTokenOptions, UnpairedLossOptions, RunOptions {
+  /** Needed unless `referenceFree`. */
+  reference?: UnpairedReference
+  /**
+   * Gradient of the loss with respect to the logits: none, in a new array, into an array or device memory, or
+   * overwriting the logits. Defaults to false.
+   */
+  gradient?: boolean | HostArray | DeviceMemory | 'in-place'
+  /**
+   * Write zeros to the gradient's rows that predict nothing. false leaves these as they are: in an array that is zero
+   * there already, or where nobody reads them. Defaults to true.
+   */
+  zeroInactive?: boolean
+}
+
+/** Options of `fusedLinearUnpairedPreferenceLoss`. */
+export interface FusedLinearUnpairedOptions
+  extends UnpairedTokenOptions,
+    UnpairedLossOptions,
+    RunOptions,
+    HeadOptions,
+    HeadGradientOptions {
+  /** Needed unless `referenceFree`. */
+  reference?: LinearUnpairedReference
+  /** The gradients to compute; true for new arrays for all there are. Defaults to false. */
+  gradient?: boolean | HeadGradientRequest
+}
