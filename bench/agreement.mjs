@@ -3,6 +3,7 @@
  * loss and a sample of the gradient are compared. Speed is not measured here.
  */
 import {
+  crossEntropySync,
   fusedLinearPreferenceLossSync,
   fusedPreferenceLossSync,
   linearSequenceLogProbsSync,
@@ -52,6 +53,13 @@ export function expected({ stage, shape, dtype, shift, width }, inputs) {
   }
   const tensor = { data: logits[0], shape, dtype }
   if (stage === 'forward') return { logProbs: sequenceLogProbsSync(tensor, labels, { shift }).logProbs }
+  if (stage === 'cross-entropy') {
+    const { loss, gradLogits } = crossEntropySync(tensor, labels, { shift, gradient: true })
+    return {
+      loss,
+      gradient: positions.map((position) => valueAt(/** @type {any} */ (gradLogits).data, position, dtype)),
+    }
+  }
   const out = fusedPreferenceLossSync(tensor, labels, { shift, beta: BETA, reference, gradient: true })
   return {
     logProbs: [...out.chosenLogProbs, ...out.rejectedLogProbs],

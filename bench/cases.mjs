@@ -1,9 +1,9 @@
 /**
  * The list of cases: the computation, the shape, and the variants of ours. Peers and timing are decided elsewhere.
  *
- * @typedef {'forward' | 'step' | 'in-place' | 'loss' | 'linear-forward' | 'linear-step'} Stage
+ * @typedef {'forward' | 'step' | 'in-place' | 'cross-entropy' | 'loss' | 'linear-forward' | 'linear-step'} Stage
  *   forward: logits to sequence log-probs. step: logits to DPO loss to its gradient, written to an existing array.
- *   in-place: the same, over the logits. loss: log-probs to DPO loss and its gradient, no logits at all. linear-…: from
+ *   in-place: the same, over the logits. cross-entropy: its mean and its gradient, over the logits. loss: log-probs to DPO loss and its gradient, no logits at all. linear-…: from
  *   hidden states and the weight of the output layer, to the gradients of both, written to existing arrays.
  *
  * @typedef {object} Workload
@@ -42,6 +42,7 @@ const TITLES = {
   forward: 'sequence log-probs from logits',
   step: 'DPO from logits: loss and gradient, into an existing array',
   'in-place': 'DPO from logits: loss and gradient, over the logits',
+  'cross-entropy': 'cross-entropy from logits: loss and gradient, over the logits',
   'linear-forward': 'sequence log-probs from hidden states and the weight of the output layer',
   'linear-step':
     'DPO from hidden states and the weight of the output layer: loss and both gradients, into existing arrays',
@@ -106,6 +107,18 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
         )
       }
     }
+  }
+
+  for (const vocab of [32000, 128256]) {
+    cases.push(
+      one({
+        name: `cross-entropy-${vocab}-float32`,
+        group: 'cross-entropy',
+        title: TITLES['cross-entropy'],
+        stage: 'cross-entropy',
+        shape: shapeFor(vocab),
+      }),
+    )
   }
 
   for (const stage of /** @type {const} */ (['forward', 'in-place'])) {

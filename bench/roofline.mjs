@@ -36,6 +36,9 @@ export function leastTraffic(workload) {
       return { ...none, read: active, copy: 2 * active, fill: inactive }
     case 'in-place':
       return { ...none, read: active, update: 2 * active, fill: inactive }
+    case 'cross-entropy':
+      // The gradient of a row needs nothing of the others.
+      return { ...none, update: 2 * active, fill: inactive }
     case 'linear-forward':
       return { ...none, multiply: 2 * multiplyAdds }
     case 'linear-step':

@@ -51,7 +51,8 @@ function largeInputs(/** @type {import('./cases.mjs').Workload} */ workload, /**
     large.arrays = { logits: [] }
     const logits = [makeLogits(workload)]
     while (logits.length < copies) logits.push(logits[0].slice())
-    const pristine = stage === 'in-place' && peer.overwrites ? logits[0].slice() : undefined
+    const overwritten = (stage === 'in-place' || stage === 'cross-entropy') && peer.overwrites
+    const pristine = overwritten ? logits[0].slice() : undefined
     large = { key, arrays: { logits, pristine, weight: width ? makeWeight(workload) : undefined } }
   }
   return large.arrays

@@ -2,6 +2,7 @@
  * The entry point of the package: log-probs of sequences, preference losses, and both in one call.
  */
 export type { ErrorCode } from './errors.js'
+export { crossEntropy, crossEntropySync } from './functions/cross-entropy.js'
 export { fusedLinearPreferenceLoss, fusedLinearPreferenceLossSync } from './functions/fused-linear-preference-loss.js'
 export {
   fusedLinearUnpairedPreferenceLoss,
@@ -13,20 +14,24 @@ export {
   fusedUnpairedPreferenceLossSync,
 } from './functions/fused-unpaired-preference-loss.js'
 export { getBackends } from './functions/get-backends.js'
+export { linearCrossEntropy, linearCrossEntropySync } from './functions/linear-cross-entropy.js'
 export { linearSequenceLogProbs, linearSequenceLogProbsSync } from './functions/linear-sequence-log-probs.js'
 export { preferenceLoss, preferenceLossSync } from './functions/preference-loss.js'
 export { runningRewardMean } from './functions/running-reward-mean.js'
 export { sequenceLogProbs, sequenceLogProbsSync } from './functions/sequence-log-probs.js'
 export { unpairedPreferenceLoss, unpairedPreferenceLossSync } from './functions/unpaired-preference-loss.js'
 export type {
+  CrossEntropyOptions,
   FusedLinearOptions,
   FusedLinearUnpairedOptions,
   FusedOptions,
   FusedUnpairedOptions,
+  LinearCrossEntropyOptions,
   LinearSequenceOptions,
   LossOptions,
   PreferenceOptions,
   SequenceOptions,
+  TokenLossOptions,
   TokenOptions,
   TokenOutput,
   UnpairedLossOptions,
@@ -35,6 +40,7 @@ export type {
 } from './options/index.js'
 export type {
   Backends,
+  CrossEntropy,
   DeviceMemory,
   DType,
   FDivergence,
@@ -54,6 +60,7 @@ export type {
   Indices,
   InstructionSet,
   Labels,
+  LinearCrossEntropy,
   LinearReference,
   LinearSequenceLogProbs,
   LinearUnpairedReference,
@@ -71,6 +78,7 @@ export type {
   SequenceLayout,
   SequenceLogProbs,
   SequenceReference,
+  TokenNormalizer,
   TokenOutputs,
   TokenValues,
   UnpairedLayout,

@@ -1,6 +1,7 @@
 /**
  * The contract between the public functions and the backends: a {@link Job}, made of the stages it should run, and a
- * {@link Backend} that runs it. Whoever writes a backend reads this file and nothing else of lib.
+ * {@link Backend} that runs it. Stage 3 is in job-losses.ts. Whoever writes a backend reads these two files and nothing else
+ * of lib.
  *
  * The fields of a job have been checked. A backend sees no masks, shifts or packing, only rows of logits and the target
  * that each row predicts; it refuses no job and has no defaults. Absent fields mean what their docstrings say.
@@ -23,7 +24,10 @@
  *
  * Letters in shapes: R = batch · time rows, V vocabulary, D width, S sequences, P pairs.
  */
-import type { DType, FDivergence, HostArray, InstructionSet, LossType, UnpairedLossType } from './types/index.js'
+import type { LossStage, TokenLossStage, UnpairedLossStage } from './job-losses.js'
+import type { DType, HostArray, InstructionSet } from './types/index.js'
+
+export * from './job-losses.js'
 
 /** Memory of a tensor: an array of the host's, or an address on the GPU. */
 export type Place = HostArray | bigint
@@ -118,88 +122,6 @@ export interface ForwardStage {
   tokenMeanLogits?: Float32Array
 }
 
-/** One loss of the sum. */
-export interface LossTerm {
-  lossType: LossType
-  weight: number
-  labelSmoothing: number
-}
-
-/** The most terms that a sum has. */
-export const MOST_TERMS = 32
-
-/** The constants of the losses. */
-export interface LossConfig {
-  terms: readonly LossTerm[]
-  beta: number
-  gamma: number
-  rewardShift: number
-  discopopTau: number
-  fDivergence: FDivergence
-  alpha: number
-  /** The log-probs are means over active tokens. */
-  average: boolean
-  /** The divisor of sums over pairs; the number of pairs when absent. */
-  pairDivisor?: number
-  /** The divisor of the sum over tokens of 'sft'; the number of chosen tokens when absent. */
-  tokenDivisor?: number
-}
-
-/** Stage 3: P pairs. In a job that has stages 1 and 2, the inputs marked (gathered) are filled from them through `pairs`. */
-export interface LossStage extends LossConfig {
-  /** `[2 P]` (chosen, rejected) sequences; present exactly when the job has stages 1 and 2. */
-  pairs?: Int32Array
-  /** `[P]` policy log-probs (gathered). */
-  chosen: Float64Array
-  rejected: Float64Array
-  /** `[P]` reference log-probs, zeros when there is no reference (gathered when the job has a reference forward stage). */
-  referenceChosen: Float64Array
-  referenceRejected: Float64Array
-  /** `[P]` active tokens; present at least when a loss needs them. */
-  chosenLengths?: Float64Array
-  rejectedLengths?: Float64Array
-  /** `[P]` factor of each pair's loss, 1 when absent (gathered as exp(sum of the pair's logWeights) when the policy stage has those). */
-  pairWeights?: Float64Array
-  /** `[P]` outs. */
-  losses: Float64Array
-  chosenRewards: Float64Array
-  rejectedRewards: Float64Array
-  gradChosen: Float64Array
-  gradRejected: Float64Array
-  /** `[3]` out: loss, accuracy, margin. */
-  summary: Float64Array
-}
-
-/** The constants of a loss of single sequences. */
-export interface UnpairedLossConfig {
-  lossType: UnpairedLossType
-  beta: number
-  desirableWeight: number
-  undesirableWeight: number
-  /** κ of 'kto'. */
-  kl: number
-  /** δ of 'bco'. */
-  rewardShift: number
-  /** What the sum over sequences is divided by. */
-  divisor: number
-}
-
-/** Stage 3 of S single sequences, in place of that of pairs. */
-export interface UnpairedLossStage extends UnpairedLossConfig {
-  /** `[S]` 1 or 0. */
-  desirable: Int32Array
-  /** `[S]` policy log-probs; absent where the job has stages 1 and 2, whose they are. */
-  logProbs?: Float64Array
-  /** `[S]` reference log-probs, zeros when there is no reference; absent where the job has a reference forward stage. */
-  referenceLogProbs?: Float64Array
-  /** `[S]` outs. */
-  losses: Float64Array
-  rewards: Float64Array
-  gradient: Float64Array
-  /** `[5]` out: loss; mean reward of the desirable and of the undesirable, and their mean log-probs, NaN of none. */
-  summary: Float64Array
-}
-
 /**
  * d loss / d results of single rows, `[R]` each, 0 when absent; what inactive rows have is not looked at. They are added to
  * what the coefficients of the sequences give.
@@ -262,7 +184,8 @@ export interface HeadGradientStage {
  * - `tokens`, `policy`: log-probs of sequences;
  * - `tokens`, `gradient` or `headGradient`: a gradient whose `states` an earlier job has filled;
  * - `loss`: stage 3 alone;
- * - `tokens`, `policy`, `loss`, perhaps `reference`, and perhaps `gradient` or `headGradient`: all four.
+ * - `tokens`, `policy`, `loss`, perhaps `reference`, and perhaps `gradient` or `headGradient`: all four;
+ * - `tokens`, `policy`, `tokenLoss`, and perhaps `gradient` or `headGradient`: all four, of single tokens.
  */
 export interface Job {
   /** Present unless the job is stage 3 alone. */
@@ -272,6 +195,8 @@ export interface Job {
   reference?: ForwardStage
   loss?: LossStage
   unpairedLoss?: UnpairedLossStage
+  /** Beside no other loss. A gradient's `tokenCoefficients` are then the backend's to fill, and its `coefficients` are zeros. */
+  tokenLoss?: TokenLossStage
   gradient?: GradientStage
   /** Instead of `gradient` where logits come from a head. */
   headGradient?: HeadGradientStage

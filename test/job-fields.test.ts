@@ -65,7 +65,7 @@ describe('an addon is refused', () => {
 
 describe('a field is what its name says', () => {
   const NUMBER =
-    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|[wW]eight|kl|labelSmoothing)$/
+    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing)$/
 
   const ONES = ['loss.terms.type', 'unpairedLoss.type', 'loss.terms.count', 'instructionSet', 'cancellable']
 
@@ -74,7 +74,7 @@ describe('a field is what its name says', () => {
     name
       .replace(/^labels\./, 'tokens.labels.')
       .replace(/^invalidLabels$/, 'tokens.labels.invalid')
-      .replace(/^(loss|unpairedLoss)\.constants\./, '$1.')
+      .replace(/^(loss|unpairedLoss|tokenLoss)\.constants\./, '$1.')
       .replace(/^loss\.terms\.(?!count)/, 'loss.terms.0.')
 
   const at = (root: object, path: string) =>
@@ -138,6 +138,7 @@ describe('a field is what its name says', () => {
       rewardShift: 184,
       divisor: 185,
     },
+    tokenLoss: { ...arrays('losses', 'summary'), labelSmoothing: 186, zLoss: 187, dft: true, divisor: 188 },
     gradient: {
       out: rows(array(), 160),
       coefficients: array(),

@@ -18,7 +18,7 @@ const LIBRARY = [
   ['call'],
   ['backends'],
   ['job', 'options'],
-  ['check'],
+  ['check', 'job-losses'],
   ['errors', 'types'],
 ]
 /** Imports of values and of types, re-exports, `import('…')`. */

@@ -17,6 +17,8 @@ const execute = promisify(execFile)
 const root = fileURLToPath(new URL('..', import.meta.url))
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const FUNCTIONS = [
+  'crossEntropy',
+  'crossEntropySync',
   'fusedLinearPreferenceLoss',
   'fusedLinearPreferenceLossSync',
   'fusedLinearUnpairedPreferenceLoss',
@@ -26,6 +28,8 @@ const FUNCTIONS = [
   'fusedUnpairedPreferenceLoss',
   'fusedUnpairedPreferenceLossSync',
   'getBackends',
+  'linearCrossEntropy',
+  'linearCrossEntropySync',
   'linearSequenceLogProbs',
   'linearSequenceLogProbsSync',
   'preferenceLoss',

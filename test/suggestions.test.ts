@@ -9,6 +9,7 @@ import { optionsObject, unknownName } from '../lib/check/options.js'
 import { OPTIONS, optionHint, VALUES, valueHint } from '../lib/check/suggestions.js'
 import { fusedPreferenceLossSync, linearSequenceLogProbsSync, preferenceLossSync } from '../lib/index.js'
 import { LOSS_OPTIONS } from '../lib/options/loss-options.js'
+import { TOKEN_LOSS_OPTIONS } from '../lib/options/token-loss-options.js'
 import { DTYPES, LOSS_TYPES, OUTPUTS } from './support.js'
 
 const FUSED: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, 'gradient', 'zeroInactive'])
@@ -204,7 +205,8 @@ test('other names', () => {
 
 test('the table names what there is, and no name of ours as one from elsewhere', () => {
   const plain = (name: string) => name.replace(/_/g, '').toLowerCase()
-  const options = [...FUSED, ...REFERENCE, ...PAIRS, ...OUT, ...LOSS_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'weight']
+  const sets = [FUSED, REFERENCE, PAIRS, OUT, LOSS_OPTIONS, TOKEN_LOSS_OPTIONS, HEAD_GRADIENT_OPTIONS]
+  const options = [...sets.flatMap((set) => [...set]), 'weight']
   const lists: [typeof OPTIONS, readonly string[]][] = [
     // 'normalizer': what sums are divided by
     [OPTIONS, [...options, 'normalizer', '']],
@@ -222,6 +224,13 @@ test('the table names what there is, and no name of ours as one from elsewhere',
       }
     }
   }
+})
+
+test('options of the cross-entropy', () => {
+  const known = new Set([...TOKEN_LOSS_OPTIONS, 'gradient'])
+  expect(optionHint('lse_square_scale', known)).toBe("; did you mean 'zLoss'?")
+  expect(optionHint('class_weight', known)).toBe("; did you mean 'classWeights'?")
+  expect(optionHint('reduction', known)).toBe("; did you mean 'normalizer'?")
 })
 
 test('nothing is copied from the prototype of objects, and messages stay short', () => {

@@ -28,6 +28,7 @@ function jaxPeer(formulation, words) {
 
     supports({ stage, dtype }) {
       if (stage === 'loss') return 'its own part of the work starts at the logits'
+      if (stage === 'cross-entropy') return 'is compared on DPO'
       if (stage.endsWith('forward') && formulation === 'ours') return 'is compared where there is a gradient'
       return dtype === 'float32' || 'the comparison is in float32'
     },

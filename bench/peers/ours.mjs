@@ -3,6 +3,7 @@
  */
 import { readFileSync } from 'node:fs'
 import {
+  crossEntropySync,
   fusedLinearPreferenceLossSync,
   fusedPreferenceLossSync,
   getBackends,
@@ -73,6 +74,20 @@ function ownPeer(backend, words) {
       if (stage === 'forward') {
         call = () => sequenceLogProbsSync(tensor(index), labels, { ...run, shift })
         result = () => ({ logProbs: last.logProbs })
+        return
+      }
+      if (stage === 'cross-entropy') {
+        const options = {
+          ...run,
+          shift,
+          gradient: /** @type {const} */ ('in-place'),
+          zeroInactive: !workload.leaveMasked,
+        }
+        call = () => crossEntropySync(tensor(index), labels, options)
+        result = () => ({
+          loss: last.loss,
+          gradient: positions.map((position) => valueAt(last.gradLogits.data, position, dtype)),
+        })
         return
       }
       // One object of options per gradient array, as in a training loop. Both are made in the first calls, because the

@@ -77,18 +77,21 @@ export const plainJavaScript = {
     }
     last = { logProbs }
     if (stage === 'forward') return
-    const { loss, gradient } = dpo(logProbs.slice(0, batch / 2), logProbs.slice(batch / 2))
+    const tokens = targets.reduce((count, target) => count + Number(target >= 0), 0)
+    const ofTokens = { loss: -logProbs.reduce((a, b) => a + b) / tokens, gradient: new Array(batch).fill(-1 / tokens) }
+    const isDpo = stage !== 'cross-entropy'
+    const { loss, gradient } = isDpo ? dpo(logProbs.slice(0, batch / 2), logProbs.slice(batch / 2)) : ofTokens
     gradients[copy % distinct] ??= new Float32Array(logits.length)
     const out = gradients[copy % distinct]
     for (let row = 0; row < batch * time; row++) {
       if (targets[row] < 0) out.fill(0, row * vocab, (row + 1) * vocab)
       else writeGradient(logits, out, row * vocab, vocab, targets[row], gradient[Math.floor(row / time)])
     }
-    last = { logProbs, loss, gradient: out }
+    last = isDpo ? { logProbs, loss, gradient: out } : { loss, gradient: out }
   },
 
   result() {
-    if (workload.stage !== 'step' && workload.stage !== 'in-place') return last
+    if (last.gradient === undefined || workload.stage === 'loss') return last
     return { ...last, gradient: inputs.positions.map((position) => last.gradient?.[position] ?? Number.NaN) }
   },
 }

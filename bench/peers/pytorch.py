@@ -158,6 +158,16 @@ class Job:
     def by_cross_entropy(self, logits):
         return sequence_log_probs_by_cross_entropy(logits, self.labels, self.shift, self.select, self.widen)
 
+    def mean_cross_entropy(self, logits):
+        if self.forward != self.by_cross_entropy:
+            labels = self.labels[:, 1:] if self.shift else self.labels
+            return -self.forward(logits).sum() / (labels != -100).sum()
+        labels = self.labels
+        if self.shift:
+            labels = torch.cat([labels[:, 1:], labels.new_full((labels.shape[0], 1), -100)], 1)
+        rows = logits.view(-1, logits.shape[-1])
+        return F.cross_entropy(rows.to(torch.float32) if self.widen else rows, labels.reshape(-1))
+
     def run(self, copy):
         self.last = self.inputs[copy]
         if self.stage == "forward":
@@ -167,13 +177,18 @@ class Job:
         self.last.grad = None
         if self.weight is not None:
             self.weight.grad = None
+        if self.stage == "cross-entropy":
+            loss = self.mean_cross_entropy(self.last)
+            loss.backward()
+            self.loss = loss.item()
+            return
         log_probs = self.last if self.stage == "loss" else self.forward(self.last)
         loss = dpo(log_probs, self.margins)
         loss.backward()
         self.log_probs, self.loss = log_probs.detach(), loss.item()
 
     def result(self):
-        out = {"logProbs": self.log_probs.tolist()}
+        out = {} if self.log_probs is None else {"logProbs": self.log_probs.tolist()}
         if self.stage != "forward":
             gradient = self.last.grad.view(-1)
             if self.weight is not None:

@@ -83,6 +83,7 @@ function tfjsPeer(backend, formulation, words) {
 
     supports({ stage, dtype }) {
       if (stage === 'loss') return 'its own part of the work starts at the logits'
+      if (stage === 'cross-entropy' && formulation === 'ours') return 'has no such op of ours'
       if (stage.endsWith('forward') && formulation === 'ours') return 'is compared where there is a gradient'
       return dtype === 'float32' || 'has float32 only'
     },
@@ -115,10 +116,13 @@ function tfjsPeer(backend, formulation, words) {
         result = () => found
         return
       }
+      const isDpo = workload.stage !== 'cross-entropy'
+      const tokens = targets.reduce((count, target) => count + Number(target >= 0), 0)
       /** @type {any} */
       let logProbs
       const ownLoss = (/** @type {any} */ x, /** @type {any} */ w) => {
         const sums = logProbsOf(logitsOf(x, w))
+        if (!isDpo) return tf.div(tf.sum(sums), -tokens)
         logProbs = tf.keep(sums.clone())
         const margins = tf.sub(tf.slice(sums, 0, batch / 2), tf.slice(sums, batch / 2))
         // softplus(-z) is -log sigmoid(z), and its gradient needs no kernel that a backend lacks.
@@ -140,7 +144,8 @@ function tfjsPeer(backend, formulation, words) {
       }
       result = () => {
         const [first, second] = found.grads.map((/** @type {any} */ tensor) => tensor.dataSync())
-        return { logProbs: logProbs.dataSync(), loss: found.loss, gradient: gradientAt(first, second, positions) }
+        const gradient = gradientAt(first, second, positions)
+        return isDpo ? { logProbs: logProbs.dataSync(), loss: found.loss, gradient } : { loss: found.loss, gradient }
       }
     },
 

@@ -6,6 +6,7 @@ import { labelsOutOfRange } from '../errors.js'
 import type { ForwardStage, LossStage, UnpairedLossStage } from '../job.js'
 import { TOKEN_OUTPUTS } from '../options/token-options.js'
 import type {
+  CrossEntropy,
   FusedPreferenceLoss,
   FusedUnpairedPreferenceLoss,
   MeansByKind,
@@ -16,6 +17,7 @@ import type {
 } from '../types/index.js'
 import type { PairedCall } from './paired-call.js'
 import type { SequenceCall } from './sequence-call.js'
+import type { TokenLossCall } from './token-loss-call.js'
 import type { TokenPlan } from './tokens.js'
 import type { UnpairedCall } from './unpaired-call.js'
 
@@ -46,6 +48,18 @@ export function pairedResult({ tokenPlan, policy, loss, compares }: PairedCall):
   fused.layout = { pairs, shift }
   if (packed) fused.layout.sequenceOffsets = tokens.offsets
   return addTokenOutputs(fused, policy, tokenPlan)
+}
+
+/** Of stage 3 of single tokens. */
+export function tokenLossResult({ tokenPlan, policy, loss }: TokenLossCall): CrossEntropy {
+  const { tokens, shift } = tokenPlan
+  warnOfNoTokens(tokens.counts, shift, 'The loss and its gradient are 0')
+  const result: CrossEntropy = {
+    loss: loss.summary[0],
+    losses: inLayout(loss.losses, policy, tokenPlan),
+    tokenCounts: tokens.counts,
+  }
+  return addTokenOutputs(result, policy, tokenPlan)
 }
 
 /** Of stage 3. */
@@ -103,24 +117,24 @@ export function unpairedLossResult(stage: UnpairedLossStage): UnpairedPreference
   return result
 }
 
-/** Adds the per-token results that were asked for, `[B, T - 1]` where the last row of each sequence is none. */
-function addTokenOutputs<Result extends TokenOutputs>(
-  result: Result,
-  stage: ForwardStage,
-  { shift, packed }: TokenPlan,
-): Result {
-  const { batch, time } = stage.logits
-  const whole = !shift || packed
-  if (stage.tokenArgmax) result.tokenArgmax = whole ? stage.tokenArgmax : withoutLast(stage.tokenArgmax, batch, time)
+/** Adds the per-token results that were asked for. */
+function addTokenOutputs<Result extends TokenOutputs>(result: Result, stage: ForwardStage, plan: TokenPlan): Result {
+  if (stage.tokenArgmax) result.tokenArgmax = inLayout(stage.tokenArgmax, stage, plan)
   for (const name of TOKEN_OUTPUTS) {
     if (name === 'tokenArgmax') continue
     const values = stage[name]
-    if (values) result[name] = whole ? values : withoutLast(values, batch, time)
+    if (values) result[name] = inLayout(values, stage, plan)
   }
   return result
 }
 
-function withoutLast<T extends Float32Array | Int32Array>(values: T, batch: number, time: number): T {
+/** Values of rows as callers get them: `[B, T - 1]` where the last row of each sequence is none. */
+function inLayout<T extends Float64Array | Float32Array | Int32Array>(
+  values: T,
+  { logits: { batch, time } }: ForwardStage,
+  { shift, packed }: TokenPlan,
+): T {
+  if (!shift || packed) return values
   const kept = time - 1
   for (let b = 1; b < batch; b++) values.copyWithin(b * kept, b * time, b * time + kept)
   return values.slice(0, batch * kept) as T
@@ -129,7 +143,9 @@ function withoutLast<T extends Float32Array | Int32Array>(values: T, batch: numb
 /** Refuses labels in device memory that turned out not to be in the vocabulary, and warns when none of them counts. */
 function checkLabels({ tokens: { labels, counts }, shift, vocab, warnsIfEmpty }: TokenPlan): void {
   if (labels === undefined || labels.invalid[0] === 0) {
-    if (warnsIfEmpty) warnOfNoTokens(counts, shift)
+    if (warnsIfEmpty) {
+      warnOfNoTokens(counts, shift, 'Log-probs and gradients are 0; emptySequence says what else is wanted')
+    }
     return
   }
   const count = `${labels.invalid[0]} of the labels in device memory`
@@ -137,11 +153,11 @@ function checkLabels({ tokens: { labels, counts }, shift, vocab, warnsIfEmpty }:
 }
 
 /** Warns of a call without active tokens, unless its caller has set `emptySequence`. */
-function warnOfNoTokens(counts: Int32Array, shift: boolean): void {
+function warnOfNoTokens(counts: Int32Array, shift: boolean, consequence: string): void {
   for (let s = 0; s < counts.length; s++) if (counts[s] !== 0) return
   const how = `ignored or masked${shift ? ', or the first of its sequence, which no row predicts' : ''}`
-  const problem = `no token of the call counts: every label is ${how}. Log-probs and gradients are 0`
-  warnOnce('FUSED_PREFERENCE_LOSS_NO_ACTIVE_TOKENS', `${problem}; emptySequence says what else is wanted`)
+  const problem = `no token of the call counts: every label is ${how}`
+  warnOnce('FUSED_PREFERENCE_LOSS_NO_ACTIVE_TOKENS', `${problem}. ${consequence}`)
 }
 
 // Below this length a mean cannot be told from a sum.

@@ -39,6 +39,8 @@ export const OPTIONS: readonly Row[] = [
   ['cu_seqlens seq_lens offsets', 'sequenceOffsets'],
   ['average_logps average_log_probs length_normalize length_normalized', 'averageLogProb'],
   ['reduction num_items_in_batch', 'normalizer'],
+  ['lse_square_scale z_loss_multiplier z_loss_coefficient', 'zLoss'],
+  ['class_weight', 'classWeights'],
   ['ref ref_model reference_model ref_logps ref_log_probs reference_logps reference_log_probs', 'reference'],
   ['precompute_ref_log_probs', 'reference', 'call sequenceLogProbs once and pass what it gives as reference'],
   ['chosen_logps chosen_log_probs policy_chosen_logps policy_chosen', 'chosen'],

@@ -12,9 +12,11 @@ import type {
   RunOptions,
 } from '../types/index.js'
 import type { LossOptions } from './loss-options.js'
+import type { TokenLossOptions } from './token-loss-options.js'
 import type { TokenOptions } from './token-options.js'
 
 export type { LossOptions } from './loss-options.js'
+export type { TokenLossOptions } from './token-loss-options.js'
 export type { TokenOptions, TokenOutput } from './token-options.js'
 export type * from './unpaired.js'
 
@@ -51,6 +53,28 @@ export interface FusedLinearOptions extends TokenOptions, LossOptions, RunOption
   reference?: LinearReference
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
   weighting?: 'wpo'
+  /** The gradients to compute; true for new arrays for all there are. Defaults to false. */
+  gradient?: boolean | HeadGradientRequest
+}
+
+/** The token options of a loss of single tokens, which knows of no sums over sequences. */
+type SingleTokenOptions = Omit<TokenOptions, 'averageLogProb' | 'emptySequence' | 'ldAlpha' | 'pairs'>
+
+/** Options of `crossEntropy`. */
+export interface CrossEntropyOptions extends SingleTokenOptions, TokenLossOptions, RunOptions {
+  /** As in {@link FusedOptions}. Defaults to false. */
+  gradient?: boolean | HostArray | 'in-place'
+  /** As in {@link FusedOptions}. Defaults to true. */
+  zeroInactive?: boolean
+}
+
+/** Options of `linearCrossEntropy`. */
+export interface LinearCrossEntropyOptions
+  extends SingleTokenOptions,
+    TokenLossOptions,
+    RunOptions,
+    HeadOptions,
+    HeadGradientOptions {
   /** The gradients to compute; true for new arrays for all there are. Defaults to false. */
   gradient?: boolean | HeadGradientRequest
 }

@@ -70,6 +70,11 @@ export function positive(byDefault: number): Option<number> {
   return option(byDefault, (value, name) => check.positive(value, name, byDefault))
 }
 
+/** A finite number >= 0. */
+export function notNegative(byDefault: number): Option<number> {
+  return option(byDefault, (value, name) => check.notNegative(value, name, byDefault))
+}
+
 /** A number in [low, high]. */
 export function between(low: number, high: number, byDefault: number): Option<number> {
   return option(byDefault, (value, name) => check.between(value, name, low, high, byDefault))

@@ -4,7 +4,7 @@
 import * as check from '../check/options.js'
 import { invalidType } from '../errors.js'
 import type { Flags, UnpairedLossType, UnpairedNormalizer } from '../types/index.js'
-import { finite, flag, type Given, list, namesOf, oneOf, option, optionTable, positive } from './option.js'
+import { finite, flag, type Given, list, namesOf, notNegative, oneOf, option, optionTable, positive } from './option.js'
 
 /** The declarations. */
 export const unpairedLossOptions = optionTable({
@@ -44,10 +44,6 @@ export interface UnpairedLossOptions extends Given<typeof unpairedLossOptions> {
 
 /** The names of {@link UnpairedLossOptions}. */
 export const UNPAIRED_LOSS_OPTIONS = [...namesOf(unpairedLossOptions), 'desirable'] as const
-
-function notNegative(byDefault: number) {
-  return option<number>(byDefault, (value, name) => check.notNegative(value, name, byDefault))
-}
 
 const DIVISORS = new Set(['sequences'])
 

@@ -33,6 +33,12 @@ export type LossType =
  */
 export type Normalizer = 'mean' | 'sum' | number | { pairs?: number; tokens?: number }
 
+/**
+ * What the sum over tokens of the cross-entropy is divided by: the active tokens of this call ('mean'), nothing ('sum'), or a
+ * number > 0, such as the tokens of all batches whose gradients are added up.
+ */
+export type TokenNormalizer = 'mean' | 'sum' | number | { tokens: number }
+
 /** One loss of a weighted sum. */
 export interface WeightedLoss {
   lossType: LossType

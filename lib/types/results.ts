@@ -153,6 +153,21 @@ export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward
 /** Result of `fusedLinearPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
 export interface FusedLinearPreferenceLoss extends Omit<FusedPreferenceLoss, 'gradLogits'>, HeadGradients {}
 
+/** Result of `crossEntropy`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
+export interface CrossEntropy extends TokenOutputs {
+  /** Mean of `losses` over the active tokens; with a `normalizer`, their sum divided by it. 0 where no token is active. */
+  loss: number
+  /** The loss of each token times its weights, in nats. 0 where inactive. */
+  losses: Float64Array
+  /** `[B]` number of active tokens of each sequence. */
+  tokenCounts: Int32Array
+  /** As in {@link FusedPreferenceLoss}. */
+  gradLogits?: Logits
+}
+
+/** Result of `linearCrossEntropy`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
+export interface LinearCrossEntropy extends Omit<CrossEntropy, 'gradLogits'>, HeadGradients {}
+
 /** A GPU. */
 export interface Device {
   name: string

@@ -134,6 +134,14 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(unpairedLoss.constants.rewardShift));
   visit.number(FPL_FIELD(unpairedLoss.constants.divisor));
 
+  // Stage 3 of single tokens.
+  visit.out(FPL_FIELD(tokenLoss.losses));
+  visit.out(FPL_FIELD(tokenLoss.summary));
+  visit.number(FPL_FIELD(tokenLoss.constants.labelSmoothing));
+  visit.number(FPL_FIELD(tokenLoss.constants.zLoss));
+  visit.number(FPL_FIELD(tokenLoss.constants.dft));
+  visit.number(FPL_FIELD(tokenLoss.divisor));
+
   // Stage 4.
   visit.out(FPL_FIELD(gradient.coefficients));
   visit.number(FPL_FIELD(gradient.skipInactive));

@@ -204,6 +204,7 @@ void JobMemory::read(const Napi::CallbackInfo& info, size_t first, Job& job, Len
   job.hasPolicy = policy.logProbs != nullptr;
   job.hasReference = job.reference.logProbs != nullptr;
   job.hasLoss = job.loss.summary != nullptr;
+  job.hasTokenLoss = job.tokenLoss.summary != nullptr;
   job.hasUnpairedLoss = job.unpairedLoss.summary != nullptr;
   // Of sequences whose log-probs are computed here, it is about these.
   if (job.hasPolicy) job.unpairedLoss.logProbs = policy.logProbs;

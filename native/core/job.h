@@ -8,6 +8,7 @@
 #include "dtypes.h"
 #include "losses.h"
 #include "row_state.h"
+#include "token_loss.h"
 #include "unpaired_losses.h"
 
 namespace fpl {
@@ -80,6 +81,18 @@ struct DeviceLabels {
   bool shift = false;
 };
 
+// Stage 3 of single tokens.
+struct TokenLoss {
+  TokenLossConstants constants;
+  double divisor = 1;         // of the sum
+  double* losses = nullptr;   // [R], not divided
+  double* summary = nullptr;  // loss
+  // [R] its derivatives with respect to the results of single rows, where a gradient follows; scratch, or null.
+  double *ofLogProb = nullptr, *ofLogSumExp = nullptr, *ofMeanLogit = nullptr;
+
+  bool wantsMeanLogit() const { return constants.labelSmoothing != 0; }
+};
+
 // Stages 1 and 2. Outputs that are null are not wanted.
 struct Forward {
   Rows logits;  // with a head: the sizes alone
@@ -95,6 +108,7 @@ struct Forward {
   float* logSumExp = nullptr;
   float* sumSquaredProbs = nullptr;
   float* tokenMeanLogits = nullptr;
+  const TokenLoss* tokenLoss = nullptr;  // of which stage 1 takes care, row by row; or null
 
   // But for the mean logit, which has a kernel of its own.
   FPL_HD bool wantsByProducts() const {
@@ -186,11 +200,12 @@ struct HeadGradient {
 
 struct Job {
   bool hasPolicy = false, hasReference = false, hasGradient = false, hasHeadGradient = false;
-  bool hasLoss = false, hasUnpairedLoss = false;  // one of the two at most
+  bool hasLoss = false, hasUnpairedLoss = false, hasTokenLoss = false;  // one of the three at most
   Tokens tokens;
   Forward policy, reference;
   PreferenceLoss loss;
   UnpairedPreferenceLoss unpairedLoss;
+  TokenLoss tokenLoss;
   Gradient gradient;
   HeadGradient headGradient;
 

@@ -116,6 +116,11 @@ struct TokenState {
 };
 static_assert(sizeof(TokenState) == 32, "lib allocates four float64 per row");
 
+// log Σ_j e^(x_j / temperature). `logTotal`: the logarithm of the row's total.
+FPL_HD inline double logSumExpOf(const TokenState& token, double logTotal, double inverseTemperature) {
+  return double(token.unit.base) * inverseTemperature + token.unit.exponent * kLn2 + logTotal;
+}
+
 // Results of a row that are not needed by the backward.
 struct TokenByProducts {
   double entropy;
@@ -181,7 +186,7 @@ FPL_HD inline TokenByProducts byProducts(const RowState& state, const TokenState
   TokenByProducts out;
   if (token.logProb != token.logProb) return {NAN, NAN, NAN, -1};
   const double p = exp(token.logProb), logTotal = log(token.total);
-  out.logSumExp = double(token.unit.base) * inverseTemperature + token.unit.exponent * kLn2 + logTotal;
+  out.logSumExp = logSumExpOf(token, logTotal, inverseTemperature);
   // H = log total - Σ p·log e, with log e measured in the row's own unit so that nothing large cancels.
   RowState rest = state;
   rest.rescale(token.unit, inverseTemperature);

@@ -89,6 +89,10 @@ void checkJob(const Job& job) {
   }
   if (job.hasLoss) checkLoss(job);
   if (job.hasUnpairedLoss) checkUnpairedLoss(job);
+  if (job.hasTokenLoss) {
+    FPL_ASSERT(job.hasPolicy && !job.hasLoss && !job.hasUnpairedLoss);
+    FPL_ASSERT(job.tokenLoss.losses && job.tokenLoss.divisor > 0);
+  }
   if (job.hasGradient) {
     const Gradient& g = job.gradient;
     FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.entropies || !g.tokenCoefficients.entropy));

@@ -58,7 +58,7 @@ class RowSweep {
       : constants_(constants),
         kernels_(kernels),
         update_(forward.wantsByProducts() ? kernels.updateWithByProducts : kernels.update),
-        sums_(forward.tokenMeanLogits != nullptr) {}
+        sums_(forward.tokenMeanLogits || (forward.tokenLoss && forward.tokenLoss->wantsMeanLogit())) {}
 
   // Logits begin .. end of a row, `begin` a multiple of kTile; `label` is among them, or left out already.
   void add(const void* row, DType dtype, int64_t begin, int64_t end, int64_t label, SweptRow& swept) const {
@@ -107,6 +107,9 @@ struct RowFinisher {
   double inverseTemperature;
 
   void operator()(int64_t row, const SweptRow& swept, float labelLogit) const;
+
+ private:
+  void putTokenLoss(const TokenLoss& stage, int64_t row, double meanLogit) const;
 };
 
 // d loss / d logProb of a row, from the coefficients of its sequence s.

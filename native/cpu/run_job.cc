@@ -51,16 +51,21 @@ struct ForwardScratch {
   }
 };
 
+// With stage 4 of the same rows, where `gradient` is given.
 void forward(const Forward& stage, const Tokens& tokens, const Sequences& sequences, ForwardScratch& scratch,
-             const CpuContext& context) {
+             const CpuContext& context, const Gradient* gradient = nullptr) {
   TokenState* states = stage.states ? stage.states : scratch.statesOf(stage);
   float* squares = stage.sumSquaredProbs;
   if (stage.logWeights && !squares) {
     scratch.squares.resize(stage.logits.count());
     squares = scratch.squares.data();
   }
-  const auto stageOne = stage.head.present() ? headTokenLogProbs : tokenLogProbs;
-  stageOne(stage, tokens, sequences, states, squares, context);
+  if (gradient) {
+    tokenLossAndGradient(stage, *gradient, tokens, sequences, states, squares, context);
+  } else {
+    const auto stageOne = stage.head.present() ? headTokenLogProbs : tokenLogProbs;
+    stageOne(stage, tokens, sequences, states, squares, context);
+  }
   if (context.cancelled) return;
   sequenceSums(stage, tokens, sequences, states, squares);
 }
@@ -80,6 +85,33 @@ struct PlainScratch {
     job.gradient.plainCoefficients = job.headGradient.plainCoefficients = coefficients.data();
   }
 };
+
+// What stages 1 and 4 of a token loss pass on to each other.
+struct TokenLossScratch {
+  std::vector<double> slopes;
+
+  void giveTo(Job& job) {
+    const int64_t rows = job.policy.logits.count();
+    slopes.resize(3 * rows);
+    TokenLoss& loss = job.tokenLoss;
+    loss.ofLogProb = slopes.data();
+    loss.ofLogSumExp = loss.ofLogProb + rows;
+    loss.ofMeanLogit = loss.ofLogSumExp + rows;
+    job.gradient.tokenCoefficients.logProb = loss.ofLogProb;
+    job.gradient.tokenCoefficients.logSumExp = loss.ofLogSumExp;
+    job.gradient.tokenCoefficients.meanLogit = loss.ofMeanLogit;
+    job.headGradient.tokenCoefficients = job.gradient.tokenCoefficients;
+  }
+};
+
+// In the order of the rows, whatever order they were worked on.
+void finishTokenLoss(TokenLoss& loss, const Tokens& tokens) {
+  double sum = 0;
+  for (int64_t row = 0; row < tokens.offsets[tokens.sequences]; ++row) {
+    if (tokens.targets[row] >= 0) sum += loss.losses[row];
+  }
+  loss.summary[0] = sum / loss.divisor;
+}
 
 void gather(const Job& job, PreferenceLoss& loss, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
@@ -167,6 +199,11 @@ bool runJob(Job& job, ThreadPool& pool) {
   if (job.hasPolicy && job.hasLoss && job.tokens.plainWeights) plainScratch.giveTo(job);
   if (job.hasLoss) beginPreferenceLoss(job.loss);
   const bool hasGradient = job.hasGradient || job.hasHeadGradient;
+  TokenLossScratch tokenLossScratch;
+  if (job.hasTokenLoss) {
+    job.policy.tokenLoss = &job.tokenLoss;
+    if (hasGradient) tokenLossScratch.giveTo(job);
+  }
   if (job.hasPolicy || hasGradient) {
     const Kernels& kernels = *instructionSets().sets[job.instructionSet < 0 ? 0 : job.instructionSet];
     const CpuContext context{kernels, pool, threadsFor(job), job.cancelled};
@@ -177,8 +214,10 @@ bool runJob(Job& job, ThreadPool& pool) {
       job.policy.states = policyScratch.statesOf(job.policy);
       job.gradient.states = job.headGradient.states = job.policy.states;
     }
+    // A job that may be cancelled does not begin to write before it has read everything.
+    const Gradient* const rowByRow = job.hasTokenLoss && job.hasGradient && !job.cancellable ? &job.gradient : nullptr;
     for (const Part& part : partsOf(job)) {
-      if (job.hasPolicy) forward(job.policy, job.tokens, part.sequences, policyScratch, context);
+      if (job.hasPolicy) forward(job.policy, job.tokens, part.sequences, policyScratch, context, rowByRow);
       if (job.hasReference) forward(job.reference, job.tokens, part.sequences, referenceScratch, context);
       // A job without a signal is cancelled when its environment ends. Nobody will read its results then.
       if (job.cancelled) return false;
@@ -193,7 +232,7 @@ bool runJob(Job& job, ThreadPool& pool) {
         unpairedPreferenceLoss(job.unpairedLoss, part.begin, part.end);
         if (hasGradient) std::copy(gradient + part.begin, gradient + part.end, coefficients + part.begin);
       }
-      if (job.hasGradient) logitsGradient(job.gradient, job.tokens, part.sequences, context);
+      if (job.hasGradient && !rowByRow) logitsGradient(job.gradient, job.tokens, part.sequences, context);
       if (job.hasHeadGradient) headGradient(job.headGradient, job.tokens, part.sequences, context);
     }
   } else if (job.hasLoss) {
@@ -203,6 +242,7 @@ bool runJob(Job& job, ThreadPool& pool) {
   }
   if (job.hasLoss) finishPreferenceLoss(job.loss);
   if (job.hasUnpairedLoss) finishUnpairedPreferenceLoss(job.unpairedLoss);
+  if (job.hasTokenLoss) finishTokenLoss(job.tokenLoss, job.tokens);
   return true;
 }
 

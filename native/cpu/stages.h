@@ -26,6 +26,9 @@ struct RowSegments {
 
   int64_t begin(int64_t segment) const { return segment * length; }
   int64_t end(int64_t segment) const { return segment + 1 == count ? vocab : (segment + 1) * length; }
+
+  // Whether the threads share the segments of that many rows, rather than the rows.
+  bool areShared(int64_t rows, const CpuContext& context) const { return count > 1 && rows < 4 * context.threads; }
 };
 
 // The sequences a stage is to work on.
@@ -42,6 +45,11 @@ void sequenceSums(const Forward& forward, const Tokens& tokens, const Sequences&
 // Stage 4: the gradient with respect to the logits.
 void logitsGradient(const Gradient& gradient, const Tokens& tokens, const Sequences& sequences,
                     const CpuContext& context);
+
+// Stages 1, 3 of single tokens, and 4, on one row after the other: stage 4 finds in the cache what stage 1 has read.
+void tokenLossAndGradient(const Forward& forward, const Gradient& gradient, const Tokens& tokens,
+                          const Sequences& sequences, TokenState* states, float* sumSquaredProbs,
+                          const CpuContext& context);
 
 // Runs the stages of a job. False when it was cancelled, which is possible until stage 4 begins.
 bool runJob(Job& job, ThreadPool& pool);

@@ -1,7 +1,5 @@
 // Stage 1 on the CPU: reads every active row of logits once and adds it to its row state.
-#include <algorithm>
-
-#include "rows.h"
+#include "logits_rows.h"
 
 namespace fpl {
 
@@ -39,16 +37,27 @@ std::vector<int64_t> activeRows(const Tokens& tokens, const Sequences& sequences
   return active;
 }
 
+void RowFinisher::putTokenLoss(const TokenLoss& stage, int64_t row, double meanLogit) const {
+  const double weight = tokens.weight(row), slope = weight / stage.divisor;
+  const TokenLossValue value = tokenLoss(stage.constants, states[row], meanLogit, inverseTemperature);
+  stage.losses[row] = weighed(weight, value.loss);
+  if (!stage.ofLogProb) return;
+  stage.ofLogProb[row] = weighed(slope, value.slopes.logProb);
+  stage.ofLogSumExp[row] = weighed(slope, value.slopes.logSumExp);
+  stage.ofMeanLogit[row] = weighed(slope, value.slopes.meanLogit);
+}
+
 void RowFinisher::operator()(int64_t row, const SweptRow& swept, float labelLogit) const {
   const RowState& state = swept.state;
   const int64_t label = tokens.targets[row];
   FPL_ASSERT(label >= 0 && inverseTemperature > 0);
   const TokenState token = finish(state, labelLogit, inverseTemperature);
   states[row] = token;
+  const double meanLogit = swept.sumOfLogits * inverseTemperature / double(forward.logits.vocab);
+  if (forward.tokenLoss) putTokenLoss(*forward.tokenLoss, row, meanLogit);
   if (forward.tokenLogProbs) forward.tokenLogProbs[row] = float(token.logProb);
   if (forward.tokenMeanLogits) {
-    const double mean = swept.sumOfLogits * inverseTemperature / double(forward.logits.vocab);
-    forward.tokenMeanLogits[row] = std::isnan(token.logProb) ? NAN : float(mean);
+    forward.tokenMeanLogits[row] = std::isnan(token.logProb) ? NAN : float(meanLogit);
   }
   if (!forward.wantsByProducts()) return;
   const TokenByProducts out = byProducts(state, token, label, labelLogit, inverseTemperature);
@@ -59,52 +68,59 @@ void RowFinisher::operator()(int64_t row, const SweptRow& swept, float labelLogi
   if (sumSquaredProbs) sumSquaredProbs[row] = float(out.sumSquaredProbs);
 }
 
+RowReader::RowReader(const Forward& forward, const Tokens& tokens, TokenState* states, float* sumSquaredProbs,
+                     const LogitConstants& constants, const Kernels& kernels)
+    : rows_(forward.logits),
+      tokens_(tokens),
+      segments_(rows_.vocab),
+      sweep_(forward, constants, kernels),
+      finish_{forward, tokens, states, sumSquaredProbs, constants.exp.inverseTemperature} {}
+
+SweptRow RowReader::sweep(int64_t row, int64_t segment) const {
+  SweptRow swept;
+  sweep_.add(rows_.begin(row), rows_.dtype, segments_.begin(segment), segments_.end(segment), tokens_.targets[row],
+             swept);
+  return swept;
+}
+
+void RowReader::finish(int64_t row, const SweptRow& swept) const {
+  float labelLogit = logitAt(rows_, row, tokens_.targets[row]);
+  sweep_.cap(&labelLogit, 1);
+  finish_(row, swept, labelLogit);
+}
+
+void RowReader::read(int64_t row) const {
+  SweptRow swept = sweep(row, 0);
+  for (int64_t s = 1; s < segments_.count; ++s) swept.merge(sweep(row, s), finish_.inverseTemperature);
+  finish(row, swept);
+}
+
 void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
                    float* sumSquaredProbs, const CpuContext& context) {
-  const Rows& rows = forward.logits;
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const int64_t activeCount = int64_t(active.size());
-
   const LogitConstants constants(tokens);
-  const RowSegments segments(rows.vocab);
-  const RowSweep sweep(forward, constants, context.kernels);
+  const RowSegments segments(forward.logits.vocab);
+  const RowReader reader(forward, tokens, states, sumSquaredProbs, constants, context.kernels);
 
-  const auto sweepSegment = [&](int64_t row, int64_t segment) {
-    SweptRow swept;
-    sweep.add(rows.begin(row), rows.dtype, segments.begin(segment), segments.end(segment), tokens.targets[row], swept);
-    return swept;
-  };
-
-  const RowFinisher finisher{forward, tokens, states, sumSquaredProbs, constants.exp.inverseTemperature};
-  const auto finishRow = [&](int64_t row, const SweptRow& swept) {
-    float labelLogit = logitAt(rows, row, tokens.targets[row]);
-    sweep.cap(&labelLogit, 1);
-    finisher(row, swept, labelLogit);
-  };
-
-  if (segments.count > 1 && activeCount < 4 * context.threads) {
+  if (segments.areShared(activeCount, context)) {
     std::vector<SweptRow> partial(activeCount * segments.count);
     context.pool.run(int64_t(partial.size()), context.threads, [&](int64_t task) {
       if (context.cancelled) return;
-      partial[task] = sweepSegment(active[task / segments.count], task % segments.count);
+      partial[task] = reader.sweep(active[task / segments.count], task % segments.count);
     });
     for (int64_t i = 0; i < activeCount; ++i) {
       SweptRow swept = partial[i * segments.count];
       for (int64_t s = 1; s < segments.count; ++s) {
         swept.merge(partial[i * segments.count + s], constants.exp.inverseTemperature);
       }
-      finishRow(active[i], swept);
+      reader.finish(active[i], swept);
     }
     return;
   }
 
-  forEachRow(activeCount, rows.vocab, context, [&](int64_t i) {
-    if (context.cancelled) return;
-    SweptRow swept = sweepSegment(active[i], 0);
-    for (int64_t s = 1; s < segments.count; ++s) {
-      swept.merge(sweepSegment(active[i], s), constants.exp.inverseTemperature);
-    }
-    finishRow(active[i], swept);
+  forEachRow(activeCount, forward.logits.vocab, context, [&](int64_t i) {
+    if (!context.cancelled) reader.read(active[i]);
   });
 }
 

@@ -24,6 +24,8 @@ const linearUnpaired = (/** @type {object} */ options) => {
   const given = { desirable: [1, 0], kl: 0, reference: { logProbs: [-6, -6] }, ...options }
   return main.fusedLinearUnpairedPreferenceLossSync(hidden(), weight, labels, given)
 }
+const tokens = (/** @type {object} */ options) => main.crossEntropySync(logits(), labels, options)
+const linearTokens = (/** @type {object} */ options) => main.linearCrossEntropySync(hidden(), weight, labels, options)
 const steps = (/** @type {object} */ options) =>
   stepMetrics(fused({ outputs: ['tokenArgmax'] }), { step: 0, ...options })
 const batches = (/** @type {object} */ options) => {
@@ -90,6 +92,12 @@ const WRONG = {
       normalizer: 0,
     },
   ],
+  'main/TokenLossOptions': [
+    tokens,
+    { labelSmoothing: 2, zLoss: -1, dft: 1, classWeights: [1], normalizer: { tokens: 0 } },
+  ],
+  'main/CrossEntropyOptions': [tokens, { gradient: new Float32Array(1), zeroInactive: 0 }],
+  'main/LinearCrossEntropyOptions': [linearTokens, { gradient: 'in-place' }],
   'main/RunOptions': [fused, { backend: 'gpu', threads: 0, instructionSet: 'sse', stream: 1, device: 1, signal: {} }],
   'main/FusedOptions': [
     fused,

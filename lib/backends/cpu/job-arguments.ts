@@ -14,6 +14,7 @@ import {
   MOST_TERMS,
   type Rows,
   type RunSettings,
+  type TokenLossStage,
   type Tokens,
   type UnpairedLossStage,
 } from '../../job.js'
@@ -63,6 +64,7 @@ const REFERENCE = new Part()
 const REFERENCE_HEAD = new Part()
 const LOSS = new Part()
 const UNPAIRED_LOSS = new Part()
+const TOKEN_LOSS = new Part()
 const COEFFICIENTS = new Part()
 const TOKEN_COEFFICIENTS = new Part()
 const GRADIENT = new Part()
@@ -81,7 +83,7 @@ interface Codes {
 
 /** To add a field, add a line below and one in the same place in job_fields.h. */
 function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes: Codes): void {
-  const { tokens, policy, reference, loss, unpairedLoss, gradient, headGradient } = job
+  const { tokens, policy, reference, loss, unpairedLoss, tokenLoss, gradient, headGradient } = job
   const stage4 = gradient ?? headGradient
   visitSettings(visit, settings, codes)
   if (tokens) visitTokens(visit, tokens)
@@ -120,6 +122,7 @@ function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes
   }
   if (loss) visitLoss(visit, loss)
   if (unpairedLoss) visitUnpairedLoss(visit, unpairedLoss, codes)
+  if (tokenLoss) visitTokenLoss(visit, tokenLoss)
   if (stage4) {
     visit.part(COEFFICIENTS)
     visit.out('gradient.coefficients', 'float64', stage4.coefficients)
@@ -253,6 +256,16 @@ function visitUnpairedLoss(visit: FieldVisitor, loss: UnpairedLossStage, codes: 
   visit.number('unpairedLoss.constants.divisor', loss.divisor)
 }
 
+function visitTokenLoss(visit: FieldVisitor, loss: TokenLossStage): void {
+  visit.part(TOKEN_LOSS)
+  visit.out('tokenLoss.losses', 'float64', loss.losses)
+  visit.out('tokenLoss.summary', 'float64', loss.summary)
+  visit.number('tokenLoss.constants.labelSmoothing', loss.labelSmoothing)
+  visit.number('tokenLoss.constants.zLoss', loss.zLoss)
+  visit.number('tokenLoss.constants.dft', loss.dft ? 1 : 0)
+  visit.number('tokenLoss.divisor', loss.divisor)
+}
+
 /** This part comes last, because the number of terms varies. */
 function visitTerms(visit: FieldVisitor, terms: readonly LossTerm[], codes: Codes): void {
   visit.part(TERMS)
@@ -378,6 +391,7 @@ function listFields(): string[] {
     reference: { logits: rows, head },
     loss: { terms: [{}] },
     unpairedLoss: {},
+    tokenLoss: {},
     gradient: { logits: rows, out: rows, tokenCoefficients: {} },
     headGradient: { logits: rows, head },
   } as unknown as Job

@@ -58,9 +58,10 @@ export function nextId(): number {
 }
 
 /** Refuses what only the other backends can do. */
-function checkSupported({ tokens, policy, gradient, headGradient }: Job): void {
+function checkSupported({ tokens, policy, tokenLoss, gradient, headGradient }: Job): void {
   const others = "needs the cpu or the js backend; this call runs on 'cuda'"
   if (tokens?.capScale !== undefined) throw invalidValue('options.logitSoftcap', others)
+  if (tokenLoss !== undefined) throw invalidValue('options.backend', `is 'cuda'; the cross-entropy ${others}`)
   if (policy?.tokenMeanLogits !== undefined) throw invalidValue('options.outputs', `'tokenMeanLogits' ${others}`)
   if ((gradient ?? headGradient)?.tokenCoefficients !== undefined) {
     throw invalidValue('gradient', `of per-token results ${others}`)

@@ -3,12 +3,13 @@
  * written from the formulas, so that tests can hold the native backends against it. This file only decides the order of
  * the stages and how they share the thread.
  */
-import type { Backend, Job, Tokens } from '../../job.js'
+import type { Backend, GradientStage, Job, Tokens } from '../../job.js'
 import { headGradient } from './head-gradient.js'
 import { logitsGradient } from './logits-gradient.js'
 import { preferenceLoss } from './preference-loss.js'
 import { sequenceSums } from './sequence-sums.js'
 import { STATE_SIZE, tokenLogProbs } from './token-log-probs.js'
+import { tokenLoss } from './token-loss.js'
 import { unpairedPreferenceLoss } from './unpaired-preference-loss.js'
 
 /** How long `run` works before it lets the event loop turn, in milliseconds. */
@@ -35,16 +36,23 @@ export const jsBackend: Backend = {
   },
 }
 
-/** The job with the notes its stages pass on: stage 1's states, and the sums and coefficients of plain weights. */
+/**
+ * The job with the notes its stages pass on: stage 1's states, the sums and coefficients of plain weights, and the
+ * coefficients of single tokens.
+ */
 function withScratch(job: Job): Job {
-  const { tokens, policy, loss, gradient, headGradient } = job
+  const { tokens, policy, loss, tokenLoss, gradient, headGradient } = job
   if (policy === undefined) return job
   const hasGradient = (gradient ?? headGradient) !== undefined
   const rows = policy.logits.batch * policy.logits.time
   const states = policy.states ?? (hasGradient ? new Float64Array(STATE_SIZE * rows) : undefined)
   const isPlain = loss !== undefined && tokens?.plainWeights !== undefined
   const perSequence = () => (isPlain ? new Float64Array(policy.logProbs.length) : undefined)
-  const shared = { states, plainCoefficients: perSequence() }
+  const perRow = () => new Float64Array(rows)
+  const shared: Partial<GradientStage> = { states, plainCoefficients: perSequence() }
+  if (tokenLoss && hasGradient) {
+    shared.tokenCoefficients = { logProb: perRow(), logSumExp: perRow(), meanLogit: perRow() }
+  }
   return {
     ...job,
     policy: { ...policy, states, plainLogProbs: perSequence() },
@@ -58,7 +66,11 @@ function* forward(job: Job): Generator<void, void> {
   for (const stage of [job.policy, job.reference]) {
     if (stage === undefined) continue
     const tokens = job.tokens as Tokens
-    sequenceSums(stage, tokens, yield* tokenLogProbs(stage, tokens))
+    const rows = yield* tokenLogProbs(stage, tokens, job.tokenLoss !== undefined)
+    sequenceSums(stage, tokens, rows)
+    if (job.tokenLoss !== undefined) {
+      tokenLoss(job.tokenLoss, tokens, rows, (job.gradient ?? job.headGradient)?.tokenCoefficients)
+    }
   }
   if (job.loss !== undefined) preferenceLoss(job)
   if (job.unpairedLoss !== undefined) unpairedPreferenceLoss(job)

@@ -40,7 +40,7 @@ export function rowCoefficient(
 }
 
 /** A weight of 0 takes a row out, even if it holds ∞ or NaN: 0 · ∞ and 0 · NaN are 0 here. */
-function weighed(weights: Float64Array | undefined, row: number, value: number): number {
+export function weighed(weights: Float64Array | undefined, row: number, value: number): number {
   if (weights === undefined) return value
   return weights[row] === 0 ? 0 : weights[row] * value
 }

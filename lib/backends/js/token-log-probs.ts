@@ -19,6 +19,9 @@ export interface RowResults {
   logProbs: Float64Array
   /** log Σp², when the stage asks for `logWeights`. */
   logSumSquaredProbs?: Float64Array
+  /** log Σ exp(x / T) and the mean of x / T, when a token loss follows. */
+  logSumExp?: Float64Array
+  meanLogits?: Float64Array
 }
 
 /** The values computed from the logits of one row. */
@@ -48,14 +51,21 @@ const NOT_A_DISTRIBUTION: RowSummary = {
   sumSquaredProbs: Number.NaN,
 }
 
-/** Yields after every active row, so that a caller may do other work in between. */
-export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens): Generator<void, RowResults> {
+/**
+ * Yields after every active row, so that a caller may do other work in between. `hasTokenLoss`: its results are those
+ * that a token loss needs, too.
+ */
+export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens, hasTokenLoss = false): Generator<void, RowResults> {
   const { logits, head } = stage
   const { targets, temperature, capScale } = tokens
   const rowCount = logits.batch * logits.time
   const values = new Float64Array(logits.vocab)
   const results: RowResults = { logProbs: new Float64Array(rowCount) }
   if (stage.logWeights !== undefined) results.logSumSquaredProbs = new Float64Array(rowCount)
+  if (hasTokenLoss) {
+    results.logSumExp = new Float64Array(rowCount)
+    results.meanLogits = new Float64Array(rowCount)
+  }
 
   const state = new Float64Array(head ? head.hidden.vocab : 0)
   const logit = head && logitOf(head)
@@ -74,6 +84,8 @@ export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens): Generator<v
     if (results.logSumSquaredProbs !== undefined) {
       results.logSumSquaredProbs[row] = Math.log(summary.sumSquaredProbs)
     }
+    if (results.logSumExp !== undefined) results.logSumExp[row] = summary.logSumExp
+    if (results.meanLogits !== undefined) results.meanLogits[row] = meanOf(values) / temperature
     if (stage.states !== undefined) {
       const state = row * STATE_SIZE
       stage.states[state] = summary.othersMaximum

@@ -1,0 +1,99 @@
+/**
+ * A call from logits to a loss of single tokens, whatever the logits come from: which tokens count, and stages 1 to 3 on
+ * them.
+ */
+import { type NamedArray, numbers } from '../check/arrays.js'
+import { invalidValue, outOfRange } from '../errors.js'
+import type { ForwardStage, Job, TokenLossStage, Tokens } from '../job.js'
+import { TOKEN_LOSS_OPTIONS, type TokenLossOptions, tokenLossOptions } from '../options/token-loss-options.js'
+import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token-options.js'
+import type { DeviceMemory, Labels, TokenNormalizer } from '../types/index.js'
+import { RUN_OPTIONS } from './run.js'
+import { forwardStage } from './stages.js'
+import type { LogitsSource } from './tensor.js'
+import { type TokenPlan, tokensOf } from './tokens.js'
+
+/** The token options that are about sums over sequences. */
+const OF_SEQUENCES: ReadonlySet<string> = new Set(['averageLogProb', 'emptySequence', 'ldAlpha', 'pairs'])
+
+/** The names of the options that all such calls share. */
+export const SINGLE_TOKEN_OPTIONS = [
+  ...TOKEN_OPTIONS.filter((name) => !OF_SEQUENCES.has(name)),
+  ...TOKEN_LOSS_OPTIONS,
+  ...RUN_OPTIONS,
+] as const
+
+/** Stages 1 to 3 of a call that has been checked, and what they will fill. */
+export interface TokenLossCall {
+  tokenPlan: TokenPlan
+  policy: ForwardStage
+  loss: TokenLossStage
+  job: Job & { tokens: Tokens }
+  /** The caller's arrays but those of the logits; none may be overwritten by a gradient. */
+  arrays(): NamedArray[]
+}
+
+/** Checks such a call. */
+export function tokenLossCall(
+  source: LogitsSource,
+  labels: Labels | DeviceMemory,
+  options: TokenOptions & TokenLossOptions,
+): TokenLossCall {
+  const { batch, time, vocab } = source.rows
+  const labelSmoothing = tokenLossOptions.labelSmoothing.read(options.labelSmoothing)
+  const zLoss = tokenLossOptions.zLoss.read(options.zLoss)
+  const dft = tokenLossOptions.dft.read(options.dft)
+  const normalizer = tokenLossOptions.normalizer.read(options.normalizer)
+  const classWeights = classWeightsOf(options.classWeights, vocab, labelSmoothing)
+  const tokenPlan = tokensOf(labels, source.rows, options, false, source.range)
+  const outputs = tokenOptions.outputs.read(options.outputs)
+  const { tokens } = tokenPlan
+  const divisor = divisorOf(normalizer, tokens, classWeights)
+  if (classWeights) weighByClass(tokens, classWeights)
+  const policy = forwardStage(source, tokens.counts.length, outputs)
+  const losses = new Float64Array(batch * time)
+  const loss: TokenLossStage = { labelSmoothing, zLoss, dft, divisor, losses, summary: new Float64Array(1) }
+  return {
+    tokenPlan,
+    policy,
+    loss,
+    job: { tokens, policy, tokenLoss: loss },
+    arrays: () => [...tokenPlan.arrays(), ['options.classWeights', options.classWeights]],
+  }
+}
+
+function classWeightsOf(value: unknown, vocab: number, labelSmoothing: number): Float64Array | undefined {
+  if (value === undefined) return undefined
+  const name = 'options.classWeights'
+  if (labelSmoothing !== 0) throw invalidValue(name, 'cannot go with labelSmoothing')
+  const weights = numbers(value, name, vocab, ', one per token of the vocabulary')
+  for (const [v, weight] of weights.entries()) {
+    if (!(weight >= 0 && weight < Number.POSITIVE_INFINITY)) {
+      throw outOfRange(`${name}[${v}]`, 'a finite number >= 0', weight)
+    }
+  }
+  return weights
+}
+
+/** What the sum over tokens is divided by. */
+function divisorOf(normalizer: TokenNormalizer, { targets, counts }: Tokens, classWeights?: Float64Array): number {
+  if (normalizer === 'sum') return 1
+  if (typeof normalizer === 'number') return normalizer
+  if (normalizer !== 'mean') return normalizer.tokens
+  let total = 0
+  if (classWeights) {
+    for (const target of targets) if (target >= 0) total += classWeights[target]
+  } else {
+    for (const count of counts) total += count
+  }
+  // Nothing counts, and the sum is 0.
+  return total === 0 ? 1 : total
+}
+
+/** Multiplies the weights of the tokens by those of their labels. */
+function weighByClass(tokens: Tokens, classWeights: Float64Array): void {
+  const { targets } = tokens
+  const weights = tokens.weights ?? new Float64Array(targets.length).fill(1)
+  for (let row = 0; row < targets.length; row++) if (targets[row] >= 0) weights[row] *= classWeights[targets[row]]
+  tokens.weights = weights
+}

@@ -1,0 +1,75 @@
+/**
+ * `crossEntropy`: stages 1 to 4 of single tokens in one call, logits in and loss and gradient out.
+ */
+
+import { destinationOf } from '../call/destination.js'
+import { tokenLossResult } from '../call/results.js'
+import { type Planned, run, runnerOf, runSync } from '../call/run.js'
+import { tensorOf } from '../call/tensor.js'
+import { SINGLE_TOKEN_OPTIONS, tokenLossCall } from '../call/token-loss-call.js'
+import { isPacked } from '../call/tokens.js'
+import { flag, optionsObject } from '../check/options.js'
+import type { CrossEntropyOptions } from '../options/index.js'
+import type { CrossEntropy, Labels, Logits } from '../types/index.js'
+
+const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, 'gradient', 'zeroInactive'])
+
+/**
+ * The cross-entropy of a batch of tokens straight from the logits, and its exact gradient with respect to them: the loss of
+ * pre-training and of supervised fine-tuning, under the name that all frameworks give it. Each row is read and its gradient
+ * written while the row lies in the cache, so that logits that are overwritten go through memory once. Runs off the calling
+ * thread: arrays are lent until the promise has settled, and must be neither changed nor transferred meanwhile. Not on the
+ * cuda backend yet (`ERR_INVALID_ARG_VALUE`).
+ *
+ * @param logits `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`. Overwritten only when
+ *   `gradient` says so.
+ * @param labels `[batch, time]` (`[tokens]`) token ids; `ignoreIndex` marks those that do not count. Labels at masked
+ *   positions are not looked at.
+ * @param options which tokens count, the loss of a token, what the sum is divided by, where the gradient goes, and where the
+ *   call runs.
+ * @returns the mean loss over the active tokens and the loss of each, in nats, in float64; `[batch]` counts of active
+ *   tokens, the per-token results asked for in `outputs`, and `gradLogits` when asked for.
+ * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
+ *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`; the reason of `options.signal`.
+ */
+export async function crossEntropy(
+  logits: Logits,
+  labels: Labels,
+  options?: CrossEntropyOptions,
+): Promise<CrossEntropy> {
+  return run(plan(logits, labels, options))
+}
+
+/** {@link crossEntropy} on the calling thread. */
+export function crossEntropySync(logits: Logits, labels: Labels, options?: CrossEntropyOptions): CrossEntropy {
+  const planned = plan(logits, labels, options)
+  return runSync(planned)
+}
+
+function plan(logits: Logits, labels: Labels, given: CrossEntropyOptions | undefined): Planned<CrossEntropy> {
+  const options = optionsObject(given, 'options', OPTIONS)
+  const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
+  const tensor = tensorOf(logits, 'logits', isPacked(options))
+  const call = tokenLossCall(tensor, labels, options)
+  const { job } = call
+  const watched = [...tensor.watched]
+  let gradient: Logits | undefined
+  if (options.gradient !== undefined && options.gradient !== false) {
+    const out = destinationOf(options.gradient, 'options.gradient', zeroInactive, tensor, call.arrays())
+    const coefficients = new Float64Array(call.policy.logProbs.length)
+    job.gradient = { logits: tensor.rows, out: out.rows, coefficients, skipInactive: out.skipInactive }
+    gradient = out.gradient
+    watched.push(...out.watched)
+  }
+  const arrays = () => [...tensor.arrays, ...call.arrays(), ['options.gradient', gradient?.data] as const]
+  return {
+    job,
+    runner: runnerOf(options, tensor.range, arrays, watched),
+    watched,
+    result() {
+      const found = tokenLossResult(call)
+      if (gradient) found.gradLogits = gradient
+      return found
+    },
+  }
+}

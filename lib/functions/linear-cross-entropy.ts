@@ -1,0 +1,81 @@
+/**
+ * `linearCrossEntropy`: the output layer and stages 1 to 4 of single tokens in one call, hidden states in and loss and
+ * gradients out.
+ */
+
+import { headOf } from '../call/head.js'
+import { HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
+import { tokenLossResult } from '../call/results.js'
+import { type Planned, run, runnerOf, runSync } from '../call/run.js'
+import { SINGLE_TOKEN_OPTIONS, tokenLossCall } from '../call/token-loss-call.js'
+import { isPacked } from '../call/tokens.js'
+import { optionsObject } from '../check/options.js'
+import type { LinearCrossEntropyOptions } from '../options/index.js'
+import type { HeadWeight, Hidden, Labels, LinearCrossEntropy } from '../types/index.js'
+
+const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient'])
+
+/**
+ * The cross-entropy of a batch of tokens straight from what goes into the model's output layer, and its exact gradients with
+ * respect to that, the layer's weight and its bias; named as the other functions of the output layer are. The logits exist
+ * a tile at a time, once for the loss and once more for the gradients, and are never stored; rows that predict nothing are
+ * not multiplied. Runs off the calling thread: arrays are lent until the promise has settled, and must be neither changed
+ * nor transferred meanwhile. Not on the cuda backend yet (`ERR_INVALID_ARG_VALUE`).
+ *
+ * @param hidden `[batch, time, width]`, or `[tokens, width]` with `sequenceOffsets`.
+ * @param weight `[vocab, width]`, or stored as `[width, vocab]` and said so by its strides.
+ * @param labels `[batch, time]` (`[tokens]`) token ids; `ignoreIndex` marks those that do not count. Labels at masked
+ *   positions are not looked at.
+ * @param options the bias, which tokens count, the loss of a token, what the sum is divided by, which gradients to compute
+ *   and where they go, and where the call runs.
+ * @returns the mean loss over the active tokens and the loss of each, in nats, in float64; `[batch]` counts of active
+ *   tokens, the per-token results asked for in `outputs`, and the float32 gradients that were asked for. Logits are float32.
+ * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
+ *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`; the reason of `options.signal`.
+ */
+export async function linearCrossEntropy(
+  hidden: Hidden,
+  weight: HeadWeight,
+  labels: Labels,
+  options?: LinearCrossEntropyOptions,
+): Promise<LinearCrossEntropy> {
+  return run(plan(hidden, weight, labels, options))
+}
+
+/** {@link linearCrossEntropy} on the calling thread. */
+export function linearCrossEntropySync(
+  hidden: Hidden,
+  weight: HeadWeight,
+  labels: Labels,
+  options?: LinearCrossEntropyOptions,
+): LinearCrossEntropy {
+  const planned = plan(hidden, weight, labels, options)
+  return runSync(planned)
+}
+
+function plan(
+  hidden: Hidden,
+  weight: HeadWeight,
+  labels: Labels,
+  given: LinearCrossEntropyOptions | undefined,
+): Planned<LinearCrossEntropy> {
+  const options = optionsObject(given, 'options', OPTIONS)
+  const source = headOf(hidden, weight, options.bias, isPacked(options))
+  const call = tokenLossCall(source, labels, options)
+  const { job } = call
+  const watched = [...source.watched]
+  const destinations = headDestinations(options.gradient, 'options.gradient', source, options, call.arrays())
+  if (destinations) {
+    const { head, rows: logits } = source
+    const coefficients = new Float64Array(call.policy.logProbs.length)
+    job.headGradient = { head, logits, coefficients, ...destinations.stage }
+    watched.push(...destinations.watched)
+  }
+  const arrays = () => [...source.arrays, ...call.arrays(), ...(destinations?.arrays ?? [])]
+  return {
+    job,
+    runner: runnerOf(options, source.range, arrays, watched),
+    watched,
+    result: () => Object.assign(tokenLossResult(call), destinations?.gradients),
+  }
+}

@@ -1,0 +1,102 @@
+/**
+ * Stage 3 of a job: the losses of pairs, of single sequences and of single tokens. A job has one of them at most.
+ *
+ * Letters in shapes: R = batch · time rows, S sequences, P pairs.
+ */
+import type { FDivergence, LossType, UnpairedLossType } from './types/index.js'
+
+/** One loss of the sum. */
+export interface LossTerm {
+  lossType: LossType
+  weight: number
+  labelSmoothing: number
+}
+
+/** The most terms that a sum has. */
+export const MOST_TERMS = 32
+
+/** The constants of the losses. */
+export interface LossConfig {
+  terms: readonly LossTerm[]
+  beta: number
+  gamma: number
+  rewardShift: number
+  discopopTau: number
+  fDivergence: FDivergence
+  alpha: number
+  /** The log-probs are means over active tokens. */
+  average: boolean
+  /** The divisor of sums over pairs; the number of pairs when absent. */
+  pairDivisor?: number
+  /** The divisor of the sum over tokens of 'sft'; the number of chosen tokens when absent. */
+  tokenDivisor?: number
+}
+
+/** Stage 3: P pairs. In a job that has stages 1 and 2, the inputs marked (gathered) are filled from them through `pairs`. */
+export interface LossStage extends LossConfig {
+  /** `[2 P]` (chosen, rejected) sequences; present exactly when the job has stages 1 and 2. */
+  pairs?: Int32Array
+  /** `[P]` policy log-probs (gathered). */
+  chosen: Float64Array
+  rejected: Float64Array
+  /** `[P]` reference log-probs, zeros when there is no reference (gathered when the job has a reference forward stage). */
+  referenceChosen: Float64Array
+  referenceRejected: Float64Array
+  /** `[P]` active tokens; present at least when a loss needs them. */
+  chosenLengths?: Float64Array
+  rejectedLengths?: Float64Array
+  /** `[P]` factor of each pair's loss, 1 when absent (gathered as exp(sum of the pair's logWeights) when the policy stage has those). */
+  pairWeights?: Float64Array
+  /** `[P]` outs. */
+  losses: Float64Array
+  chosenRewards: Float64Array
+  rejectedRewards: Float64Array
+  gradChosen: Float64Array
+  gradRejected: Float64Array
+  /** `[3]` out: loss, accuracy, margin. */
+  summary: Float64Array
+}
+
+/** The constants of a loss of single sequences. */
+export interface UnpairedLossConfig {
+  lossType: UnpairedLossType
+  beta: number
+  desirableWeight: number
+  undesirableWeight: number
+  /** κ of 'kto'. */
+  kl: number
+  /** δ of 'bco'. */
+  rewardShift: number
+  /** What the sum over sequences is divided by. */
+  divisor: number
+}
+
+/** Stage 3 of S single sequences, in place of that of pairs. */
+export interface UnpairedLossStage extends UnpairedLossConfig {
+  /** `[S]` 1 or 0. */
+  desirable: Int32Array
+  /** `[S]` policy log-probs; absent where the job has stages 1 and 2, whose they are. */
+  logProbs?: Float64Array
+  /** `[S]` reference log-probs, zeros when there is no reference; absent where the job has a reference forward stage. */
+  referenceLogProbs?: Float64Array
+  /** `[S]` outs. */
+  losses: Float64Array
+  rewards: Float64Array
+  gradient: Float64Array
+  /** `[5]` out: loss; mean reward of the desirable and of the undesirable, and their mean log-probs, NaN of none. */
+  summary: Float64Array
+}
+
+/** Stage 3 of single tokens, in a job that has stages 1 and 2: their cross-entropy. */
+export interface TokenLossStage {
+  labelSmoothing: number
+  zLoss: number
+  /** Multiply the cross-entropy of each row by its label's probability, whose own derivative is left out. */
+  dft: boolean
+  /** What the sum over rows is divided by. */
+  divisor: number
+  /** `[R]` out: the loss of each row times its weight, not divided. Inactive rows are left as they are. */
+  losses: Float64Array
+  /** `[1]` out: loss. */
+  summary: Float64Array
+}
