@@ -2,7 +2,7 @@
 //
 // visitFields calls its visitor once for each field. There are two visitors, both in job_reader.cc. One fills the
 // fields with what lib has passed. The other writes their names and types into a text, which the addon exports as
-// `jobFields`. lib has a visitFields of its own in job-arguments.ts and makes such a text, too. It refuses an addon
+// `jobFields`. lib has a visitFields of its own in job-fields.ts and makes such a text, too. It refuses an addon
 // whose text differs, so a field that is missing, misplaced or of another type is found when the addon is loaded.
 //
 // A field's name is its path in Job. To add a field, add a line here and one in the same place there. A field whose

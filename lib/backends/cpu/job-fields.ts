@@ -1,0 +1,269 @@
+/**
+ * The fields of a job, in the order in which the addon takes them. `visitFields` here and its counterpart in
+ * native/addon/job_fields.h define that order. Each side turns its fields into a text, and the loader compares the two.
+ */
+
+import type {
+  DeviceLabels,
+  ForwardStage,
+  Head,
+  Job,
+  LossStage,
+  LossTerm,
+  Rows,
+  RunSettings,
+  TokenLossStage,
+  Tokens,
+  UnpairedLossStage,
+} from '../../job.js'
+import type { DType, FDivergence, HostArray, LossType, UnpairedLossType } from '../../types/index.js'
+
+/** The kinds of a job's arrays by their elements; a tensor's array has the tensor's dtype. */
+export interface Elements {
+  int32: Int32Array
+  float32: Float32Array | bigint
+  float64: Float64Array
+  tensor: HostArray | bigint
+  address: bigint
+}
+
+/** Visits the fields of a job, in the addon's order. */
+export interface FieldVisitor {
+  /** The fields that follow belong to this part. */
+  part(part: Part): void
+  /** An array that the job reads. */
+  in<E extends keyof Elements>(name: string, elements: E, array: Elements[E] | undefined): void
+  /** An array that the job writes. */
+  out<E extends keyof Elements>(name: string, elements: E, array: Elements[E] | undefined): void
+  /** A number. Its full name is `owner`.`name`, if it has an owner. */
+  number(name: string, value: number, owner?: string): void
+}
+
+/** The fields of one stage: a job has all of them, or none when it does not run that stage. */
+export class Part {
+  /** Index of its first field. */
+  begin = 0
+}
+
+const SETTINGS = new Part()
+const TOKENS = new Part()
+const LABELS = new Part()
+const LOGITS = new Part()
+const POLICY = new Part()
+const POLICY_HEAD = new Part()
+const REFERENCE = new Part()
+const REFERENCE_HEAD = new Part()
+const LOSS = new Part()
+const UNPAIRED_LOSS = new Part()
+const TOKEN_LOSS = new Part()
+const COEFFICIENTS = new Part()
+const TOKEN_COEFFICIENTS = new Part()
+const GRADIENT = new Part()
+const HEAD_GRADIENT = new Part()
+const TERMS = new Part()
+
+export const DTYPES: Record<DType, number> = { float32: 0, float16: 1, bfloat16: 2 }
+export const DIVERGENCES: Record<FDivergence, number> = { reverse_kl: 0, forward_kl: 1, js: 2, alpha: 3 }
+
+/** The addon's numbers for losses and instruction sets. */
+export interface Codes {
+  lossOf(lossType: LossType): number
+  unpairedLossOf(lossType: UnpairedLossType): number
+  instructionSetOf(settings: RunSettings): number
+}
+
+/** To add a field, add a line below and one in the same place in job_fields.h. */
+export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes: Codes): void {
+  const { tokens, policy, reference, loss, unpairedLoss, tokenLoss, gradient, headGradient } = job
+  const stage4 = gradient ?? headGradient
+  visitSettings(visit, settings, codes)
+  if (tokens) visitTokens(visit, tokens)
+  if (tokens?.labels) visitLabels(visit, tokens.labels)
+  const forward = policy ?? stage4
+  if (forward) {
+    visit.part(LOGITS)
+    visit.in('policy.logits.data', 'tensor', (policy ?? gradient)?.logits.data)
+    visitRows(visit, 'policy.logits', forward.logits)
+    visit.out('policy.states', 'float64', forward.states)
+    visit.out('policy.entropies', 'float64', forward.entropies)
+  }
+  if (policy) visitPolicy(visit, policy)
+  const head = (policy ?? headGradient)?.head
+  if (head) {
+    visit.part(POLICY_HEAD)
+    visit.in('policy.head.hidden.data', 'tensor', head.hidden.data)
+    visitRows(visit, 'policy.head.hidden', head.hidden)
+    visit.in('policy.head.weight.data', 'tensor', head.weight.data)
+    visit.in('policy.head.bias.data', 'tensor', head.bias?.data)
+    visitWeight(visit, 'policy.head', head)
+  }
+  if (reference) {
+    visit.part(REFERENCE)
+    visit.in('reference.logits.data', 'tensor', reference.logits.data)
+    visitRows(visit, 'reference.logits', reference.logits)
+    visit.out('reference.logProbs', 'float64', reference.logProbs)
+  }
+  if (reference?.head) {
+    visit.part(REFERENCE_HEAD)
+    visit.in('reference.head.hidden.data', 'tensor', reference.head.hidden.data)
+    visitRows(visit, 'reference.head.hidden', reference.head.hidden)
+    visit.in('reference.head.weight.data', 'tensor', reference.head.weight.data)
+    visit.in('reference.head.bias.data', 'tensor', reference.head.bias?.data)
+    visitWeight(visit, 'reference.head', reference.head)
+  }
+  if (loss) visitLoss(visit, loss)
+  if (unpairedLoss) visitUnpairedLoss(visit, unpairedLoss, codes)
+  if (tokenLoss) visitTokenLoss(visit, tokenLoss)
+  if (stage4) {
+    visit.part(COEFFICIENTS)
+    visit.out('gradient.coefficients', 'float64', stage4.coefficients)
+    visit.number('gradient.skipInactive', stage4.skipInactive ? 1 : 0)
+  }
+  const tokenCoefficients = stage4?.tokenCoefficients
+  if (tokenCoefficients) {
+    visit.part(TOKEN_COEFFICIENTS)
+    visit.in('gradient.tokenCoefficients.logProb', 'float64', tokenCoefficients.logProb)
+    visit.in('gradient.tokenCoefficients.logSumExp', 'float64', tokenCoefficients.logSumExp)
+    visit.in('gradient.tokenCoefficients.entropy', 'float64', tokenCoefficients.entropy)
+    visit.in('gradient.tokenCoefficients.meanLogit', 'float64', tokenCoefficients.meanLogit)
+  }
+  if (gradient) {
+    visit.part(GRADIENT)
+    visit.out('gradient.out.data', 'tensor', gradient.out.data)
+    visitRows(visit, 'gradient.out', gradient.out)
+  }
+  if (headGradient) {
+    visit.part(HEAD_GRADIENT)
+    visit.out('headGradient.hidden', 'float32', headGradient.hidden)
+    visit.out('headGradient.weight', 'float32', headGradient.weight)
+    visit.out('headGradient.bias', 'float32', headGradient.bias)
+    visit.number('headGradient.accumulate', headGradient.accumulate ? 1 : 0)
+  }
+  if (loss) visitTerms(visit, loss.terms, codes)
+}
+
+function visitSettings(visit: FieldVisitor, settings: RunSettings, codes: Codes): void {
+  visit.part(SETTINGS)
+  visit.number('device', settings.device ?? -1)
+  visit.in('stream', 'address', settings.stream)
+  visit.number('threads', settings.threads)
+  visit.number('instructionSet', codes.instructionSetOf(settings))
+  visit.number('cancellable', settings.signal ? 1 : 0)
+}
+
+function visitTokens(visit: FieldVisitor, tokens: Tokens): void {
+  visit.part(TOKENS)
+  visit.in('tokens.targets', 'int32', tokens.targets)
+  visit.in('tokens.weights', 'float64', tokens.weights)
+  visit.in('tokens.plainWeights', 'float64', tokens.plainWeights)
+  visit.in('tokens.offsets', 'int32', tokens.offsets)
+  visit.in('tokens.counts', 'int32', tokens.counts)
+  visit.number('tokens.temperature', tokens.temperature)
+  visit.number('tokens.capScale', tokens.capScale ?? 0)
+  visit.number('tokens.average', tokens.average ? 1 : 0)
+  visit.number('tokens.emptyLogProb', tokens.emptyLogProb)
+}
+
+function visitLabels(visit: FieldVisitor, labels: DeviceLabels): void {
+  visit.part(LABELS)
+  visit.in('labels.data', 'address', labels.data)
+  visit.in('labels.mask', 'address', labels.mask)
+  visit.number('labels.wide', labels.wide ? 1 : 0)
+  visit.number('labels.ignoreIndex', labels.ignoreIndex)
+  visit.number('labels.shift', labels.shift ? 1 : 0)
+  visit.out('invalidLabels', 'int32', labels.invalid)
+}
+
+function visitRows(visit: FieldVisitor, owner: string, rows: Rows): void {
+  visit.number('dtype', DTYPES[rows.dtype], owner)
+  visit.number('batch', rows.batch, owner)
+  visit.number('time', rows.time, owner)
+  visit.number('vocab', rows.vocab, owner)
+  visit.number('batchStride', rows.batchStride, owner)
+  visit.number('timeStride', rows.timeStride, owner)
+}
+
+function visitWeight(visit: FieldVisitor, owner: string, { weight, bias }: Head): void {
+  visit.number('weight.dtype', DTYPES[weight.dtype], owner)
+  visit.number('weight.rowStride', weight.rowStride, owner)
+  visit.number('weight.columnStride', weight.columnStride, owner)
+  visit.number('bias.dtype', bias ? DTYPES[bias.dtype] : 0, owner)
+}
+
+function visitPolicy(visit: FieldVisitor, policy: ForwardStage): void {
+  visit.part(POLICY)
+  visit.out('policy.logProbs', 'float64', policy.logProbs)
+  visit.out('policy.logWeights', 'float64', policy.logWeights)
+  visit.out('policy.tokenLogProbs', 'float32', policy.tokenLogProbs)
+  visit.out('policy.tokenEntropies', 'float32', policy.tokenEntropies)
+  visit.out('policy.tokenArgmax', 'int32', policy.tokenArgmax)
+  visit.out('policy.logSumExp', 'float32', policy.logSumExp)
+  visit.out('policy.sumSquaredProbs', 'float32', policy.sumSquaredProbs)
+  visit.out('policy.tokenMeanLogits', 'float32', policy.tokenMeanLogits)
+}
+
+function visitLoss(visit: FieldVisitor, loss: LossStage): void {
+  visit.part(LOSS)
+  visit.in('loss.pairs', 'int32', loss.pairs)
+  visit.in('loss.chosenLengths', 'float64', loss.chosenLengths)
+  visit.in('loss.rejectedLengths', 'float64', loss.rejectedLengths)
+  visit.out('loss.chosen', 'float64', loss.chosen)
+  visit.out('loss.rejected', 'float64', loss.rejected)
+  visit.out('loss.referenceChosen', 'float64', loss.referenceChosen)
+  visit.out('loss.referenceRejected', 'float64', loss.referenceRejected)
+  visit.out('loss.pairWeights', 'float64', loss.pairWeights)
+  visit.out('loss.losses', 'float64', loss.losses)
+  visit.out('loss.chosenRewards', 'float64', loss.chosenRewards)
+  visit.out('loss.rejectedRewards', 'float64', loss.rejectedRewards)
+  visit.out('loss.gradChosen', 'float64', loss.gradChosen)
+  visit.out('loss.gradRejected', 'float64', loss.gradRejected)
+  visit.out('loss.summary', 'float64', loss.summary)
+  visit.number('loss.constants.beta', loss.beta)
+  visit.number('loss.constants.gamma', loss.gamma)
+  visit.number('loss.constants.rewardShift', loss.rewardShift)
+  visit.number('loss.constants.discopopTau', loss.discopopTau)
+  visit.number('loss.constants.alpha', loss.alpha)
+  visit.number('loss.constants.divergence', DIVERGENCES[loss.fDivergence])
+  visit.number('loss.constants.average', loss.average ? 1 : 0)
+  visit.number('loss.constants.pairDivisor', loss.pairDivisor ?? 0)
+  visit.number('loss.constants.tokenDivisor', loss.tokenDivisor ?? 0)
+}
+
+function visitUnpairedLoss(visit: FieldVisitor, loss: UnpairedLossStage, codes: Codes): void {
+  visit.part(UNPAIRED_LOSS)
+  visit.number('unpairedLoss.type', codes.unpairedLossOf(loss.lossType))
+  visit.in('unpairedLoss.desirable', 'int32', loss.desirable)
+  visit.in('unpairedLoss.logProbs', 'float64', loss.logProbs)
+  visit.in('unpairedLoss.referenceLogProbs', 'float64', loss.referenceLogProbs)
+  visit.out('unpairedLoss.losses', 'float64', loss.losses)
+  visit.out('unpairedLoss.rewards', 'float64', loss.rewards)
+  visit.out('unpairedLoss.gradient', 'float64', loss.gradient)
+  visit.out('unpairedLoss.summary', 'float64', loss.summary)
+  visit.number('unpairedLoss.constants.beta', loss.beta)
+  visit.number('unpairedLoss.constants.desirableWeight', loss.desirableWeight)
+  visit.number('unpairedLoss.constants.undesirableWeight', loss.undesirableWeight)
+  visit.number('unpairedLoss.constants.kl', loss.kl)
+  visit.number('unpairedLoss.constants.rewardShift', loss.rewardShift)
+  visit.number('unpairedLoss.constants.divisor', loss.divisor)
+}
+
+function visitTokenLoss(visit: FieldVisitor, loss: TokenLossStage): void {
+  visit.part(TOKEN_LOSS)
+  visit.out('tokenLoss.losses', 'float64', loss.losses)
+  visit.out('tokenLoss.summary', 'float64', loss.summary)
+  visit.number('tokenLoss.constants.labelSmoothing', loss.labelSmoothing)
+  visit.number('tokenLoss.constants.zLoss', loss.zLoss)
+  visit.number('tokenLoss.constants.dft', loss.dft ? 1 : 0)
+  visit.number('tokenLoss.divisor', loss.divisor)
+}
+
+/** This part comes last, because the number of terms varies. */
+function visitTerms(visit: FieldVisitor, terms: readonly LossTerm[], codes: Codes): void {
+  visit.part(TERMS)
+  visit.number('loss.terms.count', terms.length)
+  for (const term of terms) {
+    visit.number('type', codes.lossOf(term.lossType), 'loss.terms')
+    visit.number('weight', term.weight, 'loss.terms')
+    visit.number('labelSmoothing', term.labelSmoothing, 'loss.terms')
+  }
+}
