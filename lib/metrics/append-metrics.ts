@@ -3,7 +3,7 @@
  */
 import { closeSync, constants, fstatSync, openSync, readSync, writeFileSync } from 'node:fs'
 import { invalidType, invalidValue } from '../errors.js'
-import type { StepMetrics } from './index.js'
+import type { StepMetrics } from './step-metrics.js'
 
 /**
  * Appends a line to a JSON Lines file, which is made if need be. The line is written at once, so that a reader never

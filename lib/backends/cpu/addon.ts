@@ -2,7 +2,12 @@
  * The types of the native code's exports; see native/addon/addon.cc and cuda_bindings.h.
  */
 import type { Device, InstructionSet, LossType, UnpairedLossType } from '../../types/index.js'
-import type { JobArgument } from './job-arguments.js'
+
+/** An array of the host's. */
+export type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array
+
+/** The values passed to the addon: arrays, and addresses on the GPU. */
+export type JobArgument = NativeArray | bigint
 
 /** The addon. */
 export interface Addon {

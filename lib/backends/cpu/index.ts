@@ -5,8 +5,8 @@
 import type { Backend, Job, RunSettings } from '../../job.js'
 import type { InstructionSet } from '../../types/index.js'
 import { untilAborted } from '../signals.js'
-import type { Addon } from './addon.js'
-import { JobArguments, jobFields, type NativeArray, SLOT_BYTES, type Slots } from './job-arguments.js'
+import type { Addon, NativeArray } from './addon.js'
+import { JobArguments, jobFields, SLOT_BYTES, type Slots } from './job-arguments.js'
 import { type Loaded, loadAddon } from './load-addon.js'
 
 /** The facts that the addon has found about this machine. */

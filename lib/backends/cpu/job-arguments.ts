@@ -3,7 +3,7 @@
  * must be passed.
  */
 import { type Job, MOST_TERMS, type RunSettings } from '../../job.js'
-import type { Addon } from './addon.js'
+import type { Addon, JobArgument, NativeArray } from './addon.js'
 import {
   type Codes,
   DIVERGENCES,
@@ -13,12 +13,6 @@ import {
   type Part,
   visitFields,
 } from './job-fields.js'
-
-/** An array of the host's. */
-export type NativeArray = Float64Array | Float32Array | Int32Array | Uint16Array
-
-/** The values passed to the addon: arrays, and addresses on the GPU. */
-export type JobArgument = NativeArray | bigint
 
 /**
  * V8 keeps arrays up to this many bytes inside the typed array object: native code can only use them once V8 has
