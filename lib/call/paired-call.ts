@@ -2,13 +2,14 @@
  * A call from logits to the loss, for logits of any origin: which tokens count, which sequences form pairs, the
  * reference, and stages 1 to 3 on them.
  */
-import type { NamedArray, Watched } from '../check/arrays.js'
+import type { NamedArray } from '../check/arrays.js'
 import { oneOf } from '../check/options.js'
 import { invalidValue } from '../errors.js'
-import type { ForwardStage, Job, LossStage } from '../job.js'
+import type { Job, LossStage } from '../job.js'
 import { LOSS_OPTIONS, type LossOptions } from '../options/loss-options.js'
 import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token-options.js'
 import type { DeviceMemory, Labels } from '../types/index.js'
+import type { LossCall } from './loss-call.js'
 import { type LossPlan, lossOf } from './losses.js'
 import { type ModelNames, referenceOf, waysOf } from './reference.js'
 import { RUN_OPTIONS } from './run.js'
@@ -36,17 +37,11 @@ export interface ReferenceModel {
 }
 
 /** Stages 1 to 3 of a call that has been checked, and what they will fill. */
-export interface PairedCall {
+export interface PairedCall extends LossCall {
   tokenPlan: TokenPlan
-  policy: ForwardStage
   loss: LossStage
-  job: Job
   /** A loss makes use of log-probs that were given for the reference. */
   compares: boolean
-  /** The caller's arrays except the policy's; a gradient must not overwrite them. */
-  arrays(): NamedArray[]
-  /** The arrays among them that the call uses in place. */
-  watched: readonly Watched[]
 }
 
 /** Checks such a call. */

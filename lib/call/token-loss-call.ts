@@ -2,12 +2,13 @@
  * A call from logits to a loss of single tokens, whatever the logits come from: which tokens count, and stages 1 to 3 on
  * them.
  */
-import { type NamedArray, numbers } from '../check/arrays.js'
+import { numbers } from '../check/arrays.js'
 import { invalidValue, outOfRange } from '../errors.js'
-import type { ForwardStage, Job, TokenLossStage, Tokens } from '../job.js'
+import type { Job, TokenLossStage, Tokens } from '../job.js'
 import { TOKEN_LOSS_OPTIONS, type TokenLossOptions, tokenLossOptions } from '../options/token-loss-options.js'
 import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token-options.js'
 import type { DeviceMemory, Labels, TokenNormalizer } from '../types/index.js'
+import type { LossCall } from './loss-call.js'
 import { RUN_OPTIONS } from './run.js'
 import { forwardStage } from './stages.js'
 import type { LogitsSource } from './tensor.js'
@@ -24,13 +25,10 @@ export const SINGLE_TOKEN_OPTIONS = [
 ] as const
 
 /** Stages 1 to 3 of a call that has been checked, and what they will fill. */
-export interface TokenLossCall {
+export interface TokenLossCall extends LossCall {
   tokenPlan: TokenPlan
-  policy: ForwardStage
   loss: TokenLossStage
   job: Job & { tokens: Tokens }
-  /** The caller's arrays but those of the logits; none may be overwritten by a gradient. */
-  arrays(): NamedArray[]
 }
 
 /** Checks such a call. */
@@ -59,6 +57,7 @@ export function tokenLossCall(
     loss,
     job: { tokens, policy, tokenLoss: loss },
     arrays: () => [...tokenPlan.arrays(), ['options.classWeights', options.classWeights]],
+    watched: [],
   }
 }
 

@@ -1,14 +1,10 @@
-/**
- * A call from logits to a loss of single sequences, whatever the logits come from: which tokens count, which sequences are
- * desirable, the reference, and stages 1 to 3 on them.
- */
-import type { NamedArray, Watched } from '../check/arrays.js'
 import { invalidValue } from '../errors.js'
-import type { ForwardStage, Job, UnpairedLossStage } from '../job.js'
+import type { Job, UnpairedLossStage } from '../job.js'
 import type { UnpairedTokenOptions } from '../options/index.js'
 import { TOKEN_OPTIONS, tokenOptions } from '../options/token-options.js'
 import { UNPAIRED_LOSS_OPTIONS, type UnpairedLossOptions } from '../options/unpaired-options.js'
 import type { DeviceMemory, Labels } from '../types/index.js'
+import type { LossCall } from './loss-call.js'
 import type { ReferenceModel } from './paired-call.js'
 import { RUN_OPTIONS } from './run.js'
 import { forwardStage, unpairedLossStage } from './stages.js'
@@ -36,15 +32,9 @@ interface UnpairedOptions extends UnpairedTokenOptions, Partial<UnpairedLossOpti
 }
 
 /** Stages 1 to 3 of a call that has been checked, and what they will fill. */
-export interface UnpairedCall {
+export interface UnpairedCall extends LossCall {
   tokenPlan: TokenPlan
-  policy: ForwardStage
   loss: UnpairedLossStage
-  job: Job
-  /** The caller's arrays but those of the policy; none may be overwritten by a gradient. */
-  arrays(): NamedArray[]
-  /** Those of them that the call uses where they lie. */
-  watched: readonly Watched[]
 }
 
 /** Checks such a call. */

@@ -2,9 +2,9 @@
  * `crossEntropy`: stages 1 to 4 of single tokens in one call, logits in and loss and gradient out.
  */
 
-import { destinationOf } from '../call/destination.js'
+import { planOfLogits } from '../call/loss-call.js'
 import { tokenLossResult } from '../call/results.js'
-import { type Planned, run, runnerOf, runSync } from '../call/run.js'
+import { type Planned, run, runSync } from '../call/run.js'
 import { tensorOf } from '../call/tensor.js'
 import { SINGLE_TOKEN_OPTIONS, tokenLossCall } from '../call/token-loss-call.js'
 import { isPacked } from '../call/tokens.js'
@@ -51,25 +51,5 @@ function plan(logits: Logits, labels: Labels, given: CrossEntropyOptions | undef
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
   const tensor = tensorOf(logits, 'logits', isPacked(options))
   const call = tokenLossCall(tensor, labels, options)
-  const { job } = call
-  const watched = [...tensor.watched]
-  let gradient: Logits | undefined
-  if (options.gradient !== undefined && options.gradient !== false) {
-    const out = destinationOf(options.gradient, 'options.gradient', zeroInactive, tensor, call.arrays())
-    const coefficients = new Float64Array(call.policy.logProbs.length)
-    job.gradient = { logits: tensor.rows, out: out.rows, coefficients, skipInactive: out.skipInactive }
-    gradient = out.gradient
-    watched.push(...out.watched)
-  }
-  const arrays = () => [...tensor.arrays, ...call.arrays(), ['options.gradient', gradient?.data] as const]
-  return {
-    job,
-    runner: runnerOf(options, tensor.range, arrays, watched),
-    watched,
-    result() {
-      const found = tokenLossResult(call)
-      if (gradient) found.gradLogits = gradient
-      return found
-    },
-  }
+  return planOfLogits(tensor, call, options, zeroInactive, () => tokenLossResult(call))
 }

@@ -4,11 +4,12 @@
  */
 
 import { checkSameLogits, headOf } from '../call/head.js'
-import { HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
+import { HEAD_GRADIENT_OPTIONS } from '../call/head-gradients.js'
+import { planOfHead } from '../call/loss-call.js'
 import { PAIRED_OPTIONS, pairedCall, type ReferenceModel } from '../call/paired-call.js'
 import { modelNames } from '../call/reference.js'
 import { pairedResult } from '../call/results.js'
-import { type Planned, run, runnerOf, runSync } from '../call/run.js'
+import { type Planned, run, runSync } from '../call/run.js'
 import { isPacked } from '../call/tokens.js'
 import { optionsObject } from '../check/options.js'
 import { invalidValue } from '../errors.js'
@@ -68,22 +69,7 @@ function plan(
   const options = optionsObject(given, 'options', OPTIONS)
   const source = headOf(hidden, weight, options.bias, isPacked(options))
   const call = pairedCall(source, labels, options, REFERENCE_HEAD)
-  const { job } = call
-  const watched = [...source.watched, ...call.watched]
-  const destinations = headDestinations(options.gradient, 'options.gradient', source, options, call.arrays())
-  if (destinations) {
-    const { head, rows: logits } = source
-    const coefficients = new Float64Array(call.policy.logProbs.length)
-    job.headGradient = { head, logits, coefficients, ...destinations.stage }
-    watched.push(...destinations.watched)
-  }
-  const arrays = () => [...source.arrays, ...call.arrays(), ...(destinations?.arrays ?? [])]
-  return {
-    job,
-    runner: runnerOf(options, source.range, arrays, watched),
-    watched,
-    result: () => Object.assign(pairedResult(call), destinations?.gradients),
-  }
+  return planOfHead(source, call, options, () => pairedResult(call))
 }
 
 /** A reference model by its output layer. */

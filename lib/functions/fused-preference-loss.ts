@@ -2,11 +2,11 @@
  * `fusedPreferenceLoss`: all four stages in one call, logits in and loss and gradient out.
  */
 
-import { destinationOf } from '../call/destination.js'
+import { planOfLogits } from '../call/loss-call.js'
 import { PAIRED_OPTIONS, pairedCall, type ReferenceModel } from '../call/paired-call.js'
 import { modelNames } from '../call/reference.js'
 import { pairedResult } from '../call/results.js'
-import { type Planned, run, runnerOf, runSync } from '../call/run.js'
+import { type Planned, run, runSync } from '../call/run.js'
 import { tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
 import { flag, optionsObject } from '../check/options.js'
@@ -65,27 +65,7 @@ export function plan(
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
   const tensor = tensorOf(logits, 'logits', isPacked(options))
   const call = pairedCall(tensor, labels, options, REFERENCE_LOGITS)
-  const { job } = call
-  const watched = [...tensor.watched, ...call.watched]
-  let gradient: Logits | undefined
-  if (options.gradient !== undefined && options.gradient !== false) {
-    const out = destinationOf(options.gradient, 'options.gradient', zeroInactive, tensor, call.arrays())
-    const coefficients = new Float64Array(call.policy.logProbs.length)
-    job.gradient = { logits: tensor.rows, out: out.rows, coefficients, skipInactive: out.skipInactive }
-    gradient = out.gradient
-    watched.push(...out.watched)
-  }
-  const arrays = () => [...tensor.arrays, ...call.arrays(), ['options.gradient', gradient?.data] as const]
-  return {
-    job,
-    runner: runnerOf(options, tensor.range, arrays, watched),
-    watched,
-    result() {
-      const fused = pairedResult(call)
-      if (gradient) fused.gradLogits = gradient
-      return fused
-    },
-  }
+  return planOfLogits(tensor, call, options, zeroInactive, () => pairedResult(call))
 }
 
 /** A reference model by its logits. */

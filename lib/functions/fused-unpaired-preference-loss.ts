@@ -1,9 +1,9 @@
 /**
  * `fusedUnpairedPreferenceLoss`: all four stages in one call, for sequences that stand alone.
  */
-import { destinationOf } from '../call/destination.js'
+import { planOfLogits } from '../call/loss-call.js'
 import { unpairedResult } from '../call/results.js'
-import { type Planned, run, runnerOf, runSync } from '../call/run.js'
+import { type Planned, run, runSync } from '../call/run.js'
 import { tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
 import { UNPAIRED_OPTIONS, unpairedCall } from '../call/unpaired-call.js'
@@ -63,25 +63,5 @@ function plan(
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
   const tensor = tensorOf(logits, 'logits', isPacked(options))
   const call = unpairedCall(tensor, labels, options, REFERENCE_LOGITS)
-  const { job } = call
-  const watched = [...tensor.watched, ...call.watched]
-  let gradient: Logits | undefined
-  if (options.gradient !== undefined && options.gradient !== false) {
-    const out = destinationOf(options.gradient, 'options.gradient', zeroInactive, tensor, call.arrays())
-    const coefficients = new Float64Array(call.policy.logProbs.length)
-    job.gradient = { logits: tensor.rows, out: out.rows, coefficients, skipInactive: out.skipInactive }
-    gradient = out.gradient
-    watched.push(...out.watched)
-  }
-  const arrays = () => [...tensor.arrays, ...call.arrays(), ['options.gradient', gradient?.data] as const]
-  return {
-    job,
-    runner: runnerOf(options, tensor.range, arrays, watched),
-    watched,
-    result() {
-      const fused = unpairedResult(call)
-      if (gradient) fused.gradLogits = gradient
-      return fused
-    },
-  }
+  return planOfLogits(tensor, call, options, zeroInactive, () => unpairedResult(call))
 }

@@ -4,9 +4,10 @@
  */
 
 import { headOf } from '../call/head.js'
-import { HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
+import { HEAD_GRADIENT_OPTIONS } from '../call/head-gradients.js'
+import { planOfHead } from '../call/loss-call.js'
 import { tokenLossResult } from '../call/results.js'
-import { type Planned, run, runnerOf, runSync } from '../call/run.js'
+import { type Planned, run, runSync } from '../call/run.js'
 import { SINGLE_TOKEN_OPTIONS, tokenLossCall } from '../call/token-loss-call.js'
 import { isPacked } from '../call/tokens.js'
 import { optionsObject } from '../check/options.js'
@@ -62,20 +63,5 @@ function plan(
   const options = optionsObject(given, 'options', OPTIONS)
   const source = headOf(hidden, weight, options.bias, isPacked(options))
   const call = tokenLossCall(source, labels, options)
-  const { job } = call
-  const watched = [...source.watched]
-  const destinations = headDestinations(options.gradient, 'options.gradient', source, options, call.arrays())
-  if (destinations) {
-    const { head, rows: logits } = source
-    const coefficients = new Float64Array(call.policy.logProbs.length)
-    job.headGradient = { head, logits, coefficients, ...destinations.stage }
-    watched.push(...destinations.watched)
-  }
-  const arrays = () => [...source.arrays, ...call.arrays(), ...(destinations?.arrays ?? [])]
-  return {
-    job,
-    runner: runnerOf(options, source.range, arrays, watched),
-    watched,
-    result: () => Object.assign(tokenLossResult(call), destinations?.gradients),
-  }
+  return planOfHead(source, call, options, () => tokenLossResult(call))
 }

@@ -1,0 +1,78 @@
+/**
+ * A call from logits, or from an output layer, to a loss and its gradient, whatever the loss: stages 1 to 3 have been
+ * checked, and stage 4 is added here.
+ */
+import type { NamedArray, Watched } from '../check/arrays.js'
+import type { ForwardStage, Job } from '../job.js'
+import type { HeadGradientOptions, HeadGradients, Logits, RunOptions } from '../types/index.js'
+import { destinationOf } from './destination.js'
+import type { HeadSource } from './head.js'
+import { headDestinations } from './head-gradients.js'
+import { type Planned, runnerOf } from './run.js'
+import type { Tensor } from './tensor.js'
+
+/** Stages 1 to 3 of a call, checked, and the arrays that they will fill. */
+export interface LossCall {
+  policy: ForwardStage
+  /** Stage 4 is added to it. */
+  job: Job
+  /** The caller's arrays except the policy's; a gradient must not overwrite them. */
+  arrays(): NamedArray[]
+  /** The arrays among them that the call uses in place. */
+  watched: readonly Watched[]
+}
+
+/** Adds the gradient of the logits, if it is wanted. `result` makes the rest of the caller's result. */
+export function planOfLogits<Result extends { gradLogits?: Logits }>(
+  logits: Tensor,
+  call: LossCall,
+  options: RunOptions & { gradient?: unknown },
+  zeroInactive: boolean,
+  result: () => Result,
+): Planned<Result> {
+  const { job } = call
+  const watched = [...logits.watched, ...call.watched]
+  let gradient: Logits | undefined
+  if (options.gradient !== undefined && options.gradient !== false) {
+    const out = destinationOf(options.gradient, 'options.gradient', zeroInactive, logits, call.arrays())
+    const coefficients = new Float64Array(call.policy.logProbs.length)
+    job.gradient = { logits: logits.rows, out: out.rows, coefficients, skipInactive: out.skipInactive }
+    gradient = out.gradient
+    watched.push(...out.watched)
+  }
+  const arrays = () => [...logits.arrays, ...call.arrays(), ['options.gradient', gradient?.data] as const]
+  return {
+    job,
+    runner: runnerOf(options, logits.range, arrays, watched),
+    watched,
+    result() {
+      const found = result()
+      if (gradient) found.gradLogits = gradient
+      return found
+    },
+  }
+}
+
+/** Adds the gradients of the output layer that are wanted. `result` makes the rest of the caller's result. */
+export function planOfHead<Result extends object>(
+  head: HeadSource,
+  call: LossCall,
+  options: RunOptions & HeadGradientOptions & { gradient?: unknown },
+  result: () => Result,
+): Planned<Result & Partial<HeadGradients>> {
+  const { job } = call
+  const watched = [...head.watched, ...call.watched]
+  const destinations = headDestinations(options.gradient, 'options.gradient', head, options, call.arrays())
+  if (destinations) {
+    const coefficients = new Float64Array(call.policy.logProbs.length)
+    job.headGradient = { head: head.head, logits: head.rows, coefficients, ...destinations.stage }
+    watched.push(...destinations.watched)
+  }
+  const arrays = () => [...head.arrays, ...call.arrays(), ...(destinations?.arrays ?? [])]
+  return {
+    job,
+    runner: runnerOf(options, head.range, arrays, watched),
+    watched,
+    result: () => Object.assign(result(), destinations?.gradients as Partial<HeadGradients>),
+  }
+}
