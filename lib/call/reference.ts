@@ -7,21 +7,12 @@ import { optionsObject } from '../check/options.js'
 import { warnOnce } from '../check/warn-once.js'
 import { invalidType, invalidValue, outOfRange } from '../errors.js'
 import type { Tokens } from '../job.js'
+import { TOKEN_OUTPUTS } from '../options/token-options.js'
 
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
 /** The other fields of a result of `sequenceLogProbs`, which may be passed whole. */
-export const OF_RESULT = [
-  'tokenCounts',
-  'backward',
-  'dispose',
-  'tokenLogProbs',
-  'tokenEntropies',
-  'tokenArgmax',
-  'logSumExp',
-  'sumSquaredProbs',
-  'tokenMeanLogits',
-] as const
+export const OF_RESULT = ['tokenCounts', 'backward', 'dispose', ...TOKEN_OUTPUTS] as const
 
 /** A reference whose names have been checked. */
 export interface GivenReference {

@@ -23,9 +23,6 @@ namespace fpl {
 constexpr double kLn2 = 0.693147180559945309417;
 constexpr double kLog2e = 1.44269504088896340736;
 
-// Sums beyond this many units call for a larger unit: e² must still fit float32.
-constexpr double kUnitLimit = 0x1p60;
-
 // 2^exponent; 0 below the smallest normal number.
 FPL_HD inline double powerOfTwo(int32_t exponent) {
   if (exponent < -1022) return 0;
