@@ -792,6 +792,15 @@ describe('writers of one file', () => {
   })
 
   const owner = { pid: process.pid, host: hostname(), started: Date.now() - 1000 * process.uptime(), id: 'x' }
+  it('waits for the owner of a lock that has just been created', async () => {
+    writeFileSync(lock(), '')
+    const answer = writeReferenceLogProbs(path, batchesOf(1), forward).catch((reason) => reason)
+    await new Promise((resolve) => setTimeout(resolve, 100))
+    writeFileSync(lock(), JSON.stringify({ ...owner, host: 'elsewhere', pid: 12 }))
+    expect((await answer).message).toMatch(/by process 12 on 'elsewhere'/)
+    rmSync(lock())
+  })
+
   it.each<[string, string, RegExp]>([
     [
       'a process of another machine',

@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto'
 import { readFile, realpath, rm, writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { dirname } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { invalidValue } from '../../errors.js'
 
 /** A lock that is held. */
@@ -28,6 +29,10 @@ interface Owner {
 // The start time is a difference of two clocks, hence inexact; another process with the same id starts later than this.
 const CLOCKS_DIFFER = 1000
 
+// A lock file is empty between its creation and the write of its owner. One that stays empty was left by a crash.
+const PAUSE = 20
+const MOST_PAUSES = 50
+
 /**
  * Locks a file, which need not exist. The lock of a process of this machine that has ended is taken over.
  *
@@ -39,9 +44,14 @@ export async function lockFile(path: string): Promise<Lock> {
   const started = Math.round(Date.now() - 1000 * process.uptime())
   const owner: Owner = { pid: process.pid, host: hostname(), started, id: randomUUID() }
   const text = JSON.stringify(owner)
+  let pauses = 0
   while (!(await create(file, text))) {
     const found = await read(file)
     if (found === undefined) continue
+    if (found === '' && pauses++ < MOST_PAUSES) {
+      await setTimeout(PAUSE)
+      continue
+    }
     const holder = ownerOf(found)
     if (holder === undefined) {
       throw invalidValue(
