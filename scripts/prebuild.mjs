@@ -11,7 +11,6 @@
 import { execFileSync } from 'node:child_process'
 import {
   copyFileSync,
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -27,6 +26,7 @@ import { parseArgs, promisify } from 'node:util'
 import prebuildify from 'prebuildify'
 import { cmakeOptions, forgetMissingNvcc, nvcc } from './cmake-options.mjs'
 import { binaryOf, CUDA_FILE, CUDA_LIBRARY, CUDA_PLATFORM, recordSources, TARGETS } from './shipped.mjs'
+import { installZig } from './zig.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const { values, positionals } = parseArgs({ options: { 'from-build': { type: 'string' } }, allowPositionals: true })
@@ -40,11 +40,7 @@ writeSizes()
 async function crossCompile(/** @type {readonly string[]} */ targets) {
   const unknown = targets.find((target) => !TARGETS.includes(target))
   if (unknown) throw new Error(`'${unknown}' is not a target; the targets are ${TARGETS.join(', ')}`)
-  const toolchain = join(root, 'scripts/toolchain')
-  if (!existsSync(join(toolchain, 'node_modules'))) {
-    console.log('prebuild: installing the cross compiler')
-    execFileSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: toolchain, stdio: 'inherit' })
-  }
+  installZig('prebuild')
   for (const target of targets) {
     console.log(`prebuild: ${target}`)
     const [platform, arch, libc] = target.split('-')

@@ -6,6 +6,7 @@ import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { LOSSES } from '../lib/backends/js/losses.js'
 import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from '../lib/backends/js/numbers.js'
+import { loadWasm } from '../lib/backends/wasm/index.js'
 import { getBackends } from '../lib/index.js'
 import type { TokenOptions, TokenOutput } from '../lib/options/index.js'
 import type { DType, Labels, Logits, LossType, RunOptions } from '../lib/types/index.js'
@@ -39,6 +40,14 @@ export const JS: Target = { name: 'js', run: { backend: 'js' } }
 /** The cuda backend, on the GPU or on the host. */
 export const CUDA: readonly Target[] = getBackends().cuda.available ? [{ name: 'cuda', run: { backend: 'cuda' } }] : []
 
+const wasm = loadWasm()
+// With little memory for each job, the logits of nearly all tests pass through it in chunks.
+if ('backend' in wasm) wasm.backend.chunk = 4096
+else console.log(`wasm left out: ${wasm.reason}; npm run build:wasm builds it`)
+
+/** The wasm backend, where it has been built. */
+export const WASM: readonly Target[] = 'backend' in wasm ? [{ name: 'wasm', run: { backend: 'wasm' } }] : []
+
 // Tests of the GPU must not pass on a machine without one.
 if (process.env.FPL_TEST_GPU) {
   const { available, reason, cublasLt } = getBackends().cuda
@@ -47,7 +56,7 @@ if (process.env.FPL_TEST_GPU) {
 }
 
 /** All of them. */
-export const TARGETS: readonly Target[] = [...NATIVE, ...CUDA, JS]
+export const TARGETS: readonly Target[] = [...NATIVE, ...CUDA, ...WASM, JS]
 
 export const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']
 

@@ -145,5 +145,8 @@ extern const Kernels kKernels;
 namespace neon {
 extern const Kernels kKernels;
 }
+namespace wasm {
+extern const Kernels kKernels;
+}
 
 }  // namespace fpl

@@ -39,7 +39,8 @@
 //   load(p)          F32 from F32::kWidth elements of float or Float16, unaligned, converted exactly; where one
 //                    vector has all lanes, of BFloat16, too
 //   store(p, v)      F32 to float or Float16, rounded to nearest even
-//   stream(p, v)     the same past the cache, p aligned to what is stored; drain() before anybody else reads it
+//   stream(p, v)     the same past the cache, p aligned to what is stored; drain() before anybody else reads it.
+//                    Where there is no such store, F32::kStreams is false
 //   set1, add, sub, mul, div
 //   fma(a, b, c)     a·b + c, rounded once if F32::kFused, else twice
 //   maxKeepNan(x, y), minKeepNan(x, y)   x if x is NaN
@@ -75,9 +76,11 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
         {updateRow<float, true>, updateRow<Float16, true>, updateRow<BFloat16, true>},                            \
         {sumOfLogits<float>, sumOfLogits<Float16>, sumOfLogits<BFloat16>},                                        \
         {gradientRow<float, false>, gradientRow<Float16, false>, gradientRow<BFloat16, false>},                   \
-        {gradientRow<float, true>, gradientRow<Float16, true>, gradientRow<BFloat16, true>},                      \
+        {gradientRow<float, F32::kStreams>, gradientRow<Float16, F32::kStreams>,                                  \
+         gradientRow<BFloat16, F32::kStreams>},                                                                   \
         {fullGradientRow<float, false>, fullGradientRow<Float16, false>, fullGradientRow<BFloat16, false>},       \
-        {fullGradientRow<float, true>, fullGradientRow<Float16, true>, fullGradientRow<BFloat16, true>},          \
+        {fullGradientRow<float, F32::kStreams>, fullGradientRow<Float16, F32::kStreams>,                          \
+         fullGradientRow<BFloat16, F32::kStreams>},                                                               \
         {capRow<float, false>, capRow<Float16, false>, capRow<BFloat16, false>},                                  \
         {capRow<float, true>, capRow<Float16, true>, capRow<BFloat16, true>},                                     \
         {multiplyRow<float>, multiplyRow<Float16>, multiplyRow<BFloat16>}, {kMicroRows, kMicroColumns}, multiply, \
