@@ -28,6 +28,7 @@ import {
   logitsOf as tensor,
   ulp,
   values,
+  WASM,
 } from './support.js'
 
 interface Case {
@@ -50,7 +51,7 @@ const CASES: Case[] = readFileSync(new URL('./golden/cross-entropy.jsonl', impor
   .split('\n')
   .map((line) => JSON.parse(line))
 
-const TARGETS = [...NATIVE, JS]
+const TARGETS = [...NATIVE, ...WASM, JS]
 
 // As docs/numerics.md has them.
 const LOSS_ULPS = 2

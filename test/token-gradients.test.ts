@@ -8,7 +8,7 @@ import { fusedPreferenceLossSync, linearSequenceLogProbsSync, sequenceLogProbsSy
 import type { SequenceOptions, TokenOutput } from '../lib/options/index.js'
 import type { Logits, ResultGradients, SequenceLogProbs } from '../lib/types/index.js'
 import { element, type LogitsSpec, logitsOf } from './golden/inputs.js'
-import { bytes, DTYPES, decode, encode, JS, NATIVE, logitsOf as tensor, ulp, values } from './support.js'
+import { bytes, DTYPES, decode, encode, JS, NATIVE, logitsOf as tensor, ulp, values, WASM } from './support.js'
 
 type Name = keyof ResultGradients
 type Gradients = Partial<Record<Name, number[]>>
@@ -29,7 +29,7 @@ const CASES: Case[] = readFileSync(new URL('./golden/tokens.jsonl', import.meta.
   .split('\n')
   .map((line) => JSON.parse(line))
 
-const TARGETS = [...NATIVE, JS]
+const TARGETS = [...NATIVE, ...WASM, JS]
 const OUTPUTS: TokenOutput[] = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits']
 
 // As docs/numerics.md has it: of the sum of the magnitudes of a derivative's terms.
