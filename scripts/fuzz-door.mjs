@@ -185,8 +185,8 @@ const PAIRS = [
   'rejected',
   'referenceChosen',
   'referenceRejected',
-  'chosenLengths',
-  'rejectedLengths',
+  'chosenTokenCounts',
+  'rejectedTokenCounts',
   'pairWeights',
 ]
 const REFERENCE = [
@@ -286,7 +286,8 @@ function build(/** @type {Given} */ { name, changes, gradient, reference, lossTy
   if (name === 'preferenceLoss') {
     parts.options.lossType = lossType ?? 'cpo'
     if (reference !== 'none') Object.assign(pairs, { referenceChosen: [-3], referenceRejected: [-4] })
-    if (lossType !== undefined) Object.assign(pairs, { chosenLengths: [9], rejectedLengths: BigInt64Array.of(8n) })
+    if (lossType !== undefined)
+      Object.assign(pairs, { chosenTokenCounts: [9], rejectedTokenCounts: BigInt64Array.of(8n) })
   }
   let taken = false
   for (const [place, make, how] of changes) {

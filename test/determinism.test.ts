@@ -237,8 +237,8 @@ describe.each(NATIVE)('$name, a batch beyond the cache', ({ run }) => {
         rejected: pick(sums.logProbs, 1),
         referenceChosen: reference.chosen,
         referenceRejected: reference.rejected,
-        chosenLengths: pick(sums.tokenCounts, 0),
-        rejectedLengths: pick(sums.tokenCounts, 1),
+        chosenTokenCounts: pick(sums.tokenCounts, 0),
+        rejectedTokenCounts: pick(sums.tokenCounts, 1),
       },
       { ...lossOptions, ...run },
     )

@@ -27,7 +27,7 @@ import type {
   FusedUnpairedPreferenceLoss,
   Labels,
   Logits,
-  PreferencePairs,
+  PairLogProbs,
   TokenOutputs,
   UnpairedPreferenceLoss,
   UnpairedSequences,
@@ -131,7 +131,7 @@ function read<T>(name: string): T[] {
   return lines.map((line) => JSON.parse(line))
 }
 
-const [lossInputs, ...losses] = read<unknown>('losses') as [Record<string, PreferencePairs>, ...LossCase[]]
+const [lossInputs, ...losses] = read<unknown>('losses') as [Record<string, PairLogProbs>, ...LossCase[]]
 const sequences = read<SequenceCase>('sequences')
 const fused = read<FusedCase>('fused')
 const [unpairedInputs, ...unpaired] = read<unknown>('unpaired') as [

@@ -243,8 +243,8 @@ describe.each([...NATIVE, JS])('on $name', ({ run }) => {
         rejected: logProbs.subarray(3),
         referenceChosen: reference.chosen,
         referenceRejected: reference.rejected,
-        chosenLengths: counts.subarray(0, 3),
-        rejectedLengths: counts.subarray(3),
+        chosenTokenCounts: counts.subarray(0, 3),
+        rejectedTokenCounts: counts.subarray(3),
       }
       expected = preferenceLossSync(pairs, { ...loss, backend: 'js' })
       return [...expected.gradient.chosen, ...expected.gradient.rejected]

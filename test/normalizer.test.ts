@@ -7,7 +7,7 @@ import { describe, expect, test } from 'vitest'
 import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
 import type { FusedOptions } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
-import type { LossType, Normalizer, PreferencePairs, WeightedLoss } from '../lib/types/index.js'
+import type { LossType, Normalizer, PairLogProbs, WeightedLoss } from '../lib/types/index.js'
 import { LOSS_TYPES, logitsOf, random, TARGETS, values } from './support.js'
 
 const SORTING: readonly LossType[] = ['aot', 'aot_unpaired']
@@ -32,16 +32,16 @@ const whole = {
   rejected: list(() => -40 * next() - 0.5),
   referenceChosen: list(() => -40 * next() - 0.5),
   referenceRejected: list(() => -40 * next() - 0.5),
-  chosenLengths: list(() => 1 + Math.floor(next() * 30)),
-  rejectedLengths: list(() => 1 + Math.floor(next() * 30)),
+  chosenTokenCounts: list(() => 1 + Math.floor(next() * 30)),
+  rejectedTokenCounts: list(() => 1 + Math.floor(next() * 30)),
   pairWeights: list(() => 2 * next()),
 }
-const TOKENS = whole.chosenLengths.reduce((a, b) => a + b)
+const TOKENS = whole.chosenTokenCounts.reduce((a, b) => a + b)
 
 /** The batch's pairs from `first` to `end`. */
-function part(first: number, end: number): PreferencePairs {
+function part(first: number, end: number): PairLogProbs {
   const entries = Object.entries(whole).map(([name, numbers]) => [name, numbers.slice(first, end)])
-  return Object.fromEntries(entries) as PreferencePairs
+  return Object.fromEntries(entries) as PairLogProbs
 }
 
 function parts<T>(call: (first: number, end: number) => T): T[] {

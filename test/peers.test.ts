@@ -7,10 +7,10 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { preferenceLossSync, unpairedPreferenceLossSync } from '../lib/index.js'
 import type { PreferenceOptions, UnpairedPreferenceOptions } from '../lib/options/index.js'
-import type { PreferenceLoss, PreferencePairs, UnpairedSequences } from '../lib/types/index.js'
+import type { PairLogProbs, PreferenceLoss, UnpairedSequences } from '../lib/types/index.js'
 import { TARGETS } from './support.js'
 
-type Pairs = Record<keyof PreferencePairs, number[]>
+type Pairs = Record<keyof PairLogProbs, number[]>
 
 interface Expected extends Pick<PreferenceLoss, 'loss'> {
   losses: number[]
@@ -76,18 +76,18 @@ describe.each(TARGETS)('$name', ({ run }) => {
   })
 
   test.each(CASES.filter(({ options }) => options.lossType === 'ipo_norm'))('$name, as ipo on means', (peer) => {
-    const { chosenLengths, rejectedLengths } = peer.pairs
+    const { chosenTokenCounts, rejectedTokenCounts } = peer.pairs
     const over = (values: number[], lengths: number[]) => values.map((value, i) => value / lengths[i])
     const times = (values: number[], lengths: number[]) => values.map((value, i) => value * lengths[i])
     const means = {
       ...peer.pairs,
-      chosen: over(peer.pairs.chosen, chosenLengths),
-      rejected: over(peer.pairs.rejected, rejectedLengths),
-      referenceChosen: over(peer.pairs.referenceChosen, chosenLengths),
-      referenceRejected: over(peer.pairs.referenceRejected, rejectedLengths),
+      chosen: over(peer.pairs.chosen, chosenTokenCounts),
+      rejected: over(peer.pairs.rejected, rejectedTokenCounts),
+      referenceChosen: over(peer.pairs.referenceChosen, chosenTokenCounts),
+      referenceRejected: over(peer.pairs.referenceRejected, rejectedTokenCounts),
     }
     const { chosen, rejected } = peer.expected.gradient
-    const gradient = { chosen: times(chosen, chosenLengths), rejected: times(rejected, rejectedLengths) }
+    const gradient = { chosen: times(chosen, chosenTokenCounts), rejected: times(rejected, rejectedTokenCounts) }
     const options: PreferenceOptions = { ...peer.options, lossType: 'ipo', averageLogProb: true }
     compare(preferenceLossSync(means, { ...options, ...run }), { ...peer.expected, gradient }, boundOf(peer))
   })

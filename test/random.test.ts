@@ -12,8 +12,8 @@ import type {
   Logits,
   LossType,
   Normalizer,
+  PairLogProbs,
   PreferenceLoss,
-  PreferencePairs,
   ResultGradients,
   RunOptions,
   SequenceLogProbs,
@@ -228,7 +228,7 @@ function pairsOf(sequences: number, next: () => number): Int32Array {
 const finite = (min: number, max: number) => fc.double({ min, max, noNaN: true })
 
 interface LossCall {
-  pairs: PreferencePairs
+  pairs: PairLogProbs
   options: LossOptions
 }
 
@@ -259,13 +259,13 @@ const lossCall: fc.Arbitrary<LossCall> = fc
     const next = random(seed)
     const list = () => Array.from({ length: size }, () => -spread * (ties ? Math.ceil(4 * next()) / 4 : next() + 1e-9))
     const lengths = () => Array.from({ length: size }, () => Math.floor(next() * 50))
-    const pairs: PreferencePairs = {
+    const pairs: PairLogProbs = {
       chosen: list(),
       rejected: list(),
       referenceChosen: list(),
       referenceRejected: list(),
-      chosenLengths: lengths(),
-      rejectedLengths: lengths(),
+      chosenTokenCounts: lengths(),
+      rejectedTokenCounts: lengths(),
     }
     if (weighted) pairs.pairWeights = list().map((x) => -x / spread)
     const lossType = terms.length === 1 ? terms[0].lossType : terms
@@ -436,7 +436,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
       ]
       const some = (list: ArrayLike<number>) =>
         Array.from(list, (x) => (next() < 0.3 ? special[Math.floor(next() * special.length)] : x))
-      const drawn: PreferencePairs = { ...pairs, chosen: some(pairs.chosen), rejected: some(pairs.rejected) }
+      const drawn: PairLogProbs = { ...pairs, chosen: some(pairs.chosen), rejected: some(pairs.rejected) }
       // A reference of NaN is refused.
       const numbers = (list: ArrayLike<number>) => some(list).map((x) => (Number.isNaN(x) ? 0 : x))
       if (pairs.referenceChosen) drawn.referenceChosen = numbers(pairs.referenceChosen)
@@ -482,8 +482,8 @@ describe.each(NATIVE)('$name', ({ run }) => {
           rejected: fused.rejectedLogProbs,
           referenceChosen: referenceSums ? pick(referenceSums, 0) : reference[0],
           referenceRejected: referenceSums ? pick(referenceSums, 1) : reference[1],
-          chosenLengths: pick(sums.tokenCounts as ArrayLike<number>, 0),
-          rejectedLengths: pick(sums.tokenCounts as ArrayLike<number>, 1),
+          chosenTokenCounts: pick(sums.tokenCounts as ArrayLike<number>, 0),
+          rejectedTokenCounts: pick(sums.tokenCounts as ArrayLike<number>, 1),
         },
         rest,
       )

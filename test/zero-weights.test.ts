@@ -10,7 +10,7 @@ import {
   preferenceLossSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { LossType, PreferencePairs, WeightedLoss } from '../lib/types/index.js'
+import type { LossType, PairLogProbs, WeightedLoss } from '../lib/types/index.js'
 import { LOSS_TYPES, logitsOf, TARGETS, values } from './support.js'
 
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number
@@ -85,13 +85,13 @@ describe.each(TARGETS)('$name', ({ run }) => {
   test.each(HOPELESS)('a pair with a token that is %s, with weight 0, is left out', (_, value) => {
     // In the losses that sort it still has its rank, see below.
     for (const lossType of LOSS_TYPES.filter((name) => !name.startsWith('aot'))) {
-      const pairs = (bad: number): PreferencePairs => ({
+      const pairs = (bad: number): PairLogProbs => ({
         chosen: [-3, bad, -4],
         rejected: [-5, -2, -3],
         referenceChosen: [-4, bad, -3],
         referenceRejected: [-4, -3, -3],
-        chosenLengths: [3, 4, 2],
-        rejectedLengths: [2, 5, 3],
+        chosenTokenCounts: [3, 4, 2],
+        rejectedTokenCounts: [2, 5, 3],
         pairWeights: [1, 0, 2],
       })
       const got = preferenceLossSync(pairs(value), { lossType, ...run })
@@ -115,7 +115,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
   })
 
   test('a loss of weight 0 is left out of a list', () => {
-    const pairs = { chosen: [-inf], rejected: [-2], chosenLengths: [3], rejectedLengths: [2] }
+    const pairs = { chosen: [-inf], rejected: [-2], chosenTokenCounts: [3], rejectedTokenCounts: [2] }
     const alone = preferenceLossSync(pairs, { lossType: 'hinge', referenceFree: true, ...run })
     for (const lossType of LOSS_TYPES) {
       const list: WeightedLoss[] = [{ lossType: 'hinge' }, { lossType, weight: 0 }]
@@ -155,7 +155,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
   describe('label smoothing of 0 and 1', () => {
     test.each(['sigmoid', 'aot', 'aot_unpaired', 'simpo', 'cpo'] as LossType[])('%s at either end', (lossType) => {
       const call = (chosen: number, rejected: number, labelSmoothing: number) => {
-        const pairs = { chosen: [chosen], rejected: [rejected], chosenLengths: [1], rejectedLengths: [1] }
+        const pairs = { chosen: [chosen], rejected: [rejected], chosenTokenCounts: [1], rejectedTokenCounts: [1] }
         const margin = lossType === 'simpo' ? { gamma: 0 } : {}
         const options = { lossType, labelSmoothing, referenceFree: true, beta: 0.25, ...margin, ...run }
         const { loss, gradient } = preferenceLossSync(pairs, options)
@@ -213,13 +213,18 @@ describe.each(TARGETS)('$name', ({ run }) => {
   })
 
   describe('orpo', () => {
-    const orpo = (pairs: PreferencePairs, beta = 0.5) => preferenceLossSync(pairs, { lossType: 'orpo', beta, ...run })
+    const orpo = (pairs: PairLogProbs, beta = 0.5) => preferenceLossSync(pairs, { lossType: 'orpo', beta, ...run })
     const logOdds = (p: number) => Math.log(p / (1 - p))
 
     test('gives even odds to a sequence without tokens', () => {
       const chosen = [Math.log(0.8) * 3, 0, 0]
       const rejected = [0, Math.log(0.3) * 2, 0]
-      const { losses, gradient } = orpo({ chosen, rejected, chosenLengths: [3, 0, 0], rejectedLengths: [0, 2, 0] })
+      const { losses, gradient } = orpo({
+        chosen,
+        rejected,
+        chosenTokenCounts: [3, 0, 0],
+        rejectedTokenCounts: [0, 2, 0],
+      })
       const softplus = (x: number) => Math.log1p(Math.exp(x))
       expect(losses[0]).toBeCloseTo(0.5 * softplus(-logOdds(0.8)), 14)
       expect(losses[1]).toBeCloseTo(0.5 * softplus(logOdds(0.3)), 14)
@@ -314,7 +319,12 @@ describe.each(TARGETS)('$name', ({ run }) => {
         [1e-300, 1e-302],
         [1e-304, 2e-304],
       ]) {
-        const pairs = { chosen: [Math.log1p(-w)], rejected: [Math.log1p(-l)], chosenLengths: [1], rejectedLengths: [1] }
+        const pairs = {
+          chosen: [Math.log1p(-w)],
+          rejected: [Math.log1p(-l)],
+          chosenTokenCounts: [1],
+          rejectedTokenCounts: [1],
+        }
         const { loss, gradient } = orpo(pairs)
         const near = (got: number, wanted: number) => expect(Math.abs(got / wanted - 1)).toBeLessThan(1e-12)
         const [a, b] = [-Math.expm1(pairs.chosen[0]), -Math.expm1(pairs.rejected[0])]
@@ -326,11 +336,11 @@ describe.each(TARGETS)('$name', ({ run }) => {
     })
 
     test('takes the limit at a chosen mean of 0', () => {
-      const { loss, gradient } = orpo({ chosen: [0], rejected: [-1], chosenLengths: [1], rejectedLengths: [1] })
+      const { loss, gradient } = orpo({ chosen: [0], rejected: [-1], chosenTokenCounts: [1], rejectedTokenCounts: [1] })
       expect(loss).toBeLessThan(1e-300)
       expect(gradient.chosen[0]).toBeCloseTo(-0.5 / Math.expm1(1), 14)
       expect(Math.abs(gradient.rejected[0])).toBeLessThan(1e-300)
-      const both = orpo({ chosen: [-0], rejected: [-0], chosenLengths: [1], rejectedLengths: [1] })
+      const both = orpo({ chosen: [-0], rejected: [-0], chosenTokenCounts: [1], rejectedTokenCounts: [1] })
       expect([both.loss, ...both.gradient.chosen, ...both.gradient.rejected].map(Math.abs)).toEqual([
         0.5 * Math.LN2,
         0,
@@ -346,7 +356,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
         [nan, -1],
         [-1, nan],
       ]) {
-        const pairs = { chosen: [chosen], rejected: [rejected], chosenLengths: [1], rejectedLengths: [1] }
+        const pairs = { chosen: [chosen], rejected: [rejected], chosenTokenCounts: [1], rejectedTokenCounts: [1] }
         const { loss, gradient } = orpo(pairs)
         expect([loss, gradient.chosen[0], gradient.rejected[0]]).toEqual([nan, nan, nan])
       }

@@ -2,7 +2,7 @@
  * Where and how a call runs: the options all functions share, and the run itself.
  */
 
-import { type DeviceRange, isDeviceMemory, streamOf } from '../backends/cuda/memory.js'
+import { type DeviceRange, isDeviceMemory, streamOf } from '../backends/cuda/addresses.js'
 import { pickBackend } from '../backends/registry.js'
 import { checkUnchanged, type NamedArray, type Watched } from '../check/arrays.js'
 import { integer, oneOf } from '../check/options.js'

@@ -2,7 +2,7 @@
  * `linearSequenceLogProbs`: stages 1 and 2 from the output layer's input and weight, and stage 4 on request.
  */
 
-import { checkStillThere } from '../backends/cuda/memory.js'
+import { checkStillThere } from '../backends/cuda/addresses.js'
 import { coefficientsOf } from '../call/coefficients.js'
 import { type HeadSource, headOf } from '../call/head.js'
 import { HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'

@@ -2,7 +2,7 @@
  * `sequenceLogProbs`: stages 1 and 2, and stage 4 on request through `backward`.
  */
 
-import { checkStillThere } from '../backends/cuda/memory.js'
+import { checkStillThere } from '../backends/cuda/addresses.js'
 import { coefficientsOf } from '../call/coefficients.js'
 import { type Destination, destinationOf } from '../call/destination.js'
 import { keep } from '../call/kept.js'
