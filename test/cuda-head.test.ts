@@ -245,7 +245,7 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
     expectSame(fusedLinearPreferenceLossSync(p.hidden, p.weight, p.labels, options), first)
     const { logProbs, backward } = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, { ...RUN, bias: p.bias })
     expect([...logProbs]).toEqual([...first.chosenLogProbs, ...first.rejectedLogProbs])
-    const { chosen, rejected } = first.gradient
+    const { chosen, rejected } = first.gradLogProbs
     expectSame(backward([...chosen, ...rejected]), first)
   })
 

@@ -277,7 +277,7 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
     const pairs = { chosen: list(0.04), rejected: list(0.04), ...reference }
     for (const lossType of ['aot', 'aot_unpaired'] as const) {
       const run = (backend: 'cuda' | 'js') => preferenceLossSync(pairs, { lossType, backend })
-      const arrays = ({ losses, gradient }: PreferenceLoss) => [losses, gradient.chosen, gradient.rejected]
+      const arrays = ({ losses, gradLogProbs }: PreferenceLoss) => [losses, gradLogProbs.chosen, gradLogProbs.rejected]
       const [got, wanted] = [arrays(run('cuda')), arrays(run('js'))]
       for (const [k, array] of wanted.entries()) {
         for (let i = 0; i < size; i++) expect(got[k][i] - array[i] || 0).toBeCloseTo(0, 12)

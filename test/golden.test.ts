@@ -259,7 +259,7 @@ describe('preferenceLoss', () => {
       for (const key of LISTS) report.all(got[key], expected[key], of(expected[key]), key)
       report.near(got.accuracy, expected.accuracy, LOSS_RELATIVE, 'accuracy')
       for (const side of ['chosen', 'rejected'] as const) {
-        report.all(got.gradient[side], expected.gradient[side], of(expected.gradient[side]), `gradient.${side}`)
+        report.all(got.gradLogProbs[side], expected.gradient[side], of(expected.gradient[side]), `gradient.${side}`)
       }
     })
   }
@@ -305,8 +305,8 @@ describe('fusedPreferenceLoss', () => {
 
       const coefficients = new Float64Array(expected.coefficients.length)
       for (let i = 0; i < pairs.length / 2; i++) {
-        coefficients[pairs[2 * i]] += got.gradient.chosen[i]
-        coefficients[pairs[2 * i + 1]] += got.gradient.rejected[i]
+        coefficients[pairs[2 * i]] += got.gradLogProbs.chosen[i]
+        coefficients[pairs[2 * i + 1]] += got.gradLogProbs.rejected[i]
       }
       report.all(coefficients, expected.coefficients, (s) => bounds.coefficients[s], 'coefficients')
       const relative = (s: number) =>

@@ -247,7 +247,7 @@ describe.each([...NATIVE, JS])('on $name', ({ run }) => {
         rejectedTokenCounts: counts.subarray(3),
       }
       expected = preferenceLossSync(pairs, { ...loss, backend: 'js' })
-      return [...expected.gradient.chosen, ...expected.gradient.rejected]
+      return [...expected.gradLogProbs.chosen, ...expected.gradLogProbs.rejected]
     })
     const got = fusedLinearPreferenceLossSync(hidden, weight, labels, {
       ...options,

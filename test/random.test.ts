@@ -311,8 +311,8 @@ const parts = (result: PreferenceLoss): [string, ArrayLike<number>][] => [
   ['losses', result.losses],
   ['chosenRewards', result.chosenRewards],
   ['rejectedRewards', result.rejectedRewards],
-  ['gradient.chosen', result.gradient.chosen],
-  ['gradient.rejected', result.gradient.rejected],
+  ['gradient.chosen', result.gradLogProbs.chosen],
+  ['gradient.rejected', result.gradLogProbs.rejected],
   ['loss, accuracy, margin', [result.loss, result.accuracy, result.margin]],
 ]
 
@@ -491,8 +491,8 @@ describe.each(NATIVE)('$name', ({ run }) => {
 
       const factors = new Float64Array(sequences)
       for (let i = 0; i < size; i++) {
-        factors[pairs[2 * i]] += fused.gradient.chosen[i]
-        factors[pairs[2 * i + 1]] += fused.gradient.rejected[i]
+        factors[pairs[2 * i]] += fused.gradLogProbs.chosen[i]
+        factors[pairs[2 * i + 1]] += fused.gradLogProbs.rejected[i]
       }
       const gradient = sums.backward(factors)
       expect(fused.gradLogits!.shape).toEqual(logits.shape)

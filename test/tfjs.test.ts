@@ -10,11 +10,11 @@ import {
   type FusedUnpairedPreferenceLossOptions,
   fusedLinearPreferenceLoss,
   fusedLinearUnpairedPreferenceLoss,
-  linearSequenceLogProbs,
   fusedPreferenceLoss,
+  fusedUnpairedPreferenceLoss,
+  linearSequenceLogProbs,
   sequenceLogProbs,
   sparseSoftmaxCrossEntropy,
-  fusedUnpairedPreferenceLoss,
 } from '../lib/adapters/tfjs/index.js'
 import type { FusedPreferenceLoss } from '../lib/types/index.js'
 
@@ -307,7 +307,10 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
 
     it('gives the gradients of its own ops, in place or not', () => {
       expectEqualGradients(() => fusedUnpairedPreferenceLoss(model(), labels, options), own)
-      expectEqualGradients(() => fusedUnpairedPreferenceLoss(model(), labels, { ...options, gradient: 'in-place' }), own)
+      expectEqualGradients(
+        () => fusedUnpairedPreferenceLoss(model(), labels, { ...options, gradient: 'in-place' }),
+        own,
+      )
       expectEqualGradients(
         () => tf.mul(fusedUnpairedPreferenceLoss(model(), labels, options), -2.5),
         () => tf.mul(own(), -2.5),
@@ -494,7 +497,8 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
       const layer = { ...shared, transposed: true }
       const logits = model()
       const same = (ours: tf.Tensor, wanted: tf.Tensor) => expect(ours.dataSync()).toEqual(wanted.dataSync())
-      const loss = (options: FusedPreferenceLossOptions) => fusedPreferenceLoss(logits, labels, { ...shared, ...options })
+      const loss = (options: FusedPreferenceLossOptions) =>
+        fusedPreferenceLoss(logits, labels, { ...shared, ...options })
       for (const name of ['mask', 'tokenWeights', 'pairs'] as const) {
         same(loss({ reference, [name]: tensors[name] }), loss({ reference, [name]: arrays[name] }))
         const wanted = sequenceLogProbs(logits, labels, { shift: false, [name]: arrays[name] })
@@ -568,7 +572,8 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
 describe('what is copied', () => {
   const options = { reference, beta: BETA, shift: false }
   const OPS = {
-    fusedPreferenceLoss: (x: tf.Tensor, gradient?: 'in-place') => fusedPreferenceLoss(x, labels, { ...options, gradient }),
+    fusedPreferenceLoss: (x: tf.Tensor, gradient?: 'in-place') =>
+      fusedPreferenceLoss(x, labels, { ...options, gradient }),
     sequenceLogProbs: (x: tf.Tensor, gradient?: 'in-place') =>
       tf.sum(sequenceLogProbs(x, labels, { shift: false, gradient })),
     sparseSoftmaxCrossEntropy: (x: tf.Tensor, gradient?: 'in-place') =>
@@ -877,7 +882,8 @@ describe('bad input', () => {
   })
 
   it('tensors among the options that do not fit, with what to do', () => {
-    const run = (options: object) => thrown(() => fusedPreferenceLoss(tf.zeros(shape), labels, { reference, ...options }))
+    const run = (options: object) =>
+      thrown(() => fusedPreferenceLoss(tf.zeros(shape), labels, { reference, ...options }))
     for (const name of ['mask', 'tokenWeights']) {
       expect(run({ [name]: tf.zeros([BATCH, TIME - 1]) })).toMatchObject({
         code: 'ERR_SHAPE_MISMATCH',

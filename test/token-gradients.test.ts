@@ -234,7 +234,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     expect(fused.tokenMeanLogits).toEqual(sums.tokenMeanLogits)
     const margin = sums.logProbs[0] - reference[0] - (sums.logProbs[1] - reference[1])
     expect(Math.abs(fused.margin - 0.1 * margin)).toBeLessThan(1e-6)
-    const { chosen, rejected } = fused.gradient
+    const { chosen, rejected } = fused.gradLogProbs
     expect(fused.gradLogits).toEqual(sums.backward([chosen[0], rejected[0]]))
   })
 

@@ -129,7 +129,8 @@ export function stepMetrics(result: Result | UnpairedResult, options: StepOption
   if (result.tokenArgmax && batch.labels) metrics.mean_token_accuracy = tokenAccuracy(result, batch.labels)
   if (given.tokensBefore !== undefined) {
     const before = integer(given.tokensBefore, 'options.tokensBefore', 0, Number.MAX_SAFE_INTEGER)
-    if (batch.sequenceLengths === undefined) throw invalidValue('options.tokensBefore', 'needs options.batch with its sequenceLengths')
+    if (batch.sequenceLengths === undefined)
+      throw invalidValue('options.tokensBefore', 'needs options.batch with its sequenceLengths')
     lengthOf(batch.sequenceLengths, 'options.batch.sequenceLengths', 'an array of numbers')
     metrics.num_tokens = before + sum(batch.sequenceLengths)
   }

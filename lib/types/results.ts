@@ -93,7 +93,7 @@ export interface PreferenceLoss {
    * `[P]` each: d loss / d log-prob of the chosen and the rejected sequences. Under `ldAlpha`, 'sft' uses other
    * log-probs, and its part of d loss / d logits is not included here.
    */
-  gradient: { chosen: Float64Array; rejected: Float64Array }
+  gradLogProbs: { chosen: Float64Array; rejected: Float64Array }
 }
 
 /** Which sequences a call has compared, and how its labels were aligned. */
