@@ -40,6 +40,7 @@ export type {
 } from './options/index.js'
 export type {
   Backends,
+  BackwardOptions,
   CrossEntropy,
   DeviceMemory,
   DType,
@@ -60,6 +61,7 @@ export type {
   Indices,
   InstructionSet,
   Labels,
+  LinearBackwardOptions,
   LinearCrossEntropy,
   LinearReference,
   LinearSequenceLogProbs,

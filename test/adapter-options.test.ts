@@ -125,21 +125,21 @@ const core = {
     return { ...result, gradHidden: gradHidden!.data, gradWeight: gradWeight!.data, gradBias }
   },
   sums(options: Options): Outcome {
-    const { backward, ...result } = sequenceLogProbsSync(
+    const { backwardSync, ...result } = sequenceLogProbsSync(
       { data: logits, shape: shapeOf(options, VOCAB) },
       labels,
       options,
     )
-    return { ...result, gradLogits: backward(UPSTREAM).data }
+    return { ...result, gradLogits: backwardSync(UPSTREAM).gradLogits.data }
   },
   linearSums(options: Options): Outcome {
-    const { backward, ...result } = linearSequenceLogProbsSync(
+    const { backwardSync, ...result } = linearSequenceLogProbsSync(
       { data: hidden, shape: shapeOf(options, WIDTH) },
       { data: weight, shape: [VOCAB, WIDTH] },
       labels,
       { ...options, bias },
     )
-    const { gradHidden, gradWeight, gradBias } = backward(UPSTREAM)
+    const { gradHidden, gradWeight, gradBias } = backwardSync(UPSTREAM)
     return { ...result, gradHidden: gradHidden!.data, gradWeight: gradWeight!.data, gradBias }
   },
 }

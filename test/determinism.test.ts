@@ -52,7 +52,7 @@ function rowBits(logits: Logits, labels: Int32Array, row: number, options: Seque
   const vocab = logits.shape[logits.shape.length - 1]
   const sums = sequenceLogProbsSync(logits, labels, { shift: false, ...options })
   const more = sequenceLogProbsSync(logits, labels, { shift: false, ...options, outputs: OUTPUTS })
-  const gradient = sums.backward(new Float64Array(sums.logProbs.length).fill(0.75)).data as Float32Array
+  const gradient = sums.backwardSync(new Float64Array(sums.logProbs.length).fill(0.75)).gradLogits.data as Float32Array
   const tokens = sequenceLogProbsSync(logits, labels, { shift: false, ...options, outputs: ['tokenLogProbs'] })
   return [
     hex(tokens.tokenLogProbs!.subarray(row, row + 1)),
@@ -253,7 +253,7 @@ describe.each(NATIVE)('$name, a batch beyond the cache', ({ run }) => {
       coefficients[pairs[i]] += loss.gradLogProbs.chosen[i / 2]
       coefficients[pairs[i + 1]] += loss.gradLogProbs.rejected[i / 2]
     }
-    const wanted = bytes(sums.backward(coefficients).data as Float32Array)
+    const wanted = bytes(sums.backwardSync(coefficients).gradLogits.data as Float32Array)
 
     const gradient = new Float32Array(size)
     const { signal } = new AbortController()

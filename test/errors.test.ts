@@ -435,49 +435,58 @@ describe('preferenceLoss', () => {
 })
 
 describe.each(BACKENDS)('%s', (backend) => {
-  test('backward checks its gradient and its destination', () => {
+  test('backward checks its gradient and its destination', async () => {
     const call = sequenceCall(backend)
-    const { backward } = sequenceLogProbsSync(call.logits, call.labels, call.options)
+    const { backward, backwardSync } = sequenceLogProbsSync(call.logits, call.labels, call.options)
     const bad: [code: string, message: string, gradient: unknown, options?: unknown][] = [
       ['ERR_INVALID_ARG_TYPE', 'gradient must be an array of numbers', undefined],
       ['ERR_SHAPE_MISMATCH', 'gradient must have length 4, one per sequence; got 3', [1, 2, 3]],
       ['ERR_INVALID_ARG_TYPE', 'gradient[1]', [1, '2', 3, 4]],
-      ['ERR_INVALID_ARG_VALUE', "options.output is not an option; did you mean 'out'?", [1, 2, 3, 4], { output: true }],
       [
-        'ERR_INVALID_ARG_TYPE',
-        "options.out must be true, 'in-place' or a Float32Array; got 'inplace'",
+        'ERR_INVALID_ARG_VALUE',
+        "options.gradients is not an option; did you mean 'gradient'?",
         [1, 2, 3, 4],
-        { out: 'inplace' },
+        { gradients: true },
       ],
       [
         'ERR_INVALID_ARG_TYPE',
-        "options.out must be true, 'in-place' or a Float32Array; got false",
+        "options.gradient must be true, 'in-place' or a Float32Array; got 'inplace'",
         [1, 2, 3, 4],
-        { out: false },
+        { gradient: 'inplace' },
+      ],
+      [
+        'ERR_INVALID_ARG_TYPE',
+        "options.gradient must be true, 'in-place' or a Float32Array; got false",
+        [1, 2, 3, 4],
+        { gradient: false },
       ],
       ['ERR_INVALID_ARG_TYPE', 'options.zeroInactive must be a boolean; got 1', [1, 2, 3, 4], { zeroInactive: 1 }],
-      ['ERR_SHAPE_MISMATCH', 'options.out', [1, 2, 3, 4], { out: new Float32Array(3) }],
-      ['ERR_INVALID_ARG_VALUE', 'options.out', [1, 2, 3, 4], { out: new Float32Array(call.labels.buffer) }],
-      ['ERR_INVALID_ARG_VALUE', 'options.out', [1, 2, 3, 4], { out: call.logits.data.subarray(5) }],
+      ['ERR_SHAPE_MISMATCH', 'options.gradient', [1, 2, 3, 4], { gradient: new Float32Array(3) }],
+      ['ERR_INVALID_ARG_VALUE', 'options.gradient', [1, 2, 3, 4], { gradient: new Float32Array(call.labels.buffer) }],
+      ['ERR_INVALID_ARG_VALUE', 'options.gradient', [1, 2, 3, 4], { gradient: call.logits.data.subarray(5) }],
     ]
     const before = contents(call)
     for (const [code, message, gradient, options] of bad) {
       expectError(
-        thrownBy(() => backward(gradient as number[], options as object)),
+        thrownBy(() => backwardSync(gradient as number[], options as object)),
         code,
         message,
       )
+      await expect(backward(gradient as number[], options as object)).rejects.toMatchObject({
+        code,
+        message: expect.stringContaining(message),
+      })
     }
     expect(contents(call)).toEqual(before)
-    expect(backward([1, 2, 3, 4], { out: true })).toEqual(backward([1, 2, 3, 4]))
+    expect(backwardSync([1, 2, 3, 4], { gradient: true }).gradLogits).toEqual(backwardSync([1, 2, 3, 4]).gradLogits)
   })
 
   test('backward cannot read logits that it has overwritten, or that are gone', () => {
     const call = sequenceCall(backend)
     const first = sequenceLogProbsSync(call.logits, call.labels, call.options)
-    expect(first.backward([1, 1, 1, 1], { out: 'in-place' }).data).toBe(call.logits.data)
+    expect(first.backwardSync([1, 1, 1, 1], { gradient: 'in-place' }).gradLogits.data).toBe(call.logits.data)
     expectError(
-      thrownBy(() => first.backward([1, 1, 1, 1])),
+      thrownBy(() => first.backwardSync([1, 1, 1, 1])),
       'ERR_DISPOSED',
       'overwritten',
     )
@@ -485,7 +494,7 @@ describe.each(BACKENDS)('%s', (backend) => {
     const second = sequenceLogProbsSync(call.logits, call.labels, call.options)
     structuredClone(call.logits.data, { transfer: [call.logits.data.buffer] })
     expectError(
-      thrownBy(() => second.backward([1, 1, 1, 1])),
+      thrownBy(() => second.backwardSync([1, 1, 1, 1])),
       'ERR_INVALID_ARG_VALUE',
       'logits.data was detached',
     )
@@ -513,6 +522,15 @@ describe.each(BACKENDS)('%s', (backend) => {
       )
       expect(copy).toHaveLength(60)
     }
+    const call = sequenceCall(backend)
+    const given = new Float32Array(60)
+    const { backward } = sequenceLogProbsSync(call.logits, call.labels, call.options)
+    const writes = backward([1, 2, 3, 4], { gradient: given })
+    structuredClone(given, { transfer: [given.buffer] })
+    await expect(writes).rejects.toThrow('options.gradient was detached')
+    const reads = backward([1, 2, 3, 4])
+    structuredClone(call.logits.data, { transfer: [call.logits.data.buffer] })
+    await expect(reads).rejects.toThrow('logits.data was detached')
   })
 
   test('a getter that detaches the logits while the options are read', () => {
@@ -679,7 +697,10 @@ describe.each(BACKENDS)('%s accepts', (backend) => {
   test('strides of one row, which say nothing, and those of others are those of the gradient in place', () => {
     const one = { data: ramp(5), shape: [1, 1, 5], strides: [0, 0, 1] }
     const sums = sequenceLogProbsSync(one, Int32Array.of(3), { backend: backend as 'cpu', shift: false })
-    expect(sums.backward([1], { out: 'in-place' })).toMatchObject({ data: one.data, strides: [0, 0, 1] })
+    expect(sums.backwardSync([1], { gradient: 'in-place' }).gradLogits).toMatchObject({
+      data: one.data,
+      strides: [0, 0, 1],
+    })
     const call = fusedCall(backend)
     const strides = [30, 7, 1]
     const wide = { data: ramp(4 * 30), shape: [4, 3, 5], strides }

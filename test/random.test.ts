@@ -186,17 +186,22 @@ function magnitudesOf(sums: SequenceLogProbs, given: ResultGradients, problem: P
   const { temperature = 1 } = options
   const ones = (name: keyof ResultGradients) => ({ [name]: new Float64Array(sums.tokenEntropies!.length).fill(1) })
   const own = (names: (keyof ResultGradients)[]) =>
-    values(sums.backward(Object.fromEntries(names.map((name) => [name, given[name] ?? ones(name)[name].fill(0)]))))
-  const p = values(sums.backward(ones('logSumExp')))
+    values(
+      sums.backwardSync(Object.fromEntries(names.map((name) => [name, given[name] ?? ones(name)[name].fill(0)])))
+        .gradLogits,
+    )
+  const p = values(sums.backwardSync(ones('logSumExp')).gradLogits)
   const ofLogProb = values(
-    sums.backward({
+    sums.backwardSync({
       logProbs: given.logProbs!,
       ...(given.tokenLogProbs ? { tokenLogProbs: given.tokenLogProbs } : {}),
-    }),
+    }).gradLogits,
   )
   const ofLogSumExp = own(['logSumExp'])
   const ofMean = own(['tokenMeanLogits'])
-  const both = values(sums.backward({ ...given, tokenEntropies: ones('tokenEntropies').tokenEntropies.fill(0) }))
+  const both = values(
+    sums.backwardSync({ ...given, tokenEntropies: ones('tokenEntropies').tokenEntropies.fill(0) }).gradLogits,
+  )
   const [time] = problem.logits.shape.slice(-2)
   const kept = sums.tokenEntropies!.length / (problem.rows / time)
   return both.map((sum, i) => {
@@ -386,11 +391,11 @@ describe.each(NATIVE)('$name', ({ run }) => {
         compareForward(got, wanted, problem, drawn.lengths)
 
         const factors = coefficients(drawn.seed, drawn.lengths.length)
-        const gradient = got.backward(factors)
-        compareGradient(gradient, wanted.backward(factors), drawn.vocab, problem)
+        const gradient = got.backwardSync(factors).gradLogits
+        compareGradient(gradient, wanted.backwardSync(factors).gradLogits, drawn.vocab, problem)
         if (drawn.dtype !== 'float32') {
           // Rounded once, from the very float32 numbers that float32 logits give.
-          const full = values(call(wide, run).backward(factors)).map((x) => encode[drawn.dtype](x))
+          const full = values(call(wide, run).backwardSync(factors).gradLogits).map((x) => encode[drawn.dtype](x))
           expect(Array.from(gradient.data as Uint16Array)).toEqual(Array.from(full))
         }
         expect(bytes(logits.data as Float32Array).equals(before)).toBe(true)
@@ -410,7 +415,13 @@ describe.each(NATIVE)('$name', ({ run }) => {
       const given = resultGradients(drawn.seed, drawn.lengths.length, got.tokenEntropies!.length)
       const magnitudes = magnitudesOf(wanted, given, problem, drawn.vocab)
       const bound = (i: number) => 4 * ulp(magnitudes[i]) + 1e-36 * Math.max(1, 1 / (options.temperature ?? 1))
-      compareGradient(got.backward(given), wanted.backward(given), drawn.vocab, problem, bound)
+      compareGradient(
+        got.backwardSync(given).gradLogits,
+        wanted.backwardSync(given).gradLogits,
+        drawn.vocab,
+        problem,
+        bound,
+      )
     })
     fc.assert(property, { numRuns: 150 })
   })
@@ -494,7 +505,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
         factors[pairs[2 * i]] += fused.gradLogProbs.chosen[i]
         factors[pairs[2 * i + 1]] += fused.gradLogProbs.rejected[i]
       }
-      const gradient = sums.backward(factors)
+      const gradient = sums.backwardSync(factors).gradLogits
       expect(fused.gradLogits!.shape).toEqual(logits.shape)
       expect(firstDifference(values(fused.gradLogits!), values(gradient))).toBe(-1)
     })

@@ -80,9 +80,9 @@ test('what sequenceLogProbs gives is a reference, and 64-bit integers are as goo
     { chosen: [-1], rejected: [-2], chosenTokenCounts, rejectedTokenCounts: [4] },
     { lossType: 'simpo' },
   )
-  reference.backward([1, 1], { out: true })
+  reference.backwardSync([1, 1], { gradient: true })
   // @ts-expect-error a gradient without a destination
-  reference.backward([1, 1], { out: false })
+  reference.backwardSync([1, 1], { gradient: false })
   // @ts-expect-error without the log-probs
   fusedPreferenceLossSync(logits, labels, { reference: { tokenCounts: [2, 2] } })
 })

@@ -62,11 +62,11 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
           const options = { ...common, ...tokens, reference: given, outputs: OUTPUTS, gradient: true, ...run }
           const fused = fusedUnpairedPreferenceLossSync(logits, LABELS, options)
           const { logProbs, tokenCounts, layout, gradLogits, ...rest } = fused
-          const { logProbs: _, tokenCounts: counts, backward, ...byProducts } = sums
+          const { logProbs: _, tokenCounts: counts, backwardSync, ...byProducts } = sums
           expect(bits(rest)).toEqual(bits({ ...stage, ...byProducts }))
           expect(bits([logProbs, tokenCounts])).toEqual(bits([sums.logProbs, counts]))
           expect(layout).toEqual({ desirable: Int32Array.of(1, 0, 0, 1, 1), shift: !('shift' in tokens) })
-          expect(bits(gradLogits!)).toEqual(bits(backward(stage.gradLogProbs)))
+          expect(bits(gradLogits!)).toEqual(bits(backwardSync(stage.gradLogProbs).gradLogits))
         }
       }
     })
@@ -85,7 +85,7 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
       const { logProbs, tokenCounts, layout: _, gradHidden, gradWeight, gradBias, ...rest } = fused
       expect(bits(rest)).toEqual(bits(stage))
       expect(bits([logProbs, tokenCounts])).toEqual(bits([sums.logProbs, sums.tokenCounts]))
-      expect(bits({ gradHidden, gradWeight, gradBias })).toEqual(bits(sums.backward(stage.gradLogProbs)))
+      expect(bits({ gradHidden, gradWeight, gradBias })).toEqual(bits(sums.backwardSync(stage.gradLogProbs)))
       const model = { reference: { hidden, weight, bias } }
       const same = fusedLinearUnpairedPreferenceLossSync(hidden, weight, LABELS, { ...options, ...model })
       expect(Array.from(same.rewards, Math.abs)).toEqual([0, 0, 0, 0, 0])
@@ -289,7 +289,7 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
       const sums = sequenceLogProbsSync(logits, labels, run)
       const options = { ...KL, beta: 0.02, desirable: flags, ...WEIGHTS, ...run }
       const stage = unpairedPreferenceLossSync({ ...sequencesOf(sums, given) }, options)
-      const wanted = bytes(sums.backward(stage.gradLogProbs).data as Float32Array)
+      const wanted = bytes(sums.backwardSync(stage.gradLogProbs).gradLogits.data as Float32Array)
       const gradient = new Float32Array(batch * time * vocab)
       const check = ({ gradLogits, ...result }: FusedUnpairedPreferenceLoss) => {
         expect(result).toMatchObject(stage)

@@ -140,7 +140,7 @@ struct PreferenceLoss {
   double *chosen = nullptr, *rejected = nullptr;
   double *referenceChosen = nullptr, *referenceRejected = nullptr;
   const double *chosenTokenCounts = nullptr, *rejectedTokenCounts = nullptr;  // or null: not needed by any term
-  double* pairWeights = nullptr;                                      // or null: all 1
+  double* pairWeights = nullptr;                                              // or null: all 1
   // sft's chosen and gradChosen, where tokens have plain weights; scratch. Or null: sft has the others'.
   double *plainChosen = nullptr, *gradPlain = nullptr;
   double *losses = nullptr, *chosenRewards = nullptr, *rejectedRewards = nullptr;

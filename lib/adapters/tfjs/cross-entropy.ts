@@ -63,7 +63,8 @@ export function sparseSoftmaxCrossEntropy(
       backward: (dy, out) => {
         const factor = dy[0]! / count
         // That of the unsmoothed loss, softmax - onehot: what smoothing moves is added in the rows that count.
-        const target = result.backward(new Float64Array(batch!).fill(-factor), { out }).data as Float32Array
+        const { gradLogits } = result.backwardSync(new Float64Array(batch!).fill(-factor), { gradient: out })
+        const target = gradLogits.data as Float32Array
         for (let row = 0; smoothing > 0 && row < ids.length; row++) {
           if (!active(row)) continue
           target[row * vocab + Number(ids[row])]! += smoothing * factor

@@ -73,7 +73,7 @@ export interface SequenceLogProbsOptions extends Omit<SequenceOptions, keyof Tok
   /** 'in-place': as in {@link FusedPreferenceLossOptions}; the logits are overwritten during the backward pass. */
   gradient?: 'in-place'
   /** Is given the token counts and the per-token outputs, at each call. */
-  onResult?: (result: Omit<SequenceLogProbs, 'backward'>) => void
+  onResult?: (result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>) => void
 }
 
 const OWNED = {
@@ -164,13 +164,13 @@ export function sequenceLogProbs(
   const ids = idsOf(labels, logits, 'the logits')
   const tokens = withArrays(given, logits, 'the logits')
   const forward = (values: Logits): Forward<tf.Tensor1D> => {
-    const { backward, ...result } = sequenceLogProbsSync(values, ids, tokens)
+    const { backward: _, backwardSync, ...result } = sequenceLogProbsSync(values, ids, tokens)
     return {
       value: () => {
         told?.(result)
         return tf.tensor1d(Float32Array.from(result.logProbs))
       },
-      backward: (dy, out) => backward(dy, { out }),
+      backward: (dy, gradient) => backwardSync(dy, { gradient }),
     }
   }
   return twoPasses(logits, inPlace, forward)

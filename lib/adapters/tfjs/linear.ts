@@ -81,7 +81,7 @@ export interface LinearSequenceLogProbsOptions
     TokenTensors,
     OutputLayerOptions {
   /** Is given the token counts and the per-token outputs, at each call. */
-  onResult?: (result: Omit<LinearSequenceLogProbs, 'backward'>) => void
+  onResult?: (result: Omit<LinearSequenceLogProbs, 'backward' | 'backwardSync'>) => void
 }
 
 const LAYER_OPTIONS = ['bias', 'transposed', 'frozen', 'onResult'] as const
@@ -208,7 +208,7 @@ export function linearSequenceLogProbs(
   }
   return differentiable(whole.inputs, () => {
     let last = forward(whole)
-    const { backward: _, isGone: __, ...result } = last
+    const { backward: _, backwardSync: __, isGone: ___, ...result } = last
     told?.(result)
     const saved = [alias(hidden), alias(weight), ...(bias ? [alias(bias)] : [])]
     const value = tf.tensor1d(Float32Array.from(result.logProbs))
@@ -218,7 +218,7 @@ export function linearSequenceLogProbs(
       return head.fill((request) => {
         // The heap has grown, and what was seen of it is gone.
         if (last.isGone()) last = forward(head)
-        last.backward(upstream, request)
+        last.backwardSync(upstream, { gradient: request })
       })
     }
     return { value, saved, gradient }
