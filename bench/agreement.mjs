@@ -39,11 +39,11 @@ export function expected(workload, inputs) {
   const { stage, shape, dtype, shift, width } = workload
   const { logits, labels, reference, positions, policy } = inputs
   if (stage === 'loss' && policy) {
-    const { loss, gradient } = preferenceLossSync(
+    const { loss, gradLogProbs } = preferenceLossSync(
       { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected },
       { beta: BETA },
     )
-    return { loss, gradient: [...gradient.chosen, ...gradient.rejected] }
+    return { loss, gradient: [...gradLogProbs.chosen, ...gradLogProbs.rejected] }
   }
   if (width) {
     const [hidden, weight] = headTensors({ shape, width }, inputs, 0)
