@@ -125,7 +125,7 @@ const core = {
     return { ...result, gradHidden: gradHidden!.data, gradWeight: gradWeight!.data, gradBias }
   },
   sums(options: Options): Outcome {
-    const { backwardSync, ...result } = sequenceLogProbsSync(
+    const { backward: _, backwardSync, ...result } = sequenceLogProbsSync(
       { data: logits, shape: shapeOf(options, VOCAB) },
       labels,
       options,
@@ -133,7 +133,7 @@ const core = {
     return { ...result, gradLogits: backwardSync(UPSTREAM).gradLogits.data }
   },
   linearSums(options: Options): Outcome {
-    const { backwardSync, ...result } = linearSequenceLogProbsSync(
+    const { backward: _, backwardSync, ...result } = linearSequenceLogProbsSync(
       { data: hidden, shape: shapeOf(options, WIDTH) },
       { data: weight, shape: [VOCAB, WIDTH] },
       labels,
