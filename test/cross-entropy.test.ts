@@ -42,6 +42,7 @@ interface Case {
     divisor: number
     tokenCounts: number[]
     gradient: { at?: number[]; values: number[]; magnitudes: number[] }
+    rowScale?: number[]
   }
 }
 
@@ -68,7 +69,7 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
   const ofLogits = cap === null ? 0 : (TANH_ULPS * EPSILON * cap) / temperature
 
   test.each(TARGETS)('$name', ({ run }) => {
-    const { dtype } = spec
+    const dtype = options.gradientDType ?? spec.dtype
     const logits = logitsOf(spec)
     const { shape, strides } = logits
     const [vocab, time] = [shape.at(-1)!, shape.at(-2)!]
@@ -91,6 +92,14 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
     const loss = Number(expected.loss)
     if (got.loss !== loss) expect(Math.abs(got.loss - loss)).toBeLessThanOrEqual(bound / expected.divisor)
 
+    expect(got.gradLogits!.dtype).toBe(options.gradientDType ?? spec.dtype)
+    expect(got.rowScale === undefined).toBe(expected.rowScale === undefined)
+    for (const [i, wanted] of (expected.rowScale ?? []).entries()) {
+      // Under dft it has the label's probability, which is as exact as its logarithm and the cap allow.
+      const relative = options.dft ? 1e-12 + 2 * ofLogits : 1e-14
+      expect(Math.abs(got.rowScale![i] - wanted)).toBeLessThanOrEqual(relative * Math.abs(wanted))
+    }
+
     const { at, values: wanted, magnitudes } = expected.gradient
     for (const [k, x] of wanted.entries()) {
       const index = at === undefined ? k : at[k]
@@ -110,9 +119,11 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
       expect(value >= low && value <= high, `${value}, not ${x}: ${off}`).toBe(true)
     }
 
-    const alone = crossEntropySync(logits, given, all)
+    const { deferredScale: _, ...forward } = all
+    const alone = crossEntropySync(logits, given, forward)
     expect([alone.loss, alone.gradLogits]).toEqual([got.loss, undefined])
     expect(alone.losses).toEqual(got.losses)
+    if ((dtype === 'float32') !== (spec.dtype === 'float32')) return
     const inPlace = crossEntropySync(logits, given, { ...all, gradient: 'in-place' })
     expect([inPlace.loss, inPlace.losses]).toEqual([got.loss, got.losses])
     expect(inPlace.gradLogits!.data).toBe(logits.data)
