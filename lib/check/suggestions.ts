@@ -50,6 +50,8 @@ export const OPTIONS: readonly Row[] = [
   ['ref_chosen_logps reference_chosen_logps', 'reference', 'it is called reference: { chosen, rejected } here'],
   ['ref_rejected_logps reference_rejected_logps', 'reference', 'it is called reference: { chosen, rejected } here'],
   ['logps', 'logProbs'],
+  ['grad', 'gradient'],
+  ['loss_scale grad_scale grad_output upstream', 'gradientScale'],
   ['in_place', 'gradient', "it is called gradient: 'in-place' here"],
   ['in_place', 'out', "it is called out: 'in-place' here"],
   ['abort abort_controller', 'signal'],
