@@ -118,7 +118,13 @@ describe('a field is what its name says', () => {
       ...arrays('rejectedLengths', 'pairWeights', 'losses', 'chosenRewards', 'rejectedRewards', 'gradChosen'),
       ...arrays('gradRejected', 'summary'),
       terms: [{ lossType: 'hinge', weight: 150, labelSmoothing: 151 }],
+      pairConstants: arrays('beta', 'labelSmoothing', 'offset', 'targetMargin'),
       beta: 152,
+      offset: 190,
+      targetMargin: 191,
+      dpopLambda: 192,
+      rewardAlpha: 193,
+      sftNormalization: 'sum',
       gamma: 153,
       rewardShift: 154,
       discopopTau: 155,
@@ -130,6 +136,7 @@ describe('a field is what its name says', () => {
     },
     unpairedLoss: {
       ...arrays('desirable', 'logProbs', 'referenceLogProbs', 'losses', 'rewards', 'gradient', 'summary'),
+      ...arrays('weights', 'betas', 'targets'),
       lossType: 'bco',
       beta: 180,
       desirableWeight: 181,
@@ -169,6 +176,7 @@ describe('a field is what its name says', () => {
     for (const [name, value] of fields as [string, number][]) {
       if (/dtype$/.test(name)) expect(value, name).toBe(2)
       else if (name === 'loss.constants.divergence') expect(value).toBe(3)
+      else if (name === 'loss.constants.sftNormalization') expect(value).toBe(2)
       else if (ONES.includes(name)) expect(value).toBe(1)
       else if (NUMBER.test(name) || name === 'device' || name === 'threads') {
         expect(value, name).toBe(at(everything, pathOf(name)))

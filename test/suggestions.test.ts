@@ -19,7 +19,7 @@ const PAIRS: ReadonlySet<string> = new Set([
   'rejected',
   'referenceChosen',
   'referenceRejected',
-  'pairWeights',
+  'chosenLengths',
 ])
 const OUT: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
 

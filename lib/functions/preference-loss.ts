@@ -3,13 +3,14 @@
  */
 
 import { lossOf } from '../call/losses.js'
+import { addPairConstants } from '../call/per-each.js'
 import { areNegative, checkLogProbs } from '../call/reference.js'
 import { lossResult, warnOfMeans } from '../call/results.js'
 import { type Planned, RUN_OPTIONS, run, runnerOf, runSync } from '../call/run.js'
 import { lossStage } from '../call/stages.js'
 import { numbers, tokenNumbers } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
-import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
+import { invalidType, invalidValue, shapeMismatch } from '../errors.js'
 import type { LossStage } from '../job.js'
 import type { PreferenceOptions } from '../options/index.js'
 import { LOSS_OPTIONS } from '../options/loss-options.js'
@@ -23,7 +24,6 @@ const PAIRS: ReadonlySet<string> = new Set([
   'referenceRejected',
   'chosenLengths',
   'rejectedLengths',
-  'pairWeights',
 ])
 
 /**
@@ -77,10 +77,7 @@ function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefine
     stage.chosenLengths = lengths[0]
     stage.rejectedLengths = lengths[1]
   }
-  if (pairs.pairWeights !== undefined) {
-    stage.pairWeights = numbers(pairs.pairWeights, 'pairs.pairWeights', size, ', that of pairs.chosen')
-    checkWeights(stage.pairWeights)
-  }
+  addPairConstants(stage, options)
   return {
     job: { loss: stage },
     runner: runnerOf(options),
@@ -116,7 +113,7 @@ function checkReference(
 
 function refuseWeighting(options: object | undefined): void {
   if (typeof options === 'object' && options !== null && 'weighting' in options) {
-    const problem = 'needs the logits: use fusedPreferenceLoss, or pass pairs.pairWeights'
+    const problem = 'needs the logits: use fusedPreferenceLoss, or pass pairWeights'
     throw invalidValue('options.weighting', problem)
   }
 }
@@ -133,10 +130,4 @@ function both(
   if (one === undefined && other === undefined) return undefined
   const sizes = ', that of pairs.chosen'
   return [copy(one, `pairs.${first}`, size, sizes), copy(other, `pairs.${second}`, size, sizes)]
-}
-
-function checkWeights(weights: Float64Array): void {
-  for (let i = 0; i < weights.length; i++) {
-    if (!Number.isFinite(weights[i])) throw outOfRange(`pairs.pairWeights[${i}]`, 'a finite number', weights[i])
-  }
 }

@@ -102,7 +102,11 @@ void visitFields(Visitor& visit, Job& job) {
   visit.out(FPL_FIELD(loss.rejected));
   visit.out(FPL_FIELD(loss.referenceChosen));
   visit.out(FPL_FIELD(loss.referenceRejected));
-  visit.out(FPL_FIELD(loss.pairWeights));
+  visit.in(FPL_FIELD(loss.pairWeights));
+  visit.in(FPL_FIELD(loss.pairConstants.beta));
+  visit.in(FPL_FIELD(loss.pairConstants.labelSmoothing));
+  visit.in(FPL_FIELD(loss.pairConstants.offset));
+  visit.in(FPL_FIELD(loss.pairConstants.targetMargin));
   visit.out(FPL_FIELD(loss.losses));
   visit.out(FPL_FIELD(loss.chosenRewards));
   visit.out(FPL_FIELD(loss.rejectedRewards));
@@ -110,10 +114,15 @@ void visitFields(Visitor& visit, Job& job) {
   visit.out(FPL_FIELD(loss.gradRejected));
   visit.out(FPL_FIELD(loss.summary));
   visit.number(FPL_FIELD(loss.constants.beta));
+  visit.number(FPL_FIELD(loss.constants.offset));
   visit.number(FPL_FIELD(loss.constants.gamma));
   visit.number(FPL_FIELD(loss.constants.rewardShift));
+  visit.number(FPL_FIELD(loss.constants.targetMargin));
+  visit.number(FPL_FIELD(loss.constants.dpopLambda));
   visit.number(FPL_FIELD(loss.constants.discopopTau));
   visit.number(FPL_FIELD(loss.constants.alpha));
+  visit.number(FPL_FIELD(loss.constants.rewardAlpha));
+  visit.number(FPL_FIELD(loss.constants.sftNormalization));
   visit.number(FPL_FIELD(loss.constants.divergence));
   visit.number(FPL_FIELD(loss.constants.average));
   visit.number(FPL_FIELD(loss.constants.pairDivisor));
@@ -121,6 +130,9 @@ void visitFields(Visitor& visit, Job& job) {
   // Or that of single sequences.
   visit.number(FPL_FIELD(unpairedLoss.type));
   visit.in(FPL_FIELD(unpairedLoss.desirable), &job.unpairedLoss.count);
+  visit.in(FPL_FIELD(unpairedLoss.weights));
+  visit.in(FPL_FIELD(unpairedLoss.betas));
+  visit.in(FPL_FIELD(unpairedLoss.targets));
   visit.in(FPL_FIELD(unpairedLoss.logProbs));
   visit.in(FPL_FIELD(unpairedLoss.referenceLogProbs));
   visit.out(FPL_FIELD(unpairedLoss.losses));

@@ -66,6 +66,7 @@ struct Example {
   std::vector<float> tokenLogProbs, tokenEntropies, logSumExp, sumSquaredProbs;
   std::vector<int32_t> tokenArgmax;
   std::vector<double> chosen, rejected, referenceChosen, referenceRejected, chosenLengths, rejectedLengths, pairWeights;
+  std::vector<double> betas, labelSmoothings, offsets, targetMargins;
   std::vector<double> losses, chosenRewards, rejectedRewards, gradChosen, gradRejected, summary, coefficients;
 
  private:

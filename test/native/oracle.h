@@ -21,6 +21,7 @@ Row row(const std::vector<float>& logits, int64_t label, double temperature);
 struct Pairs {
   std::vector<Real> chosen, rejected, referenceChosen, referenceRejected, chosenLengths, rejectedLengths, weights;
   std::vector<Real> plainChosen;  // what sft has for `chosen`; or empty: the same
+  PairConstants constants;
 };
 Real loss(const LossTerms& terms, const LossConstants& constants, const Pairs& pairs);
 
