@@ -7,7 +7,7 @@ import { LOSSES } from '../lib/backends/js/losses.js'
 import { fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
 import type { LossOptions } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
-import type { FDivergence, LossType, PreferencePairs } from '../lib/types/index.js'
+import type { FDivergence, LossType, PairLogProbs } from '../lib/types/index.js'
 import { LOSS_TYPES, logitsOf, neededBy, random, TARGETS } from './support.js'
 
 const PAIRS = 40
@@ -19,16 +19,16 @@ const pairs = {
   rejected: list(() => -30 * next() - 0.5),
   referenceChosen: list(() => -30 * next() - 0.5),
   referenceRejected: list(() => -30 * next() - 0.5),
-  chosenLengths: lengths(),
-  rejectedLengths: lengths(),
+  chosenTokenCounts: lengths(),
+  rejectedTokenCounts: lengths(),
 }
 const exchanged = {
   chosen: pairs.rejected,
   rejected: pairs.chosen,
   referenceChosen: pairs.referenceRejected,
   referenceRejected: pairs.referenceChosen,
-  chosenLengths: pairs.rejectedLengths,
-  rejectedLengths: pairs.chosenLengths,
+  chosenTokenCounts: pairs.rejectedTokenCounts,
+  rejectedTokenCounts: pairs.chosenTokenCounts,
 }
 /** Of log-ratios up to ±30, no loss is then the same for a pair and its exchange to the last bit. */
 const beta = 0.2
@@ -56,10 +56,10 @@ function averaged(of: typeof pairs): typeof pairs {
   const over = (values: number[], by: number[]) => values.map((value, i) => value / by[i])
   return {
     ...of,
-    chosen: over(of.chosen, of.chosenLengths),
-    rejected: over(of.rejected, of.rejectedLengths),
-    referenceChosen: over(of.referenceChosen, of.chosenLengths),
-    referenceRejected: over(of.referenceRejected, of.rejectedLengths),
+    chosen: over(of.chosen, of.chosenTokenCounts),
+    rejected: over(of.rejected, of.rejectedTokenCounts),
+    referenceChosen: over(of.referenceChosen, of.chosenTokenCounts),
+    referenceRejected: over(of.referenceRejected, of.rejectedTokenCounts),
   }
 }
 
@@ -86,9 +86,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
   test.each(['aot', 'aot_unpaired'] as const)('%s of a single pair is, too', (lossType) => {
     for (let i = 0; i < PAIRS; i++) {
       const one = (of: typeof pairs) =>
-        Object.fromEntries(
-          Object.entries(of).map(([name, values]) => [name, [values[i]]]),
-        ) as unknown as PreferencePairs
+        Object.fromEntries(Object.entries(of).map(([name, values]) => [name, [values[i]]])) as unknown as PairLogProbs
       const [got, other] = [pairs, exchanged].map((of) => preferenceLossSync(one(of), { beta, lossType, ...run }))
       expect(got.accuracy === 1).toBe(got.loss < other.loss)
     }
@@ -115,7 +113,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
   test('a longer completion that is likelier per token wins under losses of means', () => {
     // The chosen sum is the smaller one, its mean the larger.
-    const one = { chosen: [-20], rejected: [-12], chosenLengths: [20], rejectedLengths: [6] }
+    const one = { chosen: [-20], rejected: [-12], chosenTokenCounts: [20], rejectedTokenCounts: [6] }
     const even = { referenceChosen: [0], referenceRejected: [0] }
     for (const lossType of ['orpo', 'simpo', 'sigmoid_norm', 'ipo_norm'] as const) {
       const got = preferenceLossSync({ ...one, ...even }, { lossType, beta: 0.5, referenceFree: true, ...run })
@@ -165,8 +163,8 @@ describe.each(TARGETS)('$name', ({ run }) => {
           rejected: fused.rejectedLogProbs,
           referenceChosen: reference.chosen,
           referenceRejected: reference.rejected,
-          chosenLengths: fused.tokenCounts.subarray(0, 2),
-          rejectedLengths: fused.tokenCounts.subarray(2),
+          chosenTokenCounts: fused.tokenCounts.subarray(0, 2),
+          rejectedTokenCounts: fused.tokenCounts.subarray(2),
         },
         options,
       )

@@ -19,7 +19,7 @@ const PAIRS: ReadonlySet<string> = new Set([
   'rejected',
   'referenceChosen',
   'referenceRejected',
-  'chosenLengths',
+  'chosenTokenCounts',
 ])
 const OUT: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
 

@@ -149,8 +149,8 @@ struct PreferenceLoss {
   const int32_t* pairs = nullptr;  // [2 P] (chosen, rejected) sequences when stages 1 and 2 are in the job
   double *chosen = nullptr, *rejected = nullptr;
   double *referenceChosen = nullptr, *referenceRejected = nullptr;
-  const double *chosenLengths = nullptr, *rejectedLengths = nullptr;  // or null: not needed by any term
-  const double* pairWeights = nullptr;                                // or null: all 1
+  const double *chosenTokenCounts = nullptr, *rejectedTokenCounts = nullptr;  // or null: not needed by any term
+  const double* pairWeights = nullptr;                                        // or null: all 1
   double* wpoWeights = nullptr;  // other factors, which come from the policy's logWeights; scratch, or null: all 1
   // sft's chosen and gradChosen, where tokens have plain weights; scratch. Or null: sft has the others'.
   double *plainChosen = nullptr, *gradPlain = nullptr;

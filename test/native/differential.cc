@@ -132,8 +132,8 @@ void compareLoss(const Example& e, Report& report) {
   copy(s.rejected, pairs.rejected);
   copy(s.referenceChosen, pairs.referenceChosen);
   copy(s.referenceRejected, pairs.referenceRejected);
-  copy(s.chosenLengths, pairs.chosenLengths);
-  copy(s.rejectedLengths, pairs.rejectedLengths);
+  copy(s.chosenTokenCounts, pairs.chosenTokenCounts);
+  copy(s.rejectedTokenCounts, pairs.rejectedTokenCounts);
   for (int64_t i = 0; i < size; ++i) pairs.weights.push_back(weightOf(e, {LossType::sigmoid, 1, 0}, i));
   pairs.constants = s.pairConstants;
   if (!e.plainWeights.empty()) {

@@ -57,12 +57,12 @@ export function rewardsOf(stage: LossStage): void {
     const chosen = {
       logProb: stage.chosen[i],
       reference: stage.referenceChosen[i],
-      length: stage.chosenLengths?.[i],
+      length: stage.chosenTokenCounts?.[i],
     }
     const rejected = {
       logProb: stage.rejected[i],
       reference: stage.referenceRejected[i],
-      length: stage.rejectedLengths?.[i],
+      length: stage.rejectedTokenCounts?.[i],
     }
     stage.chosenRewards[i] = own.beta * compared(chosen, own)
     stage.rejectedRewards[i] = own.beta * compared(rejected, own)

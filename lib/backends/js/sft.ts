@@ -12,7 +12,7 @@ export const sft: Loss = {
   reference: false,
   lengths: 'always',
   formula: (batch, { average, sftNormalization, pairDivisor = batch.chosen.length, tokenDivisor }) => {
-    const lengths = batch.chosenLengths
+    const lengths = batch.chosenTokenCounts
     const lengthOf = (pair: number) => (lengths as Float64Array)[pair]
     const factorOf = (pair: number) => {
       if (sftNormalization === 'sequences') return 1 / lengthDivisor(lengths, pair, average)
