@@ -36,19 +36,20 @@ export function weightsOf(
 }
 
 /** Gives stage 3 the constants and weights of single pairs. The options have been read by `lossOf`. */
-export function addPairConstants(stage: LossStage, { beta, labelSmoothing, offset, ...options }: LossOptions): void {
-  const { targetMargin, pairWeights } = options
-  const size = stage.chosen.length
-  const given: PairConstants = {}
-  const ofEach = (value: PerEach | undefined, name: keyof PairConstants, range: NumberRange) => {
-    if (typeof value === 'object') given[name] = each(value, `options.${name}`, size, 'pair', range)
+export function addPairConstants(stage: LossStage, options: LossOptions): void {
+  const { beta, labelSmoothing, offset, targetMargin, pairWeights } = options
+  if (typeof beta === 'object') add(stage, 'beta', beta, POSITIVE)
+  if (typeof labelSmoothing === 'object') add(stage, 'labelSmoothing', labelSmoothing, smoothingRange(stage.terms))
+  if (typeof offset === 'object') add(stage, 'offset', offset, FINITE)
+  if (typeof targetMargin === 'object') add(stage, 'targetMargin', targetMargin, FINITE)
+  if (pairWeights !== undefined) {
+    stage.pairWeights = weightsOf(pairWeights, 'options.pairWeights', stage.chosen.length, 'pair')
   }
-  ofEach(beta, 'beta', POSITIVE)
-  ofEach(labelSmoothing, 'labelSmoothing', smoothingRange(stage.terms))
-  ofEach(offset, 'offset', FINITE)
-  ofEach(targetMargin, 'targetMargin', FINITE)
-  for (const _ in given) stage.pairConstants = given
-  if (pairWeights !== undefined) stage.pairWeights = weightsOf(pairWeights, 'options.pairWeights', size, 'pair')
+}
+
+function add(stage: LossStage, name: keyof PairConstants, value: ArrayLike<number>, range: NumberRange): void {
+  stage.pairConstants ??= {}
+  stage.pairConstants[name] = each(value, `options.${name}`, stage.chosen.length, 'pair', range)
 }
 
 /** The ε that every loss of a sum takes. */

@@ -103,10 +103,6 @@ void visitFields(Visitor& visit, Job& job) {
   visit.out(FPL_FIELD(loss.referenceChosen));
   visit.out(FPL_FIELD(loss.referenceRejected));
   visit.in(FPL_FIELD(loss.pairWeights));
-  visit.in(FPL_FIELD(loss.pairConstants.beta));
-  visit.in(FPL_FIELD(loss.pairConstants.labelSmoothing));
-  visit.in(FPL_FIELD(loss.pairConstants.offset));
-  visit.in(FPL_FIELD(loss.pairConstants.targetMargin));
   visit.out(FPL_FIELD(loss.losses));
   visit.out(FPL_FIELD(loss.chosenRewards));
   visit.out(FPL_FIELD(loss.rejectedRewards));
@@ -127,6 +123,10 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(loss.constants.average));
   visit.number(FPL_FIELD(loss.constants.pairDivisor));
   visit.number(FPL_FIELD(loss.constants.tokenDivisor));
+  visit.in(FPL_FIELD(loss.pairConstants.beta));
+  visit.in(FPL_FIELD(loss.pairConstants.labelSmoothing));
+  visit.in(FPL_FIELD(loss.pairConstants.offset));
+  visit.in(FPL_FIELD(loss.pairConstants.targetMargin));
   // Or that of single sequences.
   visit.number(FPL_FIELD(unpairedLoss.type));
   visit.in(FPL_FIELD(unpairedLoss.desirable), &job.unpairedLoss.count);

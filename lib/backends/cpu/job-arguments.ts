@@ -128,7 +128,7 @@ function listFields(): string[] {
     tokens: { labels: {} },
     policy: { logits: rows, head },
     reference: { logits: rows, head },
-    loss: { terms: [{}] },
+    loss: { terms: [{}], pairConstants: {} },
     unpairedLoss: {},
     tokenLoss: {},
     gradient: { logits: rows, out: rows, tokenCoefficients: {} },

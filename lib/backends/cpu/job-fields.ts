@@ -10,6 +10,7 @@ import type {
   Job,
   LossStage,
   LossTerm,
+  PairConstants,
   Rows,
   RunSettings,
   TokenLossStage,
@@ -54,6 +55,7 @@ const POLICY_HEAD = new Part()
 const REFERENCE = new Part()
 const REFERENCE_HEAD = new Part()
 const LOSS = new Part()
+const PAIR_CONSTANTS = new Part()
 const UNPAIRED_LOSS = new Part()
 const TOKEN_LOSS = new Part()
 const COEFFICIENTS = new Part()
@@ -213,10 +215,6 @@ function visitLoss(visit: FieldVisitor, loss: LossStage): void {
   visit.out('loss.referenceChosen', 'float64', loss.referenceChosen)
   visit.out('loss.referenceRejected', 'float64', loss.referenceRejected)
   visit.in('loss.pairWeights', 'float64', loss.pairWeights)
-  visit.in('loss.pairConstants.beta', 'float64', loss.pairConstants?.beta)
-  visit.in('loss.pairConstants.labelSmoothing', 'float64', loss.pairConstants?.labelSmoothing)
-  visit.in('loss.pairConstants.offset', 'float64', loss.pairConstants?.offset)
-  visit.in('loss.pairConstants.targetMargin', 'float64', loss.pairConstants?.targetMargin)
   visit.out('loss.losses', 'float64', loss.losses)
   visit.out('loss.chosenRewards', 'float64', loss.chosenRewards)
   visit.out('loss.rejectedRewards', 'float64', loss.rejectedRewards)
@@ -237,6 +235,15 @@ function visitLoss(visit: FieldVisitor, loss: LossStage): void {
   visit.number('loss.constants.average', loss.average ? 1 : 0)
   visit.number('loss.constants.pairDivisor', loss.pairDivisor ?? 0)
   visit.number('loss.constants.tokenDivisor', loss.tokenDivisor ?? 0)
+  if (loss.pairConstants) visitPairConstants(visit, loss.pairConstants)
+}
+
+function visitPairConstants(visit: FieldVisitor, own: PairConstants): void {
+  visit.part(PAIR_CONSTANTS)
+  visit.in('loss.pairConstants.beta', 'float64', own.beta)
+  visit.in('loss.pairConstants.labelSmoothing', 'float64', own.labelSmoothing)
+  visit.in('loss.pairConstants.offset', 'float64', own.offset)
+  visit.in('loss.pairConstants.targetMargin', 'float64', own.targetMargin)
 }
 
 function visitUnpairedLoss(visit: FieldVisitor, loss: UnpairedLossStage, codes: Codes): void {
