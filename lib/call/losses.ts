@@ -46,6 +46,7 @@ export function lossOf(options: LossOptions): LossPlan {
     rewardAlpha: lossOptions.rewardAlpha.read(options.rewardAlpha),
     sftNormalization: lossOptions.sftNormalization.read(options.sftNormalization),
     average,
+    gradientScale: lossOptions.gradientScale.read(options.gradientScale),
   }
   lossOptions.pairWeights.read(options.pairWeights)
   if (Array.isArray(lossType)) {

@@ -123,6 +123,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(loss.constants.average));
   visit.number(FPL_FIELD(loss.constants.pairDivisor));
   visit.number(FPL_FIELD(loss.constants.tokenDivisor));
+  visit.number(FPL_FIELD(loss.constants.gradientScale));
   visit.in(FPL_FIELD(loss.pairConstants.beta));
   visit.in(FPL_FIELD(loss.pairConstants.labelSmoothing));
   visit.in(FPL_FIELD(loss.pairConstants.offset));
@@ -145,6 +146,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(unpairedLoss.constants.kl));
   visit.number(FPL_FIELD(unpairedLoss.constants.rewardShift));
   visit.number(FPL_FIELD(unpairedLoss.constants.divisor));
+  visit.number(FPL_FIELD(unpairedLoss.constants.gradientScale));
 
   // Stage 3 of single tokens.
   visit.out(FPL_FIELD(tokenLoss.losses));
@@ -152,7 +154,10 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(tokenLoss.constants.labelSmoothing));
   visit.number(FPL_FIELD(tokenLoss.constants.zLoss));
   visit.number(FPL_FIELD(tokenLoss.constants.dft));
+  visit.in(FPL_FIELD(tokenLoss.classWeights));
+  visit.number(FPL_FIELD(tokenLoss.constants.meanClassWeight));
   visit.number(FPL_FIELD(tokenLoss.divisor));
+  visit.number(FPL_FIELD(tokenLoss.gradientScale));
 
   // Stage 4.
   visit.out(FPL_FIELD(gradient.coefficients));
@@ -163,9 +168,11 @@ void visitFields(Visitor& visit, Job& job) {
   visit.in(FPL_FIELD(gradient.tokenCoefficients.meanLogit));
   visit.lentOut(FPL_FIELD(gradient.out.data), &job.gradient.out.onDevice);
   visitRows(visit, FPL_FIELD(gradient.out));
+  visit.out(FPL_FIELD(gradient.rowScale));
   visit.lentOut(FPL_FIELD(headGradient.hidden), &job.headGradient.onDevice);
   visit.lentOut(FPL_FIELD(headGradient.weight), &job.headGradient.onDevice);
   visit.lentOut(FPL_FIELD(headGradient.bias), &job.headGradient.onDevice);
+  visit.number(FPL_FIELD(headGradient.dtype));
   visit.number(FPL_FIELD(headGradient.accumulate));
 
   // The terms of the loss come last, as their number varies.

@@ -31,9 +31,10 @@ struct LossConstants {
   double beta, labelSmoothing, offset, gamma, rewardShift, targetMargin, dpopLambda, discopopTau, alpha, rewardAlpha;
   Divergence divergence;
   SftNormalization sftNormalization;
-  bool average;         // the log-probs are means already
-  double pairDivisor;   // what sums over pairs are divided by; 0: by P
-  double tokenDivisor;  // what sft's sum over tokens is divided by; 0: by Σ n_w over the batch
+  bool average;              // the log-probs are means already
+  double pairDivisor;        // what sums over pairs are divided by; 0: by P
+  double tokenDivisor;       // what sft's sum over tokens is divided by; 0: by Σ n_w over the batch
+  double gradientScale = 1;  // factor of the derivatives
 };
 
 // A weight times what it weighs. 0 means that this takes no part, whatever it is: 0 · ∞ and 0 · NaN are 0.

@@ -16,7 +16,7 @@ FPL_HD inline void unpairedPreferenceLossAt(const UnpairedPreferenceLoss& s, int
   if (s.weights) weight *= s.weights[i];
   const Term loss = evaluate(s.type, logRatio, desirable, constants);
   s.losses[i] = weighed(weight, loss.value);
-  s.gradient[i] = weighed(weight, loss.slope) / constants.divisor;
+  s.gradient[i] = weighed(weight, loss.slope) / constants.divisor * constants.gradientScale;
   s.rewards[i] = constants.beta * logRatio;
 }
 

@@ -9,7 +9,7 @@ import { rewardsOf } from './rewards.js'
 export function preferenceLoss(job: Job): void {
   const stage = job.loss as LossStage
   gather(job, stage)
-  const { losses, gradChosen, gradRejected } = stage
+  const { losses, gradChosen, gradRejected, gradientScale = 1 } = stage
   const pairWeights = weightsOf(job, stage)
   const pairDivisor = stage.pairDivisor ?? stage.chosen.length
   const plainChosen = plainLogProbs(job, stage)
@@ -29,6 +29,9 @@ export function preferenceLoss(job: Job): void {
       gradient[loss.pair] += (factor * loss.chosen) / pairDivisor
       gradRejected[loss.rejectedPair] += (factor * loss.rejected) / pairDivisor
     }
+  }
+  for (const slopes of [gradChosen, gradRejected, gradPlain]) {
+    for (let i = 0; i < slopes.length; i++) slopes[i] *= gradientScale
   }
   rewardsOf(stage)
   summarise(stage, pairDivisor)
