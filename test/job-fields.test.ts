@@ -65,7 +65,7 @@ describe('an addon is refused', () => {
 
 describe('a field is what its name says', () => {
   const NUMBER =
-    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing|gradientScale)$/
+    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing|gradientScale|offset|targetMargin|dpopLambda|rewardAlpha)$/
 
   const ONES = ['loss.terms.type', 'unpairedLoss.type', 'loss.terms.count', 'instructionSet', 'cancellable']
 
@@ -120,10 +120,10 @@ describe('a field is what its name says', () => {
       terms: [{ lossType: 'hinge', weight: 150, labelSmoothing: 151 }],
       pairConstants: arrays('beta', 'labelSmoothing', 'offset', 'targetMargin'),
       beta: 152,
-      offset: 190,
-      targetMargin: 191,
-      dpopLambda: 192,
-      rewardAlpha: 193,
+      offset: 195,
+      targetMargin: 196,
+      dpopLambda: 197,
+      rewardAlpha: 198,
       sftNormalization: 'sum',
       gamma: 153,
       rewardShift: 154,
