@@ -3,7 +3,7 @@
  *
  * Letters in shapes: R = batch · time rows, S sequences, P pairs.
  */
-import type { FDivergence, LossType, UnpairedLossType } from './types/index.js'
+import type { FDivergence, LossType, SftNormalization, UnpairedLossType } from './types/index.js'
 
 /** One loss of the sum. */
 export interface LossTerm {
@@ -19,17 +19,32 @@ export const MOST_TERMS = 32
 export interface LossConfig {
   terms: readonly LossTerm[]
   beta: number
+  offset: number
   gamma: number
   rewardShift: number
+  targetMargin: number
+  dpopLambda: number
   discopopTau: number
   fDivergence: FDivergence
   alpha: number
+  rewardAlpha: number
+  sftNormalization: SftNormalization
   /** The log-probs are means over active tokens. */
   average: boolean
   /** The divisor of sums over pairs; the number of pairs when absent. */
   pairDivisor?: number
   /** The divisor of the sum over tokens of 'sft'; the number of chosen tokens when absent. */
   tokenDivisor?: number
+  /** Factor of the gradients, 1 when absent. */
+  gradientScale?: number
+}
+
+/** `[P]` constants of single pairs, in place of those of all pairs; that of labelSmoothing in place of every term's. */
+export interface PairConstants {
+  beta?: Float64Array
+  labelSmoothing?: Float64Array
+  offset?: Float64Array
+  targetMargin?: Float64Array
 }
 
 /** Stage 3: P pairs. In a job that has stages 1 and 2, the inputs marked (gathered) are filled from them through `pairs`. */
@@ -43,10 +58,11 @@ export interface LossStage extends LossConfig {
   referenceChosen: Float64Array
   referenceRejected: Float64Array
   /** `[P]` active tokens; present at least when a loss needs them. */
-  chosenLengths?: Float64Array
-  rejectedLengths?: Float64Array
-  /** `[P]` factor of each pair's loss, 1 when absent (gathered as exp(sum of the pair's logWeights) when the policy stage has those). */
+  chosenTokenCounts?: Float64Array
+  rejectedTokenCounts?: Float64Array
+  /** `[P]` factor of each pair's loss, 1 when absent; times exp(sum of the pair's logWeights) when the policy stage has those. */
   pairWeights?: Float64Array
+  pairConstants?: PairConstants
   /** `[P]` outs. */
   losses: Float64Array
   chosenRewards: Float64Array
@@ -69,12 +85,20 @@ export interface UnpairedLossConfig {
   rewardShift: number
   /** What the sum over sequences is divided by. */
   divisor: number
+  /** Factor of the gradient, 1 when absent. */
+  gradientScale?: number
 }
 
 /** Stage 3 of S single sequences, in place of that of pairs. */
 export interface UnpairedLossStage extends UnpairedLossConfig {
   /** `[S]` 1 or 0. */
   desirable: Int32Array
+  /** `[S]` factors beside those of the two kinds, 1 when absent. */
+  weights?: Float64Array
+  /** `[S]` β of each sequence, in place of the constant. */
+  betas?: Float64Array
+  /** `[S]` of 'regression'. */
+  targets?: Float64Array
   /** `[S]` policy log-probs; absent where the job has stages 1 and 2, whose they are. */
   logProbs?: Float64Array
   /** `[S]` reference log-probs, zeros when there is no reference; absent where the job has a reference forward stage. */
@@ -93,8 +117,18 @@ export interface TokenLossStage {
   zLoss: number
   /** Multiply the cross-entropy of each row by its label's probability, whose own derivative is left out. */
   dft: boolean
+  /**
+   * `[V]` factors w of the classes, with labelSmoothing: the row's term of its label is multiplied by the label's, each of
+   * the others, −log p_j, by its own, and the z-loss by the label's. 1 when absent; other factors are among the tokens'
+   * weights.
+   */
+  classWeights?: Float32Array
+  /** Σ w / V, 1 when absent. */
+  meanClassWeight?: number
   /** What the sum over rows is divided by. */
   divisor: number
+  /** Factor of the gradient, 1 when absent. */
+  gradientScale?: number
   /** `[R]` out: the loss of each row times its weight, not divided. Inactive rows are left as they are. */
   losses: Float64Array
   /** `[1]` out: loss. */

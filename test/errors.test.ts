@@ -259,7 +259,42 @@ const LOSS: Case[] = [
   ['beta negative', 'ERR_OUT_OF_RANGE', 'got -0.1', option('beta', -0.1)],
   ['beta NaN', 'ERR_OUT_OF_RANGE', 'options.beta', option('beta', Number.NaN)],
   ['beta infinite', 'ERR_OUT_OF_RANGE', 'options.beta', option('beta', Number.POSITIVE_INFINITY)],
-  ['beta a string', 'ERR_INVALID_ARG_TYPE', "options.beta must be a finite number > 0; got '0.1'", option('beta', '0.1')],
+  ['beta a string', 'ERR_INVALID_ARG_TYPE', "options.beta must be a finite number > 0 or an array of such numbers; got '0.1'", option('beta', '0.1')],
+  ['beta null', 'ERR_INVALID_ARG_TYPE', 'options.beta', option('beta', null)],
+  ['beta of too few pairs', 'ERR_SHAPE_MISMATCH', 'options.beta must have length 2, one per pair; got 1', option('beta', [0.1])],
+  ['beta of too many pairs', 'ERR_SHAPE_MISMATCH', 'options.beta must have length 2', option('beta', new Float64Array(3).fill(0.1))],
+  ['beta 0 of a pair', 'ERR_OUT_OF_RANGE', 'options.beta[1] must be a finite number > 0; got 0', option('beta', [0.1, 0])],
+  ['beta infinite of a pair', 'ERR_OUT_OF_RANGE', 'options.beta[0]', option('beta', [Number.POSITIVE_INFINITY, 1])],
+  ['beta a string of a pair', 'ERR_INVALID_ARG_TYPE', 'options.beta[1]', option('beta', [0.1, '0.1'])],
+  ['beta an object', 'ERR_INVALID_ARG_TYPE', 'options.beta must be an array of numbers', option('beta', {})],
+  ['beta resizable', 'ERR_INVALID_ARG_VALUE', 'options.beta is a view of a resizable buffer', option('beta', new Float64Array(resizable(16)))],
+  ['offset NaN', 'ERR_OUT_OF_RANGE', 'options.offset must be a finite number; got NaN', option('offset', Number.NaN)],
+  ['offset NaN of a pair', 'ERR_OUT_OF_RANGE', 'options.offset[1] must be a finite number; got NaN', option('offset', [0, Number.NaN])],
+  ['offset of too few pairs', 'ERR_SHAPE_MISMATCH', 'options.offset', option('offset', [])],
+  ['offset where no loss takes it', 'ERR_INVALID_ARG_VALUE', "options.offset is not used by lossType 'nca_pair'", (c) => { c.options.lossType = 'nca_pair'; c.options.offset = [0, 0] }],
+  ['pairWeights negative', 'ERR_OUT_OF_RANGE', 'options.pairWeights must be a finite number >= 0; got -1', option('pairWeights', -1)],
+  ['pairWeights negative of a pair', 'ERR_OUT_OF_RANGE', 'options.pairWeights[0] must be a finite number >= 0; got -1', option('pairWeights', [-1, 1])],
+  ['pairWeights NaN of a pair', 'ERR_OUT_OF_RANGE', 'options.pairWeights[1]', option('pairWeights', [1, Number.NaN])],
+  ['pairWeights infinite of a pair', 'ERR_OUT_OF_RANGE', 'options.pairWeights[0]', option('pairWeights', [Number.POSITIVE_INFINITY, 1])],
+  ['pairWeights of too few pairs', 'ERR_SHAPE_MISMATCH', 'options.pairWeights must have length 2, one per pair; got 1', option('pairWeights', [1])],
+  ['labelSmoothing of too many pairs', 'ERR_SHAPE_MISMATCH', 'options.labelSmoothing', option('labelSmoothing', [0, 0, 0])],
+  ['labelSmoothing ½ of a pair of robust', 'ERR_OUT_OF_RANGE', "options.labelSmoothing[1] must be in [0, 0.5) for lossType 'robust'", (c) => { c.options.lossType = 'robust'; c.options.labelSmoothing = [0.1, 0.5] }],
+  ['labelSmoothing 0 of a pair of exo_pair in a list', 'ERR_OUT_OF_RANGE', 'options.labelSmoothing[0]', (c) => { c.options.lossType = [{ lossType: 'sigmoid' }, { lossType: 'exo_pair' }]; c.options.labelSmoothing = [0, 0.1] }],
+  ['labelSmoothing above 1 of a pair', 'ERR_OUT_OF_RANGE', 'options.labelSmoothing[1] must be in [0, 1]', option('labelSmoothing', [0, 1.1])],
+  ['labelSmoothing null', 'ERR_INVALID_ARG_TYPE', 'options.labelSmoothing', option('labelSmoothing', null)],
+  ['labelSmoothing of pairs where no loss takes it', 'ERR_INVALID_ARG_VALUE', 'options.labelSmoothing is not used', (c) => { c.options.lossType = 'hinge'; c.options.labelSmoothing = [0, 0] }],
+  ['targetMargin missing', 'ERR_INVALID_ARG_VALUE', "options.targetMargin is needed by lossType 'rpo_sq'", option('lossType', 'rpo_sq')],
+  ['targetMargin infinite of a pair', 'ERR_OUT_OF_RANGE', 'options.targetMargin[0]', (c) => { c.options.lossType = 'rpo_bwd_kl'; c.options.targetMargin = [Number.POSITIVE_INFINITY, 1] }],
+  ['targetMargin where no loss takes it', 'ERR_INVALID_ARG_VALUE', "the losses that take it: rpo_sq, rpo_bwd_kl, rpo_fwd_kl", option('targetMargin', 1)],
+  ['dpopLambda negative', 'ERR_OUT_OF_RANGE', 'options.dpopLambda', (c) => { c.options.lossType = 'dpop'; c.options.dpopLambda = -1 }],
+  ['dpopLambda of sigmoid', 'ERR_INVALID_ARG_VALUE', 'options.dpopLambda is not used', option('dpopLambda', 5)],
+  ['rewardAlpha NaN', 'ERR_OUT_OF_RANGE', 'options.rewardAlpha', option('rewardAlpha', Number.NaN)],
+  ['rewardAlpha of sigmoid', 'ERR_INVALID_ARG_VALUE', "the losses that take it: hinge, ipo, ipo_norm, simpo, cpo", option('rewardAlpha', 0.25)],
+  ['rewardAlpha with a reference', 'ERR_INVALID_ARG_VALUE', "options.rewardAlpha is of the policy's log-probs: lossType 'hinge' takes it with referenceFree", (c) => { c.options.lossType = 'hinge'; c.options.rewardAlpha = 0.25 }],
+  ['rewardAlpha with a divergence', 'ERR_INVALID_ARG_VALUE', "no other fDivergence than 'reverse_kl'", (c) => { c.options.lossType = 'ipo'; c.options.rewardAlpha = 0.25; c.options.referenceFree = true; c.options.fDivergence = 'js' }],
+  ['sftNormalization unknown', 'ERR_INVALID_ARG_VALUE', 'options.sftNormalization', (c) => { c.options.lossType = 'sft'; c.options.sftNormalization = 'pairs' }],
+  ['sftNormalization without sft', 'ERR_INVALID_ARG_VALUE', 'options.sftNormalization is not used', option('sftNormalization', 'sum')],
+  ['normalizer of tokens for sums of sft', 'ERR_INVALID_ARG_VALUE', "options.normalizer.pairs is needed by lossType 'sft'", (c) => { c.options.lossType = 'sft'; c.options.sftNormalization = 'sum'; c.options.normalizer = { tokens: 9 } }],
   ['labelSmoothing ½ of robust', 'ERR_OUT_OF_RANGE', "options.labelSmoothing must be in [0, 0.5) for lossType 'robust'", (c) => { c.options.lossType = 'robust'; c.options.labelSmoothing = 0.5 }],
   ['labelSmoothing 0 of exo_pair', 'ERR_OUT_OF_RANGE', "options.labelSmoothing must be in (0, 1) for lossType 'exo_pair'", (c) => { c.options.lossType = 'exo_pair'; c.options.labelSmoothing = 0 }],
   ['labelSmoothing above 1', 'ERR_OUT_OF_RANGE', 'options.labelSmoothing', option('labelSmoothing', 1.1)],
@@ -360,37 +395,36 @@ const FUSED: Case[] = [
 
 // biome-ignore format: one case a line
 const PREFERENCE: Case[] = [
-  ['no pairs', 'ERR_INVALID_ARG_TYPE', 'pairs must be an object', (c) => { c.pairs = undefined }],
-  ['pairs null', 'ERR_INVALID_ARG_TYPE', 'pairs must be an object', (c) => { c.pairs = null }],
+  ['no pairs', 'ERR_INVALID_ARG_TYPE', 'logProbs must be an object', (c) => { c.pairs = undefined }],
+  ['pairs null', 'ERR_INVALID_ARG_TYPE', 'logProbs must be an object', (c) => { c.pairs = null }],
   ['unknown key', 'ERR_INVALID_ARG_VALUE', "did you mean 'referenceChosen'?", (c) => { c.pairs.referenceChosn = [1] }],
-  ['chosen missing', 'ERR_INVALID_ARG_TYPE', 'pairs.chosen', (c) => { delete c.pairs.chosen }],
-  ['chosen of strings', 'ERR_INVALID_ARG_TYPE', 'pairs.chosen[0]', (c) => { c.pairs.chosen = ['-1', '-2'] }],
-  ['chosen of bigints', 'ERR_INVALID_ARG_TYPE', 'pairs.chosen[0]', (c) => { c.pairs.chosen = new BigInt64Array(2) }],
-  ['no pair at all', 'ERR_SHAPE_MISMATCH', 'pairs.chosen', (c) => { c.pairs = { chosen: [], rejected: [] } }],
-  ['resizable chosen', 'ERR_INVALID_ARG_VALUE', 'pairs.chosen is a view of a resizable buffer', (c) => { c.pairs.chosen = new Float64Array(resizable(16)) }],
-  ['detached rejected', 'ERR_INVALID_ARG_VALUE', 'pairs.rejected is detached', (c) => { const r = new Float64Array(2); structuredClone(r, { transfer: [r.buffer] }); c.pairs.rejected = r }],
-  ['rejected too short', 'ERR_SHAPE_MISMATCH', 'pairs.rejected must have length 2', (c) => { c.pairs.rejected = [-1] }],
-  ['reference too long', 'ERR_SHAPE_MISMATCH', 'pairs.referenceChosen', (c) => { c.pairs.referenceChosen = [1, 2, 3] }],
-  ['half a reference', 'ERR_INVALID_ARG_TYPE', 'pairs.referenceRejected', (c) => { delete c.pairs.referenceRejected }],
-  ['no reference', 'ERR_INVALID_ARG_VALUE', 'pairs.referenceChosen', (c) => { delete c.pairs.referenceRejected; delete c.pairs.referenceChosen }],
-  ['no lengths for simpo', 'ERR_INVALID_ARG_VALUE', "pairs.chosenLengths and pairs.rejectedLengths are needed by lossType 'simpo'", option('lossType', 'simpo')],
-  ['no lengths for sft on means', 'ERR_INVALID_ARG_VALUE', 'pairs.chosenLengths', (c) => { c.options.lossType = 'sft'; c.options.averageLogProb = true }],
-  ['reference with NaN', 'ERR_OUT_OF_RANGE', 'pairs.referenceChosen[1] must be a log-prob; got NaN', (c) => { c.pairs.referenceChosen = [-1, Number.NaN] }],
-  ['reference with NaN beside NaN of the other', 'ERR_OUT_OF_RANGE', 'pairs.referenceRejected[0] must be a log-prob; got NaN', (c) => { c.pairs.referenceRejected = [Number.NaN, -1]; c.pairs.chosen = [Number.NaN, -1] }],
-  ['64-bit lengths negative', 'ERR_OUT_OF_RANGE', 'pairs.chosenLengths[1] must be a number of tokens; got -1n', (c) => { c.pairs.chosenLengths = BigInt64Array.of(1n, -1n); c.pairs.rejectedLengths = [1, 2] }],
-  ['lengths of strings', 'ERR_INVALID_ARG_TYPE', "pairs.rejectedLengths[0] must be a number of tokens; got '1'", (c) => { c.pairs.chosenLengths = [1, 2]; c.pairs.rejectedLengths = ['1', 2] }],
-  ['lengths NaN', 'ERR_OUT_OF_RANGE', 'pairs.chosenLengths[0]', (c) => { c.pairs.chosenLengths = [Number.NaN, 2]; c.pairs.rejectedLengths = [1, 2] }],
+  ['chosen missing', 'ERR_INVALID_ARG_TYPE', 'logProbs.chosen', (c) => { delete c.pairs.chosen }],
+  ['chosen of strings', 'ERR_INVALID_ARG_TYPE', 'logProbs.chosen[0]', (c) => { c.pairs.chosen = ['-1', '-2'] }],
+  ['chosen of bigints', 'ERR_INVALID_ARG_TYPE', 'logProbs.chosen[0]', (c) => { c.pairs.chosen = new BigInt64Array(2) }],
+  ['no pair at all', 'ERR_SHAPE_MISMATCH', 'logProbs.chosen', (c) => { c.pairs = { chosen: [], rejected: [] } }],
+  ['resizable chosen', 'ERR_INVALID_ARG_VALUE', 'logProbs.chosen is a view of a resizable buffer', (c) => { c.pairs.chosen = new Float64Array(resizable(16)) }],
+  ['detached rejected', 'ERR_INVALID_ARG_VALUE', 'logProbs.rejected is detached', (c) => { const r = new Float64Array(2); structuredClone(r, { transfer: [r.buffer] }); c.pairs.rejected = r }],
+  ['rejected too short', 'ERR_SHAPE_MISMATCH', 'logProbs.rejected must have length 2', (c) => { c.pairs.rejected = [-1] }],
+  ['reference too long', 'ERR_SHAPE_MISMATCH', 'logProbs.referenceChosen', (c) => { c.pairs.referenceChosen = [1, 2, 3] }],
+  ['half a reference', 'ERR_INVALID_ARG_TYPE', 'logProbs.referenceRejected', (c) => { delete c.pairs.referenceRejected }],
+  ['no reference', 'ERR_INVALID_ARG_VALUE', 'logProbs.referenceChosen', (c) => { delete c.pairs.referenceRejected; delete c.pairs.referenceChosen }],
+  ['no lengths for simpo', 'ERR_INVALID_ARG_VALUE', "logProbs.chosenTokenCounts and logProbs.rejectedTokenCounts are needed by lossType 'simpo'", option('lossType', 'simpo')],
+  ['no lengths for sft on means', 'ERR_INVALID_ARG_VALUE', 'logProbs.chosenTokenCounts', (c) => { c.options.lossType = 'sft'; c.options.averageLogProb = true }],
+  ['reference with NaN', 'ERR_OUT_OF_RANGE', 'logProbs.referenceChosen[1] must be a log-prob; got NaN', (c) => { c.pairs.referenceChosen = [-1, Number.NaN] }],
+  ['reference with NaN beside NaN of the other', 'ERR_OUT_OF_RANGE', 'logProbs.referenceRejected[0] must be a log-prob; got NaN', (c) => { c.pairs.referenceRejected = [Number.NaN, -1]; c.pairs.chosen = [Number.NaN, -1] }],
+  ['64-bit lengths negative', 'ERR_OUT_OF_RANGE', 'logProbs.chosenTokenCounts[1] must be a number of tokens; got -1n', (c) => { c.pairs.chosenTokenCounts = BigInt64Array.of(1n, -1n); c.pairs.rejectedTokenCounts = [1, 2] }],
+  ['lengths of strings', 'ERR_INVALID_ARG_TYPE', "logProbs.rejectedTokenCounts[0] must be a number of tokens; got '1'", (c) => { c.pairs.chosenTokenCounts = [1, 2]; c.pairs.rejectedTokenCounts = ['1', 2] }],
+  ['lengths NaN', 'ERR_OUT_OF_RANGE', 'logProbs.chosenTokenCounts[0]', (c) => { c.pairs.chosenTokenCounts = [Number.NaN, 2]; c.pairs.rejectedTokenCounts = [1, 2] }],
+  ['no lengths for sft by sequences', 'ERR_INVALID_ARG_VALUE', "are needed by lossType 'sft'", (c) => { c.options.lossType = 'sft'; c.options.sftNormalization = 'sequences' }],
+  ['no lengths for sums of means', 'ERR_INVALID_ARG_VALUE', "are needed by lossType 'sft'", (c) => { c.options.lossType = 'sft'; c.options.sftNormalization = 'sum'; c.options.averageLogProb = true }],
   ['no lengths for ipo_norm', 'ERR_INVALID_ARG_VALUE', "are needed by lossType 'ipo_norm'", option('lossType', 'ipo_norm')],
   ['no lengths for scores of sums', 'ERR_INVALID_ARG_VALUE', "are needed by lossType 'sigmoid_norm'", (c) => { c.options.lossType = 'sigmoid_norm'; c.options.averageLogProb = true; c.options.fDivergence = 'js' }],
   ['no lengths for scores of sums, ipo', 'ERR_INVALID_ARG_VALUE', "are needed by lossType 'ipo'", (c) => { c.options.lossType = 'ipo'; c.options.averageLogProb = true; c.options.fDivergence = 'alpha' }],
-  ['lengths too short', 'ERR_SHAPE_MISMATCH', 'pairs.chosenLengths', (c) => { c.pairs.chosenLengths = [1]; c.pairs.rejectedLengths = [1, 2] }],
-  ['lengths negative', 'ERR_OUT_OF_RANGE', 'pairs.rejectedLengths[1]', (c) => { c.pairs.chosenLengths = [1, 2]; c.pairs.rejectedLengths = [1, -2] }],
-  ['lengths fractional', 'ERR_OUT_OF_RANGE', 'pairs.chosenLengths[0]', (c) => { c.pairs.chosenLengths = [1.5, 2]; c.pairs.rejectedLengths = [1, 2] }],
-  ['weights NaN', 'ERR_OUT_OF_RANGE', 'pairs.pairWeights[1]', (c) => { c.pairs.pairWeights = [1, Number.NaN] }],
-  ['weights infinite', 'ERR_OUT_OF_RANGE', 'pairs.pairWeights[0] must be a finite number; got Infinity', (c) => { c.pairs.pairWeights = [Number.POSITIVE_INFINITY, 1] }],
-  ['weights negatively infinite', 'ERR_OUT_OF_RANGE', 'pairs.pairWeights[1]', (c) => { c.pairs.pairWeights = [1, Number.NEGATIVE_INFINITY] }],
-  ['weights too short', 'ERR_SHAPE_MISMATCH', 'pairs.pairWeights', (c) => { c.pairs.pairWeights = [1] }],
-  ['weighting', 'ERR_INVALID_ARG_VALUE', 'use fusedPreferenceLoss, or pass pairs.pairWeights', option('weighting', 'wpo')],
+  ['lengths too short', 'ERR_SHAPE_MISMATCH', 'logProbs.chosenTokenCounts', (c) => { c.pairs.chosenTokenCounts = [1]; c.pairs.rejectedTokenCounts = [1, 2] }],
+  ['lengths negative', 'ERR_OUT_OF_RANGE', 'logProbs.rejectedTokenCounts[1]', (c) => { c.pairs.chosenTokenCounts = [1, 2]; c.pairs.rejectedTokenCounts = [1, -2] }],
+  ['lengths fractional', 'ERR_OUT_OF_RANGE', 'logProbs.chosenTokenCounts[0]', (c) => { c.pairs.chosenTokenCounts = [1.5, 2]; c.pairs.rejectedTokenCounts = [1, 2] }],
+  ['weights among the pairs', 'ERR_INVALID_ARG_VALUE', 'logProbs.pairWeights is not an option', (c) => { c.pairs.pairWeights = [1, 1] }],
+  ['weighting', 'ERR_INVALID_ARG_VALUE', 'use fusedPreferenceLoss, or pass pairWeights', option('weighting', 'wpo')],
   ['a token option', 'ERR_INVALID_ARG_VALUE', 'options.shift is not an option', option('shift', true)],
   ['options a number', 'ERR_INVALID_ARG_TYPE', 'options must be an object', (c) => { c.options = 1 }],
 ]
@@ -435,49 +469,58 @@ describe('preferenceLoss', () => {
 })
 
 describe.each(BACKENDS)('%s', (backend) => {
-  test('backward checks its gradient and its destination', () => {
+  test('backward checks its gradient and its destination', async () => {
     const call = sequenceCall(backend)
-    const { backward } = sequenceLogProbsSync(call.logits, call.labels, call.options)
+    const { backward, backwardSync } = sequenceLogProbsSync(call.logits, call.labels, call.options)
     const bad: [code: string, message: string, gradient: unknown, options?: unknown][] = [
       ['ERR_INVALID_ARG_TYPE', 'gradient must be an array of numbers', undefined],
       ['ERR_SHAPE_MISMATCH', 'gradient must have length 4, one per sequence; got 3', [1, 2, 3]],
       ['ERR_INVALID_ARG_TYPE', 'gradient[1]', [1, '2', 3, 4]],
-      ['ERR_INVALID_ARG_VALUE', "options.output is not an option; did you mean 'out'?", [1, 2, 3, 4], { output: true }],
       [
-        'ERR_INVALID_ARG_TYPE',
-        "options.out must be true, 'in-place' or a Float32Array; got 'inplace'",
+        'ERR_INVALID_ARG_VALUE',
+        "options.gradients is not an option; did you mean 'gradient'?",
         [1, 2, 3, 4],
-        { out: 'inplace' },
+        { gradients: true },
       ],
       [
         'ERR_INVALID_ARG_TYPE',
-        "options.out must be true, 'in-place' or a Float32Array; got false",
+        "options.gradient must be true, 'in-place' or a Float32Array; got 'inplace'",
         [1, 2, 3, 4],
-        { out: false },
+        { gradient: 'inplace' },
+      ],
+      [
+        'ERR_INVALID_ARG_TYPE',
+        "options.gradient must be true, 'in-place' or a Float32Array; got false",
+        [1, 2, 3, 4],
+        { gradient: false },
       ],
       ['ERR_INVALID_ARG_TYPE', 'options.zeroInactive must be a boolean; got 1', [1, 2, 3, 4], { zeroInactive: 1 }],
-      ['ERR_SHAPE_MISMATCH', 'options.out', [1, 2, 3, 4], { out: new Float32Array(3) }],
-      ['ERR_INVALID_ARG_VALUE', 'options.out', [1, 2, 3, 4], { out: new Float32Array(call.labels.buffer) }],
-      ['ERR_INVALID_ARG_VALUE', 'options.out', [1, 2, 3, 4], { out: call.logits.data.subarray(5) }],
+      ['ERR_SHAPE_MISMATCH', 'options.gradient', [1, 2, 3, 4], { gradient: new Float32Array(3) }],
+      ['ERR_INVALID_ARG_VALUE', 'options.gradient', [1, 2, 3, 4], { gradient: new Float32Array(call.labels.buffer) }],
+      ['ERR_INVALID_ARG_VALUE', 'options.gradient', [1, 2, 3, 4], { gradient: call.logits.data.subarray(5) }],
     ]
     const before = contents(call)
     for (const [code, message, gradient, options] of bad) {
       expectError(
-        thrownBy(() => backward(gradient as number[], options as object)),
+        thrownBy(() => backwardSync(gradient as number[], options as object)),
         code,
         message,
       )
+      await expect(backward(gradient as number[], options as object)).rejects.toMatchObject({
+        code,
+        message: expect.stringContaining(message),
+      })
     }
     expect(contents(call)).toEqual(before)
-    expect(backward([1, 2, 3, 4], { out: true })).toEqual(backward([1, 2, 3, 4]))
+    expect(backwardSync([1, 2, 3, 4], { gradient: true }).gradLogits).toEqual(backwardSync([1, 2, 3, 4]).gradLogits)
   })
 
   test('backward cannot read logits that it has overwritten, or that are gone', () => {
     const call = sequenceCall(backend)
     const first = sequenceLogProbsSync(call.logits, call.labels, call.options)
-    expect(first.backward([1, 1, 1, 1], { out: 'in-place' }).data).toBe(call.logits.data)
+    expect(first.backwardSync([1, 1, 1, 1], { gradient: 'in-place' }).gradLogits.data).toBe(call.logits.data)
     expectError(
-      thrownBy(() => first.backward([1, 1, 1, 1])),
+      thrownBy(() => first.backwardSync([1, 1, 1, 1])),
       'ERR_DISPOSED',
       'overwritten',
     )
@@ -485,7 +528,7 @@ describe.each(BACKENDS)('%s', (backend) => {
     const second = sequenceLogProbsSync(call.logits, call.labels, call.options)
     structuredClone(call.logits.data, { transfer: [call.logits.data.buffer] })
     expectError(
-      thrownBy(() => second.backward([1, 1, 1, 1])),
+      thrownBy(() => second.backwardSync([1, 1, 1, 1])),
       'ERR_INVALID_ARG_VALUE',
       'logits.data was detached',
     )
@@ -513,6 +556,15 @@ describe.each(BACKENDS)('%s', (backend) => {
       )
       expect(copy).toHaveLength(60)
     }
+    const call = sequenceCall(backend)
+    const given = new Float32Array(60)
+    const { backward } = sequenceLogProbsSync(call.logits, call.labels, call.options)
+    const writes = backward([1, 2, 3, 4], { gradient: given })
+    structuredClone(given, { transfer: [given.buffer] })
+    await expect(writes).rejects.toThrow('options.gradient was detached')
+    const reads = backward([1, 2, 3, 4])
+    structuredClone(call.logits.data, { transfer: [call.logits.data.buffer] })
+    await expect(reads).rejects.toThrow('logits.data was detached')
   })
 
   test('a getter that detaches the logits while the options are read', () => {
@@ -679,7 +731,10 @@ describe.each(BACKENDS)('%s accepts', (backend) => {
   test('strides of one row, which say nothing, and those of others are those of the gradient in place', () => {
     const one = { data: ramp(5), shape: [1, 1, 5], strides: [0, 0, 1] }
     const sums = sequenceLogProbsSync(one, Int32Array.of(3), { backend: backend as 'cpu', shift: false })
-    expect(sums.backward([1], { out: 'in-place' })).toMatchObject({ data: one.data, strides: [0, 0, 1] })
+    expect(sums.backwardSync([1], { gradient: 'in-place' }).gradLogits).toMatchObject({
+      data: one.data,
+      strides: [0, 0, 1],
+    })
     const call = fusedCall(backend)
     const strides = [30, 7, 1]
     const wide = { data: ramp(4 * 30), shape: [4, 3, 5], strides }

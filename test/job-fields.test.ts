@@ -65,7 +65,7 @@ describe('an addon is refused', () => {
 
 describe('a field is what its name says', () => {
   const NUMBER =
-    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing)$/
+    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing|gradientScale|offset|targetMargin|dpopLambda|rewardAlpha)$/
 
   const ONES = ['loss.terms.type', 'unpairedLoss.type', 'loss.terms.count', 'instructionSet', 'cancellable']
 
@@ -114,11 +114,17 @@ describe('a field is what its name says', () => {
     },
     reference: { logits: rows(array(), 130), head: head(140), logProbs: array() },
     loss: {
-      ...arrays('pairs', 'chosen', 'rejected', 'referenceChosen', 'referenceRejected', 'chosenLengths'),
-      ...arrays('rejectedLengths', 'pairWeights', 'losses', 'chosenRewards', 'rejectedRewards', 'gradChosen'),
+      ...arrays('pairs', 'chosen', 'rejected', 'referenceChosen', 'referenceRejected', 'chosenTokenCounts'),
+      ...arrays('rejectedTokenCounts', 'pairWeights', 'losses', 'chosenRewards', 'rejectedRewards', 'gradChosen'),
       ...arrays('gradRejected', 'summary'),
       terms: [{ lossType: 'hinge', weight: 150, labelSmoothing: 151 }],
+      pairConstants: arrays('beta', 'labelSmoothing', 'offset', 'targetMargin'),
       beta: 152,
+      offset: 195,
+      targetMargin: 196,
+      dpopLambda: 197,
+      rewardAlpha: 198,
+      sftNormalization: 'sum',
       gamma: 153,
       rewardShift: 154,
       discopopTau: 155,
@@ -127,9 +133,11 @@ describe('a field is what its name says', () => {
       average: true,
       pairDivisor: 157,
       tokenDivisor: 158,
+      gradientScale: 159,
     },
     unpairedLoss: {
       ...arrays('desirable', 'logProbs', 'referenceLogProbs', 'losses', 'rewards', 'gradient', 'summary'),
+      ...arrays('weights', 'betas', 'targets'),
       lossType: 'bco',
       beta: 180,
       desirableWeight: 181,
@@ -137,15 +145,25 @@ describe('a field is what its name says', () => {
       kl: 183,
       rewardShift: 184,
       divisor: 185,
+      gradientScale: 189,
     },
-    tokenLoss: { ...arrays('losses', 'summary'), labelSmoothing: 186, zLoss: 187, dft: true, divisor: 188 },
+    tokenLoss: {
+      ...arrays('losses', 'summary', 'classWeights'),
+      labelSmoothing: 186,
+      zLoss: 187,
+      dft: true,
+      meanClassWeight: 190,
+      divisor: 188,
+      gradientScale: 191,
+    },
     gradient: {
       out: rows(array(), 160),
+      rowScale: array(),
       coefficients: array(),
       tokenCoefficients: arrays('logProb', 'logSumExp', 'entropy', 'meanLogit'),
       skipInactive: true,
     },
-    headGradient: { ...arrays('hidden', 'weight', 'bias'), accumulate: true },
+    headGradient: { ...arrays('hidden', 'weight', 'bias'), dtype: 'bfloat16', accumulate: true },
   }
   const settings = { device: 170, stream: 3n, threads: 171, instructionSet: 'avx2', signal: {} }
   const values = new Float64Array(lines.length + 100)
@@ -169,6 +187,7 @@ describe('a field is what its name says', () => {
     for (const [name, value] of fields as [string, number][]) {
       if (/dtype$/.test(name)) expect(value, name).toBe(2)
       else if (name === 'loss.constants.divergence') expect(value).toBe(3)
+      else if (name === 'loss.constants.sftNormalization') expect(value).toBe(2)
       else if (ONES.includes(name)) expect(value).toBe(1)
       else if (NUMBER.test(name) || name === 'device' || name === 'threads') {
         expect(value, name).toBe(at(everything, pathOf(name)))

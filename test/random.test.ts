@@ -12,8 +12,9 @@ import type {
   Logits,
   LossType,
   Normalizer,
+  PairLogProbs,
+  PerEach,
   PreferenceLoss,
-  PreferencePairs,
   ResultGradients,
   RunOptions,
   SequenceLogProbs,
@@ -186,17 +187,22 @@ function magnitudesOf(sums: SequenceLogProbs, given: ResultGradients, problem: P
   const { temperature = 1 } = options
   const ones = (name: keyof ResultGradients) => ({ [name]: new Float64Array(sums.tokenEntropies!.length).fill(1) })
   const own = (names: (keyof ResultGradients)[]) =>
-    values(sums.backward(Object.fromEntries(names.map((name) => [name, given[name] ?? ones(name)[name].fill(0)]))))
-  const p = values(sums.backward(ones('logSumExp')))
+    values(
+      sums.backwardSync(Object.fromEntries(names.map((name) => [name, given[name] ?? ones(name)[name].fill(0)])))
+        .gradLogits,
+    )
+  const p = values(sums.backwardSync(ones('logSumExp')).gradLogits)
   const ofLogProb = values(
-    sums.backward({
+    sums.backwardSync({
       logProbs: given.logProbs!,
       ...(given.tokenLogProbs ? { tokenLogProbs: given.tokenLogProbs } : {}),
-    }),
+    }).gradLogits,
   )
   const ofLogSumExp = own(['logSumExp'])
   const ofMean = own(['tokenMeanLogits'])
-  const both = values(sums.backward({ ...given, tokenEntropies: ones('tokenEntropies').tokenEntropies.fill(0) }))
+  const both = values(
+    sums.backwardSync({ ...given, tokenEntropies: ones('tokenEntropies').tokenEntropies.fill(0) }).gradLogits,
+  )
   const [time] = problem.logits.shape.slice(-2)
   const kept = sums.tokenEntropies!.length / (problem.rows / time)
   return both.map((sum, i) => {
@@ -228,7 +234,7 @@ function pairsOf(sequences: number, next: () => number): Int32Array {
 const finite = (min: number, max: number) => fc.double({ min, max, noNaN: true })
 
 interface LossCall {
-  pairs: PreferencePairs
+  pairs: PairLogProbs
   options: LossOptions
 }
 
@@ -246,41 +252,64 @@ const lossCall: fc.Arbitrary<LossCall> = fc
     fDivergence: fc.constantFrom<FDivergence>('reverse_kl', 'forward_kl', 'js', 'alpha'),
     referenceFree: fc.boolean(),
     weighted: fc.boolean(),
+    ofEach: fc.subarray(['beta', 'labelSmoothing', 'offset', 'targetMargin'] as const),
     averageLogProb: fc.boolean(),
     beta: fc.oneof(fc.constantFrom(0.1, 1), finite(0.001, 5)),
     labelSmoothing: fc.oneof(fc.constant(undefined), fc.constant(0.1), finite(0.001, 0.499)),
+    offset: fc.oneof(fc.constant(undefined), finite(-3, 3)),
     gamma: finite(-2, 2),
     rewardShift: finite(-2, 2),
+    targetMargin: fc.oneof(fc.constant(0), finite(-5, 5)),
+    dpopLambda: fc.oneof(fc.constant(undefined), finite(0, 60)),
     discopopTau: finite(0.01, 2),
+    rewardAlpha: fc.oneof(fc.constant(0), fc.constantFrom(1e-13, 1e-3, 1), finite(-2, 2)),
+    sftNormalization: fc.constantFrom('tokens', 'sequences', 'sum'),
     alpha: fc.oneof(fc.constantFrom(0, 0.5, 1, 1 + 1e-13), finite(-2, 3)),
     normalizer: fc.constantFrom<Normalizer>('mean', 'mean', 'sum', { pairs: 20, tokens: 700 }),
   })
-  .map(({ seed, size, spread, ties, terms, fDivergence, weighted, normalizer, ...options }) => {
+  .map(({ seed, size, spread, ties, terms, fDivergence, weighted, ofEach, normalizer, ...options }) => {
     const next = random(seed)
     const list = () => Array.from({ length: size }, () => -spread * (ties ? Math.ceil(4 * next()) / 4 : next() + 1e-9))
     const lengths = () => Array.from({ length: size }, () => Math.floor(next() * 50))
-    const pairs: PreferencePairs = {
+    const pairs: PairLogProbs = {
       chosen: list(),
       rejected: list(),
       referenceChosen: list(),
       referenceRejected: list(),
-      chosenLengths: lengths(),
-      rejectedLengths: lengths(),
+      chosenTokenCounts: lengths(),
+      rejectedTokenCounts: lengths(),
     }
-    if (weighted) pairs.pairWeights = list().map((x) => -x / spread)
+    // What is drawn for all pairs, more or less, for each.
+    const own: LossOptions = weighted ? { pairWeights: list().map((x) => -x / spread) } : {}
+    for (const name of ofEach) {
+      const all = options[name]
+      if (all !== undefined) own[name] = Array.from({ length: size }, () => all * (0.25 + 0.75 * next()))
+    }
     const lossType = terms.length === 1 ? terms[0].lossType : terms
-    const takesDivergence = terms.every((term) => WITH_DIVERGENCE.includes(term.lossType))
+    const takesAlpha = terms.some((term) => TAKERS.rewardAlpha.includes(term.lossType)) && options.rewardAlpha !== 0
+    if (takesAlpha) options.referenceFree = true
+    const takesDivergence = !takesAlpha && terms.every((term) => WITH_DIVERGENCE.includes(term.lossType))
     const sorts = terms.some((term) => term.lossType.startsWith('aot'))
     return {
       pairs,
       options: taken({
         ...options,
+        ...own,
         lossType,
         fDivergence: takesDivergence ? fDivergence : 'reverse_kl',
         normalizer: sorts ? 'mean' : normalizer,
       }),
     }
   })
+
+/** The same with values for so many pairs. */
+function resized(options: LossOptions, size: number): LossOptions {
+  const entries = Object.entries(options).map(([name, value]) => {
+    const perPair = name !== 'lossType' && Array.isArray(value)
+    return [name, perPair ? Array.from({ length: size }, (_, i) => value[i % value.length]) : value]
+  })
+  return Object.fromEntries(entries) as LossOptions
+}
 
 /** Without the constants that none of the losses takes, which are refused. */
 function taken(options: LossOptions): LossOptions {
@@ -311,8 +340,8 @@ const parts = (result: PreferenceLoss): [string, ArrayLike<number>][] => [
   ['losses', result.losses],
   ['chosenRewards', result.chosenRewards],
   ['rejectedRewards', result.rejectedRewards],
-  ['gradient.chosen', result.gradient.chosen],
-  ['gradient.rejected', result.gradient.rejected],
+  ['gradient.chosen', result.gradLogProbs.chosen],
+  ['gradient.rejected', result.gradLogProbs.rejected],
   ['loss, accuracy, margin', [result.loss, result.accuracy, result.margin]],
 ]
 
@@ -328,8 +357,8 @@ function partners(from: ReturnType<typeof parts>, k: number, i: number): number[
 function compareLoss(call: LossCall, run: RunOptions): void {
   const { lossType } = call.options
   const [got, wanted] = [partsOf(call, run), partsOf(call, JS.run)]
-  // EXO's loss is a divergence: near its minimum, logarithms cancel.
-  const floor = JSON.stringify(lossType).includes('exo_pair') ? 1e-15 : 1e-300
+  // The loss of EXO and those of RPO are divergences: near the minimum, logarithms cancel.
+  const floor = /exo_pair|_kl/.test(JSON.stringify(lossType)) ? 1e-15 : 1e-300
   const terms = Array.isArray(lossType)
     ? lossType.map((term) => partsOf({ ...call, options: taken({ ...call.options, lossType: [term] }) }, JS.run))
     : []
@@ -355,11 +384,15 @@ const partsOf = ({ pairs, options }: LossCall, where: RunOptions) =>
 /** The same call with one argument after the other a few roundings away. */
 function perturbed({ pairs, options }: LossCall): LossCall[] {
   const more = 1 + 16 * Number.EPSILON
-  const constants = ['beta', 'labelSmoothing', 'gamma', 'rewardShift', 'discopopTau', 'alpha'] as const
+  const constants = [
+    ...(['beta', 'labelSmoothing', 'offset', 'gamma', 'rewardShift', 'targetMargin', 'dpopLambda'] as const),
+    ...(['discopopTau', 'alpha', 'rewardAlpha'] as const),
+  ] as const
+  const times = (value: PerEach) => (typeof value === 'number' ? value * more : Array.from(value, (x) => x * more))
   const lists = ['chosen', 'rejected', 'referenceChosen', 'referenceRejected'] as const
   return [
     ...constants.flatMap((name) =>
-      options[name] === undefined ? [] : [{ pairs, options: { ...options, [name]: options[name] * more } }],
+      options[name] === undefined ? [] : [{ pairs, options: { ...options, [name]: times(options[name]) } }],
     ),
     ...lists.map((name) => ({ pairs: { ...pairs, [name]: Array.from(pairs[name]!, (x) => x * more) }, options })),
   ]
@@ -386,11 +419,11 @@ describe.each(NATIVE)('$name', ({ run }) => {
         compareForward(got, wanted, problem, drawn.lengths)
 
         const factors = coefficients(drawn.seed, drawn.lengths.length)
-        const gradient = got.backward(factors)
-        compareGradient(gradient, wanted.backward(factors), drawn.vocab, problem)
+        const gradient = got.backwardSync(factors).gradLogits
+        compareGradient(gradient, wanted.backwardSync(factors).gradLogits, drawn.vocab, problem)
         if (drawn.dtype !== 'float32') {
           // Rounded once, from the very float32 numbers that float32 logits give.
-          const full = values(call(wide, run).backward(factors)).map((x) => encode[drawn.dtype](x))
+          const full = values(call(wide, run).backwardSync(factors).gradLogits).map((x) => encode[drawn.dtype](x))
           expect(Array.from(gradient.data as Uint16Array)).toEqual(Array.from(full))
         }
         expect(bytes(logits.data as Float32Array).equals(before)).toBe(true)
@@ -410,7 +443,13 @@ describe.each(NATIVE)('$name', ({ run }) => {
       const given = resultGradients(drawn.seed, drawn.lengths.length, got.tokenEntropies!.length)
       const magnitudes = magnitudesOf(wanted, given, problem, drawn.vocab)
       const bound = (i: number) => 4 * ulp(magnitudes[i]) + 1e-36 * Math.max(1, 1 / (options.temperature ?? 1))
-      compareGradient(got.backward(given), wanted.backward(given), drawn.vocab, problem, bound)
+      compareGradient(
+        got.backwardSync(given).gradLogits,
+        wanted.backwardSync(given).gradLogits,
+        drawn.vocab,
+        problem,
+        bound,
+      )
     })
     fc.assert(property, { numRuns: 150 })
   })
@@ -436,7 +475,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
       ]
       const some = (list: ArrayLike<number>) =>
         Array.from(list, (x) => (next() < 0.3 ? special[Math.floor(next() * special.length)] : x))
-      const drawn: PreferencePairs = { ...pairs, chosen: some(pairs.chosen), rejected: some(pairs.rejected) }
+      const drawn: PairLogProbs = { ...pairs, chosen: some(pairs.chosen), rejected: some(pairs.rejected) }
       // A reference of NaN is refused.
       const numbers = (list: ArrayLike<number>) => some(list).map((x) => (Number.isNaN(x) ? 0 : x))
       if (pairs.referenceChosen) drawn.referenceChosen = numbers(pairs.referenceChosen)
@@ -457,7 +496,11 @@ describe.each(NATIVE)('$name', ({ run }) => {
       const reference = Array.from({ length: 2 }, () => Float64Array.from({ length: size }, () => -20 * next()))
       const other = withLogits ? problemOf({ ...drawn, seed: drawn.seed, style: 'model' }).logits : undefined
       const forward = { ...tokenOptions, ...run }
-      const options = { ...loss.options, ...forward, averageLogProb: tokenOptions.averageLogProb ?? false }
+      const options = {
+        ...resized(loss.options, size),
+        ...forward,
+        averageLogProb: tokenOptions.averageLogProb ?? false,
+      }
       const fused = fusedPreferenceLossSync(logits, labels, {
         ...options,
         pairs,
@@ -482,8 +525,8 @@ describe.each(NATIVE)('$name', ({ run }) => {
           rejected: fused.rejectedLogProbs,
           referenceChosen: referenceSums ? pick(referenceSums, 0) : reference[0],
           referenceRejected: referenceSums ? pick(referenceSums, 1) : reference[1],
-          chosenLengths: pick(sums.tokenCounts as ArrayLike<number>, 0),
-          rejectedLengths: pick(sums.tokenCounts as ArrayLike<number>, 1),
+          chosenTokenCounts: pick(sums.tokenCounts as ArrayLike<number>, 0),
+          rejectedTokenCounts: pick(sums.tokenCounts as ArrayLike<number>, 1),
         },
         rest,
       )
@@ -491,10 +534,10 @@ describe.each(NATIVE)('$name', ({ run }) => {
 
       const factors = new Float64Array(sequences)
       for (let i = 0; i < size; i++) {
-        factors[pairs[2 * i]] += fused.gradient.chosen[i]
-        factors[pairs[2 * i + 1]] += fused.gradient.rejected[i]
+        factors[pairs[2 * i]] += fused.gradLogProbs.chosen[i]
+        factors[pairs[2 * i + 1]] += fused.gradLogProbs.rejected[i]
       }
-      const gradient = sums.backward(factors)
+      const gradient = sums.backwardSync(factors).gradLogits
       expect(fused.gradLogits!.shape).toEqual(logits.shape)
       expect(firstDifference(values(fused.gradLogits!), values(gradient))).toBe(-1)
     })

@@ -124,7 +124,7 @@ describe('warnings', () => {
 
   test('none of what is right', async () => {
     preferenceLossSync(pairsOf([-10, Number.NEGATIVE_INFINITY]), run)
-    await preferenceLoss({ ...pairsOf([-10, -9]), chosenLengths: [9, 10], rejectedLengths: [9, 10] }, run)
+    await preferenceLoss({ ...pairsOf([-10, -9]), chosenTokenCounts: [9, 10], rejectedTokenCounts: [9, 10] }, run)
     // What rounding leaves, and zeros among others.
     preferenceLossSync(pairsOf([1e-4, 0], [0, -1]), run)
     preferenceLossSync(pairsOf([0, 0], [-1, -2]), run)
@@ -151,7 +151,7 @@ describe('warnings', () => {
   test('of log-probs above 0, once', () => {
     preferenceLossSync(pairsOf([-10, 20]), run)
     expect(codes()).toEqual([POSITIVE])
-    expect(message()).toMatch(/^pairs\.referenceChosen\[1\] is 20, and log-probs of sequences are at most 0/)
+    expect(message()).toMatch(/^logProbs\.referenceChosen\[1\] is 20, and log-probs of sequences are at most 0/)
     preferenceLossSync(pairsOf([10, 20]), run)
     fusedPreferenceLossSync(policy, labels, { ...run, reference: { logProbs: [-1, -1, 3, -1] } })
     expect(codes()).toEqual([POSITIVE])
@@ -163,7 +163,7 @@ describe('warnings', () => {
 
   test('of the rejected as of the chosen', () => {
     preferenceLossSync(pairsOf([-1, -2], [-3, Number.POSITIVE_INFINITY]), run)
-    expect(message()).toMatch(/^pairs\.referenceRejected\[1\] is Infinity/)
+    expect(message()).toMatch(/^logProbs\.referenceRejected\[1\] is Infinity/)
     Reflect.deleteProperty(globalThis, warned)
     fusedPreferenceLossSync(policy, labels, { ...run, reference: { chosen: [-1, -1], rejected: [0.5, -1] } })
     expect(String(warn.mock.calls[1][0])).toMatch(/^options\.reference\.rejected\[0\] is 0\.5/)
@@ -194,12 +194,12 @@ describe('warnings', () => {
   })
 
   test('of means, by the lengths that preferenceLoss has', async () => {
-    const lengths = { chosenLengths: [10, 20], rejectedLengths: [11, 3] }
+    const lengths = { chosenTokenCounts: [10, 20], rejectedTokenCounts: [11, 3] }
     // The last one is too short to tell.
     const given = { ...pairsOf([-1.1, -0.9], [-0.8, -12]), ...lengths }
     await preferenceLoss(given, run)
     expect(codes()).toEqual([MEANS])
-    expect(message()).toMatch(/^pairs\.referenceChosen looks like means over tokens/)
+    expect(message()).toMatch(/^logProbs\.referenceChosen looks like means over tokens/)
     Reflect.deleteProperty(globalThis, warned)
     warn.mockClear()
     const plain = (changed: object, options = {}) =>
@@ -211,8 +211,8 @@ describe('warnings', () => {
     plain({ referenceChosen: [-0.4, -0.9] })
     plain({ referenceChosen: [-2.1, -0.9] })
     plain({
-      chosenLengths: [7, 7],
-      rejectedLengths: [7, 7],
+      chosenTokenCounts: [7, 7],
+      rejectedTokenCounts: [7, 7],
       referenceChosen: [-1.4, -2.8],
       referenceRejected: [-1.6, -1.7],
     })

@@ -3,6 +3,7 @@
  * meant.
  */
 import { describe, expect, test } from 'vitest'
+import { LOGITS_GRADIENT_OPTIONS } from '../lib/call/destination.js'
 import { HEAD_GRADIENT_OPTIONS } from '../lib/call/head-gradients.js'
 import { PAIRED_OPTIONS } from '../lib/call/paired-call.js'
 import { optionsObject, unknownName } from '../lib/check/options.js'
@@ -12,14 +13,14 @@ import { LOSS_OPTIONS } from '../lib/options/loss-options.js'
 import { TOKEN_LOSS_OPTIONS } from '../lib/options/token-loss-options.js'
 import { DTYPES, LOSS_TYPES, OUTPUTS } from './support.js'
 
-const FUSED: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, 'gradient', 'zeroInactive'])
+const FUSED: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
 const REFERENCE: ReadonlySet<string> = new Set(['chosen', 'rejected', 'logProbs', 'logits'])
 const PAIRS: ReadonlySet<string> = new Set([
   'chosen',
   'rejected',
   'referenceChosen',
   'referenceRejected',
-  'pairWeights',
+  'chosenTokenCounts',
 ])
 const OUT: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
 
@@ -36,10 +37,13 @@ describe('losses', () => {
     ['sig', "; did you mean 'sigmoid' or 'sigmoid_norm'?"],
     ['aot_pair', ": TRL's former 'aot_pair' is lossType 'aot_unpaired'"],
     ['rpo', ": RPO is a list: [{ lossType: 'sigmoid' }, { lossType: 'sft', weight }]"],
-    ['kto', ': KTO needs unpaired data and is not in this version, whose losses take pairs'],
+    ['kto', ': KTO needs unpaired data and is a loss of the unpaired functions, such as unpairedPreferenceLoss'],
     ['kto_pair', ': KTO on pairs is not in this version'],
     ['grpo', ': it needs rewards of samples and is not in this version, whose losses take pairs'],
-    ['odpo', ': it is not in this version'],
+    ['odpo', ": it is lossType 'sigmoid' with an offset for each pair"],
+    ['alphapo', ": AlphaPO is lossType 'simpo' with rewardAlpha"],
+    ['dpo-positive', ": DPO-positive is lossType 'dpop'"],
+    ['xpo', ': it is not in this version'],
     ['nll', ": the likelihood of the chosen is lossType 'sft'"],
     ['wpo', ": WPO is option weighting: 'wpo', with any loss"],
     ['slic', ": its loss is lossType 'hinge'"],
@@ -94,6 +98,9 @@ describe('options', () => {
     ['f_divergence_type', "; did you mean 'fDivergence'?"],
     ['f_alpha_divergence_coef', "; did you mean 'alpha'?"],
     ['simpo_gamma', "; did you mean 'gamma'?"],
+    ['margin', "; did you mean 'offset'?"],
+    ['sample_weights', "; did you mean 'pairWeights'?"],
+    ['gt_reward_scale', ': it is targetMargin, the scaled difference of the rewards'],
     ['rpo_alpha', ": it is the weight of { lossType: 'sft', weight } in a list of lossType"],
     ['cpoAlpha', ": it is the weight of { lossType: 'sft', weight } in a list of lossType"],
     ['loss_weights', ': weights stand in a list: lossType: [{ lossType, weight }, …]'],
@@ -105,7 +112,7 @@ describe('options', () => {
     ['max_length', ': preferenceBatches of fused-preference-loss/data cuts sequences'],
     [
       'desirable_weight',
-      ": it is KTO's, which needs unpaired data and is not in this version, whose losses take pairs",
+      ": it is KTO's, which needs unpaired data and is a loss of the unpaired functions, such as unpairedPreferenceLoss",
     ],
     // other trainers'
     ['pref_ftx', ": it is the weight of { lossType: 'sft', weight } in a list of lossType"],
@@ -120,6 +127,8 @@ describe('options', () => {
     ['smoothing', "; did you mean 'labelSmoothing'?"],
     ['divergence', "; did you mean 'fDivergence'?"],
     ['grad', "; did you mean 'gradient'?"],
+    ['gradients', "; did you mean 'gradient'?"],
+    ['loss_scale', "; did you mean 'gradientScale'?"],
     ['ignoreIndx', "; did you mean 'ignoreIndex'?"],
     ['gradeint', "; did you mean 'gradient'?"],
     ['shfit', "; did you mean 'shift'?"],

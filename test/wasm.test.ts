@@ -4,8 +4,8 @@
  */
 import { execFileSync } from 'node:child_process'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
-import { partsOf } from '../lib/backends/wasm/parts.js'
 import { loadWasm, type WasmBackend } from '../lib/backends/wasm/index.js'
+import { partsOf } from '../lib/backends/wasm/parts.js'
 import {
   crossEntropySync,
   fusedLinearPreferenceLossSync,

@@ -83,14 +83,15 @@ function tfjsPeer(backend, formulation, words) {
 
     supports({ stage, dtype }) {
       if (stage === 'loss') return 'its own part of the work starts at the logits'
-      if (stage === 'cross-entropy' && formulation === 'ours') return 'has no such op of ours'
+      if (stage === 'tokens' || stage === 'cross-entropy-step') return 'is compared on DPO and cross-entropy'
+      if (stage === 'cross-entropy' && formulation === 'ours') return 'is compared on DPO'
       if (stage.endsWith('forward') && formulation === 'ours') return 'is compared where there is a gradient'
       return dtype === 'float32' || 'has float32 only'
     },
 
     async prepare(workload, inputs) {
       const tf = await import('@tensorflow/tfjs')
-      const { linearPreferenceLoss, preferenceLoss } = await import('fused-preference-loss/tfjs')
+      const { fusedLinearPreferenceLoss, fusedPreferenceLoss } = await import('fused-preference-loss/tfjs')
       await IMPORTS[backend]()
       await tf.setBackend(backend)
       await tf.ready()
@@ -134,7 +135,7 @@ function tfjsPeer(backend, formulation, words) {
       const { shift } = workload
       const options = { reference, beta: BETA, shift, onResult }
       const ourLoss = (/** @type {any} */ x, /** @type {any} */ w) =>
-        w ? linearPreferenceLoss(x, w, labels, options) : preferenceLoss(x, labels, options)
+        w ? fusedLinearPreferenceLoss(x, w, labels, options) : fusedPreferenceLoss(x, labels, options)
       const step = tf.valueAndGrads(formulation === 'ours' ? ourLoss : ownLoss)
       call = (copy) => {
         tf.dispose([found?.grads, logProbs])

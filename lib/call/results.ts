@@ -71,7 +71,7 @@ export function lossResult(stage: LossStage): PreferenceLoss {
     rejectedRewards: stage.rejectedRewards,
     accuracy: stage.summary[1],
     margin: stage.summary[2],
-    gradient: { chosen: stage.gradChosen, rejected: stage.gradRejected },
+    gradLogProbs: { chosen: stage.gradChosen, rejected: stage.gradRejected },
   }
 }
 
@@ -108,7 +108,7 @@ export function unpairedLossResult(stage: UnpairedLossStage): UnpairedPreference
     loss,
     losses,
     rewards,
-    gradient,
+    gradLogProbs: gradient,
     kl,
     meanRewards: means(desirableReward, undesirableReward),
     meanLogProbs: means(desirableLogProb, undesirableLogProb),
@@ -129,7 +129,7 @@ function addTokenOutputs<Result extends TokenOutputs>(result: Result, stage: For
 }
 
 /** Values of rows as callers get them: `[B, T - 1]` where the last row of each sequence is none. */
-function inLayout<T extends Float64Array | Float32Array | Int32Array>(
+export function inLayout<T extends Float64Array | Float32Array | Int32Array>(
   values: T,
   { logits: { batch, time } }: ForwardStage,
   { shift, packed }: TokenPlan,

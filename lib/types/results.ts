@@ -1,7 +1,7 @@
 /**
  * Results of the functions. Letters in shapes: B sequences, T positions, P pairs.
  */
-import type { HeadGradientOptions, HeadGradientRequest, InstructionSet } from './options.js'
+import type { HeadGradientOptions, HeadGradientRequest, InstructionSet, LogitsGradientOptions } from './options.js'
 import type { DeviceMemory, HeadWeight, Hidden, HostArray, Logits } from './tensors.js'
 
 /** Per-token results, each present when `outputs` names it. Shapes: see {@link SequenceLogProbs}. */
@@ -51,6 +51,33 @@ export interface ResultGradients {
   tokenMeanLogits?: ArrayLike<number>
 }
 
+/** Options of `backward` of {@link SequenceLogProbs}. */
+export interface BackwardOptions extends LogitsGradientOptions {
+  /** A new array (true), an array or device memory to write into, or 'in-place' to overwrite the logits. Defaults to true. */
+  gradient?: true | HostArray | DeviceMemory | 'in-place'
+  /** Factor of all derivatives that are given, such as a loss scale. Defaults to 1. */
+  gradientScale?: number
+}
+
+/** Options of `backward` of {@link LinearSequenceLogProbs}. */
+export interface LinearBackwardOptions extends HeadGradientOptions {
+  /** The gradients to compute; true for new arrays for all there are. Defaults to true. */
+  gradient?: true | HeadGradientRequest
+  /** Factor of all derivatives that are given, such as a loss scale. Defaults to 1. */
+  gradientScale?: number
+}
+
+/** What `backward` of {@link SequenceLogProbs} gives. */
+export interface LogitsGradient {
+  /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). */
+  gradLogits: Logits
+  /**
+   * With `deferredScale`: d loss / d log p(label) of each token, by which the caller multiplies its row of `gradLogits`. 0
+   * where inactive.
+   */
+  rowScale?: Float64Array
+}
+
 /**
  * Result of `sequenceLogProbs`. The per-token arrays are `[B, T']`, T' = T - 1 with `shift` and T without, indexed by
  * the position of the logits; packed, they are `[tokens]`, with no value at each sequence's last position under
@@ -62,17 +89,16 @@ export interface SequenceLogProbs extends TokenOutputs, KeepsArrays {
   /** `[B]` number of active tokens. */
   tokenCounts: Int32Array
   /**
-   * Gradient with respect to the logits, on the calling thread: of Σ_b gradient[b] · logProbs[b], or of a loss by its
-   * derivatives with respect to any of the results. The logits must still hold their values, and stay in memory until the
-   * result is gone or disposed of; once `backward` has overwritten them it cannot be called again (`ERR_DISPOSED`).
+   * Gradient with respect to the logits: of Σ_b gradient[b] · logProbs[b], or of a loss by its derivatives with respect to
+   * any of the results. The logits must still hold their values, and stay in memory until the result is gone or disposed of;
+   * once they have been overwritten there is no further call (`ERR_DISPOSED`). Runs off the calling thread: the logits and
+   * the array for the gradient are lent until the promise has settled.
    * @param gradient `[B]`, or arrays by the names of results.
-   * @param options `out`: array to write into, 'in-place' to overwrite the logits, or true, the default, for a new array.
-   *   `zeroInactive`: as in {@link FusedOptions}.
+   * @param options where the gradient goes.
    */
-  backward(
-    gradient: ArrayLike<number> | ResultGradients,
-    options?: { out?: true | HostArray | DeviceMemory | 'in-place'; zeroInactive?: boolean },
-  ): Logits
+  backward(gradient: ArrayLike<number> | ResultGradients, options?: BackwardOptions): Promise<LogitsGradient>
+  /** `backward` on the calling thread. */
+  backwardSync(gradient: ArrayLike<number> | ResultGradients, options?: BackwardOptions): LogitsGradient
 }
 
 /** Result of `preferenceLoss`. */
@@ -81,7 +107,10 @@ export interface PreferenceLoss {
   loss: number
   /** `[P]` */
   losses: Float64Array
-  /** `[P]` β (log π - log ρ) of the chosen sequences; β log π / length for 'simpo'. */
+  /**
+   * `[P]` β times what the loss (of a list, the first) compares of the chosen sequences: log π - log ρ; divided by the length
+   * for 'sigmoid_norm' and 'ipo_norm'; log π for 'cpo', and log π / length for 'simpo' and 'orpo'.
+   */
   chosenRewards: Float64Array
   /** `[P]` the same for the rejected sequences. */
   rejectedRewards: Float64Array
@@ -93,7 +122,7 @@ export interface PreferenceLoss {
    * `[P]` each: d loss / d log-prob of the chosen and the rejected sequences. Under `ldAlpha`, 'sft' uses other
    * log-probs, and its part of d loss / d logits is not included here.
    */
-  gradient: { chosen: Float64Array; rejected: Float64Array }
+  gradLogProbs: { chosen: Float64Array; rejected: Float64Array }
 }
 
 /** Which sequences a call has compared, and how its labels were aligned. */
@@ -118,40 +147,44 @@ export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
   layout: SequenceLayout
   /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). Present when `gradient` asked for it. */
   gradLogits?: Logits
+  /**
+   * With `deferredScale`: d loss / d log p(label) of each token, by which the caller multiplies its row of `gradLogits`. 0
+   * where inactive.
+   */
+  rowScale?: Float64Array
 }
 
-/** The requested gradients, float32; the others are absent. */
+/** The requested gradients, of the `gradientDType`; the others are absent. */
 export interface HeadGradients {
   /** With respect to hidden, in its shape, contiguous. */
   gradHidden?: Hidden
   /** With respect to the weight, `[vocab, width]`, with strides `[1, vocab]` where the weight has those strides. */
   gradWeight?: HeadWeight
   /** With respect to the bias, `[vocab]`. */
-  gradBias?: Float32Array | DeviceMemory
+  gradBias?: HostArray | DeviceMemory
 }
 
 /** Result of `linearSequenceLogProbs`: that of `sequenceLogProbs` with other gradients. */
-export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward'> {
+export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward' | 'backwardSync'> {
   /**
-   * Gradients, on the calling thread, of Σ_b gradient[b] · logProbs[b], or of a loss by its derivatives with respect to any
-   * of the results. Hidden, weight and bias must still hold their
-   * values, and labels and mask too where they are in device memory. They stay in memory until the result is gone or
-   * disposed of.
+   * Gradients of Σ_b gradient[b] · logProbs[b], or of a loss by its derivatives with respect to any of the results. Hidden,
+   * weight and bias must still hold their values, and labels and mask too where they are in device memory. They stay in
+   * memory until the result is gone or disposed of. Runs off the calling thread: these arrays and those for the gradients
+   * are lent until the promise has settled.
    * @param gradient `[B]`, or arrays by the names of results.
-   * @param request which gradients to compute; defaults to new arrays for all of them.
-   * @param options whether to add to the given arrays, and how to treat rows that predict nothing.
+   * @param options which gradients to compute and where they go.
    * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` (an array that overlaps another, or was detached
    *   since); RangeError `ERR_SHAPE_MISMATCH`.
    */
-  backward(
-    gradient: ArrayLike<number> | ResultGradients,
-    request?: true | HeadGradientRequest,
-    options?: HeadGradientOptions,
-  ): HeadGradients
+  backward(gradient: ArrayLike<number> | ResultGradients, options?: LinearBackwardOptions): Promise<HeadGradients>
+  /** `backward` on the calling thread. */
+  backwardSync(gradient: ArrayLike<number> | ResultGradients, options?: LinearBackwardOptions): HeadGradients
 }
 
 /** Result of `fusedLinearPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
-export interface FusedLinearPreferenceLoss extends Omit<FusedPreferenceLoss, 'gradLogits'>, HeadGradients {}
+export interface FusedLinearPreferenceLoss
+  extends Omit<FusedPreferenceLoss, 'gradLogits' | 'rowScale'>,
+    HeadGradients {}
 
 /** Result of `crossEntropy`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
 export interface CrossEntropy extends TokenOutputs {
@@ -163,10 +196,12 @@ export interface CrossEntropy extends TokenOutputs {
   tokenCounts: Int32Array
   /** As in {@link FusedPreferenceLoss}. */
   gradLogits?: Logits
+  /** As in {@link FusedPreferenceLoss}. */
+  rowScale?: Float64Array
 }
 
 /** Result of `linearCrossEntropy`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
-export interface LinearCrossEntropy extends Omit<CrossEntropy, 'gradLogits'>, HeadGradients {}
+export interface LinearCrossEntropy extends Omit<CrossEntropy, 'gradLogits' | 'rowScale'>, HeadGradients {}
 
 /** A GPU. */
 export interface Device {

@@ -6,7 +6,7 @@ import type { HeadGradients, TokenOutputs } from './results.js'
 import type { DeviceMemory, HeadWeight, Hidden, HostArray, Indices, Logits } from './tensors.js'
 
 /** The losses of single sequences; formulas and sources are in docs/losses.md. */
-export type UnpairedLossType = 'kto' | 'apo_zero_unpaired' | 'bco'
+export type UnpairedLossType = 'kto' | 'apo_zero_unpaired' | 'bco' | 'regression'
 
 /**
  * What the sum over sequences is divided by: their number in this call ('mean'), nothing ('sum'), or a given number > 0,
@@ -57,7 +57,7 @@ export interface UnpairedPreferenceLoss {
   /** `[B]` β (log π - log ρ) of each sequence. */
   rewards: Float64Array
   /** `[B]` d loss / d log-prob of each sequence. */
-  gradient: Float64Array
+  gradLogProbs: Float64Array
   /** κ as 'kto' has used it, in nats; 0 for the other losses. */
   kl: number
   /** Mean rewards. */
@@ -88,11 +88,13 @@ export interface FusedUnpairedPreferenceLoss extends UnpairedPreferenceLoss, Tok
   layout: UnpairedLayout
   /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). Present when `gradient` asked for it. */
   gradLogits?: Logits
+  /** As in {@link FusedPreferenceLoss}. */
+  rowScale?: Float64Array
 }
 
 /** Result of `fusedLinearUnpairedPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
 export interface FusedLinearUnpairedPreferenceLoss
-  extends Omit<FusedUnpairedPreferenceLoss, 'gradLogits'>,
+  extends Omit<FusedUnpairedPreferenceLoss, 'gradLogits' | 'rowScale'>,
     HeadGradients {}
 
 /** A running mean, in numbers that JSON keeps. */

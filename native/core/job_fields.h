@@ -100,13 +100,13 @@ void visitFields(Visitor& visit, Job& job) {
 
   // Stage 3.
   visit.in(FPL_FIELD(loss.pairs));
-  visit.in(FPL_FIELD(loss.chosenLengths));
-  visit.in(FPL_FIELD(loss.rejectedLengths));
+  visit.in(FPL_FIELD(loss.chosenTokenCounts));
+  visit.in(FPL_FIELD(loss.rejectedTokenCounts));
   visit.out(FPL_FIELD(loss.chosen), &job.loss.pairCount);
   visit.out(FPL_FIELD(loss.rejected));
   visit.out(FPL_FIELD(loss.referenceChosen));
   visit.out(FPL_FIELD(loss.referenceRejected));
-  visit.out(FPL_FIELD(loss.pairWeights));
+  visit.in(FPL_FIELD(loss.pairWeights));
   visit.out(FPL_FIELD(loss.losses));
   visit.out(FPL_FIELD(loss.chosenRewards));
   visit.out(FPL_FIELD(loss.rejectedRewards));
@@ -114,17 +114,30 @@ void visitFields(Visitor& visit, Job& job) {
   visit.out(FPL_FIELD(loss.gradRejected));
   visit.out(FPL_FIELD(loss.summary));
   visit.number(FPL_FIELD(loss.constants.beta));
+  visit.number(FPL_FIELD(loss.constants.offset));
   visit.number(FPL_FIELD(loss.constants.gamma));
   visit.number(FPL_FIELD(loss.constants.rewardShift));
+  visit.number(FPL_FIELD(loss.constants.targetMargin));
+  visit.number(FPL_FIELD(loss.constants.dpopLambda));
   visit.number(FPL_FIELD(loss.constants.discopopTau));
   visit.number(FPL_FIELD(loss.constants.alpha));
+  visit.number(FPL_FIELD(loss.constants.rewardAlpha));
+  visit.number(FPL_FIELD(loss.constants.sftNormalization));
   visit.number(FPL_FIELD(loss.constants.divergence));
   visit.number(FPL_FIELD(loss.constants.average));
   visit.number(FPL_FIELD(loss.constants.pairDivisor));
   visit.number(FPL_FIELD(loss.constants.tokenDivisor));
+  visit.number(FPL_FIELD(loss.constants.gradientScale));
+  visit.in(FPL_FIELD(loss.pairConstants.beta));
+  visit.in(FPL_FIELD(loss.pairConstants.labelSmoothing));
+  visit.in(FPL_FIELD(loss.pairConstants.offset));
+  visit.in(FPL_FIELD(loss.pairConstants.targetMargin));
   // Or that of single sequences.
   visit.number(FPL_FIELD(unpairedLoss.type));
   visit.in(FPL_FIELD(unpairedLoss.desirable), &job.unpairedLoss.count);
+  visit.in(FPL_FIELD(unpairedLoss.weights));
+  visit.in(FPL_FIELD(unpairedLoss.betas));
+  visit.in(FPL_FIELD(unpairedLoss.targets));
   visit.in(FPL_FIELD(unpairedLoss.logProbs));
   visit.in(FPL_FIELD(unpairedLoss.referenceLogProbs));
   visit.out(FPL_FIELD(unpairedLoss.losses));
@@ -137,6 +150,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(unpairedLoss.constants.kl));
   visit.number(FPL_FIELD(unpairedLoss.constants.rewardShift));
   visit.number(FPL_FIELD(unpairedLoss.constants.divisor));
+  visit.number(FPL_FIELD(unpairedLoss.constants.gradientScale));
 
   // Stage 3 of single tokens.
   visit.out(FPL_FIELD(tokenLoss.losses));
@@ -144,7 +158,10 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(tokenLoss.constants.labelSmoothing));
   visit.number(FPL_FIELD(tokenLoss.constants.zLoss));
   visit.number(FPL_FIELD(tokenLoss.constants.dft));
+  visit.in(FPL_FIELD(tokenLoss.classWeights));
+  visit.number(FPL_FIELD(tokenLoss.constants.meanClassWeight));
   visit.number(FPL_FIELD(tokenLoss.divisor));
+  visit.number(FPL_FIELD(tokenLoss.gradientScale));
 
   // Stage 4.
   visit.out(FPL_FIELD(gradient.coefficients));
@@ -156,9 +173,11 @@ void visitFields(Visitor& visit, Job& job) {
   visit.in(FPL_FIELD(gradient.tokenCoefficients.meanLogit));
   visit.lentOut(FPL_FIELD(gradient.out.data), &job.gradient.out.onDevice);
   visitRows(visit, FPL_FIELD(gradient.out));
+  visit.out(FPL_FIELD(gradient.rowScale));
   visit.lentOut(FPL_FIELD(headGradient.hidden), &job.headGradient.onDevice);
   visit.lentOut(FPL_FIELD(headGradient.weight), &job.headGradient.onDevice);
   visit.lentOut(FPL_FIELD(headGradient.bias), &job.headGradient.onDevice);
+  visit.number(FPL_FIELD(headGradient.dtype));
   visit.number(FPL_FIELD(headGradient.accumulate));
 
   // The terms of the loss come last, as their number varies.

@@ -57,9 +57,9 @@ void checkLoss(const Job& job) {
   for (const LossTerm& term : loss.terms) FPL_ASSERT(int32_t(term.type) >= 0 && int32_t(term.type) < kLossCount);
   FPL_ASSERT(loss.chosen && loss.rejected && loss.referenceChosen && loss.referenceRejected);
   FPL_ASSERT(loss.losses && loss.chosenRewards && loss.rejectedRewards && loss.gradChosen && loss.gradRejected);
-  FPL_ASSERT(loss.summary && (!loss.chosenLengths == !loss.rejectedLengths));
+  FPL_ASSERT(loss.summary && (!loss.chosenTokenCounts == !loss.rejectedTokenCounts));
   if (!job.hasPolicy) return;
-  FPL_ASSERT(loss.pairs && (!job.policy.logWeights || loss.pairWeights));
+  FPL_ASSERT(loss.pairs);
   for (int64_t i = 0; i < 2 * loss.pairCount; ++i) {
     FPL_ASSERT(loss.pairs[i] >= 0 && loss.pairs[i] < job.tokens.sequences);
   }
@@ -70,6 +70,7 @@ void checkUnpairedLoss(const Job& job) {
   FPL_ASSERT(!job.hasLoss && loss.count > 0 && (!job.hasPolicy || loss.count == job.tokens.sequences));
   FPL_ASSERT(int32_t(loss.type) >= 0 && int32_t(loss.type) < kUnpairedLossCount && loss.constants.divisor > 0);
   FPL_ASSERT(loss.desirable && loss.logProbs && loss.referenceLogProbs);
+  FPL_ASSERT(loss.type != UnpairedLossType::regression || loss.targets);
   FPL_ASSERT(loss.losses && loss.rewards && loss.gradient && loss.summary);
   FPL_ASSERT(!job.hasPolicy || loss.logProbs == job.policy.logProbs);
   FPL_ASSERT(!job.hasReference || loss.referenceLogProbs == job.reference.logProbs);
@@ -91,18 +92,24 @@ void checkJob(const Job& job) {
   if (job.hasUnpairedLoss) checkUnpairedLoss(job);
   if (job.hasTokenLoss) {
     FPL_ASSERT(job.hasPolicy && !job.hasLoss && !job.hasUnpairedLoss);
-    FPL_ASSERT(job.tokenLoss.losses && job.tokenLoss.divisor > 0);
+    FPL_ASSERT(job.tokenLoss.losses && job.tokenLoss.divisor > 0 && std::isfinite(job.tokenLoss.gradientScale));
+    FPL_ASSERT(!job.tokenLoss.classWeights || job.tokenLoss.wantsMeanLogit());
   }
   if (job.hasGradient) {
     const Gradient& g = job.gradient;
     FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.entropies || !g.tokenCoefficients.entropy));
-    FPL_ASSERT(g.out.count() == g.logits.count() && g.out.vocab == g.logits.vocab && g.out.dtype == g.logits.dtype);
+    FPL_ASSERT(g.out.count() == g.logits.count() && g.out.vocab == g.logits.vocab);
+    FPL_ASSERT(!g.out.data || g.out.data != g.logits.data || elementSize(g.out.dtype) == elementSize(g.logits.dtype));
+    const TokenCoefficients& own = g.tokenCoefficients;
+    FPL_ASSERT(!g.rowScale || !(own.entropy || (!job.hasTokenLoss && (own.logSumExp || own.meanLogit))));
+    FPL_ASSERT(!g.rowScale || !job.hasTokenLoss || (!job.tokenLoss.wantsMeanLogit() && !job.tokenLoss.constants.zLoss));
     checkRows(g.logits, g.out.data);
     checkRows(g.out, g.out.data);
   }
   if (job.hasHeadGradient) {
     const HeadGradient& g = job.headGradient;
     FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.hidden || g.weight || g.bias));
+    FPL_ASSERT(int32_t(g.dtype) >= 0 && int32_t(g.dtype) < 3);
     FPL_ASSERT(!g.onDevice && (g.entropies || !g.tokenCoefficients.entropy));
     checkHead(g.head, g.logits);
   }

@@ -47,6 +47,7 @@ inline F32 bitsDown(F32 x) {
 
 inline F64 set1Double(double x) { return {wasm_f64x2_splat(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {wasm_f64x2_add(a.v, b.v)}; }
+inline F64 mulDouble(F64 a, F64 b) { return {wasm_f64x2_mul(a.v, b.v)}; }
 inline F64 loadDoubles(const float* p) { return {wasm_f64x2_promote_low_f32x4(wasm_v128_load64_zero(p))}; }
 inline void storeDoubles(double* p, F64 x) { wasm_v128_store(p, x.v); }
 
@@ -63,6 +64,8 @@ inline F32 load(const Float16* p) {
   const v128_t infinity = wasm_v128_and(isInfinite, wasm_i32x4_splat(0x7f800000));
   return {wasm_v128_or(wasm_v128_or(finite, infinity), sign)};
 }
+
+inline F32 load(const BFloat16* p) { return {wasm_i32x4_shl(wasm_u32x4_load16x4(p), 16)}; }
 
 inline void store(float* p, F32 x) { wasm_v128_store(p, x.v); }
 
@@ -82,11 +85,17 @@ inline void store(Float16* p, F32 x) {
   wasm_v128_store64_lane(p, wasm_u16x8_narrow_i32x4(half, half), 0);
 }
 
+inline void storeUpper(BFloat16* p, F32 x) {
+  const v128_t upper = wasm_u32x4_shr(x.v, 16);
+  wasm_v128_store64_lane(p, wasm_u16x8_narrow_i32x4(upper, upper), 0);
+}
+
 // There is no store past the cache.
 template <typename T>
 inline void stream(T* p, F32 x) {
   store(p, x);
 }
+inline void streamUpper(BFloat16* p, F32 x) { storeUpper(p, x); }
 inline void drain() {}
 
 #include "kernels.inl"

@@ -4,6 +4,7 @@
 //   sumInUnit      sums a block: sumInReach does nearly all of them, sumAny the others
 //   Block          a block as spans, in which the label and the filler of a last tile are hidden
 //   sumOfLogits    adds up the logits themselves
+//   weightedSumOfLogits   the same, each times a weight
 
 // The sum of four vectors of the same lanes.
 inline F32 sumOf(const F32 (&v)[4]) { return add(add(v[0], v[1]), add(v[2], v[3])); }
@@ -26,6 +27,11 @@ struct LaneSums {
     float values[kWidth];
     store(values, sum);
     add(v, values);
+  }
+
+  void addProducts(int64_t v, const float* a, const float* b) {
+    lanes[2 * v] = addDouble(lanes[2 * v], mulDouble(loadDoubles(a), loadDoubles(b)));
+    lanes[2 * v + 1] = addDouble(lanes[2 * v + 1], mulDouble(loadDoubles(a + kWidth / 2), loadDoubles(b + kWidth / 2)));
   }
 
   // Adds the lanes up: halves onto halves.
@@ -324,4 +330,43 @@ double sumOfLogits(const void* rowData, int64_t begin, int64_t end) {
     });
   }
   return sums.total();
+}
+
+// Adds the products of kLanes logits and their weights, which float64 holds exactly.
+template <typename T>
+inline void addWeighted(const T* logits, const float* weights, LaneSums<float>& sums) {
+  forEachVector([&](auto v) {
+    float values[kWidth];
+    store(values, load(logits + v * kWidth));
+    sums.addProducts(v, values, weights + v * kWidth);
+  });
+}
+
+// Where a sum of products is no number: logits of weight 0 take no part, whatever they are.
+template <typename T>
+FPL_SELDOM double sumOfCounted(const T* row, const float* weights, int64_t begin, int64_t end) {
+  double sum = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    if (weights[i] != 0) sum += double(weights[i]) * double(toFloat(row[i]));
+  }
+  return sum;
+}
+
+// Σ of weights[i] · row[i] in float64.
+template <typename T>
+double weightedSumOfLogits(const void* rowData, const float* weights, int64_t begin, int64_t end) {
+  FPL_ASSERT(begin >= 0 && begin % kTile == 0 && begin < end);
+  const T* row = static_cast<const T*>(rowData);
+  LaneSums<float> sums;
+  int64_t i = begin;
+  for (; i + kLanes <= end; i += kLanes) addWeighted(row + i, weights + i, sums);
+  if (i < end) {
+    T last[kLanes] = {};
+    float lastWeights[kLanes] = {};
+    memcpy(last, row + i, (end - i) * sizeof(T));
+    memcpy(lastWeights, weights + i, (end - i) * sizeof(float));
+    addWeighted(last, lastWeights, sums);
+  }
+  const double total = sums.total();
+  return std::isnan(total) ? sumOfCounted(row, weights, begin, end) : total;
 }

@@ -3,7 +3,7 @@
 //
 // Where the loss and the gradient of a pair depend on that pair alone, all stages are run for a few pairs at a time.
 // Stage 4 then finds the logits that stage 1 has read in the cache, and they come from memory once, not twice. The same
-// is done with sequences that stand alone.
+// is done with sequences that stand alone, and with single rows where stage 4 needs no more than these.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -63,7 +63,7 @@ void forward(const Forward& stage, const Tokens& tokens, const Sequences& sequen
   if (stage.swept) {
     FPL_ASSERT(stage.states && (!stage.logWeights || stage.sumSquaredProbs));
   } else if (gradient) {
-    tokenLossAndGradient(stage, *gradient, tokens, sequences, states, squares, context);
+    rowByRow(stage, *gradient, tokens, sequences, states, squares, context);
   } else {
     const auto stageOne = stage.head.present() ? headTokenLogProbs : tokenLogProbs;
     stageOne(stage, tokens, sequences, states, squares, context);
@@ -89,6 +89,16 @@ struct PlainScratch {
   }
 };
 
+// Factors of pairs that the policy gives.
+struct WpoScratch {
+  std::vector<double> weights;
+
+  void giveTo(Job& job) {
+    weights.resize(job.loss.pairCount);
+    job.loss.wpoWeights = weights.data();
+  }
+};
+
 // What stages 1 and 4 of a token loss pass on to each other.
 struct TokenLossScratch {
   std::vector<double> slopes;
@@ -104,6 +114,7 @@ struct TokenLossScratch {
     job.gradient.tokenCoefficients.logSumExp = loss.ofLogSumExp;
     job.gradient.tokenCoefficients.meanLogit = loss.ofMeanLogit;
     job.headGradient.tokenCoefficients = job.gradient.tokenCoefficients;
+    job.gradient.classWeights = job.headGradient.classWeights = loss.classWeights;
   }
 };
 
@@ -127,7 +138,7 @@ void gather(const Job& job, PreferenceLoss& loss, int64_t begin, int64_t end) {
       loss.referenceRejected[i] = job.reference.logProbs[rejected];
     }
     if (job.policy.logWeights) {
-      loss.pairWeights[i] = exp(job.policy.logWeights[chosen] + job.policy.logWeights[rejected]);
+      loss.wpoWeights[i] = exp(job.policy.logWeights[chosen] + job.policy.logWeights[rejected]);
     }
   }
 }
@@ -200,6 +211,8 @@ bool runJob(Job& job, ThreadPool& pool) {
   checkJob(job);
   PlainScratch plainScratch;
   if (job.hasPolicy && job.hasLoss && job.tokens.plainWeights) plainScratch.giveTo(job);
+  WpoScratch wpoScratch;
+  if (job.hasLoss && job.policy.logWeights) wpoScratch.giveTo(job);
   if (job.hasLoss) beginPreferenceLoss(job.loss);
   const bool hasGradient = job.hasGradient || job.hasHeadGradient;
   TokenLossScratch tokenLossScratch;
@@ -218,9 +231,10 @@ bool runJob(Job& job, ThreadPool& pool) {
       job.gradient.states = job.headGradient.states = job.policy.states;
     }
     // A job that may be cancelled does not begin to write before it has read everything.
-    const Gradient* const rowByRow = job.hasTokenLoss && job.hasGradient && !job.cancellable ? &job.gradient : nullptr;
+    const bool ofRowsAlone = job.hasPolicy && job.hasGradient && (job.hasTokenLoss || job.gradient.rowScale);
+    const Gradient* const atOnce = ofRowsAlone && !job.cancellable ? &job.gradient : nullptr;
     for (const Part& part : partsOf(job)) {
-      if (job.hasPolicy) forward(job.policy, job.tokens, part.sequences, policyScratch, context, rowByRow);
+      if (job.hasPolicy) forward(job.policy, job.tokens, part.sequences, policyScratch, context, atOnce);
       if (job.hasReference) forward(job.reference, job.tokens, part.sequences, referenceScratch, context);
       // A job without a signal is cancelled when its environment ends. Nobody will read its results then.
       if (job.cancelled) return false;
@@ -236,8 +250,9 @@ bool runJob(Job& job, ThreadPool& pool) {
         if (hasGradient) std::copy(gradient + part.begin, gradient + part.end, coefficients + part.begin);
       }
       // Without `out`, stage 4 is another job's.
-      if (job.hasGradient && job.gradient.out.data && !rowByRow)
+      if (job.hasGradient && job.gradient.out.data && !atOnce)
         logitsGradient(job.gradient, job.tokens, part.sequences, context);
+      if (job.hasGradient && job.gradient.rowScale) rowScales(job.gradient, job.tokens, part.sequences);
       if (job.hasHeadGradient) headGradient(job.headGradient, job.tokens, part.sequences, context);
     }
   } else if (job.hasLoss) {

@@ -14,6 +14,10 @@ const reference = { chosen: [-6], rejected: [-6] }
 
 const fused = (/** @type {object} */ options) =>
   main.fusedPreferenceLossSync(logits(), labels, { reference, ...options })
+const backward = (/** @type {object} */ options) =>
+  main.sequenceLogProbsSync(logits(), labels).backwardSync([1, -1], options)
+const linearBackward = (/** @type {object} */ options) =>
+  main.linearSequenceLogProbsSync(hidden(), weight, labels).backwardSync([1, -1], options)
 const linear = (/** @type {object} */ options) =>
   main.fusedLinearPreferenceLossSync(hidden(), weight, labels, { reference, ...options })
 const unpaired = (/** @type {object} */ options) => {
@@ -66,14 +70,21 @@ const WRONG = {
       lossType: 'dpo',
       beta: 0,
       labelSmoothing: 2,
+      offset: [0, 0],
+      pairWeights: [-1],
       gamma: 1,
       rewardShift: 1,
+      targetMargin: 1,
+      dpopLambda: -1,
       discopopTau: 0,
       referenceFree: 'yes',
       fDivergence: 'kl',
       alpha: 1,
+      rewardAlpha: 0.25,
+      sftNormalization: 'pairs',
       averageLogProb: 1,
       normalizer: 0,
+      gradientScale: Number.NaN,
     },
   ],
   'main/UnpairedLossOptions': [
@@ -84,36 +95,46 @@ const WRONG = {
       beta: 0,
       desirableWeight: -1,
       undesirableWeight: -1,
+      sequenceWeights: [1, -1],
+      targets: [1, 2],
       klLogProbs: [Number.NaN],
       referenceKlLogProbs: [-6],
       kl: Number.NaN,
       rewardShift: 1,
       referenceFree: 'yes',
       normalizer: 0,
+      gradientScale: Number.NaN,
     },
   ],
   'main/TokenLossOptions': [
     tokens,
-    { labelSmoothing: 2, zLoss: -1, dft: 1, classWeights: [1], normalizer: { tokens: 0 } },
+    {
+      labelSmoothing: 2,
+      zLoss: -1,
+      dft: 1,
+      classWeights: [1],
+      normalizer: { tokens: 0 },
+      gradientScale: Number.NaN,
+    },
   ],
-  'main/CrossEntropyOptions': [tokens, { gradient: new Float32Array(1), zeroInactive: 0 }],
+  'main/LogitsGradientOptions': [
+    (/** @type {object} */ options) => fused({ gradient: 'in-place', ...options }),
+    { zeroInactive: 0, gradientDType: 'float16', deferredScale: 1 },
+  ],
+  'main/CrossEntropyOptions': [tokens, { gradient: new Float32Array(1) }],
   'main/LinearCrossEntropyOptions': [linearTokens, { gradient: 'in-place' }],
   'main/RunOptions': [fused, { backend: 'gpu', threads: 0, instructionSet: 'sse', stream: 1, device: 1, signal: {} }],
-  'main/FusedOptions': [
-    fused,
-    { reference: { chosen: [-6] }, weighting: 'vpo', gradient: new Float32Array(1), zeroInactive: 0 },
-  ],
-  'main/FusedUnpairedOptions': [
-    unpaired,
-    { reference: { logProbs: [-6] }, gradient: new Float32Array(1), zeroInactive: 0 },
-  ],
+  'main/FusedOptions': [fused, { reference: { chosen: [-6] }, weighting: 'vpo', gradient: new Float32Array(1) }],
+  'main/FusedUnpairedOptions': [unpaired, { reference: { logProbs: [-6] }, gradient: new Float32Array(1) }],
   'main/FusedLinearUnpairedOptions': [linearUnpaired, { reference: { hidden: hidden() }, gradient: 'in-place' }],
+  'main/BackwardOptions': [backward, { gradient: false, gradientScale: Number.NaN }],
+  'main/LinearBackwardOptions': [linearBackward, { gradient: { bias: true }, gradientScale: Number.NaN }],
   'main/HeadOptions': [linear, { bias: new Float32Array(1) }],
   'main/HeadGradientRequest': [
     (/** @type {object} */ gradient) => linear({ gradient }),
     { hidden: new Float32Array(1), weight: new Float32Array(1), bias: true },
   ],
-  'main/HeadGradientOptions': [linear, { accumulate: true, zeroInactive: 0 }],
+  'main/HeadGradientOptions': [linear, { accumulate: true, zeroInactive: 0, gradientDType: 'half' }],
   'main/FusedLinearOptions': [linear, { reference: { hidden: hidden() }, weighting: 'vpo', gradient: 'in-place' }],
   'data/ReadOptions': [read, { chatTemplate: 'chatml', onError: 'stop', onWarning: true, name: 1 }],
   'data/BatchOptions': [

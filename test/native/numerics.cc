@@ -103,8 +103,11 @@ void lossBits(int32_t set, ThreadPool& pool) {
         loss.terms.list[0] = {LossType(type), 1, 0.1};
         loss.terms.count = 1;
         loss.constants.beta = 0.3;
+        loss.constants.offset = 0.1;
         loss.constants.gamma = 0.5;
         loss.constants.rewardShift = 0.2;
+        loss.constants.targetMargin = 0.6;
+        loss.constants.dpopLambda = 5;
         loss.constants.discopopTau = 0.05;
         loss.constants.alpha = 0.4;
         loss.constants.divergence = Divergence(divergence);
@@ -114,8 +117,8 @@ void lossBits(int32_t set, ThreadPool& pool) {
         loss.rejected = values[1].data();
         loss.referenceChosen = values[2].data();
         loss.referenceRejected = values[3].data();
-        loss.chosenLengths = values[4].data();
-        loss.rejectedLengths = values[5].data();
+        loss.chosenTokenCounts = values[4].data();
+        loss.rejectedTokenCounts = values[5].data();
         loss.pairWeights = values[6].data();
         loss.losses = values[7].data();
         loss.chosenRewards = values[8].data();

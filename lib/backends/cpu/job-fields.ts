@@ -10,18 +10,19 @@ import type {
   Job,
   LossStage,
   LossTerm,
+  PairConstants,
   Rows,
   RunSettings,
   TokenLossStage,
   Tokens,
   UnpairedLossStage,
 } from '../../job.js'
-import type { DType, FDivergence, HostArray, LossType, UnpairedLossType } from '../../types/index.js'
+import type { DType, FDivergence, HostArray, LossType, SftNormalization, UnpairedLossType } from '../../types/index.js'
 
 /** The kinds of a job's arrays by their elements; a tensor's array has the tensor's dtype. */
 export interface Elements {
   int32: Int32Array
-  float32: Float32Array | bigint
+  float32: Float32Array
   float64: Float64Array
   tensor: HostArray | bigint
   address: bigint
@@ -54,6 +55,7 @@ const POLICY_HEAD = new Part()
 const REFERENCE = new Part()
 const REFERENCE_HEAD = new Part()
 const LOSS = new Part()
+const PAIR_CONSTANTS = new Part()
 const UNPAIRED_LOSS = new Part()
 const TOKEN_LOSS = new Part()
 const COEFFICIENTS = new Part()
@@ -64,6 +66,7 @@ const TERMS = new Part()
 
 export const DTYPES: Record<DType, number> = { float32: 0, float16: 1, bfloat16: 2 }
 export const DIVERGENCES: Record<FDivergence, number> = { reverse_kl: 0, forward_kl: 1, js: 2, alpha: 3 }
+export const SFT_NORMALIZATIONS: Record<SftNormalization, number> = { tokens: 0, sequences: 1, sum: 2 }
 
 /** The addon's numbers for losses and instruction sets. */
 export interface Codes {
@@ -135,12 +138,14 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.part(GRADIENT)
     visit.out('gradient.out.data', 'tensor', gradient.out.data)
     visitRows(visit, 'gradient.out', gradient.out)
+    visit.out('gradient.rowScale', 'float64', gradient.rowScale)
   }
   if (headGradient) {
     visit.part(HEAD_GRADIENT)
-    visit.out('headGradient.hidden', 'float32', headGradient.hidden)
-    visit.out('headGradient.weight', 'float32', headGradient.weight)
-    visit.out('headGradient.bias', 'float32', headGradient.bias)
+    visit.out('headGradient.hidden', 'tensor', headGradient.hidden)
+    visit.out('headGradient.weight', 'tensor', headGradient.weight)
+    visit.out('headGradient.bias', 'tensor', headGradient.bias)
+    visit.number('headGradient.dtype', DTYPES[headGradient.dtype])
     visit.number('headGradient.accumulate', headGradient.accumulate ? 1 : 0)
   }
   if (loss) visitTerms(visit, loss.terms, codes)
@@ -209,13 +214,13 @@ function visitPolicy(visit: FieldVisitor, policy: ForwardStage): void {
 function visitLoss(visit: FieldVisitor, loss: LossStage): void {
   visit.part(LOSS)
   visit.in('loss.pairs', 'int32', loss.pairs)
-  visit.in('loss.chosenLengths', 'float64', loss.chosenLengths)
-  visit.in('loss.rejectedLengths', 'float64', loss.rejectedLengths)
+  visit.in('loss.chosenTokenCounts', 'float64', loss.chosenTokenCounts)
+  visit.in('loss.rejectedTokenCounts', 'float64', loss.rejectedTokenCounts)
   visit.out('loss.chosen', 'float64', loss.chosen)
   visit.out('loss.rejected', 'float64', loss.rejected)
   visit.out('loss.referenceChosen', 'float64', loss.referenceChosen)
   visit.out('loss.referenceRejected', 'float64', loss.referenceRejected)
-  visit.out('loss.pairWeights', 'float64', loss.pairWeights)
+  visit.in('loss.pairWeights', 'float64', loss.pairWeights)
   visit.out('loss.losses', 'float64', loss.losses)
   visit.out('loss.chosenRewards', 'float64', loss.chosenRewards)
   visit.out('loss.rejectedRewards', 'float64', loss.rejectedRewards)
@@ -223,20 +228,38 @@ function visitLoss(visit: FieldVisitor, loss: LossStage): void {
   visit.out('loss.gradRejected', 'float64', loss.gradRejected)
   visit.out('loss.summary', 'float64', loss.summary)
   visit.number('loss.constants.beta', loss.beta)
+  visit.number('loss.constants.offset', loss.offset)
   visit.number('loss.constants.gamma', loss.gamma)
   visit.number('loss.constants.rewardShift', loss.rewardShift)
+  visit.number('loss.constants.targetMargin', loss.targetMargin)
+  visit.number('loss.constants.dpopLambda', loss.dpopLambda)
   visit.number('loss.constants.discopopTau', loss.discopopTau)
   visit.number('loss.constants.alpha', loss.alpha)
+  visit.number('loss.constants.rewardAlpha', loss.rewardAlpha)
+  visit.number('loss.constants.sftNormalization', SFT_NORMALIZATIONS[loss.sftNormalization])
   visit.number('loss.constants.divergence', DIVERGENCES[loss.fDivergence])
   visit.number('loss.constants.average', loss.average ? 1 : 0)
   visit.number('loss.constants.pairDivisor', loss.pairDivisor ?? 0)
   visit.number('loss.constants.tokenDivisor', loss.tokenDivisor ?? 0)
+  visit.number('loss.constants.gradientScale', loss.gradientScale ?? 1)
+  if (loss.pairConstants) visitPairConstants(visit, loss.pairConstants)
+}
+
+function visitPairConstants(visit: FieldVisitor, own: PairConstants): void {
+  visit.part(PAIR_CONSTANTS)
+  visit.in('loss.pairConstants.beta', 'float64', own.beta)
+  visit.in('loss.pairConstants.labelSmoothing', 'float64', own.labelSmoothing)
+  visit.in('loss.pairConstants.offset', 'float64', own.offset)
+  visit.in('loss.pairConstants.targetMargin', 'float64', own.targetMargin)
 }
 
 function visitUnpairedLoss(visit: FieldVisitor, loss: UnpairedLossStage, codes: Codes): void {
   visit.part(UNPAIRED_LOSS)
   visit.number('unpairedLoss.type', codes.unpairedLossOf(loss.lossType))
   visit.in('unpairedLoss.desirable', 'int32', loss.desirable)
+  visit.in('unpairedLoss.weights', 'float64', loss.weights)
+  visit.in('unpairedLoss.betas', 'float64', loss.betas)
+  visit.in('unpairedLoss.targets', 'float64', loss.targets)
   visit.in('unpairedLoss.logProbs', 'float64', loss.logProbs)
   visit.in('unpairedLoss.referenceLogProbs', 'float64', loss.referenceLogProbs)
   visit.out('unpairedLoss.losses', 'float64', loss.losses)
@@ -249,6 +272,7 @@ function visitUnpairedLoss(visit: FieldVisitor, loss: UnpairedLossStage, codes: 
   visit.number('unpairedLoss.constants.kl', loss.kl)
   visit.number('unpairedLoss.constants.rewardShift', loss.rewardShift)
   visit.number('unpairedLoss.constants.divisor', loss.divisor)
+  visit.number('unpairedLoss.constants.gradientScale', loss.gradientScale ?? 1)
 }
 
 function visitTokenLoss(visit: FieldVisitor, loss: TokenLossStage): void {
@@ -258,7 +282,10 @@ function visitTokenLoss(visit: FieldVisitor, loss: TokenLossStage): void {
   visit.number('tokenLoss.constants.labelSmoothing', loss.labelSmoothing)
   visit.number('tokenLoss.constants.zLoss', loss.zLoss)
   visit.number('tokenLoss.constants.dft', loss.dft ? 1 : 0)
+  visit.in('tokenLoss.classWeights', 'float32', loss.classWeights)
+  visit.number('tokenLoss.constants.meanClassWeight', loss.meanClassWeight ?? 1)
   visit.number('tokenLoss.divisor', loss.divisor)
+  visit.number('tokenLoss.gradientScale', loss.gradientScale ?? 1)
 }
 
 /** This part comes last, because the number of terms varies. */

@@ -43,7 +43,13 @@ export function* partsOf(job: Job, most: number, cancellable: boolean): Generato
   if (rest.policy) {
     if (rest.loss && tokens.plainWeights) stage.plainCoefficients = new Float64Array(rest.policy.logProbs.length)
     // Without memory for it, the gradient is left to the parts that follow.
-    rest.gradient = { ...stage, logits: sizesOf(stage.logits), out: sizesOf(stage.out), tokenCoefficients: undefined }
+    rest.gradient = {
+      ...stage,
+      logits: sizesOf(stage.logits),
+      out: sizesOf(stage.out),
+      tokenCoefficients: undefined,
+      rowScale: undefined,
+    }
     yield { job: rest, follows: true, writes: false }
   }
   let follows = rest.policy !== undefined
@@ -178,6 +184,7 @@ function gradientOf(stage: GradientStage, tokens: Tokens, first: number, last: n
     tokenCoefficients: stage.tokenCoefficients && coefficientsOf(stage.tokenCoefficients, first, last),
     coefficients: stage.coefficients.subarray(begin, end),
     plainCoefficients: stage.plainCoefficients?.subarray(begin, end),
+    rowScale: stage.rowScale?.subarray(first, last),
   }
 }
 
