@@ -56,6 +56,11 @@ if (process.env.FPL_TEST_GPU) {
   if (!cublasLt?.available) throw new Error(`FPL_TEST_GPU is set, but cuBLASLt is not available: ${cublasLt?.reason}`)
 }
 
+/** Whether these kernels round a product that is added once, with the sum; js does not multiply in float32. */
+export function fusesMultiplyAdds({ backend, instructionSet }: RunOptions): boolean {
+  return instructionSet !== 'baseline' && backend !== 'wasm'
+}
+
 /** All of them. */
 export const TARGETS: readonly Target[] = [...NATIVE, ...CUDA, ...WASM, JS]
 

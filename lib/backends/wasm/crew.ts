@@ -65,6 +65,11 @@ export class Crew {
   /** Ends the workers, once those who wait for them have their answers. */
   async close(): Promise<void> {
     while (this.waiting.size > 0) await new Promise((resolve) => setTimeout(resolve, 1))
+    await this.end()
+  }
+
+  /** Ends the workers at once. */
+  async end(): Promise<void> {
     const workers = [...this.helpers, ...(this.runner ? [this.runner] : [])]
     this.helpers.clear()
     this.runner = undefined

@@ -17,9 +17,6 @@ import { type Module, WebAssembly } from './webassembly.js'
 /** A call with fewer logits than this is over before a worker has woken up. */
 const ALONE_BELOW = 1 << 16
 
-/** How long a promise without workers works before it lets the event loop turn, in milliseconds. */
-const SLICE = 10
-
 /** Jobs of one promise that are on their way to the worker, or on their way back. */
 const MOST_ON_THE_WAY = 2
 
@@ -53,6 +50,8 @@ export class WasmBackend implements Backend {
   readonly name = 'wasm'
   /** Bytes of logits in the memory of the module for each thread, or one row where that is more. */
   chunk = 1 << 20
+  /** How long a promise takes from this thread before it lets the event loop turn, in milliseconds. */
+  slice = 10
   private alone: Memories | undefined
   private crew: Crew | undefined
   private shared: Memories | undefined
@@ -79,7 +78,7 @@ export class WasmBackend implements Backend {
   }
 
   async run(job: Job, settings: RunSettings): Promise<void> {
-    const state = { aborted: false, jobs: new Set<JobMemory>() }
+    const state: State = { aborted: false, writes: false, jobs: new Set() }
     const cancel = () => {
       state.aborted = true
       for (const memory of state.jobs) memory.cancelJob()
@@ -92,6 +91,11 @@ export class WasmBackend implements Backend {
     const { crew } = this
     this.alone = this.shared = this.crew = undefined
     await crew?.close()
+  }
+
+  /** Ends the workers at once, whatever they do; calls that wait for them do their work themselves. For tests. */
+  async endWorkers(): Promise<void> {
+    await this.crew?.end()
   }
 
   /** Bytes of the memory of all modules. */
@@ -110,7 +114,7 @@ export class WasmBackend implements Backend {
     const all = { ...settings, threads: crew ? threads : 1 }
     const parts = partsOf(job, this.chunk * (crew ? threads : 1), settings.signal !== undefined)
     const onTheWay = new Set<Promise<boolean>>()
-    let sliceEnd = performance.now() + SLICE
+    let sliceEnd = performance.now() + this.slice
     let finished = true
     try {
       for (const part of parts) {
@@ -118,7 +122,13 @@ export class WasmBackend implements Backend {
           for (const each of part.follows ? [...onTheWay] : [...onTheWay].slice(0, 1))
             finished = (await each) && finished
         }
-        if ((state.aborted && !part.writes) || !finished) return false
+        if ((state.aborted && !state.writes) || !finished) return false
+        if (performance.now() >= sliceEnd) {
+          await turn()
+          sliceEnd = performance.now() + this.slice
+          if (state.aborted && !state.writes) return false
+        }
+        state.writes ||= part.writes
         if (crew?.works) {
           const running = this.runThere(part, all, memories, crew, state)
           onTheWay.add(running)
@@ -127,11 +137,6 @@ export class WasmBackend implements Backend {
             () => {},
           )
         } else {
-          if (performance.now() >= sliceEnd) {
-            await turn()
-            sliceEnd = performance.now() + SLICE
-            if (state.aborted && !part.writes) return false
-          }
           this.runHere(part, all, memories)
         }
       }
@@ -144,7 +149,7 @@ export class WasmBackend implements Backend {
 
   /** Runs a part on the worker; false when it was cancelled. */
   private async runThere(
-    { job, writes }: JobPart,
+    { job }: JobPart,
     settings: RunSettings,
     memories: Memories,
     crew: Crew,
@@ -153,7 +158,7 @@ export class WasmBackend implements Backend {
     const memory = memories.take()
     try {
       memory.put(job, settings)
-      if (!writes) state.jobs.add(memory)
+      if (!state.writes) state.jobs.add(memory)
       const finished = await crew.run(memory.addresses)
       if (finished) memory.take()
       return finished
@@ -212,8 +217,11 @@ export class WasmBackend implements Backend {
   }
 }
 
+/** A promise's. */
 interface State {
   aborted: boolean
+  /** It has begun to write to the caller's arrays, and cannot be aborted any more. */
+  writes: boolean
   readonly jobs: Set<JobMemory>
 }
 

@@ -14,7 +14,7 @@ export interface JobPart {
   job: Job
   /** It takes results of the parts before it, which have to be done. */
   follows: boolean
-  /** It writes to the caller's arrays: from here on the series cannot be aborted. */
+  /** It is one of several that write to the caller's arrays: from here on the series cannot be aborted. */
   writes: boolean
 }
 
@@ -23,7 +23,7 @@ export function* partsOf(job: Job, most: number, cancellable: boolean): Generato
   const { policy, reference, gradient, tokenLoss } = job
   const tokens = job.tokens as Tokens
   if (bytesOf(policy, gradient) + bytesOf(reference) <= most) {
-    yield { job, follows: false, writes: true }
+    yield { job, follows: false, writes: false }
     return
   }
   const rest: Job = { ...job }
@@ -36,7 +36,7 @@ export function* partsOf(job: Job, most: number, cancellable: boolean): Generato
   }
   if (policy && bytesOf(policy) > 0) rest.policy = yield* swept(policy, tokens, most)
   if (gradient === undefined) {
-    if (rest.policy) yield { job: rest, follows: true, writes: true }
+    if (rest.policy) yield { job: rest, follows: true, writes: false }
     return
   }
   const stage: GradientStage = { ...gradient, states: rest.policy?.states ?? gradient.states }
@@ -97,7 +97,7 @@ function* tokenLossParts(job: Job, most: number, cancellable: boolean): Generato
     follows = false
   }
   const sums = { ...whole, logits: sizesOf(policy.logits), swept: true }
-  yield { job: { tokens, policy: sums, tokenLoss }, follows: true, writes: true }
+  yield { job: { tokens, policy: sums, tokenLoss }, follows: true, writes: false }
 }
 
 /**
