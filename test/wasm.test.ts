@@ -10,6 +10,7 @@ import { loadWasm, type WasmBackend } from '../lib/backends/wasm/index.js'
 import { compile } from '../lib/backends/wasm/load.js'
 import { WebAssembly } from '../lib/backends/wasm/webassembly.js'
 import {
+  close,
   crossEntropySync,
   fusedLinearPreferenceLossSync,
   fusedPreferenceLoss,
@@ -283,7 +284,7 @@ describe.runIf(isBuilt)('the wasm backend', () => {
     expect(byteLength).toBeGreaterThan(0)
     for (let i = 0; i < 1500; i++) await call(i)
     expect(backend.byteLength).toBe(byteLength)
-    await backend.close()
+    await close()
     expect(backend.byteLength).toBe(0)
     expectSame(CALLS[1][1](wasm), CALLS[1][1]({ ...wasm, threads: 1 }))
   })

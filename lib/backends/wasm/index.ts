@@ -251,3 +251,8 @@ function find(): LoadedWasm {
     return { reason: error instanceof Error ? error.message : String(error) }
   }
 }
+
+/** Ends its workers and frees its memory, if it has been loaded. */
+export async function closeWasm(): Promise<void> {
+  if (loaded && 'backend' in loaded) await loaded.backend.close()
+}
