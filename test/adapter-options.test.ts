@@ -72,6 +72,7 @@ const CASES: Record<string, Case> = {
   rewardAlpha: { options: { rewardAlpha: 0.25 }, beside: { lossType: 'simpo' } },
   sftNormalization: { options: { sftNormalization: 'sequences' }, beside: { lossType: 'sft' } },
   normalizer: { options: { normalizer: 'sum' } },
+  gradientScale: { options: { gradientScale: 3 } },
   reference: { options: { reference: { chosen: [-11, -12], rejected: [-13, -15] } } },
   weighting: { options: { weighting: 'wpo' } },
   backend: { options: { backend: 'gpu' } },
