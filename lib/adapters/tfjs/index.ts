@@ -29,8 +29,8 @@ export {
   linearPreferenceLoss,
   linearSequenceLogProbs,
   linearUnpairedPreferenceLoss,
-  type OutputLayerOptions,
 } from './linear.js'
+export type { OutputLayerOptions } from './output-layer.js'
 export type { TensorReference, TokenTensors, UnpairedTensors } from './tensor-options.js'
 
 /** Options of {@link preferenceLoss}. */
