@@ -18,10 +18,18 @@ import type {
 } from '../../types/index.js'
 import { callback, optionsReader } from '../options.js'
 import { checkRows, idsOf } from './memory.js'
-import { type Forward, isInPlace, onePass, referenceOf, twoPasses } from './passes.js'
+import { type Forward, isInPlace, OWNED, onePass, referenceOf, twoPasses } from './passes.js'
 import { type TensorReference, type TokenTensors, type UnpairedTensors, withArrays } from './tensor-options.js'
 
-export { type CrossEntropyOptions, sparseSoftmaxCrossEntropy } from './cross-entropy.js'
+export type { DifferentiableOutput } from '../token-outputs.js'
+export {
+  type CrossEntropyOptions,
+  crossEntropy,
+  type LinearCrossEntropyOptions,
+  linearCrossEntropy,
+  type SparseSoftmaxCrossEntropyOptions,
+  sparseSoftmaxCrossEntropy,
+} from './cross-entropy.js'
 export {
   type LinearPreferenceLossOptions,
   type LinearSequenceLogProbsOptions,
@@ -31,7 +39,17 @@ export {
   linearUnpairedPreferenceLoss,
 } from './linear.js'
 export type { OutputLayerOptions } from './output-layer.js'
-export type { TensorReference, TokenTensors, UnpairedTensors } from './tensor-options.js'
+export type { ClassTensors, TensorReference, TokenTensors, UnpairedTensors } from './tensor-options.js'
+export {
+  type LinearTokenLogProbsOptions,
+  type LinearTokenOutputsOptions,
+  linearTokenLogProbs,
+  linearTokenOutputs,
+  type TokenLogProbsOptions,
+  type TokenOutputsOptions,
+  tokenLogProbs,
+  tokenOutputs,
+} from './token-outputs.js'
 
 /** Options of {@link preferenceLoss}. */
 export interface PreferenceLossOptions
@@ -76,9 +94,6 @@ export interface SequenceLogProbsOptions extends Omit<SequenceOptions, keyof Tok
   onResult?: (result: Omit<SequenceLogProbs, 'backward'>) => void
 }
 
-const OWNED = {
-  zeroInactive: 'is not taken: the memory that the gradient gets is not zero, so that all of it has to be written',
-}
 const preferenceOptions = optionsReader([...PAIRED_OPTIONS, 'gradient', 'onResult'], OWNED)
 const unpairedOptions = optionsReader([...UNPAIRED_OPTIONS, 'gradient', 'onResult'], OWNED)
 const sequenceOptions = optionsReader([...TOKEN_OPTIONS, ...RUN_OPTIONS, 'gradient', 'onResult'])

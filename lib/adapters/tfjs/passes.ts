@@ -18,6 +18,11 @@ import {
   valuesOf,
 } from './memory.js'
 
+/** The options of losses that the ops decide about themselves. */
+export const OWNED = {
+  zeroInactive: 'is not taken: the memory that the gradient gets is not zero, so that all of it has to be written',
+}
+
 export function isInPlace(gradient: unknown): boolean {
   return gradient !== undefined && oneOf(gradient, 'options.gradient', ['in-place'], 'in-place') === 'in-place'
 }
