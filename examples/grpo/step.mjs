@@ -47,8 +47,8 @@ export function grpoStep(model, reference, update, batch, rewards, size) {
       // d loss / d logProb of the loss  beta * kl - min(ratio * advantage, clip(ratio) * advantage)
       return share * (BETA * (1 - Math.exp(gap)) - (isClipped ? 0 : advantage * ratio))
     })
-    const { data } = policy.backward({ tokenLogProbs }, { out: 'in-place' })
-    update(backward(model, batch, pass.hidden, /** @type {Float32Array} */ (data)))
+    const { gradLogits } = policy.backwardSync({ tokenLogProbs }, { gradient: 'in-place' })
+    update(backward(model, batch, pass.hidden, /** @type {Float32Array} */ (gradLogits.data)))
   }
   return { kl, clipped }
 }

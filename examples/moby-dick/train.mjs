@@ -1,6 +1,10 @@
 // The training steps: next-token prediction, DPO and KTO; and the scoring of sequences and of pairs.
 import * as tf from '@tensorflow/tfjs'
-import { linearCrossEntropy, linearSequenceLogProbs, linearUnpairedPreferenceLoss } from 'fused-preference-loss/tfjs'
+import {
+  fusedLinearUnpairedPreferenceLoss,
+  linearCrossEntropy,
+  linearSequenceLogProbs,
+} from 'fused-preference-loss/tfjs'
 import { linearLoss } from './losses.mjs'
 import { customGrad, hiddenStates } from './model.mjs'
 
@@ -69,7 +73,7 @@ export function ktoStep(model, optimizer, records, reference, beta) {
     },
   }
   const times = step(model, optimizer, inputs, from, (x, weight) =>
-    linearUnpairedPreferenceLoss(x, weight, labels, options),
+    fusedLinearUnpairedPreferenceLoss(x, weight, labels, options),
   )
   return { ...times, margin }
 }

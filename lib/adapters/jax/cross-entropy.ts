@@ -33,9 +33,9 @@ const logitsOptions = optionsReader(SINGLE_TOKEN_OPTIONS, OF_LOGITS)
 const layerOptions = optionsReader([...SINGLE_TOKEN_OPTIONS, 'transposed'], OF_LAYER)
 
 /**
- * `valueAndGrad` of the cross-entropy of a model. What is said of `preferenceValueAndGrad` holds here too.
+ * `valueAndGrad` of the cross-entropy of a model. What is said of `fusedPreferenceLossValueAndGrad` holds here too.
  *
- * @param apply gives the logits, as in `preferenceValueAndGrad`.
+ * @param apply gives the logits, as in `fusedPreferenceLossValueAndGrad`.
  * @returns a function of the parameters, a batch, its labels (logits at t predict the label at t + 1, unless `shift` is
  *   false) and the options of `crossEntropy`.
  *
@@ -59,7 +59,7 @@ export function crossEntropyValueAndGrad<Params extends JsTree<JaxArray>, Batch>
 /**
  * {@link crossEntropyValueAndGrad} of a model whose output layer is left to this package: the logits are never stored.
  *
- * @param apply as in `linearPreferenceValueAndGrad`.
+ * @param apply as in `fusedLinearPreferenceLossValueAndGrad`.
  * @returns a function of the parameters, a batch, its labels and the options of `linearCrossEntropy`.
  */
 export function linearCrossEntropyValueAndGrad<Params extends JsTree<JaxArray>, Batch>(

@@ -49,10 +49,10 @@ const logitsOptions = optionsReader(TOKEN_OUTPUT_OPTIONS, OF_LOGITS)
 const layerOptions = optionsReader([...TOKEN_OUTPUT_OPTIONS, 'transposed'], OF_LAYER)
 
 /**
- * `valueAndGrad` of a loss of single tokens. What is said of `preferenceValueAndGrad` of parameters, batch and `apply` holds
+ * `valueAndGrad` of a loss of single tokens. What is said of `fusedPreferenceLossValueAndGrad` of parameters, batch and `apply` holds
  * here too.
  *
- * @param apply gives the logits, as in `preferenceValueAndGrad`.
+ * @param apply gives the logits, as in `fusedPreferenceLossValueAndGrad`.
  * @returns a function of the parameters, a batch, its labels, the loss of this step, and the options of `sequenceLogProbs`
  *   that are about single tokens.
  *
@@ -71,9 +71,9 @@ export function tokenLossValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
   options?: TokenLossGradOptions<Name>,
 ) => Promise<TokenLossValueAndGrad<Params>> {
   const step = ofLogits(apply, readWith(logitsOptions), async (logits, labels, { lossOf, ...options }) => {
-    const { backward, ...result } = await sequenceLogProbs(logits, labels, options)
+    const { backward, backwardSync: _, ...result } = await sequenceLogProbs(logits, labels, options)
     const [loss, gradient] = await differentiate(lossOf, result, options.outputs, logits.shape)
-    backward(gradient, { out: 'in-place' })
+    await backward(gradient, { gradient: 'in-place' })
     return { ...result, loss }
   })
   return (params, batch, labels, lossOf, options) => step(params, batch, labels, { lossOf, options })
@@ -82,7 +82,7 @@ export function tokenLossValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
 /**
  * {@link tokenLossValueAndGrad} of a model whose output layer is left to this package: the logits are never stored.
  *
- * @param apply as in `linearPreferenceValueAndGrad`.
+ * @param apply as in `fusedLinearPreferenceLossValueAndGrad`.
  * @returns a function of the parameters, a batch, its labels, the loss of this step, and the options.
  */
 export function linearTokenLossValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
@@ -96,9 +96,13 @@ export function linearTokenLossValueAndGrad<Params extends JsTree<JaxArray>, Bat
 ) => Promise<TokenLossValueAndGrad<Params>> {
   const step = ofLayer(apply, readWith(layerOptions), async (layer, labels, { lossOf, ...options }) => {
     const { hidden, weight, bias } = layer
-    const { backward, ...result } = await linearSequenceLogProbs(hidden, weight, labels, { ...options, bias })
+    const {
+      backward,
+      backwardSync: _,
+      ...result
+    } = await linearSequenceLogProbs(hidden, weight, labels, { ...options, bias })
     const [loss, gradient] = await differentiate(lossOf, result, options.outputs, hidden.shape)
-    return { ...result, ...backward(gradient), loss }
+    return { ...result, ...(await backward(gradient)), loss }
   })
   return (params, batch, labels, lossOf, options) => step(params, batch, labels, { lossOf, options })
 }

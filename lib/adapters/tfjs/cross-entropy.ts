@@ -11,7 +11,6 @@ import type {
 } from '../../options/index.js'
 import type { CrossEntropy, Labels, LinearCrossEntropy, RunOptions } from '../../types/index.js'
 import { callback, optionsReader } from '../options.js'
-import { checkRows, idsOf } from './memory.js'
 import {
   headOf,
   LAYER_OPTIONS,
@@ -21,13 +20,14 @@ import {
   withoutGradients,
 } from './output-layer.js'
 import { isInPlace, OWNED, onePass } from './passes.js'
+import { checkRows, idsOf } from './tensor-access.js'
 import { type ClassTensors, type TokenTensors, withArrays } from './tensor-options.js'
 
 type Replaced = 'gradient' | 'zeroInactive' | keyof TokenTensors | keyof ClassTensors
 
 /** Options of {@link crossEntropy}. */
 export interface CrossEntropyOptions extends Omit<CoreOptions, Replaced>, Omit<TokenTensors, 'pairs'>, ClassTensors {
-  /** 'in-place': as in `PreferenceLossOptions`. */
+  /** 'in-place': as in `FusedPreferenceLossOptions`. */
   gradient?: 'in-place'
   /** Is given the losses and the per-token outputs, at each call. */
   onResult?: (result: Omit<CrossEntropy, 'gradLogits'>) => void
@@ -49,7 +49,7 @@ export interface SparseSoftmaxCrossEntropyOptions extends RunOptions {
   ignoreIndex?: number
   /** Share ε of the target that is spread evenly over the vocabulary, in [0, 1]. Defaults to 0. */
   labelSmoothing?: number
-  /** 'in-place': as in `PreferenceLossOptions`. */
+  /** 'in-place': as in `FusedPreferenceLossOptions`. */
   gradient?: 'in-place'
 }
 
@@ -62,10 +62,10 @@ const sparseOptions = optionsReader([...RUN_OPTIONS, 'ignoreIndex', 'labelSmooth
  * Neither one-hot labels nor log-probs are made. Inside a gradient function, loss and gradient are computed together, at
  * once; outside of one, the loss alone.
  *
- * @param logits as in `preferenceLoss`.
- * @param labels as in `preferenceLoss`; logits at t predict the label at t + 1, unless `shift` is false.
+ * @param logits as in `fusedPreferenceLoss`.
+ * @param labels as in `fusedPreferenceLoss`; logits at t predict the label at t + 1, unless `shift` is false.
  * @param options those of `crossEntropy` of the main module but `zeroInactive`, and `onResult`.
- * @throws what `crossEntropy` throws, and as `preferenceLoss` does.
+ * @throws what `crossEntropy` throws, and as `fusedPreferenceLoss` does.
  */
 export function crossEntropy(logits: tf.Tensor, labels: Labels | tf.Tensor, options?: CrossEntropyOptions): tf.Scalar {
   checkRows(logits, 'logits', 'vocab')
@@ -112,11 +112,11 @@ function ofLogits(
 /**
  * {@link crossEntropy} from what goes into the model's output layer: the logits are never stored.
  *
- * @param hidden as in `linearPreferenceLoss`.
- * @param weight as in `linearPreferenceLoss`.
+ * @param hidden as in `fusedLinearPreferenceLoss`.
+ * @param weight as in `fusedLinearPreferenceLoss`.
  * @param labels as in {@link crossEntropy}.
  * @param options those of `linearCrossEntropy` of the main module, and of the layer.
- * @throws what `linearCrossEntropy` throws, and as `linearPreferenceLoss` does.
+ * @throws what `linearCrossEntropy` throws, and as `fusedLinearPreferenceLoss` does.
  */
 export function linearCrossEntropy(
   hidden: tf.Tensor,

@@ -21,7 +21,6 @@ import type {
   LinearSequenceLogProbs,
 } from '../../types/index.js'
 import { callback, optionsReader } from '../options.js'
-import { idsOf } from './memory.js'
 import {
   headOf,
   LAYER_OPTIONS,
@@ -32,12 +31,13 @@ import {
   twoPasses,
   withoutGradients,
 } from './output-layer.js'
+import { idsOf } from './tensor-access.js'
 import { type TensorReference, type TokenTensors, type UnpairedTensors, withArrays } from './tensor-options.js'
 
 type Replaced = 'bias' | 'gradient' | 'accumulate' | 'zeroInactive' | 'reference' | keyof TokenTensors
 
-/** Options of {@link linearPreferenceLoss}. */
-export interface LinearPreferenceLossOptions
+/** Options of {@link fusedLinearPreferenceLoss}. */
+export interface FusedLinearPreferenceLossOptions
   extends Omit<FusedLinearOptions, Replaced>,
     TokenTensors,
     OutputLayerOptions {
@@ -47,8 +47,8 @@ export interface LinearPreferenceLossOptions
   onResult?: (result: Omit<FusedLinearPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void
 }
 
-/** Options of {@link linearUnpairedPreferenceLoss}. */
-export interface LinearUnpairedPreferenceLossOptions
+/** Options of {@link fusedLinearUnpairedPreferenceLoss}. */
+export interface FusedLinearUnpairedPreferenceLossOptions
   extends Omit<FusedLinearUnpairedOptions, Replaced | keyof UnpairedTensors>,
     Omit<TokenTensors, 'pairs'>,
     UnpairedTensors,
@@ -65,7 +65,7 @@ export interface LinearSequenceLogProbsOptions
     TokenTensors,
     OutputLayerOptions {
   /** Is given the token counts and the per-token outputs, at each call. */
-  onResult?: (result: Omit<LinearSequenceLogProbs, 'backward'>) => void
+  onResult?: (result: Omit<LinearSequenceLogProbs, 'backward' | 'backwardSync'>) => void
 }
 
 const preferenceOptions = optionsReader([...PAIRED_OPTIONS, ...LAYER_OPTIONS], OWNED)
@@ -84,11 +84,11 @@ const sequenceOptions = optionsReader([...TOKEN_OPTIONS, ...RUN_OPTIONS, ...LAYE
  * @throws what `fusedLinearPreferenceLoss` throws; `ERR_DISPOSED` for a disposed tensor; `ERR_BACKEND_UNAVAILABLE`
  *   where TensorFlow.js keeps tensors in memory that cannot be read synchronously.
  */
-export function linearPreferenceLoss(
+export function fusedLinearPreferenceLoss(
   hidden: tf.Tensor,
   weight: tf.Tensor,
   labels: Labels | tf.Tensor,
-  options?: LinearPreferenceLossOptions,
+  options?: FusedLinearPreferenceLossOptions,
 ): tf.Scalar {
   const { bias, transposed, frozen, onResult, ...given } = preferenceOptions(options)
   const told = callback(onResult, 'options.onResult')
@@ -107,17 +107,17 @@ export function linearPreferenceLoss(
  * The same for sequences that stand alone: the mean of the losses of `fusedLinearUnpairedPreferenceLoss` as a scalar
  * tensor.
  *
- * @param hidden as in {@link linearPreferenceLoss}.
- * @param weight as in {@link linearPreferenceLoss}.
- * @param labels as in {@link linearPreferenceLoss}.
+ * @param hidden as in {@link fusedLinearPreferenceLoss}.
+ * @param weight as in {@link fusedLinearPreferenceLoss}.
+ * @param labels as in {@link fusedLinearPreferenceLoss}.
  * @param options those of `fusedLinearUnpairedPreferenceLoss`, and of the layer.
- * @throws what `fusedLinearUnpairedPreferenceLoss` throws, and as {@link linearPreferenceLoss} does.
+ * @throws what `fusedLinearUnpairedPreferenceLoss` throws, and as {@link fusedLinearPreferenceLoss} does.
  */
-export function linearUnpairedPreferenceLoss(
+export function fusedLinearUnpairedPreferenceLoss(
   hidden: tf.Tensor,
   weight: tf.Tensor,
   labels: Labels | tf.Tensor,
-  options: LinearUnpairedPreferenceLossOptions,
+  options: FusedLinearUnpairedPreferenceLossOptions,
 ): tf.Scalar {
   const { bias, transposed, frozen, onResult, ...given } = unpairedOptions(options)
   const told = callback(onResult, 'options.onResult')
@@ -136,11 +136,11 @@ export function linearUnpairedPreferenceLoss(
  * Log-probs of whole sequences as a tensor `[batch]`, from what goes into the model's output layer, to build losses
  * from. The gradients are computed in the backward pass.
  *
- * @param hidden as in {@link linearPreferenceLoss}.
- * @param weight as in {@link linearPreferenceLoss}.
- * @param labels as in {@link linearPreferenceLoss}.
+ * @param hidden as in {@link fusedLinearPreferenceLoss}.
+ * @param weight as in {@link fusedLinearPreferenceLoss}.
+ * @param labels as in {@link fusedLinearPreferenceLoss}.
  * @param options those of `linearSequenceLogProbs`, and of the layer.
- * @throws as {@link linearPreferenceLoss} does.
+ * @throws as {@link fusedLinearPreferenceLoss} does.
  */
 export function linearSequenceLogProbs(
   hidden: tf.Tensor,
@@ -154,13 +154,17 @@ export function linearSequenceLogProbs(
   const ids = idsOf(labels, hidden, 'hidden')
   const tokens = withArrays(given, hidden, 'hidden')
   return twoPasses(head, ({ data, weight: matrix, bias: values }): LayerForward<tf.Tensor1D> => {
-    const { backward, ...result } = linearSequenceLogProbsSync(data, matrix, ids, { ...tokens, bias: values })
+    const {
+      backward: _,
+      backwardSync,
+      ...result
+    } = linearSequenceLogProbsSync(data, matrix, ids, { ...tokens, bias: values })
     return {
       value: () => {
         told?.(result)
         return tf.tensor1d(Float32Array.from(result.logProbs))
       },
-      backward,
+      backward: (dy, gradient) => backwardSync(dy, { gradient }),
     }
   })
 }

@@ -15,7 +15,7 @@ import {
   rowsShape,
   scaled,
   valuesOf,
-} from './memory.js'
+} from './tensor-access.js'
 
 /** The output layer, as all its ops take it. */
 export interface OutputLayerOptions {

@@ -16,7 +16,7 @@ import {
   rowsShape,
   scaled,
   valuesOf,
-} from './memory.js'
+} from './tensor-access.js'
 
 /** The options of losses that the ops decide about themselves. */
 export const OWNED = {

@@ -15,20 +15,20 @@ import {
   TOKEN_OUTPUT_OPTIONS,
   type TokenOutputOptions,
 } from '../token-outputs.js'
-import { checkRows, idsOf } from './memory.js'
 import { headOf, LAYER_OPTIONS, type OutputLayerOptions, twoPasses as twoPassesOfLayer } from './output-layer.js'
 import { isInPlace, twoPasses } from './passes.js'
+import { checkRows, idsOf } from './tensor-access.js'
 import { type TokenTensors, withArrays } from './tensor-options.js'
 
 interface SingleTokens
   extends Omit<TokenOutputOptions, 'mask' | 'sequenceOffsets' | 'outputs'>,
     Pick<TokenTensors, 'mask' | 'sequenceOffsets'> {
   /** Is given the sums, the token counts and the per-token outputs, at each call. */
-  onResult?: (result: Omit<SequenceLogProbs, 'backward'>) => void
+  onResult?: (result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>) => void
 }
 
 interface OfLogits {
-  /** 'in-place': as in `PreferenceLossOptions`; the logits are overwritten during the backward pass. */
+  /** 'in-place': as in `FusedPreferenceLossOptions`; the logits are overwritten during the backward pass. */
   gradient?: 'in-place'
 }
 
@@ -67,8 +67,8 @@ const layerOptions = optionsReader([...TOKEN_OUTPUT_OPTIONS, ...LAYER_OPTIONS])
  * The log-prob of each label as a tensor, `[batch, time - 1]` (`[batch, time]` without `shift`, `[tokens]` with
  * `sequenceOffsets`), to build losses from; 0 where inactive. The gradient is computed in the backward pass, in one sweep.
  *
- * @param logits as in `preferenceLoss`.
- * @param labels as in `preferenceLoss`.
+ * @param logits as in `fusedPreferenceLoss`.
+ * @param labels as in `fusedPreferenceLoss`.
  * @param options those of `sequenceLogProbs` that are about single tokens, and `onResult`.
  * @throws as `sequenceLogProbs` does.
  */
@@ -85,8 +85,8 @@ export function tokenLogProbs(
  * Several results of each token as tensors of the shape of {@link tokenLogProbs}, by their names; each has a gradient, and
  * all gradients together take one sweep.
  *
- * @param logits as in `preferenceLoss`.
- * @param labels as in `preferenceLoss`.
+ * @param logits as in `fusedPreferenceLoss`.
+ * @param labels as in `fusedPreferenceLoss`.
  * @param options those of {@link tokenLogProbs}; `outputs` is required.
  * @throws as `sequenceLogProbs` does.
  */
@@ -104,9 +104,9 @@ export function tokenOutputs<Name extends DifferentiableOutput>(
 /**
  * {@link tokenLogProbs} from what goes into the model's output layer: the logits are never stored.
  *
- * @param hidden as in `linearPreferenceLoss`.
- * @param weight as in `linearPreferenceLoss`.
- * @param labels as in `linearPreferenceLoss`.
+ * @param hidden as in `fusedLinearPreferenceLoss`.
+ * @param weight as in `fusedLinearPreferenceLoss`.
+ * @param labels as in `fusedLinearPreferenceLoss`.
  * @param options those of {@link tokenLogProbs}, and of the layer.
  * @throws as `linearSequenceLogProbs` does.
  */
@@ -122,9 +122,9 @@ export function linearTokenLogProbs(
 /**
  * {@link tokenOutputs} from what goes into the model's output layer: the logits are never stored.
  *
- * @param hidden as in `linearPreferenceLoss`.
- * @param weight as in `linearPreferenceLoss`.
- * @param labels as in `linearPreferenceLoss`.
+ * @param hidden as in `fusedLinearPreferenceLoss`.
+ * @param weight as in `fusedLinearPreferenceLoss`.
+ * @param labels as in `fusedLinearPreferenceLoss`.
  * @param options those of {@link tokenOutputs}, and of the layer.
  * @throws as `linearSequenceLogProbs` does.
  */
@@ -154,13 +154,13 @@ function ofLogits(
     outputs: [...tokenOptions.outputs.read(outputs), ...names],
   }
   return twoPasses(logits, inPlace, (values) => {
-    const { backward, ...result } = sequenceLogProbsSync(values, ids, tokens)
+    const { backward: _, backwardSync, ...result } = sequenceLogProbsSync(values, ids, tokens)
     return {
       value: () => {
         told?.(result)
         return stacked(result, names, values.shape)
       },
-      backward: (dy, out) => backward(derivativesOf(dy as Float32Array, names), { out }),
+      backward: (dy, gradient) => backwardSync(derivativesOf(dy as Float32Array, names), { gradient }),
     }
   })
 }
@@ -178,20 +178,24 @@ function ofLayer(
   const ids = idsOf(labels, hidden, 'hidden')
   const tokens = { ...withArrays(given, hidden, 'hidden'), outputs: [...tokenOptions.outputs.read(outputs), ...names] }
   return twoPassesOfLayer(head, ({ data, weight: matrix, bias: values }) => {
-    const { backward, ...result } = linearSequenceLogProbsSync(data, matrix, ids, { ...tokens, bias: values })
+    const {
+      backward: _,
+      backwardSync,
+      ...result
+    } = linearSequenceLogProbsSync(data, matrix, ids, { ...tokens, bias: values })
     return {
       value: () => {
         told?.(result)
         return stacked(result, names, data.shape)
       },
-      backward: (dy, request) => backward(derivativesOf(dy, names), request),
+      backward: (dy, gradient) => backwardSync(derivativesOf(dy, names), { gradient }),
     }
   })
 }
 
 /** `[K, …]` the K results of these names. */
 function stacked(
-  result: Omit<SequenceLogProbs, 'backward'>,
+  result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>,
   names: readonly DifferentiableOutput[],
   rows: readonly number[],
 ): tf.Tensor {
