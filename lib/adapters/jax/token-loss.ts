@@ -39,8 +39,8 @@ export interface LinearTokenLossGradOptions<Name extends DifferentiableOutput> e
 export interface TokenLossValueAndGrad<Params> {
   /** The value of the loss. */
   loss: number
-  /** Sums, token counts, and the per-token results that the loss was given. */
-  metrics: Pick<SequenceLogProbs, 'logProbs' | 'tokenCounts'> & TokenOutputs
+  /** The loss, sums, token counts, and the per-token results that the loss was given. */
+  metrics: { loss: number } & Pick<SequenceLogProbs, 'logProbs' | 'tokenCounts'> & TokenOutputs
   /** d loss / d params, a tree like `params`. The caller's to use up or to dispose of. */
   gradParams: Params
 }
