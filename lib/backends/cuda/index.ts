@@ -58,11 +58,19 @@ export function nextId(): number {
 }
 
 /** Refuses what only the other backends can do. */
-function checkSupported({ tokens, policy, tokenLoss, gradient, headGradient }: Job): void {
+function checkSupported({ tokens, policy, loss, tokenLoss, gradient, headGradient }: Job): void {
   const others = "needs the cpu or the js backend; this call runs on 'cuda'"
   if (tokens?.capScale !== undefined) throw invalidValue('options.logitSoftcap', others)
   if (tokenLoss !== undefined) throw invalidValue('options.backend', `is 'cuda'; the cross-entropy ${others}`)
   if (policy?.tokenMeanLogits !== undefined) throw invalidValue('options.outputs', `'tokenMeanLogits' ${others}`)
+  if ((loss?.gradientScale ?? 1) !== 1) throw invalidValue('options.gradientScale', others)
+  if (gradient?.rowScale !== undefined) throw invalidValue('options.deferredScale', others)
+  if (
+    (gradient && gradient.out.dtype !== gradient.logits.dtype) ||
+    (headGradient && headGradient.dtype !== 'float32')
+  ) {
+    throw invalidValue('options.gradientDType', `other than the default ${others}`)
+  }
   if ((gradient ?? headGradient)?.tokenCoefficients !== undefined) {
     throw invalidValue('gradient', `of per-token results ${others}`)
   }
