@@ -75,6 +75,7 @@ const CASES: Record<string, Case> = {
   fDivergence: { options: { fDivergence: 'js' } },
   alpha: { options: { alpha: 0.8 }, beside: { fDivergence: 'alpha' } },
   normalizer: { options: { normalizer: 'sum' } },
+  gradientScale: { options: { gradientScale: -0.25 } },
   zLoss: { options: { zLoss: 0.1 } },
   dft: { options: { dft: true } },
   classWeights: { options: { classWeights: Array.from({ length: VOCAB }, (_, v) => 0.5 + (v % 3)) } },
@@ -241,7 +242,7 @@ const TFJS: Op[] = [
         tfjs.fusedPreferenceLoss(x!, labels, { ...options, ...told }),
       ),
     core: core.paired,
-    owned: { zeroInactive: false },
+    owned: { zeroInactive: false, gradientDType: 'float32', deferredScale: false },
     misspelt: ['onresult', 'onResult'],
   },
   {
@@ -263,7 +264,7 @@ const TFJS: Op[] = [
         tfjs.fusedLinearPreferenceLoss(x!, w!, labels, { ...options, ...told, bias: b }),
       ),
     core: core.linear,
-    owned: { gradient: true, accumulate: true, zeroInactive: false },
+    owned: { gradient: true, accumulate: true, zeroInactive: false, gradientDType: 'float32' },
     misspelt: ['transpose', 'transposed'],
   },
   {
@@ -285,7 +286,7 @@ const TFJS: Op[] = [
         tfjs.crossEntropy(x!, labels, { ...options, ...told }),
       ),
     core: core.entropy,
-    owned: { zeroInactive: false },
+    owned: { zeroInactive: false, gradientDType: 'float32', deferredScale: false },
     misspelt: ['zloss', 'zLoss'],
   },
   {
@@ -296,7 +297,7 @@ const TFJS: Op[] = [
         tfjs.linearCrossEntropy(x!, w!, labels, { ...options, ...told, bias: b }),
       ),
     core: core.linearEntropy,
-    owned: { gradient: true, accumulate: true, zeroInactive: false },
+    owned: { gradient: true, accumulate: true, zeroInactive: false, gradientDType: 'float32' },
     misspelt: ['transpose', 'transposed'],
   },
   {
@@ -341,7 +342,7 @@ const JAX: Op[] = [
       return { ...metrics, gradLogits: await gradParams.data() }
     },
     core: core.paired,
-    owned: { gradient: 'in-place', zeroInactive: false },
+    owned: { gradient: 'in-place', zeroInactive: false, gradientDType: 'float32', deferredScale: false },
     misspelt: ['betta', 'beta'],
   },
   {
@@ -366,7 +367,13 @@ const JAX: Op[] = [
       }
     },
     core: core.linear,
-    owned: { bias: new Float32Array(VOCAB), gradient: true, accumulate: true, zeroInactive: false },
+    owned: {
+      bias: new Float32Array(VOCAB),
+      gradient: true,
+      accumulate: true,
+      zeroInactive: false,
+      gradientDType: 'float32',
+    },
     misspelt: ['transpose', 'transposed'],
   },
   {
@@ -379,7 +386,7 @@ const JAX: Op[] = [
       return { ...metrics, gradLogits: await gradParams.data() }
     },
     core: core.entropy,
-    owned: { gradient: 'in-place', zeroInactive: false },
+    owned: { gradient: 'in-place', zeroInactive: false, gradientDType: 'float32', deferredScale: false },
     misspelt: ['zloss', 'zLoss'],
   },
   {
@@ -397,7 +404,7 @@ const JAX: Op[] = [
       return { ...metrics, gradLogits: await result.gradParams.data() }
     },
     core: core.tokens,
-    owned: { gradient: 'in-place', zeroInactive: false },
+    owned: { gradient: 'in-place', zeroInactive: false, gradientDType: 'float32', deferredScale: false },
     misspelt: ['output', 'outputs'],
   },
 ]

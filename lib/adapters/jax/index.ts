@@ -18,7 +18,7 @@ import type {
   FusedUnpairedOptions,
 } from '../../options/index.js'
 import type { FusedPreferenceLoss, FusedUnpairedPreferenceLoss, Labels } from '../../types/index.js'
-import { optionsReader } from '../options.js'
+import { type LayerGradient, type LogitsGradient, optionsReader } from '../options.js'
 import { type JaxHead, OF_LAYER, OF_LOGITS, ofLayer, ofLogits } from './steps.js'
 
 export type { DifferentiableOutput } from '../token-outputs.js'
@@ -40,7 +40,7 @@ export {
 } from './token-loss.js'
 
 /** Options of the function that {@link fusedPreferenceLossValueAndGrad} returns. */
-export type FusedGradOptions = Omit<FusedOptions, 'gradient' | 'zeroInactive'>
+export type FusedGradOptions = Omit<FusedOptions, LogitsGradient>
 
 /** What a step gives. */
 export interface PreferenceValueAndGrad<Params> {
@@ -53,7 +53,7 @@ export interface PreferenceValueAndGrad<Params> {
 }
 
 /** Options of the function that {@link fusedUnpairedPreferenceLossValueAndGrad} returns. */
-export type FusedUnpairedGradOptions = Omit<FusedUnpairedOptions, 'gradient' | 'zeroInactive'>
+export type FusedUnpairedGradOptions = Omit<FusedUnpairedOptions, LogitsGradient>
 
 /** What a step over sequences that stand alone gives. */
 export interface UnpairedPreferenceValueAndGrad<Params> {
@@ -120,15 +120,13 @@ export function fusedUnpairedPreferenceLossValueAndGrad<Params extends JsTree<Ja
 }
 
 /** Options of the function that {@link fusedLinearPreferenceLossValueAndGrad} returns. */
-export interface FusedLinearGradOptions
-  extends Omit<FusedLinearOptions, 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'> {
+export interface FusedLinearGradOptions extends Omit<FusedLinearOptions, LayerGradient | 'bias'> {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
   transposed?: boolean
 }
 
 /** Options of the function that {@link fusedLinearUnpairedPreferenceLossValueAndGrad} returns. */
-export interface FusedLinearUnpairedGradOptions
-  extends Omit<FusedLinearUnpairedOptions, 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'> {
+export interface FusedLinearUnpairedGradOptions extends Omit<FusedLinearUnpairedOptions, LayerGradient | 'bias'> {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
   transposed?: boolean
 }

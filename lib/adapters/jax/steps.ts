@@ -13,6 +13,8 @@ import { checkArray, checkDimensions, checkFunction, checkLogits, trace } from '
 export const OF_LOGITS = {
   gradient: 'is not taken: it goes back into jax-js, and gradParams of the result is made of it',
   zeroInactive: 'is not taken: the gradient is written over the logits, so that all of it has to be written',
+  gradientDType: 'is not taken: the gradient is written over the logits, and so has their type',
+  deferredScale: 'is not taken: what jax-js is given has to be the gradient itself',
 }
 /** Those of losses of an output layer. */
 export const OF_LAYER = {
@@ -20,6 +22,7 @@ export const OF_LAYER = {
   gradient: 'is not taken: all gradients go back into jax-js, and gradParams of the result is made of them',
   accumulate: 'is not taken: jax-js adds gradients up itself',
   zeroInactive: "is not taken: all of hidden's gradient has to be written",
+  gradientDType: 'is not taken: gradients of jax-js have the type of their arrays, float32',
 }
 
 /** What goes into the output layer, and the layer: logits = hidden · weightᵀ + bias. */

@@ -10,7 +10,7 @@ import type {
   LinearCrossEntropyOptions as LinearCoreOptions,
 } from '../../options/index.js'
 import type { CrossEntropy, Labels, LinearCrossEntropy, RunOptions } from '../../types/index.js'
-import { callback, optionsReader } from '../options.js'
+import { callback, type LayerGradient, type LogitsGradient, optionsReader } from '../options.js'
 import {
   headOf,
   LAYER_OPTIONS,
@@ -23,10 +23,13 @@ import { isInPlace, OWNED, onePass } from './passes.js'
 import { checkRows, idsOf } from './tensor-access.js'
 import { type ClassTensors, type TokenTensors, withArrays } from './tensor-options.js'
 
-type Replaced = 'gradient' | 'zeroInactive' | keyof TokenTensors | keyof ClassTensors
+type Replaced = keyof TokenTensors | keyof ClassTensors
 
 /** Options of {@link crossEntropy}. */
-export interface CrossEntropyOptions extends Omit<CoreOptions, Replaced>, Omit<TokenTensors, 'pairs'>, ClassTensors {
+export interface CrossEntropyOptions
+  extends Omit<CoreOptions, LogitsGradient | Replaced>,
+    Omit<TokenTensors, 'pairs'>,
+    ClassTensors {
   /** 'in-place': as in `FusedPreferenceLossOptions`. */
   gradient?: 'in-place'
   /** Is given the losses and the per-token outputs, at each call. */
@@ -35,7 +38,7 @@ export interface CrossEntropyOptions extends Omit<CoreOptions, Replaced>, Omit<T
 
 /** Options of {@link linearCrossEntropy}. */
 export interface LinearCrossEntropyOptions
-  extends Omit<LinearCoreOptions, Replaced | 'accumulate' | 'bias'>,
+  extends Omit<LinearCoreOptions, LayerGradient | Replaced | 'bias'>,
     Omit<TokenTensors, 'pairs'>,
     ClassTensors,
     OutputLayerOptions {

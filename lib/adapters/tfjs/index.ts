@@ -16,7 +16,7 @@ import type {
   Logits,
   SequenceLogProbs,
 } from '../../types/index.js'
-import { callback, optionsReader } from '../options.js'
+import { callback, type LogitsGradient, optionsReader } from '../options.js'
 import { type Forward, isInPlace, OWNED, onePass, referenceOf, twoPasses } from './passes.js'
 import { checkRows, idsOf } from './tensor-access.js'
 import { type TensorReference, type TokenTensors, type UnpairedTensors, withArrays } from './tensor-options.js'
@@ -53,7 +53,7 @@ export {
 
 /** Options of {@link fusedPreferenceLoss}. */
 export interface FusedPreferenceLossOptions
-  extends Omit<FusedOptions, 'gradient' | 'zeroInactive' | 'reference' | keyof TokenTensors>,
+  extends Omit<FusedOptions, LogitsGradient | 'reference' | keyof TokenTensors>,
     TokenTensors {
   /** As in `fusedPreferenceLoss`; log-probs and logits may be tensors. Needed unless the loss is reference-free. */
   reference?: FusedOptions['reference'] | TensorReference | { logits: tf.Tensor }
@@ -69,10 +69,7 @@ export interface FusedPreferenceLossOptions
 
 /** Options of {@link fusedUnpairedPreferenceLoss}. */
 export interface FusedUnpairedPreferenceLossOptions
-  extends Omit<
-      FusedUnpairedOptions,
-      'gradient' | 'zeroInactive' | 'reference' | keyof TokenTensors | keyof UnpairedTensors
-    >,
+  extends Omit<FusedUnpairedOptions, LogitsGradient | 'reference' | keyof TokenTensors | keyof UnpairedTensors>,
     Omit<TokenTensors, 'pairs'>,
     UnpairedTensors {
   /** As in `fusedUnpairedPreferenceLoss`; log-probs and logits may be tensors. Needed unless `referenceFree`. */

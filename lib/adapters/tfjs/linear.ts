@@ -20,7 +20,7 @@ import type {
   Labels,
   LinearSequenceLogProbs,
 } from '../../types/index.js'
-import { callback, optionsReader } from '../options.js'
+import { callback, type LayerGradient, optionsReader } from '../options.js'
 import {
   headOf,
   LAYER_OPTIONS,
@@ -34,7 +34,7 @@ import {
 import { idsOf } from './tensor-access.js'
 import { type TensorReference, type TokenTensors, type UnpairedTensors, withArrays } from './tensor-options.js'
 
-type Replaced = 'bias' | 'gradient' | 'accumulate' | 'zeroInactive' | 'reference' | keyof TokenTensors
+type Replaced = 'bias' | LayerGradient | 'reference' | keyof TokenTensors
 
 /** Options of {@link fusedLinearPreferenceLoss}. */
 export interface FusedLinearPreferenceLossOptions

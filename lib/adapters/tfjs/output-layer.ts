@@ -35,6 +35,7 @@ export const OWNED = {
   gradient: 'is not taken: TensorFlow.js is given the gradients it asks for, none of weight and bias with frozen',
   accumulate: 'is not taken: TensorFlow.js adds gradients up itself',
   zeroInactive: 'is not taken: the memory that the gradients get is not zero, so that all of it has to be written',
+  gradientDType: 'is not taken: gradients of TensorFlow.js have the type of their tensors, float32',
 }
 
 /** The arrays of a layer, where they lie; until the heap grows. */
