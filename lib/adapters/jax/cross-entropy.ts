@@ -23,7 +23,7 @@ export interface CrossEntropyValueAndGrad<Params> {
   /** Mean loss over the active tokens. */
   loss: number
   /** The losses of the tokens, their counts, and the per-token outputs asked for. */
-  metrics: Omit<CrossEntropy, 'gradLogits'>
+  metrics: Omit<CrossEntropy, 'gradLogits' | 'rowScale'>
   /** d loss / d params, a tree like `params`. The caller's to use up or to dispose of. */
   gradParams: Params
 }

@@ -47,7 +47,7 @@ export interface PreferenceValueAndGrad<Params> {
   /** Mean loss over the pairs. */
   loss: number
   /** Rewards, accuracy, margin, log-probs and all else that is known of the loss. */
-  metrics: Omit<FusedPreferenceLoss, 'gradLogits'>
+  metrics: Omit<FusedPreferenceLoss, 'gradLogits' | 'rowScale'>
   /** d loss / d params, a tree like `params`. The caller's to use up or to dispose of. */
   gradParams: Params
 }
@@ -60,7 +60,7 @@ export interface UnpairedPreferenceValueAndGrad<Params> {
   /** Mean loss over the sequences. */
   loss: number
   /** Rewards, their means, κ, log-probs and all else that is known of the loss. */
-  metrics: Omit<FusedUnpairedPreferenceLoss, 'gradLogits'>
+  metrics: Omit<FusedUnpairedPreferenceLoss, 'gradLogits' | 'rowScale'>
   /** d loss / d params, a tree like `params`. The caller's to use up or to dispose of. */
   gradParams: Params
 }

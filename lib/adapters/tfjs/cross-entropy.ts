@@ -33,7 +33,7 @@ export interface CrossEntropyOptions
   /** 'in-place': as in `FusedPreferenceLossOptions`. */
   gradient?: 'in-place'
   /** Is given the losses and the per-token outputs, at each call. */
-  onResult?: (result: Omit<CrossEntropy, 'gradLogits'>) => void
+  onResult?: (result: Omit<CrossEntropy, 'gradLogits' | 'rowScale'>) => void
 }
 
 /** Options of {@link linearCrossEntropy}. */

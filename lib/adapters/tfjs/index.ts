@@ -64,7 +64,7 @@ export interface FusedPreferenceLossOptions
    */
   gradient?: 'in-place'
   /** Is given the rewards, accuracy, margin and all else that is known of the loss, at each call. */
-  onResult?: (result: Omit<FusedPreferenceLoss, 'gradLogits'>) => void
+  onResult?: (result: Omit<FusedPreferenceLoss, 'gradLogits' | 'rowScale'>) => void
 }
 
 /** Options of {@link fusedUnpairedPreferenceLoss}. */
@@ -80,7 +80,7 @@ export interface FusedUnpairedPreferenceLossOptions
   /** 'in-place': as in {@link FusedPreferenceLossOptions}. */
   gradient?: 'in-place'
   /** Is given the rewards, their means, κ and all else that is known of the loss, at each call. */
-  onResult?: (result: Omit<FusedUnpairedPreferenceLoss, 'gradLogits'>) => void
+  onResult?: (result: Omit<FusedUnpairedPreferenceLoss, 'gradLogits' | 'rowScale'>) => void
 }
 
 /** Options of {@link sequenceLogProbs}. */

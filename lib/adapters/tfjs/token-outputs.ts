@@ -6,7 +6,7 @@ import * as tf from '@tensorflow/tfjs-core'
 import { linearSequenceLogProbsSync, sequenceLogProbsSync } from '../../index.js'
 import type { TokenOutput } from '../../options/index.js'
 import { tokenOptions } from '../../options/token-options.js'
-import type { Labels, ResultGradients, SequenceLogProbs } from '../../types/index.js'
+import type { Labels, ResultGradients, SequenceLogProbs, TokenOutputs } from '../../types/index.js'
 import { callback, optionsReader } from '../options.js'
 import {
   type DifferentiableOutput,
@@ -22,43 +22,39 @@ import { type TokenTensors, withArrays } from './tensor-options.js'
 
 interface SingleTokens
   extends Omit<TokenOutputOptions, 'mask' | 'sequenceOffsets' | 'outputs'>,
-    Pick<TokenTensors, 'mask' | 'sequenceOffsets'> {
+    Pick<TokenTensors, 'mask' | 'sequenceOffsets'> {}
+
+/** Options of {@link tokenLogProbs}. */
+export interface TokenLogProbsOptions extends SingleTokens {
+  /** 'in-place': as in `FusedPreferenceLossOptions`; the logits are overwritten during the backward pass. */
+  gradient?: 'in-place'
+  /** Per-token results that `onResult` is given besides. Defaults to none. */
+  outputs?: readonly TokenOutput[]
   /** Is given the sums, the token counts and the per-token outputs, at each call. */
   onResult?: (result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>) => void
 }
 
-interface OfLogits {
-  /** 'in-place': as in `FusedPreferenceLossOptions`; the logits are overwritten during the backward pass. */
-  gradient?: 'in-place'
-}
-
-interface ForOnResult {
-  /** Per-token results that `onResult` is given besides. Defaults to none. */
-  outputs?: readonly TokenOutput[]
-}
-
-interface AsTensors<Name extends DifferentiableOutput> {
+/** Options of {@link tokenOutputs}. */
+export interface TokenOutputsOptions<Name extends DifferentiableOutput = DifferentiableOutput>
+  extends Omit<TokenLogProbsOptions, 'outputs'> {
   /** The per-token results to return. */
   outputs: readonly Name[]
 }
 
-/** Options of {@link tokenLogProbs}. */
-export interface TokenLogProbsOptions extends SingleTokens, OfLogits, ForOnResult {}
-
-/** Options of {@link tokenOutputs}. */
-export interface TokenOutputsOptions<Name extends DifferentiableOutput = DifferentiableOutput>
-  extends SingleTokens,
-    OfLogits,
-    AsTensors<Name> {}
-
 /** Options of {@link linearTokenLogProbs}. */
-export interface LinearTokenLogProbsOptions extends SingleTokens, OutputLayerOptions, ForOnResult {}
+export interface LinearTokenLogProbsOptions extends SingleTokens, OutputLayerOptions {
+  /** As in {@link TokenLogProbsOptions}. Defaults to none. */
+  outputs?: readonly TokenOutput[]
+  /** As in {@link TokenLogProbsOptions}. */
+  onResult?: (result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>) => void
+}
 
 /** Options of {@link linearTokenOutputs}. */
 export interface LinearTokenOutputsOptions<Name extends DifferentiableOutput = DifferentiableOutput>
-  extends SingleTokens,
-    OutputLayerOptions,
-    AsTensors<Name> {}
+  extends Omit<LinearTokenLogProbsOptions, 'outputs'> {
+  /** The per-token results to return. */
+  outputs: readonly Name[]
+}
 
 const logitsOptions = optionsReader([...TOKEN_OUTPUT_OPTIONS, 'gradient', 'onResult'])
 const layerOptions = optionsReader([...TOKEN_OUTPUT_OPTIONS, ...LAYER_OPTIONS])
@@ -194,11 +190,7 @@ function ofLayer(
 }
 
 /** `[K, …]` the K results of these names. */
-function stacked(
-  result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>,
-  names: readonly DifferentiableOutput[],
-  rows: readonly number[],
-): tf.Tensor {
+function stacked(result: TokenOutputs, names: readonly DifferentiableOutput[], rows: readonly number[]): tf.Tensor {
   const { length } = result[names[0]!]!
   const all = new Float32Array(names.length * length)
   for (const [k, name] of names.entries()) all.set(result[name]!, k * length)
