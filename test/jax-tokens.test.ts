@@ -248,7 +248,7 @@ describe('tokenLossValueAndGrad', () => {
         'a loss per token',
         'ERR_SHAPE_MISMATCH',
         /^loss\(tokens\) must be a scalar; got \[4, 4\]$/,
-        ({ tokenLogProbs }: { tokenLogProbs: JaxArray }) => tokenLogProbs,
+        ({ tokenLogProbs }: { tokenLogProbs: JaxArray }) => tokenLogProbs.mul(2),
         {},
       ],
       [
