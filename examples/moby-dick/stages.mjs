@@ -21,7 +21,7 @@ import { dpoStep, evaluate, ktoStep, nextTokenLoss, scorePairs } from './train.m
 
 const [QUICK, UPDATE, CHECK] = ['--quick', '--update-docs', '--check-docs'].map((flag) => process.argv.includes(flag))
 const DPO = { steps: QUICK ? 30 : 100, size: 6, learningRate: 2e-3, beta: 0.1 }
-const KTO = { steps: QUICK ? 30 : 100, size: 12, learningRate: 2e-3, beta: 0.1 }
+const KTO = { steps: QUICK ? 30 : 100, size: 12, learningRate: 3e-3, beta: 0.1 }
 const HELD_OUT = { pairs: QUICK ? 60 : 200, windows: 24, every: 20 }
 const PAGE = new URL('../../docs/demo.md', import.meta.url)
 
