@@ -57,15 +57,22 @@ const CASES: Record<string, Case> = {
   ldAlpha: { options: { ldAlpha: 0.3 } },
   pairs: { options: { pairs: [1, 0, 3, 2] }, beside: { ldAlpha: 0.3 } },
   lossType: { options: { lossType: 'hinge' } },
-  beta: { options: { beta: 0.4 } },
-  labelSmoothing: { options: { labelSmoothing: 0.2 } },
+  beta: { options: { beta: [0.4, 1.5] } },
+  labelSmoothing: { options: { labelSmoothing: [0.2, 0.05] } },
+  offset: { options: { offset: [0.5, -1] } },
+  pairWeights: { options: { pairWeights: Float64Array.of(0.25, 2) } },
   gamma: { options: { gamma: 1.5 }, beside: { lossType: 'simpo' } },
   rewardShift: { options: { rewardShift: 0.7 }, beside: { lossType: 'bco_pair' } },
+  targetMargin: { options: { targetMargin: [0.3, 2] }, beside: { lossType: 'rpo_fwd_kl', targetMargin: 0.5 } },
+  dpopLambda: { options: { dpopLambda: 3 }, beside: { lossType: 'dpop' } },
   discopopTau: { options: { discopopTau: 0.3 }, beside: { lossType: 'discopop' } },
   referenceFree: { options: { referenceFree: true } },
   fDivergence: { options: { fDivergence: 'js' } },
   alpha: { options: { alpha: 0.8 }, beside: { fDivergence: 'alpha' } },
+  rewardAlpha: { options: { rewardAlpha: 0.25 }, beside: { lossType: 'simpo' } },
+  sftNormalization: { options: { sftNormalization: 'sequences' }, beside: { lossType: 'sft' } },
   normalizer: { options: { normalizer: 'sum' } },
+  gradientScale: { options: { gradientScale: 3 } },
   reference: { options: { reference: { chosen: [-11, -12], rejected: [-13, -15] } } },
   weighting: { options: { weighting: 'wpo' } },
   backend: { options: { backend: 'gpu' } },
@@ -125,15 +132,19 @@ const core = {
     return { ...result, gradHidden: gradHidden!.data, gradWeight: gradWeight!.data, gradBias }
   },
   sums(options: Options): Outcome {
-    const { backwardSync, ...result } = sequenceLogProbsSync(
-      { data: logits, shape: shapeOf(options, VOCAB) },
-      labels,
-      options,
-    )
+    const {
+      backward: _,
+      backwardSync,
+      ...result
+    } = sequenceLogProbsSync({ data: logits, shape: shapeOf(options, VOCAB) }, labels, options)
     return { ...result, gradLogits: backwardSync(UPSTREAM).gradLogits.data }
   },
   linearSums(options: Options): Outcome {
-    const { backwardSync, ...result } = linearSequenceLogProbsSync(
+    const {
+      backward: _,
+      backwardSync,
+      ...result
+    } = linearSequenceLogProbsSync(
       { data: hidden, shape: shapeOf(options, WIDTH) },
       { data: weight, shape: [VOCAB, WIDTH] },
       labels,

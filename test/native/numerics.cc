@@ -147,8 +147,11 @@ void lossBits(int32_t set, ThreadPool& pool) {
         loss.terms.list[0] = {LossType(type), 1, 0.1};
         loss.terms.count = 1;
         loss.constants.beta = 0.3;
+        loss.constants.offset = 0.1;
         loss.constants.gamma = 0.5;
         loss.constants.rewardShift = 0.2;
+        loss.constants.targetMargin = 0.6;
+        loss.constants.dpopLambda = 5;
         loss.constants.discopopTau = 0.05;
         loss.constants.alpha = 0.4;
         loss.constants.divergence = Divergence(divergence);

@@ -26,6 +26,17 @@ Real score(Real x, const LossConstants& k) {
   return x;
 }
 
+// AlphaPO's reward.
+Real rewardOf(Real x, const LossConstants& k) {
+  const Real a = k.rewardAlpha;
+  return a == 0 ? x : -expm1l(-a * x) / a;
+}
+
+// The divergence of two coins that are heads with the probabilities σ(x) and σ(y).
+Real coins(Real x, Real y) {
+  return times(sigma(x), logSigmoid(x) - logSigmoid(y)) + times(sigma(-x), logSigmoid(-x) - logSigmoid(-y));
+}
+
 // Numbers from the smallest to the largest, and where each comes from.
 std::vector<int64_t> order(const std::vector<Real>& x) {
   std::vector<int64_t> places(x.size());
@@ -38,12 +49,14 @@ struct OnePair {
   Real chosen, rejected, referenceChosen, referenceRejected, chosenLength, rejectedLength, plainChosen;
 };
 
-Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real e, Real tokens) {
+// `share`: what sft's sum over tokens is multiplied by.
+Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real share) {
+  const Real e = k.labelSmoothing;
   const Real b = k.beta, c = p.chosen - p.referenceChosen, r = p.rejected - p.referenceRejected;
   const Real nw = k.average || p.chosenLength == 0 ? 1 : p.chosenLength;
   const Real nl = k.average || p.rejectedLength == 0 ? 1 : p.rejectedLength;
   const auto smoothed = [&](Real z) { return -(1 - e) * logSigmoid(z) - times(e, logSigmoid(-z)); };
-  const Real z = b * (score(c, k) - score(r, k));
+  const Real z = b * (score(c, k) - score(r, k)) - k.offset;
   // Scores divided by lengths: those of sums, in which the constant of an alpha score stays.
   const auto dividedScore = [&](Real x, Real length) {
     if (k.divergence == Divergence::kReverseKl) return k.average || length == 0 ? x : x / length;
@@ -79,17 +92,25 @@ Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real e, R
       return sigma(b * c) + 1 - sigma(b * (c - r));
     case LossType::aot:
     case LossType::aot_unpaired:
-      return smoothed(b * (c - r));
+      return smoothed(b * (c - r) - k.offset);
     case LossType::discopop: {
       // e^(-z)·m as one exponential: far out each alone leaves even this range.
       return -logSigmoid(z) * sigma(-z / k.discopopTau) + expl(logSigmoid(z / k.discopopTau) - z);
     }
     case LossType::sigmoid_norm:
-      return -logSigmoid(b * divided());
+      return -logSigmoid(b * divided() - k.offset);
+    case LossType::dpop:
+      return -logSigmoid(b * (c - r - k.dpopLambda * std::max<Real>(0, -c)) - k.offset);
+    case LossType::rpo_sq:
+      return powl(b * (c - r) - k.targetMargin, 2);
+    case LossType::rpo_bwd_kl:
+      return coins(k.targetMargin, b * (c - r));
+    case LossType::rpo_fwd_kl:
+      return coins(b * (c - r), k.targetMargin);
     case LossType::simpo:
-      return smoothed(b * (p.chosen / nw - p.rejected / nl) - k.gamma);
+      return smoothed(b * (rewardOf(p.chosen / nw, k) - rewardOf(p.rejected / nl, k)) - k.gamma - k.offset);
     case LossType::cpo:
-      return smoothed(b * (p.chosen - p.rejected));
+      return smoothed(b * (rewardOf(p.chosen, k) - rewardOf(p.rejected, k)) - k.offset);
     case LossType::orpo: {
       const auto logOdds = [](Real x, Real length, Real divisor) {
         return length == 0 && x == 0 ? 0 : x / divisor - logl(-expm1l(x / divisor));
@@ -97,7 +118,8 @@ Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real e, R
       return -b * logSigmoid(logOdds(p.chosen, p.chosenLength, nw) - logOdds(p.rejected, p.rejectedLength, nl));
     }
     case LossType::sft:
-      return tokens == 0 ? 0 : -p.plainChosen * (k.average ? p.chosenLength : 1) / tokens;
+      if (k.sftNormalization == SftNormalization::kSequences) return -p.plainChosen / nw;
+      return times(k.average ? share * p.chosenLength : share, -p.plainChosen);
   }
   return NAN;
 }
@@ -225,10 +247,14 @@ Real loss(const LossTerms& terms, const LossConstants& k, const Pairs& s) {
         pair.rejected = s.rejected[m];
         pair.referenceRejected = s.referenceRejected[m];
       }
-      const Real value = pairLoss(term.type, pair, k, term.labelSmoothing, tokens);
-      // sft is a mean over tokens already.
-      const Real share = term.type == LossType::sft ? 1 : 1 / divisor;
-      total += times(share * term.weight * s.weights[i], value);
+      LossConstants own = k;
+      own.labelSmoothing = s.constants.labelSmoothing ? s.constants.labelSmoothing[i] : term.labelSmoothing;
+      if (s.constants.beta) own.beta = s.constants.beta[i];
+      if (s.constants.offset) own.offset = s.constants.offset[i];
+      if (s.constants.targetMargin) own.targetMargin = s.constants.targetMargin[i];
+      const bool ofTokens = k.sftNormalization == SftNormalization::kTokens;
+      const Real share = !ofTokens ? 1 : tokens == 0 ? 0 : divisor / tokens;
+      total += times(term.weight * s.weights[i] / divisor, pairLoss(term.type, pair, own, share));
     }
   }
   return total;

@@ -36,6 +36,7 @@ struct Pairs {
   std::vector<Real> chosen, rejected, referenceChosen, referenceRejected, chosenTokenCounts, rejectedTokenCounts,
       weights;
   std::vector<Real> plainChosen;  // what sft has for `chosen`; or empty: the same
+  PairConstants constants;
 };
 Real loss(const LossTerms& terms, const LossConstants& constants, const Pairs& pairs);
 
