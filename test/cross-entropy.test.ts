@@ -450,7 +450,10 @@ test('the bits depend on neither threads, batch nor, with fused multiply-adds, i
     const everything = { labelSmoothing: 0.1, zLoss: 0.01, dft: true }
     const classWeights = Float32Array.from({ length: vocab }, (_, v) => (v % 7) / 3)
     const capped = { ...everything, logitScale: 1.3, logitSoftcap: 5 }
-    for (const variant of [{}, everything, capped, { ...everything, classWeights }, { ...capped, classWeights }]) {
+    const gradientDType = dtype === 'bfloat16' ? 'float32' : 'bfloat16'
+    const weighted = { ...everything, classWeights, gradientDType } as const
+    const deferred = { dft: true, deferredScale: true, gradientDType } as const
+    for (const variant of [{}, everything, capped, weighted, { ...capped, ...weighted }, deferred]) {
       const all = NATIVE.map(({ name, run }) => {
         // 24 rows: one thread and four take them whole, seven share their segments.
         const [one, ...others] = [1, 2, 4, 7].map((threads) =>
