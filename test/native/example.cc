@@ -335,7 +335,7 @@ Example::Example(const uint8_t* data, size_t size) {
     job.loss.pairWeights = forEach(pairWeights, 0, 2);
     job.loss.pairConstants.beta = forEach(betas, 0.01, 2);
     job.loss.pairConstants.labelSmoothing = forEach(labelSmoothings, 0.001, 0.499);
-    job.loss.pairConstants.offset = forEach(offsets, -2, 2);
+    job.loss.pairConstants.offset = forEach(marginOffsets, -2, 2);
     job.loss.pairConstants.targetMargin = forEach(targetMargins, -4, 4);
   }
 }
