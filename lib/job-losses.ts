@@ -93,8 +93,13 @@ export interface TokenLossStage {
   zLoss: number
   /** Multiply the cross-entropy of each row by its label's probability, whose own derivative is left out. */
   dft: boolean
-  /** What the sum over rows is divided by. */
+  /**
+   * What the sum over rows is divided by. 0: the sum of the class weights of the active rows' labels (1 if that is 0),
+   * which are then on the GPU.
+   */
   divisor: number
+  /** `[V]` where the labels are on the GPU: factors of the rows' weights, by label; 1 when absent. */
+  classWeights?: Float64Array
   /** `[R]` out: the loss of each row times its weight, not divided. Inactive rows are left as they are. */
   losses: Float64Array
   /** `[1]` out: loss. */

@@ -138,7 +138,7 @@ describe('a field is what its name says', () => {
       rewardShift: 184,
       divisor: 185,
     },
-    tokenLoss: { ...arrays('losses', 'summary'), labelSmoothing: 186, zLoss: 187, dft: true, divisor: 188 },
+    tokenLoss: { ...arrays('classWeights', 'losses', 'summary'), labelSmoothing: 186, zLoss: 187, dft: true, divisor: 188 },
     gradient: {
       out: rows(array(), 160),
       coefficients: array(),

@@ -47,10 +47,11 @@ export function tokenLossCall(
   const outputs = tokenOptions.outputs.read(options.outputs)
   const { tokens } = tokenPlan
   const divisor = divisorOf(normalizer, tokens, classWeights)
-  if (classWeights) weighByClass(tokens, classWeights)
+  if (classWeights && !tokens.labels) weighByClass(tokens, classWeights)
   const policy = forwardStage(source, tokens.counts.length, outputs)
   const losses = new Float64Array(batch * time)
   const loss: TokenLossStage = { labelSmoothing, zLoss, dft, divisor, losses, summary: new Float64Array(1) }
+  if (classWeights && tokens.labels) loss.classWeights = classWeights
   return {
     tokenPlan,
     policy,
@@ -75,10 +76,15 @@ function classWeightsOf(value: unknown, vocab: number, labelSmoothing: number): 
 }
 
 /** What the sum over tokens is divided by. */
-function divisorOf(normalizer: TokenNormalizer, { targets, counts }: Tokens, classWeights?: Float64Array): number {
+function divisorOf(
+  normalizer: TokenNormalizer,
+  { targets, counts, labels }: Tokens,
+  classWeights?: Float64Array,
+): number {
   if (normalizer === 'sum') return 1
   if (typeof normalizer === 'number') return normalizer
   if (normalizer !== 'mean') return normalizer.tokens
+  if (labels) return 0 // the backend's to find
   let total = 0
   if (classWeights) {
     for (const target of targets) if (target >= 0) total += classWeights[target]

@@ -63,7 +63,7 @@ type SingleTokenOptions = Omit<TokenOptions, 'averageLogProb' | 'emptySequence' 
 /** Options of `crossEntropy`. */
 export interface CrossEntropyOptions extends SingleTokenOptions, TokenLossOptions, RunOptions {
   /** As in {@link FusedOptions}. Defaults to false. */
-  gradient?: boolean | HostArray | 'in-place'
+  gradient?: boolean | HostArray | DeviceMemory | 'in-place'
   /** As in {@link FusedOptions}. Defaults to true. */
   zeroInactive?: boolean
 }

@@ -84,7 +84,10 @@ struct DeviceLabels {
 // Stage 3 of single tokens.
 struct TokenLoss {
   TokenLossConstants constants;
-  double divisor = 1;         // of the sum
+  // Of the sum. 0: the sum of the class weights of the active rows' labels, which are then on the GPU.
+  double divisor = 1;
+  // [V] factors of the rows' weights, by label, where the labels are on the GPU; or null: all 1.
+  const double* classWeights = nullptr;
   double* losses = nullptr;   // [R], not divided
   double* summary = nullptr;  // loss
   // [R] its derivatives with respect to the results of single rows, where a gradient follows; scratch, or null.

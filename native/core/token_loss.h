@@ -23,8 +23,8 @@ struct TokenLossValue {
 //
 // The bracket is -(1 - ε) · log p - (ε / V) · Σ_j log p_j. φ is 1 or, for dft, p, whose own derivative is left out.
 // `meanLogit` is m; it is not used where ε is 0.
-inline TokenLossValue tokenLoss(const TokenLossConstants& c, const TokenState& token, double meanLogit,
-                                double inverseTemperature) {
+FPL_HD inline TokenLossValue tokenLoss(const TokenLossConstants& c, const TokenState& token, double meanLogit,
+                                       double inverseTemperature) {
   TokenLossValue out;
   if (token.logProb != token.logProb) {
     out.loss = out.slopes.logProb = NAN;

@@ -115,11 +115,10 @@ void HeadPlan::place(Layout& layout) {
     const int64_t segments = RowSegments(vocab_).count;
     sweep_.split = segments > 1 && chunk_ <= kFew;
     const int64_t partials = sweep_.split ? chunk_ * segments : chunk_;
-    sweep_.sums = layout.scratch<PartialSums>(partials);
-    if (job_.policy.wantsByProducts()) sweep_.byProducts = layout.scratch<PartialByProducts>(partials);
+    sweep_.place(layout, partials, job_.policy.wantsByProducts(), wantsMeanLogit(job_));
   }
   if (!job_.hasHeadGradient) return;
-  values_ = layout.scratch<TokenState>(active_.count);
+  values_ = layout.scratch<RowValues>(active_.count);
   takingPart_ = layout.scratch<int32_t>(active_.count);
   if (out_.hidden) hiddenGradient_ = layout.scratch<float>(chunk_ * hiddenStride_);
   if (out_.bias) biasSums_ = layout.scratch<double>(vocab_);
@@ -228,7 +227,8 @@ void HeadPlan::makeLogits(const Layer& layer, const int32_t* from, int64_t rows,
   of(layer.logits, rows).multiply(&kOne, head.bias.data ? &kOne : &kZero, products_, stream);
 }
 
-void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& tokens, Stream stream) {
+void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& tokens, const TokenLossStage* loss,
+                       Stream stream) {
   // What the rows without a target have; only the others are visited.
   const auto clear = [&](auto* results, int value) {
     if (!results) return;
@@ -240,9 +240,11 @@ void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& token
   clear(stage.tokenArgmax, 0xff);
   clear(stage.logSumExp, 0);
   clear(stage.sumSquaredProbs, 0);
+  clear(stage.tokenMeanLogits, 0);
+  clear(stage.entropies, 0);
+  if (loss) clear(loss->loss.losses, 0);
 
-  SweepScratch scratch = sweep_;
-  if (!stage.wantsByProducts()) scratch.byProducts = nullptr;
+  const SweepScratch scratch = sweep_.of(stage, wantsMeanLogit(stage, loss));
   Forward part = stage;
   Tokens chunkTokens = tokens;
   forChunks([&](int64_t first, int64_t rows) {
@@ -250,11 +252,11 @@ void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& token
     part.logits = chunkOfLogits(rows);
     chunkTokens.targets = active_.targets + first;
     sweepRows(part, chunkTokens, scratch, 0, rows, stream);
-    finishRows(part, chunkTokens, scratch, active_.rows + first, stream);
+    finishRows(part, chunkTokens, loss, scratch, active_.rows + first, stream);
   });
 }
 
-void HeadPlan::gradient(const Gradient& gradient, const Tokens& tokens, Stream stream) {
+void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, Stream stream) {
   const int64_t width = policy_.head.width();
   const bool adds = out_.accumulate;
   if (out_.hidden && !out_.skipInactive) clearInactive(tokens.targets, count_, width, out_.hidden, stream);
@@ -264,7 +266,7 @@ void HeadPlan::gradient(const Gradient& gradient, const Tokens& tokens, Stream s
   if (out_.bias) {
     check(cudaMemsetAsync(biasSums_, 0, size_t(vocab_) * sizeof(double), stream), "running output layer");
   }
-  if (active_.count > 0) gatherStates(gradient.states, active_, values_, takingPart_, stream);
+  if (active_.count > 0) gatherValues(values, active_, values_, takingPart_, stream);
   if (scale_) gradientScale(values_, active_.count, scale_, stream);
   const float* down = scale_ ? &scale_->down : &kOne;
   const float* zero = scale_ ? &scale_->zero : &kZero;
@@ -277,9 +279,8 @@ void HeadPlan::gradient(const Gradient& gradient, const Tokens& tokens, Stream s
     // Zeros for hidden states that take no part: 0 times what they are might be NaN.
     makeLogits(policy_, takingPart_ + first, rows, stream);
     part.logits = part.out = chunkOfLogits(rows);
-    part.states = values_ + first;
     chunkTokens.targets = active_.targets + first;
-    logitsGradient(part, chunkTokens, 0, rows, stream);
+    logitsGradient(part, values_ + first, chunkTokens, 0, rows, stream);
     if (out_.bias) addColumns(logits_, rows, vocab_, stride_, biasSums_, stream);
     if (policy_.type != DType::kFloat32) {
       roundGradient(logits_, rows, vocab_, stride_, policy_.type, scale_ ? &scale_->up : nullptr, stream);

@@ -1,6 +1,5 @@
 // What a head needs besides products of matrices and the four stages: the rows that predict something gathered side by
 // side, the bias, and what becomes of the logits' gradient. Sums are taken in an order that does not change.
-#include "../core/row_gradient.h"
 #include "stages.h"
 
 namespace fpl {
@@ -82,24 +81,24 @@ void spread(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, 
 }
 
 FPL_KERNEL(kThreads, 4)
-gatherKernel(const TokenState* states, ActiveRows active, TokenState* out, int32_t* rows) {
+gatherKernel(const RowValues* values, ActiveRows active, RowValues* out, int32_t* rows) {
   const int64_t i = blockIndex() * kThreads + threadIndex();
   if (i >= active.count) return;
-  out[i] = active.rows[i] < 0 ? TokenState{} : states[active.rows[i]];
-  rows[i] = reinterpret_cast<const RowGradient*>(out + i)->factor == 0 ? -1 : active.rows[i];
+  out[i] = active.rows[i] < 0 ? RowValues{} : values[active.rows[i]];
+  rows[i] = out[i].isZero() ? -1 : active.rows[i];
 }
 
 struct Magnitudes {
   float of[kThreads];
 };
 
-// One block. The derivative at the label is minus the sum of the others, all of one sign: the largest of its row.
+// One block.
 FPL_KERNEL(kThreads, 1)
-scaleKernel(const TokenState* values, int64_t count, GradientScale* scale) {
+scaleKernel(const RowValues* values, int64_t count, GradientScale* scale) {
   FPL_SHARED(Magnitudes, magnitudes);
   float largest = 0;
   for (int64_t i = threadIndex(); i < count; i += kThreads) {
-    largest = fmaxf(largest, fabsf(reinterpret_cast<const RowGradient*>(values + i)->atLabel));  // NaN is skipped
+    largest = fmaxf(largest, values[i].largest);  // NaN is skipped
   }
   magnitudes.of[threadIndex()] = largest;
   barrier();
@@ -205,11 +204,11 @@ void spreadBias(const Head::Bias& bias, float* logits, int64_t rows, int64_t voc
   }
 }
 
-void gatherStates(const TokenState* states, const ActiveRows& active, TokenState* out, int32_t* rows, Stream stream) {
-  FPL_LAUNCH("output layer", gatherKernel, blocksOf(active.count), kThreads, stream, states, active, out, rows);
+void gatherValues(const RowValues* values, const ActiveRows& active, RowValues* out, int32_t* rows, Stream stream) {
+  FPL_LAUNCH("output layer", gatherKernel, blocksOf(active.count), kThreads, stream, values, active, out, rows);
 }
 
-void gradientScale(const TokenState* values, int64_t count, GradientScale* scale, Stream stream) {
+void gradientScale(const RowValues* values, int64_t count, GradientScale* scale, Stream stream) {
   FPL_LAUNCH("output layer", scaleKernel, 1, kThreads, stream, values, count, scale);
 }
 
