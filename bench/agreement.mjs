@@ -37,11 +37,11 @@ const TOLERANCE = { float32: 1e-4, float16: 1e-2, bfloat16: 5e-2 }
 export function expected({ stage, shape, dtype, shift, width }, inputs) {
   const { logits, labels, reference, positions, policy } = inputs
   if (stage === 'loss' && policy) {
-    const { loss, gradient } = preferenceLossSync(
+    const { loss, gradLogProbs } = preferenceLossSync(
       { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected },
       { beta: BETA },
     )
-    return { loss, gradient: [...gradient.chosen, ...gradient.rejected] }
+    return { loss, gradient: [...gradLogProbs.chosen, ...gradLogProbs.rejected] }
   }
   if (width) {
     const [hidden, weight] = headTensors({ shape, width }, inputs, 0)

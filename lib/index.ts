@@ -40,6 +40,7 @@ export type {
 } from './options/index.js'
 export type {
   Backends,
+  BackwardOptions,
   CrossEntropy,
   DeviceMemory,
   DType,
@@ -60,6 +61,7 @@ export type {
   Indices,
   InstructionSet,
   Labels,
+  LinearBackwardOptions,
   LinearCrossEntropy,
   LinearReference,
   LinearSequenceLogProbs,
@@ -68,8 +70,8 @@ export type {
   LossType,
   MeansByKind,
   Normalizer,
+  PairLogProbs,
   PreferenceLoss,
-  PreferencePairs,
   Reference,
   ReferenceLogProbs,
   ResultGradients,

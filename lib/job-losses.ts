@@ -43,8 +43,8 @@ export interface LossStage extends LossConfig {
   referenceChosen: Float64Array
   referenceRejected: Float64Array
   /** `[P]` active tokens; present at least when a loss needs them. */
-  chosenLengths?: Float64Array
-  rejectedLengths?: Float64Array
+  chosenTokenCounts?: Float64Array
+  rejectedTokenCounts?: Float64Array
   /** `[P]` factor of each pair's loss, 1 when absent (gathered as exp(sum of the pair's logWeights) when the policy stage has those). */
   pairWeights?: Float64Array
   /** `[P]` outs. */

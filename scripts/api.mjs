@@ -7,7 +7,7 @@
  * --check   writes nothing; fails when the page is out of date
  *
  * A generated part stands between `<!-- api: KIND NAME -->` and `<!-- end -->`, where NAME is the name of an export,
- * with the subpath in front unless it belongs to the main module (`tfjs/preferenceLoss`):
+ * with the subpath in front unless it belongs to the main module (`tfjs/fusedPreferenceLoss`):
  *
  *   function NAME   the signature, the docstring, its parameters, result and errors
  *   options NAME a table of the options: type, default, meaning and, where api/wrong-values.mjs has one, the error of a

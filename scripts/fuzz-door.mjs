@@ -185,8 +185,8 @@ const PAIRS = [
   'rejected',
   'referenceChosen',
   'referenceRejected',
-  'chosenLengths',
-  'rejectedLengths',
+  'chosenTokenCounts',
+  'rejectedTokenCounts',
   'pairWeights',
 ]
 const REFERENCE = [
@@ -283,10 +283,15 @@ function build(/** @type {Given} */ { name, changes, gradient, reference, lossTy
     const into = linear ? { hidden: true, weight: out } : out
     if (gradient) parts.options.gradient = gradient === 'out' ? into : gradient
   }
+  if (name === 'backward' && gradient) parts.options.gradient = gradient === 'out' ? out : gradient
+  if (name === 'linearBackward') {
+    parts.options.gradient = [undefined, true, false, { weight: out }][changes.length]
+  }
   if (name === 'preferenceLoss') {
     parts.options.lossType = lossType ?? 'cpo'
     if (reference !== 'none') Object.assign(pairs, { referenceChosen: [-3], referenceRejected: [-4] })
-    if (lossType !== undefined) Object.assign(pairs, { chosenLengths: [9], rejectedLengths: BigInt64Array.of(8n) })
+    if (lossType !== undefined)
+      Object.assign(pairs, { chosenTokenCounts: [9], rejectedTokenCounts: BigInt64Array.of(8n) })
   }
   let taken = false
   for (const [place, make, how] of changes) {
@@ -361,23 +366,23 @@ const ARGUMENTS = {
   linearSequenceLogProbs: ({ logits, weight, labels, options }) => [logits, weight, labels, options],
 }
 
+/** The result of a forward pass for `backward`, whose arguments follow. */
+function forBackward(/** @type {string} */ name, /** @type {Built} */ { data, weightData, upstream = [1, 2], parts }) {
+  const weight = { data: weightData, shape: [vocab, width] }
+  const sums =
+    name === 'backward'
+      ? fpl.sequenceLogProbsSync({ data, shape: [batch, time, vocab] }, honestLabels)
+      : fpl.linearSequenceLogProbsSync({ data, shape: [batch, time, width] }, weight, honestLabels)
+  return [sums, upstream, parts.options]
+}
+
 function sync(/** @type {Given} */ given) {
   const built = build(given)
   let error
   try {
     if (/backward/i.test(given.name)) {
-      const { logits, weight, labels, options } = built.parts
-      const [hidden, matrix] = [
-        { data: built.data, shape: [batch, time, width] },
-        { data: built.weightData, shape: [vocab, width] },
-      ]
-      const sums =
-        given.name === 'backward'
-          ? fpl.sequenceLogProbsSync({ data: built.data, shape: [batch, time, vocab] }, honestLabels)
-          : fpl.linearSequenceLogProbsSync(hidden, matrix, honestLabels)
-      const upstream = built.upstream === undefined ? [1, 2] : built.upstream
-      if (given.name === 'backward') sums.backward(upstream, options)
-      else sums.backward(upstream, [logits, weight, labels, true, { weight: built.out }][given.changes.length], options)
+      const [sums, upstream, options] = forBackward(given.name, built)
+      sums.backwardSync(upstream, options)
     } else {
       fpl[`${given.name}Sync`](...ARGUMENTS[given.name](built.parts))
     }
@@ -387,13 +392,15 @@ function sync(/** @type {Given} */ given) {
   settled(error, built)
 }
 
-/** @type {Record<string, string>} */
-const FORWARD = { backward: 'sequenceLogProbs', linearBackward: 'linearSequenceLogProbs' }
+function start(/** @type {string} */ name, /** @type {Built} */ built) {
+  if (!/backward/i.test(name)) return fpl[name](...ARGUMENTS[name](built.parts))
+  const [sums, upstream, options] = forBackward(name, built)
+  return sums.backward(upstream, options)
+}
 
 async function later(/** @type {Given} */ given) {
-  const name = FORWARD[given.name] ?? given.name
-  const built = build({ ...given, name })
-  await fpl[name](...ARGUMENTS[name](built.parts)).then(
+  const built = build(given)
+  await start(given.name, built).then(
     () => settled(undefined, built),
     (/** @type {unknown} */ error) => settled(error ?? new Error('rejected with a value that is not an error'), built),
   )

@@ -35,9 +35,9 @@ for (let round = 0; round < 20; round++) {
     threads: 1 + (round % 4),
   }
   fpl.fusedPreferenceLossSync(logits(), labels, options)
-  fpl.sequenceLogProbsSync(logits(), labels, { outputs }).backward([1, 2, 3, 4])
+  fpl.sequenceLogProbsSync(logits(), labels, { outputs }).backwardSync([1, 2, 3, 4])
   fpl.preferenceLossSync({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' })
-  fpl.linearSequenceLogProbsSync(hidden(), weight, labels, { threads: 1 + (round % 4) }).backward([1, 2, 3, 4])
+  fpl.linearSequenceLogProbsSync(hidden(), weight, labels, { threads: 1 + (round % 4) }).backwardSync([1, 2, 3, 4])
   const controller = new AbortController()
   const running = [
     fpl.fusedPreferenceLoss(logits(), labels, options),

@@ -6,7 +6,7 @@ import { type Array as JaxArray, numpy as np } from '@jax-js/jax'
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { beforeEach, describe, expect, it } from 'vitest'
-import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/adapters/jax/index.js'
+import { fusedLinearPreferenceLossValueAndGrad, fusedPreferenceLossValueAndGrad } from '../lib/adapters/jax/index.js'
 import * as tfjs from '../lib/adapters/tfjs/index.js'
 import { PAIRED_OPTIONS } from '../lib/call/paired-call.js'
 import { RUN_OPTIONS } from '../lib/call/run.js'
@@ -125,21 +125,21 @@ const core = {
     return { ...result, gradHidden: gradHidden!.data, gradWeight: gradWeight!.data, gradBias }
   },
   sums(options: Options): Outcome {
-    const { backward, ...result } = sequenceLogProbsSync(
+    const { backwardSync, ...result } = sequenceLogProbsSync(
       { data: logits, shape: shapeOf(options, VOCAB) },
       labels,
       options,
     )
-    return { ...result, gradLogits: backward(UPSTREAM).data }
+    return { ...result, gradLogits: backwardSync(UPSTREAM).gradLogits.data }
   },
   linearSums(options: Options): Outcome {
-    const { backward, ...result } = linearSequenceLogProbsSync(
+    const { backwardSync, ...result } = linearSequenceLogProbsSync(
       { data: hidden, shape: shapeOf(options, WIDTH) },
       { data: weight, shape: [VOCAB, WIDTH] },
       labels,
       { ...options, bias },
     )
-    const { gradHidden, gradWeight, gradBias } = backward(UPSTREAM)
+    const { gradHidden, gradWeight, gradBias } = backwardSync(UPSTREAM)
     return { ...result, gradHidden: gradHidden!.data, gradWeight: gradWeight!.data, gradBias }
   },
 }
@@ -174,11 +174,11 @@ const GRADIENTS = ['gradHidden', 'gradWeight', 'gradBias']
 
 const TFJS: Op[] = [
   {
-    name: 'preferenceLoss',
+    name: 'fusedPreferenceLoss',
     takes: PAIRED_OPTIONS,
     call: (options) =>
       differentiate(['gradLogits'], ofLogits(options), ([x], told) =>
-        tfjs.preferenceLoss(x!, labels, { ...options, ...told }),
+        tfjs.fusedPreferenceLoss(x!, labels, { ...options, ...told }),
       ),
     core: core.paired,
     owned: { zeroInactive: false },
@@ -196,11 +196,11 @@ const TFJS: Op[] = [
     misspelt: ['gradiant', 'gradient'],
   },
   {
-    name: 'linearPreferenceLoss',
+    name: 'fusedLinearPreferenceLoss',
     takes: PAIRED_OPTIONS,
     call: (options) =>
       differentiate(GRADIENTS, ofLayer(options), ([x, w, b], told) =>
-        tfjs.linearPreferenceLoss(x!, w!, labels, { ...options, ...told, bias: b }),
+        tfjs.fusedLinearPreferenceLoss(x!, w!, labels, { ...options, ...told, bias: b }),
       ),
     core: core.linear,
     owned: { gradient: true, accumulate: true, zeroInactive: false },
@@ -224,10 +224,10 @@ const asArray = (x: JaxArray) => x
 
 const JAX: Op[] = [
   {
-    name: 'preferenceValueAndGrad',
+    name: 'fusedPreferenceLossValueAndGrad',
     takes: PAIRED_OPTIONS,
     async call(options) {
-      const step = preferenceValueAndGrad(asArray)
+      const step = fusedPreferenceLossValueAndGrad(asArray)
       const { metrics, gradParams } = await step(
         np.array(logits, { shape: shapeOf(options, VOCAB) }),
         0,
@@ -241,10 +241,12 @@ const JAX: Op[] = [
     misspelt: ['betta', 'beta'],
   },
   {
-    name: 'linearPreferenceValueAndGrad',
+    name: 'fusedLinearPreferenceLossValueAndGrad',
     takes: PAIRED_OPTIONS,
     async call(options) {
-      const step = linearPreferenceValueAndGrad((layer: Record<'hidden' | 'weight' | 'bias', JaxArray>) => layer)
+      const step = fusedLinearPreferenceLossValueAndGrad(
+        (layer: Record<'hidden' | 'weight' | 'bias', JaxArray>) => layer,
+      )
       const layer = {
         hidden: np.array(hidden, { shape: shapeOf(options, WIDTH) }),
         weight: np.array(weight, { shape: [VOCAB, WIDTH] }),
@@ -326,18 +328,21 @@ describe('options that are no object', () => {
   const inTidy = (op: () => tf.Tensor) => async () => tf.tidy(() => void op())
   const asLayer = (x: JaxArray) => ({ hidden: x.ref, weight: x })
   it.each<[string, (options: never) => () => Promise<unknown>]>([
-    ['preferenceLoss', (options) => inTidy(() => tfjs.preferenceLoss(x(), labels, options))],
+    ['fusedPreferenceLoss', (options) => inTidy(() => tfjs.fusedPreferenceLoss(x(), labels, options))],
     ['sequenceLogProbs', (options) => inTidy(() => tfjs.sequenceLogProbs(x(), labels, options))],
     ['sparseSoftmaxCrossEntropy', (options) => inTidy(() => tfjs.sparseSoftmaxCrossEntropy(x(), labels, options))],
-    ['linearPreferenceLoss', (options) => inTidy(() => tfjs.linearPreferenceLoss(...layer(), labels, options))],
+    [
+      'fusedLinearPreferenceLoss',
+      (options) => inTidy(() => tfjs.fusedLinearPreferenceLoss(...layer(), labels, options)),
+    ],
     ['linearSequenceLogProbs', (options) => inTidy(() => tfjs.linearSequenceLogProbs(...layer(), labels, options))],
     [
-      'preferenceValueAndGrad',
-      (options) => () => preferenceValueAndGrad(asArray)(np.array(logits), 0, labels, options),
+      'fusedPreferenceLossValueAndGrad',
+      (options) => () => fusedPreferenceLossValueAndGrad(asArray)(np.array(logits), 0, labels, options),
     ],
     [
-      'linearPreferenceValueAndGrad',
-      (options) => () => linearPreferenceValueAndGrad(asLayer)(np.array(logits), 0, labels, options),
+      'fusedLinearPreferenceLossValueAndGrad',
+      (options) => () => fusedLinearPreferenceLossValueAndGrad(asLayer)(np.array(logits), 0, labels, options),
     ],
   ])('are refused by %s', async (_, call) => {
     const live = liveBuffers()

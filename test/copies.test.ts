@@ -66,18 +66,18 @@ function resultsOf(fpl: Package, run: RunOptions, seed: number): Record<string, 
     results[`fusedPreferenceLossSync ${size}`] = fpl.fusedPreferenceLossSync(logits, labels, fused)
     results[`fusedLinearPreferenceLossSync ${size}`] = fpl.fusedLinearPreferenceLossSync(hidden, weight, labels, fused)
     const sums = fpl.sequenceLogProbsSync(logits, labels, both)
-    results[`sequenceLogProbsSync ${size}`] = { ...sums, backward: sums.backward(gradient) }
+    results[`sequenceLogProbsSync ${size}`] = { ...sums, backward: sums.backwardSync(gradient).gradLogits }
     const linear = fpl.linearSequenceLogProbsSync(hidden, weight, labels, both)
-    results[`linearSequenceLogProbsSync ${size}`] = { ...linear, backward: linear.backward(gradient) }
+    results[`linearSequenceLogProbsSync ${size}`] = { ...linear, backward: linear.backwardSync(gradient) }
     results[`preferenceLoss ${size}`] = fpl.preferenceLoss(pairs, run)
     results[`fusedPreferenceLoss ${size}`] = fpl.fusedPreferenceLoss(logits, labels, fused)
     results[`fusedLinearPreferenceLoss ${size}`] = fpl.fusedLinearPreferenceLoss(hidden, weight, labels, fused)
     results[`sequenceLogProbs ${size}`] = fpl
       .sequenceLogProbs(logits, labels, both)
-      .then((later) => ({ ...later, backward: later.backward(gradient) }))
+      .then((later) => ({ ...later, backward: later.backwardSync(gradient).gradLogits }))
     results[`linearSequenceLogProbs ${size}`] = fpl
       .linearSequenceLogProbs(hidden, weight, labels, both)
-      .then((later) => ({ ...later, backward: later.backward(gradient) }))
+      .then((later) => ({ ...later, backward: later.backwardSync(gradient) }))
   }
   return results
 }

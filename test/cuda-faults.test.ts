@@ -281,9 +281,9 @@ describe.runIf(onHost && CUDA.length > 0)('the backend', () => {
       fusedPreferenceLossSync({ data: host.logits, shape }, labels, { backend: 'cuda', lossType: 'cpo', ...options })
     }
     fusedPreferenceLossSync({ data: host.logits, shape }, labels, { backend: 'cuda', reference: { logits: { data: host.reference, shape } } })
-    sequenceLogProbsSync({ data: host.logits, shape }, labels, { backend: 'cuda', outputs }).backward([1, 2, 3, 4])
+    sequenceLogProbsSync({ data: host.logits, shape }, labels, { backend: 'cuda', outputs }).backwardSync([1, 2, 3, 4])
     linearSequenceLogProbsSync({ data: host.hidden, shape: [B, T, D] }, { data: host.weight, shape: [V, D] }, labels,
-      { backend: 'cuda', outputs }).backward([1, 2, 3, 4])
+      { backend: 'cuda', outputs }).backwardSync([1, 2, 3, 4])
     tell('clean')`
 
   it('copies nothing to the host that nobody has written, once memory is cleared for tools that look for that', () => {

@@ -185,7 +185,7 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
     expect(distance(got.logProbs, wanted.logProbs)).toBeLessThan(VALUE)
     const tokens = wanted.tokenLogProbs.filter((_, r) => r % p.time < p.time - 1)
     expect(distance(got.tokenLogProbs!, tokens)).toBeLessThan(VALUE)
-    const gradients = got.backward(COEFFICIENTS)
+    const gradients = got.backwardSync(COEFFICIENTS)
     expect(gradients.gradBias !== undefined).toBe(withBias)
     expect(gradients.gradWeight!.strides).toEqual(turned ? [1, p.vocab] : undefined)
     expectGradients(gradients, wanted, dtype)
@@ -206,7 +206,7 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
     for (const weight of [p.weight, byColumns(p.weight)]) {
       const got = linearSequenceLogProbsSync(p.hidden, weight, labels, { ...RUN, bias: p.bias })
       const wanted = oracle(p, shifted(labels, p.time), COEFFICIENTS)
-      const gradients = got.backward(COEFFICIENTS)
+      const gradients = got.backwardSync(COEFFICIENTS)
       if (p.vocab === 1) {
         expect([...got.logProbs]).toEqual([0, 0, 0, 0])
         expect((gradients.gradHidden!.data as Float32Array).every((x) => x === 0)).toBe(true)
@@ -243,10 +243,13 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
     const options: FusedLinearOptions = { ...RUN, bias: p.bias, lossType: 'simpo', gradient: true }
     const first = fusedLinearPreferenceLossSync(p.hidden, p.weight, p.labels, options)
     expectSame(fusedLinearPreferenceLossSync(p.hidden, p.weight, p.labels, options), first)
-    const { logProbs, backward } = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, { ...RUN, bias: p.bias })
+    const { logProbs, backwardSync } = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, {
+      ...RUN,
+      bias: p.bias,
+    })
     expect([...logProbs]).toEqual([...first.chosenLogProbs, ...first.rejectedLogProbs])
-    const { chosen, rejected } = first.gradient
-    expectSame(backward([...chosen, ...rejected]), first)
+    const { chosen, rejected } = first.gradLogProbs
+    expectSame(backwardSync([...chosen, ...rejected]), first)
   })
 
   it('gives a row the same bits in any batch, and in chunks of any size', () => {
@@ -269,7 +272,7 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
     const p = problem(dtype)
     const size = host(p.hidden.data).BYTES_PER_ELEMENT
     const wanted = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, { ...RUN, bias: p.bias })
-    const gradients = wanted.backward(COEFFICIENTS)
+    const gradients = wanted.backwardSync(COEFFICIENTS)
     for (const off of [0, 1, 3]) {
       const moved = (data: unknown) => {
         const padded = storage(dtype, host(data).length + off)
@@ -287,7 +290,7 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
       )
       expect(got.logProbs).toEqual(wanted.logProbs)
       expect(got.tokenCounts).toEqual(wanted.tokenCounts)
-      const found = got.backward(COEFFICIENTS, { hidden: out, weight: outWeight, bias: outBias })
+      const found = got.backwardSync(COEFFICIENTS, { gradient: { hidden: out, weight: outWeight, bias: outBias } })
       expect(found.gradHidden!.data).toBe(out)
       const read = (memory: DeviceBuffer) => {
         const copy = new Float32Array(memory.byteLength / 4)
@@ -308,8 +311,8 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
   it('keeps the digits of small gradients', () => {
     const p = problem(dtype)
     const small = COEFFICIENTS.map((c) => c * 2 ** -40)
-    const { backward } = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, { ...RUN, bias: p.bias })
-    expectGradients(backward(small), oracle(p, targets(p), small), dtype)
+    const { backwardSync } = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, { ...RUN, bias: p.bias })
+    expectGradients(backwardSync(small), oracle(p, targets(p), small), dtype)
   })
 })
 
@@ -330,7 +333,7 @@ describe.runIf(hasHead)('the output layer on the cuda backend', () => {
     const targets = labels.map((_, r) => (offsets.includes(r + 1) || mask[r + 1] === 0 ? -1 : labels[r + 1]))
     const wanted = oracle(p, targets, COEFFICIENTS, { temperature, sequenceOf })
     expect(distance(got.logProbs, wanted.logProbs)).toBeLessThan(VALUE)
-    expectGradients(got.backward(COEFFICIENTS), wanted, 'bfloat16')
+    expectGradients(got.backwardSync(COEFFICIENTS), wanted, 'bfloat16')
   })
 
   it('takes hidden states and a weight of different types', () => {
@@ -344,7 +347,7 @@ describe.runIf(hasHead)('the output layer on the cuda backend', () => {
         const got = linearSequenceLogProbsSync(p.hidden, weight, p.labels, { ...RUN, bias: p.bias })
         const wanted = oracle(p, shifted(p.labels, p.time), COEFFICIENTS)
         expect(distance(got.logProbs, wanted.logProbs)).toBeLessThan(VALUE)
-        expectGradients(got.backward(COEFFICIENTS), wanted, 'float32')
+        expectGradients(got.backwardSync(COEFFICIENTS), wanted, 'float32')
       }
     }
   })
@@ -352,8 +355,8 @@ describe.runIf(hasHead)('the output layer on the cuda backend', () => {
   it('adds to what the arrays hold, and leaves inactive rows alone when told to', () => {
     const p = problem('float32')
     chunksOf(4, p.vocab)
-    const { backward } = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, { ...RUN, bias: p.bias })
-    const alone = backward(COEFFICIENTS)
+    const { backwardSync } = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, { ...RUN, bias: p.bias })
+    const alone = backwardSync(COEFFICIENTS)
     const full = (length: number) => new Float32Array(length).fill(0.5)
     const into = () => ({
       hidden: full(p.labels.length * p.width),
@@ -362,20 +365,20 @@ describe.runIf(hasHead)('the output layer on the cuda backend', () => {
     })
     const plus = (found: ArrayLike<number>) => Float64Array.from(found, (x) => x + 0.5)
     const added = into()
-    backward(COEFFICIENTS, added, { accumulate: true })
+    backwardSync(COEFFICIENTS, { gradient: added, accumulate: true })
     expect(distance(added.hidden, plus(alone.gradHidden!.data as Float32Array))).toBeLessThan(1e-6)
     expect(distance(added.weight, plus(alone.gradWeight!.data as Float32Array))).toBeLessThan(1e-6)
     expect(distance(added.bias, plus(alone.gradBias as Float32Array))).toBeLessThan(1e-6)
     expect(added.hidden[0]).toBe(0.5)
 
     const kept = into()
-    backward(COEFFICIENTS, kept, { zeroInactive: false })
+    backwardSync(COEFFICIENTS, { gradient: kept, zeroInactive: false })
     expect(kept.hidden[0]).toBe(0.5)
     const active = p.width // row 1 is the first that predicts something
     expect(kept.hidden[active]).toBe((alone.gradHidden!.data as Float32Array)[active])
     expect(bytes(kept.weight).equals(bytes(alone.gradWeight!.data as Float32Array))).toBe(true)
     const cleared = into()
-    backward(COEFFICIENTS, cleared)
+    backwardSync(COEFFICIENTS, { gradient: cleared })
     expect(cleared.hidden[0]).toBe(0)
 
     const there = DeviceBuffer.from(full(p.vocab * p.width))
@@ -385,7 +388,7 @@ describe.runIf(hasHead)('the output layer on the cuda backend', () => {
       p.labels,
       { bias: DeviceBuffer.from(p.bias as Float32Array) },
     )
-    onDevice.backward(COEFFICIENTS, { weight: there }, { accumulate: true })
+    onDevice.backwardSync(COEFFICIENTS, { gradient: { weight: there }, accumulate: true })
     const copy = new Float32Array(p.vocab * p.width)
     there.copyTo(copy)
     expect(bytes(copy).equals(bytes(added.weight))).toBe(true)
@@ -399,13 +402,15 @@ describe.runIf(hasHead)('the output layer on the cuda backend', () => {
       p.labels,
     )
     const there = DeviceBuffer.from(new Float32Array(p.vocab * p.width))
-    expect(() => sums.backward(COEFFICIENTS, { hidden: true, weight: there }, { accumulate: true })).toThrow(
+    expect(() =>
+      sums.backwardSync(COEFFICIENTS, { gradient: { hidden: true, weight: there }, accumulate: true }),
+    ).toThrow(
       expect.objectContaining({
         code: 'ERR_INVALID_ARG_VALUE',
         message: expect.stringContaining('options.accumulate needs memory for all gradients on a GPU'),
       }),
     )
-    const { gradHidden } = sums.backward(COEFFICIENTS, { hidden: true }, { zeroInactive: false })
+    const { gradHidden } = sums.backwardSync(COEFFICIENTS, { gradient: { hidden: true }, zeroInactive: false })
     const rows = new Float32Array(p.batch * p.time * p.width)
     ;(gradHidden!.data as DeviceBuffer).copyTo(rows)
     // The last position of a sequence predicts nothing.
@@ -432,12 +437,12 @@ describe.runIf(hasHead)('the output layer on the cuda backend', () => {
       options,
     )
     expect([...got.logProbs]).toEqual([0, 0, 0, 0])
-    const { gradHidden, gradWeight, gradBias } = got.backward(COEFFICIENTS)
+    const { gradHidden, gradWeight, gradBias } = got.backwardSync(COEFFICIENTS)
     for (const data of [gradHidden!.data, gradWeight!.data, gradBias]) {
       expect((data as Float32Array).every((x) => Object.is(x, 0))).toBe(true)
     }
     const kept = new Float32Array(p.vocab * p.width).fill(3)
-    got.backward(COEFFICIENTS, { weight: kept }, { accumulate: true })
+    got.backwardSync(COEFFICIENTS, { gradient: { weight: kept }, accumulate: true })
     expect(kept.every((x) => x === 3)).toBe(true)
   })
 

@@ -315,22 +315,22 @@ describe.runIf(onHost && CUDA.length > 0)('a backward pass that follows later', 
   it('has its tensors, unless somebody has disposed of them', () => {
     const told = cudaProcess(`
       const forward = (data, labels) => sequenceLogProbsSync({ data, shape }, labels, { shift: false })
-      const wanted = forward(there(host.logits), there(host.labels)).backward([1, 2, 3, 4]).data
+      const wanted = forward(there(host.logits), there(host.labels)).backwardSync([1, 2, 3, 4]).gradLogits.data
       const sums = (() => forward(there(host.logits), there(host.labels)))()
       await collected()
-      const kept = same(read(sums.backward([1, 2, 3, 4]).data, host.logits), read(wanted, host.logits))
+      const kept = same(read(sums.backwardSync([1, 2, 3, 4]).gradLogits.data, host.logits), read(wanted, host.logits))
       const codes = []
       for (const name of ['logits', 'labels']) {
         const given = { logits: there(host.logits), labels: there(host.labels) }
         const later = forward(given.logits, given.labels)
         given[name].dispose()
-        codes.push(thrown(() => later.backward([1, 2, 3, 4]))?.code)
+        codes.push(thrown(() => later.backwardSync([1, 2, 3, 4]))?.code)
       }
       // Memory of somebody else's, who has freed it.
       const owner = there(host.logits)
       const later = forward({ ptr: owner.ptr, byteLength: owner.byteLength }, host.labels)
       owner.dispose()
-      codes.push(thrown(() => later.backward([1, 2, 3, 4]))?.code)
+      codes.push(thrown(() => later.backwardSync([1, 2, 3, 4]))?.code)
       tell([kept, codes])`)
     expect(told).toEqual([true, ['ERR_DISPOSED', 'ERR_DISPOSED', 'ERR_INVALID_ARG_VALUE']])
   })
@@ -340,7 +340,7 @@ describe.runIf(onHost && CUDA.length > 0)('a backward pass that follows later', 
       const make = () => ({ hidden: there(host.hidden), weight: there(host.weight), bias: there(host.bias), labels: there(host.labels) })
       const forward = (b) => linearSequenceLogProbsSync(
         { data: b.hidden, shape: [B, T, D] }, { data: b.weight, shape: [V, D] }, b.labels, { shift: false, bias: b.bias })
-      const weightOf = (sums) => read(sums.backward([1, 2, 3, 4]).gradWeight.data, host.weight)
+      const weightOf = (sums) => read(sums.backwardSync([1, 2, 3, 4]).gradWeight.data, host.weight)
       const wanted = weightOf(forward(make()))
       const sums = (() => forward(make()))()
       await collected()
@@ -349,13 +349,13 @@ describe.runIf(onHost && CUDA.length > 0)('a backward pass that follows later', 
         const given = make()
         const later = forward(given)
         given[name].dispose()
-        return thrown(() => later.backward([1, 2, 3, 4]))?.code
+        return thrown(() => later.backwardSync([1, 2, 3, 4]))?.code
       })
       // Memory of somebody else's, who has freed it.
       const given = make()
       const later = forward({ ...given, weight: { ptr: given.weight.ptr, byteLength: given.weight.byteLength } })
       given.weight.dispose()
-      codes.push(thrown(() => later.backward([1, 2, 3, 4]))?.code)
+      codes.push(thrown(() => later.backwardSync([1, 2, 3, 4]))?.code)
       tell([kept, codes])`)
     expect(told).toEqual([true, [...Array(4).fill('ERR_DISPOSED'), 'ERR_INVALID_ARG_VALUE']])
   })

@@ -78,7 +78,7 @@ describe.runIf(CUDA.length > 0).each(DTYPES)('on the cuda backend, %s', (dtype) 
       const { logits, labels, data } = problem(dtype)
       const options = { ...given, outputs: OUTPUTS }
       const wanted = sequenceLogProbsSync(logits, labels, { ...options, ...RUN })
-      const gradient = read(wanted.backward(slopes()).data, data)
+      const gradient = read(wanted.backwardSync(slopes()).gradLogits.data, data)
       for (const off of [0, 1, 2, 3, 5]) {
         const padded = storage(dtype, data.length + off)
         padded.set(data, off)
@@ -87,9 +87,9 @@ describe.runIf(CUDA.length > 0).each(DTYPES)('on the cuda backend, %s', (dtype) 
         for (const name of OUTPUTS) expect(got[name], name).toEqual(wanted[name])
         // The gradient begins where the logits do, and elsewhere.
         const out = new DeviceBuffer(data.byteLength)
-        got.backward(slopes(), { out })
+        got.backwardSync(slopes(), { gradient: out })
         expect(read(out, data).equals(gradient)).toBe(true)
-        got.backward(slopes(), { out: 'in-place' })
+        got.backwardSync(slopes(), { gradient: 'in-place' })
         expect(read(there, data).equals(gradient)).toBe(true)
       }
     },
@@ -140,7 +140,7 @@ describe.runIf(CUDA.length > 0).each(DTYPES)('on the cuda backend, %s', (dtype) 
       const outputs: TokenOutput[] = ['tokenLogProbs', 'logSumExp']
       const sums = sequenceLogProbsSync(logits, labels, { ...transform, ...RUN, outputs })
       const factor = sums.tokenLogProbs!.map((x) => (dft ? Math.exp(x) : 1))
-      const gradient = sums.backward({
+      const { gradLogits } = sums.backwardSync({
         tokenLogProbs: factor.map((x) => -x * (1 - labelSmoothing)),
         logSumExp: factor.map((x, i) => x * labelSmoothing + 2 * zLoss * sums.logSumExp![i]),
         tokenMeanLogits: factor.map((x) => -x * labelSmoothing),
@@ -148,7 +148,7 @@ describe.runIf(CUDA.length > 0).each(DTYPES)('on the cuda backend, %s', (dtype) 
       const got = values(whole.gradLogits!)
       const unit = dtype === 'float32' ? 2 ** -20 : dtype === 'float16' ? 2 ** -10 : 2 ** -7
       const floor = dtype === 'float16' ? 2 ** -23 : 0
-      for (const [i, x] of values(gradient).entries()) {
+      for (const [i, x] of values(gradLogits).entries()) {
         // Where terms cancel, the sum is off by their own rounding.
         expect(Math.abs(got[i] - x)).toBeLessThanOrEqual(unit * (Math.abs(x) + 1e-4) + floor)
       }
@@ -289,7 +289,8 @@ describe.runIf(CUDA.length > 0)('on the cuda backend', () => {
       }
       for (const name of OUTPUTS) near(got[name]!, wanted[name]!, name)
       for (const gradient of gradients) {
-        near(values(got.backward(gradient)), values(wanted.backward(gradient)), Object.keys(gradient).join())
+        const [a, b] = [got, wanted].map((sums) => values(sums.backwardSync(gradient).gradLogits))
+        near(a, b, Object.keys(gradient).join())
       }
     }
   })
@@ -409,8 +410,8 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
         for (const names of [['tokenLogProbs', 'logSumExp'], Object.keys(slopes())]) {
           const all = slopes(9, size)
           const gradient = Object.fromEntries(names.map((name) => [name, all[name as keyof ResultGradients]]))
-          const { gradHidden, gradWeight, gradBias } = got.backward(gradient)
-          const of = multiplied(wanted.backward(gradient))
+          const { gradHidden, gradWeight, gradBias } = got.backwardSync(gradient)
+          const of = multiplied(wanted.backwardSync(gradient).gradLogits)
           expect(distance(gradHidden!.data as Float32Array, of.hidden)).toBeLessThan(TOLERANCE[dtype])
           expect(distance(gradWeight!.data as Float32Array, of.weight)).toBeLessThan(TOLERANCE[dtype])
           expect(distance(gradBias as Float32Array, of.bias)).toBeLessThan(4e-6)

@@ -636,7 +636,7 @@ describe('preferenceBatches', () => {
         [N, 25, N, N, N, N, N],
       ].flat(),
       shape: [4, 7],
-      lengths: [5, 3, 7, 2],
+      sequenceLengths: [5, 3, 7, 2],
       pairs: [0, 2, 1, 3],
       empty: [],
       truncated: [],
@@ -654,7 +654,7 @@ describe('preferenceBatches', () => {
       labels: [-1, -1, -1, 4, 5, -1, 25, 26, -1, -1, -1, 6, 7, 8, 9, -1, 25],
       shape: [17],
       sequenceOffsets: [0, 5, 8, 15, 17],
-      lengths: [5, 3, 7, 2],
+      sequenceLengths: [5, 3, 7, 2],
       pairs: [0, 2, 1, 3],
       empty: [],
       truncated: [],
@@ -668,7 +668,7 @@ describe('preferenceBatches', () => {
       inputIds: [50, 24, 25, 26, 60, 70, 70, 70, 50, 24, 25, 60, 70, 70, 70, 70],
       labels: [N, N, 25, 26, 60, N, N, N, N, N, 25, 60, N, N, N, N],
       shape: [2, 8],
-      lengths: [5, 4],
+      sequenceLengths: [5, 4],
     })
   })
 
@@ -682,8 +682,8 @@ describe('preferenceBatches', () => {
 
   describe('truncation', () => {
     const long = { prompt: 'abcdef', chosen: 'ghijkl', rejected: 'mn' }
-    const rows = ({ inputIds, lengths, shape: [, time] }: PreferenceBatch) =>
-      Array.from(lengths, (length, s) =>
+    const rows = ({ inputIds, sequenceLengths, shape: [, time] }: PreferenceBatch) =>
+      Array.from(sequenceLengths, (length, s) =>
         String.fromCharCode(...inputIds.subarray(s * time, s * time + length).map((id) => id + 96)),
       )
 
@@ -712,7 +712,7 @@ describe('preferenceBatches', () => {
       const [batch] = await all(batches([long], { onWarning: () => {}, ...options }))
       expect(rows(batch)).toEqual(texts)
       expect(batch.truncated).toEqual(truncated)
-      if (options.maxLength) expect(Math.max(...batch.lengths)).toBeLessThanOrEqual(options.maxLength)
+      if (options.maxLength) expect(Math.max(...batch.sequenceLengths)).toBeLessThanOrEqual(options.maxLength)
     })
   })
 
@@ -742,8 +742,8 @@ describe('preferenceBatches', () => {
         SPECIAL.includes(c) ? 1000 + SPECIAL.indexOf(c) : c.charCodeAt(0),
       )
     const [BOS, EOS] = [1000, 1001]
-    const show = ({ inputIds, lengths, shape: [, time] }: PreferenceBatch) =>
-      Array.from(lengths, (length, s) =>
+    const show = ({ inputIds, sequenceLengths, shape: [, time] }: PreferenceBatch) =>
+      Array.from(sequenceLengths, (length, s) =>
         Array.from(
           inputIds.subarray(s * time, s * time + length),
           (id) => SPECIAL[id - 1000] ?? String.fromCharCode(id),
@@ -947,7 +947,7 @@ describe('preferenceBatches', () => {
         expect(made.flatMap((batch) => batch.records)).toEqual(records)
         for (const batch of made) {
           const pairs = batch.records.length
-          const sequences = Array.from(batch.lengths, (length, s) => {
+          const sequences = Array.from(batch.sequenceLengths, (length, s) => {
             const start = batch.sequenceOffsets?.[s] ?? s * batch.shape[1]
             const [ids, labels] = [batch.inputIds, batch.labels].map((all) =>
               Array.from(all.subarray(start, start + length)),
@@ -1038,7 +1038,7 @@ describe('preferenceBatches', () => {
       inputIds: [1, 0],
       labels: [1, N],
       sequenceOffsets: [0, 1, 2],
-      lengths: [1, 0],
+      sequenceLengths: [1, 0],
     })
   })
 

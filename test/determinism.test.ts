@@ -52,7 +52,7 @@ function rowBits(logits: Logits, labels: Int32Array, row: number, options: Seque
   const vocab = logits.shape[logits.shape.length - 1]
   const sums = sequenceLogProbsSync(logits, labels, { shift: false, ...options })
   const more = sequenceLogProbsSync(logits, labels, { shift: false, ...options, outputs: OUTPUTS })
-  const gradient = sums.backward(new Float64Array(sums.logProbs.length).fill(0.75)).data as Float32Array
+  const gradient = sums.backwardSync(new Float64Array(sums.logProbs.length).fill(0.75)).gradLogits.data as Float32Array
   const tokens = sequenceLogProbsSync(logits, labels, { shift: false, ...options, outputs: ['tokenLogProbs'] })
   return [
     hex(tokens.tokenLogProbs!.subarray(row, row + 1)),
@@ -118,7 +118,7 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
 
   /** To the bit; the gradient without its padding. */
   function bits(result: FusedPreferenceLoss): string[] {
-    const { gradLogits, gradient, tokenCounts } = result
+    const { gradLogits, gradLogProbs, tokenCounts } = result
     const { data, shape, strides } = gradLogits!
     const vocab = shape[shape.length - 1]
     const rows = shape.slice(0, -1).reduce((a, b) => a * b)
@@ -130,7 +130,13 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
       const start = Math.floor(row / time) * batchStride + (row % time) * timeStride
       return hex((data as Float32Array).subarray(start, start + vocab))
     })
-    const lists = [result.losses, result.chosenRewards, result.rejectedRewards, gradient.chosen, gradient.rejected]
+    const lists = [
+      result.losses,
+      result.chosenRewards,
+      result.rejectedRewards,
+      gradLogProbs.chosen,
+      gradLogProbs.rejected,
+    ]
     lists.push(result.chosenLogProbs, result.rejectedLogProbs)
     lists.push(Float64Array.of(result.loss, result.accuracy, result.margin))
     return [...lists.map(hex), hex(tokenCounts), ...OUTPUTS.map((output) => hex(result[output]!)), ...parts]
@@ -237,17 +243,17 @@ describe.each(NATIVE)('$name, a batch beyond the cache', ({ run }) => {
         rejected: pick(sums.logProbs, 1),
         referenceChosen: reference.chosen,
         referenceRejected: reference.rejected,
-        chosenLengths: pick(sums.tokenCounts, 0),
-        rejectedLengths: pick(sums.tokenCounts, 1),
+        chosenTokenCounts: pick(sums.tokenCounts, 0),
+        rejectedTokenCounts: pick(sums.tokenCounts, 1),
       },
       { ...lossOptions, ...run },
     )
     const coefficients = new Float64Array(batch)
     for (let i = 0; i < pairs.length; i += 2) {
-      coefficients[pairs[i]] += loss.gradient.chosen[i / 2]
-      coefficients[pairs[i + 1]] += loss.gradient.rejected[i / 2]
+      coefficients[pairs[i]] += loss.gradLogProbs.chosen[i / 2]
+      coefficients[pairs[i + 1]] += loss.gradLogProbs.rejected[i / 2]
     }
-    const wanted = bytes(sums.backward(coefficients).data as Float32Array)
+    const wanted = bytes(sums.backwardSync(coefficients).gradLogits.data as Float32Array)
 
     const gradient = new Float32Array(size)
     const { signal } = new AbortController()

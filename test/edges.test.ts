@@ -63,9 +63,9 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
   function one(row: ArrayLike<number>, label: number, options: SequenceOptions = {}) {
     const plain = forward([row], [label], options)
     const full = forward([row], [label], { ...options, outputs: OUTPUTS })
-    const gradient = Array.from(values(plain.backward([1])))
+    const gradient = Array.from(values(plain.backwardSync([1]).gradLogits))
     expectNear(full.logProbs[0], plain.logProbs[0], 2 * ulp(Math.max(1, Math.abs(plain.logProbs[0]))))
-    for (const [i, x] of values(full.backward([1])).entries()) expectNear(x, gradient[i], step(x, 8))
+    for (const [i, x] of values(full.backwardSync([1]).gradLogits).entries()) expectNear(x, gradient[i], step(x, 8))
     return {
       logProb: plain.logProbs[0],
       gradient,
@@ -137,7 +137,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
     for (const temperature of [1e-3, 1, 1e3]) {
       for (const x of [0, 1, -100, 700, -huge, huge]) {
         const sums = forward([[x]], [0], { temperature })
-        expect([Math.abs(sums.logProbs[0]), Math.abs(values(sums.backward([-3]))[0])]).toEqual([0, 0])
+        expect([Math.abs(sums.logProbs[0]), Math.abs(values(sums.backwardSync([-3]).gradLogits)[0])]).toEqual([0, 0])
       }
     }
     for (const x of [nan, inf, -inf]) expect(one([x], 0).logProb).toBeNaN()
@@ -171,7 +171,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
     const next = random(7)
     const good = Float64Array.from({ length: 16_501 }, () => gaussian(next))
     const alone = forward([good], [11])
-    const aloneGradient = values(alone.backward([1]))
+    const aloneGradient = values(alone.backwardSync([1]).gradLogits)
     for (const place of places) {
       for (const label of [11, place]) {
         const row = good.slice()
@@ -185,7 +185,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
             for (const name of OUTPUTS) expect([sums[name]![0], sums[name]![2]]).not.toContain(nan)
           }
           if (outputs || label !== 11) continue
-          const gradient = values(sums.backward([1, 1, 1]))
+          const gradient = values(sums.backwardSync([1, 1, 1]).gradLogits)
           expect(gradient.subarray(row.length, 2 * row.length).every(Number.isNaN)).toBe(true)
           expect(firstDifference(gradient.subarray(0, row.length), aloneGradient)).toBe(-1)
           expect(firstDifference(gradient.subarray(2 * row.length), aloneGradient)).toBe(-1)
@@ -202,7 +202,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
       expect(sums.logProbs[1]).toBeNaN()
       expect([sums.logProbs[0], sums.logProbs[2]]).not.toContain(nan)
       for (const name of OUTPUTS) expect(sums[name]![1]).toEqual(name === 'tokenArgmax' ? -1 : nan)
-      const gradient = values(sums.backward([1, 1, 1]))
+      const gradient = values(sums.backwardSync([1, 1, 1]).gradLogits)
       expect(gradient.subarray(vocab, 2 * vocab).every(Number.isNaN)).toBe(true)
       expect(gradient.subarray(0, vocab).some(Number.isNaN)).toBe(false)
       expect(gradient.subarray(2 * vocab).some(Number.isNaN)).toBe(false)
@@ -219,7 +219,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
           [4, 5, 7],
         ],
         [0, 1],
-      ).backward([nan, 1]),
+      ).backwardSync([nan, 1]).gradLogits,
     )
     expect(Array.from(gradient.subarray(0, 3)).every(Number.isNaN)).toBe(true)
     expect(Array.from(gradient.subarray(3)).some(Number.isNaN)).toBe(false)
@@ -280,14 +280,14 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
   test('a gradient written into a used array leaves nothing of what was there', () => {
     const [logits, labels, mask] = garbled(() => nan, 300)
     const sums = sequenceLogProbsSync(logits, labels, { mask, ...run })
-    const fresh = sums.backward([1, -2]).data
+    const fresh = sums.backwardSync([1, -2]).gradLogits.data
     for (const old of [nan, 1, -inf]) {
       const out = storage(dtype, (logits.data as Float32Array).length).fill(encode[dtype](old))
-      sums.backward([1, -2], { out })
+      sums.backwardSync([1, -2], { gradient: out })
       expect(bytes(out).equals(bytes(fresh as Float32Array))).toBe(true)
     }
     // A coefficient of 0 is a gradient of 0, whatever the logits.
-    expect(values(sums.backward([0, 0])).every((x) => x === 0)).toBe(true)
+    expect(values(sums.backwardSync([0, 0]).gradLogits).every((x) => x === 0)).toBe(true)
   })
 
   test('a sequence without active tokens', () => {
@@ -308,7 +308,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
         expect(sums.logProbs[0]).toBe(wanted)
         expect(sums.logProbs[1]).toBeLessThan(0)
         expect(sums.tokenCounts).toEqual(Int32Array.of(0, 2))
-        const gradient = values(sums.backward([5, 1]))
+        const gradient = values(sums.backwardSync([5, 1]).gradLogits)
         expect(gradient.subarray(0, 12).every((x) => Object.is(x, 0))).toBe(true)
         expect(gradient.subarray(12, 20).every((x) => x !== 0)).toBe(true)
       }
@@ -317,7 +317,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
     // One position under shift, and everything masked.
     const single = sequenceLogProbsSync(logitsOf(dtype, [2, 1, 2], [nan, 1, 2, nan]), Int32Array.of(0, 1), run)
     expect(Array.from(single.logProbs)).toEqual([0, 0])
-    expect(values(single.backward([1, 1])).every((x) => Object.is(x, 0))).toBe(true)
+    expect(values(single.backwardSync([1, 1]).gradLogits).every((x) => Object.is(x, 0))).toBe(true)
     expect(Array.from(call({ mask: new Uint8Array(6) }).logProbs)).toEqual([0, 0])
   })
 
@@ -339,7 +339,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
       const labels = Int32Array.from({ length: 6 }, (_, i) => (i * 31) % vocab)
       const plain = logitsOf(dtype, [2, 3, vocab], elements)
       const wanted = sequenceLogProbsSync(plain, labels, run)
-      const wantedGradient = values(wanted.backward([1, -2]))
+      const wantedGradient = values(wanted.backwardSync([1, -2]).gradLogits)
       for (let offset = 0; offset < 8; offset++) {
         for (const [rowPad, batchPad] of [
           [0, 0],
@@ -359,11 +359,11 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
           const sums = sequenceLogProbsSync(logits, labels, run)
           expect(sums.logProbs).toEqual(wanted.logProbs)
           const out = storage(dtype, elements.length + 3).subarray(3)
-          sums.backward([1, -2], { out })
+          sums.backwardSync([1, -2], { gradient: out })
           expect(firstDifference(values({ ...plain, data: out }), wantedGradient)).toBe(-1)
           expect(bytes(whole).equals(before)).toBe(true)
 
-          sums.backward([1, -2], { out: 'in-place' })
+          sums.backwardSync([1, -2], { gradient: 'in-place' })
           const size = data.BYTES_PER_ELEMENT
           const expected = Buffer.from(before)
           for (let row = 0; row < 6; row++) {
@@ -491,7 +491,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
     const row = [1, 0.5, -2, 3, -60, -inf]
     const { gradient } = oracle(stored(row), 1)
     for (const coefficient of [1e-30, -1e-20, 1e-5, -1, 1e4, -1e10, 1e30]) {
-      const got = values(forward([row], [1]).backward([coefficient]))
+      const got = values(forward([row], [1]).backwardSync([coefficient]).gradLogits)
       const largest = dtype === 'float16' ? 65504 : 3e38
       for (const [i, x] of gradient.entries()) {
         const wanted = coefficient * x
@@ -506,7 +506,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
     const labels = Int32Array.of(0, 1, 0)
     const sums: SequenceLogProbs = sequenceLogProbsSync(logits, labels, { tokenWeights: [9, 0, 1], ...run })
     expect(sums.logProbs[0]).toBe(one([3, 4], 0).logProb)
-    const gradient = values(sums.backward([1]))
+    const gradient = values(sums.backwardSync([1]).gradLogits)
     expect(Array.from(gradient.subarray(0, 2)).map(Math.abs)).toEqual([0, 0])
     expect(gradient[2]).toBe(one([3, 4], 0).gradient[0])
   })
@@ -523,6 +523,6 @@ describe.each(TARGETS)('$name', ({ run }) => {
     const sums = sequenceLogProbsSync(logits, Int32Array.of(3), { shift: false, ...run })
     expect(sums.logProbs[0]).toBeCloseTo(-Math.log(3), 12)
     const wanted = [-1 / 3, -1 / 3, 0, 2 / 3, 0].map((x) => decode[dtype](encode[dtype](x)))
-    for (const [i, x] of values(sums.backward([1])).entries()) expect(x).toBeCloseTo(wanted[i], 6)
+    for (const [i, x] of values(sums.backwardSync([1]).gradLogits).entries()) expect(x).toBeCloseTo(wanted[i], 6)
   })
 })

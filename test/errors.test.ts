@@ -360,37 +360,37 @@ const FUSED: Case[] = [
 
 // biome-ignore format: one case a line
 const PREFERENCE: Case[] = [
-  ['no pairs', 'ERR_INVALID_ARG_TYPE', 'pairs must be an object', (c) => { c.pairs = undefined }],
-  ['pairs null', 'ERR_INVALID_ARG_TYPE', 'pairs must be an object', (c) => { c.pairs = null }],
+  ['no pairs', 'ERR_INVALID_ARG_TYPE', 'logProbs must be an object', (c) => { c.pairs = undefined }],
+  ['pairs null', 'ERR_INVALID_ARG_TYPE', 'logProbs must be an object', (c) => { c.pairs = null }],
   ['unknown key', 'ERR_INVALID_ARG_VALUE', "did you mean 'referenceChosen'?", (c) => { c.pairs.referenceChosn = [1] }],
-  ['chosen missing', 'ERR_INVALID_ARG_TYPE', 'pairs.chosen', (c) => { delete c.pairs.chosen }],
-  ['chosen of strings', 'ERR_INVALID_ARG_TYPE', 'pairs.chosen[0]', (c) => { c.pairs.chosen = ['-1', '-2'] }],
-  ['chosen of bigints', 'ERR_INVALID_ARG_TYPE', 'pairs.chosen[0]', (c) => { c.pairs.chosen = new BigInt64Array(2) }],
-  ['no pair at all', 'ERR_SHAPE_MISMATCH', 'pairs.chosen', (c) => { c.pairs = { chosen: [], rejected: [] } }],
-  ['resizable chosen', 'ERR_INVALID_ARG_VALUE', 'pairs.chosen is a view of a resizable buffer', (c) => { c.pairs.chosen = new Float64Array(resizable(16)) }],
-  ['detached rejected', 'ERR_INVALID_ARG_VALUE', 'pairs.rejected is detached', (c) => { const r = new Float64Array(2); structuredClone(r, { transfer: [r.buffer] }); c.pairs.rejected = r }],
-  ['rejected too short', 'ERR_SHAPE_MISMATCH', 'pairs.rejected must have length 2', (c) => { c.pairs.rejected = [-1] }],
-  ['reference too long', 'ERR_SHAPE_MISMATCH', 'pairs.referenceChosen', (c) => { c.pairs.referenceChosen = [1, 2, 3] }],
-  ['half a reference', 'ERR_INVALID_ARG_TYPE', 'pairs.referenceRejected', (c) => { delete c.pairs.referenceRejected }],
-  ['no reference', 'ERR_INVALID_ARG_VALUE', 'pairs.referenceChosen', (c) => { delete c.pairs.referenceRejected; delete c.pairs.referenceChosen }],
-  ['no lengths for simpo', 'ERR_INVALID_ARG_VALUE', "pairs.chosenLengths and pairs.rejectedLengths are needed by lossType 'simpo'", option('lossType', 'simpo')],
-  ['no lengths for sft on means', 'ERR_INVALID_ARG_VALUE', 'pairs.chosenLengths', (c) => { c.options.lossType = 'sft'; c.options.averageLogProb = true }],
-  ['reference with NaN', 'ERR_OUT_OF_RANGE', 'pairs.referenceChosen[1] must be a log-prob; got NaN', (c) => { c.pairs.referenceChosen = [-1, Number.NaN] }],
-  ['reference with NaN beside NaN of the other', 'ERR_OUT_OF_RANGE', 'pairs.referenceRejected[0] must be a log-prob; got NaN', (c) => { c.pairs.referenceRejected = [Number.NaN, -1]; c.pairs.chosen = [Number.NaN, -1] }],
-  ['64-bit lengths negative', 'ERR_OUT_OF_RANGE', 'pairs.chosenLengths[1] must be a number of tokens; got -1n', (c) => { c.pairs.chosenLengths = BigInt64Array.of(1n, -1n); c.pairs.rejectedLengths = [1, 2] }],
-  ['lengths of strings', 'ERR_INVALID_ARG_TYPE', "pairs.rejectedLengths[0] must be a number of tokens; got '1'", (c) => { c.pairs.chosenLengths = [1, 2]; c.pairs.rejectedLengths = ['1', 2] }],
-  ['lengths NaN', 'ERR_OUT_OF_RANGE', 'pairs.chosenLengths[0]', (c) => { c.pairs.chosenLengths = [Number.NaN, 2]; c.pairs.rejectedLengths = [1, 2] }],
+  ['chosen missing', 'ERR_INVALID_ARG_TYPE', 'logProbs.chosen', (c) => { delete c.pairs.chosen }],
+  ['chosen of strings', 'ERR_INVALID_ARG_TYPE', 'logProbs.chosen[0]', (c) => { c.pairs.chosen = ['-1', '-2'] }],
+  ['chosen of bigints', 'ERR_INVALID_ARG_TYPE', 'logProbs.chosen[0]', (c) => { c.pairs.chosen = new BigInt64Array(2) }],
+  ['no pair at all', 'ERR_SHAPE_MISMATCH', 'logProbs.chosen', (c) => { c.pairs = { chosen: [], rejected: [] } }],
+  ['resizable chosen', 'ERR_INVALID_ARG_VALUE', 'logProbs.chosen is a view of a resizable buffer', (c) => { c.pairs.chosen = new Float64Array(resizable(16)) }],
+  ['detached rejected', 'ERR_INVALID_ARG_VALUE', 'logProbs.rejected is detached', (c) => { const r = new Float64Array(2); structuredClone(r, { transfer: [r.buffer] }); c.pairs.rejected = r }],
+  ['rejected too short', 'ERR_SHAPE_MISMATCH', 'logProbs.rejected must have length 2', (c) => { c.pairs.rejected = [-1] }],
+  ['reference too long', 'ERR_SHAPE_MISMATCH', 'logProbs.referenceChosen', (c) => { c.pairs.referenceChosen = [1, 2, 3] }],
+  ['half a reference', 'ERR_INVALID_ARG_TYPE', 'logProbs.referenceRejected', (c) => { delete c.pairs.referenceRejected }],
+  ['no reference', 'ERR_INVALID_ARG_VALUE', 'logProbs.referenceChosen', (c) => { delete c.pairs.referenceRejected; delete c.pairs.referenceChosen }],
+  ['no lengths for simpo', 'ERR_INVALID_ARG_VALUE', "logProbs.chosenTokenCounts and logProbs.rejectedTokenCounts are needed by lossType 'simpo'", option('lossType', 'simpo')],
+  ['no lengths for sft on means', 'ERR_INVALID_ARG_VALUE', 'logProbs.chosenTokenCounts', (c) => { c.options.lossType = 'sft'; c.options.averageLogProb = true }],
+  ['reference with NaN', 'ERR_OUT_OF_RANGE', 'logProbs.referenceChosen[1] must be a log-prob; got NaN', (c) => { c.pairs.referenceChosen = [-1, Number.NaN] }],
+  ['reference with NaN beside NaN of the other', 'ERR_OUT_OF_RANGE', 'logProbs.referenceRejected[0] must be a log-prob; got NaN', (c) => { c.pairs.referenceRejected = [Number.NaN, -1]; c.pairs.chosen = [Number.NaN, -1] }],
+  ['64-bit lengths negative', 'ERR_OUT_OF_RANGE', 'logProbs.chosenTokenCounts[1] must be a number of tokens; got -1n', (c) => { c.pairs.chosenTokenCounts = BigInt64Array.of(1n, -1n); c.pairs.rejectedTokenCounts = [1, 2] }],
+  ['lengths of strings', 'ERR_INVALID_ARG_TYPE', "logProbs.rejectedTokenCounts[0] must be a number of tokens; got '1'", (c) => { c.pairs.chosenTokenCounts = [1, 2]; c.pairs.rejectedTokenCounts = ['1', 2] }],
+  ['lengths NaN', 'ERR_OUT_OF_RANGE', 'logProbs.chosenTokenCounts[0]', (c) => { c.pairs.chosenTokenCounts = [Number.NaN, 2]; c.pairs.rejectedTokenCounts = [1, 2] }],
   ['no lengths for ipo_norm', 'ERR_INVALID_ARG_VALUE', "are needed by lossType 'ipo_norm'", option('lossType', 'ipo_norm')],
   ['no lengths for scores of sums', 'ERR_INVALID_ARG_VALUE', "are needed by lossType 'sigmoid_norm'", (c) => { c.options.lossType = 'sigmoid_norm'; c.options.averageLogProb = true; c.options.fDivergence = 'js' }],
   ['no lengths for scores of sums, ipo', 'ERR_INVALID_ARG_VALUE', "are needed by lossType 'ipo'", (c) => { c.options.lossType = 'ipo'; c.options.averageLogProb = true; c.options.fDivergence = 'alpha' }],
-  ['lengths too short', 'ERR_SHAPE_MISMATCH', 'pairs.chosenLengths', (c) => { c.pairs.chosenLengths = [1]; c.pairs.rejectedLengths = [1, 2] }],
-  ['lengths negative', 'ERR_OUT_OF_RANGE', 'pairs.rejectedLengths[1]', (c) => { c.pairs.chosenLengths = [1, 2]; c.pairs.rejectedLengths = [1, -2] }],
-  ['lengths fractional', 'ERR_OUT_OF_RANGE', 'pairs.chosenLengths[0]', (c) => { c.pairs.chosenLengths = [1.5, 2]; c.pairs.rejectedLengths = [1, 2] }],
-  ['weights NaN', 'ERR_OUT_OF_RANGE', 'pairs.pairWeights[1]', (c) => { c.pairs.pairWeights = [1, Number.NaN] }],
-  ['weights infinite', 'ERR_OUT_OF_RANGE', 'pairs.pairWeights[0] must be a finite number; got Infinity', (c) => { c.pairs.pairWeights = [Number.POSITIVE_INFINITY, 1] }],
-  ['weights negatively infinite', 'ERR_OUT_OF_RANGE', 'pairs.pairWeights[1]', (c) => { c.pairs.pairWeights = [1, Number.NEGATIVE_INFINITY] }],
-  ['weights too short', 'ERR_SHAPE_MISMATCH', 'pairs.pairWeights', (c) => { c.pairs.pairWeights = [1] }],
-  ['weighting', 'ERR_INVALID_ARG_VALUE', 'use fusedPreferenceLoss, or pass pairs.pairWeights', option('weighting', 'wpo')],
+  ['lengths too short', 'ERR_SHAPE_MISMATCH', 'logProbs.chosenTokenCounts', (c) => { c.pairs.chosenTokenCounts = [1]; c.pairs.rejectedTokenCounts = [1, 2] }],
+  ['lengths negative', 'ERR_OUT_OF_RANGE', 'logProbs.rejectedTokenCounts[1]', (c) => { c.pairs.chosenTokenCounts = [1, 2]; c.pairs.rejectedTokenCounts = [1, -2] }],
+  ['lengths fractional', 'ERR_OUT_OF_RANGE', 'logProbs.chosenTokenCounts[0]', (c) => { c.pairs.chosenTokenCounts = [1.5, 2]; c.pairs.rejectedTokenCounts = [1, 2] }],
+  ['weights NaN', 'ERR_OUT_OF_RANGE', 'logProbs.pairWeights[1]', (c) => { c.pairs.pairWeights = [1, Number.NaN] }],
+  ['weights infinite', 'ERR_OUT_OF_RANGE', 'logProbs.pairWeights[0] must be a finite number; got Infinity', (c) => { c.pairs.pairWeights = [Number.POSITIVE_INFINITY, 1] }],
+  ['weights negatively infinite', 'ERR_OUT_OF_RANGE', 'logProbs.pairWeights[1]', (c) => { c.pairs.pairWeights = [1, Number.NEGATIVE_INFINITY] }],
+  ['weights too short', 'ERR_SHAPE_MISMATCH', 'logProbs.pairWeights', (c) => { c.pairs.pairWeights = [1] }],
+  ['weighting', 'ERR_INVALID_ARG_VALUE', 'use fusedPreferenceLoss, or pass logProbs.pairWeights', option('weighting', 'wpo')],
   ['a token option', 'ERR_INVALID_ARG_VALUE', 'options.shift is not an option', option('shift', true)],
   ['options a number', 'ERR_INVALID_ARG_TYPE', 'options must be an object', (c) => { c.options = 1 }],
 ]
@@ -435,49 +435,58 @@ describe('preferenceLoss', () => {
 })
 
 describe.each(BACKENDS)('%s', (backend) => {
-  test('backward checks its gradient and its destination', () => {
+  test('backward checks its gradient and its destination', async () => {
     const call = sequenceCall(backend)
-    const { backward } = sequenceLogProbsSync(call.logits, call.labels, call.options)
+    const { backward, backwardSync } = sequenceLogProbsSync(call.logits, call.labels, call.options)
     const bad: [code: string, message: string, gradient: unknown, options?: unknown][] = [
       ['ERR_INVALID_ARG_TYPE', 'gradient must be an array of numbers', undefined],
       ['ERR_SHAPE_MISMATCH', 'gradient must have length 4, one per sequence; got 3', [1, 2, 3]],
       ['ERR_INVALID_ARG_TYPE', 'gradient[1]', [1, '2', 3, 4]],
-      ['ERR_INVALID_ARG_VALUE', "options.output is not an option; did you mean 'out'?", [1, 2, 3, 4], { output: true }],
       [
-        'ERR_INVALID_ARG_TYPE',
-        "options.out must be true, 'in-place' or a Float32Array; got 'inplace'",
+        'ERR_INVALID_ARG_VALUE',
+        "options.gradients is not an option; did you mean 'gradient'?",
         [1, 2, 3, 4],
-        { out: 'inplace' },
+        { gradients: true },
       ],
       [
         'ERR_INVALID_ARG_TYPE',
-        "options.out must be true, 'in-place' or a Float32Array; got false",
+        "options.gradient must be true, 'in-place' or a Float32Array; got 'inplace'",
         [1, 2, 3, 4],
-        { out: false },
+        { gradient: 'inplace' },
+      ],
+      [
+        'ERR_INVALID_ARG_TYPE',
+        "options.gradient must be true, 'in-place' or a Float32Array; got false",
+        [1, 2, 3, 4],
+        { gradient: false },
       ],
       ['ERR_INVALID_ARG_TYPE', 'options.zeroInactive must be a boolean; got 1', [1, 2, 3, 4], { zeroInactive: 1 }],
-      ['ERR_SHAPE_MISMATCH', 'options.out', [1, 2, 3, 4], { out: new Float32Array(3) }],
-      ['ERR_INVALID_ARG_VALUE', 'options.out', [1, 2, 3, 4], { out: new Float32Array(call.labels.buffer) }],
-      ['ERR_INVALID_ARG_VALUE', 'options.out', [1, 2, 3, 4], { out: call.logits.data.subarray(5) }],
+      ['ERR_SHAPE_MISMATCH', 'options.gradient', [1, 2, 3, 4], { gradient: new Float32Array(3) }],
+      ['ERR_INVALID_ARG_VALUE', 'options.gradient', [1, 2, 3, 4], { gradient: new Float32Array(call.labels.buffer) }],
+      ['ERR_INVALID_ARG_VALUE', 'options.gradient', [1, 2, 3, 4], { gradient: call.logits.data.subarray(5) }],
     ]
     const before = contents(call)
     for (const [code, message, gradient, options] of bad) {
       expectError(
-        thrownBy(() => backward(gradient as number[], options as object)),
+        thrownBy(() => backwardSync(gradient as number[], options as object)),
         code,
         message,
       )
+      await expect(backward(gradient as number[], options as object)).rejects.toMatchObject({
+        code,
+        message: expect.stringContaining(message),
+      })
     }
     expect(contents(call)).toEqual(before)
-    expect(backward([1, 2, 3, 4], { out: true })).toEqual(backward([1, 2, 3, 4]))
+    expect(backwardSync([1, 2, 3, 4], { gradient: true }).gradLogits).toEqual(backwardSync([1, 2, 3, 4]).gradLogits)
   })
 
   test('backward cannot read logits that it has overwritten, or that are gone', () => {
     const call = sequenceCall(backend)
     const first = sequenceLogProbsSync(call.logits, call.labels, call.options)
-    expect(first.backward([1, 1, 1, 1], { out: 'in-place' }).data).toBe(call.logits.data)
+    expect(first.backwardSync([1, 1, 1, 1], { gradient: 'in-place' }).gradLogits.data).toBe(call.logits.data)
     expectError(
-      thrownBy(() => first.backward([1, 1, 1, 1])),
+      thrownBy(() => first.backwardSync([1, 1, 1, 1])),
       'ERR_DISPOSED',
       'overwritten',
     )
@@ -485,7 +494,7 @@ describe.each(BACKENDS)('%s', (backend) => {
     const second = sequenceLogProbsSync(call.logits, call.labels, call.options)
     structuredClone(call.logits.data, { transfer: [call.logits.data.buffer] })
     expectError(
-      thrownBy(() => second.backward([1, 1, 1, 1])),
+      thrownBy(() => second.backwardSync([1, 1, 1, 1])),
       'ERR_INVALID_ARG_VALUE',
       'logits.data was detached',
     )
@@ -513,6 +522,15 @@ describe.each(BACKENDS)('%s', (backend) => {
       )
       expect(copy).toHaveLength(60)
     }
+    const call = sequenceCall(backend)
+    const given = new Float32Array(60)
+    const { backward } = sequenceLogProbsSync(call.logits, call.labels, call.options)
+    const writes = backward([1, 2, 3, 4], { gradient: given })
+    structuredClone(given, { transfer: [given.buffer] })
+    await expect(writes).rejects.toThrow('options.gradient was detached')
+    const reads = backward([1, 2, 3, 4])
+    structuredClone(call.logits.data, { transfer: [call.logits.data.buffer] })
+    await expect(reads).rejects.toThrow('logits.data was detached')
   })
 
   test('a getter that detaches the logits while the options are read', () => {
@@ -679,7 +697,10 @@ describe.each(BACKENDS)('%s accepts', (backend) => {
   test('strides of one row, which say nothing, and those of others are those of the gradient in place', () => {
     const one = { data: ramp(5), shape: [1, 1, 5], strides: [0, 0, 1] }
     const sums = sequenceLogProbsSync(one, Int32Array.of(3), { backend: backend as 'cpu', shift: false })
-    expect(sums.backward([1], { out: 'in-place' })).toMatchObject({ data: one.data, strides: [0, 0, 1] })
+    expect(sums.backwardSync([1], { gradient: 'in-place' }).gradLogits).toMatchObject({
+      data: one.data,
+      strides: [0, 0, 1],
+    })
     const call = fusedCall(backend)
     const strides = [30, 7, 1]
     const wide = { data: ramp(4 * 30), shape: [4, 3, 5], strides }

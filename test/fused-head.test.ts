@@ -72,7 +72,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     expectNear(got.sumSquaredProbs!.map(Math.log), peer.logSumSquaredProbs)
     expectNear(got.tokenMeanLogits!, peer.tokenMeanLogits)
     expect(peer.labels.map((label, row) => got.tokenArgmax![row] === label)).toEqual(peer.isTop1)
-    const { gradHidden, gradWeight, gradBias } = got.backward({
+    const { gradHidden, gradWeight, gradBias } = got.backwardSync({
       tokenLogProbs: peer.dTokenLogProbs,
       tokenEntropies: peer.dTokenEntropies,
     })

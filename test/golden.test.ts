@@ -27,7 +27,7 @@ import type {
   FusedUnpairedPreferenceLoss,
   Labels,
   Logits,
-  PreferencePairs,
+  PairLogProbs,
   TokenOutputs,
   UnpairedPreferenceLoss,
   UnpairedSequences,
@@ -131,7 +131,7 @@ function read<T>(name: string): T[] {
   return lines.map((line) => JSON.parse(line))
 }
 
-const [lossInputs, ...losses] = read<unknown>('losses') as [Record<string, PreferencePairs>, ...LossCase[]]
+const [lossInputs, ...losses] = read<unknown>('losses') as [Record<string, PairLogProbs>, ...LossCase[]]
 const sequences = read<SequenceCase>('sequences')
 const fused = read<FusedCase>('fused')
 const [unpairedInputs, ...unpaired] = read<unknown>('unpaired') as [
@@ -259,7 +259,7 @@ describe('preferenceLoss', () => {
       for (const key of LISTS) report.all(got[key], expected[key], of(expected[key]), key)
       report.near(got.accuracy, expected.accuracy, LOSS_RELATIVE, 'accuracy')
       for (const side of ['chosen', 'rejected'] as const) {
-        report.all(got.gradient[side], expected.gradient[side], of(expected.gradient[side]), `gradient.${side}`)
+        report.all(got.gradLogProbs[side], expected.gradient[side], of(expected.gradient[side]), `gradient.${side}`)
       }
     })
   }
@@ -277,7 +277,7 @@ describe('sequenceLogProbs', () => {
         report.all(got.logProbs, expected.logProbs, (i) => expected.logProbBounds[i], 'logProbs')
         report.all(got.tokenCounts, expected.tokenCounts, () => 0, 'tokenCounts')
         compareTokens(got, expected, outputs, report)
-        compareGradient(got.backward(coefficients), expected.gradient, golden, () => 0, report)
+        compareGradient(got.backwardSync(coefficients).gradLogits, expected.gradient, golden, () => 0, report)
       }
     })
   }
@@ -305,8 +305,8 @@ describe('fusedPreferenceLoss', () => {
 
       const coefficients = new Float64Array(expected.coefficients.length)
       for (let i = 0; i < pairs.length / 2; i++) {
-        coefficients[pairs[2 * i]] += got.gradient.chosen[i]
-        coefficients[pairs[2 * i + 1]] += got.gradient.rejected[i]
+        coefficients[pairs[2 * i]] += got.gradLogProbs.chosen[i]
+        coefficients[pairs[2 * i + 1]] += got.gradLogProbs.rejected[i]
       }
       report.all(coefficients, expected.coefficients, (s) => bounds.coefficients[s], 'coefficients')
       const relative = (s: number) =>

@@ -39,8 +39,8 @@ describe.each(TARGETS)('$name', ({ run }) => {
     const logits = { data: values(), shape: [BATCH, TIME, VOCAB] }
     const sums = sequenceLogProbsSync(logits, labels, run)
     const out = new Float32Array(values().length).fill(7)
-    sums.backward([1, 1], { out, zeroInactive: false })
-    const fresh = sums.backward([1, 1]).data as Float32Array
+    sums.backwardSync([1, 1], { gradient: out, zeroInactive: false })
+    const fresh = sums.backwardSync([1, 1]).gradLogits.data as Float32Array
     for (let i = 0; i < BATCH * TIME; i++) {
       expect(row(out, i), `row ${i}`).toEqual(inactive.includes(i) ? new Array(VOCAB).fill(7) : row(fresh, i))
     }

@@ -5,10 +5,10 @@
 import { type Array as JaxArray, jit, numpy as np, tree } from '@jax-js/jax'
 import { describe, expect, it } from 'vitest'
 import {
-  linearPreferenceValueAndGrad,
-  linearUnpairedPreferenceValueAndGrad,
-  preferenceValueAndGrad,
-  unpairedPreferenceValueAndGrad,
+  fusedLinearPreferenceLossValueAndGrad,
+  fusedLinearUnpairedPreferenceLossValueAndGrad,
+  fusedPreferenceLossValueAndGrad,
+  fusedUnpairedPreferenceLossValueAndGrad,
 } from '../lib/adapters/jax/index.js'
 import {
   fusedLinearPreferenceLossSync,
@@ -27,7 +27,7 @@ const options = { reference: { chosen: [-6, -5], rejected: [-7, -5] }, beta: 0.3
 
 /** The parameters are the logits; the batch scales them. */
 const apply = ({ logits }: { logits: JaxArray }, scale: JaxArray) => logits.mul(scale)
-const step = preferenceValueAndGrad(apply)
+const step = fusedPreferenceLossValueAndGrad(apply)
 const parameters = (shape = [BATCH, TIME, VOCAB]) => ({ logits: np.array(elements, { shape }) })
 const scale = () => np.array(Float32Array.of(2))
 
@@ -36,7 +36,7 @@ const expected = fusedPreferenceLossSync({ data: elements.map((x) => 2 * x), sha
   gradient: true,
 })
 
-describe('preferenceValueAndGrad', () => {
+describe('fusedPreferenceLossValueAndGrad', () => {
   it('gives loss, metrics and the gradient of the parameters', async () => {
     const { loss, metrics, gradParams } = await step(parameters(), scale(), labels, options)
     expect(loss).toBe(expected.loss)
@@ -49,7 +49,7 @@ describe('preferenceValueAndGrad', () => {
   it('takes a jitted model, and packed sequences', async () => {
     const packed = { ...options, sequenceOffsets: [0, 3, 6, 9, 12] }
     const jitted = jit(apply)
-    const { loss, gradParams } = await preferenceValueAndGrad<{ logits: JaxArray }, JaxArray>(jitted)(
+    const { loss, gradParams } = await fusedPreferenceLossValueAndGrad<{ logits: JaxArray }, JaxArray>(jitted)(
       parameters([BATCH * TIME, VOCAB]),
       scale(),
       labels,
@@ -62,7 +62,9 @@ describe('preferenceValueAndGrad', () => {
   })
 
   it('hands a batch that is no array through', async () => {
-    const plain = preferenceValueAndGrad(({ logits }: { logits: JaxArray }, factor: number) => logits.mul(factor))
+    const plain = fusedPreferenceLossValueAndGrad(({ logits }: { logits: JaxArray }, factor: number) =>
+      logits.mul(factor),
+    )
     const { loss, gradParams } = await plain(parameters(), 2, labels, options)
     expect(loss).toBe(expected.loss)
     tree.dispose(gradParams)
@@ -79,7 +81,7 @@ describe('preferenceValueAndGrad', () => {
   })
 })
 
-describe('linearPreferenceValueAndGrad', () => {
+describe('fusedLinearPreferenceLossValueAndGrad', () => {
   const WIDTH = 5
   const hidden = elements.slice(0, BATCH * TIME * WIDTH)
   const weight = elements.slice(BATCH * TIME * WIDTH, BATCH * TIME * WIDTH + VOCAB * WIDTH)
@@ -90,7 +92,7 @@ describe('linearPreferenceValueAndGrad', () => {
     bias: np.array(bias),
   })
   type Params = ReturnType<typeof params>
-  const linear = linearPreferenceValueAndGrad(({ hidden, weight, bias }: Params, factor: number) => ({
+  const linear = fusedLinearPreferenceLossValueAndGrad(({ hidden, weight, bias }: Params, factor: number) => ({
     hidden: hidden.mul(factor),
     weight,
     bias,
@@ -116,7 +118,7 @@ describe('linearPreferenceValueAndGrad', () => {
   })
 
   it('takes a transposed weight without a bias, and a tied one', async () => {
-    const tied = linearPreferenceValueAndGrad(({ table }: { table: JaxArray }, _: number) => ({
+    const tied = fusedLinearPreferenceLossValueAndGrad(({ table }: { table: JaxArray }, _: number) => ({
       hidden: np.broadcastTo(table.ref.slice([0, TIME]), [BATCH, TIME, WIDTH]),
       weight: table.transpose(),
     }))
@@ -140,12 +142,12 @@ describe('linearPreferenceValueAndGrad', () => {
 
   it('refuses what does not chain, and keeps no arrays', async () => {
     const before = liveBuffers()
-    const wrong = linearPreferenceValueAndGrad(({ hidden, weight, bias }: Params, _: number) => {
+    const wrong = fusedLinearPreferenceLossValueAndGrad(({ hidden, weight, bias }: Params, _: number) => {
       bias.dispose()
       return { hidden, weight: weight.transpose() }
     })
     await expect(wrong(params(), 0, labels, options)).rejects.toMatchObject({ code: 'ERR_SHAPE_MISMATCH' })
-    const none = linearPreferenceValueAndGrad(({ hidden, weight, bias }: Params, _: number) => {
+    const none = fusedLinearPreferenceLossValueAndGrad(({ hidden, weight, bias }: Params, _: number) => {
       bias.dispose()
       weight.dispose()
       return hidden as never
@@ -159,7 +161,7 @@ describe('bad input', () => {
   type Model = (params: { logits: JaxArray }, scale: JaxArray) => JaxArray
   const inATree = ((...given: Parameters<Model>) => [apply(...given)]) as unknown as Model
   const rejection = async (model: Model, given: Parameters<typeof step>) => {
-    const error = await preferenceValueAndGrad(model)(...given).catch((reason) => reason)
+    const error = await fusedPreferenceLossValueAndGrad(model)(...given).catch((reason) => reason)
     expect(error).toBeInstanceOf(Error)
     return error
   }
@@ -194,10 +196,10 @@ describe('bad input', () => {
       string | RegExp,
       object | null,
     ][] = [
-      ['apply throws at once', preferenceValueAndGrad(throwing), 'no model', {}],
+      ['apply throws at once', fusedPreferenceLossValueAndGrad(throwing), 'no model', {}],
       [
         'apply throws when it has used up some',
-        preferenceValueAndGrad(({ a }: Pair) => {
+        fusedPreferenceLossValueAndGrad(({ a }: Pair) => {
           a.dispose()
           throw new Error('half a model')
         }),
@@ -206,7 +208,7 @@ describe('bad input', () => {
       ],
       [
         'apply throws when it has taken references',
-        preferenceValueAndGrad(({ a, b }: Pair, of: JaxArray) => {
+        fusedPreferenceLossValueAndGrad(({ a, b }: Pair, of: JaxArray) => {
           void [a.ref, b.ref.ref, of.ref]
           throw new Error('half a model')
         }),
@@ -215,41 +217,44 @@ describe('bad input', () => {
       ],
       [
         'apply gives nothing',
-        preferenceValueAndGrad(() => undefined as never),
+        fusedPreferenceLossValueAndGrad(() => undefined as never),
         /apply\(params, batch\) must be an array/,
         {},
       ],
       [
         'apply gives a promise',
-        preferenceValueAndGrad((async () => 0) as never),
+        fusedPreferenceLossValueAndGrad((async () => 0) as never),
         /at once; got an instance of Promise/,
         {},
       ],
       [
         'apply gives a list with text',
-        preferenceValueAndGrad((({ a }: Pair, of: JaxArray) => [a.mul(of), 'b']) as never),
+        fusedPreferenceLossValueAndGrad((({ a }: Pair, of: JaxArray) => [a.mul(of), 'b']) as never),
         /got 'b'/,
         {},
       ],
-      ['options are null', preferenceValueAndGrad(({ a }: Pair) => a), /options must be an object/, null],
-      ['an option does not exist', preferenceValueAndGrad(({ a }: Pair) => a), /'beta'/, { betta: 1 }],
-      ['options are null (linear)', linearPreferenceValueAndGrad(layer), /options must be an object/, null],
+      ['options are null', fusedPreferenceLossValueAndGrad(({ a }: Pair) => a), /options must be an object/, null],
+      ['an option does not exist', fusedPreferenceLossValueAndGrad(({ a }: Pair) => a), /'beta'/, { betta: 1 }],
+      ['options are null (linear)', fusedLinearPreferenceLossValueAndGrad(layer), /options must be an object/, null],
       [
         'transposed is no boolean',
-        linearPreferenceValueAndGrad(layer),
+        fusedLinearPreferenceLossValueAndGrad(layer),
         /options.transposed must be a boolean/,
         { transposed: 1 },
       ],
-      ['apply throws (linear)', linearPreferenceValueAndGrad(throwing), 'no model', {}],
+      ['apply throws (linear)', fusedLinearPreferenceLossValueAndGrad(throwing), 'no model', {}],
       [
         'apply gives more than a layer',
-        linearPreferenceValueAndGrad((params: Pair, of: JaxArray) => ({ scale: params.a.ref, ...layer(params, of) })),
+        fusedLinearPreferenceLossValueAndGrad((params: Pair, of: JaxArray) => ({
+          scale: params.a.ref,
+          ...layer(params, of),
+        })),
         /^scale of apply\(params, batch\) is no part of a layer/,
         {},
       ],
       [
         'the layer is the other way round',
-        linearPreferenceValueAndGrad(layer),
+        fusedLinearPreferenceLossValueAndGrad(layer),
         new RegExp(`weight must be \\[${VOCAB}, vocab\\].*got \\[12, ${VOCAB}\\], which needs transposed: false`),
         { transposed: true },
       ],
@@ -271,7 +276,7 @@ describe('bad input', () => {
       for (const prepare of [({ a }: Pair) => a.dispose(), (params: Pair) => params.b.dispose()]) {
         const params = { a: np.array(elements, { shape }), b: np.array(elements, { shape }) }
         prepare(params)
-        const error = await preferenceValueAndGrad(({ a }: Pair) => a)(
+        const error = await fusedPreferenceLossValueAndGrad(({ a }: Pair) => a)(
           params,
           np.array(elements) as never,
           labels,
@@ -280,7 +285,7 @@ describe('bad input', () => {
         expect(liveBuffers()).toBe(before)
       }
       const one = np.array(elements, { shape })
-      const both = preferenceValueAndGrad(({ a, b }: Pair) => a.add(b))
+      const both = fusedPreferenceLossValueAndGrad(({ a, b }: Pair) => a.add(b))
       await expect(both({ a: one, b: one }, scale() as never, labels)).rejects.toMatchObject({ code: 'ERR_DISPOSED' })
       expect(liveBuffers()).toBe(before)
       const two = np.array(elements, { shape })
@@ -290,7 +295,7 @@ describe('bad input', () => {
   })
 
   it('a layer whose bias is undefined has none', async () => {
-    const without = linearPreferenceValueAndGrad((x: JaxArray) => ({
+    const without = fusedLinearPreferenceLossValueAndGrad((x: JaxArray) => ({
       hidden: x.ref,
       weight: x.reshape([12, VOCAB]),
       bias: undefined,
@@ -310,7 +315,9 @@ describe('bad input', () => {
   })
 
   it('a model that is no function', () => {
-    expect(() => preferenceValueAndGrad({} as never)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARG_TYPE' }))
+    expect(() => fusedPreferenceLossValueAndGrad({} as never)).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARG_TYPE' }),
+    )
   })
 })
 
@@ -325,7 +332,7 @@ describe('sequences that stand alone', () => {
     const before = liveBuffers()
     const doubled = { data: elements.map((x) => 2 * x), shape: [BATCH, TIME, VOCAB] }
     const wanted = fusedUnpairedPreferenceLossSync(doubled, labels, { ...unpaired, gradient: true })
-    const alone = unpairedPreferenceValueAndGrad(apply)
+    const alone = fusedUnpairedPreferenceLossValueAndGrad(apply)
     const { loss, metrics, gradParams } = await alone(parameters(), scale(), labels, unpaired)
     expect(loss).toBe(wanted.loss)
     expect(metrics).toEqual({ ...wanted, gradLogits: undefined })
@@ -344,7 +351,7 @@ describe('sequences that stand alone', () => {
     const matrix = { data: weight, shape: [VOCAB, WIDTH], strides: [1, VOCAB] }
     const wanted = fusedLinearUnpairedPreferenceLossSync(state, matrix, labels, { ...unpaired, gradient: true })
     type Params = { hidden: JaxArray; weight: JaxArray }
-    const linear = linearUnpairedPreferenceValueAndGrad(({ hidden, weight }: Params, factor: number) => ({
+    const linear = fusedLinearUnpairedPreferenceLossValueAndGrad(({ hidden, weight }: Params, factor: number) => ({
       hidden: hidden.mul(factor),
       weight,
     }))

@@ -114,8 +114,8 @@ describe('a field is what its name says', () => {
     },
     reference: { logits: rows(array(), 130), head: head(140), logProbs: array() },
     loss: {
-      ...arrays('pairs', 'chosen', 'rejected', 'referenceChosen', 'referenceRejected', 'chosenLengths'),
-      ...arrays('rejectedLengths', 'pairWeights', 'losses', 'chosenRewards', 'rejectedRewards', 'gradChosen'),
+      ...arrays('pairs', 'chosen', 'rejected', 'referenceChosen', 'referenceRejected', 'chosenTokenCounts'),
+      ...arrays('rejectedTokenCounts', 'pairWeights', 'losses', 'chosenRewards', 'rejectedRewards', 'gradChosen'),
       ...arrays('gradRejected', 'summary'),
       terms: [{ lossType: 'hinge', weight: 150, labelSmoothing: 151 }],
       beta: 152,
@@ -138,7 +138,13 @@ describe('a field is what its name says', () => {
       rewardShift: 184,
       divisor: 185,
     },
-    tokenLoss: { ...arrays('classWeights', 'losses', 'summary'), labelSmoothing: 186, zLoss: 187, dft: true, divisor: 188 },
+    tokenLoss: {
+      ...arrays('classWeights', 'losses', 'summary'),
+      labelSmoothing: 186,
+      zLoss: 187,
+      dft: true,
+      divisor: 188,
+    },
     gradient: {
       out: rows(array(), 160),
       coefficients: array(),

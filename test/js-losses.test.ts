@@ -60,8 +60,8 @@ function single(
     terms: [{ lossType, weight: 1, labelSmoothing: epsilon ?? LOSSES[lossType].defaultLabelSmoothing }],
     chosen: Float64Array.of(chosen),
     rejected: Float64Array.of(rejected),
-    chosenLengths: Float64Array.of(1),
-    rejectedLengths: Float64Array.of(1),
+    chosenTokenCounts: Float64Array.of(1),
+    rejectedTokenCounts: Float64Array.of(1),
     ...inputs,
   })
   return { loss: stage.losses[0], chosen: stage.gradChosen[0], rejected: stage.gradRejected[0], stage }
@@ -120,19 +120,19 @@ const pairs = fc
   .record({
     noise: fc.array(fc.double({ min: -0.1, max: 0.1, noNaN: true }), { minLength: 12, maxLength: 12 }),
     orders: fc.tuple(...[0, 1, 2].map(() => fc.shuffledSubarray([0, 1, 2], { minLength: 3, maxLength: 3 }))),
-    chosenLengths: fc.array(fc.integer({ min: 2, max: 9 }), { minLength: 3, maxLength: 3 }),
-    rejectedLengths: fc.array(fc.integer({ min: 2, max: 9 }), { minLength: 3, maxLength: 3 }),
+    chosenTokenCounts: fc.array(fc.integer({ min: 2, max: 9 }), { minLength: 3, maxLength: 3 }),
+    rejectedTokenCounts: fc.array(fc.integer({ min: 2, max: 9 }), { minLength: 3, maxLength: 3 }),
     pairWeights: fc.option(fc.array(fc.double({ min: 0.2, max: 2, noNaN: true }), { minLength: 3, maxLength: 3 }), {
       nil: undefined,
     }),
   })
-  .map(({ noise, orders, chosenLengths, rejectedLengths, pairWeights }) => ({
+  .map(({ noise, orders, chosenTokenCounts, rejectedTokenCounts, pairWeights }) => ({
     chosen: Float64Array.from([0, 1, 2], (i) => -3 - 0.9 * orders[0][i] + noise[i]),
     rejected: Float64Array.from([0, 1, 2], (i) => -4 + 3 * orders[1][i] - 6 + noise[3 + i]),
     referenceChosen: Float64Array.from([0, 1, 2], (i) => -3.4 + noise[6 + i]),
     referenceRejected: Float64Array.from([0, 1, 2], (i) => -6.3 - 0.4 * orders[2][i] + noise[9 + i]),
-    chosenLengths: Float64Array.from(chosenLengths),
-    rejectedLengths: Float64Array.from(rejectedLengths),
+    chosenTokenCounts: Float64Array.from(chosenTokenCounts),
+    rejectedTokenCounts: Float64Array.from(rejectedTokenCounts),
     pairWeights: pairWeights && Float64Array.from(pairWeights),
   }))
 
@@ -260,7 +260,7 @@ describe('the value of a loss', () => {
   })
 
   it('scores are of sums, and divided by lengths, in the losses that have these', () => {
-    const lengths = { chosenLengths: Float64Array.of(3), rejectedLengths: Float64Array.of(2) }
+    const lengths = { chosenTokenCounts: Float64Array.of(3), rejectedTokenCounts: Float64Array.of(2) }
     const difference = {
       reverse_kl: -3 / 3 + 5 / 2,
       forward_kl: -Math.exp(3) / 3 + Math.exp(5) / 2,
@@ -305,7 +305,11 @@ describe('conventions', () => {
   })
 
   it('a length of 0 leaves the value undivided', () => {
-    const empty = { chosenLengths: Float64Array.of(0), rejectedLengths: Float64Array.of(0), fDivergence: 'js' as const }
+    const empty = {
+      chosenTokenCounts: Float64Array.of(0),
+      rejectedTokenCounts: Float64Array.of(0),
+      fDivergence: 'js' as const,
+    }
     for (const lossType of ['sigmoid_norm', 'ipo_norm'] as const) {
       for (const average of [false, true]) {
         expect(single(lossType, 0, -2, { ...empty, average })).toMatchObject({
@@ -313,13 +317,13 @@ describe('conventions', () => {
         })
       }
     }
-    const none = { chosenLengths: Float64Array.of(0), rejectedLengths: Float64Array.of(0) }
+    const none = { chosenTokenCounts: Float64Array.of(0), rejectedTokenCounts: Float64Array.of(0) }
     expect(single('simpo', 0, -2, none).loss).toBe(single('simpo', 0, -2).loss)
     expect(single('sft', 0, -2, none)).toMatchObject({ loss: 0 })
   })
 
   it('lengths divide sums, and do not divide means', () => {
-    const lengths = { chosenLengths: Float64Array.of(4), rejectedLengths: Float64Array.of(2) }
+    const lengths = { chosenTokenCounts: Float64Array.of(4), rejectedTokenCounts: Float64Array.of(2) }
     for (const lossType of ['simpo', 'orpo', 'sigmoid_norm', 'ipo_norm'] as const) {
       const sums = single(lossType, -12, -10, lengths)
       const means = single(lossType, -3, -5, { ...lengths, average: true })
@@ -332,9 +336,9 @@ describe('conventions', () => {
   it('sft is a mean over tokens, of sums as of means', () => {
     const terms = [{ lossType: 'sft' as const, weight: 1, labelSmoothing: 0 }]
     const rejected = new Float64Array(2)
-    const chosenLengths = Float64Array.of(2, 6)
-    const sums = evaluate({ terms, rejected, chosenLengths, chosen: Float64Array.of(-4, -18) })
-    const means = evaluate({ terms, rejected, chosenLengths, chosen: Float64Array.of(-2, -3), average: true })
+    const chosenTokenCounts = Float64Array.of(2, 6)
+    const sums = evaluate({ terms, rejected, chosenTokenCounts, chosen: Float64Array.of(-4, -18) })
+    const means = evaluate({ terms, rejected, chosenTokenCounts, chosen: Float64Array.of(-2, -3), average: true })
     expect(sums.summary[0]).toBe(22 / 8)
     expect(Array.from(sums.losses)).toEqual([1, 4.5])
     expect(Array.from(sums.gradChosen)).toEqual([-1 / 8, -1 / 8])
@@ -385,8 +389,8 @@ describe('conventions', () => {
       beta: 0.5,
       chosen: Float64Array.of(-4, -6),
       rejected: Float64Array.of(-8, -6),
-      chosenLengths: Float64Array.of(2, 2),
-      rejectedLengths: Float64Array.of(2, 2),
+      chosenTokenCounts: Float64Array.of(2, 2),
+      rejectedTokenCounts: Float64Array.of(2, 2),
       referenceChosen: Float64Array.of(-5, -5),
       referenceRejected: Float64Array.of(-5, -5),
     }

@@ -210,7 +210,7 @@ describe.each([...NATIVE, JS])('on $name', ({ run }) => {
     const got = linearSequenceLogProbsSync(hidden, weight, labels, { ...options, ...run })
     expect([...got.tokenCounts]).toEqual([...want.counts])
     for (let s = 0; s < want.logProbs.length; s++) expect(got.logProbs[s]).toBeCloseTo(want.logProbs[s], 3)
-    const gradients = got.backward(want.coefficients)
+    const gradients = got.backwardSync(want.coefficients)
     expectClose(gradients.gradHidden!.data as Float32Array, want.hidden, 'hidden')
     expectClose(byWord(gradients.gradWeight!), want.weight, 'weight')
     if (spec.bias) expectClose(gradients.gradBias as Float32Array, want.bias, 'bias')
@@ -224,7 +224,7 @@ describe.each([...NATIVE, JS])('on $name', ({ run }) => {
       const want = oracle(problem, () => [1, -0.5])
       const got = linearSequenceLogProbsSync(hidden, weight, labels, { ...options, ...run })
       for (let s = 0; s < 2; s++) expect(got.logProbs[s]).toBeCloseTo(want.logProbs[s], 4)
-      const gradients = got.backward([1, -0.5])
+      const gradients = got.backwardSync([1, -0.5])
       expectClose(gradients.gradHidden!.data as Float32Array, want.hidden, 'hidden')
       expectClose(byWord(gradients.gradWeight!), want.weight, 'weight')
       expectClose(gradients.gradBias as Float32Array, want.bias, 'bias')
@@ -243,11 +243,11 @@ describe.each([...NATIVE, JS])('on $name', ({ run }) => {
         rejected: logProbs.subarray(3),
         referenceChosen: reference.chosen,
         referenceRejected: reference.rejected,
-        chosenLengths: counts.subarray(0, 3),
-        rejectedLengths: counts.subarray(3),
+        chosenTokenCounts: counts.subarray(0, 3),
+        rejectedTokenCounts: counts.subarray(3),
       }
       expected = preferenceLossSync(pairs, { ...loss, backend: 'js' })
-      return [...expected.gradient.chosen, ...expected.gradient.rejected]
+      return [...expected.gradLogProbs.chosen, ...expected.gradLogProbs.rejected]
     })
     const got = fusedLinearPreferenceLossSync(hidden, weight, labels, {
       ...options,
@@ -457,7 +457,7 @@ describe.each([...NATIVE, JS])('on $name', ({ run }) => {
     const got = linearSequenceLogProbsSync(hidden, weight, labels, { ...options, ...run })
     expect(got.logProbs[0]).toBeLessThan(0)
     expect(got.logProbs[1]).toBeNaN()
-    const { gradHidden } = got.backward([1, 1], { hidden: true })
+    const { gradHidden } = got.backwardSync([1, 1], { gradient: { hidden: true } })
     const rows = gradHidden!.data as Float32Array
     for (let d = 0; d < 6; d++) {
       expect(rows[d]).not.toBeNaN()
@@ -692,12 +692,12 @@ describe('what is refused', () => {
   })
 
   it('backward for nothing', () => {
-    const { backward } = linearSequenceLogProbsSync(hidden, weight, labels)
+    const { backwardSync } = linearSequenceLogProbsSync(hidden, weight, labels)
     for (const request of [false, null, 'weight']) {
-      expect(() => backward([1, 1], request as never)).toThrow(
+      expect(() => backwardSync([1, 1], { gradient: request as never })).toThrow(
         expect.objectContaining({
           code: 'ERR_INVALID_ARG_TYPE',
-          message: expect.stringMatching(/^request must be (true|a boolean) or an object/),
+          message: expect.stringMatching(/^options\.gradient must be (true|a boolean) or an object/),
         }),
       )
     }
@@ -798,23 +798,25 @@ describe('what is refused', () => {
       const { memory, array } = over(of.constructor as never, of)
       const options = optionsOf(array as never)
       const ids = (name === 'labels' ? array : labels) as Int32Array
-      const { backward } = linearSequenceLogProbsSync(given(options), weight, ids, options)
+      const { backwardSync } = linearSequenceLogProbsSync(given(options), weight, ids, options)
       const before = memory.slice()
       for (const part of ['hidden', 'weight'] as const) {
         const request = { [part]: memory.subarray(0, sizes[part]) }
-        expect(() => backward([1, 1], request)).toThrow(overwrites(name))
+        expect(() => backwardSync([1, 1], { gradient: request })).toThrow(overwrites(name))
       }
       expect(firstDifference(memory, before)).toBe(-1)
-      expect(backward([1, 1], { weight: true }).gradWeight!.shape).toEqual([10, 4])
+      expect(backwardSync([1, 1], { gradient: { weight: true } }).gradWeight!.shape).toEqual([10, 4])
     })
 
     it('and of the upstream gradient, hidden and weight by backward', () => {
-      const { backward } = linearSequenceLogProbsSync(hidden, weight, labels)
+      const { backwardSync } = linearSequenceLogProbsSync(hidden, weight, labels)
       const { memory, array } = over(Float64Array, Float64Array.of(1, 1))
       const request = (data: object) => ({ weight: data as Float32Array })
-      expect(() => backward(array, request(memory.subarray(0, 40)))).toThrow(overwrites('gradient'))
-      expect(() => backward([1, 1], request(weight.data))).toThrow(overwrites('weight.data'))
-      expect(() => backward([1, 1], { hidden: hidden.data as Float32Array })).toThrow(overwrites('hidden.data'))
+      expect(() => backwardSync(array, { gradient: request(memory.subarray(0, 40)) })).toThrow(overwrites('gradient'))
+      expect(() => backwardSync([1, 1], { gradient: request(weight.data) })).toThrow(overwrites('weight.data'))
+      expect(() => backwardSync([1, 1], { gradient: { hidden: hidden.data as Float32Array } })).toThrow(
+        overwrites('hidden.data'),
+      )
     })
   })
 })

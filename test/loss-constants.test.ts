@@ -14,8 +14,8 @@ const BATCH: PairBatch = {
   rejected: Float64Array.of(-8, -15, -11),
   referenceChosen: Float64Array.of(-10, -13, -6),
   referenceRejected: Float64Array.of(-8.5, -12, -12),
-  chosenLengths: Float64Array.of(3, 5, 4),
-  rejectedLengths: Float64Array.of(4, 6, 2),
+  chosenTokenCounts: Float64Array.of(3, 5, 4),
+  rejectedTokenCounts: Float64Array.of(4, 6, 2),
 }
 const CONSTANTS: Constants = {
   beta: 0.3,

@@ -85,7 +85,7 @@ describe('stepMetrics', () => {
         ...[N, 3, 0, N, N],
         ...[N, 4, 2, 3, 0],
       ),
-      lengths: [5, 3, 5, 4, 3, 5],
+      sequenceLengths: [5, 3, 5, 4, 3, 5],
     }
     const data = Float32Array.from({ length: 6 * 5 * VOCAB }, (_, i) => (((i * 7919 + 13) % 64) - 32) / 16)
     const reference = { chosen: [-5, -4, -6], rejected: [-3, -5, -7] }
@@ -267,8 +267,16 @@ describe('stepMetrics', () => {
       { step: 0, batch: { labels }, tokensBefore: 0 },
       'ERR_INVALID_ARG_VALUE',
     ],
-    ['less than no token before', { step: 0, batch: { labels, lengths: [3] }, tokensBefore: -1 }, 'ERR_OUT_OF_RANGE'],
-    ['lengths that are a number', { step: 0, batch: { labels, lengths: 3 }, tokensBefore: 0 }, 'ERR_INVALID_ARG_TYPE'],
+    [
+      'less than no token before',
+      { step: 0, batch: { labels, sequenceLengths: [3] }, tokensBefore: -1 },
+      'ERR_OUT_OF_RANGE',
+    ],
+    [
+      'lengths that are a number',
+      { step: 0, batch: { labels, sequenceLengths: 3 }, tokensBefore: 0 },
+      'ERR_INVALID_ARG_TYPE',
+    ],
     ['labels of another batch', { step: 0, labels: new Int32Array(12).fill(-100) }, 'ERR_INVALID_ARG_VALUE'],
     ['labels elsewhere', { step: 0, labels: { ptr: 1, byteLength: 48 } }, 'ERR_INVALID_ARG_TYPE'],
     ['labels of another shape', { step: 0, labels: labels.subarray(1) }, 'ERR_SHAPE_MISMATCH'],

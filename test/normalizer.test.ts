@@ -7,7 +7,7 @@ import { describe, expect, test } from 'vitest'
 import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
 import type { FusedOptions } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
-import type { LossType, Normalizer, PreferencePairs, WeightedLoss } from '../lib/types/index.js'
+import type { LossType, Normalizer, PairLogProbs, WeightedLoss } from '../lib/types/index.js'
 import { LOSS_TYPES, logitsOf, random, TARGETS, values } from './support.js'
 
 const SORTING: readonly LossType[] = ['aot', 'aot_unpaired']
@@ -32,16 +32,16 @@ const whole = {
   rejected: list(() => -40 * next() - 0.5),
   referenceChosen: list(() => -40 * next() - 0.5),
   referenceRejected: list(() => -40 * next() - 0.5),
-  chosenLengths: list(() => 1 + Math.floor(next() * 30)),
-  rejectedLengths: list(() => 1 + Math.floor(next() * 30)),
+  chosenTokenCounts: list(() => 1 + Math.floor(next() * 30)),
+  rejectedTokenCounts: list(() => 1 + Math.floor(next() * 30)),
   pairWeights: list(() => 2 * next()),
 }
-const TOKENS = whole.chosenLengths.reduce((a, b) => a + b)
+const TOKENS = whole.chosenTokenCounts.reduce((a, b) => a + b)
 
 /** The batch's pairs from `first` to `end`. */
-function part(first: number, end: number): PreferencePairs {
+function part(first: number, end: number): PairLogProbs {
   const entries = Object.entries(whole).map(([name, numbers]) => [name, numbers.slice(first, end)])
-  return Object.fromEntries(entries) as PreferencePairs
+  return Object.fromEntries(entries) as PairLogProbs
 }
 
 function parts<T>(call: (first: number, end: number) => T): T[] {
@@ -76,8 +76,8 @@ describe.each(TARGETS)('$name', ({ run }) => {
         const some = parts((first, end) => preferenceLossSync(part(first, end), { ...options, normalizer }))
         expectNear([sum(some.map(({ loss }) => loss))], [all.loss], 1e-12)
         expectNear(joined(some.map(({ losses }) => losses)), all.losses, 1e-12)
-        expectNear(joined(some.map(({ gradient }) => gradient.chosen)), all.gradient.chosen, 1e-12)
-        expectNear(joined(some.map(({ gradient }) => gradient.rejected)), all.gradient.rejected, 1e-12)
+        expectNear(joined(some.map(({ gradLogProbs }) => gradLogProbs.chosen)), all.gradLogProbs.chosen, 1e-12)
+        expectNear(joined(some.map(({ gradLogProbs }) => gradLogProbs.rejected)), all.gradLogProbs.rejected, 1e-12)
       }
     })
 
@@ -89,17 +89,17 @@ describe.each(TARGETS)('$name', ({ run }) => {
         const divisor = lossType === 'sft' ? TOKENS : PAIRS
         expectNear([total.loss / divisor], [mean.loss], 1e-13)
         expectNear(
-          total.gradient.chosen.map((x) => x / divisor),
-          mean.gradient.chosen,
+          total.gradLogProbs.chosen.map((x) => x / divisor),
+          mean.gradLogProbs.chosen,
           1e-13,
         )
         expectNear(
-          total.gradient.rejected.map((x) => x / divisor),
-          mean.gradient.rejected,
+          total.gradLogProbs.rejected.map((x) => x / divisor),
+          mean.gradLogProbs.rejected,
           1e-13,
         )
         const given = preferenceLossSync(whole, { lossType, normalizer: divisor, ...run })
-        expectNear(given.gradient.chosen, mean.gradient.chosen, 0)
+        expectNear(given.gradLogProbs.chosen, mean.gradLogProbs.chosen, 0)
       }
       // These are always means, whatever the loss is divided by.
       expect([total.accuracy, total.margin]).toEqual([mean.accuracy, mean.margin])
@@ -139,8 +139,8 @@ describe.each(TARGETS)('$name', ({ run }) => {
         const normalizer = { pairs: PAIRS, tokens }
         const some = parts((first, end) => call(first, end, { ...more, normalizer }))
         expectNear([sum(some.map(({ loss }) => loss))], [all.loss], 1e-12)
-        expectNear(joined(some.map(({ gradient }) => gradient.chosen)), all.gradient.chosen, 1e-12)
-        expectNear(joined(some.map(({ gradient }) => gradient.rejected)), all.gradient.rejected, 1e-12)
+        expectNear(joined(some.map(({ gradLogProbs }) => gradLogProbs.chosen)), all.gradLogProbs.chosen, 1e-12)
+        expectNear(joined(some.map(({ gradLogProbs }) => gradLogProbs.rejected)), all.gradLogProbs.rejected, 1e-12)
         expectNear(joined(some.map(({ gradLogits }) => values(gradLogits!))), values(all.gradLogits!), 1e-12)
       }
     })
@@ -184,7 +184,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     const tokens = all.tokenCounts.reduce((total, count, s) => total + (s % 2 === 0 ? count : 0), 0)
     const some = parts((first, end) => call(first, end, { pairs: PAIRS, tokens }, apart))
     expectNear([sum(some.map(({ loss }) => loss))], [all.loss], 1e-12)
-    expectNear(joined(some.map(({ gradient }) => gradient.chosen)), all.gradient.chosen, 1e-12)
+    expectNear(joined(some.map(({ gradLogProbs }) => gradLogProbs.chosen)), all.gradLogProbs.chosen, 1e-12)
     // The weight's gradient is float32.
     expectNear(apart, together, 1e-6)
   })

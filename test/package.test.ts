@@ -129,19 +129,19 @@ test.each(['module', 'commonjs'] as const)('the adapters, as %s', async (type) =
   const { result } = await run(code, type, root)
   expect(result).toEqual([
     [
-      'linearPreferenceLoss',
+      'fusedLinearPreferenceLoss',
+      'fusedLinearUnpairedPreferenceLoss',
+      'fusedPreferenceLoss',
+      'fusedUnpairedPreferenceLoss',
       'linearSequenceLogProbs',
-      'linearUnpairedPreferenceLoss',
-      'preferenceLoss',
       'sequenceLogProbs',
       'sparseSoftmaxCrossEntropy',
-      'unpairedPreferenceLoss',
     ],
     [
-      'linearPreferenceValueAndGrad',
-      'linearUnpairedPreferenceValueAndGrad',
-      'preferenceValueAndGrad',
-      'unpairedPreferenceValueAndGrad',
+      'fusedLinearPreferenceLossValueAndGrad',
+      'fusedLinearUnpairedPreferenceLossValueAndGrad',
+      'fusedPreferenceLossValueAndGrad',
+      'fusedUnpairedPreferenceLossValueAndGrad',
     ],
     ['readReferenceLogProbs', 'toLogits', 'writeReferenceLogProbs'],
   ])

@@ -7,10 +7,10 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { preferenceLossSync, unpairedPreferenceLossSync } from '../lib/index.js'
 import type { PreferenceOptions, UnpairedPreferenceOptions } from '../lib/options/index.js'
-import type { PreferenceLoss, PreferencePairs, UnpairedSequences } from '../lib/types/index.js'
+import type { PairLogProbs, PreferenceLoss, UnpairedSequences } from '../lib/types/index.js'
 import { TARGETS } from './support.js'
 
-type Pairs = Record<keyof PreferencePairs, number[]>
+type Pairs = Record<keyof PairLogProbs, number[]>
 
 interface Expected extends Pick<PreferenceLoss, 'loss'> {
   losses: number[]
@@ -57,8 +57,8 @@ function compare(got: PreferenceLoss, { loss, losses, gradient, ...rewards }: Ex
   const near = (values: ArrayLike<number>, wanted: readonly number[]) => expectNear(values, wanted, bound)
   near([got.loss], [loss])
   near(got.losses, losses)
-  near(got.gradient.chosen, gradient.chosen)
-  near(got.gradient.rejected, gradient.rejected)
+  near(got.gradLogProbs.chosen, gradient.chosen)
+  near(got.gradLogProbs.rejected, gradient.rejected)
   if (rewards.chosenRewards) near(got.chosenRewards, rewards.chosenRewards)
   if (rewards.rejectedRewards) near(got.rejectedRewards, rewards.rejectedRewards)
 }
@@ -72,22 +72,22 @@ describe.each(TARGETS)('$name', ({ run }) => {
     const got = unpairedPreferenceLossSync(sequences, { ...options, ...run })
     expectNear([got.loss, got.kl], [expected.loss, expected.kl], 1e-9)
     expectNear(got.losses, expected.losses, 1e-9)
-    expectNear(got.gradient, expected.gradient, 1e-11) // they are small
+    expectNear(got.gradLogProbs, expected.gradient, 1e-11) // they are small
   })
 
   test.each(CASES.filter(({ options }) => options.lossType === 'ipo_norm'))('$name, as ipo on means', (peer) => {
-    const { chosenLengths, rejectedLengths } = peer.pairs
+    const { chosenTokenCounts, rejectedTokenCounts } = peer.pairs
     const over = (values: number[], lengths: number[]) => values.map((value, i) => value / lengths[i])
     const times = (values: number[], lengths: number[]) => values.map((value, i) => value * lengths[i])
     const means = {
       ...peer.pairs,
-      chosen: over(peer.pairs.chosen, chosenLengths),
-      rejected: over(peer.pairs.rejected, rejectedLengths),
-      referenceChosen: over(peer.pairs.referenceChosen, chosenLengths),
-      referenceRejected: over(peer.pairs.referenceRejected, rejectedLengths),
+      chosen: over(peer.pairs.chosen, chosenTokenCounts),
+      rejected: over(peer.pairs.rejected, rejectedTokenCounts),
+      referenceChosen: over(peer.pairs.referenceChosen, chosenTokenCounts),
+      referenceRejected: over(peer.pairs.referenceRejected, rejectedTokenCounts),
     }
     const { chosen, rejected } = peer.expected.gradient
-    const gradient = { chosen: times(chosen, chosenLengths), rejected: times(rejected, rejectedLengths) }
+    const gradient = { chosen: times(chosen, chosenTokenCounts), rejected: times(rejected, rejectedTokenCounts) }
     const options: PreferenceOptions = { ...peer.options, lossType: 'ipo', averageLogProb: true }
     compare(preferenceLossSync(means, { ...options, ...run }), { ...peer.expected, gradient }, boundOf(peer))
   })

@@ -14,6 +14,8 @@ import { pickBackend } from '../lib/backends/registry.js'
 import {
   fusedPreferenceLoss,
   fusedPreferenceLossSync,
+  linearSequenceLogProbs,
+  linearSequenceLogProbsSync,
   preferenceLoss,
   preferenceLossSync,
   sequenceLogProbs,
@@ -126,10 +128,42 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
   test('sequenceLogProbs gives the bits of sequenceLogProbsSync, and its backward too', async () => {
     const { logits, labels } = batch(20, small)
     const options = { ...run, outputs: OUTPUTS }
-    const { backward, ...sync } = sequenceLogProbsSync(logits, labels, options)
-    const { backward: backwardLater, ...later } = await sequenceLogProbs(logits, labels, options)
+    const { backward, backwardSync, ...sync } = sequenceLogProbsSync(logits, labels, options)
+    const { backward: backwardLater, backwardSync: _, ...later } = await sequenceLogProbs(logits, labels, options)
     expect(later).toEqual(sync)
-    expect(backwardLater([1, -1])).toEqual(backward([1, -1]))
+    const wanted = backwardSync([1, -1])
+    const running = [backward([1, -1]), backwardLater([1, -1])]
+    expect(running.every((promise) => promise instanceof Promise)).toBe(true)
+    expect(await Promise.all(running)).toEqual([wanted, wanted])
+    const given = new Float32Array(wanted.gradLogits.data.byteLength! / 4)
+    const { gradLogits } = await backward([1, -1], { gradient: given })
+    expect(gradLogits.data).toBe(given)
+    expect(gradLogits).toEqual(wanted.gradLogits)
+    const inPlace = await backward([1, -1], { gradient: 'in-place' })
+    expect(inPlace.gradLogits.data).toBe(logits.data)
+    expect(inPlace).toEqual(wanted)
+    await expect(backward([1, -1])).rejects.toThrow('an earlier call has overwritten the logits')
+  })
+
+  test('linearSequenceLogProbs gives the bits of linearSequenceLogProbsSync, and its backward too', async () => {
+    const { labels } = batch(20, 30)
+    const hidden = { data: ramp(2 * 20 * 16), shape: [2, 20, 16] }
+    const weight = { data: ramp(30 * 16), shape: [30, 16] }
+    const options = { ...run, outputs: OUTPUTS }
+    const { backward: _, backwardSync, ...sync } = linearSequenceLogProbsSync(hidden, weight, labels, options)
+    const { backward, backwardSync: __, ...later } = await linearSequenceLogProbs(hidden, weight, labels, options)
+    expect(later).toEqual(sync)
+    const wanted = backwardSync([1, -1])
+    const running = backward([1, -1])
+    expect(running).toBeInstanceOf(Promise)
+    expect(await running).toEqual(wanted)
+    const [here, there] = [new Float32Array(30 * 16).fill(2), new Float32Array(30 * 16).fill(2)]
+    const { gradWeight } = await backward([1, -1], { gradient: { weight: here }, accumulate: true })
+    expect(gradWeight!.data).toBe(here)
+    backwardSync([1, -1], { gradient: { weight: there }, accumulate: true })
+    expect(here).toEqual(there)
+    expect(await backward([1, -1], { gradient: { hidden: true } })).toEqual({ gradHidden: wanted.gradHidden })
+    expect(await backward([1, -1], { gradient: {} })).toEqual({})
   })
 
   test('preferenceLoss gives the bits of preferenceLossSync', async () => {

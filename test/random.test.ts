@@ -12,8 +12,8 @@ import type {
   Logits,
   LossType,
   Normalizer,
+  PairLogProbs,
   PreferenceLoss,
-  PreferencePairs,
   ResultGradients,
   RunOptions,
   SequenceLogProbs,
@@ -186,17 +186,22 @@ function magnitudesOf(sums: SequenceLogProbs, given: ResultGradients, problem: P
   const { temperature = 1 } = options
   const ones = (name: keyof ResultGradients) => ({ [name]: new Float64Array(sums.tokenEntropies!.length).fill(1) })
   const own = (names: (keyof ResultGradients)[]) =>
-    values(sums.backward(Object.fromEntries(names.map((name) => [name, given[name] ?? ones(name)[name].fill(0)]))))
-  const p = values(sums.backward(ones('logSumExp')))
+    values(
+      sums.backwardSync(Object.fromEntries(names.map((name) => [name, given[name] ?? ones(name)[name].fill(0)])))
+        .gradLogits,
+    )
+  const p = values(sums.backwardSync(ones('logSumExp')).gradLogits)
   const ofLogProb = values(
-    sums.backward({
+    sums.backwardSync({
       logProbs: given.logProbs!,
       ...(given.tokenLogProbs ? { tokenLogProbs: given.tokenLogProbs } : {}),
-    }),
+    }).gradLogits,
   )
   const ofLogSumExp = own(['logSumExp'])
   const ofMean = own(['tokenMeanLogits'])
-  const both = values(sums.backward({ ...given, tokenEntropies: ones('tokenEntropies').tokenEntropies.fill(0) }))
+  const both = values(
+    sums.backwardSync({ ...given, tokenEntropies: ones('tokenEntropies').tokenEntropies.fill(0) }).gradLogits,
+  )
   const [time] = problem.logits.shape.slice(-2)
   const kept = sums.tokenEntropies!.length / (problem.rows / time)
   return both.map((sum, i) => {
@@ -228,7 +233,7 @@ function pairsOf(sequences: number, next: () => number): Int32Array {
 const finite = (min: number, max: number) => fc.double({ min, max, noNaN: true })
 
 interface LossCall {
-  pairs: PreferencePairs
+  pairs: PairLogProbs
   options: LossOptions
 }
 
@@ -259,13 +264,13 @@ const lossCall: fc.Arbitrary<LossCall> = fc
     const next = random(seed)
     const list = () => Array.from({ length: size }, () => -spread * (ties ? Math.ceil(4 * next()) / 4 : next() + 1e-9))
     const lengths = () => Array.from({ length: size }, () => Math.floor(next() * 50))
-    const pairs: PreferencePairs = {
+    const pairs: PairLogProbs = {
       chosen: list(),
       rejected: list(),
       referenceChosen: list(),
       referenceRejected: list(),
-      chosenLengths: lengths(),
-      rejectedLengths: lengths(),
+      chosenTokenCounts: lengths(),
+      rejectedTokenCounts: lengths(),
     }
     if (weighted) pairs.pairWeights = list().map((x) => -x / spread)
     const lossType = terms.length === 1 ? terms[0].lossType : terms
@@ -311,8 +316,8 @@ const parts = (result: PreferenceLoss): [string, ArrayLike<number>][] => [
   ['losses', result.losses],
   ['chosenRewards', result.chosenRewards],
   ['rejectedRewards', result.rejectedRewards],
-  ['gradient.chosen', result.gradient.chosen],
-  ['gradient.rejected', result.gradient.rejected],
+  ['gradient.chosen', result.gradLogProbs.chosen],
+  ['gradient.rejected', result.gradLogProbs.rejected],
   ['loss, accuracy, margin', [result.loss, result.accuracy, result.margin]],
 ]
 
@@ -386,11 +391,11 @@ describe.each(NATIVE)('$name', ({ run }) => {
         compareForward(got, wanted, problem, drawn.lengths)
 
         const factors = coefficients(drawn.seed, drawn.lengths.length)
-        const gradient = got.backward(factors)
-        compareGradient(gradient, wanted.backward(factors), drawn.vocab, problem)
+        const gradient = got.backwardSync(factors).gradLogits
+        compareGradient(gradient, wanted.backwardSync(factors).gradLogits, drawn.vocab, problem)
         if (drawn.dtype !== 'float32') {
           // Rounded once, from the very float32 numbers that float32 logits give.
-          const full = values(call(wide, run).backward(factors)).map((x) => encode[drawn.dtype](x))
+          const full = values(call(wide, run).backwardSync(factors).gradLogits).map((x) => encode[drawn.dtype](x))
           expect(Array.from(gradient.data as Uint16Array)).toEqual(Array.from(full))
         }
         expect(bytes(logits.data as Float32Array).equals(before)).toBe(true)
@@ -410,7 +415,13 @@ describe.each(NATIVE)('$name', ({ run }) => {
       const given = resultGradients(drawn.seed, drawn.lengths.length, got.tokenEntropies!.length)
       const magnitudes = magnitudesOf(wanted, given, problem, drawn.vocab)
       const bound = (i: number) => 4 * ulp(magnitudes[i]) + 1e-36 * Math.max(1, 1 / (options.temperature ?? 1))
-      compareGradient(got.backward(given), wanted.backward(given), drawn.vocab, problem, bound)
+      compareGradient(
+        got.backwardSync(given).gradLogits,
+        wanted.backwardSync(given).gradLogits,
+        drawn.vocab,
+        problem,
+        bound,
+      )
     })
     fc.assert(property, { numRuns: 150 })
   })
@@ -436,7 +447,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
       ]
       const some = (list: ArrayLike<number>) =>
         Array.from(list, (x) => (next() < 0.3 ? special[Math.floor(next() * special.length)] : x))
-      const drawn: PreferencePairs = { ...pairs, chosen: some(pairs.chosen), rejected: some(pairs.rejected) }
+      const drawn: PairLogProbs = { ...pairs, chosen: some(pairs.chosen), rejected: some(pairs.rejected) }
       // A reference of NaN is refused.
       const numbers = (list: ArrayLike<number>) => some(list).map((x) => (Number.isNaN(x) ? 0 : x))
       if (pairs.referenceChosen) drawn.referenceChosen = numbers(pairs.referenceChosen)
@@ -482,8 +493,8 @@ describe.each(NATIVE)('$name', ({ run }) => {
           rejected: fused.rejectedLogProbs,
           referenceChosen: referenceSums ? pick(referenceSums, 0) : reference[0],
           referenceRejected: referenceSums ? pick(referenceSums, 1) : reference[1],
-          chosenLengths: pick(sums.tokenCounts as ArrayLike<number>, 0),
-          rejectedLengths: pick(sums.tokenCounts as ArrayLike<number>, 1),
+          chosenTokenCounts: pick(sums.tokenCounts as ArrayLike<number>, 0),
+          rejectedTokenCounts: pick(sums.tokenCounts as ArrayLike<number>, 1),
         },
         rest,
       )
@@ -491,10 +502,10 @@ describe.each(NATIVE)('$name', ({ run }) => {
 
       const factors = new Float64Array(sequences)
       for (let i = 0; i < size; i++) {
-        factors[pairs[2 * i]] += fused.gradient.chosen[i]
-        factors[pairs[2 * i + 1]] += fused.gradient.rejected[i]
+        factors[pairs[2 * i]] += fused.gradLogProbs.chosen[i]
+        factors[pairs[2 * i + 1]] += fused.gradLogProbs.rejected[i]
       }
-      const gradient = sums.backward(factors)
+      const gradient = sums.backwardSync(factors).gradLogits
       expect(fused.gradLogits!.shape).toEqual(logits.shape)
       expect(firstDifference(values(fused.gradLogits!), values(gradient))).toBe(-1)
     })

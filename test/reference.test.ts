@@ -124,7 +124,7 @@ describe('warnings', () => {
 
   test('none of what is right', async () => {
     preferenceLossSync(pairsOf([-10, Number.NEGATIVE_INFINITY]), run)
-    await preferenceLoss({ ...pairsOf([-10, -9]), chosenLengths: [9, 10], rejectedLengths: [9, 10] }, run)
+    await preferenceLoss({ ...pairsOf([-10, -9]), chosenTokenCounts: [9, 10], rejectedTokenCounts: [9, 10] }, run)
     // What rounding leaves, and zeros among others.
     preferenceLossSync(pairsOf([1e-4, 0], [0, -1]), run)
     preferenceLossSync(pairsOf([0, 0], [-1, -2]), run)
@@ -194,7 +194,7 @@ describe('warnings', () => {
   })
 
   test('of means, by the lengths that preferenceLoss has', async () => {
-    const lengths = { chosenLengths: [10, 20], rejectedLengths: [11, 3] }
+    const lengths = { chosenTokenCounts: [10, 20], rejectedTokenCounts: [11, 3] }
     // The last one is too short to tell.
     const given = { ...pairsOf([-1.1, -0.9], [-0.8, -12]), ...lengths }
     await preferenceLoss(given, run)
@@ -211,8 +211,8 @@ describe('warnings', () => {
     plain({ referenceChosen: [-0.4, -0.9] })
     plain({ referenceChosen: [-2.1, -0.9] })
     plain({
-      chosenLengths: [7, 7],
-      rejectedLengths: [7, 7],
+      chosenTokenCounts: [7, 7],
+      rejectedTokenCounts: [7, 7],
       referenceChosen: [-1.4, -2.8],
       referenceRejected: [-1.6, -1.7],
     })

@@ -50,10 +50,12 @@ describe.each(TARGETS)('$name', ({ run }) => {
     expect(used).toHaveBeenCalledTimes(1)
     expect(used.mock.lastCall?.[1]).toMatchObject({ ...settings, signal })
     expect(unused).not.toHaveBeenCalled()
-    if (result.backward === undefined) return
-    result.backward([1, -1])
-    expect(spies[0]).toHaveBeenCalledTimes(used === spies[0] ? 2 : 1)
-    expect(spies[0].mock.lastCall?.[1]).toEqual({ ...used.mock.lastCall?.[1], signal: undefined })
+    if (result.backward === undefined || result.backwardSync === undefined) return
+    const later = { ...used.mock.lastCall?.[1], signal: undefined }
+    result.backwardSync([1, -1])
+    await result.backward([1, -1])
+    expect(spies.map((spy) => spy.mock.calls.length)).toEqual(used === spies[0] ? [2, 1] : [1, 2])
+    expect(spies.map((spy) => spy.mock.lastCall?.[1])).toEqual([later, later])
   })
 
   test('without threads, the backend chooses', () => {
@@ -71,9 +73,9 @@ describe.runIf(NATIVE.length > 1)('instruction sets', () => {
     fusedPreferenceLoss: (run: RunOptions) =>
       fpl.fusedPreferenceLossSync(logits, labels, { lossType: 'cpo', ...run, gradient: true }).gradLogits!.data,
     'backward of sequenceLogProbs': (run: RunOptions) =>
-      fpl.sequenceLogProbsSync(logits, labels, run).backward([1, -1]).data,
+      fpl.sequenceLogProbsSync(logits, labels, run).backwardSync([1, -1]).gradLogits.data,
     'backward of linearSequenceLogProbs': (run: RunOptions) =>
-      fpl.linearSequenceLogProbsSync(hidden, weight, labels, run).backward([1, -1]).gradHidden!.data,
+      fpl.linearSequenceLogProbsSync(hidden, weight, labels, run).backwardSync([1, -1]).gradHidden!.data,
   }
 
   test.each(Object.entries(gradients))('%s has the bits of the one it was asked for', (_, gradient) => {
@@ -84,8 +86,9 @@ describe.runIf(NATIVE.length > 1)('instruction sets', () => {
 
   test.each(NATIVE)('$name: backward has the bits of the gradient of fusedPreferenceLoss', ({ run }) => {
     const fused = fpl.fusedPreferenceLossSync(logits, labels, { lossType: 'cpo', ...run, gradient: true })
-    const { chosen, rejected } = fused.gradient
-    const out = fpl.sequenceLogProbsSync(logits, labels, run).backward([chosen[0], rejected[0]]).data as Float32Array
+    const { chosen, rejected } = fused.gradLogProbs
+    const out = fpl.sequenceLogProbsSync(logits, labels, run).backwardSync([chosen[0], rejected[0]]).gradLogits
+      .data as Float32Array
     expect(bytes(out).equals(bytes(fused.gradLogits!.data as Float32Array))).toBe(true)
   })
 })

@@ -6,15 +6,15 @@ import { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu'
 import '@tensorflow/tfjs-backend-wasm'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import {
-  linearPreferenceLoss,
+  type FusedPreferenceLossOptions,
+  type FusedUnpairedPreferenceLossOptions,
+  fusedLinearPreferenceLoss,
+  fusedLinearUnpairedPreferenceLoss,
+  fusedPreferenceLoss,
+  fusedUnpairedPreferenceLoss,
   linearSequenceLogProbs,
-  linearUnpairedPreferenceLoss,
-  type PreferenceLossOptions,
-  preferenceLoss,
   sequenceLogProbs,
   sparseSoftmaxCrossEntropy,
-  type UnpairedPreferenceLossOptions,
-  unpairedPreferenceLoss,
 } from '../lib/adapters/tfjs/index.js'
 import type { FusedPreferenceLoss } from '../lib/types/index.js'
 
@@ -45,9 +45,9 @@ function ownUnpairedLoss(logits: tf.Tensor, { desirable, kl }: { desirable: numb
   return tf.mean(tf.sub(1, tf.sigmoid(tf.mul(tf.mul(tf.sub(ratio, kl), BETA), sign))))
 }
 
-const ourLoss = (logits: tf.Tensor) => preferenceLoss(logits, labels, { reference, beta: BETA, shift: false })
+const ourLoss = (logits: tf.Tensor) => fusedPreferenceLoss(logits, labels, { reference, beta: BETA, shift: false })
 const inPlaceLoss = (logits: tf.Tensor) =>
-  preferenceLoss(logits, labels, { reference, beta: BETA, shift: false, gradient: 'in-place' })
+  fusedPreferenceLoss(logits, labels, { reference, beta: BETA, shift: false, gradient: 'in-place' })
 
 /** Mean over the labels that count, with TensorFlow.js's own op. */
 function ownCrossEntropy(logits: tf.Tensor, labelSmoothing = 0): tf.Scalar {
@@ -141,7 +141,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
     const sliced = (logits: tf.Tensor3D) => tf.slice(logits, [0, 1, 0], [BATCH, TIME - 1, VOCAB])
     const shifted = labels.map((label, i) => (i % TIME === 0 ? -100 : label))
     expectEqualGradients(
-      () => preferenceLoss(model(), labels, { reference, beta: BETA }),
+      () => fusedPreferenceLoss(model(), labels, { reference, beta: BETA }),
       () => {
         const oneHot = tf.oneHot(tf.slice(tf.tensor2d(shifted, [BATCH, TIME], 'int32'), [0, 1]), VOCAB)
         const logProbs = tf.logSoftmax(tf.slice(model(), [0, 0, 0], [BATCH, TIME - 1, VOCAB]))
@@ -185,7 +185,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
     tf.tidy(() => {
       const results: Omit<FusedPreferenceLoss, 'gradLogits'>[] = []
       const options = { reference, beta: BETA, shift: false, onResult: results.push.bind(results) }
-      const loss = preferenceLoss(model(), tf.tensor2d(labels, [BATCH, TIME], 'int32'), options)
+      const loss = fusedPreferenceLoss(model(), tf.tensor2d(labels, [BATCH, TIME], 'int32'), options)
       expect(loss.dataSync()[0]).toBeCloseTo(results[0]!.loss, 5)
       expect(results[0]!.chosenRewards).toHaveLength(BATCH / 2)
       expect(results[0]).not.toHaveProperty('gradLogits')
@@ -208,7 +208,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
       return tf.sum(tf.add(tf.sum(hidden), tf.sum(weight)))
     })
     tf.tidy(() => ourLoss(model()).dispose())
-    expect(() => tf.tidy(() => preferenceLoss(model(), labels, { shift: false }))).toThrow(/reference/)
+    expect(() => tf.tidy(() => fusedPreferenceLoss(model(), labels, { shift: false }))).toThrow(/reference/)
     expect(tf.memory()).toMatchObject({ numTensors, numDataBuffers, numBytes })
   })
 
@@ -216,7 +216,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
     const stacked = () => model().reshape([2, BATCH / 2, TIME, VOCAB])
     const ids = tf.tensor3d(labels, [2, BATCH / 2, TIME], 'int32')
     expectEqualGradients(
-      () => preferenceLoss(stacked(), ids, { reference, beta: BETA, shift: false }),
+      () => fusedPreferenceLoss(stacked(), ids, { reference, beta: BETA, shift: false }),
       () => ownLoss(model()),
     )
     expectEqualGradients(
@@ -296,7 +296,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
 
   describe('of sequences that stand alone', () => {
     const logProbs = [...reference.chosen, ...reference.rejected]
-    const options: UnpairedPreferenceLossOptions & { kl: number } = {
+    const options: FusedUnpairedPreferenceLossOptions & { kl: number } = {
       desirable: [1, 0, 0, 1],
       reference: { logProbs },
       kl: 1.5,
@@ -306,10 +306,13 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
     const own = () => ownUnpairedLoss(model(), { desirable: [1, 0, 0, 1], kl: 1.5 })
 
     it('gives the gradients of its own ops, in place or not', () => {
-      expectEqualGradients(() => unpairedPreferenceLoss(model(), labels, options), own)
-      expectEqualGradients(() => unpairedPreferenceLoss(model(), labels, { ...options, gradient: 'in-place' }), own)
+      expectEqualGradients(() => fusedUnpairedPreferenceLoss(model(), labels, options), own)
       expectEqualGradients(
-        () => tf.mul(unpairedPreferenceLoss(model(), labels, options), -2.5),
+        () => fusedUnpairedPreferenceLoss(model(), labels, { ...options, gradient: 'in-place' }),
+        own,
+      )
+      expectEqualGradients(
+        () => tf.mul(fusedUnpairedPreferenceLoss(model(), labels, options), -2.5),
         () => tf.mul(own(), -2.5),
       )
     })
@@ -318,9 +321,9 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
       const { gradient: _, onResult: __, reference: ___, ...rest } = options
       const layer = { ...rest, reference: { logProbs }, transposed: true }
       const states = () => hidden.reshape([BATCH, TIME, WIDTH])
-      expectEqualGradients(() => linearUnpairedPreferenceLoss(states(), weight, labels, layer), own)
+      expectEqualGradients(() => fusedLinearUnpairedPreferenceLoss(states(), weight, labels, layer), own)
       expect(() =>
-        linearUnpairedPreferenceLoss(states(), weight, labels, { ...layer, pairs: [0, 1] } as never),
+        fusedLinearUnpairedPreferenceLoss(states(), weight, labels, { ...layer, pairs: [0, 1] } as never),
       ).toThrow('options.pairs is not an option')
     })
 
@@ -329,7 +332,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
       tf.tidy(() => {
         const told: unknown[] = []
         const { kl: _, ...rest } = options
-        const tensors: UnpairedPreferenceLossOptions = {
+        const tensors: FusedUnpairedPreferenceLossOptions = {
           ...rest,
           desirable: tf.tensor1d([1, 0, 0, 1], 'bool'),
           reference: { logProbs: tf.tensor1d(logProbs) },
@@ -337,15 +340,15 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
           referenceKlLogProbs: tf.tensor1d([-10, -10]),
           onResult: (result) => told.push(result),
         }
-        const loss = unpairedPreferenceLoss(model(), labels, tensors)
-        expect(loss.dataSync()).toEqual(unpairedPreferenceLoss(model(), labels, options).dataSync())
+        const loss = fusedUnpairedPreferenceLoss(model(), labels, tensors)
+        expect(loss.dataSync()).toEqual(fusedUnpairedPreferenceLoss(model(), labels, options).dataSync())
         expect(told).toMatchObject([{ kl: 1.5, meanRewards: { desirable: expect.any(Number) } }])
         expect(told[0]).not.toHaveProperty('gradLogits')
       })
       expect(tf.memory().numTensors).toBe(numTensors)
-      const wrong = { ...options, zeroInactive: true } as UnpairedPreferenceLossOptions
+      const wrong = { ...options, zeroInactive: true } as FusedUnpairedPreferenceLossOptions
       tf.tidy(() => {
-        expect(() => unpairedPreferenceLoss(model(), labels, wrong)).toThrow('options.zeroInactive is not taken')
+        expect(() => fusedUnpairedPreferenceLoss(model(), labels, wrong)).toThrow('options.zeroInactive is not taken')
       })
     })
   })
@@ -356,7 +359,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
 
     it('gives the gradients of its own ops, the kernel [width, vocab]', () => {
       expectEqualGradients(
-        () => linearPreferenceLoss(states(), weight, labels, { ...shape, transposed: true }),
+        () => fusedLinearPreferenceLoss(states(), weight, labels, { ...shape, transposed: true }),
         () => ownLoss(model()),
       )
       expectEqualGradients(
@@ -374,7 +377,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
       const all = [hidden, table, bias]
       const own = () =>
         tf.mul(ownLoss(tf.matMul(hidden, table, false, true).add(bias).reshape([BATCH, TIME, VOCAB])), 3)
-      const ours = () => tf.mul(linearPreferenceLoss(states(), table, labels, { ...shape, bias }), 3)
+      const ours = () => tf.mul(fusedLinearPreferenceLoss(states(), table, labels, { ...shape, bias }), 3)
       const sums = () => tf.mul(lossOf(linearSequenceLogProbs(states(), table, labels, { shift: false, bias })), 3)
       tf.tidy(() => {
         const expected = tf.variableGrads(own as () => tf.Scalar, all)
@@ -391,14 +394,14 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
       tf.tidy(() => {
         const options = { ...shape, transposed: true, frozen: true }
         const { value, grads } = tf.variableGrads(
-          () => linearPreferenceLoss(states(), weight, labels, options),
+          () => fusedLinearPreferenceLoss(states(), weight, labels, options),
           [hidden],
         )
         const expected = tf.variableGrads(() => ownLoss(model()), [hidden])
         expect(difference(value, expected.value)).toBeLessThan(1e-5)
         expect(difference(grads[hidden.name]!, expected.grads[hidden.name]!)).toBeLessThan(1e-4)
         expect(() =>
-          tf.variableGrads(() => linearPreferenceLoss(states(), weight, labels, options), [weight]),
+          tf.variableGrads(() => fusedLinearPreferenceLoss(states(), weight, labels, options), [weight]),
         ).toThrow()
       })
     })
@@ -411,10 +414,10 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
           known = result
         }
         const options = { ...shape, transposed: true, onResult }
-        const alone = tf.tidy(() => linearPreferenceLoss(states(), weight, labels, options).dataSync()[0]!)
+        const alone = tf.tidy(() => fusedLinearPreferenceLoss(states(), weight, labels, options).dataSync()[0]!)
         expect(known).toMatchObject({ loss: expect.closeTo(alone, 4) })
         expect(Object.keys(known as object).filter((name) => name.startsWith('grad'))).toEqual(['gradient'])
-        tf.tidy(() => void differentiate(() => linearPreferenceLoss(states(), weight, labels, options)))
+        tf.tidy(() => void differentiate(() => fusedLinearPreferenceLoss(states(), weight, labels, options)))
         tf.tidy(
           () =>
             void differentiate(() => tf.sum(linearSequenceLogProbs(states(), weight, labels, { transposed: true }))),
@@ -453,12 +456,12 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
     const options = { reference, beta: BETA, shift: false }
     const masked = labels.indexOf(-100)
     for (const gradient of [undefined, 'in-place'] as const) {
-      for (const op of [preferenceLoss, sequenceLogProbs, sparseSoftmaxCrossEntropy] as const) {
+      for (const op of [fusedPreferenceLoss, sequenceLogProbs, sparseSoftmaxCrossEntropy] as const) {
         tf.tidy(() => {
           const logits = model()
           tf.dispose(tf.fill(logits.shape, 7))
           const shift = op === sparseSoftmaxCrossEntropy ? {} : { shift: false }
-          const given = op === preferenceLoss ? { ...options, gradient } : { ...shift, gradient }
+          const given = op === fusedPreferenceLoss ? { ...options, gradient } : { ...shift, gradient }
           const grad = tf
             .grad((x: tf.Tensor) => tf.sum(op(x, labels, given)))(logits)
             .dataSync()
@@ -467,7 +470,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
       }
     }
     tf.tidy(() => {
-      const ours = () => linearPreferenceLoss(states(), weight, labels, { ...options, transposed: true })
+      const ours = () => fusedLinearPreferenceLoss(states(), weight, labels, { ...options, transposed: true })
       const plain = differentiate(ours)
       useMemory()
       const again = differentiate(ours)
@@ -494,7 +497,8 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
       const layer = { ...shared, transposed: true }
       const logits = model()
       const same = (ours: tf.Tensor, wanted: tf.Tensor) => expect(ours.dataSync()).toEqual(wanted.dataSync())
-      const loss = (options: PreferenceLossOptions) => preferenceLoss(logits, labels, { ...shared, ...options })
+      const loss = (options: FusedPreferenceLossOptions) =>
+        fusedPreferenceLoss(logits, labels, { ...shared, ...options })
       for (const name of ['mask', 'tokenWeights', 'pairs'] as const) {
         same(loss({ reference, [name]: tensors[name] }), loss({ reference, [name]: arrays[name] }))
         const wanted = sequenceLogProbs(logits, labels, { shift: false, [name]: arrays[name] })
@@ -511,8 +515,8 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
         loss({ reference: { logits: { data: other.dataSync() as Float32Array, shape: other.shape } } }),
       )
       same(
-        linearPreferenceLoss(states, weight, labels, { ...layer, ...tensors, reference: logProbs }),
-        linearPreferenceLoss(states, weight, labels, { ...layer, ...arrays, reference }),
+        fusedLinearPreferenceLoss(states, weight, labels, { ...layer, ...tensors, reference: logProbs }),
+        fusedLinearPreferenceLoss(states, weight, labels, { ...layer, ...arrays, reference }),
       )
       same(
         linearSequenceLogProbs(states, weight, labels, { shift: false, transposed: true, mask: tensors.mask }),
@@ -535,7 +539,7 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
       expect([...logProbs]).not.toEqual([...Float32Array.from(logProbs)])
       const own = { chosen: logProbs.subarray(0, BATCH / 2), rejected: logProbs.subarray(BATCH / 2) }
       let rewards!: Float64Array
-      preferenceLoss(model(), labels, { reference: own, onResult: (result) => (rewards = result.chosenRewards) })
+      fusedPreferenceLoss(model(), labels, { reference: own, onResult: (result) => (rewards = result.chosenRewards) })
       expect([...rewards]).toEqual([0, 0])
     })
   })
@@ -548,10 +552,13 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
     const states = tf.reshape(hidden, [BATCH, TIME, WIDTH])
     const { numTensors, numDataBuffers, numBytes } = tf.memory()
     for (const [input, loss] of [
-      [logits, (x: tf.Tensor) => preferenceLoss(x, labels, { reference, onResult })],
-      [logits, (x: tf.Tensor) => preferenceLoss(x, labels, { reference, onResult, gradient: 'in-place' })],
+      [logits, (x: tf.Tensor) => fusedPreferenceLoss(x, labels, { reference, onResult })],
+      [logits, (x: tf.Tensor) => fusedPreferenceLoss(x, labels, { reference, onResult, gradient: 'in-place' })],
       [logits, (x: tf.Tensor) => sequenceLogProbs(x, labels, { onResult })],
-      [states, (x: tf.Tensor) => linearPreferenceLoss(x, weight, labels, { reference, transposed: true, onResult })],
+      [
+        states,
+        (x: tf.Tensor) => fusedLinearPreferenceLoss(x, weight, labels, { reference, transposed: true, onResult }),
+      ],
       [states, (x: tf.Tensor) => linearSequenceLogProbs(x, weight, labels, { transposed: true, onResult })],
     ] as const) {
       expect(() => tf.tidy(() => void tf.grad(loss)(input))).toThrow('not what was hoped for')
@@ -565,7 +572,8 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
 describe('what is copied', () => {
   const options = { reference, beta: BETA, shift: false }
   const OPS = {
-    preferenceLoss: (x: tf.Tensor, gradient?: 'in-place') => preferenceLoss(x, labels, { ...options, gradient }),
+    fusedPreferenceLoss: (x: tf.Tensor, gradient?: 'in-place') =>
+      fusedPreferenceLoss(x, labels, { ...options, gradient }),
     sequenceLogProbs: (x: tf.Tensor, gradient?: 'in-place') =>
       tf.sum(sequenceLogProbs(x, labels, { shift: false, gradient })),
     sparseSoftmaxCrossEntropy: (x: tf.Tensor, gradient?: 'in-place') =>
@@ -629,7 +637,7 @@ describe('what is copied', () => {
       const states = tf.randomNormal([BATCH, TIME, WIDTH], 0, 1, 'float32', 4)
       const table = tf.randomNormal([VOCAB, WIDTH], 0, 1, 'float32', 5)
       for (const op of [
-        (h: tf.Tensor, w: tf.Tensor) => linearPreferenceLoss(h, w, labels, { reference, beta: BETA }),
+        (h: tf.Tensor, w: tf.Tensor) => fusedLinearPreferenceLoss(h, w, labels, { reference, beta: BETA }),
         (h: tf.Tensor, w: tf.Tensor) => tf.sum(linearSequenceLogProbs(h, w, labels)),
       ]) {
         expect(copiesDuring(() => void tf.grads(op)([states, table]), states.size, table.size)).toBe(0)
@@ -719,8 +727,8 @@ describe('a TensorFlow.js that keeps its tape elsewhere', () => {
 
 describe('bad input', () => {
   const OPS = {
-    preferenceLoss: (logits: tf.Tensor, ids: tf.Tensor | Int32Array = labels) =>
-      preferenceLoss(logits, ids, { reference, shift: false }),
+    fusedPreferenceLoss: (logits: tf.Tensor, ids: tf.Tensor | Int32Array = labels) =>
+      fusedPreferenceLoss(logits, ids, { reference, shift: false }),
     sequenceLogProbs: (logits: tf.Tensor, ids: tf.Tensor | Int32Array = labels) => sequenceLogProbs(logits, ids),
     sparseSoftmaxCrossEntropy: (logits: tf.Tensor, ids: tf.Tensor | Int32Array = labels) =>
       sparseSoftmaxCrossEntropy(logits, ids),
@@ -802,27 +810,27 @@ describe('bad input', () => {
 
   it('an output layer whose shapes do not chain', () => {
     const [states, table] = [tf.zeros([2, 3, 4]), tf.zeros([5, 7])]
-    expect(() => linearPreferenceLoss(states, table, new Int32Array(6))).toThrow(
+    expect(() => fusedLinearPreferenceLoss(states, table, new Int32Array(6))).toThrow(
       expect.objectContaining({
         code: 'ERR_SHAPE_MISMATCH',
         message: 'weight must be [vocab, 4], as hidden has 4 features; got [5, 7]',
       }),
     )
     const turned = tf.zeros([4, 5])
-    for (const op of [linearPreferenceLoss, linearSequenceLogProbs]) {
+    for (const op of [fusedLinearPreferenceLoss, linearSequenceLogProbs]) {
       expect(() => op(states, turned, new Int32Array(6))).toThrow(/got \[4, 5\], which needs transposed: true/)
       const back = () => op(states, tf.zeros([5, 4]), new Int32Array(6), { transposed: true })
       expect(() => tf.tidy(() => void back())).toThrow(/got \[5, 4\], which needs transposed: false/)
     }
     turned.dispose()
-    expect(() => linearPreferenceLoss(states, tf.zeros([5]), new Int32Array(6))).toThrow(
+    expect(() => fusedLinearPreferenceLoss(states, tf.zeros([5]), new Int32Array(6))).toThrow(
       /weight must be \[vocab, 4\]; got \[5\]/,
     )
     expect(() => linearSequenceLogProbs(tf.zeros([4]), table, new Int32Array(6))).toThrow(
       /hidden must be \[\.\.\., width\]/,
     )
     tf.dispose([states, table])
-    expect(() => linearPreferenceLoss(states, table, new Int32Array(6))).toThrow(
+    expect(() => fusedLinearPreferenceLoss(states, table, new Int32Array(6))).toThrow(
       expect.objectContaining({ code: 'ERR_DISPOSED' }),
     )
   })
@@ -848,9 +856,9 @@ describe('bad input', () => {
   })
 
   it('a gradient that is not known, and an onResult that is no function', () => {
-    for (const [name, op] of Object.entries({ preferenceLoss, sequenceLogProbs, sparseSoftmaxCrossEntropy })) {
+    for (const [name, op] of Object.entries({ fusedPreferenceLoss, sequenceLogProbs, sparseSoftmaxCrossEntropy })) {
       const run = (options: object) =>
-        thrown(() => op(tf.zeros(shape), labels, name === 'preferenceLoss' ? { ...options, reference } : options))
+        thrown(() => op(tf.zeros(shape), labels, name === 'fusedPreferenceLoss' ? { ...options, reference } : options))
       expect(run({ gradient: 'inplace' })).toMatchObject({
         code: 'ERR_INVALID_ARG_VALUE',
         message: expect.stringMatching(/^options\.gradient must be one of 'in-place'; got 'inplace'/),
@@ -867,14 +875,15 @@ describe('bad input', () => {
         message: 'options.onResult must be a function; got 3',
       })
     }
-    for (const op of [linearPreferenceLoss, linearSequenceLogProbs]) {
+    for (const op of [fusedLinearPreferenceLoss, linearSequenceLogProbs]) {
       const run = () => op(tf.zeros([2, 3, 4]), tf.zeros([5, 4]), new Int32Array(6), { onResult: {} as never })
       expect(thrown(run)).toMatchObject({ message: expect.stringContaining('options.onResult must be a function') })
     }
   })
 
   it('tensors among the options that do not fit, with what to do', () => {
-    const run = (options: object) => thrown(() => preferenceLoss(tf.zeros(shape), labels, { reference, ...options }))
+    const run = (options: object) =>
+      thrown(() => fusedPreferenceLoss(tf.zeros(shape), labels, { reference, ...options }))
     for (const name of ['mask', 'tokenWeights']) {
       expect(run({ [name]: tf.zeros([BATCH, TIME - 1]) })).toMatchObject({
         code: 'ERR_SHAPE_MISMATCH',
@@ -910,7 +919,7 @@ describe('bad input', () => {
     for (const name of ['hidden', 'weight', 'bias'] as const) {
       const reference = { ...plain, [name]: layer[name] } as never
       expect(
-        thrown(() => linearPreferenceLoss(layer.hidden, layer.weight, new Int32Array(6), { reference })),
+        thrown(() => fusedLinearPreferenceLoss(layer.hidden, layer.weight, new Int32Array(6), { reference })),
       ).toMatchObject({
         code: 'ERR_INVALID_ARG_TYPE',
         message: expect.stringMatching(new RegExp(`^options\\.reference\\.${name} must be .*dataSync`)),

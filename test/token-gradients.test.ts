@@ -59,7 +59,7 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, gradients, expec
       }
     }
     const { at, values: wanted, magnitudes } = expected.gradient
-    const gradient = got.backward(gradients)
+    const gradient = got.backwardSync(gradients).gradLogits
     for (const [k, x] of wanted.entries()) {
       const index = at === undefined ? k : at[k]
       let bound = GRADIENT_ULPS * ulp(magnitudes[k]) + GRADIENT_ABSOLUTE
@@ -104,19 +104,23 @@ describe.each(TARGETS)('$name', ({ run }) => {
   test('sequences by name are what an array of numbers is, to the bit', () => {
     for (const dtype of DTYPES) {
       const sums = forward({ averageLogProb: true }, tensor(dtype, SHAPE, LOGITS))
-      const wanted = bytes(sums.backward([0.5, -2]).data as Float32Array)
-      expect(bytes(sums.backward({ logProbs: [0.5, -2] }).data as Float32Array).equals(wanted)).toBe(true)
+      const wanted = bytes(sums.backwardSync([0.5, -2]).gradLogits.data as Float32Array)
+      expect(bytes(sums.backwardSync({ logProbs: [0.5, -2] }).gradLogits.data as Float32Array).equals(wanted)).toBe(
+        true,
+      )
       const ofTokens = { tokenLogProbs: [Number.NaN, 0.5 / 2, 0.5 / 2, -2 / 3, -2 / 3, -2 / 3] }
       expect(sums.tokenCounts).toEqual(Int32Array.of(2, 3))
-      const gradient = sums.backward({ ...ofTokens, logProbs: [0, 0] })
+      const gradient = sums.backwardSync({ ...ofTokens, logProbs: [0, 0] }).gradLogits
       expect(bytes(gradient.data as Float32Array).equals(wanted)).toBe(true)
     }
   })
 
   test('what several results give is added up', () => {
     const sums = forward()
-    const whole = values(sums.backward(ALL))
-    const parts = (Object.keys(ALL) as Name[]).map((name) => values(sums.backward({ [name]: ALL[name] })))
+    const whole = values(sums.backwardSync(ALL).gradLogits)
+    const parts = (Object.keys(ALL) as Name[]).map((name) =>
+      values(sums.backwardSync({ [name]: ALL[name] }).gradLogits),
+    )
     for (const [i, x] of whole.entries()) {
       const total = parts.reduce((sum, part) => sum + part[i], 0)
       expect(Math.abs(x - total)).toBeLessThanOrEqual(1e-6)
@@ -125,7 +129,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
   test.each([{}, { logitScale: 1.3 }, CAPPED])('the gradient is the difference of the results, %j', (options) => {
     const sums = forward(options)
-    const gradient = values(sums.backward(ALL))
+    const gradient = values(sums.backwardSync(ALL).gradLogits)
     const h = 2 ** -6
     const loss = (at: number, step: number) => {
       const moved = LOGITS.slice()
@@ -145,10 +149,10 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
   test('inactive tokens are ignored, and their rows are zeros', () => {
     const sums = forward()
-    const wanted = bytes(sums.backward(ALL).data as Float32Array)
+    const wanted = bytes(sums.backwardSync(ALL).gradLogits.data as Float32Array)
     const changed: Gradients = { logProbs: ALL.logProbs }
     for (const name of PER_TOKEN) changed[name] = ALL[name]!.with(0, name === 'logSumExp' ? Number.NaN : 1e30)
-    const gradient = sums.backward(changed)
+    const gradient = sums.backwardSync(changed).gradLogits
     expect(bytes(gradient.data as Float32Array).equals(wanted)).toBe(true)
     expect(
       values(gradient)
@@ -161,7 +165,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     const wanted = forward({ temperature: 0.5 })
     const scaled = forward({ logitScale: 2 })
     expect(scaled.logProbs).toEqual(wanted.logProbs)
-    expect(scaled.backward(ALL)).toEqual(wanted.backward(ALL))
+    expect(scaled.backwardSync(ALL).gradLogits).toEqual(wanted.backwardSync(ALL).gradLogits)
     const capped = forward({ logitSoftcap: 500, temperature: 0.5 })
     for (const [i, x] of wanted.logProbs.entries()) expect(Math.abs(capped.logProbs[i] - x)).toBeLessThan(0.02)
     expect(forward({ logitSoftcap: 5 }).logProbs).not.toEqual(forward().logProbs)
@@ -186,7 +190,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
         outputs: ['tokenMeanLogits'],
       }
       const sums = sequenceLogProbsSync(logits, new Int32Array(count), { ...options, ...run })
-      const slopes = values(sums.backward({ tokenMeanLogits: new Float64Array(count).fill(cap) }))
+      const slopes = values(sums.backwardSync({ tokenMeanLogits: new Float64Array(count).fill(cap) }).gradLogits)
       for (const [i, x] of values(logits).entries()) {
         const u = Math.abs(x / cap)
         const e = Math.exp(-2 * u)
@@ -232,8 +236,8 @@ describe.each(TARGETS)('$name', ({ run }) => {
     expect(fused.tokenMeanLogits).toEqual(sums.tokenMeanLogits)
     const margin = sums.logProbs[0] - reference[0] - (sums.logProbs[1] - reference[1])
     expect(Math.abs(fused.margin - 0.1 * margin)).toBeLessThan(1e-6)
-    const { chosen, rejected } = fused.gradient
-    expect(fused.gradLogits).toEqual(sums.backward([chosen[0], rejected[0]]))
+    const { chosen, rejected } = fused.gradLogProbs
+    expect(fused.gradLogits).toEqual(sums.backwardSync([chosen[0], rejected[0]]).gradLogits)
   })
 
   test('transforms that cannot be are refused', () => {
@@ -257,29 +261,29 @@ describe.each(TARGETS)('$name', ({ run }) => {
     const sums = forward({}, tensor('float32', SHAPE, logits))
     const zeros = (name: Name) => ALL[name]!.with(1, 0)
     const given: Gradients = Object.fromEntries(PER_TOKEN.map((name) => [name, zeros(name)]))
-    const gradient = values(sums.backward(given))
+    const gradient = values(sums.backwardSync(given).gradLogits)
     expect(gradient.slice(37, 74).every((x) => Object.is(x, 0))).toBe(true)
     expect(gradient.every((x) => !Number.isNaN(x))).toBe(true)
     // Any other is NaN as its results are, but for the mean logit's: a constant.
     expect(
-      values(sums.backward({ logSumExp: ALL.logSumExp! }))
+      values(sums.backwardSync({ logSumExp: ALL.logSumExp! }).gradLogits)
         .slice(37, 74)
         .every(Number.isNaN),
     ).toBe(true)
     expect(
-      values(sums.backward({ tokenEntropies: ALL.tokenEntropies! }))
+      values(sums.backwardSync({ tokenEntropies: ALL.tokenEntropies! }).gradLogits)
         .slice(37, 74)
         .every(Number.isNaN),
     ).toBe(true)
     const constant = Math.fround(ALL.tokenMeanLogits![1] / 37)
-    const ofMean = values(sums.backward({ tokenMeanLogits: ALL.tokenMeanLogits! })).slice(37, 74)
+    const ofMean = values(sums.backwardSync({ tokenMeanLogits: ALL.tokenMeanLogits! }).gradLogits).slice(37, 74)
     expect(ofMean.every((x) => Math.abs(x - constant) <= ulp(constant))).toBe(true)
   })
 
   test('where d logSumExp is d logProb, only the label is left', () => {
     const sums = forward({ temperature: 0.5 })
     const slopes = numbers(6, 9)
-    const gradient = values(sums.backward({ tokenLogProbs: slopes, logSumExp: slopes }))
+    const gradient = values(sums.backwardSync({ tokenLogProbs: slopes, logSumExp: slopes }).gradLogits)
     const wanted = new Float64Array(gradient.length)
     for (const row of [1, 2, 4, 5, 6]) wanted[37 * row + LABELS[row + 1]] = 2 * slopes[row < 4 ? row : row - 1]
     for (const [i, x] of wanted.entries()) expect(Math.abs(gradient[i] - x)).toBeLessThanOrEqual(ulp(x))
@@ -301,7 +305,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     // Before the last products a GPU rounds the logits' gradient to 16 bits, if these are the hidden states':
     // cuda-tokens.test.ts.
     for (const dtype of run.backend === 'cuda' ? (['float32'] as const) : DTYPES) {
-      const gradient = values(forward(given, tensor('float32', SHAPE, logits)).backward(ALL))
+      const gradient = values(forward(given, tensor('float32', SHAPE, logits)).backwardSync(ALL).gradLogits)
       const options = { ...given, outputs: OUTPUTS, ...run }
       const sums = linearSequenceLogProbsSync(
         tensor(dtype, [2, 4, width], hidden),
@@ -313,7 +317,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
       for (const name of OUTPUTS) {
         for (const [i, x] of explicit[name]!.entries()) expect(Math.abs(sums[name]![i] - x)).toBeLessThan(1e-5)
       }
-      const { gradHidden, gradWeight, gradBias } = sums.backward(ALL)
+      const { gradHidden, gradWeight, gradBias } = sums.backwardSync(ALL)
       const near = (got: ArrayLike<number>, i: number, term: (k: number) => number, count: number) => {
         let sum = 0
         for (let k = 0; k < count; k++) sum += term(k)
@@ -337,10 +341,13 @@ describe.each(TARGETS)('$name', ({ run }) => {
     const logits = tensor('float32', SHAPE, LOGITS)
     const before = Buffer.from(bytes(logits.data as Float32Array))
     const sums = sequenceLogProbsSync(logits, LABELS, { outputs: ['tokenLogProbs'], ...run })
-    const backward = (gradient: unknown) => () => sums.backward(gradient as ResultGradients, { out: 'in-place' })
+    const backwardSync = (gradient: unknown) => () =>
+      sums.backwardSync(gradient as ResultGradients, { gradient: 'in-place' })
     const six = [1, 1, 1, 1, 1, 1]
     const refused = (gradient: unknown, code: string, message: string) =>
-      expect(backward(gradient)).toThrow(expect.objectContaining({ code, message: expect.stringContaining(message) }))
+      expect(backwardSync(gradient)).toThrow(
+        expect.objectContaining({ code, message: expect.stringContaining(message) }),
+      )
     refused({ tokenEntropies: six }, 'ERR_INVALID_ARG_VALUE', "needs 'tokenEntropies' among options.outputs")
     refused({ tokenLogProbs: [1, 2] }, 'ERR_SHAPE_MISMATCH', 'gradient.tokenLogProbs must have length 6')
     refused({ logSumExp: [...six, 1, 1] }, 'ERR_SHAPE_MISMATCH', 'gradient.logSumExp must have length 6')
@@ -354,20 +361,20 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
     const own = new Float32Array(2 * 4 * 37)
     const shared = { tokenLogProbs: own.subarray(0, 6) }
-    expect(() => sums.backward(shared, { out: own })).toThrow('would overwrite gradient.tokenLogProbs')
-    backward({ tokenLogProbs: six })()
-    expect(backward({ tokenLogProbs: six })).toThrow('an earlier call has overwritten the logits')
+    expect(() => sums.backwardSync(shared, { gradient: own })).toThrow('would overwrite gradient.tokenLogProbs')
+    backwardSync({ tokenLogProbs: six })()
+    expect(backwardSync({ tokenLogProbs: six })).toThrow('an earlier call has overwritten the logits')
   })
 
   test.each([{}, CAPPED])('in place, to an array and to a new one are the same, %j', (options) => {
     for (const dtype of DTYPES) {
       const logits = tensor(dtype, SHAPE, LOGITS)
       const sums = forward(options, logits)
-      const wanted = Buffer.from(bytes(sums.backward(ALL).data as Float32Array))
+      const wanted = Buffer.from(bytes(sums.backwardSync(ALL).gradLogits.data as Float32Array))
       const out = tensor(dtype, SHAPE, new Float64Array(LOGITS.length).fill(7)).data as Float32Array
-      sums.backward(ALL, { out })
+      sums.backwardSync(ALL, { gradient: out })
       expect(bytes(out).equals(wanted)).toBe(true)
-      sums.backward(ALL, { out: 'in-place' })
+      sums.backwardSync(ALL, { gradient: 'in-place' })
       expect(bytes(logits.data as Float32Array).equals(wanted)).toBe(true)
     }
   })
@@ -388,7 +395,7 @@ test.each([{ temperature: 0.9 }, CAPPED])(
         const call = (threads: number) =>
           sequenceLogProbsSync(tensor(dtype, [2, 2, vocab], elements), labels, { ...options, ...run, threads })
         const read = (sums: SequenceLogProbs, given: Gradients) =>
-          Buffer.from(bytes(sums.backward(given).data as Float32Array))
+          Buffer.from(bytes(sums.backwardSync(given).gradLogits.data as Float32Array))
         const one = call(1)
         const two = call(2)
         const whole = read(one, slopes)

@@ -8,8 +8,8 @@ import * as tf from '@tensorflow/tfjs'
 import { liveBuffers } from './jax-buffers.js'
 import '@tensorflow/tfjs-backend-wasm'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { preferenceValueAndGrad } from '../lib/adapters/jax/index.js'
-import { preferenceLoss, sequenceLogProbs } from '../lib/adapters/tfjs/index.js'
+import { fusedPreferenceLossValueAndGrad } from '../lib/adapters/jax/index.js'
+import { fusedPreferenceLoss, sequenceLogProbs } from '../lib/adapters/tfjs/index.js'
 import { preferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
 import { gaussian, random } from './support.js'
 
@@ -95,7 +95,7 @@ describe('TensorFlow.js, wasm', () => {
       const reference = split(logProbsOf(weights, batch).map((x, i) => x + 2 * Math.sin(i)))
       const list = NAMES.map((name) => weights[name])
       const ours = tf.variableGrads(
-        () => preferenceLoss(model(weights, batch), batch.labels, { reference, beta: BETA }),
+        () => fusedPreferenceLoss(model(weights, batch), batch.labels, { reference, beta: BETA }),
         list,
       )
       const own = tf.variableGrads(() => ownLoss(model(weights, batch), batch, reference), list)
@@ -123,7 +123,7 @@ describe('TensorFlow.js, wasm', () => {
       const batch = batchOf(1000 + step)
       const reference = split(logProbsOf(frozen, batch))
       optimizer.minimize(() =>
-        preferenceLoss(model(weights, batch), batch.labels, {
+        fusedPreferenceLoss(model(weights, batch), batch.labels, {
           reference,
           beta: BETA,
           gradient: 'in-place',
@@ -183,7 +183,7 @@ describe('jax-js', () => {
     const params = parameters()
     const batch = batchOf(1)
     const reference = split((await logProbsOf(params, batch)).map((x, i) => x + 2 * Math.sin(i)))
-    const step = preferenceValueAndGrad(apply)
+    const step = fusedPreferenceLossValueAndGrad(apply)
     const ours = await step(tree.ref(params), idsOf(batch), batch.labels, { reference, beta: BETA })
     const [loss, gradient] = valueAndGrad((traced: Params) => ownLoss(traced, batch, reference))(params) as [
       JaxArray,
@@ -200,7 +200,7 @@ describe('jax-js', () => {
     const frozen = tree.ref(params)
     const heldOut = batchOf(99, 100)
     const before = await logProbsOf(params, heldOut)
-    const step = preferenceValueAndGrad(apply)
+    const step = fusedPreferenceLossValueAndGrad(apply)
     const losses: number[] = []
     let buffers = 0
     for (let i = 0; i < STEPS; i++) {

@@ -4,7 +4,7 @@
 import type { Array as JaxArray } from '@jax-js/jax'
 import * as tf from '@tensorflow/tfjs-core'
 import { expectTypeOf, test } from 'vitest'
-import { linearPreferenceValueAndGrad, preferenceValueAndGrad } from '../lib/adapters/jax/index.js'
+import { fusedLinearPreferenceLossValueAndGrad, fusedPreferenceLossValueAndGrad } from '../lib/adapters/jax/index.js'
 import { type ReferenceLogProbsOptions, writeReferenceLogProbs } from '../lib/adapters/onnxruntime/index.js'
 import * as tfjs from '../lib/adapters/tfjs/index.js'
 import {
@@ -75,11 +75,14 @@ test('what sequenceLogProbs gives is a reference, and 64-bit integers are as goo
     reference: linearSequenceLogProbsSync(hidden, weight, labels),
   })
   sequenceLogProbsSync({ ...logits, shape: [6, 5] }, labels, { sequenceOffsets: BigInt64Array.of(0n, 3n, 6n) })
-  const chosenLengths = BigInt64Array.of(3n)
-  preferenceLossSync({ chosen: [-1], rejected: [-2], chosenLengths, rejectedLengths: [4] }, { lossType: 'simpo' })
-  reference.backward([1, 1], { out: true })
+  const chosenTokenCounts = BigInt64Array.of(3n)
+  preferenceLossSync(
+    { chosen: [-1], rejected: [-2], chosenTokenCounts, rejectedTokenCounts: [4] },
+    { lossType: 'simpo' },
+  )
+  reference.backwardSync([1, 1], { gradient: true })
   // @ts-expect-error a gradient without a destination
-  reference.backward([1, 1], { out: false })
+  reference.backwardSync([1, 1], { gradient: false })
   // @ts-expect-error without the log-probs
   fusedPreferenceLossSync(logits, labels, { reference: { tokenCounts: [2, 2] } })
 })
@@ -134,32 +137,32 @@ test('misspelt names and wrong types do not compile', () => {
 test('adapters do not take what they decide themselves', () => {
   const tensor = tf.zeros([2, 3, 5])
   const reference = { chosen: tf.zeros([1]), rejected: [-1] }
-  tfjs.preferenceLoss(tensor, labels, { reference, mask: tensor, gradient: 'in-place' })
-  tfjs.preferenceLoss(tensor, labels, { reference: { logits: tensor } })
-  tfjs.preferenceLoss(tensor, labels, { reference: { logits } })
+  tfjs.fusedPreferenceLoss(tensor, labels, { reference, mask: tensor, gradient: 'in-place' })
+  tfjs.fusedPreferenceLoss(tensor, labels, { reference: { logits: tensor } })
+  tfjs.fusedPreferenceLoss(tensor, labels, { reference: { logits } })
   // @ts-expect-error all of the gradient is written
-  tfjs.preferenceLoss(tensor, labels, { reference, zeroInactive: false })
+  tfjs.fusedPreferenceLoss(tensor, labels, { reference, zeroInactive: false })
   // @ts-expect-error the gradient goes to TensorFlow.js
-  tfjs.preferenceLoss(tensor, labels, { reference, gradient: true })
+  tfjs.fusedPreferenceLoss(tensor, labels, { reference, gradient: true })
   // @ts-expect-error there is only one other place
   tfjs.sequenceLogProbs(tensor, labels, { gradient: 'inplace' })
   // @ts-expect-error the options of the core are no options of the op
   tfjs.sparseSoftmaxCrossEntropy(tensor, labels, { beta: 1 })
   const weight = tf.zeros([7, 5])
-  tfjs.linearPreferenceLoss(tensor, weight, labels, { reference, tokenWeights: tensor, transposed: false })
+  tfjs.fusedLinearPreferenceLoss(tensor, weight, labels, { reference, tokenWeights: tensor, transposed: false })
   // @ts-expect-error TensorFlow.js asks for the gradients it needs
-  tfjs.linearPreferenceLoss(tensor, weight, labels, { reference, gradient: true })
+  tfjs.fusedLinearPreferenceLoss(tensor, weight, labels, { reference, gradient: true })
   // @ts-expect-error TensorFlow.js adds gradients up
-  tfjs.linearPreferenceLoss(tensor, weight, labels, { reference, accumulate: true })
+  tfjs.fusedLinearPreferenceLoss(tensor, weight, labels, { reference, accumulate: true })
   // @ts-expect-error all of the gradients are written
-  tfjs.linearPreferenceLoss(tensor, weight, labels, { reference, zeroInactive: true })
+  tfjs.fusedLinearPreferenceLoss(tensor, weight, labels, { reference, zeroInactive: true })
   // @ts-expect-error there are no logits to overwrite
   tfjs.linearSequenceLogProbs(tensor, weight, labels, { gradient: 'in-place' })
 
-  const step = preferenceValueAndGrad((params: JaxArray) => params)
+  const step = fusedPreferenceLossValueAndGrad((params: JaxArray) => params)
   type Options = NonNullable<Parameters<typeof step>[3]>
   expectTypeOf<Extract<keyof Options, 'gradient' | 'zeroInactive'>>().toBeNever()
-  const linearStep = linearPreferenceValueAndGrad((params: JaxArray) => ({ hidden: params, weight: params }))
+  const linearStep = fusedLinearPreferenceLossValueAndGrad((params: JaxArray) => ({ hidden: params, weight: params }))
   type LinearOptions = NonNullable<Parameters<typeof linearStep>[3]>
   type Owned = 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'
   expectTypeOf<Extract<keyof LinearOptions, Owned>>().toBeNever()

@@ -107,8 +107,8 @@ const batches = (records: UnpairedRecord[], options?: Partial<UnpairedBatchOptio
   all(unpairedBatches(records, { tokenizer, batchSize: 3, ...options }))
 
 /** The sequences of a batch as `prompt|completion`. */
-function written({ inputIds, labels, lengths, shape, sequenceOffsets }: SequenceBatch): string[] {
-  return Array.from(lengths, (length, s) => {
+function written({ inputIds, labels, sequenceLengths, shape, sequenceOffsets }: SequenceBatch): string[] {
+  return Array.from(sequenceLengths, (length, s) => {
     const first = sequenceOffsets ? sequenceOffsets[s] : s * shape[1]
     const ids = inputIds.subarray(first, first + length)
     const marked = labels.subarray(first, first + length)
@@ -197,7 +197,7 @@ describe('unpairedBatches', () => {
       const right = [0, 2].map((s) => {
         const first = sequenceOffsets ? sequenceOffsets[s] : s * batch.shape[1]
         let hits = 0
-        for (let t = first; t < first + batch.lengths[s] - 1; t++) {
+        for (let t = first; t < first + batch.sequenceLengths[s] - 1; t++) {
           if (labels[t + 1] < 0) continue
           const row = table.subarray(batch.inputIds[t] * vocab, (batch.inputIds[t] + 1) * vocab)
           hits += Number(row.indexOf(Math.max(...row)) === labels[t + 1])

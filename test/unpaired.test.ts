@@ -62,11 +62,11 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
           const options = { ...common, ...tokens, reference: given, outputs: OUTPUTS, gradient: true, ...run }
           const fused = fusedUnpairedPreferenceLossSync(logits, LABELS, options)
           const { logProbs, tokenCounts, layout, gradLogits, ...rest } = fused
-          const { logProbs: _, tokenCounts: counts, backward, ...byProducts } = sums
+          const { logProbs: _, tokenCounts: counts, backwardSync, ...byProducts } = sums
           expect(bits(rest)).toEqual(bits({ ...stage, ...byProducts }))
           expect(bits([logProbs, tokenCounts])).toEqual(bits([sums.logProbs, counts]))
           expect(layout).toEqual({ desirable: Int32Array.of(1, 0, 0, 1, 1), shift: !('shift' in tokens) })
-          expect(bits(gradLogits!)).toEqual(bits(backward(stage.gradient)))
+          expect(bits(gradLogits!)).toEqual(bits(backwardSync(stage.gradLogProbs).gradLogits))
         }
       }
     })
@@ -85,7 +85,7 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
       const { logProbs, tokenCounts, layout: _, gradHidden, gradWeight, gradBias, ...rest } = fused
       expect(bits(rest)).toEqual(bits(stage))
       expect(bits([logProbs, tokenCounts])).toEqual(bits([sums.logProbs, sums.tokenCounts]))
-      expect(bits({ gradHidden, gradWeight, gradBias })).toEqual(bits(sums.backward(stage.gradient)))
+      expect(bits({ gradHidden, gradWeight, gradBias })).toEqual(bits(sums.backwardSync(stage.gradLogProbs)))
       const model = { reference: { hidden, weight, bias } }
       const same = fusedLinearUnpairedPreferenceLossSync(hidden, weight, LABELS, { ...options, ...model })
       expect(Array.from(same.rewards, Math.abs)).toEqual([0, 0, 0, 0, 0])
@@ -124,7 +124,7 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
       const whole = of(0, BATCH, 'mean')
       for (const normalizer of [{ sequences: BATCH }, BATCH]) {
         const [one, two] = [of(0, 2, normalizer), of(2, BATCH, normalizer)]
-        expect([...one.gradient, ...two.gradient]).toEqual([...whole.gradient])
+        expect([...one.gradLogProbs, ...two.gradLogProbs]).toEqual([...whole.gradLogProbs])
         expect(one.loss + two.loss).toBeCloseTo(whole.loss, 14)
       }
       expect(of(0, BATCH, 'sum').loss).toBeCloseTo(whole.loss * BATCH, 13)
@@ -137,11 +137,11 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
         const got = unpairedPreferenceLossSync(sequences, options)
         const wanted = unpairedPreferenceLossSync({ logProbs: [-5, -6], referenceLogProbs: [-6, -6] }, options)
         expect(got.losses).toEqual(wanted.losses)
-        expect(got.gradient).toEqual(wanted.gradient)
-        expect([got.loss, got.losses[1], got.gradient[1]]).toEqual([wanted.loss, 0, 0])
+        expect(got.gradLogProbs).toEqual(wanted.gradLogProbs)
+        expect([got.loss, got.losses[1], got.gradLogProbs[1]]).toEqual([wanted.loss, 0, 0])
         const turned = { ...common, ...run, desirable: [0, 1], desirableWeight: 0 }
         const other = unpairedPreferenceLossSync(sequences, turned)
-        expect([Number.isFinite(other.loss), other.losses[1], other.gradient[1]]).toEqual([true, 0, 0])
+        expect([Number.isFinite(other.loss), other.losses[1], other.gradLogProbs[1]]).toEqual([true, 0, 0])
       }
     })
 
@@ -153,12 +153,12 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
       const no = unpairedPreferenceLossSync(sequences, { ...common, ...run, desirable: new Uint8Array(2) })
       expect(no.meanRewards).toEqual({ undesirable: 0 })
       expect(no.meanLogProbs).toEqual({ undesirable: -6 })
-      for (const { margin, loss, gradient } of [yes, no]) {
+      for (const { margin, loss, gradLogProbs } of [yes, no]) {
         expect(margin).toBe(undefined)
-        expect([loss, ...gradient].every(Number.isFinite)).toBe(true)
+        expect([loss, ...gradLogProbs].every(Number.isFinite)).toBe(true)
       }
-      expect(yes.gradient.every((x) => x < 0)).toBe(true)
-      expect(no.gradient.every((x) => x > 0)).toBe(true)
+      expect(yes.gradLogProbs.every((x) => x < 0)).toBe(true)
+      expect(no.gradLogProbs.every((x) => x > 0)).toBe(true)
     })
   })
 
@@ -169,7 +169,7 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
         { logProbs: [logProb, logProb], referenceLogProbs: [-10, -10] },
         constants as UnpairedPreferenceOptions,
       )
-      return [...got.losses, ...got.gradient]
+      return [...got.losses, ...got.gradLogProbs]
     }
     for (const lossType of ['kto', 'apo_zero_unpaired'] as const) {
       expect(ends(lossType, -inf).map(Math.abs)).toEqual([1, 0, 0, 0])
@@ -195,9 +195,9 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
           { logProbs: logProbs.map((x, i) => (i === at ? x + by : x)), referenceLogProbs: reference.logProbs },
           options,
         ).loss
-      const { gradient } = unpairedPreferenceLossSync({ logProbs, referenceLogProbs: reference.logProbs }, options)
+      const { gradLogProbs } = unpairedPreferenceLossSync({ logProbs, referenceLogProbs: reference.logProbs }, options)
       for (let i = 0; i < BATCH; i++) {
-        expect(gradient[i]).toBeCloseTo((lossAt(i, step) - lossAt(i, -step)) / (2 * step), 7)
+        expect(gradLogProbs[i]).toBeCloseTo((lossAt(i, step) - lossAt(i, -step)) / (2 * step), 7)
       }
 
       const shape = [BATCH, TIME, WIDTH]
@@ -289,7 +289,7 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
       const sums = sequenceLogProbsSync(logits, labels, run)
       const options = { ...KL, beta: 0.02, desirable: flags, ...WEIGHTS, ...run }
       const stage = unpairedPreferenceLossSync({ ...sequencesOf(sums, given) }, options)
-      const wanted = bytes(sums.backward(stage.gradient).data as Float32Array)
+      const wanted = bytes(sums.backwardSync(stage.gradLogProbs).gradLogits.data as Float32Array)
       const gradient = new Float32Array(batch * time * vocab)
       const check = ({ gradLogits, ...result }: FusedUnpairedPreferenceLoss) => {
         expect(result).toMatchObject(stage)

@@ -10,7 +10,7 @@ import {
   preferenceLossSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { LossType, PreferencePairs, WeightedLoss } from '../lib/types/index.js'
+import type { LossType, PairLogProbs, WeightedLoss } from '../lib/types/index.js'
 import { LOSS_TYPES, logitsOf, TARGETS, values } from './support.js'
 
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number
@@ -52,8 +52,8 @@ describe.each(TARGETS)('$name', ({ run }) => {
       const wanted = sequenceLogProbsSync(good, LABELS, { ...options, tokenWeights })
       expect(weighted.logProbs).toEqual(wanted.logProbs)
       expect(weighted.tokenCounts).toEqual(wanted.tokenCounts)
-      const gradient = values(weighted.backward([1, -2, 3, 0.5]))
-      expect(gradient).toEqual(values(wanted.backward([1, -2, 3, 0.5])))
+      const gradient = values(weighted.backwardSync([1, -2, 3, 0.5]).gradLogits)
+      expect(gradient).toEqual(values(wanted.backwardSync([1, -2, 3, 0.5]).gradLogits))
       expect(isZero(rowsOf(gradient, row, row + 1))).toBe(true)
     })
 
@@ -64,7 +64,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
           const got = fusedPreferenceLossSync(bad, LABELS, all)
           const wanted = fusedPreferenceLossSync(good, LABELS, all)
           expect(got.losses).toEqual(wanted.losses)
-          expect(got.gradient).toEqual(wanted.gradient)
+          expect(got.gradLogProbs).toEqual(wanted.gradLogProbs)
           expect(values(got.gradLogits!)).toEqual(values(wanted.gradLogits!))
         }
       }
@@ -85,21 +85,21 @@ describe.each(TARGETS)('$name', ({ run }) => {
   test.each(HOPELESS)('a pair with a token that is %s, with weight 0, is left out', (_, value) => {
     // In the losses that sort it still has its rank, see below.
     for (const lossType of LOSS_TYPES.filter((name) => !name.startsWith('aot'))) {
-      const pairs = (bad: number): PreferencePairs => ({
+      const pairs = (bad: number): PairLogProbs => ({
         chosen: [-3, bad, -4],
         rejected: [-5, -2, -3],
         referenceChosen: [-4, bad, -3],
         referenceRejected: [-4, -3, -3],
-        chosenLengths: [3, 4, 2],
-        rejectedLengths: [2, 5, 3],
+        chosenTokenCounts: [3, 4, 2],
+        rejectedTokenCounts: [2, 5, 3],
         pairWeights: [1, 0, 2],
       })
       const got = preferenceLossSync(pairs(value), { lossType, ...run })
       const wanted = preferenceLossSync(pairs(-3), { lossType, ...run })
       expect(got.loss, lossType).toBe(wanted.loss)
       expect(got.losses).toEqual(wanted.losses)
-      expect(got.gradient).toEqual(wanted.gradient)
-      expect([got.losses[1], got.gradient.chosen[1], got.gradient.rejected[1]].map(Math.abs)).toEqual([0, 0, 0])
+      expect(got.gradLogProbs).toEqual(wanted.gradLogProbs)
+      expect([got.losses[1], got.gradLogProbs.chosen[1], got.gradLogProbs.rejected[1]].map(Math.abs)).toEqual([0, 0, 0])
     }
   })
 
@@ -109,19 +109,19 @@ describe.each(TARGETS)('$name', ({ run }) => {
       const got = preferenceLossSync(pairs, { lossType, referenceFree: true, ...run })
       expect(allFinite(got.losses), lossType).toBe(true)
       expect(got.losses[1]).toBe(0)
-      expect(allFinite([...got.gradient.chosen, ...got.gradient.rejected])).toBe(true)
-      expect(got.gradient.chosen[1]).toBe(0)
+      expect(allFinite([...got.gradLogProbs.chosen, ...got.gradLogProbs.rejected])).toBe(true)
+      expect(got.gradLogProbs.chosen[1]).toBe(0)
     }
   })
 
   test('a loss of weight 0 is left out of a list', () => {
-    const pairs = { chosen: [-inf], rejected: [-2], chosenLengths: [3], rejectedLengths: [2] }
+    const pairs = { chosen: [-inf], rejected: [-2], chosenTokenCounts: [3], rejectedTokenCounts: [2] }
     const alone = preferenceLossSync(pairs, { lossType: 'hinge', referenceFree: true, ...run })
     for (const lossType of LOSS_TYPES) {
       const list: WeightedLoss[] = [{ lossType: 'hinge' }, { lossType, weight: 0 }]
       const got = preferenceLossSync(pairs, { lossType: list, referenceFree: true, ...run })
       expect(got.losses, lossType).toEqual(alone.losses)
-      expect(got.gradient).toEqual(alone.gradient)
+      expect(got.gradLogProbs).toEqual(alone.gradLogProbs)
     }
   })
 
@@ -132,7 +132,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
       const got = fusedPreferenceLossSync(bad, LABELS, { ...options, lossType })
       const wanted = fusedPreferenceLossSync(fourSequences(), LABELS, { ...options, lossType })
       expect(got.losses[0]).toBe(wanted.losses[0])
-      expect([got.losses[1], got.gradient.chosen[1], got.gradient.rejected[1]].map(Math.abs)).toEqual([0, 0, 0])
+      expect([got.losses[1], got.gradLogProbs.chosen[1], got.gradLogProbs.rejected[1]].map(Math.abs)).toEqual([0, 0, 0])
       const gradient = values(got.gradLogits!)
       // Sequences 0 and 2 are the first pair, 1 and 3 the second.
       expect(rowsOf(gradient, 0, TIME)).toEqual(rowsOf(values(wanted.gradLogits!), 0, TIME))
@@ -143,10 +143,10 @@ describe.each(TARGETS)('$name', ({ run }) => {
   test('a pair of weight 0 gives no gradient to rows of NaN', () => {
     const bad = fourSequences([[0, LABELS[0], nan]])
     const sums = sequenceLogProbsSync(bad, LABELS, { shift: false, ...run })
-    const gradient = values(sums.backward([0, 1, 1, 1]))
+    const gradient = values(sums.backwardSync([0, 1, 1, 1]).gradLogits)
     expect(isZero(rowsOf(gradient, 0, TIME)) && allFinite(gradient)).toBe(true)
     expect(
-      values(sums.backward([1, 1, 1, 1]))
+      values(sums.backwardSync([1, 1, 1, 1]).gradLogits)
         .subarray(0, VOCAB)
         .every(Number.isNaN),
     ).toBe(true)
@@ -155,11 +155,11 @@ describe.each(TARGETS)('$name', ({ run }) => {
   describe('label smoothing of 0 and 1', () => {
     test.each(['sigmoid', 'aot', 'aot_unpaired', 'simpo', 'cpo'] as LossType[])('%s at either end', (lossType) => {
       const call = (chosen: number, rejected: number, labelSmoothing: number) => {
-        const pairs = { chosen: [chosen], rejected: [rejected], chosenLengths: [1], rejectedLengths: [1] }
+        const pairs = { chosen: [chosen], rejected: [rejected], chosenTokenCounts: [1], rejectedTokenCounts: [1] }
         const margin = lossType === 'simpo' ? { gamma: 0 } : {}
         const options = { lossType, labelSmoothing, referenceFree: true, beta: 0.25, ...margin, ...run }
-        const { loss, gradient } = preferenceLossSync(pairs, options)
-        return [loss, gradient.chosen[0], gradient.rejected[0]].map((x) => x + 0)
+        const { loss, gradLogProbs } = preferenceLossSync(pairs, options)
+        return [loss, gradLogProbs.chosen[0], gradLogProbs.rejected[0]].map((x) => x + 0)
       }
       expect(call(-inf, -1, 0)).toEqual([inf, -0.25, 0.25])
       expect(call(-1, -inf, 0)).toEqual([0, 0, 0])
@@ -175,13 +175,13 @@ describe.each(TARGETS)('$name', ({ run }) => {
     for (const discopopTau of [0.05, 1, 2]) {
       const options = { lossType: 'discopop', discopopTau, referenceFree: true, beta: 0.3, ...run } as const
       const impossible = preferenceLossSync({ chosen: [-inf], rejected: [-1] }, options)
-      expect([impossible.loss, impossible.gradient.chosen[0], impossible.gradient.rejected[0]]).toEqual([
+      expect([impossible.loss, impossible.gradLogProbs.chosen[0], impossible.gradLogProbs.rejected[0]]).toEqual([
         inf,
         -0.3,
         0.3,
       ])
       const certain = preferenceLossSync({ chosen: [-1], rejected: [-inf] }, options)
-      const ends = [certain.loss, certain.gradient.chosen[0], certain.gradient.rejected[0]]
+      const ends = [certain.loss, certain.gradLogProbs.chosen[0], certain.gradLogProbs.rejected[0]]
       expect(ends.map(Math.abs)).toEqual([0, 0, 0])
     }
   })
@@ -189,9 +189,9 @@ describe.each(TARGETS)('$name', ({ run }) => {
   test('a capped score keeps its derivative of 0 where the loss is infinite', () => {
     // Near α = 1 the capped score divided by α − 1 is beyond float64.
     const options = { lossType: 'ipo', fDivergence: 'alpha', alpha: 1 - 1e-6, referenceFree: true, ...run } as const
-    const { loss, gradient } = preferenceLossSync({ chosen: [-1e9], rejected: [-1] }, options)
+    const { loss, gradLogProbs } = preferenceLossSync({ chosen: [-1e9], rejected: [-1] }, options)
     expect(loss).toBe(inf)
-    expect(gradient.chosen[0] + 0).toBe(0)
+    expect(gradLogProbs.chosen[0] + 0).toBe(0)
   })
 
   describe('robust near ε = 1/2', () => {
@@ -205,29 +205,34 @@ describe.each(TARGETS)('$name', ({ run }) => {
       [0.49999999999999994, 0.001, -450359962736.35645, -450359962737049.6],
     ])('ε = %d, Δ = %d', (labelSmoothing, margin, value, slope) => {
       const options = { lossType: 'robust', labelSmoothing, beta: 0.1, referenceFree: true, ...run } as const
-      const { loss, gradient } = preferenceLossSync({ chosen: [0], rejected: [-margin] }, options)
+      const { loss, gradLogProbs } = preferenceLossSync({ chosen: [0], rejected: [-margin] }, options)
       expect(Math.abs(loss / value - 1)).toBeLessThan(3e-16)
-      expect(Math.abs(gradient.chosen[0] / slope - 1)).toBeLessThan(3e-16)
-      expect(gradient.rejected[0]).toBe(-gradient.chosen[0])
+      expect(Math.abs(gradLogProbs.chosen[0] / slope - 1)).toBeLessThan(3e-16)
+      expect(gradLogProbs.rejected[0]).toBe(-gradLogProbs.chosen[0])
     })
   })
 
   describe('orpo', () => {
-    const orpo = (pairs: PreferencePairs, beta = 0.5) => preferenceLossSync(pairs, { lossType: 'orpo', beta, ...run })
+    const orpo = (pairs: PairLogProbs, beta = 0.5) => preferenceLossSync(pairs, { lossType: 'orpo', beta, ...run })
     const logOdds = (p: number) => Math.log(p / (1 - p))
 
     test('gives even odds to a sequence without tokens', () => {
       const chosen = [Math.log(0.8) * 3, 0, 0]
       const rejected = [0, Math.log(0.3) * 2, 0]
-      const { losses, gradient } = orpo({ chosen, rejected, chosenLengths: [3, 0, 0], rejectedLengths: [0, 2, 0] })
+      const { losses, gradLogProbs } = orpo({
+        chosen,
+        rejected,
+        chosenTokenCounts: [3, 0, 0],
+        rejectedTokenCounts: [0, 2, 0],
+      })
       const softplus = (x: number) => Math.log1p(Math.exp(x))
       expect(losses[0]).toBeCloseTo(0.5 * softplus(-logOdds(0.8)), 14)
       expect(losses[1]).toBeCloseTo(0.5 * softplus(logOdds(0.3)), 14)
       expect(losses[2]).toBe(0.5 * Math.LN2)
       // σ(−log odds) / (1 − p), over the length and the three pairs.
-      expect(gradient.chosen[0]).toBeCloseTo((-0.5 * 0.2) / 0.2 / 9, 14)
-      expect(gradient.rejected[1]).toBeCloseTo((0.5 * 0.3) / 0.7 / 6, 14)
-      const empty = [gradient.chosen[1], gradient.chosen[2], gradient.rejected[0], gradient.rejected[2]]
+      expect(gradLogProbs.chosen[0]).toBeCloseTo((-0.5 * 0.2) / 0.2 / 9, 14)
+      expect(gradLogProbs.rejected[1]).toBeCloseTo((0.5 * 0.3) / 0.7 / 6, 14)
+      const empty = [gradLogProbs.chosen[1], gradLogProbs.chosen[2], gradLogProbs.rejected[0], gradLogProbs.rejected[2]]
       expect(empty.map(Math.abs)).toEqual([0, 0, 0, 0])
     })
 
@@ -286,7 +291,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
             }).flat(),
           )
           const options = { shift: false, lossType: 'orpo', beta, gradient: true, ...run } as const
-          const { losses, gradient, gradLogits } = fusedPreferenceLossSync(certain, LABELS, options)
+          const { losses, gradLogProbs, gradLogits } = fusedPreferenceLossSync(certain, LABELS, options)
           // The gradient of a row's words is the label's with the other sign, shared among four words.
           const rows = values(gradLogits!)
           for (let row = 0; row < 4 * TIME; row++) {
@@ -296,7 +301,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
             const gap = row < 2 * TIME ? chosenGap : rejectedGap
             if (chosenGap === rejectedGap && gap < 704) expect(Math.abs(label)).toBeGreaterThan((0.1 * beta) / TIME)
           }
-          const all = [...losses, ...gradient.chosen, ...gradient.rejected, ...values(gradLogits!)]
+          const all = [...losses, ...gradLogProbs.chosen, ...gradLogProbs.rejected, ...values(gradLogits!)]
           expect(allFinite(all), `${chosenGap}, ${rejectedGap}, β ${beta}`).toBe(true)
           if (chosenGap === rejectedGap) {
             for (const loss of losses) expect(Math.abs(loss / (beta * Math.LN2) - 1)).toBeLessThan(1e-12)
@@ -314,24 +319,34 @@ describe.each(TARGETS)('$name', ({ run }) => {
         [1e-300, 1e-302],
         [1e-304, 2e-304],
       ]) {
-        const pairs = { chosen: [Math.log1p(-w)], rejected: [Math.log1p(-l)], chosenLengths: [1], rejectedLengths: [1] }
-        const { loss, gradient } = orpo(pairs)
+        const pairs = {
+          chosen: [Math.log1p(-w)],
+          rejected: [Math.log1p(-l)],
+          chosenTokenCounts: [1],
+          rejectedTokenCounts: [1],
+        }
+        const { loss, gradLogProbs } = orpo(pairs)
         const near = (got: number, wanted: number) => expect(Math.abs(got / wanted - 1)).toBeLessThan(1e-12)
         const [a, b] = [-Math.expm1(pairs.chosen[0]), -Math.expm1(pairs.rejected[0])]
         const ratio = (1 - b) / (1 - a) // e^(y - x)
         near(loss, 0.5 * Math.log1p((a * ratio) / b))
-        near(gradient.chosen[0], -0.5 / (a + b / ratio))
-        near(gradient.rejected[0], (0.5 * (a / (a + b / ratio))) / b)
+        near(gradLogProbs.chosen[0], -0.5 / (a + b / ratio))
+        near(gradLogProbs.rejected[0], (0.5 * (a / (a + b / ratio))) / b)
       }
     })
 
     test('takes the limit at a chosen mean of 0', () => {
-      const { loss, gradient } = orpo({ chosen: [0], rejected: [-1], chosenLengths: [1], rejectedLengths: [1] })
+      const { loss, gradLogProbs } = orpo({
+        chosen: [0],
+        rejected: [-1],
+        chosenTokenCounts: [1],
+        rejectedTokenCounts: [1],
+      })
       expect(loss).toBeLessThan(1e-300)
-      expect(gradient.chosen[0]).toBeCloseTo(-0.5 / Math.expm1(1), 14)
-      expect(Math.abs(gradient.rejected[0])).toBeLessThan(1e-300)
-      const both = orpo({ chosen: [-0], rejected: [-0], chosenLengths: [1], rejectedLengths: [1] })
-      expect([both.loss, ...both.gradient.chosen, ...both.gradient.rejected].map(Math.abs)).toEqual([
+      expect(gradLogProbs.chosen[0]).toBeCloseTo(-0.5 / Math.expm1(1), 14)
+      expect(Math.abs(gradLogProbs.rejected[0])).toBeLessThan(1e-300)
+      const both = orpo({ chosen: [-0], rejected: [-0], chosenTokenCounts: [1], rejectedTokenCounts: [1] })
+      expect([both.loss, ...both.gradLogProbs.chosen, ...both.gradLogProbs.rejected].map(Math.abs)).toEqual([
         0.5 * Math.LN2,
         0,
         0,
@@ -346,9 +361,9 @@ describe.each(TARGETS)('$name', ({ run }) => {
         [nan, -1],
         [-1, nan],
       ]) {
-        const pairs = { chosen: [chosen], rejected: [rejected], chosenLengths: [1], rejectedLengths: [1] }
-        const { loss, gradient } = orpo(pairs)
-        expect([loss, gradient.chosen[0], gradient.rejected[0]]).toEqual([nan, nan, nan])
+        const pairs = { chosen: [chosen], rejected: [rejected], chosenTokenCounts: [1], rejectedTokenCounts: [1] }
+        const { loss, gradLogProbs } = orpo(pairs)
+        expect([loss, gradLogProbs.chosen[0], gradLogProbs.rejected[0]]).toEqual([nan, nan, nan])
       }
     })
   })
@@ -381,7 +396,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
         })
         const [got, wanted] = [value, undefined].map((bad) => {
           const sums = call(bad)
-          return { sums, gradients: sums.backward([1, -2, 3, 0.5], request(), { accumulate }) }
+          return { sums, gradients: sums.backwardSync([1, -2, 3, 0.5], { gradient: request(), accumulate }) }
         })
         expect(got.sums.logProbs).toEqual(wanted.sums.logProbs)
         expect(got.gradients.gradWeight!.data).toEqual(wanted.gradients.gradWeight!.data)

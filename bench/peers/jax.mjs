@@ -38,7 +38,9 @@ function jaxPeer(formulation, words) {
       const global = /** @type {any} */ (globalThis)
       global.navigator ??= { userAgent: `Node.js/${process.versions.node}` }
       const lib = await import('@jax-js/jax')
-      const { linearPreferenceValueAndGrad, preferenceValueAndGrad } = await import('fused-preference-loss/jax')
+      const { fusedLinearPreferenceLossValueAndGrad, fusedPreferenceLossValueAndGrad } = await import(
+        'fused-preference-loss/jax'
+      )
       const { numpy: np, nn } = lib
       await lib.init()
       lib.defaultDevice('wasm')
@@ -92,11 +94,11 @@ function jaxPeer(formulation, words) {
         return out
       }
       const ourStep = weight
-        ? linearPreferenceValueAndGrad((/** @type {any} */ { x, w }) => ({
+        ? fusedLinearPreferenceLossValueAndGrad((/** @type {any} */ { x, w }) => ({
             hidden: x.reshape([batch, time, width]),
             weight: w,
           }))
-        : preferenceValueAndGrad((/** @type {any} */ { x }) => x.reshape([batch, time, vocab]))
+        : fusedPreferenceLossValueAndGrad((/** @type {any} */ { x }) => x.reshape([batch, time, vocab]))
       const options = { reference, beta: BETA, shift: workload.shift }
       const ours = async (/** @type {any} */ given) => {
         const { loss, metrics, gradParams: gradient } = await ourStep(given, undefined, inputs.labels, options)

@@ -50,7 +50,7 @@ function ownPeer(backend, words) {
       if (stage === 'loss' && policy) {
         const pairs = { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected }
         call = () => preferenceLossSync(pairs, { backend, beta: BETA })
-        result = () => ({ loss: last.loss, gradient: [...last.gradient.chosen, ...last.gradient.rejected] })
+        result = () => ({ loss: last.loss, gradient: [...last.gradLogProbs.chosen, ...last.gradLogProbs.rejected] })
         return
       }
       if (stage.startsWith('linear')) {

@@ -90,7 +90,7 @@ function tfjsPeer(backend, formulation, words) {
 
     async prepare(workload, inputs) {
       const tf = await import('@tensorflow/tfjs')
-      const { linearPreferenceLoss, preferenceLoss } = await import('fused-preference-loss/tfjs')
+      const { fusedLinearPreferenceLoss, fusedPreferenceLoss } = await import('fused-preference-loss/tfjs')
       await IMPORTS[backend]()
       await tf.setBackend(backend)
       await tf.ready()
@@ -134,7 +134,7 @@ function tfjsPeer(backend, formulation, words) {
       const { shift } = workload
       const options = { reference, beta: BETA, shift, onResult }
       const ourLoss = (/** @type {any} */ x, /** @type {any} */ w) =>
-        w ? linearPreferenceLoss(x, w, labels, options) : preferenceLoss(x, labels, options)
+        w ? fusedLinearPreferenceLoss(x, w, labels, options) : fusedPreferenceLoss(x, labels, options)
       const step = tf.valueAndGrads(formulation === 'ours' ? ourLoss : ownLoss)
       call = (copy) => {
         tf.dispose([found?.grads, logProbs])

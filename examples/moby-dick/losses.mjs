@@ -1,7 +1,7 @@
 // The DPO loss computed in three ways, each from the hidden states `[2 pairs, time, width]` and the output layer's
 // weight `[vocab, width]`, with labels of the same positions, log-probs of the pairs under the reference, and beta.
 import * as tf from '@tensorflow/tfjs'
-import { linearPreferenceLoss, preferenceLoss } from 'fused-preference-loss/tfjs'
+import { fusedLinearPreferenceLoss, fusedPreferenceLoss } from 'fused-preference-loss/tfjs'
 import { logits } from './model.mjs'
 
 /**
@@ -18,7 +18,7 @@ import { logits } from './model.mjs'
  * @type {LossOf}
  */
 export function linearLoss(hidden, weight, labels, reference, beta, onResult) {
-  return linearPreferenceLoss(hidden, weight, labels, { reference, beta, shift: false, onResult })
+  return fusedLinearPreferenceLoss(hidden, weight, labels, { reference, beta, shift: false, onResult })
 }
 
 /**
@@ -27,7 +27,7 @@ export function linearLoss(hidden, weight, labels, reference, beta, onResult) {
  */
 export function fusedLoss(hidden, weight, labels, reference, beta, onResult) {
   const options = { reference, beta, shift: false, gradient: /** @type {const} */ ('in-place'), onResult }
-  return preferenceLoss(logits(hidden, weight), labels, options)
+  return fusedPreferenceLoss(logits(hidden, weight), labels, options)
 }
 
 /**

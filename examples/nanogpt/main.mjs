@@ -1,7 +1,7 @@
 // DPO on a @genai-fi/nanogpt model: a small GPT learns to count upwards. Chosen completions count up, rejected ones
 // down. Needs `npm install --no-save --ignore-scripts @genai-fi/nanogpt@1.3.0` in this repository first.
 import { sequenceLogProbsSync } from 'fused-preference-loss'
-import { preferenceLoss } from 'fused-preference-loss/tfjs'
+import { fusedPreferenceLoss } from 'fused-preference-loss/tfjs'
 import { models, tf, training } from './nanogpt.mjs'
 
 const [BETA, STEPS, PAIRS, PROMPT, COMPLETION] = [0.1, 60, 4, 3, 4]
@@ -60,7 +60,7 @@ for (const [step, batch] of batches.entries()) {
   let [loss, margin] = [0, 0]
   const { value, grads } = tf.tidy(() =>
     tf.variableGrads(() =>
-      preferenceLoss(forward(model, batch), batch.labels, {
+      fusedPreferenceLoss(forward(model, batch), batch.labels, {
         reference: references[step],
         beta: BETA,
         onResult: (result) => {

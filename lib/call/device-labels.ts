@@ -1,7 +1,7 @@
 /**
  * Labels in device memory: their place and size. Their values are only known once a call has run.
  */
-import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/cuda/memory.js'
+import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/cuda/addresses.js'
 import { invalidType, invalidValue, shapeMismatch } from '../errors.js'
 import type { DeviceLabels } from '../job.js'
 import { type TokenOptions, tokenOptions } from '../options/token-options.js'

@@ -1,8 +1,9 @@
 /**
  * Results that are written to the memory of a GPU.
  */
+
+import { type DeviceRange, deviceRange, isDeviceMemory, rangesOverlap } from '../backends/cuda/addresses.js'
 import { DeviceBuffer } from '../backends/cuda/buffer.js'
-import { type DeviceRange, deviceRange, isDeviceMemory, rangesOverlap } from '../backends/cuda/memory.js'
 import { invalidType, invalidValue, shapeMismatch } from '../errors.js'
 import { ELEMENT_SIZES, type Memory, reasonOf } from './memory.js'
 

@@ -3,7 +3,7 @@
  * is copied.
  */
 
-import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/cuda/memory.js'
+import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/cuda/addresses.js'
 import { checkView, elements, type View, viewKind, viewLength, watch } from '../check/arrays.js'
 import { integer } from '../check/options.js'
 import { describeList, invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'

@@ -70,11 +70,11 @@ export function pairedCall(
   const loss = lossStage(lossPlan.config, size, undefined, undefined, logProbs?.[0], logProbs?.[1])
   loss.pairs = pairs
   if (lossPlan.usesLengths) {
-    loss.chosenLengths = new Float64Array(size)
-    loss.rejectedLengths = new Float64Array(size)
+    loss.chosenTokenCounts = new Float64Array(size)
+    loss.rejectedTokenCounts = new Float64Array(size)
     for (let i = 0; i < size; i++) {
-      loss.chosenLengths[i] = tokens.counts[pairs[2 * i]]
-      loss.rejectedLengths[i] = tokens.counts[pairs[2 * i + 1]]
+      loss.chosenTokenCounts[i] = tokens.counts[pairs[2 * i]]
+      loss.rejectedTokenCounts[i] = tokens.counts[pairs[2 * i + 1]]
     }
   }
   if (weighting === 'wpo') {

@@ -72,7 +72,7 @@ export function lossResult(stage: LossStage): PreferenceLoss {
     rejectedRewards: stage.rejectedRewards,
     accuracy: stage.summary[1],
     margin: stage.summary[2],
-    gradient: { chosen: stage.gradChosen, rejected: stage.gradRejected },
+    gradLogProbs: { chosen: stage.gradChosen, rejected: stage.gradRejected },
   }
 }
 
@@ -109,7 +109,7 @@ export function unpairedLossResult(stage: UnpairedLossStage): UnpairedPreference
     loss,
     losses,
     rewards,
-    gradient,
+    gradLogProbs: gradient,
     kl,
     meanRewards: means(desirableReward, undesirableReward),
     meanLogProbs: means(desirableLogProb, undesirableLogProb),

@@ -2,7 +2,7 @@
  * Where and how a call runs: the options all functions share, and the run itself.
  */
 
-import { type DeviceRange, isDeviceMemory, streamOf } from '../backends/cuda/memory.js'
+import { type DeviceRange, isDeviceMemory, streamOf } from '../backends/cuda/addresses.js'
 import { pickBackend } from '../backends/registry.js'
 import { checkUnchanged, type NamedArray, type Watched } from '../check/arrays.js'
 import { integer, oneOf } from '../check/options.js'
@@ -83,12 +83,7 @@ export function runnerOf(
       throw invalidValue('options.device', `is ${settings.device}, but the logits are on device ${memory.device}`)
     }
     if (stream !== undefined) settings.stream = streamOf(stream, settings.device)
-    settings.needs = [
-      stream,
-      ...arrays()
-        .map(([, array]) => array)
-        .filter(isDeviceMemory),
-    ]
+    settings.needs = [stream, ...deviceMemoryIn(arrays())]
   } else {
     if (stream !== undefined) throw forCuda('options.stream', backend)
     if (device !== undefined) throw forCuda('options.device', backend)
@@ -96,6 +91,17 @@ export function runnerOf(
   signal?.throwIfAborted()
   checkUnchanged(watched)
   return { backend, settings }
+}
+
+/** The runner of a later call that uses the arrays of a call again, and these. The call's signal has no say in it. */
+export function laterRunner({ backend, settings }: Runner, arrays: readonly NamedArray[]): Runner {
+  const later: RunSettings = { ...settings, signal: undefined }
+  if (settings.needs) later.needs = [...settings.needs, ...deviceMemoryIn(arrays)]
+  return { backend, settings: later }
+}
+
+function deviceMemoryIn(arrays: readonly NamedArray[]): unknown[] {
+  return arrays.map(([, array]) => array).filter(isDeviceMemory)
 }
 
 function forCuda(name: string, { name: backend }: Backend) {

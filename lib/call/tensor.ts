@@ -2,7 +2,7 @@
  * Logits turned into checked rows. Nothing is copied.
  */
 
-import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/cuda/memory.js'
+import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/cuda/addresses.js'
 import {
   checkView,
   elements,

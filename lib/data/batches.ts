@@ -2,9 +2,9 @@
  * `preferenceBatches`: turns records into token ids, labels, and the layout that the loss needs.
  */
 import { type BatchOptions, type Settings, settingsOf } from './batch-options.js'
-import { type Pair, pairOf } from './pairs.js'
 import type { PreferenceRecord } from './records.js'
 import { inBatches, layOut, those } from './sequences.js'
+import { type Pair, pairOf } from './token-pairs.js'
 
 /** P pairs, 2 P sequences: the chosen completions first, then the rejected ones in the same order. */
 export interface PreferenceBatch {
@@ -15,7 +15,7 @@ export interface PreferenceBatch {
   /** That of `inputIds`; with the vocabulary behind it, that of the logits. */
   shape: number[]
   /** `[2 P]` tokens of each sequence, its prompt included and padding left out. */
-  lengths: Int32Array
+  sequenceLengths: Int32Array
   /** `[2 P]` (chosen sequence, rejected sequence) per pair, as the loss takes them. */
   pairs: Int32Array
   /** `[2 P + 1]` where each packed sequence begins, and the end. */
@@ -59,12 +59,12 @@ function batchOf(pairs: readonly Pair[], settings: Settings): PreferenceBatch {
   const sequences = (['chosen', 'rejected'] as const).flatMap((side) =>
     pairs.map((pair) => ({ prompt: pair.prompt, completion: pair[side] })),
   )
-  const { inputIds, labels, shape, lengths, sequenceOffsets } = layOut(sequences, pairs.length, settings)
+  const { inputIds, labels, shape, sequenceLengths, sequenceOffsets } = layOut(sequences, pairs.length, settings)
   return {
     inputIds,
     labels,
     shape,
-    lengths,
+    sequenceLengths,
     pairs: Int32Array.from({ length: sequences.length }, (_, i) => (i >> 1) + (i & 1) * pairs.length),
     ...(sequenceOffsets && { sequenceOffsets }),
     records: pairs.map(({ record }) => record),

@@ -141,12 +141,12 @@ function idsOf(value: ArrayLike<number>, name: string): number[] {
 /** Sequences of token ids as a batch. */
 export function layOut(sequences: readonly Sequence[], batchSize: number, settings: Settings) {
   const { packed, padId, ignoreIndex, multiple } = settings
-  const lengths = Int32Array.from(sequences, ({ prompt, completion }) => prompt.length + completion.ids.length)
+  const sequenceLengths = Int32Array.from(sequences, ({ prompt, completion }) => prompt.length + completion.ids.length)
   // Every sequence has a place, even one without any token.
-  const longest = lengths.reduce((most, length) => Math.max(most, length), 1)
+  const longest = sequenceLengths.reduce((most, length) => Math.max(most, length), 1)
   const time = Math.ceil(longest / multiple) * multiple
   const offsets = [0]
-  for (const [s, length] of lengths.entries()) offsets.push(offsets[s] + (packed ? Math.max(1, length) : time))
+  for (const [s, length] of sequenceLengths.entries()) offsets.push(offsets[s] + (packed ? Math.max(1, length) : time))
   const total = offsets[sequences.length]
   if (total > MAX) throw outOfRange('options.batchSize', `so small that a batch has at most ${MAX} tokens`, batchSize)
 
@@ -161,7 +161,7 @@ export function layOut(sequences: readonly Sequence[], batchSize: number, settin
     inputIds,
     labels,
     shape: packed ? [total] : [sequences.length, time],
-    lengths,
+    sequenceLengths,
     ...(packed && { sequenceOffsets: Int32Array.from(offsets) }),
   }
 }

@@ -28,7 +28,7 @@ export interface SequenceBatch {
   /** That of `inputIds`; with the vocabulary behind it, that of the logits. */
   shape: number[]
   /** `[B]` tokens of each sequence, its prompt included and padding left out. */
-  lengths: Int32Array
+  sequenceLengths: Int32Array
   /** `[B + 1]` where each packed sequence begins, and the end. */
   sequenceOffsets?: Int32Array
 }

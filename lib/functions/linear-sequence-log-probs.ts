@@ -2,13 +2,13 @@
  * `linearSequenceLogProbs`: stages 1 and 2 from the output layer's input and weight, and stage 4 on request.
  */
 
-import { checkStillThere } from '../backends/cuda/memory.js'
+import { checkStillThere } from '../backends/cuda/addresses.js'
 import { coefficientsOf } from '../call/coefficients.js'
 import { type HeadSource, headOf } from '../call/head.js'
 import { HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
 import { keep } from '../call/kept.js'
 import { sequenceResult } from '../call/results.js'
-import { type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '../call/run.js'
+import { laterRunner, type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '../call/run.js'
 import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
 import { isPacked } from '../call/tokens.js'
 import { checkUnchanged, type NamedArray } from '../check/arrays.js'
@@ -27,7 +27,7 @@ import type {
 } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS, 'bias'])
-const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(HEAD_GRADIENT_OPTIONS)
+const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...HEAD_GRADIENT_OPTIONS, 'gradient'])
 
 /**
  * Log-probs of whole sequences under a model, from the input of its output layer: logits = hidden · weightᵀ + bias,
@@ -90,30 +90,45 @@ function plan(
 
 function result(needed: Kept): LinearSequenceLogProbs {
   const sums = sequenceResult(needed.call) as LinearSequenceLogProbs
-  sums.backward = (gradient, request, options) => backward(kept(), gradient, request, options)
+  sums.backward = async (gradient, options) => {
+    const planned = backwardPlan(kept(), gradient, options)
+    return planned === undefined ? {} : run(planned)
+  }
+  sums.backwardSync = (gradient, options) => {
+    const planned = backwardPlan(kept(), gradient, options)
+    return planned === undefined ? {} : runSync(planned)
+  }
   const kept = keep(sums, needed)
   return sums
 }
 
-function backward(
+interface BackwardOptions extends HeadGradientOptions {
+  gradient?: unknown
+}
+
+/** Checks such a call; undefined when no gradient is wanted. */
+function backwardPlan(
   { source, call, runner }: Kept,
   gradient: unknown,
-  request: unknown = true,
-  given: HeadGradientOptions | undefined,
-): HeadGradients {
+  given: BackwardOptions | undefined,
+): Planned<HeadGradients> | undefined {
   const { tokenPlan, policy } = call
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
   const coefficients = coefficientsOf(gradient, tokenPlan, policy)
-  if (request === false) throw invalidType('request', 'true or an object { hidden?, weight?, bias? }', request)
+  const request = options.gradient === undefined ? true : options.gradient
+  if (request === false) throw invalidType('options.gradient', 'true or an object { hidden?, weight?, bias? }', request)
   checkStillThere([...source.arrays, ...tokenPlan.arrays()])
   const others: NamedArray[] = [...coefficients.arrays, ...tokenPlan.arrays()]
-  const destinations = headDestinations(request, 'request', source, options, others)
+  const destinations = headDestinations(request, 'options.gradient', source, options, others)
   checkUnchanged(source.watched)
-  if (destinations === undefined) return {}
+  if (destinations === undefined) return undefined
   const { head, rows: logits } = source
   const { states } = policy
   const headGradient = { head, logits, states, ...coefficients.stage, ...destinations.stage }
-  const settings = { ...runner.settings, signal: undefined }
-  runner.backend.runSync({ tokens: tokenPlan.tokens, headGradient }, settings)
-  return destinations.gradients
+  return {
+    job: { tokens: tokenPlan.tokens, headGradient },
+    runner: laterRunner(runner, destinations.arrays),
+    watched: [...source.watched, ...destinations.watched],
+    result: () => destinations.gradients,
+  }
 }

@@ -13,16 +13,16 @@ import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.
 import type { LossStage } from '../job.js'
 import type { PreferenceOptions } from '../options/index.js'
 import { LOSS_OPTIONS } from '../options/loss-options.js'
-import type { PreferenceLoss, PreferencePairs } from '../types/index.js'
+import type { PairLogProbs, PreferenceLoss } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...LOSS_OPTIONS, ...RUN_OPTIONS])
-const PAIRS: ReadonlySet<string> = new Set([
+const LOG_PROBS: ReadonlySet<string> = new Set([
   'chosen',
   'rejected',
   'referenceChosen',
   'referenceRejected',
-  'chosenLengths',
-  'rejectedLengths',
+  'chosenTokenCounts',
+  'rejectedTokenCounts',
   'pairWeights',
 ])
 
@@ -31,54 +31,57 @@ const PAIRS: ReadonlySet<string> = new Set([
  * float64. The formulas and their papers are in docs/losses.md; the default is DPO (Rafailov et al. 2023),
  * −log σ(β ((chosen − referenceChosen) − (rejected − referenceRejected))).
  *
- * @param pairs arrays of length P: log-probs in nats under the policy and, unless the loss is reference-free, under the
+ * @param logProbs arrays of length P: log-probs in nats under the policy and, unless the loss is reference-free, under the
  *   reference; numbers of active tokens for the losses that divide by them.
  * @param options the loss, its constants, and where the call runs.
  * @returns the mean loss, and per pair losses, rewards and gradients of the mean loss.
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
  *   `ERR_SHAPE_MISMATCH`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of `options.signal`.
  */
-export async function preferenceLoss(pairs: PreferencePairs, options?: PreferenceOptions): Promise<PreferenceLoss> {
-  return run(plan(pairs, options))
+export async function preferenceLoss(logProbs: PairLogProbs, options?: PreferenceOptions): Promise<PreferenceLoss> {
+  return run(plan(logProbs, options))
 }
 
 /** {@link preferenceLoss} on the calling thread. */
-export function preferenceLossSync(pairs: PreferencePairs, options?: PreferenceOptions): PreferenceLoss {
-  const planned = plan(pairs, options)
+export function preferenceLossSync(logProbs: PairLogProbs, options?: PreferenceOptions): PreferenceLoss {
+  const planned = plan(logProbs, options)
   return runSync(planned)
 }
 
-function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefined): Planned<PreferenceLoss> {
-  if (given === undefined) throw invalidType('pairs', 'an object { chosen, rejected, … }', given)
-  const pairs = optionsObject(given, 'pairs', PAIRS)
+function plan(given: PairLogProbs, givenOptions: PreferenceOptions | undefined): Planned<PreferenceLoss> {
+  if (given === undefined) throw invalidType('logProbs', 'an object { chosen, rejected, … }', given)
+  const logProbs = optionsObject(given, 'logProbs', LOG_PROBS)
   refuseWeighting(givenOptions)
   const options = optionsObject(givenOptions, 'options', OPTIONS)
   const { config, referenceFree, needsReference, needsLengths } = lossOf(options)
 
-  const chosen = numbers(pairs.chosen, 'pairs.chosen')
+  const chosen = numbers(logProbs.chosen, 'logProbs.chosen')
   const size = chosen.length
-  if (size === 0) throw shapeMismatch('pairs.chosen', 'must have at least one element; got 0')
-  const rejected = numbers(pairs.rejected, 'pairs.rejected', size, ', that of pairs.chosen')
-  const reference = both(pairs, 'referenceChosen', 'referenceRejected', numbers, size)
-  const lengths = both(pairs, 'chosenLengths', 'rejectedLengths', tokenNumbers, size)
+  if (size === 0) throw shapeMismatch('logProbs.chosen', 'must have at least one element; got 0')
+  const rejected = numbers(logProbs.rejected, 'logProbs.rejected', size, ', that of logProbs.chosen')
+  const reference = both(logProbs, 'referenceChosen', 'referenceRejected', numbers, size)
+  const lengths = both(logProbs, 'chosenTokenCounts', 'rejectedTokenCounts', tokenNumbers, size)
   if (reference && !(areNegative(reference[0]) && areNegative(reference[1]))) {
     checkReference(reference, chosen, rejected, needsReference !== undefined)
   }
   if (needsReference && !reference) {
-    const problem = `and pairs.referenceRejected are needed by lossType '${needsReference}' (unless referenceFree)`
-    throw invalidValue('pairs.referenceChosen', problem)
+    const problem = `and logProbs.referenceRejected are needed by lossType '${needsReference}' (unless referenceFree)`
+    throw invalidValue('logProbs.referenceChosen', problem)
   }
   if (needsLengths && !lengths) {
-    throw invalidValue('pairs.chosenLengths', `and pairs.rejectedLengths are needed by lossType '${needsLengths}'`)
+    throw invalidValue(
+      'logProbs.chosenTokenCounts',
+      `and logProbs.rejectedTokenCounts are needed by lossType '${needsLengths}'`,
+    )
   }
   const used = referenceFree ? undefined : reference
   const stage = lossStage(config, size, chosen, rejected, used?.[0], used?.[1])
   if (lengths) {
-    stage.chosenLengths = lengths[0]
-    stage.rejectedLengths = lengths[1]
+    stage.chosenTokenCounts = lengths[0]
+    stage.rejectedTokenCounts = lengths[1]
   }
-  if (pairs.pairWeights !== undefined) {
-    stage.pairWeights = numbers(pairs.pairWeights, 'pairs.pairWeights', size, ', that of pairs.chosen')
+  if (logProbs.pairWeights !== undefined) {
+    stage.pairWeights = numbers(logProbs.pairWeights, 'logProbs.pairWeights', size, ', that of logProbs.chosen')
     checkWeights(stage.pairWeights)
   }
   return {
@@ -91,10 +94,10 @@ function plan(given: PreferencePairs, givenOptions: PreferenceOptions | undefine
 
 /** `compares`: a loss makes use of the reference. */
 function result(stage: LossStage, compares: boolean): PreferenceLoss {
-  const { chosenLengths, rejectedLengths } = stage
-  if (compares && chosenLengths && rejectedLengths) {
-    const lengthOf = (side: 0 | 1, pair: number) => (side === 0 ? chosenLengths : rejectedLengths)[pair]
-    warnOfMeans(stage, 'pairs.referenceChosen', lengthOf)
+  const { chosenTokenCounts, rejectedTokenCounts } = stage
+  if (compares && chosenTokenCounts && rejectedTokenCounts) {
+    const lengthOf = (side: 0 | 1, pair: number) => (side === 0 ? chosenTokenCounts : rejectedTokenCounts)[pair]
+    warnOfMeans(stage, 'logProbs.referenceChosen', lengthOf)
   }
   return lossResult(stage)
 }
@@ -107,8 +110,8 @@ function checkReference(
   needed: boolean,
 ): void {
   checkLogProbs(
-    { values: referenceChosen, nameOf: (pair) => `pairs.referenceChosen[${pair}]` },
-    { values: referenceRejected, nameOf: (pair) => `pairs.referenceRejected[${pair}]` },
+    { values: referenceChosen, nameOf: (pair) => `logProbs.referenceChosen[${pair}]` },
+    { values: referenceRejected, nameOf: (pair) => `logProbs.referenceRejected[${pair}]` },
     needed,
     (side, pair) => Number.isNaN((side === 0 ? chosen : rejected)[pair]),
   )
@@ -116,27 +119,27 @@ function checkReference(
 
 function refuseWeighting(options: object | undefined): void {
   if (typeof options === 'object' && options !== null && 'weighting' in options) {
-    const problem = 'needs the logits: use fusedPreferenceLoss, or pass pairs.pairWeights'
+    const problem = 'needs the logits: use fusedPreferenceLoss, or pass logProbs.pairWeights'
     throw invalidValue('options.weighting', problem)
   }
 }
 
 /** The two arrays, or undefined when neither was given. */
 function both(
-  pairs: PreferencePairs,
-  first: 'referenceChosen' | 'chosenLengths',
-  second: 'referenceRejected' | 'rejectedLengths',
+  logProbs: PairLogProbs,
+  first: 'referenceChosen' | 'chosenTokenCounts',
+  second: 'referenceRejected' | 'rejectedTokenCounts',
   copy: typeof tokenNumbers,
   size: number,
 ): [Float64Array, Float64Array] | undefined {
-  const { [first]: one, [second]: other } = pairs
+  const { [first]: one, [second]: other } = logProbs
   if (one === undefined && other === undefined) return undefined
-  const sizes = ', that of pairs.chosen'
-  return [copy(one, `pairs.${first}`, size, sizes), copy(other, `pairs.${second}`, size, sizes)]
+  const sizes = ', that of logProbs.chosen'
+  return [copy(one, `logProbs.${first}`, size, sizes), copy(other, `logProbs.${second}`, size, sizes)]
 }
 
 function checkWeights(weights: Float64Array): void {
   for (let i = 0; i < weights.length; i++) {
-    if (!Number.isFinite(weights[i])) throw outOfRange(`pairs.pairWeights[${i}]`, 'a finite number', weights[i])
+    if (!Number.isFinite(weights[i])) throw outOfRange(`logProbs.pairWeights[${i}]`, 'a finite number', weights[i])
   }
 }

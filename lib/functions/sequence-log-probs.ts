@@ -2,12 +2,12 @@
  * `sequenceLogProbs`: stages 1 and 2, and stage 4 on request through `backward`.
  */
 
-import { checkStillThere } from '../backends/cuda/memory.js'
+import { checkStillThere } from '../backends/cuda/addresses.js'
 import { coefficientsOf } from '../call/coefficients.js'
-import { type Destination, destinationOf } from '../call/destination.js'
+import { destinationOf } from '../call/destination.js'
 import { keep } from '../call/kept.js'
 import { sequenceResult } from '../call/results.js'
-import { type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '../call/run.js'
+import { laterRunner, type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '../call/run.js'
 import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
 import { type Tensor, tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
@@ -19,15 +19,15 @@ import { TOKEN_OPTIONS } from '../options/token-options.js'
 import type { DeviceMemory, Labels, Logits, SequenceLogProbs } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS])
-const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
+const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['gradient', 'zeroInactive'])
 
 /**
  * Log-probs of whole sequences under a model, from its logits: log softmax, picked at each label and summed, in one
  * sweep over the logits and without storing anything of their size. Runs off the calling thread: arrays are lent until the
  * promise has settled, and must be neither changed nor transferred meanwhile.
  *
- * The gradient is not computed until `backward` of the result is called. Until then the result keeps the logits in memory;
- * its `dispose` lets go of them.
+ * The gradient is not computed until `backward` of the result is called, or `backwardSync`. Until then the result keeps the
+ * logits in memory; its `dispose` lets go of them.
  *
  * @param logits `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`. Read, never written.
  * @param labels `[batch, time]` (`[tokens]`) token ids; `ignoreIndex` marks those that do not count. Labels at masked
@@ -79,36 +79,45 @@ function plan(
 function result(needed: Kept): SequenceLogProbs {
   let overwritten = false
   const sums = sequenceResult(needed.call) as SequenceLogProbs
-  sums.backward = (gradient, options) => {
+  const planned = (gradient: unknown, options: BackwardOptions | undefined) => {
     const call = kept()
     if (overwritten) throw failure('ERR_DISPOSED', 'backward: an earlier call has overwritten the logits')
-    const out = backward(call, gradient, options)
-    overwritten = out.rows === call.logits.rows
-    return out.gradient
+    const plan = backwardPlan(call, gradient, options)
+    overwritten = plan.job.gradient?.out === call.logits.rows
+    return plan
   }
+  sums.backward = async (gradient, options) => run(planned(gradient, options))
+  sums.backwardSync = (gradient, options) => runSync(planned(gradient, options))
   const kept = keep(sums, needed)
   return sums
 }
 
 interface BackwardOptions {
-  out?: unknown
+  gradient?: unknown
   zeroInactive?: unknown
 }
 
-function backward({ logits, call, runner }: Kept, gradient: unknown, given: BackwardOptions | undefined): Destination {
+function backwardPlan(
+  { logits, call, runner }: Kept,
+  gradient: unknown,
+  given: BackwardOptions | undefined,
+): Planned<{ gradLogits: Logits }> {
   const { tokenPlan, policy } = call
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
   const coefficients = coefficientsOf(gradient, tokenPlan, policy)
   const others: NamedArray[] = [...coefficients.arrays, ...tokenPlan.arrays()]
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
   checkStillThere([...logits.arrays, ...tokenPlan.arrays()])
-  const destination = options.out === undefined ? true : options.out
-  const out = destinationOf(destination, 'options.out', zeroInactive, logits, others)
+  const destination = options.gradient === undefined ? true : options.gradient
+  const out = destinationOf(destination, 'options.gradient', zeroInactive, logits, others)
   checkUnchanged(logits.watched)
   const { skipInactive } = out
   const { states } = policy
   const stage = { logits: logits.rows, out: out.rows, states, skipInactive, ...coefficients.stage }
-  const settings = { ...runner.settings, signal: undefined }
-  runner.backend.runSync({ tokens: tokenPlan.tokens, gradient: stage }, settings)
-  return out
+  return {
+    job: { tokens: tokenPlan.tokens, gradient: stage },
+    runner: laterRunner(runner, [['options.gradient', out.gradient.data]]),
+    watched: [...logits.watched, ...out.watched],
+    result: () => ({ gradLogits: out.gradient }),
+  }
 }

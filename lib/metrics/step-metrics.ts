@@ -18,7 +18,7 @@ import type {
 export interface StepBatch {
   labels: Labels
   /** `[2 P]` (`[B]`) tokens of each sequence, prompts included. */
-  lengths?: ArrayLike<number>
+  sequenceLengths?: ArrayLike<number>
   pairs?: Indices
   /** `[B]` of an unpaired call. */
   desirable?: Flags
@@ -33,9 +33,9 @@ export interface StepOptions {
   ms?: number
   /** Bytes of the logits; with `ms`, gives 'GB/s'. */
   bytes?: number
-  /** The batch of the call: its labels give the token accuracy, its lengths the number of tokens. */
+  /** The batch of the call: its labels give the token accuracy, its sequence lengths the number of tokens. */
   batch?: StepBatch
-  /** Tokens of the steps before this one; with a batch that has lengths, gives 'num_tokens'. */
+  /** Tokens of the steps before this one; with a batch that has sequence lengths, gives 'num_tokens'. */
   tokensBefore?: number
   /** The labels of the call, where there is no such batch. */
   labels?: Labels
@@ -129,9 +129,10 @@ export function stepMetrics(result: Result | UnpairedResult, options: StepOption
   if (result.tokenArgmax && batch.labels) metrics.mean_token_accuracy = tokenAccuracy(result, batch.labels)
   if (given.tokensBefore !== undefined) {
     const before = integer(given.tokensBefore, 'options.tokensBefore', 0, Number.MAX_SAFE_INTEGER)
-    if (batch.lengths === undefined) throw invalidValue('options.tokensBefore', 'needs options.batch with its lengths')
-    lengthOf(batch.lengths, 'options.batch.lengths', 'an array of numbers')
-    metrics.num_tokens = before + sum(batch.lengths)
+    if (batch.sequenceLengths === undefined)
+      throw invalidValue('options.tokensBefore', 'needs options.batch with its sequenceLengths')
+    lengthOf(batch.sequenceLengths, 'options.batch.sequenceLengths', 'an array of numbers')
+    metrics.num_tokens = before + sum(batch.sequenceLengths)
   }
   const bytes = notNegative(given.bytes, 'options.bytes')
   const ms = notNegative(given.ms, 'options.ms')

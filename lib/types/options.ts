@@ -77,7 +77,7 @@ export interface RunOptions {
 export type InstructionSet = 'baseline' | 'avx2' | 'avx512' | 'neon'
 
 /** Sequence log-probs of P pairs. */
-export interface PreferencePairs {
+export interface PairLogProbs {
   /** `[P]` log-probs of the chosen sequences under the policy. */
   chosen: ArrayLike<number>
   /** `[P]` log-probs of the rejected sequences under the policy. */
@@ -91,9 +91,9 @@ export interface PreferencePairs {
    * 'simpo' and 'orpo' on sums; and 'sigmoid_norm', 'ipo_norm' and 'ipo' on means under an f-divergence, whose scores
    * need the sums.
    */
-  chosenLengths?: Indices
+  chosenTokenCounts?: Indices
   /** `[P]` active tokens of the rejected sequences. */
-  rejectedLengths?: Indices
+  rejectedTokenCounts?: Indices
   /** `[P]` factor of each pair's loss; treated as a constant. A pair of factor 0 takes no part. Defaults to 1. */
   pairWeights?: ArrayLike<number>
 }

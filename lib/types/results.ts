@@ -51,6 +51,20 @@ export interface ResultGradients {
   tokenMeanLogits?: ArrayLike<number>
 }
 
+/** Options of `backward` of {@link SequenceLogProbs}. */
+export interface BackwardOptions {
+  /** A new array (true), an array or device memory to write into, or 'in-place' to overwrite the logits. Defaults to true. */
+  gradient?: true | HostArray | DeviceMemory | 'in-place'
+  /** As in {@link FusedOptions}. Defaults to true. */
+  zeroInactive?: boolean
+}
+
+/** Options of `backward` of {@link LinearSequenceLogProbs}. */
+export interface LinearBackwardOptions extends HeadGradientOptions {
+  /** The gradients to compute; true for new arrays for all there are. Defaults to true. */
+  gradient?: true | HeadGradientRequest
+}
+
 /**
  * Result of `sequenceLogProbs`. The per-token arrays are `[B, T']`, T' = T - 1 with `shift` and T without, indexed by
  * the position of the logits; packed, they are `[tokens]`, with no value at each sequence's last position under
@@ -62,17 +76,16 @@ export interface SequenceLogProbs extends TokenOutputs, KeepsArrays {
   /** `[B]` number of active tokens. */
   tokenCounts: Int32Array
   /**
-   * Gradient with respect to the logits, on the calling thread: of Σ_b gradient[b] · logProbs[b], or of a loss by its
-   * derivatives with respect to any of the results. The logits must still hold their values, and stay in memory until the
-   * result is gone or disposed of; once `backward` has overwritten them it cannot be called again (`ERR_DISPOSED`).
+   * Gradient with respect to the logits: of Σ_b gradient[b] · logProbs[b], or of a loss by its derivatives with respect to
+   * any of the results. The logits must still hold their values, and stay in memory until the result is gone or disposed of;
+   * once they have been overwritten there is no further call (`ERR_DISPOSED`). Runs off the calling thread: the logits and
+   * the array for the gradient are lent until the promise has settled.
    * @param gradient `[B]`, or arrays by the names of results.
-   * @param options `out`: array to write into, 'in-place' to overwrite the logits, or true, the default, for a new array.
-   *   `zeroInactive`: as in {@link FusedOptions}.
+   * @param options where the gradient goes.
    */
-  backward(
-    gradient: ArrayLike<number> | ResultGradients,
-    options?: { out?: true | HostArray | DeviceMemory | 'in-place'; zeroInactive?: boolean },
-  ): Logits
+  backward(gradient: ArrayLike<number> | ResultGradients, options?: BackwardOptions): Promise<{ gradLogits: Logits }>
+  /** `backward` on the calling thread. */
+  backwardSync(gradient: ArrayLike<number> | ResultGradients, options?: BackwardOptions): { gradLogits: Logits }
 }
 
 /** Result of `preferenceLoss`. */
@@ -93,7 +106,7 @@ export interface PreferenceLoss {
    * `[P]` each: d loss / d log-prob of the chosen and the rejected sequences. Under `ldAlpha`, 'sft' uses other
    * log-probs, and its part of d loss / d logits is not included here.
    */
-  gradient: { chosen: Float64Array; rejected: Float64Array }
+  gradLogProbs: { chosen: Float64Array; rejected: Float64Array }
 }
 
 /** Which sequences a call has compared, and how its labels were aligned. */
@@ -131,23 +144,20 @@ export interface HeadGradients {
 }
 
 /** Result of `linearSequenceLogProbs`: that of `sequenceLogProbs` with other gradients. */
-export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward'> {
+export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward' | 'backwardSync'> {
   /**
-   * Gradients, on the calling thread, of Σ_b gradient[b] · logProbs[b], or of a loss by its derivatives with respect to any
-   * of the results. Hidden, weight and bias must still hold their
-   * values, and labels and mask too where they are in device memory. They stay in memory until the result is gone or
-   * disposed of.
+   * Gradients of Σ_b gradient[b] · logProbs[b], or of a loss by its derivatives with respect to any of the results. Hidden,
+   * weight and bias must still hold their values, and labels and mask too where they are in device memory. They stay in
+   * memory until the result is gone or disposed of. Runs off the calling thread: these arrays and those for the gradients
+   * are lent until the promise has settled.
    * @param gradient `[B]`, or arrays by the names of results.
-   * @param request which gradients to compute; defaults to new arrays for all of them.
-   * @param options whether to add to the given arrays, and how to treat rows that predict nothing.
+   * @param options which gradients to compute and where they go.
    * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` (an array that overlaps another, or was detached
    *   since); RangeError `ERR_SHAPE_MISMATCH`.
    */
-  backward(
-    gradient: ArrayLike<number> | ResultGradients,
-    request?: true | HeadGradientRequest,
-    options?: HeadGradientOptions,
-  ): HeadGradients
+  backward(gradient: ArrayLike<number> | ResultGradients, options?: LinearBackwardOptions): Promise<HeadGradients>
+  /** `backward` on the calling thread. */
+  backwardSync(gradient: ArrayLike<number> | ResultGradients, options?: LinearBackwardOptions): HeadGradients
 }
 
 /** Result of `fusedLinearPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */

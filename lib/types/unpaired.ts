@@ -57,7 +57,7 @@ export interface UnpairedPreferenceLoss {
   /** `[B]` β (log π - log ρ) of each sequence. */
   rewards: Float64Array
   /** `[B]` d loss / d log-prob of each sequence. */
-  gradient: Float64Array
+  gradLogProbs: Float64Array
   /** κ as 'kto' has used it, in nats; 0 for the other losses. */
   kl: number
   /** Mean rewards. */

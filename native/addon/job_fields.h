@@ -96,8 +96,8 @@ void visitFields(Visitor& visit, Job& job) {
 
   // Stage 3.
   visit.in(FPL_FIELD(loss.pairs));
-  visit.in(FPL_FIELD(loss.chosenLengths));
-  visit.in(FPL_FIELD(loss.rejectedLengths));
+  visit.in(FPL_FIELD(loss.chosenTokenCounts));
+  visit.in(FPL_FIELD(loss.rejectedTokenCounts));
   visit.out(FPL_FIELD(loss.chosen), &job.loss.pairCount);
   visit.out(FPL_FIELD(loss.rejected));
   visit.out(FPL_FIELD(loss.referenceChosen));

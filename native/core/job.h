@@ -142,8 +142,8 @@ struct PreferenceLoss {
   const int32_t* pairs = nullptr;  // [2 P] (chosen, rejected) sequences when stages 1 and 2 are in the job
   double *chosen = nullptr, *rejected = nullptr;
   double *referenceChosen = nullptr, *referenceRejected = nullptr;
-  const double *chosenLengths = nullptr, *rejectedLengths = nullptr;  // or null: not needed by any term
-  double* pairWeights = nullptr;                                      // or null: all 1
+  const double *chosenTokenCounts = nullptr, *rejectedTokenCounts = nullptr;  // or null: not needed by any term
+  double* pairWeights = nullptr;                                              // or null: all 1
   // sft's chosen and gradChosen, where tokens have plain weights; scratch. Or null: sft has the others'.
   double *plainChosen = nullptr, *gradPlain = nullptr;
   double *losses = nullptr, *chosenRewards = nullptr, *rejectedRewards = nullptr;

@@ -85,7 +85,7 @@ void beginPreferenceLoss(PreferenceLoss& s) {
   for (int64_t i = 0; i < s.pairCount; ++i) {
     s.losses[i] = s.gradChosen[i] = s.gradRejected[i] = 0;
     if (s.gradPlain) s.gradPlain[i] = 0;
-    if (s.chosenLengths) tokens += s.chosenLengths[i];
+    if (s.chosenTokenCounts) tokens += s.chosenTokenCounts[i];
   }
   if (s.constants.pairDivisor == 0) s.constants.pairDivisor = double(s.pairCount);
   if (s.constants.tokenDivisor == 0) s.constants.tokenDivisor = tokens;

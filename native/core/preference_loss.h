@@ -11,8 +11,8 @@ FPL_HD inline Pair pairAt(const PreferenceLoss& s, int64_t i) {
           s.rejected[i],
           s.referenceChosen[i],
           s.referenceRejected[i],
-          s.chosenLengths ? s.chosenLengths[i] : NAN,
-          s.rejectedLengths ? s.rejectedLengths[i] : NAN};
+          s.chosenTokenCounts ? s.chosenTokenCounts[i] : NAN,
+          s.rejectedTokenCounts ? s.rejectedTokenCounts[i] : NAN};
 }
 
 // Whether each pair's loss depends on that pair alone, so that pairs may be done a few at a time.

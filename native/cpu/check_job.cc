@@ -57,7 +57,7 @@ void checkLoss(const Job& job) {
   for (const LossTerm& term : loss.terms) FPL_ASSERT(int32_t(term.type) >= 0 && int32_t(term.type) < kLossCount);
   FPL_ASSERT(loss.chosen && loss.rejected && loss.referenceChosen && loss.referenceRejected);
   FPL_ASSERT(loss.losses && loss.chosenRewards && loss.rejectedRewards && loss.gradChosen && loss.gradRejected);
-  FPL_ASSERT(loss.summary && (!loss.chosenLengths == !loss.rejectedLengths));
+  FPL_ASSERT(loss.summary && (!loss.chosenTokenCounts == !loss.rejectedTokenCounts));
   if (!job.hasPolicy) return;
   FPL_ASSERT(loss.pairs && (!job.policy.logWeights || loss.pairWeights));
   for (int64_t i = 0; i < 2 * loss.pairCount; ++i) {

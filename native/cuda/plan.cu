@@ -128,8 +128,8 @@ void Plan::place(Layout& layout) {
     l.rejected = layout.input(loss.rejected, pairs);
     l.referenceChosen = layout.input(loss.referenceChosen, pairs);
     l.referenceRejected = layout.input(loss.referenceRejected, pairs);
-    l.chosenLengths = layout.input(loss.chosenLengths, pairs);
-    l.rejectedLengths = layout.input(loss.rejectedLengths, pairs);
+    l.chosenTokenCounts = layout.input(loss.chosenTokenCounts, pairs);
+    l.rejectedTokenCounts = layout.input(loss.rejectedTokenCounts, pairs);
     l.pairWeights = layout.input(loss.pairWeights, pairs);
   }
   if (job_.hasUnpairedLoss) {
@@ -205,8 +205,8 @@ void Plan::place(Layout& layout) {
   if (hasGradient() && job_.hasPolicy) on_.gradient.coefficients = layout.scratch<double>(sequences);
   if (job_.hasTokenLoss) placeTokenLoss(layout);
   if (gathers) {
-    l.chosenLengths = layout.scratch<double>(pairs);
-    l.rejectedLengths = layout.scratch<double>(pairs);
+    l.chosenTokenCounts = layout.scratch<double>(pairs);
+    l.rejectedTokenCounts = layout.scratch<double>(pairs);
     if (tokens.plainWeights) {
       on_.policy.plainLogProbs = layout.scratch<double>(sequences);
       on_.gradient.plainCoefficients = layout.scratch<double>(sequences);

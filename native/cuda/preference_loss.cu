@@ -118,8 +118,8 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
   FPL_SHARED(Sums, second);
   FPL_SHARED(Sums, third);
   const PreferenceLoss& s = a.loss;
-  double* chosenLengths = const_cast<double*>(s.chosenLengths);
-  double* rejectedLengths = const_cast<double*>(s.rejectedLengths);
+  double* chosenTokenCounts = const_cast<double*>(s.chosenTokenCounts);
+  double* rejectedTokenCounts = const_cast<double*>(s.rejectedTokenCounts);
 
   double tokens = 0;
   for (int64_t i = threadIndex(); i < s.pairCount; i += kThreads) {
@@ -132,13 +132,13 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
         s.referenceChosen[i] = a.referenceLogProbs[chosen];
         s.referenceRejected[i] = a.referenceLogProbs[rejected];
       }
-      chosenLengths[i] = a.counts[chosen];
-      rejectedLengths[i] = a.counts[rejected];
+      chosenTokenCounts[i] = a.counts[chosen];
+      rejectedTokenCounts[i] = a.counts[rejected];
       if (a.logWeights) s.pairWeights[i] = exp(a.logWeights[chosen] + a.logWeights[rejected]);
     }
     s.losses[i] = s.gradChosen[i] = s.gradRejected[i] = 0;
     if (s.gradPlain) s.gradPlain[i] = 0;
-    if (s.chosenLengths) tokens += s.chosenLengths[i];
+    if (s.chosenTokenCounts) tokens += s.chosenTokenCounts[i];
   }
   blockSum(tokens, first.of);
   barrier();

@@ -8,10 +8,10 @@ const PAIRS = {
   rejected: [-5, -3],
   referenceChosen: [-3, -3],
   referenceRejected: [-4, -4],
-  chosenLengths: [2, 2],
-  rejectedLengths: [2, 2],
+  chosenTokenCounts: [2, 2],
+  rejectedTokenCounts: [2, 2],
 }
-const { chosenLengths: _, rejectedLengths: __, ...WITHOUT_LENGTHS } = PAIRS
+const { chosenTokenCounts: _, rejectedTokenCounts: __, ...WITHOUT_COUNTS } = PAIRS
 const { referenceChosen: ___, referenceRejected: ____, ...WITHOUT_REFERENCE } = PAIRS
 
 /** Constants that not every loss takes, with values other than their defaults. */
@@ -28,7 +28,7 @@ export function lossTable({ type }) {
     if (runs(PAIRS, { lossType, normalizer: 'sum' })) takes.push('normalizer')
     const needs = []
     if (!runs(WITHOUT_REFERENCE, { lossType })) needs.push('reference')
-    if (!runs(WITHOUT_LENGTHS, { lossType })) needs.push('lengths')
+    if (!runs(WITHOUT_COUNTS, { lossType })) needs.push('token counts')
     return `| [\`${lossType}\`](losses.md#formulas) | ${needs.join(', ')} | ${takes.map((name) => `\`${name}\``).join(', ')} |`
   })
   return ['| `lossType` | needs | takes, besides `beta` |', '| --- | --- | --- |', ...rows]
@@ -37,7 +37,7 @@ export function lossTable({ type }) {
 }
 
 function runs(
-  /** @type {import('fused-preference-loss').PreferencePairs} */ pairs,
+  /** @type {import('fused-preference-loss').PairLogProbs} */ pairs,
   /** @type {import('fused-preference-loss').LossOptions} */ options,
 ) {
   try {

@@ -14,6 +14,10 @@ const reference = { chosen: [-6], rejected: [-6] }
 
 const fused = (/** @type {object} */ options) =>
   main.fusedPreferenceLossSync(logits(), labels, { reference, ...options })
+const backward = (/** @type {object} */ options) =>
+  main.sequenceLogProbsSync(logits(), labels).backwardSync([1, -1], options)
+const linearBackward = (/** @type {object} */ options) =>
+  main.linearSequenceLogProbsSync(hidden(), weight, labels).backwardSync([1, -1], options)
 const linear = (/** @type {object} */ options) =>
   main.fusedLinearPreferenceLossSync(hidden(), weight, labels, { reference, ...options })
 const unpaired = (/** @type {object} */ options) => {
@@ -108,6 +112,8 @@ const WRONG = {
     { reference: { logProbs: [-6] }, gradient: new Float32Array(1), zeroInactive: 0 },
   ],
   'main/FusedLinearUnpairedOptions': [linearUnpaired, { reference: { hidden: hidden() }, gradient: 'in-place' }],
+  'main/BackwardOptions': [backward, { gradient: false, zeroInactive: 0 }],
+  'main/LinearBackwardOptions': [linearBackward, { gradient: { bias: true } }],
   'main/HeadOptions': [linear, { bias: new Float32Array(1) }],
   'main/HeadGradientRequest': [
     (/** @type {object} */ gradient) => linear({ gradient }),

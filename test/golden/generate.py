@@ -464,7 +464,7 @@ def loss_case(name, pairs, options, inputs):
     lists = {key: torch.tensor(value, dtype=torch.float64) for key, value in inputs.items()}
     policy = [lists[key].requires_grad_() for key in ('chosen', 'rejected')]
     reference = [lists[key] for key in ('referenceChosen', 'referenceRejected')] if 'referenceChosen' in lists else None
-    lengths = [lists[key] for key in ('chosenLengths', 'rejectedLengths')] if 'chosenLengths' in lists else None
+    lengths = [lists[key] for key in ('chosenTokenCounts', 'rejectedTokenCounts')] if 'chosenTokenCounts' in lists else None
     result = preference_loss(policy, reference, lengths, lists.get('pairWeights'), options)
     result['loss'].backward()
     expected = {key: value.tolist() for key, value in result.items()}
@@ -822,7 +822,7 @@ THREE = [
 AOT = [{'lossType': 'aot_unpaired', 'weight': 0.4}, {'lossType': 'apo_zero'}]
 NORM = [{'lossType': 'sigmoid_norm'}, {'lossType': 'sigmoid', 'weight': 0.5}]
 # Pairs whose chosen, rejected, or both sequences have no token.
-EMPTY = {'chosen': [1, 3], 'rejected': [2, 3], 'chosenLengths': [1, 3], 'rejectedLengths': [2, 3]}
+EMPTY = {'chosen': [1, 3], 'rejected': [2, 3], 'chosenTokenCounts': [1, 3], 'rejectedTokenCounts': [2, 3]}
 LISTS = {'RPO': RPO, 'CPO + sft': CPO, 'ORPO + sft': ORPO, 'three losses': THREE, 'aot_unpaired + apo_zero': AOT}
 
 
@@ -985,18 +985,18 @@ def loss_cases():
 
     sums = {'chosen': grid(random.uniform(-150, -10, 7)), 'rejected': grid(random.uniform(-150, -10, 7))}
     sums['referenceChosen'], sums['referenceRejected'] = near(sums['chosen'], 8), near(sums['rejected'], 8)
-    sums['chosenLengths'] = random.randint(8, 90, 7).tolist()
-    sums['rejectedLengths'] = random.randint(8, 90, 7).tolist()
+    sums['chosenTokenCounts'] = random.randint(8, 90, 7).tolist()
+    sums['rejectedTokenCounts'] = random.randint(8, 90, 7).tolist()
     means = {'chosen': grid(random.uniform(-4, -0.05, 7)), 'rejected': grid(random.uniform(-4, -0.05, 7))}
     means['referenceChosen'], means['referenceRejected'] = near(means['chosen'], 0.8), near(means['rejected'], 0.8)
-    means['chosenLengths'], means['rejectedLengths'] = sums['chosenLengths'], sums['rejectedLengths']
+    means['chosenTokenCounts'], means['rejectedTokenCounts'] = sums['chosenTokenCounts'], sums['rejectedTokenCounts']
     far = {
         'chosen': grid([-1000, -5000, -700, -60, -1e-5, -35, -3000, -0.5, -90]),
         'rejected': grid([-4000, -1000, -700.5, -1e-4, -80, -36, -2e-6, -0.25, -92]),
         'referenceChosen': grid([-900, -20, -650, -75, -3, -34, -2000, -0.5, -5]),
         'referenceRejected': grid([-20, -900, -750, -2, -100, -37.25, -1e-6, -0.5, -600]),
-        'chosenLengths': [90, 200, 50, 10, 4, 1, 300, 2, 11],
-        'rejectedLengths': [200, 90, 50, 3, 11, 1, 1, 2, 9],
+        'chosenTokenCounts': [90, 200, 50, 10, 4, 1, 300, 2, 11],
+        'rejectedTokenCounts': [200, 90, 50, 3, 11, 1, 1, 2, 9],
     }
     one = {key: value[:1] for key, value in sums.items()}
     weighted = {**sums, 'pairWeights': [1, 0.25, 0, 3.5, 0.125, 1, 0.7]}

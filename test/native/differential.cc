@@ -119,8 +119,8 @@ void compareLoss(const Example& e, Report& report) {
   copy(s.rejected, pairs.rejected);
   copy(s.referenceChosen, pairs.referenceChosen);
   copy(s.referenceRejected, pairs.referenceRejected);
-  copy(s.chosenLengths, pairs.chosenLengths);
-  copy(s.rejectedLengths, pairs.rejectedLengths);
+  copy(s.chosenTokenCounts, pairs.chosenTokenCounts);
+  copy(s.rejectedTokenCounts, pairs.rejectedTokenCounts);
   pairs.weights.assign(size, 1);
   if (s.pairWeights) copy(s.pairWeights, pairs.weights);
   if (!e.plainWeights.empty()) {

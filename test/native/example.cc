@@ -208,8 +208,8 @@ Example::Example(const uint8_t* data, size_t size) {
       const int64_t one = choices.below(sequences);
       pairs.push_back(int32_t(one));
       pairs.push_back(int32_t((one + 1 + choices.below(sequences - 1)) % sequences));
-      chosenLengths.push_back(counts[pairs[2 * i]]);
-      rejectedLengths.push_back(counts[pairs[2 * i + 1]]);
+      chosenTokenCounts.push_back(counts[pairs[2 * i]]);
+      rejectedTokenCounts.push_back(counts[pairs[2 * i + 1]]);
     }
     for (auto* list : {&chosen, &rejected, &referenceChosen, &referenceRejected, &losses, &chosenRewards,
                        &rejectedRewards, &gradChosen, &gradRejected}) {
@@ -263,8 +263,8 @@ Example::Example(const uint8_t* data, size_t size) {
     loss.rejected = rejected.data();
     loss.referenceChosen = referenceChosen.data();
     loss.referenceRejected = referenceRejected.data();
-    loss.chosenLengths = chosenLengths.data();
-    loss.rejectedLengths = rejectedLengths.data();
+    loss.chosenTokenCounts = chosenTokenCounts.data();
+    loss.rejectedTokenCounts = rejectedTokenCounts.data();
     loss.pairWeights = pairWeights.empty() ? nullptr : pairWeights.data();
     loss.losses = losses.data();
     loss.chosenRewards = chosenRewards.data();

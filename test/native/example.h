@@ -65,7 +65,8 @@ struct Example {
   std::vector<double> logProbs, logWeights, referenceLogProbs;
   std::vector<float> tokenLogProbs, tokenEntropies, logSumExp, sumSquaredProbs;
   std::vector<int32_t> tokenArgmax;
-  std::vector<double> chosen, rejected, referenceChosen, referenceRejected, chosenLengths, rejectedLengths, pairWeights;
+  std::vector<double> chosen, rejected, referenceChosen, referenceRejected, chosenTokenCounts, rejectedTokenCounts,
+      pairWeights;
   std::vector<double> losses, chosenRewards, rejectedRewards, gradChosen, gradRejected, summary, coefficients;
 
  private:

@@ -114,8 +114,8 @@ void lossBits(int32_t set, ThreadPool& pool) {
         loss.rejected = values[1].data();
         loss.referenceChosen = values[2].data();
         loss.referenceRejected = values[3].data();
-        loss.chosenLengths = values[4].data();
-        loss.rejectedLengths = values[5].data();
+        loss.chosenTokenCounts = values[4].data();
+        loss.rejectedTokenCounts = values[5].data();
         loss.pairWeights = values[6].data();
         loss.losses = values[7].data();
         loss.chosenRewards = values[8].data();

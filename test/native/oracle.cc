@@ -141,7 +141,7 @@ Row row(const std::vector<float>& logits, int64_t label, double temperature) {
 
 Real loss(const LossTerms& terms, const LossConstants& k, const Pairs& s) {
   const int64_t count = int64_t(s.chosen.size());
-  const Real sum = std::accumulate(s.chosenLengths.begin(), s.chosenLengths.end(), Real(0));
+  const Real sum = std::accumulate(s.chosenTokenCounts.begin(), s.chosenTokenCounts.end(), Real(0));
   const Real tokens = k.tokenDivisor == 0 ? sum : k.tokenDivisor;
   const Real divisor = k.pairDivisor == 0 ? count : k.pairDivisor;
   Real total = 0;
@@ -165,8 +165,8 @@ Real loss(const LossTerms& terms, const LossConstants& k, const Pairs& s) {
                    s.rejected[i],
                    s.referenceChosen[i],
                    s.referenceRejected[i],
-                   s.chosenLengths[i],
-                   s.rejectedLengths[i],
+                   s.chosenTokenCounts[i],
+                   s.rejectedTokenCounts[i],
                    s.plainChosen.empty() ? s.chosen[i] : s.plainChosen[i]};
       if (term.type == LossType::aot) {
         pair.referenceChosen = s.referenceChosen[m];

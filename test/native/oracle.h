@@ -17,9 +17,11 @@ struct Row {
 };
 Row row(const std::vector<float>& logits, int64_t label, double temperature);
 
-// The sum over pairs of the sum of the terms, divided as the constants say. [P] each; `chosenLengths` may not be empty.
+// The sum over pairs of the sum of the terms, divided as the constants say. [P] each; `chosenTokenCounts` may not be
+// empty.
 struct Pairs {
-  std::vector<Real> chosen, rejected, referenceChosen, referenceRejected, chosenLengths, rejectedLengths, weights;
+  std::vector<Real> chosen, rejected, referenceChosen, referenceRejected, chosenTokenCounts, rejectedTokenCounts,
+      weights;
   std::vector<Real> plainChosen;  // what sft has for `chosen`; or empty: the same
 };
 Real loss(const LossTerms& terms, const LossConstants& constants, const Pairs& pairs);

@@ -51,7 +51,7 @@ async function flat(
     near(sums.logProbs[b], time * logProb, 1e-5 * time * Math.abs(logProb) + 1e-9, what)
   if (gradient) {
     const p = Math.exp(logProb)
-    sums.backward(new Float64Array(batch).fill(1), { out: 'in-place' })
+    sums.backwardSync(new Float64Array(batch).fill(1), { gradient: 'in-place' })
     for (const row of [0, rows >> 1, rows - 1]) {
       const start = row * vocab
       near(value(data[start + labels[row]]), 1 - p, 0.004, `${what}, gradient at the label of row ${row}`)

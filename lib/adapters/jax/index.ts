@@ -32,8 +32,8 @@ import { weightSizes } from '../layer.js'
 import { optionsReader } from '../options.js'
 import { checkArray, checkDimensions, checkFunction, checkLogits, trace } from './trace.js'
 
-/** Options of the function that {@link preferenceValueAndGrad} returns. */
-export type PreferenceGradOptions = Omit<FusedOptions, 'gradient' | 'zeroInactive'>
+/** Options of the function that {@link fusedPreferenceLossValueAndGrad} returns. */
+export type FusedGradOptions = Omit<FusedOptions, 'gradient' | 'zeroInactive'>
 
 /** What a step gives. */
 export interface PreferenceValueAndGrad<Params> {
@@ -45,8 +45,8 @@ export interface PreferenceValueAndGrad<Params> {
   gradParams: Params
 }
 
-/** Options of the function that {@link unpairedPreferenceValueAndGrad} returns. */
-export type UnpairedPreferenceGradOptions = Omit<FusedUnpairedOptions, 'gradient' | 'zeroInactive'>
+/** Options of the function that {@link fusedUnpairedPreferenceLossValueAndGrad} returns. */
+export type FusedUnpairedGradOptions = Omit<FusedUnpairedOptions, 'gradient' | 'zeroInactive'>
 
 /** What a step over sequences that stand alone gives. */
 export interface UnpairedPreferenceValueAndGrad<Params> {
@@ -76,42 +76,42 @@ const unpairedOptions = optionsReader(UNPAIRED_OPTIONS, OF_LOGITS)
  *   disposed of before; the arrays passed are used up all the same.
  *
  * @example
- * const step = preferenceValueAndGrad(apply)
+ * const step = fusedPreferenceLossValueAndGrad(apply)
  * const { loss, metrics, gradParams } = await step(tree.ref(params), inputIds, labels, { reference })
  */
-export function preferenceValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
+export function fusedPreferenceLossValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
   apply: (params: Params, batch: Batch) => JaxArray,
 ): (
   params: Params,
   batch: Batch,
   labels: Labels,
-  options?: PreferenceGradOptions,
+  options?: FusedGradOptions,
 ) => Promise<PreferenceValueAndGrad<Params>> {
-  return ofLogits(apply, gradOptions<PreferenceGradOptions>, (logits, labels, options) =>
+  return ofLogits(apply, gradOptions<FusedGradOptions>, (logits, labels, options) =>
     fusedPreferenceLoss(logits, labels, { ...options, gradient: 'in-place' }),
   )
 }
 
 /**
- * The same for sequences that stand alone: {@link preferenceValueAndGrad} with the options, and the loss, of
+ * The same for sequences that stand alone: {@link fusedPreferenceLossValueAndGrad} with the options, and the loss, of
  * `fusedUnpairedPreferenceLoss`.
  *
- * @param apply as in {@link preferenceValueAndGrad}.
+ * @param apply as in {@link fusedPreferenceLossValueAndGrad}.
  * @returns a function of the parameters, a batch, its labels and the options, `desirable` among them.
  *
  * @example
- * const step = unpairedPreferenceValueAndGrad(apply)
+ * const step = fusedUnpairedPreferenceLossValueAndGrad(apply)
  * const { loss, gradParams } = await step(tree.ref(params), inputIds, labels, { desirable, reference, kl })
  */
-export function unpairedPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
+export function fusedUnpairedPreferenceLossValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
   apply: (params: Params, batch: Batch) => JaxArray,
 ): (
   params: Params,
   batch: Batch,
   labels: Labels,
-  options: UnpairedPreferenceGradOptions,
+  options: FusedUnpairedGradOptions,
 ) => Promise<UnpairedPreferenceValueAndGrad<Params>> {
-  return ofLogits(apply, unpairedOptions<UnpairedPreferenceGradOptions>, (logits, labels, options) =>
+  return ofLogits(apply, unpairedOptions<FusedUnpairedGradOptions>, (logits, labels, options) =>
     fusedUnpairedPreferenceLoss(logits, labels, { ...options, gradient: 'in-place' }),
   )
 }
@@ -154,15 +154,15 @@ export interface JaxHead {
   bias?: JaxArray
 }
 
-/** Options of the function that {@link linearPreferenceValueAndGrad} returns. */
-export interface LinearPreferenceGradOptions
+/** Options of the function that {@link fusedLinearPreferenceLossValueAndGrad} returns. */
+export interface FusedLinearGradOptions
   extends Omit<FusedLinearOptions, 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'> {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
   transposed?: boolean
 }
 
-/** Options of the function that {@link linearUnpairedPreferenceValueAndGrad} returns. */
-export interface LinearUnpairedPreferenceGradOptions
+/** Options of the function that {@link fusedLinearUnpairedPreferenceLossValueAndGrad} returns. */
+export interface FusedLinearUnpairedGradOptions
   extends Omit<FusedLinearUnpairedOptions, 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'> {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
   transposed?: boolean
@@ -179,43 +179,43 @@ const linearUnpairedOptions = optionsReader([...UNPAIRED_OPTIONS, 'transposed'],
 
 /**
  * `valueAndGrad` of the preference loss of a model whose output layer is left to this package: the logits are never
- * stored, and neither are they copied out of jax-js. What is said of {@link preferenceValueAndGrad} holds here too.
+ * stored, and neither are they copied out of jax-js. What is said of {@link fusedPreferenceLossValueAndGrad} holds here too.
  *
  * @param apply gives what goes into the output layer, and the layer's parameters, which may be tied to others.
  * @returns a function of the parameters, a batch, its labels and the options of `fusedLinearPreferenceLoss`.
  *
  * @example
- * const step = linearPreferenceValueAndGrad((params, ids) => ({ hidden: trunk(tree.ref(params), ids), weight: params.table }))
+ * const step = fusedLinearPreferenceLossValueAndGrad((params, ids) => ({ hidden: trunk(tree.ref(params), ids), weight: params.table }))
  */
-export function linearPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
+export function fusedLinearPreferenceLossValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
   apply: (params: Params, batch: Batch) => JaxHead,
 ): (
   params: Params,
   batch: Batch,
   labels: Labels,
-  options?: LinearPreferenceGradOptions,
+  options?: FusedLinearGradOptions,
 ) => Promise<PreferenceValueAndGrad<Params>> {
-  return ofLayer(apply, linearOptions<LinearPreferenceGradOptions>, (layer, labels, options) =>
+  return ofLayer(apply, linearOptions<FusedLinearGradOptions>, (layer, labels, options) =>
     fusedLinearPreferenceLoss(layer.hidden, layer.weight, labels, { ...options, bias: layer.bias, gradient: true }),
   )
 }
 
 /**
- * The same for sequences that stand alone: {@link linearPreferenceValueAndGrad} with the options, and the loss, of
+ * The same for sequences that stand alone: {@link fusedLinearPreferenceLossValueAndGrad} with the options, and the loss, of
  * `fusedLinearUnpairedPreferenceLoss`.
  *
- * @param apply as in {@link linearPreferenceValueAndGrad}.
+ * @param apply as in {@link fusedLinearPreferenceLossValueAndGrad}.
  * @returns a function of the parameters, a batch, its labels and the options, `desirable` among them.
  */
-export function linearUnpairedPreferenceValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
+export function fusedLinearUnpairedPreferenceLossValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
   apply: (params: Params, batch: Batch) => JaxHead,
 ): (
   params: Params,
   batch: Batch,
   labels: Labels,
-  options: LinearUnpairedPreferenceGradOptions,
+  options: FusedLinearUnpairedGradOptions,
 ) => Promise<UnpairedPreferenceValueAndGrad<Params>> {
-  return ofLayer(apply, linearUnpairedOptions<LinearUnpairedPreferenceGradOptions>, (layer, labels, options) => {
+  return ofLayer(apply, linearUnpairedOptions<FusedLinearUnpairedGradOptions>, (layer, labels, options) => {
     const given = { ...options, bias: layer.bias, gradient: true }
     return fusedLinearUnpairedPreferenceLoss(layer.hidden, layer.weight, labels, given)
   })

@@ -8,8 +8,8 @@ import { sequenceLogProbsSync } from '../../index.js'
 import type { SequenceOptions } from '../../options/index.js'
 import type { Labels, Logits, RunOptions } from '../../types/index.js'
 import { optionsReader } from '../options.js'
-import { checkRows, idsOf } from './memory.js'
 import { type Forward, isInPlace, twoPasses } from './passes.js'
+import { checkRows, idsOf } from './tensor-access.js'
 
 /** Options of {@link sparseSoftmaxCrossEntropy}. */
 export interface CrossEntropyOptions extends RunOptions {
@@ -17,7 +17,7 @@ export interface CrossEntropyOptions extends RunOptions {
   ignoreIndex?: number
   /** Share ε of the target that is spread evenly over the vocabulary, in [0, 1]. Defaults to 0. */
   labelSmoothing?: number
-  /** 'in-place': as in `PreferenceLossOptions`; the logits are overwritten during the backward pass. */
+  /** 'in-place': as in `FusedPreferenceLossOptions`; the logits are overwritten during the backward pass. */
   gradient?: 'in-place'
 }
 
@@ -31,7 +31,7 @@ const crossEntropyOptions = optionsReader([...RUN_OPTIONS, 'ignoreIndex', 'label
  *
  * @param logits float32, `[..., vocab]`, of at least two dimensions.
  * @param labels token ids, or an int32 tensor of them in the shape of the logits without the last dimension.
- * @throws as `preferenceLoss` does.
+ * @throws as `fusedPreferenceLoss` does.
  */
 export function sparseSoftmaxCrossEntropy(
   logits: tf.Tensor,
@@ -63,7 +63,8 @@ export function sparseSoftmaxCrossEntropy(
       backward: (dy, out) => {
         const factor = dy[0]! / count
         // That of the unsmoothed loss, softmax - onehot: what smoothing moves is added in the rows that count.
-        const target = result.backward(new Float64Array(batch!).fill(-factor), { out }).data as Float32Array
+        const { gradLogits } = result.backwardSync(new Float64Array(batch!).fill(-factor), { gradient: out })
+        const target = gradLogits.data as Float32Array
         for (let row = 0; smoothing > 0 && row < ids.length; row++) {
           if (!active(row)) continue
           target[row * vocab + Number(ids[row])]! += smoothing * factor

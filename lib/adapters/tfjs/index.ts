@@ -17,24 +17,24 @@ import type {
   SequenceLogProbs,
 } from '../../types/index.js'
 import { callback, optionsReader } from '../options.js'
-import { checkRows, idsOf } from './memory.js'
 import { type Forward, isInPlace, onePass, referenceOf, twoPasses } from './passes.js'
+import { checkRows, idsOf } from './tensor-access.js'
 import { type TensorReference, type TokenTensors, type UnpairedTensors, withArrays } from './tensor-options.js'
 
 export { type CrossEntropyOptions, sparseSoftmaxCrossEntropy } from './cross-entropy.js'
 export {
-  type LinearPreferenceLossOptions,
+  type FusedLinearPreferenceLossOptions,
+  type FusedLinearUnpairedPreferenceLossOptions,
+  fusedLinearPreferenceLoss,
+  fusedLinearUnpairedPreferenceLoss,
   type LinearSequenceLogProbsOptions,
-  type LinearUnpairedPreferenceLossOptions,
-  linearPreferenceLoss,
   linearSequenceLogProbs,
-  linearUnpairedPreferenceLoss,
   type OutputLayerOptions,
 } from './linear.js'
 export type { TensorReference, TokenTensors, UnpairedTensors } from './tensor-options.js'
 
-/** Options of {@link preferenceLoss}. */
-export interface PreferenceLossOptions
+/** Options of {@link fusedPreferenceLoss}. */
+export interface FusedPreferenceLossOptions
   extends Omit<FusedOptions, 'gradient' | 'zeroInactive' | 'reference' | keyof TokenTensors>,
     TokenTensors {
   /** As in `fusedPreferenceLoss`; log-probs and logits may be tensors. Needed unless the loss is reference-free. */
@@ -49,8 +49,8 @@ export interface PreferenceLossOptions
   onResult?: (result: Omit<FusedPreferenceLoss, 'gradLogits'>) => void
 }
 
-/** Options of {@link unpairedPreferenceLoss}. */
-export interface UnpairedPreferenceLossOptions
+/** Options of {@link fusedUnpairedPreferenceLoss}. */
+export interface FusedUnpairedPreferenceLossOptions
   extends Omit<
       FusedUnpairedOptions,
       'gradient' | 'zeroInactive' | 'reference' | keyof TokenTensors | keyof UnpairedTensors
@@ -62,7 +62,7 @@ export interface UnpairedPreferenceLossOptions
     | FusedUnpairedOptions['reference']
     | Extract<TensorReference, { logProbs: unknown }>
     | { logits: tf.Tensor }
-  /** 'in-place': as in {@link PreferenceLossOptions}. */
+  /** 'in-place': as in {@link FusedPreferenceLossOptions}. */
   gradient?: 'in-place'
   /** Is given the rewards, their means, κ and all else that is known of the loss, at each call. */
   onResult?: (result: Omit<FusedUnpairedPreferenceLoss, 'gradLogits'>) => void
@@ -70,10 +70,10 @@ export interface UnpairedPreferenceLossOptions
 
 /** Options of {@link sequenceLogProbs}. */
 export interface SequenceLogProbsOptions extends Omit<SequenceOptions, keyof TokenTensors>, TokenTensors {
-  /** 'in-place': as in {@link PreferenceLossOptions}; the logits are overwritten during the backward pass. */
+  /** 'in-place': as in {@link FusedPreferenceLossOptions}; the logits are overwritten during the backward pass. */
   gradient?: 'in-place'
   /** Is given the token counts and the per-token outputs, at each call. */
-  onResult?: (result: Omit<SequenceLogProbs, 'backward'>) => void
+  onResult?: (result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>) => void
 }
 
 const OWNED = {
@@ -95,10 +95,10 @@ const sequenceOptions = optionsReader([...TOKEN_OPTIONS, ...RUN_OPTIONS, 'gradie
  * @throws what `fusedPreferenceLoss` throws; `ERR_DISPOSED` for a disposed tensor; `ERR_BACKEND_UNAVAILABLE` where
  *   TensorFlow.js keeps the logits in memory that cannot be read synchronously.
  */
-export function preferenceLoss(
+export function fusedPreferenceLoss(
   logits: tf.Tensor,
   labels: Labels | tf.Tensor,
-  options?: PreferenceLossOptions,
+  options?: FusedPreferenceLossOptions,
 ): tf.Scalar {
   checkRows(logits, 'logits', 'vocab')
   const { gradient, onResult, ...given } = preferenceOptions(options)
@@ -118,15 +118,15 @@ export function preferenceLoss(
 /**
  * The same for sequences that stand alone: the mean of the losses of `fusedUnpairedPreferenceLoss` as a scalar tensor.
  *
- * @param logits as in {@link preferenceLoss}.
- * @param labels as in {@link preferenceLoss}.
+ * @param logits as in {@link fusedPreferenceLoss}.
+ * @param labels as in {@link fusedPreferenceLoss}.
  * @param options those of `fusedUnpairedPreferenceLoss` but `zeroInactive`, and `onResult`.
- * @throws what `fusedUnpairedPreferenceLoss` throws, and as {@link preferenceLoss} does.
+ * @throws what `fusedUnpairedPreferenceLoss` throws, and as {@link fusedPreferenceLoss} does.
  */
-export function unpairedPreferenceLoss(
+export function fusedUnpairedPreferenceLoss(
   logits: tf.Tensor,
   labels: Labels | tf.Tensor,
-  options: UnpairedPreferenceLossOptions,
+  options: FusedUnpairedPreferenceLossOptions,
 ): tf.Scalar {
   checkRows(logits, 'logits', 'vocab')
   const { gradient, onResult, ...given } = unpairedOptions(options)
@@ -147,10 +147,10 @@ export function unpairedPreferenceLoss(
  * Log-probs of whole sequences as a tensor `[batch]`, to build losses from. The gradient is computed in the backward
  * pass.
  *
- * @param logits as in {@link preferenceLoss}.
- * @param labels as in {@link preferenceLoss}.
+ * @param logits as in {@link fusedPreferenceLoss}.
+ * @param labels as in {@link fusedPreferenceLoss}.
  * @param options those of `sequenceLogProbs`, and `onResult`.
- * @throws as {@link preferenceLoss} does.
+ * @throws as {@link fusedPreferenceLoss} does.
  */
 export function sequenceLogProbs(
   logits: tf.Tensor,
@@ -164,13 +164,13 @@ export function sequenceLogProbs(
   const ids = idsOf(labels, logits, 'the logits')
   const tokens = withArrays(given, logits, 'the logits')
   const forward = (values: Logits): Forward<tf.Tensor1D> => {
-    const { backward, ...result } = sequenceLogProbsSync(values, ids, tokens)
+    const { backward: _, backwardSync, ...result } = sequenceLogProbsSync(values, ids, tokens)
     return {
       value: () => {
         told?.(result)
         return tf.tensor1d(Float32Array.from(result.logProbs))
       },
-      backward: (dy, out) => backward(dy, { out }),
+      backward: (dy, gradient) => backwardSync(dy, { gradient }),
     }
   }
   return twoPasses(logits, inPlace, forward)

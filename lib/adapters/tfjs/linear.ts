@@ -37,7 +37,7 @@ import {
   rowsShape,
   scaled,
   valuesOf,
-} from './memory.js'
+} from './tensor-access.js'
 import { type TensorReference, type TokenTensors, type UnpairedTensors, withArrays } from './tensor-options.js'
 
 /** The output layer, as all its ops take it. */
@@ -52,8 +52,8 @@ export interface OutputLayerOptions {
 
 type Replaced = 'bias' | 'gradient' | 'accumulate' | 'zeroInactive' | 'reference' | keyof TokenTensors
 
-/** Options of {@link linearPreferenceLoss}. */
-export interface LinearPreferenceLossOptions
+/** Options of {@link fusedLinearPreferenceLoss}. */
+export interface FusedLinearPreferenceLossOptions
   extends Omit<FusedLinearOptions, Replaced>,
     TokenTensors,
     OutputLayerOptions {
@@ -63,8 +63,8 @@ export interface LinearPreferenceLossOptions
   onResult?: (result: Omit<FusedLinearPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void
 }
 
-/** Options of {@link linearUnpairedPreferenceLoss}. */
-export interface LinearUnpairedPreferenceLossOptions
+/** Options of {@link fusedLinearUnpairedPreferenceLoss}. */
+export interface FusedLinearUnpairedPreferenceLossOptions
   extends Omit<FusedLinearUnpairedOptions, Replaced | keyof UnpairedTensors>,
     Omit<TokenTensors, 'pairs'>,
     UnpairedTensors,
@@ -81,7 +81,7 @@ export interface LinearSequenceLogProbsOptions
     TokenTensors,
     OutputLayerOptions {
   /** Is given the token counts and the per-token outputs, at each call. */
-  onResult?: (result: Omit<LinearSequenceLogProbs, 'backward'>) => void
+  onResult?: (result: Omit<LinearSequenceLogProbs, 'backward' | 'backwardSync'>) => void
 }
 
 const LAYER_OPTIONS = ['bias', 'transposed', 'frozen', 'onResult'] as const
@@ -106,11 +106,11 @@ const sequenceOptions = optionsReader([...TOKEN_OPTIONS, ...RUN_OPTIONS, ...LAYE
  * @throws what `fusedLinearPreferenceLoss` throws; `ERR_DISPOSED` for a disposed tensor; `ERR_BACKEND_UNAVAILABLE`
  *   where TensorFlow.js keeps tensors in memory that cannot be read synchronously.
  */
-export function linearPreferenceLoss(
+export function fusedLinearPreferenceLoss(
   hidden: tf.Tensor,
   weight: tf.Tensor,
   labels: Labels | tf.Tensor,
-  options?: LinearPreferenceLossOptions,
+  options?: FusedLinearPreferenceLossOptions,
 ): tf.Scalar {
   const { bias, transposed, frozen, onResult, ...given } = preferenceOptions(options)
   const told = callback(onResult, 'options.onResult')
@@ -130,17 +130,17 @@ export function linearPreferenceLoss(
  * The same for sequences that stand alone: the mean of the losses of `fusedLinearUnpairedPreferenceLoss` as a scalar
  * tensor.
  *
- * @param hidden as in {@link linearPreferenceLoss}.
- * @param weight as in {@link linearPreferenceLoss}.
- * @param labels as in {@link linearPreferenceLoss}.
+ * @param hidden as in {@link fusedLinearPreferenceLoss}.
+ * @param weight as in {@link fusedLinearPreferenceLoss}.
+ * @param labels as in {@link fusedLinearPreferenceLoss}.
  * @param options those of `fusedLinearUnpairedPreferenceLoss`, and of the layer.
- * @throws what `fusedLinearUnpairedPreferenceLoss` throws, and as {@link linearPreferenceLoss} does.
+ * @throws what `fusedLinearUnpairedPreferenceLoss` throws, and as {@link fusedLinearPreferenceLoss} does.
  */
-export function linearUnpairedPreferenceLoss(
+export function fusedLinearUnpairedPreferenceLoss(
   hidden: tf.Tensor,
   weight: tf.Tensor,
   labels: Labels | tf.Tensor,
-  options: LinearUnpairedPreferenceLossOptions,
+  options: FusedLinearUnpairedPreferenceLossOptions,
 ): tf.Scalar {
   const { bias, transposed, frozen, onResult, ...given } = unpairedOptions(options)
   const told = callback(onResult, 'options.onResult')
@@ -184,11 +184,11 @@ function onePass(head: Head, run: (gradient?: HeadGradientRequest) => number): t
  * Log-probs of whole sequences as a tensor `[batch]`, from what goes into the model's output layer, to build losses
  * from. The gradients are computed in the backward pass.
  *
- * @param hidden as in {@link linearPreferenceLoss}.
- * @param weight as in {@link linearPreferenceLoss}.
- * @param labels as in {@link linearPreferenceLoss}.
+ * @param hidden as in {@link fusedLinearPreferenceLoss}.
+ * @param weight as in {@link fusedLinearPreferenceLoss}.
+ * @param labels as in {@link fusedLinearPreferenceLoss}.
  * @param options those of `linearSequenceLogProbs`, and of the layer.
- * @throws as {@link linearPreferenceLoss} does.
+ * @throws as {@link fusedLinearPreferenceLoss} does.
  */
 export function linearSequenceLogProbs(
   hidden: tf.Tensor,
@@ -208,7 +208,7 @@ export function linearSequenceLogProbs(
   }
   return differentiable(whole.inputs, () => {
     let last = forward(whole)
-    const { backward: _, isGone: __, ...result } = last
+    const { backward: _, backwardSync: __, isGone: ___, ...result } = last
     told?.(result)
     const saved = [alias(hidden), alias(weight), ...(bias ? [alias(bias)] : [])]
     const value = tf.tensor1d(Float32Array.from(result.logProbs))
@@ -218,7 +218,7 @@ export function linearSequenceLogProbs(
       return head.fill((request) => {
         // The heap has grown, and what was seen of it is gone.
         if (last.isGone()) last = forward(head)
-        last.backward(upstream, request)
+        last.backwardSync(upstream, { gradient: request })
       })
     }
     return { value, saved, gradient }

@@ -16,7 +16,7 @@ import {
   rowsShape,
   scaled,
   valuesOf,
-} from './memory.js'
+} from './tensor-access.js'
 
 export function isInPlace(gradient: unknown): boolean {
   return gradient !== undefined && oneOf(gradient, 'options.gradient', ['in-place'], 'in-place') === 'in-place'

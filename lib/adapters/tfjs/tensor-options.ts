@@ -5,7 +5,7 @@ import * as tf from '@tensorflow/tfjs-core'
 import { invalidType } from '../../errors.js'
 import { TOKEN_ARRAYS, type TokenOptions, tokenOptions } from '../../options/token-options.js'
 import type { UnpairedLossOptions } from '../../options/unpaired-options.js'
-import { checkShape, elementsOf } from './memory.js'
+import { checkShape, elementsOf } from './tensor-access.js'
 
 /** Token options that may be tensors as well. */
 export interface TokenTensors {

@@ -205,8 +205,8 @@ function visitPolicy(visit: FieldVisitor, policy: ForwardStage): void {
 function visitLoss(visit: FieldVisitor, loss: LossStage): void {
   visit.part(LOSS)
   visit.in('loss.pairs', 'int32', loss.pairs)
-  visit.in('loss.chosenLengths', 'float64', loss.chosenLengths)
-  visit.in('loss.rejectedLengths', 'float64', loss.rejectedLengths)
+  visit.in('loss.chosenTokenCounts', 'float64', loss.chosenTokenCounts)
+  visit.in('loss.rejectedTokenCounts', 'float64', loss.rejectedTokenCounts)
   visit.out('loss.chosen', 'float64', loss.chosen)
   visit.out('loss.rejected', 'float64', loss.rejected)
   visit.out('loss.referenceChosen', 'float64', loss.referenceChosen)

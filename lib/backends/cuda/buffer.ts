@@ -5,10 +5,10 @@ import { checkView, type View, viewAs, viewKind } from '../../check/arrays.js'
 import { integer } from '../../check/options.js'
 import { invalidType, outOfRange } from '../../errors.js'
 import type { DeviceMemory, RunOptions } from '../../types/index.js'
+import { deviceRange, isDeviceMemory, streamOf } from './addresses.js'
 import { Handle } from './handle.js'
 import { enqueued, Holds, type Release } from './holds.js'
 import { COPY, cudaCall, cudaPromise, nextId, withRoom } from './index.js'
-import { deviceRange, isDeviceMemory, streamOf } from './memory.js'
 import { cudaFunctions } from './open.js'
 
 /** Options of a copy. */

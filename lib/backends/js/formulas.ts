@@ -26,7 +26,7 @@ export interface LossNeeds {
 /** The fields of a stage that a formula reads, for P pairs. */
 export type PairBatch = Pick<
   LossStage,
-  'chosen' | 'rejected' | 'referenceChosen' | 'referenceRejected' | 'chosenLengths' | 'rejectedLengths'
+  'chosen' | 'rejected' | 'referenceChosen' | 'referenceRejected' | 'chosenTokenCounts' | 'rejectedTokenCounts'
 >
 
 /** The constants of one loss. */
@@ -107,8 +107,8 @@ export function ofDifference(quantity: Quantity, curve: (d: number, constants: C
     // Scores do their own division by the lengths.
     const scored = quantity === 'meanLogRatio' && fDivergence !== 'reverse_kl' ? 'logRatio' : quantity
     return ofPair(scored, (chosen, rejected, _, pair) => {
-      const chosenScore = score(chosen, batch.chosenLengths?.[pair])
-      const rejectedScore = score(rejected, batch.rejectedLengths?.[pair])
+      const chosenScore = score(chosen, batch.chosenTokenCounts?.[pair])
+      const rejectedScore = score(rejected, batch.rejectedTokenCounts?.[pair])
       const { value, derivative } = curve(chosenScore.value - rejectedScore.value, constants)
       return {
         value,
@@ -135,8 +135,8 @@ export function ofPair(
         const divisor = perToken ? lengthDivisor(lengths, pair, constants.average) : 1
         return { value: (logProbs[pair] - (withReference ? reference[pair] : 0)) / divisor, divisor }
       }
-      const chosen = quantityOf(batch.chosen, batch.referenceChosen, batch.chosenLengths)
-      const rejected = quantityOf(batch.rejected, batch.referenceRejected, batch.rejectedLengths)
+      const chosen = quantityOf(batch.chosen, batch.referenceChosen, batch.chosenTokenCounts)
+      const rejected = quantityOf(batch.rejected, batch.referenceRejected, batch.rejectedTokenCounts)
       const loss = surface(chosen.value, rejected.value, constants, pair)
       return {
         pair,

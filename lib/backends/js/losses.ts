@@ -281,7 +281,7 @@ export const LOSSES: Record<LossType, Loss> = {
     reference: false,
     lengths: 'always',
     formula: (batch, { average, pairDivisor = batch.chosen.length, tokenDivisor }) => {
-      const lengths = batch.chosenLengths as Float64Array
+      const lengths = batch.chosenTokenCounts as Float64Array
       const tokenCount = tokenDivisor ?? lengths.reduce((sum, length) => sum + length, 0)
       return Array.from(batch.chosen, (logProb, pair) => {
         // Turns means back into sums. The factor cancels the later division by the pairs' divisor and leaves the

@@ -67,10 +67,10 @@ function rewards(stage: LossStage): void {
   const simpo = stage.terms[0].lossType === 'simpo'
   for (let i = 0; i < stage.chosen.length; i++) {
     stage.chosenRewards[i] = simpo
-      ? beta * (stage.chosen[i] / lengthDivisor(stage.chosenLengths, i, average))
+      ? beta * (stage.chosen[i] / lengthDivisor(stage.chosenTokenCounts, i, average))
       : beta * (stage.chosen[i] - stage.referenceChosen[i])
     stage.rejectedRewards[i] = simpo
-      ? beta * (stage.rejected[i] / lengthDivisor(stage.rejectedLengths, i, average))
+      ? beta * (stage.rejected[i] / lengthDivisor(stage.rejectedTokenCounts, i, average))
       : beta * (stage.rejected[i] - stage.referenceRejected[i])
   }
 }
