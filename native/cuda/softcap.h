@@ -28,16 +28,22 @@ FPL_DEVICE float expMinusOne(float x, const CapConstants& cap) {
   return fusedMultiplyAdd(power, m, add(power, -1));
 }
 
+// 1 / x, nearly always rounded correctly.
+FPL_DEVICE float inverseOf(float x) {
+  const float y = inverseFast(x);
+  return fusedMultiplyAdd(y, fusedMultiplyAdd(-x, y, 1.0f), y);
+}
+
 FPL_DEVICE float capped(float x, const CapConstants& cap) {
   const float m = expMinusOne(x, cap);
-  return copysignf(m / add(m, 2), x);
+  return copysignf(multiply(m, inverseOf(add(m, 2))), x);
 }
 
 // With the slope 1 - tanh².
 FPL_DEVICE float capped(float x, const CapConstants& cap, float& slope) {
-  const float m = expMinusOne(x, cap), inverse = 1 / add(m, 2);
+  const float m = expMinusOne(x, cap), inverse = inverseOf(add(m, 2));
   slope = fabsf(x) >= cap.limit ? 0 : multiply(multiply(multiply(4, add(m, 1)), inverse), inverse);
-  return copysignf(m / add(m, 2), x);
+  return copysignf(multiply(m, inverse), x);
 }
 
 }  // namespace cuda
