@@ -12,6 +12,7 @@ import {
 } from 'fused-preference-loss'
 import { BETA } from './cases.mjs'
 import { valueAt } from './inputs.mjs'
+import { linearTokenStep, tokenStep } from './token-loss.mjs'
 
 /**
  * The results of a peer.
@@ -34,7 +35,8 @@ const TOLERANCE = { float32: 1e-4, float16: 1e-2, bfloat16: 5e-2 }
  * @param {import('./peers/index.mjs').Inputs} inputs
  * @returns {Result}
  */
-export function expected({ stage, shape, dtype, shift, width }, inputs) {
+export function expected(workload, inputs) {
+  const { stage, shape, dtype, shift, width } = workload
   const { logits, labels, reference, positions, policy } = inputs
   if (stage === 'loss' && policy) {
     const { loss, gradLogProbs } = preferenceLossSync(
@@ -48,17 +50,18 @@ export function expected({ stage, shape, dtype, shift, width }, inputs) {
     if (stage === 'linear-forward') {
       return { logProbs: linearSequenceLogProbsSync(hidden, weight, labels, { shift }).logProbs }
     }
+    if (stage === 'linear-tokens') {
+      const gradient = { hidden: true, weight: true }
+      return tokenResult(linearTokenStep(workload, {})(hidden, weight, labels, gradient), positions, dtype)
+    }
     const options = { shift, beta: BETA, reference, gradient: true }
     return linearResult(fusedLinearPreferenceLossSync(hidden, weight, labels, options), positions)
   }
   const tensor = { data: logits[0], shape, dtype }
   if (stage === 'forward') return { logProbs: sequenceLogProbsSync(tensor, labels, { shift }).logProbs }
-  if (stage === 'cross-entropy') {
-    const { loss, gradLogits } = crossEntropySync(tensor, labels, { shift, gradient: true })
-    return {
-      loss,
-      gradient: positions.map((position) => valueAt(/** @type {any} */ (gradLogits).data, position, dtype)),
-    }
+  if (stage === 'tokens') return tokenResult(tokenStep(workload, {})(tensor, labels, true), positions, dtype)
+  if (stage.startsWith('cross-entropy')) {
+    return tokenResult(crossEntropySync(tensor, labels, { shift, gradient: true }), positions, dtype)
   }
   const out = fusedPreferenceLossSync(tensor, labels, { shift, beta: BETA, reference, gradient: true })
   return {
@@ -88,6 +91,18 @@ export function headTensors({ shape: [batch, time, vocab], width = 1 }, { logits
 export function linearResult({ chosenLogProbs, rejectedLogProbs, loss, gradHidden, gradWeight }, positions) {
   const gradient = gradientAt(gradHidden.data, gradWeight.data, positions)
   return { logProbs: [...chosenLogProbs, ...rejectedLogProbs], loss, gradient }
+}
+
+/**
+ * The results of ours where the loss is of tokens.
+ * @param {any} out
+ * @param {number[]} positions
+ * @param {string} dtype
+ * @returns {Result}
+ */
+export function tokenResult({ loss, gradLogits, gradHidden, gradWeight }, positions, dtype) {
+  if (gradHidden) return { loss, gradient: gradientAt(gradHidden.data, gradWeight.data, positions) }
+  return { loss, gradient: positions.map((position) => valueAt(gradLogits.data, position, dtype)) }
 }
 
 /**

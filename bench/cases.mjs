@@ -1,10 +1,14 @@
 /**
  * The list of cases: the computation, the shape, and the variants of ours. Peers and timing are decided elsewhere.
  *
- * @typedef {'forward' | 'step' | 'in-place' | 'cross-entropy' | 'loss' | 'linear-forward' | 'linear-step'} Stage
+ * @typedef {'forward' | 'step' | 'in-place' | 'tokens' | 'cross-entropy' | 'cross-entropy-step' | 'loss' |
+ *   'linear-forward' | 'linear-step' | 'linear-tokens'} Stage
  *   forward: logits to sequence log-probs. step: logits to DPO loss to its gradient, written to an existing array.
- *   in-place: the same, over the logits. cross-entropy: its mean and its gradient, over the logits. loss: log-probs to DPO loss and its gradient, no logits at all. linear-…: from
- *   hidden states and the weight of the output layer, to the gradients of both, written to existing arrays.
+ *   in-place: the same, over the logits. tokens: logits to the log-prob of each token, and the gradient of a policy-gradient
+ *   loss that the caller makes of these, written to an existing array. cross-entropy: its mean and its gradient, over the
+ *   logits. cross-entropy-step: the same, written to an existing array. loss: log-probs to DPO loss and its gradient, no
+ *   logits at all. linear-…: from hidden states and the weight of the output layer, to the gradients of both, written to
+ *   existing arrays.
  *
  * @typedef {object} Workload
  * @property {Stage} stage
@@ -14,6 +18,9 @@
  * @property {boolean} shift logits at t predict the label at t + 1
  * @property {number} masked share of the labels that do not count
  * @property {boolean} leaveMasked ours leaves the gradient's masked rows untouched instead of writing zeros
+ * @property {boolean} [entropies] for the stages of tokens: the loss has a part of each token's entropy
+ * @property {number} [softcap] for the stage of tokens: the logits are capped, c · tanh(x / c)
+ * @property {boolean} [byProducts] for linear-tokens: Σp², mean logit and argmax of each token are wanted as well
  *
  * @typedef {object} Settings of ours
  * @property {number} [threads]
@@ -36,16 +43,23 @@
 /** β of every DPO loss here. */
 export const BETA = 0.1
 
+/** Factor of the entropies' mean in the losses that have it. */
+export const ENTROPY_FACTOR = 0.01
+
 const VOCABULARIES = [32000, 50257, 128256, 151936]
 const SEQUENCES = 16
 const TITLES = {
   forward: 'sequence log-probs from logits',
   step: 'DPO from logits: loss and gradient, into an existing array',
   'in-place': 'DPO from logits: loss and gradient, over the logits',
+  tokens: "log-probs of tokens from logits, and the gradient of a caller's loss of them, into an existing array",
   'cross-entropy': 'cross-entropy from logits: loss and gradient, over the logits',
+  'cross-entropy-step': 'cross-entropy from logits: loss and gradient, into an existing array',
   'linear-forward': 'sequence log-probs from hidden states and the weight of the output layer',
   'linear-step':
     'DPO from hidden states and the weight of the output layer: loss and both gradients, into existing arrays',
+  'linear-tokens':
+    "log-probs and entropies of tokens from hidden states and weight, and both gradients of a caller's loss of them",
 }
 
 /**
@@ -109,6 +123,7 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
     }
   }
 
+  // DPO beside it: the gradient of a single token needs no loss of others, so that a row goes through memory once.
   for (const vocab of [32000, 128256]) {
     cases.push(
       one({
@@ -117,6 +132,34 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
         title: TITLES['cross-entropy'],
         stage: 'cross-entropy',
         shape: shapeFor(vocab),
+        variants: [{ label: 'DPO', workload: { stage: 'in-place' } }],
+        peers: vocab === 32000 ? 'all' : 'fast',
+      }),
+      one({
+        name: `cross-entropy-step-${vocab}-float32`,
+        group: 'cross-entropy',
+        title: TITLES['cross-entropy-step'],
+        stage: 'cross-entropy-step',
+        shape: shapeFor(vocab),
+        variants: [{ label: 'DPO', workload: { stage: 'step' } }],
+        peers: 'none',
+      }),
+    )
+  }
+
+  for (const vocab of [32000, 128256]) {
+    cases.push(
+      one({
+        name: `tokens-${vocab}-float32`,
+        group: 'tokens',
+        title: TITLES.tokens,
+        stage: 'tokens',
+        shape: shapeFor(vocab),
+        variants: [
+          { label: 'DPO', workload: { stage: 'step' } },
+          { label: 'with entropies in the loss', workload: { entropies: true } },
+          { label: 'with a soft-cap', workload: { softcap: 30 } },
+        ],
       }),
     )
   }
@@ -235,6 +278,20 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
   }
 
   cases.push(
+    one({
+      name: 'linear-tokens-512-32000',
+      group: 'linear',
+      title: `${TITLES['linear-tokens']}; width 512`,
+      stage: 'linear-tokens',
+      width: 512,
+      shape: [8, 64, 32000],
+      entropies: true,
+      variants: [
+        { label: 'log-probs alone', workload: { entropies: false } },
+        { label: 'Σp², mean logit and argmax too', workload: { byProducts: true } },
+      ],
+      peers: ['trl', 'torch-eager'],
+    }),
     one({
       name: 'in-a-trainer',
       group: 'in-a-trainer',

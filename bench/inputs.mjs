@@ -139,6 +139,20 @@ export function makeReference(workload) {
 }
 
 /**
+ * `[batch, time]` d loss / d log-prob of each token of a policy-gradient loss: an advantage per sequence, the mean over the
+ * tokens that count; 0 where they do not.
+ * @param {Workload} workload
+ */
+export function makeCoefficients(workload) {
+  const [, time] = workload.shape
+  const targets = makeTargets(workload)
+  const tokens = activeRows(workload)
+  return Float32Array.from(targets, (target, i) =>
+    target < 0 ? 0 : (2 * uniform(9, Math.floor(i / time)) - 1) / tokens,
+  )
+}
+
+/**
  * Positions at which gradients are compared: at labels, beside them, and in rows that do not count; with a width,
  * anywhere in the gradients of the hidden states and then of the weight.
  */

@@ -5,7 +5,7 @@ import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { arch, cpus, platform, release, totalmem } from 'node:os'
 import { getBackends } from 'fused-preference-loss'
-import { PYTHONS } from './peers/torch.mjs'
+import { PYTHONS } from './peers/python.mjs'
 
 const COMPARED = ['@tensorflow/tfjs', '@jax-js/jax', 'onnxruntime-node']
 
@@ -57,17 +57,36 @@ export function describeMachine() {
   }
 }
 
-/** The version of the PyTorch that pytorch.py will find. */
-function torchVersion() {
+/** The packages of Python that are compared; and what multiplies in PyTorch and NumPy. */
+const IN_PYTHON = `
+import importlib.metadata as metadata, json
+found = {}
+for name in ("torch", "trl", "jax"):
+    try: found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError: pass
+try:
+    import torch
+    if torch.backends.mkl.is_available(): found["torch's BLAS"] = "MKL"
+    if torch.backends.mkldnn.is_available(): found["torch's BLAS"] = found.get("torch's BLAS", "") + " oneDNN"
+except ImportError: pass
+print(json.dumps(found))`
+
+/** The versions that the first python with PyTorch has, else the first python's. */
+function pythonVersions() {
+  /** @type {Record<string, string>} */
+  let first = {}
   for (const python of PYTHONS) {
-    const version = ask(python, ['-c', 'import torch; print(torch.__version__)'])
-    if (version) return version
+    const text = ask(python, ['-c', IN_PYTHON])
+    if (!text) continue
+    const found = JSON.parse(text)
+    if (found.torch) return found
+    first = Object.keys(first).length > 0 ? first : found
   }
-  return undefined
+  return first
 }
 
-/** @param {boolean} withTorch asking for it takes a second or two */
-export function describeVersions(withTorch) {
+/** @param {boolean} withPython asking for its packages takes a second or two */
+export function describeVersions(withPython) {
   const own = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'))
   /** @type {Record<string, string>} */
   const versions = { 'fused-preference-loss': own.version, node: process.versions.node }
@@ -75,7 +94,5 @@ export function describeVersions(withTorch) {
     const version = versionOf(name)
     if (version) versions[name] = version
   }
-  const torch = withTorch ? torchVersion() : undefined
-  if (torch) versions.torch = torch
-  return versions
+  return withPython ? { ...versions, ...pythonVersions() } : versions
 }

@@ -91,9 +91,9 @@ function isAskedFor(/** @type {Peer} */ peer, /** @type {Case} */ { peers }, /**
 
 /** All runners of a case: ours, its variants, the peers, and one bandwidth meter per number of threads. */
 function line(/** @type {Case} */ one, /** @type {Plan} */ plan) {
-  const { stage, dtype, shape, width, shift, masked, leaveMasked } = one
+  const { stage, dtype, shape, width, shift, masked, leaveMasked, entropies } = one
   /** @type {Workload} */
-  const workload = { stage, dtype, shape, width, shift, masked, leaveMasked }
+  const workload = { stage, dtype, shape, width, shift, masked, leaveMasked, entropies }
   const [ours, ...others] = plan.peers
   const settings = { threads: plan.threads }
   const contenders = [
@@ -149,6 +149,9 @@ export async function measure(one, plan) {
     }
   }
   const runners = processes.flat()
+  // Variants of ours may move memory in other ways than the case does.
+  const traffics = contenders.map(({ workload }) => leastTraffic(workload))
+  const sweeps = [...new Set(traffics.flatMap(sweepsFor))]
   try {
     await prepareAll()
     let ready = runners.filter((runner) => runner.prepared)
@@ -191,7 +194,7 @@ export async function measure(one, plan) {
     // A cache does not matter to a contender far slower than the memory; a small call is meant to find its data there.
     const rotates = !peer.slowness && one.calls < 100
     const copies = rotates ? Math.max(2, Math.ceil(cacheBytes / bytes)) : 2
-    const meter = { bytes: meterBytes, sweeps: sweepsFor(leastTraffic(workload)) }
+    const meter = { bytes: meterBytes, sweeps }
     const { calls, warmUp } = one
     const message = { type: 'prepare', index, workload, copies, calls, warmUp, cacheBytes }
     await attempt(runner, async () => {

@@ -19,6 +19,8 @@ import { bandwidthText, banner, duration, percent, shapeText, times } from './ta
 const LIBRARIES = [
   { title: 'onnxruntime-node', peers: ['onnxruntime'] },
   { title: 'PyTorch', peers: ['torch-eager', 'torch-cross-entropy', 'torch-compile'] },
+  { title: 'JAX (XLA)', peers: ['jax'] },
+  { title: "TRL's head", peers: ['trl'] },
   { title: 'TensorFlow.js', peers: ['tfjs-wasm', 'tfjs-wasm-custom', 'tfjs-cpu', 'tfjs-node'] },
   { title: 'jax-js', peers: ['jax-js'] },
   { title: 'plain loops', peers: ['plain-js'] },

@@ -33,15 +33,19 @@ export function leastTraffic(workload) {
     case 'forward':
       return { ...none, read: active }
     case 'step':
+    case 'tokens':
       return { ...none, read: active, copy: 2 * active, fill: inactive }
     case 'in-place':
       return { ...none, read: active, update: 2 * active, fill: inactive }
     case 'cross-entropy':
       // The gradient of a row needs nothing of the others.
       return { ...none, update: 2 * active, fill: inactive }
+    case 'cross-entropy-step':
+      return { ...none, copy: 2 * active, fill: inactive }
     case 'linear-forward':
       return { ...none, multiply: 2 * multiplyAdds }
     case 'linear-step':
+    case 'linear-tokens':
       // The logits, the logits again for the backward pass, and the two products with their gradient.
       return { ...none, multiply: 8 * multiplyAdds }
     default:

@@ -104,7 +104,7 @@ async function main(/** @type {ReturnType<typeof options>} */ values) {
     return
   }
   const { machine, cases, measuring } = plan(values)
-  const versions = describeVersions(measuring.peers.some((peer) => peer.name.startsWith('torch')))
+  const versions = describeVersions(measuring.peers.some(({ inPython }) => inPython))
   console.log(`${banner(machine, versions)}\n`)
   if (values.quick) console.log('--quick: few cases, peers and repetitions; leave it out for figures to rely on\n')
   const progress = progressLine(cases.length)

@@ -46,12 +46,12 @@ let large = { key: '', arrays: { logits: [] } }
 /** Several copies of the logits, used in turn so that none is still in a cache. */
 function largeInputs(/** @type {import('./cases.mjs').Workload} */ workload, /** @type {number} */ copies) {
   const { stage, dtype, shape, width } = workload
-  const key = JSON.stringify([stage, dtype, shape, width, copies])
+  const overwritten = (stage === 'in-place' || stage === 'cross-entropy') && peer.overwrites
+  const key = JSON.stringify([overwritten, dtype, shape, width, copies])
   if (key !== large.key) {
     large.arrays = { logits: [] }
     const logits = [makeLogits(workload)]
     while (logits.length < copies) logits.push(logits[0].slice())
-    const overwritten = (stage === 'in-place' || stage === 'cross-entropy') && peer.overwrites
     const pristine = overwritten ? logits[0].slice() : undefined
     large = { key, arrays: { logits, pristine, weight: width ? makeWeight(workload) : undefined } }
   }

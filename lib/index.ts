@@ -67,6 +67,8 @@ export type {
   LinearSequenceLogProbs,
   LinearUnpairedReference,
   Logits,
+  LogitsGradient,
+  LogitsGradientOptions,
   LossType,
   MeansByKind,
   Normalizer,

@@ -30,6 +30,8 @@ export interface LossConfig {
   pairDivisor?: number
   /** The divisor of the sum over tokens of 'sft'; the number of chosen tokens when absent. */
   tokenDivisor?: number
+  /** Factor of the gradients, 1 when absent. */
+  gradientScale?: number
 }
 
 /** Stage 3: P pairs. In a job that has stages 1 and 2, the inputs marked (gathered) are filled from them through `pairs`. */
@@ -69,6 +71,8 @@ export interface UnpairedLossConfig {
   rewardShift: number
   /** What the sum over sequences is divided by. */
   divisor: number
+  /** Factor of the gradient, 1 when absent. */
+  gradientScale?: number
 }
 
 /** Stage 3 of S single sequences, in place of that of pairs. */
@@ -94,12 +98,22 @@ export interface TokenLossStage {
   /** Multiply the cross-entropy of each row by its label's probability, whose own derivative is left out. */
   dft: boolean
   /**
-   * What the sum over rows is divided by. 0: the sum of the class weights of the active rows' labels (1 if that is 0),
-   * which are then on the GPU.
+   * `[V]` factors w of the classes, with labelSmoothing: the row's term of its label is multiplied by the label's, each of
+   * the others, −log p_j, by its own, and the z-loss by the label's. 1 when absent; other factors are among the tokens'
+   * weights.
+   */
+  classWeights?: Float32Array
+  /** Σ w / V, 1 when absent. */
+  meanClassWeight?: number
+  /** `[V]` factors of the tokens' weights, by label, where the labels are on the GPU; 1 when absent. */
+  weightsOfLabels?: Float64Array
+  /**
+   * What the sum over rows is divided by. 0: the sum over the active rows of their labels' factors of either kind (1 where
+   * that is 0), when the labels are on the GPU.
    */
   divisor: number
-  /** `[V]` where the labels are on the GPU: factors of the rows' weights, by label; 1 when absent. */
-  classWeights?: Float64Array
+  /** Factor of the gradient, 1 when absent. */
+  gradientScale?: number
   /** `[R]` out: the loss of each row times its weight, not divided. Inactive rows are left as they are. */
   losses: Float64Array
   /** `[1]` out: loss. */

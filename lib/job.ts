@@ -136,12 +136,21 @@ export interface TokenCoefficients {
 
 /**
  * Stage 4: out row = coefficient of its sequence · d logProb / d logits and what the coefficients of the row add, zeros at
- * inactive rows.
+ * inactive rows; rounded once, to the type of `out`.
  */
 export interface GradientStage {
   logits: Rows
-  /** Same batch, time and vocab; the same array as the logits for an in-place call. */
+  /**
+   * Same batch, time and vocab; any dtype. The same array as the logits for an in-place call, whose dtype then has elements
+   * of the logits' size.
+   */
   out: Rows
+  /**
+   * `[R]` out: the coefficients of active rows, which are then left out of the rows: d logProb / d logits is written, and
+   * zeros where a row is known to take no part, by the weight of its token or a coefficient of its own. Beside coefficients
+   * of log-probs alone. Inactive rows are left as they are.
+   */
+  rowScale?: Float64Array
   /** `[4 R]` from stage 1, where that was another job. */
   states?: Float64Array
   /** `[R]` likewise. */
@@ -155,7 +164,10 @@ export interface GradientStage {
   skipInactive?: boolean
 }
 
-/** Stage 4 of a head: d loss / d logits, multiplied on into the gradients that are asked for, float32. */
+/**
+ * Stage 4 of a head: d loss / d logits, multiplied on into the gradients that are asked for. Sums are float32 at least, and
+ * rounded once.
+ */
 export interface HeadGradientStage {
   head: Head
   /** The sizes. */
@@ -168,12 +180,14 @@ export interface HeadGradientStage {
   /** `[S]` as in {@link GradientStage}. */
   coefficients: Float64Array
   plainCoefficients?: Float64Array
+  /** Of the outs. */
+  dtype: DType
   /** `[R, D]` out. Inactive rows become zeros, unless they are skipped. */
-  hidden?: Float32Array | bigint
+  hidden?: Place
   /** `[V, D]` out, without gaps, in the order of the weight: its columns are neighbours where the weight's are. */
-  weight?: Float32Array | bigint
+  weight?: Place
   /** `[V]` out. */
-  bias?: Float32Array | bigint
+  bias?: Place
   /** Add to what the outs hold. */
   accumulate: boolean
   skipInactive: boolean

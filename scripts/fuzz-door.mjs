@@ -195,6 +195,7 @@ const REFERENCE = [
   'logProbs',
   'tokenCounts',
   'backward',
+  'backwardSync',
   'logits',
   'hidden',
   'weight',

@@ -125,15 +125,19 @@ const core = {
     return { ...result, gradHidden: gradHidden!.data, gradWeight: gradWeight!.data, gradBias }
   },
   sums(options: Options): Outcome {
-    const { backwardSync, ...result } = sequenceLogProbsSync(
-      { data: logits, shape: shapeOf(options, VOCAB) },
-      labels,
-      options,
-    )
+    const {
+      backward: _,
+      backwardSync,
+      ...result
+    } = sequenceLogProbsSync({ data: logits, shape: shapeOf(options, VOCAB) }, labels, options)
     return { ...result, gradLogits: backwardSync(UPSTREAM).gradLogits.data }
   },
   linearSums(options: Options): Outcome {
-    const { backwardSync, ...result } = linearSequenceLogProbsSync(
+    const {
+      backward: _,
+      backwardSync,
+      ...result
+    } = linearSequenceLogProbsSync(
       { data: hidden, shape: shapeOf(options, WIDTH) },
       { data: weight, shape: [VOCAB, WIDTH] },
       labels,

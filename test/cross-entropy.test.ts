@@ -41,6 +41,7 @@ interface Case {
     divisor: number
     tokenCounts: number[]
     gradient: { at?: number[]; values: number[]; magnitudes: number[] }
+    rowScale?: number[]
   }
 }
 
@@ -67,7 +68,7 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
   const ofLogits = cap === null ? 0 : (TANH_ULPS * EPSILON * cap) / temperature
 
   test.each(TARGETS)('$name', ({ run }) => {
-    const { dtype } = spec
+    const dtype = options.gradientDType ?? spec.dtype
     const logits = logitsOf(spec)
     const { shape, strides } = logits
     const [vocab, time] = [shape.at(-1)!, shape.at(-2)!]
@@ -90,6 +91,14 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
     const loss = Number(expected.loss)
     if (got.loss !== loss) expect(Math.abs(got.loss - loss)).toBeLessThanOrEqual(bound / expected.divisor)
 
+    expect(got.gradLogits!.dtype).toBe(options.gradientDType ?? spec.dtype)
+    expect(got.rowScale === undefined).toBe(expected.rowScale === undefined)
+    for (const [i, wanted] of (expected.rowScale ?? []).entries()) {
+      // Under dft it has the label's probability, which is as exact as its logarithm and the cap allow.
+      const relative = options.dft ? 1e-12 + 2 * ofLogits : 1e-14
+      expect(Math.abs(got.rowScale![i] - wanted)).toBeLessThanOrEqual(relative * Math.abs(wanted))
+    }
+
     const { at, values: wanted, magnitudes } = expected.gradient
     for (const [k, x] of wanted.entries()) {
       const index = at === undefined ? k : at[k]
@@ -110,9 +119,11 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
       expect(value >= low && value <= high, `${value}, not ${x}: ${off}`).toBe(true)
     }
 
-    const alone = crossEntropySync(logits, given, all)
+    const { deferredScale: _, ...forward } = all
+    const alone = crossEntropySync(logits, given, forward)
     expect([alone.loss, alone.gradLogits]).toEqual([got.loss, undefined])
     expect(alone.losses).toEqual(got.losses)
+    if ((dtype === 'float32') !== (spec.dtype === 'float32')) return
     const inPlace = crossEntropySync(logits, given, { ...all, gradient: 'in-place' })
     expect([inPlace.loss, inPlace.losses]).toEqual([got.loss, got.losses])
     expect(inPlace.gradLogits!.data).toBe(logits.data)
@@ -130,11 +141,14 @@ const LABELS = Int32Array.of(3, -100, 0, 36, 5, 5, 17, 1)
 const next = random(18)
 const LOGITS = Float64Array.from({ length: 2 * 4 * 37 }, () => Math.fround(3 * gaussian(next)))
 const TOKEN_WEIGHTS = [1, 0.5, 2, 1, -1, 1, 0.75, 1]
+const CLASS_WEIGHTS = Float64Array.from({ length: 37 }, (_, v) => (v % 5) / 2)
 const VARIANTS: Omit<CrossEntropyOptions, 'gradient'>[] = [
   {},
   { labelSmoothing: 0.2 },
   { zLoss: 0.05 },
-  { classWeights: Float64Array.from({ length: 37 }, (_, v) => (v % 5) / 2) },
+  { classWeights: CLASS_WEIGHTS },
+  { classWeights: CLASS_WEIGHTS, labelSmoothing: 0.2 },
+  { classWeights: CLASS_WEIGHTS, labelSmoothing: 1, logitScale: 1.3, logitSoftcap: 4, tokenWeights: TOKEN_WEIGHTS },
   { tokenWeights: TOKEN_WEIGHTS, normalizer: 3, temperature: 0.7 },
   { labelSmoothing: 0.1, zLoss: 0.01, tokenWeights: TOKEN_WEIGHTS, normalizer: 'sum' },
   { labelSmoothing: 0.1, zLoss: 0.01, logitScale: 1.3 },
@@ -368,8 +382,8 @@ describe.each(TARGETS)('$name', ({ run }) => {
     await refused({ classWeights: new Float32Array(37).fill(-1, 5) }, RANGE, 'options.classWeights[5]')
     await refused({ classWeights: new Float32Array(37).fill(Number.NaN, 36) }, RANGE, 'options.classWeights[36]')
     await refused({ classWeights: 2 }, TYPE, 'options.classWeights')
-    const both = { classWeights: new Float32Array(37).fill(1), labelSmoothing: 0.1 }
-    await refused(both, VALUE, 'options.classWeights cannot go with labelSmoothing')
+    const tooLarge = { classWeights: new Float64Array(37).fill(1e39, 4), labelSmoothing: 0.1 }
+    await refused(tooLarge, RANGE, 'options.classWeights[4] must be a number that float32 holds; got 1e+39')
     await refused({ normalizer: 0 }, RANGE, 'options.normalizer')
     await refused({ normalizer: 'tokens' }, VALUE, "options.normalizer must be one of 'mean', 'sum'")
     await refused({ normalizer: {} }, TYPE, 'options.normalizer.tokens')
@@ -422,7 +436,9 @@ test('the bits depend on neither threads, batch nor, with fused multiply-adds, i
   for (const dtype of DTYPES) {
     const logits = tensor(dtype, [batch, time, vocab], elements)
     const everything = { labelSmoothing: 0.1, zLoss: 0.01, dft: true }
-    for (const variant of [{}, everything, { ...everything, logitScale: 1.3, logitSoftcap: 5 }]) {
+    const classWeights = Float32Array.from({ length: vocab }, (_, v) => (v % 7) / 3)
+    const capped = { ...everything, logitScale: 1.3, logitSoftcap: 5 }
+    for (const variant of [{}, everything, capped, { ...everything, classWeights }, { ...capped, classWeights }]) {
       const all = NATIVE.map(({ name, run }) => {
         // 24 rows: one thread and four take them whole, seven share their segments.
         const [one, ...others] = [1, 2, 4, 7].map((threads) =>

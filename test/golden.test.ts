@@ -329,8 +329,9 @@ function compareUnpaired(
   boundOf: (name: string) => number | number[],
   report: Report,
 ): void {
+  const results = { ...got, gradient: got.gradLogProbs }
   for (const name of names) {
-    const value = name.split('.').reduce((part, key) => (part as never)[key], got as unknown)
+    const value = name.split('.').reduce((part, key) => (part as never)[key], results as unknown)
     const wanted = expected[name] as Value | Value[] | undefined
     const bound = boundOf(name)
     if (wanted === undefined || value === undefined) {

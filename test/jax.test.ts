@@ -109,7 +109,7 @@ describe('fusedLinearPreferenceLossValueAndGrad', () => {
     const { loss, metrics, gradParams } = await linear(params(), 2, labels, options)
     expect(loss).toBe(wanted.loss)
     expect(metrics.margin).toBe(wanted.margin)
-    expect(Object.keys(metrics).filter((name) => name.startsWith('grad'))).toEqual(['gradient'])
+    expect(Object.keys(metrics).filter((name) => name.startsWith('grad'))).toEqual(['gradLogProbs'])
     const of = (array: Float32Array, factor: number) => array.map((x) => factor * x)
     expect(await gradParams.hidden.data()).toEqual(of(wanted.gradHidden!.data as Float32Array, 2))
     expect(await gradParams.weight.data()).toEqual(wanted.gradWeight!.data)

@@ -65,7 +65,7 @@ describe('an addon is refused', () => {
 
 describe('a field is what its name says', () => {
   const NUMBER =
-    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing)$/
+    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing|gradientScale)$/
 
   const ONES = ['loss.terms.type', 'unpairedLoss.type', 'loss.terms.count', 'instructionSet', 'cancellable']
 
@@ -127,6 +127,7 @@ describe('a field is what its name says', () => {
       average: true,
       pairDivisor: 157,
       tokenDivisor: 158,
+      gradientScale: 159,
     },
     unpairedLoss: {
       ...arrays('desirable', 'logProbs', 'referenceLogProbs', 'losses', 'rewards', 'gradient', 'summary'),
@@ -137,21 +138,25 @@ describe('a field is what its name says', () => {
       kl: 183,
       rewardShift: 184,
       divisor: 185,
+      gradientScale: 189,
     },
     tokenLoss: {
-      ...arrays('classWeights', 'losses', 'summary'),
+      ...arrays('losses', 'summary', 'classWeights', 'weightsOfLabels'),
       labelSmoothing: 186,
       zLoss: 187,
       dft: true,
+      meanClassWeight: 190,
       divisor: 188,
+      gradientScale: 191,
     },
     gradient: {
       out: rows(array(), 160),
+      rowScale: array(),
       coefficients: array(),
       tokenCoefficients: arrays('logProb', 'logSumExp', 'entropy', 'meanLogit'),
       skipInactive: true,
     },
-    headGradient: { ...arrays('hidden', 'weight', 'bias'), accumulate: true },
+    headGradient: { ...arrays('hidden', 'weight', 'bias'), dtype: 'bfloat16', accumulate: true },
   }
   const settings = { device: 170, stream: 3n, threads: 171, instructionSet: 'avx2', signal: {} }
   const values = new Float64Array(lines.length + 100)

@@ -3,6 +3,7 @@
  * meant.
  */
 import { describe, expect, test } from 'vitest'
+import { LOGITS_GRADIENT_OPTIONS } from '../lib/call/destination.js'
 import { HEAD_GRADIENT_OPTIONS } from '../lib/call/head-gradients.js'
 import { PAIRED_OPTIONS } from '../lib/call/paired-call.js'
 import { optionsObject, unknownName } from '../lib/check/options.js'
@@ -12,7 +13,7 @@ import { LOSS_OPTIONS } from '../lib/options/loss-options.js'
 import { TOKEN_LOSS_OPTIONS } from '../lib/options/token-loss-options.js'
 import { DTYPES, LOSS_TYPES, OUTPUTS } from './support.js'
 
-const FUSED: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, 'gradient', 'zeroInactive'])
+const FUSED: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
 const REFERENCE: ReadonlySet<string> = new Set(['chosen', 'rejected', 'logProbs', 'logits'])
 const PAIRS: ReadonlySet<string> = new Set([
   'chosen',
@@ -120,6 +121,8 @@ describe('options', () => {
     ['smoothing', "; did you mean 'labelSmoothing'?"],
     ['divergence', "; did you mean 'fDivergence'?"],
     ['grad', "; did you mean 'gradient'?"],
+    ['gradients', "; did you mean 'gradient'?"],
+    ['loss_scale', "; did you mean 'gradientScale'?"],
     ['ignoreIndx', "; did you mean 'ignoreIndex'?"],
     ['gradeint', "; did you mean 'gradient'?"],
     ['shfit', "; did you mean 'shift'?"],

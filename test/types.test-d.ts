@@ -23,6 +23,7 @@ import {
   fusedUnpairedPreferenceLossSync,
   getBackends,
   type HeadWeight,
+  type HostArray,
   type LinearSequenceLogProbs,
   type Logits,
   linearSequenceLogProbsSync,
@@ -110,7 +111,7 @@ test('the output layer has functions of the same kind', () => {
     accumulate: true,
   })
   expectTypeOf(gradWeight).toEqualTypeOf<HeadWeight | undefined>()
-  expectTypeOf(gradBias).toEqualTypeOf<Float32Array | DeviceMemory | undefined>()
+  expectTypeOf(gradBias).toEqualTypeOf<HostArray | DeviceMemory | undefined>()
   // @ts-expect-error there are no logits to overwrite
   fusedLinearPreferenceLossSync(hidden, weight, labels, { gradient: 'in-place' })
 })

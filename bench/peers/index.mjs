@@ -23,6 +23,7 @@
  * @property {number} [slowness] marks a slow peer, which gets fewer tokens so that a repetition ends within about a
  *   second; the factor by which it gets fewer tokens than other slow peers
  * @property {boolean} [quick] runs with --quick too
+ * @property {boolean} [inPython] runs in a python3
  * @property {boolean} [linear] has the linear stages too
  * @property {boolean} [embedded] is ours inside a trainer, and runs where a case or --peer names it
  * @property {() => Peer} [another] makes another instance, for a peer that can have variants
@@ -44,7 +45,8 @@ import { onnxruntime } from './onnxruntime.mjs'
 import { ours, oursJs } from './ours.mjs'
 import { plainJavaScript } from './plain-javascript.mjs'
 import { tfjsCpu, tfjsNode, tfjsWasm, tfjsWasmCustom, tfjsWasmOurs } from './tfjs.mjs'
-import { torchCompile, torchCrossEntropy, torchEager } from './torch.mjs'
+import { torchCompile, torchCrossEntropy, torchEager, trl } from './torch.mjs'
+import { xla } from './xla.mjs'
 
 /** In the order of the tables. */
 export const PEERS = [
@@ -54,6 +56,8 @@ export const PEERS = [
   torchEager,
   torchCrossEntropy,
   torchCompile,
+  trl,
+  xla,
   tfjsNode,
   tfjsWasm,
   tfjsWasmCustom,

@@ -28,7 +28,8 @@ function jaxPeer(formulation, words) {
 
     supports({ stage, dtype }) {
       if (stage === 'loss') return 'its own part of the work starts at the logits'
-      if (stage === 'cross-entropy') return 'is compared on DPO'
+      if (stage === 'tokens' || stage === 'cross-entropy-step') return 'is compared on DPO and cross-entropy'
+      if (stage === 'cross-entropy' && formulation === 'ours') return 'is compared on DPO'
       if (stage.endsWith('forward') && formulation === 'ours') return 'is compared where there is a gradient'
       return dtype === 'float32' || 'the comparison is in float32'
     },
@@ -79,9 +80,11 @@ function jaxPeer(formulation, words) {
         }
         return
       }
+      const tokens = targets.reduce((count, target) => count + Number(target >= 0), 0)
       const ownStep = lib.valueAndGrad(
         (/** @type {any} */ { x, w }) => {
           const sums = logProbsOf(logitsOf(x, w))
+          if (workload.stage === 'cross-entropy') return [np.sum(sums.ref).mul(-1 / tokens), sums]
           const difference = sums.ref.slice([0, batch / 2]).sub(sums.ref.slice([batch / 2, batch]))
           return [np.mean(nn.logSigmoid(difference.sub(margins.ref).mul(BETA))).mul(-1), sums]
         },

@@ -11,9 +11,10 @@ import {
   preferenceLossSync,
   sequenceLogProbsSync,
 } from 'fused-preference-loss'
-import { headTensors, linearResult } from '../agreement.mjs'
+import { headTensors, linearResult, tokenResult } from '../agreement.mjs'
 import { BETA } from '../cases.mjs'
 import { valueAt } from '../inputs.mjs'
+import { linearTokenStep, tokenStep } from '../token-loss.mjs'
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
 
@@ -58,6 +59,7 @@ function ownPeer(backend, words) {
         const options = { ...run, shift, beta: BETA, reference }
         /** @type {any} */
         let gradient
+        const step = linearTokenStep(workload, run)
         call = () => {
           const [hidden] = headTensors(workload, inputs, index)
           if (stage === 'linear-forward') return linearSequenceLogProbsSync(hidden, weight, labels, { ...run, shift })
@@ -65,9 +67,13 @@ function ownPeer(backend, words) {
             hidden: new Float32Array(hidden.data.length),
             weight: new Float32Array(weight.data.length),
           }
+          if (stage === 'linear-tokens') return step(hidden, weight, labels, gradient)
           return fusedLinearPreferenceLossSync(hidden, weight, labels, { ...options, gradient })
         }
-        result = () => (stage === 'linear-forward' ? { logProbs: last.logProbs } : linearResult(last, positions))
+        result = () => {
+          if (stage === 'linear-forward') return { logProbs: last.logProbs }
+          return stage === 'linear-tokens' ? tokenResult(last, positions, dtype) : linearResult(last, positions)
+        }
         return
       }
       const tensor = (/** @type {number} */ i) => ({ data: logits[i], shape, dtype })
@@ -76,32 +82,30 @@ function ownPeer(backend, words) {
         result = () => ({ logProbs: last.logProbs })
         return
       }
-      if (stage === 'cross-entropy') {
-        const options = {
-          ...run,
-          shift,
-          gradient: /** @type {const} */ ('in-place'),
-          zeroInactive: !workload.leaveMasked,
-        }
-        call = () => crossEntropySync(tensor(index), labels, options)
-        result = () => ({
-          loss: last.loss,
-          gradient: positions.map((position) => valueAt(last.gradLogits.data, position, dtype)),
-        })
-        return
-      }
       // One object of options per gradient array, as in a training loop. Both are made in the first calls, because the
       // array counts as memory beyond the inputs.
-      const common = { ...run, shift, beta: BETA, reference, zeroInactive: !workload.leaveMasked }
+      const zeroInactive = !workload.leaveMasked
+      const ofTokens = stage === 'tokens' || stage.startsWith('cross-entropy')
+      const common = ofTokens ? { ...run, shift, zeroInactive } : { ...run, shift, zeroInactive, beta: BETA, reference }
+      const inPlace = stage === 'in-place' || stage === 'cross-entropy'
       /** @type {any[]} */
       const options = []
       const optionsFor = (/** @type {number} */ i) => {
         options[i] ??= {
           ...common,
-          gradient:
-            stage === 'in-place' ? 'in-place' : new /** @type {any} */ (logits[0]).constructor(logits[0].length),
+          gradient: inPlace ? 'in-place' : new /** @type {any} */ (logits[0]).constructor(logits[0].length),
         }
         return options[i]
+      }
+      if (ofTokens) {
+        const step = tokenStep(workload, run)
+        call = () => {
+          const options = optionsFor(index % distinct)
+          if (stage === 'tokens') return step(tensor(index), labels, options.gradient)
+          return crossEntropySync(tensor(index), labels, options)
+        }
+        result = () => tokenResult(last, positions, dtype)
+        return
       }
       call = () => fusedPreferenceLossSync(tensor(index), labels, optionsFor(index % distinct))
       result = () => ({

@@ -54,7 +54,10 @@ export const plainJavaScript = {
   slowness: 1,
   quick: true,
 
-  supports: ({ dtype }) => dtype === 'float32' || 'JavaScript has no arithmetic on 16-bit bits',
+  supports({ dtype, stage }) {
+    if (stage === 'tokens' || stage === 'cross-entropy-step') return 'is compared on DPO and cross-entropy'
+    return dtype === 'float32' || 'JavaScript has no arithmetic on 16-bit bits'
+  },
 
   prepare(given, all) {
     workload = given

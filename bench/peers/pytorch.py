@@ -3,6 +3,7 @@
 The logits follow the line that announces them, as raw bytes. Times are taken here, so that no message is in them.
 """
 
+import importlib.metadata
 import json
 import math
 import sys
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 BETA = 0.1
+# The words of the vocabulary that TRL's trainers take at a time.
+TRL_CHUNK = 32768
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -60,6 +63,19 @@ def dpo(log_probs, reference_margins):
     return -F.logsigmoid(BETA * (margins - reference_margins)).mean()
 
 
+def entropy_of(log_probs):
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def trl_head(hidden, weight, labels, outputs):
+    """What TRL's SFT, DPO and GRPO trainers call."""
+    from trl.kernels import ChunkedLogProbFunction
+
+    states = hidden.reshape(-1, hidden.shape[-1])
+    targets = labels.clamp(min=0).reshape(-1)
+    return ChunkedLogProbFunction.apply(states, weight, None, targets, 1.0, TRL_CHUNK, None, 1.0, outputs)
+
+
 def linear_by_chunks(hidden, weight, labels, shift, rows=128):
     """Logits of some rows at a time, thrown away and computed again for the gradient: what chunked losses do."""
     batch, length, width = hidden.shape
@@ -90,6 +106,9 @@ def cross_entropy_takes(dtype):
 class Job:
     def __init__(self, request):
         torch.set_num_threads(request["threads"])
+        self.entropies = request["workload"].get("entropies", False)
+        self.coefficients = torch.tensor(request["coefficients"], dtype=torch.float32)
+        self.entropy_slope = request["entropySlope"]
         self.stage = request["workload"]["stage"].replace("linear-", "")
         self.positions = torch.tensor(request["positions"], dtype=torch.int64)
         chosen, rejected = (torch.tensor(request[name], dtype=torch.float32) for name in ("chosen", "rejected"))
@@ -108,6 +127,10 @@ class Job:
 
     def prepare_logits(self, request):
         workload, formulation = request["workload"], request["formulation"]
+        self.formulation = formulation
+        of_tokens = self.token_loss if self.stage == "tokens" else self.mean_cross_entropy
+        compiled = formulation == "compile" and self.stage == "tokens"
+        self.loss_of_tokens = torch.compile(of_tokens) if compiled else of_tokens
         if formulation == "compile" and not hasattr(torch, "compile"):
             raise Absent(f"torch {torch.__version__} has no torch.compile")
         batch, length, vocab = workload["shape"]
@@ -119,7 +142,10 @@ class Job:
         self.inputs = [logits.clone() for _ in range(request["copies"])]
         self.labels = torch.tensor(request["labels"], dtype=torch.int64).view(batch, length)
         self.shift = workload["shift"]
-        if width:
+        if formulation == "trl":
+            self.note = f"{TRL_CHUNK} words of the vocabulary at a time"
+            self.forward = self.linear_by_trl
+        elif width:
             chunks = formulation == "cross-entropy"
             self.note = "128 rows at a time" if chunks else None
             forward = self.linear_by_chunks if chunks else self.linear_as_written
@@ -152,11 +178,36 @@ class Job:
     def linear_by_chunks(self, hidden):
         return linear_by_chunks(hidden, self.weight, self.labels, self.shift)
 
+    def linear_by_trl(self, hidden):
+        log_probs, *_ = trl_head(hidden, self.weight, self.labels, ())
+        return (log_probs.view(self.labels.shape) * (self.labels != -100)).sum(-1)
+
     def as_written(self, logits):
         return sequence_log_probs(logits, self.labels, self.shift)
 
     def by_cross_entropy(self, logits):
         return sequence_log_probs_by_cross_entropy(logits, self.labels, self.shift, self.select, self.widen)
+
+    def token_loss(self, logits):
+        """A caller's loss of tokens: each log-prob times its coefficient, and the entropies."""
+        if self.formulation == "trl":
+            outputs = ("entropy",) if self.entropies else ()
+            log_probs, entropies, *_ = trl_head(logits, self.weight, self.labels, outputs)
+        else:
+            if self.weight is not None:
+                logits = logits @ self.weight.t()
+            rows = logits.view(-1, logits.shape[-1]).to(torch.float32)
+            labels = self.labels.reshape(-1)
+            if self.entropies:
+                all_log_probs = rows.log_softmax(-1)
+                log_probs = all_log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
+                entropies = entropy_of(all_log_probs)
+            elif self.formulation == "cross-entropy":
+                log_probs = -F.cross_entropy(rows, labels, reduction="none")
+            else:
+                log_probs = rows.log_softmax(-1).gather(1, labels.unsqueeze(1)).squeeze(1)
+        loss = (self.coefficients * log_probs).sum()
+        return loss + self.entropy_slope * entropies.sum() if self.entropies else loss
 
     def mean_cross_entropy(self, logits):
         if self.forward != self.by_cross_entropy:
@@ -177,8 +228,8 @@ class Job:
         self.last.grad = None
         if self.weight is not None:
             self.weight.grad = None
-        if self.stage == "cross-entropy":
-            loss = self.mean_cross_entropy(self.last)
+        if self.stage in ("tokens", "cross-entropy", "cross-entropy-step"):
+            loss = self.loss_of_tokens(self.last)
             loss.backward()
             self.loss = loss.item()
             return
@@ -206,8 +257,15 @@ def answer(job, request):
     return job.result()
 
 
+def version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def main():
-    print(json.dumps({"version": torch.__version__}), flush=True)
+    print(json.dumps({"versions": {"torch": torch.__version__, "trl": version("trl")}}), flush=True)
     job = None
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)

@@ -83,7 +83,8 @@ function tfjsPeer(backend, formulation, words) {
 
     supports({ stage, dtype }) {
       if (stage === 'loss') return 'its own part of the work starts at the logits'
-      if (stage === 'cross-entropy' && formulation === 'ours') return 'has no such op of ours'
+      if (stage === 'tokens' || stage === 'cross-entropy-step') return 'is compared on DPO and cross-entropy'
+      if (stage === 'cross-entropy' && formulation === 'ours') return 'is compared on DPO'
       if (stage.endsWith('forward') && formulation === 'ours') return 'is compared where there is a gradient'
       return dtype === 'float32' || 'has float32 only'
     },

@@ -3,7 +3,7 @@
  * the rows of the logits.
  */
 import { type NamedArray, numbers } from '../check/arrays.js'
-import { optionsObject } from '../check/options.js'
+import { finite, optionsObject } from '../check/options.js'
 import { invalidValue } from '../errors.js'
 import type { ForwardStage, GradientStage, TokenCoefficients } from '../job.js'
 import type { ResultGradients } from '../types/index.js'
@@ -26,10 +26,31 @@ export interface Coefficients {
   stage: Pick<GradientStage, 'coefficients' | 'tokenCoefficients' | 'entropies'>
   /** The caller's arrays, none of which a gradient may overwrite. */
   arrays: readonly NamedArray[]
+  /** The one of them that makes the gradient of a row more than a multiple of onehot − softmax. */
+  ownForm?: string
 }
 
-/** Checks the first argument of `backward`: a number per sequence, or arrays by the names of the results they belong to. */
-export function coefficientsOf(value: unknown, plan: TokenPlan, forward: ForwardStage): Coefficients {
+/**
+ * Checks the first argument of `backward`, a number per sequence or arrays by the names of the results they belong to, and
+ * multiplies it by the option `gradientScale`.
+ */
+export function coefficientsOf(
+  value: unknown,
+  plan: TokenPlan,
+  forward: ForwardStage,
+  gradientScale: unknown,
+): Coefficients {
+  const scale = finite(gradientScale, 'options.gradientScale', 1)
+  const coefficients = unscaledCoefficients(value, plan, forward)
+  if (scale === 1) return coefficients
+  const { stage } = coefficients
+  for (const array of [stage.coefficients, ...Object.values(stage.tokenCoefficients ?? {})]) {
+    for (let i = 0; i < array.length; i++) array[i] *= scale
+  }
+  return coefficients
+}
+
+function unscaledCoefficients(value: unknown, plan: TokenPlan, forward: ForwardStage): Coefficients {
   const name = 'gradient'
   const sequences = plan.tokens.counts.length
   const perSequence = ', one per sequence'
@@ -40,6 +61,7 @@ export function coefficientsOf(value: unknown, plan: TokenPlan, forward: Forward
   const arrays: NamedArray[] = []
   let tokenCoefficients: TokenCoefficients | undefined
   let coefficients: Float64Array | undefined
+  let ownForm: string | undefined
   if (given.logProbs !== undefined) {
     arrays.push([`${name}.logProbs`, given.logProbs])
     coefficients = numbers(given.logProbs, `${name}.logProbs`, sequences, perSequence)
@@ -52,12 +74,13 @@ export function coefficientsOf(value: unknown, plan: TokenPlan, forward: Forward
     if (result === 'tokenEntropies' && forward.entropies === undefined) {
       throw invalidValue(arrayName, "needs 'tokenEntropies' among options.outputs of the call")
     }
+    if (result !== 'tokenLogProbs') ownForm ??= arrayName
     tokenCoefficients ??= {}
     tokenCoefficients[FIELDS[result]] = rowsOf(array, arrayName, plan, forward)
   }
   if (arrays.length === 0) throw invalidValue(name, `has none of ${[...RESULTS].join(', ')}`)
   coefficients ??= new Float64Array(sequences)
-  return { stage: { coefficients, tokenCoefficients, entropies: forward.entropies }, arrays }
+  return { stage: { coefficients, tokenCoefficients, entropies: forward.entropies }, arrays, ownForm }
 }
 
 /** Whether a value is an object of arrays rather than one array. */

@@ -1,16 +1,25 @@
 /**
  * The destination of a gradient with respect to logits: the caller's array, a new one, or the logits themselves.
  */
-import type { NamedArray, Watched } from '../check/arrays.js'
+import { type NamedArray, viewKind, type Watched } from '../check/arrays.js'
+import { oneOf } from '../check/options.js'
 import { invalidValue } from '../errors.js'
 import type { Rows } from '../job.js'
-import type { Logits } from '../types/index.js'
-import type { Tensor } from './tensor.js'
+import type { DType, Logits } from '../types/index.js'
+import { ELEMENT_SIZES } from './memory.js'
+import { DTYPES, type Tensor } from './tensor.js'
+
+/** The options of a gradient with respect to logits. */
+export const LOGITS_GRADIENT_OPTIONS = ['gradient', 'zeroInactive', 'gradientDType', 'deferredScale'] as const
+
+const DTYPE_OPTION = 'options.gradientDType'
 
 /** Where a gradient goes. */
 export interface Destination {
   /** The elements that the backends write; the logits' own elements when they are overwritten. */
   rows: Rows
+  /** They are the logits' own. */
+  overwrites: boolean
   /** Inactive rows stay as they are. */
   skipInactive: boolean
   /** The tensor that the caller gets. */
@@ -21,7 +30,8 @@ export interface Destination {
 
 /**
  * Checks the destination of a gradient with respect to `logits`: true for a new array, 'in-place' or the array of the
- * logits itself to overwrite them, or another array, which must not share memory with any of `callers`.
+ * logits itself to overwrite them, or another array, which must not share memory with any of `callers`. `wanted`: its
+ * dtype, that of the logits unless it is given.
  */
 export function destinationOf(
   value: unknown,
@@ -29,15 +39,19 @@ export function destinationOf(
   zeroInactive: boolean,
   logits: Tensor,
   callers: readonly NamedArray[],
+  wanted: unknown,
 ): Destination {
   const { rows, shape, strides, data } = logits
-  const { batch, time, vocab, dtype } = rows
+  const { batch, time, vocab } = rows
+  const dtype = oneOf(wanted, DTYPE_OPTION, DTYPES, rows.dtype)
+  if (value === 'in-place') refuseOtherElements(logits, dtype)
   const output = {
     name,
     dtype,
     length: batch * time * vocab,
     besides: "true, 'in-place'",
     like: 'the logits are',
+    dtypeLike: wanted === undefined ? 'the logits are' : `${DTYPE_OPTION} is`,
     shape,
     source: { name: 'logits.data', data, memory: rows.data },
   }
@@ -47,7 +61,7 @@ export function destinationOf(
   if (!written.isSource) {
     const { memory } = written
     const contiguous = { data: memory, dtype, batch, time, vocab, batchStride: time * vocab, timeStride: vocab }
-    return { rows: contiguous, skipInactive, gradient, watched: written.watched }
+    return { rows: contiguous, overwrites: false, skipInactive, gradient, watched: written.watched }
   }
   if (strides !== undefined) {
     if (rowsOverlap(rows)) {
@@ -55,7 +69,15 @@ export function destinationOf(
     }
     gradient.strides = strides.slice()
   }
-  return { rows, skipInactive, gradient, watched: [] }
+  return { rows: { ...rows, dtype }, overwrites: true, skipInactive, gradient, watched: [] }
+}
+
+/** Refuses a dtype whose elements cannot take the place of the logits' own. */
+function refuseOtherElements({ rows, data }: Tensor, dtype: DType): void {
+  const kind = viewKind(data)
+  if (ELEMENT_SIZES[dtype] === ELEMENT_SIZES[rows.dtype] && (dtype === rows.dtype || kind !== 'Float16Array')) return
+  const problem = `is '${dtype}', which cannot take the place of logits of ${rows.dtype}`
+  throw invalidValue(DTYPE_OPTION, kind === 'Float16Array' ? `${problem} in a Float16Array` : problem)
 }
 
 // Rows of one dimension must fit between neighbours of the other.

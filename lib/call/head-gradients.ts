@@ -3,14 +3,15 @@
  */
 
 import type { NamedArray, Watched } from '../check/arrays.js'
-import { flag, optionsObject } from '../check/options.js'
+import { flag, oneOf, optionsObject } from '../check/options.js'
 import { invalidType, invalidValue } from '../errors.js'
 import type { Head, HeadGradientStage } from '../job.js'
-import type { DeviceMemory, HeadGradientOptions, HeadGradientRequest, HeadGradients } from '../types/index.js'
+import type { DType, HeadGradientOptions, HeadGradientRequest, HeadGradients, Hidden } from '../types/index.js'
 import type { HeadSource } from './head.js'
+import { DTYPES } from './tensor.js'
 
 /** The names of {@link HeadGradientOptions}. */
-export const HEAD_GRADIENT_OPTIONS = ['accumulate', 'zeroInactive'] as const
+export const HEAD_GRADIENT_OPTIONS = ['accumulate', 'zeroInactive', 'gradientDType'] as const
 
 type Part = keyof HeadGradientRequest
 const PARTS: readonly Part[] = ['hidden', 'weight', 'bias']
@@ -18,7 +19,7 @@ const REQUEST: ReadonlySet<string> = new Set(PARTS)
 
 /** Gradients that have been checked: their destinations for the backend, and the result for the caller. */
 export interface HeadDestinations {
-  stage: Pick<HeadGradientStage, Part | 'accumulate' | 'skipInactive'>
+  stage: Pick<HeadGradientStage, Part | 'dtype' | 'accumulate' | 'skipInactive'>
   gradients: HeadGradients
   /** The destinations. */
   arrays: readonly NamedArray[]
@@ -34,11 +35,12 @@ export function headDestinations(
   request: unknown,
   name: string,
   { head, rows, hidden, range, memory, arrays }: HeadSource,
-  { accumulate, zeroInactive }: HeadGradientOptions,
+  { accumulate, zeroInactive, gradientDType }: HeadGradientOptions,
   callers: readonly NamedArray[],
 ): HeadDestinations | undefined {
   const adds = flag(accumulate, 'options.accumulate', false)
   const zeros = flag(zeroInactive, 'options.zeroInactive', !adds)
+  const dtype = oneOf(gradientDType, 'options.gradientDType', DTYPES, 'float32')
   const wanted = partsOf(request, name, head)
   const given = PARTS.filter((part) => typeof wanted[part] === 'object')
   if (adds && given.length === 0) {
@@ -55,22 +57,22 @@ export function headDestinations(
   const gradients: HeadGradients = {}
   // New memory of a GPU is not zero.
   const zeroed = zeros || (range !== undefined && wanted.hidden === true)
-  const stage: HeadDestinations['stage'] = { accumulate: adds, skipInactive: !zeroed }
+  const stage: HeadDestinations['stage'] = { dtype, accumulate: adds, skipInactive: !zeroed }
   const watched: Watched[] = []
   const put = (part: Part, value: unknown) => {
     const partName = `${name}.${part}`
     const output = {
       name: partName,
-      dtype: 'float32',
+      dtype,
       length: sizes[part],
       besides: 'a boolean',
       like: 'hidden is',
     } as const
     const written = memory.output(value, output, [...others, ...destinations])
-    stage[part] = written.memory as Float32Array | bigint
+    stage[part] = written.memory
     destinations.push([partName, written.data])
     watched.push(...written.watched)
-    addResult(gradients, part, written.data as Float32Array | DeviceMemory, hidden.shape, head, vocab)
+    addResult(gradients, part, { data: written.data, dtype }, hidden.shape, head, vocab)
   }
   // New arrays are made last, when no check can fail any more.
   const allocated = PARTS.filter((part) => wanted[part] === true)
@@ -101,15 +103,15 @@ function partsOf(request: unknown, name: string, head: Head): Partial<Record<Par
 function addResult(
   gradients: HeadGradients,
   part: Part,
-  data: Float32Array | DeviceMemory,
+  { data, dtype }: Pick<Hidden, 'data'> & { dtype: DType },
   hiddenShape: readonly number[],
   { hidden, weight }: Head,
   vocab: number,
 ): void {
   if (part === 'bias') gradients.gradBias = data
-  else if (part === 'hidden') gradients.gradHidden = { data, shape: hiddenShape.slice(), dtype: 'float32' }
+  else if (part === 'hidden') gradients.gradHidden = { data, shape: hiddenShape.slice(), dtype }
   else {
-    gradients.gradWeight = { data, shape: [vocab, hidden.vocab], dtype: 'float32' }
+    gradients.gradWeight = { data, shape: [vocab, hidden.vocab], dtype }
     if (weight.columnStride !== 1) gradients.gradWeight.strides = [1, vocab]
   }
 }

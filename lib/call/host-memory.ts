@@ -4,13 +4,13 @@
 import { isDeviceMemory } from '../backends/cuda/addresses.js'
 import { checkNoOverlap, checkView, elements, type View, viewKind, watch } from '../check/arrays.js'
 import { invalidType, outOfRange, shapeMismatch } from '../errors.js'
-import type { HostArray } from '../types/index.js'
+import type { DType, HostArray } from '../types/index.js'
 import { type Memory, type Output, reasonOf, type Written } from './memory.js'
 
 /** Memory of the host's. */
 export const hostMemory: Memory = {
   output(value, wanted, others) {
-    const { name, dtype, length, besides, like, source } = wanted
+    const { name, dtype, length, besides, like, dtypeLike = like, source } = wanted
     if (value === true) return allocated(wanted)
     if (isDeviceMemory(value)) throw invalidType(name, `in host memory, as ${like}`, value)
     const kind = viewKind(value)
@@ -20,7 +20,8 @@ export const hostMemory: Memory = {
       dtype === 'float32'
         ? kind === 'Float32Array'
         : kind === 'Uint16Array' || (kind === 'Float16Array' && dtype === 'float16')
-    if (!fits) throw invalidType(name, source ? `${arrays}, as ${like} ${dtype}` : `${besides} or ${arrays}`, value)
+    if (!fits)
+      throw invalidType(name, source ? `${arrays}, as ${dtypeLike} ${dtype}` : `${besides} or ${arrays}`, value)
     checkView(value as View, name)
     const memory = elements(value as HostArray)
     const isSource = source !== undefined && isSame(memory, source.memory as typeof memory)
@@ -34,13 +35,13 @@ export const hostMemory: Memory = {
 }
 
 function isSame(a: Float32Array | Uint16Array, b: Float32Array | Uint16Array): boolean {
-  return a.buffer === b.buffer && a.byteOffset === b.byteOffset && a.length === b.length
+  return a.buffer === b.buffer && a.byteOffset === b.byteOffset && a.byteLength === b.byteLength
 }
 
-function allocated({ name, length, source }: Output): Written {
+function allocated({ name, dtype, length, source }: Output): Written {
   let data: HostArray
   try {
-    data = arrayLike(source?.data, length)
+    data = newArray(dtype, length, source?.data)
   } catch {
     const wanted = source ? "an array or 'in-place'" : 'an array'
     throw outOfRange(name, `${wanted} where memory is short`, `no memory for ${length} elements`)
@@ -48,11 +49,10 @@ function allocated({ name, length, source }: Output): Written {
   return { data, memory: elements(data), isZero: true, isSource: false, watched: [] }
 }
 
-/** A new array of the kind of another; float32 where there is none. */
-function arrayLike(array: unknown, length: number): HostArray {
-  const kind = array === undefined ? 'Float32Array' : viewKind(array)
-  if (kind === 'Float32Array') return new Float32Array(length)
-  if (kind === 'Uint16Array') return new Uint16Array(length)
+/** A new array; a Float16Array where it goes with one. */
+function newArray(dtype: DType, length: number, beside: unknown): HostArray {
+  if (dtype === 'float32') return new Float32Array(length)
+  if (dtype === 'bfloat16' || viewKind(beside) !== 'Float16Array') return new Uint16Array(length)
   const { Float16Array } = globalThis as unknown as { Float16Array: new (length: number) => HostArray }
   return new Float16Array(length)
 }

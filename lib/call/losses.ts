@@ -41,6 +41,7 @@ export function lossOf(options: LossOptions): LossPlan {
     fDivergence,
     alpha: lossOptions.alpha.read(options.alpha),
     average,
+    gradientScale: lossOptions.gradientScale.read(options.gradientScale),
   }
   if (Array.isArray(lossType)) {
     if (lossType.length === 0) throw invalidValue('options.lossType', 'must name at least one loss; got an empty list')

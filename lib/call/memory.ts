@@ -25,11 +25,13 @@ export interface Output {
   length: number
   /** The other values that the caller may give instead of an array, in errors. */
   besides: string
-  /** The tensor that it goes with, and a verb, in errors: 'the logits are'. */
+  /** What its memory goes with, and a verb, in errors: 'the logits are'. */
   like: string
+  /** What its dtype goes with, likewise; `like` when absent. */
+  dtypeLike?: string
   /** Where the length comes from, in errors. */
   shape?: readonly number[]
-  /** The tensor that may be overwritten as a whole, but not in part. */
+  /** The tensor, of elements of the same size, that may be overwritten as a whole, but not in part. */
   source?: { name: string; data: HostArray | DeviceMemory; memory: Rows['data'] }
 }
 

@@ -12,7 +12,7 @@ import { TOKEN_OUTPUTS } from '../options/token-options.js'
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
 /** The other fields of a result of `sequenceLogProbs`, which may be passed whole. */
-export const OF_RESULT = ['tokenCounts', 'backward', 'dispose', ...TOKEN_OUTPUTS] as const
+export const OF_RESULT = ['tokenCounts', 'backward', 'backwardSync', 'dispose', ...TOKEN_OUTPUTS] as const
 
 /** A reference whose names have been checked. */
 export interface GivenReference {

@@ -130,7 +130,7 @@ function addTokenOutputs<Result extends TokenOutputs>(result: Result, stage: For
 }
 
 /** Values of rows as callers get them: `[B, T - 1]` where the last row of each sequence is none. */
-function inLayout<T extends Float64Array | Float32Array | Int32Array>(
+export function inLayout<T extends Float64Array | Float32Array | Int32Array>(
   values: T,
   { logits: { batch, time } }: ForwardStage,
   { shift, packed }: TokenPlan,

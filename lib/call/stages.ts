@@ -42,6 +42,7 @@ export function lossStage(
     average: config.average,
     pairDivisor: config.pairDivisor,
     tokenDivisor: config.tokenDivisor,
+    gradientScale: config.gradientScale,
     chosen,
     rejected,
     referenceChosen,

@@ -44,7 +44,7 @@ export interface Tensor extends LogitsSource {
 
 // The backends count rows, but not elements, in 32-bit integers.
 export const LARGEST_SIZE = 2 ** 31 - 1
-const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']
+export const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']
 
 /**
  * Checks rows of logits, or of the tensor that `last` names; `packed` tells whether they must be `[tokens, vocab]`

@@ -3,7 +3,7 @@
  * them.
  */
 import { numbers } from '../check/arrays.js'
-import { invalidValue, outOfRange } from '../errors.js'
+import { outOfRange } from '../errors.js'
 import type { Job, TokenLossStage, Tokens } from '../job.js'
 import { TOKEN_LOSS_OPTIONS, type TokenLossOptions, tokenLossOptions } from '../options/token-loss-options.js'
 import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token-options.js'
@@ -42,44 +42,66 @@ export function tokenLossCall(
   const zLoss = tokenLossOptions.zLoss.read(options.zLoss)
   const dft = tokenLossOptions.dft.read(options.dft)
   const normalizer = tokenLossOptions.normalizer.read(options.normalizer)
-  const classWeights = classWeightsOf(options.classWeights, vocab, labelSmoothing)
+  const gradientScale = tokenLossOptions.gradientScale.read(options.gradientScale)
+  const classWeights = classWeightsOf(options.classWeights, vocab, labelSmoothing !== 0)
   const tokenPlan = tokensOf(labels, source.rows, options, false, source.range)
   const outputs = tokenOptions.outputs.read(options.outputs)
   const { tokens } = tokenPlan
   const divisor = divisorOf(normalizer, tokens, classWeights)
-  if (classWeights && !tokens.labels) weighByClass(tokens, classWeights)
   const policy = forwardStage(source, tokens.counts.length, outputs)
-  const losses = new Float64Array(batch * time)
-  const loss: TokenLossStage = { labelSmoothing, zLoss, dft, divisor, losses, summary: new Float64Array(1) }
-  if (classWeights && tokens.labels) loss.classWeights = classWeights
+  const loss: TokenLossStage = {
+    labelSmoothing,
+    zLoss,
+    dft,
+    divisor,
+    gradientScale,
+    losses: new Float64Array(batch * time),
+    summary: new Float64Array(1),
+  }
+  if (classWeights instanceof Float32Array) {
+    loss.classWeights = classWeights
+    loss.meanClassWeight = meanOf(classWeights)
+  } else if (classWeights && tokens.labels) loss.weightsOfLabels = classWeights
+  else if (classWeights) weighByClass(tokens, classWeights)
   return {
     tokenPlan,
     policy,
     loss,
+    ownForm: labelSmoothing !== 0 ? 'labelSmoothing' : zLoss !== 0 ? 'zLoss' : undefined,
     job: { tokens, policy, tokenLoss: loss },
     arrays: () => [...tokenPlan.arrays(), ['options.classWeights', options.classWeights]],
     watched: [],
   }
 }
 
-function classWeightsOf(value: unknown, vocab: number, labelSmoothing: number): Float64Array | undefined {
+/** Float32 where all classes have a part in the loss of each token. */
+function classWeightsOf(value: unknown, vocab: number, smooths: boolean): Float64Array | Float32Array | undefined {
   if (value === undefined) return undefined
   const name = 'options.classWeights'
-  if (labelSmoothing !== 0) throw invalidValue(name, 'cannot go with labelSmoothing')
   const weights = numbers(value, name, vocab, ', one per token of the vocabulary')
   for (const [v, weight] of weights.entries()) {
     if (!(weight >= 0 && weight < Number.POSITIVE_INFINITY)) {
       throw outOfRange(`${name}[${v}]`, 'a finite number >= 0', weight)
     }
   }
-  return weights
+  if (!smooths) return weights
+  const rounded = Float32Array.from(weights)
+  const infinite = rounded.indexOf(Number.POSITIVE_INFINITY)
+  if (infinite >= 0) throw outOfRange(`${name}[${infinite}]`, 'a number that float32 holds', weights[infinite])
+  return rounded
+}
+
+function meanOf(values: Float32Array): number {
+  let sum = 0
+  for (const value of values) sum += value
+  return sum / values.length
 }
 
 /** What the sum over tokens is divided by. */
 function divisorOf(
   normalizer: TokenNormalizer,
   { targets, counts, labels }: Tokens,
-  classWeights?: Float64Array,
+  classWeights: Float64Array | Float32Array | undefined,
 ): number {
   if (normalizer === 'sum') return 1
   if (typeof normalizer === 'number') return normalizer

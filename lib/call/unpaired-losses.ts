@@ -29,6 +29,7 @@ export function unpairedLossOf(options: Partial<UnpairedLossOptions>): UnpairedL
     undesirableWeight: unpairedLossOptions.undesirableWeight.read(options.undesirableWeight),
     kl: klOf(options, lossType, referenceFree),
     rewardShift: unpairedLossOptions.rewardShift.read(options.rewardShift),
+    gradientScale: unpairedLossOptions.gradientScale.read(options.gradientScale),
   }
   if (constants.rewardShift !== 0) refuseUnused('rewardShift', 'rewardShift', lossType)
   return { constants, divisor: divisorOf(normalizer), referenceFree }

@@ -50,6 +50,8 @@ export const OPTIONS: readonly Row[] = [
   ['ref_chosen_logps reference_chosen_logps', 'reference', 'it is called reference: { chosen, rejected } here'],
   ['ref_rejected_logps reference_rejected_logps', 'reference', 'it is called reference: { chosen, rejected } here'],
   ['logps', 'logProbs'],
+  ['grad', 'gradient'],
+  ['loss_scale grad_scale grad_output upstream', 'gradientScale'],
   ['in_place', 'gradient', "it is called gradient: 'in-place' here"],
   ['in_place', 'out', "it is called out: 'in-place' here"],
   ['abort abort_controller', 'signal'],
@@ -142,13 +144,15 @@ function plain(name: string): string {
 }
 
 /**
- * Names that begin with the key or begin it, that contain the key or are contained in it, or that differ in up to a
- * third of its letters.
+ * Names of which the key is the plural; else names that begin with the key or begin it, that contain the key or are
+ * contained in it, or that differ in up to a third of its letters.
  */
 function near(key: string, names: readonly string[], fewest: number): string[] {
   const those = (test: (name: string) => boolean) => names.filter((name) => test(plain(name)))
   const most = (name: string) => 2 * name.length >= key.length
   if (key.length < 3) return []
+  const plural = those((name) => `${name}s` === key)
+  if (plural.length > 0) return plural
   const longer = those((name) => name.startsWith(key))
   if (longer.length > 0) return longer
   const shorter = those((name) => name.length >= 3 && key.startsWith(name) && most(name))

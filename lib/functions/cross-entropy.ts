@@ -2,6 +2,7 @@
  * `crossEntropy`: stages 1 to 4 of single tokens in one call, logits in and loss and gradient out.
  */
 
+import { LOGITS_GRADIENT_OPTIONS } from '../call/destination.js'
 import { planOfLogits } from '../call/loss-call.js'
 import { tokenLossResult } from '../call/results.js'
 import { type Planned, run, runSync } from '../call/run.js'
@@ -12,7 +13,7 @@ import { flag, optionsObject } from '../check/options.js'
 import type { CrossEntropyOptions } from '../options/index.js'
 import type { CrossEntropy, DeviceMemory, Labels, Logits } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, 'gradient', 'zeroInactive'])
+const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
 
 /**
  * The cross-entropy of a batch of tokens straight from the logits, and its exact gradient with respect to them: the loss of

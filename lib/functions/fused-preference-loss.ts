@@ -2,6 +2,7 @@
  * `fusedPreferenceLoss`: all four stages in one call, logits in and loss and gradient out.
  */
 
+import { LOGITS_GRADIENT_OPTIONS } from '../call/destination.js'
 import { planOfLogits } from '../call/loss-call.js'
 import { PAIRED_OPTIONS, pairedCall, type ReferenceModel } from '../call/paired-call.js'
 import { modelNames } from '../call/reference.js'
@@ -14,7 +15,7 @@ import { invalidValue, shapeMismatch } from '../errors.js'
 import type { FusedOptions } from '../options/index.js'
 import type { DeviceMemory, FusedPreferenceLoss, Labels, Logits } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, 'gradient', 'zeroInactive'])
+const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
 
 /**
  * The preference loss of a batch of sequences straight from the logits, and its exact gradient with respect to them.

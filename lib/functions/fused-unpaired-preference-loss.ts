@@ -1,6 +1,7 @@
 /**
  * `fusedUnpairedPreferenceLoss`: all four stages in one call, for sequences that stand alone.
  */
+import { LOGITS_GRADIENT_OPTIONS } from '../call/destination.js'
 import { planOfLogits } from '../call/loss-call.js'
 import { unpairedResult } from '../call/results.js'
 import { type Planned, run, runSync } from '../call/run.js'
@@ -12,7 +13,7 @@ import type { FusedUnpairedOptions } from '../options/index.js'
 import type { DeviceMemory, FusedUnpairedPreferenceLoss, Labels, Logits } from '../types/index.js'
 import { REFERENCE_LOGITS } from './fused-preference-loss.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, 'gradient', 'zeroInactive'])
+const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
 
 /**
  * The preference loss of a batch of sequences that stand alone, each of them desirable or not, straight from the logits,

@@ -18,16 +18,16 @@ import type { LinearSequenceOptions } from '../options/index.js'
 import { TOKEN_OPTIONS } from '../options/token-options.js'
 import type {
   DeviceMemory,
-  HeadGradientOptions,
   HeadGradients,
   HeadWeight,
   Hidden,
   Labels,
+  LinearBackwardOptions,
   LinearSequenceLogProbs,
 } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS, 'bias'])
-const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...HEAD_GRADIENT_OPTIONS, 'gradient'])
+const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...HEAD_GRADIENT_OPTIONS, 'gradient', 'gradientScale'])
 
 /**
  * Log-probs of whole sequences under a model, from the input of its output layer: logits = hidden · weightᵀ + bias,
@@ -102,20 +102,16 @@ function result(needed: Kept): LinearSequenceLogProbs {
   return sums
 }
 
-interface BackwardOptions extends HeadGradientOptions {
-  gradient?: unknown
-}
-
 /** Checks such a call; undefined when no gradient is wanted. */
 function backwardPlan(
   { source, call, runner }: Kept,
   gradient: unknown,
-  given: BackwardOptions | undefined,
+  given: LinearBackwardOptions | undefined,
 ): Planned<HeadGradients> | undefined {
   const { tokenPlan, policy } = call
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
-  const coefficients = coefficientsOf(gradient, tokenPlan, policy)
-  const request = options.gradient === undefined ? true : options.gradient
+  const coefficients = coefficientsOf(gradient, tokenPlan, policy, options.gradientScale)
+  const request: unknown = options.gradient === undefined ? true : options.gradient
   if (request === false) throw invalidType('options.gradient', 'true or an object { hidden?, weight?, bias? }', request)
   checkStillThere([...source.arrays, ...tokenPlan.arrays()])
   const others: NamedArray[] = [...coefficients.arrays, ...tokenPlan.arrays()]

@@ -4,9 +4,10 @@
 
 import { checkStillThere } from '../backends/cuda/addresses.js'
 import { coefficientsOf } from '../call/coefficients.js'
-import { destinationOf } from '../call/destination.js'
+import { destinationOf, LOGITS_GRADIENT_OPTIONS } from '../call/destination.js'
 import { keep } from '../call/kept.js'
-import { sequenceResult } from '../call/results.js'
+import { notDeferrable } from '../call/loss-call.js'
+import { inLayout, sequenceResult } from '../call/results.js'
 import { laterRunner, type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '../call/run.js'
 import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
 import { type Tensor, tensorOf } from '../call/tensor.js'
@@ -16,10 +17,10 @@ import { flag, optionsObject } from '../check/options.js'
 import { failure } from '../errors.js'
 import type { SequenceOptions } from '../options/index.js'
 import { TOKEN_OPTIONS } from '../options/token-options.js'
-import type { DeviceMemory, Labels, Logits, SequenceLogProbs } from '../types/index.js'
+import type { BackwardOptions, DeviceMemory, Labels, Logits, LogitsGradient, SequenceLogProbs } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS])
-const BACKWARD_OPTIONS: ReadonlySet<string> = new Set(['gradient', 'zeroInactive'])
+const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...LOGITS_GRADIENT_OPTIONS, 'gradientScale'])
 
 /**
  * Log-probs of whole sequences under a model, from its logits: log softmax, picked at each label and summed, in one
@@ -82,8 +83,8 @@ function result(needed: Kept): SequenceLogProbs {
   const planned = (gradient: unknown, options: BackwardOptions | undefined) => {
     const call = kept()
     if (overwritten) throw failure('ERR_DISPOSED', 'backward: an earlier call has overwritten the logits')
-    const plan = backwardPlan(call, gradient, options)
-    overwritten = plan.job.gradient?.out === call.logits.rows
+    const { overwrites, ...plan } = backwardPlan(call, gradient, options)
+    overwritten = overwrites
     return plan
   }
   sums.backward = async (gradient, options) => run(planned(gradient, options))
@@ -92,32 +93,36 @@ function result(needed: Kept): SequenceLogProbs {
   return sums
 }
 
-interface BackwardOptions {
-  gradient?: unknown
-  zeroInactive?: unknown
+/** A later call that has been checked, and whether it overwrites the logits. */
+interface Backward extends Planned<LogitsGradient> {
+  overwrites: boolean
 }
 
-function backwardPlan(
-  { logits, call, runner }: Kept,
-  gradient: unknown,
-  given: BackwardOptions | undefined,
-): Planned<{ gradLogits: Logits }> {
+function backwardPlan({ logits, call, runner }: Kept, gradient: unknown, given: BackwardOptions | undefined): Backward {
   const { tokenPlan, policy } = call
   const options = optionsObject(given, 'options', BACKWARD_OPTIONS)
-  const coefficients = coefficientsOf(gradient, tokenPlan, policy)
+  const coefficients = coefficientsOf(gradient, tokenPlan, policy, options.gradientScale)
   const others: NamedArray[] = [...coefficients.arrays, ...tokenPlan.arrays()]
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
   checkStillThere([...logits.arrays, ...tokenPlan.arrays()])
+  const defers = flag(options.deferredScale, 'options.deferredScale', false)
+  if (defers && coefficients.ownForm) throw notDeferrable(coefficients.ownForm)
   const destination = options.gradient === undefined ? true : options.gradient
-  const out = destinationOf(destination, 'options.gradient', zeroInactive, logits, others)
+  const out = destinationOf(destination, 'options.gradient', zeroInactive, logits, others, options.gradientDType)
   checkUnchanged(logits.watched)
-  const { skipInactive } = out
+  const { skipInactive, overwrites } = out
   const { states } = policy
-  const stage = { logits: logits.rows, out: out.rows, states, skipInactive, ...coefficients.stage }
+  const { batch, time } = logits.rows
+  const rowScale = defers ? new Float64Array(batch * time) : undefined
+  const stage = { logits: logits.rows, out: out.rows, states, skipInactive, rowScale, ...coefficients.stage }
   return {
+    overwrites,
     job: { tokens: tokenPlan.tokens, gradient: stage },
     runner: laterRunner(runner, [['options.gradient', out.gradient.data]]),
     watched: [...logits.watched, ...out.watched],
-    result: () => ({ gradLogits: out.gradient }),
+    result: () => ({
+      gradLogits: out.gradient,
+      ...(rowScale && { rowScale: inLayout(rowScale, policy, tokenPlan) }),
+    }),
   }
 }

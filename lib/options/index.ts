@@ -8,6 +8,7 @@ import type {
   HeadOptions,
   HostArray,
   LinearReference,
+  LogitsGradientOptions,
   Reference,
   RunOptions,
 } from '../types/index.js'
@@ -27,7 +28,7 @@ export interface SequenceOptions extends TokenOptions, RunOptions {}
 export interface PreferenceOptions extends LossOptions, RunOptions {}
 
 /** Options of `fusedPreferenceLoss`. */
-export interface FusedOptions extends TokenOptions, LossOptions, RunOptions {
+export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, LogitsGradientOptions {
   /** Needed unless the loss is reference-free; any loss may have one, and all but 'simpo' use it in the rewards. */
   reference?: Reference
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
@@ -37,11 +38,6 @@ export interface FusedOptions extends TokenOptions, LossOptions, RunOptions {
    * overwriting the logits. Defaults to false.
    */
   gradient?: boolean | HostArray | DeviceMemory | 'in-place'
-  /**
-   * Write zeros to the gradient's rows that predict nothing. false leaves these as they are: in an array that is zero
-   * there already, or where nobody reads them. Defaults to true.
-   */
-  zeroInactive?: boolean
 }
 
 /** Options of `linearSequenceLogProbs`. */
@@ -61,11 +57,9 @@ export interface FusedLinearOptions extends TokenOptions, LossOptions, RunOption
 type SingleTokenOptions = Omit<TokenOptions, 'averageLogProb' | 'emptySequence' | 'ldAlpha' | 'pairs'>
 
 /** Options of `crossEntropy`. */
-export interface CrossEntropyOptions extends SingleTokenOptions, TokenLossOptions, RunOptions {
+export interface CrossEntropyOptions extends SingleTokenOptions, TokenLossOptions, RunOptions, LogitsGradientOptions {
   /** As in {@link FusedOptions}. Defaults to false. */
   gradient?: boolean | HostArray | DeviceMemory | 'in-place'
-  /** As in {@link FusedOptions}. Defaults to true. */
-  zeroInactive?: boolean
 }
 
 /** Options of `linearCrossEntropy`. */

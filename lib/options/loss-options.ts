@@ -53,6 +53,11 @@ export const lossOptions = optionTable({
    * for 'aot' and 'aot_unpaired'. Defaults to 'mean'.
    */
   normalizer: option<Normalizer>('mean', normalizer),
+  /**
+   * Factor of all gradients of the result, not of the loss: what comes from above, such as a loss scale. What is divided
+   * by when gradients of several batches are added up is the `normalizer`. Defaults to 1.
+   */
+  gradientScale: finite(1),
 })
 
 /**

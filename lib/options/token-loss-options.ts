@@ -4,7 +4,7 @@
 import { optionsObject, positive, unknownName } from '../check/options.js'
 import { invalidType } from '../errors.js'
 import type { TokenNormalizer } from '../types/index.js'
-import { between, flag, type Given, list, namesOf, notNegative, option, optionTable } from './option.js'
+import { between, finite, flag, type Given, list, namesOf, notNegative, option, optionTable } from './option.js'
 
 /** The declarations. */
 export const tokenLossOptions = optionTable({
@@ -22,11 +22,17 @@ export const tokenLossOptions = optionTable({
   dft: flag(false),
   /**
    * `[V]` numbers ≥ 0: factor of the loss of each token with that label; the mean is then divided by the sum of these
-   * factors over the active tokens, as PyTorch's `weight`. Not together with `labelSmoothing`. Defaults to 1.
+   * factors over the active tokens, as PyTorch's `weight`. With `labelSmoothing` the other tokens have their own factors:
+   * (1 - ε) · w_label · -log p(label) + (ε / V) · Σ w_j · -log p_j, each w rounded to float32. Defaults to 1.
    */
   classWeights: list<ArrayLike<number>>(),
   /** What the loss and its gradient are divided by. Defaults to 'mean'. */
   normalizer: option<TokenNormalizer>('mean', normalizer),
+  /**
+   * Factor of all gradients of the result, not of the loss: what comes from above, such as a loss scale. What is divided
+   * by when gradients of several batches are added up is the `normalizer`. Defaults to 1.
+   */
+  gradientScale: finite(1),
 })
 
 /** What the loss of a token is, and what their sum is divided by. */

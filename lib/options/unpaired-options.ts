@@ -31,6 +31,11 @@ export const unpairedLossOptions = optionTable({
   referenceFree: flag(false),
   /** What the loss and its gradient are divided by; means of rewards and log-probs stay means. Defaults to 'mean'. */
   normalizer: option<UnpairedNormalizer>('mean', normalizer),
+  /**
+   * Factor of all gradients of the result, not of the loss: what comes from above, such as a loss scale. What is divided
+   * by when gradients of several batches are added up is the `normalizer`. Defaults to 1.
+   */
+  gradientScale: finite(1),
 })
 
 /**

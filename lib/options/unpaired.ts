@@ -8,6 +8,7 @@ import type {
   HeadOptions,
   HostArray,
   LinearUnpairedReference,
+  LogitsGradientOptions,
   RunOptions,
   UnpairedReference,
 } from '../types/index.js'
@@ -23,7 +24,11 @@ export interface UnpairedPreferenceOptions extends UnpairedLossOptions, RunOptio
 export interface UnpairedTokenOptions extends Omit<TokenOptions, 'ldAlpha' | 'pairs'> {}
 
 /** Options of `fusedUnpairedPreferenceLoss`. */
-export interface FusedUnpairedOptions extends UnpairedTokenOptions, UnpairedLossOptions, RunOptions {
+export interface FusedUnpairedOptions
+  extends UnpairedTokenOptions,
+    UnpairedLossOptions,
+    RunOptions,
+    LogitsGradientOptions {
   /** Needed unless `referenceFree`. */
   reference?: UnpairedReference
   /**
@@ -31,11 +36,6 @@ export interface FusedUnpairedOptions extends UnpairedTokenOptions, UnpairedLoss
    * overwriting the logits. Defaults to false.
    */
   gradient?: boolean | HostArray | DeviceMemory | 'in-place'
-  /**
-   * Write zeros to the gradient's rows that predict nothing. false leaves these as they are: in an array that is zero
-   * there already, or where nobody reads them. Defaults to true.
-   */
-  zeroInactive?: boolean
 }
 
 /** Options of `fusedLinearUnpairedPreferenceLoss`. */

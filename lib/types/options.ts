@@ -1,7 +1,7 @@
 /**
  * Options of the functions. Letters in shapes: B sequences, T positions, P pairs, S sequences of a packed batch.
  */
-import type { DeviceMemory, HeadWeight, Hidden, HostArray, Indices, Logits } from './tensors.js'
+import type { DeviceMemory, DType, HeadWeight, Hidden, HostArray, Indices, Logits } from './tensors.js'
 
 /** The losses; formulas and sources are in docs/losses.md. */
 export type LossType =
@@ -121,16 +121,16 @@ export interface HeadOptions {
 }
 
 /**
- * Which gradients of the output layer to compute, each in a new array (true) or in a given one. All are float32, in
- * device memory too. The weight's gradient has the layout of the weight, without gaps.
+ * Which gradients of the output layer to compute, each in a new array (true) or in a given one of the `gradientDType`. The
+ * weight's gradient has the layout of the weight, without gaps.
  */
 export interface HeadGradientRequest {
   /** `[batch, time, width]`, contiguous. Defaults to false. */
-  hidden?: boolean | Float32Array | DeviceMemory
+  hidden?: boolean | HostArray | DeviceMemory
   /** `[vocab, width]`. Defaults to false: a frozen head. */
-  weight?: boolean | Float32Array | DeviceMemory
+  weight?: boolean | HostArray | DeviceMemory
   /** `[vocab]`. Defaults to false. */
-  bias?: boolean | Float32Array | DeviceMemory
+  bias?: boolean | HostArray | DeviceMemory
 }
 
 /** How gradients of the output layer are written. */
@@ -143,6 +143,33 @@ export interface HeadGradientOptions {
   accumulate?: boolean
   /** Write zeros to the rows of hidden's gradient that predict nothing. Defaults to true, to false with `accumulate`. */
   zeroInactive?: boolean
+  /**
+   * Element type of all gradients. Their sums are float32 and are rounded once, to nearest even; with `accumulate`, once
+   * together with what the arrays hold. Other types than 'float32' are not on the cuda backend yet. Defaults to 'float32'.
+   */
+  gradientDType?: DType
+}
+
+/** How the gradient with respect to logits is written. */
+export interface LogitsGradientOptions {
+  /**
+   * Write zeros to the gradient's rows that predict nothing. false leaves these as they are: in an array that is zero
+   * there already, or where nobody reads them. Defaults to true.
+   */
+  zeroInactive?: boolean
+  /**
+   * Element type of the gradient, rounded to nearest even. A given array must have it, and 'in-place' needs elements of the
+   * logits' size. Another type than the logits' is not on the cuda backend yet. Defaults to that of the logits.
+   */
+  gradientDType?: DType
+  /**
+   * Leave the coefficient of each row to the caller: `gradLogits` becomes d log p(label) / d logits, which is onehot -
+   * softmax where there is no temperature and the like, and `rowScale` of the result has what the caller has to multiply
+   * each row by. Each row is then written while it lies in the cache, so that logits go through memory once. Not together
+   * with what gives rows another form: `labelSmoothing` and `zLoss` of the cross-entropy, and derivatives of other results
+   * than log-probs. Not on the cuda backend yet. Defaults to false.
+   */
+  deferredScale?: boolean
 }
 
 /** Reference model: its log-probs, or its output layer and hidden states (same labels and token options). */

@@ -1,7 +1,7 @@
 /**
  * Results of the functions. Letters in shapes: B sequences, T positions, P pairs.
  */
-import type { HeadGradientOptions, HeadGradientRequest, InstructionSet } from './options.js'
+import type { HeadGradientOptions, HeadGradientRequest, InstructionSet, LogitsGradientOptions } from './options.js'
 import type { DeviceMemory, HeadWeight, Hidden, HostArray, Logits } from './tensors.js'
 
 /** Per-token results, each present when `outputs` names it. Shapes: see {@link SequenceLogProbs}. */
@@ -52,17 +52,30 @@ export interface ResultGradients {
 }
 
 /** Options of `backward` of {@link SequenceLogProbs}. */
-export interface BackwardOptions {
+export interface BackwardOptions extends LogitsGradientOptions {
   /** A new array (true), an array or device memory to write into, or 'in-place' to overwrite the logits. Defaults to true. */
   gradient?: true | HostArray | DeviceMemory | 'in-place'
-  /** As in {@link FusedOptions}. Defaults to true. */
-  zeroInactive?: boolean
+  /** Factor of all derivatives that are given, such as a loss scale. Defaults to 1. */
+  gradientScale?: number
 }
 
 /** Options of `backward` of {@link LinearSequenceLogProbs}. */
 export interface LinearBackwardOptions extends HeadGradientOptions {
   /** The gradients to compute; true for new arrays for all there are. Defaults to true. */
   gradient?: true | HeadGradientRequest
+  /** Factor of all derivatives that are given, such as a loss scale. Defaults to 1. */
+  gradientScale?: number
+}
+
+/** What `backward` of {@link SequenceLogProbs} gives. */
+export interface LogitsGradient {
+  /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). */
+  gradLogits: Logits
+  /**
+   * With `deferredScale`: d loss / d log p(label) of each token, by which the caller multiplies its row of `gradLogits`. 0
+   * where inactive.
+   */
+  rowScale?: Float64Array
 }
 
 /**
@@ -83,9 +96,9 @@ export interface SequenceLogProbs extends TokenOutputs, KeepsArrays {
    * @param gradient `[B]`, or arrays by the names of results.
    * @param options where the gradient goes.
    */
-  backward(gradient: ArrayLike<number> | ResultGradients, options?: BackwardOptions): Promise<{ gradLogits: Logits }>
+  backward(gradient: ArrayLike<number> | ResultGradients, options?: BackwardOptions): Promise<LogitsGradient>
   /** `backward` on the calling thread. */
-  backwardSync(gradient: ArrayLike<number> | ResultGradients, options?: BackwardOptions): { gradLogits: Logits }
+  backwardSync(gradient: ArrayLike<number> | ResultGradients, options?: BackwardOptions): LogitsGradient
 }
 
 /** Result of `preferenceLoss`. */
@@ -131,16 +144,21 @@ export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
   layout: SequenceLayout
   /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). Present when `gradient` asked for it. */
   gradLogits?: Logits
+  /**
+   * With `deferredScale`: d loss / d log p(label) of each token, by which the caller multiplies its row of `gradLogits`. 0
+   * where inactive.
+   */
+  rowScale?: Float64Array
 }
 
-/** The requested gradients, float32; the others are absent. */
+/** The requested gradients, of the `gradientDType`; the others are absent. */
 export interface HeadGradients {
   /** With respect to hidden, in its shape, contiguous. */
   gradHidden?: Hidden
   /** With respect to the weight, `[vocab, width]`, with strides `[1, vocab]` where the weight has those strides. */
   gradWeight?: HeadWeight
   /** With respect to the bias, `[vocab]`. */
-  gradBias?: Float32Array | DeviceMemory
+  gradBias?: HostArray | DeviceMemory
 }
 
 /** Result of `linearSequenceLogProbs`: that of `sequenceLogProbs` with other gradients. */
@@ -161,7 +179,9 @@ export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward
 }
 
 /** Result of `fusedLinearPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
-export interface FusedLinearPreferenceLoss extends Omit<FusedPreferenceLoss, 'gradLogits'>, HeadGradients {}
+export interface FusedLinearPreferenceLoss
+  extends Omit<FusedPreferenceLoss, 'gradLogits' | 'rowScale'>,
+    HeadGradients {}
 
 /** Result of `crossEntropy`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
 export interface CrossEntropy extends TokenOutputs {
@@ -173,10 +193,12 @@ export interface CrossEntropy extends TokenOutputs {
   tokenCounts: Int32Array
   /** As in {@link FusedPreferenceLoss}. */
   gradLogits?: Logits
+  /** As in {@link FusedPreferenceLoss}. */
+  rowScale?: Float64Array
 }
 
 /** Result of `linearCrossEntropy`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
-export interface LinearCrossEntropy extends Omit<CrossEntropy, 'gradLogits'>, HeadGradients {}
+export interface LinearCrossEntropy extends Omit<CrossEntropy, 'gradLogits' | 'rowScale'>, HeadGradients {}
 
 /** A GPU. */
 export interface Device {

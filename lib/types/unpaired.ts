@@ -88,11 +88,13 @@ export interface FusedUnpairedPreferenceLoss extends UnpairedPreferenceLoss, Tok
   layout: UnpairedLayout
   /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). Present when `gradient` asked for it. */
   gradLogits?: Logits
+  /** As in {@link FusedPreferenceLoss}. */
+  rowScale?: Float64Array
 }
 
 /** Result of `fusedLinearUnpairedPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
 export interface FusedLinearUnpairedPreferenceLoss
-  extends Omit<FusedUnpairedPreferenceLoss, 'gradLogits'>,
+  extends Omit<FusedUnpairedPreferenceLoss, 'gradLogits' | 'rowScale'>,
     HeadGradients {}
 
 /** A running mean, in numbers that JSON keeps. */

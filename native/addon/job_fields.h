@@ -118,6 +118,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(loss.constants.average));
   visit.number(FPL_FIELD(loss.constants.pairDivisor));
   visit.number(FPL_FIELD(loss.constants.tokenDivisor));
+  visit.number(FPL_FIELD(loss.constants.gradientScale));
   // Or that of single sequences.
   visit.number(FPL_FIELD(unpairedLoss.type));
   visit.in(FPL_FIELD(unpairedLoss.desirable), &job.unpairedLoss.count);
@@ -133,15 +134,19 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(unpairedLoss.constants.kl));
   visit.number(FPL_FIELD(unpairedLoss.constants.rewardShift));
   visit.number(FPL_FIELD(unpairedLoss.constants.divisor));
+  visit.number(FPL_FIELD(unpairedLoss.constants.gradientScale));
 
   // Stage 3 of single tokens.
-  visit.in(FPL_FIELD(tokenLoss.classWeights));
+  visit.in(FPL_FIELD(tokenLoss.weightsOfLabels));
   visit.out(FPL_FIELD(tokenLoss.losses));
   visit.out(FPL_FIELD(tokenLoss.summary));
   visit.number(FPL_FIELD(tokenLoss.constants.labelSmoothing));
   visit.number(FPL_FIELD(tokenLoss.constants.zLoss));
   visit.number(FPL_FIELD(tokenLoss.constants.dft));
+  visit.in(FPL_FIELD(tokenLoss.classWeights));
+  visit.number(FPL_FIELD(tokenLoss.constants.meanClassWeight));
   visit.number(FPL_FIELD(tokenLoss.divisor));
+  visit.number(FPL_FIELD(tokenLoss.gradientScale));
 
   // Stage 4.
   visit.out(FPL_FIELD(gradient.coefficients));
@@ -152,9 +157,11 @@ void visitFields(Visitor& visit, Job& job) {
   visit.in(FPL_FIELD(gradient.tokenCoefficients.meanLogit));
   visit.lentOut(FPL_FIELD(gradient.out.data), &job.gradient.out.onDevice);
   visitRows(visit, FPL_FIELD(gradient.out));
+  visit.out(FPL_FIELD(gradient.rowScale));
   visit.lentOut(FPL_FIELD(headGradient.hidden), &job.headGradient.onDevice);
   visit.lentOut(FPL_FIELD(headGradient.weight), &job.headGradient.onDevice);
   visit.lentOut(FPL_FIELD(headGradient.bias), &job.headGradient.onDevice);
+  visit.number(FPL_FIELD(headGradient.dtype));
   visit.number(FPL_FIELD(headGradient.accumulate));
 
   // The terms of the loss come last, as their number varies.

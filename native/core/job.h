@@ -84,16 +84,20 @@ struct DeviceLabels {
 // Stage 3 of single tokens.
 struct TokenLoss {
   TokenLossConstants constants;
-  // Of the sum. 0: the sum of the class weights of the active rows' labels, which are then on the GPU.
-  double divisor = 1;
-  // [V] factors of the rows' weights, by label, where the labels are on the GPU; or null: all 1.
-  const double* classWeights = nullptr;
+  // [V] factors of the classes in the smoothed cross-entropy, or null: all 1. Other factors are in Tokens::weights.
+  const float* classWeights = nullptr;
+  // [V] factors that are to be brought there, by label, where the labels are on the GPU; or null: all 1.
+  const double* weightsOfLabels = nullptr;
+  double divisor = 1;         // of the sum; 0: the sum of the factors of the labels, which are on the GPU
+  double gradientScale = 1;   // factor of its derivatives
   double* losses = nullptr;   // [R], not divided
   double* summary = nullptr;  // loss
   // [R] its derivatives with respect to the results of single rows, where a gradient follows; scratch, or null.
   double *ofLogProb = nullptr, *ofLogSumExp = nullptr, *ofMeanLogit = nullptr;
 
+  // That of the logits times the weights of their classes, where these have any.
   bool wantsMeanLogit() const { return constants.labelSmoothing != 0; }
+  double labelWeight(int32_t label) const { return classWeights ? double(classWeights[label]) : 1; }
 };
 
 // Stages 1 and 2. Outputs that are null are not wanted.
@@ -182,9 +186,13 @@ struct Gradient {
   double* coefficients = nullptr;       // [S]
   double* plainCoefficients = nullptr;  // [S] the coefficients that go with tokens.plainWeights, or null
   bool skipInactive = false;            // leave the inactive rows of `out` as they are
+  const float* classWeights = nullptr;  // [V] factors of the slope of the mean logit, or null: all 1
+  // [R] d loss / d logProb of each active row, which `out` then leaves to the caller; or null. `out` is d logProb / d
+  // logits, but for zeros where the row is known to take no part.
+  double* rowScale = nullptr;
 };
 
-// Stage 4 of a head. Outputs that are null are not wanted.
+// Stage 4 of a head. Outputs that are null are not wanted. Sums are float32, whatever the outputs are.
 struct HeadGradient {
   Head head;
   Rows logits;                         // the sizes alone
@@ -193,9 +201,11 @@ struct HeadGradient {
   TokenCoefficients tokenCoefficients;
   double* coefficients = nullptr;       // [S]
   double* plainCoefficients = nullptr;  // [S] the coefficients that go with tokens.plainWeights, or null
-  float* hidden = nullptr;              // [R, D]
-  float* weight = nullptr;              // [V, D] without gaps, in the order of the weight's elements
-  float* bias = nullptr;                // [V]
+  const float* classWeights = nullptr;  // [V] factors of the slope of the mean logit, or null: all 1
+  DType dtype = DType::kFloat32;        // of the outputs
+  void* hidden = nullptr;               // [R, D]
+  void* weight = nullptr;               // [V, D] without gaps, in the order of the weight's elements
+  void* bias = nullptr;                 // [V]
   bool onDevice = false;                // these three are on the GPU
   bool accumulate = false;              // add to the values they hold
   bool skipInactive = false;            // leave the inactive rows of `hidden` as they are

@@ -27,9 +27,10 @@ enum class Divergence : int32_t { kReverseKl = 0, kForwardKl = 1, kJensenShannon
 struct LossConstants {
   double beta, labelSmoothing, gamma, rewardShift, discopopTau, alpha;
   Divergence divergence;
-  bool average;         // the log-probs are means already
-  double pairDivisor;   // what sums over pairs are divided by; 0: by P
-  double tokenDivisor;  // what sft's sum over tokens is divided by; 0: by Σ n_w over the batch
+  bool average;              // the log-probs are means already
+  double pairDivisor;        // what sums over pairs are divided by; 0: by P
+  double tokenDivisor;       // what sft's sum over tokens is divided by; 0: by Σ n_w over the batch
+  double gradientScale = 1;  // factor of the derivatives
 };
 
 // A weight times what it weighs. 0 means that this takes no part, whatever it is: 0 · ∞ and 0 · NaN are 0.

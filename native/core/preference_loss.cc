@@ -97,6 +97,9 @@ void preferenceLoss(PreferenceLoss& s, int64_t begin, int64_t end) {
     const Rewards reward = rewards(s.terms.list[0].type, pairAt(s, i), s.constants);
     s.chosenRewards[i] = reward.chosen;
     s.rejectedRewards[i] = reward.rejected;
+    s.gradChosen[i] *= s.constants.gradientScale;
+    s.gradRejected[i] *= s.constants.gradientScale;
+    if (s.gradPlain) s.gradPlain[i] *= s.constants.gradientScale;
   }
 }
 

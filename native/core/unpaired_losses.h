@@ -10,9 +10,10 @@ namespace fpl {
 
 struct UnpairedLossConstants {
   double beta, desirableWeight, undesirableWeight;
-  double kl;           // κ of kto
-  double rewardShift;  // δ of bco
-  double divisor;      // what the sum over sequences is divided by
+  double kl;                 // κ of kto
+  double rewardShift;        // δ of bco
+  double divisor;            // what the sum over sequences is divided by
+  double gradientScale = 1;  // factor of the derivatives
 };
 
 // σ(-z) = 1 - σ(z), and its derivative.

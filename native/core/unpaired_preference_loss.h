@@ -12,7 +12,7 @@ FPL_HD inline void unpairedPreferenceLossAt(const UnpairedPreferenceLoss& s, int
   const double weight = desirable ? s.constants.desirableWeight : s.constants.undesirableWeight;
   const Term loss = evaluate(s.type, logRatio, desirable, s.constants);
   s.losses[i] = weighed(weight, loss.value);
-  s.gradient[i] = weighed(weight, loss.slope) / s.constants.divisor;
+  s.gradient[i] = weighed(weight, loss.slope) / s.constants.divisor * s.constants.gradientScale;
   s.rewards[i] = s.constants.beta * logRatio;
 }
 

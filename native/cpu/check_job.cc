@@ -91,18 +91,24 @@ void checkJob(const Job& job) {
   if (job.hasUnpairedLoss) checkUnpairedLoss(job);
   if (job.hasTokenLoss) {
     FPL_ASSERT(job.hasPolicy && !job.hasLoss && !job.hasUnpairedLoss);
-    FPL_ASSERT(job.tokenLoss.losses && job.tokenLoss.divisor > 0);
+    FPL_ASSERT(job.tokenLoss.losses && job.tokenLoss.divisor > 0 && std::isfinite(job.tokenLoss.gradientScale));
+    FPL_ASSERT(!job.tokenLoss.classWeights || job.tokenLoss.wantsMeanLogit());
   }
   if (job.hasGradient) {
     const Gradient& g = job.gradient;
     FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.entropies || !g.tokenCoefficients.entropy));
-    FPL_ASSERT(g.out.count() == g.logits.count() && g.out.vocab == g.logits.vocab && g.out.dtype == g.logits.dtype);
+    FPL_ASSERT(g.out.count() == g.logits.count() && g.out.vocab == g.logits.vocab);
+    FPL_ASSERT(g.out.data != g.logits.data || elementSize(g.out.dtype) == elementSize(g.logits.dtype));
+    const TokenCoefficients& own = g.tokenCoefficients;
+    FPL_ASSERT(!g.rowScale || !(own.entropy || (!job.hasTokenLoss && (own.logSumExp || own.meanLogit))));
+    FPL_ASSERT(!g.rowScale || !job.hasTokenLoss || (!job.tokenLoss.wantsMeanLogit() && !job.tokenLoss.constants.zLoss));
     checkRows(g.logits, true);
     checkRows(g.out, true);
   }
   if (job.hasHeadGradient) {
     const HeadGradient& g = job.headGradient;
     FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.hidden || g.weight || g.bias));
+    FPL_ASSERT(int32_t(g.dtype) >= 0 && int32_t(g.dtype) < 3);
     FPL_ASSERT(!g.onDevice && (g.entropies || !g.tokenCoefficients.entropy));
     checkHead(g.head, g.logits);
   }

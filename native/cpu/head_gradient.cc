@@ -9,6 +9,9 @@
 // "across" them, as a factor of weight's. When the block is packed, each part of either result has one task, which
 // multiplies and adds to that part.
 //
+// Sums are float32. A 16-bit gradient of the weight is rounded once: a block's sums over all groups are finished, in a
+// buffer, before the next block, and the packed hidden states of all groups are kept for that.
+//
 // Weight's gradient is stored as the weight is. Where the weights of a word are neighbours it is words × features, and
 // the block's gradient is its left factor; else it is features × words, and the block's gradient is its right factor.
 #include <cstring>
@@ -47,13 +50,36 @@ std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const
   return rows;
 }
 
-// The stage for groups of at most `groupRows` rows.
+// Gradients as numbers of any type, of which [begin, end) become those sums, or those sums added to what they are.
+template <typename T>
+void putSums(const float* sums, void* out, int64_t begin, int64_t end, bool add) {
+  T* const values = static_cast<T*>(out);
+  for (int64_t i = begin; i < end; ++i) {
+    fromFloat(add ? toFloat(values[i]) + sums[i - begin] : sums[i - begin], values[i]);
+  }
+}
+
+void putSums(DType dtype, const float* sums, void* out, int64_t begin, int64_t end, bool add) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return putSums<float>(sums, out, begin, end, add);
+    case DType::kFloat16:
+      return putSums<Float16>(sums, out, begin, end, add);
+    case DType::kBFloat16:
+      return putSums<BFloat16>(sums, out, begin, end, add);
+  }
+}
+
+// The stage for these rows, in groups.
 class HeadBackward {
  public:
-  HeadBackward(const HeadGradient& gradient, const LogitConstants& constants, int64_t mostRows,
+  HeadBackward(const HeadGradient& gradient, const LogitConstants& constants, const std::vector<ActiveRow>& rows,
                const CpuContext& context)
       : g_(gradient),
         context_(context),
+        all_(rows),
+        isWide_(gradient.dtype == DType::kFloat32),
+        blocksOutside_(g_.weight && !isWide_),
         shape_(context.kernels.panels),
         vocab_(gradient.logits.vocab),
         width_(gradient.head.width()),
@@ -61,43 +87,89 @@ class HeadBackward {
         tiling_(gradient.head, vocab_),
         reader_(gradient.head, vocab_),
         constants_(constants),
-        groupRows_(std::min(tiling_.groupRows, mostRows)),
+        groupRows_(std::min(tiling_.groupRows, int64_t(rows.size()))),
+        kept_(blocksOutside_ && groupRows_ > 0 ? ceilDiv(int64_t(rows.size()), groupRows_) : 1),
         blockWords_(std::min(tiling_.blockWords, vocab_)),
         tileWords_(std::min(tiling_.tileWords, blockWords_)),
         hiddenPanel_(byWord_ ? shape_.columns : shape_.rows),
         gradientPanel_(byWord_ ? shape_.rows : shape_.columns),
-        hiddenAlong_(padded(groupRows_, shape_.rows) * width_),
-        hiddenAcross_(g_.weight ? padded(width_, hiddenPanel_) * groupRows_ : 0),
+        hiddenAlong_(kept_, padded(groupRows_, shape_.rows) * width_),
+        hiddenAcross_(kept_, g_.weight ? padded(width_, hiddenPanel_) * groupRows_ : 0),
         logitsWeights_(padded(blockWords_, shape_.columns) * width_),
         hiddenWeights_(g_.hidden ? padded(width_, shape_.columns) * blockWords_ : 0),
         gradientAlong_(g_.hidden ? padded(groupRows_, shape_.rows) * blockWords_ : 0),
         gradientAcross_(g_.weight ? padded(blockWords_, gradientPanel_) * groupRows_ : 0),
         tilesOfLogits_(std::min(context.threads, ceilDiv(groupRows_, kRows) * ceilDiv(blockWords_, tileWords_)),
                        kRows * tileWords_),
-        hiddenSums_(g_.hidden ? groupRows_ * width_ : 0),
-        biasSums_(g_.bias ? ceilDiv(groupRows_, kRows) * blockWords_ : 0) {}
+        hiddenSums_(kept_, g_.hidden ? groupRows_ * width_ : 0),
+        weightSums_(blocksOutside_ ? blockWords_ * width_ : 0),
+        biasSums_(g_.bias ? ceilDiv(groupRows_, kRows) * blockWords_ : 0),
+        biasTotals_(g_.bias && !isWide_ ? vocab_ : 0) {}
 
-  int64_t groupRows() const { return groupRows_; }
-
-  // Adds the contribution of `count` rows to the gradients; when they are the first, in the place of what was there.
-  void add(const ActiveRow* rows, int64_t count, bool first) {
-    FPL_ASSERT(count > 0 && count <= groupRows_);
-    rows_ = rows;
-    count_ = count;
-    adds_ = !first;
-    tiles_ = ceilDiv(count, kRows);
-    packHidden();
-    for (block_ = 0; block_ < vocab_; block_ += blockWords_) {
-      words_ = std::min(blockWords_, vocab_ - block_);
-      packWeights();
-      const int64_t wordTiles = ceilDiv(words_, tileWords_);
-      run(tiles_ * wordTiles, [&](int64_t task) { tile(task / wordTiles * kRows, task % wordTiles * tileWords_); });
-      addProducts();
+  // Adds the contributions of all rows to the gradients, or puts them in the place of what is there.
+  void addRows() {
+    const int64_t groups = groupRows_ > 0 ? ceilDiv(int64_t(all_.size()), groupRows_) : 0;
+    for (int64_t group = 0; group < groups; ++group) {
+      take(group);
+      packHidden();
+      if (blocksOutside_) continue;
+      forEachBlock([&] { addBlock(); });
+      if (g_.hidden) writeHidden();
     }
-    if (g_.hidden) writeHidden();
+    if (blocksOutside_ && groups > 0) {
+      forEachBlock([&] {
+        for (int64_t group = 0; group < groups; ++group) {
+          take(group);
+          addBlock();
+        }
+        writeWeight();
+      });
+      for (int64_t group = 0; group < groups && g_.hidden; ++group) {
+        take(group);
+        writeHidden();
+      }
+    }
+    if (g_.bias && !isWide_ && groups > 0) putSums(g_.dtype, biasTotals_.data(), g_.bias, 0, vocab_, g_.accumulate);
   }
 
  private:
+  // Buffers of equal size, one for each group that is kept.
+  class GroupBuffers {
+   public:
+    GroupBuffers(int64_t groups, int64_t size) : size_((size + 15) / 16 * 16), memory_(groups * size_) {}
+    float* of(int64_t slot) const { return memory_.data() + slot * size_; }
+
+   private:
+    int64_t size_;  // whole cache lines
+    FloatBuffer memory_;
+  };
+
+  // Makes a group the one at hand.
+  void take(int64_t group) {
+    const int64_t start = group * groupRows_;
+    slot_ = blocksOutside_ ? group : 0;
+    rows_ = all_.data() + start;
+    count_ = std::min(groupRows_, int64_t(all_.size()) - start);
+    tiles_ = ceilDiv(count_, kRows);
+    isFirst_ = group == 0;
+  }
+
+  template <typename Work>
+  void forEachBlock(const Work& work) {
+    for (block_ = 0; block_ < vocab_; block_ += blockWords_) {
+      words_ = std::min(blockWords_, vocab_ - block_);
+      packWeights();
+      work();
+    }
+  }
+
+  // Adds the contribution of the group and the block at hand.
+  void addBlock() {
+    const int64_t wordTiles = ceilDiv(words_, tileWords_);
+    run(tiles_ * wordTiles, [&](int64_t task) { tile(task / wordTiles * kRows, task % wordTiles * tileWords_); });
+    addProducts();
+  }
+
   static int64_t padded(int64_t count, int64_t panel) { return ceilDiv(count, panel) * panel; }
 
   template <typename Task>
@@ -116,11 +188,11 @@ class HeadBackward {
       if (task < tiles_) {
         const int64_t first = task * panelsPerTile;
         packAlong(reader_.hidden(begins), count_, width_, shape_.rows, first, std::min(panels, first + panelsPerTile),
-                  hiddenAlong_.data(), width_ * shape_.rows);
+                  hiddenAlong_.of(slot_), width_ * shape_.rows);
       } else {
         const int64_t first = (task - tiles_) * kPanelsPerTask;
         packAcross(reader_.hidden(begins), 0, width_, count_, hiddenPanel_, first,
-                   std::min(featurePanels, first + kPanelsPerTask), hiddenAcross_.data(), count_ * hiddenPanel_);
+                   std::min(featurePanels, first + kPanelsPerTask), hiddenAcross_.of(slot_), count_ * hiddenPanel_);
       }
     });
   }
@@ -148,13 +220,14 @@ class HeadBackward {
     const int64_t rows = std::min(kRows, count_ - r), words = std::min(tileWords_, words_ - first);
     FPL_ASSERT(rows > 0 && words > 0 && block_ + first + words <= vocab_);
     const BufferPool::Loan logits(tilesOfLogits_);
-    reader_.logits(context_.kernels, hiddenAlong_.data() + r * width_, rows, logitsWeights_.data() + first * width_,
+    reader_.logits(context_.kernels, hiddenAlong_.of(slot_) + r * width_, rows, logitsWeights_.data() + first * width_,
                    block_ + first, words, logits.data(), tileWords_);
     const void* lines[kRows];
     for (int64_t i = 0; i < rows; ++i) {
       float* line = logits.data() + i * tileWords_;
       const ActiveRow& row = rows_[r + i];
-      writeGradient(line, line, 0, words, row.label - (block_ + first), row.values, constants_, context_.kernels);
+      writeGradient(line, line, 0, words, row.label - (block_ + first), row.values.from(block_ + first), constants_,
+                    context_.kernels);
       lines[i] = line;
     }
     const Vectors gradient{DType::kFloat32, lines};
@@ -197,60 +270,85 @@ class HeadBackward {
   void addToHidden(int64_t r, int64_t d) {
     context_.kernels.multiply({gradientAlong_.data() + r * words_, hiddenWeights_.data() + d * words_,
                                words_ * shape_.rows, words_ * shape_.columns, std::min(kRows, count_ - r),
-                               std::min(kPartColumns, width_ - d), words_, hiddenSums_.data() + r * width_ + d, width_,
-                               block_ > 0});
+                               std::min(kPartColumns, width_ - d), words_, hiddenSums_.of(slot_) + r * width_ + d,
+                               width_, block_ > 0});
   }
 
   // Adds to a part of weight's gradient: rows from i on and columns from j on of the matrix as it is stored.
   void addToWeight(int64_t i, int64_t j) {
-    const float* left = (byWord_ ? gradientAcross_ : hiddenAcross_).data() + i * count_;
-    const float* right = (byWord_ ? hiddenAcross_ : gradientAcross_).data() + j * count_;
+    const float* const hidden = hiddenAcross_.of(slot_);
+    const float* left = (byWord_ ? gradientAcross_.data() : hidden) + i * count_;
+    const float* right = (byWord_ ? hidden : gradientAcross_.data()) + j * count_;
     const int64_t rows = byWord_ ? words_ : width_, columns = byWord_ ? width_ : words_;
-    const int64_t stride = byWord_ ? width_ : vocab_;
-    float* out = g_.weight + i * stride + j + (byWord_ ? block_ * width_ : block_);
+    float* out = weightSums_.data();
+    int64_t stride = byWord_ ? width_ : blockWords_;
+    bool add = !isFirst_;
+    if (isWide_) {
+      out = static_cast<float*>(g_.weight) + (byWord_ ? block_ * width_ : block_);
+      stride = byWord_ ? width_ : vocab_;
+      add = add || g_.accumulate;
+    }
     context_.kernels.multiply({left, right, count_ * shape_.rows, count_ * shape_.columns, std::min(kRows, rows - i),
-                               std::min(kPartColumns, columns - j), count_, out, stride, adds_});
+                               std::min(kPartColumns, columns - j), count_, out + i * stride + j, stride, add});
+  }
+
+  // The sums of the block at hand go to a gradient that is not float32.
+  void writeWeight() {
+    const int64_t rows = byWord_ ? words_ : width_, columns = byWord_ ? width_ : words_;
+    const int64_t stride = byWord_ ? width_ : vocab_, begin = byWord_ ? block_ * width_ : block_;
+    const int64_t sumsStride = byWord_ ? width_ : blockWords_;
+    run(ceilDiv(rows, kRows), [&](int64_t task) {
+      for (int64_t i = task * kRows; i < std::min(rows, (task + 1) * kRows); ++i) {
+        const int64_t at = begin + i * stride;
+        putSums(g_.dtype, weightSums_.data() + i * sumsStride, g_.weight, at, at + columns, g_.accumulate);
+      }
+    });
   }
 
   void addToBias() {
     for (int64_t v = 0; v < words_; ++v) {
       double sum = 0;
       for (int64_t tile = 0; tile < tiles_; ++tile) sum += biasSums_[tile * blockWords_ + v];
-      float& out = g_.bias[block_ + v];
-      out = adds_ ? float(out + sum) : float(sum);
+      float& out = (isWide_ ? static_cast<float*>(g_.bias) : biasTotals_.data())[block_ + v];
+      const bool add = !isFirst_ || (isWide_ && g_.accumulate);
+      out = add ? float(out + sum) : float(sum);
     }
   }
 
   void writeHidden() {
     for (int64_t i = 0; i < count_; ++i) {
-      const float* sums = hiddenSums_.data() + i * width_;
-      float* out = g_.hidden + rows_[i].row * width_;
-      for (int64_t d = 0; d < width_; ++d) out[d] = g_.accumulate ? out[d] + sums[d] : sums[d];
+      const int64_t at = rows_[i].row * width_;
+      putSums(g_.dtype, hiddenSums_.of(slot_) + i * width_, g_.hidden, at, at + width_, g_.accumulate);
     }
   }
 
   const HeadGradient& g_;
   const CpuContext& context_;
+  const std::vector<ActiveRow>& all_;
+  const bool isWide_;         // the gradients are float32
+  const bool blocksOutside_;  // all groups, one after the other, for each block
   const PanelShape shape_;
   const int64_t vocab_, width_;
   const bool byWord_;  // the weights of a word are neighbours
   const HeadTiling tiling_;
   const HeadReader reader_;
   const LogitConstants& constants_;
-  const int64_t groupRows_, blockWords_, tileWords_;
+  const int64_t groupRows_, kept_, blockWords_, tileWords_;
   const int64_t hiddenPanel_, gradientPanel_;  // widths of the panels of weight's factors
 
   // The group at hand, and its hidden states.
   const ActiveRow* rows_ = nullptr;
-  int64_t count_ = 0, tiles_ = 0;
-  bool adds_ = false;
-  const FloatBuffer hiddenAlong_, hiddenAcross_;
+  int64_t count_ = 0, tiles_ = 0, slot_ = 0;
+  bool isFirst_ = false;
+  const GroupBuffers hiddenAlong_, hiddenAcross_;
   // The block at hand, its weights and its gradient, each as the factor of two products.
   int64_t block_ = 0, words_ = 0;
   const FloatBuffer logitsWeights_, hiddenWeights_, gradientAlong_, gradientAcross_;
   BufferPool tilesOfLogits_;
-  const FloatBuffer hiddenSums_;  // [rows, D], over the blocks
-  std::vector<double> biasSums_;  // [tiles, words]
+  const GroupBuffers hiddenSums_;  // [rows, D], over the blocks
+  const FloatBuffer weightSums_;   // of the block at hand, in the order of the weight
+  std::vector<double> biasSums_;   // [tiles, words]
+  std::vector<float> biasTotals_;  // [V], over the groups
 };
 
 }  // namespace
@@ -260,25 +358,25 @@ void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& 
   std::vector<int64_t> idle;
   const LogitConstants constants(tokens);
   const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences, constants, idle);
-  const int64_t count = int64_t(rows.size());
   // Everything is allocated here, before any of the caller's memory is written.
-  HeadBackward backward(g, constants, count, context);
+  HeadBackward backward(g, constants, rows, context);
+  const int64_t size = elementSize(g.dtype);
+  const auto clearRow = [&](int64_t row) {
+    memset(static_cast<char*>(g.hidden) + row * width * size, 0, width * size);
+  };
   if (g.hidden && !g.skipInactive) {
     for (int64_t row = 0; row < g.logits.count(); ++row) {
-      if (tokens.targets[row] < 0) memset(g.hidden + row * width, 0, width * sizeof(float));
+      if (tokens.targets[row] < 0) clearRow(row);
     }
   }
   if (g.hidden && !g.accumulate) {
-    for (const int64_t row : idle) memset(g.hidden + row * width, 0, width * sizeof(float));
+    for (const int64_t row : idle) clearRow(row);
   }
-  if (count == 0 && !g.accumulate) {
-    if (g.weight) memset(g.weight, 0, g.logits.vocab * width * sizeof(float));
-    if (g.bias) memset(g.bias, 0, g.logits.vocab * sizeof(float));
+  if (rows.empty() && !g.accumulate) {
+    if (g.weight) memset(g.weight, 0, g.logits.vocab * width * size);
+    if (g.bias) memset(g.bias, 0, g.logits.vocab * size);
   }
-  const int64_t groupRows = backward.groupRows();
-  for (int64_t start = 0; start < count; start += groupRows) {
-    backward.add(rows.data() + start, std::min(groupRows, count - start), start == 0 && !g.accumulate);
-  }
+  backward.addRows();
 }
 
 }  // namespace fpl

@@ -54,7 +54,7 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
             if (hasLabel) labelLogits[r + i] = logits[label];
             SweptRow& swept = partial[(r + i) * tiling.segments + segment];
             const float maximum = swept.state.maximum;
-            sweep.addCapped(logits, DType::kFloat32, 0, words, hasLabel ? label : -1, swept);
+            sweep.addCapped(logits, DType::kFloat32, 0, words, hasLabel ? label : -1, first, swept);
             if (swept.state.maximum > maximum) swept.state.argmax += first;
           }
         }

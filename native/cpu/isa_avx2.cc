@@ -58,22 +58,30 @@ inline F32 bitsDown(F32 x) {
 inline F64 set1Double(double x) { return {_mm256_set1_pd(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {_mm256_add_pd(a.v, b.v)}; }
 inline F64 loadDoubles(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
+inline F64 mulDouble(F64 a, F64 b) { return {_mm256_mul_pd(a.v, b.v)}; }
 inline void storeDoubles(double* p, F64 x) { _mm256_storeu_pd(p, x.v); }
 
 inline __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline F32 load(const float* p) { return {_mm256_loadu_ps(p)}; }
 inline F32 load(const Float16* p) { return {_mm256_cvtph_ps(load128(p))}; }
+inline F32 load(const BFloat16* p) { return bitsUp<16>(asFloats(_mm256_cvtepu16_epi32(load128(p)))); }
 
 inline void store(float* p, F32 x) { _mm256_storeu_ps(p, x.v); }
 inline void store(Float16* p, F32 x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
+inline __m128i upperHalvesOf(F32 x) {
+  const __m256i upper = _mm256_srai_epi32(asInts(x), 16);
+  return _mm_packs_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1));
+}
+inline void storeUpper(BFloat16* p, F32 x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), upperHalvesOf(x)); }
 
 // Stores past the cache. `drain` orders them before the thread's next memory accesses.
 inline void stream(float* p, F32 x) { _mm256_stream_ps(p, x.v); }
 inline void stream(Float16* p, F32 x) {
   _mm_stream_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
+inline void streamUpper(BFloat16* p, F32 x) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), upperHalvesOf(x)); }
 inline void drain() { _mm_sfence(); }
 
 #include "kernels.inl"

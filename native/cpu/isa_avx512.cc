@@ -66,6 +66,7 @@ inline F32 bitsDown(F32 x) {
 inline F64 set1Double(double x) { return {_mm512_set1_pd(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {_mm512_add_pd(a.v, b.v)}; }
 inline F64 loadDoubles(const float* p) { return {_mm512_cvtps_pd(_mm256_loadu_ps(p))}; }
+inline F64 mulDouble(F64 a, F64 b) { return {_mm512_mul_pd(a.v, b.v)}; }
 inline void storeDoubles(double* p, F64 x) { _mm512_storeu_pd(p, x.v); }
 
 inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -77,12 +78,15 @@ inline void store(float* p, F32 x) { _mm512_storeu_ps(p, x.v); }
 inline void store(Float16* p, F32 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
+inline __m256i upperHalvesOf(F32 x) { return _mm512_cvtepi32_epi16(asInts(bitsDown<16>(x))); }
+inline void storeUpper(BFloat16* p, F32 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), upperHalvesOf(x)); }
 
 // Stores past the cache. `drain` orders them before the thread's next memory accesses.
 inline void stream(float* p, F32 x) { _mm512_stream_ps(p, x.v); }
 inline void stream(Float16* p, F32 x) {
   _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
+inline void streamUpper(BFloat16* p, F32 x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), upperHalvesOf(x)); }
 inline void drain() { _mm_sfence(); }
 
 #include "kernels.inl"

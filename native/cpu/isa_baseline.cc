@@ -52,10 +52,14 @@ inline F64 addDouble(F64 a, F64 b) { return {_mm_add_pd(a.v, b.v)}; }
 inline F64 loadDoubles(const float* p) {
   return {_mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
 }
+inline F64 mulDouble(F64 a, F64 b) { return {_mm_mul_pd(a.v, b.v)}; }
 inline void storeDoubles(double* p, F64 x) { _mm_storeu_pd(p, x.v); }
 
 inline F32 load(const float* p) { return {_mm_loadu_ps(p)}; }
 inline F32 load(const Float16* p) { return {_mm_setr_ps(toFloat(p[0]), toFloat(p[1]), toFloat(p[2]), toFloat(p[3]))}; }
+inline F32 load(const BFloat16* p) {
+  return asFloats(_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
 
 inline void store(float* p, F32 x) { _mm_storeu_ps(p, x.v); }
 inline void store(Float16* p, F32 x) {
@@ -63,11 +67,16 @@ inline void store(Float16* p, F32 x) {
   _mm_storeu_ps(lanes, x.v);
   for (int i = 0; i < 4; ++i) fromFloat(lanes[i], p[i]);
 }
+inline void storeUpper(BFloat16* p, F32 x) {
+  const __m128i upper = _mm_srai_epi32(asInts(x), 16);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi32(upper, upper));
+}
 
-// Stores past the cache. Half precision, which is converted one by one, is too slow to gain by that. `drain` orders
-// them before the thread's next memory accesses.
+// Stores past the cache. Half precision, which is converted one by one, is too slow to gain by that, and half a vector
+// of bfloat16 has no such instruction. `drain` orders them before the thread's next memory accesses.
 inline void stream(float* p, F32 x) { _mm_stream_ps(p, x.v); }
 inline void stream(Float16* p, F32 x) { store(p, x); }
+inline void streamUpper(BFloat16* p, F32 x) { storeUpper(p, x); }
 inline void drain() { _mm_sfence(); }
 
 #include "kernels.inl"

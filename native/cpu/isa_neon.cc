@@ -48,23 +48,27 @@ inline F32 bitsDown(F32 x) {
 inline F64 set1Double(double x) { return {vdupq_n_f64(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {vaddq_f64(a.v, b.v)}; }
 inline F64 loadDoubles(const float* p) { return {vcvt_f64_f32(vld1_f32(p))}; }
+inline F64 mulDouble(F64 a, F64 b) { return {vmulq_f64(a.v, b.v)}; }
 inline void storeDoubles(double* p, F64 x) { vst1q_f64(p, x.v); }
 
 inline F32 load(const float* p) { return {vld1q_f32(p)}; }
 inline F32 load(const Float16* p) {
   return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p))))};
 }
+inline F32 load(const BFloat16* p) { return asFloats(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p)), 16)); }
 
 inline void store(float* p, F32 x) { vst1q_f32(p, x.v); }
 inline void store(Float16* p, F32 x) {
   vst1_u16(reinterpret_cast<uint16_t*>(p), vreinterpret_u16_f16(vcvt_f16_f32(x.v)));
 }
+inline void storeUpper(BFloat16* p, F32 x) { vst1_u16(reinterpret_cast<uint16_t*>(p), vshrn_n_u32(asInts(x), 16)); }
 
 // NEON's intrinsics have no streaming store.
 template <typename T>
 inline void stream(T* p, F32 x) {
   store(p, x);
 }
+inline void streamUpper(BFloat16* p, F32 x) { storeUpper(p, x); }
 inline void drain() {}
 
 #include "kernels.inl"

@@ -88,17 +88,23 @@ struct Kernels {
                                   RowState&);
   // Σ of logits begin .. end, the label's too.
   double (*sum[3])(const void* row, int64_t begin, int64_t end);
-  // out[i] = factor · exp(row[i] / T), in units. `out` may be `row`. The second writes past the cache. The factor and
-  // the product must fit float32.
-  void (*gradient[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,
-                      float factor);
-  void (*gradientStreamed[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,
-                              float factor);
+  // Σ of weights[i] · row[i]; a logit of weight 0 takes no part.
+  double (*weightedSum[3])(const void* row, const float* weights, int64_t begin, int64_t end);
+  // out[i] = factor · exp(row[i] / T), in units. Indexed by the DType of `out`, then by that of `row`. `out` may be
+  // `row` where their elements are of one size. The second writes past the cache. The factor and the product must fit
+  // float32.
+  void (*gradient[3][3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,
+                         float factor);
+  void (*gradientStreamed[3][3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&, Unit unit,
+                                 float factor);
   // out[i] = w · (constant + perLog · log w) + everywhere, with w = exp(row[i] / T) as FullRowGradient has it.
-  void (*fullGradient[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&,
-                          const FullRowGradient&);
-  void (*fullGradientStreamed[3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&,
-                                  const FullRowGradient&);
+  void (*fullGradient[3][3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&,
+                             const FullRowGradient&);
+  void (*fullGradientStreamed[3][3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&,
+                                     const FullRowGradient&);
+  // out[begin + i] = values[i] + factor · weights[i]; `out` + begin may be `values`.
+  void (*addMultiple[3])(const float* values, const float* weights, float factor, void* out, int64_t begin,
+                         int64_t end);
   // capped[i] = tanh(row[begin + i] · scale); the second has the slopes 1 - tanh² as well. `capped` may be row + begin.
   void (*cap[3])(const void* row, int64_t begin, int64_t end, const CapConstants&, float* capped, float* slopes);
   void (*capWithSlopes[3])(const void* row, int64_t begin, int64_t end, const CapConstants&, float* capped,

@@ -36,16 +36,17 @@
 //   F32              vector of F32::kWidth floats (a divisor of kLanes), whose bits also serve as 32-bit integers;
 //                    its member v is a register
 //   F64              vector of half as many doubles
-//   load(p)          F32 from F32::kWidth elements of float or Float16, unaligned, converted exactly; where one
-//                    vector has all lanes, of BFloat16, too
+//   load(p)          F32 from F32::kWidth elements of any type of logits, unaligned, converted exactly
 //   store(p, v)      F32 to float or Float16, rounded to nearest even
-//   stream(p, v)     the same past the cache, p aligned to what is stored; drain() before anybody else reads it
+//   storeUpper(p, v) the upper 16 bits of each lane to BFloat16
+//   stream(p, v), streamUpper(p, v)
+//                    the same past the cache, p aligned to what is stored; drain() before anybody else reads it
 //   set1, add, sub, mul, div
 //   fma(a, b, c)     a·b + c, rounded once if F32::kFused, else twice
 //   maxKeepNan(x, y), minKeepNan(x, y)   x if x is NaN
 //   maxSkipNan(x, y)                     y if x is NaN
 //   orBits(a, b), andBits(a, b), addBits(a, b), bitsUp<n>(v), bitsDown<n>(v)   on the lanes' 32 bits
-//   loadDoubles(p)   F64 from half as many floats; storeDoubles(p, v)
+//   loadDoubles(p)   F64 from half as many floats; storeDoubles(p, v), set1Double, addDouble, mulDouble
 //   F32::kMicroRows, F32::kMicroVectors   the micro-tile of products
 
 constexpr int64_t kWidth = F32::kWidth;
@@ -57,10 +58,10 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
 // e^(x / T): for any logit, for those in reach, and times a factor.
 #include "exp.inl"
 
-// Stage 1: updateRow and sumOfLogits.
+// Stage 1: updateRow, sumOfLogits and weightedSumOfLogits.
 #include "row_state.inl"
 
-// Stage 4: gradientRow and fullGradientRow.
+// Stage 4: gradientRow, fullGradientRow and addMultiple.
 #include "gradient.inl"
 
 // Soft-capped logits: capRow and multiplyRow.
@@ -69,17 +70,20 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
 // The output layer: multiply.
 #include "product.inl"
 
-#define FPL_KERNELS(name)                                                                                         \
-  {                                                                                                               \
-    name, {updateRow<float, false>, updateRow<Float16, false>, updateRow<BFloat16, false>},                       \
-        {updateRow<float, true>, updateRow<Float16, true>, updateRow<BFloat16, true>},                            \
-        {sumOfLogits<float>, sumOfLogits<Float16>, sumOfLogits<BFloat16>},                                        \
-        {gradientRow<float, false>, gradientRow<Float16, false>, gradientRow<BFloat16, false>},                   \
-        {gradientRow<float, true>, gradientRow<Float16, true>, gradientRow<BFloat16, true>},                      \
-        {fullGradientRow<float, false>, fullGradientRow<Float16, false>, fullGradientRow<BFloat16, false>},       \
-        {fullGradientRow<float, true>, fullGradientRow<Float16, true>, fullGradientRow<BFloat16, true>},          \
-        {capRow<float, false>, capRow<Float16, false>, capRow<BFloat16, false>},                                  \
-        {capRow<float, true>, capRow<Float16, true>, capRow<BFloat16, true>},                                     \
-        {multiplyRow<float>, multiplyRow<Float16>, multiplyRow<BFloat16>}, {kMicroRows, kMicroColumns}, multiply, \
-        multiplyAdds,                                                                                             \
+// A kernel for each type of logits; one for each type of logits and of their gradient.
+#define FPL_BY_TYPE(kernel, ...) \
+  { kernel<float __VA_ARGS__>, kernel<Float16 __VA_ARGS__>, kernel<BFloat16 __VA_ARGS__> }
+#define FPL_BY_TYPES(kernel, stream)                                              \
+  {                                                                               \
+    FPL_BY_TYPE(kernel, , float, stream), FPL_BY_TYPE(kernel, , Float16, stream), \
+        FPL_BY_TYPE(kernel, , BFloat16, stream),                                  \
+  }
+
+#define FPL_KERNELS(name)                                                                                    \
+  {                                                                                                          \
+    name, FPL_BY_TYPE(updateRow, , false), FPL_BY_TYPE(updateRow, , true), FPL_BY_TYPE(sumOfLogits),         \
+        FPL_BY_TYPE(weightedSumOfLogits), FPL_BY_TYPES(gradientRow, false), FPL_BY_TYPES(gradientRow, true), \
+        FPL_BY_TYPES(fullGradientRow, false), FPL_BY_TYPES(fullGradientRow, true), FPL_BY_TYPE(addMultiple), \
+        FPL_BY_TYPE(capRow, , false), FPL_BY_TYPE(capRow, , true), FPL_BY_TYPE(multiplyRow),                 \
+        {kMicroRows, kMicroColumns}, multiply, multiplyAdds,                                                 \
   }

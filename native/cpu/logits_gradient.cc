@@ -1,6 +1,6 @@
 // Stage 4 on the CPU: d logProb / d logits = (onehot - softmax) / temperature, times each sequence's coefficient, and
 // what the coefficients of single rows add. Every active row is read once and written once. Inactive rows are not read;
-// they become zeros, unless they are skipped.
+// they become zeros, unless they are skipped. Where the coefficients are left to the caller, they go to `rowScale`.
 #include "logits_rows.h"
 
 namespace fpl {
@@ -27,9 +27,21 @@ RowWriter::RowWriter(const Gradient& g, const Tokens& tokens, const LogitConstan
   stream_ = g.out.data != g.logits.data && size >= kStreamFrom;
 }
 
-template <typename T>
+// Of a row whose scale is deferred, those of its own log-prob. A row that is known to take no part has none.
+ResultSlopes RowWriter::slopesOf(const RowOfSequence& at) const {
+  if (!gradient_.rowScale) return resultSlopes(tokens_, gradient_, at.sequence, at.row);
+  const bool isKnown = gradient_.tokenCoefficients.logProb != nullptr;
+  const bool takesPart =
+      isKnown ? resultSlopes(tokens_, gradient_, at.sequence, at.row).logProb != 0
+              : tokens_.weight(at.row) != 0 || (gradient_.plainCoefficients && tokens_.plainWeights[at.row] != 0);
+  ResultSlopes slopes;
+  slopes.logProb = takesPart ? 1 : 0;
+  return slopes;
+}
+
+template <typename T, typename U>
 void RowWriter::writeAs(int64_t row, int64_t first, int64_t last, int64_t label, const RowValues& values) const {
-  T* out = gradient_.out.at<T>(row);
+  U* out = gradient_.out.at<U>(row);
   for (int64_t s = first; s < last; ++s) {
     const int64_t begin = segments_.begin(s), end = segments_.end(s);
     FPL_ASSERT(begin < end && end <= gradient_.out.vocab && label < gradient_.out.vocab);
@@ -37,20 +49,37 @@ void RowWriter::writeAs(int64_t row, int64_t first, int64_t last, int64_t label,
   }
 }
 
+template <typename T>
+void RowWriter::writeFrom(int64_t row, int64_t first, int64_t last, int64_t label, const RowValues& values) const {
+  switch (gradient_.out.dtype) {
+    case DType::kFloat32:
+      return writeAs<T, float>(row, first, last, label, values);
+    case DType::kFloat16:
+      return writeAs<T, Float16>(row, first, last, label, values);
+    case DType::kBFloat16:
+      return writeAs<T, BFloat16>(row, first, last, label, values);
+  }
+}
+
 void RowWriter::write(const RowOfSequence& at, int64_t first, int64_t last) const {
   const int64_t row = at.row, label = tokens_.targets[row];
   RowValues values;
-  if (label >= 0) {
-    const ResultSlopes slopes = resultSlopes(tokens_, gradient_, at.sequence, row);
-    values = RowValues(gradient_, row, slopes, constants_.perLogit);
-  }
-  switch (gradient_.out.dtype) {
+  if (label >= 0) values = RowValues(gradient_, row, slopesOf(at), constants_.perLogit);
+  switch (gradient_.logits.dtype) {
     case DType::kFloat32:
-      return writeAs<float>(row, first, last, label, values);
+      return writeFrom<float>(row, first, last, label, values);
     case DType::kFloat16:
-      return writeAs<Float16>(row, first, last, label, values);
+      return writeFrom<Float16>(row, first, last, label, values);
     case DType::kBFloat16:
-      return writeAs<BFloat16>(row, first, last, label, values);
+      return writeFrom<BFloat16>(row, first, last, label, values);
+  }
+}
+
+void rowScales(const Gradient& g, const Tokens& tokens, const Sequences& sequences) {
+  for (const int32_t s : sequences) {
+    for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
+      if (tokens.targets[row] >= 0) g.rowScale[row] = resultSlopes(tokens, g, s, row).logProb;
+    }
   }
 }
 

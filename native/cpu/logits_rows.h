@@ -45,7 +45,10 @@ class RowWriter {
   void write(const RowOfSequence& at) const { write(at, 0, segments_.count); }
 
  private:
+  ResultSlopes slopesOf(const RowOfSequence& at) const;
   template <typename T>
+  void writeFrom(int64_t row, int64_t first, int64_t last, int64_t label, const RowValues& values) const;
+  template <typename T, typename U>
   void writeAs(int64_t row, int64_t first, int64_t last, int64_t label, const RowValues& values) const;
 
   const Gradient& gradient_;

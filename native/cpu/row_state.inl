@@ -4,6 +4,7 @@
 //   sumInUnit      sums a block: sumInReach does nearly all of them, sumAny the others
 //   Block          a block as spans, in which the label and the filler of a last tile are hidden
 //   sumOfLogits    adds up the logits themselves
+//   weightedSumOfLogits   the same, each times a weight
 
 // The sum of four vectors of the same lanes.
 inline F32 sumOf(const F32 (&v)[4]) { return add(add(v[0], v[1]), add(v[2], v[3])); }
@@ -26,6 +27,11 @@ struct LaneSums {
     float values[kWidth];
     store(values, sum);
     add(v, values);
+  }
+
+  void addProducts(int64_t v, const float* a, const float* b) {
+    lanes[2 * v] = addDouble(lanes[2 * v], mulDouble(loadDoubles(a), loadDoubles(b)));
+    lanes[2 * v + 1] = addDouble(lanes[2 * v + 1], mulDouble(loadDoubles(a + kWidth / 2), loadDoubles(b + kWidth / 2)));
   }
 
   // Adds the lanes up: halves onto halves.
@@ -324,4 +330,37 @@ double sumOfLogits(const void* rowData, int64_t begin, int64_t end) {
     });
   }
   return sums.total();
+}
+
+// Σ of weights[i] · row[i] in float64, in which such a product is exact. Where the sum is no number, logits of weight 0
+// are left out, as they take no part, whatever they are.
+template <typename T>
+double weightedSumOfLogits(const void* rowData, const float* weights, int64_t begin, int64_t end) {
+  FPL_ASSERT(begin >= 0 && begin % kTile == 0 && begin < end);
+  const T* row = static_cast<const T*>(rowData);
+  LaneSums<float> sums;
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const int64_t count = end - i < kLanes ? end - i : kLanes;
+    T few[kLanes] = {};
+    float logits[kLanes], fewWeights[kLanes] = {};
+    const T* lanes = row + i;
+    const float* laneWeights = weights + i;
+    if (count < kLanes) {
+      memcpy(few, lanes, count * sizeof(T));
+      memcpy(fewWeights, laneWeights, count * sizeof(float));
+      lanes = few;
+      laneWeights = fewWeights;
+    }
+    for (int64_t v = 0; v < kVectors; ++v) {
+      store(logits + v * kWidth, load(lanes + v * kWidth));
+      sums.addProducts(v, logits + v * kWidth, laneWeights + v * kWidth);
+    }
+  }
+  const double total = sums.total();
+  if (!std::isnan(total)) return total;
+  double counted = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    if (weights[i] != 0) counted += double(weights[i]) * double(toFloat(row[i]));
+  }
+  return counted;
 }

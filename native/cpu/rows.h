@@ -44,10 +44,12 @@ struct LogitConstants {
 struct SweptRow {
   RowState state;
   double sumOfLogits = 0;
+  double weightedSum = 0;  // of the logits times the weights of their classes, where these have any
 
   void merge(const SweptRow& other, double inverseTemperature) {
     state.merge(other.state, inverseTemperature);
     sumOfLogits += other.sumOfLogits;
+    weightedSum += other.weightedSum;
   }
 };
 
@@ -58,31 +60,35 @@ class RowSweep {
       : constants_(constants),
         kernels_(kernels),
         update_(forward.wantsByProducts() ? kernels.updateWithByProducts : kernels.update),
-        sums_(forward.tokenMeanLogits || (forward.tokenLoss && forward.tokenLoss->wantsMeanLogit())) {}
+        classWeights_(forward.tokenLoss ? forward.tokenLoss->classWeights : nullptr),
+        sums_(forward.tokenMeanLogits || (forward.tokenLoss && forward.tokenLoss->wantsMeanLogit() && !classWeights_)) {
+  }
 
   // Logits begin .. end of a row, `begin` a multiple of kTile; `label` is among them, or left out already.
   void add(const void* row, DType dtype, int64_t begin, int64_t end, int64_t label, SweptRow& swept) const {
-    if (!constants_.cap.present) return addCapped(row, dtype, begin, end, label, swept);
+    if (!constants_.cap.present) return addCapped(row, dtype, begin, end, label, 0, swept);
     alignas(64) float block[kBlock];
     for (int64_t start = begin; start < end; start += kBlock) {
       const int64_t stop = std::min(end, start + kBlock);
       const bool hasLabel = label >= start && label < stop;
       const float maximum = swept.state.maximum;
       kernels_.cap[int(dtype)](row, start, stop, constants_.cap, block, nullptr);
-      addCapped(block, DType::kFloat32, 0, stop - start, hasLabel ? label - start : -1, swept);
+      addCapped(block, DType::kFloat32, 0, stop - start, hasLabel ? label - start : -1, start, swept);
       if (swept.state.maximum > maximum) swept.state.argmax += start;
     }
   }
 
-  // The same for logits that are capped already, if they have to be.
-  void addCapped(const void* row, DType dtype, int64_t begin, int64_t end, int64_t label, SweptRow& swept) const {
+  // The same for logits that are capped already, if they have to be. `row` begins with the logit of class `first`.
+  void addCapped(const void* row, DType dtype, int64_t begin, int64_t end, int64_t label, int64_t first,
+                 SweptRow& swept) const {
     const int type = int(dtype);
-    if (!sums_) return update_[type](row, begin, end, label, constants_.exp, swept.state);
+    if (!sums_ && !classWeights_) return update_[type](row, begin, end, label, constants_.exp, swept.state);
     // A block is added up while it lies in the cache.
     for (int64_t start = begin; start < end; start += kBlock) {
       const int64_t stop = std::min(end, start + kBlock);
       update_[type](row, start, stop, label, constants_.exp, swept.state);
-      swept.sumOfLogits += kernels_.sum[type](row, start, stop);
+      if (sums_) swept.sumOfLogits += kernels_.sum[type](row, start, stop);
+      if (classWeights_) swept.weightedSum += kernels_.weightedSum[type](row, classWeights_ + first, start, stop);
     }
   }
 
@@ -95,6 +101,7 @@ class RowSweep {
   const LogitConstants& constants_;
   const Kernels& kernels_;
   const decltype(Kernels::update)& update_;
+  const float* const classWeights_;
   const bool sums_;
 };
 
@@ -134,17 +141,25 @@ ResultSlopes resultSlopes(const Tokens& tokens, const AnyGradient& gradient, int
   return out;
 }
 
-// What stage 4 writes to a row: as RowGradient says, or as FullRowGradient does where it has to be. By default zeros.
+// What stage 4 writes to a row: as RowGradient says, or as FullRowGradient does where it has to be, and perClass times
+// the weight of its class for each logit. By default zeros.
 struct RowValues {
   bool isFull = false;
   RowGradient plain;
   FullRowGradient full;
+  const float* classWeights = nullptr;  // or null: none are added
+  float perClass = 0;
 
   RowValues() = default;
   template <typename AnyGradient>
   RowValues(const AnyGradient& gradient, int64_t row, const ResultSlopes& slopes, double perLogit)
-      : isFull(slopes.entropy != 0 || slopes.meanLogit != 0) {
+      : isFull(slopes.entropy != 0 || (slopes.meanLogit != 0 && !gradient.classWeights)) {
     const TokenState& token = gradient.states[row];
+    if (gradient.classWeights && slopes.meanLogit != 0 && !std::isnan(token.logProb)) {
+      FPL_ASSERT(!isFull);  // entropies have no weights
+      classWeights = gradient.classWeights;
+      perClass = float(slopes.meanLogit * perLogit / double(gradient.logits.vocab));
+    }
     if (isFull) {
       const double entropy = slopes.entropy == 0 ? 0 : gradient.entropies[row];
       full = fullRowGradient(token, slopes, entropy, perLogit, gradient.logits.vocab);
@@ -153,53 +168,75 @@ struct RowValues {
     }
   }
 
+  // The same for logits of which the first is that of class `first`.
+  RowValues from(int64_t first) const {
+    RowValues out = *this;
+    if (classWeights) out.classWeights += first;
+    return out;
+  }
+
   float atLabel() const { return isFull ? full.atLabel : plain.atLabel; }
   // Whether all logits but the label's get the same value, which is then it.
   bool isConstant() const { return isFull ? full.constant == 0 && full.perLog == 0 : plain.factor == 0; }
   float constant() const { return isFull ? full.everywhere : 0; }
-  bool isZero() const { return isConstant() && constant() == 0 && atLabel() == 0; }
+  bool isZero() const { return isConstant() && constant() == 0 && atLabel() == 0 && perClass == 0; }
   bool isNan() const { return std::isnan(isFull ? full.constant : plain.factor); }
 };
 
-// Stage 4 for logits begin .. end of a row, capped already if they have to be; `out` may be where they are.
-template <typename T>
-void writeCappedGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
+// Stage 4 for logits begin .. end of a row, capped already if they have to be, but for what their classes add; `out`
+// may be where they are.
+template <typename T, typename U>
+void writeCappedGradient(const T* logits, U* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
                          const ExpConstants& constants, const Kernels& kernels, bool stream) {
-  constexpr int kType = int(kDTypeOf<T>);
+  constexpr int kType = int(kDTypeOf<T>), kOutType = int(kDTypeOf<U>);
   if (values.isZero()) {
-    memset(static_cast<void*>(out + begin), 0, (end - begin) * sizeof(T));
+    memset(static_cast<void*>(out + begin), 0, (end - begin) * sizeof(U));
     return;
   }
   if (values.isConstant() || values.isNan()) {
-    T value;
+    U value;
     fromFloat(values.isNan() ? NAN : values.constant(), value);
     std::fill(out + begin, out + end, value);
     if (values.isNan()) return;
   } else if (values.isFull) {
     const auto& kernel = stream ? kernels.fullGradientStreamed : kernels.fullGradient;
-    kernel[kType](logits, out, begin, end, constants, values.full);
+    kernel[kOutType][kType](logits, out, begin, end, constants, values.full);
   } else {
     const auto& kernel = stream ? kernels.gradientStreamed : kernels.gradient;
-    kernel[kType](logits, out, begin, end, constants, values.plain.unit, values.plain.factor);
+    kernel[kOutType][kType](logits, out, begin, end, constants, values.plain.unit, values.plain.factor);
   }
   if (label >= begin && label < end) fromFloat(values.atLabel(), out[label]);
 }
 
-// The same for logits as they are. Those to be capped go through buffers that stay in the first-level cache.
-template <typename T>
-void writeGradient(const T* logits, T* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
+// The same for logits as they are, and whole. Where logits are capped or classes add to them, parts go through buffers
+// that stay in the first-level cache.
+template <typename T, typename U>
+void writeGradient(const T* logits, U* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
                    const LogitConstants& constants, const Kernels& kernels, bool stream = false) {
-  if (!constants.cap.present || values.isZero()) {
+  const bool capped = constants.cap.present;
+  if ((!capped && !values.classWeights) || values.isZero()) {
     return writeCappedGradient(logits, out, begin, end, label, values, constants.exp, kernels, stream);
   }
   constexpr int64_t kPart = 16 * kTile;
-  constexpr int kType = int(kDTypeOf<T>);
+  constexpr int kType = int(kDTypeOf<T>), kOutType = int(kDTypeOf<U>);
   alignas(64) float part[kPart], slopes[kPart];
   for (int64_t start = begin; start < end; start += kPart) {
-    const int64_t stop = std::min(end, start + kPart);
-    kernels.capWithSlopes[kType](logits, start, stop, constants.cap, part, slopes);
-    writeCappedGradient(part, part, 0, stop - start, label - start, values, constants.exp, kernels, false);
-    kernels.multiplyBySlopes[kType](part, slopes, out, start, stop);
+    const int64_t stop = std::min(end, start + kPart), count = stop - start;
+    if (capped) {
+      kernels.capWithSlopes[kType](logits, start, stop, constants.cap, part, slopes);
+      writeCappedGradient(part, part, 0, count, label - start, values, constants.exp, kernels, false);
+    } else {
+      writeCappedGradient(logits + start, part, 0, count, label - start, values, constants.exp, kernels, false);
+    }
+    if (values.classWeights) {
+      const float* const weights = values.classWeights + start;
+      if (!capped) {
+        kernels.addMultiple[kOutType](part, weights, values.perClass, out, start, stop);
+        continue;
+      }
+      kernels.addMultiple[0](part, weights, values.perClass, part, 0, count);
+    }
+    kernels.multiplyBySlopes[kOutType](part, slopes, out, start, stop);
   }
 }
 

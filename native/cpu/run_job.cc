@@ -3,7 +3,7 @@
 //
 // Where the loss and the gradient of a pair depend on that pair alone, all stages are run for a few pairs at a time.
 // Stage 4 then finds the logits that stage 1 has read in the cache, and they come from memory once, not twice. The same
-// is done with sequences that stand alone.
+// is done with sequences that stand alone, and with single rows where stage 4 needs no more than these.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -61,7 +61,7 @@ void forward(const Forward& stage, const Tokens& tokens, const Sequences& sequen
     squares = scratch.squares.data();
   }
   if (gradient) {
-    tokenLossAndGradient(stage, *gradient, tokens, sequences, states, squares, context);
+    rowByRow(stage, *gradient, tokens, sequences, states, squares, context);
   } else {
     const auto stageOne = stage.head.present() ? headTokenLogProbs : tokenLogProbs;
     stageOne(stage, tokens, sequences, states, squares, context);
@@ -101,6 +101,7 @@ struct TokenLossScratch {
     job.gradient.tokenCoefficients.logSumExp = loss.ofLogSumExp;
     job.gradient.tokenCoefficients.meanLogit = loss.ofMeanLogit;
     job.headGradient.tokenCoefficients = job.gradient.tokenCoefficients;
+    job.gradient.classWeights = job.headGradient.classWeights = loss.classWeights;
   }
 };
 
@@ -215,9 +216,10 @@ bool runJob(Job& job, ThreadPool& pool) {
       job.gradient.states = job.headGradient.states = job.policy.states;
     }
     // A job that may be cancelled does not begin to write before it has read everything.
-    const Gradient* const rowByRow = job.hasTokenLoss && job.hasGradient && !job.cancellable ? &job.gradient : nullptr;
+    const bool ofRowsAlone = job.hasPolicy && job.hasGradient && (job.hasTokenLoss || job.gradient.rowScale);
+    const Gradient* const atOnce = ofRowsAlone && !job.cancellable ? &job.gradient : nullptr;
     for (const Part& part : partsOf(job)) {
-      if (job.hasPolicy) forward(job.policy, job.tokens, part.sequences, policyScratch, context, rowByRow);
+      if (job.hasPolicy) forward(job.policy, job.tokens, part.sequences, policyScratch, context, atOnce);
       if (job.hasReference) forward(job.reference, job.tokens, part.sequences, referenceScratch, context);
       // A job without a signal is cancelled when its environment ends. Nobody will read its results then.
       if (job.cancelled) return false;
@@ -232,7 +234,8 @@ bool runJob(Job& job, ThreadPool& pool) {
         unpairedPreferenceLoss(job.unpairedLoss, part.begin, part.end);
         if (hasGradient) std::copy(gradient + part.begin, gradient + part.end, coefficients + part.begin);
       }
-      if (job.hasGradient && !rowByRow) logitsGradient(job.gradient, job.tokens, part.sequences, context);
+      if (job.hasGradient && !atOnce) logitsGradient(job.gradient, job.tokens, part.sequences, context);
+      if (job.hasGradient && job.gradient.rowScale) rowScales(job.gradient, job.tokens, part.sequences);
       if (job.hasHeadGradient) headGradient(job.headGradient, job.tokens, part.sequences, context);
     }
   } else if (job.hasLoss) {

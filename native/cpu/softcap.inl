@@ -57,14 +57,11 @@ struct Tanh {
 
 // Four vectors in the order of the elements, of which there may be fewer than fill them.
 template <typename T>
-inline void loadInOrder(const T* p, int64_t count, F32 (&x)[4]) {
-  if (std::is_same_v<T, BFloat16> || count < 4 * kWidth) {
-    float values[4 * kWidth] = {};
-    for (int64_t i = 0; i < count && i < 4 * kWidth; ++i) values[i] = toFloat(p[i]);
-    loadFour(values, x);
-    return;
-  }
-  if constexpr (!std::is_same_v<T, BFloat16>) loadFour(p, x);
+inline void loadAtMostFour(const T* p, int64_t count, F32 (&x)[4]) {
+  if (count >= 4 * kWidth) return loadInOrder(p, x);
+  T values[4 * kWidth] = {};
+  memcpy(values, p, count * sizeof(T));
+  loadInOrder(values, x);
 }
 
 // Logits begin .. end, capped, to `capped` and the slopes to `slopes`, from the first on.
@@ -77,7 +74,7 @@ void capRow(const void* rowData, int64_t begin, int64_t end, const CapConstants&
   const Tanh tanh(constants);
   for (int64_t i = 0; i < count; i += 4 * kWidth) {
     F32 x[4], slope[4];
-    loadInOrder(row + i, count - i, x);
+    loadAtMostFour(row + i, count - i, x);
     tanh.at<kSlopes>(x, slope);
     if (i + 4 * kWidth <= count) {
       putFour<false>(capped + i, x);

@@ -46,10 +46,13 @@ void sequenceSums(const Forward& forward, const Tokens& tokens, const Sequences&
 void logitsGradient(const Gradient& gradient, const Tokens& tokens, const Sequences& sequences,
                     const CpuContext& context);
 
+// What stage 4 has left to the caller: the coefficient of each active row.
+void rowScales(const Gradient& gradient, const Tokens& tokens, const Sequences& sequences);
+
 // Stages 1, 3 of single tokens, and 4, on one row after the other: stage 4 finds in the cache what stage 1 has read.
-void tokenLossAndGradient(const Forward& forward, const Gradient& gradient, const Tokens& tokens,
-                          const Sequences& sequences, TokenState* states, float* sumSquaredProbs,
-                          const CpuContext& context);
+// For gradients that depend on the row alone.
+void rowByRow(const Forward& forward, const Gradient& gradient, const Tokens& tokens, const Sequences& sequences,
+              TokenState* states, float* sumSquaredProbs, const CpuContext& context);
 
 // Runs the stages of a job. False when it was cancelled, which is possible until stage 4 begins.
 bool runJob(Job& job, ThreadPool& pool);

@@ -38,13 +38,14 @@ std::vector<int64_t> activeRows(const Tokens& tokens, const Sequences& sequences
 }
 
 void RowFinisher::putTokenLoss(const TokenLoss& stage, int64_t row, double meanLogit) const {
-  const double weight = tokens.weight(row), slope = weight / stage.divisor;
-  const TokenLossValue value = tokenLoss(stage.constants, states[row], meanLogit, inverseTemperature);
+  const double weight = tokens.weight(row), slope = weight / stage.divisor, scale = stage.gradientScale;
+  const double labelWeight = stage.labelWeight(tokens.targets[row]);
+  const TokenLossValue value = tokenLoss(stage.constants, states[row], meanLogit, labelWeight, inverseTemperature);
   stage.losses[row] = weighed(weight, value.loss);
   if (!stage.ofLogProb) return;
-  stage.ofLogProb[row] = weighed(slope, value.slopes.logProb);
-  stage.ofLogSumExp[row] = weighed(slope, value.slopes.logSumExp);
-  stage.ofMeanLogit[row] = weighed(slope, value.slopes.meanLogit);
+  stage.ofLogProb[row] = scale * weighed(slope, value.slopes.logProb);
+  stage.ofLogSumExp[row] = scale * weighed(slope, value.slopes.logSumExp);
+  stage.ofMeanLogit[row] = scale * weighed(slope, value.slopes.meanLogit);
 }
 
 void RowFinisher::operator()(int64_t row, const SweptRow& swept, float labelLogit) const {
@@ -53,8 +54,11 @@ void RowFinisher::operator()(int64_t row, const SweptRow& swept, float labelLogi
   FPL_ASSERT(label >= 0 && inverseTemperature > 0);
   const TokenState token = finish(state, labelLogit, inverseTemperature);
   states[row] = token;
-  const double meanLogit = swept.sumOfLogits * inverseTemperature / double(forward.logits.vocab);
-  if (forward.tokenLoss) putTokenLoss(*forward.tokenLoss, row, meanLogit);
+  const auto mean = [&](double sum) { return sum * inverseTemperature / double(forward.logits.vocab); };
+  const double meanLogit = mean(swept.sumOfLogits);
+  if (const TokenLoss* const loss = forward.tokenLoss) {
+    putTokenLoss(*loss, row, loss->classWeights ? mean(swept.weightedSum) : meanLogit);
+  }
   if (forward.tokenLogProbs) forward.tokenLogProbs[row] = float(token.logProb);
   if (forward.tokenMeanLogits) {
     forward.tokenMeanLogits[row] = std::isnan(token.logProb) ? NAN : float(meanLogit);

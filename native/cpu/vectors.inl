@@ -99,6 +99,24 @@ inline void putFour(BFloat16* p, const F32 (&x)[4]) {
   }
 }
 
+// The same in the order of the elements, where what is loaded and what is stored differ in type. None may be NaN.
+template <typename T>
+inline void loadInOrder(const T* p, F32 (&x)[4]) {
+  for (int k = 0; k < 4; ++k) x[k] = load(p + k * kWidth);
+}
+
+template <bool kStream, typename T>
+inline void putInOrder(T* p, const F32 (&x)[4]) {
+  putFour<kStream>(p, x);
+}
+template <bool kStream>
+inline void putInOrder(BFloat16* p, const F32 (&x)[4]) {
+  for (int k = 0; k < 4; ++k) {
+    const F32 rounded = roundToBFloat16(x[k]);
+    kStream ? streamUpper(p + k * kWidth, rounded) : storeUpper(p + k * kWidth, rounded);
+  }
+}
+
 // Fetches logits ahead of the loop. The hardware's own prefetcher stays so close before the loop that a core waits for
 // memory a third of the time. Behind the end of a row lies the next row; behind the last row, a prefetch has no effect.
 constexpr int64_t kAhead = 4096;  // bytes

@@ -90,14 +90,14 @@ void* HeadPlan::onDevice(const void* host, int64_t elements, DType dtype, const 
   return memories_.back().data();
 }
 
-float* HeadPlan::gradientOnDevice(float* host, int64_t elements, bool upload, const char* purpose) {
+void* HeadPlan::gradientOnDevice(void* host, int64_t elements, bool upload, const char* purpose) {
   if (!host) return nullptr;
   const size_t bytes = size_t(elements) * sizeof(float);
   memories_.push_back(deviceMemory(bytes, purpose));
   void* device = memories_.back().data();
   if (upload) uploads_.push_back({device, host, bytes});
   downloads_.push_back({device, host, bytes});
-  return static_cast<float*>(device);
+  return device;
 }
 
 void HeadPlan::place(Layout& layout) {
@@ -259,7 +259,8 @@ void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& token
 void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, Stream stream) {
   const int64_t width = policy_.head.width();
   const bool adds = out_.accumulate;
-  if (out_.hidden && !out_.skipInactive) clearInactive(tokens.targets, count_, width, out_.hidden, stream);
+  float* const hiddenOut = static_cast<float*>(out_.hidden);
+  if (out_.hidden && !out_.skipInactive) clearInactive(tokens.targets, count_, width, hiddenOut, stream);
   if (out_.weight && !adds && active_.count == 0) {
     check(cudaMemsetAsync(out_.weight, 0, size_t(vocab_ * width) * sizeof(float), stream), "running output layer");
   }
@@ -287,11 +288,11 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
     }
     if (out_.hidden) {
       of(toHidden_, rows).multiply(down, zero, products_, stream);
-      scatterRows(hiddenGradient_, hiddenStride_, active_.rows + first, rows, width, out_.hidden, adds, stream);
+      scatterRows(hiddenGradient_, hiddenStride_, active_.rows + first, rows, width, hiddenOut, adds, stream);
     }
     if (out_.weight) of(toWeight_, rows).multiply(down, adds || first > 0 ? one : zero, products_, stream);
   });
-  if (out_.bias) writeColumns(biasSums_, vocab_, out_.bias, adds, stream);
+  if (out_.bias) writeColumns(biasSums_, vocab_, static_cast<float*>(out_.bias), adds, stream);
 }
 
 }  // namespace cuda

@@ -48,7 +48,7 @@ class HeadPlan {
 
   Layer layerOf(const Head& head);
   void* onDevice(const void* host, int64_t elements, DType dtype, const char* purpose);
-  float* gradientOnDevice(float* host, int64_t elements, bool upload, const char* purpose);
+  void* gradientOnDevice(void* host, int64_t elements, bool upload, const char* purpose);
 
   Product logitsProduct(const Layer& layer, int64_t rows) const;
   Product hiddenProduct(int64_t rows) const;

@@ -24,9 +24,11 @@ def cross_entropy_case(case):
     temperature, scaling, cap = options.get('temperature', 1), options.get('logitScale', 1), options.get('logitSoftcap')
     epsilon, z = options.get('labelSmoothing', 0), options.get('zLoss', 0)
     classes = torch.tensor(options['classWeights']) if 'classWeights' in options else None
-    normalizer = options.get('normalizer', 'mean')
+    normalizer, deferred = options.get('normalizer', 'mean'), options.get('deferredScale', False)
+    # Each class's own weight in the smoothed loss; 1 where there is none.
+    of_classes = torch.ones(vocab) if classes is None or epsilon == 0 else classes
     divisor, total = 0.0, torch.zeros(())
-    losses, scales, magnitudes = [], [], torch.zeros(rows, vocab)
+    losses, scales, magnitudes, row_scales = [], [], torch.zeros(rows, vocab), []
     parts = split(case)
     for part in parts:
         active, labels, weights = part['active'], part['labels'], part['weights']
@@ -46,31 +48,48 @@ def cross_entropy_case(case):
         total = total + loss.sum()
         divisor += of_class[active].sum().item()
         losses += loss.tolist()
+        if deferred:
+            # The gradient of log p alone, of the rows that take part.
+            row_scales += torch.where(active, -weights * of_class * factor.detach(), 0.0).tolist()
+            part['logProbs'] = torch.where(
+                active & (weights * of_class != 0), -F.cross_entropy(logits, labels, reduction='none'), 0.0
+            )
 
+        # Of the label's own weight, in the terms that have it.
+        smoothed = torch.ones(()) if of_classes is not classes else (1 - epsilon) + epsilon * classes.mean() / of_class
         factors = weights.abs() * of_class
         log_prob, total_log = -F.cross_entropy(logits, labels, reduction='none').detach(), total_log.detach()
         finite = torch.where(log_prob.isfinite(), log_prob.abs(), 0)
         scale = torch.maximum(finite.clamp(min=1), total_log.abs())
-        scale = factors * scale * (factor * (1 + finite if options.get('dft', False) else 1) + 2 * z * total_log.abs())
+        of_loss = smoothed * factor * (1 + finite if options.get('dft', False) else 1)
+        scale = factors * scale * (of_loss + 2 * z * total_log.abs())
         scales += torch.where(active, scale, 0.0).tolist()
-        of_total = (factor * epsilon + 2 * z * total_log) * torch.ones(len(labels))
+        relative = of_classes.mean() / of_class if of_classes is classes else torch.ones(())
+        of_total = (factor * epsilon * relative + 2 * z * total_log) * torch.ones(len(labels))
         to_label = factor * (1 - epsilon) * torch.ones(len(labels))
         others = (of_total + to_label).abs()[:, None] * p
         at_label = (to_label * (1 - of_label) + of_total.abs() * of_label)[:, None]
         is_label = F.one_hot(labels, vocab) == 1
-        size = torch.where(is_label, at_label, others) + ((factor * epsilon / vocab) * torch.ones(len(labels)))[:, None]
+        of_mean = ((factor * epsilon / vocab) * torch.ones(len(labels)))[:, None]
+        if of_classes is classes:
+            of_mean = of_mean * classes / of_class[:, None]
+        size = torch.where(is_label, at_label, others) + of_mean
+        if deferred:
+            size = torch.where(is_label, 1 - of_label[:, None], p) / factors[:, None]
         magnitudes[part['rows']] = torch.where(active[:, None], slope.detach() * factors[:, None] * size, 0.0)
         if 'sequenceOffsets' in options and options.get('shift', True):
-            losses.append(0.0)
-            scales.append(0.0)
+            for values in (losses, scales, row_scales):
+                values.append(0.0)
     if normalizer == 'sum':
         divisor = 1.0
     elif normalizer != 'mean':
         divisor = normalizer['tokens'] if isinstance(normalizer, dict) else normalizer
     mean = total / divisor
-    mean.backward()
+    scale = options.get('gradientScale', 1)
+    factor = 1 if deferred else abs(scale) / divisor
+    (sum(part['logProbs'].sum() for part in parts) if deferred else mean * scale).backward()
     gradient = sample(leaf.grad, case)
-    flat = magnitudes.reshape(-1) / divisor
+    flat = magnitudes.nan_to_num(0.0).reshape(-1) * factor if deferred or scale != 1 else magnitudes.reshape(-1) / divisor
     gradient['magnitudes'] = [short(flat[i].item()) for i in gradient.get('at', range(len(flat)))]
     case['expected'] = {
         'loss': mean.item(),
@@ -80,6 +99,8 @@ def cross_entropy_case(case):
         'tokenCounts': [int(part['active'].sum()) for part in parts],
         'gradient': gradient,
     }
+    if deferred:
+        case['expected']['rowScale'] = [x / divisor * scale + 0.0 for x in row_scales]
     check_plain(case, leaf.detach())
     return case
 
@@ -155,6 +176,32 @@ def cross_entropy_cases():
         capped = {'labelSmoothing': 0.1, 'zLoss': 0.01, 'logitSoftcap': 8.0}
         add(f'vocab 32000 under a cap, {dtype}', [2, 4, 32000], capped, dtype=dtype)
         add(f'padded, under a cap, {dtype}', [2, 4, 61], capped, dtype=dtype, pad=(3, 5))
+    # Weights of at least 1 / 16: PyTorch's own smoothed loss is NaN where one of 0 stands at a logit of -inf.
+    classes = (random.randint(1, 64, 130) / 16).tolist()
+    both = {'labelSmoothing': 0.1, 'classWeights': classes}
+    for dtype in DTYPES:
+        add(f'labelSmoothing with classWeights, {dtype}', [2, 4, 130], both, dtype=dtype)
+        add(f'labelSmoothing 1 with classWeights, {dtype}', [2, 4, 130], {**both, 'labelSmoothing': 1}, dtype=dtype)
+        add(f'classWeights, everything, {dtype}', [2, 4, 130], {**everything, **both}, dtype=dtype, std=10.0)
+        capped = {**everything, **both, 'logitSoftcap': 5.0, 'logitScale': 1.7}
+        add(f'classWeights, everything under a cap, {dtype}', [2, 4, 130], capped, dtype=dtype)
+        large = {'labelSmoothing': 0.1, 'classWeights': (random.randint(1, 64, 5000) / 16).tolist()}
+        add(f'labelSmoothing with classWeights, vocab 5000, {dtype}', [1, 3, 5000], large, dtype=dtype)
+        deferred = {'deferredScale': True, 'tokenWeights': weights, 'gradientScale': 1024}
+        add(f'deferredScale, {dtype}', [2, 4, 130], deferred, dtype=dtype)
+        dft = {**deferred, 'dft': True, 'temperature': 0.7, 'logitSoftcap': 8.0}
+        add(f'deferredScale, dft under a cap, {dtype}', [2, 4, 130], dft, dtype=dtype)
+        packed = {'deferredScale': True, 'sequenceOffsets': [0, 4, 9], 'classWeights': classes[:20]}
+        add(f'deferredScale, packed, {dtype}', [9, 20], packed, dtype=dtype)
+        for gradient in DTYPES:
+            options = {'gradientDType': gradient, 'gradientScale': 512}
+            add(f'{dtype} to {gradient}', [2, 4, 130], options, dtype=dtype)
+            add(f'{dtype} to {gradient}, everything', [2, 4, 130], {**everything, **both, **options}, dtype=dtype)
+            capped = {**everything, 'logitSoftcap': 5.0, **options, 'gradientScale': -3}
+            add(f'{dtype} to {gradient}, under a cap', [2, 4, 1025], capped, dtype=dtype)
+    add('-inf logits, labelSmoothing with classWeights', [2, 4, 130], both, holes=3, lift=[0.0, -2.0])
+    ignored = {**both, 'ignoreIndex': 0, 'normalizer': 'sum'}
+    add('labelSmoothing with classWeights, ignoreIndex 0, sum', [2, 4, 130], ignored, ignore=0)
     return cases
 
 

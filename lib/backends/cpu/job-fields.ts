@@ -21,7 +21,7 @@ import type { DType, FDivergence, HostArray, LossType, UnpairedLossType } from '
 /** The kinds of a job's arrays by their elements; a tensor's array has the tensor's dtype. */
 export interface Elements {
   int32: Int32Array
-  float32: Float32Array | bigint
+  float32: Float32Array
   float64: Float64Array
   tensor: HostArray | bigint
   address: bigint
@@ -131,12 +131,14 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.part(GRADIENT)
     visit.out('gradient.out.data', 'tensor', gradient.out.data)
     visitRows(visit, 'gradient.out', gradient.out)
+    visit.out('gradient.rowScale', 'float64', gradient.rowScale)
   }
   if (headGradient) {
     visit.part(HEAD_GRADIENT)
-    visit.out('headGradient.hidden', 'float32', headGradient.hidden)
-    visit.out('headGradient.weight', 'float32', headGradient.weight)
-    visit.out('headGradient.bias', 'float32', headGradient.bias)
+    visit.out('headGradient.hidden', 'tensor', headGradient.hidden)
+    visit.out('headGradient.weight', 'tensor', headGradient.weight)
+    visit.out('headGradient.bias', 'tensor', headGradient.bias)
+    visit.number('headGradient.dtype', DTYPES[headGradient.dtype])
     visit.number('headGradient.accumulate', headGradient.accumulate ? 1 : 0)
   }
   if (loss) visitTerms(visit, loss.terms, codes)
@@ -227,6 +229,7 @@ function visitLoss(visit: FieldVisitor, loss: LossStage): void {
   visit.number('loss.constants.average', loss.average ? 1 : 0)
   visit.number('loss.constants.pairDivisor', loss.pairDivisor ?? 0)
   visit.number('loss.constants.tokenDivisor', loss.tokenDivisor ?? 0)
+  visit.number('loss.constants.gradientScale', loss.gradientScale ?? 1)
 }
 
 function visitUnpairedLoss(visit: FieldVisitor, loss: UnpairedLossStage, codes: Codes): void {
@@ -245,17 +248,21 @@ function visitUnpairedLoss(visit: FieldVisitor, loss: UnpairedLossStage, codes: 
   visit.number('unpairedLoss.constants.kl', loss.kl)
   visit.number('unpairedLoss.constants.rewardShift', loss.rewardShift)
   visit.number('unpairedLoss.constants.divisor', loss.divisor)
+  visit.number('unpairedLoss.constants.gradientScale', loss.gradientScale ?? 1)
 }
 
 function visitTokenLoss(visit: FieldVisitor, loss: TokenLossStage): void {
   visit.part(TOKEN_LOSS)
-  visit.in('tokenLoss.classWeights', 'float64', loss.classWeights)
+  visit.in('tokenLoss.weightsOfLabels', 'float64', loss.weightsOfLabels)
   visit.out('tokenLoss.losses', 'float64', loss.losses)
   visit.out('tokenLoss.summary', 'float64', loss.summary)
   visit.number('tokenLoss.constants.labelSmoothing', loss.labelSmoothing)
   visit.number('tokenLoss.constants.zLoss', loss.zLoss)
   visit.number('tokenLoss.constants.dft', loss.dft ? 1 : 0)
+  visit.in('tokenLoss.classWeights', 'float32', loss.classWeights)
+  visit.number('tokenLoss.constants.meanClassWeight', loss.meanClassWeight ?? 1)
   visit.number('tokenLoss.divisor', loss.divisor)
+  visit.number('tokenLoss.gradientScale', loss.gradientScale ?? 1)
 }
 
 /** This part comes last, because the number of terms varies. */

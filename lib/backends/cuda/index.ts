@@ -57,6 +57,23 @@ export function nextId(): number {
   return native.addon.nextId()
 }
 
+/** Refuses what only the other backends can do. */
+function checkSupported({ loss, unpairedLoss, tokenLoss, gradient, headGradient }: Job): void {
+  const others = "needs the cpu or the js backend; this call runs on 'cuda'"
+  const scales = [loss, unpairedLoss, tokenLoss].map((stage) => stage?.gradientScale ?? 1)
+  if (scales.some((scale) => scale !== 1)) throw invalidValue('options.gradientScale', others)
+  if (gradient?.rowScale !== undefined) throw invalidValue('options.deferredScale', others)
+  if (tokenLoss?.classWeights !== undefined) {
+    throw invalidValue('options.classWeights', `together with labelSmoothing ${others}`)
+  }
+  if (
+    (gradient && gradient.out.dtype !== gradient.logits.dtype) ||
+    (headGradient && headGradient.dtype !== 'float32')
+  ) {
+    throw invalidValue('options.gradientDType', `other than the default ${others}`)
+  }
+}
+
 class CudaBackend implements Backend {
   readonly name = 'cuda'
 

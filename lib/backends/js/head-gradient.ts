@@ -2,41 +2,37 @@
  * Stage 4 of a head: the gradient of its logits, multiplied on into the gradients of hidden states, weight and bias.
  * Sums are float64. Logits are computed again rather than stored.
  */
-import type { HeadGradientStage, Tokens } from '../../job.js'
+import type { HeadGradientStage, Place, Tokens } from '../../job.js'
 import { logitOf, reader } from './head.js'
 import { type RowGradient, rowGradient } from './row-gradient.js'
-import { readRow } from './rows.js'
+import { elementsOf, readRow } from './rows.js'
 
 /** Words whose gradients are summed at a time. */
 const BLOCK = 64
 
 /** Yields after every row of every block of words. */
 export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generator<void, void> {
-  const { head, logits, accumulate } = stage
-  const hiddenOut = stage.hidden as Float32Array | undefined
-  const weightOut = stage.weight as Float32Array | undefined
-  const biasOut = stage.bias as Float32Array | undefined
+  const { head, logits, accumulate, dtype } = stage
+  const outOf = (data: Place | undefined) => (data === undefined ? undefined : elementsOf(data, dtype))
+  const [hiddenOut, weightOut, biasOut] = [outOf(stage.hidden), outOf(stage.weight), outOf(stage.bias)]
   const { targets, offsets, counts } = tokens
   const { hidden, weight } = head
   const width = hidden.vocab
   const logit = logitOf(head)
   const weightAt = reader(weight.data, weight.dtype)
-  const put = (out: Float32Array, index: number, value: number) => {
-    out[index] = accumulate ? out[index] + value : value
-  }
 
   const active: number[] = []
   const gradients: RowGradient[] = []
   for (let s = 0; s < counts.length; s++) {
     for (let row = offsets[s]; row < offsets[s + 1]; row++) {
       if (targets[row] < 0) {
-        if (hiddenOut && !stage.skipInactive) hiddenOut.fill(0, row * width, (row + 1) * width)
+        if (!stage.skipInactive) hiddenOut?.clear(row * width, (row + 1) * width)
         continue
       }
       const gradient = rowGradient(stage, tokens, s, row)
       if (gradient === undefined) {
         // The row takes no part, even if its hidden states are NaN.
-        if (hiddenOut && !accumulate) hiddenOut.fill(0, row * width, (row + 1) * width)
+        if (!accumulate) hiddenOut?.clear(row * width, (row + 1) * width)
         continue
       }
       active.push(row)
@@ -55,7 +51,7 @@ export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generat
       readRow(hidden, row, state)
       for (let v = 0; v < words; v++) {
         const word = first + v
-        const gradient = gradients[i](logit(state, word), word === targets[row])
+        const gradient = gradients[i](logit(state, word), word)
         biasSums[v] += gradient
         if (!weightOut && !hiddenOut) continue
         let at = word * weight.rowStride
@@ -67,16 +63,16 @@ export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generat
       yield
     }
     for (let v = 0; v < words; v++) {
-      if (biasOut) put(biasOut, first + v, biasSums[v])
+      biasOut?.put(first + v, biasSums[v], accumulate)
       if (!weightOut) continue
       for (let d = 0; d < width; d++) {
         const at = weight.columnStride === 1 ? (first + v) * width + d : d * logits.vocab + first + v
-        put(weightOut, at, weightSums[v * width + d])
+        weightOut.put(at, weightSums[v * width + d], accumulate)
       }
     }
   }
   if (!hiddenOut) return
   for (let i = 0; i < active.length; i++) {
-    for (let d = 0; d < width; d++) put(hiddenOut, active[i] * width + d, hiddenSums[i * width + d])
+    for (let d = 0; d < width; d++) hiddenOut.put(active[i] * width + d, hiddenSums[i * width + d], accumulate)
   }
 }

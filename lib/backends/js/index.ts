@@ -7,6 +7,7 @@ import type { Backend, GradientStage, Job, Tokens } from '../../job.js'
 import { headGradient } from './head-gradient.js'
 import { logitsGradient } from './logits-gradient.js'
 import { preferenceLoss } from './preference-loss.js'
+import type { OwnCoefficients } from './row-gradient.js'
 import { sequenceSums } from './sequence-sums.js'
 import { STATE_SIZE, tokenLogProbs } from './token-log-probs.js'
 import { tokenLoss } from './token-loss.js'
@@ -51,7 +52,9 @@ function withScratch(job: Job): Job {
   const perRow = () => new Float64Array(rows)
   const shared: Partial<GradientStage> = { states, plainCoefficients: perSequence() }
   if (tokenLoss && hasGradient) {
-    shared.tokenCoefficients = { logProb: perRow(), logSumExp: perRow(), meanLogit: perRow() }
+    const { classWeights } = tokenLoss
+    const own: OwnCoefficients = { logProb: perRow(), logSumExp: perRow(), meanLogit: perRow(), classWeights }
+    shared.tokenCoefficients = own
   }
   return {
     ...job,
@@ -66,7 +69,7 @@ function* forward(job: Job): Generator<void, void> {
   for (const stage of [job.policy, job.reference]) {
     if (stage === undefined) continue
     const tokens = job.tokens as Tokens
-    const rows = yield* tokenLogProbs(stage, tokens, job.tokenLoss !== undefined)
+    const rows = yield* tokenLogProbs(stage, tokens, job.tokenLoss)
     sequenceSums(stage, tokens, rows)
     if (job.tokenLoss !== undefined) {
       tokenLoss(job.tokenLoss, tokens, rows, (job.gradient ?? job.headGradient)?.tokenCoefficients)

@@ -3,12 +3,12 @@
  * whole before it is written, so `out` may be the logits themselves.
  */
 import type { GradientStage, Tokens } from '../../job.js'
-import { rowGradient } from './row-gradient.js'
+import { logProbSlope, rowGradient } from './row-gradient.js'
 import { clearRow, readRow, writeRow } from './rows.js'
 
 /** Yields after every row written. */
 export function* logitsGradient(stage: GradientStage, tokens: Tokens): Generator<void, void> {
-  const { logits, out, skipInactive } = stage
+  const { logits, out, skipInactive, rowScale } = stage
   const { targets, offsets } = tokens
   const values = new Float64Array(logits.vocab)
   const rowCount = logits.batch * logits.time
@@ -22,13 +22,14 @@ export function* logitsGradient(stage: GradientStage, tokens: Tokens): Generator
       continue
     }
     const gradient = rowGradient(stage, tokens, s, row)
+    if (rowScale) rowScale[row] = logProbSlope(stage, tokens, s, row)
     if (gradient === undefined) {
       // Even if the row holds NaN or ∞.
       clearRow(out, row)
       continue
     }
     readRow(logits, row, values)
-    for (let i = 0; i < values.length; i++) values[i] = gradient(values[i], i === targets[row])
+    for (let i = 0; i < values.length; i++) values[i] = gradient(values[i], i)
     writeRow(out, row, values)
     yield
   }

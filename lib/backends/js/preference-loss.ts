@@ -9,7 +9,7 @@ import { LOSSES } from './losses.js'
 export function preferenceLoss(job: Job): void {
   const stage = job.loss as LossStage
   gather(job, stage)
-  const { losses, gradChosen, gradRejected, pairWeights } = stage
+  const { losses, gradChosen, gradRejected, pairWeights, gradientScale = 1 } = stage
   const pairDivisor = stage.pairDivisor ?? stage.chosen.length
   const plainChosen = plainLogProbs(job, stage)
   const gradPlain = new Float64Array(stage.chosen.length)
@@ -28,6 +28,9 @@ export function preferenceLoss(job: Job): void {
       gradient[loss.pair] += (factor * loss.chosen) / pairDivisor
       gradRejected[loss.rejectedPair] += (factor * loss.rejected) / pairDivisor
     }
+  }
+  for (const slopes of [gradChosen, gradRejected, gradPlain]) {
+    for (let i = 0; i < slopes.length; i++) slopes[i] *= gradientScale
   }
   rewards(stage)
   summarise(stage, pairDivisor)

@@ -3,7 +3,7 @@
  */
 
 import type { Rows } from '../../job.js'
-import type { HostArray } from '../../types/index.js'
+import type { DType, HostArray } from '../../types/index.js'
 import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from './numbers.js'
 
 /** Reads row `row` (counted through batch and time) into the first `vocab` elements of `into`, exactly. */
@@ -46,7 +46,35 @@ function rowStart(rows: Rows, row: number): number {
 }
 
 /** A Float16Array is accessed through its bits too, so that the runtime's own rounding plays no part. */
-function bitsOf(rows: Rows): Uint16Array {
+function bitsOf(rows: Pick<Rows, 'data'>): Uint16Array {
   const data = rows.data as HostArray
   return data instanceof Uint16Array ? data : new Uint16Array(data.buffer, data.byteOffset, data.length)
+}
+
+/** Access to the elements of an array that results are written to. */
+export interface Elements {
+  /** Writes a number, or adds it to the one that is there; rounded once. */
+  put(index: number, value: number, add: boolean): void
+  clear(start: number, end: number): void
+}
+
+/** The elements of an array of host memory. */
+export function elementsOf(data: Rows['data'], dtype: DType): Elements {
+  if (dtype === 'float32') {
+    const values = data as Float32Array
+    return {
+      put(index, value, add) {
+        values[index] = add ? values[index] + value : value
+      },
+      clear: (start, end) => values.fill(0, start, end),
+    }
+  }
+  const bits = bitsOf({ data })
+  const [decode, encode] = dtype === 'float16' ? [decodeFloat16, encodeFloat16] : [decodeBfloat16, encodeBfloat16]
+  return {
+    put(index, value, add) {
+      bits[index] = encode(add ? decode(bits[index]) + value : value)
+    },
+    clear: (start, end) => bits.fill(0, start, end),
+  }
 }

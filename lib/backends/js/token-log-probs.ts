@@ -6,7 +6,7 @@
  *   last digits whether p is nearly 0 or nearly 1.
  * - The others' probabilities are then (1 − p) · e_j / Σe with e_j = exp((x_j − max) / T), max over the others.
  */
-import type { ForwardStage, Tokens } from '../../job.js'
+import type { ForwardStage, TokenLossStage, Tokens } from '../../job.js'
 import { logitOf } from './head.js'
 import { sigmoid, softplus } from './numbers.js'
 import { readRow } from './rows.js'
@@ -19,7 +19,7 @@ export interface RowResults {
   logProbs: Float64Array
   /** log Σp², when the stage asks for `logWeights`. */
   logSumSquaredProbs?: Float64Array
-  /** log Σ exp(x / T) and the mean of x / T, when a token loss follows. */
+  /** log Σ exp(x / T) and the mean of w · x / T, w the weights of classes or 1, when a token loss follows. */
   logSumExp?: Float64Array
   meanLogits?: Float64Array
 }
@@ -51,18 +51,19 @@ const NOT_A_DISTRIBUTION: RowSummary = {
   sumSquaredProbs: Number.NaN,
 }
 
-/**
- * Yields after every active row, so that a caller may do other work in between. `hasTokenLoss`: its results are those
- * that a token loss needs, too.
- */
-export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens, hasTokenLoss = false): Generator<void, RowResults> {
+/** Yields after every active row, so that a caller may do other work in between. `loss`: the token loss that follows. */
+export function* tokenLogProbs(
+  stage: ForwardStage,
+  tokens: Tokens,
+  loss?: TokenLossStage,
+): Generator<void, RowResults> {
   const { logits, head } = stage
   const { targets, temperature, capScale } = tokens
   const rowCount = logits.batch * logits.time
   const values = new Float64Array(logits.vocab)
   const results: RowResults = { logProbs: new Float64Array(rowCount) }
   if (stage.logWeights !== undefined) results.logSumSquaredProbs = new Float64Array(rowCount)
-  if (hasTokenLoss) {
+  if (loss) {
     results.logSumExp = new Float64Array(rowCount)
     results.meanLogits = new Float64Array(rowCount)
   }
@@ -85,7 +86,7 @@ export function* tokenLogProbs(stage: ForwardStage, tokens: Tokens, hasTokenLoss
       results.logSumSquaredProbs[row] = Math.log(summary.sumSquaredProbs)
     }
     if (results.logSumExp !== undefined) results.logSumExp[row] = summary.logSumExp
-    if (results.meanLogits !== undefined) results.meanLogits[row] = meanOf(values) / temperature
+    if (results.meanLogits !== undefined) results.meanLogits[row] = meanOf(values, loss?.classWeights) / temperature
     if (stage.states !== undefined) {
       const state = row * STATE_SIZE
       stage.states[state] = summary.othersMaximum
@@ -176,9 +177,13 @@ function certain(labelLogit: number, label: number, temperature: number): RowSum
   }
 }
 
-function meanOf(values: Float64Array): number {
+/** The mean of values, each times its weight; one of weight 0 takes no part, whatever it is. */
+function meanOf(values: Float64Array, weights?: Float32Array): number {
   let sum = 0
-  for (let i = 0; i < values.length; i++) sum += values[i]
+  for (let i = 0; i < values.length; i++) {
+    if (weights === undefined) sum += values[i]
+    else if (weights[i] !== 0) sum += weights[i] * values[i]
+  }
   return sum / values.length
 }
 

@@ -5,6 +5,9 @@
  *   φ · [(1 − ε) · (−log p) + ε · mean_j(−log p_j)] + λ · L²,  −log p_j = L − s_j
  *
  * (Szegedy et al. 2016 for ε; the z-loss λ of Chowdhery et al. 2022) and φ is 1, or p as a constant (DFT, Wu et al. 2025).
+ * Where classes have weights w, it is, as PyTorch's cross_entropy has it,
+ *
+ *   φ · [(1 − ε) · w_label · (−log p) + ε · mean_j(w_j · −log p_j)] + w_label · λ · L²
  */
 import type { TokenCoefficients, TokenLossStage, Tokens } from '../../job.js'
 import { weighed } from './sequence-sums.js'
@@ -12,7 +15,17 @@ import type { RowResults } from './token-log-probs.js'
 
 /** Fills the losses, and the derivatives where `gradient` asks for them. */
 export function tokenLoss(
-  { labelSmoothing, zLoss, dft, divisor, losses, summary }: TokenLossStage,
+  {
+    labelSmoothing,
+    zLoss,
+    dft,
+    classWeights,
+    meanClassWeight = 1,
+    divisor,
+    gradientScale = 1,
+    losses,
+    summary,
+  }: TokenLossStage,
   { targets, weights }: Tokens,
   { logProbs, logSumExp, meanLogits }: RowResults,
   gradient: TokenCoefficients | undefined,
@@ -23,17 +36,19 @@ export function tokenLoss(
     const logProb = logProbs[row]
     const total = logSumExp![row]
     const factor = dft ? Math.exp(logProb) : 1
-    const ofLabel = labelSmoothing === 1 ? 0 : (1 - labelSmoothing) * -logProb
-    const ofAll = labelSmoothing === 0 ? 0 : labelSmoothing * (total - meanLogits![row])
+    const labelWeight = classWeights === undefined ? 1 : classWeights[targets[row]]
+    const toLabel = (1 - labelSmoothing) * labelWeight
+    const ofLabel = toLabel === 0 ? 0 : toLabel * -logProb
+    const ofAll = labelSmoothing === 0 ? 0 : labelSmoothing * (meanClassWeight * total - meanLogits![row])
     // A label without probability has no part in its own loss: p · log p is 0 at p = 0.
     const crossEntropy = factor === 0 ? 0 : factor * (ofLabel + ofAll)
-    const ofTotal = zLoss === 0 ? 0 : zLoss * total ** 2
+    const ofTotal = zLoss === 0 ? 0 : labelWeight * zLoss * total ** 2
     losses[row] = weighed(weights, row, crossEntropy + ofTotal)
     sum += losses[row]
     if (gradient === undefined) continue
-    const slope = (derivative: number) => weighed(weights, row, derivative) / divisor
-    gradient.logProb![row] = slope(-factor * (1 - labelSmoothing))
-    gradient.logSumExp![row] = slope(factor * labelSmoothing + 2 * zLoss * total)
+    const slope = (derivative: number) => (gradientScale * weighed(weights, row, derivative)) / divisor
+    gradient.logProb![row] = slope(-factor * toLabel)
+    gradient.logSumExp![row] = slope(factor * labelSmoothing * meanClassWeight + labelWeight * 2 * zLoss * total)
     gradient.meanLogit![row] = slope(-factor * labelSmoothing)
   }
   summary[0] = sum / divisor

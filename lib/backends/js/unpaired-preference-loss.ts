@@ -7,7 +7,7 @@ import { UNPAIRED_LOSSES } from './unpaired-losses.js'
 
 export function unpairedPreferenceLoss(job: Job): void {
   const stage = job.unpairedLoss as UnpairedLossStage
-  const { desirable, divisor, beta, losses, rewards, gradient } = stage
+  const { desirable, divisor, beta, gradientScale = 1, losses, rewards, gradient } = stage
   const logProbs = job.policy?.logProbs ?? (stage.logProbs as Float64Array)
   const referenceLogProbs = job.reference?.logProbs ?? (stage.referenceLogProbs as Float64Array)
   const formulas = UNPAIRED_LOSSES[stage.lossType]
@@ -22,7 +22,7 @@ export function unpairedPreferenceLoss(job: Job): void {
     }
     const { value, derivative } = formulas[desirable[s] ? 'desirable' : 'undesirable'](logRatio, stage)
     losses[s] = weight * value
-    gradient[s] = (weight * derivative) / divisor
+    gradient[s] = ((weight * derivative) / divisor) * gradientScale
   }
   summarise(stage, logProbs)
   const coefficients = (job.gradient ?? job.headGradient)?.coefficients

@@ -1,12 +1,12 @@
-// A loss of single tokens with its gradient, row by row. All that the gradient of a row needs is known once the row has
-// been read, so the row is written while it lies in the cache: it comes from memory once.
+// Stages 1 and 4 row by row. Where all that stage 4 writes to a row is known once the row has been read, as it is with
+// a loss of single tokens and with a deferred scale, the row is written while it lies in the cache: it comes from
+// memory once.
 #include "logits_rows.h"
 
 namespace fpl {
 
-void tokenLossAndGradient(const Forward& forward, const Gradient& gradient, const Tokens& tokens,
-                          const Sequences& sequences, TokenState* states, float* sumSquaredProbs,
-                          const CpuContext& context) {
+void rowByRow(const Forward& forward, const Gradient& gradient, const Tokens& tokens, const Sequences& sequences,
+              TokenState* states, float* sumSquaredProbs, const CpuContext& context) {
   const std::vector<RowOfSequence> rows = writtenRows(gradient, tokens, sequences);
   const RowSegments segments(forward.logits.vocab);
   if (segments.areShared(int64_t(rows.size()), context)) {
