@@ -34,8 +34,8 @@ for (const file of readdirSync(folder)) {
 function readable(/** @type {string} */ mangled) {
   const [, name, rest] = /([a-z][A-Za-z]*Kernel)(.*)/.exec(mangled) ?? ['', mangled, '']
   const type = /BFloat16/.test(rest) ? 'bf16' : /Float16/.test(rest) ? 'f16' : /^I(f|NS)/.test(rest) ? 'f32' : ''
-  const variant = ['', ', by-products', ', all'][Number(/5SweepE(\d)/.exec(rest)?.[1] ?? 0)]
-  const form = ['', ', full', ', capped'][Number(/4FormE(\d)/.exec(rest)?.[1] ?? 0)]
+  const variant = ['', ', by-products', ', logits', ', weighted'][Number(/5SweepE(\d)/.exec(rest)?.[1] ?? 0)]
+  const form = ['', ', full', ', weighted', ', capped'][Number(/4FormE(\d)/.exec(rest)?.[1] ?? 0)]
   const caps = /Lb1/.test(rest) ? ', capped' : ''
   return type ? `${name}<${type}${variant}${form}${caps}>` : name
 }

@@ -97,7 +97,7 @@ struct TokenLoss {
 
   // That of the logits times the weights of their classes, where these have any.
   bool wantsMeanLogit() const { return constants.labelSmoothing != 0; }
-  double labelWeight(int32_t label) const { return classWeights ? double(classWeights[label]) : 1; }
+  FPL_HD double labelWeight(int32_t label) const { return classWeights ? double(classWeights[label]) : 1; }
 };
 
 // Stages 1 and 2. Outputs that are null are not wanted.

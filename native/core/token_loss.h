@@ -28,7 +28,7 @@ struct TokenLossValue {
 //
 //   loss = φ · [-(1 - ε) · w_label · log p + ε · (W̄ · L - m)] + w_label · λ · L²
 FPL_HD inline TokenLossValue tokenLoss(const TokenLossConstants& c, const TokenState& token, double meanLogit,
-                                double labelWeight, double inverseTemperature) {
+                                       double labelWeight, double inverseTemperature) {
   TokenLossValue out;
   if (token.logProb != token.logProb) {
     out.loss = out.slopes.logProb = NAN;

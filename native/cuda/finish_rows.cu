@@ -32,18 +32,22 @@ FPL_DEVICE Swept sweptAt(const SweepScratch& partials, int64_t place) {
   Swept swept =
       partials.byProducts ? take(partials.sums[place], partials.byProducts[place]) : take(partials.sums[place]);
   if (partials.logits) swept.logits = partials.logits[place];
+  if (partials.weighted) swept.weighted = partials.weighted[place];
   return swept;
 }
 
-FPL_DEVICE void putTokenLoss(const FinishArguments& a, int64_t to, const TokenState& token, double meanLogit) {
+// `meanLogit`: with the weights of their classes, where the logits have any.
+FPL_DEVICE void putTokenLoss(const FinishArguments& a, int64_t to, const TokenState& token, int32_t label,
+                             double meanLogit) {
   const TokenLoss& l = a.loss;
-  const double weight = a.tokens.weight(to), slope = weight / *a.divisor;
-  const TokenLossValue value = tokenLoss(l.constants, token, meanLogit, a.inverseTemperature);
+  const double weight = a.tokens.weight(to), slope = weight / *a.divisor, scale = l.gradientScale;
+  const double labelWeight = label < 0 ? 1 : l.labelWeight(label);
+  const TokenLossValue value = tokenLoss(l.constants, token, meanLogit, labelWeight, a.inverseTemperature);
   l.losses[to] = weighed(weight, value.loss);
   if (!l.ofLogProb) return;
-  l.ofLogProb[to] = weighed(slope, value.slopes.logProb);
-  l.ofLogSumExp[to] = weighed(slope, value.slopes.logSumExp);
-  l.ofMeanLogit[to] = weighed(slope, value.slopes.meanLogit);
+  l.ofLogProb[to] = scale * weighed(slope, value.slopes.logProb);
+  l.ofLogSumExp[to] = scale * weighed(slope, value.slopes.logSumExp);
+  l.ofMeanLogit[to] = scale * weighed(slope, value.slopes.meanLogit);
 }
 
 FPL_KERNEL(kThreads, 2)
@@ -58,7 +62,7 @@ finishKernel(FPL_ARGUMENT FinishArguments a) {
   const double nothing = label == -1 ? 0 : NAN;
   TokenState token{nothing, nothing, nothing, {}};
   TokenByProducts more{nothing, nothing, nothing, -1};
-  double meanLogit = nothing;
+  double meanLogit = nothing, weightedMean = nothing;
   if (label >= 0) {
     Swept swept = sweptAt(a.partials, row * a.partialsPerRow);
     for (int64_t i = 1; i < a.partialsPerRow; ++i) {
@@ -69,6 +73,7 @@ finishKernel(FPL_ARGUMENT FinishArguments a) {
     token = finish(swept.state, labelLogit, a.inverseTemperature);
     if (a.partials.byProducts) more = byProducts(swept.state, token, label, labelLogit, a.inverseTemperature);
     meanLogit = swept.logits * a.inverseTemperature / double(f.logits.vocab);
+    weightedMean = swept.weighted * a.inverseTemperature / double(f.logits.vocab);
   }
   f.states[to] = token;
   if (f.tokenLogProbs) f.tokenLogProbs[to] = float(token.logProb);
@@ -82,7 +87,7 @@ finishKernel(FPL_ARGUMENT FinishArguments a) {
   if (label == -1) {
     a.loss.losses[to] = 0;
   } else {
-    putTokenLoss(a, to, token, meanLogit);
+    putTokenLoss(a, to, token, label, a.loss.classWeights ? weightedMean : meanLogit);
   }
 }
 
@@ -92,19 +97,19 @@ struct Sums {
 
 // One block. What of the tokens' weights and the loss' divisor depends on the labels.
 FPL_KERNEL(kThreads, 1)
-tokenWeightsKernel(const int32_t* targets, int64_t rows, const double* classWeights, const double* given,
-                   double* weights, double* divisor) {
+tokenWeightsKernel(const int32_t* targets, int64_t rows, FPL_ARGUMENT TokenLossStage a, double* weights) {
   FPL_SHARED(Sums, sums);
   double sum = 0;
   for (int64_t row = threadIndex(); row < rows; row += kThreads) {
     const int32_t label = targets[row];
-    const double ofLabel = classWeights && label >= 0 ? classWeights[label] : 1;
-    if (classWeights) weights[row] = given ? given[row] * ofLabel : ofLabel;
+    const double* const toWeights = a.loss.weightsOfLabels;
+    const double ofLabel = label < 0 ? 1 : toWeights ? toWeights[label] : a.loss.labelWeight(label);
+    if (toWeights) weights[row] = a.givenWeights ? a.givenWeights[row] * ofLabel : ofLabel;
     if (label >= 0) sum += ofLabel;
   }
   sum = blockSum(sum, sums.of);
   // Where nothing counts the sum of the losses is 0.
-  if (divisor && threadIndex() == 0) *divisor = sum == 0 ? 1 : sum;
+  if (a.findsDivisor && threadIndex() == 0) *a.divisor = sum == 0 ? 1 : sum;
 }
 
 // One block.
@@ -138,8 +143,8 @@ void finishRows(const Forward& forward, const Tokens& tokens, const TokenLossSta
 }
 
 void weighTokens(const Tokens& tokens, const TokenLossStage& loss, int64_t rows, Stream stream) {
-  FPL_LAUNCH("token loss", tokenWeightsKernel, 1, kThreads, stream, tokens.targets, rows, loss.classWeights,
-             loss.givenWeights, const_cast<double*>(tokens.weights), loss.findsDivisor ? loss.divisor : nullptr);
+  FPL_LAUNCH("token loss", tokenWeightsKernel, 1, kThreads, stream, tokens.targets, rows, loss,
+             const_cast<double*>(tokens.weights));
 }
 
 void sumTokenLosses(const TokenLossStage& loss, int64_t rows, Stream stream) {

@@ -115,7 +115,7 @@ void HeadPlan::place(Layout& layout) {
     const int64_t segments = RowSegments(vocab_).count;
     sweep_.split = segments > 1 && chunk_ <= kFew;
     const int64_t partials = sweep_.split ? chunk_ * segments : chunk_;
-    sweep_.place(layout, partials, job_.policy.wantsByProducts(), wantsMeanLogit(job_));
+    sweep_.place(layout, partials, job_.policy.wantsByProducts(), wantsMeanLogit(job_), wantsWeighted(job_));
   }
   if (!job_.hasHeadGradient) return;
   values_ = layout.scratch<RowValues>(active_.count);
@@ -244,7 +244,8 @@ void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& token
   clear(stage.entropies, 0);
   if (loss) clear(loss->loss.losses, 0);
 
-  const SweepScratch scratch = sweep_.of(stage, wantsMeanLogit(stage, loss));
+  SweepScratch scratch = sweep_.of(stage, wantsMeanLogit(stage, loss));
+  if (loss) scratch.classWeights = loss->loss.classWeights;
   Forward part = stage;
   Tokens chunkTokens = tokens;
   forChunks([&](int64_t first, int64_t rows) {

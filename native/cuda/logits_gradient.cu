@@ -16,7 +16,8 @@ struct ValuesArguments {
   Tokens tokens;
   RowValues* values;
   bool isFull;
-  double perLogit;  // the derivative of what counts with respect to the logit, but for the slope of a soft-cap
+  double perLogit;   // the derivative of what counts with respect to the logit, but for the slope of a soft-cap
+  float mostWeight;  // the largest weight of a class
 };
 
 // What the sequence's results have of d loss / d results of the row, and its own.
@@ -50,17 +51,42 @@ FPL_DEVICE double largestOf(const TokenState& token, const ResultSlopes& slopes,
   return largest + fabs(slopes.entropy * perLogit) * ofEntropy;
 }
 
+// Of a row whose scale is deferred, those of its own log-prob. A row that is known to take no part has none.
+FPL_DEVICE ResultSlopes deferred(const Gradient& gradient, const Tokens& tokens, int64_t row, double scale) {
+  const bool takesPart = gradient.tokenCoefficients.logProb
+                             ? scale != 0
+                             : tokens.weight(row) != 0 || (gradient.plainCoefficients && tokens.plainWeights[row] != 0);
+  ResultSlopes slopes;
+  slopes.logProb = takesPart ? 1 : 0;
+  return slopes;
+}
+
 FPL_KERNEL(kThreads, 2)
 valuesKernel(FPL_ARGUMENT ValuesArguments a) {
   const Gradient& g = a.gradient;
   const int64_t row = blockIndex() * kThreads + threadIndex();
-  if (row >= g.logits.count() || a.tokens.targets[row] == -1) return;
-  const ResultSlopes slopes = slopesOf(g, a.tokens, row);
+  if (row >= g.logits.count()) return;
+  const int32_t label = a.tokens.targets[row];
+  if (label == -1) {
+    if (g.rowScale) g.rowScale[row] = 0;
+    return;
+  }
+  ResultSlopes slopes = slopesOf(g, a.tokens, row);
+  if (g.rowScale) {
+    g.rowScale[row] = slopes.logProb;
+    slopes = deferred(g, a.tokens, row, slopes.logProb);
+  }
   const TokenState token = g.states[row];
   const double entropy = slopes.entropy == 0 ? 0 : g.entropies[row];
   RowValues values;
   FullRowGradient& full = values.gradient;
-  if (a.isFull) {
+  if (g.classWeights) {
+    const double perClass = slopes.meanLogit * a.perLogit / double(g.logits.vocab);
+    slopes.meanLogit = 0;
+    full = fullRowGradient(token, slopes, entropy, a.perLogit, g.logits.vocab);
+    if (full.constant == full.constant) full.everywhere = float(perClass);
+    if (label >= 0) full.atLabel = float(double(full.atLabel) + weighed(double(g.classWeights[label]), perClass));
+  } else if (a.isFull) {
     full = fullRowGradient(token, slopes, entropy, a.perLogit, g.logits.vocab);
   } else {
     const RowGradient plain = rowGradient(token, slopes.logProb, a.perLogit, slopes.logSumExp);
@@ -68,13 +94,14 @@ valuesKernel(FPL_ARGUMENT ValuesArguments a) {
     full.constant = plain.factor;
     full.atLabel = plain.atLabel;
   }
-  const float others = float(largestOf(token, slopes, entropy, a.perLogit)) + fabsf(full.everywhere);
+  const float others = float(largestOf(token, slopes, entropy, a.perLogit)) + fabsf(full.everywhere) * a.mostWeight;
   values.largest = fmaxf(fabsf(full.atLabel), others);
   a.values[row] = values;
 }
 
-// How rows are written: as RowGradient says; as FullRowGradient says; and like that, through a soft-cap.
-enum class Form { kPlain, kFull, kCapped };
+// How rows are written: as RowGradient says; as FullRowGradient says; like that, with weights of classes; and through a
+// soft-cap, with such weights or without.
+enum class Form { kPlain, kFull, kWeighted, kCapped };
 
 struct GradientArguments {
   Gradient gradient;
@@ -92,12 +119,13 @@ struct GradientArguments {
 // 4 ULP of the result.
 //
 // For Form::kPlain constant · e^(x/T), and the constant is in the polynomial's coefficients. For others
-// e^(x/T) · (constant + perLog · log e^(x/T)) + everywhere, where the logarithm is n and the polynomial's argument.
+// e^(x/T) · (constant + perLog · log e^(x/T)) + everywhere, where the logarithm is n and the polynomial's argument, and
+// `everywhere` may have the weight of the logit's class.
 template <Form kForm>
 struct ScaledExp {
   float base, low, log2eHigh, log2eLow, magic;
   float coefficients[kExp2Degree + 1];
-  float fromUnit, perPower, constant, everywhere;
+  float fromUnit, perPower, constant;
 
   FPL_DEVICE ScaledExp(const FullRowGradient& values, double log2e, double unitLog) {
     base = values.unit.base;
@@ -115,10 +143,9 @@ struct ScaledExp {
     fromUnit = kRounding + float(127 + values.scale);
     perPower = float(double(values.perLog) * kLn2);
     constant = values.constant;
-    everywhere = values.everywhere;
   }
 
-  FPL_DEVICE float operator()(float x) const {
+  FPL_DEVICE float operator()(float x, float everywhere) const {
     x = fmaxf(base == 0 ? x : add(x, -base), low);
     const float n = fusedMultiplyAdd(x, log2eHigh, magic);
     const float whole = add(n, -magic);
@@ -146,15 +173,20 @@ FPL_DEVICE void storeElement(T* p, float value) {
 // The Quads of a tile lie on 16-byte boundaries of `out`; those at the ends of the row are written element by element.
 template <typename T, Form kForm, bool kAligned>
 FPL_DEVICE void writeTile(const T* logits, T* out, int64_t vocab, int64_t first, int64_t label, bool active,
-                          const RowValues& values, const ScaledExp<kForm>& exp, const CapConstants& cap) {
+                          const RowValues& values, const ScaledExp<kForm>& exp, const CapConstants& cap,
+                          const float* classWeights) {
   constexpr int kPer = kPerQuad<T>;
   constexpr int64_t kStride = int64_t(kThreads) * kPer;
   // Without a gradient 0, without an answer NaN.
   const bool answers = active && !values.isNan(), isConstant = values.isConstant();
   const bool read = answers && (kForm == Form::kCapped ? !values.isZero() : !isConstant);
-  const float elsewhere = !active                                   ? 0
-                          : kForm == Form::kPlain || values.isNan() ? values.gradient.constant
-                                                                    : values.gradient.everywhere;
+  const float nothing = active ? values.gradient.constant : 0;
+  const auto everywhere = [&](int64_t at) {
+    if (kForm == Form::kPlain) return 0.0f;
+    const float value = values.gradient.everywhere;
+    if (kForm == Form::kFull || !classWeights || at < 0 || at >= vocab) return value;
+    return multiply(value, classWeights[at]);
+  };
   Quad quads[kLoads];
   bool whole[kLoads];
   if (read) loadQuads<T, kAligned>(logits, logits + vocab, first, kStride, vocab, quads, whole);
@@ -174,11 +206,11 @@ FPL_DEVICE void writeTile(const T* logits, T* out, int64_t vocab, int64_t first,
 #pragma unroll
       for (int i = 0; i < kPer; ++i) {
         if (kForm == Form::kCapped) x[i] = capped(x[i], cap, slopes[i]);
-        x[i] = kForm == Form::kCapped && isConstant ? elsewhere : exp(x[i]);
+        x[i] = kForm == Form::kCapped && isConstant ? everywhere(at + i) : exp(x[i], everywhere(at + i));
       }
     } else {
 #pragma unroll
-      for (int i = 0; i < kPer; ++i) x[i] = elsewhere;
+      for (int i = 0; i < kPer; ++i) x[i] = kForm != Form::kPlain && answers ? everywhere(at + i) : nothing;
     }
     if (answers && label >= at && label < at + kPer) {
 #pragma unroll
@@ -220,9 +252,9 @@ gradientKernel(FPL_ARGUMENT GradientArguments a) {
   const ScaledExp<kForm> exp(values.gradient, a.log2e, a.unitLog);
   const bool aligned = (reinterpret_cast<uintptr_t>(logits) - reinterpret_cast<uintptr_t>(out)) % sizeof(Quad) == 0;
   if (aligned) {
-    writeTile<T, kForm, true>(logits, out, g.logits.vocab, first, label, active, values, exp, a.cap);
+    writeTile<T, kForm, true>(logits, out, g.logits.vocab, first, label, active, values, exp, a.cap, g.classWeights);
   } else {
-    writeTile<T, kForm, false>(logits, out, g.logits.vocab, first, label, active, values, exp, a.cap);
+    writeTile<T, kForm, false>(logits, out, g.logits.vocab, first, label, active, values, exp, a.cap, g.classWeights);
   }
 }
 
@@ -252,20 +284,22 @@ void gradientRows(const Gradient& gradient, const RowValues* values, const Token
 template <typename T>
 void gradientAs(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
                 Stream stream) {
-  const auto chosen = tokens.capScale != 0 ? gradientRows<T, Form::kCapped>
-                      : isFull(gradient)   ? gradientRows<T, Form::kFull>
-                                           : gradientRows<T, Form::kPlain>;
+  const auto chosen = tokens.capScale != 0    ? gradientRows<T, Form::kCapped>
+                      : gradient.classWeights ? gradientRows<T, Form::kWeighted>
+                      : isFull(gradient)      ? gradientRows<T, Form::kFull>
+                                              : gradientRows<T, Form::kPlain>;
   chosen(gradient, values, tokens, first, end, stream);
 }
 
 }  // namespace
 
-void rowValues(const Gradient& gradient, const Tokens& tokens, RowValues* values, Stream stream) {
+void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight, RowValues* values, Stream stream) {
   ValuesArguments a;
   a.gradient = gradient;
   a.tokens = tokens;
   a.values = values;
   a.isFull = isFull(gradient);
+  a.mostWeight = mostWeight;
   a.perLogit = (tokens.capScale == 0 ? 1 : tokens.capScale) / tokens.temperature;
   const int64_t blocks = (gradient.logits.count() + kThreads - 1) / kThreads;
   FPL_LAUNCH("logits gradient", valuesKernel, blocks, kThreads, stream, a);

@@ -56,6 +56,9 @@ void Workspace::reserve(size_t deviceBytes, size_t pinnedBytes) {
 
 Plan::Plan(Job& job, Workspace& workspace) : job_(job), workspace_(workspace) {
   const Tokens& tokens = job.tokens;
+  if (const float* const weights = job.tokenLoss.classWeights) {
+    mostWeight_ = *std::max_element(weights, weights + job.rows().vocab);
+  }
   if (job.hasPolicy && job.hasLoss) {
     // The pairs each sequence is in, in their order.
     starts_.assign(size_t(tokens.sequences) + 1, 0);
@@ -154,7 +157,9 @@ void Plan::place(Layout& layout) {
     const TokenLoss& from = job_.tokenLoss;
     tokenLoss_.findsDivisor = from.divisor == 0;
     if (!tokenLoss_.findsDivisor) tokenLoss_.divisor = layout.input(&from.divisor, 1);
-    tokenLoss_.classWeights = layout.input(from.classWeights, rows.vocab);
+    tokenLoss_.loss = from;
+    tokenLoss_.loss.classWeights = layout.input(from.classWeights, rows.vocab);
+    tokenLoss_.loss.weightsOfLabels = layout.input(from.weightsOfLabels, rows.vocab);
   }
   inputBytes_ = layout.end();
 
@@ -193,8 +198,8 @@ void Plan::place(Layout& layout) {
     to.gradient = layout.result(from.gradient, from.count);
     to.summary = layout.result(from.summary, 5);
   }
+  if (hasGradient()) on_.gradient.rowScale = layout.result(job_.gradient.rowScale, count);
   if (job_.hasTokenLoss) {
-    tokenLoss_.loss = job_.tokenLoss;
     tokenLoss_.loss.losses = layout.result(job_.tokenLoss.losses, count);
     tokenLoss_.loss.summary = layout.result(job_.tokenLoss.summary, 1);
   }
@@ -231,7 +236,8 @@ void Plan::place(Layout& layout) {
     constexpr int64_t kFew = 1024;
     scratch_.split = segments > 1 && count <= kFew;
     const int64_t partials = scratch_.split ? count * segments : count;
-    scratch_.place(layout, partials, on_.policy.wantsByProducts(), wantsMeanLogit(job_));
+    scratch_.place(layout, partials, on_.policy.wantsByProducts(), wantsMeanLogit(job_), wantsWeighted(job_));
+    scratch_.classWeights = tokenLoss_.loss.classWeights;
   }
 }
 
@@ -239,7 +245,7 @@ void Plan::placeTokenLoss(Layout& layout) {
   const int64_t count = job_.rows().count();
   TokenLossStage& stage = tokenLoss_;
   if (stage.findsDivisor) stage.divisor = layout.scratch<double>(1);
-  if (stage.classWeights) {
+  if (stage.loss.weightsOfLabels) {
     stage.givenWeights = on_.tokens.weights;
     on_.tokens.weights = layout.scratch<double>(count);
   }
@@ -249,6 +255,7 @@ void Plan::placeTokenLoss(Layout& layout) {
   own.logSumExp = stage.loss.ofLogSumExp = layout.scratch<double>(count);
   stage.loss.ofMeanLogit = layout.scratch<double>(count);
   own.meanLogit = stage.loss.wantsMeanLogit() ? stage.loss.ofMeanLogit : nullptr;
+  on_.gradient.classWeights = stage.loss.classWeights;
 }
 
 void Plan::placeForward(Layout& layout, const Forward& from, Forward& to, bool keepStates) {
@@ -290,7 +297,7 @@ void Plan::enqueueTokenWeights(Stream stream) {
     check(cudaMemsetAsync(on_.gradient.coefficients, 0, size_t(on_.tokens.sequences) * sizeof(double), stream),
           "token loss");
   }
-  if (!tokenLoss_.findsDivisor && !tokenLoss_.classWeights) return;
+  if (!tokenLoss_.findsDivisor && !tokenLoss_.loss.weightsOfLabels) return;
   weighTokens(on_.tokens, tokenLoss_, job_.rows().count(), stream);
 }
 
@@ -314,7 +321,7 @@ void Plan::enqueueForward(const Forward& stage, const Rows& from, Stream stream)
 }
 
 void Plan::enqueueGradient(Stream stream) {
-  rowValues(on_.gradient, on_.tokens, values_, stream);
+  rowValues(on_.gradient, on_.tokens, mostWeight_, values_, stream);
   if (head_) return head_->gradient(on_.gradient, values_, on_.tokens, stream);
   if (job_.gradient.out.onDevice) {
     logitsGradient(on_.gradient, values_, on_.tokens, 0, on_.gradient.logits.count(), stream);

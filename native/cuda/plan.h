@@ -113,6 +113,7 @@ class Plan {
   SweepScratch scratch_;
   TokenLossStage tokenLoss_;
   RowValues* values_ = nullptr;  // [R] of stage 4
+  float mostWeight_ = 1;         // of a class
   int32_t* invalid_ = nullptr;
   DeviceMemory policyLogits_, referenceLogits_;  // of logits that are on the host
 

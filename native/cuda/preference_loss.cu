@@ -151,6 +151,9 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
 
   double loss = 0, margin = 0, correct = 0;
   for (int64_t i = threadIndex(); i < s.pairCount; i += kThreads) {
+    s.gradChosen[i] *= constants.gradientScale;
+    s.gradRejected[i] *= constants.gradientScale;
+    if (s.gradPlain) s.gradPlain[i] *= constants.gradientScale;
     const Rewards reward = rewards(s.terms.list[0].type, pairAt(s, i), constants);
     s.chosenRewards[i] = reward.chosen;
     s.rejectedRewards[i] = reward.rejected;

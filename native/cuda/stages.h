@@ -42,16 +42,19 @@ struct SweepScratch {
   PartialSums* sums = nullptr;
   PartialByProducts* byProducts = nullptr;  // null: not wanted
   double* logits = nullptr;                 // sums of the logits themselves; null: not wanted; else byProducts are, too
+  double* weighted = nullptr;               // of them times classWeights; null: not wanted; else `logits` are, too
+  const float* classWeights = nullptr;      // [V]
 
-  void place(Layout& layout, int64_t partials, bool wantsByProducts, bool wantsMeanLogit) {
+  void place(Layout& layout, int64_t partials, bool wantsByProducts, bool wantsMeanLogit, bool wantsWeighted) {
     sums = layout.scratch<PartialSums>(partials);
     if (wantsByProducts || wantsMeanLogit) byProducts = layout.scratch<PartialByProducts>(partials);
     if (wantsMeanLogit) logits = layout.scratch<double>(partials);
+    if (wantsWeighted) weighted = layout.scratch<double>(partials);
   }
   // Without what a stage does not want.
   SweepScratch of(const Forward& stage, bool wantsMeanLogit) const {
     SweepScratch out = *this;
-    if (!wantsMeanLogit) out.logits = nullptr;
+    if (!wantsMeanLogit) out.logits = out.weighted = nullptr;
     if (!wantsMeanLogit && !stage.wantsByProducts()) out.byProducts = nullptr;
     return out;
   }
@@ -61,9 +64,8 @@ struct SweepScratch {
 struct TokenLossStage {
   TokenLoss loss;
   double* divisor = nullptr;  // of the sum
-  bool findsDivisor = false;  // it is the sum of the class weights of the labels
-  // [V] and, as the caller gave them, [R] or null, from which the tokens' weights [R] are made; or null: these stay.
-  const double* classWeights = nullptr;
+  bool findsDivisor = false;  // it is the sum of the factors of the labels
+  // The tokens' weights [R] as the caller gave them, or null, where loss.weightsOfLabels go into those of the job.
   const double* givenWeights = nullptr;
 };
 
@@ -73,6 +75,7 @@ inline bool wantsMeanLogit(const Forward& stage, const TokenLossStage* loss) {
 inline bool wantsMeanLogit(const Job& job) {
   return job.policy.tokenMeanLogits || (job.hasTokenLoss && job.tokenLoss.wantsMeanLogit());
 }
+inline bool wantsWeighted(const Job& job) { return job.hasTokenLoss && job.tokenLoss.classWeights; }
 
 // Between stages 0 and 1, where the labels are on the device.
 void weighTokens(const Tokens& tokens, const TokenLossStage& loss, int64_t rows, Stream stream);
@@ -114,8 +117,8 @@ struct RowValues {
   FPL_HD bool isZero() const { return isConstant() && gradient.everywhere == 0 && gradient.atLabel == 0; }
 };
 
-// Stage 4: the rows' values [R], and the rows.
-void rowValues(const Gradient& gradient, const Tokens& tokens, RowValues* values, Stream stream);
+// Stage 4: the rows' values [R], and the rows. `mostWeight` is the largest of gradient.classWeights, or 1.
+void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight, RowValues* values, Stream stream);
 void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
                     Stream stream);
 

@@ -8,11 +8,13 @@ namespace cuda {
 
 struct Swept {
   RowState state;
-  double logits = 0;  // Σ of x, which stands for a logit, the label's too
+  double logits = 0;    // Σ of x, which stands for a logit, the label's too
+  double weighted = 0;  // Σ of x times the weight of its class
 
   FPL_DEVICE void merge(const Swept& other, double inverseTemperature) {
     state.merge(other.state, inverseTemperature);
     logits += other.logits;
+    weighted += other.weighted;
   }
 };
 

@@ -10,8 +10,11 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kLoads = 4;  // 16-byte loads in flight in each thread
 
-// What a sweep finds of a row: the sum of its exponentials; the by-products, too; and the sum of the logits themselves.
-enum class Sweep { kSum, kByProducts, kAll };
+// What a sweep finds of a row: the sum of its exponentials; the by-products, too; the sum of the logits themselves,
+// too; and that of the logits times the weights of their classes.
+enum class Sweep { kSum, kByProducts, kLogits, kWeighted };
+template <Sweep kFinds>
+constexpr bool kFindsLogits = kFinds == Sweep::kLogits || kFinds == Sweep::kWeighted;
 
 // What a thread has seen of a segment, on its way through shared memory.
 template <Sweep kFinds>
@@ -28,11 +31,18 @@ struct Share<Sweep::kByProducts> {
   PartialByProducts byProducts;
 };
 template <>
-struct Share<Sweep::kAll> {
+struct Share<Sweep::kLogits> {
   static constexpr int kSegments = 3;
   PartialSums sums;
   PartialByProducts byProducts;
   double logits;
+};
+template <>
+struct Share<Sweep::kWeighted> {
+  static constexpr int kSegments = 3;
+  PartialSums sums;
+  PartialByProducts byProducts;
+  double logits, weighted;
 };
 
 FPL_DEVICE void put(const Swept& swept, Share<Sweep::kSum>& share) { share.sums = partialSums(swept); }
@@ -40,17 +50,29 @@ FPL_DEVICE void put(const Swept& swept, Share<Sweep::kByProducts>& share) {
   share.sums = partialSums(swept);
   share.byProducts = partialByProducts(swept);
 }
-FPL_DEVICE void put(const Swept& swept, Share<Sweep::kAll>& share) {
+FPL_DEVICE void put(const Swept& swept, Share<Sweep::kLogits>& share) {
   share.sums = partialSums(swept);
   share.byProducts = partialByProducts(swept);
   share.logits = swept.logits;
 }
+FPL_DEVICE void put(const Swept& swept, Share<Sweep::kWeighted>& share) {
+  share.sums = partialSums(swept);
+  share.byProducts = partialByProducts(swept);
+  share.logits = swept.logits;
+  share.weighted = swept.weighted;
+}
 
 FPL_DEVICE Swept take(const Share<Sweep::kSum>& share) { return take(share.sums); }
 FPL_DEVICE Swept take(const Share<Sweep::kByProducts>& share) { return take(share.sums, share.byProducts); }
-FPL_DEVICE Swept take(const Share<Sweep::kAll>& share) {
+FPL_DEVICE Swept take(const Share<Sweep::kLogits>& share) {
   Swept swept = take(share.sums, share.byProducts);
   swept.logits = share.logits;
+  return swept;
+}
+FPL_DEVICE Swept take(const Share<Sweep::kWeighted>& share) {
+  Swept swept = take(share.sums, share.byProducts);
+  swept.logits = share.logits;
+  swept.weighted = share.weighted;
   return swept;
 }
 
@@ -67,7 +89,8 @@ FPL_DEVICE Swept sweptAbove(const Swept& mine, int offset) {
     state.maximum = fromLaneAbove(mine.state.maximum, offset);
     state.argmax = fromLaneAbove(int32_t(mine.state.argmax), offset);
   }
-  if (kFinds == Sweep::kAll) swept.logits = fromLaneAbove(mine.logits, offset);
+  if (kFindsLogits<kFinds>) swept.logits = fromLaneAbove(mine.logits, offset);
+  if (kFinds == Sweep::kWeighted) swept.weighted = fromLaneAbove(mine.weighted, offset);
   return swept;
 }
 
@@ -216,9 +239,9 @@ FPL_DEVICE Swept segmentShare(const T* row, int64_t vocab, int64_t begin, int64_
   constexpr int kPer = kPerQuad<T>;
   constexpr int64_t kStride = int64_t(kThreads) * kPer;
   // Whether the label and what lies behind the segment's end take part in something before they are hidden.
-  constexpr bool kHidesLate = kCaps || kFinds == Sweep::kAll;
+  constexpr bool kHidesLate = kCaps || kFindsLogits<kFinds>;
   Walker<sizeof(T) == 2, kFinds != Sweep::kSum> walker;
-  double logits = 0;
+  double logits = 0, weighted = 0;
   for (int64_t tile = begin + threadIndex() * kPer; tile < end; tile += kLoads * kStride) {
     Quad quads[kLoads];
     bool whole[kLoads];
@@ -242,7 +265,16 @@ FPL_DEVICE Swept segmentShare(const T* row, int64_t vocab, int64_t begin, int64_
 #pragma unroll
       for (int i = 0; i < kLoads * kPer; ++i) x[i] = capped(x[i], a.cap);
     }
-    if (kFinds == Sweep::kAll) logits += sumOfLogits(x);
+    if (kFindsLogits<kFinds>) logits += sumOfLogits(x);
+    if (kFinds == Sweep::kWeighted) {
+#pragma unroll
+      for (int i = 0; i < kLoads * kPer; ++i) {
+        const int64_t at = tile + i / kPer * kStride + i % kPer;
+        const float weight = at < end ? a.partials.classWeights[at] : 0;
+        // A logit of weight 0 takes no part, whatever it is.
+        if (weight != 0) weighted = fusedMultiplyAdd(double(weight), double(x[i]), weighted);
+      }
+    }
     if (kHidesLate) {
 #pragma unroll
       for (int v = 0; v < kLoads; ++v) {
@@ -255,7 +287,7 @@ FPL_DEVICE Swept segmentShare(const T* row, int64_t vocab, int64_t begin, int64_
     }
     walker.add(x, a.temperature, [=](int i) { return tile + i / kPer * kStride + i % kPer; });
   }
-  return {walker.state, logits};
+  return {walker.state, logits, weighted};
 }
 
 template <typename T, Sweep kFinds, bool kCaps>
@@ -314,7 +346,8 @@ sweepKernel(FPL_ARGUMENT SweepArguments a) {
   const int64_t place = row * blocksPerRow + firstSegment / a.segmentsPerBlock;
   a.partials.sums[place] = partialSums(total);
   if (kFinds != Sweep::kSum) a.partials.byProducts[place] = partialByProducts(total);
-  if (kFinds == Sweep::kAll) a.partials.logits[place] = total.logits;
+  if (kFindsLogits<kFinds>) a.partials.logits[place] = total.logits;
+  if (kFinds == Sweep::kWeighted) a.partials.weighted[place] = total.weighted;
 }
 
 template <typename T, Sweep kFinds, bool kCaps>
@@ -345,7 +378,8 @@ void sweepFor(const Forward& forward, const Tokens& tokens, const SweepScratch& 
 template <typename T>
 void sweepAs(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, int64_t first, int64_t end,
              Stream stream) {
-  if (scratch.logits) return sweepFor<T, Sweep::kAll>(forward, tokens, scratch, first, end, stream);
+  if (scratch.weighted) return sweepFor<T, Sweep::kWeighted>(forward, tokens, scratch, first, end, stream);
+  if (scratch.logits) return sweepFor<T, Sweep::kLogits>(forward, tokens, scratch, first, end, stream);
   if (scratch.byProducts) return sweepFor<T, Sweep::kByProducts>(forward, tokens, scratch, first, end, stream);
   sweepFor<T, Sweep::kSum>(forward, tokens, scratch, first, end, stream);
 }

@@ -3,7 +3,7 @@
  */
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { failure } from '../../errors.js'
+import { failure, invalidValue } from '../../errors.js'
 import type { Backend, Job, RunSettings } from '../../job.js'
 import type { Backends, Device } from '../../types/index.js'
 import type { CudaFunctions } from '../cpu/addon.js'
@@ -58,14 +58,8 @@ export function nextId(): number {
 }
 
 /** Refuses what only the other backends can do. */
-function checkSupported({ loss, unpairedLoss, tokenLoss, gradient, headGradient }: Job): void {
+function checkSupported({ gradient, headGradient }: Job): void {
   const others = "needs the cpu or the js backend; this call runs on 'cuda'"
-  const scales = [loss, unpairedLoss, tokenLoss].map((stage) => stage?.gradientScale ?? 1)
-  if (scales.some((scale) => scale !== 1)) throw invalidValue('options.gradientScale', others)
-  if (gradient?.rowScale !== undefined) throw invalidValue('options.deferredScale', others)
-  if (tokenLoss?.classWeights !== undefined) {
-    throw invalidValue('options.classWeights', `together with labelSmoothing ${others}`)
-  }
   if (
     (gradient && gradient.out.dtype !== gradient.logits.dtype) ||
     (headGradient && headGradient.dtype !== 'float32')
@@ -83,6 +77,7 @@ class CudaBackend implements Backend {
   ) {}
 
   runSync(job: Job, settings: RunSettings): void {
+    checkSupported(job)
     const holds = new Holds(settings.needs)
     try {
       withRoom(this.cuda, () => cudaCall(() => this.cuda.run(...this.jobArguments.of(job, settings))))
@@ -92,6 +87,7 @@ class CudaBackend implements Backend {
   }
 
   async run(job: Job, settings: RunSettings): Promise<void> {
+    checkSupported(job)
     const { signal, needs = [] } = settings
     const holds = new Holds(needs)
     try {
@@ -105,6 +101,7 @@ class CudaBackend implements Backend {
 
   /** A job whose tensors are in device memory, ready to be enqueued again and again. */
   prepare(job: Job, settings: RunSettings): object {
+    checkSupported(job)
     return withRoom(this.cuda, () => cudaCall(() => this.cuda.prepare(...this.jobArguments.of(job, settings))))
   }
 }
