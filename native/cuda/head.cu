@@ -46,12 +46,17 @@ HeadPlan::HeadPlan(const Job& job, Workspace& workspace) : job_(job), workspace_
   hiddenStride_ = roundedUp(std::max(policy_.head.width(), reference_.head.width()), kRowAlignment);
   if (!job.hasHeadGradient) return;
   out_ = job.headGradient;
-  if (out_.onDevice) return;
   const bool adds = out_.accumulate;
   const int64_t width = policy_.head.width();
-  out_.hidden = gradientOnDevice(out_.hidden, count_ * width, adds || out_.skipInactive, "the gradient of hidden");
-  out_.weight = gradientOnDevice(out_.weight, vocab_ * width, adds, "the gradient of the weight");
-  out_.bias = gradientOnDevice(out_.bias, vocab_, adds, "the gradient of the bias");
+  if (!out_.onDevice) {
+    out_.hidden = gradientOnDevice(out_.hidden, count_ * width, adds || out_.skipInactive, "the gradient of hidden");
+    out_.weight = gradientOnDevice(out_.weight, vocab_ * width, adds, "the gradient of the weight");
+    out_.bias = gradientOnDevice(out_.bias, vocab_, adds, "the gradient of the bias");
+  }
+  weightSums_ = static_cast<float*>(out_.weight);
+  if (!out_.weight || out_.dtype == DType::kFloat32) return;
+  memories_.push_back(deviceMemory(size_t(vocab_ * width) * sizeof(float), "the sums of the weight's gradient"));
+  weightSums_ = reinterpret_cast<float*>(memories_.back().data());
 }
 
 HeadPlan::Layer HeadPlan::layerOf(const Head& from) {
@@ -92,7 +97,7 @@ void* HeadPlan::onDevice(const void* host, int64_t elements, DType dtype, const 
 
 void* HeadPlan::gradientOnDevice(void* host, int64_t elements, bool upload, const char* purpose) {
   if (!host) return nullptr;
-  const size_t bytes = size_t(elements) * sizeof(float);
+  const size_t bytes = size_t(elements * elementSize(out_.dtype));
   memories_.push_back(deviceMemory(bytes, purpose));
   void* device = memories_.back().data();
   if (upload) uploads_.push_back({device, host, bytes});
@@ -146,7 +151,7 @@ Product HeadPlan::weightProduct(int64_t rows) const {
   const Matrix gradient{logits_, policy_.type, rows, vocab_, stride_ * 4 / elementSize(policy_.type)};
   const Matrix hidden{hidden_, policy_.type, rows, width, hiddenStride_};
   const bool byRows = policy_.head.weight.columnStride == 1;
-  const Matrix out{out_.weight, DType::kFloat32, vocab_, width, byRows ? width : 1, byRows ? 1 : vocab_};
+  const Matrix out{weightSums_, DType::kFloat32, vocab_, width, byRows ? width : 1, byRows ? 1 : vocab_};
   return {gradient.transposed(), hidden, out};
 }
 
@@ -260,10 +265,11 @@ void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& token
 void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, Stream stream) {
   const int64_t width = policy_.head.width();
   const bool adds = out_.accumulate;
-  float* const hiddenOut = static_cast<float*>(out_.hidden);
-  if (out_.hidden && !out_.skipInactive) clearInactive(tokens.targets, count_, width, hiddenOut, stream);
-  if (out_.weight && !adds && active_.count == 0) {
-    check(cudaMemsetAsync(out_.weight, 0, size_t(vocab_ * width) * sizeof(float), stream), "running output layer");
+  // The sums of a weight's gradient that has another type are not those that it is added to.
+  const bool rounds = out_.dtype != DType::kFloat32, addsToSums = adds && !rounds;
+  if (out_.hidden && !out_.skipInactive) clearInactive(tokens.targets, count_, width, out_.hidden, out_.dtype, stream);
+  if (out_.weight && !addsToSums && active_.count == 0) {
+    check(cudaMemsetAsync(weightSums_, 0, size_t(vocab_ * width) * sizeof(float), stream), "running output layer");
   }
   if (out_.bias) {
     check(cudaMemsetAsync(biasSums_, 0, size_t(vocab_) * sizeof(double), stream), "running output layer");
@@ -289,11 +295,13 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
     }
     if (out_.hidden) {
       of(toHidden_, rows).multiply(down, zero, products_, stream);
-      scatterRows(hiddenGradient_, hiddenStride_, active_.rows + first, rows, width, hiddenOut, adds, stream);
+      scatterRows(hiddenGradient_, hiddenStride_, active_.rows + first, rows, width, out_.hidden, out_.dtype, adds,
+                  stream);
     }
-    if (out_.weight) of(toWeight_, rows).multiply(down, adds || first > 0 ? one : zero, products_, stream);
+    if (out_.weight) of(toWeight_, rows).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
   });
-  if (out_.bias) writeColumns(biasSums_, vocab_, static_cast<float*>(out_.bias), adds, stream);
+  if (out_.weight && rounds) writeRounded(weightSums_, vocab_ * width, out_.weight, out_.dtype, adds, stream);
+  if (out_.bias) writeColumns(biasSums_, vocab_, out_.bias, out_.dtype, adds, stream);
 }
 
 }  // namespace cuda

@@ -1,6 +1,8 @@
 // Stage 4 on a GPU: what each row's logits are turned into, then the rows themselves, cut into tiles that are shared
 // out among all multiprocessors. An active row is read once and written once; the others are written as zeros, if at
 // all.
+#include <type_traits>
+
 #include "softcap.h"
 #include "stages.h"
 
@@ -258,37 +260,88 @@ gradientKernel(FPL_ARGUMENT GradientArguments a) {
   }
 }
 
+// Logits in a block of the kernel below.
+constexpr int64_t kElements = int64_t(kThreads) * 8;
+
+// The same for a gradient of another type than the logits', element by element.
+template <typename T, typename U, Form kForm>
+FPL_KERNEL(kThreads, 4)
+convertingKernel(FPL_ARGUMENT GradientArguments a) {
+  const Gradient& g = a.gradient;
+  const int64_t row = a.first + blockIndex() / a.tiles, vocab = g.logits.vocab;
+  const int64_t label = a.targets[row];
+  const bool active = label != -1;
+  if (!active && g.skipInactive) return;
+  const T* logits = g.logits.template at<T>(row);
+  U* out = g.out.template at<U>(row);
+  const RowValues values = active ? a.values[row] : RowValues{};
+  const ScaledExp<kForm> exp(values.gradient, a.log2e, a.unitLog);
+  const bool read = active && !values.isNan() && !values.isZero();
+  const int64_t first = blockIndex() % a.tiles * kElements + threadIndex();
+  for (int64_t at = first; at < first + kElements && at < vocab; at += kThreads) {
+    float value = active ? values.gradient.constant : 0, slope = 1;  // NaN or 0
+    if (read) {
+      float x = toFloat(logits[at]), everywhere = values.gradient.everywhere;
+      if (kForm == Form::kCapped) x = capped(x, a.cap, slope);
+      if (g.classWeights) everywhere = multiply(everywhere, g.classWeights[at]);
+      value = values.isConstant() ? everywhere : exp(x, everywhere);
+      if (at == label) value = values.gradient.atLabel;
+      if (kForm == Form::kCapped) value = multiply(value, slope);
+    }
+    storeElement(out + at, value);
+  }
+}
+
 // Whether any row's values may be those of a FullRowGradient.
 bool isFull(const Gradient& gradient) {
   return gradient.tokenCoefficients.entropy || gradient.tokenCoefficients.meanLogit;
 }
 
-template <typename T, Form kForm>
+template <typename T, typename U, Form kForm>
 void gradientRows(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
                   Stream stream) {
+  constexpr bool kConverts = !std::is_same_v<T, U>;
+  const int64_t vocab = gradient.logits.vocab;
   GradientArguments a;
   a.gradient = gradient;
   a.values = values;
   a.targets = tokens.targets;
-  a.tiles = (gradient.logits.vocab + kPerQuad<T> - 1 + kTile<T> - 1) / kTile<T>;
+  a.tiles = kConverts ? (vocab + kElements - 1) / kElements : (vocab + kPerQuad<T> - 1 + kTile<T> - 1) / kTile<T>;
   a.log2e = kLog2e / tokens.temperature;
   a.unitLog = tokens.temperature * kLn2;
   a.cap = CapConstants(tokens.capScale);
   const int64_t mostRows = kMostBlocks / a.tiles;
   for (a.first = first; a.first < end; a.first += mostRows) {
     const int64_t rows = end - a.first < mostRows ? end - a.first : mostRows;
-    FPL_LAUNCH("logits gradient", (gradientKernel<T, kForm>), rows * a.tiles, kThreads, stream, a);
+    if constexpr (kConverts) {
+      FPL_LAUNCH("logits gradient", (convertingKernel<T, U, kForm>), rows * a.tiles, kThreads, stream, a);
+    } else {
+      FPL_LAUNCH("logits gradient", (gradientKernel<T, kForm>), rows * a.tiles, kThreads, stream, a);
+    }
   }
 }
 
-template <typename T>
-void gradientAs(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
+template <typename T, typename U>
+void gradientTo(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
                 Stream stream) {
-  const auto chosen = tokens.capScale != 0    ? gradientRows<T, Form::kCapped>
-                      : gradient.classWeights ? gradientRows<T, Form::kWeighted>
-                      : isFull(gradient)      ? gradientRows<T, Form::kFull>
-                                              : gradientRows<T, Form::kPlain>;
+  const auto chosen = tokens.capScale != 0    ? gradientRows<T, U, Form::kCapped>
+                      : gradient.classWeights ? gradientRows<T, U, Form::kWeighted>
+                      : isFull(gradient)      ? gradientRows<T, U, Form::kFull>
+                                              : gradientRows<T, U, Form::kPlain>;
   chosen(gradient, values, tokens, first, end, stream);
+}
+
+template <typename T>
+void gradientOf(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
+                Stream stream) {
+  switch (gradient.out.dtype) {
+    case DType::kFloat32:
+      return gradientTo<T, float>(gradient, values, tokens, first, end, stream);
+    case DType::kFloat16:
+      return gradientTo<T, Float16>(gradient, values, tokens, first, end, stream);
+    case DType::kBFloat16:
+      return gradientTo<T, BFloat16>(gradient, values, tokens, first, end, stream);
+  }
 }
 
 }  // namespace
@@ -307,13 +360,13 @@ void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight,
 
 void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
                     Stream stream) {
-  switch (gradient.out.dtype) {
+  switch (gradient.logits.dtype) {
     case DType::kFloat32:
-      return gradientAs<float>(gradient, values, tokens, first, end, stream);
+      return gradientOf<float>(gradient, values, tokens, first, end, stream);
     case DType::kFloat16:
-      return gradientAs<Float16>(gradient, values, tokens, first, end, stream);
+      return gradientOf<Float16>(gradient, values, tokens, first, end, stream);
     case DType::kBFloat16:
-      return gradientAs<BFloat16>(gradient, values, tokens, first, end, stream);
+      return gradientOf<BFloat16>(gradient, values, tokens, first, end, stream);
   }
 }
 

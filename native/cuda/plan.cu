@@ -331,7 +331,7 @@ void Plan::enqueueGradient(Stream stream) {
     staging().upload(job_.gradient.logits, on_.gradient.logits, hostTargets(), job_.cancelled, stream,
                      [](int64_t, int64_t) {});
   }
-  // On the device the gradient takes the place of the logits; inactive rows are the host's.
+  // On the device a gradient of their type takes the place of the logits; inactive rows are the host's.
   on_.gradient.skipInactive = true;
   staging().download(
       on_.gradient.out, job_.gradient.out, hostTargets(), job_.gradient.skipInactive, stream,
@@ -383,7 +383,14 @@ bool Plan::run(Stream stream) {
     Rows& logits = job_.hasPolicy ? on_.policy.logits : on_.gradient.logits;
     if ((job_.hasPolicy || job_.hasGradient) && !logits.onDevice) {
       policyLogits_ = roomFor(logits, "the logits");
-      if (job_.hasGradient) on_.gradient.logits = on_.gradient.out = logits;
+      if (job_.hasGradient) {
+        on_.gradient.logits = logits;
+        if (on_.gradient.out.dtype == logits.dtype) {
+          on_.gradient.out = logits;
+        } else {
+          gradient_ = roomFor(on_.gradient.out, "the gradient");
+        }
+      }
     }
     if (job_.hasReference && !on_.reference.logits.onDevice) {
       referenceLogits_ = roomFor(on_.reference.logits, "the reference's logits");

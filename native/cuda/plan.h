@@ -116,6 +116,7 @@ class Plan {
   float mostWeight_ = 1;         // of a class
   int32_t* invalid_ = nullptr;
   DeviceMemory policyLogits_, referenceLogits_;  // of logits that are on the host
+  DeviceMemory gradient_;                        // of their gradient, where it has another type
 
   std::unique_ptr<HeadPlan> head_;  // of a job that has one
 

@@ -151,11 +151,13 @@ void roundGradient(float* gradient, int64_t rows, int64_t vocab, int64_t stride,
 
 // The bias' gradient: sums over rows, one after the other in float64, and what they come to.
 void addColumns(const float* gradient, int64_t rows, int64_t vocab, int64_t stride, double* sums, Stream stream);
-void writeColumns(const double* sums, int64_t vocab, float* out, bool accumulate, Stream stream);
+void writeColumns(const double* sums, int64_t vocab, void* out, DType dtype, bool accumulate, Stream stream);
 // Hidden's gradient: the active rows' to their places, zeros to the others'.
-void scatterRows(const float* from, int64_t stride, const int32_t* rows, int64_t count, int64_t width, float* out,
-                 bool accumulate, Stream stream);
-void clearInactive(const int32_t* targets, int64_t count, int64_t width, float* out, Stream stream);
+void scatterRows(const float* from, int64_t stride, const int32_t* rows, int64_t count, int64_t width, void* out,
+                 DType dtype, bool accumulate, Stream stream);
+void clearInactive(const int32_t* targets, int64_t count, int64_t width, void* out, DType dtype, Stream stream);
+// The weight's gradient where it is not float32: its sums, rounded once.
+void writeRounded(const float* from, int64_t count, void* out, DType dtype, bool accumulate, Stream stream);
 
 }  // namespace cuda
 }  // namespace fpl
