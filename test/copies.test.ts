@@ -13,7 +13,7 @@ import { Worker } from 'node:worker_threads'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { loadNative } from '../lib/backends/cpu/index.js'
 import * as first from '../lib/index.js'
-import type { RunOptions } from '../lib/types/index.js'
+import type { LinearSequenceLogProbs, RunOptions, SequenceLogProbs } from '../lib/types/index.js'
 import { CUDA, DIST, gaussian, OUTPUTS, random, TARGETS } from './support.js'
 
 type Package = typeof first
@@ -66,20 +66,28 @@ function resultsOf(fpl: Package, run: RunOptions, seed: number): Record<string, 
     results[`fusedPreferenceLossSync ${size}`] = fpl.fusedPreferenceLossSync(logits, labels, fused)
     results[`fusedLinearPreferenceLossSync ${size}`] = fpl.fusedLinearPreferenceLossSync(hidden, weight, labels, fused)
     const sums = fpl.sequenceLogProbsSync(logits, labels, both)
-    results[`sequenceLogProbsSync ${size}`] = { ...sums, backward: sums.backwardSync(gradient).gradLogits }
+    results[`sequenceLogProbsSync ${size}`] = differentiated(sums, gradient)
     const linear = fpl.linearSequenceLogProbsSync(hidden, weight, labels, both)
-    results[`linearSequenceLogProbsSync ${size}`] = { ...linear, backward: linear.backwardSync(gradient) }
+    results[`linearSequenceLogProbsSync ${size}`] = differentiated(linear, gradient)
     results[`preferenceLoss ${size}`] = fpl.preferenceLoss(pairs, run)
     results[`fusedPreferenceLoss ${size}`] = fpl.fusedPreferenceLoss(logits, labels, fused)
     results[`fusedLinearPreferenceLoss ${size}`] = fpl.fusedLinearPreferenceLoss(hidden, weight, labels, fused)
     results[`sequenceLogProbs ${size}`] = fpl
       .sequenceLogProbs(logits, labels, both)
-      .then((later) => ({ ...later, backward: later.backwardSync(gradient).gradLogits }))
+      .then((later) => differentiated(later, gradient))
     results[`linearSequenceLogProbs ${size}`] = fpl
       .linearSequenceLogProbs(hidden, weight, labels, both)
-      .then((later) => ({ ...later, backward: later.backwardSync(gradient) }))
+      .then((later) => differentiated(later, gradient))
   }
   return results
+}
+
+/** The numbers of a result, and its gradients. */
+function differentiated(
+  { backward: _, backwardSync, ...sums }: SequenceLogProbs | LinearSequenceLogProbs,
+  gradient: number[],
+) {
+  return { ...sums, ...backwardSync(gradient) }
 }
 
 /** The promises of a record, kept; functions left out. */

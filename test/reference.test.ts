@@ -151,7 +151,7 @@ describe('warnings', () => {
   test('of log-probs above 0, once', () => {
     preferenceLossSync(pairsOf([-10, 20]), run)
     expect(codes()).toEqual([POSITIVE])
-    expect(message()).toMatch(/^pairs\.referenceChosen\[1\] is 20, and log-probs of sequences are at most 0/)
+    expect(message()).toMatch(/^logProbs\.referenceChosen\[1\] is 20, and log-probs of sequences are at most 0/)
     preferenceLossSync(pairsOf([10, 20]), run)
     fusedPreferenceLossSync(policy, labels, { ...run, reference: { logProbs: [-1, -1, 3, -1] } })
     expect(codes()).toEqual([POSITIVE])
@@ -163,7 +163,7 @@ describe('warnings', () => {
 
   test('of the rejected as of the chosen', () => {
     preferenceLossSync(pairsOf([-1, -2], [-3, Number.POSITIVE_INFINITY]), run)
-    expect(message()).toMatch(/^pairs\.referenceRejected\[1\] is Infinity/)
+    expect(message()).toMatch(/^logProbs\.referenceRejected\[1\] is Infinity/)
     Reflect.deleteProperty(globalThis, warned)
     fusedPreferenceLossSync(policy, labels, { ...run, reference: { chosen: [-1, -1], rejected: [0.5, -1] } })
     expect(String(warn.mock.calls[1][0])).toMatch(/^options\.reference\.rejected\[0\] is 0\.5/)
@@ -199,7 +199,7 @@ describe('warnings', () => {
     const given = { ...pairsOf([-1.1, -0.9], [-0.8, -12]), ...lengths }
     await preferenceLoss(given, run)
     expect(codes()).toEqual([MEANS])
-    expect(message()).toMatch(/^pairs\.referenceChosen looks like means over tokens/)
+    expect(message()).toMatch(/^logProbs\.referenceChosen looks like means over tokens/)
     Reflect.deleteProperty(globalThis, warned)
     warn.mockClear()
     const plain = (changed: object, options = {}) =>

@@ -21,6 +21,10 @@ export type LossType =
   | 'aot_unpaired'
   | 'discopop'
   | 'sigmoid_norm'
+  | 'dpop'
+  | 'rpo_sq'
+  | 'rpo_bwd_kl'
+  | 'rpo_fwd_kl'
   | 'simpo'
   | 'cpo'
   | 'orpo'
@@ -45,6 +49,15 @@ export interface WeightedLoss {
   /** Factor of this loss in the sum. A loss of factor 0 takes no part. Defaults to 1. */
   weight?: number
 }
+
+/**
+ * What 'sft' is a mean of: of the tokens of the batch, or over pairs, of the mean or of the sum of each chosen sequence's
+ * token losses.
+ */
+export type SftNormalization = 'tokens' | 'sequences' | 'sum'
+
+/** A number for all, or one for each. */
+export type PerEach = number | ArrayLike<number>
 
 /** f-divergences that may replace the reverse KL (Wang et al. 2023). */
 export type FDivergence = 'reverse_kl' | 'forward_kl' | 'js' | 'alpha'
@@ -87,15 +100,13 @@ export interface PairLogProbs {
   /** `[P]` log-probs of the rejected sequences under the reference. */
   referenceRejected?: ArrayLike<number>
   /**
-   * `[P]` active tokens of the chosen sequences, for the losses that divide by them: 'sft'; 'sigmoid_norm', 'ipo_norm',
-   * 'simpo' and 'orpo' on sums; and 'sigmoid_norm', 'ipo_norm' and 'ipo' on means under an f-divergence, whose scores
-   * need the sums.
+   * `[P]` active tokens of the chosen sequences, for the losses that divide by them: 'sft' (but for its sums);
+   * 'sigmoid_norm', 'ipo_norm', 'simpo' and 'orpo' on sums; and 'sigmoid_norm', 'ipo_norm' and 'ipo' on means under an
+   * f-divergence, whose scores need the sums.
    */
   chosenTokenCounts?: Indices
   /** `[P]` active tokens of the rejected sequences. */
   rejectedTokenCounts?: Indices
-  /** `[P]` factor of each pair's loss; treated as a constant. A pair of factor 0 takes no part. Defaults to 1. */
-  pairWeights?: ArrayLike<number>
 }
 
 /**
@@ -145,7 +156,7 @@ export interface HeadGradientOptions {
   zeroInactive?: boolean
   /**
    * Element type of all gradients. Their sums are float32 and are rounded once, to nearest even; with `accumulate`, once
-   * together with what the arrays hold. Other types than 'float32' are not on the cuda backend yet. Defaults to 'float32'.
+   * together with what the arrays hold. Defaults to 'float32'.
    */
   gradientDType?: DType
 }
@@ -159,7 +170,7 @@ export interface LogitsGradientOptions {
   zeroInactive?: boolean
   /**
    * Element type of the gradient, rounded to nearest even. A given array must have it, and 'in-place' needs elements of the
-   * logits' size. Another type than the logits' is not on the cuda backend yet. Defaults to that of the logits.
+   * logits' size. Defaults to that of the logits.
    */
   gradientDType?: DType
   /**
@@ -167,7 +178,7 @@ export interface LogitsGradientOptions {
    * softmax where there is no temperature and the like, and `rowScale` of the result has what the caller has to multiply
    * each row by. Each row is then written while it lies in the cache, so that logits go through memory once. Not together
    * with what gives rows another form: `labelSmoothing` and `zLoss` of the cross-entropy, and derivatives of other results
-   * than log-probs. Not on the cuda backend yet. Defaults to false.
+   * than log-probs. Defaults to false.
    */
   deferredScale?: boolean
 }
