@@ -28,7 +28,6 @@ import {
   logitsOf as tensor,
   ulp,
   values,
-  WASM,
 } from './support.js'
 
 interface Case {
