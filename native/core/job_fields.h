@@ -153,6 +153,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(unpairedLoss.constants.gradientScale));
 
   // Stage 3 of single tokens.
+  visit.in(FPL_FIELD(tokenLoss.weightsOfLabels));
   visit.out(FPL_FIELD(tokenLoss.losses));
   visit.out(FPL_FIELD(tokenLoss.summary));
   visit.number(FPL_FIELD(tokenLoss.constants.labelSmoothing));

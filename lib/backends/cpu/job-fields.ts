@@ -277,6 +277,7 @@ function visitUnpairedLoss(visit: FieldVisitor, loss: UnpairedLossStage, codes: 
 
 function visitTokenLoss(visit: FieldVisitor, loss: TokenLossStage): void {
   visit.part(TOKEN_LOSS)
+  visit.in('tokenLoss.weightsOfLabels', 'float64', loss.weightsOfLabels)
   visit.out('tokenLoss.losses', 'float64', loss.losses)
   visit.out('tokenLoss.summary', 'float64', loss.summary)
   visit.number('tokenLoss.constants.labelSmoothing', loss.labelSmoothing)
