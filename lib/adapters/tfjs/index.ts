@@ -19,7 +19,13 @@ import type {
 import { callback, optionsReader } from '../options.js'
 import { type Forward, isInPlace, onePass, referenceOf, twoPasses } from './passes.js'
 import { checkRows, idsOf } from './tensor-access.js'
-import { type TensorReference, type TokenTensors, type UnpairedTensors, withArrays } from './tensor-options.js'
+import {
+  type PairTensors,
+  type TensorReference,
+  type TokenTensors,
+  type UnpairedTensors,
+  withArrays,
+} from './tensor-options.js'
 
 export { type CrossEntropyOptions, sparseSoftmaxCrossEntropy } from './cross-entropy.js'
 export {
@@ -31,12 +37,13 @@ export {
   linearSequenceLogProbs,
   type OutputLayerOptions,
 } from './linear.js'
-export type { TensorReference, TokenTensors, UnpairedTensors } from './tensor-options.js'
+export type { PairTensors, TensorReference, TokenTensors, UnpairedTensors } from './tensor-options.js'
 
 /** Options of {@link fusedPreferenceLoss}. */
 export interface FusedPreferenceLossOptions
-  extends Omit<FusedOptions, 'gradient' | 'zeroInactive' | 'reference' | keyof TokenTensors>,
-    TokenTensors {
+  extends Omit<FusedOptions, 'gradient' | 'zeroInactive' | 'reference' | keyof TokenTensors | keyof PairTensors>,
+    TokenTensors,
+    PairTensors {
   /** As in `fusedPreferenceLoss`; log-probs and logits may be tensors. Needed unless the loss is reference-free. */
   reference?: FusedOptions['reference'] | TensorReference | { logits: tf.Tensor }
   /**

@@ -38,7 +38,13 @@ import {
   scaled,
   valuesOf,
 } from './tensor-access.js'
-import { type TensorReference, type TokenTensors, type UnpairedTensors, withArrays } from './tensor-options.js'
+import {
+  type PairTensors,
+  type TensorReference,
+  type TokenTensors,
+  type UnpairedTensors,
+  withArrays,
+} from './tensor-options.js'
 
 /** The output layer, as all its ops take it. */
 export interface OutputLayerOptions {
@@ -54,8 +60,9 @@ type Replaced = 'bias' | 'gradient' | 'accumulate' | 'zeroInactive' | 'reference
 
 /** Options of {@link fusedLinearPreferenceLoss}. */
 export interface FusedLinearPreferenceLossOptions
-  extends Omit<FusedLinearOptions, Replaced>,
+  extends Omit<FusedLinearOptions, Replaced | keyof PairTensors>,
     TokenTensors,
+    PairTensors,
     OutputLayerOptions {
   /** As in `fusedLinearPreferenceLoss`; log-probs may be tensors. Needed unless the loss is reference-free. */
   reference?: FusedLinearOptions['reference'] | TensorReference

@@ -3,6 +3,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { invalidType } from '../../errors.js'
+import type { LossOptions } from '../../options/loss-options.js'
 import { TOKEN_ARRAYS, type TokenOptions, tokenOptions } from '../../options/token-options.js'
 import type { UnpairedLossOptions } from '../../options/unpaired-options.js'
 import { checkShape, elementsOf } from './tensor-access.js'
@@ -19,8 +20,28 @@ export interface TokenTensors {
   sequenceOffsets?: TokenOptions['sequenceOffsets'] | tf.Tensor
 }
 
+/** Loss options with a value for each pair that may be tensors as well. */
+export interface PairTensors {
+  /** As in `fusedPreferenceLoss`, or a tensor `[P]`. */
+  beta?: LossOptions['beta'] | tf.Tensor
+  /** As in `fusedPreferenceLoss`, or a tensor `[P]`. */
+  labelSmoothing?: LossOptions['labelSmoothing'] | tf.Tensor
+  /** As in `fusedPreferenceLoss`, or a tensor `[P]`. */
+  offset?: LossOptions['offset'] | tf.Tensor
+  /** As in `fusedPreferenceLoss`, or a tensor `[P]`. */
+  targetMargin?: LossOptions['targetMargin'] | tf.Tensor
+  /** As in `fusedPreferenceLoss`, or a tensor `[P]`. */
+  pairWeights?: LossOptions['pairWeights'] | tf.Tensor
+}
+
 /** Options of unpaired losses that may be tensors as well. */
 export interface UnpairedTensors {
+  /** As in `fusedUnpairedPreferenceLoss`, or a tensor `[B]`. */
+  beta?: UnpairedLossOptions['beta'] | tf.Tensor
+  /** As in `fusedUnpairedPreferenceLoss`, or a tensor `[B]`. */
+  sequenceWeights?: UnpairedLossOptions['sequenceWeights'] | tf.Tensor
+  /** As in `fusedUnpairedPreferenceLoss`, or a tensor `[B]`. */
+  targets?: UnpairedLossOptions['targets'] | tf.Tensor
   /** As in `fusedUnpairedPreferenceLoss`, or a tensor `[B]`. */
   desirable: UnpairedLossOptions['desirable'] | tf.Tensor
   /** As in `fusedUnpairedPreferenceLoss`, or a tensor. */
@@ -39,14 +60,18 @@ export type TensorReference =
   | { logProbs: ArrayLike<number> | tf.Tensor }
 
 /** Options of an op with arrays in place of the tensors. */
-type WithArrays<T> = Omit<T, keyof TokenTensors | keyof UnpairedTensors | 'reference'> &
+type WithArrays<T> = Omit<T, keyof TokenTensors | keyof PairTensors | keyof UnpairedTensors | 'reference'> &
   Pick<TokenOptions, keyof TokenTensors> &
   ('desirable' extends keyof T ? Pick<UnpairedLossOptions, keyof UnpairedTensors> : object) &
+  ('pairWeights' extends keyof T ? Pick<LossOptions, keyof PairTensors> : object) &
   ('reference' extends keyof T ? { reference?: Exclude<T['reference' & keyof T], TensorReference> } : object)
 
 // The tensor form of each array that core takes.
 const TENSORS: readonly (keyof TokenTensors)[] = TOKEN_ARRAYS
-const UNPAIRED: readonly (keyof UnpairedTensors)[] = ['desirable', 'klLogProbs', 'referenceKlLogProbs']
+const OF_LOSS: readonly (keyof PairTensors | keyof UnpairedTensors)[] = [
+  ...(['beta', 'labelSmoothing', 'offset', 'targetMargin', 'pairWeights'] as const),
+  ...(['desirable', 'klLogProbs', 'referenceKlLogProbs', 'sequenceWeights', 'targets'] as const),
+]
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
 /**
@@ -67,7 +92,7 @@ export function withArrays<T extends TokenTensors & { reference?: object }>(
     if (tokenOptions[option].array === 'per label') checkShape(value, `options.${option}`, rows, name)
     read[option] = elementsOf(value, `options.${option}`)
   }
-  for (const option of UNPAIRED) {
+  for (const option of OF_LOSS) {
     const value = read[option]
     if (value instanceof tf.Tensor) read[option] = elementsOf(value, `options.${option}`)
   }
