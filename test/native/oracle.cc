@@ -126,16 +126,33 @@ Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real shar
 
 }  // namespace
 
-Row row(const std::vector<float>& logits, int64_t label, double temperature) {
+namespace {
+
+// What counts of a logit.
+Real counted(float logit, double temperature, double capScale) {
+  return (capScale == 0 ? Real(logit) : tanhl(logit * Real(capScale))) / temperature;
+}
+
+// Its derivative.
+Real slopeAt(float logit, double temperature, double capScale) {
+  if (capScale == 0) return 1 / Real(temperature);
+  const Real e = expl(-2 * fabsl(logit * Real(capScale)));
+  return 4 * e / ((1 + e) * (1 + e)) * capScale / temperature;
+}
+
+}  // namespace
+
+Row row(const std::vector<float>& logits, int64_t label, double temperature, double capScale) {
   const int64_t vocab = int64_t(logits.size());
   std::vector<Real> x(vocab);
-  for (int64_t j = 0; j < vocab; ++j) x[j] = logits[j] / Real(temperature);
+  for (int64_t j = 0; j < vocab; ++j) x[j] = counted(logits[j], temperature, capScale);
   Row out;
   out.gradient.resize(vocab);
+  out.meanLogit = std::accumulate(x.begin(), x.end(), Real(0)) / vocab;
   const bool number = std::none_of(x.begin(), x.end(), [](Real v) { return std::isnan(v) || v == INFINITY; });
   const Real largest = number ? *std::max_element(x.begin(), x.end()) : -INFINITY;
   if (largest == -INFINITY) {
-    out.logProb = out.entropy = out.logSumExp = out.sumSquaredProbs = NAN;
+    out.logProb = out.entropy = out.logSumExp = out.sumSquaredProbs = out.meanLogit = NAN;
     std::fill(out.gradient.begin(), out.gradient.end(), NAN);
     return out;
   }
@@ -155,10 +172,43 @@ Row row(const std::vector<float>& logits, int64_t label, double temperature) {
     const Real p = expl(x[j] - largest) / sum;
     out.entropy -= times(p, x[j] - largest);
     out.sumSquaredProbs += p * p;
-    out.gradient[j] = -p / temperature;
+    out.gradient[j] = -p * slopeAt(logits[j], temperature, capScale);
   }
-  out.gradient[label] = rest / sum / temperature;
+  out.gradient[label] = rest / sum * slopeAt(logits[label], temperature, capScale);
   return out;
+}
+
+std::vector<Derivative> derivatives(const std::vector<float>& logits, int64_t label, double temperature,
+                                    double capScale, const ResultSlopes& s, const float* classWeights) {
+  const Row r = row(logits, label, temperature, capScale);
+  const int64_t vocab = int64_t(logits.size());
+  std::vector<Derivative> out(vocab);
+  for (int64_t j = 0; j < vocab; ++j) {
+    const Real logP = j == label ? r.logProb : counted(logits[j], temperature, capScale) - r.logSumExp, p = expl(logP);
+    const Real slope = slopeAt(logits[j], temperature, capScale);
+    const Real entropy = p == 0 ? 0 : s.entropy * p * (logP + r.entropy);
+    const Real ofEntropy = p == 0 ? 0 : fabsl(s.entropy) * p * (fabsl(logP) + r.entropy + 1);
+    const Real mean = s.meanLogit * (classWeights ? classWeights[j] : 1) / vocab;
+    const Real complement = -expm1l(r.logProb);
+    const Real value = j == label ? s.logProb * complement + s.logSumExp * p : (Real(s.logSumExp) - s.logProb) * p;
+    const Real size = j == label ? fabsl(s.logProb) * complement + fabsl(s.logSumExp) * p : fabsl(value);
+    out[j] = {slope * (value - entropy + mean), slope * (size + ofEntropy + fabsl(mean))};
+  }
+  return out;
+}
+
+Real tokenLoss(const TokenLossConstants& k, const float* classWeights, const std::vector<float>& logits, int64_t label,
+               double temperature, double capScale) {
+  const Row r = row(logits, label, temperature, capScale);
+  const int64_t vocab = int64_t(logits.size());
+  const Real ofLabel = classWeights ? classWeights[label] : 1;
+  Real smoothed = 0;
+  for (int64_t j = 0; j < vocab && k.labelSmoothing != 0; ++j) {
+    const Real weight = classWeights ? classWeights[j] : 1;
+    smoothed += times(weight, r.logSumExp - counted(logits[j], temperature, capScale)) / vocab;
+  }
+  const Real crossEntropy = times((1 - Real(k.labelSmoothing)) * ofLabel, -r.logProb) + k.labelSmoothing * smoothed;
+  return times(k.dft ? expl(r.logProb) : 1, crossEntropy) + ofLabel * k.zLoss * r.logSumExp * r.logSumExp;
 }
 
 Real loss(const LossTerms& terms, const LossConstants& k, const Pairs& s) {
