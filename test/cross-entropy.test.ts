@@ -21,6 +21,7 @@ import {
   DTYPES,
   decode,
   encode,
+  fusesMultiplyAdds,
   gaussian,
   JS,
   NATIVE,
@@ -28,6 +29,7 @@ import {
   logitsOf as tensor,
   ulp,
   values,
+  WASM,
 } from './support.js'
 
 interface Case {
@@ -51,7 +53,7 @@ const CASES: Case[] = readFileSync(new URL('./golden/cross-entropy.jsonl', impor
   .split('\n')
   .map((line) => JSON.parse(line))
 
-const TARGETS = [...NATIVE, JS]
+const TARGETS = [...NATIVE, ...WASM, JS]
 
 // As docs/numerics.md has them.
 const LOSS_ULPS = 2
@@ -107,7 +109,7 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
       if (cap !== null) {
         const logit = element(logits, startOf(Math.floor(index / vocab)) + (index % vocab))
         const caps = Math.min(Math.abs(logit * logitScale) / cap, 43)
-        const slopeUlps = SLOPE_ULPS + (run.instructionSet === 'baseline' ? 2 * caps : 0)
+        const slopeUlps = SLOPE_ULPS + (fusesMultiplyAdds(run) ? 0 : 2 * caps)
         bound += magnitudes[k] * (slopeUlps * EPSILON + 4 * ofLogits) + SLOPE_ABSOLUTE
       }
       const value = element(got.gradLogits as Logits, index)
@@ -450,7 +452,10 @@ test('the bits depend on neither threads, batch nor, with fused multiply-adds, i
     const everything = { labelSmoothing: 0.1, zLoss: 0.01, dft: true }
     const classWeights = Float32Array.from({ length: vocab }, (_, v) => (v % 7) / 3)
     const capped = { ...everything, logitScale: 1.3, logitSoftcap: 5 }
-    for (const variant of [{}, everything, capped, { ...everything, classWeights }, { ...capped, classWeights }]) {
+    const gradientDType = dtype === 'bfloat16' ? 'float32' : 'bfloat16'
+    const weighted = { ...everything, classWeights, gradientDType } as const
+    const deferred = { dft: true, deferredScale: true, gradientDType } as const
+    for (const variant of [{}, everything, capped, weighted, { ...capped, ...weighted }, deferred]) {
       const all = NATIVE.map(({ name, run }) => {
         // 24 rows: one thread and four take them whole, seven share their segments.
         const [one, ...others] = [1, 2, 4, 7].map((threads) =>

@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { linearSequenceLogProbsSync } from '../lib/index.js'
 import type { TokenOutput } from '../lib/options/index.js'
-import { JS, NATIVE } from './support.js'
+import { JS, NATIVE, WASM } from './support.js'
 
 interface Case {
   /** Rows, width, vocabulary. */
@@ -49,7 +49,7 @@ function expectNear(got: ArrayLike<number>, wanted: readonly number[]): void {
   for (const [i, x] of wanted.entries()) expect(Math.abs(got[i] - x)).toBeLessThanOrEqual(RELATIVE * largest)
 }
 
-describe.each([...NATIVE, JS])('$name', ({ run }) => {
+describe.each([...NATIVE, ...WASM, JS])('$name', ({ run }) => {
   test.each(CASES.map((peer, k) => [k, peer] as const))('case %i', (_, peer) => {
     const [rows, width, vocab] = peer.shape
     const { temperature, logitScale, logitSoftcap, bias } = peer

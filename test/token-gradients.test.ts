@@ -8,7 +8,19 @@ import { fusedPreferenceLossSync, linearSequenceLogProbsSync, sequenceLogProbsSy
 import type { SequenceOptions, TokenOutput } from '../lib/options/index.js'
 import type { Logits, ResultGradients, SequenceLogProbs } from '../lib/types/index.js'
 import { element, type LogitsSpec, logitsOf } from './golden/inputs.js'
-import { bytes, DTYPES, decode, encode, JS, NATIVE, logitsOf as tensor, ulp, values } from './support.js'
+import {
+  bytes,
+  DTYPES,
+  decode,
+  encode,
+  fusesMultiplyAdds,
+  JS,
+  NATIVE,
+  logitsOf as tensor,
+  ulp,
+  values,
+  WASM,
+} from './support.js'
 
 type Name = keyof ResultGradients
 type Gradients = Partial<Record<Name, number[]>>
@@ -29,7 +41,7 @@ const CASES: Case[] = readFileSync(new URL('./golden/tokens.jsonl', import.meta.
   .split('\n')
   .map((line) => JSON.parse(line))
 
-const TARGETS = [...NATIVE, JS]
+const TARGETS = [...NATIVE, ...WASM, JS]
 const OUTPUTS: TokenOutput[] = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits']
 
 // As docs/numerics.md has it: of the sum of the magnitudes of a derivative's terms.
@@ -67,7 +79,7 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, gradients, expec
       let bound = GRADIENT_ULPS * ulp(magnitudes[k]) + GRADIENT_ABSOLUTE
       if (cap !== null) {
         const caps = Math.min(Math.abs(element(logits, index) * logitScale) / cap, 43)
-        const slopeUlps = SLOPE_ULPS + (run.instructionSet === 'baseline' ? 2 * caps : 0)
+        const slopeUlps = SLOPE_ULPS + (fusesMultiplyAdds(run) ? 0 : 2 * caps)
         bound += magnitudes[k] * (slopeUlps * EPSILON + 4 * off) + SLOPE_ABSOLUTE
       }
       const value = element(gradient, index)
@@ -177,7 +189,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     // In a vocabulary of 1 the mean logit is the logit: with a temperature of C, the tanh.
     const count = 20000
     const data = numbers(count, 11).map((x, i) => x * 2 ** ((i % 40) - 30))
-    const fused = run.instructionSet !== 'baseline'
+    const fused = fusesMultiplyAdds(run)
     let worst = 0 // of the bounds
     for (const cap of [1, 30, 0.3]) {
       const logits = tensor(

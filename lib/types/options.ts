@@ -69,9 +69,12 @@ export type FDivergence = 'reverse_kl' | 'forward_kl' | 'js' | 'alpha'
  * returns.
  */
 export interface RunOptions {
-  /** Defaults to 'auto': 'cpu' for host memory ('js' where no binary loads), 'cuda' for device memory. */
-  backend?: 'auto' | 'cuda' | 'cpu' | 'js'
-  /** Threads of the cpu backend. Defaults to as many as the process may use. The result does not depend on it. */
+  /**
+   * Defaults to 'auto': 'cuda' for device memory; for host memory 'cpu', where no binary loads 'wasm', and where there is
+   * no WebAssembly 'js'.
+   */
+  backend?: 'auto' | 'cuda' | 'cpu' | 'wasm' | 'js'
+  /** Threads of the cpu and wasm backends. Defaults to as many as the process may use. The result does not depend on it. */
   threads?: number
   /** Force an instruction set of the cpu backend, for tests. Defaults to the best this CPU has. */
   instructionSet?: InstructionSet

@@ -104,6 +104,7 @@ struct Forward {
   Head head;
   double* logProbs = nullptr;       // [S]
   TokenState* states = nullptr;     // [R]
+  bool swept = false;               // stage 1 was another job's, which has left the states and what they go with
   double* entropies = nullptr;      // [R], not rounded, for the entropies' gradient
   double* plainLogProbs = nullptr;  // [S] logProbs with tokens.plainWeights; scratch
   double* logWeights = nullptr;     // [S]

@@ -103,7 +103,11 @@ InstructionSets detect() {
 }  // namespace
 #else
 namespace {
+#if defined(__wasm__)
+InstructionSets detect() { return {{&wasm::kKernels}, 1}; }
+#else
 InstructionSets detect() { return {{&neon::kKernels}, 1}; }
+#endif
 }  // namespace
 #endif
 

@@ -151,5 +151,8 @@ extern const Kernels kKernels;
 namespace neon {
 extern const Kernels kKernels;
 }
+namespace wasm {
+extern const Kernels kKernels;
+}
 
 }  // namespace fpl
