@@ -129,19 +129,29 @@ test.each(['module', 'commonjs'] as const)('the adapters, as %s', async (type) =
   const { result } = await run(code, type, root)
   expect(result).toEqual([
     [
+      'crossEntropy',
       'fusedLinearPreferenceLoss',
       'fusedLinearUnpairedPreferenceLoss',
       'fusedPreferenceLoss',
       'fusedUnpairedPreferenceLoss',
+      'linearCrossEntropy',
       'linearSequenceLogProbs',
+      'linearTokenLogProbs',
+      'linearTokenOutputs',
       'sequenceLogProbs',
       'sparseSoftmaxCrossEntropy',
+      'tokenLogProbs',
+      'tokenOutputs',
     ],
     [
+      'crossEntropyValueAndGrad',
       'fusedLinearPreferenceLossValueAndGrad',
       'fusedLinearUnpairedPreferenceLossValueAndGrad',
       'fusedPreferenceLossValueAndGrad',
       'fusedUnpairedPreferenceLossValueAndGrad',
+      'linearCrossEntropyValueAndGrad',
+      'linearTokenLossValueAndGrad',
+      'tokenLossValueAndGrad',
     ],
     ['readReferenceLogProbs', 'toLogits', 'writeReferenceLogProbs'],
   ])
