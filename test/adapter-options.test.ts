@@ -6,17 +6,26 @@ import { type Array as JaxArray, numpy as np } from '@jax-js/jax'
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { beforeEach, describe, expect, it } from 'vitest'
-import { fusedLinearPreferenceLossValueAndGrad, fusedPreferenceLossValueAndGrad } from '../lib/adapters/jax/index.js'
+import {
+  crossEntropyValueAndGrad,
+  fusedLinearPreferenceLossValueAndGrad,
+  fusedPreferenceLossValueAndGrad,
+  tokenLossValueAndGrad,
+} from '../lib/adapters/jax/index.js'
 import * as tfjs from '../lib/adapters/tfjs/index.js'
+import { TOKEN_OUTPUT_OPTIONS } from '../lib/adapters/token-outputs.js'
 import { PAIRED_OPTIONS } from '../lib/call/paired-call.js'
 import { RUN_OPTIONS } from '../lib/call/run.js'
+import { SINGLE_TOKEN_OPTIONS } from '../lib/call/token-loss-call.js'
 import {
+  crossEntropySync,
   fusedLinearPreferenceLossSync,
   fusedPreferenceLossSync,
+  linearCrossEntropySync,
   linearSequenceLogProbsSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import { TOKEN_OPTIONS } from '../lib/options/token-options.js'
+import { TOKEN_OPTIONS, type TokenOutput } from '../lib/options/token-options.js'
 import { liveBuffers } from './jax-buffers.js'
 import { gaussian, random } from './support.js'
 
@@ -72,7 +81,10 @@ const CASES: Record<string, Case> = {
   rewardAlpha: { options: { rewardAlpha: 0.25 }, beside: { lossType: 'simpo' } },
   sftNormalization: { options: { sftNormalization: 'sequences' }, beside: { lossType: 'sft' } },
   normalizer: { options: { normalizer: 'sum' } },
-  gradientScale: { options: { gradientScale: 3 } },
+  gradientScale: { options: { gradientScale: -0.25 } },
+  zLoss: { options: { zLoss: 0.1 } },
+  dft: { options: { dft: true } },
+  classWeights: { options: { classWeights: Array.from({ length: VOCAB }, (_, v) => 0.5 + (v % 3)) } },
   reference: { options: { reference: { chosen: [-11, -12], rejected: [-13, -15] } } },
   weighting: { options: { weighting: 'wpo' } },
   backend: { options: { backend: 'gpu' } },
@@ -107,7 +119,15 @@ interface Op {
   owned: Options
   /** One of the adapter's own options, misspelt. */
   misspelt: [wrong: string, right: string]
+  /** Cases of its own, where an option of the same name takes something else. */
+  cases?: Record<string, Case>
 }
+
+/** The smoothing over the vocabulary is one number. */
+const OF_ENTROPY = { labelSmoothing: { options: { labelSmoothing: 0.2 } } }
+
+/** Different at each token. */
+const factors = ({ length }: { length: number }) => Float32Array.from({ length }, (_, i) => Math.sin(i + 1))
 
 const isPacked = ({ sequenceOffsets }: Options) => sequenceOffsets !== undefined
 const shapeOf = (options: Options, last: number) => (isPacked(options) ? [ROWS, last] : [BATCH, TIME, last])
@@ -153,6 +173,45 @@ const core = {
     const { gradHidden, gradWeight, gradBias } = backwardSync(UPSTREAM)
     return { ...result, gradHidden: gradHidden!.data, gradWeight: gradWeight!.data, gradBias }
   },
+  entropy(options: Options): Outcome {
+    const tensor = { data: logits, shape: shapeOf(options, VOCAB) }
+    const { gradLogits, ...result } = crossEntropySync(tensor, labels, { ...options, gradient: true })
+    return { ...result, gradLogits: gradLogits!.data }
+  },
+  linearEntropy(options: Options): Outcome {
+    const { gradHidden, gradWeight, gradBias, ...result } = linearCrossEntropySync(
+      { data: hidden, shape: shapeOf(options, WIDTH) },
+      { data: weight, shape: [VOCAB, WIDTH] },
+      labels,
+      { ...options, bias, gradient: true },
+    )
+    return { ...result, gradHidden: gradHidden!.data, gradWeight: gradWeight!.data, gradBias }
+  },
+  tokens(options: Options): Outcome {
+    const outputs = [...((options.outputs as TokenOutput[] | undefined) ?? []), 'tokenLogProbs' as const]
+    const {
+      backward: _,
+      backwardSync,
+      ...result
+    } = sequenceLogProbsSync({ data: logits, shape: shapeOf(options, VOCAB) }, labels, { ...options, outputs })
+    const { gradLogits } = backwardSync({ tokenLogProbs: factors(result.tokenLogProbs!) })
+    return { ...result, gradLogits: gradLogits.data }
+  },
+  linearTokens(options: Options): Outcome {
+    const outputs = [...((options.outputs as TokenOutput[] | undefined) ?? []), 'tokenLogProbs' as const]
+    const {
+      backward: _,
+      backwardSync,
+      ...result
+    } = linearSequenceLogProbsSync(
+      { data: hidden, shape: shapeOf(options, WIDTH) },
+      { data: weight, shape: [VOCAB, WIDTH] },
+      labels,
+      { ...options, bias, outputs },
+    )
+    const { gradHidden, gradWeight, gradBias } = backwardSync({ tokenLogProbs: factors(result.tokenLogProbs!) })
+    return { ...result, gradHidden: gradHidden!.data, gradWeight: gradWeight!.data, gradBias }
+  },
 }
 
 /** Result and gradients of an op of TensorFlow.js. */
@@ -167,7 +226,9 @@ function differentiate(
     const options = { onResult: (result: Outcome) => (told = result) }
     const weighted = (...x: tf.Tensor[]) => {
       const value = op(x, options)
-      return value.rank === 0 ? value : tf.sum(tf.mul(value, UPSTREAM))
+      if (value.rank === 0) return value
+      const upstream = value.size === BATCH ? UPSTREAM : factors({ length: value.size })
+      return tf.sum(tf.mul(value.flatten(), upstream))
     }
     const gradients = tf.grads(weighted)(inputs())
     outcome = { ...told, ...Object.fromEntries(names.map((name, i) => [name, gradients[i]!.dataSync().slice()])) }
@@ -192,7 +253,7 @@ const TFJS: Op[] = [
         tfjs.fusedPreferenceLoss(x!, labels, { ...options, ...told }),
       ),
     core: core.paired,
-    owned: { zeroInactive: false },
+    owned: { zeroInactive: false, gradientDType: 'float32', deferredScale: false },
     misspelt: ['onresult', 'onResult'],
   },
   {
@@ -214,7 +275,7 @@ const TFJS: Op[] = [
         tfjs.fusedLinearPreferenceLoss(x!, w!, labels, { ...options, ...told, bias: b }),
       ),
     core: core.linear,
-    owned: { gradient: true, accumulate: true, zeroInactive: false },
+    owned: { gradient: true, accumulate: true, zeroInactive: false, gradientDType: 'float32' },
     misspelt: ['transpose', 'transposed'],
   },
   {
@@ -225,6 +286,52 @@ const TFJS: Op[] = [
         tfjs.linearSequenceLogProbs(x!, w!, labels, { ...options, ...told, bias: b }),
       ),
     core: core.linearSums,
+    owned: {},
+    misspelt: ['frozn', 'frozen'],
+  },
+  {
+    name: 'crossEntropy',
+    takes: SINGLE_TOKEN_OPTIONS,
+    cases: OF_ENTROPY,
+    call: (options) =>
+      differentiate(['gradLogits'], ofLogits(options), ([x], told) =>
+        tfjs.crossEntropy(x!, labels, { ...options, ...told }),
+      ),
+    core: core.entropy,
+    owned: { zeroInactive: false, gradientDType: 'float32', deferredScale: false },
+    misspelt: ['zloss', 'zLoss'],
+  },
+  {
+    name: 'linearCrossEntropy',
+    takes: SINGLE_TOKEN_OPTIONS,
+    cases: OF_ENTROPY,
+    call: (options) =>
+      differentiate(GRADIENTS, ofLayer(options), ([x, w, b], told) =>
+        tfjs.linearCrossEntropy(x!, w!, labels, { ...options, ...told, bias: b }),
+      ),
+    core: core.linearEntropy,
+    owned: { gradient: true, accumulate: true, zeroInactive: false, gradientDType: 'float32' },
+    misspelt: ['transpose', 'transposed'],
+  },
+  {
+    name: 'tokenLogProbs',
+    takes: TOKEN_OUTPUT_OPTIONS,
+    call: (options) =>
+      differentiate(['gradLogits'], ofLogits(options), ([x], told) =>
+        tfjs.tokenLogProbs(x!, labels, { ...options, ...told }),
+      ),
+    core: core.tokens,
+    owned: {},
+    misspelt: ['output', 'outputs'],
+  },
+  {
+    name: 'linearTokenLogProbs',
+    takes: TOKEN_OUTPUT_OPTIONS,
+    call: (options) =>
+      differentiate(GRADIENTS, ofLayer(options), ([x, w, b], told) =>
+        tfjs.linearTokenLogProbs(x!, w!, labels, { ...options, ...told, bias: b }),
+      ),
+    core: core.linearTokens,
     owned: {},
     misspelt: ['frozn', 'frozen'],
   },
@@ -248,7 +355,7 @@ const JAX: Op[] = [
       return { ...metrics, gradLogits: await gradParams.data() }
     },
     core: core.paired,
-    owned: { gradient: 'in-place', zeroInactive: false },
+    owned: { gradient: 'in-place', zeroInactive: false, gradientDType: 'float32', deferredScale: false },
     misspelt: ['betta', 'beta'],
   },
   {
@@ -273,8 +380,46 @@ const JAX: Op[] = [
       }
     },
     core: core.linear,
-    owned: { bias: new Float32Array(VOCAB), gradient: true, accumulate: true, zeroInactive: false },
+    owned: {
+      bias: new Float32Array(VOCAB),
+      gradient: true,
+      accumulate: true,
+      zeroInactive: false,
+      gradientDType: 'float32',
+    },
     misspelt: ['transpose', 'transposed'],
+  },
+  {
+    name: 'crossEntropyValueAndGrad',
+    takes: SINGLE_TOKEN_OPTIONS,
+    cases: OF_ENTROPY,
+    async call(options) {
+      const step = crossEntropyValueAndGrad(asArray)
+      const array = np.array(logits, { shape: shapeOf(options, VOCAB) })
+      const { metrics, gradParams } = await step(array, 0, labels, options)
+      return { ...metrics, gradLogits: await gradParams.data() }
+    },
+    core: core.entropy,
+    owned: { gradient: 'in-place', zeroInactive: false, gradientDType: 'float32', deferredScale: false },
+    misspelt: ['zloss', 'zLoss'],
+  },
+  {
+    name: 'tokenLossValueAndGrad',
+    takes: TOKEN_OUTPUT_OPTIONS.filter((name) => name !== 'outputs'),
+    async call(options) {
+      const step = tokenLossValueAndGrad(asArray)
+      const weighted = ({ tokenLogProbs }: { tokenLogProbs: JaxArray }) => {
+        const upstream = np.array(factors({ length: tokenLogProbs.size }), { shape: tokenLogProbs.shape })
+        return np.sum(tokenLogProbs.mul(upstream))
+      }
+      const array = np.array(logits, { shape: shapeOf(options, VOCAB) })
+      const result = await step(array, 0, labels, weighted, options)
+      const { loss: _, ...metrics } = result.metrics
+      return { ...metrics, gradLogits: await result.gradParams.data() }
+    },
+    core: core.tokens,
+    owned: { gradient: 'in-place', zeroInactive: false, gradientDType: 'float32', deferredScale: false },
+    misspelt: ['output', 'outputs'],
   },
 ]
 
@@ -305,7 +450,7 @@ describe.each([
     })
 
     it.each(takes)('hands %s on', async (name) => {
-      const { options, beside } = CASES[name]
+      const { options, beside } = op.cases?.[name] ?? CASES[name]
       const given = { ...base(op), ...beside, ...options }
       const wanted = await outcomeOf(op.core, given)
       const without = { ...given, [name]: base(op)[name] ?? beside?.[name] }
@@ -339,6 +484,10 @@ describe('options that are no object', () => {
   const inTidy = (op: () => tf.Tensor) => async () => tf.tidy(() => void op())
   const asLayer = (x: JaxArray) => ({ hidden: x.ref, weight: x })
   it.each<[string, (options: never) => () => Promise<unknown>]>([
+    ['crossEntropy', (options) => inTidy(() => tfjs.crossEntropy(x(), labels, options))],
+    ['tokenLogProbs', (options) => inTidy(() => tfjs.tokenLogProbs(x(), labels, options))],
+    ['linearCrossEntropy', (options) => inTidy(() => tfjs.linearCrossEntropy(...layer(), labels, options))],
+    ['linearTokenLogProbs', (options) => inTidy(() => tfjs.linearTokenLogProbs(...layer(), labels, options))],
     ['fusedPreferenceLoss', (options) => inTidy(() => tfjs.fusedPreferenceLoss(x(), labels, options))],
     ['sequenceLogProbs', (options) => inTidy(() => tfjs.sequenceLogProbs(x(), labels, options))],
     ['sparseSoftmaxCrossEntropy', (options) => inTidy(() => tfjs.sparseSoftmaxCrossEntropy(x(), labels, options))],

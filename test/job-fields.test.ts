@@ -148,7 +148,7 @@ describe('a field is what its name says', () => {
       gradientScale: 189,
     },
     tokenLoss: {
-      ...arrays('losses', 'summary', 'classWeights'),
+      ...arrays('losses', 'summary', 'classWeights', 'weightsOfLabels'),
       labelSmoothing: 186,
       zLoss: 187,
       dft: true,

@@ -186,6 +186,8 @@ describe('in a project of its own', () => {
     expect(result.warnings).toHaveLength(1)
     expect(result.warnings[0].code).toBe('FUSED_PREFERENCE_LOSS_NO_BINARY')
     expect(result.warnings[0].message).toContain(cpu.reason.split('\n')[0])
+    // Nor are the modules of WebAssembly in this package.
+    expect(result.warnings[0].message).toContain('in plain JavaScript, hundreds of times slower')
   })
 
   test('onnxruntime is not imported by its adapter', async () => {

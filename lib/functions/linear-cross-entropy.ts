@@ -12,7 +12,7 @@ import { SINGLE_TOKEN_OPTIONS, tokenLossCall } from '../call/token-loss-call.js'
 import { isPacked } from '../call/tokens.js'
 import { optionsObject } from '../check/options.js'
 import type { LinearCrossEntropyOptions } from '../options/index.js'
-import type { HeadWeight, Hidden, Labels, LinearCrossEntropy } from '../types/index.js'
+import type { DeviceMemory, HeadWeight, Hidden, Labels, LinearCrossEntropy } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient'])
 
@@ -21,7 +21,7 @@ const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...HEAD_G
  * respect to that, the layer's weight and its bias; named as the other functions of the output layer are. The logits exist
  * a tile at a time, once for the loss and once more for the gradients, and are never stored; rows that predict nothing are
  * not multiplied. Runs off the calling thread: arrays are lent until the promise has settled, and must be neither changed
- * nor transferred meanwhile. Not on the cuda backend yet (`ERR_INVALID_ARG_VALUE`).
+ * nor transferred meanwhile.
  *
  * @param hidden `[batch, time, width]`, or `[tokens, width]` with `sequenceOffsets`.
  * @param weight `[vocab, width]`, or stored as `[width, vocab]` and said so by its strides.
@@ -37,7 +37,7 @@ const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...HEAD_G
 export async function linearCrossEntropy(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels,
+  labels: Labels | DeviceMemory,
   options?: LinearCrossEntropyOptions,
 ): Promise<LinearCrossEntropy> {
   return run(plan(hidden, weight, labels, options))
@@ -47,7 +47,7 @@ export async function linearCrossEntropy(
 export function linearCrossEntropySync(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels,
+  labels: Labels | DeviceMemory,
   options?: LinearCrossEntropyOptions,
 ): LinearCrossEntropy {
   const planned = plan(hidden, weight, labels, options)
@@ -57,7 +57,7 @@ export function linearCrossEntropySync(
 function plan(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels,
+  labels: Labels | DeviceMemory,
   given: LinearCrossEntropyOptions | undefined,
 ): Planned<LinearCrossEntropy> {
   const options = optionsObject(given, 'options', OPTIONS)

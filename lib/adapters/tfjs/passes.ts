@@ -18,6 +18,13 @@ import {
   valuesOf,
 } from './tensor-access.js'
 
+/** The options of losses that the ops decide about themselves. */
+export const OWNED = {
+  zeroInactive: 'is not taken: the memory that the gradient gets is not zero, so that all of it has to be written',
+  gradientDType: 'is not taken: gradients of TensorFlow.js have the type of their tensors, float32',
+  deferredScale: 'is not taken: what TensorFlow.js is given has to be the gradient itself',
+}
+
 export function isInPlace(gradient: unknown): boolean {
   return gradient !== undefined && oneOf(gradient, 'options.gradient', ['in-place'], 'in-place') === 'in-place'
 }
