@@ -17,6 +17,7 @@ const execute = promisify(execFile)
 const root = fileURLToPath(new URL('..', import.meta.url))
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const FUNCTIONS = [
+  'close',
   'crossEntropy',
   'crossEntropySync',
   'fusedLinearPreferenceLoss',
