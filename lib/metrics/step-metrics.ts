@@ -18,11 +18,11 @@ import type {
 export interface StepBatch {
   labels: Labels
   /** `[2 P]` (`[B]`) tokens of each sequence, prompts included. */
-  sequenceLengths?: ArrayLike<number>
-  pairs?: Indices
+  sequenceLengths?: ArrayLike<number> | undefined
+  pairs?: Indices | undefined
   /** `[B]` of an unpaired call. */
-  desirable?: Flags
-  sequenceOffsets?: Indices
+  desirable?: Flags | undefined
+  sequenceOffsets?: Indices | undefined
 }
 
 /** The inputs of a step's metrics besides the result of the loss. */
@@ -30,21 +30,21 @@ export interface StepOptions {
   /** Number of the step. */
   step: number
   /** Milliseconds the step took, or the part of it that is of interest. */
-  ms?: number
+  ms?: number | undefined
   /** Bytes of the logits; with `ms`, gives 'GB/s'. */
-  bytes?: number
+  bytes?: number | undefined
   /** The batch of the call: its labels give the token accuracy, its sequence lengths the number of tokens. */
-  batch?: StepBatch
+  batch?: StepBatch | undefined
   /** Tokens of the steps before this one; with a batch that has sequence lengths, gives 'num_tokens'. */
-  tokensBefore?: number
+  tokensBefore?: number | undefined
   /** The labels of the call, where there is no such batch. */
-  labels?: Labels
+  labels?: Labels | undefined
   /** The pairs of the call. The result has them; these are compared with them. */
-  pairs?: Indices
+  pairs?: Indices | undefined
   /** The offsets of the call, of packed sequences. The result has them; these are compared with them. */
-  sequenceOffsets?: Indices
+  sequenceOffsets?: Indices | undefined
   /** The `shift` of the call. The result has it; this is compared with it. */
-  shift?: boolean
+  shift?: boolean | undefined
 }
 
 /** Means over the batch, in nats where they are log-probs or entropies. */

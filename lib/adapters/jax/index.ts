@@ -151,21 +151,21 @@ export interface JaxHead {
   /** float32, `[vocab, width]`, or `[width, vocab]` with `transposed`. */
   weight: JaxArray
   /** float32, `[vocab]`. Defaults to none. */
-  bias?: JaxArray
+  bias?: JaxArray | undefined
 }
 
 /** Options of the function that {@link fusedLinearPreferenceLossValueAndGrad} returns. */
 export interface FusedLinearGradOptions
   extends Omit<FusedLinearOptions, 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'> {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
-  transposed?: boolean
+  transposed?: boolean | undefined
 }
 
 /** Options of the function that {@link fusedLinearUnpairedPreferenceLossValueAndGrad} returns. */
 export interface FusedLinearUnpairedGradOptions
   extends Omit<FusedLinearUnpairedOptions, 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'> {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
-  transposed?: boolean
+  transposed?: boolean | undefined
 }
 
 const OF_LAYER = {

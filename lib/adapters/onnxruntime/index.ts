@@ -39,15 +39,15 @@ export interface ReferenceBatch {
   /** `[batch, time]` token ids, or `[tokens]` when packed. */
   labels: Labels | OrtTensor
   /** The tokens of the model's input. They are not read, but they are part of the batch's fingerprint. */
-  inputIds?: ArrayLike<number | bigint> | OrtTensor
+  inputIds?: ArrayLike<number | bigint> | OrtTensor | undefined
   /** As in `fusedPreferenceLoss`: positions that do not count. Use the same mask in training. Defaults to none. */
-  mask?: TokenValues | BigInt64Array | OrtTensor
+  mask?: TokenValues | BigInt64Array | OrtTensor | undefined
   /** As in `fusedPreferenceLoss`. Use the same weights in training. Defaults to 1. */
-  tokenWeights?: ArrayLike<number> | OrtTensor
+  tokenWeights?: ArrayLike<number> | OrtTensor | undefined
   /** As in `fusedPreferenceLoss`. Defaults to first half chosen, second half rejected. */
-  pairs?: ArrayLike<number> | BigInt64Array | OrtTensor
+  pairs?: ArrayLike<number> | BigInt64Array | OrtTensor | undefined
   /** As in `fusedPreferenceLoss`, for packed sequences; the logits may then be `[1, tokens, vocab]`. */
-  sequenceOffsets?: ArrayLike<number> | BigInt64Array | OrtTensor
+  sequenceOffsets?: ArrayLike<number> | BigInt64Array | OrtTensor | undefined
 }
 
 /** Options of {@link writeReferenceLogProbs}. */
@@ -56,11 +56,11 @@ export interface ReferenceLogProbsOptions extends Omit<TokenOptions, TokenArray 
    * Identifies the reference model, by a name or an object (`{ name, revision }`), so that the file is not continued
    * with another model. Any value that JSON keeps unchanged. Defaults to none.
    */
-  model?: Json
+  model?: Json | undefined
   /**
    * Called after each batch with the number of batches and pairs done, and whether this batch was in the file already.
    */
-  onProgress?: (progress: { batches: number; pairs: number; resumed: boolean }) => void
+  onProgress?: ((progress: { batches: number; pairs: number; resumed: boolean }) => void) | undefined
 }
 
 /** Log-probs of P pairs under the reference, in the order of the data. */

@@ -14,11 +14,11 @@ import { checkRows, idsOf } from './tensor-access.js'
 /** Options of {@link sparseSoftmaxCrossEntropy}. */
 export interface CrossEntropyOptions extends RunOptions {
   /** Positions with this label do not count. Defaults to -100. */
-  ignoreIndex?: number
+  ignoreIndex?: number | undefined
   /** Share ε of the target that is spread evenly over the vocabulary, in [0, 1]. Defaults to 0. */
-  labelSmoothing?: number
+  labelSmoothing?: number | undefined
   /** 'in-place': as in `FusedPreferenceLossOptions`; the logits are overwritten during the backward pass. */
-  gradient?: 'in-place'
+  gradient?: 'in-place' | undefined
 }
 
 const crossEntropyOptions = optionsReader([...RUN_OPTIONS, 'ignoreIndex', 'labelSmoothing', 'gradient'])
@@ -48,7 +48,7 @@ export function sparseSoftmaxCrossEntropy(
     const values = data as Float32Array
     const vocab = shape[shape.length - 1]!
     const [batch, time] = shape.length > 2 ? shape : [1, shape[0]!]
-    const result = sequenceLogProbsSync({ data, shape: [batch!, time!, vocab] }, ids, tokens)
+    const result = sequenceLogProbsSync({ data: values, shape: [batch!, time!, vocab] }, ids, tokens)
     const count = Math.max(1, sum(result.tokenCounts))
     const active = (row: number) => Number(ids[row]) !== ignoreIndex
     let loss = 0

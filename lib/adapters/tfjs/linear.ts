@@ -43,11 +43,11 @@ import { type TensorReference, type TokenTensors, type UnpairedTensors, withArra
 /** The output layer, as all its ops take it. */
 export interface OutputLayerOptions {
   /** `[vocab]`. Defaults to none. */
-  bias?: tf.Tensor
+  bias?: tf.Tensor | undefined
   /** The weight is `[width, vocab]`, as the kernel of `tf.layers.dense` is. Defaults to false. */
-  transposed?: boolean
+  transposed?: boolean | undefined
   /** Weight and bias get no gradient, which saves a third of the backward pass. Defaults to false. */
-  frozen?: boolean
+  frozen?: boolean | undefined
 }
 
 type Replaced = 'bias' | 'gradient' | 'accumulate' | 'zeroInactive' | 'reference' | keyof TokenTensors
@@ -58,9 +58,9 @@ export interface FusedLinearPreferenceLossOptions
     TokenTensors,
     OutputLayerOptions {
   /** As in `fusedLinearPreferenceLoss`; log-probs may be tensors. Needed unless the loss is reference-free. */
-  reference?: FusedLinearOptions['reference'] | TensorReference
+  reference?: FusedLinearOptions['reference'] | TensorReference | undefined
   /** Is given the rewards, accuracy, margin and all else that is known of the loss, at each call. */
-  onResult?: (result: Omit<FusedLinearPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void
+  onResult?: ((result: Omit<FusedLinearPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void) | undefined
 }
 
 /** Options of {@link fusedLinearUnpairedPreferenceLoss}. */
@@ -70,9 +70,11 @@ export interface FusedLinearUnpairedPreferenceLossOptions
     UnpairedTensors,
     OutputLayerOptions {
   /** As in `fusedLinearUnpairedPreferenceLoss`; log-probs may be tensors. Needed unless `referenceFree`. */
-  reference?: FusedLinearUnpairedOptions['reference'] | Extract<TensorReference, { logProbs: unknown }>
+  reference?: FusedLinearUnpairedOptions['reference'] | Extract<TensorReference, { logProbs: unknown }> | undefined
   /** Is given the rewards, their means, κ and all else that is known of the loss, at each call. */
-  onResult?: (result: Omit<FusedLinearUnpairedPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void
+  onResult?:
+    | ((result: Omit<FusedLinearUnpairedPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void)
+    | undefined
 }
 
 /** Options of {@link linearSequenceLogProbs}. */
@@ -81,7 +83,7 @@ export interface LinearSequenceLogProbsOptions
     TokenTensors,
     OutputLayerOptions {
   /** Is given the token counts and the per-token outputs, at each call. */
-  onResult?: (result: Omit<LinearSequenceLogProbs, 'backward' | 'backwardSync'>) => void
+  onResult?: ((result: Omit<LinearSequenceLogProbs, 'backward' | 'backwardSync'>) => void) | undefined
 }
 
 const LAYER_OPTIONS = ['bias', 'transposed', 'frozen', 'onResult'] as const
