@@ -3,7 +3,7 @@
  *
  * Letters in shapes: R = batch · time rows, S sequences, P pairs.
  */
-import type { FDivergence, LossType, UnpairedLossType } from './types/index.js'
+import type { FDivergence, LossType, SftNormalization, UnpairedLossType } from './types/index.js'
 
 /** One loss of the sum. */
 export interface LossTerm {
@@ -19,11 +19,16 @@ export const MOST_TERMS = 32
 export interface LossConfig {
   terms: readonly LossTerm[]
   beta: number
+  offset: number
   gamma: number
   rewardShift: number
+  targetMargin: number
+  dpopLambda: number
   discopopTau: number
   fDivergence: FDivergence
   alpha: number
+  rewardAlpha: number
+  sftNormalization: SftNormalization
   /** The log-probs are means over active tokens. */
   average: boolean
   /** The divisor of sums over pairs; the number of pairs when absent. */
@@ -32,6 +37,14 @@ export interface LossConfig {
   tokenDivisor?: number
   /** Factor of the gradients, 1 when absent. */
   gradientScale?: number
+}
+
+/** `[P]` constants of single pairs, in place of those of all pairs; that of labelSmoothing in place of every term's. */
+export interface PairConstants {
+  beta?: Float64Array
+  labelSmoothing?: Float64Array
+  offset?: Float64Array
+  targetMargin?: Float64Array
 }
 
 /** Stage 3: P pairs. In a job that has stages 1 and 2, the inputs marked (gathered) are filled from them through `pairs`. */
@@ -47,8 +60,9 @@ export interface LossStage extends LossConfig {
   /** `[P]` active tokens; present at least when a loss needs them. */
   chosenTokenCounts?: Float64Array
   rejectedTokenCounts?: Float64Array
-  /** `[P]` factor of each pair's loss, 1 when absent (gathered as exp(sum of the pair's logWeights) when the policy stage has those). */
+  /** `[P]` factor of each pair's loss, 1 when absent; times exp(sum of the pair's logWeights) when the policy stage has those. */
   pairWeights?: Float64Array
+  pairConstants?: PairConstants
   /** `[P]` outs. */
   losses: Float64Array
   chosenRewards: Float64Array
@@ -79,6 +93,12 @@ export interface UnpairedLossConfig {
 export interface UnpairedLossStage extends UnpairedLossConfig {
   /** `[S]` 1 or 0. */
   desirable: Int32Array
+  /** `[S]` factors beside those of the two kinds, 1 when absent. */
+  weights?: Float64Array
+  /** `[S]` β of each sequence, in place of the constant. */
+  betas?: Float64Array
+  /** `[S]` of 'regression'. */
+  targets?: Float64Array
   /** `[S]` policy log-probs; absent where the job has stages 1 and 2, whose they are. */
   logProbs?: Float64Array
   /** `[S]` reference log-probs, zeros when there is no reference; absent where the job has a reference forward stage. */

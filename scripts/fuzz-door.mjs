@@ -13,6 +13,7 @@ import * as index from '../dist/index.mjs'
 const inDist = (/** @type {string} */ path) => import(new URL(`../dist/${path}`, import.meta.url).href)
 const { HEAD_GRADIENT_OPTIONS } = await inDist('call/head-gradients.mjs')
 const { PAIRED_OPTIONS } = await inDist('call/paired-call.mjs')
+const { UNPAIRED_OPTIONS } = await inDist('call/unpaired-call.mjs')
 
 /** The package as an object, whose functions are called by name with any arguments. */
 const fpl = /** @type {Record<string, (...given: unknown[]) => any>} */ (/** @type {object} */ (index))
@@ -178,17 +179,11 @@ const shifty = fc.tuple(simple, simple, fc.nat({ max: 3 })).map(([make, other, t
 })
 const hostile = fc.oneof({ weight: 5, arbitrary: simple }, { weight: 2, arbitrary: shifty })
 
-const OPTIONS = [...new Set([...PAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient', 'other'])]
-const TENSOR = ['data', 'shape', 'dtype', 'strides']
-const PAIRS = [
-  'chosen',
-  'rejected',
-  'referenceChosen',
-  'referenceRejected',
-  'chosenTokenCounts',
-  'rejectedTokenCounts',
-  'pairWeights',
+const OPTIONS = [
+  ...new Set([...PAIRED_OPTIONS, ...UNPAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient', 'other']),
 ]
+const TENSOR = ['data', 'shape', 'dtype', 'strides']
+const PAIRS = ['chosen', 'rejected', 'referenceChosen', 'referenceRejected', 'chosenTokenCounts', 'rejectedTokenCounts']
 const REFERENCE = [
   'chosen',
   'rejected',
@@ -227,15 +222,19 @@ const call = fc.record({
     'sequenceLogProbs',
     'preferenceLoss',
     'fusedLinearPreferenceLoss',
+    'unpairedPreferenceLoss',
+    'fusedUnpairedPreferenceLoss',
     'linearSequenceLogProbs',
     'backward',
     'linearBackward',
   ),
   reference: fc.constantFrom('by pair', 'by pair', 'by sequence', 'result', 'model', 'none'),
-  lossType: fc.constantFrom(undefined, undefined, 'cpo', 'sigmoid_norm', [
+  lossType: fc.constantFrom(undefined, undefined, 'cpo', 'sigmoid_norm', 'dpop', 'rpo_sq', 'rpo_bwd_kl', 'rpo_fwd_kl', [
     { lossType: 'simpo' },
     { lossType: 'sft', weight: 0.5 },
   ]),
+  /** Whether the constants of pairs are arrays. */
+  each: fc.boolean(),
   changes: fc.array(change, { maxLength: 3 }),
   gradient: fc.constantFrom(undefined, true, 'in-place', 'out'),
 })
@@ -246,6 +245,7 @@ const call = fc.record({
  * @property {string} name
  * @property {string} reference
  * @property {unknown} lossType
+ * @property {boolean} each
  * @property {[place: string, make: () => unknown, how: string][]} changes
  * @property {boolean | string | undefined} gradient
  *
@@ -267,20 +267,39 @@ function referenceOf(/** @type {string} */ form, /** @type {boolean} */ linear) 
     : fpl.sequenceLogProbsSync(tensor, honestLabels)
 }
 
-function build(/** @type {Given} */ { name, changes, gradient, reference, lossType }) {
+/** The loss options of a call, each constant of pairs a number or an array. */
+function lossOptions(/** @type {unknown} */ lossType, /** @type {boolean} */ each) {
+  const name = String(typeof lossType === 'string' ? lossType : 'sigmoid')
+  const of = (/** @type {number} */ value) => (each ? [value] : value)
+  return {
+    ...(lossType !== undefined && { lossType }),
+    ...(name.startsWith('rpo') && { targetMargin: of(0.5) }),
+    ...(name === 'dpop' && { dpopLambda: 3, offset: of(0.5) }),
+    ...(each && { beta: Float64Array.of(0.2), pairWeights: [0.5] }),
+  }
+}
+
+/** Those of single sequences. */
+function unpairedOptions(/** @type {boolean} */ each) {
+  if (!each) return { desirable: [true, false], lossType: 'bco' }
+  return { desirable: [1, 0], lossType: 'regression', targets: [0.5, -1], beta: [0.1, 0.2], sequenceWeights: [1, 2] }
+}
+
+function build(/** @type {Given} */ { name, changes, gradient, reference, lossType, each }) {
   const linear = /linear/i.test(name)
   const data = pristine.slice(0, linear ? batch * time * width : size)
   const weightData = pristine.slice(0, vocab * width)
   const out = new Float32Array(linear ? vocab * width : size).fill(5)
   const logits = { data, shape: [batch, time, linear ? width : vocab] }
   const weight = { data: weightData, shape: [vocab, width] }
-  const model = referenceOf(reference, linear)
+  const unpaired = /unpaired/i.test(name)
+  const model = referenceOf(unpaired && reference === 'by pair' ? 'by sequence' : reference, linear)
   const pairs = { chosen: [-3], rejected: [-4] }
   /** @type {Parts} */
   const parts = { logits, weight, labels: honestLabels.slice(), pairs, options: {} }
   if (name.startsWith('fused')) {
     parts.options.reference = model
-    if (lossType !== undefined) parts.options.lossType = lossType
+    Object.assign(parts.options, unpaired ? unpairedOptions(each) : lossOptions(lossType, each))
     const into = linear ? { hidden: true, weight: out } : out
     if (gradient) parts.options.gradient = gradient === 'out' ? into : gradient
   }
@@ -289,10 +308,14 @@ function build(/** @type {Given} */ { name, changes, gradient, reference, lossTy
     parts.options.gradient = [undefined, true, false, { weight: out }][changes.length]
   }
   if (name === 'preferenceLoss') {
-    parts.options.lossType = lossType ?? 'cpo'
+    Object.assign(parts.options, lossOptions(lossType ?? 'cpo', each))
     if (reference !== 'none') Object.assign(pairs, { referenceChosen: [-3], referenceRejected: [-4] })
     if (lossType !== undefined)
       Object.assign(pairs, { chosenTokenCounts: [9], rejectedTokenCounts: BigInt64Array.of(8n) })
+  }
+  if (name === 'unpairedPreferenceLoss') {
+    Object.assign(parts.options, unpairedOptions(each))
+    parts.pairs = { logProbs: [-3, -4], referenceLogProbs: [-3, -3] }
   }
   let taken = false
   for (const [place, make, how] of changes) {
@@ -363,6 +386,8 @@ const ARGUMENTS = {
   fusedPreferenceLoss: ({ logits, labels, options }) => [logits, labels, options],
   sequenceLogProbs: ({ logits, labels, options }) => [logits, labels, options],
   preferenceLoss: ({ pairs, options }) => [pairs, options],
+  unpairedPreferenceLoss: ({ pairs, options }) => [pairs, options],
+  fusedUnpairedPreferenceLoss: ({ logits, labels, options }) => [logits, labels, options],
   fusedLinearPreferenceLoss: ({ logits, weight, labels, options }) => [logits, weight, labels, options],
   linearSequenceLogProbs: ({ logits, weight, labels, options }) => [logits, weight, labels, options],
 }

@@ -52,6 +52,13 @@ const errors = measured.flatMap(([sets, list]) =>
   list.map(([dtype, count, ...worst]) => [sets, dtype, ...worst, count]),
 )
 const ulps = table(['Instruction set', 'dtype', 'logProb', 'logSumExp', 'entropy', 'Σp²', 'gradient', 'rows'], errors)
+const terms = table(
+  ['Instruction set', 'through', 'soft-cap', 'error', 'rows'],
+  [
+    [fused.join(', '), 'avx2'],
+    ['baseline', 'baseline'],
+  ].flatMap(([sets, set]) => rows(native, 'gradients', set).map((row) => [sets, ...row])),
+)
 const bits = table(
   ['dtype', 'logits', ...SETS.map(([, name]) => name)],
   reference.map(([dtype, style, hash], i) => [
@@ -68,9 +75,15 @@ type for the gradient. Against sums in long double; vocabularies of 1 to 40 000,
 
 ${ulps}
 
+The same of gradients of float32 logits through the entropy, and through all results of a row at once: in ULP of the sum of
+the magnitudes of a derivative's terms, without a soft-cap and with one of that size, whose own error comes in here.
+
+${terms}
+
 Every bit of log-probs, by-products, row states and gradients, as one hash for each dtype and kind of logits, and for
-logits made of hidden states and an output layer's weight; and of the values and slopes of all losses. The baseline has no
-fused multiply-add.
+logits made of hidden states and an output layer's weight; of gradients through results of tokens, of cross-entropies and in
+other element types, over all kinds of logits; and of the values and slopes of all losses. The baseline has no fused
+multiply-add.
 
 ${bits}
 

@@ -6,17 +6,26 @@ import { type Array as JaxArray, numpy as np } from '@jax-js/jax'
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { beforeEach, describe, expect, it } from 'vitest'
-import { fusedLinearPreferenceLossValueAndGrad, fusedPreferenceLossValueAndGrad } from '../lib/adapters/jax/index.js'
+import {
+  crossEntropyValueAndGrad,
+  fusedLinearPreferenceLossValueAndGrad,
+  fusedPreferenceLossValueAndGrad,
+  tokenLossValueAndGrad,
+} from '../lib/adapters/jax/index.js'
 import * as tfjs from '../lib/adapters/tfjs/index.js'
+import { TOKEN_OUTPUT_OPTIONS } from '../lib/adapters/token-outputs.js'
 import { PAIRED_OPTIONS } from '../lib/call/paired-call.js'
 import { RUN_OPTIONS } from '../lib/call/run.js'
+import { SINGLE_TOKEN_OPTIONS } from '../lib/call/token-loss-call.js'
 import {
+  crossEntropySync,
   fusedLinearPreferenceLossSync,
   fusedPreferenceLossSync,
+  linearCrossEntropySync,
   linearSequenceLogProbsSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import { TOKEN_OPTIONS } from '../lib/options/token-options.js'
+import { TOKEN_OPTIONS, type TokenOutput } from '../lib/options/token-options.js'
 import { liveBuffers } from './jax-buffers.js'
 import { gaussian, random } from './support.js'
 
@@ -57,15 +66,25 @@ const CASES: Record<string, Case> = {
   ldAlpha: { options: { ldAlpha: 0.3 } },
   pairs: { options: { pairs: [1, 0, 3, 2] }, beside: { ldAlpha: 0.3 } },
   lossType: { options: { lossType: 'hinge' } },
-  beta: { options: { beta: 0.4 } },
-  labelSmoothing: { options: { labelSmoothing: 0.2 } },
+  beta: { options: { beta: [0.4, 1.5] } },
+  labelSmoothing: { options: { labelSmoothing: [0.2, 0.05] } },
+  offset: { options: { offset: [0.5, -1] } },
+  pairWeights: { options: { pairWeights: Float64Array.of(0.25, 2) } },
   gamma: { options: { gamma: 1.5 }, beside: { lossType: 'simpo' } },
   rewardShift: { options: { rewardShift: 0.7 }, beside: { lossType: 'bco_pair' } },
+  targetMargin: { options: { targetMargin: [0.3, 2] }, beside: { lossType: 'rpo_fwd_kl', targetMargin: 0.5 } },
+  dpopLambda: { options: { dpopLambda: 3 }, beside: { lossType: 'dpop' } },
   discopopTau: { options: { discopopTau: 0.3 }, beside: { lossType: 'discopop' } },
   referenceFree: { options: { referenceFree: true } },
   fDivergence: { options: { fDivergence: 'js' } },
   alpha: { options: { alpha: 0.8 }, beside: { fDivergence: 'alpha' } },
+  rewardAlpha: { options: { rewardAlpha: 0.25 }, beside: { lossType: 'simpo' } },
+  sftNormalization: { options: { sftNormalization: 'sequences' }, beside: { lossType: 'sft' } },
   normalizer: { options: { normalizer: 'sum' } },
+  gradientScale: { options: { gradientScale: -0.25 } },
+  zLoss: { options: { zLoss: 0.1 } },
+  dft: { options: { dft: true } },
+  classWeights: { options: { classWeights: Array.from({ length: VOCAB }, (_, v) => 0.5 + (v % 3)) } },
   reference: { options: { reference: { chosen: [-11, -12], rejected: [-13, -15] } } },
   weighting: { options: { weighting: 'wpo' } },
   backend: { options: { backend: 'gpu' } },
@@ -101,6 +120,9 @@ interface Op {
   /** One of the adapter's own options, misspelt. */
   misspelt: [wrong: string, right: string]
 }
+
+/** Different at each token. */
+const factors = ({ length }: { length: number }) => Float32Array.from({ length }, (_, i) => Math.sin(i + 1))
 
 const isPacked = ({ sequenceOffsets }: Options) => sequenceOffsets !== undefined
 const shapeOf = (options: Options, last: number) => (isPacked(options) ? [ROWS, last] : [BATCH, TIME, last])
@@ -146,6 +168,45 @@ const core = {
     const { gradHidden, gradWeight, gradBias } = backwardSync(UPSTREAM)
     return { ...result, gradHidden: gradHidden!.data, gradWeight: gradWeight!.data, gradBias }
   },
+  entropy(options: Options): Outcome {
+    const tensor = { data: logits, shape: shapeOf(options, VOCAB) }
+    const { gradLogits, ...result } = crossEntropySync(tensor, labels, { ...options, gradient: true })
+    return { ...result, gradLogits: gradLogits!.data }
+  },
+  linearEntropy(options: Options): Outcome {
+    const { gradHidden, gradWeight, gradBias, ...result } = linearCrossEntropySync(
+      { data: hidden, shape: shapeOf(options, WIDTH) },
+      { data: weight, shape: [VOCAB, WIDTH] },
+      labels,
+      { ...options, bias, gradient: true },
+    )
+    return { ...result, gradHidden: gradHidden!.data, gradWeight: gradWeight!.data, gradBias }
+  },
+  tokens(options: Options): Outcome {
+    const outputs = [...((options.outputs as TokenOutput[] | undefined) ?? []), 'tokenLogProbs' as const]
+    const {
+      backward: _,
+      backwardSync,
+      ...result
+    } = sequenceLogProbsSync({ data: logits, shape: shapeOf(options, VOCAB) }, labels, { ...options, outputs })
+    const { gradLogits } = backwardSync({ tokenLogProbs: factors(result.tokenLogProbs!) })
+    return { ...result, gradLogits: gradLogits.data }
+  },
+  linearTokens(options: Options): Outcome {
+    const outputs = [...((options.outputs as TokenOutput[] | undefined) ?? []), 'tokenLogProbs' as const]
+    const {
+      backward: _,
+      backwardSync,
+      ...result
+    } = linearSequenceLogProbsSync(
+      { data: hidden, shape: shapeOf(options, WIDTH) },
+      { data: weight, shape: [VOCAB, WIDTH] },
+      labels,
+      { ...options, bias, outputs },
+    )
+    const { gradHidden, gradWeight, gradBias } = backwardSync({ tokenLogProbs: factors(result.tokenLogProbs!) })
+    return { ...result, gradHidden: gradHidden!.data, gradWeight: gradWeight!.data, gradBias }
+  },
 }
 
 /** Result and gradients of an op of TensorFlow.js. */
@@ -160,7 +221,9 @@ function differentiate(
     const options = { onResult: (result: Outcome) => (told = result) }
     const weighted = (...x: tf.Tensor[]) => {
       const value = op(x, options)
-      return value.rank === 0 ? value : tf.sum(tf.mul(value, UPSTREAM))
+      if (value.rank === 0) return value
+      const upstream = value.size === BATCH ? UPSTREAM : factors({ length: value.size })
+      return tf.sum(tf.mul(value.flatten(), upstream))
     }
     const gradients = tf.grads(weighted)(inputs())
     outcome = { ...told, ...Object.fromEntries(names.map((name, i) => [name, gradients[i]!.dataSync().slice()])) }
@@ -185,7 +248,7 @@ const TFJS: Op[] = [
         tfjs.fusedPreferenceLoss(x!, labels, { ...options, ...told }),
       ),
     core: core.paired,
-    owned: { zeroInactive: false },
+    owned: { zeroInactive: false, gradientDType: 'float32', deferredScale: false },
     misspelt: ['onresult', 'onResult'],
   },
   {
@@ -207,7 +270,7 @@ const TFJS: Op[] = [
         tfjs.fusedLinearPreferenceLoss(x!, w!, labels, { ...options, ...told, bias: b }),
       ),
     core: core.linear,
-    owned: { gradient: true, accumulate: true, zeroInactive: false },
+    owned: { gradient: true, accumulate: true, zeroInactive: false, gradientDType: 'float32' },
     misspelt: ['transpose', 'transposed'],
   },
   {
@@ -218,6 +281,50 @@ const TFJS: Op[] = [
         tfjs.linearSequenceLogProbs(x!, w!, labels, { ...options, ...told, bias: b }),
       ),
     core: core.linearSums,
+    owned: {},
+    misspelt: ['frozn', 'frozen'],
+  },
+  {
+    name: 'crossEntropy',
+    takes: SINGLE_TOKEN_OPTIONS,
+    call: (options) =>
+      differentiate(['gradLogits'], ofLogits(options), ([x], told) =>
+        tfjs.crossEntropy(x!, labels, { ...options, ...told }),
+      ),
+    core: core.entropy,
+    owned: { zeroInactive: false, gradientDType: 'float32', deferredScale: false },
+    misspelt: ['zloss', 'zLoss'],
+  },
+  {
+    name: 'linearCrossEntropy',
+    takes: SINGLE_TOKEN_OPTIONS,
+    call: (options) =>
+      differentiate(GRADIENTS, ofLayer(options), ([x, w, b], told) =>
+        tfjs.linearCrossEntropy(x!, w!, labels, { ...options, ...told, bias: b }),
+      ),
+    core: core.linearEntropy,
+    owned: { gradient: true, accumulate: true, zeroInactive: false, gradientDType: 'float32' },
+    misspelt: ['transpose', 'transposed'],
+  },
+  {
+    name: 'tokenLogProbs',
+    takes: TOKEN_OUTPUT_OPTIONS,
+    call: (options) =>
+      differentiate(['gradLogits'], ofLogits(options), ([x], told) =>
+        tfjs.tokenLogProbs(x!, labels, { ...options, ...told }),
+      ),
+    core: core.tokens,
+    owned: {},
+    misspelt: ['output', 'outputs'],
+  },
+  {
+    name: 'linearTokenLogProbs',
+    takes: TOKEN_OUTPUT_OPTIONS,
+    call: (options) =>
+      differentiate(GRADIENTS, ofLayer(options), ([x, w, b], told) =>
+        tfjs.linearTokenLogProbs(x!, w!, labels, { ...options, ...told, bias: b }),
+      ),
+    core: core.linearTokens,
     owned: {},
     misspelt: ['frozn', 'frozen'],
   },
@@ -241,7 +348,7 @@ const JAX: Op[] = [
       return { ...metrics, gradLogits: await gradParams.data() }
     },
     core: core.paired,
-    owned: { gradient: 'in-place', zeroInactive: false },
+    owned: { gradient: 'in-place', zeroInactive: false, gradientDType: 'float32', deferredScale: false },
     misspelt: ['betta', 'beta'],
   },
   {
@@ -266,8 +373,45 @@ const JAX: Op[] = [
       }
     },
     core: core.linear,
-    owned: { bias: new Float32Array(VOCAB), gradient: true, accumulate: true, zeroInactive: false },
+    owned: {
+      bias: new Float32Array(VOCAB),
+      gradient: true,
+      accumulate: true,
+      zeroInactive: false,
+      gradientDType: 'float32',
+    },
     misspelt: ['transpose', 'transposed'],
+  },
+  {
+    name: 'crossEntropyValueAndGrad',
+    takes: SINGLE_TOKEN_OPTIONS,
+    async call(options) {
+      const step = crossEntropyValueAndGrad(asArray)
+      const array = np.array(logits, { shape: shapeOf(options, VOCAB) })
+      const { metrics, gradParams } = await step(array, 0, labels, options)
+      return { ...metrics, gradLogits: await gradParams.data() }
+    },
+    core: core.entropy,
+    owned: { gradient: 'in-place', zeroInactive: false, gradientDType: 'float32', deferredScale: false },
+    misspelt: ['zloss', 'zLoss'],
+  },
+  {
+    name: 'tokenLossValueAndGrad',
+    takes: TOKEN_OUTPUT_OPTIONS.filter((name) => name !== 'outputs'),
+    async call(options) {
+      const step = tokenLossValueAndGrad(asArray)
+      const weighted = ({ tokenLogProbs }: { tokenLogProbs: JaxArray }) => {
+        const upstream = np.array(factors({ length: tokenLogProbs.size }), { shape: tokenLogProbs.shape })
+        return np.sum(tokenLogProbs.mul(upstream))
+      }
+      const array = np.array(logits, { shape: shapeOf(options, VOCAB) })
+      const result = await step(array, 0, labels, weighted, options)
+      const { loss: _, ...metrics } = result.metrics
+      return { ...metrics, gradLogits: await result.gradParams.data() }
+    },
+    core: core.tokens,
+    owned: { gradient: 'in-place', zeroInactive: false, gradientDType: 'float32', deferredScale: false },
+    misspelt: ['output', 'outputs'],
   },
 ]
 
@@ -332,6 +476,10 @@ describe('options that are no object', () => {
   const inTidy = (op: () => tf.Tensor) => async () => tf.tidy(() => void op())
   const asLayer = (x: JaxArray) => ({ hidden: x.ref, weight: x })
   it.each<[string, (options: never) => () => Promise<unknown>]>([
+    ['crossEntropy', (options) => inTidy(() => tfjs.crossEntropy(x(), labels, options))],
+    ['tokenLogProbs', (options) => inTidy(() => tfjs.tokenLogProbs(x(), labels, options))],
+    ['linearCrossEntropy', (options) => inTidy(() => tfjs.linearCrossEntropy(...layer(), labels, options))],
+    ['linearTokenLogProbs', (options) => inTidy(() => tfjs.linearTokenLogProbs(...layer(), labels, options))],
     ['fusedPreferenceLoss', (options) => inTidy(() => tfjs.fusedPreferenceLoss(x(), labels, options))],
     ['sequenceLogProbs', (options) => inTidy(() => tfjs.sequenceLogProbs(x(), labels, options))],
     ['sparseSoftmaxCrossEntropy', (options) => inTidy(() => tfjs.sparseSoftmaxCrossEntropy(x(), labels, options))],

@@ -65,7 +65,7 @@ describe('an addon is refused', () => {
 
 describe('a field is what its name says', () => {
   const NUMBER =
-    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing|gradientScale)$/
+    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing|gradientScale|offset|targetMargin|dpopLambda|rewardAlpha)$/
 
   const ONES = ['loss.terms.type', 'unpairedLoss.type', 'loss.terms.count', 'instructionSet', 'cancellable']
 
@@ -118,7 +118,13 @@ describe('a field is what its name says', () => {
       ...arrays('rejectedTokenCounts', 'pairWeights', 'losses', 'chosenRewards', 'rejectedRewards', 'gradChosen'),
       ...arrays('gradRejected', 'summary'),
       terms: [{ lossType: 'hinge', weight: 150, labelSmoothing: 151 }],
+      pairConstants: arrays('beta', 'labelSmoothing', 'offset', 'targetMargin'),
       beta: 152,
+      offset: 195,
+      targetMargin: 196,
+      dpopLambda: 197,
+      rewardAlpha: 198,
+      sftNormalization: 'sum',
       gamma: 153,
       rewardShift: 154,
       discopopTau: 155,
@@ -131,6 +137,7 @@ describe('a field is what its name says', () => {
     },
     unpairedLoss: {
       ...arrays('desirable', 'logProbs', 'referenceLogProbs', 'losses', 'rewards', 'gradient', 'summary'),
+      ...arrays('weights', 'betas', 'targets'),
       lossType: 'bco',
       beta: 180,
       desirableWeight: 181,
@@ -180,6 +187,7 @@ describe('a field is what its name says', () => {
     for (const [name, value] of fields as [string, number][]) {
       if (/dtype$/.test(name)) expect(value, name).toBe(2)
       else if (name === 'loss.constants.divergence') expect(value).toBe(3)
+      else if (name === 'loss.constants.sftNormalization') expect(value).toBe(2)
       else if (ONES.includes(name)) expect(value).toBe(1)
       else if (NUMBER.test(name) || name === 'device' || name === 'threads') {
         expect(value, name).toBe(at(everything, pathOf(name)))

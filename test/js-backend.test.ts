@@ -459,11 +459,16 @@ describe('a whole job', () => {
     const loss = {
       terms: [{ lossType: 'sigmoid' as const, weight: 1, labelSmoothing: 0 }],
       beta: 0.1,
+      offset: 0,
       gamma: 0.5,
       rewardShift: 0,
+      targetMargin: 0,
+      dpopLambda: 50,
       discopopTau: 0.05,
       fDivergence: 'reverse_kl' as const,
       alpha: 0.5,
+      rewardAlpha: 0,
+      sftNormalization: 'tokens' as const,
       average: false,
       pairs: Int32Array.of(0, 1, 0, 2),
       chosen: zeros(),
@@ -472,7 +477,7 @@ describe('a whole job', () => {
       referenceRejected: zeros(),
       chosenTokenCounts: Float64Array.of(2, 2),
       rejectedTokenCounts: Float64Array.of(1, 2),
-      pairWeights: wpo ? zeros() : undefined,
+      pairWeights: undefined as Float64Array | undefined,
       losses: zeros(),
       chosenRewards: zeros(),
       rejectedRewards: zeros(),
@@ -530,10 +535,15 @@ describe('a whole job', () => {
     jsBackend.runSync(job, settings)
     const { logWeights } = job.policy
     const weights = [1, 2].map((rejected) => Math.exp(logWeights[0] + logWeights[rejected]))
-    expect(Array.from(job.loss.pairWeights as Float64Array)).toEqual(weights)
+    const given = wholeJob(true)
+    given.loss.pairWeights = Float64Array.of(0.5, 3)
+    jsBackend.runSync(given, settings)
     const plain = wholeJob(false)
     jsBackend.runSync(plain, settings)
     expect(Array.from(job.loss.losses)).toEqual(Array.from(plain.loss.losses, (loss, i) => loss * weights[i]))
+    const both = [0.5 * weights[0], 3 * weights[1]]
+    expect(Array.from(given.loss.losses)).toEqual(Array.from(plain.loss.losses, (loss, i) => loss * both[i]))
+    expect(given.loss.pairWeights).toEqual(Float64Array.of(0.5, 3))
   })
 
   it('run and runSync give the same bits', async () => {

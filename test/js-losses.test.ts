@@ -10,6 +10,7 @@ import { LOSSES } from '../lib/backends/js/losses.js'
 import { log1mexp, logSigmoid, sigmoid, softplus } from '../lib/backends/js/numbers.js'
 import { preferenceLossSync } from '../lib/index.js'
 import type { LossStage } from '../lib/job.js'
+import { TAKERS } from '../lib/options/loss-options.js'
 import type { FDivergence, LossType } from '../lib/types/index.js'
 
 const settings = { threads: 1 }
@@ -24,11 +25,16 @@ function stageOf(inputs: Inputs): LossStage {
   return {
     terms: [{ lossType: 'sigmoid', weight: 1, labelSmoothing: 0 }],
     beta: 0.1,
+    offset: 0,
     gamma: 0.5,
     rewardShift: 0,
+    targetMargin: 0,
+    dpopLambda: 50,
     discopopTau: 0.05,
     fDivergence: 'reverse_kl',
     alpha: 0.5,
+    rewardAlpha: 0,
+    sftNormalization: 'tokens',
     average: false,
     referenceChosen: zeros(),
     referenceRejected: zeros(),
@@ -136,8 +142,25 @@ const pairs = fc
     pairWeights: pairWeights && Float64Array.from(pairWeights),
   }))
 
+const each = (min: number, max: number) =>
+  fc
+    .array(fc.double({ min, max, noNaN: true }), { minLength: 3, maxLength: 3 })
+    .map((values) => Float64Array.from(values))
+
+/** Constants of single pairs; ε is in the range of every loss. */
+const pairConstants = fc.record({
+  beta: each(0.05, 0.6),
+  labelSmoothing: each(0.001, 0.45),
+  offset: each(-1, 1),
+  targetMargin: each(-2, 2),
+})
+
 const constants = fc.record({
   beta: fc.double({ min: 0.05, max: 0.6, noNaN: true }),
+  offset: fc.double({ min: -1, max: 1, noNaN: true }),
+  targetMargin: fc.double({ min: -2, max: 2, noNaN: true }),
+  dpopLambda: fc.double({ min: 0, max: 5, noNaN: true }),
+  sftNormalization: fc.constantFrom('tokens' as const, 'sequences' as const, 'sum' as const),
   gamma: fc.double({ min: 0, max: 1.5, noNaN: true }),
   rewardShift: fc.double({ min: -1, max: 1, noNaN: true }),
   discopopTau: fc.double({ min: 0.2, max: 1.5, noNaN: true }),
@@ -150,18 +173,72 @@ function smoothingOf(lossType: LossType) {
   return range === 'open' ? random : fc.oneof(fc.constant(0), random)
 }
 
-/** False where a hinge is within reach of its kink. */
-function awayFromKinks({ chosen, rejected, referenceChosen, referenceRejected }: Inputs, beta: number): boolean {
-  const reference = (i: number) => (referenceChosen as Float64Array)[i] - (referenceRejected as Float64Array)[i]
-  return chosen.every((x, i) => Math.abs(1 - beta * (x - rejected[i] - reference(i))) > 0.1)
+/** False where a loss is within reach of its kink. */
+function awayFromKinks(lossType: LossType, inputs: Inputs, options: { beta: number; offset: number }): boolean {
+  const { chosen, rejected, pairConstants: own } = inputs
+  const referenceChosen = inputs.referenceChosen as Float64Array
+  const referenceRejected = inputs.referenceRejected as Float64Array
+  if (lossType === 'dpop') return chosen.every((x, i) => Math.abs(x - referenceChosen[i]) > 0.1)
+  if (lossType !== 'hinge') return true
+  return chosen.every((x, i) => {
+    const beta = own?.beta?.[i] ?? options.beta
+    const offset = own?.offset?.[i] ?? options.offset
+    return Math.abs(1 + offset - beta * (x - rejected[i] - referenceChosen[i] + referenceRejected[i])) > 0.1
+  })
 }
 
 describe('the gradient of a loss', () => {
   for (const lossType of lossTypes) {
     it(`${lossType} is what differences of the loss say`, () => {
       const property = fc.property(pairs, constants, smoothingOf(lossType), (inputs, options, labelSmoothing) => {
-        if (lossType === 'hinge') fc.pre(awayFromKinks(inputs, options.beta))
+        fc.pre(awayFromKinks(lossType, inputs, options))
         expectGradient({ ...inputs, ...options, terms: [{ lossType, weight: 1, labelSmoothing }] }, 0.04)
+      })
+      fc.assert(property, fixed)
+    })
+
+    it(`${lossType} with constants of each pair is what differences of the loss say`, () => {
+      const property = fc.property(pairs, constants, pairConstants, (drawn, options, own) => {
+        const inputs = { ...drawn, pairConstants: own }
+        fc.pre(awayFromKinks(lossType, inputs, options))
+        const stage = { ...inputs, ...options, terms: [{ lossType, weight: 1, labelSmoothing: 0.3 }] }
+        expectGradient(stage, 0.04)
+        // Each pair is as it is alone with these numbers as those of all.
+        if (lossType.startsWith('aot') || (lossType === 'sft' && options.sftNormalization === 'tokens')) return
+        const { losses, gradChosen, gradRejected, chosenRewards } = evaluate(stage)
+        for (let i = 0; i < 3; i++) {
+          const one = (values: Float64Array | undefined) => values?.slice(i, i + 1)
+          const { chosen, rejected, referenceChosen, referenceRejected, chosenTokenCounts, rejectedTokenCounts } = drawn
+          const lists = { chosen, rejected, referenceChosen, referenceRejected, chosenTokenCounts, rejectedTokenCounts }
+          const alone = evaluate({
+            ...options,
+            ...(Object.fromEntries(Object.entries(lists).map(([name, list]) => [name, one(list)])) as typeof lists),
+            beta: own.beta[i],
+            offset: own.offset[i],
+            targetMargin: own.targetMargin[i],
+            pairWeights: one(drawn.pairWeights),
+            terms: [{ lossType, weight: 1, labelSmoothing: own.labelSmoothing[i] }],
+          })
+          expect(losses[i]).toBe(alone.losses[0])
+          expect(chosenRewards[i]).toBe(alone.chosenRewards[0])
+          expect(gradChosen[i]).toBe(alone.gradChosen[0] / 3)
+          expect(gradRejected[i]).toBe(alone.gradRejected[0] / 3)
+        }
+      })
+      fc.assert(property, fixed)
+    })
+  }
+
+  for (const lossType of TAKERS.rewardAlpha) {
+    it(`${lossType} of AlphaPO's rewards is what differences of the loss say`, () => {
+      const alphas = fc.constantFrom(-0.8, -0.2, 1e-13, 1e-3, 0.25)
+      const property = fc.property(pairs, constants, alphas, (drawn, options, rewardAlpha) => {
+        const inputs = { ...drawn, referenceChosen: undefined, referenceRejected: undefined }
+        const zeros = { referenceChosen: new Float64Array(3), referenceRejected: new Float64Array(3) }
+        // The rewards' differences are not known here, so the hinge is kept on its slope.
+        const scaled = { ...options, beta: lossType === 'hinge' ? options.beta / 100 : options.beta / 4, rewardAlpha }
+        if (lossType === 'hinge') scaled.offset = 0
+        expectGradient({ ...inputs, ...zeros, ...scaled, terms: [{ lossType, weight: 1, labelSmoothing: 0 }] }, 0.04)
       })
       fc.assert(property, fixed)
     })
@@ -179,7 +256,10 @@ describe('the gradient of a loss', () => {
           (inputs, options, labelSmoothing, alpha) => {
             const scaled = { ...options, beta: options.beta / 4, alpha, fDivergence }
             // The scores' differences are not known here, so the hinge is kept on its slope.
-            if (lossType === 'hinge') scaled.beta /= 400
+            if (lossType === 'hinge') {
+              scaled.beta /= 400
+              scaled.offset = 0
+            }
             expectGradient({ ...inputs, ...scaled, terms: [{ lossType, weight: 1, labelSmoothing }] }, 0.04)
           },
         )
@@ -232,6 +312,11 @@ describe('the value of a loss', () => {
     discopop: -Math.log(s(0.2)) * (1 - s(4)) + Math.exp(-0.2) * s(4),
     orpo: 0.1 * Math.log(1 + Math.exp(-5) / (1 - Math.exp(-5)) / (Math.exp(-3) / (1 - Math.exp(-3)))),
     exo_pair: s(0.2) * Math.log(s(0.2) / 0.999) + s(-0.2) * Math.log(s(-0.2) / 0.001),
+    // c = -3, so that the penalty is 50 · 3.
+    dpop: -Math.log(s(0.1 * (2 - 150))),
+    rpo_sq: 0.2 ** 2,
+    rpo_bwd_kl: 0.5 * Math.log(0.5 / s(0.2)) + 0.5 * Math.log(0.5 / s(-0.2)),
+    rpo_fwd_kl: s(0.2) * Math.log(s(0.2) / 0.5) + s(-0.2) * Math.log(s(-0.2) / 0.5),
   }
   it.each(lossTypes)('%s', (lossType) => {
     expect(single(lossType, -3, -5).loss).toBeCloseTo(values[lossType] as number, 12)
@@ -245,6 +330,45 @@ describe('the value of a loss', () => {
     expect(single('robust', -3, -5, { epsilon }).loss).toBeCloseTo((0.75 * both[0] - 0.25 * both[1]) / 0.5, 12)
     const exo = s(z) * Math.log(s(z) / 0.75) + s(-z) * Math.log(s(-z) / 0.25)
     expect(single('exo_pair', -3, -5, { epsilon }).loss).toBeCloseTo(exo, 12)
+  })
+
+  it('with an offset, a penalty, a target and the other means of sft', () => {
+    expect(single('sigmoid', -3, -5, { offset: 0.5 }).loss).toBeCloseTo(-Math.log(s(0.2 - 0.5)), 12)
+    expect(single('hinge', -3, -5, { offset: 0.5 }).loss).toBeCloseTo(1 - (0.2 - 0.5), 12)
+    expect(single('simpo', -3, -5, { offset: 0.25 }).loss).toBeCloseTo(-Math.log(s(0.2 - 0.5 - 0.25)), 12)
+    // A chosen sequence that has gained has no penalty; one that has lost has λ times its loss.
+    const gained = { referenceChosen: Float64Array.of(-4), dpopLambda: 2 }
+    expect(single('dpop', -3, -5, gained).loss).toBeCloseTo(-Math.log(s(0.1 * (1 + 5))), 12)
+    const lost = { referenceChosen: Float64Array.of(-2), dpopLambda: 2 }
+    expect(single('dpop', -3, -5, lost).loss).toBeCloseTo(-Math.log(s(0.1 * (-1 + 5 - 2 * 1))), 12)
+    expect(single('rpo_sq', -3, -5, { targetMargin: 1.5 }).loss).toBeCloseTo((0.2 - 1.5) ** 2, 12)
+    const [kl, p, q] = [(a: number, b: number) => a * Math.log(a / b), s(1.5), s(0.2)]
+    const there = { targetMargin: 1.5 }
+    expect(single('rpo_bwd_kl', -3, -5, there).loss).toBeCloseTo(kl(p, q) + kl(1 - p, 1 - q), 12)
+    expect(single('rpo_fwd_kl', -3, -5, there).loss).toBeCloseTo(kl(q, p) + kl(1 - q, 1 - p), 12)
+    const inputs = { rejected: new Float64Array(2), chosenTokenCounts: Float64Array.of(2, 6) }
+    const sftOf = (sftNormalization: 'sequences' | 'sum', chosen: number[], average: boolean) => {
+      const terms = [{ lossType: 'sft' as const, weight: 1, labelSmoothing: 0 }]
+      const stage = evaluate({ ...inputs, terms, chosen: Float64Array.from(chosen), average, sftNormalization })
+      return [stage.summary[0], ...stage.gradChosen]
+    }
+    expect(sftOf('sequences', [-4, -18], false)).toEqual([(2 + 3) / 2, -1 / 4, -1 / 12])
+    expect(sftOf('sequences', [-2, -3], true)).toEqual([(2 + 3) / 2, -1 / 2, -1 / 2])
+    expect(sftOf('sum', [-4, -18], false)).toEqual([(4 + 18) / 2, -1 / 2, -1 / 2])
+    expect(sftOf('sum', [-2, -3], true)).toEqual([(4 + 18) / 2, -1, -3])
+  })
+
+  it('with rewards of AlphaPO', () => {
+    const reward = (x: number) => (1 - Math.exp(x) ** -0.25) / 0.25
+    const z = 0.1 * (reward(-3) - reward(-5))
+    expect(single('cpo', -3, -5, { rewardAlpha: 0.25 }).loss).toBeCloseTo(-Math.log(s(z)), 12)
+    expect(single('hinge', -3, -5, { rewardAlpha: 0.25 }).loss).toBeCloseTo(1 - z, 12)
+    expect(single('ipo', -3, -5, { rewardAlpha: 0.25 }).loss).toBeCloseTo((10 * z - 5) ** 2, 12)
+    const lengths = { chosenTokenCounts: Float64Array.of(3), rejectedTokenCounts: Float64Array.of(2) }
+    const mean = reward(-1) - reward(-2.5)
+    expect(single('ipo_norm', -3, -5, { ...lengths, rewardAlpha: 0.25 }).loss).toBeCloseTo((mean - 5) ** 2, 12)
+    const { loss } = single('simpo', -3, -5, { ...lengths, rewardAlpha: 0.25 })
+    expect(loss).toBeCloseTo(-Math.log(s(0.1 * mean - 0.5)), 12)
   })
 
   it('with f-divergences', () => {
@@ -419,7 +543,7 @@ describe('conventions', () => {
 
   it('the metadata of the table', () => {
     const having = (test: (name: LossType) => boolean) => lossTypes.filter(test).sort()
-    expect(lossTypes).toHaveLength(20)
+    expect(lossTypes).toHaveLength(24)
     expect(having((name) => !LOSSES[name].reference)).toEqual(['cpo', 'orpo', 'sft', 'simpo'])
     expect(having((name) => LOSSES[name].lengths === 'sums')).toEqual(['ipo_norm', 'orpo', 'sigmoid_norm', 'simpo'])
     expect(having((name) => LOSSES[name].lengths === 'means')).toEqual(['ipo'])

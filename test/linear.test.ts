@@ -22,6 +22,7 @@ import {
   JS,
   LOSS_TYPES,
   NATIVE,
+  neededBy,
   OUTPUTS,
   random,
   storage,
@@ -234,7 +235,7 @@ describe.each([...NATIVE, JS])('on $name', ({ run }) => {
   it.each(LOSS_TYPES)('fusedLinearPreferenceLoss: %s', (lossType: LossType) => {
     const problem = problemOf({ seed: 31, batch: 6, time: 5, width: 14, vocab: 60, bias: true, ignored: 0.2 })
     const { hidden, weight, labels, options } = problem
-    const loss: LossOptions = { lossType, beta: 0.3 }
+    const loss: LossOptions = { lossType, beta: 0.3, ...neededBy(lossType) }
     const reference = { chosen: [-9, -12, -7], rejected: [-8, -13, -11] }
     let expected!: ReturnType<typeof preferenceLossSync>
     const want = oracle(problem, (logProbs, counts) => {

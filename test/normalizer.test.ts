@@ -5,10 +5,10 @@
  */
 import { describe, expect, test } from 'vitest'
 import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
-import type { FusedOptions } from '../lib/options/index.js'
+import type { FusedOptions, PreferenceOptions } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
 import type { LossType, Normalizer, PairLogProbs, WeightedLoss } from '../lib/types/index.js'
-import { LOSS_TYPES, logitsOf, random, TARGETS, values } from './support.js'
+import { LOSS_TYPES, logitsOf, neededBy, random, TARGETS, values } from './support.js'
 
 const SORTING: readonly LossType[] = ['aot', 'aot_unpaired']
 const LISTS: Record<string, WeightedLoss[]> = {
@@ -34,14 +34,15 @@ const whole = {
   referenceRejected: list(() => -40 * next() - 0.5),
   chosenTokenCounts: list(() => 1 + Math.floor(next() * 30)),
   rejectedTokenCounts: list(() => 1 + Math.floor(next() * 30)),
-  pairWeights: list(() => 2 * next()),
 }
+const weights = list(() => 2 * next())
 const TOKENS = whole.chosenTokenCounts.reduce((a, b) => a + b)
 
-/** The batch's pairs from `first` to `end`. */
-function part(first: number, end: number): PairLogProbs {
+/** The loss of the batch's pairs from `first` to `end`. */
+function lossOf(first: number, end: number, options: PreferenceOptions) {
   const entries = Object.entries(whole).map(([name, numbers]) => [name, numbers.slice(first, end)])
-  return Object.fromEntries(entries) as PairLogProbs
+  const pairs = Object.fromEntries(entries) as PairLogProbs
+  return preferenceLossSync(pairs, { ...options, pairWeights: weights.slice(first, end) })
 }
 
 function parts<T>(call: (first: number, end: number) => T): T[] {
@@ -70,10 +71,10 @@ describe.each(TARGETS)('$name', ({ run }) => {
         const smoothing = TAKERS.labelSmoothing.some((type) => namesOf(lossType).includes(type))
           ? { labelSmoothing: 0.1 }
           : {}
-        const options = { lossType, fDivergence, ...smoothing, ...run }
-        const all = preferenceLossSync(part(0, PAIRS), options)
+        const options = { lossType, fDivergence, ...neededBy(...namesOf(lossType)), ...smoothing, ...run }
+        const all = lossOf(0, PAIRS, options)
         const normalizer = { pairs: PAIRS, tokens: TOKENS }
-        const some = parts((first, end) => preferenceLossSync(part(first, end), { ...options, normalizer }))
+        const some = parts((first, end) => lossOf(first, end, { ...options, normalizer }))
         expectNear([sum(some.map(({ loss }) => loss))], [all.loss], 1e-12)
         expectNear(joined(some.map(({ losses }) => losses)), all.losses, 1e-12)
         expectNear(joined(some.map(({ gradLogProbs }) => gradLogProbs.chosen)), all.gradLogProbs.chosen, 1e-12)
@@ -83,8 +84,9 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
     test("'sum' is the mean times what it is divided by", () => {
       const one = typeof lossType === 'string'
-      const mean = preferenceLossSync(whole, { lossType, ...run })
-      const total = preferenceLossSync(whole, { lossType, normalizer: 'sum', ...run })
+      const options = { lossType, ...neededBy(...namesOf(lossType)), ...run }
+      const mean = lossOf(0, PAIRS, options)
+      const total = lossOf(0, PAIRS, { ...options, normalizer: 'sum' })
       if (one) {
         const divisor = lossType === 'sft' ? TOKENS : PAIRS
         expectNear([total.loss / divisor], [mean.loss], 1e-13)
@@ -98,7 +100,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
           mean.gradLogProbs.rejected,
           1e-13,
         )
-        const given = preferenceLossSync(whole, { lossType, normalizer: divisor, ...run })
+        const given = lossOf(0, PAIRS, { ...options, normalizer: divisor })
         expectNear(given.gradLogProbs.chosen, mean.gradLogProbs.chosen, 0)
       }
       // These are always means, whatever the loss is divided by.
@@ -123,6 +125,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
         const options: FusedOptions = {
           ...run,
           ...more,
+          ...neededBy(...namesOf(lossType)),
           lossType,
           gradient: true,
           pairs: Array.from({ length: 2 * (end - first) }, (_, i) => i),
@@ -189,10 +192,20 @@ describe.each(TARGETS)('$name', ({ run }) => {
     expectNear(apart, together, 1e-6)
   })
 
+  test("the means and the sums of 'sft' are divided as pairs are", () => {
+    for (const sftNormalization of ['sequences', 'sum'] as const) {
+      const options = { lossType: LISTS.RPO, sftNormalization, ...run }
+      const all = lossOf(0, PAIRS, options)
+      const some = parts((first, end) => lossOf(first, end, { ...options, normalizer: PAIRS }))
+      expectNear([sum(some.map(({ loss }) => loss))], [all.loss], 1e-12)
+      expectNear(joined(some.map(({ gradLogProbs }) => gradLogProbs.chosen)), all.gradLogProbs.chosen, 1e-12)
+    }
+  })
+
   test('a mean of means is not the mean', () => {
     const options = { lossType: 'sft', ...run } as const
-    const all = preferenceLossSync(part(0, PAIRS), options)
-    const some = parts((first, end) => preferenceLossSync(part(first, end), options))
+    const all = lossOf(0, PAIRS, options)
+    const some = parts((first, end) => lossOf(first, end, options))
     const average = sum(some.map(({ loss }) => loss)) / some.length
     expect(Math.abs(average / all.loss - 1)).toBeGreaterThan(0.01)
   })

@@ -274,7 +274,7 @@ describe('in a project of its own', () => {
           sums.backwardSync({ tokenLogProbs: sums.tokenLogProbs, logSumExp: sums.logSumExp })
           const options = { ...tokens, beta: known.beta, outputs: ['tokenEntropies', 'tokenArgmax'] } as const
           const result = await fpl.fusedPreferenceLoss(logits, labels, { ...options, reference: sums, gradient: true })
-          stepMetrics(result, { step, batch })
+          stepMetrics(result, batch, { step })
           const again: fpl.Logits = result.gradLogits
           fpl.crossEntropySync(result.gradLogits, labels, { sequenceOffsets: result.layout.sequenceOffsets })
           if (step > 1) return result.gradLogits.data.map((x) => x + again.shape.length + result.tokenEntropies.length)

@@ -1,7 +1,7 @@
 /**
  * Every backend and instruction set against the losses of TRL, whose names most of ours are: values of its DPOTrainer,
  * CPOTrainer and KTOTrainer, run in float64, under the options that mean the same here. Its `ipo` is our `ipo_norm`; CPO's losses
- * are of policies alone, and its AlphaPO is the alpha divergence of these.
+ * are of policies alone, and its AlphaPO is `rewardAlpha`, or the alpha divergence of these.
  */
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
@@ -96,7 +96,8 @@ describe.each(TARGETS)('$name', ({ run }) => {
 test('the cases are of every loss that both have', () => {
   const types = new Set(CASES.map(({ options }) => options.lossType))
   expect(types.size).toBe(17)
-  expect(CASES).toHaveLength(45)
+  expect(CASES).toHaveLength(53)
+  expect(CASES.filter(({ options }) => options.rewardAlpha !== undefined)).toHaveLength(8)
   expect(new Set(UNPAIRED.map(({ options }) => options.lossType))).toEqual(new Set(['kto', 'apo_zero_unpaired']))
   expect(UNPAIRED).toHaveLength(6)
 })

@@ -13,6 +13,7 @@ import type {
   LossType,
   Normalizer,
   PairLogProbs,
+  PerEach,
   PreferenceLoss,
   ResultGradients,
   RunOptions,
@@ -251,16 +252,22 @@ const lossCall: fc.Arbitrary<LossCall> = fc
     fDivergence: fc.constantFrom<FDivergence>('reverse_kl', 'forward_kl', 'js', 'alpha'),
     referenceFree: fc.boolean(),
     weighted: fc.boolean(),
+    ofEach: fc.subarray(['beta', 'labelSmoothing', 'offset', 'targetMargin'] as const),
     averageLogProb: fc.boolean(),
     beta: fc.oneof(fc.constantFrom(0.1, 1), finite(0.001, 5)),
     labelSmoothing: fc.oneof(fc.constant(undefined), fc.constant(0.1), finite(0.001, 0.499)),
+    offset: fc.oneof(fc.constant(undefined), finite(-3, 3)),
     gamma: finite(-2, 2),
     rewardShift: finite(-2, 2),
+    targetMargin: fc.oneof(fc.constant(0), finite(-5, 5)),
+    dpopLambda: fc.oneof(fc.constant(undefined), finite(0, 60)),
     discopopTau: finite(0.01, 2),
+    rewardAlpha: fc.oneof(fc.constant(0), fc.constantFrom(1e-13, 1e-3, 1), finite(-2, 2)),
+    sftNormalization: fc.constantFrom('tokens', 'sequences', 'sum'),
     alpha: fc.oneof(fc.constantFrom(0, 0.5, 1, 1 + 1e-13), finite(-2, 3)),
     normalizer: fc.constantFrom<Normalizer>('mean', 'mean', 'sum', { pairs: 20, tokens: 700 }),
   })
-  .map(({ seed, size, spread, ties, terms, fDivergence, weighted, normalizer, ...options }) => {
+  .map(({ seed, size, spread, ties, terms, fDivergence, weighted, ofEach, normalizer, ...options }) => {
     const next = random(seed)
     const list = () => Array.from({ length: size }, () => -spread * (ties ? Math.ceil(4 * next()) / 4 : next() + 1e-9))
     const lengths = () => Array.from({ length: size }, () => Math.floor(next() * 50))
@@ -272,20 +279,37 @@ const lossCall: fc.Arbitrary<LossCall> = fc
       chosenTokenCounts: lengths(),
       rejectedTokenCounts: lengths(),
     }
-    if (weighted) pairs.pairWeights = list().map((x) => -x / spread)
+    // What is drawn for all pairs, more or less, for each.
+    const own: LossOptions = weighted ? { pairWeights: list().map((x) => -x / spread) } : {}
+    for (const name of ofEach) {
+      const all = options[name]
+      if (all !== undefined) own[name] = Array.from({ length: size }, () => all * (0.25 + 0.75 * next()))
+    }
     const lossType = terms.length === 1 ? terms[0].lossType : terms
-    const takesDivergence = terms.every((term) => WITH_DIVERGENCE.includes(term.lossType))
+    const takesAlpha = terms.some((term) => TAKERS.rewardAlpha.includes(term.lossType)) && options.rewardAlpha !== 0
+    if (takesAlpha) options.referenceFree = true
+    const takesDivergence = !takesAlpha && terms.every((term) => WITH_DIVERGENCE.includes(term.lossType))
     const sorts = terms.some((term) => term.lossType.startsWith('aot'))
     return {
       pairs,
       options: taken({
         ...options,
+        ...own,
         lossType,
         fDivergence: takesDivergence ? fDivergence : 'reverse_kl',
         normalizer: sorts ? 'mean' : normalizer,
       }),
     }
   })
+
+/** The same with values for so many pairs. */
+function resized(options: LossOptions, size: number): LossOptions {
+  const entries = Object.entries(options).map(([name, value]) => {
+    const perPair = name !== 'lossType' && Array.isArray(value)
+    return [name, perPair ? Array.from({ length: size }, (_, i) => value[i % value.length]) : value]
+  })
+  return Object.fromEntries(entries) as LossOptions
+}
 
 /** Without the constants that none of the losses takes, which are refused. */
 function taken(options: LossOptions): LossOptions {
@@ -333,8 +357,8 @@ function partners(from: ReturnType<typeof parts>, k: number, i: number): number[
 function compareLoss(call: LossCall, run: RunOptions): void {
   const { lossType } = call.options
   const [got, wanted] = [partsOf(call, run), partsOf(call, JS.run)]
-  // EXO's loss is a divergence: near its minimum, logarithms cancel.
-  const floor = JSON.stringify(lossType).includes('exo_pair') ? 1e-15 : 1e-300
+  // The loss of EXO and those of RPO are divergences: near the minimum, logarithms cancel.
+  const floor = /exo_pair|_kl/.test(JSON.stringify(lossType)) ? 1e-15 : 1e-300
   const terms = Array.isArray(lossType)
     ? lossType.map((term) => partsOf({ ...call, options: taken({ ...call.options, lossType: [term] }) }, JS.run))
     : []
@@ -360,11 +384,15 @@ const partsOf = ({ pairs, options }: LossCall, where: RunOptions) =>
 /** The same call with one argument after the other a few roundings away. */
 function perturbed({ pairs, options }: LossCall): LossCall[] {
   const more = 1 + 16 * Number.EPSILON
-  const constants = ['beta', 'labelSmoothing', 'gamma', 'rewardShift', 'discopopTau', 'alpha'] as const
+  const constants = [
+    ...(['beta', 'labelSmoothing', 'offset', 'gamma', 'rewardShift', 'targetMargin', 'dpopLambda'] as const),
+    ...(['discopopTau', 'alpha', 'rewardAlpha'] as const),
+  ] as const
+  const times = (value: PerEach) => (typeof value === 'number' ? value * more : Array.from(value, (x) => x * more))
   const lists = ['chosen', 'rejected', 'referenceChosen', 'referenceRejected'] as const
   return [
     ...constants.flatMap((name) =>
-      options[name] === undefined ? [] : [{ pairs, options: { ...options, [name]: options[name] * more } }],
+      options[name] === undefined ? [] : [{ pairs, options: { ...options, [name]: times(options[name]) } }],
     ),
     ...lists.map((name) => ({ pairs: { ...pairs, [name]: Array.from(pairs[name]!, (x) => x * more) }, options })),
   ]
@@ -468,7 +496,11 @@ describe.each(NATIVE)('$name', ({ run }) => {
       const reference = Array.from({ length: 2 }, () => Float64Array.from({ length: size }, () => -20 * next()))
       const other = withLogits ? problemOf({ ...drawn, seed: drawn.seed, style: 'model' }).logits : undefined
       const forward = { ...tokenOptions, ...run }
-      const options = { ...loss.options, ...forward, averageLogProb: tokenOptions.averageLogProb ?? false }
+      const options = {
+        ...resized(loss.options, size),
+        ...forward,
+        averageLogProb: tokenOptions.averageLogProb ?? false,
+      }
       const fused = fusedPreferenceLossSync(logits, labels, {
         ...options,
         pairs,

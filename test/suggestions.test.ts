@@ -20,7 +20,7 @@ const PAIRS: ReadonlySet<string> = new Set([
   'rejected',
   'referenceChosen',
   'referenceRejected',
-  'pairWeights',
+  'chosenTokenCounts',
 ])
 const OUT: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
 
@@ -37,10 +37,13 @@ describe('losses', () => {
     ['sig', "; did you mean 'sigmoid' or 'sigmoid_norm'?"],
     ['aot_pair', ": TRL's former 'aot_pair' is lossType 'aot_unpaired'"],
     ['rpo', ": RPO is a list: [{ lossType: 'sigmoid' }, { lossType: 'sft', weight }]"],
-    ['kto', ': KTO needs unpaired data and is not in this version, whose losses take pairs'],
+    ['kto', ': KTO needs unpaired data and is a loss of the unpaired functions, such as unpairedPreferenceLoss'],
     ['kto_pair', ': KTO on pairs is not in this version'],
     ['grpo', ': it needs rewards of samples and is not in this version, whose losses take pairs'],
-    ['odpo', ': it is not in this version'],
+    ['odpo', ": it is lossType 'sigmoid' with an offset for each pair"],
+    ['alphapo', ": AlphaPO is lossType 'simpo' with rewardAlpha"],
+    ['dpo-positive', ": DPO-positive is lossType 'dpop'"],
+    ['xpo', ': it is not in this version'],
     ['nll', ": the likelihood of the chosen is lossType 'sft'"],
     ['wpo', ": WPO is option weighting: 'wpo', with any loss"],
     ['slic', ": its loss is lossType 'hinge'"],
@@ -95,6 +98,9 @@ describe('options', () => {
     ['f_divergence_type', "; did you mean 'fDivergence'?"],
     ['f_alpha_divergence_coef', "; did you mean 'alpha'?"],
     ['simpo_gamma', "; did you mean 'gamma'?"],
+    ['margin', "; did you mean 'offset'?"],
+    ['sample_weights', "; did you mean 'pairWeights'?"],
+    ['gt_reward_scale', ': it is targetMargin, the scaled difference of the rewards'],
     ['rpo_alpha', ": it is the weight of { lossType: 'sft', weight } in a list of lossType"],
     ['cpoAlpha', ": it is the weight of { lossType: 'sft', weight } in a list of lossType"],
     ['loss_weights', ': weights stand in a list: lossType: [{ lossType, weight }, …]'],
@@ -106,7 +112,7 @@ describe('options', () => {
     ['max_length', ': preferenceBatches of fused-preference-loss/data cuts sequences'],
     [
       'desirable_weight',
-      ": it is KTO's, which needs unpaired data and is not in this version, whose losses take pairs",
+      ": it is KTO's, which needs unpaired data and is a loss of the unpaired functions, such as unpairedPreferenceLoss",
     ],
     // other trainers'
     ['pref_ftx', ": it is the weight of { lossType: 'sft', weight } in a list of lossType"],

@@ -7,7 +7,8 @@ import { fileURLToPath } from 'node:url'
 import { LOSSES } from '../lib/backends/js/losses.js'
 import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from '../lib/backends/js/numbers.js'
 import { getBackends } from '../lib/index.js'
-import type { TokenOptions, TokenOutput } from '../lib/options/index.js'
+import type { LossOptions, TokenOptions, TokenOutput } from '../lib/options/index.js'
+import { TAKERS } from '../lib/options/loss-options.js'
 import type { DType, Labels, Logits, LossType, RunOptions } from '../lib/types/index.js'
 
 /** The built package, which child processes and workers import. */
@@ -260,3 +261,8 @@ export function problemOf(spec: Spec): Problem {
 }
 
 export const LOSS_TYPES = Object.keys(LOSSES) as LossType[]
+
+/** What the losses of a call need that has no default. */
+export function neededBy(...lossTypes: LossType[]): Pick<LossOptions, 'targetMargin'> {
+  return lossTypes.some((lossType) => TAKERS.targetMargin.includes(lossType)) ? { targetMargin: 0.7 } : {}
+}

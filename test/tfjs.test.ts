@@ -6,15 +6,19 @@ import { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu'
 import '@tensorflow/tfjs-backend-wasm'
 import { afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import {
+  crossEntropy,
   type FusedPreferenceLossOptions,
   type FusedUnpairedPreferenceLossOptions,
   fusedLinearPreferenceLoss,
   fusedLinearUnpairedPreferenceLoss,
   fusedPreferenceLoss,
   fusedUnpairedPreferenceLoss,
+  linearCrossEntropy,
   linearSequenceLogProbs,
+  linearTokenLogProbs,
   sequenceLogProbs,
   sparseSoftmaxCrossEntropy,
+  tokenLogProbs,
 } from '../lib/adapters/tfjs/index.js'
 import type { FusedPreferenceLoss } from '../lib/types/index.js'
 
@@ -578,6 +582,8 @@ describe('what is copied', () => {
       tf.sum(sequenceLogProbs(x, labels, { shift: false, gradient })),
     sparseSoftmaxCrossEntropy: (x: tf.Tensor, gradient?: 'in-place') =>
       sparseSoftmaxCrossEntropy(x, labels, { gradient }),
+    crossEntropy: (x: tf.Tensor, gradient?: 'in-place') => crossEntropy(x, labels, { gradient }),
+    tokenLogProbs: (x: tf.Tensor, gradient?: 'in-place') => tf.sum(tokenLogProbs(x, labels, { gradient })),
   }
   const shape = [BATCH, TIME, VOCAB]
   const elements = tf.util.sizeFromShape(shape)
@@ -639,6 +645,8 @@ describe('what is copied', () => {
       for (const op of [
         (h: tf.Tensor, w: tf.Tensor) => fusedLinearPreferenceLoss(h, w, labels, { reference, beta: BETA }),
         (h: tf.Tensor, w: tf.Tensor) => tf.sum(linearSequenceLogProbs(h, w, labels)),
+        (h: tf.Tensor, w: tf.Tensor) => linearCrossEntropy(h, w, labels),
+        (h: tf.Tensor, w: tf.Tensor) => tf.sum(linearTokenLogProbs(h, w, labels)),
       ]) {
         expect(copiesDuring(() => void tf.grads(op)([states, table]), states.size, table.size)).toBe(0)
       }
@@ -732,6 +740,8 @@ describe('bad input', () => {
     sequenceLogProbs: (logits: tf.Tensor, ids: tf.Tensor | Int32Array = labels) => sequenceLogProbs(logits, ids),
     sparseSoftmaxCrossEntropy: (logits: tf.Tensor, ids: tf.Tensor | Int32Array = labels) =>
       sparseSoftmaxCrossEntropy(logits, ids),
+    crossEntropy: (logits: tf.Tensor, ids: tf.Tensor | Int32Array = labels) => crossEntropy(logits, ids),
+    tokenLogProbs: (logits: tf.Tensor, ids: tf.Tensor | Int32Array = labels) => tokenLogProbs(logits, ids),
   }
   const shape = [BATCH, TIME, VOCAB]
 

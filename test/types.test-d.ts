@@ -4,7 +4,12 @@
 import type { Array as JaxArray } from '@jax-js/jax'
 import * as tf from '@tensorflow/tfjs-core'
 import { expectTypeOf, test } from 'vitest'
-import { fusedLinearPreferenceLossValueAndGrad, fusedPreferenceLossValueAndGrad } from '../lib/adapters/jax/index.js'
+import {
+  crossEntropyValueAndGrad,
+  fusedLinearPreferenceLossValueAndGrad,
+  fusedPreferenceLossValueAndGrad,
+  tokenLossValueAndGrad,
+} from '../lib/adapters/jax/index.js'
 import { type ReferenceLogProbsOptions, writeReferenceLogProbs } from '../lib/adapters/onnxruntime/index.js'
 import * as tfjs from '../lib/adapters/tfjs/index.js'
 import {
@@ -258,10 +263,33 @@ test('adapters do not take what they decide themselves', () => {
   tfjs.fusedLinearPreferenceLoss(tensor, weight, labels, { reference, zeroInactive: true })
   // @ts-expect-error there are no logits to overwrite
   tfjs.linearSequenceLogProbs(tensor, weight, labels, { gradient: 'in-place' })
+  tfjs.crossEntropy(tensor, labels, { classWeights: tensor, zLoss: 1e-4, gradientScale: 8, gradient: 'in-place' })
+  // @ts-expect-error gradients of TensorFlow.js are float32
+  tfjs.crossEntropy(tensor, labels, { gradientDType: 'bfloat16' })
+  // @ts-expect-error there are no pairs
+  tfjs.linearCrossEntropy(tensor, weight, labels, { pairs: [0, 1] })
+  expectTypeOf(tfjs.tokenLogProbs(tensor, labels, { outputs: ['tokenArgmax'] })).toEqualTypeOf<tf.Tensor>()
+  const tokens = tfjs.tokenOutputs(tensor, labels, { outputs: ['tokenLogProbs', 'tokenEntropies'] })
+  expectTypeOf(tokens).toEqualTypeOf<Record<'tokenLogProbs' | 'tokenEntropies', tf.Tensor>>()
+  // @ts-expect-error it has no gradient
+  tfjs.linearTokenOutputs(tensor, weight, labels, { outputs: ['tokenArgmax'] })
+  // @ts-expect-error weights are those of sums
+  tfjs.tokenLogProbs(tensor, labels, { tokenWeights: tensor })
 
   const step = fusedPreferenceLossValueAndGrad((params: JaxArray) => params)
   type Options = NonNullable<Parameters<typeof step>[3]>
   expectTypeOf<Extract<keyof Options, 'gradient' | 'zeroInactive'>>().toBeNever()
+  const sft = crossEntropyValueAndGrad((params: JaxArray) => params)
+  expectTypeOf(sft).returns.resolves.toHaveProperty('loss').toBeNumber()
+  const tokenStep = tokenLossValueAndGrad((params: JaxArray) => params)
+  const params = {} as JaxArray
+  void (() => tokenStep(params, 0, labels, ({ tokenLogProbs }) => tokenLogProbs))
+  void (() => tokenStep(params, 0, labels, (tokens) => tokens.logSumExp, { outputs: ['logSumExp'] }))
+  // @ts-expect-error it was not asked for
+  void (() => tokenStep(params, 0, labels, (tokens) => tokens.tokenEntropies, { outputs: ['logSumExp'] }))
+  // @ts-expect-error the gradient goes back into jax-js
+  void (() => sft(params, 0, labels, { deferredScale: true }))
+
   const linearStep = fusedLinearPreferenceLossValueAndGrad((params: JaxArray) => ({ hidden: params, weight: params }))
   type LinearOptions = NonNullable<Parameters<typeof linearStep>[3]>
   type Owned = 'gradient' | 'zeroInactive' | 'accumulate' | 'bias'

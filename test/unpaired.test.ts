@@ -23,10 +23,12 @@ import type {
 import { bytes, DTYPES, gaussian, logitsOf, NATIVE, OUTPUTS, random, TARGETS, values } from './support.js'
 
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number
-const LOSSES: UnpairedLossType[] = ['kto', 'apo_zero_unpaired', 'bco']
+/** The losses that take a side; that of 'regression' is in per-each.test.ts. */
+type SidedLossType = Exclude<UnpairedLossType, 'regression'>
+const LOSSES: SidedLossType[] = ['kto', 'apo_zero_unpaired', 'bco']
 const KL = { klLogProbs: [-30, -22.5], referenceKlLogProbs: [-32, -25] }
 /** What each loss has besides β and weights. */
-const CONSTANTS: Record<UnpairedLossType, object> = { kto: KL, apo_zero_unpaired: {}, bco: { rewardShift: 0.3 } }
+const CONSTANTS: Record<SidedLossType, object> = { kto: KL, apo_zero_unpaired: {}, bco: { rewardShift: 0.3 } }
 
 const [BATCH, TIME, VOCAB, WIDTH] = [5, 4, 11, 6]
 const next = random(77)
@@ -163,7 +165,7 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
   })
 
   test('an impossible or certain sequence has the limit of its loss, and no NaN', () => {
-    const ends = (lossType: UnpairedLossType, logProb: number) => {
+    const ends = (lossType: SidedLossType, logProb: number) => {
       const constants = { ...CONSTANTS[lossType], lossType, beta: 0.5, desirable: [1, 0], ...run }
       const got = unpairedPreferenceLossSync(
         { logProbs: [logProb, logProb], referenceLogProbs: [-10, -10] },
@@ -367,8 +369,16 @@ describe('refuses', () => {
     [{ desirable: [1, 0, 0, nan, 0] }, RANGE, 'options.desirable[3] must be true, false, 1 or 0; got NaN'],
     [{ desirable: [1, 0, 0, 0, 'yes'] }, TYPE, "options.desirable[4] must be true, false, 1 or 0; got 'yes'"],
     [{ desirable: [1, 0, 0, 0, 1n] }, TYPE, 'options.desirable[4] must be true, false, 1 or 0; got 1n'],
-    [{ lossType: 'kto_pair' }, VALUE, "options.lossType must be one of 'kto', 'apo_zero_unpaired', 'bco'; got"],
-    [{ lossType: 'sigmoid' }, VALUE, "options.lossType must be one of 'kto', 'apo_zero_unpaired', 'bco'; got"],
+    [
+      { lossType: 'kto_pair' },
+      VALUE,
+      "options.lossType must be one of 'kto', 'apo_zero_unpaired', 'bco', 'regression'; got",
+    ],
+    [
+      { lossType: 'sigmoid' },
+      VALUE,
+      "options.lossType must be one of 'kto', 'apo_zero_unpaired', 'bco', 'regression'; got",
+    ],
     [{ lossType: [{ lossType: 'kto' }] }, TYPE, 'options.lossType must be one of'],
     [{ beta: 0 }, RANGE, 'options.beta must be a finite number > 0; got 0'],
     [{ desirableWeight: -1 }, RANGE, 'options.desirableWeight must be a finite number >= 0; got -1'],

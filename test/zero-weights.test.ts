@@ -11,7 +11,7 @@ import {
   sequenceLogProbsSync,
 } from '../lib/index.js'
 import type { LossType, PairLogProbs, WeightedLoss } from '../lib/types/index.js'
-import { LOSS_TYPES, logitsOf, TARGETS, values } from './support.js'
+import { LOSS_TYPES, logitsOf, neededBy, TARGETS, values } from './support.js'
 
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number
 
@@ -92,10 +92,10 @@ describe.each(TARGETS)('$name', ({ run }) => {
         referenceRejected: [-4, -3, -3],
         chosenTokenCounts: [3, 4, 2],
         rejectedTokenCounts: [2, 5, 3],
-        pairWeights: [1, 0, 2],
       })
-      const got = preferenceLossSync(pairs(value), { lossType, ...run })
-      const wanted = preferenceLossSync(pairs(-3), { lossType, ...run })
+      const options = { ...neededBy(lossType), lossType, pairWeights: [1, 0, 2], ...run }
+      const got = preferenceLossSync(pairs(value), options)
+      const wanted = preferenceLossSync(pairs(-3), options)
       expect(got.loss, lossType).toBe(wanted.loss)
       expect(got.losses).toEqual(wanted.losses)
       expect(got.gradLogProbs).toEqual(wanted.gradLogProbs)
@@ -105,8 +105,8 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
   test('a pair of weight 0 is left out of the sorted losses too', () => {
     for (const lossType of ['aot', 'aot_unpaired'] as const) {
-      const pairs = { chosen: [-3, -inf, -4], rejected: [-5, -2, -3], pairWeights: [1, 0, 2] }
-      const got = preferenceLossSync(pairs, { lossType, referenceFree: true, ...run })
+      const pairs = { chosen: [-3, -inf, -4], rejected: [-5, -2, -3] }
+      const got = preferenceLossSync(pairs, { lossType, referenceFree: true, pairWeights: [1, 0, 2], ...run })
       expect(allFinite(got.losses), lossType).toBe(true)
       expect(got.losses[1]).toBe(0)
       expect(allFinite([...got.gradLogProbs.chosen, ...got.gradLogProbs.rejected])).toBe(true)
@@ -119,7 +119,8 @@ describe.each(TARGETS)('$name', ({ run }) => {
     const alone = preferenceLossSync(pairs, { lossType: 'hinge', referenceFree: true, ...run })
     for (const lossType of LOSS_TYPES) {
       const list: WeightedLoss[] = [{ lossType: 'hinge' }, { lossType, weight: 0 }]
-      const got = preferenceLossSync(pairs, { lossType: list, referenceFree: true, ...run })
+      const options = { ...neededBy(lossType), lossType: list, referenceFree: true, ...run }
+      const got = preferenceLossSync(pairs, options)
       expect(got.losses, lossType).toEqual(alone.losses)
       expect(got.gradLogProbs).toEqual(alone.gradLogProbs)
     }

@@ -12,24 +12,20 @@ import { fileURLToPath } from 'node:url'
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { getBackends } from 'fused-preference-loss'
-import { decode, randomNumbers, readBook, samplePairs, sampleWindows, vocabularySize } from './data.mjs'
+import { decode, randomNumbers, readBook, samplePairs } from './data.mjs'
 import { LOSSES } from './losses.mjs'
-import { countParameters, createModel, freeze, trainable } from './model.mjs'
+import { createModel, freeze, trainable } from './model.mjs'
 import { partOf, table, withParts } from './page.mjs'
 import { plot } from './plot.mjs'
 import { createProgress } from './progress.mjs'
-import { dpoStep, evaluate, scorePairs, warmUpStep } from './train.mjs'
+import { COMPLETION, CONFIG, describe, mean, PROMPT, percent, print, SEED, schedule, warmUp } from './run.mjs'
+import { dpoStep, evaluate, scorePairs } from './train.mjs'
 
 /**
  * @typedef {ReturnType<typeof dpoStep>} Step
  * @typedef {ReturnType<typeof evaluate>} Evaluation
  */
 
-const SEED = 1851
-const PROMPT = 16
-const COMPLETION = 16
-const CONFIG = { vocab: vocabularySize, time: PROMPT + COMPLETION - 1, width: 32, heads: 2, blocks: 2 }
-const WARM_UP = { steps: 60, batch: 8, learningRate: 5e-3 }
 const DPO = { steps: 300, pairs: 6, learningRate: 2e-3, beta: 0.1 }
 const HELD_OUT = { pairs: 200, every: 50 }
 const [UPDATE, CHECK] = ['--update-docs', '--check-docs'].map((flag) => process.argv.includes(flag))
@@ -43,11 +39,9 @@ const random = randomNumbers(SEED)
 const book = readBook()
 const model = createModel(CONFIG, SEED)
 const { cpu } = getBackends()
-console.log(`model: ${CONFIG.blocks} blocks, width ${CONFIG.width}, vocabulary ${CONFIG.vocab}, \
-${(countParameters(model) / 1e6).toFixed(2)} M parameters, TensorFlow.js ${tf.version_core} on '${tf.getBackend()}'`)
-console.log(`loss: ${cpu.available ? `native, ${cpu.instructionSet}, ${cpu.threads} threads` : `js (${cpu.reason})`}\n`)
+describe(model)
 
-warmUp()
+warmUp(model, book.train, random)
 const reference = freeze(model)
 const heldOut = samplePairs(book.heldOut, HELD_OUT.pairs, PROMPT, COMPLETION, randomNumbers(SEED + 1))
 const heldOutReference = scorePairs(reference, heldOut)
@@ -58,20 +52,6 @@ const times = compare()
 draw()
 updateDocs()
 console.log(`\n${((performance.now() - started) / 1000).toFixed(0)} s in all`)
-
-/** Next-token training, which makes the reference a language model. */
-function warmUp() {
-  const optimizer = tf.train.adam(0, 0.9, 0.98)
-  const progress = createProgress('warm-up', WARM_UP.steps)
-  for (let step = 1; step <= WARM_UP.steps; step++) {
-    Object.assign(optimizer, { learningRate: schedule(WARM_UP, step) })
-    const windows = sampleWindows(book.train, WARM_UP.batch, CONFIG.time + 1, random)
-    const { loss, lossMs, stepMs } = warmUpStep(model, optimizer, windows)
-    progress.update(step, { loss: loss.toFixed(3), 'in the loss': percent(lossMs / stepMs) })
-  }
-  progress.stop()
-  optimizer.dispose()
-}
 
 /** DPO against the frozen reference. Each pair is seen once. */
 function preferenceTraining() {
@@ -165,11 +145,6 @@ function compare() {
   return `${table(costs)}\n\n${about} The losses of twelve steps differ by at most ${apart}.`
 }
 
-/** Prints rows; the first cell of each is aligned left, the others are aligned right. */
-function print(/** @type {string[][]} */ rows, /** @type {number} */ width) {
-  for (const [name, ...cells] of rows) console.log(name.padEnd(44), ...cells.map((cell) => cell.padStart(width)))
-}
-
 /** Writes the figures to docs/demo.md, or compares them with the figures there. */
 function updateDocs() {
   const page = readFileSync(PAGE, 'utf8')
@@ -220,22 +195,4 @@ function showPair(/** @type {import('./train.mjs').Pair} */ { prompt, chosen, re
   console.log(
     `\na held-out pair\n  prompt    ${text(prompt)}\n  chosen    ${text(chosen)}\n  rejected  ${text(rejected)}\n`,
   )
-}
-
-/**
- * The learning rate of a step: it rises over 20 steps, then falls to a tenth.
- * @param {{ learningRate: number, steps: number }} training
- * @param {number} step
- */
-function schedule({ learningRate, steps }, step) {
-  return learningRate * Math.min(1, step / 20) * (1 - (0.9 * step) / steps)
-}
-
-function mean(/** @type {Step[]} */ steps, /** @type {keyof Step} */ key, last = steps.length) {
-  const values = steps.slice(-last).map((step) => step[key])
-  return values.reduce((sum, value) => sum + value, 0) / values.length
-}
-
-function percent(/** @type {number} */ share) {
-  return `${(100 * share).toFixed(1)} %`
 }

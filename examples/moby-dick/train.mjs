@@ -1,11 +1,16 @@
-// The training steps: next-token warm-up and DPO; and the scoring of pairs.
+// The training steps: next-token prediction, DPO and KTO; and the scoring of sequences and of pairs.
 import * as tf from '@tensorflow/tfjs'
-import { linearSequenceLogProbs } from 'fused-preference-loss/tfjs'
+import {
+  fusedLinearUnpairedPreferenceLoss,
+  linearCrossEntropy,
+  linearSequenceLogProbs,
+} from 'fused-preference-loss/tfjs'
 import { linearLoss } from './losses.mjs'
 import { customGrad, hiddenStates } from './model.mjs'
 
 /**
  * @typedef {{ prompt: Int32Array, chosen: Int32Array, rejected: Int32Array }} Pair
+ * @typedef {{ prompt: Int32Array, completion: Int32Array }} Sequence
  * @typedef {import('./losses.mjs').Scores} Scores
  * @typedef {import('./model.mjs').Model} Model
  */
@@ -17,13 +22,8 @@ import { customGrad, hiddenStates } from './model.mjs'
  * @param {Int32Array} windows `[batch, time + 1]`
  */
 export function warmUpStep(model, optimizer, windows) {
-  const { time } = model.config
-  const inputs = windows.filter((_, i) => i % (time + 1) !== time)
-  const labels = windows.filter((_, i) => i % (time + 1) !== 0)
-  const options = { shift: false, averageLogProb: true }
-  return step(model, optimizer, inputs, 0, (x, weight) =>
-    tf.neg(tf.mean(linearSequenceLogProbs(x, weight, labels, options))),
-  )
+  const { inputs, labels } = shiftWindows(windows, model.config.time)
+  return step(model, optimizer, inputs, 0, (x, weight) => linearCrossEntropy(x, weight, labels, { shift: false }))
 }
 
 /**
@@ -35,7 +35,7 @@ export function warmUpStep(model, optimizer, windows) {
  * @param {number} beta
  */
 export function dpoStep(model, optimizer, pairs, reference, beta, lossOf = linearLoss) {
-  const { inputs, labels, from } = packPairs(pairs)
+  const { inputs, labels, from } = pack(sequencesOf(pairs))
   let [accuracy, margin] = [Number.NaN, Number.NaN]
   const onResult = (/** @type {import('./losses.mjs').Result} */ result) => {
     ;({ accuracy, margin } = result)
@@ -47,27 +47,76 @@ export function dpoStep(model, optimizer, pairs, reference, beta, lossOf = linea
 }
 
 /**
+ * Kahneman-Tversky optimisation of a batch of completions, each known to be desirable or not.
+ * @param {Model} model
+ * @param {tf.Optimizer} optimizer
+ * @param {(Sequence & { label: boolean })[]} records
+ * @param {Model} reference
+ * @param {number} beta
+ */
+export function ktoStep(model, optimizer, records, reference, beta) {
+  const { inputs, labels, from } = pack(records)
+  // The KL divergence is estimated from completions of other prompts.
+  const before = (/** @type {number} */ i) => records[(i + records.length - 1) % records.length]
+  const mismatched = records.map(({ prompt }, i) => ({ prompt, completion: before(i).completion }))
+  let margin = Number.NaN
+  const options = {
+    lossType: /** @type {const} */ ('kto'),
+    desirable: records.map(({ label }) => label),
+    reference: { logProbs: scoreSequences(reference, records) },
+    klLogProbs: scoreSequences(model, mismatched),
+    referenceKlLogProbs: scoreSequences(reference, mismatched),
+    beta,
+    shift: false,
+    onResult: (/** @type {{ margin?: number }} */ result) => {
+      margin = result.margin ?? Number.NaN
+    },
+  }
+  const times = step(model, optimizer, inputs, from, (x, weight) =>
+    fusedLinearUnpairedPreferenceLoss(x, weight, labels, options),
+  )
+  return { ...times, margin }
+}
+
+/**
+ * The mean next-token loss on windows of the book.
+ * @param {Model} model
+ * @param {Int32Array} windows `[batch, time + 1]`
+ */
+export function nextTokenLoss(model, windows) {
+  const { inputs, labels } = shiftWindows(windows, model.config.time)
+  return tf.tidy(
+    () => linearCrossEntropy(hiddenStates(model, inputs), model.weights.tokens, labels, { shift: false }).dataSync()[0],
+  )
+}
+
+/**
  * Sums of the log-probs of both completions of each pair.
  * @param {Model} model
  * @param {Pair[]} pairs
  * @returns {Scores}
  */
-export function scorePairs(model, pairs, batchSize = 6) {
+export function scorePairs(model, pairs) {
+  const sums = scoreSequences(model, sequencesOf(pairs))
+  return { chosen: sums.slice(0, pairs.length), rejected: sums.slice(pairs.length) }
+}
+
+/**
+ * Sums of the log-probs of each completion.
+ * @param {Model} model
+ * @param {Sequence[]} sequences
+ */
+export function scoreSequences(model, sequences, batchSize = 12) {
   /** @type {number[]} */
-  const chosen = []
-  /** @type {number[]} */
-  const rejected = []
-  for (let i = 0; i < pairs.length; i += batchSize) {
-    const batch = pairs.slice(i, i + batchSize)
-    const { inputs, labels, from } = packPairs(batch)
-    const sums = tf.tidy(() => {
+  const sums = []
+  for (let i = 0; i < sequences.length; i += batchSize) {
+    const { inputs, labels, from } = pack(sequences.slice(i, i + batchSize))
+    tf.tidy(() => {
       const hidden = hiddenStates(model, inputs, from)
-      return linearSequenceLogProbs(hidden, model.weights.tokens, labels, { shift: false }).dataSync()
+      sums.push(...linearSequenceLogProbs(hidden, model.weights.tokens, labels, { shift: false }).dataSync())
     })
-    chosen.push(...sums.subarray(0, batch.length))
-    rejected.push(...sums.subarray(batch.length))
   }
-  return { chosen, rejected }
+  return sums
 }
 
 /**
@@ -90,20 +139,31 @@ export function evaluate(model, pairs, reference, beta) {
   }
 }
 
-/**
- * Inputs and labels of pairs, the chosen sequences first. The labels cover only the completions and start at the
- * position `from` of the inputs.
- * @param {Pair[]} pairs
- */
-function packPairs(pairs) {
-  const sequences = [
+/** Windows without their last token, and the same without their first. */
+function shiftWindows(/** @type {Int32Array} */ windows, /** @type {number} */ time) {
+  return {
+    inputs: windows.filter((_, i) => i % (time + 1) !== time),
+    labels: windows.filter((_, i) => i % (time + 1) !== 0),
+  }
+}
+
+/** The sequences of pairs, the chosen ones first. */
+function sequencesOf(/** @type {Pair[]} */ pairs) {
+  return [
     ...pairs.map(({ prompt, chosen }) => ({ prompt, completion: chosen })),
     ...pairs.map(({ prompt, rejected }) => ({ prompt, completion: rejected })),
   ]
+}
+
+/**
+ * Inputs and labels. The labels cover only the completions and start at the position `from` of the inputs.
+ * @param {Sequence[]} sequences
+ */
+function pack(sequences) {
   return {
     inputs: Int32Array.from(sequences.flatMap(({ prompt, completion }) => [...prompt, ...completion.subarray(0, -1)])),
     labels: Int32Array.from(sequences.flatMap(({ completion }) => [...completion])),
-    from: pairs[0].prompt.length - 1,
+    from: sequences[0].prompt.length - 1,
   }
 }
 

@@ -1,5 +1,5 @@
 // DPO on a @genai-fi/nanogpt model: a small GPT learns to count upwards. Chosen completions count up, rejected ones
-// down. Needs `npm install --no-save --ignore-scripts @genai-fi/nanogpt@1.3.0` in this repository first.
+// down.
 import { sequenceLogProbsSync } from 'fused-preference-loss'
 import { fusedPreferenceLoss } from 'fused-preference-loss/tfjs'
 import { models, tf, training } from './nanogpt.mjs'

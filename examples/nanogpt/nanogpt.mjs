@@ -12,4 +12,12 @@ tf.env().set('IS_NODE', true)
 await tf.setBackend('cpu')
 
 export const { models, training } = nanogpt
+
+const loss = await import(new URL('training/loss.js', import.meta.resolve('@genai-fi/nanogpt')).href)
+
+/**
+ * The loss of its trainers, which it does not export: labels of 65535 do not count if `masked`.
+ * @type {(logits: tf.Tensor, targets: tf.Tensor, masked?: boolean) => tf.Scalar}
+ */
+export const calculateLoss = loss.calculateLoss
 export { tf }

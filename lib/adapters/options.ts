@@ -4,6 +4,13 @@
 
 import { optionsObject } from '../check/options.js'
 import { invalidType, invalidValue } from '../errors.js'
+import type { HeadGradientOptions, LogitsGradientOptions } from '../types/index.js'
+
+/** The options of gradients of logits that an adapter decides about itself. */
+export type LogitsGradient = 'gradient' | keyof LogitsGradientOptions
+
+/** The same of an output layer. */
+export type LayerGradient = 'gradient' | keyof HeadGradientOptions
 
 /**
  * A function that checks options and returns a copy of them.

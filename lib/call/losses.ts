@@ -2,13 +2,13 @@
  * Turns loss options into the constants of stage 3 and the inputs that the losses need besides the policy's log-probs.
  */
 
-import type { LossNeeds } from '../backends/js/formulas.js'
 import { LOSSES } from '../backends/js/losses.js'
 import { finite, optionsObject, unknownName } from '../check/options.js'
 import { invalidType, invalidValue, outOfRange } from '../errors.js'
 import { type LossConfig, type LossTerm, MOST_TERMS } from '../job.js'
 import { type Constant, type LossOptions, lossOptions, TAKERS } from '../options/loss-options.js'
-import type { LossType, Normalizer, WeightedLoss } from '../types/index.js'
+import type { LossType, Normalizer, PerEach, WeightedLoss } from '../types/index.js'
+import { smoothingOf } from './per-each.js'
 
 /** The constants, and the inputs that the caller must give; the names are those of the losses that need them. */
 export interface LossPlan {
@@ -25,7 +25,7 @@ export interface LossPlan {
 const LOSS_TYPES = Object.keys(LOSSES) as LossType[]
 const WEIGHTED_LOSS = new Set(['lossType', 'weight'])
 
-/** Checks the loss options. */
+/** Checks the loss options, but for their arrays with a value per pair. */
 export function lossOf(options: LossOptions): LossPlan {
   const { lossType, labelSmoothing } = options
   const fDivergence = lossOptions.fDivergence.read(options.fDivergence)
@@ -34,15 +34,21 @@ export function lossOf(options: LossOptions): LossPlan {
   const terms: LossTerm[] = []
   const config: LossConfig = {
     terms,
-    beta: lossOptions.beta.read(options.beta),
+    beta: ofAll(lossOptions.beta.read(options.beta)),
+    offset: ofAll(lossOptions.offset.read(options.offset)),
     gamma: lossOptions.gamma.read(options.gamma),
     rewardShift: lossOptions.rewardShift.read(options.rewardShift),
+    targetMargin: ofAll(lossOptions.targetMargin.read(options.targetMargin)),
+    dpopLambda: lossOptions.dpopLambda.read(options.dpopLambda),
     discopopTau: lossOptions.discopopTau.read(options.discopopTau),
     fDivergence,
     alpha: lossOptions.alpha.read(options.alpha),
+    rewardAlpha: lossOptions.rewardAlpha.read(options.rewardAlpha),
+    sftNormalization: lossOptions.sftNormalization.read(options.sftNormalization),
     average,
     gradientScale: lossOptions.gradientScale.read(options.gradientScale),
   }
+  lossOptions.pairWeights.read(options.pairWeights)
   if (Array.isArray(lossType)) {
     if (lossType.length === 0) throw invalidValue('options.lossType', 'must name at least one loss; got an empty list')
     if (lossType.length > MOST_TERMS) {
@@ -60,7 +66,7 @@ export function lossOf(options: LossOptions): LossPlan {
   for (const { lossType: type } of terms) {
     const { reference, lengths, divergence } = LOSSES[type]
     if (reference && !referenceFree) plan.needsReference ??= type
-    if (needsLengths(LOSSES[type], average, diverges)) plan.needsLengths ??= type
+    if (needsLengths(type, config, diverges)) plan.needsLengths ??= type
     if (lengths !== 'never') plan.usesLengths = true
     if (type === 'sft') plan.hasLikelihood = true
     // 'sft' has no log-ratio that a score could replace.
@@ -71,12 +77,32 @@ export function lossOf(options: LossOptions): LossPlan {
     }
   }
   refuseUnused(options, terms)
+  if (config.rewardAlpha !== 0 && !(referenceFree && !diverges)) checkRewardAlpha(terms)
+  const aimed = terms.find(({ lossType }) => TAKERS.targetMargin.includes(lossType))
+  if (aimed && options.targetMargin === undefined) {
+    throw invalidValue('options.targetMargin', `is needed by lossType '${aimed.lossType}'`)
+  }
   return plan
 }
 
-function needsLengths({ lengths, divergence }: LossNeeds, average: boolean, diverges: boolean): boolean {
+/** The number for all pairs; 0 where there is none, or each pair has its own. */
+function ofAll(value: PerEach | undefined): number {
+  return typeof value === 'number' ? value : 0
+}
+
+function needsLengths(type: LossType, { average, sftNormalization }: LossConfig, diverges: boolean): boolean {
+  const { lengths, divergence } = LOSSES[type]
+  if (type === 'sft' && sftNormalization !== 'tokens') return average === (sftNormalization === 'sum')
   if (lengths === 'sums') return !average || (divergence && diverges)
   return lengths === 'always' || (lengths === 'means' && average && diverges)
+}
+
+/** AlphaPO's reward is of log-probs: of log-ratios, and of their scores, it is not defined. */
+function checkRewardAlpha(terms: readonly LossTerm[]): void {
+  const other = terms.find(({ lossType }) => TAKERS.rewardAlpha.includes(lossType) && LOSSES[lossType].reference)
+  if (other === undefined) return
+  const problem = `is of the policy's log-probs: lossType '${other.lossType}' takes it with referenceFree`
+  throw invalidValue('options.rewardAlpha', `${problem}, and with no other fDivergence than 'reverse_kl'`)
 }
 
 /** The divisors of sums, unless they are this batch's own counts. */
@@ -84,13 +110,14 @@ function setDivisors(config: LossConfig, normalizer: Normalizer): void {
   if (normalizer === 'mean') return
   const name = 'options.normalizer'
   const types = config.terms.map((term) => term.lossType)
+  const ofTokens = config.sftNormalization === 'tokens' ? 'sft' : undefined
   const sorting = types.find((type) => type.startsWith('aot'))
   if (sorting !== undefined) {
     const problem = `must be 'mean' for lossType '${sorting}', which sorts the whole batch: its parts have other losses`
     throw invalidValue(name, problem)
   }
-  const pair = types.find((type) => type !== 'sft')
-  const hasTokens = types.includes('sft')
+  const pair = types.find((type) => type !== ofTokens)
+  const hasTokens = types.some((type) => type === ofTokens)
   if (normalizer === 'sum') {
     config.pairDivisor = config.tokenDivisor = 1
   } else if (typeof normalizer === 'number') {
@@ -119,18 +146,17 @@ function termOf(lossType: unknown, name: string, weight: number, labelSmoothing:
   if (typeof lossType !== 'string') throw invalidType(name, 'the name of a loss', lossType)
   if (!Object.hasOwn(LOSSES, lossType)) throw unknownName(name, lossType, LOSS_TYPES)
   const type = lossType as LossType
-  return { lossType: type, weight, labelSmoothing: smoothingOf(labelSmoothing, type) }
+  return { lossType: type, weight, labelSmoothing: labelSmoothingOf(labelSmoothing, type) }
 }
 
-function smoothingOf(value: unknown, lossType: LossType): number {
-  const { labelSmoothing: range, defaultLabelSmoothing } = LOSSES[lossType]
-  if (value === undefined) return defaultLabelSmoothing
+function labelSmoothingOf(value: unknown, lossType: LossType): number {
+  // That of single pairs takes its place.
+  if (value === undefined || (typeof value === 'object' && value !== null))
+    return LOSSES[lossType].defaultLabelSmoothing
   const name = 'options.labelSmoothing'
-  const written = range === 'half' ? '[0, 0.5)' : range === 'open' ? '(0, 1)' : '[0, 1]'
-  if (typeof value !== 'number') throw invalidType(name, `a number in ${written}`, value)
-  const inside =
-    range === 'half' ? value >= 0 && value < 0.5 : range === 'open' ? value > 0 && value < 1 : value >= 0 && value <= 1
-  if (!inside) throw outOfRange(name, `in ${written} for lossType '${lossType}'`, value)
+  const { written, holds } = smoothingOf(lossType)
+  if (typeof value !== 'number') throw invalidType(name, 'a number in [0, 1] or an array of such numbers', value)
+  if (!holds(value)) throw outOfRange(name, written, value)
   return value
 }
 

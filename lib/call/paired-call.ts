@@ -11,6 +11,7 @@ import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token
 import type { DeviceMemory, Labels } from '../types/index.js'
 import type { LossCall } from './loss-call.js'
 import { type LossPlan, lossOf } from './losses.js'
+import { addPairConstants, pairArrays } from './per-each.js'
 import { type ModelNames, referenceOf, waysOf } from './reference.js'
 import { RUN_OPTIONS } from './run.js'
 import { forwardStage, lossStage } from './stages.js'
@@ -69,6 +70,7 @@ export function pairedCall(
   const policy = forwardStage(source, sequences, outputs)
   const loss = lossStage(lossPlan.config, size, undefined, undefined, logProbs?.[0], logProbs?.[1])
   loss.pairs = pairs
+  addPairConstants(loss, options)
   if (lossPlan.usesLengths) {
     loss.chosenTokenCounts = new Float64Array(size)
     loss.rejectedTokenCounts = new Float64Array(size)
@@ -77,10 +79,7 @@ export function pairedCall(
       loss.rejectedTokenCounts[i] = tokens.counts[pairs[2 * i + 1]]
     }
   }
-  if (weighting === 'wpo') {
-    policy.logWeights = new Float64Array(sequences)
-    loss.pairWeights = new Float64Array(size)
-  }
+  if (weighting === 'wpo') policy.logWeights = new Float64Array(sequences)
   const job: Job = { tokens, policy, loss }
   if (compared) job.reference = forwardStage(compared, sequences)
   return {
@@ -89,7 +88,7 @@ export function pairedCall(
     loss,
     job,
     compares: lossPlan.needsReference !== undefined && compared === undefined,
-    arrays: () => [...tokenPlan.arrays(), ...reference.arrays, ...(other?.arrays ?? [])],
+    arrays: () => [...tokenPlan.arrays(), ...pairArrays(options), ...reference.arrays, ...(other?.arrays ?? [])],
     watched: compared?.watched ?? [],
   }
 }

@@ -10,7 +10,7 @@ import { RUN_OPTIONS } from './run.js'
 import { forwardStage, unpairedLossStage } from './stages.js'
 import type { LogitsSource } from './tensor.js'
 import { type TokenPlan, tokensOf } from './tokens.js'
-import { desirableOf, unpairedArrays, unpairedLossOf } from './unpaired-losses.js'
+import { addSequenceValues, desirableOf, unpairedArrays, unpairedLossOf } from './unpaired-losses.js'
 import { unpairedReferenceOf, unpairedWaysOf } from './unpaired-reference.js'
 
 /** The names of the token options but for those about pairs. */
@@ -51,6 +51,7 @@ export function unpairedCall(
   const { tokens } = tokenPlan
   const sequences = tokens.counts.length
   const loss = unpairedLossStage(lossPlan, desirableOf(options.desirable, sequences))
+  addSequenceValues(loss, options)
   if (options.reference === undefined && !referenceFree) {
     throw invalidValue(REFERENCE, `is needed (unless referenceFree): ${unpairedWaysOf(model.names.parts)}`)
   }

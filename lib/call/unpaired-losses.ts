@@ -3,10 +3,12 @@
  */
 import { UNPAIRED_LOSSES } from '../backends/js/unpaired-losses.js'
 import { lengthOf, type NamedArray, numbers } from '../check/arrays.js'
+import { FINITE, POSITIVE } from '../check/options.js'
 import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
-import type { UnpairedLossConfig } from '../job.js'
+import type { UnpairedLossConfig, UnpairedLossStage } from '../job.js'
 import { type UnpairedLossOptions, unpairedLossOptions } from '../options/unpaired-options.js'
 import type { UnpairedLossType, UnpairedNormalizer } from '../types/index.js'
+import { each, weightsOf } from './per-each.js'
 
 /** The constants, but for the divisor: undefined where it is the number of sequences. */
 export interface UnpairedLossPlan {
@@ -17,14 +19,16 @@ export interface UnpairedLossPlan {
 
 const LOSS_TYPES = Object.keys(UNPAIRED_LOSSES) as UnpairedLossType[]
 
-/** Checks the options, but for `desirable`. */
+/** Checks the options, but for `desirable` and the arrays with a value per sequence. */
 export function unpairedLossOf(options: Partial<UnpairedLossOptions>): UnpairedLossPlan {
   const lossType = unpairedLossOptions.lossType.read(options.lossType)
   const referenceFree = unpairedLossOptions.referenceFree.read(options.referenceFree)
   const normalizer = unpairedLossOptions.normalizer.read(options.normalizer)
+  const beta = unpairedLossOptions.beta.read(options.beta)
+  unpairedLossOptions.sequenceWeights.read(options.sequenceWeights)
   const constants = {
     lossType,
-    beta: unpairedLossOptions.beta.read(options.beta),
+    beta: typeof beta === 'number' ? beta : 0, // each sequence has its own
     desirableWeight: unpairedLossOptions.desirableWeight.read(options.desirableWeight),
     undesirableWeight: unpairedLossOptions.undesirableWeight.read(options.undesirableWeight),
     kl: klOf(options, lossType, referenceFree),
@@ -32,6 +36,10 @@ export function unpairedLossOf(options: Partial<UnpairedLossOptions>): UnpairedL
     gradientScale: unpairedLossOptions.gradientScale.read(options.gradientScale),
   }
   if (constants.rewardShift !== 0) refuseUnused('rewardShift', 'rewardShift', lossType)
+  if (options.targets !== undefined) refuseUnused('targets', 'targets', lossType)
+  else if (UNPAIRED_LOSSES[lossType].targets) {
+    throw invalidValue('options.targets', `are needed by lossType '${lossType}'`)
+  }
   return { constants, divisor: divisorOf(normalizer), referenceFree }
 }
 
@@ -74,8 +82,8 @@ function finiteNumbers(value: unknown, name: string, length?: number, sizes?: st
 }
 
 function refuseUnused(
-  name: 'klLogProbs' | 'referenceKlLogProbs' | 'kl' | 'rewardShift',
-  constant: 'kl' | 'rewardShift',
+  name: 'klLogProbs' | 'referenceKlLogProbs' | 'kl' | 'rewardShift' | 'targets',
+  constant: 'kl' | 'rewardShift' | 'targets',
   lossType: UnpairedLossType,
 ): void {
   if (UNPAIRED_LOSSES[lossType][constant]) return
@@ -106,9 +114,23 @@ export function desirableOf(value: unknown, sequences: number): Int32Array {
   return flags
 }
 
+/** Gives stage 3 the values of single sequences. The options have been read by `unpairedLossOf`. */
+export function addSequenceValues(stage: UnpairedLossStage, options: Partial<UnpairedLossOptions>): void {
+  const { beta, sequenceWeights, targets } = options
+  const size = stage.desirable.length
+  if (typeof beta === 'object') stage.betas = each(beta, 'options.beta', size, 'sequence', POSITIVE)
+  if (targets !== undefined) stage.targets = each(targets, 'options.targets', size, 'sequence', FINITE)
+  if (sequenceWeights !== undefined) {
+    stage.weights = weightsOf(sequenceWeights, 'options.sequenceWeights', size, 'sequence')
+  }
+}
+
 /** The caller's arrays among the options. */
 export function unpairedArrays(options: Partial<UnpairedLossOptions>): NamedArray[] {
   return [
+    ['options.beta', options.beta],
+    ['options.sequenceWeights', options.sequenceWeights],
+    ['options.targets', options.targets],
     ['options.desirable', options.desirable],
     ['options.klLogProbs', options.klLogProbs],
     ['options.referenceKlLogProbs', options.referenceKlLogProbs],

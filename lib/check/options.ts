@@ -47,6 +47,31 @@ export function flag(value: unknown, name: string, byDefault: boolean): boolean 
   return value
 }
 
+/** A range of numbers, and what errors call a number in it. */
+export interface NumberRange {
+  written: string
+  holds(value: number): boolean
+}
+
+const { POSITIVE_INFINITY } = Number
+
+export const FINITE: NumberRange = { written: 'a finite number', holds: Number.isFinite }
+export const POSITIVE: NumberRange = {
+  written: 'a finite number > 0',
+  holds: (value) => value > 0 && value < POSITIVE_INFINITY,
+}
+export const NOT_NEGATIVE: NumberRange = {
+  written: 'a finite number >= 0',
+  holds: (value) => value >= 0 && value < POSITIVE_INFINITY,
+}
+
+/** A number in a range, given where an array of such numbers may stand too. */
+export function inRange(value: unknown, name: string, { written, holds }: NumberRange): number {
+  if (typeof value !== 'number') throw invalidType(name, `${written} or an array of such numbers`, value)
+  if (!holds(value)) throw outOfRange(name, written, value)
+  return value
+}
+
 /** A finite number. */
 export function finite(value: unknown, name: string, byDefault: number): number {
   if (value === undefined) return byDefault

@@ -13,7 +13,7 @@ const TRAINER = "it is the trainer's: this package computes the loss and its gra
 const DATA = 'preferenceBatches of fused-preference-loss/data cuts sequences'
 const SFT_WEIGHT = "it is the weight of { lossType: 'sft', weight } in a list of lossType"
 const SYNC = "it is the trainer's: pass the log-probs of the reference model as it is at the time"
-const UNPAIRED = 'needs unpaired data and is not in this version, whose losses take pairs'
+const UNPAIRED = 'needs unpaired data and is a loss of the unpaired functions, such as unpairedPreferenceLoss'
 const REWARDS = 'needs rewards of samples and is not in this version, whose losses take pairs'
 const ABSENT = 'is not in this version'
 
@@ -27,7 +27,17 @@ export const OPTIONS: readonly Row[] = [
   ['orpo_lambda orpo_alpha', 'beta', 'it is called beta here'],
   ['tau', 'discopopTau', 'it is beta for ipo and discopopTau for discopop'],
   ['dpo_label_smoothing epsilon eps flip_prob', 'labelSmoothing'],
-  ['simpo_gamma target_margin target_reward_margin margin', 'gamma'],
+  ['simpo_gamma target_reward_margin', 'gamma'],
+  ['margin margins reward_margin odpo_offset delta_r', 'offset'],
+  [
+    'gt_rewards gt_reward_scale gt_reward_margin',
+    'targetMargin',
+    'it is targetMargin, the scaled difference of the rewards',
+  ],
+  ['lambda_dpop dpop_alpha', 'dpopLambda'],
+  ['alphapo_alpha alpha_po', 'rewardAlpha'],
+  ['sft_average_log_probs', 'sftNormalization', "it is called sftNormalization: 'sequences' here"],
+  ['sample_weight sample_weights example_weights', 'pairWeights'],
   ['gamma_beta_ratio', 'gamma', 'gamma is this times beta'],
   ['delta running_mean reward_mean', 'rewardShift'],
   ['f_divergence_type divergence_type', 'fDivergence'],
@@ -82,7 +92,11 @@ export const VALUES: readonly Row[] = [
   ['kto_pair', 'sigmoid', `KTO on pairs ${ABSENT}`],
   ['apo_zero_unpaired', 'apo_zero', `it ${UNPAIRED}; that of pairs is 'apo_zero'`],
   ['ppo grpo gspo dapo rloo reinforce', 'sigmoid', `it ${REWARDS}`],
-  ['tpo dpop odpo tdpo rdpo gpo mpo xpo alphapo', 'sigmoid', `it ${ABSENT}`],
+  ['dpo_positive smaug', 'dpop', "DPO-positive is lossType 'dpop'"],
+  ['odpo rdpo', 'sigmoid', "it is lossType 'sigmoid' with an offset for each pair"],
+  ['beta_dpo', 'sigmoid', "it is lossType 'sigmoid' with a beta for each pair"],
+  ['alphapo', 'simpo', "AlphaPO is lossType 'simpo' with rewardAlpha"],
+  ['tpo tdpo gpo mpo xpo', 'sigmoid', `it ${ABSENT}`],
   ['js_divergence jsd', 'js'],
   ['alpha_divergence', 'alpha'],
   ['kl', 'reverse_kl'],

@@ -3,13 +3,14 @@
  */
 
 import { lossOf } from '../call/losses.js'
+import { addPairConstants } from '../call/per-each.js'
 import { areNegative, checkLogProbs } from '../call/reference.js'
 import { lossResult, warnOfMeans } from '../call/results.js'
 import { type Planned, RUN_OPTIONS, run, runnerOf, runSync } from '../call/run.js'
 import { lossStage } from '../call/stages.js'
 import { numbers, tokenNumbers } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
-import { invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
+import { invalidType, invalidValue, shapeMismatch } from '../errors.js'
 import type { LossStage } from '../job.js'
 import type { PreferenceOptions } from '../options/index.js'
 import { LOSS_OPTIONS } from '../options/loss-options.js'
@@ -23,7 +24,6 @@ const LOG_PROBS: ReadonlySet<string> = new Set([
   'referenceRejected',
   'chosenTokenCounts',
   'rejectedTokenCounts',
-  'pairWeights',
 ])
 
 /**
@@ -80,10 +80,7 @@ function plan(given: PairLogProbs, givenOptions: PreferenceOptions | undefined):
     stage.chosenTokenCounts = lengths[0]
     stage.rejectedTokenCounts = lengths[1]
   }
-  if (logProbs.pairWeights !== undefined) {
-    stage.pairWeights = numbers(logProbs.pairWeights, 'logProbs.pairWeights', size, ', that of logProbs.chosen')
-    checkWeights(stage.pairWeights)
-  }
+  addPairConstants(stage, options)
   return {
     job: { loss: stage },
     runner: runnerOf(options),
@@ -119,7 +116,7 @@ function checkReference(
 
 function refuseWeighting(options: object | undefined): void {
   if (typeof options === 'object' && options !== null && 'weighting' in options) {
-    const problem = 'needs the logits: use fusedPreferenceLoss, or pass logProbs.pairWeights'
+    const problem = 'needs the logits: use fusedPreferenceLoss, or pass pairWeights'
     throw invalidValue('options.weighting', problem)
   }
 }
@@ -136,10 +133,4 @@ function both(
   if (one === undefined && other === undefined) return undefined
   const sizes = ', that of logProbs.chosen'
   return [copy(one, `logProbs.${first}`, size, sizes), copy(other, `logProbs.${second}`, size, sizes)]
-}
-
-function checkWeights(weights: Float64Array): void {
-  for (let i = 0; i < weights.length; i++) {
-    if (!Number.isFinite(weights[i])) throw outOfRange(`logProbs.pairWeights[${i}]`, 'a finite number', weights[i])
-  }
 }

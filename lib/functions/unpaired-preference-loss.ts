@@ -5,7 +5,7 @@ import { checkSequencesLogProbs } from '../call/reference.js'
 import { unpairedLossResult } from '../call/results.js'
 import { type Planned, RUN_OPTIONS, run, runnerOf, runSync } from '../call/run.js'
 import { unpairedLossStage } from '../call/stages.js'
-import { desirableOf, unpairedLossOf } from '../call/unpaired-losses.js'
+import { addSequenceValues, desirableOf, unpairedLossOf } from '../call/unpaired-losses.js'
 import { numbers } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
 import { invalidType, invalidValue, shapeMismatch } from '../errors.js'
@@ -57,6 +57,7 @@ function plan(given: UnpairedSequences, givenOptions: UnpairedPreferenceOptions)
   if (size === 0) throw shapeMismatch('sequences.logProbs', 'must have at least one element; got 0')
   const reference = referenceOf(sequences.referenceLogProbs, logProbs, !referenceFree)
   const stage = unpairedLossStage(lossPlan, desirableOf(options.desirable, size))
+  addSequenceValues(stage, options)
   stage.logProbs = logProbs
   stage.referenceLogProbs = referenceFree ? new Float64Array(size) : reference
   return {

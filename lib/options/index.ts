@@ -29,7 +29,7 @@ export interface PreferenceOptions extends LossOptions, RunOptions {}
 
 /** Options of `fusedPreferenceLoss`. */
 export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, LogitsGradientOptions {
-  /** Needed unless the loss is reference-free; any loss may have one, and all but 'simpo' use it in the rewards. */
+  /** Needed unless the loss is reference-free; any loss may have one, and 'simpo', 'cpo' and 'orpo' do not look at it. */
   reference?: Reference | undefined
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
   weighting?: 'wpo' | undefined

@@ -1,40 +1,73 @@
 /**
  * The loss options: each is declared here and nowhere else.
  */
-import { optionsObject, positive as positiveNumber, unknownName } from '../check/options.js'
+import {
+  FINITE,
+  NOT_NEGATIVE,
+  optionsObject,
+  POSITIVE,
+  positive as positiveNumber,
+  unknownName,
+} from '../check/options.js'
 import { invalidType } from '../errors.js'
-import type { FDivergence, LossType, Normalizer, WeightedLoss } from '../types/index.js'
+import type { FDivergence, LossType, Normalizer, PerEach, SftNormalization, WeightedLoss } from '../types/index.js'
 import {
   checkedLater,
   finite,
   flag,
   type Given,
   namesOf,
+  notNegative,
   oneOf,
   option,
   optionTable,
+  perEach,
   positive,
   takenBy,
 } from './option.js'
 
-/** The declarations. */
+/** The losses of a difference from which an offset is taken. */
+const WITH_OFFSET: readonly LossType[] = [
+  ...['sigmoid', 'robust', 'hinge', 'exo_pair', 'aot', 'aot_unpaired', 'discopop', 'sigmoid_norm'],
+  ...['dpop', 'simpo', 'cpo'],
+] as LossType[]
+
+/** The declarations. Letters in shapes: P pairs. */
 export const lossOptions = optionTable({
   /** A loss, 'sigmoid' being DPO, or a list whose weighted losses are summed (rewards are then those of the first). Defaults to 'sigmoid'. */
   lossType: checkedLater<LossType | readonly WeightedLoss[]>(),
-  /** Strength of the pull towards the reference, > 0. Defaults to 0.1. */
-  beta: positive(0.1),
+  /** Strength of the pull towards the reference, > 0; of all pairs or, `[P]`, of each. Defaults to 0.1. */
+  beta: perEach(POSITIVE, 0.1),
   /**
-   * Probability ε that a preference is flipped; of 'sigmoid', 'robust', 'exo_pair', 'aot', 'aot_unpaired', 'simpo' and
-   * 'cpo'. Defaults to 0 (to 1e-3 for 'exo_pair').
+   * Probability ε that a preference is flipped, of all pairs or, `[P]`, of each; of 'sigmoid', 'robust', 'exo_pair', 'aot',
+   * 'aot_unpaired', 'simpo' and 'cpo'. Defaults to 0 (to 1e-3 for 'exo_pair').
    */
   labelSmoothing: takenBy(
     ['sigmoid', 'robust', 'exo_pair', 'aot', 'aot_unpaired', 'simpo', 'cpo'],
-    option<number>(0, (value) => value as number), // its range, and its default, depend on the loss
+    option<PerEach>(0, (value) => value as PerEach), // its range, and its default, depend on the loss
   ),
+  /**
+   * What a loss of the difference z of two rewards takes from it: z - offset stands in the place of z. As a margin that the
+   * chosen reward has to keep it is positive (ODPO, Amini et al. 2024). Of all pairs or, `[P]`, of each. Not in the rewards
+   * of the result. Defaults to 0.
+   */
+  offset: takenBy(WITH_OFFSET, perEach(FINITE, 0)),
+  /**
+   * Factor >= 0 of the losses of all pairs or, `[P]`, of each; treated as a constant. A pair of factor 0 takes no part.
+   * Defaults to 1.
+   */
+  pairWeights: perEach(NOT_NEGATIVE, 1),
   /** Target margin γ of 'simpo'. Defaults to 0.5. */
   gamma: takenBy(['simpo'], finite(0.5)),
   /** δ of 'bco_pair': the running mean of the rewards. Defaults to 0. */
   rewardShift: takenBy(['bco_pair'], finite(0)),
+  /**
+   * The difference of the true rewards, scaled as βΔ is, that 'rpo_sq', 'rpo_bwd_kl' and 'rpo_fwd_kl' need: of all pairs or,
+   * `[P]`, of each.
+   */
+  targetMargin: takenBy(['rpo_sq', 'rpo_bwd_kl', 'rpo_fwd_kl'], perEach(FINITE, undefined)),
+  /** λ ≥ 0 of 'dpop': weight of the penalty for a chosen sequence that has become less likely. Defaults to 50. */
+  dpopLambda: takenBy(['dpop'], notNegative(50)),
   /** Temperature τ of 'discopop'. Defaults to 0.05. */
   discopopTau: takenBy(['discopop'], positive(0.05)),
   /** Use a reference log-prob of 0, whatever reference is given. Defaults to false. */
@@ -46,6 +79,16 @@ export const lossOptions = optionTable({
   fDivergence: oneOf<FDivergence>(['reverse_kl', 'forward_kl', 'js', 'alpha'], 'reverse_kl'),
   /** α of the 'alpha' divergence. Defaults to 0.5. */
   alpha: finite(0.5),
+  /**
+   * α of AlphaPO (Gupta et al. 2025): (1 - p^-α) / α in the place of a log-prob log p; of 'simpo', 'cpo' and, with
+   * `referenceFree`, of 'hinge', 'ipo' and 'ipo_norm'. Defaults to 0, at which it is log p.
+   */
+  rewardAlpha: takenBy(['hinge', 'ipo', 'ipo_norm', 'simpo', 'cpo'], finite(0)),
+  /**
+   * What 'sft' is a mean of: the batch's tokens; or, over pairs, each chosen sequence's mean over its tokens ('sequences') or
+   * its sum ('sum'). Defaults to 'tokens'.
+   */
+  sftNormalization: takenBy(['sft'], oneOf<SftNormalization>(['tokens', 'sequences', 'sum'], 'tokens')),
   /** The log-probs are means over active tokens, not sums. Defaults to false. */
   averageLogProb: flag(false),
   /**

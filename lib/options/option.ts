@@ -3,7 +3,7 @@
  * of names, and the checks of every call are made of the declarations.
  */
 import * as check from '../check/options.js'
-import type { LossType } from '../types/index.js'
+import type { LossType, PerEach } from '../types/index.js'
 
 /** An option: `Value` is the type that callers pass, `Read` the type of the checked value. */
 export interface Option<Value, Read = Value> {
@@ -87,11 +87,21 @@ export function integer(byDefault: number): Option<number> {
   )
 }
 
+/** A number in a range for all pairs or sequences, or an array with one for each, which is checked with these. */
+export function perEach<Default extends number | undefined>(
+  range: check.NumberRange,
+  byDefault: Default,
+): Option<PerEach, PerEach | Default> {
+  return option<PerEach, PerEach | Default>(byDefault, (value, name) =>
+    typeof value === 'object' && value !== null ? (value as ArrayLike<number>) : check.inRange(value, name, range),
+  )
+}
+
 /** A constant of losses that not every loss takes. */
-export function takenBy<Value>(
+export function takenBy<Value, Read>(
   takers: readonly LossType[],
-  constant: Option<Value>,
-): Option<Value> & { readonly takers: readonly LossType[] } {
+  constant: Option<Value, Read>,
+): Option<Value, Read> & { readonly takers: readonly LossType[] } {
   return Object.assign(constant, { takers })
 }
 

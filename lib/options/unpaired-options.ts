@@ -4,18 +4,22 @@
 import * as check from '../check/options.js'
 import { invalidType } from '../errors.js'
 import type { Flags, UnpairedLossType, UnpairedNormalizer } from '../types/index.js'
-import { finite, flag, type Given, list, namesOf, notNegative, oneOf, option, optionTable, positive } from './option.js'
+import { finite, flag, type Given, list, namesOf, notNegative, oneOf, option, optionTable, perEach } from './option.js'
 
 /** The declarations. */
 export const unpairedLossOptions = optionTable({
   /** Which loss. Defaults to 'kto'. */
-  lossType: oneOf<UnpairedLossType>(['kto', 'apo_zero_unpaired', 'bco'], 'kto'),
-  /** Strength of the pull towards the reference, > 0. Defaults to 0.1. */
-  beta: positive(0.1),
+  lossType: oneOf<UnpairedLossType>(['kto', 'apo_zero_unpaired', 'bco', 'regression'], 'kto'),
+  /** Strength of the pull towards the reference, > 0; of all sequences or, `[B]`, of each. Defaults to 0.1. */
+  beta: perEach(check.POSITIVE, 0.1),
   /** Factor of the losses of desirable sequences, >= 0. Of factor 0 they take no part, whatever they are. Defaults to 1. */
   desirableWeight: notNegative(1),
   /** The same for undesirable sequences. Defaults to 1. */
   undesirableWeight: notNegative(1),
+  /** Another factor >= 0, of the losses of all sequences or, `[B]`, of each. Of factor 0 they take no part. Defaults to 1. */
+  sequenceWeights: perEach(check.NOT_NEGATIVE, 1),
+  /** `[B]` for 'regression', which needs them: what the reward of each sequence should be. */
+  targets: list<ArrayLike<number>>(),
   /**
    * For 'kto': log-probs, under the policy, of completions that belong to other prompts, usually `[B]`. κ is their mean
    * less that of `referenceKlLogProbs`, or 0 if that is negative, and has no gradient.

@@ -21,6 +21,10 @@ export type LossType =
   | 'aot_unpaired'
   | 'discopop'
   | 'sigmoid_norm'
+  | 'dpop'
+  | 'rpo_sq'
+  | 'rpo_bwd_kl'
+  | 'rpo_fwd_kl'
   | 'simpo'
   | 'cpo'
   | 'orpo'
@@ -45,6 +49,15 @@ export interface WeightedLoss {
   /** Factor of this loss in the sum. A loss of factor 0 takes no part. Defaults to 1. */
   weight?: number | undefined
 }
+
+/**
+ * What 'sft' is a mean of: of the tokens of the batch, or over pairs, of the mean or of the sum of each chosen sequence's
+ * token losses.
+ */
+export type SftNormalization = 'tokens' | 'sequences' | 'sum'
+
+/** A number for all, or one for each. */
+export type PerEach = number | ArrayLike<number>
 
 /** f-divergences that may replace the reverse KL (Wang et al. 2023). */
 export type FDivergence = 'reverse_kl' | 'forward_kl' | 'js' | 'alpha'
@@ -87,15 +100,13 @@ export interface PairLogProbs {
   /** `[P]` log-probs of the rejected sequences under the reference. */
   referenceRejected?: ArrayLike<number> | undefined
   /**
-   * `[P]` active tokens of the chosen sequences, for the losses that divide by them: 'sft'; 'sigmoid_norm', 'ipo_norm',
-   * 'simpo' and 'orpo' on sums; and 'sigmoid_norm', 'ipo_norm' and 'ipo' on means under an f-divergence, whose scores
-   * need the sums.
+   * `[P]` active tokens of the chosen sequences, for the losses that divide by them: 'sft' (but for its sums);
+   * 'sigmoid_norm', 'ipo_norm', 'simpo' and 'orpo' on sums; and 'sigmoid_norm', 'ipo_norm' and 'ipo' on means under an
+   * f-divergence, whose scores need the sums.
    */
   chosenTokenCounts?: Indices | undefined
   /** `[P]` active tokens of the rejected sequences. */
   rejectedTokenCounts?: Indices | undefined
-  /** `[P]` factor of each pair's loss; treated as a constant. A pair of factor 0 takes no part. Defaults to 1. */
-  pairWeights?: ArrayLike<number> | undefined
 }
 
 /**

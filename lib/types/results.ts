@@ -120,7 +120,10 @@ export interface PreferenceLoss {
   loss: number
   /** `[P]` */
   losses: Float64Array
-  /** `[P]` β (log π - log ρ) of the chosen sequences; β log π / length for 'simpo'. */
+  /**
+   * `[P]` β times what the loss (of a list, the first) compares of the chosen sequences: log π - log ρ; divided by the length
+   * for 'sigmoid_norm' and 'ipo_norm'; log π for 'cpo', and log π / length for 'simpo' and 'orpo'.
+   */
   chosenRewards: Float64Array
   /** `[P]` the same for the rejected sequences. */
   rejectedRewards: Float64Array

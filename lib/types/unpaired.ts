@@ -15,7 +15,7 @@ import type {
 } from './tensors.js'
 
 /** The losses of single sequences; formulas and sources are in docs/losses.md. */
-export type UnpairedLossType = 'kto' | 'apo_zero_unpaired' | 'bco'
+export type UnpairedLossType = 'kto' | 'apo_zero_unpaired' | 'bco' | 'regression'
 
 /**
  * What the sum over sequences is divided by: their number in this call ('mean'), nothing ('sum'), or a given number > 0,

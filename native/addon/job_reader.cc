@@ -132,6 +132,9 @@ class FieldList {
     static_assert(int32_t(Divergence::kReverseKl) == 0 && int32_t(Divergence::kForwardKl) == 1);
     static_assert(int32_t(Divergence::kJensenShannon) == 2 && int32_t(Divergence::kAlpha) == 3);
     add("divergences reverse_kl forward_kl js alpha");
+    static_assert(int32_t(SftNormalization::kTokens) == 0 && int32_t(SftNormalization::kSequences) == 1);
+    static_assert(int32_t(SftNormalization::kSum) == 2);
+    add("sft normalizations tokens sequences sum");
     add("most terms " + std::to_string(LossTerms::kMost));
     add("slot bytes " + std::to_string(kSlot));
   }

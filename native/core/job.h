@@ -136,16 +136,27 @@ struct LossTerms {
   FPL_HD const LossTerm* end() const { return list + count; }
 };
 
+// [P] each: constants of single pairs, in the place of those of all pairs; or null. That of the label smoothing is in
+// the place of every term's.
+struct PairConstants {
+  const double* beta = nullptr;
+  const double* labelSmoothing = nullptr;
+  const double* offset = nullptr;
+  const double* targetMargin = nullptr;
+};
+
 // Stage 3, over P pairs.
 struct PreferenceLoss {
   LossTerms terms;
   LossConstants constants{};
+  PairConstants pairConstants;
   int64_t pairCount = 0;
   const int32_t* pairs = nullptr;  // [2 P] (chosen, rejected) sequences when stages 1 and 2 are in the job
   double *chosen = nullptr, *rejected = nullptr;
   double *referenceChosen = nullptr, *referenceRejected = nullptr;
   const double *chosenTokenCounts = nullptr, *rejectedTokenCounts = nullptr;  // or null: not needed by any term
-  double* pairWeights = nullptr;                                              // or null: all 1
+  const double* pairWeights = nullptr;                                        // or null: all 1
+  double* wpoWeights = nullptr;  // other factors, which come from the policy's logWeights; scratch, or null: all 1
   // sft's chosen and gradChosen, where tokens have plain weights; scratch. Or null: sft has the others'.
   double *plainChosen = nullptr, *gradPlain = nullptr;
   double *losses = nullptr, *chosenRewards = nullptr, *rejectedRewards = nullptr;
@@ -159,6 +170,8 @@ struct UnpairedPreferenceLoss {
   UnpairedLossConstants constants{};
   int64_t count = 0;
   const int32_t* desirable = nullptr;  // [S] 1 or 0
+  // [S] each, or null: weights beside those of the two kinds, β in the place of the constant, targets of regression
+  const double *weights = nullptr, *betas = nullptr, *targets = nullptr;
   // [S] those of the forwards, where these are in the job
   const double *logProbs = nullptr, *referenceLogProbs = nullptr;
   double *losses = nullptr, *rewards = nullptr, *gradient = nullptr;  // [S]

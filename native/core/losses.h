@@ -24,9 +24,13 @@ struct Pair {
 
 enum class Divergence : int32_t { kReverseKl = 0, kForwardKl = 1, kJensenShannon = 2, kAlpha = 3 };
 
+// What sft's negative log-likelihoods are a mean of: tokens of the batch, means of sequences, or sums of sequences.
+enum class SftNormalization : int32_t { kTokens = 0, kSequences = 1, kSum = 2 };
+
 struct LossConstants {
-  double beta, labelSmoothing, gamma, rewardShift, discopopTau, alpha;
+  double beta, labelSmoothing, offset, gamma, rewardShift, targetMargin, dpopLambda, discopopTau, alpha, rewardAlpha;
   Divergence divergence;
+  SftNormalization sftNormalization;
   bool average;              // the log-probs are means already
   double pairDivisor;        // what sums over pairs are divided by; 0: by P
   double tokenDivisor;       // what sft's sum over tokens is divided by; 0: by Σ n_w over the batch
@@ -73,6 +77,13 @@ FPL_HD inline Term cappedExp(double x) {
   return {e, e};
 }
 
+// (e^(power x) - 1) / power, which is x where the power is 0.
+FPL_HD inline Term powerOf(double x, double power) {
+  if (fabs(power) < kLeastPower) return {x, 1};
+  const double exponent = power * x;
+  return {expm1(exponent > kExponentCap ? kExponentCap : exponent) / power, cappedExp(exponent).slope};
+}
+
 // An f-divergence's score of a log-ratio (Wang et al. 2023), up to a constant, which a difference is without.
 FPL_HD inline Term score(double x, const LossConstants& k) {
   switch (k.divergence) {
@@ -82,13 +93,9 @@ FPL_HD inline Term score(double x, const LossConstants& k) {
     }
     case Divergence::kJensenShannon:
       return logSigmoid(x);
-    case Divergence::kAlpha: {
-      const double power = k.alpha - 1;
-      if (fabs(power) < kLeastPower) return {x, 1};
-      const double exponent = power * x;
+    case Divergence::kAlpha:
       // e^(power x) / power less its constant 1 / power, so that power → 0 gives x.
-      return {expm1(exponent > kExponentCap ? kExponentCap : exponent) / power, cappedExp(exponent).slope};
-    }
+      return powerOf(x, k.alpha - 1);
     case Divergence::kReverseKl:
       break;
   }
@@ -114,6 +121,13 @@ FPL_HD inline Term scoreMean(double logRatio, double length, const LossConstants
   return {whole.value / divisor, k.average ? whole.slope : whole.slope / divisor};
 }
 
+// AlphaPO's reward of a log-prob, (1 - p^-α) / α with p = e^x (Gupta et al. 2025), which is x where α is 0.
+FPL_HD inline Term alphaReward(Term x, const LossConstants& k) {
+  if (k.rewardAlpha == 0) return x;
+  const Term f = powerOf(x.value, -k.rewardAlpha);
+  return {f.value, chained(f.slope, x.slope)};
+}
+
 // β times a difference of two terms, and its derivatives.
 struct Difference {
   double z, dChosen, dRejected;
@@ -125,9 +139,16 @@ FPL_HD inline Difference scaledDifference(Term chosen, Term rejected, double bet
   return {beta * (chosen.value - rejected.value), beta * chosen.slope, -beta * rejected.slope};
 }
 
-// βΔ, through the f-divergence's scores.
+// The same less the offset of the pair.
+FPL_HD inline Difference offsetDifference(Term chosen, Term rejected, const LossConstants& k) {
+  Difference d = scaledDifference(chosen, rejected, k.beta);
+  d.z -= k.offset;
+  return d;
+}
+
+// βΔ less the offset, through the f-divergence's scores.
 FPL_HD inline Difference scoredDifference(const Pair& p, const LossConstants& k) {
-  return scaledDifference(score(p.chosen(), k), score(p.rejected(), k), k.beta);
+  return offsetDifference(score(p.chosen(), k), score(p.rejected(), k), k);
 }
 
 // -(1 - ε) log σ(z) - ε log σ(-z); a term whose factor is 0 is left out, as 0 · ∞ would be NaN.
@@ -158,7 +179,8 @@ FPL_HD inline LossValue robust(const Pair& p, const LossConstants& k) {
 
 // SLiC, Zhao et al. 2023, on rewards; the derivative at the kink is 0.
 FPL_HD inline LossValue hinge(const Pair& p, const LossConstants& k) {
-  const Difference d = scoredDifference(p, k);
+  const Difference d =
+      offsetDifference(alphaReward(score(p.chosen(), k), k), alphaReward(score(p.rejected(), k), k), k);
   if (d.z != d.z) return d.through({d.z, d.z});
   return d.through(d.z >= 1 ? Term{0, 0} : Term{1 - d.z, -1});
 }
@@ -166,8 +188,8 @@ FPL_HD inline LossValue hinge(const Pair& p, const LossConstants& k) {
 // IPO, Azar et al. 2023: Δ itself is regressed, so β stands in the target alone. As TRL has it: on scores divided by
 // lengths.
 FPL_HD inline LossValue ipo_norm(const Pair& p, const LossConstants& k) {
-  const Term chosen = scoreMean(p.chosen(), p.chosenLength, k);
-  const Term rejected = scoreMean(p.rejected(), p.rejectedLength, k);
+  const Term chosen = alphaReward(scoreMean(p.chosen(), p.chosenLength, k), k);
+  const Term rejected = alphaReward(scoreMean(p.rejected(), p.rejectedLength, k), k);
   const Difference d = scaledDifference(chosen, rejected, 1);
   const double gap = d.z - 1 / (2 * k.beta);
   return d.through({gap * gap, 2 * gap});
@@ -176,7 +198,8 @@ FPL_HD inline LossValue ipo_norm(const Pair& p, const LossConstants& k) {
 // IPO of what it is given: of sums as in the paper, and of means as above.
 FPL_HD inline LossValue ipo(const Pair& p, const LossConstants& k) {
   if (k.average) return ipo_norm(p, k);
-  const Difference d = scaledDifference(score(p.chosen(), k), score(p.rejected(), k), 1);
+  const Difference d =
+      scaledDifference(alphaReward(score(p.chosen(), k), k), alphaReward(score(p.rejected(), k), k), 1);
   const double gap = d.z - 1 / (2 * k.beta);
   return d.through({gap * gap, 2 * gap});
 }
@@ -239,7 +262,7 @@ FPL_HD inline LossValue apo_down(const Pair& p, const LossConstants& k) {
 // AOT, Melnyk et al. 2024. The stage that drives the losses matches sequences by rank across the batch and hands over
 // the matched pair; what is left is DPO's loss of their difference.
 FPL_HD inline LossValue aot(const Pair& p, const LossConstants& k) {
-  const Difference d = scaledDifference({p.chosen(), 1}, {p.rejected(), 1}, k.beta);
+  const Difference d = offsetDifference({p.chosen(), 1}, {p.rejected(), 1}, k);
   return d.through(smoothed(d.z, k.labelSmoothing));
 }
 
@@ -263,21 +286,64 @@ FPL_HD inline LossValue discopop(const Pair& p, const LossConstants& k) {
 FPL_HD inline LossValue sigmoid_norm(const Pair& p, const LossConstants& k) {
   const Term chosen = scoreMean(p.chosen(), p.chosenLength, k);
   const Term rejected = scoreMean(p.rejected(), p.rejectedLength, k);
-  const Difference d = scaledDifference(chosen, rejected, k.beta);
+  const Difference d = offsetDifference(chosen, rejected, k);
   const Term f = logSigmoid(d.z);
   return d.through({-f.value, -f.slope});
 }
 
+// DPO-positive, Pal et al. 2024: -log σ(β(Δ - λ·max(0, -c))), whose penalty on a chosen sequence that is less likely
+// than under the reference is inside σ. At c = 0 the derivative is that without the penalty.
+FPL_HD inline LossValue dpop(const Pair& p, const LossConstants& k) {
+  const double times = p.chosen() < 0 ? 1 + k.dpopLambda : 1;
+  const Difference d = offsetDifference({times * p.chosen(), times}, {p.rejected(), 1}, k);
+  const Term f = logSigmoid(d.z);
+  return d.through({-f.value, -f.slope});
+}
+
+// Reward-aware preference optimization, Sun et al. 2025: the margin βΔ against a = targetMargin, that of the true
+// rewards. Their squared distance:
+FPL_HD inline LossValue rpo_sq(const Pair& p, const LossConstants& k) {
+  const Difference d = scaledDifference({p.chosen(), 1}, {p.rejected(), 1}, k.beta);
+  const double gap = d.z - k.targetMargin;
+  return d.through({gap * gap, 2 * gap});
+}
+
+// σ(x) - σ(y), to the last digits where x and y are near.
+FPL_HD inline double sigmoidDifference(double x, double y) {
+  return x > y ? -fpl::sigmoid(x) * fpl::sigmoid(-y) * expm1(y - x) : fpl::sigmoid(-x) * fpl::sigmoid(y) * expm1(x - y);
+}
+
+// The Kullback-Leibler divergence from (σ(a), σ(-a)) to (σ(z), σ(-z)):
+FPL_HD inline LossValue rpo_bwd_kl(const Pair& p, const LossConstants& k) {
+  const Difference d = scaledDifference({p.chosen(), 1}, {p.rejected(), 1}, k.beta);
+  const Term up = logSigmoid(k.targetMargin), down = logSigmoid(-k.targetMargin);
+  const double probability = down.slope, complement = up.slope;  // σ(a), σ(-a)
+  const double value =
+      weighed(probability, up.value - logSigmoid(d.z).value) + weighed(complement, down.value - logSigmoid(-d.z).value);
+  return d.through({value, sigmoidDifference(d.z, k.targetMargin)});
+}
+
+// and the other way round:
+FPL_HD inline LossValue rpo_fwd_kl(const Pair& p, const LossConstants& k) {
+  const Difference d = scaledDifference({p.chosen(), 1}, {p.rejected(), 1}, k.beta);
+  const Term yes = logSigmoid(d.z), no = logSigmoid(-d.z);
+  const double probability = no.slope, complement = yes.slope;  // σ(z), σ(-z)
+  const double value = weighed(probability, yes.value - logSigmoid(k.targetMargin).value) +
+                       weighed(complement, no.value - logSigmoid(-k.targetMargin).value);
+  const double slope = weighed(probability, weighed(complement, d.z - k.targetMargin));
+  return d.through({value, slope});
+}
+
 // SimPO, Meng et al. 2024.
 FPL_HD inline LossValue simpo(const Pair& p, const LossConstants& k) {
-  Difference d = scaledDifference(lengthMean(p.policyChosen, p.chosenLength, k),
-                                  lengthMean(p.policyRejected, p.rejectedLength, k), k.beta);
-  return d.through(smoothed(d.z - k.gamma, k.labelSmoothing));
+  const Difference d = scaledDifference(alphaReward(lengthMean(p.policyChosen, p.chosenLength, k), k),
+                                        alphaReward(lengthMean(p.policyRejected, p.rejectedLength, k), k), k.beta);
+  return d.through(smoothed(d.z - k.gamma - k.offset, k.labelSmoothing));
 }
 
 // CPO, Xu et al. 2024, without its likelihood term (add 'sft' for that).
 FPL_HD inline LossValue cpo(const Pair& p, const LossConstants& k) {
-  const Difference d = scaledDifference({p.policyChosen, 1}, {p.policyRejected, 1}, k.beta);
+  const Difference d = offsetDifference(alphaReward({p.policyChosen, 1}, k), alphaReward({p.policyRejected, 1}, k), k);
   return d.through(smoothed(d.z, k.labelSmoothing));
 }
 
@@ -307,10 +373,15 @@ FPL_HD inline LossValue orpo(const Pair& p, const LossConstants& k) {
   return {-k.beta * logSigmoid(logOdds).value, dChosen * chosen.slope, dRejected * rejected.slope};
 }
 
-// Negative log-likelihood of the chosen sequences, a sum over all tokens of the batch divided as tokens are; scaled so
-// that the sum over pairs divided as pairs are is that.
+// Negative log-likelihood of the chosen sequences: of each sequence's mean over tokens, or its sum, or else a sum over
+// all tokens of the batch divided as tokens are, scaled so that the sum over pairs divided as pairs are is that.
 FPL_HD inline LossValue sft(const Pair& p, const LossConstants& k) {
-  const double scale = k.tokenDivisor == 0 ? 0 : k.pairDivisor / k.tokenDivisor;
+  if (k.sftNormalization == SftNormalization::kSequences) {
+    const Term mean = lengthMean(p.policyChosen, p.chosenLength, k);
+    return {-mean.value, -mean.slope, 0};
+  }
+  const bool ofTokens = k.sftNormalization == SftNormalization::kTokens;
+  const double scale = !ofTokens ? 1 : k.tokenDivisor == 0 ? 0 : k.pairDivisor / k.tokenDivisor;
   const double slope = -scale * (k.average ? p.chosenLength : 1);
   return {chained(p.policyChosen, slope), slope, 0};
 }
@@ -335,6 +406,10 @@ FPL_HD inline LossValue sft(const Pair& p, const LossConstants& k) {
   X(aot_unpaired)     \
   X(discopop)         \
   X(sigmoid_norm)     \
+  X(dpop)             \
+  X(rpo_sq)           \
+  X(rpo_bwd_kl)       \
+  X(rpo_fwd_kl)       \
   X(simpo)            \
   X(cpo)              \
   X(orpo)             \
@@ -364,17 +439,42 @@ FPL_HD inline LossValue evaluate(LossType type, const Pair& pair, const LossCons
   return {NAN, NAN, NAN};
 }
 
-// β(π - ρ), what is reported as reward; simpo's is on length means of the policy alone.
+// What is reported as rewards: β times the quantities that the loss compares, so that the loss is below that of the
+// exchanged pair exactly where the chosen reward is above the rejected one. Scores that are divided by no length have
+// the order of their log-ratios, which are reported in their place.
 struct Rewards {
   double chosen, rejected;
 };
 
 FPL_HD inline Rewards rewards(LossType type, const Pair& p, const LossConstants& k) {
-  if (type == LossType::simpo) {
-    return {k.beta * lengthMean(p.policyChosen, p.chosenLength, k).value,
-            k.beta * lengthMean(p.policyRejected, p.rejectedLength, k).value};
+  const auto ofTerms = [&](Term chosen, Term rejected) {
+    return Rewards{k.beta * chosen.value, k.beta * rejected.value};
+  };
+  const auto ofRewards = [&](Term chosen, Term rejected) {
+    return ofTerms(alphaReward(chosen, k), alphaReward(rejected, k));
+  };
+  const Term chosen{p.chosen(), 1}, rejected{p.rejected(), 1};
+  switch (type) {
+    case LossType::sigmoid_norm:
+      return ofTerms(scoreMean(p.chosen(), p.chosenLength, k), scoreMean(p.rejected(), p.rejectedLength, k));
+    case LossType::ipo:
+      if (!k.average) return ofRewards(chosen, rejected);
+      return ofRewards(scoreMean(p.chosen(), p.chosenLength, k), scoreMean(p.rejected(), p.rejectedLength, k));
+    case LossType::ipo_norm:
+      return ofRewards(scoreMean(p.chosen(), p.chosenLength, k), scoreMean(p.rejected(), p.rejectedLength, k));
+    case LossType::hinge:
+      return ofRewards(chosen, rejected);
+    case LossType::simpo:
+      return ofRewards(lengthMean(p.policyChosen, p.chosenLength, k),
+                       lengthMean(p.policyRejected, p.rejectedLength, k));
+    case LossType::cpo:
+      return ofRewards({p.policyChosen, 1}, {p.policyRejected, 1});
+    case LossType::orpo:
+      return ofTerms(loss::oddsMean(p.policyChosen, p.chosenLength, k),
+                     loss::oddsMean(p.policyRejected, p.rejectedLength, k));
+    default:
+      return ofTerms(chosen, rejected);
   }
-  return {k.beta * p.chosen(), k.beta * p.rejected()};
 }
 
 }  // namespace fpl

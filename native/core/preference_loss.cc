@@ -35,8 +35,6 @@ bool ranksBatch(LossType type) { return type == LossType::aot || type == LossTyp
 // Adds one term of the loss, pair by pair.
 void addTerm(PreferenceLoss& s, const LossTerm& term, int64_t begin, int64_t end) {
   if (term.weight == 0) return;
-  LossConstants constants = s.constants;
-  constants.labelSmoothing = term.labelSmoothing;
   std::vector<int64_t> match;
   if (term.type == LossType::aot) {
     match = matchByRank(
@@ -52,8 +50,9 @@ void addTerm(PreferenceLoss& s, const LossTerm& term, int64_t begin, int64_t end
   double* const gradChosen = plain ? s.gradPlain : s.gradChosen;
 
   for (int64_t i = begin; i < end; ++i) {
-    const double weight = term.weight * (s.pairWeights ? s.pairWeights[i] : 1);
+    const double weight = weightAt(s, term, i);
     if (weight == 0) continue;
+    const LossConstants constants = constantsAt(s, term, s.constants, i);
     Pair pair = pairAt(s, i);
     if (plain) pair.policyChosen = s.plainChosen[i];
     int64_t rejected = i;  // this pair's loss depends on the rejected sequence of that pair
@@ -94,7 +93,8 @@ void beginPreferenceLoss(PreferenceLoss& s) {
 void preferenceLoss(PreferenceLoss& s, int64_t begin, int64_t end) {
   for (const LossTerm& term : s.terms) addTerm(s, term, begin, end);
   for (int64_t i = begin; i < end; ++i) {
-    const Rewards reward = rewards(s.terms.list[0].type, pairAt(s, i), s.constants);
+    const LossTerm& first = s.terms.list[0];
+    const Rewards reward = rewards(first.type, pairAt(s, i), constantsAt(s, first, s.constants, i));
     s.chosenRewards[i] = reward.chosen;
     s.rejectedRewards[i] = reward.rejected;
     s.gradChosen[i] *= s.constants.gradientScale;

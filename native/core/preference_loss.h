@@ -15,6 +15,26 @@ FPL_HD inline Pair pairAt(const PreferenceLoss& s, int64_t i) {
           s.rejectedTokenCounts ? s.rejectedTokenCounts[i] : NAN};
 }
 
+// The constants of pair i in the sum's term, given those of all pairs.
+FPL_HD inline LossConstants constantsAt(const PreferenceLoss& s, const LossTerm& term, const LossConstants& all,
+                                        int64_t i) {
+  const PairConstants& own = s.pairConstants;
+  LossConstants k = all;
+  k.labelSmoothing = own.labelSmoothing ? own.labelSmoothing[i] : term.labelSmoothing;
+  if (own.beta) k.beta = own.beta[i];
+  if (own.offset) k.offset = own.offset[i];
+  if (own.targetMargin) k.targetMargin = own.targetMargin[i];
+  return k;
+}
+
+// The factor of pair i's loss in the sum's term.
+FPL_HD inline double weightAt(const PreferenceLoss& s, const LossTerm& term, int64_t i) {
+  double weight = term.weight;
+  if (s.pairWeights) weight *= s.pairWeights[i];
+  if (s.wpoWeights) weight *= s.wpoWeights[i];
+  return weight;
+}
+
 // Whether each pair's loss depends on that pair alone, so that pairs may be done a few at a time.
 bool pairsAreIndependent(const PreferenceLoss& stage);
 

@@ -1,7 +1,8 @@
 // The losses of single sequences, each of which is desirable or is not: one entry a loss, its formula and its
 // derivative side by side, float64, for the CPU and for CUDA.
 //
-// Letters: x = log π - log ρ of the sequence; y = 1 where it is desirable, -1 where not. Names are TRL's.
+// Letters: x = log π - log ρ of the sequence; y = 1 where it is desirable, -1 where not. Names are TRL's where TRL has
+// the loss.
 #pragma once
 
 #include "losses.h"
@@ -12,6 +13,7 @@ struct UnpairedLossConstants {
   double beta, desirableWeight, undesirableWeight;
   double kl;                 // κ of kto
   double rewardShift;        // δ of bco
+  double target;             // of regression
   double divisor;            // what the sum over sequences is divided by
   double gradientScale = 1;  // factor of the derivatives
 };
@@ -43,13 +45,21 @@ FPL_HD inline Term bco(double x, double y, const UnpairedLossConstants& k) {
   return {-f.value, -y * k.beta * f.slope};
 }
 
+// The reward is regressed to a target, whether the sequence is desirable or not: SPPO, Wu et al. 2024, and A*-PO,
+// Brantley et al. 2025.
+FPL_HD inline Term regression(double x, double, const UnpairedLossConstants& k) {
+  const double gap = k.beta * x - k.target;
+  return {gap * gap, 2 * k.beta * gap};
+}
+
 }  // namespace unpaired_loss
 
 // Every loss once: this list makes the enumeration, the names and the dispatch.
 #define FPL_UNPAIRED_LOSSES(X) \
   X(kto)                       \
   X(apo_zero_unpaired)         \
-  X(bco)
+  X(bco)                       \
+  X(regression)
 
 enum class UnpairedLossType : int32_t {
 #define FPL_ENTRY(name) name,

@@ -9,11 +9,15 @@ namespace fpl {
 FPL_HD inline void unpairedPreferenceLossAt(const UnpairedPreferenceLoss& s, int64_t i) {
   const bool desirable = s.desirable[i] != 0;
   const double logRatio = s.logProbs[i] - s.referenceLogProbs[i];
-  const double weight = desirable ? s.constants.desirableWeight : s.constants.undesirableWeight;
-  const Term loss = evaluate(s.type, logRatio, desirable, s.constants);
+  UnpairedLossConstants constants = s.constants;
+  if (s.betas) constants.beta = s.betas[i];
+  if (s.targets) constants.target = s.targets[i];
+  double weight = desirable ? constants.desirableWeight : constants.undesirableWeight;
+  if (s.weights) weight *= s.weights[i];
+  const Term loss = evaluate(s.type, logRatio, desirable, constants);
   s.losses[i] = weighed(weight, loss.value);
-  s.gradient[i] = weighed(weight, loss.slope) / s.constants.divisor * s.constants.gradientScale;
-  s.rewards[i] = s.constants.beta * logRatio;
+  s.gradient[i] = weighed(weight, loss.slope) / constants.divisor * constants.gradientScale;
+  s.rewards[i] = constants.beta * logRatio;
 }
 
 // For all sequences, at once or in runs begin .. end, ...

@@ -59,7 +59,7 @@ void checkLoss(const Job& job) {
   FPL_ASSERT(loss.losses && loss.chosenRewards && loss.rejectedRewards && loss.gradChosen && loss.gradRejected);
   FPL_ASSERT(loss.summary && (!loss.chosenTokenCounts == !loss.rejectedTokenCounts));
   if (!job.hasPolicy) return;
-  FPL_ASSERT(loss.pairs && (!job.policy.logWeights || loss.pairWeights));
+  FPL_ASSERT(loss.pairs);
   for (int64_t i = 0; i < 2 * loss.pairCount; ++i) {
     FPL_ASSERT(loss.pairs[i] >= 0 && loss.pairs[i] < job.tokens.sequences);
   }
@@ -70,6 +70,7 @@ void checkUnpairedLoss(const Job& job) {
   FPL_ASSERT(!job.hasLoss && loss.count > 0 && (!job.hasPolicy || loss.count == job.tokens.sequences));
   FPL_ASSERT(int32_t(loss.type) >= 0 && int32_t(loss.type) < kUnpairedLossCount && loss.constants.divisor > 0);
   FPL_ASSERT(loss.desirable && loss.logProbs && loss.referenceLogProbs);
+  FPL_ASSERT(loss.type != UnpairedLossType::regression || loss.targets);
   FPL_ASSERT(loss.losses && loss.rewards && loss.gradient && loss.summary);
   FPL_ASSERT(!job.hasPolicy || loss.logProbs == job.policy.logProbs);
   FPL_ASSERT(!job.hasReference || loss.referenceLogProbs == job.reference.logProbs);

@@ -4,7 +4,7 @@
 // Four vectors in step, of which the row has only the first `count` logits: by way of a buffer. `valuesOf` makes values
 // of logits, in place.
 template <bool kStream, typename T, typename U, typename Values>
-inline void gradientOfFour(const T* row, U* out, const Values& valuesOf) {
+FPL_IN_LOOPS void gradientOfFour(const T* row, U* out, const Values& valuesOf) {
   F32 x[4];
   if constexpr (std::is_same_v<T, U>) {
     loadFour(row, x);

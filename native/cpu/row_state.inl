@@ -332,35 +332,41 @@ double sumOfLogits(const void* rowData, int64_t begin, int64_t end) {
   return sums.total();
 }
 
-// Σ of weights[i] · row[i] in float64, in which such a product is exact. Where the sum is no number, logits of weight 0
-// are left out, as they take no part, whatever they are.
+// Adds the products of kLanes logits and their weights, which float64 holds exactly.
+template <typename T>
+inline void addWeighted(const T* logits, const float* weights, LaneSums<float>& sums) {
+  forEachVector([&](auto v) {
+    float values[kWidth];
+    store(values, load(logits + v * kWidth));
+    sums.addProducts(v, values, weights + v * kWidth);
+  });
+}
+
+// Where a sum of products is no number: logits of weight 0 take no part, whatever they are.
+template <typename T>
+FPL_SELDOM double sumOfCounted(const T* row, const float* weights, int64_t begin, int64_t end) {
+  double sum = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    if (weights[i] != 0) sum += double(weights[i]) * double(toFloat(row[i]));
+  }
+  return sum;
+}
+
+// Σ of weights[i] · row[i] in float64.
 template <typename T>
 double weightedSumOfLogits(const void* rowData, const float* weights, int64_t begin, int64_t end) {
   FPL_ASSERT(begin >= 0 && begin % kTile == 0 && begin < end);
   const T* row = static_cast<const T*>(rowData);
   LaneSums<float> sums;
-  for (int64_t i = begin; i < end; i += kLanes) {
-    const int64_t count = end - i < kLanes ? end - i : kLanes;
-    T few[kLanes] = {};
-    float logits[kLanes], fewWeights[kLanes] = {};
-    const T* lanes = row + i;
-    const float* laneWeights = weights + i;
-    if (count < kLanes) {
-      memcpy(few, lanes, count * sizeof(T));
-      memcpy(fewWeights, laneWeights, count * sizeof(float));
-      lanes = few;
-      laneWeights = fewWeights;
-    }
-    for (int64_t v = 0; v < kVectors; ++v) {
-      store(logits + v * kWidth, load(lanes + v * kWidth));
-      sums.addProducts(v, logits + v * kWidth, laneWeights + v * kWidth);
-    }
+  int64_t i = begin;
+  for (; i + kLanes <= end; i += kLanes) addWeighted(row + i, weights + i, sums);
+  if (i < end) {
+    T last[kLanes] = {};
+    float lastWeights[kLanes] = {};
+    memcpy(last, row + i, (end - i) * sizeof(T));
+    memcpy(lastWeights, weights + i, (end - i) * sizeof(float));
+    addWeighted(last, lastWeights, sums);
   }
   const double total = sums.total();
-  if (!std::isnan(total)) return total;
-  double counted = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    if (weights[i] != 0) counted += double(weights[i]) * double(toFloat(row[i]));
-  }
-  return counted;
+  return std::isnan(total) ? sumOfCounted(row, weights, begin, end) : total;
 }

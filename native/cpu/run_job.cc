@@ -86,6 +86,16 @@ struct PlainScratch {
   }
 };
 
+// Factors of pairs that the policy gives.
+struct WpoScratch {
+  std::vector<double> weights;
+
+  void giveTo(Job& job) {
+    weights.resize(job.loss.pairCount);
+    job.loss.wpoWeights = weights.data();
+  }
+};
+
 // What stages 1 and 4 of a token loss pass on to each other.
 struct TokenLossScratch {
   std::vector<double> slopes;
@@ -125,7 +135,7 @@ void gather(const Job& job, PreferenceLoss& loss, int64_t begin, int64_t end) {
       loss.referenceRejected[i] = job.reference.logProbs[rejected];
     }
     if (job.policy.logWeights) {
-      loss.pairWeights[i] = exp(job.policy.logWeights[chosen] + job.policy.logWeights[rejected]);
+      loss.wpoWeights[i] = exp(job.policy.logWeights[chosen] + job.policy.logWeights[rejected]);
     }
   }
 }
@@ -198,6 +208,8 @@ bool runJob(Job& job, ThreadPool& pool) {
   checkJob(job);
   PlainScratch plainScratch;
   if (job.hasPolicy && job.hasLoss && job.tokens.plainWeights) plainScratch.giveTo(job);
+  WpoScratch wpoScratch;
+  if (job.hasLoss && job.policy.logWeights) wpoScratch.giveTo(job);
   if (job.hasLoss) beginPreferenceLoss(job.loss);
   const bool hasGradient = job.hasGradient || job.hasHeadGradient;
   TokenLossScratch tokenLossScratch;

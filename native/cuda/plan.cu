@@ -114,6 +114,14 @@ void Plan::place(Layout& layout) {
     on_.tokens.offsets = layout.input(tokens.offsets, sequences + 1);
   }
   PreferenceLoss& l = on_.loss;
+  if (job_.hasLoss) {
+    const PairConstants& from = loss.pairConstants;
+    l.pairWeights = layout.input(loss.pairWeights, pairs);
+    l.pairConstants.beta = layout.input(from.beta, pairs);
+    l.pairConstants.labelSmoothing = layout.input(from.labelSmoothing, pairs);
+    l.pairConstants.offset = layout.input(from.offset, pairs);
+    l.pairConstants.targetMargin = layout.input(from.targetMargin, pairs);
+  }
   if (gathers) {
     l.pairs = layout.input(loss.pairs, 2 * pairs);
     index_.starts = layout.input(starts_.data(), sequences + 1);
@@ -129,11 +137,13 @@ void Plan::place(Layout& layout) {
     l.referenceRejected = layout.input(loss.referenceRejected, pairs);
     l.chosenTokenCounts = layout.input(loss.chosenTokenCounts, pairs);
     l.rejectedTokenCounts = layout.input(loss.rejectedTokenCounts, pairs);
-    l.pairWeights = layout.input(loss.pairWeights, pairs);
   }
   if (job_.hasUnpairedLoss) {
     const UnpairedPreferenceLoss& from = job_.unpairedLoss;
     on_.unpairedLoss.desirable = layout.input(from.desirable, from.count);
+    on_.unpairedLoss.weights = layout.input(from.weights, from.count);
+    on_.unpairedLoss.betas = layout.input(from.betas, from.count);
+    on_.unpairedLoss.targets = layout.input(from.targets, from.count);
     if (!job_.hasPolicy) on_.unpairedLoss.logProbs = layout.input(from.logProbs, from.count);
     if (!job_.hasReference) on_.unpairedLoss.referenceLogProbs = layout.input(from.referenceLogProbs, from.count);
   }
@@ -155,7 +165,6 @@ void Plan::place(Layout& layout) {
     if (gathers) {
       l.chosen = layout.result(loss.chosen, pairs);
       l.rejected = layout.result(loss.rejected, pairs);
-      l.pairWeights = layout.result(loss.pairWeights, pairs);
       if (job_.hasReference) {
         l.referenceChosen = layout.result(loss.referenceChosen, pairs);
         l.referenceRejected = layout.result(loss.referenceRejected, pairs);
@@ -185,6 +194,7 @@ void Plan::place(Layout& layout) {
   if (gathers) {
     l.chosenTokenCounts = layout.scratch<double>(pairs);
     l.rejectedTokenCounts = layout.scratch<double>(pairs);
+    if (job_.policy.logWeights) l.wpoWeights = layout.scratch<double>(pairs);
     if (tokens.plainWeights) {
       on_.policy.plainLogProbs = layout.scratch<double>(sequences);
       on_.gradient.plainCoefficients = layout.scratch<double>(sequences);

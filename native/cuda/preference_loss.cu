@@ -69,8 +69,6 @@ FPL_DEVICE void matchByRank(int64_t count, const Left& left, const Right& right,
 // Adds one loss of the sum. Each thread writes its own pairs, so the terms need no barrier between them.
 FPL_DEVICE void addTerm(const PreferenceLoss& s, const LossTerm& term, const LossConstants& batch, int32_t* ranks) {
   if (term.weight == 0) return;
-  LossConstants constants = batch;
-  constants.labelSmoothing = term.labelSmoothing;
   int32_t *match = ranks, *inverse = ranks + s.pairCount, *order = ranks + 2 * s.pairCount;
   if (term.type == LossType::aot) {
     matchByRank(
@@ -84,8 +82,9 @@ FPL_DEVICE void addTerm(const PreferenceLoss& s, const LossTerm& term, const Los
   const bool plain = term.type == LossType::sft && s.plainChosen;
   double* const gradChosen = plain ? s.gradPlain : s.gradChosen;
   const auto valueOf = [&](int64_t i) {
-    const double weight = term.weight * (s.pairWeights ? s.pairWeights[i] : 1);
+    const double weight = weightAt(s, term, i);
     if (weight == 0) return LossValue{0, 0, 0};
+    const LossConstants constants = constantsAt(s, term, batch, i);
     Pair pair = pairAt(s, i);
     if (plain) pair.policyChosen = s.plainChosen[i];
     if (term.type == LossType::aot) {
@@ -134,7 +133,7 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
       }
       chosenTokenCounts[i] = a.counts[chosen];
       rejectedTokenCounts[i] = a.counts[rejected];
-      if (a.logWeights) s.pairWeights[i] = exp(a.logWeights[chosen] + a.logWeights[rejected]);
+      if (a.logWeights) s.wpoWeights[i] = exp(a.logWeights[chosen] + a.logWeights[rejected]);
     }
     s.losses[i] = s.gradChosen[i] = s.gradRejected[i] = 0;
     if (s.gradPlain) s.gradPlain[i] = 0;
@@ -151,7 +150,8 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
 
   double loss = 0, margin = 0, correct = 0;
   for (int64_t i = threadIndex(); i < s.pairCount; i += kThreads) {
-    const Rewards reward = rewards(s.terms.list[0].type, pairAt(s, i), constants);
+    const LossTerm& first = s.terms.list[0];
+    const Rewards reward = rewards(first.type, pairAt(s, i), constantsAt(s, first, constants, i));
     s.chosenRewards[i] = reward.chosen;
     s.rejectedRewards[i] = reward.rejected;
     loss += s.losses[i];

@@ -142,7 +142,7 @@ function declaredMember(node) {
     optional: node.questionToken !== undefined,
     type: ts.isMethodSignature(node)
       ? resultOf(node)
-      : passed(written(/** @type {ts.PropertySignature} */ (node).type)),
+      : passed(written(/** @type {ts.TypeNode} */ (/** @type {ts.PropertySignature} */ (node).type))),
     doc: docOf(node),
     node,
   }

@@ -15,23 +15,39 @@ const { chosenTokenCounts: _, rejectedTokenCounts: __, ...WITHOUT_COUNTS } = PAI
 const { referenceChosen: ___, referenceRejected: ____, ...WITHOUT_REFERENCE } = PAIRS
 
 /** Constants that not every loss takes, with values other than their defaults. */
-const CONSTANTS = { labelSmoothing: 0.25, gamma: 1, rewardShift: 0.1, discopopTau: 0.1 }
+const CONSTANTS = {
+  labelSmoothing: 0.25,
+  offset: 1,
+  gamma: 1,
+  rewardShift: 0.1,
+  dpopLambda: 1,
+  discopopTau: 0.1,
+  rewardAlpha: 0.5,
+  sftNormalization: 'sum',
+}
+/** What some losses need. */
+const TARGET = { targetMargin: 1 }
 
 /** @param {{ type: import('typescript').UnionType }} lossType */
 export function lossTable({ type }) {
   const types = /** @type {import('typescript').StringLiteralType[]} */ (type.types)
   const names = /** @type {import('fused-preference-loss').LossType[]} */ (types.map(({ value }) => value))
   const rows = names.map((lossType) => {
-    const taken = Object.entries(CONSTANTS).filter(([name, value]) => runs(PAIRS, { lossType, [name]: value }))
+    const aims = runs(PAIRS, { lossType, ...TARGET })
+    const needed = aims ? { lossType, ...TARGET } : { lossType }
+    const taken = Object.entries(CONSTANTS).filter(([name, value]) =>
+      runs(PAIRS, { ...needed, referenceFree: name === 'rewardAlpha', [name]: value }),
+    )
     const takes = taken.map(([name]) => name)
-    if (runs(PAIRS, { lossType, fDivergence: 'js' })) takes.push('fDivergence')
-    if (runs(PAIRS, { lossType, normalizer: 'sum' })) takes.push('normalizer')
+    if (runs(PAIRS, { ...needed, fDivergence: 'js' })) takes.push('fDivergence')
+    if (runs(PAIRS, { ...needed, normalizer: 'sum' })) takes.push('normalizer')
     const needs = []
-    if (!runs(WITHOUT_REFERENCE, { lossType })) needs.push('reference')
-    if (!runs(WITHOUT_COUNTS, { lossType })) needs.push('token counts')
+    if (!runs(WITHOUT_REFERENCE, needed)) needs.push('reference')
+    if (!runs(WITHOUT_COUNTS, needed)) needs.push('token counts')
+    if (aims) needs.push('`targetMargin`')
     return `| [\`${lossType}\`](losses.md#formulas) | ${needs.join(', ')} | ${takes.map((name) => `\`${name}\``).join(', ')} |`
   })
-  return ['| `lossType` | needs | takes, besides `beta` |', '| --- | --- | --- |', ...rows]
+  return ['| `lossType` | needs | takes, besides `beta` and `pairWeights` |', '| --- | --- | --- |', ...rows]
     .join('\n')
     .replaceAll('|  |', '| |')
 }

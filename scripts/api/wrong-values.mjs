@@ -30,8 +30,7 @@ const linearUnpaired = (/** @type {object} */ options) => {
 }
 const tokens = (/** @type {object} */ options) => main.crossEntropySync(logits(), labels, options)
 const linearTokens = (/** @type {object} */ options) => main.linearCrossEntropySync(hidden(), weight, labels, options)
-const steps = (/** @type {object} */ options) =>
-  stepMetrics(fused({ outputs: ['tokenArgmax'] }), { step: 0, ...options })
+const steps = (/** @type {object} */ options) => stepMetrics(fused({}), { labels }, { step: 0, ...options })
 const batches = (/** @type {object} */ options) => {
   const records = [{ prompt: 'a', chosen: 'b', rejected: 'c' }]
   return preferenceBatches(records, { tokenizer: (text) => Buffer.from(text), batchSize: 1, ...options }).next()
@@ -70,12 +69,18 @@ const WRONG = {
       lossType: 'dpo',
       beta: 0,
       labelSmoothing: 2,
+      offset: [0, 0],
+      pairWeights: [-1],
       gamma: 1,
       rewardShift: 1,
+      targetMargin: 1,
+      dpopLambda: -1,
       discopopTau: 0,
       referenceFree: 'yes',
       fDivergence: 'kl',
       alpha: 1,
+      rewardAlpha: 0.25,
+      sftNormalization: 'pairs',
       averageLogProb: 1,
       normalizer: 0,
       gradientScale: Number.NaN,
@@ -89,6 +94,8 @@ const WRONG = {
       beta: 0,
       desirableWeight: -1,
       undesirableWeight: -1,
+      sequenceWeights: [1, -1],
+      targets: [1, 2],
       klLogProbs: [Number.NaN],
       referenceKlLogProbs: [-6],
       kl: Number.NaN,
@@ -152,12 +159,7 @@ const WRONG = {
       step: -1,
       ms: -1,
       bytes: -1,
-      batch: {},
       tokensBefore: 0,
-      labels: [1],
-      pairs: [1, 0],
-      sequenceOffsets: [0, 8],
-      shift: false,
     },
   ],
 }

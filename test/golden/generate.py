@@ -245,6 +245,13 @@ LOSS_TYPES = (
     'discopop sigmoid_norm simpo cpo orpo sft ipo_norm'
 ).split()
 
+# Added later, and so drawn later.
+AIMED = ['rpo_sq', 'rpo_bwd_kl', 'rpo_fwd_kl']
+LATER_LOSS_TYPES = ['dpop', *AIMED]
+SMOOTHED = ['sigmoid', 'robust', 'exo_pair', 'aot', 'aot_unpaired', 'simpo', 'cpo']
+WITH_OFFSET = [*SMOOTHED, 'hinge', 'discopop', 'sigmoid_norm', 'dpop']
+WITH_REWARD_ALPHA = ['hinge', 'ipo', 'ipo_norm', 'simpo', 'cpo']
+
 ls = F.logsigmoid
 
 
@@ -281,7 +288,24 @@ def divisors(loss_type, options):
         return 1, 1
     if isinstance(normalizer, dict):
         return normalizer.get('pairs'), normalizer.get('tokens')
-    return (None, normalizer) if loss_type == 'sft' else (normalizer, None)
+    of_tokens = loss_type == 'sft' and options.get('sftNormalization', 'tokens') == 'tokens'
+    return (None, normalizer) if of_tokens else (normalizer, None)
+
+
+def per_pair(value):
+    """A number for all pairs, or a tensor of one for each."""
+    return torch.tensor(value, dtype=torch.float64) if isinstance(value, list) else value
+
+
+def powered(x, options):
+    """AlphaPO's reward of a log-prob, (1 - p^-α) / α."""
+    alpha = options.get('rewardAlpha', 0)
+    return x if alpha == 0 else (1 - torch.exp(x) ** -alpha) / alpha
+
+
+def entropy_term(log_p, log_q):
+    """p log(p / q)"""
+    return log_p.exp() * (log_p - log_q)
 
 
 def score(x, options):
@@ -298,14 +322,17 @@ def score(x, options):
 
 def one_loss(loss_type, policy, reference, lengths, options):
     """[P] losses. policy and reference are (chosen, rejected) log-probs, lengths their numbers of active tokens."""
-    beta = options.get('beta', 0.1)
-    epsilon = options.get('labelSmoothing', 1e-3 if loss_type == 'exo_pair' else 0)
+    beta = per_pair(options.get('beta', 0.1))
+    epsilon = per_pair(options.get('labelSmoothing', 1e-3 if loss_type == 'exo_pair' else 0))
+    offset = per_pair(options.get('offset', 0))
     average = options.get('averageLogProb', False)
     (pi_w, pi_l), (rho_w, rho_l) = policy, reference
     c, r = pi_w - rho_w, pi_l - rho_l
     n_w, n_l = (1, 1) if average or lengths is None else lengths
     whole = [n.clamp(min=1) for n in lengths] if lengths is not None else (1, 1)
-    z = beta * (score(c, options) - score(r, options))
+    z = beta * (score(c, options) - score(r, options)) - offset
+    if options.get('rewardAlpha', 0) != 0:
+        z = beta * (powered(pi_w, options) - powered(pi_l, options)) - offset
 
     if loss_type == 'sigmoid':
         return smoothed(z, epsilon)
@@ -315,6 +342,9 @@ def one_loss(loss_type, policy, reference, lengths, options):
     if loss_type == 'hinge':
         away_from(z, 1)
         return torch.relu(1 - z)
+    if loss_type in ('ipo', 'ipo_norm') and options.get('rewardAlpha', 0) != 0:
+        n_w, n_l = whole if loss_type == 'ipo_norm' and not average else (1, 1)
+        return (powered(pi_w / n_w, options) - powered(pi_l / n_l, options) - 1 / (2 * beta)) ** 2
     if loss_type == 'ipo_norm' or (loss_type == 'ipo' and average):
         return (divided_score(c, whole[0], options) - divided_score(r, whole[1], options) - 1 / (2 * beta)) ** 2
     if loss_type == 'ipo':
@@ -322,7 +352,8 @@ def one_loss(loss_type, policy, reference, lengths, options):
     if loss_type == 'ipo_reward':
         return (beta * (c - r) - 1 / beta) ** 2
     if loss_type == 'exo_pair':
-        return sigma(z) * (ls(z) - math.log1p(-epsilon)) + sigma(-z) * (ls(-z) - math.log(epsilon))
+        label = torch.as_tensor(epsilon)
+        return sigma(z) * (ls(z) - torch.log1p(-label)) + sigma(-z) * (ls(-z) - torch.log(label))
     if loss_type == 'nca_pair':
         return -ls(beta * c) - 0.5 * ls(-beta * c) - 0.5 * ls(-beta * r)
     if loss_type == 'bco_pair':
@@ -338,25 +369,42 @@ def one_loss(loss_type, policy, reference, lengths, options):
         upper, lower = (pi_w - pi_l, rho_w - rho_l) if loss_type == 'aot' else (c, r)
         away_from(upper[:, None] - upper + 1e9 * torch.eye(len(upper)), 0)
         upper, pair = upper.sort()
-        losses = smoothed(beta * (upper - lower.sort()[0]), epsilon)
+        # Constants are those of the pair of the upper value.
+        beta, offset, epsilon = (x[pair] if torch.is_tensor(x) else x for x in (beta, offset, epsilon))
+        losses = smoothed(beta * (upper - lower.sort()[0]) - offset, epsilon)
         return torch.zeros(len(losses)).scatter(0, pair, losses)
     if loss_type == 'discopop':
         tau = options.get('discopopTau', 0.05)
         # e^-z m as one exponential: m may be 0 where e^-z overflows.
         return -ls(z) * sigma(-z / tau) + torch.exp(-z + ls(z / tau))
     if loss_type == 'sigmoid_norm':
-        return -ls(beta * (divided_score(c, whole[0], options) - divided_score(r, whole[1], options)))
+        return -ls(beta * (divided_score(c, whole[0], options) - divided_score(r, whole[1], options)) - offset)
+    if loss_type == 'dpop':
+        away_from(c, 0)
+        return -ls(beta * (c - r - options.get('dpopLambda', 50) * torch.relu(-c)) - offset)
+    if loss_type in AIMED:
+        z, target = beta * (c - r), torch.as_tensor(per_pair(options['targetMargin']), dtype=torch.float64)
+        if loss_type == 'rpo_sq':
+            return (z - target) ** 2
+        p, q = (z, target) if loss_type == 'rpo_fwd_kl' else (target, z)
+        return entropy_term(ls(p), ls(q)) + entropy_term(ls(-p), ls(-q))
     if loss_type == 'simpo':
-        return smoothed(beta * (pi_w / n_w - pi_l / n_l) - options.get('gamma', 0.5), epsilon)
+        difference = powered(pi_w / n_w, options) - powered(pi_l / n_l, options)
+        return smoothed(beta * difference - options.get('gamma', 0.5) - offset, epsilon)
     if loss_type == 'cpo':
-        return smoothed(beta * (pi_w - pi_l), epsilon)
+        return smoothed(beta * (powered(pi_w, options) - powered(pi_l, options)) - offset, epsilon)
     if loss_type == 'orpo':
         # The sums' own divisors, with 1 for 0.
         n_w, n_l = (1, 1) if average else whole
         none = [n == 0 for n in lengths] if lengths is not None else [torch.zeros(len(pi_w), dtype=torch.bool)] * 2
         return -beta * ls(mean_log_odds(pi_w, n_w, none[0]) - mean_log_odds(pi_l, n_l, none[1]))
     if loss_type == 'sft':
-        tokens = lengths[0]
+        normalization = options.get('sftNormalization', 'tokens')
+        if normalization == 'sequences':
+            return -(pi_w if average else pi_w / whole[0])
+        tokens = lengths[0] if lengths is not None else None
+        if normalization == 'sum':
+            return -(pi_w * tokens if average else pi_w)
         pairs, given = divisors(loss_type, options)
         scale = (pairs or len(pi_w)) / (given or tokens.sum())
         return -(pi_w * tokens if average else pi_w) * scale
@@ -369,11 +417,35 @@ def away_from(values, kink):
         raise ValueError('too near to a kink')
 
 
+def rewards_of(loss_type, policy, reference, lengths, options):
+    """Rewards of the chosen and the rejected: β times what the loss compares."""
+    beta, average = per_pair(options.get('beta', 0.1)), options.get('averageLogProb', False)
+    n = (1, 1) if average or lengths is None else [x.clamp(min=1) for x in lengths]
+    whole = (1, 1) if lengths is None else [x.clamp(min=1) for x in lengths]
+    compared = []
+    for i in range(2):
+        of_policy, ratio = policy[i], policy[i] - reference[i]
+        if loss_type in ('sigmoid_norm', 'ipo_norm') or (loss_type == 'ipo' and average):
+            plain = options.get('fDivergence', 'reverse_kl') == 'reverse_kl'
+            compared.append(powered(ratio / n[i], options) if plain else divided_score(ratio, whole[i], options))
+        elif loss_type in ('hinge', 'ipo'):
+            compared.append(powered(ratio, options))
+        elif loss_type == 'cpo':
+            compared.append(powered(of_policy, options))
+        elif loss_type == 'simpo':
+            compared.append(powered(of_policy / n[i], options))
+        elif loss_type == 'orpo':
+            none = lengths[i] == 0 if lengths is not None else torch.tensor(False)
+            compared.append(torch.where(none, -math.log(2), of_policy / n[i]))
+        else:
+            compared.append(ratio)
+    return [beta * x for x in compared]
+
+
 def preference_loss(policy, reference, lengths, pair_weights, options, plain_chosen=None):
     """Stage 3. Every result is a tensor that knows its graph. `plain_chosen`: what sft has for the chosen log-probs."""
     loss_type = options.get('lossType', 'sigmoid')
     terms = loss_type if isinstance(loss_type, list) else [{'lossType': loss_type}]
-    beta = options.get('beta', 0.1)
     zeros = torch.zeros(len(policy[0]))
     if reference is None or options.get('referenceFree', False):
         reference = (zeros, zeros)
@@ -383,11 +455,7 @@ def preference_loss(policy, reference, lengths, pair_weights, options, plain_cho
         losses = losses + term.get('weight', 1) * one_loss(term['lossType'], of, reference, lengths, options)
     if pair_weights is not None:
         losses = losses * pair_weights
-    if terms[0]['lossType'] == 'simpo':
-        n = (1, 1) if options.get('averageLogProb', False) else lengths
-        rewards = [beta * policy[i] / n[i] for i in range(2)]
-    else:
-        rewards = [beta * (policy[i] - reference[i]) for i in range(2)]
+    rewards = rewards_of(terms[0]['lossType'], policy, reference, lengths, options)
     pairs, _ = divisors(loss_type, options)
     return {
         'loss': losses.sum() / (pairs or len(losses)),
@@ -406,7 +474,7 @@ def both_ends(z):
 
 def unpaired_losses(logits, desirable, kl, options):
     """[S] losses of single sequences without their weights. `logits` are log π - log ρ."""
-    loss_type, beta = options.get('lossType', 'kto'), options.get('beta', 0.1)
+    loss_type, beta = options.get('lossType', 'kto'), per_pair(options.get('beta', 0.1))
     if loss_type == 'kto':
         # 1 - σ(z) is σ(-z).
         return torch.where(desirable, both_ends(-beta * (logits - kl)), both_ends(-beta * (kl - logits)))
@@ -417,6 +485,8 @@ def unpaired_losses(logits, desirable, kl, options):
         # -log σ(z) is log(e^0 + e^-z).
         z = torch.where(desirable, beta * logits - delta, delta - beta * logits)
         return torch.logaddexp(torch.zeros(()), -z)
+    if loss_type == 'regression':
+        return (beta * logits - torch.tensor(options['targets'], dtype=torch.float64)) ** 2
     raise ValueError(loss_type)
 
 
@@ -440,8 +510,9 @@ def unpaired_preference_loss(log_probs, reference, options):
         reference = torch.zeros(len(log_probs))
     weights = torch.where(desirable, float(options.get('desirableWeight', 1)), float(options.get('undesirableWeight', 1)))
     kl = kl_of(options)
+    weights = weights * per_pair(options.get('sequenceWeights', 1))
     losses = weights * unpaired_losses(log_probs - reference, desirable, kl, options)
-    rewards = options.get('beta', 0.1) * (log_probs - reference)
+    rewards = per_pair(options.get('beta', 0.1)) * (log_probs - reference)
     normalizer = options.get('normalizer', 'mean')
     if isinstance(normalizer, dict):
         normalizer = normalizer['sequences']
@@ -465,7 +536,7 @@ def loss_case(name, pairs, options, inputs):
     policy = [lists[key].requires_grad_() for key in ('chosen', 'rejected')]
     reference = [lists[key] for key in ('referenceChosen', 'referenceRejected')] if 'referenceChosen' in lists else None
     lengths = [lists[key] for key in ('chosenTokenCounts', 'rejectedTokenCounts')] if 'chosenTokenCounts' in lists else None
-    result = preference_loss(policy, reference, lengths, lists.get('pairWeights'), options)
+    result = preference_loss(policy, reference, lengths, per_pair(options.get('pairWeights')), options)
     result['loss'].backward()
     expected = {key: value.tolist() for key, value in result.items()}
     gradients = [(torch.zeros_like(x) if x.grad is None else x.grad).tolist() for x in policy]
@@ -589,9 +660,10 @@ def fused_case(case):
             both = (reference_sums[chosen], reference_sums[rejected])
         else:
             both = (torch.tensor(given['chosen']), torch.tensor(given['rejected']))
-        weights = None
+        weights = per_pair(options.get('pairWeights'))
         if options.get('weighting') == 'wpo':
-            weights = torch.exp(log_weights[chosen] + log_weights[rejected])
+            of_policy = torch.exp(log_weights[chosen] + log_weights[rejected])
+            weights = of_policy if weights is None else weights * of_policy
         lengths = (counts[chosen], counts[rejected])
         # Without ldAlpha they are the policy's own, also to the sensitivities.
         plain = plain_sums[chosen] if 'ldAlpha' in options else None
@@ -621,7 +693,7 @@ def fused_case(case):
 
     def bound(value):
         if not value.requires_grad:
-            return 0.0
+            return STAGE3_RELATIVE * float(value.abs())
         slopes = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
         propagated = sum((s.abs() * e).sum() for s, e in zip(slopes, errors) if s is not None)
         return float(HIGHER_ORDERS * propagated + STAGE3_RELATIVE * value.abs())
@@ -970,6 +1042,41 @@ def fused_cases():
         add(f'RPO, normalizer {json.dumps(normalizer)}', options, (4, 5, 9), 'sums')
         add(f'RPO, ldAlpha 0.3, normalizer {json.dumps(normalizer)}', {**options, 'ldAlpha': 0.3}, (4, 6, 9), 'sums')
     add('sigmoid, normalizer 10', {'normalizer': 10}, (4, 5, 9), 'logits')
+
+    for loss, dtype in itertools.product(LATER_LOSS_TYPES, DTYPES):
+        base = {'lossType': loss, **({'targetMargin': [0.8, -0.3]} if loss in AIMED else {})}
+        add(f'{loss}, {dtype}', base, (4, 5, 9), 'logits', dtype)
+        options = {**base, 'averageLogProb': True, 'beta': 2}
+        add(f'{loss}, averageLogProb, beta 2, {dtype}', options, (4, 5, 9), 'sums', dtype)
+        add(f'{loss}, vocab 333, {dtype}', {**base, 'beta': 0.3}, (4, 4, 333), 'sums', dtype)
+    add('dpop, dpopLambda 2, offset 0.5', {'lossType': 'dpop', 'dpopLambda': 2, 'offset': 0.5}, (4, 5, 9), 'logits')
+    for loss, dtype in itertools.product(WITH_REWARD_ALPHA, DTYPES):
+        free = {} if loss in WITHOUT_REFERENCE else {'referenceFree': True}
+        for alpha in (0.25, -0.5):
+            options = {'lossType': loss, 'rewardAlpha': alpha, 'beta': 2, 'averageLogProb': loss != 'simpo', **free}
+            add(f'{loss}, rewardAlpha {alpha}, {dtype}', options, (4, 5, 9), None, dtype)
+    for normalization, dtype in itertools.product(('sequences', 'sum'), DTYPES):
+        options = {'lossType': RPO, 'sftNormalization': normalization}
+        add(f'RPO, {normalization}, {dtype}', options, (4, 5, 9), 'sums', dtype)
+        options = {'lossType': 'sft', 'sftNormalization': normalization, 'averageLogProb': True}
+        add(f'sft, {normalization}, averageLogProb, {dtype}', options, (4, 5, 9), None, dtype)
+        options = {'lossType': CPO, 'sftNormalization': normalization, 'ldAlpha': 0.3}
+        add(f'CPO + sft, {normalization}, ldAlpha 0.3, {dtype}', options, (4, 5, 9), None, dtype)
+    own = {'beta': [0.1, 0.6, 1.2], 'pairWeights': [0.5, 2, 1.25]}
+    for loss, dtype in itertools.product((*LOSS_TYPES, *LATER_LOSS_TYPES), DTYPES):
+        options = {'lossType': loss, **own}
+        if loss in SMOOTHED:
+            options['labelSmoothing'] = [0.1, 0.3, 0.02]
+        if loss in WITH_OFFSET:
+            options['offset'] = [0.4, -0.7, 0]
+        if loss in AIMED:
+            options['targetMargin'] = [0.8, -0.3, 2]
+        reference = None if loss in WITHOUT_REFERENCE else 'sums'
+        add(f'{loss}, values of each pair, {dtype}', options, (6, 5, 9), reference, dtype)
+    options = {**own, 'weighting': 'wpo', 'labelSmoothing': [0.1, 0.3, 0.02]}
+    add('wpo, values of each pair', options, (6, 5, 9), 'logits')
+    options = {**own, 'pairs': [0, 1, 0, 2, 3, 1], 'lossType': RPO, 'offset': [0.4, -0.7, 0]}
+    add('values of each pair, one chosen in two pairs', options, (4, 5, 9), 'sums')
     return cases
 
 
@@ -999,8 +1106,7 @@ def loss_cases():
         'rejectedTokenCounts': [200, 90, 50, 3, 11, 1, 1, 2, 9],
     }
     one = {key: value[:1] for key, value in sums.items()}
-    weighted = {**sums, 'pairWeights': [1, 0.25, 0, 3.5, 0.125, 1, 0.7]}
-    inputs = {'sums': sums, 'means': means, 'far': far, 'one': one, 'weighted': weighted}
+    inputs = {'sums': sums, 'means': means, 'far': far, 'one': one, 'weighted': sums}
     without = {key: [0.0 if i in gone else x for i, x in enumerate(sums[key][:4])] for key, gone in EMPTY.items()}
     everywhere = tuple(inputs)
     inputs['without tokens'] = without
@@ -1009,6 +1115,8 @@ def loss_cases():
     def add(name, options, *sets):
         for key in sets:
             given = {'averageLogProb': True, **options} if key == 'means' else options
+            if key == 'weighted':
+                given = {**given, 'pairWeights': [1, 0.25, 0, 3.5, 0.125, 1, 0.7]}
             cases.append(loss_case(f'{name}, {key}', key, given, inputs[key]))
 
     smooth = {
@@ -1063,6 +1171,71 @@ def loss_cases():
         add(f'{name}, normalizer of pairs and tokens', options, 'sums', 'means', 'weighted')
         add(f'{name}, normalizer sum', {'lossType': LISTS[name], 'normalizer': 'sum'}, 'sums', 'means')
     add('sft, normalizer of tokens', {'lossType': 'sft', 'normalizer': {'tokens': 1000}}, 'sums', 'means')
+
+    aims = [0.7, -0.4, 2.5, 0, 1.3, -2.2, 5]
+    for loss in LATER_LOSS_TYPES:
+        base = {'lossType': loss, **({'targetMargin': 0.9} if loss in AIMED else {})}
+        add(loss, base, 'sums', 'means', 'one', 'weighted', *(['far'] if loss in AIMED else []))
+        for beta in (0.01, 0.5, 2.5):
+            add(f'{loss}, beta {beta}', {**base, 'beta': beta}, 'sums', 'means')
+        add(f'{loss}, referenceFree', {**base, 'referenceFree': True}, 'sums', 'means')
+        if loss in AIMED:
+            for aim in (0, -3.25, 40):
+                add(f'{loss}, targetMargin {aim}', {**base, 'targetMargin': aim}, 'sums', 'means')
+    for factor in (0, 0.5, 3):
+        options = {'lossType': 'dpop', 'dpopLambda': factor, 'beta': 0.3}
+        add(f'dpop, dpopLambda {factor}', options, 'sums', 'means', 'weighted')
+    for loss in WITH_REWARD_ALPHA:
+        base = {'lossType': loss}
+        if loss not in WITHOUT_REFERENCE:
+            base['referenceFree'] = True
+        for alpha in (0.25, -0.5, 1e-3, 2):
+            beta = 1.5 if alpha < 1 else 0.05
+            add(f'{loss}, rewardAlpha {alpha}', {**base, 'rewardAlpha': alpha, 'beta': beta}, 'means')
+        add(f'{loss}, rewardAlpha 0.01', {**base, 'rewardAlpha': 0.01, 'beta': 0.3}, 'sums', 'weighted')
+    options = {'lossType': 'simpo', 'rewardAlpha': 0.25, 'gamma': 0.1, 'beta': 2.5, 'labelSmoothing': 0.1}
+    add('simpo, rewardAlpha 0.25, gamma, labelSmoothing', options, 'sums', 'means')
+    for normalization in ('sequences', 'sum'):
+        base = {'lossType': 'sft', 'sftNormalization': normalization}
+        add(f'sft, {normalization}', base, 'sums', 'means', 'weighted')
+        for normalizer in ('sum', 12.5):
+            add(f'sft, {normalization}, normalizer {normalizer}', {**base, 'normalizer': normalizer}, 'sums', 'means')
+        for name in ('RPO', 'ORPO + sft'):
+            add(f'{name}, {normalization}', {**base, 'lossType': LISTS[name]}, 'sums', 'means', 'weighted')
+        add(f'sft, {normalization}, without tokens', base, 'without tokens')
+
+    # A value for each pair.
+    own = {
+        'beta': [0.1, 0.5, 0.02, 1.5, 0.3, 0.07, 0.9],
+        'labelSmoothing': [0.1, 0.4, 0.01, 0.25, 0.3, 0.05, 0.2],
+        'offset': [0.5, -0.3, 0, 2, 1.25, -1, 0.125],
+        'pairWeights': [1, 0.25, 0, 3.5, 0.125, 1, 0.7],
+    }
+    for loss in (*LOSS_TYPES, *LATER_LOSS_TYPES):
+        sets = ('sums',) if loss == 'apo_down' else ('sums', 'means')
+        taken = {'beta': own['beta'], 'pairWeights': own['pairWeights']}
+        if loss in SMOOTHED:
+            taken['labelSmoothing'] = own['labelSmoothing']
+        if loss in WITH_OFFSET:
+            taken['offset'] = own['offset']
+            add(f'{loss}, offset 0.75', {'lossType': loss, 'offset': 0.75}, 'sums', 'means')
+        if loss in AIMED:
+            taken['targetMargin'] = aims
+        for name, values in taken.items():
+            options = {'lossType': loss, name: values}
+            if loss in AIMED:
+                options['targetMargin'] = aims
+            add(f'{loss}, {name} of each', options, *sets)
+        add(f'{loss}, all values of each', {'lossType': loss, **taken}, *sets)
+    add('sigmoid, pairWeights 0.3', {'pairWeights': 0.3}, 'sums')
+    options = {'lossType': [*CPO, {'lossType': 'exo_pair', 'weight': 0.3}], **own}
+    add('a list, all values of each', options, 'sums', 'means')
+    for divergence in ('js', 'forward_kl', 'alpha'):
+        for loss in ('sigmoid', 'sigmoid_norm', 'ipo_norm'):
+            options = {'lossType': loss, 'fDivergence': divergence, 'beta': own['beta']}
+            if loss != 'ipo_norm':
+                options['offset'] = own['offset']
+            add(f'{loss}, {divergence}, values of each', options, 'sums', 'means')
     return inputs, cases
 
 
@@ -1121,6 +1294,24 @@ def unpaired_cases():
         add(f'kto, kl {kl}', {'lossType': 'kto', 'kl': kl, 'beta': 0.5}, 'sums', 'far')
     for shift in (-0.7, 1.3, 60):
         add(f'bco, rewardShift {shift}', {'lossType': 'bco', 'rewardShift': shift}, 'sums', 'far')
+
+    targets = [0.5, -1.25, 0, 3, -0.125, 2, 0.75]
+    own = {'beta': [0.1, 0.5, 0.02, 1.5, 0.3, 0.07, 0.9], 'sequenceWeights': [1, 0.25, 0, 3.5, 0.125, 1, 0.7]}
+    base = {'lossType': 'regression', 'targets': targets}
+    add('regression', base, 'sums')
+    add('regression, far', {**base, 'targets': [*targets, 4, -30, 60], 'beta': 2.5}, 'far')
+    add('regression, one', {**base, 'targets': [2.5]}, 'one')
+    add('regression, weights', {**base, 'desirableWeight': 1.3, 'undesirableWeight': 0.7, 'beta': 0.5}, 'sums')
+    add('regression, referenceFree', {**base, 'referenceFree': True}, 'sums')
+    for normalizer in ('sum', 12.5, {'sequences': 16}):
+        add(f'regression, normalizer {json.dumps(normalizer)}', {**base, 'normalizer': normalizer}, 'sums')
+    for loss in (*UNPAIRED_LOSS_TYPES, 'regression'):
+        options = {'lossType': loss, **({'targets': targets} if loss == 'regression' else {})}
+        for name, values in own.items():
+            add(f'{loss}, {name} of each', {**options, name: values}, 'sums')
+        add(f'{loss}, sequenceWeights 0.3', {**options, 'sequenceWeights': 0.3}, 'sums')
+        both = {**own, 'desirableWeight': 1.3, 'normalizer': 12.5}
+        add(f'{loss}, values of each, weights, normalizer', {**options, **both}, 'sums')
     return inputs, cases
 
 
@@ -1169,6 +1360,14 @@ def fused_unpaired_cases():
     add('kto, kl 0.75, beta 5', {'kl': 0.75, 'beta': 5})
     add('kto, κ below 0', NEGATIVE_KL)
     add('bco, rewardShift -0.4', {'lossType': 'bco', 'rewardShift': -0.4})
+
+    own = {'beta': [0.1, 0.6, 1.2, 0.3], 'sequenceWeights': [0.5, 2, 0, 1.25]}
+    for loss, dtype in itertools.product((*UNPAIRED_LOSS_TYPES, 'regression'), DTYPES):
+        base = {'lossType': loss, **({'targets': [0.5, -1.25, 3, 0.125]} if loss == 'regression' else {})}
+        if loss == 'regression':
+            add(f'{loss}, {dtype}', base, dtype=dtype)
+            add(f'{loss}, averageLogProb, {dtype}', {**base, 'averageLogProb': True}, reference='sums', dtype=dtype)
+        add(f'{loss}, values of each, {dtype}', {**base, **own}, reference='sums', dtype=dtype)
     return cases
 
 

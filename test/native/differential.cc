@@ -90,6 +90,14 @@ Real plainLogProb(const Example& e, int64_t sequence) {
   return tokens.average ? sum / tokens.counts[sequence] : sum;
 }
 
+// The factor of a pair's loss in the sum's term.
+Real weightOf(const Example& e, const LossTerm& term, int64_t i) {
+  const PreferenceLoss& s = e.job.loss;
+  Real weight = term.weight * (s.pairWeights ? s.pairWeights[i] : 1);
+  if (!e.logWeights.empty()) weight *= expl(e.logWeights[s.pairs[2 * i]] + e.logWeights[s.pairs[2 * i + 1]]);
+  return weight;
+}
+
 // What the loss's derivative with respect to that is, through all pairs.
 std::vector<Real> plainCoefficients(const Example& e) {
   const Tokens& tokens = e.job.tokens;
@@ -100,10 +108,15 @@ std::vector<Real> plainCoefficients(const Example& e) {
     if (term.type != LossType::sft) continue;
     for (int64_t i = 0; i < s.pairCount; ++i) {
       const int32_t chosen = s.pairs[2 * i];
-      const Real weight = term.weight * (s.pairWeights ? s.pairWeights[i] : 1);
+      const Real weight = weightOf(e, term, i);
       // runJob has put the batch's own numbers where none were given.
-      if (weight == 0 || s.constants.tokenDivisor == 0) continue;
-      out[chosen] -= weight * (tokens.average ? tokens.counts[chosen] : 1) / s.constants.tokenDivisor;
+      const bool ofTokens = s.constants.sftNormalization == SftNormalization::kTokens;
+      const Real divisor = ofTokens ? s.constants.tokenDivisor : s.constants.pairDivisor;
+      if (weight == 0 || divisor == 0) continue;
+      const Real length = tokens.counts[chosen] == 0 ? 1 : tokens.counts[chosen];
+      const bool ofSequences = s.constants.sftNormalization == SftNormalization::kSequences;
+      const Real slope = ofSequences ? (tokens.average ? 1 : 1 / length) : tokens.average ? tokens.counts[chosen] : 1;
+      out[chosen] -= weight * slope / divisor;
     }
   }
   return out;
@@ -121,8 +134,8 @@ void compareLoss(const Example& e, Report& report) {
   copy(s.referenceRejected, pairs.referenceRejected);
   copy(s.chosenTokenCounts, pairs.chosenTokenCounts);
   copy(s.rejectedTokenCounts, pairs.rejectedTokenCounts);
-  pairs.weights.assign(size, 1);
-  if (s.pairWeights) copy(s.pairWeights, pairs.weights);
+  for (int64_t i = 0; i < size; ++i) pairs.weights.push_back(weightOf(e, {LossType::sigmoid, 1, 0}, i));
+  pairs.constants = s.pairConstants;
   if (!e.plainWeights.empty()) {
     for (int64_t i = 0; i < size; ++i) pairs.plainChosen.push_back(plainLogProb(e, s.pairs[2 * i]));
   }

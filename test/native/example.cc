@@ -234,7 +234,6 @@ Example::Example(const uint8_t* data, size_t size) {
     if (choices.byte() % 4 == 0) {
       logWeights.resize(sequences);
       policy.logWeights = logWeights.data();
-      pairWeights.resize(size);
     }
     bool divergence = true;
     const double smoothing = choices.between(0.001, 0.499);
@@ -265,7 +264,6 @@ Example::Example(const uint8_t* data, size_t size) {
     loss.referenceRejected = referenceRejected.data();
     loss.chosenTokenCounts = chosenTokenCounts.data();
     loss.rejectedTokenCounts = rejectedTokenCounts.data();
-    loss.pairWeights = pairWeights.empty() ? nullptr : pairWeights.data();
     loss.losses = losses.data();
     loss.chosenRewards = chosenRewards.data();
     loss.rejectedRewards = rejectedRewards.data();
@@ -316,6 +314,29 @@ Example::Example(const uint8_t* data, size_t size) {
   if (job.hasLoss && choices.flag()) {
     job.loss.constants.pairDivisor = choices.between(0.5, 40);
     job.loss.constants.tokenDivisor = choices.between(0.5, 400);
+  }
+  if (job.hasLoss) {
+    LossConstants& k = job.loss.constants;
+    k.offset = choices.flag() ? choices.between(-2, 2) : 0;
+    k.targetMargin = choices.between(-4, 4);
+    k.dpopLambda = choices.between(0, 8);
+    k.sftNormalization = SftNormalization(choices.below(3));
+    // Of log-ratios it is not defined, and what a reference is goes for all losses of the sum.
+    bool withoutReference = k.divergence == Divergence::kReverseKl;
+    for (const LossTerm& term : job.loss.terms) {
+      withoutReference = withoutReference && (term.type == LossType::simpo || term.type == LossType::cpo);
+    }
+    if (withoutReference && choices.flag()) k.rewardAlpha = choices.between(-1, 1);
+    const auto forEach = [&](std::vector<double>& values, double low, double high) {
+      if (choices.byte() % 4 != 0) return static_cast<const double*>(nullptr);
+      for (int64_t i = 0; i < job.loss.pairCount; ++i) values.push_back(choices.between(low, high));
+      return static_cast<const double*>(values.data());
+    };
+    job.loss.pairWeights = forEach(pairWeights, 0, 2);
+    job.loss.pairConstants.beta = forEach(betas, 0.01, 2);
+    job.loss.pairConstants.labelSmoothing = forEach(labelSmoothings, 0.001, 0.499);
+    job.loss.pairConstants.offset = forEach(marginOffsets, -2, 2);
+    job.loss.pairConstants.targetMargin = forEach(targetMargins, -4, 4);
   }
 }
 

@@ -67,6 +67,7 @@ struct Example {
   std::vector<int32_t> tokenArgmax;
   std::vector<double> chosen, rejected, referenceChosen, referenceRejected, chosenTokenCounts, rejectedTokenCounts,
       pairWeights;
+  std::vector<double> betas, labelSmoothings, marginOffsets, targetMargins;
   std::vector<double> losses, chosenRewards, rejectedRewards, gradChosen, gradRejected, summary, coefficients;
 
  private:

@@ -4,6 +4,7 @@
 //   numerics bits     one line for each element type and kind of logits, and one for losses: a hash of every bit the
 //                     stages give
 //   numerics ulps     the largest errors against the oracle, for each element type and result
+//   numerics gradients  those of gradients through results of rows, for each soft-cap
 //
 // Of the best instruction set, or of that named last. The inputs are the same everywhere.
 #include <algorithm>
@@ -65,10 +66,53 @@ struct Call {
     job.gradient.coefficients = &coefficient;
   }
 
+  // Gives the gradient another element type.
+  void giveGradient(DType dtype) {
+    const int64_t vocab = job.policy.logits.vocab;
+    out.allocate(dtype, 0, 3 * vocab);
+    job.gradient.out.dtype = dtype;
+    job.gradient.out.data = out.data();
+  }
+
+  // Gives the gradient derivatives of all results.
+  void giveTokenGradients() {
+    job.policy.entropies = unroundedEntropies;
+    job.gradient.entropies = unroundedEntropies;
+    job.gradient.tokenCoefficients = {ofLogProb, ofLogSumExp, ofEntropy, ofMeanLogit};
+  }
+
+  // Puts a smoothed cross-entropy, weighted or not, in the place of the coefficients.
+  void giveTokenLoss(bool weighted) {
+    const int64_t vocab = job.policy.logits.vocab;
+    job.hasTokenLoss = true;
+    job.tokenLoss.constants = {0.1, 0.01, true, 1};
+    job.tokenLoss.losses = losses;
+    job.tokenLoss.summary = &loss;
+    coefficient = 0;
+    if (!weighted) return;
+    Real sum = 0;
+    for (int64_t v = 0; v < vocab; ++v) {
+      classWeights.push_back(float(v % 7) / 3);
+      sum += classWeights[v];
+    }
+    job.tokenLoss.classWeights = classWeights.data();
+    job.tokenLoss.constants.meanClassWeight = double(sum / vocab);
+  }
+
+  std::vector<float> rowOf(int64_t row) const {
+    const int64_t vocab = job.policy.logits.vocab;
+    std::vector<float> x(vocab);
+    for (int64_t j = 0; j < vocab; ++j) x[j] = logits.at(row * vocab + j);
+    return x;
+  }
+
   Job job;
   Elements logits, out;
   int32_t targets[3], offsets[2] = {0, 3}, counts[1] = {3}, argmax[3];
-  double logProb = 0, coefficient = 0.75;
+  double logProb = 0, coefficient = 0.75, loss = 0;
+  double ofLogProb[3] = {1, -0.25, 0}, ofLogSumExp[3] = {0.5, 0, -2}, ofEntropy[3] = {-0.3, 1.5, 1};
+  double ofMeanLogit[3] = {0.7, -1, 3}, unroundedEntropies[3], losses[3];
+  std::vector<float> classWeights;
   TokenState states[3];
   float tokenLogProbs[3], entropies[3], logSumExp[3], squares[3];
 };
@@ -103,8 +147,11 @@ void lossBits(int32_t set, ThreadPool& pool) {
         loss.terms.list[0] = {LossType(type), 1, 0.1};
         loss.terms.count = 1;
         loss.constants.beta = 0.3;
+        loss.constants.offset = 0.1;
         loss.constants.gamma = 0.5;
         loss.constants.rewardShift = 0.2;
+        loss.constants.targetMargin = 0.6;
+        loss.constants.dpopLambda = 5;
         loss.constants.discopopTau = 0.05;
         loss.constants.alpha = 0.4;
         loss.constants.divergence = Divergence(divergence);
@@ -129,6 +176,22 @@ void lossBits(int32_t set, ThreadPool& pool) {
       }
     }
   }
+}
+
+// One line for the gradients that `prepare` asks for, over all kinds of logits.
+template <typename Prepare>
+void gradientBits(int32_t set, ThreadPool& pool, int32_t dtype, const char* name, const Prepare& prepare) {
+  hash = 0xcbf29ce484222325u;
+  for (int32_t style = 0; style < 8; ++style) {
+    for (const int64_t vocab : kVocabularies) {
+      Call call(DType(dtype), style, vocab, 0.7, set);
+      prepare(call);
+      runJob(call.job, pool);
+      add(call.out.data(), call.out.bytes);
+      if (call.job.hasTokenLoss) add(call.losses, sizeof call.losses);
+    }
+  }
+  printf("%s\t%s\t%016llx\n", kDTypes[dtype], name, (unsigned long long)hash);
 }
 
 void bits(int32_t set, ThreadPool& pool) {
@@ -156,6 +219,26 @@ void bits(int32_t set, ThreadPool& pool) {
       }
       printf("%s\t%s\t%016llx\n", kDTypes[dtype], kStyles[style], (unsigned long long)hash);
     }
+    gradientBits(set, pool, dtype, "token gradients", [](Call& call) { call.giveTokenGradients(); });
+    gradientBits(set, pool, dtype, "entropy gradients", [](Call& call) {
+      call.giveTokenGradients();
+      call.coefficient = 0;
+      call.job.gradient.tokenCoefficients = {nullptr, nullptr, call.ofEntropy, nullptr};
+    });
+    gradientBits(set, pool, dtype, "soft-cap", [](Call& call) {
+      call.giveTokenGradients();
+      call.job.tokens.capScale = 0.125;
+    });
+    gradientBits(set, pool, dtype, "cross-entropy", [](Call& call) { call.giveTokenLoss(false); });
+    gradientBits(set, pool, dtype, "weighted classes", [](Call& call) { call.giveTokenLoss(true); });
+    for (int32_t other = 0; other < 3; ++other) {
+      if (other == dtype) continue;
+      const std::string name = std::string("gradient in ") + kDTypes[other];
+      gradientBits(set, pool, dtype, name.c_str(), [&](Call& call) {
+        call.giveGradient(DType(other));
+        if (call.job.policy.logits.vocab % 2) call.giveTokenGradients();
+      });
+    }
     hash = 0xcbf29ce484222325u;
     for (const bool byWord : {true, false}) {
       for (const auto& [rows, width, vocab] : kHeads) {
@@ -171,6 +254,22 @@ void bits(int32_t set, ThreadPool& pool) {
       }
     }
     printf("%s\t%s\t%016llx\n", kDTypes[dtype], "output layer", (unsigned long long)hash);
+    hash = 0xcbf29ce484222325u;
+    for (const auto& [rows, width, vocab] : kHeads) {
+      HeadCall call(DType(dtype), rows, width, vocab, rows % 2 == 1, set, 1);
+      std::vector<uint16_t> halves[3];
+      halves[0].resize(call.gradHidden.size());
+      halves[1].resize(call.gradWeight.size());
+      halves[2].resize(call.gradBias.size());
+      HeadGradient& g = call.job.headGradient;
+      g.dtype = DType::kBFloat16;
+      g.hidden = halves[0].data();
+      g.weight = halves[1].data();
+      g.bias = halves[2].data();
+      runJob(call.job, pool);
+      for (const auto& list : halves) add(list.data(), list.size() * sizeof(uint16_t));
+    }
+    printf("%s\t%s\t%016llx\n", kDTypes[dtype], "output layer, gradients in bfloat16", (unsigned long long)hash);
   }
   hash = 0xcbf29ce484222325u;
   lossBits(set, pool);
@@ -216,6 +315,49 @@ void ulps(int32_t set, ThreadPool& pool) {
   }
 }
 
+// The largest errors of gradients through all results of rows, and through the entropy alone, without and with a
+// soft-cap: in units of the last place of the sum of the magnitudes of a derivative's terms.
+void gradients(int32_t set, ThreadPool& pool) {
+  // All results, or the entropy alone.
+  for (const bool all : {false, true}) {
+    for (const double cap : {0.0, 5.0, 30.0}) {
+      Real worst = 0;
+      int64_t rows = 0;
+      for (int32_t style = 0; style < 8; ++style) {
+        for (const int64_t vocab : kVocabularies) {
+          for (const double temperature : {1.0, 0.7, 30.0}) {
+            // Capped logits count as cap · tanh(x / cap) / temperature.
+            const double divisor = cap == 0 ? temperature : temperature / cap;
+            Call call(DType::kFloat32, style, vocab, divisor, set);
+            call.job.tokens.capScale = cap == 0 ? 0 : 1 / cap;
+            call.giveTokenGradients();
+            TokenCoefficients& own = call.job.gradient.tokenCoefficients;
+            if (!all) own.logProb = own.logSumExp = own.meanLogit = nullptr, call.coefficient = 0;
+            runJob(call.job, pool);
+            for (int64_t row = 0; row < 3; ++row, ++rows) {
+              ResultSlopes slopes;
+              slopes.entropy = call.ofEntropy[row];
+              if (all) {
+                slopes = {call.ofLogProb[row] + 0.75, call.ofLogSumExp[row], slopes.entropy, call.ofMeanLogit[row]};
+              }
+              const auto wanted =
+                  oracle::derivatives(call.rowOf(row), call.targets[row], divisor, call.job.tokens.capScale, slopes);
+              for (int64_t j = 0; j < vocab; ++j) {
+                const auto& [value, magnitude] = wanted[j];
+                const Real got = call.out.at(row * vocab + j);
+                if (!std::isfinite(value) || !(magnitude > 1e-30L)) continue;
+                worst = std::max(worst, fabsl(got - value) / ulp(magnitude));
+              }
+            }
+          }
+        }
+      }
+      printf("%s\t%s\t%.3Lf\t%lld\n", all ? "all results" : "entropy",
+             cap == 0 ? "none" : std::to_string(int(cap)).c_str(), worst, (long long)rows);
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -227,10 +369,10 @@ int main(int argc, char** argv) {
   }
   int32_t set = 0;
   while (argc > 2 && set < found.count && strcmp(found.sets[set]->name, argv[2]) != 0) ++set;
-  if (set == found.count || (what != "bits" && what != "ulps")) {
-    fprintf(stderr, "usage: numerics sets|bits|ulps [instruction set]\n");
+  if (set == found.count || (what != "bits" && what != "ulps" && what != "gradients")) {
+    fprintf(stderr, "usage: numerics sets|bits|ulps|gradients [instruction set]\n");
     return 2;
   }
   ThreadPool pool;
-  (what == "bits" ? bits : ulps)(set, pool);
+  (what == "bits" ? bits : what == "ulps" ? ulps : gradients)(set, pool);
 }

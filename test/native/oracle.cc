@@ -26,6 +26,17 @@ Real score(Real x, const LossConstants& k) {
   return x;
 }
 
+// AlphaPO's reward.
+Real rewardOf(Real x, const LossConstants& k) {
+  const Real a = k.rewardAlpha;
+  return a == 0 ? x : -expm1l(-a * x) / a;
+}
+
+// The divergence of two coins that are heads with the probabilities σ(x) and σ(y).
+Real coins(Real x, Real y) {
+  return times(sigma(x), logSigmoid(x) - logSigmoid(y)) + times(sigma(-x), logSigmoid(-x) - logSigmoid(-y));
+}
+
 // Numbers from the smallest to the largest, and where each comes from.
 std::vector<int64_t> order(const std::vector<Real>& x) {
   std::vector<int64_t> places(x.size());
@@ -38,12 +49,14 @@ struct OnePair {
   Real chosen, rejected, referenceChosen, referenceRejected, chosenLength, rejectedLength, plainChosen;
 };
 
-Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real e, Real tokens) {
+// `share`: what sft's sum over tokens is multiplied by.
+Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real share) {
+  const Real e = k.labelSmoothing;
   const Real b = k.beta, c = p.chosen - p.referenceChosen, r = p.rejected - p.referenceRejected;
   const Real nw = k.average || p.chosenLength == 0 ? 1 : p.chosenLength;
   const Real nl = k.average || p.rejectedLength == 0 ? 1 : p.rejectedLength;
   const auto smoothed = [&](Real z) { return -(1 - e) * logSigmoid(z) - times(e, logSigmoid(-z)); };
-  const Real z = b * (score(c, k) - score(r, k));
+  const Real z = b * (score(c, k) - score(r, k)) - k.offset;
   // Scores divided by lengths: those of sums, in which the constant of an alpha score stays.
   const auto dividedScore = [&](Real x, Real length) {
     if (k.divergence == Divergence::kReverseKl) return k.average || length == 0 ? x : x / length;
@@ -79,17 +92,25 @@ Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real e, R
       return sigma(b * c) + 1 - sigma(b * (c - r));
     case LossType::aot:
     case LossType::aot_unpaired:
-      return smoothed(b * (c - r));
+      return smoothed(b * (c - r) - k.offset);
     case LossType::discopop: {
       // e^(-z)·m as one exponential: far out each alone leaves even this range.
       return -logSigmoid(z) * sigma(-z / k.discopopTau) + expl(logSigmoid(z / k.discopopTau) - z);
     }
     case LossType::sigmoid_norm:
-      return -logSigmoid(b * divided());
+      return -logSigmoid(b * divided() - k.offset);
+    case LossType::dpop:
+      return -logSigmoid(b * (c - r - k.dpopLambda * std::max<Real>(0, -c)) - k.offset);
+    case LossType::rpo_sq:
+      return powl(b * (c - r) - k.targetMargin, 2);
+    case LossType::rpo_bwd_kl:
+      return coins(k.targetMargin, b * (c - r));
+    case LossType::rpo_fwd_kl:
+      return coins(b * (c - r), k.targetMargin);
     case LossType::simpo:
-      return smoothed(b * (p.chosen / nw - p.rejected / nl) - k.gamma);
+      return smoothed(b * (rewardOf(p.chosen / nw, k) - rewardOf(p.rejected / nl, k)) - k.gamma - k.offset);
     case LossType::cpo:
-      return smoothed(b * (p.chosen - p.rejected));
+      return smoothed(b * (rewardOf(p.chosen, k) - rewardOf(p.rejected, k)) - k.offset);
     case LossType::orpo: {
       const auto logOdds = [](Real x, Real length, Real divisor) {
         return length == 0 && x == 0 ? 0 : x / divisor - logl(-expm1l(x / divisor));
@@ -97,23 +118,41 @@ Real pairLoss(LossType type, const OnePair& p, const LossConstants& k, Real e, R
       return -b * logSigmoid(logOdds(p.chosen, p.chosenLength, nw) - logOdds(p.rejected, p.rejectedLength, nl));
     }
     case LossType::sft:
-      return tokens == 0 ? 0 : -p.plainChosen * (k.average ? p.chosenLength : 1) / tokens;
+      if (k.sftNormalization == SftNormalization::kSequences) return -p.plainChosen / nw;
+      return times(k.average ? share * p.chosenLength : share, -p.plainChosen);
   }
   return NAN;
 }
 
 }  // namespace
 
-Row row(const std::vector<float>& logits, int64_t label, double temperature) {
+namespace {
+
+// What counts of a logit.
+Real counted(float logit, double temperature, double capScale) {
+  return (capScale == 0 ? Real(logit) : tanhl(logit * Real(capScale))) / temperature;
+}
+
+// Its derivative.
+Real slopeAt(float logit, double temperature, double capScale) {
+  if (capScale == 0) return 1 / Real(temperature);
+  const Real e = expl(-2 * fabsl(logit * Real(capScale)));
+  return 4 * e / ((1 + e) * (1 + e)) * capScale / temperature;
+}
+
+}  // namespace
+
+Row row(const std::vector<float>& logits, int64_t label, double temperature, double capScale) {
   const int64_t vocab = int64_t(logits.size());
   std::vector<Real> x(vocab);
-  for (int64_t j = 0; j < vocab; ++j) x[j] = logits[j] / Real(temperature);
+  for (int64_t j = 0; j < vocab; ++j) x[j] = counted(logits[j], temperature, capScale);
   Row out;
   out.gradient.resize(vocab);
+  out.meanLogit = std::accumulate(x.begin(), x.end(), Real(0)) / vocab;
   const bool number = std::none_of(x.begin(), x.end(), [](Real v) { return std::isnan(v) || v == INFINITY; });
   const Real largest = number ? *std::max_element(x.begin(), x.end()) : -INFINITY;
   if (largest == -INFINITY) {
-    out.logProb = out.entropy = out.logSumExp = out.sumSquaredProbs = NAN;
+    out.logProb = out.entropy = out.logSumExp = out.sumSquaredProbs = out.meanLogit = NAN;
     std::fill(out.gradient.begin(), out.gradient.end(), NAN);
     return out;
   }
@@ -133,10 +172,43 @@ Row row(const std::vector<float>& logits, int64_t label, double temperature) {
     const Real p = expl(x[j] - largest) / sum;
     out.entropy -= times(p, x[j] - largest);
     out.sumSquaredProbs += p * p;
-    out.gradient[j] = -p / temperature;
+    out.gradient[j] = -p * slopeAt(logits[j], temperature, capScale);
   }
-  out.gradient[label] = rest / sum / temperature;
+  out.gradient[label] = rest / sum * slopeAt(logits[label], temperature, capScale);
   return out;
+}
+
+std::vector<Derivative> derivatives(const std::vector<float>& logits, int64_t label, double temperature,
+                                    double capScale, const ResultSlopes& s, const float* classWeights) {
+  const Row r = row(logits, label, temperature, capScale);
+  const int64_t vocab = int64_t(logits.size());
+  std::vector<Derivative> out(vocab);
+  for (int64_t j = 0; j < vocab; ++j) {
+    const Real logP = j == label ? r.logProb : counted(logits[j], temperature, capScale) - r.logSumExp, p = expl(logP);
+    const Real slope = slopeAt(logits[j], temperature, capScale);
+    const Real entropy = p == 0 ? 0 : s.entropy * p * (logP + r.entropy);
+    const Real ofEntropy = p == 0 ? 0 : fabsl(s.entropy) * p * (fabsl(logP) + r.entropy + 1);
+    const Real mean = s.meanLogit * (classWeights ? classWeights[j] : 1) / vocab;
+    const Real complement = -expm1l(r.logProb);
+    const Real value = j == label ? s.logProb * complement + s.logSumExp * p : (Real(s.logSumExp) - s.logProb) * p;
+    const Real size = j == label ? fabsl(s.logProb) * complement + fabsl(s.logSumExp) * p : fabsl(value);
+    out[j] = {slope * (value - entropy + mean), slope * (size + ofEntropy + fabsl(mean))};
+  }
+  return out;
+}
+
+Real tokenLoss(const TokenLossConstants& k, const float* classWeights, const std::vector<float>& logits, int64_t label,
+               double temperature, double capScale) {
+  const Row r = row(logits, label, temperature, capScale);
+  const int64_t vocab = int64_t(logits.size());
+  const Real ofLabel = classWeights ? classWeights[label] : 1;
+  Real smoothed = 0;
+  for (int64_t j = 0; j < vocab && k.labelSmoothing != 0; ++j) {
+    const Real weight = classWeights ? classWeights[j] : 1;
+    smoothed += times(weight, r.logSumExp - counted(logits[j], temperature, capScale)) / vocab;
+  }
+  const Real crossEntropy = times((1 - Real(k.labelSmoothing)) * ofLabel, -r.logProb) + k.labelSmoothing * smoothed;
+  return times(k.dft ? expl(r.logProb) : 1, crossEntropy) + ofLabel * k.zLoss * r.logSumExp * r.logSumExp;
 }
 
 Real loss(const LossTerms& terms, const LossConstants& k, const Pairs& s) {
@@ -175,10 +247,14 @@ Real loss(const LossTerms& terms, const LossConstants& k, const Pairs& s) {
         pair.rejected = s.rejected[m];
         pair.referenceRejected = s.referenceRejected[m];
       }
-      const Real value = pairLoss(term.type, pair, k, term.labelSmoothing, tokens);
-      // sft is a mean over tokens already.
-      const Real share = term.type == LossType::sft ? 1 : 1 / divisor;
-      total += times(share * term.weight * s.weights[i], value);
+      LossConstants own = k;
+      own.labelSmoothing = s.constants.labelSmoothing ? s.constants.labelSmoothing[i] : term.labelSmoothing;
+      if (s.constants.beta) own.beta = s.constants.beta[i];
+      if (s.constants.offset) own.offset = s.constants.offset[i];
+      if (s.constants.targetMargin) own.targetMargin = s.constants.targetMargin[i];
+      const bool ofTokens = k.sftNormalization == SftNormalization::kTokens;
+      const Real share = !ofTokens ? 1 : tokens == 0 ? 0 : divisor / tokens;
+      total += times(term.weight * s.weights[i] / divisor, pairLoss(term.type, pair, own, share));
     }
   }
   return total;

@@ -86,8 +86,9 @@ int64_t streams() {
           for (Elements* e : {&row, &plain, &streamed}) e->allocate(DType(dtype), offset, count);
           for (int64_t i = 0; i < count; ++i) row.set(i, float(i % 17) / 4 - 3);
           const ExpConstants constants(1.5);
-          found.sets[set]->gradient[dtype](row.data(), plain.data(), 0, count, constants, {0, 1}, -0.75f);
-          found.sets[set]->gradientStreamed[dtype](row.data(), streamed.data(), 0, count, constants, {0, 1}, -0.75f);
+          found.sets[set]->gradient[dtype][dtype](row.data(), plain.data(), 0, count, constants, {0, 1}, -0.75f);
+          found.sets[set]->gradientStreamed[dtype][dtype](row.data(), streamed.data(), 0, count, constants, {0, 1},
+                                                          -0.75f);
           check(memcmp(plain.data(), streamed.data(), size * count) == 0, "a streamed row has other bits");
           ++tried;
         }

@@ -1,84 +1,140 @@
 /**
- * The cross-entropy of integer labels as an op with a gradient.
+ * The cross-entropy of integer labels as ops with gradients, from logits and from what goes into the output layer.
  */
-import * as tf from '@tensorflow/tfjs-core'
+import type * as tf from '@tensorflow/tfjs-core'
 import { RUN_OPTIONS } from '../../call/run.js'
-import { between } from '../../check/options.js'
-import { sequenceLogProbsSync } from '../../index.js'
-import type { SequenceOptions } from '../../options/index.js'
-import type { Labels, Logits, RunOptions } from '../../types/index.js'
-import { optionsReader } from '../options.js'
-import { type Forward, isInPlace, twoPasses } from './passes.js'
+import { SINGLE_TOKEN_OPTIONS } from '../../call/token-loss-call.js'
+import { crossEntropySync, linearCrossEntropySync } from '../../index.js'
+import type {
+  CrossEntropyOptions as CoreOptions,
+  LinearCrossEntropyOptions as LinearCoreOptions,
+} from '../../options/index.js'
+import type { CrossEntropy, Labels, LinearCrossEntropy, RunOptions } from '../../types/index.js'
+import { callback, type LayerGradient, type LogitsGradient, optionsReader } from '../options.js'
+import {
+  headOf,
+  LAYER_OPTIONS,
+  OWNED as OF_LAYER,
+  type OutputLayerOptions,
+  onePass as onePassOfLayer,
+  withoutGradients,
+} from './output-layer.js'
+import { isInPlace, OWNED, onePass } from './passes.js'
 import { checkRows, idsOf } from './tensor-access.js'
+import { type ClassTensors, type TokenTensors, withArrays } from './tensor-options.js'
+
+type Replaced = keyof TokenTensors | keyof ClassTensors
+
+/** Options of {@link crossEntropy}. */
+export interface CrossEntropyOptions
+  extends Omit<CoreOptions, LogitsGradient | Replaced>,
+    Omit<TokenTensors, 'pairs'>,
+    ClassTensors {
+  /** 'in-place': as in `FusedPreferenceLossOptions`. */
+  gradient?: 'in-place' | undefined
+  /** Is given the losses and the per-token outputs, at each call. */
+  onResult?: ((result: Omit<CrossEntropy, 'gradLogits' | 'rowScale'>) => void) | undefined
+}
+
+/** Options of {@link linearCrossEntropy}. */
+export interface LinearCrossEntropyOptions
+  extends Omit<LinearCoreOptions, LayerGradient | Replaced | 'bias'>,
+    Omit<TokenTensors, 'pairs'>,
+    ClassTensors,
+    OutputLayerOptions {
+  /** Is given the losses and the per-token outputs, at each call. */
+  onResult?: ((result: Omit<LinearCrossEntropy, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void) | undefined
+}
 
 /** Options of {@link sparseSoftmaxCrossEntropy}. */
-export interface CrossEntropyOptions extends RunOptions {
+export interface SparseSoftmaxCrossEntropyOptions extends RunOptions {
   /** Positions with this label do not count. Defaults to -100. */
   ignoreIndex?: number | undefined
   /** Share ε of the target that is spread evenly over the vocabulary, in [0, 1]. Defaults to 0. */
   labelSmoothing?: number | undefined
-  /** 'in-place': as in `FusedPreferenceLossOptions`; the logits are overwritten during the backward pass. */
+  /** 'in-place': as in `FusedPreferenceLossOptions`. */
   gradient?: 'in-place' | undefined
 }
 
-const crossEntropyOptions = optionsReader([...RUN_OPTIONS, 'ignoreIndex', 'labelSmoothing', 'gradient'])
+const entropyOptions = optionsReader([...SINGLE_TOKEN_OPTIONS, 'gradient', 'onResult'], OWNED)
+const linearOptions = optionsReader([...SINGLE_TOKEN_OPTIONS, ...LAYER_OPTIONS], OF_LAYER)
+const sparseOptions = optionsReader([...RUN_OPTIONS, 'ignoreIndex', 'labelSmoothing', 'gradient'])
 
 /**
- * Mean cross-entropy of the labels under softmax(logits), as a scalar tensor: the mean over the rows that count, 0
- * when none does. Neither one-hot labels nor log-probs are made; the gradient is computed in the backward pass. Label
- * smoothing is that of `tf.losses.softmaxCrossEntropy` and of PyTorch: (1 - ε) CE + ε mean over the vocabulary of
- * -log p.
+ * The mean cross-entropy of a batch of tokens as a scalar tensor: the loss of pre-training and of supervised fine-tuning.
+ * Neither one-hot labels nor log-probs are made. Inside a gradient function, loss and gradient are computed together, at
+ * once; outside of one, the loss alone.
+ *
+ * @param logits as in `fusedPreferenceLoss`.
+ * @param labels as in `fusedPreferenceLoss`; logits at t predict the label at t + 1, unless `shift` is false.
+ * @param options those of `crossEntropy` of the main module but `zeroInactive`, and `onResult`.
+ * @throws what `crossEntropy` throws, and as `fusedPreferenceLoss` does.
+ */
+export function crossEntropy(logits: tf.Tensor, labels: Labels | tf.Tensor, options?: CrossEntropyOptions): tf.Scalar {
+  checkRows(logits, 'logits', 'vocab')
+  return ofLogits(logits, labels, entropyOptions(options))
+}
+
+/**
+ * The mean cross-entropy of the label of each row under softmax(logits), as a scalar tensor, under the name that
+ * TensorFlow gives it: {@link crossEntropy} without a shift, for logits of any rank.
  *
  * @param logits float32, `[..., vocab]`, of at least two dimensions.
  * @param labels token ids, or an int32 tensor of them in the shape of the logits without the last dimension.
- * @throws as `fusedPreferenceLoss` does.
+ * @throws as {@link crossEntropy} does.
  */
 export function sparseSoftmaxCrossEntropy(
   logits: tf.Tensor,
   labels: Labels | tf.Tensor,
-  options?: CrossEntropyOptions,
+  options?: SparseSoftmaxCrossEntropyOptions,
 ): tf.Scalar {
   checkRows(logits, 'logits', 'vocab')
-  const { gradient, labelSmoothing, ignoreIndex = -100, ...run } = crossEntropyOptions(options)
-  const inPlace = isInPlace(gradient)
-  const smoothing = between(labelSmoothing, 'options.labelSmoothing', 0, 1, 0)
-  const ids = idsOf(labels, logits, 'the logits')
-  const tokens: SequenceOptions = { ...run, ignoreIndex, shift: false, outputs: smoothing > 0 ? ['logSumExp'] : [] }
-  const forward = ({ data, shape }: Logits): Forward<tf.Scalar> => {
-    const values = data as Float32Array
-    const vocab = shape[shape.length - 1]!
-    const [batch, time] = shape.length > 2 ? shape : [1, shape[0]!]
-    const result = sequenceLogProbsSync({ data: values, shape: [batch!, time!, vocab] }, ids, tokens)
-    const count = Math.max(1, sum(result.tokenCounts))
-    const active = (row: number) => Number(ids[row]) !== ignoreIndex
-    let loss = 0
-    loss -= (1 - smoothing) * sum(result.logProbs)
-    for (let row = 0; smoothing > 0 && row < ids.length; row++) {
-      if (!active(row)) continue
-      const logits = sum(values.subarray(row * vocab, (row + 1) * vocab))
-      loss -= smoothing * (logits / vocab - result.logSumExp![row]!)
-    }
-    return {
-      value: () => tf.scalar(loss / count),
-      backward: (dy, out) => {
-        const factor = dy[0]! / count
-        // That of the unsmoothed loss, softmax - onehot: what smoothing moves is added in the rows that count.
-        const { gradLogits } = result.backwardSync(new Float64Array(batch!).fill(-factor), { gradient: out })
-        const target = gradLogits.data as Float32Array
-        for (let row = 0; smoothing > 0 && row < ids.length; row++) {
-          if (!active(row)) continue
-          target[row * vocab + Number(ids[row])]! += smoothing * factor
-          const share = (smoothing * factor) / vocab
-          for (let i = row * vocab; i < (row + 1) * vocab; i++) target[i]! -= share
-        }
-      },
-    }
-  }
-  return twoPasses(logits, inPlace, forward)
+  return ofLogits(logits, labels, { ...sparseOptions(options), shift: false }, logits.rank === 2)
 }
 
-function sum(values: ArrayLike<number>): number {
-  let total = 0
-  for (let i = 0; i < values.length; i++) total += values[i]!
-  return total
+/** `isBatch`: logits of two dimensions are one sequence rather than packed ones. */
+function ofLogits(
+  logits: tf.Tensor,
+  labels: Labels | tf.Tensor,
+  { gradient, onResult, ...given }: CrossEntropyOptions,
+  isBatch = false,
+): tf.Scalar {
+  const inPlace = isInPlace(gradient)
+  const told = callback(onResult, 'options.onResult')
+  const ids = idsOf(labels, logits, 'the logits')
+  const loss = withArrays(given, logits, 'the logits')
+  return onePass(logits, inPlace, ({ data, shape }, out) => {
+    const values = { data, shape: isBatch ? [1, ...shape] : shape }
+    const result = crossEntropySync(values, ids, { ...loss, gradient: out })
+    delete result.gradLogits
+    told?.(result)
+    return result.loss
+  })
+}
+
+/**
+ * {@link crossEntropy} from what goes into the model's output layer: the logits are never stored.
+ *
+ * @param hidden as in `fusedLinearPreferenceLoss`.
+ * @param weight as in `fusedLinearPreferenceLoss`.
+ * @param labels as in {@link crossEntropy}.
+ * @param options those of `linearCrossEntropy` of the main module, and of the layer.
+ * @throws what `linearCrossEntropy` throws, and as `fusedLinearPreferenceLoss` does.
+ */
+export function linearCrossEntropy(
+  hidden: tf.Tensor,
+  weight: tf.Tensor,
+  labels: Labels | tf.Tensor,
+  options?: LinearCrossEntropyOptions,
+): tf.Scalar {
+  const { bias, transposed, frozen, onResult, ...given } = linearOptions(options)
+  const told = callback(onResult, 'options.onResult')
+  const head = headOf(hidden, weight, bias, transposed, frozen)
+  const ids = idsOf(labels, hidden, 'hidden')
+  const loss = withArrays(given, hidden, 'hidden')
+  return onePassOfLayer(head, ({ data, weight: matrix, bias: values }, gradient) => {
+    const result = linearCrossEntropySync(data, matrix, ids, { ...loss, bias: values, gradient })
+    told?.(withoutGradients(result))
+    return result.loss
+  })
 }

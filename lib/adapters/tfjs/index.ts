@@ -16,12 +16,20 @@ import type {
   Logits,
   SequenceLogProbs,
 } from '../../types/index.js'
-import { callback, optionsReader } from '../options.js'
-import { type Forward, isInPlace, onePass, referenceOf, twoPasses } from './passes.js'
+import { callback, type LogitsGradient, optionsReader } from '../options.js'
+import { type Forward, isInPlace, OWNED, onePass, referenceOf, twoPasses } from './passes.js'
 import { checkRows, idsOf } from './tensor-access.js'
 import { type TensorReference, type TokenTensors, type UnpairedTensors, withArrays } from './tensor-options.js'
 
-export { type CrossEntropyOptions, sparseSoftmaxCrossEntropy } from './cross-entropy.js'
+export type { DifferentiableOutput } from '../token-outputs.js'
+export {
+  type CrossEntropyOptions,
+  crossEntropy,
+  type LinearCrossEntropyOptions,
+  linearCrossEntropy,
+  type SparseSoftmaxCrossEntropyOptions,
+  sparseSoftmaxCrossEntropy,
+} from './cross-entropy.js'
 export {
   type FusedLinearPreferenceLossOptions,
   type FusedLinearUnpairedPreferenceLossOptions,
@@ -29,13 +37,23 @@ export {
   fusedLinearUnpairedPreferenceLoss,
   type LinearSequenceLogProbsOptions,
   linearSequenceLogProbs,
-  type OutputLayerOptions,
 } from './linear.js'
-export type { TensorReference, TokenTensors, UnpairedTensors } from './tensor-options.js'
+export type { OutputLayerOptions } from './output-layer.js'
+export type { ClassTensors, TensorReference, TokenTensors, UnpairedTensors } from './tensor-options.js'
+export {
+  type LinearTokenLogProbsOptions,
+  type LinearTokenOutputsOptions,
+  linearTokenLogProbs,
+  linearTokenOutputs,
+  type TokenLogProbsOptions,
+  type TokenOutputsOptions,
+  tokenLogProbs,
+  tokenOutputs,
+} from './token-outputs.js'
 
 /** Options of {@link fusedPreferenceLoss}. */
 export interface FusedPreferenceLossOptions
-  extends Omit<FusedOptions, 'gradient' | 'zeroInactive' | 'reference' | keyof TokenTensors>,
+  extends Omit<FusedOptions, LogitsGradient | 'reference' | keyof TokenTensors>,
     TokenTensors {
   /** As in `fusedPreferenceLoss`; log-probs and logits may be tensors. Needed unless the loss is reference-free. */
   reference?: FusedOptions['reference'] | TensorReference | { logits: tf.Tensor } | undefined
@@ -46,15 +64,12 @@ export interface FusedPreferenceLossOptions
    */
   gradient?: 'in-place' | undefined
   /** Is given the rewards, accuracy, margin and all else that is known of the loss, at each call. */
-  onResult?: ((result: Omit<FusedPreferenceLoss, 'gradLogits'>) => void) | undefined
+  onResult?: ((result: Omit<FusedPreferenceLoss, 'gradLogits' | 'rowScale'>) => void) | undefined
 }
 
 /** Options of {@link fusedUnpairedPreferenceLoss}. */
 export interface FusedUnpairedPreferenceLossOptions
-  extends Omit<
-      FusedUnpairedOptions,
-      'gradient' | 'zeroInactive' | 'reference' | keyof TokenTensors | keyof UnpairedTensors
-    >,
+  extends Omit<FusedUnpairedOptions, LogitsGradient | 'reference' | keyof TokenTensors | keyof UnpairedTensors>,
     Omit<TokenTensors, 'pairs'>,
     UnpairedTensors {
   /** As in `fusedUnpairedPreferenceLoss`; log-probs and logits may be tensors. Needed unless `referenceFree`. */
@@ -66,7 +81,7 @@ export interface FusedUnpairedPreferenceLossOptions
   /** 'in-place': as in {@link FusedPreferenceLossOptions}. */
   gradient?: 'in-place' | undefined
   /** Is given the rewards, their means, κ and all else that is known of the loss, at each call. */
-  onResult?: ((result: Omit<FusedUnpairedPreferenceLoss, 'gradLogits'>) => void) | undefined
+  onResult?: ((result: Omit<FusedUnpairedPreferenceLoss, 'gradLogits' | 'rowScale'>) => void) | undefined
 }
 
 /** Options of {@link sequenceLogProbs}. */
@@ -77,9 +92,6 @@ export interface SequenceLogProbsOptions extends Omit<SequenceOptions, keyof Tok
   onResult?: ((result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>) => void) | undefined
 }
 
-const OWNED = {
-  zeroInactive: 'is not taken: the memory that the gradient gets is not zero, so that all of it has to be written',
-}
 const preferenceOptions = optionsReader([...PAIRED_OPTIONS, 'gradient', 'onResult'], OWNED)
 const unpairedOptions = optionsReader([...UNPAIRED_OPTIONS, 'gradient', 'onResult'], OWNED)
 const sequenceOptions = optionsReader([...TOKEN_OPTIONS, ...RUN_OPTIONS, 'gradient', 'onResult'])

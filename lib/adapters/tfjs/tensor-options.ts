@@ -3,6 +3,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { invalidType } from '../../errors.js'
+import type { TokenLossOptions } from '../../options/token-loss-options.js'
 import { TOKEN_ARRAYS, type TokenOptions, tokenOptions } from '../../options/token-options.js'
 import type { UnpairedLossOptions } from '../../options/unpaired-options.js'
 import { checkShape, elementsOf } from './tensor-access.js'
@@ -29,6 +30,12 @@ export interface UnpairedTensors {
   referenceKlLogProbs?: UnpairedLossOptions['referenceKlLogProbs'] | tf.Tensor | undefined
 }
 
+/** Options of the cross-entropy that may be tensors as well. */
+export interface ClassTensors {
+  /** As in `crossEntropy` of the main module, or a tensor `[vocab]`. */
+  classWeights?: TokenLossOptions['classWeights'] | tf.Tensor
+}
+
 /**
  * Log-probs under the reference: of the pairs, `[P]` each, or of all sequences, `[B]`. A float32 tensor holds them
  * rounded: before the first update, when the policy equals the reference, the rewards are then about ±1e-6 instead of
@@ -39,14 +46,20 @@ export type TensorReference =
   | { logProbs: ArrayLike<number> | tf.Tensor }
 
 /** Options of an op with arrays in place of the tensors. */
-type WithArrays<T> = Omit<T, keyof TokenTensors | keyof UnpairedTensors | 'reference'> &
+type WithArrays<T> = Omit<T, keyof TokenTensors | keyof UnpairedTensors | keyof ClassTensors | 'reference'> &
   Pick<TokenOptions, keyof TokenTensors> &
   ('desirable' extends keyof T ? Pick<UnpairedLossOptions, keyof UnpairedTensors> : object) &
+  ('classWeights' extends keyof T ? Pick<TokenLossOptions, keyof ClassTensors> : object) &
   ('reference' extends keyof T ? { reference?: Exclude<T['reference' & keyof T], TensorReference> } : object)
 
 // The tensor form of each array that core takes.
 const TENSORS: readonly (keyof TokenTensors)[] = TOKEN_ARRAYS
-const UNPAIRED: readonly (keyof UnpairedTensors)[] = ['desirable', 'klLogProbs', 'referenceKlLogProbs']
+const OF_LOSSES: readonly (keyof UnpairedTensors | keyof ClassTensors)[] = [
+  'desirable',
+  'klLogProbs',
+  'referenceKlLogProbs',
+  'classWeights',
+]
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
 /**
@@ -67,7 +80,7 @@ export function withArrays<T extends TokenTensors & { reference?: object }>(
     if (tokenOptions[option].array === 'per label') checkShape(value, `options.${option}`, rows, name)
     read[option] = elementsOf(value, `options.${option}`)
   }
-  for (const option of UNPAIRED) {
+  for (const option of OF_LOSSES) {
     const value = read[option]
     if (value instanceof tf.Tensor) read[option] = elementsOf(value, `options.${option}`)
   }

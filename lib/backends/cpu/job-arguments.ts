@@ -11,6 +11,7 @@ import {
   type Elements,
   type FieldVisitor,
   type Part,
+  SFT_NORMALIZATIONS,
   visitFields,
 } from './job-fields.js'
 
@@ -112,6 +113,7 @@ export function jobFields(): string {
     ...FIELDS,
     `dtypes ${Object.keys(DTYPES).join(' ')}`,
     `divergences ${Object.keys(DIVERGENCES).join(' ')}`,
+    `sft normalizations ${Object.keys(SFT_NORMALIZATIONS).join(' ')}`,
     `most terms ${MOST_TERMS}`,
     `slot bytes ${SLOT_BYTES}`,
   ]
@@ -126,7 +128,7 @@ function listFields(): string[] {
     tokens: { labels: {} },
     policy: { logits: rows, head },
     reference: { logits: rows, head },
-    loss: { terms: [{}] },
+    loss: { terms: [{}], pairConstants: {} },
     unpairedLoss: {},
     tokenLoss: {},
     gradient: { logits: rows, out: rows, tokenCoefficients: {} },

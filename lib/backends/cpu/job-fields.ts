@@ -10,13 +10,14 @@ import type {
   Job,
   LossStage,
   LossTerm,
+  PairConstants,
   Rows,
   RunSettings,
   TokenLossStage,
   Tokens,
   UnpairedLossStage,
 } from '../../job.js'
-import type { DType, FDivergence, HostArray, LossType, UnpairedLossType } from '../../types/index.js'
+import type { DType, FDivergence, HostArray, LossType, SftNormalization, UnpairedLossType } from '../../types/index.js'
 
 /** The kinds of a job's arrays by their elements; a tensor's array has the tensor's dtype. */
 export interface Elements {
@@ -54,6 +55,7 @@ const POLICY_HEAD = new Part()
 const REFERENCE = new Part()
 const REFERENCE_HEAD = new Part()
 const LOSS = new Part()
+const PAIR_CONSTANTS = new Part()
 const UNPAIRED_LOSS = new Part()
 const TOKEN_LOSS = new Part()
 const COEFFICIENTS = new Part()
@@ -64,6 +66,7 @@ const TERMS = new Part()
 
 export const DTYPES: Record<DType, number> = { float32: 0, float16: 1, bfloat16: 2 }
 export const DIVERGENCES: Record<FDivergence, number> = { reverse_kl: 0, forward_kl: 1, js: 2, alpha: 3 }
+export const SFT_NORMALIZATIONS: Record<SftNormalization, number> = { tokens: 0, sequences: 1, sum: 2 }
 
 /** The addon's numbers for losses and instruction sets. */
 export interface Codes {
@@ -213,7 +216,7 @@ function visitLoss(visit: FieldVisitor, loss: LossStage): void {
   visit.out('loss.rejected', 'float64', loss.rejected)
   visit.out('loss.referenceChosen', 'float64', loss.referenceChosen)
   visit.out('loss.referenceRejected', 'float64', loss.referenceRejected)
-  visit.out('loss.pairWeights', 'float64', loss.pairWeights)
+  visit.in('loss.pairWeights', 'float64', loss.pairWeights)
   visit.out('loss.losses', 'float64', loss.losses)
   visit.out('loss.chosenRewards', 'float64', loss.chosenRewards)
   visit.out('loss.rejectedRewards', 'float64', loss.rejectedRewards)
@@ -221,21 +224,38 @@ function visitLoss(visit: FieldVisitor, loss: LossStage): void {
   visit.out('loss.gradRejected', 'float64', loss.gradRejected)
   visit.out('loss.summary', 'float64', loss.summary)
   visit.number('loss.constants.beta', loss.beta)
+  visit.number('loss.constants.offset', loss.offset)
   visit.number('loss.constants.gamma', loss.gamma)
   visit.number('loss.constants.rewardShift', loss.rewardShift)
+  visit.number('loss.constants.targetMargin', loss.targetMargin)
+  visit.number('loss.constants.dpopLambda', loss.dpopLambda)
   visit.number('loss.constants.discopopTau', loss.discopopTau)
   visit.number('loss.constants.alpha', loss.alpha)
+  visit.number('loss.constants.rewardAlpha', loss.rewardAlpha)
+  visit.number('loss.constants.sftNormalization', SFT_NORMALIZATIONS[loss.sftNormalization])
   visit.number('loss.constants.divergence', DIVERGENCES[loss.fDivergence])
   visit.number('loss.constants.average', loss.average ? 1 : 0)
   visit.number('loss.constants.pairDivisor', loss.pairDivisor ?? 0)
   visit.number('loss.constants.tokenDivisor', loss.tokenDivisor ?? 0)
   visit.number('loss.constants.gradientScale', loss.gradientScale ?? 1)
+  if (loss.pairConstants) visitPairConstants(visit, loss.pairConstants)
+}
+
+function visitPairConstants(visit: FieldVisitor, own: PairConstants): void {
+  visit.part(PAIR_CONSTANTS)
+  visit.in('loss.pairConstants.beta', 'float64', own.beta)
+  visit.in('loss.pairConstants.labelSmoothing', 'float64', own.labelSmoothing)
+  visit.in('loss.pairConstants.offset', 'float64', own.offset)
+  visit.in('loss.pairConstants.targetMargin', 'float64', own.targetMargin)
 }
 
 function visitUnpairedLoss(visit: FieldVisitor, loss: UnpairedLossStage, codes: Codes): void {
   visit.part(UNPAIRED_LOSS)
   visit.number('unpairedLoss.type', codes.unpairedLossOf(loss.lossType))
   visit.in('unpairedLoss.desirable', 'int32', loss.desirable)
+  visit.in('unpairedLoss.weights', 'float64', loss.weights)
+  visit.in('unpairedLoss.betas', 'float64', loss.betas)
+  visit.in('unpairedLoss.targets', 'float64', loss.targets)
   visit.in('unpairedLoss.logProbs', 'float64', loss.logProbs)
   visit.in('unpairedLoss.referenceLogProbs', 'float64', loss.referenceLogProbs)
   visit.out('unpairedLoss.losses', 'float64', loss.losses)

@@ -24,16 +24,18 @@ export const SCORES: Record<FDivergence, (x: number, alpha: number) => Score> = 
     derivative: -x > LARGEST_EXPONENT ? 0 : Math.exp(-x),
   }),
   js: (x) => ({ value: logSigmoid(x), derivative: sigmoid(-x) }),
-  alpha: (x, alpha) => {
-    const slope = alpha - 1
-    if (Math.abs(slope) <= ALPHA_TOLERANCE) return { value: x, derivative: 1 }
-    const exponent = slope * x
-    return {
-      // e^(slope x) / slope minus the constant 1 / slope, which keeps the digits when slope is small.
-      value: Math.expm1(Math.min(exponent, LARGEST_EXPONENT)) / slope,
-      derivative: exponent > LARGEST_EXPONENT ? 0 : Math.exp(exponent),
-    }
-  },
+  // e^(slope x) / slope minus the constant 1 / slope, which keeps the digits when slope is small.
+  alpha: (x, alpha) => power(x, alpha - 1),
+}
+
+/** (e^(slope x) − 1) / slope, which is x for a slope of 0. */
+export function power(x: number, slope: number): Score {
+  if (Math.abs(slope) <= ALPHA_TOLERANCE) return { value: x, derivative: 1 }
+  const exponent = slope * x
+  return {
+    value: Math.expm1(Math.min(exponent, LARGEST_EXPONENT)) / slope,
+    derivative: exponent > LARGEST_EXPONENT ? 0 : Math.exp(exponent),
+  }
 }
 
 /**

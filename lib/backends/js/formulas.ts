@@ -2,8 +2,8 @@
  * The parts of the formulas of the losses: their inputs and outputs, and the functions that extend a formula of one
  * pair to a batch.
  */
-import type { LossConfig, LossStage } from '../../job.js'
-import { SCORES, wholeScore } from './divergences.js'
+import type { LossConfig, LossStage, PairConstants } from '../../job.js'
+import { power, SCORES, type Score, wholeScore } from './divergences.js'
 import { sigmoid, softplus } from './numbers.js'
 
 /** The inputs that a loss requires of its caller. */
@@ -23,15 +23,36 @@ export interface LossNeeds {
   defaultLabelSmoothing: number
 }
 
+/** What a loss of log-ratios has, unless it says otherwise. */
+export const NEEDS: LossNeeds = {
+  reference: true,
+  lengths: 'never',
+  divergence: false,
+  labelSmoothing: 'any',
+  defaultLabelSmoothing: 0,
+}
+
 /** The fields of a stage that a formula reads, for P pairs. */
 export type PairBatch = Pick<
   LossStage,
   'chosen' | 'rejected' | 'referenceChosen' | 'referenceRejected' | 'chosenTokenCounts' | 'rejectedTokenCounts'
 >
 
-/** The constants of one loss. */
+/** The constants of one loss, and those of single pairs. */
 export interface Constants extends Omit<LossConfig, 'terms'> {
   labelSmoothing: number
+  pairConstants?: PairConstants
+}
+
+/** The constants of one pair. */
+export function constantsOf(constants: Constants, pair: number): Constants {
+  const { pairConstants } = constants
+  if (pairConstants === undefined) return constants
+  const own = { ...constants }
+  for (const [name, values] of Object.entries(pairConstants) as [keyof PairConstants, Float64Array][]) {
+    own[name] = values[pair]
+  }
+  return own
 }
 
 /** One pair's loss, and its derivatives with respect to two policy log-probs. */
@@ -91,14 +112,24 @@ export function times(a: number, b: number): number {
   return a === 0 && Math.abs(b) === Number.POSITIVE_INFINITY ? 0 : a * b
 }
 
+/** AlphaPO's reward (1 − p^−α) / α of a log-prob x = log p: Gupta et al. 2025. */
+export function alphaReward(x: number, { rewardAlpha }: Constants): Score {
+  return power(x, -rewardAlpha)
+}
+
 /**
  * A loss of each pair's difference of two quantities, or of their scores under an f-divergence. Per token, the score of
- * the whole sequence's log-ratio is divided by the length, as in TRL.
+ * the whole sequence's log-ratio is divided by the length, as in TRL. `reward`: what AlphaPO makes of a quantity.
  */
-export function ofDifference(quantity: Quantity, curve: (d: number, constants: Constants) => Curve): Loss['formula'] {
+export function ofDifference(
+  quantity: Quantity,
+  curve: (d: number, constants: Constants) => Curve,
+  reward?: typeof alphaReward,
+): Loss['formula'] {
   return (batch, constants) => {
     const { fDivergence, alpha, average } = constants
     const score = (x: number, length: number | undefined) => {
+      if (reward !== undefined && constants.rewardAlpha !== 0) return reward(x, constants)
       if (quantity !== 'meanLogRatio' || fDivergence === 'reverse_kl') return SCORES[fDivergence](x, alpha)
       const tokens = length || 1
       const { value, derivative } = wholeScore(fDivergence, average ? x * tokens : x, alpha)
@@ -106,10 +137,10 @@ export function ofDifference(quantity: Quantity, curve: (d: number, constants: C
     }
     // Scores do their own division by the lengths.
     const scored = quantity === 'meanLogRatio' && fDivergence !== 'reverse_kl' ? 'logRatio' : quantity
-    return ofPair(scored, (chosen, rejected, _, pair) => {
+    return ofPair(scored, (chosen, rejected, own, pair) => {
       const chosenScore = score(chosen, batch.chosenTokenCounts?.[pair])
       const rejectedScore = score(rejected, batch.rejectedTokenCounts?.[pair])
-      const { value, derivative } = curve(chosenScore.value - rejectedScore.value, constants)
+      const { value, derivative } = curve(chosenScore.value - rejectedScore.value, own)
       return {
         value,
         chosen: times(chosenScore.derivative, derivative),
@@ -137,7 +168,7 @@ export function ofPair(
       }
       const chosen = quantityOf(batch.chosen, batch.referenceChosen, batch.chosenTokenCounts)
       const rejected = quantityOf(batch.rejected, batch.referenceRejected, batch.rejectedTokenCounts)
-      const loss = surface(chosen.value, rejected.value, constants, pair)
+      const loss = surface(chosen.value, rejected.value, constantsOf(constants, pair), pair)
       return {
         pair,
         rejectedPair: pair,

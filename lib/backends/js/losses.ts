@@ -7,16 +7,10 @@
  */
 
 import type { LossType } from '../../types/index.js'
-import { identity, type Loss, type LossNeeds, ofDifference, ofPair, smoothed, times } from './formulas.js'
+import { alphaReward, constantsOf, identity, type Loss, NEEDS, ofDifference, ofPair, smoothed } from './formulas.js'
 import { log1mexp, logSigmoid, sigmoid, sigmoidSlope, softplus, sortedOrder } from './numbers.js'
-
-const NEEDS: LossNeeds = {
-  reference: true,
-  lengths: 'never',
-  divergence: false,
-  labelSmoothing: 'any',
-  defaultLabelSmoothing: 0,
-}
+import { REWARD_AWARE_LOSSES } from './reward-aware-losses.js'
+import { sft } from './sft.js'
 
 /** e^700 is near the largest float64: beyond it a loss stays constant, and its derivative is 0. */
 const LARGEST_EXPONENT = 700
@@ -32,7 +26,9 @@ export const LOSSES: Record<LossType, Loss> = {
   sigmoid: {
     ...NEEDS,
     divergence: true,
-    formula: ofDifference('logRatio', (d, { beta, labelSmoothing }) => smoothed(d, beta, 0, labelSmoothing)),
+    formula: ofDifference('logRatio', (d, { beta, offset, labelSmoothing }) =>
+      smoothed(d, beta, offset, labelSmoothing),
+    ),
   },
 
   /** Robust DPO: Ray Chowdhury et al. 2024. Unbiased under labels flipped with probability ε. */
@@ -42,9 +38,9 @@ export const LOSSES: Record<LossType, Loss> = {
     labelSmoothing: 'half',
     // The paper's ((1 − ε) softplus(−z) − ε softplus(z)) / (1 − 2ε) with softplus(z) = softplus(−z) + z: written so,
     // nothing is lost to the difference when ε is nearly ½.
-    formula: ofDifference('logRatio', (d, { beta, labelSmoothing: epsilon }) => {
-      if (epsilon === 0) return smoothed(d, beta, 0, 0)
-      const z = beta * d
+    formula: ofDifference('logRatio', (d, { beta, offset, labelSmoothing: epsilon }) => {
+      if (epsilon === 0) return smoothed(d, beta, offset, 0)
+      const z = beta * d - offset
       const odds = epsilon / (1 - 2 * epsilon)
       return { value: softplus(-z) - odds * z, derivative: -beta * (sigmoid(-z) + odds) }
     }),
@@ -54,12 +50,16 @@ export const LOSSES: Record<LossType, Loss> = {
   hinge: {
     ...NEEDS,
     divergence: true,
-    formula: ofDifference('logRatio', (d, { beta }) => {
-      const shortfall = 1 - beta * d
-      if (shortfall > 0) return { value: shortfall, derivative: -beta }
-      // Otherwise the value is 0, negative or NaN; NaN must not count as a satisfied margin.
-      return shortfall <= 0 ? { value: 0, derivative: 0 } : { value: Number.NaN, derivative: Number.NaN }
-    }),
+    formula: ofDifference(
+      'logRatio',
+      (d, { beta, offset }) => {
+        const shortfall = 1 - (beta * d - offset)
+        if (shortfall > 0) return { value: shortfall, derivative: -beta }
+        // Otherwise the value is 0, negative or NaN; NaN must not count as a satisfied margin.
+        return shortfall <= 0 ? { value: 0, derivative: 0 } : { value: Number.NaN, derivative: Number.NaN }
+      },
+      alphaReward,
+    ),
   },
 
   /** Identity preference optimisation: Azar et al. 2023, eq. 17, where β is their τ; of means, TRL's normalised one. */
@@ -68,7 +68,7 @@ export const LOSSES: Record<LossType, Loss> = {
     lengths: 'means',
     divergence: true,
     formula: (batch, constants) =>
-      ofDifference(constants.average ? 'meanLogRatio' : 'logRatio', identity)(batch, constants),
+      ofDifference(constants.average ? 'meanLogRatio' : 'logRatio', identity, alphaReward)(batch, constants),
   },
 
   /** The same with scores divided by the lengths, which is what TRL calls 'ipo'. */
@@ -76,7 +76,7 @@ export const LOSSES: Record<LossType, Loss> = {
     ...NEEDS,
     lengths: 'sums',
     divergence: true,
-    formula: ofDifference('meanLogRatio', identity),
+    formula: ofDifference('meanLogRatio', identity, alphaReward),
   },
 
   /** The identity loss of Azar et al. 2023 written on rewards, β times the log-ratios. */
@@ -94,8 +94,8 @@ export const LOSSES: Record<LossType, Loss> = {
     divergence: true,
     labelSmoothing: 'open',
     defaultLabelSmoothing: 1e-3,
-    formula: ofDifference('logRatio', (d, { beta, labelSmoothing: epsilon }) => {
-      const z = beta * d
+    formula: ofDifference('logRatio', (d, { beta, offset, labelSmoothing: epsilon }) => {
+      const z = beta * d - offset
       const p = sigmoid(z)
       const q = sigmoid(-z)
       // An infinite z is a limit: there p log p is 0, not 0 · ∞.
@@ -169,14 +169,15 @@ export const LOSSES: Record<LossType, Loss> = {
    */
   aot: {
     ...NEEDS,
-    formula: (batch, { beta, labelSmoothing }) => {
+    formula: (batch, constants) => {
       const policy = batch.chosen.map((value, i) => value - batch.rejected[i])
       const reference = batch.referenceChosen.map((value, i) => value - batch.referenceRejected[i])
       const policyOrder = sortedOrder(policy)
       const referenceOrder = sortedOrder(reference)
       return policyOrder.map((pair, rank) => {
         const d = policy[pair] - reference[referenceOrder[rank]]
-        const { value, derivative } = smoothed(d, beta, 0, labelSmoothing)
+        const { beta, offset, labelSmoothing } = constantsOf(constants, pair)
+        const { value, derivative } = smoothed(d, beta, offset, labelSmoothing)
         return { pair, rejectedPair: pair, value, chosen: derivative, rejected: -derivative }
       })
     },
@@ -188,13 +189,14 @@ export const LOSSES: Record<LossType, Loss> = {
    */
   aot_unpaired: {
     ...NEEDS,
-    formula: (batch, { beta, labelSmoothing }) => {
+    formula: (batch, constants) => {
       const chosen = batch.chosen.map((value, i) => value - batch.referenceChosen[i])
       const rejected = batch.rejected.map((value, i) => value - batch.referenceRejected[i])
       const rejectedOrder = sortedOrder(rejected)
       return sortedOrder(chosen).map((pair, rank) => {
         const rejectedPair = rejectedOrder[rank]
-        const { value, derivative } = smoothed(chosen[pair] - rejected[rejectedPair], beta, 0, labelSmoothing)
+        const { beta, offset, labelSmoothing } = constantsOf(constants, pair)
+        const { value, derivative } = smoothed(chosen[pair] - rejected[rejectedPair], beta, offset, labelSmoothing)
         return { pair, rejectedPair, value, chosen: derivative, rejected: -derivative }
       })
     },
@@ -204,8 +206,8 @@ export const LOSSES: Record<LossType, Loss> = {
   discopop: {
     ...NEEDS,
     divergence: true,
-    formula: ofDifference('logRatio', (d, { beta, discopopTau: tau }) => {
-      const z = beta * d
+    formula: ofDifference('logRatio', (d, { beta, offset, discopopTau: tau }) => {
+      const z = beta * d - offset
       // The exponential's part is bounded: it is 0 or 1 in the limit, or capped.
       if (z === Number.NEGATIVE_INFINITY) return { value: Number.POSITIVE_INFINITY, derivative: -beta }
       const m = sigmoid(z / tau)
@@ -226,16 +228,33 @@ export const LOSSES: Record<LossType, Loss> = {
     ...NEEDS,
     lengths: 'sums',
     divergence: true,
-    formula: ofDifference('meanLogRatio', (d, { beta }) => smoothed(d, beta, 0, 0)),
+    formula: ofDifference('meanLogRatio', (d, { beta, offset }) => smoothed(d, beta, offset, 0)),
   },
+
+  /**
+   * DPO-positive: Pal et al. 2024. With a chosen sequence that is less likely than under the reference, its log-ratio counts
+   * 1 + λ times. At c = 0 the derivative is that of likelier ones.
+   */
+  dpop: {
+    ...NEEDS,
+    formula: ofPair('logRatio', (c, r, { beta, offset, dpopLambda: lambda }) => {
+      const times = c < 0 ? 1 + lambda : 1
+      const { value, derivative } = smoothed(times * c - r, beta, offset, 0)
+      return { value, chosen: times * derivative, rejected: -derivative }
+    }),
+  },
+
+  ...REWARD_AWARE_LOSSES,
 
   /** SimPO: Meng et al. 2024. */
   simpo: {
     ...NEEDS,
     reference: false,
     lengths: 'sums',
-    formula: ofDifference('meanLogProb', (d, { beta, gamma, labelSmoothing }) =>
-      smoothed(d, beta, gamma, labelSmoothing),
+    formula: ofDifference(
+      'meanLogProb',
+      (d, { beta, gamma, offset, labelSmoothing }) => smoothed(d, beta, gamma + offset, labelSmoothing),
+      alphaReward,
     ),
   },
 
@@ -243,7 +262,11 @@ export const LOSSES: Record<LossType, Loss> = {
   cpo: {
     ...NEEDS,
     reference: false,
-    formula: ofDifference('logProb', (d, { beta, labelSmoothing }) => smoothed(d, beta, 0, labelSmoothing)),
+    formula: ofDifference(
+      'logProb',
+      (d, { beta, offset, labelSmoothing }) => smoothed(d, beta, offset, labelSmoothing),
+      alphaReward,
+    ),
   },
 
   /**
@@ -272,23 +295,5 @@ export const LOSSES: Record<LossType, Loss> = {
     }),
   },
 
-  /**
-   * Negative log-likelihood of the chosen sequences, −Σ log π / Σ length over the batch (or the given normalizer in
-   * place of Σ length); 0 where there is no token.
-   */
-  sft: {
-    ...NEEDS,
-    reference: false,
-    lengths: 'always',
-    formula: (batch, { average, pairDivisor = batch.chosen.length, tokenDivisor }) => {
-      const lengths = batch.chosenTokenCounts as Float64Array
-      const tokenCount = tokenDivisor ?? lengths.reduce((sum, length) => sum + length, 0)
-      return Array.from(batch.chosen, (logProb, pair) => {
-        // Turns means back into sums. The factor cancels the later division by the pairs' divisor and leaves the
-        // tokens' divisor.
-        const factor = tokenCount === 0 ? 0 : ((average ? lengths[pair] : 1) * pairDivisor) / tokenCount
-        return { pair, rejectedPair: pair, value: 0 - times(factor, logProb), chosen: -factor, rejected: 0 }
-      })
-    },
-  },
+  sft,
 }

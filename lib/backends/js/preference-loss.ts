@@ -3,13 +3,14 @@
  * the sequences' log-probs. The formulas are in losses.ts.
  */
 import type { GradientStage, Job, LossStage } from '../../job.js'
-import { lengthDivisor } from './formulas.js'
 import { LOSSES } from './losses.js'
+import { rewardsOf } from './rewards.js'
 
 export function preferenceLoss(job: Job): void {
   const stage = job.loss as LossStage
   gather(job, stage)
-  const { losses, gradChosen, gradRejected, pairWeights, gradientScale = 1 } = stage
+  const { losses, gradChosen, gradRejected, gradientScale = 1 } = stage
+  const pairWeights = weightsOf(job, stage)
   const pairDivisor = stage.pairDivisor ?? stage.chosen.length
   const plainChosen = plainLogProbs(job, stage)
   const gradPlain = new Float64Array(stage.chosen.length)
@@ -32,7 +33,7 @@ export function preferenceLoss(job: Job): void {
   for (const slopes of [gradChosen, gradRejected, gradPlain]) {
     for (let i = 0; i < slopes.length; i++) slopes[i] *= gradientScale
   }
-  rewards(stage)
+  rewardsOf(stage)
   summarise(stage, pairDivisor)
   const gradient = job.gradient ?? job.headGradient
   if (gradient !== undefined) scatter(stage, gradPlain, gradient)
@@ -58,24 +59,17 @@ function gather({ policy, reference }: Job, stage: LossStage): void {
       stage.referenceChosen[i] = reference.logProbs[chosen]
       stage.referenceRejected[i] = reference.logProbs[rejected]
     }
-    if (policy.logWeights !== undefined && stage.pairWeights !== undefined) {
-      stage.pairWeights[i] = Math.exp(policy.logWeights[chosen] + policy.logWeights[rejected])
-    }
   }
 }
 
-/** The rewards of the first loss of the sum: β times the log-ratio; for 'simpo', β times the mean log-prob. */
-function rewards(stage: LossStage): void {
-  const { beta, average } = stage
-  const simpo = stage.terms[0].lossType === 'simpo'
-  for (let i = 0; i < stage.chosen.length; i++) {
-    stage.chosenRewards[i] = simpo
-      ? beta * (stage.chosen[i] / lengthDivisor(stage.chosenTokenCounts, i, average))
-      : beta * (stage.chosen[i] - stage.referenceChosen[i])
-    stage.rejectedRewards[i] = simpo
-      ? beta * (stage.rejected[i] / lengthDivisor(stage.rejectedTokenCounts, i, average))
-      : beta * (stage.rejected[i] - stage.referenceRejected[i])
-  }
+/** `[P]` the given factors of pairs times those that come from the policy. */
+function weightsOf({ policy }: Job, { pairs, pairWeights }: LossStage): Float64Array | undefined {
+  const logWeights = policy?.logWeights
+  if (pairs === undefined || logWeights === undefined) return pairWeights
+  return Float64Array.from({ length: pairs.length / 2 }, (_, i) => {
+    const ofPolicy = Math.exp(logWeights[pairs[2 * i]] + logWeights[pairs[2 * i + 1]])
+    return pairWeights === undefined ? ofPolicy : pairWeights[i] * ofPolicy
+  })
 }
 
 function summarise({ losses, chosenRewards, rejectedRewards, summary }: LossStage, pairDivisor: number): void {

@@ -19,8 +19,22 @@ interface UnpairedLoss {
   kl: boolean
   /** Takes δ. */
   rewardShift: boolean
-  desirable: (r: number, constants: UnpairedLossConfig) => Curve
-  undesirable: (r: number, constants: UnpairedLossConfig) => Curve
+  /** Needs a target for each sequence. */
+  targets: boolean
+  desirable: (r: number, constants: SequenceConstants) => Curve
+  undesirable: (r: number, constants: SequenceConstants) => Curve
+}
+
+/** The constants of one sequence. */
+interface SequenceConstants extends UnpairedLossConfig {
+  /** Of 'regression'. */
+  target: number
+}
+
+/** (βr − target)² */
+function squaredError(r: number, { beta, target }: SequenceConstants): Curve {
+  const error = beta * r - target
+  return { value: error * error, derivative: 2 * beta * error }
 }
 
 export const UNPAIRED_LOSSES: Record<UnpairedLossType, UnpairedLoss> = {
@@ -28,6 +42,7 @@ export const UNPAIRED_LOSSES: Record<UnpairedLossType, UnpairedLoss> = {
   kto: {
     kl: true,
     rewardShift: false,
+    targets: false,
     desirable: (r, { beta, kl }) => ({
       value: sigmoid(-(beta * (r - kl))),
       derivative: -beta * sigmoidSlope(beta * (r - kl)),
@@ -42,6 +57,7 @@ export const UNPAIRED_LOSSES: Record<UnpairedLossType, UnpairedLoss> = {
   apo_zero_unpaired: {
     kl: false,
     rewardShift: false,
+    targets: false,
     desirable: (r, { beta }) => ({ value: sigmoid(-beta * r), derivative: -beta * sigmoidSlope(beta * r) }),
     undesirable: (r, { beta }) => ({ value: sigmoid(beta * r), derivative: beta * sigmoidSlope(beta * r) }),
   },
@@ -50,6 +66,7 @@ export const UNPAIRED_LOSSES: Record<UnpairedLossType, UnpairedLoss> = {
   bco: {
     kl: false,
     rewardShift: true,
+    targets: false,
     desirable: (r, { beta, rewardShift }) => ({
       value: softplus(rewardShift - beta * r),
       derivative: -beta * sigmoid(rewardShift - beta * r),
@@ -58,6 +75,18 @@ export const UNPAIRED_LOSSES: Record<UnpairedLossType, UnpairedLoss> = {
       value: softplus(beta * r - rewardShift),
       derivative: beta * sigmoid(beta * r - rewardShift),
     }),
+  },
+
+  /**
+   * The reward regressed to a target: Wu et al. 2024 (SPPO) and Brantley et al. 2025 (A*-PO). Desirable or not, a sequence
+   * has the same loss.
+   */
+  regression: {
+    kl: false,
+    rewardShift: false,
+    targets: true,
+    desirable: squaredError,
+    undesirable: squaredError,
   },
 }
 

@@ -7,20 +7,22 @@ import { UNPAIRED_LOSSES } from './unpaired-losses.js'
 
 export function unpairedPreferenceLoss(job: Job): void {
   const stage = job.unpairedLoss as UnpairedLossStage
-  const { desirable, divisor, beta, gradientScale = 1, losses, rewards, gradient } = stage
+  const { desirable, divisor, gradientScale = 1, losses, rewards, gradient } = stage
   const logProbs = job.policy?.logProbs ?? (stage.logProbs as Float64Array)
   const referenceLogProbs = job.reference?.logProbs ?? (stage.referenceLogProbs as Float64Array)
   const formulas = UNPAIRED_LOSSES[stage.lossType]
   for (let s = 0; s < losses.length; s++) {
     const logRatio = logProbs[s] - referenceLogProbs[s]
+    const beta = stage.betas?.[s] ?? stage.beta
     rewards[s] = beta * logRatio
-    const weight = desirable[s] ? stage.desirableWeight : stage.undesirableWeight
+    const weight = (desirable[s] ? stage.desirableWeight : stage.undesirableWeight) * (stage.weights?.[s] ?? 1)
     // Takes no part, whatever its loss is.
     if (weight === 0) {
       losses[s] = gradient[s] = 0
       continue
     }
-    const { value, derivative } = formulas[desirable[s] ? 'desirable' : 'undesirable'](logRatio, stage)
+    const own = { ...stage, beta, target: stage.targets?.[s] ?? Number.NaN }
+    const { value, derivative } = formulas[desirable[s] ? 'desirable' : 'undesirable'](logRatio, own)
     losses[s] = weight * value
     gradient[s] = ((weight * derivative) / divisor) * gradientScale
   }
