@@ -301,6 +301,14 @@ test('adapters do not take what they decide themselves', () => {
   const forward = () => ({ type: 'float32', dims: [2, 3, 5], data: new Float32Array(30) })
   const model = { name: 'tiny', revision: 1, parts: [null, true] }
   void writeReferenceLogProbs('file', [{ labels: tensor64, mask: tensor64 }], forward, { model, ldAlpha: 0.5 })
+  const kept = writeReferenceLogProbs('file', [{ labels, own: 1 }], forward, { keepBatches: true })
+  type Kept = Awaited<typeof kept>['batches'][number]
+  expectTypeOf<Pick<Kept['reference'], 'chosen'> & Pick<Kept, 'own'>>().toExtend<{
+    chosen: Float64Array
+    own: number
+  }>()
+  const others = writeReferenceLogProbs('file', [{ labels }], forward)
+  expectTypeOf<keyof Awaited<typeof others>>().toEqualTypeOf<'chosen' | 'rejected'>()
   // @ts-expect-error a model is what JSON keeps
   void writeReferenceLogProbs('file', [{ labels }], forward, { model: new Map() })
 })
