@@ -44,6 +44,7 @@ export default defineConfig([
     format: 'esm',
     // What the page of `plot` is made of; uPlot comes along so that users need not install it.
     copy: [
+      { from: 'lib/backends/wasm/worker.mjs', to: 'dist/backends/wasm' },
       {
         from: ['lib/cli/plot/page/*', 'node_modules/uplot/dist/uPlot.{iife.min.js,min.css}'],
         to: 'dist/cli/plot/page',

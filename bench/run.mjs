@@ -19,7 +19,7 @@ const USAGE = `npm run bench [-- OPTIONS]
   --case NAME         a case or a group of cases; may be repeated
   --peer NAME         a peer to compare with; may be repeated. Defaults to all
   --dtype TYPE        float32, bfloat16 or float16; may be repeated
-  --backend NAME      our backend: cpu (the default), js or cuda
+  --backend NAME      our backend: cpu (the default), wasm, js or cuda
   --threads N         threads of ours, of peers that have threads, and of the memory's measurement. Defaults to all
   --megabytes N       size of the logits of a float32 batch. Defaults to 256, with --quick 64
   --json FILE         the file of the results. Defaults to bench/out/latest.json`
@@ -59,11 +59,11 @@ function count(/** @type {string | undefined} */ text, /** @type {string} */ nam
 
 /** Our backend first, then the requested peers; with --quick, the fastest formulation of each library. */
 function choosePeers(/** @type {ReturnType<typeof options>} */ { backend, peer: names, quick }) {
-  const backends = ['cpu', 'js', 'cuda']
+  const backends = ['cpu', 'wasm', 'js', 'cuda']
   if (!backends.includes(backend)) {
     throw new RangeError(`no backend is called '${backend}'\nbackends: ${backends.join(', ')}`)
   }
-  const ours = findPeer(backend === 'js' ? 'ours-js' : 'ours')
+  const ours = findPeer(backend === 'cpu' ? 'ours' : `ours-${backend}`)
   const usual = quick ? PEERS.filter((peer) => peer.quick) : PEERS
   const others = names.length > 0 ? names.map(findPeer) : usual
   return [ours, ...others.filter((peer) => peer !== ours)]
@@ -75,7 +75,7 @@ function plan(/** @type {ReturnType<typeof options>} */ values) {
   const limits = values.quick ? QUICK : FULL
   const threads = count(values.threads, 'threads', machine.threads)
   const lastLevelCache = machine.lastLevelCache ?? USUAL_CACHE
-  const { instructionSets } = machine
+  const instructionSets = values.backend === 'cpu' ? machine.instructionSets : []
   const megabytes = count(values.megabytes, 'megabytes', limits.megabytes)
   const peers = choosePeers(values)
   const list = allCases({ megabytes, threads, instructionSets, lastLevelCache })

@@ -13,6 +13,9 @@ export type ErrorCode =
   | 'ERR_BACKEND_UNAVAILABLE'
   | 'ERR_CUDA'
   | 'ERR_DISPOSED'
+  | 'ERR_OUT_OF_MEMORY'
+
+type FailureCode = Extract<ErrorCode, 'ERR_BACKEND_UNAVAILABLE' | 'ERR_CUDA' | 'ERR_DISPOSED' | 'ERR_OUT_OF_MEMORY'>
 
 function withCode<E extends Error>(error: E, code: ErrorCode): E & { code: ErrorCode } {
   return Object.assign(error, { code })
@@ -77,6 +80,6 @@ export function labelsOutOfRange(problem: string) {
 }
 
 /** A failure that the arguments did not cause. */
-export function failure(code: 'ERR_BACKEND_UNAVAILABLE' | 'ERR_CUDA' | 'ERR_DISPOSED', message: string) {
+export function failure(code: FailureCode, message: string) {
   return withCode(new Error(message), code)
 }

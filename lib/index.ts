@@ -2,6 +2,7 @@
  * The entry point of the package: log-probs of sequences, preference losses, and both in one call.
  */
 export type { ErrorCode } from './errors.js'
+export { close } from './functions/close.js'
 export { crossEntropy, crossEntropySync } from './functions/cross-entropy.js'
 export { fusedLinearPreferenceLoss, fusedLinearPreferenceLossSync } from './functions/fused-linear-preference-loss.js'
 export {

@@ -125,7 +125,12 @@ export interface TokenLossStage {
   classWeights?: Float32Array
   /** Σ w / V, 1 when absent. */
   meanClassWeight?: number
-  /** What the sum over rows is divided by. */
+  /** `[V]` factors of the tokens' weights, by label, where the labels are on the GPU; 1 when absent. */
+  weightsOfLabels?: Float64Array
+  /**
+   * What the sum over rows is divided by. 0: the sum over the active rows of their labels' factors of either kind (1 where
+   * that is 0), when the labels are on the GPU.
+   */
   divisor: number
   /** Factor of the gradient, 1 when absent. */
   gradientScale?: number

@@ -107,6 +107,8 @@ export interface ForwardStage {
   logProbs: Float64Array
   /** `[4 R]` out, when a gradient may follow in another job: what it needs to know of each row; private to a backend. */
   states?: Float64Array
+  /** Stage 1 was another job's, which has left `states`, and `sumSquaredProbs` for logWeights; private to a backend. */
+  swept?: boolean
   /** `[R]` out, unrounded, when the entropies' gradient may follow in another job. */
   entropies?: Float64Array
   /** `[S]` the same as logProbs with the tokens' plain weights; private to a backend. */
@@ -234,7 +236,7 @@ export interface RunSettings {
 
 /** Runs jobs. No job leaves anything to the next, and the number of threads changes no bit of a result. */
 export interface Backend {
-  readonly name: 'cpu' | 'js' | 'cuda'
+  readonly name: 'cpu' | 'wasm' | 'js' | 'cuda'
   /** On the calling thread. */
   runSync(job: Job, settings: RunSettings): void
   /** Off the calling thread. Rejects with the signal's reason when aborted before stage 4 began. */

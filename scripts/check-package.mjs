@@ -1,10 +1,10 @@
 /**
  * Refuses a package in which a part is missing or older than its sources: every platform's binary, the CUDA library,
- * dist. `npm pack` and `npm publish` run it first. A packed tarball is unpacked and compared with this repository.
+ * the WebAssembly modules, dist. `npm pack` and `npm publish` run it first. A packed tarball is unpacked and compared with this repository.
  *
  *   node scripts/check-package.mjs [TARBALL] [--without NAME …] [--release]
  *
- * --without NAME    a part that may be missing: a target of scripts/prebuild.mjs, or cuda; missing parts are printed
+ * --without NAME    a part that may be missing: a target of scripts/prebuild.mjs, cuda or wasm; missing parts are printed
  * --release         also require the repository's address and a dated section of CHANGELOG.md
  */
 import { execFileSync } from 'node:child_process'
@@ -37,7 +37,9 @@ if (folder !== root) rmSync(folder, { recursive: true })
 for (const name of values.without) console.log(`check-package: left out ${name}`)
 if (problems.length > 0) {
   console.error(`check-package: ${tarball ?? 'the package'} cannot be published\n  ${problems.join('\n  ')}`)
-  console.error('`npm run setup` builds dist; `npm run prebuild:all`, with nvcc on the PATH, builds the rest')
+  console.error(
+    '`npm run setup` builds dist; `npm run prebuild:all`, with nvcc on the PATH, and `npm run build:wasm` build the rest',
+  )
   process.exit(1)
 }
 console.log(`check-package: ${tarball ?? 'the package'} is complete`)

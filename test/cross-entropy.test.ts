@@ -1,5 +1,5 @@
 /**
- * `crossEntropy` and `linearCrossEntropy` on the cpu backend's instruction sets and the js backend. The golden cases of
+ * `crossEntropy` and `linearCrossEntropy` on every backend. The golden cases of
  * golden/cross-entropy.jsonl are those of PyTorch's cross_entropy, in float64.
  */
 import { createHash } from 'node:crypto'
@@ -17,14 +17,14 @@ import type { CrossEntropy, Logits } from '../lib/types/index.js'
 import { element, type LogitsSpec, logitsOf } from './golden/inputs.js'
 import {
   bytes,
-  CUDA,
   DTYPES,
   decode,
   encode,
+  fusesMultiplyAdds,
   gaussian,
-  JS,
   NATIVE,
   random,
+  TARGETS,
   logitsOf as tensor,
   ulp,
   values,
@@ -51,12 +51,12 @@ const CASES: Case[] = readFileSync(new URL('./golden/cross-entropy.jsonl', impor
   .split('\n')
   .map((line) => JSON.parse(line))
 
-const TARGETS = [...NATIVE, JS]
-
 // As docs/numerics.md has them.
 const LOSS_ULPS = 2
 const GRADIENT_ULPS = 4
 const GRADIENT_ABSOLUTE = 1e-37
+// DFT multiplies by p, which a GPU's float32 sums leave 2 ULP off.
+const DFT_ULPS = 2
 // Of soft-capped logits, as in token-gradients.test.ts: of the tanh, and of its slope.
 const EPSILON = 2 ** -23
 const TANH_ULPS = 4
@@ -103,11 +103,12 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
     const { at, values: wanted, magnitudes } = expected.gradient
     for (const [k, x] of wanted.entries()) {
       const index = at === undefined ? k : at[k]
-      let bound = GRADIENT_ULPS * ulp(magnitudes[k]) + GRADIENT_ABSOLUTE
+      const ulps = GRADIENT_ULPS + (options.dft && run.backend === 'cuda' ? DFT_ULPS : 0)
+      let bound = ulps * ulp(magnitudes[k]) + GRADIENT_ABSOLUTE
       if (cap !== null) {
         const logit = element(logits, startOf(Math.floor(index / vocab)) + (index % vocab))
         const caps = Math.min(Math.abs(logit * logitScale) / cap, 43)
-        const slopeUlps = SLOPE_ULPS + (run.instructionSet === 'baseline' ? 2 * caps : 0)
+        const slopeUlps = SLOPE_ULPS + (fusesMultiplyAdds(run) ? 0 : 2 * caps)
         bound += magnitudes[k] * (slopeUlps * EPSILON + 4 * ofLogits) + SLOPE_ABSOLUTE
       }
       const value = element(got.gradLogits as Logits, index)
@@ -177,7 +178,9 @@ describe.each(TARGETS)('$name', ({ run }) => {
       const call = (elements: Float64Array, more: CrossEntropyOptions = {}) =>
         crossEntropySync(tensor('float32', SHAPE, elements), LABELS, { ...options, ...run, ...more })
       const gradient = values(call(LOGITS, { gradient: true }).gradLogits!)
-      for (let at = 0; at < LOGITS.length; at += 2) {
+      // On the host each row of the cuda backend is a block of threads.
+      const stride = run.backend === 'cuda' ? 11 : 2
+      for (let at = 0; at < LOGITS.length; at += stride) {
         const [up, down] = [h, -h].map((step) => call(LOGITS.with(at, LOGITS[at] + step)).loss)
         expect(Math.abs((up - down) / (2 * h) - gradient[at])).toBeLessThan(3e-4)
       }
@@ -201,7 +204,9 @@ describe.each(TARGETS)('$name', ({ run }) => {
   })
 
   test('the output layer has what its logits have, multiplied on', () => {
-    for (const dtype of DTYPES) {
+    // Before the last products a GPU rounds the logits' gradient to 16 bits, if these are the hidden states':
+    // cuda-tokens.test.ts.
+    for (const dtype of run.backend === 'cuda' ? (['float32'] as const) : DTYPES) {
       const { hidden, weight, bias, logits, numbers, width } = head(dtype)
       for (const options of [...VARIANTS, { dft: true, labelSmoothing: 0.1 }]) {
         const ofLogits = crossEntropySync(tensor('float32', SHAPE, logits), LABELS, {
@@ -404,20 +409,6 @@ describe.each(TARGETS)('$name', ({ run }) => {
   })
 })
 
-test.each(CUDA)('$name refuses it', async ({ run }) => {
-  const logits = tensor('float32', SHAPE, LOGITS)
-  const { hidden, weight } = head('float32')
-  const error = expect.objectContaining({
-    code: 'ERR_INVALID_ARG_VALUE',
-    message: "options.backend is 'cuda'; the cross-entropy needs the cpu or the js backend; this call runs on 'cuda'",
-  })
-  expect(() => crossEntropySync(logits, LABELS, { gradient: 'in-place', ...run })).toThrow(error)
-  await expect(crossEntropy(logits, LABELS, { gradient: 'in-place', ...run })).rejects.toThrow(error)
-  expect(() => linearCrossEntropySync(hidden, weight, LABELS, run)).toThrow(error)
-  await expect(linearCrossEntropy(hidden, weight, LABELS, run)).rejects.toThrow(error)
-  expect(values(logits)).toEqual(LOGITS)
-})
-
 test('a process is warned once of a call without active tokens', () => {
   const given = Symbol.for('fused-preference-loss.warnings')
   const holder = globalThis as { [given]?: Set<string> }
@@ -450,7 +441,10 @@ test('the bits depend on neither threads, batch nor, with fused multiply-adds, i
     const everything = { labelSmoothing: 0.1, zLoss: 0.01, dft: true }
     const classWeights = Float32Array.from({ length: vocab }, (_, v) => (v % 7) / 3)
     const capped = { ...everything, logitScale: 1.3, logitSoftcap: 5 }
-    for (const variant of [{}, everything, capped, { ...everything, classWeights }, { ...capped, classWeights }]) {
+    const gradientDType = dtype === 'bfloat16' ? 'float32' : 'bfloat16'
+    const weighted = { ...everything, classWeights, gradientDType } as const
+    const deferred = { dft: true, deferredScale: true, gradientDType } as const
+    for (const variant of [{}, everything, capped, weighted, { ...capped, ...weighted }, deferred]) {
       const all = NATIVE.map(({ name, run }) => {
         // 24 rows: one thread and four take them whole, seven share their segments.
         const [one, ...others] = [1, 2, 4, 7].map((threads) =>

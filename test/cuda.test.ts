@@ -61,29 +61,11 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
     expect(cuda.devices?.[0].computeCapability).toMatch(/^\d+\.\d$/)
   })
 
-  it('has a logit scale, and refuses what it lacks before it writes anything', async () => {
-    const { logits, labels, data } = problem('float32')
-    const before = data.slice()
+  it('has a logit scale', () => {
+    const { logits, labels } = problem('float32')
     const run = { backend: 'cuda' } as const
     const scaled = sequenceLogProbsSync(logits, labels, { ...run, logitScale: 0.5 })
     expect(scaled.logProbs).toEqual(sequenceLogProbsSync(logits, labels, { ...run, temperature: 2 }).logProbs)
-
-    const needs = "needs the cpu or the js backend; this call runs on 'cuda'"
-    const refused = (call: () => unknown, name: string) => {
-      const { code, message } = thrown(call)
-      expect(code).toBe('ERR_INVALID_ARG_VALUE')
-      expect(message).toContain(name)
-      expect(message).toContain(needs)
-    }
-    refused(() => sequenceLogProbsSync(logits, labels, { ...run, logitSoftcap: 30 }), 'options.logitSoftcap')
-    const means: FusedOptions = { ...run, referenceFree: true, gradient: 'in-place', outputs: ['tokenMeanLogits'] }
-    refused(() => fusedPreferenceLossSync(logits, labels, means), 'options.outputs')
-    await expect(fusedPreferenceLoss(logits, labels, means)).rejects.toThrow(needs)
-    const sums = sequenceLogProbsSync(logits, labels, { ...run, outputs: ['tokenEntropies'] })
-    const tokenLogProbs = new Float64Array(B * (T - 1))
-    refused(() => sums.backwardSync({ tokenLogProbs }, { gradient: 'in-place' }), 'gradient of per-token results')
-    expect(data).toEqual(before)
-    expect(sums.backwardSync({ logProbs: [1, 2, 3, 4] }).gradLogits).toEqual(sums.backwardSync([1, 2, 3, 4]).gradLogits)
   })
 
   describe.each(DTYPES)('%s', (dtype) => {

@@ -1,5 +1,5 @@
 /**
- * The output layer on every instruction set and the js backend against TRL's, whose trainers use it for SFT, DPO and GRPO:
+ * The output layer on every backend against TRL's, whose trainers use it for SFT, DPO and GRPO:
  * results and gradients of `trl.kernels.ChunkedLogProbFunction`, TRL 1.16, from hidden states and weight with bias,
  * temperature, logit scale and soft-cap. It computes in float32, so they agree to what that leaves.
  */
@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { linearSequenceLogProbsSync } from '../lib/index.js'
 import type { TokenOutput } from '../lib/options/index.js'
-import { JS, NATIVE } from './support.js'
+import { TARGETS } from './support.js'
 
 interface Case {
   /** Rows, width, vocabulary. */
@@ -49,7 +49,7 @@ function expectNear(got: ArrayLike<number>, wanted: readonly number[]): void {
   for (const [i, x] of wanted.entries()) expect(Math.abs(got[i] - x)).toBeLessThanOrEqual(RELATIVE * largest)
 }
 
-describe.each([...NATIVE, JS])('$name', ({ run }) => {
+describe.each(TARGETS)('$name', ({ run }) => {
   test.each(CASES.map((peer, k) => [k, peer] as const))('case %i', (_, peer) => {
     const [rows, width, vocab] = peer.shape
     const { temperature, logitScale, logitSoftcap, bias } = peer

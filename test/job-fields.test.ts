@@ -109,10 +109,11 @@ describe('a field is what its name says', () => {
     policy: {
       ...arrays('logProbs', 'states', 'logWeights', 'tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp'),
       ...arrays('sumSquaredProbs', 'entropies', 'tokenMeanLogits'),
+      swept: true,
       logits: rows(array(), 110),
       head: head(120),
     },
-    reference: { logits: rows(array(), 130), head: head(140), logProbs: array() },
+    reference: { logits: rows(array(), 130), head: head(140), ...arrays('states', 'logProbs'), swept: true },
     loss: {
       ...arrays('pairs', 'chosen', 'rejected', 'referenceChosen', 'referenceRejected', 'chosenTokenCounts'),
       ...arrays('rejectedTokenCounts', 'pairWeights', 'losses', 'chosenRewards', 'rejectedRewards', 'gradChosen'),
@@ -148,7 +149,7 @@ describe('a field is what its name says', () => {
       gradientScale: 189,
     },
     tokenLoss: {
-      ...arrays('losses', 'summary', 'classWeights'),
+      ...arrays('losses', 'summary', 'classWeights', 'weightsOfLabels'),
       labelSmoothing: 186,
       zLoss: 187,
       dft: true,
@@ -158,8 +159,7 @@ describe('a field is what its name says', () => {
     },
     gradient: {
       out: rows(array(), 160),
-      rowScale: array(),
-      coefficients: array(),
+      ...arrays('rowScale', 'coefficients', 'plainCoefficients'),
       tokenCoefficients: arrays('logProb', 'logSumExp', 'entropy', 'meanLogit'),
       skipInactive: true,
     },

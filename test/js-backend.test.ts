@@ -84,7 +84,7 @@ function jobOf({ rows, targets, sequences = [rows.length], tokens = {}, coeffici
     },
   } satisfies Job & {
     tokens: Tokens
-    policy: Required<Omit<ForwardStage, 'head' | 'plainLogProbs' | 'entropies' | 'tokenMeanLogits'>>
+    policy: Required<Omit<ForwardStage, 'head' | 'plainLogProbs' | 'entropies' | 'swept' | 'tokenMeanLogits'>>
     gradient: GradientStage
   }
 }

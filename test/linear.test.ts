@@ -26,6 +26,7 @@ import {
   OUTPUTS,
   random,
   storage,
+  WASM,
 } from './support.js'
 
 interface Spec {
@@ -203,7 +204,7 @@ const SHAPES: readonly (Spec & { what: string })[] = [
   { what: 'nothing active', seed: 12, batch: 2, time: 3, width: 5, vocab: 11, ignored: 1 },
 ]
 
-describe.each([...NATIVE, JS])('on $name', ({ run }) => {
+describe.each([...NATIVE, ...WASM, JS])('on $name', ({ run }) => {
   it.each(SHAPES)('linearSequenceLogProbs and its gradients: $what', (spec) => {
     const problem = problemOf(spec)
     const { hidden, weight, labels, options } = problem

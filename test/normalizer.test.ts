@@ -4,10 +4,19 @@
  * every loss that allows it.
  */
 import { describe, expect, test } from 'vitest'
-import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
+import {
+  crossEntropySync,
+  fusedLinearPreferenceLossSync,
+  fusedLinearUnpairedPreferenceLossSync,
+  fusedPreferenceLossSync,
+  fusedUnpairedPreferenceLossSync,
+  linearCrossEntropySync,
+  preferenceLossSync,
+  unpairedPreferenceLossSync,
+} from '../lib/index.js'
 import type { FusedOptions, PreferenceOptions } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
-import type { LossType, Normalizer, PairLogProbs, WeightedLoss } from '../lib/types/index.js'
+import type { LossType, Normalizer, PairLogProbs, UnpairedLossType, WeightedLoss } from '../lib/types/index.js'
 import { LOSS_TYPES, logitsOf, neededBy, random, TARGETS, values } from './support.js'
 
 const SORTING: readonly LossType[] = ['aot', 'aot_unpaired']
@@ -208,5 +217,105 @@ describe.each(TARGETS)('$name', ({ run }) => {
     const some = parts((first, end) => lossOf(first, end, options))
     const average = sum(some.map(({ loss }) => loss)) / some.length
     expect(Math.abs(average / all.loss - 1)).toBeGreaterThan(0.01)
+  })
+})
+
+/** Uneven parts of sequences that stand alone, and of tokens: the cuda backend has the former alone. */
+describe.each(TARGETS)('$name, losses of single sequences', ({ run }) => {
+  const [time, width, vocab] = [5, 3, 7]
+  const hidden = Float64Array.from({ length: PAIRS * time * width }, (_, i) => Math.sin(11 * i))
+  const weight = logitsOf(
+    'float32',
+    [vocab, width],
+    Float64Array.from({ length: vocab * width }, (_, i) => Math.cos(5 * i)),
+  )
+  const elements = Float64Array.from({ length: PAIRS * time * vocab }, (_, i) => 3 * Math.sin(17 * i))
+  const labels = Int32Array.from({ length: PAIRS * time }, (_, i) =>
+    i % time <= ((i / time) | 0) % 4 ? -100 : (5 * i) % vocab,
+  )
+  const desirable = list(() => Number(next() < 0.4))
+
+  test.each(['kto', 'apo_zero_unpaired', 'bco'] as UnpairedLossType[])('%s', (lossType) => {
+    const constants = { lossType, ...(lossType === 'kto' && { kl: 0.3 }), undesirableWeight: 1.7 }
+    const options = (first: number, end: number) => ({
+      ...{ ...constants, ...run, desirable: desirable.slice(first, end) },
+      reference: { logProbs: whole.referenceChosen.slice(first, end) },
+    })
+    const alone = (first: number, end: number, normalizer: number | { sequences: number } | 'mean') => {
+      const { reference, ...rest } = options(first, end)
+      const sequences = { logProbs: whole.chosen.slice(first, end), referenceLogProbs: reference.logProbs }
+      return unpairedPreferenceLossSync(sequences, { ...rest, normalizer })
+    }
+    const all = alone(0, PAIRS, 'mean')
+    for (const normalizer of [PAIRS, { sequences: PAIRS }]) {
+      const some = parts((first, end) => alone(first, end, normalizer))
+      expectNear([sum(some.map(({ loss }) => loss))], [all.loss], 1e-13)
+      expectNear(joined(some.map(({ gradLogProbs }) => gradLogProbs)), all.gradLogProbs, 1e-13)
+    }
+    const ofLogits = (first: number, end: number, sequences?: number) => {
+      const part = elements.slice(first * time * vocab, end * time * vocab)
+      return fusedUnpairedPreferenceLossSync(
+        logitsOf('float32', [end - first, time, vocab], part),
+        labels.slice(first * time, end * time),
+        { ...options(first, end), gradient: true, ...(sequences && { normalizer: { sequences } }) },
+      )
+    }
+    const one = ofLogits(0, PAIRS)
+    const some = parts((first, end) => ofLogits(first, end, PAIRS))
+    expectNear([sum(some.map(({ loss }) => loss))], [one.loss], 1e-12)
+    expectNear(joined(some.map(({ gradLogits }) => values(gradLogits!))), values(one.gradLogits!), 1e-12)
+    const ofHead = (first: number, end: number, gradWeight: Float32Array, sequences?: number) => {
+      const part = hidden.slice(first * time * width, end * time * width)
+      return fusedLinearUnpairedPreferenceLossSync(
+        logitsOf('float32', [end - first, time, width], part),
+        weight as typeof weight & { shape: [number, number] },
+        labels.slice(first * time, end * time),
+        {
+          ...{ ...options(first, end), gradient: { weight: gradWeight }, accumulate: true },
+          ...(sequences && { normalizer: { sequences } }),
+        },
+      )
+    }
+    const [together, apart] = [new Float32Array(vocab * width), new Float32Array(vocab * width)]
+    ofHead(0, PAIRS, together)
+    parts((first, end) => ofHead(first, end, apart, PAIRS))
+    expectNear(apart, together, 1e-6)
+  })
+
+  if (run.backend === 'cuda') return
+
+  test('the cross-entropy', () => {
+    const options = {
+      ...run,
+      labelSmoothing: 0.1,
+      zLoss: 0.01,
+      classWeights: Float64Array.from({ length: vocab }, (_, v) => v),
+    }
+    const ofLogits = (first: number, end: number, tokens?: number) =>
+      crossEntropySync(
+        logitsOf('float32', [end - first, time, vocab], elements.slice(first * time * vocab, end * time * vocab)),
+        labels.slice(first * time, end * time),
+        { ...options, gradient: true, ...(tokens && { normalizer: { tokens } }) },
+      )
+    const one = ofLogits(0, PAIRS)
+    // With class weights a mean is divided by their sum over the labels.
+    const divisor = labels.reduce((total, label, i) => (i % time > 0 && label >= 0 ? total + label : total), 0)
+    const some = parts((first, end) => ofLogits(first, end, divisor))
+    expectNear([sum(some.map(({ loss }) => loss))], [one.loss], 1e-12)
+    expectNear(joined(some.map(({ gradLogits }) => values(gradLogits!))), values(one.gradLogits!), 1e-12)
+    const [together, apart] = [new Float32Array(vocab * width), new Float32Array(vocab * width)]
+    const ofHead = (first: number, end: number, gradWeight: Float32Array, tokens?: number) =>
+      linearCrossEntropySync(
+        logitsOf('float32', [end - first, time, width], hidden.slice(first * time * width, end * time * width)),
+        weight as typeof weight & { shape: [number, number] },
+        labels.slice(first * time, end * time),
+        {
+          ...{ ...options, gradient: { weight: gradWeight }, accumulate: true },
+          ...(tokens && { normalizer: { tokens } }),
+        },
+      )
+    ofHead(0, PAIRS, together)
+    parts((first, end) => ofHead(first, end, apart, divisor))
+    expectNear(apart, together, 1e-6)
   })
 })

@@ -17,6 +17,7 @@ const execute = promisify(execFile)
 const root = fileURLToPath(new URL('..', import.meta.url))
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const FUNCTIONS = [
+  'close',
   'crossEntropy',
   'crossEntropySync',
   'fusedLinearPreferenceLoss',
@@ -129,19 +130,29 @@ test.each(['module', 'commonjs'] as const)('the adapters, as %s', async (type) =
   const { result } = await run(code, type, root)
   expect(result).toEqual([
     [
+      'crossEntropy',
       'fusedLinearPreferenceLoss',
       'fusedLinearUnpairedPreferenceLoss',
       'fusedPreferenceLoss',
       'fusedUnpairedPreferenceLoss',
+      'linearCrossEntropy',
       'linearSequenceLogProbs',
+      'linearTokenLogProbs',
+      'linearTokenOutputs',
       'sequenceLogProbs',
       'sparseSoftmaxCrossEntropy',
+      'tokenLogProbs',
+      'tokenOutputs',
     ],
     [
+      'crossEntropyValueAndGrad',
       'fusedLinearPreferenceLossValueAndGrad',
       'fusedLinearUnpairedPreferenceLossValueAndGrad',
       'fusedPreferenceLossValueAndGrad',
       'fusedUnpairedPreferenceLossValueAndGrad',
+      'linearCrossEntropyValueAndGrad',
+      'linearTokenLossValueAndGrad',
+      'tokenLossValueAndGrad',
     ],
     ['readReferenceLogProbs', 'toLogits', 'writeReferenceLogProbs'],
   ])
@@ -186,6 +197,8 @@ describe('in a project of its own', () => {
     expect(result.warnings).toHaveLength(1)
     expect(result.warnings[0].code).toBe('FUSED_PREFERENCE_LOSS_NO_BINARY')
     expect(result.warnings[0].message).toContain(cpu.reason.split('\n')[0])
+    // Nor are the modules of WebAssembly in this package.
+    expect(result.warnings[0].message).toContain('in plain JavaScript, hundreds of times slower')
   })
 
   test('onnxruntime is not imported by its adapter', async () => {

@@ -19,7 +19,16 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { linked } from '../scripts/links.mjs'
-import { binaryOf, distIsCurrent, problemsOf, recordSources, releaseProblems, TARGETS } from '../scripts/shipped.mjs'
+import {
+  binaryOf,
+  distIsCurrent,
+  problemsOf,
+  recordSources,
+  releaseProblems,
+  TARGETS,
+  WASM_FILES,
+  wasmIsCurrent,
+} from '../scripts/shipped.mjs'
 
 const repository = fileURLToPath(new URL('..', import.meta.url))
 const CUDA = 'linux-x64/fused_preference_loss_cuda.so'
@@ -54,10 +63,18 @@ beforeEach(() => {
     'native/cuda/api.h',
     'native/cuda/plan.cu',
     'native/cuda/host/block.cc',
+    'native/wasm/module.cc',
   ]) {
     write(path, `// ${path}`)
   }
-  for (const path of ['LICENSE', 'CHANGELOG.md', 'CMakeLists.txt', 'lib/index.ts', 'scripts/cross-compile.mjs'])
+  for (const path of [
+    'LICENSE',
+    'CHANGELOG.md',
+    'CMakeLists.txt',
+    'lib/index.ts',
+    'scripts/cross-compile.mjs',
+    'scripts/build-wasm.mjs',
+  ])
     write(path, path)
   for (const name of ['index.mjs', 'index.cjs', 'cli.mjs']) write(`dist/${name}`, name)
   const sizes: Record<string, number> = {}
@@ -68,9 +85,11 @@ beforeEach(() => {
     const module = /\.(glibc|musl)\.node$/.exec(file)?.[1] ?? 'addon'
     for (const ending of ['cjs', 'd.cts']) write(`prebuilds/${dirname(file)}/${module}.${ending}`, 'export {}')
   }
+  for (const file of WASM_FILES) write(`prebuilds/${file}`, file)
   write('prebuilds/sizes.json', JSON.stringify(sizes))
   recordSources(at('prebuilds'), TARGETS.map(binaryOf), 'addon', root)
   recordSources(at('prebuilds'), [CUDA], 'cuda', root)
+  recordSources(at('prebuilds'), WASM_FILES, 'wasm', root)
   recordSources(at('dist'), ['dist'], 'dist', root)
 })
 afterEach(() => rmSync(root, { recursive: true }))
@@ -84,6 +103,7 @@ describe('a package', () => {
   test.each([
     ...TARGETS.map((target) => `prebuilds/${binaryOf(target)}`),
     `prebuilds/${CUDA}`,
+    ...WASM_FILES.map((file) => `prebuilds/${file}`),
     'prebuilds/linux-arm64/musl.cjs',
     'prebuilds/win32-arm64/addon.d.cts',
     'dist/index.mjs',
@@ -99,7 +119,7 @@ describe('a package', () => {
 
   test('without prebuilds, without dist', () => {
     rmSync(at('prebuilds'), { recursive: true })
-    expect(problems()).toHaveLength(TARGETS.length + 2)
+    expect(problems()).toHaveLength(TARGETS.length + WASM_FILES.length + 2)
     rmSync(at('dist'), { recursive: true })
     expect(problems()).toEqual(
       expect.arrayContaining(['prebuilds is missing', 'dist is missing', 'dist/index.mjs is missing']),
@@ -115,6 +135,7 @@ describe('a package', () => {
 
   const older = (...paths: string[]) => paths.map((path) => `${path} is older than its sources`)
   const addons = TARGETS.map((target) => `prebuilds/${binaryOf(target)}`)
+  const modules = WASM_FILES.map((file) => `prebuilds/${file}`)
   test.each<[string, string[]]>([
     ['native/addon/addon.cc', older(...addons)],
     ['native/addon/new.h', older(...addons)],
@@ -123,6 +144,8 @@ describe('a package', () => {
     ['native/cuda/plan.cu', older(`prebuilds/${CUDA}`)],
     ['CMakeLists.txt', older(`prebuilds/${CUDA}`)],
     ['native/cuda/host/block.cc', []],
+    ['native/wasm/module.cc', older(...modules)],
+    ['scripts/build-wasm.mjs', older(...modules)],
     ['lib/index.ts', older('dist')],
     ['README.md', []],
   ])('after a change of %s', (path, expected) => {
@@ -130,6 +153,7 @@ describe('a package', () => {
     else appendFileSync(at(path), '\n')
     expect(problems()).toEqual(expected)
     expect(distIsCurrent(root)).toBe(path !== 'lib/index.ts')
+    expect(wasmIsCurrent(root)).toBe(!expected.includes(`${modules[0]} is older than its sources`))
   })
 
   test('after a change of package.json that dist depends on, and of one that it does not', () => {

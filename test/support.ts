@@ -6,6 +6,7 @@ import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { LOSSES } from '../lib/backends/js/losses.js'
 import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from '../lib/backends/js/numbers.js'
+import { loadWasm } from '../lib/backends/wasm/index.js'
 import { getBackends } from '../lib/index.js'
 import type { LossOptions, TokenOptions, TokenOutput } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
@@ -40,6 +41,14 @@ export const JS: Target = { name: 'js', run: { backend: 'js' } }
 /** The cuda backend, on the GPU or on the host. */
 export const CUDA: readonly Target[] = getBackends().cuda.available ? [{ name: 'cuda', run: { backend: 'cuda' } }] : []
 
+const wasm = loadWasm()
+// With little memory for each job, the logits of nearly all tests pass through it in chunks.
+if ('backend' in wasm) wasm.backend.chunk = 4096
+else console.log(`wasm left out: ${wasm.reason}; npm run build:wasm builds it`)
+
+/** The wasm backend, where it has been built. */
+export const WASM: readonly Target[] = 'backend' in wasm ? [{ name: 'wasm', run: { backend: 'wasm' } }] : []
+
 // Tests of the GPU must not pass on a machine without one.
 if (process.env.FPL_TEST_GPU) {
   const { available, reason, cublasLt } = getBackends().cuda
@@ -47,8 +56,13 @@ if (process.env.FPL_TEST_GPU) {
   if (!cublasLt?.available) throw new Error(`FPL_TEST_GPU is set, but cuBLASLt is not available: ${cublasLt?.reason}`)
 }
 
+/** Whether these kernels round a product that is added once, with the sum; js does not multiply in float32. */
+export function fusesMultiplyAdds({ backend, instructionSet }: RunOptions): boolean {
+  return instructionSet !== 'baseline' && backend !== 'wasm'
+}
+
 /** All of them. */
-export const TARGETS: readonly Target[] = [...NATIVE, ...CUDA, JS]
+export const TARGETS: readonly Target[] = [...NATIVE, ...CUDA, ...WASM, JS]
 
 export const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']
 

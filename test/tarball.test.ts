@@ -5,6 +5,7 @@
 import { cpSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { getBackends } from '../lib/index.js'
 import {
   cleanUp,
   installed,
@@ -72,7 +73,7 @@ test('npm ci, without scripts', () => {
   runSmoke([process.execPath, 'smoke.mjs'], again, { binary })
 })
 
-describe('a damaged installation: js serves, with one warning', () => {
+describe('a damaged installation: wasm serves, or js without it, with one warning', () => {
   test.each<[string, (file: string, directory: string) => void, RegExp]>([
     ['missing', (file) => rmSync(file), /no such file/],
     ['truncated', (file) => truncateSync(file, 100_000), /100000 bytes instead of \d+/],
@@ -91,6 +92,7 @@ describe('a damaged installation: js serves, with one warning', () => {
     damage(join(installed(copy), binary), installed(copy))
     const { backends, warnings } = runSmoke([process.execPath, 'smoke.mjs'], copy)
     expect(backends.cpu.available).toBe(false)
+    expect(backends.wasm.available).toBe(getBackends().wasm.available)
     expect(backends.cpu.reason).toContain(binary.split('/').at(-1))
     expect(backends.cpu.reason).toMatch(problem)
     expect(backends.cpu.reason).toContain('npx fused-preference-loss build')

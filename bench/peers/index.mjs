@@ -42,7 +42,7 @@
 import { bandwidth } from './bandwidth.mjs'
 import { jax, jaxOurs } from './jax.mjs'
 import { onnxruntime } from './onnxruntime.mjs'
-import { ours, oursJs } from './ours.mjs'
+import { ours, oursJs, oursWasm } from './ours.mjs'
 import { plainJavaScript } from './plain-javascript.mjs'
 import { tfjsCpu, tfjsNode, tfjsWasm, tfjsWasmCustom, tfjsWasmOurs } from './tfjs.mjs'
 import { torchCompile, torchCrossEntropy, torchEager, trl } from './torch.mjs'
@@ -51,6 +51,7 @@ import { xla } from './xla.mjs'
 /** In the order of the tables. */
 export const PEERS = [
   ours,
+  oursWasm,
   oursJs,
   onnxruntime,
   torchEager,

@@ -1,5 +1,6 @@
 /**
- * fused-preference-loss: the cpu backend, and the js backend, which runs where no binary loads.
+ * fused-preference-loss: the cpu backend, the wasm backend, which runs where no binary loads, and the js backend, which
+ * runs where neither does.
  */
 import { readFileSync } from 'node:fs'
 import {
@@ -19,7 +20,7 @@ import { linearTokenStep, tokenStep } from '../token-loss.mjs'
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
 
 /**
- * @param {'cpu' | 'js'} backend
+ * @param {'cpu' | 'wasm' | 'js'} backend
  * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'slowness'>} words
  * @returns {import('./index.mjs').Peer}
  */
@@ -41,13 +42,14 @@ function ownPeer(backend, words) {
 
     supports({ width = 0 }) {
       if (backend === 'js' && width > 64) return 'plain loops, minutes a repetition'
-      return backend === 'js' || getBackends().cpu.available || `no cpu backend: ${getBackends().cpu.reason}`
+      const { available, reason } = /** @type {{ available: boolean, reason?: string }} */ (getBackends()[backend])
+      return available || `no ${backend} backend: ${reason}`
     },
 
     prepare(workload, inputs, { threads, instructionSet }) {
       const { stage, shape, dtype, shift } = workload
       const { logits, labels, reference, positions, policy, distinct } = inputs
-      const run = { backend, threads, instructionSet }
+      const run = { backend, threads, ...(backend === 'cpu' && { instructionSet }) }
       if (stage === 'loss' && policy) {
         const pairs = { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected }
         call = () => preferenceLossSync(pairs, { backend, beta: BETA })
@@ -125,4 +127,5 @@ function ownPeer(backend, words) {
 }
 
 export const ours = ownPeer('cpu', { name: 'ours', title: 'fused-preference-loss' })
+export const oursWasm = ownPeer('wasm', { name: 'ours-wasm', title: 'fused-preference-loss, wasm backend' })
 export const oursJs = ownPeer('js', { name: 'ours-js', title: 'fused-preference-loss, js backend', slowness: 1 })

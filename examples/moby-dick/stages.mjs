@@ -135,8 +135,8 @@ function draw() {
         ],
       },
       {
-        title: `Held out, DPO to ${DPO.steps}, then KTO`,
-        lines: [line('accuracy', 'by reward'), line('logProbAccuracy', 'by log-prob')],
+        title: `Held-out accuracy, KTO from ${DPO.steps} on`,
+        lines: [line('accuracy', 'reward'), line('logProbAccuracy', 'log-prob')],
         range: [0, 1],
       },
     ],

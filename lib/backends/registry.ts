@@ -8,10 +8,11 @@ import type { InstructionSet, RunOptions } from '../types/index.js'
 import { loadNative } from './cpu/index.js'
 import { loadCuda } from './cuda/index.js'
 import { jsBackend } from './js/index.js'
+import { loadWasm } from './wasm/index.js'
 
 /**
  * The backend by that name. 'auto' is 'cuda' for device memory and 'cpu' for host memory; where the addon does not
- * load, it is 'js', with one warning per process.
+ * load, it is 'wasm', and where that does not either, 'js', with one warning per process.
  */
 export function pickBackend(
   name: NonNullable<RunOptions['backend']>,
@@ -31,15 +32,14 @@ export function pickBackend(
     return cuda.backend
   }
   if (onDevice) throw invalidValue('options.backend', `is '${name}', but there is device memory among the arguments`)
-  if (name === 'js') return portable(instructionSet)
+  if (name === 'js') return portable(jsBackend, instructionSet)
+  if (name === 'wasm') return wasm(instructionSet)
   const native = loadNative()
   if ('reason' in native) {
     if (name === 'cpu') {
       throw failure('ERR_BACKEND_UNAVAILABLE', `options.backend 'cpu' is not available: ${native.reason}`)
     }
-    const problem = `fused-preference-loss runs without its native binary, many times slower: ${native.reason}`
-    warnOnce('FUSED_PREFERENCE_LOSS_NO_BINARY', problem)
-    return portable(instructionSet)
+    return withoutBinary(native.reason, instructionSet)
   }
   const { instructionSets } = native.info
   if (instructionSet !== undefined && !instructionSets.includes(instructionSet)) {
@@ -49,8 +49,27 @@ export function pickBackend(
   return native.backend
 }
 
-function portable(instructionSet?: InstructionSet): Backend {
-  if (instructionSet === undefined) return jsBackend
-  const problem = `options.instructionSet '${instructionSet}' is not available: the js backend has none`
+/** The next best, with a warning that says which it is and why. */
+function withoutBinary(reason: string, instructionSet?: InstructionSet): Backend {
+  const loaded = loadWasm()
+  const problem =
+    'reason' in loaded
+      ? `in plain JavaScript, hundreds of times slower: ${reason}\nNor does its WebAssembly load: ${loaded.reason}`
+      : `in WebAssembly, a few times slower: ${reason}`
+  warnOnce('FUSED_PREFERENCE_LOSS_NO_BINARY', `fused-preference-loss runs without its native binary, ${problem}`)
+  return portable('reason' in loaded ? jsBackend : loaded.backend, instructionSet)
+}
+
+function wasm(instructionSet?: InstructionSet): Backend {
+  const loaded = loadWasm()
+  if ('reason' in loaded) {
+    throw failure('ERR_BACKEND_UNAVAILABLE', `options.backend 'wasm' is not available: ${loaded.reason}`)
+  }
+  return portable(loaded.backend, instructionSet)
+}
+
+function portable(backend: Backend, instructionSet?: InstructionSet): Backend {
+  if (instructionSet === undefined) return backend
+  const problem = `options.instructionSet '${instructionSet}' is not available: the ${backend.name} backend has none`
   throw failure('ERR_BACKEND_UNAVAILABLE', problem)
 }

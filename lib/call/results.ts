@@ -53,6 +53,7 @@ export function pairedResult({ tokenPlan, policy, loss, compares }: PairedCall):
 /** Of stage 3 of single tokens. */
 export function tokenLossResult({ tokenPlan, policy, loss }: TokenLossCall): CrossEntropy {
   const { tokens, shift } = tokenPlan
+  refuseLabels(tokenPlan)
   warnOfNoTokens(tokens.counts, shift, 'The loss and its gradient are 0')
   const result: CrossEntropy = {
     loss: loss.summary[0],
@@ -141,13 +142,16 @@ export function inLayout<T extends Float64Array | Float32Array | Int32Array>(
 }
 
 /** Refuses labels in device memory that turned out not to be in the vocabulary, and warns when none of them counts. */
-function checkLabels({ tokens: { labels, counts }, shift, vocab, warnsIfEmpty }: TokenPlan): void {
-  if (labels === undefined || labels.invalid[0] === 0) {
-    if (warnsIfEmpty) {
-      warnOfNoTokens(counts, shift, 'Log-probs and gradients are 0; emptySequence says what else is wanted')
-    }
-    return
-  }
+function checkLabels(plan: TokenPlan): void {
+  refuseLabels(plan)
+  if (!plan.warnsIfEmpty) return
+  const consequence = 'Log-probs and gradients are 0; emptySequence says what else is wanted'
+  warnOfNoTokens(plan.tokens.counts, plan.shift, consequence)
+}
+
+/** Refuses labels in device memory that turned out not to be in the vocabulary. */
+function refuseLabels({ tokens: { labels }, vocab }: TokenPlan): void {
+  if (labels === undefined || labels.invalid[0] === 0) return
   const count = `${labels.invalid[0]} of the labels in device memory`
   throw labelsOutOfRange(`${count} are neither in [0, ${vocab}) nor ${labels.ignoreIndex}, and their rows are NaN`)
 }

@@ -13,7 +13,7 @@ import type { InstructionSet, RunOptions } from '../types/index.js'
 /** The names of {@link RunOptions}. */
 export const RUN_OPTIONS = ['backend', 'threads', 'instructionSet', 'stream', 'device', 'signal'] as const
 
-const BACKENDS = ['auto', 'cuda', 'cpu', 'js'] as const
+const BACKENDS = ['auto', 'cuda', 'cpu', 'wasm', 'js'] as const
 const INSTRUCTION_SETS: readonly InstructionSet[] = ['baseline', 'avx2', 'avx512', 'neon']
 const MOST_THREADS = 1024
 const NO_ARRAYS: readonly Watched[] = []

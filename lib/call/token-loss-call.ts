@@ -61,7 +61,8 @@ export function tokenLossCall(
   if (classWeights instanceof Float32Array) {
     loss.classWeights = classWeights
     loss.meanClassWeight = meanOf(classWeights)
-  } else if (classWeights) weighByClass(tokens, classWeights)
+  } else if (classWeights && tokens.labels) loss.weightsOfLabels = classWeights
+  else if (classWeights) weighByClass(tokens, classWeights)
   return {
     tokenPlan,
     policy,
@@ -99,12 +100,13 @@ function meanOf(values: Float32Array): number {
 /** What the sum over tokens is divided by. */
 function divisorOf(
   normalizer: TokenNormalizer,
-  { targets, counts }: Tokens,
+  { targets, counts, labels }: Tokens,
   classWeights: Float64Array | Float32Array | undefined,
 ): number {
   if (normalizer === 'sum') return 1
   if (typeof normalizer === 'number') return normalizer
   if (normalizer !== 'mean') return normalizer.tokens
+  if (labels) return 0 // the backend's to find
   let total = 0
   if (classWeights) {
     for (const target of targets) if (target >= 0) total += classWeights[target]

@@ -15,6 +15,7 @@ import type {
   Asked,
   Asks,
   CrossEntropy,
+  DeviceMemory,
   DType,
   Labels,
   Logits,
@@ -29,8 +30,7 @@ const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...LOGITS
  * The cross-entropy of a batch of tokens straight from the logits, and its exact gradient with respect to them: the loss of
  * pre-training and of supervised fine-tuning, under the name that all frameworks give it. Each row is read and its gradient
  * written while the row lies in the cache, so that logits that are overwritten go through memory once. Runs off the calling
- * thread: arrays are lent until the promise has settled, and must be neither changed nor transferred meanwhile. Not on the
- * cuda backend yet (`ERR_INVALID_ARG_VALUE`).
+ * thread: arrays are lent until the promise has settled, and must be neither changed nor transferred meanwhile.
  *
  * @param logits `[batch, time, vocab]`, or `[tokens, vocab]` with `sequenceOffsets`. Overwritten only when
  *   `gradient` says so.
@@ -50,12 +50,12 @@ export function crossEntropy<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels,
+  labels: Labels | DeviceMemory,
   options?: CrossEntropyOptions & Asks<Gradient, Element, Outputs>,
 ): Promise<CrossEntropy<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>>
 export async function crossEntropy(
   logits: Logits,
-  labels: Labels,
+  labels: Labels | DeviceMemory,
   options?: CrossEntropyOptions,
 ): Promise<CrossEntropy> {
   return run(plan(logits, labels, options))
@@ -69,15 +69,23 @@ export function crossEntropySync<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels,
+  labels: Labels | DeviceMemory,
   options?: CrossEntropyOptions & Asks<Gradient, Element, Outputs>,
 ): CrossEntropy<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
-export function crossEntropySync(logits: Logits, labels: Labels, options?: CrossEntropyOptions): CrossEntropy {
+export function crossEntropySync(
+  logits: Logits,
+  labels: Labels | DeviceMemory,
+  options?: CrossEntropyOptions,
+): CrossEntropy {
   const planned = plan(logits, labels, options)
   return runSync(planned)
 }
 
-function plan(logits: Logits, labels: Labels, given: CrossEntropyOptions | undefined): Planned<CrossEntropy> {
+function plan(
+  logits: Logits,
+  labels: Labels | DeviceMemory,
+  given: CrossEntropyOptions | undefined,
+): Planned<CrossEntropy> {
   const options = optionsObject(given, 'options', OPTIONS)
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
   const tensor = tensorOf(logits, 'logits', isPacked(options))

@@ -4,6 +4,7 @@
 
 import { loadNative } from '../backends/cpu/index.js'
 import { type LoadedCuda, loadCuda } from '../backends/cuda/index.js'
+import { loadWasm } from '../backends/wasm/index.js'
 import type { Backends } from '../types/index.js'
 
 /**
@@ -13,9 +14,11 @@ import type { Backends } from '../types/index.js'
 export function getBackends(): Backends {
   const native = loadNative()
   const cuda = loadCuda()
+  const wasm = loadWasm()
   return {
     cpu: 'reason' in native ? { available: false, reason: native.reason } : { available: true, ...native.info },
     cuda: 'reason' in cuda ? { available: false, reason: cuda.reason } : found(cuda),
+    wasm: 'reason' in wasm ? { available: false, reason: wasm.reason } : { available: true, ...wasm.info },
     js: { available: true },
   }
 }

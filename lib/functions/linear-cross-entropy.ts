@@ -15,6 +15,7 @@ import type { LinearCrossEntropyOptions } from '../options/index.js'
 import type {
   AskedOfHead,
   AsksOfHead,
+  DeviceMemory,
   DType,
   HeadGradientData,
   HeadWeight,
@@ -32,7 +33,7 @@ const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...HEAD_G
  * respect to that, the layer's weight and its bias; named as the other functions of the output layer are. The logits exist
  * a tile at a time, once for the loss and once more for the gradients, and are never stored; rows that predict nothing are
  * not multiplied. Runs off the calling thread: arrays are lent until the promise has settled, and must be neither changed
- * nor transferred meanwhile. Not on the cuda backend yet (`ERR_INVALID_ARG_VALUE`).
+ * nor transferred meanwhile.
  *
  * @param hidden `[batch, time, width]`, or `[tokens, width]` with `sequenceOffsets`.
  * @param weight `[vocab, width]`, or stored as `[width, vocab]` and said so by its strides.
@@ -53,13 +54,13 @@ export function linearCrossEntropy<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels,
+  labels: Labels | DeviceMemory,
   options?: LinearCrossEntropyOptions & AsksOfHead<Request, Element, Outputs>,
 ): Promise<LinearCrossEntropy<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>>
 export async function linearCrossEntropy(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels,
+  labels: Labels | DeviceMemory,
   options?: LinearCrossEntropyOptions,
 ): Promise<LinearCrossEntropy> {
   return run(plan(hidden, weight, labels, options))
@@ -74,13 +75,13 @@ export function linearCrossEntropySync<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels,
+  labels: Labels | DeviceMemory,
   options?: LinearCrossEntropyOptions & AsksOfHead<Request, Element, Outputs>,
 ): LinearCrossEntropy<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>
 export function linearCrossEntropySync(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels,
+  labels: Labels | DeviceMemory,
   options?: LinearCrossEntropyOptions,
 ): LinearCrossEntropy {
   const planned = plan(hidden, weight, labels, options)
@@ -90,7 +91,7 @@ export function linearCrossEntropySync(
 function plan(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels,
+  labels: Labels | DeviceMemory,
   given: LinearCrossEntropyOptions | undefined,
 ): Planned<LinearCrossEntropy> {
   const options = optionsObject(given, 'options', OPTIONS)

@@ -59,7 +59,7 @@ type SingleTokenOptions = Omit<TokenOptions, 'averageLogProb' | 'emptySequence' 
 /** Options of `crossEntropy`. */
 export interface CrossEntropyOptions extends SingleTokenOptions, TokenLossOptions, RunOptions, LogitsGradientOptions {
   /** As in {@link FusedOptions}. Defaults to false. */
-  gradient?: boolean | HostArray | 'in-place' | undefined
+  gradient?: boolean | HostArray | DeviceMemory | 'in-place' | undefined
 }
 
 /** Options of `linearCrossEntropy`. */

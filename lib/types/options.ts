@@ -69,9 +69,12 @@ export type FDivergence = 'reverse_kl' | 'forward_kl' | 'js' | 'alpha'
  * returns.
  */
 export interface RunOptions {
-  /** Defaults to 'auto': 'cpu' for host memory ('js' where no binary loads), 'cuda' for device memory. */
-  backend?: 'auto' | 'cuda' | 'cpu' | 'js' | undefined
-  /** Threads of the cpu backend. Defaults to as many as the process may use. The result does not depend on it. */
+  /**
+   * Defaults to 'auto': 'cuda' for device memory; for host memory 'cpu', where no binary loads 'wasm', and where there is
+   * no WebAssembly 'js'.
+   */
+  backend?: 'auto' | 'cuda' | 'cpu' | 'wasm' | 'js' | undefined
+  /** Threads of the cpu and wasm backends. Defaults to as many as the process may use. The result does not depend on it. */
   threads?: number | undefined
   /** Force an instruction set of the cpu backend, for tests. Defaults to the best this CPU has. */
   instructionSet?: InstructionSet | undefined
@@ -156,7 +159,7 @@ export interface HeadGradientOptions {
   zeroInactive?: boolean | undefined
   /**
    * Element type of all gradients. Their sums are float32 and are rounded once, to nearest even; with `accumulate`, once
-   * together with what the arrays hold. Other types than 'float32' are not on the cuda backend yet. Defaults to 'float32'.
+   * together with what the arrays hold. Defaults to 'float32'.
    */
   gradientDType?: DType | undefined
 }
@@ -170,7 +173,7 @@ export interface LogitsGradientOptions {
   zeroInactive?: boolean | undefined
   /**
    * Element type of the gradient, rounded to nearest even. A given array must have it, and 'in-place' needs elements of the
-   * logits' size. Another type than the logits' is not on the cuda backend yet. Defaults to that of the logits.
+   * logits' size. Defaults to that of the logits.
    */
   gradientDType?: DType | undefined
   /**
@@ -178,7 +181,7 @@ export interface LogitsGradientOptions {
    * softmax where there is no temperature and the like, and `rowScale` of the result has what the caller has to multiply
    * each row by. Each row is then written while it lies in the cache, so that logits go through memory once. Not together
    * with what gives rows another form: `labelSmoothing` and `zLoss` of the cross-entropy, and derivatives of other results
-   * than log-probs. Not on the cuda backend yet. Defaults to false.
+   * than log-probs. Defaults to false.
    */
   deferredScale?: boolean | undefined
 }

@@ -273,5 +273,16 @@ export interface Backends {
     /** cuBLASLt, which the functions of the output layer need on a GPU, or the reason why it is missing. */
     cublasLt?: { available: boolean; reason?: string }
   }
+  wasm: {
+    available: boolean
+    /** The reason why it is missing. */
+    reason?: string
+    /** It has vectors; without them it is missing. */
+    simd?: true
+    /** Default number of threads. */
+    threads?: number
+    /** File the module was loaded from. */
+    path?: string
+  }
   js: { available: true }
 }

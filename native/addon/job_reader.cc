@@ -2,7 +2,8 @@
 
 #include <type_traits>
 
-#include "job_fields.h"
+#include "../core/field_list.h"
+#include "../core/job_fields.h"
 
 namespace fpl {
 namespace {
@@ -103,89 +104,6 @@ class FieldReader {
   size_t field_ = 0;
 };
 
-// The elements of an array, in lib's words; those of a tensor are what its dtype says.
-template <typename T>
-const char* elementsOf() {
-  using Element = std::remove_const_t<T>;
-  if constexpr (std::is_same_v<Element, int32_t>) {
-    return "int32";
-  } else if constexpr (std::is_same_v<Element, float>) {
-    return "float32";
-  } else if constexpr (std::is_same_v<Element, double> || std::is_same_v<Element, TokenState>) {
-    return "float64";
-  } else {
-    static_assert(std::is_same_v<Element, void>);
-    return "tensor";
-  }
-}
-
-// Visits the fields of a job in order to list them.
-class FieldList {
- public:
-  FieldList() {
-    Job job;
-    job.loss.terms.count = 1;
-    visitFields(*this, job);
-    // What the numbers of enumerations stand for, and what else both sides have to know.
-    static_assert(int32_t(DType::kFloat32) == 0 && int32_t(DType::kFloat16) == 1 && int32_t(DType::kBFloat16) == 2);
-    add("dtypes float32 float16 bfloat16");
-    static_assert(int32_t(Divergence::kReverseKl) == 0 && int32_t(Divergence::kForwardKl) == 1);
-    static_assert(int32_t(Divergence::kJensenShannon) == 2 && int32_t(Divergence::kAlpha) == 3);
-    add("divergences reverse_kl forward_kl js alpha");
-    static_assert(int32_t(SftNormalization::kTokens) == 0 && int32_t(SftNormalization::kSequences) == 1);
-    static_assert(int32_t(SftNormalization::kSum) == 2);
-    add("sft normalizations tokens sequences sum");
-    add("most terms " + std::to_string(LossTerms::kMost));
-    add("slot bytes " + std::to_string(kSlot));
-  }
-
-  template <typename T>
-  void in(const char* name, T*&, int64_t* = nullptr) {
-    field("in", name, elementsOf<T>());
-  }
-
-  template <typename T>
-  void out(const char* name, T*&, int64_t* = nullptr) {
-    field("out", name, elementsOf<T>());
-  }
-
-  template <typename T>
-  void lentIn(const char* name, T*&, bool*) {
-    field("in", name, elementsOf<T>());
-  }
-
-  template <typename T>
-  void lentOut(const char* name, T*&, bool*) {
-    field("out", name, elementsOf<T>());
-  }
-
-  template <typename T>
-  void address(const char* name, T*&) {
-    field("in", name, "address");
-  }
-
-  template <typename T>
-  void number(const char* name, T&) {
-    field("number", name);
-  }
-
-  template <typename T>
-  void number(const char* owner, const char* name, T&) {
-    field("number", (std::string(owner) + "." + name).c_str());
-  }
-
-  std::string text;
-  size_t count = 0;
-
- private:
-  void field(const std::string& kind, const char* name, const char* elements = nullptr) {
-    ++count;
-    add(kind + " " + name + (elements ? std::string(" ") + elements : ""));
-  }
-
-  void add(const std::string& line) { text += line + "\n"; }
-};
-
 }  // namespace
 
 JobMemory::JobMemory(Napi::Env env) {
@@ -202,31 +120,9 @@ JobMemory::JobMemory(Napi::Env env) {
 void JobMemory::read(const Napi::CallbackInfo& info, size_t first, Job& job, LentMemory* lent) const {
   FieldReader reader(info, first, valueData_, arenaData_, lent);
   visitFields(reader, job);
-
-  const Forward& policy = job.policy;
-  job.hasPolicy = policy.logProbs != nullptr;
-  job.hasReference = job.reference.logProbs != nullptr;
-  job.hasLoss = job.loss.summary != nullptr;
-  job.hasTokenLoss = job.tokenLoss.summary != nullptr;
-  job.hasUnpairedLoss = job.unpairedLoss.summary != nullptr;
-  // Of sequences whose log-probs are computed here, it is about these.
-  if (job.hasPolicy) job.unpairedLoss.logProbs = policy.logProbs;
-  if (job.hasReference) job.unpairedLoss.referenceLogProbs = job.reference.logProbs;
-
-  // The gradient is that of the policy's logits, from the states its forward has left or leaves.
-  Gradient& gradient = job.gradient;
-  HeadGradient& headGradient = job.headGradient;
-  gradient.logits = headGradient.logits = policy.logits;
-  gradient.states = headGradient.states = policy.states;
-  headGradient.head = policy.head;
-  gradient.entropies = headGradient.entropies = policy.entropies;
-  headGradient.coefficients = gradient.coefficients;
-  headGradient.tokenCoefficients = gradient.tokenCoefficients;
-  headGradient.skipInactive = gradient.skipInactive;
-  job.hasHeadGradient = policy.head.present() && gradient.coefficients;
-  job.hasGradient = !policy.head.present() && gradient.coefficients;
+  connectStages(job);
 }
 
-std::string jobFields() { return FieldList().text; }
+std::string jobFields() { return FieldList().text + "slot bytes " + std::to_string(kSlot) + "\n"; }
 
 }  // namespace fpl

@@ -86,7 +86,9 @@ struct TokenLoss {
   TokenLossConstants constants;
   // [V] factors of the classes in the smoothed cross-entropy, or null: all 1. Other factors are in Tokens::weights.
   const float* classWeights = nullptr;
-  double divisor = 1;         // of the sum
+  // [V] factors that are to be brought there, by label, where the labels are on the GPU; or null: all 1.
+  const double* weightsOfLabels = nullptr;
+  double divisor = 1;         // of the sum; 0: the sum of the factors of the labels, which are on the GPU
   double gradientScale = 1;   // factor of its derivatives
   double* losses = nullptr;   // [R], not divided
   double* summary = nullptr;  // loss
@@ -95,7 +97,7 @@ struct TokenLoss {
 
   // That of the logits times the weights of their classes, where these have any.
   bool wantsMeanLogit() const { return constants.labelSmoothing != 0; }
-  double labelWeight(int32_t label) const { return classWeights ? double(classWeights[label]) : 1; }
+  FPL_HD double labelWeight(int32_t label) const { return classWeights ? double(classWeights[label]) : 1; }
 };
 
 // Stages 1 and 2. Outputs that are null are not wanted.
@@ -104,6 +106,7 @@ struct Forward {
   Head head;
   double* logProbs = nullptr;       // [S]
   TokenState* states = nullptr;     // [R]
+  bool swept = false;               // stage 1 was another job's, which has left the states and what they go with
   double* entropies = nullptr;      // [R], not rounded, for the entropies' gradient
   double* plainLogProbs = nullptr;  // [S] logProbs with tokens.plainWeights; scratch
   double* logWeights = nullptr;     // [S]

@@ -27,8 +27,8 @@ struct TokenLossValue {
 // `meanLogit` is m; it is not used where ε is 0. Where classes have weights w, m is the mean of w_j · s_j and
 //
 //   loss = φ · [-(1 - ε) · w_label · log p + ε · (W̄ · L - m)] + w_label · λ · L²
-inline TokenLossValue tokenLoss(const TokenLossConstants& c, const TokenState& token, double meanLogit,
-                                double labelWeight, double inverseTemperature) {
+FPL_HD inline TokenLossValue tokenLoss(const TokenLossConstants& c, const TokenState& token, double meanLogit,
+                                       double labelWeight, double inverseTemperature) {
   TokenLossValue out;
   if (token.logProb != token.logProb) {
     out.loss = out.slopes.logProb = NAN;

@@ -47,7 +47,7 @@ void checkTokens(const Tokens& tokens, const Rows& rows) {
 
 void checkForward(const Forward& forward, const Rows& rows) {
   FPL_ASSERT(forward.logProbs && forward.logits.count() == rows.count() && forward.logits.vocab == rows.vocab);
-  checkRows(forward.logits, !forward.head.present());
+  checkRows(forward.logits, !forward.head.present() && !forward.swept);
   if (forward.head.present()) checkHead(forward.head, forward.logits);
 }
 
@@ -99,12 +99,12 @@ void checkJob(const Job& job) {
     const Gradient& g = job.gradient;
     FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.entropies || !g.tokenCoefficients.entropy));
     FPL_ASSERT(g.out.count() == g.logits.count() && g.out.vocab == g.logits.vocab);
-    FPL_ASSERT(g.out.data != g.logits.data || elementSize(g.out.dtype) == elementSize(g.logits.dtype));
+    FPL_ASSERT(!g.out.data || g.out.data != g.logits.data || elementSize(g.out.dtype) == elementSize(g.logits.dtype));
     const TokenCoefficients& own = g.tokenCoefficients;
     FPL_ASSERT(!g.rowScale || !(own.entropy || (!job.hasTokenLoss && (own.logSumExp || own.meanLogit))));
     FPL_ASSERT(!g.rowScale || !job.hasTokenLoss || (!job.tokenLoss.wantsMeanLogit() && !job.tokenLoss.constants.zLoss));
-    checkRows(g.logits, true);
-    checkRows(g.out, true);
+    checkRows(g.logits, g.out.data);
+    checkRows(g.out, g.out.data);
   }
   if (job.hasHeadGradient) {
     const HeadGradient& g = job.headGradient;

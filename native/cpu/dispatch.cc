@@ -36,14 +36,6 @@ ExpConstants::ExpConstants(double temperature) {
   c6 = float(kExp6 * (power *= inverseTemperature));
 }
 
-CapConstants::CapConstants(double scale) : present(scale != 0) {
-  FPL_ASSERT(scale >= 0 && scale < INFINITY);
-  twiceHigh = float(2 * scale);
-  twiceLow = float(2 * scale - double(twiceHigh));
-  // e^86 and 4 / e^86 are normal numbers.
-  limit = present ? float(43 / scale) : 0;
-}
-
 #if defined(__x86_64__) || defined(_M_X64)
 namespace {
 
@@ -103,7 +95,11 @@ InstructionSets detect() {
 }  // namespace
 #else
 namespace {
+#if defined(__wasm__)
+InstructionSets detect() { return {{&wasm::kKernels}, 1}; }
+#else
 InstructionSets detect() { return {{&neon::kKernels}, 1}; }
+#endif
 }  // namespace
 #endif
 

@@ -22,7 +22,7 @@ namespace avx2 {
 namespace {
 
 struct F32 {
-  static constexpr bool kFused = true;
+  static constexpr bool kFused = true, kStreams = true;
   static constexpr int64_t kWidth = 8;
   static constexpr int64_t kMicroRows = 6, kMicroVectors = 2;
   __m256 v;

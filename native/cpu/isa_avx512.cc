@@ -30,7 +30,7 @@ namespace avx512 {
 namespace {
 
 struct F32 {
-  static constexpr bool kFused = true;
+  static constexpr bool kFused = true, kStreams = true;
   static constexpr int64_t kWidth = 16;
   static constexpr int64_t kMicroRows = 12, kMicroVectors = 2;
   __m512 v;

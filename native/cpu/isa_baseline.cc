@@ -14,7 +14,7 @@ namespace baseline {
 namespace {
 
 struct F32 {
-  static constexpr bool kFused = false;
+  static constexpr bool kFused = false, kStreams = true;
   static constexpr int64_t kWidth = 4;
   static constexpr int64_t kMicroRows = 4, kMicroVectors = 2;
   __m128 v;

@@ -13,7 +13,7 @@ namespace neon {
 namespace {
 
 struct F32 {
-  static constexpr bool kFused = true;
+  static constexpr bool kFused = true, kStreams = false;
   static constexpr int64_t kWidth = 4;
   static constexpr int64_t kMicroRows = 8, kMicroVectors = 2;
   float32x4_t v;

@@ -8,6 +8,7 @@
 #include "../core/asserts.h"
 #include "../core/dtypes.h"
 #include "../core/row_gradient.h"
+#include "../core/softcap.h"
 
 namespace fpl {
 
@@ -16,7 +17,8 @@ namespace fpl {
 // The temperature is folded in: r stays in the logits' own scale, ln 2 is multiplied by T and the polynomial's
 // coefficients are divided by its powers, so a temperature costs no instruction. T ln 2 is split in two; the first part
 // has 12 bits, so n times it is exact and so is its subtraction from x. The polynomial is the minimax one of degree 6
-// with its first two coefficients fixed at 1 (relative error 3.1e-9 on |r| <= T ln 2 / 2), so that exp(0) is 1.
+// with its first two coefficients fixed at 1 (relative error 3.1e-9 on |r| <= T ln 2 / 2), so that exp(0) is 1;
+// core/softcap.h has it at T = 1.
 struct ExpConstants {
   explicit ExpConstants(double temperature);
 
@@ -38,19 +40,6 @@ struct ExpConstants {
   bool inReach;
   float inverse;  // 1 / T, the polynomial's first coefficient
   float c2, c3, c4, c5, c6;
-};
-
-// The coefficients of that polynomial at T = 1, but for the first two.
-constexpr double kExp2 = 0.49999993412490124, kExp3 = 0.16666520107834054, kExp4 = 0.041668394213308244;
-constexpr double kExp5 = 0.008368780409796215, kExp6 = 0.0013814466935590675;
-
-// Constants of tanh(x · scale), which soft-capped logits are made of.
-struct CapConstants {
-  explicit CapConstants(double scale);
-
-  bool present;               // scale is not 0
-  float twiceHigh, twiceLow;  // 2 · scale
-  float limit;
 };
 
 // How many parts of `size` there are in `count`, the last of which need not be full.
@@ -149,6 +138,9 @@ namespace avx512 {
 extern const Kernels kKernels;
 }
 namespace neon {
+extern const Kernels kKernels;
+}
+namespace wasm {
 extern const Kernels kKernels;
 }
 

@@ -40,7 +40,8 @@
 //   store(p, v)      F32 to float or Float16, rounded to nearest even
 //   storeUpper(p, v) the upper 16 bits of each lane to BFloat16
 //   stream(p, v), streamUpper(p, v)
-//                    the same past the cache, p aligned to what is stored; drain() before anybody else reads it
+//                    the same past the cache, p aligned to what is stored; drain() before anybody else reads it.
+//                    Where there is no such store, F32::kStreams is false
 //   set1, add, sub, mul, div
 //   fma(a, b, c)     a·b + c, rounded once if F32::kFused, else twice
 //   maxKeepNan(x, y), minKeepNan(x, y)   x if x is NaN
@@ -79,11 +80,11 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
         FPL_BY_TYPE(kernel, , BFloat16, stream),                                  \
   }
 
-#define FPL_KERNELS(name)                                                                                    \
-  {                                                                                                          \
-    name, FPL_BY_TYPE(updateRow, , false), FPL_BY_TYPE(updateRow, , true), FPL_BY_TYPE(sumOfLogits),         \
-        FPL_BY_TYPE(weightedSumOfLogits), FPL_BY_TYPES(gradientRow, false), FPL_BY_TYPES(gradientRow, true), \
-        FPL_BY_TYPES(fullGradientRow, false), FPL_BY_TYPES(fullGradientRow, true), FPL_BY_TYPE(addMultiple), \
-        FPL_BY_TYPE(capRow, , false), FPL_BY_TYPE(capRow, , true), FPL_BY_TYPE(multiplyRow),                 \
-        {kMicroRows, kMicroColumns}, multiply, multiplyAdds,                                                 \
+#define FPL_KERNELS(name)                                                                                             \
+  {                                                                                                                   \
+    name, FPL_BY_TYPE(updateRow, , false), FPL_BY_TYPE(updateRow, , true), FPL_BY_TYPE(sumOfLogits),                  \
+        FPL_BY_TYPE(weightedSumOfLogits), FPL_BY_TYPES(gradientRow, false), FPL_BY_TYPES(gradientRow, F32::kStreams), \
+        FPL_BY_TYPES(fullGradientRow, false), FPL_BY_TYPES(fullGradientRow, F32::kStreams), FPL_BY_TYPE(addMultiple), \
+        FPL_BY_TYPE(capRow, , false), FPL_BY_TYPE(capRow, , true), FPL_BY_TYPE(multiplyRow),                          \
+        {kMicroRows, kMicroColumns}, multiply, multiplyAdds,                                                          \
   }

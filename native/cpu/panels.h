@@ -3,10 +3,10 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "kernels.h"
+#include "mutex.h"
 
 namespace fpl {
 
@@ -39,13 +39,13 @@ class BufferPool {
   class Loan {
    public:
     explicit Loan(BufferPool& pool) : pool_(pool) {
-      std::lock_guard<std::mutex> lock(pool_.mutex_);
+      const Locked locked(pool_.mutex_);
       FPL_ASSERT(!pool_.free_.empty());
       data_ = pool_.free_.back();
       pool_.free_.pop_back();
     }
     ~Loan() {
-      std::lock_guard<std::mutex> lock(pool_.mutex_);
+      const Locked locked(pool_.mutex_);
       pool_.free_.push_back(data_);
     }
     Loan(const Loan&) = delete;
@@ -57,7 +57,7 @@ class BufferPool {
   };
 
  private:
-  std::mutex mutex_;
+  Mutex mutex_;
   std::vector<FloatBuffer> buffers_;
   std::vector<float*> free_;  // never longer than it was: it does not allocate
 };

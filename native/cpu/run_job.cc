@@ -60,7 +60,9 @@ void forward(const Forward& stage, const Tokens& tokens, const Sequences& sequen
     scratch.squares.resize(stage.logits.count());
     squares = scratch.squares.data();
   }
-  if (gradient) {
+  if (stage.swept) {
+    FPL_ASSERT(stage.states && (!stage.logWeights || stage.sumSquaredProbs));
+  } else if (gradient) {
     rowByRow(stage, *gradient, tokens, sequences, states, squares, context);
   } else {
     const auto stageOne = stage.head.present() ? headTokenLogProbs : tokenLogProbs;
@@ -82,6 +84,7 @@ struct PlainScratch {
     job.policy.plainLogProbs = logProbs.data();
     job.loss.plainChosen = chosen.data();
     job.loss.gradPlain = gradChosen.data();
+    if (job.gradient.plainCoefficients) return;
     job.gradient.plainCoefficients = job.headGradient.plainCoefficients = coefficients.data();
   }
 };
@@ -246,7 +249,9 @@ bool runJob(Job& job, ThreadPool& pool) {
         unpairedPreferenceLoss(job.unpairedLoss, part.begin, part.end);
         if (hasGradient) std::copy(gradient + part.begin, gradient + part.end, coefficients + part.begin);
       }
-      if (job.hasGradient && !atOnce) logitsGradient(job.gradient, job.tokens, part.sequences, context);
+      // Without `out`, stage 4 is another job's.
+      if (job.hasGradient && job.gradient.out.data && !atOnce)
+        logitsGradient(job.gradient, job.tokens, part.sequences, context);
       if (job.hasGradient && job.gradient.rowScale) rowScales(job.gradient, job.tokens, part.sequences);
       if (job.hasHeadGradient) headGradient(job.headGradient, job.tokens, part.sequences, context);
     }

@@ -1,3 +1,4 @@
+#if !defined(__wasm__)
 #include "thread_pool.h"
 
 #include <algorithm>
@@ -110,3 +111,4 @@ void ThreadPool::leave() {
 }
 
 }  // namespace fpl
+#endif

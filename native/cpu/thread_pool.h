@@ -3,6 +3,10 @@
 // a call that asked for a thousand leaves none behind.
 #pragma once
 
+#if defined(__wasm__)
+#include "thread_pool_wasm.h"
+#else
+
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -78,3 +82,4 @@ class ThreadPool {
 };
 
 }  // namespace fpl
+#endif

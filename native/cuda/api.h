@@ -10,7 +10,7 @@ namespace fpl {
 namespace cuda {
 
 // Changes with anything in this file or in core/job.h.
-constexpr int32_t kApiVersion = 3;
+constexpr int32_t kApiVersion = 4;
 constexpr const char* kApiSymbol = "fusedPreferenceLossCuda";
 
 // Why a call failed.

@@ -76,6 +76,13 @@ FPL_DEVICE float exp2Fast(float x) {
   return y;
 }
 
+// 1 / x to 1 ULP, for x whose inverse is a normal number.
+FPL_DEVICE float inverseFast(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 FPL_DEVICE float halfToFloat(uint32_t bits) { return __half2float(__ushort_as_half(uint16_t(bits))); }
 FPL_DEVICE uint32_t packHalves(float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);

@@ -46,12 +46,17 @@ HeadPlan::HeadPlan(const Job& job, Workspace& workspace) : job_(job), workspace_
   hiddenStride_ = roundedUp(std::max(policy_.head.width(), reference_.head.width()), kRowAlignment);
   if (!job.hasHeadGradient) return;
   out_ = job.headGradient;
-  if (out_.onDevice) return;
   const bool adds = out_.accumulate;
   const int64_t width = policy_.head.width();
-  out_.hidden = gradientOnDevice(out_.hidden, count_ * width, adds || out_.skipInactive, "the gradient of hidden");
-  out_.weight = gradientOnDevice(out_.weight, vocab_ * width, adds, "the gradient of the weight");
-  out_.bias = gradientOnDevice(out_.bias, vocab_, adds, "the gradient of the bias");
+  if (!out_.onDevice) {
+    out_.hidden = gradientOnDevice(out_.hidden, count_ * width, adds || out_.skipInactive, "the gradient of hidden");
+    out_.weight = gradientOnDevice(out_.weight, vocab_ * width, adds, "the gradient of the weight");
+    out_.bias = gradientOnDevice(out_.bias, vocab_, adds, "the gradient of the bias");
+  }
+  weightSums_ = static_cast<float*>(out_.weight);
+  if (!out_.weight || out_.dtype == DType::kFloat32) return;
+  memories_.push_back(deviceMemory(size_t(vocab_ * width) * sizeof(float), "the sums of the weight's gradient"));
+  weightSums_ = reinterpret_cast<float*>(memories_.back().data());
 }
 
 HeadPlan::Layer HeadPlan::layerOf(const Head& from) {
@@ -92,7 +97,7 @@ void* HeadPlan::onDevice(const void* host, int64_t elements, DType dtype, const 
 
 void* HeadPlan::gradientOnDevice(void* host, int64_t elements, bool upload, const char* purpose) {
   if (!host) return nullptr;
-  const size_t bytes = size_t(elements) * sizeof(float);
+  const size_t bytes = size_t(elements * elementSize(out_.dtype));
   memories_.push_back(deviceMemory(bytes, purpose));
   void* device = memories_.back().data();
   if (upload) uploads_.push_back({device, host, bytes});
@@ -115,11 +120,10 @@ void HeadPlan::place(Layout& layout) {
     const int64_t segments = RowSegments(vocab_).count;
     sweep_.split = segments > 1 && chunk_ <= kFew;
     const int64_t partials = sweep_.split ? chunk_ * segments : chunk_;
-    sweep_.sums = layout.scratch<PartialSums>(partials);
-    if (job_.policy.wantsByProducts()) sweep_.byProducts = layout.scratch<PartialByProducts>(partials);
+    sweep_.place(layout, partials, job_.policy.wantsByProducts(), wantsMeanLogit(job_), wantsWeighted(job_));
   }
   if (!job_.hasHeadGradient) return;
-  values_ = layout.scratch<TokenState>(active_.count);
+  values_ = layout.scratch<RowValues>(active_.count);
   takingPart_ = layout.scratch<int32_t>(active_.count);
   if (out_.hidden) hiddenGradient_ = layout.scratch<float>(chunk_ * hiddenStride_);
   if (out_.bias) biasSums_ = layout.scratch<double>(vocab_);
@@ -147,7 +151,7 @@ Product HeadPlan::weightProduct(int64_t rows) const {
   const Matrix gradient{logits_, policy_.type, rows, vocab_, stride_ * 4 / elementSize(policy_.type)};
   const Matrix hidden{hidden_, policy_.type, rows, width, hiddenStride_};
   const bool byRows = policy_.head.weight.columnStride == 1;
-  const Matrix out{out_.weight, DType::kFloat32, vocab_, width, byRows ? width : 1, byRows ? 1 : vocab_};
+  const Matrix out{weightSums_, DType::kFloat32, vocab_, width, byRows ? width : 1, byRows ? 1 : vocab_};
   return {gradient.transposed(), hidden, out};
 }
 
@@ -228,7 +232,8 @@ void HeadPlan::makeLogits(const Layer& layer, const int32_t* from, int64_t rows,
   of(layer.logits, rows).multiply(&kOne, head.bias.data ? &kOne : &kZero, products_, stream);
 }
 
-void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& tokens, Stream stream) {
+void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& tokens, const TokenLossStage* loss,
+                       Stream stream) {
   // What the rows without a target have; only the others are visited.
   const auto clear = [&](auto* results, int value) {
     if (!results) return;
@@ -240,9 +245,12 @@ void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& token
   clear(stage.tokenArgmax, 0xff);
   clear(stage.logSumExp, 0);
   clear(stage.sumSquaredProbs, 0);
+  clear(stage.tokenMeanLogits, 0);
+  clear(stage.entropies, 0);
+  if (loss) clear(loss->loss.losses, 0);
 
-  SweepScratch scratch = sweep_;
-  if (!stage.wantsByProducts()) scratch.byProducts = nullptr;
+  SweepScratch scratch = sweep_.of(stage, wantsMeanLogit(stage, loss));
+  if (loss) scratch.classWeights = loss->loss.classWeights;
   Forward part = stage;
   Tokens chunkTokens = tokens;
   forChunks([&](int64_t first, int64_t rows) {
@@ -250,22 +258,23 @@ void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& token
     part.logits = chunkOfLogits(rows);
     chunkTokens.targets = active_.targets + first;
     sweepRows(part, chunkTokens, scratch, 0, rows, stream);
-    finishRows(part, chunkTokens, scratch, active_.rows + first, stream);
+    finishRows(part, chunkTokens, loss, scratch, active_.rows + first, stream);
   });
 }
 
-void HeadPlan::gradient(const Gradient& gradient, const Tokens& tokens, Stream stream) {
+void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, Stream stream) {
   const int64_t width = policy_.head.width();
   const bool adds = out_.accumulate;
-  float* const hiddenOut = static_cast<float*>(out_.hidden);
-  if (out_.hidden && !out_.skipInactive) clearInactive(tokens.targets, count_, width, hiddenOut, stream);
-  if (out_.weight && !adds && active_.count == 0) {
-    check(cudaMemsetAsync(out_.weight, 0, size_t(vocab_ * width) * sizeof(float), stream), "running output layer");
+  // The sums of a weight's gradient that has another type are not those that it is added to.
+  const bool rounds = out_.dtype != DType::kFloat32, addsToSums = adds && !rounds;
+  if (out_.hidden && !out_.skipInactive) clearInactive(tokens.targets, count_, width, out_.hidden, out_.dtype, stream);
+  if (out_.weight && !addsToSums && active_.count == 0) {
+    check(cudaMemsetAsync(weightSums_, 0, size_t(vocab_ * width) * sizeof(float), stream), "running output layer");
   }
   if (out_.bias) {
     check(cudaMemsetAsync(biasSums_, 0, size_t(vocab_) * sizeof(double), stream), "running output layer");
   }
-  if (active_.count > 0) gatherStates(gradient.states, active_, values_, takingPart_, stream);
+  if (active_.count > 0) gatherValues(values, active_, values_, takingPart_, stream);
   if (scale_) gradientScale(values_, active_.count, scale_, stream);
   const float* down = scale_ ? &scale_->down : &kOne;
   const float* zero = scale_ ? &scale_->zero : &kZero;
@@ -278,20 +287,21 @@ void HeadPlan::gradient(const Gradient& gradient, const Tokens& tokens, Stream s
     // Zeros for hidden states that take no part: 0 times what they are might be NaN.
     makeLogits(policy_, takingPart_ + first, rows, stream);
     part.logits = part.out = chunkOfLogits(rows);
-    part.states = values_ + first;
     chunkTokens.targets = active_.targets + first;
-    logitsGradient(part, chunkTokens, 0, rows, stream);
+    logitsGradient(part, values_ + first, chunkTokens, 0, rows, stream);
     if (out_.bias) addColumns(logits_, rows, vocab_, stride_, biasSums_, stream);
     if (policy_.type != DType::kFloat32) {
       roundGradient(logits_, rows, vocab_, stride_, policy_.type, scale_ ? &scale_->up : nullptr, stream);
     }
     if (out_.hidden) {
       of(toHidden_, rows).multiply(down, zero, products_, stream);
-      scatterRows(hiddenGradient_, hiddenStride_, active_.rows + first, rows, width, hiddenOut, adds, stream);
+      scatterRows(hiddenGradient_, hiddenStride_, active_.rows + first, rows, width, out_.hidden, out_.dtype, adds,
+                  stream);
     }
-    if (out_.weight) of(toWeight_, rows).multiply(down, adds || first > 0 ? one : zero, products_, stream);
+    if (out_.weight) of(toWeight_, rows).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
   });
-  if (out_.bias) writeColumns(biasSums_, vocab_, static_cast<float*>(out_.bias), adds, stream);
+  if (out_.weight && rounds) writeRounded(weightSums_, vocab_ * width, out_.weight, out_.dtype, adds, stream);
+  if (out_.bias) writeColumns(biasSums_, vocab_, out_.bias, out_.dtype, adds, stream);
 }
 
 }  // namespace cuda

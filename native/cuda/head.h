@@ -25,10 +25,10 @@ class HeadPlan {
   void upload(Stream stream);
   // Finds the active rows.
   void begin(const int32_t* targets, Stream stream);
-  // Stage 1 of the policy, or of the reference.
-  void forward(bool reference, const Forward& stage, const Tokens& tokens, Stream stream);
-  // Stage 4; `gradient` has what rowGradients has left.
-  void gradient(const Gradient& gradient, const Tokens& tokens, Stream stream);
+  // Stage 1 of the policy, or of the reference; `loss` is null where no single tokens have one.
+  void forward(bool reference, const Forward& stage, const Tokens& tokens, const TokenLossStage* loss, Stream stream);
+  // Stage 4.
+  void gradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, Stream stream);
   // Copies the gradients back that are the host's.
   void download(Stream stream);
 
@@ -76,8 +76,9 @@ class HeadPlan {
   ActiveRows active_;
   SweepScratch sweep_;
   float *logits_ = nullptr, *hiddenGradient_ = nullptr;
+  float* weightSums_ = nullptr;  // the weight's gradient in float32, which may be a destination
   char *hidden_ = nullptr, *products_ = nullptr;
-  TokenState* values_ = nullptr;
+  RowValues* values_ = nullptr;    // of the active rows
   int32_t* takingPart_ = nullptr;  // [active rows] those with a gradient other than 0, else -1
   double* biasSums_ = nullptr;
   GradientScale* scale_ = nullptr;

@@ -1,6 +1,7 @@
 // What a head needs besides products of matrices and the four stages: the rows that predict something gathered side by
 // side, the bias, and what becomes of the logits' gradient. Sums are taken in an order that does not change.
-#include "../core/row_gradient.h"
+#include <type_traits>
+
 #include "stages.h"
 
 namespace fpl {
@@ -82,24 +83,24 @@ void spread(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, 
 }
 
 FPL_KERNEL(kThreads, 4)
-gatherKernel(const TokenState* states, ActiveRows active, TokenState* out, int32_t* rows) {
+gatherKernel(const RowValues* values, ActiveRows active, RowValues* out, int32_t* rows) {
   const int64_t i = blockIndex() * kThreads + threadIndex();
   if (i >= active.count) return;
-  out[i] = active.rows[i] < 0 ? TokenState{} : states[active.rows[i]];
-  rows[i] = reinterpret_cast<const RowGradient*>(out + i)->factor == 0 ? -1 : active.rows[i];
+  out[i] = active.rows[i] < 0 ? RowValues{} : values[active.rows[i]];
+  rows[i] = out[i].isZero() ? -1 : active.rows[i];
 }
 
 struct Magnitudes {
   float of[kThreads];
 };
 
-// One block. The derivative at the label is minus the sum of the others, all of one sign: the largest of its row.
+// One block.
 FPL_KERNEL(kThreads, 1)
-scaleKernel(const TokenState* values, int64_t count, GradientScale* scale) {
+scaleKernel(const RowValues* values, int64_t count, GradientScale* scale) {
   FPL_SHARED(Magnitudes, magnitudes);
   float largest = 0;
   for (int64_t i = threadIndex(); i < count; i += kThreads) {
-    largest = fmaxf(largest, fabsf(reinterpret_cast<const RowGradient*>(values + i)->atLabel));  // NaN is skipped
+    largest = fmaxf(largest, values[i].largest);  // NaN is skipped
   }
   magnitudes.of[threadIndex()] = largest;
   barrier();
@@ -148,29 +149,54 @@ columnsKernel(const float* gradient, int64_t rows, int64_t vocab, int64_t stride
   sums[column] = sum;
 }
 
+template <typename T>
 FPL_KERNEL(kThreads, 4)
-sumsKernel(const double* sums, int64_t vocab, float* out, bool accumulate) {
+sumsKernel(const double* sums, int64_t vocab, T* out, bool accumulate) {
   const int64_t column = blockIndex() * kThreads + threadIndex();
-  if (column < vocab) out[column] = float(accumulate ? double(out[column]) + sums[column] : sums[column]);
+  if (column >= vocab) return;
+  fromFloat(float(accumulate ? double(toFloat(out[column])) + sums[column] : sums[column]), out[column]);
 }
 
+template <typename T>
+FPL_DEVICE void put(float value, bool accumulate, T& to) {
+  fromFloat(accumulate ? add(toFloat(to), value) : value, to);
+}
+
+template <typename T>
 FPL_KERNEL(kThreads, 4)
-scatterKernel(const float* from, int64_t stride, const int32_t* rows, int64_t width, float* out, bool accumulate,
+scatterKernel(const float* from, int64_t stride, const int32_t* rows, int64_t width, T* out, bool accumulate,
               int64_t tiles) {
   const int64_t i = blockIndex() / tiles, row = rows[i];
   if (row < 0) return;
-  forColumns(blockIndex() % tiles, width, [&](int64_t column) {
-    float& to = out[row * width + column];
-    const float value = from[i * stride + column];
-    to = accumulate ? add(to, value) : value;
-  });
+  forColumns(blockIndex() % tiles, width,
+             [&](int64_t column) { put(from[i * stride + column], accumulate, out[row * width + column]); });
 }
 
+template <typename T>
 FPL_KERNEL(kThreads, 4)
-clearKernel(const int32_t* targets, int64_t width, float* out, int64_t tiles) {
+clearKernel(const int32_t* targets, int64_t width, T* out, int64_t tiles) {
   const int64_t row = blockIndex() / tiles;
   if (targets[row] != -1) return;
-  forColumns(blockIndex() % tiles, width, [&](int64_t column) { out[row * width + column] = 0; });
+  forColumns(blockIndex() % tiles, width, [&](int64_t column) { fromFloat(0, out[row * width + column]); });
+}
+
+template <typename T>
+FPL_KERNEL(kThreads, 4)
+roundedKernel(const float* from, int64_t count, T* out, bool accumulate) {
+  forColumns(blockIndex(), count, [&](int64_t i) { put(from[i], accumulate, out[i]); });
+}
+
+// Calls `body` with a null pointer to elements of that type.
+template <typename Body>
+void withType(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return body(static_cast<float*>(nullptr));
+    case DType::kFloat16:
+      return body(static_cast<Float16*>(nullptr));
+    case DType::kBFloat16:
+      return body(static_cast<BFloat16*>(nullptr));
+  }
 }
 
 int64_t blocksOf(int64_t count) { return (count + kThreads - 1) / kThreads; }
@@ -205,11 +231,11 @@ void spreadBias(const Head::Bias& bias, float* logits, int64_t rows, int64_t voc
   }
 }
 
-void gatherStates(const TokenState* states, const ActiveRows& active, TokenState* out, int32_t* rows, Stream stream) {
-  FPL_LAUNCH("output layer", gatherKernel, blocksOf(active.count), kThreads, stream, states, active, out, rows);
+void gatherValues(const RowValues* values, const ActiveRows& active, RowValues* out, int32_t* rows, Stream stream) {
+  FPL_LAUNCH("output layer", gatherKernel, blocksOf(active.count), kThreads, stream, values, active, out, rows);
 }
 
-void gradientScale(const TokenState* values, int64_t count, GradientScale* scale, Stream stream) {
+void gradientScale(const RowValues* values, int64_t count, GradientScale* scale, Stream stream) {
   FPL_LAUNCH("output layer", scaleKernel, 1, kThreads, stream, values, count, scale);
 }
 
@@ -226,20 +252,39 @@ void addColumns(const float* gradient, int64_t rows, int64_t vocab, int64_t stri
   FPL_LAUNCH("output layer", columnsKernel, blocksOf(vocab), kThreads, stream, gradient, rows, vocab, stride, sums);
 }
 
-void writeColumns(const double* sums, int64_t vocab, float* out, bool accumulate, Stream stream) {
-  FPL_LAUNCH("output layer", sumsKernel, blocksOf(vocab), kThreads, stream, sums, vocab, out, accumulate);
+void writeColumns(const double* sums, int64_t vocab, void* out, DType dtype, bool accumulate, Stream stream) {
+  withType(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    FPL_LAUNCH("output layer", sumsKernel<T>, blocksOf(vocab), kThreads, stream, sums, vocab, static_cast<T*>(out),
+               accumulate);
+  });
 }
 
-void scatterRows(const float* from, int64_t stride, const int32_t* rows, int64_t count, int64_t width, float* out,
-                 bool accumulate, Stream stream) {
+void scatterRows(const float* from, int64_t stride, const int32_t* rows, int64_t count, int64_t width, void* out,
+                 DType dtype, bool accumulate, Stream stream) {
   const int64_t tiles = tilesOf(width);
-  FPL_LAUNCH("output layer", scatterKernel, count * tiles, kThreads, stream, from, stride, rows, width, out, accumulate,
-             tiles);
+  withType(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    FPL_LAUNCH("output layer", scatterKernel<T>, count * tiles, kThreads, stream, from, stride, rows, width,
+               static_cast<T*>(out), accumulate, tiles);
+  });
 }
 
-void clearInactive(const int32_t* targets, int64_t count, int64_t width, float* out, Stream stream) {
+void clearInactive(const int32_t* targets, int64_t count, int64_t width, void* out, DType dtype, Stream stream) {
   const int64_t tiles = tilesOf(width);
-  FPL_LAUNCH("output layer", clearKernel, count * tiles, kThreads, stream, targets, width, out, tiles);
+  withType(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    FPL_LAUNCH("output layer", clearKernel<T>, count * tiles, kThreads, stream, targets, width, static_cast<T*>(out),
+               tiles);
+  });
+}
+
+void writeRounded(const float* from, int64_t count, void* out, DType dtype, bool accumulate, Stream stream) {
+  withType(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    FPL_LAUNCH("output layer", roundedKernel<T>, tilesOf(count), kThreads, stream, from, count, static_cast<T*>(out),
+               accumulate);
+  });
 }
 
 }  // namespace cuda

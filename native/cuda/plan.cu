@@ -56,6 +56,9 @@ void Workspace::reserve(size_t deviceBytes, size_t pinnedBytes) {
 
 Plan::Plan(Job& job, Workspace& workspace) : job_(job), workspace_(workspace) {
   const Tokens& tokens = job.tokens;
+  if (const float* const weights = job.tokenLoss.classWeights) {
+    mostWeight_ = *std::max_element(weights, weights + job.rows().vocab);
+  }
   if (job.hasPolicy && job.hasLoss) {
     // The pairs each sequence is in, in their order.
     starts_.assign(size_t(tokens.sequences) + 1, 0);
@@ -95,6 +98,7 @@ void Plan::place(Layout& layout) {
   on_.hasReference = job_.hasReference;
   on_.hasLoss = job_.hasLoss;
   on_.hasUnpairedLoss = job_.hasUnpairedLoss;
+  on_.hasTokenLoss = job_.hasTokenLoss;
   on_.hasGradient = job_.hasGradient;
   on_.hasHeadGradient = job_.hasHeadGradient;
   on_.tokens = tokens;
@@ -148,8 +152,24 @@ void Plan::place(Layout& layout) {
     if (!job_.hasReference) on_.unpairedLoss.referenceLogProbs = layout.input(from.referenceLogProbs, from.count);
   }
   if (hasGradient() && !job_.hasPolicy) {
-    on_.gradient.states = layout.input(job_.gradient.states, count);
-    on_.gradient.coefficients = layout.input(job_.gradient.coefficients, sequences);
+    Gradient& g = on_.gradient;
+    const TokenCoefficients& own = job_.gradient.tokenCoefficients;
+    g.states = layout.input(job_.gradient.states, count);
+    g.coefficients = layout.input(job_.gradient.coefficients, sequences);
+    g.entropies = own.entropy ? layout.input(job_.gradient.entropies, count) : nullptr;
+    g.tokenCoefficients.logProb = layout.input(own.logProb, count);
+    g.tokenCoefficients.logSumExp = layout.input(own.logSumExp, count);
+    g.tokenCoefficients.entropy = layout.input(own.entropy, count);
+    g.tokenCoefficients.meanLogit = layout.input(own.meanLogit, count);
+  }
+  tokenLoss_ = {};
+  if (job_.hasTokenLoss) {
+    const TokenLoss& from = job_.tokenLoss;
+    tokenLoss_.findsDivisor = from.divisor == 0;
+    if (!tokenLoss_.findsDivisor) tokenLoss_.divisor = layout.input(&from.divisor, 1);
+    tokenLoss_.loss = from;
+    tokenLoss_.loss.classWeights = layout.input(from.classWeights, rows.vocab);
+    tokenLoss_.loss.weightsOfLabels = layout.input(from.weightsOfLabels, rows.vocab);
   }
   inputBytes_ = layout.end();
 
@@ -187,10 +207,17 @@ void Plan::place(Layout& layout) {
     to.gradient = layout.result(from.gradient, from.count);
     to.summary = layout.result(from.summary, 5);
   }
+  if (hasGradient()) on_.gradient.rowScale = layout.result(job_.gradient.rowScale, count);
+  if (job_.hasTokenLoss) {
+    tokenLoss_.loss.losses = layout.result(job_.tokenLoss.losses, count);
+    tokenLoss_.loss.summary = layout.result(job_.tokenLoss.summary, 1);
+  }
   resultsEnd_ = layout.end();
 
   if (labelsOnDevice) on_.tokens.targets = layout.scratch<int32_t>(count);
+  if (hasGradient()) values_ = layout.scratch<RowValues>(count);
   if (hasGradient() && job_.hasPolicy) on_.gradient.coefficients = layout.scratch<double>(sequences);
+  if (job_.hasTokenLoss) placeTokenLoss(layout);
   if (gathers) {
     l.chosenTokenCounts = layout.scratch<double>(pairs);
     l.rejectedTokenCounts = layout.scratch<double>(pairs);
@@ -219,15 +246,34 @@ void Plan::place(Layout& layout) {
     constexpr int64_t kFew = 1024;
     scratch_.split = segments > 1 && count <= kFew;
     const int64_t partials = scratch_.split ? count * segments : count;
-    if (scratch_.split) scratch_.sums = layout.scratch<PartialSums>(partials);
-    if (on_.policy.wantsByProducts()) scratch_.byProducts = layout.scratch<PartialByProducts>(partials);
+    scratch_.place(layout, partials, on_.policy.wantsByProducts(), wantsMeanLogit(job_), wantsWeighted(job_));
+    scratch_.classWeights = tokenLoss_.loss.classWeights;
   }
+}
+
+void Plan::placeTokenLoss(Layout& layout) {
+  const int64_t count = job_.rows().count();
+  TokenLossStage& stage = tokenLoss_;
+  if (stage.findsDivisor) stage.divisor = layout.scratch<double>(1);
+  if (stage.loss.weightsOfLabels) {
+    stage.givenWeights = on_.tokens.weights;
+    on_.tokens.weights = layout.scratch<double>(count);
+  }
+  if (!hasGradient()) return;
+  TokenCoefficients& own = on_.gradient.tokenCoefficients;
+  own.logProb = stage.loss.ofLogProb = layout.scratch<double>(count);
+  own.logSumExp = stage.loss.ofLogSumExp = layout.scratch<double>(count);
+  stage.loss.ofMeanLogit = layout.scratch<double>(count);
+  own.meanLogit = stage.loss.wantsMeanLogit() ? stage.loss.ofMeanLogit : nullptr;
+  on_.gradient.classWeights = stage.loss.classWeights;
 }
 
 void Plan::placeForward(Layout& layout, const Forward& from, Forward& to, bool keepStates) {
   const int64_t count = from.logits.count();
   to = from;
   to.states = keepStates ? layout.result(from.states, count) : nullptr;
+  to.entropies = keepStates ? layout.result(from.entropies, count) : nullptr;
+  to.tokenMeanLogits = layout.result(from.tokenMeanLogits, count);
   to.logProbs = layout.result(from.logProbs, job_.tokens.sequences);
   to.logWeights = layout.result(from.logWeights, job_.tokens.sequences);
   to.tokenLogProbs = layout.result(from.tokenLogProbs, count);
@@ -255,39 +301,51 @@ void Plan::enqueueTargets(Stream stream) {
             const_cast<int32_t*>(on_.tokens.counts), invalid_, stream);
 }
 
+void Plan::enqueueTokenWeights(Stream stream) {
+  // The results of sequences have no derivatives.
+  if (hasGradient()) {
+    check(cudaMemsetAsync(on_.gradient.coefficients, 0, size_t(on_.tokens.sequences) * sizeof(double), stream),
+          "token loss");
+  }
+  if (!tokenLoss_.findsDivisor && !tokenLoss_.loss.weightsOfLabels) return;
+  weighTokens(on_.tokens, tokenLoss_, job_.rows().count(), stream);
+}
+
 void Plan::enqueueForward(const Forward& stage, const Rows& from, Stream stream) {
+  const bool isReference = &stage == &on_.reference;
+  const TokenLossStage* const loss = job_.hasTokenLoss && !isReference ? &tokenLoss_ : nullptr;
   if (head_) {
-    head_->forward(&stage == &on_.reference, stage, on_.tokens, stream);
+    head_->forward(isReference, stage, on_.tokens, loss, stream);
     sequenceSums(stage, on_.tokens, stream);
     return;
   }
-  SweepScratch scratch = scratch_;
-  if (!stage.wantsByProducts()) scratch.byProducts = nullptr;
+  const SweepScratch scratch = scratch_.of(stage, wantsMeanLogit(stage, loss));
   if (from.onDevice) {
     sweepRows(stage, on_.tokens, scratch, 0, stage.logits.count(), stream);
   } else {
     staging().upload(from, stage.logits, hostTargets(), job_.cancelled, stream,
                      [&](int64_t first, int64_t end) { sweepRows(stage, on_.tokens, scratch, first, end, stream); });
   }
-  finishRows(stage, on_.tokens, scratch, nullptr, stream);
+  finishRows(stage, on_.tokens, loss, scratch, nullptr, stream);
   sequenceSums(stage, on_.tokens, stream);
 }
 
 void Plan::enqueueGradient(Stream stream) {
-  rowGradients(on_.gradient, on_.tokens, stream);
-  if (head_) return head_->gradient(on_.gradient, on_.tokens, stream);
+  rowValues(on_.gradient, on_.tokens, mostWeight_, values_, stream);
+  if (head_) return head_->gradient(on_.gradient, values_, on_.tokens, stream);
   if (job_.gradient.out.onDevice) {
-    logitsGradient(on_.gradient, on_.tokens, 0, on_.gradient.logits.count(), stream);
+    logitsGradient(on_.gradient, values_, on_.tokens, 0, on_.gradient.logits.count(), stream);
     return;
   }
   if (!job_.hasPolicy) {
     staging().upload(job_.gradient.logits, on_.gradient.logits, hostTargets(), job_.cancelled, stream,
                      [](int64_t, int64_t) {});
   }
-  // On the device the gradient takes the place of the logits; inactive rows are the host's.
+  // On the device a gradient of their type takes the place of the logits; inactive rows are the host's.
   on_.gradient.skipInactive = true;
-  staging().download(on_.gradient.out, job_.gradient.out, hostTargets(), job_.gradient.skipInactive, stream,
-                     [&](int64_t first, int64_t end) { logitsGradient(on_.gradient, on_.tokens, first, end, stream); });
+  staging().download(
+      on_.gradient.out, job_.gradient.out, hostTargets(), job_.gradient.skipInactive, stream,
+      [&](int64_t first, int64_t end) { logitsGradient(on_.gradient, values_, on_.tokens, first, end, stream); });
 }
 
 void Plan::download(Stream stream) {
@@ -299,10 +357,12 @@ void Plan::download(Stream stream) {
 
 void Plan::enqueueValues(Stream stream) {
   enqueueTargets(stream);
+  if (job_.hasTokenLoss) enqueueTokenWeights(stream);
   if (head_) head_->begin(on_.tokens.targets, stream);
   if (job_.hasPolicy) enqueueForward(on_.policy, job_.policy.logits, stream);
   if (job_.hasReference) enqueueForward(on_.reference, job_.reference.logits, stream);
   double* const coefficients = hasGradient() ? on_.gradient.coefficients : nullptr;
+  if (job_.hasTokenLoss) sumTokenLosses(tokenLoss_, job_.rows().count(), stream);
   if (job_.hasUnpairedLoss) unpairedPreferenceLoss(on_.unpairedLoss, coefficients, stream);
   if (!job_.hasLoss) return;
   preferenceLoss(on_.loss, job_.hasPolicy ? &on_.policy : nullptr, job_.hasReference ? &on_.reference : nullptr,
@@ -333,7 +393,14 @@ bool Plan::run(Stream stream) {
     Rows& logits = job_.hasPolicy ? on_.policy.logits : on_.gradient.logits;
     if ((job_.hasPolicy || job_.hasGradient) && !logits.onDevice) {
       policyLogits_ = roomFor(logits, "the logits");
-      if (job_.hasGradient) on_.gradient.logits = on_.gradient.out = logits;
+      if (job_.hasGradient) {
+        on_.gradient.logits = logits;
+        if (on_.gradient.out.dtype == logits.dtype) {
+          on_.gradient.out = logits;
+        } else {
+          gradient_ = roomFor(on_.gradient.out, "the gradient");
+        }
+      }
     }
     if (job_.hasReference && !on_.reference.logits.onDevice) {
       referenceLogits_ = roomFor(on_.reference.logits, "the reference's logits");

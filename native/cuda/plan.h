@@ -96,8 +96,10 @@ class Plan {
 
   bool hasGradient() const { return job_.hasGradient || job_.hasHeadGradient; }
   void place(Layout& layout);
+  void placeTokenLoss(Layout& layout);
   void placeForward(Layout& layout, const Forward& from, Forward& to, bool keepStates);
   void enqueueTargets(Stream stream);
+  void enqueueTokenWeights(Stream stream);
   void enqueueForward(const Forward& stage, const Rows& from, Stream stream);
   void enqueueValues(Stream stream);  // stages 0 to 3
   void enqueueGradient(Stream stream);
@@ -109,8 +111,12 @@ class Plan {
   PairIndex index_;
   std::vector<int32_t> starts_, slots_;
   SweepScratch scratch_;
+  TokenLossStage tokenLoss_;
+  RowValues* values_ = nullptr;  // [R] of stage 4
+  float mostWeight_ = 1;         // of a class
   int32_t* invalid_ = nullptr;
   DeviceMemory policyLogits_, referenceLogits_;  // of logits that are on the host
+  DeviceMemory gradient_;                        // of their gradient, where it has another type
 
   std::unique_ptr<HeadPlan> head_;  // of a job that has one
 

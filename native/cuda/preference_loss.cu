@@ -150,6 +150,9 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
 
   double loss = 0, margin = 0, correct = 0;
   for (int64_t i = threadIndex(); i < s.pairCount; i += kThreads) {
+    s.gradChosen[i] *= constants.gradientScale;
+    s.gradRejected[i] *= constants.gradientScale;
+    if (s.gradPlain) s.gradPlain[i] *= constants.gradientScale;
     const LossTerm& first = s.terms.list[0];
     const Rewards reward = rewards(first.type, pairAt(s, i), constantsAt(s, first, constants, i));
     s.chosenRewards[i] = reward.chosen;

@@ -3,7 +3,9 @@
 #pragma once
 
 #include "../core/job.h"
+#include "../core/row_gradient.h"
 #include "launch.h"
+#include "layout.h"
 
 namespace fpl {
 namespace cuda {
@@ -34,21 +36,59 @@ struct PartialByProducts {
   int32_t argmax;
 };
 
-// Scratch of stage 1. Where a block walks over whole rows there is one partial a row, and the sums lie where the row's
-// state will be; where segments have blocks of their own there are RowSegments::count a row.
+// Scratch of stage 1, for each row a partial or, where segments have blocks of their own, RowSegments::count.
 struct SweepScratch {
   bool split = false;
-  PartialSums* sums = nullptr;              // [R · count] when split; else [R], or null: where the states will be
-  PartialByProducts* byProducts = nullptr;  // [R] or [R · count]; null: not wanted
+  PartialSums* sums = nullptr;
+  PartialByProducts* byProducts = nullptr;  // null: not wanted
+  double* logits = nullptr;                 // sums of the logits themselves; null: not wanted; else byProducts are, too
+  double* weighted = nullptr;               // of them times classWeights; null: not wanted; else `logits` are, too
+  const float* classWeights = nullptr;      // [V]
+
+  void place(Layout& layout, int64_t partials, bool wantsByProducts, bool wantsMeanLogit, bool wantsWeighted) {
+    sums = layout.scratch<PartialSums>(partials);
+    if (wantsByProducts || wantsMeanLogit) byProducts = layout.scratch<PartialByProducts>(partials);
+    if (wantsMeanLogit) logits = layout.scratch<double>(partials);
+    if (wantsWeighted) weighted = layout.scratch<double>(partials);
+  }
+  // Without what a stage does not want.
+  SweepScratch of(const Forward& stage, bool wantsMeanLogit) const {
+    SweepScratch out = *this;
+    if (!wantsMeanLogit) out.logits = out.weighted = nullptr;
+    if (!wantsMeanLogit && !stage.wantsByProducts()) out.byProducts = nullptr;
+    return out;
+  }
 };
+
+// Stage 3 of single tokens, which stage 1 does row by row.
+struct TokenLossStage {
+  TokenLoss loss;
+  double* divisor = nullptr;  // of the sum
+  bool findsDivisor = false;  // it is the sum of the factors of the labels
+  // The tokens' weights [R] as the caller gave them, or null, where loss.weightsOfLabels go into those of the job.
+  const double* givenWeights = nullptr;
+};
+
+inline bool wantsMeanLogit(const Forward& stage, const TokenLossStage* loss) {
+  return stage.tokenMeanLogits || (loss && loss->loss.wantsMeanLogit());
+}
+inline bool wantsMeanLogit(const Job& job) {
+  return job.policy.tokenMeanLogits || (job.hasTokenLoss && job.tokenLoss.wantsMeanLogit());
+}
+inline bool wantsWeighted(const Job& job) { return job.hasTokenLoss && job.tokenLoss.classWeights; }
+
+// Between stages 0 and 1, where the labels are on the device.
+void weighTokens(const Tokens& tokens, const TokenLossStage& loss, int64_t rows, Stream stream);
 
 // Stage 1: rows first .. end. `tokens.targets` says which are active.
 void sweepRows(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, int64_t first, int64_t end,
                Stream stream);
-// Stage 1's end: states and results of all rows. Those of row i go to places[i] (none where that is -1), or to i where
-// `places` is null.
-void finishRows(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, const int32_t* places,
-                Stream stream);
+// Stage 1's end: states and results of all rows, and what `loss` (or null) makes of them. Those of row i go to
+// places[i] (none where that is -1), or to i where `places` is null.
+void finishRows(const Forward& forward, const Tokens& tokens, const TokenLossStage* loss, const SweepScratch& scratch,
+                const int32_t* places, Stream stream);
+// What the rows' losses come to.
+void sumTokenLosses(const TokenLossStage& loss, int64_t rows, Stream stream);
 
 // Stage 2.
 void sequenceSums(const Forward& forward, const Tokens& tokens, Stream stream);
@@ -65,9 +105,22 @@ void preferenceLoss(const PreferenceLoss& loss, const Forward* policy, const For
 // That of single sequences; coefficients may be null.
 void unpairedPreferenceLoss(const UnpairedPreferenceLoss& loss, double* coefficients, Stream stream);
 
-// Stage 4. `values` is scratch, [R]; it may lie where the states are, which are then gone.
-void rowGradients(const Gradient& gradient, const Tokens& tokens, Stream stream);
-void logitsGradient(const Gradient& gradient, const Tokens& tokens, int64_t first, int64_t end, Stream stream);
+// What stage 4 makes of a row, and a bound of the magnitudes of what it writes. Where neither entropies nor mean logits
+// have derivatives, a row is written as RowGradient says, with its factor as `constant`.
+struct RowValues {
+  FullRowGradient gradient;
+  float largest = 0;
+
+  FPL_HD bool isNan() const { return gradient.constant != gradient.constant; }
+  // Whether all logits but the label's get the same value.
+  FPL_HD bool isConstant() const { return gradient.constant == 0 && gradient.perLog == 0; }
+  FPL_HD bool isZero() const { return isConstant() && gradient.everywhere == 0 && gradient.atLabel == 0; }
+};
+
+// Stage 4: the rows' values [R], and the rows. `mostWeight` is the largest of gradient.classWeights, or 1.
+void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight, RowValues* values, Stream stream);
+void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
+                    Stream stream);
 
 // A head's logits are made of the rows that predict something alone, side by side in `count` slots. Those past the last
 // such row stay empty: without a row and without a target.
@@ -83,27 +136,28 @@ void copyRows(const Rows& from, const int32_t* rows, int64_t count, void* out, D
               Stream stream);
 // The bias as the logits of every row.
 void spreadBias(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, int64_t stride, Stream stream);
-// What `rowGradients` has put where the states of active rows were; and the rows with a gradient other than 0, -1 in
-// place of the others.
-void gatherStates(const TokenState* states, const ActiveRows& active, TokenState* out, int32_t* rows, Stream stream);
+// The values of active rows; and the rows with a gradient other than 0, -1 in place of the others.
+void gatherValues(const RowValues* values, const ActiveRows& active, RowValues* out, int32_t* rows, Stream stream);
 
 // A power of two that brings a gradient into the range of float16, and what takes it out of a product again.
 struct GradientScale {
   float up, down;
   float zero, one;
 };
-void gradientScale(const TokenState* values, int64_t count, GradientScale* scale, Stream stream);
+void gradientScale(const RowValues* values, int64_t count, GradientScale* scale, Stream stream);
 // The logits' gradient times `scale` (null: 1), rounded to 16 bits in place: each row takes the first half of its room.
 void roundGradient(float* gradient, int64_t rows, int64_t vocab, int64_t stride, DType dtype, const float* scale,
                    Stream stream);
 
 // The bias' gradient: sums over rows, one after the other in float64, and what they come to.
 void addColumns(const float* gradient, int64_t rows, int64_t vocab, int64_t stride, double* sums, Stream stream);
-void writeColumns(const double* sums, int64_t vocab, float* out, bool accumulate, Stream stream);
+void writeColumns(const double* sums, int64_t vocab, void* out, DType dtype, bool accumulate, Stream stream);
 // Hidden's gradient: the active rows' to their places, zeros to the others'.
-void scatterRows(const float* from, int64_t stride, const int32_t* rows, int64_t count, int64_t width, float* out,
-                 bool accumulate, Stream stream);
-void clearInactive(const int32_t* targets, int64_t count, int64_t width, float* out, Stream stream);
+void scatterRows(const float* from, int64_t stride, const int32_t* rows, int64_t count, int64_t width, void* out,
+                 DType dtype, bool accumulate, Stream stream);
+void clearInactive(const int32_t* targets, int64_t count, int64_t width, void* out, DType dtype, Stream stream);
+// The weight's gradient where it is not float32: its sums, rounded once.
+void writeRounded(const float* from, int64_t count, void* out, DType dtype, bool accumulate, Stream stream);
 
 }  // namespace cuda
 }  // namespace fpl

@@ -1,5 +1,7 @@
 // Stage 1 on a GPU: every active row of logits is read once, 16 bytes a load, into its row state.
+#include "softcap.h"
 #include "stages.h"
+#include "swept.h"
 
 namespace fpl {
 namespace cuda {
@@ -8,57 +10,88 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kLoads = 4;  // 16-byte loads in flight in each thread
 
+// What a sweep finds of a row: the sum of its exponentials; the by-products, too; the sum of the logits themselves,
+// too; and that of the logits times the weights of their classes.
+enum class Sweep { kSum, kByProducts, kLogits, kWeighted };
+template <Sweep kFinds>
+constexpr bool kFindsLogits = kFinds == Sweep::kLogits || kFinds == Sweep::kWeighted;
+
 // What a thread has seen of a segment, on its way through shared memory.
-template <bool kByProducts>
+template <Sweep kFinds>
 struct Share;
 template <>
-struct Share<false> {
+struct Share<Sweep::kSum> {
   static constexpr int kSegments = 8;  // that fit shared memory at once; no more than there are warps
   PartialSums sums;
 };
 template <>
-struct Share<true> {
+struct Share<Sweep::kByProducts> {
   static constexpr int kSegments = 4;
   PartialSums sums;
   PartialByProducts byProducts;
 };
+template <>
+struct Share<Sweep::kLogits> {
+  static constexpr int kSegments = 3;
+  PartialSums sums;
+  PartialByProducts byProducts;
+  double logits;
+};
+template <>
+struct Share<Sweep::kWeighted> {
+  static constexpr int kSegments = 3;
+  PartialSums sums;
+  PartialByProducts byProducts;
+  double logits, weighted;
+};
 
-FPL_DEVICE void put(const RowState& state, Share<false>& share) { share.sums = {state.sum, state.unit}; }
-FPL_DEVICE void put(const RowState& state, Share<true>& share) {
-  share.sums = {state.sum, state.unit};
-  share.byProducts = {state.weighted, state.squares, state.maximum, int32_t(state.argmax)};
+FPL_DEVICE void put(const Swept& swept, Share<Sweep::kSum>& share) { share.sums = partialSums(swept); }
+FPL_DEVICE void put(const Swept& swept, Share<Sweep::kByProducts>& share) {
+  share.sums = partialSums(swept);
+  share.byProducts = partialByProducts(swept);
+}
+FPL_DEVICE void put(const Swept& swept, Share<Sweep::kLogits>& share) {
+  share.sums = partialSums(swept);
+  share.byProducts = partialByProducts(swept);
+  share.logits = swept.logits;
+}
+FPL_DEVICE void put(const Swept& swept, Share<Sweep::kWeighted>& share) {
+  share.sums = partialSums(swept);
+  share.byProducts = partialByProducts(swept);
+  share.logits = swept.logits;
+  share.weighted = swept.weighted;
 }
 
-FPL_DEVICE RowState take(const PartialSums& sums) {
-  RowState state;
-  state.sum = sums.sum;
-  state.unit = sums.unit;
-  return state;
+FPL_DEVICE Swept take(const Share<Sweep::kSum>& share) { return take(share.sums); }
+FPL_DEVICE Swept take(const Share<Sweep::kByProducts>& share) { return take(share.sums, share.byProducts); }
+FPL_DEVICE Swept take(const Share<Sweep::kLogits>& share) {
+  Swept swept = take(share.sums, share.byProducts);
+  swept.logits = share.logits;
+  return swept;
 }
-FPL_DEVICE RowState take(const PartialSums& sums, const PartialByProducts& more) {
-  RowState state = take(sums);
-  state.weighted = more.weighted;
-  state.squares = more.squares;
-  state.maximum = more.maximum;
-  state.argmax = more.argmax;
-  return state;
+FPL_DEVICE Swept take(const Share<Sweep::kWeighted>& share) {
+  Swept swept = take(share.sums, share.byProducts);
+  swept.logits = share.logits;
+  swept.weighted = share.weighted;
+  return swept;
 }
-FPL_DEVICE RowState take(const Share<false>& share) { return take(share.sums); }
-FPL_DEVICE RowState take(const Share<true>& share) { return take(share.sums, share.byProducts); }
 
-template <bool kByProducts>
-FPL_DEVICE RowState stateAbove(const RowState& mine, int offset) {
-  RowState state;
-  state.sum = fromLaneAbove(mine.sum, offset);
-  state.unit.base = fromLaneAbove(mine.unit.base, offset);
-  state.unit.exponent = fromLaneAbove(mine.unit.exponent, offset);
-  if (kByProducts) {
-    state.weighted = fromLaneAbove(mine.weighted, offset);
-    state.squares = fromLaneAbove(mine.squares, offset);
-    state.maximum = fromLaneAbove(mine.maximum, offset);
-    state.argmax = fromLaneAbove(int32_t(mine.argmax), offset);
+template <Sweep kFinds>
+FPL_DEVICE Swept sweptAbove(const Swept& mine, int offset) {
+  Swept swept;
+  RowState& state = swept.state;
+  state.sum = fromLaneAbove(mine.state.sum, offset);
+  state.unit.base = fromLaneAbove(mine.state.unit.base, offset);
+  state.unit.exponent = fromLaneAbove(mine.state.unit.exponent, offset);
+  if (kFinds != Sweep::kSum) {
+    state.weighted = fromLaneAbove(mine.state.weighted, offset);
+    state.squares = fromLaneAbove(mine.state.squares, offset);
+    state.maximum = fromLaneAbove(mine.state.maximum, offset);
+    state.argmax = fromLaneAbove(int32_t(mine.state.argmax), offset);
   }
-  return state;
+  if (kFindsLogits<kFinds>) swept.logits = fromLaneAbove(mine.logits, offset);
+  if (kFinds == Sweep::kWeighted) swept.weighted = fromLaneAbove(mine.weighted, offset);
+  return swept;
 }
 
 // 2^(x · log2e / T) relative to a unit. The constant is one float32; what it is off by is the same factor for all
@@ -171,13 +204,44 @@ struct Walker {
   }
 };
 
+// Σ of numbers: in float32 together with what its rounding leaves out or, where it is infinite, in float64.
+template <int kCount>
+FPL_DEVICE double sumOfLogits(const float (&x)[kCount]) {
+  float sum = 0, rest = 0;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const float next = add(sum, x[i]), taken = add(next, -sum);
+    rest = add(rest, add(add(sum, -add(next, -taken)), add(x[i], -taken)));
+    sum = next;
+  }
+  if (fabsf(sum) < INFINITY) return double(sum) + double(rest);
+  double wide = 0;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) wide += double(x[i]);
+  return wide;
+}
+
+struct SweepArguments {
+  Rows logits;
+  const int32_t* targets;
+  SweepScratch partials;
+  Temperature temperature;
+  CapConstants cap{0};
+  int64_t first;             // row of the first block
+  int64_t segments;          // in a row
+  int64_t segmentsPerBlock;  // 1, or all of a row's
+};
+
 // The threads of a block share a segment out among them by Quads of the row, wherever the row lies in memory.
-template <typename T, bool kByProducts, bool kAligned>
-FPL_DEVICE RowState segmentShare(const T* row, int64_t vocab, int64_t begin, int64_t end, int64_t label,
-                                 const Temperature& temperature) {
+template <typename T, Sweep kFinds, bool kCaps, bool kAligned>
+FPL_DEVICE Swept segmentShare(const T* row, int64_t vocab, int64_t begin, int64_t end, int64_t label,
+                              const SweepArguments& a) {
   constexpr int kPer = kPerQuad<T>;
   constexpr int64_t kStride = int64_t(kThreads) * kPer;
-  Walker<sizeof(T) == 2, kByProducts> walker;
+  // Whether the label and what lies behind the segment's end take part in something before they are hidden.
+  constexpr bool kHidesLate = kCaps || kFindsLogits<kFinds>;
+  Walker<sizeof(T) == 2, kFinds != Sweep::kSum> walker;
+  double logits = 0, weighted = 0;
   for (int64_t tile = begin + threadIndex() * kPer; tile < end; tile += kLoads * kStride) {
     Quad quads[kLoads];
     bool whole[kLoads];
@@ -189,40 +253,52 @@ FPL_DEVICE RowState segmentShare(const T* row, int64_t vocab, int64_t begin, int
       unpack(quads[v], x + v * kPer, row);
       if (!whole[v]) {
 #pragma unroll
-        for (int i = 0; i < kPer; ++i) x[v * kPer + i] = at + i < end ? toFloat(row[at + i]) : -INFINITY;
+        for (int i = 0; i < kPer; ++i)
+          x[v * kPer + i] = at + i < end ? toFloat(row[at + i]) : kHidesLate ? 0 : -INFINITY;
       }
-      if (label >= at && label < at + kPer) {
+      if (!kHidesLate && label >= at && label < at + kPer) {
 #pragma unroll
         for (int i = 0; i < kPer; ++i) x[v * kPer + i] = at + i == label ? -INFINITY : x[v * kPer + i];
       }
     }
-    walker.add(x, temperature, [=](int i) { return tile + i / kPer * kStride + i % kPer; });
+    if (kCaps) {
+#pragma unroll
+      for (int i = 0; i < kLoads * kPer; ++i) x[i] = capped(x[i], a.cap);
+    }
+    if (kFindsLogits<kFinds>) logits += sumOfLogits(x);
+    if (kFinds == Sweep::kWeighted) {
+#pragma unroll
+      for (int i = 0; i < kLoads * kPer; ++i) {
+        const int64_t at = tile + i / kPer * kStride + i % kPer;
+        const float weight = at < end ? a.partials.classWeights[at] : 0;
+        // A logit of weight 0 takes no part, whatever it is.
+        if (weight != 0) weighted = fusedMultiplyAdd(double(weight), double(x[i]), weighted);
+      }
+    }
+    if (kHidesLate) {
+#pragma unroll
+      for (int v = 0; v < kLoads; ++v) {
+        const int64_t at = tile + v * kStride;
+#pragma unroll
+        for (int i = 0; i < kPer; ++i) {
+          if (at + i >= end || at + i == label) x[v * kPer + i] = -INFINITY;
+        }
+      }
+    }
+    walker.add(x, a.temperature, [=](int i) { return tile + i / kPer * kStride + i % kPer; });
   }
-  return walker.state;
+  return {walker.state, logits, weighted};
 }
 
-template <typename T, bool kByProducts>
-struct SweepArguments {
-  Rows logits;
-  const int32_t* targets;
-  PartialSums* sums;  // one every `sumsStride` bytes
-  int64_t sumsStride;
-  PartialByProducts* byProducts;
-  Temperature temperature;
-  int64_t first;             // row of the first block
-  int64_t segments;          // in a row
-  int64_t segmentsPerBlock;  // 1, or all of a row's
-};
-
-template <typename T, bool kByProducts>
-FPL_KERNEL(kThreads, kByProducts ? 2 : 3)
-sweepKernel(FPL_ARGUMENT SweepArguments<T, kByProducts> a) {
-  constexpr int kSegments = Share<kByProducts>::kSegments;
+template <typename T, Sweep kFinds, bool kCaps>
+FPL_KERNEL(kThreads, kFinds == Sweep::kSum ? 3 : 2)
+sweepKernel(FPL_ARGUMENT SweepArguments a) {
+  constexpr int kSegments = Share<kFinds>::kSegments;
   struct Shares {
-    Share<kByProducts> of[kSegments][kThreads];
+    Share<kFinds> of[kSegments][kThreads];
   };
   struct Results {
-    Share<kByProducts> of[kSegments];
+    Share<kFinds> of[kSegments];
   };
   FPL_SHARED(Shares, shares);
   FPL_SHARED(Results, results);
@@ -237,25 +313,24 @@ sweepKernel(FPL_ARGUMENT SweepArguments<T, kByProducts> a) {
   const int64_t firstSegment = blockIndex() % blocksPerRow * a.segmentsPerBlock;
   const int thread = threadIndex(), warp = thread / kWarp, lane = thread % kWarp;
 
-  RowState total;  // thread 0's
+  Swept total;  // thread 0's
   for (int64_t done = 0; done < a.segmentsPerBlock; done += kSegments) {
     const int count = int(a.segmentsPerBlock - done < kSegments ? a.segmentsPerBlock - done : kSegments);
     for (int s = 0; s < count; ++s) {
       const int64_t begin = (firstSegment + done + s) * RowSegments::kLength;
       const int64_t end = begin + RowSegments::kLength < vocab ? begin + RowSegments::kLength : vocab;
-      const RowState share = aligned
-                                 ? segmentShare<T, kByProducts, true>(logits, vocab, begin, end, label, a.temperature)
-                                 : segmentShare<T, kByProducts, false>(logits, vocab, begin, end, label, a.temperature);
+      const Swept share = aligned ? segmentShare<T, kFinds, kCaps, true>(logits, vocab, begin, end, label, a)
+                                  : segmentShare<T, kFinds, kCaps, false>(logits, vocab, begin, end, label, a);
       put(share, shares.of[s][thread]);
     }
     barrier();
     if (warp < count) {
-      RowState state = take(shares.of[warp][lane]);
-      for (int t = lane + kWarp; t < kThreads; t += kWarp) state.merge(take(shares.of[warp][t]), a.temperature.inverse);
+      Swept swept = take(shares.of[warp][lane]);
+      for (int t = lane + kWarp; t < kThreads; t += kWarp) swept.merge(take(shares.of[warp][t]), a.temperature.inverse);
       for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-        state.merge(stateAbove<kByProducts>(state, offset), a.temperature.inverse);
+        swept.merge(sweptAbove<kFinds>(swept, offset), a.temperature.inverse);
       }
-      if (lane == 0) put(state, results.of[warp]);
+      if (lane == 0) put(swept, results.of[warp]);
     }
     barrier();
     if (thread == 0) {
@@ -269,108 +344,58 @@ sweepKernel(FPL_ARGUMENT SweepArguments<T, kByProducts> a) {
   }
   if (thread != 0) return;
   const int64_t place = row * blocksPerRow + firstSegment / a.segmentsPerBlock;
-  PartialSums& sums = *reinterpret_cast<PartialSums*>(reinterpret_cast<char*>(a.sums) + place * a.sumsStride);
-  sums = {total.sum, total.unit};
-  if (kByProducts) a.byProducts[place] = {total.weighted, total.squares, total.maximum, int32_t(total.argmax)};
+  a.partials.sums[place] = partialSums(total);
+  if (kFinds != Sweep::kSum) a.partials.byProducts[place] = partialByProducts(total);
+  if (kFindsLogits<kFinds>) a.partials.logits[place] = total.logits;
+  if (kFinds == Sweep::kWeighted) a.partials.weighted[place] = total.weighted;
 }
 
-template <typename T, bool kByProducts>
+template <typename T, Sweep kFinds, bool kCaps>
 void sweep(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, int64_t first, int64_t end,
            Stream stream) {
-  SweepArguments<T, kByProducts> a;
+  SweepArguments a;
   a.logits = forward.logits;
   a.targets = tokens.targets;
-  a.sums = scratch.sums ? scratch.sums : reinterpret_cast<PartialSums*>(forward.states);
-  a.sumsStride = scratch.sums ? sizeof(PartialSums) : sizeof(TokenState);
-  a.byProducts = scratch.byProducts;
+  a.partials = scratch;
   a.temperature = {1 / tokens.temperature, kLog2e / tokens.temperature};
+  a.cap = CapConstants(tokens.capScale);
   a.segments = RowSegments(forward.logits.vocab).count;
   a.segmentsPerBlock = scratch.split ? 1 : a.segments;
   const int64_t blocksPerRow = a.segments / a.segmentsPerBlock, mostRows = kMostBlocks / blocksPerRow;
   for (a.first = first; a.first < end; a.first += mostRows) {
     const int64_t rows = end - a.first < mostRows ? end - a.first : mostRows;
-    FPL_LAUNCH("token log-probs", (sweepKernel<T, kByProducts>), rows * blocksPerRow, kThreads, stream, a);
+    FPL_LAUNCH("token log-probs", (sweepKernel<T, kFinds, kCaps>), rows * blocksPerRow, kThreads, stream, a);
   }
 }
 
-struct FinishArguments {
-  Forward forward;
-  Tokens tokens;
-  const PartialSums* sums;
-  int64_t sumsStride;
-  const PartialByProducts* byProducts;
-  int64_t partials;  // of a row
-  const int32_t* places;
-  double inverseTemperature;
-  int64_t rows;
-};
-
-FPL_DEVICE float logitAt(const Rows& rows, int64_t row, int64_t index) {
-  if (rows.dtype == DType::kFloat32) return rows.at<float>(row)[index];
-  return rows.dtype == DType::kFloat16 ? toFloat(rows.at<Float16>(row)[index]) : toFloat(rows.at<BFloat16>(row)[index]);
+template <typename T, Sweep kFinds>
+void sweepFor(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, int64_t first, int64_t end,
+              Stream stream) {
+  const bool caps = tokens.capScale != 0;
+  (caps ? sweep<T, kFinds, true> : sweep<T, kFinds, false>)(forward, tokens, scratch, first, end, stream);
 }
 
-FPL_KERNEL(kThreads, 2)
-finishKernel(FPL_ARGUMENT FinishArguments a) {
-  const int64_t row = blockIndex() * kThreads + threadIndex();
-  if (row >= a.rows) return;
-  const int64_t to = a.places ? a.places[row] : row;
-  if (to < 0) return;
-  const int32_t label = a.tokens.targets[row];
-  const Forward& f = a.forward;
-  // An inactive row, and one whose label is out of range.
-  const double nothing = label == -1 ? 0 : NAN;
-  TokenState token{nothing, nothing, nothing, {}};
-  TokenByProducts more{nothing, nothing, nothing, -1};
-  if (label >= 0) {
-    const auto partial = [&](int64_t i) {
-      const int64_t place = row * a.partials + i;
-      const auto& sums =
-          *reinterpret_cast<const PartialSums*>(reinterpret_cast<const char*>(a.sums) + place * a.sumsStride);
-      return a.byProducts ? take(sums, a.byProducts[place]) : take(sums);
-    };
-    RowState state = partial(0);
-    for (int64_t i = 1; i < a.partials; ++i) state.merge(partial(i), a.inverseTemperature);
-    const float labelLogit = logitAt(f.logits, row, label);
-    token = finish(state, labelLogit, a.inverseTemperature);
-    if (a.byProducts) more = byProducts(state, token, label, labelLogit, a.inverseTemperature);
-  }
-  f.states[to] = token;
-  if (f.tokenLogProbs) f.tokenLogProbs[to] = float(token.logProb);
-  if (f.tokenEntropies) f.tokenEntropies[to] = float(more.entropy);
-  if (f.tokenArgmax) f.tokenArgmax[to] = int32_t(more.argmax);
-  if (f.logSumExp) f.logSumExp[to] = float(more.logSumExp);
-  if (f.sumSquaredProbs) f.sumSquaredProbs[to] = float(more.sumSquaredProbs);
+template <typename T>
+void sweepAs(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, int64_t first, int64_t end,
+             Stream stream) {
+  if (scratch.weighted) return sweepFor<T, Sweep::kWeighted>(forward, tokens, scratch, first, end, stream);
+  if (scratch.logits) return sweepFor<T, Sweep::kLogits>(forward, tokens, scratch, first, end, stream);
+  if (scratch.byProducts) return sweepFor<T, Sweep::kByProducts>(forward, tokens, scratch, first, end, stream);
+  sweepFor<T, Sweep::kSum>(forward, tokens, scratch, first, end, stream);
 }
 
 }  // namespace
 
 void sweepRows(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, int64_t first, int64_t end,
                Stream stream) {
-  const bool more = scratch.byProducts != nullptr;
   switch (forward.logits.dtype) {
     case DType::kFloat32:
-      return (more ? sweep<float, true> : sweep<float, false>)(forward, tokens, scratch, first, end, stream);
+      return sweepAs<float>(forward, tokens, scratch, first, end, stream);
     case DType::kFloat16:
-      return (more ? sweep<Float16, true> : sweep<Float16, false>)(forward, tokens, scratch, first, end, stream);
+      return sweepAs<Float16>(forward, tokens, scratch, first, end, stream);
     case DType::kBFloat16:
-      return (more ? sweep<BFloat16, true> : sweep<BFloat16, false>)(forward, tokens, scratch, first, end, stream);
+      return sweepAs<BFloat16>(forward, tokens, scratch, first, end, stream);
   }
-}
-
-void finishRows(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, const int32_t* places,
-                Stream stream) {
-  FinishArguments a;
-  a.forward = forward;
-  a.tokens = tokens;
-  a.sums = scratch.sums ? scratch.sums : reinterpret_cast<const PartialSums*>(forward.states);
-  a.sumsStride = scratch.sums ? sizeof(PartialSums) : sizeof(TokenState);
-  a.byProducts = scratch.byProducts;
-  a.partials = scratch.split ? RowSegments(forward.logits.vocab).count : 1;
-  a.places = places;
-  a.inverseTemperature = 1 / tokens.temperature;
-  a.rows = forward.logits.count();
-  FPL_LAUNCH("token log-probs", finishKernel, (a.rows + kThreads - 1) / kThreads, kThreads, stream, a);
 }
 
 }  // namespace cuda

@@ -1,9 +1,16 @@
 /**
  * Small calls of every kind on the cuda backend, for compute-sanitizer: shapes that leave heads and tails everywhere,
- * every element type, in place and not, by-products, both references, labels on the device, few rows and many; and the
- * output layer, in chunks and not. Each result is compared with the js backend's.
+ * every element type, in place and not, by-products, both references, labels on the device, few rows and many; losses and
+ * gradients of single tokens, with soft-capped logits and without; and the output layer, in chunks and not. Each result is
+ * compared with the js backend's.
  */
-import { fusedLinearPreferenceLossSync, fusedPreferenceLossSync } from 'fused-preference-loss'
+import {
+  crossEntropySync,
+  fusedLinearPreferenceLossSync,
+  fusedPreferenceLossSync,
+  linearCrossEntropySync,
+  sequenceLogProbsSync,
+} from 'fused-preference-loss'
 import { DeviceBuffer } from 'fused-preference-loss/cuda'
 
 const SHAPES = [
@@ -56,6 +63,66 @@ for (const shape of SHAPES) {
     }
   }
 }
+
+/**
+ * Whether numbers are near those of the js backend.
+ * @param {ArrayLike<number>} got
+ * @param {ArrayLike<number>} wanted
+ */
+function near(got, wanted, tolerance = 1e-5) {
+  if (got.length !== wanted.length) return false
+  for (let i = 0; i < got.length; i++) {
+    const isNear = Math.abs(got[i] - wanted[i]) <= tolerance * Math.max(1, Math.abs(wanted[i]))
+    if (!isNear && !Object.is(got[i], wanted[i])) return false
+  }
+  return true
+}
+
+const TOKEN_OUTPUTS = /** @type {const} */ ([...OUTPUTS, 'tokenMeanLogits'])
+for (const shape of SHAPES) {
+  for (const transform of [{ temperature: 0.9 }, { logitSoftcap: 5, temperature: 0.8 }]) {
+    const [batch, time, vocab] = shape
+    const data = Float32Array.from({ length: batch * time * vocab }, (_, i) => 4 * Math.sin(i * 12.9898 + i * i))
+    const labels = Int32Array.from({ length: batch * time }, (_, i) => (i % 4 === 1 ? -100 : (i * 7919) % vocab))
+    const buffer = DeviceBuffer.from(data)
+    const out = new DeviceBuffer(data.byteLength)
+    const written = new Float32Array(data.length)
+    const host = { data, shape }
+    const onDevice = { data: buffer, shape }
+    for (const loss of [
+      { zLoss: 0.01, dft: true, classWeights: new Float64Array(vocab).fill(2) },
+      { labelSmoothing: 0.1 },
+    ]) {
+      const options = { shift: false, outputs: TOKEN_OUTPUTS, ...transform, ...loss }
+      const wanted = crossEntropySync(host, labels, { ...options, backend: 'js', gradient: true })
+      for (const there of [labels, DeviceBuffer.from(labels)]) {
+        const got = crossEntropySync(onDevice, there, { ...options, gradient: out })
+        out.copyTo(written)
+        const gradient = /** @type {Float32Array} */ (wanted.gradLogits?.data)
+        const isNear = near([got.loss], [wanted.loss]) && near(got.losses, wanted.losses) && near(written, gradient)
+        if (!isNear) throw new Error(`cross-entropy of [${shape}], ${JSON.stringify(transform)}`)
+        calls++
+      }
+    }
+    const options = { shift: false, outputs: TOKEN_OUTPUTS, ...transform }
+    const slopes = Float64Array.from(labels, (_, i) => Math.cos(i))
+    const ofTokens = { tokenLogProbs: slopes, logSumExp: slopes, tokenEntropies: slopes, tokenMeanLogits: slopes }
+    for (const given of [{ tokenLogProbs: slopes, logSumExp: slopes.map((x) => 2 * x) }, ofTokens]) {
+      const wanted = sequenceLogProbsSync(host, labels, { ...options, backend: 'js' })
+      const got = sequenceLogProbsSync(onDevice, labels, options)
+      got.backwardSync(given, { gradient: out })
+      out.copyTo(written)
+      const gradient = /** @type {Float32Array} */ (wanted.backwardSync(given).gradLogits.data)
+      // Capped float32 logits have equal maxima where those of the js backend differ.
+      const compared = TOKEN_OUTPUTS.filter((name) => name !== 'tokenArgmax' || !transform.logitSoftcap)
+      const isNear = compared.every((name) => near(got[name] ?? [], wanted[name] ?? []))
+      if (!isNear || !near(written, gradient)) throw new Error(`tokens of [${shape}], ${JSON.stringify(transform)}`)
+      calls++
+    }
+    for (const memory of [buffer, out]) memory.dispose()
+  }
+}
+
 /**
  * Loss and gradients of an output layer: the logits are computed here, the loss by the js backend.
  * @param {Float32Array[]} parts hidden, weight and bias
@@ -138,6 +205,18 @@ for (const [batch, time, width, vocab] of [
         if (!off.every((x) => x <= 1e-5)) throw new Error(`${dtype} layer [${vocab}, ${width}]: off by ${off}`)
         calls++
       }
+      const smoothed = { shift: false, labelSmoothing: 0.1, zLoss: 0.01, logitSoftcap: 5, bias }
+      const parts = { hidden: outs[0], weight: outs[1], bias: outs[2] }
+      const given = /** @type {const} */ ([
+        { data: hidden, dtype, shape: [batch, time, width] },
+        { data: weight, dtype, shape: [vocab, width] },
+      ])
+      const losses = [labels, DeviceBuffer.from(labels)].map(
+        (there) => linearCrossEntropySync(...given, there, { ...smoothed, gradient: parts }).loss,
+      )
+      if (!near([losses[0]], [losses[1]]) || !(losses[0] > 0))
+        throw new Error(`${dtype} layer: a cross-entropy of ${losses}`)
+      calls += 2
       for (const buffer of [hidden, weight, bias, ...outs]) buffer.dispose()
     }
   }

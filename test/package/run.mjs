@@ -276,7 +276,7 @@ for (const platform of ['win32-arm64', 'darwin-x64', 'darwin-arm64']) {
 group('A damaged installation')
 
 /**
- * An installed copy whose binaries were changed: the js backend runs, with one warning that names the file and the
+ * An installed copy whose binaries were changed: the wasm backend runs, or js without it, with one warning that names the file and the
  * problem.
  * @param {string} name
  * @param {(file: string, folder: string) => void} change
@@ -292,7 +292,7 @@ function damaged(name, change, expected) {
     assert.match(backends.cpu.reason, expected)
     assert.match(backends.cpu.reason, /npx fused-preference-loss build/)
     assert.deepEqual(warnings, ['FUSED_PREFERENCE_LOSS_NO_BINARY'])
-    return 'js serves, with one warning'
+    return `${backends.wasm.available ? 'wasm' : 'js'} serves, with one warning`
   })
 }
 const sizes = (/** @type {string} */ folder) => join(folder, 'prebuilds/sizes.json')

@@ -18,7 +18,10 @@ export function project(name: string, contents?: object): string
 export function writeReadmeProgram(folder: string): void
 export function installed(folder: string): string
 export interface SmokeResult {
-  backends: { cpu: { available: boolean; reason: string; path: string; instructionSets: string[] } }
+  backends: {
+    cpu: { available: boolean; reason: string; path: string; instructionSets: string[] }
+    wasm: { available: boolean }
+  }
   warnings: string[]
 }
 export function runSmoke(

@@ -19,7 +19,13 @@ import type {
 import { callback, type LogitsGradient, optionsReader } from '../options.js'
 import { type Forward, isInPlace, OWNED, onePass, referenceOf, twoPasses } from './passes.js'
 import { checkRows, idsOf } from './tensor-access.js'
-import { type TensorReference, type TokenTensors, type UnpairedTensors, withArrays } from './tensor-options.js'
+import {
+  type PairTensors,
+  type TensorReference,
+  type TokenTensors,
+  type UnpairedTensors,
+  withArrays,
+} from './tensor-options.js'
 
 export type { DifferentiableOutput } from '../token-outputs.js'
 export {
@@ -39,7 +45,7 @@ export {
   linearSequenceLogProbs,
 } from './linear.js'
 export type { OutputLayerOptions } from './output-layer.js'
-export type { ClassTensors, TensorReference, TokenTensors, UnpairedTensors } from './tensor-options.js'
+export type { ClassTensors, PairTensors, TensorReference, TokenTensors, UnpairedTensors } from './tensor-options.js'
 export {
   type LinearTokenLogProbsOptions,
   type LinearTokenOutputsOptions,
@@ -53,8 +59,9 @@ export {
 
 /** Options of {@link fusedPreferenceLoss}. */
 export interface FusedPreferenceLossOptions
-  extends Omit<FusedOptions, LogitsGradient | 'reference' | keyof TokenTensors>,
-    TokenTensors {
+  extends Omit<FusedOptions, LogitsGradient | 'reference' | keyof TokenTensors | keyof PairTensors>,
+    TokenTensors,
+    PairTensors {
   /** As in `fusedPreferenceLoss`; log-probs and logits may be tensors. Needed unless the loss is reference-free. */
   reference?: FusedOptions['reference'] | TensorReference | { logits: tf.Tensor } | undefined
   /**

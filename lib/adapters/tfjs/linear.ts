@@ -32,14 +32,21 @@ import {
   withoutGradients,
 } from './output-layer.js'
 import { idsOf } from './tensor-access.js'
-import { type TensorReference, type TokenTensors, type UnpairedTensors, withArrays } from './tensor-options.js'
+import {
+  type PairTensors,
+  type TensorReference,
+  type TokenTensors,
+  type UnpairedTensors,
+  withArrays,
+} from './tensor-options.js'
 
 type Replaced = 'bias' | LayerGradient | 'reference' | keyof TokenTensors
 
 /** Options of {@link fusedLinearPreferenceLoss}. */
 export interface FusedLinearPreferenceLossOptions
-  extends Omit<FusedLinearOptions, Replaced>,
+  extends Omit<FusedLinearOptions, Replaced | keyof PairTensors>,
     TokenTensors,
+    PairTensors,
     OutputLayerOptions {
   /** As in `fusedLinearPreferenceLoss`; log-probs may be tensors. Needed unless the loss is reference-free. */
   reference?: FusedLinearOptions['reference'] | TensorReference | undefined

@@ -107,17 +107,24 @@ export function hostArraysOf(job: Job, settings: RunSettings): NativeArray[] {
 /** A line for each field. */
 const FIELDS = listFields()
 
-/** Everything on which the addon must agree, as text. */
-export function jobFields(): string {
+/** How many fields a job may have. */
+export const MOST_FIELDS = FIELDS.length + 3 * (MOST_TERMS - 1)
+
+/** Everything on which native code must agree, as text. */
+export function sharedFields(): string {
   const lines = [
     ...FIELDS,
     `dtypes ${Object.keys(DTYPES).join(' ')}`,
     `divergences ${Object.keys(DIVERGENCES).join(' ')}`,
     `sft normalizations ${Object.keys(SFT_NORMALIZATIONS).join(' ')}`,
     `most terms ${MOST_TERMS}`,
-    `slot bytes ${SLOT_BYTES}`,
   ]
   return `${lines.join('\n')}\n`
+}
+
+/** The same for the addon. */
+export function jobFields(): string {
+  return `${sharedFields()}slot bytes ${SLOT_BYTES}\n`
 }
 
 /** Lists the fields of a job with every part, and records where the parts begin. */

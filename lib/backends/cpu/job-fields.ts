@@ -89,6 +89,7 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visitRows(visit, 'policy.logits', forward.logits)
     visit.out('policy.states', 'float64', forward.states)
     visit.out('policy.entropies', 'float64', forward.entropies)
+    visit.number('policy.swept', policy?.swept ? 1 : 0)
   }
   if (policy) visitPolicy(visit, policy)
   const head = (policy ?? headGradient)?.head
@@ -104,6 +105,8 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.part(REFERENCE)
     visit.in('reference.logits.data', 'tensor', reference.logits.data)
     visitRows(visit, 'reference.logits', reference.logits)
+    visit.out('reference.states', 'float64', reference.states)
+    visit.number('reference.swept', reference.swept ? 1 : 0)
     visit.out('reference.logProbs', 'float64', reference.logProbs)
   }
   if (reference?.head) {
@@ -120,6 +123,7 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
   if (stage4) {
     visit.part(COEFFICIENTS)
     visit.out('gradient.coefficients', 'float64', stage4.coefficients)
+    visit.out('gradient.plainCoefficients', 'float64', stage4.plainCoefficients)
     visit.number('gradient.skipInactive', stage4.skipInactive ? 1 : 0)
   }
   const tokenCoefficients = stage4?.tokenCoefficients
@@ -273,6 +277,7 @@ function visitUnpairedLoss(visit: FieldVisitor, loss: UnpairedLossStage, codes: 
 
 function visitTokenLoss(visit: FieldVisitor, loss: TokenLossStage): void {
   visit.part(TOKEN_LOSS)
+  visit.in('tokenLoss.weightsOfLabels', 'float64', loss.weightsOfLabels)
   visit.out('tokenLoss.losses', 'float64', loss.losses)
   visit.out('tokenLoss.summary', 'float64', loss.summary)
   visit.number('tokenLoss.constants.labelSmoothing', loss.labelSmoothing)

@@ -114,7 +114,7 @@ function loadFile(path: string): unknown {
  * The package's folder: three above this file or, when this file is part of a bundle, the folder where the package is
  * installed.
  */
-function packageRoot(): string | undefined {
+export function packageRoot(): string | undefined {
   const above = fileURLToPath(new URL('../../..', thisFile()))
   if (isPackage(above)) return above
   try {

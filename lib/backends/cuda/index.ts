@@ -3,7 +3,7 @@
  */
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { failure, invalidValue } from '../../errors.js'
+import { failure } from '../../errors.js'
 import type { Backend, Job, RunSettings } from '../../job.js'
 import type { Backends, Device } from '../../types/index.js'
 import type { CudaFunctions } from '../cpu/addon.js'
@@ -57,25 +57,6 @@ export function nextId(): number {
   return native.addon.nextId()
 }
 
-/** Refuses what only the other backends can do. */
-function checkSupported({ tokens, policy, loss, tokenLoss, gradient, headGradient }: Job): void {
-  const others = "needs the cpu or the js backend; this call runs on 'cuda'"
-  if (tokens?.capScale !== undefined) throw invalidValue('options.logitSoftcap', others)
-  if (tokenLoss !== undefined) throw invalidValue('options.backend', `is 'cuda'; the cross-entropy ${others}`)
-  if (policy?.tokenMeanLogits !== undefined) throw invalidValue('options.outputs', `'tokenMeanLogits' ${others}`)
-  if ((loss?.gradientScale ?? 1) !== 1) throw invalidValue('options.gradientScale', others)
-  if (gradient?.rowScale !== undefined) throw invalidValue('options.deferredScale', others)
-  if (
-    (gradient && gradient.out.dtype !== gradient.logits.dtype) ||
-    (headGradient && headGradient.dtype !== 'float32')
-  ) {
-    throw invalidValue('options.gradientDType', `other than the default ${others}`)
-  }
-  if ((gradient ?? headGradient)?.tokenCoefficients !== undefined) {
-    throw invalidValue('gradient', `of per-token results ${others}`)
-  }
-}
-
 class CudaBackend implements Backend {
   readonly name = 'cuda'
 
@@ -85,7 +66,6 @@ class CudaBackend implements Backend {
   ) {}
 
   runSync(job: Job, settings: RunSettings): void {
-    checkSupported(job)
     const holds = new Holds(settings.needs)
     try {
       withRoom(this.cuda, () => cudaCall(() => this.cuda.run(...this.jobArguments.of(job, settings))))
@@ -95,7 +75,6 @@ class CudaBackend implements Backend {
   }
 
   async run(job: Job, settings: RunSettings): Promise<void> {
-    checkSupported(job)
     const { signal, needs = [] } = settings
     const holds = new Holds(needs)
     try {
@@ -109,7 +88,6 @@ class CudaBackend implements Backend {
 
   /** A job whose tensors are in device memory, ready to be enqueued again and again. */
   prepare(job: Job, settings: RunSettings): object {
-    checkSupported(job)
     return withRoom(this.cuda, () => cudaCall(() => this.cuda.prepare(...this.jobArguments.of(job, settings))))
   }
 }

@@ -4,6 +4,7 @@
  * the stages and how they share the thread.
  */
 import type { Backend, GradientStage, Job, Tokens } from '../../job.js'
+import { turn } from '../turn.js'
 import { headGradient } from './head-gradient.js'
 import { logitsGradient } from './logits-gradient.js'
 import { preferenceLoss } from './preference-loss.js'
@@ -98,12 +99,4 @@ async function inSlices(work: Generator<void, void>, signal?: AbortSignal): Prom
     signal?.throwIfAborted()
     sliceEnd = performance.now() + SLICE
   }
-}
-
-/** Lets waiting tasks run; browsers have no setImmediate. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => {
-    if (typeof setImmediate === 'function') setImmediate(resolve)
-    else setTimeout(resolve, 0)
-  })
 }

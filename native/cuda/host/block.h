@@ -83,14 +83,21 @@ inline double fusedMultiplyAdd(double a, double b, double c) { return std::fma(a
 inline float multiply(float a, float b) { return a * b; }
 inline float add(float a, float b) { return a + b; }
 
-// As inexact as the instruction: errors of up to 2 ULP that depend on the argument, exact powers of whole numbers, and
-// no subnormal results.
+// As inexact as the instructions: errors that depend on the argument, and no subnormal results. Of 2^x they are up to
+// 2 ULP, and powers of whole numbers are exact; of 1 / x up to 1 ULP.
 inline float exp2Fast(float x) {
   const float y = std::exp2(x);
   if (y < 0x1p-126f) return 0;
   if (x == std::floor(x)) return y;
   const uint32_t hash = bitsOf(x) * 2654435761u;
   return y > 0x1p126f || y != y ? y : floatOf(bitsOf(y) + (hash >> 30) - 1);
+}
+
+inline float inverseFast(float x) {
+  const float y = 1 / x;
+  if (y < 0x1p-126f) return 0;
+  const uint32_t hash = bitsOf(x) * 2654435761u;
+  return y != y ? y : floatOf(bitsOf(y) + (hash >> 31) - (hash >> 30 & 1));
 }
 
 inline float halfToFloat(uint32_t bits) { return toFloat(Float16{uint16_t(bits)}); }

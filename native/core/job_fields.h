@@ -1,15 +1,16 @@
-// The fields of a job, in the order in which lib passes them: the one place in the addon where that order stands.
+// The fields of a job, in the order in which lib passes them: the one place in C++ where that order stands.
 //
-// visitFields calls its visitor once for each field. There are two visitors, both in job_reader.cc. One fills the
-// fields with what lib has passed. The other writes their names and types into a text, which the addon exports as
-// `jobFields`. lib has a visitFields of its own in job-fields.ts and makes such a text, too. It refuses an addon
-// whose text differs, so a field that is missing, misplaced or of another type is found when the addon is loaded.
+// visitFields calls its visitor once for each field. The visitors of addon/job_reader.cc and wasm/job_reader.h fill the
+// fields with what lib has passed. That of field_list.h writes their names and types into a text, which the addon and
+// the WebAssembly module export. lib has a visitFields of its own in job-fields.ts and makes such a text, too. It
+// refuses a binary whose text differs, so a field that is missing, misplaced or of another type is found when the
+// binary is loaded.
 //
 // A field's name is its path in Job. To add a field, add a line here and one in the same place there. A field whose
 // meaning changes needs another name.
 #pragma once
 
-#include "../core/job.h"
+#include "job.h"
 
 namespace fpl {
 
@@ -72,6 +73,7 @@ void visitFields(Visitor& visit, Job& job) {
   visitRows(visit, FPL_FIELD(policy.logits));
   visit.out(FPL_FIELD(policy.states));
   visit.out(FPL_FIELD(policy.entropies));
+  visit.number(FPL_FIELD(policy.swept));
   visit.out(FPL_FIELD(policy.logProbs));
   visit.out(FPL_FIELD(policy.logWeights));
   visit.out(FPL_FIELD(policy.tokenLogProbs));
@@ -87,6 +89,8 @@ void visitFields(Visitor& visit, Job& job) {
   visitWeight(visit, FPL_FIELD(policy.head));
   visit.lentIn(FPL_FIELD(reference.logits.data), &job.reference.logits.onDevice);
   visitRows(visit, FPL_FIELD(reference.logits));
+  visit.out(FPL_FIELD(reference.states));
+  visit.number(FPL_FIELD(reference.swept));
   visit.out(FPL_FIELD(reference.logProbs));
   visit.lentIn(FPL_FIELD(reference.head.hidden.data), &job.reference.head.hidden.onDevice);
   visitRows(visit, FPL_FIELD(reference.head.hidden));
@@ -149,6 +153,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(unpairedLoss.constants.gradientScale));
 
   // Stage 3 of single tokens.
+  visit.in(FPL_FIELD(tokenLoss.weightsOfLabels));
   visit.out(FPL_FIELD(tokenLoss.losses));
   visit.out(FPL_FIELD(tokenLoss.summary));
   visit.number(FPL_FIELD(tokenLoss.constants.labelSmoothing));
@@ -161,6 +166,7 @@ void visitFields(Visitor& visit, Job& job) {
 
   // Stage 4.
   visit.out(FPL_FIELD(gradient.coefficients));
+  visit.out(FPL_FIELD(gradient.plainCoefficients));
   visit.number(FPL_FIELD(gradient.skipInactive));
   visit.in(FPL_FIELD(gradient.tokenCoefficients.logProb));
   visit.in(FPL_FIELD(gradient.tokenCoefficients.logSumExp));
@@ -186,5 +192,32 @@ void visitFields(Visitor& visit, Job& job) {
 }
 
 #undef FPL_FIELD
+
+// What follows from the fields: which stages the job has, and what one stage takes from another.
+inline void connectStages(Job& job) {
+  const Forward& policy = job.policy;
+  job.hasPolicy = policy.logProbs != nullptr;
+  job.hasReference = job.reference.logProbs != nullptr;
+  job.hasLoss = job.loss.summary != nullptr;
+  job.hasTokenLoss = job.tokenLoss.summary != nullptr;
+  job.hasUnpairedLoss = job.unpairedLoss.summary != nullptr;
+  // Of sequences whose log-probs are computed here, it is about these.
+  if (job.hasPolicy) job.unpairedLoss.logProbs = policy.logProbs;
+  if (job.hasReference) job.unpairedLoss.referenceLogProbs = job.reference.logProbs;
+
+  // The gradient is that of the policy's logits, from the states its forward has left or leaves.
+  Gradient& gradient = job.gradient;
+  HeadGradient& headGradient = job.headGradient;
+  gradient.logits = headGradient.logits = policy.logits;
+  gradient.states = headGradient.states = policy.states;
+  headGradient.head = policy.head;
+  gradient.entropies = headGradient.entropies = policy.entropies;
+  headGradient.coefficients = gradient.coefficients;
+  headGradient.plainCoefficients = gradient.plainCoefficients;
+  headGradient.tokenCoefficients = gradient.tokenCoefficients;
+  headGradient.skipInactive = gradient.skipInactive;
+  job.hasHeadGradient = policy.head.present() && gradient.coefficients;
+  job.hasGradient = !policy.head.present() && gradient.coefficients;
+}
 
 }  // namespace fpl
