@@ -4,8 +4,15 @@
  */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { fusedPreferenceLossSync, preferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
-import type { LossOptions, TokenOutput } from '../lib/options/index.js'
+import {
+  crossEntropySync,
+  fusedPreferenceLossSync,
+  fusedUnpairedPreferenceLossSync,
+  preferenceLossSync,
+  sequenceLogProbsSync,
+  unpairedPreferenceLossSync,
+} from '../lib/index.js'
+import type { CrossEntropyOptions, LossOptions, TokenOutput } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
 import type {
   FDivergence,
@@ -18,6 +25,9 @@ import type {
   ResultGradients,
   RunOptions,
   SequenceLogProbs,
+  TokenNormalizer,
+  UnpairedLossType,
+  UnpairedNormalizer,
   WeightedLoss,
 } from '../lib/types/index.js'
 import {
@@ -398,6 +408,36 @@ function perturbed({ pairs, options }: LossCall): LossCall[] {
   ]
 }
 
+/** What there is of a gradient, in one call of the cross-entropy. */
+const crossEntropyOptions = fc.record(
+  {
+    labelSmoothing: fc.oneof(fc.constant(0), finite(0, 1)),
+    zLoss: fc.oneof(fc.constant(0), finite(0, 0.1)),
+    dft: fc.boolean(),
+    weighted: fc.boolean(),
+    transformed: fc.boolean(),
+    normalizer: fc.constantFrom<TokenNormalizer>('mean', 'sum', 7.5, { tokens: 100 }),
+    gradientScale: fc.oneof(fc.constant(1), finite(-8, 8)),
+    gradientDType: fc.constantFrom(...DTYPES),
+    deferredScale: fc.boolean(),
+  },
+  { requiredKeys: ['labelSmoothing', 'zLoss', 'weighted', 'transformed'] },
+)
+/** What an error of a token's results may be multiplied by in its loss. */
+const scaleOf = (loss: number) => Math.max(1, Math.abs(loss)) * 30
+
+const unpairedOptions = fc.record(
+  {
+    lossType: fc.constantFrom<UnpairedLossType>('kto', 'apo_zero_unpaired', 'bco'),
+    beta: finite(0.01, 2),
+    desirableWeight: fc.constantFrom(0, 1, 1.7),
+    undesirableWeight: fc.constantFrom(0, 1, 0.4),
+    normalizer: fc.constantFrom<UnpairedNormalizer>('mean', 'sum', { sequences: 20 }),
+    gradientScale: fc.constantFrom(1, 1024, -0.3),
+  },
+  { requiredKeys: ['lossType', 'beta'] },
+)
+
 test('there is a native backend to compare', () => {
   expect(NATIVE.length).toBeGreaterThan(0)
 })
@@ -450,6 +490,74 @@ describe.each(NATIVE)('$name', ({ run }) => {
         problem,
         bound,
       )
+    })
+    fc.assert(property, { numRuns: 150 })
+  })
+
+  test('cross-entropy with any options, and gradients in any type, scaled, or with the scale of rows deferred', () => {
+    const property = fc.property(spec, crossEntropyOptions, fc.nat(), (drawn, given, seed) => {
+      const problem = problemOf(drawn)
+      const { logits, labels } = problem
+      const { averageLogProb: _, emptySequence: __, ...tokens } = problem.options
+      const next = random(seed)
+      const weights = Float64Array.from({ length: drawn.vocab }, () => Math.floor(8 * next()) / 4)
+      const { weighted, transformed, ...rest } = given
+      const options: CrossEntropyOptions = { ...tokens, ...rest, gradient: true }
+      if (weighted) options.classWeights = weights
+      if (transformed) Object.assign(options, { logitScale: 1.3, logitSoftcap: 9, temperature: 0.8 })
+      if (options.labelSmoothing !== 0 || options.zLoss !== 0) delete options.deferredScale
+      const call = (tensor: Logits, where: typeof run, more: CrossEntropyOptions = {}) =>
+        crossEntropySync(tensor, labels, { ...options, ...where, ...more })
+      const wide = drawn.dtype === 'float32' ? logits : widened(logits)
+      const full = call(wide, run, { gradientDType: 'float32' })
+      const got = call(logits, run)
+      const dtype = options.gradientDType ?? drawn.dtype
+      // Rounded once, from the very float32 numbers.
+      const rounded = values(full.gradLogits!).map((x) => encode[dtype](x))
+      const stored = got.gradLogits!.data as Float32Array | Uint16Array
+      expect(firstDifference(Float64Array.from(stored), rounded)).toBe(-1)
+      expect([got.loss, got.losses, got.rowScale]).toEqual([full.loss, full.losses, full.rowScale])
+
+      // Where a logit of a weighted class is -inf, that is the loss of all; where many are huge, js differs in the last bits.
+      if (['holes', 'bits', 'far'].includes(drawn.style)) return
+      const wanted = call(wide, JS.run, { gradientDType: 'float32' })
+      const off = transformed ? 1e-5 : 1e-6
+      for (const [i, loss] of wanted.losses.entries()) near(got.losses[i], loss, off * scaleOf(loss), `losses[${i}]`)
+      const [g, w] = [values(full.gradLogits!), values(wanted.gradLogits!)]
+      // Where a derivative's terms cancel, what is left of them.
+      const ofTerms = 2e-6 * Math.abs(given.gradientScale ?? 1) + 1e-36
+      const largest = w.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
+      for (const [i, x] of w.entries()) near(g[i], x, 20 * off * largest + ofTerms, `gradient[${i}]`)
+      for (const [i, x] of (wanted.rowScale ?? []).entries()) {
+        near(got.rowScale![i], x, 20 * off * Math.abs(x), `rowScale[${i}]`)
+      }
+    })
+    fc.assert(property, { numRuns: 150 })
+  })
+
+  test('the fused unpaired call is its parts, and gradientScale a factor of its gradients', () => {
+    const property = fc.property(spec, fc.nat(), unpairedOptions, (drawn, seed, given) => {
+      const { logits, labels, options: tokens } = problemOf({ ...drawn, style: 'model' })
+      const next = random(seed)
+      const desirable = drawn.lengths.map(() => next() < 0.5)
+      const reference = Float64Array.from(drawn.lengths, () => -20 * next())
+      const loss = { ...given, ...(given.lossType === 'kto' && { kl: next() }), desirable, ...run }
+      const options = { ...tokens, ...loss, emptySequence: 'zero', reference: { logProbs: reference } } as const
+      const fused = fusedUnpairedPreferenceLossSync(logits, labels, { ...options, gradient: true })
+      const sums = sequenceLogProbsSync(logits, labels, { ...tokens, emptySequence: 'zero', ...run })
+      expect(fused.logProbs).toEqual(sums.logProbs)
+      const alone = unpairedPreferenceLossSync({ logProbs: sums.logProbs, referenceLogProbs: reference }, loss)
+      expect([fused.loss, fused.losses, fused.rewards]).toEqual([alone.loss, alone.losses, alone.rewards])
+      expect(fused.gradLogProbs).toEqual(alone.gradLogProbs)
+      const { gradLogits } = sums.backwardSync(alone.gradLogProbs)
+      expect(firstDifference(values(fused.gradLogits!), values(gradLogits))).toBe(-1)
+      const once = unpairedPreferenceLossSync(
+        { logProbs: sums.logProbs, referenceLogProbs: reference },
+        { ...loss, gradientScale: 1 },
+      )
+      for (const [s, x] of once.gradLogProbs.entries()) {
+        near(alone.gradLogProbs[s], (given.gradientScale ?? 1) * x, 1e-14 * Math.abs(x), `gradLogProbs[${s}]`)
+      }
     })
     fc.assert(property, { numRuns: 150 })
   })

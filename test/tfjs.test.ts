@@ -298,6 +298,35 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
     })
   })
 
+  it('takes a value for each pair, or for each sequence, as a tensor', () => {
+    const all = { reference, shift: false }
+    const numbers = { beta: [0.25, 1.5], offset: [0.5, -1], labelSmoothing: [0.25, 0.5], pairWeights: [2, 0.75] }
+    const flags = { shift: false, desirable: [1, 0, 0, 1], lossType: 'regression' as const, referenceFree: true }
+    const each = { beta: [0.25, 1.5, 0.5, 2], sequenceWeights: [1, 0.5, 2, 0.25], targets: [-2, 1, 0.5, -0.5] }
+    const tensorsOf = (arrays: Record<string, number[]>) =>
+      Object.fromEntries(Object.entries(arrays).map(([name, array]) => [name, tf.tensor1d(array)]))
+    const rows = () => hidden.reshape([BATCH, TIME, WIDTH])
+    const layer = { transposed: true }
+    for (const [one, other] of [
+      [
+        () => fusedPreferenceLoss(model(), labels, { ...all, ...tensorsOf(numbers) }),
+        () => fusedPreferenceLoss(model(), labels, { ...all, ...numbers }),
+      ],
+      [
+        () => fusedLinearPreferenceLoss(rows(), weight, labels, { ...all, ...layer, ...tensorsOf(numbers) }),
+        () => fusedLinearPreferenceLoss(rows(), weight, labels, { ...all, ...layer, ...numbers }),
+      ],
+      [
+        () => fusedUnpairedPreferenceLoss(model(), labels, { ...flags, ...tensorsOf(each) }),
+        () => fusedUnpairedPreferenceLoss(model(), labels, { ...flags, ...each }),
+      ],
+    ] as const) {
+      const [loss, wanted] = tf.tidy(() => [one().dataSync()[0], other().dataSync()[0]])
+      expect(loss).toBe(wanted)
+      expectEqualGradients(one, other)
+    }
+  })
+
   describe('of sequences that stand alone', () => {
     const logProbs = [...reference.chosen, ...reference.rejected]
     const options: FusedUnpairedPreferenceLossOptions & { kl: number } = {

@@ -3,6 +3,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { invalidType } from '../../errors.js'
+import type { LossOptions } from '../../options/loss-options.js'
 import type { TokenLossOptions } from '../../options/token-loss-options.js'
 import { TOKEN_ARRAYS, type TokenOptions, tokenOptions } from '../../options/token-options.js'
 import type { UnpairedLossOptions } from '../../options/unpaired-options.js'
@@ -11,23 +12,43 @@ import { checkShape, elementsOf } from './tensor-access.js'
 /** Token options that may be tensors as well. */
 export interface TokenTensors {
   /** As in `fusedPreferenceLoss`, or a tensor in the shape of the labels: positions where it is 0 are inactive. */
-  mask?: TokenOptions['mask'] | tf.Tensor
+  mask?: TokenOptions['mask'] | tf.Tensor | undefined
   /** As in `fusedPreferenceLoss`, or a tensor in the shape of the labels. */
-  tokenWeights?: TokenOptions['tokenWeights'] | tf.Tensor
+  tokenWeights?: TokenOptions['tokenWeights'] | tf.Tensor | undefined
   /** As in `fusedPreferenceLoss`, or a tensor `[2 P]`. */
-  pairs?: TokenOptions['pairs'] | tf.Tensor
+  pairs?: TokenOptions['pairs'] | tf.Tensor | undefined
   /** As in `fusedPreferenceLoss`, or a tensor `[S + 1]`. */
-  sequenceOffsets?: TokenOptions['sequenceOffsets'] | tf.Tensor
+  sequenceOffsets?: TokenOptions['sequenceOffsets'] | tf.Tensor | undefined
+}
+
+/** Loss options with a value for each pair that may be tensors as well. */
+export interface PairTensors {
+  /** As in `fusedPreferenceLoss`, or a tensor `[P]`. */
+  beta?: LossOptions['beta'] | tf.Tensor
+  /** As in `fusedPreferenceLoss`, or a tensor `[P]`. */
+  labelSmoothing?: LossOptions['labelSmoothing'] | tf.Tensor
+  /** As in `fusedPreferenceLoss`, or a tensor `[P]`. */
+  offset?: LossOptions['offset'] | tf.Tensor
+  /** As in `fusedPreferenceLoss`, or a tensor `[P]`. */
+  targetMargin?: LossOptions['targetMargin'] | tf.Tensor
+  /** As in `fusedPreferenceLoss`, or a tensor `[P]`. */
+  pairWeights?: LossOptions['pairWeights'] | tf.Tensor
 }
 
 /** Options of unpaired losses that may be tensors as well. */
 export interface UnpairedTensors {
   /** As in `fusedUnpairedPreferenceLoss`, or a tensor `[B]`. */
+  beta?: UnpairedLossOptions['beta'] | tf.Tensor | undefined
+  /** As in `fusedUnpairedPreferenceLoss`, or a tensor `[B]`. */
+  sequenceWeights?: UnpairedLossOptions['sequenceWeights'] | tf.Tensor | undefined
+  /** As in `fusedUnpairedPreferenceLoss`, or a tensor `[B]`. */
+  targets?: UnpairedLossOptions['targets'] | tf.Tensor | undefined
+  /** As in `fusedUnpairedPreferenceLoss`, or a tensor `[B]`. */
   desirable: UnpairedLossOptions['desirable'] | tf.Tensor
   /** As in `fusedUnpairedPreferenceLoss`, or a tensor. */
-  klLogProbs?: UnpairedLossOptions['klLogProbs'] | tf.Tensor
+  klLogProbs?: UnpairedLossOptions['klLogProbs'] | tf.Tensor | undefined
   /** As in `fusedUnpairedPreferenceLoss`, or a tensor. */
-  referenceKlLogProbs?: UnpairedLossOptions['referenceKlLogProbs'] | tf.Tensor
+  referenceKlLogProbs?: UnpairedLossOptions['referenceKlLogProbs'] | tf.Tensor | undefined
 }
 
 /** Options of the cross-entropy that may be tensors as well. */
@@ -46,18 +67,25 @@ export type TensorReference =
   | { logProbs: ArrayLike<number> | tf.Tensor }
 
 /** Options of an op with arrays in place of the tensors. */
-type WithArrays<T> = Omit<T, keyof TokenTensors | keyof UnpairedTensors | keyof ClassTensors | 'reference'> &
+type WithArrays<T> = Omit<
+  T,
+  | keyof TokenTensors
+  | keyof UnpairedTensors
+  | keyof ClassTensors
+  | ('pairWeights' extends keyof T ? keyof PairTensors : never)
+  | 'reference'
+> &
   Pick<TokenOptions, keyof TokenTensors> &
   ('desirable' extends keyof T ? Pick<UnpairedLossOptions, keyof UnpairedTensors> : object) &
+  ('pairWeights' extends keyof T ? Pick<LossOptions, keyof PairTensors> : object) &
   ('classWeights' extends keyof T ? Pick<TokenLossOptions, keyof ClassTensors> : object) &
   ('reference' extends keyof T ? { reference?: Exclude<T['reference' & keyof T], TensorReference> } : object)
 
 // The tensor form of each array that core takes.
 const TENSORS: readonly (keyof TokenTensors)[] = TOKEN_ARRAYS
-const OF_LOSSES: readonly (keyof UnpairedTensors | keyof ClassTensors)[] = [
-  'desirable',
-  'klLogProbs',
-  'referenceKlLogProbs',
+const OF_LOSSES: readonly (keyof PairTensors | keyof UnpairedTensors | keyof ClassTensors)[] = [
+  ...(['beta', 'labelSmoothing', 'offset', 'targetMargin', 'pairWeights'] as const),
+  ...(['desirable', 'klLogProbs', 'referenceKlLogProbs', 'sequenceWeights', 'targets'] as const),
   'classWeights',
 ]
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
