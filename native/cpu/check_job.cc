@@ -103,6 +103,9 @@ void checkJob(const Job& job) {
     const TokenCoefficients& own = g.tokenCoefficients;
     FPL_ASSERT(!g.rowScale || !(own.entropy || (!job.hasTokenLoss && (own.logSumExp || own.meanLogit))));
     FPL_ASSERT(!g.rowScale || !job.hasTokenLoss || (!job.tokenLoss.wantsMeanLogit() && !job.tokenLoss.constants.zLoss));
+    // Such a row is written as soon as it is read: of sequences, only the coefficients that are given are known by
+    // then.
+    FPL_ASSERT(!g.rowScale || !own.logProb || !(job.hasLoss || job.hasUnpairedLoss));
     checkRows(g.logits, g.out.data);
     checkRows(g.out, g.out.data);
   }

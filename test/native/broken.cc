@@ -50,7 +50,7 @@ struct Whole {
   Job job;
   std::vector<float> logits = std::vector<float>(kRows * kVocab, 0.5f), out = std::vector<float>(kRows * kVocab);
   int32_t targets[kRows] = {0, 1, -1, 3, -1, 69}, offsets[3] = {0, 3, 6}, counts[2] = {2, 2}, pairs[2] = {0, 1};
-  double values[12][3] = {};
+  double values[12][3] = {}, ofLogProb[kRows] = {}, rowScale[kRows] = {};
 };
 
 void job(const std::function<void(Whole&)>& damage) {
@@ -110,6 +110,12 @@ const std::function<void()> kBroken[] = {
     [] { job([](Whole& w) { w.job.gradient.out.batch = 1; }); },
     [] { job([](Whole& w) { w.job.gradient.out.dtype = DType::kFloat16; }); },
     [] { job([](Whole& w) { w.job.gradient.coefficients = nullptr; }); },
+    [] {
+      job([](Whole& w) {
+        w.job.gradient.rowScale = w.rowScale;
+        w.job.gradient.tokenCoefficients.logProb = w.ofLogProb;
+      });
+    },
     [] { headJob([](HeadCall& c) { c.job.policy.head.weight.rowStride = 8; }); },
     [] { headJob([](HeadCall& c) { c.job.policy.head.weight.columnStride = 2; }); },
     [] { headJob([](HeadCall& c) { c.job.headGradient.head.hidden.time = 4; }); },

@@ -338,6 +338,111 @@ Example::Example(const uint8_t* data, size_t size) {
     job.loss.pairConstants.offset = forEach(marginOffsets, -2, 2);
     job.loss.pairConstants.targetMargin = forEach(targetMargins, -4, 4);
   }
+  if (choices.byte() % 4 == 1) {
+    tokens.capScale = choices.between(0.01, 2);
+    tokens.temperature = choices.between(0.02, 4);
+  }
+  if (job.hasLoss && choices.flag()) job.loss.constants.gradientScale = choices.between(-8, 8);
+  const uint8_t kind = job.hasLoss ? 0 : choices.byte() % 4;
+  if (kind == 1) chooseTokenLoss(choices);
+  if (kind == 2) chooseUnpairedLoss(choices);
+  if (job.hasGradient) chooseGradient(choices);
+}
+
+void Example::chooseTokenLoss(Choices& choices) {
+  TokenLoss& loss = job.tokenLoss;
+  job.hasTokenLoss = true;
+  loss.constants.labelSmoothing = choices.flag() ? choices.between(0, 1) : 0;
+  loss.constants.zLoss = choices.flag() ? choices.between(0, 0.1) : 0;
+  loss.constants.dft = choices.flag();
+  loss.divisor = choices.between(0.5, 100);
+  loss.gradientScale = choices.flag() ? choices.between(-8, 8) : 1;
+  tokenLosses.resize(targets.size());
+  loss.losses = tokenLosses.data();
+  loss.summary = &tokenSummary;
+  for (double& c : coefficients) c = 0;
+  if (loss.constants.labelSmoothing == 0 || choices.flag()) return;
+  double sum = 0;
+  for (int64_t v = 0; v < job.policy.logits.vocab; ++v) {
+    classWeights.push_back(choices.done() ? float(v % 4) / 2 : float(choices.byte() % 8) / 4);
+    sum += classWeights.back();
+  }
+  loss.classWeights = classWeights.data();
+  loss.constants.meanClassWeight = sum / double(classWeights.size());
+}
+
+void Example::chooseUnpairedLoss(Choices& choices) {
+  UnpairedPreferenceLoss& loss = job.unpairedLoss;
+  const int64_t sequences = job.tokens.sequences;
+  job.hasUnpairedLoss = true;
+  loss.type = UnpairedLossType(choices.below(kUnpairedLossCount));
+  UnpairedLossConstants& k = loss.constants;
+  k.beta = choices.between(0.01, 2);
+  k.desirableWeight = choices.flag() ? choices.between(0, 2) : 1;
+  k.undesirableWeight = choices.flag() ? choices.between(0, 2) : 0;
+  k.kl = choices.between(0, 2);
+  k.rewardShift = choices.between(-2, 2);
+  k.divisor = choices.between(0.5, 40);
+  if (choices.flag()) k.gradientScale = choices.between(-8, 8);
+  for (int64_t s = 0; s < sequences; ++s) {
+    desirable.push_back(choices.flag());
+    unpairedReference.push_back(choices.between(-60, 0));
+    unpairedTargets.push_back(choices.between(-4, 4));
+    unpairedBetas.push_back(choices.between(0.01, 2));
+    unpairedWeights.push_back(choices.between(0, 2));
+  }
+  if (loss.type == UnpairedLossType::regression) loss.targets = unpairedTargets.data();
+  if (choices.byte() % 4 == 1) loss.betas = unpairedBetas.data();
+  if (choices.byte() % 4 == 1) loss.weights = unpairedWeights.data();
+  for (auto* list : {&unpairedLosses, &unpairedRewards, &unpairedGradient}) list->resize(sequences);
+  loss.count = sequences;
+  loss.desirable = desirable.data();
+  loss.logProbs = logProbs.data();
+  loss.referenceLogProbs = unpairedReference.data();
+  loss.losses = unpairedLosses.data();
+  loss.rewards = unpairedRewards.data();
+  loss.gradient = unpairedGradient.data();
+  loss.summary = unpairedSummary;
+}
+
+// What the gradient is of besides the log-probs of sequences, and how it is written.
+void Example::chooseGradient(Choices& choices) {
+  Gradient& gradient = job.gradient;
+  const int64_t rowCount = int64_t(targets.size());
+  if (!job.hasTokenLoss && choices.flag()) {
+    const auto derivatives = [&](std::vector<double>& list) -> const double* {
+      if (choices.flag()) return nullptr;
+      for (int64_t row = 0; row < rowCount; ++row) {
+        list.push_back(choices.byte() % 4 == 0 ? 0 : choices.between(-2, 2));
+      }
+      return list.data();
+    };
+    gradient.tokenCoefficients = {derivatives(ofLogProb), derivatives(ofLogSumExp), derivatives(ofEntropy),
+                                  derivatives(ofMeanLogit)};
+    if (gradient.tokenCoefficients.entropy) {
+      entropies.resize(rowCount);
+      job.policy.entropies = entropies.data();
+      gradient.entropies = entropies.data();
+    }
+  }
+  if (choices.flag()) {
+    const DType dtype = DType(choices.below(3));
+    if (!inPlace) {
+      out.allocate(dtype, choices.below(4), rowCount * gradient.out.vocab);
+      gradient.out.data = out.data();
+      gradient.out.dtype = dtype;
+    } else if (elementSize(dtype) == elementSize(gradient.logits.dtype)) {
+      gradient.out.dtype = dtype;
+    }
+  }
+  const TokenCoefficients& own = gradient.tokenCoefficients;
+  const TokenLossConstants& k = job.tokenLoss.constants;
+  const bool besideLoss = own.logProb && (job.hasLoss || job.hasUnpairedLoss);
+  const bool otherForm = own.logSumExp || own.entropy || own.meanLogit || k.labelSmoothing != 0 || k.zLoss != 0;
+  if (!otherForm && !besideLoss && choices.byte() % 4 == 1) {
+    rowScale.resize(rowCount);
+    gradient.rowScale = rowScale.data();
+  }
 }
 
 std::string Example::text() const {
@@ -347,7 +452,16 @@ std::string Example::text() const {
       << ", instruction set " << instructionSets().sets[job.instructionSet]->name << ", threads " << job.threads
       << ", temperature " << job.tokens.temperature << ", sequences " << job.tokens.sequences;
   for (const LossTerm& term : job.loss.terms) out << ", " << kLossNames[int(term.type)];
-  if (job.hasGradient) out << (inPlace ? ", in place" : ", gradient");
+  if (job.hasGradient) {
+    const TokenCoefficients& own = job.gradient.tokenCoefficients;
+    out << (inPlace ? ", in place" : ", gradient") << " of dtype " << int(job.gradient.out.dtype);
+    out << (job.gradient.rowScale ? ", deferred" : "") << (own.logProb ? ", logProb" : "");
+    out << (own.logSumExp ? ", logSumExp" : "") << (own.entropy ? ", entropy" : "");
+    out << (own.meanLogit ? ", meanLogit" : "");
+  }
+  if (job.tokens.capScale != 0) out << ", capScale " << job.tokens.capScale;
+  if (job.hasTokenLoss) out << ", cross-entropy" << (job.tokenLoss.classWeights ? " of weighted classes" : "");
+  if (job.hasUnpairedLoss) out << ", " << kUnpairedLossNames[int(job.unpairedLoss.type)];
   return out.str();
 }
 

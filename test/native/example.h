@@ -69,10 +69,20 @@ struct Example {
       pairWeights;
   std::vector<double> betas, labelSmoothings, marginOffsets, targetMargins;
   std::vector<double> losses, chosenRewards, rejectedRewards, gradChosen, gradRejected, summary, coefficients;
+  // Derivatives of single tokens' results, and what is left to the caller.
+  std::vector<double> ofLogProb, ofLogSumExp, ofEntropy, ofMeanLogit, entropies, rowScale;
+  std::vector<double> tokenLosses, unpairedLosses, unpairedRewards, unpairedGradient, unpairedReference,
+      unpairedTargets, unpairedBetas, unpairedWeights;
+  std::vector<float> classWeights;
+  std::vector<int32_t> desirable;
+  double tokenSummary = 0, unpairedSummary[5] = {};
 
  private:
   void layRows(Choices& choices, Rows& rows, Elements& elements, int64_t batch, int64_t time, int64_t vocab);
   void fillRow(Choices& choices, const Rows& rows, Elements& elements, int64_t row);
+  void chooseTokenLoss(Choices& choices);
+  void chooseUnpairedLoss(Choices& choices);
+  void chooseGradient(Choices& choices);
 };
 
 // Runs the example and holds everything it wrote against the oracle. Empty when all is well, else what is not.

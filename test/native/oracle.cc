@@ -162,7 +162,9 @@ Row row(const std::vector<float>& logits, int64_t label, double temperature, dou
     sum += e;
     if (j != label) rest += e;
   }
-  out.logSumExp = largest + logl(sum);
+  out.largest = largest;
+  out.logSum = logl(sum);
+  out.logSumExp = largest + out.logSum;
   // As log(a / (a + rest)) it keeps its digits, whether rest is small or the logits are large.
   const Real own = expl(x[label] - largest);
   out.logProb = own > 1e-4000L ? -log1pl(rest / own) : x[label] - out.logSumExp;
@@ -183,8 +185,10 @@ std::vector<Derivative> derivatives(const std::vector<float>& logits, int64_t la
   const Row r = row(logits, label, temperature, capScale);
   const int64_t vocab = int64_t(logits.size());
   std::vector<Derivative> out(vocab);
+  // From the largest logit: beside a large one, the logarithm of the sum would vanish.
   for (int64_t j = 0; j < vocab; ++j) {
-    const Real logP = j == label ? r.logProb : counted(logits[j], temperature, capScale) - r.logSumExp, p = expl(logP);
+    const Real x = counted(logits[j], temperature, capScale);
+    const Real logP = j == label ? r.logProb : x - r.largest - r.logSum, p = expl(logP);
     const Real slope = slopeAt(logits[j], temperature, capScale);
     const Real entropy = p == 0 ? 0 : s.entropy * p * (logP + r.entropy);
     const Real ofEntropy = p == 0 ? 0 : fabsl(s.entropy) * p * (fabsl(logP) + r.entropy + 1);
@@ -192,7 +196,7 @@ std::vector<Derivative> derivatives(const std::vector<float>& logits, int64_t la
     const Real complement = -expm1l(r.logProb);
     const Real value = j == label ? s.logProb * complement + s.logSumExp * p : (Real(s.logSumExp) - s.logProb) * p;
     const Real size = j == label ? fabsl(s.logProb) * complement + fabsl(s.logSumExp) * p : fabsl(value);
-    out[j] = {slope * (value - entropy + mean), slope * (size + ofEntropy + fabsl(mean))};
+    out[j] = {slope * (value - entropy + mean), slope * (size + ofEntropy + fabsl(mean)), slope * p};
   }
   return out;
 }
@@ -208,7 +212,9 @@ Real tokenLoss(const TokenLossConstants& k, const float* classWeights, const std
     smoothed += times(weight, r.logSumExp - counted(logits[j], temperature, capScale)) / vocab;
   }
   const Real crossEntropy = times((1 - Real(k.labelSmoothing)) * ofLabel, -r.logProb) + k.labelSmoothing * smoothed;
-  return times(k.dft ? expl(r.logProb) : 1, crossEntropy) + ofLabel * k.zLoss * r.logSumExp * r.logSumExp;
+  // As float64 has it: of less than its smallest number there is nothing.
+  const Real factor = k.dft ? Real(double(expl(r.logProb))) : 1;
+  return times(factor, crossEntropy) + ofLabel * k.zLoss * r.logSumExp * r.logSumExp;
 }
 
 Real loss(const LossTerms& terms, const LossConstants& k, const Pairs& s) {

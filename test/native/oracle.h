@@ -14,7 +14,8 @@ using Real = long double;
 // not 0, tanh(logits · capScale) / temperature.
 struct Row {
   Real logProb, entropy, logSumExp, sumSquaredProbs, meanLogit;
-  std::vector<Real> gradient;  // d logProb / d logits
+  Real largest = NAN, logSum = NAN;  // the two terms of logSumExp: the largest that counts, and what the sum adds to it
+  std::vector<Real> gradient;        // d logProb / d logits
 };
 Row row(const std::vector<float>& logits, int64_t label, double temperature, double capScale = 0);
 
@@ -22,6 +23,7 @@ Row row(const std::vector<float>& logits, int64_t label, double temperature, dou
 // of the mean logit, or null.
 struct Derivative {
   Real value, magnitude;
+  Real ofLogSumExp;  // d logSumExp / d logit
 };
 std::vector<Derivative> derivatives(const std::vector<float>& logits, int64_t label, double temperature,
                                     double capScale, const ResultSlopes& slopes, const float* classWeights = nullptr);

@@ -47,7 +47,8 @@ export function tokenLoss(
     sum += losses[row]
     if (gradient === undefined) continue
     const slope = (derivative: number) => (gradientScale * weighed(weights, row, derivative)) / divisor
-    gradient.logProb![row] = slope(-factor * toLabel)
+    // Of a row without a distribution NaN, as all of its loss is.
+    gradient.logProb![row] = slope(Number.isNaN(logProb) ? logProb : -factor * toLabel)
     gradient.logSumExp![row] = slope(factor * labelSmoothing * meanClassWeight + labelWeight * 2 * zLoss * total)
     gradient.meanLogit![row] = slope(-factor * labelSmoothing)
   }

@@ -1,0 +1,100 @@
+/**
+ * The output layer on every backend: gradients through each result of a token, and of the cross-entropy with its options.
+ * The cases of golden/head.jsonl are PyTorch's autograd, in float64, from hidden states, weight and bias.
+ */
+import { readFileSync } from 'node:fs'
+import { describe, expect, test } from 'vitest'
+import { linearCrossEntropySync, linearSequenceLogProbsSync } from '../lib/index.js'
+import type { LinearCrossEntropyOptions, TokenOutput } from '../lib/options/index.js'
+import type { DType, HeadGradients, HostArray, Logits, ResultGradients } from '../lib/types/index.js'
+import { type LogitsSpec, logitsOf } from './golden/inputs.js'
+import { decode, encode, TARGETS, values } from './support.js'
+
+interface Gradient {
+  /** Indices of the elements that are given; all of them when absent. */
+  at?: number[]
+  values: number[]
+  /** The sum of the magnitudes of the terms of each. */
+  magnitudes: number[]
+}
+
+interface Case {
+  name: string
+  hidden: LogitsSpec
+  weight: LogitsSpec
+  bias?: LogitsSpec
+  labels: number[]
+  options: LinearCrossEntropyOptions
+  /** Absent in a case of the cross-entropy. */
+  gradients?: { [Name in keyof ResultGradients]: number[] }
+  expected: Partial<Record<TokenOutput, number[]>> & {
+    loss?: number
+    losses?: number[]
+    gradHidden: Gradient
+    gradWeight: Gradient
+    gradBias?: Gradient
+  }
+}
+
+const CASES: Case[] = readFileSync(new URL('./golden/head.jsonl', import.meta.url), 'utf8')
+  .trimEnd()
+  .split('\n')
+  .map((line) => JSON.parse(line))
+
+const OUTPUTS: TokenOutput[] = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits']
+const GRADIENTS = ['gradHidden', 'gradWeight', 'gradBias'] as const
+
+/** Of the sum of the magnitudes of a gradient's terms, as docs/numerics.md has it. */
+const RELATIVE = 2e-5
+/** A GPU multiplies gradients that it has rounded to the 16 bits of hidden. */
+const ROUNDED: Record<DType, number> = { float32: 0, float16: 2 ** -10, bfloat16: 2 ** -7 }
+
+function expectNear(got: ArrayLike<number>, wanted: readonly number[], what: string): void {
+  expect(got, what).toHaveLength(wanted.length)
+  for (const [i, x] of wanted.entries()) {
+    expect(Math.abs(got[i] - x), `${what}[${i}]`).toBeLessThanOrEqual(RELATIVE * Math.max(1, Math.abs(x)))
+  }
+}
+
+describe.each(CASES)('$name', ({ hidden, weight, bias, labels, options, gradients, expected }) => {
+  test.each(TARGETS)('$name', ({ run }) => {
+    const inputs = [logitsOf(hidden), logitsOf(weight), Int32Array.from(labels)] as const
+    const all = { ...options, ...(bias && { bias: logitsOf(bias).data as HostArray }), ...run }
+    let found: HeadGradients
+    if (gradients === undefined) {
+      const got = linearCrossEntropySync(...inputs, { ...all, gradient: true })
+      expectNear([got.loss], [expected.loss!], 'loss')
+      expectNear(got.losses, expected.losses!, 'losses')
+      found = got
+    } else {
+      const got = linearSequenceLogProbsSync(...inputs, { ...(all as object), outputs: OUTPUTS })
+      for (const name of OUTPUTS) expectNear(got[name]!, expected[name]!, name)
+      found = got.backwardSync(gradients)
+    }
+    expect(found.gradBias === undefined).toBe(bias === undefined)
+
+    const dtype = options.gradientDType ?? 'float32'
+    const relative = RELATIVE + (run.backend === 'cuda' ? ROUNDED[hidden.dtype] : 0)
+    for (const name of GRADIENTS) {
+      const wanted = expected[name]
+      if (wanted === undefined) continue
+      const gradient = found[name] as HostArray | Logits
+      const got = values({ data: ArrayBuffer.isView(gradient) ? gradient : gradient.data, dtype, shape: [] })
+      if (wanted.at === undefined) expect(got).toHaveLength(wanted.values.length)
+      for (const [k, x] of wanted.values.entries()) {
+        const bound = relative * wanted.magnitudes[k]
+        const [low, high] = [x - bound, x + bound].map((end) => decode[dtype](encode[dtype](end)))
+        const value = got[wanted.at?.[k] ?? k]
+        expect(value >= low && value <= high, `${name}[${k}] is ${value}, not ${x} ± ${bound}`).toBe(true)
+      }
+    }
+  })
+})
+
+test('the cases have every option, result and type', () => {
+  const given = new Set(CASES.flatMap(({ options }) => Object.keys(options)))
+  const ofLoss = ['labelSmoothing', 'zLoss', 'dft', 'classWeights', 'tokenWeights', 'gradientScale', 'gradientDType']
+  expect(given).toEqual(new Set(['logitScale', 'logitSoftcap', 'temperature', ...ofLoss]))
+  expect(new Set(CASES.flatMap(({ gradients = {} }) => Object.keys(gradients)))).toEqual(new Set(OUTPUTS))
+  expect(new Set(CASES.map(({ hidden }) => hidden.dtype)).size).toBe(3)
+})
