@@ -11,7 +11,7 @@ import { OPTIONS, optionHint, VALUES, valueHint } from '../lib/check/suggestions
 import { fusedPreferenceLossSync, linearSequenceLogProbsSync, preferenceLossSync } from '../lib/index.js'
 import { LOSS_OPTIONS } from '../lib/options/loss-options.js'
 import { TOKEN_LOSS_OPTIONS } from '../lib/options/token-loss-options.js'
-import { DTYPES, LOSS_TYPES, OUTPUTS } from './support.js'
+import { DTYPES, LOSS_TYPES, BACKWARDPUTS } from './support.js'
 
 const FUSED: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
 const REFERENCE: ReadonlySet<string> = new Set(['chosen', 'rejected', 'logProbs', 'logits'])
@@ -22,7 +22,7 @@ const PAIRS: ReadonlySet<string> = new Set([
   'referenceRejected',
   'chosenTokenCounts',
 ])
-const OUT: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
+const BACKWARD: ReadonlySet<string> = new Set(['gradient', 'zeroInactive'])
 
 describe('losses', () => {
   test.each([
@@ -149,12 +149,12 @@ describe('options', () => {
     expect(optionHint('ref_chosen_logps', PAIRS)).toBe("; did you mean 'referenceChosen'?")
     expect(optionHint('ref_chosen_logps', FUSED)).toBe(': it is called reference: { chosen, rejected } here')
     expect(optionHint('chosenLogProbs', PAIRS)).toBe("; did you mean 'chosen'?")
-    expect(optionHint('output', OUT)).toBe("; did you mean 'out'?")
-    expect(optionHint('inplace', OUT)).toBe(": it is called out: 'in-place' here")
+    expect(optionHint('out', BACKWARD)).toBe("; did you mean 'gradient'?")
+    expect(optionHint('inplace', BACKWARD)).toBe(": it is called gradient: 'in-place' here")
     expect(optionHint('biasCorrection', new Set([...FUSED, 'bias']))).toBe('')
     expect(optionHint('biases', new Set([...FUSED, 'bias']))).toBe("; did you mean 'bias'?")
-    expect(optionHint('foo', OUT)).toBe("; there are 'out', 'zeroInactive'")
-    expect(optionHint('lr', OUT)).toMatch(/^: it is the trainer's/)
+    expect(optionHint('foo', BACKWARD)).toBe("; there are 'gradient', 'zeroInactive'")
+    expect(optionHint('lr', BACKWARD)).toMatch(/^: it is the trainer's/)
   })
 
   test('in an error', () => {
@@ -182,8 +182,8 @@ test('other names', () => {
   expect(valueHint('float', DTYPES)).toBe("; did you mean 'float32' or 'float16'?")
   expect(valueHint('js_divergence', ['reverse_kl', 'forward_kl', 'js', 'alpha'])).toBe("; did you mean 'js'?")
   expect(valueHint('reverse-kl', ['reverse_kl', 'forward_kl'])).toBe("; did you mean 'reverse_kl'?")
-  expect(valueHint('entropy', OUTPUTS)).toBe("; did you mean 'tokenEntropies'?")
-  expect(valueHint('argmax', OUTPUTS)).toBe("; did you mean 'tokenArgmax'?")
+  expect(valueHint('entropy', BACKWARDPUTS)).toBe("; did you mean 'tokenEntropies'?")
+  expect(valueHint('argmax', BACKWARDPUTS)).toBe("; did you mean 'tokenArgmax'?")
   expect(valueHint('avx', ['baseline', 'avx2', 'avx512'])).toBe("; did you mean 'avx2' or 'avx512'?")
   // Three at most.
   expect(valueHint('abc', ['abc1', 'abc2', 'abc3', 'abc4'])).toBe("; did you mean 'abc1' or 'abc2' or 'abc3'?")
@@ -214,12 +214,12 @@ test('other names', () => {
 
 test('the table names what there is, and no name of ours as one from elsewhere', () => {
   const plain = (name: string) => name.replace(/_/g, '').toLowerCase()
-  const sets = [FUSED, REFERENCE, PAIRS, OUT, LOSS_OPTIONS, TOKEN_LOSS_OPTIONS, HEAD_GRADIENT_OPTIONS]
+  const sets = [FUSED, REFERENCE, PAIRS, BACKWARD, LOSS_OPTIONS, TOKEN_LOSS_OPTIONS, HEAD_GRADIENT_OPTIONS]
   const options = [...sets.flatMap((set) => [...set]), 'weight']
   const lists: [typeof OPTIONS, readonly string[]][] = [
     // 'normalizer': what sums are divided by
     [OPTIONS, [...options, 'normalizer', '']],
-    [VALUES, [...LOSS_TYPES, ...DTYPES, ...OUTPUTS, 'cuda', 'cpu', 'js', 'alpha', 'reverse_kl']],
+    [VALUES, [...LOSS_TYPES, ...DTYPES, ...BACKWARDPUTS, 'cuda', 'cpu', 'js', 'alpha', 'reverse_kl']],
   ]
   for (const [rows, names] of lists) {
     const seen = new Set<string>()
@@ -243,7 +243,7 @@ test('options of the cross-entropy', () => {
 })
 
 test('nothing is copied from the prototype of objects, and messages stay short', () => {
-  expect(() => optionsObject({ constructor: 1 }, 'options', OUT)).toThrow(/^options\.constructor is not an option;/)
+  expect(() => optionsObject({ constructor: 1 }, 'options', BACKWARD)).toThrow(/^options\.constructor is not an option;/)
   expect(valueHint('x'.repeat(10_000), LOSS_TYPES)).toBe('')
   expect(unknownName('x', 'y'.repeat(10_000), ['a', 'b']).message.length).toBeLessThan(200)
 })
