@@ -11,7 +11,7 @@ import { OPTIONS, optionHint, VALUES, valueHint } from '../lib/check/suggestions
 import { fusedPreferenceLossSync, linearSequenceLogProbsSync, preferenceLossSync } from '../lib/index.js'
 import { LOSS_OPTIONS } from '../lib/options/loss-options.js'
 import { TOKEN_LOSS_OPTIONS } from '../lib/options/token-loss-options.js'
-import { DTYPES, LOSS_TYPES, BACKWARDPUTS } from './support.js'
+import { DTYPES, LOSS_TYPES, OUTPUTS } from './support.js'
 
 const FUSED: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
 const REFERENCE: ReadonlySet<string> = new Set(['chosen', 'rejected', 'logProbs', 'logits'])
@@ -182,8 +182,8 @@ test('other names', () => {
   expect(valueHint('float', DTYPES)).toBe("; did you mean 'float32' or 'float16'?")
   expect(valueHint('js_divergence', ['reverse_kl', 'forward_kl', 'js', 'alpha'])).toBe("; did you mean 'js'?")
   expect(valueHint('reverse-kl', ['reverse_kl', 'forward_kl'])).toBe("; did you mean 'reverse_kl'?")
-  expect(valueHint('entropy', BACKWARDPUTS)).toBe("; did you mean 'tokenEntropies'?")
-  expect(valueHint('argmax', BACKWARDPUTS)).toBe("; did you mean 'tokenArgmax'?")
+  expect(valueHint('entropy', OUTPUTS)).toBe("; did you mean 'tokenEntropies'?")
+  expect(valueHint('argmax', OUTPUTS)).toBe("; did you mean 'tokenArgmax'?")
   expect(valueHint('avx', ['baseline', 'avx2', 'avx512'])).toBe("; did you mean 'avx2' or 'avx512'?")
   // Three at most.
   expect(valueHint('abc', ['abc1', 'abc2', 'abc3', 'abc4'])).toBe("; did you mean 'abc1' or 'abc2' or 'abc3'?")
@@ -219,7 +219,7 @@ test('the table names what there is, and no name of ours as one from elsewhere',
   const lists: [typeof OPTIONS, readonly string[]][] = [
     // 'normalizer': what sums are divided by
     [OPTIONS, [...options, 'normalizer', '']],
-    [VALUES, [...LOSS_TYPES, ...DTYPES, ...BACKWARDPUTS, 'cuda', 'cpu', 'js', 'alpha', 'reverse_kl']],
+    [VALUES, [...LOSS_TYPES, ...DTYPES, ...OUTPUTS, 'cuda', 'cpu', 'js', 'alpha', 'reverse_kl']],
   ]
   for (const [rows, names] of lists) {
     const seen = new Set<string>()
