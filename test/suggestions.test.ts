@@ -243,7 +243,9 @@ test('options of the cross-entropy', () => {
 })
 
 test('nothing is copied from the prototype of objects, and messages stay short', () => {
-  expect(() => optionsObject({ constructor: 1 }, 'options', BACKWARD)).toThrow(/^options\.constructor is not an option;/)
+  expect(() => optionsObject({ constructor: 1 }, 'options', BACKWARD)).toThrow(
+    /^options\.constructor is not an option;/,
+  )
   expect(valueHint('x'.repeat(10_000), LOSS_TYPES)).toBe('')
   expect(unknownName('x', 'y'.repeat(10_000), ['a', 'b']).message.length).toBeLessThan(200)
 })
