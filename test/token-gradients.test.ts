@@ -219,6 +219,15 @@ describe.each(TARGETS)('$name', ({ run }) => {
     expect(worst).toBeLessThanOrEqual(1)
   })
 
+  test('far beyond a soft-cap the slope is 0', () => {
+    const data = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 3e38, -3e38, 100, 0]
+    const logits = tensor('float32', [1, 1, 6], data)
+    const sums = sequenceLogProbsSync(logits, Int32Array.of(5), { shift: false, logitSoftcap: 1, ...run })
+    const gradient = values(sums.backwardSync({ tokenMeanLogits: [1e6], tokenLogProbs: [1e6] }).gradLogits)
+    expect(gradient.slice(0, 5).map(Math.abs)).toEqual(new Float64Array(5))
+    expect(gradient[5]).toBeGreaterThan(1e5)
+  })
+
   test('the argmax of capped logits is found in any block', () => {
     const vocab = 10000
     for (const top of [0, 4095, 4096, 9000, 9999]) {
