@@ -78,7 +78,7 @@ export function expected(workload, inputs) {
  * @param {number} copy
  */
 export function headTensors({ shape: [batch, time, vocab], width = 1 }, { logits, weight }, copy) {
-  const hidden = { data: logits[copy], shape: [batch, time, width] }
+  const hidden = { data: /** @type {Float32Array} */ (logits[copy]), shape: [batch, time, width] }
   return [hidden, { data: /** @type {Float32Array} */ (weight), shape: [vocab, width] }]
 }
 

@@ -48,7 +48,8 @@ export interface PairConstants {
 }
 
 /** Stage 3: P pairs. In a job that has stages 1 and 2, the inputs marked (gathered) are filled from them through `pairs`. */
-export interface LossStage extends LossConfig {
+export interface LossStage {
+  constants: LossConfig
   /** `[2 P]` (chosen, rejected) sequences; present exactly when the job has stages 1 and 2. */
   pairs?: Int32Array
   /** `[P]` policy log-probs (gathered). */

@@ -21,7 +21,7 @@ console.log('build:wasm: compiling')
 const FAST = /isa_wasm|panels|logits_gradient|token_log_probs/
 const FEATURES = 'generic+simd128+bulk_memory+nontrapping_fptoint+sign_ext+mutable_globals'
 const compile = [
-  ...['-std=c++17', '-ffp-contract=off', '-fno-exceptions', '-fno-rtti', '-g0'],
+  ...['-std=c++17', '-ffp-contract=off', '-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics', '-g0'],
   ...[
     '-fvisibility=hidden',
     '-fvisibility-inlines-hidden',
@@ -64,6 +64,12 @@ try {
   for (const { file, target, more, objects } of variants) {
     const files = used.map((source) => join(objects, `${basename(source)}.o`))
     await run(['c++', ...target, '-O3', ...link, ...more, '-o', join(root, 'prebuilds', file), ...files])
+  }
+  for (const file of WASM_FILES) {
+    // What the C library would ask of a system must not have crept in.
+    const { Module } = /** @type {any} */ (globalThis).WebAssembly
+    const imports = Module.imports(new Module(readFileSync(join(root, 'prebuilds', file))))
+    if (imports.length !== 1) throw new Error(`${file} imports more than its memory: ${JSON.stringify(imports)}`)
   }
   recordSources(join(root, 'prebuilds'), [...WASM_FILES], 'wasm')
 } catch (error) {

@@ -87,7 +87,7 @@ function differentiated(
   { backward: _, backwardSync, ...sums }: SequenceLogProbs | LinearSequenceLogProbs,
   gradient: number[],
 ) {
-  return { ...sums, ...backwardSync(gradient) }
+  return { ...sums, ...(backwardSync as (gradient: number[]) => object)(gradient) }
 }
 
 /** The promises of a record, kept; functions left out. */

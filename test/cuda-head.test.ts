@@ -12,7 +12,7 @@ import {
   linearSequenceLogProbsSync,
 } from '../lib/index.js'
 import type { FusedLinearOptions, TokenOptions } from '../lib/options/index.js'
-import type { DType, HeadGradients, HeadWeight, Hidden } from '../lib/types/index.js'
+import type { DType, HeadGradients, HeadWeight, Hidden, TypedLogits } from '../lib/types/index.js'
 import { bytes, CUDA, DIST, DTYPES, decode, encode, gaussian, OUTPUTS, random, storage } from './support.js'
 
 const onHost = !process.env.FPL_TEST_GPU
@@ -52,8 +52,8 @@ function problem(dtype: DType, { batch = 4, time = 5, width = 37, vocab = 203 }:
 type Problem = ReturnType<typeof problem>
 
 /** The weight as `[width, vocab]`. */
-function byColumns({ data, dtype, shape: [vocab, width] }: HeadWeight): HeadWeight {
-  const turned = storage(dtype as DType, vocab * width)
+function byColumns({ data, dtype, shape: [vocab, width] }: TypedLogits): HeadWeight {
+  const turned = storage(dtype, vocab * width)
   for (let v = 0; v < vocab; v++) for (let d = 0; d < width; d++) turned[d * vocab + v] = host(data)[v * width + d]
   return { data: turned, dtype, shape: [vocab, width], strides: [1, vocab] }
 }

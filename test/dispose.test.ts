@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest'
 import {
   linearSequenceLogProbs,
   linearSequenceLogProbsSync,
+  type SequenceLogProbs,
   sequenceLogProbs,
   sequenceLogProbsSync,
 } from '../lib/index.js'
@@ -32,7 +33,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
   test('a result that has been disposed of has its numbers, and no backward', async () => {
     for (const given of results()) {
-      const sums = await given
+      const sums = (await given) as SequenceLogProbs
       const before = sums.logProbs.slice()
       expect(Object.keys(sums.backwardSync([1, -1])).length).toBeGreaterThan(0)
       sums.dispose()
@@ -47,7 +48,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
   test('by using, too', async () => {
     for (const given of results()) {
-      const sums = await given
+      const sums = (await given) as SequenceLogProbs
       sums[disposeSymbol]()
       expect(() => sums.backwardSync([1, -1])).toThrow(expect.objectContaining({ code: 'ERR_DISPOSED' }))
     }

@@ -250,6 +250,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
         const [logits, labels, mask] = garbled(filling, vocab)
         const reference = {
           ...logits,
+          dtype,
           data:
             logits.data instanceof Float32Array ? logits.data.slice() : Uint16Array.from(logits.data as Uint16Array),
         }
@@ -360,7 +361,7 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
           expect(sums.logProbs).toEqual(wanted.logProbs)
           const out = storage(dtype, elements.length + 3).subarray(3)
           sums.backwardSync([1, -2], { gradient: out })
-          expect(firstDifference(values({ ...plain, data: out }), wantedGradient)).toBe(-1)
+          expect(firstDifference(values({ ...plain, dtype, data: out }), wantedGradient)).toBe(-1)
           expect(bytes(whole).equals(before)).toBe(true)
 
           sums.backwardSync([1, -2], { gradient: 'in-place' })

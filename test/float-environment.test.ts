@@ -61,7 +61,7 @@ function inProcess(withSession: boolean): Seen {
       // Slopes of e^-730: subnormal numbers of float64.
       const pairs = { chosen: [-1, -2], rejected: [-7301, -7302.5], referenceChosen: [0, 0], referenceRejected: [0, 0] }
       const values = preferenceLossSync(pairs, { ...run, beta: 0.1 })
-      hashes[name + ', log-probs'] = hash(values.losses, values.gradient.chosen, values.chosenRewards)
+      hashes[name + ', log-probs'] = hash(values.losses, values.gradLogProbs.chosen, values.chosenRewards)
     }
     console.log(JSON.stringify({ flushes: 2 ** -1022 / 4 === 0, hashes, subnormal }))`
   const child = spawnSync(process.execPath, ['--input-type=module', '-e', source], { encoding: 'utf8' })

@@ -10,7 +10,7 @@ import {
   fusedPreferenceLossSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import type { Float16ArrayLike, Logits } from '../lib/types/index.js'
+import type { Float16ArrayLike, Logits, TypedLogits } from '../lib/types/index.js'
 import { CUDA, JS, NATIVE } from './support.js'
 
 interface Constructor {
@@ -100,14 +100,17 @@ describe.skipIf(Float16Array === undefined).each([...NATIVE, JS, ...CUDA])('a Fl
 
   it('is hidden states, weight and bias of an output layer', () => {
     const [hidden, weight, bias] = [batch * time * width, vocab * width, vocab].map((n, i) => bitsOf(n, 1 + i))
-    const call = (as: (bits: Uint16Array) => Pick<Logits, 'data' | 'dtype'>, bias: Uint16Array | Float16ArrayLike) =>
+    const call = (
+      as: (bits: Uint16Array) => Pick<TypedLogits, 'data' | 'dtype'>,
+      bias: Uint16Array | Float16ArrayLike,
+    ) =>
       fusedLinearPreferenceLossSync(
         { ...as(hidden), shape: [batch, time, width] },
         { ...as(weight), shape: [vocab, width] },
         labels,
         { ...options, ...run, bias, gradient: true },
       )
-    const got = call((bits) => ({ data: halves(bits) }), halves(bias))
+    const got = call((bits) => ({ data: halves(bits), dtype: 'float16' }), halves(bias))
     const wanted = call((bits) => ({ data: bits, dtype: 'float16' }), bias)
     expect(got.losses).toEqual(wanted.losses)
     expect(got.gradHidden).toEqual(wanted.gradHidden)

@@ -17,7 +17,7 @@ import {
   unpairedPreferenceLossSync,
 } from '../lib/index.js'
 import type { TokenOptions } from '../lib/options/index.js'
-import type { DType, HeadGradients, Logits, LogitsGradient } from '../lib/types/index.js'
+import type { DType, HeadGradientRequest, HeadGradients, Logits, LogitsGradient } from '../lib/types/index.js'
 import {
   bytes,
   DTYPES,
@@ -122,7 +122,7 @@ function headOf(dtype: DType, width: number, vocab: number, batch = BATCH, time 
 type Head = ReturnType<typeof headOf>
 
 type HeadOptions = TokenOptions & {
-  gradient: NonNullable<Parameters<typeof linearCrossEntropySync>[3]>['gradient'] & (true | object)
+  gradient: true | HeadGradientRequest
   gradientDType?: DType
   gradientScale?: number
   accumulate?: boolean
@@ -391,7 +391,7 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
       expect(promised.rowScale).toEqual(fused.rowScale)
       expect(promised.gradLogits).toEqual(fused.gradLogits)
     }
-    const packed = { data: logits.data, shape: [12, 37] }
+    const packed = { ...logits, shape: [12, 37] }
     const ofPacked = { ...options, sequenceOffsets: [0, 3, 6, 9, 12] }
     const { rowScale, gradLogits } = fusedPreferenceLossSync(packed, LABELS, ofPacked)
     expect([...rowScale!].filter((_, i) => i % 3 < 2)).toEqual([...fused.rowScale!])

@@ -13,7 +13,7 @@ import {
   sequenceLogProbsSync,
 } from '../lib/index.js'
 import type { FusedOptions } from '../lib/options/index.js'
-import type { Labels, Logits } from '../lib/types/index.js'
+import type { DeviceMemory, Labels, Logits } from '../lib/types/index.js'
 import { TARGETS } from './support.js'
 
 const [batch, time, vocab] = [2, 3, 40]
@@ -21,7 +21,7 @@ const size = batch * time * vocab
 
 const elements = () => Float32Array.from({ length: size }, (_, i) => ((i * 37) % 101) / 16)
 const labels = Int32Array.from({ length: batch * time }, (_, i) => (7 * i) % vocab)
-const logits = (data: Logits['data'] = elements()): Logits => ({ data, shape: [batch, time, vocab] })
+const logits = (data: Float32Array | DeviceMemory = elements()): Logits => ({ data, shape: [batch, time, vocab] })
 const reference = { chosen: [-3], rejected: [-4] }
 
 const detach = (view: ArrayBufferView) => structuredClone(view.buffer, { transfer: [view.buffer as ArrayBuffer] })

@@ -74,8 +74,8 @@ describe('a field is what its name says', () => {
     name
       .replace(/^labels\./, 'tokens.labels.')
       .replace(/^invalidLabels$/, 'tokens.labels.invalid')
-      .replace(/^(loss|unpairedLoss|tokenLoss)\.constants\./, '$1.')
-      .replace(/^loss\.terms\.(?!count)/, 'loss.terms.0.')
+      .replace(/^(unpairedLoss|tokenLoss)\.constants\./, '$1.')
+      .replace(/^loss\.terms\.(?!count)/, 'loss.constants.terms.0.')
 
   const at = (root: object, path: string) =>
     path.split('.').reduce((object: unknown, key) => (object as Record<string, unknown>)[key], root)
@@ -118,23 +118,25 @@ describe('a field is what its name says', () => {
       ...arrays('pairs', 'chosen', 'rejected', 'referenceChosen', 'referenceRejected', 'chosenTokenCounts'),
       ...arrays('rejectedTokenCounts', 'pairWeights', 'losses', 'chosenRewards', 'rejectedRewards', 'gradChosen'),
       ...arrays('gradRejected', 'summary'),
-      terms: [{ lossType: 'hinge', weight: 150, labelSmoothing: 151 }],
       pairConstants: arrays('beta', 'labelSmoothing', 'offset', 'targetMargin'),
-      beta: 152,
-      offset: 195,
-      targetMargin: 196,
-      dpopLambda: 197,
-      rewardAlpha: 198,
-      sftNormalization: 'sum',
-      gamma: 153,
-      rewardShift: 154,
-      discopopTau: 155,
-      alpha: 156,
-      fDivergence: 'alpha',
-      average: true,
-      pairDivisor: 157,
-      tokenDivisor: 158,
-      gradientScale: 159,
+      constants: {
+        terms: [{ lossType: 'hinge', weight: 150, labelSmoothing: 151 }],
+        beta: 152,
+        offset: 195,
+        targetMargin: 196,
+        dpopLambda: 197,
+        rewardAlpha: 198,
+        sftNormalization: 'sum',
+        gamma: 153,
+        rewardShift: 154,
+        discopopTau: 155,
+        alpha: 156,
+        fDivergence: 'alpha',
+        average: true,
+        pairDivisor: 157,
+        tokenDivisor: 158,
+        gradientScale: 159,
+      },
     },
     unpairedLoss: {
       ...arrays('desirable', 'logProbs', 'referenceLogProbs', 'losses', 'rewards', 'gradient', 'summary'),
@@ -201,7 +203,7 @@ describe('a field is what its name says', () => {
 test('fields that a job has not are zeros, whatever the job before it had', () => {
   const values = new Float64Array(lines.length + 100).fill(NaN)
   const fake = { values, lossNames: ['sigmoid'], unpairedLossNames: [], instructionSets: ['avx2'] } as unknown as Addon
-  const loss = { terms: [], losses: new Float64Array(1), fDivergence: 'reverse_kl', beta: 0.5 }
+  const loss = { constants: { terms: [], fDivergence: 'reverse_kl', beta: 0.5 }, losses: new Float64Array(1) }
   expect(new JobArguments(fake, 0).of({ loss } as unknown as Job, { threads: 7 })).toEqual([loss.losses])
   const used = lines.filter((line, i) => /^(in|out|number) /.test(line) && !line.includes(' loss.') && values[i] !== 0)
   expect(used).toEqual(['number device', 'number threads'])

@@ -9,7 +9,7 @@ import { jsBackend } from '../lib/backends/js/index.js'
 import { LOSSES } from '../lib/backends/js/losses.js'
 import { log1mexp, logSigmoid, sigmoid, softplus } from '../lib/backends/js/numbers.js'
 import { preferenceLossSync } from '../lib/index.js'
-import type { LossStage } from '../lib/job.js'
+import type { LossConfig, LossStage } from '../lib/job.js'
 import { TAKERS } from '../lib/options/loss-options.js'
 import type { FDivergence, LossType } from '../lib/types/index.js'
 
@@ -17,25 +17,36 @@ const settings = { threads: 1 }
 const lossTypes = Object.keys(LOSSES) as LossType[]
 const fixed = { seed: 20240607, numRuns: 25 }
 
-type Inputs = Partial<LossStage> & { chosen: Float64Array; rejected: Float64Array }
+/** A stage whose constants stand beside its other fields. */
+type Fields = Partial<LossConfig> & Partial<Omit<LossStage, 'constants'>>
+type Inputs = Fields & { chosen: Float64Array; rejected: Float64Array }
+
+const CONSTANTS: LossConfig = {
+  terms: [{ lossType: 'sigmoid', weight: 1, labelSmoothing: 0 }],
+  beta: 0.1,
+  offset: 0,
+  gamma: 0.5,
+  rewardShift: 0,
+  targetMargin: 0,
+  dpopLambda: 50,
+  discopopTau: 0.05,
+  fDivergence: 'reverse_kl',
+  alpha: 0.5,
+  rewardAlpha: 0,
+  sftNormalization: 'tokens',
+  average: false,
+  gradientScale: 1,
+}
 
 function stageOf(inputs: Inputs): LossStage {
   const size = inputs.chosen.length
   const zeros = () => new Float64Array(size)
+  const isConstant = ([name]: [string, unknown]) => name in CONSTANTS || name.endsWith('Divisor')
+  const given = Object.entries(inputs)
   return {
-    terms: [{ lossType: 'sigmoid', weight: 1, labelSmoothing: 0 }],
-    beta: 0.1,
-    offset: 0,
-    gamma: 0.5,
-    rewardShift: 0,
-    targetMargin: 0,
-    dpopLambda: 50,
-    discopopTau: 0.05,
-    fDivergence: 'reverse_kl',
-    alpha: 0.5,
-    rewardAlpha: 0,
-    sftNormalization: 'tokens',
-    average: false,
+    constants: { ...CONSTANTS, ...Object.fromEntries(given.filter(isConstant)) },
+    chosen: inputs.chosen,
+    rejected: inputs.rejected,
     referenceChosen: zeros(),
     referenceRejected: zeros(),
     losses: zeros(),
@@ -44,7 +55,7 @@ function stageOf(inputs: Inputs): LossStage {
     gradChosen: zeros(),
     gradRejected: zeros(),
     summary: new Float64Array(3),
-    ...inputs,
+    ...Object.fromEntries(given.filter((one) => !isConstant(one))),
   }
 }
 
@@ -55,12 +66,7 @@ function evaluate(inputs: Inputs): LossStage {
 }
 
 /** One pair under one loss. */
-function single(
-  lossType: LossType,
-  chosen: number,
-  rejected: number,
-  rest: Partial<LossStage> & { epsilon?: number } = {},
-) {
+function single(lossType: LossType, chosen: number, rejected: number, rest: Fields & { epsilon?: number } = {}) {
   const { epsilon, ...inputs } = rest
   const stage = evaluate({
     terms: [{ lossType, weight: 1, labelSmoothing: epsilon ?? LOSSES[lossType].defaultLabelSmoothing }],

@@ -27,7 +27,7 @@ import {
   toLogits,
   writeReferenceLogProbs,
 } from '../lib/adapters/onnxruntime/index.js'
-import { sequenceLogProbsSync } from '../lib/index.js'
+import { fusedPreferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
 import { gaussian, random } from './support.js'
 
 /** A callback that runs once, just before a file is locked. */
@@ -292,6 +292,32 @@ describe('writeReferenceLogProbs', () => {
         message: expect.stringContaining('batches[0].mask'),
       })
     })
+  })
+
+  it('gives the batches back with their references, so that they may be shuffled', async () => {
+    const batches = batchesOf(3)
+    const whole = await writeReferenceLogProbs(path, batches, forward, { keepBatches: true })
+    expect(await writeReferenceLogProbs(path, batches, forward)).toEqual({
+      chosen: whole.chosen,
+      rejected: whole.rejected,
+    })
+    // From a complete file, without the model, and from one that is cut short, too.
+    expect(await writeReferenceLogProbs(path, batches, Promise.reject, { keepBatches: true })).toEqual(whole)
+    const lines = readFileSync(path, 'utf8').split('\n')
+    writeFileSync(path, `${lines.slice(0, 2).join('\n')}\n`)
+    expect(await writeReferenceLogProbs(path, batches, forward, { keepBatches: true })).toEqual(whole)
+    expect(seen).toHaveLength(3 + 2)
+    for (const [i, batch] of [...whole.batches.entries()].reverse()) {
+      const { reference, ...given } = batch
+      expect(given).toEqual(batches[i])
+      expect(reference.chosen).toEqual(whole.chosen.subarray(i * PAIRS, (i + 1) * PAIRS))
+      expect(reference.rejected).toEqual(whole.rejected.subarray(i * PAIRS, (i + 1) * PAIRS))
+      const { loss } = fusedPreferenceLossSync(toLogits(await forward(given)), batch.labels, { reference })
+      expect(loss).toBeCloseTo(Math.log(2), 6)
+    }
+    await expect(writeReferenceLogProbs(path, batches, forward, { keepBatches: 1 as never })).rejects.toThrow(
+      'options.keepBatches must be a boolean; got 1',
+    )
   })
 
   it('goes on after an interruption, line cut short or not, and gives the same file', async () => {

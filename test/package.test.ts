@@ -264,6 +264,49 @@ describe('in a project of its own', () => {
     expect(await compile(['all.mts', 'using.mts'], { ...options, lib: ['ESNext', 'DOM'] })).toBe('')
   })
 
+  test.each([
+    ['NodeNext', 'NodeNext'],
+    ['ESNext', 'Bundler'],
+  ])(
+    'what functions give goes into others, with exact optional properties, by %s and %s',
+    async (module, resolution) => {
+      const program = `
+      import * as fpl from 'fused-preference-loss'
+      import { preferenceBatches, type PreferenceRecord } from 'fused-preference-loss/data'
+      import { stepMetrics } from 'fused-preference-loss/metrics'
+      declare const records: PreferenceRecord[]
+      declare const model: (ids: Int32Array) => { data: Float32Array; shape: number[] }
+      declare const known: { beta?: number; mask?: number[] }
+      export async function train(step: number): Promise<Float32Array> {
+        const tokenizer = (text: string) => Array.from(text, (letter) => letter.charCodeAt(0))
+        for await (const batch of preferenceBatches(records, { tokenizer, batchSize: 2 })) {
+          const { labels, pairs, sequenceOffsets } = batch
+          const tokens = { pairs, sequenceOffsets, mask: known.mask }
+          const logits = model(batch.inputIds)
+          const sums = fpl.sequenceLogProbsSync(logits, labels, { ...tokens, outputs: ['tokenLogProbs'] })
+          sums.backwardSync({ tokenLogProbs: sums.tokenLogProbs, logSumExp: sums.logSumExp })
+          const options = { ...tokens, beta: known.beta, outputs: ['tokenEntropies', 'tokenArgmax'] } as const
+          const result = await fpl.fusedPreferenceLoss(logits, labels, { ...options, reference: sums, gradient: true })
+          stepMetrics(result, batch, { step })
+          const again: fpl.Logits = result.gradLogits
+          fpl.crossEntropySync(result.gradLogits, labels, { sequenceOffsets: result.layout.sequenceOffsets })
+          if (step > 1) return result.gradLogits.data.map((x) => x + again.shape.length + result.tokenEntropies.length)
+        }
+        throw new Error('no batch')
+      }
+    `
+      writeFileSync(join(project, 'train.mts'), program)
+      const strict = {
+        exactOptionalPropertyTypes: true,
+        noUncheckedIndexedAccess: true,
+        skipLibCheck: false,
+        types: [],
+      }
+      const options = { ...strict, module, moduleResolution: resolution, lib: ['ES2022', 'DOM'] }
+      expect(await compile(['train.mts'], options)).toBe('')
+    },
+  )
+
   /** The TypeScript compiler's messages about these files. */
   async function compile(files: string[], options: object): Promise<string> {
     const compilerOptions = { module: 'NodeNext', target: 'ES2022', strict: true, noEmit: true, ...options }

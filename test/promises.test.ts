@@ -48,7 +48,7 @@ function batch(rows: number, vocab: number): Batch {
 function flatBatch(rows: number, vocab: number): Batch {
   const { logits, labels, options } = batch(1, vocab)
   return {
-    logits: { data: logits.data, shape: [2, rows, vocab], strides: [0, 0, 1] },
+    logits: { ...logits, shape: [2, rows, vocab], strides: [0, 0, 1] },
     labels: new Int32Array(2 * rows).fill(labels[0]),
     options,
   }

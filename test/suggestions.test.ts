@@ -22,7 +22,7 @@ const PAIRS: ReadonlySet<string> = new Set([
   'referenceRejected',
   'chosenTokenCounts',
 ])
-const OUT: ReadonlySet<string> = new Set(['out', 'zeroInactive'])
+const BACKWARD: ReadonlySet<string> = new Set(['gradient', 'zeroInactive'])
 
 describe('losses', () => {
   test.each([
@@ -149,12 +149,12 @@ describe('options', () => {
     expect(optionHint('ref_chosen_logps', PAIRS)).toBe("; did you mean 'referenceChosen'?")
     expect(optionHint('ref_chosen_logps', FUSED)).toBe(': it is called reference: { chosen, rejected } here')
     expect(optionHint('chosenLogProbs', PAIRS)).toBe("; did you mean 'chosen'?")
-    expect(optionHint('output', OUT)).toBe("; did you mean 'out'?")
-    expect(optionHint('inplace', OUT)).toBe(": it is called out: 'in-place' here")
+    expect(optionHint('out', BACKWARD)).toBe("; did you mean 'gradient'?")
+    expect(optionHint('inplace', BACKWARD)).toBe(": it is called gradient: 'in-place' here")
     expect(optionHint('biasCorrection', new Set([...FUSED, 'bias']))).toBe('')
     expect(optionHint('biases', new Set([...FUSED, 'bias']))).toBe("; did you mean 'bias'?")
-    expect(optionHint('foo', OUT)).toBe("; there are 'out', 'zeroInactive'")
-    expect(optionHint('lr', OUT)).toMatch(/^: it is the trainer's/)
+    expect(optionHint('foo', BACKWARD)).toBe("; there are 'gradient', 'zeroInactive'")
+    expect(optionHint('lr', BACKWARD)).toMatch(/^: it is the trainer's/)
   })
 
   test('in an error', () => {
@@ -214,7 +214,7 @@ test('other names', () => {
 
 test('the table names what there is, and no name of ours as one from elsewhere', () => {
   const plain = (name: string) => name.replace(/_/g, '').toLowerCase()
-  const sets = [FUSED, REFERENCE, PAIRS, OUT, LOSS_OPTIONS, TOKEN_LOSS_OPTIONS, HEAD_GRADIENT_OPTIONS]
+  const sets = [FUSED, REFERENCE, PAIRS, BACKWARD, LOSS_OPTIONS, TOKEN_LOSS_OPTIONS, HEAD_GRADIENT_OPTIONS]
   const options = [...sets.flatMap((set) => [...set]), 'weight']
   const lists: [typeof OPTIONS, readonly string[]][] = [
     // 'normalizer': what sums are divided by
@@ -243,7 +243,9 @@ test('options of the cross-entropy', () => {
 })
 
 test('nothing is copied from the prototype of objects, and messages stay short', () => {
-  expect(() => optionsObject({ constructor: 1 }, 'options', OUT)).toThrow(/^options\.constructor is not an option;/)
+  expect(() => optionsObject({ constructor: 1 }, 'options', BACKWARD)).toThrow(
+    /^options\.constructor is not an option;/,
+  )
   expect(valueHint('x'.repeat(10_000), LOSS_TYPES)).toBe('')
   expect(unknownName('x', 'y'.repeat(10_000), ['a', 'b']).message.length).toBeLessThan(200)
 })

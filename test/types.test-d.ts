@@ -14,10 +14,17 @@ import { type ReferenceLogProbsOptions, writeReferenceLogProbs } from '../lib/ad
 import * as tfjs from '../lib/adapters/tfjs/index.js'
 import {
   type Backends,
+  type CrossEntropy,
+  crossEntropy,
+  crossEntropySync,
   type DeviceMemory,
+  type FusedLinearOptions,
   type FusedLinearPreferenceLoss,
+  type FusedLinearUnpairedOptions,
   type FusedLinearUnpairedPreferenceLoss,
+  type FusedOptions,
   type FusedPreferenceLoss,
+  type FusedUnpairedOptions,
   type FusedUnpairedPreferenceLoss,
   fusedLinearPreferenceLoss,
   fusedLinearPreferenceLossSync,
@@ -27,10 +34,12 @@ import {
   fusedUnpairedPreferenceLoss,
   fusedUnpairedPreferenceLossSync,
   getBackends,
+  type HeadGradientRequest,
   type HeadWeight,
-  type HostArray,
+  type Hidden,
   type LinearSequenceLogProbs,
   type Logits,
+  linearCrossEntropySync,
   linearSequenceLogProbsSync,
   type PreferenceLoss,
   preferenceLoss,
@@ -38,6 +47,8 @@ import {
   type SequenceLogProbs,
   sequenceLogProbs,
   sequenceLogProbsSync,
+  type TokenOutput,
+  type TypedLogits,
   type UnpairedPreferenceLoss,
   unpairedPreferenceLoss,
   unpairedPreferenceLossSync,
@@ -47,15 +58,16 @@ const logits: Logits = { data: new Float32Array(2 * 3 * 5), shape: [2, 3, 5] }
 const labels = new Int32Array(6)
 
 test('each function has a promise form and a twin with the result itself', () => {
-  expectTypeOf(sequenceLogProbs).returns.resolves.toEqualTypeOf<SequenceLogProbs>()
-  expectTypeOf(sequenceLogProbsSync).returns.toEqualTypeOf<SequenceLogProbs>()
+  const options: FusedOptions = {}
+  expectTypeOf(sequenceLogProbsSync(logits, labels)).toEqualTypeOf<SequenceLogProbs>()
+  expectTypeOf(sequenceLogProbs(logits, labels)).resolves.toEqualTypeOf<SequenceLogProbs>()
   expectTypeOf(preferenceLoss).returns.resolves.toEqualTypeOf<PreferenceLoss>()
   expectTypeOf(preferenceLossSync).returns.toEqualTypeOf<PreferenceLoss>()
-  expectTypeOf(fusedPreferenceLoss).returns.resolves.toEqualTypeOf<FusedPreferenceLoss>()
-  expectTypeOf(fusedPreferenceLossSync).returns.toEqualTypeOf<FusedPreferenceLoss>()
+  expectTypeOf(fusedPreferenceLossSync(logits, labels, options)).toEqualTypeOf<FusedPreferenceLoss>()
+  expectTypeOf(fusedPreferenceLoss(logits, labels, options)).resolves.toEqualTypeOf<FusedPreferenceLoss>()
+  expectTypeOf(crossEntropySync(logits, labels)).toEqualTypeOf<CrossEntropy>()
+  expectTypeOf(crossEntropy(logits, labels)).resolves.toEqualTypeOf<CrossEntropy>()
   expectTypeOf(getBackends).returns.toEqualTypeOf<Backends>()
-  expectTypeOf(fusedPreferenceLoss).parameters.toEqualTypeOf<Parameters<typeof fusedPreferenceLossSync>>()
-  expectTypeOf(sequenceLogProbs).parameters.toEqualTypeOf<Parameters<typeof sequenceLogProbsSync>>()
 })
 
 test('plain arrays, typed arrays and readonly shapes are welcome', () => {
@@ -100,14 +112,20 @@ test('device memory is anything with a ptr', () => {
 
 test('optional results are optional', () => {
   const { gradLogits, tokenLogProbs, logProbs } = { ...({} as FusedPreferenceLoss), ...({} as SequenceLogProbs) }
-  expectTypeOf(gradLogits).toEqualTypeOf<Logits | undefined>()
+  expectTypeOf(gradLogits).toEqualTypeOf<TypedLogits | undefined>()
   expectTypeOf(tokenLogProbs).toEqualTypeOf<Float32Array | undefined>()
   expectTypeOf(logProbs).toEqualTypeOf<Float64Array>()
 })
 
 test('the output layer has functions of the same kind', () => {
-  expectTypeOf(fusedLinearPreferenceLoss).returns.resolves.toEqualTypeOf<FusedLinearPreferenceLoss>()
-  expectTypeOf(fusedLinearPreferenceLossSync).returns.toEqualTypeOf<FusedLinearPreferenceLoss>()
+  const options: FusedLinearOptions = {}
+  const tensor: Logits = logits
+  expectTypeOf(
+    fusedLinearPreferenceLoss(tensor, tensor, labels, options),
+  ).resolves.toExtend<FusedLinearPreferenceLoss>()
+  expectTypeOf<FusedLinearPreferenceLoss>().toExtend<
+    Pick<ReturnType<typeof fusedLinearPreferenceLossSync>, 'loss' | 'gradLogProbs' | 'layout'>
+  >()
   const hidden = { data: new Float32Array(24), shape: [2, 3, 4] as const }
   const weight = { data: new Uint16Array(20), shape: [5, 4], dtype: 'bfloat16', strides: [1, 5] } as const
   const { gradWeight, gradBias } = fusedLinearPreferenceLossSync(hidden, weight, labels, {
@@ -115,10 +133,91 @@ test('the output layer has functions of the same kind', () => {
     gradient: { hidden: true, weight: new Float32Array(20) },
     accumulate: true,
   })
-  expectTypeOf(gradWeight).toEqualTypeOf<HeadWeight | undefined>()
-  expectTypeOf(gradBias).toEqualTypeOf<HostArray | DeviceMemory | undefined>()
+  expectTypeOf(gradWeight.data).toEqualTypeOf<Float32Array<ArrayBuffer> | Float32Array>()
+  expectTypeOf(gradBias).toExtend<Float32Array | undefined>()
   // @ts-expect-error there are no logits to overwrite
   fusedLinearPreferenceLossSync(hidden, weight, labels, { gradient: 'in-place' })
+})
+
+const floats = { data: new Float32Array(30), shape: [2, 3, 5] }
+const halves = { data: new Uint16Array(30), shape: [2, 3, 5], dtype: 'bfloat16' } as const
+const memory = { data: { ptr: 8, byteLength: 120, own: true }, shape: [2, 3, 5] }
+const dynamic = {} as { gradient: boolean; outputs: TokenOutput[] }
+
+test('a gradient that was asked for is there, in the kind of array that came in', () => {
+  const dataOf = <Data>(result: { gradLogits: { data: Data } }) => result.gradLogits.data
+  type Floats = Float32Array<ArrayBuffer>
+  expectTypeOf(dataOf(fusedPreferenceLossSync(floats, labels, { gradient: true }))).toEqualTypeOf<Floats>()
+  expectTypeOf(dataOf(fusedPreferenceLossSync(halves, labels, { gradient: 'in-place' }))).toExtend<Uint16Array>()
+  const out = new Float32Array(30)
+  expectTypeOf(dataOf(fusedPreferenceLossSync(floats, labels, { gradient: out }))).toEqualTypeOf<Floats>()
+  expectTypeOf(dataOf(fusedPreferenceLossSync(memory, labels, { gradient: true }))).toEqualTypeOf<DeviceMemory>()
+  expectTypeOf(dataOf(fusedPreferenceLossSync(memory, labels, { gradient: 'in-place' }))).toEqualTypeOf(memory.data)
+  const shorter = { gradient: true, gradientDType: 'bfloat16' } as const
+  expectTypeOf(dataOf(fusedPreferenceLossSync(floats, labels, shorter))).toEqualTypeOf<Uint16Array>()
+  const longer = { gradient: true, gradientDType: 'float32' } as const
+  expectTypeOf(dataOf(crossEntropySync(halves, labels, longer))).toEqualTypeOf<Float32Array>()
+  const given = { desirable: [1, 0], gradient: true } as const
+  expectTypeOf(dataOf(fusedUnpairedPreferenceLossSync(floats, labels, given))).toEqualTypeOf<Floats>()
+  expectTypeOf(fusedPreferenceLoss(floats, labels, { gradient: true }).then(dataOf)).resolves.toEqualTypeOf<Floats>()
+  // @ts-expect-error it may be absent
+  dataOf(fusedPreferenceLossSync(floats, labels))
+  // @ts-expect-error it may be absent
+  dataOf(fusedPreferenceLossSync(floats, labels, { gradient: dynamic.gradient }))
+  // @ts-expect-error it is absent
+  dataOf(crossEntropySync(floats, labels, { gradient: false }))
+})
+
+test('so are those of backward and of an output layer', () => {
+  const sums = sequenceLogProbsSync(floats, labels)
+  expectTypeOf(sums.backwardSync([1, 1]).gradLogits.data).toExtend<Float32Array>()
+  expectTypeOf(sums.backward([1, 1], { gradient: 'in-place' })).resolves.toExtend<{
+    gradLogits: { data: Float32Array }
+  }>()
+  const weight = { data: new Uint16Array(20), shape: [5, 4], dtype: 'bfloat16' } as const
+  const hidden = { data: new Uint16Array(24), shape: [2, 3, 4], dtype: 'bfloat16' } as const
+  const linear = linearSequenceLogProbsSync(hidden, weight, labels)
+  expectTypeOf(linear.backwardSync([1, 1]).gradWeight.data).toEqualTypeOf<Float32Array>()
+  expectTypeOf(
+    linear.backwardSync([1, 1], { gradient: { bias: new Float32Array(5) } }).gradBias,
+  ).toExtend<Float32Array>()
+  const all = linearCrossEntropySync(hidden, weight, labels, { gradient: true, gradientDType: 'bfloat16' })
+  expectTypeOf([all.gradHidden.data, all.gradWeight.data]).toEqualTypeOf<Uint16Array[]>()
+  const some = fusedLinearPreferenceLossSync(hidden, weight, labels, { gradient: { weight: true } })
+  expectTypeOf(some.gradWeight.data).toEqualTypeOf<Float32Array>()
+  expectTypeOf(some.gradHidden).toEqualTypeOf<TypedLogits<Float32Array> | undefined>()
+  // @ts-expect-error there may be no bias
+  all.gradBias.length
+  const request: HeadGradientRequest = { hidden: true }
+  expectTypeOf(linear.backwardSync([1, 1], { gradient: request }).gradHidden).toExtend<TypedLogits | undefined>()
+  // @ts-expect-error no such gradient
+  fusedLinearPreferenceLossSync(hidden, weight, labels, { gradient: { weight: true, hiden: true } })
+})
+
+test('the per-token results that were asked for are there', () => {
+  const both = fusedPreferenceLossSync(logits, labels, { outputs: ['tokenLogProbs', 'tokenArgmax'] })
+  expectTypeOf([both.tokenLogProbs, both.tokenArgmax]).toEqualTypeOf<(Float32Array | Int32Array)[]>()
+  expectTypeOf(both.logSumExp).toEqualTypeOf<Float32Array | undefined>()
+  const names = ['tokenEntropies'] as const
+  expectTypeOf(sequenceLogProbsSync(logits, labels, { outputs: names }).tokenEntropies).toEqualTypeOf<Float32Array>()
+  const { tokenLogProbs } = sequenceLogProbsSync(logits, labels, { outputs: dynamic.outputs })
+  expectTypeOf(tokenLogProbs).toEqualTypeOf<Float32Array | undefined>()
+  const one = dynamic.gradient ? ('logSumExp' as const) : ('tokenArgmax' as const)
+  const { logSumExp } = crossEntropySync(logits, labels, { outputs: [one] })
+  expectTypeOf(logSumExp).toEqualTypeOf<Float32Array | undefined>()
+  // @ts-expect-error no such result
+  fusedPreferenceLossSync(logits, labels, { outputs: ['entropy'] })
+})
+
+test('bits need a dtype, and results go back in', () => {
+  // @ts-expect-error bfloat16 or float16
+  fusedPreferenceLossSync({ data: new Uint16Array(30), shape: [2, 3, 5] }, labels)
+  // @ts-expect-error bfloat16 or float16
+  const bits: Logits = { data: new Uint16Array(30), shape: [2, 3, 5] }
+  expectTypeOf<Hidden>().toEqualTypeOf<Logits>()
+  expectTypeOf<HeadWeight>().toEqualTypeOf<Logits>()
+  const { gradLogits } = fusedPreferenceLossSync(bits, labels, { gradient: true })
+  fusedPreferenceLossSync(gradLogits, labels, { reference: sequenceLogProbsSync(halves, labels) })
 })
 
 test('results that keep arrays are disposed of, by using too', () => {
@@ -202,6 +301,14 @@ test('adapters do not take what they decide themselves', () => {
   const forward = () => ({ type: 'float32', dims: [2, 3, 5], data: new Float32Array(30) })
   const model = { name: 'tiny', revision: 1, parts: [null, true] }
   void writeReferenceLogProbs('file', [{ labels: tensor64, mask: tensor64 }], forward, { model, ldAlpha: 0.5 })
+  const kept = writeReferenceLogProbs('file', [{ labels, own: 1 }], forward, { keepBatches: true })
+  type Kept = Awaited<typeof kept>['batches'][number]
+  expectTypeOf<Pick<Kept['reference'], 'chosen'> & Pick<Kept, 'own'>>().toExtend<{
+    chosen: Float64Array
+    own: number
+  }>()
+  const others = writeReferenceLogProbs('file', [{ labels }], forward)
+  expectTypeOf<keyof Awaited<typeof others>>().toEqualTypeOf<'chosen' | 'rejected'>()
   // @ts-expect-error a model is what JSON keeps
   void writeReferenceLogProbs('file', [{ labels }], forward, { model: new Map() })
 })
@@ -209,13 +316,17 @@ test('adapters do not take what they decide themselves', () => {
 test('unpaired functions need to know what is desirable', () => {
   expectTypeOf(unpairedPreferenceLoss).returns.resolves.toEqualTypeOf<UnpairedPreferenceLoss>()
   expectTypeOf(unpairedPreferenceLossSync).returns.toEqualTypeOf<UnpairedPreferenceLoss>()
-  expectTypeOf(fusedUnpairedPreferenceLoss).returns.resolves.toEqualTypeOf<FusedUnpairedPreferenceLoss>()
-  expectTypeOf(fusedLinearUnpairedPreferenceLoss).returns.resolves.toEqualTypeOf<FusedLinearUnpairedPreferenceLoss>()
+  const sequences: FusedUnpairedOptions = { desirable: [1, 0] }
+  expectTypeOf(fusedUnpairedPreferenceLoss(logits, labels, sequences)).resolves.toExtend<FusedUnpairedPreferenceLoss>()
+  const linear: FusedLinearUnpairedOptions = { desirable: [1, 0] }
+  expectTypeOf(
+    fusedLinearUnpairedPreferenceLoss(logits, logits, labels, linear),
+  ).resolves.toExtend<FusedLinearUnpairedPreferenceLoss>()
   const given = { desirable: [true, false], reference: { logProbs: [-1, -2] }, kl: 0.5 }
-  expectTypeOf(fusedUnpairedPreferenceLossSync).toBeCallableWith(logits, labels, given)
-  expectTypeOf(fusedUnpairedPreferenceLossSync).toBeCallableWith(logits, labels, { ...given, desirable: [1, 0] })
+  fusedUnpairedPreferenceLossSync(logits, labels, given)
+  fusedUnpairedPreferenceLossSync(logits, labels, { ...given, desirable: [1, 0] })
   // @ts-expect-error: it has no default
-  expectTypeOf(fusedUnpairedPreferenceLossSync).toBeCallableWith(logits, labels, { kl: 0.5 })
+  fusedUnpairedPreferenceLossSync(logits, labels, { kl: 0.5 })
   // @ts-expect-error: a loss of pairs
-  expectTypeOf(fusedUnpairedPreferenceLossSync).toBeCallableWith(logits, labels, { ...given, lossType: 'sigmoid' })
+  fusedUnpairedPreferenceLossSync(logits, labels, { ...given, lossType: 'sigmoid' })
 })

@@ -192,7 +192,7 @@ describe('unpairedBatches', () => {
       const mean = (list: ArrayLike<number>) => Array.from(list).reduce((a, b) => a + b) / list.length
       expect(result.kl).toBeCloseTo(Math.max(0, mean(sums[0].logProbs) - mean(sums[1].logProbs)), 12)
       expect(result.tokenCounts).toEqual(Int32Array.of(2, 4, 1, 2))
-      const metrics = stepMetrics(result, { step: 3, batch, tokensBefore: 100, ms: 2, bytes: 4e6 })
+      const metrics = stepMetrics(result, batch, { step: 3, tokensBefore: 100, ms: 2, bytes: 4e6 })
       const { meanRewards, meanLogProbs } = result
       const right = [0, 2].map((s) => {
         const first = sequenceOffsets ? sequenceOffsets[s] : s * batch.shape[1]
@@ -259,29 +259,28 @@ describe('stepMetrics', () => {
     fusedUnpairedPreferenceLossSync(logits, labels, { desirable, kl: 1, reference: { logProbs: [-2, -3] } })
 
   test('leaves out what there is nothing of', () => {
-    const chosen = stepMetrics(of([1, 1]), { step: 0 })
+    const chosen = stepMetrics(of([1, 1]), { labels }, { step: 0 })
     expect(Object.keys(chosen)).toEqual(['step', 'loss', 'kl', 'rewards/chosen', 'logps/chosen'])
-    const rejected = stepMetrics(of([0, 0]), { step: 0 })
+    const rejected = stepMetrics(of([0, 0]), { labels }, { step: 0 })
     expect(Object.keys(rejected)).toEqual(['step', 'loss', 'kl', 'rewards/rejected', 'logps/rejected'])
     expect(rejected.kl).toBe(1)
   })
 
   test.each([
-    [{ batch: { labels, desirable: [1, 1] } }, 'options.batch.desirable must be what the call had'],
-    [{ batch: { labels, pairs: [0, 1] } }, 'options.batch.pairs must be what the call had'],
-    [{ pairs: [0, 1] }, 'options.pairs must be what the call had'],
-    [{ shift: false }, 'options.shift must be what the call had, true'],
-  ])('refuses %o', (options, message) => {
-    expect(() => stepMetrics(of([1, 0]), { step: 0, ...options })).toThrow(message)
-    expect(stepMetrics(of([1, 0]), { step: 0, batch: { labels, desirable: [true, false] } }).step).toBe(0)
+    [{ desirable: [1, 1] }, 'batch.desirable must be what the call had'],
+    [{ pairs: [0, 1] }, 'batch.pairs must be what the call had'],
+    [{ sequenceOffsets: [0, 3, 6] }, 'batch.sequenceOffsets must be what the call had'],
+  ])('refuses %o', (batch, message) => {
+    expect(() => stepMetrics(of([1, 0]), { labels, ...batch }, { step: 0 })).toThrow(message)
+    expect(stepMetrics(of([1, 0]), { labels, desirable: [true, false] }, { step: 0 }).step).toBe(0)
   })
 
   test('refuses what is no result', () => {
     const { meanRewards: _, ...rest } = of([1, 0])
-    expect(() => stepMetrics(rest as never, { step: 0 })).toThrow('result.accuracy must be a number')
+    expect(() => stepMetrics(rest as never, { labels }, { step: 0 })).toThrow('result.accuracy must be a number')
     const { kl: __, ...without } = of([1, 0])
-    expect(() => stepMetrics(without as never, { step: 0 })).toThrow('result.kl must be a number')
-    expect(() => stepMetrics({ ...of([1, 0]), layout: undefined } as never, { step: 0 })).toThrow(
+    expect(() => stepMetrics(without as never, { labels }, { step: 0 })).toThrow('result.kl must be a number')
+    expect(() => stepMetrics({ ...of([1, 0]), layout: undefined } as never, { labels }, { step: 0 })).toThrow(
       'result.layout must be',
     )
   })

@@ -99,7 +99,7 @@ describe.each(TARGETS)('$name', ({ run, name }) => {
       const wanted = fusedUnpairedPreferenceLossSync(logits, LABELS, options)
       const promised = await fusedUnpairedPreferenceLoss(logits, LABELS, options)
       expect(bits(promised)).toEqual(bits(wanted))
-      const packed = { data: logits.data, shape: [BATCH * TIME, VOCAB] }
+      const packed = { ...logits, shape: [BATCH * TIME, VOCAB] }
       const sequenceOffsets = Array.from({ length: BATCH + 1 }, (_, s) => s * TIME)
       const flat = fusedUnpairedPreferenceLossSync(packed, LABELS, { ...options, outputs: [], sequenceOffsets })
       expect(flat.layout.sequenceOffsets).toEqual(Int32Array.from(sequenceOffsets))

@@ -5,6 +5,7 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
+import { Crew, WorkerLost } from '../lib/backends/wasm/crew.js'
 import { Engine, OutOfMemory } from '../lib/backends/wasm/engine.js'
 import { loadWasm, type WasmBackend } from '../lib/backends/wasm/index.js'
 import { compile } from '../lib/backends/wasm/load.js'
@@ -358,6 +359,18 @@ describe.runIf(isBuilt)('the wasm backend', () => {
       const running = fusedPreferenceLoss(logits, labels, { ...options, gradient: true })
       setImmediate(() => setImmediate(() => backend.endWorkers()))
       expectSame(await running, wanted)
+    })
+
+    test('a worker that has never come: the calling thread does all the work', async () => {
+      const [logits, labels, options] = manyRows(80)
+      const wanted = fusedPreferenceLossSync(logits, labels, { ...options, gradient: true })
+      const run = vi.spyOn(Crew.prototype, 'run').mockImplementation(() => Promise.reject(new WorkerLost()))
+      expectSame(await fusedPreferenceLoss(logits, labels, { ...options, gradient: true, threads: 2 }), wanted)
+      expect(run).toHaveBeenCalled()
+      run.mockRestore()
+      const works = vi.spyOn(Crew.prototype, 'works', 'get').mockReturnValue(false)
+      expectSame(await fusedPreferenceLoss(logits, labels, { ...options, gradient: true, threads: 2 }), wanted)
+      expect(works).toHaveBeenCalled()
     })
 
     test('an engine without vectors', () => {

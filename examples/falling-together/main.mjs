@@ -99,7 +99,8 @@ const curves = RUNS.map(({ name, options, learningRate = LEARNING_RATE }) => {
   const epochs = []
   for (let i = 0; i < STEPS; i++) {
     const batch = batches[i % batches.length]
-    const metrics = stepMetrics(step(model, update, batch, { ...options, reference: batch.reference }), { step: i })
+    const result = step(model, update, batch, { ...options, reference: batch.reference })
+    const metrics = stepMetrics(result, batch, { step: i })
     appendMetrics(new URL(`${name}.jsonl`, folder), metrics)
     if (i % batches.length === 0) epochs.push([])
     epochs.at(-1)?.push(metrics)

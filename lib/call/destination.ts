@@ -5,7 +5,7 @@ import { type NamedArray, viewKind, type Watched } from '../check/arrays.js'
 import { oneOf } from '../check/options.js'
 import { invalidValue } from '../errors.js'
 import type { Rows } from '../job.js'
-import type { DType, Logits } from '../types/index.js'
+import type { DType, TypedLogits } from '../types/index.js'
 import { ELEMENT_SIZES } from './memory.js'
 import { DTYPES, type Tensor } from './tensor.js'
 
@@ -23,7 +23,7 @@ export interface Destination {
   /** Inactive rows stay as they are. */
   skipInactive: boolean
   /** The tensor that the caller gets. */
-  gradient: Logits
+  gradient: TypedLogits
   /** The caller's array, which is used in place. */
   watched: readonly Watched[]
 }
@@ -57,7 +57,7 @@ export function destinationOf(
   }
   const written = logits.memory.output(value === 'in-place' ? data : value, output, callers)
   const skipInactive = !zeroInactive || written.isZero
-  const gradient: Logits = { data: written.data, shape: shape.slice(), dtype }
+  const gradient: TypedLogits = { data: written.data, shape: shape.slice(), dtype }
   if (!written.isSource) {
     const { memory } = written
     const contiguous = { data: memory, dtype, batch, time, vocab, batchStride: time * vocab, timeStride: vocab }

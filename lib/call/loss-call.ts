@@ -6,7 +6,7 @@ import type { NamedArray, Watched } from '../check/arrays.js'
 import { flag, oneOf } from '../check/options.js'
 import { invalidValue } from '../errors.js'
 import type { ForwardStage, Job } from '../job.js'
-import type { HeadGradientOptions, HeadGradients, Logits, RunOptions } from '../types/index.js'
+import type { HeadGradientOptions, HeadGradients, RunOptions, TypedLogits } from '../types/index.js'
 import { destinationOf } from './destination.js'
 import type { HeadSource } from './head.js'
 import { headDestinations } from './head-gradients.js'
@@ -37,7 +37,7 @@ interface GradientOptions extends RunOptions {
 }
 
 /** Adds the gradient of the logits, if it is wanted. `result` makes the rest of the caller's result. */
-export function planOfLogits<Result extends { gradLogits?: Logits; rowScale?: Float64Array }>(
+export function planOfLogits<Result extends { gradLogits?: TypedLogits; rowScale?: Float64Array }>(
   logits: Tensor,
   call: LossCall,
   options: GradientOptions,
@@ -47,7 +47,7 @@ export function planOfLogits<Result extends { gradLogits?: Logits; rowScale?: Fl
   const { job } = call
   const watched = [...logits.watched, ...call.watched]
   const defers = flag(options.deferredScale, DEFERRED_SCALE, false)
-  let gradient: Logits | undefined
+  let gradient: TypedLogits | undefined
   let rowScale: Float64Array | undefined
   if (options.gradient !== undefined && options.gradient !== false) {
     if (defers && call.ownForm) throw notDeferrable(call.ownForm)

@@ -39,7 +39,8 @@ export function weightsOf(
 export function addPairConstants(stage: LossStage, options: LossOptions): void {
   const { beta, labelSmoothing, offset, targetMargin, pairWeights } = options
   if (typeof beta === 'object') add(stage, 'beta', beta, POSITIVE)
-  if (typeof labelSmoothing === 'object') add(stage, 'labelSmoothing', labelSmoothing, smoothingRange(stage.terms))
+  if (typeof labelSmoothing === 'object')
+    add(stage, 'labelSmoothing', labelSmoothing, smoothingRange(stage.constants.terms))
   if (typeof offset === 'object') add(stage, 'offset', offset, FINITE)
   if (typeof targetMargin === 'object') add(stage, 'targetMargin', targetMargin, FINITE)
   if (pairWeights !== undefined) {

@@ -40,7 +40,8 @@ export function pairedResult({ tokenPlan, policy, loss, compares }: PairedCall):
   checkLabels(tokenPlan)
   const { tokens, shift, packed } = tokenPlan
   const pairs = tokenPlan.pairs!
-  if (compares) warnOfMeans(loss, 'options.reference', (side, pair) => tokens.counts[pairs[2 * pair + side]])
+  const lengthOf = (side: 0 | 1, pair: number) => tokens.counts[pairs[2 * pair + side]]
+  if (compares) warnOfMeans(loss, tokens.average, 'options.reference', lengthOf)
   const fused = lossResult(loss) as FusedPreferenceLoss
   fused.chosenLogProbs = loss.chosen
   fused.rejectedLogProbs = loss.rejected
@@ -84,8 +85,12 @@ export function unpairedResult({ tokenPlan, policy, loss }: UnpairedCall): Fused
   if (loss.referenceLogProbs) {
     const chosen = { chosen: logProbs, referenceChosen: loss.referenceLogProbs }
     const rejected = { rejected: logProbs, referenceRejected: loss.referenceLogProbs }
-    const both = { ...chosen, ...rejected, average: tokens.average }
-    warnOfMeans(both, 'options.reference', (_, sequence) => tokens.counts[sequence])
+    warnOfMeans(
+      { ...chosen, ...rejected },
+      tokens.average,
+      'options.reference',
+      (_, sequence) => tokens.counts[sequence],
+    )
   }
   const fused = unpairedLossResult(loss) as FusedUnpairedPreferenceLoss
   fused.logProbs = logProbs
@@ -169,7 +174,7 @@ const FEWEST_TOKENS = 8
 
 /**
  * Warns where the policy's log-probs are sums and the reference's look like means over tokens, in every pair of a call
- * that has run, or the other way round. `lengthOf`: the number of active tokens of a pair's chosen (0) or rejected (1)
+ * that has run, or the other way round (`average`: the policy's are means). `lengthOf`: the number of active tokens of a pair's chosen (0) or rejected (1)
  * sequence.
  */
 export function warnOfMeans(
@@ -178,8 +183,8 @@ export function warnOfMeans(
     rejected,
     referenceChosen,
     referenceRejected,
-    average,
-  }: Pick<LossStage, 'chosen' | 'rejected' | 'referenceChosen' | 'referenceRejected' | 'average'>,
+  }: Pick<LossStage, 'chosen' | 'rejected' | 'referenceChosen' | 'referenceRejected'>,
+  average: boolean,
   name: string,
   lengthOf: (side: 0 | 1, pair: number) => number,
 ): void {

@@ -24,7 +24,7 @@ export function forwardStage(
 
 /** Stage 3 for P pairs. Inputs that are not given are zeros. */
 export function lossStage(
-  config: LossConfig,
+  constants: LossConfig,
   size: number,
   chosen: Float64Array = new Float64Array(size),
   rejected: Float64Array = new Float64Array(size),
@@ -32,22 +32,7 @@ export function lossStage(
   referenceRejected: Float64Array = new Float64Array(size),
 ): LossStage {
   return {
-    terms: config.terms,
-    beta: config.beta,
-    offset: config.offset,
-    gamma: config.gamma,
-    rewardShift: config.rewardShift,
-    targetMargin: config.targetMargin,
-    dpopLambda: config.dpopLambda,
-    discopopTau: config.discopopTau,
-    fDivergence: config.fDivergence,
-    alpha: config.alpha,
-    rewardAlpha: config.rewardAlpha,
-    sftNormalization: config.sftNormalization,
-    average: config.average,
-    pairDivisor: config.pairDivisor,
-    tokenDivisor: config.tokenDivisor,
-    gradientScale: config.gradientScale,
+    constants,
     chosen,
     rejected,
     referenceChosen,

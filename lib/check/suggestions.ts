@@ -63,7 +63,7 @@ export const OPTIONS: readonly Row[] = [
   ['grad', 'gradient'],
   ['loss_scale grad_scale grad_output upstream', 'gradientScale'],
   ['in_place', 'gradient', "it is called gradient: 'in-place' here"],
-  ['in_place', 'out', "it is called out: 'in-place' here"],
+  ['out', 'gradient'],
   ['abort abort_controller', 'signal'],
   ['kernel', 'weight'],
   ['desirable_weight undesirable_weight', 'lossType', `it is KTO's, which ${UNPAIRED}`],

@@ -15,37 +15,37 @@ export interface BatchOptions {
   /** Pairs of a batch (records, where each is one sequence); the last batch may have fewer. */
   batchSize: number
   /** Most tokens of a sequence. Defaults to no limit. */
-  maxLength?: number
+  maxLength?: number | undefined
   /**
    * Most tokens of a prompt; what is dropped is its start. Defaults to what `maxLength` leaves beside the longer
    * completion, and at least half of `maxLength`.
    */
-  maxPromptLength?: number
+  maxPromptLength?: number | undefined
   /**
    * 'padded': `[batch, time]`, padded at the end. 'packed': all sequences one behind the other, `[tokens]`, with
    * `sequenceOffsets`. Defaults to 'padded'.
    */
-  layout?: 'padded' | 'packed'
+  layout?: 'padded' | 'packed' | undefined
   /** Make the time of padded batches a multiple of this, for trainers that compile for every shape. Defaults to 1. */
-  padToMultipleOf?: number
+  padToMultipleOf?: number | undefined
   /** Fills `inputIds` past the end of a sequence. Defaults to 0. */
-  padId?: number
+  padId?: number | undefined
   /**
    * Begins every sequence, and is not dropped with the start of a prompt. Not added to a prompt that begins with it.
    * Defaults to none.
    */
-  bosId?: number
+  bosId?: number | undefined
   /** Ends every completion that is not cut. Not added where one ends with it, white space aside. Defaults to none. */
-  eosId?: number
+  eosId?: number | undefined
   /** The label of tokens that do not count. Defaults to -100. */
-  ignoreIndex?: number
+  ignoreIndex?: number | undefined
   /** What becomes of a pair whose sequences are the same: it stays, or is left out with a warning. Defaults to 'keep'. */
-  onIdentical?: 'keep' | 'skip'
+  onIdentical?: 'keep' | 'skip' | undefined
   /**
    * Is told of every empty completion, of the first pair whose sequences are the same and of every such pair that is
    * left out, and once of special tokens that are there already. Defaults to a warning of the process for each.
    */
-  onWarning?: OnWarning
+  onWarning?: OnWarning | undefined
 }
 
 /** The names of {@link BatchOptions}. */

@@ -14,18 +14,18 @@ import { type OnWarning, remember, warner } from './warnings.js'
 /** Options of {@link readPreferences}. */
 export interface ReadOptions {
   /** Turns lists of `{ role, content }` into text; needed for records that have them. */
-  chatTemplate?: ChatTemplate
+  chatTemplate?: ChatTemplate | undefined
   /**
    * What a line that is no record does: end the reading with its error, or be skipped with a warning. A source that is
    * not JSON Lines, and a fault in the chat template (see {@link ChatTemplate}), end it in any case. Defaults to 'throw'.
    */
-  onError?: 'throw' | 'skip'
+  onError?: 'throw' | 'skip' | undefined
   /**
    * Is given the error of every skipped line, with its `file` and `line`. Defaults to a warning of the process for each.
    */
-  onWarning?: OnWarning
+  onWarning?: OnWarning | undefined
   /** What errors call the source. Defaults to the path, or 'data' for a stream. */
-  name?: string
+  name?: string | undefined
 }
 
 const OPTIONS: ReadonlySet<string> = new Set(['chatTemplate', 'onError', 'onWarning', 'name'])

@@ -11,7 +11,18 @@ import { SINGLE_TOKEN_OPTIONS, tokenLossCall } from '../call/token-loss-call.js'
 import { isPacked } from '../call/tokens.js'
 import { flag, optionsObject } from '../check/options.js'
 import type { CrossEntropyOptions } from '../options/index.js'
-import type { CrossEntropy, DeviceMemory, Labels, Logits } from '../types/index.js'
+import type {
+  Asked,
+  Asks,
+  CrossEntropy,
+  DeviceMemory,
+  DType,
+  Labels,
+  Logits,
+  LogitsGradientData,
+  OutputNames,
+  TensorData,
+} from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
 
@@ -32,6 +43,16 @@ const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...LOGITS
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
  *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`; the reason of `options.signal`.
  */
+export function crossEntropy<
+  Data extends TensorData,
+  const Gradient extends CrossEntropyOptions['gradient'] = undefined,
+  const Element extends DType | undefined = undefined,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  logits: Logits<Data>,
+  labels: Labels | DeviceMemory,
+  options?: CrossEntropyOptions & Asks<Gradient, Element, Outputs>,
+): Promise<CrossEntropy<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>>
 export async function crossEntropy(
   logits: Logits,
   labels: Labels | DeviceMemory,
@@ -41,6 +62,16 @@ export async function crossEntropy(
 }
 
 /** {@link crossEntropy} on the calling thread. */
+export function crossEntropySync<
+  Data extends TensorData,
+  const Gradient extends CrossEntropyOptions['gradient'] = undefined,
+  const Element extends DType | undefined = undefined,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  logits: Logits<Data>,
+  labels: Labels | DeviceMemory,
+  options?: CrossEntropyOptions & Asks<Gradient, Element, Outputs>,
+): CrossEntropy<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function crossEntropySync(
   logits: Logits,
   labels: Labels | DeviceMemory,

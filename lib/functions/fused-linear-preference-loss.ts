@@ -14,7 +14,19 @@ import { isPacked } from '../call/tokens.js'
 import { optionsObject } from '../check/options.js'
 import { invalidValue } from '../errors.js'
 import type { FusedLinearOptions } from '../options/index.js'
-import type { DeviceMemory, FusedLinearPreferenceLoss, HeadWeight, Hidden, Labels } from '../types/index.js'
+import type {
+  AskedOfHead,
+  AsksOfHead,
+  DeviceMemory,
+  DType,
+  FusedLinearPreferenceLoss,
+  HeadGradientData,
+  HeadWeight,
+  Hidden,
+  Labels,
+  OutputNames,
+  TensorData,
+} from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient'])
 
@@ -40,6 +52,19 @@ const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...HEAD_GRADIEN
  *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA` (no
  *   cuBLASLt, for one); the reason of `options.signal`.
  */
+export function fusedLinearPreferenceLoss<
+  Data extends TensorData,
+  const Request extends FusedLinearOptions['gradient'] = undefined,
+  const Element extends DType | undefined = undefined,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  hidden: Hidden<Data>,
+  weight: HeadWeight,
+  labels: Labels | DeviceMemory,
+  options?: FusedLinearOptions & AsksOfHead<Request, Element, Outputs>,
+): Promise<
+  FusedLinearPreferenceLoss<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>
+>
 export async function fusedLinearPreferenceLoss(
   hidden: Hidden,
   weight: HeadWeight,
@@ -50,6 +75,17 @@ export async function fusedLinearPreferenceLoss(
 }
 
 /** {@link fusedLinearPreferenceLoss} on the calling thread. */
+export function fusedLinearPreferenceLossSync<
+  Data extends TensorData,
+  const Request extends FusedLinearOptions['gradient'] = undefined,
+  const Element extends DType | undefined = undefined,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  hidden: Hidden<Data>,
+  weight: HeadWeight,
+  labels: Labels | DeviceMemory,
+  options?: FusedLinearOptions & AsksOfHead<Request, Element, Outputs>,
+): FusedLinearPreferenceLoss<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>
 export function fusedLinearPreferenceLossSync(
   hidden: Hidden,
   weight: HeadWeight,

@@ -10,7 +10,19 @@ import { isPacked } from '../call/tokens.js'
 import { UNPAIRED_OPTIONS, unpairedCall } from '../call/unpaired-call.js'
 import { optionsObject } from '../check/options.js'
 import type { FusedLinearUnpairedOptions } from '../options/index.js'
-import type { DeviceMemory, FusedLinearUnpairedPreferenceLoss, HeadWeight, Hidden, Labels } from '../types/index.js'
+import type {
+  AskedOfHead,
+  AsksOfHead,
+  DeviceMemory,
+  DType,
+  FusedLinearUnpairedPreferenceLoss,
+  HeadGradientData,
+  HeadWeight,
+  Hidden,
+  Labels,
+  OutputNames,
+  TensorData,
+} from '../types/index.js'
 import { REFERENCE_HEAD } from './fused-linear-preference-loss.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient'])
@@ -37,6 +49,20 @@ const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...HEAD_GRADI
  *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA` (no
  *   cuBLASLt, for one); the reason of `options.signal`.
  */
+export function fusedLinearUnpairedPreferenceLoss<
+  Data extends TensorData,
+  const Request extends FusedLinearUnpairedOptions['gradient'] = undefined,
+  const Element extends DType | undefined = undefined,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  hidden: Hidden<Data>,
+  weight: HeadWeight,
+  labels: Labels | DeviceMemory,
+  options: FusedLinearUnpairedOptions & AsksOfHead<Request, Element, Outputs>,
+): Promise<
+  FusedLinearUnpairedPreferenceLoss<HeadGradientData<Data, Request, Element>> &
+    AskedOfHead<Data, Request, Element, Outputs>
+>
 export async function fusedLinearUnpairedPreferenceLoss(
   hidden: Hidden,
   weight: HeadWeight,
@@ -47,6 +73,18 @@ export async function fusedLinearUnpairedPreferenceLoss(
 }
 
 /** {@link fusedLinearUnpairedPreferenceLoss} on the calling thread. */
+export function fusedLinearUnpairedPreferenceLossSync<
+  Data extends TensorData,
+  const Request extends FusedLinearUnpairedOptions['gradient'] = undefined,
+  const Element extends DType | undefined = undefined,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  hidden: Hidden<Data>,
+  weight: HeadWeight,
+  labels: Labels | DeviceMemory,
+  options: FusedLinearUnpairedOptions & AsksOfHead<Request, Element, Outputs>,
+): FusedLinearUnpairedPreferenceLoss<HeadGradientData<Data, Request, Element>> &
+  AskedOfHead<Data, Request, Element, Outputs>
 export function fusedLinearUnpairedPreferenceLossSync(
   hidden: Hidden,
   weight: HeadWeight,

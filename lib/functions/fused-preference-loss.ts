@@ -13,7 +13,18 @@ import { isPacked } from '../call/tokens.js'
 import { flag, optionsObject } from '../check/options.js'
 import { invalidValue, shapeMismatch } from '../errors.js'
 import type { FusedOptions } from '../options/index.js'
-import type { DeviceMemory, FusedPreferenceLoss, Labels, Logits } from '../types/index.js'
+import type {
+  Asked,
+  Asks,
+  DeviceMemory,
+  DType,
+  FusedPreferenceLoss,
+  Labels,
+  Logits,
+  LogitsGradientData,
+  OutputNames,
+  TensorData,
+} from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
 
@@ -38,6 +49,16 @@ const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...LOGITS_GRADI
  *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of
  *   `options.signal`.
  */
+export function fusedPreferenceLoss<
+  Data extends TensorData,
+  const Gradient extends FusedOptions['gradient'] = undefined,
+  const Element extends DType | undefined = undefined,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  logits: Logits<Data>,
+  labels: Labels | DeviceMemory,
+  options?: FusedOptions & Asks<Gradient, Element, Outputs>,
+): Promise<FusedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>>
 export async function fusedPreferenceLoss(
   logits: Logits,
   labels: Labels | DeviceMemory,
@@ -47,6 +68,16 @@ export async function fusedPreferenceLoss(
 }
 
 /** {@link fusedPreferenceLoss} on the calling thread. */
+export function fusedPreferenceLossSync<
+  Data extends TensorData,
+  const Gradient extends FusedOptions['gradient'] = undefined,
+  const Element extends DType | undefined = undefined,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  logits: Logits<Data>,
+  labels: Labels | DeviceMemory,
+  options?: FusedOptions & Asks<Gradient, Element, Outputs>,
+): FusedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function fusedPreferenceLossSync(
   logits: Logits,
   labels: Labels | DeviceMemory,

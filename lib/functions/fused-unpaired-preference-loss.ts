@@ -10,7 +10,18 @@ import { isPacked } from '../call/tokens.js'
 import { UNPAIRED_OPTIONS, unpairedCall } from '../call/unpaired-call.js'
 import { flag, optionsObject } from '../check/options.js'
 import type { FusedUnpairedOptions } from '../options/index.js'
-import type { DeviceMemory, FusedUnpairedPreferenceLoss, Labels, Logits } from '../types/index.js'
+import type {
+  Asked,
+  Asks,
+  DeviceMemory,
+  DType,
+  FusedUnpairedPreferenceLoss,
+  Labels,
+  Logits,
+  LogitsGradientData,
+  OutputNames,
+  TensorData,
+} from '../types/index.js'
 import { REFERENCE_LOGITS } from './fused-preference-loss.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
@@ -37,6 +48,18 @@ const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...LOGITS_GRA
  *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of
  *   `options.signal`.
  */
+export function fusedUnpairedPreferenceLoss<
+  Data extends TensorData,
+  const Gradient extends FusedUnpairedOptions['gradient'] = undefined,
+  const Element extends DType | undefined = undefined,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  logits: Logits<Data>,
+  labels: Labels | DeviceMemory,
+  options: FusedUnpairedOptions & Asks<Gradient, Element, Outputs>,
+): Promise<
+  FusedUnpairedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
+>
 export async function fusedUnpairedPreferenceLoss(
   logits: Logits,
   labels: Labels | DeviceMemory,
@@ -46,6 +69,16 @@ export async function fusedUnpairedPreferenceLoss(
 }
 
 /** {@link fusedUnpairedPreferenceLoss} on the calling thread. */
+export function fusedUnpairedPreferenceLossSync<
+  Data extends TensorData,
+  const Gradient extends FusedUnpairedOptions['gradient'] = undefined,
+  const Element extends DType | undefined = undefined,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  logits: Logits<Data>,
+  labels: Labels | DeviceMemory,
+  options: FusedUnpairedOptions & Asks<Gradient, Element, Outputs>,
+): FusedUnpairedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function fusedUnpairedPreferenceLossSync(
   logits: Logits,
   labels: Labels | DeviceMemory,

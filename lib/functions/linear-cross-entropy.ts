@@ -12,7 +12,19 @@ import { SINGLE_TOKEN_OPTIONS, tokenLossCall } from '../call/token-loss-call.js'
 import { isPacked } from '../call/tokens.js'
 import { optionsObject } from '../check/options.js'
 import type { LinearCrossEntropyOptions } from '../options/index.js'
-import type { DeviceMemory, HeadWeight, Hidden, Labels, LinearCrossEntropy } from '../types/index.js'
+import type {
+  AskedOfHead,
+  AsksOfHead,
+  DeviceMemory,
+  DType,
+  HeadGradientData,
+  HeadWeight,
+  Hidden,
+  Labels,
+  LinearCrossEntropy,
+  OutputNames,
+  TensorData,
+} from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient'])
 
@@ -34,6 +46,17 @@ const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...HEAD_G
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
  *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`; the reason of `options.signal`.
  */
+export function linearCrossEntropy<
+  Data extends TensorData,
+  const Request extends LinearCrossEntropyOptions['gradient'] = undefined,
+  const Element extends DType | undefined = undefined,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  hidden: Hidden<Data>,
+  weight: HeadWeight,
+  labels: Labels | DeviceMemory,
+  options?: LinearCrossEntropyOptions & AsksOfHead<Request, Element, Outputs>,
+): Promise<LinearCrossEntropy<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>>
 export async function linearCrossEntropy(
   hidden: Hidden,
   weight: HeadWeight,
@@ -44,6 +67,17 @@ export async function linearCrossEntropy(
 }
 
 /** {@link linearCrossEntropy} on the calling thread. */
+export function linearCrossEntropySync<
+  Data extends TensorData,
+  const Request extends LinearCrossEntropyOptions['gradient'] = undefined,
+  const Element extends DType | undefined = undefined,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  hidden: Hidden<Data>,
+  weight: HeadWeight,
+  labels: Labels | DeviceMemory,
+  options?: LinearCrossEntropyOptions & AsksOfHead<Request, Element, Outputs>,
+): LinearCrossEntropy<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>
 export function linearCrossEntropySync(
   hidden: Hidden,
   weight: HeadWeight,

@@ -17,6 +17,7 @@ import { invalidType } from '../errors.js'
 import type { LinearSequenceOptions } from '../options/index.js'
 import { TOKEN_OPTIONS } from '../options/token-options.js'
 import type {
+  Asks,
   DeviceMemory,
   HeadGradients,
   HeadWeight,
@@ -24,6 +25,9 @@ import type {
   Labels,
   LinearBackwardOptions,
   LinearSequenceLogProbs,
+  OutputNames,
+  TensorData,
+  WithOutputs,
 } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS, 'bias'])
@@ -47,6 +51,15 @@ const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...HEAD_GRADIENT_OPTIONS,
  *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA` (no
  *   cuBLASLt, for one); the reason of `options.signal`.
  */
+export function linearSequenceLogProbs<
+  Data extends TensorData,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  hidden: Hidden<Data>,
+  weight: HeadWeight,
+  labels: Labels | DeviceMemory,
+  options?: LinearSequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+): Promise<LinearSequenceLogProbs<Data> & WithOutputs<Outputs>>
 export async function linearSequenceLogProbs(
   hidden: Hidden,
   weight: HeadWeight,
@@ -57,6 +70,15 @@ export async function linearSequenceLogProbs(
 }
 
 /** {@link linearSequenceLogProbs} on the calling thread. */
+export function linearSequenceLogProbsSync<
+  Data extends TensorData,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  hidden: Hidden<Data>,
+  weight: HeadWeight,
+  labels: Labels | DeviceMemory,
+  options?: LinearSequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+): LinearSequenceLogProbs<Data> & WithOutputs<Outputs>
 export function linearSequenceLogProbsSync(
   hidden: Hidden,
   weight: HeadWeight,
@@ -89,17 +111,17 @@ function plan(
 }
 
 function result(needed: Kept): LinearSequenceLogProbs {
-  const sums = sequenceResult(needed.call) as LinearSequenceLogProbs
-  sums.backward = async (gradient, options) => {
+  const sums = sequenceResult(needed.call)
+  const backward = async (gradient: unknown, options?: LinearBackwardOptions) => {
     const planned = backwardPlan(kept(), gradient, options)
     return planned === undefined ? {} : run(planned)
   }
-  sums.backwardSync = (gradient, options) => {
+  const backwardSync = (gradient: unknown, options?: LinearBackwardOptions) => {
     const planned = backwardPlan(kept(), gradient, options)
     return planned === undefined ? {} : runSync(planned)
   }
   const kept = keep(sums, needed)
-  return sums
+  return Object.assign(sums, { backward, backwardSync }) as LinearSequenceLogProbs
 }
 
 /** Checks such a call; undefined when no gradient is wanted. */

@@ -94,7 +94,7 @@ function result(stage: LossStage, compares: boolean): PreferenceLoss {
   const { chosenTokenCounts, rejectedTokenCounts } = stage
   if (compares && chosenTokenCounts && rejectedTokenCounts) {
     const lengthOf = (side: 0 | 1, pair: number) => (side === 0 ? chosenTokenCounts : rejectedTokenCounts)[pair]
-    warnOfMeans(stage, 'logProbs.referenceChosen', lengthOf)
+    warnOfMeans(stage, stage.constants.average, 'logProbs.referenceChosen', lengthOf)
   }
   return lossResult(stage)
 }

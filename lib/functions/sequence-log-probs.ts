@@ -17,7 +17,18 @@ import { flag, optionsObject } from '../check/options.js'
 import { failure } from '../errors.js'
 import type { SequenceOptions } from '../options/index.js'
 import { TOKEN_OPTIONS } from '../options/token-options.js'
-import type { BackwardOptions, DeviceMemory, Labels, Logits, LogitsGradient, SequenceLogProbs } from '../types/index.js'
+import type {
+  Asks,
+  BackwardOptions,
+  DeviceMemory,
+  Labels,
+  Logits,
+  LogitsGradient,
+  OutputNames,
+  SequenceLogProbs,
+  TensorData,
+  WithOutputs,
+} from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS])
 const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...LOGITS_GRADIENT_OPTIONS, 'gradientScale'])
@@ -39,6 +50,11 @@ const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...LOGITS_GRADIENT_OPTION
  *   `ERR_SHAPE_MISMATCH`, `ERR_LABEL_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of
  *   `options.signal`.
  */
+export function sequenceLogProbs<Data extends TensorData, const Outputs extends OutputNames | undefined = undefined>(
+  logits: Logits<Data>,
+  labels: Labels | DeviceMemory,
+  options?: SequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+): Promise<SequenceLogProbs<Data> & WithOutputs<Outputs>>
 export async function sequenceLogProbs(
   logits: Logits,
   labels: Labels | DeviceMemory,
@@ -48,6 +64,14 @@ export async function sequenceLogProbs(
 }
 
 /** {@link sequenceLogProbs} on the calling thread. */
+export function sequenceLogProbsSync<
+  Data extends TensorData,
+  const Outputs extends OutputNames | undefined = undefined,
+>(
+  logits: Logits<Data>,
+  labels: Labels | DeviceMemory,
+  options?: SequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+): SequenceLogProbs<Data> & WithOutputs<Outputs>
 export function sequenceLogProbsSync(
   logits: Logits,
   labels: Labels | DeviceMemory,
@@ -79,7 +103,7 @@ function plan(
 
 function result(needed: Kept): SequenceLogProbs {
   let overwritten = false
-  const sums = sequenceResult(needed.call) as SequenceLogProbs
+  const sums = sequenceResult(needed.call)
   const planned = (gradient: unknown, options: BackwardOptions | undefined) => {
     const call = kept()
     if (overwritten) throw failure('ERR_DISPOSED', 'backward: an earlier call has overwritten the logits')
@@ -87,10 +111,10 @@ function result(needed: Kept): SequenceLogProbs {
     overwritten = overwrites
     return plan
   }
-  sums.backward = async (gradient, options) => run(planned(gradient, options))
-  sums.backwardSync = (gradient, options) => runSync(planned(gradient, options))
+  const backward = async (gradient: unknown, options?: BackwardOptions) => run(planned(gradient, options))
+  const backwardSync = (gradient: unknown, options?: BackwardOptions) => runSync(planned(gradient, options))
   const kept = keep(sums, needed)
-  return sums
+  return Object.assign(sums, { backward, backwardSync }) as SequenceLogProbs
 }
 
 /** A later call that has been checked, and whether it overwrites the logits. */

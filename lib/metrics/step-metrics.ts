@@ -13,38 +13,29 @@ import type {
   SequenceLayout,
   UnpairedLayout,
 } from '../types/index.js'
+import { meanLogit, sequencesOf, tokenAccuracy } from './token-means.js'
 
 /** The batch of a call, as `preferenceBatches` or `unpairedBatches` gives it. */
 export interface StepBatch {
   labels: Labels
   /** `[2 P]` (`[B]`) tokens of each sequence, prompts included. */
-  sequenceLengths?: ArrayLike<number>
-  pairs?: Indices
+  sequenceLengths?: ArrayLike<number> | undefined
+  pairs?: Indices | undefined
   /** `[B]` of an unpaired call. */
-  desirable?: Flags
-  sequenceOffsets?: Indices
+  desirable?: Flags | undefined
+  sequenceOffsets?: Indices | undefined
 }
 
-/** The inputs of a step's metrics besides the result of the loss. */
+/** What only the training loop knows of a step. */
 export interface StepOptions {
   /** Number of the step. */
   step: number
   /** Milliseconds the step took, or the part of it that is of interest. */
-  ms?: number
+  ms?: number | undefined
   /** Bytes of the logits; with `ms`, gives 'GB/s'. */
-  bytes?: number
-  /** The batch of the call: its labels give the token accuracy, its sequence lengths the number of tokens. */
-  batch?: StepBatch
-  /** Tokens of the steps before this one; with a batch that has sequence lengths, gives 'num_tokens'. */
-  tokensBefore?: number
-  /** The labels of the call, where there is no such batch. */
-  labels?: Labels
-  /** The pairs of the call. The result has them; these are compared with them. */
-  pairs?: Indices
-  /** The offsets of the call, of packed sequences. The result has them; these are compared with them. */
-  sequenceOffsets?: Indices
-  /** The `shift` of the call. The result has it; this is compared with it. */
-  shift?: boolean
+  bytes?: number | undefined
+  /** Tokens of the steps before this one, the 'num_tokens' of the last. Defaults to 0. */
+  tokensBefore?: number | undefined
 }
 
 /** Means over the batch, in nats where they are log-probs or entropies. */
@@ -58,14 +49,18 @@ export interface StepMetrics {
   'rewards/margins': number
   'logps/chosen': number
   'logps/rejected': number
+  /** Mean logit at the active tokens of the chosen sequences, 0 if there are none; needs the output 'tokenMeanLogits'. */
+  'logits/chosen'?: number
+  /** The same of the rejected sequences. */
+  'logits/rejected'?: number
   /** Mean over the active tokens of all sequences, 0 if there are none; needs the output 'tokenEntropies'. */
   entropy?: number
   /**
    * Share of the chosen (desirable) sequences' active tokens that had the largest logit, 0 if there are none; needs the
-   * output 'tokenArgmax', and the batch or its labels.
+   * output 'tokenArgmax'.
    */
   mean_token_accuracy?: number
-  /** Tokens of all steps up to this one, prompts included and padding left out; needs `tokensBefore`. */
+  /** Tokens of all steps up to this one, prompts included and padding left out; needs the batch's `sequenceLengths`. */
   num_tokens?: number
   ms?: number
   /** Bytes of the logits over the time, in 10⁹ bytes a second. */
@@ -89,17 +84,7 @@ export interface UnpairedStepMetrics extends Omit<StepMetrics, OfTwo> {
   'logps/rejected'?: number
 }
 
-const OPTIONS: ReadonlySet<string> = new Set([
-  'step',
-  'ms',
-  'bytes',
-  'batch',
-  'tokensBefore',
-  'labels',
-  'pairs',
-  'sequenceOffsets',
-  'shift',
-])
+const OPTIONS: ReadonlySet<string> = new Set(['step', 'ms', 'bytes', 'tokensBefore'])
 
 type Result = Omit<FusedPreferenceLoss, 'gradLogits'>
 type UnpairedResult = Omit<FusedUnpairedPreferenceLoss, 'gradLogits'>
@@ -107,32 +92,43 @@ type UnpairedResult = Omit<FusedUnpairedPreferenceLoss, 'gradLogits'>
 const PER_PAIR = ['chosenRewards', 'rejectedRewards', 'chosenLogProbs', 'rejectedLogProbs'] as const
 
 /**
- * The metrics of one step, from the result of `fusedPreferenceLoss` or `fusedUnpairedPreferenceLoss`.
+ * The metrics of one step, from the result of `fusedPreferenceLoss` or `fusedUnpairedPreferenceLoss` and the batch of the
+ * call.
  *
- * @param result of the call. Ask it for `outputs: ['tokenEntropies', 'tokenArgmax']` to have all metrics.
- * @param options the step's number and time, and the batch the call was given.
+ * @param result of the call. Ask it for `outputs: ['tokenEntropies', 'tokenArgmax', 'tokenMeanLogits']` to have all metrics.
+ * @param batch of the call: its labels give the token accuracy, its sequence lengths the number of tokens. A batch whose
+ *   `pairs`, `desirable` or `sequenceOffsets` are not those of the result is refused.
+ * @param options the step's number, and its time.
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
  *   `ERR_SHAPE_MISMATCH`.
  */
-export function stepMetrics(result: Result, options: StepOptions): StepMetrics
+export function stepMetrics(result: Result, batch: StepBatch, options: StepOptions): StepMetrics
 /** The same of sequences that stand alone. */
-export function stepMetrics(result: UnpairedResult, options: StepOptions): UnpairedStepMetrics
-export function stepMetrics(result: Result | UnpairedResult, options: StepOptions): StepMetrics | UnpairedStepMetrics {
+export function stepMetrics(result: UnpairedResult, batch: StepBatch, options: StepOptions): UnpairedStepMetrics
+export function stepMetrics(
+  result: Result | UnpairedResult,
+  batch: StepBatch,
+  options: StepOptions,
+): StepMetrics | UnpairedStepMetrics {
   checkResult(result)
+  checkBatch(batch, result.layout)
   if (options === undefined) throw invalidType('options', 'an object', options)
   const given = optionsObject(options, 'options', OPTIONS)
-  const batch = batchOf(given)
-  checkLayout(result.layout, batch, given)
   const step = integer(given.step, 'options.step', 0, Number.MAX_SAFE_INTEGER)
   const metrics = { step, ...('meanRewards' in result ? ofSequences(result) : ofPairs(result)) }
+  const chosen = sequencesOf(result, 'chosen')
+  const rejected = sequencesOf(result, 'rejected')
+  if (result.tokenMeanLogits && chosen.length > 0) metrics['logits/chosen'] = meanLogit(result, chosen)
+  if (result.tokenMeanLogits && rejected.length > 0) metrics['logits/rejected'] = meanLogit(result, rejected)
   if (result.tokenEntropies) metrics.entropy = share(sum(result.tokenEntropies), sum(result.tokenCounts))
-  if (result.tokenArgmax && batch.labels) metrics.mean_token_accuracy = tokenAccuracy(result, batch.labels)
-  if (given.tokensBefore !== undefined) {
-    const before = integer(given.tokensBefore, 'options.tokensBefore', 0, Number.MAX_SAFE_INTEGER)
-    if (batch.sequenceLengths === undefined)
-      throw invalidValue('options.tokensBefore', 'needs options.batch with its sequenceLengths')
-    lengthOf(batch.sequenceLengths, 'options.batch.sequenceLengths', 'an array of numbers')
+  if (result.tokenArgmax) metrics.mean_token_accuracy = tokenAccuracy(result, chosen, batch.labels)
+  const { tokensBefore = 0 } = given
+  const before = integer(tokensBefore, 'options.tokensBefore', 0, Number.MAX_SAFE_INTEGER)
+  if (batch.sequenceLengths !== undefined) {
+    lengthOf(batch.sequenceLengths, 'batch.sequenceLengths', 'an array of numbers')
     metrics.num_tokens = before + sum(batch.sequenceLengths)
+  } else if (given.tokensBefore !== undefined) {
+    throw invalidValue('options.tokensBefore', 'needs batch.sequenceLengths')
   }
   const bytes = notNegative(given.bytes, 'options.bytes')
   const ms = notNegative(given.ms, 'options.ms')
@@ -197,70 +193,24 @@ function checkResult(result: unknown): asserts result is Result | UnpairedResult
   }
 }
 
-/** The batch, or the parts of it that were given separately. */
-function batchOf({ batch, labels }: StepOptions): Partial<StepBatch> {
-  if (batch === undefined) return { labels }
-  if (typeof batch !== 'object' || batch === null) throw invalidType('options.batch', 'a batch with labels', batch)
-  if (batch.labels === undefined) throw invalidType('options.batch.labels', 'the labels of the call', batch.labels)
-  if (labels !== undefined) throw invalidValue('options.labels', 'are those of options.batch: leave them out')
-  return batch
+/** Refuses a batch that is not the call's: the accuracy would be that of other tokens. */
+function checkBatch(batch: unknown, layout: SequenceLayout | UnpairedLayout): asserts batch is StepBatch {
+  if (typeof batch !== 'object' || batch === null)
+    throw invalidType('batch', 'the batch of the call, { labels }', batch)
+  const { labels, pairs, desirable, sequenceOffsets } = batch as Partial<StepBatch>
+  if (labels === undefined) throw invalidType('batch.labels', 'the labels of the call', labels)
+  const used: { pairs?: Int32Array; desirable?: Int32Array } = layout
+  checkSame('batch.pairs', pairs, used.pairs)
+  checkSame('batch.desirable', desirable, used.desirable)
+  checkSame('batch.sequenceOffsets', sequenceOffsets, layout.sequenceOffsets)
 }
 
-/** Refuses a layout that is not the call's: the accuracy would be that of other tokens. */
-function checkLayout(layout: SequenceLayout | UnpairedLayout, batch: Partial<StepBatch>, options: StepOptions): void {
-  const { pairs, desirable }: { pairs?: Int32Array; desirable?: Int32Array } = layout
-  const same = (name: string, given: Indices | Flags | undefined, used: ArrayLike<number> | undefined) => {
-    if (given === undefined) return
-    const length = lengthOf(given, name, 'an array of numbers')
-    let equal = length === used?.length
-    for (let i = 0; equal && i < length; i++) equal = Number(given[i]) === used![i]
-    if (!equal) throw shapeMismatch(name, 'must be what the call had')
-  }
-  same('options.batch.pairs', batch.pairs, pairs)
-  same('options.batch.desirable', batch.desirable, desirable)
-  same('options.batch.sequenceOffsets', batch.sequenceOffsets, layout.sequenceOffsets)
-  same('options.pairs', options.pairs, pairs)
-  same('options.sequenceOffsets', options.sequenceOffsets, layout.sequenceOffsets)
-  if (options.shift !== undefined && options.shift !== layout.shift) {
-    throw shapeMismatch('options.shift', `must be what the call had, ${layout.shift}`)
-  }
-}
-
-/** Over the chosen sequences only, as in TRL: a likely rejected token is no merit. */
-function tokenAccuracy({ tokenArgmax, tokenCounts, layout }: Result | UnpairedResult, labels: Labels): number {
-  const argmax = tokenArgmax!
-  const { sequenceOffsets } = layout
-  const sequences = tokenCounts.length
-  const shift = layout.shift ? 1 : 0
-  // Rows of the results and labels of a sequence; without offsets all have as many.
-  const rows = argmax.length / sequences
-  const width = rows + shift
-  const wanted = sequenceOffsets === undefined ? width * sequences : argmax.length
-  const length = lengthOf(labels, 'options.labels', 'an array of token ids in host memory')
-  if (length !== wanted) {
-    throw shapeMismatch('options.labels', `must have ${wanted} elements, as in the call; got ${length}`)
-  }
-
-  let right = 0
-  let count = 0
-  const chosen =
-    'pairs' in layout
-      ? new Set(layout.pairs.filter((_, i) => i % 2 === 0))
-      : [...tokenCounts.keys()].filter((s) => layout.desirable[s])
-  for (const s of chosen) {
-    const first = sequenceOffsets === undefined ? s * rows : sequenceOffsets[s]
-    const end = sequenceOffsets === undefined ? first + rows : sequenceOffsets[s + 1] - shift
-    const firstLabel = (sequenceOffsets === undefined ? s * width : first) + shift
-    for (let row = first; row < end; row++) {
-      if (argmax[row] < 0) continue // inactive, whatever its label
-      const label = Number(labels[firstLabel + row - first])
-      if (label < 0)
-        throw invalidValue('options.labels', `are not the call's: it predicted a token where they have ${label}`)
-      if (argmax[row] === label) right++
-    }
-    count += tokenCounts[s]
-  }
-  return share(right, count)
+function checkSame(name: string, given: Indices | Flags | undefined, used: ArrayLike<number> | undefined): void {
+  if (given === undefined) return
+  const length = lengthOf(given, name, 'an array of numbers')
+  let equal = length === used?.length
+  for (let i = 0; equal && i < length; i++) equal = Number(given[i]) === used![i]
+  if (!equal) throw shapeMismatch(name, 'must be what the call had')
 }
 
 /** The value of TRL where there are no numbers to average. */

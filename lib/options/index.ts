@@ -30,14 +30,14 @@ export interface PreferenceOptions extends LossOptions, RunOptions {}
 /** Options of `fusedPreferenceLoss`. */
 export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, LogitsGradientOptions {
   /** Needed unless the loss is reference-free; any loss may have one, and 'simpo', 'cpo' and 'orpo' do not look at it. */
-  reference?: Reference
+  reference?: Reference | undefined
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
-  weighting?: 'wpo'
+  weighting?: 'wpo' | undefined
   /**
    * Gradient of the loss with respect to the logits: none, in a new array, into an array or device memory, or
    * overwriting the logits. Defaults to false.
    */
-  gradient?: boolean | HostArray | DeviceMemory | 'in-place'
+  gradient?: boolean | HostArray | DeviceMemory | 'in-place' | undefined
 }
 
 /** Options of `linearSequenceLogProbs`. */
@@ -46,11 +46,11 @@ export interface LinearSequenceOptions extends TokenOptions, RunOptions, HeadOpt
 /** Options of `fusedLinearPreferenceLoss`. */
 export interface FusedLinearOptions extends TokenOptions, LossOptions, RunOptions, HeadOptions, HeadGradientOptions {
   /** As in {@link FusedOptions}. */
-  reference?: LinearReference
+  reference?: LinearReference | undefined
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
-  weighting?: 'wpo'
+  weighting?: 'wpo' | undefined
   /** The gradients to compute; true for new arrays for all there are. Defaults to false. */
-  gradient?: boolean | HeadGradientRequest
+  gradient?: boolean | HeadGradientRequest | undefined
 }
 
 /** The token options of a loss of single tokens, which knows of no sums over sequences. */
@@ -59,7 +59,7 @@ type SingleTokenOptions = Omit<TokenOptions, 'averageLogProb' | 'emptySequence' 
 /** Options of `crossEntropy`. */
 export interface CrossEntropyOptions extends SingleTokenOptions, TokenLossOptions, RunOptions, LogitsGradientOptions {
   /** As in {@link FusedOptions}. Defaults to false. */
-  gradient?: boolean | HostArray | DeviceMemory | 'in-place'
+  gradient?: boolean | HostArray | DeviceMemory | 'in-place' | undefined
 }
 
 /** Options of `linearCrossEntropy`. */
@@ -70,5 +70,5 @@ export interface LinearCrossEntropyOptions
     HeadOptions,
     HeadGradientOptions {
   /** The gradients to compute; true for new arrays for all there are. Defaults to false. */
-  gradient?: boolean | HeadGradientRequest
+  gradient?: boolean | HeadGradientRequest | undefined
 }

@@ -16,7 +16,7 @@ export interface Option<Value, Read = Value> {
 
 /** The options of a table, as callers pass them. */
 export type Given<Table> = {
-  -readonly [Name in keyof Table]?: Table[Name] extends Option<infer Value, infer _> ? Value : never
+  -readonly [Name in keyof Table]?: (Table[Name] extends Option<infer Value, infer _> ? Value : never) | undefined
 }
 
 class Declared<Value, Read> implements Option<Value, Read> {

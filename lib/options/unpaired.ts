@@ -30,12 +30,12 @@ export interface FusedUnpairedOptions
     RunOptions,
     LogitsGradientOptions {
   /** Needed unless `referenceFree`. */
-  reference?: UnpairedReference
+  reference?: UnpairedReference | undefined
   /**
    * Gradient of the loss with respect to the logits: none, in a new array, into an array or device memory, or
    * overwriting the logits. Defaults to false.
    */
-  gradient?: boolean | HostArray | DeviceMemory | 'in-place'
+  gradient?: boolean | HostArray | DeviceMemory | 'in-place' | undefined
 }
 
 /** Options of `fusedLinearUnpairedPreferenceLoss`. */
@@ -46,7 +46,7 @@ export interface FusedLinearUnpairedOptions
     HeadOptions,
     HeadGradientOptions {
   /** Needed unless `referenceFree`. */
-  reference?: LinearUnpairedReference
+  reference?: LinearUnpairedReference | undefined
   /** The gradients to compute; true for new arrays for all there are. Defaults to false. */
-  gradient?: boolean | HeadGradientRequest
+  gradient?: boolean | HeadGradientRequest | undefined
 }

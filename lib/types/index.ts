@@ -1,6 +1,7 @@
 /**
  * The public types, by subject.
  */
+export type * from './asked.js'
 export type * from './options.js'
 export type * from './results.js'
 export type * from './tensors.js'

@@ -35,7 +35,7 @@ export type LossType =
  * numbers > 0, such as the counts of all batches whose gradients are added up. A single number divides by tokens where
  * 'sft' is the only loss and by pairs elsewhere; a list with both kinds of losses takes an object.
  */
-export type Normalizer = 'mean' | 'sum' | number | { pairs?: number; tokens?: number }
+export type Normalizer = 'mean' | 'sum' | number | { pairs?: number | undefined; tokens?: number | undefined }
 
 /**
  * What the sum over tokens of the cross-entropy is divided by: the active tokens of this call ('mean'), nothing ('sum'), or a
@@ -47,7 +47,7 @@ export type TokenNormalizer = 'mean' | 'sum' | number | { tokens: number }
 export interface WeightedLoss {
   lossType: LossType
   /** Factor of this loss in the sum. A loss of factor 0 takes no part. Defaults to 1. */
-  weight?: number
+  weight?: number | undefined
 }
 
 /**
@@ -73,20 +73,20 @@ export interface RunOptions {
    * Defaults to 'auto': 'cuda' for device memory; for host memory 'cpu', where no binary loads 'wasm', and where there is
    * no WebAssembly 'js'.
    */
-  backend?: 'auto' | 'cuda' | 'cpu' | 'wasm' | 'js'
+  backend?: 'auto' | 'cuda' | 'cpu' | 'wasm' | 'js' | undefined
   /** Threads of the cpu and wasm backends. Defaults to as many as the process may use. The result does not depend on it. */
-  threads?: number
+  threads?: number | undefined
   /** Force an instruction set of the cpu backend, for tests. Defaults to the best this CPU has. */
-  instructionSet?: InstructionSet
+  instructionSet?: InstructionSet | undefined
   /** CUDA stream to enqueue on: ours, or its address. Defaults to the default stream. */
-  stream?: number | bigint | { readonly handle: number }
+  stream?: number | bigint | { readonly handle: number } | undefined
   /** GPU of the cuda backend, for arrays in host memory. Defaults to 0. */
-  device?: number
+  device?: number | undefined
   /**
    * Cancels the call, which then rejects with the signal's reason. Honoured until the gradient starts to be written,
    * so that an aborted call has written to no caller's array.
    */
-  signal?: AbortSignal
+  signal?: AbortSignal | undefined
 }
 
 /** Instruction sets of the cpu backend; 'baseline' is plain SSE2, which every x64 CPU has. */
@@ -99,17 +99,17 @@ export interface PairLogProbs {
   /** `[P]` log-probs of the rejected sequences under the policy. */
   rejected: ArrayLike<number>
   /** `[P]` log-probs of the chosen sequences under the reference. */
-  referenceChosen?: ArrayLike<number>
+  referenceChosen?: ArrayLike<number> | undefined
   /** `[P]` log-probs of the rejected sequences under the reference. */
-  referenceRejected?: ArrayLike<number>
+  referenceRejected?: ArrayLike<number> | undefined
   /**
    * `[P]` active tokens of the chosen sequences, for the losses that divide by them: 'sft' (but for its sums);
    * 'sigmoid_norm', 'ipo_norm', 'simpo' and 'orpo' on sums; and 'sigmoid_norm', 'ipo_norm' and 'ipo' on means under an
    * f-divergence, whose scores need the sums.
    */
-  chosenTokenCounts?: Indices
+  chosenTokenCounts?: Indices | undefined
   /** `[P]` active tokens of the rejected sequences. */
-  rejectedTokenCounts?: Indices
+  rejectedTokenCounts?: Indices | undefined
 }
 
 /**
@@ -120,7 +120,7 @@ export interface PairLogProbs {
  */
 export type ReferenceLogProbs =
   | { chosen: ArrayLike<number>; rejected: ArrayLike<number> }
-  | { logProbs: ArrayLike<number>; tokenCounts?: Indices }
+  | { logProbs: ArrayLike<number>; tokenCounts?: Indices | undefined }
 
 /** Reference model: its log-probs, or its logits (same labels and token options as the policy). */
 export type Reference = ReferenceLogProbs | { logits: Logits }
@@ -131,7 +131,7 @@ export interface HeadOptions {
    * `[vocab]`; a `Uint16Array` holds bits of the weight's dtype. In device memory the bias always has the weight's
    * dtype. Defaults to none.
    */
-  bias?: HostArray | DeviceMemory
+  bias?: HostArray | DeviceMemory | undefined
 }
 
 /**
@@ -140,11 +140,11 @@ export interface HeadOptions {
  */
 export interface HeadGradientRequest {
   /** `[batch, time, width]`, contiguous. Defaults to false. */
-  hidden?: boolean | HostArray | DeviceMemory
+  hidden?: boolean | HostArray | DeviceMemory | undefined
   /** `[vocab, width]`. Defaults to false: a frozen head. */
-  weight?: boolean | HostArray | DeviceMemory
+  weight?: boolean | HostArray | DeviceMemory | undefined
   /** `[vocab]`. Defaults to false. */
-  bias?: boolean | HostArray | DeviceMemory
+  bias?: boolean | HostArray | DeviceMemory | undefined
 }
 
 /** How gradients of the output layer are written. */
@@ -154,14 +154,14 @@ export interface HeadGradientOptions {
    * memory should then be known to be in range: a label out of range makes the gradients of weight and bias NaN.
    * Defaults to false.
    */
-  accumulate?: boolean
+  accumulate?: boolean | undefined
   /** Write zeros to the rows of hidden's gradient that predict nothing. Defaults to true, to false with `accumulate`. */
-  zeroInactive?: boolean
+  zeroInactive?: boolean | undefined
   /**
    * Element type of all gradients. Their sums are float32 and are rounded once, to nearest even; with `accumulate`, once
    * together with what the arrays hold. Defaults to 'float32'.
    */
-  gradientDType?: DType
+  gradientDType?: DType | undefined
 }
 
 /** How the gradient with respect to logits is written. */
@@ -170,12 +170,12 @@ export interface LogitsGradientOptions {
    * Write zeros to the gradient's rows that predict nothing. false leaves these as they are: in an array that is zero
    * there already, or where nobody reads them. Defaults to true.
    */
-  zeroInactive?: boolean
+  zeroInactive?: boolean | undefined
   /**
    * Element type of the gradient, rounded to nearest even. A given array must have it, and 'in-place' needs elements of the
    * logits' size. Defaults to that of the logits.
    */
-  gradientDType?: DType
+  gradientDType?: DType | undefined
   /**
    * Leave the coefficient of each row to the caller: `gradLogits` becomes d log p(label) / d logits, which is onehot -
    * softmax where there is no temperature and the like, and `rowScale` of the result has what the caller has to multiply
@@ -183,10 +183,10 @@ export interface LogitsGradientOptions {
    * with what gives rows another form: `labelSmoothing` and `zLoss` of the cross-entropy, and derivatives of other results
    * than log-probs. Defaults to false.
    */
-  deferredScale?: boolean
+  deferredScale?: boolean | undefined
 }
 
 /** Reference model: its log-probs, or its output layer and hidden states (same labels and token options). */
 export type LinearReference =
   | ReferenceLogProbs
-  | { hidden: Hidden; weight: HeadWeight; bias?: HostArray | DeviceMemory }
+  | { hidden: Hidden; weight: HeadWeight; bias?: HostArray | DeviceMemory | undefined }

@@ -1,8 +1,9 @@
 /**
  * Results of the functions. Letters in shapes: B sequences, T positions, P pairs.
  */
+import type { Asks, AsksOfHead, HeadGradientData, LogitsGradientData, WithHeadGradients } from './asked.js'
 import type { HeadGradientOptions, HeadGradientRequest, InstructionSet, LogitsGradientOptions } from './options.js'
-import type { DeviceMemory, HeadWeight, Hidden, HostArray, Logits } from './tensors.js'
+import type { DeviceMemory, DType, HostArray, TensorData, TypedLogits } from './tensors.js'
 
 /** Per-token results, each present when `outputs` names it. Shapes: see {@link SequenceLogProbs}. */
 export interface TokenOutputs {
@@ -42,35 +43,35 @@ export interface KeepsArrays extends Using {
  */
 export interface ResultGradients {
   /** `[B]` */
-  logProbs?: ArrayLike<number>
+  logProbs?: ArrayLike<number> | undefined
   /** Not multiplied by `tokenWeights`, which are of the sums alone. */
-  tokenLogProbs?: ArrayLike<number>
-  logSumExp?: ArrayLike<number>
+  tokenLogProbs?: ArrayLike<number> | undefined
+  logSumExp?: ArrayLike<number> | undefined
   /** Needs 'tokenEntropies' among the `outputs` of the call. */
-  tokenEntropies?: ArrayLike<number>
-  tokenMeanLogits?: ArrayLike<number>
+  tokenEntropies?: ArrayLike<number> | undefined
+  tokenMeanLogits?: ArrayLike<number> | undefined
 }
 
 /** Options of `backward` of {@link SequenceLogProbs}. */
 export interface BackwardOptions extends LogitsGradientOptions {
   /** A new array (true), an array or device memory to write into, or 'in-place' to overwrite the logits. Defaults to true. */
-  gradient?: true | HostArray | DeviceMemory | 'in-place'
+  gradient?: true | HostArray | DeviceMemory | 'in-place' | undefined
   /** Factor of all derivatives that are given, such as a loss scale. Defaults to 1. */
-  gradientScale?: number
+  gradientScale?: number | undefined
 }
 
 /** Options of `backward` of {@link LinearSequenceLogProbs}. */
 export interface LinearBackwardOptions extends HeadGradientOptions {
   /** The gradients to compute; true for new arrays for all there are. Defaults to true. */
-  gradient?: true | HeadGradientRequest
+  gradient?: true | HeadGradientRequest | undefined
   /** Factor of all derivatives that are given, such as a loss scale. Defaults to 1. */
-  gradientScale?: number
+  gradientScale?: number | undefined
 }
 
 /** What `backward` of {@link SequenceLogProbs} gives. */
-export interface LogitsGradient {
+export interface LogitsGradient<Data extends TensorData = TensorData> {
   /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). */
-  gradLogits: Logits
+  gradLogits: TypedLogits<Data>
   /**
    * With `deferredScale`: d loss / d log p(label) of each token, by which the caller multiplies its row of `gradLogits`. 0
    * where inactive.
@@ -83,7 +84,7 @@ export interface LogitsGradient {
  * the position of the logits; packed, they are `[tokens]`, with no value at each sequence's last position under
  * `shift`.
  */
-export interface SequenceLogProbs extends TokenOutputs, KeepsArrays {
+export interface SequenceLogProbs<Data extends TensorData = TensorData> extends TokenOutputs, KeepsArrays {
   /** `[B]` sum (mean with `averageLogProb`) of the active tokens' log-probs. */
   logProbs: Float64Array
   /** `[B]` number of active tokens. */
@@ -96,9 +97,21 @@ export interface SequenceLogProbs extends TokenOutputs, KeepsArrays {
    * @param gradient `[B]`, or arrays by the names of results.
    * @param options where the gradient goes.
    */
-  backward(gradient: ArrayLike<number> | ResultGradients, options?: BackwardOptions): Promise<LogitsGradient>
+  backward<
+    const Gradient extends BackwardOptions['gradient'] = true,
+    const Element extends DType | undefined = undefined,
+  >(
+    gradient: ArrayLike<number> | ResultGradients,
+    options?: BackwardOptions & Asks<Gradient, Element, never>,
+  ): Promise<LogitsGradient<LogitsGradientData<Data, Gradient, Element>>>
   /** `backward` on the calling thread. */
-  backwardSync(gradient: ArrayLike<number> | ResultGradients, options?: BackwardOptions): LogitsGradient
+  backwardSync<
+    const Gradient extends BackwardOptions['gradient'] = true,
+    const Element extends DType | undefined = undefined,
+  >(
+    gradient: ArrayLike<number> | ResultGradients,
+    options?: BackwardOptions & Asks<Gradient, Element, never>,
+  ): LogitsGradient<LogitsGradientData<Data, Gradient, Element>>
 }
 
 /** Result of `preferenceLoss`. */
@@ -136,7 +149,7 @@ export interface SequenceLayout {
 }
 
 /** Result of `fusedPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
-export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
+export interface FusedPreferenceLoss<Data extends TensorData = TensorData> extends PreferenceLoss, TokenOutputs {
   /** `[P]` policy log-probs of the chosen sequences. */
   chosenLogProbs: Float64Array
   /** `[P]` policy log-probs of the rejected sequences. */
@@ -146,7 +159,7 @@ export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
   /** How the call read its sequences, which is needed to interpret the per-token arrays and `tokenCounts`. */
   layout: SequenceLayout
   /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). Present when `gradient` asked for it. */
-  gradLogits?: Logits
+  gradLogits?: TypedLogits<Data>
   /**
    * With `deferredScale`: d loss / d log p(label) of each token, by which the caller multiplies its row of `gradLogits`. 0
    * where inactive.
@@ -155,17 +168,18 @@ export interface FusedPreferenceLoss extends PreferenceLoss, TokenOutputs {
 }
 
 /** The requested gradients, of the `gradientDType`; the others are absent. */
-export interface HeadGradients {
+export interface HeadGradients<Data extends TensorData = TensorData> {
   /** With respect to hidden, in its shape, contiguous. */
-  gradHidden?: Hidden
+  gradHidden?: TypedLogits<Data>
   /** With respect to the weight, `[vocab, width]`, with strides `[1, vocab]` where the weight has those strides. */
-  gradWeight?: HeadWeight
+  gradWeight?: TypedLogits<Data>
   /** With respect to the bias, `[vocab]`. */
-  gradBias?: HostArray | DeviceMemory
+  gradBias?: Data
 }
 
 /** Result of `linearSequenceLogProbs`: that of `sequenceLogProbs` with other gradients. */
-export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward' | 'backwardSync'> {
+export interface LinearSequenceLogProbs<Data extends TensorData = TensorData>
+  extends Omit<SequenceLogProbs, 'backward' | 'backwardSync'> {
   /**
    * Gradients of Σ_b gradient[b] · logProbs[b], or of a loss by its derivatives with respect to any of the results. Hidden,
    * weight and bias must still hold their values, and labels and mask too where they are in device memory. They stay in
@@ -176,18 +190,34 @@ export interface LinearSequenceLogProbs extends Omit<SequenceLogProbs, 'backward
    * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` (an array that overlaps another, or was detached
    *   since); RangeError `ERR_SHAPE_MISMATCH`.
    */
-  backward(gradient: ArrayLike<number> | ResultGradients, options?: LinearBackwardOptions): Promise<HeadGradients>
+  backward<
+    const Request extends LinearBackwardOptions['gradient'] = true,
+    const Element extends DType | undefined = undefined,
+  >(
+    gradient: ArrayLike<number> | ResultGradients,
+    options?: LinearBackwardOptions & AsksOfHead<Request, Element, never>,
+  ): Promise<
+    HeadGradients<HeadGradientData<Data, Request, Element>> &
+      WithHeadGradients<Request, HeadGradientData<Data, Request, Element>>
+  >
   /** `backward` on the calling thread. */
-  backwardSync(gradient: ArrayLike<number> | ResultGradients, options?: LinearBackwardOptions): HeadGradients
+  backwardSync<
+    const Request extends LinearBackwardOptions['gradient'] = true,
+    const Element extends DType | undefined = undefined,
+  >(
+    gradient: ArrayLike<number> | ResultGradients,
+    options?: LinearBackwardOptions & AsksOfHead<Request, Element, never>,
+  ): HeadGradients<HeadGradientData<Data, Request, Element>> &
+    WithHeadGradients<Request, HeadGradientData<Data, Request, Element>>
 }
 
 /** Result of `fusedLinearPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
-export interface FusedLinearPreferenceLoss
+export interface FusedLinearPreferenceLoss<Data extends TensorData = TensorData>
   extends Omit<FusedPreferenceLoss, 'gradLogits' | 'rowScale'>,
-    HeadGradients {}
+    HeadGradients<Data> {}
 
 /** Result of `crossEntropy`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
-export interface CrossEntropy extends TokenOutputs {
+export interface CrossEntropy<Data extends TensorData = TensorData> extends TokenOutputs {
   /** Mean of `losses` over the active tokens; with a `normalizer`, their sum divided by it. 0 where no token is active. */
   loss: number
   /** The loss of each token times its weights, in nats. 0 where inactive. */
@@ -195,13 +225,15 @@ export interface CrossEntropy extends TokenOutputs {
   /** `[B]` number of active tokens of each sequence. */
   tokenCounts: Int32Array
   /** As in {@link FusedPreferenceLoss}. */
-  gradLogits?: Logits
+  gradLogits?: TypedLogits<Data>
   /** As in {@link FusedPreferenceLoss}. */
   rowScale?: Float64Array
 }
 
 /** Result of `linearCrossEntropy`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
-export interface LinearCrossEntropy extends Omit<CrossEntropy, 'gradLogits' | 'rowScale'>, HeadGradients {}
+export interface LinearCrossEntropy<Data extends TensorData = TensorData>
+  extends Omit<CrossEntropy, 'gradLogits' | 'rowScale'>,
+    HeadGradients<Data> {}
 
 /** A GPU. */
 export interface Device {

@@ -24,58 +24,53 @@ export interface DeviceMemory {
   /** Size in bytes. */
   readonly byteLength: number
   /** Bytes to skip after `ptr`. Defaults to 0. */
-  readonly byteOffset?: number
+  readonly byteOffset?: number | undefined
   /** Index of the GPU. Defaults to the GPU that has the memory. */
-  readonly device?: number
+  readonly device?: number | undefined
 }
 
-/** A tensor of logits (or of their gradient). */
-export interface Logits {
+/** The elements of a tensor. */
+export type TensorData = HostArray | DeviceMemory
+
+/** A tensor whose element type is given: a gradient, say. */
+export interface TypedLogits<Data extends TensorData = TensorData> {
   /** The elements. */
-  data: HostArray | DeviceMemory
-  /** `[batch, time, vocab]`, or `[tokens, vocab]` together with `sequenceOffsets`. */
+  data: Data
+  /** `[batch, time, vocab]`, or `[tokens, vocab]` together with `sequenceOffsets`; of a weight, `[vocab, width]`. */
   shape: readonly number[]
   /**
-   * Element type. Defaults to the type that `data` implies; required for a `Uint16Array`, and 'float32' for device
-   * memory.
+   * Element type. Of `Logits`, defaults to the type that `data` implies; required for a `Uint16Array`, and 'float32' for
+   * device memory.
    */
-  dtype?: DType
-  /** Distance between neighbours along each dimension, in elements; the last must be 1. Defaults to contiguous. */
-  strides?: readonly number[]
+  dtype: DType
+  /**
+   * Distance between neighbours along each dimension, in elements; the last must be 1, of a weight one of the two. Defaults
+   * to contiguous.
+   */
+  strides?: readonly number[] | undefined
 }
 
-/** The input of the output layer: the last hidden state of every position. */
-export interface Hidden {
-  /** The elements. */
-  data: HostArray | DeviceMemory
-  /** `[batch, time, width]`, or `[tokens, width]` together with `sequenceOffsets`. */
-  shape: readonly number[]
-  /**
-   * Element type. Defaults to the type that `data` implies; required for a `Uint16Array`, and 'float32' for device
-   * memory.
-   */
-  dtype?: DType
-  /** Distance between neighbours along each dimension, in elements; the last must be 1. Defaults to contiguous. */
-  strides?: readonly number[]
+/** A tensor whose element type is that which its elements imply. */
+interface ImpliedLogits<Data extends TensorData> extends Omit<TypedLogits<Data>, 'dtype'> {
+  dtype?: DType | undefined
 }
 
-/** The matrix of the output layer: logits = hidden · weightᵀ + bias. */
-export interface HeadWeight {
-  /** The elements. */
-  data: HostArray | DeviceMemory
-  /** `[vocab, width]`. */
-  shape: readonly number[]
-  /**
-   * Element type. Defaults to the type that `data` implies; required for a `Uint16Array`, and 'float32' for device
-   * memory.
-   */
-  dtype?: DType
-  /**
-   * Distance between neighbours along each dimension, in elements; one must be 1. Defaults to `[width, 1]`; a kernel
-   * stored as `[width, vocab]` has `[1, vocab]`.
-   */
-  strides?: readonly number[]
-}
+/**
+ * A tensor of logits (or of their gradient). `dtype` may be left out unless the elements are a `Uint16Array`; in device
+ * memory it is then 'float32'.
+ */
+export type Logits<Data extends TensorData = TensorData> = [Data] extends [Uint16Array]
+  ? TypedLogits<Data>
+  : TypedLogits<Data> | ImpliedLogits<Exclude<Data, Uint16Array>>
+
+/** The input of the output layer, the last hidden state of every position: `[batch, time, width]`, or `[tokens, width]`. */
+export type Hidden<Data extends TensorData = TensorData> = Logits<Data>
+
+/**
+ * The matrix of the output layer, `[vocab, width]`: logits = hidden · weightᵀ + bias. One of its strides must be 1: they are
+ * `[width, 1]` unless they are given, and `[1, vocab]` for a kernel that is stored as `[width, vocab]`.
+ */
+export type HeadWeight<Data extends TensorData = TensorData> = Logits<Data>
 
 /** Token ids: `[B, T]` (or `[tokens]` when packed), flat. */
 export type Labels = Int32Array | BigInt64Array

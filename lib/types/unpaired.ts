@@ -3,7 +3,16 @@
  * not. Letters in shapes: B sequences, T positions.
  */
 import type { HeadGradients, TokenOutputs } from './results.js'
-import type { DeviceMemory, HeadWeight, Hidden, HostArray, Indices, Logits } from './tensors.js'
+import type {
+  DeviceMemory,
+  HeadWeight,
+  Hidden,
+  HostArray,
+  Indices,
+  Logits,
+  TensorData,
+  TypedLogits,
+} from './tensors.js'
 
 /** The losses of single sequences; formulas and sources are in docs/losses.md. */
 export type UnpairedLossType = 'kto' | 'apo_zero_unpaired' | 'bco' | 'regression'
@@ -22,7 +31,7 @@ export interface UnpairedSequences {
   /** `[B]` log-probs under the policy. */
   logProbs: ArrayLike<number>
   /** `[B]` log-probs under the reference. Needed unless `referenceFree`. */
-  referenceLogProbs?: ArrayLike<number>
+  referenceLogProbs?: ArrayLike<number> | undefined
 }
 
 /**
@@ -31,7 +40,7 @@ export interface UnpairedSequences {
  */
 export interface SequenceReference {
   logProbs: ArrayLike<number>
-  tokenCounts?: Indices
+  tokenCounts?: Indices | undefined
 }
 
 /** Reference model: its log-probs, or its logits (same labels and token options as the policy). */
@@ -40,7 +49,7 @@ export type UnpairedReference = SequenceReference | { logits: Logits }
 /** Reference model: its log-probs, or its output layer with what goes into it (same labels and token options). */
 export type LinearUnpairedReference =
   | SequenceReference
-  | { hidden: Hidden; weight: HeadWeight; bias?: HostArray | DeviceMemory }
+  | { hidden: Hidden; weight: HeadWeight; bias?: HostArray | DeviceMemory | undefined }
 
 /** Means over the desirable and over the undesirable sequences; absent where there is none. */
 export interface MeansByKind {
@@ -79,7 +88,9 @@ export interface UnpairedLayout {
 }
 
 /** Result of `fusedUnpairedPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
-export interface FusedUnpairedPreferenceLoss extends UnpairedPreferenceLoss, TokenOutputs {
+export interface FusedUnpairedPreferenceLoss<Data extends TensorData = TensorData>
+  extends UnpairedPreferenceLoss,
+    TokenOutputs {
   /** `[B]` policy log-probs. */
   logProbs: Float64Array
   /** `[B]` number of active tokens of each sequence. */
@@ -87,15 +98,15 @@ export interface FusedUnpairedPreferenceLoss extends UnpairedPreferenceLoss, Tok
   /** How the call read its sequences: what the per-token arrays and `tokenCounts` need to be understood. */
   layout: UnpairedLayout
   /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). Present when `gradient` asked for it. */
-  gradLogits?: Logits
+  gradLogits?: TypedLogits<Data>
   /** As in {@link FusedPreferenceLoss}. */
   rowScale?: Float64Array
 }
 
 /** Result of `fusedLinearUnpairedPreferenceLoss`. The per-token arrays are laid out as in {@link SequenceLogProbs}. */
-export interface FusedLinearUnpairedPreferenceLoss
+export interface FusedLinearUnpairedPreferenceLoss<Data extends TensorData = TensorData>
   extends Omit<FusedUnpairedPreferenceLoss, 'gradLogits' | 'rowScale'>,
-    HeadGradients {}
+    HeadGradients<Data> {}
 
 /** A running mean, in numbers that JSON keeps. */
 export interface RunningMean {

@@ -49,10 +49,11 @@ void addTerm(PreferenceLoss& s, const LossTerm& term, int64_t begin, int64_t end
   const bool plain = term.type == LossType::sft && s.plainChosen;
   double* const gradChosen = plain ? s.gradPlain : s.gradChosen;
 
+  LossConstants constants = constantsOf(term, s.constants);
   for (int64_t i = begin; i < end; ++i) {
     const double weight = weightAt(s, term, i);
     if (weight == 0) continue;
-    const LossConstants constants = constantsAt(s, term, s.constants, i);
+    takeConstantsAt(s.pairConstants, i, constants);
     Pair pair = pairAt(s, i);
     if (plain) pair.policyChosen = s.plainChosen[i];
     int64_t rejected = i;  // this pair's loss depends on the rejected sequence of that pair
@@ -92,9 +93,11 @@ void beginPreferenceLoss(PreferenceLoss& s) {
 
 void preferenceLoss(PreferenceLoss& s, int64_t begin, int64_t end) {
   for (const LossTerm& term : s.terms) addTerm(s, term, begin, end);
+  const LossTerm& first = s.terms.list[0];
+  LossConstants constants = constantsOf(first, s.constants);
   for (int64_t i = begin; i < end; ++i) {
-    const LossTerm& first = s.terms.list[0];
-    const Rewards reward = rewards(first.type, pairAt(s, i), constantsAt(s, first, s.constants, i));
+    takeConstantsAt(s.pairConstants, i, constants);
+    const Rewards reward = rewards(first.type, pairAt(s, i), constants);
     s.chosenRewards[i] = reward.chosen;
     s.rejectedRewards[i] = reward.rejected;
     s.gradChosen[i] *= s.constants.gradientScale;

@@ -15,16 +15,19 @@ FPL_HD inline Pair pairAt(const PreferenceLoss& s, int64_t i) {
           s.rejectedTokenCounts ? s.rejectedTokenCounts[i] : NAN};
 }
 
-// The constants of pair i in the sum's term, given those of all pairs.
-FPL_HD inline LossConstants constantsAt(const PreferenceLoss& s, const LossTerm& term, const LossConstants& all,
-                                        int64_t i) {
-  const PairConstants& own = s.pairConstants;
+// The constants of all pairs in the sum's term.
+FPL_HD inline LossConstants constantsOf(const LossTerm& term, const LossConstants& all) {
   LossConstants k = all;
-  k.labelSmoothing = own.labelSmoothing ? own.labelSmoothing[i] : term.labelSmoothing;
+  k.labelSmoothing = term.labelSmoothing;
+  return k;
+}
+
+// Puts those that pair i has of its own in their place.
+FPL_HD inline void takeConstantsAt(const PairConstants& own, int64_t i, LossConstants& k) {
+  if (own.labelSmoothing) k.labelSmoothing = own.labelSmoothing[i];
   if (own.beta) k.beta = own.beta[i];
   if (own.offset) k.offset = own.offset[i];
   if (own.targetMargin) k.targetMargin = own.targetMargin[i];
-  return k;
 }
 
 // The factor of pair i's loss in the sum's term.

@@ -84,7 +84,8 @@ FPL_DEVICE void addTerm(const PreferenceLoss& s, const LossTerm& term, const Los
   const auto valueOf = [&](int64_t i) {
     const double weight = weightAt(s, term, i);
     if (weight == 0) return LossValue{0, 0, 0};
-    const LossConstants constants = constantsAt(s, term, batch, i);
+    LossConstants constants = constantsOf(term, batch);
+    takeConstantsAt(s.pairConstants, i, constants);
     Pair pair = pairAt(s, i);
     if (plain) pair.policyChosen = s.plainChosen[i];
     if (term.type == LossType::aot) {
@@ -153,8 +154,10 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
     s.gradChosen[i] *= constants.gradientScale;
     s.gradRejected[i] *= constants.gradientScale;
     if (s.gradPlain) s.gradPlain[i] *= constants.gradientScale;
-    const LossTerm& first = s.terms.list[0];
-    const Rewards reward = rewards(first.type, pairAt(s, i), constantsAt(s, first, constants, i));
+    const LossTerm& term = s.terms.list[0];
+    LossConstants own = constantsOf(term, constants);
+    takeConstantsAt(s.pairConstants, i, own);
+    const Rewards reward = rewards(term.type, pairAt(s, i), own);
     s.chosenRewards[i] = reward.chosen;
     s.rejectedRewards[i] = reward.rejected;
     loss += s.losses[i];

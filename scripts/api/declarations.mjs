@@ -83,8 +83,18 @@ export function flat(/** @type {string} */ text) {
 /** A type as it is written, on one line. */
 export function written(/** @type {ts.Node} */ node) {
   return flat(node.getText().replaceAll(/\/\*\*.*?\*\//gs, ''))
+    .replaceAll(/(\?: [^;{}]*?) \| undefined(?=;| \})/g, '$1')
+    .replaceAll('<Data>', '')
     .replaceAll(/;(?= \})/g, '')
     .replaceAll('"', "'")
+}
+
+/** The result of a function or method, as it is before it is known what was asked for. */
+export function resultOf(/** @type {ts.SignatureDeclaration} */ { type, typeParameters }) {
+  const text = type ? written(type) : 'void'
+  return typeParameters
+    ? text.replace(/^(Promise<)?(\w+).*$/, (_, promise, name) => (promise ? `Promise<${name}>` : name))
+    : text
 }
 
 /** How types without a declaration of their own are written. */
@@ -130,10 +140,20 @@ function declaredMember(node) {
   return {
     name: node.name?.getText() ?? '',
     optional: node.questionToken !== undefined,
-    type: 'type' in node && node.type ? written(/** @type {ts.TypeNode} */ (node.type)) : '',
+    type: ts.isMethodSignature(node)
+      ? resultOf(node)
+      : passed(written(/** @type {ts.TypeNode} */ (/** @type {ts.PropertySignature} */ (node).type))),
     doc: docOf(node),
     node,
   }
+}
+
+/** The type of an option without the undefined that any option may be. */
+function passed(/** @type {string} */ type) {
+  return type
+    .replace(/ \| undefined$/, '')
+    .replace(/^\((\(.*\) => [^()]*)\)$/, '$1')
+    .replace(/^Data$/, 'TensorData')
 }
 
 function inferred(/** @type {ts.Symbol} */ property, /** @type {ts.TypeChecker} */ checker) {
@@ -145,14 +165,19 @@ function inferred(/** @type {ts.Symbol} */ property, /** @type {ts.TypeChecker} 
   const references = parts.flatMap((part) => (part && ts.isTypeReferenceNode(part) ? [part] : []))
   const option = references.find(({ typeName }) => typeName.getText() === 'Option')
   const type = checker.getNonNullableType(checker.getTypeOfSymbol(property))
-  const [passed] = option?.typeArguments ?? []
-  const text = passed ? written(passed) : checker.typeToString(type, undefined, INFERRED)
+  const [value] = option?.typeArguments ?? []
+  const text = value ? written(value) : checker.typeToString(type, undefined, INFERRED)
   return { name: property.name, optional: true, type: text.replaceAll('"', "'"), doc: docOf(node), node }
 }
 
-/** The type behind an alias: as it is written, or evaluated where it is the type of a constant. */
+/**
+ * The type behind an alias: as it is written, or evaluated where it is the type of a constant. Nothing for a conditional
+ * type, which its docstring explains.
+ */
 export function aliasedBy(/** @type {Declared} */ { node, type, checker }) {
-  const text = written(/** @type {ts.TypeAliasDeclaration} */ (node).type)
+  const { type: aliased } = /** @type {ts.TypeAliasDeclaration} */ (node)
+  if (ts.isConditionalTypeNode(aliased)) return ''
+  const text = written(aliased)
   if (!text.includes('typeof')) return text
   return checker.typeToString(type, undefined, INFERRED | ts.TypeFormatFlags.InTypeAlias).replaceAll('"', "'")
 }

@@ -2,7 +2,7 @@
  * Declarations as Markdown.
  */
 import ts from 'typescript'
-import { aliasedBy, docOf, membersOf, tagsOf, written } from './declarations.mjs'
+import { aliasedBy, docOf, membersOf, resultOf, tagsOf, written } from './declarations.mjs'
 import { errorOf } from './wrong-values.mjs'
 
 /** @typedef {import('./declarations.mjs').Declared} Declared */
@@ -17,8 +17,7 @@ const code = (/** @type {string} */ text) => (text ? `\`${cell(text)}\`` : '')
 export function functionEntry(/** @type {string} */ name, /** @type {Declared} */ declared) {
   const node = /** @type {ts.FunctionDeclaration} */ (declared.node)
   const { parameters, returns, throws } = tagsOf(node)
-  const result = node.type ? written(node.type) : 'void'
-  const lines = [`\`${signature(name, node)}\` → \`${result}\``, '', docOf(node)]
+  const lines = [`\`${signature(name, node)}\` → \`${resultOf(node)}\``, '', docOf(node)]
   // `@param logits, labels as in …` describes several parameters; the compiler reads it as one name and a text.
   const list = parameters.map(({ name: first, text }) =>
     text.startsWith(',') ? `- ${first}${text}` : `- \`${first}\`: ${text}`,

@@ -30,8 +30,7 @@ const linearUnpaired = (/** @type {object} */ options) => {
 }
 const tokens = (/** @type {object} */ options) => main.crossEntropySync(logits(), labels, options)
 const linearTokens = (/** @type {object} */ options) => main.linearCrossEntropySync(hidden(), weight, labels, options)
-const steps = (/** @type {object} */ options) =>
-  stepMetrics(fused({ outputs: ['tokenArgmax'] }), { step: 0, ...options })
+const steps = (/** @type {object} */ options) => stepMetrics(fused({}), { labels }, { step: 0, ...options })
 const batches = (/** @type {object} */ options) => {
   const records = [{ prompt: 'a', chosen: 'b', rejected: 'c' }]
   return preferenceBatches(records, { tokenizer: (text) => Buffer.from(text), batchSize: 1, ...options }).next()
@@ -160,12 +159,7 @@ const WRONG = {
       step: -1,
       ms: -1,
       bytes: -1,
-      batch: {},
       tokensBefore: 0,
-      labels: [1],
-      pairs: [1, 0],
-      sequenceOffsets: [0, 8],
-      shift: false,
     },
   ],
 }

@@ -15,7 +15,7 @@ export type CrossEntropyGradOptions = Omit<CrossEntropyOptions, LogitsGradient>
 /** Options of the function that {@link linearCrossEntropyValueAndGrad} returns. */
 export interface LinearCrossEntropyGradOptions extends Omit<LinearCrossEntropyOptions, LayerGradient | 'bias'> {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
-  transposed?: boolean
+  transposed?: boolean | undefined
 }
 
 /** What a step of fine-tuning gives. */

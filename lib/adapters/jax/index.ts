@@ -122,13 +122,13 @@ export function fusedUnpairedPreferenceLossValueAndGrad<Params extends JsTree<Ja
 /** Options of the function that {@link fusedLinearPreferenceLossValueAndGrad} returns. */
 export interface FusedLinearGradOptions extends Omit<FusedLinearOptions, LayerGradient | 'bias'> {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
-  transposed?: boolean
+  transposed?: boolean | undefined
 }
 
 /** Options of the function that {@link fusedLinearUnpairedPreferenceLossValueAndGrad} returns. */
 export interface FusedLinearUnpairedGradOptions extends Omit<FusedLinearUnpairedOptions, LayerGradient | 'bias'> {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
-  transposed?: boolean
+  transposed?: boolean | undefined
 }
 
 const linearOptions = optionsReader([...PAIRED_OPTIONS, 'transposed'], OF_LAYER)

@@ -32,7 +32,7 @@ export interface JaxHead {
   /** float32, `[vocab, width]`, or `[width, vocab]` with `transposed`. */
   weight: JaxArray
   /** float32, `[vocab]`. Defaults to none. */
-  bias?: JaxArray
+  bias?: JaxArray | undefined
 }
 
 /** A step with a loss of logits, whose gradient it leaves where they are. */

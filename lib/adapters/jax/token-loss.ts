@@ -26,13 +26,13 @@ export type TokenLoss<Name extends DifferentiableOutput> = (tokens: Record<Name,
 /** Options of the function that {@link tokenLossValueAndGrad} returns. */
 export interface TokenLossGradOptions<Name extends DifferentiableOutput> extends Omit<TokenOutputOptions, 'outputs'> {
   /** The per-token results that the loss is given. Defaults to `['tokenLogProbs']`. */
-  outputs?: readonly Name[]
+  outputs?: readonly Name[] | undefined
 }
 
 /** Options of the function that {@link linearTokenLossValueAndGrad} returns. */
 export interface LinearTokenLossGradOptions<Name extends DifferentiableOutput> extends TokenLossGradOptions<Name> {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
-  transposed?: boolean
+  transposed?: boolean | undefined
 }
 
 /** What a step with a loss of tokens gives. */

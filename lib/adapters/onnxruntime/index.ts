@@ -3,11 +3,10 @@
  * whole data set under a reference model to a small file, batch by batch, once for all training runs.
  */
 import { isDeepStrictEqual } from 'node:util'
-import { pairsOf } from '../../call/pairs.js'
 import { RUN_OPTIONS } from '../../call/run.js'
-import { viewKind } from '../../check/arrays.js'
-import { invalidType, invalidValue, outOfRange } from '../../errors.js'
-import { sequenceLogProbs, sequenceLogProbsSync } from '../../index.js'
+import { flag } from '../../check/options.js'
+import { invalidType, invalidValue } from '../../errors.js'
+import { sequenceLogProbsSync } from '../../index.js'
 import {
   TOKEN_ARRAYS,
   TOKEN_OPTIONS,
@@ -15,9 +14,10 @@ import {
   type TokenOptions,
   tokenOptions,
 } from '../../options/token-options.js'
-import type { Labels, RunOptions, TokenValues } from '../../types/index.js'
+import type { RunOptions } from '../../types/index.js'
 import { callback, optionsReader } from '../options.js'
 import { type Lock, lockFile } from './lock-file.js'
+import { arraysOf, logProbsOf, type ReferenceBatch } from './reference-batch.js'
 import {
   appendReferenceLine,
   beginReferenceFile,
@@ -30,25 +30,10 @@ import {
   readReferenceFile,
   sorted,
 } from './reference-file.js'
-import { hostData, isTensor, type OrtTensor, toLogits } from './tensors.js'
+import type { OrtTensor } from './tensors.js'
 
+export type { ReferenceBatch } from './reference-batch.js'
 export { type OrtTensor, toLogits } from './tensors.js'
-
-/** A batch of pairs, as `preferenceBatches` makes it. Where a field is a tensor, its data are used. */
-export interface ReferenceBatch {
-  /** `[batch, time]` token ids, or `[tokens]` when packed. */
-  labels: Labels | OrtTensor
-  /** The tokens of the model's input. They are not read, but they are part of the batch's fingerprint. */
-  inputIds?: ArrayLike<number | bigint> | OrtTensor
-  /** As in `fusedPreferenceLoss`: positions that do not count. Use the same mask in training. Defaults to none. */
-  mask?: TokenValues | BigInt64Array | OrtTensor
-  /** As in `fusedPreferenceLoss`. Use the same weights in training. Defaults to 1. */
-  tokenWeights?: ArrayLike<number> | OrtTensor
-  /** As in `fusedPreferenceLoss`. Defaults to first half chosen, second half rejected. */
-  pairs?: ArrayLike<number> | BigInt64Array | OrtTensor
-  /** As in `fusedPreferenceLoss`, for packed sequences; the logits may then be `[1, tokens, vocab]`. */
-  sequenceOffsets?: ArrayLike<number> | BigInt64Array | OrtTensor
-}
 
 /** Options of {@link writeReferenceLogProbs}. */
 export interface ReferenceLogProbsOptions extends Omit<TokenOptions, TokenArray | 'outputs'>, RunOptions {
@@ -56,11 +41,13 @@ export interface ReferenceLogProbsOptions extends Omit<TokenOptions, TokenArray 
    * Identifies the reference model, by a name or an object (`{ name, revision }`), so that the file is not continued
    * with another model. Any value that JSON keeps unchanged. Defaults to none.
    */
-  model?: Json
+  model?: Json | undefined
   /**
    * Called after each batch with the number of batches and pairs done, and whether this batch was in the file already.
    */
-  onProgress?: (progress: { batches: number; pairs: number; resumed: boolean }) => void
+  onProgress?: ((progress: { batches: number; pairs: number; resumed: boolean }) => void) | undefined
+  /** Give the batches back, each with its `reference`. All of them are then in memory. Defaults to false. */
+  keepBatches?: boolean | undefined
 }
 
 /** Log-probs of P pairs under the reference, in the order of the data. */
@@ -71,6 +58,12 @@ export interface ReferenceLogProbs {
   rejected: Float64Array
 }
 
+/** A batch with the log-probs of its pairs under the reference, as the losses take them. */
+export type WithReference<Batch> = Batch & { reference: ReferenceLogProbs }
+
+/** The batches in the order of the data, if they were to be kept. They may be shuffled: each has its own `reference`. */
+export type KeptBatches<Keep, Batch> = Keep extends true ? { batches: WithReference<Batch>[] } : unknown
+
 type TokenSettings = Required<Omit<TokenOptions, TokenArray | 'outputs'>>
 
 /** The token options that are the same for all batches; they are settings of the file. Arrays belong to each batch. */
@@ -78,7 +71,7 @@ const TOKEN_SETTINGS = TOKEN_OPTIONS.filter(
   (name) => !TOKEN_ARRAYS.includes(name as TokenArray) && name !== 'outputs',
 ) as (keyof TokenSettings)[]
 
-const readOptions = optionsReader([...TOKEN_SETTINGS, ...RUN_OPTIONS, 'model', 'onProgress'], {
+const readOptions = optionsReader([...TOKEN_SETTINGS, ...RUN_OPTIONS, 'model', 'onProgress', 'keepBatches'], {
   ...Object.fromEntries(TOKEN_ARRAYS.map((name) => [name, `is not taken: it belongs to each batch, as batch.${name}`])),
   outputs: 'is not taken: the file holds no per-token results',
 })
@@ -92,22 +85,32 @@ const readOptions = optionsReader([...TOKEN_SETTINGS, ...RUN_OPTIONS, 'model', '
  * @param path of the file.
  * @param batches the data, in an order that stays the same.
  * @param forward returns the reference's logits of a batch: `[batch, time, vocab]`, or `[tokens, vocab]` when packed.
- * @returns the log-probs of all pairs, including those read from the file.
+ * @returns the log-probs of all pairs, including those read from the file; with `keepBatches` the `batches`, too.
  * @throws the errors of `sequenceLogProbs` and `forward`; errors in the options are thrown before the model runs.
  *   TypeError `ERR_INVALID_ARG_VALUE` for a file of other data, of other options or of another kind, which is left
  *   unchanged, for a file that another call is writing, and for data without a batch; RangeError `ERR_OUT_OF_RANGE` for
  *   log-probs that are not finite.
  */
+export function writeReferenceLogProbs<
+  Batch extends ReferenceBatch,
+  const Keep extends boolean | undefined = undefined,
+>(
+  path: string,
+  batches: Iterable<Batch> | AsyncIterable<Batch>,
+  forward: (batch: Batch) => OrtTensor | Promise<OrtTensor>,
+  options?: ReferenceLogProbsOptions & { keepBatches?: Keep | undefined },
+): Promise<ReferenceLogProbs & KeptBatches<Keep, Batch>>
 export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
   path: string,
   batches: Iterable<Batch> | AsyncIterable<Batch>,
   forward: (batch: Batch) => OrtTensor | Promise<OrtTensor>,
   options?: ReferenceLogProbsOptions,
-): Promise<ReferenceLogProbs> {
+): Promise<ReferenceLogProbs & { batches?: WithReference<Batch>[] }> {
   if (typeof path !== 'string') throw invalidType('path', 'the path of a file', path)
   if (!isIterable(batches)) throw invalidType('batches', 'an array or another iterable of batches', batches)
   if (typeof forward !== 'function') throw invalidType('forward', 'a function of a batch', forward)
-  const { model, onProgress, ...run } = readOptions(options)
+  const { model, onProgress, keepBatches, ...run } = readOptions(options)
+  const keeps = flag(keepBatches, 'options.keepBatches', false)
   const told = callback(onProgress, 'options.onProgress')
   const settings: ReferenceSettings = { model: modelOf(model) }
   for (const name of TOKEN_SETTINGS) settings[name] = run[name] ?? tokenOptions[name].byDefault
@@ -126,8 +129,12 @@ export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
     await lock.release()
   }
 
-  async function written(existing: ReferenceFile | undefined, lock?: Lock): Promise<ReferenceLogProbs> {
+  async function written(
+    existing: ReferenceFile | undefined,
+    lock?: Lock,
+  ): Promise<ReferenceLogProbs & { batches?: WithReference<Batch>[] }> {
     const lines: ReferenceLine[] = []
+    const kept: WithReference<Batch>[] = []
     let pairs = 0
     let begun = false
     const begin = async () => {
@@ -152,6 +159,7 @@ export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
         await appendReferenceLine(path, line)
       }
       lines.push(line)
+      if (keeps) kept.push({ ...given, reference: joined([line]) })
       pairs += line.chosen.length
       told?.({ batches: lines.length, pairs, resumed: known !== undefined })
     }
@@ -165,7 +173,7 @@ export async function writeReferenceLogProbs<Batch extends ReferenceBatch>(
       await begin()
       await endReferenceFile(path, pairs)
     }
-    return joined(lines)
+    return keeps ? { ...joined(lines), batches: kept } : joined(lines)
   }
 }
 
@@ -206,65 +214,6 @@ function modelOf(model: Json = null): Json {
 function tryOptions(options: TokenOptions & RunOptions): void {
   const labels = new Int32Array(4).fill(options.ignoreIndex === 0 ? 1 : 0)
   sequenceLogProbsSync({ data: new Float32Array(8), shape: [2, 2, 2] }, labels, options)
-}
-
-type BatchArrays = Record<keyof ReferenceBatch, ArrayLike<number | bigint> | undefined>
-
-/** The arrays of a batch. */
-function arraysOf(batch: ReferenceBatch, index: number): BatchArrays {
-  if (typeof batch !== 'object' || batch === null) throw invalidType(`batches[${index}]`, 'an object { labels }', batch)
-  const { labels, inputIds, mask, tokenWeights, pairs, sequenceOffsets } = batch
-  const given = { labels, inputIds, mask, tokenWeights, pairs, sequenceOffsets }
-  for (const [name, value] of Object.entries(given)) {
-    if (value === undefined) continue
-    const where = `batches[${index}].${name}`
-    const array = isTensor(value) ? hostData(value, where) : value
-    if (viewKind(array) === undefined) checkElements(array, where)
-    Object.assign(given, { [name]: array })
-  }
-  if (labels === undefined) throw invalidType(`batches[${index}].labels`, 'an Int32Array or a BigInt64Array', labels)
-  return given as BatchArrays
-}
-
-/** Refuses values that have no fingerprint, such as lists of lists. */
-function checkElements(array: unknown, name: string): void {
-  const length = (array as Partial<ArrayLike<unknown>> | null)?.length
-  if (typeof array !== 'object' || typeof length !== 'number') throw invalidType(name, 'an array or a tensor', array)
-  for (let i = 0; i < length; i++) {
-    const element = (array as ArrayLike<unknown>)[i]
-    if (!['number', 'bigint', 'boolean'].includes(typeof element)) {
-      throw invalidType(`${name}[${i}]`, 'a number, because the array must be flat', element)
-    }
-  }
-}
-
-/** Log-probs of one batch, by pair. */
-async function logProbsOf(
-  { labels, mask, tokenWeights, pairs: order, sequenceOffsets }: BatchArrays,
-  tensor: OrtTensor,
-  index: number,
-  run: TokenOptions & RunOptions,
-): Promise<{ chosen: number[]; rejected: number[] }> {
-  const logits = toLogits(tensor)
-  const { shape } = logits
-  if (sequenceOffsets && shape.length === 3 && shape[0] === 1) logits.shape = shape.slice(1)
-  const ofBatch = {
-    mask: narrow(mask),
-    tokenWeights: narrow(tokenWeights),
-    pairs: narrow(order),
-    sequenceOffsets: narrow(sequenceOffsets),
-  }
-  const { logProbs } = await sequenceLogProbs(logits, labels as Labels, { ...run, ...ofBatch })
-  const bad = logProbs.findIndex((logProb) => !Number.isFinite(logProb))
-  if (bad >= 0) throw outOfRange(`batch ${index}: the log-prob of sequence ${bad}`, 'finite', logProbs[bad])
-  const pairs = pairsOf(ofBatch.pairs, logProbs.length)
-  const side = (which: 0 | 1) => Array.from({ length: pairs.length / 2 }, (_, i) => logProbs[pairs[2 * i + which]!]!)
-  return { chosen: side(0), rejected: side(1) }
-}
-
-/** 64-bit integers as numbers. */
-function narrow(values: ArrayLike<number | bigint> | undefined): ArrayLike<number> | undefined {
-  return viewKind(values) === 'BigInt64Array' ? Array.from(values!, Number) : (values as ArrayLike<number> | undefined)
 }
 
 function checkSettings(path: string, found: ReferenceSettings, wanted: ReferenceSettings): void {

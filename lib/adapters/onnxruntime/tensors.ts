@@ -10,7 +10,7 @@ export interface OrtTensor {
   readonly type: string
   readonly dims: readonly number[]
   readonly data: unknown
-  readonly location?: string
+  readonly location?: string | undefined
 }
 
 /**

@@ -31,9 +31,9 @@ export interface CrossEntropyOptions
     Omit<TokenTensors, 'pairs'>,
     ClassTensors {
   /** 'in-place': as in `FusedPreferenceLossOptions`. */
-  gradient?: 'in-place'
+  gradient?: 'in-place' | undefined
   /** Is given the losses and the per-token outputs, at each call. */
-  onResult?: (result: Omit<CrossEntropy, 'gradLogits' | 'rowScale'>) => void
+  onResult?: ((result: Omit<CrossEntropy, 'gradLogits' | 'rowScale'>) => void) | undefined
 }
 
 /** Options of {@link linearCrossEntropy}. */
@@ -43,17 +43,17 @@ export interface LinearCrossEntropyOptions
     ClassTensors,
     OutputLayerOptions {
   /** Is given the losses and the per-token outputs, at each call. */
-  onResult?: (result: Omit<LinearCrossEntropy, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void
+  onResult?: ((result: Omit<LinearCrossEntropy, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void) | undefined
 }
 
 /** Options of {@link sparseSoftmaxCrossEntropy}. */
 export interface SparseSoftmaxCrossEntropyOptions extends RunOptions {
   /** Positions with this label do not count. Defaults to -100. */
-  ignoreIndex?: number
+  ignoreIndex?: number | undefined
   /** Share ε of the target that is spread evenly over the vocabulary, in [0, 1]. Defaults to 0. */
-  labelSmoothing?: number
+  labelSmoothing?: number | undefined
   /** 'in-place': as in `FusedPreferenceLossOptions`. */
-  gradient?: 'in-place'
+  gradient?: 'in-place' | undefined
 }
 
 const entropyOptions = optionsReader([...SINGLE_TOKEN_OPTIONS, 'gradient', 'onResult'], OWNED)

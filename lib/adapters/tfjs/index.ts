@@ -63,15 +63,15 @@ export interface FusedPreferenceLossOptions
     TokenTensors,
     PairTensors {
   /** As in `fusedPreferenceLoss`; log-probs and logits may be tensors. Needed unless the loss is reference-free. */
-  reference?: FusedOptions['reference'] | TensorReference | { logits: tf.Tensor }
+  reference?: FusedOptions['reference'] | TensorReference | { logits: tf.Tensor } | undefined
   /**
    * 'in-place': the gradient takes the memory of the logits, so that nothing of their size is allocated. The logits
    * must not be used after the loss, nor by the gradient of the op they came from (that of a matMul does not use them).
    * Ignored by backends whose memory cannot be seen from JavaScript. Defaults to memory of its own.
    */
-  gradient?: 'in-place'
+  gradient?: 'in-place' | undefined
   /** Is given the rewards, accuracy, margin and all else that is known of the loss, at each call. */
-  onResult?: (result: Omit<FusedPreferenceLoss, 'gradLogits' | 'rowScale'>) => void
+  onResult?: ((result: Omit<FusedPreferenceLoss, 'gradLogits' | 'rowScale'>) => void) | undefined
 }
 
 /** Options of {@link fusedUnpairedPreferenceLoss}. */
@@ -84,18 +84,19 @@ export interface FusedUnpairedPreferenceLossOptions
     | FusedUnpairedOptions['reference']
     | Extract<TensorReference, { logProbs: unknown }>
     | { logits: tf.Tensor }
+    | undefined
   /** 'in-place': as in {@link FusedPreferenceLossOptions}. */
-  gradient?: 'in-place'
+  gradient?: 'in-place' | undefined
   /** Is given the rewards, their means, κ and all else that is known of the loss, at each call. */
-  onResult?: (result: Omit<FusedUnpairedPreferenceLoss, 'gradLogits' | 'rowScale'>) => void
+  onResult?: ((result: Omit<FusedUnpairedPreferenceLoss, 'gradLogits' | 'rowScale'>) => void) | undefined
 }
 
 /** Options of {@link sequenceLogProbs}. */
 export interface SequenceLogProbsOptions extends Omit<SequenceOptions, keyof TokenTensors>, TokenTensors {
   /** 'in-place': as in {@link FusedPreferenceLossOptions}; the logits are overwritten during the backward pass. */
-  gradient?: 'in-place'
+  gradient?: 'in-place' | undefined
   /** Is given the token counts and the per-token outputs, at each call. */
-  onResult?: (result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>) => void
+  onResult?: ((result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>) => void) | undefined
 }
 
 const preferenceOptions = optionsReader([...PAIRED_OPTIONS, 'gradient', 'onResult'], OWNED)

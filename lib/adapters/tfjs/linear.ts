@@ -49,9 +49,9 @@ export interface FusedLinearPreferenceLossOptions
     PairTensors,
     OutputLayerOptions {
   /** As in `fusedLinearPreferenceLoss`; log-probs may be tensors. Needed unless the loss is reference-free. */
-  reference?: FusedLinearOptions['reference'] | TensorReference
+  reference?: FusedLinearOptions['reference'] | TensorReference | undefined
   /** Is given the rewards, accuracy, margin and all else that is known of the loss, at each call. */
-  onResult?: (result: Omit<FusedLinearPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void
+  onResult?: ((result: Omit<FusedLinearPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void) | undefined
 }
 
 /** Options of {@link fusedLinearUnpairedPreferenceLoss}. */
@@ -61,9 +61,11 @@ export interface FusedLinearUnpairedPreferenceLossOptions
     UnpairedTensors,
     OutputLayerOptions {
   /** As in `fusedLinearUnpairedPreferenceLoss`; log-probs may be tensors. Needed unless `referenceFree`. */
-  reference?: FusedLinearUnpairedOptions['reference'] | Extract<TensorReference, { logProbs: unknown }>
+  reference?: FusedLinearUnpairedOptions['reference'] | Extract<TensorReference, { logProbs: unknown }> | undefined
   /** Is given the rewards, their means, κ and all else that is known of the loss, at each call. */
-  onResult?: (result: Omit<FusedLinearUnpairedPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void
+  onResult?:
+    | ((result: Omit<FusedLinearUnpairedPreferenceLoss, 'gradHidden' | 'gradWeight' | 'gradBias'>) => void)
+    | undefined
 }
 
 /** Options of {@link linearSequenceLogProbs}. */
@@ -72,7 +74,7 @@ export interface LinearSequenceLogProbsOptions
     TokenTensors,
     OutputLayerOptions {
   /** Is given the token counts and the per-token outputs, at each call. */
-  onResult?: (result: Omit<LinearSequenceLogProbs, 'backward' | 'backwardSync'>) => void
+  onResult?: ((result: Omit<LinearSequenceLogProbs, 'backward' | 'backwardSync'>) => void) | undefined
 }
 
 const preferenceOptions = optionsReader([...PAIRED_OPTIONS, ...LAYER_OPTIONS], OWNED)

@@ -20,11 +20,11 @@ import {
 /** The output layer, as all its ops take it. */
 export interface OutputLayerOptions {
   /** `[vocab]`. Defaults to none. */
-  bias?: tf.Tensor
+  bias?: tf.Tensor | undefined
   /** The weight is `[width, vocab]`, as the kernel of `tf.layers.dense` is. Defaults to false. */
-  transposed?: boolean
+  transposed?: boolean | undefined
   /** Weight and bias get no gradient, which saves a third of the backward pass. Defaults to false. */
-  frozen?: boolean
+  frozen?: boolean | undefined
 }
 
 /** The names of the options that all its ops share. */

@@ -33,7 +33,7 @@ export function isInPlace(gradient: unknown): boolean {
 export function onePass(
   logits: tf.Tensor,
   inPlace: boolean,
-  run: (values: Logits, out: Float32Array | 'in-place' | false) => number,
+  run: (values: Logits<Float32Array>, out: Float32Array | 'in-place' | false) => number,
 ): tf.Scalar {
   return differentiable([logits], (taped) => {
     if (!taped) return { value: tf.scalar(run(logitsOf(logits), false)) }
@@ -56,7 +56,7 @@ export interface Forward<T extends tf.Tensor> {
 export function twoPasses<T extends tf.Tensor>(
   logits: tf.Tensor,
   inPlace: boolean,
-  forward: (values: Logits) => Forward<T>,
+  forward: (values: Logits<Float32Array>) => Forward<T>,
 ): T {
   return differentiable([logits], (): Differentiable<T> => {
     const values = logitsOf(logits)
@@ -69,7 +69,7 @@ export function twoPasses<T extends tf.Tensor>(
       gradient: (dy) => {
         const upstream = dy.dataSync()
         const gradient = writeGradient(saved, inPlace, (out) => {
-          if ((values.data as Float32Array).length === 0) result = forward(logitsOf(saved))
+          if (values.data.length === 0) result = forward(logitsOf(saved))
           result.backward(upstream, out)
         })
         return [gradient]
@@ -79,7 +79,7 @@ export function twoPasses<T extends tf.Tensor>(
 }
 
 /** The logits, all dimensions before the last two as one. */
-function logitsOf(tensor: tf.Tensor, name = 'logits'): Logits {
+function logitsOf(tensor: tf.Tensor, name = 'logits'): Logits<Float32Array> {
   return { data: valuesOf(tensor, name), shape: rowsShape(tensor) }
 }
 

@@ -12,13 +12,13 @@ import { checkShape, elementsOf } from './tensor-access.js'
 /** Token options that may be tensors as well. */
 export interface TokenTensors {
   /** As in `fusedPreferenceLoss`, or a tensor in the shape of the labels: positions where it is 0 are inactive. */
-  mask?: TokenOptions['mask'] | tf.Tensor
+  mask?: TokenOptions['mask'] | tf.Tensor | undefined
   /** As in `fusedPreferenceLoss`, or a tensor in the shape of the labels. */
-  tokenWeights?: TokenOptions['tokenWeights'] | tf.Tensor
+  tokenWeights?: TokenOptions['tokenWeights'] | tf.Tensor | undefined
   /** As in `fusedPreferenceLoss`, or a tensor `[2 P]`. */
-  pairs?: TokenOptions['pairs'] | tf.Tensor
+  pairs?: TokenOptions['pairs'] | tf.Tensor | undefined
   /** As in `fusedPreferenceLoss`, or a tensor `[S + 1]`. */
-  sequenceOffsets?: TokenOptions['sequenceOffsets'] | tf.Tensor
+  sequenceOffsets?: TokenOptions['sequenceOffsets'] | tf.Tensor | undefined
 }
 
 /** Loss options with a value for each pair that may be tensors as well. */
@@ -38,17 +38,17 @@ export interface PairTensors {
 /** Options of unpaired losses that may be tensors as well. */
 export interface UnpairedTensors {
   /** As in `fusedUnpairedPreferenceLoss`, or a tensor `[B]`. */
-  beta?: UnpairedLossOptions['beta'] | tf.Tensor
+  beta?: UnpairedLossOptions['beta'] | tf.Tensor | undefined
   /** As in `fusedUnpairedPreferenceLoss`, or a tensor `[B]`. */
-  sequenceWeights?: UnpairedLossOptions['sequenceWeights'] | tf.Tensor
+  sequenceWeights?: UnpairedLossOptions['sequenceWeights'] | tf.Tensor | undefined
   /** As in `fusedUnpairedPreferenceLoss`, or a tensor `[B]`. */
-  targets?: UnpairedLossOptions['targets'] | tf.Tensor
+  targets?: UnpairedLossOptions['targets'] | tf.Tensor | undefined
   /** As in `fusedUnpairedPreferenceLoss`, or a tensor `[B]`. */
   desirable: UnpairedLossOptions['desirable'] | tf.Tensor
   /** As in `fusedUnpairedPreferenceLoss`, or a tensor. */
-  klLogProbs?: UnpairedLossOptions['klLogProbs'] | tf.Tensor
+  klLogProbs?: UnpairedLossOptions['klLogProbs'] | tf.Tensor | undefined
   /** As in `fusedUnpairedPreferenceLoss`, or a tensor. */
-  referenceKlLogProbs?: UnpairedLossOptions['referenceKlLogProbs'] | tf.Tensor
+  referenceKlLogProbs?: UnpairedLossOptions['referenceKlLogProbs'] | tf.Tensor | undefined
 }
 
 /** Options of the cross-entropy that may be tensors as well. */

@@ -27,11 +27,11 @@ interface SingleTokens
 /** Options of {@link tokenLogProbs}. */
 export interface TokenLogProbsOptions extends SingleTokens {
   /** 'in-place': as in `FusedPreferenceLossOptions`; the logits are overwritten during the backward pass. */
-  gradient?: 'in-place'
+  gradient?: 'in-place' | undefined
   /** Per-token results that `onResult` is given besides. Defaults to none. */
-  outputs?: readonly TokenOutput[]
+  outputs?: readonly TokenOutput[] | undefined
   /** Is given the sums, the token counts and the per-token outputs, at each call. */
-  onResult?: (result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>) => void
+  onResult?: ((result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>) => void) | undefined
 }
 
 /** Options of {@link tokenOutputs}. */
@@ -44,9 +44,9 @@ export interface TokenOutputsOptions<Name extends DifferentiableOutput = Differe
 /** Options of {@link linearTokenLogProbs}. */
 export interface LinearTokenLogProbsOptions extends SingleTokens, OutputLayerOptions {
   /** As in {@link TokenLogProbsOptions}. Defaults to none. */
-  outputs?: readonly TokenOutput[]
+  outputs?: readonly TokenOutput[] | undefined
   /** As in {@link TokenLogProbsOptions}. */
-  onResult?: (result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>) => void
+  onResult?: ((result: Omit<SequenceLogProbs, 'backward' | 'backwardSync'>) => void) | undefined
 }
 
 /** Options of {@link linearTokenOutputs}. */

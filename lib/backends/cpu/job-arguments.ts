@@ -135,7 +135,7 @@ function listFields(): string[] {
     tokens: { labels: {} },
     policy: { logits: rows, head },
     reference: { logits: rows, head },
-    loss: { terms: [{}], pairConstants: {} },
+    loss: { constants: { terms: [{}] }, pairConstants: {} },
     unpairedLoss: {},
     tokenLoss: {},
     gradient: { logits: rows, out: rows, tokenCoefficients: {} },

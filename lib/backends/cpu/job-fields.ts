@@ -148,7 +148,7 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.number('headGradient.dtype', DTYPES[headGradient.dtype])
     visit.number('headGradient.accumulate', headGradient.accumulate ? 1 : 0)
   }
-  if (loss) visitTerms(visit, loss.terms, codes)
+  if (loss) visitTerms(visit, loss.constants.terms, codes)
 }
 
 function visitSettings(visit: FieldVisitor, settings: RunSettings, codes: Codes): void {
@@ -227,21 +227,22 @@ function visitLoss(visit: FieldVisitor, loss: LossStage): void {
   visit.out('loss.gradChosen', 'float64', loss.gradChosen)
   visit.out('loss.gradRejected', 'float64', loss.gradRejected)
   visit.out('loss.summary', 'float64', loss.summary)
-  visit.number('loss.constants.beta', loss.beta)
-  visit.number('loss.constants.offset', loss.offset)
-  visit.number('loss.constants.gamma', loss.gamma)
-  visit.number('loss.constants.rewardShift', loss.rewardShift)
-  visit.number('loss.constants.targetMargin', loss.targetMargin)
-  visit.number('loss.constants.dpopLambda', loss.dpopLambda)
-  visit.number('loss.constants.discopopTau', loss.discopopTau)
-  visit.number('loss.constants.alpha', loss.alpha)
-  visit.number('loss.constants.rewardAlpha', loss.rewardAlpha)
-  visit.number('loss.constants.sftNormalization', SFT_NORMALIZATIONS[loss.sftNormalization])
-  visit.number('loss.constants.divergence', DIVERGENCES[loss.fDivergence])
-  visit.number('loss.constants.average', loss.average ? 1 : 0)
-  visit.number('loss.constants.pairDivisor', loss.pairDivisor ?? 0)
-  visit.number('loss.constants.tokenDivisor', loss.tokenDivisor ?? 0)
-  visit.number('loss.constants.gradientScale', loss.gradientScale ?? 1)
+  const { constants } = loss
+  visit.number('loss.constants.beta', constants.beta)
+  visit.number('loss.constants.offset', constants.offset)
+  visit.number('loss.constants.gamma', constants.gamma)
+  visit.number('loss.constants.rewardShift', constants.rewardShift)
+  visit.number('loss.constants.targetMargin', constants.targetMargin)
+  visit.number('loss.constants.dpopLambda', constants.dpopLambda)
+  visit.number('loss.constants.discopopTau', constants.discopopTau)
+  visit.number('loss.constants.alpha', constants.alpha)
+  visit.number('loss.constants.rewardAlpha', constants.rewardAlpha)
+  visit.number('loss.constants.sftNormalization', SFT_NORMALIZATIONS[constants.sftNormalization])
+  visit.number('loss.constants.divergence', DIVERGENCES[constants.fDivergence])
+  visit.number('loss.constants.average', constants.average ? 1 : 0)
+  visit.number('loss.constants.pairDivisor', constants.pairDivisor ?? 0)
+  visit.number('loss.constants.tokenDivisor', constants.tokenDivisor ?? 0)
+  visit.number('loss.constants.gradientScale', constants.gradientScale ?? 1)
   if (loss.pairConstants) visitPairConstants(visit, loss.pairConstants)
 }
 

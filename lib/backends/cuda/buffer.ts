@@ -14,9 +14,9 @@ import { cudaFunctions } from './open.js'
 /** Options of a copy. */
 export interface CopyOptions {
   /** First byte of the buffer. Defaults to 0. */
-  byteOffset?: number
+  byteOffset?: number | undefined
   /** Stream the copy is in order with. Defaults to the default stream. */
-  stream?: RunOptions['stream']
+  stream?: RunOptions['stream'] | undefined
 }
 
 const MOST_BYTES = 2 ** 48

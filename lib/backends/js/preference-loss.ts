@@ -9,19 +9,20 @@ import { rewardsOf } from './rewards.js'
 export function preferenceLoss(job: Job): void {
   const stage = job.loss as LossStage
   gather(job, stage)
-  const { losses, gradChosen, gradRejected, gradientScale = 1 } = stage
+  const { constants, pairConstants, losses, gradChosen, gradRejected } = stage
+  const { gradientScale = 1 } = constants
   const pairWeights = weightsOf(job, stage)
-  const pairDivisor = stage.pairDivisor ?? stage.chosen.length
+  const pairDivisor = constants.pairDivisor ?? stage.chosen.length
   const plainChosen = plainLogProbs(job, stage)
   const gradPlain = new Float64Array(stage.chosen.length)
   losses.fill(0)
   gradChosen.fill(0)
   gradRejected.fill(0)
-  for (const { lossType, weight, labelSmoothing } of stage.terms) {
+  for (const { lossType, weight, labelSmoothing } of constants.terms) {
     const isPlain = lossType === 'sft' && plainChosen !== undefined
     const batch = isPlain ? { ...stage, chosen: plainChosen } : stage
     const gradient = isPlain ? gradPlain : gradChosen
-    for (const loss of LOSSES[lossType].formula(batch, { ...stage, labelSmoothing })) {
+    for (const loss of LOSSES[lossType].formula(batch, { ...constants, pairConstants, labelSmoothing })) {
       const factor = pairWeights === undefined ? weight : weight * pairWeights[loss.pair]
       // A pair of weight 0 takes no part, even if its loss is NaN.
       if (factor === 0) continue

@@ -50,10 +50,11 @@ const COMPARED: Partial<Record<LossType, Compared>> = {
 
 /** Fills the rewards of a stage. */
 export function rewardsOf(stage: LossStage): void {
-  const [{ lossType, labelSmoothing }] = stage.terms
+  const { constants, pairConstants } = stage
+  const [{ lossType, labelSmoothing }] = constants.terms
   const compared = COMPARED[lossType] ?? logRatio
   for (let i = 0; i < stage.chosen.length; i++) {
-    const own = constantsOf({ ...stage, labelSmoothing }, i)
+    const own = constantsOf({ ...constants, pairConstants, labelSmoothing }, i)
     const chosen = {
       logProb: stage.chosen[i],
       reference: stage.referenceChosen[i],

@@ -22,12 +22,50 @@ interface Waiting {
   reject(error: Error): void
 }
 
-export class Crew {
-  readonly engine: Engine
-  private runner: Worker | undefined
-  private readonly helpers = new Set<Worker>()
+/** The worker that runs jobs, and those who wait for it. It keeps the process alive while there are any. */
+class Runner {
   private readonly waiting = new Map<number, Waiting>()
   private lastId = 0
+  private gone = false
+
+  constructor(private readonly worker: Worker) {
+    worker.on('message', ({ id, finished, problem }: Answer) => {
+      const waiting = this.waiting.get(id)
+      this.waiting.delete(id)
+      if (!this.isBusy) worker.unref()
+      if (problem === undefined) waiting?.resolve(finished === true)
+      else waiting?.reject(new OutOfMemory(problem))
+    })
+    worker.on('exit', () => {
+      this.gone = true
+      for (const { reject } of this.waiting.values()) reject(new WorkerLost())
+      this.waiting.clear()
+    })
+  }
+
+  get isBusy(): boolean {
+    return this.waiting.size > 0
+  }
+
+  run(addresses: readonly [number, number]): Promise<boolean> {
+    if (this.gone) return Promise.reject(new WorkerLost())
+    return new Promise((resolve, reject) => {
+      const id = ++this.lastId
+      if (!this.isBusy) this.worker.ref()
+      this.waiting.set(id, { resolve, reject })
+      this.worker.postMessage({ id, addresses })
+    })
+  }
+
+  end(): Promise<unknown> {
+    return this.worker.terminate()
+  }
+}
+
+export class Crew {
+  readonly engine: Engine
+  private runner: Runner | undefined
+  private readonly helpers = new Set<Worker>()
   private broken = false
 
   constructor(module: Module) {
@@ -51,39 +89,27 @@ export class Crew {
 
   /** Runs the job at these addresses on a worker; false when it was cancelled. */
   run(addresses: readonly [number, number]): Promise<boolean> {
-    this.runner ??= this.startRunner()
-    const { runner } = this
-    if (runner === undefined) return Promise.reject(new WorkerLost())
-    return new Promise((resolve, reject) => {
-      const id = ++this.lastId
-      if (this.waiting.size === 0) runner.ref()
-      this.waiting.set(id, { resolve, reject })
-      runner.postMessage({ id, addresses })
-    })
+    if (this.runner === undefined) {
+      const worker = this.start(false)
+      if (worker === undefined) return Promise.reject(new WorkerLost())
+      this.runner = new Runner(worker)
+    }
+    return this.runner.run(addresses)
   }
 
   /** Ends the workers, once those who wait for them have their answers. */
   async close(): Promise<void> {
-    while (this.waiting.size > 0) await new Promise((resolve) => setTimeout(resolve, 1))
+    while (this.runner?.isBusy) await new Promise((resolve) => setTimeout(resolve, 1))
     await this.end()
   }
 
   /** Ends the workers at once. */
   async end(): Promise<void> {
-    const workers = [...this.helpers, ...(this.runner ? [this.runner] : [])]
+    const workers = [...this.helpers]
+    const { runner } = this
     this.helpers.clear()
     this.runner = undefined
-    await Promise.all(workers.map((worker) => worker.terminate()))
-  }
-
-  private startRunner(): Worker | undefined {
-    const runner = this.start(false)
-    runner?.on('message', (answer: Answer) => this.settle(answer))
-    runner?.on('exit', () => {
-      if (this.runner === runner) this.runner = undefined
-      this.loseAll()
-    })
-    return runner
+    await Promise.all([runner?.end(), ...workers.map((worker) => worker.terminate())])
   }
 
   private start(helps: boolean): Worker | undefined {
@@ -102,24 +128,15 @@ export class Crew {
 
   private fail(error: unknown): void {
     this.broken = true
-    const problem = error instanceof Error ? error.message : String(error)
-    warnOnce(
-      'FUSED_PREFERENCE_LOSS_NO_WORKERS',
-      `fused-preference-loss runs its WebAssembly on one thread, as a worker could not be used: ${problem}`,
-    )
+    warnAlone(error)
   }
+}
 
-  private settle({ id, finished, problem }: Answer): void {
-    const waiting = this.waiting.get(id)
-    this.waiting.delete(id)
-    if (this.waiting.size === 0) this.runner?.unref()
-    if (problem === undefined) waiting?.resolve(finished === true)
-    else waiting?.reject(new OutOfMemory(problem))
-  }
-
-  private loseAll(): void {
-    const all = [...this.waiting.values()]
-    this.waiting.clear()
-    for (const { reject } of all) reject(new WorkerLost())
-  }
+/** Warns that calls run on one thread, and says why. */
+export function warnAlone(error: unknown): void {
+  const problem = error instanceof Error ? error.message : String(error)
+  warnOnce(
+    'FUSED_PREFERENCE_LOSS_NO_WORKERS',
+    `fused-preference-loss runs its WebAssembly on one thread, as a worker could not be used: ${problem}`,
+  )
 }

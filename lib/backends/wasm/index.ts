@@ -7,7 +7,7 @@ import { failure } from '../../errors.js'
 import type { Backend, Job, RunSettings } from '../../job.js'
 import { untilAborted } from '../signals.js'
 import { turn } from '../turn.js'
-import { Crew, WorkerLost } from './crew.js'
+import { Crew, WorkerLost, warnAlone } from './crew.js'
 import { Engine, OutOfMemory } from './engine.js'
 import { JobMemory } from './job-memory.js'
 import { compile } from './load.js'
@@ -122,12 +122,11 @@ export class WasmBackend implements Backend {
           for (const each of part.follows ? [...onTheWay] : [...onTheWay].slice(0, 1))
             finished = (await each) && finished
         }
-        if ((state.aborted && !state.writes) || !finished) return false
         if (performance.now() >= sliceEnd) {
           await turn()
           sliceEnd = performance.now() + this.slice
-          if (state.aborted && !state.writes) return false
         }
+        if ((state.aborted && !state.writes) || !finished) return false
         state.writes ||= part.writes
         if (crew?.works) {
           const running = this.runThere(part, all, memories, crew, state)
@@ -209,8 +208,9 @@ export class WasmBackend implements Backend {
       try {
         this.crew = new Crew(compile(true).module)
         this.shared = new Memories(this.crew.engine)
-      } catch {
+      } catch (error) {
         this.crewIsMissing = true
+        warnAlone(error)
       }
     }
     return this.crew

@@ -1,4 +1,4 @@
 import * as fpl from 'fused-preference-loss'
 import report from './report.cjs'
 
-await report(fpl)
+await report(/** @type {any} */ (fpl)) // the same types, of ES modules
