@@ -279,6 +279,16 @@ describe.each(TARGETS)('$name', ({ run }) => {
     expect(left.slice(37, 3 * 37)).toEqual(values(gradLogits!).slice(37, 3 * 37))
   })
 
+  test('a class of weight 0 has no part in a smoothed loss, even at -inf', () => {
+    const classWeights = CLASS_WEIGHTS.with(2, 0)
+    const options = { ...run, shift: false, classWeights, labelSmoothing: 0.2 } as const
+    const lossAt = (logit: number) =>
+      crossEntropySync(tensor('float32', [1, 1, 37], LOGITS.slice(0, 37).with(2, logit)), Int32Array.of(5), options)
+        .loss
+    const loss = lossAt(Number.NEGATIVE_INFINITY)
+    expect(Math.abs(loss - lossAt(-1000))).toBeLessThanOrEqual(1e-6 * loss)
+  })
+
   test('a token of weight 0 takes no part, whatever its logits are; another is NaN as they are', () => {
     const elements = LOGITS.slice().fill(Number.NaN, 37, 2 * 37)
     const call = (options: CrossEntropyOptions) =>

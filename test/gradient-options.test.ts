@@ -471,6 +471,20 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
     }
   })
 
+  test.each(DTYPES)('where no token counts, gradients of an output layer in %s are zeros', (dtype) => {
+    const head = headOf('float32', 5, 37)
+    const given = [BATCH * TIME * 5, 37 * 5, 37].map((count) => storage(dtype, count).fill(encode[dtype](Number.NaN)))
+    const gradient = { hidden: given[0], weight: given[1], bias: given[2] }
+    const labels = new Int32Array(BATCH * TIME).fill(-100)
+    linearCrossEntropySync(head.hidden, head.weight, labels, {
+      bias: head.bias,
+      ...run,
+      gradient,
+      gradientDType: dtype,
+    })
+    for (const part of given) expect(bytes(part).every((byte) => byte === 0)).toBe(true)
+  })
+
   test('gradientDType of an output layer in several groups of rows and blocks of words', () => {
     // A group has 96 rows of this width, a block 192 words.
     const [batch, time, width, vocab] = [2, 100, 11_000, 400]

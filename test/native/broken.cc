@@ -108,7 +108,12 @@ const std::function<void()> kBroken[] = {
     [] { job([](Whole& w) { w.job.loss.terms.count = 0; }); },
     [] { job([](Whole& w) { w.job.loss.summary = nullptr; }); },
     [] { job([](Whole& w) { w.job.gradient.out.batch = 1; }); },
-    [] { job([](Whole& w) { w.job.gradient.out.dtype = DType::kFloat16; }); },
+    [] {
+      job([](Whole& w) {
+        w.job.gradient.out = w.job.gradient.logits;
+        w.job.gradient.out.dtype = DType::kFloat16;
+      });
+    },
     [] { job([](Whole& w) { w.job.gradient.coefficients = nullptr; }); },
     [] {
       job([](Whole& w) {
@@ -141,7 +146,7 @@ const std::function<void()> kBroken[] = {
     },
     [] {
       std::vector<float> row(200);
-      kernels().gradient[0](row.data(), row.data(), 0, 200, ExpConstants(1), {}, NAN);
+      kernels().gradient[0][0](row.data(), row.data(), 0, 200, ExpConstants(1), {}, NAN);
     },
 };
 constexpr int kCount = int(sizeof kBroken / sizeof kBroken[0]);
