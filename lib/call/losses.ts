@@ -23,6 +23,8 @@ export interface LossPlan {
 }
 
 const LOSS_TYPES = Object.keys(LOSSES) as LossType[]
+/** The losses that need a target. */
+const AIMED: ReadonlySet<LossType> = new Set(TAKERS.targetMargin)
 const WEIGHTED_LOSS = new Set(['lossType', 'weight'])
 
 /** Checks the loss options, but for their arrays with a value per pair. */
@@ -69,6 +71,9 @@ export function lossOf(options: LossOptions): LossPlan {
     if (needsLengths(type, config, diverges)) plan.needsLengths ??= type
     if (lengths !== 'never') plan.usesLengths = true
     if (type === 'sft') plan.hasLikelihood = true
+    if (options.targetMargin === undefined && AIMED.has(type)) {
+      throw invalidValue('options.targetMargin', `is needed by lossType '${type}'`)
+    }
     // 'sft' has no log-ratio that a score could replace.
     if (diverges && !divergence && !(type === 'sft' && takesDivergence)) {
       const takers = LOSS_TYPES.filter((name) => LOSSES[name].divergence).join(', ')
@@ -78,10 +83,6 @@ export function lossOf(options: LossOptions): LossPlan {
   }
   refuseUnused(options, terms)
   if (config.rewardAlpha !== 0 && !(referenceFree && !diverges)) checkRewardAlpha(terms)
-  const aimed = terms.find(({ lossType }) => TAKERS.targetMargin.includes(lossType))
-  if (aimed && options.targetMargin === undefined) {
-    throw invalidValue('options.targetMargin', `is needed by lossType '${aimed.lossType}'`)
-  }
   return plan
 }
 

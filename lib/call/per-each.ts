@@ -78,7 +78,12 @@ export function smoothingOf(lossType: LossType): NumberRange {
 }
 
 /** The caller's arrays among the options. */
-export function pairArrays(options: LossOptions): NamedArray[] {
-  const names = ['beta', 'labelSmoothing', 'offset', 'targetMargin', 'pairWeights'] as const
-  return names.map((name) => [`options.${name}`, options[name]])
+export function pairArrays({ beta, labelSmoothing, offset, targetMargin, pairWeights }: LossOptions): NamedArray[] {
+  const arrays: NamedArray[] = []
+  if (typeof beta === 'object') arrays.push(['options.beta', beta])
+  if (typeof labelSmoothing === 'object') arrays.push(['options.labelSmoothing', labelSmoothing])
+  if (typeof offset === 'object') arrays.push(['options.offset', offset])
+  if (typeof targetMargin === 'object') arrays.push(['options.targetMargin', targetMargin])
+  if (typeof pairWeights === 'object') arrays.push(['options.pairWeights', pairWeights])
+  return arrays
 }

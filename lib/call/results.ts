@@ -4,7 +4,6 @@
 import { warnOnce } from '../check/warn-once.js'
 import { labelsOutOfRange } from '../errors.js'
 import type { ForwardStage, LossStage, UnpairedLossStage } from '../job.js'
-import { TOKEN_OUTPUTS } from '../options/token-options.js'
 import type {
   CrossEntropy,
   FusedPreferenceLoss,
@@ -125,12 +124,13 @@ export function unpairedLossResult(stage: UnpairedLossStage): UnpairedPreference
 
 /** Adds the per-token results that were asked for. */
 function addTokenOutputs<Result extends TokenOutputs>(result: Result, stage: ForwardStage, plan: TokenPlan): Result {
+  // One by one, not by a loop over the names: that takes a tenth of a microsecond, which a small call would notice.
+  if (stage.tokenLogProbs) result.tokenLogProbs = inLayout(stage.tokenLogProbs, stage, plan)
+  if (stage.tokenEntropies) result.tokenEntropies = inLayout(stage.tokenEntropies, stage, plan)
   if (stage.tokenArgmax) result.tokenArgmax = inLayout(stage.tokenArgmax, stage, plan)
-  for (const name of TOKEN_OUTPUTS) {
-    if (name === 'tokenArgmax') continue
-    const values = stage[name]
-    if (values) result[name] = inLayout(values, stage, plan)
-  }
+  if (stage.logSumExp) result.logSumExp = inLayout(stage.logSumExp, stage, plan)
+  if (stage.sumSquaredProbs) result.sumSquaredProbs = inLayout(stage.sumSquaredProbs, stage, plan)
+  if (stage.tokenMeanLogits) result.tokenMeanLogits = inLayout(stage.tokenMeanLogits, stage, plan)
   return result
 }
 
