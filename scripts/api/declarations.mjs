@@ -167,7 +167,25 @@ function inferred(/** @type {ts.Symbol} */ property, /** @type {ts.TypeChecker} 
   const type = checker.getNonNullableType(checker.getTypeOfSymbol(property))
   const [value] = option?.typeArguments ?? []
   const text = value ? written(value) : checker.typeToString(type, undefined, INFERRED)
-  return { name: property.name, optional: true, type: text.replaceAll('"', "'"), doc: docOf(node), node }
+  return { name: property.name, optional: true, type: inOrder(text.replaceAll('"', "'")), doc: docOf(node), node }
+}
+
+/**
+ * An inferred type with the members of its union in the order of the alphabet, as the compiler's order depends on the types
+ * that it has seen before.
+ * @returns {string}
+ */
+function inOrder(/** @type {string} */ text) {
+  const list = /^readonly \((.*)\)\[\]$/.exec(text)
+  if (list) return `readonly (${inOrder(list[1])})[]`
+  const parts = ['']
+  let depth = 0
+  for (const word of text.split(' ')) {
+    if (word === '|' && depth === 0) parts.push('')
+    else parts[parts.length - 1] += parts.at(-1) === '' ? word : ` ${word}`
+    depth += (word.match(/[<({[]/g)?.length ?? 0) - (word.match(/[>)}\]]/g)?.length ?? 0)
+  }
+  return parts.sort().join(' | ')
 }
 
 /**
