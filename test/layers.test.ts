@@ -57,6 +57,44 @@ test('imports of lib run one way', () => {
   expect(wrong(LIBRARY, found)).toEqual([])
 })
 
+/** A circle of files, each of which imports the next; none where there is none. */
+function circleOf(importsOf: ReadonlyMap<string, readonly string[]>): string[] {
+  const done = new Set<string>()
+  const follow = (path: readonly string[]): string[] => {
+    const file = path.at(-1)!
+    const start = path.indexOf(file)
+    if (start < path.length - 1) return path.slice(start)
+    if (done.has(file)) return []
+    for (const next of importsOf.get(file) ?? []) {
+      const found = follow([...path, next])
+      if (found.length > 0) return found
+    }
+    done.add(file)
+    return []
+  }
+  return [...importsOf.keys()].map((file) => follow([file])).find((circle) => circle.length > 0) ?? []
+}
+
+test('no files of lib import each other, and none is long', () => {
+  const files = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' }).filter((path) =>
+    path.endsWith('.ts'),
+  )
+  const imports = new Map(
+    files.map((path) => {
+      const text = readFileSync(join(root, 'lib', path), 'utf8')
+      expect(text.split('\n').length, path).toBeLessThanOrEqual(301)
+      const targets = [...text.matchAll(IMPORT)].map(([, to]) =>
+        normalize(join(dirname(path), to)).replace(/\.js$/, '.ts'),
+      )
+      return [normalize(path), targets] as const
+    }),
+  )
+  expect(circleOf(imports)).toEqual([])
+  expect(circleOf(new Map([...imports, ['errors.ts', ['index.ts']]]))).toContain('errors.ts')
+  const three = { a: ['b', 'd'], b: ['c'], c: ['b'], d: [] }
+  expect(circleOf(new Map(Object.entries(three)))).toEqual(['b', 'c', 'b'])
+})
+
 test('includes of native run one way', () => {
   const found = arrows('native', /#include "((?:\.\.\/)[^"]+)"/g, /\.(cc|cu|h|inl)$/)
   expect(found.length).toBeGreaterThan(15)

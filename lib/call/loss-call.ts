@@ -10,7 +10,7 @@ import type { HeadGradientOptions, HeadGradients, RunOptions, TypedLogits } from
 import { destinationOf } from './destination.js'
 import type { HeadSource } from './head.js'
 import { headDestinations } from './head-gradients.js'
-import { inLayout } from './results.js'
+import { inLayout } from './layout.js'
 import { type Planned, runnerOf } from './run.js'
 import { DTYPES, type Tensor } from './tensor.js'
 import type { TokenPlan } from './tokens.js'

@@ -14,6 +14,7 @@ import type {
   TokenOutputs,
   UnpairedPreferenceLoss,
 } from '../types/index.js'
+import { inLayout } from './layout.js'
 import type { PairedCall } from './paired-call.js'
 import type { SequenceCall } from './sequence-call.js'
 import type { TokenLossCall } from './token-loss-call.js'
@@ -132,18 +133,6 @@ function addTokenOutputs<Result extends TokenOutputs>(result: Result, stage: For
   if (stage.sumSquaredProbs) result.sumSquaredProbs = inLayout(stage.sumSquaredProbs, stage, plan)
   if (stage.tokenMeanLogits) result.tokenMeanLogits = inLayout(stage.tokenMeanLogits, stage, plan)
   return result
-}
-
-/** Values of rows as callers get them: `[B, T - 1]` where the last row of each sequence is none. */
-export function inLayout<T extends Float64Array | Float32Array | Int32Array>(
-  values: T,
-  { logits: { batch, time } }: ForwardStage,
-  { shift, packed }: TokenPlan,
-): T {
-  if (!shift || packed) return values
-  const kept = time - 1
-  for (let b = 1; b < batch; b++) values.copyWithin(b * kept, b * time, b * time + kept)
-  return values.slice(0, batch * kept) as T
 }
 
 /** Refuses labels in device memory that turned out not to be in the vocabulary, and warns when none of them counts. */

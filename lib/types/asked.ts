@@ -4,7 +4,7 @@
  * before the program runs, the field stays optional.
  */
 import type { HeadGradientRequest } from './options.js'
-import type { HeadGradients, LogitsGradient, TokenOutputs } from './results.js'
+import type { HeadGradients, LogitsGradient, TokenOutputs } from './result-parts.js'
 import type { DeviceMemory, DType, Float16ArrayLike, HostArray, TensorData } from './tensors.js'
 
 /** The options that decide what a result has. Their types are inferred; the options of the function check them. */

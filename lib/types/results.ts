@@ -3,23 +3,8 @@
  */
 import type { Asks, AsksOfHead, HeadGradientData, LogitsGradientData, WithHeadGradients } from './asked.js'
 import type { HeadGradientOptions, HeadGradientRequest, InstructionSet, LogitsGradientOptions } from './options.js'
+import type { HeadGradients, LogitsGradient, TokenOutputs } from './result-parts.js'
 import type { DeviceMemory, DType, HostArray, TensorData, TypedLogits } from './tensors.js'
-
-/** Per-token results, each present when `outputs` names it. Shapes: see {@link SequenceLogProbs}. */
-export interface TokenOutputs {
-  /** log p(label). 0 where inactive. */
-  tokenLogProbs?: Float32Array
-  /** Entropy of the predicted distribution, in nats. 0 where inactive. */
-  tokenEntropies?: Float32Array
-  /** Index of the largest logit, the first of equal ones. -1 where inactive or NaN. */
-  tokenArgmax?: Int32Array
-  /** log Σ exp(logits / temperature). 0 where inactive. */
-  logSumExp?: Float32Array
-  /** Σ p² over the vocabulary. 0 where inactive. */
-  sumSquaredProbs?: Float32Array
-  /** Mean of logits / temperature over the vocabulary. 0 where inactive. */
-  tokenMeanLogits?: Float32Array
-}
 
 /** The method that `using` calls, where the caller's type libraries declare it. */
 export type Using = SymbolConstructor extends { readonly dispose: infer Dispose extends symbol }
@@ -66,17 +51,6 @@ export interface LinearBackwardOptions extends HeadGradientOptions {
   gradient?: true | HeadGradientRequest | undefined
   /** Factor of all derivatives that are given, such as a loss scale. Defaults to 1. */
   gradientScale?: number | undefined
-}
-
-/** What `backward` of {@link SequenceLogProbs} gives. */
-export interface LogitsGradient<Data extends TensorData = TensorData> {
-  /** d loss / d logits, exactly 0 at inactive positions (unless `zeroInactive` is false). */
-  gradLogits: TypedLogits<Data>
-  /**
-   * With `deferredScale`: d loss / d log p(label) of each token, by which the caller multiplies its row of `gradLogits`. 0
-   * where inactive.
-   */
-  rowScale?: Float64Array
 }
 
 /**
@@ -165,16 +139,6 @@ export interface FusedPreferenceLoss<Data extends TensorData = TensorData> exten
    * where inactive.
    */
   rowScale?: Float64Array
-}
-
-/** The requested gradients, of the `gradientDType`; the others are absent. */
-export interface HeadGradients<Data extends TensorData = TensorData> {
-  /** With respect to hidden, in its shape, contiguous. */
-  gradHidden?: TypedLogits<Data>
-  /** With respect to the weight, `[vocab, width]`, with strides `[1, vocab]` where the weight has those strides. */
-  gradWeight?: TypedLogits<Data>
-  /** With respect to the bias, `[vocab]`. */
-  gradBias?: Data
 }
 
 /** Result of `linearSequenceLogProbs`: that of `sequenceLogProbs` with other gradients. */

@@ -2,7 +2,7 @@
  * What goes into the unpaired functions and comes out of them. Their sequences stand alone, and each is desirable or is
  * not. Letters in shapes: B sequences, T positions.
  */
-import type { HeadGradients, TokenOutputs } from './results.js'
+import type { HeadGradients, TokenOutputs } from './result-parts.js'
 import type {
   DeviceMemory,
   HeadWeight,

@@ -2,18 +2,11 @@
  * A job in the form that the addon takes: a value for each field, written where the addon reads it, and the arrays that
  * must be passed.
  */
-import { type Job, MOST_TERMS, type RunSettings } from '../../job.js'
+import type { Job, RunSettings } from '../../job.js'
+import { FIELD_COUNT, NO_CODES, sharedFields } from '../field-list.js'
+import type { Elements, FieldVisitor, Part } from '../field-visitor.js'
+import { type Codes, visitFields } from '../job-fields.js'
 import type { Addon, JobArgument, NativeArray } from './addon.js'
-import {
-  type Codes,
-  DIVERGENCES,
-  DTYPES,
-  type Elements,
-  type FieldVisitor,
-  type Part,
-  SFT_NORMALIZATIONS,
-  visitFields,
-} from './job-fields.js'
 
 /**
  * V8 keeps arrays up to this many bytes inside the typed array object: native code can only use them once V8 has
@@ -56,7 +49,7 @@ export class JobArguments implements FieldVisitor {
    */
   of(job: Job, settings: RunSettings, slots?: Slots): JobArgument[] {
     const passed: JobArgument[] = []
-    this.values.fill(0, 0, FIELDS.length)
+    this.values.fill(0, 0, FIELD_COUNT)
     this.passed = passed
     this.slots = slots
     visitFields(this, job, settings, this.codes)
@@ -92,8 +85,6 @@ export class JobArguments implements FieldVisitor {
   }
 }
 
-const NO_CODES: Codes = { lossOf: () => 0, unpairedLossOf: () => 0, instructionSetOf: () => 0 }
-
 /** The arrays of a job that are in the host's memory. */
 export function hostArraysOf(job: Job, settings: RunSettings): NativeArray[] {
   const found: NativeArray[] = []
@@ -104,52 +95,7 @@ export function hostArraysOf(job: Job, settings: RunSettings): NativeArray[] {
   return found
 }
 
-/** A line for each field. */
-const FIELDS = listFields()
-
-/** How many fields a job may have. */
-export const MOST_FIELDS = FIELDS.length + 3 * (MOST_TERMS - 1)
-
-/** Everything on which native code must agree, as text. */
-export function sharedFields(): string {
-  const lines = [
-    ...FIELDS,
-    `dtypes ${Object.keys(DTYPES).join(' ')}`,
-    `divergences ${Object.keys(DIVERGENCES).join(' ')}`,
-    `sft normalizations ${Object.keys(SFT_NORMALIZATIONS).join(' ')}`,
-    `most terms ${MOST_TERMS}`,
-  ]
-  return `${lines.join('\n')}\n`
-}
-
-/** The same for the addon. */
+/** Everything on which the addon must agree, as text. */
 export function jobFields(): string {
   return `${sharedFields()}slot bytes ${SLOT_BYTES}\n`
-}
-
-/** Lists the fields of a job with every part, and records where the parts begin. */
-function listFields(): string[] {
-  const rows = {}
-  const head = { hidden: rows, weight: {}, bias: {} }
-  const job = {
-    tokens: { labels: {} },
-    policy: { logits: rows, head },
-    reference: { logits: rows, head },
-    loss: { constants: { terms: [{}] }, pairConstants: {} },
-    unpairedLoss: {},
-    tokenLoss: {},
-    gradient: { logits: rows, out: rows, tokenCoefficients: {} },
-    headGradient: { logits: rows, head },
-  } as unknown as Job
-  const lines: string[] = []
-  const list: FieldVisitor = {
-    part(part) {
-      part.begin = lines.length
-    },
-    in: (name, elements) => lines.push(`in ${name} ${elements}`),
-    out: (name, elements) => lines.push(`out ${name} ${elements}`),
-    number: (name, _value, owner) => lines.push(`number ${owner === undefined ? name : `${owner}.${name}`}`),
-  }
-  visitFields(list, job, { threads: 0 }, NO_CODES)
-  return lines
 }

@@ -5,9 +5,8 @@
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { basename, dirname, join } from 'node:path'
-import { fileURLToPath, pathToFileURL } from 'node:url'
-
-const NAME = 'fused-preference-loss'
+import { fileURLToPath } from 'node:url'
+import { codeUrl, NAME, packageRoot } from '../package-root.js'
 
 /** A file that was tried, and the problem with it. */
 export interface Tried {
@@ -80,7 +79,7 @@ function files(): string[] {
   const prebuild = join('prebuilds', folder, [NAME, libc, 'node'].filter(Boolean).join('.'))
   const build = join('build', 'Release', 'fused_preference_loss.node')
   const root = packageRoot()
-  if (root === undefined) return [join(dirname(fileURLToPath(thisFile())), prebuild)]
+  if (root === undefined) return [join(dirname(fileURLToPath(codeUrl())), prebuild)]
   const own = process.env.PREBUILDS_ONLY ? [join(root, prebuild)] : [join(root, build), join(root, prebuild)]
   return [...new Set([...chosenByNodeGypBuild(root), ...own])]
 }
@@ -89,7 +88,7 @@ function files(): string[] {
 // list after its choice. In a bundle the package is missing.
 function chosenByNodeGypBuild(root: string): string[] {
   try {
-    const { path } = createRequire(thisFile())('node-gyp-build') as { path(directory: string): string }
+    const { path } = createRequire(codeUrl())('node-gyp-build') as { path(directory: string): string }
     return [path(root)]
   } catch {
     return []
@@ -107,32 +106,5 @@ function loadFile(path: string): unknown {
     const { size } = statSync(path)
     if (size !== wanted) throw new Error(`${size} bytes instead of ${wanted}`)
   }
-  return createRequire(thisFile())(path)
-}
-
-/**
- * The package's folder: three above this file or, when this file is part of a bundle, the folder where the package is
- * installed.
- */
-export function packageRoot(): string | undefined {
-  const above = fileURLToPath(new URL('../../..', thisFile()))
-  if (isPackage(above)) return above
-  try {
-    return dirname(createRequire(thisFile()).resolve(`${NAME}/package.json`))
-  } catch {
-    return undefined
-  }
-}
-
-function isPackage(folder: string): boolean {
-  const manifest = join(folder, 'package.json')
-  return existsSync(manifest) && JSON.parse(readFileSync(manifest, 'utf8')).name === NAME
-}
-
-/**
- * The URL of this file. Bundlers that write CommonJS may leave `import.meta.url` undefined; the program's main file
- * then stands in.
- */
-function thisFile(): string {
-  return import.meta.url ?? pathToFileURL(process.argv[1] ?? join(process.cwd(), 'bundle.js')).href
+  return createRequire(codeUrl())(path)
 }

@@ -2,7 +2,7 @@
  * The WebAssembly module in one memory: the C++ kernels of native/wasm/module.cc, their heap, and views of it.
  */
 import type { LossType, UnpairedLossType } from '../../types/index.js'
-import { sharedFields } from '../cpu/job-arguments.js'
+import { sharedFields } from '../field-list.js'
 import { type Memory, type Module, WebAssembly } from './webassembly.js'
 
 /** A page of WebAssembly's memory, in bytes. */

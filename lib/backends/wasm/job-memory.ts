@@ -6,8 +6,9 @@
  */
 import type { GradientStage, Job, Rows, RunSettings, Tokens } from '../../job.js'
 import type { HostArray } from '../../types/index.js'
-import { MOST_FIELDS } from '../cpu/job-arguments.js'
-import { type Elements, type FieldVisitor, type Part, visitFields } from '../cpu/job-fields.js'
+import { MOST_FIELDS } from '../field-list.js'
+import type { Elements, FieldVisitor, Part } from '../field-visitor.js'
+import { visitFields } from '../job-fields.js'
 import type { Engine } from './engine.js'
 
 /** The module's vectors begin at multiples of this. */

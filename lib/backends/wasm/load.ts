@@ -4,7 +4,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { packageRoot } from '../cpu/load-addon.js'
+import { packageRoot } from '../package-root.js'
 import { type Module, WebAssembly } from './webassembly.js'
 
 const ALONE = 'fused-preference-loss.wasm'

@@ -1,0 +1,17 @@
+/**
+ * Values of rows of logits, in the layout of the labels that callers pass.
+ */
+import type { ForwardStage } from '../job.js'
+import type { TokenPlan } from './tokens.js'
+
+/** Values of rows as callers get them: `[B, T - 1]` where the last row of each sequence is none. */
+export function inLayout<T extends Float64Array | Float32Array | Int32Array>(
+  values: T,
+  { logits: { batch, time } }: ForwardStage,
+  { shift, packed }: TokenPlan,
+): T {
+  if (!shift || packed) return values
+  const kept = time - 1
+  for (let b = 1; b < batch; b++) values.copyWithin(b * kept, b * time, b * time + kept)
+  return values.slice(0, batch * kept) as T
+}
