@@ -59,7 +59,7 @@ const TITLES = {
   'linear-step':
     'DPO from hidden states and the weight of the output layer: loss and both gradients, into existing arrays',
   'linear-tokens':
-    "log-probs and entropies of tokens from hidden states and weight, and both gradients of a caller's loss of them",
+    "from hidden states and the weight of the output layer, and both gradients of a caller's loss of them",
 }
 
 /**
@@ -277,21 +277,29 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
     }
   }
 
+  /** @type {{ name: string, title: string, entropies: boolean, byProducts: boolean }[]} */
+  const results = [
+    { name: '', title: 'log-probs', entropies: false, byProducts: false },
+    { name: '-entropies', title: 'log-probs and entropies', entropies: true, byProducts: false },
+    { name: '-all', title: 'log-probs, entropies, Σp², mean logits and argmaxes', entropies: true, byProducts: true },
+  ]
+  for (const { name, title, entropies, byProducts } of results) {
+    cases.push(
+      one({
+        name: `linear-tokens-512-32000${name}`,
+        group: 'linear-tokens',
+        title: `${title} of tokens ${TITLES['linear-tokens']}; width 512`,
+        stage: 'linear-tokens',
+        width: 512,
+        shape: [8, 64, 32000],
+        entropies,
+        byProducts,
+        peers: ['trl', ...(byProducts ? [] : ['torch-eager', 'jax'])],
+      }),
+    )
+  }
+
   cases.push(
-    one({
-      name: 'linear-tokens-512-32000',
-      group: 'linear',
-      title: `${TITLES['linear-tokens']}; width 512`,
-      stage: 'linear-tokens',
-      width: 512,
-      shape: [8, 64, 32000],
-      entropies: true,
-      variants: [
-        { label: 'log-probs alone', workload: { entropies: false } },
-        { label: 'Σp², mean logit and argmax too', workload: { byProducts: true } },
-      ],
-      peers: ['trl', 'torch-eager'],
-    }),
     one({
       name: 'in-a-trainer',
       group: 'in-a-trainer',

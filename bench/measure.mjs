@@ -91,9 +91,9 @@ function isAskedFor(/** @type {Peer} */ peer, /** @type {Case} */ { peers }, /**
 
 /** All runners of a case: ours, its variants, the peers, and one bandwidth meter per number of threads. */
 function line(/** @type {Case} */ one, /** @type {Plan} */ plan) {
-  const { stage, dtype, shape, width, shift, masked, leaveMasked, entropies } = one
+  const { stage, dtype, shape, width, shift, masked, leaveMasked, entropies, byProducts } = one
   /** @type {Workload} */
-  const workload = { stage, dtype, shape, width, shift, masked, leaveMasked, entropies }
+  const workload = { stage, dtype, shape, width, shift, masked, leaveMasked, entropies, byProducts }
   const [ours, ...others] = plan.peers
   const settings = { threads: plan.threads }
   const contenders = [

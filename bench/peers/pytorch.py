@@ -107,6 +107,7 @@ class Job:
     def __init__(self, request):
         torch.set_num_threads(request["threads"])
         self.entropies = request["workload"].get("entropies", False)
+        self.by_products = request["workload"].get("byProducts", False)
         self.coefficients = torch.tensor(request["coefficients"], dtype=torch.float32)
         self.entropy_slope = request["entropySlope"]
         self.stage = request["workload"]["stage"].replace("linear-", "")
@@ -192,6 +193,8 @@ class Job:
         """A caller's loss of tokens: each log-prob times its coefficient, and the entropies."""
         if self.formulation == "trl":
             outputs = ("entropy",) if self.entropies else ()
+            if self.by_products:
+                outputs = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
             log_probs, entropies, *_ = trl_head(logits, self.weight, self.labels, outputs)
         else:
             if self.weight is not None:
