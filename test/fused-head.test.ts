@@ -84,9 +84,9 @@ describe.each(TARGETS)('$name', ({ run }) => {
 })
 
 test('the cases have every option', () => {
-  expect(CASES).toHaveLength(14)
-  expect(new Set(CASES.map(({ logitSoftcap }) => logitSoftcap))).toEqual(new Set([null, 5, 30]))
-  expect(new Set(CASES.map(({ logitScale }) => logitScale))).toEqual(new Set([1, 3, 0.0625]))
-  expect(new Set(CASES.map(({ temperature }) => temperature))).toEqual(new Set([0.7, 1, 2]))
+  expect(CASES).toHaveLength(50)
+  expect(new Set(CASES.map(({ logitSoftcap }) => logitSoftcap))).toEqual(new Set([null, 3, 5, 30]))
+  expect(new Set(CASES.map(({ logitScale }) => logitScale))).toEqual(new Set([1, 3, 0.0625, 0.25, 2.5]))
+  expect(new Set(CASES.map(({ temperature }) => temperature))).toEqual(new Set([0.5, 0.7, 1, 1.7, 2]))
   expect(new Set(CASES.map(({ bias }) => bias === null))).toEqual(new Set([true, false]))
 })
