@@ -75,11 +75,15 @@ class FieldReader {
     bool onDevice = false;
   };
 
-  Array next() {
-    Array array;
+  // Most arrays of a job are absent: this much is inlined in every field.
+  FPL_IN_LOOPS Array next() {
     const size_t field = field_++;
+    return values_[field] == kAbsent ? Array() : present(field);
+  }
+
+  FPL_SELDOM Array present(size_t field) {
+    Array array;
     const double value = values_[field];
-    if (value == kAbsent) return array;
     if (value > 0) {
       array.data = arena_ + field * kSlot;
       array.length = size_t(value) - 1;
