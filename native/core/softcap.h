@@ -1,5 +1,4 @@
-// Constants of soft-capped logits, tanh(x · scale) in the place of each logit x; and the polynomial of their
-// exponential.
+// Constants of soft-capped logits, tanh(x · scale) in the place of each logit x.
 #pragma once
 
 #include <cmath>
@@ -7,11 +6,6 @@
 #include "asserts.h"
 
 namespace fpl {
-
-// The coefficients of the minimax polynomial of e^r of degree 6, but for the first two, which are 1 (relative error
-// 3.1e-9 on |r| <= ln 2 / 2).
-constexpr double kExp2 = 0.49999993412490124, kExp3 = 0.16666520107834054, kExp4 = 0.041668394213308244;
-constexpr double kExp5 = 0.008368780409796215, kExp6 = 0.0013814466935590675;
 
 struct CapConstants {
   explicit CapConstants(double scale) : present(scale != 0) {

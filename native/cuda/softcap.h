@@ -2,6 +2,7 @@
 // the arithmetic of native/cpu/softcap.inl, where nothing cancels.
 #pragma once
 
+#include "../core/exp_polynomial.h"
 #include "../core/row_state.h"
 #include "../core/softcap.h"
 #include "device.h"
