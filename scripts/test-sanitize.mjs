@@ -68,6 +68,12 @@ step('asserts, each at a call that breaks it', () => {
   }
   console.log(`${count} broken calls`)
 })
+step('the program of `npm run numerics`, AddressSanitizer and UndefinedBehaviorSanitizer', () => {
+  const program = buildNative('asan', 'numerics', ADDRESS)
+  const sets = run(program, ['sets'], { capture: true, env: ASAN }).trim().split('\n')
+  for (const set of sets) run(program, ['bits', set], { capture: true, env: ASAN })
+  console.log(`bits on ${sets.join(', ')}`)
+})
 step('native tests, ThreadSanitizer', () => {
   run(buildNative('tsan', 'unit', THREAD), ['--examples', quick ? '100' : '2000'], { env: TSAN })
 })

@@ -2,7 +2,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "../core/exp_polynomial.h"
 #include "kernels.h"
 
 #if defined(__x86_64__) || defined(_M_X64)

@@ -7,6 +7,7 @@
 
 #include "../core/asserts.h"
 #include "../core/dtypes.h"
+#include "../core/exp_polynomial.h"
 #include "../core/row_gradient.h"
 #include "../core/softcap.h"
 

@@ -343,7 +343,7 @@ void gradients(int32_t set, ThreadPool& pool) {
               const auto wanted =
                   oracle::derivatives(call.rowOf(row), call.targets[row], divisor, call.job.tokens.capScale, slopes);
               for (int64_t j = 0; j < vocab; ++j) {
-                const auto& [value, magnitude] = wanted[j];
+                const Real value = wanted[j].value, magnitude = wanted[j].magnitude;
                 const Real got = call.out.at(row * vocab + j);
                 if (!std::isfinite(value) || !(magnitude > 1e-30L)) continue;
                 worst = std::max(worst, fabsl(got - value) / ulp(magnitude));
