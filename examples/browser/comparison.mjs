@@ -11,6 +11,7 @@ import { WAYS } from './losses.mjs'
  * @typedef {import('../moby-dick/model.mjs').Model} Model
  * @typedef {import('../moby-dick/train.mjs').Pair} Pair
  * @typedef {import('../moby-dick/losses.mjs').Scores} Scores
+ * @typedef {ArrayLike<number>[]} Gradients
  */
 
 /** Rounds of one step each way. The first one, which compiles code and gets memory, is not timed. */
@@ -83,22 +84,21 @@ async function resultOf(way, model, pairs, reference) {
  * @param {Awaited<ReturnType<typeof resultOf>>[]} results
  */
 function agreementOf([ours, ...others]) {
+  const zeros = ours.gradients.map(({ length }) => new Float32Array(length))
+  const largest = largestDifference(ours.gradients, zeros)
   return {
-    loss: Math.max(...others.map(({ loss }) => Math.abs(loss - ours.loss) / Math.abs(ours.loss))),
-    gradient: Math.max(
-      ...others.flatMap(({ gradients }) => gradients.map((values, i) => apart(values, ours.gradients[i]))),
-    ),
+    loss: Math.max(...others.map(({ loss }) => Math.abs(loss / ours.loss - 1))),
+    gradient: Math.max(...others.map(({ gradients }) => largestDifference(gradients, ours.gradients))) / largest,
   }
 }
 
-/** The largest difference between elements, as a share of the largest element. */
-function apart(/** @type {ArrayLike<number>} */ values, /** @type {ArrayLike<number>} */ others) {
-  let [difference, largest] = [0, 0]
-  for (let i = 0; i < values.length; i++) {
-    difference = Math.max(difference, Math.abs(values[i] - others[i]))
-    largest = Math.max(largest, Math.abs(values[i]))
+/** The largest of all elements' differences. */
+function largestDifference(/** @type {Gradients} */ arrays, /** @type {Gradients} */ others) {
+  let largest = 0
+  for (const [i, values] of arrays.entries()) {
+    for (let k = 0; k < values.length; k++) largest = Math.max(largest, Math.abs(values[k] - others[i][k]))
   }
-  return difference / largest
+  return largest
 }
 
 function median(/** @type {number[]} */ values) {

@@ -28,7 +28,7 @@ export interface Cost {
   bytes: number
 }
 
-/** The largest difference of each other way from the package: of the losses, and of gradients, as a share of the largest. */
+/** The largest difference of the other ways from the package, as a share of the loss and of the gradient's largest element. */
 export interface Agreement {
   loss: number
   gradient: number

@@ -101,7 +101,8 @@ function show(/** @type {Event} */ event) {
       charts.add(event.step, event)
       break
     case 'heldOut':
-      charts.add(event.step, event, true)
+      // At step 0 no pair has a margin, and the accuracy counts ties as wrong.
+      charts.add(event.step, event.step === 0 ? { margin: event.margin } : event, true)
       pairs.prefer(event.preferred)
       break
     case 'finished':
