@@ -1,6 +1,7 @@
 /**
- * Process warnings about calls that are valid but probably unintended, each given once.
+ * Warnings about calls that are valid but probably unintended, each given once.
  */
+import { emitWarning } from './warning.js'
 
 /** The codes of these warnings. */
 export type WarningCode =
@@ -20,5 +21,5 @@ export function warnOnce(code: WarningCode, message: string): void {
   holder[given] ??= new Set()
   if (holder[given].has(code)) return
   holder[given].add(code)
-  process.emitWarning(message, { code })
+  emitWarning(message, code)
 }
