@@ -22,9 +22,9 @@ import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import {
   type ReferenceBatch,
-  type ReferenceLogProbsOptions,
   readReferenceLogProbs,
   toLogits,
+  type WriteReferenceLogProbsOptions,
   writeReferenceLogProbs,
 } from '../lib/adapters/onnxruntime/index.js'
 import { fusedPreferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
@@ -497,7 +497,7 @@ describe('writeReferenceLogProbs', () => {
 
   describe('knows the model', () => {
     const batches = batchesOf(2)
-    const write = (model: ReferenceLogProbsOptions['model']) =>
+    const write = (model: WriteReferenceLogProbsOptions['model']) =>
       writeReferenceLogProbs(path, batches, forward, { model })
 
     it('by what it is made of, in whatever order', async () => {
