@@ -1,8 +1,9 @@
 /**
- * The published JavaScript: ESM and CommonJS with their types, one file per file of lib/. The command line is ESM alone, as
- * nothing loads it with `require`.
+ * The published JavaScript: ESM and CommonJS with their types, one file per file of lib/, and ESM for browsers, in few
+ * files. The command line is ESM alone, as nothing loads it with `require`.
  */
 import { defineConfig, type UserConfig } from 'tsdown'
+import { browserFiles } from './scripts/browser-files.mjs'
 import { recordSources } from './scripts/shipped.mjs'
 
 const library = [
@@ -53,4 +54,22 @@ export default defineConfig([
     ],
   },
   { ...shared, entry: library, format: 'cjs' },
+  {
+    ...shared,
+    entry: library.filter((path) => path !== 'lib/cuda/index.ts'),
+    format: 'esm',
+    plugins: [browserFiles()],
+    outDir: 'dist/browser',
+    target: 'es2022',
+    platform: 'browser',
+    unbundle: false,
+    dts: false,
+    shims: false,
+    // What is shared lies in a folder as deep as lib/backends/wasm, whose files name others by relative URLs.
+    outputOptions: {
+      chunkFileNames: 'shared/[name].mjs',
+      codeSplitting: { groups: [{ name: 'core', test: /lib[\\/](backends|call|check|functions|options|errors|job)/ }] },
+    },
+    copy: [{ from: 'lib/backends/wasm/worker.browser.mjs', to: 'dist/browser/shared' }],
+  },
 ])

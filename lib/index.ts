@@ -17,6 +17,7 @@ export {
 export { getBackends } from './functions/get-backends.js'
 export { linearCrossEntropy, linearCrossEntropySync } from './functions/linear-cross-entropy.js'
 export { linearSequenceLogProbs, linearSequenceLogProbsSync } from './functions/linear-sequence-log-probs.js'
+export { loadWasm } from './functions/load-wasm.js'
 export { preferenceLoss, preferenceLossSync } from './functions/preference-loss.js'
 export { runningRewardMean } from './functions/running-reward-mean.js'
 export { sequenceLogProbs, sequenceLogProbsSync } from './functions/sequence-log-probs.js'
@@ -67,6 +68,7 @@ export type {
   LinearReference,
   LinearSequenceLogProbs,
   LinearUnpairedReference,
+  LoadWasmOptions,
   Logits,
   LogitsGradient,
   LogitsGradientOptions,
@@ -94,5 +96,6 @@ export type {
   UnpairedPreferenceLoss,
   UnpairedReference,
   UnpairedSequences,
+  WasmSource,
   WeightedLoss,
 } from './types/index.js'

@@ -6,7 +6,7 @@ import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { LOSSES } from '../lib/backends/js/losses.js'
 import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from '../lib/backends/js/numbers.js'
-import { loadWasm } from '../lib/backends/wasm/index.js'
+import { findWasm } from '../lib/backends/wasm/index.js'
 import { getBackends } from '../lib/index.js'
 import type { LossOptions, TokenOptions, TokenOutput } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
@@ -41,7 +41,7 @@ export const JS: Target = { name: 'js', run: { backend: 'js' } }
 /** The cuda backend, on the GPU or on the host. */
 export const CUDA: readonly Target[] = getBackends().cuda.available ? [{ name: 'cuda', run: { backend: 'cuda' } }] : []
 
-const wasm = loadWasm()
+const wasm = findWasm()
 // With little memory for each job, the logits of nearly all tests pass through it in chunks.
 if ('backend' in wasm) wasm.backend.chunk = 4096
 else console.log(`wasm left out: ${wasm.reason}; npm run build:wasm builds it`)

@@ -5,10 +5,12 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
+import type { WasmBackend } from '../lib/backends/wasm/backend.js'
 import { Crew, WorkerLost } from '../lib/backends/wasm/crew.js'
 import { Engine, OutOfMemory } from '../lib/backends/wasm/engine.js'
-import { loadWasm, type WasmBackend } from '../lib/backends/wasm/index.js'
-import { compile } from '../lib/backends/wasm/load.js'
+import { findWasm } from '../lib/backends/wasm/index.js'
+import { ALONE, checkEngine } from '../lib/backends/wasm/modules.js'
+import { platform } from '../lib/backends/wasm/platform.js'
 import { WebAssembly } from '../lib/backends/wasm/webassembly.js'
 import {
   close,
@@ -38,7 +40,7 @@ import {
   WASM,
 } from './support.js'
 
-const loaded = loadWasm()
+const loaded = findWasm()
 const isBuilt = 'backend' in loaded
 const backend = isBuilt ? loaded.backend : (undefined as unknown as WasmBackend)
 const BASELINE = NATIVE.find(({ run }) => run.instructionSet === 'baseline')
@@ -375,12 +377,12 @@ describe.runIf(isBuilt)('the wasm backend', () => {
 
     test('an engine without vectors', () => {
       vi.spyOn(WebAssembly, 'validate').mockReturnValue(false)
-      expect(() => compile(false)).toThrow('this engine has no WebAssembly SIMD')
+      expect(checkEngine).toThrow('this engine has no WebAssembly SIMD')
     })
 
     test('a module of another version', () => {
-      const { path } = compile(false)
-      const bytes = readFileSync(path)
+      const { path } = platform.findModule(ALONE)!
+      const bytes = readFileSync(path!)
       bytes.write('tokens.tarjets', bytes.indexOf('tokens.targets'))
       expect(() => new Engine(new WebAssembly.Module(bytes), false)).toThrow('belongs to another version')
     })

@@ -8,11 +8,12 @@ import type { InstructionSet, RunOptions } from '../types/index.js'
 import { loadNative } from './cpu/index.js'
 import { loadCuda } from './cuda/index.js'
 import { jsBackend } from './js/index.js'
-import { loadWasm } from './wasm/index.js'
+import { findWasm, isToCome, WasmToCome } from './wasm/index.js'
 
 /**
  * The backend by that name. 'auto' is 'cuda' for device memory and 'cpu' for host memory; where the addon does not
- * load, it is 'wasm', and where that does not either, 'js', with one warning per process.
+ * load, it is 'wasm', and where that does not either, 'js', with one warning per process. Browsers have no addon, and no
+ * warning of that.
  */
 export function pickBackend(
   name: NonNullable<RunOptions['backend']>,
@@ -33,13 +34,13 @@ export function pickBackend(
   }
   if (onDevice) throw invalidValue('options.backend', `is '${name}', but there is device memory among the arguments`)
   if (name === 'js') return portable(jsBackend, instructionSet)
-  if (name === 'wasm') return wasm(instructionSet)
+  if (name === 'wasm') return portable(wasmAlone(), instructionSet)
   const native = loadNative()
   if ('reason' in native) {
     if (name === 'cpu') {
       throw failure('ERR_BACKEND_UNAVAILABLE', `options.backend 'cpu' is not available: ${native.reason}`)
     }
-    return withoutBinary(native.reason, instructionSet)
+    return portable(withoutBinary(native), instructionSet)
   }
   const { instructionSets } = native.info
   if (instructionSet !== undefined && !instructionSets.includes(instructionSet)) {
@@ -49,23 +50,32 @@ export function pickBackend(
   return native.backend
 }
 
-/** The next best, with a warning that says which it is and why. */
-function withoutBinary(reason: string, instructionSet?: InstructionSet): Backend {
-  const loaded = loadWasm()
-  const problem =
-    'reason' in loaded
-      ? `in plain JavaScript, hundreds of times slower: ${reason}\nNor does its WebAssembly load: ${loaded.reason}`
-      : `in WebAssembly, a few times slower: ${reason}`
-  warnOnce('FUSED_PREFERENCE_LOSS_NO_BINARY', `fused-preference-loss runs without its native binary, ${problem}`)
-  return portable('reason' in loaded ? jsBackend : loaded.backend, instructionSet)
+/** The next best where the addon is missing; a warning says which it is and why, unless that is as it should be. */
+function withoutBinary({ reason, isExpected }: { reason: string; isExpected?: boolean }): Backend {
+  const plain = (problem: string) => {
+    warnWithoutBinary(
+      `in plain JavaScript, hundreds of times slower: ${reason}\nNor does its WebAssembly load: ${problem}`,
+    )
+    return jsBackend
+  }
+  const found = findWasm()
+  if (isToCome(found)) return new WasmToCome(plain)
+  if ('reason' in found) return plain(found.reason)
+  if (!isExpected) warnWithoutBinary(`in WebAssembly, a few times slower: ${reason}`)
+  return found.backend
 }
 
-function wasm(instructionSet?: InstructionSet): Backend {
-  const loaded = loadWasm()
-  if ('reason' in loaded) {
-    throw failure('ERR_BACKEND_UNAVAILABLE', `options.backend 'wasm' is not available: ${loaded.reason}`)
+function warnWithoutBinary(problem: string): void {
+  warnOnce('FUSED_PREFERENCE_LOSS_NO_BINARY', `fused-preference-loss runs without its native binary, ${problem}`)
+}
+
+function wasmAlone(): Backend {
+  const unavailable = (reason: string) => {
+    throw failure('ERR_BACKEND_UNAVAILABLE', `options.backend 'wasm' is not available: ${reason}`)
   }
-  return portable(loaded.backend, instructionSet)
+  const found = findWasm()
+  if (isToCome(found)) return new WasmToCome(unavailable)
+  return 'reason' in found ? unavailable(found.reason) : found.backend
 }
 
 function portable(backend: Backend, instructionSet?: InstructionSet): Backend {

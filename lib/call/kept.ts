@@ -1,7 +1,7 @@
 /**
  * The values that a result keeps for its `backward` until it is disposed of.
  */
-import { disposeSymbol } from '../backends/cuda/handle.js'
+import { disposeSymbol } from '../check/dispose-symbol.js'
 import { failure } from '../errors.js'
 
 /**

@@ -4,9 +4,10 @@
 
 import { hostArraysOf } from '../backends/cpu/job-arguments.js'
 import { streamOf } from '../backends/cuda/addresses.js'
+import { cudaCall } from '../backends/cuda/calls.js'
 import { Handle } from '../backends/cuda/handle.js'
 import { enqueued, Holds, keepAlive } from '../backends/cuda/holds.js'
-import { cudaCall, nextId } from '../backends/cuda/index.js'
+import { nextId } from '../backends/cuda/index.js'
 import { cudaFunctions, requireCuda } from '../backends/cuda/open.js'
 import type { Planned } from '../call/run.js'
 import { checkUnchanged, type Watched, watch } from '../check/arrays.js'

@@ -4,8 +4,9 @@
 
 import { loadNative } from '../backends/cpu/index.js'
 import { type LoadedCuda, loadCuda } from '../backends/cuda/index.js'
-import { loadWasm } from '../backends/wasm/index.js'
+import { findWasm } from '../backends/wasm/index.js'
 import type { Backends } from '../types/index.js'
+import { wasmInfo } from './load-wasm.js'
 
 /**
  * The backends of this machine, and why a missing one is missing. Never throws and never prints. cuBLASLt is looked for
@@ -14,11 +15,11 @@ import type { Backends } from '../types/index.js'
 export function getBackends(): Backends {
   const native = loadNative()
   const cuda = loadCuda()
-  const wasm = loadWasm()
+  const wasm = findWasm()
   return {
     cpu: 'reason' in native ? { available: false, reason: native.reason } : { available: true, ...native.info },
     cuda: 'reason' in cuda ? { available: false, reason: cuda.reason } : found(cuda),
-    wasm: 'reason' in wasm ? { available: false, reason: wasm.reason } : { available: true, ...wasm.info },
+    wasm: wasmInfo(wasm),
     js: { available: true },
   }
 }

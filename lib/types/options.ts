@@ -190,3 +190,17 @@ export interface LogitsGradientOptions {
 export type LinearReference =
   | ReferenceLogProbs
   | { hidden: Hidden; weight: HeadWeight; bias?: HostArray | DeviceMemory | undefined }
+
+/**
+ * The file of a WebAssembly module: its bytes, a Response or Blob or the promise of one, a URL (in Node.js also a path),
+ * or the compiled `WebAssembly.Module`.
+ */
+export type WasmSource = string | URL | ArrayBuffer | ArrayBufferView | object
+
+/** Options of `loadWasm`: for programs that keep the files of `prebuilds/wasm/` elsewhere. */
+export interface LoadWasmOptions {
+  /** `fused-preference-loss.wasm`. Defaults to the package's, which bundlers find. */
+  module?: WasmSource | undefined
+  /** `fused-preference-loss.threads.wasm`, for threads that share memory. Defaults to the package's. */
+  threadsModule?: WasmSource | undefined
+}

@@ -245,7 +245,7 @@ export interface Backends {
     simd?: true
     /** Default number of threads. */
     threads?: number
-    /** File the module was loaded from. */
+    /** File or URL the module was loaded from; absent where the caller gave the module itself. */
     path?: string
   }
   js: { available: true }

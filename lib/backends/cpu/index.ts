@@ -17,7 +17,8 @@ export interface NativeInfo {
   path: string
 }
 
-export type Native = { backend: Backend; addon: Addon; info: NativeInfo } | { reason: string }
+/** `isExpected`: nobody expects it here. */
+export type Native = { backend: Backend; addon: Addon; info: NativeInfo } | { reason: string; isExpected?: boolean }
 
 /** Environment variable that forces an instruction set, for tests. */
 const INSTRUCTION_SET_VARIABLE = 'FUSED_PREFERENCE_LOSS_INSTRUCTION_SET'

@@ -4,7 +4,8 @@
 
 import { invalidType, invalidValue, outOfRange } from '../../errors.js'
 import type { DeviceMemory, RunOptions } from '../../types/index.js'
-import { cudaCall, loadCuda, MEMORY } from './index.js'
+import { cudaCall, MEMORY } from './calls.js'
+import { loadCuda } from './index.js'
 
 /** The place of device memory. */
 export interface DeviceRange {

@@ -6,9 +6,10 @@ import { integer } from '../../check/options.js'
 import { invalidType, outOfRange } from '../../errors.js'
 import type { DeviceMemory, RunOptions } from '../../types/index.js'
 import { deviceRange, isDeviceMemory, streamOf } from './addresses.js'
+import { COPY, cudaCall, cudaPromise, withRoom } from './calls.js'
 import { Handle } from './handle.js'
 import { enqueued, Holds, type Release } from './holds.js'
-import { COPY, cudaCall, cudaPromise, nextId, withRoom } from './index.js'
+import { nextId } from './index.js'
 import { cudaFunctions } from './open.js'
 
 /** Options of a copy. */

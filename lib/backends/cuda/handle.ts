@@ -3,12 +3,10 @@
  * garbage; and in each case only once no call, prepared call or graph needs them any more.
  */
 
+import { disposeSymbol } from '../../check/dispose-symbol.js'
 import { failure } from '../../errors.js'
 import type { Using } from '../../types/index.js'
 import { holdableBy, keepAlive, type Release, Resource } from './holds.js'
-
-/** The key of `using`, which is newer than some versions of Node 20. */
-export const disposeSymbol: symbol = Symbol.dispose ?? Symbol.for('Symbol.dispose')
 
 // biome-ignore lint/correctness/noUnusedVariables: a declaration that is merged has the parameters of the class
 export interface Handle<Value> extends Using {}

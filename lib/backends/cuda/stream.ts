@@ -5,9 +5,10 @@
 import { invalidType, invalidValue } from '../../errors.js'
 import type { RunOptions } from '../../types/index.js'
 import { streamOf } from './addresses.js'
+import { cudaCall, cudaPromise } from './calls.js'
 import { Handle } from './handle.js'
 import { Capture, enqueued, Holds, keepAlive } from './holds.js'
-import { cudaCall, cudaPromise, nextId } from './index.js'
+import { nextId } from './index.js'
 import { cudaFunctions } from './open.js'
 
 /** Work that runs on a GPU in the order in which it was enqueued. Streams of one GPU run concurrently. */

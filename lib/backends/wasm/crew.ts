@@ -2,9 +2,10 @@
  * The workers of the wasm backend, and the memory that they share: one that runs the jobs of promises, and helpers that
  * share the work of any job. None of them keeps the process alive, but for the first while a promise waits for it.
  */
-import { Worker } from 'node:worker_threads'
 import { warnOnce } from '../../check/warn-once.js'
 import { Engine, OutOfMemory } from './engine.js'
+import { platform } from './platform.js'
+import type { WorkerStart, WorkerThread } from './platform-type.js'
 import type { Module } from './webassembly.js'
 
 /** The answer of a worker to a job. */
@@ -24,23 +25,14 @@ interface Waiting {
 
 /** The worker that runs jobs, and those who wait for it. It keeps the process alive while there are any. */
 class Runner {
+  private readonly worker: WorkerThread
   private readonly waiting = new Map<number, Waiting>()
   private lastId = 0
   private gone = false
 
-  constructor(private readonly worker: Worker) {
-    worker.on('message', ({ id, finished, problem }: Answer) => {
-      const waiting = this.waiting.get(id)
-      this.waiting.delete(id)
-      if (!this.isBusy) worker.unref()
-      if (problem === undefined) waiting?.resolve(finished === true)
-      else waiting?.reject(new OutOfMemory(problem))
-    })
-    worker.on('exit', () => {
-      this.gone = true
-      for (const { reject } of this.waiting.values()) reject(new WorkerLost())
-      this.waiting.clear()
-    })
+  constructor(start: WorkerStart, error: (error: Error) => void) {
+    const message = (answer: unknown) => this.hear(answer as Answer)
+    this.worker = platform.startWorker(start, { message, error, exit: () => this.leave() })
   }
 
   get isBusy(): boolean {
@@ -51,21 +43,35 @@ class Runner {
     if (this.gone) return Promise.reject(new WorkerLost())
     return new Promise((resolve, reject) => {
       const id = ++this.lastId
-      if (!this.isBusy) this.worker.ref()
+      if (!this.isBusy) this.worker.keepAlive(true)
       this.waiting.set(id, { resolve, reject })
-      this.worker.postMessage({ id, addresses })
+      this.worker.post({ id, addresses })
     })
   }
 
   end(): Promise<unknown> {
-    return this.worker.terminate()
+    return this.worker.end()
+  }
+
+  private hear({ id, finished, problem }: Answer): void {
+    const waiting = this.waiting.get(id)
+    this.waiting.delete(id)
+    if (!this.isBusy) this.worker.keepAlive(false)
+    if (problem === undefined) waiting?.resolve(finished === true)
+    else waiting?.reject(new OutOfMemory(problem))
+  }
+
+  private leave(): void {
+    this.gone = true
+    for (const { reject } of this.waiting.values()) reject(new WorkerLost())
+    this.waiting.clear()
   }
 }
 
 export class Crew {
   readonly engine: Engine
   private runner: Runner | undefined
-  private readonly helpers = new Set<Worker>()
+  private readonly helpers = new Set<WorkerThread>()
   private broken = false
 
   constructor(module: Module) {
@@ -79,22 +85,13 @@ export class Crew {
 
   /** Sees to it that there are so many helpers. They may take a while to come; nobody waits for them. */
   wantHelpers(count: number): void {
-    while (this.helpers.size < count && !this.broken) {
-      const helper = this.start(true)
-      if (helper === undefined) return
-      this.helpers.add(helper)
-      helper.on('exit', () => this.helpers.delete(helper))
-    }
+    while (this.helpers.size < count && !this.broken) this.startHelper()
   }
 
   /** Runs the job at these addresses on a worker; false when it was cancelled. */
   run(addresses: readonly [number, number]): Promise<boolean> {
-    if (this.runner === undefined) {
-      const worker = this.start(false)
-      if (worker === undefined) return Promise.reject(new WorkerLost())
-      this.runner = new Runner(worker)
-    }
-    return this.runner.run(addresses)
+    this.runner ??= this.attempt(() => new Runner(this.start(false), (error) => this.fail(error)))
+    return this.runner?.run(addresses) ?? Promise.reject(new WorkerLost())
   }
 
   /** Ends the workers, once those who wait for them have their answers. */
@@ -109,17 +106,26 @@ export class Crew {
     const { runner } = this
     this.helpers.clear()
     this.runner = undefined
-    await Promise.all([runner?.end(), ...workers.map((worker) => worker.terminate())])
+    await Promise.all([runner?.end(), ...workers.map((worker) => worker.end())])
   }
 
-  private start(helps: boolean): Worker | undefined {
+  private startHelper(): void {
+    this.attempt(() => {
+      const exit = () => this.helpers.delete(helper)
+      const listeners = { message: () => {}, error: (error: Error) => this.fail(error), exit }
+      const helper = platform.startWorker(this.start(true), listeners)
+      this.helpers.add(helper)
+    })
+  }
+
+  private start(helps: boolean): WorkerStart {
     const { engine } = this
+    return { module: engine.module, memory: engine.memory, stack: engine.allocateStack(), helps }
+  }
+
+  private attempt<T>(begin: () => T): T | undefined {
     try {
-      const workerData = { module: engine.module, memory: engine.memory, stack: engine.allocateStack(), helps }
-      const worker = new Worker(new URL('./worker.mjs', import.meta.url), { workerData, execArgv: [] })
-      worker.on('error', (error) => this.fail(error))
-      worker.unref()
-      return worker
+      return begin()
     } catch (error) {
       this.fail(error)
       return undefined

@@ -3,6 +3,7 @@
  */
 import type { LossType, UnpairedLossType } from '../../types/index.js'
 import { sharedFields } from '../field-list.js'
+import { platform } from './platform.js'
 import { type Memory, type Module, WebAssembly } from './webassembly.js'
 
 /** A page of WebAssembly's memory, in bytes. */
@@ -54,7 +55,7 @@ export class Engine {
     this.memory = new WebAssembly.Memory({ initial: FIRST_PAGES, maximum: MOST_PAGES, shared })
     this.exports = new WebAssembly.Instance(module, { env: { memory: this.memory } }).exports as unknown as Exports
     this.exports._initialize()
-    this.exports.letCallersSleep(1)
+    this.exports.letCallersSleep(platform.maySleep ? 1 : 0)
     const [fields, losses, unpairedLosses] = this.textAt(this.exports.description()).split(/\n(?=\n)/)
     if (`${fields}\n` !== sharedFields()) throw new Error('belongs to another version of this package')
     this.lossNames = losses.trim().split('\n') as LossType[]

@@ -11,6 +11,9 @@ export interface Memory {
 
 interface Api {
   validate(bytes: Uint8Array): boolean
+  compile(bytes: ArrayBuffer | ArrayBufferView): Promise<Module>
+  /** Absent in some runtimes. */
+  compileStreaming(response: unknown): Promise<Module>
   readonly Module: new (bytes: Uint8Array) => Module
   readonly Instance: new (module: Module, imports: { env: { memory: Memory } }) => { readonly exports: unknown }
   readonly Memory: new (size: { initial: number; maximum: number; shared: boolean }) => Memory
