@@ -12,5 +12,5 @@ export function sameJson(json: unknown, value: unknown): boolean {
   if (Object.getPrototypeOf(value) !== Object.getPrototypeOf(json)) return false
   const keys = Reflect.ownKeys(json) as (keyof typeof json)[]
   if (Reflect.ownKeys(value).length !== keys.length) return false
-  return keys.every((key) => Object.hasOwn(value, key) && sameJson(json[key], (value as typeof json)[key]))
+  return keys.every((key) => sameJson(json[key], (value as typeof json)[key]))
 }

@@ -73,7 +73,8 @@ async function* chunksOf(stream: ReadableStream<Chunk>, name: string): AsyncGene
     for (let next = await reader.read(); !next.done; next = await reader.read()) yield next.value
   } finally {
     // Stops the source where the reading stops before the end; does nothing after it.
-    await reader.cancel()
+    const cancelled = reader.cancel()
     reader.releaseLock()
+    await cancelled
   }
 }
