@@ -297,6 +297,7 @@ describe('fetch', () => {
     expect(asked).toEqual(['pairs.jsonl', url])
   })
 })
+
 test('where there is no process, warnings go to the console', () => {
   const warn = vi.spyOn(console, 'warn').mockImplementation(() => {})
   for (const host of [undefined, {}]) {
