@@ -71,13 +71,8 @@ function fail(/** @type {unknown} */ problem) {
 function show(/** @type {Event} */ event) {
   switch (event.type) {
     case 'stage':
-      ;[before, share, steps, done, stageStarted] = [
-        before + share,
-        SHARES[event.stage],
-        event.steps,
-        0,
-        performance.now(),
-      ]
+      ;[before, share, steps, done] = [before + share, SHARES[event.stage], event.steps, 0]
+      stageStarted = performance.now()
       if (event.stage === 'load') status.textContent = 'Loading TensorFlow.js, this package and the book …'
       break
     case 'loaded':
@@ -85,7 +80,7 @@ function show(/** @type {Event} */ event) {
       break
     case 'read':
       done = event.step
-      status.textContent = `1 of 3: it reads the book, step ${done} of ${steps}. Its surprise at the next word is ${event.loss.toFixed(1)} nats.`
+      status.textContent = `1 of 3: it reads the book, step ${done} of ${steps}. The next word is to it as a choice among ${choices(event.loss)}.`
       break
     case 'agreement':
       status.textContent = '2 of 3: it takes one and the same step in three ways.'
@@ -119,6 +114,11 @@ function show(/** @type {Event} */ event) {
 function timeLeft() {
   if (done < 20 || done === steps) return ''
   return ` ${seconds(((performance.now() - stageStarted) / done) * (steps - done))} left.`
+}
+
+/** The number of words among which a guess has this loss: the perplexity. */
+function choices(/** @type {number} */ loss) {
+  return Math.exp(loss).toLocaleString('en', { maximumSignificantDigits: 2 })
 }
 
 function seconds(/** @type {number} */ ms) {
