@@ -168,7 +168,7 @@ function optionsOf({ range: [low, high], format }, steps, size) {
       y: { range: (_, min, max) => [Math.min(low, min ?? low), Math.max(high, max ?? high)] },
     },
     axes: [
-      { ...axis, size: 26, space: 50 },
+      { ...axis, size: 24, space: 50, label: 'step', labelSize: 18, labelFont: FONT },
       { ...axis, size: 46, values: (_, ticks) => ticks.map(format) },
     ],
     series: [

@@ -29,6 +29,7 @@ export function createComparison(/** @type {HTMLElement} */ section) {
     for (const way of /** @type {Way[]} */ (Object.keys(WAYS))) rows[way](costs[way], slowest)
     verdict.replaceChildren(...sentences(costs, agreement).map(paragraph))
   }
+  draw()
   return {
     clear() {
       costs = {}
