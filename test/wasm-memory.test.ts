@@ -104,7 +104,7 @@ describe.runIf(isBuilt)('the wasm backend', () => {
       const data = filled(new Float32Array(ROWS * VOCAB))
       const gradient = new Float32Array(data.length).fill(7)
       const running = fusedPreferenceLoss(logitsIn(data), labels, { ...RUN, gradient })
-      soon(() => structuredClone(data, { transfer: [data.buffer] }))
+      soon(() => structuredClone(data, { transfer: [data.buffer as ArrayBuffer] }))
       await expect(running).rejects.toThrow(/logits\.data.*was detached or resized while the call was using it/)
       expect(gradient.every((value) => value === 7)).toBe(true)
     })
