@@ -65,10 +65,16 @@ export default defineConfig([
     unbundle: false,
     dts: false,
     shims: false,
-    // What is shared lies in a folder as deep as lib/backends/wasm, whose files name others by relative URLs.
+    // What is shared lies in a folder as deep as lib/backends/wasm, whose files name others by relative URLs. The checks
+    // are a file of their own: data and metrics need nothing else.
     outputOptions: {
       chunkFileNames: 'shared/[name].mjs',
-      codeSplitting: { groups: [{ name: 'core', test: /lib[\\/](backends|call|check|functions|options|errors|job)/ }] },
+      codeSplitting: {
+        groups: [
+          { name: 'checks', test: /lib[\\/](check|errors)/, priority: 1 },
+          { name: 'core', test: /lib[\\/](backends|call|functions|options|job)/ },
+        ],
+      },
     },
     copy: [{ from: 'lib/backends/wasm/worker.browser.mjs', to: 'dist/browser/shared' }],
   },
