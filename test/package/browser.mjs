@@ -64,6 +64,13 @@ const LISTEN_TO_WORKERS = `
     }
   }`
 
+/** What a page says. */
+const SEEN = `
+  Promise.race([
+    outcome,
+    new Promise((_, reject) => setTimeout(reject, 20_000, new Error('no result in 20 seconds')))
+  ]).then((result) => ({ result, answers, isolated: crossOriginIsolated }))`
+
 /** Opens pages: `open(url)` gives what the page has put in `outcome`, and what was seen meanwhile. */
 export async function startBrowser() {
   const browser = await chromium.launch({
@@ -85,11 +92,9 @@ export async function startBrowser() {
       page.on('worker', (worker) => workers.push(worker.url()))
       await page.addInitScript(LISTEN_TO_WORKERS)
       try {
+        // Its load event comes after its modules have run.
         await page.goto(url)
-        await page.waitForFunction('globalThis.outcome', undefined, { timeout: 20_000 })
-        const seen = await page.evaluate(
-          'outcome.then((result) => ({ result, answers, isolated: crossOriginIsolated }))',
-        )
+        const seen = await page.evaluate(SEEN)
         return { .../** @type {any} */ (seen), workers, problems }
       } catch (error) {
         throw new Error([error, ...problems].join('\n'))
