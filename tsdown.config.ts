@@ -65,13 +65,12 @@ export default defineConfig([
     unbundle: false,
     dts: false,
     shims: false,
-    // What is shared lies in a folder as deep as lib/backends/wasm, whose files name others by relative URLs. The checks
-    // are a file of their own: data and metrics need nothing else.
+    // What is shared lies in a folder as deep as lib/backends/wasm, whose files name others by relative URLs.
     outputOptions: {
       chunkFileNames: 'shared/[name].mjs',
       codeSplitting: {
         groups: [
-          { name: 'checks', test: /lib[\\/](check|errors)/, priority: 1 },
+          { name: 'check', test: /lib[\\/](check|errors)/, priority: 1 },
           { name: 'core', test: /lib[\\/](backends|call|functions|options|job)/ },
         ],
       },
