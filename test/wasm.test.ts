@@ -6,11 +6,12 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
 import type { WasmBackend } from '../lib/backends/wasm/backend.js'
-import { Crew, WorkerLost } from '../lib/backends/wasm/crew.js'
+import { Crew } from '../lib/backends/wasm/crew.js'
 import { Engine, OutOfMemory } from '../lib/backends/wasm/engine.js'
 import { findWasm } from '../lib/backends/wasm/index.js'
 import { ALONE, checkEngine } from '../lib/backends/wasm/modules.js'
 import { platform } from '../lib/backends/wasm/platform.js'
+import { WorkerLost } from '../lib/backends/wasm/runner.js'
 import { WebAssembly } from '../lib/backends/wasm/webassembly.js'
 import {
   close,
