@@ -33,6 +33,7 @@ const FUNCTIONS = [
   'linearCrossEntropySync',
   'linearSequenceLogProbs',
   'linearSequenceLogProbsSync',
+  'loadWasm',
   'preferenceLoss',
   'preferenceLossSync',
   'runningRewardMean',
