@@ -66,7 +66,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
 describe.runIf(NATIVE.length > 1)('instruction sets', () => {
   // The baseline has no fused multiply-add, so its bits differ from the others'.
-  const best = NATIVE[0].run
+  const best = NATIVE[0]?.run
   const baseline = NATIVE.find(({ run }) => run.instructionSet === 'baseline')?.run as RunOptions
   const gradients = {
     fusedPreferenceLoss: (run: RunOptions) =>
