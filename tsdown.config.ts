@@ -68,7 +68,12 @@ export default defineConfig([
     // What is shared lies in a folder as deep as lib/backends/wasm, whose files name others by relative URLs.
     outputOptions: {
       chunkFileNames: 'shared/[name].mjs',
-      codeSplitting: { groups: [{ name: 'core', test: /lib[\\/](backends|call|check|functions|options|errors|job)/ }] },
+      codeSplitting: {
+        groups: [
+          { name: 'check', test: /lib[\\/](check|errors)/, priority: 1 },
+          { name: 'core', test: /lib[\\/](backends|call|functions|options|job)/ },
+        ],
+      },
     },
     copy: [{ from: 'lib/backends/wasm/worker.browser.mjs', to: 'dist/browser/shared' }],
   },

@@ -14,8 +14,12 @@ export type ErrorCode =
   | 'ERR_CUDA'
   | 'ERR_DISPOSED'
   | 'ERR_OUT_OF_MEMORY'
+  | 'ERR_FEATURE_UNAVAILABLE_ON_PLATFORM'
 
-type FailureCode = Extract<ErrorCode, 'ERR_BACKEND_UNAVAILABLE' | 'ERR_CUDA' | 'ERR_DISPOSED' | 'ERR_OUT_OF_MEMORY'>
+type FailureCode = Extract<
+  ErrorCode,
+  'ERR_BACKEND_UNAVAILABLE' | 'ERR_CUDA' | 'ERR_DISPOSED' | 'ERR_OUT_OF_MEMORY' | 'ERR_FEATURE_UNAVAILABLE_ON_PLATFORM'
+>
 
 function withCode<E extends Error>(error: E, code: ErrorCode): E & { code: ErrorCode } {
   return Object.assign(error, { code })

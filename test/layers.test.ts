@@ -1,6 +1,6 @@
 /**
  * Imports run one way: from the public functions to the backends, and from the addon to the core. No import points
- * back.
+ * back. What browsers load imports no modules of Node.js.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, normalize } from 'node:path'
@@ -95,6 +95,71 @@ test('no files of lib import each other, and none is long', () => {
   expect(circleOf(new Map(Object.entries(three)))).toEqual(['b', 'c', 'b'])
 })
 
+/** Imports and re-exports of values, `import('…')`. */
+const VALUE_IMPORT = /^(?:import|export) (?!type )(?:[\w\s{},*]* from )?'([^']+)'|\bimport\('([^']+)'\)/gm
+/** A global of Node.js that is used as if it were always there. */
+const NODE_GLOBAL = /(?<![\w.'`])(Buffer|process|require|__dirname|__filename)(?=[.([])/g
+
+/** A file of lib without its comments. */
+const codeOf = (file: string) =>
+  readFileSync(join(root, 'lib', file), 'utf8').replaceAll(/\/\*.*?\*\/|(?<=^|\s)\/\/[^\n]*/gs, '')
+
+/** The files that take the place of others in browsers. */
+const twins = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' })
+  .filter((path) => path.endsWith('.browser.ts'))
+  .map(normalize)
+
+/** The file of an import in a browser, or the name of a module. */
+function browserFileOf(importer: string, target: string): string {
+  if (!target.startsWith('.')) return target
+  const file = normalize(join(dirname(importer), target)).replace(/\.js$/, '.ts')
+  const twin = file.replace(/\.ts$/, '.browser.ts')
+  return twins.includes(twin) ? twin : file
+}
+
+/** All files that an entry loads in a browser, each with what it imports. */
+function browserImports(entry: string, found = new Map<string, string[]>()): Map<string, string[]> {
+  if (found.has(entry)) return found
+  const targets = [...codeOf(entry).matchAll(VALUE_IMPORT)].map(([, from, later]) =>
+    browserFileOf(entry, from ?? later),
+  )
+  found.set(entry, targets)
+  for (const target of targets) if (target.endsWith('.ts')) browserImports(target, found)
+  return found
+}
+
+const ADAPTERS = ['tfjs', 'jax', 'onnxruntime'].map((name) => join('adapters', name, 'index.ts'))
+
+test.each(['index.ts', join('data', 'index.ts'), join('metrics', 'index.ts'), ...ADAPTERS])(
+  'in browsers %s needs nothing of Node.js',
+  (entry) => {
+    const imports = browserImports(entry)
+    expect(imports.size).toBeGreaterThan(5)
+    for (const [file, targets] of imports) {
+      const modules = targets.filter((target) => !/\.ts$|^@(tensorflow|jax-js)\//.test(target))
+      const globals = [...codeOf(file).matchAll(NODE_GLOBAL)].map(([name]) => name)
+      expect({ file, modules, globals }).toEqual({ file, modules: [], globals: [] })
+    }
+    expect(circleOf(imports)).toEqual([])
+  },
+)
+
+/** The values that a file exports. */
+function exportsOf(file: string): string[] {
+  const code = codeOf(file)
+  const own = [...code.matchAll(/^export (?:async )?(?:function\*? |const |let |class )(\w+)/gm)].map(
+    ([, name]) => name,
+  )
+  const lists = [...code.matchAll(/^export {([^}]*)}/gm)].flatMap(([, list]) => list.split(','))
+  const listed = lists.map((item) => item.trim()).filter((item) => item !== '' && !item.startsWith('type '))
+  return [...new Set([...own, ...listed.map((item) => item.replace(/^.* as /, ''))])].sort()
+}
+
+test.each(twins)('%s exports what the file that it replaces exports', (twin) => {
+  expect(exportsOf(twin).length).toBeGreaterThan(0)
+  expect(exportsOf(twin)).toEqual(exportsOf(twin.replace('.browser.ts', '.ts')))
+})
+
 test('includes of native run one way', () => {
   const found = arrows('native', /#include "((?:\.\.\/)[^"]+)"/g, /\.(cc|cu|h|inl)$/)
   expect(found.length).toBeGreaterThan(15)
@@ -107,6 +172,19 @@ test('a wrong import is found', () => {
     '../functions/x.js',
     './y.js',
     '../z.js',
+  ])
+  const values = [
+    "import type { A } from 'a'",
+    "import {\n  b,\n} from 'b'",
+    "export * from 'c'",
+    "import('d')",
+    "import 'e'",
+  ]
+  expect(values.flatMap((line) => [...line.matchAll(VALUE_IMPORT)].map(([, from, later]) => from ?? later))).toEqual([
+    'b',
+    'c',
+    'd',
+    'e',
   ])
   expect(wrong(LIBRARY, [['call', 'functions', 'call/run.ts']])).toEqual(['call/run.ts imports functions'])
   expect(wrong(NATIVE, [['cpu', 'cuda', 'cpu/rows.h']])).toEqual(['cpu/rows.h imports cuda'])

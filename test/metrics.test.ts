@@ -9,7 +9,8 @@ import { runInNewContext } from 'node:vm'
 import { afterAll, describe, expect, test } from 'vitest'
 import { preferenceBatches } from '../lib/data/index.js'
 import { fusedPreferenceLossSync, preferenceLossSync } from '../lib/index.js'
-import { appendMetrics, type StepBatch, type StepOptions, stepMetrics } from '../lib/metrics/index.js'
+import * as inBrowser from '../lib/metrics/append-metrics.browser.js'
+import { appendMetrics, metricsLine, type StepBatch, type StepOptions, stepMetrics } from '../lib/metrics/index.js'
 import type { FusedOptions } from '../lib/options/index.js'
 import type { Labels } from '../lib/types/index.js'
 
@@ -364,5 +365,26 @@ describe('appendMetrics', () => {
       )
     }
     expect(lines(file)).toEqual(['{"step":1}', ''])
+  })
+})
+
+describe('metricsLine', () => {
+  test('is the line that appendMetrics writes', () => {
+    const file = join(folder, 'line.jsonl')
+    const metrics = { step: 1, loss: Number.NaN, entropy: Number.NEGATIVE_INFINITY, note: 'a\nb', left: undefined }
+    const line = metricsLine(metrics)
+    expect(line).toBe('{"step":1,"loss":"NaN","entropy":"-Infinity","note":"a\\nb"}\n')
+    appendMetrics(file, metrics)
+    expect(readFileSync(file, 'utf8')).toBe(line)
+    expect(() => metricsLine(new Map() as never)).toThrow('metrics must be a plain object; got an instance of Map')
+  })
+
+  test('is what a browser, which has no files, is sent to', () => {
+    expect(() => inBrowser.appendMetrics('run.jsonl', { step: 1 })).toThrow(
+      expect.objectContaining({
+        code: 'ERR_FEATURE_UNAVAILABLE_ON_PLATFORM',
+        message: expect.stringMatching(/^appendMetrics writes a file, which a browser cannot: .*metricsLine/),
+      }),
+    )
   })
 })

@@ -22,11 +22,13 @@ import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import {
   type ReferenceBatch,
-  type ReferenceLogProbsOptions,
   readReferenceLogProbs,
+  referenceLogProbs,
   toLogits,
+  type WriteReferenceLogProbsOptions,
   writeReferenceLogProbs,
 } from '../lib/adapters/onnxruntime/index.js'
+import * as inBrowser from '../lib/adapters/onnxruntime/write-reference.browser.js'
 import { fusedPreferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
 import { gaussian, random } from './support.js'
 
@@ -163,10 +165,83 @@ describe('toLogits', () => {
     )
   })
 
+  it('takes a tensor of a GPU once its data are here', async () => {
+    const data = new Float32Array(6)
+    const options = { dataType: 'float32', dims: [1, 2, 3], download: async () => data } as const
+    const tensor = Tensor.fromGpuBuffer({} as never, options)
+    expect(() => toLogits(tensor)).toThrow(
+      expect.objectContaining({
+        code: 'ERR_BACKEND_UNAVAILABLE',
+        message:
+          "tensor: the data are on 'gpu-buffer'; await its getData() first, or set preferredOutputLocation of the session to 'cpu'",
+      }),
+    )
+    await tensor.getData()
+    expect(toLogits(tensor).data).toBe(data)
+  })
+
   it('sees that a tensor of onnxruntime is disposed', () => {
     const tensor = new Tensor('float32', new Float32Array(2), [1, 1, 2])
     tensor.dispose()
     expect(() => toLogits(tensor)).toThrow(expect.objectContaining({ code: 'ERR_DISPOSED' }))
+  })
+})
+
+describe('referenceLogProbs', () => {
+  it('gives what writeReferenceLogProbs gives, without a file', async () => {
+    const batches = batchesOf(3)
+    const progress: object[] = []
+    const before = readdirSync(folder)
+    const options = { keepBatches: true, averageLogProb: true, onProgress: (p: object) => progress.push(p) } as const
+    const reference = await referenceLogProbs(batches.values(), forward, options)
+    expect(readdirSync(folder)).toEqual(before)
+    expect(seen).toEqual(batches)
+    expect(progress).toEqual([1, 2, 3].map((n) => ({ batches: n, pairs: n * PAIRS, resumed: false })))
+    expect(reference).toEqual(await writeReferenceLogProbs(path, batches, forward, { ...options, model: 'tiny' }))
+    expect(reference.chosen).toHaveLength(3 * PAIRS)
+    const kept: Float64Array[] = reference.batches.map((batch) => batch.reference.chosen)
+    expect(kept).toEqual([0, 1, 2].map((i) => reference.chosen.subarray(i * PAIRS, (i + 1) * PAIRS)))
+    expect(await referenceLogProbs(batches, forward)).not.toHaveProperty('batches')
+  })
+
+  const [batch] = batchesOf(1)
+  it.each<[string, unknown[], string, RegExp]>([
+    ['a single batch', [batch, forward], 'ERR_INVALID_ARG_TYPE', /^batches must be an array/],
+    ['no function', [[batch], {}], 'ERR_INVALID_ARG_TYPE', /^forward must be a function of a batch/],
+    [
+      'what is for a file',
+      [[batch], forward, { model: 'x' }],
+      'ERR_INVALID_ARG_VALUE',
+      /^options\.model is not an option/,
+    ],
+    ['wrong options', [[batch], forward, { temperature: 0 }], 'ERR_OUT_OF_RANGE', /^options\.temperature/],
+    ['a wrong callback', [[batch], forward, { onProgress: 3 }], 'ERR_INVALID_ARG_TYPE', /^options\.onProgress/],
+    ['a wrong flag', [[batch], forward, { keepBatches: 1 }], 'ERR_INVALID_ARG_TYPE', /^options\.keepBatches/],
+    ['no batch', [[], forward], 'ERR_INVALID_ARG_VALUE', /^batches gave no batch; an iterator can be read only once/],
+  ])('refuses %s before the model runs', async (_, given, code, message) => {
+    const error = await referenceLogProbs(...(given as [never, never])).catch((reason) => reason)
+    expect(error).toMatchObject({ code, message: expect.stringMatching(message) })
+    expect(seen).toEqual([])
+  })
+
+  it('stops between batches when it is told to', async () => {
+    const controller = new AbortController()
+    const onProgress = () => controller.abort(new Error('enough'))
+    const { signal } = controller
+    await expect(referenceLogProbs(batchesOf(2), forward, { signal, onProgress })).rejects.toThrow('enough')
+    expect(seen).toHaveLength(1)
+  })
+
+  it('is what a browser, which has no files, is sent to', async () => {
+    const code = 'ERR_FEATURE_UNAVAILABLE_ON_PLATFORM'
+    await expect(inBrowser.writeReferenceLogProbs('a.jsonl', batchesOf(1), forward)).rejects.toMatchObject({
+      code,
+      message: expect.stringMatching(/^writeReferenceLogProbs writes a file.*: referenceLogProbs keeps/),
+    })
+    await expect(inBrowser.readReferenceLogProbs('a.jsonl')).rejects.toMatchObject({
+      code,
+      message: expect.stringMatching(/^readReferenceLogProbs reads a file.*Node\.js/),
+    })
   })
 })
 
@@ -497,7 +572,7 @@ describe('writeReferenceLogProbs', () => {
 
   describe('knows the model', () => {
     const batches = batchesOf(2)
-    const write = (model: ReferenceLogProbsOptions['model']) =>
+    const write = (model: WriteReferenceLogProbsOptions['model']) =>
       writeReferenceLogProbs(path, batches, forward, { model })
 
     it('by what it is made of, in whatever order', async () => {

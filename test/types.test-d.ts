@@ -10,7 +10,11 @@ import {
   fusedPreferenceLossValueAndGrad,
   tokenLossValueAndGrad,
 } from '../lib/adapters/jax/index.js'
-import { type ReferenceLogProbsOptions, writeReferenceLogProbs } from '../lib/adapters/onnxruntime/index.js'
+import {
+  type ReferenceLogProbsOptions,
+  referenceLogProbs,
+  writeReferenceLogProbs,
+} from '../lib/adapters/onnxruntime/index.js'
 import * as tfjs from '../lib/adapters/tfjs/index.js'
 import {
   type Backends,
@@ -309,6 +313,10 @@ test('adapters do not take what they decide themselves', () => {
   }>()
   const others = writeReferenceLogProbs('file', [{ labels }], forward)
   expectTypeOf<keyof Awaited<typeof others>>().toEqualTypeOf<'chosen' | 'rejected'>()
+  const inMemory = referenceLogProbs([{ labels, own: 1 }], forward, { keepBatches: true })
+  expectTypeOf(inMemory).toEqualTypeOf<typeof kept>()
+  // @ts-expect-error a model is for a file
+  void referenceLogProbs([{ labels }], forward, { model: 'tiny' })
   // @ts-expect-error a model is what JSON keeps
   void writeReferenceLogProbs('file', [{ labels }], forward, { model: new Map() })
 })

@@ -1,15 +1,7 @@
 /**
- * Process warnings about calls that are valid but probably unintended, each given once.
+ * Warnings about calls that are valid but probably unintended, each given once.
  */
-
-/** The codes of these warnings. */
-export type WarningCode =
-  | 'FUSED_PREFERENCE_LOSS_AVERAGED_REFERENCE'
-  | 'FUSED_PREFERENCE_LOSS_NO_ACTIVE_TOKENS'
-  | 'FUSED_PREFERENCE_LOSS_NO_BINARY'
-  | 'FUSED_PREFERENCE_LOSS_NO_WORKERS'
-  | 'FUSED_PREFERENCE_LOSS_POSITIVE_REFERENCE'
-  | 'FUSED_PREFERENCE_LOSS_ZERO_REFERENCE'
+import { emitWarning, type WarningCode } from './warning.js'
 
 // On the global object, so that the ESM and the CommonJS copy of this file warn once between them.
 const given = Symbol.for('fused-preference-loss.warnings')
@@ -20,5 +12,5 @@ export function warnOnce(code: WarningCode, message: string): void {
   holder[given] ??= new Set()
   if (holder[given].has(code)) return
   holder[given].add(code)
-  process.emitWarning(message, { code })
+  emitWarning(message, code)
 }

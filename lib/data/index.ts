@@ -6,6 +6,7 @@ export type { BatchOptions } from './batch-options.js'
 export { type PreferenceBatch, preferenceBatches } from './batches.js'
 export { type ReadOptions, readPreferences, readUnpairedPreferences } from './read.js'
 export type { ChatMessage, ChatTemplate, PreferenceRecord } from './records.js'
+export type { RecordSource } from './source.js'
 export {
   type SequenceBatch,
   type UnpairedBatch,

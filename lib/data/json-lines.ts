@@ -45,7 +45,7 @@ export async function* linesOf(chunks: AsyncIterable<Chunk>, name: string): Asyn
     }
     // A copy, for the stream may fill the memory of a chunk again.
     if (start < chunk.length)
-      parts.push(typeof chunk === 'string' ? chunk.slice(start) : Buffer.from(chunk.subarray(start)))
+      parts.push(typeof chunk === 'string' ? chunk.slice(start) : new Uint8Array(chunk.subarray(start)))
   }
   const text = textOf(parts)
   if (!isBlank(text)) yield { number, text, ended: false }
@@ -73,7 +73,7 @@ const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 function textOf(parts: readonly Chunk[]): string | undefined {
   let text = ''
   let bytes: Uint8Array[] = []
-  const decoded = () => utf8.decode(bytes.length === 1 ? bytes[0] : Buffer.concat(bytes))
+  const decoded = () => utf8.decode(joined(bytes))
   try {
     for (const part of parts) {
       if (typeof part !== 'string') {
@@ -90,14 +90,26 @@ function textOf(parts: readonly Chunk[]): string | undefined {
   return text.startsWith('\u{FEFF}') ? text.slice(1) : text
 }
 
+function joined(parts: readonly Uint8Array[]): Uint8Array {
+  if (parts.length === 1) return parts[0]
+  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0))
+  let end = 0
+  for (const part of parts) {
+    whole.set(part, end)
+    end += part.length
+  }
+  return whole
+}
+
 /** How files in other formats begin, a character a byte, and what to do with them. U+FFFD is what decoding makes of a byte. */
 const FORMATS: readonly (readonly [beginnings: readonly string[], problem: string])[] = [
   [
     ['\x1f\x8b', '\x1f\ufffd'],
-    'is compressed with gzip: unzip it, or give a stream that does, createReadStream(path).pipe(createGunzip())',
+    "is compressed with gzip: unzip it, or give a stream that does, file.stream().pipeThrough(new DecompressionStream('gzip')) or, in Node.js, createReadStream(path).pipe(createGunzip())",
   ],
   [['PK\x03\x04', 'BZh', '\x28\xb5\x2f\xfd', '\xfd7zXZ'], 'is a compressed file: unpack it first'],
   [['PAR1', 'ARROW1'], 'is a Parquet or Arrow file: convert it to JSON Lines first'],
+  [['<!DOCTYPE', '<!doctype', '<html'], 'is an HTML page, as a server may send for a file that it does not have'],
   [['\xff\xfe', '\xfe\xff', '{\0', '\0{', '\ufffd\ufffd{\0'], 'is UTF-16: convert it to UTF-8 first'],
 ]
 

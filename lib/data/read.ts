@@ -1,13 +1,12 @@
 /**
  * `readPreferences` and `readUnpairedPreferences`: the records of a JSON Lines file, one at a time.
  */
-import { createReadStream } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import { oneOf, optionsObject } from '../check/options.js'
 import { invalidType, invalidValue } from '../errors.js'
 import { isFault } from './callers.js'
 import { type Line, linesOf, parseLine } from './json-lines.js'
 import { type ChatTemplate, type PreferenceRecord, recordOf } from './records.js'
+import { opened, type RecordSource } from './source.js'
 import { type UnpairedRecord, unpairedRecordOf } from './unpaired-records.js'
 import { type OnWarning, remember, warner } from './warnings.js'
 
@@ -21,10 +20,11 @@ export interface ReadOptions {
    */
   onError?: 'throw' | 'skip' | undefined
   /**
-   * Is given the error of every skipped line, with its `file` and `line`. Defaults to a warning of the process for each.
+   * Is given the error of every skipped line, with its `file` and `line`. Defaults to a warning of the process (in
+   * browsers of the console) for each.
    */
   onWarning?: OnWarning | undefined
-  /** What errors call the source. Defaults to the path, or 'data' for a stream. */
+  /** What errors call the source. Defaults to its path or URL or the name of a `File`, or 'data' for a stream. */
   name?: string | undefined
 }
 
@@ -39,14 +39,13 @@ const ON_ERROR = ['throw', 'skip'] as const
  * - the same two with lists of `{ role, content }` in place of texts (`chatTemplate`); `prompt` may stay text.
  * Other fields are kept. Blank lines do not count.
  *
- * @param source a path, a `file:` URL, or a stream of bytes or text (an unzipping one, say).
+ * @param source a path or an `http:` or `file:` URL (in browsers text is a URL, relative to the page), a `Blob` or
+ *   `File`, the `Response` of `fetch`, or a stream of bytes or text, of the web or of Node.js (an unzipping one, say).
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` for a line that is no record, with `file` and
- *   `line`, and for a source that is not JSON Lines; the errors of the file system. All records before it have been given.
+ *   `line`, and for a source that is not JSON Lines or not to be had; the errors of the file system or the stream. All
+ *   records before it have been given.
  */
-export function readPreferences(
-  source: string | URL | AsyncIterable<Uint8Array | string>,
-  options?: ReadOptions,
-): AsyncGenerator<PreferenceRecord> {
+export function readPreferences(source: RecordSource, options?: ReadOptions): AsyncGenerator<PreferenceRecord> {
   return recordsOf(source, options, recordOf)
 }
 
@@ -55,20 +54,18 @@ export function readPreferences(
  * Prompt and completion are texts, or lists of `{ role, content }` (`chatTemplate`), before which the prompt may stay
  * text; `label` is true, or 1, where the completion is desirable. Other fields are kept. Blank lines do not count.
  *
- * @param source a path, a `file:` URL, or a stream of bytes or text (an unzipping one, say).
+ * @param source a path or an `http:` or `file:` URL (in browsers text is a URL, relative to the page), a `Blob` or
+ *   `File`, the `Response` of `fetch`, or a stream of bytes or text, of the web or of Node.js (an unzipping one, say).
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`, RangeError `ERR_OUT_OF_RANGE` for a line that is no
- *   record, with `file` and `line`, and for a source that is not JSON Lines; the errors of the file system. All records
- *   before it have been given.
+ *   record, with `file` and `line`, and for a source that is not JSON Lines or not to be had; the errors of the file
+ *   system or the stream. All records before it have been given.
  */
-export function readUnpairedPreferences(
-  source: string | URL | AsyncIterable<Uint8Array | string>,
-  options?: ReadOptions,
-): AsyncGenerator<UnpairedRecord> {
+export function readUnpairedPreferences(source: RecordSource, options?: ReadOptions): AsyncGenerator<UnpairedRecord> {
   return recordsOf(source, options, unpairedRecordOf)
 }
 
 async function* recordsOf<Made extends object>(
-  source: string | URL | AsyncIterable<Uint8Array | string>,
+  source: RecordSource,
   options: ReadOptions | undefined,
   make: (value: Record<string, unknown>, name: string, chatTemplate?: ChatTemplate) => Made,
 ): AsyncGenerator<Made> {
@@ -79,13 +76,8 @@ async function* recordsOf<Made extends object>(
   }
   const skips = oneOf(given.onError, 'options.onError', ON_ERROR, 'throw') === 'skip'
   const warn = warner(given.onWarning)
-  const path = typeof source === 'string' ? source : source instanceof URL ? fileURLToPath(source) : undefined
-  if (path === undefined && typeof (source as AsyncIterable<unknown>)?.[Symbol.asyncIterator] !== 'function') {
-    throw invalidType('source', 'a path, a file URL or a stream', source)
-  }
   if (given.name !== undefined && typeof given.name !== 'string') throw invalidType('options.name', 'text', given.name)
-  const file = given.name ?? path ?? 'data'
-  const chunks = path === undefined ? (source as AsyncIterable<Uint8Array | string>) : createReadStream(path)
+  const { name: file, chunks } = await opened(source, given.name)
   for await (const line of linesOf(chunks, file)) {
     const place = `${file}:${line.number}`
     let record: Made

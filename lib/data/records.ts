@@ -1,7 +1,7 @@
 /**
  * The shapes of preference data, and their conversion into one: a prompt and two completions, as text.
  */
-import { isDeepStrictEqual } from 'node:util'
+import { sameJson } from '../check/json.js'
 import { invalidType, invalidValue } from '../errors.js'
 import { callersResult, invalidResult } from './callers.js'
 
@@ -143,7 +143,7 @@ function withPromptText(
 function split(chosen: readonly ChatMessage[], rejected: readonly ChatMessage[], name: string): Conversation {
   const most = Math.min(chosen.length, rejected.length)
   let shared = 0
-  while (shared < most && isDeepStrictEqual(chosen[shared], rejected[shared])) shared++
+  while (shared < most && sameJson(chosen[shared], rejected[shared])) shared++
   let start = shared
   if (!answers(chosen[shared]) || !answers(rejected[shared])) {
     const last = chosen.slice(0, shared).findLastIndex(answers)

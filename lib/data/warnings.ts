@@ -1,16 +1,15 @@
 /**
  * Warnings about data, and the places from which records came.
  */
+import { emitWarning } from '../check/warning.js'
 import { invalidType } from '../errors.js'
 
 /** Called with data that was skipped or looks wrong. */
 export type OnWarning = (warning: Error & { file?: string; line?: number }) => void
 
-/** The caller's listener, or one that makes a warning of the process. */
+/** The caller's listener, or one that warns the process (in browsers the console). */
 export function warner(onWarning: OnWarning | undefined): OnWarning {
-  if (onWarning === undefined) {
-    return ({ message }) => process.emitWarning(message, { code: 'FUSED_PREFERENCE_LOSS_DATA' })
-  }
+  if (onWarning === undefined) return ({ message }) => emitWarning(message, 'FUSED_PREFERENCE_LOSS_DATA')
   if (typeof onWarning !== 'function') throw invalidType('options.onWarning', 'a function', onWarning)
   return onWarning
 }

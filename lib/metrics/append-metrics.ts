@@ -2,7 +2,7 @@
  * The JSON Lines file that keeps the metrics of a run.
  */
 import { closeSync, constants, fstatSync, openSync, readSync, writeFileSync } from 'node:fs'
-import { invalidType, invalidValue } from '../errors.js'
+import { metricsLine } from './metrics-line.js'
 import type { StepMetrics } from './step-metrics.js'
 
 /**
@@ -12,39 +12,24 @@ import type { StepMetrics } from './step-metrics.js'
  *
  * @param file a path or `file:` URL.
  * @param metrics those of `stepMetrics`, and whatever else is worth keeping: numbers, text, booleans, in a plain object.
+ * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; the errors of the file system; Error
+ *   `ERR_FEATURE_UNAVAILABLE_ON_PLATFORM` in browsers, where `metricsLine` gives the line.
  */
 export function appendMetrics(file: string | URL, metrics: Readonly<Record<string, unknown>> | StepMetrics): void {
-  if (!isPlain(metrics)) throw invalidType('metrics', 'a plain object', metrics)
-  const entries = Object.entries(metrics)
-  for (const [name, value] of entries) {
-    if (!['number', 'string', 'boolean', 'undefined'].includes(typeof value) && value !== null) {
-      throw invalidValue(`metrics[${JSON.stringify(name)}]`, 'cannot be kept: it is no number, text or boolean')
-    }
-  }
-  const line = JSON.stringify(Object.fromEntries(entries), (_, value) =>
-    typeof value === 'number' && !Number.isFinite(value) ? String(value) : value,
-  )
+  const line = metricsLine(metrics)
   const { O_APPEND, O_CREAT, O_RDWR } = constants
   const descriptor = openSync(file, O_APPEND | O_CREAT | O_RDWR)
   try {
-    writeFileSync(descriptor, `${endsInsideLine(descriptor) ? '\n' : ''}${line}\n`)
+    writeFileSync(descriptor, `${endsInsideLine(descriptor) ? '\n' : ''}${line}`)
   } finally {
     closeSync(descriptor)
   }
 }
 
-// The entries of a Map, a Date or an instance of a class do not hold all its data.
-function isPlain(value: unknown): value is object {
-  if (typeof value !== 'object' || value === null) return false
-  const prototype = Object.getPrototypeOf(value)
-  // The prototype of plain objects of another realm has no prototype either.
-  return prototype === null || Object.getPrototypeOf(prototype) === null
-}
-
 function endsInsideLine(descriptor: number): boolean {
   const { size } = fstatSync(descriptor)
   if (size === 0) return false
-  const last = Buffer.alloc(1)
+  const last = new Uint8Array(1)
   readSync(descriptor, last, 0, 1, size - 1)
   return last[0] !== 10
 }

@@ -3,6 +3,7 @@
  * `npx fused-preference-loss plot` draws.
  */
 export { appendMetrics } from './append-metrics.js'
+export { metricsLine } from './metrics-line.js'
 export {
   type StepBatch,
   type StepMetrics,

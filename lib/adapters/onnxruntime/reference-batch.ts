@@ -28,6 +28,14 @@ export interface ReferenceBatch {
 /** Each read once. */
 export type BatchArrays = Record<keyof ReferenceBatch, ArrayLike<number | bigint> | undefined>
 
+/** Log-probs of a batch of P pairs. */
+export interface BatchLogProbs {
+  /** `[P]` */
+  chosen: number[]
+  /** `[P]` */
+  rejected: number[]
+}
+
 /** The arrays of a batch. */
 export function arraysOf(batch: ReferenceBatch, index: number): BatchArrays {
   if (typeof batch !== 'object' || batch === null) throw invalidType(`batches[${index}]`, 'an object { labels }', batch)
@@ -62,7 +70,7 @@ export async function logProbsOf(
   tensor: OrtTensor,
   index: number,
   run: TokenOptions & RunOptions,
-): Promise<{ chosen: number[]; rejected: number[] }> {
+): Promise<BatchLogProbs> {
   const logits = toLogits(tensor)
   const { shape } = logits
   if (sequenceOffsets && shape.length === 3 && shape[0] === 1) logits.shape = shape.slice(1)

@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto'
 import { appendFile, readFile, truncate, writeFile } from 'node:fs/promises'
 import { invalidValue } from '../../errors.js'
+import type { BatchLogProbs } from './reference-batch.js'
 
 const FORMAT = 'fused-preference-loss/reference'
 const VERSION = 1
@@ -15,13 +16,9 @@ export type Json = string | number | boolean | null | readonly Json[] | { readon
 /** The settings on which the log-probs depend, besides the data. */
 export type ReferenceSettings = Record<string, Json>
 
-/** One batch of P pairs. */
-export interface ReferenceLine {
+/** One batch. */
+export interface ReferenceLine extends BatchLogProbs {
   fingerprint: string
-  /** `[P]` */
-  chosen: number[]
-  /** `[P]` */
-  rejected: number[]
 }
 
 /** The content of a file. */

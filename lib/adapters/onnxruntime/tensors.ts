@@ -42,8 +42,8 @@ export function hostData(tensor: OrtTensor, name: string): unknown {
   const { location = 'cpu' } = tensor
   if (location === 'none') throw failure('ERR_DISPOSED', `${name}: the tensor has been disposed of`)
   if (location !== 'cpu' && location !== 'cpu-pinned') {
-    const problem = `${name}: the data are on '${location}'; set preferredOutputLocation of the session to 'cpu'`
-    throw failure('ERR_BACKEND_UNAVAILABLE', problem)
+    const remedy = "await its getData() first, or set preferredOutputLocation of the session to 'cpu'"
+    throw failure('ERR_BACKEND_UNAVAILABLE', `${name}: the data are on '${location}'; ${remedy}`)
   }
   return tensor.data
 }
