@@ -4,7 +4,7 @@
 import { existsSync } from 'node:fs'
 import { playwright } from '@vitest/browser-playwright'
 import type { Plugin } from 'vite'
-import { defineConfig } from 'vitest/config'
+import { defineConfig, type TestProjectConfiguration } from 'vitest/config'
 import { browserFiles } from './scripts/browser-files.mjs'
 import { LAUNCH } from './scripts/chromium.mjs'
 
@@ -18,7 +18,7 @@ const LEFT_OUT: Record<string, string[]> = {
   'are about the addon, CUDA or packages that a page does not have': [
     ...['cuda', 'cuda-faults', 'cuda-head', 'cuda-lifetimes', 'cuda-tokens', 'job-fields', 'onnxruntime'],
   ],
-  'are about streams and files of Node.js': ['data', 'metrics', 'unpaired-data'],
+  'are about streams and files of Node.js': ['data', 'data-sources', 'metrics-file'],
   'load the WebAssembly in their own ways, a page’s in browser.test.ts': ['browser', 'load-wasm'],
 }
 const leftOut = Object.values(LEFT_OUT).flatMap((names) => names.map((name) => `test/${name}.test.ts`))
@@ -37,21 +37,16 @@ const tfjsWasm: Plugin = {
   },
 }
 
-export default defineConfig({
+/** The tests in one kind of page. */
+const pages = (name: string, headers: Record<string, string>, include: string[]): TestProjectConfiguration => ({
   plugins: [{ ...browserFiles(), enforce: 'pre' }, tfjsWasm],
-  // Pages share memory with workers only when they are isolated from other origins.
-  server: {
-    headers: {
-      'Cross-Origin-Opener-Policy': 'same-origin',
-      'Cross-Origin-Embedder-Policy': 'require-corp',
-    },
-  },
+  server: { headers },
   test: {
+    name,
     testTimeout: 60_000,
-    include: ['test/*.test.ts'],
+    include,
     exclude: leftOut,
     setupFiles: ['test/setup.browser.ts'],
-    reporters: ['default', './test/closing-line.ts'],
     browser: {
       enabled: true,
       headless: true,
@@ -59,5 +54,17 @@ export default defineConfig({
       provider: playwright({ launchOptions: LAUNCH }),
       instances: [{ browser: 'chromium' }],
     },
+  },
+})
+
+/** With these a page shares memory with its workers. */
+const ISOLATION = { 'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp' }
+/** Tests of how calls run, which is another way where memory is not shared. */
+const HOW_CALLS_RUN = ['promises', 'settings', 'wasm', 'wasm-bits'].map((name) => `test/${name}.test.ts`)
+
+export default defineConfig({
+  test: {
+    reporters: ['default', './test/closing-line.ts'],
+    projects: [pages('isolated', ISOLATION, ['test/*.test.ts']), pages('not isolated', {}, HOW_CALLS_RUN)],
   },
 })
