@@ -9,6 +9,7 @@ import { Crew, WorkerLost } from '../lib/backends/wasm/crew.js'
 import { Engine, OutOfMemory } from '../lib/backends/wasm/engine.js'
 import { findWasm } from '../lib/backends/wasm/index.js'
 import { ALONE, checkEngine } from '../lib/backends/wasm/modules.js'
+import { platform } from '../lib/backends/wasm/platform.js'
 import { WebAssembly } from '../lib/backends/wasm/webassembly.js'
 import { close, fusedPreferenceLoss, fusedPreferenceLossSync, getBackends, preferenceLossSync } from '../lib/index.js'
 import type { RunOptions } from '../lib/types/index.js'
@@ -237,7 +238,7 @@ describe.runIf(isBuilt)('the wasm backend', () => {
       expectSame(await running, wanted)
     })
 
-    test('a worker that has never come: the calling thread does all the work', async () => {
+    test.runIf(platform.sharesMemory)('a worker that has never come: the calling thread does all the work', async () => {
       const [logits, labels, options] = manyRows(80)
       const wanted = fusedPreferenceLossSync(logits, labels, { ...options, gradient: true })
       const run = vi.spyOn(Crew.prototype, 'run').mockImplementation(() => Promise.reject(new WorkerLost()))
