@@ -17,8 +17,13 @@ const run = (/** @type {string[]} */ args) => promisify(execFile)(zig, args, { c
 installZig('build:wasm')
 console.log('build:wasm: compiling')
 
+/** A module may have no more bytes than this: pages download it. */
+const LIMIT = 200_000
+
 /** The loops over logits and matrices are compiled for speed, all else for size. */
-const FAST = /isa_wasm|panels|logits_gradient|token_log_probs/
+const FAST = /isa_wasm|panels/
+/** Zig takes -Oz for -Os; the compiler itself knows it. */
+const SMALL = ['-Os', '-Xclang', '-Oz']
 const FEATURES = 'generic+simd128+bulk_memory+nontrapping_fptoint+sign_ext+mutable_globals'
 const compile = [
   ...['-std=c++17', '-ffp-contract=off', '-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics', '-g0'],
@@ -49,9 +54,9 @@ const variants = [
 for (const { target, objects } of variants) {
   mkdirSync(objects, { recursive: true })
   for (const source of used) {
-    const level = FAST.test(source) ? '-O3' : '-Os'
+    const level = FAST.test(source) ? ['-O3'] : SMALL
     const object = join(objects, `${basename(source)}.o`)
-    steps.push(async () => void (await run(['c++', ...target, ...compile, level, '-c', source, '-o', object])))
+    steps.push(async () => void (await run(['c++', ...target, ...compile, ...level, '-c', source, '-o', object])))
   }
 }
 const work = async () => {
@@ -66,9 +71,11 @@ try {
     await run(['c++', ...target, '-O3', ...link, ...more, '-o', join(root, 'prebuilds', file), ...files])
   }
   for (const file of WASM_FILES) {
+    const bytes = readFileSync(join(root, 'prebuilds', file))
+    if (bytes.length > LIMIT) throw new Error(`${file} has ${bytes.length} bytes, more than ${LIMIT}`)
     // What the C library would ask of a system must not have crept in.
     const { Module } = /** @type {any} */ (globalThis).WebAssembly
-    const imports = Module.imports(new Module(readFileSync(join(root, 'prebuilds', file))))
+    const imports = Module.imports(new Module(bytes))
     if (imports.length !== 1) throw new Error(`${file} imports more than its memory: ${JSON.stringify(imports)}`)
   }
   recordSources(join(root, 'prebuilds'), [...WASM_FILES], 'wasm')

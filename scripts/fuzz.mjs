@@ -21,7 +21,7 @@ const door = values.long ? ['--calls', '1000000'] : ['--seconds', String(half)]
 need({ cmake: 'cmake', 'clang++': 'clang libclang-rt-<version of clang>-dev' })
 
 const SANITIZERS = '-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all'
-const fuzz = buildNative('fuzz', 'fuzz', `-O2 -g -DFPL_DEBUG ${SANITIZERS}`, 'clang++')
+const fuzz = buildNative('fuzz', 'fuzz', `-O2 -g -DFPL_DEBUG ${SANITIZERS}`, 'clang++', ['-DFUZZ=ON'])
 mkdirSync('build/tests/fuzz/corpus', { recursive: true })
 // New inputs go to the first folder; the second is kept in the repository.
 const folders = ['build/tests/fuzz/corpus', 'test/native/corpus']

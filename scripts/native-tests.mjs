@@ -62,10 +62,11 @@ export function buildNative(name, target, flags, compiler = 'g++', more = /** @t
  * @param {string} name
  * @param {string} flags
  */
-export function buildAddon(name, flags, { host = false } = {}) {
+export function buildAddon(name, flags, { host = false, compiler = 'g++' } = {}) {
   const directory = join(root, 'build', 'tests', name)
   const cmakeJs = join(root, 'node_modules', '.bin', 'cmake-js')
   const options = ['--out', join(directory, 'build'), `--CDCMAKE_CXX_FLAGS=${flags}`, '--CDFPL_CUDA=OFF']
+  options.push(`--CDCMAKE_CXX_COMPILER=${compiler}`)
   options.push(`--CDFPL_HOST_EXECUTION=${host ? 'ON' : 'OFF'}`)
   run(cmakeJs, ['compile', '--log-level', 'error', ...options], { capture: true })
   const environment = { FUSED_PREFERENCE_LOSS_PREBUILD: directory }

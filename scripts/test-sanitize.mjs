@@ -10,8 +10,8 @@
  */
 import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
-import { join } from 'node:path'
-import { buildAddon, buildNative, need, root, run } from './native-tests.mjs'
+import { isAbsolute, join } from 'node:path'
+import { buildAddon, buildNative, has, need, root, run } from './native-tests.mjs'
 
 const quick = process.argv.includes('--quick')
 need({ cmake: 'cmake', 'g++': 'g++', valgrind: 'valgrind' })
@@ -32,9 +32,17 @@ function step(/** @type {string} */ what, /** @type {() => void} */ action) {
   done.push(`${what} (${((performance.now() - start) / 1000).toFixed(0)} s)`)
 }
 
-const library = (/** @type {string} */ name) => run('g++', [`-print-file-name=${name}`], { capture: true }).trim()
+const library = (/** @type {string} */ name, compiler = 'g++') =>
+  run(compiler, [`-print-file-name=${name}`], { capture: true }).trim()
 // The C++ library must be loaded before the sanitizer looks up its throw function.
-const preload = (/** @type {string} */ name) => ({ LD_PRELOAD: `${library(name)} ${library('libstdc++.so')}` })
+const preload = (/** @type {string} */ path) => ({ LD_PRELOAD: `${path} ${library('libstdc++.so')}` })
+
+// Clang, where it and its sanitizers are there, compiles the kernels for AddressSanitizer in an eighth of GCC's time.
+const runtime = has('clang++')
+  ? library(`libclang_rt.asan-${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}.so`, 'clang++')
+  : ''
+const [compiler, asan] = isAbsolute(runtime) ? ['clang++', runtime] : ['g++', library('libasan.so')]
+const SHARED = compiler === 'clang++' ? ' -shared-libsan' : ''
 
 /** Tests of Node, the package, a browser or the speed of memory rather than of the addon. */
 const ELSEWHERE = ['bench', 'cli', 'memory', 'package', 'plot', 'release', 'tarball', 'tfjs'].map(
@@ -51,15 +59,15 @@ function suite(/** @type {Record<string, string>} */ env) {
 }
 
 step('native tests, AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer', () => {
-  run(buildNative('asan', 'unit', ADDRESS), ['--examples', quick ? '300' : '5000', ...corpus], { env: ASAN })
+  run(buildNative('asan', 'unit', ADDRESS, compiler), ['--examples', quick ? '300' : '5000', ...corpus], { env: ASAN })
 })
 step('exp, log, log1p and expm1, AddressSanitizer and UndefinedBehaviorSanitizer', () => {
   const count = quick ? '20000' : '500000'
-  const program = buildNative('asan', 'exact_math', ADDRESS)
+  const program = buildNative('asan', 'exact_math', ADDRESS, compiler)
   run(program, ['--random', count, 'test/native/exact-math-cases.txt'], { env: ASAN })
 })
 step('asserts, each at a call that breaks it', () => {
-  const program = buildNative('asan', 'broken', ADDRESS)
+  const program = buildNative('asan', 'broken', ADDRESS, compiler)
   const count = Number(run(program, [], { capture: true, env: ASAN }))
   if (!(count > 0)) throw new Error('no broken calls')
   for (let i = 0; i < count; i++) {
@@ -69,7 +77,7 @@ step('asserts, each at a call that breaks it', () => {
   console.log(`${count} broken calls`)
 })
 step('the program of `npm run numerics`, AddressSanitizer and UndefinedBehaviorSanitizer', () => {
-  const program = buildNative('asan', 'numerics', ADDRESS)
+  const program = buildNative('asan', 'numerics', ADDRESS, compiler)
   const sets = run(program, ['sets'], { capture: true, env: ASAN }).trim().split('\n')
   for (const set of sets) run(program, ['bits', set], { capture: true, env: ASAN })
   console.log(`bits on ${sets.join(', ')}`)
@@ -86,7 +94,7 @@ if (!quick) {
 }
 
 // The kernels of the CUDA backend too, run on the host.
-const addressed = { ...buildAddon('addon-asan', ADDRESS, { host: true }), ...preload('libasan.so') }
+const addressed = { ...buildAddon('addon-asan', ADDRESS + SHARED, { host: true, compiler }), ...preload(asan) }
 step('every function of the addon, LeakSanitizer at exit', () => {
   run(process.execPath, ['scripts/leak-check.mjs'], { env: { ...addressed, ...ASAN } })
 })
@@ -94,7 +102,7 @@ step(`${quick ? QUICK.join(', ') : 'the test suite'}, AddressSanitizer and Undef
   suite({ ...addressed, ASAN_OPTIONS: 'detect_leaks=0' })
 })
 if (!quick) {
-  const threaded = { ...buildAddon('addon-tsan', THREAD), ...preload('libtsan.so'), ...TSAN }
+  const threaded = { ...buildAddon('addon-tsan', THREAD), ...preload(library('libtsan.so')), ...TSAN }
   step('every function of the addon, ThreadSanitizer', () => {
     run(process.execPath, ['scripts/leak-check.mjs'], { env: threaded })
   })

@@ -9,25 +9,29 @@
 namespace fpl {
 namespace {
 
-// The pairs ordered by a value: the smallest first, equal ones in the order of the pairs, NaN last.
-template <typename Value>
-std::vector<int64_t> ranked(int64_t count, Value value) {
-  std::vector<int64_t> order(count);
+// The pairs ordered by their values: the smallest first, equal ones in the order of the pairs, NaN last.
+std::vector<int64_t> ranked(const std::vector<double>& values) {
+  std::vector<int64_t> order(values.size());
   std::iota(order.begin(), order.end(), int64_t{0});
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    const double x = value(a), y = value(b);
+    const double x = values[a], y = values[b];
     return x < y || (x == x && y != y);
   });
   return order;
 }
 
 // match[i] is the pair whose value in `right` has the same rank as pair i's value in `left`.
-template <typename Left, typename Right>
-std::vector<int64_t> matchByRank(int64_t count, Left left, Right right) {
-  const std::vector<int64_t> a = ranked(count, left), b = ranked(count, right);
-  std::vector<int64_t> match(count);
-  for (int64_t k = 0; k < count; ++k) match[a[k]] = b[k];
+std::vector<int64_t> matchByRank(const std::vector<double>& left, const std::vector<double>& right) {
+  const std::vector<int64_t> a = ranked(left), b = ranked(right);
+  std::vector<int64_t> match(a.size());
+  for (size_t k = 0; k < a.size(); ++k) match[a[k]] = b[k];
   return match;
+}
+
+std::vector<double> differences(const double* a, const double* b, int64_t count) {
+  std::vector<double> out(count);
+  for (int64_t i = 0; i < count; ++i) out[i] = a[i] - b[i];
+  return out;
 }
 
 bool ranksBatch(LossType type) { return type == LossType::aot || type == LossType::aot_unpaired; }
@@ -37,13 +41,11 @@ void addTerm(PreferenceLoss& s, const LossTerm& term, int64_t begin, int64_t end
   if (term.weight == 0) return;
   std::vector<int64_t> match;
   if (term.type == LossType::aot) {
-    match = matchByRank(
-        s.pairCount, [&](int64_t i) { return s.chosen[i] - s.rejected[i]; },
-        [&](int64_t i) { return s.referenceChosen[i] - s.referenceRejected[i]; });
+    match = matchByRank(differences(s.chosen, s.rejected, s.pairCount),
+                        differences(s.referenceChosen, s.referenceRejected, s.pairCount));
   } else if (term.type == LossType::aot_unpaired) {
-    match = matchByRank(
-        s.pairCount, [&](int64_t i) { return s.chosen[i] - s.referenceChosen[i]; },
-        [&](int64_t i) { return s.rejected[i] - s.referenceRejected[i]; });
+    match = matchByRank(differences(s.chosen, s.referenceChosen, s.pairCount),
+                        differences(s.rejected, s.referenceRejected, s.pairCount));
   }
 
   const bool plain = term.type == LossType::sft && s.plainChosen;

@@ -26,18 +26,6 @@ FPL_SELDOM void gradientOfFew(const T* row, U* out, int64_t count, const Values&
   memcpy(out, values, count * sizeof(U));
 }
 
-// A module of WebAssembly is downloaded: it has less code, where that costs time only in rare cases.
-#if defined(__wasm__)
-constexpr bool kCompact = true;
-#else
-constexpr bool kCompact = false;
-#endif
-
-template <typename T, typename U>
-FPL_SELDOM void convert(const T* from, U* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) fromFloat(toFloat(from[i]), to[i]);
-}
-
 template <bool kStream, typename T, typename U, typename Values>
 void gradientSpan(const T* row, U* out, int64_t begin, int64_t end, const Values& valuesOf);
 
@@ -46,22 +34,21 @@ FPL_SELDOM void gradientOfFloats(float* row, int64_t count, const Values& values
   gradientSpan<false>(row, row, 0, count, valuesOf);
 }
 
-// By way of float32.
 template <typename T, typename U, typename Values>
-void mixedSpan(const T* row, U* out, int64_t begin, int64_t end, const Values& valuesOf) {
+void gradientByWayOfFloats(const T* row, U* out, int64_t begin, int64_t end, const Values& valuesOf) {
   constexpr int64_t kPart = 16 * kTile;
   alignas(64) float part[kPart];
   for (int64_t i = begin; i < end; i += kPart) {
     const int64_t count = end - i < kPart ? end - i : kPart;
-    convert(row + i, part, count);
+    convert(row + i, count, part);
     gradientOfFloats(part, count, valuesOf);
-    convert(part, out + i, count);
+    convert(part, count, out + i);
   }
 }
 
 template <bool kStream, typename T, typename U, typename Values>
 void gradientSpan(const T* row, U* out, int64_t begin, int64_t end, const Values& valuesOf) {
-  if constexpr (kCompact && !std::is_same_v<T, U>) return mixedSpan(row, out, begin, end, valuesOf);
+  if constexpr (kByWayOfFloats<T> || kByWayOfFloats<U>) return gradientByWayOfFloats(row, out, begin, end, valuesOf);
   constexpr int64_t kStep = 4 * kWidth;
   int64_t i = begin;
   if (kStream) {

@@ -226,8 +226,9 @@ class HeadBackward {
     for (int64_t i = 0; i < rows; ++i) {
       float* line = logits.data() + i * tileWords_;
       const ActiveRow& row = rows_[r + i];
-      writeGradient(line, line, 0, words, row.label - (block_ + first), row.values.from(block_ + first), constants_,
-                    context_.kernels);
+      const Row logitsRow{line, DType::kFloat32};
+      writeGradient(logitsRow, logitsRow, 0, words, row.label - (block_ + first), row.values.from(block_ + first),
+                    constants_, context_.kernels);
       lines[i] = line;
     }
     const Vectors gradient{DType::kFloat32, lines};

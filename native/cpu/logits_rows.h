@@ -46,10 +46,6 @@ class RowWriter {
 
  private:
   ResultSlopes slopesOf(const RowOfSequence& at) const;
-  template <typename T>
-  void writeFrom(int64_t row, int64_t first, int64_t last, int64_t label, const RowValues& values) const;
-  template <typename T, typename U>
-  void writeAs(int64_t row, int64_t first, int64_t last, int64_t label, const RowValues& values) const;
 
   const Gradient& gradient_;
   const Tokens& tokens_;

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "../core/row_gradient.h"
@@ -183,61 +182,18 @@ struct RowValues {
   bool isNan() const { return std::isnan(isFull ? full.constant : plain.factor); }
 };
 
-// Stage 4 for logits begin .. end of a row, capped already if they have to be, but for what their classes add; `out`
-// may be where they are.
-template <typename T, typename U>
-void writeCappedGradient(const T* logits, U* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
-                         const ExpConstants& constants, const Kernels& kernels, bool stream) {
-  constexpr int kType = int(kDTypeOf<T>), kOutType = int(kDTypeOf<U>);
-  if (values.isZero()) {
-    memset(static_cast<void*>(out + begin), 0, (end - begin) * sizeof(U));
-    return;
-  }
-  if (values.isConstant() || values.isNan()) {
-    U value;
-    fromFloat(values.isNan() ? NAN : values.constant(), value);
-    std::fill(out + begin, out + end, value);
-    if (values.isNan()) return;
-  } else if (values.isFull) {
-    const auto& kernel = stream ? kernels.fullGradientStreamed : kernels.fullGradient;
-    kernel[kOutType][kType](logits, out, begin, end, constants, values.full);
-  } else {
-    const auto& kernel = stream ? kernels.gradientStreamed : kernels.gradient;
-    kernel[kOutType][kType](logits, out, begin, end, constants, values.plain.unit, values.plain.factor);
-  }
-  if (label >= begin && label < end) fromFloat(values.atLabel(), out[label]);
-}
+// A row of logits, or of their gradient.
+struct Row {
+  void* data;
+  DType dtype;
 
-// The same for logits as they are, and whole. Where logits are capped or classes add to them, parts go through buffers
-// that stay in the first-level cache.
-template <typename T, typename U>
-void writeGradient(const T* logits, U* out, int64_t begin, int64_t end, int64_t label, const RowValues& values,
-                   const LogitConstants& constants, const Kernels& kernels, bool stream = false) {
-  const bool capped = constants.cap.present;
-  if ((!capped && !values.classWeights) || values.isZero()) {
-    return writeCappedGradient(logits, out, begin, end, label, values, constants.exp, kernels, stream);
-  }
-  constexpr int64_t kPart = 16 * kTile;
-  constexpr int kType = int(kDTypeOf<T>), kOutType = int(kDTypeOf<U>);
-  alignas(64) float part[kPart], slopes[kPart];
-  for (int64_t start = begin; start < end; start += kPart) {
-    const int64_t stop = std::min(end, start + kPart), count = stop - start;
-    if (capped) {
-      kernels.capWithSlopes[kType](logits, start, stop, constants.cap, part, slopes);
-      writeCappedGradient(part, part, 0, count, label - start, values, constants.exp, kernels, false);
-    } else {
-      writeCappedGradient(logits + start, part, 0, count, label - start, values, constants.exp, kernels, false);
-    }
-    if (values.classWeights) {
-      const float* const weights = values.classWeights + start;
-      if (!capped) {
-        kernels.addMultiple[kOutType](part, weights, values.perClass, out, start, stop);
-        continue;
-      }
-      kernels.addMultiple[0](part, weights, values.perClass, part, 0, count);
-    }
-    kernels.multiplyBySlopes[kOutType](part, slopes, out, start, stop);
-  }
-}
+  // The same from element `first` on.
+  Row from(int64_t first) const { return {static_cast<char*>(data) + first * elementSize(dtype), dtype}; }
+};
+
+// Stage 4 for logits begin .. end of a row. `out` may be where they are.
+void writeGradient(const Row& logits, const Row& out, int64_t begin, int64_t end, int64_t label,
+                   const RowValues& values, const LogitConstants& constants, const Kernels& kernels,
+                   bool stream = false);
 
 }  // namespace fpl

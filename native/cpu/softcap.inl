@@ -71,6 +71,10 @@ void capRow(const void* rowData, int64_t begin, int64_t end, const CapConstants&
   FPL_ASSERT(begin >= 0 && begin <= end);
   const T* row = static_cast<const T*>(rowData) + begin;
   const int64_t count = end - begin;
+  if constexpr (kByWayOfFloats<T>) {
+    convert(row, count, capped);
+    return capRow<float, kSlopes>(capped, 0, count, constants, capped, slopes);
+  }
   const Tanh tanh(constants);
   for (int64_t i = 0; i < count; i += 4 * kWidth) {
     F32 x[4], slope[4];

@@ -117,6 +117,28 @@ inline void putInOrder(BFloat16* p, const F32 (&x)[4]) {
   }
 }
 
+// A module of WebAssembly is downloaded, so it has less code: there the larger kernels are those of float32, and logits
+// of 16 bits go by way of float32, in parts that stay in the first-level cache.
+#if defined(__wasm__)
+template <typename T>
+constexpr bool kByWayOfFloats = !std::is_same_v<T, float>;
+#else
+template <typename T>
+constexpr bool kByWayOfFloats = false;
+#endif
+
+// None of them may be NaN, unless U is float.
+template <typename T, typename U>
+FPL_SELDOM void convert(const T* from, int64_t count, U* to) {
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= count; i += 4 * kWidth) {
+    F32 x[4];
+    loadInOrder(from + i, x);
+    putInOrder<false>(to + i, x);
+  }
+  for (; i < count; ++i) fromFloat(toFloat(from[i]), to[i]);
+}
+
 // Fetches logits ahead of the loop. The hardware's own prefetcher stays so close before the loop that a core waits for
 // memory a third of the time. Behind the end of a row lies the next row; behind the last row, a prefetch has no effect.
 constexpr int64_t kAhead = 4096;  // bytes

@@ -23,6 +23,7 @@ const hidden = { data: data.subarray(0, batch * time * 4), shape: [batch, time, 
 const weight = { data: data.subarray(0, vocab * 4), shape: [vocab, 4] }
 const pairs = { chosen: [-1, -2], rejected: [-2, -3] }
 const bad = { temperature: -1 }
+const wideLabels = new Int32Array(4)
 
 const functions = {
   fusedPreferenceLossSync: () => fpl.fusedPreferenceLossSync(logits, labels, { reference, gradient: true }),
@@ -42,6 +43,18 @@ const functions = {
     return running
   },
 }
+
+if (fpl.getBackends().wasm.available) {
+  const wasm = { backend: /** @type {const} */ ('wasm'), reference, gradient: true, threads: 2 }
+  // As many as make workers worth their while.
+  const wide = { data: new Float32Array(2 * 2 * 20_000), shape: [2, 2, 20_000] }
+  Object.assign(functions, {
+    'fusedPreferenceLossSync on wasm': () => fpl.fusedPreferenceLossSync(logits, labels, wasm),
+    'fusedPreferenceLoss on wasm': () => fpl.fusedPreferenceLoss(logits, labels, wasm),
+    'fusedPreferenceLossSync on wasm, two threads': () => fpl.fusedPreferenceLossSync(wide, wideLabels, wasm),
+    'fusedPreferenceLoss on wasm, two threads': () => fpl.fusedPreferenceLoss(wide, wideLabels, wasm),
+  })
+} else console.log('memory: wasm left out')
 
 async function size() {
   for (let i = 0; i < 4; i++) {

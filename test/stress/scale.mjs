@@ -1,5 +1,5 @@
 /** Sizes beyond 32 bits, and the smallest sizes, compared with known results. The largest takes 4.5 GB. */
-import { fusedPreferenceLossSync, sequenceLogProbs, sequenceLogProbsSync } from '../../dist/index.mjs'
+import { fusedPreferenceLossSync, getBackends, sequenceLogProbs, sequenceLogProbsSync } from '../../dist/index.mjs'
 
 const quick = process.argv.includes('--quick')
 
@@ -29,7 +29,8 @@ async function flat(
   /** @type {string} */ what,
   /** @type {{
    *   batch: number, time: number, vocab: number, packed?: boolean, gradient?: boolean, later?: boolean,
-   * }} */ { batch, time, vocab, packed = false, gradient = true, later = false },
+   *   backend?: 'auto' | 'wasm',
+   * }} */ { batch, time, vocab, packed = false, gradient = true, later = false, backend = 'auto' },
 ) {
   const rows = batch * time
   const data = new Uint16Array(rows * vocab).fill(ONE)
@@ -44,7 +45,7 @@ async function flat(
     dtype: /** @type {const} */ ('bfloat16'),
     shape: packed ? [rows, vocab] : [batch, time, vocab],
   }
-  const options = { shift: false, ...(packed ? { sequenceOffsets: offsets } : {}) }
+  const options = { shift: false, backend, ...(packed ? { sequenceOffsets: offsets } : {}) }
   const logProb = 1 - Math.log(Math.E ** 2 / Math.E + vocab - 1)
   const sums = later ? await sequenceLogProbs(logits, labels, options) : sequenceLogProbsSync(logits, labels, options)
   for (const b of [0, batch >> 1, batch - 1])
@@ -98,4 +99,14 @@ repeated(quick ? 200_000 : 3_000_000, 1000)
 if (!quick) {
   await flat('beyond 2^31 elements', { batch: 4, time: 540, vocab: 1_000_003 })
   await flat('beyond 2^31 elements, packed', { batch: 4, time: 540, vocab: 1_000_003, packed: true, later: true })
+  if (getBackends().wasm.available) {
+    await flat('more than 4 GiB on wasm', { batch: 4, time: 540, vocab: 1_000_003, backend: 'wasm' })
+    await flat('more than 4 GiB on wasm, later', {
+      batch: 4,
+      time: 540,
+      vocab: 1_000_003,
+      backend: 'wasm',
+      later: true,
+    })
+  } else console.log('scale: wasm left out')
 }

@@ -6,34 +6,18 @@ import { failure } from '../../errors.js'
 import type { Backend, Job, RunSettings } from '../../job.js'
 import { untilAborted } from '../signals.js'
 import { turn } from '../turn.js'
-import { Crew, WorkerLost, warnAlone } from './crew.js'
+import { Crew, warnAlone } from './crew.js'
 import { Engine, OutOfMemory } from './engine.js'
-import { JobMemory } from './job-memory.js'
-import { type JobPart, partsOf } from './parts.js'
+import { isSharedMemory, type JobMemory } from './job-memory.js'
+import { Memories } from './memories.js'
+import { bytesOf, type JobPart, partsOf } from './parts.js'
 import { platform } from './platform.js'
+import { MOST_PER_RUNNER, type Task, WorkerLost } from './runner.js'
+import { SharedRun } from './shared-run.js'
 import { type Module, WebAssembly } from './webassembly.js'
 
 /** A call with fewer logits than this is over before a worker has woken up. */
 const ALONE_BELOW = 1 << 16
-
-/** Jobs of one promise that are on their way to the worker, or on their way back. */
-const MOST_ON_THE_WAY = 2
-
-/** An engine, and the parts of its memory that jobs have. */
-class Memories {
-  private readonly free: JobMemory[] = []
-
-  constructor(readonly engine: Engine) {}
-
-  take(): JobMemory {
-    return this.free.pop() ?? new JobMemory(this.engine)
-  }
-
-  give(memory: JobMemory): void {
-    memory.drop()
-    this.free.push(memory)
-  }
-}
 
 export class WasmBackend implements Backend {
   readonly name = 'wasm'
@@ -60,6 +44,10 @@ export class WasmBackend implements Backend {
   runSync(job: Job, settings: RunSettings): void {
     const threads = this.threadsFor(job, settings)
     const crew = threads > 1 && platform.maySleep ? this.withCrew() : undefined
+    if (crew && this.canShareOut(job)) {
+      this.runShared(job, settings, crew, threads - 1)
+      return
+    }
     crew?.wantHelpers(threads - 1)
     const memories = crew === undefined ? this.withEngine() : (this.shared as Memories)
     for (const part of partsOf(job, this.chunk * (crew ? threads : 1), false)) {
@@ -99,19 +87,20 @@ export class WasmBackend implements Backend {
     const isSmall = sizeOf(job) < ALONE_BELOW
     const crew = isSmall ? undefined : this.withCrew()
     const threads = this.threadsFor(job, settings)
-    if (crew) crew.wantHelpers(threads - 1)
+    // Either runners share the parts, or helpers the work of each part.
+    const runners = this.canShareOut(job) ? threads : 1
+    const perPart = crew && runners === 1 ? threads : 1
+    crew?.wantHelpers(perPart - 1)
     const memories = crew === undefined ? this.withEngine() : (this.shared as Memories)
-    const all = { ...settings, threads: crew ? threads : 1 }
-    const parts = partsOf(job, this.chunk * (crew ? threads : 1), settings.signal !== undefined)
-    const onTheWay = new Set<Promise<boolean>>()
+    const all = { ...settings, threads: perPart }
+    const parts = partsOf(job, this.chunk * perPart, settings.signal !== undefined)
+    const onTheWay = new Set<Promise<void>>()
     let sliceEnd = performance.now() + this.slice
     let finished = true
     try {
       for (const part of parts) {
-        if (part.follows || onTheWay.size >= MOST_ON_THE_WAY) {
-          for (const each of part.follows ? [...onTheWay] : [...onTheWay].slice(0, 1))
-            finished = (await each) && finished
-        }
+        if (part.follows) await Promise.all(onTheWay)
+        else if (onTheWay.size >= MOST_PER_RUNNER * runners) await Promise.race(onTheWay)
         if (performance.now() >= sliceEnd) {
           await turn()
           sliceEnd = performance.now() + this.slice
@@ -119,36 +108,37 @@ export class WasmBackend implements Backend {
         if ((state.aborted && !state.writes) || !finished) return false
         state.writes ||= part.writes
         if (crew?.works) {
-          const running = this.runThere(part, all, memories, crew, state)
+          const there = (task: Task) => crew.run(task, runners)
+          const running = this.runThere(part, all, memories, there, state).then((done) => {
+            finished &&= done
+            onTheWay.delete(running)
+          })
           onTheWay.add(running)
-          running.then(
-            () => onTheWay.delete(running),
-            () => {},
-          )
+          running.catch(() => {}) // it is waited for below
         } else {
           this.runHere(part, all, memories)
         }
       }
-      for (const each of onTheWay) finished = (await each) && finished
+      await Promise.all(onTheWay)
       return finished
     } finally {
       await Promise.allSettled(onTheWay)
     }
   }
 
-  /** Runs a part on the worker; false when it was cancelled. */
+  /** Runs a part on a worker; false when it was cancelled. */
   private async runThere(
     { job }: JobPart,
     settings: RunSettings,
     memories: Memories,
-    crew: Crew,
+    run: (task: Task) => Promise<boolean>,
     state: State,
   ): Promise<boolean> {
     const memory = memories.take()
     try {
       memory.put(job, settings)
       if (!state.writes) state.jobs.add(memory)
-      const finished = await crew.run(memory.addresses)
+      const finished = await run(memory.task)
       if (finished) memory.take()
       return finished
     } catch (error) {
@@ -177,11 +167,27 @@ export class WasmBackend implements Backend {
     memories.give(memory)
   }
 
+  private runShared(job: Job, settings: RunSettings, crew: Crew, runners: number): void {
+    try {
+      const parts = partsOf(job, this.chunk, false)
+      new SharedRun(this.shared as Memories, crew, runners).run(parts, { ...settings, threads: 1 })
+    } catch (error) {
+      throw this.lost(error)
+    }
+  }
+
   /** The error for the caller. A module that has run out of memory in the middle of a job is not used again. */
   private lost(error: unknown): unknown {
     if (!(error instanceof OutOfMemory || error instanceof WebAssembly.RuntimeError)) return error
     void this.close()
     return failure('ERR_OUT_OF_MEMORY', `the wasm backend has run out of memory: ${error.message}`)
+  }
+
+  /** Whether workers can each take parts of the job and copy their logits: it is large, and they can reach them. */
+  private canShareOut({ policy, gradient }: Job): boolean {
+    const rows = (policy ?? gradient)?.logits
+    if (rows === undefined || typeof rows.data === 'bigint' || !isSharedMemory(rows.data.buffer)) return false
+    return bytesOf(rows) > this.chunk
   }
 
   private threadsFor(job: Job, settings: RunSettings): number {

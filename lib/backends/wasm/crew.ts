@@ -1,76 +1,17 @@
 /**
- * The workers of the wasm backend, and the memory that they share: one that runs the jobs of promises, and helpers that
- * share the work of any job. None of them keeps the process alive, but for the first while a promise waits for it.
+ * The workers of the wasm backend, and the memory that they share: runners, which run jobs, and helpers, which share the
+ * work of any one job. None of them keeps the process alive, but for a runner for which a promise waits.
  */
 import { warnOnce } from '../../check/warn-once.js'
-import { Engine, OutOfMemory } from './engine.js'
+import { Engine } from './engine.js'
 import { platform } from './platform.js'
 import type { WorkerStart, WorkerThread } from './platform-type.js'
+import { Runner, type Task, WorkerLost } from './runner.js'
 import type { Module } from './webassembly.js'
-
-/** The answer of a worker to a job. */
-interface Answer {
-  id: number
-  finished?: boolean
-  problem?: string
-}
-
-/** The worker is gone, or has never come. */
-export class WorkerLost extends Error {}
-
-interface Waiting {
-  resolve(finished: boolean): void
-  reject(error: Error): void
-}
-
-/** The worker that runs jobs, and those who wait for it. It keeps the process alive while there are any. */
-class Runner {
-  private readonly worker: WorkerThread
-  private readonly waiting = new Map<number, Waiting>()
-  private lastId = 0
-  private gone = false
-
-  constructor(start: WorkerStart, error: (error: Error) => void) {
-    const message = (answer: unknown) => this.hear(answer as Answer)
-    this.worker = platform.startWorker(start, { message, error, exit: () => this.leave() })
-  }
-
-  get isBusy(): boolean {
-    return this.waiting.size > 0
-  }
-
-  run(addresses: readonly [number, number]): Promise<boolean> {
-    if (this.gone) return Promise.reject(new WorkerLost())
-    return new Promise((resolve, reject) => {
-      const id = ++this.lastId
-      if (!this.isBusy) this.worker.keepAlive(true)
-      this.waiting.set(id, { resolve, reject })
-      this.worker.post({ id, addresses })
-    })
-  }
-
-  end(): Promise<unknown> {
-    return this.worker.end()
-  }
-
-  private hear({ id, finished, problem }: Answer): void {
-    const waiting = this.waiting.get(id)
-    this.waiting.delete(id)
-    if (!this.isBusy) this.worker.keepAlive(false)
-    if (problem === undefined) waiting?.resolve(finished === true)
-    else waiting?.reject(new OutOfMemory(problem))
-  }
-
-  private leave(): void {
-    this.gone = true
-    for (const { reject } of this.waiting.values()) reject(new WorkerLost())
-    this.waiting.clear()
-  }
-}
 
 export class Crew {
   readonly engine: Engine
-  private runner: Runner | undefined
+  private readonly runners: Runner[] = []
   private readonly helpers = new Set<WorkerThread>()
   private broken = false
 
@@ -88,25 +29,41 @@ export class Crew {
     while (this.helpers.size < count && !this.broken) this.startHelper()
   }
 
-  /** Runs the job at these addresses on a worker; false when it was cancelled. */
-  run(addresses: readonly [number, number]): Promise<boolean> {
-    this.runner ??= this.attempt(() => new Runner(this.start(false), (error) => this.fail(error)))
-    return this.runner?.run(addresses) ?? Promise.reject(new WorkerLost())
+  /** That one of so many runners who has least to do; undefined where there are none to be had. */
+  runner(count: number): Runner | undefined {
+    while (this.runners.length < count && !this.broken) this.startRunner()
+    const runners = this.runners.slice(0, count)
+    return runners.sort((a, b) => a.load - b.load)[0]
+  }
+
+  /** Runs a task on one of so many runners; false when it was cancelled. */
+  run(task: Task, runners: number): Promise<boolean> {
+    return this.runner(runners)?.run(task) ?? Promise.reject(new WorkerLost())
   }
 
   /** Ends the workers, once those who wait for them have their answers. */
   async close(): Promise<void> {
-    while (this.runner?.isBusy) await new Promise((resolve) => setTimeout(resolve, 1))
+    while (this.runners.some(({ isBusy }) => isBusy)) await new Promise((resolve) => setTimeout(resolve, 1))
     await this.end()
   }
 
   /** Ends the workers at once. */
   async end(): Promise<void> {
-    const workers = [...this.helpers]
-    const { runner } = this
+    const workers = [...this.helpers, ...this.runners]
     this.helpers.clear()
-    this.runner = undefined
-    await Promise.all([runner?.end(), ...workers.map((worker) => worker.end())])
+    this.runners.length = 0
+    await Promise.all(workers.map((worker) => worker.end()))
+  }
+
+  private startRunner(): void {
+    this.attempt(() => {
+      const exit = () => {
+        const at = this.runners.indexOf(runner)
+        if (at >= 0) this.runners.splice(at, 1)
+      }
+      const runner: Runner = new Runner(this.engine, this.start(false), { error: (error) => this.fail(error), exit })
+      this.runners.push(runner)
+    })
   }
 
   private startHelper(): void {

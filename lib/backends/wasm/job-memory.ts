@@ -10,6 +10,7 @@ import { MOST_FIELDS } from '../field-list.js'
 import type { Elements, FieldVisitor, Part } from '../field-visitor.js'
 import { visitFields } from '../job-fields.js'
 import type { Engine } from './engine.js'
+import type { Copies, Task } from './runner.js'
 
 /** The module's vectors begin at multiples of this. */
 const LINE = 64
@@ -17,6 +18,11 @@ const lines = (bytes: number) => Math.ceil(bytes / LINE) * LINE
 
 /** The fields come first, two numbers each; then what the module notes of the job; then the arrays. */
 const FIELD_BYTES = lines(16 * MOST_FIELDS)
+
+/** Whether threads can share it. */
+export function isSharedMemory(buffer: ArrayBufferLike): boolean {
+  return Object.prototype.toString.call(buffer) === '[object SharedArrayBuffer]'
+}
 
 type NumberArray = Float64Array | Float32Array | Int32Array | Uint16Array
 
@@ -32,6 +38,9 @@ export class JobMemory implements FieldVisitor {
   private time = 0
   private vocab = 0
   private readonly results: (() => void)[] = []
+  // What whoever runs the job copies: rows that lie in memory which threads share.
+  private readonly before: Copies[] = []
+  private readonly after: Copies[] = []
 
   private readonly arrays: number
 
@@ -44,7 +53,7 @@ export class JobMemory implements FieldVisitor {
     this.job = job
     do {
       if (this.used > this.capacity) this.grow()
-      this.results.length = 0
+      this.forget()
       this.used = this.arrays
       const { views, lossNames, unpairedLossNames } = this.engine
       if (this.capacity > 0) views.float64.fill(0, this.address / 8, (this.address + FIELD_BYTES) / 8)
@@ -57,14 +66,37 @@ export class JobMemory implements FieldVisitor {
     } while (this.used > this.capacity)
   }
 
-  /** What `run` takes. */
-  get addresses(): [values: number, job: number] {
-    return [this.address, this.address + FIELD_BYTES]
+  /** The job for a worker, who copies rows that lie in shared memory. */
+  get task(): Task {
+    return { addresses: this.addresses, before: this.before, after: this.after }
+  }
+
+  /** Whether it is for whoever runs the job to copy rows. */
+  get copiesRows(): boolean {
+    return this.before.length > 0
   }
 
   /** Runs the job on this thread; false when it was cancelled. */
   run(): boolean {
-    return this.engine.run(...this.addresses)
+    const { engine } = this
+    for (const { buffer, stretches } of this.before) {
+      for (let i = 0; i < stretches.length; i += 3) {
+        const [from, to, count] = stretches.slice(i, i + 3)
+        engine.views.uint8.set(new Uint8Array(buffer, from, count), to)
+      }
+    }
+    const finished = engine.run(...this.addresses)
+    for (const { buffer, stretches } of finished ? this.after : []) {
+      for (let i = 0; i < stretches.length; i += 3) {
+        const [to, from, count] = stretches.slice(i, i + 3)
+        new Uint8Array(buffer, to).set(engine.views.uint8.subarray(from, from + count))
+      }
+    }
+    return finished
+  }
+
+  private get addresses(): [values: number, job: number] {
+    return [this.address, this.address + FIELD_BYTES]
   }
 
   /** Cancels the job, if it runs already. */
@@ -81,8 +113,12 @@ export class JobMemory implements FieldVisitor {
 
   /** Forgets the job and its arrays. */
   drop(): void {
-    this.results.length = 0
+    this.forget()
     this.job = {}
+  }
+
+  private forget(): void {
+    this.results.length = this.before.length = this.after.length = 0
   }
 
   release(): void {
@@ -142,6 +178,10 @@ export class JobMemory implements FieldVisitor {
     const { data, vocab } = rows as Rows & { data: NumberArray }
     const address = this.place(rows.batch * rows.time * vocab * data.BYTES_PER_ELEMENT, 0)
     if (this.fits()) {
+      if (this.isShared(data)) {
+        this.before.push(copiesOf(rows, this.job.tokens as Tokens, true, address))
+        return address
+      }
       const view = this.viewFor(data)
       const start = address / data.BYTES_PER_ELEMENT
       forEachRun(rows, this.job.tokens as Tokens, true, (first, begin, count) => {
@@ -157,6 +197,10 @@ export class JobMemory implements FieldVisitor {
     let address = this.logits
     if (out.dtype === logits.dtype) this.addressed(address, 0)
     else address = this.place(out.batch * out.time * vocab * data.BYTES_PER_ELEMENT, 0)
+    if (this.isShared(data)) {
+      this.after.push(copiesOf(out, tokens, skipInactive === true, address))
+      return
+    }
     this.results.push(() => {
       const view = this.viewFor(data)
       const start = address / data.BYTES_PER_ELEMENT
@@ -199,6 +243,11 @@ export class JobMemory implements FieldVisitor {
     this.capacity = wanted
   }
 
+  /** Whether it lies in memory that workers can reach. */
+  private isShared({ buffer }: NumberArray): boolean {
+    return this.engine.shared && isSharedMemory(buffer)
+  }
+
   private viewFor(array: NumberArray): NumberArray {
     const { float64, float32, int32, uint16 } = this.engine.views
     if (array instanceof Float32Array) return float32
@@ -227,4 +276,14 @@ function forEachRun(
     while (row + 1 < rows && isWanted(row + 1) && beginOf(row + 1) === begin + (row + 1 - first) * vocab) row++
     work(first, begin, (row + 1 - first) * vocab)
   }
+}
+
+/** What is to be copied of rows that lie packed at this address. */
+function copiesOf(rows: Rows, tokens: Tokens, active: boolean, address: number): Copies {
+  const { buffer, byteOffset, BYTES_PER_ELEMENT: size } = rows.data as NumberArray
+  const stretches: number[] = []
+  forEachRun(rows, tokens, active, (first, begin, count) => {
+    stretches.push(byteOffset + begin * size, address + first * rows.vocab * size, count * size)
+  })
+  return { buffer, stretches }
 }

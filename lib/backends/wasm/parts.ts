@@ -22,19 +22,19 @@ export interface JobPart {
 export function* partsOf(job: Job, most: number, cancellable: boolean): Generator<JobPart, void> {
   const { policy, reference, gradient, tokenLoss } = job
   const tokens = job.tokens as Tokens
-  if (bytesOf(policy, gradient) + bytesOf(reference) <= most) {
+  if (bytesOfLogits(policy, gradient) + bytesOfLogits(reference) <= most) {
     yield { job, follows: false, writes: false }
     return
   }
   const rest: Job = { ...job }
-  if (reference && bytesOf(reference) > 0) {
+  if (reference && bytesOfLogits(reference) > 0) {
     rest.reference = yield* swept(reference, tokens, most)
   }
-  if (tokenLoss && policy && bytesOf(policy) > 0) {
+  if (tokenLoss && policy && bytesOfLogits(policy) > 0) {
     yield* tokenLossParts(job, most, cancellable)
     return
   }
-  if (policy && bytesOf(policy) > 0) rest.policy = yield* swept(policy, tokens, most)
+  if (policy && bytesOfLogits(policy) > 0) rest.policy = yield* swept(policy, tokens, most)
   if (gradient === undefined) {
     if (rest.policy) yield { job: rest, follows: true, writes: false }
     return
@@ -212,7 +212,11 @@ function sizesOf(rows: Rows): Rows {
 
 const NOTHING = new Float32Array(0)
 
-function bytesOf(forward?: ForwardStage, gradient?: GradientStage): number {
+function bytesOfLogits(forward?: ForwardStage, gradient?: GradientStage): number {
   const rows = forward?.head ? undefined : (forward?.logits ?? gradient?.logits)
-  return rows === undefined ? 0 : rows.batch * rows.time * rows.vocab * (rows.data as Uint16Array).BYTES_PER_ELEMENT
+  return rows === undefined ? 0 : bytesOf(rows)
+}
+
+export function bytesOf({ data, batch, time, vocab }: Rows): number {
+  return batch * time * vocab * (data as Uint16Array).BYTES_PER_ELEMENT
 }
