@@ -239,7 +239,7 @@ describe.runIf(isBuilt)('the wasm backend', () => {
       expectSame(await running, wanted)
     })
 
-    test.runIf(platform.sharesMemory)('a worker that has never come: the calling thread does all the work', async () => {
+    test.runIf(platform.sharesMemory)('a worker that has never come: this thread does it all', async () => {
       const [logits, labels, options] = manyRows(80)
       const wanted = fusedPreferenceLossSync(logits, labels, { ...options, gradient: true })
       const run = vi.spyOn(Crew.prototype, 'run').mockImplementation(() => Promise.reject(new WorkerLost()))
