@@ -25,6 +25,12 @@ const leftOut = Object.values(LEFT_OUT).flatMap((names) => names.map((name) => `
 const gone = leftOut.filter((path) => !existsSync(path))
 if (gone.length > 0) throw new Error(`vitest.browser.config.ts leaves out what does not exist: ${gone.join(', ')}`)
 
+/** What the tests import: found in the middle of a run, it would load pages anew. */
+const PACKAGES = [
+  ...['@tensorflow/tfjs', '@tensorflow/tfjs-backend-cpu', '@tensorflow/tfjs-backend-wasm', '@tensorflow/tfjs-core'],
+  ...['@jax-js/jax', 'fast-check'],
+]
+
 /** TensorFlow.js looks for its WebAssembly beside its bundled script. */
 const tfjsWasm: Plugin = {
   name: 'tfjs-wasm',
@@ -41,6 +47,7 @@ const tfjsWasm: Plugin = {
 const pages = (name: string, headers: Record<string, string>, include: string[]): TestProjectConfiguration => ({
   plugins: [{ ...browserFiles(), enforce: 'pre' }, tfjsWasm],
   server: { headers },
+  optimizeDeps: { include: PACKAGES },
   test: {
     name,
     testTimeout: 60_000,
@@ -60,7 +67,7 @@ const pages = (name: string, headers: Record<string, string>, include: string[])
 /** With these a page shares memory with its workers. */
 const ISOLATION = { 'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp' }
 /** Tests of how calls run, which is another way where memory is not shared. */
-const HOW_CALLS_RUN = ['promises', 'settings', 'wasm', 'wasm-bits'].map((name) => `test/${name}.test.ts`)
+const HOW_CALLS_RUN = ['promises', 'settings', 'wasm', 'wasm-bits', 'wasm-memory'].map((name) => `test/${name}.test.ts`)
 
 export default defineConfig({
   test: {
