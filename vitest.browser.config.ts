@@ -11,7 +11,18 @@ import { LAUNCH } from './scripts/chromium.mjs'
 /** The files of tests that do not run in a page, and why. All others do. */
 const LEFT_OUT: Record<string, string[]> = {
   'start programs, read files or look at the package': [
-    ...['bench', 'cli', 'copies', 'docs', 'exact-math', 'examples', 'float-environment', 'gpu-scripts', 'layers'],
+    ...[
+      'bench',
+      'browser-example',
+      'cli',
+      'copies',
+      'docs',
+      'exact-math',
+      'examples',
+      'float-environment',
+      'gpu-scripts',
+      'layers',
+    ],
     ...['lent-arrays', 'memory', 'options', 'package', 'plot', 'promise-lifetimes', 'release', 'tarball'],
     ...['trainer-changes'],
   ],

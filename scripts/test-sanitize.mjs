@@ -45,7 +45,7 @@ const [compiler, asan] = isAbsolute(runtime) ? ['clang++', runtime] : ['g++', li
 const SHARED = compiler === 'clang++' ? ' -shared-libsan' : ''
 
 /** Tests of Node, the package, a browser or the speed of memory rather than of the addon. */
-const ELSEWHERE = ['bench', 'cli', 'memory', 'package', 'plot', 'release', 'tarball', 'tfjs'].map(
+const ELSEWHERE = ['bench', 'browser-example', 'cli', 'memory', 'package', 'plot', 'release', 'tarball', 'tfjs'].map(
   (name) => `test/${name}.test.ts`,
 )
 const QUICK = ['hostile', 'linear', 'tokens', 'cuda', 'cuda-faults', 'cuda-lifetimes'].map(
