@@ -63,6 +63,7 @@ describe.runIf(WASM.length > 0)('the module', () => {
   test.each<[string, unknown, RegExp]>([
     ['other bytes', new Uint8Array(8), /magic/],
     ['a page that is not there', new Response('', { status: 404 }), /HTTP status 404/],
+    ['a page', new Response('<!doctype html>', { headers: { 'Content-Type': 'text/html' } }), /a page of HTML/],
     ['a page in its place', new Response('<!doctype html>'), /magic/],
     ['a URL that cannot be fetched', 'http://localhost:1/x.wasm', /^http:\/\/localhost:1\/x\.wasm: /],
     ['anything else', { module: 1 }, /neither bytes, a Response, a URL nor a WebAssembly\.Module/],

@@ -3,7 +3,17 @@
  * binary. Uses dist.
  */
 import { execFile } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -123,6 +133,26 @@ test('everything the manifest points to is there, with types for both module sys
   }
 })
 
+test('the files for browsers import each other and peers alone, find their files, and compile no text', () => {
+  const folder = join(root, 'dist/browser')
+  const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.mjs'))
+  expect(files.length).toBeGreaterThan(6)
+  const [imports, urls] = [/^(?:import|export)\b[^'"]*["']([^"']+)["']/gm, /new URL\("([^"]+)", import\.meta\.url\)/g]
+  const found = files.flatMap((file) => {
+    const code = readFileSync(join(folder, file), 'utf8')
+    expect(code).not.toMatch(/\beval\(|\bnew Function\b|\brequire\(|\bimport\(/)
+    return [imports, urls].flatMap((pattern) =>
+      [...code.matchAll(pattern)].map(([, target]) => ({ target, path: join(folder, dirname(file), target) })),
+    )
+  })
+  expect(found.filter(({ target }) => target.endsWith('.wasm'))).toHaveLength(2)
+  for (const { target, path } of found) {
+    if (!target.startsWith('.')) expect(target).toMatch(/^@(tensorflow|jax-js)\//)
+    else if (!target.endsWith('.wasm') || library.getBackends().wasm.available)
+      expect([path, existsSync(path)]).toEqual([path, true])
+  }
+})
+
 test.each(['module', 'commonjs'] as const)('the adapters, as %s', async (type) => {
   const load = (name: string) =>
     type === 'module' ? `await import('fused-preference-loss/${name}')` : `require('fused-preference-loss/${name}')`
@@ -155,7 +185,7 @@ test.each(['module', 'commonjs'] as const)('the adapters, as %s', async (type) =
       'linearTokenLossValueAndGrad',
       'tokenLossValueAndGrad',
     ],
-    ['readReferenceLogProbs', 'toLogits', 'writeReferenceLogProbs'],
+    ['readReferenceLogProbs', 'referenceLogProbs', 'toLogits', 'writeReferenceLogProbs'],
   ])
 })
 

@@ -6,6 +6,7 @@ import { cpSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { getBackends } from '../lib/index.js'
+import { WASM_FILES } from '../scripts/shipped.mjs'
 import {
   cleanUp,
   installed,
@@ -16,10 +17,10 @@ import {
   project,
   root,
   run,
+  runReadmeProgram,
   runSmoke,
   scratch,
   stage,
-  writeReadmeProgram,
 } from './package/support.mjs'
 
 const folder = `prebuilds/${process.platform}-${process.arch}`
@@ -34,13 +35,21 @@ beforeAll(() => {
   packed = pack(stage())
   app = project('app', { dependencies: { [manifest.name]: `file:${packed.tarball}` } })
   run([...npm, 'install'], app, ONLINE)
-})
-afterAll(cleanUp)
+}, 60_000)
+afterAll(cleanUp, 60_000)
 
 test('what is inside: no install script, nothing that makes npm compile', () => {
   expect(packed.files).toEqual(
-    expect.arrayContaining(['dist/index.mjs', 'CMakeLists.txt', 'native/sources.txt', binary]),
+    expect.arrayContaining([
+      'dist/index.mjs',
+      'dist/browser/index.mjs',
+      'CMakeLists.txt',
+      'native/sources.txt',
+      binary,
+    ]),
   )
+  const modules = getBackends().wasm.available ? WASM_FILES.map((file) => `prebuilds/${file}`) : []
+  expect(packed.files.filter((file) => file.endsWith('.wasm')).sort()).toEqual([...modules].sort())
   expect(packed.files).not.toContain('binding.gyp')
   expect(packed.files.filter((file) => /(^|\/)(build|test|scripts|node_modules)\//.test(file))).toEqual([])
   expect(manifest.gypfile).toBe(false)
@@ -60,10 +69,25 @@ test.each(['smoke.mjs', 'smoke.cjs'])('%s: every backend, a promise, a worker th
 })
 
 test('the first program of the README', () => {
-  writeReadmeProgram(app)
-  const [loss, margin] = run([process.execPath, 'readme.mjs'], app).split(' ').map(Number)
-  expect(margin).toBeCloseTo(0.5, 9)
-  expect(loss).toBeCloseTo(Math.log1p(Math.exp(-0.5)), 9)
+  expect(runReadmeProgram([process.execPath], app)).not.toContain('Warning')
+})
+
+describe.runIf(getBackends().wasm.available)('the same on wasm, with one warning', () => {
+  const expectOneWarning = (output: string) => {
+    expect(output.match(/Warning|FUSED_PREFERENCE_LOSS_\w+/g)).toEqual(['FUSED_PREFERENCE_LOSS_NO_BINARY', 'Warning'])
+    expect(output).toContain('in WebAssembly, a few times slower')
+  }
+
+  test('where no addon may be loaded', () => {
+    expectOneWarning(runReadmeProgram([process.execPath, '--no-addons'], app))
+  })
+
+  test('where the binary is gone', () => {
+    const copy = join(scratch, 'no-binary')
+    cpSync(app, copy, { recursive: true })
+    rmSync(join(installed(copy), binary))
+    expectOneWarning(runReadmeProgram([process.execPath], copy))
+  })
 })
 
 test('npm ci, without scripts', () => {

@@ -5,7 +5,7 @@
  */
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -38,7 +38,9 @@ rmSync(target, { recursive: true, force: true })
 mkdirSync(tree, { recursive: true })
 for (const part of PARTS) {
   mkdirSync(dirname(join(tree, part)), { recursive: true })
-  cpSync(join(root, part), join(tree, part), { recursive: true })
+  // The tools of test/package are large and of no use there.
+  const filter = (/** @type {string} */ path) => basename(path) !== 'node_modules'
+  cpSync(join(root, part), join(tree, part), { recursive: true, filter })
 }
 for (const name of withDependencies(PACKAGES)) {
   cpSync(join(root, name), join(tree, name), { recursive: true, dereference: true })

@@ -15,6 +15,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { CUDA_FILE, TARGETS } from '../../scripts/shipped.mjs'
 import { checkBinary, checkCudaLibrary } from './binaries.mjs'
+import { CannotRun, closingLine, group, need, row, writeDocument } from './rows.mjs'
 import {
   cleanUp,
   installed,
@@ -26,9 +27,9 @@ import {
   project,
   root,
   run,
+  runReadmeProgram,
   runSmoke,
   scratch,
-  writeReadmeProgram,
 } from './support.mjs'
 
 const { without } = parseArgs({ options: { without: { type: 'string', multiple: true, default: [] } } }).values
@@ -48,18 +49,6 @@ const DENO = at('@deno/linux-x64-glibc/deno')
 const HOST = 'prebuilds/linux-x64/fused-preference-loss.glibc.node'
 const LIMIT = 25e6
 
-class CannotRun extends Error {}
-
-/**
- * The path of a program or file of the system, or a row that says it is missing.
- * @param {string} path
- * @param {string} what
- */
-function need(path, what) {
-  if (!existsSync(path)) throw new CannotRun(`needs ${what}`)
-  return path
-}
-
 function version(/** @type {string} */ name) {
   return JSON.parse(readFileSync(at(`${name}/package.json`), 'utf8')).version
 }
@@ -67,40 +56,6 @@ function version(/** @type {string} */ name) {
 const { tarball, files, size } = pack(root)
 for (const name of without) console.log(`left out: ${name}`)
 console.log(`${basename(tarball)}: ${(size / 1e6).toFixed(2)} MB`)
-/** @typedef {{ name: string, result: string, seconds: string, note: string }} Row */
-/** @type {{ title: string, rows: Row[] }[]} */
-const groups = []
-/** @type {Row[]} */
-let rows = []
-
-function group(/** @type {string} */ title) {
-  rows = []
-  groups.push({ title, rows })
-  console.log(`\n${title}`)
-}
-
-/**
- * One row: `test` returns a short finding, and throws when it fails or cannot run.
- * @param {string} name
- * @param {() => string | void | Promise<string | void>} test
- */
-async function row(name, test) {
-  const start = performance.now()
-  let result
-  let note
-  try {
-    note = await test()
-    result = 'passed'
-  } catch (error) {
-    result = error instanceof CannotRun ? 'could not be run here' : '**failed**'
-    const { message } = /** @type {Error} */ (error)
-    note = message.split('\n')[0]
-    if (result === '**failed**') console.log(message)
-  }
-  const seconds = (performance.now() - start) / 1000
-  rows.push({ name, result, seconds: result === 'passed' ? seconds.toFixed(1) : '', note: note ?? '' })
-  console.log(`  ${name}: ${result}${note ? ` (${note})` : ''}, ${seconds.toFixed(1)} s`)
-}
 
 /**
  * ESM and CommonJS, each with a worker thread, and the README's first program.
@@ -111,18 +66,7 @@ async function row(name, test) {
 function everything(runtime, folder, { env, binary = HOST, emulated = false } = {}) {
   for (const program of ['smoke.mjs', 'smoke.cjs']) runSmoke([...runtime, program], folder, { env, binary })
   if (emulated) return
-  writeReadmeProgram(folder)
-  const [loss, margin, length] = run([...runtime, 'readme.mjs'], folder, env)
-    .trim()
-    .split(/\s+/)
-    .slice(-3)
-    .map(Number)
-  // Both sequences are equally likely, the reference prefers the rejected one by 5: margin 5β, loss log(1 + e^-margin).
-  assert(
-    Math.abs(margin - 0.5) < 1e-9 && Math.abs(loss - Math.log1p(Math.exp(-0.5))) < 1e-9,
-    `README: ${loss}, ${margin}`,
-  )
-  assert.equal(length, 2 * 128 * 50257)
+  runReadmeProgram(runtime, folder, env)
 }
 
 /**
@@ -418,12 +362,9 @@ await row('build, with cmake and a compiler on the PATH', () => {
 })
 
 // ----------------------------------------------------------------------------------------------------------------------
-writeFileSync(join(root, 'docs/platforms.md'), document())
+writeDocument()
 cleanUp()
-const all = groups.flatMap((each) => each.rows)
-const count = (/** @type {string} */ result) => all.filter((each) => each.result === result).length
-console.log(`\n${count('passed')} passed, ${count('**failed**')} failed, ${count('could not be run here')} skipped`)
-process.exitCode = count('**failed**') > 0 ? 1 : 0
+closingLine()
 
 function bundledApart(/** @type {string} */ folder, /** @type {string} */ program) {
   // A worker needs a file of its own; here the bundle is the only file.
@@ -432,18 +373,4 @@ function bundledApart(/** @type {string} */ folder, /** @type {string} */ progra
   const { backends, warnings } = JSON.parse(readFileSync(join(folder, 'result.json'), 'utf8'))
   assert.equal(backends.cpu.path, '(in the bundle)')
   assert.deepEqual(warnings, [])
-}
-
-function document() {
-  const lines = [readFileSync(fileURLToPath(new URL('platforms.md', import.meta.url)), 'utf8')]
-  for (const { title, rows } of groups) {
-    lines.push(`## ${title}\n`, '| | result | seconds | |', '|---|---|---|---|')
-    for (const { name, result, seconds, note } of rows) {
-      lines.push(
-        `| ${name} | ${result} | ${seconds} | ${note.replaceAll('|', '\\|').replaceAll(scratch, '…').replaceAll(root, '')} |`,
-      )
-    }
-    lines.push('')
-  }
-  return lines.join('\n')
 }

@@ -15,7 +15,7 @@ export function run(command: string[], cwd: string, env?: Record<string, string>
 export function pack(folder: string): { tarball: string; files: string[]; size: number }
 export function stage(): string
 export function project(name: string, contents?: object): string
-export function writeReadmeProgram(folder: string): void
+export function runReadmeProgram(runtime: string[], folder: string, env?: Record<string, string>): string
 export function installed(folder: string): string
 export interface SmokeResult {
   backends: {

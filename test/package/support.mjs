@@ -114,11 +114,24 @@ export function project(name, contents = {}) {
   return folder
 }
 
-/** The first program of the README, which prints loss, margin and the length of the gradient. */
-export function writeReadmeProgram(/** @type {string} */ folder) {
+/**
+ * Runs the first program of the README, whose results are known. Returns its output, warnings included.
+ * @param {string[]} runtime
+ * @param {string} folder
+ * @param {Record<string, string>} [env]
+ */
+export function runReadmeProgram(runtime, folder, env) {
   const readme = readFileSync(join(root, 'README.md'), 'utf8')
   const [, program] = /```js\n(.*?)```/s.exec(readme) ?? assert.fail('README.md has no program')
   writeFileSync(join(folder, 'readme.mjs'), program)
+  const output = run([...runtime, 'readme.mjs'], folder, env)
+  const [, ...numbers] = /^([\d.]+) ([\d.]+) (\d+)$/m.exec(output) ?? assert.fail(output)
+  const [loss, margin, length] = numbers.map(Number)
+  // Both sequences are equally likely, the reference prefers the rejected one by 5: margin 5β, loss log(1 + e^-margin).
+  assert(Math.abs(margin - 0.5) < 1e-9, output)
+  assert(Math.abs(loss - Math.log1p(Math.exp(-0.5))) < 1e-9, output)
+  assert.equal(length, 2 * 128 * 50257)
+  return output
 }
 
 /**

@@ -62,8 +62,11 @@ export async function fetched(url: string): Promise<FoundModule> {
 async function bodyOf(body: Body, path = body.url || undefined): Promise<FoundModule> {
   try {
     if (body.ok === false) throw new Error(`HTTP status ${body.status}`)
+    const type = body.headers?.get('content-type')
+    // Servers of pages have one for every address.
+    if (type?.startsWith('text/html')) throw new Error('the server answers with a page of HTML')
     // Browsers compile it while it arrives, where the server says what it is.
-    const streams = body.headers?.get('content-type') === 'application/wasm' && 'compileStreaming' in WebAssembly
+    const streams = type === 'application/wasm' && 'compileStreaming' in WebAssembly
     const module = streams ? await WebAssembly.compileStreaming(body) : await compiled(await body.arrayBuffer())
     return { module, path }
   } catch (error) {

@@ -2,7 +2,7 @@
  * What the wasm backend needs of a browser: the modules of the package, fetched from where bundlers have put them, and
  * workers, which share memory in pages that are isolated from other origins.
  */
-import { fetched, sourceOf, THREADS } from './modules.js'
+import { fetched, type ModuleName, sourceOf, THREADS } from './modules.js'
 import type { Platform } from './platform-type.js'
 
 /** What is used of a page and of a worker in it. */
@@ -31,16 +31,8 @@ export const platform: Platform = {
 
   findModule: () => undefined,
 
-  fetchModule(name, source) {
-    if (source !== undefined) return sourceOf(source)
-    // Bundlers look for exactly this form, each with a name.
-    return fetched(
-      String(
-        name === THREADS
-          ? new URL('../../../prebuilds/wasm/fused-preference-loss.threads.wasm', import.meta.url)
-          : new URL('../../../prebuilds/wasm/fused-preference-loss.wasm', import.meta.url),
-      ),
-    )
+  async fetchModule(name, source) {
+    return source === undefined ? fetched(urlOf(name)) : sourceOf(source)
   },
 
   startWorker(start, { message, error, exit }) {
@@ -57,6 +49,20 @@ export const platform: Platform = {
     worker.postMessage(start)
     return { post: (job) => worker.postMessage(job), keepAlive: () => {}, end }
   },
+}
+
+function urlOf(name: ModuleName): string {
+  try {
+    // Bundlers look for exactly this form, each with a name.
+    const url =
+      name === THREADS
+        ? new URL('../../../prebuilds/wasm/fused-preference-loss.threads.wasm', import.meta.url)
+        : new URL('../../../prebuilds/wasm/fused-preference-loss.wasm', import.meta.url)
+    return url.href
+  } catch {
+    // Edge runtimes, and scripts that are no modules.
+    throw new Error(`this script has no URL by which ${name} could be found: pass it to loadWasm`)
+  }
 }
 
 // The global name, as bundlers look for `new Worker(new URL(…))`.
