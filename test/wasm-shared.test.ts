@@ -2,6 +2,7 @@
  * Logits in memory that threads share, on the wasm backend: workers copy them, and the bits are the same.
  */
 import { createHash } from 'node:crypto'
+import { Worker } from 'node:worker_threads'
 import { afterAll, afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import type { WasmBackend } from '../lib/backends/wasm/backend.js'
 import { findWasm } from '../lib/backends/wasm/index.js'
@@ -134,6 +135,38 @@ describe.runIf(isBuilt)('the wasm backend on shared memory', () => {
       const here = await copiedHere(() => fusedPreferenceLossSync(inShared, labels, { ...options, threads: 2 }))
       expect(here).toBeLessThan(0.9 * all)
     })
+  })
+
+  test("a browser's worker does the same", async () => {
+    const logits = logitsOf()
+    const script = new URL('../lib/backends/wasm/worker.browser.mjs', import.meta.url)
+    // A worker of Node.js with what the script takes from a browser's.
+    const shim = `
+      const { parentPort } = require('node:worker_threads')
+      globalThis.addEventListener = (type, listener) => parentPort.on(type, (data) => listener({ data }))
+      globalThis.postMessage = (message) => parentPort.postMessage(message)
+      import(${JSON.stringify(script.href)})`
+    const wanted = sequenceLogProbsSync(logits, labels, { ...wasm, threads: 1 }).logProbs
+    await backend.close()
+    vi.spyOn(platform, 'startWorker').mockImplementation((start, { message, exit }) => {
+      const worker = new Worker(shim, { eval: true })
+      worker.on('message', message).on('exit', exit).postMessage(start)
+      return {
+        post: (task) => worker.postMessage(task),
+        keepAlive: (truth) => (truth ? worker.ref() : worker.unref()),
+        end: () => worker.terminate(),
+      }
+    })
+    const out = shared(new Float32Array(ROWS * VOCAB).fill(7))
+    const step = { ...wasm, lossType: 'cpo', threads: 2 } as const
+    for (const data of [logits.data, shared(logits.data)]) {
+      const inPlace = { ...logits, data }
+      expect((await sequenceLogProbs(inPlace, labels, { ...wasm, threads: 2 })).logProbs).toEqual(wanted)
+      const { gradLogits } = fusedPreferenceLossSync(inPlace, labels, { ...step, gradient: true })
+      await fusedPreferenceLoss(inPlace, labels, { ...step, gradient: out })
+      expect(bytes(out).equals(bytes(gradLogits.data as Float32Array))).toBe(true)
+    }
+    await backend.close()
   })
 
   describe('where workers do not come', () => {
