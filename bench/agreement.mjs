@@ -33,9 +33,10 @@ const TOLERANCE = { float32: 1e-4, float16: 1e-2, bfloat16: 5e-2 }
  * Runs ours on the inputs of another peer.
  * @param {import('./cases.mjs').Workload} workload
  * @param {import('./peers/index.mjs').Inputs} inputs
+ * @param {boolean} exact the js backend, whose arithmetic is float64; but not for an output layer, where it takes minutes
  * @returns {Result}
  */
-export function expected(workload, inputs) {
+export function expected(workload, inputs, exact) {
   const { stage, shape, dtype, shift, width } = workload
   const { logits, labels, reference, positions, policy } = inputs
   if (stage === 'loss' && policy) {
@@ -58,12 +59,13 @@ export function expected(workload, inputs) {
     return linearResult(fusedLinearPreferenceLossSync(hidden, weight, labels, options), positions)
   }
   const tensor = { data: logits[0], shape, dtype }
-  if (stage === 'forward') return { logProbs: sequenceLogProbsSync(tensor, labels, { shift }).logProbs }
-  if (stage === 'tokens') return tokenResult(tokenStep(workload, {})(tensor, labels, true), positions, dtype)
+  const run = /** @type {const} */ ({ backend: exact ? 'js' : 'auto' })
+  if (stage === 'forward') return { logProbs: sequenceLogProbsSync(tensor, labels, { ...run, shift }).logProbs }
+  if (stage === 'tokens') return tokenResult(tokenStep(workload, run)(tensor, labels, true), positions, dtype)
   if (stage.startsWith('cross-entropy')) {
-    return tokenResult(crossEntropySync(tensor, labels, { shift, gradient: true }), positions, dtype)
+    return tokenResult(crossEntropySync(tensor, labels, { ...run, shift, gradient: true }), positions, dtype)
   }
-  const out = fusedPreferenceLossSync(tensor, labels, { shift, beta: BETA, reference, gradient: true })
+  const out = fusedPreferenceLossSync(tensor, labels, { ...run, shift, beta: BETA, reference, gradient: true })
   return {
     logProbs: [...out.chosenLogProbs, ...out.rejectedLogProbs],
     loss: out.loss,

@@ -20,6 +20,7 @@
  * @property {boolean} leaveMasked ours leaves the gradient's masked rows untouched instead of writing zeros
  * @property {boolean} [entropies] for the stages of tokens: the loss has a part of each token's entropy
  * @property {number} [softcap] for the stage of tokens: the logits are capped, c · tanh(x / c)
+ * @property {boolean} [shared] ours has its logits in memory that threads can share
  * @property {boolean} [byProducts] for linear-tokens: Σp², mean logit and argmax of each token are wanted as well
  *
  * @typedef {object} Settings of ours
@@ -67,6 +68,8 @@ const TITLES = {
  * @typedef {object} Scale
  * @property {number} megabytes of logits in a float32 batch
  * @property {number} threads
+ * @property {string} backend
+ * @property {number} allThreads of the machine
  * @property {readonly string[]} instructionSets
  * @property {number} lastLevelCache bytes
  */
@@ -75,7 +78,7 @@ const TITLES = {
  * @param {Scale} scale
  * @returns {Case[]}
  */
-export function allCases({ megabytes, threads, instructionSets, lastLevelCache }) {
+export function allCases({ megabytes, threads, backend, allThreads, instructionSets, lastLevelCache }) {
   const logits = megabytes * 2 ** 18
 
   /**
@@ -115,7 +118,7 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
             stage,
             dtype,
             shape: shapeFor(vocab),
-            quick: vocab === 32000 && dtype === 'float32' && stage !== 'in-place',
+            quick: all && (vocab === 32000 || (vocab === 128256 && backend === 'wasm')),
             peers: all && (vocab === 32000 || vocab === 128256) ? 'all' : 'fast',
           }),
         )
@@ -277,6 +280,57 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
     }
   }
 
+  // What only WebAssembly has to show.
+  for (const stage of backend === 'wasm' ? /** @type {const} */ (['forward', 'step']) : []) {
+    const counts = [...new Set([1, allThreads])]
+    cases.push(
+      one({
+        name: `shared-memory-${stage}`,
+        group: 'shared-memory',
+        title: `${TITLES[stage]}; logits in memory that threads share, or in an ordinary array`,
+        stage,
+        shape: shapeFor(32000),
+        shared: true,
+        quick: true,
+        variants: [true, false].flatMap((shared) =>
+          counts
+            .filter((count) => !shared || count !== threads)
+            .map((count) => ({
+              label: `${count} thread${count === 1 ? '' : 's'}, ${shared ? 'shared memory' : 'an ordinary array'}`,
+              settings: { threads: count },
+              workload: { shared },
+            })),
+        ),
+        peers: 'none',
+      }),
+      // Copies cost little here: what is left is the arithmetic.
+      one({
+        name: `in-cache-${stage}`,
+        group: 'in-cache',
+        title: `${TITLES[stage]}; logits in the second-level cache`,
+        stage,
+        shape: [2, 1, 16000],
+        calls: 100,
+        quick: true,
+        peers: 'none',
+      }),
+    )
+  }
+  if (backend === 'wasm') {
+    cases.push(
+      one({
+        name: 'product-512-32000',
+        group: 'product',
+        title: `${TITLES['linear-forward']}, beside products alone; width 512`,
+        stage: 'linear-forward',
+        width: 512,
+        shape: [8, 64, 32000],
+        quick: true,
+        peers: ['tfjs-wasm-product', 'tfjs-wasm-product-transposed'],
+      }),
+    )
+  }
+
   /** @type {{ name: string, title: string, entropies: boolean, byProducts: boolean }[]} */
   const results = [
     { name: '', title: 'log-probs', entropies: false, byProducts: false },
@@ -318,7 +372,7 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
       stage: 'step',
       shape: [2, 4, 16],
       calls: 200,
-      quick: true,
+      quick: backend !== 'wasm',
       peers: 'all',
     }),
     one({
@@ -328,7 +382,7 @@ export function allCases({ megabytes, threads, instructionSets, lastLevelCache }
       stage: 'loss',
       shape: [16, 1, 1],
       calls: 200,
-      quick: true,
+      quick: backend !== 'wasm',
       peers: 'all',
     }),
   )

@@ -19,7 +19,9 @@
  * @property {string} title
  * @property {string} dtype
  * @property {number[]} shape
- * @property {Record<string, number>} [bandwidth] bytes a second, or multiply-adds, with all threads
+ * @property {string} [meter] what the bandwidth is of, where it is not the memory
+ * @property {number} [threads] of its measurement, where they are not all
+ * @property {Record<string, number>} [bandwidth] bytes a second, or multiply-adds
  * @property {number} [floor] seconds that the roofline needs
  * @property {CompactEntry[]} entries
  *
@@ -55,13 +57,16 @@ export function compact(run, name, note) {
   const { date, command, machine, versions } = run
   const cases = run.cases.map((/** @type {import('./measure.mjs').CaseResult} */ result) => {
     const kept = result.entries.filter(({ peer }) => !isOutdated(peer, versions))
+    const [roofline] = result.rooflines
     return {
       name: result.name,
       group: result.group,
       title: result.title,
       dtype: result.dtype,
       shape: [...result.shape],
-      bandwidth: result.rooflines[0] && shortened(result.rooflines[0].bandwidth),
+      meter: roofline?.meter === 'memory' ? undefined : roofline?.meter,
+      threads: roofline?.threads === machine.threads ? undefined : roofline?.threads,
+      bandwidth: roofline && shortened(roofline.bandwidth),
       floor: short(kept[0]?.floor),
       entries: kept.map((entry) => ({
         peer: entry.peer,

@@ -6,9 +6,15 @@ import { fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { Absent } from './absent.mjs'
 
+/**
+ * @param {string} peerName
+ * @param {number} patience seconds to wait for an answer
+ */
+export const startProcess = (peerName, patience) => new ProcessContender(peerName, patience)
+
 const WORKER = fileURLToPath(new URL('worker.mjs', import.meta.url))
 
-export class Contender {
+class ProcessContender {
   /**
    * @param {string} peerName
    * @param {number} patience seconds to wait for an answer

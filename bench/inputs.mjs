@@ -66,6 +66,25 @@ export function makeLogits(workload) {
 }
 
 /**
+ * The same values in memory that threads can share.
+ * @param {Values} values
+ */
+export function sharedCopy(values) {
+  const copy = sharedLike(values)
+  copy.set(values)
+  return copy
+}
+
+/**
+ * An array of that type and length in memory that threads can share.
+ * @param {Values} values
+ * @returns {Values}
+ */
+export function sharedLike(values) {
+  return new /** @type {any} */ (values).constructor(new SharedArrayBuffer(values.byteLength))
+}
+
+/**
  * The weight `[vocab, width]` of the output layer. Its products with hidden states have a variance of 1.
  * @param {Workload} workload
  */

@@ -5,9 +5,10 @@ import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { arch, cpus, platform, release, totalmem } from 'node:os'
 import { getBackends } from 'fused-preference-loss'
+import { versionOf } from './packages.mjs'
 import { PYTHONS } from './peers/python.mjs'
 
-const COMPARED = ['@tensorflow/tfjs', '@jax-js/jax', 'onnxruntime-node']
+const COMPARED = ['@tensorflow/tfjs', '@jax-js/jax', 'onnxruntime-node', 'onnxruntime-web']
 
 /** @param {string} command @param {string[]} args */
 function ask(command, args) {
@@ -27,16 +28,6 @@ function lastLevelCache() {
       .filter((name) => name.startsWith('index'))
       .map((name) => readFileSync(`${folder}/${name}/size`, 'utf8').trim())
     return Math.max(...sizes.map((size) => Number.parseInt(size, 10) * (size.endsWith('M') ? 2 ** 20 : 2 ** 10)))
-  } catch {
-    return undefined
-  }
-}
-
-/** The version in an installed package's manifest. */
-function versionOf(/** @type {string} */ name) {
-  try {
-    const manifest = new URL(`../node_modules/${name}/package.json`, import.meta.url)
-    return JSON.parse(readFileSync(manifest, 'utf8')).version
   } catch {
     return undefined
   }
@@ -86,12 +77,14 @@ function pythonVersions() {
 }
 
 /** @param {boolean} withPython asking for its packages takes a second or two */
-export function describeVersions(withPython) {
-  const own = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'))
+export async function describeVersions(withPython) {
   /** @type {Record<string, string>} */
-  const versions = { 'fused-preference-loss': own.version, node: process.versions.node }
+  const versions = {
+    'fused-preference-loss': /** @type {string} */ (await versionOf('fused-preference-loss')),
+    node: process.versions.node,
+  }
   for (const name of COMPARED) {
-    const version = versionOf(name)
+    const version = await versionOf(name)
     if (version) versions[name] = version
   }
   return withPython ? { ...versions, ...pythonVersions() } : versions

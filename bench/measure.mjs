@@ -1,10 +1,9 @@
 /**
- * Measures one case: starts every contender in its own process (variants of ours share one), interleaves the
+ * Measures one case: starts every contender in its own process or page (variants of ours share one), interleaves the
  * repetitions so that other load on the machine affects all alike, and turns samples into figures. Prints nothing.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Absent } from './absent.mjs'
-import { Contender } from './contender.mjs'
 import { activeRows, elementSize, logitsOf } from './inputs.mjs'
 import { bandwidths, floorSeconds, leastTraffic, sweepsFor } from './roofline.mjs'
 import { summarise } from './statistics.mjs'
@@ -21,7 +20,9 @@ const PAUSE_MILLISECONDS = 5
  * @property {Peer[]} peers the first is ours
  * @property {boolean} peersWereNamed the user named the peers, which then run even where they are slow
  * @property {Map<string, string>} absent peers found not to be on this machine, and why
- * @property {Peer} bandwidth
+ * @property {Peer} meter of the roofline
+ * @property {(peerName: string, patience: number) => Contender} start starts a contender
+ * @property {boolean} exact results are compared with those of float64 arithmetic, not with those of ours
  * @property {number} threads
  * @property {number} lastLevelCache bytes
  * @property {number} rounds most repetitions of one contender
@@ -29,6 +30,8 @@ const PAUSE_MILLISECONDS = 5
  * @property {number} slowLogits most logits that a slow peer is given
  * @property {number} patience seconds after which a peer that has not answered is abandoned
  * @property {(text: string) => void} progress
+ *
+ * @typedef {{ running: boolean, ask: (message: object) => Promise<any>, stop: () => void }} Contender
  *
  * @typedef {object} Entry one row of a case's table
  * @property {string} peer
@@ -40,7 +43,7 @@ const PAUSE_MILLISECONDS = 5
  * @property {number} masked
  * @property {number} logits in the batch
  * @property {number} activeRows
- * @property {{ agrees: boolean, error: number, of: string }} agreement
+ * @property {{ agrees: boolean, error: number, of: string, exact: boolean }} agreement
  * @property {number} [peakBytes] memory beyond the inputs
  * @property {number[]} samples seconds
  * @property {number} median seconds
@@ -57,7 +60,7 @@ const PAUSE_MILLISECONDS = 5
  * @property {string} title
  * @property {any} workload
  * @property {{ threads: number, instructionSet?: string }} settings
- * @property {Contender} process
+ * @property {Contender} process or page
  * @property {number} index among the runners of its process
  * @property {any} prepared the answer of its process to `prepare`
  * @property {any[]} samples
@@ -65,7 +68,7 @@ const PAUSE_MILLISECONDS = 5
  *
  * @typedef {{ peer: string, title: string, reason: string }} Skipped
  * @typedef {Case & { entries: Entry[], skipped: Skipped[], rooflines: Roofline[] }} CaseResult
- * @typedef {{ threads: number, bandwidth: Partial<import('./roofline.mjs').Traffic>, samples: Record<string, number>[], bytes: number }} Roofline
+ * @typedef {{ meter: string, threads: number, bandwidth: Partial<import('./roofline.mjs').Traffic>, samples: Record<string, number>[], bytes: number }} Roofline
  */
 
 /**
@@ -89,11 +92,11 @@ function isAskedFor(/** @type {Peer} */ peer, /** @type {Case} */ { peers }, /**
   return peers !== 'none' && (!peer.embedded || peersWereNamed)
 }
 
-/** All runners of a case: ours, its variants, the peers, and one bandwidth meter per number of threads. */
+/** All runners of a case: ours, its variants, the peers, and one meter per number of threads. */
 function line(/** @type {Case} */ one, /** @type {Plan} */ plan) {
-  const { stage, dtype, shape, width, shift, masked, leaveMasked, entropies, byProducts } = one
+  const { stage, dtype, shape, width, shift, masked, leaveMasked, entropies, byProducts, shared } = one
   /** @type {Workload} */
-  const workload = { stage, dtype, shape, width, shift, masked, leaveMasked, entropies, byProducts }
+  const workload = { stage, dtype, shape, width, shift, masked, leaveMasked, entropies, byProducts, shared }
   const [ours, ...others] = plan.peers
   const settings = { threads: plan.threads }
   const contenders = [
@@ -118,13 +121,15 @@ function line(/** @type {Case} */ one, /** @type {Plan} */ plan) {
       skipped.push({ peer: peer.name, title: peer.title, reason: supported })
     }
   }
-  const meters = [...new Set(contenders.map((contender) => contender.settings.threads))].map((threads) => ({
-    peer: plan.bandwidth,
-    title: `memory bandwidth, ${threads} threads`,
-    workload: shape[2] > 1000 ? workload : undefined,
-    settings: { threads },
-  }))
-  return { contenders, meters: meters.filter((meter) => meter.workload), skipped }
+  const meters = [...new Set(contenders.map((contender) => contender.settings.threads))]
+    .filter((threads) => shape[2] > 1000 && one.calls < 100 && !(plan.meter.oneThread && threads > 1))
+    .map((threads) => ({
+      peer: plan.meter,
+      title: `${plan.meter.title}, ${threads} threads`,
+      workload,
+      settings: { threads },
+    }))
+  return { contenders, meters, skipped }
 }
 
 /**
@@ -145,7 +150,7 @@ export async function measure(one, plan) {
     if (before && contender.peer === plan.peers[0] && before[0].peer === contender.peer) {
       before.push({ ...fresh, process: before[0].process, index: before.length })
     } else {
-      processes.push([{ ...fresh, process: new Contender(contender.peer.name, plan.patience) }])
+      processes.push([{ ...fresh, process: plan.start(contender.peer.name, plan.patience) }])
     }
   }
   const runners = processes.flat()
@@ -196,7 +201,7 @@ export async function measure(one, plan) {
     const copies = rotates ? Math.max(2, Math.ceil(cacheBytes / bytes)) : 2
     const meter = { bytes: meterBytes, sweeps }
     const { calls, warmUp } = one
-    const message = { type: 'prepare', index, workload, copies, calls, warmUp, cacheBytes }
+    const message = { type: 'prepare', index, workload, copies, calls, warmUp, cacheBytes, exact: plan.exact }
     await attempt(runner, async () => {
       runner.prepared = await runner.process.ask({ ...message, settings: { ...settings, ...meter } })
     })
@@ -225,14 +230,15 @@ export async function measure(one, plan) {
   // Runners that share a process with a failed one keep their samples, if they have any.
   function figures() {
     for (const { peer, title, prepared, samples } of runners) {
-      if (!prepared || samples.length > 0 || peer === plan.bandwidth) continue
+      if (!prepared || samples.length > 0 || peer === plan.meter) continue
       skipped.push({ peer: peer.name, title, reason: 'its process ended before its turn' })
     }
     const finished = runners.filter((runner) => runner.prepared && runner.samples.length > 0)
     /** @type {Roofline[]} */
     const rooflines = finished
-      .filter((runner) => runner.peer === plan.bandwidth)
-      .map(({ samples, settings }) => ({
+      .filter((runner) => runner.peer === plan.meter)
+      .map(({ peer, samples, settings }) => ({
+        meter: peer.title,
         threads: settings.threads,
         bytes: meterBytes,
         bandwidth: bandwidths(samples, meterBytes),
@@ -240,7 +246,7 @@ export async function measure(one, plan) {
       }))
     /** @type {Entry[]} */
     const entries = finished
-      .filter((runner) => runner.peer !== plan.bandwidth)
+      .filter((runner) => runner.peer !== plan.meter)
       .map(({ peer, title, workload, settings, samples, prepared }) => {
         const summary = summarise(samples)
         const roofline = rooflines.find(({ threads }) => threads === settings.threads)

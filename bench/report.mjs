@@ -18,6 +18,7 @@ import { bandwidthText, banner, duration, percent, shapeText, times } from './ta
 /** Columns of the tables: each shows the fastest of these formulations of a library. */
 const LIBRARIES = [
   { title: 'onnxruntime-node', peers: ['onnxruntime'] },
+  { title: 'onnxruntime-web', peers: ['onnxruntime-web'] },
   { title: 'PyTorch', peers: ['torch-eager', 'torch-cross-entropy', 'torch-compile'] },
   { title: 'JAX (XLA)', peers: ['jax'] },
   { title: "TRL's head", peers: ['trl'] },
@@ -65,12 +66,12 @@ function section({ name, note, date, command, machine, versions, cases }) {
     ...columns.map(({ peers }) => fastest(entries, peers)),
     others(entries),
   ])
-  const [first] = ran
+  const [{ meter = 'memory', threads = machine.threads, bandwidth }] = ran.length > 0 ? ran : cases
   const about = [
     `\`${command}\`, ${date.slice(0, 10)}`,
     ...banner(machine, versions).split('\n'),
     ...(note === undefined ? [] : [note]),
-    ...(first?.bandwidth ? [bandwidthText({ threads: machine.threads, bandwidth: first.bandwidth })] : []),
+    ...(bandwidth ? [bandwidthText({ meter, threads, bandwidth })] : []),
   ]
   return `## ${name}\n\n${about.map((text) => `- ${text}`).join('\n')}\n\n${markdownTable([head, ...rows])}`
 }
@@ -85,7 +86,14 @@ repetitions of all peers are interleaved with measurements of the memory's bandw
 a cache. *Roofline* is the time that the memory needs for the fewest bytes, divided by the time taken: 100 % is optimal. For an
 output layer (\`linear-…\`) it is the time that the multiply-adds alone take. The columns of libraries are *time ÷ ours* of the
 library's fastest formulation: 16 means 16 times slower than this package. Slow peers get fewer tokens, and the ratio is per
-logit. PyTorch versions before 2 are left out.`
+logit. PyTorch versions before 2 are left out.
+
+**WebAssembly.** \`npm run bench -- --backend wasm\` measures the wasm backend in Node.js, and \`npm run bench -- --browser\` in
+Chromium (\`/usr/bin/chromium\`, or the path in \`CHROMIUM\`), where each peer has a page in a process of its own and runs in a
+worker of it. Ours and its peers take one thread; \`--threads 2\` gives two to all that have them. There *roofline* is the copies
+alone: those of logits and gradient, from an array of JavaScript into a module's memory and back, or the multiply-adds of
+WebAssembly's vectors. Results are compared with those of float64 arithmetic. \`--quick\` takes three minutes for either;
+\`npm run bench:peers -- --web\` installs onnxruntime-web, without which they run as well.`
 
 /**
  * @param {CompactRun[]} runs

@@ -1,5 +1,6 @@
 /**
- * `npm run bench`: compares ours with the alternatives a user could pick, and with the memory's own speed.
+ * `npm run bench`: compares ours with the alternatives a user could pick, and with the memory's own speed, in Node.js or in
+ * a browser.
  * This file reads the arguments and puts the parts together: cases.mjs, peers/, measure.mjs, table.mjs.
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
@@ -7,20 +8,25 @@ import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { getBackends } from 'fused-preference-loss'
+import { Absent } from './absent.mjs'
 import { allCases, selectCases } from './cases.mjs'
+import { startProcess } from './contender.mjs'
 import { describeMachine, describeVersions } from './machine.mjs'
 import { measure } from './measure.mjs'
-import { bandwidth, findPeer, PEERS } from './peers/index.mjs'
+import * as inBrowsers from './peers/index.browser.mjs'
+import * as inNode from './peers/index.mjs'
 import { progressLine } from './progress.mjs'
 import { banner, caseText } from './table.mjs'
 
 const USAGE = `npm run bench [-- OPTIONS]
-  --quick             few cases and repetitions; ends within a minute
+  --quick             few cases and repetitions; ends within a minute, for wasm within three
   --case NAME         a case or a group of cases; may be repeated
   --peer NAME         a peer to compare with; may be repeated. Defaults to all
   --dtype TYPE        float32, bfloat16 or float16; may be repeated
-  --backend NAME      our backend: cpu (the default), wasm, js or cuda
-  --threads N         threads of ours, of peers that have threads, and of the memory's measurement. Defaults to all
+  --backend NAME      our backend: cpu (the default), wasm, js or cuda; in a browser wasm (the default) or js
+  --browser           runs in Chromium: /usr/bin/chromium, or the path in CHROMIUM
+  --threads N         threads of ours, of peers that have threads, and of the memory's measurement. Defaults to all,
+                      for wasm and in a browser to 1, as most peers have one there
   --megabytes N       size of the logits of a float32 batch. Defaults to 256, with --quick 64
   --json FILE         the file of the results. Defaults to bench/out/latest.json`
 
@@ -38,14 +44,15 @@ function options() {
       case: { type: 'string', multiple: true, default: [] },
       peer: { type: 'string', multiple: true, default: [] },
       dtype: { type: 'string', multiple: true, default: [] },
-      backend: { type: 'string', default: 'cpu' },
+      backend: { type: 'string' },
+      browser: { type: 'boolean', default: false },
       threads: { type: 'string' },
       megabytes: { type: 'string' },
       json: { type: 'string', default: fileURLToPath(new URL('out/latest.json', import.meta.url)) },
       help: { type: 'boolean', default: false },
     },
   })
-  return values
+  return { ...values, backend: values.backend ?? (values.browser ? 'wasm' : 'cpu') }
 }
 
 /** A whole number given as an option. */
@@ -58,14 +65,19 @@ function count(/** @type {string | undefined} */ text, /** @type {string} */ nam
 }
 
 /** Our backend first, then the requested peers; with --quick, the fastest formulation of each library. */
-function choosePeers(/** @type {ReturnType<typeof options>} */ { backend, peer: names, quick }) {
-  const backends = ['cpu', 'wasm', 'js', 'cuda']
+function choosePeers(/** @type {ReturnType<typeof options>} */ { backend, browser, peer: names, quick }) {
+  const backends = browser ? ['wasm', 'js'] : ['cpu', 'wasm', 'js', 'cuda']
   if (!backends.includes(backend)) {
-    throw new RangeError(`no backend is called '${backend}'\nbackends: ${backends.join(', ')}`)
+    const where = browser ? ' in a browser' : ''
+    throw new RangeError(`no backend is called '${backend}'${where}\nbackends: ${backends.join(', ')}`)
   }
+  const { PEERS, findPeer } = browser ? inBrowsers : inNode
   const ours = findPeer(backend === 'cpu' ? 'ours' : `ours-${backend}`)
-  const usual = quick ? PEERS.filter((peer) => peer.quick) : PEERS
-  const others = names.length > 0 ? names.map(findPeer) : usual
+  // Beside wasm, what runs where it does.
+  const portable = [inNode.findPeer('ours'), ...inBrowsers.PEERS]
+  const usual = PEERS.filter((peer) => backend !== 'wasm' || portable.includes(peer))
+  const brief = usual.filter((peer) => peer.quick || (backend === 'wasm' && peer.name.startsWith('ours')))
+  const others = names.length > 0 ? names.map(findPeer) : quick ? brief : usual
   return [ours, ...others.filter((peer) => peer !== ours)]
 }
 
@@ -73,12 +85,14 @@ function choosePeers(/** @type {ReturnType<typeof options>} */ { backend, peer: 
 function plan(/** @type {ReturnType<typeof options>} */ values) {
   const machine = describeMachine()
   const limits = values.quick ? QUICK : FULL
-  const threads = count(values.threads, 'threads', machine.threads)
+  const { backend, browser } = values
+  const isPortable = backend === 'wasm' || browser
+  const threads = count(values.threads, 'threads', isPortable ? 1 : machine.threads)
   const lastLevelCache = machine.lastLevelCache ?? USUAL_CACHE
-  const instructionSets = values.backend === 'cpu' ? machine.instructionSets : []
+  const instructionSets = backend === 'cpu' ? machine.instructionSets : []
   const megabytes = count(values.megabytes, 'megabytes', limits.megabytes)
   const peers = choosePeers(values)
-  const list = allCases({ megabytes, threads, instructionSets, lastLevelCache })
+  const list = allCases({ megabytes, threads, backend, allThreads: machine.threads, instructionSets, lastLevelCache })
   const cases = selectCases(list, { names: values.case, dtypes: values.dtype, quick: values.quick })
   return {
     machine,
@@ -88,7 +102,8 @@ function plan(/** @type {ReturnType<typeof options>} */ values) {
       peers,
       peersWereNamed: values.peer.length > 0,
       absent: new Map(),
-      bandwidth,
+      meter: isPortable ? inNode.wasmLimits : inNode.bandwidth,
+      exact: isPortable,
       threads,
       lastLevelCache,
     },
@@ -96,7 +111,7 @@ function plan(/** @type {ReturnType<typeof options>} */ values) {
 }
 
 async function main(/** @type {ReturnType<typeof options>} */ values) {
-  if (values.backend === 'cuda') {
+  if (values.backend === 'cuda' && !values.browser) {
     const { cuda } = getBackends()
     if (cuda.available) return (await import('./cuda/run.mjs')).benchCuda(values)
     console.error(`--backend cuda: ${cuda.reason}`)
@@ -104,17 +119,24 @@ async function main(/** @type {ReturnType<typeof options>} */ values) {
     return
   }
   const { machine, cases, measuring } = plan(values)
-  const versions = describeVersions(measuring.peers.some(({ inPython }) => inPython))
+  const versions = await describeVersions(measuring.peers.some(({ inPython }) => inPython))
+  const browser = values.browser ? await (await import('./browser/contender.mjs')).openBrowser() : undefined
+  if (browser) versions.chromium = browser.version
+  const start = browser?.start ?? startProcess
   console.log(`${banner(machine, versions)}\n`)
   if (values.quick) console.log('--quick: few cases, peers and repetitions; leave it out for figures to rely on\n')
   const progress = progressLine(cases.length)
   const results = []
-  for (const [index, one] of cases.entries()) {
-    progress.begin(index, one.name)
-    const result = await measure(one, { ...measuring, progress: progress.update })
-    progress.end()
-    console.log(`${caseText(result)}\n`)
-    results.push(result)
+  try {
+    for (const [index, one] of cases.entries()) {
+      progress.begin(index, one.name)
+      const result = await measure(one, { ...measuring, start, progress: progress.update })
+      progress.end()
+      console.log(`${caseText(result)}\n`)
+      results.push(result)
+    }
+  } finally {
+    await browser?.close()
   }
   const command = ['npm run bench --', ...process.argv.slice(2)].join(' ')
   mkdirSync(dirname(values.json), { recursive: true })
@@ -123,13 +145,19 @@ async function main(/** @type {ReturnType<typeof options>} */ values) {
   console.log(`results: ${values.json}`)
 }
 
+/** Errors that are told by their message alone, each with the status that the process ends with. */
+function statusOf(/** @type {any} */ error) {
+  if (error instanceof Absent) return 1
+  return error instanceof RangeError || String(error.code).startsWith('ERR_PARSE_ARGS') ? 2 : undefined
+}
+
 try {
   const values = options()
   if (values.help) console.log(USAGE)
   else await main(values)
 } catch (error) {
-  if (!(error instanceof RangeError || String(/** @type {any} */ (error).code).startsWith('ERR_PARSE_ARGS')))
-    throw error
+  const status = statusOf(error)
+  if (status === undefined) throw error
   console.error(/** @type {Error} */ (error).message)
-  process.exitCode = 2
+  process.exitCode = status
 }

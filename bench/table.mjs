@@ -36,6 +36,12 @@ export function shapeText(/** @type {readonly number[]} */ shape, /** @type {str
 }
 
 /**
+ * What each meter of the roofline measures, but for multiply-adds.
+ * @type {Record<string, string>}
+ */
+const FLOORS = { memory: 'the memory itself', WebAssembly: 'the copies alone' }
+
+/**
  * The cells of a case's table, head first; columns about logits are left out where there are no logits.
  * @param {Pick<import('./measure.mjs').CaseResult, 'entries' | 'rooflines'>} result
  */
@@ -44,7 +50,16 @@ export function cells({ entries, rooflines }) {
   const [first] = entries
   const linear = first?.operationsPerSecond !== undefined
   const unit = linear ? 'GFLOP/s' : 'GB/s'
-  const head = ['', 'median', 'p20 – p80', ...(roofline ? [unit, 'roofline'] : []), 'time ÷ ours', 'memory']
+  const exact = first?.agreement.exact === true
+  const rated = first?.shape[2] > 1000
+  const measured = [
+    ...(rated ? [unit] : []),
+    ...(roofline ? ['roofline'] : []),
+    'time ÷ ours',
+    ...(exact ? ['error'] : []),
+    'memory',
+  ]
+  const head = ['', 'median', 'p20 – p80', ...measured]
   const rows = entries.map((entry) => {
     const sliced = entry.logits < first.logits ? `, on [${entry.shape.join(', ')}]` : ''
     const wrong = entry.agreement.agrees ? '' : ' ✗ disagrees'
@@ -52,13 +67,10 @@ export function cells({ entries, rooflines }) {
       `${entry.title}${sliced}${wrong}`,
       duration(entry.median),
       `${duration(entry.p20)} – ${duration(entry.p80)}`,
-      ...(roofline
-        ? [
-            giga(entry.operationsPerSecond ?? entry.bytesPerSecond),
-            entry.share === undefined ? '' : percent(entry.share),
-          ]
-        : []),
+      ...(rated ? [giga(entry.operationsPerSecond ?? entry.bytesPerSecond)] : []),
+      ...(roofline ? [entry.share === undefined ? '' : percent(entry.share)] : []),
       entry.ratio === undefined ? '' : times(entry.ratio),
+      ...(exact ? [entry.agreement.error.toExponential(1)] : []),
       entry.peakBytes === undefined ? '' : megabytes(entry.peakBytes),
     ]
   })
@@ -67,27 +79,34 @@ export function cells({ entries, rooflines }) {
     const perSecond = ((first.operationsPerSecond ?? first.bytesPerSecond) * first.median) / floor
     const ratio = floor / first.median
     rows.unshift([
-      linear ? 'the multiply-adds alone' : 'the memory itself',
+      linear ? 'the multiply-adds alone' : FLOORS[roofline.meter],
       duration(floor),
       '',
       giga(perSecond),
       percent(1),
       times(ratio),
+      ...(exact ? [''] : []),
       '',
     ])
   }
   return [head, ...rows]
 }
 
-/** The rates of the machine's memory in the case, per number of threads. */
+/** The rates of the machine's memory, or through that of WebAssembly, in the case, per number of threads. */
 export function bandwidthText(
-  /** @type {Pick<import('./measure.mjs').Roofline, 'threads' | 'bandwidth'>} */ { threads, bandwidth },
+  /** @type {Pick<import('./measure.mjs').Roofline, 'meter' | 'threads' | 'bandwidth'>} */ {
+    meter,
+    threads,
+    bandwidth,
+  },
 ) {
+  const on = `${threads} thread${threads === 1 ? '' : 's'}`
+  const native = meter === 'memory'
   if (bandwidth.multiply) {
-    return `multiply-adds with ${threads} thread${threads === 1 ? '' : 's'}: ${giga(bandwidth.multiply)} GFLOP/s`
+    return `multiply-adds${native ? '' : ` of ${meter}`} with ${on}: ${giga(bandwidth.multiply)} GFLOP/s`
   }
   const ways = Object.entries(bandwidth).map(([way, bytesPerSecond]) => `${way} ${gigabytes(bytesPerSecond)}/s`)
-  return `memory with ${threads} thread${threads === 1 ? '' : 's'}: ${ways.join(', ')}`
+  return `${native ? meter : `through the memory of ${meter}`} with ${on}: ${ways.join(', ')}`
 }
 
 /** The peers that did not run and the reasons, one line per reason. */
@@ -106,6 +125,9 @@ export function skippedLines(/** @type {import('./measure.mjs').Skipped[]} */ sk
 export function caseText(result) {
   const lines = [`${result.name}: ${result.title}`, `${shapeText(result.shape, result.dtype)}`, '']
   if (result.entries.length > 0) lines.push(columns(cells(result)), '')
+  if (result.entries[0]?.agreement.exact) {
+    lines.push('error: the largest difference from float64 arithmetic, relative to the largest value of its kind')
+  }
   for (const roofline of result.rooflines) lines.push(bandwidthText(roofline))
   for (const { title, agreement } of result.entries) {
     if (agreement.agrees) continue

@@ -1,11 +1,11 @@
 /**
- * The process in which one peer runs. The parent (contender.mjs) decides what to prepare and when to run; this file
- * makes the inputs, checks the peer against ours, watches its memory and takes the times.
+ * The process in which one peer runs, or the worker of a page. The parent (contender.mjs, browser/contender.mjs) decides
+ * what to prepare and when to run; this file makes the inputs, checks the peer against ours, watches its memory and takes
+ * the times.
  */
-import { performance } from 'node:perf_hooks'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { Absent } from './absent.mjs'
 import { compare, expected } from './agreement.mjs'
+import { ownProcess, peerName, serve } from './host.mjs'
 import {
   elementSize,
   logitsOf,
@@ -15,11 +15,12 @@ import {
   makeTargets,
   makeWeight,
   samplePositions,
+  sharedCopy,
 } from './inputs.mjs'
 import { watchPeak } from './memory.mjs'
 import { findPeer } from './peers/index.mjs'
 
-const peer = findPeer(process.argv[2])
+const peer = findPeer(peerName)
 
 /**
  * One way of running the peer: most processes have one, ours has one more for each variant of a case.
@@ -45,13 +46,14 @@ let large = { key: '', arrays: { logits: [] } }
 
 /** Several copies of the logits, used in turn so that none is still in a cache. */
 function largeInputs(/** @type {import('./cases.mjs').Workload} */ workload, /** @type {number} */ copies) {
-  const { stage, dtype, shape, width } = workload
+  const { stage, dtype, shape, width, shared } = workload
   const overwritten = (stage === 'in-place' || stage === 'cross-entropy') && peer.overwrites
-  const key = JSON.stringify([overwritten, dtype, shape, width, copies])
+  const key = JSON.stringify([overwritten, dtype, shape, width, shared, copies])
   if (key !== large.key) {
     large.arrays = { logits: [] }
-    const logits = [makeLogits(workload)]
-    while (logits.length < copies) logits.push(logits[0].slice())
+    const made = makeLogits(workload)
+    const logits = [shared ? sharedCopy(made) : made]
+    while (logits.length < copies) logits.push(shared ? sharedCopy(made) : made.slice())
     const pristine = overwritten ? logits[0].slice() : undefined
     large = { key, arrays: { logits, pristine, weight: width ? makeWeight(workload) : undefined } }
   }
@@ -77,7 +79,7 @@ function makeInputs(
 async function collectGarbage() {
   for (let i = 0; i < 2; i++) {
     globalThis.gc?.()
-    await sleep(50)
+    await new Promise((resolve) => setTimeout(resolve, 50))
   }
 }
 
@@ -131,7 +133,7 @@ function restore(/** @type {Line} */ { peer, inputs }, /** @type {number} */ ind
 
 /** @type {Record<string, (message: any) => Promise<object>>} */
 const handlers = {
-  async prepare({ index, workload, settings, copies, cacheBytes, calls, warmUp }) {
+  async prepare({ index, workload, settings, copies, cacheBytes, calls, warmUp, exact }) {
     const own = index === 0 ? peer : /** @type {Required<typeof peer>} */ (peer).another()
     const bytes = logitsOf(workload) * elementSize(workload.dtype)
     const distinct = Math.max(1, Math.ceil(cacheBytes / bytes))
@@ -142,15 +144,15 @@ const handlers = {
     await own.prepare(workload, inputs, settings)
     if (peer.ownInputs) return {}
 
-    const wanted = expected(workload, inputs)
+    const wanted = expected(workload, inputs, exact)
     if (peer.ownCopies) {
       inputs.logits = []
       large = { key: '', arrays: { logits: [] } }
     }
     await collectGarbage()
-    const peak = watchPeak(own.pid ?? process.pid)
+    const peak = await watchPeak(own.pid ?? ownProcess)
     await own.run(0)
-    const peakBytes = peak()
+    const peakBytes = await peak()
     const agreement = compare(wanted, await own.result(), workload.dtype)
     restore(line, 0)
     copy = 0
@@ -161,7 +163,12 @@ const handlers = {
     // Small calls are fast only once they are compiled.
     const start = performance.now()
     for (let i = 0; calls >= SMALL_CALLS && i < 200 && performance.now() - start < 1500; i++) await repetition(line)
-    return { version: own.version, note: own.note, agreement, peakBytes }
+    return {
+      version: own.version,
+      note: own.note,
+      agreement: { ...agreement, exact: exact && !workload.width },
+      peakBytes,
+    }
   },
 
   async run({ index }) {
@@ -184,11 +191,10 @@ function failureOf(/** @type {any} */ error) {
   return { failure: error instanceof Error ? error.message : String(error), absent: error instanceof Absent }
 }
 
-process.on('message', async (/** @type {any} */ message) => {
+serve(async (/** @type {any} */ message) => {
   try {
-    process.send?.({ reply: await handlers[message.type](message) })
+    return { reply: await handlers[message.type](message) }
   } catch (error) {
-    process.send?.(failureOf(error))
+    return failureOf(error)
   }
 })
-process.on('disconnect', () => process.exit())

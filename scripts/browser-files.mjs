@@ -1,5 +1,6 @@
 /**
- * Files for browsers: `x.browser.ts` takes the place of `x.ts` beside it. For Rolldown, Rollup and Vite.
+ * Files for browsers: `x.browser.ts` takes the place of `x.ts` beside it, and `x.browser.mjs` that of `x.mjs`. For
+ * Rolldown, Rollup and Vite.
  */
 import { existsSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
@@ -8,8 +9,9 @@ export const browserFiles = () => ({
   name: 'browser-files',
   /** @param {string} source @param {string | undefined} importer */
   resolveId(source, importer) {
-    if (importer === undefined || !/^\..*\.js$/.test(source)) return undefined
-    const path = resolve(dirname(importer), source).replace(/\.js$/, '.browser.ts')
+    const [, stem, ending] = /^(\..*)\.(m?js)$/.exec(source) ?? []
+    if (importer === undefined || stem === undefined) return undefined
+    const path = resolve(dirname(importer), `${stem}.browser.${ending === 'mjs' ? 'mjs' : 'ts'}`)
     return existsSync(path) && path !== importer ? path : undefined
   },
 })

@@ -1,6 +1,6 @@
 /**
- * Small ONNX models for tests, documentation and benchmarks, as the bytes of their protocol buffers. The numbers of
- * fields and types come from onnx.proto3.
+ * Small ONNX models for tests, documentation and benchmarks, as the bytes of their protocol buffers, in Node.js and in
+ * browsers. The numbers of fields and types come from onnx.proto3.
  *
  * @typedef {'float32' | 'int64' | 'float16'} Type
  * @typedef {{ type: string, inputs: string[], output: string, attributes?: Record<string, number> }} Node
@@ -16,7 +16,7 @@ export const TYPES = { float32: 1, int64: 7, float16: 10 }
  * @param {Record<string, Type>} graph.outputs
  * @param {Node[]} graph.nodes in the order they run
  * @param {Record<string, Weight>} [graph.weights]
- * @returns {Buffer} the model, for `InferenceSession.create`
+ * @returns {Uint8Array} the model, for `InferenceSession.create`
  */
 export function onnxModel({ inputs, outputs, nodes, weights = {} }) {
   const graph = [
@@ -28,7 +28,7 @@ export function onnxModel({ inputs, outputs, nodes, weights = {} }) {
   ]
   const irVersion = field(1, 8)
   const operatorSet = field(8, [field(1, ''), field(2, 13)])
-  return Buffer.concat([irVersion, field(7, graph), operatorSet])
+  return joined([irVersion, field(7, graph), operatorSet])
 }
 
 function node(/** @type {Node} */ { type, inputs, output, attributes = {} }) {
@@ -44,7 +44,7 @@ function node(/** @type {Node} */ { type, inputs, output, attributes = {} }) {
 }
 
 function initializer(/** @type {string} */ name, /** @type {Weight} */ { shape, data }) {
-  const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength)
+  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
   return field(5, [...shape.map((size) => field(1, size)), field(2, TYPES.float32), field(8, name), field(9, [bytes])])
 }
 
@@ -54,9 +54,19 @@ function value(/** @type {number} */ id, /** @type {string} */ name, /** @type {
 
 /** A field: a number, or bytes with their length (text, or another message's fields). */
 function field(/** @type {number} */ id, /** @type {number | string | Uint8Array[]} */ content) {
-  if (typeof content === 'number') return Buffer.from([...varint(id << 3), ...varint(content)])
-  const bytes = typeof content === 'string' ? Buffer.from(content) : Buffer.concat(content)
-  return Buffer.concat([Buffer.from([...varint((id << 3) | 2), ...varint(bytes.length)]), bytes])
+  if (typeof content === 'number') return Uint8Array.from([...varint(id << 3), ...varint(content)])
+  const bytes = typeof content === 'string' ? new TextEncoder().encode(content) : joined(content)
+  return joined([Uint8Array.from([...varint((id << 3) | 2), ...varint(bytes.length)]), bytes])
+}
+
+function joined(/** @type {Uint8Array[]} */ parts) {
+  const bytes = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0))
+  let at = 0
+  for (const part of parts) {
+    bytes.set(part, at)
+    at += part.length
+  }
+  return bytes
 }
 
 /** @returns {number[]} */

@@ -24,5 +24,7 @@ const { path, reason } = getBackends().cpu
 if (!path?.startsWith(join(root, 'prebuilds'))) throw new Error(reason ?? `${path} is not a prebuilt binary`)
 
 node('test/stress/run.mjs', ...process.argv.slice(2))
-const TESTS = ['edges', 'golden', 'promises', 'lent-arrays', 'copies', 'settings'].map((name) => `test/${name}.test.ts`)
+const TESTS = ['edges', 'golden', 'promises', 'promise-lifetimes', 'lent-arrays', 'copies', 'settings'].map(
+  (name) => `test/${name}.test.ts`,
+)
 node('node_modules/vitest/vitest.mjs', 'run', ...TESTS)

@@ -2,12 +2,13 @@
  * The benchmark harness: its arithmetic, and a short run that measures, checks and reports. No test depends on speed.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, describe, expect, it } from 'vitest'
-import { CUDA } from './support.js'
+import { CHROMIUM } from '../scripts/chromium.mjs'
+import { CUDA, WASM } from './support.js'
 
 const BENCH = fileURLToPath(new URL('../bench/', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'bench-'))
@@ -91,6 +92,35 @@ describe('roofline', async () => {
   })
 })
 
+describe('the limits of WebAssembly', async () => {
+  const { multiplyAdds, passThrough, ROUND_OPERATIONS, wasmLimits } = await load('peers/wasm-limits.mjs')
+
+  it('multiply and add as often as is counted', () => {
+    expect(multiplyAdds()(1000)).toBeCloseTo(2 * 12, 5)
+    // With a factor of 1 each step adds 1 to each sum.
+    const run = multiplyAdds(1)
+    expect((run(1001) - run(1)) * 4 * 2).toBe(1000 * ROUND_OPERATIONS)
+  })
+
+  it('copy every byte, in chunks', () => {
+    const source = Uint8Array.from({ length: 1000 }, (_, i) => i % 251)
+    const target = new Uint8Array(1000)
+    const memory = new Uint8Array(64)
+    passThrough(memory, source, target)
+    expect(target).toEqual(source)
+    expect([...memory.subarray(0, 40)]).toEqual([...source.subarray(960)])
+  })
+
+  it('measure the sweeps that are wanted and no others', () => {
+    for (const wanted of [['read'], ['copy', 'copyStreaming'], ['update', 'fill', 'fillStreaming'], ['multiply']]) {
+      wasmLimits.prepare({}, {}, { bytes: 2 ** 21, sweeps: wanted })
+      const seconds = wasmLimits.run()
+      expect(Object.keys(seconds)).toEqual(wanted.filter((sweep) => !sweep.endsWith('Streaming')))
+      for (const value of Object.values(seconds)) expect(value).toBeGreaterThan(0)
+    }
+  })
+})
+
 describe('agreement', async () => {
   const { compare } = await load('agreement.mjs')
   const ours = { logProbs: [-100, -50], loss: 0.5, gradient: [0, 0.25] }
@@ -109,7 +139,7 @@ describe('agreement', async () => {
 })
 
 describe('inputs', async () => {
-  const { makeLogits, valueAt } = await load('inputs.mjs')
+  const { makeLogits, sharedCopy, valueAt } = await load('inputs.mjs')
   const workload = { stage: 'forward', shape: [2, 4, 1000], shift: false, masked: 0 }
 
   it.each(['float32', 'bfloat16', 'float16'])('are normal in %s, without zeros', (dtype) => {
@@ -123,6 +153,13 @@ describe('inputs', async () => {
     const exact = makeLogits({ ...workload, dtype: 'float32' })
     const precision = { float32: 0, bfloat16: 2 ** -8, float16: 2 ** -11 }[dtype] as number
     for (const [i, x] of values.entries()) expect(Math.abs(x - exact[i])).toBeLessThanOrEqual(precision * Math.abs(x))
+  })
+
+  it.each(['float32', 'bfloat16'])('can lie in memory that threads share, in %s', (dtype) => {
+    const logits = makeLogits({ ...workload, dtype })
+    const copy = sharedCopy(logits)
+    expect(copy.buffer).toBeInstanceOf(SharedArrayBuffer)
+    expect(copy).toEqual(logits)
   })
 })
 
@@ -188,6 +225,117 @@ describe('npm run bench', () => {
     expect(entries.map((entry: { peer: string }) => entry.peer)).toEqual(['ours', ...names])
     for (const { agreement } of entries) expect(agreement).toMatchObject({ agrees: true })
   }, 60_000)
+
+  const withWasm = it.runIf(WASM.length > 0)
+
+  withWasm(
+    'compares the wasm backend with peers, float64 arithmetic and its own limits',
+    () => {
+      const json = join(folder, 'wasm.json')
+      const options = ['--backend', 'wasm', '--quick', '--megabytes', '1', '--case', 'step-32000-float32']
+      const peers = ['ours', 'plain-js', 'tfjs-wasm-custom', 'jax-js']
+      const run = node('run.mjs', ...options, ...peers.flatMap((name) => ['--peer', name]), '--json', json)
+      expect(run.status).toBe(0)
+      expect(run.stdout).toMatch(/error +memory\n─+\nthe copies alone .* 100 %/)
+      const [{ entries, rooflines, skipped }] = JSON.parse(readFileSync(json, 'utf8')).cases
+      expect(skipped).toEqual([])
+      expect(entries.map((entry: { peer: string }) => entry.peer)).toEqual(['ours-wasm', ...peers])
+      for (const { settings, agreement } of entries) {
+        expect(settings).toEqual({ threads: 1 })
+        expect(agreement).toMatchObject({ agrees: true, exact: true })
+      }
+      // Plain loops are float64, too.
+      expect(entries[2].agreement.error).toBeLessThan(2 ** -48)
+      // Float32 results of float64 sums.
+      expect(entries[0].agreement.error).toBeLessThan(2 ** -24)
+      expect(rooflines).toMatchObject([{ meter: 'WebAssembly', threads: 1 }])
+      expect(Object.keys(rooflines[0].bandwidth)).toEqual(['read', 'copy'])
+      const [{ floor, logits, median, share }] = entries
+      const { read, copy } = rooflines[0].bandwidth
+      expect(floor).toBeCloseTo((4 * logits) / read + (2 * 4 * logits) / copy, 12)
+      expect(share).toBeCloseTo(floor / median, 12)
+
+      const report = node('report.mjs', json, '--out', folder)
+      expect(report.status).toBe(0)
+      expect(readFileSync(join(folder, 'benchmarks.md'), 'utf8')).toMatch(
+        /^- through the memory of WebAssembly with 1 thread/m,
+      )
+    },
+    60_000,
+  )
+
+  withWasm(
+    'measures logits in shared memory, with as many threads as there are',
+    () => {
+      const json = join(folder, 'shared.json')
+      const options = ['--backend', 'wasm', '--quick', '--megabytes', '1', '--case', 'shared-memory']
+      expect(node('run.mjs', ...options, '--json', json).status).toBe(0)
+      for (const { entries } of JSON.parse(readFileSync(json, 'utf8')).cases) {
+        expect(entries[0]).toMatchObject({ title: 'fused-preference-loss, wasm backend', settings: { threads: 1 } })
+        const titles = entries.map((entry: { title: string }) => entry.title.trim())
+        expect(titles).toContain('1 thread, an ordinary array')
+        if (availableParallelism() > 1) expect(titles).toContain(`${availableParallelism()} threads, shared memory`)
+        // The bits are the same, wherever the logits are.
+        const errors = entries.map((entry: { agreement: { error: number } }) => entry.agreement.error)
+        expect(new Set(errors).size).toBe(1)
+      }
+    },
+    60_000,
+  )
+
+  withWasm(
+    'runs onnxruntime-web, or says what installs it',
+    () => {
+      const json = join(folder, 'onnxruntime-web.json')
+      const options = ['--backend', 'wasm', '--quick', '--megabytes', '1', '--case', 'forward-32000-float32']
+      expect(node('run.mjs', ...options, '--peer', 'onnxruntime-web', '--json', json).status).toBe(0)
+      const [{ entries, skipped }] = JSON.parse(readFileSync(json, 'utf8')).cases
+      if (existsSync(join(BENCH, 'peers/web/node_modules/onnxruntime-web'))) {
+        expect(entries[1]).toMatchObject({ peer: 'onnxruntime-web', agreement: { agrees: true } })
+      } else {
+        expect(skipped).toMatchObject([{ reason: 'no onnxruntime-web; npm run bench:peers installs it' }])
+      }
+    },
+    60_000,
+  )
+
+  it.runIf(WASM.length > 0 && (CHROMIUM !== undefined || process.env.CI))(
+    'measures the same in Chromium',
+    () => {
+      const json = join(folder, 'chromium.json')
+      const peers = ['tfjs-wasm', 'tfjs-wasm-ours', 'jax-js', 'jax-js-ours']
+      const options = ['--quick', '--megabytes', '1', '--case', 'in-a-trainer', '--case', 'shared-memory-forward']
+      const run = node('run.mjs', '--browser', ...options, ...peers.flatMap((name) => ['--peer', name]), '--json', json)
+      expect(run.status).toBe(0)
+      const { versions, cases } = JSON.parse(readFileSync(json, 'utf8'))
+      expect(versions.chromium).toMatch(/^\d+\./)
+      const [shared, trainer] = cases
+      expect(shared.skipped).toEqual([])
+      expect(shared.entries.length).toBe(availableParallelism() > 1 ? 4 : 2)
+      expect(trainer.skipped).toEqual([])
+      expect(trainer.entries.map((entry: { peer: string }) => entry.peer)).toEqual(['ours-wasm', ...peers])
+      for (const { agreement, peakBytes } of [...shared.entries, ...trainer.entries]) {
+        expect(agreement).toMatchObject({ agrees: true, exact: true })
+        if (process.platform === 'linux') expect(peakBytes).toBeGreaterThanOrEqual(0)
+      }
+      expect(trainer.entries[0].agreement.error).toBeLessThan(2 ** -24)
+      expect(trainer.rooflines[0].meter).toBe('WebAssembly')
+    },
+    120_000,
+  )
+
+  it.each([
+    [['--browser', '--backend', 'cpu'], /'cpu' in a browser\nbackends: wasm, js$/m],
+    [['--browser', '--backend', 'cuda'], /'cuda' in a browser\nbackends: wasm, js$/m],
+    [['--browser', '--peer', 'torch-eager'], /no peer is called 'torch-eager'\npeers: ours-wasm, (?!.*torch)/],
+    [['--backend', 'cpu', '--case', 'shared-memory'], /no case or group of cases is called 'shared-memory'/],
+    [['--backend', 'wasm', '--case', 'in-cache', '--dtype', 'float16'], /no case is left/],
+  ])('says what is wrong with %j', (options, message) => {
+    const run = node('run.mjs', ...options)
+    expect(run.stderr).toMatch(message)
+    expect(run.stderr).not.toContain('    at ')
+    expect(run.status).toBe(2)
+  })
 
   it.each([
     ['--case', 'backwards', /no case .* 'backwards'[\s\S]*small-call-fused/],

@@ -59,8 +59,8 @@ function slopes(seed = 9, size = 1): ResultGradients {
 }
 
 /** The content of an array of the host's or of device memory. */
-function read(memory: unknown, like: Float32Array | Uint16Array): Buffer {
-  if (!(memory instanceof DeviceBuffer)) return Buffer.from(bytes(memory as Float32Array))
+function read(memory: unknown, like: Float32Array | Uint16Array) {
+  if (!(memory instanceof DeviceBuffer)) return bytes((memory as Float32Array).slice())
   const copy = like.slice()
   memory.copyTo(copy)
   return bytes(copy)

@@ -1,8 +1,6 @@
 /**
- * The memory that a result keeps for its `backward` and releases when it is disposed of. Child processes use dist.
+ * The memory that a result keeps for its `backward` and releases when it is disposed of. Programs use dist.
  */
-import { execFile } from 'node:child_process'
-import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import {
   linearSequenceLogProbs,
@@ -11,9 +9,9 @@ import {
   sequenceLogProbs,
   sequenceLogProbsSync,
 } from '../lib/index.js'
+import { IS_BROWSER, runProgram } from './platform.js'
 import { DIST, TARGETS } from './support.js'
 
-const execute = promisify(execFile)
 const disposeSymbol: typeof Symbol.dispose = Symbol.dispose ?? Symbol.for('Symbol.dispose')
 
 const [vocab, width] = [7, 3]
@@ -63,7 +61,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
   })
 })
 
-test('results that are kept keep the arrays of their calls, and not once they are disposed of', async () => {
+test.skipIf(IS_BROWSER)('results that are kept keep the arrays of their calls until they are disposed of', async () => {
   const code = `
     import * as fpl from ${JSON.stringify(DIST.href)}
     const [vocab, width] = [500, 8]
@@ -89,7 +87,7 @@ test('results that are kept keep the arrays of their calls, and not once they ar
     const before = await alive()
     for (const result of results) result.dispose()
     console.log(JSON.stringify({ before, after: await alive(), results: results.length }))`
-  const { stdout } = await execute(process.execPath, ['--expose-gc', '--input-type=module', '-e', code])
+  const { stdout } = await runProgram(code, '--expose-gc')
   const { before, after, results } = JSON.parse(stdout)
   expect([before, results]).toEqual([60, 40])
   // The last result may still be on the stack.

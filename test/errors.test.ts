@@ -12,6 +12,8 @@ import {
   sequenceLogProbs,
   sequenceLogProbsSync,
 } from '../lib/index.js'
+import { IS_BROWSER } from './platform.js'
+import { hex, NATIVE } from './support.js'
 
 // biome-ignore lint/suspicious/noExplicitAny: wrong types are the point
 type Bag = Record<string, any>
@@ -57,8 +59,7 @@ function lossCall(backend: string): Bag {
 /** The bytes of all typed arrays in a value, each as a string. */
 function contents(value: unknown, found: string[] = []): string[] {
   if (ArrayBuffer.isView(value)) {
-    const { buffer, byteOffset, byteLength } = value
-    found.push(byteLength === 0 ? '' : Buffer.from(buffer as ArrayBuffer, byteOffset, byteLength).toString('latin1'))
+    found.push(value.byteLength === 0 ? '' : hex(value))
   } else if (typeof value === 'object' && value !== null && !(value instanceof AbortSignal)) {
     for (const inner of Object.values(value)) contents(inner, found)
   }
@@ -111,6 +112,10 @@ function table(
 
 /** Sets one option. */
 /** Cases of machines without CUDA: those with it go on to look at the device's memory. */
+/** A page refuses device memory whatever the backend. */
+const NO_DEVICE_MEMORY: [code: string, message: string] = IS_BROWSER
+  ? ['ERR_BACKEND_UNAVAILABLE', 'device memory needs the cuda backend, which browsers do not have']
+  : ['ERR_INVALID_ARG_VALUE', 'device memory among the arguments']
 const withoutCuda = (...cases: Case[]) => (getBackends().cuda.available ? [] : cases)
 
 const option = (name: string, value: unknown) => (call: Bag) => {
@@ -155,7 +160,7 @@ const LOGITS: Case[] = [
   ['detached data', 'ERR_INVALID_ARG_VALUE', 'logits.data is detached', (c) => { structuredClone(c.logits.data, { transfer: [c.logits.data.buffer] }) }],
   ['resizable data', 'ERR_INVALID_ARG_VALUE', 'logits.data is a view of a resizable buffer', (c) => { c.logits.data = new Float32Array(resizable(240)) }],
   ['resizable data, fixed view', 'ERR_INVALID_ARG_VALUE', 'logits.data', (c) => { c.logits.data = new Float32Array(resizable(240), 0, 60) }],
-  ...withoutCuda(['device pointer', 'ERR_INVALID_ARG_VALUE', 'device memory among the arguments', (c) => { c.logits.data = { ptr: 4096n, byteLength: 240 }; if ('gradient' in c.options) c.options.gradient = undefined }]),
+  ...withoutCuda(['device pointer', ...NO_DEVICE_MEMORY, (c) => { c.logits.data = { ptr: 4096n, byteLength: 240 }; if ('gradient' in c.options) c.options.gradient = undefined }]),
 ]
 
 // biome-ignore format: one case a line
@@ -238,7 +243,7 @@ const RUN: Case[] = [
   ['threads fractional', 'ERR_OUT_OF_RANGE', 'options.threads', option('threads', 1.5)],
   ['threads a string', 'ERR_INVALID_ARG_TYPE', 'options.threads', option('threads', '4')],
   ['instructionSet unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'avx2' or 'avx512'?", option('instructionSet', 'avx')],
-  ['instructionSet of another machine', 'ERR_BACKEND_UNAVAILABLE', 'options.instructionSet', option('instructionSet', process.arch === 'arm64' ? 'avx2' : 'neon')],
+  ['instructionSet of another machine', 'ERR_BACKEND_UNAVAILABLE', 'options.instructionSet', option('instructionSet', NATIVE[0]?.run.instructionSet === 'neon' ? 'avx2' : 'neon')],
   ['stream a string', 'ERR_INVALID_ARG_TYPE', 'options.stream', option('stream', '0')],
   ['stream without a GPU', 'ERR_INVALID_ARG_VALUE', 'options.stream is for the cuda backend', option('stream', 0n)],
   ['signal an object', 'ERR_INVALID_ARG_TYPE', 'options.signal must be an AbortSignal', option('signal', { aborted: true })],

@@ -11,7 +11,7 @@ import {
   sequenceLogProbsSync,
 } from '../lib/index.js'
 import type { Float16ArrayLike, Logits, TypedLogits } from '../lib/types/index.js'
-import { CUDA, JS, NATIVE } from './support.js'
+import { TARGETS } from './support.js'
 
 interface Constructor {
   new (length: number): Float16ArrayLike
@@ -19,7 +19,7 @@ interface Constructor {
 }
 const Float16Array = (globalThis as { Float16Array?: Constructor }).Float16Array
 if (Float16Array === undefined) {
-  console.warn(`float16array.test.ts: Node.js ${process.version} has no Float16Array; nothing is tested here`)
+  console.warn('float16array.test.ts: this runtime has no Float16Array; nothing is tested here')
 }
 
 const [batch, time, vocab, width] = [4, 5, 300, 12]
@@ -41,7 +41,7 @@ function halves(bits: Uint16Array): Float16ArrayLike {
 const bitsIn = ({ buffer, byteOffset, byteLength }: ArrayBufferView) =>
   Array.from(new Uint16Array(buffer, byteOffset, byteLength / 2))
 
-describe.skipIf(Float16Array === undefined).each([...NATIVE, JS, ...CUDA])('a Float16Array, $name', ({ run }) => {
+describe.skipIf(Float16Array === undefined).each(TARGETS)('a Float16Array, $name', ({ run }) => {
   const bits = bitsOf(batch * time * vocab, 0)
   const asBits = (): Logits => ({ data: bits.slice(), shape, dtype: 'float16' })
   const asHalves = (): Logits => ({ data: halves(bits), shape })

@@ -3,11 +3,10 @@
  * results and gradients of `trl.kernels.ChunkedLogProbFunction`, TRL 1.16, from hidden states and weight with bias,
  * temperature, logit scale and soft-cap. It computes in float32, so they agree to what that leaves.
  */
-import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { linearSequenceLogProbsSync } from '../lib/index.js'
 import type { TokenOutput } from '../lib/options/index.js'
-import { TARGETS } from './support.js'
+import { goldenCases, TARGETS } from './support.js'
 
 interface Case {
   /** Rows, width, vocabulary. */
@@ -33,10 +32,7 @@ interface Case {
   gradBias: number[] | null
 }
 
-const CASES: Case[] = readFileSync(new URL('./golden/fused-head.jsonl', import.meta.url), 'utf8')
-  .trimEnd()
-  .split('\n')
-  .map((line) => JSON.parse(line))
+const CASES = await goldenCases<Case>('fused-head')
 
 const OUTPUTS: TokenOutput[] = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'sumSquaredProbs', 'tokenMeanLogits']
 

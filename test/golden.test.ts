@@ -3,7 +3,6 @@
  * The bounds hold for the token log-probs and the gradient. The generator has derived the bounds of sums, losses and
  * coefficients from them through PyTorch's autograd.
  */
-import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import {
   fusedLinearUnpairedPreferenceLossSync,
@@ -33,7 +32,7 @@ import type {
   UnpairedSequences,
 } from '../lib/types/index.js'
 import { element, type LogitsSpec, logitsOf } from './golden/inputs.js'
-import { decode, encode, OUTPUTS, storage, TARGETS, type Target, ulp } from './support.js'
+import { decode, encode, goldenCases, OUTPUTS, storage, TARGETS, type Target, ulp } from './support.js'
 
 /** A number, or the name of one that JSON cannot hold. */
 type Value = number | 'NaN' | 'Infinity' | '-Infinity'
@@ -124,21 +123,14 @@ interface FusedUnpairedExpected extends Tokens {
   [name: string]: unknown
 }
 
-function read<T>(name: string): T[] {
-  const lines = readFileSync(new URL(`./golden/${name}.jsonl`, import.meta.url), 'utf8')
-    .trimEnd()
-    .split('\n')
-  return lines.map((line) => JSON.parse(line))
-}
-
-const [lossInputs, ...losses] = read<unknown>('losses') as [Record<string, PairLogProbs>, ...LossCase[]]
-const sequences = read<SequenceCase>('sequences')
-const fused = read<FusedCase>('fused')
-const [unpairedInputs, ...unpaired] = read<unknown>('unpaired') as [
+const [lossInputs, ...losses] = (await goldenCases<unknown>('losses')) as [Record<string, PairLogProbs>, ...LossCase[]]
+const sequences = await goldenCases<SequenceCase>('sequences')
+const fused = await goldenCases<FusedCase>('fused')
+const [unpairedInputs, ...unpaired] = (await goldenCases<unknown>('unpaired')) as [
   Record<string, UnpairedSequences>,
   ...UnpairedCase[],
 ]
-const fusedUnpaired = read<FusedUnpairedCase>('fused-unpaired')
+const fusedUnpaired = await goldenCases<FusedUnpairedCase>('fused-unpaired')
 
 const LOSS_RELATIVE = 1e-12
 const TOKEN_ULPS = 2

@@ -2,7 +2,6 @@
  * Arguments that lie about themselves or change while they are checked: they are refused or harmless, and never cause
  * an access out of bounds. The random form is `npm run fuzz`.
  */
-import { runInNewContext } from 'node:vm'
 import { describe, expect, test } from 'vitest'
 import {
   fusedPreferenceLoss,
@@ -14,6 +13,7 @@ import {
 } from '../lib/index.js'
 import type { FusedOptions } from '../lib/options/index.js'
 import type { DeviceMemory, Labels, Logits } from '../lib/types/index.js'
+import { inAnotherRealm } from './platform.js'
 import { TARGETS } from './support.js'
 
 const [batch, time, vocab] = [2, 3, 40]
@@ -97,7 +97,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
   })
 
   test('arrays of another realm', () => {
-    const [data, ids, list] = runInNewContext('[Float32Array.from(data), Int32Array.from(labels), [...chosen]]', {
+    const [data, ids, list] = inAnotherRealm('[Float32Array.from(data), Int32Array.from(labels), [...chosen]]', {
       data: elements(),
       labels,
       chosen: reference.chosen,
@@ -109,7 +109,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     expect(results).toEqual(wantedResults)
     expect(Array.from(gradLogits!.data as Float32Array)).toEqual(Array.from(wantedGradient!.data as Float32Array))
     // Small enough to go through the arena.
-    const few = runInNewContext('Float32Array.of(1, 2, 3, 4, 5, 6, 7, 8)')
+    const few = inAnotherRealm('Float32Array.of(1, 2, 3, 4, 5, 6, 7, 8)')
     const shape = [1, 2, 4]
     const small = (of: Float32Array) => sequenceLogProbsSync({ data: of, shape }, Int32Array.of(3, 1), run).logProbs
     expect(small(few)).toEqual(small(Float32Array.of(1, 2, 3, 4, 5, 6, 7, 8)))

@@ -2,11 +2,11 @@
  * Stages 1, 2 and 4 of the js backend, and the job as a whole: against a plain oracle, at the edges of IEEE
  * arithmetic, and through the 16-bit formats. The losses have their own file, js-losses.test.ts.
  */
-import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { jsBackend } from '../lib/backends/js/index.js'
 import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from '../lib/backends/js/numbers.js'
+import { turn } from '../lib/backends/turn.js'
 import { fusedLinearPreferenceLoss } from '../lib/index.js'
 import type { ForwardStage, GradientStage, Job, Rows, Tokens } from '../lib/job.js'
 import type { DType, HostArray } from '../lib/types/index.js'

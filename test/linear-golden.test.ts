@@ -2,13 +2,12 @@
  * The output layer on every backend: gradients through each result of a token, and of the cross-entropy with its options.
  * The cases of golden/head.jsonl are PyTorch's autograd, in float64, from hidden states, weight and bias.
  */
-import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { linearCrossEntropySync, linearSequenceLogProbsSync } from '../lib/index.js'
 import type { LinearCrossEntropyOptions, TokenOutput } from '../lib/options/index.js'
 import type { DType, HeadGradients, HostArray, Logits, ResultGradients } from '../lib/types/index.js'
 import { type LogitsSpec, logitsOf } from './golden/inputs.js'
-import { decode, encode, TARGETS, values } from './support.js'
+import { decode, encode, goldenCases, TARGETS, values } from './support.js'
 
 interface Gradient {
   /** Indices of the elements that are given; all of them when absent. */
@@ -36,10 +35,7 @@ interface Case {
   }
 }
 
-const CASES: Case[] = readFileSync(new URL('./golden/head.jsonl', import.meta.url), 'utf8')
-  .trimEnd()
-  .split('\n')
-  .map((line) => JSON.parse(line))
+const CASES = await goldenCases<Case>('head')
 
 const OUTPUTS: TokenOutput[] = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits']
 const GRADIENTS = ['gradHidden', 'gradWeight', 'gradBias'] as const

@@ -486,7 +486,7 @@ describe.each([...NATIVE, ...WASM, JS])('on $name', ({ run }) => {
   })
 })
 
-describe('on the cpu', () => {
+describe.runIf(NATIVE.length > 0)('on the cpu', () => {
   const big = problemOf({ seed: 91, batch: 2, time: 560, width: 12, vocab: 1500, bias: true, ignored: 0.05 })
   const call = (run: FusedLinearOptions) =>
     fusedLinearPreferenceLossSync(big.hidden, big.weight, big.labels, {

@@ -3,12 +3,11 @@
  * CPOTrainer and KTOTrainer, run in float64, under the options that mean the same here. Its `ipo` is our `ipo_norm`; CPO's losses
  * are of policies alone, and its AlphaPO is `rewardAlpha`, or the alpha divergence of these.
  */
-import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { preferenceLossSync, unpairedPreferenceLossSync } from '../lib/index.js'
 import type { PreferenceOptions, UnpairedPreferenceOptions } from '../lib/options/index.js'
 import type { PairLogProbs, PreferenceLoss, UnpairedSequences } from '../lib/types/index.js'
-import { TARGETS } from './support.js'
+import { goldenCases, TARGETS } from './support.js'
 
 type Pairs = Record<keyof PairLogProbs, number[]>
 
@@ -33,15 +32,8 @@ interface UnpairedCase {
   expected: { loss: number; losses: number[]; gradient: number[]; kl: number }
 }
 
-function read<T>(name: string): T[] {
-  const lines = readFileSync(new URL(`./golden/${name}.jsonl`, import.meta.url), 'utf8')
-    .trimEnd()
-    .split('\n')
-  return lines.map((line) => JSON.parse(line))
-}
-
-const CASES = read<Case>('peers')
-const UNPAIRED = read<UnpairedCase>('peers-unpaired')
+const CASES = await goldenCases<Case>('peers')
+const UNPAIRED = await goldenCases<UnpairedCase>('peers-unpaired')
 
 /** TRL holds the ε of exo_pair in float32. */
 const boundOf = ({ options }: Case) => (options.lossType === 'exo_pair' ? 1e-6 : 1e-9)

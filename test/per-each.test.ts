@@ -18,7 +18,7 @@ import {
 import type { LossOptions, UnpairedLossOptions, UnpairedPreferenceOptions } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
 import type { LossType } from '../lib/types/index.js'
-import { bytes, DTYPES, gaussian, LOSS_TYPES, logitsOf, neededBy, random, TARGETS, values } from './support.js'
+import { DTYPES, gaussian, hex, LOSS_TYPES, logitsOf, neededBy, random, TARGETS, values } from './support.js'
 
 const PAIRS = 3
 const [TIME, VOCAB, WIDTH] = [5, 9, 4]
@@ -46,7 +46,7 @@ function ownOf(lossType: LossType, own: LossOptions = OWN): LossOptions {
 const bits = (result: object): unknown =>
   JSON.parse(
     JSON.stringify(result, (_, value) =>
-      ArrayBuffer.isView(value) ? bytes(value).toString('hex') : typeof value === 'number' ? String(value) : value,
+      ArrayBuffer.isView(value) ? hex(value) : typeof value === 'number' ? String(value) : value,
     ),
   )
 

@@ -10,18 +10,12 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import { type Browser, chromium, type Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { appendMetrics } from '../lib/metrics/index.js'
+import { CHROMIUM, LAUNCH } from '../scripts/chromium.mjs'
 
 const cli = fileURLToPath(new URL('../dist/cli/index.mjs', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'fused-preference-loss-plot-'))
 afterAll(() => rmSync(folder, { recursive: true }))
 
-const CHROMIUM = [
-  process.env.CHROMIUM,
-  '/usr/bin/chromium',
-  '/usr/bin/chromium-browser',
-  '/usr/bin/google-chrome',
-  '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome',
-].find((path) => path !== undefined && existsSync(path))
 if (CHROMIUM === undefined) {
   console.warn('plot.test.ts: no Chromium here (set CHROMIUM to its path); the page is not tested in a browser')
 }
@@ -184,18 +178,7 @@ describe('the command', () => {
 describe.skipIf(CHROMIUM === undefined && !process.env.CI)('the page in Chromium', () => {
   let browser: Browser
   beforeAll(async () => {
-    browser = await chromium.launch({
-      executablePath: CHROMIUM,
-      args: [
-        '--no-sandbox',
-        '--disable-gpu',
-        '--disable-quic',
-        '--no-first-run',
-        '--disable-background-networking',
-        '--disable-component-update',
-        '--disable-sync',
-      ],
-    })
+    browser = await chromium.launch(LAUNCH)
   })
   afterAll(() => browser.close())
 

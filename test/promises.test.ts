@@ -1,16 +1,10 @@
 /**
- * The promise forms: the results of the sync forms, an event loop that stays free, cancellation, and environments that
- * end while a call runs. Child processes and workers use dist.
+ * The promise forms: the results of the sync forms, an event loop that stays free, and cancellation. What becomes of
+ * processes and workers that end meanwhile is in promise-lifetimes.test.ts.
  */
-import { execFile, fork } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises'
-import { promisify } from 'node:util'
-import { Worker } from 'node:worker_threads'
-import { afterAll, afterEach, describe, expect, test, vi } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { pickBackend } from '../lib/backends/registry.js'
+import { turn } from '../lib/backends/turn.js'
 import {
   fusedPreferenceLoss,
   fusedPreferenceLossSync,
@@ -24,7 +18,8 @@ import {
 import type { Job } from '../lib/job.js'
 import type { FusedOptions, SequenceOptions } from '../lib/options/index.js'
 import type { Logits } from '../lib/types/index.js'
-import { bytes, CUDA, DIST, gaussian, NATIVE, OUTPUTS, random, TARGETS } from './support.js'
+import { spyOnWarnings, TESTS_GPU } from './platform.js'
+import { bytes, gaussian, NATIVE, OUTPUTS, random, TARGETS } from './support.js'
 
 /** Numbers that are quick to make and give no trivial loss. */
 function ramp(length: number): Float32Array {
@@ -78,30 +73,6 @@ async function untilDone(row: number, job: Job, running: Promise<unknown>): Prom
   running.then(end, end)
   const { tokenLogProbs } = job.policy as { tokenLogProbs?: Float32Array }
   while (!over && tokenLogProbs?.[row] === 0) await turn()
-}
-
-const scripts = mkdtempSync(join(tmpdir(), 'fused-preference-loss-'))
-afterAll(() => rmSync(scripts, { recursive: true }))
-
-/** A file with an ES module that has `dist` imported as `fpl`, and calls that take long, `long()` and `writing()`. */
-function script(name: string, body: string): string {
-  const path = join(scripts, `${name}.mjs`)
-  const head = `
-    import * as fpl from ${JSON.stringify(DIST.href)}
-    const vocab = 50_000
-    const call = (rows, more) => fpl.fusedPreferenceLoss(
-      { data: new Float32Array(vocab), shape: [2, rows, vocab], strides: [0, 0, 1] },
-      new Int32Array(2 * rows),
-      { shift: false, lossType: 'cpo', threads: 2, ...more }
-    )
-    // The one only reads, the other mostly writes.
-    const long = (more) => call(20_000, more)
-    const writing = () => call(700, { gradient: true })
-    const short = () => fpl.preferenceLoss({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' })
-    if (!fpl.getBackends().cpu.available) throw new Error(fpl.getBackends().cpu.reason)
-  `
-  writeFileSync(path, head + body)
-  return path
 }
 
 describe.each(TARGETS)('$name', ({ name, run }) => {
@@ -247,7 +218,7 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
 
     test('aborted before: rejects with the reason, nothing written', async () => {
       const { logits, labels, options } = batch(4, 100)
-      const before = Buffer.from(bytes(logits.data as Float32Array))
+      const before = bytes(logits.data as Float32Array).slice()
       const signal = AbortSignal.abort(reason)
       const out = new Float32Array(800).fill(5)
       for (const gradient of ['in-place', out] as const) {
@@ -295,13 +266,13 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
     )
 
     test('aborted in mid-call: the gradient array and the logits in place are as they were', async () => {
-      const onHost = name === 'cuda' && !process.env.FPL_TEST_GPU
+      const onHost = name === 'cuda' && !TESTS_GPU
       const [rows, vocab] = name === 'js' ? [40, 5000] : onHost ? [40, 20_000] : [150, 100_000]
       // Two rows a slice, however fast the engine is.
       let now = 0
       if (name === 'js') vi.spyOn(performance, 'now').mockImplementation(() => (now += 5))
       const { logits, labels, options } = batch(rows, vocab)
-      const before = Buffer.from(bytes(logits.data as Float32Array))
+      const before = bytes(logits.data as Float32Array).slice()
       const out = new Float32Array(2 * rows * vocab).fill(5)
       // By-products and the reference's logits make the part that can be cancelled larger.
       const reference = { logits: { data: ramp(vocab), shape: logits.shape, strides: [0, 0, 1] } }
@@ -355,7 +326,7 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
         remove(...given)
       }
       const result = await fusedPreferenceLoss(logits, labels, { ...options, ...run, gradient: true, signal })
-      const before = Buffer.from(bytes(result.gradLogits!.data as Float32Array))
+      const before = bytes(result.gradLogits!.data as Float32Array).slice()
       expect(listeners).toBe(0)
       controller.abort(reason)
       await turn()
@@ -397,9 +368,7 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
       const { logits, labels, options } = batch(4, 100)
       const controller = new AbortController()
       const { signal } = controller
-      const warnings: Error[] = []
-      const heard = (warning: Error) => warnings.push(warning)
-      process.on('warning', heard)
+      const warnings = spyOnWarnings()
       const added = vi.spyOn(signal, 'addEventListener')
       const removed = vi.spyOn(signal, 'removeEventListener')
       const call = () => fusedPreferenceLoss(logits, labels, { ...options, ...run, signal })
@@ -418,8 +387,7 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
         else expect(outcome.value.losses).toEqual(wanted.losses)
       }
       await turn()
-      process.off('warning', heard)
-      expect(warnings).toEqual([])
+      expect(warnings).not.toHaveBeenCalled()
     })
   })
 })
@@ -428,7 +396,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
   test('a queued call that is cancelled does not wait for the one that runs', async () => {
     const long = endlessBatch()
     const { logits, labels, options } = batch(4, 100)
-    const before = Buffer.from(bytes(logits.data as Float32Array))
+    const before = bytes(logits.data as Float32Array).slice()
     const [stop, controller] = [new AbortController(), new AbortController()]
     const job = nextJob(run)
     let done = false
@@ -473,197 +441,6 @@ describe.each(NATIVE)('$name', ({ run }) => {
     }
     expect(outcome).toBe(reason)
     expect(out.every((x) => x === 0)).toBe(true)
-  })
-})
-
-describe('life and death', () => {
-  const execute = promisify(execFile)
-
-  /** Exit code, signal and error output of a child. */
-  async function childExit(path: string): Promise<[number | null, NodeJS.Signals | null, string]> {
-    const child = fork(path, { silent: true })
-    let errors = ''
-    child.stderr!.on('data', (chunk) => {
-      errors += chunk
-    })
-    return new Promise((resolve) => child.on('close', (code, signal) => resolve([code, signal, errors])))
-  }
-
-  test('a process that exits in mid-call exits with its code and no signal', async () => {
-    const path = script('exit', `long(); writing(); setTimeout(() => process.exit(0), 30)`)
-    for (let i = 0; i < 3; i++) expect(await childExit(path)).toEqual([0, null, ''])
-    const write = script('exit-writing', `writing(); setTimeout(() => process.exit(0), 40 * Math.random())`)
-    for (let i = 0; i < 5; i++) expect(await childExit(write)).toEqual([0, null, ''])
-    const at = script('exit-at-once', `long(); process.exit(0)`)
-    expect(await childExit(at)).toEqual([0, null, ''])
-    const queued = script('exit-queued', `for (let i = 0; i < 5; i++) long(); setTimeout(() => process.exit(7), 30)`)
-    expect(await childExit(queued)).toEqual([7, null, ''])
-  })
-
-  test('a process whose only work is a call stays until it is done, and then ends', async () => {
-    const path = script('stay', `long().then(({ losses }) => { console.error('loss', losses.length) })`)
-    expect(await childExit(path)).toEqual([0, null, 'loss 1\n'])
-    const cancelled = script(
-      'cancelled',
-      `const controller = new AbortController()
-      long(); long({ signal: controller.signal }).catch((error) => console.error(error.message))
-      setTimeout(() => controller.abort(new Error('enough')), 10)`,
-    )
-    expect(await childExit(cancelled)).toEqual([0, null, 'enough\n'])
-  })
-
-  test('an exception in mid-call is the process that reports it', async () => {
-    const path = script('throw', `long(); setTimeout(() => { throw new Error('on purpose') }, 20)`)
-    const [code, signal, errors] = await childExit(path)
-    expect([code, signal]).toEqual([1, null])
-    expect(errors).toContain('on purpose')
-  })
-
-  test.skipIf(process.platform !== 'linux')(
-    'a system without a thread to give: an error, and the sync form',
-    async () => {
-      const path = script(
-        'no-threads',
-        `import { execFileSync } from 'node:child_process'
-      // All is loaded before: nobody may read the folder of the package.
-      const hasCuda = fpl.getBackends().cuda.available
-      const { DeviceBuffer } = await import(${JSON.stringify(new URL('cuda/index.mjs', DIST).href)})
-      execFileSync('prlimit', ['--pid', String(process.pid), '--nproc=1:1'])
-      if (process.getuid() === 0) process.setuid(65534) // root has no limit
-      const logits = { data: new Float32Array(2 * 4 * 20_000), shape: [2, 4, 20_000] }
-      const options = { lossType: 'cpo', threads: 4 }
-      let error
-      try { await fpl.fusedPreferenceLoss(logits, new Int32Array(8), options) } catch (caught) { error = caught }
-      const { losses } = fpl.fusedPreferenceLossSync(logits, new Int32Array(8), options)
-      console.error(error instanceof Error, losses.length)
-      if (!hasCuda) process.exit()
-      const memory = new DeviceBuffer(4)
-      await memory.copyFromAsync(new Float32Array(1)).catch((caught) => console.error(caught instanceof Error))`,
-      )
-      expect(await childExit(path)).toEqual([0, null, `true 1\n${CUDA.length > 0 ? 'true\n' : ''}`])
-    },
-  )
-
-  test('arrays in use are not collected', async () => {
-    const path = script(
-      'collect',
-      `const options = { shift: false, lossType: 'cpo', threads: 2 }
-      const results = []
-      function example(i) {
-        const data = new Float32Array(2 * 20 * 5000).map((_, k) => (k * (i + 3)) % 11)
-        const labels = new Int32Array(40).fill(i)
-        return fpl.fusedPreferenceLoss({ data, shape: [2, 20, 5000] }, labels, { ...options, gradient: i % 2 ? true : 'in-place' })
-      }
-      for (let i = 0; i < 60; i++) { results.push(example(i)); if (i % 5 === 0) gc() }
-      const timer = setInterval(() => { gc(); new Float32Array(1e6).fill(i++) }, 1)
-      let i = 0
-      const all = await Promise.all(results)
-      clearInterval(timer)
-      for (const [k, { losses, gradLogits }] of all.entries()) {
-        const data = new Float32Array(2 * 20 * 5000).map((_, n) => (n * (k + 3)) % 11)
-        const sync = fpl.fusedPreferenceLossSync({ data, shape: [2, 20, 5000] }, new Int32Array(40).fill(k), { ...options, gradient: true })
-        if (losses[0] !== sync.losses[0]) throw new Error('loss ' + k)
-        for (let n = 0; n < data.length; n++) {
-          if (gradLogits.data[n] !== sync.gradLogits.data[n]) throw new Error('gradient ' + k)
-        }
-      }
-      console.log('ok')`,
-    )
-    const { stdout } = await execute(process.execPath, ['--expose-gc', path])
-    expect(stdout).toBe('ok\n')
-  })
-
-  test('what a settled call used is collected', async () => {
-    const path = script(
-      'release',
-      `const used = []
-      for (let i = 0; i < 10; i++) {
-        const data = new Float32Array(2 * 10 * 5000)
-        used.push(new WeakRef(data))
-        const controller = new AbortController()
-        const running = fpl.sequenceLogProbs({ data, shape: [2, 10, 5000] }, new Int32Array(20), { signal: controller.signal })
-        if (i % 2) controller.abort()
-        await running.catch(() => {})
-      }
-      for (let i = 0; i < 5; i++) { await new Promise((resolve) => setTimeout(resolve, 5)); gc() }
-      console.log(used.filter((ref) => ref.deref() !== undefined).length)`,
-    )
-    const { stdout } = await execute(process.execPath, ['--expose-gc', path])
-    // The last one may still be on the stack.
-    expect(Number(stdout)).toBeLessThanOrEqual(1)
-  })
-
-  test('workers load, call and are terminated in mid-call', async () => {
-    const path = script(
-      'worker',
-      `import { parentPort } from 'node:worker_threads'
-      const { loss } = await short()
-      writing(); long(); long()
-      parentPort.postMessage(loss)`,
-    )
-    for (let i = 0; i < 20; i++) {
-      const worker = new Worker(path)
-      const loss = await new Promise((resolve, reject) => {
-        worker.once('message', resolve)
-        worker.once('error', reject)
-      })
-      expect(loss).toBeCloseTo(Math.log1p(Math.exp(-0.1)), 12)
-      if (i % 4) await wait(i)
-      expect(await worker.terminate()).toBe(1)
-    }
-    // And the main thread works as before.
-    expect((await preferenceLoss({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' })).margin).toBeCloseTo(0.1, 12)
-  })
-
-  test('workers are terminated while their calls settle', async () => {
-    const path = script(
-      'settling-worker',
-      `import { parentPort } from 'node:worker_threads'
-      parentPort.postMessage('begun')
-      for (;;) await Promise.all(Array.from({ length: 30 }, short))`,
-    )
-    const parent = script(
-      'terminator',
-      `import { Worker } from 'node:worker_threads'
-      for (let i = 0; i < 60; i++) {
-        const worker = new Worker(${JSON.stringify(path)})
-        await new Promise((resolve) => worker.once('message', resolve))
-        await new Promise((resolve) => setTimeout(resolve, i % 4))
-        await worker.terminate()
-      }`,
-    )
-    expect(await childExit(parent)).toEqual([0, null, ''])
-  })
-
-  test('a process that ends while its workers call ends with its code', async () => {
-    const worker = script(
-      'busy-worker',
-      `import { parentPort } from 'node:worker_threads'\nlong(); parentPort.postMessage(0)`,
-    )
-    const path = script(
-      'parent',
-      `import { Worker } from 'node:worker_threads'
-      const workers = Array.from({ length: 3 }, () => new Worker(${JSON.stringify(worker)}))
-      long()
-      await Promise.all(workers.map((worker) => new Promise((resolve) => worker.once('message', resolve))))
-      process.exit(0)`,
-    )
-    for (let i = 0; i < 3; i++) expect(await childExit(path)).toEqual([0, null, ''])
-  })
-
-  test('a worker whose call is done ends by itself', async () => {
-    const path = script(
-      'quiet-worker',
-      `import { parentPort } from 'node:worker_threads'\nparentPort.postMessage((await long()).losses)`,
-    )
-    const worker = new Worker(path)
-    const losses = new Promise((resolve, reject) => {
-      worker.once('message', resolve)
-      worker.once('error', reject)
-    })
-    const code = new Promise((resolve) => worker.once('exit', resolve))
-    expect(await losses).toHaveLength(1)
-    expect(await code).toBe(0)
   })
 })
 

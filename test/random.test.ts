@@ -1,6 +1,6 @@
 /**
- * The cpu backend, on every instruction set of this machine, against the js backend on random calls: every element type,
- * shape, layout, option and loss. A failure prints the seed and the smallest call that fails.
+ * The cpu backend, on every instruction set of this machine, and the wasm backend against the js backend on random calls:
+ * every element type, shape, layout, option and loss. A failure prints the seed and the smallest call that fails.
  */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -30,6 +30,7 @@ import type {
   UnpairedNormalizer,
   WeightedLoss,
 } from '../lib/types/index.js'
+import { IS_BROWSER } from './platform.js'
 import {
   bytes,
   DTYPES,
@@ -47,6 +48,7 @@ import {
   STYLES,
   ulp,
   values,
+  WASM,
 } from './support.js'
 
 /** The most logits of one call: js takes about 0.1 µs for each. */
@@ -444,11 +446,14 @@ const unpairedOptions = fc.record(
   { requiredKeys: ['lossType', 'beta'] },
 )
 
-test('there is a native backend to compare', () => {
+test.skipIf(IS_BROWSER)('there is a native backend to compare', () => {
   expect(NATIVE.length).toBeGreaterThan(0)
 })
 
-describe.each(NATIVE)('$name', ({ run }) => {
+/** A page makes fewer of them, so that its tests take no longer than a minute or two. */
+const runs = (count: number) => (IS_BROWSER ? count / 5 : count)
+
+describe.each([...NATIVE, ...WASM])('$name', ({ run }) => {
   // With by-products the kernels are others.
   test.each([[['tokenLogProbs']], [[...OUTPUTS, 'tokenMeanLogits']]] as TokenOutput[][][])(
     'log-probs and gradients, with %s',
@@ -458,7 +463,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
         const { logits, labels, options } = problem
         const call = (tensor: Logits, where: typeof run) =>
           sequenceLogProbsSync(tensor, labels, { ...options, ...where, outputs })
-        const before = Buffer.from(bytes(logits.data as Float32Array))
+        const before = bytes(logits.data as Float32Array).slice()
         const got = call(logits, run)
         const wide = drawn.dtype === 'float32' ? logits : widened(logits)
         const wanted = call(wide, JS.run)
@@ -474,7 +479,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
         }
         expect(bytes(logits.data as Float32Array).equals(before)).toBe(true)
       })
-      fc.assert(property, { numRuns: 250 })
+      fc.assert(property, { numRuns: runs(250) })
     },
   )
 
@@ -497,7 +502,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
         bound,
       )
     })
-    fc.assert(property, { numRuns: 150 })
+    fc.assert(property, { numRuns: runs(150) })
   })
 
   test('cross-entropy with any options, and gradients in any type, scaled, or with the scale of rows deferred', () => {
@@ -538,7 +543,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
         near(got.rowScale![i], x, 20 * off * Math.abs(x), `rowScale[${i}]`)
       }
     })
-    fc.assert(property, { numRuns: 150 })
+    fc.assert(property, { numRuns: runs(150) })
   })
 
   test('the fused unpaired call is its parts, and gradientScale a factor of its gradients', () => {
@@ -565,14 +570,14 @@ describe.each(NATIVE)('$name', ({ run }) => {
         near(alone.gradLogProbs[s], (given.gradientScale ?? 1) * x, 1e-14 * Math.abs(x), `gradLogProbs[${s}]`)
       }
     })
-    fc.assert(property, { numRuns: 150 })
+    fc.assert(property, { numRuns: runs(150) })
   })
 
   test('every loss and option, given equal log-probs', () => {
     const property = fc.property(lossCall, ({ pairs, options }) => {
       compareLoss({ pairs, options }, run)
     })
-    fc.assert(property, { numRuns: 4000 })
+    fc.assert(property, { numRuns: runs(4000) })
   })
 
   test('infinite, zero and NaN log-probs', () => {
@@ -596,7 +601,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
       if (pairs.referenceRejected) drawn.referenceRejected = numbers(pairs.referenceRejected)
       compareLoss({ pairs: drawn, options }, run)
     })
-    fc.assert(property, { numRuns: 4000 })
+    fc.assert(property, { numRuns: runs(4000) })
   })
 
   test('a derivative that fits float64 only just', () => {
@@ -669,7 +674,7 @@ describe.each(NATIVE)('$name', ({ run }) => {
       expect(fused.gradLogits!.shape).toEqual(logits.shape)
       expect(firstDifference(values(fused.gradLogits!), values(gradient))).toBe(-1)
     })
-    fc.assert(property, { numRuns: 250 })
+    fc.assert(property, { numRuns: runs(250) })
   })
 
   test('length-desensitised and WPO-weighted losses, with sft', () => {
@@ -700,6 +705,6 @@ describe.each(NATIVE)('$name', ({ run }) => {
         }
       }
     })
-    fc.assert(property, { numRuns: 100 })
+    fc.assert(property, { numRuns: runs(100) })
   })
 })

@@ -2,7 +2,7 @@
  * References in the forms that callers have: the whole result of `sequenceLogProbs`, and warnings about values that are
  * probably unintended.
  */
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { DeviceBuffer } from '../lib/cuda/index.js'
 import {
   fusedLinearPreferenceLossSync,
@@ -16,6 +16,7 @@ import {
 } from '../lib/index.js'
 import type { FusedOptions, TokenOptions } from '../lib/options/index.js'
 import type { Logits } from '../lib/types/index.js'
+import { spyOnWarnings } from './platform.js'
 import { CUDA, gaussian, OUTPUTS, random, TARGETS } from './support.js'
 
 const [batch, time, vocab, width] = [4, 14, 11, 3]
@@ -100,7 +101,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
 describe('warnings', () => {
   const warned = Symbol.for('fused-preference-loss.warnings')
-  const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {})
+  const warn = spyOnWarnings()
   beforeEach(() => {
     warn.mockClear()
     Reflect.deleteProperty(globalThis, warned)

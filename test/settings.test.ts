@@ -1,13 +1,12 @@
 /**
  * A call runs on the requested number of threads and the requested instruction set, and so does its `backward`.
- * Child processes use dist.
+ * Programs use dist.
  */
-import { execFile } from 'node:child_process'
-import { promisify } from 'node:util'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { pickBackend } from '../lib/backends/registry.js'
 import * as fpl from '../lib/index.js'
 import type { RunOptions } from '../lib/types/index.js'
+import { runProgram } from './platform.js'
 import { bytes, DIST, gaussian, NATIVE, random, TARGETS } from './support.js'
 
 const next = random(5)
@@ -67,7 +66,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
 describe.runIf(NATIVE.length > 1)('instruction sets', () => {
   // The baseline has no fused multiply-add, so its bits differ from the others'.
-  const best = NATIVE[0].run
+  const best = NATIVE[0]?.run
   const baseline = NATIVE.find(({ run }) => run.instructionSet === 'baseline')?.run as RunOptions
   const gradients = {
     fusedPreferenceLoss: (run: RunOptions) =>
@@ -93,9 +92,7 @@ describe.runIf(NATIVE.length > 1)('instruction sets', () => {
   })
 })
 
-describe.runIf(process.platform === 'linux')('threads', () => {
-  const execute = promisify(execFile)
-
+describe.runIf(globalThis.process?.platform === 'linux')('threads', () => {
   test('a call runs on as many as it asks for, and they end when nothing wants them', async () => {
     const code = `
       import { readdirSync } from 'node:fs'
@@ -124,7 +121,7 @@ describe.runIf(process.platform === 'linux')('threads', () => {
       fpl.fusedPreferenceLossSync(...call({ threads: 3 }))
       counts.again = more()
       console.log(JSON.stringify(counts))`
-    const { stdout } = await execute(process.execPath, ['--input-type=module', '-e', code])
+    const { stdout } = await runProgram(code)
     expect(JSON.parse(stdout)).toEqual({ 1: 0, 2: 2, 3: 2, 40: 39, later: 40, atLast: 1, again: 3 })
   })
 })

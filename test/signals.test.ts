@@ -1,9 +1,9 @@
 /**
  * Signals and the work they cancel; the work ends when the test ends it.
  */
-import { setImmediate as turn } from 'node:timers/promises'
 import { expect, test, vi } from 'vitest'
 import { untilAborted } from '../lib/backends/signals.js'
+import { turn } from '../lib/backends/turn.js'
 
 /** Work that waits for `signal`, is done when `end` is called, and when it is cancelled. */
 function work(signal?: AbortSignal) {

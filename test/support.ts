@@ -2,15 +2,14 @@
  * Helpers of the tests: the backends and instruction sets of this machine, tensors of any element type, distances in
  * units in the last place, and random problems. No assertions here.
  */
-import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import { LOSSES } from '../lib/backends/js/losses.js'
 import { decodeBfloat16, decodeFloat16, encodeBfloat16, encodeFloat16 } from '../lib/backends/js/numbers.js'
-import { findWasm } from '../lib/backends/wasm/index.js'
+import { loadWasm } from '../lib/backends/wasm/index.js'
 import { getBackends } from '../lib/index.js'
 import type { LossOptions, TokenOptions, TokenOutput } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
 import type { DType, Labels, Logits, LossType, RunOptions } from '../lib/types/index.js'
+import { TESTS_GPU, textOf } from './platform.js'
 
 /** The built package, which child processes and workers import. */
 export const DIST = new URL('../dist/index.mjs', import.meta.url)
@@ -19,14 +18,6 @@ export const DIST = new URL('../dist/index.mjs', import.meta.url)
 export interface Target {
   name: string
   run: RunOptions
-}
-
-// Without a GPU the kernels of the cuda backend run on the host; with FPL_TEST_GPU they run on the GPU.
-const built = (name: string) => fileURLToPath(new URL(`../build/Release/${name}.so`, import.meta.url))
-const HOST_EXECUTION = built('fused_preference_loss_host')
-if (!process.env.FPL_TEST_GPU && existsSync(HOST_EXECUTION)) {
-  process.env.FUSED_PREFERENCE_LOSS_CUDA_LIBRARY ??= HOST_EXECUTION
-  process.env.FUSED_PREFERENCE_LOSS_CUBLASLT ??= built('fused_preference_loss_host_cublaslt')
 }
 
 /** The cpu backend, once per instruction set of this machine. */
@@ -41,7 +32,7 @@ export const JS: Target = { name: 'js', run: { backend: 'js' } }
 /** The cuda backend, on the GPU or on the host. */
 export const CUDA: readonly Target[] = getBackends().cuda.available ? [{ name: 'cuda', run: { backend: 'cuda' } }] : []
 
-const wasm = findWasm()
+const wasm = await loadWasm()
 // With little memory for each job, the logits of nearly all tests pass through it in chunks.
 if ('backend' in wasm) wasm.backend.chunk = 4096
 else console.log(`wasm left out: ${wasm.reason}; npm run build:wasm builds it`)
@@ -50,7 +41,7 @@ else console.log(`wasm left out: ${wasm.reason}; npm run build:wasm builds it`)
 export const WASM: readonly Target[] = 'backend' in wasm ? [{ name: 'wasm', run: { backend: 'wasm' } }] : []
 
 // Tests of the GPU must not pass on a machine without one.
-if (process.env.FPL_TEST_GPU) {
+if (TESTS_GPU) {
   const { available, reason, cublasLt } = getBackends().cuda
   if (!available) throw new Error(`FPL_TEST_GPU is set, but CUDA is not available: ${reason}`)
   if (!cublasLt?.available) throw new Error(`FPL_TEST_GPU is set, but cuBLASLt is not available: ${cublasLt?.reason}`)
@@ -91,9 +82,22 @@ export function storage(dtype: DType, length: number): Float32Array | Uint16Arra
   return dtype === 'float32' ? new Float32Array(length) : new Uint16Array(length)
 }
 
+class Bytes extends Uint8Array<ArrayBuffer> {
+  equals(other: Uint8Array): boolean {
+    if (this.length !== other.length) return false
+    for (let i = 0; i < this.length; i++) if (this[i] !== other[i]) return false
+    return true
+  }
+}
+
 /** The bytes of an array, for comparisons to the bit. */
-export function bytes(array: ArrayBufferView): Buffer {
-  return Buffer.from(array.buffer, array.byteOffset, array.byteLength)
+export function bytes({ buffer, byteOffset, byteLength }: ArrayBufferView): Bytes {
+  return new Bytes(buffer as ArrayBuffer, byteOffset, byteLength)
+}
+
+/** The same as text. */
+export function hex(array: ArrayBufferView): string {
+  return Array.from(bytes(array), (byte) => byte.toString(16).padStart(2, '0')).join('')
 }
 
 /** The first index at which two lists differ (-0 and 0 differ, NaN equals NaN); -1 if they do not differ. */
@@ -272,6 +276,12 @@ export function problemOf(spec: Spec): Problem {
     : { data, dtype, shape: [lengths.length, time, vocab], strides: [batchStride, timeStride, 1] }
   if (padding[1] === 0 && padding[2] === 0) delete logits.strides
   return { logits, labels, options, rows, start, active: (r) => targets[r] >= 0, target: (r) => targets[r] }
+}
+
+/** The cases of a file in golden/, one a line. */
+export async function goldenCases<T>(name: string): Promise<T[]> {
+  const lines = (await textOf(`golden/${name}.jsonl`)).trimEnd().split('\n')
+  return lines.map((line) => JSON.parse(line))
 }
 
 export const LOSS_TYPES = Object.keys(LOSSES) as LossType[]

@@ -343,10 +343,10 @@ describe.each(['cpu', 'wasm', 'copies'])('on the %s backend', (backend) => {
 
     it('survive a heap that grows between forward and backward', () => {
       const grow = <T>(value: T): T => {
-        const seen = (tf.backend() as { typedArrayFromHeap?(tensor: tf.Tensor): Float32Array }).typedArrayFromHeap?.(
-          bias,
-        )
-        for (let size = 1 << 20; seen && seen.length > 0; size *= 2) tf.zeros([size]).dispose()
+        const backend = tf.backend() as { typedArrayFromHeap?(tensor: tf.Tensor): Float32Array }
+        const memory = () => backend.typedArrayFromHeap?.(bias).buffer
+        const before = memory()
+        for (let size = 1 << 20; before && memory() === before; size *= 2) tf.zeros([size]).dispose()
         return value
       }
       const ownLoss = () => grpo(own.tokenLogProbs(logitsOf()))

@@ -1,23 +1,25 @@
 /**
  * `backward` through per-token results: log-probs, log-sum-exp, entropies and mean logits, on every backend. The golden cases of golden/tokens.jsonl are PyTorch's, in float64.
  */
-import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { fusedPreferenceLossSync, linearSequenceLogProbsSync, sequenceLogProbsSync } from '../lib/index.js'
 import type { SequenceOptions, TokenOutput } from '../lib/options/index.js'
 import type { Logits, ResultGradients, SequenceLogProbs } from '../lib/types/index.js'
 import { element, type LogitsSpec, logitsOf } from './golden/inputs.js'
+import { TESTS_GPU } from './platform.js'
 import {
   bytes,
   DTYPES,
   decode,
   encode,
   fusesMultiplyAdds,
+  goldenCases,
   NATIVE,
   TARGETS,
   logitsOf as tensor,
   ulp,
   values,
+  WASM,
 } from './support.js'
 
 type Name = keyof ResultGradients
@@ -34,10 +36,7 @@ interface Case {
   }
 }
 
-const CASES: Case[] = readFileSync(new URL('./golden/tokens.jsonl', import.meta.url), 'utf8')
-  .trimEnd()
-  .split('\n')
-  .map((line) => JSON.parse(line))
+const CASES = await goldenCases<Case>('tokens')
 
 const OUTPUTS: TokenOutput[] = ['tokenLogProbs', 'logSumExp', 'tokenEntropies', 'tokenMeanLogits']
 
@@ -186,7 +185,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
   test('a soft-cap and its slope are accurate everywhere', () => {
     // In a vocabulary of 1 the mean logit is the logit: with a temperature of C, the tanh.
-    const count = run.backend === 'cuda' && !process.env.FPL_TEST_GPU ? 400 : 20000 // each is a block of threads
+    const count = run.backend === 'cuda' && !TESTS_GPU ? 400 : 20000 // each is a block of threads
     const data = numbers(count, 11).map((x, i) => x * 2 ** ((i % 40) - 30))
     const fused = fusesMultiplyAdds(run)
     let worst = 0 // of the bounds
@@ -361,7 +360,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
 
   test('what cannot be is refused, and nothing written', () => {
     const logits = tensor('float32', SHAPE, LOGITS)
-    const before = Buffer.from(bytes(logits.data as Float32Array))
+    const before = bytes(logits.data as Float32Array).slice()
     const sums = sequenceLogProbsSync(logits, LABELS, { outputs: ['tokenLogProbs'], ...run })
     const backwardSync = (gradient: unknown) => () =>
       sums.backwardSync(gradient as ResultGradients, { gradient: 'in-place' })
@@ -392,7 +391,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     for (const dtype of DTYPES) {
       const logits = tensor(dtype, SHAPE, LOGITS)
       const sums = forward(options, logits)
-      const wanted = Buffer.from(bytes(sums.backwardSync(ALL).gradLogits.data as Float32Array))
+      const wanted = bytes(sums.backwardSync(ALL).gradLogits.data as Float32Array)
       const out = tensor(dtype, SHAPE, new Float64Array(LOGITS.length).fill(7)).data as Float32Array
       sums.backwardSync(ALL, { gradient: out })
       expect(bytes(out).equals(wanted)).toBe(true)
@@ -413,11 +412,11 @@ test.each([{ temperature: 0.9 }, CAPPED])(
     const options: SequenceOptions = { ...given, shift: false, outputs: ['tokenEntropies', 'tokenMeanLogits'] }
     for (const dtype of DTYPES) {
       const means: Float32Array[] = []
-      const wholes = NATIVE.map(({ name, run }) => {
+      const wholes = [...NATIVE, ...WASM].map(({ run }) => {
         const call = (threads: number) =>
           sequenceLogProbsSync(tensor(dtype, [2, 2, vocab], elements), labels, { ...options, ...run, threads })
         const read = (sums: SequenceLogProbs, given: Gradients) =>
-          Buffer.from(bytes(sums.backwardSync(given).gradLogits.data as Float32Array))
+          bytes(sums.backwardSync(given).gradLogits.data as Float32Array)
         const one = call(1)
         const two = call(2)
         const whole = read(one, slopes)
@@ -427,11 +426,11 @@ test.each([{ temperature: 0.9 }, CAPPED])(
         const alone = sequenceLogProbsSync(second, labels.slice(2), { ...options, ...run, threads: 2 })
         const own = Object.fromEntries(PER_TOKEN.map((key) => [key, slopes[key]!.slice(2)]))
         expect(read(alone, { ...own, logProbs: [-0.5] }).equals(whole.subarray(whole.length / 2))).toBe(true)
-        return { name, whole }
+        return { run, whole }
       })
       // Of the logits themselves, the sum has the same bits everywhere.
       for (const mean of given.logitSoftcap ? means.slice(0, 2) : means) expect(mean).toEqual(means[0])
-      const fused = wholes.filter(({ name }) => !name.includes('baseline'))
+      const fused = wholes.filter(({ run }) => fusesMultiplyAdds(run))
       for (const { whole } of fused) expect(whole.equals(fused[0].whole)).toBe(true)
     }
   },

@@ -2,7 +2,6 @@
  * Unpaired records and their batches: TRL's `{ prompt, completion, label }`, mismatched completions, and the metrics of a
  * step over them.
  */
-import { Readable } from 'node:stream'
 import { describe, expect, test } from 'vitest'
 import {
   type ChatTemplate,
@@ -25,7 +24,7 @@ async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
 }
 
 const json = (...values: unknown[]) => values.map((value) => `${JSON.stringify(value)}\n`).join('')
-const read = (text: string, options?: ReadOptions) => readUnpairedPreferences(Readable.from([text]), options)
+const read = (text: string, options?: ReadOptions) => readUnpairedPreferences(new Blob([text]), options)
 const chatTemplate: ChatTemplate = (messages, { addGenerationPrompt }) =>
   messages.map(({ role, content }) => `<${role}>${content}`).join('') + (addGenerationPrompt ? '<assistant>' : '')
 

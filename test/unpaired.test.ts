@@ -2,7 +2,7 @@
  * Losses of single sequences: the fused functions do what their stages do one by one, gradients are slopes, what takes no
  * part takes none, batches add up, and what is wrong is refused. Values are compared in golden.test.ts and peers.test.ts.
  */
-import { beforeEach, describe, expect, test, vi } from 'vitest'
+import { beforeEach, describe, expect, test } from 'vitest'
 import {
   fusedLinearUnpairedPreferenceLossSync,
   fusedUnpairedPreferenceLoss,
@@ -20,7 +20,8 @@ import type {
   UnpairedLossType,
   UnpairedPreferenceLoss,
 } from '../lib/types/index.js'
-import { bytes, DTYPES, gaussian, logitsOf, NATIVE, OUTPUTS, random, TARGETS, values } from './support.js'
+import { spyOnWarnings } from './platform.js'
+import { bytes, DTYPES, gaussian, hex, logitsOf, NATIVE, OUTPUTS, random, TARGETS, values } from './support.js'
 
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number
 /** The losses that take a side; that of 'regression' is in per-each.test.ts. */
@@ -42,7 +43,7 @@ const WEIGHTS = { desirableWeight: 1.3, undesirableWeight: 0.7 }
 const bits = (result: object): unknown =>
   JSON.parse(
     JSON.stringify(result, (_, value) =>
-      ArrayBuffer.isView(value) ? bytes(value).toString('hex') : typeof value === 'number' ? String(value) : value,
+      ArrayBuffer.isView(value) ? hex(value) : typeof value === 'number' ? String(value) : value,
     ),
   )
 
@@ -514,7 +515,7 @@ describe('refuses', () => {
 })
 
 describe('warnings', () => {
-  const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => {})
+  const warn = spyOnWarnings()
   beforeEach(() => {
     warn.mockClear()
     Reflect.deleteProperty(globalThis, Symbol.for('fused-preference-loss.warnings'))

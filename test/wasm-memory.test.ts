@@ -6,6 +6,7 @@ import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { afterAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import { sequenceLogProbs as tensorLogProbs } from '../lib/adapters/tfjs/index.js'
+import { turn } from '../lib/backends/turn.js'
 import type { WasmBackend } from '../lib/backends/wasm/backend.js'
 import { findWasm } from '../lib/backends/wasm/index.js'
 import { WebAssembly } from '../lib/backends/wasm/webassembly.js'
@@ -89,7 +90,7 @@ describe.runIf(isBuilt)('the wasm backend', () => {
     beforeEach(() => {
       Object.assign(backend, { chunk: 1, slice: 0 })
     })
-    const soon = (work: () => void) => setImmediate(() => setImmediate(work))
+    const soon = (work: () => void) => turn().then(turn).then(work)
 
     test('logits in a memory that grows', async () => {
       const { memory, data } = inMemory()

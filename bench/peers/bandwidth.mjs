@@ -17,7 +17,7 @@ let wanted
 /** @type {import('./index.mjs').Peer} */
 export const bandwidth = {
   name: 'bandwidth',
-  title: 'memory bandwidth',
+  title: 'memory',
   ownInputs: true,
 
   supports: () => true,

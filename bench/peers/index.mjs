@@ -25,10 +25,11 @@
  * @property {boolean} [quick] runs with --quick too
  * @property {boolean} [inPython] runs in a python3
  * @property {boolean} [linear] has the linear stages too
- * @property {boolean} [embedded] is ours inside a trainer, and runs where a case or --peer names it
+ * @property {boolean} [embedded] is ours inside a trainer, or a part of the work, and runs where a case or --peer names it
  * @property {() => Peer} [another] makes another instance, for a peer that can have variants
  * @property {boolean} [overwrites] leaves a gradient where the logits were
  * @property {boolean} [ownInputs] needs no logits
+ * @property {boolean} [oneThread] a meter that has one thread
  * @property {boolean} [ownCopies] needs the logits once, and keeps copies in a memory of its own
  * @property {string} [version]
  * @property {string} [note] a remark for the reader of the table
@@ -40,12 +41,16 @@
  *   call, which was on copy 0
  */
 import { bandwidth } from './bandwidth.mjs'
+import { findIn } from './find.mjs'
 import { jax, jaxOurs } from './jax.mjs'
-import { onnxruntime } from './onnxruntime.mjs'
+import { onnxruntimeWeb } from './onnxruntime.mjs'
+import { onnxruntimeNode } from './onnxruntime-node.mjs'
 import { ours, oursJs, oursWasm } from './ours.mjs'
 import { plainJavaScript } from './plain-javascript.mjs'
 import { tfjsCpu, tfjsNode, tfjsWasm, tfjsWasmCustom, tfjsWasmOurs } from './tfjs.mjs'
+import { tfjsProduct, tfjsProductTransposed } from './tfjs-product.mjs'
 import { torchCompile, torchCrossEntropy, torchEager, trl } from './torch.mjs'
+import { wasmLimits } from './wasm-limits.mjs'
 import { xla } from './xla.mjs'
 
 /** In the order of the tables. */
@@ -53,7 +58,8 @@ export const PEERS = [
   ours,
   oursWasm,
   oursJs,
-  onnxruntime,
+  onnxruntimeNode,
+  onnxruntimeWeb,
   torchEager,
   torchCrossEntropy,
   torchCompile,
@@ -63,21 +69,19 @@ export const PEERS = [
   tfjsWasm,
   tfjsWasmCustom,
   tfjsWasmOurs,
+  tfjsProduct,
+  tfjsProductTransposed,
   tfjsCpu,
   jax,
   jaxOurs,
   plainJavaScript,
 ]
 
-/** The roofline's meter: not a peer, but run like one. */
-export { bandwidth }
+/** The roofline's meters: not peers, but run like them. */
+export { bandwidth, wasmLimits }
 
 /**
  * @param {string} name
  * @returns {Peer}
  */
-export function findPeer(name) {
-  const found = [...PEERS, bandwidth].find((peer) => peer.name === name)
-  if (found) return found
-  throw new RangeError(`no peer is called '${name}'\npeers: ${PEERS.map((peer) => peer.name).join(', ')}`)
-}
+export const findPeer = (name) => findIn(PEERS, [bandwidth, wasmLimits], name)

@@ -3,9 +3,9 @@
  * `jit`. The gradient of a gather cannot, but without `jit` it is faster than a one-hot product with it. The same with
  * our loss in its place. Both use up the logits, as training uses up the logits of a model.
  */
-import { readFileSync } from 'node:fs'
 import { gradientAt } from '../agreement.mjs'
 import { BETA } from '../cases.mjs'
+import { versionOf } from '../packages.mjs'
 
 /**
  * @param {'written' | 'ours'} formulation
@@ -34,10 +34,12 @@ function jaxPeer(formulation, words) {
       return dtype === 'float32' || 'the comparison is in float32'
     },
 
-    async prepare(workload, inputs) {
-      // jax-js reads navigator.userAgent, which Node has from version 21 on.
+    async prepare(workload, inputs, { threads }) {
+      // jax-js reads navigator.userAgent, which Node has from version 21 on, and starts a worker for each CPU, where workers
+      // are those of browsers.
       const global = /** @type {any} */ (globalThis)
-      global.navigator ??= { userAgent: `Node.js/${process.versions.node}` }
+      global.navigator ??= { userAgent: 'Node.js' }
+      Object.defineProperty(global.navigator, 'hardwareConcurrency', { value: threads, configurable: true })
       const lib = await import('@jax-js/jax')
       const { fusedLinearPreferenceLossValueAndGrad, fusedPreferenceLossValueAndGrad } = await import(
         'fused-preference-loss/jax'
@@ -45,8 +47,7 @@ function jaxPeer(formulation, words) {
       const { numpy: np, nn } = lib
       await lib.init()
       lib.defaultDevice('wasm')
-      const manifest = new URL('../package.json', import.meta.resolve('@jax-js/jax'))
-      this.version = JSON.parse(readFileSync(manifest, 'utf8')).version
+      this.version = await versionOf('@jax-js/jax')
       positions = inputs.positions
       const [batch, time, vocab] = workload.shape
       const { width } = workload

@@ -2,7 +2,6 @@
  * fused-preference-loss: the cpu backend, the wasm backend, which runs where no binary loads, and the js backend, which
  * runs where neither does.
  */
-import { readFileSync } from 'node:fs'
 import {
   crossEntropySync,
   fusedLinearPreferenceLossSync,
@@ -14,10 +13,9 @@ import {
 } from 'fused-preference-loss'
 import { headTensors, linearResult, tokenResult } from '../agreement.mjs'
 import { BETA } from '../cases.mjs'
-import { valueAt } from '../inputs.mjs'
+import { sharedLike, valueAt } from '../inputs.mjs'
+import { versionOf } from '../packages.mjs'
 import { linearTokenStep, tokenStep } from '../token-loss.mjs'
-
-const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
 
 /**
  * @param {'cpu' | 'wasm' | 'js'} backend
@@ -35,7 +33,6 @@ function ownPeer(backend, words) {
 
   return {
     ...words,
-    version,
     overwrites: true,
     linear: true,
     another: () => ownPeer(backend, words),
@@ -46,7 +43,8 @@ function ownPeer(backend, words) {
       return available || `no ${backend} backend: ${reason}`
     },
 
-    prepare(workload, inputs, { threads, instructionSet }) {
+    async prepare(workload, inputs, { threads, instructionSet }) {
+      this.version = await versionOf('fused-preference-loss')
       const { stage, shape, dtype, shift } = workload
       const { logits, labels, reference, positions, policy, distinct } = inputs
       const run = { backend, threads, ...(backend === 'cpu' && { instructionSet }) }
@@ -90,13 +88,14 @@ function ownPeer(backend, words) {
       const ofTokens = stage === 'tokens' || stage.startsWith('cross-entropy')
       const common = ofTokens ? { ...run, shift, zeroInactive } : { ...run, shift, zeroInactive, beta: BETA, reference }
       const inPlace = stage === 'in-place' || stage === 'cross-entropy'
+      const newGradient = () => {
+        const [like] = logits
+        return workload.shared ? sharedLike(like) : new /** @type {any} */ (like).constructor(like.length)
+      }
       /** @type {any[]} */
       const options = []
       const optionsFor = (/** @type {number} */ i) => {
-        options[i] ??= {
-          ...common,
-          gradient: inPlace ? 'in-place' : new /** @type {any} */ (logits[0]).constructor(logits[0].length),
-        }
+        options[i] ??= { ...common, gradient: inPlace ? 'in-place' : newGradient() }
         return options[i]
       }
       if (ofTokens) {

@@ -1,19 +1,12 @@
 /**
- * TensorFlow.js on its backends for Node. As written: log-softmax times one-hot, summed, and its automatic gradient
+ * TensorFlow.js on its backends. As written: log-softmax times one-hot, summed, and its automatic gradient
  * (that of a gather is missing in wasm and takes a pass over all logits per label on cpu). With a custom op:
  * tf.customGrad with softmax minus one-hot for the gradient, the fastest way within TensorFlow.js. And with our op in
  * its place.
  */
 import { gradientAt } from '../agreement.mjs'
 import { BETA } from '../cases.mjs'
-
-/** @type {Record<string, () => Promise<any>>} */
-const IMPORTS = {
-  cpu: () => import('@tensorflow/tfjs-backend-cpu'),
-  wasm: () => import('@tensorflow/tfjs-backend-wasm'),
-  // @ts-expect-error: users install it to compare with it
-  tensorflow: () => import('@tensorflow/tfjs-node'),
-}
+import { tfjsOn } from './tfjs-library.mjs'
 
 /**
  * @param {any} tf
@@ -89,12 +82,9 @@ function tfjsPeer(backend, formulation, words) {
       return dtype === 'float32' || 'has float32 only'
     },
 
-    async prepare(workload, inputs) {
-      const tf = await import('@tensorflow/tfjs')
+    async prepare(workload, inputs, { threads }) {
+      const tf = await tfjsOn(backend, threads)
       const { fusedLinearPreferenceLoss, fusedPreferenceLoss } = await import('fused-preference-loss/tfjs')
-      await IMPORTS[backend]()
-      await tf.setBackend(backend)
-      await tf.ready()
       this.version = tf.version.tfjs
       const [batch, time, vocab] = workload.shape
       const { width } = workload

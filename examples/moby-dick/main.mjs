@@ -12,13 +12,15 @@ import { fileURLToPath } from 'node:url'
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { getBackends } from 'fused-preference-loss'
-import { decode, randomNumbers, readBook, samplePairs } from './data.mjs'
+import { decode, readBook } from './book.mjs'
+import { randomNumbers, samplePairs } from './data.mjs'
 import { LOSSES } from './losses.mjs'
 import { createModel, freeze, trainable } from './model.mjs'
 import { partOf, table, withParts } from './page.mjs'
 import { plot } from './plot.mjs'
 import { createProgress } from './progress.mjs'
-import { COMPLETION, CONFIG, describe, mean, PROMPT, percent, print, SEED, schedule, warmUp } from './run.mjs'
+import { describe, mean, percent, print, warmUp } from './run.mjs'
+import { COMPLETION, CONFIG, DPO, PROMPT, SEED, schedule } from './settings.mjs'
 import { dpoStep, evaluate, scorePairs } from './train.mjs'
 
 /**
@@ -26,7 +28,6 @@ import { dpoStep, evaluate, scorePairs } from './train.mjs'
  * @typedef {ReturnType<typeof evaluate>} Evaluation
  */
 
-const DPO = { steps: 300, pairs: 6, learningRate: 2e-3, beta: 0.1 }
 const HELD_OUT = { pairs: 200, every: 50 }
 const [UPDATE, CHECK] = ['--update-docs', '--check-docs'].map((flag) => process.argv.includes(flag))
 // On a slow machine, training stops early at this time, unless the figures are for the docs.

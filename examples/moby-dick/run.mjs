@@ -1,15 +1,11 @@
-// What the programs share: sizes, the first stage of training, the schedule, and the printing of tables.
+// What the programs in a terminal share: the first stage of training, and the printing of tables.
 import * as tf from '@tensorflow/tfjs'
 import { getBackends } from 'fused-preference-loss'
-import { sampleWindows, vocabularySize } from './data.mjs'
+import { sampleWindows } from './data.mjs'
 import { countParameters } from './model.mjs'
 import { createProgress } from './progress.mjs'
+import { CONFIG, schedule, WARM_UP } from './settings.mjs'
 import { warmUpStep } from './train.mjs'
-
-export const SEED = 1851
-export const PROMPT = 16
-export const COMPLETION = 16
-export const CONFIG = { vocab: vocabularySize, time: PROMPT + COMPLETION - 1, width: 32, heads: 2, blocks: 2 }
 
 export function describe(/** @type {import('./model.mjs').Model} */ model) {
   const { cpu } = getBackends()
@@ -25,15 +21,15 @@ ${(countParameters(model) / 1e6).toFixed(2)} M parameters, TensorFlow.js ${tf.ve
  * @param {import('./model.mjs').Model} model
  * @param {Int32Array[]} book
  * @param {() => number} random
- * @param {{ name?: string, steps?: number, batch?: number, learningRate?: number }} [settings]
  * @returns the loss of each step
  */
-export function warmUp(model, book, random, { name = 'warm-up', steps = 60, batch = 8, learningRate = 5e-3 } = {}) {
+export function warmUp(model, book, random, name = 'warm-up') {
+  const { steps, batch } = WARM_UP
   const optimizer = tf.train.adam(0, 0.9, 0.98)
   const progress = createProgress(name, steps)
   const losses = []
   for (let step = 1; step <= steps; step++) {
-    Object.assign(optimizer, { learningRate: schedule({ learningRate, steps }, step) })
+    Object.assign(optimizer, { learningRate: schedule(WARM_UP, step) })
     const windows = sampleWindows(book, batch, CONFIG.time + 1, random)
     const { loss, lossMs, stepMs } = warmUpStep(model, optimizer, windows)
     losses.push(loss)
@@ -42,15 +38,6 @@ export function warmUp(model, book, random, { name = 'warm-up', steps = 60, batc
   progress.stop()
   optimizer.dispose()
   return losses
-}
-
-/**
- * The learning rate of a step: it rises over 20 steps, then falls to a tenth.
- * @param {{ learningRate: number, steps: number }} training
- * @param {number} step
- */
-export function schedule({ learningRate, steps }, step) {
-  return learningRate * Math.min(1, step / 20) * (1 - (0.9 * step) / steps)
 }
 
 /** Prints rows; the first cell of each is aligned left, the others are aligned right. */

@@ -11,12 +11,14 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
-import { randomNumbers, readBook, samplePairs, sampleWindows } from './data.mjs'
+import { readBook } from './book.mjs'
+import { randomNumbers, samplePairs, sampleWindows } from './data.mjs'
 import { createModel, freeze } from './model.mjs'
 import { partOf, table, withParts } from './page.mjs'
 import { plot } from './plot.mjs'
 import { createProgress } from './progress.mjs'
-import { COMPLETION, CONFIG, describe, mean, PROMPT, percent, print, SEED, schedule, warmUp } from './run.mjs'
+import { describe, mean, percent, print, warmUp } from './run.mjs'
+import { COMPLETION, CONFIG, PROMPT, SEED, schedule } from './settings.mjs'
 import { dpoStep, evaluate, ktoStep, nextTokenLoss, scorePairs } from './train.mjs'
 
 const [QUICK, UPDATE, CHECK] = ['--quick', '--update-docs', '--check-docs'].map((flag) => process.argv.includes(flag))
@@ -36,7 +38,7 @@ const heldOut = samplePairs(book.heldOut, HELD_OUT.pairs, PROMPT, COMPLETION, he
 const windows = sampleWindows(book.heldOut, HELD_OUT.windows, CONFIG.time + 1, heldOutRandom)
 
 const lossBefore = nextTokenLoss(model, windows)
-const losses = warmUp(model, book.train, random, { name: 'sft' })
+const losses = warmUp(model, book.train, random, 'sft')
 const fineTuned = freeze(model)
 // Rewards are those over the fine-tuned model throughout, so that the stages can be compared.
 const scores = scorePairs(fineTuned, heldOut)

@@ -130,13 +130,23 @@ export function scoreSequences(model, sequences, batchSize = 12) {
 export function evaluate(model, pairs, reference, beta) {
   const { chosen, rejected } = scorePairs(model, pairs)
   const differences = pairs.map((_, i) => chosen[i] - rejected[i])
-  const margins = differences.map((difference, i) => beta * (difference - reference.chosen[i] + reference.rejected[i]))
+  const margins = marginsOf({ chosen, rejected }, reference, beta)
   const share = (/** @type {number[]} */ values) => values.filter((value) => value > 0).length / pairs.length
   return {
     logProbAccuracy: share(differences),
     accuracy: share(margins),
     margin: margins.reduce((sum, margin) => sum + margin, 0) / pairs.length,
   }
+}
+
+/**
+ * The margin of rewards of each pair.
+ * @param {Scores} policy
+ * @param {Scores} reference
+ * @param {number} beta
+ */
+export function marginsOf({ chosen, rejected }, reference, beta) {
+  return chosen.map((logProb, i) => beta * (logProb - rejected[i] - reference.chosen[i] + reference.rejected[i]))
 }
 
 /** Windows without their last token, and the same without their first. */
@@ -148,7 +158,7 @@ function shiftWindows(/** @type {Int32Array} */ windows, /** @type {number} */ t
 }
 
 /** The sequences of pairs, the chosen ones first. */
-function sequencesOf(/** @type {Pair[]} */ pairs) {
+export function sequencesOf(/** @type {Pair[]} */ pairs) {
   return [
     ...pairs.map(({ prompt, chosen }) => ({ prompt, completion: chosen })),
     ...pairs.map(({ prompt, rejected }) => ({ prompt, completion: rejected })),
@@ -159,7 +169,7 @@ function sequencesOf(/** @type {Pair[]} */ pairs) {
  * Inputs and labels. The labels cover only the completions and start at the position `from` of the inputs.
  * @param {Sequence[]} sequences
  */
-function pack(sequences) {
+export function pack(sequences) {
   return {
     inputs: Int32Array.from(sequences.flatMap(({ prompt, completion }) => [...prompt, ...completion.subarray(0, -1)])),
     labels: Int32Array.from(sequences.flatMap(({ completion }) => [...completion])),

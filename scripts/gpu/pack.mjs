@@ -27,6 +27,8 @@ const PARTS = [
   'build/Release/fused_preference_loss.node',
   CUDA_LIBRARY,
 ]
+/** What benchmarks have written or installed on this machine. */
+const LOCAL = /[\\/]bench[\\/](out|peers[\\/]python)$/
 /** The packages that the tests and benchmarks import there; their own dependencies are packed too. */
 const PACKAGES = ['vitest', 'fast-check', 'node-gyp-build']
 
@@ -38,8 +40,8 @@ rmSync(target, { recursive: true, force: true })
 mkdirSync(tree, { recursive: true })
 for (const part of PARTS) {
   mkdirSync(dirname(join(tree, part)), { recursive: true })
-  // The tools of test/package are large and of no use there.
-  const filter = (/** @type {string} */ path) => basename(path) !== 'node_modules'
+  // The tools of test/package and the peers of bench are large and of no use there.
+  const filter = (/** @type {string} */ path) => basename(path) !== 'node_modules' && !LOCAL.test(path)
   cpSync(join(root, part), join(tree, part), { recursive: true, filter })
 }
 for (const name of withDependencies(PACKAGES)) {

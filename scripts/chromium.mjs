@@ -1,0 +1,34 @@
+/**
+ * The Chromium of this machine, for pages in tests: `/usr/bin/chromium` and the like, or the path in `CHROMIUM`. As a
+ * program it prints the path, and fails where there is none.
+ */
+import { existsSync } from 'node:fs'
+import { pathToFileURL } from 'node:url'
+
+/** Undefined where there is none. */
+export const CHROMIUM = [
+  process.env.CHROMIUM,
+  '/usr/bin/chromium',
+  '/usr/bin/chromium-browser',
+  '/usr/bin/google-chrome',
+  '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome',
+].find((path) => path !== undefined && existsSync(path))
+
+/** How Playwright starts it. */
+export const LAUNCH = {
+  executablePath: CHROMIUM,
+  args: [
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+  ],
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
+  if (CHROMIUM === undefined) process.exit(1)
+  console.log(CHROMIUM)
+}

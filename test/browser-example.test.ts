@@ -1,0 +1,87 @@
+/**
+ * The page of examples/browser, built, served and used in headless Chromium: it trains, its ways to compute a step agree,
+ * and it stops. Skipped where there is no Chromium or no WebAssembly of the package, which says so; under CI a failure.
+ */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { type Browser, chromium, type Page } from 'playwright-core'
+import { build, type PreviewServer, preview } from 'vite'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { getBackends } from '../lib/index.js'
+import { CHROMIUM, LAUNCH } from '../scripts/chromium.mjs'
+
+const lacks = [
+  ...(CHROMIUM === undefined ? ['Chromium (set CHROMIUM to its path)'] : []),
+  ...(getBackends().wasm.available ? [] : ['the WebAssembly of the package (npm run build:wasm)']),
+]
+if (lacks.length > 0)
+  console.warn(`browser-example.test.ts: the page is not tested, as there is no ${lacks.join(', no ')}`)
+
+describe.skipIf(lacks.length > 0 && !process.env.CI)('the page that trains in a tab', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'fused-preference-loss-browser-'))
+  let server: PreviewServer
+  let browser: Browser
+  let page: Page
+  /** What the page says on the console, its errors, and requests to elsewhere. */
+  const complaints: string[] = []
+
+  beforeAll(async () => {
+    const configFile = fileURLToPath(new URL('../examples/browser/vite.config.mjs', import.meta.url))
+    await build({ configFile, logLevel: 'error', build: { outDir: folder, emptyOutDir: true } })
+    server = await preview({ configFile, build: { outDir: folder }, preview: { port: 0, host: '127.0.0.1' } })
+    const [url] = server.resolvedUrls!.local
+    browser = await chromium.launch(LAUNCH)
+    page = await browser.newPage({ viewport: { width: 390, height: 800 } })
+    page.on('console', (message) => complaints.push(message.text()))
+    page.on('pageerror', (error) => complaints.push(String(error)))
+    page.on('request', (request) => {
+      if (!/^(blob:)?http:\/\/127\.0\.0\.1:/.test(request.url()) && !request.url().startsWith('data:')) {
+        complaints.push(request.url())
+      }
+    })
+    await page.goto(url)
+  }, 60_000)
+  afterAll(async () => {
+    await browser?.close()
+    await server?.close()
+    rmSync(folder, { recursive: true })
+  })
+
+  const status = () => page.locator('[role=status]').textContent()
+  const latest = async (chart: number) => Number(await page.locator('#charts h2 b').nth(chart).textContent())
+  const press = () => page.locator('button').click()
+
+  test('shows what it is about, and nothing is cut off on a phone', async () => {
+    await expect.poll(() => page.locator('#pairs li').count(), { timeout: 10_000 }).toBe(3)
+    expect(await page.locator('#charts canvas').count()).toBe(3)
+    expect(await page.evaluate('crossOriginIsolated')).toBe(true)
+    expect(await page.evaluate('document.documentElement.scrollWidth')).toBe(390)
+  })
+
+  test('trains: the loss falls, the margin rises, and all ways agree', { timeout: 240_000 }, async () => {
+    await press()
+    await expect.poll(status, { timeout: 200_000, interval: 200 }).toMatch(/prefer, step ([6-9]\d|\d{3})/)
+    expect(await latest(0)).toBeLessThan(0.65)
+    expect(await latest(1)).toBeGreaterThan(0)
+    const verdict = await page.locator('.verdict').textContent()
+    expect(verdict).toMatch(/^All three give the same: /)
+    const steps = (await page.locator('td.step').allTextContents()).map((text) => Number.parseInt(text, 10))
+    expect(steps).toHaveLength(3)
+    for (const ms of steps) expect(ms).toBeGreaterThan(0)
+  })
+
+  test('stops at once, and starts again from the beginning', async () => {
+    await press()
+    const stopped = await status()
+    expect(stopped).toMatch(/^Stopped\. /)
+    await page.waitForTimeout(2000)
+    expect(await status()).toBe(stopped)
+    await press()
+    await expect.poll(status, { timeout: 20_000 }).toMatch(/reads the book, step \d/)
+    expect(await page.locator('#charts h2 b').first().textContent()).toBe('')
+    await press()
+    expect(complaints).toEqual([])
+  })
+})
