@@ -1,7 +1,7 @@
 /**
  * Pages in headless Chromium, and a server of files whose pages may be isolated from other origins.
  */
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { extname, join } from 'node:path'
 import { chromium } from 'playwright-core'
