@@ -22,8 +22,6 @@ const LIMIT = 200_000
 
 /** The loops over logits and matrices are compiled for speed, all else for size. */
 const FAST = /isa_wasm|panels/
-/** Zig takes -Oz for -Os; the compiler itself knows it. */
-const SMALL = ['-Os', '-Xclang', '-Oz']
 const FEATURES = 'generic+simd128+bulk_memory+nontrapping_fptoint+sign_ext+mutable_globals'
 const compile = [
   ...['-std=c++17', '-ffp-contract=off', '-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics', '-g0'],
@@ -54,9 +52,9 @@ const variants = [
 for (const { target, objects } of variants) {
   mkdirSync(objects, { recursive: true })
   for (const source of used) {
-    const level = FAST.test(source) ? ['-O3'] : SMALL
+    const level = FAST.test(source) ? '-O3' : '-Os'
     const object = join(objects, `${basename(source)}.o`)
-    steps.push(async () => void (await run(['c++', ...target, ...compile, ...level, '-c', source, '-o', object])))
+    steps.push(async () => void (await run(['c++', ...target, ...compile, level, '-c', source, '-o', object])))
   }
 }
 const work = async () => {

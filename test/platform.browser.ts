@@ -21,6 +21,20 @@ export async function bytesOf(path: string): Promise<Uint8Array> {
   return new Uint8Array(await (await fileAt(path)).arrayBuffer())
 }
 
+export function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  if (a.length !== b.length) return false
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false
+  return true
+}
+
+const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
+
+export function hexOf(bytes: Uint8Array): string {
+  let text = ''
+  for (let i = 0; i < bytes.length; i++) text += HEX[bytes[i]]
+  return text
+}
+
 export function runProgram(): never {
   throw new Error('a page runs no programs')
 }

@@ -33,6 +33,14 @@ export function bytesOf(path: string): Promise<Uint8Array> {
   return readFile(new URL(path, import.meta.url))
 }
 
+export function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return Buffer.compare(a, b) === 0
+}
+
+export function hexOf({ buffer, byteOffset, byteLength }: Uint8Array): string {
+  return Buffer.from(buffer, byteOffset, byteLength).toString('hex')
+}
+
 /** What a process of its own prints that runs this code as an ES module. */
 export function runProgram(code: string, ...flags: string[]): Promise<{ stdout: string; stderr: string }> {
   return promisify(execFile)(process.execPath, [...flags, '--input-type=module', '--eval', code], { timeout: 50_000 })

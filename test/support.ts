@@ -9,7 +9,7 @@ import { getBackends } from '../lib/index.js'
 import type { LossOptions, TokenOptions, TokenOutput } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
 import type { DType, Labels, Logits, LossType, RunOptions } from '../lib/types/index.js'
-import { TESTS_GPU, textOf } from './platform.js'
+import { hexOf, sameBytes, TESTS_GPU, textOf } from './platform.js'
 
 /** The built package, which child processes and workers import. */
 export const DIST = new URL('../dist/index.mjs', import.meta.url)
@@ -84,9 +84,7 @@ export function storage(dtype: DType, length: number): Float32Array | Uint16Arra
 
 class Bytes extends Uint8Array<ArrayBuffer> {
   equals(other: Uint8Array): boolean {
-    if (this.length !== other.length) return false
-    for (let i = 0; i < this.length; i++) if (this[i] !== other[i]) return false
-    return true
+    return sameBytes(this, other)
   }
 }
 
@@ -97,7 +95,7 @@ export function bytes({ buffer, byteOffset, byteLength }: ArrayBufferView): Byte
 
 /** The same as text. */
 export function hex(array: ArrayBufferView): string {
-  return Array.from(bytes(array), (byte) => byte.toString(16).padStart(2, '0')).join('')
+  return hexOf(bytes(array))
 }
 
 /** The first index at which two lists differ (-0 and 0 differ, NaN equals NaN); -1 if they do not differ. */

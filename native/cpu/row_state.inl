@@ -278,10 +278,9 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
     alignas(64) float logits[kBlock];
     for (int64_t start = begin; start < end; start += kBlock) {
       const int64_t count = end - start < kBlock ? end - start : kBlock;
-      const bool hasLabel = label >= start && label < start + count;
       const float maximum = state.maximum;
       convert(row + start, count, logits);
-      updateRow<float, kByProducts>(logits, 0, count, hasLabel ? label - start : -1, constants, state);
+      updateRow<float, kByProducts>(logits, 0, count, label - start, constants, state);
       if (state.maximum > maximum) state.argmax += start;
     }
     return;

@@ -5,15 +5,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { extname, join } from 'node:path'
 import { chromium } from 'playwright-core'
-
-/** The path of Chromium, or undefined. */
-export const chromiumPath = [
-  process.env.CHROMIUM,
-  '/usr/bin/chromium',
-  '/usr/bin/chromium-browser',
-  '/usr/bin/google-chrome',
-  '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome',
-].find((path) => path !== undefined && existsSync(path))
+import { LAUNCH } from '../../scripts/chromium.mjs'
 
 /** With these a page may share memory with its workers. */
 export const ISOLATION = {
@@ -73,10 +65,7 @@ const SEEN = `
 
 /** Opens pages: `open(url)` gives what the page has put in `outcome`, and what was seen meanwhile. */
 export async function startBrowser() {
-  const browser = await chromium.launch({
-    executablePath: chromiumPath,
-    args: ['--no-sandbox', '--disable-gpu', '--no-first-run'],
-  })
+  const browser = await chromium.launch(LAUNCH)
   return {
     close: () => browser.close(),
     async open(/** @type {string} */ url) {

@@ -8,7 +8,7 @@
  * CI=true.
  */
 import assert from 'node:assert/strict'
-import { chromiumPath } from './browser.mjs'
+import { CHROMIUM } from '../../scripts/chromium.mjs'
 import { pages } from './pages.mjs'
 import { closingLine, writeDocument } from './rows.mjs'
 import { runtimes } from './runtimes.mjs'
@@ -18,7 +18,7 @@ import { hasPackage, hasTools, leftOut, quick, wanted } from './web.mjs'
 for (const what of leftOut) console.log(`left out: ${what}`)
 if (hasPackage) {
   assert(wanted.wasm, 'prebuilds/wasm is missing: npm run build:wasm')
-  if (chromiumPath !== undefined) await pages()
+  if (CHROMIUM !== undefined) await pages()
   if (hasTools) await runtimes()
 }
 if (!quick && leftOut.length === 0) writeDocument()

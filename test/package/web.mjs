@@ -7,7 +7,7 @@ import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } fr
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { chromiumPath } from './browser.mjs'
+import { CHROMIUM } from '../../scripts/chromium.mjs'
 import { manifest, npm, ONLINE, pack, project, root, run, stage } from './support.mjs'
 
 export const { quick } = parseArgs({ options: { quick: { type: 'boolean', default: false } } }).values
@@ -18,7 +18,7 @@ export const versionOf = (/** @type {string} */ name) =>
 
 /** @type {string[]} */
 export const leftOut = []
-if (chromiumPath === undefined) leftOut.push('pages, as there is no Chromium (set CHROMIUM to its path)')
+if (CHROMIUM === undefined) leftOut.push('pages, as there is no Chromium (set CHROMIUM to its path)')
 
 /** Whether the tools of web/package.json are there. */
 export const hasTools = succeeds('bundlers and runtimes, which npm does not install here', () => {
