@@ -86,7 +86,9 @@ repetitions of all peers are interleaved with measurements of the memory's bandw
 a cache. *Roofline* is the time that the memory needs for the fewest bytes, divided by the time taken: 100 % is optimal. For an
 output layer (\`linear-…\`) it is the time that the multiply-adds alone take. The columns of libraries are *time ÷ ours* of the
 library's fastest formulation: 16 means 16 times slower than this package. Slow peers get fewer tokens, and the ratio is per
-logit. PyTorch versions before 2 are left out.
+logit. PyTorch versions before 2 are left out. In runs before 2026-11-26 the fastest formulation of TensorFlow.js was one by
+log-sum-exp; one by softmax, found since, [takes an eighth of its time](performance.md#beside-other-implementations) for the
+forward and a quarter for the step.
 
 **WebAssembly.** \`npm run bench -- --backend wasm\` measures the wasm backend in Node.js, and \`npm run bench -- --browser\` in
 Chromium (\`/usr/bin/chromium\`, or the path in \`CHROMIUM\`), where each peer has a page in a process of its own and runs in a
