@@ -75,6 +75,6 @@ export default defineConfig([
         ],
       },
     },
-    copy: [{ from: 'lib/backends/wasm/worker.browser.mjs', to: 'dist/browser/shared' }],
+    copy: [{ from: 'lib/backends/wasm/worker.mjs', to: 'dist/browser/shared' }],
   },
 ])

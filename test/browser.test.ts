@@ -23,7 +23,7 @@ const WASM_ALLOWED = { 'Content-Security-Policy': `${STRICT} 'wasm-unsafe-eval'`
 const WASM_FORBIDDEN = { 'Content-Security-Policy': STRICT }
 const MODULE = `/prebuilds/wasm/${ALONE}`
 const THREADS_MODULE = `/prebuilds/wasm/${THREADS}`
-const WORKER = '/dist/browser/shared/worker.browser.mjs'
+const WORKER = '/dist/browser/shared/worker.mjs'
 
 const [ROWS, VOCAB] = [40, 5000]
 /** A call that is worth workers. */
@@ -52,7 +52,7 @@ const PROGRAM = `
   /** Many rows at one place in memory, for a call that takes a while. */
   const long = (run) => {
     const data = new Float32Array(VOCAB)
-    return [{ data, shape: [2, 4000, VOCAB], strides: [0, 0, 1] }, new Int32Array(8000), { lossType: 'cpo', ...run }]
+    return [{ data, shape: [2, 20000, VOCAB], strides: [0, 0, 1] }, new Int32Array(40000), { lossType: 'cpo', ...run }]
   }
   const { fusedPreferenceLoss, fusedPreferenceLossSync, loadWasm, getBackends, close } = fpl
   const told = ({ code, message }) => ({ code, message })

@@ -65,7 +65,7 @@ export async function pages() {
     }
     await page(`esbuild ${versionOf('esbuild')}, modules imported, worker copied`, serveFrom('out-esbuild'), () => {
       esbuild('page-with-modules.mjs', 'out-esbuild', ['--minify', '--loader:.wasm=file'])
-      const worker = 'worker.browser.mjs'
+      const worker = 'worker.mjs'
       copyFileSync(join(installed(app), 'dist/browser/shared', worker), join(app, 'out-esbuild', worker))
       copyHtml('out-esbuild', 'page-with-modules.js')
     })

@@ -36,7 +36,7 @@ export const platform: Platform = {
   },
 
   startWorker(start, { message, error, exit }) {
-    const worker = new Worker(new URL('./worker.browser.mjs', import.meta.url), { type: 'module' })
+    const worker = new Worker(new URL('./worker.mjs', import.meta.url), { type: 'module' })
     const end = async () => {
       worker.terminate()
       exit()

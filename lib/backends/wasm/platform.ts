@@ -31,12 +31,13 @@ export const platform: Platform = {
     return path === undefined ? sourceOf(source) : { module: await compiled(readFileSync(path)), path }
   },
 
-  startWorker(data, { message, error, exit }) {
-    const worker = new Worker(new URL('./worker.mjs', import.meta.url), { workerData: data, execArgv: [] })
+  startWorker(start, { message, error, exit }) {
+    const worker = new Worker(new URL('./worker.mjs', import.meta.url), { execArgv: [] })
     worker.on('message', message)
     worker.on('error', error)
     worker.on('exit', exit)
     worker.unref()
+    worker.postMessage(start)
     return {
       post: (job) => worker.postMessage(job),
       keepAlive: (truth) => (truth ? worker.ref() : worker.unref()),

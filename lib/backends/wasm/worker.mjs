@@ -1,19 +1,26 @@
 /**
  * A worker of the wasm backend: an instance of the module in the memory of its parent. It helps with whatever the pool
- * is given, or runs the tasks that its parent sends, as runner.ts has them.
+ * is given, or runs the tasks that its parent sends, as runner.ts has them. The first message says what it is to be.
+ *
+ * In Node.js it speaks through a port, and in a browser it is itself the port. Nothing is imported, as bundlers for
+ * browsers look into this file.
  */
-import { parentPort, workerData } from 'node:worker_threads'
+const port = globalThis.process?.getBuiltinModule?.('node:worker_threads').parentPort ?? globalThis
+let memory
+let exports
 
-const { module, memory, stack, helps } = workerData
-const { exports } = new WebAssembly.Instance(module, { env: { memory } })
-exports.__stack_pointer.value = stack
+port.onmessage = ({ data }) => {
+  if (exports === undefined) begin(data)
+  else if (data.cell === undefined) port.postMessage(answerTo(data))
+  else note(data)
+}
 
-if (helps) exports.help()
-
-parentPort.on('message', (task) => {
-  if (task.cell === undefined) parentPort.postMessage(answerTo(task))
-  else note(task)
-})
+function begin({ module, memory: shared, stack, helps }) {
+  memory = shared
+  exports = new WebAssembly.Instance(module, { env: { memory } }).exports
+  exports.__stack_pointer.value = stack
+  if (helps) exports.help()
+}
 
 function answerTo({ id, ...task }) {
   try {
