@@ -50,9 +50,9 @@ const PROGRAM = `
   const call = ${call}
   const answer = ${answer}
   /** Many rows at one place in memory, for a call that takes a while. */
-  const long = (run) => {
+  const long = (run, time = 4000) => {
     const data = new Float32Array(VOCAB)
-    return [{ data, shape: [2, 20000, VOCAB], strides: [0, 0, 1] }, new Int32Array(40000), { lossType: 'cpo', ...run }]
+    return [{ data, shape: [2, time, VOCAB], strides: [0, 0, 1] }, new Int32Array(2 * time), { lossType: 'cpo', ...run }]
   }
   const { fusedPreferenceLoss, fusedPreferenceLossSync, loadWasm, getBackends, close } = fpl
   const told = ({ code, message }) => ({ code, message })
@@ -181,7 +181,7 @@ describe.skipIf(left.length > 0 && !process.env.CI)('in Chromium', () => {
            meanwhile.push(answer(fusedPreferenceLossSync(...call({ threads: 3 }))))
          }
          meanwhile.push(answer(await running))
-         const turns = await turnsDuring(fusedPreferenceLoss(...long({ threads: 2 })))
+         const turns = await turnsDuring(fusedPreferenceLoss(...long({ threads: 2 }, 20000)))
          return { meanwhile, turns }`,
         isolated,
       )
@@ -223,7 +223,7 @@ describe.skipIf(left.length > 0 && !process.env.CI)('in Chromium', () => {
          const sync = answer(fusedPreferenceLossSync(...call()))
          // Timers wait for 4 ms, and in hidden pages for a second.
          globalThis.setTimeout = () => { throw new Error('a timer') }
-         const turns = await turnsDuring(fusedPreferenceLoss(...long()))
+         const turns = await turnsDuring(fusedPreferenceLoss(...long({}, 20000)))
          return { first, sync, threads, turns }`,
       )
       const { turns, ...rest } = result as { turns: number }
