@@ -60,6 +60,10 @@ describe.runIf(WASM.length > 0)('the module', () => {
     expect(found.module).toBeInstanceOf(WebAssembly.Module)
   })
 
+  test.each(['package.json', 'nowhere.wasm'])('nor in Node.js from %s, whose name the error has', async (path) => {
+    await expect(platform.fetchModule(ALONE, path)).rejects.toThrow(new RegExp(`^${path}: `))
+  })
+
   test.each<[string, unknown, RegExp]>([
     ['other bytes', new Uint8Array(8), /magic/],
     ['a page that is not there', new Response('', { status: 404 }), /HTTP status 404/],

@@ -24,7 +24,7 @@ export function checkEngine(): void {
 }
 
 /** The module whose bytes these are. */
-export function compiled(bytes: ArrayBuffer | ArrayBufferView): Promise<Module> {
+function compiled(bytes: ArrayBuffer | ArrayBufferView): Promise<Module> {
   return WebAssembly.compile(bytes)
 }
 

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { packageRoot } from '../package-root.js'
-import { compiled, type ModuleName, sourceOf } from './modules.js'
+import { type FoundModule, type ModuleName, sourceOf } from './modules.js'
 import type { Platform } from './platform-type.js'
 import { WebAssembly } from './webassembly.js'
 
@@ -16,19 +16,12 @@ export const platform: Platform = {
   sharesMemory: true,
   maySleep: true,
 
-  findModule(name) {
-    const path = pathOf(name)
-    try {
-      return { module: new WebAssembly.Module(readFileSync(path)), path }
-    } catch (error) {
-      throw new Error(`${path}: ${error instanceof Error ? error.message : error}`)
-    }
-  },
+  findModule: (name) => moduleAt(pathOf(name)),
 
   async fetchModule(name, source) {
     if (source === undefined) return this.findModule(name)!
     const path = fileOf(source)
-    return path === undefined ? sourceOf(source) : { module: await compiled(readFileSync(path)), path }
+    return path === undefined ? sourceOf(source) : moduleAt(path)
   },
 
   startWorker(start, { message, error, exit }) {
@@ -44,6 +37,14 @@ export const platform: Platform = {
       end: () => worker.terminate(),
     }
   },
+}
+
+function moduleAt(path: string): FoundModule {
+  try {
+    return { module: new WebAssembly.Module(readFileSync(path)), path }
+  } catch (error) {
+    throw new Error(`${path}: ${error instanceof Error ? error.message : error}`)
+  }
 }
 
 function pathOf(name: ModuleName): string {
