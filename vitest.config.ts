@@ -5,6 +5,8 @@ export default defineConfig({
     environment: 'node',
     testTimeout: 60_000,
     include: ['test/**/*.test.ts'],
+    // They need WebGPU: npm run test:webgpu.
+    exclude: ['test/webgpu/**'],
     reporters: ['default', './test/closing-line.ts'],
     typecheck: { enabled: true, include: ['test/types.test-d.ts'], tsconfig: './tsconfig.json' },
   },

@@ -1,0 +1,41 @@
+/**
+ * The tests of WebGPU, `npm run test:webgpu`: in Chromium on SwiftShader, or, where Deno runs Vitest, in Deno on the driver
+ * for Vulkan that it finds. What they share with a page they get from vitest.browser.config.ts.
+ */
+import { playwright } from '@vitest/browser-playwright'
+import { defineConfig, type TestProjectConfiguration } from 'vitest/config'
+import { browserFiles } from './scripts/browser-files.mjs'
+import { LAUNCH_WEBGPU } from './scripts/chromium.mjs'
+
+/** The trainers have their WebGPU backends in pages alone. */
+const IN_PAGES = ['test/webgpu/tfjs.test.ts', 'test/webgpu/jax.test.ts']
+
+const shared = { testTimeout: 60_000, include: ['test/webgpu/*.test.ts'] }
+
+const deno: TestProjectConfiguration = {
+  test: { ...shared, name: 'Deno', pool: 'threads', exclude: IN_PAGES },
+}
+
+const chromium: TestProjectConfiguration = {
+  plugins: [{ ...browserFiles(), enforce: 'pre' }],
+  // Found in the middle of a run, they would load pages anew.
+  optimizeDeps: { include: ['fast-check'] },
+  test: {
+    ...shared,
+    name: 'Chromium',
+    browser: {
+      enabled: true,
+      headless: true,
+      screenshotFailures: false,
+      provider: playwright({ launchOptions: LAUNCH_WEBGPU }),
+      instances: [{ browser: 'chromium' }],
+    },
+  },
+}
+
+export default defineConfig({
+  test: {
+    reporters: ['default', './test/closing-line.ts'],
+    projects: ['Deno' in globalThis ? deno : chromium],
+  },
+})
