@@ -5,6 +5,7 @@
 import { defineConfig, type UserConfig } from 'tsdown'
 import { browserFiles } from './scripts/browser-files.mjs'
 import { recordSources } from './scripts/shipped.mjs'
+import { wgslFiles } from './scripts/wgsl-files.mjs'
 
 const library = [
   'lib/index.ts',
@@ -25,7 +26,7 @@ const docstrings = {
 }
 
 const shared: UserConfig = {
-  plugins: [docstrings],
+  plugins: [docstrings, wgslFiles()],
   outDir: 'dist',
   target: 'node20.17',
   platform: 'node',
@@ -58,7 +59,7 @@ export default defineConfig([
     ...shared,
     entry: library.filter((path) => path !== 'lib/cuda/index.ts'),
     format: 'esm',
-    plugins: [browserFiles()],
+    plugins: [browserFiles(), wgslFiles()],
     outDir: 'dist/browser',
     target: 'es2022',
     platform: 'browser',

@@ -1,6 +1,8 @@
 import { defineConfig } from 'vitest/config'
+import { wgslFiles } from './scripts/wgsl-files.mjs'
 
 export default defineConfig({
+  plugins: [{ ...wgslFiles(), enforce: 'pre' }],
   test: {
     environment: 'node',
     testTimeout: 60_000,

@@ -12,13 +12,21 @@ export type ErrorCode =
   | 'ERR_LABEL_OUT_OF_RANGE'
   | 'ERR_BACKEND_UNAVAILABLE'
   | 'ERR_CUDA'
+  | 'ERR_WEBGPU'
+  | 'ERR_DEVICE_LOST'
   | 'ERR_DISPOSED'
   | 'ERR_OUT_OF_MEMORY'
   | 'ERR_FEATURE_UNAVAILABLE_ON_PLATFORM'
 
 type FailureCode = Extract<
   ErrorCode,
-  'ERR_BACKEND_UNAVAILABLE' | 'ERR_CUDA' | 'ERR_DISPOSED' | 'ERR_OUT_OF_MEMORY' | 'ERR_FEATURE_UNAVAILABLE_ON_PLATFORM'
+  | 'ERR_BACKEND_UNAVAILABLE'
+  | 'ERR_CUDA'
+  | 'ERR_WEBGPU'
+  | 'ERR_DEVICE_LOST'
+  | 'ERR_DISPOSED'
+  | 'ERR_OUT_OF_MEMORY'
+  | 'ERR_FEATURE_UNAVAILABLE_ON_PLATFORM'
 >
 
 function withCode<E extends Error>(error: E, code: ErrorCode): E & { code: ErrorCode } {

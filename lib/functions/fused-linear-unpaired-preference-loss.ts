@@ -13,7 +13,7 @@ import type { FusedLinearUnpairedOptions } from '../options/index.js'
 import type {
   AskedOfHead,
   AsksOfHead,
-  DeviceMemory,
+  DeviceData,
   DType,
   FusedLinearUnpairedPreferenceLoss,
   HeadGradientData,
@@ -57,7 +57,7 @@ export function fusedLinearUnpairedPreferenceLoss<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: FusedLinearUnpairedOptions & AsksOfHead<Request, Element, Outputs>,
 ): Promise<
   FusedLinearUnpairedPreferenceLoss<HeadGradientData<Data, Request, Element>> &
@@ -66,7 +66,7 @@ export function fusedLinearUnpairedPreferenceLoss<
 export async function fusedLinearUnpairedPreferenceLoss(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: FusedLinearUnpairedOptions,
 ): Promise<FusedLinearUnpairedPreferenceLoss> {
   return run(plan(hidden, weight, labels, options))
@@ -81,14 +81,14 @@ export function fusedLinearUnpairedPreferenceLossSync<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: FusedLinearUnpairedOptions & AsksOfHead<Request, Element, Outputs>,
 ): FusedLinearUnpairedPreferenceLoss<HeadGradientData<Data, Request, Element>> &
   AskedOfHead<Data, Request, Element, Outputs>
 export function fusedLinearUnpairedPreferenceLossSync(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: FusedLinearUnpairedOptions,
 ): FusedLinearUnpairedPreferenceLoss {
   const planned = plan(hidden, weight, labels, options)
@@ -98,11 +98,11 @@ export function fusedLinearUnpairedPreferenceLossSync(
 function plan(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   given: FusedLinearUnpairedOptions,
 ): Planned<FusedLinearUnpairedPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
-  const source = headOf(hidden, weight, options.bias, isPacked(options))
+  const source = headOf(hidden, weight, options.bias, isPacked(options), options.gpuDevice)
   const call = unpairedCall(source, labels, options, REFERENCE_HEAD)
   return planOfHead(source, call, options, () => unpairedResult(call))
 }

@@ -2,15 +2,14 @@
  * The options of each function.
  */
 import type {
-  DeviceMemory,
   HeadGradientOptions,
   HeadGradientRequest,
   HeadOptions,
-  HostArray,
   LinearReference,
   LogitsGradientOptions,
   Reference,
   RunOptions,
+  TensorData,
 } from '../types/index.js'
 import type { LossOptions } from './loss-options.js'
 import type { TokenLossOptions } from './token-loss-options.js'
@@ -37,7 +36,7 @@ export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, Log
    * Gradient of the loss with respect to the logits: none, in a new array, into an array or device memory, or
    * overwriting the logits. Defaults to false.
    */
-  gradient?: boolean | HostArray | DeviceMemory | 'in-place' | undefined
+  gradient?: boolean | TensorData | 'in-place' | undefined
 }
 
 /** Options of `linearSequenceLogProbs`. */
@@ -59,7 +58,7 @@ type SingleTokenOptions = Omit<TokenOptions, 'averageLogProb' | 'emptySequence' 
 /** Options of `crossEntropy`. */
 export interface CrossEntropyOptions extends SingleTokenOptions, TokenLossOptions, RunOptions, LogitsGradientOptions {
   /** As in {@link FusedOptions}. Defaults to false. */
-  gradient?: boolean | HostArray | DeviceMemory | 'in-place' | undefined
+  gradient?: boolean | TensorData | 'in-place' | undefined
 }
 
 /** Options of `linearCrossEntropy`. */

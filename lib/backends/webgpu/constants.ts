@@ -1,0 +1,9 @@
+/**
+ * Constants of WebGPU, which are not in the global scope of every implementation.
+ */
+
+/** `GPUBufferUsage` */
+export const USAGE = { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, UNIFORM: 64, STORAGE: 128 } as const
+
+/** `GPUMapMode.READ` */
+export const MAP_READ = 1
