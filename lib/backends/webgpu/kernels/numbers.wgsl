@@ -292,13 +292,22 @@ struct Term {
   slope: TwoFloat,
 }
 
-// log σ(z), and its derivative σ(-z).
-fn logSigmoidOf(z: TwoFloat) -> Term {
-  let e = expOf(neg(absolute(z)));
-  let positive = z.x > 0;
-  let value = sub(select(z, two(0), positive), log1pOf(e));
-  return Term(value, div(select(two(1), e, positive), add(two(1), e)));
+// log σ(z) with its derivative σ(-z), and log σ(-z) with σ(z), its derivative with respect to -z.
+struct Logistic {
+  yes: Term,
+  no: Term,
 }
+
+fn logisticOf(z: TwoFloat) -> Logistic {
+  let e = expOf(neg(absolute(z)));
+  // Where z is positive, and for the other sign at the other end.
+  let near = Term(neg(log1pOf(e)), div(e, add(two(1), e)));
+  let far = Term(sub(near.value, absolute(z)), div(two(1), add(two(1), e)));
+  if (z.x < 0) { return Logistic(far, near); }
+  return Logistic(near, far);
+}
+
+fn logSigmoidOf(z: TwoFloat) -> Term { return logisticOf(z).yes; }
 
 // σ(z) = 1 / (1 + e^-z)
 fn sigmoidOf(z: TwoFloat) -> TwoFloat {
