@@ -334,10 +334,10 @@ fn loss_dpop(p: Pair, k: LossConstants) -> LossValue {
 // rewards. Their squared distance:
 fn loss_rpo_sq(p: Pair, k: LossConstants) -> LossValue { return squaredGap(ratioDifference(p, k.beta), k.targetMargin); }
 
-// The Kullback-Leibler divergence from one pair of probabilities to another.
-fn divergence(from: Logistic, to: Logistic) -> TwoFloat {
-  return add(weighed(from.no.slope, sub(from.yes.value, to.yes.value)),
-             weighed(from.yes.slope, sub(from.no.value, to.no.value)));
+// The Kullback-Leibler divergence from the probabilities of a to those of b.
+fn divergence(a: Logistic, b: Logistic) -> TwoFloat {
+  return add(weighed(a.no.slope, sub(a.yes.value, b.yes.value)),
+             weighed(a.yes.slope, sub(a.no.value, b.no.value)));
 }
 
 // σ(x) - σ(y), to the last digits where x and y are near.

@@ -2,17 +2,16 @@
 // formulas are in losses.wgsl; this file has the sum over the terms, AOT's matching by rank, the ways into pairs and out
 // of them, and the sums over the batch.
 //
-// Four dispatches, in this order; each binds what it names below. A grid is one or two dimensions of workgroups of
-// WORKGROUP invocations, so that there is one a pair, or one a sequence.
-//   rankPairs        pairs       0, 1, 4, 6, 7             where a term sorts the batch (RANKS)
-//   pairLosses       pairs       0, 1, 2, 3, 4, 5, 6, 7, 8
-//   sumLosses        1 group     0, 8, 9
-//   sumCoefficients  sequences   0, 8, 10, 11              where a gradient follows; with 10 = coefficients
-//   sumPlainCoefficients         0, 8, 10, 11              where PLAIN; with 11 = plainCoefficients
-// A buffer that a call has no use for may be any other that is bound for reading; `ranks` may have one element.
+// Dispatches, in this order, with the bindings of each. A grid has one or two dimensions of workgroups of WORKGROUP
+// invocations, and one invocation or more for each pair or sequence.
+//   rankPairs             pairs      0, 1, 4, 5, 6, 7            where a term sorts the batch
+//   pairLosses            pairs      0, 1, 2, 3, 4, 5, 6, 7, 8
+//   sumLosses             1 group    0, 8, 9
+//   sumCoefficients       sequences  0, 8, 10, 11                where a gradient follows
+//   sumPlainCoefficients  sequences  0, 8, 10, 11                where PLAIN; 11 is then plainCoefficients
+// In the place of a buffer that is not read in a call any other one may be bound that is. `ranks` may have one element.
 //
-// loss-modules.ts writes WORKGROUP, PLAIN, LOG_WEIGHTS, COUNTS, AOT, AOT_UNPAIRED, the constants of losses.wgsl, and
-// `evaluate`, the choice among the losses of the call.
+// loss-modules.ts writes the constants in capitals and `evaluate`, the choice among the losses of the call.
 
 @group(0) @binding(0) var<uniform> stage: Stage;
 @group(0) @binding(1) var<storage, read> logProbs: array<TwoFloat>;           // [S]
@@ -28,7 +27,7 @@
 @group(0) @binding(11) var<storage, read_write> coefficients: array<TwoFloat>;  // [S] out
 
 struct LossTerm {
-  weight: TwoFloat,
+  @align(16) weight: TwoFloat,
   labelSmoothing: TwoFloat,
   lossType: u32,
 }
@@ -38,6 +37,7 @@ struct Stage {
   slopeScale: TwoFloat,  // factor of the derivatives
   hiddenZero: u32,
   pairCount: u32,
+  sequenceCount: u32,
   termCount: u32,
   ownLabelSmoothing: u32,  // 1: the pairs' is in the place of every term's
   terms: array<LossTerm, 32>,
@@ -198,11 +198,11 @@ fn pairLosses(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups)
     let term = stage.terms[t];
     // Of AOT on unpaired sequences, pair i's rejected one is in the loss of another pair.
     let moves = RANKS_AOT_UNPAIRED && term.lossType == AOT_UNPAIRED;
-    for (var own = true; ; own = false) {
-      var of = i;
-      if (RANKS_AOT_UNPAIRED && !own) { of = matchOf(AOT_UNPAIRED, RIGHT, i); }
-      let value = termLoss(term, of);
-      if (own) {
+    for (var turn = 0u; turn < select(1u, 2u, moves); turn++) {
+      var source = i;
+      if (RANKS_AOT_UNPAIRED && turn == 1) { source = matchOf(AOT_UNPAIRED, RIGHT, i); }
+      let value = termLoss(term, source);
+      if (turn == 0) {
         sum.loss = add(sum.loss, value.loss);
         if (PLAIN && term.lossType == SFT) {
           sum.dPlain = add(sum.dPlain, value.dChosen);
@@ -210,8 +210,7 @@ fn pairLosses(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups)
           sum.dChosen = add(sum.dChosen, value.dChosen);
         }
       }
-      if (own != moves) { sum.dRejected = add(sum.dRejected, value.dRejected); }
-      if (!own || !moves) { break; }
+      if (turn == 1 || !moves) { sum.dRejected = add(sum.dRejected, value.dRejected); }
     }
   }
   results[i] = sum;
@@ -258,12 +257,12 @@ fn sumOfUses(sequence: u32, plain: bool) -> TwoFloat {
 fn sumCoefficients(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   hiddenZero = stage.hiddenZero;
   let s = indexOf(id, groups);
-  if (s < arrayLength(&coefficients)) { coefficients[s] = sumOfUses(s, false); }
+  if (s < stage.sequenceCount) { coefficients[s] = sumOfUses(s, false); }
 }
 
 @compute @workgroup_size(WORKGROUP)
 fn sumPlainCoefficients(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   hiddenZero = stage.hiddenZero;
   let s = indexOf(id, groups);
-  if (s < arrayLength(&coefficients)) { coefficients[s] = sumOfUses(s, true); }
+  if (s < stage.sequenceCount) { coefficients[s] = sumOfUses(s, true); }
 }
