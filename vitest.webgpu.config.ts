@@ -10,7 +10,15 @@ import { LAUNCH_WEBGPU } from './scripts/chromium.mjs'
 /** The trainers have their WebGPU backends in pages alone. */
 const IN_PAGES = ['test/webgpu/tfjs.test.ts', 'test/webgpu/jax.test.ts']
 
-const shared = { testTimeout: 60_000, include: ['test/webgpu/*.test.ts'] }
+/** Tests of all backends that run on WebGPU, too. */
+const OF_ALL_BACKENDS = ['golden', 'edges', 'cross-entropy', 'token-gradients'].map((name) => `test/${name}.test.ts`)
+
+const shared = {
+  testTimeout: 60_000,
+  include: ['test/webgpu/*.test.ts', ...OF_ALL_BACKENDS],
+  provide: { webgpu: true },
+  passWithNoTests: true,
+}
 
 const deno: TestProjectConfiguration = {
   test: { ...shared, name: 'Deno', pool: 'threads', exclude: IN_PAGES },

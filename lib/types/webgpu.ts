@@ -37,13 +37,9 @@ export interface GpuDevice {
   readonly lost: Promise<{ readonly reason: string; readonly message: string }>
   createBuffer(descriptor: { size: number; usage: number; label?: string; mappedAtCreation?: boolean }): GpuBuffer
   createShaderModule(descriptor: { code: string; label?: string }): GpuShaderModule
-  createBindGroup(descriptor: {
-    layout: object
-    entries: readonly { binding: number; resource: { buffer: GpuBuffer; offset?: number; size?: number } }[]
-    label?: string
-  }): object
+  createBindGroup(descriptor: { layout: object; entries: Iterable<object>; label?: string }): object
   createComputePipelineAsync(descriptor: {
-    layout: 'auto'
+    layout: object | 'auto'
     compute: { module: object; entryPoint?: string }
     label?: string
   }): Promise<GpuPipeline>
@@ -63,7 +59,7 @@ export interface GpuLimits {
 }
 
 export interface GpuQueue {
-  submit(buffers: readonly object[]): unknown
+  submit(buffers: Iterable<object>): unknown
   writeBuffer(buffer: GpuBuffer, offset: number, data: ArrayBufferView<ArrayBuffer>): unknown
   onSubmittedWorkDone(): Promise<unknown>
 }
@@ -88,7 +84,7 @@ export interface GpuEncoder {
 /** A `GPUComputePassEncoder`. */
 export interface GpuPass {
   setPipeline(pipeline: object): unknown
-  setBindGroup(index: number, group: object): unknown
+  setBindGroup(index: number, group: object | null): unknown
   dispatchWorkgroups(x: number, y?: number, z?: number): unknown
   end(): unknown
 }
