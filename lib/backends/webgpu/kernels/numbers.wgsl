@@ -134,6 +134,11 @@ fn log1pFloat(x: f32) -> f32 {
 
 alias TwoFloat = vec2f;
 
+const ZERO = TwoFloat(0, 0);
+const HALF = TwoFloat(0.5, 0);
+const ONE = TwoFloat(1, 0);
+const TWO = TwoFloat(2, 0);
+
 fn two(x: f32) -> TwoFloat { return TwoFloat(x, 0); }
 
 // The exact sum of two finite float32, of which a is the larger, or is 0 (Dekker).
@@ -150,10 +155,10 @@ fn twoSum(a: f32, b: f32) -> TwoFloat {
 
 // The exact product of two finite float32 (Dekker): products of their halves, of 12 bits each, are exact.
 fn twoProduct(a: f32, b: f32) -> TwoFloat {
-  const HALF = 0xfffff000u;
+  const FIRST_BITS = 0xfffff000u;
   let high = hide(a * b);
-  let a1 = floatOf(bitsOf(a) & HALF);
-  let b1 = floatOf(bitsOf(b) & HALF);
+  let a1 = floatOf(bitsOf(a) & FIRST_BITS);
+  let b1 = floatOf(bitsOf(b) & FIRST_BITS);
   let a2 = a - a1;
   let b2 = b - b1;
   return TwoFloat(high, hide(hide(hide(a1 * b1 - high) + a1 * b2) + a2 * b1) + a2 * b2);
@@ -205,6 +210,8 @@ fn less(a: TwoFloat, b: TwoFloat) -> bool {
 }
 
 fn equal(a: TwoFloat, b: TwoFloat) -> bool { return !isNan(a.x) && a.x == b.x && a.y == b.y; }
+
+fn square(x: TwoFloat) -> TwoFloat { return mul(x, x); }
 
 fn absolute(x: TwoFloat) -> TwoFloat { return select(x, -x, x.x < 0); }
 
