@@ -2,7 +2,7 @@
  * The shaders of stage 3. What all pairs or tokens of a call share, and what makes formulas long, is in constants of the
  * code, so that a device compiles no more than the call needs; all other numbers are in buffers, which loss-inputs.ts fills.
  */
-import type { Job, LossStage } from '../../job.js'
+import type { Job, LossStage, TokenLossStage, UnpairedLossStage } from '../../job.js'
 import type { LossType } from '../../types/index.js'
 import { DIVERGENCES, SFT_NORMALIZATIONS } from '../job-fields.js'
 import { LOSSES } from '../js/losses.js'
@@ -16,7 +16,17 @@ import preferenceLoss from './kernels/preference-loss.wgsl'
 import products from './kernels/products.wgsl'
 import rankPairs from './kernels/rank-pairs.wgsl'
 import reduce from './kernels/reduce.wgsl'
+import rowState from './kernels/row-state.wgsl'
 import rows from './kernels/rows.wgsl'
+import slopes from './kernels/slopes.wgsl'
+import tokenDivisor from './kernels/token-divisor.wgsl'
+import tokenLoss from './kernels/token-loss.wgsl'
+import tokenState from './kernels/token-state.wgsl'
+import tokenSums from './kernels/token-sums.wgsl'
+import unpairedLosses from './kernels/unpaired-losses.wgsl'
+import unpairedPreferenceLoss from './kernels/unpaired-preference-loss.wgsl'
+import unpairedStage from './kernels/unpaired-stage.wgsl'
+import unpairedSums from './kernels/unpaired-sums.wgsl'
 import { type Shader, shader } from './shader.js'
 
 /** Threads of the workgroups of stage 3. */
@@ -77,4 +87,63 @@ function evaluateOf(types: readonly LossType[]): string {
     'fn evaluate(lossType: u32, p: Pair, k: LossConstants) -> LossValue {',
     ...['switch lossType {', ...cases, 'default: { return LossValue(); }', '}', '}'],
   ].join('\n')
+}
+
+/** The shaders of a job with a loss of single sequences. */
+export interface UnpairedShaders {
+  /** One thread for each sequence. Bindings: stage, inputs, logProbs, results, coefficients. */
+  unpairedPreferenceLoss: Shader
+  /** One workgroup. Bindings: stage, inputs, logProbs, results, summary. */
+  unpairedSums: Shader
+}
+
+export function unpairedShaders({ unpairedLoss }: Job): UnpairedShaders {
+  const { lossType } = unpairedLoss as UnpairedLossStage
+  const constants = { WORKGROUP: LOSS_WORKGROUP }
+  const evaluate = [
+    'fn evaluate(x: TwoFloat, y: TwoFloat, k: UnpairedLossConstants) -> Term {',
+    ...[`return unpaired_${lossType}(x, y, k);`, '}'],
+  ].join('\n')
+  return {
+    unpairedPreferenceLoss: shader(`unpaired-preference-loss ${lossType}`, constants, [
+      ...[numbers, products, rows, unpairedStage, unpairedLosses, evaluate, unpairedPreferenceLoss],
+    ]),
+    unpairedSums: shader('unpaired-sums', constants, [numbers, reduce, unpairedStage, unpairedSums]),
+  }
+}
+
+/** The shaders of a job with a loss of single tokens. */
+export interface TokenLossShaders {
+  /** One workgroup; where the divisor is not known. Bindings: sumParams, targets, classWeights, divisor. */
+  tokenDivisor?: Shader
+  /**
+   * One thread for each row. Bindings: params, targets, weights, classWeights, states, meanLogits, divisor, losses, slopes.
+   */
+  tokenLoss: Shader
+  /** One workgroup. Bindings: sumParams, losses, divisor, summary. */
+  tokenSums: Shader
+}
+
+export function tokenLossShaders({ tokenLoss: stage, tokens, gradient, headGradient }: Job): TokenLossShaders {
+  const { labelSmoothing, zLoss, dft, classWeights, weightsOfLabels, divisor } = stage as TokenLossStage
+  const constants = {
+    WORKGROUP: LOSS_WORKGROUP,
+    SMOOTHS: labelSmoothing !== 0,
+    HAS_Z_LOSS: zLoss !== 0,
+    DFT: dft,
+    WEIGHS: tokens?.weights !== undefined,
+    CLASSES: weightsOfLabels !== undefined,
+    SMOOTHED_CLASSES: classWeights !== undefined,
+    HAS_SLOPES: (gradient ?? headGradient) !== undefined,
+  }
+  const variant = Object.values(constants).join(' ')
+  const { WORKGROUP } = constants
+  return {
+    tokenDivisor:
+      divisor === 0 ? shader(`token-divisor ${variant}`, constants, [numbers, reduce, tokenDivisor]) : undefined,
+    tokenLoss: shader(`token-loss ${variant}`, constants, [
+      ...[numbers, products, rows, rowState, tokenState, slopes, tokenLoss],
+    ]),
+    tokenSums: shader('token-sums', { WORKGROUP }, [numbers, reduce, tokenSums]),
+  }
 }
