@@ -11,6 +11,9 @@ export interface Region {
   readonly size: number
 }
 
+/** Bytes of any structure of a shader: a binding has to have room for one. */
+const SMALLEST = 64
+
 /** Regions of a buffer that is made once their sizes are known. */
 export class Arena {
   /** Bytes in use. */
@@ -27,7 +30,7 @@ export class Arena {
   /** A region of that many bytes, zero at first. */
   room(byteLength: number): Region {
     const offset = this.size
-    const size = Math.max(16, Math.ceil(byteLength / 16) * 16)
+    const size = Math.max(SMALLEST, Math.ceil(byteLength / 16) * 16)
     this.size = Math.ceil((offset + size) / this.alignment) * this.alignment
     const arena = this
     return {
