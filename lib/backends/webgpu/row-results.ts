@@ -5,7 +5,7 @@ import type { ForwardStage } from '../../job.js'
 
 /** Words of a `TokenState` and a `RowResults`. */
 const STATE = 8
-const RESULTS = 10
+const RESULTS = 8
 
 /** Whether a stage asks for more of single rows than log-probs. */
 export function asksForResults(stage: ForwardStage): boolean {
@@ -31,7 +31,7 @@ export function takeResults(bytes: ArrayBuffer, stage: ForwardStage, targets: In
     if (stage.tokenEntropies) stage.tokenEntropies[row] = values[at]
     if (stage.logSumExp) stage.logSumExp[row] = values[at + 2]
     if (stage.tokenMeanLogits) stage.tokenMeanLogits[row] = values[at + 4]
-    if (stage.sumSquaredProbs) stage.sumSquaredProbs[row] = values[at + 8]
-    if (stage.tokenArgmax) stage.tokenArgmax[row] = places[at + 9]
+    if (stage.sumSquaredProbs) stage.sumSquaredProbs[row] = values[at + 6]
+    if (stage.tokenArgmax) stage.tokenArgmax[row] = places[at + 7]
   }
 }
