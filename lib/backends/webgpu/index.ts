@@ -36,7 +36,7 @@ export const webGpuBackend: Backend = {
         results.record(device, encoder)
         device.queue.submit([encoder.finish()])
       })
-      await results.take()
+      await state.awaited(results.take())
     } finally {
       plan.destroy()
     }
