@@ -9,12 +9,15 @@ import type { Shader } from './shader.js'
 import type { Step } from './steps.js'
 import { HostCopies } from './tensors.js'
 import { type TokenRegions, tokenRegions } from './token-regions.js'
+import { rowCountOf } from './windows.js'
 
 export class Plan {
   readonly steps: Step[] = []
   readonly arenas: Arenas
   readonly copies: HostCopies
   readonly results = new ReadBack()
+  /** Of the logits, if the job has any. */
+  readonly vocab: number
   private readonly regions: TokenRegions | undefined
 
   constructor(
@@ -24,7 +27,9 @@ export class Plan {
     const { minStorageBufferOffsetAlignment, minUniformBufferOffsetAlignment } = device.limits
     this.arenas = new Arenas(Math.max(minStorageBufferOffsetAlignment, minUniformBufferOffsetAlignment))
     this.copies = new HostCopies(device)
-    this.regions = job.tokens && tokenRegions(job.tokens, this.arenas.inputs)
+    const logits = (job.policy ?? job.gradient)?.logits
+    this.vocab = logits?.vocab ?? 0
+    this.regions = job.tokens && logits && tokenRegions(this, job.tokens, rowCountOf(logits))
   }
 
   /** Of a job that has any. */
