@@ -50,6 +50,17 @@ export class DeviceState {
     }
   }
 
+  /** Waits for results, which never come where the device is lost. */
+  async unlessLost<T>(results: Promise<T>): Promise<T> {
+    try {
+      return await results
+    } catch (error) {
+      await turnForLoss()
+      this.checkThere()
+      throw failure('ERR_WEBGPU', (error as Error).message)
+    }
+  }
+
   /** Does work on the device, whose errors it waits for. */
   async checked<T>(work: () => T): Promise<T> {
     const { device } = this
