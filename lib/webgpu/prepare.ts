@@ -121,7 +121,7 @@ class PreparedCall implements PreparedPreferenceLoss {
       device.queue.submit([encoder.finish()])
       return copies
     })
-    await this.state.unlessLost(results.take(found))
+    await this.state.awaited(results.take(found))
     return this.planned.result()
   }
 

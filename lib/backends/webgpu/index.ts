@@ -38,7 +38,7 @@ export const webGpuBackend: Backend = {
         device.queue.submit([encoder.finish()])
         return copies
       })
-      await state.unlessLost(results.take(found))
+      await state.awaited(results.take(found))
     } finally {
       plan.destroy()
     }
