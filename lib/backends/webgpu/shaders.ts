@@ -28,7 +28,7 @@ export interface Shader {
 
 type Constant = number | boolean
 
-function shader(name: string, constants: Record<string, Constant>, parts: readonly string[]): Shader {
+export function shader(name: string, constants: Record<string, Constant>, parts: readonly string[]): Shader {
   const all = { WORKGROUP, ...constants }
   const lines = Object.entries(all).map(
     ([key, value]) => `const ${key} = ${value}${Number.isInteger(value) ? 'u' : ''};`,
