@@ -16,7 +16,6 @@ import preferenceLoss from './kernels/preference-loss.wgsl'
 import products from './kernels/products.wgsl'
 import rankPairs from './kernels/rank-pairs.wgsl'
 import reduce from './kernels/reduce.wgsl'
-import rowResults from './kernels/row-results.wgsl'
 import rowState from './kernels/row-state.wgsl'
 import rows from './kernels/rows.wgsl'
 import slopes from './kernels/slopes.wgsl'
@@ -28,7 +27,7 @@ import unpairedLosses from './kernels/unpaired-losses.wgsl'
 import unpairedPreferenceLoss from './kernels/unpaired-preference-loss.wgsl'
 import unpairedStage from './kernels/unpaired-stage.wgsl'
 import unpairedSums from './kernels/unpaired-sums.wgsl'
-import { type Shader, shader } from './shaders.js'
+import { type Shader, shader } from './shader.js'
 
 /** Threads of the workgroups of stage 3. */
 export const LOSS_WORKGROUP = 64
@@ -118,7 +117,7 @@ export interface TokenLossShaders {
   /** One workgroup; where the divisor is not known. Bindings: sumParams, targets, classWeights, divisor. */
   tokenDivisor?: Shader
   /**
-   * One thread for each row. Bindings: params, targets, weights, classWeights, states, results, divisor, losses, slopes.
+   * One thread for each row. Bindings: params, targets, weights, classWeights, states, meanLogits, divisor, losses, slopes.
    */
   tokenLoss: Shader
   /** One workgroup. Bindings: sumParams, losses, divisor, summary. */
@@ -143,7 +142,7 @@ export function tokenLossShaders({ tokenLoss: stage, tokens, gradient, headGradi
     tokenDivisor:
       divisor === 0 ? shader(`token-divisor ${variant}`, constants, [numbers, reduce, tokenDivisor]) : undefined,
     tokenLoss: shader(`token-loss ${variant}`, constants, [
-      ...[numbers, products, rows, rowState, tokenState, rowResults, slopes, tokenLoss],
+      ...[numbers, products, rows, rowState, tokenState, slopes, tokenLoss],
     ]),
     tokenSums: shader('token-sums', { WORKGROUP }, [numbers, reduce, tokenSums]),
   }

@@ -23,13 +23,14 @@ export interface TokenLossInputs {
 const SLOPES_BYTES = 40
 
 /** `rows`: R. */
-export function tokenLossInputs({ tokenLoss, gradient, headGradient }: Job, rows: number): TokenLossInputs {
+export function tokenLossInputs({ tokenLoss, tokens, gradient, headGradient }: Job, rows: number): TokenLossInputs {
   const stage = tokenLoss as TokenLossStage
   const { labelSmoothing, zLoss, meanClassWeight = 1, gradientScale = 1 } = stage
   const hasSlopes = (gradient ?? headGradient) !== undefined
   return {
-    params: new Words(48)
-      .twoFloats(labelSmoothing, 1 - labelSmoothing, zLoss, meanClassWeight, gradientScale)
+    params: new Words(64)
+      .twoFloats(1 / (tokens?.temperature ?? 1), labelSmoothing, 1 - labelSmoothing, zLoss)
+      .twoFloats(meanClassWeight, gradientScale)
       .integers(0, rows).bytes,
     sumParams: new Words(16).integers(0, rows).bytes,
     classWeights: twoFloats(stage.classWeights ?? stage.weightsOfLabels ?? []),

@@ -17,7 +17,10 @@ export function setTwoFloat(pairs: Float32Array, index: number, value: number): 
 }
 
 /** The values of pairs. */
-export function fromTwoFloats(pairs: Float32Array, out = new Float64Array(pairs.length / 2)): Float64Array {
+export function fromTwoFloats(
+  pairs: Float32Array,
+  out: Float64Array = new Float64Array(pairs.length / 2),
+): Float64Array {
   for (let i = 0; i < out.length; i++) out[i] = pairs[2 * i] + pairs[2 * i + 1]
   return out
 }
@@ -28,4 +31,11 @@ export function temperatureConstants(temperature: number): Float32Array {
   const step = 2 ** (Math.floor(Math.log2(ln2)) - 11)
   const high = Math.round(ln2 / step) * step
   return Float32Array.of(1 / ln2, high, ln2 - high, 1 / temperature)
+}
+
+/** `[4]` the `Cap` of softcap.wgsl. */
+export function capConstants(scale: number | undefined): Float32Array {
+  if (scale === undefined) return new Float32Array(4)
+  const high = Math.fround(2 * scale)
+  return Float32Array.of(high, 2 * scale - high, 43 / scale, 0)
 }

@@ -26,6 +26,11 @@ export interface View extends Region {
 
 const SIZES = { float32: 4, float16: 2, bfloat16: 2 }
 
+/** R */
+export function rowCountOf({ batch, time }: Pick<Rows, 'batch' | 'time'>): number {
+  return batch * time
+}
+
 /** Whether rows can be read and written four elements at a time. */
 export function isVector({ data, dtype, vocab, batchStride, timeStride }: GpuRows): boolean {
   const first = data.byteOffset / SIZES[dtype]

@@ -17,16 +17,6 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> coefficients: array<TwoFloat>;
 @group(0) @binding(6) var<storage, read_write> own: array<Slopes>;
 @group(0) @binding(7) var<storage, read_write> values: array<RowValues>;
-@group(0) @binding(8) var<storage, read_write> rowScale: array<TwoFloat>;
-
-// The derivatives of the loss with respect to a row's results, and its entropy.
-struct Slopes {
-  logProb: TwoFloat,
-  logSumExp: TwoFloat,
-  entropy: TwoFloat,
-  meanLogit: TwoFloat,
-  ofEntropy: TwoFloat,
-}
 
 // The sequence of a row.
 fn sequenceOf(row: u32) -> u32 {
@@ -39,12 +29,6 @@ fn sequenceOf(row: u32) -> u32 {
   return low;
 }
 
-// x · factor, but 0 where the factor is 0, whatever x is.
-fn weighed(x: TwoFloat, factor: TwoFloat) -> TwoFloat {
-  if (isZero(factor)) { return two(0); }
-  return mul(factor, x);
-}
-
 // The power of two by which the factor of a row's w goes into the unit, as far as w in the new unit fits float32: the w of
 // the other logits are no larger than 1 - p of the row's total.
 fn exponentForUnit(factor: f32, complement: f32) -> i32 {
@@ -55,10 +39,12 @@ fn exponentForUnit(factor: f32, complement: f32) -> i32 {
   return min(exponent, select(60, 60 - below, below < 0));
 }
 
-fn valuesOf(state: TokenState, slopes: Slopes) -> RowValues {
+fn valuesOf(state: TokenState, slopes: Slopes, label: i32) -> RowValues {
   let entropy = slopes.ofEntropy;
-  let everywhere = mul(slopes.meanLogit, params.perLogit) / f32(params.vocab);
-  var v = RowValues(state.unit, 0, 0, 0, everywhere.x, everywhere.x, 0);
+  let everywhere = div(mul(slopes.meanLogit, params.perLogit), twoOfInteger(i32(params.vocab)));
+  var ofLabel = everywhere;
+  if (HAS_CLASSES && label >= 0) { ofLabel = weighed(two(classWeight(u32(label))), everywhere); }
+  var v = RowValues(state.unit, 0, 0, 0, everywhere.x, ofLabel.x, 0);
   if (isZero(slopes.logProb) && isZero(slopes.logSumExp) && isZero(slopes.entropy)) { return v; }
   // d entropy / d s_j = -p_j · (log p_j + entropy), and log p_j = log w_j - log total.
   let p = expOf(state.logProb);
@@ -69,7 +55,7 @@ fn valuesOf(state: TokenState, slopes: Slopes) -> RowValues {
     if (!isZero(p)) { atLabel = sub(atLabel, mul(mul(slopes.entropy, p), add(state.logProb, entropy))); }
     constant = sub(constant, mul(slopes.entropy, sub(entropy, logOf(two(state.total)))));
   }
-  v.atLabel = add(mul(atLabel, params.perLogit), everywhere).x;
+  v.atLabel = add(mul(atLabel, params.perLogit), ofLabel).x;
   let perTotal = div(params.perLogit, two(state.total));
   constant = mul(constant, perTotal);
   let perLog = mul(neg(slopes.entropy), perTotal);
@@ -97,10 +83,10 @@ fn finishGradient(
   if (HAS_OWN) { slopes = own[row]; }
   slopes.logProb = add(slopes.logProb, ofSequence);
   if (DEFERS) {
-    rowScale[row] = slopes.logProb;
+    putRowScale(row, slopes.logProb);
     slopes.logProb = two(f32(takesPart(row, slopes.logProb)));
   }
-  values[row] = valuesOf(states[row], slopes);
+  values[row] = valuesOf(states[row], slopes, label);
 }
 
 // What a row's sequence gives it of d loss / d log-prob.
@@ -115,9 +101,9 @@ fn sequenceSlope(row: u32) -> TwoFloat {
     ofPlain = div(ofPlain, count);
   }
   if (!WEIGHS) { return ofSum; }
-  let slope = weighed(ofSum, weights[row].own);
+  let slope = weighed(weights[row].own, ofSum);
   if (params.plain == 0) { return slope; }
-  return add(slope, weighed(ofPlain, weights[row].plain));
+  return add(slope, weighed(weights[row].plain, ofPlain));
 }
 
 // Whether a row whose scale is deferred may take part in the loss.

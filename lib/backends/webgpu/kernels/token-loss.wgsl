@@ -10,6 +10,7 @@
 //   loss = φ · [-(1 - ε) · w_label · log p + ε · (W̄ · L - m)] + w_label · λ · L²
 
 struct Params {
+  inverse: TwoFloat,          // 1 / T
   labelSmoothing: TwoFloat,   // ε
   toLabel: TwoFloat,          // 1 - ε
   zLoss: TwoFloat,            // λ
@@ -24,32 +25,38 @@ struct Params {
 @group(0) @binding(2) var<storage, read> weights: array<Weights>;  // [R] where WEIGHS
 @group(0) @binding(3) var<storage, read> classWeights: array<TwoFloat>;  // [V] where CLASSES or SMOOTHED_CLASSES
 @group(0) @binding(4) var<storage, read_write> states: array<TokenState>;  // [R]
-@group(0) @binding(5) var<storage, read_write> results: array<RowResults>;  // [R] where SMOOTHS or HAS_Z_LOSS
+@group(0) @binding(5) var<storage, read_write> meanLogits: array<TwoFloat>;  // [R] m, where SMOOTHS
 @group(0) @binding(6) var<storage, read_write> divisor: array<TwoFloat>;  // [1] of the sum over rows
 @group(0) @binding(7) var<storage, read_write> losses: array<TwoFloat>;  // [R] out, not divided; 0 of inactive rows
 @group(0) @binding(8) var<storage, read_write> slopes: array<Slopes>;  // [R] out where HAS_SLOPES
+
+// log Σ_j e^(x_j / T)
+fn logSumExpOf(state: TokenState) -> TwoFloat {
+  let unit = add(mul(two(state.unit.base), params.inverse), mul(LN2, two(f32(state.unit.exponent))));
+  return add(unit, logOf(two(state.total)));
+}
 
 struct TokenLoss {
   loss: TwoFloat,
   slopes: Slopes,
 }
 
-fn tokenLossOf(logProb: TwoFloat, row: u32, labelWeight: TwoFloat) -> TokenLoss {
+fn tokenLossOf(state: TokenState, meanLogit: TwoFloat, labelWeight: TwoFloat) -> TokenLoss {
   var result = TokenLoss();
-  if (isNan(logProb.x)) {
-    result.loss = logProb;
-    result.slopes.logProb = logProb;
+  if (isNan(state.logProb.x)) {
+    result.loss = state.logProb;
+    result.slopes.logProb = state.logProb;
     return result;
   }
   var factor = ONE;
-  if (DFT) { factor = expOf(logProb); }
+  if (DFT) { factor = expOf(state.logProb); }
   let toLabel = mul(params.toLabel, labelWeight);
-  var crossEntropy = neg(weighed(toLabel, logProb));
-  let logSumExp = results[row].logSumExp;
+  var crossEntropy = neg(weighed(toLabel, state.logProb));
+  var logSumExp = ZERO;
+  if (SMOOTHS || HAS_Z_LOSS) { logSumExp = logSumExpOf(state); }
   result.slopes.logProb = neg(mul(factor, toLabel));
   if (SMOOTHS) {
     let ofAll = mul(factor, params.labelSmoothing);
-    let meanLogit = select(results[row].meanLogit, results[row].weightedMean, SMOOTHED_CLASSES);
     let mean = sub(mul(params.meanClassWeight, logSumExp), meanLogit);
     crossEntropy = add(crossEntropy, mul(params.labelSmoothing, mean));
     result.slopes.logSumExp = mul(ofAll, params.meanClassWeight);
@@ -88,7 +95,7 @@ fn tokenLoss(
   var classWeight = ONE;
   if ((CLASSES || SMOOTHED_CLASSES) && label >= 0) { classWeight = classWeights[label]; }
   let weight = weightOf(row, classWeight);
-  let value = tokenLossOf(states[row].logProb, row, select(ONE, classWeight, SMOOTHED_CLASSES));
+  let value = tokenLossOf(states[row], meanLogits[row], select(ONE, classWeight, SMOOTHED_CLASSES));
   losses[row] = weighed(weight, value.loss);
   if (!HAS_SLOPES) { return; }
   let scale = mul(div(weight, divisor[0]), params.gradientScale);

@@ -1,0 +1,25 @@
+/**
+ * A whole job as a plan. Nothing is read back between its stages.
+ */
+import type { Job } from '../../job.js'
+import type { GpuDevice } from '../../types/index.js'
+import { findsOf, forward } from './forward.js'
+import { foundByOther, gradient } from './gradient.js'
+import { lossOf } from './loss.js'
+import { Plan } from './plan.js'
+
+export function planOf(job: Job, device: GpuDevice): Plan {
+  const plan = new Plan(job, device)
+  const { policy, reference } = job
+  if (policy === undefined) {
+    if (job.gradient) gradient(plan, job.gradient, foundByOther(plan, job.gradient))
+    else lossOf(plan).steps(undefined)
+    return plan
+  }
+  const loss = lossOf(plan)
+  const found = forward(plan, policy, findsOf(policy, job), loss.policy)
+  if (reference) forward(plan, reference, 'sums', loss.reference)
+  const coefficients = loss.steps(found)
+  if (job.gradient) gradient(plan, job.gradient, { states: found.states, ...coefficients })
+  return plan
+}
