@@ -7,9 +7,11 @@ import { findsOf, forward } from './forward.js'
 import { foundByOther, gradient } from './gradient.js'
 import { lossOf } from './loss.js'
 import { Plan } from './plan.js'
+import { tokenRegions } from './token-regions.js'
 
 export function planOf(job: Job, device: GpuDevice): Plan {
   const plan = new Plan(job, device)
+  if (job.tokens && plan.logits) plan.tokenRegions = tokenRegions(plan, job.tokens, plan.logits)
   const { policy, reference } = job
   if (policy === undefined) {
     if (job.gradient) gradient(plan, job.gradient, foundByOther(plan, job.gradient))
