@@ -1,6 +1,7 @@
 /**
  * A whole job as a plan. Nothing is read back between its stages.
  */
+import { failure } from '../../errors.js'
 import type { Job } from '../../job.js'
 import type { GpuDevice } from '../../types/index.js'
 import { findsOf, forward } from './forward.js'
@@ -10,6 +11,9 @@ import { Plan } from './plan.js'
 import { tokenRegions } from './token-regions.js'
 
 export function planOf(job: Job, device: GpuDevice): Plan {
+  if (job.policy?.head ?? job.headGradient) {
+    throw failure('ERR_BACKEND_UNAVAILABLE', 'the webgpu backend does not have the functions of the output layer')
+  }
   const plan = new Plan(job, device)
   if (job.tokens && plan.logits) plan.tokenRegions = tokenRegions(plan, job.tokens, plan.logits)
   const { policy, reference } = job
