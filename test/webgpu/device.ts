@@ -38,11 +38,16 @@ afterEach(() => {
   expect(uncaptured.splice(0)).toEqual([])
 })
 
-/** The devices on which all tests run: with the adapter's features and without any. */
+/** Shaders as they are for GPUs: nothing tells that the device is software. */
+function asHardware(device: GPUDevice): GPUDevice {
+  return Object.defineProperty(device, 'adapterInfo', { value: undefined })
+}
+
+/** The devices on which all tests run: with the adapter's features, and without any and as if they were hardware. */
 export const DEVICES: readonly { name: string; device: GPUDevice }[] = TESTS_WEBGPU
   ? [
       { name: 'webgpu', device: await newDevice('all') },
-      { name: 'webgpu without features', device: await newDevice() },
+      { name: 'webgpu without features', device: asHardware(await newDevice()) },
     ]
   : []
 
