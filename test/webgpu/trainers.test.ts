@@ -32,6 +32,9 @@ import {
 } from '../small-models.js'
 import { type Watched, watch } from './watch.js'
 
+/** Software takes its time. */
+const LONG = 240_000
+
 /** Steps after which trainers have all the buffers that they keep. */
 const WARM = 20
 
@@ -80,7 +83,9 @@ describe('TensorFlow.js', () => {
     },
   )
 
-  it('learns the preference, and has no more tensors and buffers after 200 steps than before', async () => {
+  it('learns the preference, and has no more tensors and buffers after 200 steps than before', {
+    timeout: LONG,
+  }, async () => {
     const weights = tfjsVariables()
     const frozen = Object.fromEntries(NAMES.map((name) => [name, tf.clone<tf.Tensor>(weights[name])])) as typeof weights
     const heldOut = batchOf(99, 100)
@@ -144,7 +149,7 @@ describe('jax-js', () => {
     }
   })
 
-  it('learns the preference, and has no more buffers after 200 steps than before', async () => {
+  it('learns the preference, and has no more buffers after 200 steps than before', { timeout: LONG }, async () => {
     let params = jaxParameters()
     const frozen = tree.ref(params)
     const heldOut = batchOf(99, 100)
