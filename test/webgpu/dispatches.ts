@@ -2,7 +2,7 @@
  * Shaders by themselves, for tests: a shader's one entry point runs on buffers in the order of its bindings, the first of
  * which is a uniform.
  */
-import type { Shader } from '../../lib/backends/webgpu/shaders.js'
+import type { Shader } from '../../lib/backends/webgpu/shader.js'
 import { download, upload } from './device.js'
 
 /** What a buffer begins with, or how many bytes of it there are. */
