@@ -139,8 +139,8 @@ describe('float32', () => {
         expect(tested, `${name} of ${x}`).toEqual(Array.from(some, (value) => expected[k](value)))
       }
     }
-    const made = await onDevice('TwoFloat(infinity() - infinity(), -infinity())', [[0]])
-    expect(Array.from(made)).toEqual([nan, -inf])
+    const made = await onDevice('TwoFloat(infinity(), -infinity())', [[0]])
+    expect(Array.from(made)).toEqual([inf, -inf])
     expect(await onDevice('two(notANumber())', [[0]])).toEqual(Float32Array.of(nan, 0))
   })
 })

@@ -80,7 +80,8 @@ const LOG2_E = 0x1.715476p+0f;
 fn powerOfE(x: f32, t: Temperature) -> Binary {
   let n = round(x * t.log2e);
   let r = hide(x - n * t.ln2High) - n * t.ln2Low;
-  return Binary(1 + expPolynomial(r * t.inverse), i32(n));
+  // Hidden: 1 would be added to r before what is far smaller than both.
+  return Binary(1 + hide(expPolynomial(r * t.inverse)), i32(n));
 }
 
 // e^(x / T) · 2^-exponent as exactly, for any x and |exponent| < 3000; 0 below 2^-150 and infinite from 2^128.
