@@ -3,11 +3,11 @@
  */
 import { DIVERGENCES, SFT_NORMALIZATIONS } from '../../lib/backends/job-fields.js'
 import { LOSS_TYPES, pairShaders, tokenLossShaders, unpairedShaders } from '../../lib/backends/webgpu/loss-shaders.js'
+import type { Shader } from '../../lib/backends/webgpu/shader.js'
 import {
   finishGradientShader,
   finishRowsShader,
   logitsGradientShader,
-  type Shader,
   sequenceSumsShader,
   tokenLogProbsShader,
 } from '../../lib/backends/webgpu/shaders.js'
@@ -18,7 +18,7 @@ const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']
 const BOTH = [false, true] as const
 
 /** All ways to choose one value for each name. */
-function every<T extends Record<string, unknown>>(choices: { [Name in keyof T]: readonly T[Name][] }): T[] {
+function every<T extends object>(choices: { [Name in keyof T]: readonly T[Name][] }): T[] {
   const names = Object.keys(choices) as (keyof T)[]
   return names.reduce<T[]>(
     (found, name) => found.flatMap((one) => choices[name].map((value) => ({ ...one, [name]: value }))),

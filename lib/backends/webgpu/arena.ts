@@ -87,6 +87,11 @@ export class Arenas {
     this.labels = new Arena('labels', USAGE.STORAGE | USAGE.COPY_SRC, alignment)
   }
 
+  /** Bytes of all of them. */
+  get size(): number {
+    return this.inputs.size + this.work.size + this.labels.size
+  }
+
   make(device: GpuDevice): void {
     for (const arena of [this.inputs, this.work, this.labels]) if (arena.size > 0) arena.make(device)
   }

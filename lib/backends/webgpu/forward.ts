@@ -106,9 +106,9 @@ function add(
 }
 
 /** Brings back what the stage has outs for. */
-function takeBack({ results: back, tokens }: Plan, stage: ForwardStage, found: FoundRows, sums: Sums): void {
+function takeBack({ results: back, tokenRegions }: Plan, stage: ForwardStage, found: FoundRows, sums: Sums): void {
   const { states, results } = found
-  const { targets } = tokens
+  const { found: targets } = tokenRegions
   const rowCount = rowCountOf(stage.logits)
   back.float64(sums.logProbs, stage.logProbs, sums.own)
   if (stage.logWeights) back.float64(sums.logProbs, stage.logWeights, sums.logWeights)

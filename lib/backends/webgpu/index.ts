@@ -4,6 +4,7 @@
 import { failure } from '../../errors.js'
 import type { Backend, Job, RunSettings } from '../../job.js'
 import type { GpuDevice } from '../../types/index.js'
+import { LABEL } from './constants.js'
 import { stateOf } from './device.js'
 import { planOf } from './job-plan.js'
 import { pipelinesOf, Recording } from './steps.js'
@@ -26,17 +27,18 @@ export const webGpuBackend: Backend = {
       const pipelines = await pipelinesOf(steps, state)
       // From here on the call can no longer be aborted.
       signal?.throwIfAborted()
-      await state.checked(() => {
+      const found = await state.checked(() => {
         arenas.make(device)
         const recording = new Recording(steps, pipelines, device)
-        const encoder = device.createCommandEncoder({ label: 'fused-preference-loss' })
-        const pass = encoder.beginComputePass({ label: 'fused-preference-loss' })
+        const encoder = device.createCommandEncoder({ label: LABEL })
+        const pass = encoder.beginComputePass({ label: LABEL })
         recording.record(pass)
         pass.end()
-        results.record(device, encoder)
+        const copies = results.record(device, encoder)
         device.queue.submit([encoder.finish()])
+        return copies
       })
-      await results.take()
+      await state.awaited(results.take(found))
     } finally {
       plan.destroy()
     }

@@ -1,21 +1,38 @@
 /**
  * What a job takes of a device: steps, room for their arrays, and results on their way back.
  */
-import type { Job, Tokens } from '../../job.js'
+import type { Job, Rows, Tokens } from '../../job.js'
 import type { GpuDevice } from '../../types/index.js'
 import { Arenas, type Region } from './arena.js'
 import { ReadBack } from './read-back.js'
 import type { Shader } from './shader.js'
 import type { Step } from './steps.js'
 import { HostCopies } from './tensors.js'
-import { type TokenRegions, tokenRegions } from './token-regions.js'
+
+/** The tokens of a job on the device. */
+export interface TokenRegions {
+  /** `[R]` int32 */
+  targets: Region
+  /** `[S + 1]` `Sequence` of rows.wgsl */
+  sequences: Region
+  /** `[R]` `Weights` of token-state.wgsl; nothing where all are 1. */
+  weights: Region
+  hasWeights: boolean
+  /** `[R]` the targets: where labels are on the device, once the results are there. */
+  found: Int32Array
+}
 
 export class Plan {
   readonly steps: Step[] = []
   readonly arenas: Arenas
   readonly copies: HostCopies
   readonly results = new ReadBack()
-  private readonly regions: TokenRegions | undefined
+  /** What stays on the device for whoever wants it there: two-float numbers. */
+  readonly kept: { logProbs?: Region; summary?: Region } = {}
+  /** Those of the job, if it has any. */
+  readonly logits: Rows | undefined
+  /** Of a job with tokens: set before any step that takes them. */
+  tokenRegions!: TokenRegions
 
   constructor(
     readonly job: Job,
@@ -24,17 +41,12 @@ export class Plan {
     const { minStorageBufferOffsetAlignment, minUniformBufferOffsetAlignment } = device.limits
     this.arenas = new Arenas(Math.max(minStorageBufferOffsetAlignment, minUniformBufferOffsetAlignment))
     this.copies = new HostCopies(device)
-    this.regions = job.tokens && tokenRegions(job.tokens, this.arenas.inputs)
+    this.logits = (job.policy ?? job.gradient)?.logits
   }
 
   /** Of a job that has any. */
   get tokens(): Tokens {
     return this.job.tokens as Tokens
-  }
-
-  /** The same on the device. */
-  get tokenRegions(): TokenRegions {
-    return this.regions as TokenRegions
   }
 
   /** Adds a step; `bindings` follow the uniform. */
@@ -45,6 +57,5 @@ export class Plan {
   destroy(): void {
     this.arenas.destroy()
     this.copies.destroy()
-    this.results.destroy()
   }
 }

@@ -19,9 +19,24 @@ import slopes from './kernels/slopes.wgsl'
 import softcap from './kernels/softcap.wgsl'
 import sweptAll from './kernels/swept-all.wgsl'
 import sweptSums from './kernels/swept-sums.wgsl'
+import targets from './kernels/targets.wgsl'
 import tokenLogProbs from './kernels/token-log-probs.wgsl'
 import tokenState from './kernels/token-state.wgsl'
 import { type Shader, shader } from './shader.js'
+
+/** How labels lie on the device. */
+export interface LabelReading {
+  /** Of 64 bits. */
+  WIDE: boolean
+  mask: 'none' | 'bytes' | 'words'
+}
+
+/** Stage 0, labels on the device: params, offsets, labels, mask, targets, sequences, invalid. */
+export function targetsShader({ WIDE, mask }: LabelReading): Shader {
+  const MASKS = { NONE: 0, BYTES: 1, WORDS: 2 }
+  const MASK = MASKS[mask.toUpperCase() as keyof typeof MASKS]
+  return shader(`targets ${WIDE} ${mask}`, { WIDE, MASK, ...MASKS }, [numbers, rows, rowState, tokenState, targets])
+}
 
 /** What a sweep finds of rows: the sums of their exponentials; all there is to find; and sums by classes' weights, too. */
 export type Finds = 'sums' | 'all' | 'classes'

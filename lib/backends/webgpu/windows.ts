@@ -37,6 +37,17 @@ export function isVector({ data, dtype, vocab, batchStride, timeStride }: GpuRow
   return [first, vocab, batchStride, timeStride].every((elements) => elements % 4 === 0)
 }
 
+/** What a binding shows of a slice, and the elements of that many bytes that it shows before the slice. */
+export function sliceView(
+  { buffer, byteOffset, byteLength }: GpuSlice,
+  elementSize: number,
+  { minStorageBufferOffsetAlignment }: GpuLimits,
+) {
+  const offset = Math.floor(byteOffset / minStorageBufferOffsetAlignment) * minStorageBufferOffsetAlignment
+  const size = Math.ceil((byteOffset + byteLength - offset) / 4) * 4
+  return { region: { buffer, offset, size }, begin: (byteOffset - offset) / elementSize }
+}
+
 /** First element of a row in its buffer. */
 function rowStart({ data, dtype, time, batchStride, timeStride }: GpuRows, row: number): number {
   return data.byteOffset / SIZES[dtype] + Math.floor(row / time) * batchStride + (row % time) * timeStride

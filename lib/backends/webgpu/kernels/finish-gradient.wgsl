@@ -77,7 +77,7 @@ fn finishGradient(
   let row = workgroupIndex(group, groups) * WORKGROUP + thread;
   if (row >= params.rows) { return; }
   let label = targets[row];
-  if (label == INACTIVE) { return; }
+  if (label < 0) { return; }
   var slopes = Slopes();
   let ofSequence = sequenceSlope(row);
   if (HAS_OWN) { slopes = own[row]; }
