@@ -13,6 +13,7 @@ export type ErrorCode =
   | 'ERR_BACKEND_UNAVAILABLE'
   | 'ERR_CUDA'
   | 'ERR_MPI'
+  | 'ERR_NCCL'
   | 'ERR_RANK_FAILED'
   | 'ERR_DISPOSED'
   | 'ERR_OUT_OF_MEMORY'

@@ -12,7 +12,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 /** The layers from the top down; a folder may import from folders in lower layers and from itself. */
 const LIBRARY = [
   ['cli'],
-  ['adapters', 'cuda'],
+  ['adapters', 'cuda', 'distributed'],
   ['index', 'data', 'metrics'],
   ['functions'],
   ['call'],

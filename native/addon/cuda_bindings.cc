@@ -443,17 +443,12 @@ Napi::Value CudaBindings::connect(const Napi::CallbackInfo& info) {
 Napi::Value CudaBindings::waitFor(const Napi::CallbackInfo& info) {
   void* stream = handle(info[2]);
   return queued(info, [api = api_, communicator = rankOf(info[1]).communicator, stream](Job& job) {
-    for (;;) {
+    for (bool done = false; !done && !job.cancelled;) {
       Problem problem;
-      bool done = false;
       if (!api->communicatorIsDone(communicator, stream, &done, &problem)) throw std::runtime_error(problem.message);
-      if (done) return true;
-      if (job.cancelled) {
-        api->abortCommunicator(communicator);
-        return false;
-      }
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
+      if (!done) std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
+    return true;
   });
 }
 

@@ -28,7 +28,7 @@
 //   connect(id, communicator, device, rank, size, bytes)    off the calling thread; waits for all ranks
 //   allGather(communicator, send, receive, bytes, stream)
 //   allReduceSum(communicator, data, count, type, stream), broadcast(communicator, data, bytes, root, stream)
-//   waitFor(id, communicator, stream)    off the calling thread; false when it was cancelled, which aborts
+//   waitFor(id, communicator, stream)    off the calling thread; throws where another rank has died
 //   abortCommunicator(communicator)
 //   destroyCommunicator(communicator, now)    waits for other ranks; on a thread of its own, unless `now`
 #pragma once
@@ -73,7 +73,7 @@ class CudaBindings {
   void tellCollector(int32_t device, int64_t bytes);
   // Does `work` on the queue's thread; the promise is kept when it has returned true.
   Napi::Value later(const Napi::CallbackInfo& info, std::function<bool(cuda::Problem*)> work);
-  // Does `work` there, which may be cancelled.
+  // The same for work that watches whether it is cancelled, as it is when the environment goes away.
   Napi::Value queued(const Napi::CallbackInfo& info, std::function<bool(Job&)> work);
 
   Napi::Env env_;
