@@ -205,8 +205,8 @@ bool memoryAt(uint64_t address, uint64_t bytes, MemoryKind* first, MemoryKind* l
     const int inUse = deviceInUse();
     if (inUse == kNoDevice) return;
     const CurrentDevice current(inUse, "asking what an address is of");
-    int32_t other = 0;
     *first = kindOf(address, device);
+    int32_t other = *device;
     *last = bytes > 1 ? kindOf(address + bytes - 1, &other) : *first;
     // The end lies in an allocation of another device.
     if (*last == MemoryKind::kOnDevice && *first == MemoryKind::kOnDevice && other != *device)
