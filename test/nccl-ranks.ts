@@ -7,7 +7,8 @@ import { DIST } from './support.js'
 
 const PRELUDE = `
   const { DeviceBuffer, Stream, getDevices } = await import(${JSON.stringify(new URL('./cuda/index.mjs', DIST).href)})
-  const { ncclCommunicator } = await import(${JSON.stringify(new URL('./distributed/nccl/index.mjs', DIST).href)})
+  const ncclUrl = ${JSON.stringify(new URL('./distributed/nccl/index.mjs', DIST).href)}
+  const { ncclCommunicator } = await import(ncclUrl)
   const [rank, size] = [Number(process.env.RANK), Number(process.env.SIZE)]
   const never = () => { throw new Error('nobody needs this') }
   const host = {
@@ -49,11 +50,15 @@ export async function onRanks(
   environment: Record<string, string | undefined> = {},
 ): Promise<Ended[]> {
   const children = Array.from({ length: size }, (_, rank) =>
-    spawn(process.execPath, ['--expose-gc', '--input-type=module', '-e', `${PRELUDE}${program}\nprocess.disconnect()`], {
-      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
-      serialization: 'advanced',
-      env: { ...process.env, FPL_HOST_DEVICES: `${size}`, RANK: `${rank}`, SIZE: `${size}`, ...environment },
-    }),
+    spawn(
+      process.execPath,
+      ['--expose-gc', '--input-type=module', '-e', `${PRELUDE}${program}\nprocess.disconnect()`],
+      {
+        stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+        serialization: 'advanced',
+        env: { ...process.env, FPL_HOST_DEVICES: `${size}`, RANK: `${rank}`, SIZE: `${size}`, ...environment },
+      },
+    ),
   )
   let gathered: Uint8Array[] = []
   const pass = (rank: number, bytes: Uint8Array) => {

@@ -73,8 +73,8 @@ export class NcclCommunicator extends Handle<object> {
     }
     const isInPlace = from.address === to.address + BigInt(this.rank * from.byteLength)
     if (!isInPlace && rangesOverlap(from, to)) throw invalidValue('send', 'overlaps receive, but is not its own part')
-    this.#enqueue([send, receive], stream, (cuda, address) =>
-      cuda.allGather(this.handle, Number(from.address), Number(to.address), from.byteLength, address),
+    this.#enqueue([send, receive], stream, (cuda, handle, address) =>
+      cuda.allGather(handle, Number(from.address), Number(to.address), from.byteLength, address),
     )
   }
 
@@ -92,8 +92,8 @@ export class NcclCommunicator extends Handle<object> {
     if (byteLength % bytes !== 0) {
       throw shapeMismatch('data', `has ${byteLength} bytes; its elements have ${bytes} bytes each`)
     }
-    this.#enqueue([data], stream, (cuda, address) =>
-      cuda.allReduceSum(this.handle, Number(at), byteLength / bytes, code, address),
+    this.#enqueue([data], stream, (cuda, handle, address) =>
+      cuda.allReduceSum(handle, Number(at), byteLength / bytes, code, address),
     )
   }
 
@@ -106,7 +106,9 @@ export class NcclCommunicator extends Handle<object> {
     const { root = 0, stream } = optionsObject<OnStream & { root?: number }>(options, 'options', ROOT_STREAM)
     integer(root, 'options.root', 0, this.size - 1)
     const { address: at, byteLength } = this.#range(data, 'data')
-    this.#enqueue([data], stream, (cuda, address) => cuda.broadcast(this.handle, Number(at), byteLength, root, address))
+    this.#enqueue([data], stream, (cuda, handle, address) =>
+      cuda.broadcast(handle, Number(at), byteLength, root, address),
+    )
   }
 
   /**
@@ -145,10 +147,11 @@ export class NcclCommunicator extends Handle<object> {
   #enqueue(
     memory: readonly DeviceMemory[],
     stream: RunOptions['stream'],
-    call: (cuda: ReturnType<typeof cudaFunctions>, stream: number) => void,
+    call: (cuda: CudaFunctions, handle: object, stream: number) => void,
   ): void {
+    const { handle } = this
     const address = Number(streamOf(stream ?? 0, this.device))
-    cudaCall(() => call(cudaFunctions(), address), 'ERR_NCCL')
+    cudaCall(() => call(cudaFunctions(), handle, address), 'ERR_NCCL')
     enqueued(this, ...memory)
   }
 }

@@ -321,7 +321,9 @@ EXPORT Result ncclCommDestroy(Comm* comm) {
   Part& part = *comm->part;
   part.destroyed = part.slot(part.rank).left = true;
   const auto gone = [&](int other) { return part.slot(other).left || part.isDead(other); };
-  return patiently([&] { return part.all(gone); }) ? Result::kSuccess : Result::kRemoteError;
+  if (patiently([&] { return part.all(gone); })) return Result::kSuccess;
+  fprintf(stderr, "other ranks have not destroyed their communicators\n");
+  ::abort();
 }
 
 EXPORT Result ncclCommAbort(Comm* comm) {
