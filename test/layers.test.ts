@@ -12,7 +12,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 /** The layers from the top down; a folder may import from folders in lower layers and from itself. */
 const LIBRARY = [
   ['cli'],
-  ['adapters', 'cuda'],
+  ['adapters', 'cuda', 'distributed'],
   ['index', 'data', 'metrics'],
   ['functions'],
   ['call'],
@@ -23,7 +23,7 @@ const LIBRARY = [
 ]
 /** Imports of values and of types, re-exports, `import('…')`. */
 const IMPORT = /(?:from |import |import\()'(\.[^']+)'/g
-const NATIVE = [['addon', 'wasm'], ['cpu', 'cuda'], ['core']]
+const NATIVE = [['addon', 'wasm'], ['cpu', 'cuda', 'mpi'], ['core']]
 
 /** `[from folder, to folder, file]` of each import among the files under `folder`. */
 function arrows(folder: string, pattern: RegExp, extensions: RegExp): [string, string, string][] {
