@@ -12,11 +12,12 @@ const library = [
   'lib/data/index.ts',
   'lib/metrics/index.ts',
   'lib/cuda/index.ts',
+  'lib/distributed/mpi/index.ts',
   'lib/distributed/nccl/index.ts',
 ]
 
 /** Of these, the ones that browsers have no use for. */
-const onlyNode = ['lib/cuda/index.ts', 'lib/distributed/nccl/index.ts']
+const onlyNode = ['lib/cuda/index.ts', 'lib/distributed/mpi/index.ts', 'lib/distributed/nccl/index.ts']
 
 /** The compiler puts a comment of one line behind the member before it, where editors do not take it for the next one's. */
 const docstrings = {
