@@ -3,16 +3,19 @@
  * goes without a GPU.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import { ncclFolder } from '../scripts/install-nccl.mjs'
 import { type Ended, onRanks } from './nccl-ranks.js'
+import { TESTS_GPU } from './platform.js'
 import { CUDA, decode, encode } from './support.js'
 
-const onHost = !process.env.FPL_TEST_GPU && CUDA.length > 0 && process.platform === 'linux'
+const onHost = !TESTS_GPU && CUDA.length > 0 && process.platform === 'linux'
+/** On a GPU, one rank of the real NCCL. */
+const onGpu = TESTS_GPU && existsSync(process.env.FUSED_PREFERENCE_LOSS_NCCL ?? '')
 
 interface Told {
   code: string
@@ -33,7 +36,7 @@ const values = (rank: number) => Array.from({ length: 5 }, (_, i) => 8 * rank + 
 const sums = (size: number) =>
   values(0).map((_, i) => Array.from({ length: size }, (_, r) => values(r)[i]).reduce((a, b) => a + b))
 
-describe.runIf(onHost).each([1, 2, 4])('%i ranks', (size) => {
+describe.runIf(onHost || onGpu).each(onGpu ? [1] : [1, 2, 4])('%i ranks', (size) => {
   const ranks = Array.from({ length: size }, (_, rank) => rank)
   const gathered = ranks.flatMap(values)
 

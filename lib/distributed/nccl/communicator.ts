@@ -34,10 +34,10 @@ interface OnStream {
 }
 
 /**
- * A rank of processes that NCCL connects, made by `ncclCommunicator`. Its operations are enqueued on a stream, wait for
- * nothing and can be captured in a graph; all ranks enqueue the same operations, of the same sizes, in the same order.
- * They begin on a stream when every rank has come to them there. It is freed by `dispose`, by `using`, or when it is
- * garbage, and in each case only once no graph needs it any more.
+ * A rank of processes that NCCL connects, made by `ncclCommunicator`. Its operations are enqueued on a stream, where they
+ * wait for those of the other ranks, and can be captured in a graph. All ranks enqueue the same operations, of the same
+ * sizes, in the same order. It is freed by `dispose`, which all ranks call, by `using`, or when it is garbage, and in each
+ * case only once no graph needs it any more.
  */
 export class NcclCommunicator extends Handle<object> {
   /** This process, from 0 to `size` − 1. */
@@ -79,7 +79,7 @@ export class NcclCommunicator extends Handle<object> {
   }
 
   /**
-   * Adds up the elements of all ranks, in place. The sums have the same bits on every rank; their order is NCCL's.
+   * Adds up the elements of all ranks, in place. The order in which they are added up is NCCL's.
    * @param data the elements
    * @param options `dtype`: their type, 'float32', 'float16', 'bfloat16' or 'float64'. Defaults to 'float32'. `stream`:
    *   defaults to the default stream
