@@ -219,8 +219,9 @@ describe.runIf(onHost)('a rank', () => {
       nccl.allReduceSum(data)
       await nccl.synchronize()
       await host.barrier()
-      if (rank === 2) process.kill(process.pid, 'SIGKILL')
-      const waiting = await rejected((nccl.allReduceSum(data, { stream }), nccl.synchronize(stream)))
+      if (rank === 2) await new Promise(() => setTimeout(() => process.kill(process.pid, 'SIGKILL'), 200))
+      const sum = async () => { nccl.allReduceSum(data, { stream }); await nccl.synchronize(stream) }
+      const waiting = await rejected(sum())
       const later = [await rejected(nccl.synchronize(stream)), thrown(() => nccl.broadcast(data))]
       await stream.synchronize()
       nccl.dispose()
