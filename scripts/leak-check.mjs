@@ -56,10 +56,9 @@ for (let round = 0; round < 20; round++) {
 if (fpl.getBackends().cuda.available) {
   const { DeviceBuffer, Event, prepareFusedPreferenceLoss, Stream } = await import('../dist/cuda/index.mjs')
   const { ncclCommunicator } = await import('../dist/distributed/nccl/index.mjs')
-  const none = async () => {}
-  const alone = { rank: 0, size: 1, allReduceSum: none, barrier: none, abort() {} }
-  /** @type {import('../dist/index.mjs').Communicator['allGather']} */
-  const allGather = async (send, receive) => receive.set(send)
+  const nothing = async () => {}
+  const allGather = async (/** @type {Uint8Array} */ send, /** @type {Uint8Array} */ receive) => receive.set(send)
+  const alone = { rank: 0, size: 1, allGather, allReduceSum: nothing, barrier: nothing, abort() {} }
   for (let round = 0; round < 5; round++) {
     const buffers = [logits().data, labels, logits().data].map((array) => DeviceBuffer.from(array))
     const [data, there, gradient] = buffers
@@ -85,7 +84,7 @@ if (fpl.getBackends().cuda.available) {
     if (failures !== 2) throw new Error('captured a call that cannot be captured')
     await fpl.fusedPreferenceLoss(logits(), labels, { reference, backend: 'cuda', gradient: 'in-place' })
     await gradient.copyFromAsync(data, { stream })
-    const nccl = await ncclCommunicator({ ...alone, allGather })
+    const nccl = await ncclCommunicator(alone)
     nccl.allReduceSum(gradient, { stream })
     await nccl.synchronize(stream)
     if (round % 2) nccl.abort()

@@ -1,6 +1,7 @@
 /**
  * `NcclCommunicator`: a rank of processes that NCCL connects.
  */
+import type { CudaFunctions } from '../../backends/cpu/addon.js'
 import {
   type DeviceRange,
   deviceRange,
