@@ -24,9 +24,7 @@ constexpr size_t kHugePage = size_t(2) << 20;
 
 }  // namespace
 
-void KeptLogitsScratch::Free::operator()(float* memory) const {
-  operator delete(memory, std::align_val_t(kHugePage));
-}
+void KeptLogitsScratch::Free::operator()(float* memory) const { operator delete(memory, std::align_val_t(kHugePage)); }
 
 void KeptLogitsScratch::giveTo(Job& job, const Kernels& kernels) {
   const HeadGradient& gradient = job.headGradient;
