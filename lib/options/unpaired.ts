@@ -11,6 +11,7 @@ import type {
   LogitsBudgetOptions,
   LogitsGradientOptions,
   RunOptions,
+  ShardOptions,
   UnpairedReference,
 } from '../types/index.js'
 import type { TokenOptions } from './token-options.js'
@@ -29,6 +30,7 @@ export interface FusedUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
+    ShardOptions,
     LogitsGradientOptions {
   /** Needed unless `referenceFree`. */
   reference?: UnpairedReference | undefined
@@ -44,6 +46,7 @@ export interface FusedLinearUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
+    ShardOptions,
     HeadOptions,
     HeadGradientOptions,
     LogitsBudgetOptions {
