@@ -23,7 +23,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'gpu-scripts',
       'layers',
     ],
-    ...['lent-arrays', 'memory', 'options', 'package', 'plot', 'promise-lifetimes', 'release', 'tarball'],
+    ...['lent-arrays', 'lock', 'memory', 'options', 'package', 'plot', 'promise-lifetimes', 'release', 'tarball'],
     ...['trainer-changes'],
   ],
   'are about the addon, CUDA or packages that a page does not have': [
