@@ -1,6 +1,7 @@
 /**
  * The cpu backend, on every instruction set of this machine, and the wasm backend against the js backend on random calls:
- * every element type, shape, layout, option and loss. A failure prints the seed and the smallest call that fails.
+ * every element type, shape, layout, option and loss. A failure prints the seed and the smallest call that fails. The seed
+ * is always the same, so that a change alone can break these tests; with `FPL_TEST_SEED=random` every run draws new calls.
  */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -30,6 +31,7 @@ import type {
   UnpairedNormalizer,
   WeightedLoss,
 } from '../lib/types/index.js'
+import './fixed-seed.js'
 import { IS_BROWSER } from './platform.js'
 import {
   bytes,
@@ -425,7 +427,8 @@ const crossEntropyOptions = fc.record(
     weighted: fc.boolean(),
     transformed: fc.boolean(),
     normalizer: fc.constantFrom<TokenNormalizer>('mean', 'sum', 7.5, { tokens: 100 }),
-    gradientScale: fc.oneof(fc.constant(1), finite(-8, 8)),
+    // Products of a subnormal number have no digits to compare.
+    gradientScale: fc.oneof(fc.constant(1), finite(-8, 8)).filter((x) => x === 0 || Math.abs(x) > 1e-290),
     gradientDType: fc.constantFrom(...DTYPES),
     deferredScale: fc.boolean(),
   },
