@@ -9,7 +9,8 @@ import { planOfHead } from '../call/loss-call.js'
 import { PAIRED_OPTIONS, pairedCall, type ReferenceModel } from '../call/paired-call.js'
 import { modelNames } from '../call/reference.js'
 import { pairedResult } from '../call/results.js'
-import { type Planned, run, runSync } from '../call/run.js'
+import type { Planned } from '../call/run.js'
+import { start, startSync } from '../call/start.js'
 import { isPacked } from '../call/tokens.js'
 import { optionsObject } from '../check/options.js'
 import { invalidValue } from '../errors.js'
@@ -71,7 +72,7 @@ export async function fusedLinearPreferenceLoss(
   labels: Labels | DeviceMemory,
   options?: FusedLinearOptions,
 ): Promise<FusedLinearPreferenceLoss> {
-  return run(plan(hidden, weight, labels, options))
+  return start(options, () => plan(hidden, weight, labels, options))
 }
 
 /** {@link fusedLinearPreferenceLoss} on the calling thread. */
@@ -92,8 +93,7 @@ export function fusedLinearPreferenceLossSync(
   labels: Labels | DeviceMemory,
   options?: FusedLinearOptions,
 ): FusedLinearPreferenceLoss {
-  const planned = plan(hidden, weight, labels, options)
-  return runSync(planned)
+  return startSync(options, () => plan(hidden, weight, labels, options))
 }
 
 function plan(

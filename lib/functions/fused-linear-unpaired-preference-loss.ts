@@ -5,7 +5,8 @@ import { headOf } from '../call/head.js'
 import { HEAD_GRADIENT_OPTIONS } from '../call/head-gradients.js'
 import { planOfHead } from '../call/loss-call.js'
 import { unpairedResult } from '../call/results.js'
-import { type Planned, run, runSync } from '../call/run.js'
+import type { Planned } from '../call/run.js'
+import { start, startSync } from '../call/start.js'
 import { isPacked } from '../call/tokens.js'
 import { UNPAIRED_OPTIONS, unpairedCall } from '../call/unpaired-call.js'
 import { optionsObject } from '../check/options.js'
@@ -69,7 +70,7 @@ export async function fusedLinearUnpairedPreferenceLoss(
   labels: Labels | DeviceMemory,
   options: FusedLinearUnpairedOptions,
 ): Promise<FusedLinearUnpairedPreferenceLoss> {
-  return run(plan(hidden, weight, labels, options))
+  return start(options, () => plan(hidden, weight, labels, options))
 }
 
 /** {@link fusedLinearUnpairedPreferenceLoss} on the calling thread. */
@@ -91,8 +92,7 @@ export function fusedLinearUnpairedPreferenceLossSync(
   labels: Labels | DeviceMemory,
   options: FusedLinearUnpairedOptions,
 ): FusedLinearUnpairedPreferenceLoss {
-  const planned = plan(hidden, weight, labels, options)
-  return runSync(planned)
+  return startSync(options, () => plan(hidden, weight, labels, options))
 }
 
 function plan(

@@ -7,7 +7,8 @@ import { headOf } from '../call/head.js'
 import { HEAD_GRADIENT_OPTIONS } from '../call/head-gradients.js'
 import { planOfHead } from '../call/loss-call.js'
 import { tokenLossResult } from '../call/results.js'
-import { type Planned, run, runSync } from '../call/run.js'
+import type { Planned } from '../call/run.js'
+import { start, startSync } from '../call/start.js'
 import { SINGLE_TOKEN_OPTIONS, tokenLossCall } from '../call/token-loss-call.js'
 import { isPacked } from '../call/tokens.js'
 import { optionsObject } from '../check/options.js'
@@ -63,7 +64,7 @@ export async function linearCrossEntropy(
   labels: Labels | DeviceMemory,
   options?: LinearCrossEntropyOptions,
 ): Promise<LinearCrossEntropy> {
-  return run(plan(hidden, weight, labels, options))
+  return start(options, () => plan(hidden, weight, labels, options))
 }
 
 /** {@link linearCrossEntropy} on the calling thread. */
@@ -84,8 +85,7 @@ export function linearCrossEntropySync(
   labels: Labels | DeviceMemory,
   options?: LinearCrossEntropyOptions,
 ): LinearCrossEntropy {
-  const planned = plan(hidden, weight, labels, options)
-  return runSync(planned)
+  return startSync(options, () => plan(hidden, weight, labels, options))
 }
 
 function plan(

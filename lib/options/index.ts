@@ -11,6 +11,7 @@ import type {
   LogitsGradientOptions,
   Reference,
   RunOptions,
+  ShardOptions,
 } from '../types/index.js'
 import type { LossOptions } from './loss-options.js'
 import type { TokenLossOptions } from './token-loss-options.js'
@@ -22,13 +23,13 @@ export type { TokenOptions, TokenOutput } from './token-options.js'
 export type * from './unpaired.js'
 
 /** Options of `sequenceLogProbs`. */
-export interface SequenceOptions extends TokenOptions, RunOptions {}
+export interface SequenceOptions extends TokenOptions, RunOptions, ShardOptions {}
 
 /** Options of `preferenceLoss`. */
 export interface PreferenceOptions extends LossOptions, RunOptions {}
 
 /** Options of `fusedPreferenceLoss`. */
-export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, LogitsGradientOptions {
+export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, ShardOptions, LogitsGradientOptions {
   /** Needed unless the loss is reference-free; any loss may have one, and 'simpo', 'cpo' and 'orpo' do not look at it. */
   reference?: Reference | undefined
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
@@ -41,10 +42,16 @@ export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, Log
 }
 
 /** Options of `linearSequenceLogProbs`. */
-export interface LinearSequenceOptions extends TokenOptions, RunOptions, HeadOptions {}
+export interface LinearSequenceOptions extends TokenOptions, RunOptions, ShardOptions, HeadOptions {}
 
 /** Options of `fusedLinearPreferenceLoss`. */
-export interface FusedLinearOptions extends TokenOptions, LossOptions, RunOptions, HeadOptions, HeadGradientOptions {
+export interface FusedLinearOptions
+  extends TokenOptions,
+    LossOptions,
+    RunOptions,
+    ShardOptions,
+    HeadOptions,
+    HeadGradientOptions {
   /** As in {@link FusedOptions}. */
   reference?: LinearReference | undefined
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
@@ -57,7 +64,12 @@ export interface FusedLinearOptions extends TokenOptions, LossOptions, RunOption
 type SingleTokenOptions = Omit<TokenOptions, 'averageLogProb' | 'emptySequence' | 'ldAlpha' | 'pairs'>
 
 /** Options of `crossEntropy`. */
-export interface CrossEntropyOptions extends SingleTokenOptions, TokenLossOptions, RunOptions, LogitsGradientOptions {
+export interface CrossEntropyOptions
+  extends SingleTokenOptions,
+    TokenLossOptions,
+    RunOptions,
+    ShardOptions,
+    LogitsGradientOptions {
   /** As in {@link FusedOptions}. Defaults to false. */
   gradient?: boolean | HostArray | DeviceMemory | 'in-place' | undefined
 }
@@ -67,6 +79,7 @@ export interface LinearCrossEntropyOptions
   extends SingleTokenOptions,
     TokenLossOptions,
     RunOptions,
+    ShardOptions,
     HeadOptions,
     HeadGradientOptions {
   /** The gradients to compute; true for new arrays for all there are. Defaults to false. */

@@ -10,6 +10,7 @@ import type {
   LinearUnpairedReference,
   LogitsGradientOptions,
   RunOptions,
+  ShardOptions,
   UnpairedReference,
 } from '../types/index.js'
 import type { TokenOptions } from './token-options.js'
@@ -28,6 +29,7 @@ export interface FusedUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
+    ShardOptions,
     LogitsGradientOptions {
   /** Needed unless `referenceFree`. */
   reference?: UnpairedReference | undefined
@@ -43,6 +45,7 @@ export interface FusedLinearUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
+    ShardOptions,
     HeadOptions,
     HeadGradientOptions {
   /** Needed unless `referenceFree`. */
