@@ -27,14 +27,18 @@ import { evaluate, pack, scorePairs, sequencesOf, shiftWindows, step } from './t
 /**
  * @typedef {import('fused-preference-loss/distributed').Communicator} Communicator
  * @typedef {import('./model.mjs').Model} Model
+ * @typedef {ReturnType<typeof preferenceTraining>} History
+ * @typedef {ReturnType<typeof evaluation>} Evaluation
  * @typedef {Omit<import('fused-preference-loss').FusedLinearPreferenceLoss, `grad${'Hidden' | 'Weight' | 'Bias'}`>} PairedResult
  * @typedef {{ loss: number, stepMs: number, accuracy: number, margin: number }} Step
  */
 
 const [UPDATE, CHECK] = ['--update-docs', '--check-docs'].map((flag) => process.argv.includes(flag))
+const PAGE = new URL('../../docs/distributed.md', import.meta.url)
 /** The steps of which the losses are compared. */
 const COMPARED = 12
-const HELD_OUT = { pairs: 200, every: 50 }
+/** Of the pairs that are held out, some are looked at during training, all in the end. */
+const HELD_OUT = { pairs: 2000, some: 200, every: 50 }
 
 const started = performance.now()
 const world = await mpiCommunicator()
@@ -112,21 +116,24 @@ function nextTokenStep(communicator, model, optimizer, all) {
  */
 function preferenceTraining(communicator, model, pairs) {
   const reference = freeze(model)
-  const ownHeldOut = shareOf(communicator, heldOut)
-  const heldOutReference = scorePairs(reference, ownHeldOut)
-  const look = () =>
-    evaluation(communicator, evaluate(model, ownHeldOut, heldOutReference, DPO.beta), ownHeldOut.length)
+  const own = shareOf(communicator, heldOut)
+  const ownSome = shareOf(communicator, heldOut.slice(0, HELD_OUT.some))
+  const look = (/** @type {import('./train.mjs').Pair[]} */ pairs) => {
+    const found = evaluate(model, pairs, scorePairs(reference, pairs), DPO.beta)
+    return evaluation(communicator, found, pairs.length)
+  }
   const optimizer = tf.train.adam(0, 0.9, 0.98)
   const progress = progressOf(communicator, 'dpo', pairs.length)
   /** @type {Step[]} */
   const steps = []
-  const evaluations = [{ step: 0, ...look() }]
+  const evaluations = [{ step: 0, ...look(ownSome) }]
   for (const all of pairs) {
     const number = steps.length + 1
     Object.assign(optimizer, { learningRate: schedule(DPO, number) })
-    const own = shareOf(communicator, all)
-    steps.push(preferenceStep(communicator, model, optimizer, own, scorePairs(reference, own), number))
-    if (number % HELD_OUT.every === 0) evaluations.push({ step: number, ...look() })
+    const ownPairs = shareOf(communicator, all)
+    const scores = scorePairs(reference, ownPairs)
+    steps.push(preferenceStep(communicator, model, optimizer, ownPairs, scores, number))
+    if (number % HELD_OUT.every === 0) evaluations.push({ step: number, ...look(ownSome) })
     progress?.update(number, {
       loss: mean(steps, 'loss', 20).toFixed(3),
       accuracy: mean(steps, 'accuracy', 20).toFixed(2),
@@ -136,7 +143,7 @@ function preferenceTraining(communicator, model, pairs) {
   }
   progress?.stop()
   optimizer.dispose()
-  return { steps, evaluations }
+  return { steps, evaluations, last: pairs.length === DPO.steps ? look(own) : undefined }
 }
 
 /**
@@ -190,31 +197,43 @@ function progressOf(
   return rank === 0 ? createProgress(size > 1 ? name : `${name}, one process`, steps, 20, false) : undefined
 }
 
-/** Prints the figures, compares them with those of one process, and writes them to the docs or compares them with it. */
+/** Compares these processes with one, prints the figures, and writes them to the docs or compares them with it. */
 function conclude() {
-  const last = history.evaluations[history.evaluations.length - 1]
-  /** @type {[string, keyof typeof last, (value: number) => string][]} */
+  compare()
+  const page = readFileSync(PAGE, 'utf8')
+  const alone = UPDATE ? trainAlone() : undefined
+  const known = Array.from((partOf(page, 'figures') ?? '').matchAll(/\| ([^|]+) \| [^|]+ \|$/gm), ([, cell]) => cell)
+  /** @type {[string, keyof Evaluation, (value: number) => string][]} */
   const kinds = [
     ['chosen has the larger reward', 'accuracy', percent],
     ['chosen has the larger log-prob', 'logProbAccuracy', percent],
     ['mean margin of rewards', 'margin', (value) => value.toFixed(3)],
   ]
-  const rows = [
-    [`held out, ${heldOut.length} pairs`, 'step 0', `step ${last.step}`],
-    ...kinds.map(([name, key, text]) => [name, text(history.evaluations[0][key]), text(last[key])]),
-  ]
+  const rows = kinds.map(([name, key, text], i) => {
+    return [name, alone ? text(lastOf(alone)[key]) : (known[i + 2] ?? '?'), text(lastOf(history)[key])]
+  })
+  const head = [`held out, ${HELD_OUT.pairs} pairs, after ${DPO.steps} steps`, 'one process', `${world.size} processes`]
   console.log()
-  print(rows, 9)
-  console.log()
-  compare()
-  const page = readFileSync(new URL('../../docs/demo.md', import.meta.url), 'utf8')
-  const [, ofDemo] = /larger reward \|.*\| ([\d.]+) % \|$/m.exec(partOf(page, 'figures') ?? '') ?? []
-  const points = Math.abs(100 * last.accuracy - Number(ofDemo))
-  if (!(points <= 1)) fail(`the accuracy is ${points.toFixed(1)} percentage points from ${ofDemo} % in docs/demo.md`)
-  draw()
-  updateDocs(table(rows))
+  print([head, ...rows], 12)
+  const points = Math.abs(100 * lastOf(history).accuracy - Number.parseFloat(rows[0][1]))
+  if (!(points <= 1)) fail(`the accuracies are ${points.toFixed(1)} percentage points apart`)
+  draw(alone)
+  const figures = table([head, ...rows])
+  if (UPDATE) writeFileSync(PAGE, withParts(page, { figures }))
+  else if (CHECK && partOf(page, 'figures') !== figures) {
+    fail(`\ndocs/distributed.md has other figures than this run:\n\n${figures}\n\nnpm run demo:mpi -- --update-docs`)
+  }
   console.log(`\n${((performance.now() - started) / 1000).toFixed(0)} s in all`)
 }
+
+/** The whole training in this process alone. */
+function trainAlone() {
+  const alone = trainable(untrained)
+  nextTokenTraining(ALONE, alone, windows)
+  return preferenceTraining(ALONE, alone, pairs)
+}
+
+const lastOf = (/** @type {History} */ { last }) => /** @type {Evaluation} */ (last)
 
 /** Takes the first steps of both stages in this process alone, from the same weights, and compares the losses. */
 function compare() {
@@ -240,26 +259,10 @@ function fail(/** @type {string} */ problem) {
   process.exitCode = 1
 }
 
-/** Writes the figures to docs/distributed.md, or compares them with those there. */
-function updateDocs(/** @type {string} */ figures) {
-  const path = new URL('../../docs/distributed.md', import.meta.url)
-  const page = readFileSync(path, 'utf8')
-  if (UPDATE) writeFileSync(path, withParts(page, { figures }))
-  if (!CHECK || partOf(page, 'figures') === figures) return
-  fail(
-    `\ndocs/distributed.md has other figures than this run. This run gives\n\n${figures}\n\nnpm run demo:mpi -- --update-docs`,
-  )
-}
-
-/** The curves of these processes beside those of one. */
-function draw() {
+/** The curves of these processes, beside those of one where it has trained. */
+function draw(/** @type {History | undefined} */ alone) {
   const names = [`${world.size} processes`, 'one process']
-  const runs = [history]
-  if (UPDATE) {
-    const alone = trainable(untrained)
-    nextTokenTraining(ALONE, alone, windows)
-    runs.push(preferenceTraining(ALONE, alone, pairs))
-  }
+  const runs = alone ? [history, alone] : [history]
   /** @returns {import('./plot.mjs').Line[]} */
   const running = (/** @type {'loss' | 'margin'} */ key) =>
     runs.map(({ steps }, r) => ({

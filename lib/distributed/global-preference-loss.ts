@@ -2,7 +2,7 @@
  * `globalPreferenceLoss`: stage 3 over the pairs of all ranks, for losses that look at a whole batch.
  */
 import { hashOfText } from '../call/agreement.js'
-import { RUN_OPTIONS } from '../call/run.js'
+import { checkedSignal, RUN_OPTIONS } from '../call/run.js'
 import { gather, runSteps, runStepsSync, type Step, type Steps } from '../call/steps.js'
 import { optionsObject } from '../check/options.js'
 import { invalidType, invalidValue } from '../errors.js'
@@ -107,7 +107,7 @@ function* steps(
 /** Checks what this rank brings, by the loss of its own pairs. */
 function ownOf(logProbs: PairLogProbs | undefined, given: PreferenceOptions | undefined): Own {
   const options = optionsObject(given, 'options', OPTIONS)
-  options.signal?.throwIfAborted()
+  if (options.signal !== undefined) checkedSignal(options.signal).throwIfAborted()
   const perPair = PER_PAIR.map((name) => (typeof options[name] === 'object' ? options[name] : undefined))
   const rest = { ...options }
   for (const [i, name] of PER_PAIR.entries()) if (perPair[i] !== undefined) delete rest[name]
