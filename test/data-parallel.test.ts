@@ -353,10 +353,13 @@ describe('sumGradients', () => {
     expect(found).toEqual([thirds, thirds, thirds])
   })
 
-  test('views of one memory are written where they lie, and what is around them stays', async () => {
+  test('views of one memory are written where they lie, neighbours too, and what is around them stays', async () => {
     const found = await onRanks(2, async () => new Float32Array(10).fill(1))
-    await onRanks(2, (rank) => sumGradients(rank, [found[rank.rank].subarray(6, 8), found[rank.rank].subarray(1, 3)]))
-    expect([...found[1]]).toEqual([1, 2, 2, 1, 1, 1, 2, 2, 1, 1])
+    await onRanks(2, ({ rank, ...rest }) => {
+      const views = [found[rank].subarray(6, 8), found[rank].subarray(8, 9), found[rank].subarray(1, 3)]
+      return sumGradients({ rank, ...rest }, views)
+    })
+    expect([...found[1]]).toEqual([1, 2, 2, 1, 1, 1, 2, 2, 2, 1])
   })
 
   const buffer = new Float32Array(8)

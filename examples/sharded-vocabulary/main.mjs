@@ -12,7 +12,7 @@ import { mpiCommunicator } from 'fused-preference-loss/mpi'
 import { randomNumbers } from '../moby-dick/data.mjs'
 
 const [VOCAB, WIDTH, CONTEXTS] = [128_256, 32, 256]
-const STEPS = process.argv.includes('--quick') ? 40 : 120
+const STEPS = process.argv.includes('--quick') ? 20 : 100
 const BATCH = 128
 const [RATE, MOMENTUM] = [60, 0.9]
 /** Bytes that a rank may use for its part of the layer: weight, gradient and momentum of float32. */
@@ -66,8 +66,8 @@ for (let step = 1; step <= STEPS; step++) {
   )
   loss = result.loss
   right = result.tokenArgmax.filter((token, i) => token === labels[i]).length / BATCH
-  for (const [i, slope] of gradient.entries()) {
-    momentum[i] = MOMENTUM * momentum[i] + slope
+  for (let i = 0; i < gradient.length; i++) {
+    momentum[i] = MOMENTUM * momentum[i] + gradient[i]
     weight[i] -= RATE * momentum[i]
   }
   const slopes = /** @type {Float32Array} */ (result.gradHidden.data)
