@@ -40,54 +40,58 @@ const OWN = new Set(['gradLogits', 'gradWeight', 'gradBias', 'backward', 'backwa
 
 /** The functions, cut in this way. Backends of other memory are called as they are. */
 export function cutFunctions(cut: Cut): Functions {
-  const ofLogits = (name: string) => (logits: Logits, labels: Labels, options: Any = {}) => {
-    const function_ = (api as unknown as Functions)[name]
-    if (options.backend === 'cuda') return function_(logits, labels, options)
-    const borders = bordersOf(logits.shape.at(-1) as number, cut.ranks, cut.even)
-    const inPlace = options.gradient === 'in-place'
-    const slice = cut.copies && !inPlace ? copyOfColumns : columnsOf
-    const { reference } = options
-    const results = onRanksSync(cut.ranks, (rank) => {
-      const [start, end] = [borders[rank.rank], borders[rank.rank + 1]]
-      const own = { ...options, ...shardOptions(rank, borders, cut) }
-      if (reference?.logits) own.reference = { ...reference, logits: slice(reference.logits, start, end) }
-      return function_(slice(logits, start, end), labels, own)
-    })
-    const whole = together(results)
-    if (whole.gradLogits) whole.gradLogits = inPlace ? overwritten(logits, options) : gradLogits(results, borders)
-    if (whole.backwardSync) {
-      whole.backwardSync = (gradient: Any, more: Any) => {
-        const found = results.map((result) => result.backwardSync(gradient, more))
-        return { ...together(found), gradLogits: gradLogits(found, borders) }
+  const ofLogits =
+    (name: string) =>
+    (logits: Logits, labels: Labels, options: Any = {}) => {
+      const function_ = (api as unknown as Functions)[name]
+      if (options.backend === 'cuda') return function_(logits, labels, options)
+      const borders = bordersOf(logits.shape.at(-1) as number, cut.ranks, cut.even)
+      const inPlace = options.gradient === 'in-place'
+      const slice = cut.copies && !inPlace ? copyOfColumns : columnsOf
+      const { reference } = options
+      const results = onRanksSync(cut.ranks, (rank) => {
+        const [start, end] = [borders[rank.rank], borders[rank.rank + 1]]
+        const own = { ...options, ...shardOptions(rank, borders, cut) }
+        if (reference?.logits) own.reference = { ...reference, logits: slice(reference.logits, start, end) }
+        return function_(slice(logits, start, end), labels, own)
+      })
+      const whole = together(results)
+      if (whole.gradLogits) whole.gradLogits = inPlace ? overwritten(logits, options) : gradLogits(results, borders)
+      if (whole.backwardSync) {
+        whole.backwardSync = (gradient: Any, more: Any) => {
+          const found = results.map((result) => result.backwardSync(gradient, more))
+          return { ...together(found), gradLogits: gradLogits(found, borders) }
+        }
       }
+      return whole
     }
-    return whole
-  }
 
-  const ofHead = (name: string) => (hidden: Hidden, weight: HeadWeight, labels: Labels, options: Any = {}) => {
-    const function_ = (api as unknown as Functions)[name]
-    if (options.backend === 'cuda') return function_(hidden, weight, labels, options)
-    const borders = bordersOf(weight.shape[0], cut.ranks, cut.even)
-    const { reference } = options
-    const call = (rank: Communicator) => {
-      const [start, end] = [borders[rank.rank], borders[rank.rank + 1]]
-      const biasOf = (bias?: HostArray) => bias && { bias: (bias as Float32Array).subarray(start, end) }
-      const own = { ...options, ...biasOf(options.bias), ...shardOptions(rank, borders, cut) }
-      if (reference?.weight) {
-        own.reference = { ...reference, weight: wordsOf(reference.weight, start, end), ...biasOf(reference.bias) }
+  const ofHead =
+    (name: string) =>
+    (hidden: Hidden, weight: HeadWeight, labels: Labels, options: Any = {}) => {
+      const function_ = (api as unknown as Functions)[name]
+      if (options.backend === 'cuda') return function_(hidden, weight, labels, options)
+      const borders = bordersOf(weight.shape[0], cut.ranks, cut.even)
+      const { reference } = options
+      const call = (rank: Communicator) => {
+        const [start, end] = [borders[rank.rank], borders[rank.rank + 1]]
+        const biasOf = (bias?: HostArray) => bias && { bias: (bias as Float32Array).subarray(start, end) }
+        const own = { ...options, ...biasOf(options.bias), ...shardOptions(rank, borders, cut) }
+        if (reference?.weight) {
+          own.reference = { ...reference, weight: wordsOf(reference.weight, start, end), ...biasOf(reference.bias) }
+        }
+        return function_(hidden, wordsOf(weight, start, end), labels, own)
       }
-      return function_(hidden, wordsOf(weight, start, end), labels, own)
-    }
-    const results = onRanksSync(cut.ranks, call)
-    const whole = withHeadGradients(together(results), results, borders)
-    if (whole.backwardSync) {
-      whole.backwardSync = (gradient: Any, more: Any) => {
-        const found = onRanksSync(cut.ranks, (rank) => call(rank).backwardSync(gradient, more))
-        return withHeadGradients(together(found), found, borders)
+      const results = onRanksSync(cut.ranks, call)
+      const whole = withHeadGradients(together(results), results, borders)
+      if (whole.backwardSync) {
+        whole.backwardSync = (gradient: Any, more: Any) => {
+          const found = onRanksSync(cut.ranks, (rank) => call(rank).backwardSync(gradient, more))
+          return withHeadGradients(together(found), found, borders)
+        }
       }
+      return whole
     }
-    return whole
-  }
 
   const names = Object.keys(api).filter((name) => /(?:LogProbs|Loss|Entropy)Sync$/.test(name))
   const wrapped = names.filter((name) => /fused|linear|sequence|crossEntropy/i.test(name))
@@ -135,4 +139,3 @@ function withHeadGradients(whole: Any, results: readonly HeadGradients[], border
   if (whole.gradBias) whole.gradBias = joinedArrays(results.map(({ gradBias }) => gradBias as HostArray))
   return whole
 }
-
