@@ -11,6 +11,7 @@ const library = [
   'lib/adapters/*/index.ts',
   'lib/data/index.ts',
   'lib/metrics/index.ts',
+  'lib/distributed/index.ts',
   'lib/cuda/index.ts',
   'lib/distributed/mpi/index.ts',
   'lib/distributed/nccl/index.ts',
