@@ -5,6 +5,7 @@
 import { defineConfig, type UserConfig } from 'tsdown'
 import { browserFiles } from './scripts/browser-files.mjs'
 import { recordSources } from './scripts/shipped.mjs'
+import { wgslFiles } from './scripts/wgsl-files.mjs'
 
 const library = [
   'lib/index.ts',
@@ -15,6 +16,7 @@ const library = [
   'lib/cuda/index.ts',
   'lib/distributed/mpi/index.ts',
   'lib/distributed/nccl/index.ts',
+  'lib/webgpu/index.ts',
 ]
 
 /** Of these, the ones that browsers have no use for. */
@@ -31,7 +33,7 @@ const docstrings = {
 }
 
 const shared: UserConfig = {
-  plugins: [docstrings],
+  plugins: [docstrings, wgslFiles()],
   outDir: 'dist',
   target: 'node20.17',
   platform: 'node',
@@ -64,7 +66,7 @@ export default defineConfig([
     ...shared,
     entry: library.filter((path) => !onlyNode.includes(path)),
     format: 'esm',
-    plugins: [browserFiles()],
+    plugins: [browserFiles(), wgslFiles()],
     outDir: 'dist/browser',
     target: 'es2022',
     platform: 'browser',

@@ -7,6 +7,7 @@ import type { Plugin } from 'vite'
 import { defineConfig, type TestProjectConfiguration } from 'vitest/config'
 import { browserFiles } from './scripts/browser-files.mjs'
 import { LAUNCH } from './scripts/chromium.mjs'
+import { wgslFiles } from './scripts/wgsl-files.mjs'
 
 /** The files of tests that do not run in a page, and why. All others do. */
 const LEFT_OUT: Record<string, string[]> = {
@@ -67,7 +68,7 @@ const tfjsWasm: Plugin = {
 
 /** The tests in one kind of page. */
 const pages = (name: string, headers: Record<string, string>, include: string[]): TestProjectConfiguration => ({
-  plugins: [{ ...browserFiles(), enforce: 'pre' }, tfjsWasm],
+  plugins: [{ ...browserFiles(), enforce: 'pre' }, { ...wgslFiles(), enforce: 'pre' }, tfjsWasm],
   server: { headers },
   optimizeDeps: { include: PACKAGES },
   test: {

@@ -12,6 +12,8 @@ export type ErrorCode =
   | 'ERR_LABEL_OUT_OF_RANGE'
   | 'ERR_BACKEND_UNAVAILABLE'
   | 'ERR_CUDA'
+  | 'ERR_WEBGPU'
+  | 'ERR_DEVICE_LOST'
   | 'ERR_MPI'
   | 'ERR_NCCL'
   | 'ERR_RANK_FAILED'

@@ -12,7 +12,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 /** The layers from the top down; a folder may import from folders in lower layers and from itself. */
 const LIBRARY = [
   ['cli'],
-  ['adapters', 'cuda', 'distributed'],
+  ['adapters', 'cuda', 'webgpu', 'distributed'],
   ['index', 'data', 'metrics'],
   ['functions'],
   ['call'],
@@ -134,13 +134,14 @@ test.each([
   'index.ts',
   join('data', 'index.ts'),
   join('metrics', 'index.ts'),
+  join('webgpu', 'index.ts'),
   join('distributed', 'index.ts'),
   ...ADAPTERS,
 ])('in browsers %s needs nothing of Node.js', (entry) => {
   const imports = browserImports(entry)
   expect(imports.size).toBeGreaterThan(5)
   for (const [file, targets] of imports) {
-    const modules = targets.filter((target) => !/\.ts$|^@(tensorflow|jax-js)\//.test(target))
+    const modules = targets.filter((target) => !/\.(ts|wgsl)$|^@(tensorflow|jax-js)\//.test(target))
     const globals = [...codeOf(file).matchAll(NODE_GLOBAL)].map(([name]) => name)
     expect({ file, modules, globals }).toEqual({ file, modules: [], globals: [] })
   }

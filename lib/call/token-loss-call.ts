@@ -7,7 +7,7 @@ import { outOfRange } from '../errors.js'
 import type { Job, TokenLossStage, Tokens } from '../job.js'
 import { TOKEN_LOSS_OPTIONS, type TokenLossOptions, tokenLossOptions } from '../options/token-loss-options.js'
 import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token-options.js'
-import type { DeviceMemory, Labels, TokenNormalizer } from '../types/index.js'
+import type { DeviceData, Labels, TokenNormalizer } from '../types/index.js'
 import type { LossCall } from './loss-call.js'
 import { RUN_OPTIONS } from './run.js'
 import { SHARD_OPTIONS } from './shard.js'
@@ -36,7 +36,7 @@ export interface TokenLossCall extends LossCall {
 /** Checks such a call. */
 export function tokenLossCall(
   source: LogitsSource,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: TokenOptions & TokenLossOptions,
 ): TokenLossCall {
   const { batch, time } = source.rows

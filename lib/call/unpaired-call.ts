@@ -3,7 +3,7 @@ import type { Job, UnpairedLossStage } from '../job.js'
 import type { UnpairedTokenOptions } from '../options/index.js'
 import { TOKEN_OPTIONS, tokenOptions } from '../options/token-options.js'
 import { UNPAIRED_LOSS_OPTIONS, type UnpairedLossOptions } from '../options/unpaired-options.js'
-import type { DeviceMemory, Labels } from '../types/index.js'
+import type { DeviceData, Labels } from '../types/index.js'
 import type { LossCall } from './loss-call.js'
 import type { ReferenceModel } from './paired-call.js'
 import { RUN_OPTIONS } from './run.js'
@@ -31,6 +31,7 @@ const REFERENCE = 'options.reference'
 /** Options that are looked at here. */
 interface UnpairedOptions extends UnpairedTokenOptions, Partial<UnpairedLossOptions> {
   reference?: object
+  gpuDevice?: unknown
 }
 
 /** Stages 1 to 3 of a call that has been checked, and what they will fill. */
@@ -42,7 +43,7 @@ export interface UnpairedCall extends LossCall {
 /** Checks such a call. */
 export function unpairedCall(
   source: LogitsSource,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: UnpairedOptions,
   model: ReferenceModel,
 ): UnpairedCall {
@@ -58,7 +59,8 @@ export function unpairedCall(
     throw invalidValue(REFERENCE, `is needed (unless referenceFree): ${unpairedWaysOf(model.names.parts)}`)
   }
   const reference = unpairedReferenceOf(options.reference, REFERENCE, model.names.parts, tokens, !referenceFree)
-  const other = reference?.parts && model.sourceOf(reference.parts, REFERENCE, source, tokenPlan.packed)
+  const other =
+    reference?.parts && model.sourceOf(reference.parts, REFERENCE, source, tokenPlan.packed, options.gpuDevice)
   const compared = referenceFree ? undefined : other
 
   const policy = forwardStage(source, sequences, outputs)

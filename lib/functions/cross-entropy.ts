@@ -16,7 +16,7 @@ import type {
   Asked,
   Asks,
   CrossEntropy,
-  DeviceMemory,
+  DeviceData,
   DType,
   Labels,
   Logits,
@@ -51,12 +51,12 @@ export function crossEntropy<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: CrossEntropyOptions & Asks<Gradient, Element, Outputs>,
 ): Promise<CrossEntropy<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>>
 export async function crossEntropy(
   logits: Logits,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: CrossEntropyOptions,
 ): Promise<CrossEntropy> {
   return start(options, () => plan(logits, labels, options))
@@ -70,12 +70,12 @@ export function crossEntropySync<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: CrossEntropyOptions & Asks<Gradient, Element, Outputs>,
 ): CrossEntropy<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function crossEntropySync(
   logits: Logits,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: CrossEntropyOptions,
 ): CrossEntropy {
   return startSync(options, () => plan(logits, labels, options))
@@ -83,12 +83,12 @@ export function crossEntropySync(
 
 function plan(
   logits: Logits,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   given: CrossEntropyOptions | undefined,
 ): Planned<CrossEntropy> {
   const options = optionsObject(given, 'options', OPTIONS)
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
-  const tensor = tensorOf(logits, 'logits', isPacked(options))
+  const tensor = tensorOf(logits, 'logits', isPacked(options), options.gpuDevice)
   const call = tokenLossCall(tensor, labels, options)
   return planOfLogits(tensor, call, options, zeroInactive, () => tokenLossResult(call))
 }

@@ -18,7 +18,7 @@ import type { FusedLinearOptions } from '../options/index.js'
 import type {
   AskedOfHead,
   AsksOfHead,
-  DeviceMemory,
+  DeviceData,
   DType,
   FusedLinearPreferenceLoss,
   HeadGradientData,
@@ -61,7 +61,7 @@ export function fusedLinearPreferenceLoss<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: FusedLinearOptions & AsksOfHead<Request, Element, Outputs>,
 ): Promise<
   FusedLinearPreferenceLoss<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>
@@ -69,7 +69,7 @@ export function fusedLinearPreferenceLoss<
 export async function fusedLinearPreferenceLoss(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: FusedLinearOptions,
 ): Promise<FusedLinearPreferenceLoss> {
   return start(options, () => plan(hidden, weight, labels, options))
@@ -84,13 +84,13 @@ export function fusedLinearPreferenceLossSync<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: FusedLinearOptions & AsksOfHead<Request, Element, Outputs>,
 ): FusedLinearPreferenceLoss<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>
 export function fusedLinearPreferenceLossSync(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: FusedLinearOptions,
 ): FusedLinearPreferenceLoss {
   return startSync(options, () => plan(hidden, weight, labels, options))
@@ -99,11 +99,11 @@ export function fusedLinearPreferenceLossSync(
 function plan(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   given: FusedLinearOptions | undefined,
 ): Planned<FusedLinearPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
-  const source = headOf(hidden, weight, options.bias, isPacked(options))
+  const source = headOf(hidden, weight, options.bias, isPacked(options), options.gpuDevice)
   const call = pairedCall(source, labels, options, REFERENCE_HEAD)
   return planOfHead(source, call, options, () => pairedResult(call))
 }
@@ -111,8 +111,8 @@ function plan(
 /** A reference model by its output layer. */
 export const REFERENCE_HEAD: ReferenceModel = {
   names: modelNames('hidden', 'weight', 'bias'),
-  sourceOf({ hidden, weight, bias }, name, policy, packed) {
-    const source = headOf(hidden, weight, bias, packed, `${name}.`, `${name}.bias`)
+  sourceOf({ hidden, weight, bias }, name, policy, packed, gpuDevice) {
+    const source = headOf(hidden, weight, bias, packed, gpuDevice, `${name}.`, `${name}.bias`)
     checkSameLogits(source.rows, policy.rows, name)
     if (source.range?.device !== policy.range?.device) {
       throw invalidValue(`${name}.hidden.data`, 'must be where hidden.data is')

@@ -14,7 +14,7 @@ import type { FusedLinearUnpairedOptions } from '../options/index.js'
 import type {
   AskedOfHead,
   AsksOfHead,
-  DeviceMemory,
+  DeviceData,
   DType,
   FusedLinearUnpairedPreferenceLoss,
   HeadGradientData,
@@ -59,7 +59,7 @@ export function fusedLinearUnpairedPreferenceLoss<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: FusedLinearUnpairedOptions & AsksOfHead<Request, Element, Outputs>,
 ): Promise<
   FusedLinearUnpairedPreferenceLoss<HeadGradientData<Data, Request, Element>> &
@@ -68,7 +68,7 @@ export function fusedLinearUnpairedPreferenceLoss<
 export async function fusedLinearUnpairedPreferenceLoss(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: FusedLinearUnpairedOptions,
 ): Promise<FusedLinearUnpairedPreferenceLoss> {
   return start(options, () => plan(hidden, weight, labels, options))
@@ -83,14 +83,14 @@ export function fusedLinearUnpairedPreferenceLossSync<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: FusedLinearUnpairedOptions & AsksOfHead<Request, Element, Outputs>,
 ): FusedLinearUnpairedPreferenceLoss<HeadGradientData<Data, Request, Element>> &
   AskedOfHead<Data, Request, Element, Outputs>
 export function fusedLinearUnpairedPreferenceLossSync(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: FusedLinearUnpairedOptions,
 ): FusedLinearUnpairedPreferenceLoss {
   return startSync(options, () => plan(hidden, weight, labels, options))
@@ -99,11 +99,11 @@ export function fusedLinearUnpairedPreferenceLossSync(
 function plan(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   given: FusedLinearUnpairedOptions,
 ): Planned<FusedLinearUnpairedPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
-  const source = headOf(hidden, weight, options.bias, isPacked(options))
+  const source = headOf(hidden, weight, options.bias, isPacked(options), options.gpuDevice)
   const call = unpairedCall(source, labels, options, REFERENCE_HEAD)
   return planOfHead(source, call, options, () => unpairedResult(call))
 }

@@ -17,7 +17,7 @@ import type { FusedOptions } from '../options/index.js'
 import type {
   Asked,
   Asks,
-  DeviceMemory,
+  DeviceData,
   DType,
   FusedPreferenceLoss,
   Labels,
@@ -57,12 +57,12 @@ export function fusedPreferenceLoss<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: FusedOptions & Asks<Gradient, Element, Outputs>,
 ): Promise<FusedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>>
 export async function fusedPreferenceLoss(
   logits: Logits,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: FusedOptions,
 ): Promise<FusedPreferenceLoss> {
   return start(options, () => plan(logits, labels, options))
@@ -76,12 +76,12 @@ export function fusedPreferenceLossSync<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: FusedOptions & Asks<Gradient, Element, Outputs>,
 ): FusedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function fusedPreferenceLossSync(
   logits: Logits,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: FusedOptions,
 ): FusedPreferenceLoss {
   return startSync(options, () => plan(logits, labels, options))
@@ -90,12 +90,12 @@ export function fusedPreferenceLossSync(
 /** Checks a call. */
 export function plan(
   logits: Logits,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   given: FusedOptions | undefined,
 ): Planned<FusedPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
-  const tensor = tensorOf(logits, 'logits', isPacked(options))
+  const tensor = tensorOf(logits, 'logits', isPacked(options), options.gpuDevice)
   const call = pairedCall(tensor, labels, options, REFERENCE_LOGITS)
   return planOfLogits(tensor, call, options, zeroInactive, () => pairedResult(call))
 }
@@ -103,8 +103,8 @@ export function plan(
 /** A reference model by its logits. */
 export const REFERENCE_LOGITS: ReferenceModel = {
   names: modelNames('logits'),
-  sourceOf({ logits }, name, { rows: { batch, time, vocab }, range }, packed) {
-    const tensor = tensorOf(logits, `${name}.logits`, packed)
+  sourceOf({ logits }, name, { rows: { batch, time, vocab }, range }, packed, gpuDevice) {
+    const tensor = tensorOf(logits, `${name}.logits`, packed, gpuDevice)
     const { rows, shape } = tensor
     if (rows.batch !== batch || rows.time !== time || rows.vocab !== vocab) {
       const wanted = packed ? [time, vocab] : [batch, time, vocab]

@@ -14,7 +14,7 @@ import type { FusedUnpairedOptions } from '../options/index.js'
 import type {
   Asked,
   Asks,
-  DeviceMemory,
+  DeviceData,
   DType,
   FusedUnpairedPreferenceLoss,
   Labels,
@@ -56,14 +56,14 @@ export function fusedUnpairedPreferenceLoss<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: FusedUnpairedOptions & Asks<Gradient, Element, Outputs>,
 ): Promise<
   FusedUnpairedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 >
 export async function fusedUnpairedPreferenceLoss(
   logits: Logits,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: FusedUnpairedOptions,
 ): Promise<FusedUnpairedPreferenceLoss> {
   return start(options, () => plan(logits, labels, options))
@@ -77,12 +77,12 @@ export function fusedUnpairedPreferenceLossSync<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: FusedUnpairedOptions & Asks<Gradient, Element, Outputs>,
 ): FusedUnpairedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function fusedUnpairedPreferenceLossSync(
   logits: Logits,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: FusedUnpairedOptions,
 ): FusedUnpairedPreferenceLoss {
   return startSync(options, () => plan(logits, labels, options))
@@ -90,12 +90,12 @@ export function fusedUnpairedPreferenceLossSync(
 
 function plan(
   logits: Logits,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   given: FusedUnpairedOptions,
 ): Planned<FusedUnpairedPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
-  const tensor = tensorOf(logits, 'logits', isPacked(options))
+  const tensor = tensorOf(logits, 'logits', isPacked(options), options.gpuDevice)
   const call = unpairedCall(tensor, labels, options, REFERENCE_LOGITS)
   return planOfLogits(tensor, call, options, zeroInactive, () => unpairedResult(call))
 }

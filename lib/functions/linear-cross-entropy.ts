@@ -16,7 +16,7 @@ import type { LinearCrossEntropyOptions } from '../options/index.js'
 import type {
   AskedOfHead,
   AsksOfHead,
-  DeviceMemory,
+  DeviceData,
   DType,
   HeadGradientData,
   HeadWeight,
@@ -55,13 +55,13 @@ export function linearCrossEntropy<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: LinearCrossEntropyOptions & AsksOfHead<Request, Element, Outputs>,
 ): Promise<LinearCrossEntropy<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>>
 export async function linearCrossEntropy(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: LinearCrossEntropyOptions,
 ): Promise<LinearCrossEntropy> {
   return start(options, () => plan(hidden, weight, labels, options))
@@ -76,13 +76,13 @@ export function linearCrossEntropySync<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: LinearCrossEntropyOptions & AsksOfHead<Request, Element, Outputs>,
 ): LinearCrossEntropy<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>
 export function linearCrossEntropySync(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options?: LinearCrossEntropyOptions,
 ): LinearCrossEntropy {
   return startSync(options, () => plan(hidden, weight, labels, options))
@@ -91,11 +91,11 @@ export function linearCrossEntropySync(
 function plan(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   given: LinearCrossEntropyOptions | undefined,
 ): Planned<LinearCrossEntropy> {
   const options = optionsObject(given, 'options', OPTIONS)
-  const source = headOf(hidden, weight, options.bias, isPacked(options))
+  const source = headOf(hidden, weight, options.bias, isPacked(options), options.gpuDevice)
   const call = tokenLossCall(source, labels, options)
   return planOfHead(source, call, options, () => tokenLossResult(call))
 }

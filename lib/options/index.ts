@@ -2,17 +2,16 @@
  * The options of each function.
  */
 import type {
-  DeviceMemory,
   HeadGradientOptions,
   HeadGradientRequest,
   HeadOptions,
-  HostArray,
   LinearReference,
   LogitsBudgetOptions,
   LogitsGradientOptions,
   Reference,
   RunOptions,
   ShardOptions,
+  TensorData,
 } from '../types/index.js'
 import type { LossOptions } from './loss-options.js'
 import type { TokenLossOptions } from './token-loss-options.js'
@@ -39,7 +38,7 @@ export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, Sha
    * Gradient of the loss with respect to the logits: none, in a new array, into an array or device memory, or
    * overwriting the logits. Defaults to false.
    */
-  gradient?: boolean | HostArray | DeviceMemory | 'in-place' | undefined
+  gradient?: boolean | TensorData | 'in-place' | undefined
 }
 
 /** Options of `linearSequenceLogProbs`. */
@@ -73,7 +72,7 @@ export interface CrossEntropyOptions
     ShardOptions,
     LogitsGradientOptions {
   /** As in {@link FusedOptions}. Defaults to false. */
-  gradient?: boolean | HostArray | DeviceMemory | 'in-place' | undefined
+  gradient?: boolean | TensorData | 'in-place' | undefined
 }
 
 /** Options of `linearCrossEntropy`. */

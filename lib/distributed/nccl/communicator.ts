@@ -2,13 +2,7 @@
  * `NcclCommunicator`: a rank of processes that NCCL connects.
  */
 import type { CudaFunctions } from '../../backends/cpu/addon.js'
-import {
-  type DeviceRange,
-  deviceRange,
-  isDeviceMemory,
-  rangesOverlap,
-  streamOf,
-} from '../../backends/cuda/addresses.js'
+import { type CudaRange, cudaRange, cudaRangesOverlap, isCudaMemory, streamOf } from '../../backends/cuda/addresses.js'
 import { cudaCall, cudaPromise } from '../../backends/cuda/calls.js'
 import { Handle } from '../../backends/cuda/handle.js'
 import { enqueued, Holds } from '../../backends/cuda/holds.js'
@@ -72,10 +66,11 @@ export class NcclCommunicator extends Handle<object> {
       const wanted = `${this.size * from.byteLength} bytes: those of ${this.size} ranks`
       throw shapeMismatch('receive', `has ${to.byteLength} bytes; it must have ${wanted}`)
     }
-    const isInPlace = from.address === to.address + BigInt(this.rank * from.byteLength)
-    if (!isInPlace && rangesOverlap(from, to)) throw invalidValue('send', 'overlaps receive, but is not its own part')
+    const isInPlace = from.place === to.place + BigInt(this.rank * from.byteLength)
+    if (!isInPlace && cudaRangesOverlap(from, to))
+      throw invalidValue('send', 'overlaps receive, but is not its own part')
     this.#enqueue([send, receive], stream, (cuda, handle, address) =>
-      cuda.allGather(handle, Number(from.address), Number(to.address), from.byteLength, address),
+      cuda.allGather(handle, Number(from.place), Number(to.place), from.byteLength, address),
     )
   }
 
@@ -89,7 +84,7 @@ export class NcclCommunicator extends Handle<object> {
   allReduceSum(data: DeviceMemory, options: { dtype?: SummedType; stream?: RunOptions['stream'] } = {}): void {
     const { dtype, stream } = optionsObject<OnStream & { dtype?: SummedType }>(options, 'options', DTYPE_STREAM)
     const { code, bytes } = TYPES[oneOf(dtype, 'options.dtype', Object.keys(TYPES) as SummedType[], 'float32')]
-    const { address: at, byteLength } = this.#range(data, 'data', bytes)
+    const { place: at, byteLength } = this.#range(data, 'data', bytes)
     if (byteLength % bytes !== 0) {
       throw shapeMismatch('data', `has ${byteLength} bytes; its elements have ${bytes} bytes each`)
     }
@@ -106,7 +101,7 @@ export class NcclCommunicator extends Handle<object> {
   broadcast(data: DeviceMemory, options: { root?: number; stream?: RunOptions['stream'] } = {}): void {
     const { root = 0, stream } = optionsObject<OnStream & { root?: number }>(options, 'options', ROOT_STREAM)
     integer(root, 'options.root', 0, this.size - 1)
-    const { address: at, byteLength } = this.#range(data, 'data')
+    const { place: at, byteLength } = this.#range(data, 'data')
     this.#enqueue([data], stream, (cuda, handle, address) =>
       cuda.broadcast(handle, Number(at), byteLength, root, address),
     )
@@ -136,9 +131,9 @@ export class NcclCommunicator extends Handle<object> {
     cudaFunctions().abortCommunicator(this.handle)
   }
 
-  #range(memory: unknown, name: string, elementSize = 1): DeviceRange {
-    if (!isDeviceMemory(memory)) throw invalidType(name, 'device memory', memory)
-    const range = deviceRange(memory, name, elementSize)
+  #range(memory: unknown, name: string, elementSize = 1): CudaRange {
+    if (!isCudaMemory(memory)) throw invalidType(name, 'device memory', memory)
+    const range = cudaRange(memory, name, elementSize)
     if (range.device !== this.device) {
       throw invalidValue(name, `is on device ${range.device}, but the communicator is on device ${this.device}`)
     }
