@@ -8,8 +8,10 @@ import type {
   HeadOptions,
   HostArray,
   LinearUnpairedReference,
+  LogitsBudgetOptions,
   LogitsGradientOptions,
   RunOptions,
+  ShardOptions,
   UnpairedReference,
 } from '../types/index.js'
 import type { TokenOptions } from './token-options.js'
@@ -28,6 +30,7 @@ export interface FusedUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
+    ShardOptions,
     LogitsGradientOptions {
   /** Needed unless `referenceFree`. */
   reference?: UnpairedReference | undefined
@@ -43,8 +46,10 @@ export interface FusedLinearUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
+    ShardOptions,
     HeadOptions,
-    HeadGradientOptions {
+    HeadGradientOptions,
+    LogitsBudgetOptions {
   /** Needed unless `referenceFree`. */
   reference?: LinearUnpairedReference | undefined
   /** The gradients to compute; true for new arrays for all there are. Defaults to false. */
