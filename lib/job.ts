@@ -223,6 +223,8 @@ export interface HeadGradientStage {
   /** Of a shard: `hidden` becomes its share of the sums, in float32, and is not added to anything. */
   sharesHidden?: boolean
   skipInactive: boolean
+  /** Bytes of logits that a backend may keep from stage 1 to this one, where both are in the job. No bit depends on it. */
+  logitsBudget?: number
 }
 
 /**

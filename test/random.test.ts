@@ -539,7 +539,7 @@ describe.each([...NATIVE, ...WASM])('$name', ({ run }) => {
       for (const [i, loss] of wanted.losses.entries()) near(got.losses[i], loss, off * scaleOf(loss), `losses[${i}]`)
       const [g, w] = [values(full.gradLogits!), values(wanted.gradLogits!)]
       // Where a derivative's terms cancel, what is left of them.
-      const ofTerms = 2e-6 * Math.abs(given.gradientScale ?? 1) + 1e-36
+      const ofTerms = (2e-6 * Math.abs(given.gradientScale ?? 1)) / Math.min(1, tokens.temperature ?? 1) + 1e-36
       const largest = w.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
       for (const [i, x] of w.entries()) near(g[i], x, 20 * off * largest + ofTerms, `gradient[${i}]`)
       for (const [i, x] of (wanted.rowScale ?? []).entries()) {

@@ -8,6 +8,7 @@ import type {
   HeadOptions,
   HostArray,
   LinearReference,
+  LogitsBudgetOptions,
   LogitsGradientOptions,
   Reference,
   RunOptions,
@@ -51,7 +52,8 @@ export interface FusedLinearOptions
     RunOptions,
     ShardOptions,
     HeadOptions,
-    HeadGradientOptions {
+    HeadGradientOptions,
+    LogitsBudgetOptions {
   /** As in {@link FusedOptions}. */
   reference?: LinearReference | undefined
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
@@ -81,7 +83,8 @@ export interface LinearCrossEntropyOptions
     RunOptions,
     ShardOptions,
     HeadOptions,
-    HeadGradientOptions {
+    HeadGradientOptions,
+    LogitsBudgetOptions {
   /** The gradients to compute; true for new arrays for all there are. Defaults to false. */
   gradient?: boolean | HeadGradientRequest | undefined
 }

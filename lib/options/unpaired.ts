@@ -8,6 +8,7 @@ import type {
   HeadOptions,
   HostArray,
   LinearUnpairedReference,
+  LogitsBudgetOptions,
   LogitsGradientOptions,
   RunOptions,
   ShardOptions,
@@ -47,7 +48,8 @@ export interface FusedLinearUnpairedOptions
     RunOptions,
     ShardOptions,
     HeadOptions,
-    HeadGradientOptions {
+    HeadGradientOptions,
+    LogitsBudgetOptions {
   /** Needed unless `referenceFree`. */
   reference?: LinearUnpairedReference | undefined
   /** The gradients to compute; true for new arrays for all there are. Defaults to false. */

@@ -111,6 +111,15 @@ struct TokenLoss {
   FPL_HD double labelWeight(int32_t label) const { return classWeights ? double(classWeights[label]) : 1; }
 };
 
+// Logits of a head, which stage 1 leaves to stage 4 of the same job: those of the first active rows, or of none.
+struct KeptLogits {
+  float* data = nullptr;
+  int64_t rows = 0, stride = 0;
+
+  // Those of an active row, by its place among the active ones; null: they are not kept.
+  float* of(int64_t active) const { return active < rows ? data + active * stride : nullptr; }
+};
+
 // What stage 1 knows of each row, segment by segment of its vocabulary. A job with `bounds` fills the states from the
 // columns that it has, and does nothing else; one without them begins from the states of whole rows.
 struct SegmentStates {
@@ -142,6 +151,7 @@ struct Forward {
   float* sumSquaredProbs = nullptr;
   float* tokenMeanLogits = nullptr;
   const TokenLoss* tokenLoss = nullptr;  // of which stage 1 takes care, row by row; or null
+  KeptLogits kept;                       // of a head; scratch
 
   // But for the mean logit, which has a kernel of its own.
   bool wantsEntropy() const { return entropies || tokenEntropies; }
@@ -253,6 +263,8 @@ struct HeadGradient {
   bool onDevice = false;                // these three are on the GPU
   bool accumulate = false;              // add to the values they hold
   bool skipInactive = false;            // leave the inactive rows of `hidden` as they are
+  int64_t logitsBudget = 0;             // bytes of logits that stage 1 may keep for this one
+  KeptLogits kept;                      // those that it has kept; scratch
   // `hidden` is a share of sums over several processes: float32, and not added to anything.
   bool sharesHidden = false;
 

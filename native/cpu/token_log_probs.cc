@@ -98,8 +98,7 @@ SweptRow RowReader::sweep(int64_t row, int64_t segment) const {
 
 float RowReader::labelLogit(int64_t row) const {
   float logit = logitAt(rows_, row, tokens_.column(row));
-  sweep_.cap(&logit, 1);
-  return logit;
+  return *sweep_.capped(&logit, 1, &logit);
 }
 
 void RowReader::finish(int64_t row, const SweptRow& swept) const { finish_(row, swept, labelLogit(row)); }
