@@ -11,8 +11,13 @@ const library = [
   'lib/adapters/*/index.ts',
   'lib/data/index.ts',
   'lib/metrics/index.ts',
+  'lib/distributed/index.ts',
   'lib/cuda/index.ts',
+  'lib/distributed/mpi/index.ts',
 ]
+
+/** Of these, the ones that browsers have no use for. */
+const onlyNode = ['lib/cuda/index.ts', 'lib/distributed/mpi/index.ts']
 
 /** The compiler puts a comment of one line behind the member before it, where editors do not take it for the next one's. */
 const docstrings = {
@@ -56,7 +61,7 @@ export default defineConfig([
   { ...shared, entry: library, format: 'cjs' },
   {
     ...shared,
-    entry: library.filter((path) => path !== 'lib/cuda/index.ts'),
+    entry: library.filter((path) => !onlyNode.includes(path)),
     format: 'esm',
     plugins: [browserFiles()],
     outDir: 'dist/browser',
