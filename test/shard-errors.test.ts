@@ -15,7 +15,7 @@ import {
   sequenceLogProbsSync,
 } from '../lib/index.js'
 import type { CrossEntropyOptions, FusedOptions } from '../lib/options/index.js'
-import type { Communicator, HeadGradients, Logits } from '../lib/types/index.js'
+import type { Communicator, HeadGradients, Logits, ShardOptions } from '../lib/types/index.js'
 import { onRanks, onRanksSync, outcomes, type Rank } from './ranks.js'
 import { columnsOf, copyOfColumns, joined, wordsOf } from './shards.js'
 import { gaussian, hex, JS, NATIVE, random, values, WASM } from './support.js'
@@ -244,7 +244,7 @@ describe('a rank that cannot take part', () => {
     reasonsOf(await outcomes(3, (rank) => (rank.rank === 1 ? odd(rank) : of(threeWays(rank), {}))))
   const THREE = [0, 11, 20, 30]
   const threeWays = (rank: Rank) => rank
-  const call = (rank: Communicator, options: CrossEntropyOptions = {}, given = labels) =>
+  const call = (rank: Communicator, options: CrossEntropyOptions & ShardOptions = {}, given = labels) =>
     crossEntropy(part(rank, THREE), given, { gradient: true, communicator: rank, ...own(rank, THREE), ...options })
   const fails = (odd: (rank: Rank) => Promise<unknown>) => withOdd(odd, call)
 
@@ -407,7 +407,7 @@ describe('the bytes that each rank sends are those of docs/distributed.md', () =
     const vocab = 40_000
     const borders = [0, 30_000, 40_000]
     const many: Logits = { data: new Float32Array(12 * vocab), shape: [4, 3, vocab] }
-    const call = async (options: FusedOptions) => {
+    const call = async (options: FusedOptions & ShardOptions) => {
       const [sent] = await onRanks(2, async (rank) => {
         const mine = columnsOf(many, borders[rank.rank], borders[rank.rank + 1])
         const reference = { logits: mine }
