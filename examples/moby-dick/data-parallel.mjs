@@ -233,7 +233,9 @@ function trainAlone() {
   return preferenceTraining(ALONE, alone, pairs)
 }
 
-const lastOf = (/** @type {History} */ { last }) => /** @type {Evaluation} */ (last)
+function lastOf(/** @type {History} */ { last }) {
+  return /** @type {Evaluation} */ (last)
+}
 
 /** Takes the first steps of both stages in this process alone, from the same weights, and compares the losses. */
 function compare() {
