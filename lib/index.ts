@@ -83,6 +83,7 @@ export type {
   ResultGradients,
   RunningMean,
   RunOptions,
+  ShardOptions,
   SequenceLayout,
   SequenceLogProbs,
   SequenceReference,

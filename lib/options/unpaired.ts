@@ -11,7 +11,6 @@ import type {
   LogitsBudgetOptions,
   LogitsGradientOptions,
   RunOptions,
-  ShardOptions,
   UnpairedReference,
 } from '../types/index.js'
 import type { TokenOptions } from './token-options.js'
@@ -30,7 +29,6 @@ export interface FusedUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
-    ShardOptions,
     LogitsGradientOptions {
   /** Needed unless `referenceFree`. */
   reference?: UnpairedReference | undefined
@@ -46,7 +44,6 @@ export interface FusedLinearUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
-    ShardOptions,
     HeadOptions,
     HeadGradientOptions,
     LogitsBudgetOptions {

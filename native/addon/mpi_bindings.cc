@@ -4,25 +4,12 @@
 #include <string>
 #include <utility>
 
-#if !defined(_WIN32)
-#include <dlfcn.h>
-#endif
-
 namespace fpl {
 namespace {
 
 using mpi::Kind;
 using mpi::World;
 using Info = const Napi::CallbackInfo&;
-
-// The thread of MPI runs code of this library for as long as the process lives, and Node.js closes the library when the
-// last worker that has loaded it ends.
-void keepLoaded() {
-#if !defined(_WIN32)
-  Dl_info found;
-  if (dladdr(reinterpret_cast<void*>(&keepLoaded), &found)) dlopen(found.dli_fname, RTLD_NOW | RTLD_NODELETE);
-#endif
-}
 
 void* bytesOf(const Napi::TypedArray& array) {
   return static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
@@ -57,7 +44,7 @@ Napi::Object MpiBindings::functions() {
   Napi::Object out = Napi::Object::New(env_);
   const auto define = [&](const char* name, auto function) { out[name] = Napi::Function::New(env_, function, name); };
   define("describe", [this](Info info) { return describe(info); });
-  define("openAsync", [this](Info info) { return openAsync(info); });
+  define("open", [this](Info info) { return open(info); });
   define("world", [this](Info info) { return world(info); });
   define("allGather", [this](Info info) { return now(allGather(info, 0)); });
   define("allGatherAsync", [this](Info info) { return later(info, allGather(info, 1)); });
@@ -72,7 +59,7 @@ Napi::Object MpiBindings::functions() {
 }
 
 void MpiBindings::stop() {
-  World::ofProcess().giveBack(this);
+  World::ofProcess().drain();
   queue_.stop();
 }
 
@@ -88,14 +75,13 @@ Napi::Value MpiBindings::describe(Info info) {
   }
 }
 
-Napi::Value MpiBindings::openAsync(Info info) {
-  std::string problem;
-  if (!World::ofProcess().take(this, problem)) throw Napi::Error::New(env_, "ERR_MPI: " + problem);
-  keepLoaded();
+// The calling thread waits, as libraries of MPI change the environment and more while they start, and expect to be
+// alone.
+Napi::Value MpiBindings::open(Info info) {
   auto operation = made(Kind::kOpen);
-  operation->path = info[1].As<Napi::String>();
-  operation->longest = info[2].As<Napi::Number>().Int64Value();
-  return later(info, operation);
+  operation->path = info[0].As<Napi::String>();
+  operation->longest = info[1].As<Napi::Number>().Int64Value();
+  return now(operation);
 }
 
 Napi::Value MpiBindings::world(Info) {

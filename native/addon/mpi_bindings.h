@@ -2,7 +2,7 @@
 // the calls; errors begin with their code and ": ".
 //
 //   describe(path)             { version, handles }, or why the library cannot be used
-//   openAsync(id, path, longest)   starts MPI with that library; `longest`: the most bytes of a message
+//   open(path, longest)        starts MPI with that library; `longest`: the most bytes of a message
 //   world()                    { rank, size }, or undefined when it is not open
 //   allGather(send, receive), allGatherAsync(id, ...)
 //   allReduceSum(data), allReduceSumAsync(id, data)
@@ -25,14 +25,14 @@ class MpiBindings {
   explicit MpiBindings(Napi::Env env) : env_(env), queue_(env) {}
 
   Napi::Object functions();
-  // Waits for the operations of this environment, which is going away.
+  // Waits for all operations: the environment is going away.
   void stop();
 
  private:
   using Made = std::shared_ptr<mpi::Operation>;
 
   Napi::Value describe(const Napi::CallbackInfo& info);
-  Napi::Value openAsync(const Napi::CallbackInfo& info);
+  Napi::Value open(const Napi::CallbackInfo& info);
   Napi::Value world(const Napi::CallbackInfo& info);
 
   Napi::Value now(const Made& operation);

@@ -14,7 +14,9 @@ std::unique_ptr<Library> open(const std::string&) { throw std::runtime_error("MP
 #else
 
 #include <dlfcn.h>
+#include <signal.h>
 
+#include <array>
 #include <utility>
 #include <vector>
 
@@ -26,10 +28,35 @@ namespace {
 constexpr size_t kLongestVersion = 8192;
 constexpr size_t kLongestError = 512;
 
+// Gives signals back the handlers that they had when it was made. Libraries of MPI, and what they load, take SIGSEGV
+// and others to print where a program has crashed. In Node.js that one belongs to WebAssembly.
+class SignalHandlers {
+ public:
+  SignalHandlers() {
+    for (size_t i = 0; i < saved_.size(); ++i) saved_[i].known = sigaction(int(i) + 1, nullptr, &saved_[i].action) == 0;
+  }
+  SignalHandlers(const SignalHandlers&) = delete;
+  SignalHandlers& operator=(const SignalHandlers&) = delete;
+  ~SignalHandlers() {
+    for (size_t i = 0; i < saved_.size(); ++i) {
+      if (saved_[i].known) sigaction(int(i) + 1, &saved_[i].action, nullptr);
+    }
+  }
+
+ private:
+  struct Saved {
+    bool known;
+    struct sigaction action;
+  };
+  std::array<Saved, 31> saved_;
+};
+
 // An open library, which is closed again unless it is kept.
 class File {
  public:
-  explicit File(const std::string& path) : handle_(dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)), path_(path) {
+  explicit File(const std::string& path) : path_(path) {
+    const SignalHandlers before;
+    handle_ = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!handle_) throw std::runtime_error(dlerror());
   }
   File(const File&) = delete;
@@ -53,7 +80,7 @@ class File {
   }
 
  private:
-  void* handle_;
+  void* handle_ = nullptr;
   std::string path_;
 };
 
@@ -94,11 +121,10 @@ class LibraryOf : public Library {
     file.find("MPI_Error_string", errorString_);
     file.find("MPI_Comm_rank", rank_);
     file.find("MPI_Comm_size", size_);
-    file.find("MPI_Iallgather", startAllGather_);
+    file.find("MPI_Iallgather", allGather_);
+    file.find("MPI_Ialltoall", allToAll_);
+    file.find("MPI_Ibcast", broadcast_);
     file.find("MPI_Test", test_);
-    file.find("MPI_Allgather", allGather_);
-    file.find("MPI_Alltoall", allToAll_);
-    file.find("MPI_Bcast", broadcast_);
     file.find("MPI_Abort", abort_);
     file.find("MPI_Finalize", finalize_);
   }
@@ -108,6 +134,7 @@ class LibraryOf : public Library {
     check("MPI_Initialized", initialized_(&already));
     if (already) throw Error("MPI is in use already in this process, by another addon or another copy of this package");
     int granted = 0;
+    const SignalHandlers before;
     check("MPI_Init_thread", initThread_(nullptr, nullptr, values_.serialized, &granted));
     check("MPI_Comm_set_errhandler", setErrorHandler_(values_.world, values_.errorsReturn));
     if (granted < values_.funneled) throw Error("the MPI library allows no threads besides the one that calls it");
@@ -125,27 +152,24 @@ class LibraryOf : public Library {
     return size;
   }
 
-  void startAllGather(const void* send, void* receive, int bytes) override {
-    check("MPI_Iallgather",
-          startAllGather_(send, bytes, values_.byte, receive, bytes, values_.byte, values_.world, &request_));
+  void allGather(const void* send, void* receive, int bytes) override {
+    const Handle byte = values_.byte;
+    check("MPI_Iallgather", allGather_(send, bytes, byte, receive, bytes, byte, values_.world, &request_));
+  }
+
+  void allToAll(const void* send, void* receive, int bytes) override {
+    const Handle byte = values_.byte;
+    check("MPI_Ialltoall", allToAll_(send, bytes, byte, receive, bytes, byte, values_.world, &request_));
+  }
+
+  void broadcast(void* data, int bytes, int root) override {
+    check("MPI_Ibcast", broadcast_(data, bytes, values_.byte, root, values_.world, &request_));
   }
 
   bool test() override {
     int done = 0;
     check("MPI_Test", test_(&request_, &done, values_.ignoreStatus));
     return done != 0;
-  }
-
-  void allGather(const void* send, void* receive, int bytes) override {
-    check("MPI_Allgather", allGather_(send, bytes, values_.byte, receive, bytes, values_.byte, values_.world));
-  }
-
-  void allToAll(const void* send, void* receive, int bytes) override {
-    check("MPI_Alltoall", allToAll_(send, bytes, values_.byte, receive, bytes, values_.byte, values_.world));
-  }
-
-  void broadcast(void* data, int bytes, int root) override {
-    check("MPI_Bcast", broadcast_(data, bytes, values_.byte, root, values_.world));
   }
 
   void abort(int code) override { abort_(values_.world, code); }
@@ -170,11 +194,10 @@ class LibraryOf : public Library {
   int (*errorString_)(int, char*, int*);
   int (*rank_)(Handle, int*);
   int (*size_)(Handle, int*);
-  int (*startAllGather_)(const void*, int, Handle, void*, int, Handle, Handle, Handle*);
+  int (*allGather_)(const void*, int, Handle, void*, int, Handle, Handle, Handle*);
+  int (*allToAll_)(const void*, int, Handle, void*, int, Handle, Handle, Handle*);
+  int (*broadcast_)(void*, int, Handle, int, Handle, Handle*);
   int (*test_)(Handle*, int*, void*);
-  int (*allGather_)(const void*, int, Handle, void*, int, Handle, Handle);
-  int (*allToAll_)(const void*, int, Handle, void*, int, Handle, Handle);
-  int (*broadcast_)(void*, int, Handle, int, Handle);
   int (*abort_)(Handle, int);
   int (*finalize_)();
 };

@@ -29,13 +29,12 @@ class Library {
   virtual int rank() = 0;
   virtual int size() = 0;
 
-  // Starts an all-gather, one at a time; `test` tells whether it is done, and must be called again until it is.
-  virtual void startAllGather(const void* send, void* receive, int bytes) = 0;
-  virtual bool test() = 0;
-
+  // Starts a collective, one at a time. `test` tells whether it is done, and moves it on: it must be called until it
+  // is. The blocking forms are not used, as those of MPICH keep a core busy that the rank they wait for may need.
   virtual void allGather(const void* send, void* receive, int bytes) = 0;
   virtual void allToAll(const void* send, void* receive, int bytes) = 0;
   virtual void broadcast(void* data, int bytes, int root) = 0;
+  virtual bool test() = 0;
 
   virtual void abort(int code) = 0;
   virtual void finalize() = 0;

@@ -13,8 +13,8 @@ namespace {
 using std::chrono::microseconds;
 using Clock = std::chrono::steady_clock;
 
-// A thread that waits for other ranks gives way to others at once, and sleeps when it has waited for that long: ever
-// longer, up to the longest sleep, and never long compared with the time that it has waited.
+// A thread that waits for other ranks lets others run, and sleeps when it has waited for that long: ever longer, up to
+// the longest sleep, and never long compared with the time that it has waited.
 constexpr microseconds kAwake{1000}, kLongestSleep{200};
 constexpr int kSleepShare = 16;
 
@@ -55,23 +55,6 @@ World& World::ofProcess() {
   return world;
 }
 
-bool World::take(const void* environment, std::string& problem) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (environment_ && environment_ != environment) {
-    problem = "MPI belongs to the process, and another thread of this one has the communicator";
-    return false;
-  }
-  environment_ = environment;
-  return true;
-}
-
-void World::giveBack(const void* environment) {
-  std::unique_lock<std::mutex> lock(mutex_);
-  if (environment_ != environment) return;
-  changed_.wait(lock, [&] { return waiting_.empty() && !isRunning_; });
-  environment_ = nullptr;
-}
-
 void World::enqueue(std::shared_ptr<Operation> operation) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!hasThread_) std::thread(&World::work, this).detach();
@@ -83,6 +66,11 @@ void World::enqueue(std::shared_ptr<Operation> operation) {
 void World::wait(const Operation& operation) {
   std::unique_lock<std::mutex> lock(mutex_);
   changed_.wait(lock, [&] { return operation.done; });
+}
+
+void World::drain() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  changed_.wait(lock, [&] { return waiting_.empty() && !isRunning_; });
 }
 
 void World::work() {
@@ -109,8 +97,8 @@ void World::work() {
 
 void World::run(Operation& operation) {
   if (operation.kind == Kind::kOpen) return start(operation);
-  if (!open_) throw Failure("ERR_DISPOSED", "the communicator is closed");
   if (operation.kind == Kind::kClose) return close(operation);
+  if (!open_) throw Failure("ERR_DISPOSED", "the communicator is closed");
   agree(operation);
   if (operation.kind == Kind::kAllGather) gather(operation);
   if (operation.kind == Kind::kSumFloat32) sum(static_cast<float*>(operation.data), operation.bytes / 4);
@@ -131,20 +119,26 @@ void World::start(const Operation& operation) {
   std::atexit(&World::atExit);
 }
 
-// Tells the other ranks what this one is about to do, and waits until all have done so.
-void World::exchange(const Operation& operation) {
-  const Header mine{operation.kind, 0, operation.bytes};
-  library_->startAllGather(&mine, headers_.data(), sizeof(Header));
+// Waits for the collective that was started. While a rank may not have come yet, it sleeps; once all are there, the
+// more often it looks the sooner the bytes have passed.
+void World::finish(bool mayBeLong) {
   const Clock::time_point start = Clock::now();
   while (!library_->test()) {
     if (aborting_) park();
     const auto waited = std::chrono::duration_cast<microseconds>(Clock::now() - start);
-    if (waited < kAwake) {
-      std::this_thread::yield();
-    } else {
+    if (mayBeLong && waited > kAwake) {
       std::this_thread::sleep_for(std::min(waited / kSleepShare, kLongestSleep));
+    } else {
+      std::this_thread::yield();
     }
   }
+}
+
+// Tells the other ranks what this one is about to do, and waits until all have done so.
+void World::exchange(const Operation& operation) {
+  const Header mine{operation.kind, 0, operation.bytes};
+  library_->allGather(&mine, headers_.data(), sizeof(Header));
+  finish(true);
 }
 
 // Leaves MPI to the thread that aborts it.
@@ -182,13 +176,14 @@ void World::gather(const Operation& operation) {
   if (bytes == 0) return;
   if (bytes * size_ <= longest_) {
     library_->allGather(operation.send, operation.data, int(bytes));
-    return;
+    return finish(false);
   }
   char* const received = static_cast<char*>(operation.data);
   memcpy(received + rank_ * bytes, operation.send, size_t(bytes));
   for (int root = 0; root < size_; ++root) {
     for (int64_t at = 0; at < bytes; at += longest_) {
       library_->broadcast(received + root * bytes + at, int(std::min(longest_, bytes - at)), root);
+      finish(false);
     }
   }
 }
@@ -213,19 +208,23 @@ void World::sum(T* data, int64_t count) {
     }
     T* const arrived = room(arrived_, whole);
     T* const sums = room(sums_, chunk);
-    library_->allToAll(round, arrived, int(chunk * int64_t(sizeof(T))));
+    const int chunkBytes = int(chunk * int64_t(sizeof(T)));
+    library_->allToAll(round, arrived, chunkBytes);
+    finish(false);
     for (int64_t i = 0; i < chunk; ++i) {
       double total = double(arrived[i]);
       for (int rank = 1; rank < size_; ++rank) total += double(arrived[rank * chunk + i]);
       sums[i] = T(total);
     }
-    library_->allGather(sums, round, int(chunk * int64_t(sizeof(T))));
+    library_->allGather(sums, round, chunkBytes);
+    finish(false);
     if (taken < whole) std::copy_n(round, taken, data + at);
     at += taken;
   }
 }
 
 void World::close(const Operation& operation) {
+  if (!open_) return;
   const auto isClosing = [](const Header& header) { return header.kind == Kind::kClose; };
   do {
     exchange(operation);

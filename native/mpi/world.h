@@ -1,22 +1,20 @@
 // The processes that MPI has started together, as the collectives of this package see them. MPI belongs to the process
-// and can be started once, so there is one World a process, whatever worker threads load: the only thing in the addon
-// that is static and changes. One environment at a time has it.
+// and can be started once, so there is one World a process, the only thing in the addon that is static and changes; lib
+// lets only the main thread have it.
 //
 // One thread makes all calls of MPI, one after the other, in the order in which `enqueue` was called. Each operation
 // begins with an all-gather of a header, in which the ranks tell what they are about to do. So they find out, and
 // nobody waits for ever, when they are about to do different things, or when one of them has ended.
 //
-// What the ranks exchange, for programs in other languages that take part (kind and bytes make a header; all are in the
-// byte order of the machine):
+// What the ranks exchange, for programs in other languages that take part, in the byte order of the machine:
 //
-//   every operation       MPI_Iallgather of struct { int32 kind, zero; int64 bytes; }
-//   allGather             MPI_Allgather of the bytes; where a rank receives more than 2^30 of them, MPI_Bcast of
-//                         each rank's in turn, in pieces of 2^30
-//   allReduceSum          until all are added up: of the elements that are left, MPI_Alltoall of `chunkOf` for each
-//   rank,
-//                         zeros after the last; each rank adds up what has come, in float64, in the order of ranks, and
-//                         MPI_Allgather of the sums
-//   close                 the header again and again, until all ranks have sent that one; then MPI_Finalize
+//   every operation   MPI_Iallgather of the header, struct { int32 kind, zero; int64 bytes; }
+//   allGather         MPI_Iallgather of the bytes; where a rank receives more than 2^30 of them, MPI_Ibcast of each
+//                     rank's in turn, in pieces of 2^30
+//   allReduceSum      in rounds of a chunk for each rank, of max(4 MiB / size, 64 KiB) or of the `size`th part of what
+//                     is left, rounded up to whole elements: MPI_Ialltoall, with zeros after the last element; each
+//                     rank adds up what has come, in float64, in the order of ranks; MPI_Iallgather of the sums
+//   close             the header again and again, until all ranks have sent that one; then MPI_Finalize
 #pragma once
 
 #include <atomic>
@@ -51,13 +49,10 @@ class World {
  public:
   static World& ofProcess();
 
-  // Gives it to an environment, or says why it cannot.
-  bool take(const void* environment, std::string& problem);
-  // Waits until the environment's operations have run: the other ranks may be in the middle of them.
-  void giveBack(const void* environment);
-
   void enqueue(std::shared_ptr<Operation> operation);
   void wait(const Operation& operation);
+  // Waits until all that was enqueued has run.
+  void drain();
 
   bool isOpen() const { return open_; }
   int rank() const { return rank_; }
@@ -82,6 +77,7 @@ class World {
   void start(const Operation& operation);
   void agree(const Operation& operation);
   void exchange(const Operation& operation);
+  void finish(bool mayBeLong);
   void park();
   void gather(const Operation& operation);
   template <class T>
@@ -93,7 +89,6 @@ class World {
   std::mutex mutex_;
   std::condition_variable wake_, changed_;
   std::deque<std::shared_ptr<Operation>> waiting_;
-  const void* environment_ = nullptr;
   bool isRunning_ = false;  // an operation that may be inside MPI
   bool hasThread_ = false;
   std::atomic<bool> open_{false}, aborting_{false};

@@ -97,7 +97,7 @@ export interface MpiFunctions {
   /** What a library is, or why it cannot be used. */
   describe(path: string): { version: string; handles: 'open-mpi' | 'mpich' | 'standard' } | string
   /** `longest`: the most bytes of a message. */
-  openAsync(id: number, path: string, longest: number): Promise<boolean>
+  open(path: string, longest: number): void
   world(): { rank: number; size: number } | undefined
   allGather(send: Uint8Array, receive: Uint8Array): void
   allGatherAsync(id: number, send: Uint8Array, receive: Uint8Array): Promise<boolean>

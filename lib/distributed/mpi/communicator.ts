@@ -129,13 +129,14 @@ function summable(data: Float32Array | Float64Array): Float32Array | Float64Arra
 }
 
 /** The addon's error, with its code. */
-export function nativeError(error: unknown) {
+function nativeError(error: unknown) {
   const { message } = error as Error
   const [, code = 'ERR_MPI', text = message] = /^(ERR_\w+): (.*)$/s.exec(message) ?? []
   return failure(code as Extract<ErrorCode, 'ERR_MPI' | 'ERR_RANK_FAILED' | 'ERR_DISPOSED'>, text)
 }
 
-function called(call: () => void): void {
+/** Makes a call of the addon's. */
+export function called(call: () => void): void {
   try {
     call()
   } catch (error) {
