@@ -86,6 +86,7 @@ export type {
   SequenceLayout,
   SequenceLogProbs,
   SequenceReference,
+  ShardOptions,
   TensorData,
   TokenNormalizer,
   TokenOutputs,
