@@ -2,7 +2,7 @@
  * What goes wrong where a vocabulary is shared: labels that no rank has for its own, ranks that differ or fail, and what is
  * said of each; and how many bytes are sent.
  */
-import { describe, expect, test, vi } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { HEADER_BYTES } from '../lib/call/agreement.js'
 import {
   crossEntropy,
@@ -16,6 +16,7 @@ import {
 } from '../lib/index.js'
 import type { CrossEntropyOptions, FusedOptions } from '../lib/options/index.js'
 import type { Communicator, HeadGradients, Logits, ShardOptions } from '../lib/types/index.js'
+import { spyOnWarnings } from './platform.js'
 import { onRanks, onRanksSync, outcomes, type Rank } from './ranks.js'
 import { columnsOf, copyOfColumns, joined, wordsOf } from './shards.js'
 import { gaussian, hex, JS, NATIVE, random, values, WASM } from './support.js'
@@ -110,7 +111,7 @@ describe.each(BACKENDS)('$name', ({ run }) => {
   })
 
   test('no token counts anywhere, or no label is on a rank: all take part', async () => {
-    vi.spyOn(process, 'emitWarning').mockImplementation(() => {})
+    spyOnWarnings()
     const none = new Int32Array(12).fill(-100)
     const options: FusedOptions = { reference: { chosen: [-1, -2], rejected: [-2, -2] }, gradient: true, ...run }
     const wanted = fusedPreferenceLossSync(logits, none, options)
@@ -280,6 +281,24 @@ describe('a rank that cannot take part', () => {
         })
       }
     }
+  })
+
+  test('does not leave the others alone once states are gathered, whatever its signal says', async () => {
+    const losses = await onRanks(2, async (rank) => {
+      const controller = new AbortController()
+      let gathers = 0
+      const aborting: Communicator = {
+        ...rank,
+        async allGather(send, receive) {
+          await rank.allGather(send, receive)
+          if (++gathers === 2 && rank.rank === 1) controller.abort()
+        },
+      }
+      const { loss } = await ce(aborting, { signal: controller.signal, backend: 'js' })
+      expect(controller.signal.aborted).toBe(rank.rank === 1)
+      return loss
+    })
+    expect(losses[0]).toBe(losses[1])
   })
 
   test('nothing has been written by then', async () => {

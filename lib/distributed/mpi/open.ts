@@ -45,8 +45,7 @@ export async function mpiCommunicator(options?: MpiOptions): Promise<MpiCommunic
   return opened
 }
 
-/** `longest`: the most bytes of a message. */
-export function open(chosen: string | undefined, longest: number = LONGEST_MESSAGE): World {
+function open(chosen: string | undefined): World {
   if (!isMainThread) throw failure('ERR_MPI', 'MPI belongs to the process: its main thread alone can use it, no worker')
   if (process.platform === 'win32') {
     throw failure('ERR_FEATURE_UNAVAILABLE_ON_PLATFORM', 'MPI is not supported on Windows; WSL has it')
@@ -58,7 +57,7 @@ export function open(chosen: string | undefined, longest: number = LONGEST_MESSA
   // takes away what another thread is given meanwhile: a process of several threads crashes, once in some forty times.
   process.env.UCX_MEM_EVENTS ??= 'no'
   const library = findLibrary(addon.mpi, chosen ?? (process.env[VARIABLE] || undefined))
-  called(() => addon.mpi.open(library.path, longest))
+  called(() => addon.mpi.open(library.path, LONGEST_MESSAGE))
   process.on('exit', (code) => addon.mpi.exiting(code))
   const { rank, size } = addon.mpi.world()!
   const launcher = launcherOf(process.env)
