@@ -1,5 +1,5 @@
 // The demo on several processes: each has the whole model and takes its share of every batch, and the gradients are added up.
-// Shows that this is the training of main.mjs: the same first losses, the same accuracy in the end.
+// Shows that this is the training of main.mjs: the same first losses as one process has with the whole batches.
 //
 //   npm run demo:mpi -- [--ranks 2] [--update-docs | --check-docs]
 //   mpirun -n 2 npm run demo
@@ -15,7 +15,7 @@ import { mpiCommunicator } from 'fused-preference-loss/mpi'
 import { fusedLinearPreferenceLoss, linearCrossEntropy } from 'fused-preference-loss/tfjs'
 import { readBook } from './book.mjs'
 import { randomNumbers, samplePairs, sampleWindows } from './data.mjs'
-import { createModel, freeze, trainable } from './model.mjs'
+import { createModel, freeze, hiddenStates, trainable } from './model.mjs'
 import { partOf, table, withParts } from './page.mjs'
 import { plot } from './plot.mjs'
 import { createProgress } from './progress.mjs'
@@ -202,7 +202,12 @@ function conclude() {
   compare()
   const page = readFileSync(PAGE, 'utf8')
   const alone = UPDATE ? trainAlone() : undefined
-  const known = Array.from((partOf(page, 'figures') ?? '').matchAll(/\| ([^|]+) \| [^|]+ \|$/gm), ([, cell]) => cell)
+  const others = alone && [lastOf(alone), trainInParts()]
+  // Without --update-docs, the figures of one process are those of the page.
+  const known = Array.from(
+    (partOf(page, 'figures') ?? '').matchAll(/^\| .+? \| (.+?) \| (.+?) \|/gm),
+    ([, ...cells]) => cells,
+  )
   /** @type {[string, keyof Evaluation, (value: number) => string][]} */
   const kinds = [
     ['chosen has the larger reward', 'accuracy', percent],
@@ -210,13 +215,15 @@ function conclude() {
     ['mean margin of rewards', 'margin', (value) => value.toFixed(3)],
   ]
   const rows = kinds.map(([name, key, text], i) => {
-    return [name, alone ? text(lastOf(alone)[key]) : (known[i + 2] ?? '?'), text(lastOf(history)[key])]
+    const cells = others ? others.map((figures) => text(figures[key])) : (known[i + 2] ?? ['?', '?'])
+    return [name, ...cells, text(lastOf(history)[key])]
   })
-  const head = [`held out, ${HELD_OUT.pairs} pairs, after ${DPO.steps} steps`, 'one process', `${world.size} processes`]
+  const title = `held out, ${HELD_OUT.pairs} pairs, after ${DPO.steps} steps`
+  const head = [title, 'one process', `in ${world.size} parts`, `${world.size} processes`]
   console.log()
   print([head, ...rows], 12)
-  const points = Math.abs(100 * lastOf(history).accuracy - Number.parseFloat(rows[0][1]))
-  if (!(points <= 1)) fail(`the accuracies are ${points.toFixed(1)} percentage points apart`)
+  const points = Math.abs(100 * lastOf(history).accuracy - Number.parseFloat(rows[0][2]))
+  if (!(points <= 1)) fail(`the accuracy is ${points.toFixed(1)} percentage points from that of one process, in parts`)
   draw(alone)
   const figures = table([head, ...rows])
   if (UPDATE) writeFileSync(PAGE, withParts(page, { figures }))
@@ -226,11 +233,63 @@ function conclude() {
   console.log(`\n${((performance.now() - started) / 1000).toFixed(0)} s in all`)
 }
 
+/**
+ * DPO in this process alone, which takes each batch in the parts that the ranks take, and adds up their gradients in the same
+ * order: the same arithmetic. Returns the losses.
+ * @param {Model} model
+ * @param {import('./train.mjs').Pair[][]} batches
+ */
+function stepsInParts(model, batches) {
+  const { size } = world
+  const reference = freeze(model)
+  const optimizer = tf.train.adam(0, 0.9, 0.98)
+  return batches.map((all, i) => {
+    Object.assign(optimizer, { learningRate: schedule(DPO, i + 1) })
+    /** @type {Map<string, { shape: number[], sum: Float64Array }>} */
+    const sums = new Map()
+    let loss = 0
+    for (let rank = 0; rank < size; rank++) {
+      const own = shareOf({ ...ALONE, rank, size }, all)
+      const { inputs, labels, from } = pack(sequencesOf(own))
+      const scores = scorePairs(reference, own)
+      const onResult = (/** @type {PairedResult} */ result) => {
+        loss += result.loss
+      }
+      const options = { reference: scores, beta: DPO.beta, shift: false, normalizer: all.length, onResult }
+      const { grads } = tf.tidy(() =>
+        tf.variableGrads(() =>
+          fusedLinearPreferenceLoss(hiddenStates(model, inputs, from), model.weights.tokens, labels, options),
+        ),
+      )
+      for (const [name, gradient] of Object.entries(grads)) {
+        if (rank === 0) sums.set(name, { shape: gradient.shape, sum: new Float64Array(gradient.size) })
+        const slopes = gradient.dataSync()
+        sums.get(name)?.sum.forEach((total, k, sum) => {
+          sum[k] = total + slopes[k]
+        })
+      }
+      tf.dispose(grads)
+    }
+    tf.tidy(() => {
+      const totals = Array.from(sums, ([name, { shape, sum }]) => [name, tf.tensor(Float32Array.from(sum), shape)])
+      optimizer.applyGradients(Object.fromEntries(totals))
+    })
+    return loss
+  })
+}
+
 /** The whole training in this process alone. */
 function trainAlone() {
   const alone = trainable(untrained)
   nextTokenTraining(ALONE, alone, windows)
   return preferenceTraining(ALONE, alone, pairs)
+}
+
+/** DPO in this process alone, in the parts that the ranks take: what is known of the held-out pairs in the end. */
+function trainInParts() {
+  const model = trainable(warm)
+  stepsInParts(model, pairs)
+  return evaluate(model, heldOut, scorePairs(warm, heldOut), DPO.beta)
 }
 
 function lastOf(/** @type {History} */ { last }) {
@@ -252,6 +311,12 @@ function compare() {
     console.log(`${text} ${all.toExponential(0)}`)
     if (!(one <= 1e-9 && all <= 1e-5)) fail('that is more than 1e-9 and 1e-5')
   }
+  const parts = stepsInParts(trainable(warm), pairs.slice(0, COMPARED))
+  const apart = Math.max(...parts.map((loss, i) => Math.abs(loss - history.steps[i].loss)))
+  console.log(
+    `DPO: from one process that takes each batch in ${world.size} parts, ${COMPARED} losses differ by at most ${apart}`,
+  )
+  if (!(apart <= 1e-12)) fail('that is more than 1e-12')
   const [together, alone] = [history.steps, steps].map((steps) => mean(steps.slice(1), 'stepMs').toFixed(0))
   console.log(`a step of DPO takes ${together} ms here, and ${alone} ms in one process`)
 }
