@@ -20,12 +20,12 @@ import { takeUnpairedResults, unpairedInputs } from '../../lib/backends/webgpu/u
 import type { ForwardStage, Job, LossConfig, LossStage, TokenLossStage, UnpairedLossStage } from '../../lib/job.js'
 import type { LossType, UnpairedLossType } from '../../lib/types/index.js'
 import { gaussian, random } from '../support.js'
-import { DEVICES } from './device.js'
+import { DEVICE } from './device.js'
 import { Dispatches } from './dispatches.js'
 
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number
 const next = random(20)
-const dispatches = new Dispatches(DEVICES[0].device)
+const dispatches = new Dispatches(DEVICE!)
 afterAll(() => dispatches.free())
 
 /** Results are within this of those in float64, relative to themselves, … */
