@@ -273,7 +273,7 @@ describe('CONTRIBUTING.md', () => {
     const floors = drawn
       .trim()
       .split('\n')
-      .map((line) => line.slice(0, 25).trim().split(/\s+/))
+      .map((line) => line.slice(0, 32).trim().split(/\s+/))
     const [, checked] = /const LIBRARY = (\[.*?\n\])/s.exec(readFileSync(join(root, 'test/layers.test.ts'), 'utf8'))!
     expect(floors).toEqual(JSON.parse(checked.replaceAll("'", '"').replaceAll(/,\s*\]/g, ']')))
   })
