@@ -11,7 +11,7 @@ import { DEVICE } from './device.js'
 import { Dispatches } from './dispatches.js'
 
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number
-const dispatches = new Dispatches(DEVICE as GPUDevice)
+const dispatches = new Dispatches(DEVICE!)
 afterAll(() => dispatches.free())
 const next = random(9)
 
