@@ -7,11 +7,11 @@ import numbers from '../../lib/backends/webgpu/kernels/numbers.wgsl'
 import { shader } from '../../lib/backends/webgpu/shader.js'
 import { fromTwoFloats, temperatureConstants, twoFloats } from '../../lib/backends/webgpu/two-floats.js'
 import { random, ulp } from '../support.js'
-import { DEVICES } from './device.js'
+import { DEVICE } from './device.js'
 import { Dispatches } from './dispatches.js'
 
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number
-const dispatches = new Dispatches(DEVICES[0].device)
+const dispatches = new Dispatches(DEVICE!)
 afterAll(() => dispatches.free())
 const next = random(9)
 
