@@ -154,8 +154,8 @@ function putRows(
 
 function termsOf({ job, runner }: Planned<unknown>, merges: boolean): Terms {
   const { backend } = runner
-  if (backend.name === 'cuda') {
-    throw invalidValue('options.shard', "is not for the cuda backend; 'cpu', 'wasm' and 'js' take it")
+  if (backend.name === 'cuda' || backend.name === 'webgpu') {
+    throw invalidValue('options.shard', `is not for the ${backend.name} backend; 'cpu', 'wasm' and 'js' take it`)
   }
   const { start } = (job.tokens as SharedTokens).shard
   const { vocab } = (job.policy ?? job.headGradient ?? job.gradient)!.logits

@@ -131,7 +131,10 @@ const WRONG = {
   ],
   'main/CrossEntropyOptions': [tokens, { gradient: new Float32Array(1) }],
   'main/LinearCrossEntropyOptions': [linearTokens, { gradient: 'in-place' }],
-  'main/RunOptions': [fused, { backend: 'gpu', threads: 0, instructionSet: 'sse', stream: 1, device: 1, signal: {} }],
+  'main/RunOptions': [
+    fused,
+    { backend: 'gpu', threads: 0, instructionSet: 'sse', stream: 1, device: 1, gpuDevice: {}, signal: {} },
+  ],
   'main/ShardOptions': [
     (/** @type {object} */ options) => tokens({ communicator: alone(), shard: { start: 0, vocab: VOCAB }, ...options }),
     { shard: { start: 1, vocab: VOCAB }, communicator: {}, segments: 'most' },
