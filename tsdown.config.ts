@@ -5,18 +5,22 @@
 import { defineConfig, type UserConfig } from 'tsdown'
 import { browserFiles } from './scripts/browser-files.mjs'
 import { recordSources } from './scripts/shipped.mjs'
+import { wgslFiles } from './scripts/wgsl-files.mjs'
 
 const library = [
   'lib/index.ts',
   'lib/adapters/*/index.ts',
   'lib/data/index.ts',
   'lib/metrics/index.ts',
+  'lib/distributed/index.ts',
   'lib/cuda/index.ts',
   'lib/distributed/mpi/index.ts',
+  'lib/distributed/nccl/index.ts',
+  'lib/webgpu/index.ts',
 ]
 
 /** Of these, the ones that browsers have no use for. */
-const onlyNode = ['lib/cuda/index.ts', 'lib/distributed/mpi/index.ts']
+const onlyNode = ['lib/cuda/index.ts', 'lib/distributed/mpi/index.ts', 'lib/distributed/nccl/index.ts']
 
 /** The compiler puts a comment of one line behind the member before it, where editors do not take it for the next one's. */
 const docstrings = {
@@ -29,7 +33,7 @@ const docstrings = {
 }
 
 const shared: UserConfig = {
-  plugins: [docstrings],
+  plugins: [docstrings, wgslFiles()],
   outDir: 'dist',
   target: 'node20.17',
   platform: 'node',
@@ -62,7 +66,7 @@ export default defineConfig([
     ...shared,
     entry: library.filter((path) => !onlyNode.includes(path)),
     format: 'esm',
-    plugins: [browserFiles()],
+    plugins: [browserFiles(), wgslFiles()],
     outDir: 'dist/browser',
     target: 'es2022',
     platform: 'browser',

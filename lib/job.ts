@@ -6,11 +6,11 @@
  * The fields of a job have been checked. A backend sees no masks, shifts or packing, only rows of logits and the target
  * that each row predicts; it refuses no job and has no defaults. Absent fields mean what their docstrings say.
  *
- * **Where arrays live.** Tensors (`Rows`, `Matrix`, biases, gradients of a head) are a typed array of the host's, or a
- * bigint: an address in the memory of the backend's device. All tensors of a job are of one kind, except that a
+ * **Where arrays live.** Tensors (`Rows`, `Matrix`, biases, gradients of a head) are a typed array of the host's, or
+ * memory of the backend's device: a bigint is an address of CUDA's, a {@link GpuSlice} part of a buffer of WebGPU's. All tensors of a job are of one kind, except that a
  * reference's may be in host memory where the policy's are on a device. Labels may be on a device too; everything else
- * is in arrays of the host's, which a backend copies to its device itself. A new kind of memory (of wasm, of WebGPU, a
- * shard of a vocabulary) is one more member of {@link Place}; how results are made there is one more `Memory` of
+ * is in arrays of the host's, which a backend copies to its device itself. A new kind of memory (of wasm, a shard of
+ * a vocabulary) is one more member of {@link Place}; how results are made there is one more `Memory` of
  * lib/call/memory.ts; and a backend that does not know it never sees it, since lib/backends/registry.ts picks by where
  * the tensors are.
  *
@@ -25,12 +25,22 @@
  * Letters in shapes: R = batch · time rows, V vocabulary, D width, S sequences, P pairs.
  */
 import type { LossStage, TokenLossStage, UnpairedLossStage } from './job-losses.js'
-import type { DType, HostArray, InstructionSet } from './types/index.js'
+import type { DType, GpuBuffer, GpuDevice, HostArray, InstructionSet } from './types/index.js'
 
 export * from './job-losses.js'
 
-/** Memory of a tensor: an array of the host's, or an address on the GPU. */
-export type Place = HostArray | bigint
+/** Memory of a tensor on a device: an address on a GPU of CUDA's, or a part of a buffer of WebGPU's. */
+export type DevicePlace = bigint | GpuSlice
+
+/** Memory of a tensor: an array of the host's, or memory of a device. */
+export type Place = HostArray | DevicePlace
+
+/** Part of a `GPUBuffer`. */
+export interface GpuSlice {
+  buffer: GpuBuffer
+  byteOffset: number
+  byteLength: number
+}
 
 /** Rows of logits: row (b, t) starts at element `b * batchStride + t * timeStride` of `data` and has `vocab` elements. */
 export interface Rows {
@@ -95,15 +105,17 @@ export interface SegmentStates {
 
 /** `[R]` labels that are on the GPU. */
 export interface DeviceLabels {
-  /** Address of int32 or, when wide, int64. */
-  data: bigint
+  /** int32 or, when wide, int64. */
+  data: DevicePlace
   wide: boolean
-  /** Address of `[R]` uint8, 0 where inactive. */
-  mask?: bigint
+  /** `[R]` uint8, 0 where inactive; of WebGPU's memory int32 where it has four bytes a label. */
+  mask?: DevicePlace
   ignoreIndex: number
   shift: boolean
   /** `[1]` out: how many were out of range. */
   invalid: Int32Array
+  /** Out of the webgpu backend: the place of the first of them. */
+  firstInvalid?: number
 }
 
 /** Elements (row, column) of a matrix, at `row * rowStride + column * columnStride`; one of the two is 1. */
@@ -263,13 +275,15 @@ export interface RunSettings {
   device?: number
   /** Of the cuda backend: the address of a stream; the default stream when absent. */
   stream?: bigint
+  /** Of the webgpu backend, which needs it. */
+  gpuDevice?: GpuDevice
   /** The objects that own the device memory and the stream at these addresses; they are kept while the job may run. */
   needs?: readonly unknown[]
 }
 
 /** Runs jobs. No job leaves anything to the next, and the number of threads changes no bit of a result. */
 export interface Backend {
-  readonly name: 'cpu' | 'wasm' | 'js' | 'cuda'
+  readonly name: 'cpu' | 'wasm' | 'js' | 'cuda' | 'webgpu'
   /** On the calling thread. */
   runSync(job: Job, settings: RunSettings): void
   /** Off the calling thread. Rejects with the signal's reason when aborted before stage 4 began. */

@@ -14,18 +14,22 @@ export const CHROMIUM = [
   '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome',
 ].find((path) => path !== undefined && existsSync(path))
 
+const FLAGS = [
+  '--no-sandbox',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+]
+
 /** How Playwright starts it. */
-export const LAUNCH = {
+export const LAUNCH = { executablePath: CHROMIUM, args: [...FLAGS, '--disable-gpu'] }
+
+/** The same with WebGPU, on Chromium's own software renderer, SwiftShader. */
+export const LAUNCH_WEBGPU = {
   executablePath: CHROMIUM,
-  args: [
-    '--no-sandbox',
-    '--disable-gpu',
-    '--disable-quic',
-    '--no-first-run',
-    '--disable-background-networking',
-    '--disable-component-update',
-    '--disable-sync',
-  ],
+  args: [...FLAGS, '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {

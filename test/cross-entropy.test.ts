@@ -12,9 +12,11 @@ import {
 } from '../lib/index.js'
 import type { CrossEntropyOptions, LinearCrossEntropyOptions, TokenOutput } from '../lib/options/index.js'
 import type { CrossEntropy, Logits } from '../lib/types/index.js'
+import * as calls from './calls.js'
 import { element, type LogitsSpec, logitsOf } from './golden/inputs.js'
 import { spyOnWarnings } from './platform.js'
 import {
+  ALL_TARGETS,
   bytes,
   DTYPES,
   decode,
@@ -27,6 +29,7 @@ import {
   TARGETS,
   logitsOf as tensor,
   ulp,
+  ulpsOf,
   values,
   WASM,
 } from './support.js'
@@ -50,8 +53,6 @@ interface Case {
 const CASES = await goldenCases<Case>('cross-entropy')
 
 // As docs/numerics.md has them.
-const LOSS_ULPS = 2
-const GRADIENT_ULPS = 4
 const GRADIENT_ABSOLUTE = 1e-37
 // DFT multiplies by p, which a GPU's float32 sums leave 2 ULP off.
 const DFT_ULPS = 2
@@ -66,7 +67,7 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
   /** By how much logits may be off that are capped. */
   const ofLogits = cap === null ? 0 : (TANH_ULPS * EPSILON * cap) / temperature
 
-  test.each(TARGETS)('$name', ({ run }) => {
+  test.each(ALL_TARGETS)('$name', async ({ run }) => {
     const dtype = options.gradientDType ?? spec.dtype
     const logits = logitsOf(spec)
     const { shape, strides } = logits
@@ -76,14 +77,14 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
     const before = bytes(logits.data as Float32Array).slice()
     const all = { ...options, ...run }
     const given = Int32Array.from(labels)
-    const got = crossEntropySync(logits, given, { ...all, gradient: true })
+    const got = await calls.crossEntropy(logits, given, { ...all, gradient: true })
     expect(bytes(logits.data as Float32Array).equals(before)).toBe(true)
 
     expect([...got.tokenCounts]).toEqual(expected.tokenCounts)
     expect(got.losses).toHaveLength(expected.losses.length)
     let bound = 0
     for (const [i, wanted] of expected.losses.map(Number).entries()) {
-      const ofToken = LOSS_ULPS * ulp(expected.scales[i]) + 2 * ofLogits * expected.scales[i]
+      const ofToken = ulpsOf(run).logProb * ulp(expected.scales[i]) + 2 * ofLogits * expected.scales[i]
       bound += ofToken
       if (got.losses[i] !== wanted) expect(Math.abs(got.losses[i] - wanted), `token ${i}`).toBeLessThanOrEqual(ofToken)
     }
@@ -101,7 +102,7 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
     const { at, values: wanted, magnitudes } = expected.gradient
     for (const [k, x] of wanted.entries()) {
       const index = at === undefined ? k : at[k]
-      const ulps = GRADIENT_ULPS + (options.dft && run.backend === 'cuda' ? DFT_ULPS : 0)
+      const ulps = ulpsOf(run).gradient + (options.dft && run.backend === 'cuda' ? DFT_ULPS : 0)
       let bound = ulps * ulp(magnitudes[k]) + GRADIENT_ABSOLUTE
       if (cap !== null) {
         const logit = element(logits, startOf(Math.floor(index / vocab)) + (index % vocab))
@@ -119,11 +120,11 @@ describe.each(CASES)('$name', ({ logits: spec, labels, options, expected }) => {
     }
 
     const { deferredScale: _, ...forward } = all
-    const alone = crossEntropySync(logits, given, forward)
+    const alone = await calls.crossEntropy(logits, given, forward)
     expect([alone.loss, alone.gradLogits]).toEqual([got.loss, undefined])
     expect(alone.losses).toEqual(got.losses)
     if ((dtype === 'float32') !== (spec.dtype === 'float32')) return
-    const inPlace = crossEntropySync(logits, given, { ...all, gradient: 'in-place' })
+    const inPlace = await calls.crossEntropy(logits, given, { ...all, gradient: 'in-place' })
     expect([inPlace.loss, inPlace.losses]).toEqual([got.loss, got.losses])
     expect(inPlace.gradLogits!.data).toBe(logits.data)
     const fresh = got.gradLogits!.data as Float32Array

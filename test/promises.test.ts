@@ -56,7 +56,7 @@ function endlessBatch(): Batch {
 
 /** Returns a function that gives the job of the latest call, for inspection while it runs. */
 function nextJob(run: FusedOptions): () => Job {
-  const backend = pickBackend(run.backend as 'cpu', false, run.instructionSet)
+  const backend = pickBackend(run.backend as 'cpu', undefined, run.instructionSet)
   const spy = vi.spyOn(backend, 'run')
   return () => spy.mock.lastCall?.[0] as Job
 }

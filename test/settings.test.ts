@@ -40,7 +40,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
   }
 
   test.each(Object.keys(CALLS))('%s hands its settings to the backend', async (name) => {
-    const backend = pickBackend(run.backend as 'cpu', false, run.instructionSet)
+    const backend = pickBackend(run.backend as 'cpu', undefined, run.instructionSet)
     const spies = [vi.spyOn(backend, 'runSync'), vi.spyOn(backend, 'run')]
     const { signal } = new AbortController()
     const result = (await CALLS[name]({ ...run, threads: 3, signal })) as Partial<fpl.SequenceLogProbs>
@@ -58,7 +58,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
   })
 
   test('without threads, the backend chooses', () => {
-    const spy = vi.spyOn(pickBackend(run.backend as 'cpu', false, run.instructionSet), 'runSync')
+    const spy = vi.spyOn(pickBackend(run.backend as 'cpu', undefined, run.instructionSet), 'runSync')
     fpl.preferenceLossSync(pairs, { lossType: 'cpo', ...run })
     expect(spy.mock.lastCall?.[1].threads).toBe(0)
   })

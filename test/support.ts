@@ -10,6 +10,7 @@ import type { LossOptions, TokenOptions, TokenOutput } from '../lib/options/inde
 import { TAKERS } from '../lib/options/loss-options.js'
 import type { DType, Labels, Logits, LossType, RunOptions } from '../lib/types/index.js'
 import { hexOf, sameBytes, TESTS_GPU, textOf } from './platform.js'
+import { DEVICE, TESTS_WEBGPU } from './webgpu/device.js'
 
 /** The built package, which child processes and workers import. */
 export const DIST = new URL('../dist/index.mjs', import.meta.url)
@@ -52,8 +53,18 @@ export function fusesMultiplyAdds({ backend, instructionSet }: RunOptions): bool
   return instructionSet !== 'baseline' && backend !== 'wasm'
 }
 
-/** All of them. */
-export const TARGETS: readonly Target[] = [...NATIVE, ...CUDA, ...WASM, JS]
+/** All that take arrays of host memory, and have synchronous forms. */
+export const TARGETS: readonly Target[] = TESTS_WEBGPU ? [] : [...NATIVE, ...CUDA, ...WASM, JS]
+
+/** Those, or the webgpu backend, for the functions of calls.ts. */
+export const ALL_TARGETS: readonly Target[] = TESTS_WEBGPU
+  ? [{ name: 'webgpu', run: { backend: 'webgpu', gpuDevice: DEVICE } }]
+  : TARGETS
+
+/** How exact token log-probs and gradients are, in float32 ULP: docs/numerics.md. */
+export function ulpsOf({ backend }: RunOptions): { logProb: number; gradient: number } {
+  return backend === 'webgpu' ? { logProb: 4, gradient: 8 } : { logProb: 2, gradient: 4 }
+}
 
 export const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']
 

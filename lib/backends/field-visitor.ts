@@ -2,15 +2,15 @@
  * How the fields of a job are visited: the writer of a job's arguments, the list of all fields, and whoever else goes through
  * them are visitors of `visitFields`.
  */
-import type { HostArray } from '../types/index.js'
+import type { DevicePlace, Place } from '../job.js'
 
 /** The kinds of a job's arrays by their elements; a tensor's array has the tensor's dtype. */
 export interface Elements {
   int32: Int32Array
   float32: Float32Array
   float64: Float64Array
-  tensor: HostArray | bigint
-  address: bigint
+  tensor: Place
+  address: DevicePlace
 }
 
 /** Visits the fields of a job, in the addon's order. */

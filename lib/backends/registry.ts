@@ -7,23 +7,31 @@ import type { Backend } from '../job.js'
 import type { InstructionSet, RunOptions } from '../types/index.js'
 import { loadNative } from './cpu/index.js'
 import { loadCuda } from './cuda/index.js'
+import type { DeviceRange } from './device-memory.js'
 import { jsBackend } from './js/index.js'
 import { findWasm, isToCome, WasmToCome } from './wasm/index.js'
+import { webGpuBackend } from './webgpu/index.js'
 
 /**
- * The backend by that name. 'auto' is 'cuda' for device memory and 'cpu' for host memory; where the addon does not
+ * The backend by that name, for tensors in this kind of device memory or, where there is none, in host memory. 'auto' is
+ * the backend of the device memory, and 'cpu' for host memory; where the addon does not
  * load, it is 'wasm', and where that does not either, 'js', with one warning per process. Browsers have no addon, and no
  * warning of that.
  */
 export function pickBackend(
   name: NonNullable<RunOptions['backend']>,
-  onDevice: boolean,
+  memory: DeviceRange['kind'] | undefined,
   instructionSet?: InstructionSet,
 ): Backend {
-  if (name === 'cuda' || (name === 'auto' && onDevice)) {
+  if (name !== 'auto' && memory !== undefined && name !== memory) {
+    const buffers = memory === 'cuda' ? 'there is device memory' : 'there are GPUBuffers'
+    throw invalidValue('options.backend', `is '${name}', but ${buffers} among the arguments`)
+  }
+  if (name === 'webgpu' || memory === 'webgpu') return portable(webGpuBackend, instructionSet)
+  if (name === 'cuda' || memory === 'cuda') {
     const cuda = loadCuda()
     if ('reason' in cuda) {
-      const wanted = onDevice ? 'device memory needs the cuda backend, which' : "options.backend 'cuda'"
+      const wanted = memory ? 'device memory needs the cuda backend, which' : "options.backend 'cuda'"
       throw failure('ERR_BACKEND_UNAVAILABLE', `${wanted} is not available: ${cuda.reason}`)
     }
     if (instructionSet !== undefined) {
@@ -32,7 +40,6 @@ export function pickBackend(
     }
     return cuda.backend
   }
-  if (onDevice) throw invalidValue('options.backend', `is '${name}', but there is device memory among the arguments`)
   if (name === 'js') return portable(jsBackend, instructionSet)
   if (name === 'wasm') return portable(wasmAlone(), instructionSet)
   const native = loadNative()

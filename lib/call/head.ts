@@ -3,12 +3,12 @@
  * is copied.
  */
 
-import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/cuda/addresses.js'
+import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/device-memory.js'
 import { checkView, elements, type View, viewKind, viewLength, watch } from '../check/arrays.js'
 import { integer } from '../check/options.js'
 import { describeList, invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
 import type { Head, Matrix, Rows } from '../job.js'
-import type { DeviceMemory, DType, HeadWeight, HostArray } from '../types/index.js'
+import type { DType, HeadWeight, HostArray, TensorData } from '../types/index.js'
 import { ELEMENT_SIZES } from './memory.js'
 import { elementType, LARGEST_SIZE, type LogitsSource, type Tensor, tensorOf } from './tensor.js'
 
@@ -29,11 +29,12 @@ export function headOf(
   weight: unknown,
   bias: unknown,
   packed: boolean,
+  gpuDevice: unknown,
   prefix = '',
   biasName = 'options.bias',
 ): HeadSource {
-  const rows = tensorOf(hidden, `${prefix}hidden`, packed, 'width')
-  const matrix = weightOf(weight, `${prefix}weight`)
+  const rows = tensorOf(hidden, `${prefix}hidden`, packed, gpuDevice, 'width')
+  const matrix = weightOf(weight, `${prefix}weight`, gpuDevice)
   const { batch, time, vocab: width } = rows.rows
   if (matrix.width !== width) {
     const wanted = `must be [vocab, ${width}], as hidden has ${width} features`
@@ -56,7 +57,7 @@ export function headOf(
     [`${prefix}weight.data`, head.weight.data],
     [biasName, head.bias?.data],
   ] as const) {
-    if (typeof data === 'object') watched.push(watch(name, data))
+    if (data !== undefined && !rows.range) watched.push(watch(name, data as View))
   }
   return {
     rows: { data: NO_LOGITS, dtype: 'float32', batch, time, vocab, batchStride: time * vocab, timeStride: vocab },
@@ -70,14 +71,14 @@ export function headOf(
 }
 
 interface CheckedWeight {
-  data: HostArray | DeviceMemory
+  data: TensorData
   vocab: number
   width: number
   matrix: Matrix
   range?: DeviceRange
 }
 
-function weightOf(value: unknown, name: string): CheckedWeight {
+function weightOf(value: unknown, name: string, gpuDevice: unknown): CheckedWeight {
   if (typeof value !== 'object' || value === null) {
     throw invalidType(name, 'an object { data, shape, dtype?, strides? }', value)
   }
@@ -96,9 +97,9 @@ function weightOf(value: unknown, name: string): CheckedWeight {
   // Only now, when no more of the caller's code can run, which may have taken the memory away.
   if (!isDeviceMemory(data)) checkView(data as View, `${name}.data`)
   const size = ELEMENT_SIZES[element]
-  const range = isDeviceMemory(data) ? deviceRange(data, `${name}.data`, size) : undefined
-  const view = range ? range.address : elements(data as HostArray)
-  const available = range ? Math.floor(range.byteLength / size) : viewLength(view)
+  const range = isDeviceMemory(data) ? deviceRange(data, `${name}.data`, size, gpuDevice) : undefined
+  const view = range ? range.place : elements(data as HostArray)
+  const available = range ? Math.floor(range.byteLength / size) : viewLength(view as View)
   const [rowStride, columnStride] = steps ?? [width, 1]
   if (steps === undefined) {
     // A buffer on the device may have room to spare.
@@ -114,7 +115,7 @@ function weightOf(value: unknown, name: string): CheckedWeight {
     }
   }
   const matrix: Matrix = { data: view, dtype: element, rowStride, columnStride }
-  return { data: data as HostArray | DeviceMemory, vocab, width, matrix, range }
+  return { data: data as TensorData, vocab, width, matrix, range }
 }
 
 function weightStrides(strides: unknown, name: string, vocab: number, width: number): [number, number] {
@@ -133,7 +134,7 @@ function biasOf(value: unknown, name: string, vocab: number, weightType: DType, 
   if (range) {
     if (!isDeviceMemory(value)) throw invalidType(name, 'device memory, as hidden and weight are', value)
     const size = ELEMENT_SIZES[weightType]
-    const { address, byteLength, device } = deviceRange(value, name, size)
+    const { place, byteLength, device } = deviceRange(value, name, size, range.device)
     if (device !== range.device) throw invalidValue(name, `is on device ${device}, and hidden on ${range.device}`)
     if (byteLength < vocab * size) {
       throw shapeMismatch(
@@ -141,7 +142,7 @@ function biasOf(value: unknown, name: string, vocab: number, weightType: DType, 
         `must have ${vocab * size} bytes, one ${weightType} per row of weight; got ${byteLength}`,
       )
     }
-    return { data: address, dtype: weightType }
+    return { data: place, dtype: weightType }
   }
   if (isDeviceMemory(value)) throw invalidType(name, 'in host memory, as hidden and weight are', value)
   const kind = viewKind(value)

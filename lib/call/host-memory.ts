@@ -1,7 +1,7 @@
 /**
  * Results that are written to arrays of the host's.
  */
-import { isDeviceMemory } from '../backends/cuda/addresses.js'
+import { isDeviceMemory } from '../backends/device-memory.js'
 import { checkNoOverlap, checkView, elements, type View, viewKind, watch } from '../check/arrays.js'
 import { invalidType, outOfRange, shapeMismatch } from '../errors.js'
 import type { DType, HostArray } from '../types/index.js'

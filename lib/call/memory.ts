@@ -2,8 +2,8 @@
  * Where the arrays of a call live. Memory of another kind joins by implementing {@link Memory}.
  */
 import type { NamedArray, Watched } from '../check/arrays.js'
-import type { Rows } from '../job.js'
-import type { DeviceMemory, DType, HostArray } from '../types/index.js'
+import type { Place, Rows } from '../job.js'
+import type { DType, TensorData } from '../types/index.js'
 
 /** Bytes of an element. */
 export const ELEMENT_SIZES: Record<DType, number> = { float32: 4, float16: 2, bfloat16: 2 }
@@ -32,7 +32,7 @@ export interface Output {
   /** Where the length comes from, in errors. */
   shape?: readonly number[]
   /** The tensor, of elements of the same size, that may be overwritten as a whole, but not in part. */
-  source?: { name: string; data: HostArray | DeviceMemory; memory: Rows['data'] }
+  source?: { name: string; data: TensorData; memory: Rows['data'] }
 }
 
 /** Where its length comes from, as errors tell it. */
@@ -43,9 +43,9 @@ export function reasonOf({ shape }: Output): string {
 /** Memory that a result is written to. */
 export interface Written {
   /** The array that the caller gets. */
-  data: HostArray | DeviceMemory
+  data: TensorData
   /** The same as backends see it. */
-  memory: Float32Array | Uint16Array | bigint
+  memory: Place
   /** It is new, and all zeros. */
   isZero: boolean
   /** It is that of the source. */

@@ -8,41 +8,40 @@ import { invalidValue } from '../errors.js'
 import type { Job, LossStage } from '../job.js'
 import { LOSS_OPTIONS, type LossOptions } from '../options/loss-options.js'
 import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token-options.js'
-import type { DeviceMemory, Labels } from '../types/index.js'
+import type { DeviceData, Labels, ShardOptions } from '../types/index.js'
 import type { LossCall } from './loss-call.js'
 import { type LossPlan, lossOf } from './losses.js'
 import { addPairConstants, pairArrays } from './per-each.js'
 import { type ModelNames, referenceOf, waysOf } from './reference.js'
 import { RUN_OPTIONS } from './run.js'
-import { SHARD_OPTIONS } from './shard.js'
 import { forwardStage, lossStage } from './stages.js'
 import type { LogitsSource } from './tensor.js'
 import { type TokenPlan, tokensOf } from './tokens.js'
 
 /** The names of the options that all such calls share. */
-export const PAIRED_OPTIONS = [
-  ...TOKEN_OPTIONS,
-  ...LOSS_OPTIONS,
-  ...RUN_OPTIONS,
-  ...SHARD_OPTIONS,
-  'reference',
-  'weighting',
-] as const
+export const PAIRED_OPTIONS = [...TOKEN_OPTIONS, ...LOSS_OPTIONS, ...RUN_OPTIONS, 'reference', 'weighting'] as const
 
 const WEIGHTINGS = ['wpo'] as const
 const REFERENCE = 'options.reference'
 
 /** Options that are read here. */
-interface PairedOptions extends TokenOptions, LossOptions {
+interface PairedOptions extends TokenOptions, LossOptions, ShardOptions {
   reference?: object
   weighting?: 'wpo'
+  gpuDevice?: unknown
 }
 
 /** How a reference may be given other than as log-probs. */
 export interface ReferenceModel {
   names: ModelNames
   /** Checks it against the source of the policy's logits. */
-  sourceOf(reference: Record<string, unknown>, name: string, policy: LogitsSource, packed: boolean): LogitsSource
+  sourceOf(
+    reference: Record<string, unknown>,
+    name: string,
+    policy: LogitsSource,
+    packed: boolean,
+    gpuDevice: unknown,
+  ): LogitsSource
 }
 
 /** Stages 1 to 3 of a call that has been checked, and what they will fill. */
@@ -56,7 +55,7 @@ export interface PairedCall extends LossCall {
 /** Checks such a call. */
 export function pairedCall(
   source: LogitsSource,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: PairedOptions,
   model: ReferenceModel,
 ): PairedCall {
@@ -69,7 +68,7 @@ export function pairedCall(
   if (!lossPlan.hasLikelihood) delete tokens.plainWeights
   const reference = referenceGiven(options.reference, lossPlan, tokenPlan, model.names)
   const { parts, logProbs } = reference
-  const other = parts && model.sourceOf(parts, REFERENCE, source, tokenPlan.packed)
+  const other = parts && model.sourceOf(parts, REFERENCE, source, tokenPlan.packed, options.gpuDevice)
   const compared = lossPlan.referenceFree ? undefined : other
   const pairs = tokenPlan.pairs!
   const size = pairs.length / 2

@@ -2,8 +2,10 @@
  * Where and how a call runs: the options all functions share, and the run itself.
  */
 
-import { type DeviceRange, isDeviceMemory, streamOf } from '../backends/cuda/addresses.js'
+import { streamOf } from '../backends/cuda/addresses.js'
+import { type DeviceRange, isDeviceMemory } from '../backends/device-memory.js'
 import { pickBackend } from '../backends/registry.js'
+import { gpuDevice as gpuDeviceOption } from '../backends/webgpu/memory.js'
 import { checkUnchanged, type NamedArray, type Watched } from '../check/arrays.js'
 import { integer, oneOf } from '../check/options.js'
 import { invalidType, invalidValue } from '../errors.js'
@@ -11,9 +13,9 @@ import type { Backend, Job, RunSettings } from '../job.js'
 import type { InstructionSet, RunOptions } from '../types/index.js'
 
 /** The names of {@link RunOptions}. */
-export const RUN_OPTIONS = ['backend', 'threads', 'instructionSet', 'stream', 'device', 'signal'] as const
+export const RUN_OPTIONS = ['backend', 'threads', 'instructionSet', 'stream', 'device', 'gpuDevice', 'signal'] as const
 
-const BACKENDS = ['auto', 'cuda', 'cpu', 'wasm', 'js'] as const
+const BACKENDS = ['auto', 'cuda', 'webgpu', 'cpu', 'wasm', 'js'] as const
 const INSTRUCTION_SETS: readonly InstructionSet[] = ['baseline', 'avx2', 'avx512', 'neon']
 const MOST_THREADS = 1024
 const NO_ARRAYS: readonly Watched[] = []
@@ -63,7 +65,7 @@ export function runnerOf(
   arrays: () => readonly NamedArray[] = NONE,
   watched: readonly Watched[] = NO_ARRAYS,
 ): Runner {
-  const { threads, instructionSet, stream, device, signal } = options
+  const { threads, instructionSet, stream, device, gpuDevice, signal } = options
   const name = oneOf(options.backend, 'options.backend', BACKENDS, 'auto')
   const settings: RunSettings = {
     threads: threads === undefined ? 0 : integer(threads, 'options.threads', 1, MOST_THREADS),
@@ -71,16 +73,14 @@ export function runnerOf(
   if (instructionSet !== undefined) {
     settings.instructionSet = oneOf(instructionSet, 'options.instructionSet', INSTRUCTION_SETS, 'baseline')
   }
-  if (signal !== undefined) {
-    if (!isAbortSignal(signal)) throw invalidType('options.signal', 'an AbortSignal', signal)
-    settings.signal = signal
-  }
+  if (signal !== undefined) settings.signal = checkedSignal(signal)
   if (stream !== undefined) streamOf(stream)
-  const backend = pickBackend(name, memory !== undefined, settings.instructionSet)
+  const backend = pickBackend(name, memory?.kind, settings.instructionSet)
   if (backend.name === 'cuda') {
-    settings.device = device === undefined ? (memory?.device ?? 0) : integer(device, 'options.device', 0, MOST_DEVICES)
-    if (memory && settings.device !== memory.device) {
-      throw invalidValue('options.device', `is ${settings.device}, but the logits are on device ${memory.device}`)
+    const own = memory?.kind === 'cuda' ? memory.device : undefined
+    settings.device = device === undefined ? (own ?? 0) : integer(device, 'options.device', 0, MOST_DEVICES)
+    if (memory && own !== undefined && settings.device !== own) {
+      throw invalidValue('options.device', `is ${settings.device}, but the logits are on device ${own}`)
     }
     if (stream !== undefined) settings.stream = streamOf(stream, settings.device)
     settings.needs = [stream, ...deviceMemoryIn(arrays())]
@@ -88,6 +88,8 @@ export function runnerOf(
     if (stream !== undefined) throw forCuda('options.stream', backend)
     if (device !== undefined) throw forCuda('options.device', backend)
   }
+  if (backend.name === 'webgpu') settings.gpuDevice = gpuDeviceOption(gpuDevice)
+  else if (gpuDevice !== undefined) throw isFor('webgpu', 'options.gpuDevice', backend)
   signal?.throwIfAborted()
   checkUnchanged(watched)
   return { backend, settings }
@@ -104,13 +106,19 @@ function deviceMemoryIn(arrays: readonly NamedArray[]): unknown[] {
   return arrays.map(([, array]) => array).filter(isDeviceMemory)
 }
 
-function forCuda(name: string, { name: backend }: Backend) {
-  return invalidValue(name, `is for the cuda backend; this call runs on '${backend}'`)
+function forCuda(name: string, backend: Backend) {
+  return isFor('cuda', name, backend)
 }
 
-// Checked by shape, because signals of polyfills and other realms work as well.
-function isAbortSignal(value: unknown): boolean {
-  if (typeof value !== 'object' || value === null) return false
-  const { aborted, throwIfAborted, addEventListener } = value as Partial<AbortSignal>
-  return typeof aborted === 'boolean' && typeof throwIfAborted === 'function' && typeof addEventListener === 'function'
+function isFor(wanted: string, name: string, { name: backend }: Backend) {
+  return invalidValue(name, `is for the ${wanted} backend; this call runs on '${backend}'`)
+}
+
+/** Refuses what is no signal. Checked by shape, because signals of polyfills and other realms work as well. */
+export function checkedSignal(value: unknown): AbortSignal {
+  const { aborted, throwIfAborted, addEventListener } = Object(value) as Partial<AbortSignal>
+  const isSignal =
+    typeof aborted === 'boolean' && typeof throwIfAborted === 'function' && typeof addEventListener === 'function'
+  if (!isSignal) throw invalidType('options.signal', 'an AbortSignal', value)
+  return value as AbortSignal
 }

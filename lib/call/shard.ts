@@ -1,7 +1,7 @@
 /**
  * A share of the vocabulary: the options of a call that several ranks make together.
  */
-import type { DeviceRange } from '../backends/cuda/addresses.js'
+import type { DeviceRange } from '../backends/device-memory.js'
 import { integer, oneOf, optionsObject } from '../check/options.js'
 import { invalidValue, outOfRange } from '../errors.js'
 import type { Shard } from '../job.js'

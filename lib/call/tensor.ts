@@ -2,7 +2,7 @@
  * Logits turned into checked rows. Nothing is copied.
  */
 
-import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/cuda/addresses.js'
+import { type DeviceRange, deviceRange, isDeviceMemory } from '../backends/device-memory.js'
 import {
   checkView,
   elements,
@@ -16,7 +16,7 @@ import {
 import { integer, oneOf } from '../check/options.js'
 import { describeList, invalidType, invalidValue, outOfRange, shapeMismatch } from '../errors.js'
 import type { Head, Rows } from '../job.js'
-import type { DeviceMemory, DType, HostArray, Logits } from '../types/index.js'
+import type { DType, HostArray, Logits, TensorData } from '../types/index.js'
 import { memoryOfDevice } from './device-memory.js'
 import { hostMemory } from './host-memory.js'
 import { ELEMENT_SIZES, type Memory } from './memory.js'
@@ -37,7 +37,7 @@ export interface LogitsSource {
 
 /** Rows in one array, and what the caller passed. */
 export interface Tensor extends LogitsSource {
-  data: HostArray | DeviceMemory
+  data: TensorData
   shape: number[]
   strides?: number[]
 }
@@ -48,9 +48,9 @@ export const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']
 
 /**
  * Checks rows of logits, or of the tensor that `last` names; `packed` tells whether they must be `[tokens, vocab]`
- * rather than `[batch, time, vocab]`.
+ * rather than `[batch, time, vocab]`. `gpuDevice`: the option of that name.
  */
-export function tensorOf(value: unknown, name: string, packed: boolean, last = 'vocab'): Tensor {
+export function tensorOf(value: unknown, name: string, packed: boolean, gpuDevice: unknown, last = 'vocab'): Tensor {
   if (typeof value !== 'object' || value === null) {
     throw invalidType(name, 'an object { data, shape, dtype?, strides? }', value)
   }
@@ -70,9 +70,9 @@ export function tensorOf(value: unknown, name: string, packed: boolean, last = '
   const steps = strides === undefined ? undefined : stridesOf(strides, `${name}.strides`, sizes.length)
   // Only now, when no more of the caller's code can run, which may have taken the memory away.
   if (!isDeviceMemory(data)) checkView(data as View, dataName)
-  const range = isDeviceMemory(data) ? deviceRange(data, dataName, ELEMENT_SIZES[element]) : undefined
-  const view = range ? range.address : elements(data as HostArray)
-  const available = range ? Math.floor(range.byteLength / ELEMENT_SIZES[element]) : viewLength(view)
+  const range = isDeviceMemory(data) ? deviceRange(data, dataName, ELEMENT_SIZES[element], gpuDevice) : undefined
+  const view = range ? range.place : elements(data as HostArray)
+  const available = range ? Math.floor(range.byteLength / ELEMENT_SIZES[element]) : viewLength(view as View)
   let timeStride = vocab
   let batchStride = time * vocab
   if (steps === undefined) {
@@ -96,11 +96,11 @@ export function tensorOf(value: unknown, name: string, packed: boolean, last = '
     rows,
     range,
     memory: range ? memoryOfDevice(range) : hostMemory,
-    data: data as HostArray | DeviceMemory,
+    data: data as TensorData,
     shape: sizes,
     strides: steps,
     arrays: [[dataName, data]],
-    watched: typeof view === 'bigint' ? [] : [watch(dataName, view)],
+    watched: range ? [] : [watch(dataName, view as View)],
   }
 }
 

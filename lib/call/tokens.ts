@@ -2,7 +2,7 @@
  * Turns labels and token options into the label that each row of the logits predicts, and the sequences that rows form.
  */
 
-import { type DeviceRange, isDeviceMemory } from '../backends/cuda/addresses.js'
+import { type DeviceRange, isDeviceMemory } from '../backends/device-memory.js'
 import {
   checkUnchanged,
   checkView,

@@ -3,11 +3,10 @@ import type { Job, UnpairedLossStage } from '../job.js'
 import type { UnpairedTokenOptions } from '../options/index.js'
 import { TOKEN_OPTIONS, tokenOptions } from '../options/token-options.js'
 import { UNPAIRED_LOSS_OPTIONS, type UnpairedLossOptions } from '../options/unpaired-options.js'
-import type { DeviceMemory, Labels } from '../types/index.js'
+import type { DeviceData, Labels, ShardOptions } from '../types/index.js'
 import type { LossCall } from './loss-call.js'
 import type { ReferenceModel } from './paired-call.js'
 import { RUN_OPTIONS } from './run.js'
-import { SHARD_OPTIONS } from './shard.js'
 import { forwardStage, unpairedLossStage } from './stages.js'
 import type { LogitsSource } from './tensor.js'
 import { type TokenPlan, tokensOf } from './tokens.js'
@@ -22,15 +21,15 @@ export const UNPAIRED_OPTIONS = [
   ...UNPAIRED_TOKEN_OPTIONS,
   ...UNPAIRED_LOSS_OPTIONS,
   ...RUN_OPTIONS,
-  ...SHARD_OPTIONS,
   'reference',
 ] as const
 
 const REFERENCE = 'options.reference'
 
 /** Options that are looked at here. */
-interface UnpairedOptions extends UnpairedTokenOptions, Partial<UnpairedLossOptions> {
+interface UnpairedOptions extends UnpairedTokenOptions, Partial<UnpairedLossOptions>, ShardOptions {
   reference?: object
+  gpuDevice?: unknown
 }
 
 /** Stages 1 to 3 of a call that has been checked, and what they will fill. */
@@ -42,7 +41,7 @@ export interface UnpairedCall extends LossCall {
 /** Checks such a call. */
 export function unpairedCall(
   source: LogitsSource,
-  labels: Labels | DeviceMemory,
+  labels: Labels | DeviceData,
   options: UnpairedOptions,
   model: ReferenceModel,
 ): UnpairedCall {
@@ -58,7 +57,8 @@ export function unpairedCall(
     throw invalidValue(REFERENCE, `is needed (unless referenceFree): ${unpairedWaysOf(model.names.parts)}`)
   }
   const reference = unpairedReferenceOf(options.reference, REFERENCE, model.names.parts, tokens, !referenceFree)
-  const other = reference?.parts && model.sourceOf(reference.parts, REFERENCE, source, tokenPlan.packed)
+  const other =
+    reference?.parts && model.sourceOf(reference.parts, REFERENCE, source, tokenPlan.packed, options.gpuDevice)
   const compared = referenceFree ? undefined : other
 
   const policy = forwardStage(source, sequences, outputs)

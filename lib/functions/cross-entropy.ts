@@ -6,6 +6,7 @@ import { LOGITS_GRADIENT_OPTIONS } from '../call/destination.js'
 import { planOfLogits } from '../call/loss-call.js'
 import { tokenLossResult } from '../call/results.js'
 import type { Planned } from '../call/run.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
 import { start, startSync } from '../call/start.js'
 import { tensorOf } from '../call/tensor.js'
 import { SINGLE_TOKEN_OPTIONS, tokenLossCall } from '../call/token-loss-call.js'
@@ -16,16 +17,17 @@ import type {
   Asked,
   Asks,
   CrossEntropy,
-  DeviceMemory,
+  DeviceData,
   DType,
   Labels,
   Logits,
   LogitsGradientData,
   OutputNames,
+  ShardOptions,
   TensorData,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...LOGITS_GRADIENT_OPTIONS, ...SHARD_OPTIONS])
 
 /**
  * The cross-entropy of a batch of tokens straight from the logits, and its exact gradient with respect to them: the loss of
@@ -51,13 +53,13 @@ export function crossEntropy<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
-  options?: CrossEntropyOptions & Asks<Gradient, Element, Outputs>,
+  labels: Labels | DeviceData,
+  options?: CrossEntropyOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): Promise<CrossEntropy<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>>
 export async function crossEntropy(
   logits: Logits,
-  labels: Labels | DeviceMemory,
-  options?: CrossEntropyOptions,
+  labels: Labels | DeviceData,
+  options?: CrossEntropyOptions & ShardOptions,
 ): Promise<CrossEntropy> {
   return start(options, () => plan(logits, labels, options))
 }
@@ -70,25 +72,25 @@ export function crossEntropySync<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
-  options?: CrossEntropyOptions & Asks<Gradient, Element, Outputs>,
+  labels: Labels | DeviceData,
+  options?: CrossEntropyOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): CrossEntropy<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function crossEntropySync(
   logits: Logits,
-  labels: Labels | DeviceMemory,
-  options?: CrossEntropyOptions,
+  labels: Labels | DeviceData,
+  options?: CrossEntropyOptions & ShardOptions,
 ): CrossEntropy {
   return startSync(options, () => plan(logits, labels, options))
 }
 
 function plan(
   logits: Logits,
-  labels: Labels | DeviceMemory,
-  given: CrossEntropyOptions | undefined,
+  labels: Labels | DeviceData,
+  given: (CrossEntropyOptions & ShardOptions) | undefined,
 ): Planned<CrossEntropy> {
   const options = optionsObject(given, 'options', OPTIONS)
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
-  const tensor = tensorOf(logits, 'logits', isPacked(options))
+  const tensor = tensorOf(logits, 'logits', isPacked(options), options.gpuDevice)
   const call = tokenLossCall(tensor, labels, options)
   return planOfLogits(tensor, call, options, zeroInactive, () => tokenLossResult(call))
 }

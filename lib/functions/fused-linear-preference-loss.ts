@@ -10,6 +10,7 @@ import { PAIRED_OPTIONS, pairedCall, type ReferenceModel } from '../call/paired-
 import { modelNames } from '../call/reference.js'
 import { pairedResult } from '../call/results.js'
 import type { Planned } from '../call/run.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
 import { start, startSync } from '../call/start.js'
 import { isPacked } from '../call/tokens.js'
 import { optionsObject } from '../check/options.js'
@@ -18,7 +19,7 @@ import type { FusedLinearOptions } from '../options/index.js'
 import type {
   AskedOfHead,
   AsksOfHead,
-  DeviceMemory,
+  DeviceData,
   DType,
   FusedLinearPreferenceLoss,
   HeadGradientData,
@@ -26,10 +27,11 @@ import type {
   Hidden,
   Labels,
   OutputNames,
+  ShardOptions,
   TensorData,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...FUSED_HEAD_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...FUSED_HEAD_OPTIONS, ...SHARD_OPTIONS])
 
 /**
  * The preference loss of a batch of sequences straight from the input of the model's output layer, and its exact
@@ -61,16 +63,16 @@ export function fusedLinearPreferenceLoss<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
-  options?: FusedLinearOptions & AsksOfHead<Request, Element, Outputs>,
+  labels: Labels | DeviceData,
+  options?: FusedLinearOptions & ShardOptions & AsksOfHead<Request, Element, Outputs>,
 ): Promise<
   FusedLinearPreferenceLoss<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>
 >
 export async function fusedLinearPreferenceLoss(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
-  options?: FusedLinearOptions,
+  labels: Labels | DeviceData,
+  options?: FusedLinearOptions & ShardOptions,
 ): Promise<FusedLinearPreferenceLoss> {
   return start(options, () => plan(hidden, weight, labels, options))
 }
@@ -84,14 +86,14 @@ export function fusedLinearPreferenceLossSync<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
-  options?: FusedLinearOptions & AsksOfHead<Request, Element, Outputs>,
+  labels: Labels | DeviceData,
+  options?: FusedLinearOptions & ShardOptions & AsksOfHead<Request, Element, Outputs>,
 ): FusedLinearPreferenceLoss<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>
 export function fusedLinearPreferenceLossSync(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
-  options?: FusedLinearOptions,
+  labels: Labels | DeviceData,
+  options?: FusedLinearOptions & ShardOptions,
 ): FusedLinearPreferenceLoss {
   return startSync(options, () => plan(hidden, weight, labels, options))
 }
@@ -99,11 +101,11 @@ export function fusedLinearPreferenceLossSync(
 function plan(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
-  given: FusedLinearOptions | undefined,
+  labels: Labels | DeviceData,
+  given: (FusedLinearOptions & ShardOptions) | undefined,
 ): Planned<FusedLinearPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
-  const source = headOf(hidden, weight, options.bias, isPacked(options))
+  const source = headOf(hidden, weight, options.bias, isPacked(options), options.gpuDevice)
   const call = pairedCall(source, labels, options, REFERENCE_HEAD)
   return planOfHead(source, call, options, () => pairedResult(call))
 }
@@ -111,8 +113,8 @@ function plan(
 /** A reference model by its output layer. */
 export const REFERENCE_HEAD: ReferenceModel = {
   names: modelNames('hidden', 'weight', 'bias'),
-  sourceOf({ hidden, weight, bias }, name, policy, packed) {
-    const source = headOf(hidden, weight, bias, packed, `${name}.`, `${name}.bias`)
+  sourceOf({ hidden, weight, bias }, name, policy, packed, gpuDevice) {
+    const source = headOf(hidden, weight, bias, packed, gpuDevice, `${name}.`, `${name}.bias`)
     checkSameLogits(source.rows, policy.rows, name)
     if (source.range?.device !== policy.range?.device) {
       throw invalidValue(`${name}.hidden.data`, 'must be where hidden.data is')

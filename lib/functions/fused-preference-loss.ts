@@ -8,6 +8,7 @@ import { PAIRED_OPTIONS, pairedCall, type ReferenceModel } from '../call/paired-
 import { modelNames } from '../call/reference.js'
 import { pairedResult } from '../call/results.js'
 import type { Planned } from '../call/run.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
 import { start, startSync } from '../call/start.js'
 import { tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
@@ -17,17 +18,18 @@ import type { FusedOptions } from '../options/index.js'
 import type {
   Asked,
   Asks,
-  DeviceMemory,
+  DeviceData,
   DType,
   FusedPreferenceLoss,
   Labels,
   Logits,
   LogitsGradientData,
   OutputNames,
+  ShardOptions,
   TensorData,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS, ...SHARD_OPTIONS])
 
 /**
  * The preference loss of a batch of sequences straight from the logits, and its exact gradient with respect to them.
@@ -57,13 +59,13 @@ export function fusedPreferenceLoss<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
-  options?: FusedOptions & Asks<Gradient, Element, Outputs>,
+  labels: Labels | DeviceData,
+  options?: FusedOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): Promise<FusedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>>
 export async function fusedPreferenceLoss(
   logits: Logits,
-  labels: Labels | DeviceMemory,
-  options?: FusedOptions,
+  labels: Labels | DeviceData,
+  options?: FusedOptions & ShardOptions,
 ): Promise<FusedPreferenceLoss> {
   return start(options, () => plan(logits, labels, options))
 }
@@ -76,13 +78,13 @@ export function fusedPreferenceLossSync<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
-  options?: FusedOptions & Asks<Gradient, Element, Outputs>,
+  labels: Labels | DeviceData,
+  options?: FusedOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): FusedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function fusedPreferenceLossSync(
   logits: Logits,
-  labels: Labels | DeviceMemory,
-  options?: FusedOptions,
+  labels: Labels | DeviceData,
+  options?: FusedOptions & ShardOptions,
 ): FusedPreferenceLoss {
   return startSync(options, () => plan(logits, labels, options))
 }
@@ -90,12 +92,12 @@ export function fusedPreferenceLossSync(
 /** Checks a call. */
 export function plan(
   logits: Logits,
-  labels: Labels | DeviceMemory,
-  given: FusedOptions | undefined,
+  labels: Labels | DeviceData,
+  given: (FusedOptions & ShardOptions) | undefined,
 ): Planned<FusedPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
-  const tensor = tensorOf(logits, 'logits', isPacked(options))
+  const tensor = tensorOf(logits, 'logits', isPacked(options), options.gpuDevice)
   const call = pairedCall(tensor, labels, options, REFERENCE_LOGITS)
   return planOfLogits(tensor, call, options, zeroInactive, () => pairedResult(call))
 }
@@ -103,8 +105,8 @@ export function plan(
 /** A reference model by its logits. */
 export const REFERENCE_LOGITS: ReferenceModel = {
   names: modelNames('logits'),
-  sourceOf({ logits }, name, { rows: { batch, time, vocab }, range }, packed) {
-    const tensor = tensorOf(logits, `${name}.logits`, packed)
+  sourceOf({ logits }, name, { rows: { batch, time, vocab }, range }, packed, gpuDevice) {
+    const tensor = tensorOf(logits, `${name}.logits`, packed, gpuDevice)
     const { rows, shape } = tensor
     if (rows.batch !== batch || rows.time !== time || rows.vocab !== vocab) {
       const wanted = packed ? [time, vocab] : [batch, time, vocab]

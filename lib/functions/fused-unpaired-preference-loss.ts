@@ -5,6 +5,7 @@ import { LOGITS_GRADIENT_OPTIONS } from '../call/destination.js'
 import { planOfLogits } from '../call/loss-call.js'
 import { unpairedResult } from '../call/results.js'
 import type { Planned } from '../call/run.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
 import { start, startSync } from '../call/start.js'
 import { tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
@@ -14,18 +15,19 @@ import type { FusedUnpairedOptions } from '../options/index.js'
 import type {
   Asked,
   Asks,
-  DeviceMemory,
+  DeviceData,
   DType,
   FusedUnpairedPreferenceLoss,
   Labels,
   Logits,
   LogitsGradientData,
   OutputNames,
+  ShardOptions,
   TensorData,
 } from '../types/index.js'
 import { REFERENCE_LOGITS } from './fused-preference-loss.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS, ...SHARD_OPTIONS])
 
 /**
  * The preference loss of a batch of sequences that stand alone, each of them desirable or not, straight from the logits,
@@ -56,15 +58,15 @@ export function fusedUnpairedPreferenceLoss<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
-  options: FusedUnpairedOptions & Asks<Gradient, Element, Outputs>,
+  labels: Labels | DeviceData,
+  options: FusedUnpairedOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): Promise<
   FusedUnpairedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 >
 export async function fusedUnpairedPreferenceLoss(
   logits: Logits,
-  labels: Labels | DeviceMemory,
-  options: FusedUnpairedOptions,
+  labels: Labels | DeviceData,
+  options: FusedUnpairedOptions & ShardOptions,
 ): Promise<FusedUnpairedPreferenceLoss> {
   return start(options, () => plan(logits, labels, options))
 }
@@ -77,25 +79,25 @@ export function fusedUnpairedPreferenceLossSync<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
-  options: FusedUnpairedOptions & Asks<Gradient, Element, Outputs>,
+  labels: Labels | DeviceData,
+  options: FusedUnpairedOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): FusedUnpairedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function fusedUnpairedPreferenceLossSync(
   logits: Logits,
-  labels: Labels | DeviceMemory,
-  options: FusedUnpairedOptions,
+  labels: Labels | DeviceData,
+  options: FusedUnpairedOptions & ShardOptions,
 ): FusedUnpairedPreferenceLoss {
   return startSync(options, () => plan(logits, labels, options))
 }
 
 function plan(
   logits: Logits,
-  labels: Labels | DeviceMemory,
-  given: FusedUnpairedOptions,
+  labels: Labels | DeviceData,
+  given: FusedUnpairedOptions & ShardOptions,
 ): Planned<FusedUnpairedPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)
-  const tensor = tensorOf(logits, 'logits', isPacked(options))
+  const tensor = tensorOf(logits, 'logits', isPacked(options), options.gpuDevice)
   const call = unpairedCall(tensor, labels, options, REFERENCE_LOGITS)
   return planOfLogits(tensor, call, options, zeroInactive, () => unpairedResult(call))
 }

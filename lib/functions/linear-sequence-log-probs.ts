@@ -2,7 +2,7 @@
  * `linearSequenceLogProbs`: stages 1 and 2 from the output layer's input and weight, and stage 4 on request.
  */
 
-import { checkStillThere } from '../backends/cuda/addresses.js'
+import { checkStillThere } from '../backends/device-memory.js'
 import { coefficientsOf } from '../call/coefficients.js'
 import { type HeadSource, headOf } from '../call/head.js'
 import { HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
@@ -23,7 +23,7 @@ import { TOKEN_OPTIONS } from '../options/token-options.js'
 import type {
   Asks,
   Communicator,
-  DeviceMemory,
+  DeviceData,
   HeadGradients,
   HeadWeight,
   Hidden,
@@ -31,6 +31,7 @@ import type {
   LinearBackwardOptions,
   LinearSequenceLogProbs,
   OutputNames,
+  ShardOptions,
   TensorData,
   WithOutputs,
 } from '../types/index.js'
@@ -62,14 +63,14 @@ export function linearSequenceLogProbs<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
-  options?: LinearSequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+  labels: Labels | DeviceData,
+  options?: LinearSequenceOptions & ShardOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
 ): Promise<LinearSequenceLogProbs<Data> & WithOutputs<Outputs>>
 export async function linearSequenceLogProbs(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
-  options?: LinearSequenceOptions,
+  labels: Labels | DeviceData,
+  options?: LinearSequenceOptions & ShardOptions,
 ): Promise<LinearSequenceLogProbs> {
   return start(options, () => plan(hidden, weight, labels, options))
 }
@@ -81,14 +82,14 @@ export function linearSequenceLogProbsSync<
 >(
   hidden: Hidden<Data>,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
-  options?: LinearSequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+  labels: Labels | DeviceData,
+  options?: LinearSequenceOptions & ShardOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
 ): LinearSequenceLogProbs<Data> & WithOutputs<Outputs>
 export function linearSequenceLogProbsSync(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
-  options?: LinearSequenceOptions,
+  labels: Labels | DeviceData,
+  options?: LinearSequenceOptions & ShardOptions,
 ): LinearSequenceLogProbs {
   return startSync(options, () => plan(hidden, weight, labels, options))
 }
@@ -104,11 +105,11 @@ interface Kept {
 function plan(
   hidden: Hidden,
   weight: HeadWeight,
-  labels: Labels | DeviceMemory,
-  given: LinearSequenceOptions | undefined,
+  labels: Labels | DeviceData,
+  given: (LinearSequenceOptions & ShardOptions) | undefined,
 ): Planned<LinearSequenceLogProbs> {
   const options = optionsObject(given, 'options', OPTIONS)
-  const source = headOf(hidden, weight, options.bias, isPacked(options))
+  const source = headOf(hidden, weight, options.bias, isPacked(options), options.gpuDevice)
   const call = sequenceCall(source, labels, options)
   const { arrays, watched, range } = source
   const runner = runnerOf(options, range, () => [...arrays, ...call.tokenPlan.arrays()], watched)

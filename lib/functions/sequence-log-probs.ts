@@ -2,7 +2,7 @@
  * `sequenceLogProbs`: stages 1 and 2, and stage 4 on request through `backward`.
  */
 
-import { checkStillThere } from '../backends/cuda/addresses.js'
+import { checkStillThere } from '../backends/device-memory.js'
 import { coefficientsOf } from '../call/coefficients.js'
 import { destinationOf, LOGITS_GRADIENT_OPTIONS } from '../call/destination.js'
 import { keep } from '../call/kept.js'
@@ -23,12 +23,13 @@ import { TOKEN_OPTIONS } from '../options/token-options.js'
 import type {
   Asks,
   BackwardOptions,
-  DeviceMemory,
+  DeviceData,
   Labels,
   Logits,
   LogitsGradient,
   OutputNames,
   SequenceLogProbs,
+  ShardOptions,
   TensorData,
   WithOutputs,
 } from '../types/index.js'
@@ -55,13 +56,13 @@ const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...LOGITS_GRADIENT_OPTION
  */
 export function sequenceLogProbs<Data extends TensorData, const Outputs extends OutputNames | undefined = undefined>(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
-  options?: SequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+  labels: Labels | DeviceData,
+  options?: SequenceOptions & ShardOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
 ): Promise<SequenceLogProbs<Data> & WithOutputs<Outputs>>
 export async function sequenceLogProbs(
   logits: Logits,
-  labels: Labels | DeviceMemory,
-  options?: SequenceOptions,
+  labels: Labels | DeviceData,
+  options?: SequenceOptions & ShardOptions,
 ): Promise<SequenceLogProbs> {
   return start(options, () => plan(logits, labels, options))
 }
@@ -72,13 +73,13 @@ export function sequenceLogProbsSync<
   const Outputs extends OutputNames | undefined = undefined,
 >(
   logits: Logits<Data>,
-  labels: Labels | DeviceMemory,
-  options?: SequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+  labels: Labels | DeviceData,
+  options?: SequenceOptions & ShardOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
 ): SequenceLogProbs<Data> & WithOutputs<Outputs>
 export function sequenceLogProbsSync(
   logits: Logits,
-  labels: Labels | DeviceMemory,
-  options?: SequenceOptions,
+  labels: Labels | DeviceData,
+  options?: SequenceOptions & ShardOptions,
 ): SequenceLogProbs {
   return startSync(options, () => plan(logits, labels, options))
 }
@@ -92,11 +93,11 @@ interface Kept {
 
 function plan(
   logits: Logits,
-  labels: Labels | DeviceMemory,
-  given: SequenceOptions | undefined,
+  labels: Labels | DeviceData,
+  given: (SequenceOptions & ShardOptions) | undefined,
 ): Planned<SequenceLogProbs> {
   const options = optionsObject(given, 'options', OPTIONS)
-  const tensor = tensorOf(logits, 'logits', isPacked(options))
+  const tensor = tensorOf(logits, 'logits', isPacked(options), options.gpuDevice)
   const call = sequenceCall(tensor, labels, options)
   const { arrays, watched, range } = tensor
   const runner = runnerOf(options, range, () => [...arrays, ...call.tokenPlan.arrays()], watched)

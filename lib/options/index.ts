@@ -2,17 +2,15 @@
  * The options of each function.
  */
 import type {
-  DeviceMemory,
   HeadGradientOptions,
   HeadGradientRequest,
   HeadOptions,
-  HostArray,
   LinearReference,
   LogitsBudgetOptions,
   LogitsGradientOptions,
   Reference,
   RunOptions,
-  ShardOptions,
+  TensorData,
 } from '../types/index.js'
 import type { LossOptions } from './loss-options.js'
 import type { TokenLossOptions } from './token-loss-options.js'
@@ -24,13 +22,13 @@ export type { TokenOptions, TokenOutput } from './token-options.js'
 export type * from './unpaired.js'
 
 /** Options of `sequenceLogProbs`. */
-export interface SequenceOptions extends TokenOptions, RunOptions, ShardOptions {}
+export interface SequenceOptions extends TokenOptions, RunOptions {}
 
 /** Options of `preferenceLoss`. */
 export interface PreferenceOptions extends LossOptions, RunOptions {}
 
 /** Options of `fusedPreferenceLoss`. */
-export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, ShardOptions, LogitsGradientOptions {
+export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, LogitsGradientOptions {
   /** Needed unless the loss is reference-free; any loss may have one, and 'simpo', 'cpo' and 'orpo' do not look at it. */
   reference?: Reference | undefined
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
@@ -39,18 +37,17 @@ export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, Sha
    * Gradient of the loss with respect to the logits: none, in a new array, into an array or device memory, or
    * overwriting the logits. Defaults to false.
    */
-  gradient?: boolean | HostArray | DeviceMemory | 'in-place' | undefined
+  gradient?: boolean | TensorData | 'in-place' | undefined
 }
 
 /** Options of `linearSequenceLogProbs`. */
-export interface LinearSequenceOptions extends TokenOptions, RunOptions, ShardOptions, HeadOptions {}
+export interface LinearSequenceOptions extends TokenOptions, RunOptions, HeadOptions {}
 
 /** Options of `fusedLinearPreferenceLoss`. */
 export interface FusedLinearOptions
   extends TokenOptions,
     LossOptions,
     RunOptions,
-    ShardOptions,
     HeadOptions,
     HeadGradientOptions,
     LogitsBudgetOptions {
@@ -66,14 +63,9 @@ export interface FusedLinearOptions
 type SingleTokenOptions = Omit<TokenOptions, 'averageLogProb' | 'emptySequence' | 'ldAlpha' | 'pairs'>
 
 /** Options of `crossEntropy`. */
-export interface CrossEntropyOptions
-  extends SingleTokenOptions,
-    TokenLossOptions,
-    RunOptions,
-    ShardOptions,
-    LogitsGradientOptions {
+export interface CrossEntropyOptions extends SingleTokenOptions, TokenLossOptions, RunOptions, LogitsGradientOptions {
   /** As in {@link FusedOptions}. Defaults to false. */
-  gradient?: boolean | HostArray | DeviceMemory | 'in-place' | undefined
+  gradient?: boolean | TensorData | 'in-place' | undefined
 }
 
 /** Options of `linearCrossEntropy`. */
@@ -81,7 +73,6 @@ export interface LinearCrossEntropyOptions
   extends SingleTokenOptions,
     TokenLossOptions,
     RunOptions,
-    ShardOptions,
     HeadOptions,
     HeadGradientOptions,
     LogitsBudgetOptions {

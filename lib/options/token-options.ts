@@ -4,7 +4,7 @@
  */
 import { positive as positiveNumber, unknownName } from '../check/options.js'
 import { invalidType } from '../errors.js'
-import type { DeviceMemory, Indices, TokenValues } from '../types/index.js'
+import type { DeviceData, Indices, TokenValues } from '../types/index.js'
 import {
   between,
   flag,
@@ -42,7 +42,7 @@ export const tokenOptions = optionTable({
    * `[B, T]`, aligned with the labels: 0 or false where inactive. Logits are never read there. With labels in device
    * memory it is there too, one byte per label.
    */
-  mask: perLabel<TokenValues | DeviceMemory>(),
+  mask: perLabel<TokenValues | DeviceData>(),
   /**
    * `[B, T]`, aligned with the labels: factor of each token's log-prob in its sequence's sum. A token of factor 0 takes
    * no part in the sum, whatever its logits are, but still counts in the length (`mask` also removes it from the

@@ -2,16 +2,14 @@
  * The options of each unpaired function.
  */
 import type {
-  DeviceMemory,
   HeadGradientOptions,
   HeadGradientRequest,
   HeadOptions,
-  HostArray,
   LinearUnpairedReference,
   LogitsBudgetOptions,
   LogitsGradientOptions,
   RunOptions,
-  ShardOptions,
+  TensorData,
   UnpairedReference,
 } from '../types/index.js'
 import type { TokenOptions } from './token-options.js'
@@ -30,7 +28,6 @@ export interface FusedUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
-    ShardOptions,
     LogitsGradientOptions {
   /** Needed unless `referenceFree`. */
   reference?: UnpairedReference | undefined
@@ -38,7 +35,7 @@ export interface FusedUnpairedOptions
    * Gradient of the loss with respect to the logits: none, in a new array, into an array or device memory, or
    * overwriting the logits. Defaults to false.
    */
-  gradient?: boolean | HostArray | DeviceMemory | 'in-place' | undefined
+  gradient?: boolean | TensorData | 'in-place' | undefined
 }
 
 /** Options of `fusedLinearUnpairedPreferenceLoss`. */
@@ -46,7 +43,6 @@ export interface FusedLinearUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
-    ShardOptions,
     HeadOptions,
     HeadGradientOptions,
     LogitsBudgetOptions {

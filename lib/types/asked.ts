@@ -5,7 +5,8 @@
  */
 import type { HeadGradientRequest } from './options.js'
 import type { HeadGradients, LogitsGradient, TokenOutputs } from './result-parts.js'
-import type { DeviceMemory, DType, Float16ArrayLike, HostArray, TensorData } from './tensors.js'
+import type { DeviceMemory, DType, Float16ArrayLike, TensorData } from './tensors.js'
+import type { GpuBuffer, GpuMemory } from './webgpu.js'
 
 /** The options that decide what a result has. Their types are inferred; the options of the function check them. */
 export interface Asks<Gradient, Element, Outputs> {
@@ -45,9 +46,11 @@ export type Asked<Data extends TensorData, Gradient, Element, Outputs> = WithLog
 /** A new array for the gradient of logits with the elements `Data`. */
 type NewArray<Data extends TensorData, Element> = Data extends DeviceMemory
   ? DeviceMemory
-  : Element extends DType
-    ? ArrayOf<Element, Data>
-    : Data
+  : Data extends GpuMemory
+    ? GpuBuffer
+    : Element extends DType
+      ? ArrayOf<Element, Data>
+      : Data
 
 /** An array of that element type; `Data` itself where it is one. */
 type ArrayOf<Element extends DType, Data> = Data extends ArraysOf[Element]
@@ -77,7 +80,9 @@ type PartData<Data extends TensorData, Part, Element> = Part extends TensorData
 
 type NewPart<Data extends TensorData, Element> = Data extends DeviceMemory
   ? DeviceMemory
-  : ArrayOf<Element extends DType ? Element : 'float32', undefined>
+  : Data extends GpuMemory
+    ? GpuBuffer
+    : ArrayOf<Element extends DType ? Element : 'float32', undefined>
 
 type OrAny<Data extends TensorData> = [Data] extends [never] ? TensorData : Data
 
@@ -89,7 +94,7 @@ export type WithHeadGradients<Request, Data extends TensorData> = Request extend
       WithPart<Request, 'bias', Pick<HeadGradients<Data>, 'gradBias'>>
 
 type WithPart<Request, Part extends keyof HeadGradientRequest, Field> = Request extends {
-  [Name in Part]: true | HostArray | DeviceMemory
+  [Name in Part]: true | TensorData
 }
   ? Required<Field>
   : unknown

@@ -2,7 +2,8 @@
  * Options of the functions. Letters in shapes: B sequences, T positions, P pairs, S sequences of a packed batch.
  */
 import type { Communicator } from './communicator.js'
-import type { DeviceMemory, DType, HeadWeight, Hidden, HostArray, Indices, Logits } from './tensors.js'
+import type { DType, HeadWeight, Hidden, Indices, Logits, TensorData } from './tensors.js'
+import type { GpuDevice } from './webgpu.js'
 
 /** The losses; formulas and sources are in docs/losses.md. */
 export type LossType =
@@ -71,10 +72,10 @@ export type FDivergence = 'reverse_kl' | 'forward_kl' | 'js' | 'alpha'
  */
 export interface RunOptions {
   /**
-   * Defaults to 'auto': 'cuda' for device memory; for host memory 'cpu', where no binary loads 'wasm', and where there is
-   * no WebAssembly 'js'.
+   * Defaults to 'auto': 'cuda' for device memory of CUDA's and 'webgpu' for GPUBuffers; for host memory 'cpu', where no
+   * binary loads 'wasm', and where there is no WebAssembly 'js'.
    */
-  backend?: 'auto' | 'cuda' | 'cpu' | 'wasm' | 'js' | undefined
+  backend?: 'auto' | 'cuda' | 'webgpu' | 'cpu' | 'wasm' | 'js' | undefined
   /** Threads of the cpu and wasm backends. Defaults to as many as the process may use. The result does not depend on it. */
   threads?: number | undefined
   /** Force an instruction set of the cpu backend, for tests. Defaults to the best this CPU has. */
@@ -83,6 +84,10 @@ export interface RunOptions {
   stream?: number | bigint | { readonly handle: number } | undefined
   /** GPU of the cuda backend, for arrays in host memory. Defaults to 0. */
   device?: number | undefined
+  /**
+   * The caller's `GPUDevice`, which the webgpu backend works on and GPUBuffers belong to. It has no synchronous forms.
+   */
+  gpuDevice?: GpuDevice | undefined
   /**
    * Cancels the call, which then rejects with the signal's reason. Honoured until the gradient starts to be written,
    * so that an aborted call has written to no caller's array.
@@ -150,7 +155,7 @@ export interface HeadOptions {
    * `[vocab]`; a `Uint16Array` holds bits of the weight's dtype. In device memory the bias always has the weight's
    * dtype. Defaults to none.
    */
-  bias?: HostArray | DeviceMemory | undefined
+  bias?: TensorData | undefined
 }
 
 /**
@@ -159,11 +164,11 @@ export interface HeadOptions {
  */
 export interface HeadGradientRequest {
   /** `[batch, time, width]`, contiguous. Defaults to false. */
-  hidden?: boolean | HostArray | DeviceMemory | undefined
+  hidden?: boolean | TensorData | undefined
   /** `[vocab, width]`. Defaults to false: a frozen head. */
-  weight?: boolean | HostArray | DeviceMemory | undefined
+  weight?: boolean | TensorData | undefined
   /** `[vocab]`. Defaults to false. */
-  bias?: boolean | HostArray | DeviceMemory | undefined
+  bias?: boolean | TensorData | undefined
 }
 
 /** How gradients of the output layer are written. */
@@ -216,9 +221,7 @@ export interface LogitsGradientOptions {
 }
 
 /** Reference model: its log-probs, or its output layer and hidden states (same labels and token options). */
-export type LinearReference =
-  | ReferenceLogProbs
-  | { hidden: Hidden; weight: HeadWeight; bias?: HostArray | DeviceMemory | undefined }
+export type LinearReference = ReferenceLogProbs | { hidden: Hidden; weight: HeadWeight; bias?: TensorData | undefined }
 
 /**
  * The file of a WebAssembly module: its bytes, a Response or Blob or the promise of one, a URL (in Node.js also a path),

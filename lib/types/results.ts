@@ -4,7 +4,7 @@
 import type { Asks, AsksOfHead, HeadGradientData, LogitsGradientData, WithHeadGradients } from './asked.js'
 import type { HeadGradientOptions, HeadGradientRequest, InstructionSet, LogitsGradientOptions } from './options.js'
 import type { HeadGradients, LogitsGradient, TokenOutputs } from './result-parts.js'
-import type { DeviceMemory, DType, HostArray, TensorData, TypedLogits } from './tensors.js'
+import type { DType, TensorData, TypedLogits } from './tensors.js'
 
 /** The method that `using` calls, where the caller's type libraries declare it. */
 export type Using = SymbolConstructor extends { readonly dispose: infer Dispose extends symbol }
@@ -40,7 +40,7 @@ export interface ResultGradients {
 /** Options of `backward` of {@link SequenceLogProbs}. */
 export interface BackwardOptions extends LogitsGradientOptions {
   /** A new array (true), an array or device memory to write into, or 'in-place' to overwrite the logits. Defaults to true. */
-  gradient?: true | HostArray | DeviceMemory | 'in-place' | undefined
+  gradient?: true | TensorData | 'in-place' | undefined
   /** Factor of all derivatives that are given, such as a loss scale. Defaults to 1. */
   gradientScale?: number | undefined
 }
@@ -247,6 +247,11 @@ export interface Backends {
     threads?: number
     /** File or URL the module was loaded from; absent where the caller gave the module itself. */
     path?: string
+  }
+  webgpu: {
+    available: boolean
+    /** The reason why it is missing. */
+    reason?: string
   }
   js: { available: true }
 }

@@ -2,6 +2,8 @@
  * Tensors that callers pass and receive. Letters in shapes: B sequences, T positions, V vocabulary, D width.
  */
 
+import type { GpuMemory } from './webgpu.js'
+
 /** Element type of the logits. Arithmetic is float32 in the kernels and float64 in every sum. */
 export type DType = 'float32' | 'float16' | 'bfloat16'
 
@@ -17,7 +19,7 @@ export interface Float16ArrayLike extends ArrayBufferView {
 /** Logits in host memory. A `Uint16Array` holds the raw bits of a 16-bit `dtype`, which is then required. */
 export type HostArray = Float32Array | Uint16Array | Float16ArrayLike
 
-/** Memory of a GPU: ours, or any object with a `ptr`, such as those of node-rapids and FFI libraries. */
+/** Memory of a GPU, by CUDA: ours, or any object with a `ptr`, such as those of node-rapids and FFI libraries. */
 export interface DeviceMemory {
   /** Device address in bytes. */
   readonly ptr: number | bigint
@@ -29,8 +31,11 @@ export interface DeviceMemory {
   readonly device?: number | undefined
 }
 
+/** Memory of a GPU: CUDA's or WebGPU's. */
+export type DeviceData = DeviceMemory | GpuMemory
+
 /** The elements of a tensor. */
-export type TensorData = HostArray | DeviceMemory
+export type TensorData = HostArray | DeviceData
 
 /** A tensor whose element type is given: a gradient, say. */
 export interface TypedLogits<Data extends TensorData = TensorData> {
@@ -40,7 +45,7 @@ export interface TypedLogits<Data extends TensorData = TensorData> {
   shape: readonly number[]
   /**
    * Element type. Of `Logits`, defaults to the type that `data` implies; required for a `Uint16Array`, and 'float32' for
-   * device memory.
+   * the memory of a GPU.
    */
   dtype: DType
   /**

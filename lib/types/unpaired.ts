@@ -3,16 +3,7 @@
  * not. Letters in shapes: B sequences, T positions.
  */
 import type { HeadGradients, TokenOutputs } from './result-parts.js'
-import type {
-  DeviceMemory,
-  HeadWeight,
-  Hidden,
-  HostArray,
-  Indices,
-  Logits,
-  TensorData,
-  TypedLogits,
-} from './tensors.js'
+import type { HeadWeight, Hidden, Indices, Logits, TensorData, TypedLogits } from './tensors.js'
 
 /** The losses of single sequences; formulas and sources are in docs/losses.md. */
 export type UnpairedLossType = 'kto' | 'apo_zero_unpaired' | 'bco' | 'regression'
@@ -49,7 +40,7 @@ export type UnpairedReference = SequenceReference | { logits: Logits }
 /** Reference model: its log-probs, or its output layer with what goes into it (same labels and token options). */
 export type LinearUnpairedReference =
   | SequenceReference
-  | { hidden: Hidden; weight: HeadWeight; bias?: HostArray | DeviceMemory | undefined }
+  | { hidden: Hidden; weight: HeadWeight; bias?: TensorData | undefined }
 
 /** Means over the desirable and over the undesirable sequences; absent where there is none. */
 export interface MeansByKind {

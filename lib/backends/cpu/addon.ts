@@ -90,6 +90,23 @@ export interface CudaFunctions {
   discardCapture(device: number, stream: number): void
   launchGraph(device: number, graph: number, stream: number): void
   destroyGraph(device: number, graph: number): void
+  ncclVersion(): number
+  ncclId(bytes: Uint8Array): void
+  communicator(): object
+  connect(
+    id: number,
+    communicator: object,
+    device: number,
+    rank: number,
+    size: number,
+    bytes: Uint8Array,
+  ): Promise<boolean>
+  allGather(communicator: object, send: number, receive: number, bytes: number, stream: number): void
+  allReduceSum(communicator: object, data: number, count: number, type: number, stream: number): void
+  broadcast(communicator: object, data: number, bytes: number, root: number, stream: number): void
+  waitFor(id: number, communicator: object, stream: number): Promise<boolean>
+  abortCommunicator(communicator: object): void
+  destroyCommunicator(communicator: object, now: boolean): void
 }
 
 /** The addon's `mpi`. Errors begin with their code and ': '. */

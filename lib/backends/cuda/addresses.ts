@@ -7,15 +7,18 @@ import type { DeviceMemory, RunOptions } from '../../types/index.js'
 import { cudaCall, MEMORY } from './calls.js'
 import { loadCuda } from './index.js'
 
-/** The place of device memory. */
-export interface DeviceRange {
-  address: bigint
+/** A range of device memory. */
+export interface CudaRange {
+  kind: 'cuda'
+  /** Its address. */
+  place: bigint
   byteLength: number
+  /** Index of the GPU. */
   device: number
 }
 
-/** Whether this is device memory rather than an array. */
-export function isDeviceMemory(value: unknown): value is DeviceMemory {
+/** Whether this is memory of CUDA's rather than an array. */
+export function isCudaMemory(value: unknown): value is DeviceMemory {
   return typeof value === 'object' && value !== null && !ArrayBuffer.isView(value) && 'ptr' in value
 }
 
@@ -25,7 +28,7 @@ const LARGEST_INDEX = 1023
  * Checks device memory for elements of that many bytes, and asks the CUDA runtime whether it is device memory and on
  * which device. Reads each property once.
  */
-export function deviceRange(memory: DeviceMemory, name: string, elementSize: number): DeviceRange {
+export function cudaRange(memory: DeviceMemory, name: string, elementSize: number): CudaRange {
   const { ptr, byteLength, byteOffset = 0, device } = memory
   if (typeof ptr !== 'bigint' && typeof ptr !== 'number') throw invalidType(`${name}.ptr`, 'a number or a bigint', ptr)
   if (typeof ptr === 'number' && !Number.isSafeInteger(ptr)) throw outOfRange(`${name}.ptr`, 'an address', ptr)
@@ -39,7 +42,7 @@ export function deviceRange(memory: DeviceMemory, name: string, elementSize: num
   if (address % BigInt(elementSize) !== 0n) {
     throw invalidValue(`${name}.ptr`, `and its byteOffset must be a multiple of the element size, ${elementSize}`)
   }
-  return { address, byteLength, device: deviceAt(address, byteLength, name, device) }
+  return { kind: 'cuda', place: address, byteLength, device: deviceAt(address, byteLength, name, device) }
 }
 
 // This only checks that the end is device memory: the runtime does not say whether all of it is one allocation.
@@ -59,18 +62,9 @@ function deviceAt(address: bigint, byteLength: number, name: string, said: numbe
   return first === MEMORY.onDevice ? device : (said ?? 0)
 }
 
-/** Checks once more, for a later call on the same arrays, that their memory is still there. */
-export function checkStillThere(arrays: readonly (readonly [name: string, value: unknown])[]): void {
-  for (const [name, value] of arrays) if (isDeviceMemory(value)) deviceRange(value, name, 1)
-}
-
 /** Whether two ranges of device memory share any byte. */
-export function rangesOverlap(a: DeviceRange, b: DeviceRange): boolean {
-  return (
-    a.device === b.device &&
-    a.address < b.address + BigInt(b.byteLength) &&
-    b.address < a.address + BigInt(a.byteLength)
-  )
+export function cudaRangesOverlap(a: CudaRange, b: CudaRange): boolean {
+  return a.device === b.device && a.place < b.place + BigInt(b.byteLength) && b.place < a.place + BigInt(a.byteLength)
 }
 
 /** The address of a stream, which must be of that device where both are known. */

@@ -5,7 +5,7 @@ import { checkView, type View, viewAs, viewKind } from '../../check/arrays.js'
 import { integer } from '../../check/options.js'
 import { invalidType, outOfRange } from '../../errors.js'
 import type { DeviceMemory, RunOptions } from '../../types/index.js'
-import { deviceRange, isDeviceMemory, streamOf } from './addresses.js'
+import { cudaRange, isCudaMemory, streamOf } from './addresses.js'
 import { COPY, cudaCall, cudaPromise, withRoom } from './calls.js'
 import { Handle } from './handle.js'
 import { enqueued, Holds, type Release } from './holds.js'
@@ -129,10 +129,10 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
 
   #copyFrom(source: unknown, { byteOffset = 0, stream = 0 }: CopyOptions): CopyArguments {
     const handle = Number(streamOf(stream, this.device))
-    if (isDeviceMemory(source)) {
-      const { address, byteLength } = deviceRange(source, 'source', 1)
+    if (isCudaMemory(source)) {
+      const { place, byteLength } = cudaRange(source, 'source', 1)
       const to = this.#at(byteOffset, byteLength)
-      return [this.device, COPY.onDevice, to, Number(address), byteLength, handle]
+      return [this.device, COPY.onDevice, to, Number(place), byteLength, handle]
     }
     const bytes = bytesOf(source, 'source')
     return [this.device, COPY.toDevice, this.#at(byteOffset, bytes.byteLength), bytes, bytes.byteLength, handle]

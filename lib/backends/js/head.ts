@@ -2,14 +2,14 @@
  * The output layer in plain TypeScript: a logit is a sum in float64.
  */
 
-import type { Head } from '../../job.js'
+import type { Head, Place } from '../../job.js'
 import type { HostArray } from '../../types/index.js'
 import { decodeBfloat16, decodeFloat16 } from './numbers.js'
 
 type Read = (index: number) => number
 
 /** Elements of a host array, exactly. */
-export function reader(data: HostArray | bigint, dtype: string): Read {
+export function reader(data: Place, dtype: string): Read {
   if (dtype === 'float32') return (index) => (data as Float32Array)[index]
   const { buffer, byteOffset, length } = data as HostArray
   const bits = new Uint16Array(buffer, byteOffset, length)

@@ -4,7 +4,9 @@
  */
 import { failure } from '../../errors.js'
 import type { Backend, Job, RunSettings } from '../../job.js'
+import type { HostArray } from '../../types/index.js'
 import { untilAborted } from '../signals.js'
+
 import { turn } from '../turn.js'
 import { Crew, warnAlone } from './crew.js'
 import { Engine, OutOfMemory } from './engine.js'
@@ -186,7 +188,7 @@ export class WasmBackend implements Backend {
   /** Whether workers can each take parts of the job and copy their logits: it is large, and they can reach them. */
   private canShareOut({ policy, gradient }: Job): boolean {
     const rows = (policy ?? gradient)?.logits
-    if (rows === undefined || typeof rows.data === 'bigint' || !isSharedMemory(rows.data.buffer)) return false
+    if (rows === undefined || !isSharedMemory((rows.data as HostArray).buffer)) return false
     return bytesOf(rows) > this.chunk
   }
 

@@ -1,0 +1,102 @@
+/**
+ * Room in buffers of our own: a call has a few buffers, and its arrays are regions of them.
+ */
+import type { GpuBuffer, GpuDevice } from '../../types/index.js'
+import { USAGE } from './constants.js'
+
+/** What a binding shows of a buffer. */
+export interface Region {
+  readonly buffer: GpuBuffer
+  readonly offset: number
+  readonly size: number
+}
+
+/** Bytes of any structure of a shader: a binding has to have room for one. */
+const SMALLEST = 64
+
+/** Regions of a buffer that is made once their sizes are known. */
+export class Arena {
+  /** Bytes in use. */
+  size = 0
+  private made: GpuBuffer | undefined
+  private readonly pieces: { offset: number; bytes: Uint8Array }[] = []
+
+  constructor(
+    private readonly name: string,
+    private readonly usage: number,
+    private readonly alignment: number,
+  ) {}
+
+  /** A region of that many bytes, zero at first. */
+  room(byteLength: number): Region {
+    const offset = this.size
+    const size = Math.max(SMALLEST, Math.ceil(byteLength / 16) * 16)
+    this.size = Math.ceil((offset + size) / this.alignment) * this.alignment
+    const arena = this
+    return {
+      offset,
+      size,
+      get buffer() {
+        return arena.buffer
+      },
+    }
+  }
+
+  /** A region with a copy of an array. */
+  put(array: ArrayBufferView | ArrayBuffer): Region {
+    const region = this.room(array.byteLength)
+    const bytes = ArrayBuffer.isView(array)
+      ? new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
+      : new Uint8Array(array)
+    this.pieces.push({ offset: region.offset, bytes })
+    return region
+  }
+
+  get buffer(): GpuBuffer {
+    if (this.made === undefined) throw new Error(`the buffer of ${this.name} is not made yet`)
+    return this.made
+  }
+
+  /** Makes the buffer and fills it. */
+  make(device: GpuDevice): void {
+    const size = Math.max(this.size, 16)
+    this.made = device.createBuffer({ label: `fused-preference-loss ${this.name}`, size, usage: this.usage })
+    if (this.pieces.length === 0) return
+    const all = new Uint8Array(size)
+    for (const { offset, bytes } of this.pieces) all.set(bytes, offset)
+    device.queue.writeBuffer(this.made, 0, all)
+  }
+
+  destroy(): void {
+    this.made?.destroy()
+  }
+}
+
+/** The arenas of a call. */
+export class Arenas {
+  /** What shaders read alone: uniforms and the job's arrays. */
+  readonly inputs: Arena
+  /** What shaders write, all of it bound for writing, as a buffer cannot be bound in two ways at once. */
+  readonly work: Arena
+  /** What the shader of labels writes and others read alone. */
+  readonly labels: Arena
+
+  constructor(alignment: number) {
+    this.inputs = new Arena('inputs', USAGE.STORAGE | USAGE.UNIFORM | USAGE.COPY_DST, alignment)
+    this.work = new Arena('work', USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST, alignment)
+    this.labels = new Arena('labels', USAGE.STORAGE | USAGE.COPY_SRC, alignment)
+  }
+
+  /** Bytes of all of them. */
+  get size(): number {
+    return this.inputs.size + this.work.size + this.labels.size
+  }
+
+  make(device: GpuDevice): void {
+    for (const arena of [this.inputs, this.work, this.labels]) if (arena.size > 0) arena.make(device)
+  }
+
+  destroy(): void {
+    for (const arena of [this.inputs, this.work, this.labels]) arena.destroy()
+  }
+}

@@ -1,0 +1,99 @@
+// Stage 4: every active row of logits is read once and its gradient written once, perhaps to the same memory; other rows
+// become zeros, or are left alone. A workgroup writes a tile of a row.
+struct Params {
+  temperature: Temperature,
+  rows: Rows,
+  outRows: Rows,
+  cap: Cap,
+  zero: u32,
+  first: u32,  // row of the window
+  count: u32,  // rows of the window
+  vocab: u32,
+  tiles: u32,         // of a row
+  skipInactive: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> targets: array<i32>;
+@group(0) @binding(2) var<storage, read_write> values: array<RowValues>;
+
+const TILE = 16 * WORKGROUP;
+
+fn isConstant(v: RowValues) -> bool { return v.constant == 0 && v.perLog == 0; }
+fn isNothing(v: RowValues) -> bool { return isConstant(v) && v.everywhere == 0 && v.atLabel == 0; }
+
+// What logits become, all but the label's. Of capped ones that is to be multiplied by the slope of the cap.
+fn gradientOf(x: vec4f, v: RowValues, everywhere: vec4f) -> vec4f {
+  let powers = powersOf(x, v.unit, params.temperature);
+  // The factor goes in before the power, which may be as small as float32 is.
+  if (!FULL) {
+    let gradient = v.constant * powers.mantissa * powersOfTwo4(powers.power);
+    // 0 rather than -0.
+    return select(gradient, vec4f(0), gradient == vec4f(0));
+  }
+  let logs = vec4f(powers.power - v.scale) * LN2.x + powers.rest;
+  return (v.constant + v.perLog * logs) * powers.mantissa * powersOfTwo4(powers.power) + everywhere;
+}
+
+// What is added to four logits alike but for the weights of their classes.
+fn everywhereAt(v: RowValues, at: u32) -> vec4f {
+  var everywhere = vec4f(v.everywhere);
+  if (HAS_CLASSES) {
+    for (var i = 0u; i < 4; i++) { everywhere[i] *= classWeight(min(at + i, params.vocab - 1)); }
+  }
+  return everywhere;
+}
+
+// Four derivatives of a row with a distribution.
+fn quadOf(start: u32, at: u32, v: RowValues, label: u32) -> vec4f {
+  let everywhere = everywhereAt(v, at);
+  var x = vec4f(0);
+  var slope = vec4f(1);
+  if (!isConstant(v) || (CAPS && !isNothing(v))) {
+    if (at + 4 <= params.vocab) {
+      x = loadLogits4(start + at);
+    } else {
+      for (var i = 0u; at + i < params.vocab; i++) { x[i] = loadLogit(start + at + i); }
+    }
+    if (CAPS) {
+      let capped = cappedWithSlope(x);
+      x = capped.value;
+      slope = capped.slope;
+    }
+  }
+  var gradient = everywhere;
+  if (!isConstant(v)) { gradient = gradientOf(x, v, everywhere); }
+  if (label - at < 4) { gradient[label - at] = v.atLabel; }
+  if (CAPS) { gradient *= slope; }
+  return gradient;
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn logitsGradient(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) thread: u32) {
+  hiddenZero = params.zero;
+  let index = workgroupIndex(group, groups);
+  if (index >= params.count * params.tiles) { return; }
+  let row = params.first + index / params.tiles;
+  let label = targets[row];
+  let isActive = label >= 0;
+  if (label == INACTIVE && params.skipInactive != 0) { return; }
+  let start = rowStart(params.rows, row);
+  let out = rowStart(params.outRows, row);
+  var v = RowValues(Unit(0, 0), 0, 0, 0, 0, 0, 0);
+  if (isActive) { v = values[row]; }
+  let hasValues = isActive && !isNan(v.constant);
+  let first = index % params.tiles * TILE + 4 * thread;
+  for (var at = first; at < min(first + TILE, params.vocab); at += 4 * WORKGROUP) {
+    // 0, or NaN.
+    var gradient = vec4f(v.constant);
+    if (hasValues) { gradient = quadOf(start, at, v, u32(label)); }
+    if (at + 4 <= params.vocab) {
+      storeGradient4(out + at, gradient);
+    } else {
+      for (var i = 0u; at + i < params.vocab; i++) { storeGradient(out + at + i, gradient[i]); }
+    }
+  }
+}

@@ -1,0 +1,66 @@
+/**
+ * Devices of WebGPU and their buffers, for tests. Devices are there where vitest.webgpu.config.ts says so; elsewhere the list
+ * is empty.
+ */
+import { afterEach, expect, inject } from 'vitest'
+
+declare module 'vitest' {
+  interface ProvidedContext {
+    /** Whether these are the tests of WebGPU. */
+    webgpu: boolean
+  }
+}
+
+/** Whether tests run on WebGPU alone. */
+export const TESTS_WEBGPU = inject('webgpu') ?? false
+
+// Types of pages are not in the program.
+const { gpu } = (globalThis as unknown as { navigator: { gpu: GPU } }).navigator ?? {}
+
+/** A device of its own, with nothing but what every device has. */
+export async function newDevice(requiredLimits?: GPUDeviceDescriptor['requiredLimits']): Promise<GPUDevice> {
+  const adapter = await gpu.requestAdapter()
+  if (adapter === null) throw new Error('there is no WebGPU adapter')
+  const device = await adapter.requestDevice({ requiredLimits })
+  device.addEventListener('uncapturederror', (event) =>
+    uncaptured.push((event as GPUUncapturedErrorEvent).error.message),
+  )
+  return device
+}
+
+/** Messages of errors that nothing has asked for: none in any test. */
+const uncaptured: string[] = []
+afterEach(() => {
+  expect(uncaptured.splice(0)).toEqual([])
+})
+
+/** A device whose calls run as on a GPU, as nothing tells that it is software. */
+function asHardware(device: GPUDevice): GPUDevice {
+  return Object.defineProperty(device, 'adapterInfo', { value: undefined })
+}
+
+/** The device on which tests of all backends run, where they run on WebGPU; other tests take it as it is. */
+export const DEVICE = TESTS_WEBGPU ? asHardware(await newDevice()) : undefined
+
+const [STORAGE, COPY_SRC, COPY_DST, MAP_READ, READ] = [0x80, 4, 8, 1, 1]
+
+/** A buffer that holds these bytes, and no more than four more. */
+export function upload(device: GPUDevice, bytes: Uint8Array, usage = STORAGE | COPY_SRC | COPY_DST): GPUBuffer {
+  const size = Math.max(4, Math.ceil(bytes.length / 4) * 4)
+  const buffer = device.createBuffer({ size, usage, mappedAtCreation: true })
+  new Uint8Array(buffer.getMappedRange()).set(bytes)
+  buffer.unmap()
+  return buffer
+}
+
+/** The bytes that a buffer holds when all that has been submitted is done. */
+export async function download(device: GPUDevice, buffer: GPUBuffer): Promise<Uint8Array> {
+  const copy = device.createBuffer({ size: buffer.size, usage: COPY_DST | MAP_READ })
+  const encoder = device.createCommandEncoder()
+  encoder.copyBufferToBuffer(buffer, 0, copy, 0, buffer.size)
+  device.queue.submit([encoder.finish()])
+  await copy.mapAsync(READ)
+  const bytes = new Uint8Array(copy.getMappedRange().slice(0))
+  copy.destroy()
+  return bytes
+}

@@ -1,0 +1,61 @@
+/**
+ * The tests of WebGPU, `npm run test:webgpu`: in Chromium on SwiftShader, or, where Deno runs Vitest, in Deno on the driver
+ * for Vulkan that it finds. What they share with a page they get from vitest.browser.config.ts.
+ */
+import { playwright } from '@vitest/browser-playwright'
+import { defineConfig, type TestProjectConfiguration } from 'vitest/config'
+import { browserFiles } from './scripts/browser-files.mjs'
+import { LAUNCH_WEBGPU } from './scripts/chromium.mjs'
+import { wgslFiles } from './scripts/wgsl-files.mjs'
+
+/** The trainers have their WebGPU backends in pages alone. */
+const IN_PAGES = ['test/webgpu/trainers.test.ts']
+
+/** Tests of all backends that run on WebGPU, too. */
+const OF_ALL_BACKENDS = ['golden', 'edges', 'cross-entropy', 'token-gradients'].map((name) => `test/${name}.test.ts`)
+
+const shared = {
+  testTimeout: 60_000,
+  include: ['test/webgpu/*.test.ts', ...OF_ALL_BACKENDS],
+  provide: { webgpu: true },
+  passWithNoTests: true,
+}
+
+const shaders = { ...wgslFiles(), enforce: 'pre' } as const
+
+const deno: TestProjectConfiguration = {
+  plugins: [shaders],
+  test: { ...shared, name: 'Deno', pool: 'threads', exclude: IN_PAGES },
+}
+
+const chromium: TestProjectConfiguration = {
+  plugins: [{ ...browserFiles(), enforce: 'pre' }, shaders],
+  // Found in the middle of a run, they would load pages anew.
+  optimizeDeps: {
+    include: [
+      'fast-check',
+      '@tensorflow/tfjs',
+      '@tensorflow/tfjs-core',
+      '@tensorflow/tfjs-backend-webgpu',
+      '@jax-js/jax',
+    ],
+  },
+  test: {
+    ...shared,
+    name: 'Chromium',
+    browser: {
+      enabled: true,
+      headless: true,
+      screenshotFailures: false,
+      provider: playwright({ launchOptions: LAUNCH_WEBGPU }),
+      instances: [{ browser: 'chromium' }],
+    },
+  },
+}
+
+export default defineConfig({
+  test: {
+    reporters: ['default', './test/closing-line.ts'],
+    projects: ['Deno' in globalThis ? deno : chromium],
+  },
+})
