@@ -14,12 +14,20 @@ import { type LossPlan, lossOf } from './losses.js'
 import { addPairConstants, pairArrays } from './per-each.js'
 import { type ModelNames, referenceOf, waysOf } from './reference.js'
 import { RUN_OPTIONS } from './run.js'
+import { SHARD_OPTIONS } from './shard.js'
 import { forwardStage, lossStage } from './stages.js'
 import type { LogitsSource } from './tensor.js'
 import { type TokenPlan, tokensOf } from './tokens.js'
 
 /** The names of the options that all such calls share. */
-export const PAIRED_OPTIONS = [...TOKEN_OPTIONS, ...LOSS_OPTIONS, ...RUN_OPTIONS, 'reference', 'weighting'] as const
+export const PAIRED_OPTIONS = [
+  ...TOKEN_OPTIONS,
+  ...LOSS_OPTIONS,
+  ...RUN_OPTIONS,
+  ...SHARD_OPTIONS,
+  'reference',
+  'weighting',
+] as const
 
 const WEIGHTINGS = ['wpo'] as const
 const REFERENCE = 'options.reference'

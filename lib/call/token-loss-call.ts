@@ -10,6 +10,7 @@ import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token
 import type { DeviceData, Labels, TokenNormalizer } from '../types/index.js'
 import type { LossCall } from './loss-call.js'
 import { RUN_OPTIONS } from './run.js'
+import { SHARD_OPTIONS } from './shard.js'
 import { forwardStage } from './stages.js'
 import type { LogitsSource } from './tensor.js'
 import { type TokenPlan, tokensOf } from './tokens.js'
@@ -22,6 +23,7 @@ export const SINGLE_TOKEN_OPTIONS = [
   ...TOKEN_OPTIONS.filter((name) => !OF_SEQUENCES.has(name)),
   ...TOKEN_LOSS_OPTIONS,
   ...RUN_OPTIONS,
+  ...SHARD_OPTIONS,
 ] as const
 
 /** Stages 1 to 3 of a call that has been checked, and what they will fill. */
@@ -37,14 +39,14 @@ export function tokenLossCall(
   labels: Labels | DeviceData,
   options: TokenOptions & TokenLossOptions,
 ): TokenLossCall {
-  const { batch, time, vocab } = source.rows
+  const { batch, time } = source.rows
   const labelSmoothing = tokenLossOptions.labelSmoothing.read(options.labelSmoothing)
   const zLoss = tokenLossOptions.zLoss.read(options.zLoss)
   const dft = tokenLossOptions.dft.read(options.dft)
   const normalizer = tokenLossOptions.normalizer.read(options.normalizer)
   const gradientScale = tokenLossOptions.gradientScale.read(options.gradientScale)
-  const classWeights = classWeightsOf(options.classWeights, vocab, labelSmoothing !== 0)
   const tokenPlan = tokensOf(labels, source.rows, options, false, source.range)
+  const classWeights = classWeightsOf(options.classWeights, tokenPlan.vocab, labelSmoothing !== 0)
   const outputs = tokenOptions.outputs.read(options.outputs)
   const { tokens } = tokenPlan
   const divisor = divisorOf(normalizer, tokens, classWeights)

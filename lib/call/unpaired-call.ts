@@ -7,6 +7,7 @@ import type { DeviceData, Labels } from '../types/index.js'
 import type { LossCall } from './loss-call.js'
 import type { ReferenceModel } from './paired-call.js'
 import { RUN_OPTIONS } from './run.js'
+import { SHARD_OPTIONS } from './shard.js'
 import { forwardStage, unpairedLossStage } from './stages.js'
 import type { LogitsSource } from './tensor.js'
 import { type TokenPlan, tokensOf } from './tokens.js'
@@ -21,6 +22,7 @@ export const UNPAIRED_OPTIONS = [
   ...UNPAIRED_TOKEN_OPTIONS,
   ...UNPAIRED_LOSS_OPTIONS,
   ...RUN_OPTIONS,
+  ...SHARD_OPTIONS,
   'reference',
 ] as const
 

@@ -5,7 +5,8 @@
 import { LOGITS_GRADIENT_OPTIONS } from '../call/destination.js'
 import { planOfLogits } from '../call/loss-call.js'
 import { tokenLossResult } from '../call/results.js'
-import { type Planned, run, runSync } from '../call/run.js'
+import type { Planned } from '../call/run.js'
+import { start, startSync } from '../call/start.js'
 import { tensorOf } from '../call/tensor.js'
 import { SINGLE_TOKEN_OPTIONS, tokenLossCall } from '../call/token-loss-call.js'
 import { isPacked } from '../call/tokens.js'
@@ -58,7 +59,7 @@ export async function crossEntropy(
   labels: Labels | DeviceData,
   options?: CrossEntropyOptions,
 ): Promise<CrossEntropy> {
-  return run(plan(logits, labels, options))
+  return start(options, () => plan(logits, labels, options))
 }
 
 /** {@link crossEntropy} on the calling thread. */
@@ -77,8 +78,7 @@ export function crossEntropySync(
   labels: Labels | DeviceData,
   options?: CrossEntropyOptions,
 ): CrossEntropy {
-  const planned = plan(logits, labels, options)
-  return runSync(planned)
+  return startSync(options, () => plan(logits, labels, options))
 }
 
 function plan(

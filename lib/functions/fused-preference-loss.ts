@@ -7,7 +7,8 @@ import { planOfLogits } from '../call/loss-call.js'
 import { PAIRED_OPTIONS, pairedCall, type ReferenceModel } from '../call/paired-call.js'
 import { modelNames } from '../call/reference.js'
 import { pairedResult } from '../call/results.js'
-import { type Planned, run, runSync } from '../call/run.js'
+import type { Planned } from '../call/run.js'
+import { start, startSync } from '../call/start.js'
 import { tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
 import { flag, optionsObject } from '../check/options.js'
@@ -64,7 +65,7 @@ export async function fusedPreferenceLoss(
   labels: Labels | DeviceData,
   options?: FusedOptions,
 ): Promise<FusedPreferenceLoss> {
-  return run(plan(logits, labels, options))
+  return start(options, () => plan(logits, labels, options))
 }
 
 /** {@link fusedPreferenceLoss} on the calling thread. */
@@ -83,8 +84,7 @@ export function fusedPreferenceLossSync(
   labels: Labels | DeviceData,
   options?: FusedOptions,
 ): FusedPreferenceLoss {
-  const planned = plan(logits, labels, options)
-  return runSync(planned)
+  return startSync(options, () => plan(logits, labels, options))
 }
 
 /** Checks a call. */

@@ -4,7 +4,8 @@
 import { LOGITS_GRADIENT_OPTIONS } from '../call/destination.js'
 import { planOfLogits } from '../call/loss-call.js'
 import { unpairedResult } from '../call/results.js'
-import { type Planned, run, runSync } from '../call/run.js'
+import type { Planned } from '../call/run.js'
+import { start, startSync } from '../call/start.js'
 import { tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
 import { UNPAIRED_OPTIONS, unpairedCall } from '../call/unpaired-call.js'
@@ -65,7 +66,7 @@ export async function fusedUnpairedPreferenceLoss(
   labels: Labels | DeviceData,
   options: FusedUnpairedOptions,
 ): Promise<FusedUnpairedPreferenceLoss> {
-  return run(plan(logits, labels, options))
+  return start(options, () => plan(logits, labels, options))
 }
 
 /** {@link fusedUnpairedPreferenceLoss} on the calling thread. */
@@ -84,8 +85,7 @@ export function fusedUnpairedPreferenceLossSync(
   labels: Labels | DeviceData,
   options: FusedUnpairedOptions,
 ): FusedUnpairedPreferenceLoss {
-  const planned = plan(logits, labels, options)
-  return runSync(planned)
+  return startSync(options, () => plan(logits, labels, options))
 }
 
 function plan(

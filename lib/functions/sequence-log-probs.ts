@@ -11,6 +11,8 @@ import { notDeferrable } from '../call/loss-call.js'
 import { sequenceResult } from '../call/results.js'
 import { laterRunner, type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '../call/run.js'
 import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
+import { start, startSync } from '../call/start.js'
 import { type Tensor, tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
 import { checkUnchanged, type NamedArray } from '../check/arrays.js'
@@ -31,7 +33,7 @@ import type {
   WithOutputs,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS, ...SHARD_OPTIONS])
 const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...LOGITS_GRADIENT_OPTIONS, 'gradientScale'])
 
 /**
@@ -61,7 +63,7 @@ export async function sequenceLogProbs(
   labels: Labels | DeviceData,
   options?: SequenceOptions,
 ): Promise<SequenceLogProbs> {
-  return run(plan(logits, labels, options))
+  return start(options, () => plan(logits, labels, options))
 }
 
 /** {@link sequenceLogProbs} on the calling thread. */
@@ -78,8 +80,7 @@ export function sequenceLogProbsSync(
   labels: Labels | DeviceData,
   options?: SequenceOptions,
 ): SequenceLogProbs {
-  const planned = plan(logits, labels, options)
-  return runSync(planned)
+  return startSync(options, () => plan(logits, labels, options))
 }
 
 /** What `backward` needs. */

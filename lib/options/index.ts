@@ -6,9 +6,11 @@ import type {
   HeadGradientRequest,
   HeadOptions,
   LinearReference,
+  LogitsBudgetOptions,
   LogitsGradientOptions,
   Reference,
   RunOptions,
+  ShardOptions,
   TensorData,
 } from '../types/index.js'
 import type { LossOptions } from './loss-options.js'
@@ -21,13 +23,13 @@ export type { TokenOptions, TokenOutput } from './token-options.js'
 export type * from './unpaired.js'
 
 /** Options of `sequenceLogProbs`. */
-export interface SequenceOptions extends TokenOptions, RunOptions {}
+export interface SequenceOptions extends TokenOptions, RunOptions, ShardOptions {}
 
 /** Options of `preferenceLoss`. */
 export interface PreferenceOptions extends LossOptions, RunOptions {}
 
 /** Options of `fusedPreferenceLoss`. */
-export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, LogitsGradientOptions {
+export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, ShardOptions, LogitsGradientOptions {
   /** Needed unless the loss is reference-free; any loss may have one, and 'simpo', 'cpo' and 'orpo' do not look at it. */
   reference?: Reference | undefined
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
@@ -40,10 +42,17 @@ export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, Log
 }
 
 /** Options of `linearSequenceLogProbs`. */
-export interface LinearSequenceOptions extends TokenOptions, RunOptions, HeadOptions {}
+export interface LinearSequenceOptions extends TokenOptions, RunOptions, ShardOptions, HeadOptions {}
 
 /** Options of `fusedLinearPreferenceLoss`. */
-export interface FusedLinearOptions extends TokenOptions, LossOptions, RunOptions, HeadOptions, HeadGradientOptions {
+export interface FusedLinearOptions
+  extends TokenOptions,
+    LossOptions,
+    RunOptions,
+    ShardOptions,
+    HeadOptions,
+    HeadGradientOptions,
+    LogitsBudgetOptions {
   /** As in {@link FusedOptions}. */
   reference?: LinearReference | undefined
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
@@ -56,7 +65,12 @@ export interface FusedLinearOptions extends TokenOptions, LossOptions, RunOption
 type SingleTokenOptions = Omit<TokenOptions, 'averageLogProb' | 'emptySequence' | 'ldAlpha' | 'pairs'>
 
 /** Options of `crossEntropy`. */
-export interface CrossEntropyOptions extends SingleTokenOptions, TokenLossOptions, RunOptions, LogitsGradientOptions {
+export interface CrossEntropyOptions
+  extends SingleTokenOptions,
+    TokenLossOptions,
+    RunOptions,
+    ShardOptions,
+    LogitsGradientOptions {
   /** As in {@link FusedOptions}. Defaults to false. */
   gradient?: boolean | TensorData | 'in-place' | undefined
 }
@@ -66,8 +80,10 @@ export interface LinearCrossEntropyOptions
   extends SingleTokenOptions,
     TokenLossOptions,
     RunOptions,
+    ShardOptions,
     HeadOptions,
-    HeadGradientOptions {
+    HeadGradientOptions,
+    LogitsBudgetOptions {
   /** The gradients to compute; true for new arrays for all there are. Defaults to false. */
   gradient?: boolean | HeadGradientRequest | undefined
 }

@@ -6,8 +6,10 @@ import type {
   HeadGradientRequest,
   HeadOptions,
   LinearUnpairedReference,
+  LogitsBudgetOptions,
   LogitsGradientOptions,
   RunOptions,
+  ShardOptions,
   TensorData,
   UnpairedReference,
 } from '../types/index.js'
@@ -27,6 +29,7 @@ export interface FusedUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
+    ShardOptions,
     LogitsGradientOptions {
   /** Needed unless `referenceFree`. */
   reference?: UnpairedReference | undefined
@@ -42,8 +45,10 @@ export interface FusedLinearUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
+    ShardOptions,
     HeadOptions,
-    HeadGradientOptions {
+    HeadGradientOptions,
+    LogitsBudgetOptions {
   /** Needed unless `referenceFree`. */
   reference?: LinearUnpairedReference | undefined
   /** The gradients to compute; true for new arrays for all there are. Defaults to false. */

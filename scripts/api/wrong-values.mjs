@@ -122,7 +122,10 @@ const WRONG = {
   ],
   'main/CrossEntropyOptions': [tokens, { gradient: new Float32Array(1) }],
   'main/LinearCrossEntropyOptions': [linearTokens, { gradient: 'in-place' }],
-  'main/RunOptions': [fused, { backend: 'gpu', threads: 0, instructionSet: 'sse', stream: 1, device: 1, signal: {} }],
+  'main/RunOptions': [
+    fused,
+    { backend: 'gpu', threads: 0, instructionSet: 'sse', stream: 1, device: 1, gpuDevice: {}, signal: {} },
+  ],
   'main/FusedOptions': [fused, { reference: { chosen: [-6] }, weighting: 'vpo', gradient: new Float32Array(1) }],
   'main/FusedUnpairedOptions': [unpaired, { reference: { logProbs: [-6] }, gradient: new Float32Array(1) }],
   'main/FusedLinearUnpairedOptions': [linearUnpaired, { reference: { hidden: hidden() }, gradient: 'in-place' }],
