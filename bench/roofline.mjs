@@ -46,8 +46,8 @@ export function leastTraffic(workload) {
       return { ...none, multiply: 2 * multiplyAdds }
     case 'linear-step':
     case 'linear-tokens':
-      // The logits, the logits again for the backward pass, and the two products with their gradient.
-      return { ...none, multiply: 8 * multiplyAdds }
+      // The logits, and the two products with their gradient.
+      return { ...none, multiply: 6 * multiplyAdds }
     default:
       return none
   }

@@ -70,6 +70,7 @@ export type {
   LinearUnpairedReference,
   LoadWasmOptions,
   Logits,
+  LogitsBudgetOptions,
   LogitsGradient,
   LogitsGradientOptions,
   LossType,

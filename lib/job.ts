@@ -203,6 +203,8 @@ export interface HeadGradientStage {
   /** Add to what the outs hold. */
   accumulate: boolean
   skipInactive: boolean
+  /** Bytes of logits that a backend may keep from stage 1 to this one, where both are in the job. No bit depends on it. */
+  logitsBudget?: number
 }
 
 /**

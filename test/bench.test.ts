@@ -68,7 +68,7 @@ describe('roofline', async () => {
     expect(leastTraffic(linear)).toEqual({ ...none, multiply: 2 * 32 * 100 * 7 })
     expect(leastTraffic({ ...linear, stage: 'linear-step', shift: true })).toEqual({
       ...none,
-      multiply: 8 * 28 * 100 * 7,
+      multiply: 6 * 28 * 100 * 7,
     })
     expect(sweepsFor(leastTraffic(linear))).toEqual(['multiply'])
     expect(

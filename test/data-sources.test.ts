@@ -13,6 +13,7 @@ import { sameJson } from '../lib/check/json.js'
 import { emitWarning } from '../lib/check/warning.js'
 import { type RecordSource, readPreferences, readUnpairedPreferences } from '../lib/data/index.js'
 import * as inBrowser from '../lib/data/location.browser.js'
+import './fixed-seed.js'
 
 const record = (i: number) => ({ prompt: `p${i}`, chosen: `c${i}`, rejected: `é漢😀${i}` })
 const RECORDS = [0, 1, 2].map(record)

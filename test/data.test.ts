@@ -23,6 +23,7 @@ import {
 } from '../lib/data/index.js'
 import { linesOf } from '../lib/data/json-lines.js'
 import { fusedPreferenceLossSync, sequenceLogProbsSync } from '../lib/index.js'
+import './fixed-seed.js'
 import { random } from './support.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'fused-preference-loss-data-'))

@@ -65,7 +65,7 @@ describe('an addon is refused', () => {
 
 describe('a field is what its name says', () => {
   const NUMBER =
-    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing|gradientScale|offset|targetMargin|dpopLambda|rewardAlpha)$/
+    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing|gradientScale|offset|targetMargin|dpopLambda|rewardAlpha|logitsBudget)$/
 
   const ONES = ['loss.terms.type', 'unpairedLoss.type', 'loss.terms.count', 'instructionSet', 'cancellable']
 
@@ -165,7 +165,7 @@ describe('a field is what its name says', () => {
       tokenCoefficients: arrays('logProb', 'logSumExp', 'entropy', 'meanLogit'),
       skipInactive: true,
     },
-    headGradient: { ...arrays('hidden', 'weight', 'bias'), dtype: 'bfloat16', accumulate: true },
+    headGradient: { ...arrays('hidden', 'weight', 'bias'), dtype: 'bfloat16', accumulate: true, logitsBudget: 777 },
   }
   const settings = { device: 170, stream: 3n, threads: 171, instructionSet: 'avx2', signal: {} }
   const values = new Float64Array(lines.length + 100)

@@ -7,6 +7,8 @@ export const IS_BROWSER = true
 
 export const TESTS_GPU = false
 
+export const SEED = 1
+
 async function fileAt(path: string) {
   const response = await fetch(new URL(/* @vite-ignore */ path, import.meta.url))
   if (!response.ok) throw new Error(`${path}: HTTP status ${response.status}`)

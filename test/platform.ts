@@ -12,6 +12,9 @@ import { vi } from 'vitest'
 /** Whether this is a page, which has the backends wasm and js alone. */
 export const IS_BROWSER = false
 
+/** From which random calls are drawn; undefined for one of its own in every run. */
+export const SEED = process.env.FPL_TEST_SEED === 'random' ? undefined : Number(process.env.FPL_TEST_SEED ?? 1)
+
 /** Whether the tests of CUDA run on a GPU. */
 export const TESTS_GPU = Boolean(process.env.FPL_TEST_GPU)
 

@@ -1,6 +1,7 @@
 /**
  * The cpu backend, on every instruction set of this machine, and the wasm backend against the js backend on random calls:
- * every element type, shape, layout, option and loss. A failure prints the seed and the smallest call that fails.
+ * every element type, shape, layout, option and loss. A failure prints the seed and the smallest call that fails. The seed
+ * is always the same, so that a change alone can break these tests; with `FPL_TEST_SEED=random` every run draws new calls.
  */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -30,6 +31,7 @@ import type {
   UnpairedNormalizer,
   WeightedLoss,
 } from '../lib/types/index.js'
+import './fixed-seed.js'
 import { IS_BROWSER } from './platform.js'
 import {
   bytes,
@@ -425,7 +427,8 @@ const crossEntropyOptions = fc.record(
     weighted: fc.boolean(),
     transformed: fc.boolean(),
     normalizer: fc.constantFrom<TokenNormalizer>('mean', 'sum', 7.5, { tokens: 100 }),
-    gradientScale: fc.oneof(fc.constant(1), finite(-8, 8)),
+    // Products of a subnormal number have no digits to compare.
+    gradientScale: fc.oneof(fc.constant(1), finite(-8, 8)).filter((x) => x === 0 || Math.abs(x) > 1e-290),
     gradientDType: fc.constantFrom(...DTYPES),
     deferredScale: fc.boolean(),
   },
@@ -536,7 +539,7 @@ describe.each([...NATIVE, ...WASM])('$name', ({ run }) => {
       for (const [i, loss] of wanted.losses.entries()) near(got.losses[i], loss, off * scaleOf(loss), `losses[${i}]`)
       const [g, w] = [values(full.gradLogits!), values(wanted.gradLogits!)]
       // Where a derivative's terms cancel, what is left of them.
-      const ofTerms = 2e-6 * Math.abs(given.gradientScale ?? 1) + 1e-36
+      const ofTerms = (2e-6 * Math.abs(given.gradientScale ?? 1)) / Math.min(1, tokens.temperature ?? 1) + 1e-36
       const largest = w.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
       for (const [i, x] of w.entries()) near(g[i], x, 20 * off * largest + ofTerms, `gradient[${i}]`)
       for (const [i, x] of (wanted.rowScale ?? []).entries()) {

@@ -121,6 +121,7 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.out('headGradient.bias', 'tensor', headGradient.bias)
     visit.number('headGradient.dtype', DTYPES[headGradient.dtype])
     visit.number('headGradient.accumulate', headGradient.accumulate ? 1 : 0)
+    visit.number('headGradient.logitsBudget', headGradient.logitsBudget ?? 0)
   }
   if (loss) visitTerms(visit, loss.constants.terms, codes)
 }

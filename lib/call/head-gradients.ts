@@ -3,7 +3,7 @@
  */
 
 import type { NamedArray, Watched } from '../check/arrays.js'
-import { flag, oneOf, optionsObject } from '../check/options.js'
+import { flag, integer, oneOf, optionsObject } from '../check/options.js'
 import { invalidType, invalidValue } from '../errors.js'
 import type { Head, HeadGradientStage } from '../job.js'
 import type { DType, HeadGradientOptions, HeadGradientRequest, HeadGradients, Hidden } from '../types/index.js'
@@ -12,6 +12,18 @@ import { DTYPES } from './tensor.js'
 
 /** The names of {@link HeadGradientOptions}. */
 export const HEAD_GRADIENT_OPTIONS = ['accumulate', 'zeroInactive', 'gradientDType'] as const
+
+/** The names of the options of a call that goes from hidden states to gradients. */
+export const FUSED_HEAD_OPTIONS = [...HEAD_GRADIENT_OPTIONS, 'logitsBudget', 'bias', 'gradient'] as const
+
+/** Bytes of logits that are kept where the caller does not say. */
+const LOGITS_BUDGET = 2 ** 28
+
+/** Checks `logitsBudget`. */
+export function budgetOf(value: unknown): number {
+  if (value === undefined) return LOGITS_BUDGET
+  return integer(value, 'options.logitsBudget', 0, Number.MAX_SAFE_INTEGER)
+}
 
 type Part = keyof HeadGradientRequest
 const PARTS: readonly Part[] = ['hidden', 'weight', 'bias']

@@ -6,10 +6,16 @@ import type { NamedArray, Watched } from '../check/arrays.js'
 import { flag, oneOf } from '../check/options.js'
 import { invalidValue } from '../errors.js'
 import type { ForwardStage, Job } from '../job.js'
-import type { HeadGradientOptions, HeadGradients, RunOptions, TypedLogits } from '../types/index.js'
+import type {
+  HeadGradientOptions,
+  HeadGradients,
+  LogitsBudgetOptions,
+  RunOptions,
+  TypedLogits,
+} from '../types/index.js'
 import { destinationOf } from './destination.js'
 import type { HeadSource } from './head.js'
-import { headDestinations } from './head-gradients.js'
+import { budgetOf, headDestinations } from './head-gradients.js'
 import { inLayout } from './layout.js'
 import { type Planned, runnerOf } from './run.js'
 import { DTYPES, type Tensor } from './tensor.js'
@@ -90,15 +96,16 @@ export function notDeferrable(name: string) {
 export function planOfHead<Result extends object>(
   head: HeadSource,
   call: LossCall,
-  options: RunOptions & HeadGradientOptions & { gradient?: unknown },
+  options: RunOptions & HeadGradientOptions & LogitsBudgetOptions & { gradient?: unknown },
   result: () => Result,
 ): Planned<Result & Partial<HeadGradients>> {
   const { job } = call
   const watched = [...head.watched, ...call.watched]
+  const logitsBudget = budgetOf(options.logitsBudget)
   const destinations = headDestinations(options.gradient, 'options.gradient', head, options, call.arrays())
   if (destinations) {
     const coefficients = new Float64Array(call.policy.logProbs.length)
-    job.headGradient = { head: head.head, logits: head.rows, coefficients, ...destinations.stage }
+    job.headGradient = { head: head.head, logits: head.rows, coefficients, logitsBudget, ...destinations.stage }
     watched.push(...destinations.watched)
   }
   const arrays = () => [...head.arrays, ...call.arrays(), ...(destinations?.arrays ?? [])]

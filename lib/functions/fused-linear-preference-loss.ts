@@ -4,7 +4,7 @@
  */
 
 import { checkSameLogits, headOf } from '../call/head.js'
-import { HEAD_GRADIENT_OPTIONS } from '../call/head-gradients.js'
+import { FUSED_HEAD_OPTIONS } from '../call/head-gradients.js'
 import { planOfHead } from '../call/loss-call.js'
 import { PAIRED_OPTIONS, pairedCall, type ReferenceModel } from '../call/paired-call.js'
 import { modelNames } from '../call/reference.js'
@@ -28,12 +28,12 @@ import type {
   TensorData,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient'])
+const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...FUSED_HEAD_OPTIONS])
 
 /**
  * The preference loss of a batch of sequences straight from the input of the model's output layer, and its exact
- * gradients with respect to that input, the layer's weight and its bias. The logits exist a tile at a time, once for
- * the loss and once more for the gradients, and are never stored; rows that predict nothing are not multiplied. Runs
+ * gradients with respect to that input, the layer's weight and its bias. The logits exist a tile at a time, and those
+ * that fit `logitsBudget` are kept from the loss to the gradients; rows that predict nothing are not multiplied. Runs
  * off the calling thread: arrays are lent until the promise has settled, and must be neither changed nor transferred
  * meanwhile.
  *

@@ -2,7 +2,7 @@
  * `fusedLinearUnpairedPreferenceLoss`: the output layer and all four stages in one call, for sequences that stand alone.
  */
 import { headOf } from '../call/head.js'
-import { HEAD_GRADIENT_OPTIONS } from '../call/head-gradients.js'
+import { FUSED_HEAD_OPTIONS } from '../call/head-gradients.js'
 import { planOfHead } from '../call/loss-call.js'
 import { unpairedResult } from '../call/results.js'
 import { type Planned, run, runSync } from '../call/run.js'
@@ -25,14 +25,15 @@ import type {
 } from '../types/index.js'
 import { REFERENCE_HEAD } from './fused-linear-preference-loss.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient'])
+const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...FUSED_HEAD_OPTIONS])
 
 /**
  * The preference loss of a batch of sequences that stand alone, each of them desirable or not, straight from what goes
  * into the model's output layer, and its exact gradients with respect to that, the layer's weight and its bias: KTO
- * (Ethayarajh et al. 2024) and the losses after it. The logits exist a tile at a time, once for the loss and once more
- * for the gradients, and are never stored; rows that predict nothing are not multiplied. Runs off the calling thread:
- * arrays are lent until the promise has settled, and must be neither changed nor transferred meanwhile.
+ * (Ethayarajh et al. 2024) and the losses after it. The logits exist a tile at a time, and those that fit
+ * `logitsBudget` are kept from the loss to the gradients; rows that predict nothing are not multiplied. Runs off the
+ * calling thread: arrays are lent until the promise has settled, and must be neither changed nor transferred
+ * meanwhile.
  *
  * The formulas and their papers are in docs/losses.md. KTO's κ comes from another forward, over completions that belong to
  * other prompts: see `klLogProbs`.

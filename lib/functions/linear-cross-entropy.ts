@@ -4,7 +4,7 @@
  */
 
 import { headOf } from '../call/head.js'
-import { HEAD_GRADIENT_OPTIONS } from '../call/head-gradients.js'
+import { FUSED_HEAD_OPTIONS } from '../call/head-gradients.js'
 import { planOfHead } from '../call/loss-call.js'
 import { tokenLossResult } from '../call/results.js'
 import { type Planned, run, runSync } from '../call/run.js'
@@ -26,14 +26,14 @@ import type {
   TensorData,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'bias', 'gradient'])
+const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...FUSED_HEAD_OPTIONS])
 
 /**
- * The cross-entropy of a batch of tokens straight from what goes into the model's output layer, and its exact gradients with
- * respect to that, the layer's weight and its bias; named as the other functions of the output layer are. The logits exist
- * a tile at a time, once for the loss and once more for the gradients, and are never stored; rows that predict nothing are
- * not multiplied. Runs off the calling thread: arrays are lent until the promise has settled, and must be neither changed
- * nor transferred meanwhile.
+ * The cross-entropy of a batch of tokens straight from what goes into the model's output layer, and its exact
+ * gradients with respect to that, the layer's weight and its bias; named as the other functions of the output layer
+ * are. The logits exist a tile at a time, and those that fit `logitsBudget` are kept from the loss to the gradients;
+ * rows that predict nothing are not multiplied. Runs off the calling thread: arrays are lent until the promise has
+ * settled, and must be neither changed nor transferred meanwhile.
  *
  * @param hidden `[batch, time, width]`, or `[tokens, width]` with `sequenceOffsets`.
  * @param weight `[vocab, width]`, or stored as `[width, vocab]` and said so by its strides.

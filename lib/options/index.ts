@@ -6,6 +6,7 @@ import type {
   HeadGradientRequest,
   HeadOptions,
   LinearReference,
+  LogitsBudgetOptions,
   LogitsGradientOptions,
   Reference,
   RunOptions,
@@ -43,7 +44,13 @@ export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, Log
 export interface LinearSequenceOptions extends TokenOptions, RunOptions, HeadOptions {}
 
 /** Options of `fusedLinearPreferenceLoss`. */
-export interface FusedLinearOptions extends TokenOptions, LossOptions, RunOptions, HeadOptions, HeadGradientOptions {
+export interface FusedLinearOptions
+  extends TokenOptions,
+    LossOptions,
+    RunOptions,
+    HeadOptions,
+    HeadGradientOptions,
+    LogitsBudgetOptions {
   /** As in {@link FusedOptions}. */
   reference?: LinearReference | undefined
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
@@ -67,7 +74,8 @@ export interface LinearCrossEntropyOptions
     TokenLossOptions,
     RunOptions,
     HeadOptions,
-    HeadGradientOptions {
+    HeadGradientOptions,
+    LogitsBudgetOptions {
   /** The gradients to compute; true for new arrays for all there are. Defaults to false. */
   gradient?: boolean | HeadGradientRequest | undefined
 }

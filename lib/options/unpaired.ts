@@ -6,6 +6,7 @@ import type {
   HeadGradientRequest,
   HeadOptions,
   LinearUnpairedReference,
+  LogitsBudgetOptions,
   LogitsGradientOptions,
   RunOptions,
   TensorData,
@@ -43,7 +44,8 @@ export interface FusedLinearUnpairedOptions
     UnpairedLossOptions,
     RunOptions,
     HeadOptions,
-    HeadGradientOptions {
+    HeadGradientOptions,
+    LogitsBudgetOptions {
   /** Needed unless `referenceFree`. */
   reference?: LinearUnpairedReference | undefined
   /** The gradients to compute; true for new arrays for all there are. Defaults to false. */

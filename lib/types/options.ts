@@ -169,6 +169,16 @@ export interface HeadGradientOptions {
   gradientDType?: DType | undefined
 }
 
+/** The memory that a call from hidden states to gradients may take for logits. */
+export interface LogitsBudgetOptions {
+  /**
+   * Bytes. The logits of the first tokens that fit are kept from the loss to the gradients, and need not be multiplied
+   * again: 4 bytes a logit of each token that counts. 0 keeps none. The result does not depend on it. Of the cpu and wasm
+   * backends. Defaults to 268435456 (256 MiB).
+   */
+  logitsBudget?: number | undefined
+}
+
 /** How the gradient with respect to logits is written. */
 export interface LogitsGradientOptions {
   /**

@@ -100,6 +100,15 @@ struct TokenLoss {
   FPL_HD double labelWeight(int32_t label) const { return classWeights ? double(classWeights[label]) : 1; }
 };
 
+// Logits of a head, which stage 1 leaves to stage 4 of the same job: those of the first active rows, or of none.
+struct KeptLogits {
+  float* data = nullptr;
+  int64_t rows = 0, stride = 0;
+
+  // Those of an active row, by its place among the active ones; null: they are not kept.
+  float* of(int64_t active) const { return active < rows ? data + active * stride : nullptr; }
+};
+
 // Stages 1 and 2. Outputs that are null are not wanted.
 struct Forward {
   Rows logits;  // with a head: the sizes alone
@@ -117,6 +126,7 @@ struct Forward {
   float* sumSquaredProbs = nullptr;
   float* tokenMeanLogits = nullptr;
   const TokenLoss* tokenLoss = nullptr;  // of which stage 1 takes care, row by row; or null
+  KeptLogits kept;                       // of a head; scratch
 
   // But for the mean logit, which has a kernel of its own.
   FPL_HD bool wantsByProducts() const {
@@ -223,6 +233,8 @@ struct HeadGradient {
   bool onDevice = false;                // these three are on the GPU
   bool accumulate = false;              // add to the values they hold
   bool skipInactive = false;            // leave the inactive rows of `hidden` as they are
+  int64_t logitsBudget = 0;             // bytes of logits that stage 1 may keep for this one
+  KeptLogits kept;                      // those that it has kept; scratch
 };
 
 struct Job {

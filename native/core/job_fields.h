@@ -180,6 +180,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.lentOut(FPL_FIELD(headGradient.bias), &job.headGradient.onDevice);
   visit.number(FPL_FIELD(headGradient.dtype));
   visit.number(FPL_FIELD(headGradient.accumulate));
+  visit.number(FPL_FIELD(headGradient.logitsBudget));
 
   // The terms of the loss come last, as their number varies.
   visit.number(FPL_FIELD(loss.terms.count));

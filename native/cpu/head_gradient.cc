@@ -29,6 +29,7 @@ struct ActiveRow {
   int64_t row;
   RowValues values;
   int64_t label;
+  const float* logits;  // or null: they are to be multiplied
 };
 
 // The rows that take part. A row whose coefficients are 0 does not, even if its hidden states are NaN; it goes to
@@ -36,15 +37,17 @@ struct ActiveRow {
 std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences,
                               const LogitConstants& constants, std::vector<int64_t>& idle) {
   std::vector<ActiveRow> rows;
+  int64_t active = 0;
   for (const int32_t s : sequences) {
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
       if (tokens.targets[row] < 0) continue;
+      const float* const logits = g.kept.of(active++);
       const ResultSlopes slopes = resultSlopes(tokens, g, s, row);
       if (slopes.none()) {
         idle.push_back(row);
         continue;
       }
-      rows.push_back({row, RowValues(g, row, slopes, constants.perLogit), tokens.targets[row]});
+      rows.push_back({row, RowValues(g, row, slopes, constants.perLogit), tokens.targets[row], logits});
     }
   }
   return rows;
@@ -80,6 +83,7 @@ class HeadBackward {
         all_(rows),
         isWide_(gradient.dtype == DType::kFloat32),
         blocksOutside_(g_.weight && !isWide_),
+        multiplies_(std::any_of(rows.begin(), rows.end(), [](const ActiveRow& row) { return !row.logits; })),
         shape_(context.kernels.panels),
         vocab_(gradient.logits.vocab),
         width_(gradient.head.width()),
@@ -184,13 +188,14 @@ class HeadBackward {
     const std::vector<const void*> begins = reader_.begins(rows.data(), count_);
     const int64_t panels = ceilDiv(count_, shape_.rows), panelsPerTile = kRows / shape_.rows;
     const int64_t featurePanels = g_.weight ? ceilDiv(width_, hiddenPanel_) : 0;
-    run(tiles_ + ceilDiv(featurePanels, kPanelsPerTask), [&](int64_t task) {
-      if (task < tiles_) {
+    const int64_t alongTasks = multiplies_ ? tiles_ : 0;
+    run(alongTasks + ceilDiv(featurePanels, kPanelsPerTask), [&](int64_t task) {
+      if (task < alongTasks) {
         const int64_t first = task * panelsPerTile;
         packAlong(reader_.hidden(begins), count_, width_, shape_.rows, first, std::min(panels, first + panelsPerTile),
                   hiddenAlong_.of(slot_), width_ * shape_.rows);
       } else {
-        const int64_t first = (task - tiles_) * kPanelsPerTask;
+        const int64_t first = (task - alongTasks) * kPanelsPerTask;
         packAcross(reader_.hidden(begins), 0, width_, count_, hiddenPanel_, first,
                    std::min(featurePanels, first + kPanelsPerTask), hiddenAcross_.of(slot_), count_ * hiddenPanel_);
       }
@@ -201,7 +206,7 @@ class HeadBackward {
   void packWeights() {
     const int64_t wordPanels = ceilDiv(words_, shape_.columns);
     const int64_t featurePanels = g_.hidden ? ceilDiv(width_, shape_.columns) : 0;
-    const int64_t wordTasks = ceilDiv(wordPanels, kPanelsPerTask);
+    const int64_t wordTasks = multiplies_ ? ceilDiv(wordPanels, kPanelsPerTask) : 0;
     run(wordTasks + ceilDiv(featurePanels, kPanelsPerTask), [&](int64_t task) {
       const bool forLogits = task < wordTasks;
       const int64_t first = (forLogits ? task : task - wordTasks) * kPanelsPerTask;
@@ -219,16 +224,20 @@ class HeadBackward {
   void tile(int64_t r, int64_t first) {
     const int64_t rows = std::min(kRows, count_ - r), words = std::min(tileWords_, words_ - first);
     FPL_ASSERT(rows > 0 && words > 0 && block_ + first + words <= vocab_);
-    const BufferPool::Loan logits(tilesOfLogits_);
-    reader_.logits(context_.kernels, hiddenAlong_.of(slot_) + r * width_, rows, logitsWeights_.data() + first * width_,
-                   block_ + first, words, logits.data(), tileWords_);
+    const BufferPool::Loan made(tilesOfLogits_);
+    // The rows that are kept come first.
+    const bool isKept = rows_[r + rows - 1].logits != nullptr;
+    if (!isKept) {
+      reader_.logits(context_.kernels, hiddenAlong_.of(slot_) + r * width_, rows,
+                     logitsWeights_.data() + first * width_, block_ + first, words, made.data(), tileWords_);
+    }
     const void* lines[kRows];
     for (int64_t i = 0; i < rows; ++i) {
-      float* line = logits.data() + i * tileWords_;
+      float* line = made.data() + i * tileWords_;
       const ActiveRow& row = rows_[r + i];
-      const Row logitsRow{line, DType::kFloat32};
-      writeGradient(logitsRow, logitsRow, 0, words, row.label - (block_ + first), row.values.from(block_ + first),
-                    constants_, context_.kernels);
+      const Row logits{isKept ? const_cast<float*>(row.logits) + block_ + first : line, DType::kFloat32};
+      writeGradient(logits, {line, DType::kFloat32}, 0, words, row.label - (block_ + first),
+                    row.values.from(block_ + first), constants_, context_.kernels);
       lines[i] = line;
     }
     const Vectors gradient{DType::kFloat32, lines};
@@ -244,7 +253,7 @@ class HeadBackward {
       double* sums = biasSums_.data() + r / kRows * blockWords_ + first;
       std::fill_n(sums, words, 0.0);
       for (int64_t i = 0; i < rows; ++i) {
-        const float* line = logits.data() + i * tileWords_;
+        const float* line = made.data() + i * tileWords_;
         for (int64_t v = 0; v < words; ++v) sums[v] += line[v];
       }
     }
@@ -328,6 +337,7 @@ class HeadBackward {
   const std::vector<ActiveRow>& all_;
   const bool isWide_;         // the gradients are float32
   const bool blocksOutside_;  // all groups, one after the other, for each block
+  const bool multiplies_;     // some logits are not kept
   const PanelShape shape_;
   const int64_t vocab_, width_;
   const bool byWord_;  // the weights of a word are neighbours

@@ -44,11 +44,14 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
         reader.packForLogits(first, words, shape.columns, 0, ceilDiv(words, shape.columns), weightPanels.data());
         for (int64_t r = 0; r < count; r += HeadTiling::kRows) {
           const int64_t tileRows = std::min(HeadTiling::kRows, count - r);
-          reader.logits(kernels, hiddenPanels.data() + r * width, tileRows, weightPanels.data(), first, words,
-                        tile.data(), tileWords);
+          // A tile whose rows are all kept is made where it is kept.
+          const bool keeps = start + r + tileRows <= forward.kept.rows;
+          float* const made = keeps ? forward.kept.of(start + r) + first : tile.data();
+          const int64_t stride = keeps ? forward.kept.stride : tileWords;
+          reader.logits(kernels, hiddenPanels.data() + r * width, tileRows, weightPanels.data(), first, words, made,
+                        stride);
           for (int64_t i = 0; i < tileRows; ++i) {
-            float* logits = tile.data() + i * tileWords;
-            sweep.cap(logits, words);
+            const float* logits = sweep.capped(made + i * stride, words, tile.data() + i * tileWords);
             const int64_t label = tokens.targets[rows[r + i]] - first;
             const bool hasLabel = label >= 0 && label < words;
             if (hasLabel) labelLogits[r + i] = logits[label];

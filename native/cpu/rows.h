@@ -91,9 +91,11 @@ class RowSweep {
     }
   }
 
-  // Caps float32 logits in their place, if they have to be.
-  void cap(float* logits, int64_t count) const {
-    if (constants_.cap.present) kernels_.cap[0](logits, 0, count, constants_.cap, logits, nullptr);
+  // These float32 logits, capped in `buffer` if they have to be. It may be where they are.
+  const float* capped(const float* logits, int64_t count, float* buffer) const {
+    if (!constants_.cap.present) return logits;
+    kernels_.cap[0](logits, 0, count, constants_.cap, buffer, nullptr);
+    return buffer;
   }
 
  private:

@@ -13,6 +13,7 @@
 #include "../core/unpaired_preference_loss.h"
 #include "check_job.h"
 #include "head.h"
+#include "kept_logits.h"
 
 #if defined(__linux__)
 #include <unistd.h>
@@ -222,6 +223,8 @@ bool runJob(Job& job, ThreadPool& pool) {
   }
   if (job.hasPolicy || hasGradient) {
     const Kernels& kernels = *instructionSets().sets[job.instructionSet < 0 ? 0 : job.instructionSet];
+    KeptLogitsScratch keptLogits;
+    if (job.hasPolicy && job.hasHeadGradient) keptLogits.giveTo(job, kernels);
     const CpuContext context{kernels, pool, threadsFor(job), job.cancelled};
     double* const coefficients = job.hasGradient ? job.gradient.coefficients : job.headGradient.coefficients;
     if (hasGradient && job.hasLoss) std::fill(coefficients, coefficients + job.tokens.sequences, 0.0);

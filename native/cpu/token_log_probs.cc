@@ -89,8 +89,7 @@ SweptRow RowReader::sweep(int64_t row, int64_t segment) const {
 
 void RowReader::finish(int64_t row, const SweptRow& swept) const {
   float labelLogit = logitAt(rows_, row, tokens_.targets[row]);
-  sweep_.cap(&labelLogit, 1);
-  finish_(row, swept, labelLogit);
+  finish_(row, swept, *sweep_.capped(&labelLogit, 1, &labelLogit));
 }
 
 void RowReader::read(int64_t row) const {

@@ -46,7 +46,7 @@ export function tokenLoss(
     losses[row] = weighed(weights, row, crossEntropy + ofTotal)
     sum += losses[row]
     if (gradient === undefined) continue
-    const slope = (derivative: number) => (gradientScale * weighed(weights, row, derivative)) / divisor
+    const slope = (derivative: number) => gradientScale * weighed(weights, row, derivative / divisor)
     // Of a row without a distribution NaN, as all of its loss is.
     gradient.logProb![row] = slope(Number.isNaN(logProb) ? logProb : -factor * toLabel)
     gradient.logSumExp![row] = slope(factor * labelSmoothing * meanClassWeight + labelWeight * 2 * zLoss * total)

@@ -1,0 +1,23 @@
+// Memory for the logits of an output layer that stage 1 leaves to stage 4, which then need not be multiplied again.
+#pragma once
+
+#include <memory>
+
+#include "../core/job.h"
+#include "kernels.h"
+
+namespace fpl {
+
+class KeptLogitsScratch {
+ public:
+  // Room for as many active rows as the job's budget has; for none where memory is short.
+  void giveTo(Job& job, const Kernels& kernels);
+
+ private:
+  struct Free {
+    void operator()(float* memory) const;
+  };
+  std::unique_ptr<float, Free> memory_;
+};
+
+}  // namespace fpl
