@@ -6,6 +6,7 @@ import { playwright } from '@vitest/browser-playwright'
 import { defineConfig, type TestProjectConfiguration } from 'vitest/config'
 import { browserFiles } from './scripts/browser-files.mjs'
 import { LAUNCH_WEBGPU } from './scripts/chromium.mjs'
+import { wgslFiles } from './scripts/wgsl-files.mjs'
 
 /** The trainers have their WebGPU backends in pages alone. */
 const IN_PAGES = ['test/webgpu/tfjs.test.ts', 'test/webgpu/jax.test.ts']
@@ -20,12 +21,15 @@ const shared = {
   passWithNoTests: true,
 }
 
+const shaders = { ...wgslFiles(), enforce: 'pre' } as const
+
 const deno: TestProjectConfiguration = {
+  plugins: [shaders],
   test: { ...shared, name: 'Deno', pool: 'threads', exclude: IN_PAGES },
 }
 
 const chromium: TestProjectConfiguration = {
-  plugins: [{ ...browserFiles(), enforce: 'pre' }],
+  plugins: [{ ...browserFiles(), enforce: 'pre' }, shaders],
   // Found in the middle of a run, they would load pages anew.
   optimizeDeps: { include: ['fast-check'] },
   test: {

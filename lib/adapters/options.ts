@@ -6,11 +6,11 @@ import { optionsObject } from '../check/options.js'
 import { invalidType, invalidValue } from '../errors.js'
 import type { HeadGradientOptions, LogitsGradientOptions } from '../types/index.js'
 
-/** The options of gradients of logits that an adapter decides about itself. */
-export type LogitsGradient = 'gradient' | keyof LogitsGradientOptions
+/** The options of losses of logits that an adapter decides about itself. */
+export type LogitsGradient = 'gradient' | 'gpuDevice' | keyof LogitsGradientOptions
 
 /** The same of an output layer. */
-export type LayerGradient = 'gradient' | keyof HeadGradientOptions
+export type LayerGradient = 'gradient' | 'gpuDevice' | keyof HeadGradientOptions
 
 /**
  * A function that checks options and returns a copy of them.

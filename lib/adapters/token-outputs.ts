@@ -23,7 +23,7 @@ const OF_SUMS: ReadonlySet<string> = new Set<OfSums>([
 ])
 
 /** Options of `sequenceLogProbs` that are about single tokens rather than their sums. */
-export type TokenOutputOptions = Omit<SequenceOptions, OfSums>
+export type TokenOutputOptions = Omit<SequenceOptions, OfSums | 'gpuDevice'>
 
 /** The names of {@link TokenOutputOptions}. */
 export const TOKEN_OUTPUT_OPTIONS = [...TOKEN_OPTIONS.filter((name) => !OF_SUMS.has(name)), ...RUN_OPTIONS]

@@ -84,7 +84,7 @@ export interface GpuEncoder {
 /** A `GPUComputePassEncoder`. */
 export interface GpuPass {
   setPipeline(pipeline: object): unknown
-  setBindGroup(index: number, group: object | null): unknown
+  setBindGroup(index: number, group: object | null | undefined): unknown
   dispatchWorkgroups(x: number, y?: number, z?: number): unknown
   end(): unknown
 }

@@ -50,8 +50,8 @@ export function crossEntropyValueAndGrad<Params extends JsTree<JaxArray>, Batch>
   labels: Labels,
   options?: CrossEntropyGradOptions,
 ) => Promise<CrossEntropyValueAndGrad<Params>> {
-  return ofLogits(apply, logitsOptions<CrossEntropyGradOptions>, (logits, labels, options) =>
-    crossEntropy(logits, labels, { ...options, gradient: 'in-place' }),
+  return ofLogits(apply, logitsOptions<CrossEntropyGradOptions>, (logits, labels, options, gradient) =>
+    crossEntropy(logits, labels, { ...options, gradient }),
   )
 }
 
@@ -69,7 +69,10 @@ export function linearCrossEntropyValueAndGrad<Params extends JsTree<JaxArray>, 
   labels: Labels,
   options?: LinearCrossEntropyGradOptions,
 ) => Promise<CrossEntropyValueAndGrad<Params>> {
-  return ofLayer(apply, layerOptions<LinearCrossEntropyGradOptions>, ({ hidden, weight, bias }, labels, options) =>
-    linearCrossEntropy(hidden, weight, labels, { ...options, bias, gradient: true }),
+  return ofLayer(
+    apply,
+    layerOptions<LinearCrossEntropyGradOptions>,
+    ({ hidden, weight, bias }, labels, options, gradient) =>
+      linearCrossEntropy(hidden, weight, labels, { ...options, bias, gradient }),
   )
 }

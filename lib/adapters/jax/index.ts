@@ -90,8 +90,8 @@ export function fusedPreferenceLossValueAndGrad<Params extends JsTree<JaxArray>,
   labels: Labels,
   options?: FusedGradOptions,
 ) => Promise<PreferenceValueAndGrad<Params>> {
-  return ofLogits(apply, gradOptions<FusedGradOptions>, (logits, labels, options) =>
-    fusedPreferenceLoss(logits, labels, { ...options, gradient: 'in-place' }),
+  return ofLogits(apply, gradOptions<FusedGradOptions>, (logits, labels, options, gradient) =>
+    fusedPreferenceLoss(logits, labels, { ...options, gradient }),
   )
 }
 
@@ -114,8 +114,8 @@ export function fusedUnpairedPreferenceLossValueAndGrad<Params extends JsTree<Ja
   labels: Labels,
   options: FusedUnpairedGradOptions,
 ) => Promise<UnpairedPreferenceValueAndGrad<Params>> {
-  return ofLogits(apply, unpairedOptions<FusedUnpairedGradOptions>, (logits, labels, options) =>
-    fusedUnpairedPreferenceLoss(logits, labels, { ...options, gradient: 'in-place' }),
+  return ofLogits(apply, unpairedOptions<FusedUnpairedGradOptions>, (logits, labels, options, gradient) =>
+    fusedUnpairedPreferenceLoss(logits, labels, { ...options, gradient }),
   )
 }
 
@@ -152,8 +152,8 @@ export function fusedLinearPreferenceLossValueAndGrad<Params extends JsTree<JaxA
   labels: Labels,
   options?: FusedLinearGradOptions,
 ) => Promise<PreferenceValueAndGrad<Params>> {
-  return ofLayer(apply, linearOptions<FusedLinearGradOptions>, (layer, labels, options) =>
-    fusedLinearPreferenceLoss(layer.hidden, layer.weight, labels, { ...options, bias: layer.bias, gradient: true }),
+  return ofLayer(apply, linearOptions<FusedLinearGradOptions>, (layer, labels, options, gradient) =>
+    fusedLinearPreferenceLoss(layer.hidden, layer.weight, labels, { ...options, bias: layer.bias, gradient }),
   )
 }
 
@@ -172,8 +172,8 @@ export function fusedLinearUnpairedPreferenceLossValueAndGrad<Params extends JsT
   labels: Labels,
   options: FusedLinearUnpairedGradOptions,
 ) => Promise<UnpairedPreferenceValueAndGrad<Params>> {
-  return ofLayer(apply, linearUnpairedOptions<FusedLinearUnpairedGradOptions>, (layer, labels, options) => {
-    const given = { ...options, bias: layer.bias, gradient: true }
+  return ofLayer(apply, linearUnpairedOptions<FusedLinearUnpairedGradOptions>, (layer, labels, options, gradient) => {
+    const given = { ...options, bias: layer.bias, gradient }
     return fusedLinearUnpairedPreferenceLoss(layer.hidden, layer.weight, labels, given)
   })
 }

@@ -2,11 +2,12 @@
  * A step of a trainer: the model's forward pass is traced, the loss is computed here, and its gradient goes back in as the
  * cotangent.
  */
-import { type Array as JaxArray, type JsTree, numpy, tree } from '@jax-js/jax'
+import { type Array as JaxArray, type JsTree, tree } from '@jax-js/jax'
 import { flag } from '../../check/options.js'
 import { invalidValue } from '../../errors.js'
-import type { HeadGradients, HeadWeight, Hidden, Labels, Logits } from '../../types/index.js'
+import type { HeadGradients, HeadWeight, Hidden, Labels, Logits, RunOptions, TensorData } from '../../types/index.js'
 import { weightSizes } from '../layer.js'
+import { type Lent, lend, runOptionsOf, staysOnGpu } from './memory.js'
 import { checkArray, checkDimensions, checkFunction, checkLogits, trace } from './trace.js'
 
 /** The options of losses of logits that a step decides about itself. */
@@ -15,6 +16,7 @@ export const OF_LOGITS = {
   zeroInactive: 'is not taken: the gradient is written over the logits, so that all of it has to be written',
   gradientDType: 'is not taken: the gradient is written over the logits, and so has their type',
   deferredScale: 'is not taken: what jax-js is given has to be the gradient itself',
+  gpuDevice: 'is not taken: it is that of jax-js',
 }
 /** Those of losses of an output layer. */
 export const OF_LAYER = {
@@ -23,6 +25,7 @@ export const OF_LAYER = {
   accumulate: 'is not taken: jax-js adds gradients up itself',
   zeroInactive: "is not taken: all of hidden's gradient has to be written",
   gradientDType: 'is not taken: gradients of jax-js have the type of their arrays, float32',
+  gpuDevice: 'is not taken: it is that of jax-js',
 }
 
 /** What goes into the output layer, and the layer: logits = hidden · weightᵀ + bias. */
@@ -35,53 +38,68 @@ export interface JaxHead {
   bias?: JaxArray | undefined
 }
 
-/** A step with a loss of logits, whose gradient it leaves where they are. */
+/** Where the gradient of logits goes: into their copy, or into a buffer. */
+export type GradientPlace = 'in-place' | TensorData
+
+/** A step with a loss of logits, whose gradient it leaves where it is told to. */
 export function ofLogits<
   Params extends JsTree<JaxArray>,
   Batch,
   Given extends object,
-  Options extends object,
+  Options extends Pick<RunOptions, 'backend'>,
   Result extends { loss: number; gradLogits?: Logits },
 >(
   apply: (params: Params, batch: Batch) => JaxArray,
   read: (given: Given | undefined) => Options,
-  lossOf: (logits: Logits, labels: Labels, options: Options) => Promise<Result>,
+  lossOf: (logits: Logits, labels: Labels, options: Options, gradient: GradientPlace) => Promise<Result>,
 ) {
   checkFunction(apply)
   return async (params: Params, batch: Batch, labels: Labels, given?: Given) => {
     const [options, logits, pullBack] = trace(apply, params, batch, () => read(given))
+    let lent: Lent | undefined
     try {
       const { shape, device } = checkLogits(logits)
-      // A copy, as jax-js keeps its memory to itself. It becomes the gradient; the logits are free from here on.
-      const data = (await logits.data()) as Float32Array<ArrayBuffer>
-      const result = await lossOf({ data, shape }, labels, options)
+      const onGpu = staysOnGpu(device, options)
+      lent = await lend(logits, onGpu)
+      const { data, out } = lent
+      const all = { ...options, ...runOptionsOf(onGpu) }
+      const result = await lossOf({ data, shape }, labels, all, out === true ? 'in-place' : out)
       delete result.gradLogits
-      const [gradParams] = pullBack(numpy.array(data, { shape, device }))
+      const [gradParams] = pullBack(lent.gradient(data))
       return { loss: result.loss, metrics: result, gradParams }
     } finally {
+      lent?.release()
       pullBack.dispose()
     }
   }
 }
 
-/** An output layer in arrays. */
+/** An output layer in arrays or buffers. */
 export interface Layer {
   hidden: Hidden
   weight: HeadWeight
-  bias?: Float32Array
+  bias?: TensorData
 }
+
+/** What to ask of a call for the gradients of a layer: new arrays, or the buffers to write. */
+export type LayerGradients = true | { hidden: TensorData; weight: TensorData; bias?: TensorData }
 
 /** A step with a loss of an output layer. */
 export function ofLayer<
   Params extends JsTree<JaxArray>,
   Batch,
   Given extends object,
-  Options extends { transposed?: boolean },
+  Options extends { transposed?: boolean } & Pick<RunOptions, 'backend'>,
   Result extends { loss: number } & HeadGradients,
 >(
   apply: (params: Params, batch: Batch) => JaxHead,
   readOptions: (given: Given | undefined) => Options,
-  lossOf: (layer: Layer, labels: Labels, options: Omit<Options, 'transposed'>) => Promise<Result>,
+  lossOf: (
+    layer: Layer,
+    labels: Labels,
+    options: Omit<Options, 'transposed'>,
+    gradient: LayerGradients,
+  ) => Promise<Result>,
 ) {
   checkFunction(apply)
   return async (params: Params, batch: Batch, labels: Labels, given?: Given) => {
@@ -90,6 +108,7 @@ export function ofLayer<
       return { options, across: flag(transposed, 'options.transposed', false) }
     })
     const left = new Set(tree.leaves(head as never) as JaxArray[])
+    const all: Lent[] = []
     try {
       const { hidden, weight, bias, ...others } = head
       const { shape, device } = checkArray(hidden, 'hidden')
@@ -102,24 +121,37 @@ export function ofLayer<
       }
       const width = shape.at(-1)!
       const { vocab, strides } = weightSizes(sizes, across, width)
-      const read = (array: JaxArray) => {
+      const onGpu = staysOnGpu(device, options)
+      const take = async (array: JaxArray) => {
         left.delete(array)
-        return array.data() as Promise<Float32Array<ArrayBuffer>>
+        const lent = await lend(array, onGpu)
+        all.push(lent)
+        return lent
       }
-      const matrix = { data: await read(weight), shape: [vocab, width], strides }
-      const layer: Layer = { hidden: { data: await read(hidden), shape }, weight: matrix }
-      if (bias) layer.bias = await read(bias)
-      const result = await lossOf(layer, labels, options)
+      const ofWeight = await take(weight)
+      const ofHidden = await take(hidden)
+      const ofBias = bias && (await take(bias))
+      const layer: Layer = {
+        hidden: { data: ofHidden.data, shape },
+        weight: { data: ofWeight.data, shape: [vocab, width], strides },
+        ...(ofBias && { bias: ofBias.data }),
+      }
+      const gradient: LayerGradients =
+        ofHidden.out === true || ofWeight.out === true
+          ? true
+          : { hidden: ofHidden.out, weight: ofWeight.out, ...(ofBias && { bias: ofBias.out as TensorData }) }
+      const result = await lossOf(layer, labels, { ...options, ...runOptionsOf(onGpu) }, gradient)
       const { gradHidden, gradWeight, gradBias, ...metrics } = result
       const cotangent = {
-        hidden: numpy.array(gradHidden!.data as Float32Array<ArrayBuffer>, { shape, device }),
-        weight: numpy.array(gradWeight!.data as Float32Array<ArrayBuffer>, { shape: sizes, device }),
-        ...(gradBias && { bias: numpy.array(gradBias as Float32Array<ArrayBuffer>, { device }) }),
+        hidden: ofHidden.gradient(gradHidden!.data),
+        weight: ofWeight.gradient(gradWeight!.data),
+        ...(ofBias && { bias: ofBias.gradient(gradBias!) }),
       }
       const [gradParams] = pullBack(cotangent as never)
       return { loss: metrics.loss, metrics, gradParams }
     } finally {
       for (const array of left) array.dispose?.()
+      for (const lent of all) lent.release()
       pullBack.dispose()
     }
   }

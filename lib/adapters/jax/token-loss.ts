@@ -70,10 +70,10 @@ export function tokenLossValueAndGrad<Params extends JsTree<JaxArray>, Batch>(
   loss: TokenLoss<Name>,
   options?: TokenLossGradOptions<Name>,
 ) => Promise<TokenLossValueAndGrad<Params>> {
-  const step = ofLogits(apply, readWith(logitsOptions), async (logits, labels, { lossOf, ...options }) => {
+  const step = ofLogits(apply, readWith(logitsOptions), async (logits, labels, { lossOf, ...options }, out) => {
     const { backward, backwardSync: _, ...result } = await sequenceLogProbs(logits, labels, options)
     const [loss, gradient] = await differentiate(lossOf, result, options.outputs, logits.shape)
-    await backward(gradient, { gradient: 'in-place' })
+    await backward(gradient, { gradient: out })
     return { ...result, loss }
   })
   return (params, batch, labels, lossOf, options) => step(params, batch, labels, { lossOf, options })
@@ -94,7 +94,7 @@ export function linearTokenLossValueAndGrad<Params extends JsTree<JaxArray>, Bat
   loss: TokenLoss<Name>,
   options?: LinearTokenLossGradOptions<Name>,
 ) => Promise<TokenLossValueAndGrad<Params>> {
-  const step = ofLayer(apply, readWith(layerOptions), async (layer, labels, { lossOf, ...options }) => {
+  const step = ofLayer(apply, readWith(layerOptions), async (layer, labels, { lossOf, ...options }, out) => {
     const { hidden, weight, bias } = layer
     const {
       backward,
@@ -102,7 +102,7 @@ export function linearTokenLossValueAndGrad<Params extends JsTree<JaxArray>, Bat
       ...result
     } = await linearSequenceLogProbs(hidden, weight, labels, { ...options, bias })
     const [loss, gradient] = await differentiate(lossOf, result, options.outputs, hidden.shape)
-    return { ...result, ...(await backward(gradient)), loss }
+    return { ...result, ...(await backward(gradient, { gradient: out })), loss }
   })
   return (params, batch, labels, lossOf, options) => step(params, batch, labels, { lossOf, options })
 }
