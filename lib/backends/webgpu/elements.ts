@@ -80,12 +80,13 @@ fn storeGradient4(at: u32, x: vec4f) { gradient[at / 4] = x; }`
       : `fn storeGradient(at: u32, x: f32) { gradient[at] = x; }
 fn storeGradient4(at: u32, x: vec4f) { for (var i = 0u; i < 4; i++) { gradient[at + i] = x[i]; } }`
   }
-  const bits = `fn gradientBits(x: f32) -> u32 { return ${dtype}Bits(x); }`
+  const bits = `fn gradientBits(x: f32) -> u32 { return ${dtype}Bits(x); }
+fn pairBits(first: f32, second: f32) -> u32 { return gradientBits(first) | (gradientBits(second) << 16); }`
   return vector
     ? `${bits}
 fn storeGradient(at: u32, x: f32) {}
 fn storeGradient4(at: u32, x: vec4f) {
-  gradient[at / 4] = vec2u(gradientBits(x.x) | gradientBits(x.y) << 16, gradientBits(x.z) | gradientBits(x.w) << 16);
+  gradient[at / 4] = vec2u(pairBits(x.x, x.y), pairBits(x.z, x.w));
 }`
     : `${bits}
 fn storeGradient(at: u32, x: f32) {
@@ -98,7 +99,7 @@ fn storeGradient4(at: u32, x: vec4f) {
   var i = 0u;
   if (at % 2 == 1) { storeGradient(at, x[0]); i = 1; }
   for (; i + 2 <= 4; i += 2) {
-    atomicStore(&gradient[(at + i) / 2], gradientBits(x[i]) | gradientBits(x[i + 1]) << 16);
+    atomicStore(&gradient[(at + i) / 2], pairBits(x[i], x[i + 1]));
   }
   if (i < 4) { storeGradient(at + i, x[i]); }
 }`

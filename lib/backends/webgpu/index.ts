@@ -2,13 +2,15 @@
  * The webgpu backend.
  */
 import { failure } from '../../errors.js'
-import type { Backend, Job, RunSettings, Tokens } from '../../job.js'
+import type { Backend, ForwardStage, Job, RunSettings, Tokens } from '../../job.js'
 import type { GpuDevice } from '../../types/index.js'
 import { preferenceLoss } from '../js/preference-loss.js'
 import { tokenLoss } from '../js/token-loss.js'
 import { unpairedPreferenceLoss } from '../js/unpaired-preference-loss.js'
 import { type DeviceState, stateOf } from './device.js'
-import { logProbsIn, Plan } from './plan.js'
+import { Plan } from './plan.js'
+import { asksForResults } from './row-results.js'
+import type { Finds } from './shaders.js'
 import { pipelinesOf, Recording } from './steps.js'
 
 export const webGpuBackend: Backend = {
@@ -28,6 +30,11 @@ export const webGpuBackend: Backend = {
   },
 }
 
+function findsOf(stage: ForwardStage, job: Job): Finds {
+  if (job.tokenLoss?.classWeights) return 'classes'
+  return asksForResults(stage) || stage.logWeights || job.tokenLoss ? 'all' : 'sums'
+}
+
 // For now stage 3 is the js backend's.
 async function stages(given: Job, state: DeviceState): Promise<void> {
   const { policy, tokens, gradient } = given
@@ -35,6 +42,8 @@ async function stages(given: Job, state: DeviceState): Promise<void> {
   const states = policy && (policy.states ?? new Float64Array(4 * rowCount))
   const isPlain = given.loss !== undefined && tokens?.plainWeights !== undefined
   const perSequence = () => (isPlain && policy ? new Float64Array(policy.logProbs.length) : undefined)
+  const perRow = () => new Float64Array(rowCount)
+  const rows = { logProbs: perRow(), logSumExp: perRow(), meanLogits: perRow() }
   const job: Job = {
     ...given,
     policy: policy && { ...policy, states, plainLogProbs: perSequence() },
@@ -42,22 +51,30 @@ async function stages(given: Job, state: DeviceState): Promise<void> {
   }
   if (job.policy) {
     await execute(job, state, (plan) => {
-      if (job.policy) plan.forward(job.policy)
-      if (job.reference) plan.forward(job.reference)
+      if (job.policy) {
+        const { states, results } = plan.forward(job.policy, findsOf(job.policy, job))
+        if (job.tokenLoss && results) {
+          plan.results.bytes(states, 32 * rowCount, (bytes) => {
+            const f = new Float32Array(bytes)
+            for (let r = 0; r < rowCount; r++) rows.logProbs[r] = f[8 * r] + f[8 * r + 1]
+          })
+          plan.results.bytes(results, 40 * rowCount, (bytes) => {
+            const f = new Float32Array(bytes)
+            for (let r = 0; r < rowCount; r++) {
+              rows.logSumExp[r] = f[10 * r + 2] + f[10 * r + 3]
+              const at = 10 * r + (job.tokenLoss?.classWeights ? 6 : 4)
+              rows.meanLogits[r] = f[at] + f[at + 1]
+            }
+          })
+        }
+      }
+      if (job.reference) plan.forward(job.reference, 'sums')
     })
   }
   if (job.loss) preferenceLoss(job)
   if (job.unpairedLoss) unpairedPreferenceLoss(job)
-  if (job.tokenLoss && states) {
-    if (job.gradient) {
-      const perRow = () => new Float64Array(rowCount)
-      job.gradient.tokenCoefficients = { logProb: perRow(), logSumExp: perRow(), meanLogit: perRow() }
-    }
-    const rows = {
-      logProbs: logProbsIn(states),
-      logSumExp: new Float64Array(rowCount),
-      meanLogits: new Float64Array(rowCount),
-    }
+  if (job.tokenLoss) {
+    if (job.gradient) job.gradient.tokenCoefficients = { logProb: perRow(), logSumExp: perRow(), meanLogit: perRow() }
     tokenLoss(job.tokenLoss, tokens as Tokens, rows, job.gradient?.tokenCoefficients)
   }
   if (job.gradient) {

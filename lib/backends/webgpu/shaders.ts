@@ -4,14 +4,18 @@
  */
 import { loadsAndStores, loadsFrom, type Reading, type Writing } from './elements.js'
 import finishGradient from './kernels/finish-gradient.wgsl'
+import finishResults from './kernels/finish-results.wgsl'
 import finishRows from './kernels/finish-rows.wgsl'
 import logitsGradient from './kernels/logits-gradient.wgsl'
 import numbers from './kernels/numbers.wgsl'
 import rounding from './kernels/rounding.wgsl'
+import rowResults from './kernels/row-results.wgsl'
 import rowState from './kernels/row-state.wgsl'
 import rowValues from './kernels/row-values.wgsl'
 import rows from './kernels/rows.wgsl'
 import sequenceSums from './kernels/sequence-sums.wgsl'
+import softcap from './kernels/softcap.wgsl'
+import sweptAll from './kernels/swept-all.wgsl'
 import sweptSums from './kernels/swept-sums.wgsl'
 import tokenLogProbs from './kernels/token-log-probs.wgsl'
 import tokenState from './kernels/token-state.wgsl'
@@ -36,67 +40,115 @@ function shader(name: string, constants: Record<string, Constant>, parts: readon
   return { name, code: [...lines, ...parts].join('\n') }
 }
 
-/** Stage 1. */
-export function tokenLogProbsShader(reading: Reading): Shader {
+/** What a sweep finds of rows: the sums of their exponentials; all there is to find; and sums by classes' weights, too. */
+export type Finds = 'sums' | 'all' | 'classes'
+
+/** How rows are swept. */
+export interface Sweeping extends Reading {
+  finds: Finds
+  /** Logits are soft-capped. */
+  CAPS: boolean
+}
+
+/** The weights of classes, in a binding of that number where they have any. */
+const classWeights = (hasAny: boolean, binding: number) =>
+  hasAny
+    ? `@group(0) @binding(${binding}) var<storage, read> classWeights: array<f32>;
+fn classWeight(word: u32) -> f32 { return classWeights[word]; }`
+    : 'fn classWeight(word: u32) -> f32 { return 1; }'
+
+/** Stage 1: params, targets, partials, logits; with classes their weights. */
+export function tokenLogProbsShader({ finds, CAPS, ...reading }: Sweeping): Shader {
   const { dtype, vector } = reading
-  return shader(`token-log-probs ${dtype} ${vector}`, {}, [
-    numbers,
-    rows,
-    rowState,
-    sweptSums,
+  const HAS_CLASSES = finds === 'classes'
+  return shader(`token-log-probs ${dtype} ${vector} ${finds} ${CAPS}`, { HAS_CLASSES, CAPS }, [
+    ...[numbers, rows, rowState, softcap, finds === 'sums' ? sweptSums : sweptAll],
     loadsFrom(3, reading),
+    classWeights(HAS_CLASSES, 4),
     tokenLogProbs,
   ])
 }
 
-/** The end of stage 1. */
-export function finishRowsShader(reading: Reading): Shader {
+const NO_RESULTS = 'fn putResults(row: u32, swept: Swept, state: TokenState, label: i32) {}'
+
+/** The end of stage 1: params, targets, partials, states, results unless it finds sums alone, logits. */
+export function finishRowsShader({ finds, CAPS, ...reading }: Sweeping): Shader {
   const { dtype, vector } = reading
-  return shader(`finish-rows ${dtype} ${vector}`, {}, [
-    numbers,
-    rows,
-    rowState,
-    sweptSums,
-    tokenState,
-    loadsFrom(4, reading),
+  const isAll = finds !== 'sums'
+  return shader(`finish-rows ${dtype} ${vector} ${isAll} ${CAPS}`, { HAS_CLASSES: false, CAPS }, [
+    ...[numbers, rows, rowState, softcap, isAll ? sweptAll : sweptSums, tokenState],
+    loadsFrom(isAll ? 5 : 4, reading),
+    classWeights(false, 0),
+    ...(isAll ? [rowResults, finishResults] : [NO_RESULTS]),
     finishRows,
   ])
 }
 
-/** Stage 2. */
-export function sequenceSumsShader(WEIGHS: boolean, IS_PLAIN: boolean): Shader {
-  return shader(`sequence-sums ${WEIGHS} ${IS_PLAIN}`, { WEIGHS, IS_PLAIN }, [
-    numbers,
-    rows,
-    rowState,
-    tokenState,
+/** What is summed over sequences. */
+export interface Summing {
+  of: 'own' | 'plain' | 'logWeights'
+  /** Tokens have weights. */
+  WEIGHS: boolean
+}
+
+const LOG_SUM_SQUARED_PROBS = `@group(0) @binding(6) var<storage, read_write> results: array<RowResults>;
+fn logSumSquaredProbs(row: u32) -> TwoFloat { return logOf(two(results[row].sumSquaredProbs)); }`
+
+/** Stage 2: params, targets, sequences, weights, states, sums; for logWeights the results of rows. */
+export function sequenceSumsShader({ of, WEIGHS }: Summing): Shader {
+  const constants = { WEIGHS, IS_PLAIN: of === 'plain', OF_LOG_WEIGHTS: of === 'logWeights' }
+  return shader(`sequence-sums ${WEIGHS} ${of}`, constants, [
+    ...[numbers, rows, rowState, tokenState],
+    of === 'logWeights'
+      ? [rowResults, LOG_SUM_SQUARED_PROBS].join('\n')
+      : 'fn logSumSquaredProbs(row: u32) -> TwoFloat { return two(0); }',
     sequenceSums,
   ])
 }
 
-/** Stage 4 begins. */
-export function finishGradientShader(WEIGHS: boolean, HAS_OWN: boolean, DEFERS: boolean): Shader {
-  return shader(`finish-gradient ${WEIGHS} ${HAS_OWN} ${DEFERS}`, { WEIGHS, HAS_OWN, DEFERS }, [
-    numbers,
-    rows,
-    rowState,
-    tokenState,
-    rowValues,
+/** How stage 4 begins. */
+export interface Finishing {
+  WEIGHS: boolean
+  /** Rows have coefficients of their own. */
+  HAS_OWN: boolean
+  /** The scale of rows is the caller's to multiply by. */
+  DEFERS: boolean
+  HAS_CLASSES: boolean
+}
+
+const ROW_SCALE = `@group(0) @binding(8) var<storage, read_write> rowScale: array<TwoFloat>;
+fn putRowScale(row: u32, scale: TwoFloat) { rowScale[row] = scale; }`
+
+/**
+ * Stage 4 begins: params, targets, sequences, weights, states, coefficients, own, values; then class weights or row scales,
+ * which do not go together.
+ */
+export function finishGradientShader(finishing: Finishing): Shader {
+  const name = `finish-gradient ${Object.values(finishing).join(' ')}`
+  return shader(name, { ...finishing }, [
+    ...[numbers, rows, rowState, tokenState, rowValues],
+    classWeights(finishing.HAS_CLASSES, 8),
+    finishing.DEFERS ? ROW_SCALE : 'fn putRowScale(row: u32, scale: TwoFloat) {}',
     finishGradient,
   ])
 }
 
-/** Stage 4. */
-export function logitsGradientShader(writing: Writing): Shader {
+/** How a gradient is written. */
+export interface GradientWriting extends Writing {
+  /** The derivative of a logit is more than a multiple of its probability. */
+  FULL: boolean
+  CAPS: boolean
+  HAS_CLASSES: boolean
+}
+
+/** Stage 4: params, targets, values, logits and gradient, or both in one; class weights. */
+export function logitsGradientShader({ FULL, CAPS, HAS_CLASSES, ...writing }: GradientWriting): Shader {
   const { dtype, outDType, vector, shared } = writing
-  return shader(`logits-gradient ${dtype} ${outDType} ${vector} ${shared}`, { FULL: false }, [
-    numbers,
-    rounding,
-    rows,
-    rowState,
-    tokenState,
-    rowValues,
+  const name = `logits-gradient ${[dtype, outDType, vector, shared, FULL, CAPS, HAS_CLASSES].join(' ')}`
+  return shader(name, { FULL, CAPS, HAS_CLASSES }, [
+    ...[numbers, rounding, rows, rowState, softcap, tokenState, rowValues],
     loadsAndStores(3, writing),
+    classWeights(HAS_CLASSES, shared ? 4 : 5),
     logitsGradient,
   ])
 }

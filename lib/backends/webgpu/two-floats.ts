@@ -29,3 +29,10 @@ export function temperatureConstants(temperature: number): Float32Array {
   const high = Math.round(ln2 / step) * step
   return Float32Array.of(1 / ln2, high, ln2 - high, 1 / temperature)
 }
+
+/** `[4]` the `Cap` of softcap.wgsl. */
+export function capConstants(scale: number | undefined): Float32Array {
+  if (scale === undefined) return new Float32Array(4)
+  const high = Math.fround(2 * scale)
+  return Float32Array.of(high, 2 * scale - high, 43 / scale, 0)
+}

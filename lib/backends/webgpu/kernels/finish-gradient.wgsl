@@ -17,7 +17,6 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> coefficients: array<TwoFloat>;
 @group(0) @binding(6) var<storage, read_write> own: array<Slopes>;
 @group(0) @binding(7) var<storage, read_write> values: array<RowValues>;
-@group(0) @binding(8) var<storage, read_write> rowScale: array<TwoFloat>;
 
 // The derivatives of the loss with respect to a row's results, and its entropy.
 struct Slopes {
@@ -55,10 +54,12 @@ fn exponentForUnit(factor: f32, complement: f32) -> i32 {
   return min(exponent, select(60, 60 - below, below < 0));
 }
 
-fn valuesOf(state: TokenState, slopes: Slopes) -> RowValues {
+fn valuesOf(state: TokenState, slopes: Slopes, label: i32) -> RowValues {
   let entropy = slopes.ofEntropy;
-  let everywhere = mul(slopes.meanLogit, params.perLogit) / f32(params.vocab);
-  var v = RowValues(state.unit, 0, 0, 0, everywhere.x, everywhere.x, 0);
+  let everywhere = div(mul(slopes.meanLogit, params.perLogit), twoOfInteger(i32(params.vocab)));
+  var ofLabel = everywhere;
+  if (HAS_CLASSES && label >= 0) { ofLabel = weighed(everywhere, two(classWeight(u32(label)))); }
+  var v = RowValues(state.unit, 0, 0, 0, everywhere.x, ofLabel.x, 0);
   if (isZero(slopes.logProb) && isZero(slopes.logSumExp) && isZero(slopes.entropy)) { return v; }
   // d entropy / d s_j = -p_j · (log p_j + entropy), and log p_j = log w_j - log total.
   let p = expOf(state.logProb);
@@ -69,7 +70,7 @@ fn valuesOf(state: TokenState, slopes: Slopes) -> RowValues {
     if (!isZero(p)) { atLabel = sub(atLabel, mul(mul(slopes.entropy, p), add(state.logProb, entropy))); }
     constant = sub(constant, mul(slopes.entropy, sub(entropy, logOf(two(state.total)))));
   }
-  v.atLabel = add(mul(atLabel, params.perLogit), everywhere).x;
+  v.atLabel = add(mul(atLabel, params.perLogit), ofLabel).x;
   let perTotal = div(params.perLogit, two(state.total));
   constant = mul(constant, perTotal);
   let perLog = mul(neg(slopes.entropy), perTotal);
@@ -97,10 +98,10 @@ fn finishGradient(
   if (HAS_OWN) { slopes = own[row]; }
   slopes.logProb = add(slopes.logProb, ofSequence);
   if (DEFERS) {
-    rowScale[row] = slopes.logProb;
+    putRowScale(row, slopes.logProb);
     slopes.logProb = two(f32(takesPart(row, slopes.logProb)));
   }
-  values[row] = valuesOf(states[row], slopes);
+  values[row] = valuesOf(states[row], slopes, label);
 }
 
 // What a row's sequence gives it of d loss / d log-prob.

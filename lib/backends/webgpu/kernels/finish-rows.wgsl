@@ -2,11 +2,13 @@
 struct Params {
   temperature: Temperature,
   rows: Rows,
+  cap: Cap,
   inverse: TwoFloat,  // 1 / T
   zero: u32,
   first: u32,  // row of the window
   count: u32,  // rows of the window
   segments: u32,  // of a row
+  vocab: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -66,9 +68,13 @@ fn finishRows(
   if (label < 0) {
     let nan = notANumber();
     states[row] = TokenState(two(nan), nan, nan, Unit(0, 0), nan, 0);
+    putResults(row, nothingSwept(), states[row], label);
     return;
   }
   var swept = partials[row * params.segments];
   for (var i = 1u; i < params.segments; i++) { swept = merged(swept, partials[row * params.segments + i]); }
-  states[row] = finished(swept, loadLogit(rowStart(params.rows, row) + u32(label)));
+  let labelLogit = capped4(vec4f(loadLogit(rowStart(params.rows, row) + u32(label)))).x;
+  let state = finished(swept, labelLogit);
+  states[row] = state;
+  putResults(row, swept, state, label);
 }

@@ -4,6 +4,7 @@ struct Params {
   temperature: Temperature,
   rows: Rows,
   outRows: Rows,
+  cap: Cap,
   zero: u32,
   first: u32,  // row of the window
   count: u32,  // rows of the window
@@ -19,15 +20,48 @@ struct Params {
 const TILE = 16 * WORKGROUP;
 
 fn isConstant(v: RowValues) -> bool { return v.constant == 0 && v.perLog == 0; }
+fn isNothing(v: RowValues) -> bool { return isConstant(v) && v.everywhere == 0 && v.atLabel == 0; }
 
-// What logits become, all but the label's.
-fn gradientOf(x: vec4f, v: RowValues) -> vec4f {
+// What logits become, all but the label's. Of capped ones that is to be multiplied by the slope of the cap.
+fn gradientOf(x: vec4f, v: RowValues, everywhere: vec4f) -> vec4f {
   let powers = powersOf(x, v.unit, params.temperature);
-  if (!FULL) {
-    // The factor goes in before the power, which may leave the normal numbers.
-    return v.constant * powers.mantissa * bitcast<vec4f>((min(powers.power, vec4i(127)) + 127) << vec4u(23));
+  // The factor goes in before the power, which may be as small as float32 is.
+  if (!FULL) { return v.constant * powers.mantissa * powersOfTwo4(powers.power); }
+  let logs = vec4f(powers.power - v.scale) * LN2.x + powers.rest;
+  return (v.constant + v.perLog * logs) * powers.mantissa * powersOfTwo4(powers.power) + everywhere;
+}
+
+// What is added to four logits alike but for the weights of their classes.
+fn everywhereAt(v: RowValues, at: u32) -> vec4f {
+  var everywhere = vec4f(v.everywhere);
+  if (HAS_CLASSES) {
+    for (var i = 0u; i < 4; i++) { everywhere[i] *= classWeight(min(at + i, params.vocab - 1)); }
   }
-  return valueOf(powers) * v.constant;
+  return everywhere;
+}
+
+// Four derivatives of a row with a distribution.
+fn quadOf(start: u32, at: u32, v: RowValues, label: u32) -> vec4f {
+  let everywhere = everywhereAt(v, at);
+  var x = vec4f(0);
+  var slope = vec4f(1);
+  if (!isConstant(v) || (CAPS && !isNothing(v))) {
+    if (at + 4 <= params.vocab) {
+      x = loadLogits4(start + at);
+    } else {
+      for (var i = 0u; at + i < params.vocab; i++) { x[i] = loadLogit(start + at + i); }
+    }
+    if (CAPS) {
+      let capped = cappedWithSlope(x);
+      x = capped.value;
+      slope = capped.slope;
+    }
+  }
+  var gradient = everywhere;
+  if (!isConstant(v)) { gradient = gradientOf(x, v, everywhere); }
+  if (label - at < 4) { gradient[label - at] = v.atLabel; }
+  if (CAPS) { gradient *= slope; }
+  return gradient;
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -46,25 +80,16 @@ fn logitsGradient(
   let out = rowStart(params.outRows, row);
   var v = RowValues(Unit(0, 0), 0, 0, 0, 0, 0, 0);
   if (isActive) { v = values[row]; }
-  let isNaNs = isNan(v.constant);
-  let reads = isActive && !isNaNs && !isConstant(v);
+  let hasValues = isActive && !isNan(v.constant);
   let first = index % params.tiles * TILE + 4 * thread;
   for (var at = first; at < min(first + TILE, params.vocab); at += 4 * WORKGROUP) {
-    let isWhole = at + 4 <= params.vocab;
-    var x = vec4f(select(v.everywhere, v.constant, isNaNs));
-    if (reads) {
-      if (isWhole) {
-        x = loadLogits4(start + at);
-      } else {
-        for (var i = 0u; at + i < params.vocab; i++) { x[i] = loadLogit(start + at + i); }
-      }
-      x = gradientOf(x, v);
-    }
-    if (!isNaNs && label >= 0 && u32(label) - at < 4) { x[u32(label) - at] = v.atLabel; }
-    if (isWhole) {
-      storeGradient4(out + at, x);
+    // 0, or NaN.
+    var gradient = vec4f(v.constant);
+    if (hasValues) { gradient = quadOf(start, at, v, u32(label)); }
+    if (at + 4 <= params.vocab) {
+      storeGradient4(out + at, gradient);
     } else {
-      for (var i = 0u; at + i < params.vocab; i++) { storeGradient(out + at + i, x[i]); }
+      for (var i = 0u; at + i < params.vocab; i++) { storeGradient(out + at + i, gradient[i]); }
     }
   }
 }

@@ -61,9 +61,10 @@ fn powersOf(x: vec4f, unit: Unit, t: Temperature) -> Powers {
   return Powers(1 + expPolynomial4(r), max(vec4i(n) - unit.exponent, vec4i(-127)), r);
 }
 
-fn valueOf(powers: Powers) -> vec4f {
-  return powers.mantissa * bitcast<vec4f>((powers.power + 127) << vec4u(23));
-}
+// 2^n for -127 <= n <= 127, and 0 for -127.
+fn powersOfTwo4(n: vec4i) -> vec4f { return bitcast<vec4f>((n + 127) << vec4u(23)); }
+
+fn valueOf(powers: Powers) -> vec4f { return powers.mantissa * powersOfTwo4(powers.power); }
 
 // Above INFINITY_BITS for NaN and +∞, which a row of logits cannot have.
 fn rank4(x: vec4f) -> vec4u {

@@ -1,10 +1,11 @@
 // Stage 2: the log-probs of a sequence's active rows are added up, by one workgroup, in an order that depends on the length
-// of the sequence alone.
+// of the sequence alone. For WPO it is log p - log Σp² that is added up, without the weights of tokens.
 struct Params {
   zero: u32,
   sequenceCount: u32,
   average: u32,
   emptyLogProb: u32,  // its bits: 0 or NaN
+  begin: u32,         // where the sums are written
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -19,6 +20,7 @@ var<workgroup> lanes: array<TwoFloat, WORKGROUP>;
 // A weight of 0 takes a row out, whatever it holds.
 fn weighed(row: u32) -> TwoFloat {
   let logProb = states[row].logProb;
+  if (OF_LOG_WEIGHTS) { return sub(logProb, logSumSquaredProbs(row)); }
   if (!WEIGHS) { return logProb; }
   let weight = select(weights[row].own, weights[row].plain, IS_PLAIN);
   if (isZero(weight)) { return two(0); }
@@ -50,5 +52,5 @@ fn sequenceSums(
   } else if (params.average != 0) {
     total = div(total, twoOfInteger(count));
   }
-  sums[s] = total;
+  sums[params.begin + s] = total;
 }

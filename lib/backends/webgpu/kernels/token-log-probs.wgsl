@@ -4,6 +4,8 @@
 struct Params {
   temperature: Temperature,
   rows: Rows,
+  cap: Cap,
+  inverse: TwoFloat,  // 1 / T
   zero: u32,
   first: u32,  // row of the window
   count: u32,  // rows of the window
@@ -18,16 +20,15 @@ struct Params {
 
 var<workgroup> lanes: array<Swept, WORKGROUP>;
 
-// Four logits of the row, of which those past its end and the label itself count for nothing.
-fn quadOf(row: u32, at: u32, end: u32, label: u32) -> vec4f {
+// Four logits of the row, and -∞ past its end.
+fn quadOf(row: u32, at: u32, end: u32) -> vec4f {
   var x = vec4f(-infinity());
   if (at + 4 <= end) {
     x = loadLogits4(row + at);
   } else {
     for (var i = 0u; at + i < end; i++) { x[i] = loadLogit(row + at + i); }
   }
-  if (label - at < 4) { x[label - at] = -infinity(); }
-  return x;
+  return capped4(x);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -51,8 +52,16 @@ fn tokenLogProbs(
   for (var at = begin + 4 * thread; at < end; at += 16 * WORKGROUP) {
     var x = array<vec4f, 4>();
     for (var i = 0u; i < 4; i++) {
-      x[i] = quadOf(start, at + 4 * i * WORKGROUP, end, label);
-      worst = max(worst, rank4(x[i]));
+      let place = at + 4 * i * WORKGROUP;
+      if (place < end) {
+        x[i] = quadOf(start, place, end);
+        swept = addLogits(swept, x[i], place, end - place);
+        worst = max(worst, rank4(x[i]));
+        // Left out of the sums.
+        if (label - place < 4) { x[i][label - place] = -infinity(); }
+      } else {
+        x[i] = vec4f(-infinity());
+      }
     }
     swept = addTile(swept, x, at);
   }

@@ -1,0 +1,33 @@
+// The end of stage 1 where more is asked for than log-probs.
+@group(0) @binding(4) var<storage, read_write> results: array<RowResults>;
+
+fn putResults(row: u32, swept: Swept, state: TokenState, label: i32) {
+  results[row] = resultsOf(swept, state, label);
+}
+
+fn resultsOf(swept: Swept, state: TokenState, label: i32) -> RowResults {
+  if (isNan(state.logProb.x)) {
+    let nan = two(notANumber());
+    return RowResults(nan, nan, nan, nan, nan.x, -1);
+  }
+  var r: RowResults;
+  let p = expOf(state.logProb);
+  let total = two(state.total);
+  let logTotal = logOf(total);
+  r.logSumExp = add(logTotal, logRatio(state.unit, Unit(0, 0), params.inverse));
+  // H = log total - Σ p · log e, with log e measured in the row's own unit so that nothing large cancels.
+  let rest = rescaled(swept, state.unit);
+  var labelTerm = two(0);
+  if (!isZero(p)) { labelTerm = mul(p, logRatio(Unit(state.labelLogit, 0), state.unit, params.inverse)); }
+  r.entropy = sub(logTotal, labelTerm);
+  if (!isZero(rest.sum)) { r.entropy = sub(r.entropy, div(rest.weighted, total)); }
+  // Rounding: a certain row has no entropy.
+  if (r.entropy.x < 0) { r.entropy = two(0); }
+  r.sumSquaredProbs = add(mul(p, p), div(rest.squares, mul(total, total))).x;
+  let labelWins = state.labelLogit > swept.maximum || (state.labelLogit == swept.maximum && label < swept.argmax);
+  r.argmax = select(swept.argmax, label, labelWins);
+  let perLogit = div(params.inverse, twoOfInteger(i32(params.vocab)));
+  r.meanLogit = mul(swept.logits, perLogit);
+  r.weightedMean = mul(swept.ofClasses, perLogit);
+  return r;
+}

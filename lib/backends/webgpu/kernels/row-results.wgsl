@@ -1,0 +1,9 @@
+// Results of a row that the backward does not need. All are NaN where the row has no distribution.
+struct RowResults {
+  entropy: TwoFloat,
+  logSumExp: TwoFloat,
+  meanLogit: TwoFloat,     // of x / T
+  weightedMean: TwoFloat,  // of x / T times the weight of its class
+  sumSquaredProbs: f32,
+  argmax: i32,
+}
