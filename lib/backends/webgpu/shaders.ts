@@ -32,7 +32,8 @@ export interface Shader {
 
 type Constant = number | boolean
 
-function shader(name: string, constants: Record<string, Constant>, parts: readonly string[]): Shader {
+/** Constants and files put together. */
+export function shader(name: string, constants: Record<string, Constant>, parts: readonly string[]): Shader {
   const all = { WORKGROUP, ...constants }
   const lines = Object.entries(all).map(
     ([key, value]) => `const ${key} = ${value}${Number.isInteger(value) ? 'u' : ''};`,

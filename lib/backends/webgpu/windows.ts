@@ -24,7 +24,8 @@ export interface View extends Region {
   rows: Uint32Array
 }
 
-const SIZES = { float32: 4, float16: 2, bfloat16: 2 }
+/** Bytes of an element. */
+export const SIZES = { float32: 4, float16: 2, bfloat16: 2 }
 
 /** Whether rows can be read and written four elements at a time. */
 export function isVector({ data, dtype, vocab, batchStride, timeStride }: GpuRows): boolean {
