@@ -4,7 +4,7 @@
 // Letters: π policy, ρ reference, w chosen, l rejected, n active tokens; c = π_w - ρ_w, r = π_l - ρ_l, Δ = c - r;
 // ε = labelSmoothing. x̄ is x divided by its own n. Names are TRL's where TRL has the loss.
 //
-// What every pair of a call shares and decides what is compiled is in constants that loss-modules.ts writes:
+// What every pair of a call shares and decides what is compiled is in constants that loss-shaders.ts writes:
 // DIVERGENCE, SFT_NORMALIZATION, AVERAGE, ALPHA_REWARD, FIRST_LOSS and the numbers of the losses.
 
 const REVERSE_KL = 0u;
@@ -29,42 +29,11 @@ struct Pair {
 fn chosenRatio(p: Pair) -> TwoFloat { return sub(p.policyChosen, p.referenceChosen); }
 fn rejectedRatio(p: Pair) -> TwoFloat { return sub(p.policyRejected, p.referenceRejected); }
 
-struct LossConstants {
-  beta: TwoFloat,
-  labelSmoothing: TwoFloat,
-  offset: TwoFloat,
-  targetMargin: TwoFloat,
-  gamma: TwoFloat,
-  rewardShift: TwoFloat,
-  dpopLambda: TwoFloat,
-  discopopTau: TwoFloat,
-  alpha: TwoFloat,
-  rewardAlpha: TwoFloat,
-  pairDivisor: TwoFloat,   // what sums over pairs are divided by
-  tokenDivisor: TwoFloat,  // what sft's sum over tokens is divided by
-}
-
 // Value of a pair's loss and its derivatives with respect to the two policy log-probs.
 struct LossValue {
   loss: TwoFloat,
   dChosen: TwoFloat,
   dRejected: TwoFloat,
-}
-
-const ZERO = TwoFloat(0, 0);
-const HALF = TwoFloat(0.5, 0);
-const ONE = TwoFloat(1, 0);
-const TWO = TwoFloat(2, 0);
-
-fn square(x: TwoFloat) -> TwoFloat { return mul(x, x); }
-
-// A weight times what it weighs. 0 means that this takes no part, whatever it is: 0 · ∞ and 0 · NaN are 0.
-fn weighed(weight: TwoFloat, value: TwoFloat) -> TwoFloat { return select(mul(weight, value), ZERO, isZero(weight)); }
-
-// A product of derivatives, in which 0 · ∞ is 0.
-fn chained(a: TwoFloat, b: TwoFloat) -> TwoFloat {
-  let product = mul(a, b);
-  return select(product, ZERO, isNan(product.x) && !isNan(a.x) && !isNan(b.x));
 }
 
 // α - 1 below which the alpha divergence is the reverse KL: (α - 1) x would no longer hold the digits of x.
@@ -187,12 +156,12 @@ fn smoothed(d: Difference, epsilon: TwoFloat) -> LossValue {
 fn loss_sigmoid(p: Pair, k: LossConstants) -> LossValue { return smoothed(scoredDifference(p, k), k.labelSmoothing); }
 
 // Robust DPO, Chowdhury et al. 2024: unbiased under flips of probability ε. With log σ(-z) = log σ(z) - z the paper's
-// [-(1 - ε) log σ(z) + ε log σ(-z)] / (1 - 2 ε) is this, in which nothing cancels as ε approaches 1/2.
+// [-(1 - ε) log σ(z) + ε log σ(-z)] / (1 - 2 ε) is this, in which nothing cancels as ε approaches 1/2. flips is
+// ε / (1 - 2 ε), which a two-float ε has not the digits for.
 fn loss_robust(p: Pair, k: LossConstants) -> LossValue {
   let d = scoredDifference(p, k);
   let yes = logSigmoidOf(d.z);
-  let flips = div(k.labelSmoothing, sub(ONE, mul(TWO, k.labelSmoothing)));
-  return through(d, neg(add(yes.value, weighed(flips, d.z))), neg(add(yes.slope, flips)));
+  return through(d, neg(add(yes.value, weighed(k.flips, d.z))), neg(add(yes.slope, k.flips)));
 }
 
 // SLiC, Zhao et al. 2023, on rewards; the derivative at the kink is 0.
@@ -334,10 +303,10 @@ fn loss_dpop(p: Pair, k: LossConstants) -> LossValue {
 // rewards. Their squared distance:
 fn loss_rpo_sq(p: Pair, k: LossConstants) -> LossValue { return squaredGap(ratioDifference(p, k.beta), k.targetMargin); }
 
-// The Kullback-Leibler divergence from one pair of probabilities to another.
-fn divergence(from: Logistic, to: Logistic) -> TwoFloat {
-  return add(weighed(from.no.slope, sub(from.yes.value, to.yes.value)),
-             weighed(from.yes.slope, sub(from.no.value, to.no.value)));
+// The Kullback-Leibler divergence from the probabilities of a to those of b.
+fn divergence(a: Logistic, b: Logistic) -> TwoFloat {
+  return add(weighed(a.no.slope, sub(a.yes.value, b.yes.value)),
+             weighed(a.yes.slope, sub(a.no.value, b.no.value)));
 }
 
 // σ(x) - σ(y), to the last digits where x and y are near.

@@ -129,45 +129,50 @@ fn log1pFloat(x: f32) -> f32 {
 // ---- Two-float numbers
 //
 // (high, low) is high + low, and |low| is half an ULP of high at most: 48 bits. Where high is NaN or infinite, low is 0.
-// Of numbers below 2^-102, low has fewer digits, as it is subnormal. There are no branches in the arithmetic, since a
-// kernel has many copies of it.
+// Of numbers below 2^-102, low has fewer digits, as it is subnormal. The arithmetic has no branches and as few steps as
+// will do, since a kernel has many copies of it.
 
 alias TwoFloat = vec2f;
 
+const ZERO = TwoFloat(0, 0);
+const HALF = TwoFloat(0.5, 0);
+const ONE = TwoFloat(1, 0);
+const TWO = TwoFloat(2, 0);
+
 fn two(x: f32) -> TwoFloat { return TwoFloat(x, 0); }
 
-// The exact sum of two float32, of which a is the larger, or is 0 (Dekker).
+// The exact sum of two finite float32, of which a is the larger, or is 0 (Dekker).
 fn orderedSum(a: f32, b: f32) -> TwoFloat {
   let high = hide(a + b);
-  return TwoFloat(high, select(0, b - hide(high - a), isFinite(high)));
+  return TwoFloat(high, b - hide(high - a));
 }
 
-// The exact sum of any two float32.
+// The exact sum of any two finite float32.
 fn twoSum(a: f32, b: f32) -> TwoFloat {
   let ordered = select(vec2f(b, a), vec2f(a, b), abs(a) > abs(b));
   return orderedSum(ordered.x, ordered.y);
 }
 
-// The exact product of two float32 (Dekker): products of their halves, of 12 bits each, are exact.
+// The exact product of two finite float32 (Dekker): products of their halves, of 12 bits each, are exact.
 fn twoProduct(a: f32, b: f32) -> TwoFloat {
-  const HALF = 0xfffff000u;
+  const FIRST_BITS = 0xfffff000u;
   let high = hide(a * b);
-  let a1 = floatOf(bitsOf(a) & HALF);
-  let b1 = floatOf(bitsOf(b) & HALF);
+  let a1 = floatOf(bitsOf(a) & FIRST_BITS);
+  let b1 = floatOf(bitsOf(b) & FIRST_BITS);
   let a2 = a - a1;
   let b2 = b - b1;
-  let low = hide(hide(hide(a1 * b1 - high) + a1 * b2) + a2 * b1) + a2 * b2;
-  return TwoFloat(high, select(0, low, isFinite(high)));
+  return TwoFloat(high, hide(hide(hide(a1 * b1 - high) + a1 * b2) + a2 * b1) + a2 * b2);
 }
+
+// x, but where its high part is NaN or infinite, that alone.
+fn whereFinite(high: f32, x: TwoFloat) -> TwoFloat { return select(two(high), x, isFinite(high)); }
 
 fn neg(a: TwoFloat) -> TwoFloat { return -a; }
 
-// Within 2^-46 of the result.
+// Within 2^-46 of the larger of |a| and |b|.
 fn add(a: TwoFloat, b: TwoFloat) -> TwoFloat {
   let high = twoSum(a.x, b.x);
-  let low = twoSum(a.y, b.y);
-  let most = orderedSum(high.x, hide(high.y + low.x));
-  return orderedSum(most.x, hide(most.y + low.y));
+  return whereFinite(high.x, orderedSum(high.x, hide(high.y + hide(a.y + b.y))));
 }
 
 fn sub(a: TwoFloat, b: TwoFloat) -> TwoFloat { return add(a, -b); }
@@ -175,23 +180,21 @@ fn sub(a: TwoFloat, b: TwoFloat) -> TwoFloat { return add(a, -b); }
 // Within 2^-45 of the result.
 fn mul(a: TwoFloat, b: TwoFloat) -> TwoFloat {
   let high = twoProduct(a.x, b.x);
-  let low = hide(high.y + (a.x * b.y + a.y * b.x));
-  return orderedSum(high.x, select(0, low, isFinite(high.x)));
+  return whereFinite(high.x, orderedSum(high.x, hide(high.y + (a.x * b.y + a.y * b.x))));
 }
 
-// Within 2^-45 of the result: two corrections of a quotient of float32, which is off by a few ULP itself.
+// Within 2^-43 of the result: the quotient of float32, which is off by a few ULP itself, and that of what it leaves.
 fn div(a: TwoFloat, b: TwoFloat) -> TwoFloat {
   let first = hide(a.x / b.x);
-  let rest = sub(a, mul(b, two(first)));
-  let second = hide(rest.x / b.x);
-  let third = sub(rest, mul(b, two(second))).x / b.x;
-  return select(two(first), add(orderedSum(first, second), two(third)), isFinite(first) && isFinite(b.x));
+  let product = twoProduct(first, b.x);
+  let rest = hide(hide(a.x - product.x) - product.y) + (a.y - first * b.y);
+  return select(two(first), orderedSum(first, hide(rest / b.x)), isFinite(first) && isFinite(b.x));
 }
 
 // x · 2^n.
 fn scaled(x: TwoFloat, n: i32) -> TwoFloat {
   let high = hide(timesPowerOfTwo(x.x, n));
-  return TwoFloat(high, select(0, timesPowerOfTwo(x.y, n), isFinite(high)));
+  return whereFinite(high, TwoFloat(high, timesPowerOfTwo(x.y, n)));
 }
 
 fn twoOfInteger(n: i32) -> TwoFloat {
@@ -207,6 +210,8 @@ fn less(a: TwoFloat, b: TwoFloat) -> bool {
 }
 
 fn equal(a: TwoFloat, b: TwoFloat) -> bool { return !isNan(a.x) && a.x == b.x && a.y == b.y; }
+
+fn square(x: TwoFloat) -> TwoFloat { return mul(x, x); }
 
 fn absolute(x: TwoFloat) -> TwoFloat { return select(x, -x, x.x < 0); }
 

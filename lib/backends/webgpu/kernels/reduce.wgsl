@@ -2,12 +2,12 @@
 
 var<workgroup> parts: array<TwoFloat, WORKGROUP>;
 
-// The sum, for every invocation. `local` is the invocation's index; all of them must come here.
-fn workgroupSum(part: TwoFloat, local: u32) -> TwoFloat {
-  parts[local] = part;
+// The sum, for every invocation. `thread` is the invocation's index; all of them must come here.
+fn workgroupSum(part: TwoFloat, thread: u32) -> TwoFloat {
+  parts[thread] = part;
   workgroupBarrier();
   for (var half = WORKGROUP / 2; half > 0; half /= 2) {
-    if (local < half) { parts[local] = add(parts[local], parts[local + half]); }
+    if (thread < half) { parts[thread] = add(parts[thread], parts[thread + half]); }
     workgroupBarrier();
   }
   let sum = parts[0];
@@ -15,5 +15,3 @@ fn workgroupSum(part: TwoFloat, local: u32) -> TwoFloat {
   return sum;
 }
 
-// The index of an invocation in a grid of one or two dimensions.
-fn indexOf(id: vec3u, groups: vec3u) -> u32 { return id.y * groups.x * WORKGROUP + id.x; }
