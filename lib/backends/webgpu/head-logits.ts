@@ -9,7 +9,7 @@ import { multiply, type Operand, type Recorder } from './head-product.js'
 import { GROUP, ROW_GROUP } from './head-shaders.js'
 import { type Part, partOf, partsOf, type RowsPart, regionOf } from './parts.js'
 import { uniforms } from './uniforms.js'
-import { type GpuRows, SIZES, type View, type Window } from './windows.js'
+import { type GpuRows, SIZES, type View, type Window, type WindowedLogits } from './windows.js'
 
 /** Bytes of logits at a time where the caller has no say. */
 const CHUNK = 2 ** 26
@@ -37,12 +37,14 @@ export class LogitsScratch {
 }
 
 /** The logits of the output layer for some of the rows of its hidden states. */
-export class HeadLogits {
+export class HeadLogits implements WindowedLogits {
+  readonly dtype = 'float32'
+  readonly vector = true
   readonly hidden: GpuRows
   readonly width: number
   /** Elements from row to row. */
   readonly stride: number
-  readonly chunks: readonly Chunk[]
+  readonly windows: readonly Chunk[]
   /** Where rows begin in their chunk's part of the hidden states. */
   readonly places: Region
   /** The weights of a word are neighbours: the weight is stored as [vocab, width]. */
@@ -76,7 +78,7 @@ export class HeadLogits {
     const isKept = spans.length * chunkBytes <= Math.min(scratch.budget ?? 0, limits.maxBufferSize)
     if (isKept) this.kept = new Set()
     const places = new Uint32Array(rows.length)
-    this.chunks = spans.map(({ first, count, begin, end }, i) => {
+    this.windows = spans.map(({ first, count, begin, end }, i) => {
       const size = SIZES[this.hidden.dtype]
       const hidden = partOf(regionOf(this.hidden.data), begin * size, end * size, size, limits)
       for (let row = first; row < first + count; row++) {

@@ -7,6 +7,7 @@ import type { GpuDevice } from '../../types/index.js'
 import { preferenceLoss } from '../js/preference-loss.js'
 import { tokenLoss } from '../js/token-loss.js'
 import { unpairedPreferenceLoss } from '../js/unpaired-preference-loss.js'
+import { compactJob } from './compact-job.js'
 import { type DeviceState, stateOf } from './device.js'
 import { Plan } from './plan.js'
 import { asksForResults } from './row-results.js'
@@ -26,8 +27,16 @@ export const webGpuBackend: Backend = {
     const state = stateOf(device)
     signal?.throwIfAborted()
     state.checkThere()
-    await stages(job, state)
+    await run(job, state)
   },
+}
+
+async function run(job: Job, state: DeviceState): Promise<void> {
+  const { tokens, policy, headGradient } = job
+  if (tokens === undefined || (policy?.head ?? headGradient) === undefined) return stages(job, state)
+  const compact = compactJob({ ...job, tokens })
+  await stages(compact.job, state, compact.rows)
+  compact.expand()
 }
 
 function findsOf(stage: ForwardStage, job: Job): Finds {
@@ -36,8 +45,8 @@ function findsOf(stage: ForwardStage, job: Job): Finds {
 }
 
 // For now stage 3 is the js backend's.
-async function stages(given: Job, state: DeviceState): Promise<void> {
-  const { policy, tokens, gradient } = given
+async function stages(given: Job, state: DeviceState, headRows?: Int32Array): Promise<void> {
+  const { policy, tokens, gradient, headGradient } = given
   const rowCount = policy ? policy.logits.batch * policy.logits.time : 0
   const states = policy && (policy.states ?? new Float64Array(4 * rowCount))
   const isPlain = given.loss !== undefined && tokens?.plainWeights !== undefined
@@ -48,9 +57,14 @@ async function stages(given: Job, state: DeviceState): Promise<void> {
     ...given,
     policy: policy && { ...policy, states, plainLogProbs: perSequence() },
     gradient: gradient && { ...gradient, states: gradient.states ?? states, plainCoefficients: perSequence() },
+    headGradient: headGradient && {
+      ...headGradient,
+      states: headGradient.states ?? states,
+      plainCoefficients: perSequence(),
+    },
   }
   if (job.policy) {
-    await execute(job, state, (plan) => {
+    await execute(job, state, headRows, (plan) => {
       if (job.policy) {
         const { states, results } = plan.forward(job.policy, findsOf(job.policy, job))
         if (job.tokenLoss && results) {
@@ -74,18 +88,28 @@ async function stages(given: Job, state: DeviceState): Promise<void> {
   if (job.loss) preferenceLoss(job)
   if (job.unpairedLoss) unpairedPreferenceLoss(job)
   if (job.tokenLoss) {
-    if (job.gradient) job.gradient.tokenCoefficients = { logProb: perRow(), logSumExp: perRow(), meanLogit: perRow() }
-    tokenLoss(job.tokenLoss, tokens as Tokens, rows, job.gradient?.tokenCoefficients)
+    const last = job.gradient ?? job.headGradient
+    if (last) last.tokenCoefficients = { logProb: perRow(), logSumExp: perRow(), meanLogit: perRow() }
+    tokenLoss(job.tokenLoss, tokens as Tokens, rows, last?.tokenCoefficients)
   }
   if (job.gradient) {
     const stage = job.gradient
-    await execute(job, state, (plan) => plan.gradient(stage))
+    await execute(job, state, headRows, (plan) => plan.gradient(stage))
+  }
+  if (job.headGradient) {
+    const stage = job.headGradient
+    await execute(job, state, headRows, (plan) => plan.headGradient(stage))
   }
 }
 
-async function execute(job: Job, state: DeviceState, build: (plan: Plan) => void): Promise<void> {
+async function execute(
+  job: Job,
+  state: DeviceState,
+  headRows: Int32Array | undefined,
+  build: (plan: Plan) => void,
+): Promise<void> {
   const { device } = state
-  const plan = new Plan(job, device)
+  const plan = new Plan(job, device, headRows)
   const { steps, arenas, results } = plan
   try {
     build(plan)

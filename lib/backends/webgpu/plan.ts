@@ -1,9 +1,12 @@
 /**
  * A job as steps on the device, and its results on their way back.
  */
-import type { ForwardStage, GradientStage, Job, Tokens } from '../../job.js'
-import type { GpuDevice } from '../../types/index.js'
+import type { ForwardStage, GradientStage, Head, HeadGradientStage, Job, Rows, Tokens } from '../../job.js'
+import type { GpuDevice, GpuLimits } from '../../types/index.js'
 import { Arenas, type Region } from './arena.js'
+import type { Writing } from './elements.js'
+import { HeadGradients } from './head-gradient.js'
+import { HeadLogits, LogitsScratch } from './head-logits.js'
 import { ReadBack } from './read-back.js'
 import { asksForResults, takeLogProbs, takeResults } from './row-results.js'
 import {
@@ -21,7 +24,7 @@ import { HostCopies } from './tensors.js'
 import { type TokenRegions, tokenRegions } from './token-regions.js'
 import { capConstants, setTwoFloat, temperatureConstants, twoFloats } from './two-floats.js'
 import { uniforms } from './uniforms.js'
-import { type GpuRows, isVector, windowsOf } from './windows.js'
+import { isVector, type Window, type WindowedLogits, windowsOf } from './windows.js'
 
 /** Bytes of structures in shaders. */
 const SIZES = { TokenState: 32, SweptSums: 16, SweptAll: 56, RowResults: 40, RowValues: 32, TwoFloat: 8 }
@@ -41,15 +44,40 @@ export class Plan {
   readonly copies: HostCopies
   readonly results = new ReadBack()
   private readonly tokenRegions: TokenRegions | undefined
+  private readonly scratch: LogitsScratch
+  private readonly heads = new Map<Head, HeadLogits>()
 
   constructor(
     private readonly job: Job,
     private readonly device: GpuDevice,
+    /** Of a job on an output layer: which rows of its hidden states it is on. */
+    private readonly headRows: Int32Array = new Int32Array(0),
   ) {
     const { minStorageBufferOffsetAlignment, minUniformBufferOffsetAlignment } = device.limits
     this.arenas = new Arenas(Math.max(minStorageBufferOffsetAlignment, minUniformBufferOffsetAlignment))
     this.copies = new HostCopies(device)
     this.tokenRegions = job.tokens && tokenRegions(job.tokens, this.arenas.inputs)
+    this.scratch = new LogitsScratch(this.arenas.logits, job.headGradient?.logitsBudget)
+  }
+
+  get limits(): GpuLimits {
+    return this.device.limits
+  }
+
+  /** The logits of an output layer. */
+  private headLogits(head: Head, { vocab }: Rows): HeadLogits {
+    let logits = this.heads.get(head)
+    if (logits === undefined) {
+      logits = new HeadLogits(this, head, vocab, this.headRows, this.scratch)
+      this.heads.set(head, logits)
+    }
+    return logits
+  }
+
+  private logitsOf({ logits: rows, head }: ForwardStage): WindowedLogits {
+    if (head) return this.headLogits(head, rows)
+    const logits = this.copies.rows(rows)
+    return { ...logits, vector: isVector(logits), windows: windowsOf([logits], false, this.limits) }
   }
 
   private get tokens(): Tokens & { on: TokenRegions } {
@@ -59,28 +87,36 @@ export class Plan {
   /** Stages 1 and 2. */
   forward(stage: ForwardStage, finds: Finds): FoundRows {
     const { work } = this.arenas
-    const logits = this.copies.rows(stage.logits)
-    const states = work.room(rowsOf(logits) * SIZES.TokenState)
-    const results = finds === 'sums' ? undefined : work.room(rowsOf(logits) * SIZES.RowResults)
-    this.tokenLogProbs(logits, finds, states, results)
+    const rowCount = rowsOf(stage.logits)
+    const states = work.room(rowCount * SIZES.TokenState)
+    const results = finds === 'sums' ? undefined : work.room(rowCount * SIZES.RowResults)
+    this.tokenLogProbs(this.logitsOf(stage), rowCount, finds, states, results)
     this.sequenceSums(stage, states, results)
     this.takeResults(stage, states, results)
     return { states, results }
   }
 
   /** Stage 1. */
-  private tokenLogProbs(logits: GpuRows, finds: Finds, states: Region, results: Region | undefined): void {
+  private tokenLogProbs(
+    logits: WindowedLogits,
+    rowCount: number,
+    finds: Finds,
+    states: Region,
+    results: Region | undefined,
+  ): void {
     const { targets } = this.tokens.on
     const { temperature, capScale } = this.tokens
-    const { vocab, dtype } = logits
+    const { vocab, dtype, vector } = logits
     const segments = Math.ceil(vocab / SEGMENT)
     const segmentLength = 4 * Math.ceil(vocab / segments / 4)
     const size = finds === 'sums' ? SIZES.SweptSums : SIZES.SweptAll
-    const partials = this.arenas.work.room(rowsOf(logits) * segments * size)
+    const partials = this.arenas.work.room(rowCount * segments * size)
     const classWeights = this.classWeights()
-    const sweeping = { finds, dtype, vector: isVector(logits), CAPS: capScale !== undefined }
-    for (const { first, count, views } of windowsOf([logits], false, this.device.limits)) {
+    const sweeping = { finds, dtype, vector, CAPS: capScale !== undefined }
+    for (const window of logits.windows) {
+      const { first, count, views } = window
       const [view] = views
+      logits.make?.(window)
       const common = [
         temperatureConstants(temperature),
         view.rows,
@@ -130,6 +166,10 @@ export class Plan {
     }
   }
 
+  private get HAS_CLASSES(): boolean {
+    return this.job.tokenLoss?.classWeights !== undefined
+  }
+
   /** `[V]` the weights of classes. */
   private classWeights(): Region {
     const { inputs } = this.arenas
@@ -139,45 +179,60 @@ export class Plan {
 
   /** Stage 4. */
   gradient(stage: GradientStage): void {
-    const { device } = this
-    const { targets } = this.tokens.on
-    const { temperature, capScale } = this.tokens
-    const { work } = this.arenas
     const logits = this.copies.rows(stage.logits)
     const out = this.copies.rows(stage.out, stage.skipInactive)
-    const { vocab } = logits
-    const values = work.room(rowsOf(logits) * SIZES.RowValues)
-    const own = stage.tokenCoefficients
-    const HAS_CLASSES = this.job.tokenLoss?.classWeights !== undefined
-    this.rowValues(stage, rowsOf(logits), values, HAS_CLASSES)
+    const values = this.rowValues(stage, stage.rowScale)
     const shared = logits.data.buffer === out.data.buffer
-    const writing = {
-      dtype: logits.dtype,
-      outDType: out.dtype,
-      vector: isVector(logits) && isVector(out),
-      shared,
-      FULL: own?.entropy !== undefined || own?.meanLogit !== undefined,
-      CAPS: capScale !== undefined,
-      HAS_CLASSES,
-    }
-    const tiles = Math.ceil(vocab / (16 * WORKGROUP))
-    const constants = [temperatureConstants(temperature), capConstants(capScale)] as const
-    for (const { first, count, views } of windowsOf([logits, out], shared, device.limits)) {
-      const [of, to] = views
-      const skips = Number(stage.skipInactive ?? false)
-      const tile = uniforms(constants[0], of.rows, to.rows, constants[1], 0, first, count, vocab, tiles, skips)
-      const tensors: Region[] = shared ? [of] : [of, to]
-      if (HAS_CLASSES) tensors.push(this.classWeights())
-      this.step(logitsGradientShader(writing), tile, [targets, values, ...tensors], count * tiles)
+    const vector = isVector(logits) && isVector(out)
+    const writing = { dtype: logits.dtype, outDType: out.dtype, vector, shared }
+    for (const window of windowsOf([logits, out], shared, this.limits)) {
+      this.logitsGradient(stage, window, writing, values, stage.skipInactive)
     }
     this.copies.readBack(stage.out, this.results)
   }
 
+  /** Stage 4 of an output layer. */
+  headGradient(stage: HeadGradientStage): void {
+    const logits = this.headLogits(stage.head, stage.logits)
+    const values = this.rowValues(stage)
+    const gradients = new HeadGradients(this, logits, stage, this.headRows, values)
+    const writing = { dtype: 'float32', outDType: 'float32', vector: true, shared: true } as const
+    for (const chunk of logits.windows) {
+      logits.make(chunk)
+      this.logitsGradient(stage, chunk, writing, values)
+      gradients.add(chunk)
+    }
+    gradients.finish()
+  }
+
+  private logitsGradient(
+    { logits: { vocab }, tokenCoefficients: own }: GradientStage | HeadGradientStage,
+    { first, count, views }: Window,
+    writing: Writing,
+    values: Region,
+    skipInactive = false,
+  ): void {
+    const { temperature, capScale, on } = this.tokens
+    const [of, to = of] = views
+    const tiles = Math.ceil(vocab / (16 * WORKGROUP))
+    const constants = [temperatureConstants(temperature), of.rows, to.rows, capConstants(capScale)]
+    const params = uniforms(...constants, 0, first, count, vocab, tiles, Number(skipInactive))
+    const bindings: Region[] = [on.targets, values, ...(writing.shared ? [of] : views)]
+    const { HAS_CLASSES } = this
+    if (HAS_CLASSES) bindings.push(this.classWeights())
+    const FULL = own?.entropy !== undefined || own?.meanLogit !== undefined
+    const shader = logitsGradientShader({ ...writing, FULL, CAPS: capScale !== undefined, HAS_CLASSES })
+    this.step(shader, params, bindings, count * tiles)
+  }
+
   /** What the logits of each row are turned into. */
-  private rowValues(stage: GradientStage, rowCount: number, values: Region, HAS_CLASSES: boolean): void {
+  private rowValues(stage: GradientStage | HeadGradientStage, scales?: Float64Array): Region {
     const { targets, sequences, weights, hasWeights: WEIGHS } = this.tokens.on
     const { temperature, average, capScale } = this.tokens
+    const { HAS_CLASSES } = this
     const { work } = this.arenas
+    const rowCount = rowsOf(stage.logits)
+    const values = work.room(rowCount * SIZES.RowValues)
     const states = work.put(stage.states as Float64Array)
     const { length } = stage.coefficients
     const coefficients = work.put(twoFloats([...stage.coefficients, ...(stage.plainCoefficients ?? [])]))
@@ -187,19 +242,21 @@ export class Plan {
     const plain = stage.plainCoefficients ? length : 0
     const params = uniforms(perLogit, 0, rowCount, length, Number(average), stage.logits.vocab, plain)
     const bindings = [targets, sequences, weights, states, coefficients, own, values]
-    const DEFERS = stage.rowScale !== undefined
-    if (stage.rowScale) {
+    const DEFERS = scales !== undefined
+    if (scales) {
       const rowScale = work.room(rowCount * SIZES.TwoFloat)
       bindings.push(rowScale)
-      this.results.float64(rowScale, stage.rowScale)
+      this.results.float64(rowScale, scales)
     } else if (HAS_CLASSES) {
       bindings.push(this.classWeights())
     }
     const finishing = { WEIGHS, HAS_OWN: slopes !== undefined, DEFERS, HAS_CLASSES }
     this.step(finishGradientShader(finishing), params, bindings, Math.ceil(rowCount / WORKGROUP))
+    return values
   }
 
-  private step(shader: Step['shader'], params: Uint32Array, bindings: Region[], groups: number): void {
+  step(shader: Step['shader'], params: Uint32Array, bindings: readonly Region[], groups: number): void {
+    if (groups === 0) return
     this.steps.push({ shader, bindings: [this.arenas.inputs.put(params), ...bindings], groups })
   }
 
@@ -210,12 +267,12 @@ export class Plan {
   }
 }
 
-function rowsOf({ batch, time }: GpuRows): number {
+function rowsOf({ batch, time }: Rows): number {
   return batch * time
 }
 
 /** `[R]` `Slopes` of finish-gradient.wgsl. */
-function ownSlopes({ tokenCoefficients, entropies }: GradientStage, rowCount: number): Float32Array | undefined {
+function ownSlopes({ tokenCoefficients, entropies }: GradientStage | HeadGradientStage, rowCount: number): Float32Array | undefined {
   if (tokenCoefficients === undefined) return undefined
   const { logProb, logSumExp, entropy, meanLogit } = tokenCoefficients
   const slopes = new Float32Array(10 * rowCount)
