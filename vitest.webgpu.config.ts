@@ -9,7 +9,7 @@ import { LAUNCH_WEBGPU } from './scripts/chromium.mjs'
 import { wgslFiles } from './scripts/wgsl-files.mjs'
 
 /** The trainers have their WebGPU backends in pages alone. */
-const IN_PAGES = ['test/webgpu/tfjs.test.ts', 'test/webgpu/jax.test.ts']
+const IN_PAGES = ['test/webgpu/trainers.test.ts']
 
 /** Tests of all backends that run on WebGPU, too. */
 const OF_ALL_BACKENDS = ['golden', 'edges', 'cross-entropy', 'token-gradients', 'linear-golden', 'fused-head'].map((name) => `test/${name}.test.ts`)
@@ -31,7 +31,15 @@ const deno: TestProjectConfiguration = {
 const chromium: TestProjectConfiguration = {
   plugins: [{ ...browserFiles(), enforce: 'pre' }, shaders],
   // Found in the middle of a run, they would load pages anew.
-  optimizeDeps: { include: ['fast-check'] },
+  optimizeDeps: {
+    include: [
+      'fast-check',
+      '@tensorflow/tfjs',
+      '@tensorflow/tfjs-core',
+      '@tensorflow/tfjs-backend-webgpu',
+      '@jax-js/jax',
+    ],
+  },
   test: {
     ...shared,
     name: 'Chromium',

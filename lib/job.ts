@@ -88,6 +88,8 @@ export interface DeviceLabels {
   shift: boolean
   /** `[1]` out: how many were out of range. */
   invalid: Int32Array
+  /** Out of the webgpu backend: the place of the first of them. */
+  firstInvalid?: number
 }
 
 /** Elements (row, column) of a matrix, at `row * rowStride + column * columnStride`; one of the two is 1. */

@@ -144,8 +144,16 @@ function checkLabels(plan: TokenPlan): void {
 }
 
 /** Refuses labels in device memory that turned out not to be in the vocabulary. */
-function refuseLabels({ tokens: { labels }, vocab }: TokenPlan): void {
+function refuseLabels({ tokens: { labels, offsets }, vocab }: TokenPlan): void {
   if (labels === undefined || labels.invalid[0] === 0) return
+  const { firstInvalid } = labels
+  if (firstInvalid !== undefined) {
+    const sequence = offsets.findLastIndex((offset) => offset <= firstInvalid)
+    const place = `sequence ${sequence}, position ${firstInvalid - offsets[sequence]}`
+    const wanted = `neither in [0, ${vocab}) nor ${labels.ignoreIndex}`
+    const count = `${labels.invalid[0]} of the labels on the device`
+    throw labelsOutOfRange(`${place} is ${wanted}; ${count} are out of range, and the gradient of their rows is 0`)
+  }
   const count = `${labels.invalid[0]} of the labels in device memory`
   throw labelsOutOfRange(`${count} are neither in [0, ${vocab}) nor ${labels.ignoreIndex}, and their rows are NaN`)
 }

@@ -50,7 +50,7 @@ function currentTape(): Tape | undefined {
   return tape
 }
 
-function unknownTape() {
+export function unknownTape() {
   const problem = `does not keep its gradient tape where this adapter looks for it; versions 4.0 to 4.22 are known to work`
   return failure('ERR_BACKEND_UNAVAILABLE', `TensorFlow.js ${tf.version_core} ${problem}`)
 }

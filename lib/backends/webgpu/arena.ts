@@ -43,9 +43,11 @@ export class Arena {
   }
 
   /** A region with a copy of an array. */
-  put(array: ArrayBufferView): Region {
+  put(array: ArrayBufferView | ArrayBuffer): Region {
     const region = this.room(array.byteLength)
-    const bytes = new Uint8Array(array.buffer as ArrayBuffer, array.byteOffset, array.byteLength)
+    const bytes = ArrayBuffer.isView(array)
+      ? new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
+      : new Uint8Array(array)
     this.pieces.push({ offset: region.offset, bytes })
     return region
   }

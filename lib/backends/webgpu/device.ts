@@ -3,7 +3,7 @@
  */
 import { failure } from '../../errors.js'
 import type { GpuDevice, GpuPipeline } from '../../types/index.js'
-import type { Shader } from './shaders.js'
+import type { Shader } from './shader.js'
 
 /** What is known of a device. */
 export class DeviceState {

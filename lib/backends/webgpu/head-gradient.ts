@@ -11,10 +11,11 @@
 import type { HeadGradientStage, Place } from '../../job.js'
 import type { Region } from './arena.js'
 import type { Chunk, HeadLogits } from './head-logits.js'
-import { multiply, type Recorder } from './head-product.js'
+import { multiply } from './head-product.js'
 import { headBiasShader, headFinishShader, headPlacesShader } from './head-shaders.js'
 import { cutsOf, partOf, partsOf, regionOf } from './parts.js'
-import { WORKGROUP } from './shaders.js'
+import type { Plan } from './plan.js'
+import { WORKGROUP } from './shader.js'
 import { uniforms } from './uniforms.js'
 import { SIZES } from './windows.js'
 
@@ -38,14 +39,13 @@ export class HeadGradients {
 
   /** `values`: what stage 4 turns the logits of each row into. */
   constructor(
-    private readonly recorder: Recorder,
+    private readonly plan: Plan,
     private readonly logits: HeadLogits,
     private readonly stage: HeadGradientStage,
-    private readonly rows: Int32Array,
     values: Region,
   ) {
-    const { arenas, copies } = recorder
-    const { width, vocab, places, hidden } = logits
+    const { arenas, copies } = plan
+    const { width, vocab, places, hidden, rows } = logits
     const { accumulate } = stage
     if (stage.hidden) this.hiddenSums = arenas.sums.room(rows.length * width * 4)
     if (stage.weight) {
@@ -56,7 +56,7 @@ export class HeadGradients {
     if (stage.bias) this.biasSums = arenas.sums.room(vocab * 4)
     this.takingPlaces = arenas.work.room(rows.length * 4)
     const groups = Math.ceil(rows.length / WORKGROUP)
-    recorder.step(headPlacesShader(), uniforms(rows.length), [places, values, this.takingPlaces], groups)
+    plan.step(headPlacesShader(), uniforms(rows.length), [places, values, this.takingPlaces], groups)
   }
 
   /** Multiplies the gradient of a chunk's logits on. */
@@ -67,15 +67,15 @@ export class HeadGradients {
   }
 
   private addHidden(chunk: Chunk, sums: Region): void {
-    const { recorder, logits, stage } = this
+    const { plan, logits, stage } = this
     const { width, vocab, byWord } = logits
     const { first: firstRow, count: m } = chunk
     const rowBytes = width * 4
-    const out = partOf(sums, firstRow * rowBytes, (firstRow + m) * rowBytes, 4, recorder.limits)
+    const out = partOf(sums, firstRow * rowBytes, (firstRow + m) * rowBytes, 4, plan.limits)
     const product = { a: 'float32', b: stage.head.weight.dtype } as const
     for (const { first, count, operand: b } of logits.weightFactors('words')) {
       const [word, feature] = byWord ? [first, 0] : [0, first]
-      multiply(recorder, product, {
+      multiply(plan, product, {
         m,
         ...(byWord ? { n: width, k: count } : { n: count, k: vocab }),
         a: logits.logitsOf(chunk, word),
@@ -89,13 +89,13 @@ export class HeadGradients {
   }
 
   private addWeight(chunk: Chunk, sums: Region): void {
-    const { recorder, logits, stage } = this
+    const { plan, logits, stage } = this
     const { width, vocab, byWord, stride } = logits
     const matrix = byWord ? { count: vocab, length: width } : { count: width, length: vocab }
     const layout = { elementSize: 4, ...matrix, stride: matrix.length }
-    for (const part of partsOf(sums, layout, 1, recorder.limits)) {
+    for (const part of partsOf(sums, layout, 1, plan.limits)) {
       const [word, feature] = byWord ? [part.first, 0] : [0, part.first]
-      multiply(recorder, { a: 'float32', b: stage.head.hidden.dtype, gathers: 'b' }, {
+      multiply(plan, { a: 'float32', b: stage.head.hidden.dtype, gathers: 'b' }, {
         ...(byWord ? { m: part.count, n: width } : { m: vocab, n: part.count }),
         k: chunk.count,
         a: { part: chunk.views[0], start: word, rowStep: 1, columnStep: stride },
@@ -111,28 +111,28 @@ export class HeadGradients {
   private addBias({ first, count, views: [gradient] }: Chunk, sums: Region): void {
     const { vocab, stride } = this.logits
     const params = uniforms(count, vocab, stride, Number(first === 0))
-    this.recorder.step(headBiasShader(), params, [gradient, sums], Math.ceil(vocab / WORKGROUP))
+    this.plan.step(headBiasShader(), params, [gradient, sums], Math.ceil(vocab / WORKGROUP))
   }
 
   /** Puts the sums where they belong. */
   finish(): void {
     const { stage, logits, hiddenSums, weightSums, biasSums, isDirect } = this
-    const { width, vocab, byWord, hidden } = logits
+    const { width, vocab, byWord, hidden, rows } = logits
     if (stage.hidden && hiddenSums) {
-      this.put({ out: stage.hidden, sums: hiddenSums, count: hidden.batch * hidden.time, length: width, rows: this.rows })
+      this.put({ out: stage.hidden, sums: hiddenSums, count: hidden.batch * hidden.time, length: width, rows })
     }
     if (stage.weight && weightSums) {
       const sizes = byWord ? { count: vocab, length: width } : { count: width, length: vocab }
-      if (isDirect) this.recorder.copies.readBack({ data: stage.weight }, this.recorder.results)
+      if (isDirect) this.plan.copies.readBack({ data: stage.weight }, this.plan.results)
       else this.put({ out: stage.weight, sums: weightSums, ...sizes })
     }
     if (stage.bias && biasSums) this.put({ out: stage.bias, sums: biasSums, count: vocab, length: 1 })
   }
 
   private put({ out, sums, count, length, rows }: Finish): void {
-    const { recorder, stage } = this
+    const { plan, stage } = this
     const { dtype, accumulate, skipInactive } = stage
-    const { arenas, copies, limits, results } = recorder
+    const { arenas, copies, limits, results } = plan
     const region = regionOf(copies.slice(out, accumulate || skipInactive))
     const size = SIZES[dtype]
     const index = rows ? arenas.inputs.put(placesIn(rows, count)) : arenas.inputs.room(0)
@@ -146,7 +146,7 @@ export class HeadGradients {
       const words = Math.ceil(((part.start + elements) * size) / 4)
       const sumsStart = from * length - found.start
       const sizes = [elements, length, begin, part.start, sumsStart, Number(accumulate), Number(!skipInactive)]
-      recorder.step(shader, uniforms(0, words, ...sizes), [index, found, part], Math.ceil(words / WORKGROUP))
+      plan.step(shader, uniforms(0, words, ...sizes), [index, found, part], Math.ceil(words / WORKGROUP))
     }
     copies.readBack({ data: out }, results)
   }

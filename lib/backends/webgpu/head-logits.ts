@@ -4,10 +4,11 @@
  */
 import type { Head, Rows } from '../../job.js'
 import type { GpuLimits } from '../../types/index.js'
-import type { Arena, Region } from './arena.js'
-import { multiply, type Operand, type Recorder } from './head-product.js'
+import type { Region } from './arena.js'
+import { multiply, type Operand } from './head-product.js'
 import { GROUP, ROW_GROUP } from './head-shaders.js'
 import { type Part, partOf, partsOf, type RowsPart, regionOf } from './parts.js'
+import type { Plan } from './plan.js'
 import { uniforms } from './uniforms.js'
 import { type GpuRows, SIZES, type View, type Window, type WindowedLogits } from './windows.js'
 
@@ -20,18 +21,28 @@ export interface Chunk extends Window {
   hidden: Part
 }
 
-/** Memory for the logits of a job: of one chunk after the other, or of all. */
-export class LogitsScratch {
+/** The output layers of a job, and memory for their logits: of one chunk after the other, or of all. */
+export class Heads {
+  private readonly logits = new Map<Head, HeadLogits>()
   private readonly slots: Region[] = []
 
+  /** `rows`: which of the rows of hidden states have logits. */
   constructor(
-    private readonly arena: Arena,
-    /** Bytes that the caller allows; none where it has no say. */
-    readonly budget: number | undefined,
+    private readonly plan: Plan,
+    readonly rows: Int32Array,
   ) {}
 
+  of(head: Head): HeadLogits {
+    let logits = this.logits.get(head)
+    if (logits === undefined) {
+      logits = new HeadLogits(this.plan, head, this)
+      this.logits.set(head, logits)
+    }
+    return logits
+  }
+
   slot(index: number, byteLength: number): Region {
-    for (let i = this.slots.length; i <= index; i++) this.slots.push(this.arena.room(byteLength))
+    for (let i = this.slots.length; i <= index; i++) this.slots.push(this.plan.arenas.logits.room(byteLength))
     return this.slots[index]
   }
 }
@@ -40,6 +51,8 @@ export class LogitsScratch {
 export class HeadLogits implements WindowedLogits {
   readonly dtype = 'float32'
   readonly vector = true
+  readonly vocab: number
+  readonly rows: Int32Array
   readonly hidden: GpuRows
   readonly width: number
   /** Elements from row to row. */
@@ -54,13 +67,15 @@ export class HeadLogits implements WindowedLogits {
   private readonly kept: Set<Chunk> | undefined
 
   constructor(
-    private readonly recorder: Recorder,
+    private readonly plan: Plan,
     private readonly head: Head,
-    readonly vocab: number,
-    rows: Int32Array,
-    scratch: LogitsScratch,
+    heads: Heads,
   ) {
-    const { copies, limits, arenas } = recorder
+    const { copies, limits, arenas, vocab, job } = plan
+    const { rows } = heads
+    const budget = job.headGradient?.logitsBudget
+    this.vocab = vocab
+    this.rows = rows
     this.hidden = copies.rows(head.hidden)
     this.width = head.hidden.vocab
     this.stride = 4 * Math.ceil(vocab / 4)
@@ -72,10 +87,10 @@ export class HeadLogits implements WindowedLogits {
     }
 
     const rowBytes = 4 * this.stride
-    const chunkRows = this.rowsAtOnce(scratch.budget ?? CHUNK)
+    const chunkRows = this.rowsAtOnce(budget ?? CHUNK)
     const spans = spansOf(this.hidden, rows, chunkRows, limits)
     const chunkBytes = Math.min(chunkRows, rows.length) * rowBytes
-    const isKept = spans.length * chunkBytes <= Math.min(scratch.budget ?? 0, limits.maxBufferSize)
+    const isKept = spans.length * chunkBytes <= Math.min(budget ?? 0, limits.maxBufferSize)
     if (isKept) this.kept = new Set()
     const places = new Uint32Array(rows.length)
     this.windows = spans.map(({ first, count, begin, end }, i) => {
@@ -84,7 +99,7 @@ export class HeadLogits implements WindowedLogits {
       for (let row = first; row < first + count; row++) {
         places[row] = hidden.start + startOf(this.hidden, rows[row]) - begin
       }
-      const logits = partOf(scratch.slot(isKept ? i : 0, chunkBytes), 0, chunkBytes, 4, limits)
+      const logits = partOf(heads.slot(isKept ? i : 0, chunkBytes), 0, chunkBytes, 4, limits)
       const view = Object.assign(logits, { rows: uniforms(rows.length, 0, this.stride, first * this.stride) })
       return { first, count, views: [view], hidden }
     })
@@ -93,14 +108,14 @@ export class HeadLogits implements WindowedLogits {
 
   /** Rows of a chunk: whole groups, so that no bit depends on how many there are. */
   private rowsAtOnce(budget: number): number {
-    const { maxStorageBufferBindingSize, maxBufferSize } = this.recorder.limits
+    const { maxStorageBufferBindingSize, maxBufferSize } = this.plan.limits
     const fitting = Math.min(maxStorageBufferBindingSize, maxBufferSize) / (4 * Math.max(this.stride, this.width))
     const most = Math.min(budget / (4 * this.stride), fitting)
     return ROW_GROUP * Math.max(1, Math.floor(most / ROW_GROUP))
   }
 
   private weightParts(): RowsPart[] {
-    const { copies, limits } = this.recorder
+    const { copies, limits } = this.plan
     const { data, dtype, rowStride, columnStride } = this.head.weight
     const region = regionOf(copies.slice(data))
     const elementSize = SIZES[dtype]
@@ -133,11 +148,11 @@ export class HeadLogits implements WindowedLogits {
   make(chunk: Chunk): void {
     if (this.kept?.has(chunk)) return
     this.kept?.add(chunk)
-    const { recorder, head, vocab, width, places, bias } = this
+    const { plan, head, vocab, width, places, bias } = this
     const product = { a: head.hidden.dtype, b: head.weight.dtype, gathers: 'a', bias: head.bias?.dtype } as const
     for (const { first, count, operand: b } of this.weightFactors('features')) {
       const [word, feature] = this.byWord ? [first, 0] : [0, first]
-      multiply(recorder, product, {
+      multiply(plan, product, {
         m: chunk.count,
         ...(this.byWord ? { n: count, k: width } : { n: vocab, k: count }),
         a: { part: chunk.hidden, start: feature, rowStep: 0, columnStep: 1 },

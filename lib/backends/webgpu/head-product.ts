@@ -1,23 +1,10 @@
 /**
  * Products of matrices for the output layer.
  */
-import type { GpuLimits } from '../../types/index.js'
-import type { Arenas, Region } from './arena.js'
+import type { Region } from './arena.js'
 import { headProductShader, type Product, TILE } from './head-shaders.js'
-import type { ReadBack } from './read-back.js'
-import type { Shader } from './shaders.js'
-import type { HostCopies } from './tensors.js'
+import type { Plan } from './plan.js'
 import { uniforms } from './uniforms.js'
-
-/** Whoever plans a job. */
-export interface Recorder {
-  readonly arenas: Arenas
-  readonly copies: HostCopies
-  readonly results: ReadBack
-  readonly limits: GpuLimits
-  /** Plans a dispatch. */
-  step(shader: Shader, params: Uint32Array, bindings: readonly Region[], groups: number): void
-}
 
 /** A matrix of a product: where its element (0, 0) is, and how far its rows and columns are from each other. */
 export interface Operand {
@@ -44,12 +31,12 @@ export interface Multiplication {
   bias?: { part: Region; start: number }
 }
 
-/** Plans a product. */
-export function multiply(recorder: Recorder, product: Product, of: Multiplication): void {
+/** Adds a product. */
+export function multiply(plan: Plan, product: Product, of: Multiplication): void {
   const { m, n, k, a, b, c, begins, places, firstRow, bias } = of
   const operands = [a, b, c].flatMap(({ start, rowStep, columnStep }) => [start, rowStep, columnStep, 0])
   const params = uniforms(...operands, m, n, k, Number(begins), bias?.start ?? 0, firstRow)
   const bindings = [places, c.part, a.part, b.part]
   if (bias) bindings.push(bias.part)
-  recorder.step(headProductShader(product), params, bindings, Math.ceil(m / TILE) * Math.ceil(n / TILE))
+  plan.step(headProductShader(product), params, bindings, Math.ceil(m / TILE) * Math.ceil(n / TILE))
 }

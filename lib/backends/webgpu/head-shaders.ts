@@ -12,7 +12,7 @@ import rounding from './kernels/rounding.wgsl'
 import rowState from './kernels/row-state.wgsl'
 import rowValues from './kernels/row-values.wgsl'
 import rows from './kernels/rows.wgsl'
-import { type Shader, shader } from './shaders.js'
+import { type Shader, shader } from './shader.js'
 
 /** Products that are added up before their sum is added to others, along the width and the vocabulary… */
 export const GROUP = 256

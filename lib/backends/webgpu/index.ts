@@ -1,17 +1,13 @@
 /**
- * The webgpu backend.
+ * The webgpu backend: jobs on a device of the caller's.
  */
 import { failure } from '../../errors.js'
-import type { Backend, ForwardStage, Job, RunSettings, Tokens } from '../../job.js'
+import type { Backend, Job, RunSettings } from '../../job.js'
 import type { GpuDevice } from '../../types/index.js'
-import { preferenceLoss } from '../js/preference-loss.js'
-import { tokenLoss } from '../js/token-loss.js'
-import { unpairedPreferenceLoss } from '../js/unpaired-preference-loss.js'
 import { compactJob } from './compact-job.js'
 import { type DeviceState, stateOf } from './device.js'
+import { planOf } from './job-plan.js'
 import { Plan } from './plan.js'
-import { asksForResults } from './row-results.js'
-import type { Finds } from './shaders.js'
 import { pipelinesOf, Recording } from './steps.js'
 
 export const webGpuBackend: Backend = {
@@ -25,107 +21,50 @@ export const webGpuBackend: Backend = {
   async run(job: Job, { gpuDevice, signal }: RunSettings) {
     const device = gpuDevice as GpuDevice
     const state = stateOf(device)
-    signal?.throwIfAborted()
     state.checkThere()
-    await run(job, state)
+    if (!isOnHead(job)) return execute(planOf(job, device), state, signal)
+    const { job: compact, rows, expand } = compactJob(await withTargets(job, state))
+    await execute(planOf(compact, device, rows), state, signal)
+    expand()
   },
 }
 
-async function run(job: Job, state: DeviceState): Promise<void> {
-  const { tokens, policy, headGradient } = job
-  if (tokens === undefined || (policy?.head ?? headGradient) === undefined) return stages(job, state)
-  const compact = compactJob({ ...job, tokens })
-  await stages(compact.job, state, compact.rows)
-  compact.expand()
+async function execute(plan: Plan, state: DeviceState, signal?: AbortSignal): Promise<void> {
+    const { device } = state
+    const { steps, arenas, results } = plan
+    try {
+      const pipelines = await pipelinesOf(steps, state)
+      // From here on the call can no longer be aborted.
+      signal?.throwIfAborted()
+      await state.checked(() => {
+        arenas.make(device)
+        const recording = new Recording(steps, pipelines, device)
+        const encoder = device.createCommandEncoder({ label: 'fused-preference-loss' })
+        const pass = encoder.beginComputePass({ label: 'fused-preference-loss' })
+        recording.record(pass)
+        pass.end()
+        results.record(device, encoder)
+        device.queue.submit([encoder.finish()])
+      })
+      await results.take()
+    } finally {
+      plan.destroy()
+    }
 }
 
-function findsOf(stage: ForwardStage, job: Job): Finds {
-  if (job.tokenLoss?.classWeights) return 'classes'
-  return asksForResults(stage) || stage.logWeights || job.tokenLoss ? 'all' : 'sums'
+type JobOnHead = Job & { tokens: Tokens }
+
+function isOnHead({ tokens, policy, headGradient }: Job) {
+  return tokens !== undefined && (policy?.head ?? headGradient) !== undefined
 }
 
-// For now stage 3 is the js backend's.
-async function stages(given: Job, state: DeviceState, headRows?: Int32Array): Promise<void> {
-  const { policy, tokens, gradient, headGradient } = given
-  const rowCount = policy ? policy.logits.batch * policy.logits.time : 0
-  const states = policy && (policy.states ?? new Float64Array(4 * rowCount))
-  const isPlain = given.loss !== undefined && tokens?.plainWeights !== undefined
-  const perSequence = () => (isPlain && policy ? new Float64Array(policy.logProbs.length) : undefined)
-  const perRow = () => new Float64Array(rowCount)
-  const rows = { logProbs: perRow(), logSumExp: perRow(), meanLogits: perRow() }
-  const job: Job = {
-    ...given,
-    policy: policy && { ...policy, states, plainLogProbs: perSequence() },
-    gradient: gradient && { ...gradient, states: gradient.states ?? states, plainCoefficients: perSequence() },
-    headGradient: headGradient && {
-      ...headGradient,
-      states: headGradient.states ?? states,
-      plainCoefficients: perSequence(),
-    },
-  }
-  if (job.policy) {
-    await execute(job, state, headRows, (plan) => {
-      if (job.policy) {
-        const { states, results } = plan.forward(job.policy, findsOf(job.policy, job))
-        if (job.tokenLoss && results) {
-          plan.results.bytes(states, 32 * rowCount, (bytes) => {
-            const f = new Float32Array(bytes)
-            for (let r = 0; r < rowCount; r++) rows.logProbs[r] = f[8 * r] + f[8 * r + 1]
-          })
-          plan.results.bytes(results, 40 * rowCount, (bytes) => {
-            const f = new Float32Array(bytes)
-            for (let r = 0; r < rowCount; r++) {
-              rows.logSumExp[r] = f[10 * r + 2] + f[10 * r + 3]
-              const at = 10 * r + (job.tokenLoss?.classWeights ? 6 : 4)
-              rows.meanLogits[r] = f[at] + f[at + 1]
-            }
-          })
-        }
-      }
-      if (job.reference) plan.forward(job.reference, 'sums')
-    })
-  }
-  if (job.loss) preferenceLoss(job)
-  if (job.unpairedLoss) unpairedPreferenceLoss(job)
-  if (job.tokenLoss) {
-    const last = job.gradient ?? job.headGradient
-    if (last) last.tokenCoefficients = { logProb: perRow(), logSumExp: perRow(), meanLogit: perRow() }
-    tokenLoss(job.tokenLoss, tokens as Tokens, rows, last?.tokenCoefficients)
-  }
-  if (job.gradient) {
-    const stage = job.gradient
-    await execute(job, state, headRows, (plan) => plan.gradient(stage))
-  }
-  if (job.headGradient) {
-    const stage = job.headGradient
-    await execute(job, state, headRows, (plan) => plan.headGradient(stage))
-  }
-}
-
-async function execute(
-  job: Job,
-  state: DeviceState,
-  headRows: Int32Array | undefined,
-  build: (plan: Plan) => void,
-): Promise<void> {
-  const { device } = state
-  const plan = new Plan(job, device, headRows)
-  const { steps, arenas, results } = plan
-  try {
-    build(plan)
-    const pipelines = await pipelinesOf(steps, state)
-    await state.checked(() => {
-      arenas.make(device)
-      const recording = new Recording(steps, pipelines, device)
-      const encoder = device.createCommandEncoder({ label: 'fused-preference-loss' })
-      const pass = encoder.beginComputePass({ label: 'fused-preference-loss' })
-      recording.record(pass)
-      pass.end()
-      results.record(device, encoder)
-      device.queue.submit([encoder.finish()])
-    })
-    await results.take()
-  } finally {
-    plan.destroy()
-  }
+/** The same job with targets that the host knows: by them it tells which rows are multiplied. */
+async function withTargets(job: Job, state: DeviceState): Promise<JobOnHead> {
+  const tokens = job.tokens as Tokens
+  if (tokens.labels === undefined) return { ...job, tokens }
+  const { policy, headGradient } = job
+  const plan = new Plan({ tokens, policy, headGradient }, state.device)
+  const { found: targets } = plan.tokenRegions
+  await execute(plan, state)
+  return { ...job, tokens: { ...tokens, targets, labels: undefined } }
 }

@@ -6,17 +6,32 @@ import type { Region } from './arena.js'
 import { MAP_READ, USAGE } from './constants.js'
 import { fromTwoFloats } from './two-floats.js'
 
+/** A copy, and what is done with it. */
+interface Part {
+  from: Pick<Region, 'buffer' | 'offset'>
+  /** In the buffer of all of them. */
+  offset: number
+  size: number
+  take(bytes: ArrayBuffer): void
+}
+
 /** The results of a call. */
 export class ReadBack {
-  private readonly parts: { from: Region; offset: number; size: number; take(bytes: ArrayBuffer): void }[] = []
+  private readonly parts: Part[] = []
   private size = 0
   private buffer: GpuBuffer | undefined
 
-  /** The first `byteLength` bytes of a region. */
-  bytes(from: Region, byteLength: number, take: (bytes: ArrayBuffer) => void): void {
+  /** `byteLength` bytes of a region. */
+  bytes(from: Region, byteLength: number, take: Part['take'], begin = 0): void {
     const size = Math.ceil(byteLength / 4) * 4
     if (size === 0) return
-    this.parts.push({ from, offset: this.size, size, take })
+    const place = {
+      offset: from.offset + begin,
+      get buffer() {
+        return from.buffer
+      },
+    }
+    this.parts.push({ from: place, offset: this.size, size, take })
     this.size += size
   }
 
@@ -27,11 +42,20 @@ export class ReadBack {
     })
   }
 
-  /** Two-float numbers as float64. */
-  float64(from: Region, out: Float64Array<ArrayBufferLike>): void {
-    this.bytes(from, 8 * out.length, (bytes) =>
-      fromTwoFloats(new Float32Array(bytes), out as Float64Array<ArrayBuffer>),
-    )
+  /** Two-float numbers as float64, from an element of the region on. */
+  float64(from: Region, out: Float64Array, begin = 0): void {
+    this.bytes(from, 8 * out.length, (bytes) => void fromTwoFloats(new Float32Array(bytes), out), 8 * begin)
+  }
+
+  /** Several regions of two-float numbers, with their sizes in bytes, which are taken together. */
+  twoFloats(regions: readonly Region[], sizes: readonly number[], take: (found: Float32Array[]) => void): void {
+    const found: Float32Array[] = []
+    regions.forEach((region, i) => {
+      this.bytes(region, sizes[i], (bytes) => {
+        found.push(new Float32Array(bytes))
+        if (found.length === regions.length) take(found)
+      })
+    })
   }
 
   /** Copies the results once those that are recorded before it are there. */

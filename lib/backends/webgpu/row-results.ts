@@ -5,7 +5,7 @@ import type { ForwardStage } from '../../job.js'
 
 /** Words of a `TokenState` and a `RowResults`. */
 const STATE = 8
-const RESULTS = 10
+const RESULTS = 8
 
 /** Whether a stage asks for more of single rows than log-probs. */
 export function asksForResults(stage: ForwardStage): boolean {
@@ -17,7 +17,7 @@ export function asksForResults(stage: ForwardStage): boolean {
 /** Takes the log-probs of active rows from states. */
 export function takeLogProbs(bytes: ArrayBuffer, { tokenLogProbs }: ForwardStage, targets: Int32Array): void {
   const states = new Float32Array(bytes)
-  for (let row = 0; row < targets.length; row++) if (targets[row] !== -1) tokenLogProbs![row] = states[STATE * row]
+  for (let row = 0; row < targets.length; row++) if (targets[row] >= 0) tokenLogProbs![row] = states[STATE * row]
 }
 
 /** Takes the other results of active rows. */
@@ -25,13 +25,13 @@ export function takeResults(bytes: ArrayBuffer, stage: ForwardStage, targets: In
   const values = new Float32Array(bytes)
   const places = new Int32Array(bytes)
   for (let row = 0; row < targets.length; row++) {
-    if (targets[row] === -1) continue
+    if (targets[row] < 0) continue
     const at = RESULTS * row
     if (stage.entropies) stage.entropies[row] = values[at] + values[at + 1]
     if (stage.tokenEntropies) stage.tokenEntropies[row] = values[at]
     if (stage.logSumExp) stage.logSumExp[row] = values[at + 2]
     if (stage.tokenMeanLogits) stage.tokenMeanLogits[row] = values[at + 4]
-    if (stage.sumSquaredProbs) stage.sumSquaredProbs[row] = values[at + 8]
-    if (stage.tokenArgmax) stage.tokenArgmax[row] = places[at + 9]
+    if (stage.sumSquaredProbs) stage.sumSquaredProbs[row] = values[at + 6]
+    if (stage.tokenArgmax) stage.tokenArgmax[row] = places[at + 7]
   }
 }

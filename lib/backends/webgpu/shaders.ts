@@ -8,37 +8,34 @@ import finishResults from './kernels/finish-results.wgsl'
 import finishRows from './kernels/finish-rows.wgsl'
 import logitsGradient from './kernels/logits-gradient.wgsl'
 import numbers from './kernels/numbers.wgsl'
+import products from './kernels/products.wgsl'
 import rounding from './kernels/rounding.wgsl'
 import rowResults from './kernels/row-results.wgsl'
 import rowState from './kernels/row-state.wgsl'
 import rowValues from './kernels/row-values.wgsl'
 import rows from './kernels/rows.wgsl'
 import sequenceSums from './kernels/sequence-sums.wgsl'
+import slopes from './kernels/slopes.wgsl'
 import softcap from './kernels/softcap.wgsl'
 import sweptAll from './kernels/swept-all.wgsl'
 import sweptSums from './kernels/swept-sums.wgsl'
+import targets from './kernels/targets.wgsl'
 import tokenLogProbs from './kernels/token-log-probs.wgsl'
 import tokenState from './kernels/token-state.wgsl'
+import { type Shader, shader } from './shader.js'
 
-/** Threads of a workgroup. */
-export const WORKGROUP = 256
-
-/** A shader: one entry point. */
-export interface Shader {
-  /** Of the variant, by which its pipeline is kept. */
-  name: string
-  code: string
+/** How labels lie on the device. */
+export interface LabelReading {
+  /** Of 64 bits. */
+  WIDE: boolean
+  mask: 'none' | 'bytes' | 'words'
 }
 
-type Constant = number | boolean
-
-/** Constants and files put together. */
-export function shader(name: string, constants: Record<string, Constant>, parts: readonly string[]): Shader {
-  const all = { WORKGROUP, ...constants }
-  const lines = Object.entries(all).map(
-    ([key, value]) => `const ${key} = ${value}${Number.isInteger(value) ? 'u' : ''};`,
-  )
-  return { name, code: [...lines, ...parts].join('\n') }
+/** Stage 0, labels on the device: params, offsets, labels, mask, targets, sequences, invalid. */
+export function targetsShader({ WIDE, mask }: LabelReading): Shader {
+  const MASKS = { NONE: 0, BYTES: 1, WORDS: 2 }
+  const MASK = MASKS[mask.toUpperCase() as keyof typeof MASKS]
+  return shader(`targets ${WIDE} ${mask}`, { WIDE, MASK, ...MASKS }, [numbers, rows, rowState, tokenState, targets])
 }
 
 /** What a sweep finds of rows: the sums of their exponentials; all there is to find; and sums by classes' weights, too. */
@@ -72,13 +69,14 @@ export function tokenLogProbsShader({ finds, CAPS, ...reading }: Sweeping): Shad
 
 const NO_RESULTS = 'fn putResults(row: u32, swept: Swept, state: TokenState, label: i32) {}'
 
-/** The end of stage 1: params, targets, partials, states, results unless it finds sums alone, logits. */
+/** The end of stage 1: params, targets, partials, states, results and mean logits unless it finds sums alone, logits. */
 export function finishRowsShader({ finds, CAPS, ...reading }: Sweeping): Shader {
   const { dtype, vector } = reading
   const isAll = finds !== 'sums'
-  return shader(`finish-rows ${dtype} ${vector} ${isAll} ${CAPS}`, { HAS_CLASSES: false, CAPS }, [
+  const HAS_CLASSES = finds === 'classes'
+  return shader(`finish-rows ${dtype} ${vector} ${finds} ${CAPS}`, { HAS_CLASSES, CAPS }, [
     ...[numbers, rows, rowState, softcap, isAll ? sweptAll : sweptSums, tokenState],
-    loadsFrom(isAll ? 5 : 4, reading),
+    loadsFrom(isAll ? 6 : 4, reading),
     classWeights(false, 0),
     ...(isAll ? [rowResults, finishResults] : [NO_RESULTS]),
     finishRows,
@@ -127,7 +125,7 @@ fn putRowScale(row: u32, scale: TwoFloat) { rowScale[row] = scale; }`
 export function finishGradientShader(finishing: Finishing): Shader {
   const name = `finish-gradient ${Object.values(finishing).join(' ')}`
   return shader(name, { ...finishing }, [
-    ...[numbers, rows, rowState, tokenState, rowValues],
+    ...[numbers, products, rows, rowState, tokenState, slopes, rowValues],
     classWeights(finishing.HAS_CLASSES, 8),
     finishing.DEFERS ? ROW_SCALE : 'fn putRowScale(row: u32, scale: TwoFloat) {}',
     finishGradient,

@@ -4,7 +4,7 @@
 import type { GpuDevice, GpuPass, GpuPipeline } from '../../types/index.js'
 import type { Region } from './arena.js'
 import type { DeviceState } from './device.js'
-import type { Shader } from './shaders.js'
+import type { Shader } from './shader.js'
 
 /** A dispatch. */
 export interface Step {

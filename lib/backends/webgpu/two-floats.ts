@@ -17,7 +17,10 @@ export function setTwoFloat(pairs: Float32Array, index: number, value: number): 
 }
 
 /** The values of pairs. */
-export function fromTwoFloats(pairs: Float32Array, out = new Float64Array(pairs.length / 2)): Float64Array {
+export function fromTwoFloats(
+  pairs: Float32Array,
+  out: Float64Array = new Float64Array(pairs.length / 2),
+): Float64Array {
   for (let i = 0; i < out.length; i++) out[i] = pairs[2 * i] + pairs[2 * i + 1]
   return out
 }

@@ -38,10 +38,32 @@ export interface WindowedLogits {
   make?(window: Window): void
 }
 
+/** Logits in memory. */
+export function windowedLogits(rows: GpuRows, limits: GpuLimits): WindowedLogits {
+  const { dtype, vocab } = rows
+  return { dtype, vocab, vector: isVector(rows), windows: windowsOf([rows], false, limits) }
+}
+
+/** R */
+export function rowCountOf({ batch, time }: Pick<Rows, 'batch' | 'time'>): number {
+  return batch * time
+}
+
 /** Whether rows can be read and written four elements at a time. */
 export function isVector({ data, dtype, vocab, batchStride, timeStride }: GpuRows): boolean {
   const first = data.byteOffset / SIZES[dtype]
   return [first, vocab, batchStride, timeStride].every((elements) => elements % 4 === 0)
+}
+
+/** What a binding shows of a slice, and the elements of that many bytes that it shows before the slice. */
+export function sliceView(
+  { buffer, byteOffset, byteLength }: GpuSlice,
+  elementSize: number,
+  { minStorageBufferOffsetAlignment }: GpuLimits,
+) {
+  const offset = Math.floor(byteOffset / minStorageBufferOffsetAlignment) * minStorageBufferOffsetAlignment
+  const size = Math.ceil((byteOffset + byteLength - offset) / 4) * 4
+  return { region: { buffer, offset, size }, begin: (byteOffset - offset) / elementSize }
 }
 
 /** First element of a row in its buffer. */

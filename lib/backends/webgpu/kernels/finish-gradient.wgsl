@@ -18,15 +18,6 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> own: array<Slopes>;
 @group(0) @binding(7) var<storage, read_write> values: array<RowValues>;
 
-// The derivatives of the loss with respect to a row's results, and its entropy.
-struct Slopes {
-  logProb: TwoFloat,
-  logSumExp: TwoFloat,
-  entropy: TwoFloat,
-  meanLogit: TwoFloat,
-  ofEntropy: TwoFloat,
-}
-
 // The sequence of a row.
 fn sequenceOf(row: u32) -> u32 {
   var low = 0u;
@@ -36,12 +27,6 @@ fn sequenceOf(row: u32) -> u32 {
     if (sequences[middle].first <= row) { low = middle; } else { high = middle; }
   }
   return low;
-}
-
-// x · factor, but 0 where the factor is 0, whatever x is.
-fn weighed(x: TwoFloat, factor: TwoFloat) -> TwoFloat {
-  if (isZero(factor)) { return two(0); }
-  return mul(factor, x);
 }
 
 // The power of two by which the factor of a row's w goes into the unit, as far as w in the new unit fits float32: the w of
@@ -58,7 +43,7 @@ fn valuesOf(state: TokenState, slopes: Slopes, label: i32) -> RowValues {
   let entropy = slopes.ofEntropy;
   let everywhere = div(mul(slopes.meanLogit, params.perLogit), twoOfInteger(i32(params.vocab)));
   var ofLabel = everywhere;
-  if (HAS_CLASSES && label >= 0) { ofLabel = weighed(everywhere, two(classWeight(u32(label)))); }
+  if (HAS_CLASSES && label >= 0) { ofLabel = weighed(two(classWeight(u32(label))), everywhere); }
   var v = RowValues(state.unit, 0, 0, 0, everywhere.x, ofLabel.x, 0);
   if (isZero(slopes.logProb) && isZero(slopes.logSumExp) && isZero(slopes.entropy)) { return v; }
   // d entropy / d s_j = -p_j · (log p_j + entropy), and log p_j = log w_j - log total.
@@ -92,7 +77,7 @@ fn finishGradient(
   let row = workgroupIndex(group, groups) * WORKGROUP + thread;
   if (row >= params.rows) { return; }
   let label = targets[row];
-  if (label == INACTIVE) { return; }
+  if (label < 0) { return; }
   var slopes = Slopes();
   let ofSequence = sequenceSlope(row);
   if (HAS_OWN) { slopes = own[row]; }
@@ -116,9 +101,9 @@ fn sequenceSlope(row: u32) -> TwoFloat {
     ofPlain = div(ofPlain, count);
   }
   if (!WEIGHS) { return ofSum; }
-  let slope = weighed(ofSum, weights[row].own);
+  let slope = weighed(weights[row].own, ofSum);
   if (params.plain == 0) { return slope; }
-  return add(slope, weighed(ofPlain, weights[row].plain));
+  return add(slope, weighed(weights[row].plain, ofPlain));
 }
 
 // Whether a row whose scale is deferred may take part in the loss.

@@ -1,14 +1,22 @@
 // The end of stage 1 where more is asked for than log-probs.
 @group(0) @binding(4) var<storage, read_write> results: array<RowResults>;
+// The mean of x / T, or of that times the weight of its class where classes have weights.
+@group(0) @binding(5) var<storage, read_write> meanLogits: array<TwoFloat>;
 
 fn putResults(row: u32, swept: Swept, state: TokenState, label: i32) {
   results[row] = resultsOf(swept, state, label);
+  let perLogit = div(params.inverse, twoOfInteger(i32(params.vocab)));
+  if (HAS_CLASSES) {
+    meanLogits[row] = mul(swept.ofClasses, perLogit);
+  } else {
+    meanLogits[row] = results[row].meanLogit;
+  }
 }
 
 fn resultsOf(swept: Swept, state: TokenState, label: i32) -> RowResults {
   if (isNan(state.logProb.x)) {
     let nan = two(notANumber());
-    return RowResults(nan, nan, nan, nan, nan.x, -1);
+    return RowResults(nan, nan, nan, nan.x, -1);
   }
   var r: RowResults;
   let p = expOf(state.logProb);
@@ -28,6 +36,5 @@ fn resultsOf(swept: Swept, state: TokenState, label: i32) -> RowResults {
   r.argmax = select(swept.argmax, label, labelWins);
   let perLogit = div(params.inverse, twoOfInteger(i32(params.vocab)));
   r.meanLogit = mul(swept.logits, perLogit);
-  r.weightedMean = mul(swept.ofClasses, perLogit);
   return r;
 }

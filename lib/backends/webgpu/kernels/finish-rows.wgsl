@@ -61,14 +61,8 @@ fn finishRows(
   if (index >= params.count) { return; }
   let row = params.first + index;
   let label = targets[row];
-  if (label == INACTIVE) {
-    states[row] = TokenState(two(0), 0, 0, Unit(0, 0), 0, 0);
-    return;
-  }
   if (label < 0) {
-    let nan = notANumber();
-    states[row] = TokenState(two(nan), nan, nan, Unit(0, 0), nan, 0);
-    putResults(row, nothingSwept(), states[row], label);
+    states[row] = TokenState(two(0), 0, 0, Unit(0, 0), 0, 0);
     return;
   }
   var swept = partials[row * params.segments];

@@ -74,8 +74,8 @@ fn logitsGradient(
   if (index >= params.count * params.tiles) { return; }
   let row = params.first + index / params.tiles;
   let label = targets[row];
-  let isActive = label != INACTIVE;
-  if (!isActive && params.skipInactive != 0) { return; }
+  let isActive = label >= 0;
+  if (label == INACTIVE && params.skipInactive != 0) { return; }
   let start = rowStart(params.rows, row);
   let out = rowStart(params.outRows, row);
   var v = RowValues(Unit(0, 0), 0, 0, 0, 0, 0, 0);

@@ -2,8 +2,7 @@
 struct RowResults {
   entropy: TwoFloat,
   logSumExp: TwoFloat,
-  meanLogit: TwoFloat,     // of x / T
-  weightedMean: TwoFloat,  // of x / T times the weight of its class
+  meanLogit: TwoFloat,  // of x / T
   sumSquaredProbs: f32,
   argmax: i32,
 }

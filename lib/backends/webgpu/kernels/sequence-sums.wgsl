@@ -37,7 +37,7 @@ fn sequenceSums(
   if (s >= params.sequenceCount) { return; }
   var sum = two(0);
   for (var row = sequences[s].first + thread; row < sequences[s + 1].first; row += WORKGROUP) {
-    if (targets[row] != INACTIVE) { sum = add(sum, weighed(row)); }
+    if (targets[row] >= 0) { sum = add(sum, weighed(row)); }
   }
   lanes[thread] = sum;
   for (var step = 1u; step < WORKGROUP; step *= 2) {

@@ -88,7 +88,7 @@ fn tokenLoss(
   let row = workgroupIndex(group, groups) * WORKGROUP + thread;
   if (row >= params.rows) { return; }
   let label = targets[row];
-  if (label == INACTIVE) {
+  if (label < 0) {
     losses[row] = ZERO;
     return;
   }

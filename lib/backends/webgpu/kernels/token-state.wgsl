@@ -8,8 +8,10 @@ struct TokenState {
   spare: f32,
 }
 
-// The target of a row that predicts nothing. Below it, the label is out of range.
+// The target of a row that predicts nothing, and of one whose label on the device is out of range: it counts for nothing,
+// and its gradient is 0.
 const INACTIVE = -1;
+const INVALID = -2;
 
 // The factors of a row's log-prob in its sequence's sum, and for 'sft'.
 struct Weights {

@@ -1,0 +1,34 @@
+/**
+ * A whole job as a plan. Nothing is read back between its stages.
+ */
+import type { Job } from '../../job.js'
+import type { GpuDevice } from '../../types/index.js'
+import { findsOf, forward } from './forward.js'
+import { type Found, foundByOther, gradient, headGradient } from './gradient.js'
+import { lossOf } from './loss.js'
+import { Plan } from './plan.js'
+
+/** `headRows`: of a job on an output layer, which rows of the hidden states it is on. */
+export function planOf(job: Job, device: GpuDevice, headRows?: Int32Array): Plan {
+  const plan = new Plan(job, device, headRows)
+  const { policy, reference } = job
+  if (policy === undefined) {
+    if (plan.lastStage) lastStage(plan, foundByOther(plan, plan.lastStage))
+    else lossOf(plan).steps(undefined)
+    return plan
+  }
+  const loss = lossOf(plan)
+  // First, so that logits of the policy that are kept stay.
+  if (reference) forward(plan, reference, 'sums', loss.reference)
+  const found = forward(plan, policy, findsOf(policy, job), loss.policy)
+  const coefficients = loss.steps(found)
+  lastStage(plan, { states: found.states, ...coefficients })
+  return plan
+}
+
+/** Stage 4, of a job that has it. */
+function lastStage(plan: Plan, found: Found): void {
+  const { job } = plan
+  if (job.gradient) gradient(plan, job.gradient, found)
+  if (job.headGradient) headGradient(plan, job.headGradient, found)
+}
