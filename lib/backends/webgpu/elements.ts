@@ -28,7 +28,10 @@ function elementOf(dtype: DType, vector: boolean): string {
 }
 
 /** The two elements of a word. */
-export const UNPACK = { float16: 'unpack2x16float(word)', bfloat16: 'bitcast<vec2f>(vec2u(word << 16, word & 0xffff0000u))' }
+export const UNPACK = {
+  float16: 'unpack2x16float(word)',
+  bfloat16: 'bitcast<vec2f>(vec2u(word << 16, word & 0xffff0000u))',
+}
 
 function loads(name: string, dtype: DType, vector: boolean, word = (place: string) => `${name}[${place}]`): string {
   if (dtype === 'float32') {

@@ -95,16 +95,20 @@ export class HeadGradients {
     const layout = { elementSize: 4, ...matrix, stride: matrix.length }
     for (const part of partsOf(sums, layout, 1, plan.limits)) {
       const [word, feature] = byWord ? [part.first, 0] : [0, part.first]
-      multiply(plan, { a: 'float32', b: stage.head.hidden.dtype, gathers: 'b' }, {
-        ...(byWord ? { m: part.count, n: width } : { m: vocab, n: part.count }),
-        k: chunk.count,
-        a: { part: chunk.views[0], start: word, rowStep: 1, columnStep: stride },
-        b: { part: chunk.hidden, start: feature, rowStep: 0, columnStep: 1 },
-        c: { part, start: part.start, rowStep: byWord ? width : 1, columnStep: byWord ? 1 : vocab },
-        begins: chunk.first === 0 && !(this.isDirect && stage.accumulate),
-        places: this.takingPlaces,
-        firstRow: chunk.first,
-      })
+      multiply(
+        plan,
+        { a: 'float32', b: stage.head.hidden.dtype, gathers: 'b' },
+        {
+          ...(byWord ? { m: part.count, n: width } : { m: vocab, n: part.count }),
+          k: chunk.count,
+          a: { part: chunk.views[0], start: word, rowStep: 1, columnStep: stride },
+          b: { part: chunk.hidden, start: feature, rowStep: 0, columnStep: 1 },
+          c: { part, start: part.start, rowStep: byWord ? width : 1, columnStep: byWord ? 1 : vocab },
+          begins: chunk.first === 0 && !(this.isDirect && stage.accumulate),
+          places: this.takingPlaces,
+          firstRow: chunk.first,
+        },
+      )
     }
   }
 

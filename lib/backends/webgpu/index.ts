@@ -2,7 +2,7 @@
  * The webgpu backend: jobs on a device of the caller's.
  */
 import { failure } from '../../errors.js'
-import type { Backend, Job, RunSettings } from '../../job.js'
+import type { Backend, Job, RunSettings, Tokens } from '../../job.js'
 import type { GpuDevice } from '../../types/index.js'
 import { compactJob } from './compact-job.js'
 import { type DeviceState, stateOf } from './device.js'
@@ -30,26 +30,26 @@ export const webGpuBackend: Backend = {
 }
 
 async function execute(plan: Plan, state: DeviceState, signal?: AbortSignal): Promise<void> {
-    const { device } = state
-    const { steps, arenas, results } = plan
-    try {
-      const pipelines = await pipelinesOf(steps, state)
-      // From here on the call can no longer be aborted.
-      signal?.throwIfAborted()
-      await state.checked(() => {
-        arenas.make(device)
-        const recording = new Recording(steps, pipelines, device)
-        const encoder = device.createCommandEncoder({ label: 'fused-preference-loss' })
-        const pass = encoder.beginComputePass({ label: 'fused-preference-loss' })
-        recording.record(pass)
-        pass.end()
-        results.record(device, encoder)
-        device.queue.submit([encoder.finish()])
-      })
-      await results.take()
-    } finally {
-      plan.destroy()
-    }
+  const { device } = state
+  const { steps, arenas, results } = plan
+  try {
+    const pipelines = await pipelinesOf(steps, state)
+    // From here on the call can no longer be aborted.
+    signal?.throwIfAborted()
+    await state.checked(() => {
+      arenas.make(device)
+      const recording = new Recording(steps, pipelines, device)
+      const encoder = device.createCommandEncoder({ label: 'fused-preference-loss' })
+      const pass = encoder.beginComputePass({ label: 'fused-preference-loss' })
+      recording.record(pass)
+      pass.end()
+      results.record(device, encoder)
+      device.queue.submit([encoder.finish()])
+    })
+    await results.take()
+  } finally {
+    plan.destroy()
+  }
 }
 
 type JobOnHead = Job & { tokens: Tokens }

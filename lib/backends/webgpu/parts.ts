@@ -54,7 +54,11 @@ export interface MatrixLayout {
 }
 
 /** Cuts a matrix into as many rows as fit a binding, a multiple of `multiple` but for the last. */
-export function cutsOf({ elementSize, count, length, stride }: MatrixLayout, multiple: number, limits: GpuLimits): Cut[] {
+export function cutsOf(
+  { elementSize, count, length, stride }: MatrixLayout,
+  multiple: number,
+  limits: GpuLimits,
+): Cut[] {
   const room = limits.maxStorageBufferBindingSize - limits.minStorageBufferOffsetAlignment - length * elementSize
   const fitting = Math.floor(room / (stride * elementSize)) + 1
   const most = fitting >= count ? count : Math.max(1, Math.floor(fitting / multiple)) * multiple
