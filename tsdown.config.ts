@@ -13,6 +13,7 @@ const library = [
   'lib/data/index.ts',
   'lib/metrics/index.ts',
   'lib/cuda/index.ts',
+  'lib/webgpu/index.ts',
 ]
 
 /** The compiler puts a comment of one line behind the member before it, where editors do not take it for the next one's. */

@@ -6,12 +6,14 @@
 import { spawnSync } from 'node:child_process'
 import { tmpdir } from 'node:os'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 import { CHROMIUM } from './chromium.mjs'
 import { findDeno } from './install-deno.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const { values, positionals } = parseArgs({ options: { only: { type: 'string' } }, allowPositionals: true })
+// All else is Vitest's.
+const ofVitest = process.argv.slice(2)
+const at = ofVitest.indexOf('--only')
+const [, only] = at < 0 ? [] : ofVitest.splice(at, 2)
 
 // The loader of OpenGL complains where there is no display.
 const env = { XDG_RUNTIME_DIR: tmpdir(), ...process.env }
@@ -38,7 +40,7 @@ const places = [
           ? ''
           : 'Deno finds no GPU: mesa-vulkan-drivers has one in software',
   },
-].filter(({ name }) => values.only === undefined || values.only === name)
+].filter(({ name }) => only === undefined || only === name)
 
 let failed = places.length === 0
 for (const { name, command, missing } of places) {
@@ -48,7 +50,7 @@ for (const { name, command, missing } of places) {
     continue
   }
   const [program, ...args] = [...command, 'node_modules/vitest/vitest.mjs', 'run', '-c', 'vitest.webgpu.config.ts']
-  const { status } = spawnSync(program, [...args, ...positionals], { cwd: root, env, stdio: 'inherit' })
+  const { status } = spawnSync(program, [...args, ...ofVitest], { cwd: root, env, stdio: 'inherit' })
   if (status !== 0) failed = true
 }
 process.exit(failed ? 1 : 0)

@@ -12,7 +12,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 /** The layers from the top down; a folder may import from folders in lower layers and from itself. */
 const LIBRARY = [
   ['cli'],
-  ['adapters', 'cuda'],
+  ['adapters', 'cuda', 'webgpu'],
   ['index', 'data', 'metrics'],
   ['functions'],
   ['call'],
@@ -130,13 +130,13 @@ function browserImports(entry: string, found = new Map<string, string[]>()): Map
 
 const ADAPTERS = ['tfjs', 'jax', 'onnxruntime'].map((name) => join('adapters', name, 'index.ts'))
 
-test.each(['index.ts', join('data', 'index.ts'), join('metrics', 'index.ts'), ...ADAPTERS])(
+test.each(['index.ts', join('data', 'index.ts'), join('metrics', 'index.ts'), join('webgpu', 'index.ts'), ...ADAPTERS])(
   'in browsers %s needs nothing of Node.js',
   (entry) => {
     const imports = browserImports(entry)
     expect(imports.size).toBeGreaterThan(5)
     for (const [file, targets] of imports) {
-      const modules = targets.filter((target) => !/\.ts$|^@(tensorflow|jax-js)\//.test(target))
+      const modules = targets.filter((target) => !/\.(ts|wgsl)$|^@(tensorflow|jax-js)\//.test(target))
       const globals = [...codeOf(file).matchAll(NODE_GLOBAL)].map(([name]) => name)
       expect({ file, modules, globals }).toEqual({ file, modules: [], globals: [] })
     }

@@ -248,5 +248,10 @@ export interface Backends {
     /** File or URL the module was loaded from; absent where the caller gave the module itself. */
     path?: string
   }
+  webgpu: {
+    available: boolean
+    /** The reason why it is missing. */
+    reason?: string
+  }
   js: { available: true }
 }

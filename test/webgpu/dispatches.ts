@@ -46,7 +46,7 @@ export class Dispatches {
     let pipeline = this.#pipelines.get(name)
     if (pipeline === undefined) {
       const module = this.device.createShaderModule({ label: name, code })
-      pipeline = this.device.createComputePipelineAsync({ layout: 'auto', compute: { module } })
+      pipeline = this.device.createComputePipelineAsync({ layout: 'auto', compute: { module } as GPUProgrammableStage })
       this.#pipelines.set(name, pipeline)
     }
     return pipeline

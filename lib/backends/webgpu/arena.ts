@@ -97,6 +97,11 @@ export class Arenas {
     return [this.inputs, this.work, this.labels, this.logits, this.sums]
   }
 
+  /** Bytes of all of them. */
+  get size(): number {
+    return this.all.reduce((bytes, { size }) => bytes + size, 0)
+  }
+
   make(device: GpuDevice): void {
     for (const arena of this.all) if (arena.size > 0) arena.make(device)
   }

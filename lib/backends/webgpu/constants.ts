@@ -5,5 +5,8 @@
 /** `GPUBufferUsage` */
 export const USAGE = { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, UNIFORM: 64, STORAGE: 128 } as const
 
+/** What tools that show the work of a device call ours. */
+export const LABEL = 'fused-preference-loss'
+
 /** `GPUMapMode.READ` */
 export const MAP_READ = 1

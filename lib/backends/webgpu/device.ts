@@ -42,8 +42,7 @@ export class DeviceState {
       const [made] = await Promise.all([pipeline, problem])
       return made
     } catch (error) {
-      await turnForLoss()
-      this.checkThere()
+      await this.checkStillThere()
       const { messages } = await module.getCompilationInfo()
       const lines = messages.map(({ lineNum, message }) => `line ${lineNum}: ${message}`).join('; ')
       throw failure('ERR_WEBGPU', `the shader ${name} does not compile: ${lines || (error as Error).message}`)
@@ -62,19 +61,29 @@ export class DeviceState {
     } finally {
       for (let i = 0; i < 3; i++) errors.push(device.popErrorScope())
     }
-    const [validation, memory, internal] = await Promise.all(errors).catch(() => [])
-    await turnForLoss()
-    this.checkThere()
-    if (memory) throw failure('ERR_OUT_OF_MEMORY', `the GPU is out of memory: ${memory.message}`)
+    const [validation, memory, internal] = await this.awaited(Promise.all(errors))
     const error = validation ?? internal
+    if (memory ?? error) await this.checkStillThere()
+    if (memory) throw failure('ERR_OUT_OF_MEMORY', `the GPU is out of memory: ${memory.message}`)
     if (error) throw failure('ERR_WEBGPU', error.message)
     return result
   }
-}
 
-/** A lost device is heard of in a microtask of its own. */
-async function turnForLoss(): Promise<void> {
-  await Promise.resolve()
+  /** What a promise of the device gives; its error, where the device is not lost, has a code of ours. */
+  async awaited<T>(promise: Promise<T>): Promise<T> {
+    try {
+      return await promise
+    } catch (error) {
+      await this.checkStillThere()
+      throw failure('ERR_WEBGPU', (error as Error).message)
+    }
+  }
+
+  /** {@link checkThere} after an error, which may be there before it is known that the device is lost. */
+  private async checkStillThere(): Promise<void> {
+    await new Promise((resolve) => setTimeout(resolve))
+    this.checkThere()
+  }
 }
 
 const states = new WeakMap<GpuDevice, DeviceState>()

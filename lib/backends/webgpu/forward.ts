@@ -43,7 +43,7 @@ export function findsOf(stage: ForwardStage, { tokenLoss }: Job): Finds {
 export function forward(plan: Plan, stage: ForwardStage, finds: Finds, sums: Sums): FoundRows {
   const { work } = plan.arenas
   const { logits: rows, head } = stage
-  const logits = head ? plan.heads.of(head) : windowedLogits(plan.copies.rows(rows), plan.limits)
+  const logits = head ? plan.heads.of(head, rows.vocab) : windowedLogits(plan.copies.rows(rows), plan.limits)
   const rowCount = rowCountOf(rows)
   const found: FoundRows = { states: work.room(rowCount * SIZES.TokenState) }
   if (finds !== 'sums') {

@@ -57,7 +57,7 @@ export function gradient(plan: Plan, stage: GradientStage, found: Found): void {
 
 /** Adds stage 4 of an output layer: the gradient of its logits takes their place. */
 export function headGradient(plan: Plan, stage: HeadGradientStage, found: Found): void {
-  const logits = plan.heads.of(stage.head)
+  const logits = plan.heads.of(stage.head, stage.logits.vocab)
   const values = rowValues(plan, stage, found)
   const gradients = new HeadGradients(plan, logits, stage, values)
   const write = writer(plan, stage, values, { dtype: 'float32', outDType: 'float32', vector: true, shared: true })
@@ -71,8 +71,11 @@ export function headGradient(plan: Plan, stage: HeadGradientStage, found: Found)
 
 /** What adds the gradient of a window's logits. */
 function writer(plan: Plan, stage: AnyStage, values: Region, writing: Writing): (window: Window) => void {
-  const { tokens, tokenRegions, vocab } = plan
-  const { tokenCoefficients: own } = stage
+  const { tokens, tokenRegions } = plan
+  const {
+    logits: { vocab },
+    tokenCoefficients: own,
+  } = stage
   const { labelSmoothing = 0, classWeights: ofClasses } = plan.job.tokenLoss ?? {}
   const FULL = own?.entropy !== undefined || own?.meanLogit !== undefined || labelSmoothing !== 0
   const HAS_CLASSES = ofClasses !== undefined

@@ -32,10 +32,10 @@ export class Heads {
     readonly rows: Int32Array,
   ) {}
 
-  of(head: Head): HeadLogits {
+  of(head: Head, vocab: number): HeadLogits {
     let logits = this.logits.get(head)
     if (logits === undefined) {
-      logits = new HeadLogits(this.plan, head, this)
+      logits = new HeadLogits(this.plan, head, vocab, this)
       this.logits.set(head, logits)
     }
     return logits
@@ -51,7 +51,6 @@ export class Heads {
 export class HeadLogits implements WindowedLogits {
   readonly dtype = 'float32'
   readonly vector = true
-  readonly vocab: number
   readonly rows: Int32Array
   readonly hidden: GpuRows
   readonly width: number
@@ -69,12 +68,12 @@ export class HeadLogits implements WindowedLogits {
   constructor(
     private readonly plan: Plan,
     private readonly head: Head,
+    readonly vocab: number,
     heads: Heads,
   ) {
-    const { copies, limits, arenas, vocab, job } = plan
+    const { copies, limits, arenas, job } = plan
     const { rows } = heads
     const budget = job.headGradient?.logitsBudget
-    this.vocab = vocab
     this.rows = rows
     this.hidden = copies.rows(head.hidden)
     this.width = head.hidden.vocab

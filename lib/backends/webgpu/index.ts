@@ -2,13 +2,15 @@
  * The webgpu backend: jobs on a device of the caller's.
  */
 import { failure } from '../../errors.js'
-import type { Backend, Job, RunSettings, Tokens } from '../../job.js'
+import type { Backend, Job, Rows, RunSettings, Tokens } from '../../job.js'
 import type { GpuDevice } from '../../types/index.js'
 import { compactJob } from './compact-job.js'
+import { LABEL } from './constants.js'
 import { type DeviceState, stateOf } from './device.js'
 import { planOf } from './job-plan.js'
 import { Plan } from './plan.js'
 import { pipelinesOf, Recording } from './steps.js'
+import { tokenRegions } from './token-regions.js'
 
 export const webGpuBackend: Backend = {
   name: 'webgpu',
@@ -36,17 +38,18 @@ async function execute(plan: Plan, state: DeviceState, signal?: AbortSignal): Pr
     const pipelines = await pipelinesOf(steps, state)
     // From here on the call can no longer be aborted.
     signal?.throwIfAborted()
-    await state.checked(() => {
+    const found = await state.checked(() => {
       arenas.make(device)
       const recording = new Recording(steps, pipelines, device)
-      const encoder = device.createCommandEncoder({ label: 'fused-preference-loss' })
-      const pass = encoder.beginComputePass({ label: 'fused-preference-loss' })
+      const encoder = device.createCommandEncoder({ label: LABEL })
+      const pass = encoder.beginComputePass({ label: LABEL })
       recording.record(pass)
       pass.end()
-      results.record(device, encoder)
+      const copies = results.record(device, encoder)
       device.queue.submit([encoder.finish()])
+      return copies
     })
-    await results.take()
+    await state.awaited(results.take(found))
   } finally {
     plan.destroy()
   }
@@ -64,7 +67,7 @@ async function withTargets(job: Job, state: DeviceState): Promise<JobOnHead> {
   if (tokens.labels === undefined) return { ...job, tokens }
   const { policy, headGradient } = job
   const plan = new Plan({ tokens, policy, headGradient }, state.device)
-  const { found: targets } = plan.tokenRegions
+  const { found: targets } = tokenRegions(plan, tokens, plan.logits as Rows)
   await execute(plan, state)
   return { ...job, tokens: { ...tokens, targets, labels: undefined } }
 }

@@ -7,10 +7,12 @@ import { findsOf, forward } from './forward.js'
 import { type Found, foundByOther, gradient, headGradient } from './gradient.js'
 import { lossOf } from './loss.js'
 import { Plan } from './plan.js'
+import { tokenRegions } from './token-regions.js'
 
 /** `headRows`: of a job on an output layer, which rows of the hidden states it is on. */
 export function planOf(job: Job, device: GpuDevice, headRows?: Int32Array): Plan {
   const plan = new Plan(job, device, headRows)
+  if (job.tokens && plan.logits) plan.tokenRegions = tokenRegions(plan, job.tokens, plan.logits)
   const { policy, reference } = job
   if (policy === undefined) {
     if (plan.lastStage) lastStage(plan, foundByOther(plan, plan.lastStage))

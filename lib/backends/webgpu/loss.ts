@@ -50,6 +50,7 @@ function pairLoss(plan: Plan, stage: LossStage): Loss {
     const ranks = work.room(given.ranks)
     const results = work.room(given.results)
     const summary = work.room(given.summary)
+    Object.assign(plan.kept, { logProbs, summary })
     const ofPairs = [pairs, logProbs, sequences, ranks]
     const size = stage.losses.length
     if (shaders.rankPairs) plan.step(shaders.rankPairs, given.stage, ofPairs, groupsOf(size))

@@ -25,6 +25,12 @@ function isGpuBuffer(value: unknown): value is GpuBuffer {
   return typeof value === 'object' && value !== null && 'mapState' in value && 'usage' in value && 'size' in value
 }
 
+/** Whether this runtime has an implementation of WebGPU. */
+export function hasWebGpu(): boolean {
+  const { navigator } = globalThis as { navigator?: { gpu?: unknown } }
+  return typeof navigator?.gpu === 'object' && navigator.gpu !== null
+}
+
 /** Checks the option of that name. */
 export function gpuDevice(value: unknown): GpuDevice {
   const { queue, limits, createBuffer } = (typeof value === 'object' && value !== null ? value : {}) as GpuDevice

@@ -1,7 +1,7 @@
 /**
  * What a job takes of a device: steps, room for their arrays, and results on their way back.
  */
-import type { GradientStage, HeadGradientStage, Job, Tokens } from '../../job.js'
+import type { GradientStage, HeadGradientStage, Job, Rows, Tokens } from '../../job.js'
 import type { GpuDevice, GpuLimits } from '../../types/index.js'
 import { Arenas, type Region } from './arena.js'
 import { Heads } from './head-logits.js'
@@ -9,19 +9,33 @@ import { ReadBack } from './read-back.js'
 import type { Shader } from './shader.js'
 import type { Step } from './steps.js'
 import { HostCopies } from './tensors.js'
-import { type TokenRegions, tokenRegions } from './token-regions.js'
-import { rowCountOf } from './windows.js'
+
+/** The tokens of a job on the device. */
+export interface TokenRegions {
+  /** `[R]` int32 */
+  targets: Region
+  /** `[S + 1]` `Sequence` of rows.wgsl */
+  sequences: Region
+  /** `[R]` `Weights` of token-state.wgsl; nothing where all are 1. */
+  weights: Region
+  hasWeights: boolean
+  /** `[R]` the targets: where labels are on the device, once the results are there. */
+  found: Int32Array
+}
 
 export class Plan {
   readonly steps: Step[] = []
   readonly arenas: Arenas
   readonly copies: HostCopies
   readonly results = new ReadBack()
-  /** Of the logits, if the job has any. */
-  readonly vocab: number
+  /** What stays on the device for whoever wants it there: two-float numbers. */
+  readonly kept: { logProbs?: Region; summary?: Region } = {}
+  /** Those of the job, if it has any. */
+  readonly logits: Rows | undefined
   /** The output layers of a job that has any. */
   readonly heads: Heads
-  private readonly regions: TokenRegions | undefined
+  /** Of a job with tokens: set before any step that takes them. */
+  tokenRegions!: TokenRegions
 
   constructor(
     readonly job: Job,
@@ -32,9 +46,7 @@ export class Plan {
     const { minStorageBufferOffsetAlignment, minUniformBufferOffsetAlignment } = device.limits
     this.arenas = new Arenas(Math.max(minStorageBufferOffsetAlignment, minUniformBufferOffsetAlignment))
     this.copies = new HostCopies(device)
-    const logits = (job.policy ?? this.lastStage)?.logits
-    this.vocab = logits?.vocab ?? 0
-    this.regions = job.tokens && logits && tokenRegions(this, job.tokens, rowCountOf(logits))
+    this.logits = (job.policy ?? this.lastStage)?.logits
     this.heads = new Heads(this, headRows)
   }
 
@@ -52,11 +64,6 @@ export class Plan {
     return this.job.tokens as Tokens
   }
 
-  /** The same on the device. */
-  get tokenRegions(): TokenRegions {
-    return this.regions as TokenRegions
-  }
-
   /** Adds a step; `bindings` follow the uniform. */
   step(shader: Shader, uniform: ArrayBufferView | ArrayBuffer, bindings: readonly Region[], groups: number): void {
     this.steps.push({ shader, bindings: [this.arenas.inputs.put(uniform), ...bindings], groups })
@@ -65,6 +72,5 @@ export class Plan {
   destroy(): void {
     this.arenas.destroy()
     this.copies.destroy()
-    this.results.destroy()
   }
 }

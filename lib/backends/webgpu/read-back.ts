@@ -19,7 +19,6 @@ interface Part {
 export class ReadBack {
   private readonly parts: Part[] = []
   private size = 0
-  private buffer: GpuBuffer | undefined
 
   /** `byteLength` bytes of a region. */
   bytes(from: Region, byteLength: number, take: Part['take'], begin = 0): void {
@@ -53,33 +52,31 @@ export class ReadBack {
     regions.forEach((region, i) => {
       this.bytes(region, sizes[i], (bytes) => {
         found.push(new Float32Array(bytes))
-        if (found.length === regions.length) take(found)
+        if (found.length === regions.length) take(found.splice(0))
       })
     })
   }
 
-  /** Copies the results once those that are recorded before it are there. */
-  record(device: GpuDevice, encoder: GpuEncoder): void {
-    if (this.size === 0) return
+  /** Records copies of the results to a new buffer; undefined where there are none. */
+  record(device: GpuDevice, encoder: GpuEncoder): GpuBuffer | undefined {
+    if (this.size === 0) return undefined
     const usage = USAGE.MAP_READ | USAGE.COPY_DST
     const buffer = device.createBuffer({ label: 'fused-preference-loss read-back', size: this.size, usage })
-    this.buffer = buffer
     for (const { from, offset, size } of this.parts) {
       encoder.copyBufferToBuffer(from.buffer, from.offset, buffer, offset, size)
     }
+    return buffer
   }
 
-  /** Waits for the copies and hands them out. */
-  async take(): Promise<void> {
-    const { buffer } = this
+  /** Waits for the copies in that buffer, hands them out, and destroys it. */
+  async take(buffer: GpuBuffer | undefined): Promise<void> {
     if (buffer === undefined) return
-    await buffer.mapAsync(MAP_READ)
-    const all = buffer.getMappedRange()
-    for (const { offset, size, take } of this.parts) take(all.slice(offset, offset + size))
-    buffer.unmap()
-  }
-
-  destroy(): void {
-    this.buffer?.destroy()
+    try {
+      await buffer.mapAsync(MAP_READ)
+      const all = buffer.getMappedRange()
+      for (const { offset, size, take } of this.parts) take(all.slice(offset, offset + size))
+    } finally {
+      buffer.destroy()
+    }
   }
 }

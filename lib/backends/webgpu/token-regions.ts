@@ -1,31 +1,19 @@
 /**
  * The tokens of a job on the device.
  */
-import type { DeviceLabels, GpuSlice, Tokens } from '../../job.js'
-import type { Arena, Region } from './arena.js'
-import type { Plan } from './plan.js'
+import type { DeviceLabels, GpuSlice, Rows, Tokens } from '../../job.js'
+import type { Arena } from './arena.js'
+import type { Plan, TokenRegions } from './plan.js'
 import { targetsShader } from './shaders.js'
 import { setTwoFloat } from './two-floats.js'
 import { uniforms } from './uniforms.js'
 import { sliceView } from './windows.js'
 
-export interface TokenRegions {
-  /** `[R]` int32 */
-  targets: Region
-  /** `[S + 1]` `Sequence` of rows.wgsl */
-  sequences: Region
-  /** `[R]` `Weights` of token-state.wgsl; nothing where all are 1. */
-  weights: Region
-  hasWeights: boolean
-  /** `[R]` the targets: where labels are on the device, once the results are there. */
-  found: Int32Array
-}
-
-/** Brings the tokens to the device, or finds them there. `rowCount`: R. */
-export function tokenRegions(plan: Plan, tokens: Tokens, rowCount: number): TokenRegions {
+/** Brings the tokens of these logits to the device, or finds them there. */
+export function tokenRegions(plan: Plan, tokens: Tokens, { batch, time, vocab }: Rows): TokenRegions {
   const { inputs } = plan.arenas
   const { weights, labels } = tokens
-  const found = labels ? findTargets(plan, tokens, labels, rowCount) : putTargets(tokens, inputs)
+  const found = labels ? findTargets(plan, tokens, labels, batch * time, vocab) : putTargets(tokens, inputs)
   return {
     ...found,
     weights: weights === undefined ? inputs.room(0) : inputs.put(weightPairs(tokens, weights)),
@@ -43,8 +31,8 @@ function putTargets({ targets, offsets, counts }: Tokens, inputs: Arena) {
 }
 
 /** Stage 0. */
-function findTargets(plan: Plan, { offsets, counts }: Tokens, given: DeviceLabels, rowCount: number) {
-  const { arenas, device, results, vocab } = plan
+function findTargets(plan: Plan, { offsets, counts }: Tokens, given: DeviceLabels, rowCount: number, vocab: number) {
+  const { arenas, device, results } = plan
   const { wide, shift, ignoreIndex } = given
   const labels = sliceView(given.data as GpuSlice, wide ? 8 : 4, device.limits)
   const bytes = given.mask as GpuSlice | undefined

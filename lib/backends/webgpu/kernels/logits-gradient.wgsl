@@ -26,7 +26,11 @@ fn isNothing(v: RowValues) -> bool { return isConstant(v) && v.everywhere == 0 &
 fn gradientOf(x: vec4f, v: RowValues, everywhere: vec4f) -> vec4f {
   let powers = powersOf(x, v.unit, params.temperature);
   // The factor goes in before the power, which may be as small as float32 is.
-  if (!FULL) { return v.constant * powers.mantissa * powersOfTwo4(powers.power); }
+  if (!FULL) {
+    let gradient = v.constant * powers.mantissa * powersOfTwo4(powers.power);
+    // 0 rather than -0.
+    return select(gradient, vec4f(0), gradient == vec4f(0));
+  }
   let logs = vec4f(powers.power - v.scale) * LN2.x + powers.rest;
   return (v.constant + v.perLog * logs) * powers.mantissa * powersOfTwo4(powers.power) + everywhere;
 }

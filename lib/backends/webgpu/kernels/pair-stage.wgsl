@@ -17,6 +17,7 @@ struct LossConstants {
   rewardAlpha: TwoFloat,
   pairDivisor: TwoFloat,   // what sums over pairs are divided by
   tokenDivisor: TwoFloat,  // what sft's sum over tokens is divided by
+  slopeScale: TwoFloat,    // factor of the derivatives
 }
 
 struct LossTerm {
@@ -28,7 +29,6 @@ struct LossTerm {
 
 struct Stage {
   constants: LossConstants,
-  slopeScale: TwoFloat,  // factor of the derivatives
   hiddenZero: u32,
   pairCount: u32,
   sequenceCount: u32,

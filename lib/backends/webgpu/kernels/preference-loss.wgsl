@@ -53,7 +53,7 @@ fn termLoss(term: LossTerm, i: u32) -> LossValue {
     k.tokenDivisor = chosenTokens();
   }
   let value = evaluate(term.lossType, pair, k);
-  let slopeWeight = mul(weight, stage.slopeScale);
+  let slopeWeight = mul(weight, stage.constants.slopeScale);
   return LossValue(mul(weight, value.loss), mul(slopeWeight, value.dChosen), mul(slopeWeight, value.dRejected));
 }
 

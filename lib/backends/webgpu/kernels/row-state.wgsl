@@ -23,6 +23,12 @@ fn logRatio(unit: Unit, other: Unit, inverseTemperature: TwoFloat) -> TwoFloat {
   return add(powers, mul(twoSum(unit.base, -other.base), inverseTemperature));
 }
 
+// Whether a part of a row whose largest logit this is needs a larger unit than it has: it is left what it has for a while,
+// and where nothing counts.
+fn isOutgrown(unit: Unit, maximum: f32, t: Temperature) -> bool {
+  return !isMinusInfinity(maximum) && outgrows(unitFor(maximum, t), unit, 4, t);
+}
+
 // Whether a unit is larger than another, by much where `margin` is large.
 fn outgrows(unit: Unit, other: Unit, margin: i32, t: Temperature) -> bool {
   if (unit.base == other.base) { return unit.exponent > other.exponent + margin; }

@@ -53,11 +53,10 @@ fn addTile(swept: Swept, x: array<vec4f, 4>, place: u32) -> Swept {
   var next = swept;
   let t = params.temperature;
   let maximum = maximumOf(max(max(x[0], x[1]), max(x[2], x[3])));
-  let unit = unitFor(maximum, t);
   if (isZero(next.sum)) {
-    next.unit = unit;
-  } else if (outgrows(unit, next.unit, 4, t)) {
-    next = rescaled(next, unit);
+    next.unit = unitFor(maximum, t);
+  } else if (isOutgrown(next.unit, maximum, t)) {
+    next = rescaled(next, unitFor(maximum, t));
   }
   var e = vec4f(0);
   var weighted = vec4f(0);

@@ -29,11 +29,11 @@ fn merged(a: Swept, b: Swept) -> Swept {
 fn addTile(swept: Swept, x: array<vec4f, 4>, place: u32) -> Swept {
   var next = swept;
   let t = params.temperature;
-  let unit = unitFor(maximumOf(max(max(x[0], x[1]), max(x[2], x[3]))), t);
+  let maximum = maximumOf(max(max(x[0], x[1]), max(x[2], x[3])));
   if (isZero(next.sum)) {
-    next.unit = unit;
-  } else if (outgrows(unit, next.unit, 4, t)) {
-    next = rescaled(next, unit);
+    next.unit = unitFor(maximum, t);
+  } else if (isOutgrown(next.unit, maximum, t)) {
+    next = rescaled(next, unitFor(maximum, t));
   }
   var e = array<vec4f, 4>();
   for (var i = 0; i < 4; i++) { e[i] = valueOf(powersOf(x[i], next.unit, t)); }

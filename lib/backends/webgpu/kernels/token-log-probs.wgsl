@@ -22,13 +22,11 @@ var<workgroup> lanes: array<Swept, WORKGROUP>;
 
 // Four logits of the row, and -∞ past its end.
 fn quadOf(row: u32, at: u32, end: u32) -> vec4f {
+  if (at + 4 <= end) { return capped4(loadLogits4(row + at)); }
+  // No cap for what is past the end.
   var x = vec4f(-infinity());
-  if (at + 4 <= end) {
-    x = loadLogits4(row + at);
-  } else {
-    for (var i = 0u; at + i < end; i++) { x[i] = loadLogit(row + at + i); }
-  }
-  return capped4(x);
+  for (var i = 0u; at + i < end; i++) { x[i] = capped4(vec4f(loadLogit(row + at + i))).x; }
+  return x;
 }
 
 @compute @workgroup_size(WORKGROUP)

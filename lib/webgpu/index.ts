@@ -1,0 +1,4 @@
+/**
+ * `fused-preference-loss/webgpu`: calls on a GPUDevice that are prepared once and recorded many times.
+ */
+export { type PreparedPreferenceLoss, prepareFusedPreferenceLoss } from './prepare.js'

@@ -1,0 +1,200 @@
+/**
+ * Buffers and devices that a call cannot use: each gives an error with a code, and nothing of the caller's is written.
+ */
+import { beforeAll, describe, expect, test } from 'vitest'
+import { crossEntropy, fusedPreferenceLoss, sequenceLogProbs, sequenceLogProbsSync } from '../../lib/index.js'
+import type { GpuMemory, Logits } from '../../lib/types/index.js'
+import { bytes } from '../support.js'
+import { download, newDevice, upload } from './device.js'
+
+const [BATCH, TIME, VOCAB] = [2, 3, 40]
+const SIZE = BATCH * TIME * VOCAB
+const shape = [BATCH, TIME, VOCAB]
+const elements = Float32Array.from({ length: SIZE }, (_, i) => ((i * 37) % 101) / 16)
+const labels = Int32Array.from({ length: BATCH * TIME }, (_, i) => (7 * i) % VOCAB)
+const reference = { chosen: [-3], rejected: [-4] }
+const [MAP_READ, COPY_SRC, COPY_DST, STORAGE] = [1, 4, 8, 128]
+
+const code = (code: string, message?: string | RegExp) =>
+  expect.objectContaining(message === undefined ? { code } : { code, message: expect.stringMatching(message) })
+
+let gpuDevice: GPUDevice
+beforeAll(async () => {
+  gpuDevice = await newDevice()
+})
+
+const logits = (data: GpuMemory = upload(gpuDevice, bytes(elements))): Logits => ({ data, shape })
+const run = (given: Logits, options: object = {}) =>
+  fusedPreferenceLoss(given, labels, { reference, gradient: 'in-place', gpuDevice, ...options })
+const empty = (size: number, usage: number) => gpuDevice.createBuffer({ size, usage })
+
+describe('buffers', () => {
+  test('whole, and in part, they give what arrays give', async () => {
+    const wanted = await fusedPreferenceLoss({ data: elements, shape }, labels, { reference, backend: 'js' })
+    const got = await run(logits())
+    expect(Math.abs(got.loss - wanted.loss)).toBeLessThan(1e-6)
+    const part = upload(gpuDevice, bytes(Float32Array.of(7, 8, ...elements, 9)))
+    const ofPart = await run(logits({ buffer: part, byteOffset: 8, byteLength: 4 * SIZE }))
+    expect(ofPart.loss).toBe(got.loss)
+    const after = new Float32Array((await download(gpuDevice, part)).buffer as ArrayBuffer)
+    expect([after[0], after[1], after[SIZE + 2]]).toEqual([7, 8, 9])
+  })
+
+  test.each<[string, () => GpuMemory, string, RegExp]>([
+    ['without STORAGE', () => empty(4 * SIZE, COPY_SRC), 'ERR_INVALID_ARG_VALUE', /STORAGE/],
+    ['too small', () => empty(4 * SIZE - 4, STORAGE), 'ERR_SHAPE_MISMATCH', /./],
+    [
+      'at no multiple of the element size',
+      () => ({ buffer: empty(4 * SIZE + 4, STORAGE), byteOffset: 2 }),
+      'ERR_INVALID_ARG_VALUE',
+      /byteOffset must be a multiple/,
+    ],
+    ['beyond its end', () => ({ buffer: empty(64, STORAGE), byteOffset: 68 }), 'ERR_OUT_OF_RANGE', /byteOffset/],
+    ['before its beginning', () => ({ buffer: empty(64, STORAGE), byteOffset: -4 }), 'ERR_OUT_OF_RANGE', /byteOffset/],
+    [
+      'with a length that is none',
+      () => ({ buffer: empty(64, STORAGE), byteLength: '64' as never }),
+      'ERR_INVALID_ARG_TYPE',
+      /byteLength/,
+    ],
+  ])('logits %s', async (_, data, name, message) => {
+    await expect(run(logits(data()))).rejects.toEqual(code(name, message))
+  })
+
+  test('a gradient that is too small, or lies over part of the logits', async () => {
+    const small = empty(4 * SIZE - 16, STORAGE)
+    await expect(run(logits(), { gradient: small })).rejects.toEqual(code('ERR_SHAPE_MISMATCH'))
+    const buffer = upload(gpuDevice, new Uint8Array(8 * SIZE))
+    const data = { buffer, byteLength: 4 * SIZE }
+    const over = { buffer, byteOffset: 256, byteLength: 4 * SIZE }
+    await expect(run(logits(data), { gradient: over })).rejects.toEqual(code('ERR_INVALID_ARG_VALUE', 'overwrite part'))
+    // Beside the logits, and exactly over them.
+    const beside = { buffer, byteOffset: 4 * SIZE, byteLength: 4 * SIZE }
+    expect((await run(logits(data), { gradient: beside })).gradLogits!.data).toBe(beside)
+    expect((await run(logits(data), { gradient: { buffer, byteLength: 4 * SIZE } })).gradLogits!.data).toBe(data)
+  })
+
+  test('a mapped buffer, and one whose mapping is on its way', async () => {
+    const buffer = gpuDevice.createBuffer({ size: 4 * SIZE, usage: STORAGE, mappedAtCreation: true })
+    await expect(run(logits(buffer))).rejects.toEqual(code('ERR_INVALID_ARG_VALUE', /mapState is 'mapped'/))
+    buffer.unmap()
+    expect((await run(logits(buffer))).loss).toBeGreaterThan(0)
+  })
+
+  test('a destroyed buffer, and a destroyed gradient', async () => {
+    const data = upload(gpuDevice, bytes(elements))
+    data.destroy()
+    await expect(run(logits(data))).rejects.toEqual(code('ERR_WEBGPU'))
+    const gradient = empty(4 * SIZE, STORAGE)
+    gradient.destroy()
+    const kept = logits()
+    await expect(run(kept, { gradient })).rejects.toEqual(code('ERR_WEBGPU'))
+    expect(await download(gpuDevice, kept.data as GPUBuffer)).toEqual(new Uint8Array(bytes(elements)))
+    // The device is as good as before.
+    expect((await run(logits())).loss).toBeGreaterThan(0)
+  })
+
+  test('a buffer of another device', async () => {
+    const other = await newDevice()
+    await expect(run(logits(upload(other, bytes(elements))))).rejects.toEqual(code('ERR_WEBGPU'))
+    const kept = logits()
+    await expect(run(kept, { gradient: upload(other, bytes(elements)) })).rejects.toEqual(code('ERR_WEBGPU'))
+    expect(await download(gpuDevice, kept.data as GPUBuffer)).toEqual(new Uint8Array(bytes(elements)))
+    other.destroy()
+  })
+
+  test('a buffer for bytes to be read from is not for the gradient', async () => {
+    const gradient = empty(4 * SIZE, MAP_READ | COPY_DST)
+    await expect(run(logits(), { gradient })).rejects.toEqual(code('ERR_INVALID_ARG_VALUE', 'STORAGE'))
+  })
+})
+
+describe('options', () => {
+  test('gpuDevice is needed, and has to be one', async () => {
+    const given = logits()
+    await expect(run(given, { gpuDevice: undefined })).rejects.toEqual(code('ERR_INVALID_ARG_TYPE', 'gpuDevice'))
+    await expect(run(given, { gpuDevice: {} })).rejects.toEqual(code('ERR_INVALID_ARG_TYPE', 'gpuDevice'))
+  })
+
+  test('no other backend takes buffers', async () => {
+    for (const backend of ['cpu', 'js', 'wasm', 'cuda']) {
+      await expect(run(logits(), { backend })).rejects.toEqual(code('ERR_INVALID_ARG_VALUE', 'GPUBuffers'))
+    }
+  })
+
+  test('synchronous forms say why there are none', () => {
+    expect(() => sequenceLogProbsSync(logits(), labels, { gpuDevice })).toThrow(
+      code('ERR_BACKEND_UNAVAILABLE', /without Sync/),
+    )
+  })
+
+  test('a signal that has been aborted', async () => {
+    const given = logits()
+    const signal = AbortSignal.abort(new Error('stop'))
+    await expect(run(given, { signal })).rejects.toThrow('stop')
+    expect(await download(gpuDevice, given.data as GPUBuffer)).toEqual(new Uint8Array(bytes(elements)))
+  })
+})
+
+describe('labels on the device', () => {
+  test('give what those of the host give, with a mask or without', async () => {
+    const on = (array: ArrayBufferView) => upload(gpuDevice, bytes(array))
+    const wide = BigInt64Array.from(labels, BigInt)
+    const mask = Uint8Array.of(1, 1, 0, 1, 1, 1)
+    const given = { gpuDevice, outputs: ['tokenLogProbs'] } as const
+    const wanted = await sequenceLogProbs(logits(), labels, { ...given })
+    const masked = await sequenceLogProbs(logits(), labels, { ...given, mask })
+    for (const ids of [labels, wide]) {
+      const got = await sequenceLogProbs(logits(), on(ids), given)
+      expect([got.logProbs, got.tokenCounts, got.tokenLogProbs]).toEqual([
+        wanted.logProbs,
+        wanted.tokenCounts,
+        wanted.tokenLogProbs,
+      ])
+      const range = { buffer: on(mask), byteLength: 6 }
+      expect((await sequenceLogProbs(logits(), on(ids), { ...given, mask: range })).logProbs).toEqual(masked.logProbs)
+      const words = on(Int32Array.from(mask))
+      expect((await sequenceLogProbs(logits(), on(ids), { ...given, mask: words })).logProbs).toEqual(masked.logProbs)
+    }
+  })
+
+  test('out of range: the first is named, its row gets no gradient, and nothing else is written', async () => {
+    const wrong = upload(gpuDevice, bytes(labels.with(4, VOCAB)))
+    const run = crossEntropy(logits(), wrong, { gpuDevice, gradient: 'in-place' })
+    await expect(run).rejects.toEqual(code('ERR_LABEL_OUT_OF_RANGE'))
+  })
+})
+
+describe('a device that is lost', () => {
+  test('before the call', async () => {
+    const lost = await newDevice()
+    const data = upload(lost, bytes(elements))
+    lost.destroy()
+    await lost.lost
+    await expect(run(logits(data), { gpuDevice: lost })).rejects.toEqual(code('ERR_DEVICE_LOST'))
+  })
+
+  test('during the call', async () => {
+    const lost = await newDevice()
+    const running = run(logits(upload(lost, bytes(elements))), { gpuDevice: lost })
+    lost.destroy()
+    await expect(running).rejects.toEqual(code('ERR_DEVICE_LOST'))
+  })
+
+  test('after a call whose backward is to come', async () => {
+    const lost = await newDevice()
+    const sums = await sequenceLogProbs(logits(upload(lost, bytes(elements))), labels, { gpuDevice: lost })
+    lost.destroy()
+    await expect(sums.backward([1, 1])).rejects.toEqual(code('ERR_DEVICE_LOST'))
+    expect(sums.logProbs).toHaveLength(BATCH)
+    sums.dispose()
+  })
+})
+
+test('more memory than there is', async () => {
+  const { maxBufferSize } = gpuDevice.limits
+  const huge = { data: { buffer: empty(4096, STORAGE) }, shape: [2, 1, maxBufferSize] }
+  await expect(sequenceLogProbs(huge, Int32Array.of(0, 0), { shift: false, gpuDevice })).rejects.toEqual(
+    code('ERR_SHAPE_MISMATCH'),
+  )
+})
