@@ -23,7 +23,7 @@ const USAGE = `npm run bench [-- OPTIONS]
   --case NAME         a case or a group of cases; may be repeated
   --peer NAME         a peer to compare with; may be repeated. Defaults to all
   --dtype TYPE        float32, bfloat16 or float16; may be repeated
-  --backend NAME      our backend: cpu (the default), wasm, js or cuda; in a browser wasm (the default) or js
+  --backend NAME      our backend: cpu (the default), wasm, js, cuda or webgpu; in a browser wasm (the default) or js
   --browser           runs in Chromium: /usr/bin/chromium, or the path in CHROMIUM
   --threads N         threads of ours, of peers that have threads, and of the memory's measurement. Defaults to all,
                       for wasm and in a browser to 1, as most peers have one there
@@ -118,6 +118,7 @@ async function main(/** @type {ReturnType<typeof options>} */ values) {
     process.exitCode = 1
     return
   }
+  if (values.backend === 'webgpu') return (await import('./webgpu/run.mjs')).benchWebgpu(values)
   const { machine, cases, measuring } = plan(values)
   const versions = await describeVersions(measuring.peers.some(({ inPython }) => inPython))
   const browser = values.browser ? await (await import('./browser/contender.mjs')).openBrowser() : undefined

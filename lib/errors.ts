@@ -14,19 +14,20 @@ export type ErrorCode =
   | 'ERR_CUDA'
   | 'ERR_WEBGPU'
   | 'ERR_DEVICE_LOST'
+  | 'ERR_MPI'
+  | 'ERR_NCCL'
+  | 'ERR_RANK_FAILED'
   | 'ERR_DISPOSED'
   | 'ERR_OUT_OF_MEMORY'
   | 'ERR_FEATURE_UNAVAILABLE_ON_PLATFORM'
 
-type FailureCode = Extract<
+type FailureCode = Exclude<
   ErrorCode,
-  | 'ERR_BACKEND_UNAVAILABLE'
-  | 'ERR_CUDA'
-  | 'ERR_WEBGPU'
-  | 'ERR_DEVICE_LOST'
-  | 'ERR_DISPOSED'
-  | 'ERR_OUT_OF_MEMORY'
-  | 'ERR_FEATURE_UNAVAILABLE_ON_PLATFORM'
+  | 'ERR_INVALID_ARG_TYPE'
+  | 'ERR_INVALID_ARG_VALUE'
+  | 'ERR_OUT_OF_RANGE'
+  | 'ERR_SHAPE_MISMATCH'
+  | 'ERR_LABEL_OUT_OF_RANGE'
 >
 
 function withCode<E extends Error>(error: E, code: ErrorCode): E & { code: ErrorCode } {

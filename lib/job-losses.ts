@@ -119,7 +119,7 @@ export interface TokenLossStage {
   /** Multiply the cross-entropy of each row by its label's probability, whose own derivative is left out. */
   dft: boolean
   /**
-   * `[V]` factors w of the classes, with labelSmoothing: the row's term of its label is multiplied by the label's, each of
+   * `[V]` factors w of all classes, with labelSmoothing: the row's term of its label is multiplied by the label's, each of
    * the others, −log p_j, by its own, and the z-loss by the label's. 1 when absent; other factors are among the tokens'
    * weights.
    */

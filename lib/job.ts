@@ -57,6 +57,8 @@ export interface Rows {
 export interface Tokens {
   /** `[R]` the label predicted at each row, -1 where the row is inactive. */
   targets: Int32Array
+  /** Where the logits are a share of the vocabulary, which labels then are of. */
+  shard?: Shard
   /** `[R]` factor of each row's log-prob; 1 when absent. */
   weights?: Float64Array
   /** `[R]` the factors for 'sft', which ignores ldAlpha; `weights` when absent. */
@@ -75,6 +77,30 @@ export interface Tokens {
   emptyLogProb: number
   /** Labels on the GPU, which makes targets and counts of them: `targets` is then empty and `counts` an out. */
   labels?: DeviceLabels
+}
+
+/** The logits are columns of those of a larger vocabulary: the V of all shapes is that of the columns at hand, but for classes. */
+export interface Shard {
+  /** The first of the columns. */
+  start: number
+  /** The size of the vocabulary. */
+  vocab: number
+}
+
+/**
+ * What stage 1 knows of each row, segment by segment of its vocabulary. A job in which `bounds` are given fills the states
+ * from the columns that it has, and does nothing else; one without them begins from the states of whole rows, in the order
+ * of columns.
+ */
+export interface SegmentStates {
+  /** The columns at which segments begin, from 0, and V. */
+  bounds?: Int32Array
+  /** States of a row; 1 where those of all segments are merged. */
+  count: number
+  /** `[R, count]` of as many 32-bit words each as the other fields of the stage need: see lib/call/segments.ts. */
+  states: Int32Array
+  /** `[R]` the logits of labels, capped; a job fills those of labels that are among its columns. */
+  labelLogits: Float32Array
 }
 
 /** `[R]` labels that are on the GPU. */
@@ -115,6 +141,8 @@ export interface ForwardStage {
   /** With a head, sizes alone: their data is an empty array. */
   logits: Rows
   head?: Head
+  /** Where the vocabulary is shared. */
+  segments?: SegmentStates
   /** `[S]` out. */
   logProbs: Float64Array
   /** `[4 R]` out, when a gradient may follow in another job: what it needs to know of each row; private to a backend. */
@@ -204,6 +232,8 @@ export interface HeadGradientStage {
   bias?: Place
   /** Add to what the outs hold. */
   accumulate: boolean
+  /** Of a shard: `hidden` becomes its share of the sums, in float32, and is not added to anything. */
+  sharesHidden?: boolean
   skipInactive: boolean
   /** Bytes of logits that a backend may keep from stage 1 to this one, where both are in the job. No bit depends on it. */
   logitsBudget?: number
@@ -212,6 +242,7 @@ export interface HeadGradientStage {
 /**
  * The stages to run, in this order: 1 and 2 on the policy and on the reference, 3, and 4. A job is one of
  * - `tokens`, `policy`: log-probs of sequences;
+ * - `tokens`, `policy`, perhaps `reference` and `tokenLoss`, with `bounds` of segments: their states, and nothing else;
  * - `tokens`, `gradient` or `headGradient`: a gradient whose `states` an earlier job has filled;
  * - `loss`: stage 3 alone;
  * - `tokens`, `policy`, `loss`, perhaps `reference`, and perhaps `gradient` or `headGradient`: all four;

@@ -92,6 +92,7 @@ const CASES: Record<string, Case> = {
   instructionSet: { options: { instructionSet: 'mmx' } },
   stream: { options: { stream: 1 } },
   device: { options: { device: 0 } },
+  gpuDevice: { options: { gpuDevice: {} } },
   signal: { options: { signal: AbortSignal.abort(new Error('stopped by the caller')) } },
 }
 

@@ -84,7 +84,12 @@ describe('every block of code', () => {
     expect(code, stderr).toBe(0)
   })
 
-  const runnable = programs.filter(({ path }) => path !== 'README.md' && (CUDA.length > 0 || path !== 'docs/cuda.md'))
+  /** Pages whose programs need more than the package. */
+  const needs: Record<string, boolean> = {
+    'docs/cuda.md': CUDA.length > 0,
+    'docs/nccl.md': CUDA.length > 0 && existsSync(process.env.FUSED_PREFERENCE_LOSS_NCCL ?? ''),
+  }
+  const runnable = programs.filter(({ path }) => path !== 'README.md' && needs[path] !== false)
   test.each(runnable.filter(({ blocks }) => blocks.js.length > 0))('of $path runs', async ({ program }) => {
     const { code, stderr } = await run(program)
     expect(code, stderr).toBe(0)

@@ -65,7 +65,7 @@ describe('an addon is refused', () => {
 
 describe('a field is what its name says', () => {
   const NUMBER =
-    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing|gradientScale|offset|targetMargin|dpopLambda|rewardAlpha|logitsBudget)$/
+    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing|gradientScale|offset|targetMargin|dpopLambda|rewardAlpha|logitsBudget|segments\.count|shard\.start)$/
 
   const ONES = ['loss.terms.type', 'unpairedLoss.type', 'loss.terms.count', 'instructionSet', 'cancellable']
 
@@ -105,6 +105,7 @@ describe('a field is what its name says', () => {
       capScale: 104,
       average: true,
       emptyLogProb: 103,
+      shard: { vocab: 105, start: 106 },
     },
     policy: {
       ...arrays('logProbs', 'states', 'logWeights', 'tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'logSumExp'),
@@ -112,8 +113,15 @@ describe('a field is what its name says', () => {
       swept: true,
       logits: rows(array(), 110),
       head: head(120),
+      segments: { ...arrays('bounds', 'states', 'labelLogits'), count: 107 },
     },
-    reference: { logits: rows(array(), 130), head: head(140), ...arrays('states', 'logProbs'), swept: true },
+    reference: {
+      logits: rows(array(), 130),
+      head: head(140),
+      ...arrays('states', 'logProbs'),
+      swept: true,
+      segments: { ...arrays('bounds', 'states', 'labelLogits'), count: 108 },
+    },
     loss: {
       ...arrays('pairs', 'chosen', 'rejected', 'referenceChosen', 'referenceRejected', 'chosenTokenCounts'),
       ...arrays('rejectedTokenCounts', 'pairWeights', 'losses', 'chosenRewards', 'rejectedRewards', 'gradChosen'),
@@ -165,7 +173,13 @@ describe('a field is what its name says', () => {
       tokenCoefficients: arrays('logProb', 'logSumExp', 'entropy', 'meanLogit'),
       skipInactive: true,
     },
-    headGradient: { ...arrays('hidden', 'weight', 'bias'), dtype: 'bfloat16', accumulate: true, logitsBudget: 777 },
+    headGradient: {
+      ...arrays('hidden', 'weight', 'bias'),
+      dtype: 'bfloat16',
+      accumulate: true,
+      logitsBudget: 777,
+      sharesHidden: true,
+    },
   }
   const settings = { device: 170, stream: 3n, threads: 171, instructionSet: 'avx2', signal: {} }
   const values = new Float64Array(lines.length + 100)

@@ -84,7 +84,9 @@ function jobOf({ rows, targets, sequences = [rows.length], tokens = {}, coeffici
     },
   } satisfies Job & {
     tokens: Tokens
-    policy: Required<Omit<ForwardStage, 'head' | 'plainLogProbs' | 'entropies' | 'swept' | 'tokenMeanLogits'>>
+    policy: Required<
+      Omit<ForwardStage, 'segments' | 'head' | 'plainLogProbs' | 'entropies' | 'swept' | 'tokenMeanLogits'>
+    >
     gradient: GradientStage
   }
 }

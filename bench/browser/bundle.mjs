@@ -10,7 +10,7 @@ const root = fileURLToPath(new URL('../../', import.meta.url))
 const published = `${root}dist/browser/`
 
 /** The package itself is served as it is. Its adapters are bundled, with the trainers that they import by name. */
-const ownFiles = {
+export const ownFiles = {
   name: 'own-files',
   /** @param {string} source @param {string | undefined} importer */
   resolveId(source, importer) {

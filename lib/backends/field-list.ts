@@ -35,8 +35,8 @@ function listFields(): string[] {
   const head = { hidden: rows, weight: {}, bias: {} }
   const job = {
     tokens: { labels: {} },
-    policy: { logits: rows, head },
-    reference: { logits: rows, head },
+    policy: { logits: rows, head, segments: {} },
+    reference: { logits: rows, head, segments: {} },
     loss: { constants: { terms: [{}] }, pairConstants: {} },
     unpairedLoss: {},
     tokenLoss: {},

@@ -13,6 +13,7 @@ import type {
   PairConstants,
   Rows,
   RunSettings,
+  SegmentStates,
   TokenLossStage,
   Tokens,
   UnpairedLossStage,
@@ -26,7 +27,9 @@ const LABELS = new Part()
 const LOGITS = new Part()
 const POLICY = new Part()
 const POLICY_HEAD = new Part()
+const POLICY_SEGMENTS = new Part()
 const REFERENCE = new Part()
+const REFERENCE_SEGMENTS = new Part()
 const REFERENCE_HEAD = new Part()
 const LOSS = new Part()
 const PAIR_CONSTANTS = new Part()
@@ -66,6 +69,7 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.number('policy.swept', policy?.swept ? 1 : 0)
   }
   if (policy) visitPolicy(visit, policy)
+  if (policy?.segments) visitSegments(visit, POLICY_SEGMENTS, 'policy', policy.segments)
   const head = (policy ?? headGradient)?.head
   if (head) {
     visit.part(POLICY_HEAD)
@@ -83,6 +87,7 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.number('reference.swept', reference.swept ? 1 : 0)
     visit.out('reference.logProbs', 'float64', reference.logProbs)
   }
+  if (reference?.segments) visitSegments(visit, REFERENCE_SEGMENTS, 'reference', reference.segments)
   if (reference?.head) {
     visit.part(REFERENCE_HEAD)
     visit.in('reference.head.hidden.data', 'tensor', reference.head.hidden.data)
@@ -122,6 +127,7 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.number('headGradient.dtype', DTYPES[headGradient.dtype])
     visit.number('headGradient.accumulate', headGradient.accumulate ? 1 : 0)
     visit.number('headGradient.logitsBudget', headGradient.logitsBudget ?? 0)
+    visit.number('headGradient.sharesHidden', headGradient.sharesHidden ? 1 : 0)
   }
   if (loss) visitTerms(visit, loss.constants.terms, codes)
 }
@@ -138,6 +144,8 @@ function visitSettings(visit: FieldVisitor, settings: RunSettings, codes: Codes)
 function visitTokens(visit: FieldVisitor, tokens: Tokens): void {
   visit.part(TOKENS)
   visit.in('tokens.targets', 'int32', tokens.targets)
+  visit.number('tokens.shard.vocab', tokens.shard?.vocab ?? 0)
+  visit.number('tokens.shard.start', tokens.shard?.start ?? 0)
   visit.in('tokens.weights', 'float64', tokens.weights)
   visit.in('tokens.plainWeights', 'float64', tokens.plainWeights)
   visit.in('tokens.offsets', 'int32', tokens.offsets)
@@ -184,6 +192,14 @@ function visitPolicy(visit: FieldVisitor, policy: ForwardStage): void {
   visit.out('policy.logSumExp', 'float32', policy.logSumExp)
   visit.out('policy.sumSquaredProbs', 'float32', policy.sumSquaredProbs)
   visit.out('policy.tokenMeanLogits', 'float32', policy.tokenMeanLogits)
+}
+
+function visitSegments(visit: FieldVisitor, part: Part, owner: string, segments: SegmentStates): void {
+  visit.part(part)
+  visit.in(`${owner}.segments.bounds`, 'int32', segments.bounds)
+  visit.number(`${owner}.segments.count`, segments.count)
+  visit.out(`${owner}.segments.states`, 'int32', segments.states)
+  visit.out(`${owner}.segments.labelLogits`, 'float32', segments.labelLogits)
 }
 
 function visitLoss(visit: FieldVisitor, loss: LossStage): void {

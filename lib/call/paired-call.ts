@@ -8,7 +8,7 @@ import { invalidValue } from '../errors.js'
 import type { Job, LossStage } from '../job.js'
 import { LOSS_OPTIONS, type LossOptions } from '../options/loss-options.js'
 import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token-options.js'
-import type { DeviceData, Labels } from '../types/index.js'
+import type { DeviceData, Labels, ShardOptions } from '../types/index.js'
 import type { LossCall } from './loss-call.js'
 import { type LossPlan, lossOf } from './losses.js'
 import { addPairConstants, pairArrays } from './per-each.js'
@@ -25,7 +25,7 @@ const WEIGHTINGS = ['wpo'] as const
 const REFERENCE = 'options.reference'
 
 /** Options that are read here. */
-interface PairedOptions extends TokenOptions, LossOptions {
+interface PairedOptions extends TokenOptions, LossOptions, ShardOptions {
   reference?: object
   weighting?: 'wpo'
   gpuDevice?: unknown

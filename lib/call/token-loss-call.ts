@@ -7,7 +7,7 @@ import { outOfRange } from '../errors.js'
 import type { Job, TokenLossStage, Tokens } from '../job.js'
 import { TOKEN_LOSS_OPTIONS, type TokenLossOptions, tokenLossOptions } from '../options/token-loss-options.js'
 import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token-options.js'
-import type { DeviceData, Labels, TokenNormalizer } from '../types/index.js'
+import type { DeviceData, Labels, ShardOptions, TokenNormalizer } from '../types/index.js'
 import type { LossCall } from './loss-call.js'
 import { RUN_OPTIONS } from './run.js'
 import { forwardStage } from './stages.js'
@@ -35,16 +35,16 @@ export interface TokenLossCall extends LossCall {
 export function tokenLossCall(
   source: LogitsSource,
   labels: Labels | DeviceData,
-  options: TokenOptions & TokenLossOptions,
+  options: TokenOptions & TokenLossOptions & ShardOptions,
 ): TokenLossCall {
-  const { batch, time, vocab } = source.rows
+  const { batch, time } = source.rows
   const labelSmoothing = tokenLossOptions.labelSmoothing.read(options.labelSmoothing)
   const zLoss = tokenLossOptions.zLoss.read(options.zLoss)
   const dft = tokenLossOptions.dft.read(options.dft)
   const normalizer = tokenLossOptions.normalizer.read(options.normalizer)
   const gradientScale = tokenLossOptions.gradientScale.read(options.gradientScale)
-  const classWeights = classWeightsOf(options.classWeights, vocab, labelSmoothing !== 0)
   const tokenPlan = tokensOf(labels, source.rows, options, false, source.range)
+  const classWeights = classWeightsOf(options.classWeights, tokenPlan.vocab, labelSmoothing !== 0)
   const outputs = tokenOptions.outputs.read(options.outputs)
   const { tokens } = tokenPlan
   const divisor = divisorOf(normalizer, tokens, classWeights)

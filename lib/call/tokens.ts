@@ -17,9 +17,10 @@ import {
 import { invalidType, invalidValue, labelOutOfRange, outOfRange, shapeMismatch } from '../errors.js'
 import type { Rows, Tokens } from '../job.js'
 import { TOKEN_ARRAYS, type TokenOptions, tokenOptions } from '../options/token-options.js'
-import type { Labels } from '../types/index.js'
+import type { Labels, ShardOptions } from '../types/index.js'
 import { deviceLabels } from './device-labels.js'
 import { pairsOf } from './pairs.js'
+import { shardOf } from './shard.js'
 import { desensitiseLength, weightsOf } from './token-weights.js'
 
 /** Tokens, and the pairs of sequences where the call or an option needs them. */
@@ -52,11 +53,13 @@ const OFFSETS = 'an array of rising row numbers'
  */
 export function tokensOf(
   labels: unknown,
-  { batch, time, vocab }: Rows,
-  options: TokenOptions,
+  { batch, time, vocab: columns }: Rows,
+  options: TokenOptions & ShardOptions,
   paired: boolean,
   device?: DeviceRange,
 ): TokenPlan {
+  const shard = shardOf(options, columns, device)
+  const vocab = shard?.vocab ?? columns
   const shift = tokenOptions.shift.read(options.shift)
   const average = tokenOptions.averageLogProb.read(options.averageLogProb)
   const { temperature, capScale } = transformOf(options)
@@ -99,6 +102,7 @@ export function tokensOf(
     emptyLogProb: emptySequence === 'nan' ? Number.NaN : 0,
   }
   if (capScale !== undefined) tokens.capScale = capScale
+  if (shard !== undefined) tokens.shard = shard
   if (onDevice) tokens.labels = deviceLabels(labels, options, rows, shift, device)
   if (options.tokenWeights !== undefined) tokens.weights = weightsOf(options.tokenWeights, offsets, shift ? 1 : 0)
   const plan: TokenPlan = {

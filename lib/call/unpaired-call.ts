@@ -3,7 +3,7 @@ import type { Job, UnpairedLossStage } from '../job.js'
 import type { UnpairedTokenOptions } from '../options/index.js'
 import { TOKEN_OPTIONS, tokenOptions } from '../options/token-options.js'
 import { UNPAIRED_LOSS_OPTIONS, type UnpairedLossOptions } from '../options/unpaired-options.js'
-import type { DeviceData, Labels } from '../types/index.js'
+import type { DeviceData, Labels, ShardOptions } from '../types/index.js'
 import type { LossCall } from './loss-call.js'
 import type { ReferenceModel } from './paired-call.js'
 import { RUN_OPTIONS } from './run.js'
@@ -27,7 +27,7 @@ export const UNPAIRED_OPTIONS = [
 const REFERENCE = 'options.reference'
 
 /** Options that are looked at here. */
-interface UnpairedOptions extends UnpairedTokenOptions, Partial<UnpairedLossOptions> {
+interface UnpairedOptions extends UnpairedTokenOptions, Partial<UnpairedLossOptions>, ShardOptions {
   reference?: object
   gpuDevice?: unknown
 }

@@ -5,7 +5,9 @@
 import { LOGITS_GRADIENT_OPTIONS } from '../call/destination.js'
 import { planOfLogits } from '../call/loss-call.js'
 import { tokenLossResult } from '../call/results.js'
-import { type Planned, run, runSync } from '../call/run.js'
+import type { Planned } from '../call/run.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
+import { start, startSync } from '../call/start.js'
 import { tensorOf } from '../call/tensor.js'
 import { SINGLE_TOKEN_OPTIONS, tokenLossCall } from '../call/token-loss-call.js'
 import { isPacked } from '../call/tokens.js'
@@ -21,10 +23,11 @@ import type {
   Logits,
   LogitsGradientData,
   OutputNames,
+  ShardOptions,
   TensorData,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...LOGITS_GRADIENT_OPTIONS, ...SHARD_OPTIONS])
 
 /**
  * The cross-entropy of a batch of tokens straight from the logits, and its exact gradient with respect to them: the loss of
@@ -51,14 +54,14 @@ export function crossEntropy<
 >(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options?: CrossEntropyOptions & Asks<Gradient, Element, Outputs>,
+  options?: CrossEntropyOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): Promise<CrossEntropy<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>>
 export async function crossEntropy(
   logits: Logits,
   labels: Labels | DeviceData,
-  options?: CrossEntropyOptions,
+  options?: CrossEntropyOptions & ShardOptions,
 ): Promise<CrossEntropy> {
-  return run(plan(logits, labels, options))
+  return start(options, () => plan(logits, labels, options))
 }
 
 /** {@link crossEntropy} on the calling thread. */
@@ -70,21 +73,20 @@ export function crossEntropySync<
 >(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options?: CrossEntropyOptions & Asks<Gradient, Element, Outputs>,
+  options?: CrossEntropyOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): CrossEntropy<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function crossEntropySync(
   logits: Logits,
   labels: Labels | DeviceData,
-  options?: CrossEntropyOptions,
+  options?: CrossEntropyOptions & ShardOptions,
 ): CrossEntropy {
-  const planned = plan(logits, labels, options)
-  return runSync(planned)
+  return startSync(options, () => plan(logits, labels, options))
 }
 
 function plan(
   logits: Logits,
   labels: Labels | DeviceData,
-  given: CrossEntropyOptions | undefined,
+  given: (CrossEntropyOptions & ShardOptions) | undefined,
 ): Planned<CrossEntropy> {
   const options = optionsObject(given, 'options', OPTIONS)
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)

@@ -7,7 +7,9 @@ import { planOfLogits } from '../call/loss-call.js'
 import { PAIRED_OPTIONS, pairedCall, type ReferenceModel } from '../call/paired-call.js'
 import { modelNames } from '../call/reference.js'
 import { pairedResult } from '../call/results.js'
-import { type Planned, run, runSync } from '../call/run.js'
+import type { Planned } from '../call/run.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
+import { start, startSync } from '../call/start.js'
 import { tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
 import { flag, optionsObject } from '../check/options.js'
@@ -23,10 +25,11 @@ import type {
   Logits,
   LogitsGradientData,
   OutputNames,
+  ShardOptions,
   TensorData,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS, ...SHARD_OPTIONS])
 
 /**
  * The preference loss of a batch of sequences straight from the logits, and its exact gradient with respect to them.
@@ -57,14 +60,14 @@ export function fusedPreferenceLoss<
 >(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options?: FusedOptions & Asks<Gradient, Element, Outputs>,
+  options?: FusedOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): Promise<FusedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>>
 export async function fusedPreferenceLoss(
   logits: Logits,
   labels: Labels | DeviceData,
-  options?: FusedOptions,
+  options?: FusedOptions & ShardOptions,
 ): Promise<FusedPreferenceLoss> {
-  return run(plan(logits, labels, options))
+  return start(options, () => plan(logits, labels, options))
 }
 
 /** {@link fusedPreferenceLoss} on the calling thread. */
@@ -76,22 +79,21 @@ export function fusedPreferenceLossSync<
 >(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options?: FusedOptions & Asks<Gradient, Element, Outputs>,
+  options?: FusedOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): FusedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function fusedPreferenceLossSync(
   logits: Logits,
   labels: Labels | DeviceData,
-  options?: FusedOptions,
+  options?: FusedOptions & ShardOptions,
 ): FusedPreferenceLoss {
-  const planned = plan(logits, labels, options)
-  return runSync(planned)
+  return startSync(options, () => plan(logits, labels, options))
 }
 
 /** Checks a call. */
 export function plan(
   logits: Logits,
   labels: Labels | DeviceData,
-  given: FusedOptions | undefined,
+  given: (FusedOptions & ShardOptions) | undefined,
 ): Planned<FusedPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)

@@ -10,6 +10,10 @@ import { keep } from '../call/kept.js'
 import { sequenceResult } from '../call/results.js'
 import { laterRunner, type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '../call/run.js'
 import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
+import { sharedBackward } from '../call/shared-call.js'
+import { start, startSync } from '../call/start.js'
+import { runSteps, runStepsSync } from '../call/steps.js'
 import { isPacked } from '../call/tokens.js'
 import { checkUnchanged, type NamedArray } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
@@ -18,6 +22,7 @@ import type { LinearSequenceOptions } from '../options/index.js'
 import { TOKEN_OPTIONS } from '../options/token-options.js'
 import type {
   Asks,
+  Communicator,
   DeviceData,
   HeadGradients,
   HeadWeight,
@@ -26,11 +31,12 @@ import type {
   LinearBackwardOptions,
   LinearSequenceLogProbs,
   OutputNames,
+  ShardOptions,
   TensorData,
   WithOutputs,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS, 'bias'])
+const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS, ...SHARD_OPTIONS, 'bias'])
 const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...HEAD_GRADIENT_OPTIONS, 'gradient', 'gradientScale'])
 
 /**
@@ -58,15 +64,15 @@ export function linearSequenceLogProbs<
   hidden: Hidden<Data>,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: LinearSequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+  options?: LinearSequenceOptions & ShardOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
 ): Promise<LinearSequenceLogProbs<Data> & WithOutputs<Outputs>>
 export async function linearSequenceLogProbs(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: LinearSequenceOptions,
+  options?: LinearSequenceOptions & ShardOptions,
 ): Promise<LinearSequenceLogProbs> {
-  return run(plan(hidden, weight, labels, options))
+  return start(options, () => plan(hidden, weight, labels, options))
 }
 
 /** {@link linearSequenceLogProbs} on the calling thread. */
@@ -77,16 +83,15 @@ export function linearSequenceLogProbsSync<
   hidden: Hidden<Data>,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: LinearSequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+  options?: LinearSequenceOptions & ShardOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
 ): LinearSequenceLogProbs<Data> & WithOutputs<Outputs>
 export function linearSequenceLogProbsSync(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: LinearSequenceOptions,
+  options?: LinearSequenceOptions & ShardOptions,
 ): LinearSequenceLogProbs {
-  const planned = plan(hidden, weight, labels, options)
-  return runSync(planned)
+  return startSync(options, () => plan(hidden, weight, labels, options))
 }
 
 /** What `backward` needs. */
@@ -94,30 +99,41 @@ interface Kept {
   source: HeadSource
   call: SequenceCall
   runner: Runner
+  communicator: Communicator | undefined
 }
 
 function plan(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  given: LinearSequenceOptions | undefined,
+  given: (LinearSequenceOptions & ShardOptions) | undefined,
 ): Planned<LinearSequenceLogProbs> {
   const options = optionsObject(given, 'options', OPTIONS)
   const source = headOf(hidden, weight, options.bias, isPacked(options), options.gpuDevice)
   const call = sequenceCall(source, labels, options)
   const { arrays, watched, range } = source
   const runner = runnerOf(options, range, () => [...arrays, ...call.tokenPlan.arrays()], watched)
-  return { job: call.job, runner, watched, result: () => result({ source, call, runner }) }
+  return {
+    job: call.job,
+    runner,
+    watched,
+    result: () => result({ source, call, runner, communicator: options.communicator }),
+  }
 }
 
 function result(needed: Kept): LinearSequenceLogProbs {
   const sums = sequenceResult(needed.call)
+  const { communicator } = needed
   const backward = async (gradient: unknown, options?: LinearBackwardOptions) => {
-    const planned = backwardPlan(kept(), gradient, options)
+    const plan = () => backwardPlan(kept(), gradient, options)
+    if (communicator) return (await runSteps(sharedBackward(communicator, plan))) ?? {}
+    const planned = plan()
     return planned === undefined ? {} : run(planned)
   }
   const backwardSync = (gradient: unknown, options?: LinearBackwardOptions) => {
-    const planned = backwardPlan(kept(), gradient, options)
+    const plan = () => backwardPlan(kept(), gradient, options)
+    if (communicator) return runStepsSync(sharedBackward(communicator, plan)) ?? {}
+    const planned = plan()
     return planned === undefined ? {} : runSync(planned)
   }
   const kept = keep(sums, needed)

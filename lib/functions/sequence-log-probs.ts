@@ -11,6 +11,8 @@ import { notDeferrable } from '../call/loss-call.js'
 import { sequenceResult } from '../call/results.js'
 import { laterRunner, type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '../call/run.js'
 import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
+import { start, startSync } from '../call/start.js'
 import { type Tensor, tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
 import { checkUnchanged, type NamedArray } from '../check/arrays.js'
@@ -27,11 +29,12 @@ import type {
   LogitsGradient,
   OutputNames,
   SequenceLogProbs,
+  ShardOptions,
   TensorData,
   WithOutputs,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS, ...SHARD_OPTIONS])
 const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...LOGITS_GRADIENT_OPTIONS, 'gradientScale'])
 
 /**
@@ -54,14 +57,14 @@ const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...LOGITS_GRADIENT_OPTION
 export function sequenceLogProbs<Data extends TensorData, const Outputs extends OutputNames | undefined = undefined>(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options?: SequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+  options?: SequenceOptions & ShardOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
 ): Promise<SequenceLogProbs<Data> & WithOutputs<Outputs>>
 export async function sequenceLogProbs(
   logits: Logits,
   labels: Labels | DeviceData,
-  options?: SequenceOptions,
+  options?: SequenceOptions & ShardOptions,
 ): Promise<SequenceLogProbs> {
-  return run(plan(logits, labels, options))
+  return start(options, () => plan(logits, labels, options))
 }
 
 /** {@link sequenceLogProbs} on the calling thread. */
@@ -71,15 +74,14 @@ export function sequenceLogProbsSync<
 >(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options?: SequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+  options?: SequenceOptions & ShardOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
 ): SequenceLogProbs<Data> & WithOutputs<Outputs>
 export function sequenceLogProbsSync(
   logits: Logits,
   labels: Labels | DeviceData,
-  options?: SequenceOptions,
+  options?: SequenceOptions & ShardOptions,
 ): SequenceLogProbs {
-  const planned = plan(logits, labels, options)
-  return runSync(planned)
+  return startSync(options, () => plan(logits, labels, options))
 }
 
 /** What `backward` needs. */
@@ -92,7 +94,7 @@ interface Kept {
 function plan(
   logits: Logits,
   labels: Labels | DeviceData,
-  given: SequenceOptions | undefined,
+  given: (SequenceOptions & ShardOptions) | undefined,
 ): Planned<SequenceLogProbs> {
   const options = optionsObject(given, 'options', OPTIONS)
   const tensor = tensorOf(logits, 'logits', isPacked(options), options.gpuDevice)

@@ -2,6 +2,7 @@
  * The public types, by subject.
  */
 export type * from './asked.js'
+export type * from './communicator.js'
 export type * from './options.js'
 export type * from './result-parts.js'
 export type * from './results.js'

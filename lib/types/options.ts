@@ -1,6 +1,7 @@
 /**
  * Options of the functions. Letters in shapes: B sequences, T positions, P pairs, S sequences of a packed batch.
  */
+import type { Communicator } from './communicator.js'
 import type { DType, HeadWeight, Hidden, Indices, Logits, TensorData } from './tensors.js'
 import type { GpuDevice } from './webgpu.js'
 
@@ -92,6 +93,24 @@ export interface RunOptions {
    * so that an aborted call has written to no caller's array.
    */
   signal?: AbortSignal | undefined
+}
+
+/**
+ * A vocabulary that several processes share. Each rank passes logits of some of the columns, or these rows of the output
+ * layer's weight and bias; everything else is the same on all ranks: labels are ids of the whole vocabulary, `classWeights`
+ * are `[vocab]`. Every rank gets the same results, and the gradients of its columns. All ranks must make the call, in the
+ * same order; one that throws makes the others throw `ERR_RANK_FAILED`. See docs/distributed.md.
+ */
+export interface ShardOptions {
+  /** The first of the columns that are here, and the size of the vocabulary. Defaults to all columns. */
+  shard?: { start: number; vocab: number } | undefined
+  /** The processes that share the vocabulary; needed with `shard`. */
+  communicator?: Communicator | undefined
+  /**
+   * What a rank sends of each row: a state of each segment, which gives the bits of the call that has all columns where
+   * columns are divided between segments; or one state ('merged'), which is shorter. Defaults to 'exact'.
+   */
+  segments?: 'exact' | 'merged' | undefined
 }
 
 /** Instruction sets of the cpu backend; 'baseline' is plain SSE2, which every x64 CPU has. */

@@ -32,6 +32,11 @@ export type GpuMemory = GpuBuffer | GpuRange
 /** A `GPUDevice`: the caller's own. */
 export interface GpuDevice {
   readonly limits: GpuLimits
+  readonly adapterInfo?: {
+    readonly architecture?: string
+    readonly description?: string
+    readonly isFallbackAdapter?: boolean
+  }
   readonly features: { has(feature: string): boolean }
   readonly queue: GpuQueue
   readonly lost: Promise<{ readonly reason: string; readonly message: string }>

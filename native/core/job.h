@@ -53,10 +53,17 @@ struct Head {
   int64_t width() const { return hidden.vocab; }
 };
 
+// The logits are columns of those of a larger vocabulary.
+struct Shard {
+  int64_t start = 0;  // the first of them
+  int64_t vocab = 0;  // the size of the vocabulary; 0: they are all columns
+};
+
 // What each of the R rows predicts, and how rows form S sequences.
 struct Tokens {
   const int32_t* targets = nullptr;  // [R], -1 where inactive
-  const double* weights = nullptr;   // [R] or null: all 1
+  Shard shard;
+  const double* weights = nullptr;  // [R] or null: all 1
   // [R] the weights that sft uses, as it ignores ldAlpha; or null: `weights`.
   const double* plainWeights = nullptr;
   const int32_t* offsets = nullptr;  // [S + 1]
@@ -70,6 +77,9 @@ struct Tokens {
   double emptyLogProb = 0;
 
   FPL_HD double weight(int64_t row) const { return weights ? weights[row] : 1; }
+  // The target of an active row among the columns of its logits; below 0 or beyond them where it is elsewhere.
+  int64_t column(int64_t row) const { return targets[row] - shard.start; }
+  int64_t vocabOf(const Rows& logits) const { return shard.vocab > 0 ? shard.vocab : logits.vocab; }
 };
 
 // Labels on the GPU. The job makes targets and counts of them there.
@@ -97,6 +107,7 @@ struct TokenLoss {
 
   // That of the logits times the weights of their classes, where these have any.
   bool wantsMeanLogit() const { return constants.labelSmoothing != 0; }
+  const float* classWeightsFrom(int64_t column) const { return classWeights ? classWeights + column : nullptr; }
   FPL_HD double labelWeight(int32_t label) const { return classWeights ? double(classWeights[label]) : 1; }
 };
 
@@ -109,10 +120,24 @@ struct KeptLogits {
   float* of(int64_t active) const { return active < rows ? data + active * stride : nullptr; }
 };
 
+// What stage 1 knows of each row, segment by segment of its vocabulary. A job with `bounds` fills the states from the
+// columns that it has, and does nothing else; one without them begins from the states of whole rows.
+struct SegmentStates {
+  const int32_t* bounds = nullptr;  // [boundCount] the columns at which segments begin, and the end of the last
+  int64_t boundCount = 0;
+  int64_t count = 0;             // states of a row; 1 where those of all segments are merged
+  int32_t* states = nullptr;     // [R, count], each of the words that SegmentStore gives it
+  float* labelLogits = nullptr;  // [R] capped; a job fills those of labels among its columns
+
+  bool present() const { return states != nullptr; }
+  bool areMade() const { return bounds != nullptr; }
+};
+
 // Stages 1 and 2. Outputs that are null are not wanted.
 struct Forward {
   Rows logits;  // with a head: the sizes alone
   Head head;
+  SegmentStates segments;           // those of a vocabulary that several processes share
   double* logProbs = nullptr;       // [S]
   TokenState* states = nullptr;     // [R]
   bool swept = false;               // stage 1 was another job's, which has left the states and what they go with
@@ -129,6 +154,11 @@ struct Forward {
   KeptLogits kept;                       // of a head; scratch
 
   // But for the mean logit, which has a kernel of its own.
+  bool wantsEntropy() const { return entropies || tokenEntropies; }
+  bool wantsSquares() const { return logWeights || sumSquaredProbs; }
+  bool wantsSumOfLogits() const {
+    return tokenMeanLogits || (tokenLoss && tokenLoss->wantsMeanLogit() && !tokenLoss->classWeights);
+  }
   FPL_HD bool wantsByProducts() const {
     return logWeights || entropies || tokenEntropies || tokenArgmax || logSumExp || sumSquaredProbs;
   }
@@ -235,6 +265,11 @@ struct HeadGradient {
   bool skipInactive = false;            // leave the inactive rows of `hidden` as they are
   int64_t logitsBudget = 0;             // bytes of logits that stage 1 may keep for this one
   KeptLogits kept;                      // those that it has kept; scratch
+  // `hidden` is a share of sums over several processes: float32, and not added to anything.
+  bool sharesHidden = false;
+
+  DType hiddenDtype() const { return sharesHidden ? DType::kFloat32 : dtype; }
+  bool addsToHidden() const { return accumulate && !sharesHidden; }
 };
 
 struct Job {

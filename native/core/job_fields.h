@@ -53,6 +53,8 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(cancellable));
 
   visit.in(FPL_FIELD(tokens.targets));
+  visit.number(FPL_FIELD(tokens.shard.vocab));
+  visit.number(FPL_FIELD(tokens.shard.start));
   visit.in(FPL_FIELD(tokens.weights));
   visit.in(FPL_FIELD(tokens.plainWeights));
   visit.in(FPL_FIELD(tokens.offsets));
@@ -82,6 +84,10 @@ void visitFields(Visitor& visit, Job& job) {
   visit.out(FPL_FIELD(policy.logSumExp));
   visit.out(FPL_FIELD(policy.sumSquaredProbs));
   visit.out(FPL_FIELD(policy.tokenMeanLogits));
+  visit.in(FPL_FIELD(policy.segments.bounds), &job.policy.segments.boundCount);
+  visit.number(FPL_FIELD(policy.segments.count));
+  visit.out(FPL_FIELD(policy.segments.states));
+  visit.out(FPL_FIELD(policy.segments.labelLogits));
   visit.lentIn(FPL_FIELD(policy.head.hidden.data), &job.policy.head.hidden.onDevice);
   visitRows(visit, FPL_FIELD(policy.head.hidden));
   visit.lentIn(FPL_FIELD(policy.head.weight.data), &job.policy.head.weight.onDevice);
@@ -92,6 +98,10 @@ void visitFields(Visitor& visit, Job& job) {
   visit.out(FPL_FIELD(reference.states));
   visit.number(FPL_FIELD(reference.swept));
   visit.out(FPL_FIELD(reference.logProbs));
+  visit.in(FPL_FIELD(reference.segments.bounds), &job.reference.segments.boundCount);
+  visit.number(FPL_FIELD(reference.segments.count));
+  visit.out(FPL_FIELD(reference.segments.states));
+  visit.out(FPL_FIELD(reference.segments.labelLogits));
   visit.lentIn(FPL_FIELD(reference.head.hidden.data), &job.reference.head.hidden.onDevice);
   visitRows(visit, FPL_FIELD(reference.head.hidden));
   visit.lentIn(FPL_FIELD(reference.head.weight.data), &job.reference.head.weight.onDevice);
@@ -181,6 +191,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(headGradient.dtype));
   visit.number(FPL_FIELD(headGradient.accumulate));
   visit.number(FPL_FIELD(headGradient.logitsBudget));
+  visit.number(FPL_FIELD(headGradient.sharesHidden));
 
   // The terms of the loss come last, as their number varies.
   visit.number(FPL_FIELD(loss.terms.count));

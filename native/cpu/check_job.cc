@@ -33,12 +33,13 @@ void checkTokens(const Tokens& tokens, const Rows& rows) {
   FPL_ASSERT(tokens.targets && tokens.offsets && tokens.counts && tokens.sequences >= 0);
   FPL_ASSERT(tokens.temperature > 0 && tokens.temperature < INFINITY);
   FPL_ASSERT(tokens.capScale >= 0 && tokens.capScale < INFINITY);
+  FPL_ASSERT(tokens.shard.start >= 0 && tokens.shard.start + rows.vocab <= tokens.vocabOf(rows));
   FPL_ASSERT(tokens.offsets[0] >= 0);
   for (int64_t s = 0; s < tokens.sequences; ++s) {
     FPL_ASSERT(tokens.offsets[s] <= tokens.offsets[s + 1] && tokens.offsets[s + 1] <= rows.count());
     int32_t active = 0;
     for (int64_t row = tokens.offsets[s]; row < tokens.offsets[s + 1]; ++row) {
-      FPL_ASSERT(tokens.targets[row] >= -1 && tokens.targets[row] < rows.vocab);
+      FPL_ASSERT(tokens.targets[row] >= -1 && tokens.targets[row] < tokens.vocabOf(rows));
       active += tokens.targets[row] >= 0;
     }
     FPL_ASSERT(tokens.counts[s] == active);
@@ -47,7 +48,16 @@ void checkTokens(const Tokens& tokens, const Rows& rows) {
 
 void checkForward(const Forward& forward, const Rows& rows) {
   FPL_ASSERT(forward.logProbs && forward.logits.count() == rows.count() && forward.logits.vocab == rows.vocab);
-  checkRows(forward.logits, !forward.head.present() && !forward.swept);
+  const SegmentStates& segments = forward.segments;
+  const bool isRead = !forward.swept && (segments.areMade() || !segments.present());
+  checkRows(forward.logits, !forward.head.present() && isRead);
+  FPL_ASSERT(!segments.present() || (segments.count > 0 && segments.labelLogits));
+  if (segments.areMade()) {
+    const int64_t count = segments.boundCount - 1;
+    FPL_ASSERT(segments.present() && count > 0 && (segments.count == count || segments.count == 1));
+    FPL_ASSERT(segments.bounds[0] == 0 && segments.bounds[count] == forward.logits.vocab);
+    for (int64_t s = 0; s < count; ++s) FPL_ASSERT(segments.bounds[s] < segments.bounds[s + 1]);
+  }
   if (forward.head.present()) checkHead(forward.head, forward.logits);
 }
 

@@ -19,7 +19,6 @@ HeadTiling::HeadTiling(const Head& head, int64_t vocab) {
   tileWords = fitting(1 << 20, vectorBytes, kWordsOfTile, 2 * kWordsOfTile);
   blockWords = fitting(2 << 20, vectorBytes, tileWords, 6 * kWordsOfTile);
   segmentWords = ceilDiv(ceilDiv(vocab, tileWords), kSegments) * tileWords;
-  segments = ceilDiv(vocab, segmentWords);
   FPL_ASSERT(groupRows % kRows == 0 && tileWords % kWordsOfTile == 0 && blockWords % tileWords == 0);
 }
 

@@ -47,7 +47,8 @@ std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const
         idle.push_back(row);
         continue;
       }
-      rows.push_back({row, RowValues(g, row, slopes, constants.perLogit), tokens.targets[row], logits});
+      const int64_t vocab = tokens.vocabOf(g.logits);
+      rows.push_back({row, RowValues(g, row, slopes, constants.perLogit, vocab), tokens.column(row), logits});
     }
   }
   return rows;
@@ -328,7 +329,7 @@ class HeadBackward {
   void writeHidden() {
     for (int64_t i = 0; i < count_; ++i) {
       const int64_t at = rows_[i].row * width_;
-      putSums(g_.dtype, hiddenSums_.of(slot_) + i * width_, g_.hidden, at, at + width_, g_.accumulate);
+      putSums(g_.hiddenDtype(), hiddenSums_.of(slot_) + i * width_, g_.hidden, at, at + width_, g_.addsToHidden());
     }
   }
 
@@ -371,16 +372,14 @@ void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& 
   const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences, constants, idle);
   // Everything is allocated here, before any of the caller's memory is written.
   HeadBackward backward(g, constants, rows, context);
-  const int64_t size = elementSize(g.dtype);
-  const auto clearRow = [&](int64_t row) {
-    memset(static_cast<char*>(g.hidden) + row * width * size, 0, width * size);
-  };
+  const int64_t size = elementSize(g.dtype), hiddenBytes = width * elementSize(g.hiddenDtype());
+  const auto clearRow = [&](int64_t row) { memset(static_cast<char*>(g.hidden) + row * hiddenBytes, 0, hiddenBytes); };
   if (g.hidden && !g.skipInactive) {
     for (int64_t row = 0; row < g.logits.count(); ++row) {
       if (tokens.targets[row] < 0) clearRow(row);
     }
   }
-  if (g.hidden && !g.accumulate) {
+  if (g.hidden && !g.addsToHidden()) {
     for (const int64_t row : idle) clearRow(row);
   }
   if (rows.empty() && !g.accumulate) {

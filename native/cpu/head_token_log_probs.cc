@@ -2,6 +2,19 @@
 #include "head.h"
 
 namespace fpl {
+namespace {
+
+// Where segments begin, and the end of the last.
+std::vector<int64_t> segmentBounds(const Forward& forward, const HeadTiling& tiling) {
+  const SegmentStates& given = forward.segments;
+  if (given.areMade()) return {given.bounds, given.bounds + given.boundCount};
+  std::vector<int64_t> bounds;
+  for (int64_t first = 0; first < forward.logits.vocab; first += tiling.segmentWords) bounds.push_back(first);
+  bounds.push_back(forward.logits.vocab);
+  return bounds;
+}
+
+}  // namespace
 
 void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
                        float* sumSquaredProbs, const CpuContext& context) {
@@ -10,17 +23,20 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
   const Head& head = forward.head;
   const int64_t vocab = forward.logits.vocab, width = head.width();
   const HeadTiling tiling(head, vocab);
+  const std::vector<int64_t> bounds = segmentBounds(forward, tiling);
+  const int64_t segments = int64_t(bounds.size()) - 1;
   const HeadReader reader(head, vocab);
   const LogitConstants constants(tokens);
-  const RowSweep sweep(forward, constants, kernels);
+  const RowSweep sweep(forward, tokens, constants, kernels);
   const RowFinisher finish{forward, tokens, states, sumSquaredProbs, constants.exp.inverseTemperature};
 
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const int64_t groupRows = std::min(tiling.groupRows, int64_t(active.size()));
   const FloatBuffer hiddenPanels(ceilDiv(groupRows, shape.rows) * shape.rows * width);
-  std::vector<SweptRow> partial(groupRows * tiling.segments);
+  const SegmentStore store(forward);
+  std::vector<SweptRow> partial(groupRows * segments);
   std::vector<float> labelLogits(groupRows);
-  const int64_t tileWords = std::min(tiling.tileWords, vocab), busy = std::min(context.threads, tiling.segments);
+  const int64_t tileWords = std::min(tiling.tileWords, vocab), busy = std::min(context.threads, segments);
   BufferPool tiles(busy, HeadTiling::kRows * tileWords);
   BufferPool weights(busy, ceilDiv(tileWords, shape.columns) * shape.columns * width);
 
@@ -34,11 +50,11 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
                 std::min(panels, (task + 1) * panelsPerTask), hiddenPanels.data(), width * shape.rows);
     });
 
-    context.pool.run(tiling.segments, context.threads, [&](int64_t segment) {
+    context.pool.run(segments, context.threads, [&](int64_t segment) {
       const BufferPool::Loan weightPanels(weights), tile(tiles);
-      const int64_t end = std::min(vocab, (segment + 1) * tiling.segmentWords);
-      for (int64_t i = 0; i < count; ++i) partial[i * tiling.segments + segment] = {};
-      for (int64_t first = segment * tiling.segmentWords; first < end; first += tileWords) {
+      const int64_t end = bounds[segment + 1];
+      for (int64_t i = 0; i < count; ++i) partial[i * segments + segment] = {};
+      for (int64_t first = bounds[segment]; first < end; first += tileWords) {
         if (context.cancelled) return;
         const int64_t words = std::min(tileWords, end - first);
         reader.packForLogits(first, words, shape.columns, 0, ceilDiv(words, shape.columns), weightPanels.data());
@@ -52,13 +68,13 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
                         stride);
           for (int64_t i = 0; i < tileRows; ++i) {
             const float* logits = sweep.capped(made + i * stride, words, tile.data() + i * tileWords);
-            const int64_t label = tokens.targets[rows[r + i]] - first;
+            const int64_t label = tokens.column(rows[r + i]) - first;
             const bool hasLabel = label >= 0 && label < words;
             if (hasLabel) labelLogits[r + i] = logits[label];
-            SweptRow& swept = partial[(r + i) * tiling.segments + segment];
+            SweptRow& swept = partial[(r + i) * segments + segment];
             const float maximum = swept.state.maximum;
             sweep.addCapped(logits, DType::kFloat32, 0, words, hasLabel ? label : -1, first, swept);
-            if (swept.state.maximum > maximum) swept.state.argmax += first;
+            if (swept.state.maximum > maximum) swept.state.argmax += tokens.shard.start + first;
           }
         }
       }
@@ -68,11 +84,13 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
     context.pool.run(ceilDiv(count, HeadTiling::kRows), context.threads, [&](int64_t task) {
       const int64_t last = std::min(count, (task + 1) * HeadTiling::kRows);
       for (int64_t i = task * HeadTiling::kRows; i < last; ++i) {
-        SweptRow swept = partial[i * tiling.segments];
-        for (int64_t s = 1; s < tiling.segments; ++s) {
-          swept.merge(partial[i * tiling.segments + s], constants.exp.inverseTemperature);
+        const SweptRow* const ofRow = partial.data() + i * segments;
+        if (forward.segments.areMade()) {
+          store.put(rows[i], ofRow, constants.exp.inverseTemperature);
+          forward.segments.labelLogits[rows[i]] = labelLogits[i];
+          continue;
         }
-        finish(rows[i], swept, labelLogits[i]);
+        finish(rows[i], merged(ofRow, segments, constants.exp.inverseTemperature), labelLogits[i]);
       }
     });
   }

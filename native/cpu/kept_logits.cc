@@ -28,6 +28,7 @@ void KeptLogitsScratch::Free::operator()(float* memory) const { operator delete(
 
 void KeptLogitsScratch::giveTo(Job& job, const Kernels& kernels) {
   const HeadGradient& gradient = job.headGradient;
+  if (job.policy.swept || job.policy.segments.present()) return;  // stage 1 is another job's
   if (gradient.head.width() < kLeastPanels * kernels.panels.columns) return;
   KeptLogits kept;
   kept.stride = ceilDiv(gradient.logits.vocab, kStep) * kStep;

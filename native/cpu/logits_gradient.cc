@@ -113,14 +113,16 @@ ResultSlopes RowWriter::slopesOf(const RowOfSequence& at) const {
 }
 
 void RowWriter::write(const RowOfSequence& at, int64_t first, int64_t last) const {
-  const int64_t row = at.row, label = tokens_.targets[row];
+  const int64_t row = at.row, label = tokens_.column(row);
   RowValues values;
-  if (label >= 0) values = RowValues(gradient_, row, slopesOf(at), constants_.perLogit);
+  if (tokens_.targets[row] >= 0) {
+    values = RowValues(gradient_, row, slopesOf(at), constants_.perLogit, tokens_.vocabOf(gradient_.logits));
+  }
   const Row logits{gradient_.logits.begin(row), gradient_.logits.dtype};
   const Row out{gradient_.out.begin(row), gradient_.out.dtype};
   for (int64_t s = first; s < last; ++s) {
     const int64_t begin = segments_.begin(s), end = segments_.end(s);
-    FPL_ASSERT(begin < end && end <= gradient_.out.vocab && label < gradient_.out.vocab);
+    FPL_ASSERT(begin < end && end <= gradient_.out.vocab);
     writeGradient(logits, out, begin, end, label, values, constants_, kernels_, stream_);
   }
 }

@@ -14,6 +14,8 @@ class RowReader {
             const LogitConstants& constants, const Kernels& kernels);
 
   SweptRow sweep(int64_t row, int64_t segment) const;
+  // That of a label among the columns, capped if it has to be.
+  float labelLogit(int64_t row) const;
   // With what all segments of the row have given, merged in order.
   void finish(int64_t row, const SweptRow& swept) const;
   // All segments of an active row.

@@ -52,32 +52,38 @@ struct SweptRow {
   }
 };
 
+// What the segments of a row have given, merged in order.
+inline SweptRow merged(const SweptRow* segments, int64_t count, double inverseTemperature) {
+  SweptRow swept = segments[0];
+  for (int64_t s = 1; s < count; ++s) swept.merge(segments[s], inverseTemperature);
+  return swept;
+}
+
 // Stage 1 on parts of rows.
 class RowSweep {
  public:
-  RowSweep(const Forward& forward, const LogitConstants& constants, const Kernels& kernels)
+  RowSweep(const Forward& forward, const Tokens& tokens, const LogitConstants& constants, const Kernels& kernels)
       : constants_(constants),
         kernels_(kernels),
         update_(forward.wantsByProducts() ? kernels.updateWithByProducts : kernels.update),
-        classWeights_(forward.tokenLoss ? forward.tokenLoss->classWeights : nullptr),
-        sums_(forward.tokenMeanLogits || (forward.tokenLoss && forward.tokenLoss->wantsMeanLogit() && !classWeights_)) {
-  }
+        classWeights_(forward.tokenLoss ? forward.tokenLoss->classWeightsFrom(tokens.shard.start) : nullptr),
+        sums_(forward.wantsSumOfLogits()) {}
 
-  // Logits begin .. end of a row, `begin` a multiple of kTile; `label` is among them, or left out already.
-  void add(const void* row, DType dtype, int64_t begin, int64_t end, int64_t label, SweptRow& swept) const {
-    if (!constants_.cap.present) return addCapped(row, dtype, begin, end, label, 0, swept);
+  // `count` logits; the one at `label`, if that is among them, is left out. `row` begins with column `first`.
+  void add(const void* row, DType dtype, int64_t count, int64_t label, int64_t first, SweptRow& swept) const {
+    if (!constants_.cap.present) return addCapped(row, dtype, 0, count, label, first, swept);
     alignas(64) float block[kBlock];
-    for (int64_t start = begin; start < end; start += kBlock) {
-      const int64_t stop = std::min(end, start + kBlock);
+    for (int64_t start = 0; start < count; start += kBlock) {
+      const int64_t stop = std::min(count, start + kBlock);
       const bool hasLabel = label >= start && label < stop;
       const float maximum = swept.state.maximum;
       kernels_.cap[int(dtype)](row, start, stop, constants_.cap, block, nullptr);
-      addCapped(block, DType::kFloat32, 0, stop - start, hasLabel ? label - start : -1, start, swept);
+      addCapped(block, DType::kFloat32, 0, stop - start, hasLabel ? label - start : -1, first + start, swept);
       if (swept.state.maximum > maximum) swept.state.argmax += start;
     }
   }
 
-  // The same for logits that are capped already, if they have to be. `row` begins with the logit of class `first`.
+  // Logits begin .. end that are capped already, if they have to be. `row` begins with column `first`.
   void addCapped(const void* row, DType dtype, int64_t begin, int64_t end, int64_t label, int64_t first,
                  SweptRow& swept) const {
     const int type = int(dtype);
@@ -104,6 +110,33 @@ class RowSweep {
   const decltype(Kernels::update)& update_;
   const float* const classWeights_;
   const bool sums_;
+};
+
+// The states of segments in a job's arrays. A state is its row's unit, sum and what else the job asks for, as 32-bit
+// words; lib knows how many (lib/call/segments.ts).
+class SegmentStore {
+ public:
+  explicit SegmentStore(const Forward& forward);
+
+  // What the segments of a row have given; merges them where the job wants one state of a row.
+  void put(int64_t row, const SweptRow* segments, double inverseTemperature) const;
+  // One of them, where the job wants all.
+  void putOne(int64_t row, int64_t segment, const SweptRow& swept) const;
+  bool wantsAll() const { return count_ == segments_.count; }
+  // All of them, merged in order.
+  SweptRow get(int64_t row, double inverseTemperature) const;
+
+ private:
+  template <typename Move>
+  void eachValue(SweptRow& swept, const Move& move) const;
+  int32_t* at(int64_t row, int64_t segment) const {
+    return segments_.states + (row * segments_.count + segment) * words_;
+  }
+
+  const SegmentStates& segments_;
+  const int64_t count_;  // of a row, before they are merged
+  const bool entropy_, squares_, argmax_, sum_, weightedSum_;
+  int64_t words_;
 };
 
 // The end of stage 1 for one row: writes its state and the outputs of its token.
@@ -152,18 +185,19 @@ struct RowValues {
   float perClass = 0;
 
   RowValues() = default;
+  // `vocab`: of the whole row, of which the gradient may have a part.
   template <typename AnyGradient>
-  RowValues(const AnyGradient& gradient, int64_t row, const ResultSlopes& slopes, double perLogit)
+  RowValues(const AnyGradient& gradient, int64_t row, const ResultSlopes& slopes, double perLogit, int64_t vocab)
       : isFull(slopes.entropy != 0 || (slopes.meanLogit != 0 && !gradient.classWeights)) {
     const TokenState& token = gradient.states[row];
     if (gradient.classWeights && slopes.meanLogit != 0 && !std::isnan(token.logProb)) {
       FPL_ASSERT(!isFull);  // entropies have no weights
       classWeights = gradient.classWeights;
-      perClass = float(slopes.meanLogit * perLogit / double(gradient.logits.vocab));
+      perClass = float(slopes.meanLogit * perLogit / double(vocab));
     }
     if (isFull) {
       const double entropy = slopes.entropy == 0 ? 0 : gradient.entropies[row];
-      full = fullRowGradient(token, slopes, entropy, perLogit, gradient.logits.vocab);
+      full = fullRowGradient(token, slopes, entropy, perLogit, vocab);
     } else {
       plain = rowGradient(token, slopes.logProb, perLogit, slopes.logSumExp);
     }

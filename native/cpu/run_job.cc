@@ -63,6 +63,8 @@ void forward(const Forward& stage, const Tokens& tokens, const Sequences& sequen
   }
   if (stage.swept) {
     FPL_ASSERT(stage.states && (!stage.logWeights || stage.sumSquaredProbs));
+  } else if (stage.segments.present()) {
+    finishSegments(stage, tokens, sequences, states, squares, context);
   } else if (gradient) {
     rowByRow(stage, *gradient, tokens, sequences, states, squares, context);
   } else {
@@ -115,7 +117,7 @@ struct TokenLossScratch {
     job.gradient.tokenCoefficients.logSumExp = loss.ofLogSumExp;
     job.gradient.tokenCoefficients.meanLogit = loss.ofMeanLogit;
     job.headGradient.tokenCoefficients = job.gradient.tokenCoefficients;
-    job.gradient.classWeights = job.headGradient.classWeights = loss.classWeights;
+    job.gradient.classWeights = job.headGradient.classWeights = loss.classWeightsFrom(job.tokens.shard.start);
   }
 };
 
@@ -161,6 +163,12 @@ struct Part {
   Sequences sequences;
 };
 
+Sequences allSequences(const Tokens& tokens) {
+  Sequences sequences(tokens.sequences);
+  std::iota(sequences.begin(), sequences.end(), 0);
+  return sequences;
+}
+
 // The job in parts that fit the cache. It is one part where all of it fits, or where it cannot be divided.
 std::vector<Part> partsOf(const Job& job) {
   const Tokens& tokens = job.tokens;
@@ -169,8 +177,7 @@ std::vector<Part> partsOf(const Job& job) {
   const int64_t each = job.hasLoss ? 2 : 1;
   const int64_t count = job.hasLoss ? loss.pairCount : job.hasUnpairedLoss ? job.unpairedLoss.count : 0;
   const auto sequenceAt = [&](int64_t k) { return job.hasLoss ? loss.pairs[k] : int32_t(k); };
-  Part whole{0, count, Sequences(tokens.sequences)};
-  std::iota(whole.sequences.begin(), whole.sequences.end(), 0);
+  Part whole{0, count, allSequences(tokens)};
   const bool independent = job.hasUnpairedLoss || (job.hasLoss && pairsAreIndependent(loss));
   const bool divisible = job.hasPolicy && job.hasGradient && independent && !job.cancellable;
   const Rows& rows = job.policy.logits;
@@ -226,6 +233,12 @@ bool runJob(Job& job, ThreadPool& pool) {
     KeptLogitsScratch keptLogits;
     if (job.hasPolicy && job.hasHeadGradient) keptLogits.giveTo(job, kernels);
     const CpuContext context{kernels, pool, threadsFor(job), job.cancelled};
+    if (job.policy.segments.areMade()) {
+      const Sequences sequences = allSequences(job.tokens);
+      sweepSegments(job.policy, job.tokens, sequences, context);
+      if (job.hasReference) sweepSegments(job.reference, job.tokens, sequences, context);
+      return !job.cancelled;
+    }
     double* const coefficients = job.hasGradient ? job.gradient.coefficients : job.headGradient.coefficients;
     if (hasGradient && job.hasLoss) std::fill(coefficients, coefficients + job.tokens.sequences, 0.0);
     ForwardScratch policyScratch, referenceScratch;
@@ -235,7 +248,8 @@ bool runJob(Job& job, ThreadPool& pool) {
     }
     // A job that may be cancelled does not begin to write before it has read everything.
     const bool ofRowsAlone = job.hasPolicy && job.hasGradient && (job.hasTokenLoss || job.gradient.rowScale);
-    const Gradient* const atOnce = ofRowsAlone && !job.cancellable ? &job.gradient : nullptr;
+    const bool isRead = !job.policy.segments.present();
+    const Gradient* const atOnce = ofRowsAlone && isRead && !job.cancellable ? &job.gradient : nullptr;
     for (const Part& part : partsOf(job)) {
       if (job.hasPolicy) forward(job.policy, job.tokens, part.sequences, policyScratch, context, atOnce);
       if (job.hasReference) forward(job.reference, job.tokens, part.sequences, referenceScratch, context);

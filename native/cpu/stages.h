@@ -22,10 +22,13 @@ struct CpuContext {
 // the same bits for any number of threads.
 struct RowSegments {
   explicit RowSegments(int64_t vocab);
+  // Those that lib has given for a share of a vocabulary, if it has.
+  explicit RowSegments(const Forward& forward);
   int64_t count, length, vocab;
+  const int32_t* bounds = nullptr;
 
-  int64_t begin(int64_t segment) const { return segment * length; }
-  int64_t end(int64_t segment) const { return segment + 1 == count ? vocab : (segment + 1) * length; }
+  int64_t begin(int64_t segment) const { return bounds ? bounds[segment] : segment * length; }
+  int64_t end(int64_t segment) const { return segment + 1 == count ? vocab : begin(segment + 1); }
 
   // Whether the threads share the segments of that many rows, rather than the rows.
   bool areShared(int64_t rows, const CpuContext& context) const { return count > 1 && rows < 4 * context.threads; }
@@ -37,6 +40,12 @@ using Sequences = std::vector<int32_t>;
 // Stage 1: logProb and state of every active row, and the by-products asked for.
 void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
                    float* sumSquaredProbs, const CpuContext& context);
+
+// Stage 1 in two jobs: the first leaves the states of segments of rows, the second begins from them. Processes that
+// share a vocabulary gather them in between.
+void sweepSegments(const Forward& forward, const Tokens& tokens, const Sequences& sequences, const CpuContext& context);
+void finishSegments(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
+                    float* sumSquaredProbs, const CpuContext& context);
 
 // Stage 2: sums over each sequence's active rows.
 void sequenceSums(const Forward& forward, const Tokens& tokens, const Sequences& sequences, const TokenState* states,

@@ -11,6 +11,13 @@ RowSegments::RowSegments(int64_t vocabSize) : vocab(vocabSize) {
   FPL_ASSERT(length % kTile == 0 && begin(count - 1) < vocab);
 }
 
+RowSegments::RowSegments(const Forward& forward) : RowSegments(forward.logits.vocab) {
+  const SegmentStates& given = forward.segments;
+  if (!given.areMade()) return;
+  bounds = given.bounds;
+  count = given.boundCount - 1;
+}
+
 namespace {
 
 float logitAt(const Rows& rows, int64_t row, int64_t index) {
@@ -54,7 +61,7 @@ void RowFinisher::operator()(int64_t row, const SweptRow& swept, float labelLogi
   FPL_ASSERT(label >= 0 && inverseTemperature > 0);
   const TokenState token = finish(state, labelLogit, inverseTemperature);
   states[row] = token;
-  const auto mean = [&](double sum) { return sum * inverseTemperature / double(forward.logits.vocab); };
+  const auto mean = [&](double sum) { return sum * inverseTemperature / double(tokens.vocabOf(forward.logits)); };
   const double meanLogit = mean(swept.sumOfLogits);
   if (const TokenLoss* const loss = forward.tokenLoss) {
     putTokenLoss(*loss, row, loss->classWeights ? mean(swept.weightedSum) : meanLogit);
@@ -76,21 +83,25 @@ RowReader::RowReader(const Forward& forward, const Tokens& tokens, TokenState* s
                      const LogitConstants& constants, const Kernels& kernels)
     : rows_(forward.logits),
       tokens_(tokens),
-      segments_(rows_.vocab),
-      sweep_(forward, constants, kernels),
+      segments_(forward),
+      sweep_(forward, tokens, constants, kernels),
       finish_{forward, tokens, states, sumSquaredProbs, constants.exp.inverseTemperature} {}
 
 SweptRow RowReader::sweep(int64_t row, int64_t segment) const {
   SweptRow swept;
-  sweep_.add(rows_.begin(row), rows_.dtype, segments_.begin(segment), segments_.end(segment), tokens_.targets[row],
-             swept);
+  const int64_t begin = segments_.begin(segment);
+  const Row logits = Row{rows_.begin(row), rows_.dtype}.from(begin);
+  sweep_.add(logits.data, logits.dtype, segments_.end(segment) - begin, tokens_.column(row) - begin, begin, swept);
+  if (swept.state.argmax >= 0) swept.state.argmax += tokens_.shard.start + begin;
   return swept;
 }
 
-void RowReader::finish(int64_t row, const SweptRow& swept) const {
-  float labelLogit = logitAt(rows_, row, tokens_.targets[row]);
-  finish_(row, swept, *sweep_.capped(&labelLogit, 1, &labelLogit));
+float RowReader::labelLogit(int64_t row) const {
+  float logit = logitAt(rows_, row, tokens_.column(row));
+  return *sweep_.capped(&logit, 1, &logit);
 }
+
+void RowReader::finish(int64_t row, const SweptRow& swept) const { finish_(row, swept, labelLogit(row)); }
 
 void RowReader::read(int64_t row) const {
   SweptRow swept = sweep(row, 0);
@@ -103,7 +114,7 @@ void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const int64_t activeCount = int64_t(active.size());
   const LogitConstants constants(tokens);
-  const RowSegments segments(forward.logits.vocab);
+  const RowSegments segments(forward);
   const RowReader reader(forward, tokens, states, sumSquaredProbs, constants, context.kernels);
 
   if (segments.areShared(activeCount, context)) {
@@ -113,11 +124,8 @@ void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences
       partial[task] = reader.sweep(active[task / segments.count], task % segments.count);
     });
     for (int64_t i = 0; i < activeCount; ++i) {
-      SweptRow swept = partial[i * segments.count];
-      for (int64_t s = 1; s < segments.count; ++s) {
-        swept.merge(partial[i * segments.count + s], constants.exp.inverseTemperature);
-      }
-      reader.finish(active[i], swept);
+      const SweptRow* const ofRow = partial.data() + i * segments.count;
+      reader.finish(active[i], merged(ofRow, segments.count, constants.exp.inverseTemperature));
     }
     return;
   }

@@ -20,12 +20,12 @@ import { takeUnpairedResults, unpairedInputs } from '../../lib/backends/webgpu/u
 import type { ForwardStage, Job, LossConfig, LossStage, TokenLossStage, UnpairedLossStage } from '../../lib/job.js'
 import type { LossType, UnpairedLossType } from '../../lib/types/index.js'
 import { gaussian, random } from '../support.js'
-import { DEVICES } from './device.js'
+import { DEVICE } from './device.js'
 import { Dispatches } from './dispatches.js'
 
 const { NaN: nan, POSITIVE_INFINITY: inf } = Number
 const next = random(20)
-const dispatches = new Dispatches(DEVICES[0].device)
+const dispatches = new Dispatches(DEVICE!)
 afterAll(() => dispatches.free())
 
 /** Results are within this of those in float64, relative to themselves, … */
@@ -200,12 +200,12 @@ describe('pairs', () => {
     }
   })
 
-  test('means, and rewards with α', async () => {
-    for (const lossType of ['simpo', 'sft', 'orpo'] as const) {
-      await comparePairs(pairedJob([lossType], { average: true, rewardAlpha: lossType === 'simpo' ? 0.25 : 0 }))
-    }
-    await comparePairs(pairedJob(['sft'], { sftNormalization: 'sequences' }))
-    await comparePairs(pairedJob(['sft'], { sftNormalization: 'sum', average: true }))
+  test.each(['simpo', 'orpo'] as const)('%s of means', async (lossType) => {
+    await comparePairs(pairedJob([lossType], { average: true, rewardAlpha: lossType === 'simpo' ? 0.25 : 0 }))
+  })
+
+  test.each(['tokens', 'sequences', 'sum'] as const)('sft, normalized by %s', async (sftNormalization) => {
+    await comparePairs(pairedJob(['sft'], { sftNormalization, average: sftNormalization !== 'sequences' }))
   })
 
   test('constants and weights of each pair, and a sum of losses', async () => {
@@ -300,7 +300,11 @@ describe('single tokens', () => {
     const weights = numbers(R, (row) => (row % 11 === 5 ? 0 : 0.5 + row / 64))
     const rows = { logProbs: numbers(R, () => -5 * Math.abs(gaussian(next))) } as Record<string, Float64Array>
     rows.logProbs.set([-inf, nan, 0, -1e-20], 7)
-    for (const of of ['logSumExp', 'meanLogits']) rows[of] = numbers(R, () => 3 * gaussian(next))
+    rows.meanLogits = numbers(R, () => 3 * gaussian(next))
+    // As states have it: total · 2^exponent.
+    const totals = Float32Array.from({ length: R }, () => 0.5 + next())
+    const exponents = Int32Array.from({ length: R }, () => Math.round(6 * gaussian(next)))
+    rows.logSumExp = Float64Array.from(totals, (total, row) => Math.log(total) + exponents[row] * Math.LN2)
     const job = { tokens: { targets, weights }, tokenLoss: stage, gradient: {} } as unknown as Job
 
     const byLabel = (row: number) => (targets[row] < 0 ? 0 : (stage.weightsOfLabels?.[targets[row]] ?? 1))
@@ -320,20 +324,19 @@ describe('single tokens', () => {
     const [params, sumParams] = [given.params, given.sumParams].map((contents) => dispatches.uniform(contents))
     const factors = new Float32Array(4 * R)
     const states = new Float32Array(8 * R)
-    const results = new Float32Array(10 * R)
     for (let row = 0; row < R; row++) {
       factors.set(twoFloats([weights[row], nan]), 4 * row)
       states.set(twoFloats([rows.logProbs[row]]), 8 * row)
-      const mean = stage.classWeights ? [nan, rows.meanLogits[row]] : [rows.meanLogits[row], nan]
-      results.set(twoFloats([0, rows.logSumExp[row], ...mean]), 10 * row)
+      states[8 * row + 3] = totals[row]
+      new Int32Array(states.buffer)[8 * row + 5] = exponents[row]
     }
     const read = [targets, factors, given.classWeights.length > 0 ? given.classWeights : 16]
     const [labels, ofTokens, classes] = read.map((contents) => dispatches.storage(contents))
-    const [stateBuffer, resultBuffer, divisor, losses, slopeBuffer, summary] = [
-      ...[states, results, given.divisor, given.losses, given.slopes, given.summary],
+    const [stateBuffer, meanLogits, divisor, losses, slopeBuffer, summary] = [
+      ...[states, twoFloats(rows.meanLogits), given.divisor, given.losses, given.slopes, given.summary],
     ].map((contents) => dispatches.storage(contents))
     if (shaders.tokenDivisor) await dispatches.run(shaders.tokenDivisor, [sumParams, labels, classes, divisor], 1)
-    const bound = [params, labels, ofTokens, classes, stateBuffer, resultBuffer, divisor, losses, slopeBuffer]
+    const bound = [params, labels, ofTokens, classes, stateBuffer, meanLogits, divisor, losses, slopeBuffer]
     await dispatches.run(shaders.tokenLoss, bound, groupsFor(R))
     await dispatches.run(shaders.tokenSums, [sumParams, losses, divisor, summary], 1)
 

@@ -34,6 +34,7 @@ function stages(): Shader[] {
     dtype: DTYPES,
     vector: BOTH,
     CAPS: BOTH,
+    merges: BOTH,
   })
   const summing = every<Parameters<typeof sequenceSumsShader>[0]>({ of: ['own', 'plain', 'logWeights'], WEIGHS: BOTH })
   const finishing = every<Parameters<typeof finishGradientShader>[0]>({

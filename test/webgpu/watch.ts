@@ -16,6 +16,8 @@ export interface Watched {
   /** The most bytes that these have had at once. */
   peak: number
   readonly copies: Copy[]
+  /** Nothing has been asked so far. */
+  forget(): void
   /** Asks of the device are no longer looked at. */
   stop(): void
 }
@@ -28,6 +30,12 @@ export function watch(device: GPUDevice): Watched {
     live,
     peak: 0,
     copies: [],
+    forget() {
+      live.clear()
+      bytes = 0
+      watched.peak = 0
+      watched.copies.length = 0
+    },
     stop() {
       for (const name of ['createBuffer', 'createCommandEncoder'] as const) Reflect.deleteProperty(device, name)
     },

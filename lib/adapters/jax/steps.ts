@@ -16,7 +16,6 @@ export const OF_LOGITS = {
   zeroInactive: 'is not taken: the gradient is written over the logits, so that all of it has to be written',
   gradientDType: 'is not taken: the gradient is written over the logits, and so has their type',
   deferredScale: 'is not taken: what jax-js is given has to be the gradient itself',
-  gpuDevice: 'is not taken: it is that of jax-js',
 }
 /** Those of losses of an output layer. */
 export const OF_LAYER = {
@@ -25,7 +24,6 @@ export const OF_LAYER = {
   accumulate: 'is not taken: jax-js adds gradients up itself',
   zeroInactive: "is not taken: all of hidden's gradient has to be written",
   gradientDType: 'is not taken: gradients of jax-js have the type of their arrays, float32',
-  gpuDevice: 'is not taken: it is that of jax-js',
 }
 
 /** What goes into the output layer, and the layer: logits = hidden · weightᵀ + bias. */

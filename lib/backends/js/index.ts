@@ -71,6 +71,7 @@ function* forward(job: Job): Generator<void, void> {
     if (stage === undefined) continue
     const tokens = job.tokens as Tokens
     const rows = yield* tokenLogProbs(stage, tokens, job.tokenLoss)
+    if (stage.segments?.bounds) continue
     sequenceSums(stage, tokens, rows)
     if (job.tokenLoss !== undefined) {
       tokenLoss(job.tokenLoss, tokens, rows, (job.gradient ?? job.headGradient)?.tokenCoefficients)

@@ -22,20 +22,22 @@ export interface OwnCoefficients extends TokenCoefficients {
   classWeights?: Float32Array
 }
 
-/** The derivative at a logit, given its value and its place in the vocabulary. */
+/** The derivative at a logit, given its value and its column. */
 export type RowGradient = (logit: number, word: number) => number
 
 /** For an active row of sequence s; undefined where all derivatives are 0, whatever the row holds. */
 export function rowGradient(stage: Stage, tokens: Tokens, s: number, row: number): RowGradient | undefined {
   const { states, entropies, tokenCoefficients: own } = stage
-  const { targets, temperature, capScale } = tokens
+  const { targets, temperature, capScale, shard = { start: 0, vocab: stage.logits.vocab } } = tokens
+  const label = targets[row] - shard.start
   // With respect to x or tanh(k x).
   const slope = (derivative: number | undefined) => (derivative ?? 0) / temperature
   const a = slope(stage.rowScale ? unitSlope(stage, tokens, s, row) : logProbSlope(stage, tokens, s, row))
   const z = slope(own?.logSumExp?.[row])
   const e = slope(own?.entropy?.[row])
-  const mean = slope(own?.meanLogit?.[row]) / stage.logits.vocab
-  const ofMean = (word: number) => (own?.classWeights === undefined ? mean : mean * own.classWeights[word])
+  const mean = slope(own?.meanLogit?.[row]) / shard.vocab
+  const ofMean = (word: number) =>
+    own?.classWeights === undefined ? mean : mean * own.classWeights[shard.start + word]
   if (a === 0 && z === 0 && e === 0) {
     return mean === 0 ? undefined : (logit, word) => ofMean(word) * slopeAt(logit, capScale)
   }
@@ -45,11 +47,11 @@ export function rowGradient(stage: Stage, tokens: Tokens, s: number, row: number
   const entropy = e === 0 ? 0 : (entropies as Float64Array)[row]
   const ofEntropy = (p: number, logP: number) => (e === 0 || p === 0 ? 0 : e * p * (logP + entropy))
   // + 0, for a zero gradient of 0 rather than −0.
-  const atLabel = a * complement + z * p - ofEntropy(p, logProb) + ofMean(targets[row]) + 0
+  const atLabel = a * complement + z * p - ofEntropy(p, logProb) + ofMean(label) + 0
   const factor = (z - a) * perExp
   const logPerExp = Math.log(perExp)
   const gradient: RowGradient = (x, word) => {
-    if (word === targets[row]) return atLabel
+    if (word === label) return atLabel
     const exponent = (x - maximum) / temperature
     const exp = Math.exp(exponent)
     return factor * exp - ofEntropy(perExp * exp, logPerExp + exponent) + ofMean(word) + 0

@@ -4,7 +4,16 @@
  *
  * What an output layer takes is not divided.
  */
-import type { ForwardStage, GradientStage, Job, Rows, TokenCoefficients, Tokens } from '../../job.js'
+import type {
+  ForwardStage,
+  GradientStage,
+  Job,
+  Rows,
+  SegmentStates,
+  TokenCoefficients,
+  TokenLossStage,
+  Tokens,
+} from '../../job.js'
 
 /** Elements of the state of a row. */
 const STATE_SIZE = 4
@@ -19,11 +28,16 @@ export interface JobPart {
 }
 
 /** The parts of a job, with at most `most` bytes of logits in each, but at least one row. */
-export function* partsOf(job: Job, most: number, cancellable: boolean): Generator<JobPart, void> {
+export function* partsOf(given: Job, most: number, cancellable: boolean): Generator<JobPart, void> {
+  const job = withoutUnread(given)
   const { policy, reference, gradient, tokenLoss } = job
   const tokens = job.tokens as Tokens
   if (bytesOfLogits(policy, gradient) + bytesOfLogits(reference) <= most) {
     yield { job, follows: false, writes: false }
+    return
+  }
+  if (policy?.segments?.bounds) {
+    yield* segmentParts(job, most)
     return
   }
   const rest: Job = { ...job }
@@ -60,11 +74,41 @@ export function* partsOf(job: Job, most: number, cancellable: boolean): Generato
   }
 }
 
+/** The job without logits that it does not read: those of a stage that begins from states, with no gradient after it. */
+function withoutUnread(job: Job): Job {
+  const { policy, reference, gradient } = job
+  const known = (stage: ForwardStage | undefined) => stage?.segments !== undefined && !stage.segments.bounds
+  const out: Job = { ...job }
+  if (policy && known(policy) && !gradient) out.policy = { ...policy, logits: sizesOf(policy.logits) }
+  if (reference && known(reference)) out.reference = { ...reference, logits: sizesOf(reference.logits) }
+  return out
+}
+
+/** The stage with what its parts leave for logWeights, which are of whole sequences. */
+function withSquares(stage: ForwardStage): ForwardStage {
+  if (!stage.logWeights || stage.sumSquaredProbs) return stage
+  return { ...stage, sumSquaredProbs: new Float32Array(stage.logits.batch * stage.logits.time) }
+}
+
+/** A job that leaves states of segments, in parts. */
+function* segmentParts({ policy, reference, tokenLoss, ...job }: Job, most: number): Generator<JobPart, void> {
+  const tokens = job.tokens as Tokens
+  for (const given of [policy, reference]) {
+    if (given === undefined) continue
+    const stage = withSquares(given)
+    for (const [first, last] of chunks(tokens, [stage.logits], most, true)) {
+      const part: Job = { tokens: tokensOf(tokens, first, last), policy: forwardOf(stage, tokens, first, last) }
+      if (tokenLoss) part.tokenLoss = tokenLossOf(tokenLoss, first, last)
+      yield { job: part, follows: false, writes: false }
+    }
+  }
+}
+
 /** Stage 1 in parts; gives the stage with what they leave. */
 function* swept(stage: ForwardStage, tokens: Tokens, most: number): Generator<JobPart, ForwardStage> {
   const rows = stage.logits.batch * stage.logits.time
-  const whole: ForwardStage = { ...stage, states: stage.states ?? new Float64Array(STATE_SIZE * rows) }
-  if (stage.logWeights) whole.sumSquaredProbs ??= new Float32Array(rows)
+  const whole = { ...withSquares(stage), states: stage.states ?? new Float64Array(STATE_SIZE * rows) }
+  if (stage.segments) return { ...whole, logits: sizesOf(stage.logits) }
   for (const [first, last] of chunks(tokens, [stage.logits], most, true)) {
     const job = { tokens: tokensOf(tokens, first, last), policy: forwardOf(whole, tokens, first, last) }
     yield { job, follows: false, writes: false }
@@ -82,7 +126,7 @@ function* tokenLossParts(job: Job, most: number, cancellable: boolean): Generato
   const part = (first: number, last: number, stage?: GradientStage): Job => ({
     tokens: tokensOf(tokens, first, last),
     policy: forwardOf(whole, tokens, first, last),
-    tokenLoss: { ...tokenLoss, losses: tokenLoss.losses.subarray(first, last), summary: new Float64Array(1) },
+    tokenLoss: tokenLossOf(tokenLoss, first, last),
     gradient: stage && gradientOf(stage, tokens, first, last),
   })
   // One that may be aborted reads everything before it writes anything, and then once more.
@@ -96,7 +140,7 @@ function* tokenLossParts(job: Job, most: number, cancellable: boolean): Generato
     yield { job: part(first, last, gradient), follows, writes: gradient !== undefined }
     follows = false
   }
-  const sums = { ...whole, logits: sizesOf(policy.logits), swept: true }
+  const sums = { ...whole, logits: sizesOf(policy.logits), swept: true, segments: undefined }
   yield { job: { tokens, policy: sums, tokenLoss }, follows: true, writes: false }
 }
 
@@ -159,8 +203,10 @@ function sequenceAt(offsets: Int32Array, row: number): number {
 
 function forwardOf(stage: ForwardStage, tokens: Tokens, first: number, last: number): ForwardStage {
   const [begin, end] = sequencesOf(tokens, first, last)
+  const { segments } = stage
   return {
     logits: rowsOf(stage.logits, first, last),
+    segments: segments && segmentsOf(segments, stage.logits.batch * stage.logits.time, first, last),
     logProbs: new Float64Array(end - begin),
     states: stage.states?.subarray(STATE_SIZE * first, STATE_SIZE * last),
     entropies: stage.entropies?.subarray(first, last),
@@ -170,6 +216,20 @@ function forwardOf(stage: ForwardStage, tokens: Tokens, first: number, last: num
     logSumExp: stage.logSumExp?.subarray(first, last),
     sumSquaredProbs: stage.sumSquaredProbs?.subarray(first, last),
     tokenMeanLogits: stage.tokenMeanLogits?.subarray(first, last),
+  }
+}
+
+function tokenLossOf(stage: TokenLossStage, first: number, last: number): TokenLossStage {
+  return { ...stage, losses: stage.losses.subarray(first, last), summary: new Float64Array(1) }
+}
+
+function segmentsOf(segments: SegmentStates, rows: number, first: number, last: number): SegmentStates {
+  const { states, labelLogits } = segments
+  const size = states.length / rows
+  return {
+    ...segments,
+    states: states.subarray(size * first, size * last),
+    labelLogits: labelLogits.subarray(first, last),
   }
 }
 

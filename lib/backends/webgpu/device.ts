@@ -97,3 +97,10 @@ export function stateOf(device: GpuDevice): DeviceState {
   }
   return state
 }
+
+/** Whether a device is a program on the processor, such as Chromium's SwiftShader and Mesa's lavapipe. */
+export function isSoftware({ adapterInfo }: GpuDevice): boolean {
+  if (adapterInfo === undefined) return false
+  const { isFallbackAdapter, architecture, description } = adapterInfo
+  return isFallbackAdapter === true || /swiftshader|llvmpipe|lavapipe/i.test(`${architecture} ${description}`)
+}

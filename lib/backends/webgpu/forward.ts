@@ -3,10 +3,18 @@
  */
 import type { ForwardStage, Job } from '../../job.js'
 import type { Region } from './arena.js'
+import { isSoftware } from './device.js'
 import type { Plan } from './plan.js'
 import { asksForResults, takeLogProbs, takeResults } from './row-results.js'
 import { WORKGROUP } from './shader.js'
-import { type Finds, finishRowsShader, type Summing, sequenceSumsShader, tokenLogProbsShader } from './shaders.js'
+import {
+  type Finds,
+  finishRowsShader,
+  type Summing,
+  sequenceSumsShader,
+  sweepers,
+  tokenLogProbsShader,
+} from './shaders.js'
 import { capConstants, temperatureConstants, twoFloats } from './two-floats.js'
 import { uniforms } from './uniforms.js'
 import { rowCountOf, type WindowedLogits, windowedLogits } from './windows.js'
@@ -14,8 +22,8 @@ import { rowCountOf, type WindowedLogits, windowedLogits } from './windows.js'
 /** Bytes of structures in shaders. */
 const SIZES = { TokenState: 32, sums: 16, all: 56, classes: 56, RowResults: 32, TwoFloat: 8 }
 
-/** Most logits of a segment: what one workgroup reads. */
-const SEGMENT = 16384
+/** Most logits of a segment: what one workgroup reads, where it merges what its threads have found or does not. */
+const SEGMENTS = { merged: 16384, kept: 65536 }
 
 /** Where sums over sequences go: the elements of `logProbs` where those of each kind begin. */
 export interface Sums {
@@ -64,10 +72,12 @@ function sweep(plan: Plan, logits: WindowedLogits, rowCount: number, finds: Find
   const { targets } = plan.tokenRegions
   const { temperature, capScale } = plan.tokens
   const { vocab, dtype, vector } = logits
-  const segments = Math.ceil(vocab / SEGMENT)
+  const merges = !isSoftware(plan.device)
+  const segments = Math.ceil(vocab / (merges ? SEGMENTS.merged : SEGMENTS.kept))
   const segmentLength = 4 * Math.ceil(vocab / segments / 4)
-  const partials = plan.arenas.work.room(rowCount * segments * SIZES[finds])
-  const sweeping = { finds, dtype, vector, CAPS: capScale !== undefined }
+  const parts = merges ? segments : segments * sweepers(merges)
+  const partials = plan.arenas.work.room(rowCount * parts * SIZES[finds])
+  const sweeping = { finds, dtype, vector, CAPS: capScale !== undefined, merges }
   const temperatures = temperatureConstants(temperature)
   const cap = capConstants(capScale)
   const inverse = twoFloats([1 / temperature])
@@ -78,10 +88,10 @@ function sweep(plan: Plan, logits: WindowedLogits, rowCount: number, finds: Find
     const [view] = views
     logits.make?.(window)
     const common = [temperatures, view.rows, cap, inverse, 0, first, count]
-    const parts = uniforms(...common, vocab, segments, segmentLength)
-    plan.step(tokenLogProbsShader(sweeping), parts, [targets, partials, view, ...classWeights], count * segments)
-    const whole = uniforms(...common, segments, vocab)
-    plan.step(finishRowsShader(sweeping), whole, [targets, partials, ...outs, view], Math.ceil(count / WORKGROUP))
+    const sweep = uniforms(...common, vocab, segments, segmentLength)
+    plan.step(tokenLogProbsShader(sweeping), sweep, [targets, partials, view, ...classWeights], count * segments)
+    const finish = uniforms(...common, parts, vocab)
+    plan.step(finishRowsShader(sweeping), finish, [targets, partials, ...outs, view], Math.ceil(count / WORKGROUP))
   }
 }
 

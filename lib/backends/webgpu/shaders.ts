@@ -6,7 +6,9 @@ import { loadsAndStores, loadsFrom, type Reading, type Writing } from './element
 import finishGradient from './kernels/finish-gradient.wgsl'
 import finishResults from './kernels/finish-results.wgsl'
 import finishRows from './kernels/finish-rows.wgsl'
+import keepLanes from './kernels/keep-lanes.wgsl'
 import logitsGradient from './kernels/logits-gradient.wgsl'
+import merge from './kernels/merge.wgsl'
 import numbers from './kernels/numbers.wgsl'
 import products from './kernels/products.wgsl'
 import rounding from './kernels/rounding.wgsl'
@@ -15,6 +17,7 @@ import rowState from './kernels/row-state.wgsl'
 import rowValues from './kernels/row-values.wgsl'
 import rows from './kernels/rows.wgsl'
 import sequenceSums from './kernels/sequence-sums.wgsl'
+import shareSegments from './kernels/share-segments.wgsl'
 import slopes from './kernels/slopes.wgsl'
 import softcap from './kernels/softcap.wgsl'
 import sweptAll from './kernels/swept-all.wgsl'
@@ -22,7 +25,7 @@ import sweptSums from './kernels/swept-sums.wgsl'
 import targets from './kernels/targets.wgsl'
 import tokenLogProbs from './kernels/token-log-probs.wgsl'
 import tokenState from './kernels/token-state.wgsl'
-import { type Shader, shader } from './shader.js'
+import { type Shader, shader, WORKGROUP } from './shader.js'
 
 /** How labels lie on the device. */
 export interface LabelReading {
@@ -46,7 +49,12 @@ export interface Sweeping extends Reading {
   finds: Finds
   /** Logits are soft-capped. */
   CAPS: boolean
+  /** Threads put together what they have found, which takes barriers. */
+  merges: boolean
 }
+
+/** Threads of a workgroup that sweeps, which merges what it has found or does not. */
+export const sweepers = (merges: boolean) => (merges ? WORKGROUP : 64)
 
 /** The weights of classes, in a binding of that number where they have any. */
 const classWeights = (hasAny: boolean, binding: number) =>
@@ -56,13 +64,15 @@ fn classWeight(word: u32) -> f32 { return classWeights[word]; }`
     : 'fn classWeight(word: u32) -> f32 { return 1; }'
 
 /** Stage 1: params, targets, partials, logits; with classes their weights. */
-export function tokenLogProbsShader({ finds, CAPS, ...reading }: Sweeping): Shader {
+export function tokenLogProbsShader({ finds, CAPS, merges, ...reading }: Sweeping): Shader {
   const { dtype, vector } = reading
   const HAS_CLASSES = finds === 'classes'
-  return shader(`token-log-probs ${dtype} ${vector} ${finds} ${CAPS}`, { HAS_CLASSES, CAPS }, [
-    ...[numbers, rows, rowState, softcap, finds === 'sums' ? sweptSums : sweptAll],
+  const constants = { WORKGROUP: sweepers(merges), HAS_CLASSES, CAPS }
+  return shader(`token-log-probs ${dtype} ${vector} ${finds} ${CAPS} ${merges}`, constants, [
+    ...[numbers, rows, rowState, softcap, finds === 'sums' ? sweptSums : sweptAll, merge],
     loadsFrom(3, reading),
     classWeights(HAS_CLASSES, 4),
+    merges ? shareSegments : keepLanes,
     tokenLogProbs,
   ])
 }
@@ -70,12 +80,12 @@ export function tokenLogProbsShader({ finds, CAPS, ...reading }: Sweeping): Shad
 const NO_RESULTS = 'fn putResults(row: u32, swept: Swept, state: TokenState, label: i32) {}'
 
 /** The end of stage 1: params, targets, partials, states, results and mean logits unless it finds sums alone, logits. */
-export function finishRowsShader({ finds, CAPS, ...reading }: Sweeping): Shader {
+export function finishRowsShader({ finds, CAPS, ...reading }: Omit<Sweeping, 'merges'>): Shader {
   const { dtype, vector } = reading
   const isAll = finds !== 'sums'
   const HAS_CLASSES = finds === 'classes'
   return shader(`finish-rows ${dtype} ${vector} ${finds} ${CAPS}`, { HAS_CLASSES, CAPS }, [
-    ...[numbers, rows, rowState, softcap, isAll ? sweptAll : sweptSums, tokenState],
+    ...[numbers, rows, rowState, softcap, isAll ? sweptAll : sweptSums, merge, tokenState],
     loadsFrom(isAll ? 6 : 4, reading),
     classWeights(false, 0),
     ...(isAll ? [rowResults, finishResults] : [NO_RESULTS]),

@@ -1,4 +1,4 @@
-// The end of stage 1: a row's segments are put together, in their order, and the label's logit is brought in.
+// The end of stage 1: the parts of a row are put together, in their order, and the label's logit is brought in.
 struct Params {
   temperature: Temperature,
   rows: Rows,
@@ -7,7 +7,7 @@ struct Params {
   zero: u32,
   first: u32,  // row of the window
   count: u32,  // rows of the window
-  segments: u32,  // of a row
+  parts: u32,  // of a row
   vocab: u32,
 }
 
@@ -65,8 +65,8 @@ fn finishRows(
     states[row] = TokenState(two(0), 0, 0, Unit(0, 0), 0, 0);
     return;
   }
-  var swept = partials[row * params.segments];
-  for (var i = 1u; i < params.segments; i++) { swept = merged(swept, partials[row * params.segments + i]); }
+  var swept = partials[row * params.parts];
+  for (var i = 1u; i < params.parts; i++) { swept = merged(swept, partials[row * params.parts + i]); }
   let labelLogit = capped4(vec4f(loadLogit(rowStart(params.rows, row) + u32(label)))).x;
   let state = finished(swept, labelLogit);
   states[row] = state;

@@ -4,7 +4,7 @@
 // It cannot look through `hide`, nor through tests of bits. exp, log and the quotient of WGSL are off by several ULP, and
 // devices may flush subnormal numbers to zero; a result that is subnormal is then 0, and no other result changes.
 //
-// Every entry point begins with `hiddenZero = …`, from a buffer that has a zero there.
+// Every entry point begins with `hiddenZero = …`, from a uniform that has a zero there.
 
 var<private> hiddenZero: u32;
 
@@ -74,17 +74,17 @@ struct Temperature {
 }
 
 const LOG2_E = 0x1.715476p+0f;
-const LN2_HIGH = 0x1.62ep-1f;
-const LN2_LOW = 0x1.0bfbe8p-15f;
 
-// e^(x / T) as mantissa · 2^exponent, mantissa in [0.7, 1.42], within 1 ULP; for |x / T| < 2800.
+// e^(x / T) as mantissa · 2^exponent, mantissa in [0.7, 1.42], within 1 ULP where T is 1 and 1.25 ULP elsewhere; for
+// |x / T| < 2800.
 fn powerOfE(x: f32, t: Temperature) -> Binary {
   let n = round(x * t.log2e);
   let r = hide(x - n * t.ln2High) - n * t.ln2Low;
-  return Binary(1 + expPolynomial(r * t.inverse), i32(n));
+  // Hidden: 1 would be added to r before what is far smaller than both.
+  return Binary(1 + hide(expPolynomial(r * t.inverse)), i32(n));
 }
 
-// e^(x / T) · 2^-exponent within 1 ULP, for any x and |exponent| < 3000; 0 below 2^-150 and infinite from 2^128.
+// e^(x / T) · 2^-exponent as exactly, for any x and |exponent| < 3000; 0 below 2^-150 and infinite from 2^128.
 fn expInUnits(x: f32, exponent: i32, t: Temperature) -> f32 {
   if (isNan(x)) { return x; }
   let n = x * t.log2e - f32(exponent);
@@ -94,36 +94,14 @@ fn expInUnits(x: f32, exponent: i32, t: Temperature) -> f32 {
   return timesPowerOfTwo(power.mantissa, power.exponent - exponent);
 }
 
-// e^x within 1 ULP.
-fn expFloat(x: f32) -> f32 { return expInUnits(x, 0, Temperature(LOG2_E, LN2_HIGH, LN2_LOW, 1)); }
-
-// log(1 + f) for 1 + f in [1/√2, √2), and n ln 2 more. Only f itself has to be exact: in all else, the quotient too, an
-// error counts for a fraction.
-fn logNearOne(f: f32, n: f32) -> f32 {
+// log(1 + f) within 1 ULP, for 1 + f in [1/√2, √2). Only f itself has to be exact: in all else, the quotient too, an error
+// counts for a fraction.
+fn logNearOne(f: f32) -> f32 {
   let s = f / (2 + f);
   let z = s * s;
   let series = z * (0.66666662693f + z * (0.40000972152f + z * (0.28498786688f + z * 0.24279078841f)));
-  let square = 0.5f * f * f;
-  return n * LN2_HIGH - (hide(square - (s * (square + series) + n * LN2_LOW)) - f);
-}
-
-// log x within 1.5 ULP.
-fn logFloat(x: f32) -> f32 {
-  if (isNan(x) || isInfinity(x)) { return x; }
-  if (x < 0) { return notANumber(); }
-  if (x == 0) { return -infinity(); }
-  let b = binaryOf(x);
-  return logNearOne(b.mantissa - 1, f32(b.exponent));
-}
-
-// log(1 + x), within 2 ULP.
-fn log1pFloat(x: f32) -> f32 {
-  if (x > -0.29f && x < 0.41f) { return logNearOne(x, 0); }
-  let u = hide(1 + x);
-  if (!isFinite(u) || u <= 0) { return logFloat(u); }
-  // What the sum has lost.
-  let lost = select(x - hide(u - 1), 1 - hide(u - x), x > 1);
-  return logFloat(u) + lost / u;
+  let halfSquare = 0.5f * f * f;
+  return f - hide(halfSquare - s * (halfSquare + series));
 }
 
 // ---- Two-float numbers
@@ -222,7 +200,7 @@ const LN2 = TwoFloat(0x1.62e43p-1f, -0x1.05c61p-29f);
 // e^r - 1 for |r| <= 0.35, by its series: in float32 from the eighth power on.
 fn expm1Series(r: TwoFloat) -> TwoFloat {
   var coefficients = array<TwoFloat, 6>(
-      two(0.5f), TwoFloat(0x1.555556p-3f, -0x1.555556p-28f), TwoFloat(0x1.555556p-5f, -0x1.555556p-30f),
+      HALF, TwoFloat(0x1.555556p-3f, -0x1.555556p-28f), TwoFloat(0x1.555556p-5f, -0x1.555556p-30f),
       TwoFloat(0x1.111112p-7f, -0x1.dddddep-32f), TwoFloat(0x1.6c16c2p-10f, -0x1.27d27ep-35f),
       TwoFloat(0x1.a01a02p-13f, -0x1.7f97fap-39f));
   let x = r.x;
@@ -248,23 +226,23 @@ fn twoPowerOfE(x: TwoFloat) -> PowerOfE {
 fn expOf(x: TwoFloat) -> TwoFloat {
   if (isNan(x.x)) { return x; }
   if (x.x > 89) { return two(infinity()); }
-  if (x.x < -105) { return two(0); }
+  if (x.x < -105) { return ZERO; }
   let power = twoPowerOfE(x);
-  return scaled(add(two(1), power.rest), power.n);
+  return scaled(add(ONE, power.rest), power.n);
 }
 
 // e^x - 1
 fn expm1Of(x: TwoFloat) -> TwoFloat {
   if (isNan(x.x)) { return x; }
   if (x.x > 89) { return two(infinity()); }
-  if (x.x < -40) { return two(-1); }
+  if (x.x < -40) { return neg(ONE); }
   let power = twoPowerOfE(x);
-  return select(add(scaled(add(two(1), power.rest), power.n), two(-1)), power.rest, power.n == 0);
+  return select(add(scaled(add(ONE, power.rest), power.n), neg(ONE)), power.rest, power.n == 0);
 }
 
 // log(1 + x) + n ln 2 for 1 + x in [1/√2, √2): a Newton step from that of float32.
 fn logAround(x: TwoFloat, n: i32) -> TwoFloat {
-  let y = logNearOne(x.x, 0);
+  let y = logNearOne(x.x);
   let e = expm1Series(two(y));
   let logarithm = add(two(y), two(sub(x, e).x / (1 + e.x)));
   return add(logarithm, mul(LN2, two(f32(n))));
@@ -276,14 +254,14 @@ fn logFrom(x: TwoFloat, beyondOne: TwoFloat) -> TwoFloat {
   if (x.x < 0) { return two(notANumber()); }
   if (x.x == 0) { return two(-infinity()); }
   let n = binaryOf(x.x).exponent;
-  let away = add(scaled(x, -n), two(-1));
+  let away = add(scaled(x, -n), neg(ONE));
   return logAround(select(away, beyondOne, n == 0), n);
 }
 
-fn logOf(x: TwoFloat) -> TwoFloat { return logFrom(x, sub(x, two(1))); }
+fn logOf(x: TwoFloat) -> TwoFloat { return logFrom(x, sub(x, ONE)); }
 
 // log(1 + x)
-fn log1pOf(x: TwoFloat) -> TwoFloat { return logFrom(add(two(1), x), x); }
+fn log1pOf(x: TwoFloat) -> TwoFloat { return logFrom(add(ONE, x), x); }
 
 // log(1 - e^x) for x < 0, without cancellation on either side of -ln 2 (Mächler 2012).
 fn log1mexpOf(x: TwoFloat) -> TwoFloat {
@@ -306,8 +284,8 @@ struct Logistic {
 fn logisticOf(z: TwoFloat) -> Logistic {
   let e = expOf(neg(absolute(z)));
   // Where z is positive, and for the other sign at the other end.
-  let near = Term(neg(log1pOf(e)), div(e, add(two(1), e)));
-  let far = Term(sub(near.value, absolute(z)), div(two(1), add(two(1), e)));
+  let near = Term(neg(log1pOf(e)), div(e, add(ONE, e)));
+  let far = Term(sub(near.value, absolute(z)), div(ONE, add(ONE, e)));
   if (z.x < 0) { return Logistic(far, near); }
   return Logistic(near, far);
 }
@@ -317,5 +295,5 @@ fn logSigmoidOf(z: TwoFloat) -> Term { return logisticOf(z).yes; }
 // σ(z) = 1 / (1 + e^-z)
 fn sigmoidOf(z: TwoFloat) -> TwoFloat {
   let e = expOf(neg(absolute(z)));
-  return div(select(two(1), e, z.x < 0), add(two(1), e));
+  return div(select(ONE, e, z.x < 0), add(ONE, e));
 }

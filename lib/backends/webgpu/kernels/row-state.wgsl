@@ -72,11 +72,14 @@ fn powersOfTwo4(n: vec4i) -> vec4f { return bitcast<vec4f>((n + 127) << vec4u(23
 
 fn valueOf(powers: Powers) -> vec4f { return powers.mantissa * powersOfTwo4(powers.power); }
 
-// Above INFINITY_BITS for NaN and +∞, which a row of logits cannot have.
-fn rank4(x: vec4f) -> vec4u {
-  let bits = bitcast<vec4u>(x);
-  return (bits & vec4u(0x7fffffffu)) + ((bits >> vec4u(31)) ^ vec4u(1));
+// A tile: 16 logits, of which those of each vector are next to each other in the row.
+struct Tile {
+  a: vec4f,
+  b: vec4f,
+  c: vec4f,
+  d: vec4f,
 }
 
+fn maximumOfTile(x: Tile) -> f32 { return maximumOf(max(max(x.a, x.b), max(x.c, x.d))); }
 fn maximumOf(x: vec4f) -> f32 { return max(max(x.x, x.y), max(x.z, x.w)); }
 fn sumOf(x: vec4f) -> f32 { return (x.x + x.y) + (x.z + x.w); }

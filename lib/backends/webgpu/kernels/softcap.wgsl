@@ -6,6 +6,10 @@ struct Cap {
   zero: u32,
 }
 
+// ln 2 in two parts.
+const LN2_HIGH = 0x1.62ep-1f;
+const LN2_LOW = 0x1.0bfbe8p-15f;
+
 struct Capped {
   value: vec4f,
   slope: vec4f,

@@ -27,69 +27,85 @@ fn rescaled(swept: Swept, unit: Unit) -> Swept {
   return next;
 }
 
-// Adds up parts of a row.
-fn merged(a: Swept, b: Swept) -> Swept {
-  var most = a;
-  var least = b;
-  if (isZero(a.sum) || (!isZero(b.sum) && outgrows(b.unit, a.unit, 0, params.temperature))) {
-    most = b;
-    least = a;
+// Of two parts of a row in the same unit.
+fn summed(a: Swept, b: Swept) -> Swept {
+  var sum = a;
+  sum.sum = add(a.sum, b.sum);
+  sum.weighted = add(a.weighted, b.weighted);
+  sum.squares = add(a.squares, b.squares);
+  if (b.maximum > a.maximum || (b.maximum == a.maximum && u32(b.argmax) < u32(a.argmax))) {
+    sum.maximum = b.maximum;
+    sum.argmax = b.argmax;
   }
-  least = rescaled(least, most.unit);
-  most.sum = add(most.sum, least.sum);
-  most.weighted = add(most.weighted, least.weighted);
-  most.squares = add(most.squares, least.squares);
-  if (least.maximum > most.maximum || (least.maximum == most.maximum && u32(least.argmax) < u32(most.argmax))) {
-    most.maximum = least.maximum;
-    most.argmax = least.argmax;
-  }
-  most.logits = add(most.logits, least.logits);
-  most.ofClasses = add(most.ofClasses, least.ofClasses);
-  return most;
+  sum.logits = add(a.logits, b.logits);
+  sum.ofClasses = add(a.ofClasses, b.ofClasses);
+  return sum;
 }
 
-// Adds 16 logits, of which x[i] is at place + i · 4 · WORKGROUP in the row.
-fn addTile(swept: Swept, x: array<vec4f, 4>, place: u32) -> Swept {
+struct Terms {
+  sum: vec4f,
+  weighted: vec4f,
+  squares: vec4f,
+}
+
+fn plus(terms: Terms, x: vec4f, unit: Unit) -> Terms {
+  let powers = powersOf(x, unit, params.temperature);
+  let value = valueOf(powers);
+  let log = vec4f(powers.power) * LN2.x + powers.rest;
+  return Terms(terms.sum + value, terms.weighted + value * log, terms.squares + value * value);
+}
+
+// The first place of a number in four logits, where they are at `place`; `found` where it is not among them.
+fn placeIn(x: vec4f, number: f32, place: u32, found: u32) -> u32 {
+  let same = x == vec4f(number);
+  return select(select(select(select(found, place + 3, same.w), place + 2, same.z), place + 1, same.y), place, same.x);
+}
+
+fn placeOf(x: Tile, number: f32, place: u32) -> u32 {
+  const STEP = 4 * WORKGROUP;
+  let last = placeIn(x.c, number, place + 2 * STEP, placeIn(x.d, number, place + 3 * STEP, place));
+  return placeIn(x.a, number, place, placeIn(x.b, number, place + STEP, last));
+}
+
+fn addTile(swept: Swept, x: Tile, place: u32) -> Swept {
   var next = swept;
   let t = params.temperature;
-  let maximum = maximumOf(max(max(x[0], x[1]), max(x[2], x[3])));
+  let maximum = maximumOfTile(x);
   if (isZero(next.sum)) {
     next.unit = unitFor(maximum, t);
   } else if (isOutgrown(next.unit, maximum, t)) {
     next = rescaled(next, unitFor(maximum, t));
   }
-  var e = vec4f(0);
-  var weighted = vec4f(0);
-  var squares = vec4f(0);
-  for (var i = 0; i < 4; i++) {
-    let powers = powersOf(x[i], next.unit, t);
-    let value = valueOf(powers);
-    e += value;
-    weighted += value * (vec4f(powers.power) * LN2.x + powers.rest);
-    squares += value * value;
-  }
-  next.sum = add(next.sum, two(sumOf(e)));
-  next.weighted = add(next.weighted, two(sumOf(weighted)));
-  next.squares = add(next.squares, two(sumOf(squares)));
+  var terms = Terms(vec4f(0), vec4f(0), vec4f(0));
+  terms = plus(plus(plus(plus(terms, x.a, next.unit), x.b, next.unit), x.c, next.unit), x.d, next.unit);
+  next.sum = add(next.sum, two(sumOf(terms.sum)));
+  next.weighted = add(next.weighted, two(sumOf(terms.weighted)));
+  next.squares = add(next.squares, two(sumOf(terms.squares)));
   if (maximum > next.maximum) {
     next.maximum = maximum;
-    for (var i = 15u; i < 16; i--) {
-      if (x[i / 4][i % 4] == maximum) { next.argmax = i32(place + i / 4 * 4 * WORKGROUP + i % 4); }
-    }
+    next.argmax = i32(placeOf(x, maximum, place));
   }
   return next;
 }
 
-// Adds up the logits themselves, of which the first `count` are in the row.
-fn addLogits(swept: Swept, x: vec4f, place: u32, count: u32) -> Swept {
-  var next = swept;
+// The sums of the logits themselves, the label with them.
+var<private> noted: TwoFloat;
+var<private> notedOfClasses: TwoFloat;
+
+fn noteLogits(x: vec4f, place: u32, count: u32) {
   let inside = select(vec4f(0), x, vec4u(0, 1, 2, 3) < vec4u(count));
-  next.logits = add(next.logits, add(twoSum(inside.x, inside.y), twoSum(inside.z, inside.w)));
-  if (!HAS_CLASSES) { return next; }
+  noted = add(noted, add(twoSum(inside.x, inside.y), twoSum(inside.z, inside.w)));
+  if (!HAS_CLASSES) { return; }
   for (var i = 0u; i < min(count, 4); i++) {
     let weight = classWeight(place + i);
     // A logit of weight 0 takes no part, whatever it is.
-    if (weight != 0) { next.ofClasses = add(next.ofClasses, twoProduct(weight, x[i])); }
+    if (weight != 0) { notedOfClasses = add(notedOfClasses, twoProduct(weight, x[i])); }
   }
+}
+
+fn withNotes(swept: Swept) -> Swept {
+  var next = swept;
+  next.logits = noted;
+  next.ofClasses = notedOfClasses;
   return next;
 }

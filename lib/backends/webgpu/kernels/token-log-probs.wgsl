@@ -1,6 +1,6 @@
 // Stage 1: every active row of logits is read once. A row is cut into segments of a length that depends on the vocabulary
-// alone, and each segment is a workgroup's, so that the result of a row depends on the row alone. finish-rows.wgsl puts the
-// segments together.
+// alone, and each segment is a workgroup's, so that the result of a row depends on the row alone. finish-rows.wgsl puts what
+// there is of a row together.
 struct Params {
   temperature: Temperature,
   rows: Rows,
@@ -18,15 +18,50 @@ struct Params {
 @group(0) @binding(1) var<storage, read> targets: array<i32>;
 @group(0) @binding(2) var<storage, read_write> partials: array<Swept>;
 
-var<workgroup> lanes: array<Swept, WORKGROUP>;
+// From one vector of a tile to the next.
+const STEP = 4 * WORKGROUP;
 
-// Four logits of the row, and -∞ past its end.
-fn quadOf(row: u32, at: u32, end: u32) -> vec4f {
-  if (at + 4 <= end) { return capped4(loadLogits4(row + at)); }
-  // No cap for what is past the end.
+// The largest of all bits, as signed numbers and as unsigned ones: they tell of +∞ and NaN, which no row may have.
+var<private> mostBits: vec4i = vec4i(-1);
+var<private> mostUnsigned: vec4u;
+
+fn hasNoDistribution() -> bool {
+  return any(mostBits >= vec4i(i32(INFINITY_BITS))) || any(mostUnsigned > vec4u(INFINITY_BITS | 0x80000000u));
+}
+
+// Takes note of four logits as they count, of which the first `count` are in the row.
+fn seen(x: vec4f, place: u32, count: u32) -> vec4f {
+  let logits = capped4(x);
+  mostBits = max(mostBits, bitcast<vec4i>(logits));
+  mostUnsigned = max(mostUnsigned, bitcast<vec4u>(logits));
+  noteLogits(logits, place, count);
+  return logits;
+}
+
+// Four logits of the row; -∞ past its end and for the label itself.
+fn quadOf(row: u32, at: u32, end: u32, label: u32) -> vec4f {
   var x = vec4f(-infinity());
-  for (var i = 0u; at + i < end; i++) { x[i] = capped4(vec4f(loadLogit(row + at + i))).x; }
-  return x;
+  if (at >= end) { return x; }
+  for (var i = 0u; i < 4; i++) { if (at + i < end) { x[i] = loadLogit(row + at + i); } }
+  x = seen(x, at, end - at);
+  let places = vec4u(at) + vec4u(0, 1, 2, 3);
+  return select(x, vec4f(-infinity()), (places >= vec4u(end)) | (places == vec4u(label)));
+}
+
+fn tileOf(row: u32, at: u32, end: u32, label: u32) -> Tile {
+  let ahead = label - at;
+  let hasLabel = ahead < 4 * STEP && ahead % STEP < 4;
+  if (hasLabel || at + 3 * STEP + 4 > end) {
+    return Tile(
+        quadOf(row, at, end, label), quadOf(row, at + STEP, end, label), quadOf(row, at + 2 * STEP, end, label),
+        quadOf(row, at + 3 * STEP, end, label));
+  }
+  let place = row + at;
+  let a = seen(loadLogits4(place), at, 4);
+  let b = seen(loadLogits4(place + STEP), at + STEP, 4);
+  let c = seen(loadLogits4(place + 2 * STEP), at + 2 * STEP, 4);
+  let d = seen(loadLogits4(place + 3 * STEP), at + 3 * STEP, 4);
+  return Tile(a, b, c, d);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -44,31 +79,9 @@ fn tokenLogProbs(
   let begin = index % params.segments * params.segmentLength;
   let end = min(begin + params.segmentLength, params.vocab);
   let start = rowStart(params.rows, row);
-
   var swept = nothingSwept();
-  var worst = vec4u(0);
-  for (var at = begin + 4 * thread; at < end; at += 16 * WORKGROUP) {
-    var x = array<vec4f, 4>();
-    for (var i = 0u; i < 4; i++) {
-      let place = at + 4 * i * WORKGROUP;
-      if (place < end) {
-        x[i] = quadOf(start, place, end);
-        swept = addLogits(swept, x[i], place, end - place);
-        worst = max(worst, rank4(x[i]));
-        // Left out of the sums.
-        if (label - place < 4) { x[i][label - place] = -infinity(); }
-      } else {
-        x[i] = vec4f(-infinity());
-      }
-    }
-    swept = addTile(swept, x, at);
-  }
-  if (any(worst > vec4u(INFINITY_BITS))) { swept.sum = two(notANumber()); }
-
-  lanes[thread] = swept;
-  for (var step = 1u; step < WORKGROUP; step *= 2) {
-    workgroupBarrier();
-    if (thread % (2 * step) == 0) { lanes[thread] = merged(lanes[thread], lanes[thread + step]); }
-  }
-  if (thread == 0) { partials[row * params.segments + index % params.segments] = lanes[0]; }
+  for (var at = begin + 4 * thread; at < end; at += 4 * STEP) { swept = addTile(swept, tileOf(start, at, end, label), at); }
+  swept = withNotes(swept);
+  if (hasNoDistribution()) { swept.sum = two(notANumber()); }
+  putSwept(row * params.segments + index % params.segments, swept, thread);
 }

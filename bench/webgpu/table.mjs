@@ -1,0 +1,24 @@
+/**
+ * The results of WebGPU as text: on a GPU times and their ratios to ours, in software the ratios alone.
+ */
+import { median } from '../statistics.mjs'
+
+/** @param {Awaited<ReturnType<typeof import('./measure.mjs').measure>>} results */
+export function webgpuText({ adapter, cases }) {
+  const names = [adapter.vendor, adapter.architecture, adapter.description].filter((name) => name)
+  const lines = [`adapter: ${names.join(', ')}${adapter.isSoftware ? ' (software: ratios alone)' : ''}`]
+  for (const { name, shape, results } of cases) {
+    const own = median(results[0].seconds)
+    lines.push('', `${name}, logits [${shape.join(', ')}] float32`)
+    for (const { title, seconds, absent } of results) {
+      if (absent !== undefined) {
+        lines.push(`  ${title.padEnd(36)} absent: ${absent}`)
+        continue
+      }
+      const time = median(seconds)
+      const shown = adapter.isSoftware ? '' : `${(1000 * time).toFixed(2)} ms  `
+      lines.push(`  ${title.padEnd(36)} ${shown}${(time / own).toFixed(2)}x`)
+    }
+  }
+  return lines.join('\n')
+}

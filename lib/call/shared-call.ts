@@ -1,0 +1,203 @@
+/**
+ * A call that several ranks make together, each with its share of the vocabulary, in steps:
+ *
+ *   1  agreement        all ranks make the same call, and none has been refused
+ *   2  sweep            a job leaves the states of the segments that this rank has
+ *   3  gather           the states of all ranks, each with a header in which a rank whose sweep has failed says so
+ *   4  finish           a job begins from them: log-probs, loss, and the gradient of this rank's columns
+ *   5  sum of hidden    with an output layer, the gradient with respect to its input is a sum over the ranks
+ *
+ * A gradient that is asked for later is steps 1, 4 and 5. Nothing here depends on the backend. A signal counts until the
+ * states are gathered: later, a rank would leave the others alone with their gradients.
+ */
+import { elementsOf } from '../backends/js/rows.js'
+import { checkUnchanged } from '../check/arrays.js'
+import { invalidValue } from '../errors.js'
+import type { ForwardStage, HeadGradientStage, Job, RunSettings, Shard, Tokens } from '../job.js'
+import type { Communicator } from '../types/index.js'
+import { agreement, HEADER_BYTES, headerOf, numbersOf, type Terms } from './agreement.js'
+import { equalParts } from './call-terms.js'
+import type { Planned, Runner } from './run.js'
+import { type Columns, SegmentExchange } from './segments.js'
+import { gather, type Step, type Steps, sum } from './steps.js'
+
+type SharedTokens = Tokens & { shard: Shard }
+
+/** A call from the beginning. `merges`: each rank sends one state of a row. */
+export function* sharedCall<Result>(
+  communicator: Communicator,
+  plan: () => Planned<Result>,
+  merges: boolean,
+): Steps<Result> {
+  let planned = undefined as unknown as Planned<Result>
+  const all = yield* agreement(communicator, () => {
+    planned = plan()
+    return termsOf(planned, merges)
+  })
+  const { job, runner, result } = planned
+  const columns = columnsOf(all, job.tokens as SharedTokens)
+  const exchange = (stage: ForwardStage, loss: Job['tokenLoss']) =>
+    new SegmentExchange(stage, loss, job.tokens as SharedTokens, columns, communicator.rank, merges)
+  const policy = exchange(job.policy as ForwardStage, job.tokenLoss)
+  const exchanges = job.reference ? [policy, exchange(job.reference, undefined)] : [policy]
+
+  const [sweptPolicy, sweptReference] = exchanges.map((each) => each.swept())
+  const sweep: Job = { tokens: job.tokens, policy: sweptPolicy, reference: sweptReference, tokenLoss: job.tokenLoss }
+  let problem: { error: unknown } | undefined
+  try {
+    runner.settings.signal?.throwIfAborted() // it may have been while the ranks agreed
+    yield jobStep(runner, sweep, runner.settings)
+    checkUnchanged(planned.watched)
+  } catch (error) {
+    problem = { error }
+  }
+  const own = headerOf(() => {
+    if (problem) throw problem.error
+    return { call: 'the states of segments' }
+  })
+  const message = new Uint8Array(HEADER_BYTES + exchanges.reduce((bytes, each) => bytes + each.byteLength, 0))
+  message.set(own.header)
+  const parts = partsOf(exchanges)
+  if (!problem) {
+    for (const [i, { segments }] of [sweptPolicy, sweptReference].slice(0, exchanges.length).entries()) {
+      exchanges[i].pack(segments, parts[i](message))
+    }
+  }
+  const gathered = yield* gather(communicator, message)
+  const messages = Array.from({ length: communicator.size }, (_, r) => {
+    return gathered.subarray(r * message.byteLength, (r + 1) * message.byteLength)
+  })
+  numbersOf(headersOf(messages), communicator.rank, own)
+
+  const [policyStage, referenceStage] = exchanges.map((each, i) => each.gathered(messages.map(parts[i])))
+  const rest: Job = { ...job, policy: policyStage }
+  if (referenceStage) rest.reference = referenceStage
+  yield* finish(communicator, { ...planned, job: rest })
+  return result()
+}
+
+/** A gradient of an output layer that is asked for later; undefined where no gradient is. */
+export function* sharedBackward<Result>(
+  communicator: Communicator,
+  plan: () => Planned<Result> | undefined,
+): Steps<Result | undefined> {
+  let planned: Planned<Result> | undefined
+  yield* agreement(communicator, () => {
+    planned = plan()
+    return planned ? termsOf(planned, false) : { call: 'no gradient' }
+  })
+  if (planned === undefined) return undefined
+  yield* finish(communicator, planned)
+  return planned.result()
+}
+
+/** The job that makes the results; with an output layer, the sum of its input's gradient over the ranks. */
+function* finish(communicator: Communicator, { job, runner, watched }: Planned<unknown>): Steps<void> {
+  const settings = { ...runner.settings, signal: undefined }
+  const stage = job.headGradient
+  if (stage?.hidden === undefined) {
+    yield jobStep(runner, job, settings)
+    checkUnchanged(watched)
+    return
+  }
+  const { batch, time, vocab: width } = stage.head.hidden
+  const share = new Float32Array(batch * time * width)
+  let problem: { error: unknown } | undefined
+  try {
+    const headGradient: HeadGradientStage = { ...stage, hidden: share, sharesHidden: true, skipInactive: false }
+    yield jobStep(runner, { ...job, headGradient }, settings)
+    checkUnchanged(watched)
+  } catch (error) {
+    problem = { error }
+  }
+  yield* agreement(communicator, () => {
+    if (problem) throw problem.error
+    return { call: "the gradient of an output layer's input" }
+  })
+  const active = packRows(share, (job.tokens as Tokens).targets, width)
+  yield* sum(communicator, share.subarray(0, active * width))
+  putRows(share, job.tokens as Tokens, stage, width)
+}
+
+/** Moves the active rows to the front; returns how many there are. */
+function packRows(rows: Float32Array, targets: Int32Array, width: number): number {
+  let count = 0
+  for (let row = 0; row < targets.length; row++) {
+    if (targets[row] < 0) continue
+    if (count !== row) rows.copyWithin(count * width, row * width, (row + 1) * width)
+    count++
+  }
+  return count
+}
+
+/** Writes packed rows to the gradient that the caller gets. */
+function putRows(
+  packed: Float32Array,
+  { targets }: Tokens,
+  { hidden, dtype, accumulate, skipInactive }: HeadGradientStage,
+  width: number,
+): void {
+  const out = elementsOf(hidden as Float32Array, dtype)
+  const copies = dtype === 'float32' && !accumulate
+  let next = 0
+  for (let row = 0; row < targets.length; row++) {
+    const at = row * width
+    if (targets[row] < 0) {
+      if (!skipInactive) out.clear(at, at + width)
+      continue
+    }
+    const from = width * next++
+    if (copies) (hidden as Float32Array).set(packed.subarray(from, from + width), at)
+    else for (let d = 0; d < width; d++) out.put(at + d, packed[from + d], accumulate)
+  }
+}
+
+function termsOf({ job, runner }: Planned<unknown>, merges: boolean): Terms {
+  const { backend } = runner
+  if (backend.name === 'cuda') {
+    throw invalidValue('options.shard', "is not for the cuda backend; 'cpu', 'wasm' and 'js' take it")
+  }
+  const { start } = (job.tokens as SharedTokens).shard
+  const { vocab } = (job.policy ?? job.headGradient ?? job.gradient)!.logits
+  return {
+    call: `backend '${backend.name}', segments '${merges ? 'merged' : 'exact'}'`,
+    equal: equalParts(job),
+    numbers: [start, start + vocab],
+  }
+}
+
+/** The columns of all ranks, which must be those of the vocabulary, each once. */
+function columnsOf(all: readonly number[][], { shard: { vocab } }: SharedTokens): Columns[] {
+  const columns = all.map(([start, end]) => ({ start, end }))
+  let next = 0
+  for (const { start, end } of [...columns].sort((a, b) => a.start - b.start)) {
+    if (start < next) {
+      const problem = `gives columns ${start} to ${Math.min(end, next)} to more than one rank`
+      throw invalidValue('options.shard', `${problem}: each rank must have columns of its own`)
+    }
+    if (start > next) throw invalidValue('options.shard', `gives columns ${next} to ${start} to no rank`)
+    next = end
+  }
+  if (next < vocab) throw invalidValue('options.shard', `gives columns ${next} to ${vocab} to no rank`)
+  return columns
+}
+
+function jobStep({ backend }: Runner, job: Job, settings: RunSettings): Step {
+  return { run: () => backend.run(job, settings), runSync: () => backend.runSync(job, settings) }
+}
+
+function headersOf(messages: readonly Uint8Array[]): Uint8Array {
+  const headers = new Uint8Array(messages.length * HEADER_BYTES)
+  for (const [r, message] of messages.entries()) headers.set(message.subarray(0, HEADER_BYTES), r * HEADER_BYTES)
+  return headers
+}
+
+/** Where each stage's part of a message is. */
+function partsOf(exchanges: readonly SegmentExchange[]): ((message: Uint8Array) => Uint8Array)[] {
+  let at = HEADER_BYTES
+  return exchanges.map(({ byteLength }) => {
+    const begin = at
+    at += byteLength
+    return (message) => message.subarray(begin, begin + byteLength)
+  })
+}

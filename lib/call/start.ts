@@ -1,0 +1,29 @@
+/**
+ * How the functions start a call: alone, or together with the other ranks of a communicator.
+ */
+import { communicatorOf, syncCommunicator } from '../check/communicator.js'
+import type { Communicator, ShardOptions } from '../types/index.js'
+import { type Planned, run, runSync } from './run.js'
+import { sharedCall } from './shared-call.js'
+import { runSteps, runStepsSync } from './steps.js'
+
+const NAME = 'options.communicator'
+
+/** Checks a call with `plan`, and runs it off the calling thread. */
+export async function start<Result>(options: ShardOptions | undefined, plan: () => Planned<Result>): Promise<Result> {
+  const ranks = ranksOf(options)
+  return ranks ? runSteps(sharedCall(ranks, plan, options?.segments === 'merged')) : run(plan())
+}
+
+/** {@link start} on the calling thread. */
+export function startSync<Result>(options: ShardOptions | undefined, plan: () => Planned<Result>): Result {
+  const ranks = ranksOf(options)
+  if (ranks === undefined) return runSync(plan())
+  return runStepsSync(sharedCall(syncCommunicator(ranks, NAME), plan, options?.segments === 'merged'))
+}
+
+/** Read before all else: other ranks have to hear of whatever is wrong. */
+function ranksOf(options: ShardOptions | undefined | null): Communicator | undefined {
+  const communicator = options?.communicator
+  return communicator === undefined ? undefined : communicatorOf(communicator, NAME)
+}
