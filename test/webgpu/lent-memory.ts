@@ -9,6 +9,10 @@ import { download, upload } from './device.js'
 const TENSORS = ['data', 'gradient', 'hidden', 'weight', 'bias']
 const ARRAYS = { float32: Float32Array, float16: Uint16Array, bfloat16: Uint16Array }
 
+interface Tensor {
+  dtype?: DType
+}
+
 const isPlain = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype
 const isBuffer = (value: unknown): value is GPUBuffer =>
@@ -59,7 +63,8 @@ export class LentMemory {
       return new ARRAYS[dtype](bytes.buffer as ArrayBuffer)
     }
     if (!isPlain(value)) return value
-    const own = (value.dtype as DType | undefined) ?? dtype
+    // The bias's gradient is of the weight's type.
+    const { dtype: own = (value.gradWeight as Tensor | undefined)?.dtype ?? dtype } = value as Tensor
     const parts = Object.entries(value).map(async ([name, part]) => [name, await this.#inHostMemory(part, own)])
     return Object.fromEntries(await Promise.all(parts))
   }
