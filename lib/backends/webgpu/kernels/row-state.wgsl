@@ -64,7 +64,7 @@ fn powersOf(x: vec4f, unit: Unit, t: Temperature) -> Powers {
   let d = max(x - unit.base, vec4f(lowest));
   let n = round(d * t.log2e);
   let r = (hide4(d - n * t.ln2High) - n * t.ln2Low) * t.inverse;
-  return Powers(1 + expPolynomial4(r), max(vec4i(n) - unit.exponent, vec4i(-127)), r);
+  return Powers(hide4(1 + expPolynomial4(r)), max(vec4i(n) - unit.exponent, vec4i(-127)), r);
 }
 
 // 2^n for -127 <= n <= 127, and 0 for -127.
