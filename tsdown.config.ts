@@ -12,9 +12,15 @@ const library = [
   'lib/adapters/*/index.ts',
   'lib/data/index.ts',
   'lib/metrics/index.ts',
+  'lib/distributed/index.ts',
   'lib/cuda/index.ts',
+  'lib/distributed/mpi/index.ts',
+  'lib/distributed/nccl/index.ts',
   'lib/webgpu/index.ts',
 ]
+
+/** Of these, the ones that browsers have no use for. */
+const onlyNode = ['lib/cuda/index.ts', 'lib/distributed/mpi/index.ts', 'lib/distributed/nccl/index.ts']
 
 /** The compiler puts a comment of one line behind the member before it, where editors do not take it for the next one's. */
 const docstrings = {
@@ -58,7 +64,7 @@ export default defineConfig([
   { ...shared, entry: library, format: 'cjs' },
   {
     ...shared,
-    entry: library.filter((path) => path !== 'lib/cuda/index.ts'),
+    entry: library.filter((path) => !onlyNode.includes(path)),
     format: 'esm',
     plugins: [browserFiles(), wgslFiles()],
     outDir: 'dist/browser',

@@ -15,6 +15,7 @@ export type ErrorCode =
   | 'ERR_WEBGPU'
   | 'ERR_DEVICE_LOST'
   | 'ERR_MPI'
+  | 'ERR_NCCL'
   | 'ERR_RANK_FAILED'
   | 'ERR_DISPOSED'
   | 'ERR_OUT_OF_MEMORY'

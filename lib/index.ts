@@ -90,6 +90,7 @@ export type {
   SequenceLayout,
   SequenceLogProbs,
   SequenceReference,
+  ShardOptions,
   TensorData,
   TokenNormalizer,
   TokenOutputs,

@@ -55,6 +55,10 @@ for (let round = 0; round < 20; round++) {
 
 if (fpl.getBackends().cuda.available) {
   const { DeviceBuffer, Event, prepareFusedPreferenceLoss, Stream } = await import('../dist/cuda/index.mjs')
+  const { ncclCommunicator } = await import('../dist/distributed/nccl/index.mjs')
+  const nothing = async () => {}
+  const allGather = async (/** @type {Uint8Array} */ send, /** @type {Uint8Array} */ receive) => receive.set(send)
+  const alone = { rank: 0, size: 1, allGather, allReduceSum: nothing, barrier: nothing, abort() {} }
   for (let round = 0; round < 5; round++) {
     const buffers = [logits().data, labels, logits().data].map((array) => DeviceBuffer.from(array))
     const [data, there, gradient] = buffers
@@ -80,9 +84,14 @@ if (fpl.getBackends().cuda.available) {
     if (failures !== 2) throw new Error('captured a call that cannot be captured')
     await fpl.fusedPreferenceLoss(logits(), labels, { reference, backend: 'cuda', gradient: 'in-place' })
     await gradient.copyFromAsync(data, { stream })
+    const nccl = await ncclCommunicator(alone)
+    nccl.allReduceSum(gradient, { stream })
+    await nccl.synchronize(stream)
+    if (round % 2) nccl.abort()
+    nccl.dispose()
     await stream.synchronize()
     for (const thing of [...buffers, stream, event, step, graph]) thing.dispose()
-    calls += 3
+    calls += 5
   }
 }
 console.log(`${calls} calls`)

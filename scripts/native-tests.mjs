@@ -77,5 +77,6 @@ export function buildAddon(name, flags, { host = false, compiler = 'g++' } = {})
     ...environment,
     FUSED_PREFERENCE_LOSS_CUDA_LIBRARY: library(''),
     FUSED_PREFERENCE_LOSS_CUBLASLT: library('_cublaslt'),
+    FUSED_PREFERENCE_LOSS_NCCL: library('_nccl'),
   }
 }

@@ -1,12 +1,14 @@
 /**
  * Prepares a clone for tests, demo and benchmarks: installs the dependencies, compiles the addon and builds dist, each
- * step only when it is needed. Needs Node, npm, cmake and a C++ compiler.
+ * step only when it is needed. Needs Node, npm, cmake and a C++ compiler. Of several processes that are started at once, as
+ * by mpirun, one does the work, and the others wait for it.
  */
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, statSync, utimesSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { cmakeOptions, forgetMissingNvcc, nvcc } from './cmake-options.mjs'
+import { withLock } from './lock.mjs'
 import { distIsCurrent, wasmIsCurrent } from './shipped.mjs'
 import { zig } from './zig.mjs'
 
@@ -28,30 +30,36 @@ function newest(/** @type {string} */ path) {
   return Math.max(0, ...readdirSync(full).map((name) => newest(join(path, name))))
 }
 
-if (newest('node_modules/.package-lock.json') < newest('package-lock.json')) {
-  console.log('setup: installing dependencies')
-  run('npm', ['ci', '--ignore-scripts', '--no-audit', '--no-fund'])
-}
+await withLock(join(root, '.setup.lock'), setUp, (owner) =>
+  console.log(`setup: waiting for that of process ${owner}; if there is none, delete .setup.lock`),
+)
 
-const nativeSources = Math.max(newest('native'), newest('CMakeLists.txt'))
-const cudaLibrary = `fused_preference_loss_cuda.${process.platform === 'win32' ? 'dll' : 'so'}`
-const built = ['fused_preference_loss.node', ...(nvcc() ? [cudaLibrary] : [])].map((name) => `build/Release/${name}`)
-if (built.some((path) => newest(path) < nativeSources)) {
-  console.log(`setup: compiling the addon${nvcc() ? ' and the CUDA library' : ''}`)
-  forgetMissingNvcc(join(root, 'build'))
-  run(bin('cmake-js'), ['configure', ...cmakeOptions()])
-  run(bin('cmake-js'), ['compile', ...cmakeOptions()])
-  // Outputs that do not depend on the changed sources keep their old times, but they are up to date.
-  const now = new Date()
-  for (const path of built.filter((path) => existsSync(join(root, path)))) utimesSync(join(root, path), now, now)
-}
+function setUp() {
+  if (newest('node_modules/.package-lock.json') < newest('package-lock.json')) {
+    console.log('setup: installing dependencies')
+    run('npm', ['ci', '--ignore-scripts', '--no-audit', '--no-fund'])
+  }
 
-if (!wasmIsCurrent()) {
-  if (existsSync(zig)) run(process.execPath, [join('scripts', 'build-wasm.mjs')])
-  else console.log('setup: wasm left out; npm run build:wasm installs its compiler and builds it')
-}
+  const nativeSources = Math.max(newest('native'), newest('CMakeLists.txt'))
+  const cudaLibrary = `fused_preference_loss_cuda.${process.platform === 'win32' ? 'dll' : 'so'}`
+  const built = ['fused_preference_loss.node', ...(nvcc() ? [cudaLibrary] : [])].map((name) => `build/Release/${name}`)
+  if (built.some((path) => newest(path) < nativeSources)) {
+    console.log(`setup: compiling the addon${nvcc() ? ' and the CUDA library' : ''}`)
+    forgetMissingNvcc(join(root, 'build'))
+    run(bin('cmake-js'), ['configure', ...cmakeOptions()])
+    run(bin('cmake-js'), ['compile', ...cmakeOptions()])
+    // Outputs that do not depend on the changed sources keep their old times, but they are up to date.
+    const now = new Date()
+    for (const path of built.filter((path) => existsSync(join(root, path)))) utimesSync(join(root, path), now, now)
+  }
 
-if (!distIsCurrent()) {
-  console.log('setup: building dist')
-  run(bin('tsdown'), ['--logLevel', 'warn'])
+  if (!wasmIsCurrent()) {
+    if (existsSync(zig)) run(process.execPath, [join('scripts', 'build-wasm.mjs')])
+    else console.log('setup: wasm left out; npm run build:wasm installs its compiler and builds it')
+  }
+
+  if (!distIsCurrent()) {
+    console.log('setup: building dist')
+    run(bin('tsdown'), ['--logLevel', 'warn'])
+  }
 }

@@ -123,6 +123,8 @@ describe.runIf(onHost && CUDA.length > 0)('an address', () => {
       const given = bare(second)
       const mixed = ['labels', 'mask'].map((name) => thrown(() => run({ ...given, [name]: make()[name] })).message)
       const onDevice = run(bare(make(1)), { gradient: true }).gradLogits.data.device
+      const byte = DeviceBuffer.from(Uint8Array.of(7), { device: 1 })
+      new DeviceBuffer(1, { device: 1 }).copyFrom(byte)
       tell([run(given).loss === wanted, run(second).loss === wanted, layer(given).loss === layer(make()).loss, mixed, onDevice])`,
       two,
     )

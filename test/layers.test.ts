@@ -12,7 +12,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 /** The layers from the top down; a folder may import from folders in lower layers and from itself. */
 const LIBRARY = [
   ['cli'],
-  ['adapters', 'cuda', 'webgpu'],
+  ['adapters', 'cuda', 'webgpu', 'distributed'],
   ['index', 'data', 'metrics'],
   ['functions'],
   ['call'],
@@ -23,7 +23,7 @@ const LIBRARY = [
 ]
 /** Imports of values and of types, re-exports, `import('…')`. */
 const IMPORT = /(?:from |import |import\()'(\.[^']+)'/g
-const NATIVE = [['addon', 'wasm'], ['cpu', 'cuda'], ['core']]
+const NATIVE = [['addon', 'wasm'], ['cpu', 'cuda', 'mpi'], ['core']]
 
 /** `[from folder, to folder, file]` of each import among the files under `folder`. */
 function arrows(folder: string, pattern: RegExp, extensions: RegExp): [string, string, string][] {
@@ -130,19 +130,23 @@ function browserImports(entry: string, found = new Map<string, string[]>()): Map
 
 const ADAPTERS = ['tfjs', 'jax', 'onnxruntime'].map((name) => join('adapters', name, 'index.ts'))
 
-test.each(['index.ts', join('data', 'index.ts'), join('metrics', 'index.ts'), join('webgpu', 'index.ts'), ...ADAPTERS])(
-  'in browsers %s needs nothing of Node.js',
-  (entry) => {
-    const imports = browserImports(entry)
-    expect(imports.size).toBeGreaterThan(5)
-    for (const [file, targets] of imports) {
-      const modules = targets.filter((target) => !/\.(ts|wgsl)$|^@(tensorflow|jax-js)\//.test(target))
-      const globals = [...codeOf(file).matchAll(NODE_GLOBAL)].map(([name]) => name)
-      expect({ file, modules, globals }).toEqual({ file, modules: [], globals: [] })
-    }
-    expect(circleOf(imports)).toEqual([])
-  },
-)
+test.each([
+  'index.ts',
+  join('data', 'index.ts'),
+  join('metrics', 'index.ts'),
+  join('webgpu', 'index.ts'),
+  join('distributed', 'index.ts'),
+  ...ADAPTERS,
+])('in browsers %s needs nothing of Node.js', (entry) => {
+  const imports = browserImports(entry)
+  expect(imports.size).toBeGreaterThan(5)
+  for (const [file, targets] of imports) {
+    const modules = targets.filter((target) => !/\.(ts|wgsl)$|^@(tensorflow|jax-js)\//.test(target))
+    const globals = [...codeOf(file).matchAll(NODE_GLOBAL)].map(([name]) => name)
+    expect({ file, modules, globals }).toEqual({ file, modules: [], globals: [] })
+  }
+  expect(circleOf(imports)).toEqual([])
+})
 
 /** The values that a file exports. */
 function exportsOf(file: string): string[] {

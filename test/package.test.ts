@@ -278,7 +278,9 @@ describe('in a project of its own', () => {
   })
 
   test('types that are checked themselves, without those of Node.js', async () => {
-    const names = ['', '/cuda', '/data', '/metrics', '/onnxruntime'].map((name) => `'fused-preference-loss${name}'`)
+    const names = ['', '/cuda', '/data', '/distributed', '/metrics', '/mpi', '/onnxruntime'].map(
+      (name) => `'fused-preference-loss${name}'`,
+    )
     const imports = names.map((name, i) => `import * as part${i} from ${name}\nexport { part${i} }`)
     writeFileSync(join(project, 'all.mts'), imports.join('\n'))
     const options = { types: [], skipLibCheck: false }

@@ -24,6 +24,7 @@ const HOST_EXECUTION = built('fused_preference_loss_host')
 if (!TESTS_GPU && existsSync(HOST_EXECUTION)) {
   process.env.FUSED_PREFERENCE_LOSS_CUDA_LIBRARY ??= HOST_EXECUTION
   process.env.FUSED_PREFERENCE_LOSS_CUBLASLT ??= built('fused_preference_loss_host_cublaslt')
+  process.env.FUSED_PREFERENCE_LOSS_NCCL ??= built('fused_preference_loss_host_nccl')
 }
 
 /** The text of a file, whose path is relative to this folder. */

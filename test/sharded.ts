@@ -4,8 +4,8 @@
  * Tests of those functions run on these, too (sharded-golden.test.ts).
  */
 import { expect } from 'vitest'
-import * as api from '../lib/index.js'
 import type { Communicator, HeadGradients, HeadWeight, Hidden, HostArray, Labels, Logits } from '../lib/types/index.js'
+import { hexOf } from './platform.js'
 import { onRanksSync } from './ranks.js'
 import {
   type Borders,
@@ -17,7 +17,6 @@ import {
   joinedWords,
   wordsOf,
 } from './shards.js'
-import { hex } from './support.js'
 
 /** Options and results, whatever the function. */
 // biome-ignore lint/suspicious/noExplicitAny: one way for all functions
@@ -28,6 +27,8 @@ export interface Cut {
   ranks: number
   even: boolean
   segments: 'exact' | 'merged'
+  /** In place of equal or rising shares. */
+  borders?: Borders
   /** Ranks have their columns in memory of their own, rather than in that of the whole. */
   copies: boolean
 }
@@ -38,14 +39,21 @@ type Functions = Record<string, (...args: Any[]) => Any>
 /** Names of what each rank has for its columns alone. */
 const OWN = new Set(['gradLogits', 'gradWeight', 'gradBias', 'backward', 'backwardSync'])
 
-/** The functions, cut in this way. Backends of other memory are called as they are. */
-export function cutFunctions(cut: Cut): Functions {
+/** The Sync functions of `api` whose vocabulary can be cut, in one of these ways for each size. */
+export function cutFunctions(api: Functions, cuts: readonly Cut[]): Functions {
+  // Calls with the same vocabulary have the same bits: they are cut in the same way.
+  const cutOf = (vocab: number): Cut & { borders: Borders } => {
+    const cut = cuts[vocab % cuts.length]
+    const ranks = Math.min(cut.ranks, vocab)
+    return { borders: bordersOf(vocab, ranks, cut.even), ...cut, ranks }
+  }
+
   const ofLogits =
     (name: string) =>
     (logits: Logits, labels: Labels, options: Any = {}) => {
-      const function_ = (api as unknown as Functions)[name]
-      if (options.backend === 'cuda') return function_(logits, labels, options)
-      const borders = bordersOf(logits.shape.at(-1) as number, cut.ranks, cut.even)
+      const function_ = api[name]
+      const cut = cutOf(logits.shape.at(-1) as number)
+      const { borders } = cut
       const inPlace = options.gradient === 'in-place'
       const slice = cut.copies && !inPlace ? copyOfColumns : columnsOf
       const { reference } = options
@@ -69,9 +77,9 @@ export function cutFunctions(cut: Cut): Functions {
   const ofHead =
     (name: string) =>
     (hidden: Hidden, weight: HeadWeight, labels: Labels, options: Any = {}) => {
-      const function_ = (api as unknown as Functions)[name]
-      if (options.backend === 'cuda') return function_(hidden, weight, labels, options)
-      const borders = bordersOf(weight.shape[0], cut.ranks, cut.even)
+      const function_ = api[name]
+      const cut = cutOf(weight.shape[0])
+      const { borders } = cut
       const { reference } = options
       const call = (rank: Communicator) => {
         const [start, end] = [borders[rank.rank], borders[rank.rank + 1]]
@@ -93,9 +101,8 @@ export function cutFunctions(cut: Cut): Functions {
       return whole
     }
 
-  const names = Object.keys(api).filter((name) => /(?:LogProbs|Loss|Entropy)Sync$/.test(name))
-  const wrapped = names.filter((name) => /fused|linear|sequence|crossEntropy/i.test(name))
-  return Object.fromEntries(wrapped.map((name) => [name, /linear/i.test(name) ? ofHead(name) : ofLogits(name)]))
+  const names = Object.keys(api).filter((name) => /(?:fused|linear|sequence|crossEntropy).*Sync$/.test(name))
+  return Object.fromEntries(names.map((name) => [name, /linear/i.test(name) ? ofHead(name) : ofLogits(name)]))
 }
 
 function shardOptions(rank: Communicator, borders: Borders, { segments }: Cut) {
@@ -110,8 +117,8 @@ export function together(results: readonly Any[]): Any {
 
 /** All bits of a result but for those that each rank has of its own. */
 function fingerprint(result: Any): unknown {
-  if (ArrayBuffer.isView(result)) return hex(result)
-  if (typeof result === 'number') return hex(Float64Array.of(result))
+  if (ArrayBuffer.isView(result)) return hexOf(bytesOf(result))
+  if (typeof result === 'number') return hexOf(bytesOf(Float64Array.of(result)))
   if (typeof result !== 'object' || result === null) return result
   return Object.entries(result)
     .filter(([name]) => !OWN.has(name))
@@ -138,4 +145,8 @@ function withHeadGradients(whole: Any, results: readonly HeadGradients[], border
   }
   if (whole.gradBias) whole.gradBias = joinedArrays(results.map(({ gradBias }) => gradBias as HostArray))
   return whole
+}
+
+function bytesOf({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength)
 }

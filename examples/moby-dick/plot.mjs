@@ -12,15 +12,16 @@ const COLOURS = ['#0969da', '#bc4c00', '#8250df']
 /**
  * @param {Panel[]} panels
  * @param {string} xLabel
+ * @param {(tick: number) => string} xName what is written at a tick of the x-axis
  */
-export function plot(panels, xLabel) {
+export function plot(panels, xLabel, xName = String) {
   const width = GAP + panels.length * (WIDTH + GAP)
   const height = HEIGHT + 2 * GAP
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}"
   font-family="system-ui, sans-serif" font-size="11" fill="#1f2328">
 <title>${panels.map(({ title }) => title).join(', ')} by ${xLabel}</title>
 <rect width="100%" height="100%" rx="6" fill="#ffffff" stroke="#d0d7de"/>
-${panels.map((panel, i) => drawPanel(panel, GAP + i * (WIDTH + GAP), GAP, xLabel)).join('\n')}
+${panels.map((panel, i) => drawPanel(panel, GAP + i * (WIDTH + GAP), GAP, xLabel, xName)).join('\n')}
 </svg>
 `
 }
@@ -30,8 +31,9 @@ ${panels.map((panel, i) => drawPanel(panel, GAP + i * (WIDTH + GAP), GAP, xLabel
  * @param {number} left
  * @param {number} top
  * @param {string} xLabel
+ * @param {(tick: number) => string} xName
  */
-function drawPanel({ title, lines, range }, left, top, xLabel) {
+function drawPanel({ title, lines, range }, left, top, xLabel, xName) {
   const points = lines.flatMap((line) => line.points)
   const xTicks = ticks(0, Math.max(...points.map(([x]) => x)))
   const yTicks = range
@@ -45,7 +47,7 @@ function drawPanel({ title, lines, range }, left, top, xLabel) {
 <text x="${first - 6}" y="${y(tick) + 4}" text-anchor="end">${tick}</text>`,
   )
   const labels = xTicks.map(
-    (tick) => `<text x="${x(tick)}" y="${HEIGHT - MARGIN.bottom + 16}" text-anchor="middle">${tick}</text>`,
+    (tick) => `<text x="${x(tick)}" y="${HEIGHT - MARGIN.bottom + 16}" text-anchor="middle">${xName(tick)}</text>`,
   )
   const curves = lines.map(({ name, points, dots }, i) => {
     const path = points.map(([px, py], j) => `${j ? 'L' : 'M'}${x(px).toFixed(1)} ${y(py).toFixed(1)}`).join('')

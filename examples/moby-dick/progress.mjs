@@ -4,14 +4,16 @@ import { SingleBar } from 'cli-progress'
 /**
  * @param {string} name
  * @param {number} steps
+ * @param {number} every so many steps there is a line
+ * @param {boolean} inPlace whether a bar can be drawn
  * @returns {{ update(step: number, values: Record<string, string>): void, stop(): void }}
  */
-export function createProgress(name, steps, every = 10) {
+export function createProgress(name, steps, every = 10, inPlace = process.stdout.isTTY) {
   const line = (/** @type {Record<string, string>} */ values) =>
     Object.entries(values)
       .map(([key, value]) => `${key} ${value}`)
       .join('  ')
-  if (!process.stdout.isTTY) {
+  if (!inPlace) {
     return {
       update(step, values) {
         if (step % every === 0 || step === steps) console.log(`${name} ${step}/${steps}  ${line(values)}`)

@@ -150,7 +150,7 @@ export function marginsOf({ chosen, rejected }, reference, beta) {
 }
 
 /** Windows without their last token, and the same without their first. */
-function shiftWindows(/** @type {Int32Array} */ windows, /** @type {number} */ time) {
+export function shiftWindows(/** @type {Int32Array} */ windows, /** @type {number} */ time) {
   return {
     inputs: windows.filter((_, i) => i % (time + 1) !== time),
     labels: windows.filter((_, i) => i % (time + 1) !== 0),
@@ -185,8 +185,9 @@ export function pack(sequences) {
  * @param {Int32Array} inputs
  * @param {number} from
  * @param {(hidden: tf.Tensor, weight: tf.Tensor) => tf.Scalar} lossOf
+ * @param {(gradients: tf.NamedTensorMap) => tf.NamedTensorMap} total makes of the gradients those that are applied
  */
-function step(model, optimizer, inputs, from, lossOf) {
+export function step(model, optimizer, inputs, from, lossOf, total = (gradients) => gradients) {
   const started = performance.now()
   let lossStarted = 0
   let lossMs = 0
@@ -201,9 +202,10 @@ function step(model, optimizer, inputs, from, lossOf) {
       },
     }
   })
-  const { value, grads } = tf.tidy(() =>
-    tf.variableGrads(() => lossOf(watched(hiddenStates(model, inputs, from)), model.weights.tokens)),
-  )
+  const { value, grads } = tf.tidy(() => {
+    const own = tf.variableGrads(() => lossOf(watched(hiddenStates(model, inputs, from)), model.weights.tokens))
+    return { value: own.value, grads: total(own.grads) }
+  })
   optimizer.applyGradients(grads)
   const loss = value.dataSync()[0]
   tf.dispose([value, grads])

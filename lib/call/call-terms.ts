@@ -22,8 +22,8 @@ const SUBJECTS = {
 
 type Subject = keyof typeof SUBJECTS
 
-/** Numbers that may differ: where elements lie, and which columns there are. */
-const OF_TENSORS = /\.(?:dtype|vocab|batchStride|timeStride|rowStride|columnStride|shard\.start)$/
+/** Numbers that may differ: where elements lie, which columns there are, and what no bit depends on. */
+const OF_TENSORS = /\.(?:dtype|vocab|batchStride|timeStride|rowStride|columnStride|shard\.start|logitsBudget)$/
 const OF_ALL = /^(?:tokens\.shard\.vocab|headGradient\.dtype|.*\.hidden\.vocab)$/
 
 /** Losses by their names. */

@@ -115,7 +115,7 @@ function setDivisors(config: LossConfig, normalizer: Normalizer): void {
   const sorting = types.find((type) => type.startsWith('aot'))
   if (sorting !== undefined) {
     const problem = `must be 'mean' for lossType '${sorting}', which sorts the whole batch: its parts have other losses`
-    throw invalidValue(name, problem)
+    throw invalidValue(name, `${problem}; globalPreferenceLoss sorts the pairs of several processes`)
   }
   const pair = types.find((type) => type !== ofTokens)
   const hasTokens = types.some((type) => type === ofTokens)

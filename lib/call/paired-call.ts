@@ -8,32 +8,24 @@ import { invalidValue } from '../errors.js'
 import type { Job, LossStage } from '../job.js'
 import { LOSS_OPTIONS, type LossOptions } from '../options/loss-options.js'
 import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token-options.js'
-import type { DeviceData, Labels } from '../types/index.js'
+import type { DeviceData, Labels, ShardOptions } from '../types/index.js'
 import type { LossCall } from './loss-call.js'
 import { type LossPlan, lossOf } from './losses.js'
 import { addPairConstants, pairArrays } from './per-each.js'
 import { type ModelNames, referenceOf, waysOf } from './reference.js'
 import { RUN_OPTIONS } from './run.js'
-import { SHARD_OPTIONS } from './shard.js'
 import { forwardStage, lossStage } from './stages.js'
 import type { LogitsSource } from './tensor.js'
 import { type TokenPlan, tokensOf } from './tokens.js'
 
 /** The names of the options that all such calls share. */
-export const PAIRED_OPTIONS = [
-  ...TOKEN_OPTIONS,
-  ...LOSS_OPTIONS,
-  ...RUN_OPTIONS,
-  ...SHARD_OPTIONS,
-  'reference',
-  'weighting',
-] as const
+export const PAIRED_OPTIONS = [...TOKEN_OPTIONS, ...LOSS_OPTIONS, ...RUN_OPTIONS, 'reference', 'weighting'] as const
 
 const WEIGHTINGS = ['wpo'] as const
 const REFERENCE = 'options.reference'
 
 /** Options that are read here. */
-interface PairedOptions extends TokenOptions, LossOptions {
+interface PairedOptions extends TokenOptions, LossOptions, ShardOptions {
   reference?: object
   weighting?: 'wpo'
   gpuDevice?: unknown

@@ -73,10 +73,7 @@ export function runnerOf(
   if (instructionSet !== undefined) {
     settings.instructionSet = oneOf(instructionSet, 'options.instructionSet', INSTRUCTION_SETS, 'baseline')
   }
-  if (signal !== undefined) {
-    if (!isAbortSignal(signal)) throw invalidType('options.signal', 'an AbortSignal', signal)
-    settings.signal = signal
-  }
+  if (signal !== undefined) settings.signal = checkedSignal(signal)
   if (stream !== undefined) streamOf(stream)
   const backend = pickBackend(name, memory?.kind, settings.instructionSet)
   if (backend.name === 'cuda') {
@@ -117,9 +114,11 @@ function isFor(wanted: string, name: string, { name: backend }: Backend) {
   return invalidValue(name, `is for the ${wanted} backend; this call runs on '${backend}'`)
 }
 
-// Checked by shape, because signals of polyfills and other realms work as well.
-function isAbortSignal(value: unknown): boolean {
-  if (typeof value !== 'object' || value === null) return false
-  const { aborted, throwIfAborted, addEventListener } = value as Partial<AbortSignal>
-  return typeof aborted === 'boolean' && typeof throwIfAborted === 'function' && typeof addEventListener === 'function'
+/** Refuses what is no signal. Checked by shape, because signals of polyfills and other realms work as well. */
+export function checkedSignal(value: unknown): AbortSignal {
+  const { aborted, throwIfAborted, addEventListener } = Object(value) as Partial<AbortSignal>
+  const isSignal =
+    typeof aborted === 'boolean' && typeof throwIfAborted === 'function' && typeof addEventListener === 'function'
+  if (!isSignal) throw invalidType('options.signal', 'an AbortSignal', value)
+  return value as AbortSignal
 }

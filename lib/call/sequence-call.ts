@@ -4,7 +4,7 @@
  */
 import type { ForwardStage, Job, Tokens } from '../job.js'
 import { type TokenOptions, tokenOptions } from '../options/token-options.js'
-import type { DeviceData, Labels } from '../types/index.js'
+import type { DeviceData, Labels, ShardOptions } from '../types/index.js'
 import { forwardStage } from './stages.js'
 import type { LogitsSource } from './tensor.js'
 import { type TokenPlan, tokensOf } from './tokens.js'
@@ -17,7 +17,11 @@ export interface SequenceCall {
 }
 
 /** Checks such a call. */
-export function sequenceCall(source: LogitsSource, labels: Labels | DeviceData, options: TokenOptions): SequenceCall {
+export function sequenceCall(
+  source: LogitsSource,
+  labels: Labels | DeviceData,
+  options: TokenOptions & ShardOptions,
+): SequenceCall {
   const tokenPlan = tokensOf(labels, source.rows, options, false, source.range)
   const { tokens } = tokenPlan
   const outputs = tokenOptions.outputs.read(options.outputs)

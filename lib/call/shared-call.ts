@@ -45,6 +45,7 @@ export function* sharedCall<Result>(
   const sweep: Job = { tokens: job.tokens, policy: sweptPolicy, reference: sweptReference, tokenLoss: job.tokenLoss }
   let problem: { error: unknown } | undefined
   try {
+    runner.settings.signal?.throwIfAborted() // it may have been while the ranks agreed
     yield jobStep(runner, sweep, runner.settings)
     checkUnchanged(planned.watched)
   } catch (error) {

@@ -7,10 +7,9 @@ import { outOfRange } from '../errors.js'
 import type { Job, TokenLossStage, Tokens } from '../job.js'
 import { TOKEN_LOSS_OPTIONS, type TokenLossOptions, tokenLossOptions } from '../options/token-loss-options.js'
 import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token-options.js'
-import type { DeviceData, Labels, TokenNormalizer } from '../types/index.js'
+import type { DeviceData, Labels, ShardOptions, TokenNormalizer } from '../types/index.js'
 import type { LossCall } from './loss-call.js'
 import { RUN_OPTIONS } from './run.js'
-import { SHARD_OPTIONS } from './shard.js'
 import { forwardStage } from './stages.js'
 import type { LogitsSource } from './tensor.js'
 import { type TokenPlan, tokensOf } from './tokens.js'
@@ -23,7 +22,6 @@ export const SINGLE_TOKEN_OPTIONS = [
   ...TOKEN_OPTIONS.filter((name) => !OF_SEQUENCES.has(name)),
   ...TOKEN_LOSS_OPTIONS,
   ...RUN_OPTIONS,
-  ...SHARD_OPTIONS,
 ] as const
 
 /** Stages 1 to 3 of a call that has been checked, and what they will fill. */
@@ -37,7 +35,7 @@ export interface TokenLossCall extends LossCall {
 export function tokenLossCall(
   source: LogitsSource,
   labels: Labels | DeviceData,
-  options: TokenOptions & TokenLossOptions,
+  options: TokenOptions & TokenLossOptions & ShardOptions,
 ): TokenLossCall {
   const { batch, time } = source.rows
   const labelSmoothing = tokenLossOptions.labelSmoothing.read(options.labelSmoothing)

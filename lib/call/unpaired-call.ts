@@ -3,11 +3,10 @@ import type { Job, UnpairedLossStage } from '../job.js'
 import type { UnpairedTokenOptions } from '../options/index.js'
 import { TOKEN_OPTIONS, tokenOptions } from '../options/token-options.js'
 import { UNPAIRED_LOSS_OPTIONS, type UnpairedLossOptions } from '../options/unpaired-options.js'
-import type { DeviceData, Labels } from '../types/index.js'
+import type { DeviceData, Labels, ShardOptions } from '../types/index.js'
 import type { LossCall } from './loss-call.js'
 import type { ReferenceModel } from './paired-call.js'
 import { RUN_OPTIONS } from './run.js'
-import { SHARD_OPTIONS } from './shard.js'
 import { forwardStage, unpairedLossStage } from './stages.js'
 import type { LogitsSource } from './tensor.js'
 import { type TokenPlan, tokensOf } from './tokens.js'
@@ -22,14 +21,13 @@ export const UNPAIRED_OPTIONS = [
   ...UNPAIRED_TOKEN_OPTIONS,
   ...UNPAIRED_LOSS_OPTIONS,
   ...RUN_OPTIONS,
-  ...SHARD_OPTIONS,
   'reference',
 ] as const
 
 const REFERENCE = 'options.reference'
 
 /** Options that are looked at here. */
-interface UnpairedOptions extends UnpairedTokenOptions, Partial<UnpairedLossOptions> {
+interface UnpairedOptions extends UnpairedTokenOptions, Partial<UnpairedLossOptions>, ShardOptions {
   reference?: object
   gpuDevice?: unknown
 }

@@ -6,6 +6,7 @@ import { LOGITS_GRADIENT_OPTIONS } from '../call/destination.js'
 import { planOfLogits } from '../call/loss-call.js'
 import { tokenLossResult } from '../call/results.js'
 import type { Planned } from '../call/run.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
 import { start, startSync } from '../call/start.js'
 import { tensorOf } from '../call/tensor.js'
 import { SINGLE_TOKEN_OPTIONS, tokenLossCall } from '../call/token-loss-call.js'
@@ -22,10 +23,11 @@ import type {
   Logits,
   LogitsGradientData,
   OutputNames,
+  ShardOptions,
   TensorData,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...LOGITS_GRADIENT_OPTIONS, ...SHARD_OPTIONS])
 
 /**
  * The cross-entropy of a batch of tokens straight from the logits, and its exact gradient with respect to them: the loss of
@@ -52,12 +54,12 @@ export function crossEntropy<
 >(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options?: CrossEntropyOptions & Asks<Gradient, Element, Outputs>,
+  options?: CrossEntropyOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): Promise<CrossEntropy<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>>
 export async function crossEntropy(
   logits: Logits,
   labels: Labels | DeviceData,
-  options?: CrossEntropyOptions,
+  options?: CrossEntropyOptions & ShardOptions,
 ): Promise<CrossEntropy> {
   return start(options, () => plan(logits, labels, options))
 }
@@ -71,12 +73,12 @@ export function crossEntropySync<
 >(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options?: CrossEntropyOptions & Asks<Gradient, Element, Outputs>,
+  options?: CrossEntropyOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): CrossEntropy<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function crossEntropySync(
   logits: Logits,
   labels: Labels | DeviceData,
-  options?: CrossEntropyOptions,
+  options?: CrossEntropyOptions & ShardOptions,
 ): CrossEntropy {
   return startSync(options, () => plan(logits, labels, options))
 }
@@ -84,7 +86,7 @@ export function crossEntropySync(
 function plan(
   logits: Logits,
   labels: Labels | DeviceData,
-  given: CrossEntropyOptions | undefined,
+  given: (CrossEntropyOptions & ShardOptions) | undefined,
 ): Planned<CrossEntropy> {
   const options = optionsObject(given, 'options', OPTIONS)
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)

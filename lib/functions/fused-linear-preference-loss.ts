@@ -10,6 +10,7 @@ import { PAIRED_OPTIONS, pairedCall, type ReferenceModel } from '../call/paired-
 import { modelNames } from '../call/reference.js'
 import { pairedResult } from '../call/results.js'
 import type { Planned } from '../call/run.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
 import { start, startSync } from '../call/start.js'
 import { isPacked } from '../call/tokens.js'
 import { optionsObject } from '../check/options.js'
@@ -26,10 +27,11 @@ import type {
   Hidden,
   Labels,
   OutputNames,
+  ShardOptions,
   TensorData,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...FUSED_HEAD_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...FUSED_HEAD_OPTIONS, ...SHARD_OPTIONS])
 
 /**
  * The preference loss of a batch of sequences straight from the input of the model's output layer, and its exact
@@ -62,7 +64,7 @@ export function fusedLinearPreferenceLoss<
   hidden: Hidden<Data>,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: FusedLinearOptions & AsksOfHead<Request, Element, Outputs>,
+  options?: FusedLinearOptions & ShardOptions & AsksOfHead<Request, Element, Outputs>,
 ): Promise<
   FusedLinearPreferenceLoss<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>
 >
@@ -70,7 +72,7 @@ export async function fusedLinearPreferenceLoss(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: FusedLinearOptions,
+  options?: FusedLinearOptions & ShardOptions,
 ): Promise<FusedLinearPreferenceLoss> {
   return start(options, () => plan(hidden, weight, labels, options))
 }
@@ -85,13 +87,13 @@ export function fusedLinearPreferenceLossSync<
   hidden: Hidden<Data>,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: FusedLinearOptions & AsksOfHead<Request, Element, Outputs>,
+  options?: FusedLinearOptions & ShardOptions & AsksOfHead<Request, Element, Outputs>,
 ): FusedLinearPreferenceLoss<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>
 export function fusedLinearPreferenceLossSync(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: FusedLinearOptions,
+  options?: FusedLinearOptions & ShardOptions,
 ): FusedLinearPreferenceLoss {
   return startSync(options, () => plan(hidden, weight, labels, options))
 }
@@ -100,7 +102,7 @@ function plan(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  given: FusedLinearOptions | undefined,
+  given: (FusedLinearOptions & ShardOptions) | undefined,
 ): Planned<FusedLinearPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
   const source = headOf(hidden, weight, options.bias, isPacked(options), options.gpuDevice)

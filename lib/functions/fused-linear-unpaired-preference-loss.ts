@@ -6,6 +6,7 @@ import { FUSED_HEAD_OPTIONS } from '../call/head-gradients.js'
 import { planOfHead } from '../call/loss-call.js'
 import { unpairedResult } from '../call/results.js'
 import type { Planned } from '../call/run.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
 import { start, startSync } from '../call/start.js'
 import { isPacked } from '../call/tokens.js'
 import { UNPAIRED_OPTIONS, unpairedCall } from '../call/unpaired-call.js'
@@ -22,11 +23,12 @@ import type {
   Hidden,
   Labels,
   OutputNames,
+  ShardOptions,
   TensorData,
 } from '../types/index.js'
 import { REFERENCE_HEAD } from './fused-linear-preference-loss.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...FUSED_HEAD_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...FUSED_HEAD_OPTIONS, ...SHARD_OPTIONS])
 
 /**
  * The preference loss of a batch of sequences that stand alone, each of them desirable or not, straight from what goes
@@ -60,7 +62,7 @@ export function fusedLinearUnpairedPreferenceLoss<
   hidden: Hidden<Data>,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options: FusedLinearUnpairedOptions & AsksOfHead<Request, Element, Outputs>,
+  options: FusedLinearUnpairedOptions & ShardOptions & AsksOfHead<Request, Element, Outputs>,
 ): Promise<
   FusedLinearUnpairedPreferenceLoss<HeadGradientData<Data, Request, Element>> &
     AskedOfHead<Data, Request, Element, Outputs>
@@ -69,7 +71,7 @@ export async function fusedLinearUnpairedPreferenceLoss(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options: FusedLinearUnpairedOptions,
+  options: FusedLinearUnpairedOptions & ShardOptions,
 ): Promise<FusedLinearUnpairedPreferenceLoss> {
   return start(options, () => plan(hidden, weight, labels, options))
 }
@@ -84,14 +86,14 @@ export function fusedLinearUnpairedPreferenceLossSync<
   hidden: Hidden<Data>,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options: FusedLinearUnpairedOptions & AsksOfHead<Request, Element, Outputs>,
+  options: FusedLinearUnpairedOptions & ShardOptions & AsksOfHead<Request, Element, Outputs>,
 ): FusedLinearUnpairedPreferenceLoss<HeadGradientData<Data, Request, Element>> &
   AskedOfHead<Data, Request, Element, Outputs>
 export function fusedLinearUnpairedPreferenceLossSync(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options: FusedLinearUnpairedOptions,
+  options: FusedLinearUnpairedOptions & ShardOptions,
 ): FusedLinearUnpairedPreferenceLoss {
   return startSync(options, () => plan(hidden, weight, labels, options))
 }
@@ -100,7 +102,7 @@ function plan(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  given: FusedLinearUnpairedOptions,
+  given: FusedLinearUnpairedOptions & ShardOptions,
 ): Planned<FusedLinearUnpairedPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
   const source = headOf(hidden, weight, options.bias, isPacked(options), options.gpuDevice)

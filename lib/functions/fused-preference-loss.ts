@@ -8,6 +8,7 @@ import { PAIRED_OPTIONS, pairedCall, type ReferenceModel } from '../call/paired-
 import { modelNames } from '../call/reference.js'
 import { pairedResult } from '../call/results.js'
 import type { Planned } from '../call/run.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
 import { start, startSync } from '../call/start.js'
 import { tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
@@ -24,10 +25,11 @@ import type {
   Logits,
   LogitsGradientData,
   OutputNames,
+  ShardOptions,
   TensorData,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...PAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS, ...SHARD_OPTIONS])
 
 /**
  * The preference loss of a batch of sequences straight from the logits, and its exact gradient with respect to them.
@@ -58,12 +60,12 @@ export function fusedPreferenceLoss<
 >(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options?: FusedOptions & Asks<Gradient, Element, Outputs>,
+  options?: FusedOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): Promise<FusedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>>
 export async function fusedPreferenceLoss(
   logits: Logits,
   labels: Labels | DeviceData,
-  options?: FusedOptions,
+  options?: FusedOptions & ShardOptions,
 ): Promise<FusedPreferenceLoss> {
   return start(options, () => plan(logits, labels, options))
 }
@@ -77,12 +79,12 @@ export function fusedPreferenceLossSync<
 >(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options?: FusedOptions & Asks<Gradient, Element, Outputs>,
+  options?: FusedOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): FusedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function fusedPreferenceLossSync(
   logits: Logits,
   labels: Labels | DeviceData,
-  options?: FusedOptions,
+  options?: FusedOptions & ShardOptions,
 ): FusedPreferenceLoss {
   return startSync(options, () => plan(logits, labels, options))
 }
@@ -91,7 +93,7 @@ export function fusedPreferenceLossSync(
 export function plan(
   logits: Logits,
   labels: Labels | DeviceData,
-  given: FusedOptions | undefined,
+  given: (FusedOptions & ShardOptions) | undefined,
 ): Planned<FusedPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)

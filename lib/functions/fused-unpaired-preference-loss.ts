@@ -5,6 +5,7 @@ import { LOGITS_GRADIENT_OPTIONS } from '../call/destination.js'
 import { planOfLogits } from '../call/loss-call.js'
 import { unpairedResult } from '../call/results.js'
 import type { Planned } from '../call/run.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
 import { start, startSync } from '../call/start.js'
 import { tensorOf } from '../call/tensor.js'
 import { isPacked } from '../call/tokens.js'
@@ -21,11 +22,12 @@ import type {
   Logits,
   LogitsGradientData,
   OutputNames,
+  ShardOptions,
   TensorData,
 } from '../types/index.js'
 import { REFERENCE_LOGITS } from './fused-preference-loss.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_OPTIONS, ...LOGITS_GRADIENT_OPTIONS, ...SHARD_OPTIONS])
 
 /**
  * The preference loss of a batch of sequences that stand alone, each of them desirable or not, straight from the logits,
@@ -57,14 +59,14 @@ export function fusedUnpairedPreferenceLoss<
 >(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options: FusedUnpairedOptions & Asks<Gradient, Element, Outputs>,
+  options: FusedUnpairedOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): Promise<
   FusedUnpairedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 >
 export async function fusedUnpairedPreferenceLoss(
   logits: Logits,
   labels: Labels | DeviceData,
-  options: FusedUnpairedOptions,
+  options: FusedUnpairedOptions & ShardOptions,
 ): Promise<FusedUnpairedPreferenceLoss> {
   return start(options, () => plan(logits, labels, options))
 }
@@ -78,12 +80,12 @@ export function fusedUnpairedPreferenceLossSync<
 >(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options: FusedUnpairedOptions & Asks<Gradient, Element, Outputs>,
+  options: FusedUnpairedOptions & ShardOptions & Asks<Gradient, Element, Outputs>,
 ): FusedUnpairedPreferenceLoss<LogitsGradientData<Data, Gradient, Element>> & Asked<Data, Gradient, Element, Outputs>
 export function fusedUnpairedPreferenceLossSync(
   logits: Logits,
   labels: Labels | DeviceData,
-  options: FusedUnpairedOptions,
+  options: FusedUnpairedOptions & ShardOptions,
 ): FusedUnpairedPreferenceLoss {
   return startSync(options, () => plan(logits, labels, options))
 }
@@ -91,7 +93,7 @@ export function fusedUnpairedPreferenceLossSync(
 function plan(
   logits: Logits,
   labels: Labels | DeviceData,
-  given: FusedUnpairedOptions,
+  given: FusedUnpairedOptions & ShardOptions,
 ): Planned<FusedUnpairedPreferenceLoss> {
   const options = optionsObject(given, 'options', OPTIONS)
   const zeroInactive = flag(options.zeroInactive, 'options.zeroInactive', true)

@@ -8,6 +8,7 @@ import { FUSED_HEAD_OPTIONS } from '../call/head-gradients.js'
 import { planOfHead } from '../call/loss-call.js'
 import { tokenLossResult } from '../call/results.js'
 import type { Planned } from '../call/run.js'
+import { SHARD_OPTIONS } from '../call/shard.js'
 import { start, startSync } from '../call/start.js'
 import { SINGLE_TOKEN_OPTIONS, tokenLossCall } from '../call/token-loss-call.js'
 import { isPacked } from '../call/tokens.js'
@@ -24,10 +25,11 @@ import type {
   Labels,
   LinearCrossEntropy,
   OutputNames,
+  ShardOptions,
   TensorData,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...FUSED_HEAD_OPTIONS])
+const OPTIONS: ReadonlySet<string> = new Set([...SINGLE_TOKEN_OPTIONS, ...FUSED_HEAD_OPTIONS, ...SHARD_OPTIONS])
 
 /**
  * The cross-entropy of a batch of tokens straight from what goes into the model's output layer, and its exact
@@ -56,13 +58,13 @@ export function linearCrossEntropy<
   hidden: Hidden<Data>,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: LinearCrossEntropyOptions & AsksOfHead<Request, Element, Outputs>,
+  options?: LinearCrossEntropyOptions & ShardOptions & AsksOfHead<Request, Element, Outputs>,
 ): Promise<LinearCrossEntropy<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>>
 export async function linearCrossEntropy(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: LinearCrossEntropyOptions,
+  options?: LinearCrossEntropyOptions & ShardOptions,
 ): Promise<LinearCrossEntropy> {
   return start(options, () => plan(hidden, weight, labels, options))
 }
@@ -77,13 +79,13 @@ export function linearCrossEntropySync<
   hidden: Hidden<Data>,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: LinearCrossEntropyOptions & AsksOfHead<Request, Element, Outputs>,
+  options?: LinearCrossEntropyOptions & ShardOptions & AsksOfHead<Request, Element, Outputs>,
 ): LinearCrossEntropy<HeadGradientData<Data, Request, Element>> & AskedOfHead<Data, Request, Element, Outputs>
 export function linearCrossEntropySync(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: LinearCrossEntropyOptions,
+  options?: LinearCrossEntropyOptions & ShardOptions,
 ): LinearCrossEntropy {
   return startSync(options, () => plan(hidden, weight, labels, options))
 }
@@ -92,7 +94,7 @@ function plan(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  given: LinearCrossEntropyOptions | undefined,
+  given: (LinearCrossEntropyOptions & ShardOptions) | undefined,
 ): Planned<LinearCrossEntropy> {
   const options = optionsObject(given, 'options', OPTIONS)
   const source = headOf(hidden, weight, options.bias, isPacked(options), options.gpuDevice)

@@ -31,6 +31,7 @@ import type {
   LinearBackwardOptions,
   LinearSequenceLogProbs,
   OutputNames,
+  ShardOptions,
   TensorData,
   WithOutputs,
 } from '../types/index.js'
@@ -63,13 +64,13 @@ export function linearSequenceLogProbs<
   hidden: Hidden<Data>,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: LinearSequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+  options?: LinearSequenceOptions & ShardOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
 ): Promise<LinearSequenceLogProbs<Data> & WithOutputs<Outputs>>
 export async function linearSequenceLogProbs(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: LinearSequenceOptions,
+  options?: LinearSequenceOptions & ShardOptions,
 ): Promise<LinearSequenceLogProbs> {
   return start(options, () => plan(hidden, weight, labels, options))
 }
@@ -82,13 +83,13 @@ export function linearSequenceLogProbsSync<
   hidden: Hidden<Data>,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: LinearSequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+  options?: LinearSequenceOptions & ShardOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
 ): LinearSequenceLogProbs<Data> & WithOutputs<Outputs>
 export function linearSequenceLogProbsSync(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  options?: LinearSequenceOptions,
+  options?: LinearSequenceOptions & ShardOptions,
 ): LinearSequenceLogProbs {
   return startSync(options, () => plan(hidden, weight, labels, options))
 }
@@ -105,7 +106,7 @@ function plan(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,
-  given: LinearSequenceOptions | undefined,
+  given: (LinearSequenceOptions & ShardOptions) | undefined,
 ): Planned<LinearSequenceLogProbs> {
   const options = optionsObject(given, 'options', OPTIONS)
   const source = headOf(hidden, weight, options.bias, isPacked(options), options.gpuDevice)

@@ -29,6 +29,7 @@ import type {
   LogitsGradient,
   OutputNames,
   SequenceLogProbs,
+  ShardOptions,
   TensorData,
   WithOutputs,
 } from '../types/index.js'
@@ -56,12 +57,12 @@ const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...LOGITS_GRADIENT_OPTION
 export function sequenceLogProbs<Data extends TensorData, const Outputs extends OutputNames | undefined = undefined>(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options?: SequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+  options?: SequenceOptions & ShardOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
 ): Promise<SequenceLogProbs<Data> & WithOutputs<Outputs>>
 export async function sequenceLogProbs(
   logits: Logits,
   labels: Labels | DeviceData,
-  options?: SequenceOptions,
+  options?: SequenceOptions & ShardOptions,
 ): Promise<SequenceLogProbs> {
   return start(options, () => plan(logits, labels, options))
 }
@@ -73,12 +74,12 @@ export function sequenceLogProbsSync<
 >(
   logits: Logits<Data>,
   labels: Labels | DeviceData,
-  options?: SequenceOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
+  options?: SequenceOptions & ShardOptions & Pick<Asks<never, never, Outputs>, 'outputs'>,
 ): SequenceLogProbs<Data> & WithOutputs<Outputs>
 export function sequenceLogProbsSync(
   logits: Logits,
   labels: Labels | DeviceData,
-  options?: SequenceOptions,
+  options?: SequenceOptions & ShardOptions,
 ): SequenceLogProbs {
   return startSync(options, () => plan(logits, labels, options))
 }
@@ -93,7 +94,7 @@ interface Kept {
 function plan(
   logits: Logits,
   labels: Labels | DeviceData,
-  given: SequenceOptions | undefined,
+  given: (SequenceOptions & ShardOptions) | undefined,
 ): Planned<SequenceLogProbs> {
   const options = optionsObject(given, 'options', OPTIONS)
   const tensor = tensorOf(logits, 'logits', isPacked(options), options.gpuDevice)

@@ -10,7 +10,6 @@ import type {
   LogitsGradientOptions,
   Reference,
   RunOptions,
-  ShardOptions,
   TensorData,
 } from '../types/index.js'
 import type { LossOptions } from './loss-options.js'
@@ -23,13 +22,13 @@ export type { TokenOptions, TokenOutput } from './token-options.js'
 export type * from './unpaired.js'
 
 /** Options of `sequenceLogProbs`. */
-export interface SequenceOptions extends TokenOptions, RunOptions, ShardOptions {}
+export interface SequenceOptions extends TokenOptions, RunOptions {}
 
 /** Options of `preferenceLoss`. */
 export interface PreferenceOptions extends LossOptions, RunOptions {}
 
 /** Options of `fusedPreferenceLoss`. */
-export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, ShardOptions, LogitsGradientOptions {
+export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, LogitsGradientOptions {
   /** Needed unless the loss is reference-free; any loss may have one, and 'simpo', 'cpo' and 'orpo' do not look at it. */
   reference?: Reference | undefined
   /** WPO (Zhou et al. 2024): weigh each pair by how likely the policy is to produce it. Defaults to none. */
@@ -42,14 +41,13 @@ export interface FusedOptions extends TokenOptions, LossOptions, RunOptions, Sha
 }
 
 /** Options of `linearSequenceLogProbs`. */
-export interface LinearSequenceOptions extends TokenOptions, RunOptions, ShardOptions, HeadOptions {}
+export interface LinearSequenceOptions extends TokenOptions, RunOptions, HeadOptions {}
 
 /** Options of `fusedLinearPreferenceLoss`. */
 export interface FusedLinearOptions
   extends TokenOptions,
     LossOptions,
     RunOptions,
-    ShardOptions,
     HeadOptions,
     HeadGradientOptions,
     LogitsBudgetOptions {
@@ -65,12 +63,7 @@ export interface FusedLinearOptions
 type SingleTokenOptions = Omit<TokenOptions, 'averageLogProb' | 'emptySequence' | 'ldAlpha' | 'pairs'>
 
 /** Options of `crossEntropy`. */
-export interface CrossEntropyOptions
-  extends SingleTokenOptions,
-    TokenLossOptions,
-    RunOptions,
-    ShardOptions,
-    LogitsGradientOptions {
+export interface CrossEntropyOptions extends SingleTokenOptions, TokenLossOptions, RunOptions, LogitsGradientOptions {
   /** As in {@link FusedOptions}. Defaults to false. */
   gradient?: boolean | TensorData | 'in-place' | undefined
 }
@@ -80,7 +73,6 @@ export interface LinearCrossEntropyOptions
   extends SingleTokenOptions,
     TokenLossOptions,
     RunOptions,
-    ShardOptions,
     HeadOptions,
     HeadGradientOptions,
     LogitsBudgetOptions {

@@ -9,7 +9,6 @@ import type {
   LogitsBudgetOptions,
   LogitsGradientOptions,
   RunOptions,
-  ShardOptions,
   TensorData,
   UnpairedReference,
 } from '../types/index.js'
@@ -29,7 +28,6 @@ export interface FusedUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
-    ShardOptions,
     LogitsGradientOptions {
   /** Needed unless `referenceFree`. */
   reference?: UnpairedReference | undefined
@@ -45,7 +43,6 @@ export interface FusedLinearUnpairedOptions
   extends UnpairedTokenOptions,
     UnpairedLossOptions,
     RunOptions,
-    ShardOptions,
     HeadOptions,
     HeadGradientOptions,
     LogitsBudgetOptions {

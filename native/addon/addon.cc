@@ -11,6 +11,7 @@
 //   lossNames, unpairedLossNames, instructionSets   in the order in which `values` refers to them
 //   availableThreads()                  the number of threads that a job has by default
 //   cuda                                the CUDA backend, see cuda_bindings.h
+//   mpi                                 the processes of an MPI job, see mpi_bindings.h
 //   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`
 //   multiplyAddRate(instruction set, threads)                floating-point operations a second; both for npm run bench
 //
@@ -21,13 +22,15 @@
 #include "async_queue.h"
 #include "cuda_bindings.h"
 #include "job_reader.h"
+#include "mpi_bindings.h"
 #include "napi.h"
 
 namespace {
 
 class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
  public:
-  FusedPreferenceLoss(Napi::Env env, Napi::Object exports) : memory_(env), cuda_(env, queue_, memory_), queue_(env) {
+  FusedPreferenceLoss(Napi::Env env, Napi::Object exports)
+      : memory_(env), cuda_(env, queue_, memory_), queue_(env), mpi_(env) {
     const auto arrayOf = [env](const char* const* names, int32_t count) {
       Napi::Array array = Napi::Array::New(env);
       for (int32_t i = 0; i < count; ++i) array[uint32_t(i)] = Napi::String::New(env, names[i]);
@@ -53,12 +56,16 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
                     InstanceValue("values", memory_.values(), napi_enumerable),
                     InstanceValue("arena", memory_.arena(), napi_enumerable),
                     InstanceValue("cuda", cuda_.functions(), napi_enumerable),
+                    InstanceValue("mpi", mpi_.functions(), napi_enumerable),
                     InstanceValue("lossNames", lossNames, napi_enumerable),
                     InstanceValue("unpairedLossNames", unpairedLossNames, napi_enumerable),
                     InstanceValue("instructionSets", sets, napi_enumerable),
                 });
-    // The queue's thread must be gone before the environment is torn down.
-    env.AddCleanupHook([this] { queue_.stop(); });
+    // The queues' threads must be gone before the environment is torn down.
+    env.AddCleanupHook([this] {
+      queue_.stop();
+      mpi_.stop();
+    });
   }
 
  private:
@@ -122,6 +129,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
   // It outlives the queue, whose thread may be in the middle of a call.
   fpl::CudaBindings cuda_;
   fpl::AsyncQueue queue_;
+  fpl::MpiBindings mpi_;
 };
 
 }  // namespace

@@ -1,8 +1,10 @@
 #include "cuda_bindings.h"
 
+#include <chrono>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 
 #if defined(_WIN32)
@@ -70,6 +72,20 @@ struct PreparedJob {
   }
   cuda::Prepared* take() { return std::exchange(prepared, nullptr); }
 };
+
+// A communicator, once it is connected. Where nobody has destroyed it, it is aborted: other ranks may be gone.
+struct Rank {
+  cuda::Communicator* communicator = nullptr;
+  const Api* api = nullptr;
+
+  ~Rank() {
+    if (!communicator) return;
+    api->abortCommunicator(communicator);
+    api->destroyCommunicator(communicator);
+  }
+};
+
+Rank& rankOf(const Napi::Value& value) { return *value.As<Napi::External<Rank>>().Data(); }
 
 PreparedJob& preparedOf(const Napi::Value& value) { return *value.As<Napi::External<PreparedJob>>().Data(); }
 
@@ -233,6 +249,46 @@ Napi::Object CudaBindings::functions() {
   action("destroyGraph", [](const Api& api, Info info, Problem* problem) {
     return api.destroyGraph(integer(info[0]), handle(info[1]), problem);
   });
+
+  define("ncclVersion", [this](Info) {
+    Problem problem;
+    int32_t version = 0;
+    require(api_->ncclVersion(&version, &problem), problem);
+    return Napi::Number::New(env_, version);
+  });
+  action("ncclId", [](const Api& api, Info info, Problem* problem) {
+    return api.ncclId(reinterpret_cast<void*>(side(info[0])), problem);
+  });
+  define("communicator", [this](Info) -> Napi::Value {
+    return Napi::External<Rank>::New(env_, new Rank{nullptr, api_}, [](Napi::Env, Rank* rank) { delete rank; });
+  });
+  method("connect", &CudaBindings::connect);
+  action("allGather", [](const Api& api, Info info, Problem* problem) {
+    return api.allGather(rankOf(info[0]).communicator, address(info[1]), address(info[2]), address(info[3]),
+                         handle(info[4]), problem);
+  });
+  action("allReduceSum", [](const Api& api, Info info, Problem* problem) {
+    return api.allReduceSum(rankOf(info[0]).communicator, address(info[1]), address(info[2]), integer(info[3]),
+                            handle(info[4]), problem);
+  });
+  action("broadcast", [](const Api& api, Info info, Problem* problem) {
+    return api.broadcast(rankOf(info[0]).communicator, address(info[1]), address(info[2]), integer(info[3]),
+                         handle(info[4]), problem);
+  });
+  method("waitFor", &CudaBindings::waitFor);
+  define("abortCommunicator", [this](Info info) { api_->abortCommunicator(rankOf(info[0]).communicator); });
+  define("destroyCommunicator", [](Info info) {
+    Rank& rank = rankOf(info[0]);
+    const auto destroy = [api = rank.api, mine = std::exchange(rank.communicator, nullptr)] {
+      if (mine) api->destroyCommunicator(mine);
+    };
+    if (info[1].As<Napi::Boolean>()) {
+      destroy();
+    } else {
+      // Other ranks may never come: nothing else must wait for that.
+      std::thread(destroy).detach();
+    }
+  });
   return out;
 }
 
@@ -326,16 +382,20 @@ Napi::Value CudaBindings::prepare(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value CudaBindings::later(const Napi::CallbackInfo& info, std::function<bool(Problem*)> work) {
+  return queued(info, [work = std::move(work)](Job&) {
+    Problem problem;
+    if (!work(&problem)) throw std::runtime_error(problem.message);
+    return true;
+  });
+}
+
+Napi::Value CudaBindings::queued(const Napi::CallbackInfo& info, std::function<bool(Job&)> work) {
   auto job = std::make_unique<AsyncJob>(env_, info[0].As<Napi::Number>().DoubleValue());
   job->arguments = keep(info);
   for (size_t i = 0; i < info.Length(); ++i) {
     if (info[i].IsTypedArray()) job->lent.hold(env_, info[i]);
   }
-  job->work = [work = std::move(work)](Job&) {
-    Problem problem;
-    if (!work(&problem)) throw std::runtime_error(problem.message);
-    return true;
-  };
+  job->work = std::move(work);
   const Napi::Promise promise = job->deferred.Promise();
   queue_.push(std::move(job));
   return promise;
@@ -370,6 +430,26 @@ Napi::Value CudaBindings::synchronizeAsync(const Napi::CallbackInfo& info) {
   void* stream = handle(info[2]);
   return later(info,
                [api = api_, device, stream](Problem* problem) { return api->synchronize(device, stream, problem); });
+}
+
+Napi::Value CudaBindings::connect(const Napi::CallbackInfo& info) {
+  const int32_t device = integer(info[2]), rank = integer(info[3]), size = integer(info[4]);
+  const auto* id = reinterpret_cast<const void*>(side(info[5]));
+  return later(info, [api = api_, made = &rankOf(info[1]), device, rank, size, id](Problem* problem) {
+    return api->createCommunicator(device, rank, size, id, &made->communicator, problem);
+  });
+}
+
+Napi::Value CudaBindings::waitFor(const Napi::CallbackInfo& info) {
+  void* stream = handle(info[2]);
+  return queued(info, [api = api_, communicator = rankOf(info[1]).communicator, stream](Job& job) {
+    for (bool done = false; !done && !job.cancelled;) {
+      Problem problem;
+      if (!api->communicatorIsDone(communicator, stream, &done, &problem)) throw std::runtime_error(problem.message);
+      if (!done) std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+    return true;
+  });
 }
 
 }  // namespace fpl

@@ -22,6 +22,15 @@
 //   milliseconds(device, start, end)
 //   beginCapture(device, stream), endCapture(device, stream), discardCapture(device, stream)
 //   launchGraph(device, graph, stream), destroyGraph(device, graph)
+//
+//   ncclVersion(), ncclId(bytes)    fills the 128 bytes by which ranks find each other
+//   communicator()                  one of NCCL's, which is nothing yet
+//   connect(id, communicator, device, rank, size, bytes)    off the calling thread; waits for all ranks
+//   allGather(communicator, send, receive, bytes, stream)
+//   allReduceSum(communicator, data, count, type, stream), broadcast(communicator, data, bytes, root, stream)
+//   waitFor(id, communicator, stream)    off the calling thread; throws where another rank has died
+//   abortCommunicator(communicator)
+//   destroyCommunicator(communicator, now)    waits for other ranks; on a thread of its own, unless `now`
 #pragma once
 
 #include <functional>
@@ -53,6 +62,8 @@ class CudaBindings {
   Napi::Value copy(const Napi::CallbackInfo& info);
   Napi::Value copyAsync(const Napi::CallbackInfo& info);
   Napi::Value synchronizeAsync(const Napi::CallbackInfo& info);
+  Napi::Value connect(const Napi::CallbackInfo& info);
+  Napi::Value waitFor(const Napi::CallbackInfo& info);
 
   // Throws the problem as a JavaScript error when `done` is false.
   void require(bool done, const cuda::Problem& problem) const;
@@ -62,6 +73,8 @@ class CudaBindings {
   void tellCollector(int32_t device, int64_t bytes);
   // Does `work` on the queue's thread; the promise is kept when it has returned true.
   Napi::Value later(const Napi::CallbackInfo& info, std::function<bool(cuda::Problem*)> work);
+  // The same for work that watches whether it is cancelled, as it is when the environment goes away.
+  Napi::Value queued(const Napi::CallbackInfo& info, std::function<bool(Job&)> work);
 
   Napi::Env env_;
   AsyncQueue& queue_;

@@ -63,7 +63,7 @@ struct Shard {
 struct Tokens {
   const int32_t* targets = nullptr;  // [R], -1 where inactive
   Shard shard;
-  const double* weights = nullptr;   // [R] or null: all 1
+  const double* weights = nullptr;  // [R] or null: all 1
   // [R] the weights that sft uses, as it ignores ldAlpha; or null: `weights`.
   const double* plainWeights = nullptr;
   const int32_t* offsets = nullptr;  // [S + 1]

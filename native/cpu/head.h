@@ -28,10 +28,10 @@ struct HeadTiling {
 
   static constexpr int64_t kRows = kRowsOfTile;
 
-  int64_t groupRows;               // of a group: their packed hidden states take 4 MB
-  int64_t tileWords;               // of a tile of logits: their packed weights take 1 MB
-  int64_t blockWords;              // between two additions to the gradients
-  int64_t segmentWords;            // of a segment, whose states stage 1 merges in order
+  int64_t groupRows;     // of a group: their packed hidden states take 4 MB
+  int64_t tileWords;     // of a tile of logits: their packed weights take 1 MB
+  int64_t blockWords;    // between two additions to the gradients
+  int64_t segmentWords;  // of a segment, whose states stage 1 merges in order
 };
 
 // Packs the parts of a head, and multiplies them.

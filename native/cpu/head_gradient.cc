@@ -373,9 +373,7 @@ void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& 
   // Everything is allocated here, before any of the caller's memory is written.
   HeadBackward backward(g, constants, rows, context);
   const int64_t size = elementSize(g.dtype), hiddenBytes = width * elementSize(g.hiddenDtype());
-  const auto clearRow = [&](int64_t row) {
-    memset(static_cast<char*>(g.hidden) + row * hiddenBytes, 0, hiddenBytes);
-  };
+  const auto clearRow = [&](int64_t row) { memset(static_cast<char*>(g.hidden) + row * hiddenBytes, 0, hiddenBytes); };
   if (g.hidden && !g.skipInactive) {
     for (int64_t row = 0; row < g.logits.count(); ++row) {
       if (tokens.targets[row] < 0) clearRow(row);

@@ -10,7 +10,7 @@ namespace fpl {
 namespace cuda {
 
 // Changes with anything in this file or in core/job.h.
-constexpr int32_t kApiVersion = 4;
+constexpr int32_t kApiVersion = 5;
 constexpr const char* kApiSymbol = "fusedPreferenceLossCuda";
 
 // Why a call failed.
@@ -38,6 +38,8 @@ enum class CopyKind : int32_t { kToDevice = 1, kToHost = 2, kOnDevice = 3 };
 // What one environment keeps between calls, and a job that is ready to be enqueued again and again.
 struct Context;
 struct Prepared;
+// A rank of processes that NCCL connects.
+class Communicator;
 
 // Streams, events and graphs are the CUDA runtime's own handles. Functions that can fail return false and say why.
 struct Api {
@@ -83,6 +85,23 @@ struct Api {
   void (*discardCapture)(int32_t device, void* stream);
   bool (*launchGraph)(int32_t device, void* graph, void* stream, Problem*);
   bool (*destroyGraph)(int32_t device, void* graph, Problem*);
+
+  // Opens NCCL, and says which version it is: 22809 is 2.28.9.
+  bool (*ncclVersion)(int32_t* version, Problem*);
+  // The 128 bytes by which ranks find each other.
+  bool (*ncclId)(void* id, Problem*);
+  // Waits until all ranks have come.
+  bool (*createCommunicator)(int32_t device, int32_t rank, int32_t size, const void* id, Communicator**, Problem*);
+  bool (*allGather)(Communicator*, uint64_t send, uint64_t receive, uint64_t bytes, void* stream, Problem*);
+  // In place; `type` is NCCL's own.
+  bool (*allReduceSum)(Communicator*, uint64_t data, uint64_t count, int32_t type, void* stream, Problem*);
+  bool (*broadcast)(Communicator*, uint64_t data, uint64_t bytes, int32_t root, void* stream, Problem*);
+  // Whether the work of a stream is done; a problem where it never will be, as another rank has died.
+  bool (*communicatorIsDone)(Communicator*, void* stream, bool* done, Problem*);
+  // Ends operations that wait for other ranks. May be called on any thread.
+  void (*abortCommunicator)(Communicator*);
+  // Waits for all operations, and for the ranks on this machine; not where it has been aborted.
+  void (*destroyCommunicator)(Communicator*);
 };
 
 }  // namespace cuda

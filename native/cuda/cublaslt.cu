@@ -1,12 +1,6 @@
 #include "cublaslt.h"
 
-#include <cstdlib>
-
-#if defined(_WIN32)
-#include <windows.h>
-#else
-#include <dlfcn.h>
-#endif
+#include "dynamic_library.h"
 
 namespace fpl {
 namespace cuda {
@@ -17,69 +11,30 @@ namespace {
 constexpr const char* kVariable = "FUSED_PREFERENCE_LOSS_CUBLASLT";
 
 #if defined(_WIN32)
-constexpr const char* kNames[] = {"cublasLt64_13.dll", "cublasLt64_12.dll"};
-
-void* openLibrary(const char* name, std::string& problem) {
-  const HMODULE library = LoadLibraryA(name);
-  if (!library) problem = std::string(name) + ": LoadLibrary failed with error " + std::to_string(GetLastError());
-  return library;
-}
-void* symbolOf(void* library, const char* name) {
-  return reinterpret_cast<void*>(GetProcAddress(HMODULE(library), name));
-}
+constexpr std::initializer_list<const char*> kNames = {"cublasLt64_13.dll", "cublasLt64_12.dll"};
 #else
-constexpr const char* kNames[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
-
-void* openLibrary(const char* name, std::string& problem) {
-  void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-  if (!library) problem = dlerror();
-  return library;
-}
-void* symbolOf(void* library, const char* name) { return dlsym(library, name); }
+constexpr std::initializer_list<const char*> kNames = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
 #endif
 
-// For as long as the process lives: like the CUDA runtime, it does not like to be unloaded.
-struct Library {
+struct Library : DynamicLibrary {
   Functions functions{};
-  std::string problem;
 
-  Library() {
-    void* library = nullptr;
-    const char* path = getenv(kVariable);
-    if (path && *path) {
-      library = openLibrary(path, problem);
-    } else {
-      std::string problems;
-      for (const char* name : kNames) {
-        library = openLibrary(name, problem);
-        if (library) break;
-        problems += (problems.empty() ? "" : "; ") + problem;
-      }
-      problem = problems;
-    }
-    if (!library) return;
-    problem.clear();
+  Library() : DynamicLibrary(kVariable, kNames) {
     Functions& f = functions;
-    find(library, "cublasLtGetStatusName", f.statusName);
-    find(library, "cublasLtCreate", f.create);
-    find(library, "cublasLtDestroy", f.destroy);
-    find(library, "cublasLtMatmulDescCreate", f.createOperation);
-    find(library, "cublasLtMatmulDescDestroy", f.destroyOperation);
-    find(library, "cublasLtMatmulDescSetAttribute", f.setOperation);
-    find(library, "cublasLtMatrixLayoutCreate", f.createLayout);
-    find(library, "cublasLtMatrixLayoutDestroy", f.destroyLayout);
-    find(library, "cublasLtMatmulPreferenceCreate", f.createPreference);
-    find(library, "cublasLtMatmulPreferenceDestroy", f.destroyPreference);
-    find(library, "cublasLtMatmulPreferenceSetAttribute", f.setPreference);
-    find(library, "cublasLtMatmulAlgoGetHeuristic", f.choose);
-    find(library, "cublasLtMatmulAlgoCheck", f.verify);
-    find(library, "cublasLtMatmul", f.multiply);
-  }
-
-  template <typename Function>
-  void find(void* library, const char* name, Function& function) {
-    function = reinterpret_cast<Function>(symbolOf(library, name));
-    if (!function) problem = std::string("it has no ") + name;
+    find("cublasLtGetStatusName", f.statusName);
+    find("cublasLtCreate", f.create);
+    find("cublasLtDestroy", f.destroy);
+    find("cublasLtMatmulDescCreate", f.createOperation);
+    find("cublasLtMatmulDescDestroy", f.destroyOperation);
+    find("cublasLtMatmulDescSetAttribute", f.setOperation);
+    find("cublasLtMatrixLayoutCreate", f.createLayout);
+    find("cublasLtMatrixLayoutDestroy", f.destroyLayout);
+    find("cublasLtMatmulPreferenceCreate", f.createPreference);
+    find("cublasLtMatmulPreferenceDestroy", f.destroyPreference);
+    find("cublasLtMatmulPreferenceSetAttribute", f.setPreference);
+    find("cublasLtMatmulAlgoGetHeuristic", f.choose);
+    find("cublasLtMatmulAlgoCheck", f.verify);
+    find("cublasLtMatmul", f.multiply);
   }
 };
 

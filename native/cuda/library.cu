@@ -7,6 +7,7 @@
 
 #include "../core/float_environment.h"
 #include "api.h"
+#include "communicator.h"
 #include "devices.h"
 #include "plan.h"
 
@@ -204,8 +205,8 @@ bool memoryAt(uint64_t address, uint64_t bytes, MemoryKind* first, MemoryKind* l
     const int inUse = deviceInUse();
     if (inUse == kNoDevice) return;
     const CurrentDevice current(inUse, "asking what an address is of");
-    int32_t other = 0;
     *first = kindOf(address, device);
+    int32_t other = *device;
     *last = bytes > 1 ? kindOf(address + bytes - 1, &other) : *first;
     // The end lies in an allocation of another device.
     if (*last == MemoryKind::kOnDevice && *first == MemoryKind::kOnDevice && other != *device)
@@ -311,11 +312,98 @@ bool destroyGraph(int32_t device, void* graph, Problem* problem) {
                  [&] { check(cudaGraphExecDestroy(cudaGraphExec_t(graph)), "destroying a graph"); });
 }
 
-constexpr Api kApi = {kApiVersion,   deviceCount, deviceInfo,     cublasLt,     createContext,   destroyContext,
-                      run,           prepare,     enqueue,        read,         destroyPrepared, workspaceBytes,
-                      allocate,      release,     memoryAt,       copy,         copyOnDevice,    createStream,
-                      destroyStream, synchronize, createEvent,    destroyEvent, recordEvent,     milliseconds,
-                      beginCapture,  endCapture,  discardCapture, launchGraph,  destroyGraph};
+bool ncclVersion(int32_t* version, Problem* problem) {
+  return guarded(problem, "opening NCCL", kAnyDevice, [&] { *version = nccl::version(); });
+}
+
+bool ncclId(void* id, Problem* problem) {
+  return guarded(problem, "connecting the ranks", kAnyDevice, [&] {
+    nccl::require(nccl::opened().getUniqueId(static_cast<nccl::UniqueId*>(id)), "connecting the ranks");
+  });
+}
+
+bool createCommunicator(int32_t device, int32_t rank, int32_t size, const void* id, Communicator** communicator,
+                        Problem* problem) {
+  return guarded(problem, "connecting the ranks", device, [&] {
+    *communicator = new Communicator(device, rank, size, *static_cast<const nccl::UniqueId*>(id));
+  });
+}
+
+bool allGather(Communicator* communicator, uint64_t send, uint64_t receive, uint64_t bytes, void* stream,
+               Problem* problem) {
+  return guarded(problem, "gathering", communicator->device, [&] {
+    communicator->allGather(reinterpret_cast<const void*>(send), reinterpret_cast<void*>(receive), bytes,
+                            Stream(stream));
+  });
+}
+
+bool allReduceSum(Communicator* communicator, uint64_t data, uint64_t count, int32_t type, void* stream,
+                  Problem* problem) {
+  return guarded(problem, "summing", communicator->device, [&] {
+    communicator->allReduceSum(reinterpret_cast<void*>(data), count, nccl::Type(type), Stream(stream));
+  });
+}
+
+bool broadcast(Communicator* communicator, uint64_t data, uint64_t bytes, int32_t root, void* stream,
+               Problem* problem) {
+  return guarded(problem, "broadcasting", communicator->device,
+                 [&] { communicator->broadcast(reinterpret_cast<void*>(data), bytes, root, Stream(stream)); });
+}
+
+bool communicatorIsDone(Communicator* communicator, void* stream, bool* done, Problem* problem) {
+  return guarded(problem, "waiting for a stream", communicator->device,
+                 [&] { *done = communicator->isDone(Stream(stream)); });
+}
+
+void abortCommunicator(Communicator* communicator) {
+  quietly(communicator->device, [&] { communicator->abort(); });
+}
+
+void destroyCommunicator(Communicator* communicator) {
+  quietly(communicator->device, [&] {
+    const std::unique_ptr<Communicator> owned(communicator);
+    owned->close();
+  });
+}
+
+constexpr Api kApi = {kApiVersion,
+                      deviceCount,
+                      deviceInfo,
+                      cublasLt,
+                      createContext,
+                      destroyContext,
+                      run,
+                      prepare,
+                      enqueue,
+                      read,
+                      destroyPrepared,
+                      workspaceBytes,
+                      allocate,
+                      release,
+                      memoryAt,
+                      copy,
+                      copyOnDevice,
+                      createStream,
+                      destroyStream,
+                      synchronize,
+                      createEvent,
+                      destroyEvent,
+                      recordEvent,
+                      milliseconds,
+                      beginCapture,
+                      endCapture,
+                      discardCapture,
+                      launchGraph,
+                      destroyGraph,
+                      ncclVersion,
+                      ncclId,
+                      createCommunicator,
+                      allGather,
+                      allReduceSum,
+                      broadcast,
+                      communicatorIsDone,
+                      abortCommunicator,
+                      destroyCommunicator};
 
 }  // namespace
 }  // namespace cuda

@@ -3,6 +3,7 @@
  */
 import * as main from 'fused-preference-loss'
 import { preferenceBatches, readPreferences } from 'fused-preference-loss/data'
+import { globalCountsSync, sumGradientsSync } from 'fused-preference-loss/distributed'
 import { stepMetrics } from 'fused-preference-loss/metrics'
 
 const [BATCH, TIME, VOCAB, WIDTH] = [2, 4, 8, 3]
@@ -31,6 +32,14 @@ const linearUnpaired = (/** @type {object} */ options) => {
 const tokens = (/** @type {object} */ options) => main.crossEntropySync(logits(), labels, options)
 const linearTokens = (/** @type {object} */ options) => main.linearCrossEntropySync(hidden(), weight, labels, options)
 const steps = (/** @type {object} */ options) => stepMetrics(fused({}), { labels }, { step: 0, ...options })
+/** A communicator of this process alone. */
+const alone = () => ({
+  ...{ rank: 0, size: 1, allGather: async () => {}, allReduceSum: async () => {}, barrier: async () => {} },
+  allGatherSync: (/** @type {Uint8Array} */ send, /** @type {Uint8Array} */ receive) => receive.set(send),
+  ...{ allReduceSumSync() {}, barrierSync() {}, abort() {} },
+})
+const counts = (/** @type {object} */ options) => globalCountsSync(alone(), { labels, shape: [BATCH, TIME] }, options)
+const gradients = (/** @type {object} */ options) => sumGradientsSync(alone(), [new Float32Array(2)], options)
 const batches = (/** @type {object} */ options) => {
   const records = [{ prompt: 'a', chosen: 'b', rejected: 'c' }]
   return preferenceBatches(records, { tokenizer: (text) => Buffer.from(text), batchSize: 1, ...options }).next()
@@ -126,6 +135,10 @@ const WRONG = {
     fused,
     { backend: 'gpu', threads: 0, instructionSet: 'sse', stream: 1, device: 1, gpuDevice: {}, signal: {} },
   ],
+  'main/ShardOptions': [
+    (/** @type {object} */ options) => tokens({ communicator: alone(), shard: { start: 0, vocab: VOCAB }, ...options }),
+    { shard: { start: 1, vocab: VOCAB }, communicator: {}, segments: 'most' },
+  ],
   'main/FusedOptions': [fused, { reference: { chosen: [-6] }, weighting: 'vpo', gradient: new Float32Array(1) }],
   'main/FusedUnpairedOptions': [unpaired, { reference: { logProbs: [-6] }, gradient: new Float32Array(1) }],
   'main/FusedLinearUnpairedOptions': [linearUnpaired, { reference: { hidden: hidden() }, gradient: 'in-place' }],
@@ -156,6 +169,11 @@ const WRONG = {
       onWarning: true,
     },
   ],
+  'distributed/CountOptions': [
+    counts,
+    { shift: 1, ignoreIndex: 0.5, mask: [1], signal: {}, classWeights: [0, 0, 0, -1] },
+  ],
+  'distributed/GradientOptions': [gradients, { bucketBytes: 4, signal: {} }],
   'metrics/StepOptions': [
     steps,
     {
@@ -171,7 +189,7 @@ const WRONG = {
  * Types of the main module and of other subpaths whose options get no example; the pages of those types explain the
  * options.
  */
-const covered = (/** @type {string} */ path) => ['main', 'data', 'metrics'].includes(path)
+const covered = (/** @type {string} */ path) => ['main', 'data', 'metrics', 'distributed'].includes(path)
 
 /**
  * The code and message of the error that a wrong value of the option gets; undefined for a subpath without examples.

@@ -13,12 +13,13 @@ mkdir "$work/results" "$work/tree"
 tar -C "$work/tree" -xf "$here/tree.tar.xz" || exit 1
 cd "$work/tree" || exit 1
 export PATH="$work/tree/bin:$PATH"
-# The cuBLASLt that PyTorch has installed or, without PyTorch, the system's.
-if [ -z "$FUSED_PREFERENCE_LOSS_CUBLASLT" ]; then
-  FUSED_PREFERENCE_LOSS_CUBLASLT=$(python3 -c 'import glob, nvidia
-print(sorted(glob.glob(list(nvidia.__path__)[0] + "/*/lib/libcublasLt.so.1?"))[-1])' 2> /dev/null)
-  export FUSED_PREFERENCE_LOSS_CUBLASLT
-fi
+# The cuBLASLt and the NCCL that PyTorch has installed or, without PyTorch, the system's.
+of_torch() {
+  python3 -c "import glob, nvidia
+print(sorted(glob.glob(list(nvidia.__path__)[0] + '/*/lib/$1'))[-1])" 2> /dev/null
+}
+export FUSED_PREFERENCE_LOSS_CUBLASLT="${FUSED_PREFERENCE_LOSS_CUBLASLT:-$(of_torch 'libcublasLt.so.1?')}"
+export FUSED_PREFERENCE_LOSS_NCCL="${FUSED_PREFERENCE_LOSS_NCCL:-$(of_torch 'libnccl.so.2')}"
 failed=0
 log=$work/results
 step() { # name, command...

@@ -50,17 +50,19 @@ export class LentMemory {
     }
   }
 
-  async #inHostMemory(value: unknown, dtype: DType = 'float32'): Promise<unknown> {
+  // `length`: the elements, where a buffer may have room for more.
+  async #inHostMemory(value: unknown, dtype: DType = 'float32', length?: number): Promise<unknown> {
     const array = this.#arrays.get(value)
     if (array !== undefined) return array
     if (isBuffer(value)) {
       const bytes = await download(this.device, value)
       value.destroy()
-      return new ARRAYS[dtype](bytes.buffer as ArrayBuffer)
+      return new ARRAYS[dtype](bytes.buffer as ArrayBuffer, 0, length)
     }
     if (!isPlain(value)) return value
     const own = (value.dtype as DType | undefined) ?? dtype
-    const parts = Object.entries(value).map(async ([name, part]) => [name, await this.#inHostMemory(part, own)])
+    const size = (value.shape as number[] | undefined)?.reduce((product, side) => product * side, 1)
+    const parts = Object.entries(value).map(async ([name, part]) => [name, await this.#inHostMemory(part, own, size)])
     return Object.fromEntries(await Promise.all(parts))
   }
 

@@ -5,10 +5,18 @@ import { RUN_OPTIONS } from '../../call/run.js'
 import { flag } from '../../check/options.js'
 import { invalidType, invalidValue } from '../../errors.js'
 import { sequenceLogProbs } from '../../index.js'
-import { TOKEN_ARRAYS, TOKEN_OPTIONS, type TokenArray, type TokenOptions } from '../../options/token-options.js'
-import type { RunOptions } from '../../types/index.js'
+import {
+  TOKEN_ARRAYS,
+  TOKEN_OPTIONS,
+  type TokenArray,
+  type TokenOptions,
+  tokenOptions,
+} from '../../options/token-options.js'
+import type { Communicator, RunOptions } from '../../types/index.js'
 import { callback, optionsReader } from '../options.js'
-import { arraysOf, type BatchArrays, type BatchLogProbs, logProbsOf, type ReferenceBatch } from './reference-batch.js'
+import { arraysOf, type BatchLogProbs, logProbsOf, type ReferenceBatch } from './reference-batch.js'
+import { amongRanks } from './reference-ranks.js'
+import type { Store, Work } from './reference-work.js'
 import type { OrtTensor } from './tensors.js'
 
 /** Options of {@link referenceLogProbs}. */
@@ -18,6 +26,11 @@ export interface ReferenceLogProbsOptions extends Omit<TokenOptions, TokenArray 
    * (false without a file).
    */
   onProgress?: ((progress: { batches: number; pairs: number; resumed: boolean }) => void) | undefined
+  /**
+   * Ranks that share the work, each with its own model: rank r computes every batch whose number modulo their number is r.
+   * All of them pass the same data and options, and get all results. Defaults to none: this process does all.
+   */
+  communicator?: Communicator | undefined
   /** Give the batches back, each with its `reference`. All of them are then in memory. Defaults to false. */
   keepBatches?: boolean | undefined
 }
@@ -39,13 +52,19 @@ export type KeptBatches<Keep, Batch> = Keep extends true ? { batches: WithRefere
 type TokenSettings = Required<Omit<TokenOptions, TokenArray | 'outputs'>>
 
 /** The token options that are the same for all batches. Arrays belong to each batch. */
-export const TOKEN_SETTINGS = TOKEN_OPTIONS.filter(
+const TOKEN_SETTINGS = TOKEN_OPTIONS.filter(
   (name) => !TOKEN_ARRAYS.includes(name as TokenArray) && name !== 'outputs',
 ) as (keyof TokenSettings)[]
 
+/** Their values, defaults included. */
+export function tokenSettings(options: ReferenceLogProbsOptions): TokenSettings {
+  const settings = TOKEN_SETTINGS.map((name) => [name, options[name] ?? tokenOptions[name].byDefault])
+  return Object.fromEntries(settings)
+}
+
 /** A function that checks and copies the options of a pass, and those of `more`. */
 export function passOptionsReader(...more: string[]) {
-  return optionsReader([...TOKEN_SETTINGS, ...RUN_OPTIONS, 'onProgress', 'keepBatches', ...more], {
+  return optionsReader([...TOKEN_SETTINGS, ...RUN_OPTIONS, 'onProgress', 'keepBatches', 'communicator', ...more], {
     ...Object.fromEntries(
       TOKEN_ARRAYS.map((name) => [name, `is not taken: it belongs to each batch, as batch.${name}`]),
     ),
@@ -64,7 +83,7 @@ export interface Pass<Batch> {
 export async function checkPass<Batch>({ batches, forward, options }: Pass<Batch>): Promise<void> {
   if (!isIterable(batches)) throw invalidType('batches', 'an array or another iterable of batches', batches)
   if (typeof forward !== 'function') throw invalidType('forward', 'a function of a batch', forward)
-  const { onProgress, keepBatches, ...run } = options
+  const { onProgress, keepBatches, communicator: _, ...run } = options
   flag(keepBatches, 'options.keepBatches', false)
   callback(onProgress, 'options.onProgress')
   const labels = new Int32Array(4).fill(run.ignoreIndex === 0 ? 1 : 0)
@@ -76,41 +95,45 @@ function isIterable(value: unknown): boolean {
   return typeof each === 'function' || typeof later === 'function'
 }
 
-/** The log-probs of a batch, and whether they were known. */
-interface OfBatch {
-  logProbs: BatchLogProbs
-  resumed: boolean
-}
-
-/** Where the log-probs of a batch come from: from `compute`, which runs the model, or from a file. */
-export type LogProbsSource = (
-  batch: BatchArrays,
-  index: number,
-  compute: () => Promise<BatchLogProbs>,
-) => Promise<OfBatch>
+const NO_STORE: Store = { known: () => undefined, add: async () => {} }
 
 /** Goes through the batches. Returns their number, that of their pairs, and the result of the pass. */
 export async function runPass<Batch extends ReferenceBatch>(
-  { batches, forward, options: { onProgress, keepBatches, ...run } }: Pass<Batch>,
-  source: LogProbsSource = async (_batch, _index, compute) => ({ logProbs: await compute(), resumed: false }),
+  { batches, forward, options: { onProgress, keepBatches, communicator, ...run } }: Pass<Batch>,
+  store: Store = NO_STORE,
 ) {
-  const done: BatchLogProbs[] = []
+  const all: BatchLogProbs[] = []
   const kept: WithReference<Batch>[] = []
   let pairs = 0
-  for await (const given of batches) {
-    run.signal?.throwIfAborted()
-    const index = done.length
-    const batch = arraysOf(given, index)
-    const compute = async () => logProbsOf(batch, await forward(given), index, run)
-    const { logProbs, resumed } = await source(batch, index, compute)
-    done.push(logProbs)
-    if (keepBatches) kept.push({ ...given, reference: joined([logProbs]) })
-    pairs += logProbs.chosen.length
-    onProgress?.({ batches: done.length, pairs, resumed })
+  const work: Work<Batch> = {
+    batches,
+    store,
+    signal: run.signal,
+    compute: async (given, batch, index) => logProbsOf(batch, await forward(given), index, run),
+    done(given, logProbs, resumed) {
+      all.push(logProbs)
+      if (keepBatches) kept.push({ ...given, reference: joined([logProbs]) })
+      pairs += logProbs.chosen.length
+      onProgress?.({ batches: all.length, pairs, resumed })
+    },
   }
-  const result: ReferenceLogProbs & { batches?: WithReference<Batch>[] } = joined(done)
+  await (communicator === undefined ? alone(work) : amongRanks(work, communicator))
+  const result: ReferenceLogProbs & { batches?: WithReference<Batch>[] } = joined(all)
   if (keepBatches) result.batches = kept
-  return { count: done.length, pairs, result }
+  return { count: all.length, pairs, result }
+}
+
+async function alone<Batch extends ReferenceBatch>({ batches, store, signal, compute, done }: Work<Batch>) {
+  let index = 0
+  for await (const given of batches) {
+    signal?.throwIfAborted()
+    const batch = arraysOf(given, index)
+    const known = store.known(batch, index)
+    const logProbs = known ?? (await compute(given, batch, index))
+    if (known === undefined) await store.add(batch, logProbs)
+    done(given, logProbs, known !== undefined)
+    index++
+  }
 }
 
 /** Refuses data without a batch. */

@@ -1,5 +1,5 @@
 /**
- * The types of the native code's exports; see native/addon/addon.cc and cuda_bindings.h.
+ * The types of the native code's exports; see native/addon/addon.cc, cuda_bindings.h and mpi_bindings.h.
  */
 import type { Device, InstructionSet, LossType, UnpairedLossType } from '../../types/index.js'
 
@@ -29,6 +29,7 @@ export interface Addon {
   /** Whether the memory of arrays is held while `runAsync` uses it, even when they are transferred meanwhile. */
   readonly holdsMemory: boolean
   readonly cuda: CudaFunctions
+  readonly mpi: MpiFunctions
   /** Seconds that a sweep over the bytes of `buffer` takes; see native/cpu/limits.h. */
   bandwidth(sweep: string, buffer: ArrayBuffer, target: ArrayBuffer | undefined, threads: number): number
   /** Floating-point operations a second. */
@@ -89,4 +90,39 @@ export interface CudaFunctions {
   discardCapture(device: number, stream: number): void
   launchGraph(device: number, graph: number, stream: number): void
   destroyGraph(device: number, graph: number): void
+  ncclVersion(): number
+  ncclId(bytes: Uint8Array): void
+  communicator(): object
+  connect(
+    id: number,
+    communicator: object,
+    device: number,
+    rank: number,
+    size: number,
+    bytes: Uint8Array,
+  ): Promise<boolean>
+  allGather(communicator: object, send: number, receive: number, bytes: number, stream: number): void
+  allReduceSum(communicator: object, data: number, count: number, type: number, stream: number): void
+  broadcast(communicator: object, data: number, bytes: number, root: number, stream: number): void
+  waitFor(id: number, communicator: object, stream: number): Promise<boolean>
+  abortCommunicator(communicator: object): void
+  destroyCommunicator(communicator: object, now: boolean): void
+}
+
+/** The addon's `mpi`. Errors begin with their code and ': '. */
+export interface MpiFunctions {
+  /** What a library is, or why it cannot be used. */
+  describe(path: string): { version: string; handles: 'open-mpi' | 'mpich' | 'standard' } | string
+  /** `longest`: the most bytes of a message. */
+  open(path: string, longest: number): void
+  world(): { rank: number; size: number } | undefined
+  allGather(send: Uint8Array, receive: Uint8Array): void
+  allGatherAsync(id: number, send: Uint8Array, receive: Uint8Array): Promise<boolean>
+  allReduceSum(data: Float32Array | Float64Array): void
+  allReduceSumAsync(id: number, data: Float32Array | Float64Array): Promise<boolean>
+  barrier(): void
+  barrierAsync(id: number): Promise<boolean>
+  closeAsync(id: number): Promise<boolean>
+  abort(code: number): void
+  exiting(code: number): void
 }

@@ -11,21 +11,24 @@ export const COPY = { toDevice: 1, toHost: 2, onDevice: 3 } as const
 /** The kind of memory at an address; pinned and managed memory of the CUDA runtime is shared by all devices. */
 export const MEMORY = { host: 0, onDevice: 1, shared: 2 } as const
 
+/** The codes of errors of libraries. */
+type Code = 'ERR_CUDA' | 'ERR_NCCL'
+
 /** Runs `call`; errors of CUDA get their code. */
-export function cudaCall<T>(call: () => T): T {
+export function cudaCall<T>(call: () => T, code: Code = 'ERR_CUDA'): T {
   try {
     return call()
   } catch (error) {
-    throw failure('ERR_CUDA', (error as Error).message)
+    throw failure(code, (error as Error).message)
   }
 }
 
 /** The same for a promise. */
-export async function cudaPromise<T>(promise: Promise<T>): Promise<T> {
+export async function cudaPromise<T>(promise: Promise<T>, code: Code = 'ERR_CUDA'): Promise<T> {
   try {
     return await promise
   } catch (error) {
-    throw failure('ERR_CUDA', (error as Error).message)
+    throw failure(code, (error as Error).message)
   }
 }
 

@@ -3,6 +3,7 @@
  * Sums are float64. Logits are computed again rather than stored.
  */
 import type { HeadGradientStage, Place, Tokens } from '../../job.js'
+import type { DType } from '../../types/index.js'
 import { logitOf, reader } from './head.js'
 import { type RowGradient, rowGradient } from './row-gradient.js'
 import { elementsOf, readRow } from './rows.js'
@@ -12,9 +13,11 @@ const BLOCK = 64
 
 /** Yields after every row of every block of words. */
 export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generator<void, void> {
-  const { head, logits, accumulate, dtype } = stage
-  const outOf = (data: Place | undefined) => (data === undefined ? undefined : elementsOf(data, dtype))
-  const [hiddenOut, weightOut, biasOut] = [outOf(stage.hidden), outOf(stage.weight), outOf(stage.bias)]
+  const { head, logits, accumulate, dtype, sharesHidden } = stage
+  const outOf = (data: Place | undefined, type: DType) => (data === undefined ? undefined : elementsOf(data, type))
+  const hiddenOut = outOf(stage.hidden, sharesHidden ? 'float32' : dtype)
+  const addsToHidden = accumulate && !sharesHidden
+  const [weightOut, biasOut] = [outOf(stage.weight, dtype), outOf(stage.bias, dtype)]
   const { targets, offsets, counts } = tokens
   const { hidden, weight } = head
   const width = hidden.vocab
@@ -32,7 +35,7 @@ export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generat
       const gradient = rowGradient(stage, tokens, s, row)
       if (gradient === undefined) {
         // The row takes no part, even if its hidden states are NaN.
-        if (!accumulate) hiddenOut?.clear(row * width, (row + 1) * width)
+        if (!addsToHidden) hiddenOut?.clear(row * width, (row + 1) * width)
         continue
       }
       active.push(row)
@@ -73,6 +76,6 @@ export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generat
   }
   if (!hiddenOut) return
   for (let i = 0; i < active.length; i++) {
-    for (let d = 0; d < width; d++) hiddenOut.put(active[i] * width + d, hiddenSums[i * width + d], accumulate)
+    for (let d = 0; d < width; d++) hiddenOut.put(active[i] * width + d, hiddenSums[i * width + d], addsToHidden)
   }
 }

@@ -84,11 +84,18 @@ function withoutUnread(job: Job): Job {
   return out
 }
 
+/** The stage with what its parts leave for logWeights, which are of whole sequences. */
+function withSquares(stage: ForwardStage): ForwardStage {
+  if (!stage.logWeights || stage.sumSquaredProbs) return stage
+  return { ...stage, sumSquaredProbs: new Float32Array(stage.logits.batch * stage.logits.time) }
+}
+
 /** A job that leaves states of segments, in parts. */
 function* segmentParts({ policy, reference, tokenLoss, ...job }: Job, most: number): Generator<JobPart, void> {
   const tokens = job.tokens as Tokens
-  for (const stage of [policy, reference]) {
-    if (stage === undefined) continue
+  for (const given of [policy, reference]) {
+    if (given === undefined) continue
+    const stage = withSquares(given)
     for (const [first, last] of chunks(tokens, [stage.logits], most, true)) {
       const part: Job = { tokens: tokensOf(tokens, first, last), policy: forwardOf(stage, tokens, first, last) }
       if (tokenLoss) part.tokenLoss = tokenLossOf(tokenLoss, first, last)
@@ -100,9 +107,8 @@ function* segmentParts({ policy, reference, tokenLoss, ...job }: Job, most: numb
 /** Stage 1 in parts; gives the stage with what they leave. */
 function* swept(stage: ForwardStage, tokens: Tokens, most: number): Generator<JobPart, ForwardStage> {
   const rows = stage.logits.batch * stage.logits.time
-  const whole: ForwardStage = { ...stage, states: stage.states ?? new Float64Array(STATE_SIZE * rows) }
+  const whole = { ...withSquares(stage), states: stage.states ?? new Float64Array(STATE_SIZE * rows) }
   if (stage.segments) return { ...whole, logits: sizesOf(stage.logits) }
-  if (stage.logWeights) whole.sumSquaredProbs ??= new Float32Array(rows)
   for (const [first, last] of chunks(tokens, [stage.logits], most, true)) {
     const job = { tokens: tokensOf(tokens, first, last), policy: forwardOf(whole, tokens, first, last) }
     yield { job, follows: false, writes: false }

@@ -5,7 +5,7 @@
 #include <cstdio>
 
 #include "../api.h"
-#include "runtime.h"
+#include "access.h"
 
 namespace {
 

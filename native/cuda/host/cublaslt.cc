@@ -5,10 +5,10 @@
 // FPL_HOST_FAULT=matmul makes every product fail.
 #include "../cublaslt.h"
 
-#include <dlfcn.h>
-
 #include <cstdlib>
 #include <cstring>
+
+#include "access.h"
 
 using namespace fpl;
 using namespace fpl::cuda::cublaslt;
@@ -64,14 +64,6 @@ struct Factor {
     return 0;
   }
 };
-
-// The runtime in the library that has opened this one.
-const cuda::host::Access* runtime() {
-  const char* path = getenv("FUSED_PREFERENCE_LOSS_CUDA_LIBRARY");
-  void* library = path ? dlopen(path, RTLD_NOW | RTLD_NOLOAD) : nullptr;
-  void* symbol = library ? dlsym(library, cuda::host::kAccessSymbol) : nullptr;
-  return symbol ? reinterpret_cast<cuda::host::GetAccess>(symbol)() : nullptr;
-}
 
 Factor factorOf(const void* data, const Layout& layout, int32_t transpose) {
   return {static_cast<const char*>(data), layout, transpose == kTransposed};
@@ -208,7 +200,7 @@ EXPORT Status cublasLtMatmul(Handle*, Operation* operation, const void* alpha, c
   const float alphaNow = later ? 0 : *alphaAt, betaNow = later ? 0 : *betaAt;
   const Operation how = *operation;
   const Layout left = *aLayout, right = *bLayout, out = *cLayout;
-  const cuda::host::Access* device = runtime();
+  const cuda::host::Access* device = cuda::host::access();
   if (!device) return Status::kExecutionFailed;
   const auto work = [=](int number) {
     const auto seen = [=](const auto* at) {

@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "access.h"
+
 using namespace fpl::cuda::host;
 
 namespace {
@@ -81,6 +83,13 @@ class FairMutex {
     ++serving_;
     turn_.notify_all();
   }
+  // Lets others have their turn, unless the owner has locked it more than once.
+  void pause() {
+    const bool once = depth_ == 0;
+    if (once) unlock();
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+    if (once) lock();
+  }
 
  private:
   std::mutex mutex_;
@@ -145,17 +154,33 @@ HostStream* streamAt(cudaStream_t stream) {
   return &at;
 }
 
-void finish(Queue& queue, uint64_t end) {
-  while (queue.done < end) {
-    const Work work = std::move(queue.waiting.front());
-    queue.waiting.pop_front();
-    if (sticky == cudaSuccess && !survives([&] { work(queue.device); })) sticky = cudaErrorIllegalAddress;
-    ++queue.done;
+// Goes on with the first work of a queue; false where that waits for another process.
+bool advance(Queue& queue) {
+  bool isDone = true;
+  if (sticky == cudaSuccess && !survives([&] { isDone = queue.waiting.front()(queue.device); })) {
+    sticky = cudaErrorIllegalAddress;
   }
+  if (!isDone) return false;
+  queue.waiting.pop_front();
+  ++queue.done;
+  return true;
+}
+
+bool advanceTo(Queue& queue, uint64_t end) {
+  while (queue.done < end) {
+    if (!advance(queue)) return false;
+  }
+  return true;
+}
+
+void finish(Queue& queue, uint64_t end) {
+  while (!advanceTo(queue, end)) mutex.pause();
 }
 
 void finishAll() {
-  for (Queue* queue : std::vector<Queue*>(queues.begin(), queues.end())) finish(*queue, queue->enqueued);
+  for (Queue* queue : std::vector<Queue*>(queues.begin(), queues.end())) {
+    if (queues.count(queue)) finish(*queue, queue->enqueued);
+  }
 }
 
 void put(HostStream& stream, Work work) {
@@ -468,11 +493,21 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   finish(*at->queue, at->queue->enqueued);
   return noted(cudaSuccess);
 }
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  const Call call;
+  HostStream* at = streamAt(stream);
+  if (!at) return noted(cudaErrorInvalidResourceHandle);
+  if (at->captured) {
+    at->captured->invalid = true;
+    return noted(cudaErrorStreamCaptureUnsupported);
+  }
+  return noted(advanceTo(*at->queue, at->queue->enqueued) ? cudaSuccess : cudaErrorNotReady);
+}
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Call call;
   if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
   return enqueue(stream, [queue = event->queue, position = event->position](int) {
-    if (queue) finish(*queue, position);
+    return !queue || advanceTo(*queue, position);
   });
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
@@ -505,9 +540,11 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   const Call call;
   if (!isLive(executable)) return noted(cudaErrorInvalidResourceHandle);
   // A graph that is destroyed while it runs runs to its end.
-  return enqueue(stream, [operations = executable->operations](int device) {
-    for (const Work& operation : operations) operation(device);
-  });
+  cudaError_t status = cudaSuccess;
+  for (const Work& operation : executable->operations) {
+    if (status == cudaSuccess) status = enqueue(stream, operation);
+  }
+  return status;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
   const Call call;
@@ -587,7 +624,11 @@ bool isInUse(int device) {
   const Lock lock(mutex);
   return inUse.count(device) > 0;
 }
-constexpr Access kAccess = {enqueue, resolved, currentContext, makeCurrent, isInUse};
+void synchronize() {
+  const Lock lock(mutex);
+  finishAll();
+}
+constexpr Access kAccess = {enqueue, synchronize, resolved, currentContext, makeCurrent, isInUse};
 }  // namespace
 
 }  // namespace host

@@ -16,6 +16,7 @@
 #include <functional>
 #include <string>
 #include <tuple>
+#include <type_traits>
 
 #include "block.h"
 #include "memory.h"
@@ -93,6 +94,7 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
@@ -110,8 +112,23 @@ namespace fpl {
 namespace cuda {
 namespace host {
 
-// Work of a device, which is told which one it is.
-using Work = std::function<void(int device)>;
+// Work of a device, which is told which one it is. Where it waits for another process it returns false until that has
+// come, and is called again.
+class Work {
+ public:
+  template <typename Function>
+  Work(Function function) {
+    if constexpr (std::is_void_v<std::invoke_result_t<Function&, int>>) {
+      step_ = [function](int device) mutable { return function(device), true; };
+    } else {
+      step_ = function;
+    }
+  }
+  bool operator()(int device) { return step_(device); }
+
+ private:
+  std::function<bool(int device)> step_;
+};
 // What each thread of a kernel's grid does, once its arguments are those that the device sees.
 using Threads = std::function<std::function<void()>(int device)>;
 
@@ -124,17 +141,6 @@ std::function<void()> bound(int device, void (*kernel)(Parameters...), const Arg
 
 // Puts a kernel into its stream; what is wrong with that becomes the last error.
 void launch(const char* stage, const void* identity, cudaStream_t stream, int64_t blocks, int threads, Threads kernel);
-
-// What others need of the library: the one that stands in for cuBLASLt, and tests.
-struct Access {
-  cudaError_t (*enqueue)(cudaStream_t stream, Work work);
-  uint64_t (*resolved)(uint64_t word, int device);
-  int (*currentContext)(void** context);
-  int (*makeCurrent)(void* context);
-  bool (*isInUse)(int device);
-};
-constexpr const char* kAccessSymbol = "fusedPreferenceLossHostAccess";
-using GetAccess = const Access* (*)();
 
 }  // namespace host
 }  // namespace cuda

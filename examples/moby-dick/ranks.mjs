@@ -1,0 +1,44 @@
+// What a rank does in a step of data parallel training, besides its share of the work.
+import * as tf from '@tensorflow/tfjs'
+import { sumGradientsSync } from 'fused-preference-loss/distributed'
+
+/** @typedef {import('fused-preference-loss/distributed').Communicator} Communicator */
+
+/**
+ * A communicator of this process alone.
+ * @type {Communicator}
+ */
+export const ALONE = {
+  rank: 0,
+  size: 1,
+  allGather: async (send, receive) => receive.set(send),
+  allGatherSync: (send, receive) => receive.set(send),
+  allReduceSum: async () => {},
+  allReduceSumSync() {},
+  barrier: async () => {},
+  barrierSync() {},
+  abort: (code = 1) => process.exit(code),
+}
+
+/**
+ * This rank's part of a list, of as many as the others' or one more.
+ * @template Item
+ * @param {Communicator} communicator
+ * @param {Item[]} all
+ */
+export function shareOf({ rank, size }, all) {
+  const start = (/** @type {number} */ r) => Math.floor((r * all.length) / size)
+  return all.slice(start(rank), start(rank + 1))
+}
+
+/**
+ * The gradients added up over all ranks, as new tensors.
+ * @param {Communicator} communicator
+ * @param {tf.NamedTensorMap} gradients
+ */
+export function summed(communicator, gradients) {
+  const entries = Object.entries(gradients)
+  const arrays = entries.map(([, tensor]) => /** @type {Float32Array} */ (tensor.dataSync()))
+  sumGradientsSync(communicator, arrays)
+  return Object.fromEntries(entries.map(([name, { shape }], i) => [name, tf.tensor(arrays[i], shape)]))
+}

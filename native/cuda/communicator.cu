@@ -1,0 +1,81 @@
+#include "communicator.h"
+
+#include <utility>
+
+namespace fpl {
+namespace cuda {
+
+using nccl::require;
+using nccl::Result;
+
+Communicator::Communicator(int32_t device, int32_t rank, int32_t size, const nccl::UniqueId& id)
+    : device(device), functions_(nccl::opened()) {
+  require(functions_.initRank(&comm_, size, id, rank), "connecting the ranks");
+}
+
+Communicator::~Communicator() { abort(); }
+
+void Communicator::allGather(const void* send, void* receive, size_t bytes, Stream stream) {
+  enqueue("gathering", [&] { return functions_.allGather(send, receive, bytes, nccl::Type::kUint8, comm_, stream); });
+}
+
+void Communicator::allReduceSum(void* data, size_t count, nccl::Type type, Stream stream) {
+  enqueue("summing",
+          [&] { return functions_.allReduce(data, data, count, type, nccl::Operation::kSum, comm_, stream); });
+}
+
+void Communicator::broadcast(void* data, size_t bytes, int32_t root, Stream stream) {
+  enqueue("broadcasting",
+          [&] { return functions_.broadcast(data, data, bytes, nccl::Type::kUint8, root, comm_, stream); });
+}
+
+bool Communicator::isDone(Stream stream) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  requireComm();
+  const cudaError_t status = cudaStreamQuery(stream);
+  if (status == cudaSuccess) return true;  // whatever has become of the others since
+  ignore(status);
+  if (status != cudaErrorNotReady) check(status, "waiting for a stream");
+  requireSound();
+  return false;
+}
+
+void Communicator::abort() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  abortBecause("it has been aborted");
+}
+
+void Communicator::close() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (nccl::Comm* comm = std::exchange(comm_, nullptr)) require(functions_.destroy(comm), "closing");
+}
+
+template <typename Operation>
+void Communicator::enqueue(const char* doing, const Operation& operation) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  requireSound();
+  require(operation(), doing);
+}
+
+void Communicator::requireComm() const {
+  if (!comm_) throw Error{"this NCCL communicator cannot be used any more: " + failure_};
+}
+
+void Communicator::requireSound() {
+  requireComm();
+  Result found = Result::kSuccess;
+  require(functions_.asyncError(comm_, &found), "looking for errors");
+  if (found == Result::kSuccess || found == Result::kInProgress) return;
+  abortBecause(functions_.errorString(found));
+  requireComm();
+}
+
+void Communicator::abortBecause(const std::string& reason) {
+  nccl::Comm* comm = std::exchange(comm_, nullptr);
+  if (!comm) return;
+  failure_ = reason;
+  functions_.abort(comm);
+}
+
+}  // namespace cuda
+}  // namespace fpl

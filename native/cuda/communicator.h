@@ -1,0 +1,50 @@
+// A rank of a group of processes with a GPU each, which NCCL connects.
+#pragma once
+
+#include <mutex>
+#include <string>
+
+#include "nccl.h"
+
+namespace fpl {
+namespace cuda {
+
+// Its methods are called on its device. Operations are enqueued on a stream, and throw Error when they cannot be; once
+// something has failed, on this rank or on another, every operation throws.
+class Communicator {
+ public:
+  // Waits until all ranks have come.
+  Communicator(int32_t device, int32_t rank, int32_t size, const nccl::UniqueId& id);
+  // Aborts, unless it has been closed.
+  ~Communicator();
+  Communicator(const Communicator&) = delete;
+
+  const int32_t device;
+
+  void allGather(const void* send, void* receive, size_t bytes, Stream stream);
+  void allReduceSum(void* data, size_t count, nccl::Type type, Stream stream);
+  void broadcast(void* data, size_t bytes, int32_t root, Stream stream);
+
+  // Whether the work of a stream is done. Where another rank has died it never would be: then this aborts, and throws.
+  bool isDone(Stream stream);
+  // Ends all operations that wait for other ranks, whose results are then garbage. May be called on any thread.
+  void abort();
+  // Waits for all operations, and for the ranks on this machine to close theirs.
+  void close();
+
+ private:
+  template <typename Operation>
+  void enqueue(const char* doing, const Operation& operation);
+  void requireComm() const;
+  // Aborts, and throws, where NCCL has found that something has failed.
+  void requireSound();
+  void abortBecause(const std::string& reason);
+
+  const nccl::Functions& functions_;
+  std::mutex mutex_;  // of what follows
+  nccl::Comm* comm_ = nullptr;
+  std::string failure_;
+};
+
+}  // namespace cuda
+}  // namespace fpl

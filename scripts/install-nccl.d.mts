@@ -1,0 +1,2 @@
+/** The folder with NCCL's `include` and `lib`; undefined where it has not been installed. */
+export function ncclFolder(): string | undefined

@@ -1,0 +1,94 @@
+/**
+ * Ranks that fail or end while others wait: no job hangs, under any MPI of this machine.
+ */
+import { describe, expect, test } from 'vitest'
+import { MPIS, runRanks } from './mpi.js'
+
+const WAIT = `
+  const wait = () => communicator.allGather(new Uint8Array(4), new Uint8Array(4 * communicator.size))
+`
+
+/** Rank 1 does this; rank 0 waits in a promise form, rank 2 in a Sync form, and neither comes any further. */
+const ENDS = [
+  { ends: 'throws', rank1: "throw new Error('rank one throws')", status: 1, says: 'Error: rank one throws' },
+  { ends: 'has an unhandled rejection', rank1: "Promise.reject(new Error('lost'))", status: 1, says: 'Error: lost' },
+  { ends: 'exits with a code', rank1: 'process.exit(3)', status: 3, says: '' },
+  { ends: 'aborts', rank1: 'communicator.abort(7)', status: 7, says: '' },
+  {
+    ends: 'aborts while it waits itself',
+    rank1: 'wait(); setTimeout(() => communicator.abort(), 50)',
+    status: 1,
+    says: '',
+  },
+  { ends: 'is killed', rank1: "process.kill(process.pid, 'SIGKILL')", status: expect.any(Number), says: '' },
+]
+
+describe.each(MPIS)('$name', (mpi) => {
+  test.each(ENDS)('all ranks end when one $ends', { timeout: 60_000 }, async ({ rank1, status, says }) => {
+    const javaScript = `
+      ${WAIT}
+      if (communicator.rank === 1) { ${rank1} }
+      else {
+        if (communicator.rank === 0) await wait()
+        else communicator.allGatherSync(new Uint8Array(4), new Uint8Array(4 * communicator.size))
+        communicator.barrierSync()
+        tell('came further')
+      }
+    `
+    const start = performance.now()
+    const ended = await runRanks(mpi, { size: 3, javaScript })
+    expect(performance.now() - start).toBeLessThan(20_000)
+    expect(ended.values).toEqual([])
+    expect(ended.status).toEqual(status)
+    expect(ended.status).not.toBe(0)
+    expect(ended.stderr).toContain(says)
+  })
+
+  test('a rank that ends early is named to those that wait for it', { timeout: 60_000 }, async () => {
+    const javaScript = `
+      ${WAIT}
+      if (communicator.rank !== 1) {
+        tell(await told(wait()))
+        tell(await told((async () => communicator.barrierSync())()))
+      }
+    `
+    const { status, values } = await runRanks(mpi, { size: 3, javaScript })
+    const wanted = (rank: number) => [
+      `ERR_RANK_FAILED: rank 1 has ended, or has closed its communicator, and rank ${rank} calls allGather, 4 bytes`,
+      `ERR_RANK_FAILED: rank 1 has ended, or has closed its communicator, and rank ${rank} calls barrier`,
+    ]
+    expect({ status, values }).toEqual({ status: 0, values: [wanted(0), undefined, wanted(2)] })
+  })
+
+  test('a rank that exits takes part in what it has begun', { timeout: 60_000 }, async () => {
+    const javaScript = `
+      ${WAIT}
+      if (communicator.rank === 1) {
+        wait()
+        process.exit(0)
+      }
+      await new Promise((resolve) => setTimeout(resolve, 100))
+      tell(await told(wait()))
+    `
+    const { status, values } = await runRanks(mpi, { size: 2, javaScript })
+    expect({ status, values }).toEqual({ status: 0, values: [['fine']] })
+  })
+})
+
+const [openMpi, mpich] = [true, false].map((isOpenMpi) => MPIS.find((mpi) => mpi.isOpenMpi === isOpenMpi))
+
+test.runIf(openMpi && mpich)('the library of another mpirun is refused', { timeout: 60_000 }, async () => {
+  const javaScript = "console.log('told ' + JSON.stringify({ rank: 0, value: communicator }))"
+  const library = 'libmpi.so.40'
+  const { values } = await runRanks(mpich!, {
+    size: 2,
+    javaScript,
+    open: 'await told(mpiCommunicator())',
+    environment: { FUSED_PREFERENCE_LOSS_MPI: library },
+  })
+  expect(values).toEqual([
+    Array(2).fill(
+      expect.stringMatching(/^ERR_MPI: MPICH's mpirun has started 2 processes, but libmpi.so.40 .* knows of one/),
+    ),
+  ])
+})

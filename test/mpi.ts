@@ -1,0 +1,120 @@
+/**
+ * Jobs of several processes, under every MPI of this machine: Debian's Open MPI and MPICH, and those of PyPI that
+ * scripts/install-mpi.mjs installs, whose MPICH has MPI 5's standard interface. No assertions here.
+ */
+import { execFile } from 'node:child_process'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { DIST } from './support.js'
+
+/** An MPI of this machine. */
+export interface Mpi {
+  name: string
+  mpirun: string
+  isOpenMpi: boolean
+  /** A Python that has mpi4py. */
+  python?: string
+}
+
+const toolchain = fileURLToPath(new URL('../scripts/toolchain', import.meta.url))
+const KNOWN: readonly Mpi[] = [
+  { name: "Debian's Open MPI", mpirun: '/usr/bin/mpirun.openmpi', isOpenMpi: true },
+  { name: "Debian's MPICH", mpirun: '/usr/bin/mpirun.mpich', isOpenMpi: false },
+  ...['openmpi', 'mpich'].map((name) => ({
+    name: `PyPI's ${name}`,
+    mpirun: join(toolchain, name, 'bin/mpirun'),
+    isOpenMpi: name === 'openmpi',
+    python: join(toolchain, name, 'bin/python'),
+  })),
+]
+
+/** Those that are installed. */
+export const MPIS: readonly Mpi[] = KNOWN.filter(({ mpirun }) => existsSync(mpirun))
+for (const { name, mpirun } of KNOWN.filter((mpi) => !MPIS.includes(mpi))) {
+  const how = mpirun.startsWith('/usr') ? 'apt install openmpi-bin mpich' : 'node scripts/install-mpi.mjs'
+  console.log(`${name} left out, as it is not installed: ${how}`)
+}
+
+/** What a program may use besides `communicator`: `tell(value)`, `told(promise)` for the code and message of an error. */
+const PRELUDE = `
+  const mpiUrl = ${JSON.stringify(new URL('./distributed/mpi/index.mjs', DIST).href)}
+  const { mpiCommunicator } = await import(mpiUrl)
+  const { findLibrary } = await import(${JSON.stringify(new URL('./distributed/mpi/libraries.mjs', DIST).href)})
+  const { loadNative } = await import(${JSON.stringify(new URL('./backends/cpu/index.mjs', DIST).href)})
+  const tell = (value) => console.log('told ' + JSON.stringify({ rank: communicator.rank, value }))
+  const told = (promise) => promise.then(() => 'fine', ({ code, message }) => code + ': ' + message)
+`
+
+/** How a job went. */
+export interface Ended {
+  /** The exit code of `mpirun`. */
+  status: number
+  /** What each rank passed to `tell`, the calls of a rank in their order. */
+  values: unknown[][]
+  stderr: string
+}
+
+/** A program of some ranks. */
+export interface Program {
+  size: number
+  javaScript: string
+  /** How it gets its communicator. */
+  open?: string | undefined
+  environment?: Record<string, string>
+  /** One more rank, the last. */
+  python?: string
+}
+
+/** Runs a program under `mpirun`; the programs of a job that does not end are killed after 60 s. */
+export async function runRanks(mpi: Mpi, program: Program): Promise<Ended> {
+  const { size, javaScript, open = 'await mpiCommunicator()', environment, python } = program
+  const folder = mkdtempSync(join(tmpdir(), 'fpl-mpi-'))
+  try {
+    const file = join(folder, 'program.mjs')
+    writeFileSync(file, `${PRELUDE}\nconst communicator = ${open}\n${javaScript}`)
+    const ranks = ['-n', `${size}`, process.execPath, '--expose-gc', file]
+    if (python !== undefined) {
+      writeFileSync(join(folder, 'program.py'), python)
+      ranks.push(':', '-n', '1', mpi.python!, join(folder, 'program.py'))
+    }
+    // Ranks may be more than cores, in CI root starts them, and no rank should stay on a core that another one uses.
+    const options = mpi.isOpenMpi ? ['--oversubscribe', '--bind-to', 'none'] : []
+    const ended = await run(mpi.mpirun, [...options, ...ranks], {
+      OMPI_ALLOW_RUN_AS_ROOT: '1',
+      OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1',
+      ...environment,
+      PATH: `${dirname(mpi.mpirun)}:${process.env.PATH}`,
+    })
+    return { ...ended, values: valuesOf(ended.stdout) }
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+/** Runs a program without `mpirun`. */
+export async function runAlone(javaScript: string, environment: Record<string, string>): Promise<Ended> {
+  const program = `${PRELUDE}\nconst communicator = await mpiCommunicator()\n${javaScript}`
+  const ended = await run(process.execPath, ['--input-type=module', '-e', program], environment)
+  return { ...ended, values: valuesOf(ended.stdout) }
+}
+
+function run(command: string, args: string[], environment: Record<string, string>) {
+  return new Promise<{ status: number; stdout: string; stderr: string }>((resolve) => {
+    const options = { env: { ...process.env, ...environment }, timeout: 60_000, maxBuffer: 2 ** 26 }
+    const child = execFile(command, args, options, (_error, stdout, stderr) => {
+      resolve({ status: child.exitCode ?? -1, stdout, stderr })
+    })
+  })
+}
+
+function valuesOf(stdout: string): unknown[][] {
+  const values: unknown[][] = []
+  for (const [, line] of stdout.matchAll(/^told (.*)$/gm)) {
+    const { rank, value } = JSON.parse(line)
+    values[rank] ??= []
+    values[rank].push(value)
+  }
+  return values
+}
