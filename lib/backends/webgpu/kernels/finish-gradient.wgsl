@@ -59,8 +59,7 @@ fn valuesOf(state: TokenState, slopes: Slopes, label: i32) -> RowValues {
   let perTotal = div(params.perLogit, two(state.total));
   constant = mul(constant, perTotal);
   let perLog = mul(neg(slopes.entropy), perTotal);
-  // 24 more, so that also powers of two of subnormal results are normal.
-  v.scale = exponentForUnit(max(abs(constant.x), abs(perLog.x)), state.complement) + 24;
+  v.scale = exponentForUnit(max(abs(constant.x), abs(perLog.x)), state.complement);
   v.constant = timesPowerOfTwo(constant.x, -v.scale);
   v.perLog = timesPowerOfTwo(perLog.x, -v.scale);
   v.unit.exponent -= v.scale;
