@@ -35,7 +35,7 @@ const pages = [
 
 /** The languages of blocks that are run or checked, and of blocks that are only shown. */
 const RUN = ['setup: js', 'setup: ts', 'js', 'ts']
-const SHOWN = ['sh', 'diff', 'json', 'jsonl', 'text', 'html']
+const SHOWN = ['sh', 'diff', 'json', 'jsonl', 'text', 'html', 'python']
 
 /** The blocks of a page by language, in order; those of setups under 'setup: js' and 'setup: ts'. */
 function blocksOf(path: string): Record<string, string[]> {

@@ -236,7 +236,7 @@ const TOKENS: Case[] = [
 
 // biome-ignore format: one case a line
 const RUN: Case[] = [
-  ['backend unknown', 'ERR_INVALID_ARG_VALUE', "options.backend must be one of 'auto', 'cuda', 'cpu', 'wasm', 'js'", option('backend', 'gpu')],
+  ['backend unknown', 'ERR_INVALID_ARG_VALUE', "options.backend must be one of 'auto', 'cuda', 'webgpu', 'cpu', 'wasm', 'js'", option('backend', 'gpu')],
   ['backend a number', 'ERR_INVALID_ARG_TYPE', 'options.backend', option('backend', 1)],
   ...withoutCuda(['backend cuda', 'ERR_BACKEND_UNAVAILABLE', "options.backend 'cuda' is not available", option('backend', 'cuda')]),
   ['threads 0', 'ERR_OUT_OF_RANGE', 'options.threads', option('threads', 0)],

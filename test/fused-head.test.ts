@@ -4,9 +4,9 @@
  * temperature, logit scale and soft-cap. It computes in float32, so they agree to what that leaves.
  */
 import { describe, expect, test } from 'vitest'
-import { linearSequenceLogProbsSync } from '../lib/index.js'
 import type { TokenOutput } from '../lib/options/index.js'
-import { goldenCases, TARGETS } from './support.js'
+import { linearSequenceLogProbs } from './calls.js'
+import { ALL_TARGETS, goldenCases } from './support.js'
 
 interface Case {
   /** Rows, width, vocabulary. */
@@ -45,11 +45,11 @@ function expectNear(got: ArrayLike<number>, wanted: readonly number[]): void {
   for (const [i, x] of wanted.entries()) expect(Math.abs(got[i] - x)).toBeLessThanOrEqual(RELATIVE * largest)
 }
 
-describe.each(TARGETS)('$name', ({ run }) => {
-  test.each(CASES.map((peer, k) => [k, peer] as const))('case %i', (_, peer) => {
+describe.each(ALL_TARGETS)('$name', ({ run }) => {
+  test.each(CASES.map((peer, k) => [k, peer] as const))('case %i', async (_, peer) => {
     const [rows, width, vocab] = peer.shape
     const { temperature, logitScale, logitSoftcap, bias } = peer
-    const got = linearSequenceLogProbsSync(
+    const got = await linearSequenceLogProbs(
       { data: Float32Array.from(peer.hidden), shape: [1, rows, width] },
       { data: Float32Array.from(peer.weight), shape: [vocab, width] },
       Int32Array.from(peer.labels),
@@ -68,7 +68,7 @@ describe.each(TARGETS)('$name', ({ run }) => {
     expectNear(got.sumSquaredProbs!.map(Math.log), peer.logSumSquaredProbs)
     expectNear(got.tokenMeanLogits!, peer.tokenMeanLogits)
     expect(peer.labels.map((label, row) => got.tokenArgmax![row] === label)).toEqual(peer.isTop1)
-    const { gradHidden, gradWeight, gradBias } = got.backwardSync({
+    const { gradHidden, gradWeight, gradBias } = await got.backward({
       tokenLogProbs: peer.dTokenLogProbs,
       tokenEntropies: peer.dTokenEntropies,
     })

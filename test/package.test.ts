@@ -162,10 +162,13 @@ test.each(['module', 'commonjs'] as const)('the adapters, as %s', async (type) =
   expect(result).toEqual([
     [
       'crossEntropy',
+      'crossEntropyVariableGrads',
       'fusedLinearPreferenceLoss',
       'fusedLinearUnpairedPreferenceLoss',
       'fusedPreferenceLoss',
+      'fusedPreferenceLossVariableGrads',
       'fusedUnpairedPreferenceLoss',
+      'fusedUnpairedPreferenceLossVariableGrads',
       'linearCrossEntropy',
       'linearSequenceLogProbs',
       'linearTokenLogProbs',

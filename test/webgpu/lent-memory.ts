@@ -9,6 +9,11 @@ import { download, upload } from './device.js'
 const TENSORS = ['data', 'gradient', 'hidden', 'weight', 'bias']
 const ARRAYS = { float32: Float32Array, float16: Uint16Array, bfloat16: Uint16Array }
 
+interface Tensor {
+  dtype?: DType
+  shape?: readonly number[]
+}
+
 const isPlain = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype
 const isBuffer = (value: unknown): value is GPUBuffer =>
@@ -50,7 +55,7 @@ export class LentMemory {
     }
   }
 
-  // `length`: the elements, where a buffer may have room for more.
+  // `length`: of the elements, where a buffer may have room for more.
   async #inHostMemory(value: unknown, dtype: DType = 'float32', length?: number): Promise<unknown> {
     const array = this.#arrays.get(value)
     if (array !== undefined) return array
@@ -60,8 +65,9 @@ export class LentMemory {
       return new ARRAYS[dtype](bytes.buffer as ArrayBuffer, 0, length)
     }
     if (!isPlain(value)) return value
-    const own = (value.dtype as DType | undefined) ?? dtype
-    const size = (value.shape as number[] | undefined)?.reduce((product, side) => product * side, 1)
+    // The bias's gradient is of the weight's type.
+    const { dtype: own = (value.gradWeight as Tensor | undefined)?.dtype ?? dtype } = value as Tensor
+    const size = (value as Tensor).shape?.reduce((product, side) => product * side, 1)
     const parts = Object.entries(value).map(async ([name, part]) => [name, await this.#inHostMemory(part, own, size)])
     return Object.fromEntries(await Promise.all(parts))
   }

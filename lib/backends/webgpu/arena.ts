@@ -80,23 +80,33 @@ export class Arenas {
   readonly work: Arena
   /** What the shader of labels writes and others read alone. */
   readonly labels: Arena
+  /** Logits of an output layer, and their gradients. */
+  readonly logits: Arena
+  /** What an output layer's gradients are finished from. */
+  readonly sums: Arena
 
   constructor(alignment: number) {
     this.inputs = new Arena('inputs', USAGE.STORAGE | USAGE.UNIFORM | USAGE.COPY_DST, alignment)
     this.work = new Arena('work', USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST, alignment)
     this.labels = new Arena('labels', USAGE.STORAGE | USAGE.COPY_SRC, alignment)
+    this.logits = new Arena('logits', USAGE.STORAGE, alignment)
+    this.sums = new Arena('sums', USAGE.STORAGE, alignment)
+  }
+
+  private get all(): readonly Arena[] {
+    return [this.inputs, this.work, this.labels, this.logits, this.sums]
   }
 
   /** Bytes of all of them. */
   get size(): number {
-    return this.inputs.size + this.work.size + this.labels.size
+    return this.all.reduce((bytes, { size }) => bytes + size, 0)
   }
 
   make(device: GpuDevice): void {
-    for (const arena of [this.inputs, this.work, this.labels]) if (arena.size > 0) arena.make(device)
+    for (const arena of this.all) if (arena.size > 0) arena.make(device)
   }
 
   destroy(): void {
-    for (const arena of [this.inputs, this.work, this.labels]) arena.destroy()
+    for (const arena of this.all) arena.destroy()
   }
 }

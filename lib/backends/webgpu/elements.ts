@@ -27,7 +27,11 @@ function elementOf(dtype: DType, vector: boolean): string {
   return vector ? 'vec2u' : 'u32'
 }
 
-const UNPACK = { float16: 'unpack2x16float(word)', bfloat16: 'bitcast<vec2f>(vec2u(word << 16, word & 0xffff0000u))' }
+/** The two elements of a word. */
+export const UNPACK = {
+  float16: 'unpack2x16float(word)',
+  bfloat16: 'bitcast<vec2f>(vec2u(word << 16, word & 0xffff0000u))',
+}
 
 function loads(name: string, dtype: DType, vector: boolean, word = (place: string) => `${name}[${place}]`): string {
   if (dtype === 'float32') {

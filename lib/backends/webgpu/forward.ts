@@ -17,7 +17,7 @@ import {
 } from './shaders.js'
 import { capConstants, temperatureConstants, twoFloats } from './two-floats.js'
 import { uniforms } from './uniforms.js'
-import { type GpuRows, isVector, rowCountOf, windowsOf } from './windows.js'
+import { rowCountOf, type WindowedLogits, windowedLogits } from './windows.js'
 
 /** Bytes of structures in shaders. */
 const SIZES = { TokenState: 32, sums: 16, all: 56, classes: 56, RowResults: 32, TwoFloat: 8 }
@@ -50,14 +50,15 @@ export function findsOf(stage: ForwardStage, { tokenLoss }: Job): Finds {
 /** Adds stages 1 and 2. */
 export function forward(plan: Plan, stage: ForwardStage, finds: Finds, sums: Sums): FoundRows {
   const { work } = plan.arenas
-  const logits = plan.copies.rows(stage.logits)
-  const rowCount = rowCountOf(logits)
+  const { logits: rows, head } = stage
+  const logits = head ? plan.heads.of(head, rows.vocab) : windowedLogits(plan.copies.rows(rows), plan.limits)
+  const rowCount = rowCountOf(rows)
   const found: FoundRows = { states: work.room(rowCount * SIZES.TokenState) }
   if (finds !== 'sums') {
     found.results = work.room(rowCount * SIZES.RowResults)
     found.meanLogits = work.room(rowCount * SIZES.TwoFloat)
   }
-  sweep(plan, logits, finds, found)
+  sweep(plan, logits, rowCount, finds, found)
   add(plan, stage.logProbs, 'own', found, sums.logProbs, sums.own)
   if (sums.plain !== undefined) add(plan, stage.logProbs, 'plain', found, sums.logProbs, sums.plain)
   if (stage.logWeights) add(plan, stage.logWeights, 'logWeights', found, sums.logProbs, sums.logWeights as number)
@@ -66,23 +67,26 @@ export function forward(plan: Plan, stage: ForwardStage, finds: Finds, sums: Sum
 }
 
 /** Stage 1. */
-function sweep(plan: Plan, logits: GpuRows, finds: Finds, { states, results, meanLogits }: FoundRows): void {
+function sweep(plan: Plan, logits: WindowedLogits, rowCount: number, finds: Finds, found: FoundRows): void {
+  const { states, results, meanLogits } = found
   const { targets } = plan.tokenRegions
   const { temperature, capScale } = plan.tokens
-  const { vocab, dtype } = logits
+  const { vocab, dtype, vector } = logits
   const merges = !isSoftware(plan.device)
   const segments = Math.ceil(vocab / (merges ? SEGMENTS.merged : SEGMENTS.kept))
   const segmentLength = 4 * Math.ceil(vocab / segments / 4)
   const parts = merges ? segments : segments * sweepers(merges)
-  const partials = plan.arenas.work.room(rowCountOf(logits) * parts * SIZES[finds])
-  const sweeping = { finds, dtype, vector: isVector(logits), CAPS: capScale !== undefined, merges }
+  const partials = plan.arenas.work.room(rowCount * parts * SIZES[finds])
+  const sweeping = { finds, dtype, vector, CAPS: capScale !== undefined, merges }
   const temperatures = temperatureConstants(temperature)
   const cap = capConstants(capScale)
   const inverse = twoFloats([1 / temperature])
   const classWeights = finds === 'classes' ? [classWeightsOf(plan)] : []
   const outs = results && meanLogits ? [states, results, meanLogits] : [states]
-  for (const { first, count, views } of windowsOf([logits], false, plan.device.limits)) {
+  for (const window of logits.windows) {
+    const { first, count, views } = window
     const [view] = views
+    logits.make?.(window)
     const common = [temperatures, view.rows, cap, inverse, 0, first, count]
     const sweep = uniforms(...common, vocab, segments, segmentLength)
     plan.step(tokenLogProbsShader(sweeping), sweep, [targets, partials, view, ...classWeights], count * segments)

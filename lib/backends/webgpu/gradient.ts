@@ -1,15 +1,19 @@
 /**
  * Stage 4 as steps.
  */
-import type { GradientStage } from '../../job.js'
+import type { GradientStage, HeadGradientStage } from '../../job.js'
 import type { Region } from './arena.js'
+import type { Writing } from './elements.js'
 import { classWeightsOf } from './forward.js'
+import { HeadGradients } from './head-gradient.js'
 import type { Plan } from './plan.js'
 import { WORKGROUP } from './shader.js'
 import { finishGradientShader, logitsGradientShader } from './shaders.js'
 import { capConstants, setTwoFloat, temperatureConstants, twoFloats } from './two-floats.js'
 import { uniforms } from './uniforms.js'
-import { isVector, rowCountOf, windowsOf } from './windows.js'
+import { isVector, rowCountOf, type Window, windowsOf } from './windows.js'
+
+type AnyStage = GradientStage | HeadGradientStage
 
 const SIZES = { RowValues: 32, TwoFloat: 8 }
 
@@ -27,7 +31,7 @@ export interface Found {
 }
 
 /** What another job has left, which the host has kept. */
-export function foundByOther({ arenas: { work } }: Plan, stage: GradientStage): Found {
+export function foundByOther({ arenas: { work } }: Plan, stage: AnyStage): Found {
   const { coefficients, plainCoefficients } = stage
   const slopes = slopesOf(stage)
   return {
@@ -40,45 +44,62 @@ export function foundByOther({ arenas: { work } }: Plan, stage: GradientStage): 
 
 /** Adds stage 4. */
 export function gradient(plan: Plan, stage: GradientStage, found: Found): void {
-  const { device, copies, tokenRegions, tokens, results } = plan
+  const { copies, results, limits } = plan
   const logits = copies.rows(stage.logits)
   const out = copies.rows(stage.out, stage.skipInactive)
-  const { vocab } = logits
-  const values = plan.arenas.work.room(rowCountOf(logits) * SIZES.RowValues)
-  rowValues(plan, stage, found, values)
-  const own = stage.tokenCoefficients
+  const values = rowValues(plan, stage, found, stage.rowScale)
   const shared = logits.data.buffer === out.data.buffer
-  const HAS_CLASSES = plan.job.tokenLoss?.classWeights !== undefined
-  const writing = {
-    dtype: logits.dtype,
-    outDType: out.dtype,
-    vector: isVector(logits) && isVector(out),
-    shared,
-    FULL: own?.entropy !== undefined || own?.meanLogit !== undefined || (plan.job.tokenLoss?.labelSmoothing ?? 0) !== 0,
-    CAPS: tokens.capScale !== undefined,
-    HAS_CLASSES,
+  const vector = isVector(logits) && isVector(out)
+  const write = writer(plan, stage, values, { dtype: logits.dtype, outDType: out.dtype, vector, shared })
+  for (const window of windowsOf([logits, out], shared, limits)) write(window)
+  copies.readBack(stage.out, results)
+}
+
+/** Adds stage 4 of an output layer: the gradient of its logits takes their place. */
+export function headGradient(plan: Plan, stage: HeadGradientStage, found: Found): void {
+  const logits = plan.heads.of(stage.head, stage.logits.vocab)
+  const values = rowValues(plan, stage, found)
+  const gradients = new HeadGradients(plan, logits, stage, values)
+  const write = writer(plan, stage, values, { dtype: 'float32', outDType: 'float32', vector: true, shared: true })
+  for (const chunk of logits.windows) {
+    logits.make(chunk)
+    write(chunk)
+    gradients.add(chunk)
   }
+  gradients.finish()
+}
+
+/** What adds the gradient of a window's logits. */
+function writer(plan: Plan, stage: AnyStage, values: Region, writing: Writing): (window: Window) => void {
+  const { tokens, tokenRegions } = plan
+  const {
+    logits: { vocab },
+    tokenCoefficients: own,
+  } = stage
+  const { labelSmoothing = 0, classWeights: ofClasses } = plan.job.tokenLoss ?? {}
+  const FULL = own?.entropy !== undefined || own?.meanLogit !== undefined || labelSmoothing !== 0
+  const HAS_CLASSES = ofClasses !== undefined
+  const shader = logitsGradientShader({ ...writing, FULL, CAPS: tokens.capScale !== undefined, HAS_CLASSES })
   const tiles = Math.ceil(vocab / TILE)
   const temperature = temperatureConstants(tokens.temperature)
   const cap = capConstants(tokens.capScale)
   const classWeights = HAS_CLASSES ? [classWeightsOf(plan)] : []
   const skips = Number(stage.skipInactive ?? false)
-  for (const { first, count, views } of windowsOf([logits, out], shared, device.limits)) {
-    const [of, to] = views
+  return ({ first, count, views }) => {
+    const [of, to = of] = views
     const params = uniforms(temperature, of.rows, to.rows, cap, 0, first, count, vocab, tiles, skips)
-    const tensors = shared ? [of] : [of, to]
-    const bindings = [tokenRegions.targets, values, ...tensors, ...classWeights]
-    plan.step(logitsGradientShader(writing), params, bindings, count * tiles)
+    const tensors = writing.shared ? [of] : views
+    plan.step(shader, params, [tokenRegions.targets, values, ...tensors, ...classWeights], count * tiles)
   }
-  copies.readBack(stage.out, results)
 }
 
 /** What the logits of each row are turned into. */
-function rowValues(plan: Plan, stage: GradientStage, found: Found, values: Region): void {
+function rowValues(plan: Plan, stage: AnyStage, found: Found, scales?: Float64Array): Region {
   const { targets, sequences, weights, hasWeights: WEIGHS } = plan.tokenRegions
   const { temperature, average, capScale } = plan.tokens
   const { work } = plan.arenas
   const rowCount = rowCountOf(stage.logits)
+  const values = work.room(rowCount * SIZES.RowValues)
   const { length } = stage.coefficients
   const { states, coefficients, slopes, hasPlain } = found
   const perLogit = twoFloats([(capScale ?? 1) / temperature])
@@ -86,19 +107,20 @@ function rowValues(plan: Plan, stage: GradientStage, found: Found, values: Regio
   const params = uniforms(perLogit, 0, rowCount, length, Number(average), stage.logits.vocab, plain)
   const bindings = [targets, sequences, weights, states, coefficients, slopes ?? work.room(0), values]
   const HAS_CLASSES = plan.job.tokenLoss?.classWeights !== undefined
-  if (stage.rowScale) {
+  if (scales) {
     const rowScale = work.room(rowCount * SIZES.TwoFloat)
     bindings.push(rowScale)
-    plan.results.float64(rowScale, stage.rowScale)
+    plan.results.float64(rowScale, scales)
   } else if (HAS_CLASSES) {
     bindings.push(classWeightsOf(plan))
   }
-  const finishing = { WEIGHS, HAS_OWN: slopes !== undefined, DEFERS: stage.rowScale !== undefined, HAS_CLASSES }
+  const finishing = { WEIGHS, HAS_OWN: slopes !== undefined, DEFERS: scales !== undefined, HAS_CLASSES }
   plan.step(finishGradientShader(finishing), params, bindings, Math.ceil(rowCount / WORKGROUP))
+  return values
 }
 
 /** `[R]` `Slopes` of slopes.wgsl. */
-function slopesOf({ tokenCoefficients, entropies, logits }: GradientStage): Float32Array | undefined {
+function slopesOf({ tokenCoefficients, entropies, logits }: AnyStage): Float32Array | undefined {
   if (tokenCoefficients === undefined) return undefined
   const { logProb, logSumExp, entropy, meanLogit } = tokenCoefficients
   const rowCount = rowCountOf(logits)

@@ -1,31 +1,36 @@
 /**
  * A whole job as a plan. Nothing is read back between its stages.
  */
-import { failure } from '../../errors.js'
 import type { Job } from '../../job.js'
 import type { GpuDevice } from '../../types/index.js'
 import { findsOf, forward } from './forward.js'
-import { foundByOther, gradient } from './gradient.js'
+import { type Found, foundByOther, gradient, headGradient } from './gradient.js'
 import { lossOf } from './loss.js'
 import { Plan } from './plan.js'
 import { tokenRegions } from './token-regions.js'
 
-export function planOf(job: Job, device: GpuDevice): Plan {
-  if (job.policy?.head ?? job.headGradient) {
-    throw failure('ERR_BACKEND_UNAVAILABLE', 'the webgpu backend does not have the functions of the output layer')
-  }
-  const plan = new Plan(job, device)
+/** `headRows`: of a job on an output layer, which rows of the hidden states it is on. */
+export function planOf(job: Job, device: GpuDevice, headRows?: Int32Array): Plan {
+  const plan = new Plan(job, device, headRows)
   if (job.tokens && plan.logits) plan.tokenRegions = tokenRegions(plan, job.tokens, plan.logits)
   const { policy, reference } = job
   if (policy === undefined) {
-    if (job.gradient) gradient(plan, job.gradient, foundByOther(plan, job.gradient))
+    if (plan.lastStage) lastStage(plan, foundByOther(plan, plan.lastStage))
     else lossOf(plan).steps(undefined)
     return plan
   }
   const loss = lossOf(plan)
-  const found = forward(plan, policy, findsOf(policy, job), loss.policy)
+  // First, so that logits of the policy that are kept stay.
   if (reference) forward(plan, reference, 'sums', loss.reference)
+  const found = forward(plan, policy, findsOf(policy, job), loss.policy)
   const coefficients = loss.steps(found)
-  if (job.gradient) gradient(plan, job.gradient, { states: found.states, ...coefficients })
+  lastStage(plan, { states: found.states, ...coefficients })
   return plan
+}
+
+/** Stage 4, of a job that has it. */
+function lastStage(plan: Plan, found: Found): void {
+  const { job } = plan
+  if (job.gradient) gradient(plan, job.gradient, found)
+  if (job.headGradient) headGradient(plan, job.headGradient, found)
 }

@@ -57,11 +57,12 @@ function pairLoss(plan: Plan, stage: LossStage): Loss {
     plan.step(shaders.preferenceLoss, given.stage, [...ofPairs, results], groupsOf(size))
     plan.step(shaders.pairSums, given.stage, [results, summary], 1)
     const coefficients = work.room(given.coefficients)
-    if (job.gradient) {
-      const { length } = job.gradient.coefficients
+    const { lastStage } = plan
+    if (lastStage) {
+      const { length } = lastStage.coefficients
       const bindings = [inputs.put(given.uses), results, coefficients]
       plan.step(shaders.pairCoefficients, given.stage, bindings, groupsOf(length))
-      back.float64(coefficients, job.gradient.coefficients)
+      back.float64(coefficients, lastStage.coefficients)
     }
     back.twoFloats([results, summary], [given.results, given.summary], (found) => {
       takePairResults(found[0], found[1], stage)
@@ -108,7 +109,7 @@ function unpairedLoss(plan: Plan, stage: UnpairedLossStage): Loss {
     back.twoFloats([results, summary], [given.results, given.summary], (found) =>
       takeUnpairedResults(found[0], found[1], stage),
     )
-    if (job.gradient) back.float64(coefficients, job.gradient.coefficients)
+    if (plan.lastStage) back.float64(coefficients, plan.lastStage.coefficients)
     return { coefficients, hasPlain: false }
   }
   return { policy: { logProbs, own: 0 }, reference: { logProbs, own: length }, steps }
@@ -133,5 +134,5 @@ function rowLoss(plan: Plan, stage: TokenLossStage, { states, meanLogits }: Foun
   plan.step(shaders.tokenSums, given.sumParams, [losses, divisor, summary], 1)
   back.float64(losses, stage.losses)
   back.float64(summary, stage.summary)
-  return job.gradient && slopes
+  return plan.lastStage && slopes
 }

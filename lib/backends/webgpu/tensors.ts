@@ -18,7 +18,8 @@ export class HostCopies {
     return { ...rows, data: this.slice(rows.data, isRead) }
   }
 
-  private slice(place: Place, isRead: boolean): GpuSlice {
+  /** Memory on the device, which is copied there likewise. */
+  slice(place: Place, isRead = true): GpuSlice {
     if (isSlice(place)) return place
     const array = place as HostArray
     let slice = this.copies.get(array)
@@ -34,7 +35,7 @@ export class HostCopies {
   }
 
   /** Brings back rows that were written to a copy. */
-  readBack({ data }: Rows, results: ReadBack): void {
+  readBack({ data }: Pick<Rows, 'data'>, results: ReadBack): void {
     if (isSlice(data)) return
     const array = data as HostArray
     const { buffer, byteLength } = this.copies.get(array) as GpuSlice

@@ -3,7 +3,7 @@
  */
 import { failure } from '../../errors.js'
 import type { GpuSlice, Rows } from '../../job.js'
-import type { GpuBuffer, GpuLimits } from '../../types/index.js'
+import type { DType, GpuBuffer, GpuLimits } from '../../types/index.js'
 import type { Region } from './arena.js'
 import { uniforms } from './uniforms.js'
 
@@ -24,7 +24,25 @@ export interface View extends Region {
   rows: Uint32Array
 }
 
-const SIZES = { float32: 4, float16: 2, bfloat16: 2 }
+/** Bytes of an element. */
+export const SIZES = { float32: 4, float16: 2, bfloat16: 2 }
+
+/** Logits as stages see them, window by window. */
+export interface WindowedLogits {
+  dtype: DType
+  vocab: number
+  /** Rows can be read four elements at a time. */
+  vector: boolean
+  windows: readonly Window[]
+  /** Plans to make those of a window, where they are not in memory. */
+  make?(window: Window): void
+}
+
+/** Logits in memory. */
+export function windowedLogits(rows: GpuRows, limits: GpuLimits): WindowedLogits {
+  const { dtype, vocab } = rows
+  return { dtype, vocab, vector: isVector(rows), windows: windowsOf([rows], false, limits) }
+}
 
 /** R */
 export function rowCountOf({ batch, time }: Pick<Rows, 'batch' | 'time'>): number {

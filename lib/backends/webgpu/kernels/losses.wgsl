@@ -353,8 +353,10 @@ fn oddsMean(logProb: TwoFloat, length: TwoFloat) -> Term {
   return lengthMean(logProb, length);
 }
 
-// Nearest to 0 that a mean log-prob counts as in odds: β / (1 - e^x) stays finite for β up to 2^8.
-const MOST_CERTAIN = -0x1p-116f;
+// From here on a mean log-prob x counts as certain in odds: β / (1 - e^x) stays finite for β up to 2^8. log(1 - e^x) of
+// a certain one is -1016 ln 2, as in float64.
+const MOST_CERTAIN = -0x1p-120f;
+const LOG_OF_CERTAIN = TwoFloat(-704.237548828125f, 0.000013379220945353154f);
 
 // ORPO, Hong et al. 2024: the odds-ratio term, without its likelihood term (add 'sft' for that).
 fn loss_orpo(p: Pair, k: LossConstants) -> LossValue {
@@ -366,10 +368,12 @@ fn loss_orpo(p: Pair, k: LossConstants) -> LossValue {
   }
   let chosenCertain = chosen.value.x >= MOST_CERTAIN;
   let rejectedCertain = rejected.value.x >= MOST_CERTAIN;
-  let x = select(chosen.value, two(MOST_CERTAIN), chosenCertain);
-  let y = select(rejected.value, two(MOST_CERTAIN), rejectedCertain);
+  let x = select(chosen.value, ZERO, chosenCertain);
+  let y = select(rejected.value, ZERO, rejectedCertain);
   let distance = sub(x, y);
-  let logOdds = sub(distance, sub(log1mexpOf(x), log1mexpOf(y)));
+  let logA = select(log1mexpOf(x), LOG_OF_CERTAIN, chosenCertain);
+  let logB = select(log1mexpOf(y), LOG_OF_CERTAIN, rejectedCertain);
+  let logOdds = sub(distance, sub(logA, logB));
   // With a = 1 - e^x and b = 1 - e^y the slopes σ(-log odds) / a and σ(-log odds) / b are, without a quotient of small
   // numbers, 1 / (a + b e^(x-y)) and a / b times that. A certain sequence has none where its limit is infinite.
   let a = neg(expm1Of(x));
