@@ -87,11 +87,14 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
   /** The row's logits after they have been stored. */
   const stored = (row: ArrayLike<number>) => Array.from(row, (x) => decode[dtype](encode[dtype](x)))
 
+  /** What may be lost of a number near 0: devices of WebGPU may have no subnormal numbers. */
+  const vanishing = run.backend === 'webgpu' ? 2 ** -126 : 1e-38
+
   /** A number of float32 ULP, plus one ULP of the 16-bit type where there is one. */
   function step(x: number, ulps: number): number {
     const bits = dtype === 'float32' ? 24 : dtype === 'float16' ? 11 : 8
-    const least = dtype === 'float16' ? 2 ** -24 : 1e-38
-    return ulps * ulp(x) + 1e-38 + (dtype === 'float32' ? 0 : Math.max(Math.abs(x) * 2 ** (1 - bits), least))
+    const least = dtype === 'float16' ? 2 ** -24 : vanishing
+    return ulps * ulp(x) + vanishing + (dtype === 'float32' ? 0 : Math.max(Math.abs(x) * 2 ** (1 - bits), least))
   }
 
   function expectNear(got: number, wanted: number, bound: number): void {
@@ -452,7 +455,9 @@ describe.each(CASES)('$name, $dtype', ({ run, dtype }) => {
       expect((await one(row, 0)).logProb).toBeCloseTo(-Math.LN2, 14)
       const low = await one(row, 1)
       const wanted = -2 * stored([huge])[0] - Math.LN2
-      expectNear(low.logProb, wanted, ulp(wanted))
+      // A two-float number is no larger than float32.
+      if (run.backend === 'webgpu' && dtype !== 'float16') expect(low.logProb).toBe(-inf)
+      else expectNear(low.logProb, wanted, ulp(wanted))
       expect(low.gradient[1]).toBe(1)
     })
 

@@ -11,6 +11,7 @@ const ARRAYS = { float32: Float32Array, float16: Uint16Array, bfloat16: Uint16Ar
 
 interface Tensor {
   dtype?: DType
+  shape?: readonly number[]
 }
 
 const isPlain = (value: unknown): value is Record<string, unknown> =>
@@ -54,18 +55,20 @@ export class LentMemory {
     }
   }
 
-  async #inHostMemory(value: unknown, dtype: DType = 'float32'): Promise<unknown> {
+  // `length`: of the elements, where a buffer may have room for more.
+  async #inHostMemory(value: unknown, dtype: DType = 'float32', length?: number): Promise<unknown> {
     const array = this.#arrays.get(value)
     if (array !== undefined) return array
     if (isBuffer(value)) {
       const bytes = await download(this.device, value)
       value.destroy()
-      return new ARRAYS[dtype](bytes.buffer as ArrayBuffer)
+      return new ARRAYS[dtype](bytes.buffer as ArrayBuffer, 0, length)
     }
     if (!isPlain(value)) return value
     // The bias's gradient is of the weight's type.
     const { dtype: own = (value.gradWeight as Tensor | undefined)?.dtype ?? dtype } = value as Tensor
-    const parts = Object.entries(value).map(async ([name, part]) => [name, await this.#inHostMemory(part, own)])
+    const size = (value as Tensor).shape?.reduce((product, side) => product * side, 1)
+    const parts = Object.entries(value).map(async ([name, part]) => [name, await this.#inHostMemory(part, own, size)])
     return Object.fromEntries(await Promise.all(parts))
   }
 
