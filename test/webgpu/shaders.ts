@@ -2,6 +2,12 @@
  * All shaders that the webgpu backend can ask for.
  */
 import { DIVERGENCES, SFT_NORMALIZATIONS } from '../../lib/backends/job-fields.js'
+import {
+  headBiasShader,
+  headFinishShader,
+  headPlacesShader,
+  headProductShader,
+} from '../../lib/backends/webgpu/head-shaders.js'
 import { LOSS_TYPES, pairShaders, tokenLossShaders, unpairedShaders } from '../../lib/backends/webgpu/loss-shaders.js'
 import type { Shader } from '../../lib/backends/webgpu/shader.js'
 import {
@@ -92,8 +98,25 @@ function losses(): Shader[] {
   return [...pairs, ...unpaired, ...tokens]
 }
 
+function heads(): Shader[] {
+  const ofTypes = every<{ a: DType; b: DType; bias: DType | undefined }>({
+    a: DTYPES,
+    b: DTYPES,
+    bias: [undefined, ...DTYPES],
+  })
+  const finishing = every<{ dtype: DType; INDEXED: boolean }>({ dtype: DTYPES, INDEXED: BOTH })
+  return [
+    ...ofTypes.map((types) => headProductShader({ ...types, gathers: 'a' })),
+    ...DTYPES.map((b) => headProductShader({ a: 'float32', b })),
+    ...DTYPES.map((b) => headProductShader({ a: 'float32', b, gathers: 'b' })),
+    ...finishing.map(({ dtype, INDEXED }) => headFinishShader(dtype, INDEXED)),
+    headBiasShader(),
+    headPlacesShader(),
+  ]
+}
+
 /** Each once. */
 export function allShaders(): Shader[] {
-  const found = [...stages(), ...losses()].filter((shader: Shader | undefined) => shader !== undefined)
+  const found = [...stages(), ...losses(), ...heads()].filter((shader: Shader | undefined) => shader !== undefined)
   return [...new Map(found.map((shader) => [shader.name, shader])).values()]
 }

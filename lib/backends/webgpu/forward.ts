@@ -4,6 +4,7 @@
 import type { ForwardStage, Job } from '../../job.js'
 import type { Region } from './arena.js'
 import { isSoftware } from './device.js'
+import type { Heads } from './head-logits.js'
 import type { Plan } from './plan.js'
 import { asksForResults, takeLogProbs, takeResults } from './row-results.js'
 import { WORKGROUP } from './shader.js'
@@ -48,10 +49,10 @@ export function findsOf(stage: ForwardStage, { tokenLoss }: Job): Finds {
 }
 
 /** Adds stages 1 and 2. */
-export function forward(plan: Plan, stage: ForwardStage, finds: Finds, sums: Sums): FoundRows {
+export function forward(plan: Plan, heads: Heads, stage: ForwardStage, finds: Finds, sums: Sums): FoundRows {
   const { work } = plan.arenas
   const { logits: rows, head } = stage
-  const logits = head ? plan.heads.of(head, rows.vocab) : windowedLogits(plan.copies.rows(rows), plan.limits)
+  const logits = head ? heads.of(head, rows.vocab) : windowedLogits(plan.copies.rows(rows), plan.limits)
   const rowCount = rowCountOf(rows)
   const found: FoundRows = { states: work.room(rowCount * SIZES.TokenState) }
   if (finds !== 'sums') {

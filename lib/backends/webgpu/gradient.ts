@@ -6,6 +6,7 @@ import type { Region } from './arena.js'
 import type { Writing } from './elements.js'
 import { classWeightsOf } from './forward.js'
 import { HeadGradients } from './head-gradient.js'
+import type { Heads } from './head-logits.js'
 import type { Plan } from './plan.js'
 import { WORKGROUP } from './shader.js'
 import { finishGradientShader, logitsGradientShader } from './shaders.js'
@@ -56,8 +57,8 @@ export function gradient(plan: Plan, stage: GradientStage, found: Found): void {
 }
 
 /** Adds stage 4 of an output layer: the gradient of its logits takes their place. */
-export function headGradient(plan: Plan, stage: HeadGradientStage, found: Found): void {
-  const logits = plan.heads.of(stage.head, stage.logits.vocab)
+export function headGradient(plan: Plan, heads: Heads, stage: HeadGradientStage, found: Found): void {
+  const logits = heads.of(stage.head, stage.logits.vocab)
   const values = rowValues(plan, stage, found)
   const gradients = new HeadGradients(plan, logits, stage, values)
   const write = writer(plan, stage, values, { dtype: 'float32', outDType: 'float32', vector: true, shared: true })

@@ -41,9 +41,14 @@ export class Heads {
     return logits
   }
 
+  /** Room for a chunk, which every output layer of the job has in its turn. */
   slot(index: number, byteLength: number): Region {
-    for (let i = this.slots.length; i <= index; i++) this.slots.push(this.plan.arenas.logits.room(byteLength))
-    return this.slots[index]
+    let slot = this.slots[index]
+    if (slot === undefined || slot.size < byteLength) {
+      slot = this.plan.arenas.logits.room(byteLength)
+      this.slots[index] = slot
+    }
+    return slot
   }
 }
 
@@ -88,7 +93,7 @@ export class HeadLogits implements WindowedLogits {
     const rowBytes = 4 * this.stride
     const chunkRows = this.rowsAtOnce(budget ?? CHUNK)
     const spans = spansOf(this.hidden, rows, chunkRows, limits)
-    const chunkBytes = Math.min(chunkRows, rows.length) * rowBytes
+    const chunkBytes = Math.max(1, Math.min(chunkRows, rows.length)) * rowBytes
     const isKept = spans.length * chunkBytes <= Math.min(budget ?? 0, limits.maxBufferSize)
     if (isKept) this.kept = new Set()
     const places = new Uint32Array(rows.length)

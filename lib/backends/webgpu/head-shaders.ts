@@ -15,7 +15,7 @@ import rows from './kernels/rows.wgsl'
 import { type Shader, shader } from './shader.js'
 
 /** Products that are added up before their sum is added to others, along the width and the vocabulary… */
-export const GROUP = 256
+export const GROUP = 128
 /** …and along rows, which are multiplied that many at a time at least. */
 export const ROW_GROUP = 64
 

@@ -25,7 +25,10 @@ export const webGpuBackend: Backend = {
     const state = stateOf(device)
     state.checkThere()
     if (!isOnHead(job)) return execute(planOf(job, device), state, signal)
-    const { job: compact, rows, expand } = compactJob(await withTargets(job, state))
+    const known = await withTargets(job, state)
+    // The caller is told, and nothing is written.
+    if (job.tokens?.labels?.invalid[0]) return
+    const { job: compact, rows, expand } = compactJob(known)
     await execute(planOf(compact, device, rows), state, signal)
     expand()
   },

@@ -5,32 +5,34 @@ import type { Job } from '../../job.js'
 import type { GpuDevice } from '../../types/index.js'
 import { findsOf, forward } from './forward.js'
 import { type Found, foundByOther, gradient, headGradient } from './gradient.js'
+import { Heads } from './head-logits.js'
 import { lossOf } from './loss.js'
 import { Plan } from './plan.js'
 import { tokenRegions } from './token-regions.js'
 
 /** `headRows`: of a job on an output layer, which rows of the hidden states it is on. */
-export function planOf(job: Job, device: GpuDevice, headRows?: Int32Array): Plan {
-  const plan = new Plan(job, device, headRows)
+export function planOf(job: Job, device: GpuDevice, headRows: Int32Array = new Int32Array(0)): Plan {
+  const plan = new Plan(job, device)
+  const heads = new Heads(plan, headRows)
   if (job.tokens && plan.logits) plan.tokenRegions = tokenRegions(plan, job.tokens, plan.logits)
   const { policy, reference } = job
   if (policy === undefined) {
-    if (plan.lastStage) lastStage(plan, foundByOther(plan, plan.lastStage))
+    if (plan.lastStage) lastStage(plan, heads, foundByOther(plan, plan.lastStage))
     else lossOf(plan).steps(undefined)
     return plan
   }
   const loss = lossOf(plan)
   // First, so that logits of the policy that are kept stay.
-  if (reference) forward(plan, reference, 'sums', loss.reference)
-  const found = forward(plan, policy, findsOf(policy, job), loss.policy)
+  if (reference) forward(plan, heads, reference, 'sums', loss.reference)
+  const found = forward(plan, heads, policy, findsOf(policy, job), loss.policy)
   const coefficients = loss.steps(found)
-  lastStage(plan, { states: found.states, ...coefficients })
+  lastStage(plan, heads, { states: found.states, ...coefficients })
   return plan
 }
 
 /** Stage 4, of a job that has it. */
-function lastStage(plan: Plan, found: Found): void {
+function lastStage(plan: Plan, heads: Heads, found: Found): void {
   const { job } = plan
   if (job.gradient) gradient(plan, job.gradient, found)
-  if (job.headGradient) headGradient(plan, job.headGradient, found)
+  if (job.headGradient) headGradient(plan, heads, job.headGradient, found)
 }

@@ -4,7 +4,6 @@
 import type { GradientStage, HeadGradientStage, Job, Rows, Tokens } from '../../job.js'
 import type { GpuDevice, GpuLimits } from '../../types/index.js'
 import { Arenas, type Region } from './arena.js'
-import { Heads } from './head-logits.js'
 import { ReadBack } from './read-back.js'
 import type { Shader } from './shader.js'
 import type { Step } from './steps.js'
@@ -32,22 +31,17 @@ export class Plan {
   readonly kept: { logProbs?: Region; summary?: Region } = {}
   /** Those of the job, if it has any. */
   readonly logits: Rows | undefined
-  /** The output layers of a job that has any. */
-  readonly heads: Heads
   /** Of a job with tokens: set before any step that takes them. */
   tokenRegions!: TokenRegions
 
   constructor(
     readonly job: Job,
     readonly device: GpuDevice,
-    /** Of a job on an output layer: which rows of the hidden states it is on. */
-    headRows: Int32Array = new Int32Array(0),
   ) {
     const { minStorageBufferOffsetAlignment, minUniformBufferOffsetAlignment } = device.limits
     this.arenas = new Arenas(Math.max(minStorageBufferOffsetAlignment, minUniformBufferOffsetAlignment))
     this.copies = new HostCopies(device)
     this.logits = (job.policy ?? this.lastStage)?.logits
-    this.heads = new Heads(this, headRows)
   }
 
   get limits(): GpuLimits {
