@@ -12,9 +12,15 @@ import { wgslFiles } from './scripts/wgsl-files.mjs'
 const IN_PAGES = ['test/webgpu/trainers.test.ts']
 
 /** Tests of all backends that run on WebGPU, too. */
-const OF_ALL_BACKENDS = ['golden', 'edges', 'cross-entropy', 'token-gradients', 'linear', 'linear-golden', 'fused-head'].map(
-  (name) => `test/${name}.test.ts`,
-)
+const OF_ALL_BACKENDS = [
+  'golden',
+  'edges',
+  'cross-entropy',
+  'token-gradients',
+  'linear',
+  'linear-golden',
+  'fused-head',
+].map((name) => `test/${name}.test.ts`)
 
 const shared = {
   testTimeout: 60_000,
