@@ -29,9 +29,10 @@ interface Owner {
 // The start time is a difference of two clocks, hence inexact; another process with the same id starts later than this.
 const CLOCKS_DIFFER = 1000
 
-// A lock file is empty between its creation and the write of its owner. One that stays empty was left by a crash.
+// A lock file is empty between its creation and the write of its owner. One that stays empty was left by a crash. And a
+// process that has been killed, as mpirun kills the ranks of a job, is there for a moment longer.
 const PAUSE = 20
-const MOST_PAUSES = 50
+const MOST_PAUSES = 150
 
 /**
  * Locks a file, which need not exist. The lock of a process of this machine that has ended is taken over.
@@ -59,7 +60,13 @@ export async function lockFile(path: string): Promise<Lock> {
         `is locked by ${file}, which does not name its owner; if nothing writes to it, delete that file`,
       )
     }
-    if (isAlive(holder, owner)) throw held(path, file, holder)
+    if (isAlive(holder, owner)) {
+      if (holder.pid === owner.pid || holder.host !== owner.host || pauses++ >= MOST_PAUSES) {
+        throw held(path, file, holder)
+      }
+      await setTimeout(PAUSE)
+      continue
+    }
     // Only the lock that was read: another call may have replaced it meanwhile.
     if ((await read(file)) === found) await rm(file, { force: true })
   }
