@@ -69,7 +69,7 @@ test('no bit depends on logitsBudget', async () => {
 })
 
 test.each([false, true])('nor on how much a binding shows; stored [width, vocab]: %s', async (isTransposed) => {
-  const made = layer(2, 50, 600, 700)
+  const made = layer(2, 100, 600, 700)
   const big = isTransposed ? transposed(made) : made
   const small = await newDevice()
   const { limits } = small
