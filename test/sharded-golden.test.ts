@@ -19,10 +19,12 @@ vi.mock('../lib/index.js', async (original) => {
 
 vi.mock('./support.js', async (original) => {
   const actual = await original<typeof import('./support.js')>()
+  // Instruction sets differ in kernels, which know nothing of ranks.
+  const targets = [...actual.NATIVE.slice(0, 1), ...actual.WASM, actual.JS]
   return {
     ...actual,
-    // Instruction sets differ in kernels, which know nothing of ranks.
-    TARGETS: [...actual.NATIVE.slice(0, 1), ...actual.WASM, actual.JS],
+    TARGETS: targets,
+    ALL_TARGETS: targets,
     // Each third of those with logits; two of those without, after their inputs, since each file has to have a test.
     goldenCases: async (name: string) => {
       const cases = await actual.goldenCases<unknown>(name)
