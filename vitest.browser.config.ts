@@ -37,10 +37,11 @@ const LEFT_OUT: Record<string, string[]> = {
       'release',
       'tarball',
     ],
-    ...['trainer-changes'],
+    ...['trainer-changes', 'lock', 'mpi', 'mpi-failures', 'mpi-shard', 'naga', 'ranks-programs', 'reference-ranks'],
+    ...['data-parallel', 'sharded-golden'],
   ],
   'are about the addon, CUDA or packages that a page does not have': [
-    ...['cuda', 'cuda-faults', 'cuda-head', 'cuda-lifetimes', 'cuda-tokens', 'job-fields', 'onnxruntime'],
+    ...['cuda', 'cuda-faults', 'cuda-head', 'cuda-lifetimes', 'cuda-tokens', 'job-fields', 'nccl', 'onnxruntime'],
   ],
   'are about streams and files of Node.js': ['data', 'data-sources', 'metrics-file', 'reference-ranks'],
   'replace modules of the package': ['sharded-golden'],

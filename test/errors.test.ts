@@ -12,7 +12,6 @@ import {
   sequenceLogProbs,
   sequenceLogProbsSync,
 } from '../lib/index.js'
-import { IS_BROWSER } from './platform.js'
 import { hex, NATIVE } from './support.js'
 
 // biome-ignore lint/suspicious/noExplicitAny: wrong types are the point
@@ -113,9 +112,7 @@ function table(
 /** Sets one option. */
 /** Cases of machines without CUDA: those with it go on to look at the device's memory. */
 /** A page refuses device memory whatever the backend. */
-const NO_DEVICE_MEMORY: [code: string, message: string] = IS_BROWSER
-  ? ['ERR_BACKEND_UNAVAILABLE', 'device memory needs the cuda backend, which browsers do not have']
-  : ['ERR_INVALID_ARG_VALUE', 'device memory among the arguments']
+const NO_DEVICE_MEMORY = ['ERR_INVALID_ARG_VALUE', 'device memory among the arguments'] as const
 const withoutCuda = (...cases: Case[]) => (getBackends().cuda.available ? [] : cases)
 
 const option = (name: string, value: unknown) => (call: Bag) => {
