@@ -38,7 +38,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'tarball',
     ],
     ...['trainer-changes', 'lock', 'mpi', 'mpi-failures', 'mpi-shard', 'naga', 'ranks-programs', 'reference-ranks'],
-    ...['data-parallel', 'sharded-golden'],
+    ...['data-parallel'],
   ],
   'are about the addon, CUDA or packages that a page does not have': [
     ...['cuda', 'cuda-faults', 'cuda-head', 'cuda-lifetimes', 'cuda-tokens', 'job-fields', 'nccl', 'onnxruntime'],
