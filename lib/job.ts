@@ -7,7 +7,8 @@
  * that each row predicts; it refuses no job and has no defaults. Absent fields mean what their docstrings say.
  *
  * **Where arrays live.** Tensors (`Rows`, `Matrix`, biases, gradients of a head) are a typed array of the host's, or
- * memory of the backend's device: a bigint is an address of CUDA's, a {@link GpuSlice} part of a buffer of WebGPU's. All tensors of a job are of one kind, except that a
+ * memory of the backend's device: a bigint is an address of CUDA's, a {@link GpuSlice} part of a buffer of WebGPU's. All
+ * tensors of a job are of one kind, except that a
  * reference's may be in host memory where the policy's are on a device. Labels may be on a device too; everything else
  * is in arrays of the host's, which a backend copies to its device itself. A new kind of memory (of wasm, a shard of
  * a vocabulary) is one more member of {@link Place}; how results are made there is one more `Memory` of
@@ -79,7 +80,10 @@ export interface Tokens {
   labels?: DeviceLabels
 }
 
-/** The logits are columns of those of a larger vocabulary: the V of all shapes is that of the columns at hand, but for classes. */
+/**
+ * The logits are columns of those of a larger vocabulary: the V of all shapes is that of the columns at hand, but for
+ * classes.
+ */
 export interface Shard {
   /** The first of the columns. */
   start: number

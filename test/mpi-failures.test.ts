@@ -44,6 +44,28 @@ describe.each(MPIS)('$name', (mpi) => {
     expect(ended.stderr).toContain(says)
   })
 
+  test('a worker that ends does not wait for what the main thread waits for', { timeout: 60_000 }, async () => {
+    const javaScript = `
+      const { existsSync, writeFileSync } = await import('node:fs')
+      const { once } = await import('node:events')
+      const { Worker } = await import('node:worker_threads')
+      const ended = new URL('worker-has-ended', import.meta.url)
+      if (communicator.rank === 1) {
+        while (!existsSync(ended)) await new Promise((resolve) => setTimeout(resolve, 20))
+        await communicator.barrier()
+      } else {
+        const barrier = communicator.barrier()
+        const code = 'import(' + JSON.stringify(mpiUrl) + ').then(() => import(' + JSON.stringify(addonUrl) + ')).then((m) => m.loadNative())'
+        await once(new Worker(code, { eval: true }), 'exit')
+        writeFileSync(ended, '')
+        await barrier
+        tell('came further')
+      }
+    `
+    const { status, values } = await runRanks(mpi, { size: 2, javaScript })
+    expect({ status, values }).toEqual({ status: 0, values: [['came further']] })
+  })
+
   test('a rank that ends early is named to those that wait for it', { timeout: 60_000 }, async () => {
     const javaScript = `
       ${WAIT}

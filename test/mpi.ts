@@ -42,7 +42,8 @@ const PRELUDE = `
   const mpiUrl = ${JSON.stringify(new URL('./distributed/mpi/index.mjs', DIST).href)}
   const { mpiCommunicator } = await import(mpiUrl)
   const { findLibrary } = await import(${JSON.stringify(new URL('./distributed/mpi/libraries.mjs', DIST).href)})
-  const { loadNative } = await import(${JSON.stringify(new URL('./backends/cpu/index.mjs', DIST).href)})
+  const addonUrl = ${JSON.stringify(new URL('./backends/cpu/index.mjs', DIST).href)}
+  const { loadNative } = await import(addonUrl)
   const tell = (value) => console.log('told ' + JSON.stringify({ rank: communicator.rank, value }))
   const told = (promise) => promise.then(() => 'fine', ({ code, message }) => code + ': ' + message)
 `

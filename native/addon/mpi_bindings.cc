@@ -59,7 +59,7 @@ Napi::Object MpiBindings::functions() {
 }
 
 void MpiBindings::stop() {
-  World::ofProcess().drain();
+  if (hasOpened_) World::ofProcess().drain();
   queue_.stop();
 }
 
@@ -81,6 +81,7 @@ Napi::Value MpiBindings::open(Info info) {
   auto operation = made(Kind::kOpen);
   operation->path = info[0].As<Napi::String>();
   operation->longest = info[1].As<Napi::Number>().Int64Value();
+  hasOpened_ = true;
   return now(operation);
 }
 

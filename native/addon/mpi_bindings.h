@@ -25,7 +25,7 @@ class MpiBindings {
   explicit MpiBindings(Napi::Env env) : env_(env), queue_(env) {}
 
   Napi::Object functions();
-  // Waits for all operations: the environment is going away.
+  // Waits for all operations, if they are this environment's: it is going away.
   void stop();
 
  private:
@@ -40,7 +40,8 @@ class MpiBindings {
   Napi::Value later(const Napi::CallbackInfo& info, const Made& operation);
 
   Napi::Env env_;
-  AsyncQueue queue_;  // waits for operations, and settles their promises
+  AsyncQueue queue_;        // waits for operations, and settles their promises
+  bool hasOpened_ = false;  // MPI, or tried to
 };
 
 }  // namespace fpl

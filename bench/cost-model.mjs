@@ -2,7 +2,7 @@
  * What more ranks cost and bring, on paper: bytes and messages of a step against the time of its products. Writes the table
  * and the picture of docs/distributed.md.
  *
- *   node scripts/cost-model.mjs [--check]
+ *   node bench/cost-model.mjs [--check]
  *
  * --check   writes nothing; fails when the page or the picture is out of date
  */
@@ -133,7 +133,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     writeFileSync(PAGE, withParts(page, { costs }))
     writeFileSync(PICTURE, picture)
   } else if (partOf(page, 'costs') !== costs || readFileSync(PICTURE, 'utf8') !== picture) {
-    console.error('docs/distributed.md is out of date: node scripts/cost-model.mjs')
+    console.error('docs/distributed.md is out of date: node bench/cost-model.mjs')
     process.exitCode = 1
   }
 }
