@@ -1,8 +1,14 @@
 /**
  * Ranks that fail or end while others wait: no job hangs, under any MPI of this machine.
  */
-import { describe, expect, test } from 'vitest'
-import { MPIS, runRanks } from './mpi.js'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, describe, expect, test } from 'vitest'
+import { changedLibrary, MPIS, runAlone, runRanks } from './mpi.js'
+
+const folder = mkdtempSync(join(tmpdir(), 'fpl-mpi-failures-'))
+afterAll(() => rmSync(folder, { recursive: true }))
 
 const WAIT = `
   const wait = () => communicator.allGather(new Uint8Array(4), new Uint8Array(4 * communicator.size))
@@ -42,6 +48,54 @@ describe.each(MPIS)('$name', (mpi) => {
     expect(ended.status).toEqual(status)
     expect(ended.status).not.toBe(0)
     expect(ended.stderr).toContain(says)
+  })
+
+  test('a rank that aborts ends where MPI_Abort returns', { timeout: 60_000 }, async () => {
+    const library = await changedLibrary(mpi, folder, 'int MPI_Abort(void) { return 0; }')
+    const javaScript = `
+      ${WAIT}
+      if (communicator.rank === 1) communicator.abort(7)
+      await wait()
+      tell('came further')
+    `
+    const environment = { FUSED_PREFERENCE_LOSS_MPI: library }
+    const start = performance.now()
+    const { status, values } = await runRanks(mpi, { size: 2, javaScript, environment })
+    expect(performance.now() - start).toBeLessThan(20_000)
+    expect(values).toEqual([])
+    expect(status).not.toBe(0) // MPICH's mpirun gives the code of the rank that has lost the other
+  })
+
+  test('MPI that could not be started can be tried again', { timeout: 60_000 }, async () => {
+    const once = 'static int calls; int MPI_Initialized(int* flag) { *flag = calls++ == 0; return 0; }'
+    const library = await changedLibrary(mpi, folder, once)
+    const javaScript = `
+      const open = () => mpiCommunicator({ library: ${JSON.stringify(library)} })
+      const first = await told(open())
+      console.log('told ' + JSON.stringify({ rank: 0, value: [first, (await open()).size] }))
+    `
+    const { status, values } = await runAlone(javaScript, {}, 'undefined')
+    const first = expect.stringMatching(/^ERR_MPI: MPI can be started only once in a process, and has been/)
+    expect({ status, values }).toEqual({ status: 0, values: [[[first, 1]]] })
+  })
+
+  test('a library without threads is refused, and again', { timeout: 60_000 }, async () => {
+    const alone = `int PMPI_Init_thread(int*, char***, int, int*);
+      int MPI_Init_thread(int* c, char*** v, int wanted, int* granted) {
+        const int error = PMPI_Init_thread(c, v, wanted, granted);
+        *granted = 0;
+        return error;
+      }`
+    const library = await changedLibrary(mpi, folder, alone)
+    const javaScript = `
+      const open = () => mpiCommunicator({ library: ${JSON.stringify(library)} })
+      console.log('told ' + JSON.stringify({ rank: 0, value: [await told(open()), await told(open())] }))
+    `
+    const { status, values } = await runAlone(javaScript, {}, 'undefined')
+    const [first, second] = values[0][0] as string[]
+    expect(first).toBe('ERR_MPI: the MPI library allows no threads besides the one that calls it')
+    expect(second).toMatch(/^ERR_MPI: MPI can be started only once/)
+    expect(status).toBe(0)
   })
 
   test('a worker that ends does not wait for what the main thread waits for', { timeout: 60_000 }, async () => {

@@ -2,7 +2,7 @@
  * Jobs of several processes, under every MPI of this machine: Debian's Open MPI and MPICH, and those of PyPI that
  * scripts/install-mpi.mjs installs, whose MPICH has MPI 5's standard interface. No assertions here.
  */
-import { execFile } from 'node:child_process'
+import { execFile, execFileSync } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -95,10 +95,28 @@ export async function runRanks(mpi: Mpi, program: Program): Promise<Ended> {
 }
 
 /** Runs a program without `mpirun`. */
-export async function runAlone(javaScript: string, environment: Record<string, string>): Promise<Ended> {
-  const program = `${PRELUDE}\nconst communicator = await mpiCommunicator()\n${javaScript}`
+export async function runAlone(
+  javaScript: string,
+  environment: Record<string, string>,
+  open = 'await mpiCommunicator()',
+): Promise<Ended> {
+  const program = `${PRELUDE}\nconst communicator = ${open}\n${javaScript}`
   const ended = await run(process.execPath, ['--input-type=module', '-e', program], environment)
   return { ...ended, values: valuesOf(ended.stdout) }
+}
+
+/**
+ * A library that is that of an MPI but for these functions, written in C; its path. It is in `folder`.
+ */
+export async function changedLibrary(mpi: Mpi, folder: string, functions: string): Promise<string> {
+  const { values } = await runAlone('tell(communicator.library)', { PATH: dirname(mpi.mpirun) })
+  const library = String(values[0][0])
+  const linked = library.includes('/') ? [library, `-Wl,-rpath,${dirname(library)}`] : [`-l:${library}`]
+  const path = join(folder, 'changed.so')
+  writeFileSync(join(folder, 'changed.c'), functions)
+  const flags = ['-shared', '-fPIC', '-Wl,--no-as-needed', '-o', path, join(folder, 'changed.c')]
+  execFileSync('cc', [...flags, ...linked])
+  return path
 }
 
 function run(command: string, args: string[], environment: Record<string, string>) {

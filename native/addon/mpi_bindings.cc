@@ -115,8 +115,8 @@ Napi::Value MpiBindings::later(Info info, const Made& operation) {
     return true;
   };
   const Napi::Promise promise = job->deferred.Promise();
+  queue_.push(std::move(job));  // throws before MPI has the arrays
   World::ofProcess().enqueue(operation);
-  queue_.push(std::move(job));
   return promise;
 }
 

@@ -132,12 +132,17 @@ class LibraryOf : public Library {
   void init() override {
     int already = 0;
     check("MPI_Initialized", initialized_(&already));
-    if (already) throw Error("MPI is in use already in this process, by another addon or another copy of this package");
+    if (already) {
+      throw Error("MPI can be started only once in a process, and has been, perhaps by another copy of this package");
+    }
     int granted = 0;
     const SignalHandlers before;
     check("MPI_Init_thread", initThread_(nullptr, nullptr, values_.serialized, &granted));
     check("MPI_Comm_set_errhandler", setErrorHandler_(values_.world, values_.errorsReturn));
-    if (granted < values_.funneled) throw Error("the MPI library allows no threads besides the one that calls it");
+    if (granted < values_.funneled) {
+      finalize();
+      throw Error("the MPI library allows no threads besides the one that calls it");
+    }
   }
 
   int rank() override {

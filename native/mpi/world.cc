@@ -55,12 +55,18 @@ World& World::ofProcess() {
   return world;
 }
 
-void World::enqueue(std::shared_ptr<Operation> operation) {
+void World::enqueue(const std::shared_ptr<Operation>& operation) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!hasThread_) std::thread(&World::work, this).detach();
-  hasThread_ = true;
-  waiting_.push_back(std::move(operation));
-  wake_.notify_one();
+  try {
+    if (!hasThread_) std::thread(&World::work, this).detach();
+    hasThread_ = true;
+    waiting_.push_back(operation);
+    wake_.notify_one();
+  } catch (const std::exception& error) {
+    operation->error = std::string("ERR_MPI: ") + error.what();
+    operation->done = true;
+    changed_.notify_all();
+  }
 }
 
 void World::wait(const Operation& operation) {
@@ -108,8 +114,9 @@ void World::run(Operation& operation) {
 void World::start(const Operation& operation) {
   if (open_) return;
   if (library_) throw Error("MPI was closed, and can be started only once in a process");
-  library_ = mpi::open(operation.path);
-  library_->init();
+  std::unique_ptr<Library> library = mpi::open(operation.path);
+  library->init();
+  library_ = std::move(library);
   rank_ = library_->rank();
   size_ = library_->size();
   longest_ = operation.longest;
@@ -240,6 +247,8 @@ void World::abort(int code) {
   changed_.wait_for(lock, kAbortPatience, [&] { return !isRunning_; });
   lock.unlock();
   library_->abort(code);
+  // Where MPI returns, the end of this process without MPI_Finalize makes mpirun end the others.
+  std::_Exit(code);
 }
 
 void World::atExit() {

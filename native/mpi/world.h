@@ -49,7 +49,8 @@ class World {
  public:
   static World& ofProcess();
 
-  void enqueue(std::shared_ptr<Operation> operation);
+  // Throws nothing: an operation that cannot be begun is done at once, with an error.
+  void enqueue(const std::shared_ptr<Operation>& operation);
   void wait(const Operation& operation);
   // Waits until all that was enqueued has run.
   void drain();
@@ -58,7 +59,7 @@ class World {
   int rank() const { return rank_; }
   int size() const { return size_; }
 
-  // Ends all ranks; may be called on any thread. Returns where MPI does.
+  // Ends all ranks, or does nothing when MPI is not open; may be called on any thread.
   void abort(int code);
   // To be called when the process is about to exit with that code. It then ends all ranks when the code is not 0, and
   // otherwise waits until all have come to their ends.
