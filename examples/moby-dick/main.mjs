@@ -6,7 +6,7 @@
 // --update-docs   writes the tables and the picture of docs/demo.md
 // --check-docs    fails when the figures there are not those of this run
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import * as tf from '@tensorflow/tfjs'
@@ -18,17 +18,16 @@ import { LOSSES } from './losses.mjs'
 import { createModel, freeze, trainable } from './model.mjs'
 import { partOf, table, withParts } from './page.mjs'
 import { plot } from './plot.mjs'
-import { createProgress } from './progress.mjs'
-import { describe, mean, percent, print, warmUp } from './run.mjs'
-import { COMPLETION, CONFIG, DPO, PROMPT, SEED, schedule } from './settings.mjs'
-import { dpoStep, evaluate, scorePairs } from './train.mjs'
+import { describe, heldOutTable, mean, percent, print, runningMean, savePicture } from './run.mjs'
+import { COMPLETION, CONFIG, DPO, PROMPT, SEED } from './settings.mjs'
+import { dpoStep, scorePairs } from './train.mjs'
+import { drawHeldOut, drawPairs, drawWindows, nextTokenTraining, preferenceTraining } from './training.mjs'
 
 /**
- * @typedef {ReturnType<typeof dpoStep>} Step
- * @typedef {ReturnType<typeof evaluate>} Evaluation
+ * @typedef {import('./training.mjs').Step} Step
+ * @typedef {import('./training.mjs').History['evaluations'][number]} Evaluation
  */
 
-const HELD_OUT = { pairs: 200, every: 50 }
 const [UPDATE, CHECK] = ['--update-docs', '--check-docs'].map((flag) => process.argv.includes(flag))
 // On a slow machine, training stops early at this time, unless the figures are for the docs.
 const DEADLINE_MS = UPDATE || CHECK ? Number.POSITIVE_INFINITY : 140_000
@@ -36,69 +35,31 @@ const PAGE = new URL('../../docs/demo.md', import.meta.url)
 
 const started = performance.now()
 await tf.setBackend('wasm')
-const random = randomNumbers(SEED)
 const book = readBook()
 const model = createModel(CONFIG, SEED)
 const { cpu } = getBackends()
 describe(model)
 
-warmUp(model, book.train, random)
+const random = randomNumbers(SEED)
+nextTokenTraining(model, drawWindows(book.train, random))
 const reference = freeze(model)
-const heldOut = samplePairs(book.heldOut, HELD_OUT.pairs, PROMPT, COMPLETION, randomNumbers(SEED + 1))
-const heldOutReference = scorePairs(reference, heldOut)
+const heldOut = drawHeldOut(book.heldOut)
 showPair(heldOut[0])
-const history = preferenceTraining()
+const history = preferenceTraining(model, drawPairs(book.train, random), heldOut, {
+  isLate: () => performance.now() - started > DEADLINE_MS,
+})
 const figures = report()
 const times = compare()
 draw()
 updateDocs()
 console.log(`\n${((performance.now() - started) / 1000).toFixed(0)} s in all`)
 
-/** DPO against the frozen reference. Each pair is seen once. */
-function preferenceTraining() {
-  const optimizer = tf.train.adam(0, 0.9, 0.98)
-  const progress = createProgress('dpo', DPO.steps)
-  /** @type {Step[]} */
-  const steps = []
-  let latest = evaluate(model, heldOut, heldOutReference, DPO.beta)
-  const evaluations = [{ step: 0, ...latest }]
-  for (let step = 1; step <= DPO.steps && performance.now() - started < DEADLINE_MS; step++) {
-    Object.assign(optimizer, { learningRate: schedule(DPO, step) })
-    const pairs = samplePairs(book.train, DPO.pairs, PROMPT, COMPLETION, random)
-    const result = dpoStep(model, optimizer, pairs, scorePairs(reference, pairs), DPO.beta)
-    steps.push(result)
-    if (step % HELD_OUT.every === 0 || step === DPO.steps) {
-      latest = evaluate(model, heldOut, heldOutReference, DPO.beta)
-      evaluations.push({ step, ...latest })
-    }
-    progress.update(step, {
-      loss: mean(steps, 'loss', 20).toFixed(3),
-      accuracy: mean(steps, 'accuracy', 20).toFixed(2),
-      margin: mean(steps, 'margin', 20).toFixed(2),
-      'held out': latest.accuracy.toFixed(2),
-      'in the loss': percent(result.lossMs / result.stepMs),
-    })
-  }
-  progress.stop()
-  optimizer.dispose()
-  return { steps, evaluations }
-}
-
 /** Prints the accuracies and margins before and after, and returns them as a table. */
 function report() {
   const { steps, evaluations } = history
   const [first, last] = [evaluations[0], evaluations[evaluations.length - 1]]
-  const row = (/** @type {string} */ name, /** @type {(evaluation: typeof first) => string} */ value) => [
-    name,
-    value(first),
-    value(last),
-  ]
-  const rows = [
-    [`held out, ${heldOut.length} pairs`, 'step 0', `step ${last.step}`],
-    row('chosen has the larger reward', ({ accuracy }) => percent(accuracy)),
-    row('chosen has the larger log-prob', ({ logProbAccuracy }) => percent(logProbAccuracy)),
-    row('mean margin of rewards', ({ margin }) => margin.toFixed(3)),
-  ]
+  const looks = { 'step 0': first, [`step ${last.step}`]: last }
+  const rows = heldOutTable(`held out, ${heldOut.length} pairs`, looks)
   console.log()
   print(rows, 9)
   const [lossMs, stepMs] = [mean(steps, 'lossMs'), mean(steps, 'stepMs')]
@@ -159,8 +120,7 @@ function updateDocs() {
 
 function draw() {
   const { steps, evaluations } = history
-  /** @returns {[number, number][]} */
-  const running = (/** @type {keyof Step} */ key) => steps.map((_, i) => [i + 1, mean(steps.slice(0, i + 1), key, 20)])
+  const running = (/** @type {keyof Step} */ key) => runningMean(steps, key)
   /** @returns {import('./plot.mjs').Line} */
   const heldOutLine = (/** @type {keyof Evaluation} */ key, name = 'held out') => {
     return { name, points: evaluations.map((point) => [point.step, point[key]]), dots: true }
@@ -181,14 +141,7 @@ function draw() {
     ],
     'step (training lines: mean of 20 steps)',
   )
-  const write = (/** @type {string} */ path) => {
-    const url = new URL(path, import.meta.url)
-    mkdirSync(new URL('.', url), { recursive: true })
-    writeFileSync(url, svg)
-    console.log(`\ncurves: ${fileURLToPath(url)}`)
-  }
-  write('../out/moby-dick.svg')
-  if (UPDATE) write('../../docs/assets/demo-curve.svg')
+  savePicture(svg, 'moby-dick.svg', UPDATE ? 'demo-curve.svg' : undefined)
 }
 
 function showPair(/** @type {import('./train.mjs').Pair} */ { prompt, chosen, rejected }) {

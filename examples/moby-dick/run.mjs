@@ -1,11 +1,10 @@
-// What the programs in a terminal share: the first stage of training, and the printing of tables.
+// What the programs in a terminal share: the printing of tables, and the writing of pictures.
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import * as tf from '@tensorflow/tfjs'
 import { getBackends } from 'fused-preference-loss'
-import { sampleWindows } from './data.mjs'
 import { countParameters } from './model.mjs'
-import { createProgress } from './progress.mjs'
-import { CONFIG, schedule, WARM_UP } from './settings.mjs'
-import { warmUpStep } from './train.mjs'
+import { CONFIG } from './settings.mjs'
 
 export function describe(/** @type {import('./model.mjs').Model} */ model) {
   const { cpu } = getBackends()
@@ -14,30 +13,6 @@ ${(countParameters(model) / 1e6).toFixed(2)} M parameters, TensorFlow.js ${tf.ve
   console.log(
     `loss: ${cpu.available ? `native, ${cpu.instructionSet}, ${cpu.threads} threads` : `js (${cpu.reason})`}\n`,
   )
-}
-
-/**
- * Next-token training on random windows of the book, which makes a language model of random weights.
- * @param {import('./model.mjs').Model} model
- * @param {Int32Array[]} book
- * @param {() => number} random
- * @returns the loss of each step
- */
-export function warmUp(model, book, random, name = 'warm-up') {
-  const { steps, batch } = WARM_UP
-  const optimizer = tf.train.adam(0, 0.9, 0.98)
-  const progress = createProgress(name, steps)
-  const losses = []
-  for (let step = 1; step <= steps; step++) {
-    Object.assign(optimizer, { learningRate: schedule(WARM_UP, step) })
-    const windows = sampleWindows(book, batch, CONFIG.time + 1, random)
-    const { loss, lossMs, stepMs } = warmUpStep(model, optimizer, windows)
-    losses.push(loss)
-    progress.update(step, { loss: loss.toFixed(3), 'in the loss': percent(lossMs / stepMs) })
-  }
-  progress.stop()
-  optimizer.dispose()
-  return losses
 }
 
 /** Prints rows; the first cell of each is aligned left, the others are aligned right. */
@@ -58,4 +33,47 @@ export function mean(steps, key, last = steps.length) {
 
 export function percent(/** @type {number} */ share) {
   return `${(100 * share).toFixed(1)} %`
+}
+
+/**
+ * Writes a picture to examples/out/ and, where it is given a name there, to docs/assets/.
+ * @param {string} svg
+ * @param {string} name
+ * @param {string} [nameInDocs]
+ */
+export function savePicture(svg, name, nameInDocs) {
+  for (const path of [`../out/${name}`, ...(nameInDocs ? [`../../docs/assets/${nameInDocs}`] : [])]) {
+    const url = new URL(path, import.meta.url)
+    mkdirSync(new URL('.', url), { recursive: true })
+    writeFileSync(url, svg)
+    console.log(`\ncurves: ${fileURLToPath(url)}`)
+  }
+}
+
+/**
+ * The running mean of 20 steps of a key, as points of a curve.
+ * @template {string} Key
+ * @param {Record<Key, number>[]} steps
+ * @param {Key} key
+ * @returns {[number, number][]}
+ */
+export function runningMean(steps, key) {
+  return steps.map((_, i) => [i + 1, mean(steps.slice(0, i + 1), key, 20)])
+}
+
+/** The table of what is known of held-out pairs, a column for each look; `title` is the head of the first column. */
+export function heldOutTable(
+  /** @type {string} */ title,
+  /** @type {Record<string, import('./training.mjs').History['evaluations'][number]>} */ looks,
+) {
+  const row = (/** @type {string} */ name, /** @type {(look: (typeof looks)[string]) => string} */ value) => [
+    name,
+    ...Object.values(looks).map(value),
+  ]
+  return [
+    [title, ...Object.keys(looks)],
+    row('chosen has the larger reward', ({ accuracy }) => percent(accuracy)),
+    row('chosen has the larger log-prob', ({ logProbAccuracy }) => percent(logProbAccuracy)),
+    row('mean margin of rewards', ({ margin }) => margin.toFixed(3)),
+  ]
 }

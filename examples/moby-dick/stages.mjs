@@ -7,8 +7,7 @@
 // --quick         fewer steps
 // --update-docs   writes the table and the picture of docs/demo.md
 // --check-docs    fails when the table there is not that of this run
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+import { readFileSync, writeFileSync } from 'node:fs'
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { readBook } from './book.mjs'
@@ -17,9 +16,10 @@ import { createModel, freeze } from './model.mjs'
 import { partOf, table, withParts } from './page.mjs'
 import { plot } from './plot.mjs'
 import { createProgress } from './progress.mjs'
-import { describe, mean, percent, print, warmUp } from './run.mjs'
+import { describe, mean, percent, print, runningMean, savePicture } from './run.mjs'
 import { COMPLETION, CONFIG, PROMPT, SEED, schedule } from './settings.mjs'
 import { dpoStep, evaluate, ktoStep, nextTokenLoss, scorePairs } from './train.mjs'
+import { drawWindows, nextTokenTraining } from './training.mjs'
 
 const [QUICK, UPDATE, CHECK] = ['--quick', '--update-docs', '--check-docs'].map((flag) => process.argv.includes(flag))
 const DPO = { steps: QUICK ? 30 : 100, size: 6, learningRate: 2e-3, beta: 0.1 }
@@ -38,7 +38,10 @@ const heldOut = samplePairs(book.heldOut, HELD_OUT.pairs, PROMPT, COMPLETION, he
 const windows = sampleWindows(book.heldOut, HELD_OUT.windows, CONFIG.time + 1, heldOutRandom)
 
 const lossBefore = nextTokenLoss(model, windows)
-const losses = warmUp(model, book.train, random, 'sft')
+const losses = nextTokenTraining(model, drawWindows(book.train, random), {
+  parts: 1,
+  progress: (_, steps) => createProgress('sft', steps),
+})
 const fineTuned = freeze(model)
 // Rewards are those over the fine-tuned model throughout, so that the stages can be compared.
 const scores = scorePairs(fineTuned, heldOut)
@@ -119,9 +122,6 @@ function report() {
 }
 
 function draw() {
-  /** @returns {[number, number][]} */
-  const running = (/** @type {{ loss: number }[]} */ steps) =>
-    steps.map((_, i) => [i + 1, mean(steps.slice(0, i + 1), 'loss', 20)])
   /** @returns {import('./plot.mjs').Line} */
   const line = (/** @type {keyof Point} */ key, /** @type {string} */ name) => {
     return { name, points: points.map((point) => [point.step, point[key]]), dots: true }
@@ -132,8 +132,8 @@ function draw() {
       {
         title: 'DPO and KTO: loss',
         lines: [
-          { name: 'DPO', points: running(dpo) },
-          { name: 'KTO', points: running(kto) },
+          { name: 'DPO', points: runningMean(dpo, 'loss') },
+          { name: 'KTO', points: runningMean(kto, 'loss') },
         ],
       },
       {
@@ -144,14 +144,7 @@ function draw() {
     ],
     'step',
   )
-  const put = (/** @type {string} */ path) => {
-    const url = new URL(path, import.meta.url)
-    mkdirSync(new URL('.', url), { recursive: true })
-    writeFileSync(url, svg)
-    console.log(`\ncurves: ${fileURLToPath(url)}`)
-  }
-  put('../out/stages.svg')
-  if (UPDATE) put('../../docs/assets/stages-curve.svg')
+  savePicture(svg, 'stages.svg', UPDATE ? 'stages-curve.svg' : undefined)
 }
 
 /** Writes the table to docs/demo.md, or compares it with the table there. */

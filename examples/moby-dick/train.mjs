@@ -13,6 +13,8 @@ import { customGrad, hiddenStates } from './model.mjs'
  * @typedef {{ prompt: Int32Array, completion: Int32Array }} Sequence
  * @typedef {import('./losses.mjs').Scores} Scores
  * @typedef {import('./model.mjs').Model} Model
+ * @typedef {{ inputs: Int32Array, from: number, lossOf: (hidden: tf.Tensor, weight: tf.Tensor) => tf.Scalar }} Part some of a
+ *   batch: its inputs, and the loss from the hidden states from the position `from` on and the output layer's weight
  */
 
 /**
@@ -23,7 +25,9 @@ import { customGrad, hiddenStates } from './model.mjs'
  */
 export function warmUpStep(model, optimizer, windows) {
   const { inputs, labels } = shiftWindows(windows, model.config.time)
-  return step(model, optimizer, inputs, 0, (x, weight) => linearCrossEntropy(x, weight, labels, { shift: false }))
+  const lossOf = (/** @type {tf.Tensor} */ x, /** @type {tf.Tensor} */ weight) =>
+    linearCrossEntropy(x, weight, labels, { shift: false })
+  return step(model, optimizer, [{ inputs, from: 0, lossOf }])
 }
 
 /**
@@ -40,9 +44,9 @@ export function dpoStep(model, optimizer, pairs, reference, beta, lossOf = linea
   const onResult = (/** @type {import('./losses.mjs').Result} */ result) => {
     ;({ accuracy, margin } = result)
   }
-  const times = step(model, optimizer, inputs, from, (x, weight) =>
-    lossOf(x, weight, labels, reference, beta, onResult),
-  )
+  const ofLabels = (/** @type {tf.Tensor} */ x, /** @type {tf.Tensor} */ weight) =>
+    lossOf(x, weight, labels, reference, beta, onResult)
+  const times = step(model, optimizer, [{ inputs, from, lossOf: ofLabels }])
   return { ...times, accuracy, margin }
 }
 
@@ -72,9 +76,9 @@ export function ktoStep(model, optimizer, records, reference, beta) {
       margin = result.margin ?? Number.NaN
     },
   }
-  const times = step(model, optimizer, inputs, from, (x, weight) =>
-    fusedLinearUnpairedPreferenceLoss(x, weight, labels, options),
-  )
+  const lossOf = (/** @type {tf.Tensor} */ x, /** @type {tf.Tensor} */ weight) =>
+    fusedLinearUnpairedPreferenceLoss(x, weight, labels, options)
+  const times = step(model, optimizer, [{ inputs, from, lossOf }])
   return { ...times, margin }
 }
 
@@ -182,13 +186,29 @@ export function pack(sequences) {
  * and the loss.
  * @param {Model} model
  * @param {tf.Optimizer} optimizer
- * @param {Int32Array} inputs
- * @param {number} from
- * @param {(hidden: tf.Tensor, weight: tf.Tensor) => tf.Scalar} lossOf
+ * @param {Part[]} parts whose gradients are added up, in their order
  * @param {(gradients: tf.NamedTensorMap) => tf.NamedTensorMap} total makes of the gradients those that are applied
  */
-export function step(model, optimizer, inputs, from, lossOf, total = (gradients) => gradients) {
+export function step(model, optimizer, parts, total = (gradients) => gradients) {
   const started = performance.now()
+  let [loss, lossMs] = [0, 0]
+  const gradients = tf.tidy(() => {
+    /** @type {tf.NamedTensorMap | undefined} */
+    let sum
+    for (const part of parts) {
+      const own = gradientsOf(model, part)
+      loss += own.loss
+      lossMs += own.lossMs
+      sum = sum ? added(sum, own.gradients) : own.gradients
+    }
+    return total(/** @type {tf.NamedTensorMap} */ (sum))
+  })
+  optimizer.applyGradients(gradients)
+  tf.dispose(gradients)
+  return { loss, lossMs, stepMs: performance.now() - started }
+}
+
+function gradientsOf(/** @type {Model} */ model, /** @type {Part} */ { inputs, from, lossOf }) {
   let lossStarted = 0
   let lossMs = 0
   // Passes the hidden states on, and notes the time when their gradient arrives.
@@ -202,12 +222,15 @@ export function step(model, optimizer, inputs, from, lossOf, total = (gradients)
       },
     }
   })
-  const { value, grads } = tf.tidy(() => {
-    const own = tf.variableGrads(() => lossOf(watched(hiddenStates(model, inputs, from)), model.weights.tokens))
-    return { value: own.value, grads: total(own.grads) }
-  })
-  optimizer.applyGradients(grads)
-  const loss = value.dataSync()[0]
-  tf.dispose([value, grads])
-  return { loss, lossMs, stepMs: performance.now() - started }
+  const { value, grads } = tf.tidy(() =>
+    tf.variableGrads(() => lossOf(watched(hiddenStates(model, inputs, from)), model.weights.tokens)),
+  )
+  return { loss: value.dataSync()[0], lossMs, gradients: grads }
+}
+
+/** Sums of two lists of tensors, which are given up. */
+function added(/** @type {tf.NamedTensorMap} */ a, /** @type {tf.NamedTensorMap} */ b) {
+  const sums = Object.entries(a).map(([name, tensor]) => [name, tf.add(tensor, b[name])])
+  tf.dispose([a, b])
+  return Object.fromEntries(sums)
 }
