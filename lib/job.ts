@@ -105,6 +105,11 @@ export interface SegmentStates {
   states: Int32Array
   /** `[R]` the logits of labels, capped; a job fills those of labels that are among its columns. */
   labelLogits: Float32Array
+  /**
+   * Memory for logits of an output layer, on the cpu backend: those of the first active rows, which the job that fills the
+   * states leaves to the one that begins from them. Rows of whole cache lines, 16 words.
+   */
+  keptLogits?: Float32Array
 }
 
 /** `[R]` labels that are on the GPU. */

@@ -12,6 +12,7 @@ import { random } from './support.js'
 
 const root = new URL('..', import.meta.url)
 const { cloneModel, createModel, forward } = await import(new URL('examples/falling-together/model.mjs', root).href)
+const { partsOf } = await import(new URL('examples/moby-dick/ranks.mjs', root).href)
 const { advantagesOf, grpoStep } = await import(new URL('examples/grpo/step.mjs', root).href)
 const { batchOf, rewardsOf, vocabularySize } = await import(new URL('examples/grpo/task.mjs', root).href)
 
@@ -36,6 +37,19 @@ it('SFT, DPO and KTO: the loss falls, and preferences are learned on pairs not s
   expect(margins[0]).toBe(0)
   expect(margins[2]).toBeGreaterThan(margins[1])
   expect(table['next-token loss, nats'][0]).toBeLessThan(8)
+})
+
+it('the parts of a batch are the same for one process and for two, and ranks have all of it, in order', () => {
+  const batch = Array.from({ length: 7 }, (_, i) => i)
+  for (const parts of [1, 2, 3]) {
+    for (const size of [1, 2, 3, 5]) {
+      const ofRanks = Array.from({ length: size }, (_, rank) => partsOf({ rank, size }, batch, parts))
+      expect(ofRanks.flat(2)).toEqual(batch)
+      expect(ofRanks.flat()).toHaveLength(Math.max(parts, size))
+      for (const own of ofRanks) expect(own.length).toBeGreaterThan(0)
+      if (size <= parts) expect(ofRanks.flat()).toEqual(partsOf({ rank: 0, size: 1 }, batch, parts))
+    }
+  }
 })
 
 describe('GRPO', () => {

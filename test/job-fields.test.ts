@@ -113,7 +113,7 @@ describe('a field is what its name says', () => {
       swept: true,
       logits: rows(array(), 110),
       head: head(120),
-      segments: { ...arrays('bounds', 'states', 'labelLogits'), count: 107 },
+      segments: { ...arrays('bounds', 'states', 'labelLogits', 'keptLogits'), count: 107 },
     },
     reference: {
       logits: rows(array(), 130),

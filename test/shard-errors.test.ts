@@ -82,6 +82,37 @@ describe.each(BACKENDS)('$name', ({ run }) => {
     }
   })
 
+  test.each([30, 31, 5, 11])(
+    'a label that does not count stays so where a column has its number: %i',
+    async (ignoreIndex) => {
+      // The last rank's columns are 11 to 30, in its memory with two of padding after them: 30 and 31.
+      const given = Int32Array.from(labels, (label) => (label < 0 || label === ignoreIndex ? ignoreIndex : label))
+      const options = { gradient: true, ignoreIndex, ...run } as const
+      const wanted = crossEntropySync(logits, given, options)
+      const parts = await onRanks(2, (rank) => {
+        const { data, shape } = part(rank)
+        const columns = shape[2]
+        const padded = new Float32Array(12 * (columns + 2)).fill(Number.NaN)
+        for (let row = 0; row < 12; row++) {
+          padded.set((data as Float32Array).subarray(row * columns, (row + 1) * columns), row * (columns + 2))
+        }
+        const strides = [3 * (columns + 2), columns + 2, 1]
+        return crossEntropy({ data: padded, shape, strides }, given, { ...options, communicator: rank, ...own(rank) })
+      })
+      const gradient = values(
+        joined(
+          parts.map(({ gradLogits }) => gradLogits as Logits),
+          BORDERS,
+        ),
+      )
+      for (const { loss, tokenCounts } of parts) {
+        expect(Math.abs(loss - wanted.loss)).toBeLessThan(1e-6)
+        expect(tokenCounts).toEqual(wanted.tokenCounts)
+      }
+      for (const [i, x] of values(wanted.gradLogits!).entries()) expect(Math.abs(gradient[i] - x)).toBeLessThan(1e-7)
+    },
+  )
+
   test('smoothing spreads over the whole vocabulary, not over the columns of a rank', async () => {
     const options = { labelSmoothing: 0.3, ...run }
     const wanted = crossEntropySync(logits, labels, options)
@@ -217,6 +248,17 @@ describe('ranks that do not have the vocabulary among them', () => {
     for (const reason of reasonsOf(await shares(borders))) {
       expect(reason).toMatchObject({ code: 'ERR_INVALID_ARG_VALUE', message: expect.stringContaining(message) })
     }
+  })
+
+  test('a rank without a column has an error of its own, and the others name it', async () => {
+    const [first, second] = reasonsOf(
+      await shares([
+        [0, 30],
+        [30, 30],
+      ]),
+    )
+    expect(second).toMatchObject({ code: 'ERR_OUT_OF_RANGE', message: expect.stringContaining('logits.shape[2]') })
+    expect(first).toMatchObject({ code: 'ERR_RANK_FAILED', message: expect.stringContaining('rank 1') })
   })
 
   test('in any order of ranks the result is the same', async () => {

@@ -264,6 +264,77 @@ describe('where ranks have whole segments, all bits are those of one process', (
   })
 })
 
+describe('a label on either side of every border, and at both ends', () => {
+  /** These labels, on the positions of 4 sequences of 3 that have one. */
+  const labelsAt = (borders: Borders) => {
+    const vocab = borders.at(-1)!
+    const beside = [...new Set(borders.flatMap((border) => [border - 1, border]))].filter((v) => v >= 0 && v < vocab)
+    expect(beside.length).toBeLessThanOrEqual(8)
+    const labels = new Int32Array(12).fill(-100)
+    for (const [i, label] of beside.entries()) labels[3 * Math.floor(i / 2) + 1 + (i % 2)] = label
+    return labels
+  }
+  const [call, headCall] = [CALLS['a preference loss'], HEAD_CALLS['a preference loss']]
+
+  test.each(FEW)('of whole segments, $name', ({ run }) => {
+    const borders = [0, 11_008, 22_016, 33_000]
+    const given = { ...inputs(33_000, 'float32'), labels: labelsAt(borders) }
+    expectSame(call(cutAt(borders), given, run), call(WHOLE, given, run))
+    const headBorders = [0, 384, 768, 1536, 2000]
+    const headGiven = { ...headInputs(2000, 8, 'float32'), labels: labelsAt(headBorders) }
+    const [got, wanted] = [headCall(cutAt(headBorders), headGiven, run), headCall(WHOLE, headGiven, run)]
+    expectSame(got, wanted, HIDDEN)
+    expectNearHidden(got, wanted)
+  })
+
+  test.each([...FEW, JS])('of single columns, $name', ({ run }) => {
+    const borders = [0, 1, 2, 609, 610, 611]
+    const given = { ...inputs(611, 'float32'), labels: labelsAt(borders) }
+    const headGiven = { ...headInputs(611, 6, 'float32'), labels: given.labels }
+    for (const segments of ['exact', 'merged'] as const) {
+      expectNear(call(cutAt(borders, segments), given, run), call(WHOLE, given, run))
+      const [got, wanted] = [headCall(cutAt(borders, segments), headGiven, run), headCall(WHOLE, headGiven, run)]
+      expectNearHidden(got, wanted)
+      expectNear({ ...got, gradHidden: 0 }, { ...wanted, gradHidden: 0 })
+    }
+  })
+})
+
+describe('logits of an output layer that are kept from the states to the gradients', () => {
+  // 360 rows, in tiles of 96; segments of 384 words.
+  const [batch, time, width, vocab] = [6, 60, 130, 1500]
+  const borders = [0, 768, 1500]
+  const labels = Int32Array.from({ length: batch * time }, (_, i) => (i % 13 === 5 ? -100 : (i * 397) % vocab))
+  const hidden = logitsOf('float32', [batch, time, width], normal(batch * time * width))
+  const weight = logitsOf(
+    'float32',
+    [1, vocab, width],
+    normal(vocab * width).map((x) => x / 8),
+  )
+  const call = ({ fusedLinearPreferenceLossSync }: Functions, more: object) =>
+    fusedLinearPreferenceLossSync(hidden, { ...weight, shape: [vocab, width] }, labels, {
+      lossType: 'cpo',
+      gradient: true,
+      ...more,
+    })
+
+  describe.each(FEW)('$name', ({ run }) => {
+    test.each([
+      ['as they are', {}],
+      ['soft-capped', { logitSoftcap: 3, temperature: 0.8 }],
+      ['pairs whose weights are 0', { pairWeights: [1, 0, 2] }],
+    ])('have the bits of those that are made again: %s', (_, more) => {
+      const again = call(cutAt(borders), { ...run, ...more, logitsBudget: 0 })
+      expectSame(again, call(WHOLE, { ...run, ...more, logitsBudget: 0 }), HIDDEN)
+      // None, one tile and a part, three tiles, of one rank or of both, and all.
+      for (const rows of [95, 100, 290, 1e6]) {
+        expectSame(call(cutAt(borders), { ...run, ...more, logitsBudget: rows * 4 * 768 }), again)
+      }
+      expectSame(call(cutAt(borders), { ...run, ...more }), again)
+    })
+  })
+})
+
 describe('anywhere else, and with one state a rank, results are those of one process but for the order of sums', () => {
   const made = [inputs(611, 'float32'), inputs(20_000, 'bfloat16')]
   const cuts: [Borders, Cut['segments']][] = [

@@ -69,7 +69,10 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.number('policy.swept', policy?.swept ? 1 : 0)
   }
   if (policy) visitPolicy(visit, policy)
-  if (policy?.segments) visitSegments(visit, POLICY_SEGMENTS, 'policy', policy.segments)
+  if (policy?.segments) {
+    visitSegments(visit, POLICY_SEGMENTS, 'policy', policy.segments)
+    visit.out('policy.segments.keptLogits', 'float32', policy.segments.keptLogits)
+  }
   const head = (policy ?? headGradient)?.head
   if (head) {
     visit.part(POLICY_HEAD)

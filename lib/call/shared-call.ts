@@ -42,6 +42,8 @@ export function* sharedCall<Result>(
   const exchanges = job.reference ? [policy, exchange(job.reference, undefined)] : [policy]
 
   const [sweptPolicy, sweptReference] = exchanges.map((each) => each.swept())
+  const kept = memoryOfLogits(planned)
+  if (kept) sweptPolicy.segments.keptLogits = kept
   const sweep: Job = { tokens: job.tokens, policy: sweptPolicy, reference: sweptReference, tokenLoss: job.tokenLoss }
   let problem: { error: unknown } | undefined
   try {
@@ -70,6 +72,7 @@ export function* sharedCall<Result>(
   numbersOf(headersOf(messages), communicator.rank, own)
 
   const [policyStage, referenceStage] = exchanges.map((each, i) => each.gathered(messages.map(parts[i])))
+  if (policyStage.segments && kept) policyStage.segments.keptLogits = kept
   const rest: Job = { ...job, policy: policyStage }
   if (referenceStage) rest.reference = referenceStage
   yield* finish(communicator, { ...planned, job: rest })
@@ -117,6 +120,21 @@ function* finish(communicator: Communicator, { job, runner, watched }: Planned<u
   const active = packRows(share, (job.tokens as Tokens).targets, width)
   yield* sum(communicator, share.subarray(0, active * width))
   putRows(share, job.tokens as Tokens, stage, width)
+}
+
+/** Memory for the logits of an output layer that are kept from the sweep to the gradients, or undefined. */
+function memoryOfLogits({ job, runner }: Planned<unknown>): Float32Array | undefined {
+  const { headGradient, tokens } = job
+  // The other backends multiply again.
+  if (headGradient?.logitsBudget === undefined || runner.backend.name !== 'cpu') return undefined
+  const stride = 16 * Math.ceil(headGradient.logits.vocab / 16)
+  const active = (tokens as Tokens).targets.reduce((count, target) => (target >= 0 ? count + 1 : count), 0)
+  const rows = Math.min(active, Math.floor(headGradient.logitsBudget / (4 * stride)))
+  try {
+    return rows > 0 ? new Float32Array(rows * stride) : undefined
+  } catch {
+    return undefined // memory is short
+  }
 }
 
 /** Moves the active rows to the front; returns how many there are. */

@@ -111,7 +111,7 @@ struct TokenLoss {
   FPL_HD double labelWeight(int32_t label) const { return classWeights ? double(classWeights[label]) : 1; }
 };
 
-// Logits of a head, which stage 1 leaves to stage 4 of the same job: those of the first active rows, or of none.
+// Logits of a head, which stage 1 leaves to stage 4: those of the first active rows, or of none.
 struct KeptLogits {
   float* data = nullptr;
   int64_t rows = 0, stride = 0;
@@ -128,6 +128,8 @@ struct SegmentStates {
   int64_t count = 0;             // states of a row; 1 where those of all segments are merged
   int32_t* states = nullptr;     // [R, count], each of the words that SegmentStore gives it
   float* labelLogits = nullptr;  // [R] capped; a job fills those of labels among its columns
+  float* keptLogits = nullptr;   // memory for a head's logits, which a job leaves to the one that has the gradient
+  int64_t keptWords = 0;
 
   bool present() const { return states != nullptr; }
   bool areMade() const { return bounds != nullptr; }

@@ -88,6 +88,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(policy.segments.count));
   visit.out(FPL_FIELD(policy.segments.states));
   visit.out(FPL_FIELD(policy.segments.labelLogits));
+  visit.out(FPL_FIELD(policy.segments.keptLogits), &job.policy.segments.keptWords);
   visit.lentIn(FPL_FIELD(policy.head.hidden.data), &job.policy.head.hidden.onDevice);
   visitRows(visit, FPL_FIELD(policy.head.hidden));
   visit.lentIn(FPL_FIELD(policy.head.weight.data), &job.policy.head.weight.onDevice);

@@ -231,7 +231,7 @@ bool runJob(Job& job, ThreadPool& pool) {
   if (job.hasPolicy || hasGradient) {
     const Kernels& kernels = *instructionSets().sets[job.instructionSet < 0 ? 0 : job.instructionSet];
     KeptLogitsScratch keptLogits;
-    if (job.hasPolicy && job.hasHeadGradient) keptLogits.giveTo(job, kernels);
+    if (job.hasPolicy && (job.hasHeadGradient || job.policy.segments.keptLogits)) keptLogits.giveTo(job, kernels);
     const CpuContext context{kernels, pool, threadsFor(job), job.cancelled};
     if (job.policy.segments.areMade()) {
       const Sequences sequences = allSequences(job.tokens);
