@@ -10,8 +10,8 @@ namespace fpl {
 
 class KeptLogitsScratch {
  public:
-  // Room for as many active rows as the job's budget has; for none where memory is short. Of a job that leaves stage 4 to
-  // another, or is that other one, as many as the caller's memory has room for.
+  // Room for as many active rows as the job's budget has; for none where memory is short. Of a job that leaves stage 4
+  // to another, or is that other one, as many as the caller's memory has room for.
   void giveTo(Job& job, const Kernels& kernels);
 
  private:
