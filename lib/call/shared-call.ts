@@ -37,7 +37,7 @@ export function* sharedCall<Result>(
   const { job, runner, result } = planned
   const columns = columnsOf(all, job.tokens as SharedTokens)
   const exchange = (stage: ForwardStage, loss: Job['tokenLoss']) =>
-    new SegmentExchange(stage, loss, job.tokens as SharedTokens, columns, communicator.rank, merges)
+    new SegmentExchange(stage, loss, job.tokens as SharedTokens, columns, communicator.rank, merges, runner.backend.name)
   const policy = exchange(job.policy as ForwardStage, job.tokenLoss)
   const exchanges = job.reference ? [policy, exchange(job.reference, undefined)] : [policy]
 
@@ -154,8 +154,8 @@ function putRows(
 
 function termsOf({ job, runner }: Planned<unknown>, merges: boolean): Terms {
   const { backend } = runner
-  if (backend.name === 'cuda' || backend.name === 'webgpu') {
-    throw invalidValue('options.shard', `is not for the ${backend.name} backend; 'cpu', 'wasm' and 'js' take it`)
+  if (backend.name === 'webgpu') {
+    throw invalidValue('options.shard', "is not for the webgpu backend; 'cuda', 'cpu', 'wasm' and 'js' take it")
   }
   const { start } = (job.tokens as SharedTokens).shard
   const { vocab } = (job.policy ?? job.headGradient ?? job.gradient)!.logits

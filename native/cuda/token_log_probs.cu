@@ -357,10 +357,11 @@ void sweep(const Forward& forward, const Tokens& tokens, const SweepScratch& scr
   a.logits = forward.logits;
   a.targets = tokens.targets;
   a.partials = scratch;
+  if (scratch.classWeights) a.partials.classWeights += tokens.shard.start;
   a.temperature = {1 / tokens.temperature, kLog2e / tokens.temperature};
   a.cap = CapConstants(tokens.capScale);
   a.segments = RowSegments(forward.logits.vocab).count;
-  a.segmentsPerBlock = scratch.split ? 1 : a.segments;
+  a.segmentsPerBlock = scratch.perRow > 1 ? 1 : a.segments;
   const int64_t blocksPerRow = a.segments / a.segmentsPerBlock, mostRows = kMostBlocks / blocksPerRow;
   for (a.first = first; a.first < end; a.first += mostRows) {
     const int64_t rows = end - a.first < mostRows ? end - a.first : mostRows;
