@@ -4,7 +4,7 @@
  * sharded-golden.test.ts and shard.test.ts.
  */
 import { describe, expect, test } from 'vitest'
-import { DeviceBuffer, Stream } from '../lib/cuda/index.js'
+import { DeviceBuffer, prepareFusedPreferenceLoss, Stream } from '../lib/cuda/index.js'
 import {
   crossEntropy,
   fusedLinearPreferenceLoss,
@@ -22,11 +22,12 @@ import type {
   Logits,
   ShardOptions,
 } from '../lib/types/index.js'
-import { onRanks, outcomes, type Rank } from './ranks.js'
+import { onRanks, outcomes, type Rank, ranksInMemory } from './ranks.js'
 import { copyOfColumns, joined } from './shards.js'
 import { bytes, CUDA, gaussian, hex, logitsOf, random, storage, values } from './support.js'
 
 const RUN = { backend: 'cuda' } as const
+const CHUNK_VARIABLE = 'FUSED_PREFERENCE_LOSS_CHUNK_BYTES'
 const hasHead = getBackends().cuda.cublasLt?.available === true
 
 const next = random(28)
@@ -151,6 +152,15 @@ describe.runIf(CUDA.length > 0)('a shared vocabulary on the cuda backend', () =>
     }
   })
 
+  test('a call that is prepared takes no shard', () => {
+    const [rank] = ranksInMemory(1).ranks
+    const options = { ...REFERENCE, ...sharedBy(rank, [0, 600], rank), gradient: 'in-place' } as const
+    const logits = { ...logitsWith(300), data: new DeviceBuffer(12 * 300 * 4) }
+    expect(() => prepareFusedPreferenceLoss(logits, labelsAt([0, 300, 600]), options)).toThrow(
+      'options.shard is not for prepared calls',
+    )
+  })
+
   test('logits that are disposed of while a rank waits for the others are there until the call ends', async () => {
     const logits = logitsWith(600)
     const own = labelsAt([0, 300, 600])
@@ -200,49 +210,70 @@ describe.runIf(CUDA.length > 0)('a shared vocabulary on the cuda backend', () =>
     })
 
     test.each([
-      ['float32', 'float32', false],
-      ['float32', 'bfloat16', false],
-      ['bfloat16', 'float32', true],
-      ['float16', 'float16', true],
-    ] as const)(
-      'has the bits of one in host memory: %s, gradients %s, added: %s',
-      async (dtype, gradientDType, adds) => {
-        const part = layer(dtype)
-        const results = await onRanks(2, async (rank) => {
-          const mine = part(rank)
-          const fill = (length: number) => (storage(gradientDType, length) as Float32Array).fill(adds ? 1 : 0)
-          const sizes = { hidden: 12 * width, weight: mine.weight.data.length, bias: mine.bias.length }
-          const options = { ...REFERENCE, ...sharedBy(rank, borders, rank), accumulate: adds, gradientDType }
-          const expected = { hidden: fill(sizes.hidden), weight: fill(sizes.weight), bias: fill(sizes.bias) }
-          const { hidden, weight, bias } = mine
-          const wanted = await fusedLinearPreferenceLoss(hidden, weight, own, {
-            ...options,
-            ...RUN,
-            bias,
-            gradient: expected,
-          })
-          const into = {
-            hidden: there(fill(sizes.hidden)),
-            weight: there(fill(sizes.weight)),
-            bias: there(fill(sizes.bias)),
-          }
-          const device = onDevice(mine)
-          const got = await fusedLinearPreferenceLoss(device.hidden, device.weight, own, {
-            ...options,
-            bias: device.bias,
-            gradient: into,
-          })
-          expect(Object.is(got.loss, wanted.loss)).toBe(true)
-          expect(got.gradHidden!.data).toBe(into.hidden)
-          for (const name of ['hidden', 'weight', 'bias'] as const) {
-            const found = fetched(into[name], expected[name]) as Float32Array
-            expect(hex(bytes(found)), name).toBe(hex(bytes(expected[name])))
-          }
-          return hex(bytes(expected.hidden))
+      ['float32', 'float32', {}],
+      ['float32', 'bfloat16', { zeroInactive: false }],
+      ['bfloat16', 'float32', { accumulate: true }],
+      ['float16', 'float16', { accumulate: true, zeroInactive: true }],
+    ] as const)('has the bits of one in host memory: %s, gradients %s, %o', async (dtype, gradientDType, more) => {
+      const part = layer(dtype)
+      const results = await onRanks(2, async (rank) => {
+        const mine = part(rank)
+        const fill = (length: number) => (storage(gradientDType, length) as Float32Array).fill(1)
+        const sizes = { hidden: 12 * width, weight: mine.weight.data.length, bias: mine.bias.length }
+        const options = { ...REFERENCE, ...sharedBy(rank, borders, rank), ...more, gradientDType }
+        const expected = { hidden: fill(sizes.hidden), weight: fill(sizes.weight), bias: fill(sizes.bias) }
+        const { hidden, weight, bias } = mine
+        const wanted = await fusedLinearPreferenceLoss(hidden, weight, own, {
+          ...options,
+          ...RUN,
+          bias,
+          gradient: expected,
         })
-        expect(results[0]).toBe(results[1])
-      },
-    )
+        const into = {
+          hidden: there(fill(sizes.hidden)),
+          weight: there(fill(sizes.weight)),
+          bias: there(fill(sizes.bias)),
+        }
+        const device = onDevice(mine)
+        const got = await fusedLinearPreferenceLoss(device.hidden, device.weight, own, {
+          ...options,
+          bias: device.bias,
+          gradient: into,
+        })
+        expect(Object.is(got.loss, wanted.loss)).toBe(true)
+        expect(got.gradHidden!.data).toBe(into.hidden)
+        for (const name of ['hidden', 'weight', 'bias'] as const) {
+          const found = fetched(into[name], expected[name]) as Float32Array
+          expect(hex(bytes(found)), name).toBe(hex(bytes(expected[name])))
+        }
+        return hex(bytes(expected.hidden))
+      })
+      expect(results[0]).toBe(results[1])
+    })
+
+    test('has the same bits in chunks of two rows', async () => {
+      const part = layer('float32')
+      const call = async (chunk?: string) => {
+        if (chunk) process.env[CHUNK_VARIABLE] = chunk
+        try {
+          return await onRanks(2, async (rank) => {
+            const { hidden, weight, bias } = onDevice(part(rank))
+            const options = {
+              ...sharedBy(rank, borders, rank),
+              bias,
+              outputs: ['logSumExp', 'tokenMeanLogits'],
+            } as const
+            const result = await linearSequenceLogProbs(hidden, weight, own, options)
+            return [result.logProbs, result.logSumExp, result.tokenMeanLogits].map((found) => hex(bytes(found)))
+          })
+        } finally {
+          delete process.env[CHUNK_VARIABLE]
+        }
+      }
+      const whole = await call()
+      expect(await call(String(2 * 4 * 32))).toEqual(whole)
+      expect(whole[0]).toEqual(whole[1])
+    })
 
     test('a gradient that is asked for later', async () => {
       const part = layer('float32')

@@ -119,7 +119,8 @@ void HeadPlan::place(Layout& layout) {
     // Few rows leave most of the GPU idle unless they are split. The rows' bits do not depend on it.
     constexpr int64_t kFew = 1024;
     sweep_.perRow = chunk_ <= kFew ? RowSegments(vocab_).count : 1;
-    sweep_.place(layout, chunk_ * sweep_.perRow, job_.policy.wantsByProducts(), wantsMeanLogit(job_), wantsWeighted(job_));
+    sweep_.place(layout, chunk_ * sweep_.perRow, job_.policy.wantsByProducts(), wantsMeanLogit(job_),
+                 wantsWeighted(job_));
   }
   if (!job_.hasHeadGradient) return;
   values_ = layout.scratch<RowValues>(active_.count);
@@ -309,8 +310,8 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
     }
     if (out_.hidden) {
       of(toHidden_, rows).multiply(down, zero, products_, stream);
-      scatterRows(hiddenGradient_, hiddenStride_, active_.rows + first, rows, width, out_.hidden,
-                  out_.hiddenDtype(), out_.addsToHidden(), stream);
+      scatterRows(hiddenGradient_, hiddenStride_, active_.rows + first, rows, width, out_.hidden, out_.hiddenDtype(),
+                  out_.addsToHidden(), stream);
     }
     if (out_.weight) of(toWeight_, rows).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
   });

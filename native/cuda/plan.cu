@@ -266,7 +266,8 @@ void Plan::place(Layout& layout) {
     const int64_t segments = RowSegments(rows.vocab).count;
     constexpr int64_t kFew = 1024;
     scratch_.perRow = count <= kFew ? segments : 1;
-    scratch_.place(layout, count * scratch_.perRow, on_.policy.wantsByProducts(), wantsMeanLogit(job_), wantsWeighted(job_));
+    scratch_.place(layout, count * scratch_.perRow, on_.policy.wantsByProducts(), wantsMeanLogit(job_),
+                   wantsWeighted(job_));
     scratch_.classWeights = tokenLoss_.loss.classWeights;
   }
 }

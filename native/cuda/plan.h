@@ -111,8 +111,8 @@ class Plan {
   void enqueueGradient(Stream stream);
   void download(Stream stream);
 
-  Job& job_;  // the host's
-  Job on_;    // the same with pointers to device memory
+  Job& job_;        // the host's
+  Job on_;          // the same with pointers to device memory
   Tokens columns_;  // on_.tokens, whose targets are columns of the logits
   Workspace& workspace_;
   PairIndex index_;

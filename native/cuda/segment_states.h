@@ -21,8 +21,8 @@ class SharedSegments {
   SharedSegments(const Forward& stage, const Tokens& tokens, const TokenLoss* loss);
 
   void place(Layout& layout);
-  // Of a job that makes the states: what the sweep of rows `first` and on writes. Rows are those of the logits or, with a
-  // head, the active ones.
+  // Of a job that makes the states: what the sweep of rows `first` and on writes. Rows are those of the logits or, with
+  // a head, the active ones.
   SweepScratch made(int64_t first, const float* classWeights) const;
   float* labelLogits(int64_t first) const { return labelLogits_ + first; }
   // What the other finishes rows from.

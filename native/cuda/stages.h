@@ -90,8 +90,8 @@ void sweepRows(const Forward& forward, const Tokens& columns, const SweepScratch
                Stream stream);
 // The logits of labels that are among the columns, capped if they have to be; those of other rows are left as they are.
 void labelLogits(const Rows& logits, const Tokens& columns, float* out, Stream stream);
-// Stage 1's end: states and results of all rows, of the whole vocabulary, and what `loss` (or null) makes of them. Those of row i go to
-// places[i] (none where that is -1), or to i where `places` is null.
+// Stage 1's end: states and results of all rows, of the whole vocabulary, and what `loss` (or null) makes of them.
+// Those of row i go to places[i] (none where that is -1), or to i where `places` is null.
 void finishRows(const Forward& forward, const Tokens& tokens, const TokenLossStage* loss, const SweepScratch& scratch,
                 const int32_t* places, Stream stream);
 // What the rows' losses come to.
