@@ -7,9 +7,8 @@
  *   4  finish           a job begins from them: log-probs, loss, and the gradient of this rank's columns
  *   5  sum of hidden    with an output layer, the gradient with respect to its input is a sum over the ranks
  *
- * A gradient that is asked for later is steps 1, 4 and 5. Nothing here depends on the backend. A signal counts until the
- * states are gathered: later, a rank would leave the others alone with their gradients. Ranks exchange arrays of the
- * host's, wherever tensors are.
+ * A gradient that is asked for later is steps 1, 4 and 5. Ranks exchange arrays of the host's, wherever tensors are. A
+ * signal counts until the states are gathered: later, a rank would leave the others alone with their gradients.
  */
 import { copyToDevice, copyToHost } from '../backends/cuda/copies.js'
 import { Holds } from '../backends/cuda/holds.js'

@@ -360,15 +360,15 @@ void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight,
   FPL_LAUNCH("logits gradient", valuesKernel, blocks, kThreads, stream, a);
 }
 
-void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
-                    Stream stream) {
+void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, int64_t first,
+                    int64_t end, Stream stream) {
   switch (gradient.logits.dtype) {
     case DType::kFloat32:
-      return gradientOf<float>(gradient, values, tokens, first, end, stream);
+      return gradientOf<float>(gradient, values, columns, first, end, stream);
     case DType::kFloat16:
-      return gradientOf<Float16>(gradient, values, tokens, first, end, stream);
+      return gradientOf<Float16>(gradient, values, columns, first, end, stream);
     case DType::kBFloat16:
-      return gradientOf<BFloat16>(gradient, values, tokens, first, end, stream);
+      return gradientOf<BFloat16>(gradient, values, columns, first, end, stream);
   }
 }
 

@@ -387,15 +387,15 @@ void sweepAs(const Forward& forward, const Tokens& tokens, const SweepScratch& s
 
 }  // namespace
 
-void sweepRows(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, int64_t first, int64_t end,
+void sweepRows(const Forward& forward, const Tokens& columns, const SweepScratch& scratch, int64_t first, int64_t end,
                Stream stream) {
   switch (forward.logits.dtype) {
     case DType::kFloat32:
-      return sweepAs<float>(forward, tokens, scratch, first, end, stream);
+      return sweepAs<float>(forward, columns, scratch, first, end, stream);
     case DType::kFloat16:
-      return sweepAs<Float16>(forward, tokens, scratch, first, end, stream);
+      return sweepAs<Float16>(forward, columns, scratch, first, end, stream);
     case DType::kBFloat16:
-      return sweepAs<BFloat16>(forward, tokens, scratch, first, end, stream);
+      return sweepAs<BFloat16>(forward, columns, scratch, first, end, stream);
   }
 }
 
