@@ -10,8 +10,7 @@
  * A gradient that is asked for later is steps 1, 4 and 5. Ranks exchange arrays of the host's, wherever tensors are. A
  * signal counts until the states are gathered: later, a rank would leave the others alone with their gradients.
  */
-import { copyToDevice, copyToHost } from '../backends/cuda/copies.js'
-import { Holds } from '../backends/cuda/holds.js'
+import { copyToDevice, copyToHost, noHolds } from '../backends/cuda/between-jobs.js'
 import { newCudaMemory } from '../backends/cuda/new-memory.js'
 import { elementsOf } from '../backends/js/rows.js'
 import { checkUnchanged } from '../check/arrays.js'
@@ -32,7 +31,7 @@ export function* sharedCall<Result>(
   plan: () => Planned<Result>,
   merges: boolean,
 ): Steps<Result> {
-  const holds = new Holds()
+  const holds = noHolds()
   try {
     return yield* sharedSteps(communicator, () => heldBy(holds, plan()), merges)
   } finally {
@@ -101,7 +100,7 @@ export function* sharedBackward<Result>(
   communicator: Communicator,
   plan: () => Planned<Result> | undefined,
 ): Steps<Result | undefined> {
-  const holds = new Holds()
+  const holds = noHolds()
   try {
     let planned: Planned<Result> | undefined
     yield* agreement(communicator, () => {
@@ -118,7 +117,7 @@ export function* sharedBackward<Result>(
 }
 
 /** Takes hold of a call's device memory from now on, rather than in each of its jobs: it may be disposed of meanwhile. */
-function heldBy<Result>(holds: Holds, planned: Planned<Result>): Planned<Result> {
+function heldBy<Result>(holds: ReturnType<typeof noHolds>, planned: Planned<Result>): Planned<Result> {
   const { backend, settings } = planned.runner
   holds.add(settings.needs ?? [])
   return { ...planned, runner: { backend, settings: { ...settings, needs: undefined } } }

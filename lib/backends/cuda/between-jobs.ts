@@ -1,12 +1,18 @@
 /**
- * Copies between arrays and addresses of CUDA's memory, on the calling thread or off it.
+ * What a call of several jobs does with device memory between them: it holds it, and copies it from and to arrays.
  */
 import type { RunSettings } from '../../job.js'
 import { COPY, cudaCall, cudaPromise } from './calls.js'
+import { Holds } from './holds.js'
 import { nextId } from './index.js'
 import { cudaFunctions } from './open.js'
 
-/** A copy that has yet to be made. */
+/** What a call holds. */
+export function noHolds(): Pick<Holds, 'add' | 'letGo'> {
+  return new Holds()
+}
+
+/** A copy that has yet to be made, on the calling thread or off it. */
 export interface Copy {
   run(): Promise<void>
   runSync(): void
