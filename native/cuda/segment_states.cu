@@ -39,8 +39,9 @@ SharedSegments::SharedSegments(const Forward& stage, const Tokens& tokens, const
         memcpy(&value, from, sizeof value);
         from += sizeof value;
       });
-      sums_[place] = partialSums(swept);
-      if (wantsByProducts) byProducts_[place] = partialByProducts(swept);
+      const RowState& seen = swept.state;
+      sums_[place] = {seen.sum, seen.unit};
+      if (wantsByProducts) byProducts_[place] = {seen.weighted, seen.squares, seen.maximum, int32_t(seen.argmax)};
       if (wantsLogits) logits_[place] = swept.logits;
       if (weightedSum_) weighted_[place] = swept.weighted;
     });
@@ -52,7 +53,16 @@ void SharedSegments::read() const {
     const int64_t label = tokens_.column(row);
     if (label >= 0 && label < vocab_) segments_.labelLogits[row] = logitsOfLabels_[size_t(index)];
     eachState(row, index, [&](size_t place, char* to) {
-      Swept swept = byProducts_.empty() ? take(sums_[place]) : take(sums_[place], byProducts_[place]);
+      Swept swept;
+      swept.state.sum = sums_[place].sum;
+      swept.state.unit = sums_[place].unit;
+      if (!byProducts_.empty()) {
+        const PartialByProducts& more = byProducts_[place];
+        swept.state.weighted = more.weighted;
+        swept.state.squares = more.squares;
+        swept.state.maximum = more.maximum;
+        swept.state.argmax = more.argmax;
+      }
       if (swept.state.argmax >= 0) swept.state.argmax += tokens_.shard.start;
       if (!logits_.empty()) swept.logits = logits_[place];
       if (weightedSum_) swept.weighted = weighted_[place];
