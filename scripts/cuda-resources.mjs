@@ -37,7 +37,8 @@ function readable(/** @type {string} */ mangled) {
   const variant = ['', ', by-products', ', logits', ', weighted'][Number(/5SweepE(\d)/.exec(rest)?.[1] ?? 0)]
   const form = ['', ', full', ', weighted', ', capped'][Number(/4FormE(\d)/.exec(rest)?.[1] ?? 0)]
   const caps = /Lb1/.test(rest) ? ', capped' : ''
-  return type ? `${name}<${type}${variant}${form}${caps}>` : name
+  if (!type) return /^ILb1/.test(rest) ? `${name}<shared>` : name
+  return `${name}<${type}${variant}${form}${caps}>`
 }
 
 /** @type {Map<string, Kernel[]>} */

@@ -280,6 +280,29 @@ describe.runIf(onHost)('a rank', () => {
     expect(after).toBeUndefined()
   })
 
+  it('that dies before it has come to NCCL does not let the others wait', async () => {
+    const ended = await onRanks(
+      3,
+      `const { readFileSync } = await import('node:fs')
+      if (rank === 2) {
+        const gather = host.allGather
+        // With the id of NCCL it has all that it needs, but it does not come.
+        let gathers = 0
+        host.allGather = async (...all) => { await gather(...all); if (++gathers === 2) process.kill(process.pid, 'SIGKILL') }
+      }
+      const begin = Date.now()
+      const error = await rejected(connect({ timeout: 1.5 }))
+      tell([error, (Date.now() - begin) / 1000,
+        readFileSync('/proc/self/maps', 'utf8').split('memfd:nccl').length - 1])`,
+    )
+    expect(ended[2].signal).toBe('SIGKILL')
+    for (const [{ code, message }, seconds, mapped] of told(ended.slice(0, 2)) as [Told, number, number][]) {
+      const wanted = 'not all ranks have come to NCCL within 1.5 seconds: one may have died'
+      expect([code, message, mapped]).toEqual(['ERR_NCCL', wanted, 0])
+      expect(seconds).toBeGreaterThanOrEqual(1.5)
+    }
+  })
+
   it('whose NCCL fails says what has failed', async () => {
     const [error] = told(
       await onRanks(
@@ -390,7 +413,7 @@ describe.runIf(onHost)('without NCCL', () => {
       ['21217', '30001'].map((version) => connects({ FPL_HOST_NCCL_VERSION: version })),
     )
     expect([old.code, new_.code]).toEqual(['ERR_NCCL', 'ERR_NCCL'])
-    expect(old.message).toContain('this NCCL is version 2.12.17; it must be at least 2.13.0 and below 3.0.0')
+    expect(old.message).toContain('this NCCL is version 2.12.17; it must be at least 2.14.0 and below 3.0.0')
     expect(new_.message).toContain('this NCCL is version 3.0.1;')
   })
 

@@ -19,7 +19,7 @@ import type { Communicator, HeadGradients, Logits, ShardOptions } from '../lib/t
 import { spyOnWarnings } from './platform.js'
 import { onRanks, onRanksSync, outcomes, type Rank } from './ranks.js'
 import { columnsOf, copyOfColumns, joined, wordsOf } from './shards.js'
-import { gaussian, hex, JS, NATIVE, random, values, WASM } from './support.js'
+import { CUDA, gaussian, hex, JS, NATIVE, random, values, WASM } from './support.js'
 
 const next = random(8)
 const VOCAB = 30
@@ -42,7 +42,7 @@ const ce = (rank: Communicator, options: CrossEntropyOptions = {}) =>
 const reasonsOf = (found: PromiseSettledResult<unknown>[]) =>
   found.map((outcome) => (outcome as PromiseRejectedResult).reason)
 
-const BACKENDS = [...NATIVE.slice(0, 1), ...WASM, JS]
+const BACKENDS = [...NATIVE.slice(0, 1), ...CUDA, ...WASM, JS]
 
 describe.each(BACKENDS)('$name', ({ run }) => {
   test('a padded vocabulary: columns after the last token are never labels, and have no probability', async () => {

@@ -20,7 +20,7 @@ vi.mock('../lib/index.js', async (original) => {
 vi.mock('./support.js', async (original) => {
   const actual = await original<typeof import('./support.js')>()
   // Instruction sets differ in kernels, which know nothing of ranks.
-  const targets = [...actual.NATIVE.slice(0, 1), ...actual.WASM, actual.JS]
+  const targets = [...actual.NATIVE.slice(0, 1), ...actual.CUDA, ...actual.WASM, actual.JS]
   return {
     ...actual,
     TARGETS: targets,

@@ -4,9 +4,10 @@
  *
  * Where segments begin depends on the vocabulary alone, with an output layer on its width, too. They are those of a call
  * that has the whole vocabulary (native/cpu/token_log_probs.cc, native/cpu/head.cc), which merges their states in order. A
- * segment in which the columns of another rank begin is one segment on each side.
+ * segment in which the columns of another rank begin is one segment on each side. On a GPU (native/cuda/token_log_probs.cu)
+ * all segments but the last have the same length, and are counted from the first column of each rank.
  */
-import type { ForwardStage, SegmentStates, Shard, TokenLossStage, Tokens } from '../job.js'
+import type { Backend, ForwardStage, SegmentStates, Shard, TokenLossStage, Tokens } from '../job.js'
 
 /** Columns start … end of the vocabulary. */
 export interface Columns {
@@ -14,7 +15,7 @@ export interface Columns {
   end: number
 }
 
-/** Most columns of a segment of logits, and what its number of columns is a multiple of. */
+/** Most columns of a segment of logits, and what its number of columns is a multiple of; on a GPU, what it has. */
 const MOST = 16384
 const TILE = 64
 
@@ -28,10 +29,16 @@ function segmentLength(vocab: number, width: number | undefined): number {
 }
 
 /** The segments that a rank's columns have a part of: where the parts begin, in the vocabulary, and the end of the last. */
-export function segmentsOf({ start, end }: Columns, vocab: number, width: number | undefined): number[] {
-  const length = segmentLength(vocab, width)
+export function segmentsOf(
+  { start, end }: Columns,
+  vocab: number,
+  width: number | undefined,
+  backend: Backend['name'],
+): number[] {
+  const length = backend === 'cuda' ? MOST : segmentLength(vocab, width)
+  const first = backend === 'cuda' ? start : Math.floor(start / length) * length
   const bounds = [start]
-  for (let at = (Math.floor(start / length) + 1) * length; at < end; at += length) bounds.push(at)
+  for (let at = first + length; at < end; at += length) bounds.push(at)
   return [...bounds, end]
 }
 
@@ -70,9 +77,10 @@ export class SegmentExchange {
     private readonly columns: readonly Columns[],
     private readonly rank: number,
     merges: boolean,
+    backend: Backend['name'],
   ) {
     const { targets, shard } = tokens
-    const segments = columns.map((own) => segmentsOf(own, shard.vocab, stage.head?.hidden.vocab))
+    const segments = columns.map((own) => segmentsOf(own, shard.vocab, stage.head?.hidden.vocab, backend))
     this.words = wordsOf(stage, loss)
     this.bounds = segments[rank].map((column) => column - shard.start)
     this.counts = segments.map((bounds) => (merges ? 1 : bounds.length - 1))

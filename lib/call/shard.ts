@@ -27,7 +27,9 @@ export function shardOf(
     return undefined
   }
   if (communicator === undefined) throw invalidValue('options.shard', 'needs options.communicator')
-  if (device !== undefined) throw invalidValue('options.shard', 'needs logits, or hidden and weight, in host memory')
+  if (device?.kind === 'webgpu') {
+    throw invalidValue('options.shard', 'needs logits, or hidden and weight, in host memory or in memory of CUDA')
+  }
   const shard = optionsObject(given, 'options.shard', NAMES)
   const vocab = integer(shard.vocab, 'options.shard.vocab', 1, LARGEST_SIZE)
   const start = integer(shard.start, 'options.shard.start', 0, LARGEST_SIZE)

@@ -7,14 +7,16 @@
  *   4  finish           a job begins from them: log-probs, loss, and the gradient of this rank's columns
  *   5  sum of hidden    with an output layer, the gradient with respect to its input is a sum over the ranks
  *
- * A gradient that is asked for later is steps 1, 4 and 5. Nothing here depends on the backend. A signal counts until the
- * states are gathered: later, a rank would leave the others alone with their gradients.
+ * A gradient that is asked for later is steps 1, 4 and 5. Ranks exchange arrays of the host's, wherever tensors are. A
+ * signal counts until the states are gathered: later, a rank would leave the others alone with their gradients.
  */
+import { copyToDevice, copyToHost, noHolds } from '../backends/cuda/between-jobs.js'
+import { newCudaMemory } from '../backends/cuda/new-memory.js'
 import { elementsOf } from '../backends/js/rows.js'
 import { checkUnchanged } from '../check/arrays.js'
 import { invalidValue } from '../errors.js'
 import type { ForwardStage, HeadGradientStage, Job, RunSettings, Shard, Tokens } from '../job.js'
-import type { Communicator } from '../types/index.js'
+import type { Communicator, HostArray } from '../types/index.js'
 import { agreement, HEADER_BYTES, headerOf, numbersOf, type Terms } from './agreement.js'
 import { equalParts } from './call-terms.js'
 import type { Planned, Runner } from './run.js'
@@ -29,6 +31,15 @@ export function* sharedCall<Result>(
   plan: () => Planned<Result>,
   merges: boolean,
 ): Steps<Result> {
+  const holds = noHolds()
+  try {
+    return yield* sharedSteps(communicator, () => heldBy(holds, plan()), merges)
+  } finally {
+    holds.letGo(false)
+  }
+}
+
+function* sharedSteps<Result>(communicator: Communicator, plan: () => Planned<Result>, merges: boolean): Steps<Result> {
   let planned = undefined as unknown as Planned<Result>
   const all = yield* agreement(communicator, () => {
     planned = plan()
@@ -37,7 +48,15 @@ export function* sharedCall<Result>(
   const { job, runner, result } = planned
   const columns = columnsOf(all, job.tokens as SharedTokens)
   const exchange = (stage: ForwardStage, loss: Job['tokenLoss']) =>
-    new SegmentExchange(stage, loss, job.tokens as SharedTokens, columns, communicator.rank, merges)
+    new SegmentExchange(
+      stage,
+      loss,
+      job.tokens as SharedTokens,
+      columns,
+      communicator.rank,
+      merges,
+      runner.backend.name,
+    )
   const policy = exchange(job.policy as ForwardStage, job.tokenLoss)
   const exchanges = job.reference ? [policy, exchange(job.reference, undefined)] : [policy]
 
@@ -84,14 +103,27 @@ export function* sharedBackward<Result>(
   communicator: Communicator,
   plan: () => Planned<Result> | undefined,
 ): Steps<Result | undefined> {
-  let planned: Planned<Result> | undefined
-  yield* agreement(communicator, () => {
-    planned = plan()
-    return planned ? termsOf(planned, false) : { call: 'no gradient' }
-  })
-  if (planned === undefined) return undefined
-  yield* finish(communicator, planned)
-  return planned.result()
+  const holds = noHolds()
+  try {
+    let planned: Planned<Result> | undefined
+    yield* agreement(communicator, () => {
+      planned = plan()
+      if (planned) planned = heldBy(holds, planned)
+      return planned ? termsOf(planned, false) : { call: 'no gradient' }
+    })
+    if (planned === undefined) return undefined
+    yield* finish(communicator, planned)
+    return planned.result()
+  } finally {
+    holds.letGo(false)
+  }
+}
+
+/** Takes hold of a call's device memory from now on, rather than in each of its jobs: it may be disposed of meanwhile. */
+function heldBy<Result>(holds: ReturnType<typeof noHolds>, planned: Planned<Result>): Planned<Result> {
+  const { backend, settings } = planned.runner
+  holds.add(settings.needs ?? [])
+  return { ...planned, runner: { backend, settings: { ...settings, needs: undefined } } }
 }
 
 /** The job that makes the results; with an output layer, the sum of its input's gradient over the ranks. */
@@ -107,8 +139,14 @@ function* finish(communicator: Communicator, { job, runner, watched }: Planned<u
   const share = new Float32Array(batch * time * width)
   let problem: { error: unknown } | undefined
   try {
-    const headGradient: HeadGradientStage = { ...stage, hidden: share, sharesHidden: true, skipInactive: false }
+    const there = typeof stage.hidden === 'bigint' ? newCudaMemory(share.byteLength, settings.device ?? 0) : undefined
+    const hidden = there ? BigInt(there.ptr) : share
+    const headGradient: HeadGradientStage = { ...stage, hidden, sharesHidden: true, skipInactive: false }
     yield jobStep(runner, { ...job, headGradient }, settings)
+    if (there) {
+      yield copyToHost(share, BigInt(there.ptr), settings)
+      there.dispose()
+    }
     checkUnchanged(watched)
   } catch (error) {
     problem = { error }
@@ -119,7 +157,13 @@ function* finish(communicator: Communicator, { job, runner, watched }: Planned<u
   })
   const active = packRows(share, (job.tokens as Tokens).targets, width)
   yield* sum(communicator, share.subarray(0, active * width))
-  putRows(share, job.tokens as Tokens, stage, width)
+  const put = (to: HostArray) => putRows(share, job.tokens as Tokens, { ...stage, hidden: to }, width)
+  if (typeof stage.hidden !== 'bigint') return put(stage.hidden as HostArray)
+  // On the way back from the host, with what stays there.
+  const elements = new (stage.dtype === 'float32' ? Float32Array : Uint16Array)(share.length)
+  if (stage.accumulate || stage.skipInactive) yield copyToHost(elements, stage.hidden, settings)
+  put(elements)
+  yield copyToDevice(stage.hidden, elements, settings)
 }
 
 /** Memory for the logits of an output layer that are kept from the sweep to the gradients, or undefined. */
@@ -172,8 +216,8 @@ function putRows(
 
 function termsOf({ job, runner }: Planned<unknown>, merges: boolean): Terms {
   const { backend } = runner
-  if (backend.name === 'cuda' || backend.name === 'webgpu') {
-    throw invalidValue('options.shard', `is not for the ${backend.name} backend; 'cpu', 'wasm' and 'js' take it`)
+  if (backend.name === 'webgpu') {
+    throw invalidValue('options.shard', "is not for the webgpu backend; 'cuda', 'cpu', 'wasm' and 'js' take it")
   }
   const { start } = (job.tokens as SharedTokens).shard
   const { vocab } = (job.policy ?? job.headGradient ?? job.gradient)!.logits

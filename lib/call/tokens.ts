@@ -73,6 +73,7 @@ export function tokensOf(
   const onDevice = isDeviceMemory(labels)
   const targets = new Int32Array(onDevice ? 0 : rows).fill(-1)
   if (onDevice) {
+    if (shard) throw invalidValue('options.shard', 'needs labels in host memory')
     if (ldAlpha !== 1) throw invalidValue('options.ldAlpha', 'needs labels in host memory')
     if (emptySequence === 'error') throw invalidValue('options.emptySequence', "'error' needs labels in host memory")
   } else {

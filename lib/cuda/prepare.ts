@@ -58,6 +58,8 @@ class PreparedCall extends Handle<object> implements PreparedPreferenceLoss {
   constructor(planned: Planned<FusedPreferenceLoss>) {
     const { settings } = planned.runner
     const { job } = planned
+    if (job.tokens?.shard)
+      throw invalidValue('options.shard', 'is not for prepared calls, which wait for no other rank')
     for (const rows of [job.policy?.logits, job.reference?.logits]) {
       if (rows && typeof rows.data !== 'bigint') throw invalidValue('logits.data', 'must be device memory')
     }

@@ -435,8 +435,9 @@ Napi::Value CudaBindings::synchronizeAsync(const Napi::CallbackInfo& info) {
 Napi::Value CudaBindings::connect(const Napi::CallbackInfo& info) {
   const int32_t device = integer(info[2]), rank = integer(info[3]), size = integer(info[4]);
   const auto* id = reinterpret_cast<const void*>(side(info[5]));
-  return later(info, [api = api_, made = &rankOf(info[1]), device, rank, size, id](Problem* problem) {
-    return api->createCommunicator(device, rank, size, id, &made->communicator, problem);
+  const double seconds = info[6].As<Napi::Number>().DoubleValue();
+  return later(info, [api = api_, made = &rankOf(info[1]), device, rank, size, id, seconds](Problem* problem) {
+    return api->createCommunicator(device, rank, size, id, seconds, &made->communicator, problem);
   });
 }
 

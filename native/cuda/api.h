@@ -10,7 +10,7 @@ namespace fpl {
 namespace cuda {
 
 // Changes with anything in this file or in core/job.h.
-constexpr int32_t kApiVersion = 5;
+constexpr int32_t kApiVersion = 6;
 constexpr const char* kApiSymbol = "fusedPreferenceLossCuda";
 
 // Why a call failed.
@@ -90,8 +90,9 @@ struct Api {
   bool (*ncclVersion)(int32_t* version, Problem*);
   // The 128 bytes by which ranks find each other.
   bool (*ncclId)(void* id, Problem*);
-  // Waits until all ranks have come.
-  bool (*createCommunicator)(int32_t device, int32_t rank, int32_t size, const void* id, Communicator**, Problem*);
+  // Waits until all ranks have come, for no more than so many seconds.
+  bool (*createCommunicator)(int32_t device, int32_t rank, int32_t size, const void* id, double seconds, Communicator**,
+                             Problem*);
   bool (*allGather)(Communicator*, uint64_t send, uint64_t receive, uint64_t bytes, void* stream, Problem*);
   // In place; `type` is NCCL's own.
   bool (*allReduceSum)(Communicator*, uint64_t data, uint64_t count, int32_t type, void* stream, Problem*);

@@ -1,5 +1,7 @@
 #include "communicator.h"
 
+#include <chrono>
+#include <thread>
 #include <utility>
 
 namespace fpl {
@@ -8,9 +10,25 @@ namespace cuda {
 using nccl::require;
 using nccl::Result;
 
-Communicator::Communicator(int32_t device, int32_t rank, int32_t size, const nccl::UniqueId& id)
+Communicator::Communicator(int32_t device, int32_t rank, int32_t size, const nccl::UniqueId& id, double seconds)
     : device(device), functions_(nccl::opened()) {
-  require(functions_.initRank(&comm_, size, id, rank), "connecting the ranks");
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point begin = Clock::now();
+  nccl::Config config;
+  const Result made = functions_.initRank(&comm_, size, id, rank, &config);
+  // A rank may have died since it was last heard of, and NCCL would wait for it for ever.
+  const Result result = settled(made, [&] { return Clock::now() - begin < std::chrono::duration<double>(seconds); });
+  if (result == Result::kSuccess) return;
+  try {
+    if (result != Result::kInProgress) require(result, "connecting the ranks");
+    std::string limit = std::to_string(seconds);
+    limit.erase(limit.find_last_not_of('0') + 1);
+    if (limit.back() == '.') limit.pop_back();
+    throw Error{"not all ranks have come to NCCL within " + limit + " seconds: one may have died"};
+  } catch (const Error& error) {
+    abortBecause(error.message);
+    throw;
+  }
 }
 
 Communicator::~Communicator() { abort(); }
@@ -47,14 +65,27 @@ void Communicator::abort() {
 
 void Communicator::close() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (nccl::Comm* comm = std::exchange(comm_, nullptr)) require(functions_.destroy(comm), "closing");
+  if (nccl::Comm* comm = std::exchange(comm_, nullptr)) {
+    const Result result = functions_.destroy(comm);
+    if (result != Result::kInProgress) require(result, "closing");
+  }
 }
 
 template <typename Operation>
 void Communicator::enqueue(const char* doing, const Operation& operation) {
   const std::lock_guard<std::mutex> lock(mutex_);
   requireSound();
-  require(operation(), doing);
+  // The first one connects the ranks further.
+  require(settled(operation(), [] { return true; }), doing);
+}
+
+template <typename Wanted>
+Result Communicator::settled(Result result, const Wanted& wanted) {
+  while (result == Result::kInProgress && wanted()) {
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+    require(functions_.asyncError(comm_, &result), "looking for errors");
+  }
+  return result;
 }
 
 void Communicator::requireComm() const {

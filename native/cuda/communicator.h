@@ -13,8 +13,8 @@ namespace cuda {
 // something has failed, on this rank or on another, every operation throws.
 class Communicator {
  public:
-  // Waits until all ranks have come.
-  Communicator(int32_t device, int32_t rank, int32_t size, const nccl::UniqueId& id);
+  // Waits until all ranks have come, for no more than so many seconds.
+  Communicator(int32_t device, int32_t rank, int32_t size, const nccl::UniqueId& id, double seconds);
   // Aborts, unless it has been closed.
   ~Communicator();
   Communicator(const Communicator&) = delete;
@@ -35,6 +35,9 @@ class Communicator {
  private:
   template <typename Operation>
   void enqueue(const char* doing, const Operation& operation);
+  // What becomes of an operation that may be in progress, once that is known or `wanted` says no.
+  template <typename Wanted>
+  nccl::Result settled(nccl::Result result, const Wanted& wanted);
   void requireComm() const;
   // Aborts, and throws, where NCCL has found that something has failed.
   void requireSound();

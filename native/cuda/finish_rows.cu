@@ -50,6 +50,8 @@ FPL_DEVICE void putTokenLoss(const FinishArguments& a, int64_t to, const TokenSt
   l.ofMeanLogit[to] = scale * weighed(slope, value.slopes.meanLogit);
 }
 
+// `kShared`: the label's logit came with the states.
+template <bool kShared>
 FPL_KERNEL(kThreads, 2)
 finishKernel(FPL_ARGUMENT FinishArguments a) {
   const int64_t row = blockIndex() * kThreads + threadIndex();
@@ -68,8 +70,8 @@ finishKernel(FPL_ARGUMENT FinishArguments a) {
     for (int64_t i = 1; i < a.partialsPerRow; ++i) {
       swept.merge(sweptAt(a.partials, row * a.partialsPerRow + i), a.inverseTemperature);
     }
-    float labelLogit = logitAt(f.logits, row, label);
-    if (a.cap.present) labelLogit = capped(labelLogit, a.cap);
+    float labelLogit = kShared ? a.partials.labelLogits[row] : logitAt(f.logits, row, label);
+    if (!kShared && a.cap.present) labelLogit = capped(labelLogit, a.cap);
     token = finish(swept.state, labelLogit, a.inverseTemperature);
     if (a.partials.byProducts) more = byProducts(swept.state, token, label, labelLogit, a.inverseTemperature);
     meanLogit = swept.logits * a.inverseTemperature / double(f.logits.vocab);
@@ -89,6 +91,14 @@ finishKernel(FPL_ARGUMENT FinishArguments a) {
   } else {
     putTokenLoss(a, to, token, label, a.loss.classWeights ? weightedMean : meanLogit);
   }
+}
+
+FPL_KERNEL(kThreads, 2)
+labelLogitsKernel(FPL_ARGUMENT Rows logits, const int32_t* columns, float* out, FPL_ARGUMENT CapConstants cap) {
+  const int64_t row = blockIndex() * kThreads + threadIndex();
+  if (row >= logits.count() || columns[row] < 0 || columns[row] >= logits.vocab) return;
+  const float logit = logitAt(logits, row, columns[row]);
+  out[row] = cap.present ? capped(logit, cap) : logit;
 }
 
 struct Sums {
@@ -134,12 +144,24 @@ void finishRows(const Forward& forward, const Tokens& tokens, const TokenLossSta
   a.divisor = loss ? loss->divisor : nullptr;
   if (loss) a.loss = loss->loss;
   a.partials = scratch;
-  a.partialsPerRow = scratch.split ? RowSegments(forward.logits.vocab).count : 1;
+  a.partialsPerRow = scratch.perRow;
   a.places = places;
   a.inverseTemperature = 1 / tokens.temperature;
   a.cap = CapConstants(tokens.capScale);
   a.rows = forward.logits.count();
-  FPL_LAUNCH("token log-probs", finishKernel, (a.rows + kThreads - 1) / kThreads, kThreads, stream, a);
+  a.forward.logits.vocab = tokens.vocabOf(forward.logits);
+  const int64_t blocks = (a.rows + kThreads - 1) / kThreads;
+  if (scratch.labelLogits) {
+    FPL_LAUNCH("token log-probs", finishKernel<true>, blocks, kThreads, stream, a);
+  } else {
+    FPL_LAUNCH("token log-probs", finishKernel<false>, blocks, kThreads, stream, a);
+  }
+}
+
+void labelLogits(const Rows& logits, const Tokens& columns, float* out, Stream stream) {
+  const CapConstants cap(columns.capScale);
+  const int64_t blocks = (logits.count() + kThreads - 1) / kThreads;
+  FPL_LAUNCH("token log-probs", labelLogitsKernel, blocks, kThreads, stream, logits, columns.targets, out, cap);
 }
 
 void weighTokens(const Tokens& tokens, const TokenLossStage& loss, int64_t rows, Stream stream) {

@@ -42,16 +42,17 @@ HeadPlan::HeadPlan(const Job& job, Workspace& workspace) : job_(job), workspace_
   chunk_ = std::min(mostRows_, active_.count);
 
   policy_ = layerOf(job.policy.head);
-  if (job.hasReference) reference_ = layerOf(job.reference.head);
+  if (readsReference()) reference_ = layerOf(job.reference.head);
   hiddenStride_ = roundedUp(std::max(policy_.head.width(), reference_.head.width()), kRowAlignment);
   if (!job.hasHeadGradient) return;
   out_ = job.headGradient;
   const bool adds = out_.accumulate;
   const int64_t width = policy_.head.width();
   if (!out_.onDevice) {
-    out_.hidden = gradientOnDevice(out_.hidden, count_ * width, adds || out_.skipInactive, "the gradient of hidden");
-    out_.weight = gradientOnDevice(out_.weight, vocab_ * width, adds, "the gradient of the weight");
-    out_.bias = gradientOnDevice(out_.bias, vocab_, adds, "the gradient of the bias");
+    const bool keeps = out_.addsToHidden() || out_.skipInactive;
+    out_.hidden = gradientOnDevice(out_.hidden, count_ * width, out_.hiddenDtype(), keeps, "the gradient of hidden");
+    out_.weight = gradientOnDevice(out_.weight, vocab_ * width, out_.dtype, adds, "the gradient of the weight");
+    out_.bias = gradientOnDevice(out_.bias, vocab_, out_.dtype, adds, "the gradient of the bias");
   }
   weightSums_ = static_cast<float*>(out_.weight);
   if (!out_.weight || out_.dtype == DType::kFloat32) return;
@@ -95,9 +96,9 @@ void* HeadPlan::onDevice(const void* host, int64_t elements, DType dtype, const 
   return memories_.back().data();
 }
 
-void* HeadPlan::gradientOnDevice(void* host, int64_t elements, bool upload, const char* purpose) {
+void* HeadPlan::gradientOnDevice(void* host, int64_t elements, DType dtype, bool upload, const char* purpose) {
   if (!host) return nullptr;
-  const size_t bytes = size_t(elements * elementSize(out_.dtype));
+  const size_t bytes = size_t(elements * elementSize(dtype));
   memories_.push_back(deviceMemory(bytes, purpose));
   void* device = memories_.back().data();
   if (upload) uploads_.push_back({device, host, bytes});
@@ -114,13 +115,12 @@ void HeadPlan::place(Layout& layout) {
   hidden_ = layout.scratch<char>(chunk_ * hiddenStride_ * int64_t(sizeof(float)));
   logits_ = layout.scratch<float>(chunk_ * stride_);
   products_ = layout.scratch<char>(CublasLt::kWorkspace);
-  if (job_.hasPolicy) {
+  if (job_.hasPolicy && !job_.policy.segments.present()) {
     // Few rows leave most of the GPU idle unless they are split. The rows' bits do not depend on it.
     constexpr int64_t kFew = 1024;
-    const int64_t segments = RowSegments(vocab_).count;
-    sweep_.split = segments > 1 && chunk_ <= kFew;
-    const int64_t partials = sweep_.split ? chunk_ * segments : chunk_;
-    sweep_.place(layout, partials, job_.policy.wantsByProducts(), wantsMeanLogit(job_), wantsWeighted(job_));
+    sweep_.perRow = chunk_ <= kFew ? RowSegments(vocab_).count : 1;
+    sweep_.place(layout, chunk_ * sweep_.perRow, job_.policy.wantsByProducts(), wantsMeanLogit(job_),
+                 wantsWeighted(job_));
   }
   if (!job_.hasHeadGradient) return;
   values_ = layout.scratch<RowValues>(active_.count);
@@ -169,7 +169,7 @@ std::vector<Matmul> HeadPlan::products(bool scalarsOnDevice, const Make& make) c
 void HeadPlan::prepare() {
   if (active_.count == 0) return;
   policy_.logits = products(false, [&](int64_t rows) { return logitsProduct(policy_, rows); });
-  if (job_.hasReference) {
+  if (readsReference()) {
     reference_.logits = products(false, [&](int64_t rows) { return logitsProduct(reference_, rows); });
   }
   const bool scaled = scale_ != nullptr;
@@ -262,12 +262,27 @@ void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& token
   });
 }
 
-void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, Stream stream) {
+void HeadPlan::segments(bool reference, const Forward& stage, const Tokens& columns, const SharedSegments& segments,
+                        const float* classWeights, Stream stream) {
+  Forward part = stage;
+  Tokens chunkColumns = columns;
+  forChunks([&](int64_t first, int64_t rows) {
+    makeLogits(reference ? reference_ : policy_, active_.rows + first, rows, stream);
+    part.logits = chunkOfLogits(rows);
+    chunkColumns.targets = active_.targets + first;
+    sweepRows(part, chunkColumns, segments.made(first, classWeights), 0, rows, stream);
+    labelLogits(part.logits, chunkColumns, segments.labelLogits(first), stream);
+  });
+}
+
+void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, Stream stream) {
   const int64_t width = policy_.head.width();
   const bool adds = out_.accumulate;
   // The sums of a weight's gradient that has another type are not those that it is added to.
   const bool rounds = out_.dtype != DType::kFloat32, addsToSums = adds && !rounds;
-  if (out_.hidden && !out_.skipInactive) clearInactive(tokens.targets, count_, width, out_.hidden, out_.dtype, stream);
+  if (out_.hidden && !out_.skipInactive) {
+    clearInactive(columns.targets, count_, width, out_.hidden, out_.hiddenDtype(), stream);
+  }
   if (out_.weight && !addsToSums && active_.count == 0) {
     check(cudaMemsetAsync(weightSums_, 0, size_t(vocab_ * width) * sizeof(float), stream), "running output layer");
   }
@@ -282,21 +297,21 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
 
   Gradient part = gradient;
   part.skipInactive = false;
-  Tokens chunkTokens = tokens;
+  Tokens chunkColumns = columns;
   forChunks([&](int64_t first, int64_t rows) {
     // Zeros for hidden states that take no part: 0 times what they are might be NaN.
     makeLogits(policy_, takingPart_ + first, rows, stream);
     part.logits = part.out = chunkOfLogits(rows);
-    chunkTokens.targets = active_.targets + first;
-    logitsGradient(part, values_ + first, chunkTokens, 0, rows, stream);
+    chunkColumns.targets = active_.targets + first;
+    logitsGradient(part, values_ + first, chunkColumns, 0, rows, stream);
     if (out_.bias) addColumns(logits_, rows, vocab_, stride_, biasSums_, stream);
     if (policy_.type != DType::kFloat32) {
       roundGradient(logits_, rows, vocab_, stride_, policy_.type, scale_ ? &scale_->up : nullptr, stream);
     }
     if (out_.hidden) {
       of(toHidden_, rows).multiply(down, zero, products_, stream);
-      scatterRows(hiddenGradient_, hiddenStride_, active_.rows + first, rows, width, out_.hidden, out_.dtype, adds,
-                  stream);
+      scatterRows(hiddenGradient_, hiddenStride_, active_.rows + first, rows, width, out_.hidden, out_.hiddenDtype(),
+                  out_.addsToHidden(), stream);
     }
     if (out_.weight) of(toWeight_, rows).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
   });

@@ -27,8 +27,11 @@ class HeadPlan {
   void begin(const int32_t* targets, Stream stream);
   // Stage 1 of the policy, or of the reference; `loss` is null where no single tokens have one.
   void forward(bool reference, const Forward& stage, const Tokens& tokens, const TokenLossStage* loss, Stream stream);
+  // Stage 1 as far as the states of `segments`.
+  void segments(bool reference, const Forward& stage, const Tokens& columns, const SharedSegments& segments,
+                const float* classWeights, Stream stream);
   // Stage 4.
-  void gradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, Stream stream);
+  void gradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, Stream stream);
   // Copies the gradients back that are the host's.
   void download(Stream stream);
 
@@ -48,7 +51,7 @@ class HeadPlan {
 
   Layer layerOf(const Head& head);
   void* onDevice(const void* host, int64_t elements, DType dtype, const char* purpose);
-  void* gradientOnDevice(void* host, int64_t elements, bool upload, const char* purpose);
+  void* gradientOnDevice(void* host, int64_t elements, DType dtype, bool upload, const char* purpose);
 
   Product logitsProduct(const Layer& layer, int64_t rows) const;
   Product hiddenProduct(int64_t rows) const;
@@ -56,6 +59,8 @@ class HeadPlan {
   template <typename Make>
   std::vector<Matmul> products(bool scalarsOnDevice, const Make& make) const;
   const Matmul& of(const std::vector<Matmul>& products, int64_t rows) const { return products[rows == chunk_ ? 0 : 1]; }
+  // Whether the reference's logits are made.
+  bool readsReference() const { return job_.hasReference && !areGiven(job_.reference.segments); }
   template <typename Visit>
   void forChunks(const Visit& visit) const;
 

@@ -322,10 +322,10 @@ bool ncclId(void* id, Problem* problem) {
   });
 }
 
-bool createCommunicator(int32_t device, int32_t rank, int32_t size, const void* id, Communicator** communicator,
-                        Problem* problem) {
+bool createCommunicator(int32_t device, int32_t rank, int32_t size, const void* id, double seconds,
+                        Communicator** communicator, Problem* problem) {
   return guarded(problem, "connecting the ranks", device, [&] {
-    *communicator = new Communicator(device, rank, size, *static_cast<const nccl::UniqueId*>(id));
+    *communicator = new Communicator(device, rank, size, *static_cast<const nccl::UniqueId*>(id), seconds);
   });
 }
 

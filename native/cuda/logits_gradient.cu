@@ -304,6 +304,7 @@ void gradientRows(const Gradient& gradient, const RowValues* values, const Token
   const int64_t vocab = gradient.logits.vocab;
   GradientArguments a;
   a.gradient = gradient;
+  if (gradient.classWeights) a.gradient.classWeights += tokens.shard.start;
   a.values = values;
   a.targets = tokens.targets;
   a.tiles = kConverts ? (vocab + kElements - 1) / kElements : (vocab + kPerQuad<T> - 1 + kTile<T> - 1) / kTile<T>;
@@ -349,6 +350,7 @@ void gradientOf(const Gradient& gradient, const RowValues* values, const Tokens&
 void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight, RowValues* values, Stream stream) {
   ValuesArguments a;
   a.gradient = gradient;
+  a.gradient.logits.vocab = tokens.vocabOf(gradient.logits);
   a.tokens = tokens;
   a.values = values;
   a.isFull = isFull(gradient);
@@ -358,15 +360,15 @@ void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight,
   FPL_LAUNCH("logits gradient", valuesKernel, blocks, kThreads, stream, a);
 }
 
-void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
-                    Stream stream) {
+void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, int64_t first,
+                    int64_t end, Stream stream) {
   switch (gradient.logits.dtype) {
     case DType::kFloat32:
-      return gradientOf<float>(gradient, values, tokens, first, end, stream);
+      return gradientOf<float>(gradient, values, columns, first, end, stream);
     case DType::kFloat16:
-      return gradientOf<Float16>(gradient, values, tokens, first, end, stream);
+      return gradientOf<Float16>(gradient, values, columns, first, end, stream);
     case DType::kBFloat16:
-      return gradientOf<BFloat16>(gradient, values, tokens, first, end, stream);
+      return gradientOf<BFloat16>(gradient, values, columns, first, end, stream);
   }
 }
 

@@ -10,7 +10,7 @@ namespace {
 // Environment variable with the path of the library.
 constexpr const char* kVariable = "FUSED_PREFERENCE_LOSS_NCCL";
 // The first version with all of the functions, and the first that may have others by these names.
-constexpr int kOldest = 21300, kTooNew = 30000;
+constexpr int kOldest = 21400, kTooNew = 30000;
 
 std::string written(int version) {
   return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
@@ -27,7 +27,7 @@ struct Library : DynamicLibrary {
     find("ncclGetErrorString", f.errorString);
     find("ncclGetLastError", f.lastError);
     find("ncclGetUniqueId", f.getUniqueId);
-    find("ncclCommInitRank", f.initRank);
+    find("ncclCommInitRankConfig", f.initRank);
     find("ncclCommDestroy", f.destroy);
     find("ncclCommAbort", f.abort);
     find("ncclCommGetAsyncError", f.asyncError);

@@ -30,12 +30,20 @@ enum class Result : int32_t {  // ncclResult_t
 enum class Type : int32_t { kUint8 = 1, kFloat16 = 6, kFloat32 = 7, kFloat64 = 8, kBFloat16 = 9 };  // ncclDataType_t
 enum class Operation : int32_t { kSum = 0 };                                                        // ncclRedOp_t
 
+// ncclConfig_t as version 2.14 has it, which later ones take, too: its beginning.
+struct Config {
+  size_t size = sizeof(Config);
+  uint32_t magic = 0xcafebeef;
+  uint32_t version = 21400;
+  int32_t blocking = 0;  // results of communicators may be kInProgress, and asyncError then says what becomes of them
+};
+
 struct Functions {
   Result (*getVersion)(int*);
   const char* (*errorString)(Result);
   const char* (*lastError)(Comm*);
   Result (*getUniqueId)(UniqueId*);
-  Result (*initRank)(Comm**, int size, UniqueId, int rank);
+  Result (*initRank)(Comm**, int size, UniqueId, int rank, Config*);
   Result (*destroy)(Comm*);
   Result (*abort)(Comm*);
   Result (*asyncError)(Comm*, Result*);

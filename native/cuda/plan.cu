@@ -57,7 +57,7 @@ void Workspace::reserve(size_t deviceBytes, size_t pinnedBytes) {
 Plan::Plan(Job& job, Workspace& workspace) : job_(job), workspace_(workspace) {
   const Tokens& tokens = job.tokens;
   if (const float* const weights = job.tokenLoss.classWeights) {
-    mostWeight_ = *std::max_element(weights, weights + job.rows().vocab);
+    mostWeight_ = *std::max_element(weights, weights + tokens.vocabOf(job.rows()));
   }
   if (job.hasPolicy && job.hasLoss) {
     // The pairs each sequence is in, in their order.
@@ -68,7 +68,21 @@ Plan::Plan(Job& job, Workspace& workspace) : job_(job), workspace_(workspace) {
     std::vector<int32_t> next(starts_.begin(), starts_.end() - 1);
     for (int64_t k = 0; k < 2 * job.loss.pairCount; ++k) slots_[size_t(next[job.loss.pairs[k]]++)] = int32_t(k);
   }
-  if (job.policy.head.present()) head_ = std::make_unique<HeadPlan>(job, workspace);
+  if (tokens.shard.vocab > 0) {
+    const int64_t vocab = job.rows().vocab;
+    targetColumns_.assign(tokens.targets, tokens.targets + job.rows().count());
+    for (int32_t& target : targetColumns_) {
+      const int64_t column = target - tokens.shard.start;
+      if (target >= 0) target = column >= 0 && column < vocab ? int32_t(column) : kElsewhere;
+    }
+  }
+  if (job.policy.segments.present()) {
+    const TokenLoss* const loss = job.hasTokenLoss ? &job.tokenLoss : nullptr;
+    policySegments_ = std::make_unique<SharedSegments>(job.policy, tokens, loss);
+    if (job.hasReference) referenceSegments_ = std::make_unique<SharedSegments>(job.reference, tokens, nullptr);
+  }
+  const bool multiplies = !hasSegments() || job.hasHeadGradient;
+  if (job.policy.head.present() && multiplies) head_ = std::make_unique<HeadPlan>(job, workspace);
 
   Layout sizes(nullptr);
   place(sizes);
@@ -107,8 +121,11 @@ void Plan::place(Layout& layout) {
   on_.loss.pairCount = pairs;
   on_.unpairedLoss = job_.unpairedLoss;
   on_.gradient = job_.gradient;
+  if (makesSegments()) return placeSegments(layout);
 
+  const int32_t* columns = nullptr;
   if (hasRows) {
+    if (!targetColumns_.empty()) columns = layout.input(targetColumns_.data(), count);
     if (!labelsOnDevice) {
       on_.tokens.targets = layout.input(tokens.targets, count);
       on_.tokens.counts = layout.input(tokens.counts, sequences);
@@ -168,9 +185,11 @@ void Plan::place(Layout& layout) {
     tokenLoss_.findsDivisor = from.divisor == 0;
     if (!tokenLoss_.findsDivisor) tokenLoss_.divisor = layout.input(&from.divisor, 1);
     tokenLoss_.loss = from;
-    tokenLoss_.loss.classWeights = layout.input(from.classWeights, rows.vocab);
+    tokenLoss_.loss.classWeights = layout.input(from.classWeights, tokens.vocabOf(rows));
     tokenLoss_.loss.weightsOfLabels = layout.input(from.weightsOfLabels, rows.vocab);
   }
+  if (policySegments_) policySegments_->place(layout);
+  if (referenceSegments_) referenceSegments_->place(layout);
   inputBytes_ = layout.end();
 
   resultsBegin_ = layout.end();
@@ -215,6 +234,8 @@ void Plan::place(Layout& layout) {
   resultsEnd_ = layout.end();
 
   if (labelsOnDevice) on_.tokens.targets = layout.scratch<int32_t>(count);
+  columns_ = on_.tokens;
+  if (columns) columns_.targets = columns;
   if (hasGradient()) values_ = layout.scratch<RowValues>(count);
   if (hasGradient() && job_.hasPolicy) on_.gradient.coefficients = layout.scratch<double>(sequences);
   if (job_.hasTokenLoss) placeTokenLoss(layout);
@@ -240,15 +261,31 @@ void Plan::place(Layout& layout) {
   }
   if (head_) {
     head_->place(layout);
-  } else if (job_.hasPolicy) {
+  } else if (job_.hasPolicy && !hasSegments()) {
     // Few rows leave most of the GPU idle unless they are split. The rows' bits do not depend on it.
     const int64_t segments = RowSegments(rows.vocab).count;
     constexpr int64_t kFew = 1024;
-    scratch_.split = segments > 1 && count <= kFew;
-    const int64_t partials = scratch_.split ? count * segments : count;
-    scratch_.place(layout, partials, on_.policy.wantsByProducts(), wantsMeanLogit(job_), wantsWeighted(job_));
+    scratch_.perRow = count <= kFew ? segments : 1;
+    scratch_.place(layout, count * scratch_.perRow, on_.policy.wantsByProducts(), wantsMeanLogit(job_),
+                   wantsWeighted(job_));
     scratch_.classWeights = tokenLoss_.loss.classWeights;
   }
+}
+
+// Of a job that makes the states of segments, and nothing else.
+void Plan::placeSegments(Layout& layout) {
+  on_.policy = job_.policy;
+  on_.reference = job_.reference;
+  columns_ = on_.tokens;
+  columns_.targets = layout.input(targetColumns_.data(), job_.rows().count());
+  tokenLoss_ = {};
+  const float* const classWeights = job_.hasTokenLoss ? job_.tokenLoss.classWeights : nullptr;
+  tokenLoss_.loss.classWeights = layout.input(classWeights, columns_.vocabOf(job_.rows()));
+  inputBytes_ = resultsBegin_ = layout.end();
+  policySegments_->place(layout);
+  if (referenceSegments_) referenceSegments_->place(layout);
+  resultsEnd_ = layout.end();
+  if (head_) head_->place(layout);
 }
 
 void Plan::placeTokenLoss(Layout& layout) {
@@ -314,6 +351,12 @@ void Plan::enqueueTokenWeights(Stream stream) {
 void Plan::enqueueForward(const Forward& stage, const Rows& from, Stream stream) {
   const bool isReference = &stage == &on_.reference;
   const TokenLossStage* const loss = job_.hasTokenLoss && !isReference ? &tokenLoss_ : nullptr;
+  if (hasSegments()) {
+    const SharedSegments& segments = isReference ? *referenceSegments_ : *policySegments_;
+    finishRows(stage, on_.tokens, loss, segments.given(), nullptr, stream);
+    sequenceSums(stage, on_.tokens, stream);
+    return;
+  }
   if (head_) {
     head_->forward(isReference, stage, on_.tokens, loss, stream);
     sequenceSums(stage, on_.tokens, stream);
@@ -330,14 +373,28 @@ void Plan::enqueueForward(const Forward& stage, const Rows& from, Stream stream)
   sequenceSums(stage, on_.tokens, stream);
 }
 
+void Plan::enqueueSegments(const Forward& stage, const SharedSegments& segments, const Rows& from, Stream stream) {
+  const bool isReference = &stage == &on_.reference;
+  const float* const classWeights = isReference ? nullptr : tokenLoss_.loss.classWeights;
+  if (head_) return head_->segments(isReference, stage, columns_, segments, classWeights, stream);
+  const SweepScratch scratch = segments.made(0, classWeights);
+  if (from.onDevice) {
+    sweepRows(stage, columns_, scratch, 0, stage.logits.count(), stream);
+  } else {
+    staging().upload(from, stage.logits, hostTargets(), job_.cancelled, stream,
+                     [&](int64_t first, int64_t end) { sweepRows(stage, columns_, scratch, first, end, stream); });
+  }
+  labelLogits(stage.logits, columns_, segments.labelLogits(0), stream);
+}
+
 void Plan::enqueueGradient(Stream stream) {
   rowValues(on_.gradient, on_.tokens, mostWeight_, values_, stream);
-  if (head_) return head_->gradient(on_.gradient, values_, on_.tokens, stream);
+  if (head_) return head_->gradient(on_.gradient, values_, columns_, stream);
   if (job_.gradient.out.onDevice) {
-    logitsGradient(on_.gradient, values_, on_.tokens, 0, on_.gradient.logits.count(), stream);
+    logitsGradient(on_.gradient, values_, columns_, 0, on_.gradient.logits.count(), stream);
     return;
   }
-  if (!job_.hasPolicy) {
+  if (!job_.hasPolicy || hasSegments()) {
     staging().upload(job_.gradient.logits, on_.gradient.logits, hostTargets(), job_.cancelled, stream,
                      [](int64_t, int64_t) {});
   }
@@ -345,7 +402,7 @@ void Plan::enqueueGradient(Stream stream) {
   on_.gradient.skipInactive = true;
   staging().download(
       on_.gradient.out, job_.gradient.out, hostTargets(), job_.gradient.skipInactive, stream,
-      [&](int64_t first, int64_t end) { logitsGradient(on_.gradient, values_, on_.tokens, first, end, stream); });
+      [&](int64_t first, int64_t end) { logitsGradient(on_.gradient, values_, columns_, first, end, stream); });
 }
 
 void Plan::download(Stream stream) {
@@ -357,8 +414,13 @@ void Plan::download(Stream stream) {
 
 void Plan::enqueueValues(Stream stream) {
   enqueueTargets(stream);
+  if (head_) head_->begin(columns_.targets, stream);
+  if (makesSegments()) {
+    enqueueSegments(on_.policy, *policySegments_, job_.policy.logits, stream);
+    if (job_.hasReference) enqueueSegments(on_.reference, *referenceSegments_, job_.reference.logits, stream);
+    return;
+  }
   if (job_.hasTokenLoss) enqueueTokenWeights(stream);
-  if (head_) head_->begin(on_.tokens.targets, stream);
   if (job_.hasPolicy) enqueueForward(on_.policy, job_.policy.logits, stream);
   if (job_.hasReference) enqueueForward(on_.reference, job_.reference.logits, stream);
   double* const coefficients = hasGradient() ? on_.gradient.coefficients : nullptr;
@@ -391,7 +453,7 @@ DeviceMemory roomFor(Rows& rows, const char* purpose) {
 bool Plan::run(Stream stream) {
   if (!head_) {
     Rows& logits = job_.hasPolicy ? on_.policy.logits : on_.gradient.logits;
-    if ((job_.hasPolicy || job_.hasGradient) && !logits.onDevice) {
+    if (((job_.hasPolicy && !hasSegments()) || job_.hasGradient) && !logits.onDevice) {
       policyLogits_ = roomFor(logits, "the logits");
       if (job_.hasGradient) {
         on_.gradient.logits = logits;
@@ -402,7 +464,7 @@ bool Plan::run(Stream stream) {
         }
       }
     }
-    if (job_.hasReference && !on_.reference.logits.onDevice) {
+    if (job_.hasReference && !hasSegments() && !on_.reference.logits.onDevice) {
       referenceLogits_ = roomFor(on_.reference.logits, "the reference's logits");
     }
   }
@@ -426,6 +488,9 @@ bool Plan::run(Stream stream) {
 
 void Plan::read() {
   for (const Layout::Copy& copy : results_) memcpy(copy.host, workspace_.pinned.data() + copy.offset, copy.bytes);
+  if (!makesSegments()) return;
+  policySegments_->read();
+  if (referenceSegments_) referenceSegments_->read();
 }
 
 }  // namespace cuda

@@ -12,6 +12,7 @@
 #include "launch.h"
 #include "layout.h"
 #include "matmul.h"
+#include "segment_states.h"
 #include "stages.h"
 
 namespace fpl {
@@ -94,22 +95,30 @@ class Plan {
   const int32_t* hostTargets() const { return job_.labels.data ? nullptr : job_.tokens.targets; }
   Staging& staging();
 
+  // Whether the job makes the states of segments, and whether it begins from them.
+  bool makesSegments() const { return job_.policy.segments.areMade(); }
+  bool hasSegments() const { return areGiven(job_.policy.segments); }
   bool hasGradient() const { return job_.hasGradient || job_.hasHeadGradient; }
   void place(Layout& layout);
   void placeTokenLoss(Layout& layout);
+  void placeSegments(Layout& layout);
   void placeForward(Layout& layout, const Forward& from, Forward& to, bool keepStates);
   void enqueueTargets(Stream stream);
   void enqueueTokenWeights(Stream stream);
   void enqueueForward(const Forward& stage, const Rows& from, Stream stream);
+  void enqueueSegments(const Forward& stage, const SharedSegments& segments, const Rows& from, Stream stream);
   void enqueueValues(Stream stream);  // stages 0 to 3
   void enqueueGradient(Stream stream);
   void download(Stream stream);
 
-  Job& job_;  // the host's
-  Job on_;    // the same with pointers to device memory
+  Job& job_;        // the host's
+  Job on_;          // the same with pointers to device memory
+  Tokens columns_;  // on_.tokens, whose targets are columns of the logits
   Workspace& workspace_;
   PairIndex index_;
   std::vector<int32_t> starts_, slots_;
+  std::vector<int32_t> targetColumns_;  // on the host; empty where the logits have the whole vocabulary
+  std::unique_ptr<SharedSegments> policySegments_, referenceSegments_;
   SweepScratch scratch_;
   TokenLossStage tokenLoss_;
   RowValues* values_ = nullptr;  // [R] of stage 4

@@ -38,12 +38,13 @@ struct PartialByProducts {
 
 // Scratch of stage 1, for each row a partial or, where segments have blocks of their own, RowSegments::count.
 struct SweepScratch {
-  bool split = false;
+  int64_t perRow = 1;
   PartialSums* sums = nullptr;
   PartialByProducts* byProducts = nullptr;  // null: not wanted
   double* logits = nullptr;                 // sums of the logits themselves; null: not wanted; else byProducts are, too
   double* weighted = nullptr;               // of them times classWeights; null: not wanted; else `logits` are, too
   const float* classWeights = nullptr;      // [V]
+  const float* labelLogits = nullptr;       // [R] capped, where the rows of logits are elsewhere; or null
 
   void place(Layout& layout, int64_t partials, bool wantsByProducts, bool wantsMeanLogit, bool wantsWeighted) {
     sums = layout.scratch<PartialSums>(partials);
@@ -80,11 +81,17 @@ inline bool wantsWeighted(const Job& job) { return job.hasTokenLoss && job.token
 // Between stages 0 and 1, where the labels are on the device.
 void weighTokens(const Tokens& tokens, const TokenLossStage& loss, int64_t rows, Stream stream);
 
-// Stage 1: rows first .. end. `tokens.targets` says which are active.
-void sweepRows(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, int64_t first, int64_t end,
+// Where logits are columns of a larger vocabulary, functions that go over them take `columns`: the tokens with targets
+// that are columns of these logits, or this where the label is not among them.
+constexpr int32_t kElsewhere = INT32_MAX;
+
+// Stage 1: rows first .. end. `columns.targets` says which are active.
+void sweepRows(const Forward& forward, const Tokens& columns, const SweepScratch& scratch, int64_t first, int64_t end,
                Stream stream);
-// Stage 1's end: states and results of all rows, and what `loss` (or null) makes of them. Those of row i go to
-// places[i] (none where that is -1), or to i where `places` is null.
+// The logits of labels that are among the columns, capped if they have to be; those of other rows are left as they are.
+void labelLogits(const Rows& logits, const Tokens& columns, float* out, Stream stream);
+// Stage 1's end: states and results of all rows, of the whole vocabulary, and what `loss` (or null) makes of them.
+// Those of row i go to places[i] (none where that is -1), or to i where `places` is null.
 void finishRows(const Forward& forward, const Tokens& tokens, const TokenLossStage* loss, const SweepScratch& scratch,
                 const int32_t* places, Stream stream);
 // What the rows' losses come to.
@@ -119,8 +126,8 @@ struct RowValues {
 
 // Stage 4: the rows' values [R], and the rows. `mostWeight` is the largest of gradient.classWeights, or 1.
 void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight, RowValues* values, Stream stream);
-void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
-                    Stream stream);
+void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, int64_t first,
+                    int64_t end, Stream stream);
 
 // A head's logits are made of the rows that predict something alone, side by side in `count` slots. Those past the last
 // such row stay empty: without a row and without a target.

@@ -357,10 +357,11 @@ void sweep(const Forward& forward, const Tokens& tokens, const SweepScratch& scr
   a.logits = forward.logits;
   a.targets = tokens.targets;
   a.partials = scratch;
+  if (scratch.classWeights) a.partials.classWeights += tokens.shard.start;
   a.temperature = {1 / tokens.temperature, kLog2e / tokens.temperature};
   a.cap = CapConstants(tokens.capScale);
   a.segments = RowSegments(forward.logits.vocab).count;
-  a.segmentsPerBlock = scratch.split ? 1 : a.segments;
+  a.segmentsPerBlock = scratch.perRow > 1 ? 1 : a.segments;
   const int64_t blocksPerRow = a.segments / a.segmentsPerBlock, mostRows = kMostBlocks / blocksPerRow;
   for (a.first = first; a.first < end; a.first += mostRows) {
     const int64_t rows = end - a.first < mostRows ? end - a.first : mostRows;
@@ -386,15 +387,15 @@ void sweepAs(const Forward& forward, const Tokens& tokens, const SweepScratch& s
 
 }  // namespace
 
-void sweepRows(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, int64_t first, int64_t end,
+void sweepRows(const Forward& forward, const Tokens& columns, const SweepScratch& scratch, int64_t first, int64_t end,
                Stream stream) {
   switch (forward.logits.dtype) {
     case DType::kFloat32:
-      return sweepAs<float>(forward, tokens, scratch, first, end, stream);
+      return sweepAs<float>(forward, columns, scratch, first, end, stream);
     case DType::kFloat16:
-      return sweepAs<Float16>(forward, tokens, scratch, first, end, stream);
+      return sweepAs<Float16>(forward, columns, scratch, first, end, stream);
     case DType::kBFloat16:
-      return sweepAs<BFloat16>(forward, tokens, scratch, first, end, stream);
+      return sweepAs<BFloat16>(forward, columns, scratch, first, end, stream);
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <nccl.h>
 
+#include <cstddef>
 #include <type_traits>
 
 namespace {
@@ -29,7 +30,7 @@ SAME_FUNCTION(getVersion, ncclGetVersion);
 SAME_FUNCTION(errorString, ncclGetErrorString);
 SAME_FUNCTION(lastError, ncclGetLastError);
 SAME_FUNCTION(getUniqueId, ncclGetUniqueId);
-SAME_FUNCTION(initRank, ncclCommInitRank);
+SAME_FUNCTION(initRank, ncclCommInitRankConfig);
 SAME_FUNCTION(destroy, ncclCommDestroy);
 SAME_FUNCTION(abort, ncclCommAbort);
 SAME_FUNCTION(asyncError, ncclCommGetAsyncError);
@@ -52,5 +53,12 @@ SAME_VALUE(Type::kFloat64, ncclFloat64);
 SAME_VALUE(Type::kBFloat16, ncclBfloat16);
 SAME_VALUE(Operation::kSum, ncclSum);
 static_assert(sizeof(UniqueId) == sizeof(ncclUniqueId) && sizeof(UniqueId) == NCCL_UNIQUE_ID_BYTES, "the id");
+
+#define SAME_PLACE(member) static_assert(offsetof(Config, member) == offsetof(ncclConfig_t, member), #member)
+SAME_PLACE(size);
+SAME_PLACE(magic);
+SAME_PLACE(version);
+SAME_PLACE(blocking);
+static_assert(NCCL_VERSION(2, 14, 0) == 21400, "Config::version");
 
 }  // namespace

@@ -100,6 +100,7 @@ export interface CudaFunctions {
     rank: number,
     size: number,
     bytes: Uint8Array,
+    seconds: number,
   ): Promise<boolean>
   allGather(communicator: object, send: number, receive: number, bytes: number, stream: number): void
   allReduceSum(communicator: object, data: number, count: number, type: number, stream: number): void

@@ -1,9 +1,8 @@
 /**
  * New memory of a GPU for a result.
  */
-import type { DeviceMemory } from '../../types/index.js'
 import { DeviceBuffer } from './buffer.js'
 
-export function newCudaMemory(byteLength: number, device: number): DeviceMemory {
+export function newCudaMemory(byteLength: number, device: number): DeviceBuffer {
   return new DeviceBuffer(byteLength, { device })
 }

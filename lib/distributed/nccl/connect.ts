@@ -6,7 +6,7 @@ import { nextId } from '../../backends/cuda/index.js'
 import { requireCuda } from '../../backends/cuda/open.js'
 import { agree } from '../../call/agreement.js'
 import { communicatorOf } from '../../check/communicator.js'
-import { integer, optionsObject } from '../../check/options.js'
+import { between, integer, optionsObject } from '../../check/options.js'
 import type { Communicator } from '../../types/index.js'
 import { NcclCommunicator } from './communicator.js'
 
@@ -16,7 +16,15 @@ export interface NcclOptions {
    * Index of the GPU; no two ranks may have the same. Defaults to the rank, modulo the number of GPUs of its machine.
    */
   device?: number | undefined
+  /**
+   * Seconds after which a rank that waits for the others to come to NCCL gives up, as one may have died. Defaults to 60.
+   */
+  timeout?: number | undefined
 }
+
+/** Seconds. */
+const TIMEOUT = 60
+const MOST_SECONDS = 7 * 24 * 3600
 
 /** Bytes by which ranks find each other, ncclUniqueId. */
 const ID_BYTES = 128
@@ -36,9 +44,10 @@ export async function ncclCommunicator(
   const ranks = communicatorOf(communicator, 'communicator')
   const { rank, size } = ranks
   const own = new Uint8Array(ID_BYTES)
-  let device = 0
+  let [device, seconds] = [0, TIMEOUT]
   await agree(ranks, () => {
-    const given = optionsObject(options, 'options', new Set(['device'])).device
+    const { device: given, timeout } = optionsObject(options, 'options', new Set(['device', 'timeout']))
+    seconds = between(timeout, 'options.timeout', 0.001, MOST_SECONDS, TIMEOUT)
     const { functions: cuda, info } = requireCuda()
     const count = info().devices.length
     device = given === undefined ? rank % count : integer(given, 'options.device', 0, count - 1)
@@ -50,6 +59,7 @@ export async function ncclCommunicator(
   await ranks.allGather(own, ids)
   const { functions: cuda } = requireCuda()
   const made = cuda.communicator()
-  await cudaPromise(cuda.connect(nextId(), made, device, rank, size, ids.subarray(0, ID_BYTES)), 'ERR_NCCL')
+  const id = ids.subarray(0, ID_BYTES)
+  await cudaPromise(cuda.connect(nextId(), made, device, rank, size, id, seconds), 'ERR_NCCL')
   return new NcclCommunicator(made, { rank, size, device })
 }

@@ -217,6 +217,14 @@ bool patiently(const Condition& condition) {
 std::mutex mutex;
 std::map<std::string, int> files;
 
+void forget(const std::string& id) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto own = files.find(id);
+  if (own == files.end()) return;
+  close(own->second);
+  files.erase(own);
+}
+
 }  // namespace
 
 namespace fpl {
@@ -225,6 +233,10 @@ namespace nccl {
 
 struct Comm {
   std::shared_ptr<Part> part;
+  std::string id;
+  Result connected = Result::kInProgress;
+  // How often it says that an operation is in progress: the first one is, for a while.
+  int steps = -1;
 };
 
 }  // namespace nccl
@@ -237,10 +249,16 @@ Result enqueue(Comm* comm, Request request, const void* send, void* receive, cud
   const char* fault = getenv("FPL_HOST_FAULT");
   if (fault && strcmp(fault, "nccl") == 0) return failed(Result::kInternalError, "told to fail");
   if (request.count * elementSize(request.type) > kMostBytes) return failed(Result::kInvalidArgument, "too many bytes");
+  if (comm->connected != Result::kSuccess || comm->steps > 0) {
+    return failed(Result::kInvalidUsage, "something is in progress");
+  }
   const cuda::host::Access* device = cuda::host::access();
   if (!device) return Result::kInternalError;
   const cudaError_t status = device->enqueue(stream, Enqueued{comm->part, device, request, send, receive});
-  return status == cudaSuccess ? Result::kSuccess : failed(Result::kUnhandledCudaError, "the stream is none");
+  if (status != cudaSuccess) return failed(Result::kUnhandledCudaError, "the stream is none");
+  if (comm->steps == 0) return Result::kSuccess;
+  comm->steps = 2;
+  return Result::kInProgress;
 }
 
 }  // namespace
@@ -284,7 +302,11 @@ EXPORT Result ncclGetUniqueId(UniqueId* id) {
   return Result::kSuccess;
 }
 
-EXPORT Result ncclCommInitRank(Comm** comm, int size, UniqueId id, int rank) {
+EXPORT Result ncclCommInitRankConfig(Comm** comm, int size, UniqueId id, int rank, Config* config) {
+  const Config known;
+  if (config->size < known.size || config->magic != known.magic || config->version < known.version)
+    return failed(Result::kInvalidArgument, "this is no configuration");
+  if (config->blocking != 0) return failed(Result::kInvalidArgument, "somebody would wait");
   if (size < 1 || size > kMostRanks || rank < 0 || rank >= size)
     return failed(Result::kInvalidArgument, "no such rank");
   const int file = open(id.bytes, O_RDWR | O_CLOEXEC);
@@ -299,20 +321,8 @@ EXPORT Result ncclCommInitRank(Comm** comm, int size, UniqueId id, int rank) {
   cuda::host::access()->currentContext(&context);
   part->slot(rank).device = int32_t(reinterpret_cast<uintptr_t>(context)) - 1;
   ++part->shared().arrived;
-  const bool complete = patiently([&] { return part->shared().arrived == size; });
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (const auto own = files.find(id.bytes); own != files.end()) {
-      close(own->second);
-      files.erase(own);
-    }
-  }
-  if (!complete) return failed(Result::kRemoteError, "not all ranks have come");
-  if (!part->all([&](int other) { return other == rank || part->slot(other).device != part->slot(rank).device; })) {
-    return failed(Result::kInvalidUsage, "two ranks have the same GPU");
-  }
-  *comm = new Comm{part};
-  return Result::kSuccess;
+  *comm = new Comm{part, id.bytes};
+  return Result::kInProgress;
 }
 
 EXPORT Result ncclCommDestroy(Comm* comm) {
@@ -327,13 +337,31 @@ EXPORT Result ncclCommDestroy(Comm* comm) {
 }
 
 EXPORT Result ncclCommAbort(Comm* comm) {
+  forget(comm->id);
   comm->part->aborted = true;
   delete comm;
   return Result::kSuccess;
 }
 
+// Whether all ranks have come.
+static Result connected(const Comm& comm) {
+  const Part& part = *comm.part;
+  if (part.shared().arrived < part.size()) return Result::kInProgress;
+  forget(comm.id);
+  const int32_t device = part.slot(part.rank).device;
+  if (part.all([&](int other) { return other == part.rank || part.slot(other).device != device; }))
+    return Result::kSuccess;
+  return failed(Result::kInvalidUsage, "two ranks have the same GPU");
+}
+
 EXPORT Result ncclCommGetAsyncError(Comm* comm, Result* result) {
   const Part& part = *comm->part;
+  if (comm->connected != Result::kSuccess || comm->steps > 0) {
+    if (comm->connected == Result::kSuccess) --comm->steps;
+    if (comm->connected == Result::kInProgress) comm->connected = connected(*comm);
+    *result = comm->steps > 0 ? Result::kInProgress : comm->connected;
+    return Result::kSuccess;
+  }
   const bool alive = part.all([&](int other) { return !part.isDead(other); });
   *result = part.differs ? Result::kInvalidUsage : alive ? Result::kSuccess : Result::kRemoteError;
   return Result::kSuccess;

@@ -1,0 +1,63 @@
+// Stage 1 in two jobs, for a vocabulary that several processes share: one leaves the states of the segments among its
+// columns, the other begins from those of all processes. They travel through arrays of the host's, in the form of
+// native/cpu/segment_states.cc.
+#pragma once
+
+#include <vector>
+
+#include "stages.h"
+#include "swept.h"
+
+namespace fpl {
+namespace cuda {
+
+// Whether a job begins from these.
+inline bool areGiven(const SegmentStates& segments) { return segments.present() && !segments.areMade(); }
+
+// The states of one forward.
+class SharedSegments {
+ public:
+  // A job that begins from states has them in the arrays of `stage` by now. `loss`: that of single tokens, or null.
+  SharedSegments(const Forward& stage, const Tokens& tokens, const TokenLoss* loss);
+
+  void place(Layout& layout);
+  // Of a job that makes the states: what the sweep of rows `first` and on writes. Rows are those of the logits or, with
+  // a head, the active ones.
+  SweepScratch made(int64_t first, const float* classWeights) const;
+  float* labelLogits(int64_t first) const { return labelLogits_ + first; }
+  // What the other finishes rows from.
+  SweepScratch given() const { return made(0, nullptr); }
+  // Writes the states that have been made to the job's arrays.
+  void read() const;
+
+ private:
+  // Calls move(value) for each value of a state, in the order in which they travel.
+  template <typename Move>
+  void eachValue(Swept& swept, const Move& move) const;
+  // Calls visit(row, index) for each active row: its place among the rows of the logits, and here.
+  template <typename Visit>
+  void eachRow(const Visit& visit) const;
+  // Calls visit(place, bytes) for each state of a row: its place here, and in the job's array.
+  template <typename Visit>
+  void eachState(int64_t row, int64_t index, const Visit& visit) const;
+  template <typename T>
+  T* place(Layout& layout, std::vector<T>& host) const;
+
+  const SegmentStates& segments_;
+  const Tokens& tokens_;
+  const bool entropy_, squares_, argmax_, sum_, weightedSum_;
+  const int64_t vocab_;   // columns of this process
+  const bool isCompact_;  // inactive rows have no place here
+  const int64_t words_;   // of a state in the job's array
+  // On the host; those that are not wanted are empty.
+  std::vector<PartialSums> sums_;
+  std::vector<PartialByProducts> byProducts_;
+  std::vector<double> logits_, weighted_;
+  std::vector<float> logitsOfLabels_;
+  // The same on the device.
+  SweepScratch onDevice_;
+  float* labelLogits_ = nullptr;
+};
+
+}  // namespace cuda
+}  // namespace fpl
