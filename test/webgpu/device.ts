@@ -35,7 +35,7 @@ afterEach(() => {
 })
 
 /** A device whose calls run as on a GPU, as nothing tells that it is software. */
-function asHardware(device: GPUDevice): GPUDevice {
+export function asHardware(device: GPUDevice): GPUDevice {
   return Object.defineProperty(device, 'adapterInfo', { value: undefined })
 }
 
