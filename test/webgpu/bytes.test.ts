@@ -52,7 +52,7 @@ test.each([4096, 4099, 20_000, 40_001])('float32 logits of %i tokens are read an
 })
 
 /** What a row of 16-bit elements may read or write beyond its size: halves of words, and the label's. */
-const BESIDE = 32
+const BESIDE = 64
 
 // Rows that begin at even elements, at odd ones, and at both in turn.
 test.each([
@@ -87,6 +87,13 @@ test.each([
     expect(backward.read).toBeLessThanOrEqual(once + ROWS * BESIDE)
     expect(out.written).toBeGreaterThanOrEqual(2 * ROWS * vocab)
     expect(out.written).toBeLessThanOrEqual(ROWS * (2 * vocab + BESIDE))
+  }
+  // All is written, and the same wherever rows begin.
+  await fusedPreferenceLoss(whole, labels, { reference, gradient: 'in-place', gpuDevice })
+  const wanted = (await download(gpuDevice, whole.data)).subarray(0, byteLength)
+  for (const buffer of [moved, other]) {
+    const found = (await download(gpuDevice, buffer)).subarray(byteOffset, byteOffset + byteLength)
+    expect(bytes(found).equals(wanted)).toBe(true)
   }
 })
 

@@ -72,8 +72,9 @@ fn tileOf(row: u32, at: u32, end: u32, label: u32) -> Tile {
 fn tokenLogProbs(
     @builtin(workgroup_id) group: vec3u,
     @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) thread: u32) {
+    invocation: Invocation) {
   hiddenZero = params.zero;
+  let thread = threadOf(invocation);
   let index = workgroupIndex(group, groups);
   if (index >= params.count * params.segments) { return; }
   let row = params.first + index / params.segments;
