@@ -2,7 +2,7 @@
  * What calls take of a device: memory beside the caller's.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { crossEntropy, fusedPreferenceLoss, sequenceLogProbs } from '../../lib/index.js'
+import { crossEntropy, fusedLinearPreferenceLoss, fusedPreferenceLoss, sequenceLogProbs } from '../../lib/index.js'
 import { bytes, gaussian, random } from '../support.js'
 import { asHardware, newDevice, upload } from './device.js'
 import { type Watched, watch } from './watch.js'
@@ -87,6 +87,33 @@ test('what other calls take of a row', async () => {
   expect(smoothed.perRow).toBe(4 + states + 56 + 40 + 2 * 8 + 40)
   for (const { beside } of [forward, plain, smoothed]) expect(beside).toBeLessThanOrEqual(MIB)
 })
+
+// All logits kept, and chunks of 64 rows, which take 8 steps each.
+test.each([
+  [2 ** 20, 4 * 16],
+  [0, (8 * 256) / 64],
+])(
+  'the output layer takes what its documentation says of a row, with a budget of %i bytes',
+  async (logitsBudget, more) => {
+    const [width, vocab] = [8, 16]
+    const peaks: number[] = []
+    for (const rows of [256, 512]) {
+      const buffer = (length: number) => device.createBuffer({ size: 4 * length, usage: 0x84 })
+      const hidden = { data: buffer(rows * width), shape: [BATCH, rows / BATCH, width] }
+      const weight = { data: buffer(vocab * width), shape: [vocab, width] }
+      const gradient = { hidden: buffer(rows * width), weight: buffer(vocab * width), bias: buffer(vocab) }
+      const labels = new Int32Array(rows).fill(1)
+      watched.forget()
+      const options = { reference, gradient, logitsBudget, gpuDevice: device }
+      await fusedLinearPreferenceLoss(hidden, weight, labels, options)
+      expect(watched.live.size).toBe(0)
+      peaks.push(watched.peak)
+    }
+    const perRow = (peaks[1]! - peaks[0]!) / 256
+    expect(perRow).toBe(76 + 4 * width + more)
+    expect(peaks[0]! - 256 * perRow).toBeLessThanOrEqual(MIB)
+  },
+)
 
 test('on a device that is software a row is split over 64 threads', async () => {
   const software = await newDevice()
