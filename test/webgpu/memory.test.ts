@@ -103,8 +103,8 @@ test.each([
       const weight = { data: buffer(vocab * width), shape: [vocab, width] }
       const gradient = { hidden: buffer(rows * width), weight: buffer(vocab * width), bias: buffer(vocab) }
       const labels = new Int32Array(rows).fill(1)
+      const options = { reference, bias: buffer(vocab), gradient, logitsBudget, gpuDevice: device }
       watched.forget()
-      const options = { reference, gradient, logitsBudget, gpuDevice: device }
       await fusedLinearPreferenceLoss(hidden, weight, labels, options)
       expect(watched.live.size).toBe(0)
       peaks.push(watched.peak)

@@ -79,7 +79,7 @@ export function tokenLogProbsShader({ finds, CAPS, merges, subgroups, ...reading
   const HAS_CLASSES = finds === 'classes'
   const constants = { WORKGROUP: sweepers(merges), HAS_CLASSES, CAPS }
   const name = `token-log-probs ${dtype} ${vector} ${finds} ${CAPS} ${merges} ${subgroups}`
-  const { code } = shader(name, constants, [
+  const made = shader(name, constants, [
     ...[numbers, rows, rowState, softcap, finds === 'sums' ? sweptSums : sweptAll, merge],
     subgroups ? subgroupThreads : threads,
     loadsFrom(3, reading),
@@ -87,7 +87,7 @@ export function tokenLogProbsShader({ finds, CAPS, merges, subgroups, ...reading
     merges ? shareSegments : keepLanes,
     tokenLogProbs,
   ])
-  return { name, code: subgroups ? `${WITH_SUBGROUPS}\n${code}` : code }
+  return subgroups ? { name, code: `${WITH_SUBGROUPS}\n${made.code}` } : made
 }
 
 /** How a shader with subgroups begins. */
