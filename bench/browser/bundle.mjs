@@ -16,6 +16,7 @@ export const ownFiles = {
   resolveId(source, importer) {
     if (source === 'fused-preference-loss') return served('index.mjs')
     const [, adapter] = /^fused-preference-loss\/(.+)$/.exec(source) ?? []
+    if (adapter === 'webgpu') return served('webgpu/index.mjs')
     if (adapter) return `${published}adapters/${adapter}/index.mjs`
     if (importer?.startsWith(`${published}adapters/`)) {
       const [, file] = /^\.\.\/\.\.\/(.+)$/.exec(source) ?? []

@@ -15,8 +15,9 @@
  * @property {boolean} hasGradient
  *
  * @typedef {{ loss?: number, gradient?: unknown }} Result
- * @typedef {(work: Work) => Promise<() => Promise<Result>>} Prepare makes what one call does, of which it returns when all
- *   of it is done
+ * @typedef {(() => Promise<Result>) & { record?: (encoder: GPUCommandEncoder) => void }} Run does one call, and returns when
+ *   all of it is done; `record` records its work alone, where that can be had
+ * @typedef {(work: Work) => Promise<Run>} Prepare
  */
 import { jax } from './jax.mjs'
 import { naive } from './naive.mjs'
@@ -38,14 +39,46 @@ const [STORAGE, COPY_SRC, COPY_DST] = [128, 4, 8]
 /** @type {Prepare} */
 async function copy({ device, logits }) {
   const to = device.createBuffer({ size: logits.size, usage: COPY_DST })
-  return async () => {
+  const record = (/** @type {GPUCommandEncoder} */ encoder) => encoder.copyBufferToBuffer(logits, 0, to, 0, logits.size)
+  const run = async () => {
     const encoder = device.createCommandEncoder()
-    encoder.copyBufferToBuffer(logits, 0, to, 0, logits.size)
+    record(encoder)
     device.queue.submit([encoder.finish()])
     await device.queue.onSubmittedWorkDone()
     return {}
   }
+  return Object.assign(run, { record })
 }
+
+/**
+ * What a device says that recorded work takes, in seconds; undefined where it has no timestamps. They are written by passes
+ * of nothing, before and after the work.
+ *
+ * @param {GPUDevice} device
+ */
+function clockOf(device) {
+  if (!device.features.has('timestamp-query')) return undefined
+  const [QUERY_RESOLVE, MAP_READ] = [0x200, 1]
+  const querySet = device.createQuerySet({ type: 'timestamp', count: 2 })
+  const resolved = device.createBuffer({ size: 16, usage: QUERY_RESOLVE | COPY_SRC })
+  const found = device.createBuffer({ size: 16, usage: COPY_DST | MAP_READ })
+  return async (/** @type {(encoder: GPUCommandEncoder) => void} */ record) => {
+    const encoder = device.createCommandEncoder()
+    encoder.beginComputePass({ timestampWrites: { querySet, beginningOfPassWriteIndex: 0 } }).end()
+    record(encoder)
+    encoder.beginComputePass({ timestampWrites: { querySet, endOfPassWriteIndex: 1 } }).end()
+    encoder.resolveQuerySet(querySet, 0, 2, resolved, 0)
+    encoder.copyBufferToBuffer(resolved, 0, found, 0, 16)
+    device.queue.submit([encoder.finish()])
+    await found.mapAsync(MAP_READ)
+    const [begin, end] = new BigUint64Array(found.getMappedRange())
+    found.unmap()
+    return Number(end - begin) / 1e9
+  }
+}
+
+/** What the device can have of these features is asked for. */
+const FEATURES = /** @type {GPUFeatureName[]} */ (['subgroups', 'timestamp-query'])
 
 /** Numbers in [0, 1), the same each time. */
 function uniforms() {
@@ -100,30 +133,36 @@ export async function adapterOf() {
  */
 
 /**
- * The forward pass and the step, in seconds: of each peer all samples, or why it has none.
+ * The forward pass and the step, in seconds: of each peer all samples, or why it has none; and those of the device, where
+ * it has timestamps and the peer's work can be recorded.
  *
  * @param {Options} options
  */
 export async function measure({ vocab, rows, rounds, told = () => {} }) {
   const { adapter, info } = await adapterOf()
   const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits
-  const device = await adapter.requestDevice({ requiredLimits: { maxBufferSize, maxStorageBufferBindingSize } })
+  const device = await adapter.requestDevice({
+    requiredLimits: { maxBufferSize, maxStorageBufferBindingSize },
+    requiredFeatures: FEATURES.filter((feature) => adapter.features.has(feature)),
+  })
+  const clock = clockOf(device)
   const cases = []
   for (const name of ['forward', 'step']) {
     const work = workOf(device, [4, rows / 4, vocab], name === 'step')
     const running = []
-    /** @type {{ name: string, title: string, seconds: number[], loss?: number, absent?: string }[]} */
+    /** @type {{ name: string, title: string, seconds: number[], ofDevice: number[], loss?: number, absent?: string }[]} */
     const results = []
     for (const { name: peer, title, prepare } of PEERS) {
       told(`${name}: ${title}`)
-      const result = { name: peer, title, seconds: /** @type {number[]} */ ([]) }
+      /** @type {typeof results[number]} */
+      const result = { name: peer, title, seconds: [], ofDevice: [] }
       results.push(result)
       try {
         const run = await prepare(work)
         // The first call compiles.
         const { loss } = await run()
         Object.assign(result, { loss })
-        running.push({ run, seconds: result.seconds })
+        running.push({ run, result })
       } catch (error) {
         Object.assign(result, { absent: String(/** @type {Error} */ (error).message ?? error) })
       }
@@ -136,10 +175,11 @@ export async function measure({ vocab, rows, rounds, told = () => {} }) {
     }
     for (let round = 0; round < rounds; round++) {
       told(`${name}: round ${round + 1} of ${rounds}`)
-      for (const { run, seconds } of running) {
+      for (const { run, result } of running) {
         const start = performance.now()
         await run()
-        seconds.push((performance.now() - start) / 1000)
+        result.seconds.push((performance.now() - start) / 1000)
+        if (clock && run.record) result.ofDevice.push(await clock(run.record))
       }
     }
     work.logits.destroy()

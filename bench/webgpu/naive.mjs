@@ -114,8 +114,7 @@ export async function naive({ device, logits, shape, targets, margins, beta, has
     steps.push({ pipeline, group, groups: groups[entryPoint] })
   }
   const last = device.createBuffer({ size: 4, usage: COPY_DST | MAP_READ })
-  return async () => {
-    const encoder = device.createCommandEncoder()
+  const record = (/** @type {GPUCommandEncoder} */ encoder) => {
     const pass = encoder.beginComputePass()
     for (const { pipeline, group, groups } of steps) {
       pass.setPipeline(pipeline)
@@ -123,6 +122,10 @@ export async function naive({ device, logits, shape, targets, margins, beta, has
       pass.dispatchWorkgroups(groups)
     }
     pass.end()
+  }
+  const run = async () => {
+    const encoder = device.createCommandEncoder()
+    record(encoder)
     encoder.copyBufferToBuffer(buffers[4], 4 * batch, last, 0, 4)
     device.queue.submit([encoder.finish()])
     await last.mapAsync(MAP_READ)
@@ -130,4 +133,5 @@ export async function naive({ device, logits, shape, targets, margins, beta, has
     last.unmap()
     return { loss, gradient: hasGradient ? buffers[6] : undefined }
   }
+  return Object.assign(run, { record })
 }

@@ -9,15 +9,17 @@ export function webgpuText({ adapter, cases }) {
   const lines = [`adapter: ${names.join(', ')}${adapter.isSoftware ? ' (software: ratios alone)' : ''}`]
   for (const { name, shape, results } of cases) {
     const own = median(results[0].seconds)
+    const ownOfDevice = results[0].ofDevice.length > 0 ? median(results[0].ofDevice) : Number.NaN
     lines.push('', `${name}, logits [${shape.join(', ')}] float32`)
-    for (const { title, seconds, absent } of results) {
+    for (const { title, seconds, ofDevice, absent } of results) {
       if (absent !== undefined) {
         lines.push(`  ${title.padEnd(36)} absent: ${absent}`)
         continue
       }
-      const time = median(seconds)
-      const shown = adapter.isSoftware ? '' : `${(1000 * time).toFixed(2)} ms  `
-      lines.push(`  ${title.padEnd(36)} ${shown}${(time / own).toFixed(2)}x`)
+      const shown = (/** @type {number} */ time, /** @type {number} */ ours) =>
+        `${adapter.isSoftware ? '' : `${(1000 * time).toFixed(2)} ms  `}${(time / ours).toFixed(2)}x`
+      const device = ofDevice.length > 0 ? `, by its timestamps ${shown(median(ofDevice), ownOfDevice)}` : ''
+      lines.push(`  ${title.padEnd(36)} ${shown(median(seconds), own)}${device}`)
     }
   }
   return lines.join('\n')

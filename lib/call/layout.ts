@@ -12,6 +12,7 @@ export function inLayout<T extends Float64Array | Float32Array | Int32Array>(
 ): T {
   if (!shift || packed) return values
   const kept = time - 1
-  for (let b = 1; b < batch; b++) values.copyWithin(b * kept, b * time, b * time + kept)
-  return values.slice(0, batch * kept) as T
+  const found = values.slice(0, batch * kept) as T
+  for (let b = 1; b < batch; b++) found.set(values.subarray(b * time, b * time + kept), b * kept)
+  return found
 }

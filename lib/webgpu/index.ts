@@ -1,4 +1,8 @@
 /**
  * `fused-preference-loss/webgpu`: calls on a GPUDevice that are prepared once and recorded many times.
  */
-export { type PreparedPreferenceLoss, prepareFusedPreferenceLoss } from './prepare.js'
+export {
+  type PreparedPreferenceLoss,
+  prepareFusedLinearPreferenceLoss,
+  prepareFusedPreferenceLoss,
+} from './prepare.js'

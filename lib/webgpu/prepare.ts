@@ -1,8 +1,9 @@
 /**
- * `prepareFusedPreferenceLoss`: a call whose checks, allocations, shaders and copies of inputs are done before it is
- * recorded.
+ * `prepareFusedPreferenceLoss` and `prepareFusedLinearPreferenceLoss`: calls whose checks, allocations, shaders and copies
+ * of inputs are done before they are recorded.
  */
 import type { Region } from '../backends/webgpu/arena.js'
+import { compactJob } from '../backends/webgpu/compact-job.js'
 import { LABEL } from '../backends/webgpu/constants.js'
 import { type DeviceState, stateOf } from '../backends/webgpu/device.js'
 import { planOf } from '../backends/webgpu/job-plan.js'
@@ -11,15 +12,20 @@ import { pipelinesOf, Recording } from '../backends/webgpu/steps.js'
 import { isSlice } from '../backends/webgpu/tensors.js'
 import type { Planned } from '../call/run.js'
 import { failure, invalidType, invalidValue } from '../errors.js'
+import { plan as planLinear } from '../functions/fused-linear-preference-loss.js'
 import { plan } from '../functions/fused-preference-loss.js'
-import type { FusedOptions } from '../options/index.js'
+import type { Job, Tokens } from '../job.js'
+import type { FusedLinearOptions, FusedOptions } from '../options/index.js'
 import type {
   DeviceData,
+  FusedLinearPreferenceLoss,
   FusedPreferenceLoss,
   GpuDevice,
   GpuEncoder,
   GpuPass,
   GpuRange,
+  HeadWeight,
+  Hidden,
   Labels,
   Logits,
 } from '../types/index.js'
@@ -28,7 +34,7 @@ import type {
  * A call that can be recorded again and again, on the content that its buffers have when it runs. All runs share one
  * workspace, so that they must run one after the other, as those of one queue do.
  */
-export interface PreparedPreferenceLoss {
+export interface PreparedPreferenceLoss<Result = FusedPreferenceLoss> {
   /** Bytes of the buffers that it holds: inputs, results and scratch. */
   readonly workspaceBytes: number
   /**
@@ -40,7 +46,7 @@ export interface PreparedPreferenceLoss {
   /** Records all stages in a command encoder or in a compute pass. Allocates nothing and reads nothing back. */
   encode(target: GpuEncoder | GpuPass): void
   /** Waits for the last run that has been submitted and returns its result. The next result overwrites its arrays. */
-  read(): Promise<FusedPreferenceLoss>
+  read(): Promise<Result>
   /** Destroys its buffers. Runs that have been submitted before still end. */
   dispose(): void
 }
@@ -58,34 +64,71 @@ export async function prepareFusedPreferenceLoss(
   labels: Labels | DeviceData,
   options: FusedOptions,
 ): Promise<PreparedPreferenceLoss> {
-  const planned = plan(logits, labels, options)
+  return prepared(plan(logits, labels, options))
+}
+
+/**
+ * Prepares {@link fusedLinearPreferenceLoss} on tensors in buffers of WebGPU. Arrays in host memory are copied now; buffers
+ * are read on each run.
+ *
+ * @param hidden, weight, labels, options as of `fusedLinearPreferenceLoss`; hidden states, weight, bias and gradients in
+ *   GPUBuffers, and `gpuDevice` given. Labels and masks are in host memory: they tell which rows are multiplied. Without
+ *   `gradient` there is none.
+ * @throws as `fusedLinearPreferenceLoss`; Error `ERR_WEBGPU`, `ERR_DEVICE_LOST`, `ERR_OUT_OF_MEMORY`
+ */
+export async function prepareFusedLinearPreferenceLoss(
+  hidden: Hidden,
+  weight: HeadWeight,
+  labels: Labels,
+  options: FusedLinearOptions,
+): Promise<PreparedPreferenceLoss<FusedLinearPreferenceLoss>> {
+  const planned = planLinear(hidden, weight, labels, options)
+  if (planned.job.tokens?.labels) {
+    throw invalidValue('labels', 'must be in host memory: they tell which rows of a prepared call are multiplied')
+  }
+  return prepared(planned)
+}
+
+async function prepared<Result>(planned: Planned<Result>): Promise<PreparedPreferenceLoss<Result>> {
   const { job, runner } = planned
-  for (const rows of [job.policy?.logits, job.reference?.logits]) {
-    if (rows && !isSlice(rows.data)) throw invalidValue('logits.data', 'must be a GPUBuffer or a part of one')
+  for (const stage of [job.policy, job.reference]) {
+    const [name, rows] = stage?.head ? ['hidden', stage.head.hidden] : ['logits', stage?.logits]
+    if (rows && !isSlice(rows.data)) throw invalidValue(`${name}.data`, 'must be a GPUBuffer or a part of one')
   }
   const device = runner.settings.gpuDevice as GpuDevice
   const state = stateOf(device)
-  const work = planOf(job, device)
+  const { work, expand } = workOf(job, device)
   try {
     const pipelines = await pipelinesOf(work.steps, state)
     const recording = await state.checked(() => {
       work.arenas.make(device)
       return new Recording(work.steps, pipelines, device)
     })
-    return new PreparedCall(planned, work, recording, state)
+    const result = () => {
+      expand()
+      return planned.result()
+    }
+    return new PreparedCall({ ...planned, result }, work, recording, state)
   } catch (error) {
     work.destroy()
     throw error
   }
 }
 
-class PreparedCall implements PreparedPreferenceLoss {
+/** The plan of a job, and what brings the results of its rows to the job. */
+function workOf(job: Job, device: GpuDevice): { work: Plan; expand(): void } {
+  if (!job.policy?.head) return { work: planOf(job, device), expand() {} }
+  const { job: compact, rows, expand } = compactJob({ ...job, tokens: job.tokens as Tokens })
+  return { work: planOf(compact, device, rows), expand }
+}
+
+class PreparedCall<Result> implements PreparedPreferenceLoss<Result> {
   readonly workspaceBytes: number
   readonly buffers: PreparedPreferenceLoss['buffers']
   #recording: Recording | undefined
 
   constructor(
-    private readonly planned: Planned<FusedPreferenceLoss>,
+    private readonly planned: Planned<Result>,
     private readonly work: Plan,
     recording: Recording,
     private readonly state: DeviceState,
@@ -111,7 +154,7 @@ class PreparedCall implements PreparedPreferenceLoss {
     pass.end()
   }
 
-  async read(): Promise<FusedPreferenceLoss> {
+  async read(): Promise<Result> {
     this.#there()
     const { results } = this.work
     const { device } = this.state

@@ -17,15 +17,31 @@ export const TESTS_WEBGPU = inject('webgpu') ?? false
 // Types of pages are not in the program.
 const { gpu } = (globalThis as unknown as { navigator: { gpu: GPU } }).navigator ?? {}
 
-/** A device of its own, with nothing but what every device has. */
-export async function newDevice(requiredLimits?: GPUDeviceDescriptor['requiredLimits']): Promise<GPUDevice> {
-  const adapter = await gpu.requestAdapter()
-  if (adapter === null) throw new Error('there is no WebGPU adapter')
-  const device = await adapter.requestDevice({ requiredLimits })
+/** A device of its own, with nothing but what every device has and what is asked for. */
+export async function newDevice(
+  requiredLimits?: GPUDeviceDescriptor['requiredLimits'],
+  requiredFeatures?: GPUDeviceDescriptor['requiredFeatures'],
+): Promise<GPUDevice> {
+  const device = await (await adapter()).requestDevice({ requiredLimits, requiredFeatures })
   device.addEventListener('uncapturederror', (event) =>
     uncaptured.push((event as GPUUncapturedErrorEvent).error.message),
   )
   return device
+}
+
+async function adapter(): Promise<GPUAdapter> {
+  const found = await gpu.requestAdapter()
+  if (found === null) throw new Error('there is no WebGPU adapter')
+  return found
+}
+
+// The types of WebGPU do not know it yet.
+const SUBGROUPS = 'subgroups' as GPUFeatureName
+
+/** The features that shaders with subgroups need, where this implementation has them. */
+export async function subgroupFeatures(): Promise<GPUFeatureName[]> {
+  const { features } = await adapter()
+  return features.has('subgroups') && gpu.wgslLanguageFeatures.has('subgroup_id') ? [SUBGROUPS] : []
 }
 
 /** Messages of errors that nothing has asked for: none in any test. */
@@ -35,7 +51,7 @@ afterEach(() => {
 })
 
 /** A device whose calls run as on a GPU, as nothing tells that it is software. */
-function asHardware(device: GPUDevice): GPUDevice {
+export function asHardware(device: GPUDevice): GPUDevice {
   return Object.defineProperty(device, 'adapterInfo', { value: undefined })
 }
 

@@ -1,24 +1,19 @@
 /**
- * What calls take of a device: buffers beside the caller's, and the logits that they read and write.
+ * What calls take of a device: memory beside the caller's.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { crossEntropy, fusedPreferenceLoss, sequenceLogProbs } from '../../lib/index.js'
+import { crossEntropy, fusedLinearPreferenceLoss, fusedPreferenceLoss, sequenceLogProbs } from '../../lib/index.js'
 import { bytes, gaussian, random } from '../support.js'
-import { countLogits } from './counted-logits.js'
-import { download, newDevice, upload } from './device.js'
+import { asHardware, newDevice, upload } from './device.js'
 import { type Watched, watch } from './watch.js'
 
 const [BATCH, TIME] = [4, 6]
 const ROWS = BATCH * TIME
-/** Rows that predict something: the last of each sequence does not, and one label does not count. */
-const ACTIVE = ROWS - BATCH - 1
 
 let device: GPUDevice
-let counts: GPUBuffer
 let watched: Watched
 beforeAll(async () => {
-  device = await newDevice()
-  counts = countLogits(device)
+  device = asHardware(await newDevice())
   watched = watch(device)
 })
 afterAll(() => device.destroy())
@@ -32,53 +27,112 @@ function inputs(vocab: number) {
   return { logits: { data: upload(device, bytes(data)), shape: [BATCH, TIME, vocab] }, labels }
 }
 
-async function logitsCounted(call: () => Promise<unknown>): Promise<{ read: number; written: number }> {
-  device.queue.writeBuffer(counts, 0, new Uint32Array(2))
-  await call()
-  const [read, written] = new Uint32Array((await download(device, counts)).buffer as ArrayBuffer)
-  return { read: read!, written: written! }
+const MIB = 2 ** 20
+
+/** What a call takes of a device beside its tensors for each row more, and all in all for the least rows. */
+async function memoryOf(
+  vocab: number,
+  call: (logits: { data: GPUBuffer; shape: number[] }, labels: Int32Array, gradient: GPUBuffer) => Promise<unknown>,
+) {
+  const peaks: number[] = []
+  for (const rows of [256, 512]) {
+    const data = device.createBuffer({ size: 4 * rows * vocab, usage: 0x84 })
+    const gradient = device.createBuffer({ size: 4 * rows * vocab, usage: 0x84 })
+    // Few of them count, which costs less time and as much memory.
+    const labels = Int32Array.from({ length: rows }, (_, i) => (i % 64 === 1 ? i % vocab : -100))
+    watched.forget()
+    await call({ data, shape: [BATCH, rows / BATCH, vocab] }, labels, gradient)
+    expect(watched.live.size).toBe(0)
+    peaks.push(watched.peak)
+    for (const buffer of [data, gradient]) buffer.destroy()
+  }
+  const perRow = (peaks[1]! - peaks[0]!) / 256
+  return { perRow, beside: peaks[0]! - 256 * perRow }
 }
 
-/** Elements in 512 bytes. */
-const SLACK = 128
-
-// With rows in vectors and not, of one segment and of several.
-test.each([4096, 4099, 40_000, 40_001])('logits of %i tokens are read once and written once', async (vocab) => {
-  const { logits, labels } = inputs(vocab)
-  const forward = await logitsCounted(async () => {
-    await sequenceLogProbs(logits, labels, { gpuDevice: device, outputs: ['tokenLogProbs'] })
-  })
-  expect(forward.written).toBe(0)
-  expect(forward.read).toBeGreaterThanOrEqual(ACTIVE * vocab)
-  expect(forward.read).toBeLessThanOrEqual(ACTIVE * (vocab + SLACK))
-  for (const gradient of [true, 'in-place'] as const) {
-    const step = await logitsCounted(() =>
-      fusedPreferenceLoss(logits, labels, { reference, gradient, gpuDevice: device }),
-    )
-    expect(step.read).toBeGreaterThanOrEqual(2 * ACTIVE * vocab)
-    expect(step.read).toBeLessThanOrEqual(ACTIVE * (2 * vocab + SLACK))
-    expect(step.written).toBeGreaterThanOrEqual(ACTIVE * vocab)
-    expect(step.written).toBeLessThanOrEqual(ROWS * (vocab + SLACK))
+test.each([
+  ['one segment', 8, 64],
+  ['two segments', 16_388, 36 + 2 * 16],
+])('a step takes 64 bytes a row, or what the states of its segments take: %s', async (_, vocab, bytesPerRow) => {
+  const referenceLogits = device.createBuffer({ size: 4 * 512 * vocab, usage: 0x84 })
+  for (const given of [reference, undefined]) {
+    const { perRow, beside } = await memoryOf(vocab, (logits, labels, gradient) => {
+      const ofReference = given ?? { logits: { ...logits, data: referenceLogits } }
+      return fusedPreferenceLoss(logits, labels, {
+        reference: ofReference,
+        gradient,
+        zeroInactive: false,
+        gpuDevice: device,
+      })
+    })
+    expect(perRow).toBe(bytesPerRow)
+    expect(beside).toBeLessThanOrEqual(MIB)
   }
+  referenceLogits.destroy()
 })
 
-test('a call takes 1 MiB and 64 bytes a row beside its tensors, and the states of segments', async () => {
-  for (const [vocab, segments] of [
-    [4096, 1],
-    [40_000, 3],
-  ] as const) {
-    const { logits, labels } = inputs(vocab)
-    const gradient = device.createBuffer({ size: 4 * ROWS * vocab, usage: 0x84 })
-    for (const call of [
-      () => fusedPreferenceLoss(logits, labels, { reference, gradient, gpuDevice: device }),
-      () => crossEntropy(logits, labels, { gradient, labelSmoothing: 0.1, gpuDevice: device }),
-    ]) {
+test('what other calls take of a row', async () => {
+  const states = 32
+  const forward = await memoryOf(8, (logits, labels) => sequenceLogProbs(logits, labels, { gpuDevice: device }))
+  // The states come to the host, for the gradient.
+  expect(forward.perRow).toBe(4 + states + 16 + states)
+  const plain = await memoryOf(8, (logits, labels, gradient) =>
+    crossEntropy(logits, labels, { gradient, gpuDevice: device }),
+  )
+  // Losses, on the device and on their way back, and the coefficients of rows.
+  expect(plain.perRow).toBe(64 + 2 * 8 + 40)
+  const smoothed = await memoryOf(8, (logits, labels, gradient) =>
+    crossEntropy(logits, labels, { gradient, labelSmoothing: 0.1, gpuDevice: device }),
+  )
+  expect(smoothed.perRow).toBe(4 + states + 56 + 40 + 2 * 8 + 40)
+  for (const { beside } of [forward, plain, smoothed]) expect(beside).toBeLessThanOrEqual(MIB)
+})
+
+// All logits kept, and chunks of 64 rows, which take 8 steps each.
+test.each([
+  [2 ** 20, 4 * 16],
+  [0, (8 * 256) / 64],
+])(
+  'the output layer takes what its documentation says of a row, with a budget of %i bytes',
+  async (logitsBudget, more) => {
+    const [width, vocab] = [8, 16]
+    const peaks: number[] = []
+    for (const rows of [256, 512]) {
+      const buffer = (length: number) => device.createBuffer({ size: 4 * length, usage: 0x84 })
+      const hidden = { data: buffer(rows * width), shape: [BATCH, rows / BATCH, width] }
+      const weight = { data: buffer(vocab * width), shape: [vocab, width] }
+      const gradient = { hidden: buffer(rows * width), weight: buffer(vocab * width), bias: buffer(vocab) }
+      const labels = new Int32Array(rows).fill(1)
+      const options = { reference, bias: buffer(vocab), gradient, logitsBudget, gpuDevice: device }
       watched.forget()
-      await call()
-      expect(watched.peak).toBeLessThanOrEqual(2 ** 20 + 64 * ROWS + 56 * ROWS * segments)
+      await fusedLinearPreferenceLoss(hidden, weight, labels, options)
       expect(watched.live.size).toBe(0)
+      peaks.push(watched.peak)
     }
+    const perRow = (peaks[1]! - peaks[0]!) / 256
+    expect(perRow).toBe(76 + 4 * width + more)
+    expect(peaks[0]! - 256 * perRow).toBeLessThanOrEqual(MIB)
+  },
+)
+
+test('on a device that is software a row is split over 64 threads', async () => {
+  const software = await newDevice()
+  Object.defineProperty(software, 'adapterInfo', { value: { description: 'SwiftShader' } })
+  const own = watch(software)
+  const peakOf = async (rows: number) => {
+    own.forget()
+    const data = software.createBuffer({ size: 32 * rows, usage: 0x84 })
+    const labels = new Int32Array(rows).fill(1)
+    const { loss } = await fusedPreferenceLoss({ data, shape: [BATCH, rows / BATCH, 8] }, labels, {
+      reference,
+      gpuDevice: software,
+    })
+    expect(loss).toBeGreaterThan(0)
+    data.destroy()
+    return own.peak
   }
+  expect((await peakOf(512)) - (await peakOf(256))).toBe(256 * (32 + 4 + 32 + 64 * 16))
+  software.destroy()
 })
 
 test('200 steps leave no buffer behind', async () => {

@@ -41,7 +41,8 @@ function stages(): Shader[] {
     vector: BOTH,
     CAPS: BOTH,
     merges: BOTH,
-  })
+    subgroups: BOTH,
+  }).filter(({ finds, subgroups }) => finds === 'sums' || !subgroups)
   const summing = every<Parameters<typeof sequenceSumsShader>[0]>({ of: ['own', 'plain', 'logWeights'], WEIGHS: BOTH })
   const finishing = every<Parameters<typeof finishGradientShader>[0]>({
     WEIGHS: BOTH,

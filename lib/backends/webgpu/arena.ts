@@ -29,13 +29,23 @@ export class Arena {
 
   /** A region of that many bytes, zero at first. */
   room(byteLength: number): Region {
-    const offset = this.size
-    const size = Math.max(SMALLEST, Math.ceil(byteLength / 16) * 16)
-    this.size = Math.ceil((offset + size) / this.alignment) * this.alignment
+    const region = this.region(this.size, byteLength)
+    this.size = Math.ceil((region.offset + region.size) / this.alignment) * this.alignment
+    return region
+  }
+
+  /** A region at the beginning, in an arena of such regions: they lie over each other. */
+  roomOver(byteLength: number): Region {
+    const region = this.region(0, byteLength)
+    this.size = Math.max(this.size, region.size)
+    return region
+  }
+
+  private region(offset: number, byteLength: number): Region {
     const arena = this
     return {
       offset,
-      size,
+      size: Math.max(SMALLEST, Math.ceil(byteLength / 16) * 16),
       get buffer() {
         return arena.buffer
       },
@@ -78,6 +88,8 @@ export class Arenas {
   readonly inputs: Arena
   /** What shaders write, all of it bound for writing, as a buffer cannot be bound in two ways at once. */
   readonly work: Arena
+  /** What nobody needs any more once the next region is written, which lies over it. */
+  readonly scratch: Arena
   /** What the shader of labels writes and others read alone. */
   readonly labels: Arena
   /** Logits of an output layer, and their gradients. */
@@ -88,13 +100,14 @@ export class Arenas {
   constructor(alignment: number) {
     this.inputs = new Arena('inputs', USAGE.STORAGE | USAGE.UNIFORM | USAGE.COPY_DST, alignment)
     this.work = new Arena('work', USAGE.STORAGE | USAGE.COPY_SRC | USAGE.COPY_DST, alignment)
+    this.scratch = new Arena('scratch', USAGE.STORAGE, alignment)
     this.labels = new Arena('labels', USAGE.STORAGE | USAGE.COPY_SRC, alignment)
     this.logits = new Arena('logits', USAGE.STORAGE, alignment)
     this.sums = new Arena('sums', USAGE.STORAGE, alignment)
   }
 
   private get all(): readonly Arena[] {
-    return [this.inputs, this.work, this.labels, this.logits, this.sums]
+    return [this.inputs, this.work, this.scratch, this.labels, this.logits, this.sums]
   }
 
   /** Bytes of all of them. */

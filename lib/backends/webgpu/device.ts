@@ -104,3 +104,9 @@ export function isSoftware({ adapterInfo }: GpuDevice): boolean {
   const { isFallbackAdapter, architecture, description } = adapterInfo
   return isFallbackAdapter === true || /swiftshader|llvmpipe|lavapipe/i.test(`${architecture} ${description}`)
 }
+
+/** Whether shaders of a device have operations of subgroups, and know which subgroup they are in. */
+export function hasSubgroups({ features }: GpuDevice): boolean {
+  const { navigator } = globalThis as { navigator?: { gpu?: { wgslLanguageFeatures?: ReadonlySet<string> } } }
+  return features.has('subgroups') && navigator?.gpu?.wgslLanguageFeatures?.has('subgroup_id') === true
+}

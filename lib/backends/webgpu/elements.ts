@@ -3,7 +3,8 @@
  * `storeGradient4`, whose places are elements of the binding.
  *
  * Four elements go at once where every row begins and ends at a multiple of four; else one by one. Two 16-bit elements
- * share a word, and two rows may share one: its halves are then written apart, which takes atomic operations.
+ * share a word, and two rows may share one: its halves are then written apart, which takes atomic operations. Four elements
+ * are only stored at once where they begin a word.
  */
 import type { DType } from '../../types/index.js'
 
@@ -66,14 +67,25 @@ ${loads('logits', dtype, vector)}`
 }
 
 /** The functions that read logits and write a gradient, whose bindings are this one and the next, or one for both. */
-export function loadsAndStores(binding: number, { dtype, outDType, vector, shared }: Writing): string {
+export function loadsAndStores(binding: number, writing: Writing): string {
+  const { dtype, outDType, vector, shared } = writing
   const isAtomic = outDType !== 'float32' && !vector
   const element = isAtomic ? 'atomic<u32>' : elementOf(outDType, vector)
   const place = shared ? binding : binding + 1
   const out = `@group(0) @binding(${place}) var<storage, read_write> gradient: array<${element}>;`
   const word = isAtomic ? (at: string) => `atomicLoad(&gradient[${at}])` : undefined
   const reads = shared ? loads('gradient', dtype, vector, word) : loadsFrom(binding, { dtype, vector })
-  return [out, reads, stores(outDType, vector)].join('\n')
+  return [out, reads, stores(outDType, vector), leadOf(writing)].join('\n')
+}
+
+/**
+ * How far before a row its fours begin: so far that they are whole words of the gradient, or of the logits where only these
+ * have two elements to a word.
+ */
+function leadOf({ dtype, outDType, vector }: Writing): string {
+  const hasHalves = (of: DType) => of !== 'float32' && !vector
+  const lead = hasHalves(outDType) ? 'out % 2' : hasHalves(dtype) ? 'start % 2' : '0'
+  return `fn leadOf(start: u32, out: u32) -> u32 { return ${lead}; }`
 }
 
 function stores(dtype: DType, vector: boolean): string {
@@ -99,12 +111,7 @@ fn storeGradient(at: u32, x: f32) {
   atomicOr(&gradient[at / 2], gradientBits(x) << shift);
 }
 fn storeGradient4(at: u32, x: vec4f) {
-  var next = at;
-  var i = 0u;
-  if (at % 2 == 1) { storeGradient(at, x[0]); i = 1; }
-  for (; i + 2 <= 4; i += 2) {
-    atomicStore(&gradient[(at + i) / 2], pairBits(x[i], x[i + 1]));
-  }
-  if (i < 4) { storeGradient(at + i, x[i]); }
+  atomicStore(&gradient[at / 2], pairBits(x.x, x.y));
+  atomicStore(&gradient[at / 2 + 1], pairBits(x.z, x.w));
 }`
 }

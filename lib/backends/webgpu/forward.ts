@@ -3,7 +3,7 @@
  */
 import type { ForwardStage, Job } from '../../job.js'
 import type { Region } from './arena.js'
-import { isSoftware } from './device.js'
+import { hasSubgroups, isSoftware } from './device.js'
 import type { Heads } from './head-logits.js'
 import type { Plan } from './plan.js'
 import { asksForResults, takeLogProbs, takeResults } from './row-results.js'
@@ -11,9 +11,9 @@ import { WORKGROUP } from './shader.js'
 import {
   type Finds,
   finishRowsShader,
+  partsOfSegment,
   type Summing,
   sequenceSumsShader,
-  sweepers,
   tokenLogProbsShader,
 } from './shaders.js'
 import { capConstants, temperatureConstants, twoFloats } from './two-floats.js'
@@ -48,13 +48,25 @@ export function findsOf(stage: ForwardStage, { tokenLoss }: Job): Finds {
   return asksForResults(stage) || stage.logWeights || tokenLoss?.labelSmoothing ? 'all' : 'sums'
 }
 
+/** Room for the `[R]` `TokenState` of rows. */
+export function statesRoom({ arenas: { work } }: Plan, { logits }: ForwardStage): Region {
+  return work.room(rowCountOf(logits) * SIZES.TokenState)
+}
+
 /** Adds stages 1 and 2. */
-export function forward(plan: Plan, heads: Heads, stage: ForwardStage, finds: Finds, sums: Sums): FoundRows {
+export function forward(
+  plan: Plan,
+  heads: Heads,
+  stage: ForwardStage,
+  finds: Finds,
+  sums: Sums,
+  states: Region,
+): FoundRows {
   const { work } = plan.arenas
   const { logits: rows, head } = stage
   const logits = head ? heads.of(head, rows.vocab) : windowedLogits(plan.copies.rows(rows), plan.limits)
   const rowCount = rowCountOf(rows)
-  const found: FoundRows = { states: work.room(rowCount * SIZES.TokenState) }
+  const found: FoundRows = { states }
   if (finds !== 'sums') {
     found.results = work.room(rowCount * SIZES.RowResults)
     found.meanLogits = work.room(rowCount * SIZES.TwoFloat)
@@ -76,9 +88,10 @@ function sweep(plan: Plan, logits: WindowedLogits, rowCount: number, finds: Find
   const merges = !isSoftware(plan.device)
   const segments = Math.ceil(vocab / (merges ? SEGMENTS.merged : SEGMENTS.kept))
   const segmentLength = 4 * Math.ceil(vocab / segments / 4)
-  const parts = merges ? segments : segments * sweepers(merges)
-  const partials = plan.arenas.work.room(rowCount * parts * SIZES[finds])
-  const sweeping = { finds, dtype, vector, CAPS: capScale !== undefined, merges }
+  const subgroups = finds === 'sums' && hasSubgroups(plan.device)
+  const parts = segments * partsOfSegment({ merges, subgroups })
+  const partials = plan.arenas.scratch.roomOver(rowCount * parts * SIZES[finds])
+  const sweeping = { finds, dtype, vector, CAPS: capScale !== undefined, merges, subgroups }
   const temperatures = temperatureConstants(temperature)
   const cap = capConstants(capScale)
   const inverse = twoFloats([1 / temperature])

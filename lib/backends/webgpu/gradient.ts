@@ -16,7 +16,7 @@ import { isVector, rowCountOf, type Window, windowsOf } from './windows.js'
 
 type AnyStage = GradientStage | HeadGradientStage
 
-const SIZES = { RowValues: 32, TwoFloat: 8 }
+const SIZES = { RowValues: 28, TwoFloat: 8 }
 
 /** Logits in the tile of a workgroup. */
 const TILE = 16 * WORKGROUP
@@ -81,7 +81,8 @@ function writer(plan: Plan, stage: AnyStage, values: Region, writing: Writing): 
   const FULL = own?.entropy !== undefined || own?.meanLogit !== undefined || labelSmoothing !== 0
   const HAS_CLASSES = ofClasses !== undefined
   const shader = logitsGradientShader({ ...writing, FULL, CAPS: tokens.capScale !== undefined, HAS_CLASSES })
-  const tiles = Math.ceil(vocab / TILE)
+  // Fours may begin before the row.
+  const tiles = Math.ceil((vocab + Number(!writing.vector)) / TILE)
   const temperature = temperatureConstants(tokens.temperature)
   const cap = capConstants(tokens.capScale)
   const classWeights = HAS_CLASSES ? [classWeightsOf(plan)] : []
@@ -98,9 +99,9 @@ function writer(plan: Plan, stage: AnyStage, values: Region, writing: Writing): 
 function rowValues(plan: Plan, stage: AnyStage, found: Found, scales?: Float64Array): Region {
   const { targets, sequences, weights, hasWeights: WEIGHS } = plan.tokenRegions
   const { temperature, average, capScale } = plan.tokens
-  const { work } = plan.arenas
+  const { work, scratch } = plan.arenas
   const rowCount = rowCountOf(stage.logits)
-  const values = work.room(rowCount * SIZES.RowValues)
+  const values = scratch.roomOver(rowCount * SIZES.RowValues)
   const { length } = stage.coefficients
   const { states, coefficients, slopes, hasPlain } = found
   const perLogit = twoFloats([(capScale ?? 1) / temperature])

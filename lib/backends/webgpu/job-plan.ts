@@ -3,7 +3,7 @@
  */
 import type { Job } from '../../job.js'
 import type { GpuDevice } from '../../types/index.js'
-import { findsOf, forward } from './forward.js'
+import { findsOf, forward, statesRoom } from './forward.js'
 import { type Found, foundByOther, gradient, headGradient } from './gradient.js'
 import { Heads } from './head-logits.js'
 import { lossOf } from './loss.js'
@@ -22,11 +22,12 @@ export function planOf(job: Job, device: GpuDevice, headRows: Int32Array = new I
     return plan
   }
   const loss = lossOf(plan)
-  // First, so that logits of the policy that are kept stay.
-  if (reference) forward(plan, heads, reference, 'sums', loss.reference)
-  const found = forward(plan, heads, policy, findsOf(policy, job), loss.policy)
+  const states = statesRoom(plan, policy)
+  // First, so that the policy's states stay, and its logits where these are kept.
+  if (reference) forward(plan, heads, reference, 'sums', loss.reference, states)
+  const found = forward(plan, heads, policy, findsOf(policy, job), loss.policy, states)
   const coefficients = loss.steps(found)
-  lastStage(plan, heads, { states: found.states, ...coefficients })
+  lastStage(plan, heads, { states, ...coefficients })
   return plan
 }
 

@@ -20,9 +20,11 @@ import sequenceSums from './kernels/sequence-sums.wgsl'
 import shareSegments from './kernels/share-segments.wgsl'
 import slopes from './kernels/slopes.wgsl'
 import softcap from './kernels/softcap.wgsl'
+import subgroupThreads from './kernels/subgroup-threads.wgsl'
 import sweptAll from './kernels/swept-all.wgsl'
 import sweptSums from './kernels/swept-sums.wgsl'
 import targets from './kernels/targets.wgsl'
+import threads from './kernels/threads.wgsl'
 import tokenLogProbs from './kernels/token-log-probs.wgsl'
 import tokenState from './kernels/token-state.wgsl'
 import { type Shader, shader, WORKGROUP } from './shader.js'
@@ -51,10 +53,18 @@ export interface Sweeping extends Reading {
   CAPS: boolean
   /** Threads put together what they have found, which takes barriers. */
   merges: boolean
+  /** Neighbours do so by operations of subgroups, of sums alone. */
+  subgroups: boolean
 }
 
 /** Threads of a workgroup that sweeps, which merges what it has found or does not. */
-export const sweepers = (merges: boolean) => (merges ? WORKGROUP : 64)
+const sweepers = (merges: boolean) => (merges ? WORKGROUP : 64)
+
+/** What a workgroup leaves of a segment: one part, or one of each thread or of each four neighbours. */
+export function partsOfSegment({ merges, subgroups }: Pick<Sweeping, 'merges' | 'subgroups'>): number {
+  if (merges) return 1
+  return sweepers(merges) / (subgroups ? 4 : 1)
+}
 
 /** The weights of classes, in a binding of that number where they have any. */
 const classWeights = (hasAny: boolean, binding: number) =>
@@ -64,23 +74,29 @@ fn classWeight(word: u32) -> f32 { return classWeights[word]; }`
     : 'fn classWeight(word: u32) -> f32 { return 1; }'
 
 /** Stage 1: params, targets, partials, logits; with classes their weights. */
-export function tokenLogProbsShader({ finds, CAPS, merges, ...reading }: Sweeping): Shader {
+export function tokenLogProbsShader({ finds, CAPS, merges, subgroups, ...reading }: Sweeping): Shader {
   const { dtype, vector } = reading
   const HAS_CLASSES = finds === 'classes'
   const constants = { WORKGROUP: sweepers(merges), HAS_CLASSES, CAPS }
-  return shader(`token-log-probs ${dtype} ${vector} ${finds} ${CAPS} ${merges}`, constants, [
+  const name = `token-log-probs ${dtype} ${vector} ${finds} ${CAPS} ${merges} ${subgroups}`
+  const made = shader(name, constants, [
     ...[numbers, rows, rowState, softcap, finds === 'sums' ? sweptSums : sweptAll, merge],
+    subgroups ? subgroupThreads : threads,
     loadsFrom(3, reading),
     classWeights(HAS_CLASSES, 4),
     merges ? shareSegments : keepLanes,
     tokenLogProbs,
   ])
+  return subgroups ? { name, code: `${WITH_SUBGROUPS}\n${made.code}` } : made
 }
+
+/** How a shader with subgroups begins. */
+const WITH_SUBGROUPS = 'enable subgroups;\nrequires subgroup_id;'
 
 const NO_RESULTS = 'fn putResults(row: u32, swept: Swept, state: TokenState, label: i32) {}'
 
 /** The end of stage 1: params, targets, partials, states, results and mean logits unless it finds sums alone, logits. */
-export function finishRowsShader({ finds, CAPS, ...reading }: Omit<Sweeping, 'merges'>): Shader {
+export function finishRowsShader({ finds, CAPS, ...reading }: Omit<Sweeping, 'merges' | 'subgroups'>): Shader {
   const { dtype, vector } = reading
   const isAll = finds !== 'sums'
   const HAS_CLASSES = finds === 'classes'

@@ -44,7 +44,7 @@ fn valuesOf(state: TokenState, slopes: Slopes, label: i32) -> RowValues {
   let everywhere = div(mul(slopes.meanLogit, params.perLogit), twoOfInteger(i32(params.vocab)));
   var ofLabel = everywhere;
   if (HAS_CLASSES && label >= 0) { ofLabel = weighed(two(classWeight(u32(label))), everywhere); }
-  var v = RowValues(state.unit, 0, 0, 0, everywhere.x, ofLabel.x, 0);
+  var v = RowValues(state.unit, 0, 0, 0, everywhere.x, ofLabel.x);
   if (isZero(slopes.logProb) && isZero(slopes.logSumExp) && isZero(slopes.entropy)) { return v; }
   // d entropy / d s_j = -p_j · (log p_j + entropy), and log p_j = log w_j - log total.
   let p = expOf(state.logProb);

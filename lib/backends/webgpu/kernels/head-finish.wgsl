@@ -34,9 +34,11 @@ fn headFinish(
   hiddenZero = params.zero;
   let at = workgroupIndex(group, groups) * WORKGROUP + thread;
   if (at >= params.words) { return; }
-  var word = gradient[at];
+  // What is before the first element, or behind the last, is the caller's.
+  let isWhole = at * PARTS >= params.start && at * PARTS + PARTS <= params.start + params.elements;
+  var word = 0u;
+  if (!isWhole || params.adds != 0 || params.zeros == 0) { word = gradient[at]; }
   for (var part = 0u; part < PARTS; part++) {
-    // What is before the first element, or behind the last, is the caller's.
     let element = at * PARTS + part - params.start;
     if (element >= params.elements) { continue; }
     let shift = part * 16;

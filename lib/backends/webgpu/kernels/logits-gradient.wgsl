@@ -35,6 +35,9 @@ fn gradientOf(x: vec4f, v: RowValues, everywhere: vec4f) -> vec4f {
   return (v.constant + v.perLog * logs) * powers.mantissa * powersOfTwo4(powers.power) + everywhere;
 }
 
+// Whether four logits are all in the row: the first four may begin before it, at -1.
+fn isInside(at: u32) -> bool { return at < params.vocab && at + 4 <= params.vocab; }
+
 // What is added to four logits alike but for the weights of their classes.
 fn everywhereAt(v: RowValues, at: u32) -> vec4f {
   var everywhere = vec4f(v.everywhere);
@@ -50,10 +53,10 @@ fn quadOf(start: u32, at: u32, v: RowValues, label: u32) -> vec4f {
   var x = vec4f(0);
   var slope = vec4f(1);
   if (!isConstant(v) || (CAPS && !isNothing(v))) {
-    if (at + 4 <= params.vocab) {
+    if (isInside(at)) {
       x = loadLogits4(start + at);
     } else {
-      for (var i = 0u; at + i < params.vocab; i++) { x[i] = loadLogit(start + at + i); }
+      for (var i = 0u; i < 4; i++) { if (at + i < params.vocab) { x[i] = loadLogit(start + at + i); } }
     }
     if (CAPS) {
       let capped = cappedWithSlope(x);
@@ -82,18 +85,20 @@ fn logitsGradient(
   if (label == INACTIVE && params.skipInactive != 0) { return; }
   let start = rowStart(params.rows, row);
   let out = rowStart(params.outRows, row);
-  var v = RowValues(Unit(0, 0), 0, 0, 0, 0, 0, 0);
+  var v = RowValues(Unit(0, 0), 0, 0, 0, 0, 0);
   if (isActive) { v = values[row]; }
   let hasValues = isActive && !isNan(v.constant);
+  let lead = leadOf(start, out);
   let first = index % params.tiles * TILE + 4 * thread;
-  for (var at = first; at < min(first + TILE, params.vocab); at += 4 * WORKGROUP) {
+  for (var place = first; place < min(first + TILE, params.vocab + lead); place += 4 * WORKGROUP) {
+    let at = place - lead;
     // 0, or NaN.
     var gradient = vec4f(v.constant);
     if (hasValues) { gradient = quadOf(start, at, v, u32(label)); }
-    if (at + 4 <= params.vocab) {
+    if (isInside(at)) {
       storeGradient4(out + at, gradient);
     } else {
-      for (var i = 0u; at + i < params.vocab; i++) { storeGradient(out + at + i, gradient[i]); }
+      for (var i = 0u; i < 4; i++) { if (at + i < params.vocab) { storeGradient(out + at + i, gradient[i]); } }
     }
   }
 }

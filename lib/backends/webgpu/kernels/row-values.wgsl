@@ -12,5 +12,4 @@ struct RowValues {
   perLog: f32,
   everywhere: f32,
   atLabel: f32,
-  spare: f32,
 }

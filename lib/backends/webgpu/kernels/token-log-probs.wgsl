@@ -42,7 +42,11 @@ fn seen(x: vec4f, place: u32, count: u32) -> vec4f {
 fn quadOf(row: u32, at: u32, end: u32, label: u32) -> vec4f {
   var x = vec4f(-infinity());
   if (at >= end) { return x; }
-  for (var i = 0u; i < 4; i++) { if (at + i < end) { x[i] = loadLogit(row + at + i); } }
+  if (at + 4 <= end) {
+    x = loadLogits4(row + at);
+  } else {
+    for (var i = 0u; at + i < end; i++) { x[i] = loadLogit(row + at + i); }
+  }
   x = seen(x, at, end - at);
   let places = vec4u(at) + vec4u(0, 1, 2, 3);
   return select(x, vec4f(-infinity()), (places >= vec4u(end)) | (places == vec4u(label)));
@@ -68,8 +72,9 @@ fn tileOf(row: u32, at: u32, end: u32, label: u32) -> Tile {
 fn tokenLogProbs(
     @builtin(workgroup_id) group: vec3u,
     @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) thread: u32) {
+    invocation: Invocation) {
   hiddenZero = params.zero;
+  let thread = threadOf(invocation);
   let index = workgroupIndex(group, groups);
   if (index >= params.count * params.segments) { return; }
   let row = params.first + index / params.segments;

@@ -1,0 +1,98 @@
+/**
+ * Devices with subgroups: what threads put together by them is what they put together without.
+ */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { fusedPreferenceLoss, sequenceLogProbs } from '../../lib/index.js'
+import { bytes, gaussian, random, ulp } from '../support.js'
+import { asHardware, download, newDevice, subgroupFeatures, upload } from './device.js'
+import { watch } from './watch.js'
+
+const features = await subgroupFeatures()
+if (features.length === 0) console.log('subgroups left out, as this implementation has none that know their number')
+
+const [BATCH, TIME] = [2, 6]
+const reference = { chosen: [-40], rejected: [-45] }
+
+/** Rows of normal numbers, of wide ones, without any probability but the label's, with a NaN, and with none. */
+function valuesOf(vocab: number): Float32Array {
+  const next = random(vocab)
+  const values = Float32Array.from({ length: BATCH * TIME * vocab }, () => gaussian(next))
+  const row = (at: number) => values.subarray(at * vocab, (at + 1) * vocab)
+  row(1).forEach((x, i, all) => {
+    all[i] = 1000 * x
+  })
+  row(2).fill(Number.NEGATIVE_INFINITY)
+  row(2)[labelsOf(vocab)[3]!] = 3
+  row(7)[vocab - 1] = Number.NaN
+  row(8).fill(Number.NEGATIVE_INFINITY)
+  return values
+}
+
+const labelsOf = (vocab: number) => Int32Array.from({ length: BATCH * TIME }, (_, i) => (i * 7919) % vocab)
+
+describe.skipIf(features.length === 0).each(['software', 'a GPU'])('on %s', (kind) => {
+  const devices: GPUDevice[] = []
+  const codes: string[] = []
+  beforeAll(async () => {
+    for (const some of [[], features]) {
+      const device = await newDevice({}, some)
+      if (kind === 'a GPU') asHardware(device)
+      devices.push(device)
+    }
+    const [, device] = devices as [GPUDevice, GPUDevice]
+    const { createShaderModule } = device
+    device.createShaderModule = (descriptor) => {
+      codes.push(descriptor.code)
+      return createShaderModule.call(device, descriptor)
+    }
+  })
+  afterAll(() => {
+    for (const device of devices) device.destroy()
+  })
+
+  const forward = (gpuDevice: GPUDevice, vocab: number, values: Float32Array, batch = BATCH, first = 0) => {
+    const rows = values.subarray(first * TIME * vocab, (first + batch) * TIME * vocab)
+    const data = upload(gpuDevice, bytes(rows))
+    const labels = labelsOf(vocab).subarray(first * TIME, (first + batch) * TIME)
+    return sequenceLogProbs({ data, shape: [batch, TIME, vocab] }, labels, { gpuDevice, outputs: ['tokenLogProbs'] })
+  }
+
+  test.each([7, 4100, 40_001])('rows of %i tokens have the same log-probs', async (vocab) => {
+    const values = valuesOf(vocab)
+    const [plain, found] = await Promise.all(devices.map((device) => forward(device, vocab, values)))
+    expect(codes.some((code) => code.startsWith('enable subgroups'))).toBe(true)
+    const [wanted, got] = [plain!.tokenLogProbs!, found!.tokenLogProbs!]
+    expect(wanted.filter(Number.isNaN).length).toBe(2)
+    for (let i = 0; i < wanted.length; i++) {
+      if (Number.isFinite(wanted[i])) expect(Math.abs(got[i]! - wanted[i]!)).toBeLessThanOrEqual(ulp(wanted[i]!))
+      else expect(got[i]).toBe(wanted[i])
+    }
+    expect(found!.logProbs[0]! / plain!.logProbs[0]!).toBeCloseTo(1, 11)
+    // The bits of a sequence are its own.
+    const alone = await forward(devices[1]!, vocab, values, 1, 1)
+    expect([...alone.tokenLogProbs!]).toEqual([...got.subarray(TIME - 1)])
+  })
+
+  test('and gradients, in less memory', async () => {
+    const vocab = 1000
+    const next = random(vocab)
+    const values = Float32Array.from({ length: BATCH * TIME * vocab }, () => gaussian(next))
+    const found = await Promise.all(
+      devices.map(async (gpuDevice) => {
+        const logits = { data: upload(gpuDevice, bytes(values)), shape: [BATCH, TIME, vocab] }
+        const watched = watch(gpuDevice)
+        await fusedPreferenceLoss(logits, labelsOf(vocab), { reference, gradient: 'in-place', gpuDevice })
+        const { peak } = watched
+        watched.stop()
+        return { peak, gradient: new Float32Array((await download(gpuDevice, logits.data)).buffer as ArrayBuffer) }
+      }),
+    )
+    const [plain, own] = found as [(typeof found)[0], (typeof found)[0]]
+    expect(new Set(own.gradient).size).toBeGreaterThan(1000)
+    plain.gradient.forEach((x, i) => {
+      if (Math.abs(own.gradient[i]! - x) > 2 * ulp(x)) expect(own.gradient[i]).toBe(x)
+    })
+    // 64 parts of 16 bytes for each row become 16.
+    expect(plain.peak - own.peak).toBe(kind === 'software' ? BATCH * TIME * 48 * 16 : 0)
+  })
+})
