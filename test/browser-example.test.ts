@@ -12,12 +12,32 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { getBackends } from '../lib/index.js'
 import { CHROMIUM, LAUNCH_WEBGPU } from '../scripts/chromium.mjs'
 
+const { mostUlps, shareOff } = await import(new URL('../examples/browser/gpu/differences.mjs', import.meta.url).href)
+
 const lacks = [
   ...(CHROMIUM === undefined ? ['Chromium (set CHROMIUM to its path)'] : []),
   ...(getBackends().wasm.available ? [] : ['the WebAssembly of the package (npm run build:wasm)']),
 ]
 if (lacks.length > 0)
   console.warn(`browser-example.test.ts: the page is not tested, as there is no ${lacks.join(', no ')}`)
+
+test('the page tells a number that is off from one that is right', () => {
+  const { NaN: nan, POSITIVE_INFINITY: infinite } = Number
+  const right = Float32Array.of(1, -3, 0, nan, infinite, 1e-39)
+  expect(mostUlps(right, right)).toBe(0)
+  const apart = (i: number, x: number) => mostUlps(right.with(i, x), right)
+  expect(apart(0, 1 + 2 ** -21)).toBe(4)
+  expect(apart(1, -3 + 2 ** -22)).toBe(1)
+  expect(apart(2, 1e-3)).toBeGreaterThan(1e6)
+  expect(apart(3, 1)).toBe(infinite)
+  expect(apart(4, 1)).toBe(infinite)
+  // Numbers as small as that may be taken for 0.
+  expect(apart(5, 0)).toBe(0)
+  expect(mostUlps([1], [1, 1])).toBe(infinite)
+  expect(shareOff(Float32Array.of(1, -4), Float32Array.of(1, -8))).toBe(0.5)
+  expect(shareOff(Float32Array.of(nan, 1), Float32Array.of(1, 1))).toBeNaN()
+  expect(shareOff(Float32Array.of(0), Float32Array.of(0))).toBeNaN()
+})
 
 describe.skipIf(lacks.length > 0 && !process.env.CI)('the page that trains in a tab', () => {
   const folder = mkdtempSync(join(tmpdir(), 'fused-preference-loss-browser-'))

@@ -7,6 +7,7 @@ import {
   fusedUnpairedPreferenceLoss,
 } from 'fused-preference-loss'
 import { create, download, numbers, upload } from './buffers.mjs'
+import { mostUlps, shareOff } from './differences.mjs'
 
 /**
  * @typedef {import('fused-preference-loss').Logits} Logits
@@ -23,9 +24,6 @@ import { create, download, numbers, upload } from './buffers.mjs'
 
 /** How far results may be apart: in ULP of float32, as in the package's tests; the layer's as a share of the largest. */
 const BOUNDS = { logProb: 4, gradient: 8, layer: 2e-6 }
-
-/** Numbers below this may be taken for 0. */
-const SMALLEST = 1.2e-38
 
 const [BATCH, TIME] = [4, 3]
 const LOSSES = /** @type {const} */ (['sigmoid', 'ipo', 'hinge', 'simpo', 'orpo', 'dpop', 'apo_zero', 'sft'])
@@ -141,7 +139,10 @@ async function ofLayer(/** @type {GPUDevice} */ device) {
   let off = Math.abs(onGpu.loss / plain.loss - 1)
   for (const name of /** @type {const} */ (['gradHidden', 'gradWeight'])) {
     const buffer = /** @type {GPUBuffer} */ (onGpu[name]?.data)
-    off = Math.max(off, share(new Float32Array(await download(device, buffer)), /** @type {any} */ (plain[name]).data))
+    off = Math.max(
+      off,
+      shareOff(new Float32Array(await download(device, buffer)), /** @type {any} */ (plain[name]).data),
+    )
     buffer.destroy()
   }
   for (const buffer of Object.values(buffers)) buffer.destroy()
@@ -155,32 +156,6 @@ function inputs(/** @type {number} */ vocab) {
   const values = Float32Array.from({ length: length * vocab }, () => 8 * (next() + next() + next() - 1.5))
   const labels = Int32Array.from({ length }, (_, i) => (i === 4 ? -100 : Math.floor(vocab * next())))
   return { values, labels }
-}
-
-/** The largest distance of two arrays' elements, in ULP of the second's; infinite where one alone is NaN. */
-function mostUlps(/** @type {ArrayLike<number>} */ found, /** @type {ArrayLike<number>} */ wanted) {
-  if (found.length !== wanted.length) return Number.POSITIVE_INFINITY
-  let most = 0
-  for (let i = 0; i < wanted.length; i++) {
-    const [x, y] = [found[i], wanted[i]]
-    if (Object.is(x, y) || x === y) continue
-    if (Math.max(Math.abs(x), Math.abs(y)) < SMALLEST) continue
-    const distance = Math.abs(x - y) / ulp(y)
-    most = Math.max(most, Number.isNaN(distance) ? Number.POSITIVE_INFINITY : distance)
-  }
-  return most
-}
-
-/** The distance of a number of float32 to the next. */
-function ulp(/** @type {number} */ x) {
-  return 2 ** (Math.max(-126, Math.floor(Math.log2(Math.abs(x)))) - 23)
-}
-
-/** The largest difference, as a share of the largest element. */
-function share(/** @type {Float32Array} */ found, /** @type {Float32Array} */ wanted) {
-  const largest = wanted.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
-  const off = found.reduce((most, x, i) => Math.max(most, Math.abs(x - wanted[i])), 0)
-  return found.length === wanted.length && largest > 0 ? off / largest : Number.NaN
 }
 
 /** The bits of a number of float32. */

@@ -23,6 +23,7 @@ export {
 export {
   fusedLinearPreferenceLossVariableGrads,
   fusedLinearUnpairedPreferenceLossVariableGrads,
+  type LayerReference,
   type LayerTensors,
   type LinearCrossEntropyGradsOptions,
   type LinearPreferenceGradsOptions,

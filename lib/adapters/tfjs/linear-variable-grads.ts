@@ -48,7 +48,7 @@ export interface LayerTensors {
 }
 
 /** The layer of a reference as tensors, its weight stored as the policy's is, or else as in the main module. */
-interface LayerReference {
+export interface LayerReference {
   reference?: LinearReference | TensorReference | LayerTensors | undefined
 }
 
