@@ -32,6 +32,7 @@ export function isSoftware(/** @type {GPUAdapterInfo} */ { architecture, descrip
 export function describe(/** @type {GPUAdapter} */ { info, features, limits }) {
   const { vendor, architecture, device, description } = info
   return {
+    name: adapterName(info),
     vendor,
     architecture,
     device,

@@ -23,6 +23,8 @@ export function createReport(/** @type {HTMLElement} */ section) {
   let worker
   /** @type {{ adapter?: Adapter, checks: Checked[], bench?: Benched }} */
   let results = { checks: [] }
+  /** How many there will be. */
+  let checks = 0
 
   const end = (/** @type {string} */ text) => {
     worker?.terminate()
@@ -51,7 +53,6 @@ export function createReport(/** @type {HTMLElement} */ section) {
     section.dataset.state = 'stopped'
   })
   download.addEventListener('click', () => save(results))
-  let checks = 0
 
   const show = (/** @type {GpuEvent} */ event) => {
     switch (event.type) {
@@ -82,12 +83,9 @@ export function createReport(/** @type {HTMLElement} */ section) {
 }
 
 /** @returns {HTMLElement[]} */
-function adapterLines(
-  /** @type {Adapter} */ { description, device, architecture, vendor, software, features, limits },
-) {
-  const name = [description, device, architecture, vendor].filter((word) => word)
+function adapterLines(/** @type {Adapter} */ { name, software, features, limits }) {
   const lines = {
-    Adapter: `${name.join(', ') || 'not named by the browser'}${software ? '; it is software' : ''}`,
+    Adapter: software ? `${name}; it is software` : name,
     Features: features.join(', ') || 'none of those that this package can use',
     'Largest binding': `${(limits.maxStorageBufferBindingSize / 2 ** 20).toFixed(0)} MiB`,
   }
@@ -135,7 +133,8 @@ function save(/** @type {object} */ results) {
   const text = JSON.stringify(all, (_, value) => (value === Number.POSITIVE_INFINITY ? 'Infinity' : value), 2)
   const href = URL.createObjectURL(new Blob([text], { type: 'application/json' }))
   Object.assign(document.createElement('a'), { href, download: 'fused-preference-loss-gpu.json' }).click()
-  URL.revokeObjectURL(href)
+  // Some browsers read it after the click.
+  setTimeout(() => URL.revokeObjectURL(href), 10_000)
 }
 
 const ulps = (/** @type {number | undefined} */ value) => (value ?? Number.NaN).toFixed(1)
