@@ -60,10 +60,17 @@ export const tfjsVariables = () =>
     NAMES.map((name) => [name, tf.tidy(() => tf.variable(tf.tensor2d(initial(name), SHAPES[name] as never)))]),
   ) as Record<Name, tf.Variable>
 
-export const tfjsModel = ({ table, hidden, head }: Record<Name, tf.Tensor>, { inputIds, rows }: Batch) => {
-  const x = tf.matMul(tf.oneHot(tf.tensor1d(inputIds, 'int32'), VOCAB), table)
-  return tf.matMul(tf.tanh(tf.matMul(x, hidden)), head).reshape([rows, TIME, VOCAB])
-}
+const tfjsHidden = ({ table, hidden }: Record<Name, tf.Tensor>, { inputIds }: Batch) =>
+  tf.tanh(tf.matMul(tf.matMul(tf.oneHot(tf.tensor1d(inputIds, 'int32'), VOCAB), table), hidden))
+
+export const tfjsModel = (weights: Record<Name, tf.Tensor>, batch: Batch) =>
+  tf.matMul(tfjsHidden(weights, batch), weights.head).reshape([batch.rows, TIME, VOCAB])
+
+/** The same without the last product, whose weight is `[width, vocab]`. */
+export const tfjsLayer = (weights: Record<Name, tf.Tensor>, batch: Batch) => ({
+  hidden: tf.reshape(tfjsHidden(weights, batch), [batch.rows, TIME, WIDTH]),
+  weight: weights.head,
+})
 
 export const tfjsLoss = (logits: tf.Tensor, { labels, rows }: Batch, reference: ReturnType<typeof split>) => {
   const targets = tf.slice(tf.tensor2d(labels, [rows, TIME], 'int32'), [0, 1])
@@ -79,9 +86,14 @@ export const jaxParameters = () =>
   Object.fromEntries(NAMES.map((name) => [name, np.array(initial(name), { shape: [...SHAPES[name]] })])) as JaxParams
 
 export const jaxIds = ({ inputIds, rows }: Batch) => np.array(inputIds, { shape: [rows, TIME] })
-export const jaxModel = ({ table, hidden, head }: JaxParams, ids: JaxArray) => {
-  const x = np.matmul(nn.oneHot(ids, VOCAB), table)
-  return np.matmul(np.tanh(np.matmul(x, hidden)), head)
+/** The model without its last product, whose weight is `[width, vocab]`. */
+export const jaxLayer = ({ table, hidden, head }: JaxParams, ids: JaxArray) => ({
+  hidden: np.tanh(np.matmul(np.matmul(nn.oneHot(ids, VOCAB), table), hidden)),
+  weight: head,
+})
+export const jaxModel = (params: JaxParams, ids: JaxArray) => {
+  const { hidden, weight } = jaxLayer(params, ids)
+  return np.matmul(hidden, weight)
 }
 
 export const jaxLoss = (params: JaxParams, { inputIds, labels, rows }: Batch, reference: ReturnType<typeof split>) => {

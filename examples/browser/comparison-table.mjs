@@ -36,7 +36,12 @@ export function createComparison(/** @type {HTMLElement} */ section) {
       agreement = undefined
       draw()
     },
-    load(/** @type {{ package: number, tensorflow: number }} */ threads) {
+    load(/** @type {import('./events.js').Loaded} */ loaded) {
+      if ('gpu' in loaded) {
+        engines.textContent = `In this tab, all of it is computed on ${loaded.gpu}, by WebGPU. The last layer and the loss are timed by themselves.`
+        return
+      }
+      const { threads } = loaded
       const words = (/** @type {number} */ count) => (count === 1 ? 'one thread' : `${count} threads`)
       engines.textContent = `In this tab, this package computes with ${words(threads.package)} and TensorFlow.js with ${words(threads.tensorflow)}.`
     },

@@ -2,8 +2,7 @@
 import * as tf from '@tensorflow/tfjs'
 import { hiddenStates, trainable } from '../moby-dick/model.mjs'
 import { DPO } from '../moby-dick/settings.mjs'
-import { dpoStep, pack, sequencesOf } from '../moby-dick/train.mjs'
-import { ownMemory } from './engines.mjs'
+import { pack, sequencesOf } from '../moby-dick/train.mjs'
 import { WAYS } from './losses.mjs'
 
 /**
@@ -14,34 +13,39 @@ import { WAYS } from './losses.mjs'
  * @typedef {ArrayLike<number>[]} Gradients
  */
 
-/** Rounds of one step each way. The first one, which compiles code and gets memory, is not timed. */
-export const ROUNDS = 6
-
 /**
  * Yields costs after each step, of steps that start from the same weights.
+ * @param {import('./training.js').Training} training
  * @param {Model} model
  * @param {Pair[]} pairs
  * @param {Scores} reference
+ * @param {number} rounds of one step each way; the first one, which compiles code and gets memory, is not timed
  * @returns {AsyncGenerator<import('./events.js').Event>}
  */
-export async function* compare(model, pairs, reference) {
+export async function* compare(training, model, pairs, reference, rounds) {
+  const { inputs, labels, from } = pack(sequencesOf(pairs))
+  const hidden = hiddenStates(model, inputs, from)
   const results = []
-  for (const way of /** @type {Way[]} */ (Object.keys(WAYS))) results.push(await resultOf(way, model, pairs, reference))
+  for (const way of /** @type {Way[]} */ (Object.keys(WAYS))) {
+    const found = await training.lossAndGradients(way, hidden, model.weights.tokens, labels, reference, DPO.beta)
+    results.push({ way, ...found })
+  }
+  hidden.dispose()
   yield { type: 'agreement', ...agreementOf(results) }
 
   const runs = results.map(({ way, bytes }) => {
     const copy = trainable(model)
     const optimizer = tf.train.adam(DPO.learningRate, 0.9, 0.98)
-    const step = () => dpoStep(copy, optimizer, pairs, reference, DPO.beta, WAYS[way])
+    const step = async () => training.timedStep(way, copy, optimizer, pairs, reference, DPO.beta)
     const dispose = () => {
       tf.dispose(Object.values(copy.weights))
       optimizer.dispose()
     }
-    return { way, bytes, step, dispose, times: /** @type {ReturnType<typeof dpoStep>[]} */ ([]) }
+    return { way, bytes, step, dispose, times: /** @type {Awaited<ReturnType<typeof step>>[]} */ ([]) }
   })
-  for (let round = 0; round < ROUNDS; round++) {
+  for (let round = 0; round < rounds; round++) {
     for (const { way, bytes, step, times } of runs) {
-      const found = step()
+      const found = await step()
       if (round === 0) continue
       times.push(found)
       const [lossMs, stepMs] = [median(times.map((step) => step.lossMs)), median(times.map((step) => step.stepMs))]
@@ -52,36 +56,8 @@ export async function* compare(model, pairs, reference) {
 }
 
 /**
- * The loss, its gradients with respect to the last layer's input and weight, and the most bytes that they take.
- * @param {Way} way
- * @param {Model} model
- * @param {Pair[]} pairs
- * @param {Scores} reference
- */
-async function resultOf(way, model, pairs, reference) {
-  const { inputs, labels, from } = pack(sequencesOf(pairs))
-  const hidden = hiddenStates(model, inputs, from)
-  const step = tf.valueAndGrads((hidden, weight) => WAYS[way](hidden, weight, labels, reference, DPO.beta))
-  const before = tf.memory().numBytes
-  /** @type {tf.Tensor[]} */
-  let grads = []
-  const { peakBytes, result: value } = await tf.profile(() => {
-    const found = step([hidden, model.weights.tokens])
-    grads = found.grads
-    return found.value
-  })
-  const result = {
-    way,
-    loss: /** @type {tf.Tensor} */ (value).dataSync()[0],
-    gradients: grads.map((gradient) => gradient.dataSync()),
-  }
-  tf.dispose([hidden, value, ...grads])
-  return { ...result, bytes: peakBytes - before + (way === 'package' ? ownMemory() : 0) }
-}
-
-/**
  * How far the others are from the first, the package.
- * @param {Awaited<ReturnType<typeof resultOf>>[]} results
+ * @param {{ loss: number, gradients: Gradients }[]} results
  */
 function agreementOf([ours, ...others]) {
   const zeros = ours.gradients.map(({ length }) => new Float32Array(length))

@@ -1,23 +1,30 @@
 // The page: starts and stops the worker, and shows what it tells.
 import 'uplot/dist/uPlot.min.css'
 import './page.css'
-import { DPO } from '../moby-dick/settings.mjs'
 import { createCharts } from './charts.mjs'
 import { createComparison } from './comparison-table.mjs'
+import { findAdapter } from './gpu/adapter.mjs'
+import { createReport } from './gpu/report.mjs'
 import { createPairs } from './pairs.mjs'
+import { SHORT, WHOLE } from './sizes.mjs'
 
 /** @typedef {import('./events.js').Event} Event */
 
 const find = (/** @type {string} */ selector) => /** @type {HTMLElement} */ (document.querySelector(selector))
+const run = find('#run')
 const button = /** @type {HTMLButtonElement} */ (find('#run button'))
 const status = find('#run [role=status]')
 const progress = /** @type {HTMLProgressElement} */ (find('#run progress'))
 
-const charts = createCharts(find('#charts'), DPO.steps)
+const size = new URLSearchParams(location.search).has('short') ? SHORT : WHOLE
+const charts = createCharts(find('#charts'), size.steps.tune)
 const comparison = createComparison(find('#comparison'))
 const pairs = createPairs(find('#pairs ol'))
 const book = loadBook()
 book.then(({ shown }) => pairs.list(shown), fail)
+createReport(find('#gpu'))
+const engines = /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll('[name=engine]'))
+offerGpu()
 
 /** The share of the run's time that each stage takes, about. */
 const SHARES = { load: 0.04, read: 0.16, compare: 0.2, tune: 0.6 }
@@ -38,15 +45,22 @@ async function loadBook() {
   return /** @type {Promise<import('./book-data.mjs').BookData>} */ (response.json())
 }
 
+/** WebGPU can be chosen where the browser shows a GPU. */
+async function offerGpu() {
+  const isThere = (await findAdapter()) !== undefined
+  for (const engine of engines) if (engine.value === 'webgpu') engine.disabled = !isThere
+}
+
 function start() {
   for (const part of [charts, comparison, pairs]) part.clear()
   ;[before, share, started] = [0, 0, performance.now()]
   const began = new Worker(new URL('./worker.mjs', import.meta.url), { type: 'module' })
   began.onmessage = ({ data }) => show(data)
   began.onerror = ({ message }) => fail(message || 'its program does not load')
-  book.then((data) => began.postMessage(data), fail)
+  const engine = /** @type {import('./events.js').Engine} */ ([...engines].find(({ checked }) => checked)?.value)
+  book.then((data) => began.postMessage({ book: data, engine, size }), fail)
   worker = began
-  document.body.dataset.state = 'running'
+  run.dataset.state = 'running'
   button.textContent = 'Stop'
 }
 
@@ -54,7 +68,7 @@ function start() {
 function end(/** @type {'stopped' | 'finished' | 'failed'} */ state) {
   worker?.terminate()
   worker = undefined
-  document.body.dataset.state = state
+  run.dataset.state = state
   button.textContent = 'Start again'
 }
 
@@ -76,7 +90,7 @@ function show(/** @type {Event} */ event) {
       if (event.stage === 'load') status.textContent = 'Loading TensorFlow.js, this package and the book …'
       break
     case 'loaded':
-      comparison.load(event.threads)
+      comparison.load(event)
       break
     case 'read':
       done = event.step

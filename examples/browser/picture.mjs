@@ -13,11 +13,11 @@ const server = await preview({ configFile, preview: { port: 0, host: '127.0.0.1'
 const browser = await chromium.launch(LAUNCH)
 const page = await browser.newPage({ viewport: { width: 1280, height: 900 } })
 await page.goto(/** @type {string} */ (server.resolvedUrls?.local[0]))
-await page.locator('button').click()
-await page.locator('[data-state=finished], [data-state=failed]').waitFor({ timeout: 600_000 })
+await page.locator('#run button').click()
+await page.locator('#run[data-state=finished], #run[data-state=failed]').waitFor({ timeout: 600_000 })
 // The progress bar and the table's bars move to their ends.
 await page.waitForTimeout(600)
-for (const part of ['[role=status]', '#comparison table', '.verdict', '.engines']) {
+for (const part of ['#run [role=status]', '#comparison table', '.verdict', '.engines']) {
   console.log(...(await page.locator(part).allInnerTexts()))
 }
 const pairs = /** @type {{ y: number }} */ (await page.locator('#pairs').boundingBox())

@@ -132,14 +132,23 @@ export function scoreSequences(model, sequences, batchSize = 12) {
  * @param {number} beta
  */
 export function evaluate(model, pairs, reference, beta) {
-  const { chosen, rejected } = scorePairs(model, pairs)
-  const differences = pairs.map((_, i) => chosen[i] - rejected[i])
+  return evaluationOf(scorePairs(model, pairs), reference, beta)
+}
+
+/**
+ * The same of log-probs.
+ * @param {Scores} policy
+ * @param {Scores} reference
+ * @param {number} beta
+ */
+export function evaluationOf({ chosen, rejected }, reference, beta) {
+  const differences = chosen.map((logProb, i) => logProb - rejected[i])
   const margins = marginsOf({ chosen, rejected }, reference, beta)
-  const share = (/** @type {number[]} */ values) => values.filter((value) => value > 0).length / pairs.length
+  const share = (/** @type {number[]} */ values) => values.filter((value) => value > 0).length / values.length
   return {
     logProbAccuracy: share(differences),
     accuracy: share(margins),
-    margin: margins.reduce((sum, margin) => sum + margin, 0) / pairs.length,
+    margin: margins.reduce((sum, margin) => sum + margin, 0) / margins.length,
   }
 }
 

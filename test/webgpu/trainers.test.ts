@@ -6,8 +6,13 @@ import { defaultDevice, getWebGPUDevice, init, type Array as JaxArray, tree, val
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-webgpu'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { fusedPreferenceLossValueAndGrad } from '../../lib/adapters/jax/index.js'
-import { fusedPreferenceLossVariableGrads } from '../../lib/adapters/tfjs/index.js'
+import { fusedLinearPreferenceLossValueAndGrad, fusedPreferenceLossValueAndGrad } from '../../lib/adapters/jax/index.js'
+import {
+  fusedLinearPreferenceLossVariableGrads,
+  fusedPreferenceLossVariableGrads,
+  type LinearPreferenceGradsOptions,
+  type PreferenceGradsOptions,
+} from '../../lib/adapters/tfjs/index.js'
 import { sequenceLogProbsSync } from '../../lib/index.js'
 import {
   type Batch,
@@ -16,6 +21,7 @@ import {
   difference,
   type JaxParams,
   jaxIds,
+  jaxLayer,
   jaxLoss,
   jaxModel,
   jaxParameters,
@@ -25,10 +31,10 @@ import {
   rewardAccuracy,
   STEPS,
   split,
+  tfjsLayer,
   tfjsLoss,
   tfjsModel,
   tfjsVariables,
-  VOCAB,
 } from '../small-models.js'
 import { type Watched, watch } from './watch.js'
 
@@ -38,9 +44,14 @@ const LONG = 240_000
 /** Steps after which trainers have all the buffers that they keep. */
 const WARM = 20
 
-/** Copies of the logits of a batch, or of something larger. */
-const largeCopies = ({ copies }: Watched, { inputIds }: Batch) =>
-  copies.filter(({ bytes }) => bytes >= 4 * VOCAB * inputIds.length)
+/** Copies of a trainer's arrays: all but those of ids to the device, and of small results from one buffer of ours to another. */
+const copiesOfArrays = ({ copies }: Watched, { inputIds, rows }: Batch) => {
+  const isOurs = ({ label }: GPUBuffer) => label.startsWith('fused-preference-loss')
+  const areIds = ({ usage }: GPUBuffer, bytes: number) =>
+    (usage & GPUBufferUsage.MAP_WRITE) !== 0 && bytes <= inputIds.byteLength
+  const areResults = (from: GPUBuffer, to: GPUBuffer, bytes: number) => isOurs(from) && isOurs(to) && bytes < 256 * rows
+  return copies.filter(({ from, to, bytes }) => !areIds(from, bytes) && !areResults(from, to, bytes))
+}
 
 describe('TensorFlow.js', () => {
   let watched: Watched
@@ -58,32 +69,61 @@ describe('TensorFlow.js', () => {
     return logProbs
   }
 
-  it.each([undefined, 'in-place'] as const)(
-    'the loss and the gradients of its own operations, %s',
-    async (gradient) => {
-      const weights = tfjsVariables()
-      const batch = batchOf(1)
-      const reference = split((await logProbsOf(weights, batch)).map((x, i) => x + 2 * Math.sin(i)))
-      const list = NAMES.map((name) => weights[name])
-      watched.copies.length = 0
-      const ours = await fusedPreferenceLossVariableGrads(
-        () => tfjsModel(weights, batch),
-        batch.labels,
-        { reference, beta: BETA, gradient },
-        list,
-      )
-      expect(largeCopies(watched, batch)).toEqual([])
-      const own = tf.variableGrads(() => tfjsLoss(tfjsModel(weights, batch), batch, reference), list)
-      expect(difference([ours.loss], await own.value.data())).toBeLessThan(1e-4)
-      for (const { name } of list) {
-        expect(difference(await ours.grads[name].data(), await own.grads[name].data())).toBeLessThan(1e-4)
-      }
-      tf.dispose([ours.grads, own.grads, own.value])
-      tf.dispose(weights)
-    },
-  )
+  type Weights = Record<Name, tf.Tensor>
+  type Reference = PreferenceGradsOptions['reference']
+  /** The step from logits, and from the layer that they come from. */
+  const steps = {
+    logits: (weights: Weights, batch: Batch, reference: Reference, gradient?: 'in-place') =>
+      fusedPreferenceLossVariableGrads(() => tfjsModel(weights, batch), batch.labels, {
+        reference,
+        beta: BETA,
+        gradient,
+      }),
+    'logits, in place': (weights: Weights, batch: Batch, reference: Reference) =>
+      steps.logits(weights, batch, reference, 'in-place'),
+    'the output layer': (weights: Weights, batch: Batch, reference: LinearPreferenceGradsOptions['reference']) =>
+      fusedLinearPreferenceLossVariableGrads(() => tfjsLayer(weights, batch), batch.labels, {
+        reference,
+        beta: BETA,
+        transposed: true,
+      }),
+  }
 
-  it('learns the preference, and has no more tensors and buffers after 200 steps than before', {
+  it.each(Object.entries(steps))('the loss and the gradients of its own operations, from %s', async (_, step) => {
+    const weights = tfjsVariables()
+    const batch = batchOf(1)
+    const reference = split((await logProbsOf(weights, batch)).map((x, i) => x + 2 * Math.sin(i)))
+    const list = NAMES.map((name) => weights[name])
+    watched.copies.length = 0
+    const ours = await step(weights, batch, reference)
+    expect(watched.copies.length).toBeGreaterThan(0)
+    expect(copiesOfArrays(watched, batch)).toEqual([])
+    const own = tf.variableGrads(() => tfjsLoss(tfjsModel(weights, batch), batch, reference), list)
+    expect(difference([ours.loss], await own.value.data())).toBeLessThan(1e-4)
+    for (const { name } of list) {
+      expect(difference(await ours.grads[name].data(), await own.grads[name].data())).toBeLessThan(1e-4)
+    }
+    tf.dispose([ours.grads, own.grads, own.value])
+    tf.dispose(weights)
+  })
+
+  /** Steps whose reference is a frozen model, which stays on the device as well. */
+  const trainers = [
+    async (weights: Weights, frozen: Weights, batch: Batch) => {
+      const logits = tf.tidy(() => tfjsModel(frozen, batch))
+      const result = await steps.logits(weights, batch, { logits })
+      logits.dispose()
+      return result
+    },
+    async (weights: Weights, frozen: Weights, batch: Batch) => {
+      const layer = tf.tidy(() => tfjsLayer(frozen, batch))
+      const result = await steps['the output layer'](weights, batch, layer)
+      layer.hidden.dispose()
+      return result
+    },
+  ]
+
+  it('learns the preference from logits and layers in turn, and has no more tensors and buffers after 200 steps', {
     timeout: LONG,
   }, async () => {
     const weights = tfjsVariables()
@@ -97,20 +137,14 @@ describe('TensorFlow.js', () => {
       const { numTensors: tensors, numDataBuffers: data } = tf.memory()
       return { tensors, data, buffers: watched.live.size }
     }
-    for (let step = 0; step < STEPS; step++) {
-      const batch = batchOf(1000 + step)
-      const model = tf.tidy(() => tfjsModel(frozen, batch))
-      const { loss, grads } = await fusedPreferenceLossVariableGrads(
-        () => tfjsModel(weights, batch),
-        batch.labels,
-        { reference: { logits: model }, beta: BETA },
-        NAMES.map((name) => weights[name]),
-      )
+    for (let i = 0; i < STEPS; i++) {
+      const batch = batchOf(1000 + i)
+      const { loss, grads } = await trainers[i % 2]!(weights, frozen, batch)
       optimizer.applyGradients(grads)
-      tf.dispose([grads, model])
+      tf.dispose(grads)
       losses.push(loss)
       // From the first update on the weights are no longer those of the frozen model.
-      if (step === WARM) kept = keeps()
+      if (i === WARM) kept = keeps()
     }
     expect(keeps()).toEqual(kept)
     expect(losses[0]).toBeCloseTo(Math.LN2, 5)
@@ -135,15 +169,21 @@ describe('jax-js', () => {
     const { shape } = logits
     return sequenceLogProbsSync({ data: (await logits.data()) as Float32Array, shape }, batch.labels).logProbs
   }
-  const step = fusedPreferenceLossValueAndGrad(jaxModel)
+  const ofLayer = fusedLinearPreferenceLossValueAndGrad(jaxLayer)
+  const steps = {
+    logits: fusedPreferenceLossValueAndGrad(jaxModel),
+    'the output layer': (...[params, ids, labels, options]: Parameters<typeof ofLayer>) =>
+      ofLayer(params, ids, labels, { ...options, transposed: true }),
+  }
 
-  it('the loss and the gradients of its own operations', async () => {
+  it.each(Object.entries(steps))('the loss and the gradients of its own operations, from %s', async (_, step) => {
     const params = jaxParameters()
     const batch = batchOf(1)
     const reference = split((await logProbsOf(params, batch)).map((x, i) => x + 2 * Math.sin(i)))
     watched.copies.length = 0
     const ours = await step(tree.ref(params), jaxIds(batch), batch.labels, { reference, beta: BETA })
-    expect(largeCopies(watched, batch)).toEqual([])
+    expect(watched.copies.length).toBeGreaterThan(0)
+    expect(copiesOfArrays(watched, batch)).toEqual([])
     const own = valueAndGrad((traced: JaxParams) => jaxLoss(traced, batch, reference))(params)
     const [loss, gradient] = own as [JaxArray, JaxParams]
     expect(difference([ours.loss], await loss.data())).toBeLessThan(1e-4)
@@ -152,7 +192,9 @@ describe('jax-js', () => {
     }
   })
 
-  it('learns the preference, and has no more buffers after 200 steps than before', { timeout: LONG }, async () => {
+  it('learns the preference from logits and layers in turn, and has no more buffers after 200 steps', {
+    timeout: LONG,
+  }, async () => {
     let params = jaxParameters()
     const frozen = tree.ref(params)
     const heldOut = batchOf(99, 100)
@@ -160,9 +202,13 @@ describe('jax-js', () => {
     const losses: number[] = []
     let buffers = 0
     for (let i = 0; i < STEPS; i++) {
+      const step = Object.values(steps)[i % 2]!
       const batch = batchOf(1000 + i)
       const reference = split(await logProbsOf(frozen, batch))
-      const { loss, gradParams } = await step(tree.ref(params), jaxIds(batch), batch.labels, { reference, beta: BETA })
+      const { loss, gradParams } = await step(tree.ref(params), jaxIds(batch), batch.labels, {
+        reference,
+        beta: BETA,
+      })
       const updated = (weight: JaxArray, gradient: JaxArray) => weight.sub(gradient.mul(LEARNING_RATE))
       params = tree.map(updated, params, gradParams) as JaxParams
       for (const name of NAMES) await params[name].blockUntilReady()

@@ -21,6 +21,16 @@ export {
   linearSequenceLogProbs,
 } from './linear.js'
 export {
+  fusedLinearPreferenceLossVariableGrads,
+  fusedLinearUnpairedPreferenceLossVariableGrads,
+  type LayerReference,
+  type LayerTensors,
+  type LinearCrossEntropyGradsOptions,
+  type LinearPreferenceGradsOptions,
+  type LinearUnpairedPreferenceGradsOptions,
+  linearCrossEntropyVariableGrads,
+} from './linear-variable-grads.js'
+export {
   type FusedPreferenceLossOptions,
   type FusedUnpairedPreferenceLossOptions,
   fusedPreferenceLoss,

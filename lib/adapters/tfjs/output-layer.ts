@@ -3,7 +3,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { flag } from '../../check/options.js'
-import type { HeadGradientRequest, HeadGradients, HeadWeight, Hidden } from '../../types/index.js'
+import type { GpuBuffer, HeadGradientRequest, HeadGradients, HeadWeight, Hidden } from '../../types/index.js'
 import { weightSizes } from '../layer.js'
 import {
   alias,
@@ -38,11 +38,14 @@ export const OWNED = {
   gradientDType: 'is not taken: gradients of TensorFlow.js have the type of their tensors, float32',
 }
 
-/** The arrays of a layer, where they lie; until the heap grows. */
-interface Layer {
+/** The elements of a tensor where they lie. */
+export type LayerData = Float32Array | GpuBuffer
+
+/** The arrays of a layer; views of a heap until it grows. */
+export interface Layer<Data extends LayerData = Float32Array> {
   data: Hidden
   weight: HeadWeight
-  bias?: Float32Array
+  bias?: Data
 }
 
 /** The tensors of a head that have been checked. */
@@ -51,12 +54,16 @@ export interface Head {
   inputs: tf.Tensor[]
   /** All of them. */
   tensors: tf.Tensor[]
-  values(): Layer
+  /** The layer, of whose tensors `dataOf` gives the elements. */
+  layer<Data extends LayerData>(dataOf: (tensor: tf.Tensor, name: string) => Data): Layer<Data>
   /** Tensors with the gradients of the inputs, written by `write`. */
   fill(write: (request: HeadGradientRequest) => void): tf.Tensor[]
   /** The same head of other tensors on the same memory. */
   aliased(): Head
 }
+
+/** The names of a layer's tensors in errors. */
+const ARGUMENTS = { hidden: 'hidden', weight: 'weight', bias: 'options.bias' }
 
 /** Checks the tensors of a head. */
 export function headOf(
@@ -65,11 +72,12 @@ export function headOf(
   bias: tf.Tensor | undefined,
   transposed: boolean | undefined,
   frozen: boolean | undefined,
+  names = ARGUMENTS,
 ): Head {
-  checkRows(hidden, 'hidden', 'width')
-  checkTensor(weight, 'weight', 'float32')
+  checkRows(hidden, names.hidden, 'width')
+  checkTensor(weight, names.weight, 'float32')
   const across = flag(transposed, 'options.transposed', false)
-  if (bias !== undefined) checkTensor(bias, 'options.bias', 'float32')
+  if (bias !== undefined) checkTensor(bias, names.bias, 'float32')
   const width = hidden.shape.at(-1)!
   const { vocab, strides } = weightSizes(weight.shape, across, width)
   const fixed = flag(frozen, 'options.frozen', false)
@@ -78,10 +86,10 @@ export function headOf(
   return {
     inputs,
     tensors,
-    values: () => ({
-      data: { data: valuesOf(hidden, 'hidden'), shape: rowsShape(hidden) },
-      weight: { data: valuesOf(weight, 'weight'), shape: [vocab, width], strides },
-      ...(bias && { bias: valuesOf(bias, 'options.bias') }),
+    layer: (dataOf) => ({
+      data: { data: dataOf(hidden, names.hidden), shape: rowsShape(hidden) },
+      weight: { data: dataOf(weight, names.weight), shape: [vocab, width], strides },
+      ...(bias && { bias: dataOf(bias, names.bias) }),
     }),
     fill: (write) =>
       fillTensors(
@@ -91,17 +99,17 @@ export function headOf(
           write({ hidden: forHidden!, ...(forWeight && { weight: forWeight }), ...(forBias && { bias: forBias }) })
         },
       ),
-    aliased: () => headOf(alias(hidden), alias(weight), bias && alias(bias), across, fixed),
+    aliased: () => headOf(alias(hidden), alias(weight), bias && alias(bias), across, fixed, names),
   }
 }
 
 /** An op whose value and gradients are computed together; `run` writes the gradients it is asked for. */
 export function onePass(head: Head, run: (layer: Layer, gradient?: HeadGradientRequest) => number): tf.Scalar {
   return differentiable(head.inputs, (taped) => {
-    if (!taped) return { value: tf.scalar(run(head.values())) }
+    if (!taped) return { value: tf.scalar(run(head.layer(valuesOf))) }
     let value = 0
     const saved = head.fill((gradient) => {
-      value = run(head.values(), gradient)
+      value = run(head.layer(valuesOf), gradient)
     })
     const gradient = (dy: tf.Tensor) => {
       const factor = dy.dataSync()[0]!
@@ -121,7 +129,7 @@ export interface LayerForward<T extends tf.Tensor> {
 /** An op whose gradients are computed in the backward pass. */
 export function twoPasses<T extends tf.Tensor>(head: Head, forward: (layer: Layer) => LayerForward<T>): T {
   return differentiable(head.inputs, (): Differentiable<T> => {
-    const layer = head.values()
+    const layer = head.layer(valuesOf)
     let result = forward(layer)
     // Before anything is allocated: the heap may then grow, and the elements seen in it be out of sight.
     const saved = head.aliased()
@@ -131,7 +139,7 @@ export function twoPasses<T extends tf.Tensor>(head: Head, forward: (layer: Laye
       gradient: (dy) => {
         const upstream = dy.dataSync() as Float32Array
         return saved.fill((request) => {
-          if ((layer.data.data as Float32Array).length === 0) result = forward(saved.values())
+          if ((layer.data.data as Float32Array).length === 0) result = forward(saved.layer(valuesOf))
           result.backward(upstream, request)
         })
       },

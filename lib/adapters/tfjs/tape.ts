@@ -4,7 +4,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { failure, invalidType, invalidValue } from '../../errors.js'
-import { unknownTape } from './tensor-access.js'
+import { alias, unknownTape } from './tensor-access.js'
 
 /** The parts of the engine that this file uses. */
 interface Engine {
@@ -21,20 +21,25 @@ interface Engine {
 
 /** What a function gave, and the way back to the variables that it used. */
 export interface Traced {
-  output: tf.Tensor
-  /** The gradients of the variables by their names, given that of the output; once. */
-  pullBack(dy: tf.Tensor): tf.NamedTensorMap
-  /** Gives up the output and what the backward pass would have needed. */
+  outputs: tf.Tensor[]
+  /** The gradients of the variables by their names, given those of the first outputs; once. */
+  pullBack(gradients: readonly tf.Tensor[]): tf.NamedTensorMap
+  /** Gives up the outputs and what the backward pass would have needed. */
   dispose(): void
 }
 
 /**
  * Runs the forward pass.
  *
+ * @param outputsOf the tensors in what `f` gives, which it checks.
  * @param variables those to differentiate with respect to. Defaults to all that are trainable.
  */
-export function trace(f: () => tf.Tensor, variables: readonly tf.Variable[] | undefined): Traced {
-  if (typeof f !== 'function') throw invalidType('f', 'a function that gives a tensor', f)
+export function trace<Given>(
+  f: () => Given,
+  outputsOf: (given: Given) => tf.Tensor[],
+  variables: readonly tf.Variable[] | undefined,
+): Traced {
+  if (typeof f !== 'function') throw invalidType('f', 'a function that runs the model', f)
   const all = variables ?? Object.values(tf.engine().registeredVariables)
   const trainable = all.filter((variable) => variable.trainable)
   if (trainable.length === 0) throw invalidValue('variables', 'must have at least one that is trainable')
@@ -48,19 +53,24 @@ export function trace(f: () => tf.Tensor, variables: readonly tf.Variable[] | un
     for (const { saved = [] } of tape.splice(0)) for (const tensor of saved) tensor.dispose()
   }
   try {
-    // A tensor of its own, on the same memory: the function may have given a variable.
-    const output = recorded(engine, f, (found) => {
-      tape = found
-    })
+    const outputs = recorded(
+      engine,
+      () => outputsOf(f()),
+      (found) => {
+        tape = found
+      },
+    )
     return {
-      output,
-      pullBack(dy) {
+      outputs,
+      pullBack(gradients) {
         const nodes = tape.splice(0)
         const rerun = () => {
           engine.state.activeTape!.push(...nodes)
-          return output
+          return joined(outputs.slice(0, gradients.length), gradients)
         }
-        const { grads } = engine.gradients(rerun, trainable, dy, true)
+        const one = tf.scalar(1)
+        const { value, grads } = engine.gradients(rerun, trainable, one, true)
+        tf.dispose([value, one])
         if (!grads.some((gradient) => gradient)) {
           throw invalidValue('f', 'must use at least one of the variables for what it gives')
         }
@@ -69,7 +79,7 @@ export function trace(f: () => tf.Tensor, variables: readonly tf.Variable[] | un
       },
       dispose() {
         release()
-        output.dispose()
+        tf.dispose(outputs)
       },
     }
   } catch (error) {
@@ -78,18 +88,20 @@ export function trace(f: () => tf.Tensor, variables: readonly tf.Variable[] | un
   }
 }
 
-/** The output of `f`, whose tape `found` is told whether it throws or not. */
-function recorded(engine: Engine, f: () => tf.Tensor, found: (tape: { saved?: tf.Tensor[] }[]) => void): tf.Tensor {
+/** The tensors that `f` gives, whose tape `found` is told whether it throws or not. */
+function recorded(engine: Engine, f: () => tf.Tensor[], found: (tape: { saved?: tf.Tensor[] }[]) => void): tf.Tensor[] {
   engine.startTape()
   try {
-    return tf.tidy(() => {
-      const output = f()
-      if (!(output instanceof tf.Tensor)) throw invalidType('f()', 'a tensor, at once', output)
-      return tf.keep(tf.reshape(output, output.shape))
-    })
+    // Tensors of their own, on the same memory: the function may have given a variable.
+    return tf.tidy(() => f().map((tensor) => tf.keep(alias(tensor))))
   } finally {
     engine.endTape()
     found(engine.state.activeTape ?? [])
     engine.state.activeTape = null
   }
+}
+
+/** A number made of these tensors, of which it has these gradients. */
+function joined(tensors: tf.Tensor[], gradients: readonly tf.Tensor[]): tf.Tensor {
+  return tf.customGrad(() => ({ value: tf.scalar(0), gradFunc: () => gradients.map(alias) }))(...tensors)
 }

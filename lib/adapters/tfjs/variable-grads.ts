@@ -6,11 +6,14 @@ import * as tf from '@tensorflow/tfjs-core'
 import { PAIRED_OPTIONS } from '../../call/paired-call.js'
 import { SINGLE_TOKEN_OPTIONS } from '../../call/token-loss-call.js'
 import { UNPAIRED_OPTIONS } from '../../call/unpaired-call.js'
+import { invalidType } from '../../errors.js'
 import { crossEntropy, fusedPreferenceLoss, fusedUnpairedPreferenceLoss } from '../../index.js'
 import type {
   CrossEntropy,
   FusedPreferenceLoss,
   FusedUnpairedPreferenceLoss,
+  GpuBuffer,
+  HeadGradients,
   Labels,
   Logits,
   RunOptions,
@@ -39,7 +42,7 @@ export interface VariableGrads<Result> {
   /** The mean loss. */
   loss: number
   /** The loss and all else that is known of it. */
-  metrics: Omit<Result, 'gradLogits' | 'rowScale'>
+  metrics: Omit<Result, 'gradLogits' | 'rowScale' | keyof HeadGradients>
   /** d loss / d variable by the names of the variables, as `optimizer.applyGradients` takes them. The caller's to dispose of. */
   grads: tf.NamedTensorMap
 }
@@ -133,7 +136,8 @@ async function gradsOf<Result extends { loss: number; gradLogits?: Logits }>(
   lossOf: (logits: Logits, labels: Labels, output: tf.Tensor, place: Place) => Promise<Result>,
 ): Promise<VariableGrads<Result>> {
   const inPlace = isInPlace(given.gradient)
-  const { output, pullBack, dispose } = trace(f, variables)
+  const { outputs, pullBack, dispose } = trace(f, (output) => [tensorOf(output)], variables)
+  const [output] = outputs as [tf.Tensor]
   let gradient: tf.Tensor | undefined
   try {
     checkRows(output, 'f()', 'vocab')
@@ -156,21 +160,30 @@ async function gradsOf<Result extends { loss: number; gradLogits?: Logits }>(
     const result = await lossOf(logits, ids, output, place)
     gradient ??= tf.tensor(result.gradLogits!.data as Float32Array, output.shape)
     delete result.gradLogits
-    return { loss: result.loss, metrics: result, grads: pullBack(gradient) }
+    return { loss: result.loss, metrics: result, grads: pullBack([gradient]) }
   } finally {
     gradient?.dispose()
     dispose()
   }
 }
 
-/** The logits in their buffer, or copied. */
+function tensorOf(output: unknown): tf.Tensor {
+  if (!(output instanceof tf.Tensor)) throw invalidType('f()', 'a tensor, at once', output)
+  return output
+}
+
 async function rowsOf(tensor: tf.Tensor): Promise<Logits> {
+  return { data: await dataOf(tensor), shape: rowsShape(tensor) }
+}
+
+/** The elements of a float32 tensor: the buffer that holds them, or a copy. */
+export async function dataOf(tensor: tf.Tensor): Promise<GpuBuffer | Float32Array> {
   const gpu = gpuOf(tensor)
-  return { data: gpu ? bufferOf(gpu, tensor) : ((await tensor.data()) as Float32Array), shape: rowsShape(tensor) }
+  return gpu ? bufferOf(gpu, tensor) : ((await tensor.data()) as Float32Array)
 }
 
 /** Has the values of these tensors brought to the host, where they can then be read at once. */
-async function readAhead(values: Record<string, unknown>): Promise<void> {
+export async function readAhead(values: Record<string, unknown>): Promise<void> {
   const tensors = Object.values(values).filter((value): value is tf.Tensor => value instanceof tf.Tensor)
   await Promise.all(tensors.map((tensor) => tensor.isDisposed || tensor.data()))
 }
