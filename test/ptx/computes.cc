@@ -265,6 +265,7 @@ Computes made() {
   all["cvt.u64.u32"] = op([](uint32_t a) { return uint64_t(a); });
   all["cvt.s64.s16"] = op([](int16_t a) { return int64_t(a); });
   all["cvt.s64.s32"] = op([](int32_t a) { return int64_t(a); });
+  all["cvt.f32.f16"] = op([](uint16_t a) { return canonical(toFloat(Float16{a})); });
   all["cvt.f64.f32"] = op([](float a) { return double(a); });
   all["cvt.rn.f32.f64"] = op([](double a) { return canonical(float(a)); });
   all["cvt.rn.f32.u16"] = op([](uint16_t a) { return float(a); });

@@ -359,6 +359,7 @@ struct Machine::Launch {
       ++counts.warpInstructions;
       counts.instructions += __builtin_popcount(lanes);
       if (i.kind == Instruction::kBranch) {
+        if (i.meeting < 0) refuse("no way leads out of this loop", __builtin_ctz(lanes | 1u << 31));
         branch(i, frame, lanes);
         continue;
       }

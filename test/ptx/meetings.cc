@@ -86,8 +86,7 @@ void findMeetings(Function& function) {
   for (int p = 0; p < last; ++p) {
     Instruction& i = function.code[pieces[p + 1].begin - 1];
     if (i.kind != Instruction::kBranch) continue;
-    if (meeting[p] < 0) throw Fault{function.file + ":" + std::to_string(i.line) + ": no way leads out of a loop"};
-    i.meeting = pieces[meeting[p]].begin;
+    if (meeting[p] >= 0) i.meeting = pieces[meeting[p]].begin;
   }
 }
 

@@ -7,7 +7,7 @@ namespace fpl {
 namespace ptx {
 
 // Sets `meeting` of each branch: the first instruction that all ways from it lead to (its immediate post-dominator),
-// or the end of the code.
+// or the end of the code; -1 where no way leads to the end.
 void findMeetings(Function& function);
 
 }  // namespace ptx
