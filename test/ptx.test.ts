@@ -83,6 +83,9 @@ const HALVES = `
   })
 `
 
+/** Of golden and edge cases, those that show the most in the least time. */
+const CASES = /unaligned|label anywhere|shift (true|false)|padded|without tokens|coefficients of|values of each pair/
+
 interface Counts {
   kernel: string
   blocks: number
@@ -151,6 +154,3 @@ describe.runIf(onHost && hasPtx)('the kernels’ PTX', () => {
     expect(numPassedTests).toBeGreaterThan(20)
   }, 300_000)
 })
-
-/** Of golden and edge cases, those that show the most in the least time. */
-const CASES = /unaligned|label anywhere/

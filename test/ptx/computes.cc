@@ -1,5 +1,6 @@
-// What instructions make of registers. Results are exact or correctly rounded as PTX has it; float32 NaN is the one that
-// GPUs give. The approximate ones are those of native/cuda/host/block.h, with as much error as the instructions may have.
+// What instructions make of registers. Results are exact or correctly rounded as PTX has it; float32 NaN is the one
+// that GPUs give. The approximate ones are those of native/cuda/host/block.h, with as much error as the instructions
+// may have.
 #include <cfenv>
 #include <cmath>
 #include <cstring>
@@ -251,9 +252,8 @@ Computes made() {
   all["mul.wide.u16"] = op([](uint16_t a, uint16_t b) { return uint32_t(a) * b; });
   all["mul.wide.u32"] = op([](uint32_t a, uint32_t b) { return uint64_t(a) * b; });
   all["mul.wide.s32"] = op([](int32_t a, int32_t b) { return int64_t(a) * b; });
-  all["shf.r.wrap.b32"] = op([](uint32_t low, uint32_t high, uint32_t by) {
-    return uint32_t((uint64_t(high) << 32 | low) >> (by & 31));
-  });
+  all["shf.r.wrap.b32"] =
+      op([](uint32_t low, uint32_t high, uint32_t by) { return uint32_t((uint64_t(high) << 32 | low) >> (by & 31)); });
   all["bfi.b64"] = op([](uint64_t a, uint64_t b, uint32_t at, uint32_t length) { return inserted(a, b, at, length); });
   all["prmt.b32"] = op([](uint32_t a, uint32_t b, uint32_t selectors) { return permuted(a, b, selectors); });
 
@@ -281,9 +281,8 @@ Computes made() {
 
   // .ftz: subnormal arguments are 0.
   all["ex2.approx.ftz.f32"] = op([](float a) { return canonical(cuda::exp2Fast(a)); });
-  all["rcp.approx.ftz.f32"] = op([](float a) {
-    return canonical(cuda::inverseFast(std::fabs(a) < 0x1p-126f ? std::copysign(0.0f, a) : a));
-  });
+  all["rcp.approx.ftz.f32"] =
+      op([](float a) { return canonical(cuda::inverseFast(std::fabs(a) < 0x1p-126f ? std::copysign(0.0f, a) : a)); });
   return all;
 }
 

@@ -11,7 +11,7 @@ namespace ptx {
 namespace {
 
 constexpr int64_t kSector = 32;
-constexpr int64_t kCell = 2;  // bytes
+constexpr int64_t kCell = 2;             // bytes
 constexpr int64_t kMostLocal = 1 << 14;  // of each thread
 
 struct Free {
@@ -268,7 +268,8 @@ struct Machine::Launch {
     frame.local = (local + 15) / 16 * 16;
     frame.call = nullptr;
     if (function.localBytes > 0) {
-      if (frame.local + function.localBytes > kMostLocal) throw Fault{function.name + " has too much memory of its own"};
+      if (frame.local + function.localBytes > kMostLocal)
+        throw Fault{function.name + " has too much memory of its own"};
       if (warp.local.empty()) warp.local.resize(kMostLocal * kLanes);
       if (warp.localWritten.empty()) warp.localWritten.resize(kMostLocal * kLanes);
       for (int lane = 0; lane < kLanes; ++lane) {

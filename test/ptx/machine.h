@@ -1,6 +1,6 @@
-// A GPU that carries out PTX: blocks one after the other; of a block, warp after warp in the order of their numbers, each
-// until its threads wait at a barrier or are done; of a warp, all lanes at once. Lanes that go different ways at a branch
-// do so one way after the other (those that jump first) and meet again where all ways lead.
+// A GPU that carries out PTX: blocks one after the other; of a block, warp after warp in the order of their numbers,
+// each until its threads wait at a barrier or are done; of a warp, all lanes at once. Lanes that go different ways at a
+// branch do so one way after the other (those that jump first) and meet again where all ways lead.
 //
 // It stops, with the kernel, the line and the thread, where
 // - an address is outside of all allocations or of the block's shared memory, or not aligned;
@@ -40,8 +40,8 @@ struct Region {
 
 // Of one launch.
 struct Counts {
-  int64_t instructions = 0;      // of all threads
-  int64_t warpInstructions = 0;  // issued once for all lanes that take part
+  int64_t instructions = 0;        // of all threads
+  int64_t warpInstructions = 0;    // issued once for all lanes that take part
   int64_t loaded = 0, stored = 0;  // bytes of global memory; an atomic does both
   int64_t sectors = 0;             // of 32 bytes of global memory, for each instruction of a warp
 };

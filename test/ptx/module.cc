@@ -57,8 +57,8 @@ std::vector<std::string> split(const std::string& text, char by) {
 // Bytes of a type such as f32; 0 for what is none.
 int bytesOf(const std::string& type) {
   static const std::map<std::string, int> known = {
-      {"b8", 1},  {"u8", 1},  {"s8", 1},  {"b16", 2}, {"u16", 2}, {"s16", 2}, {"f16", 2},
-      {"b32", 4}, {"u32", 4}, {"s32", 4}, {"f32", 4}, {"b64", 8}, {"u64", 8}, {"s64", 8}, {"f64", 8},
+      {"b8", 1},  {"u8", 1},  {"s8", 1},  {"b16", 2}, {"u16", 2}, {"s16", 2}, {"f16", 2}, {"b32", 4},
+      {"u32", 4}, {"s32", 4}, {"f32", 4}, {"b64", 8}, {"u64", 8}, {"s64", 8}, {"f64", 8},
   };
   const auto found = known.find(type);
   return found == known.end() ? 0 : found->second;
@@ -214,9 +214,7 @@ class Parser {
     } while (accept(","));
     expect(";");
   }
-  int registerNamed(const std::string& name) {
-    return registers_.emplace(name, int(registers_.size())).first->second;
-  }
+  int registerNamed(const std::string& name) { return registers_.emplace(name, int(registers_.size())).first->second; }
 
   int constant(uint64_t value) {
     const auto [found, isNew] = constants_.emplace(value, int(function_.constants.size()));
@@ -307,10 +305,8 @@ class Parser {
 
   // ld and st: .space, caching, .v2 or .v4, .type.
   void memory(Instruction& i, std::vector<std::string> parts) {
-    static const std::map<std::string, Space> spaces = {{"global", Space::kGlobal},
-                                                        {"shared", Space::kShared},
-                                                        {"local", Space::kLocal},
-                                                        {"param", Space::kVariables}};
+    static const std::map<std::string, Space> spaces = {
+        {"global", Space::kGlobal}, {"shared", Space::kShared}, {"local", Space::kLocal}, {"param", Space::kVariables}};
     const auto unknown = [&] { refuse("unknown opcode " + i.opcode, i.line); };
     i.kind = parts[0] == "ld" ? Instruction::kLoad : Instruction::kStore;
     size_t at = 1;

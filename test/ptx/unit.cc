@@ -24,7 +24,8 @@ void expect(bool holds, const std::string& what) {
 
 // %r1 is the thread, %r2 the block, %rd1 the buffer, and %rd3 the place of 4 bytes there for each thread of a block.
 std::string kernelOf(const std::string& body) {
-  return ".version 9.5\n.target sm_90\n.address_size 64\n\n.entry k(\n\t.param .u64 k_param_0\n)\n.maxntid 256, 1, 1\n{\n"
+  return ".version 9.5\n.target sm_90\n.address_size 64\n\n.entry k(\n\t.param .u64 k_param_0\n)\n.maxntid 256, 1, "
+         "1\n{\n"
          ".reg .pred %p<9>; .reg .b16 %rs<9>; .reg .b32 %r<19>; .reg .f32 %f<9>; .reg .b64 %rd<9>; .reg .f64 %fd<9>;\n"
          ".shared .align 4 .b8 s[512];\n.local .align 4 .b8 depot[8];\n"
          "ld.param.u64 %rd1, [k_param_0];\nmov.u32 %r1, %tid.x;\nmov.u32 %r2, %ctaid.x;\n"
@@ -102,13 +103,15 @@ void testControl() {
   gives("an atomic", "setp.gt.s32 %p1, %r1, 39;\n@%p1 bra $end;\natom.global.add.u32 %r7, [%rd1], 2;\n$end:", 64,
         [](int k) { return uint32_t(100 + k + (k == 0 ? 80 : 0)); });
   const std::string function =
-      ".func  (.param .b32 func_retval0) twice(\n\t.param .b32 twice_param_0\n)\n{\n.reg .b32 %r<5>; .reg .pred %p<2>;\n"
+      ".func  (.param .b32 func_retval0) twice(\n\t.param .b32 twice_param_0\n)\n{\n.reg .b32 %r<5>; .reg .pred "
+      "%p<2>;\n"
       "ld.param.u32 %r1, [twice_param_0];\nsetp.gt.s32 %p1, %r1, 9;\n@%p1 bra $more;\nadd.s32 %r2, %r1, %r1;\n"
       "st.param.b32 [func_retval0+0], %r2;\nret;\n$more:\nst.param.b32 [func_retval0+0], 5;\nret;\n}\n\n";
-  const Result called = run(function + kernelOf("{\n.param .b32 param0;\nst.param.b32 [param0+0], %r1;\n.param .b32 retval0;\n"
-                                                "call.uni (retval0),\ntwice,\n(\nparam0\n);\nld.param.b32 %r7, [retval0+0];\n }\n"
-                                                "st.global.u32 [%rd3], %r7;"),
-                           32);
+  const Result called =
+      run(function + kernelOf("{\n.param .b32 param0;\nst.param.b32 [param0+0], %r1;\n.param .b32 retval0;\n"
+                              "call.uni (retval0),\ntwice,\n(\nparam0\n);\nld.param.b32 %r7, [retval0+0];\n }\n"
+                              "st.global.u32 [%rd3], %r7;"),
+          32);
   expect(called.fault.empty(), "a call: " + called.fault);
   for (int k = 0; k < 32; ++k) expect(called.words[size_t(k)] == uint32_t(k > 9 ? 5 : 2 * k), "a call");
 }
@@ -120,15 +123,18 @@ void testRefusals() {
   refuses("far away", "outside of global memory", "st.global.u32 [%rd3+4096], %r1;");
   refuses("an odd address", "not a multiple of 4", "ld.global.u32 %r7, [%rd3+2];");
   refuses("beyond shared memory", "outside of shared memory", "st.shared.u32 [%r5+512], %r1;");
-  refuses("beyond its own memory", "outside of the thread's own memory", "mov.u64 %rd7, depot;\nst.local.u32 [%rd7+8], %r1;");
+  refuses("beyond its own memory", "outside of the thread's own memory",
+          "mov.u64 %rd7, depot;\nst.local.u32 [%rd7+8], %r1;");
   refuses("fresh global memory", "global memory that nobody has written", "ld.global.u32 %r7, [%rd3];", 32, 1, 31);
   refuses("fresh shared memory", "shared memory that nobody has written", "ld.shared.u32 %r7, [%r5];");
   refuses("shared memory of the block before", "shared memory that nobody has written",
-          "setp.ne.s32 %p1, %r2, 0;\n@%p1 bra $load;\nst.shared.u32 [%r5], %r1;\n$load:\nld.shared.u32 %r7, [%r5];", 32, 2);
+          "setp.ne.s32 %p1, %r2, 0;\n@%p1 bra $load;\nst.shared.u32 [%r5], %r1;\n$load:\nld.shared.u32 %r7, [%r5];", 32,
+          2);
   refuses("fresh memory of its own", "memory of its own that it has not written",
           "mov.u64 %rd7, depot;\nst.local.u32 [%rd7], %r1;\nld.local.u32 %r7, [%rd7+4];");
   const std::string write = "st.shared.u32 [%r5], %r1;\n", read = "xor.b32 %r7, %r4, 4;\nadd.s32 %r8, %r3, %r7;\n";
-  refuses("a race in a warp", "reads what thread 1 of block 0 writes in shared memory", write + read + "ld.shared.u32 %r9, [%r8];");
+  refuses("a race in a warp", "reads what thread 1 of block 0 writes in shared memory",
+          write + read + "ld.shared.u32 %r9, [%r8];");
   refuses("a race between warps", "writes what thread 1 of block 0 reads in shared memory",
           write + "bar.sync 0;\n" + read + "ld.shared.u32 %r9, [%r8];\nst.shared.u32 [%r3], %r9;");
   refuses("two writers", "writes what thread 0 of block 0 writes in shared memory", "st.shared.u32 [%r3], 1;");
