@@ -66,12 +66,18 @@ const CALLS = `
     backend: 'cuda', gradient: true, desirable: [true, false, true, true], reference: { logProbs: [-20, -21, -19, -22] }, kl: 0.1,
   }))
   results.tokens = digest(fpl.crossEntropySync(logits, host.labels, { backend: 'cuda', gradient: true, labelSmoothing: 0.1 }))
-  results.head = digest(fpl.fusedLinearPreferenceLossSync(
-    { data: host.hidden, dtype: 'float32', shape: [B, T, D] },
-    { data: host.weight, dtype: 'float32', shape: [V, D] },
-    host.labels,
-    { ...base, bias: host.bias },
-  ))
+  const half = (array) => ({ data: toHalf(array), dtype: 'float16' })
+  results.labels = thrown(() => {
+    sequenceLogProbsSync({ data: there(host.logits), shape }, there(host.labels.map((x) => x + V)), { backend: 'cuda' })
+  })
+  for (const [name, typed] of [['float32', (data) => ({ data, dtype: 'float32' })], ['float16', half]]) {
+    results['head ' + name] = digest(
+      fpl.fusedLinearPreferenceLossSync(
+        { ...typed(host.hidden), shape: [B, T, D] }, { ...typed(host.weight), shape: [V, D] }, host.labels,
+        { ...base, bias: name === 'float16' ? toHalf(host.bias) : host.bias, mask: host.mask },
+      ),
+    )
+  }
   tell(results)
 `
 
