@@ -1,18 +1,38 @@
 /**
- * Runs a compiler and keeps its output about the kernels: `node nvcc-log.mjs <folder> <compiler> <arguments...>`.
+ * Runs a compiler and keeps its output about the kernels, and their PTX for sm_90 where it makes that on its way:
+ * `node nvcc-log.mjs <folder> <compiler> <arguments...>`. The PTX goes to `<folder>/../ptx`, for the tests that carry it
+ * out.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 
 const [folder, compiler, ...args] = process.argv.slice(2)
-const { status, stdout, stderr } = spawnSync(compiler, args, { encoding: 'utf8', maxBuffer: 1 << 28 })
+const compiles = args.includes('-c')
 const object = args[args.indexOf('-o') + 1]
-if (status === 0 && args.includes('-c')) {
+const kept = mkdtempSync(join(tmpdir(), 'nvcc-'))
+const keep = compiles ? ['--keep', '--keep-dir', kept] : []
+const { status, stdout, stderr } = spawnSync(compiler, [...args, ...keep], { encoding: 'utf8', maxBuffer: 1 << 28 })
+if (status === 0 && compiles) {
   mkdirSync(folder, { recursive: true })
   writeFileSync(join(folder, `${basename(object)}.log`), stdout + stderr)
+  keepPtx()
 }
+rmSync(kept, { recursive: true })
 const isResources = (/** @type {string} */ line) => /^ptxas info|bytes stack frame|^\s*$/.test(line)
 const rest = (stdout + stderr).split('\n').filter((line) => !isResources(line))
 if (rest.length > 0) console.error(rest.join('\n'))
 process.exitCode = status ?? 1
+
+function keepPtx() {
+  const made = readdirSync(kept)
+    .filter((name) => name.endsWith('.ptx'))
+    .map((name) => join(kept, name))
+    .find((path) => /^\.target sm_90$/m.test(readFileSync(path, 'utf8')))
+  const to = join(folder, '..', 'ptx')
+  mkdirSync(to, { recursive: true })
+  const path = join(to, basename(object).replace(/\..*/, '.ptx'))
+  if (made) copyFileSync(made, path)
+  else rmSync(path, { force: true })
+}

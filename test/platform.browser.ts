@@ -6,6 +6,7 @@ import { vi } from 'vitest'
 export const IS_BROWSER = true
 
 export const TESTS_GPU = false
+export const TESTS_PTX = false
 
 export const SEED = 1
 

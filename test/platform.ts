@@ -18,6 +18,9 @@ export const SEED = process.env.FPL_TEST_SEED === 'random' ? undefined : Number(
 /** Whether the tests of CUDA run on a GPU. */
 export const TESTS_GPU = Boolean(process.env.FPL_TEST_GPU)
 
+/** Whether those on the host are carried out from their PTX: test/ptx.test.ts. */
+export const TESTS_PTX = Boolean(process.env.FPL_HOST_PTX)
+
 // Without one the kernels of the cuda backend run on the host.
 const built = (name: string) => fileURLToPath(new URL(`../build/Release/${name}.so`, import.meta.url))
 const HOST_EXECUTION = built('fused_preference_loss_host')

@@ -50,7 +50,7 @@ constexpr int64_t kMostBlocks = 0x7fffffff;
     static_cast<void>(&::fpl::cuda::Listed<kernel>::done);                                       \
     namespace host = ::fpl::cuda::host;                                                          \
     host::launch(stage, reinterpret_cast<const void*>(kernel), stream, int64_t(blocks), threads, \
-                 [=](int seenBy) { return host::bound(seenBy, kernel, __VA_ARGS__); });          \
+                 host::kernelWith<kernel>(kernel, __VA_ARGS__));                                 \
     ::fpl::cuda::check(cudaGetLastError(), "running " stage);                                    \
   } while (false)
 #else

@@ -12,9 +12,13 @@ FPL_DEVICE V blockSum(V value, V (&scratch)[kThreads]) {
   scratch[threadIndex()] = value;
   for (int width = kThreads / 2; width > 0; width /= 2) {
     barrier();
-    if (threadIndex() < width) scratch[threadIndex()] += scratch[threadIndex() + width];
+    if (threadIndex() < width) {
+      value += scratch[threadIndex() + width];
+      scratch[threadIndex()] = value;
+    }
   }
-  return scratch[0];
+  // Not from `scratch`, where the other threads would look while thread 0 may still write.
+  return value;
 }
 
 }  // namespace cuda

@@ -179,6 +179,16 @@ Place placeOf(const void* memory) {
   return {address & kTag ? Place::kNowhere : Place::kHost, -1, 0};
 }
 
+std::vector<Allocated> allocationsOf(int device) {
+  std::vector<Allocated> out;
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (const auto& [address, allocation] : allocations) {
+    if (allocation.device != device) continue;
+    out.push_back({reinterpret_cast<void*>(address), reinterpret_cast<void*>(address & ~kTag), allocation.bytes});
+  }
+  return out;
+}
+
 uint64_t resolved(uint64_t word, int device) {
   const Place place = placeOf(reinterpret_cast<const void*>(word));
   switch (place.kind) {

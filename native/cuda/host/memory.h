@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <type_traits>
+#include <vector>
 
 namespace fpl {
 namespace cuda {
@@ -34,6 +35,13 @@ struct Place {
   size_t left;  // bytes from there to the allocation's end
 };
 Place placeOf(const void* memory);
+
+// An allocation: its beginning as the device has it, and one that can be followed.
+struct Allocated {
+  void *memory, *data;
+  size_t bytes;
+};
+std::vector<Allocated> allocationsOf(int device);
 
 // What a kernel or a copy on that device finds in the place of a word of its arguments: an address of the device's own
 // memory becomes one that can be followed; another device's, a freed one's and the host's become, or stay, addresses

@@ -597,14 +597,16 @@ namespace fpl {
 namespace cuda {
 namespace host {
 
-void launch(const char* stage, const void* kernel, cudaStream_t stream, int64_t blocks, int threads, Threads body) {
+Carrier carrier = nullptr;
+
+void launch(const char* stage, const void* identity, cudaStream_t stream, int64_t blocks, int threads, Kernel kernel) {
   const Call call;
   HostStream* at = streamAt(stream);
   if (!at || at->queue->device != currentDevice) {
     noted(cudaErrorInvalidResourceHandle);
     return;
   }
-  if (loaded.insert({currentDevice, kernel}).second && at->captured) {
+  if (loaded.insert({currentDevice, identity}).second && at->captured) {
     // Loading it may wait for the device.
     at->captured->invalid = true;
     noted(cudaErrorStreamCaptureUnsupported);
@@ -616,7 +618,10 @@ void launch(const char* stage, const void* kernel, cudaStream_t stream, int64_t 
   }
   const char* fault = variable("FPL_HOST_FAULT");
   if (fault && strcmp(fault, stage) == 0) sticky = cudaErrorIllegalAddress;
-  enqueue(stream, [=](int device) { runGrid(blocks, threads, body(device)); });
+  enqueue(stream, [=](int device) {
+    if (carrier) return carrier(kernel, blocks, threads, device);
+    runGrid(blocks, threads, kernel.threads(device));
+  });
 }
 
 namespace {

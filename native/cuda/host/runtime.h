@@ -17,6 +17,8 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <typeinfo>
+#include <vector>
 
 #include "block.h"
 #include "memory.h"
@@ -129,18 +131,40 @@ class Work {
  private:
   std::function<bool(int device)> step_;
 };
-// What each thread of a kernel's grid does, once its arguments are those that the device sees.
-using Threads = std::function<std::function<void()>(int device)>;
 
-template <typename... Parameters, typename... Arguments>
-std::function<void()> bound(int device, void (*kernel)(Parameters...), const Arguments&... arguments) {
-  return [kernel, seen = std::make_tuple(resolvedArgument<std::decay_t<Parameters>>(arguments, device)...)] {
-    std::apply(kernel, seen);
-  };
+// A kernel with its arguments.
+struct Kernel {
+  // The mangled name of Named<kernel>.
+  const char* name;
+  // What each thread of the grid does, once the arguments are those that the device sees.
+  std::function<std::function<void()>(int device)> threads;
+  // The arguments' bytes, with the device's addresses.
+  std::vector<std::string> arguments;
+};
+template <auto kernel>
+struct Named {};
+
+template <typename T>
+std::string bytesOf(T argument) {
+  return std::string(reinterpret_cast<const char*>(&argument), sizeof argument);
 }
 
+template <auto kernel, typename... Parameters, typename... Arguments>
+Kernel kernelWith(void (*)(Parameters...), const Arguments&... arguments) {
+  const auto threads = [=](int device) -> std::function<void()> {
+    return [seen = std::make_tuple(resolvedArgument<std::decay_t<Parameters>>(arguments, device)...)] {
+      std::apply(kernel, seen);
+    };
+  };
+  return {typeid(Named<kernel>).name(), threads, {bytesOf<std::decay_t<Parameters>>(arguments)...}};
+}
+
+// Carries launches out in the place of runGrid, where somebody has set it.
+using Carrier = void (*)(const Kernel& kernel, int64_t blocks, int threads, int device);
+extern Carrier carrier;
+
 // Puts a kernel into its stream; what is wrong with that becomes the last error.
-void launch(const char* stage, const void* identity, cudaStream_t stream, int64_t blocks, int threads, Threads kernel);
+void launch(const char* stage, const void* identity, cudaStream_t stream, int64_t blocks, int threads, Kernel kernel);
 
 }  // namespace host
 }  // namespace cuda
