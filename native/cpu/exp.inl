@@ -1,151 +1,91 @@
-// e^(x / T) in units, in four forms: Exp for any logit, ReachExp for logits in reach, ScaledExp with a factor, FullExp
-// with its logarithm and a constant. Each takes x = n · T ln 2 + r apart as ExpConstants (kernels.h) has it and
-// multiplies a polynomial of r by 2^n.
+// e^(x / T) in units. With kSteps = F32::kSteps steps to a power of two, x is taken apart as
 //
-// n is never converted to an integer. x · log2e + kRounding + k is a float whose last mantissa bits are n + k: the
-// addition rounds. Subtracting kRounding + k gives n as a float, and shifting the bits up by 23 makes an exponent field
-// of n + k.
+//   x = n · T ln 2 / kSteps + r,   n = round(x · kSteps · log2e / T),   e^(x / T) = 2^(n / kSteps) · e^(r / T)
+//
+// e^(r / T) is 1 + r · p(r) with a polynomial p. 2^(n / kSteps) is one of kSteps numbers, which a register holds, times
+// a power of two. Where a vector can be looked up, eight steps leave an r so small that p needs three terms. Elsewhere
+// one step has six.
+//
+// n is never converted to an integer. x · kSteps · log2e + kRounding + k is a float whose last mantissa bits are n + k:
+// the addition rounds. Subtracting kRounding + k gives n as a float, and shifting the bits up by kStepBits makes an
+// exponent field of n / kSteps; the rest, n % kSteps, is the index of the look-up.
 
 constexpr float kRounding = 0x1.8p23f;
 constexpr int32_t kExponentBias = 127;  // of float32: a field of n + 127 is 2^n
 
-// The float whose exponent field is the low bits of n's mantissa.
-inline F32 powerOfBits(F32 n) { return bitsUp<23>(n); }
+constexpr int32_t kSteps = F32::kSteps;
+static_assert(kSteps == 1 || kSteps == 8);
+constexpr int kStepBits = kSteps == 8 ? 20 : 23;
 
-// x · 2^(low bits of n's mantissa), as long as that is a normal number.
-inline F32 timesPower(F32 x, F32 n) { return addBits(x, powerOfBits(n)); }
+// What is left of the float whose exponent field is n / kSteps, n the last bits of the mantissa.
+inline F32 powerOfBits(F32 n) {
+  const F32 bits = bitsUp<kStepBits>(n);
+  return kSteps == 1 ? bits : andBits(bits, set1Bits(0x7f800000u));
+}
 
-// factor · e^(r / T) for |r| <= T ln 2 / 2.
+// r · p(r) = e^(r / T) - 1 for |r| <= T ln 2 / 2 / kSteps.
 struct Polynomial {
-  F32 c0, c1, c2, c3, c4, c5, c6;
+  static constexpr int kTerms = kSteps == 8 ? 3 : 6;
+  F32 terms[kTerms];
 
-  Polynomial(const ExpConstants& c, float factor) {
-    c0 = set1(factor);
-    c1 = set1(factor * c.inverse);
-    c2 = set1(factor * c.c2);
-    c3 = set1(factor * c.c3);
-    c4 = set1(factor * c.c4);
-    c5 = set1(factor * c.c5);
-    c6 = set1(factor * c.c6);
-  }
-
-  F32 at(F32 r) const {
-    F32 p = fma(c6, r, c5);
-    p = fma(p, r, c4);
-    p = fma(p, r, c3);
-    p = fma(p, r, c2);
-    p = fma(p, r, c1);
-    return fma(p, r, c0);
+  explicit Polynomial(const ExpConstants& c) {
+    const float* const values = kSteps == 8 ? c.ofEighth : c.ofWhole;
+    for (int i = 0; i < kTerms; ++i) terms[i] = set1(values[i]);
   }
 
   FPL_IN_LOOPS void at(const F32 (&r)[4], F32 (&p)[4]) const {
-    for (int k = 0; k < 4; ++k) p[k] = c6;
-    multiplyAdd(p, r, c5);
-    multiplyAdd(p, r, c4);
-    multiplyAdd(p, r, c3);
-    multiplyAdd(p, r, c2);
-    multiplyAdd(p, r, c1);
-    multiplyAdd(p, r, c0);
+    for (int k = 0; k < 4; ++k) p[k] = terms[kTerms - 1];
+    for (int i = kTerms - 2; i >= 0; --i) multiplyAdd(p, r, terms[i]);
+    for (int k = 0; k < 4; ++k) p[k] = mul(p[k], r[k]);
+    inStep(p);
   }
 };
 
-// Any logit, in any unit; one vector at a time.
-struct Exp {
-  F32 base, low, high, log2e, rounding, ln2High, ln2Low, inverse;
-  Polynomial polynomial;
-
-  Exp(const ExpConstants& c, Unit unit) : polynomial(c, 1.0f) {
-    base = set1(unit.base);
-    log2e = set1(c.log2e);
-    rounding = set1(kRounding + float(kExponentBias - unit.exponent));
-    ln2High = set1(-c.ln2High);
-    ln2Low = set1(-c.ln2Low);
-    inverse = set1(c.inverse);
-    // For `low` and below, the exponent field is 0 and the result exactly 0. `high` is far beyond kOutgrown and keeps
-    // the field below that of infinity.
-    low = set1(float(double(unit.exponent - kExponentBias) * c.unitLog));
-    high = set1(float(double(unit.exponent + kExponentBias - 1) * c.unitLog));
+// The powers 2^(i / kSteps), i < kSteps, times a factor. `less` takes from each the bits that n brings along where it
+// is shifted up and added.
+inline Steps steps(float factor, bool less) {
+  float powers[kSteps];
+  for (int32_t i = 0; i < kSteps; ++i) {
+    powers[i] = float(factor * kPowersOfEighths[i]);
+    if (less) powers[i] = floatOf(bitsOf(powers[i]) - (uint32_t(i) << kStepBits));
   }
+  return Steps(powers);
+}
 
-  // e = e^(x / T) in units, to ≤ 1 ULP; 1 exactly at the unit itself. `log` becomes log(e / 2^peak), where `fromPeak`
-  // is kRounding + kExponentBias + peak.
-  F32 operator()(F32 x, F32 fromPeak, F32& log) const {
-    x = minKeepNan(maxKeepNan(sub(x, base), low), high);
-    const F32 n = fma(x, log2e, rounding);
-    const F32 whole = sub(n, rounding);
-    const F32 r = fma(whole, ln2Low, fma(whole, ln2High, x));
-    log = fma(sub(n, fromPeak), set1(float(kLn2)), mul(r, inverse));
-    return mul(polynomial.at(r), powerOfBits(n));
-  }
-};
-
-// A logit in reach is at most kReach powers of two below the unit. The polynomial has a factor of 2^-kReach, so that
-// n + kReach is not negative. Seven bits hold it for up to 27 powers of two above the unit, and it needs no clamping.
+// How far a sum reaches: an e below 2^-kReach units is beneath the last bit of any sum, where some number has about a
+// unit.
 constexpr int32_t kReach = 100;
 constexpr float kReachFactor = 0x1p-100f;
-constexpr uint32_t kReachBits = 0x7f;
 static_assert(kReach == 100, "kReachFactor is 2^-kReach");
 
-// Logits in reach of a unit whose base is 0; four vectors in step. kSplit: with T ln 2 in two parts.
-template <bool kSplit>
-struct ReachExp {
-  F32 log2e, rounding, ln2, ln2Low;
+// factor · e^(x / T) in units, of any logit x that is not far above the unit; four vectors in step.
+//   kFloor   an e below 2^(1 - kReach) units becomes that, which costs less than the 0 that it becomes otherwise below
+//            2^-126 units
+//   kBase    the unit has a base
+//   kSplit   T ln 2 in two parts
+template <bool kFloor, bool kBase, bool kSplit>
+struct Exp {
+  // n of the unit itself is this many powers of two above 0, so that it is never negative. kBits hold it for x up to 27
+  // powers of two above the unit, at least.
+  static constexpr int32_t kAbove = kFloor ? kReach : kExponentBias;
+  static constexpr uint32_t kBits = kSteps * (kFloor ? 128 : 256) - 1;
+
+  F32 base, low, log2e, rounding, ln2, ln2Low;
   Polynomial polynomial;
-  F32 seen;  // the bits of all n + kReach
+  Steps powers;
 
-  ReachExp(const ExpConstants& c, int32_t exponent)
-      : log2e(set1(c.log2e)),
-        rounding(set1(kRounding + float(kReach - exponent))),
-        ln2(set1(kSplit ? -c.ln2High : -c.ln2)),
-        ln2Low(set1(-c.ln2Low)),
-        polynomial(c, kReachFactor),
-        seen(set1(kRounding)) {}
-
-  // Takes logits in r. Leaves e in units in `e`, the polynomial's argument in r, and in n the float of n + kReach.
-  FPL_IN_LOOPS void operator()(F32 (&r)[4], F32 (&n)[4], F32 (&e)[4]) {
-    for (int k = 0; k < 4; ++k) n[k] = fma(r[k], log2e, rounding);
-    inStep(n);
-    for (int k = 0; k < 4; ++k) seen = orBits(seen, n[k]);
-    for (int k = 0; k < 4; ++k) e[k] = sub(n[k], rounding);
-    inStep(e);
-    for (int k = 0; k < 4; ++k) r[k] = fma(e[k], ln2, r[k]);
-    inStep(r);
-    if (kSplit) {
-      for (int k = 0; k < 4; ++k) r[k] = fma(e[k], ln2Low, r[k]);
-      inStep(r);
-    }
-    polynomial.at(r, e);
-    for (int k = 0; k < 4; ++k) e[k] = timesPower(e[k], n[k]);
-  }
-
-  // Whether all logits so far were in reach. If not, every e is meaningless.
-  bool allInReach() const {
-    float lanes[kWidth];
-    store(lanes, seen);
-    for (int64_t i = 0; i < kWidth; ++i) {
-      if ((bitsOf(lanes[i]) & ~kReachBits) != bitsOf(kRounding)) return false;
-    }
-    return true;
-  }
-};
-
-// factor · e^(x / T) in units, for any logit; four vectors in step. kBase: the unit has a base.
-template <bool kBase>
-struct ScaledExp {
-  F32 base, low, log2e, rounding, ln2High, ln2Low;
-  Polynomial polynomial;
-
-  ScaledExp(const ExpConstants& c, Unit unit, float factor)
+  Exp(const ExpConstants& c, Unit unit, float factor = 1)
       : base(set1(unit.base)),
-        low(set1(float(double(unit.exponent - kExponentBias) * c.unitLog))),
-        log2e(set1(c.log2e)),
-        rounding(set1(kRounding + float(kExponentBias - unit.exponent))),
-        ln2High(set1(-c.ln2High)),
-        ln2Low(set1(-c.ln2Low)),
-        polynomial(c, factor) {}
+        low(set1(float(double(unit.exponent - kAbove + (kFloor ? 1 : 0)) * c.unitLog))),
+        log2e(set1(kSteps * c.log2e)),
+        rounding(set1(kRounding + float(kSteps * (kAbove - unit.exponent)))),
+        ln2(set1((kSplit ? -c.ln2High : -c.ln2) / kSteps)),
+        ln2Low(set1(-c.ln2Low / kSteps)),
+        polynomial(c),
+        powers(steps(kFloor ? factor * kReachFactor : factor, kFloor)) {}
 
-  FPL_IN_LOOPS void operator()(F32 (&x)[4]) const {
-    F32 n[4], r[4];
+  // Takes logits in x. Leaves r in x, the float of n in n, and factor · e^(x / T) in `e`; NaN where x was NaN.
+  FPL_IN_LOOPS void operator()(F32 (&x)[4], F32 (&n)[4], F32 (&e)[4]) const {
     if (kBase) {
       for (int k = 0; k < 4; ++k) x[k] = sub(x[k], base);
       inStep(x);
@@ -153,54 +93,69 @@ struct ScaledExp {
     for (int k = 0; k < 4; ++k) x[k] = maxKeepNan(x[k], low);
     for (int k = 0; k < 4; ++k) n[k] = fma(x[k], log2e, rounding);
     inStep(n);
-    for (int k = 0; k < 4; ++k) r[k] = sub(n[k], rounding);
-    inStep(r);
-    for (int k = 0; k < 4; ++k) x[k] = fma(r[k], ln2High, x[k]);
+    for (int k = 0; k < 4; ++k) e[k] = sub(n[k], rounding);
+    inStep(e);
+    for (int k = 0; k < 4; ++k) x[k] = fma(e[k], ln2, x[k]);
     inStep(x);
-    for (int k = 0; k < 4; ++k) r[k] = fma(r[k], ln2Low, x[k]);
-    inStep(r);
-    polynomial.at(r, x);
-    for (int k = 0; k < 4; ++k) x[k] = mul(x[k], powerOfBits(n[k]));
+    if (kSplit) {
+      for (int k = 0; k < 4; ++k) x[k] = fma(e[k], ln2Low, x[k]);
+      inStep(x);
+    }
+    polynomial.at(x, e);
+    for (int k = 0; k < 4; ++k) {
+      F32 power = powers.at(n[k]);
+      if (kFloor) power = addBits(power, bitsUp<kStepBits>(n[k]));
+      e[k] = fma(power, e[k], power);
+      if (!kFloor) e[k] = mul(e[k], powerOfBits(n[k]));
+    }
+  }
+
+  // Whether all x were numbers less than 27 powers of two above the unit. `seen` has the bits of every n. If not, every
+  // e is meaningless.
+  static bool allInReach(F32 seen) {
+    float lanes[kWidth];
+    store(lanes, seen);
+    for (int64_t i = 0; i < kWidth; ++i) {
+      if ((bitsOf(lanes[i]) & ~kBits) != bitsOf(kRounding)) return false;
+    }
+    return true;
   }
 };
 
-// w · (constant + perLog · log w) + everywhere, w = e^(x / T), for any logit; four vectors in step.
-struct FullExp {
-  F32 base, low, log2e, rounding, ln2High, ln2Low;
-  F32 fromUnit;           // what n is where log w is near 0
-  F32 perPower, perRest;  // perLog for each power of two in w, and for each r
-  F32 constant, everywhere;
-  Polynomial polynomial;
+// factor · e^(x / T), for stage 4.
+template <bool kBase>
+struct ScaledExp {
+  Exp<false, kBase, true> exp;
 
-  FullExp(const ExpConstants& c, const FullRowGradient& g)
-      : base(set1(g.unit.base)),
-        low(set1(float(double(g.unit.exponent - kExponentBias) * c.unitLog))),
-        log2e(set1(c.log2e)),
-        rounding(set1(kRounding + float(kExponentBias - g.unit.exponent))),
-        ln2High(set1(-c.ln2High)),
-        ln2Low(set1(-c.ln2Low)),
-        fromUnit(set1(kRounding + float(kExponentBias + g.scale))),
-        perPower(set1(float(double(g.perLog) * kLn2))),
-        perRest(set1(g.perLog * c.inverse)),
-        constant(set1(g.constant)),
-        everywhere(set1(g.everywhere)),
-        polynomial(c, 1.0f) {}
+  ScaledExp(const ExpConstants& c, Unit unit, float factor) : exp(c, unit, factor) {}
 
   FPL_IN_LOOPS void operator()(F32 (&x)[4]) const {
-    F32 n[4], r[4];
-    for (int k = 0; k < 4; ++k) x[k] = maxKeepNan(sub(x[k], base), low);
-    inStep(x);
-    for (int k = 0; k < 4; ++k) n[k] = fma(x[k], log2e, rounding);
-    inStep(n);
-    for (int k = 0; k < 4; ++k) r[k] = sub(n[k], rounding);
-    inStep(r);
-    for (int k = 0; k < 4; ++k) x[k] = fma(r[k], ln2High, x[k]);
-    inStep(x);
-    for (int k = 0; k < 4; ++k) r[k] = fma(r[k], ln2Low, x[k]);
-    inStep(r);
-    polynomial.at(r, x);
-    for (int k = 0; k < 4; ++k) x[k] = mul(x[k], powerOfBits(n[k]));
-    for (int k = 0; k < 4; ++k) n[k] = fma(sub(n[k], fromUnit), perPower, constant);
+    F32 r[4], n[4];
+    for (int k = 0; k < 4; ++k) r[k] = x[k];
+    exp(r, n, x);
+  }
+};
+
+// w · (constant + perLog · log w) + everywhere, w = e^(x / T).
+struct FullExp {
+  Exp<false, true, true> exp;
+  F32 fromUnit;          // what n is where log w is near 0
+  F32 perStep, perRest;  // perLog for each step of n in w, and for each r
+  F32 constant, everywhere;
+
+  FullExp(const ExpConstants& c, const FullRowGradient& g)
+      : exp(c, g.unit),
+        fromUnit(set1(kRounding + float(kSteps * (kExponentBias + g.scale)))),
+        perStep(set1(float(double(g.perLog) * kLn2 / kSteps))),
+        perRest(set1(g.perLog * c.inverse)),
+        constant(set1(g.constant)),
+        everywhere(set1(g.everywhere)) {}
+
+  FPL_IN_LOOPS void operator()(F32 (&x)[4]) const {
+    F32 r[4], n[4];
+    for (int k = 0; k < 4; ++k) r[k] = x[k];
+    exp(r, n, x);
+    for (int k = 0; k < 4; ++k) n[k] = fma(sub(n[k], fromUnit), perStep, constant);
     inStep(n);
     for (int k = 0; k < 4; ++k) n[k] = fma(r[k], perRest, n[k]);
     inStep(n);

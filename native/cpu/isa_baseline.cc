@@ -16,6 +16,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = false, kStreams = true;
   static constexpr int64_t kWidth = 4;
+  static constexpr int32_t kSteps = 1;
   static constexpr int64_t kMicroRows = 4, kMicroVectors = 2;
   __m128 v;
 };
@@ -46,6 +47,13 @@ template <int kBits>
 inline F32 bitsDown(F32 x) {
   return asFloats(_mm_srli_epi32(asInts(x), kBits));
 }
+
+// The one power 2^0.
+struct Steps {
+  explicit Steps(const float* powers) : power(set1(powers[0])) {}
+  F32 at(F32) const { return power; }
+  F32 power;
+};
 
 inline F64 set1Double(double x) { return {_mm_set1_pd(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {_mm_add_pd(a.v, b.v)}; }
