@@ -130,16 +130,13 @@ struct TileSums {
   }
 };
 
-// Sums a block; false where it holds NaN or a logit far above the unit, and `out` is then meaningless. The block's
-// largest e is about 2^peak units. Logarithms are taken relative to it: those that count are then small, and the entropy
-// keeps its digits. kAny: in any unit, at any temperature.
+// Sums a block. The logarithms of e for the entropy are taken relative to a logit `near` its largest, whose own is
+// `logNear`: those that count are then small, and the entropy keeps its digits. kAny: in any unit, at any temperature.
 template <typename T, bool kAny, bool kByProducts>
-bool sumInReach(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit unit, BlockSums& out) {
-  // What vanishes beneath the sum does not vanish beneath an entropy, which may be far smaller.
-  using Exp = Exp<!kByProducts, kAny, kAny>;
-  const Exp exp(c, unit);
-  const F32 fromPeak = set1(kRounding + float(kSteps * (Exp::kAbove + peak)));
-  F32 seen = set1(kRounding);
+BlockSums sumOfBlock(const Block<T>& block, const ExpConstants& c, Unit unit, float near, double logNear) {
+  // What vanishes beneath a sum does not vanish beneath an entropy, which may be far smaller.
+  const Exp<!kByProducts, kAny, kAny> exp(c, unit);
+  const F32 origin = set1(near);
   LaneSums sums, weighted, squares;
   for (const auto& span : block) {
     const T* tile = span.logits;
@@ -150,20 +147,16 @@ bool sumInReach(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit
       for (int64_t t = 0; t < tiles; ++t, tile += kTile) {
         prefetch(tile, kTile);
         for (int64_t v = 0; v < kVectors; ++v) {
-          F32 r[4], n[4], e[4];
-          loadLanes(tile, v, r);
-          exp(r, n, e);
-          for (int k = 0; k < 4; ++k) seen = orBits(seen, n[k]);
+          F32 x[4], e[4];
+          loadLanes(tile, v, x);
+          exp(x, e);
           tileSums.put(t, v, e);
           if (kByProducts) {
-            // log(e / 2^peak) = (n - peak) ln 2 + r / T, n in units
-            for (int k = 0; k < 4; ++k) n[k] = sub(n[k], fromPeak);
-            inStep(n);
-            for (int k = 0; k < 4; ++k) n[k] = fma(n[k], set1(float(kLn2 / kSteps)), mul(r[k], set1(c.inverse)));
-            inStep(n);
-            for (int k = 0; k < 4; ++k) n[k] = mul(n[k], e[k]);
+            for (int k = 0; k < 4; ++k) x[k] = sub(x[k], origin);
+            inStep(x);
+            for (int k = 0; k < 4; ++k) x[k] = mul(x[k], e[k]);
             for (int k = 0; k < 4; ++k) e[k] = mul(e[k], e[k]);
-            tileWeighted.put(t, v, n);
+            tileWeighted.put(t, v, x);
             tileSquares.put(t, v, e);
           }
         }
@@ -175,15 +168,15 @@ bool sumInReach(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit
       }
     }
   }
-  // One constant for T ln 2 leaves the same factor in every e, and its logarithm in every log e.
-  const double error = kAny ? 0 : unit.exponent * c.ln2Error, factor = 1 - error;
-  const double sum = sums.total();
-  out.sum = factor * sum;
+  // One constant for T ln 2 leaves the same factor in every e.
+  const double factor = kAny ? 1 : 1 - unit.exponent * c.ln2Error;
+  BlockSums out;
+  out.sum = factor * sums.total();
   if (kByProducts) {
-    out.weighted = factor * (weighted.total() + (peak * kLn2 - error) * sum);
+    out.weighted = factor * weighted.total() * c.inverseTemperature + logNear * out.sum;
     out.squares = factor * factor * squares.total();
   }
-  return Exp::allInReach(seen);
+  return out;
 }
 
 // The largest of `count` logits. NaN is skipped: it shows in the sums.
@@ -213,22 +206,30 @@ float maximumOf(const Block<T>& block) {
   return maximum;
 }
 
-// A block with a larger sum than this, in units, gets a larger unit. In the old one, blocks after it would be out of
-// reach, too, and each of them would be summed twice.
+// A block with a larger sum than this, in units, gets a larger unit. In the old one, blocks after it would be summed
+// twice, too.
 constexpr double kOutgrown = 0x1p26;
 
 // Sums a block. False when the unit is too small for it, or when the block holds NaN or +inf. `maximum` is the block's
 // and is used for the by-products alone.
 template <typename T, bool kByProducts>
 bool sumInUnit(const Block<T>& block, float maximum, const ExpConstants& constants, Unit unit, BlockSums& out) {
-  int32_t peak = 0;
+  float near = 0;
+  double log = 0;
   if (kByProducts) {
-    const double log = Unit{maximum, 0}.logRatio(unit, constants.inverseTemperature);
-    if (fabs(log) < 100) peak = int32_t(rint(log * kLog2e));
+    near = maximum - unit.base;
+    log = near * constants.inverseTemperature - unit.exponent * kLn2;
+    if (log > 20) return false;
+    if (!(log > -100)) {
+      // No e that counts: a logit near the unit's then.
+      near = float(unit.exponent * constants.unitLog);
+      log = near * constants.inverseTemperature - unit.exponent * kLn2;
+    }
   }
-  const auto sum = F32::kFused && constants.oneConstant && unit.base == 0 ? sumInReach<T, false, kByProducts>
-                                                                           : sumInReach<T, true, kByProducts>;
-  return sum(block, peak, constants, unit, out) && out.sum < kOutgrown;
+  const bool oneConstant = F32::kFused && constants.oneConstant && unit.base == 0;
+  out = (oneConstant ? sumOfBlock<T, false, kByProducts> : sumOfBlock<T, true, kByProducts>)(block, constants, unit,
+                                                                                            near, log);
+  return out.sum < kOutgrown;
 }
 
 template <typename T, bool kByProducts>
