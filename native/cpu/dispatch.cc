@@ -26,6 +26,7 @@ ExpConstants::ExpConstants(double temperature) {
   ln2 = float(unitLog);
   ln2Error = (unitLog - double(ln2)) * inverseTemperature;
   oneConstant = fabs(ln2Error) < 3e-9;
+  inReach = temperature <= 4;
   inverse = float(inverseTemperature);
   const double whole[] = {1, kExp2, kExp3, kExp4, kExp5, kExp6}, eighth[] = {1, kExp2OfEighth, kExp3OfEighth};
   double power = 1;

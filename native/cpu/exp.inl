@@ -17,67 +17,86 @@ constexpr int32_t kSteps = F32::kSteps;
 static_assert(kSteps == 1 || kSteps == 8);
 constexpr int kStepBits = kSteps == 8 ? 20 : 23;
 
-// An e below 2^-kReach units is beneath the last bit of any sum, since one of its numbers is about a unit.
+// A logit in reach is at most kReach powers of two below the unit. Seven bits then hold n / kSteps + kReach, up to 27
+// powers of two above the unit.
 constexpr int32_t kReach = 100;
 
-// factor · e^(x / T) in units; four vectors in step.
-//   kSum    for sums: an e below 2^-kReach units becomes that, one far above the unit becomes 2^126 units, and the
-//           factor is 1. Else e below 2^-126 units becomes 0, and none is far above the unit.
-//   kBase   the unit has a base
-//   kSplit  T ln 2 in two parts
-template <bool kSum, bool kBase, bool kSplit>
-struct Exp {
-  static constexpr int kTerms = kSteps == 8 ? 3 : 6;
+// What becomes of an e far below the unit.
+enum class Small {
+  kNone,   // there is none: all logits are in reach
+  kFloor,  // out of reach, it becomes about 2^(1 - kReach) units: nothing, beneath a sum
+  kZero,   // below 2^-126 units, it becomes 0
+};
 
-  F32 base, low, high, log2e, rounding, ln2, ln2Low;
+// factor · e^(x / T) in units, of logits that are not far above the unit; four vectors in step. A factor that is not 1
+// is for kZero. kBase: the unit has a base. kSplit: T ln 2 in two parts.
+template <Small kSmall, bool kBase, bool kSplit>
+struct Exp {
+  // Where e may be 0, 2^n is multiplied; else n is added to the exponent, which is shorter.
+  static constexpr bool kMultiplied = kSmall == Small::kZero;
+  // n of the unit itself is kSteps times this, so that no n is negative.
+  static constexpr int32_t kUnit = kMultiplied ? kExponentBias : kReach;
+  static constexpr int kTerms = kSteps == 8 ? 3 : 6;
+  // Not a whole number: r is then not nearly 0, and no product of it subnormal, which would take long.
+  static constexpr double kFloor = 1.25;
+
+  F32 base, low, log2e, rounding, ln2, ln2Low;
   F32 terms[kTerms];  // those of r, r², …
   Steps powers;
 
-  Exp(const ExpConstants& c, Unit unit, float factor = 1)
+  Exp(const ExpConstants& c, Unit unit, float factor = kMultiplied ? 1.0f : 0x1p-100f)
       : base(set1(unit.base)),
-        low(set1(float(double(unit.exponent - (kSum ? kReach : kExponentBias)) * c.unitLog))),
-        high(set1(float(double(unit.exponent + kExponentBias - 1) * c.unitLog))),
+        low(set1(float((unit.exponent - kUnit + (kMultiplied ? 0 : kFloor)) * c.unitLog))),
         log2e(set1(kSteps * c.log2e)),
-        rounding(set1(kRounding + float(kSteps * ((kSum ? 0 : kExponentBias) - unit.exponent)))),
+        rounding(set1(kRounding + float(kSteps * (kUnit - unit.exponent)))),
         ln2(set1((kSplit ? -c.ln2High : -c.ln2) / kSteps)),
         ln2Low(set1(-c.ln2Low / kSteps)),
         powers(powersOf(factor)) {
+    static_assert(kReach == 100, "the factor is 2^-kReach");
     for (int i = 0; i < kTerms; ++i) terms[i] = set1(kSteps == 8 ? c.ofEighth[i] : factor * c.ofWhole[i]);
   }
 
-  // The x become relative to the unit's base and no less than what counts. NaN stays NaN.
-  FPL_IN_LOOPS void operator()(F32 (&x)[4], F32 (&e)[4]) const {
-    F32 n[4], r[4];
+  // x becomes r, and n has the bits of n. NaN stays NaN.
+  FPL_IN_LOOPS void operator()(F32 (&x)[4], F32 (&n)[4], F32 (&e)[4]) const {
     if (kBase) {
       for (int k = 0; k < 4; ++k) x[k] = sub(x[k], base);
       inStep(x);
     }
-    for (int k = 0; k < 4; ++k) x[k] = maxKeepNan(x[k], low);
-    if (kSum) {
-      for (int k = 0; k < 4; ++k) x[k] = minKeepNan(x[k], high);
+    if (kSmall != Small::kNone) {
+      for (int k = 0; k < 4; ++k) x[k] = maxKeepNan(x[k], low);
     }
     for (int k = 0; k < 4; ++k) n[k] = fma(x[k], log2e, rounding);
     inStep(n);
     for (int k = 0; k < 4; ++k) e[k] = sub(n[k], rounding);
     inStep(e);
-    for (int k = 0; k < 4; ++k) r[k] = fma(e[k], ln2, x[k]);
-    inStep(r);
+    for (int k = 0; k < 4; ++k) x[k] = fma(e[k], ln2, x[k]);
+    inStep(x);
     if (kSplit) {
-      for (int k = 0; k < 4; ++k) r[k] = fma(e[k], ln2Low, r[k]);
-      inStep(r);
+      for (int k = 0; k < 4; ++k) x[k] = fma(e[k], ln2Low, x[k]);
+      inStep(x);
     }
     for (int k = 0; k < 4; ++k) e[k] = terms[kTerms - 1];
-    for (int i = kTerms - 2; i >= 0; --i) multiplyAdd(e, r, terms[i]);
-    for (int k = 0; k < 4; ++k) e[k] = scaled(e[k], r[k], n[k]);
+    for (int i = kTerms - 2; i >= 0; --i) multiplyAdd(e, x, terms[i]);
+    for (int k = 0; k < 4; ++k) e[k] = scaled(e[k], x[k], n[k]);
+  }
+
+  // Whether the logits were as described, none of them NaN. `seen` has the bits of every n.
+  static bool allInReach(F32 seen) {
+    constexpr uint32_t kBits = kSteps * (kMultiplied ? 256 : 128) - 1;
+    float lanes[kWidth];
+    store(lanes, seen);
+    uint32_t bits = 0;
+    for (int64_t i = 0; i < kWidth; ++i) bits |= bitsOf(lanes[i]);
+    return (bits & ~kBits) == bitsOf(kRounding);
   }
 
  private:
-  // The factor's powers 2^(i / kSteps). For a sum, what n has of i in the mantissa's bits is taken from them.
+  // The factor's powers 2^(i / kSteps). Where n's bits are added to them, what those have of i is taken away.
   static Steps powersOf(float factor) {
     float powers[kSteps];
     for (int32_t i = 0; i < kSteps; ++i) {
       powers[i] = float(factor * kPowersOfEighths[i]);
-      if (kSum) powers[i] = floatOf(bitsOf(powers[i]) - (uint32_t(i) << kStepBits));
+      if (!kMultiplied) powers[i] = floatOf(bitsOf(powers[i]) - (uint32_t(i) << kStepBits));
     }
     return Steps(powers);
   }
@@ -88,11 +107,11 @@ struct Exp {
     F32 power = powers.at(n);
     if constexpr (kSteps == 1) {
       const F32 mantissa = fma(sumOfTerms, r, power);
-      return kSum ? addBits(mantissa, bits) : mul(mantissa, bits);
+      return kMultiplied ? mul(mantissa, bits) : addBits(mantissa, bits);
     } else {
-      if (kSum) power = addBits(power, bits);
+      if (!kMultiplied) power = addBits(power, bits);
       const F32 e = fma(power, mul(sumOfTerms, r), power);
-      return kSum ? e : mul(e, andBits(bits, set1Bits(0x7f800000u)));
+      return kMultiplied ? mul(e, andBits(bits, set1Bits(0x7f800000u))) : e;
     }
   }
 };
@@ -100,37 +119,39 @@ struct Exp {
 // factor · e^(x / T), for stage 4.
 template <bool kBase>
 struct ScaledExp {
-  Exp<false, kBase, true> exp;
+  Exp<Small::kZero, kBase, true> exp;
 
   ScaledExp(const ExpConstants& c, Unit unit, float factor) : exp(c, unit, factor) {}
 
   FPL_IN_LOOPS void operator()(F32 (&x)[4]) const {
-    F32 e[4];
-    exp(x, e);
+    F32 n[4], e[4];
+    exp(x, n, e);
     for (int k = 0; k < 4; ++k) x[k] = e[k];
   }
 };
 
 // w · (constant + perLog · log w) + everywhere, w = e^(x / T).
 struct FullExp {
-  Exp<false, true, true> exp;
-  F32 one;  // the x, relative to the base, at which w is 1
-  F32 constant, perLogit, everywhere;
+  Exp<Small::kZero, true, true> exp;
+  F32 fromUnit;          // what n is where log w is near 0
+  F32 perStep, perRest;  // perLog for each step of n in w, and for each r
+  F32 constant, everywhere;
 
   FullExp(const ExpConstants& c, const FullRowGradient& g)
       : exp(c, g.unit),
-        one(set1(float((g.unit.exponent + g.scale) * c.unitLog))),
+        fromUnit(set1(kRounding + float(kSteps * (kExponentBias + g.scale)))),
+        perStep(set1(float(double(g.perLog) * kLn2 / kSteps))),
+        perRest(set1(g.perLog * c.inverse)),
         constant(set1(g.constant)),
-        perLogit(set1(g.perLog * c.inverse)),
         everywhere(set1(g.everywhere)) {}
 
   FPL_IN_LOOPS void operator()(F32 (&x)[4]) const {
-    F32 w[4];
-    exp(x, w);
-    for (int k = 0; k < 4; ++k) x[k] = sub(x[k], one);
-    inStep(x);
-    for (int k = 0; k < 4; ++k) x[k] = fma(x[k], perLogit, constant);
-    inStep(x);
-    for (int k = 0; k < 4; ++k) x[k] = fma(w[k], x[k], everywhere);
+    F32 n[4], w[4];
+    exp(x, n, w);
+    for (int k = 0; k < 4; ++k) n[k] = fma(sub(n[k], fromUnit), perStep, constant);
+    inStep(n);
+    for (int k = 0; k < 4; ++k) n[k] = fma(x[k], perRest, n[k]);
+    inStep(n);
+    for (int k = 0; k < 4; ++k) x[k] = fma(w[k], n[k], everywhere);
   }
 };

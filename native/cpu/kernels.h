@@ -37,6 +37,7 @@ struct ExpConstants {
   float ln2;
   double ln2Error;   // (T ln 2 - ln2) / T
   bool oneConstant;  // a sum may use ln2
+  bool inReach;      // the polynomials' coefficients are normal numbers where they are multiplied by 2^-100
   float inverse;     // 1 / T
   // The polynomials without their first coefficient: for n in whole numbers, |r| <= T ln 2 / 2, and in eighths.
   float ofWhole[6], ofEighth[3];

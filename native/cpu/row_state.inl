@@ -78,8 +78,7 @@ class Block {
       filler_ = tile + (count_ - whole);
       fillerEnd_ = tile + kTile;
     }
-    if (label_) fromFloat(-INFINITY, *label_);
-    for (T* p = filler_; p < fillerEnd_; ++p) fromFloat(-INFINITY, *p);
+    hide(-INFINITY);
   }
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
@@ -88,6 +87,11 @@ class Block {
   const Span* end() const { return spans_ + spanCount_; }
   // The label is all there is.
   bool allHidden() const { return label_ && count_ == 1; }
+
+  void hide(float value) {
+    if (label_) fromFloat(value, *label_);
+    for (T* p = filler_; p < fillerEnd_; ++p) fromFloat(value, *p);
+  }
 
  private:
   void inPlace(int64_t from, int64_t to) {
@@ -130,13 +134,20 @@ struct TileSums {
   }
 };
 
-// Sums a block. The logarithms of e for the entropy are taken relative to a logit `near` its largest, whose own is
-// `logNear`: those that count are then small, and the entropy keeps its digits. kAny: in any unit, at any temperature.
-template <typename T, bool kAny, bool kByProducts>
-BlockSums sumOfBlock(const Block<T>& block, const ExpConstants& c, Unit unit, float near, double logNear) {
-  // What vanishes beneath a sum does not vanish beneath an entropy, which may be far smaller.
-  const Exp<!kByProducts, kAny, kAny> exp(c, unit);
-  const F32 origin = set1(near);
+// A block with a larger sum than this, in units, gets a larger unit. In the old one, blocks after it would be summed twice, too.
+constexpr double kOutgrown = 0x1p26;
+
+// Sums a block; false where it holds NaN or a logit far above the unit or, but for kAny, out of reach, and `out` is then
+// meaningless. The block's largest e is about 2^peak units. Logarithms are taken relative to it: those that count are
+// then small, and the entropy keeps its digits.
+template <typename T, bool kAny, bool kBase, bool kSplit, bool kByProducts>
+bool sumOfBlock(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit unit, BlockSums& out) {
+  // What is nothing beneath a sum may be something beneath an entropy.
+  constexpr Small kSmall = !kAny ? Small::kNone : kByProducts ? Small::kZero : Small::kFloor;
+  using Exp = Exp<kSmall, kBase, kSplit>;
+  const Exp exp(c, unit);
+  const F32 fromPeak = set1(kRounding + float(kSteps * (Exp::kUnit + peak)));
+  F32 seen = set1(kRounding);
   LaneSums sums, weighted, squares;
   for (const auto& span : block) {
     const T* tile = span.logits;
@@ -147,16 +158,20 @@ BlockSums sumOfBlock(const Block<T>& block, const ExpConstants& c, Unit unit, fl
       for (int64_t t = 0; t < tiles; ++t, tile += kTile) {
         prefetch(tile, kTile);
         for (int64_t v = 0; v < kVectors; ++v) {
-          F32 x[4], e[4];
-          loadLanes(tile, v, x);
-          exp(x, e);
+          F32 r[4], n[4], e[4];
+          loadLanes(tile, v, r);
+          exp(r, n, e);
+          for (int k = 0; k < 4; ++k) seen = orBits(seen, n[k]);
           tileSums.put(t, v, e);
           if (kByProducts) {
-            for (int k = 0; k < 4; ++k) x[k] = sub(x[k], origin);
-            inStep(x);
-            for (int k = 0; k < 4; ++k) x[k] = mul(x[k], e[k]);
+            // log(e / 2^peak) = (n - peak) ln 2 + r / T, n in units
+            for (int k = 0; k < 4; ++k) n[k] = sub(n[k], fromPeak);
+            inStep(n);
+            for (int k = 0; k < 4; ++k) n[k] = fma(n[k], set1(float(kLn2 / kSteps)), mul(r[k], set1(c.inverse)));
+            inStep(n);
+            for (int k = 0; k < 4; ++k) n[k] = mul(n[k], e[k]);
             for (int k = 0; k < 4; ++k) e[k] = mul(e[k], e[k]);
-            tileWeighted.put(t, v, x);
+            tileWeighted.put(t, v, n);
             tileSquares.put(t, v, e);
           }
         }
@@ -166,17 +181,18 @@ BlockSums sumOfBlock(const Block<T>& block, const ExpConstants& c, Unit unit, fl
         tileWeighted.addTo(weighted, tiles);
         tileSquares.addTo(squares, tiles);
       }
+      if (!Exp::allInReach(seen)) return false;
     }
   }
-  // One constant for T ln 2 leaves the same factor in every e.
-  const double factor = kAny ? 1 : 1 - unit.exponent * c.ln2Error;
-  BlockSums out;
-  out.sum = factor * sums.total();
+  // One constant for T ln 2 leaves the same factor in every e, and its logarithm in every log e.
+  const double error = kSplit ? 0 : unit.exponent * c.ln2Error, factor = 1 - error;
+  const double sum = sums.total();
+  out.sum = factor * sum;
   if (kByProducts) {
-    out.weighted = factor * weighted.total() * c.inverseTemperature + logNear * out.sum;
+    out.weighted = factor * (weighted.total() + (peak * kLn2 - error) * sum);
     out.squares = factor * factor * squares.total();
   }
-  return out;
+  return out.sum < kOutgrown;
 }
 
 // The largest of `count` logits. NaN is skipped: it shows in the sums.
@@ -206,30 +222,31 @@ float maximumOf(const Block<T>& block) {
   return maximum;
 }
 
-// A block with a larger sum than this, in units, gets a larger unit. In the old one, blocks after it would be summed
-// twice, too.
-constexpr double kOutgrown = 0x1p26;
+// A row's unit is this many powers of two above the largest e of its first tile, so that few rows outgrow it.
+constexpr int32_t kHeadroom = 30;
 
 // Sums a block. False when the unit is too small for it, or when the block holds NaN or +inf. `maximum` is the block's
-// and is used for the by-products alone.
+// and is used for the by-products alone. `wide`: a block of the row had a logit out of reach, so this one is likely to.
 template <typename T, bool kByProducts>
-bool sumInUnit(const Block<T>& block, float maximum, const ExpConstants& constants, Unit unit, BlockSums& out) {
-  float near = 0;
-  double log = 0;
+bool sumInUnit(Block<T>& block, float maximum, const ExpConstants& constants, Unit unit, bool& wide, BlockSums& out) {
+  int32_t peak = 0;
   if (kByProducts) {
-    near = maximum - unit.base;
-    log = near * constants.inverseTemperature - unit.exponent * kLn2;
-    if (log > 20) return false;
-    if (!(log > -100)) {
-      // No e that counts: a logit near the unit's then.
-      near = float(unit.exponent * constants.unitLog);
-      log = near * constants.inverseTemperature - unit.exponent * kLn2;
-    }
+    const double log = Unit{maximum, 0}.logRatio(unit, constants.inverseTemperature);
+    if (fabs(log) < 100) peak = int32_t(rint(log * kLog2e));
   }
-  const bool oneConstant = F32::kFused && constants.oneConstant && unit.base == 0;
-  out = (oneConstant ? sumOfBlock<T, false, kByProducts> : sumOfBlock<T, true, kByProducts>)(block, constants, unit,
-                                                                                            near, log);
-  return out.sum < kOutgrown;
+  // A sum may do with one constant for T ln 2.
+  const bool one = F32::kFused && constants.oneConstant && unit.base == 0;
+  if (!wide && constants.inReach && unit.base == 0) {
+    // The hidden values must be in reach, too. They are 2^-96 units, which is below the last bit of any sum.
+    block.hide(float((unit.exponent - kReach + 4) * constants.unitLog));
+    const auto sum =
+        one ? sumOfBlock<T, false, false, false, kByProducts> : sumOfBlock<T, false, false, true, kByProducts>;
+    wide = !sum(block, peak, constants, unit, out);
+    block.hide(-INFINITY);
+    if (!wide) return true;
+  }
+  const auto sum = one ? sumOfBlock<T, true, false, false, kByProducts> : sumOfBlock<T, true, true, true, kByProducts>;
+  return sum(block, peak, constants, unit, out);
 }
 
 template <typename T, bool kByProducts>
@@ -254,16 +271,17 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
     if (block.allHidden()) continue;
     float maximum = -INFINITY;
     if (kByProducts) maximum = maximumOf(block);
-    bool nothing = false;
+    bool nothing = false;  // but -inf
     if (state.empty()) {
       // The maximum of the first tile is near enough for a unit, nearly always.
       float near = maximumOf(block.begin()->logits, kTile);
       if (near == -INFINITY) near = maximumOf(block);
-      state.unit = unitFor(near, constants.inverseTemperature);
       nothing = near == -INFINITY;
+      state.unit = unitFor(near, constants.inverseTemperature);
+      if (state.unit.base == 0) state.unit.exponent += kHeadroom;
     }
     BlockSums sums;
-    while (!sumInUnit<T, kByProducts>(block, maximum, constants, state.unit, sums)) {
+    while (!sumInUnit<T, kByProducts>(block, maximum, constants, state.unit, state.wide, sums)) {
       // In a unit of its own, no block is too large. A block that had that unit already holds NaN or +inf.
       maximum = maximumOf(block);
       const Unit unit = unitFor(maximum, constants.inverseTemperature);
