@@ -31,13 +31,13 @@ struct ExpConstants {
   //
   //   e^(x / T) as computed = e^(x / T) · e^(n · ln2Error) = e^(x / T) · e^(u · ln2Error) · e^((n - u) · ln2Error)
   //
-  // where 2^u is the unit. The second factor is the same for all logits and is taken out of the sum. The third is
+  // where 2^u is about the sum. The second factor is the same for all logits and is taken out of the sum. The third is
   // nearly 1: |n - u| is at most 27 for the logits that count, and a sum uses this constant only where ln2Error is
   // below 3e-9, as it is for T = 1 and other powers of two.
   float ln2;
   double ln2Error;   // (T ln 2 - ln2) / T
   bool oneConstant;  // a sum may use ln2
-  bool inReach;      // the polynomials' coefficients are normal numbers where they are multiplied by 2^-100
+  bool inReach;      // ofWhole, multiplied by 2^-100, are normal numbers
   float inverse;     // 1 / T
   // The polynomials without their first coefficient: for n in whole numbers, |r| <= T ln 2 / 2, and in eighths.
   float ofWhole[6], ofEighth[3];

@@ -20,15 +20,15 @@
 //   unit   Sums of a row are measured in its unit, 2^exponent · e^(base / T), which is about the row's largest e. Its
 //          base is 0 but for huge logits. See core/row_state.h.
 //   peak   The largest e of a block is about 2^peak units. Only the by-products use it.
-//   reach  A sum takes e from 2^-99 to 2^27 units:
+//   reach  The loop of the sums takes e from 2^-100 to 2^27 units. Such logits are in reach:
 //
-//            2^-99 units              1 unit      2^27 units
+//            2^-100 units             1 unit      2^27 units
 //          -------|----------------------|-------------|------->  e
-//           is 0  |        in reach                    |  a larger unit
+//           clamped       in reach                     |  a larger unit
 //
-//          A smaller e, such as that of -inf, is below the last bit of the sum; there it counts as 0 or 2^-99 units,
-//          whichever costs less. A block with a logit beyond reach, or with a sum beyond 2^26 units, gets a larger unit,
-//          for itself and for the blocks after it.
+//          A block with a logit below, such as -inf, is summed again by the same loop with one instruction more, which
+//          clamps each logit, and so are the row's blocks after it. A block with a logit beyond reach, or with a sum
+//          beyond 2^26 units, gets a larger unit, for itself and for the blocks after it.
 //   step   Four vectors that are in step go through each instruction together, so that their latencies overlap.
 //
 // kernels.h and product.inl explain the terms of matrix products: panel and micro-tile.
@@ -59,7 +59,7 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
 // Loading and storing logits, and which lanes a vector has.
 #include "vectors.inl"
 
-// e^(x / T): for sums, and times a factor.
+// e^(x / T): for sums, times a factor, and with its logarithm.
 #include "exp.inl"
 
 // Stage 1: updateRow, sumOfLogits and weightedSumOfLogits.

@@ -184,9 +184,12 @@ bool sumOfBlock(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit
       if (!Exp::allInReach(seen)) return false;
     }
   }
-  // One constant for T ln 2 leaves the same factor in every e, and its logarithm in every log e.
-  const double error = kSplit ? 0 : unit.exponent * c.ln2Error, factor = 1 - error;
+  // One constant for T ln 2 leaves a factor in every e, and its logarithm in every log e, which are nearly those of an e
+  // as large as the sum.
   const double sum = sums.total();
+  int exponent;
+  frexp(sum, &exponent);
+  const double error = kSplit ? 0 : (unit.exponent + exponent) * c.ln2Error, factor = 1 - error;
   out.sum = factor * sum;
   if (kByProducts) {
     out.weighted = factor * (weighted.total() + (peak * kLn2 - error) * sum);
@@ -236,7 +239,7 @@ bool sumInUnit(Block<T>& block, float maximum, const ExpConstants& constants, Un
   }
   // A sum may do with one constant for T ln 2.
   const bool one = F32::kFused && constants.oneConstant && unit.base == 0;
-  if (!wide && constants.inReach && unit.base == 0) {
+  if (!wide && unit.base == 0 && (kSteps == 8 || constants.inReach)) {
     // The hidden values must be in reach, too. They are 2^-96 units, which is below the last bit of any sum.
     block.hide(float((unit.exponent - kReach + 4) * constants.unitLog));
     const auto sum =
