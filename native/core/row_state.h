@@ -68,6 +68,7 @@ struct RowState {
   double weighted = 0;  // Σ_{j≠label} e · log(e), e in units: for the entropy
   double squares = 0;   // Σ_{j≠label} e²
   float maximum = -INFINITY;
+  bool wide = false;    // some e are so far below the unit that a kernel of the CPU has to clamp them
   int64_t argmax = -1;  // first index of the maximum, the label left out
 
   FPL_HD bool empty() const { return sum == 0; }

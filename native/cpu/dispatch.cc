@@ -27,13 +27,14 @@ ExpConstants::ExpConstants(double temperature) {
   ln2Error = (unitLog - double(ln2)) * inverseTemperature;
   oneConstant = fabs(ln2Error) < 3e-9;
   inReach = temperature <= 4;
-  double power = inverseTemperature;
-  inverse = float(power);
-  c2 = float(kExp2 * (power *= inverseTemperature));
-  c3 = float(kExp3 * (power *= inverseTemperature));
-  c4 = float(kExp4 * (power *= inverseTemperature));
-  c5 = float(kExp5 * (power *= inverseTemperature));
-  c6 = float(kExp6 * (power *= inverseTemperature));
+  inverse = float(inverseTemperature);
+  const double whole[] = {1, kExp2, kExp3, kExp4, kExp5, kExp6}, eighth[] = {1, kExp2OfEighth, kExp3OfEighth};
+  double power = 1;
+  for (int i = 0; i < 6; ++i) {
+    power *= inverseTemperature;
+    ofWhole[i] = float(whole[i] * power);
+    if (i < 3) ofEighth[i] = float(eighth[i] * power);
+  }
 }
 
 #if defined(__x86_64__) || defined(_M_X64)

@@ -1,209 +1,157 @@
-// e^(x / T) in units, in four forms: Exp for any logit, ReachExp for logits in reach, ScaledExp with a factor, FullExp
-// with its logarithm and a constant. Each takes x = n · T ln 2 + r apart as ExpConstants (kernels.h) has it and
-// multiplies a polynomial of r by 2^n.
+// e^(x / T) in units. With kSteps = F32::kSteps steps to a power of two, x is taken apart as
 //
-// n is never converted to an integer. x · log2e + kRounding + k is a float whose last mantissa bits are n + k: the
-// addition rounds. Subtracting kRounding + k gives n as a float, and shifting the bits up by 23 makes an exponent field
-// of n + k.
+//   x = n · T ln 2 / kSteps + r,   n = round(x · kSteps · log2e / T),   e^(x / T) = 2^(n / kSteps) · e^(r / T)
+//
+// e^(r / T) is a polynomial of r. 2^(n / kSteps) is one of kSteps numbers, which a register holds, times a power of
+// two. Where such a number can be looked up for each lane, eight steps leave an r so small that the polynomial has
+// degree 3. Elsewhere there is one step and the degree is 6.
+//
+// n is never converted to an integer. x · kSteps · log2e + kRounding + k is a float whose last mantissa bits are n + k:
+// the addition rounds. Subtracting kRounding + k gives n as a float. The bits shifted up by kStepBits are those of
+// n + k in units of the exponent field; what of n is no whole power of two is then in the mantissa's first bits.
 
 constexpr float kRounding = 0x1.8p23f;
 constexpr int32_t kExponentBias = 127;  // of float32: a field of n + 127 is 2^n
 
-// The float whose exponent field is the low bits of n's mantissa.
-inline F32 powerOfBits(F32 n) { return bitsUp<23>(n); }
+constexpr int32_t kSteps = F32::kSteps;
+static_assert(kSteps == 1 || kSteps == 8);
+constexpr int kStepBits = kSteps == 8 ? 20 : 23;
 
-// x · 2^(low bits of n's mantissa), as long as that is a normal number.
-inline F32 timesPower(F32 x, F32 n) { return addBits(x, powerOfBits(n)); }
-
-// factor · e^(r / T) for |r| <= T ln 2 / 2.
-struct Polynomial {
-  F32 c0, c1, c2, c3, c4, c5, c6;
-
-  Polynomial(const ExpConstants& c, float factor) {
-    c0 = set1(factor);
-    c1 = set1(factor * c.inverse);
-    c2 = set1(factor * c.c2);
-    c3 = set1(factor * c.c3);
-    c4 = set1(factor * c.c4);
-    c5 = set1(factor * c.c5);
-    c6 = set1(factor * c.c6);
-  }
-
-  F32 at(F32 r) const {
-    F32 p = fma(c6, r, c5);
-    p = fma(p, r, c4);
-    p = fma(p, r, c3);
-    p = fma(p, r, c2);
-    p = fma(p, r, c1);
-    return fma(p, r, c0);
-  }
-
-  FPL_IN_LOOPS void at(const F32 (&r)[4], F32 (&p)[4]) const {
-    for (int k = 0; k < 4; ++k) p[k] = c6;
-    multiplyAdd(p, r, c5);
-    multiplyAdd(p, r, c4);
-    multiplyAdd(p, r, c3);
-    multiplyAdd(p, r, c2);
-    multiplyAdd(p, r, c1);
-    multiplyAdd(p, r, c0);
-  }
-};
-
-// Any logit, in any unit; one vector at a time.
-struct Exp {
-  F32 base, low, high, log2e, rounding, ln2High, ln2Low, inverse;
-  Polynomial polynomial;
-
-  Exp(const ExpConstants& c, Unit unit) : polynomial(c, 1.0f) {
-    base = set1(unit.base);
-    log2e = set1(c.log2e);
-    rounding = set1(kRounding + float(kExponentBias - unit.exponent));
-    ln2High = set1(-c.ln2High);
-    ln2Low = set1(-c.ln2Low);
-    inverse = set1(c.inverse);
-    // For `low` and below, the exponent field is 0 and the result exactly 0. `high` is far beyond kOutgrown and keeps
-    // the field below that of infinity.
-    low = set1(float(double(unit.exponent - kExponentBias) * c.unitLog));
-    high = set1(float(double(unit.exponent + kExponentBias - 1) * c.unitLog));
-  }
-
-  // e = e^(x / T) in units, to ≤ 1 ULP; 1 exactly at the unit itself. `log` becomes log(e / 2^peak), where `fromPeak`
-  // is kRounding + kExponentBias + peak.
-  F32 operator()(F32 x, F32 fromPeak, F32& log) const {
-    x = minKeepNan(maxKeepNan(sub(x, base), low), high);
-    const F32 n = fma(x, log2e, rounding);
-    const F32 whole = sub(n, rounding);
-    const F32 r = fma(whole, ln2Low, fma(whole, ln2High, x));
-    log = fma(sub(n, fromPeak), set1(float(kLn2)), mul(r, inverse));
-    return mul(polynomial.at(r), powerOfBits(n));
-  }
-};
-
-// A logit in reach is at most kReach powers of two below the unit. The polynomial has a factor of 2^-kReach, so that
-// n + kReach is not negative. Seven bits hold it for up to 27 powers of two above the unit, and it needs no clamping.
+// A logit in reach is at most kReach powers of two below the unit. Seven bits then hold n / kSteps + kReach, up to 27
+// powers of two above the unit.
 constexpr int32_t kReach = 100;
-constexpr float kReachFactor = 0x1p-100f;
-constexpr uint32_t kReachBits = 0x7f;
-static_assert(kReach == 100, "kReachFactor is 2^-kReach");
 
-// Logits in reach of a unit whose base is 0; four vectors in step. kSplit: with T ln 2 in two parts.
-template <bool kSplit>
-struct ReachExp {
-  F32 log2e, rounding, ln2, ln2Low;
-  Polynomial polynomial;
-  F32 seen;  // the bits of all n + kReach
-
-  ReachExp(const ExpConstants& c, int32_t exponent)
-      : log2e(set1(c.log2e)),
-        rounding(set1(kRounding + float(kReach - exponent))),
-        ln2(set1(kSplit ? -c.ln2High : -c.ln2)),
-        ln2Low(set1(-c.ln2Low)),
-        polynomial(c, kReachFactor),
-        seen(set1(kRounding)) {}
-
-  // Takes logits in r. Leaves e in units in `e`, the polynomial's argument in r, and in n the float of n + kReach.
-  FPL_IN_LOOPS void operator()(F32 (&r)[4], F32 (&n)[4], F32 (&e)[4]) {
-    for (int k = 0; k < 4; ++k) n[k] = fma(r[k], log2e, rounding);
-    inStep(n);
-    for (int k = 0; k < 4; ++k) seen = orBits(seen, n[k]);
-    for (int k = 0; k < 4; ++k) e[k] = sub(n[k], rounding);
-    inStep(e);
-    for (int k = 0; k < 4; ++k) r[k] = fma(e[k], ln2, r[k]);
-    inStep(r);
-    if (kSplit) {
-      for (int k = 0; k < 4; ++k) r[k] = fma(e[k], ln2Low, r[k]);
-      inStep(r);
-    }
-    polynomial.at(r, e);
-    for (int k = 0; k < 4; ++k) e[k] = timesPower(e[k], n[k]);
-  }
-
-  // Whether all logits so far were in reach. If not, every e is meaningless.
-  bool allInReach() const {
-    float lanes[kWidth];
-    store(lanes, seen);
-    for (int64_t i = 0; i < kWidth; ++i) {
-      if ((bitsOf(lanes[i]) & ~kReachBits) != bitsOf(kRounding)) return false;
-    }
-    return true;
-  }
+// What becomes of an e far below the unit.
+enum class Small {
+  kNone,   // there is none: all logits are in reach
+  kFloor,  // out of reach, it becomes about 2^(1 - kReach) units: nothing, beneath a sum
+  kZero,   // below 2^-126 units, it becomes 0
 };
 
-// factor · e^(x / T) in units, for any logit; four vectors in step. kBase: the unit has a base.
-template <bool kBase>
-struct ScaledExp {
-  F32 base, low, log2e, rounding, ln2High, ln2Low;
-  Polynomial polynomial;
+// factor · e^(x / T) in units, of logits that are not far above the unit; four vectors in step. A factor that is not 1
+// is for kZero. kBase: the unit has a base. kSplit: T ln 2 in two parts.
+template <Small kSmall, bool kBase, bool kSplit>
+struct Exp {
+  // Where e may be 0, 2^n is multiplied; else n is added to the exponent, which is shorter.
+  static constexpr bool kMultiplied = kSmall == Small::kZero;
+  // n of the unit itself is kSteps times this, so that no n is negative.
+  static constexpr int32_t kUnit = kMultiplied ? kExponentBias : kReach;
+  static constexpr int kTerms = kSteps == 8 ? 3 : 6;
+  // Not a whole number: r is then not nearly 0, and no product of it subnormal, which would take long.
+  static constexpr double kFloor = 1.25;
 
-  ScaledExp(const ExpConstants& c, Unit unit, float factor)
+  F32 base, low, log2e, rounding, ln2, ln2Low;
+  F32 terms[kTerms];  // those of r, r², …
+  Steps powers;
+
+  Exp(const ExpConstants& c, Unit unit, float factor = kMultiplied ? 1.0f : 0x1p-100f)
       : base(set1(unit.base)),
-        low(set1(float(double(unit.exponent - kExponentBias) * c.unitLog))),
-        log2e(set1(c.log2e)),
-        rounding(set1(kRounding + float(kExponentBias - unit.exponent))),
-        ln2High(set1(-c.ln2High)),
-        ln2Low(set1(-c.ln2Low)),
-        polynomial(c, factor) {}
+        low(set1(float((unit.exponent - kUnit + (kMultiplied ? 0 : kFloor)) * c.unitLog))),
+        log2e(set1(kSteps * c.log2e)),
+        rounding(set1(kRounding + float(kSteps * (kUnit - unit.exponent)))),
+        ln2(set1((kSplit ? -c.ln2High : -c.ln2) / kSteps)),
+        ln2Low(set1(-c.ln2Low / kSteps)),
+        powers(powersOf(factor)) {
+    static_assert(kReach == 100, "the factor is 2^-kReach");
+    for (int i = 0; i < kTerms; ++i) terms[i] = set1(kSteps == 8 ? c.ofEighth[i] : factor * c.ofWhole[i]);
+  }
 
-  FPL_IN_LOOPS void operator()(F32 (&x)[4]) const {
-    F32 n[4], r[4];
+  // x becomes r, and n has the bits of n. NaN stays NaN.
+  FPL_IN_LOOPS void operator()(F32 (&x)[4], F32 (&n)[4], F32 (&e)[4]) const {
     if (kBase) {
       for (int k = 0; k < 4; ++k) x[k] = sub(x[k], base);
       inStep(x);
     }
-    for (int k = 0; k < 4; ++k) x[k] = maxKeepNan(x[k], low);
+    if (kSmall != Small::kNone) {
+      for (int k = 0; k < 4; ++k) x[k] = maxKeepNan(x[k], low);
+    }
     for (int k = 0; k < 4; ++k) n[k] = fma(x[k], log2e, rounding);
     inStep(n);
-    for (int k = 0; k < 4; ++k) r[k] = sub(n[k], rounding);
-    inStep(r);
-    for (int k = 0; k < 4; ++k) x[k] = fma(r[k], ln2High, x[k]);
+    for (int k = 0; k < 4; ++k) e[k] = sub(n[k], rounding);
+    inStep(e);
+    for (int k = 0; k < 4; ++k) x[k] = fma(e[k], ln2, x[k]);
     inStep(x);
-    for (int k = 0; k < 4; ++k) r[k] = fma(r[k], ln2Low, x[k]);
-    inStep(r);
-    polynomial.at(r, x);
-    for (int k = 0; k < 4; ++k) x[k] = mul(x[k], powerOfBits(n[k]));
+    if (kSplit) {
+      for (int k = 0; k < 4; ++k) x[k] = fma(e[k], ln2Low, x[k]);
+      inStep(x);
+    }
+    for (int k = 0; k < 4; ++k) e[k] = terms[kTerms - 1];
+    for (int i = kTerms - 2; i >= 0; --i) multiplyAdd(e, x, terms[i]);
+    for (int k = 0; k < 4; ++k) e[k] = scaled(e[k], x[k], n[k]);
+  }
+
+  // Whether the logits were as described, none of them NaN. `seen` has the bits of every n.
+  static bool allInReach(F32 seen) {
+    constexpr uint32_t kBits = kSteps * (kMultiplied ? 256 : 128) - 1;
+    float lanes[kWidth];
+    store(lanes, seen);
+    uint32_t bits = 0;
+    for (int64_t i = 0; i < kWidth; ++i) bits |= bitsOf(lanes[i]);
+    return (bits & ~kBits) == bitsOf(kRounding);
+  }
+
+ private:
+  // The factor's powers 2^(i / kSteps). Where n's bits are added to them, what those have of i is taken away.
+  static Steps powersOf(float factor) {
+    float powers[kSteps];
+    for (int32_t i = 0; i < kSteps; ++i) {
+      powers[i] = float(factor * kPowersOfEighths[i]);
+      if (!kMultiplied) powers[i] = floatOf(bitsOf(powers[i]) - (uint32_t(i) << kStepBits));
+    }
+    return Steps(powers);
+  }
+
+  // 2^(n / kSteps) · (factor + r · terms)
+  F32 scaled(F32 sumOfTerms, F32 r, F32 n) const {
+    const F32 bits = bitsUp<kStepBits>(n);
+    F32 power = powers.at(n);
+    if constexpr (kSteps == 1) {
+      const F32 mantissa = fma(sumOfTerms, r, power);
+      return kMultiplied ? mul(mantissa, bits) : addBits(mantissa, bits);
+    } else {
+      if (!kMultiplied) power = addBits(power, bits);
+      const F32 e = fma(power, mul(sumOfTerms, r), power);
+      return kMultiplied ? mul(e, andBits(bits, set1Bits(0x7f800000u))) : e;
+    }
   }
 };
 
-// w · (constant + perLog · log w) + everywhere, w = e^(x / T), for any logit; four vectors in step.
-struct FullExp {
-  F32 base, low, log2e, rounding, ln2High, ln2Low;
-  F32 fromUnit;           // what n is where log w is near 0
-  F32 perPower, perRest;  // perLog for each power of two in w, and for each r
-  F32 constant, everywhere;
-  Polynomial polynomial;
+// factor · e^(x / T), for stage 4.
+template <bool kBase>
+struct ScaledExp {
+  Exp<Small::kZero, kBase, true> exp;
 
-  FullExp(const ExpConstants& c, const FullRowGradient& g)
-      : base(set1(g.unit.base)),
-        low(set1(float(double(g.unit.exponent - kExponentBias) * c.unitLog))),
-        log2e(set1(c.log2e)),
-        rounding(set1(kRounding + float(kExponentBias - g.unit.exponent))),
-        ln2High(set1(-c.ln2High)),
-        ln2Low(set1(-c.ln2Low)),
-        fromUnit(set1(kRounding + float(kExponentBias + g.scale))),
-        perPower(set1(float(double(g.perLog) * kLn2))),
-        perRest(set1(g.perLog * c.inverse)),
-        constant(set1(g.constant)),
-        everywhere(set1(g.everywhere)),
-        polynomial(c, 1.0f) {}
+  ScaledExp(const ExpConstants& c, Unit unit, float factor) : exp(c, unit, factor) {}
 
   FPL_IN_LOOPS void operator()(F32 (&x)[4]) const {
-    F32 n[4], r[4];
-    for (int k = 0; k < 4; ++k) x[k] = maxKeepNan(sub(x[k], base), low);
-    inStep(x);
-    for (int k = 0; k < 4; ++k) n[k] = fma(x[k], log2e, rounding);
+    F32 n[4], e[4];
+    exp(x, n, e);
+    for (int k = 0; k < 4; ++k) x[k] = e[k];
+  }
+};
+
+// w · (constant + perLog · log w) + everywhere, w = e^(x / T).
+struct FullExp {
+  Exp<Small::kZero, true, true> exp;
+  F32 fromUnit;          // what n is where log w is near 0
+  F32 perStep, perRest;  // perLog for each step of n in w, and for each r
+  F32 constant, everywhere;
+
+  FullExp(const ExpConstants& c, const FullRowGradient& g)
+      : exp(c, g.unit),
+        fromUnit(set1(kRounding + float(kSteps * (kExponentBias + g.scale)))),
+        perStep(set1(float(double(g.perLog) * kLn2 / kSteps))),
+        perRest(set1(g.perLog * c.inverse)),
+        constant(set1(g.constant)),
+        everywhere(set1(g.everywhere)) {}
+
+  FPL_IN_LOOPS void operator()(F32 (&x)[4]) const {
+    F32 n[4], w[4];
+    exp(x, n, w);
+    for (int k = 0; k < 4; ++k) n[k] = fma(sub(n[k], fromUnit), perStep, constant);
     inStep(n);
-    for (int k = 0; k < 4; ++k) r[k] = sub(n[k], rounding);
-    inStep(r);
-    for (int k = 0; k < 4; ++k) x[k] = fma(r[k], ln2High, x[k]);
-    inStep(x);
-    for (int k = 0; k < 4; ++k) r[k] = fma(r[k], ln2Low, x[k]);
-    inStep(r);
-    polynomial.at(r, x);
-    for (int k = 0; k < 4; ++k) x[k] = mul(x[k], powerOfBits(n[k]));
-    for (int k = 0; k < 4; ++k) n[k] = fma(sub(n[k], fromUnit), perPower, constant);
+    for (int k = 0; k < 4; ++k) n[k] = fma(x[k], perRest, n[k]);
     inStep(n);
-    for (int k = 0; k < 4; ++k) n[k] = fma(r[k], perRest, n[k]);
-    inStep(n);
-    for (int k = 0; k < 4; ++k) x[k] = fma(x[k], n[k], everywhere);
+    for (int k = 0; k < 4; ++k) x[k] = fma(w[k], n[k], everywhere);
   }
 };

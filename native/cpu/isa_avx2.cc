@@ -24,6 +24,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true, kStreams = true;
   static constexpr int64_t kWidth = 8;
+  static constexpr int32_t kSteps = 8;
   static constexpr int64_t kMicroRows = 6, kMicroVectors = 2;
   __m256 v;
 };
@@ -54,6 +55,12 @@ template <int kBits>
 inline F32 bitsDown(F32 x) {
   return asFloats(_mm256_srli_epi32(asInts(x), kBits));
 }
+
+struct Steps {
+  explicit Steps(const float* powers) : powers(_mm256_loadu_ps(powers)) {}
+  F32 at(F32 n) const { return {_mm256_permutevar8x32_ps(powers, asInts(n))}; }
+  __m256 powers;
+};
 
 inline F64 set1Double(double x) { return {_mm256_set1_pd(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {_mm256_add_pd(a.v, b.v)}; }

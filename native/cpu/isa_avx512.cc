@@ -32,6 +32,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true, kStreams = true;
   static constexpr int64_t kWidth = 16;
+  static constexpr int32_t kSteps = 8;
   static constexpr int64_t kMicroRows = 12, kMicroVectors = 2;
   __m512 v;
 };
@@ -62,6 +63,13 @@ template <int kBits>
 inline F32 bitsDown(F32 x) {
   return asFloats(_mm512_srli_epi32(asInts(x), kBits));
 }
+
+// The powers twice: an index has four bits.
+struct Steps {
+  explicit Steps(const float* powers) : powers(_mm512_broadcast_f32x8(_mm256_loadu_ps(powers))) {}
+  F32 at(F32 n) const { return {_mm512_permutexvar_ps(asInts(n), powers)}; }
+  __m512 powers;
+};
 
 inline F64 set1Double(double x) { return {_mm512_set1_pd(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {_mm512_add_pd(a.v, b.v)}; }

@@ -16,6 +16,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = false, kStreams = true;
   static constexpr int64_t kWidth = 4;
+  static constexpr int32_t kSteps = 1;
   static constexpr int64_t kMicroRows = 4, kMicroVectors = 2;
   __m128 v;
 };
@@ -47,6 +48,13 @@ inline F32 bitsDown(F32 x) {
   return asFloats(_mm_srli_epi32(asInts(x), kBits));
 }
 
+// The one power 2^0.
+struct Steps {
+  explicit Steps(const float* powers) : power(set1(powers[0])) {}
+  F32 at(F32) const { return power; }
+  F32 power;
+};
+
 inline F64 set1Double(double x) { return {_mm_set1_pd(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {_mm_add_pd(a.v, b.v)}; }
 inline F64 loadDoubles(const float* p) {
@@ -56,7 +64,19 @@ inline F64 mulDouble(F64 a, F64 b) { return {_mm_mul_pd(a.v, b.v)}; }
 inline void storeDoubles(double* p, F64 x) { _mm_storeu_pd(p, x.v); }
 
 inline F32 load(const float* p) { return {_mm_loadu_ps(p)}; }
-inline F32 load(const Float16* p) { return {_mm_setr_ps(toFloat(p[0]), toFloat(p[1]), toFloat(p[2]), toFloat(p[3]))}; }
+
+// The conversion of core/dtypes.h, four at a time.
+inline F32 load(const Float16* p) {
+  const __m128i half = _mm_unpacklo_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), _mm_setzero_si128());
+  const __m128i magnitude = _mm_and_si128(half, _mm_set1_epi32(0x7fff));
+  const __m128i sign = _mm_slli_epi32(_mm_xor_si128(half, magnitude), 16);
+  // With the exponent field as it is, the value is 2^-112 times what it should be, a subnormal one's too.
+  const __m128 finite = _mm_mul_ps(_mm_castsi128_ps(_mm_slli_epi32(magnitude, 13)), _mm_set1_ps(0x1p112f));
+  const __m128i isInfinite = _mm_cmpgt_epi32(magnitude, _mm_set1_epi32(0x7bff));
+  const __m128i infinity = _mm_and_si128(isInfinite, _mm_set1_epi32(0x7f800000));
+  return asFloats(_mm_or_si128(_mm_or_si128(_mm_castps_si128(finite), infinity), sign));
+}
+
 inline F32 load(const BFloat16* p) {
   return asFloats(_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }

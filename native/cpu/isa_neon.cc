@@ -15,6 +15,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = true, kStreams = false;
   static constexpr int64_t kWidth = 4;
+  static constexpr int32_t kSteps = 8;
   static constexpr int64_t kMicroRows = 8, kMicroVectors = 2;
   float32x4_t v;
 };
@@ -44,6 +45,18 @@ template <int kBits>
 inline F32 bitsDown(F32 x) {
   return asFloats(vshrq_n_u32(asInts(x), kBits));
 }
+
+// The look-up goes by bytes: those of power i are 4i … 4i + 3.
+struct Steps {
+  explicit Steps(const float* powers) : bytes{{bytesOf(powers), bytesOf(powers + 4)}} {}
+  F32 at(F32 n) const {
+    const uint32x4_t i = vandq_u32(asInts(n), vdupq_n_u32(7));
+    const uint32x4_t places = vmlaq_u32(vdupq_n_u32(0x03020100), i, vdupq_n_u32(0x04040404));
+    return {vreinterpretq_f32_u8(vqtbl2q_u8(bytes, vreinterpretq_u8_u32(places)))};
+  }
+  static uint8x16_t bytesOf(const float* p) { return vreinterpretq_u8_f32(vld1q_f32(p)); }
+  uint8x16x2_t bytes;
+};
 
 inline F64 set1Double(double x) { return {vdupq_n_f64(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {vaddq_f64(a.v, b.v)}; }

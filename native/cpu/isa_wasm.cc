@@ -16,6 +16,7 @@ namespace {
 struct F32 {
   static constexpr bool kFused = false, kStreams = false;
   static constexpr int64_t kWidth = 4;
+  static constexpr int32_t kSteps = 1;
   static constexpr int64_t kMicroRows = 4, kMicroVectors = 2;
   v128_t v;
 };
@@ -44,6 +45,13 @@ template <int kBits>
 inline F32 bitsDown(F32 x) {
   return {wasm_u32x4_shr(x.v, kBits)};
 }
+
+// The one power 2^0.
+struct Steps {
+  explicit Steps(const float* powers) : power(set1(powers[0])) {}
+  F32 at(F32) const { return power; }
+  F32 power;
+};
 
 inline F64 set1Double(double x) { return {wasm_f64x2_splat(x)}; }
 inline F64 addDouble(F64 a, F64 b) { return {wasm_f64x2_add(a.v, b.v)}; }

@@ -13,13 +13,13 @@
 
 namespace fpl {
 
-// Constants of exp(x / temperature) = 2^n · polynomial(r), n = round(x · log2e / T), r = x - n · T ln 2.
+// Constants of exp(x / temperature) = 2^n · polynomial(r), n = round(x · log2e / T), r = x - n · T ln 2; exp.inl has n
+// in eighths, too.
 //
 // The temperature is folded in: r stays in the logits' own scale, ln 2 is multiplied by T and the polynomial's
 // coefficients are divided by its powers, so a temperature costs no instruction. T ln 2 is split in two; the first part
-// has 12 bits, so n times it is exact and so is its subtraction from x. The polynomial is the minimax one of degree 6
-// with its first two coefficients fixed at 1 (relative error 3.1e-9 on |r| <= T ln 2 / 2), so that exp(0) is 1;
-// core/softcap.h has it at T = 1.
+// has 12 bits, so n times it is exact and so is its subtraction from x. The polynomials are those of
+// core/exp_polynomial.h, whose first coefficient is 1, so that exp(0) is 1.
 struct ExpConstants {
   explicit ExpConstants(double temperature);
 
@@ -31,16 +31,16 @@ struct ExpConstants {
   //
   //   e^(x / T) as computed = e^(x / T) · e^(n · ln2Error) = e^(x / T) · e^(u · ln2Error) · e^((n - u) · ln2Error)
   //
-  // where 2^u is the unit. The second factor is the same for all logits and is taken out of the sum. The third is
+  // where 2^u is about the sum. The second factor is the same for all logits and is taken out of the sum. The third is
   // nearly 1: |n - u| is at most 27 for the logits that count, and a sum uses this constant only where ln2Error is
   // below 3e-9, as it is for T = 1 and other powers of two.
   float ln2;
   double ln2Error;   // (T ln 2 - ln2) / T
   bool oneConstant;  // a sum may use ln2
-  // Whether the coefficients are still normal numbers when they are multiplied by 2^-kReach.
-  bool inReach;
-  float inverse;  // 1 / T, the polynomial's first coefficient
-  float c2, c3, c4, c5, c6;
+  bool inReach;      // ofWhole, multiplied by 2^-100, are normal numbers
+  float inverse;     // 1 / T
+  // The polynomials without their first coefficient: for n in whole numbers, |r| <= T ln 2 / 2, and in eighths.
+  float ofWhole[6], ofEighth[3];
 };
 
 // How many parts of `size` there are in `count`, the last of which need not be full.

@@ -9,8 +9,9 @@
 //   lane     0  1 ... 15     0  ... 15     0  ... 15     0  ... 15
 //
 //   lane   A lane is one of 16 sums that run side by side. With e = e^(x / T), lane l of a tile is the float32 sum
-//          (e_l + e_16+l) + (e_32+l + e_48+l). Every instruction set has 16 lanes, in one vector of 16, two of 8 or
-//          four of 4, so all that have a fused multiply-add give the same bits.
+//          (e_l + e_16+l) + (e_32+l + e_48+l), and of bfloat16, which is loaded in pairs, (e_2l + e_2l+1) +
+//          (e_32+2l + e_33+2l). Every instruction set has 16 lanes, in one vector of 16, two of 8 or four of 4, so all
+//          that have a fused multiply-add give the same bits.
 //   tile   A tile is as much as is summed in float32. Its 16 sums are added to 16 float64 sums, before rounding can
 //          build up.
 //   block  A block is what is summed in one unit. Its 16 float64 sums are added up in a fixed order.
@@ -19,14 +20,15 @@
 //   unit   Sums of a row are measured in its unit, 2^exponent · e^(base / T), which is about the row's largest e. Its
 //          base is 0 but for huge logits. See core/row_state.h.
 //   peak   The largest e of a block is about 2^peak units. Only the by-products use it.
-//   reach  The fast loop of the sums works for e from 2^-100 to 2^27 units. Such logits are in reach:
+//   reach  The loop of the sums takes e from 2^-100 to 2^27 units. Such logits are in reach:
 //
 //            2^-100 units             1 unit      2^27 units
 //          -------|----------------------|-------------|------->  e
-//           slow  |        fast: in reach              |  slow, and a larger unit
+//           clamped       in reach                     |  a larger unit
 //
-//          A block with a logit out of reach, such as -inf, is summed again by the slow loop, which clamps each logit.
-//          A block with a sum beyond 2^26 units then gets a larger unit, for itself and for the blocks after it.
+//          A block with a logit below, such as -inf, is summed again by the same loop with one instruction more, which
+//          clamps each logit, and so are the row's blocks after it. A block with a logit beyond reach, or with a sum
+//          beyond 2^26 units, gets a larger unit, for itself and for the blocks after it.
 //   step   Four vectors that are in step go through each instruction together, so that their latencies overlap.
 //
 // kernels.h and product.inl explain the terms of matrix products: panel and micro-tile.
@@ -47,6 +49,7 @@
 //   maxKeepNan(x, y), minKeepNan(x, y)   x if x is NaN
 //   maxSkipNan(x, y)                     y if x is NaN
 //   orBits(a, b), andBits(a, b), addBits(a, b), bitsUp<n>(v), bitsDown<n>(v)   on the lanes' 32 bits
+//   Steps(powers), .at(n)   F32::kSteps floats, 8 or 1; the one at n % kSteps of each lane's bits
 //   loadDoubles(p)   F64 from half as many floats; storeDoubles(p, v), set1Double, addDouble, mulDouble
 //   F32::kMicroRows, F32::kMicroVectors   the micro-tile of products
 
@@ -56,7 +59,7 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
 // Loading and storing logits, and which lanes a vector has.
 #include "vectors.inl"
 
-// e^(x / T): for any logit, for those in reach, and times a factor.
+// e^(x / T): for sums, times a factor, and with its logarithm.
 #include "exp.inl"
 
 // Stage 1: updateRow, sumOfLogits and weightedSumOfLogits.

@@ -1,7 +1,7 @@
 // Stage 1 on one row: adds the logits to the row's state, a block at a time.
 //
 //   updateRow      goes over the blocks and gives the state a unit, and a larger one when a block needs it
-//   sumInUnit      sums a block: sumInReach does nearly all of them, sumAny the others
+//   sumInUnit      sums a block
 //   Block          a block as spans, in which the label and the filler of a last tile are hidden
 //   sumOfLogits    adds up the logits themselves
 //   weightedSumOfLogits   the same, each times a weight
@@ -9,8 +9,7 @@
 // The sum of four vectors of the same lanes.
 inline F32 sumOf(const F32 (&v)[4]) { return add(add(v[0], v[1]), add(v[2], v[3])); }
 
-// The float64 sums of the lanes. The type of the logits says which lanes a vector has.
-template <typename T>
+// The float64 sums of the lanes.
 struct LaneSums {
   F64 lanes[2 * kVectors];
 
@@ -41,7 +40,7 @@ struct LaneSums {
       double values[kWidth];
       storeDoubles(values, lanes[2 * v]);
       storeDoubles(values + kWidth / 2, lanes[2 * v + 1]);
-      for (int64_t i = 0; i < kWidth; ++i) lane[laneOf<T>(v, i)] = values[i];
+      for (int64_t i = 0; i < kWidth; ++i) lane[v * kWidth + i] = values[i];
     }
     for (int64_t width = kLanes / 2; width > 0; width /= 2) {
       for (int64_t i = 0; i < width; ++i) lane[i] += lane[i + width];
@@ -121,35 +120,6 @@ struct BlockSums {
   double sum = 0, weighted = 0, squares = 0;
 };
 
-// Sums any block. The block's largest e is about 2^peak units. Logarithms are taken relative to it: those that count
-// are then small, and the entropy keeps its digits.
-template <typename T, bool kByProducts>
-BlockSums sumAny(const Block<T>& block, int32_t peak, const Exp& exp) {
-  const F32 fromPeak = set1(kRounding + float(kExponentBias + peak));
-  LaneSums<T> sums, weighted, squares;
-  for (const auto& span : block) {
-    for (int64_t i = 0; i < span.count; i += kTile) {
-      forEachVector([&](auto v) {
-        F32 e[4], log[4];
-        for (int k = 0; k < 4; ++k) e[k] = loadLanes<v>(span.logits + i + k * kLanes);
-        for (int k = 0; k < 4; ++k) e[k] = exp(e[k], fromPeak, log[k]);
-        sums.add(v, sumOf(e));
-        if (kByProducts) {
-          for (int k = 0; k < 4; ++k) log[k] = mul(e[k], log[k]);
-          for (int k = 0; k < 4; ++k) e[k] = mul(e[k], e[k]);
-          weighted.add(v, sumOf(log));
-          squares.add(v, sumOf(e));
-        }
-      });
-    }
-  }
-  BlockSums out;
-  out.sum = sums.total();
-  out.weighted = weighted.total() + peak * kLn2 * out.sum;
-  out.squares = squares.total();
-  return out;
-}
-
 // The float32 sums of a few tiles, 16 lanes each, on their way to float64.
 struct TileSums {
   static constexpr int64_t kTiles = 32;
@@ -157,20 +127,28 @@ struct TileSums {
 
   void put(int64_t tile, int64_t v, const F32 (&x)[4]) { store(tiles + tile * kLanes + v * kWidth, sumOf(x)); }
 
-  template <typename T>
-  void addTo(LaneSums<T>& sums, int64_t count) const {
+  void addTo(LaneSums& sums, int64_t count) const {
     for (const float* t = tiles; t < tiles + count * kLanes; t += kLanes) {
       for (int64_t v = 0; v < kVectors; ++v) sums.add(v, t + v * kWidth);
     }
   }
 };
 
-// Sums a block all of whose logits are in reach, as they nearly always are; false when they were not, and `out` is then
-// meaningless. `exponent` is the unit's.
-template <typename T, bool kSplit, bool kByProducts>
-bool sumInReach(const Block<T>& block, int32_t peak, const ExpConstants& c, int32_t exponent, BlockSums& out) {
-  ReachExp<kSplit> exp(c, exponent);
-  LaneSums<T> sums, weighted, squares;
+// A block with a larger sum than this, in units, gets a larger unit. In the old one, blocks after it would be summed twice, too.
+constexpr double kOutgrown = 0x1p26;
+
+// Sums a block; false where it holds NaN or a logit far above the unit or, but for kAny, out of reach, and `out` is then
+// meaningless. The block's largest e is about 2^peak units. Logarithms are taken relative to it: those that count are
+// then small, and the entropy keeps its digits.
+template <typename T, bool kAny, bool kBase, bool kSplit, bool kByProducts>
+bool sumOfBlock(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit unit, BlockSums& out) {
+  // What is nothing beneath a sum may be something beneath an entropy.
+  constexpr Small kSmall = !kAny ? Small::kNone : kByProducts ? Small::kZero : Small::kFloor;
+  using Exp = Exp<kSmall, kBase, kSplit>;
+  const Exp exp(c, unit);
+  const F32 fromPeak = set1(kRounding + float(kSteps * (Exp::kUnit + peak)));
+  F32 seen = set1(kRounding);
+  LaneSums sums, weighted, squares;
   for (const auto& span : block) {
     const T* tile = span.logits;
     for (int64_t left = span.count / kTile; left > 0;) {
@@ -179,40 +157,45 @@ bool sumInReach(const Block<T>& block, int32_t peak, const ExpConstants& c, int3
       left -= tiles;
       for (int64_t t = 0; t < tiles; ++t, tile += kTile) {
         prefetch(tile, kTile);
-        forEachVector([&](auto v) {
+        for (int64_t v = 0; v < kVectors; ++v) {
           F32 r[4], n[4], e[4];
-          for (int k = 0; k < 4; ++k) r[k] = loadLanes<v>(tile + k * kLanes);
+          loadLanes(tile, v, r);
           exp(r, n, e);
+          for (int k = 0; k < 4; ++k) seen = orBits(seen, n[k]);
           tileSums.put(t, v, e);
           if (kByProducts) {
             // log(e / 2^peak) = (n - peak) ln 2 + r / T, n in units
-            for (int k = 0; k < 4; ++k) n[k] = sub(n[k], set1(kRounding + float(kReach + peak)));
+            for (int k = 0; k < 4; ++k) n[k] = sub(n[k], fromPeak);
             inStep(n);
-            for (int k = 0; k < 4; ++k) n[k] = fma(n[k], set1(float(kLn2)), mul(r[k], set1(c.inverse)));
+            for (int k = 0; k < 4; ++k) n[k] = fma(n[k], set1(float(kLn2 / kSteps)), mul(r[k], set1(c.inverse)));
             inStep(n);
             for (int k = 0; k < 4; ++k) n[k] = mul(n[k], e[k]);
             for (int k = 0; k < 4; ++k) e[k] = mul(e[k], e[k]);
             tileWeighted.put(t, v, n);
             tileSquares.put(t, v, e);
           }
-        });
+        }
       }
       tileSums.addTo(sums, tiles);
       if (kByProducts) {
         tileWeighted.addTo(weighted, tiles);
         tileSquares.addTo(squares, tiles);
       }
+      if (!Exp::allInReach(seen)) return false;
     }
   }
-  // One constant for T ln 2 leaves the same factor in every e, and its logarithm in every log e.
-  const double error = kSplit ? 0 : exponent * c.ln2Error, factor = 1 - error;
+  // One constant for T ln 2 leaves a factor in every e, and its logarithm in every log e, which are nearly those of an e
+  // as large as the sum.
   const double sum = sums.total();
+  int exponent;
+  frexp(sum, &exponent);
+  const double error = kSplit ? 0 : (unit.exponent + exponent) * c.ln2Error, factor = 1 - error;
   out.sum = factor * sum;
   if (kByProducts) {
     out.weighted = factor * (weighted.total() + (peak * kLn2 - error) * sum);
     out.squares = factor * factor * squares.total();
   }
-  return exp.allInReach();
+  return out.sum < kOutgrown;
 }
 
 // The largest of `count` logits. NaN is skipped: it shows in the sums.
@@ -242,30 +225,31 @@ float maximumOf(const Block<T>& block) {
   return maximum;
 }
 
-// A block with a larger sum than this, in units, gets a larger unit. In the old one, blocks after it would be out of
-// reach, too, and each of them would be summed twice.
-constexpr double kOutgrown = 0x1p26;
+// A row's unit is this many powers of two above the largest e of its first tile, so that few rows outgrow it.
+constexpr int32_t kHeadroom = 30;
 
 // Sums a block. False when the unit is too small for it, or when the block holds NaN or +inf. `maximum` is the block's
-// and is used for the by-products alone.
+// and is used for the by-products alone. `wide`: a block of the row had a logit out of reach, so this one is likely to.
 template <typename T, bool kByProducts>
-bool sumInUnit(Block<T>& block, float maximum, const ExpConstants& constants, Unit unit, BlockSums& out) {
+bool sumInUnit(Block<T>& block, float maximum, const ExpConstants& constants, Unit unit, bool& wide, BlockSums& out) {
   int32_t peak = 0;
   if (kByProducts) {
     const double log = Unit{maximum, 0}.logRatio(unit, constants.inverseTemperature);
     if (fabs(log) < 100) peak = int32_t(rint(log * kLog2e));
   }
-  if (constants.inReach && unit.base == 0) {
+  // A sum may do with one constant for T ln 2.
+  const bool one = F32::kFused && constants.oneConstant && unit.base == 0;
+  if (!wide && unit.base == 0 && (kSteps == 8 || constants.inReach)) {
     // The hidden values must be in reach, too. They are 2^-96 units, which is below the last bit of any sum.
     block.hide(float((unit.exponent - kReach + 4) * constants.unitLog));
     const auto sum =
-        F32::kFused && constants.oneConstant ? sumInReach<T, false, kByProducts> : sumInReach<T, true, kByProducts>;
-    const bool inReach = sum(block, peak, constants, unit.exponent, out);
+        one ? sumOfBlock<T, false, false, false, kByProducts> : sumOfBlock<T, false, false, true, kByProducts>;
+    wide = !sum(block, peak, constants, unit, out);
     block.hide(-INFINITY);
-    if (inReach) return true;
+    if (!wide) return true;
   }
-  out = sumAny<T, kByProducts>(block, peak, Exp(constants, unit));
-  return out.sum < kOutgrown;
+  const auto sum = one ? sumOfBlock<T, true, false, false, kByProducts> : sumOfBlock<T, true, true, true, kByProducts>;
+  return sum(block, peak, constants, unit, out);
 }
 
 template <typename T, bool kByProducts>
@@ -273,8 +257,8 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
                RowState& state) {
   FPL_ASSERT(begin >= 0 && begin % kTile == 0 && begin < end);
   const T* row = static_cast<const T*>(rowData);
-  // The plain loop takes bfloat16, whose conversion is next to nothing, as it is.
-  if constexpr (kByWayOfFloats<T> && (kByProducts || !std::is_same_v<T, BFloat16>)) {
+  // bfloat16, whose conversion is next to nothing, is taken as it is.
+  if constexpr (kByWayOfFloats<T> && !std::is_same_v<T, BFloat16>) {
     alignas(64) float logits[kBlock];
     for (int64_t start = begin; start < end; start += kBlock) {
       const int64_t count = end - start < kBlock ? end - start : kBlock;
@@ -290,14 +274,17 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
     if (block.allHidden()) continue;
     float maximum = -INFINITY;
     if (kByProducts) maximum = maximumOf(block);
+    bool nothing = false;  // but -inf
     if (state.empty()) {
       // The maximum of the first tile is near enough for a unit, nearly always.
       float near = maximumOf(block.begin()->logits, kTile);
       if (near == -INFINITY) near = maximumOf(block);
+      nothing = near == -INFINITY;
       state.unit = unitFor(near, constants.inverseTemperature);
+      if (state.unit.base == 0) state.unit.exponent += kHeadroom;
     }
     BlockSums sums;
-    while (!sumInUnit<T, kByProducts>(block, maximum, constants, state.unit, sums)) {
+    while (!sumInUnit<T, kByProducts>(block, maximum, constants, state.unit, state.wide, sums)) {
       // In a unit of its own, no block is too large. A block that had that unit already holds NaN or +inf.
       maximum = maximumOf(block);
       const Unit unit = unitFor(maximum, constants.inverseTemperature);
@@ -307,6 +294,7 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
       }
       state.rescale(unit, constants.inverseTemperature);
     }
+    if (nothing) continue;
     state.sum += sums.sum;
     if (kByProducts) {
       state.weighted += sums.weighted;
@@ -327,7 +315,7 @@ template <typename T>
 double sumOfLogits(const void* rowData, int64_t begin, int64_t end) {
   FPL_ASSERT(begin >= 0 && begin % kTile == 0 && begin < end);
   const T* row = static_cast<const T*>(rowData);
-  LaneSums<T> sums;
+  LaneSums sums;
   alignas(64) T last[kTile] = {};
   for (int64_t i = begin; i < end; i += kTile) {
     const T* tile = row + i;
@@ -335,23 +323,23 @@ double sumOfLogits(const void* rowData, int64_t begin, int64_t end) {
       memcpy(last, tile, (end - i) * sizeof(T));
       tile = last;
     }
-    forEachVector([&](auto v) {
+    for (int64_t v = 0; v < kVectors; ++v) {
       F32 x[4];
-      for (int k = 0; k < 4; ++k) x[k] = loadLanes<v>(tile + k * kLanes);
+      loadLanes(tile, v, x);
       for (int k = 0; k < 4; ++k) sums.add(v, x[k]);
-    });
+    }
   }
   return sums.total();
 }
 
 // Adds the products of kLanes logits and their weights, which float64 holds exactly.
 template <typename T>
-inline void addWeighted(const T* logits, const float* weights, LaneSums<float>& sums) {
-  forEachVector([&](auto v) {
+inline void addWeighted(const T* logits, const float* weights, LaneSums& sums) {
+  for (int64_t v = 0; v < kVectors; ++v) {
     float values[kWidth];
     store(values, load(logits + v * kWidth));
     sums.addProducts(v, values, weights + v * kWidth);
-  });
+  }
 }
 
 // Where a sum of products is no number: logits of weight 0 take no part, whatever they are.
@@ -369,7 +357,7 @@ template <typename T>
 double weightedSumOfLogits(const void* rowData, const float* weights, int64_t begin, int64_t end) {
   FPL_ASSERT(begin >= 0 && begin % kTile == 0 && begin < end);
   const T* row = static_cast<const T*>(rowData);
-  LaneSums<float> sums;
+  LaneSums sums;
   int64_t i = begin;
   for (; i + kLanes <= end; i += kLanes) addWeighted(row + i, weights + i, sums);
   if (i < end) {

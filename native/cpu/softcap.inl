@@ -44,7 +44,7 @@ struct Tanh {
     multiplyAdd(m, r, set1(float(kExp3)));
     multiplyAdd(m, r, set1(float(kExp2)));
     for (int k = 0; k < 4; ++k) m[k] = fma(mul(r[k], r[k]), m[k], r[k]);
-    for (int k = 0; k < 4; ++k) n[k] = powerOfBits(n[k]);
+    for (int k = 0; k < 4; ++k) n[k] = bitsUp<23>(n[k]);
     for (int k = 0; k < 4; ++k) m[k] = fma(n[k], m[k], sub(n[k], one));
     for (int k = 0; k < 4; ++k) x[k] = orBits(div(m[k], add(m[k], two)), sign[k]);
     if (!kSlopes) return;
