@@ -34,7 +34,7 @@ const shaders = { ...wgslFiles(), enforce: 'pre' } as const
 const deno: TestProjectConfiguration = {
   plugins: [shaders],
   // One thread for all files: Deno cannot end one and go on.
-  test: { ...shared, name: 'Deno', pool: 'threads', maxWorkers: 1, isolate: false, exclude: IN_PAGES },
+  test: { ...shared, name: 'Deno', pool: 'threads', maxWorkers: 1, isolate: false, exclude: IN_PAGES, setupFiles: 'test/webgpu/setup-deno.ts' },
 }
 
 const chromium: TestProjectConfiguration = {
