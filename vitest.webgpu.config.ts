@@ -24,6 +24,7 @@ const OF_ALL_BACKENDS = [
 
 const shared = {
   testTimeout: 60_000,
+  maxConcurrency: 8,
   include: ['test/webgpu/*.test.ts', ...OF_ALL_BACKENDS],
   provide: { webgpu: true },
   passWithNoTests: true,
