@@ -22,6 +22,8 @@ export async function newDevice(requiredLimits?: GPUDeviceDescriptor['requiredLi
   const adapter = await gpu.requestAdapter()
   if (adapter === null) throw new Error('there is no WebGPU adapter')
   const device = await adapter.requestDevice({ requiredLimits })
+  // Deno ends where this is read for the first time after the adapter is gone.
+  void device.adapterInfo
   device.addEventListener('uncapturederror', (event) =>
     uncaptured.push((event as GPUUncapturedErrorEvent).error.message),
   )
@@ -59,16 +61,17 @@ export async function downloadAll(device: GPUDevice, buffers: readonly GPUBuffer
   if (size === 0) return buffers.map(() => new Uint8Array())
   const copy = device.createBuffer({ size, usage: COPY_DST | MAP_READ })
   const encoder = device.createCommandEncoder()
-  let offset = 0
-  for (const buffer of buffers) {
-    encoder.copyBufferToBuffer(buffer, 0, copy, offset, buffer.size)
-    offset += buffer.size
-  }
+  let end = 0
+  const places = buffers.map((buffer) => {
+    const begin = end
+    end += buffer.size
+    encoder.copyBufferToBuffer(buffer, 0, copy, begin, buffer.size)
+    return [begin, end]
+  })
   device.queue.submit([encoder.finish()])
   await copy.mapAsync(READ)
   const all = copy.getMappedRange()
-  offset = 0
-  const found = buffers.map(({ size }) => new Uint8Array(all.slice(offset, (offset += size))))
+  const found = places.map(([begin, end]) => new Uint8Array(all.slice(begin, end)))
   copy.destroy()
   return found
 }
