@@ -23,7 +23,7 @@ const OF_ALL_BACKENDS = [
 ].map((name) => `test/${name}.test.ts`)
 
 const shared = {
-  testTimeout: 60_000,
+  testTimeout: 120_000,
   maxConcurrency: 8,
   include: ['test/webgpu/*.test.ts', ...OF_ALL_BACKENDS],
   provide: { webgpu: true },

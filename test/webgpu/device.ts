@@ -3,6 +3,7 @@
  * is empty.
  */
 import { afterEach, expect, inject } from 'vitest'
+import type { GpuDevice } from '../../lib/types/index.js'
 
 declare module 'vitest' {
   interface ProvidedContext {
@@ -23,7 +24,7 @@ export async function newDevice(requiredLimits?: GPUDeviceDescriptor['requiredLi
   if (adapter === null) throw new Error('there is no WebGPU adapter')
   const device = await adapter.requestDevice({ requiredLimits })
   // Deno ends where this is read for the first time after the adapter is gone.
-  void device.adapterInfo
+  void (device as GpuDevice).adapterInfo
   device.addEventListener('uncapturederror', (event) =>
     uncaptured.push((event as GPUUncapturedErrorEvent).error.message),
   )
