@@ -35,7 +35,15 @@ const shaders = { ...wgslFiles(), enforce: 'pre' } as const
 const deno: TestProjectConfiguration = {
   plugins: [shaders],
   // One thread for all files: Deno cannot end one and go on.
-  test: { ...shared, name: 'Deno', pool: 'threads', maxWorkers: 1, isolate: false, exclude: IN_PAGES, setupFiles: 'test/webgpu/setup-deno.ts' },
+  test: {
+    ...shared,
+    name: 'Deno',
+    pool: 'threads',
+    maxWorkers: 1,
+    isolate: false,
+    exclude: IN_PAGES,
+    setupFiles: 'test/webgpu/setup-deno.ts',
+  },
 }
 
 const chromium: TestProjectConfiguration = {

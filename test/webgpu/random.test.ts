@@ -24,8 +24,8 @@ test.each([[['tokenLogProbs']], [[...OUTPUTS, 'tokenMeanLogits']]] as TokenOutpu
     const ulps = ulpsOf(run)
     const property = fc.asyncProperty(spec, async (drawn) => {
       // Sums of logits as large as float32 has them are beyond it.
-    fc.pre(drawn.style !== 'bits' || outputs.length === 1)
-    const problem = problemOf(drawn)
+      fc.pre(drawn.style !== 'bits' || outputs.length === 1)
+      const problem = problemOf(drawn)
       const { logits, labels, options } = problem
       const before = bytes(logits.data as Float32Array).slice()
       const got = await calls.sequenceLogProbs(logits, labels, { ...options, ...run, outputs })
