@@ -38,13 +38,13 @@ function everywhere(promise: AnyCall, sync: AnyCall): AnyCall {
       )
     }
     const memory = new LentMemory(gpuDevice as GPUDevice)
+    lent.push(memory)
     const onGpu =
       (call: AnyCall): AnyCall =>
       (...given) =>
         memory.during(call(...given.map((part) => memory.lend(part))))
     const result = await onGpu(promise)(...given)
-    if (result.backward) lent.push(memory)
-    else memory.free()
+    if (!result.backward) memory.free()
     return withBackward(result, () => onGpu(result.backward))
   }
 }

@@ -74,7 +74,7 @@ export function vanishingOf({ backend }: RunOptions): number {
   return backend === 'webgpu' ? 2 ** -126 : 1e-38
 }
 
-/** The relative error of losses and coefficients: two-float numbers have 48 bits, float64 far more than any bound shows. */
+/** The relative error of coefficients that are known exactly: of two-float numbers, as docs/webgpu.md has it. */
 export function relativeOf({ backend }: RunOptions): number {
   return backend === 'webgpu' ? 2 ** -44 : 0
 }
