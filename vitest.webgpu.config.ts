@@ -23,7 +23,8 @@ const OF_ALL_BACKENDS = [
 ].map((name) => `test/${name}.test.ts`)
 
 const shared = {
-  testTimeout: 60_000,
+  testTimeout: 120_000,
+  maxConcurrency: 8,
   include: ['test/webgpu/*.test.ts', ...OF_ALL_BACKENDS],
   provide: { webgpu: true },
   passWithNoTests: true,
@@ -34,7 +35,15 @@ const shaders = { ...wgslFiles(), enforce: 'pre' } as const
 const deno: TestProjectConfiguration = {
   plugins: [shaders],
   // One thread for all files: Deno cannot end one and go on.
-  test: { ...shared, name: 'Deno', pool: 'threads', maxWorkers: 1, isolate: false, exclude: IN_PAGES },
+  test: {
+    ...shared,
+    name: 'Deno',
+    pool: 'threads',
+    maxWorkers: 1,
+    isolate: false,
+    exclude: IN_PAGES,
+    setupFiles: 'test/webgpu/setup-deno.ts',
+  },
 }
 
 const chromium: TestProjectConfiguration = {

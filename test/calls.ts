@@ -2,7 +2,7 @@
  * The public functions with arguments and results in host memory, wherever they run: on backends of the host their
  * synchronous forms, on WebGPU the promises, with buffers of the GPU for their tensors.
  */
-import { afterEach } from 'vitest'
+import { afterEach, beforeEach } from 'vitest'
 import type * as types from '../lib/index.js'
 import type { RunOptions } from '../lib/index.js'
 import * as library from '../lib/index.js'
@@ -12,10 +12,15 @@ type Call<Arguments extends unknown[], Result> = (...given: Arguments) => Promis
 // biome-ignore lint/suspicious/noExplicitAny: the functions have their types below
 type AnyCall = (...given: any[]) => any
 
-// What backward needs stays on the GPU until the test has ended.
+// What backward needs stays on the GPU until all tests that run have ended.
 const lent: LentMemory[] = []
+let running = 0
+beforeEach(() => {
+  running++
+})
 afterEach(() => {
-  for (const memory of lent.splice(0)) memory.free()
+  running--
+  if (running === 0) for (const memory of lent.splice(0)) memory.free()
 })
 
 function everywhere(promise: AnyCall, sync: AnyCall): AnyCall {
@@ -39,6 +44,7 @@ function everywhere(promise: AnyCall, sync: AnyCall): AnyCall {
       (...given) =>
         memory.during(call(...given.map((part) => memory.lend(part))))
     const result = await onGpu(promise)(...given)
+    if (!result.backward) memory.free()
     return withBackward(result, () => onGpu(result.backward))
   }
 }

@@ -61,9 +61,22 @@ export const ALL_TARGETS: readonly Target[] = TESTS_WEBGPU
   ? [{ name: 'webgpu', run: { backend: 'webgpu', gpuDevice: DEVICE } }]
   : TARGETS
 
+/** Of tests that mostly wait for a GPU: several run at a time. */
+export const WAITING = { concurrent: TESTS_WEBGPU }
+
 /** How exact token log-probs and gradients are, in float32 ULP: docs/numerics.md. */
 export function ulpsOf({ backend }: RunOptions): { logProb: number; gradient: number } {
   return backend === 'webgpu' ? { logProb: 4, gradient: 8 } : { logProb: 2, gradient: 4 }
+}
+
+/** What may be lost of a number near 0: devices of WebGPU may have no subnormal numbers. */
+export function vanishingOf({ backend }: RunOptions): number {
+  return backend === 'webgpu' ? 2 ** -126 : 1e-38
+}
+
+/** The relative error of coefficients that are known exactly: of two-float numbers, as docs/webgpu.md has it. */
+export function relativeOf({ backend }: RunOptions): number {
+  return backend === 'webgpu' ? 2 ** -44 : 0
 }
 
 export const DTYPES: readonly DType[] = ['float32', 'float16', 'bfloat16']

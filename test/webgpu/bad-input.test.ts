@@ -74,7 +74,7 @@ describe('buffers', () => {
     expect((await run(logits(data), { gradient: { buffer, byteLength: 4 * SIZE } })).gradLogits!.data).toBe(data)
   })
 
-  test('a mapped buffer, and one whose mapping is on its way', async () => {
+  test('a mapped buffer', async () => {
     const buffer = gpuDevice.createBuffer({ size: 4 * SIZE, usage: STORAGE, mappedAtCreation: true })
     await expect(run(logits(buffer))).rejects.toEqual(code('ERR_INVALID_ARG_VALUE', /mapState is 'mapped'/))
     buffer.unmap()
@@ -158,11 +158,27 @@ describe('labels on the device', () => {
     }
   })
 
-  test('out of range: the first is named, its row gets no gradient, and nothing else is written', async () => {
-    const wrong = upload(gpuDevice, bytes(labels.with(4, VOCAB)))
-    const run = crossEntropy(logits(), wrong, { gpuDevice, gradient: 'in-place' })
-    await expect(run).rejects.toEqual(code('ERR_LABEL_OUT_OF_RANGE'))
-  })
+  test.each<[string, (wrong: number) => Int32Array | BigInt64Array]>([
+    ['int32', (wrong) => labels.with(2, wrong).with(4, wrong)],
+    ['int64', (wrong) => BigInt64Array.from(labels.with(2, wrong).with(4, wrong), BigInt)],
+  ])(
+    'out of range, %s: the first is named, its row gets no gradient, and all else is as without it',
+    async (_, given) => {
+      const options = { gpuDevice, gradient: 'in-place', normalizer: 'sum' } as const
+      const without = logits()
+      await crossEntropy(without, upload(gpuDevice, bytes(given(-100))), options)
+      const wanted = await download(gpuDevice, without.data as GPUBuffer)
+      for (const wrong of [VOCAB, 2 ** 31 - 1, -7]) {
+        const kept = logits()
+        const named = code('ERR_LABEL_OUT_OF_RANGE', /sequence 0, position 2 is neither.*; 2 of the labels/)
+        await expect(crossEntropy(kept, upload(gpuDevice, bytes(given(wrong))), options)).rejects.toEqual(named)
+        expect(await download(gpuDevice, kept.data as GPUBuffer)).toEqual(wanted)
+      }
+      const rows = new Float32Array(wanted.buffer as ArrayBuffer)
+      expect(rows.subarray(VOCAB, 2 * VOCAB).every((x) => x === 0)).toBe(true)
+      expect(rows.subarray(0, VOCAB).some((x) => x !== 0)).toBe(true)
+    },
+  )
 })
 
 describe('a device that is lost', () => {
@@ -191,7 +207,68 @@ describe('a device that is lost', () => {
   })
 })
 
-test('more memory than there is', async () => {
+/** A new device, of which `popErrorScope` finds an error in this scope, and reports none of the others. */
+async function failingDevice(failing: GPUErrorFilter): Promise<GPUDevice> {
+  const device = await newDevice()
+  const { pushErrorScope, popErrorScope } = device
+  const scopes: GPUErrorFilter[] = []
+  return Object.assign(device, {
+    pushErrorScope(filter: GPUErrorFilter) {
+      scopes.push(filter)
+      pushErrorScope.call(device, filter)
+    },
+    async popErrorScope() {
+      const filter = scopes.pop()
+      await popErrorScope.call(device)
+      return filter === failing ? { message: 'no more of it' } : null
+    },
+  })
+}
+
+describe('what the device runs out of', () => {
+  test.each<[GPUErrorFilter, string, RegExp]>([
+    ['out-of-memory', 'ERR_OUT_OF_MEMORY', /the GPU is out of memory: no more of it/],
+    ['internal', 'ERR_WEBGPU', /^no more of it/],
+  ])('%s', async (filter, name, message) => {
+    const device = await failingDevice(filter)
+    const given = logits(upload(device, bytes(elements)))
+    await expect(run(given, { gpuDevice: device })).rejects.toEqual(code(name, message))
+    device.destroy()
+  })
+
+  test('a buffer larger than the device makes', async () => {
+    const device = await newDevice()
+    const { createBuffer, limits } = device
+    const given = logits(upload(device, bytes(elements)))
+    device.createBuffer = (descriptor) => createBuffer.call(device, { ...descriptor, size: limits.maxBufferSize + 4 })
+    await expect(run(given, { gpuDevice: device })).rejects.toEqual(code('ERR_WEBGPU'))
+    device.createBuffer = createBuffer
+    expect((await run(given, { gpuDevice: device })).loss).toBeGreaterThan(0)
+    device.destroy()
+  })
+
+  test('a row larger than a binding shows', async () => {
+    const { maxStorageBufferBindingSize: most } = gpuDevice.limits
+    const vocab = most / 4 + 1
+    const large = empty(4 * vocab, STORAGE)
+    const call = sequenceLogProbs({ data: large, shape: [1, 1, vocab] }, Int32Array.of(0), { shift: false, gpuDevice })
+    await expect(call).rejects.toEqual(code('ERR_WEBGPU', RegExp(`binding of ${4 * vocab} bytes.*${most}`)))
+    large.destroy()
+  })
+
+  test('a shader that does not compile', async () => {
+    const device = await newDevice()
+    const { createShaderModule } = device
+    device.createShaderModule = ({ code }) => createShaderModule.call(device, { code: `${code}\nfn broken(` })
+    const given = logits(upload(device, bytes(elements)))
+    await expect(run(given, { gpuDevice: device })).rejects.toEqual(code('ERR_WEBGPU', /does not compile: line \d+/))
+    device.createShaderModule = createShaderModule
+    expect((await run(given, { gpuDevice: device })).loss).toBeGreaterThan(0)
+    device.destroy()
+  })
+})
+
+test('logits of more elements than their buffer has', async () => {
   const { maxBufferSize } = gpuDevice.limits
   const huge = { data: { buffer: empty(4096, STORAGE) }, shape: [2, 1, maxBufferSize] }
   await expect(sequenceLogProbs(huge, Int32Array.of(0, 0), { shift: false, gpuDevice })).rejects.toEqual(

@@ -3,6 +3,7 @@
  * is empty.
  */
 import { afterEach, expect, inject } from 'vitest'
+import type { GpuDevice } from '../../lib/types/index.js'
 
 declare module 'vitest' {
   interface ProvidedContext {
@@ -22,7 +23,10 @@ export async function newDevice(
   requiredLimits?: GPUDeviceDescriptor['requiredLimits'],
   requiredFeatures?: GPUDeviceDescriptor['requiredFeatures'],
 ): Promise<GPUDevice> {
-  const device = await (await adapter()).requestDevice({ requiredLimits, requiredFeatures })
+  const found = await adapter()
+  const device = await found.requestDevice({ requiredLimits, requiredFeatures })
+  // Deno ends where this is read for the first time after the adapter is gone.
+  void (device as GpuDevice).adapterInfo
   device.addEventListener('uncapturederror', (event) =>
     uncaptured.push((event as GPUUncapturedErrorEvent).error.message),
   )
@@ -69,14 +73,28 @@ export function upload(device: GPUDevice, bytes: Uint8Array, usage = STORAGE | C
   return buffer
 }
 
-/** The bytes that a buffer holds when all that has been submitted is done. */
-export async function download(device: GPUDevice, buffer: GPUBuffer): Promise<Uint8Array> {
-  const copy = device.createBuffer({ size: buffer.size, usage: COPY_DST | MAP_READ })
+/** The bytes that buffers hold when all that has been submitted is done: in one mapping, as each takes Deno 10 ms. */
+export async function downloadAll(device: GPUDevice, buffers: readonly GPUBuffer[]): Promise<Uint8Array[]> {
+  const size = buffers.reduce((sum, buffer) => sum + buffer.size, 0)
+  if (size === 0) return buffers.map(() => new Uint8Array())
+  const copy = device.createBuffer({ size, usage: COPY_DST | MAP_READ })
   const encoder = device.createCommandEncoder()
-  encoder.copyBufferToBuffer(buffer, 0, copy, 0, buffer.size)
+  let end = 0
+  const places = buffers.map((buffer) => {
+    const begin = end
+    end += buffer.size
+    encoder.copyBufferToBuffer(buffer, 0, copy, begin, buffer.size)
+    return [begin, end]
+  })
   device.queue.submit([encoder.finish()])
   await copy.mapAsync(READ)
-  const bytes = new Uint8Array(copy.getMappedRange().slice(0))
+  const all = copy.getMappedRange()
+  const found = places.map(([begin, end]) => new Uint8Array(all.slice(begin, end)))
   copy.destroy()
-  return bytes
+  return found
+}
+
+/** The bytes that one buffer holds. */
+export async function download(device: GPUDevice, buffer: GPUBuffer): Promise<Uint8Array> {
+  return (await downloadAll(device, [buffer]))[0]
 }

@@ -3,7 +3,7 @@
  * GPUBuffer, and so lie there as they do here: at the same offsets, next to each other, or over each other.
  */
 import type { DType } from '../../lib/index.js'
-import { download, upload } from './device.js'
+import { downloadAll, upload } from './device.js'
 
 /** What holds tensors among arguments, options and results; other arrays stay in host memory. */
 const TENSORS = ['data', 'gradient', 'hidden', 'weight', 'bias']
@@ -46,30 +46,45 @@ export class LentMemory {
 
   /** Waits for a call that has been lent memory; then the arrays hold what their copies do, and so does its result. */
   async during<T>(call: Promise<T>): Promise<T> {
+    const results = new Set<GPUBuffer>()
     try {
-      return (await this.#inHostMemory(await call)) as T
+      const result = await call
+      this.#findBuffers(result, results)
+      const found = await this.#bringBack([...results])
+      return this.#inHostMemory(result, new Map([...results].map((buffer, i) => [buffer, found[i]]))) as T
+    } catch (error) {
+      await this.#bringBack([])
+      throw error
     } finally {
-      for (const [whole, buffer] of this.#copies) {
-        new Uint8Array(whole).set((await download(this.device, buffer)).subarray(0, whole.byteLength))
-      }
+      for (const buffer of results) buffer.destroy()
     }
   }
 
+  /** Fills the arrays from their copies; returns what these buffers hold. */
+  async #bringBack(others: readonly GPUBuffer[]): Promise<Uint8Array[]> {
+    const found = await downloadAll(this.device, [...this.#copies.values(), ...others])
+    for (const whole of this.#copies.keys()) new Uint8Array(whole).set(found.shift()!.subarray(0, whole.byteLength))
+    return found
+  }
+
+  /** Adds the buffers of a result that are none of the arrays'. */
+  #findBuffers(value: unknown, found: Set<GPUBuffer>): void {
+    if (this.#arrays.has(value)) return
+    if (isBuffer(value)) found.add(value)
+    else if (isPlain(value)) for (const part of Object.values(value)) this.#findBuffers(part, found)
+  }
+
   // `length`: of the elements, where a buffer may have room for more.
-  async #inHostMemory(value: unknown, dtype: DType = 'float32', length?: number): Promise<unknown> {
+  #inHostMemory(value: unknown, found: Map<GPUBuffer, Uint8Array>, dtype: DType = 'float32', length?: number): unknown {
     const array = this.#arrays.get(value)
     if (array !== undefined) return array
-    if (isBuffer(value)) {
-      const bytes = await download(this.device, value)
-      value.destroy()
-      return new ARRAYS[dtype](bytes.buffer as ArrayBuffer, 0, length)
-    }
+    if (isBuffer(value)) return new ARRAYS[dtype](found.get(value)!.buffer as ArrayBuffer, 0, length)
     if (!isPlain(value)) return value
     // The bias's gradient is of the weight's type.
     const { dtype: own = (value.gradWeight as Tensor | undefined)?.dtype ?? dtype } = value as Tensor
     const size = (value as Tensor).shape?.reduce((product, side) => product * side, 1)
-    const parts = Object.entries(value).map(async ([name, part]) => [name, await this.#inHostMemory(part, own, size)])
-    return Object.fromEntries(await Promise.all(parts))
+    const parts = Object.entries(value).map(([name, part]) => [name, this.#inHostMemory(part, found, own, size)])
+    return Object.fromEntries(parts)
   }
 
   /** The memory on the GPU is gone. */

@@ -2,7 +2,7 @@
  * The shaders of stage 3. What all pairs or tokens of a call share, and what makes formulas long, is in constants of the
  * code, so that a device compiles no more than the call needs; all other numbers are in buffers, which loss-inputs.ts fills.
  */
-import type { Job, LossStage, TokenLossStage, UnpairedLossStage } from '../../job.js'
+import type { Job, LossConfig, LossStage, TokenLossStage, UnpairedLossStage } from '../../job.js'
 import type { LossType } from '../../types/index.js'
 import { DIVERGENCES, SFT_NORMALIZATIONS } from '../job-fields.js'
 import { LOSSES } from '../js/losses.js'
@@ -50,29 +50,28 @@ export interface PairShaders {
 }
 
 export function pairShaders({ loss, policy, tokens }: Job): PairShaders {
-  const { terms, fDivergence, sftNormalization, average, rewardAlpha } = (loss as LossStage).constants
+  const given = (loss as LossStage).constants
+  const { terms, fDivergence, sftNormalization, average, rewardAlpha } = given
   const types = [...new Set(terms.map((term) => term.lossType))]
   const constants = {
     WORKGROUP: LOSS_WORKGROUP,
-    FIRST_LOSS: LOSS_NUMBERS[terms[0].lossType.toUpperCase()],
     RANKS_AOT: types.includes('aot'),
     RANKS_AOT_UNPAIRED: types.includes('aot_unpaired'),
     DIVERGENCE: DIVERGENCES[fDivergence],
     SFT_NORMALIZATION: SFT_NORMALIZATIONS[sftNormalization],
     AVERAGE: average,
-    ALPHA_REWARD: rewardAlpha !== 0,
     PLAIN: policy !== undefined && tokens?.plainWeights !== undefined,
     LOG_WEIGHTS: policy?.logWeights !== undefined,
     COUNTS: tokens?.labels !== undefined,
   }
-  const variant = [...types, ...Object.values(constants)].join(' ')
+  const variant = [...types, rewardAlpha !== 0, ...Object.values(constants)].join(' ')
   const all = { ...LOSS_NUMBERS, ...constants }
-  const { WORKGROUP, PLAIN, RANKS_AOT, RANKS_AOT_UNPAIRED } = constants
+  const { WORKGROUP, PLAIN, RANKS_AOT, RANKS_AOT_UNPAIRED, COUNTS } = constants
+  const ranking = `rank-pairs ${RANKS_AOT} ${RANKS_AOT_UNPAIRED} ${COUNTS}`
   const ofPairs = [numbers, products, rows, pairStage, losses, pairs]
   return {
-    rankPairs:
-      RANKS_AOT || RANKS_AOT_UNPAIRED ? shader(`rank-pairs ${variant}`, all, [...ofPairs, rankPairs]) : undefined,
-    preferenceLoss: shader(`preference-loss ${variant}`, all, [...ofPairs, evaluateOf(types), preferenceLoss]),
+    rankPairs: RANKS_AOT || RANKS_AOT_UNPAIRED ? shader(ranking, all, [...ofPairs, rankPairs]) : undefined,
+    preferenceLoss: shader(`preference-loss ${variant}`, all, [...ofPairs, formulasOf(types, given), preferenceLoss]),
     pairSums: shader('pair-sums', { WORKGROUP }, [numbers, reduce, pairStage, pairSums]),
     pairCoefficients: shader(`pair-coefficients ${PLAIN}`, { WORKGROUP, PLAIN }, [
       ...[numbers, rows, pairStage, pairCoefficients],
@@ -80,13 +79,37 @@ export function pairShaders({ loss, policy, tokens }: Job): PairShaders {
   }
 }
 
-/** The choice among the losses of a call. */
-function evaluateOf(types: readonly LossType[]): string {
-  const cases = types.map((type) => `case ${type.toUpperCase()}: { return loss_${type}(p, k); }`)
+/** Rewards of losses that are not the log-ratios of sequences. */
+const REWARDS: Partial<Record<LossType, string>> = {
+  sigmoid_norm: 'sigmoid_norm',
+  ipo: 'hinge',
+  ipo_norm: 'ipo_norm',
+  hinge: 'hinge',
+  simpo: 'simpo',
+  cpo: 'cpo',
+  orpo: 'orpo',
+}
+
+/** The formulas of a call, by the names under which others use them: no other is compiled. */
+function formulasOf(types: readonly LossType[], { fDivergence, rewardAlpha, average }: LossConfig): string {
+  // Of means, IPO is one of its own.
+  const names = types.map((type) => (type === 'ipo' && average ? 'ipo_norm' : type))
+  const ofLogProbs = 'policy: TwoFloat, reference: TwoFloat, length: TwoFloat, k: LossConstants'
   return [
+    formula('score', 'x: TwoFloat, k: LossConstants', 'Term', fDivergence),
+    formula('alphaReward', 'x: Term, k: LossConstants', 'Term', rewardAlpha === 0 ? 'plain' : 'power'),
+    formula('reward', ofLogProbs, 'TwoFloat', REWARDS[names[0]] ?? 'plain'),
     'fn evaluate(lossType: u32, p: Pair, k: LossConstants) -> LossValue {',
-    ...['switch lossType {', ...cases, 'default: { return LossValue(); }', '}', '}'],
+    'switch lossType {',
+    ...names.map((name, i) => `case ${types[i].toUpperCase()}: { return loss_${name}(p, k); }`),
+    ...['default: { return LossValue(); }', '}', '}'],
   ].join('\n')
+}
+
+/** A function that is one of several: `kind_name`. */
+function formula(kind: string, parameters: string, result: string, name: string): string {
+  const given = parameters.replace(/: \w+/g, '')
+  return `fn ${kind}(${parameters}) -> ${result} { return ${kind}_${name}(${given}); }`
 }
 
 /** The shaders of a job with a loss of single sequences. */

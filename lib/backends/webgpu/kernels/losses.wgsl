@@ -4,12 +4,11 @@
 // Letters: π policy, ρ reference, w chosen, l rejected, n active tokens; c = π_w - ρ_w, r = π_l - ρ_l, Δ = c - r;
 // ε = labelSmoothing. x̄ is x divided by its own n. Names are TRL's where TRL has the loss.
 //
-// What every pair of a call shares and decides what is compiled is in constants that loss-shaders.ts writes:
-// DIVERGENCE, SFT_NORMALIZATION, AVERAGE, ALPHA_REWARD, FIRST_LOSS and the numbers of the losses.
+// What every pair of a call shares and decides what is compiled is in what loss-shaders.ts writes: the constants
+// DIVERGENCE, SFT_NORMALIZATION, AVERAGE and the numbers of the losses, and the functions score, alphaReward and reward,
+// which are one of those here.
 
 const REVERSE_KL = 0u;
-const FORWARD_KL = 1u;
-const JENSEN_SHANNON = 2u;
 const ALPHA = 3u;
 
 // What sft's negative log-likelihoods are a mean of: tokens of the batch, means of sequences, or sums of sequences.
@@ -57,18 +56,17 @@ fn powerOf(x: TwoFloat, power: TwoFloat) -> Term {
 }
 
 // An f-divergence's score of a log-ratio (Wang et al. 2023), up to a constant, which a difference is without.
-fn score(x: TwoFloat, k: LossConstants) -> Term {
-  switch DIVERGENCE {
-    case FORWARD_KL: {
-      let e = cappedExp(neg(x));
-      return Term(neg(e.value), e.slope);
-    }
-    case JENSEN_SHANNON: { return logSigmoidOf(x); }
-    // e^(power x) / power less its constant 1 / power, so that power → 0 gives x.
-    case ALPHA: { return powerOf(x, sub(k.alpha, ONE)); }
-    default: { return Term(x, ONE); }
-  }
+fn score_reverse_kl(x: TwoFloat, k: LossConstants) -> Term { return Term(x, ONE); }
+
+fn score_forward_kl(x: TwoFloat, k: LossConstants) -> Term {
+  let e = cappedExp(neg(x));
+  return Term(neg(e.value), e.slope);
 }
+
+fn score_js(x: TwoFloat, k: LossConstants) -> Term { return logSigmoidOf(x); }
+
+// e^(power x) / power less its constant 1 / power, so that power → 0 gives x.
+fn score_alpha(x: TwoFloat, k: LossConstants) -> Term { return powerOf(x, sub(k.alpha, ONE)); }
 
 // A length to divide by.
 fn divisorOf(length: TwoFloat) -> TwoFloat { return select(length, ONE, isZero(length)); }
@@ -97,8 +95,9 @@ fn scoreMean(logRatio: TwoFloat, length: TwoFloat, k: LossConstants) -> Term {
 }
 
 // AlphaPO's reward of a log-prob, (1 - p^-α) / α with p = e^x (Gupta et al. 2025), which is x where α is 0.
-fn alphaReward(x: Term, k: LossConstants) -> Term {
-  if (!ALPHA_REWARD) { return x; }
+fn alphaReward_plain(x: Term, k: LossConstants) -> Term { return x; }
+
+fn alphaReward_power(x: Term, k: LossConstants) -> Term {
   let f = powerOf(x.value, neg(k.rewardAlpha));
   return Term(f.value, chained(f.slope, x.slope));
 }
@@ -182,9 +181,8 @@ fn loss_ipo_norm(p: Pair, k: LossConstants) -> LossValue {
   return squaredGap(scaledDifference(chosen, rejected, ONE), div(HALF, k.beta));
 }
 
-// IPO of what it is given: of sums as in the paper, and of means as above.
+// IPO of sums, as in the paper; that of means is the one above.
 fn loss_ipo(p: Pair, k: LossConstants) -> LossValue {
-  if (AVERAGE) { return loss_ipo_norm(p, k); }
   let chosen = alphaReward(score(chosenRatio(p), k), k);
   let rejected = alphaReward(score(rejectedRatio(p), k), k);
   return squaredGap(scaledDifference(chosen, rejected, ONE), div(HALF, k.beta));
@@ -410,24 +408,35 @@ struct Rewards {
   rejected: TwoFloat,
 }
 
-fn rewardOf(policy: TwoFloat, reference: TwoFloat, length: TwoFloat, k: LossConstants) -> TwoFloat {
-  let ratio = Term(sub(policy, reference), ONE);
-  switch FIRST_LOSS {
-    case SIGMOID_NORM: { return scoreMean(ratio.value, length, k).value; }
-    case IPO_NORM: { return alphaReward(scoreMean(ratio.value, length, k), k).value; }
-    case IPO: {
-      if (!AVERAGE) { return alphaReward(ratio, k).value; }
-      return alphaReward(scoreMean(ratio.value, length, k), k).value;
-    }
-    case HINGE: { return alphaReward(ratio, k).value; }
-    case SIMPO: { return alphaReward(lengthMean(policy, length), k).value; }
-    case CPO: { return alphaReward(Term(policy, ONE), k).value; }
-    case ORPO: { return oddsMean(policy, length).value; }
-    default: { return ratio.value; }
-  }
+fn reward_plain(policy: TwoFloat, reference: TwoFloat, length: TwoFloat, k: LossConstants) -> TwoFloat {
+  return sub(policy, reference);
+}
+
+fn reward_sigmoid_norm(policy: TwoFloat, reference: TwoFloat, length: TwoFloat, k: LossConstants) -> TwoFloat {
+  return scoreMean(sub(policy, reference), length, k).value;
+}
+
+fn reward_ipo_norm(policy: TwoFloat, reference: TwoFloat, length: TwoFloat, k: LossConstants) -> TwoFloat {
+  return alphaReward(scoreMean(sub(policy, reference), length, k), k).value;
+}
+
+fn reward_hinge(policy: TwoFloat, reference: TwoFloat, length: TwoFloat, k: LossConstants) -> TwoFloat {
+  return alphaReward(Term(sub(policy, reference), ONE), k).value;
+}
+
+fn reward_simpo(policy: TwoFloat, reference: TwoFloat, length: TwoFloat, k: LossConstants) -> TwoFloat {
+  return alphaReward(lengthMean(policy, length), k).value;
+}
+
+fn reward_cpo(policy: TwoFloat, reference: TwoFloat, length: TwoFloat, k: LossConstants) -> TwoFloat {
+  return alphaReward(Term(policy, ONE), k).value;
+}
+
+fn reward_orpo(policy: TwoFloat, reference: TwoFloat, length: TwoFloat, k: LossConstants) -> TwoFloat {
+  return oddsMean(policy, length).value;
 }
 
 fn rewardsOf(p: Pair, k: LossConstants) -> Rewards {
-  return Rewards(mul(k.beta, rewardOf(p.policyChosen, p.referenceChosen, p.chosenLength, k)),
-                 mul(k.beta, rewardOf(p.policyRejected, p.referenceRejected, p.rejectedLength, k)));
+  return Rewards(mul(k.beta, reward(p.policyChosen, p.referenceChosen, p.chosenLength, k)),
+                 mul(k.beta, reward(p.policyRejected, p.referenceRejected, p.rejectedLength, k)));
 }

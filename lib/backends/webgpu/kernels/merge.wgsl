@@ -1,7 +1,10 @@
-// What two parts of a row come to.
+// What two parts of a row come to, in the larger unit.
 fn merged(a: Swept, b: Swept) -> Swept {
+  var large = a;
+  var small = b;
   if (isZero(a.sum) || (!isZero(b.sum) && outgrows(b.unit, a.unit, 0, params.temperature))) {
-    return summed(rescaled(a, b.unit), b);
+    large = b;
+    small = a;
   }
-  return summed(a, rescaled(b, a.unit));
+  return summed(large, rescaled(small, large.unit));
 }
