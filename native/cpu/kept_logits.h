@@ -12,8 +12,13 @@ class KeptLogitsScratch {
  public:
   // Room for as many active rows as the job's budget has; for none where memory is short.
   void giveTo(Job& job, const Kernels& kernels);
+  // The same where a BLAS multiplies: all rows then need memory, those that are not kept one chunk after the other. A
+  // chunk takes more than the budget has where that is small.
+  void giveChunksTo(Job& job);
 
  private:
+  float* allocate(int64_t bytes);
+
   struct Free {
     void operator()(float* memory) const;
   };

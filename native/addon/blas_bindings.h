@@ -1,0 +1,27 @@
+// Libraries of BLAS, as JavaScript sees them: see blas/library.h.
+//
+//   open(path)   the library's number, from 1 on, which jobs name it by; or why it cannot be used
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "../blas/library.h"
+#include "napi.h"
+
+namespace fpl {
+
+class BlasBindings {
+ public:
+  explicit BlasBindings(Napi::Env env) : env_(env) {}
+
+  Napi::Object functions();
+  // Null for 0. It lives as long as this.
+  const blas::Library* find(int32_t number) const { return number > 0 ? opened_[size_t(number) - 1].get() : nullptr; }
+
+ private:
+  Napi::Env env_;
+  std::vector<std::unique_ptr<blas::Library>> opened_;
+};
+
+}  // namespace fpl
