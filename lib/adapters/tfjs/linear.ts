@@ -24,6 +24,7 @@ import { callback, type LayerGradient, optionsReader } from '../options.js'
 import {
   headOf,
   LAYER_OPTIONS,
+  ONE_PASS_OPTIONS,
   type LayerForward,
   type OutputLayerOptions,
   OWNED,
@@ -77,8 +78,8 @@ export interface LinearSequenceLogProbsOptions
   onResult?: ((result: Omit<LinearSequenceLogProbs, 'backward' | 'backwardSync'>) => void) | undefined
 }
 
-const preferenceOptions = optionsReader([...PAIRED_OPTIONS, ...LAYER_OPTIONS], OWNED)
-const unpairedOptions = optionsReader([...UNPAIRED_OPTIONS, ...LAYER_OPTIONS], OWNED)
+const preferenceOptions = optionsReader([...PAIRED_OPTIONS, ...ONE_PASS_OPTIONS], OWNED)
+const unpairedOptions = optionsReader([...UNPAIRED_OPTIONS, ...ONE_PASS_OPTIONS], OWNED)
 const sequenceOptions = optionsReader([...TOKEN_OPTIONS, ...RUN_OPTIONS, ...LAYER_OPTIONS])
 
 /**
