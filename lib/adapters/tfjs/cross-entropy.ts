@@ -13,8 +13,8 @@ import type { CrossEntropy, Labels, LinearCrossEntropy, RunOptions } from '../..
 import { callback, type LayerGradient, type LogitsGradient, optionsReader } from '../options.js'
 import {
   headOf,
-  ONE_PASS_OPTIONS,
   OWNED as OF_LAYER,
+  ONE_PASS_OPTIONS,
   type OutputLayerOptions,
   onePass as onePassOfLayer,
   withoutGradients,

@@ -24,8 +24,8 @@ import { callback, type LayerGradient, optionsReader } from '../options.js'
 import {
   headOf,
   LAYER_OPTIONS,
-  ONE_PASS_OPTIONS,
   type LayerForward,
+  ONE_PASS_OPTIONS,
   type OutputLayerOptions,
   OWNED,
   onePass,

@@ -8,7 +8,15 @@ import type { BlasFunctions } from './addon.js'
 export const VARIABLE = 'FUSED_PREFERENCE_LOSS_BLAS'
 
 const NAMES: { [platform: string]: readonly string[] } = {
-  linux: ['libopenblas.so.0', 'libopenblas.so', 'libmkl_rt.so.3', 'libmkl_rt.so.2', 'libmkl_rt.so', 'libblis.so.4', 'libblis.so'],
+  linux: [
+    'libopenblas.so.0',
+    'libopenblas.so',
+    'libmkl_rt.so.3',
+    'libmkl_rt.so.2',
+    'libmkl_rt.so',
+    'libblis.so.4',
+    'libblis.so',
+  ],
   darwin: ['/System/Library/Frameworks/Accelerate.framework/Accelerate'],
   win32: ['libopenblas.dll', 'openblas.dll', 'mkl_rt.3.dll', 'mkl_rt.2.dll', 'libblis.dll'],
 }
