@@ -1,6 +1,8 @@
 // Libraries of BLAS, as JavaScript sees them: see blas/library.h.
 //
 //   open(path)   the library's number, from 1 on, which jobs name it by; or why it cannot be used
+//   stepSeconds(number, rows, width, vocab, threads)   seconds of the bare products of an output layer's step; for npm
+//                                                      run bench
 #pragma once
 
 #include <memory>
@@ -20,6 +22,9 @@ class BlasBindings {
   const blas::Library* find(int32_t number) const { return number > 0 ? opened_[size_t(number) - 1].get() : nullptr; }
 
  private:
+  Napi::Value open(const Napi::CallbackInfo& info);
+  Napi::Value stepSeconds(const Napi::CallbackInfo& info);
+
   Napi::Env env_;
   std::vector<std::unique_ptr<blas::Library>> opened_;
 };

@@ -19,8 +19,8 @@ struct Names {
   const char *prefix, *suffix;
   bool saysWide;  // that integers have 64 bits
 };
-constexpr Names kNames[] = {{"", "64_", true},        {"", "_64", true}, {"scipy_", "64_", true},
-                            {"", "", false},          {"scipy_", "", false}};
+constexpr Names kNames[] = {
+    {"", "64_", true}, {"", "_64", true}, {"scipy_", "64_", true}, {"", "", false}, {"scipy_", "", false}};
 
 // The functions of a library, by their plain names.
 class Functions {
@@ -106,8 +106,8 @@ class LibraryOf : public Library {
     integerBits = 8 * sizeof(Int);
     functions.find("cblas_sgemm", product_);
     // MKL's name, and OpenBLAS's.
-    hasBFloat16 =
-        functions.find("cblas_gemm_bf16bf16f32", productOfBFloat16_) || functions.find("cblas_sbgemm", productOfBFloat16_);
+    hasBFloat16 = functions.find("cblas_gemm_bf16bf16f32", productOfBFloat16_) ||
+                  functions.find("cblas_sbgemm", productOfBFloat16_);
   }
 
   void multiply(const Product& product, int64_t threads) const override { run(product_, product, threads); }
@@ -172,7 +172,13 @@ bool isRight(const Multiply& multiply, bool transposedA, bool transposedB, bool 
   for (int64_t i = 0; i < kRows; ++i) {
     for (int64_t j = 0; j < kColumns; ++j) begin[i * kStride + j] = add ? float(i - j) : kOutside;
   }
-  multiply({{a.data(), kStride, transposedA}, {b.data(), kStride, transposedB}, kRows, kColumns, kDepth, begin, kStride,
+  multiply({{a.data(), kStride, transposedA},
+            {b.data(), kStride, transposedB},
+            kRows,
+            kColumns,
+            kDepth,
+            begin,
+            kStride,
             add});
   for (int64_t i = -1; i <= kRows; ++i) {
     for (int64_t j = 0; j < kStride; ++j) {
@@ -206,8 +212,10 @@ std::unique_ptr<Library> opened(const LibraryHandle& handle) {
                                ", which says integers of 64 bits, but they have 32");
     }
     std::unique_ptr<Library> library;
-    if (bits == 64) library = std::make_unique<LibraryOf<int64_t>>(functions);
-    else library = std::make_unique<LibraryOf<int32_t>>(functions);
+    if (bits == 64)
+      library = std::make_unique<LibraryOf<int64_t>>(functions);
+    else
+      library = std::make_unique<LibraryOf<int32_t>>(functions);
     check<float>("cblas_sgemm", [&](const Product& product) { library->multiply(product, 1); });
     if (library->hasBFloat16) {
       check<BFloat16>("product of bfloat16", [&](const Product& product) { library->multiplyBFloat16(product, 1); });

@@ -21,9 +21,8 @@ constexpr int64_t kConvertedBytes = 8 << 20;  // of weights at a time
 // Calls work(begin, end) for parts of [0, count), on all threads.
 template <typename Work>
 void forParts(int64_t count, int64_t part, const CpuContext& context, const Work& work) {
-  context.pool.run(ceilDiv(count, part), context.threads, [&](int64_t task) {
-    work(task * part, std::min(count, (task + 1) * part));
-  });
+  context.pool.run(ceilDiv(count, part), context.threads,
+                   [&](int64_t task) { work(task * part, std::min(count, (task + 1) * part)); });
 }
 
 // A head as factors of products.
@@ -276,8 +275,8 @@ class BlasBackward {
   const int64_t vocab_, width_;
   const bool isWide_;  // the gradients are float32
   const std::vector<int64_t> active_;
-  std::vector<int64_t> idle_;       // active rows whose coefficients are 0
-  std::vector<char> takesPart_;     // of each active row
+  std::vector<int64_t> idle_;    // active rows whose coefficients are 0
+  std::vector<char> takesPart_;  // of each active row
   std::vector<ResultSlopes> slopes_;
   const std::vector<Chunk> chunks_;
   BlasHead head_;

@@ -68,8 +68,8 @@ void rowScales(const Gradient& gradient, const Tokens& tokens, const Sequences& 
 void rowByRow(const Forward& forward, const Gradient& gradient, const Tokens& tokens, const Sequences& sequences,
               TokenState* states, float* sumSquaredProbs, const CpuContext& context);
 
-// Runs the stages of a job. False when it was cancelled, which is possible until stage 4 begins. With a library of BLAS,
-// the products of an output layer are that library's.
+// Runs the stages of a job. False when it was cancelled, which is possible until stage 4 begins. With a library of
+// BLAS, the products of an output layer are that library's.
 bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas = nullptr);
 
 }  // namespace fpl
