@@ -17,9 +17,9 @@ export interface Blas {
 const toolchain = fileURLToPath(new URL('../scripts/toolchain/blas', import.meta.url))
 /** The file of that name somewhere under the folder where scripts/install-blas.mjs installs packages. */
 const installed = (name: string) => {
-  const found = existsSync(toolchain) && readdirSync(toolchain, { recursive: true, encoding: 'utf8' })
-  const path = found && found.find((at) => at.endsWith(`/${name}`))
-  return path ? join(toolchain, path) : ''
+  const files = existsSync(toolchain) ? readdirSync(toolchain, { recursive: true, encoding: 'utf8' }) : []
+  const path = files.find((at) => at.endsWith(`/${name}`))
+  return path === undefined ? '' : join(toolchain, path)
 }
 const KNOWN: readonly Blas[] = [
   { name: "Debian's OpenBLAS", path: '/usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0' },

@@ -25,8 +25,8 @@ Napi::Value BlasBindings::open(const Napi::CallbackInfo& info) {
 
 Napi::Value BlasBindings::stepSeconds(const Napi::CallbackInfo& info) {
   const auto number = [&](size_t i) { return info[i].As<Napi::Number>().Int64Value(); };
-  const blas::Library& library = *find(int32_t(number(0)));
-  const int64_t rows = number(1), width = number(2), vocab = number(3), threads = number(4);
+  const blas::Library& library = *opened_.back();
+  const int64_t rows = number(0), width = number(1), vocab = number(2), threads = number(3);
   std::vector<float> hidden(rows * width, 0.5f), weight(vocab * width, 0.25f), logits(rows * vocab);
   std::vector<float> hiddenSums(rows * width), weightSums(vocab * width);
   const auto start = std::chrono::steady_clock::now();

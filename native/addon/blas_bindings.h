@@ -1,8 +1,8 @@
 // Libraries of BLAS, as JavaScript sees them: see blas/library.h.
 //
 //   open(path)   the library's number, from 1 on, which jobs name it by; or why it cannot be used
-//   stepSeconds(number, rows, width, vocab, threads)   seconds of the bare products of an output layer's step; for npm
-//                                                      run bench
+//   stepSeconds(rows, width, vocab, threads)   seconds of the bare products of an output layer's step, by the library
+//                                              that was opened last; for npm run bench
 #pragma once
 
 #include <memory>

@@ -1,11 +1,16 @@
 #include "library.h"
 
+#include <cstdlib>
 #include <mutex>
 #include <stdexcept>
 #include <vector>
 
 #include "../core/dtypes.h"
 #include "../core/library_handle.h"
+
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
 
 namespace fpl {
 namespace blas {
@@ -202,7 +207,34 @@ void check(const char* name, const Multiply& multiply) {
   }
 }
 
+// MKL's library opens others beside it at the first call, and ends the process where one is missing: they are looked
+// for before. Those of another threading layer are left to whoever has chosen it.
+void checkPartsOfMkl(const LibraryHandle& handle) {
+#if defined(_WIN32)
+  (void)handle;
+#else
+  Dl_info found;
+  void* const function = handle.find("MKL_Set_Num_Threads_Local");
+  if (!function || dladdr(function, &found) == 0) return;
+  const std::string file = found.dli_fname, whole = "mkl_rt";
+  const size_t at = file.rfind(whole);
+  if (at == std::string::npos) return;
+  const auto look = [&](const char* part) {
+    const std::string path = std::string(file).replace(at, whole.size(), part);
+    if (access(path.c_str(), R_OK) != 0) throw std::runtime_error("it needs " + path);
+  };
+  look("mkl_core");
+  if (getenv("MKL_THREADING_LAYER")) return;
+  look("mkl_intel_thread");
+  LibraryHandle threads;
+  std::string problem;
+  if (threads.open(file.substr(0, file.rfind('/') + 1) + "libiomp5.so", problem)) return;
+  if (!threads.open("libiomp5.so", problem)) throw std::runtime_error("it needs libiomp5.so: " + problem);
+#endif
+}
+
 std::unique_ptr<Library> opened(const LibraryHandle& handle) {
+  checkPartsOfMkl(handle);
   for (const Names& names : kNames) {
     const Functions functions(handle, names);
     if (!functions.has("cblas_sgemm")) continue;

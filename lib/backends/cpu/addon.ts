@@ -115,8 +115,8 @@ export interface CudaFunctions {
 export interface BlasFunctions {
   /** The number of the library at this path, or by this name; or why it cannot be used. */
   open(path: string): number | string
-  /** Seconds of the bare products of an output layer's step, for the benchmarks. */
-  stepSeconds(number: number, rows: number, width: number, vocab: number, threads: number): number
+  /** Seconds of the bare products of an output layer's step, by the library that was opened last; for the benchmarks. */
+  stepSeconds(rows: number, width: number, vocab: number, threads: number): number
 }
 
 /** The addon's `mpi`. Errors begin with their code and ': '. */
