@@ -1,4 +1,4 @@
-// Libraries of BLAS, as JavaScript sees them: see blas/library.h.
+// Libraries of BLAS, as JavaScript sees them: see blas/cblas.h.
 //
 //   open(path)   the library's number, from 1 on, which jobs name it by; or why it cannot be used
 //   stepSeconds(rows, width, vocab, threads)   seconds of the bare products of an output layer's step, by the library
@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "../blas/library.h"
+#include "../blas/cblas.h"
 #include "napi.h"
 
 namespace fpl {

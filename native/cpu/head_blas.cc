@@ -9,7 +9,7 @@
 #if !defined(__wasm__)
 #include <cstring>
 
-#include "../blas/library.h"
+#include "../blas/cblas.h"
 #include "head.h"
 #include "logits_rows.h"
 

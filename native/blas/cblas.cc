@@ -1,4 +1,4 @@
-#include "library.h"
+#include "cblas.h"
 
 #include <cstdlib>
 #include <mutex>
