@@ -113,6 +113,7 @@ const OPTIONS: [what: string, options: Any, layer?: Partial<Layer>][] = [
   ['float16', {}, { dtype: 'float16', padding: 1 }],
   ['bfloat16', {}, { dtype: 'bfloat16' }],
   ['bfloat16, a weight of columns', {}, { dtype: 'bfloat16', transposed: true }],
+  ['several blocks of words', {}, { dtype: 'float16', time: 3, width: 64, vocab: 40_000 }],
   ['several chunks', { logitsBudget: 0 }, { time: 160 }],
   ['some rows kept', { logitsBudget: 550 * rowBytes }, { time: 200 }],
   ['all but a few rows kept', { logitsBudget: 630 * rowBytes, pairWeights: [0, 1] }, { time: 200 }],
