@@ -79,7 +79,7 @@ function expectSame(got: object, wanted: object, relative = 4e-6): void {
   for (const [name, values] of theirs) {
     const others = ours.get(name)!
     expect(values, name).toHaveLength(others.length)
-    const largest = Math.max(1e-3, ...others.filter(Number.isFinite).map(Math.abs))
+    const largest = others.reduce((most, x) => (Number.isFinite(x) ? Math.max(most, Math.abs(x)) : most), 1e-3)
     const off = values.findIndex((x, i) => !Object.is(x, others[i]) && !(Math.abs(x - others[i]) <= relative * largest))
     expect(off, `${name}: ${values[off]}, not ${others[off]}`).toBe(-1)
   }
