@@ -280,6 +280,20 @@ export function allCases({ megabytes, threads, backend, allThreads, instructionS
     }
   }
 
+  if (backend === 'cpu') {
+    cases.push(
+      one({
+        name: 'linear-step-512-32000-blas',
+        group: 'linear-blas',
+        title: `${TITLES['linear-step']}; width 512, beside the products of a BLAS`,
+        stage: 'linear-step',
+        width: 512,
+        shape: [8, 128, 32000],
+        peers: ['ours-blas', 'blas-products'],
+      }),
+    )
+  }
+
   // What only WebAssembly has to show.
   for (const stage of backend === 'wasm' ? /** @type {const} */ (['forward', 'step']) : []) {
     const counts = [...new Set([1, allThreads])]

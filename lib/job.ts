@@ -278,6 +278,8 @@ export interface RunSettings {
   threads: number
   /** For the cpu backend; the best available one when absent. */
   instructionSet?: InstructionSet
+  /** Of the cpu backend: the number of the library of BLAS whose products an output layer takes; its own when absent. */
+  blas?: number
   /** `run` checks it until stage 4 begins: a job aborted before then must not write a gradient. */
   signal?: AbortSignal
   /** Of the cuda backend. */
@@ -293,6 +295,8 @@ export interface RunSettings {
 /** Runs jobs. No job leaves anything to the next, and the number of threads changes no bit of a result. */
 export interface Backend {
   readonly name: 'cpu' | 'wasm' | 'js' | 'cuda' | 'webgpu'
+  /** Opens the library of BLAS that the user names, or one that is found, and gives its number; of the cpu backend. */
+  openBlas?(): number
   /** On the calling thread. */
   runSync(job: Job, settings: RunSettings): void
   /** Off the calling thread. Rejects with the signal's reason when aborted before stage 4 began. */

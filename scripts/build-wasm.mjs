@@ -39,7 +39,7 @@ const link = ['-mexec-model=reactor', '-s', '-w', '-Wl,--import-memory,--max-mem
 link.push('-Wl,--export=__stack_pointer')
 
 const sources = readFileSync(join(root, 'native/sources.txt'), 'utf8').trim().split(/\s+/)
-const used = sources.filter((source) => !/^native\/(?:addon|mpi)\/|\/limits\.cc$/.test(source))
+const used = sources.filter((source) => !/^native\/(?:addon|blas|mpi)\/|\/limits\.cc$/.test(source))
 used.push('native/wasm/module.cc')
 
 /** @type {(() => Promise<void>)[]} */

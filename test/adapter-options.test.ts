@@ -93,6 +93,8 @@ const CASES: Record<string, Case> = {
   stream: { options: { stream: 1 } },
   device: { options: { device: 0 } },
   gpuDevice: { options: { gpuDevice: {} } },
+  products: { options: { products: 'mkl' } },
+  logitsBudget: { options: { logitsBudget: -1 } },
   signal: { options: { signal: AbortSignal.abort(new Error('stopped by the caller')) } },
 }
 
@@ -244,6 +246,8 @@ const ofLayer = (options: Options) => () => [
   tf.tensor(bias),
 ]
 const GRADIENTS = ['gradHidden', 'gradWeight', 'gradBias']
+/** Of calls from an output layer to its gradients. */
+const ONE_PASS = ['products', 'logitsBudget']
 
 const TFJS: Op[] = [
   {
@@ -270,7 +274,7 @@ const TFJS: Op[] = [
   },
   {
     name: 'fusedLinearPreferenceLoss',
-    takes: PAIRED_OPTIONS,
+    takes: [...PAIRED_OPTIONS, ...ONE_PASS],
     call: (options) =>
       differentiate(GRADIENTS, ofLayer(options), ([x, w, b], told) =>
         tfjs.fusedLinearPreferenceLoss(x!, w!, labels, { ...options, ...told, bias: b }),
@@ -281,7 +285,7 @@ const TFJS: Op[] = [
   },
   {
     name: 'linearSequenceLogProbs',
-    takes: [...TOKEN_OPTIONS, ...RUN_OPTIONS],
+    takes: [...TOKEN_OPTIONS, ...RUN_OPTIONS, 'products'],
     call: (options) =>
       differentiate(GRADIENTS, ofLayer(options), ([x, w, b], told) =>
         tfjs.linearSequenceLogProbs(x!, w!, labels, { ...options, ...told, bias: b }),
@@ -304,7 +308,7 @@ const TFJS: Op[] = [
   },
   {
     name: 'linearCrossEntropy',
-    takes: SINGLE_TOKEN_OPTIONS,
+    takes: [...SINGLE_TOKEN_OPTIONS, ...ONE_PASS],
     cases: OF_ENTROPY,
     call: (options) =>
       differentiate(GRADIENTS, ofLayer(options), ([x, w, b], told) =>
@@ -327,7 +331,7 @@ const TFJS: Op[] = [
   },
   {
     name: 'linearTokenLogProbs',
-    takes: TOKEN_OUTPUT_OPTIONS,
+    takes: [...TOKEN_OUTPUT_OPTIONS, 'products'],
     call: (options) =>
       differentiate(GRADIENTS, ofLayer(options), ([x, w, b], told) =>
         tfjs.linearTokenLogProbs(x!, w!, labels, { ...options, ...told, bias: b }),
@@ -361,7 +365,7 @@ const JAX: Op[] = [
   },
   {
     name: 'fusedLinearPreferenceLossValueAndGrad',
-    takes: PAIRED_OPTIONS,
+    takes: [...PAIRED_OPTIONS, ...ONE_PASS],
     async call(options) {
       const step = fusedLinearPreferenceLossValueAndGrad(
         (layer: Record<'hidden' | 'weight' | 'bias', JaxArray>) => layer,

@@ -23,7 +23,7 @@ const LIBRARY = [
 ]
 /** Imports of values and of types, re-exports, `import('…')`. */
 const IMPORT = /(?:from |import |import\()'(\.[^']+)'/g
-const NATIVE = [['addon', 'wasm'], ['cpu', 'cuda', 'mpi'], ['core']]
+const NATIVE = [['addon', 'wasm'], ['cpu', 'cuda', 'mpi'], ['blas'], ['core']]
 
 /** `[from folder, to folder, file]` of each import among the files under `folder`. */
 function arrows(folder: string, pattern: RegExp, extensions: RegExp): [string, string, string][] {

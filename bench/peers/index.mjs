@@ -41,11 +41,12 @@
  *   call, which was on copy 0
  */
 import { bandwidth } from './bandwidth.mjs'
+import { blasProducts } from './blas.mjs'
 import { findIn } from './find.mjs'
 import { jax, jaxOurs } from './jax.mjs'
 import { onnxruntimeWeb } from './onnxruntime.mjs'
 import { onnxruntimeNode } from './onnxruntime-node.mjs'
-import { ours, oursJs, oursWasm } from './ours.mjs'
+import { ours, oursBlas, oursJs, oursWasm } from './ours.mjs'
 import { plainJavaScript } from './plain-javascript.mjs'
 import { tfjsCpu, tfjsNode, tfjsWasm, tfjsWasmCustom, tfjsWasmOurs } from './tfjs.mjs'
 import { tfjsProduct, tfjsProductTransposed } from './tfjs-product.mjs'
@@ -56,6 +57,8 @@ import { xla } from './xla.mjs'
 /** In the order of the tables. */
 export const PEERS = [
   ours,
+  oursBlas,
+  blasProducts,
   oursWasm,
   oursJs,
   onnxruntimeNode,

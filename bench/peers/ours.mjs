@@ -17,12 +17,27 @@ import { sharedLike, valueAt } from '../inputs.mjs'
 import { versionOf } from '../packages.mjs'
 import { linearTokenStep, tokenStep } from '../token-loss.mjs'
 
+/** Why no BLAS can be used; undefined where one can. */
+function blasProblem() {
+  const [hidden, weight] = [
+    { data: new Float32Array(2), shape: [1, 2, 1] },
+    { data: new Float32Array(3), shape: [3, 1] },
+  ]
+  try {
+    linearSequenceLogProbsSync(hidden, weight, Int32Array.of(0, 1), { backend: 'cpu', products: 'blas' })
+  } catch (error) {
+    return /** @type {Error} */ (error).message.split('\n')[0]
+  }
+  return undefined
+}
+
 /**
  * @param {'cpu' | 'wasm' | 'js'} backend
- * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'slowness'>} words
+ * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'slowness' | 'embedded'>} words
+ * @param {'own' | 'blas'} [products] of an output layer
  * @returns {import('./index.mjs').Peer}
  */
-function ownPeer(backend, words) {
+function ownPeer(backend, words, products) {
   /** @type {() => any} */
   let call
   /** @type {any} */
@@ -35,11 +50,12 @@ function ownPeer(backend, words) {
     ...words,
     overwrites: true,
     linear: true,
-    another: () => ownPeer(backend, words),
+    another: () => ownPeer(backend, words, products),
 
     supports({ width = 0 }) {
       if (backend === 'js' && width > 64) return 'plain loops, minutes a repetition'
       const { available, reason } = /** @type {{ available: boolean, reason?: string }} */ (getBackends()[backend])
+      if (available && products === 'blas') return blasProblem() ?? true
       return available || `no ${backend} backend: ${reason}`
     },
 
@@ -48,6 +64,7 @@ function ownPeer(backend, words) {
       const { stage, shape, dtype, shift } = workload
       const { logits, labels, reference, positions, policy, distinct } = inputs
       const run = { backend, threads, ...(backend === 'cpu' && { instructionSet }) }
+      const ofHead = products ? { ...run, products } : run
       if (stage === 'loss' && policy) {
         const pairs = { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected }
         call = () => preferenceLossSync(pairs, { backend, beta: BETA })
@@ -56,13 +73,14 @@ function ownPeer(backend, words) {
       }
       if (stage.startsWith('linear')) {
         const [, weight] = headTensors(workload, inputs, 0)
-        const options = { ...run, shift, beta: BETA, reference }
+        const options = { ...ofHead, shift, beta: BETA, reference }
         /** @type {any} */
         let gradient
-        const step = linearTokenStep(workload, run)
+        const step = linearTokenStep(workload, ofHead)
         call = () => {
           const [hidden] = headTensors(workload, inputs, index)
-          if (stage === 'linear-forward') return linearSequenceLogProbsSync(hidden, weight, labels, { ...run, shift })
+          if (stage === 'linear-forward')
+            return linearSequenceLogProbsSync(hidden, weight, labels, { ...ofHead, shift })
           gradient ??= {
             hidden: new Float32Array(hidden.data.length),
             weight: new Float32Array(weight.data.length),
@@ -126,5 +144,10 @@ function ownPeer(backend, words) {
 }
 
 export const ours = ownPeer('cpu', { name: 'ours', title: 'fused-preference-loss' })
+export const oursBlas = ownPeer(
+  'cpu',
+  { name: 'ours-blas', title: 'fused-preference-loss, products of a BLAS', embedded: true },
+  'blas',
+)
 export const oursWasm = ownPeer('wasm', { name: 'ours-wasm', title: 'fused-preference-loss, wasm backend' })
 export const oursJs = ownPeer('js', { name: 'ours-js', title: 'fused-preference-loss, js backend', slowness: 1 })

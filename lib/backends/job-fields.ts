@@ -141,6 +141,7 @@ function visitSettings(visit: FieldVisitor, settings: RunSettings, codes: Codes)
   visit.in('stream', 'address', settings.stream)
   visit.number('threads', settings.threads)
   visit.number('instructionSet', codes.instructionSetOf(settings))
+  visit.number('blas', settings.blas ?? 0)
   visit.number('cancellable', settings.signal ? 1 : 0)
 }
 

@@ -8,13 +8,14 @@ import { invalidType, invalidValue } from '../errors.js'
 import type { Head, HeadGradientStage } from '../job.js'
 import type { DType, HeadGradientOptions, HeadGradientRequest, HeadGradients, Hidden } from '../types/index.js'
 import type { HeadSource } from './head.js'
+import { HEAD_OPTIONS } from './head-runner.js'
 import { DTYPES } from './tensor.js'
 
 /** The names of {@link HeadGradientOptions}. */
 export const HEAD_GRADIENT_OPTIONS = ['accumulate', 'zeroInactive', 'gradientDType'] as const
 
 /** The names of the options of a call that goes from hidden states to gradients. */
-export const FUSED_HEAD_OPTIONS = [...HEAD_GRADIENT_OPTIONS, 'logitsBudget', 'bias', 'gradient'] as const
+export const FUSED_HEAD_OPTIONS = [...HEAD_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'logitsBudget', 'gradient'] as const
 
 /** Bytes of logits that are kept where the caller does not say. */
 const LOGITS_BUDGET = 2 ** 28

@@ -9,6 +9,7 @@ import type { ForwardStage, Job } from '../job.js'
 import type {
   HeadGradientOptions,
   HeadGradients,
+  HeadOptions,
   LogitsBudgetOptions,
   RunOptions,
   TypedLogits,
@@ -16,6 +17,7 @@ import type {
 import { destinationOf } from './destination.js'
 import type { HeadSource } from './head.js'
 import { budgetOf, headDestinations } from './head-gradients.js'
+import { headRunner } from './head-runner.js'
 import { inLayout } from './layout.js'
 import { type Planned, runnerOf } from './run.js'
 import { DTYPES, type Tensor } from './tensor.js'
@@ -96,7 +98,7 @@ export function notDeferrable(name: string) {
 export function planOfHead<Result extends object>(
   head: HeadSource,
   call: LossCall,
-  options: RunOptions & HeadGradientOptions & LogitsBudgetOptions & { gradient?: unknown },
+  options: RunOptions & HeadOptions & HeadGradientOptions & LogitsBudgetOptions & { gradient?: unknown },
   result: () => Result,
 ): Planned<Result & Partial<HeadGradients>> {
   const { job } = call
@@ -111,7 +113,7 @@ export function planOfHead<Result extends object>(
   const arrays = () => [...head.arrays, ...call.arrays(), ...(destinations?.arrays ?? [])]
   return {
     job,
-    runner: runnerOf(options, head.range, arrays, watched),
+    runner: headRunner(options, head, arrays, watched),
     watched,
     result: () => Object.assign(result(), destinations?.gradients as Partial<HeadGradients>),
   }

@@ -6,9 +6,10 @@ import { checkStillThere } from '../backends/device-memory.js'
 import { coefficientsOf } from '../call/coefficients.js'
 import { type HeadSource, headOf } from '../call/head.js'
 import { HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
+import { HEAD_OPTIONS, headRunner } from '../call/head-runner.js'
 import { keep } from '../call/kept.js'
 import { sequenceResult } from '../call/results.js'
-import { laterRunner, type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '../call/run.js'
+import { laterRunner, type Planned, RUN_OPTIONS, type Runner, run, runSync } from '../call/run.js'
 import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
 import { SHARD_OPTIONS } from '../call/shard.js'
 import { sharedBackward } from '../call/shared-call.js'
@@ -36,7 +37,7 @@ import type {
   WithOutputs,
 } from '../types/index.js'
 
-const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS, ...SHARD_OPTIONS, 'bias'])
+const OPTIONS: ReadonlySet<string> = new Set([...TOKEN_OPTIONS, ...RUN_OPTIONS, ...SHARD_OPTIONS, ...HEAD_OPTIONS])
 const BACKWARD_OPTIONS: ReadonlySet<string> = new Set([...HEAD_GRADIENT_OPTIONS, 'gradient', 'gradientScale'])
 
 /**
@@ -111,8 +112,8 @@ function plan(
   const options = optionsObject(given, 'options', OPTIONS)
   const source = headOf(hidden, weight, options.bias, isPacked(options), options.gpuDevice)
   const call = sequenceCall(source, labels, options)
-  const { arrays, watched, range } = source
-  const runner = runnerOf(options, range, () => [...arrays, ...call.tokenPlan.arrays()], watched)
+  const { arrays, watched } = source
+  const runner = headRunner(options, source, () => [...arrays, ...call.tokenPlan.arrays()], watched)
   return {
     job: call.job,
     runner,

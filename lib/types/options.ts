@@ -156,6 +156,11 @@ export interface HeadOptions {
    * dtype. Defaults to none.
    */
   bias?: TensorData | undefined
+  /**
+   * Whose matrix products the output layer takes: its own, or those of a library of BLAS on this machine, whose bits they
+   * are then: of the cpu backend. See docs/blas.md. Defaults to 'own'.
+   */
+  products?: 'own' | 'blas' | undefined
 }
 
 /**

@@ -12,6 +12,7 @@
 //   availableThreads()                  the number of threads that a job has by default
 //   cuda                                the CUDA backend, see cuda_bindings.h
 //   mpi                                 the processes of an MPI job, see mpi_bindings.h
+//   blas                                libraries of BLAS, see blas_bindings.h
 //   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`
 //   multiplyAddRate(instruction set, threads)                floating-point operations a second; both for npm run bench
 //
@@ -20,6 +21,7 @@
 #include "../cpu/limits.h"
 #include "../cpu/stages.h"
 #include "async_queue.h"
+#include "blas_bindings.h"
 #include "cuda_bindings.h"
 #include "job_reader.h"
 #include "mpi_bindings.h"
@@ -30,7 +32,7 @@ namespace {
 class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
  public:
   FusedPreferenceLoss(Napi::Env env, Napi::Object exports)
-      : memory_(env), cuda_(env, queue_, memory_), queue_(env), mpi_(env) {
+      : memory_(env), blas_(env), cuda_(env, queue_, memory_), queue_(env), mpi_(env) {
     const auto arrayOf = [env](const char* const* names, int32_t count) {
       Napi::Array array = Napi::Array::New(env);
       for (int32_t i = 0; i < count; ++i) array[uint32_t(i)] = Napi::String::New(env, names[i]);
@@ -57,6 +59,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
                     InstanceValue("arena", memory_.arena(), napi_enumerable),
                     InstanceValue("cuda", cuda_.functions(), napi_enumerable),
                     InstanceValue("mpi", mpi_.functions(), napi_enumerable),
+                    InstanceValue("blas", blas_.functions(), napi_enumerable),
                     InstanceValue("lossNames", lossNames, napi_enumerable),
                     InstanceValue("unpairedLossNames", unpairedLossNames, napi_enumerable),
                     InstanceValue("instructionSets", sets, napi_enumerable),
@@ -72,7 +75,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
   void run(const Napi::CallbackInfo& info) {
     fpl::Job job;
     memory_.read(info, 0, job);
-    fpl::runJob(job, pool_);
+    fpl::runJob(job, pool_, blas_.find(job.blas));
   }
 
   Napi::Value runAsync(const Napi::CallbackInfo& info) {
@@ -81,7 +84,8 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
     Napi::Array arguments = Napi::Array::New(info.Env(), info.Length());
     for (size_t i = 0; i < info.Length(); ++i) arguments[uint32_t(i)] = info[i];
     job->arguments = Napi::Persistent(arguments.As<Napi::Object>());
-    job->work = [this](fpl::Job& at) { return fpl::runJob(at, pool_); };
+    const fpl::blas::Library* const blas = blas_.find(job->job.blas);
+    job->work = [this, blas](fpl::Job& at) { return fpl::runJob(at, pool_, blas); };
     const Napi::Promise promise = job->deferred.Promise();
     queue_.push(std::move(job));
     return promise;
@@ -126,6 +130,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
   fpl::JobMemory memory_;
   double lastId_ = 0;
   fpl::ThreadPool pool_;
+  fpl::BlasBindings blas_;
   // It outlives the queue, whose thread may be in the middle of a call.
   fpl::CudaBindings cuda_;
   fpl::AsyncQueue queue_;

@@ -115,9 +115,11 @@ struct TokenLoss {
 struct KeptLogits {
   float* data = nullptr;
   int64_t rows = 0, stride = 0;
+  int64_t room = 0;  // rows behind these, for the logits of others, one chunk after the other
 
   // Those of an active row, by its place among the active ones; null: they are not kept.
   float* of(int64_t active) const { return active < rows ? data + active * stride : nullptr; }
+  float* chunk() const { return data + rows * stride; }
 };
 
 // What stage 1 knows of each row, segment by segment of its vocabulary. A job with `bounds` fills the states from the
@@ -296,6 +298,7 @@ struct Job {
 
   int64_t threads = 0;          // 0: as many as the process may use
   int32_t instructionSet = -1;  // index into the instruction sets of the build; -1: the best this CPU has
+  int32_t blas = 0;             // the addon's number of the library whose products an output layer takes; 0: ours
 
   // `cancelled` is set by another thread and has an effect until stage 4 begins. A job that may be cancelled finishes
   // stage 1 before it begins stage 4.

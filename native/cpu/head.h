@@ -22,6 +22,28 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
 void headGradient(const HeadGradient& gradient, const Tokens& tokens, const Sequences& sequences,
                   const CpuContext& context);
 
+// Whether a BLAS can multiply.
+#if defined(__wasm__)
+inline constexpr bool kHasBlas = false;
+#else
+inline constexpr bool kHasBlas = true;
+#endif
+
+// Both stages with the products of context.blas.
+void blasTokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
+                       float* sumSquaredProbs, const CpuContext& context);
+void blasGradient(const HeadGradient& gradient, const Tokens& tokens, const Sequences& sequences,
+                  const CpuContext& context);
+
+// Stage 4: zeros for the rows of hidden's gradient that take no part, where it is to have these. `idle`: active rows
+// whose coefficients are 0.
+void clearRows(const HeadGradient& gradient, const Tokens& tokens, const std::vector<int64_t>& idle);
+// The same for all of weight's and bias's gradient, where no row takes part and nothing is added.
+void clearWeights(const HeadGradient& gradient);
+
+// Gradients of any type, of which [begin, end) become those sums, or those sums added to what they are.
+void putSums(DType dtype, const float* sums, void* out, int64_t begin, int64_t end, bool add);
+
 // The sizes of the pieces of work. They depend on the sizes of the head alone.
 struct HeadTiling {
   explicit HeadTiling(const Head& head, int64_t vocab);

@@ -54,23 +54,12 @@ std::vector<ActiveRow> rowsOf(const HeadGradient& g, const Tokens& tokens, const
   return rows;
 }
 
-// Gradients as numbers of any type, of which [begin, end) become those sums, or those sums added to what they are.
+// Gradients as numbers of this type.
 template <typename T>
 void putSums(const float* sums, void* out, int64_t begin, int64_t end, bool add) {
   T* const values = static_cast<T*>(out);
   for (int64_t i = begin; i < end; ++i) {
     fromFloat(add ? toFloat(values[i]) + sums[i - begin] : sums[i - begin], values[i]);
-  }
-}
-
-void putSums(DType dtype, const float* sums, void* out, int64_t begin, int64_t end, bool add) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return putSums<float>(sums, out, begin, end, add);
-    case DType::kFloat16:
-      return putSums<Float16>(sums, out, begin, end, add);
-    case DType::kBFloat16:
-      return putSums<BFloat16>(sums, out, begin, end, add);
   }
 }
 
@@ -365,27 +354,47 @@ class HeadBackward {
 
 }  // namespace
 
+void putSums(DType dtype, const float* sums, void* out, int64_t begin, int64_t end, bool add) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return putSums<float>(sums, out, begin, end, add);
+    case DType::kFloat16:
+      return putSums<Float16>(sums, out, begin, end, add);
+    case DType::kBFloat16:
+      return putSums<BFloat16>(sums, out, begin, end, add);
+  }
+}
+
+void clearRows(const HeadGradient& g, const Tokens& tokens, const std::vector<int64_t>& idle) {
+  const int64_t bytes = g.head.width() * elementSize(g.hiddenDtype());
+  const auto clear = [&](int64_t row) { memset(static_cast<char*>(g.hidden) + row * bytes, 0, bytes); };
+  if (g.hidden && !g.skipInactive) {
+    for (int64_t row = 0; row < g.logits.count(); ++row) {
+      if (tokens.targets[row] < 0) clear(row);
+    }
+  }
+  if (g.hidden && !g.addsToHidden()) {
+    for (const int64_t row : idle) clear(row);
+  }
+}
+
+void clearWeights(const HeadGradient& g) {
+  const int64_t size = elementSize(g.dtype);
+  if (g.weight) memset(g.weight, 0, g.logits.vocab * g.head.width() * size);
+  if (g.bias) memset(g.bias, 0, g.logits.vocab * size);
+}
+
 void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
-  const int64_t width = g.head.width();
+  if constexpr (kHasBlas) {
+    if (context.blas) return blasGradient(g, tokens, sequences, context);
+  }
   std::vector<int64_t> idle;
   const LogitConstants constants(tokens);
   const std::vector<ActiveRow> rows = rowsOf(g, tokens, sequences, constants, idle);
   // Everything is allocated here, before any of the caller's memory is written.
   HeadBackward backward(g, constants, rows, context);
-  const int64_t size = elementSize(g.dtype), hiddenBytes = width * elementSize(g.hiddenDtype());
-  const auto clearRow = [&](int64_t row) { memset(static_cast<char*>(g.hidden) + row * hiddenBytes, 0, hiddenBytes); };
-  if (g.hidden && !g.skipInactive) {
-    for (int64_t row = 0; row < g.logits.count(); ++row) {
-      if (tokens.targets[row] < 0) clearRow(row);
-    }
-  }
-  if (g.hidden && !g.addsToHidden()) {
-    for (const int64_t row : idle) clearRow(row);
-  }
-  if (rows.empty() && !g.accumulate) {
-    if (g.weight) memset(g.weight, 0, g.logits.vocab * width * size);
-    if (g.bias) memset(g.bias, 0, g.logits.vocab * size);
-  }
+  clearRows(g, tokens, idle);
+  if (rows.empty() && !g.accumulate) clearWeights(g);
   backward.addRows();
 }
 

@@ -213,7 +213,7 @@ std::vector<Part> partsOf(const Job& job) {
 
 }  // namespace
 
-bool runJob(Job& job, ThreadPool& pool) {
+bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas) {
   if (job.cancelled) return false;
   const FloatEnvironment environment;
   checkJob(job);
@@ -231,8 +231,13 @@ bool runJob(Job& job, ThreadPool& pool) {
   if (job.hasPolicy || hasGradient) {
     const Kernels& kernels = *instructionSets().sets[job.instructionSet < 0 ? 0 : job.instructionSet];
     KeptLogitsScratch keptLogits;
-    if (job.hasPolicy && (job.hasHeadGradient || job.policy.segments.keptLogits)) keptLogits.giveTo(job, kernels);
-    const CpuContext context{kernels, pool, threadsFor(job), job.cancelled};
+    if (!blas && job.hasPolicy && (job.hasHeadGradient || job.policy.segments.keptLogits)) {
+      keptLogits.giveTo(job, kernels);
+    }
+    if constexpr (kHasBlas) {
+      if (blas) keptLogits.giveChunksTo(job);
+    }
+    const CpuContext context{kernels, pool, threadsFor(job), job.cancelled, blas};
     if (job.policy.segments.areMade()) {
       const Sequences sequences = allSequences(job.tokens);
       sweepSegments(job.policy, job.tokens, sequences, context);

@@ -9,12 +9,17 @@
 
 namespace fpl {
 
+namespace blas {
+class Library;
+}
+
 // The things a stage needs besides its tensors.
 struct CpuContext {
   const Kernels& kernels;
   ThreadPool& pool;
   int64_t threads;
   const std::atomic<bool>& cancelled;
+  const blas::Library* blas = nullptr;  // whose products an output layer takes; null: ours
 };
 
 // The segments of a row, which are worked on by different threads when there are few rows. Where they begin depends on
@@ -63,7 +68,8 @@ void rowScales(const Gradient& gradient, const Tokens& tokens, const Sequences& 
 void rowByRow(const Forward& forward, const Gradient& gradient, const Tokens& tokens, const Sequences& sequences,
               TokenState* states, float* sumSquaredProbs, const CpuContext& context);
 
-// Runs the stages of a job. False when it was cancelled, which is possible until stage 4 begins.
-bool runJob(Job& job, ThreadPool& pool);
+// Runs the stages of a job. False when it was cancelled, which is possible until stage 4 begins. With a library of
+// BLAS, the products of an output layer are that library's.
+bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas = nullptr);
 
 }  // namespace fpl

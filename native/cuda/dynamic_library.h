@@ -5,6 +5,8 @@
 #include <initializer_list>
 #include <string>
 
+#include "../core/library_handle.h"
+
 namespace fpl {
 namespace cuda {
 
@@ -15,7 +17,7 @@ class DynamicLibrary {
 
   template <typename Function>
   void find(const char* name, Function& function) {
-    function = reinterpret_cast<Function>(symbol(name));
+    function = isOpen_ ? reinterpret_cast<Function>(library_.find(name)) : nullptr;
     if (!function && problem.empty()) problem = std::string("it has no ") + name;
   }
 
@@ -23,9 +25,8 @@ class DynamicLibrary {
   std::string problem;
 
  private:
-  void* symbol(const char* name) const;
-
-  void* library_ = nullptr;
+  LibraryHandle library_;
+  bool isOpen_ = false;
 };
 
 }  // namespace cuda

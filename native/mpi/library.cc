@@ -20,6 +20,8 @@ std::unique_ptr<Library> open(const std::string&) { throw std::runtime_error("MP
 #include <utility>
 #include <vector>
 
+#include "../core/library_handle.h"
+
 namespace fpl {
 namespace mpi {
 namespace {
@@ -56,16 +58,16 @@ class File {
  public:
   explicit File(const std::string& path) : path_(path) {
     const SignalHandlers before;
-    handle_ = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!handle_) throw std::runtime_error(dlerror());
+    std::string problem;
+    if (!handle_.open(path, problem)) throw std::runtime_error(problem);
   }
   File(const File&) = delete;
   File& operator=(const File&) = delete;
   ~File() {
-    if (handle_) dlclose(handle_);
+    if (!isKept_) handle_.close();
   }
 
-  void* find(const char* name) const { return dlsym(handle_, name); }
+  void* find(const char* name) const { return handle_.find(name); }
 
   template <class Function>
   void find(const char* name, Function& function) const {
@@ -76,11 +78,12 @@ class File {
   // Leaves it open. With `shared`, the libraries that it opens later find its symbols: Open MPI's plug-ins need them.
   void keep(bool shared) {
     if (shared) dlopen(path_.c_str(), RTLD_NOW | RTLD_GLOBAL);
-    handle_ = nullptr;
+    isKept_ = true;
   }
 
  private:
-  void* handle_ = nullptr;
+  LibraryHandle handle_;
+  bool isKept_ = false;
   std::string path_;
 };
 

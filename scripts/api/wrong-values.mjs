@@ -144,7 +144,7 @@ const WRONG = {
   'main/FusedLinearUnpairedOptions': [linearUnpaired, { reference: { hidden: hidden() }, gradient: 'in-place' }],
   'main/BackwardOptions': [backward, { gradient: false, gradientScale: Number.NaN }],
   'main/LinearBackwardOptions': [linearBackward, { gradient: { bias: true }, gradientScale: Number.NaN }],
-  'main/HeadOptions': [linear, { bias: new Float32Array(1) }],
+  'main/HeadOptions': [linear, { bias: new Float32Array(1), products: 'mkl' }],
   'main/HeadGradientRequest': [
     (/** @type {object} */ gradient) => linear({ gradient }),
     { hidden: new Float32Array(1), weight: new Float32Array(1), bias: true },

@@ -7,7 +7,7 @@ import { crossEntropy, linearCrossEntropy } from '../../index.js'
 import type { CrossEntropyOptions, LinearCrossEntropyOptions } from '../../options/index.js'
 import type { CrossEntropy, Labels } from '../../types/index.js'
 import { type LayerGradient, type LogitsGradient, optionsReader } from '../options.js'
-import { type JaxHead, OF_LAYER, OF_LOGITS, ofLayer, ofLogits } from './steps.js'
+import { type JaxHead, LAYER_OPTIONS, OF_LAYER, OF_LOGITS, ofLayer, ofLogits } from './steps.js'
 
 /** Options of the function that {@link crossEntropyValueAndGrad} returns. */
 export type CrossEntropyGradOptions = Omit<CrossEntropyOptions, LogitsGradient>
@@ -29,7 +29,7 @@ export interface CrossEntropyValueAndGrad<Params> {
 }
 
 const logitsOptions = optionsReader(SINGLE_TOKEN_OPTIONS, OF_LOGITS)
-const layerOptions = optionsReader([...SINGLE_TOKEN_OPTIONS, 'transposed'], OF_LAYER)
+const layerOptions = optionsReader([...SINGLE_TOKEN_OPTIONS, ...LAYER_OPTIONS], OF_LAYER)
 
 /**
  * `valueAndGrad` of the cross-entropy of a model. What is said of `fusedPreferenceLossValueAndGrad` holds here too.

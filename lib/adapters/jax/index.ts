@@ -19,7 +19,7 @@ import type {
 } from '../../options/index.js'
 import type { FusedPreferenceLoss, FusedUnpairedPreferenceLoss, Labels } from '../../types/index.js'
 import { type LayerGradient, type LogitsGradient, optionsReader } from '../options.js'
-import { type JaxHead, OF_LAYER, OF_LOGITS, ofLayer, ofLogits } from './steps.js'
+import { type JaxHead, LAYER_OPTIONS, OF_LAYER, OF_LOGITS, ofLayer, ofLogits } from './steps.js'
 
 export type { DifferentiableOutput } from '../token-outputs.js'
 export {
@@ -131,8 +131,8 @@ export interface FusedLinearUnpairedGradOptions extends Omit<FusedLinearUnpaired
   transposed?: boolean | undefined
 }
 
-const linearOptions = optionsReader([...PAIRED_OPTIONS, 'transposed'], OF_LAYER)
-const linearUnpairedOptions = optionsReader([...UNPAIRED_OPTIONS, 'transposed'], OF_LAYER)
+const linearOptions = optionsReader([...PAIRED_OPTIONS, ...LAYER_OPTIONS], OF_LAYER)
+const linearUnpairedOptions = optionsReader([...UNPAIRED_OPTIONS, ...LAYER_OPTIONS], OF_LAYER)
 
 /**
  * `valueAndGrad` of the preference loss of a model whose output layer is left to this package: the logits are never

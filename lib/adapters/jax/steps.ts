@@ -17,6 +17,9 @@ export const OF_LOGITS = {
   gradientDType: 'is not taken: the gradient is written over the logits, and so has their type',
   deferredScale: 'is not taken: what jax-js is given has to be the gradient itself',
 }
+/** The options of a step from hidden states to gradients, besides those of its loss. */
+export const LAYER_OPTIONS = ['products', 'logitsBudget', 'transposed'] as const
+
 /** Those of losses of an output layer. */
 export const OF_LAYER = {
   bias: 'is not taken: it comes from apply, beside hidden and weight',

@@ -5,7 +5,7 @@
 import { type Array as JaxArray, type JsTree, numpy, valueAndGrad } from '@jax-js/jax'
 import { invalidType, shapeMismatch } from '../../errors.js'
 import { linearSequenceLogProbs, sequenceLogProbs } from '../../index.js'
-import type { Labels, SequenceLogProbs, TokenOutputs } from '../../types/index.js'
+import type { HeadOptions, Labels, SequenceLogProbs, TokenOutputs } from '../../types/index.js'
 import { optionsReader } from '../options.js'
 import {
   type DifferentiableOutput,
@@ -30,7 +30,9 @@ export interface TokenLossGradOptions<Name extends DifferentiableOutput> extends
 }
 
 /** Options of the function that {@link linearTokenLossValueAndGrad} returns. */
-export interface LinearTokenLossGradOptions<Name extends DifferentiableOutput> extends TokenLossGradOptions<Name> {
+export interface LinearTokenLossGradOptions<Name extends DifferentiableOutput>
+  extends TokenLossGradOptions<Name>,
+    Pick<HeadOptions, 'products'> {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
   transposed?: boolean | undefined
 }
@@ -46,7 +48,7 @@ export interface TokenLossValueAndGrad<Params> {
 }
 
 const logitsOptions = optionsReader(TOKEN_OUTPUT_OPTIONS, OF_LOGITS)
-const layerOptions = optionsReader([...TOKEN_OUTPUT_OPTIONS, 'transposed'], OF_LAYER)
+const layerOptions = optionsReader([...TOKEN_OUTPUT_OPTIONS, 'products', 'transposed'], OF_LAYER)
 
 /**
  * `valueAndGrad` of a loss of single tokens. What is said of `fusedPreferenceLossValueAndGrad` of parameters, batch and `apply` holds

@@ -13,8 +13,8 @@ import type { CrossEntropy, Labels, LinearCrossEntropy, RunOptions } from '../..
 import { callback, type LayerGradient, type LogitsGradient, optionsReader } from '../options.js'
 import {
   headOf,
-  LAYER_OPTIONS,
   OWNED as OF_LAYER,
+  ONE_PASS_OPTIONS,
   type OutputLayerOptions,
   onePass as onePassOfLayer,
   withoutGradients,
@@ -57,7 +57,7 @@ export interface SparseSoftmaxCrossEntropyOptions extends RunOptions {
 }
 
 const entropyOptions = optionsReader([...SINGLE_TOKEN_OPTIONS, 'gradient', 'onResult'], OWNED)
-const linearOptions = optionsReader([...SINGLE_TOKEN_OPTIONS, ...LAYER_OPTIONS], OF_LAYER)
+const linearOptions = optionsReader([...SINGLE_TOKEN_OPTIONS, ...ONE_PASS_OPTIONS], OF_LAYER)
 const sparseOptions = optionsReader([...RUN_OPTIONS, 'ignoreIndex', 'labelSmoothing', 'gradient'])
 
 /**

@@ -25,6 +25,7 @@ import {
   headOf,
   LAYER_OPTIONS,
   type LayerForward,
+  ONE_PASS_OPTIONS,
   type OutputLayerOptions,
   OWNED,
   onePass,
@@ -77,8 +78,8 @@ export interface LinearSequenceLogProbsOptions
   onResult?: ((result: Omit<LinearSequenceLogProbs, 'backward' | 'backwardSync'>) => void) | undefined
 }
 
-const preferenceOptions = optionsReader([...PAIRED_OPTIONS, ...LAYER_OPTIONS], OWNED)
-const unpairedOptions = optionsReader([...UNPAIRED_OPTIONS, ...LAYER_OPTIONS], OWNED)
+const preferenceOptions = optionsReader([...PAIRED_OPTIONS, ...ONE_PASS_OPTIONS], OWNED)
+const unpairedOptions = optionsReader([...UNPAIRED_OPTIONS, ...ONE_PASS_OPTIONS], OWNED)
 const sequenceOptions = optionsReader([...TOKEN_OPTIONS, ...RUN_OPTIONS, ...LAYER_OPTIONS])
 
 /**

@@ -2,8 +2,9 @@
  * How an op over an output layer is made of a call: in one pass, or in a forward pass and a backward pass.
  */
 import * as tf from '@tensorflow/tfjs-core'
+import { HEAD_OPTIONS } from '../../call/head-runner.js'
 import { flag } from '../../check/options.js'
-import type { GpuBuffer, HeadGradientRequest, HeadGradients, HeadWeight, Hidden } from '../../types/index.js'
+import type { GpuBuffer, HeadGradientRequest, HeadGradients, HeadOptions, HeadWeight, Hidden } from '../../types/index.js'
 import { weightSizes } from '../layer.js'
 import {
   alias,
@@ -18,7 +19,7 @@ import {
 } from './tensor-access.js'
 
 /** The output layer, as all its ops take it. */
-export interface OutputLayerOptions {
+export interface OutputLayerOptions extends Pick<HeadOptions, 'products'> {
   /** `[vocab]`. Defaults to none. */
   bias?: tf.Tensor | undefined
   /** The weight is `[width, vocab]`, as the kernel of `tf.layers.dense` is. Defaults to false. */
@@ -28,7 +29,10 @@ export interface OutputLayerOptions {
 }
 
 /** The names of the options that all its ops share. */
-export const LAYER_OPTIONS = ['bias', 'transposed', 'frozen', 'onResult'] as const
+export const LAYER_OPTIONS = [...HEAD_OPTIONS, 'transposed', 'frozen', 'onResult'] as const
+
+/** The same of those from hidden states to gradients in one call. */
+export const ONE_PASS_OPTIONS = [...LAYER_OPTIONS, 'logitsBudget'] as const
 
 /** The options of losses that the ops decide about themselves. */
 export const OWNED = {

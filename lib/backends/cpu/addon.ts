@@ -1,5 +1,6 @@
 /**
- * The types of the native code's exports; see native/addon/addon.cc, cuda_bindings.h and mpi_bindings.h.
+ * The types of the native code's exports; see native/addon/addon.cc, blas_bindings.h, cuda_bindings.h and
+ * mpi_bindings.h.
  */
 import type { Device, InstructionSet, LossType, UnpairedLossType } from '../../types/index.js'
 
@@ -30,6 +31,7 @@ export interface Addon {
   readonly holdsMemory: boolean
   readonly cuda: CudaFunctions
   readonly mpi: MpiFunctions
+  readonly blas: BlasFunctions
   /** Seconds that a sweep over the bytes of `buffer` takes; see native/cpu/limits.h. */
   bandwidth(sweep: string, buffer: ArrayBuffer, target: ArrayBuffer | undefined, threads: number): number
   /** Floating-point operations a second. */
@@ -108,6 +110,14 @@ export interface CudaFunctions {
   waitFor(id: number, communicator: object, stream: number): Promise<boolean>
   abortCommunicator(communicator: object): void
   destroyCommunicator(communicator: object, now: boolean): void
+}
+
+/** The addon's `blas`. */
+export interface BlasFunctions {
+  /** The number of the library at this path, or by this name; or why it cannot be used. */
+  open(path: string): number | string
+  /** Seconds of the bare products of an output layer's step, by the library that was opened last; for the benchmarks. */
+  stepSeconds(rows: number, width: number, vocab: number, threads: number): number
 }
 
 /** The addon's `mpi`. Errors begin with their code and ': '. */

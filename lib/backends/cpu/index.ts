@@ -6,6 +6,7 @@ import type { Backend, Job, RunSettings } from '../../job.js'
 import type { InstructionSet } from '../../types/index.js'
 import { untilAborted } from '../signals.js'
 import type { Addon, NativeArray } from './addon.js'
+import { openBlas } from './blas.js'
 import { JobArguments, jobFields, SLOT_BYTES, type Slots } from './job-arguments.js'
 import { type Loaded, loadAddon } from './load-addon.js'
 
@@ -34,6 +35,10 @@ class CpuBackend implements Backend {
   ) {
     this.jobArguments = new JobArguments(addon, addon.instructionSets.indexOf(defaultSet))
     this.arena = new Arena(addon.arena)
+  }
+
+  openBlas(): number {
+    return openBlas(this.addon.blas)
   }
 
   runSync(job: Job, settings: RunSettings): void {

@@ -1,0 +1,402 @@
+/**
+ * Output layers with the products of a BLAS, on stand-ins that are compiled here: every option beside our own products,
+ * how a library is found and refused, and its threads. test/blas-golden.test.ts has the golden cases, and the libraries
+ * of this machine.
+ */
+import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { afterEach, describe, expect, test } from 'vitest'
+import * as library from '../lib/index.js'
+import type { DType, HeadWeight, Hidden, HostArray } from '../lib/types/index.js'
+import { BLASES, products, standIn } from './blas.js'
+import { cutFunctions } from './sharded.js'
+import { CUDA, decode, encode, gaussian, JS, OUTPUTS, random, storage, WASM } from './support.js'
+
+/** Options and results, whatever the function. */
+// biome-ignore lint/suspicious/noExplicitAny: one way for all functions
+type Any = any
+
+const { fusedLinearPreferenceLossSync, fusedLinearUnpairedPreferenceLossSync } = library
+const { linearCrossEntropySync, linearSequenceLogProbsSync } = library
+const VARIABLE = 'FUSED_PREFERENCE_LOSS_BLAS'
+const blas = products({ name: 'a stand-in', path: standIn('THREADS') }).run
+const own = { backend: 'cpu' } as const
+
+afterEach(() => {
+  delete process.env[VARIABLE]
+  delete process.env.STAND_IN_LOG
+})
+
+interface Layer {
+  batch: number
+  time: number
+  width: number
+  vocab: number
+  dtype: DType
+  transposed: boolean
+  /** Unused elements, NaN, after each row. */
+  padding: number
+}
+const SMALL: Layer = { batch: 4, time: 11, width: 21, vocab: 130, dtype: 'float32', transposed: false, padding: 0 }
+
+/** A layer of random numbers, and labels, of which every fifth is ignored. */
+function layerOf(given: Partial<Layer> = {}) {
+  const { batch, time, width, vocab, dtype, transposed, padding } = { ...SMALL, ...given }
+  const next = random(5)
+  const put = (data: HostArray, at: number, value: number) => (data[at] = encode[dtype](value))
+  const step = width + padding
+  const states = storage(dtype, batch * time * step).fill(encode[dtype](Number.NaN))
+  for (let i = 0; i < batch * time * width; i++) put(states, Math.floor(i / width) * step + (i % width), gaussian(next))
+  const [rowStride, columnStride] = transposed ? [1, vocab + padding] : [step, 1]
+  const table = storage(dtype, transposed ? width * columnStride : vocab * rowStride).fill(encode[dtype](Number.NaN))
+  for (let v = 0; v < vocab; v++) {
+    for (let d = 0; d < width; d++) put(table, v * rowStride + d * columnStride, gaussian(next) / 3)
+  }
+  const hidden: Hidden = { data: states, shape: [batch, time, width], dtype, strides: [time * step, step, 1] }
+  const weight: HeadWeight = { data: table, shape: [vocab, width], dtype, strides: [rowStride, columnStride] }
+  const bias = Float32Array.from({ length: vocab }, () => gaussian(next))
+  const labels = Int32Array.from({ length: batch * time }, (_, i) => (i % 5 === 3 ? -100 : (i * 37) % vocab))
+  return { hidden, weight, bias, labels }
+}
+
+/** All numbers of a result, by their names. */
+function numbersOf(result: object, name = ''): [string, number[]][] {
+  return Object.entries(result).flatMap(([key, value]): [string, number[]][] => {
+    if (typeof value === 'number') return [[name + key, [value]]]
+    if (ArrayBuffer.isView(value)) return [[name + key, Array.from(value as HostArray, Number)]]
+    if (value?.data === undefined) return []
+    const decoder = decode[(value.dtype ?? 'float32') as DType]
+    return [[name + key, Array.from(value.data as HostArray, (x) => decoder(x))]]
+  })
+}
+
+/** Two results are the same but for the rounding of their products, of so much of the largest number of each kind. */
+function expectSame(got: object, wanted: object, relative = 4e-6): void {
+  const ours = new Map(numbersOf(wanted))
+  const theirs = numbersOf(got)
+  expect(theirs.map(([name]) => name)).toEqual([...ours.keys()])
+  for (const [name, values] of theirs) {
+    const others = ours.get(name)!
+    expect(values, name).toHaveLength(others.length)
+    const largest = others.reduce((most, x) => (Number.isFinite(x) ? Math.max(most, Math.abs(x)) : most), 1e-3)
+    const off = values.findIndex((x, i) => !Object.is(x, others[i]) && !(Math.abs(x - others[i]) <= relative * largest))
+    expect(off, `${name}: ${values[off]}, not ${others[off]}`).toBe(-1)
+  }
+}
+
+const ids = (length: number, of: (i: number) => number) => Float64Array.from({ length }, (_, i) => of(i))
+const rowBytes = 4 * 144 // of 130 words
+const GRADIENT = { hidden: true, weight: true, bias: true }
+
+const OPTIONS: [what: string, options: Any, layer?: Partial<Layer>][] = [
+  ['no option', {}],
+  ['no bias', { bias: undefined, gradient: true }],
+  ['no gradient of the weight', { gradient: { hidden: true } }],
+  ['no gradient of hidden', { gradient: { weight: true } }],
+  ['no gradient', { gradient: false }],
+  ['no budget', { logitsBudget: 0 }],
+  ['soft-capped logits', { logitSoftcap: 2, temperature: 0.7, logitScale: 1.3 }],
+  ['a mask and weights of tokens, some 0', { mask: ids(44, (i) => i % 3), tokenWeights: ids(44, (i) => (i * 5) % 4) }],
+  ['a pair that takes no part', { pairWeights: [0, 2] }],
+  ['no pair that takes part', { pairWeights: [0, 0] }],
+  ['rows left as they are', { zeroInactive: false, gradient: { hidden: new Float32Array(4 * 11 * 21).fill(7) } }],
+  ['every output', { outputs: [...OUTPUTS, 'tokenMeanLogits'] }],
+  ['weights of the policy', { weighting: 'wpo' }],
+  ['a scale of the gradients', { gradientScale: -3 }],
+  ['packed sequences', { sequenceOffsets: [0, 9, 20, 31, 44] }],
+  ['gradients in bfloat16', { gradientDType: 'bfloat16' }],
+  ['gradients in float16, in two chunks', { gradientDType: 'float16', logitsBudget: 0 }, { time: 90 }],
+  ['a weight of columns', {}, { transposed: true, padding: 2 }],
+  ['gradients in bfloat16 of a weight of columns', { gradientDType: 'bfloat16' }, { transposed: true }],
+  ['rows with gaps', {}, { padding: 3 }],
+  ['float16', {}, { dtype: 'float16', padding: 1 }],
+  ['bfloat16', {}, { dtype: 'bfloat16' }],
+  ['bfloat16, a weight of columns', {}, { dtype: 'bfloat16', transposed: true }],
+  ['several blocks of words', {}, { dtype: 'float16', time: 3, width: 64, vocab: 40_000 }],
+  ['several chunks', { logitsBudget: 0 }, { time: 160 }],
+  ['some rows kept', { logitsBudget: 550 * rowBytes }, { time: 200 }],
+  ['all but a few rows kept', { logitsBudget: 630 * rowBytes, pairWeights: [0, 1] }, { time: 200 }],
+]
+
+describe('beside our own products', () => {
+  test.each(OPTIONS)('%s', (_, options, layer) => {
+    const { hidden, weight, bias, labels } = layerOf(layer)
+    const packed = options.sequenceOffsets && { ...hidden, shape: [44, 21], strides: [21, 1] }
+    const call = (run: Any) => {
+      const more = structuredClone(options)
+      const all = { lossType: 'cpo', bias, gradient: GRADIENT, ...more, ...run }
+      return fusedLinearPreferenceLossSync(packed ?? hidden, weight, labels, all as never)
+    }
+    // A rounded gradient may be rounded the other way.
+    const relative = { bfloat16: 2 ** -8, float16: 2 ** -11, float32: 4e-6 }[
+      (options.gradientDType ?? 'float32') as DType
+    ]
+    expectSame(call(blas), call(own), relative)
+    expectSame(call({ ...blas, threads: 1 }), call(own), relative)
+  })
+
+  test('gradients are added to what there is', () => {
+    const { hidden, weight, labels } = layerOf({ time: 160 })
+    const call = (run: Any) => {
+      const gradient = { hidden: new Float32Array(4 * 160 * 21).fill(3), weight: new Float32Array(130 * 21).fill(-2) }
+      const all = { lossType: 'cpo', gradient, accumulate: true, logitsBudget: 0, ...run }
+      return fusedLinearPreferenceLossSync(hidden, weight, labels, all)
+    }
+    expectSame(call(blas), call(own))
+  })
+
+  test('hidden states of tokens that take no part may be NaN', () => {
+    const { hidden, weight, bias, labels } = layerOf()
+    const tokenWeights = ids(44, (i) => (i === 6 ? 0 : 1))
+    ;(hidden.data as Float32Array).fill(Number.NaN, 5 * 21, 6 * 21)
+    const call = (run: Any) =>
+      linearCrossEntropySync(hidden, weight, labels, { bias, tokenWeights, gradient: true, ...run })
+    const got = call(blas)
+    expect(numbersOf(got).every(([, values]) => values.every(Number.isFinite))).toBe(true)
+    expectSame(got, call(own))
+  })
+
+  test('the cross-entropy of tokens, with weights of classes', () => {
+    const { hidden, weight, bias, labels } = layerOf()
+    const classWeights = ids(130, (v) => 0.5 + (v % 3))
+    const options = { bias, labelSmoothing: 0.1, zLoss: 0.01, classWeights, gradient: true, outputs: OUTPUTS } as const
+    const call = (run: Any) => linearCrossEntropySync(hidden, weight, labels, { ...options, ...run })
+    expectSame(call(blas), call(own))
+  })
+
+  test('the loss of single sequences', () => {
+    const { hidden, weight, labels } = layerOf()
+    const options = { desirable: [true, false, true, false], referenceFree: true, kl: 0.1, gradient: true } as const
+    const call = (run: Any) => fusedLinearUnpairedPreferenceLossSync(hidden, weight, labels, { ...options, ...run })
+    expectSame(call(blas), call(own))
+  })
+
+  test('a reference model, with a layer of another width', () => {
+    const { hidden, weight, labels } = layerOf({ time: 160 })
+    const other = layerOf({ time: 160, width: 9, dtype: 'bfloat16' })
+    const reference = { hidden: other.hidden, weight: other.weight, bias: other.bias }
+    const call = (run: Any) =>
+      fusedLinearPreferenceLossSync(hidden, weight, labels, { reference, gradient: true, ...run })
+    expectSame(call(blas), call(own))
+    expectSame(call({ ...blas, logitsBudget: 0 }), call(own))
+  })
+
+  test('log-probs, and gradients that are asked for later', () => {
+    const { hidden, weight, bias, labels } = layerOf({ time: 160 })
+    const call = (run: Any) => {
+      const sums = linearSequenceLogProbsSync(hidden, weight, labels, { bias, outputs: OUTPUTS, ...run })
+      return { ...sums, ...sums.backwardSync([1, -2, 0.5, 0], { gradient: GRADIENT }) }
+    }
+    expectSame(call(blas), call(own))
+  })
+
+  test('ranks that share a vocabulary', () => {
+    const { hidden, weight, bias, labels } = layerOf()
+    for (const segments of ['exact', 'merged'] as const) {
+      const cut = cutFunctions(library as Any, [{ ranks: 3, even: false, segments, copies: false }])
+      const call = (run: Any) => {
+        const options = { bias, lossType: 'cpo', gradient: true, outputs: OUTPUTS, ...run }
+        return cut.fusedLinearPreferenceLossSync(hidden, weight, labels, options)
+      }
+      expectSame(call(blas), call(own))
+    }
+  })
+
+  test('promises, several at a time', async () => {
+    const { hidden, weight, bias, labels } = layerOf({ time: 60 })
+    const call = (run: Any, beta: number) =>
+      library.fusedLinearPreferenceLoss(hidden, weight, labels, { lossType: 'cpo', beta, bias, gradient: true, ...run })
+    const betas = [0.1, 0.3, 1]
+    const [got, wanted] = [
+      await Promise.all(betas.map((b) => call(blas, b))),
+      await Promise.all(betas.map((b) => call(own, b))),
+    ]
+    for (const [i, result] of got.entries()) expectSame(result, wanted[i])
+    const signal = AbortSignal.abort(new Error('not now'))
+    await expect(call({ ...blas, signal }, 1)).rejects.toThrow('not now')
+  })
+})
+
+/** What a stand-in was asked for: the calls of its functions in their order, with a number. */
+function asked(work: () => void): string[] {
+  const log = join(tmpdir(), `fpl-blas-${process.pid}.log`)
+  writeFileSync(log, '')
+  process.env.STAND_IN_LOG = log
+  try {
+    work()
+    return readFileSync(log, 'utf8').trim().split('\n')
+  } finally {
+    rmSync(log)
+  }
+}
+
+/** A step, on that library. */
+function step(path: string, options: Any = {}, layer: Partial<Layer> = {}) {
+  const { hidden, weight, labels } = layerOf(layer)
+  const run = products({ name: 'it', path }).run
+  return fusedLinearPreferenceLossSync(hidden, weight, labels, { lossType: 'cpo', ...run, gradient: true, ...options })
+}
+
+describe('the products', () => {
+  test.each([
+    ['OpenBLAS', 'THREADS', 3],
+    ['MKL', 'MKL_THREADS', 3],
+    ['BLIS', 'BLIS_THREADS', 3],
+  ])('are three, on as many threads as the call, which %s gets back', (_, definition, before) => {
+    const path = standIn(definition)
+    step(path) // opens it, and tries it
+    const big = { time: 30, vocab: 1300 }
+    const product = ['threads 2', 'float 2', `threads ${before}`]
+    expect(asked(() => step(path, { threads: 2 }, big))).toEqual([...product, ...product, ...product])
+    expect(asked(() => step(path, { threads: 3 }, big)).filter((line) => line.startsWith('float'))).toEqual(
+      Array.from({ length: 3 }, () => 'float 3'),
+    )
+  })
+
+  test('of a library that has no threads of its own are made all the same', () => {
+    const path = standIn()
+    step(path)
+    expect(asked(() => step(path))).toEqual(['float 3', 'float 3', 'float 3'])
+  })
+
+  test('are four where the logits do not fit the budget, and those of the weight are left out', () => {
+    const path = standIn()
+    step(path)
+    expect(asked(() => step(path, { logitsBudget: 0 }))).toHaveLength(4)
+    expect(asked(() => step(path, { gradient: { hidden: true } }))).toHaveLength(2)
+    expect(asked(() => step(path, { gradient: false }))).toHaveLength(1)
+  })
+
+  test('of bfloat16 are the library’s own where it has them', () => {
+    const path = standIn('BFLOAT16')
+    const layer = { dtype: 'bfloat16' } as const
+    const got = step(path, {}, layer)
+    expect(asked(() => step(path, {}, layer))).toEqual(['uint16_t 3', 'float 3', 'float 3'])
+    expectSame(got, step(standIn(), {}, layer))
+  })
+
+  test('are not the library’s by default', () => {
+    const { hidden, weight, labels } = layerOf()
+    const path = standIn()
+    process.env[VARIABLE] = path
+    for (const more of [{}, { products: 'own' }, { products: undefined }] as const) {
+      const call = () => fusedLinearPreferenceLossSync(hidden, weight, labels, { lossType: 'cpo', ...own, ...more })
+      expect(asked(call)).toEqual([''])
+    }
+  })
+})
+
+describe('a library', () => {
+  test.each([
+    ['with integers of 32 bits', []],
+    ['with integers of 64 bits', ['INTEGER=int64_t']],
+    ['whose names end in 64_', ['INTEGER=int64_t', 'NAME(x)=x##64_']],
+    ['whose names end in _64', ['INTEGER=int64_t', 'NAME(x)=x##_64']],
+    ['of the wheels', ['NAME(x)=scipy_##x']],
+    ['of the wheels, with integers of 64 bits', ['INTEGER=int64_t', 'NAME(x)=scipy_##x##64_']],
+  ])('%s is taken', (_, definitions) => {
+    const { hidden, weight, labels } = layerOf()
+    const wanted = fusedLinearPreferenceLossSync(hidden, weight, labels, { lossType: 'cpo', ...own, gradient: true })
+    expectSame(step(standIn(...definitions)), wanted)
+  })
+
+  /** What a call of it says; it must not have written anything. */
+  function refusal(path: string): { code: string; message: string } {
+    const gradient = { hidden: new Float32Array(4 * 11 * 21).fill(5), weight: new Float32Array(130 * 21).fill(6) }
+    try {
+      step(path, { gradient })
+    } catch (error) {
+      expect(gradient.hidden.every((x) => x === 5) && gradient.weight.every((x) => x === 6)).toBe(true)
+      return error as { code: string; message: string }
+    }
+    throw new Error('it was taken')
+  }
+
+  test.each([
+    ['lacks the product', ['WITHOUT_PRODUCT'], 'it has no cblas_sgemm'],
+    ['lacks the product of vectors', ['WITHOUT_DOT'], 'it has no cblas_sdot'],
+    [
+      'says integers of 64 bits and takes 32',
+      ['NAME(x)=x##64_'],
+      'its names end in 64_, which says integers of 64 bits, but they have 32',
+    ],
+    ['multiplies vectors wrongly', ['WRONG_DOT'], 'its cblas_sdot gives wrong results'],
+    ['does not add', ['WITHOUT_BETA'], 'its cblas_sgemm gives wrong results'],
+    ['does not transpose', ['WITHOUT_ORDER'], 'its cblas_sgemm gives wrong results'],
+    ['writes beyond its result', ['WRITES_OUTSIDE'], 'its cblas_sgemm gives wrong results'],
+    ['multiplies bfloat16 wrongly', ['WRONG_BFLOAT16'], 'its product of bfloat16 gives wrong results'],
+  ])('that %s is refused', (_, definitions, problem) => {
+    const path = standIn(...definitions)
+    const { code, message } = refusal(path)
+    expect(code).toBe('ERR_BACKEND_UNAVAILABLE')
+    expect(message).toContain(`No library of BLAS can be used. Tried:\n  ${path}: ${problem}\nInstall one:`)
+  })
+
+  test('that is missing, or is none, is refused', () => {
+    const missing = join(tmpdir(), 'fpl-no-such-library.so')
+    expect(existsSync(missing)).toBe(false)
+    expect(refusal(missing)).toMatchObject({
+      code: 'ERR_BACKEND_UNAVAILABLE',
+      message: expect.stringMatching(/Tried:\n {2}.*fpl-no-such-library\.so: .*\nInstall one:\n {2}apt install/),
+    })
+    const text = join(tmpdir(), `fpl-blas-${process.pid}.so`)
+    writeFileSync(text, 'no library')
+    expect(refusal(text).message).toContain(text)
+    rmSync(text)
+  })
+
+  const mkl = BLASES.find(({ name }) => name === 'MKL')
+  test.runIf(mkl)('of MKL, which ends the process where one of its parts is missing, is refused', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'fpl-mkl-'))
+    const link = (name: string) => symlinkSync(join(dirname(mkl!.path), name), join(folder, name))
+    link('libmkl_rt.so.3')
+    const path = join(folder, 'libmkl_rt.so.3')
+    const needs = (name: string) => expect(refusal(path).message).toContain(`${path}: it needs ${join(folder, name)}`)
+    needs('libmkl_core.so.3')
+    link('libmkl_core.so.3')
+    needs('libmkl_intel_thread.so.3')
+    rmSync(folder, { recursive: true })
+  })
+
+  test('that has been refused is looked at anew', () => {
+    const path = join(tmpdir(), `fpl-late-blas-${process.pid}.so`)
+    refusal(path)
+    writeFileSync(path, readFileSync(standIn()))
+    expect(step(path).loss).toBeGreaterThan(0)
+    rmSync(path)
+  })
+
+  test.runIf(BLASES.some(({ name }) => name.startsWith('Debian')))('is found by its usual names', () => {
+    const { hidden, weight, labels } = layerOf()
+    const call = (more: Any) =>
+      fusedLinearPreferenceLossSync(hidden, weight, labels, { lossType: 'cpo', ...own, ...more })
+    expectSame(call({ products: 'blas' }), call({}))
+  })
+})
+
+describe('is refused', () => {
+  const { hidden, weight, labels } = layerOf()
+  test.each([...WASM, JS, ...CUDA])('on $name', ({ run }) => {
+    const options = { lossType: 'cpo', ...run, products: 'blas' } as const
+    const message = `options.products 'blas' is of the cpu backend; this call runs on '${run.backend}'`
+    const error = expect.objectContaining({ code: 'ERR_INVALID_ARG_VALUE', message })
+    expect(() => fusedLinearPreferenceLossSync(hidden, weight, labels, options)).toThrow(error)
+    expect(() => linearSequenceLogProbsSync(hidden, weight, labels, { ...run, products: 'blas' })).toThrow(error)
+  })
+
+  test('by another name, and where there are no products', () => {
+    const given = { lossType: 'cpo', products: 'mkl' } as never
+    expect(() => fusedLinearPreferenceLossSync(hidden, weight, labels, given)).toThrow(
+      expect.objectContaining({
+        code: 'ERR_INVALID_ARG_VALUE',
+        message: expect.stringMatching(/'own'.*'blas'.*'mkl'/),
+      }),
+    )
+    const logits = { data: new Float32Array(40), shape: [2, 2, 10] }
+    const options = { lossType: 'cpo', products: 'blas' } as never
+    expect(() => library.fusedPreferenceLossSync(logits, Int32Array.of(1, 2, 3, 4), options)).toThrow(
+      /options\.products is not an option/,
+    )
+  })
+})
