@@ -41,8 +41,8 @@ const LEFT_OUT: Record<string, string[]> = {
     ...['data-parallel'],
   ],
   'are about the addon, CUDA or packages that a page does not have': [
-      ...['blas', 'blas-golden', 'cuda', 'cuda-faults', 'cuda-head', 'cuda-lifetimes', 'cuda-tokens', 'job-fields'],
-      ...['nccl', 'onnxruntime', 'ptx'],
+    ...['blas', 'blas-golden', 'cuda', 'cuda-faults', 'cuda-head', 'cuda-lifetimes', 'cuda-tokens', 'job-fields'],
+    ...['nccl', 'onnxruntime', 'ptx'],
   ],
   'are about streams and files of Node.js': ['data', 'data-sources', 'metrics-file', 'reference-ranks'],
   'replace modules of the package': ['sharded-golden'],

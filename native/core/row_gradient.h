@@ -22,9 +22,10 @@ struct RowGradient {
   float atLabel = 0;
 };
 
-// The magnitude of the factor of a row's e^(x / T) goes into the unit and leaves a factor below 1/2, so that only results
-// too small for float32 vanish, wherever between two powers of two an e begins to. It goes there only as far as e in the new unit still fits float32. The e of the other
-// logits are no larger than 1 - p of the row's total, and the label's e is not used.
+// The magnitude of the factor of a row's e^(x / T) goes into the unit and leaves a factor below 1/2, so that only
+// results too small for float32 vanish, wherever between two powers of two an e begins to. It goes there only as far as
+// e in the new unit still fits float32. The e of the other logits are no larger than 1 - p of the row's total, and the
+// label's e is not used.
 FPL_HD inline int32_t exponentForUnit(double factor, double complement) {
   int exponent = 0, below = 0;
   if (fabs(factor) < INFINITY) frexp(factor, &exponent);

@@ -134,12 +134,13 @@ struct TileSums {
   }
 };
 
-// A block with a larger sum than this, in units, gets a larger unit. In the old one, blocks after it would be summed twice, too.
+// A block with a larger sum than this, in units, gets a larger unit. In the old one, blocks after it would be summed
+// twice, too.
 constexpr double kOutgrown = 0x1p26;
 
-// Sums a block; false where it holds NaN or a logit far above the unit or, but for kAny, out of reach, and `out` is then
-// meaningless. The block's largest e is about 2^peak units. Logarithms are taken relative to it: those that count are
-// then small, and the entropy keeps its digits.
+// Sums a block; false where it holds NaN or a logit far above the unit or, but for kAny, out of reach, and `out` is
+// then meaningless. The block's largest e is about 2^peak units. Logarithms are taken relative to it: those that count
+// are then small, and the entropy keeps its digits.
 template <typename T, bool kAny, bool kBase, bool kSplit, bool kByProducts>
 bool sumOfBlock(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit unit, BlockSums& out) {
   // What is nothing beneath a sum may be something beneath an entropy.
@@ -184,8 +185,8 @@ bool sumOfBlock(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit
       if (!Exp::allInReach(seen)) return false;
     }
   }
-  // One constant for T ln 2 leaves a factor in every e, and its logarithm in every log e, which are nearly those of an e
-  // as large as the sum.
+  // One constant for T ln 2 leaves a factor in every e, and its logarithm in every log e, which are nearly those of an
+  // e as large as the sum.
   const double sum = sums.total();
   int exponent;
   frexp(sum, &exponent);
