@@ -243,6 +243,16 @@ while not header(5, 0):
     pass
 `
 
+test("a process that has lost MPICH's mpirun is told so, rather than ended", async () => {
+  const javaScript = "console.log('told ' + JSON.stringify({ rank: 0, value: await told(mpiCommunicator()) }))"
+  const environment = { PMI_FD: '987', PMI_RANK: '0', PMI_SIZE: '2' }
+  const { status, values } = await runAlone(javaScript, environment, 'undefined')
+  const message = expect.stringMatching(
+    /^ERR_MPI: this process was started by MPICH, but .*npm.* let mpirun start node itself$/,
+  )
+  expect({ status, values }).toEqual({ status: 0, values: [[message]] })
+})
+
 test('the library is the one of the mpirun that has started the process', () => {
   expect(launcherOf({})).toBeUndefined()
   expect(launcherOf({ PMI_SIZE: '3' })).toMatchObject({ name: 'MPICH', size: 3 })

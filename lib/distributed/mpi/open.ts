@@ -1,6 +1,7 @@
 /**
  * Starts MPI in this process.
  */
+import { fstatSync } from 'node:fs'
 import { isMainThread } from 'node:worker_threads'
 import { loadNative } from '../../backends/cpu/index.js'
 import { optionsObject } from '../../check/options.js'
@@ -56,6 +57,7 @@ function open(chosen: string | undefined): World {
   // UCX, which libraries of MPI may use, tries its memory hooks by moving the end of the heap up and back again, and so
   // takes away what another thread is given meanwhile: a process of several threads crashes, once in some forty times.
   process.env.UCX_MEM_EVENTS ??= 'no'
+  checkConnection(process.env)
   const library = findLibrary(addon.mpi, chosen ?? (process.env[VARIABLE] || undefined))
   called(() => addon.mpi.open(library.path, LONGEST_MESSAGE))
   process.on('exit', (code) => addon.mpi.exiting(code))
@@ -66,4 +68,18 @@ function open(chosen: string | undefined): World {
     throw failure('ERR_MPI', `${problem}; set ${VARIABLE} to the libmpi of that mpirun, or use the other's mpirun`)
   }
   return new World(addon, library, { rank, size })
+}
+
+/**
+ * MPICH's mpirun talks to its processes by a file that each inherits; npm does not pass it on to what it starts, and MPICH
+ * would end the process.
+ */
+function checkConnection({ PMI_FD, ...environment }: NodeJS.ProcessEnv): void {
+  if (PMI_FD === undefined || launcherOf(environment)?.isOpenMpi !== false) return
+  try {
+    fstatSync(Number(PMI_FD))
+  } catch {
+    const reason = 'what stands between, such as npm, has closed its connection to mpirun'
+    throw failure('ERR_MPI', `this process was started by MPICH, but ${reason}; let mpirun start node itself`)
+  }
 }
