@@ -262,8 +262,6 @@ describe('what the device runs out of', () => {
     device.createShaderModule = ({ code }) => createShaderModule.call(device, { code: `${code}\nfn broken(` })
     const given = logits(upload(device, bytes(elements)))
     await expect(run(given, { gpuDevice: device })).rejects.toEqual(code('ERR_WEBGPU', /does not compile: line \d+/))
-    device.createShaderModule = createShaderModule
-    expect((await run(given, { gpuDevice: device })).loss).toBeGreaterThan(0)
     device.destroy()
   })
 })
