@@ -76,10 +76,16 @@ function open(chosen: string | undefined): World {
  */
 function checkConnection({ PMI_FD, ...environment }: NodeJS.ProcessEnv): void {
   if (PMI_FD === undefined || launcherOf(environment)?.isOpenMpi !== false) return
+  if (isSocket(Number(PMI_FD))) return
+  const reason = 'what stands between, such as npm, has closed its connection to mpirun'
+  throw failure('ERR_MPI', `this process was started by MPICH, but ${reason}; let mpirun start node itself`)
+}
+
+/** Whether the descriptor is one; a number that is free is soon taken by a file of Node.js. */
+function isSocket(descriptor: number): boolean {
   try {
-    fstatSync(Number(PMI_FD))
+    return fstatSync(descriptor).isSocket()
   } catch {
-    const reason = 'what stands between, such as npm, has closed its connection to mpirun'
-    throw failure('ERR_MPI', `this process was started by MPICH, but ${reason}; let mpirun start node itself`)
+    return false
   }
 }
