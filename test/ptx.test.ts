@@ -121,7 +121,7 @@ describe.runIf(onHost && hasPtx)('the kernels’ PTX', () => {
     for (const kernel of ['targets', 'sweep', 'finish', 'sum', 'loss', 'unpairedLoss', 'values', 'gradient']) {
       expect(started).toContain(`${kernel}Kernel`)
     }
-  })
+  }, 300_000)
 
   // Instructions of PTX, of which a GPU's own are some more or fewer.
   it.each([

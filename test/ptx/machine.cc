@@ -456,11 +456,16 @@ Counts Machine::run(const Function& kernel, int64_t blocks, int threads, const s
     regions.push_back({reinterpret_cast<uint64_t>(data), table.bytes.size(), data, false, {}});
   }
   std::sort(regions.begin(), regions.end(), [](const Region& a, const Region& b) { return a.begin < b.begin; });
+  // What is known of who used them stays: epochs tell the launches apart.
+  for (Region& region : regions) {
+    for (Region& before : launch.regions) {
+      if (before.begin == region.begin && before.bytes == region.bytes) region.cells = std::move(before.cells);
+    }
+  }
   launch.regions = std::move(regions);
   launch.lastRegion = 0;
   launch.shared.resize(size_t(kernel.sharedBytes));
   launch.sharedCells.resize(size_t(kernel.sharedBytes + kCell - 1) / kCell);
-  launch.warps.clear();
   launch.warps.resize(size_t(threads + kLanes - 1) / kLanes);
   launch.counts = {};
   launch.launchBegan = launch.epoch + 1;
