@@ -92,6 +92,22 @@ void fullGradientRow(const void* rowData, void* outData, int64_t begin, int64_t 
   if (kStream) drain();
 }
 
+// Zeros, past the cache.
+inline void streamZeros(void* out, int64_t bytes) {
+  char* at = static_cast<char*>(out);
+  char* const end = at + bytes;
+  const int64_t head = int64_t(-reinterpret_cast<uintptr_t>(at) & 63);
+  if (head < bytes) {
+    memset(at, 0, head);
+    const F32 zeros = set1(0.0f);
+    for (at += head; at + 64 <= end; at += 64) {
+      for (int64_t i = 0; i < kLanes; i += kWidth) stream(reinterpret_cast<float*>(at) + i, zeros);
+    }
+    drain();
+  }
+  memset(at, 0, end - at);
+}
+
 // out[begin + i] = values[i] + factor · weights[i]
 template <typename U>
 void addMultiple(const float* values, const float* weights, float factor, void* outData, int64_t begin, int64_t end) {

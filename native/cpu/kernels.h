@@ -103,6 +103,8 @@ struct Kernels {
                              const FullRowGradient&);
   void (*fullGradientStreamed[3][3])(const void* row, void* out, int64_t begin, int64_t end, const ExpConstants&,
                                      const FullRowGradient&);
+  // Zeros, past the cache.
+  void (*streamZeros)(void* out, int64_t bytes);
   // out[begin + i] = values[i] + factor · weights[i]; `out` + begin may be `values`.
   void (*addMultiple[3])(const float* values, const float* weights, float factor, void* out, int64_t begin,
                          int64_t end);

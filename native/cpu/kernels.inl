@@ -83,11 +83,11 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
         FPL_BY_TYPE(kernel, , BFloat16, stream),                                  \
   }
 
-#define FPL_KERNELS(name)                                                                                             \
-  {                                                                                                                   \
-    name, FPL_BY_TYPE(updateRow, , false), FPL_BY_TYPE(updateRow, , true), FPL_BY_TYPE(sumOfLogits),                  \
-        FPL_BY_TYPE(weightedSumOfLogits), FPL_BY_TYPES(gradientRow, false), FPL_BY_TYPES(gradientRow, F32::kStreams), \
-        FPL_BY_TYPES(fullGradientRow, false), FPL_BY_TYPES(fullGradientRow, F32::kStreams), FPL_BY_TYPE(addMultiple), \
-        FPL_BY_TYPE(capRow, , false), FPL_BY_TYPE(capRow, , true), FPL_BY_TYPE(multiplyRow),                          \
-        {kMicroRows, kMicroColumns}, multiply, multiplyAdds,                                                          \
+#define FPL_KERNELS(name)                                                                                              \
+  {                                                                                                                    \
+    name, FPL_BY_TYPE(updateRow, , false), FPL_BY_TYPE(updateRow, , true), FPL_BY_TYPE(sumOfLogits),                   \
+        FPL_BY_TYPE(weightedSumOfLogits), FPL_BY_TYPES(gradientRow, false), FPL_BY_TYPES(gradientRow, F32::kStreams),  \
+        FPL_BY_TYPES(fullGradientRow, false), FPL_BY_TYPES(fullGradientRow, F32::kStreams), streamZeros,               \
+        FPL_BY_TYPE(addMultiple), FPL_BY_TYPE(capRow, , false), FPL_BY_TYPE(capRow, , true), FPL_BY_TYPE(multiplyRow), \
+        {kMicroRows, kMicroColumns}, multiply, multiplyAdds,                                                           \
   }

@@ -35,7 +35,9 @@ void writeCappedGradient(const Row& logits, const Row& out, int64_t begin, int64
                          const RowValues& values, const ExpConstants& constants, const Kernels& kernels, bool stream) {
   const int type = int(logits.dtype), outType = int(out.dtype);
   if (values.isZero()) {
-    memset(out.from(begin).data, 0, (end - begin) * elementSize(out.dtype));
+    void* const first = out.from(begin).data;
+    const int64_t bytes = (end - begin) * elementSize(out.dtype);
+    stream ? kernels.streamZeros(first, bytes) : void(memset(first, 0, bytes));
     return;
   }
   if (values.isConstant() || values.isNan()) {
