@@ -133,25 +133,23 @@ struct ScaledExp {
 // w · (constant + perLog · log w) + everywhere, w = e^(x / T).
 struct FullExp {
   Exp<Small::kZero, true, true> exp;
-  F32 fromUnit;          // what n is where log w is near 0
-  F32 perStep, perRest;  // perLog for each step of n in w, and for each r
-  F32 constant, everywhere;
+  F32 one;  // the x, relative to the base, at which w is 1
+  F32 constant, perLogit, everywhere;
 
-  FullExp(const ExpConstants& c, const FullRowGradient& g)
-      : exp(c, g.unit),
-        fromUnit(set1(kRounding + float(kSteps * (kExponentBias + g.scale)))),
-        perStep(set1(float(double(g.perLog) * kLn2 / kSteps))),
-        perRest(set1(g.perLog * c.inverse)),
-        constant(set1(g.constant)),
-        everywhere(set1(g.everywhere)) {}
+  FullExp(const ExpConstants& c, const FullRowGradient& g) : exp(c, g.unit), everywhere(set1(g.everywhere)) {
+    const double exact = (g.unit.exponent + g.scale) * c.unitLog, off = float(exact) - exact;
+    one = set1(float(exact));
+    constant = set1(float(g.constant + g.perLog * off * c.inverseTemperature));
+    perLogit = set1(float(g.perLog * c.inverseTemperature));
+  }
 
   FPL_IN_LOOPS void operator()(F32 (&x)[4]) const {
-    F32 n[4], w[4];
+    F32 n[4], w[4], values[4];
+    for (int k = 0; k < 4; ++k) values[k] = sub(maxKeepNan(sub(x[k], exp.base), exp.low), one);
+    inStep(values);
+    for (int k = 0; k < 4; ++k) values[k] = fma(values[k], perLogit, constant);
+    inStep(values);
     exp(x, n, w);
-    for (int k = 0; k < 4; ++k) n[k] = fma(sub(n[k], fromUnit), perStep, constant);
-    inStep(n);
-    for (int k = 0; k < 4; ++k) n[k] = fma(x[k], perRest, n[k]);
-    inStep(n);
-    for (int k = 0; k < 4; ++k) x[k] = fma(w[k], n[k], everywhere);
+    for (int k = 0; k < 4; ++k) x[k] = fma(w[k], values[k], everywhere);
   }
 };

@@ -9,9 +9,8 @@
 //   lane     0  1 ... 15     0  ... 15     0  ... 15     0  ... 15
 //
 //   lane   A lane is one of 16 sums that run side by side. With e = e^(x / T), lane l of a tile is the float32 sum
-//          (e_l + e_16+l) + (e_32+l + e_48+l), and of bfloat16, which is loaded in pairs, (e_2l + e_2l+1) +
-//          (e_32+2l + e_33+2l). Every instruction set has 16 lanes, in one vector of 16, two of 8 or four of 4, so all
-//          that have a fused multiply-add give the same bits.
+//          (e_l + e_16+l) + (e_32+l + e_48+l). Every instruction set has 16 lanes, in one vector of 16, two of 8 or
+//          four of 4, so all that have a fused multiply-add give the same bits.
 //   tile   A tile is as much as is summed in float32. Its 16 sums are added to 16 float64 sums, before rounding can
 //          build up.
 //   block  A block is what is summed in one unit. Its 16 float64 sums are added up in a fixed order.

@@ -9,7 +9,8 @@
 // The sum of four vectors of the same lanes.
 inline F32 sumOf(const F32 (&v)[4]) { return add(add(v[0], v[1]), add(v[2], v[3])); }
 
-// The float64 sums of the lanes.
+// The float64 sums of the lanes. The type of the logits says which lanes a vector has.
+template <typename T>
 struct LaneSums {
   F64 lanes[2 * kVectors];
 
@@ -40,7 +41,7 @@ struct LaneSums {
       double values[kWidth];
       storeDoubles(values, lanes[2 * v]);
       storeDoubles(values + kWidth / 2, lanes[2 * v + 1]);
-      for (int64_t i = 0; i < kWidth; ++i) lane[v * kWidth + i] = values[i];
+      for (int64_t i = 0; i < kWidth; ++i) lane[laneOf<T>(v, i)] = values[i];
     }
     for (int64_t width = kLanes / 2; width > 0; width /= 2) {
       for (int64_t i = 0; i < width; ++i) lane[i] += lane[i + width];
@@ -127,7 +128,8 @@ struct TileSums {
 
   void put(int64_t tile, int64_t v, const F32 (&x)[4]) { store(tiles + tile * kLanes + v * kWidth, sumOf(x)); }
 
-  void addTo(LaneSums& sums, int64_t count) const {
+  template <typename T>
+  void addTo(LaneSums<T>& sums, int64_t count) const {
     for (const float* t = tiles; t < tiles + count * kLanes; t += kLanes) {
       for (int64_t v = 0; v < kVectors; ++v) sums.add(v, t + v * kWidth);
     }
@@ -149,7 +151,7 @@ bool sumOfBlock(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit
   const Exp exp(c, unit);
   const F32 fromPeak = set1(kRounding + float(kSteps * (Exp::kUnit + peak)));
   F32 seen = set1(kRounding);
-  LaneSums sums, weighted, squares;
+  LaneSums<T> sums, weighted, squares;
   for (const auto& span : block) {
     const T* tile = span.logits;
     for (int64_t left = span.count / kTile; left > 0;) {
@@ -158,9 +160,9 @@ bool sumOfBlock(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit
       left -= tiles;
       for (int64_t t = 0; t < tiles; ++t, tile += kTile) {
         prefetch(tile, kTile);
-        for (int64_t v = 0; v < kVectors; ++v) {
+        forEachVector([&](auto v) {
           F32 r[4], n[4], e[4];
-          loadLanes(tile, v, r);
+          for (int k = 0; k < 4; ++k) r[k] = loadLanes<v>(tile + k * kLanes);
           exp(r, n, e);
           for (int k = 0; k < 4; ++k) seen = orBits(seen, n[k]);
           tileSums.put(t, v, e);
@@ -175,7 +177,7 @@ bool sumOfBlock(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit
             tileWeighted.put(t, v, n);
             tileSquares.put(t, v, e);
           }
-        }
+        });
       }
       tileSums.addTo(sums, tiles);
       if (kByProducts) {
@@ -258,8 +260,8 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
                RowState& state) {
   FPL_ASSERT(begin >= 0 && begin % kTile == 0 && begin < end);
   const T* row = static_cast<const T*>(rowData);
-  // bfloat16, whose conversion is next to nothing, is taken as it is.
-  if constexpr (kByWayOfFloats<T> && !std::is_same_v<T, BFloat16>) {
+  // The plain loop takes bfloat16, whose conversion is next to nothing, as it is.
+  if constexpr (kByWayOfFloats<T> && (kByProducts || !std::is_same_v<T, BFloat16>)) {
     alignas(64) float logits[kBlock];
     for (int64_t start = begin; start < end; start += kBlock) {
       const int64_t count = end - start < kBlock ? end - start : kBlock;
@@ -316,7 +318,7 @@ template <typename T>
 double sumOfLogits(const void* rowData, int64_t begin, int64_t end) {
   FPL_ASSERT(begin >= 0 && begin % kTile == 0 && begin < end);
   const T* row = static_cast<const T*>(rowData);
-  LaneSums sums;
+  LaneSums<T> sums;
   alignas(64) T last[kTile] = {};
   for (int64_t i = begin; i < end; i += kTile) {
     const T* tile = row + i;
@@ -324,23 +326,23 @@ double sumOfLogits(const void* rowData, int64_t begin, int64_t end) {
       memcpy(last, tile, (end - i) * sizeof(T));
       tile = last;
     }
-    for (int64_t v = 0; v < kVectors; ++v) {
+    forEachVector([&](auto v) {
       F32 x[4];
-      loadLanes(tile, v, x);
+      for (int k = 0; k < 4; ++k) x[k] = loadLanes<v>(tile + k * kLanes);
       for (int k = 0; k < 4; ++k) sums.add(v, x[k]);
-    }
+    });
   }
   return sums.total();
 }
 
 // Adds the products of kLanes logits and their weights, which float64 holds exactly.
 template <typename T>
-inline void addWeighted(const T* logits, const float* weights, LaneSums& sums) {
-  for (int64_t v = 0; v < kVectors; ++v) {
+inline void addWeighted(const T* logits, const float* weights, LaneSums<float>& sums) {
+  forEachVector([&](auto v) {
     float values[kWidth];
     store(values, load(logits + v * kWidth));
     sums.addProducts(v, values, weights + v * kWidth);
-  }
+  });
 }
 
 // Where a sum of products is no number: logits of weight 0 take no part, whatever they are.
@@ -358,7 +360,7 @@ template <typename T>
 double weightedSumOfLogits(const void* rowData, const float* weights, int64_t begin, int64_t end) {
   FPL_ASSERT(begin >= 0 && begin % kTile == 0 && begin < end);
   const T* row = static_cast<const T*>(rowData);
-  LaneSums sums;
+  LaneSums<float> sums;
   int64_t i = begin;
   for (; i + kLanes <= end; i += kLanes) addWeighted(row + i, weights + i, sums);
   if (i < end) {

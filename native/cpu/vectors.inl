@@ -44,14 +44,37 @@ inline F32 toPairs(F32 even, F32 odd) {
   return orBits(bitsDown<16>(roundToBFloat16(even)), andBits(roundToBFloat16(odd), upperHalves()));
 }
 
-// Vector v of the lanes of a tile: the four logits of each lane. Of bfloat16, which comes in pairs, a lane has two of
-// each half of the tile.
+// Which lanes vector v has: kWidth neighbours. Where it takes several vectors to hold all lanes, bfloat16 comes in
+// pairs: then two vectors share 2 · kWidth neighbours, and one has the even lanes and the other the odd ones.
 template <typename T>
-inline void loadLanes(const T* tile, int64_t v, F32 (&x)[4]) {
-  for (int k = 0; k < 4; ++k) x[k] = load(tile + k * kLanes + v * kWidth);
+constexpr bool kLanesInPairs = false;
+template <>
+constexpr bool kLanesInPairs<BFloat16> = kVectors > 1;
+
+template <typename T>
+inline int64_t laneOf(int64_t v, int64_t i) {
+  return kLanesInPairs<T> ? v / 2 * (2 * kWidth) + 2 * i + v % 2 : v * kWidth + i;
 }
-inline void loadLanes(const BFloat16* tile, int64_t v, F32 (&x)[4]) {
-  for (int k = 0; k < 4; k += 2) loadPairs(tile + k * kLanes + 2 * v * kWidth, x[k], x[k + 1]);
+
+template <int64_t v, typename T>
+inline F32 loadLanes(const T* lanes) {
+  if constexpr (kLanesInPairs<T>) {
+    F32 even, odd;
+    loadPairs(lanes + v / 2 * (2 * kWidth), even, odd);
+    return v % 2 ? odd : even;
+  } else {
+    return load(lanes + v * kWidth);
+  }
+}
+
+// work(v) for each vector of a tile's lanes, v a constant.
+template <typename Work, int64_t... v>
+inline void forEachOf(const Work& work, std::integer_sequence<int64_t, v...>) {
+  (work(std::integral_constant<int64_t, v>()), ...);
+}
+template <typename Work>
+inline void forEachVector(const Work& work) {
+  forEachOf(work, std::make_integer_sequence<int64_t, kVectors>());
 }
 
 // Four vectors of neighbours. putFour stores them in the order in which loadFour loads them; none of them may be NaN.
