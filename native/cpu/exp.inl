@@ -17,6 +17,10 @@ constexpr int32_t kSteps = F32::kSteps;
 static_assert(kSteps == 1 || kSteps == 8);
 constexpr int kStepBits = kSteps == 8 ? 20 : 23;
 
+// The powers 2^(n / kSteps) times this are floats, nearly: their own errors would be in every e. A sum is divided by
+// it.
+constexpr float kScale = kSteps == 1 ? 1.0f : kPowersScale;
+
 // A logit in reach is at most kReach powers of two below the unit. Seven bits then hold n / kSteps + kReach, up to 27
 // powers of two above the unit.
 constexpr int32_t kReach = 100;
@@ -28,8 +32,8 @@ enum class Small {
   kZero,   // below 2^-126 units, it becomes 0
 };
 
-// factor · e^(x / T) in units, of logits that are not far above the unit; four vectors in step. A factor that is not 1
-// is for kZero. kBase: the unit has a base. kSplit: T ln 2 in two parts.
+// factor · e^(x / T) in units, of logits that are not far above the unit; four vectors in step. Another factor than
+// kScale is for kZero. kBase: the unit has a base. kSplit: T ln 2 in two parts.
 template <Small kSmall, bool kBase, bool kSplit>
 struct Exp {
   // Where e may be 0, 2^n is multiplied; else n is added to the exponent, which is shorter.
@@ -44,7 +48,7 @@ struct Exp {
   F32 terms[kTerms];  // those of r, r², …
   Steps powers;
 
-  Exp(const ExpConstants& c, Unit unit, float factor = kMultiplied ? 1.0f : 0x1p-100f)
+  Exp(const ExpConstants& c, Unit unit, float factor = kMultiplied ? kScale : kScale * 0x1p-100f)
       : base(set1(unit.base)),
         low(set1(float((unit.exponent - kUnit + (kMultiplied ? 0 : kFloor)) * c.unitLog))),
         log2e(set1(kSteps * c.log2e)),
@@ -52,7 +56,7 @@ struct Exp {
         ln2(set1((kSplit ? -c.ln2High : -c.ln2) / kSteps)),
         ln2Low(set1(-c.ln2Low / kSteps)),
         powers(powersOf(factor)) {
-    static_assert(kReach == 100, "the factor is 2^-kReach");
+    static_assert(kReach == 100, "the factor has 2^-kReach");
     for (int i = 0; i < kTerms; ++i) terms[i] = set1(kSteps == 8 ? c.ofEighth[i] : factor * c.ofWhole[i]);
   }
 
@@ -139,8 +143,9 @@ struct FullExp {
   FullExp(const ExpConstants& c, const FullRowGradient& g) : exp(c, g.unit), everywhere(set1(g.everywhere)) {
     const double exact = (g.unit.exponent + g.scale) * c.unitLog, off = float(exact) - exact;
     one = set1(float(exact));
-    constant = set1(float(g.constant + g.perLog * off * c.inverseTemperature));
-    perLogit = set1(float(g.perLog * c.inverseTemperature));
+    const double perLog = g.perLog * c.inverseTemperature / kScale;
+    constant = set1(float(double(g.constant) / kScale + perLog * off));
+    perLogit = set1(float(perLog));
   }
 
   FPL_IN_LOOPS void operator()(F32 (&x)[4]) const {

@@ -192,7 +192,7 @@ bool sumOfBlock(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit
   const double sum = sums.total();
   int exponent;
   frexp(sum, &exponent);
-  const double error = kSplit ? 0 : (unit.exponent + exponent) * c.ln2Error, factor = 1 - error;
+  const double error = kSplit ? 0 : (unit.exponent + exponent) * c.ln2Error, factor = (1 - error) / kScale;
   out.sum = factor * sum;
   if (kByProducts) {
     out.weighted = factor * (weighted.total() + (peak * kLn2 - error) * sum);
