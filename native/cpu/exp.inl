@@ -28,7 +28,7 @@ constexpr int32_t kReach = 100;
 // What becomes of an e far below the unit.
 enum class Small {
   kNone,   // there is none: all logits are in reach
-  kFloor,  // out of reach, it becomes about 2^(1 - kReach) units: nothing, beneath a sum
+  kFloor,  // out of reach, it becomes 2^(1 - kReach) units: nothing, beneath a sum
   kZero,   // below 2^-126 units, it becomes 0
 };
 
@@ -41,8 +41,6 @@ struct Exp {
   // n of the unit itself is kSteps times this, so that no n is negative.
   static constexpr int32_t kUnit = kMultiplied ? kExponentBias : kReach;
   static constexpr int kTerms = kSteps == 8 ? 3 : 6;
-  // Not a whole number: r is then not nearly 0, and no product of it subnormal, which would take long.
-  static constexpr double kFloor = 1.25;
 
   F32 base, low, log2e, rounding, ln2, ln2Low;
   F32 terms[kTerms];  // those of r, r², …
@@ -50,7 +48,7 @@ struct Exp {
 
   Exp(const ExpConstants& c, Unit unit, float factor = kMultiplied ? kScale : kScale * 0x1p-100f)
       : base(set1(unit.base)),
-        low(set1(float((unit.exponent - kUnit + (kMultiplied ? 0 : kFloor)) * c.unitLog))),
+        low(set1(float(double(unit.exponent - kUnit + (kMultiplied ? 0 : 1)) * c.unitLog))),
         log2e(set1(kSteps * c.log2e)),
         rounding(set1(kRounding + float(kSteps * (kUnit - unit.exponent)))),
         ln2(set1((kSplit ? -c.ln2High : -c.ln2) / kSteps)),

@@ -75,7 +75,7 @@ void gradientRow(const void* rowData, void* outData, int64_t begin, int64_t end,
   FPL_ASSERT(begin >= 0 && begin <= end && !std::isnan(factor) && factor != 0);
   const T* row = static_cast<const T*>(rowData);
   U* out = static_cast<U*>(outData);
-  if (unit.base == 0) {
+  if (unit.base == 0 && !kIsDownloaded) {
     gradientSpan<kStream>(row, out, begin, end, ScaledExp<false>(constants, unit, factor));
   } else {
     gradientSpan<kStream>(row, out, begin, end, ScaledExp<true>(constants, unit, factor));

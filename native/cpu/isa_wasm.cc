@@ -5,6 +5,7 @@
 #if defined(__wasm_simd128__)
 #include <wasm_simd128.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <type_traits>

@@ -31,8 +31,8 @@ struct ExpConstants {
   //
   //   e^(x / T) as computed = e^(x / T) · e^(n · ln2Error) = e^(x / T) · e^(u · ln2Error) · e^((n - u) · ln2Error)
   //
-  // where 2^u is about the sum. The second factor is the same for all logits and is taken out of the sum. The third is
-  // nearly 1: |n - u| is at most 27 for the logits that count, and a sum uses this constant only where ln2Error is
+  // where 2^u is about the largest. The second factor is the same for all logits and is taken out of the sum. The third
+  // is nearly 1: |n - u| is at most 27 for the logits that count, and a sum uses this constant only where ln2Error is
   // below 3e-9, as it is for T = 1 and other powers of two.
   float ln2;
   double ln2Error;   // (T ln 2 - ln2) / T

@@ -136,6 +136,15 @@ struct TileSums {
   }
 };
 
+// A row's unit is this many powers of two above the largest e of its first tile, so that few rows outgrow it.
+constexpr int32_t kHeadroom = 30;
+
+inline Unit unitWithHeadroom(float maximum, double inverseTemperature) {
+  Unit unit = unitFor(maximum, inverseTemperature);
+  if (unit.base == 0) unit.exponent += kHeadroom;
+  return unit;
+}
+
 // A block with a larger sum than this, in units, gets a larger unit. In the old one, blocks after it would be summed
 // twice, too.
 constexpr double kOutgrown = 0x1p26;
@@ -145,8 +154,9 @@ constexpr double kOutgrown = 0x1p26;
 // are then small, and the entropy keeps its digits.
 template <typename T, bool kAny, bool kBase, bool kSplit, bool kByProducts>
 bool sumOfBlock(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit unit, BlockSums& out) {
-  // What is nothing beneath a sum may be something beneath an entropy.
-  constexpr Small kSmall = !kAny ? Small::kNone : kByProducts ? Small::kZero : Small::kFloor;
+  // What is nothing beneath a sum may be something beneath an entropy; and one step's terms times 2^-100 may be
+  // subnormal.
+  constexpr Small kSmall = !kAny ? Small::kNone : kByProducts || kSteps == 1 ? Small::kZero : Small::kFloor;
   using Exp = Exp<kSmall, kBase, kSplit>;
   const Exp exp(c, unit);
   const F32 fromPeak = set1(kRounding + float(kSteps * (Exp::kUnit + peak)));
@@ -187,12 +197,14 @@ bool sumOfBlock(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit
       if (!Exp::allInReach(seen)) return false;
     }
   }
-  // One constant for T ln 2 leaves a factor in every e, and its logarithm in every log e, which are nearly those of an
-  // e as large as the sum.
+  // One constant for T ln 2 leaves a factor in every e, and its logarithm in every log e: those of the largest, which
+  // is that of the first tile but where the sum says that there are larger ones.
   const double sum = sums.total();
   int exponent;
   frexp(sum, &exponent);
-  const double error = kSplit ? 0 : (unit.exponent + exponent) * c.ln2Error, factor = (1 - error) / kScale;
+  constexpr int32_t kMostOfBlock = 13;  // the powers of two in a sum of kBlock e of 1
+  const int32_t largest = unit.exponent + std::max(exponent - kMostOfBlock, -kHeadroom);
+  const double error = kSplit ? 0 : largest * c.ln2Error, factor = (1 - error) / kScale;
   out.sum = factor * sum;
   if (kByProducts) {
     out.weighted = factor * (weighted.total() + (peak * kLn2 - error) * sum);
@@ -227,9 +239,6 @@ float maximumOf(const Block<T>& block) {
   }
   return maximum;
 }
-
-// A row's unit is this many powers of two above the largest e of its first tile, so that few rows outgrow it.
-constexpr int32_t kHeadroom = 30;
 
 // Sums a block. False when the unit is too small for it, or when the block holds NaN or +inf. `maximum` is the block's
 // and is used for the by-products alone. `wide`: a block of the row had a logit out of reach, so this one is likely to.
@@ -283,14 +292,13 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
       float near = maximumOf(block.begin()->logits, kTile);
       if (near == -INFINITY) near = maximumOf(block);
       nothing = near == -INFINITY;
-      state.unit = unitFor(near, constants.inverseTemperature);
-      if (state.unit.base == 0) state.unit.exponent += kHeadroom;
+      state.unit = unitWithHeadroom(near, constants.inverseTemperature);
     }
     BlockSums sums;
     while (!sumInUnit<T, kByProducts>(block, maximum, constants, state.unit, state.wide, sums)) {
       // In a unit of its own, no block is too large. A block that had that unit already holds NaN or +inf.
       maximum = maximumOf(block);
-      const Unit unit = unitFor(maximum, constants.inverseTemperature);
+      const Unit unit = unitWithHeadroom(maximum, constants.inverseTemperature);
       if (!(maximum < INFINITY) || (unit.base == state.unit.base && unit.exponent == state.unit.exponent)) {
         state.sum = NAN;
         return;

@@ -120,12 +120,12 @@ inline void putInOrder(BFloat16* p, const F32 (&x)[4]) {
 // A module of WebAssembly is downloaded, so it has less code: there the larger kernels are those of float32, and logits
 // of 16 bits go by way of float32, in parts that stay in the first-level cache.
 #if defined(__wasm__)
-template <typename T>
-constexpr bool kByWayOfFloats = !std::is_same_v<T, float>;
+constexpr bool kIsDownloaded = true;
 #else
-template <typename T>
-constexpr bool kByWayOfFloats = false;
+constexpr bool kIsDownloaded = false;
 #endif
+template <typename T>
+constexpr bool kByWayOfFloats = kIsDownloaded && !std::is_same_v<T, float>;
 
 // None of them may be NaN, unless U is float.
 template <typename T, typename U>
