@@ -4,7 +4,14 @@
 import * as tf from '@tensorflow/tfjs-core'
 import { HEAD_OPTIONS } from '../../call/head-runner.js'
 import { flag } from '../../check/options.js'
-import type { GpuBuffer, HeadGradientRequest, HeadGradients, HeadOptions, HeadWeight, Hidden } from '../../types/index.js'
+import type {
+  GpuBuffer,
+  HeadGradientRequest,
+  HeadGradients,
+  HeadOptions,
+  HeadWeight,
+  Hidden,
+} from '../../types/index.js'
 import { weightSizes } from '../layer.js'
 import {
   alias,
