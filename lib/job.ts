@@ -8,12 +8,11 @@
  *
  * **Where arrays live.** Tensors (`Rows`, `Matrix`, biases, gradients of a head) are a typed array of the host's, or
  * memory of the backend's device: a bigint is an address of CUDA's, a {@link GpuSlice} part of a buffer of WebGPU's. All
- * tensors of a job are of one kind, except that a
- * reference's may be in host memory where the policy's are on a device. Labels may be on a device too; everything else
- * is in arrays of the host's, which a backend copies to its device itself. A new kind of memory (of wasm, a shard of
- * a vocabulary) is one more member of {@link Place}; how results are made there is one more `Memory` of
- * lib/call/memory.ts; and a backend that does not know it never sees it, since lib/backends/registry.ts picks by where
- * the tensors are.
+ * tensors of a job are of one kind, except that a reference's may be in host memory where the policy's are on a device.
+ * Labels may be on a device too; everything else is in arrays of the host's, which a backend copies to its device itself. A
+ * new kind of memory is one more member of {@link Place}; how results are made there is one more `Memory` of
+ * lib/call/memory.ts; and a backend that does not know it never sees it, since lib/backends/registry.ts picks by where the
+ * tensors are.
  *
  * **Who owns results.** The caller of `run` has allocated every array that is marked as an out, and it stays the caller's.
  * A backend writes to outs alone, and keeps no reference to any array once the job has ended. Fields marked as private to a
@@ -105,10 +104,7 @@ export interface SegmentStates {
   states: Int32Array
   /** `[R]` the logits of labels, capped; a job fills those of labels that are among its columns. */
   labelLogits: Float32Array
-  /**
-   * Memory for logits of an output layer, on the cpu backend: those of the first active rows, which the job that fills the
-   * states leaves to the one that begins from them. Rows of whole cache lines, 16 words.
-   */
+  /** Of the cpu backend: logits of an output layer that the first job leaves to the second, rows of 16 words and more. */
   keptLogits?: Float32Array
 }
 
