@@ -25,30 +25,24 @@ constexpr float kScale = kSteps == 1 ? 1.0f : kPowersScale;
 // powers of two above the unit.
 constexpr int32_t kReach = 100;
 
-// What becomes of an e far below the unit.
-enum class Small {
-  kNone,   // there is none: all logits are in reach
-  kFloor,  // out of reach, it becomes 2^(1 - kReach) units: nothing, beneath a sum
-  kZero,   // below 2^-126 units, it becomes 0
-};
-
-// factor · e^(x / T) in units, of logits that are not far above the unit; four vectors in step. Another factor than
-// kScale is for kZero. kBase: the unit has a base. kSplit: T ln 2 in two parts.
-template <Small kSmall, bool kBase, bool kSplit>
+// factor · e^(x / T) in units; four vectors in step.
+//   kAny    any logits that are not far above the unit; an e below 2^-126 units becomes 0. Else all are in reach, which
+//           takes fewer instructions, and the factor is the default.
+//   kBase   the unit has a base
+//   kSplit  T ln 2 in two parts
+template <bool kAny, bool kBase, bool kSplit>
 struct Exp {
-  // Where e may be 0, 2^n is multiplied; else n is added to the exponent, which is shorter.
-  static constexpr bool kMultiplied = kSmall == Small::kZero;
   // n of the unit itself is kSteps times this, so that no n is negative.
-  static constexpr int32_t kUnit = kMultiplied ? kExponentBias : kReach;
+  static constexpr int32_t kUnit = kAny ? kExponentBias : kReach;
   static constexpr int kTerms = kSteps == 8 ? 3 : 6;
 
   F32 base, low, log2e, rounding, ln2, ln2Low;
   F32 terms[kTerms];  // those of r, r², …
   Steps powers;
 
-  Exp(const ExpConstants& c, Unit unit, float factor = kMultiplied ? kScale : kScale * 0x1p-100f)
+  Exp(const ExpConstants& c, Unit unit, float factor = kAny ? kScale : kScale * 0x1p-100f)
       : base(set1(unit.base)),
-        low(set1(float(double(unit.exponent - kUnit + (kMultiplied ? 0 : 1)) * c.unitLog))),
+        low(set1(float((unit.exponent - kExponentBias) * c.unitLog))),
         log2e(set1(kSteps * c.log2e)),
         rounding(set1(kRounding + float(kSteps * (kUnit - unit.exponent)))),
         ln2(set1((kSplit ? -c.ln2High : -c.ln2) / kSteps)),
@@ -64,7 +58,7 @@ struct Exp {
       for (int k = 0; k < 4; ++k) x[k] = sub(x[k], base);
       inStep(x);
     }
-    if (kSmall != Small::kNone) {
+    if (kAny) {
       for (int k = 0; k < 4; ++k) x[k] = maxKeepNan(x[k], low);
     }
     for (int k = 0; k < 4; ++k) n[k] = fma(x[k], log2e, rounding);
@@ -84,7 +78,7 @@ struct Exp {
 
   // Whether the logits were as described, none of them NaN. `seen` has the bits of every n.
   static bool allInReach(F32 seen) {
-    constexpr uint32_t kBits = kSteps * (kMultiplied ? 256 : 128) - 1;
+    constexpr uint32_t kBits = kSteps * (kAny ? 256 : 128) - 1;
     float lanes[kWidth];
     store(lanes, seen);
     uint32_t bits = 0;
@@ -98,22 +92,23 @@ struct Exp {
     float powers[kSteps];
     for (int32_t i = 0; i < kSteps; ++i) {
       powers[i] = float(factor * kPowersOfEighths[i]);
-      if (!kMultiplied) powers[i] = floatOf(bitsOf(powers[i]) - (uint32_t(i) << kStepBits));
+      if (!kAny) powers[i] = floatOf(bitsOf(powers[i]) - (uint32_t(i) << kStepBits));
     }
     return Steps(powers);
   }
 
-  // 2^(n / kSteps) · (factor + r · terms)
+  // 2^(n / kSteps) · (factor + r · terms). Where it may be 0, the power of two is multiplied; else n is added to the
+  // exponent, which is shorter.
   F32 scaled(F32 sumOfTerms, F32 r, F32 n) const {
     const F32 bits = bitsUp<kStepBits>(n);
     F32 power = powers.at(n);
     if constexpr (kSteps == 1) {
       const F32 mantissa = fma(sumOfTerms, r, power);
-      return kMultiplied ? mul(mantissa, bits) : addBits(mantissa, bits);
+      return kAny ? mul(mantissa, bits) : addBits(mantissa, bits);
     } else {
-      if (!kMultiplied) power = addBits(power, bits);
+      if (!kAny) power = addBits(power, bits);
       const F32 e = fma(power, mul(sumOfTerms, r), power);
-      return kMultiplied ? mul(e, andBits(bits, set1Bits(0x7f800000u))) : e;
+      return kAny ? mul(e, andBits(bits, set1Bits(0x7f800000u))) : e;
     }
   }
 };
@@ -121,7 +116,7 @@ struct Exp {
 // factor · e^(x / T), for stage 4.
 template <bool kBase>
 struct ScaledExp {
-  Exp<Small::kZero, kBase, true> exp;
+  Exp<true, kBase, true> exp;
 
   ScaledExp(const ExpConstants& c, Unit unit, float factor) : exp(c, unit, factor) {}
 
@@ -134,7 +129,7 @@ struct ScaledExp {
 
 // w · (constant + perLog · log w) + everywhere, w = e^(x / T).
 struct FullExp {
-  Exp<Small::kZero, true, true> exp;
+  Exp<true, true, true> exp;
   F32 one;  // the x, relative to the base, at which w is 1
   F32 constant, perLogit, everywhere;
 

@@ -25,9 +25,9 @@
 //          -------|----------------------|-------------|------->  e
 //           clamped       in reach                     |  a larger unit
 //
-//          A block with a logit below, such as -inf, is summed again by the same loop with one instruction more, which
-//          clamps each logit, and so are the row's blocks after it. A block with a logit beyond reach, or with a sum
-//          beyond 2^26 units, gets a larger unit, for itself and for the blocks after it.
+//          A block with a logit below, such as -inf, is summed again by the same loop with a few instructions more,
+//          which clamp each logit, and so are the row's blocks after it. A block with a logit beyond reach, or with a
+//          sum beyond 2^26 units, gets a larger unit, for itself and for the blocks after it.
 //   step   Four vectors that are in step go through each instruction together, so that their latencies overlap.
 //
 // kernels.h and product.inl explain the terms of matrix products: panel and micro-tile.

@@ -154,10 +154,7 @@ constexpr double kOutgrown = 0x1p26;
 // are then small, and the entropy keeps its digits.
 template <typename T, bool kAny, bool kBase, bool kSplit, bool kByProducts>
 bool sumOfBlock(const Block<T>& block, int32_t peak, const ExpConstants& c, Unit unit, BlockSums& out) {
-  // What is nothing beneath a sum may be something beneath an entropy; and one step's terms times 2^-100 may be
-  // subnormal.
-  constexpr Small kSmall = !kAny ? Small::kNone : kByProducts || kSteps == 1 ? Small::kZero : Small::kFloor;
-  using Exp = Exp<kSmall, kBase, kSplit>;
+  using Exp = Exp<kAny, kBase, kSplit>;
   const Exp exp(c, unit);
   const F32 fromPeak = set1(kRounding + float(kSteps * (Exp::kUnit + peak)));
   F32 seen = set1(kRounding);
@@ -286,12 +283,10 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
     if (block.allHidden()) continue;
     float maximum = -INFINITY;
     if (kByProducts) maximum = maximumOf(block);
-    bool nothing = false;  // but -inf
     if (state.empty()) {
       // The maximum of the first tile is near enough for a unit, nearly always.
       float near = maximumOf(block.begin()->logits, kTile);
       if (near == -INFINITY) near = maximumOf(block);
-      nothing = near == -INFINITY;
       state.unit = unitWithHeadroom(near, constants.inverseTemperature);
     }
     BlockSums sums;
@@ -305,7 +300,6 @@ void updateRow(const void* rowData, int64_t begin, int64_t end, int64_t label, c
       }
       state.rescale(unit, constants.inverseTemperature);
     }
-    if (nothing) continue;
     state.sum += sums.sum;
     if (kByProducts) {
       state.weighted += sums.weighted;
