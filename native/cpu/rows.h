@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../core/row_gradient.h"
+#include "../core/segment_state_form.h"
 #include "stages.h"
 
 namespace fpl {
@@ -127,16 +128,13 @@ class SegmentStore {
   SweptRow get(int64_t row, double inverseTemperature) const;
 
  private:
-  template <typename Move>
-  void eachValue(SweptRow& swept, const Move& move) const;
   int32_t* at(int64_t row, int64_t segment) const {
-    return segments_.states + (row * segments_.count + segment) * words_;
+    return segments_.states + (row * segments_.count + segment) * form_.words();
   }
 
   const SegmentStates& segments_;
   const int64_t count_;  // of a row, before they are merged
-  const bool entropy_, squares_, argmax_, sum_, weightedSum_;
-  int64_t words_;
+  const SegmentStateForm form_;
 };
 
 // The end of stage 1 for one row: writes its state and the outputs of its token.

@@ -11,37 +11,12 @@ namespace fpl {
 SegmentStore::SegmentStore(const Forward& forward)
     : segments_(forward.segments),
       count_(segments_.areMade() ? segments_.boundCount - 1 : segments_.count),
-      entropy_(forward.wantsEntropy()),
-      squares_(forward.wantsSquares()),
-      argmax_(forward.tokenArgmax != nullptr),
-      sum_(forward.wantsSumOfLogits()),
-      weightedSum_(forward.tokenLoss && forward.tokenLoss->classWeights) {
-  words_ = 4 + 2 * (entropy_ + squares_ + argmax_ + sum_ + weightedSum_);
-}
-
-// Calls move(value) for each value of a state, in the order in which they are stored.
-template <typename Move>
-void SegmentStore::eachValue(SweptRow& swept, const Move& move) const {
-  RowState& state = swept.state;
-  move(state.unit.base);
-  move(state.unit.exponent);
-  move(state.sum);
-  if (entropy_) move(state.weighted);
-  if (squares_) move(state.squares);
-  if (argmax_) {
-    int32_t argmax = int32_t(state.argmax);
-    move(state.maximum);
-    move(argmax);
-    state.argmax = argmax;
-  }
-  if (sum_) move(swept.sumOfLogits);
-  if (weightedSum_) move(swept.weightedSum);
-}
+      form_(forward, forward.tokenLoss) {}
 
 void SegmentStore::putOne(int64_t row, int64_t segment, const SweptRow& swept) const {
   char* to = reinterpret_cast<char*>(at(row, segment));
   SweptRow values = swept;
-  eachValue(values, [&](auto& value) {
+  form_.eachValue(values.state, values.sumOfLogits, values.weightedSum, [&](auto& value) {
     memcpy(to, &value, sizeof value);
     to += sizeof value;
   });
@@ -57,7 +32,7 @@ SweptRow SegmentStore::get(int64_t row, double inverseTemperature) const {
   for (int64_t s = 0; s < count_; ++s) {
     const char* from = reinterpret_cast<const char*>(at(row, s));
     SweptRow segment;
-    eachValue(segment, [&](auto& value) {
+    form_.eachValue(segment.state, segment.sumOfLogits, segment.weightedSum, [&](auto& value) {
       memcpy(&value, from, sizeof value);
       from += sizeof value;
     });

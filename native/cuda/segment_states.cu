@@ -8,14 +8,9 @@ namespace cuda {
 SharedSegments::SharedSegments(const Forward& stage, const Tokens& tokens, const TokenLoss* loss)
     : segments_(stage.segments),
       tokens_(tokens),
-      entropy_(stage.wantsEntropy()),
-      squares_(stage.wantsSquares()),
-      argmax_(stage.tokenArgmax != nullptr),
-      sum_(stage.tokenMeanLogits || (loss && loss->wantsMeanLogit() && !loss->classWeights)),
-      weightedSum_(loss && loss->classWeights),
+      form_(stage, loss),
       vocab_(stage.logits.vocab),
-      isCompact_(stage.head.present() && segments_.areMade()),
-      words_(4 + 2 * (entropy_ + squares_ + argmax_ + sum_ + weightedSum_)) {
+      isCompact_(stage.head.present() && segments_.areMade()) {
   const int64_t all = stage.logits.count();
   int64_t rows = all;
   if (isCompact_) {
@@ -23,19 +18,20 @@ SharedSegments::SharedSegments(const Forward& stage, const Tokens& tokens, const
     for (int64_t row = 0; row < all; ++row) rows += tokens.targets[row] >= 0;
   }
   // As the kernels have them: each kind of partial beside those before it.
-  const bool wantsLogits = sum_ || weightedSum_, wantsByProducts = wantsLogits || stage.wantsByProducts();
+  const bool wantsLogits = form_.sumOfLogits || form_.weightedSum,
+             wantsByProducts = wantsLogits || stage.wantsByProducts();
   const size_t states = size_t(rows * segments_.count);
   sums_.resize(states);
   byProducts_.resize(wantsByProducts ? states : 0);
   logits_.resize(wantsLogits ? states : 0);
-  weighted_.resize(weightedSum_ ? states : 0);
+  weighted_.resize(form_.weightedSum ? states : 0);
   logitsOfLabels_.resize(size_t(rows));
   if (segments_.areMade()) return;
   eachRow([&](int64_t row, int64_t index) {
     logitsOfLabels_[size_t(index)] = segments_.labelLogits[row];
     eachState(row, index, [&](size_t place, const char* from) {
       Swept swept;
-      eachValue(swept, [&](auto& value) {
+      form_.eachValue(swept.state, swept.logits, swept.weighted, [&](auto& value) {
         memcpy(&value, from, sizeof value);
         from += sizeof value;
       });
@@ -43,7 +39,7 @@ SharedSegments::SharedSegments(const Forward& stage, const Tokens& tokens, const
       sums_[place] = {seen.sum, seen.unit};
       if (wantsByProducts) byProducts_[place] = {seen.weighted, seen.squares, seen.maximum, int32_t(seen.argmax)};
       if (wantsLogits) logits_[place] = swept.logits;
-      if (weightedSum_) weighted_[place] = swept.weighted;
+      if (form_.weightedSum) weighted_[place] = swept.weighted;
     });
   });
 }
@@ -65,8 +61,8 @@ void SharedSegments::read() const {
       }
       if (swept.state.argmax >= 0) swept.state.argmax += tokens_.shard.start;
       if (!logits_.empty()) swept.logits = logits_[place];
-      if (weightedSum_) swept.weighted = weighted_[place];
-      eachValue(swept, [&](auto& value) {
+      if (form_.weightedSum) swept.weighted = weighted_[place];
+      form_.eachValue(swept.state, swept.logits, swept.weighted, [&](auto& value) {
         memcpy(to, &value, sizeof value);
         to += sizeof value;
       });
@@ -102,24 +98,6 @@ SweepScratch SharedSegments::made(int64_t first, const float* classWeights) cons
   return scratch;
 }
 
-template <typename Move>
-void SharedSegments::eachValue(Swept& swept, const Move& move) const {
-  RowState& state = swept.state;
-  move(state.unit.base);
-  move(state.unit.exponent);
-  move(state.sum);
-  if (entropy_) move(state.weighted);
-  if (squares_) move(state.squares);
-  if (argmax_) {
-    int32_t argmax = int32_t(state.argmax);
-    move(state.maximum);
-    move(argmax);
-    state.argmax = argmax;
-  }
-  if (sum_) move(swept.logits);
-  if (weightedSum_) move(swept.weighted);
-}
-
 template <typename Visit>
 void SharedSegments::eachRow(const Visit& visit) const {
   int64_t active = 0;
@@ -133,7 +111,7 @@ void SharedSegments::eachRow(const Visit& visit) const {
 template <typename Visit>
 void SharedSegments::eachState(int64_t row, int64_t index, const Visit& visit) const {
   for (int64_t s = 0; s < segments_.count; ++s) {
-    int32_t* const state = segments_.states + (row * segments_.count + s) * words_;
+    int32_t* const state = segments_.states + (row * segments_.count + s) * form_.words();
     visit(size_t(index * segments_.count + s), reinterpret_cast<char*>(state));
   }
 }

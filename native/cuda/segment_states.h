@@ -1,10 +1,11 @@
 // Stage 1 in two jobs, for a vocabulary that several processes share: one leaves the states of the segments among its
 // columns, the other begins from those of all processes. They travel through arrays of the host's, in the form of
-// native/cpu/segment_states.cc.
+// native/core/segment_state_form.h.
 #pragma once
 
 #include <vector>
 
+#include "../core/segment_state_form.h"
 #include "stages.h"
 #include "swept.h"
 
@@ -31,9 +32,6 @@ class SharedSegments {
   void read() const;
 
  private:
-  // Calls move(value) for each value of a state, in the order in which they travel.
-  template <typename Move>
-  void eachValue(Swept& swept, const Move& move) const;
   // Calls visit(row, index) for each active row: its place among the rows of the logits, and here.
   template <typename Visit>
   void eachRow(const Visit& visit) const;
@@ -45,10 +43,9 @@ class SharedSegments {
 
   const SegmentStates& segments_;
   const Tokens& tokens_;
-  const bool entropy_, squares_, argmax_, sum_, weightedSum_;
+  const SegmentStateForm form_;
   const int64_t vocab_;   // columns of this process
   const bool isCompact_;  // inactive rows have no place here
-  const int64_t words_;   // of a state in the job's array
   // On the host; those that are not wanted are empty.
   std::vector<PartialSums> sums_;
   std::vector<PartialByProducts> byProducts_;
