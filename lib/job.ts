@@ -278,6 +278,11 @@ export interface RunSettings {
   blas?: number
   /** `run` checks it until stage 4 begins: a job aborted before then must not write a gradient. */
   signal?: AbortSignal
+  /**
+   * Of the cpu backend's `run`, which calls it each time that more rows of a head's `hidden` are finished, with the row
+   * before which all of them are.
+   */
+  onHiddenRows?: (row: number) => void
   /** Of the cuda backend. */
   device?: number
   /** Of the cuda backend: the address of a stream; the default stream when absent. */
