@@ -248,14 +248,25 @@ test("a process that has lost MPICH's mpirun is told so, rather than ended", asy
   const environment = { PMI_FD: '987', PMI_RANK: '0', PMI_SIZE: '2' }
   const { status, values } = await runAlone(javaScript, environment, 'undefined')
   const message = expect.stringMatching(
-    /^ERR_MPI: this process was started by MPICH, but .*npm.* let mpirun start node itself$/,
+    /^ERR_MPI: this process was started by MPICH, but .*npm.* let mpirun start node itself, or use -pmi-port$/,
   )
   expect({ status, values }).toEqual({ status: 0, values: [[message]] })
+})
+
+const debians = MPIS.find(({ mpirun }) => mpirun === '/usr/bin/mpirun.mpich')
+
+test.runIf(debians)("MPICH's mpirun that talks over a port is known, too", { timeout: 60_000 }, async () => {
+  const javaScript = "tell([communicator.size, communicator.version.startsWith('MPICH')])"
+  const { status, values } = await runRanks(debians!, { size: 2, javaScript, options: ['-pmi-port'] })
+  expect({ status, values }).toEqual({ status: 0, values: [[[2, true]], [[2, true]]] })
 })
 
 test('the library is the one of the mpirun that has started the process', () => {
   expect(launcherOf({})).toBeUndefined()
   expect(launcherOf({ PMI_SIZE: '3' })).toMatchObject({ name: 'MPICH', size: 3 })
+  const port = { PMI_PORT: 'host:33165', PMI_ID: '1', MPI_LOCALNRANKS: '2' }
+  expect(launcherOf(port)).toMatchObject({ name: 'MPICH', isOpenMpi: false, size: 2 })
+  expect(launcherOf({ PMI_PORT: 'host:33165' })).toMatchObject({ name: 'MPICH', size: 1 })
   expect(launcherOf({ OMPI_COMM_WORLD_SIZE: '2' })).toMatchObject({ name: 'Open MPI', size: 2 })
   const versions: Record<string, string> = {
     'libmpi.so.40': 'Open MPI v4.1.4',
@@ -276,6 +287,7 @@ test('the library is the one of the mpirun that has started the process', () => 
   }
   expect(found({})).toBe('libmpi.so.40')
   expect(found({ PMI_SIZE: '2' })).toBe('libmpich.so.12')
+  expect(found(port)).toBe('libmpich.so.12')
   expect(found({ OMPI_COMM_WORLD_SIZE: '2' })).toBe('libmpi.so.40')
   expect(found({ OMPI_COMM_WORLD_SIZE: '2' }, 'libmpich.so.12')).toBe('libmpich.so.12')
   delete versions['libmpich.so.12']
