@@ -9,6 +9,7 @@ import { rowsOfChunk } from '../lib/call/hidden-shares.js'
 import * as api from '../lib/index.js'
 import type { Backend } from '../lib/job.js'
 import type { HeadWeight } from '../lib/types/index.js'
+import { products, standIn } from './blas.js'
 import { onRanks, outcomes, type Rank, ranksInMemory } from './ranks.js'
 import { cutFunctions, together } from './sharded.js'
 import { type Borders, joinedArrays, joinedWords, wordsOf } from './shards.js'
@@ -17,7 +18,10 @@ import { gaussian, hex, logitsOf, NATIVE, random, values, WASM } from './support
 // biome-ignore lint/suspicious/noExplicitAny: options and results of any function
 type Any = any
 
-afterEach(() => vi.restoreAllMocks())
+afterEach(() => {
+  vi.restoreAllMocks()
+  vi.unstubAllGlobals()
+})
 
 const next = random(33)
 const normal = (count: number) => Float64Array.from({ length: count }, () => gaussian(next))
@@ -57,6 +61,10 @@ const ofRank = (rank: Rank) => ({
     })
   },
 })
+
+const Floats = Float32Array // of which a test takes the name
+/** Memory for a gradient of the hidden states. */
+const hiddenOf = (value: number) => new Floats(BATCH * TIME * WIDTH).fill(value)
 
 const bitsOf = ({ data }: { data: unknown }) => hex(data as Float32Array)
 
@@ -115,6 +123,16 @@ describe.each([...NATIVE.slice(0, 1), ...NATIVE.slice(-1), ...WASM])('$name', ({
   })
 })
 
+const BLAS = products({ name: 'a stand-in', path: standIn() })
+
+test.runIf(NATIVE.length > 0)('with the products of a BLAS, promises have the bits of the Sync form', async () => {
+  const more = { logitsBudget: 0 } // several chunks of logits
+  const cut = { ranks: 2, even: true, borders: BORDERS[2], segments: 'exact', copies: false } as const
+  const sync = call(cutFunctions(api as Any, [cut]), { ...BLAS.run, ...more }, true)
+  const results = await onRanks(2, (rank) => call(ofRank(rank), { ...BLAS.run, ...more }))
+  expect(bitsOf(together(results).gradHidden)).toBe(bitsOf(sync.gradHidden))
+})
+
 describe.runIf(NATIVE.length > 0)('while the job runs', () => {
   const cpu = { backend: 'cpu' } as const
   const backend = () => (loadNative() as { backend: Backend }).backend
@@ -136,7 +154,7 @@ describe.runIf(NATIVE.length > 0)('while the job runs', () => {
     return running
   }
 
-  test('the first chunks are on their way', async () => {
+  test.each([NATIVE[0], BLAS])('the first chunks are on their way: $name', async ({ run }) => {
     const running = watchJobs()
     const seen: boolean[][] = []
     // A busy machine may let the job end before this thread hears of its rows.
@@ -148,7 +166,7 @@ describe.runIf(NATIVE.length > 0)('while the job runs', () => {
           during.push(running[rank.rank])
           return allReduceSum(data)
         }
-        await call(ofRank(rank), { ...cpu, threads: 1 })
+        await call(ofRank(rank), { ...run, logitsBudget: 0, threads: 1 })
         seen.push(during)
       })
     }
@@ -164,11 +182,25 @@ describe.runIf(NATIVE.length > 0)('while the job runs', () => {
       await work(run)
       throw new Error('out of memory')
     })
-    const into = new Float32Array(BATCH * TIME * WIDTH).fill(7)
+    const into = hiddenOf(7)
     const found = await outcomes(2, (rank) => call(ofRank(rank), { ...cpu, gradient: { hidden: into } }))
     const messages = found.map((outcome) => (outcome as PromiseRejectedResult).reason.message)
     expect(messages).toEqual(['rank 1 of 2 has failed: out of memory', 'out of memory'])
     expect(into.every((x) => x === 7)).toBe(true)
+  })
+
+  test('a rank without memory for its share has its own error; the others name it', async () => {
+    let shares = 0
+    class Limited extends Float32Array {
+      constructor(...given: [ArrayBuffer]) {
+        if (Number(given[0]) === BATCH * TIME * WIDTH && ++shares === 2) throw new RangeError('memory is short')
+        super(...given)
+      }
+    }
+    vi.stubGlobal('Float32Array', Limited)
+    const found = await outcomes(2, (rank) => call(ofRank(rank), { ...cpu, gradient: { hidden: hiddenOf(9) } }))
+    const messages = found.map((outcome) => (outcome as PromiseRejectedResult).reason.message)
+    expect(messages).toEqual(['rank 1 of 2 has failed: memory is short', 'memory is short'])
   })
 
   test('a rank that is lost is an error for all, when their jobs have ended', async () => {

@@ -42,8 +42,10 @@ export function* sharedCall<Result>(
 
 function* sharedSteps<Result>(communicator: Communicator, plan: () => Planned<Result>, merges: boolean): Steps<Result> {
   let planned = undefined as unknown as Planned<Result>
+  let shares: HiddenShares | undefined
   const all = yield* agreement(communicator, () => {
     planned = plan()
+    shares = sharesOf(communicator, planned)
     return termsOf(planned, merges)
   })
   const { job, runner, result } = planned
@@ -95,7 +97,7 @@ function* sharedSteps<Result>(communicator: Communicator, plan: () => Planned<Re
   if (policyStage.segments && kept) policyStage.segments.keptLogits = kept
   const rest: Job = { ...job, policy: policyStage }
   if (referenceStage) rest.reference = referenceStage
-  yield* finish(communicator, { ...planned, job: rest })
+  yield* finish(communicator, { ...planned, job: rest }, shares)
   return result()
 }
 
@@ -107,13 +109,16 @@ export function* sharedBackward<Result>(
   const holds = noHolds()
   try {
     let planned: Planned<Result> | undefined
+    let shares: HiddenShares | undefined
     yield* agreement(communicator, () => {
       planned = plan()
-      if (planned) planned = heldBy(holds, planned)
-      return planned ? termsOf(planned, false) : { call: 'no gradient' }
+      if (planned === undefined) return { call: 'no gradient' }
+      planned = heldBy(holds, planned)
+      shares = sharesOf(communicator, planned)
+      return termsOf(planned, false)
     })
     if (planned === undefined) return undefined
-    yield* finish(communicator, planned)
+    yield* finish(communicator, planned, shares)
     return planned.result()
   } finally {
     holds.letGo(false)
@@ -127,17 +132,26 @@ function heldBy<Result>(holds: ReturnType<typeof noHolds>, planned: Planned<Resu
   return { ...planned, runner: { backend, settings: { ...settings, needs: undefined } } }
 }
 
+/** Memory for this rank's share of the gradient of an output layer's input, if that is wanted. */
+function sharesOf(communicator: Communicator, { job }: Planned<unknown>): HiddenShares | undefined {
+  const stage = job.headGradient
+  if (stage?.hidden === undefined) return undefined
+  return new HiddenShares(communicator, (job.tokens as Tokens).targets, stage.head.hidden.vocab)
+}
+
 /** The job that makes the results; with an output layer, the sum of its input's gradient over the ranks. */
-function* finish(communicator: Communicator, { job, runner, watched }: Planned<unknown>): Steps<void> {
+function* finish(
+  communicator: Communicator,
+  { job, runner, watched }: Planned<unknown>,
+  shares: HiddenShares | undefined,
+): Steps<void> {
   const settings = { ...runner.settings, signal: undefined }
   const stage = job.headGradient
-  if (stage?.hidden === undefined) {
+  if (stage?.hidden === undefined || shares === undefined) {
     yield jobStep(runner, job, settings)
     checkUnchanged(watched)
     return
   }
-  const { targets } = job.tokens as Tokens
-  const shares = new HiddenShares(communicator, targets, stage.head.hidden.vocab)
   const { own } = shares
   const onHiddenRows = (row: number) => shares.begin(row)
   let problem: { error: unknown } | undefined
