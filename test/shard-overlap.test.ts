@@ -5,7 +5,7 @@
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { loadNative } from '../lib/backends/cpu/index.js'
 import { HEADER_BYTES } from '../lib/call/agreement.js'
-import { rowsOfChunk } from '../lib/call/hidden-shares.js'
+import { HiddenShares, rowsOfChunk } from '../lib/call/hidden-shares.js'
 import * as api from '../lib/index.js'
 import type { Backend } from '../lib/job.js'
 import type { HeadWeight } from '../lib/types/index.js'
@@ -67,6 +67,24 @@ const Floats = Float32Array // of which a test takes the name
 const hiddenOf = (value: number) => new Floats(BATCH * TIME * WIDTH).fill(value)
 
 const bitsOf = ({ data }: { data: unknown }) => hex(data as Float32Array)
+
+test('a chunk is sent when its last row is finished, and not before', async () => {
+  const targets = Int32Array.from({ length: 3000 }, (_, row) => (row % 4 === 1 ? -1 : 7))
+  const active = [...targets.keys()].filter((row) => targets[row] >= 0)
+  const sent: [number, number[]][] = []
+  let row = 0
+  const [communicator] = ranksInMemory(1).ranks
+  communicator.allReduceSum = async (chunk) => void sent.push([row, [...chunk]])
+  const shares = new HiddenShares(communicator, targets, 1)
+  for (; row < targets.length; row++) {
+    shares.own[row] = row
+    shares.begin(row + 1)
+    await new Promise(setImmediate)
+  }
+  await shares.end().run()
+  const chunks = [active.slice(0, 1056), active.slice(1056, 2112), active.slice(2112)]
+  expect(sent).toEqual(chunks.map((rows) => [rows.at(-1), rows]))
+})
 
 test('the call is of four chunks', () => {
   expect(CHUNK).toBe(1056)
