@@ -2,7 +2,7 @@
  * The shaders: each is put together from constants, the files it is made of, and the way its tensors are read and
  * written.
  */
-import { loadsAndStores, loadsFrom, type Reading, type Writing } from './elements.js'
+import { loadsAndStores, loadsFrom, type Reading, sharesWords, type Writing } from './elements.js'
 import finishGradient from './kernels/finish-gradient.wgsl'
 import finishResults from './kernels/finish-results.wgsl'
 import finishRows from './kernels/finish-rows.wgsl'
@@ -10,6 +10,7 @@ import keepLanes from './kernels/keep-lanes.wgsl'
 import logitsGradient from './kernels/logits-gradient.wgsl'
 import merge from './kernels/merge.wgsl'
 import numbers from './kernels/numbers.wgsl'
+import ownWords from './kernels/own-words.wgsl'
 import products from './kernels/products.wgsl'
 import rounding from './kernels/rounding.wgsl'
 import rowResults from './kernels/row-results.wgsl'
@@ -18,6 +19,7 @@ import rowValues from './kernels/row-values.wgsl'
 import rows from './kernels/rows.wgsl'
 import sequenceSums from './kernels/sequence-sums.wgsl'
 import shareSegments from './kernels/share-segments.wgsl'
+import sharedWords from './kernels/shared-words.wgsl'
 import slopes from './kernels/slopes.wgsl'
 import softcap from './kernels/softcap.wgsl'
 import subgroupThreads from './kernels/subgroup-threads.wgsl'
@@ -73,6 +75,8 @@ const classWeights = (hasAny: boolean, binding: number) =>
 fn classWeight(word: u32) -> f32 { return classWeights[word]; }`
     : 'fn classWeight(word: u32) -> f32 { return 1; }'
 
+const wordsOf = (reading: Reading) => (sharesWords(reading) ? sharedWords : ownWords)
+
 /** Stage 1: params, targets, partials, logits; with classes their weights. */
 export function tokenLogProbsShader({ finds, CAPS, merges, subgroups, ...reading }: Sweeping): Shader {
   const { dtype, vector } = reading
@@ -85,6 +89,7 @@ export function tokenLogProbsShader({ finds, CAPS, merges, subgroups, ...reading
     loadsFrom(3, reading),
     classWeights(HAS_CLASSES, 4),
     merges ? shareSegments : keepLanes,
+    wordsOf(reading),
     tokenLogProbs,
   ])
   return subgroups ? { name, code: `${WITH_SUBGROUPS}\n${made.code}` } : made
@@ -173,6 +178,7 @@ export function logitsGradientShader({ FULL, CAPS, HAS_CLASSES, ...writing }: Gr
   return shader(name, { FULL, CAPS, HAS_CLASSES }, [
     ...[numbers, rounding, rows, rowState, softcap, tokenState, rowValues],
     loadsAndStores(3, writing),
+    wordsOf(writing),
     classWeights(HAS_CLASSES, shared ? 4 : 5),
     logitsGradient,
   ])
