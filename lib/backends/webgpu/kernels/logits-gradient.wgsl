@@ -29,14 +29,14 @@ fn takesLogits(v: RowValues) -> bool { return !isConstant(v) || (CAPS && !isNoth
 
 // What logits become, all but the label's. Of capped ones that is to be multiplied by the slope of the cap.
 fn gradientOf(x: vec4f, v: RowValues, everywhere: vec4f) -> vec4f {
-  let powers = powersOf(x, v.unit, params.temperature);
+  let powers = powersOf(x, unitOf(v), params.temperature);
   // The factor goes in before the power, which may be as small as float32 is.
   if (!FULL) {
     let gradient = v.constant * powers.mantissa * powersOfTwo4(powers.power);
     // 0 rather than -0.
     return select(gradient, vec4f(0), gradient == vec4f(0));
   }
-  let logs = vec4f(powers.power - v.scale) * LN2.x + powers.rest;
+  let logs = vec4f(powers.power - scaleOf(v)) * LN2.x + powers.rest;
   return (v.constant + v.perLog * logs) * powers.mantissa * powersOfTwo4(powers.power) + everywhere;
 }
 
@@ -90,7 +90,7 @@ fn logitsGradient(
   if (label == INACTIVE && params.skipInactive != 0) { return; }
   let start = rowStart(params.rows, row);
   let out = rowStart(params.outRows, row);
-  var v = RowValues(Unit(0, 0), 0, 0, 0, 0, 0);
+  var v = RowValues();
   if (isActive) { v = values[row]; }
   let hasValues = isActive && !isNan(v.constant);
   let lead = leadOf(start, out);
