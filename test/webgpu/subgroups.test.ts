@@ -98,7 +98,7 @@ describe.skipIf(features.length === 0).each(['software', 'a GPU'])('on %s', (kin
 })
 
 /** A shader whose subgroups have that many threads, in an order of their own; they swap by memory of the workgroup. */
-function played(code: string, size: number): string {
+function emulated(code: string, size: number): string {
   const swaps = { 'unit.base': 'Float', 'unit.exponent': 'Integer', sum: 'Pair' }
   const plain = code
     .replace(/^(enable|requires) .*$/gm, '')
@@ -124,7 +124,7 @@ fn swapFloat(x: f32, by: u32) -> f32 { return swapPair(vec2f(x), by).x; }
 fn swapInteger(x: i32, by: u32) -> i32 { return bitcast<i32>(swapFloat(bitcast<f32>(x), by)); }`
 }
 
-describe.skipIf(features.length > 0).each(['software', 'a GPU'])('played on %s', (kind) => {
+describe.skipIf(features.length > 0).each(['software', 'a GPU'])('emulated on %s', (kind) => {
   test('bits do not depend on the size of subgroups', async () => {
     const { gpu } = (globalThis as unknown as { navigator: { gpu: GPU } }).navigator
     const known = Object.getOwnPropertyDescriptor(gpu, 'wgslLanguageFeatures')
@@ -138,9 +138,9 @@ describe.skipIf(features.length > 0).each(['software', 'a GPU'])('played on %s',
       const { createShaderModule } = device
       let count = 0
       device.createShaderModule = ({ code }) => {
-        const isPlayed = code.startsWith('enable subgroups')
-        if (isPlayed) count++
-        return createShaderModule.call(device, { code: isPlayed ? played(code, size) : code })
+        const isEmulated = code.startsWith('enable subgroups')
+        if (isEmulated) count++
+        return createShaderModule.call(device, { code: isEmulated ? emulated(code, size) : code })
       }
       const data = upload(device, bytes(valuesOf(vocab)))
       const given = { gpuDevice: device, outputs: ['tokenLogProbs'] } as const
