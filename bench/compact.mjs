@@ -11,6 +11,8 @@
  * @property {number} [share] of the roofline
  * @property {number} [ratio] time ÷ ours
  * @property {number} [peakBytes] beyond the inputs
+ * @property {number} [dropped] repetitions without the processor time they needed, which do not count
+ * @property {number} [load] processor time in a second of the clock, the median
  * @property {number} error the largest difference from ours, relative to the largest value of ours
  *
  * @typedef {object} CompactCase
@@ -78,6 +80,8 @@ export function compact(run, name, note) {
         share: short(entry.share),
         ratio: short(entry.ratio),
         peakBytes: entry.peakBytes,
+        dropped: entry.dropped || undefined,
+        load: entry.load && Number(entry.load.toFixed(2)),
         error: short(entry.agreement.error),
       })),
     }

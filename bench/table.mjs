@@ -1,6 +1,7 @@
 /**
  * Formats figures: the banner, and a case's results as a table of text. Computes nothing except units.
  */
+import { LEAST_LOAD } from './load.mjs'
 
 /** Seconds in a suitable unit. */
 export function duration(/** @type {number} */ seconds) {
@@ -109,6 +110,17 @@ export function bandwidthText(
   return `${native ? meter : `through the memory of ${meter}`} with ${on}: ${ways.join(', ')}`
 }
 
+/** How many repetitions were dropped of which contender; nothing where all count. */
+export function droppedLines(
+  /** @type {Pick<import('./measure.mjs').CaseResult, 'entries' | 'rooflines'>} */ { entries, rooflines },
+) {
+  const meters = rooflines.map(({ meter, threads, ...rest }) => ({ title: `${meter}, ${threads} threads`, ...rest }))
+  const found = [...entries, ...meters].filter(({ dropped }) => dropped > 0)
+  const lists = found.map(({ title, dropped, samples }) => `${title.trim()} ${dropped} of ${dropped + samples.length}`)
+  const why = `with less than ${LEAST_LOAD} of the processor time of its threads`
+  return lists.length > 0 ? [`repetitions dropped, ${why}: ${lists.join('; ')}`] : []
+}
+
 /** The peers that did not run and the reasons, one line per reason. */
 export function skippedLines(/** @type {import('./measure.mjs').Skipped[]} */ skipped) {
   const reasons = [...new Set(skipped.map(({ reason }) => reason))]
@@ -129,6 +141,7 @@ export function caseText(result) {
     lines.push('error: the largest difference from float64 arithmetic, relative to the largest value of its kind')
   }
   for (const roofline of result.rooflines) lines.push(bandwidthText(roofline))
+  lines.push(...droppedLines(result))
   for (const { title, agreement } of result.entries) {
     if (agreement.agrees) continue
     lines.push(`DISAGREES: ${title.trim()}: ${agreement.of} off by ${agreement.error.toExponential(1)} of the largest`)

@@ -1,12 +1,13 @@
 /**
  * The benchmark harness: its arithmetic, and a short run that measures, checks and reports. No test depends on speed.
  */
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll, describe, expect, it } from 'vitest'
+import { afterAll, describe, expect, it, vi } from 'vitest'
 import { CHROMIUM } from '../scripts/chromium.mjs'
 import { CUDA, WASM } from './support.js'
 
@@ -36,6 +37,67 @@ describe('statistics', async () => {
     expect(samples).toEqual([3, 1, 2])
     expect(() => median([])).toThrow(RangeError)
   })
+})
+
+describe('the load of repetitions', async () => {
+  const { busyThreads, undisturbed } = await load('load.mjs')
+  const { droppedLines } = await load('table.mjs')
+
+  it('is of the threads that a contender keeps busy', () => {
+    expect(busyThreads([1.9, 1.1, 1.8], 2)).toBe(2)
+    expect(busyThreads([1, 1.02, 0.98], 2)).toBe(1)
+    // The collector's own threads, once.
+    expect(busyThreads([1, 1.9, 1], 2)).toBe(1)
+    expect(busyThreads([2.1, 2.2], 1)).toBe(1)
+    expect(busyThreads([0.3, 0.2], 2)).toBe(1)
+    expect(busyThreads([1.9], 2)).toBe(2)
+  })
+
+  it('drops those that shared their processors, never all', () => {
+    expect(undisturbed([1.9, 1, 2, 1.59, 1.61], 2)).toEqual([true, false, true, false, true])
+    expect(undisturbed([1, 0.79, 0.81, 1], 2)).toEqual([true, false, true, true])
+    expect(undisturbed([0.5, 0.4, 0.6], 2)).toEqual([true, true, true])
+    // The figures of one are not told from chance.
+    expect(undisturbed([1.9, 1.5, 1.5], 2)).toEqual([true, true, true])
+    expect(undisturbed([undefined, undefined], 2)).toEqual([true, true])
+    expect(undisturbed([], 2)).toEqual([])
+  })
+
+  it('is told where it dropped some', () => {
+    const samples = [1, 2]
+    const entries = [
+      { title: 'ours', dropped: 3, samples },
+      { title: '  a peer', dropped: 0, samples },
+    ]
+    const rooflines = [{ meter: 'memory', threads: 2, dropped: 1, samples }]
+    expect(droppedLines({ entries, rooflines })).toEqual([
+      'repetitions dropped, with less than 0.8 of the processor time of its threads: ours 3 of 5; memory, 2 threads 1 of 3',
+    ])
+    expect(droppedLines({ entries: entries.slice(1), rooflines: [] })).toEqual([])
+  })
+})
+
+describe.runIf(process.platform === 'linux')('contenders', () => {
+  const stateOf = (pid: number) => readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1][0]
+  const ended = (pid: number) => !existsSync(`/proc/${pid}`) || stateOf(pid) === 'Z'
+
+  it('stand still while another is measured, and end with the benchmark even so', async () => {
+    const program = `
+      import { startProcess } from ${JSON.stringify(new URL('../bench/contender.mjs', import.meta.url).href)}
+      const [one, other] = [startProcess('plain-js', 60), startProcess('plain-js', 60)]
+      for (const contender of [one, other]) contender.pause()
+      other.resume()
+      console.log(JSON.stringify([one.child.pid, other.child.pid]))
+      setInterval(() => {}, 1000)`
+    const bench = spawn(process.execPath, ['--input-type=module', '--eval', program], { stdio: ['ignore', 'pipe', 2] })
+    const [line] = await once(bench.stdout, 'data')
+    const [one, other] = JSON.parse(String(line))
+    expect(stateOf(one)).toBe('T')
+    expect(stateOf(other)).not.toBe('T')
+    bench.kill('SIGTERM')
+    expect(await once(bench, 'exit')).toEqual([143, null])
+    await vi.waitFor(() => expect([one, other].map(ended)).toEqual([true, true]), 10_000)
+  }, 30_000)
 })
 
 describe('roofline', async () => {
@@ -79,16 +141,17 @@ describe('roofline', async () => {
   it('takes each byte at the speed of its kind', () => {
     const traffic = { read: 100, copy: 200, update: 0, fill: 0 }
     expect(floorSeconds(traffic, { read: 50, copy: 40 })).toBe(7)
-    expect(sweepsFor(traffic)).toEqual(['read', 'copy', 'copyStreaming'])
+    expect(sweepsFor(traffic)).toEqual(['read', 'readAhead', 'copy', 'copyStreaming', 'copyAhead'])
   })
 
   it('takes the faster way to copy, at the medians of its sweeps', () => {
     const samples = [
-      { read: 2, copy: 4, copyStreaming: 3 },
-      { read: 1, copy: 5, copyStreaming: 9 },
-      { read: 9, copy: 4, copyStreaming: 2 },
+      { read: 2, readAhead: 4, copy: 4, copyStreaming: 3, copyAhead: 5 },
+      { read: 1, readAhead: 3, copy: 5, copyStreaming: 9, copyAhead: 5 },
+      { read: 9, readAhead: 5, copy: 4, copyStreaming: 2, copyAhead: 5 },
     ]
     expect(bandwidths(samples, 12)).toEqual({ read: 6, copy: 8 })
+    expect(bandwidths([{ read: 3, readAhead: 2, update: 4, updateAhead: 3 }], 12)).toEqual({ read: 6, update: 8 })
   })
 })
 
@@ -185,7 +248,9 @@ describe('npm run bench', () => {
     expect(entries.map((entry: { peer: string }) => entry.peer)).toEqual(['ours', 'plain-js'])
     for (const entry of entries) {
       expect(entry.agreement.agrees).toBe(true)
-      expect(entry.samples.length).toBeGreaterThanOrEqual(3)
+      expect(entry.samples.length + entry.dropped).toBeGreaterThanOrEqual(3)
+      expect(entry.samples.length).toBeGreaterThanOrEqual(2)
+      expect(entry.load).toBeGreaterThan(0)
       expect(entry.p20).toBeLessThanOrEqual(entry.median)
       expect(entry.median).toBeLessThanOrEqual(entry.p80)
       expect(entry.median).toBeGreaterThan(0)

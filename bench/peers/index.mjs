@@ -36,7 +36,9 @@
  * @property {number} [pid] of the process that does the work, when it is another process
  * @property {(workload: Workload) => true | string} supports true, or the reason why not
  * @property {(workload: Workload, inputs: Inputs, settings: any) => Promise<void> | void} prepare
- * @property {(copy: number) => any} run one call; seconds if it has taken the time itself; may be a promise
+ * @property {(copy: number) => any} run one call; seconds if it has taken the time itself, and where the work is done in
+ *   another process, `{ seconds, processor }` with the processor time there; of a meter, what it has measured; may be a
+ *   promise
  * @property {() => import('../agreement.mjs').Result | Promise<import('../agreement.mjs').Result>} result of the last
  *   call, which was on copy 0
  */

@@ -128,7 +128,7 @@ export function pythonPeer({ script, library, formulation }, peer) {
       this.note = note
     },
 
-    run: async (copy) => (await python.ask({ command: 'run', copy })).seconds,
+    run: (copy) => python.ask({ command: 'run', copy }),
     result: () => python.ask({ command: 'result' }),
   }
 }
