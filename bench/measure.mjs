@@ -52,6 +52,7 @@ const PAUSE_MILLISECONDS = 5
  * @property {number} logits in the batch
  * @property {number} activeRows
  * @property {{ agrees: boolean, error: number, of: string, exact: boolean }} agreement
+ * @property {import('./accuracy.mjs').Accuracy} [accuracy] of an output layer
  * @property {number} [peakBytes] memory beyond the inputs
  * @property {number[]} samples seconds
  * @property {number} dropped repetitions without the processor time they needed, which are not among the samples
@@ -298,6 +299,7 @@ export async function measure(one, plan) {
           logits: logitsOf(workload),
           activeRows: activeRows(workload),
           agreement: prepared.agreement,
+          accuracy: prepared.accuracy,
           peakBytes: prepared.peakBytes,
           ...counts(runner),
           load: known.length > 0 ? median(known) : undefined,

@@ -110,6 +110,25 @@ export function bandwidthText(
   return `${native ? meter : `through the memory of ${meter}`} with ${on}: ${ways.join(', ')}`
 }
 
+/**
+ * The errors of output layers against float64, head first; nothing where none were measured.
+ * @param {readonly { title: string, accuracy?: import('./accuracy.mjs').Accuracy }[]} entries
+ */
+export function accuracyCells(entries) {
+  const found = entries.flatMap(({ title, accuracy }) => (accuracy ? [{ title, accuracy }] : []))
+  if (found.length === 0) return []
+  const kinds = /** @type {const} */ (['logProb', 'hidden', 'weight'])
+  const names = ['log-prob', '∂hidden', '∂weight']
+  return [
+    ['errors against float64', ...names, ...names.map((name) => `${name}, p ≈ 1`)],
+    ...found.map(({ title, accuracy }) => [
+      title,
+      ...kinds.map((kind) => accuracy.unlikely[kind].toExponential(0)),
+      ...kinds.map((kind) => accuracy.sure[kind].toExponential(0)),
+    ]),
+  ]
+}
+
 /** How many repetitions were dropped of which contender; nothing where all count. */
 export function droppedLines(
   /** @type {Pick<import('./measure.mjs').CaseResult, 'entries' | 'rooflines'>} */ { entries, rooflines },
@@ -137,6 +156,8 @@ export function skippedLines(/** @type {import('./measure.mjs').Skipped[]} */ sk
 export function caseText(result) {
   const lines = [`${result.name}: ${result.title}`, `${shapeText(result.shape, result.dtype)}`, '']
   if (result.entries.length > 0) lines.push(columns(cells(result)), '')
+  const accuracy = accuracyCells(result.entries)
+  if (accuracy.length > 0) lines.push(columns(accuracy), '')
   if (result.entries[0]?.agreement.exact) {
     lines.push('error: the largest difference from float64 arithmetic, relative to the largest value of its kind')
   }

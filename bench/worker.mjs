@@ -4,6 +4,7 @@
  * the times.
  */
 import { Absent } from './absent.mjs'
+import { accuracyOf } from './accuracy.mjs'
 import { compare, expected } from './agreement.mjs'
 import { ownProcess, peerName, processorSeconds, serve } from './host.mjs'
 import {
@@ -147,10 +148,17 @@ function restore(/** @type {Line} */ { peer, inputs }, /** @type {number} */ ind
   if (inputs.pristine && peer.overwrites) inputs.logits[index].set(inputs.pristine)
 }
 
+/** Whether the peer's step of that output layer is to be held against float64. */
+function hasAccuracy(/** @type {import('./cases.mjs').Workload} */ workload) {
+  const isLayer = workload.stage === 'linear-forward' || workload.stage === 'linear-step'
+  return isLayer && peer.supports({ ...workload, stage: 'linear-step' }) === true
+}
+
 /** @type {Record<string, (message: any) => Promise<object>>} */
 const handlers = {
   async prepare({ index, workload, settings, copies, cacheBytes, calls, warmUp, exact }) {
     const own = index === 0 ? peer : /** @type {Required<typeof peer>} */ (peer).another()
+    const accuracy = index === 0 && hasAccuracy(workload) ? await accuracyOf(peer, workload, settings) : undefined
     const bytes = logitsOf(workload) * elementSize(workload.dtype)
     const distinct = Math.max(1, Math.ceil(cacheBytes / bytes))
     const made = makeInputs(workload, peer.ownCopies ? 1 : copies, distinct)
@@ -183,6 +191,7 @@ const handlers = {
       version: own.version,
       note: own.note,
       agreement: { ...agreement, exact: exact && !workload.width },
+      accuracy,
       peakBytes,
       pid: own.pid,
     }

@@ -90,11 +90,14 @@ describe.runIf(process.platform === 'linux')('contenders', () => {
       console.log(JSON.stringify([one.child.pid, other.child.pid]))
       setInterval(() => {}, 1000)`
     const bench = spawn(process.execPath, ['--input-type=module', '--eval', program], { stdio: ['ignore', 'pipe', 2] })
-    const [line] = await once(bench.stdout, 'data')
+    const [line] = await once(bench.stdout!, 'data')
     const [one, other] = JSON.parse(String(line))
-    expect(stateOf(one)).toBe('T')
-    expect(stateOf(other)).not.toBe('T')
-    bench.kill('SIGTERM')
+    try {
+      await vi.waitFor(() => expect(stateOf(one)).toBe('T'), 10_000)
+      expect(stateOf(other)).not.toBe('T')
+    } finally {
+      bench.kill('SIGTERM')
+    }
     expect(await once(bench, 'exit')).toEqual([143, null])
     await vi.waitFor(() => expect([one, other].map(ended)).toEqual([true, true]), 10_000)
   }, 30_000)

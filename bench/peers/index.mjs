@@ -7,7 +7,7 @@
  * @typedef {object} Inputs
  * @property {(Float32Array | Uint16Array)[]} logits the same batch at several places in memory; hidden states, with a
  *   weight
- * @property {Float32Array} [weight] `[vocab, width]` of the output layer, for the linear stages
+ * @property {Float32Array | Uint16Array} [weight] `[vocab, width]` of the output layer, for the linear stages
  * @property {Float32Array | Uint16Array} [pristine] one more copy, from which overwritten inputs are restored
  * @property {number} copies
  * @property {number} distinct number of outputs to rotate through so that none is still in a cache

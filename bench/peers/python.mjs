@@ -103,9 +103,11 @@ export function pythonPeer({ script, library, formulation }, peer) {
     linear: true,
 
     async prepare(workload, inputs, { threads }) {
-      const found = await findPython(script, library)
-      python = found.python
-      this.version = found.version
+      if (!python) {
+        const found = await findPython(script, library)
+        python = found.python
+        this.version = found.version
+      }
       this.pid = python.child.pid
       const { logits, weight, labels, reference, positions, policy, copies } = inputs
       const ready = python.ask({
