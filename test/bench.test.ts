@@ -3,7 +3,7 @@
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -184,6 +184,68 @@ describe('the limits of WebAssembly', async () => {
       expect(Object.keys(seconds)).toEqual(wanted.filter((sweep) => !sweep.endsWith('Streaming')))
       for (const value of Object.values(seconds)) expect(value).toBeGreaterThan(0)
     }
+  })
+})
+
+describe('tables of the pages', async () => {
+  const { headline, layerErrors, layers, withRegion, withTable, withTables } = await load('pages.mjs')
+  const runOf = (name: string) => JSON.parse(readFileSync(join(BENCH, 'results', name), 'utf8'))
+  const runs = readdirSync(join(BENCH, 'results')).map(runOf)
+  const page = (path: string) => readFileSync(join(BENCH, '..', path), 'utf8')
+
+  it("has README's figures from a run that is kept", () => {
+    expect(runs.some((run) => page('README.md').includes(headline(run)))).toBe(true)
+  })
+
+  const errors = (x: number) => ({ logProb: x, hidden: 2 * x, weight: 3 * x })
+  const layer = (stage: string, dtype: string) => ({
+    name: `linear-${stage}-16x64-32000-${dtype}`,
+    group: `linear-${stage}-${dtype}`,
+    dtype,
+    shape: [8, 2, 32000],
+    entries: [
+      {
+        peer: 'ours',
+        title: 'ours',
+        median: 0.002,
+        share: 0.5,
+        ratio: 1,
+        accuracy: { unlikely: errors(1e-7), sure: errors(1e-6) },
+      },
+      { peer: 'ours', title: '1 thread', median: 0.003, share: 0.75, ratio: 1.5 },
+      { peer: 'torch-eager', title: 'PyTorch', median: 0.006, ratio: 3 },
+      { peer: 'trl', title: 'TRL', median: 0.005, ratio: 2.5, accuracy: { unlikely: errors(1e-3), sure: errors(0.5) } },
+    ],
+  })
+  const dtypes = ['float32', 'bfloat16']
+  const cases = ['forward', 'step'].flatMap((stage) => dtypes.map((dtype) => layer(stage, dtype)))
+  const run = { name: 'A machine', date: '2026-11-26T00', machine: { threads: 2 }, versions: {}, cases }
+
+  it('shows output layers and their errors', () => {
+    expect(layers(run, 'float32').split('\n').slice(2)).toEqual([
+      '| forward, 16 × 64 | 2.00 ms | 50.0 % | 75.0 % | 3.0 | 2.5 |  |  |',
+      '| step, 16 × 64 | 2.00 ms | 50.0 % | 75.0 % | 3.0 | 2.5 |  |  |',
+    ])
+    expect(layerErrors(run).split('\n').slice(2, 4)).toEqual([
+      '| float32: ours | 1e-7 | 2e-7 | 3e-7 | 1e-6 | 2e-6 | 3e-6 |',
+      '| float32: TRL | 1e-3 | 2e-3 | 3e-3 | 5e-1 | 1e+0 | 2e+0 |',
+    ])
+  })
+
+  it('replaces a table or a region, and nothing else', () => {
+    expect(withTable('a\n\n| x | y |\n|---|\n| 1 |\n\nb', /^\| x/, '| z |')).toBe('a\n\n| z |\n\nb')
+    expect(() => withTable('a', /^\| x/, '')).toThrow(RangeError)
+    expect(withRegion('a\n<!-- n -->\nold\n<!-- end of n -->\nb', 'n', 'new')).toBe(
+      'a\n<!-- n -->\nnew\n<!-- end of n -->\nb',
+    )
+    expect(() => withRegion('a', 'n', '')).toThrow(RangeError)
+    const pages = { readme: page('README.md'), performance: page('docs/performance.md') }
+    const { readme, performance } = withTables(pages, run)
+    expect(readme).toBe(pages.readme)
+    expect(performance).toContain('A machine, 2026-11-26, 2 threads.\n\n| output layer, float32')
+    expect(performance.replace(/<!-- output layers -->.*<!-- end/s, '')).toBe(
+      pages.performance.replace(/<!-- output layers -->.*<!-- end/s, ''),
+    )
   })
 })
 
