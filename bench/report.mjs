@@ -1,14 +1,15 @@
 /**
  * `npm run bench:report [-- FILE …] [--out FOLDER]`: writes one Markdown page of all runs. Defaults to the runs in
  * bench/results and to docs/.
- * `npm run bench:report -- FILE --keep NAME [--machine WORDS] [--note WORDS]`: puts the compact form of a run into
- * bench/results first.
+ * `npm run bench:report -- FILE --keep NAME [--machine WORDS] [--note WORDS] [--pages]`: puts the compact form of a run into
+ * bench/results first; with --pages, the tables of README.md and docs/performance.md too, see pages.mjs.
  */
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { compact, compactText } from './compact.mjs'
+import { withTables } from './pages.mjs'
 import { bandwidthText, banner, duration, percent, shapeText, times } from './table.mjs'
 
 /** @typedef {import('./compact.mjs').CompactRun} CompactRun */
@@ -106,6 +107,16 @@ export function writeReport(runs, out) {
   writeFileSync(join(out, 'benchmarks.md'), `${[INTRO, ...runs.map(section)].join('\n\n')}\n`)
 }
 
+/** @param {CompactRun} run */
+function writePages(run) {
+  const path = { readme: '../README.md', performance: '../docs/performance.md' }
+  const url = { readme: new URL(path.readme, import.meta.url), performance: new URL(path.performance, import.meta.url) }
+  const before = { readme: readFileSync(url.readme, 'utf8'), performance: readFileSync(url.performance, 'utf8') }
+  const after = withTables(before, run)
+  writeFileSync(url.readme, after.readme)
+  writeFileSync(url.performance, after.performance)
+}
+
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
@@ -113,6 +124,7 @@ const { values, positionals } = parseArgs({
     keep: { type: 'string' },
     machine: { type: 'string' },
     note: { type: 'string' },
+    pages: { type: 'boolean', default: false },
   },
 })
 const read = (/** @type {string} */ file) => JSON.parse(readFileSync(file, 'utf8'))
@@ -121,6 +133,7 @@ if (values.keep !== undefined) {
   const file = join(RESULTS, `${values.keep}.json`)
   writeFileSync(file, compactText(compact(read(positionals[0]), values.machine, values.note)))
   console.log(`${file} from ${positionals[0]}`)
+  if (values.pages) writePages(read(file))
 }
 const kept = readdirSync(RESULTS).filter((name) => name.endsWith('.json'))
 const files =

@@ -69,9 +69,9 @@ export function floorSeconds(traffic, bandwidth) {
 
 /** The sweeps that measure each way of moving memory; the fastest counts. */
 const SWEEPS = {
-  read: { sweeps: ['read'], moved: 1 },
-  copy: { sweeps: ['copy', 'copyStreaming'], moved: 2 },
-  update: { sweeps: ['update'], moved: 2 },
+  read: { sweeps: ['read', 'readAhead'], moved: 1 },
+  copy: { sweeps: ['copy', 'copyStreaming', 'copyAhead'], moved: 2 },
+  update: { sweeps: ['update', 'updateAhead'], moved: 2 },
   fill: { sweeps: ['fill', 'fillStreaming'], moved: 1 },
   multiply: { sweeps: ['multiply'], moved: 1 },
 }

@@ -20,6 +20,7 @@ import { banner, caseText } from './table.mjs'
 
 const USAGE = `npm run bench [-- OPTIONS]
   --quick             few cases and repetitions; ends within a minute, for wasm within three
+  --full              also output layers of 16 to 1024 rows, widths of 64 to 1024, in float32 and bfloat16
   --case NAME         a case or a group of cases; may be repeated
   --peer NAME         a peer to compare with; may be repeated. Defaults to all
   --dtype TYPE        float32, bfloat16 or float16; may be repeated
@@ -41,6 +42,7 @@ function options() {
   const { values } = parseArgs({
     options: {
       quick: { type: 'boolean', default: false },
+      full: { type: 'boolean', default: false },
       case: { type: 'string', multiple: true, default: [] },
       peer: { type: 'string', multiple: true, default: [] },
       dtype: { type: 'string', multiple: true, default: [] },
@@ -93,7 +95,7 @@ function plan(/** @type {ReturnType<typeof options>} */ values) {
   const megabytes = count(values.megabytes, 'megabytes', limits.megabytes)
   const peers = choosePeers(values)
   const list = allCases({ megabytes, threads, backend, allThreads: machine.threads, instructionSets, lastLevelCache })
-  const cases = selectCases(list, { names: values.case, dtypes: values.dtype, quick: values.quick })
+  const cases = selectCases(list, { names: values.case, dtypes: values.dtype, quick: values.quick, full: values.full })
   return {
     machine,
     cases,

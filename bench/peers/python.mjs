@@ -103,9 +103,11 @@ export function pythonPeer({ script, library, formulation }, peer) {
     linear: true,
 
     async prepare(workload, inputs, { threads }) {
-      const found = await findPython(script, library)
-      python = found.python
-      this.version = found.version
+      if (!python) {
+        const found = await findPython(script, library)
+        python = found.python
+        this.version = found.version
+      }
       this.pid = python.child.pid
       const { logits, weight, labels, reference, positions, policy, copies } = inputs
       const ready = python.ask({
@@ -128,7 +130,7 @@ export function pythonPeer({ script, library, formulation }, peer) {
       this.note = note
     },
 
-    run: async (copy) => (await python.ask({ command: 'run', copy })).seconds,
+    run: (copy) => python.ask({ command: 'run', copy }),
     result: () => python.ask({ command: 'result' }),
   }
 }

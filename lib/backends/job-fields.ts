@@ -45,11 +45,12 @@ export const DTYPES: Record<DType, number> = { float32: 0, float16: 1, bfloat16:
 export const DIVERGENCES: Record<FDivergence, number> = { reverse_kl: 0, forward_kl: 1, js: 2, alpha: 3 }
 export const SFT_NORMALIZATIONS: Record<SftNormalization, number> = { tokens: 0, sequences: 1, sum: 2 }
 
-/** The addon's numbers for losses and instruction sets. */
+/** The addon's numbers for losses and settings. */
 export interface Codes {
   lossOf(lossType: LossType): number
   unpairedLossOf(lossType: UnpairedLossType): number
   instructionSetOf(settings: RunSettings): number
+  threadsOf(settings: RunSettings): number
 }
 
 /** To add a field, add a line below and one in the same place in job_fields.h. */
@@ -139,7 +140,7 @@ function visitSettings(visit: FieldVisitor, settings: RunSettings, codes: Codes)
   visit.part(SETTINGS)
   visit.number('device', settings.device ?? -1)
   visit.in('stream', 'address', settings.stream)
-  visit.number('threads', settings.threads)
+  visit.number('threads', codes.threadsOf(settings))
   visit.number('instructionSet', codes.instructionSetOf(settings))
   visit.number('blas', settings.blas ?? 0)
   visit.number('cancellable', settings.signal ? 1 : 0)

@@ -76,7 +76,10 @@ export interface RunOptions {
    * binary loads 'wasm', and where there is no WebAssembly 'js'.
    */
   backend?: 'auto' | 'cuda' | 'webgpu' | 'cpu' | 'wasm' | 'js' | undefined
-  /** Threads of the cpu and wasm backends. Defaults to as many as the process may use. The result does not depend on it. */
+  /**
+   * Threads of the cpu and wasm backends. Defaults to as many as affinity and a container's quota leave. The result does
+   * not depend on it.
+   */
   threads?: number | undefined
   /** Force an instruction set of the cpu backend, for tests. Defaults to the best this CPU has. */
   instructionSet?: InstructionSet | undefined

@@ -9,7 +9,6 @@
 //   jobFields                           the order of `values`, in words
 //   holdsMemory                         whether arrays may be transferred while runAsync uses them, see lent_memory.h
 //   lossNames, unpairedLossNames, instructionSets   in the order in which `values` refers to them
-//   availableThreads()                  the number of threads that a job has by default
 //   cuda                                the CUDA backend, see cuda_bindings.h
 //   mpi                                 the processes of an MPI job, see mpi_bindings.h
 //   blas                                libraries of BLAS, see blas_bindings.h
@@ -50,7 +49,6 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
                     InstanceMethod("runAsync", &FusedPreferenceLoss::runAsync),
                     InstanceMethod("cancel", &FusedPreferenceLoss::cancel),
                     InstanceMethod("nextId", &FusedPreferenceLoss::nextId),
-                    InstanceMethod("availableThreads", &FusedPreferenceLoss::availableThreads),
                     InstanceMethod("bandwidth", &FusedPreferenceLoss::bandwidth),
                     InstanceMethod("multiplyAddRate", &FusedPreferenceLoss::multiplyAddRate),
                     InstanceValue("jobFields", Napi::String::New(env, fpl::jobFields()), napi_enumerable),
@@ -98,10 +96,6 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
   void cancel(const Napi::CallbackInfo& info) { queue_.cancel(info[0].As<Napi::Number>().DoubleValue()); }
 
   Napi::Value nextId(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), ++lastId_); }
-
-  Napi::Value availableThreads(const Napi::CallbackInfo& info) {
-    return Napi::Number::New(info.Env(), double(fpl::ThreadPool::available()));
-  }
 
   Napi::Value bandwidth(const Napi::CallbackInfo& info) {
     const std::string name = info[0].As<Napi::String>();

@@ -19,21 +19,27 @@
 
 namespace fpl {
 
-const char* const kSweepNames[kSweepCount] = {"read", "copy", "copyStreaming", "update", "fill", "fillStreaming"};
+const char* const kSweepNames[kSweepCount] = {"read",   "readAhead",   "copy", "copyStreaming", "copyAhead",
+                                              "update", "updateAhead", "fill", "fillStreaming"};
 
 namespace {
 
 // Bytes of a task: as many as a row of 32 Ki float32 logits has.
 constexpr int64_t kChunk = 128 * 1024;
 constexpr int64_t kLine = 64;
+// Bytes from a line to the one that is fetched meanwhile: as in the stages.
+constexpr int64_t kAhead = 4096;
 
 // `bytes` is a multiple of kLine here and below, and both buffers are aligned to it.
 struct Sweeps {
   uint64_t (*read)(const char* from, int64_t bytes);
+  uint64_t (*readAhead)(const char* from, int64_t bytes);
   void (*copy)(const char* from, char* to, int64_t bytes);
   void (*copyStreaming)(const char* from, char* to, int64_t bytes);
+  void (*copyAhead)(const char* from, char* to, int64_t bytes);
   // Flips the bits that are set in `flip`, in each 64 bits of the buffer.
   void (*update)(char* buffer, int64_t bytes, uint64_t flip);
+  void (*updateAhead)(char* buffer, int64_t bytes, uint64_t flip);
   void (*fill)(char* to, int64_t bytes);
   void (*fillStreaming)(char* to, int64_t bytes);
 };
@@ -65,7 +71,7 @@ void update(char* buffer, int64_t bytes, uint64_t flip) {
 
 void fill(char* to, int64_t bytes) { memset(to, 0, bytes); }
 
-const Sweeps kSweeps = {read, copy, copy, update, fill, fill};
+const Sweeps kSweeps = {read, read, copy, copy, copy, update, update, fill, fill};
 
 }  // namespace portable
 
@@ -75,6 +81,14 @@ namespace avx2Sweeps {
 FPL_AVX2 inline __m256i load(const char* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
 FPL_AVX2 inline void store(char* p, __m256i x) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), x); }
 FPL_AVX2 inline void stream(char* p, __m256i x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), x); }
+
+FPL_AVX2 inline void fetch(const char* p) { _mm_prefetch(p + kAhead, _MM_HINT_T0); }
+
+FPL_AVX2 inline uint64_t total(__m256i sum) {
+  uint64_t sums[4];
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), sum);
+  return sums[0] + sums[1] + sums[2] + sums[3];
+}
 
 // Reads at four places of the chunk by turns. Each is one stream to the prefetcher, and one stream alone does not fill
 // the memory's queue.
@@ -88,10 +102,17 @@ FPL_AVX2 uint64_t read(const char* from, int64_t bytes) {
     d = _mm256_add_epi64(d, load(from + 3 * quarter + i));
   }
   for (int64_t i = 4 * quarter; i < bytes; i += 32) a = _mm256_add_epi64(a, load(from + i));
-  uint64_t sums[4];
-  const __m256i sum = _mm256_add_epi64(_mm256_add_epi64(a, b), _mm256_add_epi64(c, d));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), sum);
-  return sums[0] + sums[1] + sums[2] + sums[3];
+  return total(_mm256_add_epi64(_mm256_add_epi64(a, b), _mm256_add_epi64(c, d)));
+}
+
+FPL_AVX2 uint64_t readAhead(const char* from, int64_t bytes) {
+  __m256i a = _mm256_setzero_si256(), b = a;
+  for (int64_t i = 0; i < bytes; i += kLine) {
+    fetch(from + i);
+    a = _mm256_add_epi64(a, load(from + i));
+    b = _mm256_add_epi64(b, load(from + i + 32));
+  }
+  return total(_mm256_add_epi64(a, b));
 }
 
 FPL_AVX2 void copy(const char* from, char* to, int64_t bytes) {
@@ -104,6 +125,16 @@ FPL_AVX2 void copy(const char* from, char* to, int64_t bytes) {
 
 FPL_AVX2 void copyStreaming(const char* from, char* to, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += kLine) {
+    const __m256i low = load(from + i), high = load(from + i + 32);
+    stream(to + i, low);
+    stream(to + i + 32, high);
+  }
+  _mm_sfence();
+}
+
+FPL_AVX2 void copyAhead(const char* from, char* to, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += kLine) {
+    fetch(from + i);
     const __m256i low = load(from + i), high = load(from + i + 32);
     stream(to + i, low);
     stream(to + i + 32, high);
@@ -126,6 +157,14 @@ FPL_AVX2 void update(char* buffer, int64_t bytes, uint64_t flip) {
   for (int64_t i = 4 * quarter; i < bytes; i += kLine) updateLine(buffer + i, bits);
 }
 
+FPL_AVX2 void updateAhead(char* buffer, int64_t bytes, uint64_t flip) {
+  const __m256i bits = _mm256_set1_epi64x(int64_t(flip));
+  for (int64_t i = 0; i < bytes; i += kLine) {
+    fetch(buffer + i);
+    updateLine(buffer + i, bits);
+  }
+}
+
 FPL_AVX2 void fill(char* to, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 32) store(to + i, _mm256_setzero_si256());
 }
@@ -135,7 +174,8 @@ FPL_AVX2 void fillStreaming(char* to, int64_t bytes) {
   _mm_sfence();
 }
 
-const Sweeps kSweeps = {read, copy, copyStreaming, update, fill, fillStreaming};
+const Sweeps kSweeps = {read,   readAhead,   copy, copyStreaming, copyAhead,
+                        update, updateAhead, fill, fillStreaming};
 
 }  // namespace avx2Sweeps
 #endif
@@ -170,14 +210,23 @@ double sweepSeconds(Sweep sweep, void* buffer, void* target, int64_t bytes, int6
       case Sweep::kRead:
         sink.fetch_add(sweeps.read(from + begin, length), std::memory_order_relaxed);
         break;
+      case Sweep::kReadAhead:
+        sink.fetch_add(sweeps.readAhead(from + begin, length), std::memory_order_relaxed);
+        break;
       case Sweep::kCopy:
         sweeps.copy(from + begin, to + begin, length);
         break;
       case Sweep::kCopyStreaming:
         sweeps.copyStreaming(from + begin, to + begin, length);
         break;
+      case Sweep::kCopyAhead:
+        sweeps.copyAhead(from + begin, to + begin, length);
+        break;
       case Sweep::kUpdate:
         sweeps.update(from + begin, length, flip);
+        break;
+      case Sweep::kUpdateAhead:
+        sweeps.updateAhead(from + begin, length, flip);
         break;
       case Sweep::kFill:
         sweeps.fill(from + begin, length);

@@ -27,7 +27,6 @@ export interface Addon {
   cancel(id: number): void
   /** An id that is unique among the calls of all copies of this package; the functions of `cuda` take it too. */
   nextId(): number
-  availableThreads(): number
   /** Whether the memory of arrays is held while `runAsync` uses it, even when they are transferred meanwhile. */
   readonly holdsMemory: boolean
   readonly cuda: CudaFunctions
