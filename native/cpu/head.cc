@@ -22,7 +22,8 @@ HeadTiling::HeadTiling(const Head& head, int64_t vocab) {
   FPL_ASSERT(groupRows % kRows == 0 && tileWords % kWordsOfTile == 0 && blockWords % tileWords == 0);
 }
 
-HeadReader::HeadReader(const Head& head, int64_t vocab) : head_(head), byWord_(head.weight.columnStride == 1) {
+HeadReader::HeadReader(const Head& head, int64_t vocab, const Kernels& kernels)
+    : head_(head), kernels_(kernels), byWord_(head.weight.columnStride == 1) {
   if (head.bias.data) {
     bias_.resize(vocab);
     const Vectors vector{head.bias.dtype, &head.bias.data};
@@ -45,10 +46,10 @@ std::vector<const void*> HeadReader::begins(const int64_t* rows, int64_t count) 
 void HeadReader::packForLogits(int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to,
                                float* panels) const {
   if (byWord_) {
-    packAlong({head_.weight.dtype, weights_.data() + first}, count, head_.width(), columns, from, to, panels,
+    packAlong(kernels_, {head_.weight.dtype, weights_.data() + first}, count, head_.width(), columns, from, to, panels,
               head_.width() * columns);
   } else {
-    packAcross({head_.weight.dtype, weights_.data()}, first, count, head_.width(), columns, from, to, panels,
+    packAcross(kernels_, {head_.weight.dtype, weights_.data()}, first, count, head_.width(), columns, from, to, panels,
                head_.width() * columns);
   }
 }
@@ -56,25 +57,25 @@ void HeadReader::packForLogits(int64_t first, int64_t count, int64_t columns, in
 void HeadReader::packForHidden(int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to,
                                float* panels) const {
   if (byWord_) {
-    packAcross({head_.weight.dtype, weights_.data() + first}, 0, head_.width(), count, columns, from, to, panels,
-               count * columns);
+    packAcross(kernels_, {head_.weight.dtype, weights_.data() + first}, 0, head_.width(), count, columns, from, to,
+               panels, count * columns);
     return;
   }
-  packAlong({head_.weight.dtype, weights_.data(), first}, head_.width(), count, columns, from, to, panels,
+  packAlong(kernels_, {head_.weight.dtype, weights_.data(), first}, head_.width(), count, columns, from, to, panels,
             count * columns);
 }
 
-void HeadReader::logits(const Kernels& kernels, const float* hiddenPanels, int64_t rows, const float* weightPanels,
-                        int64_t first, int64_t words, float* tile, int64_t stride) const {
+void HeadReader::logits(const float* hiddenPanels, int64_t rows, const float* weightPanels, int64_t first,
+                        int64_t words, float* tile, int64_t stride) const {
   const bool biased = !bias_.empty();
   if (biased) {
     for (int64_t r = 0; r < rows; ++r) std::copy_n(bias_.begin() + first, words, tile + r * stride);
   }
   const int64_t width = head_.width();
-  const PanelShape shape = kernels.panels;
+  const PanelShape shape = kernels_.panels;
   FPL_ASSERT(rows <= HeadTiling::kRows && words <= stride && (!biased || first + words <= int64_t(bias_.size())));
-  kernels.multiply({hiddenPanels, weightPanels, width * shape.rows, width * shape.columns, rows, words, width, tile,
-                    stride, biased});
+  kernels_.multiply({hiddenPanels, weightPanels, width * shape.rows, width * shape.columns, rows, words, width, tile,
+                     stride, biased});
 }
 
 }  // namespace fpl

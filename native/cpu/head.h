@@ -59,7 +59,7 @@ struct HeadTiling {
 // Packs the parts of a head, and multiplies them.
 class HeadReader {
  public:
-  HeadReader(const Head& head, int64_t vocab);
+  HeadReader(const Head& head, int64_t vocab, const Kernels& kernels);
 
   // The hidden states of these rows, as vectors along the width.
   Vectors hidden(const std::vector<const void*>& begins) const { return {head_.hidden.dtype, begins.data()}; }
@@ -72,11 +72,12 @@ class HeadReader {
   void packForHidden(int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to, float* panels) const;
 
   // Makes a tile of logits of packed hidden states and weights. Its rows are `stride` elements apart.
-  void logits(const Kernels& kernels, const float* hiddenPanels, int64_t rows, const float* weightPanels, int64_t first,
-              int64_t words, float* tile, int64_t stride) const;
+  void logits(const float* hiddenPanels, int64_t rows, const float* weightPanels, int64_t first, int64_t words,
+              float* tile, int64_t stride) const;
 
  private:
   const Head& head_;
+  const Kernels& kernels_;
   std::vector<float> bias_;           // [V], or empty
   std::vector<const void*> weights_;  // the beginnings of the words, if byWord_, or of the features
   bool byWord_;                       // the weights of a word are neighbours

@@ -28,7 +28,7 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
   const HeadTiling tiling(head, vocab);
   const std::vector<int64_t> bounds = segmentBounds(forward, tiling);
   const int64_t segments = int64_t(bounds.size()) - 1;
-  const HeadReader reader(head, vocab);
+  const HeadReader reader(head, vocab, kernels);
   const LogitConstants constants(tokens);
   const RowSweep sweep(forward, tokens, constants, kernels);
   const RowFinisher finish{forward, tokens, states, sumSquaredProbs, constants.exp.inverseTemperature};
@@ -49,7 +49,7 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
     const std::vector<const void*> begins = reader.begins(rows, count);
     const int64_t panelsPerTask = HeadTiling::kRows / shape.rows, panels = ceilDiv(count, shape.rows);
     context.pool.run(ceilDiv(panels, panelsPerTask), context.threads, [&](int64_t task) {
-      packAlong(reader.hidden(begins), count, width, shape.rows, task * panelsPerTask,
+      packAlong(kernels, reader.hidden(begins), count, width, shape.rows, task * panelsPerTask,
                 std::min(panels, (task + 1) * panelsPerTask), hiddenPanels.data(), width * shape.rows);
     });
 
@@ -67,8 +67,7 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
           const bool keeps = start + r + tileRows <= forward.kept.rows;
           float* const made = keeps ? forward.kept.of(start + r) + first : tile.data();
           const int64_t stride = keeps ? forward.kept.stride : tileWords;
-          reader.logits(kernels, hiddenPanels.data() + r * width, tileRows, weightPanels.data(), first, words, made,
-                        stride);
+          reader.logits(hiddenPanels.data() + r * width, tileRows, weightPanels.data(), first, words, made, stride);
           for (int64_t i = 0; i < tileRows; ++i) {
             const float* logits = sweep.capped(made + i * stride, words, tile.data() + i * tileWords);
             const int64_t label = tokens.column(rows[r + i]) - first;

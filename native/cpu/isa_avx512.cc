@@ -65,6 +65,15 @@ inline F32 bitsDown(F32 x) {
   return asFloats(_mm512_srli_epi32(asInts(x), kBits));
 }
 
+inline F32 interleaveLow(F32 a, F32 b) {
+  const __m512i places = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return {_mm512_permutex2var_ps(a.v, places, b.v)};
+}
+inline F32 interleaveHigh(F32 a, F32 b) {
+  const __m512i places = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return {_mm512_permutex2var_ps(a.v, places, b.v)};
+}
+
 // The powers twice: an index has four bits.
 struct Steps {
   explicit Steps(const float* powers) : powers(_mm512_broadcast_f32x8(_mm256_loadu_ps(powers))) {}

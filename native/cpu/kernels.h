@@ -79,6 +79,18 @@ struct Product {
   bool add;
 };
 
+// A matrix as a list of vectors, its rows or its columns. The elements of a vector are neighbours, and each vector has
+// an address of its own.
+struct Vectors {
+  DType dtype;
+  const void* const* begins;
+  int64_t skipped = 0;  // elements of each vector that are not part of the matrix, before the first that is
+
+  // `count` elements of vector i, from `first` on. Float32 elements stay where they are; others are converted and put
+  // into `buffer`.
+  const float* read(int64_t i, int64_t first, int64_t count, float* buffer) const;
+};
+
 // One instruction set's kernels. `begin` and `end` are logits within the row; `begin` is a multiple of kTile.
 struct Kernels {
   const char* name;
@@ -117,6 +129,16 @@ struct Kernels {
   // Adds the terms of each sum in order, so the bits do not depend on the shape of the panels.
   PanelShape panels;
   void (*multiply)(const Product&);
+  // Both pack panels first .. end of a factor that has `count` rows (or columns) and `depth` terms. A panel has `width`
+  // of the rows, and panels are `panel` elements apart. (In BLIS, one of them packs a transposed matrix.) Indexed by
+  // the vectors' DType.
+  //
+  // Vector i is row i of the factor: its elements go along the depth.
+  void (*packAlong[3])(const Vectors&, int64_t count, int64_t depth, int64_t width, int64_t first, int64_t end,
+                       float* panels, int64_t panel);
+  // Vector k has term k of all rows: its elements go across them. Element `offset` is the one of row 0.
+  void (*packAcross[3])(const Vectors&, int64_t offset, int64_t count, int64_t depth, int64_t width, int64_t first,
+                        int64_t end, float* panels, int64_t panel);
   // Does `rounds` times panels.rows · panels.columns multiply-adds without using memory, for npm run bench.
   float (*multiplyAdds)(int64_t rounds);
 };
