@@ -61,13 +61,21 @@ class HeadReader {
  public:
   HeadReader(const Head& head, int64_t vocab, const Kernels& kernels);
 
+  // Elements from panel to panel of a factor of the logits. A panel has so many rows or columns.
+  int64_t panel(int64_t width) const { return depth_ * width + (pairs_ ? kLeastSpace : 0); }
+  // Elements of all panels of `count` rows or columns.
+  int64_t panels(int64_t count, int64_t width) const { return ceilDiv(count, width) * panel(width); }
+
+  // Packs hidden states as the left factor of the logits; the depth is the width. Only panels from .. to.
+  void packHidden(const std::vector<const void*>& begins, int64_t from, int64_t to, float* panels) const;
+
   // The hidden states of these rows, as vectors along the width.
   Vectors hidden(const std::vector<const void*>& begins) const { return {head_.hidden.dtype, begins.data()}; }
   std::vector<const void*> begins(const int64_t* rows, int64_t count) const;
 
   // Packs the weights of words first .. first + count as the right factor of the logits; the depth is the width. Only
   // panels from .. to.
-  void packForLogits(int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to, float* panels) const;
+  void packForLogits(int64_t first, int64_t count, int64_t from, int64_t to, float* panels) const;
   // The same as the right factor of hidden's gradient; the depth is `count`.
   void packForHidden(int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to, float* panels) const;
 
@@ -79,6 +87,8 @@ class HeadReader {
   const Head& head_;
   const Kernels& kernels_;
   std::vector<float> bias_;           // [V], or empty
+  const PairKernels* const pairs_;    // of the logits' product, or null: it is one of float32 factors
+  const int64_t depth_;               // of its panels
   std::vector<const void*> weights_;  // the beginnings of the words, if byWord_, or of the features
   bool byWord_;                       // the weights of a word are neighbours
 };

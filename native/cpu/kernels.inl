@@ -90,5 +90,5 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
         FPL_BY_TYPE(weightedSumOfLogits), FPL_BY_TYPES(gradientRow, false), FPL_BY_TYPES(gradientRow, F32::kStreams),  \
         FPL_BY_TYPES(fullGradientRow, false), FPL_BY_TYPES(fullGradientRow, F32::kStreams), streamZeros,               \
         FPL_BY_TYPE(addMultiple), FPL_BY_TYPE(capRow, , false), FPL_BY_TYPE(capRow, , true), FPL_BY_TYPE(multiplyRow), \
-        {kMicroRows, kMicroColumns}, multiply, FPL_BY_TYPE(packAlong), FPL_BY_TYPE(packAcross), multiplyAdds,          \
+        {kMicroRows, kMicroColumns}, multiply, FPL_BY_TYPE(packAlong), FPL_BY_TYPE(packAcross), multiplyAdds, nullptr, \
   }

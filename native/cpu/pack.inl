@@ -1,5 +1,22 @@
 // Packs the factors of matrix products in panels (see PanelShape), kWidth vectors of kWidth terms at a time.
 
+// Two terms of bfloat16, as one 32-bit element of a panel (see PairKernels).
+struct Pair {
+  uint16_t even, odd;
+};
+inline F32 load(const Pair* p) { return load(reinterpret_cast<const float*>(p)); }
+
+// Terms change places with their neighbours, but for those of a Pair, which are one.
+template <typename T>
+constexpr int64_t kSwap = std::is_same_v<T, Pair> ? 0 : 1;
+
+// Which of `count` terms is at that place.
+template <typename T>
+inline int64_t termAt(int64_t place, int64_t count) {
+  const int64_t term = place ^ kSwap<T>;
+  return term < count ? term : place;
+}
+
 // The first `count` elements, and zeros; a count beyond kWidth is kWidth, one below 0 is 0.
 template <typename T>
 inline F32 loadFirst(const T* p, int64_t count) {
@@ -49,12 +66,26 @@ void packAlong(const Vectors& vectors, int64_t count, int64_t depth, int64_t wid
         for (int64_t r = 0; r < kWidth; ++r) x[r] = r < rows ? loadFirst(from[r] + k, terms) : set1(0.0f);
       }
       transpose(x);
-      for (int64_t t = 0; t < kWidth; ++t) store(fits ? to + t * width : edge + t * kWidth, x[t]);
+      for (int64_t t = 0; t < kWidth; ++t) {
+        store(fits ? to + t * width : edge + t * kWidth, x[t ^ kSwap<T>]);
+      }
       if (fits) continue;
       for (int64_t t = 0; t < terms; ++t) {
-        for (int64_t r = 0; r < step; ++r) to[t * width + r] = edge[t * kWidth + r];
+        const float* const term = edge + (termAt<T>(t, terms) ^ kSwap<T>)*kWidth;
+        for (int64_t r = 0; r < step; ++r) to[t * width + r] = term[r];
       }
     }
+  }
+}
+
+// `count` elements of term k, from the i-th on.
+template <typename T>
+inline F32 loadAcross(const Vectors& vectors, int64_t k, int64_t i, int64_t count) {
+  if constexpr (std::is_same_v<T, Pair>) {
+    return orBits(bitsDown<16>(loadAcross<BFloat16>(vectors, 2 * k, i, count)),
+                  loadAcross<BFloat16>(vectors, 2 * k + 1, i, count));
+  } else {
+    return loadFirst(static_cast<const T*>(vectors.begins[k]) + vectors.skipped + i, count);
   }
 }
 
@@ -69,11 +100,12 @@ void packAcross(const Vectors& vectors, int64_t offset, int64_t count, int64_t d
   for (int64_t p = first; p < end; p += step) {
     const int64_t last = end < p + step ? end : p + step;
     for (int64_t k = 0; k < depth; ++k) {
-      const T* const from = static_cast<const T*>(vectors.begins[k]) + vectors.skipped + offset;
+      const int64_t term = termAt<T>(k, depth);
       for (int64_t q = p; q < last; ++q) {
         float* const to = panels + q * panel + k * width;
         for (int64_t i = 0; i < width; i += kWidth) {
-          const F32 x = loadFirst(from + q * width + i, count - (q * width + i));
+          const int64_t row = q * width + i;
+          const F32 x = loadAcross<T>(vectors, term, offset + row, count - row);
           if (width >= kWidth || k + 1 < depth) {
             store(to + i, x);
           } else {
