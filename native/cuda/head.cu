@@ -116,9 +116,7 @@ void HeadPlan::place(Layout& layout) {
   logits_ = layout.scratch<float>(chunk_ * stride_);
   products_ = layout.scratch<char>(CublasLt::kWorkspace);
   if (job_.hasPolicy && !job_.policy.segments.present()) {
-    // Few rows leave most of the GPU idle unless they are split. The rows' bits do not depend on it.
-    constexpr int64_t kFew = 1024;
-    sweep_.perRow = chunk_ <= kFew ? RowSegments(vocab_).count : 1;
+    sweep_.perRow = areSplit(chunk_) ? RowSegments(vocab_).count : 1;
     sweep_.place(layout, chunk_ * sweep_.perRow, job_.policy.wantsByProducts(), wantsMeanLogit(job_),
                  wantsWeighted(job_));
   }
@@ -257,7 +255,7 @@ void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& token
     makeLogits(reference ? reference_ : policy_, active_.rows + first, rows, stream);
     part.logits = chunkOfLogits(rows);
     chunkTokens.targets = active_.targets + first;
-    sweepRows(part, chunkTokens, scratch, 0, rows, stream);
+    sweepRows(part, chunkTokens, scratch, {0, rows}, stream);
     finishRows(part, chunkTokens, loss, scratch, active_.rows + first, stream);
   });
 }
@@ -270,7 +268,7 @@ void HeadPlan::segments(bool reference, const Forward& stage, const Tokens& colu
     makeLogits(reference ? reference_ : policy_, active_.rows + first, rows, stream);
     part.logits = chunkOfLogits(rows);
     chunkColumns.targets = active_.targets + first;
-    sweepRows(part, chunkColumns, segments.made(first, classWeights), 0, rows, stream);
+    sweepRows(part, chunkColumns, segments.made(first, classWeights), {0, rows}, stream);
     labelLogits(part.logits, chunkColumns, segments.labelLogits(first), stream);
   });
 }
@@ -303,7 +301,7 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
     makeLogits(policy_, takingPart_ + first, rows, stream);
     part.logits = part.out = chunkOfLogits(rows);
     chunkColumns.targets = active_.targets + first;
-    logitsGradient(part, values_ + first, chunkColumns, 0, rows, stream);
+    logitsGradient(part, values_ + first, chunkColumns, {0, rows}, stream);
     if (out_.bias) addColumns(logits_, rows, vocab_, stride_, biasSums_, stream);
     if (policy_.type != DType::kFloat32) {
       roundGradient(logits_, rows, vocab_, stride_, policy_.type, scale_ ? &scale_->up : nullptr, stream);

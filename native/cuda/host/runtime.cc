@@ -301,6 +301,8 @@ cudaError_t cudaGetLastError() {
   return sticky ? sticky : last;
 }
 
+constexpr int kMultiprocessors = 2;
+
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = int(numberIn("FPL_HOST_DRIVER", CUDART_VERSION));
   return cudaSuccess;
@@ -316,6 +318,10 @@ cudaError_t cudaGetDeviceCount(int* count) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   const Lock lock(mutex);
   if (device < 0 || device >= deviceCount()) return noted(cudaErrorInvalidDevice);
+  if (attribute == cudaDevAttrMultiProcessorCount) {
+    *value = kMultiprocessors;
+    return noted(cudaSuccess);
+  }
   // The entry of that number, or the last one.
   const char* list = variable("FPL_HOST_CAPABILITY");
   const char* entry = list ? list : "9.0";
@@ -328,7 +334,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
   snprintf(properties->name, sizeof properties->name, "host");
-  properties->multiProcessorCount = 2;
+  properties->multiProcessorCount = kMultiprocessors;
   properties->l2CacheSize = 1 << 20;
   properties->totalGlobalMem = deviceBytes();
   const cudaError_t status = cudaDeviceGetAttribute(&properties->major, cudaDevAttrComputeCapabilityMajor, device);
