@@ -52,7 +52,9 @@ describe.runIf(isHere)('the loop of multiply-adds', () => {
   test('of this checkout has every chain', () => {
     // A published binary has no symbols.
     if (path === undefined || countInLoop(path, 'baseline') === undefined) return expect(path).toMatch(/prebuilds/)
-    for (const set of instructionSets) expectWhole(countInLoop(path, set), CHAINS[set])
+    const own = instructionSets.filter((set) => set in CHAINS)
+    expect(own).toContain('baseline')
+    for (const set of own) expectWhole(countInLoop(path, set), CHAINS[set])
   })
 
   test.runIf(has('clang++'))(
