@@ -198,8 +198,9 @@ const Sweeps& sweepsOfThisCpu() {
 }
 
 #if defined(FPL_PAIRS)
-// Chains of products, enough to hide an instruction's latency, and their operations in a round.
-constexpr int32_t kPairChains = 24;
+// Chains of products, enough to hide an instruction's latency and few enough for the registers, and their operations in
+// a round.
+constexpr int32_t kPairChains = 12;
 constexpr int64_t kPairOperations = kPairChains * 16 * 2 * 2;
 
 FPL_PAIRS float pairProducts(int64_t rounds) {
