@@ -287,6 +287,7 @@ export async function measure(one, plan) {
         const known = loads.filter((load) => load !== undefined)
         const roofline = rooflines.find(({ threads }) => threads === settings.threads)
         const least = leastTraffic(workload)
+        const operations = least.multiply + least.multiplyPairs
         const floor = roofline && floorSeconds(least, roofline.bandwidth)
         return {
           peer: peer.name,
@@ -305,7 +306,7 @@ export async function measure(one, plan) {
           load: known.length > 0 ? median(known) : undefined,
           ...summary,
           bytesPerSecond: (logitsOf(workload) * elementSize(workload.dtype)) / summary.median,
-          operationsPerSecond: least.multiply > 0 ? least.multiply / summary.median : undefined,
+          operationsPerSecond: operations > 0 ? operations / summary.median : undefined,
           floor,
           share: floor && floor / summary.median,
           /** @type {number | undefined} */ ratio: undefined,

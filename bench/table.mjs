@@ -106,6 +106,9 @@ export function bandwidthText(
   if (bandwidth.multiply) {
     return `multiply-adds${native ? '' : ` of ${meter}`} with ${on}: ${giga(bandwidth.multiply)} GFLOP/s`
   }
+  if (bandwidth.multiplyPairs) {
+    return `multiply-adds of bfloat16 with ${on}: ${giga(bandwidth.multiplyPairs)} GFLOP/s`
+  }
   const ways = Object.entries(bandwidth).map(([way, bytesPerSecond]) => `${way} ${gigabytes(bytesPerSecond)}/s`)
   return `${native ? meter : `through the memory of ${meter}`} with ${on}: ${ways.join(', ')}`
 }

@@ -108,7 +108,7 @@ describe('roofline', async () => {
   const { activeRows } = await load('inputs.mjs')
   const workload = { stage: 'step', dtype: 'float32', shape: [4, 8, 100], shift: false, masked: 0 }
   const all = 4 * 8 * 100 * 4
-  const none = { read: 0, copy: 0, update: 0, fill: 0, multiply: 0 }
+  const none = { read: 0, copy: 0, update: 0, fill: 0, multiply: 0, multiplyPairs: 0 }
 
   it('counts the fewest bytes of each stage', () => {
     expect(leastTraffic({ ...workload, stage: 'forward' })).toEqual({ ...none, read: all })
@@ -135,6 +135,10 @@ describe('roofline', async () => {
       ...none,
       multiply: 6 * 28 * 100 * 7,
     })
+    const pairs = leastTraffic({ ...linear, dtype: 'bfloat16' })
+    expect(pairs).toEqual({ ...none, multiplyPairs: 2 * 32 * 100 * 7 })
+    expect(sweepsFor(pairs)).toEqual(['multiplyPairs'])
+    expect(floorSeconds(pairs, bandwidths([{ multiplyPairs: 0.5 }], 99))).toBe(22400)
     expect(sweepsFor(leastTraffic(linear))).toEqual(['multiply'])
     expect(
       floorSeconds(leastTraffic(linear), bandwidths([{ multiply: 0.5 }, { multiply: 0.25 }, { multiply: 1 }], 99)),

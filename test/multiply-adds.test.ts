@@ -13,6 +13,11 @@ import { getBackends } from '../lib/index.js'
 
 /** Sums of a micro-tile: kMicroRows · kMicroVectors. */
 const CHAINS: Record<string, number> = { avx512: 24, avx2: 12, baseline: 8 }
+const loopOf = (set: string) => new RegExp(`\\S*3fpl\\d*${set}\\d+\\S*multiplyAddsE\\w+`)
+
+/** Of bfloat16 pairs, which compilers know without the CPU. */
+const PAIR_CHAINS = 12
+const PAIR_LOOP = /\S*pairProductsE\w+/
 
 const output = (program: string, ...args: string[]) =>
   spawnSync(program, args, { encoding: 'utf8', maxBuffer: 2 ** 27 }).stdout ?? ''
@@ -22,9 +27,9 @@ const isHere = process.platform === 'linux' && process.arch === 'x64' && has('ob
 const folder = mkdtempSync(join(tmpdir(), 'multiply-adds-'))
 afterAll(() => rmSync(folder, { recursive: true }))
 
-/** Multiply-adds, or multiplications where there are none, in the innermost loop of `multiplyAdds`. */
-function countInLoop(binary: string, set: string): number | undefined {
-  const symbol = output('nm', binary).match(new RegExp(`\\S*3fpl\\d*${set}\\d+\\S*multiplyAddsE\\w+`))?.[0]
+/** Multiply-adds, or multiplications where there are none, in the innermost loop of a function. */
+function countInLoop(binary: string, name: RegExp): number | undefined {
+  const symbol = output('nm', binary).match(name)?.[0]
   if (symbol === undefined) return undefined
   const code = output('objdump', '--disassemble', '--no-show-raw-insn', `--disassemble=${symbol}`, binary)
   const lines = code.split('\n').flatMap((line) => {
@@ -35,7 +40,7 @@ function countInLoop(binary: string, set: string): number | undefined {
     const to = Number.parseInt(operand, 16)
     if (!/^j/.test(name) || !(to < at)) return []
     const loop = lines.filter((line) => line.at >= to && line.at < at)
-    return [loop.filter((line) => /^(vfmadd|mulps)/.test(line.name)).length]
+    return [loop.filter((line) => /^(vfmadd|mulps|vdpbf16ps)/.test(line.name)).length]
   })
   return Math.max(0, ...counts)
 }
@@ -51,8 +56,12 @@ describe.runIf(isHere)('the loop of multiply-adds', () => {
 
   test('of this checkout has every chain', () => {
     // A published binary has no symbols.
-    if (path === undefined || countInLoop(path, 'baseline') === undefined) return expect(path).toMatch(/prebuilds/)
-    for (const set of instructionSets) expectWhole(countInLoop(path, set), CHAINS[set])
+    if (path === undefined || countInLoop(path, loopOf('baseline')) === undefined)
+      return expect(path).toMatch(/prebuilds/)
+    const own = instructionSets.filter((set) => set in CHAINS)
+    expect(own).toContain('baseline')
+    for (const set of own) expectWhole(countInLoop(path, loopOf(set)), CHAINS[set])
+    expectWhole(countInLoop(path, PAIR_LOOP), PAIR_CHAINS)
   })
 
   test.runIf(has('clang++'))(
@@ -61,7 +70,7 @@ describe.runIf(isHere)('the loop of multiply-adds', () => {
       const [source, object] = [new URL('../native/cpu/isa_avx2.cc', import.meta.url), join(folder, 'isa.o')]
       const flags = ['-std=c++17', '-O2', '-ffp-contract=off', '-c', fileURLToPath(source), '-o', object]
       expect(spawnSync('clang++', flags, { encoding: 'utf8' })).toMatchObject({ status: 0 })
-      expectWhole(countInLoop(object, 'avx2'), CHAINS.avx2)
+      expectWhole(countInLoop(object, loopOf('avx2')), CHAINS.avx2)
     },
     120_000,
   )

@@ -100,7 +100,7 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.in('reference.head.bias.data', 'tensor', reference.head.bias?.data)
     visitWeight(visit, 'reference.head', reference.head)
   }
-  if (loss) visitLoss(visit, loss)
+  if (loss) visitLoss(visit, loss, policy, reference)
   if (unpairedLoss) visitUnpairedLoss(visit, unpairedLoss, codes)
   if (tokenLoss) visitTokenLoss(visit, tokenLoss)
   if (stage4) {
@@ -207,15 +207,17 @@ function visitSegments(visit: FieldVisitor, part: Part, owner: string, segments:
   visit.out(`${owner}.segments.labelLogits`, 'float32', segments.labelLogits)
 }
 
-function visitLoss(visit: FieldVisitor, loss: LossStage): void {
+/** Log-probs that no stage before has found are the caller's: the loss does not change them. */
+function visitLoss(visit: FieldVisitor, loss: LossStage, policy?: ForwardStage, reference?: ForwardStage): void {
   visit.part(LOSS)
   visit.in('loss.pairs', 'int32', loss.pairs)
   visit.in('loss.chosenTokenCounts', 'float64', loss.chosenTokenCounts)
   visit.in('loss.rejectedTokenCounts', 'float64', loss.rejectedTokenCounts)
-  visit.out('loss.chosen', 'float64', loss.chosen)
-  visit.out('loss.rejected', 'float64', loss.rejected)
-  visit.out('loss.referenceChosen', 'float64', loss.referenceChosen)
-  visit.out('loss.referenceRejected', 'float64', loss.referenceRejected)
+  const [ofPolicy, ofReference] = [policy ? 'out' : 'in', reference ? 'out' : 'in'] as const
+  visit[ofPolicy]('loss.chosen', 'float64', loss.chosen)
+  visit[ofPolicy]('loss.rejected', 'float64', loss.rejected)
+  visit[ofReference]('loss.referenceChosen', 'float64', loss.referenceChosen)
+  visit[ofReference]('loss.referenceRejected', 'float64', loss.referenceRejected)
   visit.in('loss.pairWeights', 'float64', loss.pairWeights)
   visit.out('loss.losses', 'float64', loss.losses)
   visit.out('loss.chosenRewards', 'float64', loss.chosenRewards)

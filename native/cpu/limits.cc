@@ -9,9 +9,19 @@
 #include "kernels.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's own header reads uninitialised vectors on purpose, and GCC warns of that.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
+#else
+#include <immintrin.h>
+#endif
 #if defined(__GNUC__) || defined(__clang__)
 #define FPL_AVX2 __attribute__((target("avx2")))
+#define FPL_PAIRS __attribute__((target("avx512f,avx512bf16")))
 #else
 #define FPL_AVX2
 #endif
@@ -187,6 +197,36 @@ const Sweeps& sweepsOfThisCpu() {
   return portable::kSweeps;
 }
 
+#if defined(FPL_PAIRS)
+// Chains of products, enough to hide an instruction's latency and few enough for the registers, and their operations in
+// a round.
+constexpr int32_t kPairChains = 12;
+constexpr int64_t kPairOperations = kPairChains * 16 * 2 * 2;
+
+FPL_PAIRS float pairProducts(int64_t rounds) {
+  __m512 sums[kPairChains];
+  for (int32_t i = 0; i < kPairChains; ++i) sums[i] = _mm512_set1_ps(float(i));
+  const __m512bh left = _mm512_cvtne2ps_pbh(sums[1], sums[2]), right = _mm512_cvtne2ps_pbh(sums[3], sums[4]);
+  for (int64_t k = 0; k < rounds; ++k) {
+    for (int32_t i = 0; i < kPairChains; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], left, right);
+  }
+  __m512 total = _mm512_setzero_ps();
+  for (int32_t i = 0; i < kPairChains; ++i) total = _mm512_add_ps(total, sums[i]);
+  return _mm_cvtss_f32(_mm512_castps512_ps128(total));
+}
+#endif
+
+// Operations a second of `threads` threads at once.
+double rateOf(float (*work)(int64_t rounds), int64_t operationsOfRound, int64_t threads, ThreadPool& pool) {
+  constexpr int64_t kRounds = 1 << 18, kTasksPerThread = 32;
+  static std::atomic<uint32_t> sink{0};
+  const auto start = std::chrono::steady_clock::now();
+  pool.run(threads * kTasksPerThread, threads,
+           [&](int64_t) { sink.fetch_add(bitsOf(work(kRounds)), std::memory_order_relaxed); });
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return double(operationsOfRound * kRounds * threads * kTasksPerThread) / seconds;
+}
+
 char* aligned(void* p) { return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(p) + kLine - 1) / kLine * kLine); }
 
 }  // namespace
@@ -240,13 +280,14 @@ double sweepSeconds(Sweep sweep, void* buffer, void* target, int64_t bytes, int6
 }
 
 double multiplyAddRate(const Kernels& kernels, int64_t threads, ThreadPool& pool) {
-  constexpr int64_t kRounds = 1 << 18, kTasksPerThread = 32;
-  static std::atomic<uint32_t> sink{0};
-  const auto start = std::chrono::steady_clock::now();
-  pool.run(threads * kTasksPerThread, threads,
-           [&](int64_t) { sink.fetch_add(bitsOf(kernels.multiplyAdds(kRounds)), std::memory_order_relaxed); });
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return 2.0 * kernels.panels.rows * kernels.panels.columns * kRounds * threads * kTasksPerThread / seconds;
+  return rateOf(kernels.multiplyAdds, 2 * kernels.panels.rows * kernels.panels.columns, threads, pool);
+}
+
+double pairProductRate(int64_t threads, ThreadPool& pool) {
+#if defined(FPL_PAIRS)
+  if (findInstructionSet("avx512bf16")) return rateOf(pairProducts, kPairOperations, threads, pool);
+#endif
+  return 0;
 }
 
 }  // namespace fpl

@@ -33,4 +33,8 @@ double sweepSeconds(Sweep sweep, void* buffer, void* target, int64_t bytes, int6
 // The floating-point operations a second of `threads` threads at once; a multiply-add counts as two.
 double multiplyAddRate(const Kernels& kernels, int64_t threads, ThreadPool& pool);
 
+// The same of products of bfloat16 pairs (AVX512-BF16), of which one instruction has twice as many; 0 where the best
+// instruction set has none.
+double pairProductRate(int64_t threads, ThreadPool& pool);
+
 }  // namespace fpl

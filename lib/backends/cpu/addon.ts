@@ -36,6 +36,8 @@ export interface Addon {
   bandwidth(sweep: string, buffer: ArrayBuffer, target: ArrayBuffer | undefined, threads: number): number
   /** Floating-point operations a second. */
   multiplyAddRate(instructionSet: InstructionSet, threads: number): number
+  /** The same of products of bfloat16 pairs; 0 where the CPU has no such instruction. */
+  pairProductRate(threads: number): number
   readonly lossNames: readonly LossType[]
   readonly unpairedLossNames: readonly UnpairedLossType[]
   readonly instructionSets: readonly InstructionSet[]
