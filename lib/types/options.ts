@@ -116,8 +116,11 @@ export interface ShardOptions {
   segments?: 'exact' | 'merged' | undefined
 }
 
-/** Instruction sets of the cpu backend; 'baseline' is plain SSE2, which every x64 CPU has. */
-export type InstructionSet = 'baseline' | 'avx2' | 'avx512' | 'neon'
+/**
+ * Instruction sets of the cpu backend. 'baseline' is plain SSE2, which every x64 CPU has; 'avx512bf16' is 'avx512' with
+ * another product for the logits of bfloat16 output layers.
+ */
+export type InstructionSet = 'baseline' | 'avx2' | 'avx512' | 'avx512bf16' | 'neon'
 
 /** Sequence log-probs of P pairs. */
 export interface PairLogProbs {

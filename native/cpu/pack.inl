@@ -22,7 +22,7 @@ template <typename T>
 inline F32 loadFirst(const T* p, int64_t count) {
   if (count >= kWidth) return load(p);
   T some[kWidth] = {};
-  for (int64_t i = 0; i < count; ++i) some[i] = p[i];
+  if (count > 0) memcpy(some, p, size_t(count) * sizeof(T));
   return load(some);
 }
 
@@ -39,6 +39,44 @@ inline void transpose(F32 (&x)[kWidth]) {
   }
 }
 
+template <typename T>
+void packAlong(const Vectors& vectors, int64_t count, int64_t depth, int64_t width, int64_t first, int64_t end,
+               float* panels, int64_t panel);
+template <typename T>
+void packAcross(const Vectors& vectors, int64_t offset, int64_t count, int64_t depth, int64_t width, int64_t first,
+                int64_t end, float* panels, int64_t panel);
+
+// Elements of a vector, or of all vectors of a panel, that are worked on at a time.
+constexpr int64_t kPiece = 512;
+
+// Where 16 bits go by way of float32: both for any type, a piece at a time.
+FPL_SELDOM inline void packConvertedAlong(const Vectors& vectors, int64_t count, int64_t depth, int64_t width,
+                                          int64_t first, int64_t end, float* panels, int64_t panel) {
+  constexpr int64_t kMost = F32::kMicroVectors * kWidth, kTerms = kPiece / kMost;
+  float floats[kPiece];
+  const void* begins[kMost];
+  for (int64_t p = first; p < end; ++p) {
+    const int64_t rows = count - p * width < width ? count - p * width : width;
+    for (int64_t k = 0; k < depth; k += kTerms) {
+      const int64_t terms = depth - k < kTerms ? depth - k : kTerms;
+      for (int64_t r = 0; r < rows; ++r) begins[r] = vectors.read(p * width + r, k, terms, floats + r * kTerms);
+      packAlong<float>({DType::kFloat32, begins}, rows, terms, width, 0, 1, panels + p * panel + k * width, panel);
+    }
+  }
+}
+
+FPL_SELDOM inline void packConvertedAcross(const Vectors& vectors, int64_t offset, int64_t count, int64_t depth,
+                                           int64_t width, int64_t first, int64_t end, float* panels, int64_t panel) {
+  float floats[kPiece];
+  for (int64_t p = first; p < end; ++p) {
+    const int64_t rows = count - p * width < width ? count - p * width : width;
+    for (int64_t k = 0; k < depth; ++k) {
+      const void* const begin = vectors.read(termAt<float>(k, depth), offset + p * width, rows, floats);
+      packAcross<float>({DType::kFloat32, &begin}, 0, rows, 1, width, 0, 1, panels + p * panel + k * width, panel);
+    }
+  }
+}
+
 // A panel narrower than a vector is stored in whole vectors, each of which begins where the one before it should end.
 // That serves all terms but the last ones of a panel.
 template <typename T>
@@ -46,6 +84,7 @@ void packAlong(const Vectors& vectors, int64_t count, int64_t depth, int64_t wid
                float* panels, int64_t panel) {
   FPL_ASSERT(first >= 0 && end <= ceilDiv(count, width) && panel >= depth * width);
   FPL_ASSERT(width < kWidth || width % kWidth == 0);
+  if constexpr (kByWayOfFloats<T>) return packConvertedAlong(vectors, count, depth, width, first, end, panels, panel);
   const int64_t step = width < kWidth ? width : kWidth;  // rows side by side
   for (int64_t row = first * width; row < end * width; row += step) {
     float* const out = panels + row / width * panel + row % width;
@@ -72,7 +111,7 @@ void packAlong(const Vectors& vectors, int64_t count, int64_t depth, int64_t wid
       if (fits) continue;
       for (int64_t t = 0; t < terms; ++t) {
         const float* const term = edge + (termAt<T>(t, terms) ^ kSwap<T>)*kWidth;
-        for (int64_t r = 0; r < step; ++r) to[t * width + r] = term[r];
+        memcpy(to + t * width, term, size_t(step) * sizeof(float));
       }
     }
   }
@@ -94,9 +133,11 @@ void packAcross(const Vectors& vectors, int64_t offset, int64_t count, int64_t d
                 int64_t end, float* panels, int64_t panel) {
   FPL_ASSERT(offset >= 0 && first >= 0 && end <= ceilDiv(count, width) && panel >= depth * width);
   FPL_ASSERT(width < kWidth || width % kWidth == 0);
+  if constexpr (kByWayOfFloats<T>) {
+    return packConvertedAcross(vectors, offset, count, depth, width, first, end, panels, panel);
+  }
   // Several panels at a time, as the elements of a vector that go there are neighbours.
-  constexpr int64_t kElements = 512;
-  const int64_t step = kElements / width;
+  const int64_t step = kPiece / width;
   for (int64_t p = first; p < end; p += step) {
     const int64_t last = end < p + step ? end : p + step;
     for (int64_t k = 0; k < depth; ++k) {
@@ -106,12 +147,12 @@ void packAcross(const Vectors& vectors, int64_t offset, int64_t count, int64_t d
         for (int64_t i = 0; i < width; i += kWidth) {
           const int64_t row = q * width + i;
           const F32 x = loadAcross<T>(vectors, term, offset + row, count - row);
-          if (width >= kWidth || k + 1 < depth) {
+          if (F32::kMicroRows >= kWidth || width >= kWidth || k + 1 < depth) {
             store(to + i, x);
           } else {
             float edge[kWidth];
             store(edge, x);
-            for (int64_t r = 0; r < width; ++r) to[r] = edge[r];
+            memcpy(to, edge, size_t(width) * sizeof(float));
           }
         }
       }
