@@ -21,7 +21,7 @@ import { bytes, CUDA, DTYPES, decode, encode, gaussian, random, storage, values 
 
 const RUN = { backend: 'cuda' } as const
 const hasHead = getBackends().cuda.cublasLt?.available === true
-const CHUNK_VARIABLE = 'FUSED_PREFERENCE_LOSS_CHUNK_BYTES'
+const CHUNK_VARIABLE = 'FPL_HOST_CHUNK_BYTES'
 
 const [B, T, V] = [4, 6, 1027]
 const KEPT = B * (T - 1)
@@ -401,7 +401,7 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
     return out
   }
   const chunksOf = (rows: number) => {
-    process.env[CHUNK_VARIABLE] = String(rows * 4 * 32 * Math.ceil(vocab / 32))
+    process.env[CHUNK_VARIABLE] = String(rows * 4 * 64 * Math.ceil(vocab / 64))
   }
 
   // Of a size whose 16-bit forms would vanish, or overflow, if they were not scaled.

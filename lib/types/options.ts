@@ -203,8 +203,9 @@ export interface HeadGradientOptions {
 export interface LogitsBudgetOptions {
   /**
    * Bytes. The logits of the first tokens that fit are kept from the loss to the gradients, and need not be multiplied
-   * again: 4 bytes a logit of each token that counts. 0 keeps none. The result does not depend on it. Of the cpu and wasm
-   * backends. Defaults to 268435456 (256 MiB).
+   * again: 4 bytes a logit of each token that counts. 0 keeps none. The result does not depend on it. The cuda and webgpu
+   * backends keep all of them or none; cuda also keeps what fits 768 MiB, unless this is 0. Defaults to 268435456 (256
+   * MiB).
    */
   logitsBudget?: number | undefined
 }

@@ -125,7 +125,7 @@ struct GradientArguments {
 
 // What a row's logits x become, in units. With e^(x/T) as 2^n · 2^r, |r| <= 1/2, small values keep their digits. 2^r is
 // a polynomial where the gradient is float32: the special function unit's would use up the 4 ULP of the result. What is
-// rounded to 16 bits takes that (kFast): within 4 ULP before its rounding, and at half the instructions.
+// rounded to 16 bits may take that (kFast): within 4 ULP before its rounding, and with fewer instructions.
 //
 // For Form::kPlain constant · e^(x/T), and the constant is in the polynomial's coefficients. For others
 // e^(x/T) · (constant + perLog · log e^(x/T)) + everywhere, where the logarithm is n and r, and `everywhere` may have
@@ -205,6 +205,9 @@ class Row {
   }
 
  private:
+  // A gradient of another type has the bits of the float32 one, rounded.
+  static constexpr bool kIsFast = std::is_same_v<T, U> && sizeof(U) == 2;
+
   FPL_DEVICE Row(const GradientArguments& a, uint32_t row, uint32_t sequence, int32_t target)
       : logits(begin<T>(a.gradient.logits, row, sequence)),
         out(begin<U>(a.gradient.out, row, sequence)),
@@ -236,7 +239,7 @@ class Row {
   const CapConstants& cap_;
   const float* classWeights_;
   const RowValues values_;
-  const ScaledExp<kForm, sizeof(U) == 2> exp_;
+  const ScaledExp<kForm, kIsFast> exp_;
 };
 
 // The Quads of a row's gradient, which lie on 16-byte boundaries, and what is read for them: the logits begin `off`
@@ -272,11 +275,12 @@ struct Quads {
 #pragma unroll
     for (uint32_t v = 0; v < kLoads; ++v) {
       const uint32_t at = first + v * kThreads;
+      if (!kWhole && at >= end) continue;
       float x[kPerQuad<T>];
       unpack(kAligned ? quads[v] : between(quads[v], next[v], off), x, row.logits);
 #pragma unroll
       for (uint32_t i = 0; i < kPerQuad<T>; ++i) x[i] = row.of(x[i], at * kPerQuad<T> + i - ahead);
-      if (kWhole || at < end) storeStreaming(to + v * kThreads, pack(x, row.logits));
+      storeStreaming(to + v * kThreads, pack(x, row.logits));
     }
   }
 

@@ -451,8 +451,9 @@ void Plan::enqueueValues(Stream stream) {
     return;
   }
   if (job_.hasTokenLoss) enqueueTokenWeights(stream);
-  if (job_.hasPolicy) enqueueForward(on_.policy, job_.policy.logits, stream);
+  // The policy's after it: an output layer keeps its logits for the gradient.
   if (job_.hasReference) enqueueForward(on_.reference, job_.reference.logits, stream);
+  if (job_.hasPolicy) enqueueForward(on_.policy, job_.policy.logits, stream);
   double* const coefficients = hasGradient() ? on_.gradient.coefficients : nullptr;
   if (job_.hasTokenLoss) sumTokenLosses(tokenLoss_, job_.rows().count(), stream);
   if (job_.hasUnpairedLoss) unpairedPreferenceLoss(on_.unpairedLoss, coefficients, stream);

@@ -37,6 +37,21 @@ struct HostStream {
   std::shared_ptr<Queue> queue;
   HostGraph* captured = nullptr;
 };
+namespace fpl {
+namespace cuda {
+namespace host {
+
+int64_t numberIn(const char* name, int64_t otherwise) {
+  const char* value = getenv(name);
+  return value && *value ? atoll(value) : otherwise;
+}
+
+}  // namespace host
+}  // namespace cuda
+}  // namespace fpl
+
+using fpl::cuda::host::numberIn;
+
 struct HostEvent {
   int device;
   double time = 0;
@@ -51,11 +66,6 @@ namespace {
 const char* variable(const char* name) {
   const char* value = getenv(name);
   return value && *value ? value : nullptr;
-}
-
-int64_t numberIn(const char* name, int64_t otherwise) {
-  const char* value = variable(name);
-  return value ? atoll(value) : otherwise;
 }
 
 // Whoever has waited longest is next: a thread that always comes back at once would keep all others out, and with them
