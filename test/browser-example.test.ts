@@ -121,6 +121,8 @@ describe.skipIf(lacks.length > 0 && !process.env.CI)('the page that trains in a 
     const cells = part.locator('.checks tbody tr:first-child > *, .bench tbody tr:first-child > *')
     const boxes = await Promise.all((await cells.all()).map((cell) => cell.boundingBox()))
     expect(new Set(boxes.map((box) => box!.y)).size).toBe(2)
+    const whole = (await part.boundingBox())!
+    expect(Math.max(...boxes.map((box) => box!.x + box!.width))).toBeLessThan(whole.x + whole.width)
     const [file] = await Promise.all([page.waitForEvent('download'), part.locator('.download').click()])
     const { adapter, checks, bench } = JSON.parse(readFileSync(await file.path(), 'utf8'))
     expect(adapter).toMatchObject({ architecture: 'swiftshader', software: true, features: expect.any(Array) })

@@ -51,7 +51,7 @@ async function offerGpu() {
   if (adapter === undefined) return
   const webgpu = /** @type {HTMLInputElement} */ (choice.querySelector('[value=webgpu]'))
   webgpu.disabled = false
-  if (isSoftware(adapter.info)) webgpu.labels?.[0].append(', in software: slow')
+  if (isSoftware(adapter.info)) webgpu.labels?.[0].append(' (software)')
 }
 
 function start() {
