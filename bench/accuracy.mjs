@@ -101,7 +101,7 @@ function logProbsOf(
     const total = rest + Math.exp(own - most)
     for (let v = 0; v < VOCAB; v++) logits[v] /= total
     logits[label] = -rest / total
-    return own > most - 1 ? -Math.log1p(rest / Math.exp(own - most)) : own - most - Math.log(total)
+    return own - most - Math.log(total)
   })
   return { logProbs, others }
 }

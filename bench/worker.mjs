@@ -151,7 +151,7 @@ function restore(/** @type {Line} */ { peer, inputs }, /** @type {number} */ ind
 /** Whether the peer's step of that output layer is to be held against float64. */
 function hasAccuracy(/** @type {import('./cases.mjs').Workload} */ workload) {
   const isLayer = workload.stage === 'linear-forward' || workload.stage === 'linear-step'
-  return isLayer && peer.supports({ ...workload, stage: 'linear-step' }) === true
+  return isLayer && !peer.compiles && peer.supports({ ...workload, stage: 'linear-step' }) === true
 }
 
 /** @type {Record<string, (message: any) => Promise<object>>} */

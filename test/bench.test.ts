@@ -191,6 +191,41 @@ describe('the limits of WebAssembly', async () => {
   })
 })
 
+describe('errors of output layers', async () => {
+  const { accuracyOf, errors, problem } = await load('accuracy.mjs')
+  const { findPeer } = await load('peers/index.mjs')
+  const like = { stage: 'linear-step', shape: [16, 1, 2048], width: 40, shift: false, masked: 0 }
+
+  it.each(['float32', 'bfloat16'])('of %s are those of float32 arithmetic for ours', async (dtype) => {
+    const { unlikely, sure } = await accuracyOf(findPeer('ours-js').another(), { ...like, dtype }, { threads: 1 })
+    for (const { logProb, hidden, weight } of [unlikely, sure]) {
+      expect(logProb).toBeLessThan(1e-6)
+      for (const error of [hidden, weight]) {
+        expect(error).toBeGreaterThan(1e-9)
+        expect(error).toBeLessThan(2e-5)
+      }
+    }
+  })
+
+  it('are of labels that are unlikely, and of those that are nearly certain', () => {
+    const least = (sure: boolean) => Math.min(...problem({ ...like, dtype: 'float32' }, sure).wanted.logProbs)
+    const most = (sure: boolean) => Math.max(...problem({ ...like, dtype: 'float32' }, sure).wanted.logProbs)
+    expect(least(true)).toBeGreaterThan(-0.05)
+    expect(most(true)).toBeLessThan(-1e-4)
+    expect(most(false)).toBeLessThan(-3)
+  })
+
+  it('are relative to the norms of the gradients', () => {
+    const wanted = { logProbs: [-1, -2], hidden: [3, 4], weight: [1, 0] }
+    expect(errors(wanted, { logProbs: [-1, -2.5], gradient: [3, 4.5, 1, 0.25] })).toEqual({
+      logProb: 0.5,
+      hidden: 0.1,
+      weight: 0.25,
+    })
+    expect(errors(wanted, {}).hidden).toBeNaN()
+  })
+})
+
 describe('tables of the pages', async () => {
   const { headline, layerErrors, layers, withRegion, withTable, withTables } = await load('pages.mjs')
   const runOf = (name: string) => JSON.parse(readFileSync(join(BENCH, 'results', name), 'utf8'))
@@ -295,7 +330,9 @@ describe('inputs', async () => {
   })
 })
 
-describe('npm run bench', () => {
+describe('npm run bench', async () => {
+  const { plan, readOptions } = await load('options.mjs')
+
   it('checks a peer, times it and writes what it found', () => {
     const json = join(folder, 'results.json')
     const run = node('run.mjs', '--quick', '--case', 'small-call-loss', '--peer', 'plain-js', '--json', json)
@@ -464,21 +501,30 @@ describe('npm run bench', () => {
     [['--browser', '--peer', 'torch-eager'], /no peer is called 'torch-eager'\npeers: ours-wasm, (?!.*torch)/],
     [['--backend', 'cpu', '--case', 'shared-memory'], /no case or group of cases is called 'shared-memory'/],
     [['--backend', 'wasm', '--case', 'in-cache', '--dtype', 'float16'], /no case is left/],
-  ])('says what is wrong with %j', (options, message) => {
-    const run = node('run.mjs', ...options)
-    expect(run.stderr).toMatch(message)
-    expect(run.stderr).not.toContain('    at ')
-    expect(run.status).toBe(2)
+    [['--case', 'backwards'], /no case .* 'backwards'[\s\S]*small-call-fused/],
+    [['--peer', 'abacus'], /no peer .* 'abacus'[\s\S]*plain-js/],
+    [['--dtype', 'int8'], /'int8'[\s\S]*bfloat16/],
+    [['--backend', 'abacus'], /'abacus'[\s\S]*cuda/],
+    [['--threads', 'many'], /whole number/],
+  ])('says what is wrong with %j', (given, message) => {
+    expect(() => plan(readOptions(given))).toThrow(message)
+    expect(() => plan(readOptions(given))).toThrow(RangeError)
+  })
+
+  it('measures what is named, and many sizes of output layers with --full', () => {
+    const namesOf = (...given: string[]) => plan(readOptions(given)).cases.map(({ name }: { name: string }) => name)
+    const grid = namesOf('--full').filter((name: string) => /-\d+x\d+-/.test(name))
+    expect(grid).toHaveLength(2 * 2 * 3 * 5)
+    expect(new Set(grid).size).toBe(grid.length)
+    expect(namesOf().filter((name: string) => /-\d+x\d+-/.test(name))).toHaveLength(2 * 2 * 2)
+    expect(namesOf('--quick', '--case', 'linear-step-bfloat16')).toHaveLength(15)
+    expect(namesOf('--quick').length).toBeLessThan(10)
   })
 
   it.each([
-    ['--case', 'backwards', /no case .* 'backwards'[\s\S]*small-call-fused/],
-    ['--peer', 'abacus', /no peer .* 'abacus'[\s\S]*plain-js/],
-    ['--dtype', 'int8', /'int8'[\s\S]*bfloat16/],
-    ['--backend', 'abacus', /'abacus'[\s\S]*cuda/],
-    ['--threads', 'many', /whole number/],
+    ['--case', 'backwards', /no case .* 'backwards'/],
     ['--frobnicate', '', /frobnicate/],
-  ])('says what is wrong with %s %s', (option, value, message) => {
+  ])('ends with a message alone after %s %s', (option, value, message) => {
     const run = node('run.mjs', option, value)
     expect(run.stderr).toMatch(message)
     expect(run.stderr).not.toContain('    at ')
@@ -495,7 +541,17 @@ describe('npm run bench', () => {
 
   it.runIf(CUDA.length > 0)('measures the cuda backend', () => {
     const file = join(folder, 'cuda.json')
-    const run = node('run.mjs', '--backend', 'cuda', '--megabytes', '1', '--case', 'bfloat16-v32000', '--json', file)
+    const run = node(
+      'run.mjs',
+      '--backend',
+      'cuda',
+      '--megabytes',
+      '1',
+      '--case',
+      'bfloat16-v32000-rows16-masked50',
+      '--json',
+      file,
+    )
     expect(run.stderr).toBe('')
     const { device, cases } = JSON.parse(readFileSync(file, 'utf8'))
     expect(device.multiprocessors).toBeGreaterThan(0)

@@ -25,6 +25,7 @@
  * @property {boolean} [quick] runs with --quick too
  * @property {boolean} [inPython] runs in a python3
  * @property {boolean} [linear] has the linear stages too
+ * @property {boolean} [compiles] for each shape anew, which takes many seconds: its errors are those of the same without
  * @property {boolean} [embedded] is ours inside a trainer, or a part of the work, and runs where a case or --peer names it
  * @property {() => Peer} [another] makes another instance, for a peer that can have variants
  * @property {boolean} [overwrites] leaves a gradient where the logits were

@@ -90,7 +90,7 @@ async function findPython(script, library) {
 /**
  * @param {{ script: string, library: string, formulation: string }} program a file of this folder, the library that it needs,
  *   and how it writes the computation
- * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'quick' | 'supports'>} peer
+ * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'quick' | 'compiles' | 'supports'>} peer
  * @returns {import('./index.mjs').Peer}
  */
 export function pythonPeer({ script, library, formulation }, peer) {

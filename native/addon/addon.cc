@@ -14,7 +14,8 @@
 //   blas                                libraries of BLAS, see blas_bindings.h
 //   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`
 //   multiplyAddRate(instruction set, threads)                floating-point operations a second
-//   pairProductRate(threads)   the same of bfloat16 pairs, 0 where the CPU has no such instruction; all for npm run bench
+//   pairProductRate(threads)   the same of bfloat16 pairs, 0 where the CPU has no instruction for them
+//                              the last three are for npm run bench
 //
 // Several copies of the package may share one addon (CommonJS beside ES modules, a cleared module cache, a bundle):
 // all that calls share, the memory of jobs and the ids, therefore belongs to the addon and not to its callers.

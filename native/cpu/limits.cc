@@ -184,8 +184,7 @@ FPL_AVX2 void fillStreaming(char* to, int64_t bytes) {
   _mm_sfence();
 }
 
-const Sweeps kSweeps = {read,   readAhead,   copy, copyStreaming, copyAhead,
-                        update, updateAhead, fill, fillStreaming};
+const Sweeps kSweeps = {read, readAhead, copy, copyStreaming, copyAhead, update, updateAhead, fill, fillStreaming};
 
 }  // namespace avx2Sweeps
 #endif

@@ -9,9 +9,9 @@
 namespace fpl {
 
 // A sweep reads the first buffer, copies it to the second, rewrites it in place, or overwrites it without reading it. A
-// streaming sweep uses stores that bypass the cache. A sweep that fetches ahead goes through its chunk in one stream and
-// asks for lines before it needs them, as the stages do; the others leave that to the hardware, which CPUs do better or
-// worse. The fastest of its kind is the limit.
+// streaming sweep uses stores that bypass the cache. A sweep that fetches ahead goes through its chunk in one stream
+// and asks for lines before it needs them, as the stages do; the others leave that to the hardware, which CPUs do
+// better or worse. The fastest of its kind is the limit.
 enum class Sweep {
   kRead,
   kReadAhead,

@@ -293,8 +293,8 @@ int64_t throwing() {
   return caught;
 }
 
-// Cancelled from another thread at any time: it stops, and if it says it did, no gradient has been written. Goes on until
-// ten jobs have been stopped between two rows; gives up if there never is one.
+// Cancelled from another thread at any time: it stops, and if it says it did, no gradient has been written. Goes on
+// until ten jobs have been stopped between two rows; gives up if there never is one.
 int64_t cancellations() {
   using Clock = std::chrono::steady_clock;
   constexpr int64_t kRows = 200, kVocab = 3000, kWanted = 10;
@@ -321,7 +321,7 @@ int64_t cancellations() {
     job.gradient.out.data = out.data();
     job.gradient.states = states.data();
     job.gradient.coefficients = coefficients.data();
-    std::atomic<bool> begun{round == 0};
+    std::atomic<bool> begun{false};
     std::thread canceller([&] {
       while (!begun) std::this_thread::yield();
       if (round == 0) return;
