@@ -143,7 +143,7 @@ describe.runIf(CUDA.length > 0)('the cuda backend', () => {
       }
       // Numbers next to each other, or a few apart, have bits next to each other.
       const bits = (array: Float32Array | Uint16Array) =>
-        array instanceof Uint16Array ? array : new Int32Array(array.buffer, array.byteOffset, array.length)
+        Float64Array.from(dtype === 'float32' ? new Int32Array(array.buffer, array.byteOffset, array.length) : array)
       const [found, right] = [bits(first as Float32Array), bits(expected)]
       const off = found.reduce((most, x, i) => Math.max(most, Math.abs(x - right[i])), 0)
       expect(off).toBeLessThanOrEqual(dtype === 'float32' ? 8 : 1)
