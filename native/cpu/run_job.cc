@@ -29,7 +29,7 @@ int64_t threadsFor(const Job& job) {
   const Rows& rows = job.rows();
   const Head& head = job.hasPolicy ? job.policy.head : job.headGradient.head;
   if (rows.count() * rows.vocab * (1 + head.width() / 8) < kAloneBelow) return 1;
-  return job.threads > 0 ? job.threads : ThreadPool::available();
+  return job.threads;
 }
 
 // Bytes of logits that stay in the last-level cache from stage 1 to stage 4, beside the gradient that is written.
