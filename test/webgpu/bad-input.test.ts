@@ -2,7 +2,13 @@
  * Buffers and devices that a call cannot use: each gives an error with a code, and nothing of the caller's is written.
  */
 import { describe, expect, test } from 'vitest'
-import { crossEntropy, fusedPreferenceLoss, sequenceLogProbs, sequenceLogProbsSync } from '../../lib/index.js'
+import {
+  crossEntropy,
+  fusedPreferenceLoss,
+  linearCrossEntropy,
+  sequenceLogProbs,
+  sequenceLogProbsSync,
+} from '../../lib/index.js'
 import type { GpuMemory, Logits } from '../../lib/types/index.js'
 import { bytes } from '../support.js'
 import { AS_SOFTWARE, download, newDevice, upload } from './device.js'
@@ -176,6 +182,27 @@ describe('labels on the device', () => {
       expect(rows.subarray(0, VOCAB).some((x) => x !== 0)).toBe(true)
     },
   )
+
+  test('out of range, with an output layer: likewise', async () => {
+    const width = 4
+    const some = (length: number) => upload(gpuDevice, bytes(elements.subarray(0, length)))
+    const weight = { data: some(VOCAB * width), shape: [VOCAB, width] }
+    const gradientsOf = async (wrong: number) => {
+      const hidden = { data: some(BATCH * TIME * width), shape: [BATCH, TIME, width] }
+      const gradient = { hidden: some(BATCH * TIME * width), weight: some(VOCAB * width) }
+      const ids = upload(gpuDevice, bytes(labels.with(2, wrong).with(4, wrong)))
+      const call = linearCrossEntropy(hidden, weight, ids, { gpuDevice, gradient })
+      const named = code('ERR_LABEL_OUT_OF_RANGE', /sequence 0, position 2 is neither.*; 2 of the labels/)
+      if (wrong === -100) await call
+      else await expect(call).rejects.toEqual(named)
+      return Promise.all([gradient.hidden, gradient.weight].map((buffer) => download(gpuDevice, buffer)))
+    }
+    const wanted = await gradientsOf(-100)
+    expect(await gradientsOf(VOCAB)).toEqual(wanted)
+    const [ofHidden] = wanted.map(({ buffer }) => new Float32Array(buffer as ArrayBuffer))
+    expect(ofHidden!.subarray(width, 2 * width)).toEqual(new Float32Array(width))
+    expect(ofHidden!.subarray(0, width).some((x) => x !== 0)).toBe(true)
+  })
 })
 
 describe('a device that is lost', () => {
@@ -265,6 +292,22 @@ describe('what the device runs out of', () => {
     device.createShaderModule = ({ code }) => createShaderModule.call(device, { code: `${code}\nfn broken(` })
     const given = logits(upload(device, bytes(elements)))
     await expect(run(given, { gpuDevice: device })).rejects.toEqual(code('ERR_WEBGPU', /does not compile: line \d+/))
+    device.destroy()
+  })
+
+  test('and one that does when it is tried again, though others were still being compiled', async () => {
+    const device = await newDevice()
+    const { createShaderModule, createComputePipelineAsync } = device
+    const given = logits(upload(device, bytes(elements)))
+    device.createShaderModule = ({ code }) => createShaderModule.call(device, { code: `${code}\nfn broken(` })
+    device.createComputePipelineAsync = async (descriptor) => {
+      // One fails late.
+      if (descriptor.label?.startsWith('finish-rows')) await new Promise((resolve) => setTimeout(resolve, 100))
+      return createComputePipelineAsync.call(device, descriptor)
+    }
+    await expect(run(given, { gpuDevice: device })).rejects.toEqual(code('ERR_WEBGPU', /does not compile/))
+    Object.assign(device, { createShaderModule, createComputePipelineAsync })
+    expect((await run(given, { gpuDevice: device })).loss).toBeGreaterThan(0)
     device.destroy()
   })
 })

@@ -194,10 +194,4 @@ test('labels on the device, and gradients in the buffer of the hidden states', a
   expect(all.subarray(inHidden, 2 * inHidden)).toEqual(wanted[1])
   expect(all.subarray(2 * inHidden)).toEqual(wanted[2])
   expect(await download(gpuDevice, got.gradBias as GPUBuffer)).toEqual(wanted[3])
-
-  const wrong = labels.slice()
-  wrong[5] = 50
-  const call = fusedLinearPreferenceLoss(hidden, weight, upload(gpuDevice, bytes(wrong)), given)
-  await expect(call).rejects.toMatchObject({ code: 'ERR_LABEL_OUT_OF_RANGE' })
-  expect(await download(gpuDevice, buffer)).toEqual(all)
 })

@@ -37,7 +37,7 @@ const size = (dtype: DType) => (dtype === 'float32' ? 4 : 2)
 
 function stages(): Shader[] {
   const sweeps = every<Parameters<typeof tokenLogProbsShader>[0]>({
-    finds: ['sums', 'all', 'classes'],
+    finds: ['sums', 'means', 'classMeans', 'all', 'classes'],
     dtype: DTYPES,
     vector: BOTH,
     CAPS: BOTH,
@@ -49,9 +49,10 @@ function stages(): Shader[] {
   const finishing = every<Parameters<typeof finishGradientShader>[0]>({
     WEIGHS: BOTH,
     HAS_OWN: BOTH,
+    HAS_PLACED: BOTH,
     DEFERS: BOTH,
     HAS_CLASSES: BOTH,
-  }).filter(({ DEFERS, HAS_CLASSES }) => !(DEFERS && HAS_CLASSES))
+  }).filter(({ HAS_OWN, HAS_PLACED, DEFERS, HAS_CLASSES }) => !(DEFERS && HAS_CLASSES) && !(HAS_OWN && HAS_PLACED))
   const writing = every<Parameters<typeof logitsGradientShader>[0]>({
     dtype: DTYPES,
     outDType: DTYPES,

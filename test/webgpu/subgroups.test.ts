@@ -92,3 +92,66 @@ describe.skipIf(features.length === 0).each(['software', 'a GPU'])('on %s', (kin
     expect(plain.peak - own.peak).toBe(kind === 'software' ? BATCH * TIME * 48 * 16 : 0)
   })
 })
+
+/** A shader whose subgroups have that many threads, in an order of their own; they swap by memory of the workgroup. */
+function emulated(code: string, size: number): string {
+  const swaps = { 'unit.base': 'Float', 'unit.exponent': 'Integer', sum: 'Pair' }
+  const plain = code
+    .replace(/^(enable|requires) .*$/gm, '')
+    .replace(/@builtin\(subgroup_id\)[^}]*/, '@builtin(local_invocation_index) index: u32,\n')
+    .replaceAll('invocation.subgroup', `(WORKGROUP / ${size} - 1 - invocation.index / ${size})`)
+    .replaceAll('invocation.size', `${size}u`)
+    .replaceAll('invocation.lane', `(invocation.index % ${size})`)
+    .replace('let thread = threadOf(invocation);', 'let thread = threadOf(invocation); numbered = thread;')
+    .replace(
+      /quadSwap([XY])\((\w+)\.(unit\.base|unit\.exponent|sum)\)/g,
+      (_, way, of, field: keyof typeof swaps) => `swap${swaps[field]}(${of}.${field}, ${way === 'X' ? 1 : 2})`,
+    )
+  return `${plain}
+var<private> numbered: u32;
+var<workgroup> swapped: array<vec2f, WORKGROUP>;
+fn swapPair(x: vec2f, by: u32) -> vec2f {
+  workgroupBarrier();
+  swapped[numbered] = x;
+  workgroupBarrier();
+  return swapped[numbered ^ by];
+}
+fn swapFloat(x: f32, by: u32) -> f32 { return swapPair(vec2f(x), by).x; }
+fn swapInteger(x: i32, by: u32) -> i32 { return bitcast<i32>(swapFloat(bitcast<f32>(x), by)); }`
+}
+
+describe.skipIf(features.length > 0).each(['software', 'a GPU'])('emulated on %s', (kind) => {
+  test('bits do not depend on the size of subgroups', async () => {
+    const { gpu } = (globalThis as unknown as { navigator: { gpu: GPU } }).navigator
+    const known = Object.getOwnPropertyDescriptor(gpu, 'wgslLanguageFeatures')
+    Object.defineProperty(gpu, 'wgslLanguageFeatures', { value: new Set(['subgroup_id']), configurable: true })
+    const vocab = 4100
+    const found: (readonly number[])[] = []
+    for (const size of [0, 4, 8, 32]) {
+      const device = await newDevice()
+      if (kind === 'a GPU') asHardware(device)
+      if (size > 0) Object.defineProperty(device, 'features', { value: new Set(['subgroups']) })
+      const { createShaderModule } = device
+      let count = 0
+      device.createShaderModule = ({ code }) => {
+        const isEmulated = code.startsWith('enable subgroups')
+        if (isEmulated) count++
+        return createShaderModule.call(device, { code: isEmulated ? emulated(code, size) : code })
+      }
+      const data = upload(device, bytes(valuesOf(vocab)))
+      const given = { gpuDevice: device, outputs: ['tokenLogProbs'] } as const
+      const { tokenLogProbs } = await sequenceLogProbs({ data, shape: [BATCH, TIME, vocab] }, labelsOf(vocab), given)
+      found.push([...tokenLogProbs])
+      expect(count).toBe(Math.sign(size))
+      device.destroy()
+    }
+    if (known) Object.defineProperty(gpu, 'wgslLanguageFeatures', known)
+    else Reflect.deleteProperty(gpu, 'wgslLanguageFeatures')
+    const [plain, ...sizes] = found
+    for (const bits of sizes) expect(bits).toEqual(sizes[0])
+    for (const [i, wanted] of plain!.entries()) {
+      if (Number.isFinite(wanted)) expect(Math.abs(sizes[0]![i]! - wanted)).toBeLessThanOrEqual(ulp(wanted))
+      else expect(sizes[0]![i]).toBe(wanted)
+    }
+  })
+})
