@@ -81,10 +81,14 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
 
   Napi::Value runAsync(const Napi::CallbackInfo& info) {
     auto job = std::make_unique<fpl::AsyncJob>(info.Env(), info[0].As<Napi::Number>().DoubleValue());
-    memory_.read(info, 1, job->job, &job->lent);
+    memory_.read(info, 2, job->job, &job->lent);
     Napi::Array arguments = Napi::Array::New(info.Env(), info.Length());
     for (size_t i = 0; i < info.Length(); ++i) arguments[uint32_t(i)] = info[i];
     job->arguments = Napi::Persistent(arguments.As<Napi::Object>());
+    constexpr uint32_t kOnHiddenRows = 1;
+    if (info[kOnHiddenRows].IsFunction()) {
+      job->job.onHiddenRows = [this, at = job.get()](int64_t row) { queue_.report(*at, kOnHiddenRows, row); };
+    }
     const fpl::blas::Library* const blas = blas_.find(job->job.blas);
     job->work = [this, blas](fpl::Job& at) { return fpl::runJob(at, pool_, blas); };
     const Napi::Promise promise = job->deferred.Promise();

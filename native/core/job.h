@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 
 #include "dtypes.h"
 #include "losses.h"
@@ -304,6 +305,10 @@ struct Job {
   // stage 1 before it begins stage 4.
   bool cancellable = false;
   std::atomic<bool> cancelled{false};
+
+  // Of the CPU's: called on the job's thread each time that more rows of headGradient.hidden are finished, with the row
+  // before which all of them are; or empty.
+  std::function<void(int64_t row)> onHiddenRows;
 };
 
 }  // namespace fpl

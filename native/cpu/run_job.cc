@@ -237,7 +237,7 @@ bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas) {
     if constexpr (kHasBlas) {
       if (blas) keptLogits.giveChunksTo(job);
     }
-    const CpuContext context{kernels, pool, threadsFor(job), job.cancelled, blas};
+    const CpuContext context{kernels, pool, threadsFor(job), job.cancelled, job.onHiddenRows, blas};
     if (job.policy.segments.areMade()) {
       const Sequences sequences = allSequences(job.tokens);
       sweepSegments(job.policy, job.tokens, sequences, context);

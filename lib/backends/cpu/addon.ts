@@ -22,7 +22,8 @@ export interface Addon {
   /** Where `run` finds small arrays: one slot per field. */
   readonly arena: ArrayBuffer
   run(...job: JobArgument[]): void
-  runAsync(id: number, ...job: JobArgument[]): Promise<boolean>
+  /** `onHiddenRows`: see `RunSettings`. */
+  runAsync(id: number, onHiddenRows: ((row: number) => void) | undefined, ...job: JobArgument[]): Promise<boolean>
   cancel(id: number): void
   /** An id that is unique among the calls of all copies of this package; the functions of `cuda` take it too. */
   nextId(): number

@@ -49,7 +49,7 @@ class CpuBackend implements Backend {
 
   async run(job: Job, settings: RunSettings): Promise<void> {
     const id = this.addon.nextId()
-    const running = this.addon.runAsync(id, ...this.jobArguments.of(job, settings))
+    const running = this.addon.runAsync(id, settings.onHiddenRows, ...this.jobArguments.of(job, settings))
     await untilAborted(settings.signal, running, () => this.addon.cancel(id))
   }
 }
