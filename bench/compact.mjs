@@ -103,10 +103,13 @@ const shortErrors = (/** @type {import('./accuracy.mjs').Accuracy} */ { unlikely
 
 /** @returns {import('./accuracy.mjs').Errors} */
 const twoDigits = (/** @type {import('./accuracy.mjs').Errors} */ { logProb, hidden, weight }) => ({
-  logProb: Number(logProb.toPrecision(2)),
-  hidden: Number(hidden.toPrecision(2)),
-  weight: Number(weight.toPrecision(2)),
+  logProb: two(logProb),
+  hidden: two(hidden),
+  weight: two(weight),
 })
+
+/** JSON has null for NaN. */
+const two = (/** @type {number | null} */ value) => Number((value ?? Number.NaN).toPrecision(2))
 
 /** JSON with one entry per line. */
 export function compactText(/** @type {CompactRun} */ { cases, ...head }) {

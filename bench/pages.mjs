@@ -110,7 +110,7 @@ export function layerErrors({ cases }) {
     for (const { title, accuracy } of entries) {
       if (!accuracy || title === '1 thread') continue
       const cells = [accuracy.unlikely, accuracy.sure].flatMap((errors) =>
-        kinds.map((kind) => errors[kind].toExponential(0)),
+        kinds.map((kind) => (errors[kind] ?? Number.NaN).toExponential(0)),
       )
       rows.set(`${dtype}: ${title}`, cells)
     }

@@ -99,6 +99,16 @@ test.each<[string, number, Record<string, string>]>([
     },
   ],
   [
+    'version 1: each controller for itself',
+    2,
+    {
+      [CGROUP]: '2:cpuacct:/a\n1:cpu:/a',
+      [MOUNTS]: `${first('/', 'cpuacct')}\n${first('/', 'cpu')}`,
+      'sys/fs/cgroup/cpu/a/cpu.cfs_quota_us': '200000',
+      'sys/fs/cgroup/cpu/a/cpu.cfs_period_us': '100000',
+    },
+  ],
+  [
     'version 1: cpuset and cpuacct are other controllers',
     Number.POSITIVE_INFINITY,
     {
