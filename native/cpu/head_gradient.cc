@@ -320,6 +320,8 @@ class HeadBackward {
       const int64_t at = rows_[i].row * width_;
       putSums(g_.hiddenDtype(), hiddenSums_.of(slot_) + i * width_, g_.hidden, at, at + width_, g_.addsToHidden());
     }
+    // Rows between these that take no part are zeros already.
+    if (context_.onHiddenRows) context_.onHiddenRows(rows_[count_ - 1].row + 1);
   }
 
   const HeadGradient& g_;

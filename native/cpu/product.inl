@@ -88,8 +88,8 @@ inline void multiply(const Product& p) { multiplyPanels<Floats>(p); }
 inline float multiplyAdds(int64_t rounds) {
   F32 sums[kMicroRows][kMicroVectors];
   for (int i = 0; i < kMicroRows; ++i) {
-    // No two are alike: a compiler would compute like ones once.
-    for (int j = 0; j < kMicroVectors; ++j) sums[i][j] = set1(float(i * kMicroVectors + j));
+    // No two are alike: a compiler would compute like ones once. None is 1, which its steps would leave as it is.
+    for (int j = 0; j < kMicroVectors; ++j) sums[i][j] = set1(float(i * kMicroVectors + j + 2));
   }
   const F32 left = set1(0.75f), right = set1(0.25f);
   for (int64_t k = 0; k < rounds; ++k) {
