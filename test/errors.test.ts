@@ -239,7 +239,7 @@ const RUN: Case[] = [
   ['threads 0', 'ERR_OUT_OF_RANGE', 'options.threads', option('threads', 0)],
   ['threads fractional', 'ERR_OUT_OF_RANGE', 'options.threads', option('threads', 1.5)],
   ['threads a string', 'ERR_INVALID_ARG_TYPE', 'options.threads', option('threads', '4')],
-  ['instructionSet unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'avx2' or 'avx512'?", option('instructionSet', 'avx')],
+  ['instructionSet unknown', 'ERR_INVALID_ARG_VALUE', "did you mean 'avx2' or 'avx512' or 'avx512bf16'?", option('instructionSet', 'avx')],
   ['instructionSet of another machine', 'ERR_BACKEND_UNAVAILABLE', 'options.instructionSet', option('instructionSet', NATIVE[0]?.run.instructionSet === 'neon' ? 'avx2' : 'neon')],
   ['stream a string', 'ERR_INVALID_ARG_TYPE', 'options.stream', option('stream', '0')],
   ['stream without a GPU', 'ERR_INVALID_ARG_VALUE', 'options.stream is for the cuda backend', option('stream', 0n)],
