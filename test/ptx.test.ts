@@ -62,6 +62,11 @@ const CALLS = `
   results.device = digest(fusedPreferenceLossSync(
     { data: there(host.logits), dtype: 'float32', shape }, there(host.labels), { ...base, outputs: [], gradient: false },
   ))
+  // Logits and gradient that begin at different places between 16-byte boundaries, and end where their memory does.
+  const apart = there(Float32Array.of(0, ...host.logits)).slice(4)
+  const out = new DeviceBuffer(host.logits.byteLength)
+  fusedPreferenceLossSync({ data: apart, dtype: 'float32', shape }, host.labels, { ...base, shift: false, gradient: out })
+  results.apart = digest(read(out, host.logits))
   results.unpaired = digest(fpl.fusedUnpairedPreferenceLossSync(logits, host.labels, {
     backend: 'cuda', gradient: true, desirable: [true, false, true, true], reference: { logProbs: [-20, -21, -19, -22] }, kl: 0.1,
   }))
