@@ -1,7 +1,7 @@
 /**
  * Buffers and devices that a call cannot use: each gives an error with a code, and nothing of the caller's is written.
  */
-import { beforeAll, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import {
   crossEntropy,
   fusedPreferenceLoss,
@@ -11,7 +11,7 @@ import {
 } from '../../lib/index.js'
 import type { GpuMemory, Logits } from '../../lib/types/index.js'
 import { bytes } from '../support.js'
-import { download, newDevice, upload } from './device.js'
+import { AS_SOFTWARE, download, newDevice, upload } from './device.js'
 
 const [BATCH, TIME, VOCAB] = [2, 3, 40]
 const SIZE = BATCH * TIME * VOCAB
@@ -24,10 +24,7 @@ const [MAP_READ, COPY_SRC, COPY_DST, STORAGE] = [1, 4, 8, 128]
 const code = (code: string, message?: string | RegExp) =>
   expect.objectContaining(message === undefined ? { code } : { code, message: expect.stringMatching(message) })
 
-let gpuDevice: GPUDevice
-beforeAll(async () => {
-  gpuDevice = await newDevice()
-})
+const gpuDevice = AS_SOFTWARE!
 
 const logits = (data: GpuMemory = upload(gpuDevice, bytes(elements))): Logits => ({ data, shape })
 const run = (given: Logits, options: object = {}) =>
@@ -234,22 +231,31 @@ describe('a device that is lost', () => {
   })
 })
 
-/** A new device, of which `popErrorScope` finds an error in this scope, and reports none of the others. */
-async function failingDevice(failing: GPUErrorFilter): Promise<GPUDevice> {
-  const device = await newDevice()
-  const { pushErrorScope, popErrorScope } = device
+/** Methods of a device replaced while a call runs. */
+async function replacing(methods: Partial<GPUDevice>, call: () => Promise<unknown>): Promise<void> {
+  Object.assign(gpuDevice, methods)
+  try {
+    await call()
+  } finally {
+    for (const name of Object.keys(methods)) Reflect.deleteProperty(gpuDevice, name)
+  }
+}
+
+/** Scopes of which `popErrorScope` finds an error in this one, and reports none of the others. */
+function failingScopes(failing: GPUErrorFilter): Partial<GPUDevice> {
+  const { pushErrorScope, popErrorScope } = gpuDevice
   const scopes: GPUErrorFilter[] = []
-  return Object.assign(device, {
-    pushErrorScope(filter: GPUErrorFilter) {
+  return {
+    pushErrorScope(filter) {
       scopes.push(filter)
-      pushErrorScope.call(device, filter)
+      pushErrorScope.call(gpuDevice, filter)
     },
     async popErrorScope() {
       const filter = scopes.pop()
-      await popErrorScope.call(device)
-      return filter === failing ? { message: 'no more of it' } : null
+      await popErrorScope.call(gpuDevice)
+      return filter === failing ? ({ message: 'no more of it' } as GPUError) : null
     },
-  })
+  }
 }
 
 describe('what the device runs out of', () => {
@@ -257,21 +263,18 @@ describe('what the device runs out of', () => {
     ['out-of-memory', 'ERR_OUT_OF_MEMORY', /the GPU is out of memory: no more of it/],
     ['internal', 'ERR_WEBGPU', /^no more of it/],
   ])('%s', async (filter, name, message) => {
-    const device = await failingDevice(filter)
-    const given = logits(upload(device, bytes(elements)))
-    await expect(run(given, { gpuDevice: device })).rejects.toEqual(code(name, message))
-    device.destroy()
+    const given = logits()
+    await replacing(failingScopes(filter), () => expect(run(given)).rejects.toEqual(code(name, message)))
+    expect((await run(given)).loss).toBeGreaterThan(0)
   })
 
   test('a buffer larger than the device makes', async () => {
-    const device = await newDevice()
-    const { createBuffer, limits } = device
-    const given = logits(upload(device, bytes(elements)))
-    device.createBuffer = (descriptor) => createBuffer.call(device, { ...descriptor, size: limits.maxBufferSize + 4 })
-    await expect(run(given, { gpuDevice: device })).rejects.toEqual(code('ERR_WEBGPU'))
-    device.createBuffer = createBuffer
-    expect((await run(given, { gpuDevice: device })).loss).toBeGreaterThan(0)
-    device.destroy()
+    const { createBuffer, limits } = gpuDevice
+    const given = logits()
+    const tooLarge: GPUDevice['createBuffer'] = (descriptor) =>
+      createBuffer.call(gpuDevice, { ...descriptor, size: limits.maxBufferSize + 4 })
+    await replacing({ createBuffer: tooLarge }, () => expect(run(given)).rejects.toEqual(code('ERR_WEBGPU')))
+    expect((await run(given)).loss).toBeGreaterThan(0)
   })
 
   test('a row larger than a binding shows', async () => {

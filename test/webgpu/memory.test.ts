@@ -115,6 +115,31 @@ test.each([
   },
 )
 
+test('the output layer takes its budget of logits, sums of its gradients, and 1 MiB', async () => {
+  const [rows, width, vocab] = [300, 32, 2000]
+  const buffer = (length: number) => device.createBuffer({ size: 4 * length, usage: 0x84 })
+  const hidden = { data: buffer(rows * width), shape: [2, rows / 2, width] }
+  const weight = { data: buffer(vocab * width), shape: [vocab, width] }
+  const gradient = { hidden: buffer(rows * width), weight: buffer(vocab * width), bias: buffer(vocab) }
+  const options = { bias: buffer(vocab), lossType: 'cpo', gradient, gpuDevice: device } as const
+  const labels = Int32Array.from({ length: rows }, (_, i) => (i % 10 === 3 ? -100 : i % vocab))
+  const peakOf = async (logitsBudget: number) => {
+    watched.forget()
+    await fusedLinearPreferenceLoss(hidden, weight, labels, { ...options, logitsBudget })
+    expect(watched.live.size).toBe(0)
+    return watched.peak
+  }
+  const beside = MIB + 100 * rows + 4 * rows * width + 4 * vocab
+  const all = 4 * rows * vocab
+  expect(await peakOf(all)).toBeLessThanOrEqual(all + beside)
+  expect(await peakOf(all)).toBeGreaterThan(0.7 * all)
+  // 64 rows are multiplied at a time at least.
+  const least = 4 * 64 * vocab
+  for (const budget of [0, least, 2 * least]) {
+    expect(await peakOf(budget)).toBeLessThanOrEqual(Math.max(budget, least) + beside)
+  }
+})
+
 test('on a device that is software a row is split over 64 threads', async () => {
   const software = await newDevice()
   Object.defineProperty(software, 'adapterInfo', { value: { description: 'SwiftShader' } })

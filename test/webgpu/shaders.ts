@@ -15,6 +15,7 @@ import {
   finishRowsShader,
   logitsGradientShader,
   sequenceSumsShader,
+  targetsShader,
   tokenLogProbsShader,
 } from '../../lib/backends/webgpu/shaders.js'
 import type { Job } from '../../lib/job.js'
@@ -43,6 +44,7 @@ function stages(): Shader[] {
     merges: BOTH,
     subgroups: BOTH,
   }).filter(({ finds, subgroups }) => finds === 'sums' || !subgroups)
+  const labels = every<Parameters<typeof targetsShader>[0]>({ WIDE: BOTH, mask: ['none', 'bytes', 'words'] })
   const summing = every<Parameters<typeof sequenceSumsShader>[0]>({ of: ['own', 'plain', 'logWeights'], WEIGHS: BOTH })
   const finishing = every<Parameters<typeof finishGradientShader>[0]>({
     WEIGHS: BOTH,
@@ -61,6 +63,7 @@ function stages(): Shader[] {
     HAS_CLASSES: BOTH,
   }).filter(({ dtype, outDType, shared }) => !shared || size(dtype) === size(outDType))
   return [
+    ...labels.map(targetsShader),
     ...sweeps.flatMap((sweep) => [tokenLogProbsShader(sweep), finishRowsShader(sweep)]),
     ...summing.map(sequenceSumsShader),
     ...finishing.map(finishGradientShader),
