@@ -1,16 +1,12 @@
 /**
  * Label smoothing on WebGPU, whose sweeps find means beside sums: the losses and gradients are those of the js backend.
  */
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { crossEntropy } from '../../lib/index.js'
 import { bytes, gaussian, random } from '../support.js'
-import { asHardware, download, newDevice, upload } from './device.js'
+import { DEVICE, download, upload } from './device.js'
 
-let gpuDevice: GPUDevice
-beforeAll(async () => {
-  gpuDevice = asHardware(await newDevice())
-})
-afterAll(() => gpuDevice.destroy())
+const gpuDevice = DEVICE!
 
 const ROWS = 3
 
