@@ -108,6 +108,19 @@ export interface SegmentStates {
   keptLogits?: Float32Array
 }
 
+/**
+ * The ranks with which a job exchanges the states of segments by itself, and adds up the gradient of hidden: the cuda
+ * backend's, over NCCL. Its `segments` are then absent.
+ */
+export interface StateExchange {
+  /** The address of a communicator. */
+  communicator: bigint
+  /** `[2 ranks]` the first of the columns that each rank has, and their end. */
+  columns: Int32Array
+  /** Each rank sends one state of a row. */
+  merges: boolean
+}
+
 /** `[R]` labels that are on the GPU. */
 export interface DeviceLabels {
   /** int32 or, when wide, int64. */
@@ -266,6 +279,8 @@ export interface Job {
   gradient?: GradientStage
   /** Instead of `gradient` where logits come from a head. */
   headGradient?: HeadGradientStage
+  /** Beside stages with a shard. */
+  exchange?: StateExchange
 }
 
 /** Where and how a job runs. A backend ignores the settings of other backends. */
@@ -284,8 +299,26 @@ export interface RunSettings {
   stream?: bigint
   /** Of the webgpu backend, which needs it. */
   gpuDevice?: GpuDevice
+  /** Of the cuda backend: the address of the communicator over which shards are exchanged on the stream. */
+  communicator?: bigint
   /** The objects that own the device memory and the stream at these addresses; they are kept while the job may run. */
   needs?: readonly unknown[]
+}
+
+/** Something to wait for, off the calling thread or on it. */
+export interface Wait {
+  run(): Promise<void>
+  runSync(): void
+}
+
+/** A job in two parts. */
+export interface JobInParts {
+  /** Takes the memory that it needs, and waits for no other rank. */
+  ready: Wait
+  /** All else. */
+  rest: Wait
+  /** Gives back what it has taken, whatever has become of it. */
+  end(): void
 }
 
 /** Runs jobs. No job leaves anything to the next, and the number of threads changes no bit of a result. */
@@ -293,6 +326,8 @@ export interface Backend {
   readonly name: 'cpu' | 'wasm' | 'js' | 'cuda' | 'webgpu'
   /** Opens the library of BLAS that the user names, or one that is found, and gives its number; of the cpu backend. */
   openBlas?(): number
+  /** Of the cuda backend: a job with an `exchange`, which all ranks must be ready for before one of them begins it. */
+  inParts?(job: Job, settings: RunSettings): JobInParts
   /** On the calling thread. */
   runSync(job: Job, settings: RunSettings): void
   /** Off the calling thread. Rejects with the signal's reason when aborted before stage 4 began. */

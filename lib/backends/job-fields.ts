@@ -14,6 +14,7 @@ import type {
   Rows,
   RunSettings,
   SegmentStates,
+  StateExchange,
   TokenLossStage,
   Tokens,
   UnpairedLossStage,
@@ -24,6 +25,7 @@ import { type FieldVisitor, Part } from './field-visitor.js'
 const SETTINGS = new Part()
 const TOKENS = new Part()
 const LABELS = new Part()
+const EXCHANGE = new Part()
 const LOGITS = new Part()
 const POLICY = new Part()
 const POLICY_HEAD = new Part()
@@ -59,6 +61,7 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
   visitSettings(visit, settings, codes)
   if (tokens) visitTokens(visit, tokens)
   if (tokens?.labels) visitLabels(visit, tokens.labels)
+  if (job.exchange) visitExchange(visit, job.exchange)
   const forward = policy ?? stage4
   if (forward) {
     visit.part(LOGITS)
@@ -168,6 +171,13 @@ function visitLabels(visit: FieldVisitor, labels: DeviceLabels): void {
   visit.number('labels.ignoreIndex', labels.ignoreIndex)
   visit.number('labels.shift', labels.shift ? 1 : 0)
   visit.out('invalidLabels', 'int32', labels.invalid)
+}
+
+function visitExchange(visit: FieldVisitor, exchange: StateExchange): void {
+  visit.part(EXCHANGE)
+  visit.in('exchange.communicator', 'address', exchange.communicator)
+  visit.in('exchange.columns', 'int32', exchange.columns)
+  visit.number('exchange.merges', exchange.merges ? 1 : 0)
 }
 
 function visitRows(visit: FieldVisitor, owner: string, rows: Rows): void {

@@ -7,8 +7,9 @@
  *   4  finish           a job begins from them: log-probs, loss, and the gradient of this rank's columns
  *   5  sum of hidden    with an output layer, the gradient with respect to its input is a sum over the ranks
  *
- * A gradient that is asked for later is steps 1, 4 and 5. Ranks exchange arrays of the host's, wherever tensors are. A
- * signal counts until the states are gathered: later, a rank would leave the others alone with their gradients.
+ * A gradient that is asked for later is steps 1, 4 and 5. Ranks exchange arrays of the host's, wherever tensors are; over
+ * NCCL steps 2 to 5 are one job (exchanging-job.ts). A signal counts until the states are gathered: later, a rank would
+ * leave the others alone with their gradients.
  */
 import { copyToDevice, copyToHost, noHolds } from '../backends/cuda/between-jobs.js'
 import { newCudaMemory } from '../backends/cuda/new-memory.js'
@@ -19,6 +20,7 @@ import type { ForwardStage, HeadGradientStage, Job, RunSettings, Shard, Tokens }
 import type { Communicator, HostArray } from '../types/index.js'
 import { agreement, HEADER_BYTES, headerOf, numbersOf, type Terms } from './agreement.js'
 import { equalParts } from './call-terms.js'
+import { exchangingJob } from './exchanging-job.js'
 import type { Planned, Runner } from './run.js'
 import { type Columns, SegmentExchange } from './segments.js'
 import { gather, type Step, type Steps, sum } from './steps.js'
@@ -47,6 +49,10 @@ function* sharedSteps<Result>(communicator: Communicator, plan: () => Planned<Re
   })
   const { job, runner, result } = planned
   const columns = columnsOf(all, job.tokens as SharedTokens)
+  if (runner.settings.communicator !== undefined) {
+    yield* exchangingJob(communicator, planned, columns, merges)
+    return result()
+  }
   const exchange = (stage: ForwardStage, loss: Job['tokenLoss']) =>
     new SegmentExchange(
       stage,
@@ -112,7 +118,8 @@ export function* sharedBackward<Result>(
       return planned ? termsOf(planned, false) : { call: 'no gradient' }
     })
     if (planned === undefined) return undefined
-    yield* finish(communicator, planned)
+    if (planned.runner.settings.communicator === undefined) yield* finish(communicator, planned)
+    else yield* exchangingJob(communicator, planned, [], false)
     return planned.result()
   } finally {
     holds.letGo(false)
@@ -215,14 +222,14 @@ function putRows(
 }
 
 function termsOf({ job, runner }: Planned<unknown>, merges: boolean): Terms {
-  const { backend } = runner
+  const { backend, settings } = runner
   if (backend.name === 'webgpu') {
     throw invalidValue('options.shard', "is not for the webgpu backend; 'cuda', 'cpu', 'wasm' and 'js' take it")
   }
   const { start } = (job.tokens as SharedTokens).shard
   const { vocab } = (job.policy ?? job.headGradient ?? job.gradient)!.logits
   return {
-    call: `backend '${backend.name}', segments '${merges ? 'merged' : 'exact'}'`,
+    call: `backend '${backend.name}'${settings.communicator ? ' over NCCL' : ''}, segments '${merges ? 'merged' : 'exact'}'`,
     equal: equalParts(job),
     numbers: [start, start + vocab],
   }

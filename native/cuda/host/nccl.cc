@@ -1,5 +1,6 @@
-// The part of NCCL that is used, on the host, for tests: ranks are processes that share memory, and sum in their order.
-// It is as strict as it can be. Operations wait in their streams until every rank has come, for as long as that takes;
+// The part of NCCL that is used, on the host, for tests: ranks are processes that share memory. They sum as around a ring,
+// from another rank on in each stretch of the elements: as NCCL's sums, these are the same on all ranks, and not in their
+// order. It is as strict as it can be. Operations wait in their streams until every rank has come, for as long as that takes;
 // ranks that do different things never get on; a rank that has died is an error of all others, which goes on waiting
 // until they abort; and nothing may use a communicator that has been destroyed.
 //
@@ -140,15 +141,16 @@ class Part {
 template <typename T>
 void addAll(const Part& part, void* receive, uint64_t count) {
   for (uint64_t i = 0; i < count; ++i) {
-    const auto at = [&](int rank) { return reinterpret_cast<const T*>(part.bytes(rank))[i]; };
+    const int size = part.size(), first = int(i * uint64_t(size) / count) + 1;
+    const auto at = [&](int step) { return reinterpret_cast<const T*>(part.bytes((first + step) % size))[i]; };
     T* const out = static_cast<T*>(receive) + i;
     if constexpr (std::is_same_v<T, double>) {
       double sum = at(0);
-      for (int rank = 1; rank < part.size(); ++rank) sum += at(rank);
+      for (int step = 1; step < size; ++step) sum += at(step);
       *out = sum;
     } else {
       float sum = toFloat(at(0));
-      for (int rank = 1; rank < part.size(); ++rank) sum += toFloat(at(rank));
+      for (int step = 1; step < size; ++step) sum += toFloat(at(step));
       fromFloat(sum, *out);
     }
   }
