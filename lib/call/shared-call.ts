@@ -48,7 +48,7 @@ function* sharedSteps<Result>(communicator: Communicator, plan: () => Planned<Re
     return termsOf(planned, merges)
   })
   const { job, runner, result } = planned
-  const columns = columnsOf(all, job.tokens as SharedTokens)
+  const columns = columnsOf(all, job)
   if (runner.settings.communicator !== undefined) {
     yield* exchangingJob(communicator, planned, columns, merges)
     return result()
@@ -221,7 +221,8 @@ function putRows(
   }
 }
 
-function termsOf({ job, runner }: Planned<unknown>, merges: boolean): Terms {
+/** What all ranks must have in common, and the columns that this one has. */
+export function termsOf({ job, runner }: Planned<unknown>, merges: boolean): Terms {
   const { backend, settings } = runner
   if (backend.name === 'webgpu') {
     throw invalidValue('options.shard', "is not for the webgpu backend; 'cuda', 'cpu', 'wasm' and 'js' take it")
@@ -236,7 +237,8 @@ function termsOf({ job, runner }: Planned<unknown>, merges: boolean): Terms {
 }
 
 /** The columns of all ranks, which must be those of the vocabulary, each once. */
-function columnsOf(all: readonly number[][], { shard: { vocab } }: SharedTokens): Columns[] {
+export function columnsOf(all: readonly number[][], { tokens }: Job): Columns[] {
+  const { vocab } = (tokens as SharedTokens).shard
   const columns = all.map(([start, end]) => ({ start, end }))
   let next = 0
   for (const { start, end } of [...columns].sort((a, b) => a.start - b.start)) {

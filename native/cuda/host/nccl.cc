@@ -7,6 +7,7 @@
 // The environment can make it fail:
 //   FPL_HOST_NCCL_VERSION  its version, as NCCL writes it; default 22809
 //   FPL_HOST_FAULT=nccl    every operation is an internal error
+//   FPL_HOST_NCCL_LOG      a file that gets a line for each operation that is enqueued: its kind, and what the rank sends
 #include "../nccl.h"
 
 #include <fcntl.h>
@@ -253,6 +254,12 @@ Result enqueue(Comm* comm, Request request, const void* send, void* receive, cud
   if (request.count * elementSize(request.type) > kMostBytes) return failed(Result::kInvalidArgument, "too many bytes");
   if (comm->connected != Result::kSuccess || comm->steps > 0) {
     return failed(Result::kInvalidUsage, "something is in progress");
+  }
+  if (const char* log = getenv("FPL_HOST_NCCL_LOG")) {
+    FILE* file = fopen(log, "a");
+    const char* const kinds[] = {"gather", "reduce", "broadcast"};
+    fprintf(file, "%s %zu\n", kinds[request.kind], size_t(request.count) * elementSize(request.type));
+    fclose(file);
   }
   const cuda::host::Access* device = cuda::host::access();
   if (!device) return Result::kInternalError;
