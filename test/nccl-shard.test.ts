@@ -141,7 +141,11 @@ describe.runIf(SEEN)('a vocabulary that is shared over NCCL', () => {
         `reduce ${4 * width * tokens}`,
       ]
       for (const [rank, sent] of headers.entries()) {
-        expect(readFileSync(join(folder, `${rank}`), 'utf8').trimEnd().split('\n')).toEqual(wanted)
+        expect(
+          readFileSync(join(folder, `${rank}`), 'utf8')
+            .trimEnd()
+            .split('\n'),
+        ).toEqual(wanted)
         expect(sent).toEqual(Array(8).fill(320))
       }
     } finally {
@@ -206,7 +210,9 @@ describe.runIf(SEEN)('a vocabulary that is shared over NCCL', () => {
         for (let i = 0; i < runs.length; i += 2) expect(runs[i]).toEqual(runs[i + 1])
         expect(runs).toHaveLength(8)
         expect(refused[0].message).toContain('options.communicator.allGatherSync is missing')
-        expect(refused[1].message).toBe('options.communicator of a prepared call must be one of fused-preference-loss/nccl')
+        expect(refused[1].message).toBe(
+          'options.communicator of a prepared call must be one of fused-preference-loss/nccl',
+        )
         expect(refused[2].code).toBe(rank === 1 ? 'ERR_CUDA' : 'ERR_RANK_FAILED')
         expect(late).toBe('ERR_DISPOSED')
       }
@@ -252,13 +258,17 @@ describe.runIf(SEEN)('a vocabulary that is shared over NCCL', () => {
         { NODE_NO_WARNINGS: '1' },
       ),
     )
-    const failed = (message: string) => ['ERR_RANK_FAILED', expect.stringContaining(`rank 1 of 2 has failed: ${message}`)]
+    const failed = (message: string) => [
+      'ERR_RANK_FAILED',
+      expect.stringContaining(`rank 1 of 2 has failed: ${message}`),
+    ]
     const outcomes = (all: (Told | undefined)[]) => all.map((each) => each && [each.code, each.message])
     const BAD = 'ERR_INVALID_ARG_VALUE'
     const onCpu = "options.communicator, which is NCCL's, is for the cuda backend; this call runs on 'cpu'"
     const device = 'options.communicator is on device 1, but the call runs on device 0'
     const stream = 'options.stream is on device 0, but the memory is on device 1'
-    const differs = (rank: number) => expect.stringContaining(`rank ${rank} differs from rank ${1 - rank} in the function it calls`)
+    const differs = (rank: number) =>
+      expect.stringContaining(`rank ${rank} differs from rank ${1 - rank} in the function it calls`)
     const memory = expect.stringContaining('cudaErrorMemoryAllocation')
     const own = outcomes(second)
     expect(own.slice(0, 8)).toEqual([
@@ -293,7 +303,11 @@ describe.runIf(SEEN)('a vocabulary that is shared over NCCL', () => {
 
   it.each([
     ['dies', `process.kill(process.pid, 'SIGKILL')`, 'remote process exited or there was a network error'],
-    ['does not come', 'await new Promise((resolve) => setTimeout(resolve, 3500))', 'not all ranks have taken part within 2.5 seconds'],
+    [
+      'does not come',
+      'await new Promise((resolve) => setTimeout(resolve, 3500))',
+      'not all ranks have taken part within 2.5 seconds',
+    ],
     ['fails on its GPU', `process.env.FPL_HOST_FAULT = 'token log-probs'`, 'remote process exited'],
   ])('a rank that %s in a call does not let the others wait', async (what, ends, reason) => {
     const ended = await onRanks(

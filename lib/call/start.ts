@@ -1,8 +1,9 @@
 /**
  * How the functions start a call: alone, or together with the other ranks of a communicator.
  */
-import { communicatorOf, syncCommunicator } from '../check/communicator.js'
+
 import { isNcclRanks } from '../backends/cuda/ranks.js'
+import { communicatorOf, syncCommunicator } from '../check/communicator.js'
 import type { Communicator, ShardOptions } from '../types/index.js'
 import { type Planned, run, runSync } from './run.js'
 import { sharedCall } from './shared-call.js'

@@ -25,9 +25,9 @@ struct AsyncJob {
   LentMemory lent;                  // and their memory
   Job job;
   std::atomic<bool>* cancelled = &job.cancelled;  // what work watches
-  std::function<bool(Job&)> work;  // returns false when it was cancelled, and throws when it fails
-  bool finished = false;           // false when it was cancelled
-  std::string error;               // not empty when it has failed
+  std::function<bool(Job&)> work;                 // returns false when it was cancelled, and throws when it fails
+  bool finished = false;                          // false when it was cancelled
+  std::string error;                              // not empty when it has failed
 };
 
 // All methods but the private ones are for the main thread.

@@ -76,7 +76,8 @@ class CudaBindings {
   void tellCollector(int32_t device, int64_t bytes);
   // Does `work` on the queue's thread; the promise is kept when it has returned true.
   Napi::Value later(const Napi::CallbackInfo& info, std::function<bool(cuda::Problem*)> work);
-  // The same for work that watches whether it is cancelled, as it is when the environment goes away: in its job, or here.
+  // The same for work that watches whether it is cancelled, as it is when the environment goes away: in its job, or
+  // here.
   Napi::Value queued(const Napi::CallbackInfo& info, std::function<bool(Job&)> work,
                      std::atomic<bool>* cancelled = nullptr);
 

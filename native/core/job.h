@@ -276,8 +276,8 @@ struct HeadGradient {
   bool addsToHidden() const { return accumulate && !sharesHidden; }
 };
 
-// The ranks that share the vocabulary, where a job exchanges states and sums with them by itself: the CUDA backend's, over
-// NCCL.
+// The ranks that share the vocabulary, where a job exchanges states and sums with them by itself: the CUDA backend's,
+// over NCCL.
 struct Exchange {
   void* communicator = nullptr;      // the library's own Communicator, or null: the job exchanges nothing
   const int32_t* columns = nullptr;  // [2 ranks] the first of the columns that each rank has, and their end

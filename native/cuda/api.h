@@ -55,8 +55,8 @@ struct Api {
   void (*destroyContext)(Context*);
   // Runs a job and waits for it. `finished` is false when it was cancelled.
   bool (*run)(Context*, Job*, bool* finished, Problem*);
-  // The same in two parts, for jobs in which ranks wait for each other: `ready` takes what memory the job needs, and does
-  // nothing that waits. `job` and its arrays must stay where they are until `destroyPrepared`.
+  // The same in two parts, for jobs in which ranks wait for each other: `ready` takes what memory the job needs, and
+  // does nothing that waits. `job` and its arrays must stay where they are until `destroyPrepared`.
   bool (*ready)(Context*, Job*, Prepared**, Problem*);
   bool (*runReady)(Prepared*, bool* finished, Problem*);
   // `job` and its arrays must stay where they are until `destroyPrepared`.

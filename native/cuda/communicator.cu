@@ -95,7 +95,13 @@ void Communicator::enqueue(const char* doing, const Operation& operation) {
   const std::lock_guard<std::mutex> lock(mutex_);
   requireSound();
   // The first one connects the ranks further.
-  require(settled(operation(), [] { return true; }), doing);
+  const Clock::time_point begin = Clock::now();
+  const Result result = settled(operation(), [&] { return !isOver(begin); });
+  if (result == Result::kInProgress) {
+    abortBecause("not all ranks have taken part within " + limit() + " seconds: one may have failed");
+    requireComm();
+  }
+  require(result, doing);
 }
 
 template <typename Wanted>

@@ -29,8 +29,8 @@ class Communicator {
 
   // Whether the work of a stream is done. Where another rank has died it never would be: then this aborts, and throws.
   bool isDone(Stream stream);
-  // Waits for the work of a stream. Where another rank has died, or does not come in time, and where `cancelled` becomes
-  // true, this aborts, and throws.
+  // Waits for the work of a stream. Where another rank has died, or does not come in time, and where `cancelled`
+  // becomes true, this aborts, and throws.
   void wait(Stream stream, const std::atomic<bool>& cancelled);
   // Throws where nothing can be enqueued any more.
   void requireUsable();

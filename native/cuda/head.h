@@ -85,7 +85,7 @@ class HeadPlan {
   SweepScratch sweep_;
   float *logits_ = nullptr, *hiddenGradient_ = nullptr;
   float* shareOfHidden_ = nullptr;  // [active rows, D] what is summed over ranks; or null
-  float* weightSums_ = nullptr;  // the weight's gradient in float32, which may be a destination
+  float* weightSums_ = nullptr;     // the weight's gradient in float32, which may be a destination
   char *hidden_ = nullptr, *products_ = nullptr;
   RowValues* values_ = nullptr;    // of the active rows
   int32_t* takingPart_ = nullptr;  // [active rows] those with a gradient other than 0, else -1

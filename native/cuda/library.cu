@@ -132,7 +132,8 @@ std::unique_ptr<Workspace> takeWorkspace(Context& context, int32_t device) {
   return std::make_unique<Workspace>();
 }
 
-// Runs the collectives of a job. Where this rank cannot go on, it ends those in which others wait for it and it for them.
+// Runs the collectives of a job. Where this rank cannot go on, it ends those in which others wait for it and it for
+// them.
 template <typename Body>
 void together(const Job& job, const Body& body) {
   try {
@@ -146,6 +147,8 @@ void together(const Job& job, const Body& body) {
 
 std::unique_ptr<Prepared> planned(Context* context, Job& job) {
   requireServed(job.device);
+  // Not while a kernel waits for other ranks: loading waits for kernels.
+  if (job.exchange.present()) loadKernels(job.device);
   std::unique_ptr<Prepared> made(new Prepared{job, job.device, takeWorkspace(*context, job.device), nullptr, context});
   made->plan = std::make_unique<Plan>(job, *made->workspace);
   made->plan->reserve();
@@ -191,9 +194,8 @@ bool prepare(Job* job, Prepared** prepared, Problem* problem) {
 }
 
 bool enqueue(Prepared* prepared, void* stream, Problem* problem) {
-  return guarded(problem, "enqueueing a call", prepared->device, [&] {
-    together(prepared->job, [&] { prepared->plan->enqueue(Stream(stream)); });
-  });
+  return guarded(problem, "enqueueing a call", prepared->device,
+                 [&] { together(prepared->job, [&] { prepared->plan->enqueue(Stream(stream)); }); });
 }
 
 bool read(Prepared* prepared, void* stream, Problem* problem) {

@@ -31,7 +31,8 @@ class SharedSegments {
   SharedSegments(const Forward& stage, const Tokens& tokens, const TokenLoss* loss);
 
   void place(Layout& layout);
-  // Of a job that makes the states: what the sweep writes. Rows are those of the logits or, with a head, the active ones.
+  // Of a job that makes the states: what the sweep writes. Rows are those of the logits or, with a head, the active
+  // ones.
   const MadeStates& made() const { return onDevice_; }
   // What the other finishes rows from.
   const SweepScratch& given() const { return onDevice_.partials; }

@@ -1,6 +1,6 @@
-// Stage 1 of a vocabulary that several processes share, in one job: the states of the segments among this process' columns
-// are gathered on the GPU, and rows are finished from those of all processes, in the order of columns. They travel in the
-// form of native/core/segment_state_form.h.
+// Stage 1 of a vocabulary that several processes share, in one job: the states of the segments among this process'
+// columns are gathered on the GPU, and rows are finished from those of all processes, in the order of columns. They
+// travel in the form of native/core/segment_state_form.h.
 #pragma once
 
 #include <vector>
@@ -46,16 +46,16 @@ class StateExchange {
   const int64_t count_;  // rows of the logits
   const bool isCompact_;
   int64_t rank_ = 0, ranks_ = 0, start_ = 0;
-  int64_t own_ = 0;  // states that this process has of a row
+  int64_t own_ = 0;               // states that this process has of a row
   int64_t most_ = 0, total_ = 0;  // the most that one has, and those of all
   int64_t mostLabels_ = 0;        // in the columns of one process
   int64_t messageBytes_ = 0;
   std::vector<Stage> stages_;  // the policy's, and the reference's where its logits are in the job
   // On the host, and on the device.
-  std::vector<int32_t> active_;       // the active rows
-  std::vector<int32_t> segments_;     // [total, 2] of each segment, in the order of columns: its rank, and its place there
-  std::vector<int32_t> labels_;       // [active rows, 2] of each label: its rank, and its place there
-  std::vector<int32_t> ownLabels_;    // places among the states of the rows whose labels are this process'
+  std::vector<int32_t> active_;    // the active rows
+  std::vector<int32_t> segments_;  // [total, 2] of each segment, in the order of columns: its rank, and its place there
+  std::vector<int32_t> labels_;    // [active rows, 2] of each label: its rank, and its place there
+  std::vector<int32_t> ownLabels_;  // places among the states of the rows whose labels are this process'
   const int32_t *activeOnDevice_ = nullptr, *segmentsOnDevice_ = nullptr, *labelsOnDevice_ = nullptr,
                 *ownLabelsOnDevice_ = nullptr;
   char* messages_ = nullptr;  // of all ranks, one after the other

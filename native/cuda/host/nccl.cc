@@ -1,13 +1,14 @@
-// The part of NCCL that is used, on the host, for tests: ranks are processes that share memory. They sum as around a ring,
-// from another rank on in each stretch of the elements: as NCCL's sums, these are the same on all ranks, and not in their
-// order. It is as strict as it can be. Operations wait in their streams until every rank has come, for as long as that takes;
-// ranks that do different things never get on; a rank that has died is an error of all others, which goes on waiting
-// until they abort; and nothing may use a communicator that has been destroyed.
+// The part of NCCL that is used, on the host, for tests: ranks are processes that share memory. They sum as around a
+// ring, from another rank on in each stretch of the elements: as NCCL's sums, these are the same on all ranks, and not
+// in their order. It is as strict as it can be. Operations wait in their streams until every rank has come, for as long
+// as that takes; ranks that do different things never get on; a rank that has died is an error of all others, which
+// goes on waiting until they abort; and nothing may use a communicator that has been destroyed.
 //
 // The environment can make it fail:
 //   FPL_HOST_NCCL_VERSION  its version, as NCCL writes it; default 22809
 //   FPL_HOST_FAULT=nccl    every operation is an internal error
-//   FPL_HOST_NCCL_LOG      a file that gets a line for each operation that is enqueued: its kind, and what the rank sends
+//   FPL_HOST_NCCL_LOG      a file that gets a line for each operation that is enqueued: its kind, and what the rank
+//   sends
 #include "../nccl.h"
 
 #include <fcntl.h>
