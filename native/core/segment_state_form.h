@@ -24,6 +24,9 @@ struct SegmentStateForm {
 
   // Calls move(value) for each value of a state, in order. `sum` and `weighted`: Σ of the segment's logits, plain and
   // times the weights of their classes.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable  // `move` is of the host where this is called there
+#endif
   template <typename Move>
   FPL_HD void eachValue(RowState& state, double& sum, double& weighted, const Move& move) const {
     move(state.unit.base);
