@@ -54,7 +54,9 @@ const QUICK = ['hostile', 'linear', 'tokens', 'cuda', 'cuda-faults', 'cuda-lifet
 
 function suite(/** @type {Record<string, string>} */ env) {
   const files = quick ? QUICK : ELSEWHERE.flatMap((name) => ['--exclude', name])
-  const limits = ['--testTimeout', '900000', '--typecheck.enabled=false', '--no-file-parallelism']
+  // Under a sanitizer the large files together would take too much memory.
+  const workers = quick ? '--maxWorkers=2' : '--no-file-parallelism'
+  const limits = ['--testTimeout', '900000', '--typecheck.enabled=false', workers]
   run(process.execPath, ['node_modules/vitest/vitest.mjs', 'run', ...limits, ...files], { env })
 }
 
@@ -83,7 +85,7 @@ step('the program of `npm run numerics`, AddressSanitizer and UndefinedBehaviorS
   console.log(`bits on ${sets.join(', ')}`)
 })
 step('native tests, ThreadSanitizer', () => {
-  run(buildNative('tsan', 'unit', THREAD), ['--examples', quick ? '100' : '2000'], { env: TSAN })
+  run(buildNative('tsan', 'unit', THREAD, compiler), ['--examples', quick ? '100' : '2000'], { env: TSAN })
 })
 if (!quick) {
   step('native tests, valgrind', () => {
