@@ -49,7 +49,8 @@ const MODEL = `
     put(bias.slice(own[0], own[1])),
   ]
   const given = { reference: { chosen: [-20, -31], rejected: [-24, -30] } }
-  const bytes = (x) => Buffer.from(x.buffer, x.byteOffset, x.byteLength).toString('base64')
+  const { createHash } = await import('node:crypto')
+  const bytes = (x) => createHash('sha256').update(new Uint8Array(x.buffer, x.byteOffset, x.byteLength)).digest('hex')
   const fetched = (memory) => { const copy = new Float32Array(memory.byteLength / 4); memory.copyTo(copy); return copy }`
 
 const onHost = !TESTS_GPU && CUDA.length > 0 && process.platform === 'linux'
@@ -307,22 +308,24 @@ describe.runIf(onHost)('a call over NCCL', () => {
       ['ERR_NCCL', aborted],
       ['ERR_DISPOSED', disposed],
     ])
-    expect([first[10]?.code, first[11]?.code]).toEqual(['ERR_RANK_FAILED', 'ERR_RANK_FAILED'])
+    // It may hear of it from the host or from NCCL; then from NCCL.
+    expect(first[10]?.code).toMatch(/^ERR_(?:RANK_FAILED|NCCL)$/)
+    expect(first[11]?.code).toBe('ERR_NCCL')
   })
 
   it.each([
     ['dies', `process.kill(process.pid, 'SIGKILL')`, 'remote process exited or there was a network error'],
     [
       'does not come',
-      'await new Promise((resolve) => setTimeout(resolve, 3500))',
-      'not all ranks have taken part within 2.5 seconds',
+      'await new Promise((resolve) => setTimeout(resolve, 2700))',
+      'not all ranks have taken part within 2 seconds',
     ],
     ['fails on its GPU', `process.env.FPL_HOST_FAULT = 'token log-probs'`, 'remote process exited'],
   ])('a rank that %s in a call does not let the others wait', async (what, ends, reason) => {
     const ended = await onRanks(
       2,
       `${MODEL}
-      const nccl = await connect({ timeout: 2.5 })
+      const nccl = await connect({ timeout: 2 })
       const m = model(30, [0, 29, 30])
       const logits = { ...inMemory(part(m.logits, m.vocab, m.own), m.count), data: there(part(m.logits, m.vocab, m.own)) }
       if (rank === 1) {
