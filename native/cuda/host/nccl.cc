@@ -221,7 +221,9 @@ bool patiently(const Condition& condition) {
 std::mutex mutex;
 std::map<std::string, int> files;
 
-void forget(const std::string& id) {
+// By rank 0, whose process has made the file: another may have its name by the time that others come here.
+void forget(const std::string& id, int rank) {
+  if (rank != 0) return;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto own = files.find(id);
   if (own == files.end()) return;
@@ -347,7 +349,7 @@ EXPORT Result ncclCommDestroy(Comm* comm) {
 }
 
 EXPORT Result ncclCommAbort(Comm* comm) {
-  forget(comm->id);
+  forget(comm->id, comm->part->rank);
   comm->part->aborted = true;
   delete comm;
   return Result::kSuccess;
@@ -357,7 +359,7 @@ EXPORT Result ncclCommAbort(Comm* comm) {
 static Result connected(const Comm& comm) {
   const Part& part = *comm.part;
   if (part.shared().arrived < part.size()) return Result::kInProgress;
-  forget(comm.id);
+  forget(comm.id, part.rank);
   const int32_t device = part.slot(part.rank).device;
   if (part.all([&](int other) { return other == part.rank || part.slot(other).device != device; }))
     return Result::kSuccess;
