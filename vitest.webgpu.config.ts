@@ -9,7 +9,7 @@ import { LAUNCH_WEBGPU } from './scripts/chromium.mjs'
 import { wgslFiles } from './scripts/wgsl-files.mjs'
 
 /** The trainers have their WebGPU backends in pages alone. */
-const IN_PAGES = ['test/webgpu/trainers.test.ts']
+const IN_PAGES = ['trainers', 'nanogpt'].map((name) => `test/webgpu/${name}.test.ts`)
 
 /** Tests of all backends that run on WebGPU, too. */
 const OF_ALL_BACKENDS = [
@@ -57,10 +57,15 @@ const chromium: TestProjectConfiguration = {
       '@tensorflow/tfjs-backend-webgpu',
       '@jax-js/jax',
     ],
+    // Its loss is a module that it does not export.
+    exclude: ['@genai-fi/nanogpt'],
   },
   test: {
     ...shared,
     name: 'Chromium',
+    // One page for all files: they share devices, and the pipelines of these.
+    isolate: false,
+    fileParallelism: false,
     browser: {
       enabled: true,
       headless: true,

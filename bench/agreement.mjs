@@ -47,7 +47,7 @@ export function expected(workload, inputs, exact) {
     return { loss, gradient: [...gradLogProbs.chosen, ...gradLogProbs.rejected] }
   }
   if (width) {
-    const [hidden, weight] = headTensors({ shape, width }, inputs, 0)
+    const [hidden, weight] = headTensors(workload, inputs, 0)
     if (stage === 'linear-forward') {
       return { logProbs: linearSequenceLogProbsSync(hidden, weight, labels, { shift }).logProbs }
     }
@@ -75,13 +75,13 @@ export function expected(workload, inputs, exact) {
 
 /**
  * Hidden states and weight in the form that ours takes.
- * @param {Pick<import('./cases.mjs').Workload, 'shape' | 'width'>} workload
+ * @param {Pick<import('./cases.mjs').Workload, 'shape' | 'width' | 'dtype'>} workload
  * @param {import('./peers/index.mjs').Inputs} inputs
  * @param {number} copy
  */
-export function headTensors({ shape: [batch, time, vocab], width = 1 }, { logits, weight }, copy) {
-  const hidden = { data: /** @type {Float32Array} */ (logits[copy]), shape: [batch, time, width] }
-  return [hidden, { data: /** @type {Float32Array} */ (weight), shape: [vocab, width] }]
+export function headTensors({ shape: [batch, time, vocab], width = 1, dtype }, { logits, weight }, copy) {
+  const hidden = { data: logits[copy], shape: [batch, time, width], dtype }
+  return [hidden, { data: /** @type {Float32Array} */ (weight), shape: [vocab, width], dtype }]
 }
 
 /**

@@ -33,10 +33,10 @@
  * @property {Partial<Workload>} [workload]
  *
  * @typedef {Workload & {
- *   name: string, title: string, group: string, quick: boolean,
+ *   name: string, title: string, group: string, quick: boolean, full: boolean,
  *   calls: number, warmUp: number, variants: Variant[], peers: 'all' | 'fast' | 'none' | readonly string[],
  * }} Case
- *   calls: the number of calls timed together. warmUp: the number of calls before the first timed one, at least one per
+ *   full: left out unless it is named or --full is given. calls: the number of calls timed together. warmUp: the number of calls before the first timed one, at least one per
  *   copy. peers: 'none' where only variants of ours are compared, 'fast' where slow peers would take minutes to repeat
  *   the finding of other cases, or the names of the peers to compare.
  */
@@ -96,6 +96,7 @@ export function allCases({ megabytes, threads, backend, allThreads, instructionS
     masked: 0,
     leaveMasked: false,
     quick: false,
+    full: false,
     calls: 1,
     warmUp: 0,
     variants: [],
@@ -280,6 +281,31 @@ export function allCases({ megabytes, threads, backend, allThreads, instructionS
     }
   }
 
+  for (const stage of backend === 'cpu' ? /** @type {const} */ (['linear-forward', 'linear-step']) : []) {
+    for (const dtype of /** @type {const} */ (['float32', 'bfloat16'])) {
+      for (const width of [64, 512, 1024]) {
+        for (const rows of [16, 64, 256, 512, 1024]) {
+          const heads = ['torch-eager', 'torch-cross-entropy', 'trl', 'jax']
+          cases.push(
+            one({
+              name: `${stage}-${rows}x${width}-32000-${dtype}`,
+              group: `${stage}-${dtype}`,
+              title: `${TITLES[stage]}; ${rows} rows, width ${width}`,
+              stage,
+              dtype,
+              width,
+              shape: [8, rows / 8, 32000],
+              // Those of a micro-batch, and those of the other types' cases.
+              full: dtype === 'float32' || ![64, 512].includes(rows) || width === 1024,
+              variants: threads > 1 ? [{ label: '1 thread', settings: { threads: 1 } }] : [],
+              peers: dtype === 'float32' && stage === 'linear-step' ? ['blas-products', ...heads] : heads,
+            }),
+          )
+        }
+      }
+    }
+  }
+
   if (backend === 'cpu') {
     cases.push(
       one({
@@ -406,9 +432,9 @@ export function allCases({ megabytes, threads, backend, allThreads, instructionS
 /**
  * The requested cases, by name or by group.
  * @param {Case[]} cases
- * @param {{ names?: string[], dtypes?: string[], quick: boolean }} wanted
+ * @param {{ names?: string[], dtypes?: string[], quick: boolean, full: boolean }} wanted
  */
-export function selectCases(cases, { names = [], dtypes = [], quick }) {
+export function selectCases(cases, { names = [], dtypes = [], quick, full }) {
   for (const name of names) {
     if (!cases.some((one) => one.name === name || one.group === name)) {
       const groups = [...new Set(cases.map((one) => one.group))]
@@ -425,7 +451,7 @@ export function selectCases(cases, { names = [], dtypes = [], quick }) {
   const selected = cases.filter((one) => {
     if (dtypes.length > 0 && !dtypes.includes(one.dtype)) return false
     if (names.length > 0) return names.includes(one.name) || names.includes(one.group)
-    return !quick || one.quick
+    return quick ? one.quick : full || !one.full
   })
   if (selected.length === 0)
     throw new RangeError('no case is left: name one with --case, or leave out --quick or --dtype')

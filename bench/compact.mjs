@@ -11,6 +11,9 @@
  * @property {number} [share] of the roofline
  * @property {number} [ratio] time ÷ ours
  * @property {number} [peakBytes] beyond the inputs
+ * @property {import('./accuracy.mjs').Accuracy} [accuracy] of an output layer, against float64
+ * @property {number} [dropped] repetitions without the processor time they needed, which do not count
+ * @property {number} [load] processor time in a second of the clock, the median
  * @property {number} error the largest difference from ours, relative to the largest value of ours
  *
  * @typedef {object} CompactCase
@@ -78,6 +81,9 @@ export function compact(run, name, note) {
         share: short(entry.share),
         ratio: short(entry.ratio),
         peakBytes: entry.peakBytes,
+        dropped: entry.dropped || undefined,
+        load: entry.load && Number(entry.load.toFixed(2)),
+        accuracy: entry.accuracy && shortErrors(entry.accuracy),
         error: short(entry.agreement.error),
       })),
     }
@@ -88,6 +94,19 @@ export function compact(run, name, note) {
 function shortened(/** @type {Record<string, number>} */ values) {
   return Object.fromEntries(Object.entries(values).map(([key, value]) => [key, short(value)]))
 }
+
+/** Two digits of each error. */
+const shortErrors = (/** @type {import('./accuracy.mjs').Accuracy} */ { unlikely, sure }) => ({
+  unlikely: twoDigits(unlikely),
+  sure: twoDigits(sure),
+})
+
+/** @returns {import('./accuracy.mjs').Errors} */
+const twoDigits = (/** @type {import('./accuracy.mjs').Errors} */ { logProb, hidden, weight }) => ({
+  logProb: Number(logProb.toPrecision(2)),
+  hidden: Number(hidden.toPrecision(2)),
+  weight: Number(weight.toPrecision(2)),
+})
 
 /** JSON with one entry per line. */
 export function compactText(/** @type {CompactRun} */ { cases, ...head }) {

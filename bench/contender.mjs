@@ -1,8 +1,9 @@
 /**
- * The parent's handle on one worker process: starts it, sends it one request at a time, and turns its death into an
- * error with a reason.
+ * The parent's handle on one worker process: starts it, sends it one request at a time, stops it while another is
+ * measured, and turns its death into an error with a reason.
  */
 import { fork } from 'node:child_process'
+import { constants } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { Absent } from './absent.mjs'
 
@@ -14,6 +15,17 @@ export const startProcess = (peerName, patience) => new ProcessContender(peerNam
 
 const WORKER = fileURLToPath(new URL('worker.mjs', import.meta.url))
 
+/** Stopped processes, which would outlive this one: they do not hear that it has ended. @type {Set<ProcessContender>} */
+const paused = new Set()
+const CAN_PAUSE = process.platform !== 'win32'
+
+process.on('exit', () => {
+  for (const contender of paused) contender.stop()
+})
+for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP'])) {
+  process.once(signal, () => process.exit(128 + constants.signals[signal]))
+}
+
 class ProcessContender {
   /**
    * @param {string} peerName
@@ -23,6 +35,8 @@ class ProcessContender {
     this.errors = ''
     this.patience = patience
     this.running = true
+    /** A program of the peer's that does its work. @type {number | undefined} */
+    this.helper = undefined
     this.child = fork(WORKER, [peerName], {
       execArgv: ['--expose-gc', '--max-old-space-size=8192'],
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
@@ -61,9 +75,32 @@ class ProcessContender {
     return answer.finally(() => clearTimeout(timer))
   }
 
+  /** Takes no processor time until `resume`. Not on Windows. */
+  pause() {
+    if (!CAN_PAUSE || !this.running) return
+    paused.add(this)
+    this.signal('SIGSTOP')
+  }
+
+  resume() {
+    if (paused.delete(this)) this.signal('SIGCONT')
+  }
+
   stop() {
     this.waiting = undefined
     this.running = false
     this.child.kill()
+    this.resume()
+  }
+
+  /** @param {NodeJS.Signals} signal */
+  signal(signal) {
+    for (const pid of [this.child.pid, this.helper]) {
+      try {
+        if (pid !== undefined) process.kill(pid, signal)
+      } catch {
+        // It has ended.
+      }
+    }
   }
 }

@@ -12,6 +12,9 @@ export const peerName = name
 /** The page's process, whose memory is watched. */
 export const ownProcess = Number(pid)
 
+/** A page does not know its processor time. */
+export const processorSeconds = () => Number.NaN
+
 /**
  * Answers the page's messages, one at a time.
  * @param {(message: any) => Promise<object>} answer

@@ -8,6 +8,12 @@ export const peerName = process.argv[2]
 /** The process whose memory is watched, unless the peer has one of its own. */
 export const ownProcess = process.pid
 
+/** Seconds of processor time that all threads of this process have had. */
+export function processorSeconds() {
+  const { user, system } = process.cpuUsage()
+  return (user + system) / 1e6
+}
+
 /**
  * Answers the parent's messages, one at a time.
  * @param {(message: any) => Promise<object>} answer

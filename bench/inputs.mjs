@@ -32,9 +32,11 @@ const ENCODE = { float32: (x) => x, bfloat16: toBFloat16, float16: toFloat16 }
 
 /** The bits of the nearest bfloat16. */
 function toBFloat16(/** @type {number} */ x) {
-  const bits = new Uint32Array(Float32Array.of(x).buffer)[0]
-  return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16
+  return roundedToBFloat16(new Uint32Array(Float32Array.of(x).buffer)[0])
 }
+
+/** The upper half of a float32's bits, rounded to nearest even. */
+const roundedToBFloat16 = (/** @type {number} */ bits) => (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16
 
 /** The bits of the nearest float16; `x` is far from the largest. */
 function toFloat16(/** @type {number} */ x) {
@@ -88,9 +90,23 @@ export function sharedLike(values) {
  * The weight `[vocab, width]` of the output layer. Its products with hidden states have a variance of 1.
  * @param {Workload} workload
  */
-export function makeWeight({ shape, width = 1 }) {
+export function makeWeight({ shape, width = 1, dtype }) {
   const weight = /** @type {Float32Array} */ (makeNormal(shape[2] * width, 'float32', 1e9))
-  return weight.map((x) => x / Math.sqrt(width))
+  for (let i = 0; i < weight.length; i++) weight[i] /= Math.sqrt(width)
+  return encoded(weight, dtype)
+}
+
+/**
+ * The nearest values of an element type.
+ * @param {Float32Array} values
+ * @param {string} dtype
+ * @returns {Values}
+ */
+export function encoded(values, dtype) {
+  if (dtype === 'float32') return values
+  if (dtype === 'float16') return Uint16Array.from(values, toFloat16)
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
+  return Uint16Array.from(bits, roundedToBFloat16)
 }
 
 /**

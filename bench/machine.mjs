@@ -48,17 +48,19 @@ export function describeMachine() {
   }
 }
 
-/** The packages of Python that are compared; and what multiplies in PyTorch and NumPy. */
+/** The packages of Python that are compared, and what multiplies in PyTorch. XLA brings its own products. */
 const IN_PYTHON = `
-import importlib.metadata as metadata, json
+import importlib.metadata as metadata, json, re
 found = {}
-for name in ("torch", "trl", "jax"):
+for name in ("torch", "trl", "jax", "scipy-openblas32"):
     try: found[name] = metadata.version(name)
     except metadata.PackageNotFoundError: pass
 try:
     import torch
-    if torch.backends.mkl.is_available(): found["torch's BLAS"] = "MKL"
-    if torch.backends.mkldnn.is_available(): found["torch's BLAS"] = found.get("torch's BLAS", "") + " oneDNN"
+    built = torch.__config__.show()
+    libraries = {"MKL": r"Math Kernel Library Version ([d.]+)", "oneDNN": r"MKL-DNN v([d.]+)", "OpenBLAS": r"OpenBLAS ([d.]+)"}
+    versions = {name: re.search(pattern, built) for name, pattern in libraries.items()}
+    found["torch's BLAS"] = " and ".join(f"{name} {match[1]}" for name, match in versions.items() if match)
 except ImportError: pass
 print(json.dumps(found))`
 

@@ -5,8 +5,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Absent } from './absent.mjs'
 import { activeRows, elementSize, logitsOf } from './inputs.mjs'
+import { undisturbed } from './load.mjs'
 import { bandwidths, floorSeconds, leastTraffic, sweepsFor } from './roofline.mjs'
-import { summarise } from './statistics.mjs'
+import { median, summarise } from './statistics.mjs'
 
 /** Threads that spin while they wait for work get this long to stop before the next contender's turn. */
 const PAUSE_MILLISECONDS = 5
@@ -31,7 +32,14 @@ const PAUSE_MILLISECONDS = 5
  * @property {number} patience seconds after which a peer that has not answered is abandoned
  * @property {(text: string) => void} progress
  *
- * @typedef {{ running: boolean, ask: (message: object) => Promise<any>, stop: () => void }} Contender
+ * @typedef {object} Contender
+ * @property {boolean} running
+ * @property {(message: object) => Promise<any>} ask
+ * @property {() => void} stop
+ * @property {number} [helper] the process that does its work, if it is another
+ * @property {() => void} [pause] takes no processor time until `resume`
+ * @property {() => void} [resume]
+
  *
  * @typedef {object} Entry one row of a case's table
  * @property {string} peer
@@ -44,8 +52,11 @@ const PAUSE_MILLISECONDS = 5
  * @property {number} logits in the batch
  * @property {number} activeRows
  * @property {{ agrees: boolean, error: number, of: string, exact: boolean }} agreement
+ * @property {import('./accuracy.mjs').Accuracy} [accuracy] of an output layer
  * @property {number} [peakBytes] memory beyond the inputs
  * @property {number[]} samples seconds
+ * @property {number} dropped repetitions without the processor time they needed, which are not among the samples
+ * @property {number} [load] processor time in a second of the clock, the median
  * @property {number} median seconds
  * @property {number} p20
  * @property {number} p80
@@ -64,11 +75,12 @@ const PAUSE_MILLISECONDS = 5
  * @property {number} index among the runners of its process
  * @property {any} prepared the answer of its process to `prepare`
  * @property {any[]} samples
+ * @property {(number | undefined)[]} loads
  * @property {number} spent seconds
  *
  * @typedef {{ peer: string, title: string, reason: string }} Skipped
  * @typedef {Case & { entries: Entry[], skipped: Skipped[], rooflines: Roofline[] }} CaseResult
- * @typedef {{ meter: string, threads: number, bandwidth: Partial<import('./roofline.mjs').Traffic>, samples: Record<string, number>[], bytes: number }} Roofline
+ * @typedef {{ meter: string, threads: number, bandwidth: Partial<import('./roofline.mjs').Traffic>, samples: Record<string, number>[], dropped: number, bytes: number }} Roofline
  */
 
 /**
@@ -90,6 +102,23 @@ function slice(workload, { slowness }, slowLogits) {
 function isAskedFor(/** @type {Peer} */ peer, /** @type {Case} */ { peers }, /** @type {Plan} */ { peersWereNamed }) {
   if (typeof peers !== 'string') return peers.includes(peer.name)
   return peers !== 'none' && (!peer.embedded || peersWereNamed)
+}
+
+/** The samples that count. */
+function counted(/** @type {Runner} */ { samples, loads, settings }) {
+  const counts = undisturbed(loads, settings.threads)
+  return samples.filter((_, i) => counts[i])
+}
+
+/** Whether so many samples count, or it is no use to try on. */
+function hasEnough(/** @type {Runner} */ runner, /** @type {number} */ wanted) {
+  return counted(runner).length >= wanted || runner.samples.length >= 3 * wanted
+}
+
+/** The samples that count, and how many do not. */
+function counts(/** @type {Runner} */ runner) {
+  const samples = counted(runner)
+  return { samples, dropped: runner.samples.length - samples.length }
 }
 
 /** All runners of a case: ours, its variants, the peers, and one meter per number of threads. */
@@ -145,7 +174,7 @@ export async function measure(one, plan) {
   /** @type {Runner[][]} */
   const processes = []
   for (const contender of [...meters, ...contenders]) {
-    const fresh = { ...contender, index: 0, prepared: undefined, samples: [], spent: 0 }
+    const fresh = { ...contender, index: 0, prepared: undefined, samples: [], loads: [], spent: 0 }
     const before = processes.at(-1)
     if (before && contender.peer === plan.peers[0] && before[0].peer === contender.peer) {
       before.push({ ...fresh, process: before[0].process, index: before.length })
@@ -159,6 +188,7 @@ export async function measure(one, plan) {
   const sweeps = [...new Set(traffics.flatMap(sweepsFor))]
   try {
     await prepareAll()
+    for (const [{ process }] of processes) process.pause?.()
     let ready = runners.filter((runner) => runner.prepared)
     for (let round = 0; round < plan.rounds && ready.length > 0; round++) {
       plan.progress(`round ${round + 1} of ${plan.rounds}`)
@@ -168,9 +198,11 @@ export async function measure(one, plan) {
       const first = round % ready.length
       for (const runner of [...ready.slice(first), ...ready.slice(0, first)]) {
         if (!runner.process.running) continue
-        if (runner.spent > allowed && runner.samples.length >= Math.min(round, needed)) continue
+        if (runner.spent > allowed && hasEnough(runner, Math.min(round, needed))) continue
+        runner.process.resume?.()
         await sleep(PAUSE_MILLISECONDS)
         await repeat(runner)
+        runner.process.pause?.()
       }
       ready = ready.filter((runner) => runner.prepared && runner.process.running)
     }
@@ -204,14 +236,16 @@ export async function measure(one, plan) {
     const message = { type: 'prepare', index, workload, copies, calls, warmUp, cacheBytes, exact: plan.exact }
     await attempt(runner, async () => {
       runner.prepared = await runner.process.ask({ ...message, settings: { ...settings, ...meter } })
+      runner.process.helper = runner.prepared.pid
     })
   }
 
   async function repeat(/** @type {Runner} */ runner) {
     const start = performance.now()
     await attempt(runner, async () => {
-      const { sample } = await runner.process.ask({ type: 'run', index: runner.index })
+      const { sample, load } = await runner.process.ask({ type: 'run', index: runner.index })
       runner.samples.push(sample)
+      runner.loads.push(load)
     })
     runner.spent += (performance.now() - start) / 1000
   }
@@ -237,20 +271,23 @@ export async function measure(one, plan) {
     /** @type {Roofline[]} */
     const rooflines = finished
       .filter((runner) => runner.peer === plan.meter)
-      .map(({ peer, samples, settings }) => ({
-        meter: peer.title,
-        threads: settings.threads,
+      .map((runner) => ({
+        meter: runner.peer.title,
+        threads: runner.settings.threads,
         bytes: meterBytes,
-        bandwidth: bandwidths(samples, meterBytes),
-        samples,
+        bandwidth: bandwidths(counted(runner), meterBytes),
+        ...counts(runner),
       }))
     /** @type {Entry[]} */
     const entries = finished
       .filter((runner) => runner.peer !== plan.meter)
-      .map(({ peer, title, workload, settings, samples, prepared }) => {
-        const summary = summarise(samples)
+      .map((runner) => {
+        const { peer, title, workload, settings, prepared, loads } = runner
+        const summary = summarise(counted(runner))
+        const known = loads.filter((load) => load !== undefined)
         const roofline = rooflines.find(({ threads }) => threads === settings.threads)
         const least = leastTraffic(workload)
+        const operations = least.multiply + least.multiplyPairs
         const floor = roofline && floorSeconds(least, roofline.bandwidth)
         return {
           peer: peer.name,
@@ -263,11 +300,13 @@ export async function measure(one, plan) {
           logits: logitsOf(workload),
           activeRows: activeRows(workload),
           agreement: prepared.agreement,
+          accuracy: prepared.accuracy,
           peakBytes: prepared.peakBytes,
-          samples,
+          ...counts(runner),
+          load: known.length > 0 ? median(known) : undefined,
           ...summary,
           bytesPerSecond: (logitsOf(workload) * elementSize(workload.dtype)) / summary.median,
-          operationsPerSecond: least.multiply > 0 ? least.multiply / summary.median : undefined,
+          operationsPerSecond: operations > 0 ? operations / summary.median : undefined,
           floor,
           share: floor && floor / summary.median,
           /** @type {number | undefined} */ ratio: undefined,

@@ -1,14 +1,15 @@
 /**
  * `npm run bench:report [-- FILE …] [--out FOLDER]`: writes one Markdown page of all runs. Defaults to the runs in
  * bench/results and to docs/.
- * `npm run bench:report -- FILE --keep NAME [--machine WORDS] [--note WORDS]`: puts the compact form of a run into
- * bench/results first.
+ * `npm run bench:report -- FILE --keep NAME [--machine WORDS] [--note WORDS] [--pages]`: puts the compact form of a run into
+ * bench/results first; with --pages, the tables of README.md and docs/performance.md too, see pages.mjs.
  */
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { compact, compactText } from './compact.mjs'
+import { withTables } from './pages.mjs'
 import { bandwidthText, banner, duration, percent, shapeText, times } from './table.mjs'
 
 /** @typedef {import('./compact.mjs').CompactRun} CompactRun */
@@ -82,13 +83,15 @@ const INTRO = `# Benchmarks
 have the middle three fifths of the samples, the memory and the differences of every peer. \`npm run bench\` measures your machine.
 
 Each peer runs in its own process on the same random normal logits and must agree with this package before it is timed. The
-repetitions of all peers are interleaved with measurements of the memory's bandwidth, and inputs rotate so that none stays in
-a cache. *Roofline* is the time that the memory needs for the fewest bytes, divided by the time taken: 100 % is optimal. For an
-output layer (\`linear-…\`) it is the time that the multiply-adds alone take. The columns of libraries are *time ÷ ours* of the
-library's fastest formulation: 16 means 16 times slower than this package. Slow peers get fewer tokens, and the ratio is per
-logit. PyTorch versions before 2 are left out. In runs before 2026-11-26 the fastest formulation of TensorFlow.js was one by
-log-sum-exp; one by softmax, found since, [takes an eighth of its time](performance.md#beside-other-implementations) for the
-forward and a quarter for the step.
+repetitions of all peers are interleaved with measurements of the memory's bandwidth, and inputs rotate so that none stays in a
+cache. While one is measured, the processes of the others are stopped. Repetitions with less than 0.8 of the processor time of
+their threads are dropped, though never all: on a virtual machine, threads share a core for seconds on end. *Roofline* is the
+time that the memory needs for the fewest bytes, divided by the time taken: 100 % is optimal. For an output layer (\`linear-…\`)
+it is the time that the multiply-adds alone take, in bfloat16 those of the CPU's instruction for pairs. The columns of libraries
+are *time ÷ ours* of the library's fastest formulation: 16 means 16 times slower than this package. Slow peers get fewer tokens,
+and the ratio is per logit. PyTorch versions before 2 are left out. In runs before 2026-11-26 the fastest formulation of
+TensorFlow.js was one by log-sum-exp; one by softmax, found since, [takes an eighth of its
+time](performance.md#beside-other-implementations) for the forward and a quarter for the step.
 
 **WebAssembly.** \`npm run bench -- --backend wasm\` measures the wasm backend in Node.js, and \`npm run bench -- --browser\` in
 Chromium (\`/usr/bin/chromium\`, or the path in \`CHROMIUM\`), where each peer has a page in a process of its own and runs in a
@@ -106,6 +109,16 @@ export function writeReport(runs, out) {
   writeFileSync(join(out, 'benchmarks.md'), `${[INTRO, ...runs.map(section)].join('\n\n')}\n`)
 }
 
+/** @param {CompactRun} run */
+function writePages(run) {
+  const path = { readme: '../README.md', performance: '../docs/performance.md' }
+  const url = { readme: new URL(path.readme, import.meta.url), performance: new URL(path.performance, import.meta.url) }
+  const before = { readme: readFileSync(url.readme, 'utf8'), performance: readFileSync(url.performance, 'utf8') }
+  const after = withTables(before, run)
+  writeFileSync(url.readme, after.readme)
+  writeFileSync(url.performance, after.performance)
+}
+
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
@@ -113,6 +126,7 @@ const { values, positionals } = parseArgs({
     keep: { type: 'string' },
     machine: { type: 'string' },
     note: { type: 'string' },
+    pages: { type: 'boolean', default: false },
   },
 })
 const read = (/** @type {string} */ file) => JSON.parse(readFileSync(file, 'utf8'))
@@ -121,6 +135,7 @@ if (values.keep !== undefined) {
   const file = join(RESULTS, `${values.keep}.json`)
   writeFileSync(file, compactText(compact(read(positionals[0]), values.machine, values.note)))
   console.log(`${file} from ${positionals[0]}`)
+  if (values.pages) writePages(read(file))
 }
 const kept = readdirSync(RESULTS).filter((name) => name.endsWith('.json'))
 const files =

@@ -13,6 +13,7 @@ import { median } from './statistics.mjs'
  * @property {number} update read and written back in place
  * @property {number} fill only written
  * @property {number} multiply floating-point operations, two a multiply-add
+ * @property {number} multiplyPairs the same, of factors in bfloat16, which some CPUs multiply two at a time
  */
 
 /**
@@ -27,7 +28,8 @@ export function leastTraffic(workload) {
   const rowBytes = vocab * elementSize(workload.dtype)
   const active = activeRows(workload) * rowBytes
   const inactive = workload.leaveMasked ? 0 : batch * time * rowBytes - active
-  const none = { read: 0, copy: 0, update: 0, fill: 0, multiply: 0 }
+  const none = { read: 0, copy: 0, update: 0, fill: 0, multiply: 0, multiplyPairs: 0 }
+  const way = workload.dtype === 'bfloat16' ? 'multiplyPairs' : 'multiply'
   const multiplyAdds = activeRows(workload) * vocab * (workload.width ?? 0)
   switch (workload.stage) {
     case 'forward':
@@ -43,11 +45,11 @@ export function leastTraffic(workload) {
     case 'cross-entropy-step':
       return { ...none, copy: 2 * active, fill: inactive }
     case 'linear-forward':
-      return { ...none, multiply: 2 * multiplyAdds }
+      return { ...none, [way]: 2 * multiplyAdds }
     case 'linear-step':
     case 'linear-tokens':
       // The logits, and the two products with their gradient.
-      return { ...none, multiply: 6 * multiplyAdds }
+      return { ...none, [way]: 6 * multiplyAdds }
     default:
       return none
   }
@@ -69,11 +71,12 @@ export function floorSeconds(traffic, bandwidth) {
 
 /** The sweeps that measure each way of moving memory; the fastest counts. */
 const SWEEPS = {
-  read: { sweeps: ['read'], moved: 1 },
-  copy: { sweeps: ['copy', 'copyStreaming'], moved: 2 },
-  update: { sweeps: ['update'], moved: 2 },
+  read: { sweeps: ['read', 'readAhead'], moved: 1 },
+  copy: { sweeps: ['copy', 'copyStreaming', 'copyAhead'], moved: 2 },
+  update: { sweeps: ['update', 'updateAhead'], moved: 2 },
   fill: { sweeps: ['fill', 'fillStreaming'], moved: 1 },
   multiply: { sweeps: ['multiply'], moved: 1 },
+  multiplyPairs: { sweeps: ['multiplyPairs'], moved: 1 },
 }
 const WAYS = /** @type {(keyof Traffic)[]} */ (Object.keys(SWEEPS))
 
@@ -99,7 +102,7 @@ export function bandwidths(samples, bytes) {
     const { sweeps, moved } = SWEEPS[way]
     const medians = sweeps.filter((sweep) => sweep in samples[0]).map((sweep) => median(samples.map((s) => s[sweep])))
     // The samples are seconds per sweep over all bytes, or seconds per operation.
-    if (medians.length > 0) found[way] = (way === 'multiply' ? 1 : moved * bytes) / Math.min(...medians)
+    if (medians.length > 0) found[way] = (way.startsWith('multiply') ? 1 : moved * bytes) / Math.min(...medians)
   }
   return found
 }

@@ -1,6 +1,7 @@
 /**
  * Formats figures: the banner, and a case's results as a table of text. Computes nothing except units.
  */
+import { LEAST_LOAD } from './load.mjs'
 
 /** Seconds in a suitable unit. */
 export function duration(/** @type {number} */ seconds) {
@@ -105,8 +106,41 @@ export function bandwidthText(
   if (bandwidth.multiply) {
     return `multiply-adds${native ? '' : ` of ${meter}`} with ${on}: ${giga(bandwidth.multiply)} GFLOP/s`
   }
+  if (bandwidth.multiplyPairs) {
+    return `multiply-adds of bfloat16 with ${on}: ${giga(bandwidth.multiplyPairs)} GFLOP/s`
+  }
   const ways = Object.entries(bandwidth).map(([way, bytesPerSecond]) => `${way} ${gigabytes(bytesPerSecond)}/s`)
   return `${native ? meter : `through the memory of ${meter}`} with ${on}: ${ways.join(', ')}`
+}
+
+/**
+ * The errors of output layers against float64, head first; nothing where none were measured.
+ * @param {readonly { title: string, accuracy?: import('./accuracy.mjs').Accuracy }[]} entries
+ */
+export function accuracyCells(entries) {
+  const found = entries.flatMap(({ title, accuracy }) => (accuracy ? [{ title, accuracy }] : []))
+  if (found.length === 0) return []
+  const kinds = /** @type {const} */ (['logProb', 'hidden', 'weight'])
+  const names = ['log-prob', '∂hidden', '∂weight']
+  return [
+    ['errors against float64', ...names, ...names.map((name) => `${name}, p ≈ 1`)],
+    ...found.map(({ title, accuracy }) => [
+      title,
+      ...kinds.map((kind) => accuracy.unlikely[kind].toExponential(0)),
+      ...kinds.map((kind) => accuracy.sure[kind].toExponential(0)),
+    ]),
+  ]
+}
+
+/** How many repetitions were dropped of which contender; nothing where all count. */
+export function droppedLines(
+  /** @type {Pick<import('./measure.mjs').CaseResult, 'entries' | 'rooflines'>} */ { entries, rooflines },
+) {
+  const meters = rooflines.map(({ meter, threads, ...rest }) => ({ title: `${meter}, ${threads} threads`, ...rest }))
+  const found = [...entries, ...meters].filter(({ dropped }) => dropped > 0)
+  const lists = found.map(({ title, dropped, samples }) => `${title.trim()} ${dropped} of ${dropped + samples.length}`)
+  const why = `with less than ${LEAST_LOAD} of the processor time of its threads`
+  return lists.length > 0 ? [`repetitions dropped, ${why}: ${lists.join('; ')}`] : []
 }
 
 /** The peers that did not run and the reasons, one line per reason. */
@@ -125,10 +159,13 @@ export function skippedLines(/** @type {import('./measure.mjs').Skipped[]} */ sk
 export function caseText(result) {
   const lines = [`${result.name}: ${result.title}`, `${shapeText(result.shape, result.dtype)}`, '']
   if (result.entries.length > 0) lines.push(columns(cells(result)), '')
+  const accuracy = accuracyCells(result.entries)
+  if (accuracy.length > 0) lines.push(columns(accuracy), '')
   if (result.entries[0]?.agreement.exact) {
     lines.push('error: the largest difference from float64 arithmetic, relative to the largest value of its kind')
   }
   for (const roofline of result.rooflines) lines.push(bandwidthText(roofline))
+  lines.push(...droppedLines(result))
   for (const { title, agreement } of result.entries) {
     if (agreement.agrees) continue
     lines.push(`DISAGREES: ${title.trim()}: ${agreement.of} off by ${agreement.error.toExponential(1)} of the largest`)

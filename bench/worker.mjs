@@ -4,8 +4,9 @@
  * the times.
  */
 import { Absent } from './absent.mjs'
+import { accuracyOf } from './accuracy.mjs'
 import { compare, expected } from './agreement.mjs'
-import { ownProcess, peerName, serve } from './host.mjs'
+import { ownProcess, peerName, processorSeconds, serve } from './host.mjs'
 import {
   elementSize,
   logitsOf,
@@ -30,6 +31,10 @@ const peer = findPeer(peerName)
  * @property {import('./cases.mjs').Workload} workload
  * @property {number} calls number of calls timed together
  * @property {number} last seconds of the last sample
+ *
+ * @typedef {object} Repetition
+ * @property {number | Record<string, number>} sample seconds per call; of a meter, what it has measured
+ * @property {number} [load] seconds of processor time per second of the clock; absent where it is not known
  */
 /** @type {Line[]} */
 const lines = []
@@ -99,28 +104,40 @@ const SLOW_SECONDS = 0.2
 async function once(/** @type {Line} */ line) {
   copy %= line.inputs.copies
   const index = copy
-  const sample = await repetition(line)
+  const done = await repetition(line)
   restore(line, index)
-  return sample
+  return done
 }
 
-/** Seconds of one call on the next copy, or of several in turn, per call. */
-async function repetition(/** @type {Line} */ { peer, inputs, calls }) {
+/**
+ * One call on the next copy, or several in turn.
+ * @param {Line} line
+ * @returns {Promise<Repetition>}
+ */
+async function repetition({ peer, inputs, calls }) {
   let own = 0
+  let ownProcessor = 0
   let done = 0
+  const processor = processorSeconds()
   const start = performance.now()
+  /** Of this process, or of the peer's own. */
+  const load = (/** @type {number} */ seconds) => {
+    const value = peer.pid ? ownProcessor / own : (processorSeconds() - processor) / seconds
+    return Number.isNaN(value) ? undefined : value
+  }
   do {
     for (let i = 0; i < calls; i++) {
       const pending = peer.run(copy)
-      const seconds = typeof pending === 'object' ? await pending : pending
+      const taken = typeof pending === 'object' ? await pending : pending
       copy = copy + 1 === inputs.copies ? 0 : copy + 1
-      if (typeof seconds === 'object') return seconds
-      own += seconds ?? 0
+      if (peer.ownInputs) return { sample: taken, load: load((performance.now() - start) / 1000) }
+      own += taken?.seconds ?? taken ?? 0
+      ownProcessor += taken?.processor ?? 0
     }
     done += calls
   } while (!inputs.pristine && performance.now() - start < SAMPLE_MILLISECONDS)
   const seconds = (performance.now() - start) / 1000
-  return (own || seconds) / done
+  return { sample: (own || seconds) / done, load: load(seconds) }
 }
 
 /**
@@ -131,10 +148,17 @@ function restore(/** @type {Line} */ { peer, inputs }, /** @type {number} */ ind
   if (inputs.pristine && peer.overwrites) inputs.logits[index].set(inputs.pristine)
 }
 
+/** Whether the peer's step of that output layer is to be held against float64. */
+function hasAccuracy(/** @type {import('./cases.mjs').Workload} */ workload) {
+  const isLayer = workload.stage === 'linear-forward' || workload.stage === 'linear-step'
+  return isLayer && !peer.compiles && peer.supports({ ...workload, stage: 'linear-step' }) === true
+}
+
 /** @type {Record<string, (message: any) => Promise<object>>} */
 const handlers = {
   async prepare({ index, workload, settings, copies, cacheBytes, calls, warmUp, exact }) {
     const own = index === 0 ? peer : /** @type {Required<typeof peer>} */ (peer).another()
+    const accuracy = index === 0 && hasAccuracy(workload) ? await accuracyOf(peer, workload, settings) : undefined
     const bytes = logitsOf(workload) * elementSize(workload.dtype)
     const distinct = Math.max(1, Math.ceil(cacheBytes / bytes))
     const made = makeInputs(workload, peer.ownCopies ? 1 : copies, distinct)
@@ -167,7 +191,9 @@ const handlers = {
       version: own.version,
       note: own.note,
       agreement: { ...agreement, exact: exact && !workload.width },
+      accuracy,
       peakBytes,
+      pid: own.pid,
     }
   },
 
@@ -176,9 +202,9 @@ const handlers = {
     // A process that has waited for its turn starts slowly, by a millisecond or two. Long calls are not affected; a
     // fast call runs once before it is timed.
     if (line.last < SLOW_SECONDS) await once(line)
-    const sample = await once(line)
-    line.last = typeof sample === 'number' ? sample : 0
-    return { sample }
+    const done = await once(line)
+    line.last = typeof done.sample === 'number' ? done.sample : 0
+    return done
   },
 }
 

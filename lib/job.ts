@@ -1,7 +1,6 @@
 /**
  * The contract between the public functions and the backends: a {@link Job}, made of the stages it should run, and a
- * {@link Backend} that runs it. Stage 3 is in job-losses.ts. Whoever writes a backend reads these two files and nothing else
- * of lib.
+ * {@link Backend} that runs it. Stage 3 is in job-losses.ts. Whoever writes a backend reads no more of lib than these two.
  *
  * The fields of a job have been checked. A backend sees no masks, shifts or packing, only rows of logits and the target
  * that each row predicts; it refuses no job and has no defaults. Absent fields mean what their docstrings say.
@@ -9,10 +8,9 @@
  * **Where arrays live.** Tensors (`Rows`, `Matrix`, biases, gradients of a head) are a typed array of the host's, or
  * memory of the backend's device: a bigint is an address of CUDA's, a {@link GpuSlice} part of a buffer of WebGPU's. All
  * tensors of a job are of one kind, except that a reference's may be in host memory where the policy's are on a device.
- * Labels may be on a device too; everything else is in arrays of the host's, which a backend copies to its device itself. A
- * new kind of memory is one more member of {@link Place}; how results are made there is one more `Memory` of
- * lib/call/memory.ts; and a backend that does not know it never sees it, since lib/backends/registry.ts picks by where the
- * tensors are.
+ * Labels may be on a device too; all else is in arrays of the host's, which a backend copies to its device itself. A new kind
+ * of memory is one more member of {@link Place}; how results are made there is one more `Memory` of lib/call/memory.ts; and a
+ * backend that does not know it never sees it, since lib/backends/registry.ts picks by where the tensors are.
  *
  * **Who owns results.** The caller of `run` has allocated every array that is marked as an out, and it stays the caller's.
  * A backend writes to outs alone, and keeps no reference to any array once the job has ended. Fields marked as private to a
@@ -253,6 +251,8 @@ export interface RunSettings {
   blas?: number
   /** `run` checks it until stage 4 begins: a job aborted before then must not write a gradient. */
   signal?: AbortSignal
+  /** Of the cpu backend: `run` calls it with the row before which all of a head's `hidden` is finished, as it goes on. */
+  onHiddenRows?: (row: number) => void
   /** Of the cuda backend. */
   device?: number
   /** Of the cuda backend: the address of a stream; the default stream when absent. */

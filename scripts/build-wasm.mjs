@@ -21,7 +21,7 @@ console.log('build:wasm: compiling')
 const LIMIT = 200_000
 
 /** The loops over logits and matrices are compiled for speed, all else for size. */
-const FAST = /isa_wasm|panels/
+const FAST = /isa_wasm/
 const FEATURES = 'generic+simd128+bulk_memory+nontrapping_fptoint+sign_ext+mutable_globals'
 const compile = [
   ...['-std=c++17', '-ffp-contract=off', '-fno-exceptions', '-fno-rtti', '-fno-threadsafe-statics', '-g0'],

@@ -29,7 +29,14 @@ export const LAUNCH = { executablePath: CHROMIUM, args: [...FLAGS, '--disable-gp
 /** The same with WebGPU, on Chromium's own software renderer, SwiftShader. */
 export const LAUNCH_WEBGPU = {
   executablePath: CHROMIUM,
-  args: [...FLAGS, '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'],
+  args: [
+    ...FLAGS,
+    '--enable-unsafe-webgpu',
+    '--use-webgpu-adapter=swiftshader',
+    // Zeros that workgroups' memory begins with are written in a loop of the shader. SwiftShader itself would compile a
+    // store for each of them, which takes ten times as long as all else.
+    '--disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension',
+  ],
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {

@@ -1,9 +1,12 @@
 /**
  * Prints the registers, shared memory and spills of every kernel, as ptxas reported them when the CUDA library was
- * compiled (build/ptxas). A kernel that spills fails the check. Without nvcc there is nothing to check.
+ * compiled (build/ptxas), and how many instructions of sm_90 those that go over logits have for each (build/cubin). A
+ * kernel that spills, or has more than it may have, fails the check. Without nvcc there is nothing to check.
  */
+import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { hotLoop, kernelsOf } from './sass.mjs'
 
 const folder = 'build/ptxas'
 if (!existsSync(folder)) {
@@ -55,5 +58,60 @@ for (const [kernel, list] of [...byKernel].sort()) {
 const spilling = kernels.filter((k) => !(k.spills === 0))
 if (kernels.length === 0 || spilling.length > 0) {
   console.error(`cuda-resources: ${spilling.length} of ${kernels.length} kernels spill registers`)
-  process.exit(1)
+  process.exitCode = 1
+}
+
+/**
+ * The most instructions of a thread for each logit of a row of 128 256 that no option needs more of. Above some 80 % of
+ * the instructions that a GPU issues while its memory moves a logit, they and not the memory would set the time
+ * (docs/performance.md).
+ * @type {Record<string, number>}
+ */
+const MOST_INSTRUCTIONS = {
+  'sweepKernel<f32>': 25.5,
+  'sweepKernel<f16>': 9.7,
+  'sweepKernel<bf16>': 9.7,
+  'gradientKernel<f32>': 22,
+  'gradientKernel<f16>': 13,
+  'gradientKernel<bf16>': 13,
+}
+const VOCAB = 128_256
+const THREADS = 256
+
+/** Logits of a thread in one turn of the loop around the one that reads them: a segment, or a piece of 16 tiles. */
+function perTurn(/** @type {string} */ kernel, /** @type {number} */ perTile) {
+  if (kernel.startsWith('sweep')) return 16_384 / THREADS
+  return VOCAB / THREADS / Math.ceil(VOCAB / THREADS / perTile / 16)
+}
+
+/** The kernels' machine code, or undefined where nvcc left none for sm_90 or nvdisasm is missing. */
+function listing(/** @type {string} */ name) {
+  const path = join('build/cubin', `${name}.cubin`)
+  if (!existsSync(path)) return undefined
+  try {
+    return execFileSync('nvdisasm', ['-c', path], { encoding: 'utf8', maxBuffer: 1 << 28 })
+  } catch (error) {
+    if (/** @type {NodeJS.ErrnoException} */ (error).code === 'ENOENT') return undefined
+    throw error
+  }
+}
+
+const listings = ['token_log_probs', 'logits_gradient'].map(listing).filter((text) => text !== undefined)
+if (listings.length < 2) {
+  console.log('cuda-resources: instructions left out: nvcc for sm_90 and nvdisasm are needed')
+  if (process.env.CI) process.exitCode = 1
+}
+for (const [mangled, code] of listings.flatMap((text) => [...kernelsOf(text)])) {
+  const kernel = readable(mangled)
+  const most = MOST_INSTRUCTIONS[kernel]
+  if (most === undefined) continue
+  const { loads, inside, around } = hotLoop(code)
+  const perTile = loads * (kernel.includes('f32') ? 4 : 8)
+  const tile = inside / perTile
+  const row = tile + around / perTurn(kernel, perTile)
+  const verdict = row > most ? `, more than ${most}` : ''
+  console.log(
+    `${kernel.padEnd(34)} ${tile.toFixed(2)} instructions a logit in a tile, ${row.toFixed(2)} in a row${verdict}`,
+  )
+  if (row > most) process.exitCode = 1
 }

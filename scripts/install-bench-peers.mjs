@@ -1,6 +1,6 @@
 /**
  * `npm run bench:peers`: installs the peers of the benchmark that tests do not need, where `npm run bench` finds them:
- * onnxruntime-web, from npm into bench/peers/web, and the Python packages PyTorch, TRL and JAX, from PyPI into
+ * onnxruntime-web, from npm into bench/peers/web, and the Python packages PyTorch, TRL, JAX and OpenBLAS, from PyPI into
  * bench/peers/python. Some gigabytes on Linux, as PyTorch brings CUDA along; `-- --web` leaves those in Python out.
  */
 import { execFileSync } from 'node:child_process'

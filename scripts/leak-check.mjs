@@ -23,6 +23,16 @@ const outputs = /** @type {const} */ ([
 const hidden = () => ({ data: logits().data.subarray(0, batch * time * 9), shape: [batch, time, 9] })
 const weight = { data: logits().data.slice(0, vocab * 9), shape: [vocab, 9] }
 const head = { reference, outputs, gradient: true, bias: new Float32Array(vocab) }
+/** @type {import('../dist/distributed/index.mjs').Communicator} */
+const alone = {
+  ...{ rank: 0, size: 1 },
+  allGather: async (send, receive) => receive.set(send),
+  allReduceSum: async () => {},
+  barrier: async () => {},
+  abort() {},
+}
+
+const shared = { ...head, shard: { start: 0, vocab }, communicator: alone }
 
 let calls = 0
 for (let round = 0; round < 20; round++) {
@@ -46,11 +56,12 @@ for (let round = 0; round < 20; round++) {
     fpl.preferenceLoss({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' }),
     fpl.sequenceLogProbs(logits(), labels, { temperature: -1 }),
     fpl.fusedLinearPreferenceLoss(hidden(), weight, labels, { ...head, signal: controller.signal }),
+    fpl.fusedLinearPreferenceLoss(hidden(), weight, labels, shared),
   ]
   if (round % 3 === 0) controller.abort()
   const settled = await Promise.allSettled(running)
   if (settled[0].status !== 'fulfilled' || settled[4].status !== 'rejected') throw new Error('not as expected')
-  calls += 10
+  calls += 11
 }
 
 if (fpl.getBackends().cuda.available) {

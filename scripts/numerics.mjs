@@ -4,6 +4,7 @@
  *   npm run numerics
  *
  * Needs an x86-64 Linux machine; NEON runs under qemu-user, and AVX-512 is emulated where the machine does not have it.
+ * AVX512-BF16 is left out there.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -26,13 +27,17 @@ const rows = (/** @type {string} */ program, /** @type {string[]} */ ...args) =>
     .split('\n')
     .map((line) => line.split('\t'))
 
-const hasAvx512 = rows(native, 'sets').flat().includes('avx512')
+const sets = rows(native, 'sets').flat()
+const hasAvx512 = sets.includes('avx512')
 const wide = hasAvx512 ? native : buildNative('emulated', 'numerics', '-O2', 'g++', ['-DEMULATE_AVX512=ON'])
 
 /** @type {[key: string, name: string, hashes: string[][]][]} */
 const SETS = [
   ['avx2', 'AVX2', rows(native, 'bits', 'avx2')],
   ['avx512', hasAvx512 ? 'AVX-512' : 'AVX-512 (emulated)', rows(wide, 'bits', 'avx512')],
+  ...(sets.includes('avx512bf16')
+    ? [/** @type {[string, string, string[][]]} */ (['avx512bf16', 'AVX512-BF16', rows(native, 'bits', 'avx512bf16')])]
+    : []),
   ['neon', 'NEON (qemu)', rows('qemu-aarch64-static', arm, 'bits', 'neon')],
   ['baseline', 'baseline', rows(native, 'bits', 'baseline')],
 ]

@@ -104,9 +104,20 @@ step(`${quick ? QUICK.join(', ') : 'the test suite'}, AddressSanitizer and Undef
   suite({ ...addressed, ASAN_OPTIONS: 'detect_leaks=0' })
 })
 if (!quick) {
-  const threaded = { ...buildAddon('addon-tsan', THREAD), ...preload(library('libtsan.so')), ...TSAN }
+  const threaded = { ...buildAddon('addon-tsan', THREAD), ...TSAN }
+  const { LD_PRELOAD } = preload(library('libtsan.so'))
   step('every function of the addon, ThreadSanitizer', () => {
-    run(process.execPath, ['scripts/leak-check.mjs'], { env: threaded })
+    run(process.execPath, ['scripts/leak-check.mjs'], { env: { ...threaded, LD_PRELOAD } })
   })
+  const asRoot = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' }
+  const ranks = ['env', `LD_PRELOAD=${LD_PRELOAD}`, process.execPath, 'scripts/ranks-check.mjs']
+  for (const [mpirun, ...options] of [['mpirun.openmpi', '--oversubscribe', '--bind-to', 'none'], ['mpirun.mpich']]) {
+    if (!has(mpirun)) console.log(`left out, as there is no ${mpirun}`)
+    else {
+      step(`two processes of ${mpirun}, ThreadSanitizer`, () => {
+        run(mpirun, [...options, '-n', '2', ...ranks], { env: { ...threaded, ...asRoot } })
+      })
+    }
+  }
 }
 console.log(`\nclean:\n  ${done.join('\n  ')}`)

@@ -86,6 +86,8 @@ describe.skipIf(lacks.length > 0 && !process.env.CI)('the page that trains in a 
     await expect.poll(status, { timeout: 200_000, interval: 200 }).toMatch(/prefer, step ([6-9]\d|\d{3})/)
     expect(await latest(0)).toBeLessThan(0.65)
     expect(await latest(1)).toBeGreaterThan(0)
+    // What it computes on is that of the next run.
+    expect(await page.locator('[name=engine]:disabled').count()).toBe(2)
     const verdict = await page.locator('.verdict').textContent()
     expect(verdict).toMatch(/^All three give the same: /)
     const steps = (await page.locator('td.step').allTextContents()).map((text) => Number.parseInt(text, 10))
@@ -115,6 +117,12 @@ describe.skipIf(lacks.length > 0 && !process.env.CI)('the page that trains in a 
     const ratios = await part.locator('.bench td:last-child').allTextContents()
     expect(ratios.map(Number).filter((ratio) => ratio >= 1)).toHaveLength(3)
     expect(await page.evaluate('document.documentElement.scrollWidth')).toBe(390)
+    // Cells of a row lie side by side on a phone, too.
+    const cells = part.locator('.checks tbody tr:first-child > *, .bench tbody tr:first-child > *')
+    const boxes = await Promise.all((await cells.all()).map((cell) => cell.boundingBox()))
+    expect(new Set(boxes.map((box) => box!.y)).size).toBe(2)
+    const whole = (await part.boundingBox())!
+    expect(Math.max(...boxes.map((box) => box!.x + box!.width))).toBeLessThan(whole.x + whole.width)
     const [file] = await Promise.all([page.waitForEvent('download'), part.locator('.download').click()])
     const { adapter, checks, bench } = JSON.parse(readFileSync(await file.path(), 'utf8'))
     expect(adapter).toMatchObject({ architecture: 'swiftshader', software: true, features: expect.any(Array) })

@@ -421,12 +421,14 @@ describe.each(TARGETS)('$name', ({ run }) => {
 test('a process is warned once of a call without active tokens', () => {
   const given = Symbol.for('fused-preference-loss.warnings')
   const holder = globalThis as { [given]?: Set<string> }
-  holder[given]?.delete('FUSED_PREFERENCE_LOSS_NO_ACTIVE_TOKENS')
+  const code = 'FUSED_PREFERENCE_LOSS_NO_ACTIVE_TOKENS'
+  holder[given]?.delete(code)
   const warn = spyOnWarnings()
   const none = new Int32Array(8).fill(-100)
   for (let i = 0; i < 2; i++) crossEntropySync(tensor('float32', SHAPE, LOGITS), none)
-  expect(warn.mock.calls).toEqual([
-    [expect.stringContaining('The loss and its gradient are 0'), { code: 'FUSED_PREFERENCE_LOSS_NO_ACTIVE_TOKENS' }],
+  // The first call of all also warns where no native binary loads.
+  expect(warn.mock.calls.filter(([, options]) => options?.code === code)).toEqual([
+    [expect.stringContaining('The loss and its gradient are 0'), { code }],
   ])
   warn.mockRestore()
 })

@@ -3,6 +3,9 @@
  * loops stand in for cuBLASLt.
  */
 import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { afterEach, describe, expect, it } from 'vitest'
 import { DeviceBuffer } from '../lib/cuda/index.js'
 import {
@@ -18,14 +21,20 @@ import { bytes, CUDA, DIST, DTYPES, decode, encode, gaussian, OUTPUTS, random, s
 const onHost = !process.env.FPL_TEST_GPU
 const hasHead = getBackends().cuda.cublasLt?.available === true
 
-const CHUNK_VARIABLE = 'FUSED_PREFERENCE_LOSS_CHUNK_BYTES'
+/** Of the backend on the host. */
+const CHUNK_VARIABLE = 'FPL_HOST_CHUNK_BYTES'
+const PRODUCTS_VARIABLE = 'FPL_HOST_PRODUCTS'
+
+/** Bytes of the logits of that many rows, as they lie there. */
+const bytesOf = (rows: number, vocab: number) => rows * 4 * 64 * Math.ceil(vocab / 64)
 
 /** Makes chunks of that many rows. */
 function chunksOf(rows: number, vocab: number) {
-  process.env[CHUNK_VARIABLE] = String(rows * 4 * 32 * Math.ceil(vocab / 32))
+  process.env[CHUNK_VARIABLE] = String(bytesOf(rows, vocab))
 }
 afterEach(() => {
   delete process.env[CHUNK_VARIABLE]
+  delete process.env[PRODUCTS_VARIABLE]
 })
 
 interface Sizes {
@@ -250,6 +259,45 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
     expect([...logProbs]).toEqual([...first.chosenLogProbs, ...first.rejectedLogProbs])
     const { chosen, rejected } = first.gradLogProbs
     expectSame(backwardSync([...chosen, ...rejected]), first)
+  })
+
+  it.runIf(onHost)('keeps logits that fit from the loss to the gradients: the same bits, a product fewer', () => {
+    const p = problem(dtype)
+    const { hidden, weight, bias } = problem(dtype, {}, 2)
+    const reference = { hidden, weight, bias }
+    const active = Array.from(targets(p)).filter((target) => target >= 0).length
+    const folder = mkdtempSync(join(tmpdir(), 'products-'))
+    const log = join(folder, 'log')
+    const call = (rows: number, logitsBudget?: number) => {
+      chunksOf(rows, p.vocab)
+      process.env[PRODUCTS_VARIABLE] = log
+      writeFileSync(log, '')
+      const options = { ...RUN, bias: p.bias, reference, gradient: true, logitsBudget } as const
+      const result = fusedLinearPreferenceLossSync(p.hidden, p.weight, p.labels, options)
+      return { result, products: readFileSync(log, 'utf8').trim().split('\n').length }
+    }
+    try {
+      for (const rows of [1024, 4]) {
+        const chunks = Math.ceil(active / rows)
+        // The reference's logits, the policy's, these again, and two products with their gradient.
+        const again = call(rows, 0)
+        expect(again.products).toBe(5 * chunks)
+        const needed = bytesOf(active, p.vocab)
+        for (const [budget, isKept] of [
+          [undefined, true],
+          [needed, true],
+          [needed - 1, chunks === 1],
+          [1, chunks === 1],
+        ] as const) {
+          const { result, products } = call(rows, budget)
+          expect(products).toBe((isKept ? 4 : 5) * chunks)
+          expect(result).toEqual(again.result)
+          expectSame(result, again.result)
+        }
+      }
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
   })
 
   it('gives a row the same bits in any batch, and in chunks of any size', () => {

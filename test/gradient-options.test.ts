@@ -56,6 +56,15 @@ function rounded(dtype: DType, list: ArrayLike<number>): Uint8Array {
   return bytes(stored)
 }
 
+/** By how many numbers of 16 bits two lists differ at the most, given the bytes of the second; 0 or Infinity for float32. */
+function mostSteps(data: unknown, others: Uint8Array): number {
+  if (!(data instanceof Uint16Array)) return bytes(data as Float32Array).equals(others) ? 0 : Number.POSITIVE_INFINITY
+  const right = new Uint16Array(others.buffer, others.byteOffset, data.length)
+  // Zeros of both signs are neighbours, and so are the smallest numbers and they.
+  const place = (bits: number) => (bits < 0x8000 ? bits : 0x7fff - bits)
+  return data.reduce((most, x, i) => Math.max(most, Math.abs(place(x) - place(right[i]))), 0)
+}
+
 type Options = TokenOptions & {
   gradient?: true | 'in-place' | Float32Array | Uint16Array
   gradientDType?: DType
@@ -160,6 +169,10 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
     return values(call(logits, { ...options, gradientDType: 'float32' }).gradLogits)
   }
 
+  /** How far a gradient may be from the float32 one, rounded: a GPU has other numbers before it rounds to the logits' type. */
+  const stepsOf = (dtype: DType, gradientDType = dtype) =>
+    name === 'cuda' && dtype !== 'float32' && gradientDType === dtype ? 1 : 0
+
   describe.each(Object.entries(EVERY_FORM))('gradientDType of %s', (_, call) => {
     test.each([{}, CAPPED])('is that of the float32 gradient, rounded once, %j', (given) => {
       for (const vocab of [7, 64, 131, 2053]) {
@@ -172,7 +185,8 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
             const { data, ...rest } = call(logits, { ...options, gradientDType }).gradLogits
             expect(rest).toEqual({ shape: [BATCH, TIME, vocab], dtype: gradientDType })
             expect(data).toBeInstanceOf(gradientDType === 'float32' ? Float32Array : Uint16Array)
-            expect(bytes(data as Float32Array).equals(rounded(gradientDType, wanted)), `${dtype} ${vocab}`).toBe(true)
+            const steps = mostSteps(data, rounded(gradientDType, wanted))
+            expect(steps, `${dtype} ${vocab}`).toBeLessThanOrEqual(stepsOf(dtype, gradientDType))
           }
         }
       }
@@ -360,10 +374,10 @@ describe.each(TARGETS)('$name', ({ name, run }) => {
         }
         // In its own type, in place, with other threads.
         const own = call(logits, { ...options, deferredScale: true, threads: 2 })
-        expect(bytes(own.gradLogits.data as Float32Array).equals(rounded(dtype, unit))).toBe(true)
+        expect(mostSteps(own.gradLogits.data, rounded(dtype, unit))).toBeLessThanOrEqual(stepsOf(dtype))
         expect(own.rowScale).toEqual(rowScale)
         const inPlace = call(logits, { ...options, deferredScale: true, gradient: 'in-place' })
-        expect(bytes(logits.data as Float32Array).equals(rounded(dtype, unit))).toBe(true)
+        expect(bytes(logits.data as Float32Array).equals(bytes(own.gradLogits.data as Float32Array))).toBe(true)
         expect(inPlace.rowScale).toEqual(rowScale)
       }
     }

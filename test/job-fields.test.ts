@@ -186,7 +186,7 @@ describe('a field is what its name says', () => {
   const values = new Float64Array(lines.length + 100)
   const names = { lossNames: ['sigmoid', 'hinge'], unpairedLossNames: ['kto', 'bco'] }
   const fake = { values, ...names, instructionSets: ['avx512', 'avx2'] } as unknown as Addon
-  const passed = new JobArguments(fake, 0).of(job as unknown as Job, settings as unknown as RunSettings)
+  const passed = new JobArguments(fake, 0, 1).of(job as unknown as Job, settings as unknown as RunSettings)
   const everything = { ...job, ...settings }
 
   test('arrays and addresses', () => {
@@ -219,7 +219,7 @@ test('fields that a job has not are zeros, whatever the job before it had', () =
   const values = new Float64Array(lines.length + 100).fill(NaN)
   const fake = { values, lossNames: ['sigmoid'], unpairedLossNames: [], instructionSets: ['avx2'] } as unknown as Addon
   const loss = { constants: { terms: [], fDivergence: 'reverse_kl', beta: 0.5 }, losses: new Float64Array(1) }
-  expect(new JobArguments(fake, 0).of({ loss } as unknown as Job, { threads: 7 })).toEqual([loss.losses])
+  expect(new JobArguments(fake, 0, 1).of({ loss } as unknown as Job, { threads: 7 })).toEqual([loss.losses])
   const used = lines.filter((line, i) => /^(in|out|number) /.test(line) && !line.includes(' loss.') && values[i] !== 0)
   expect(used).toEqual(['number device', 'number threads'])
   expect(values[lines.indexOf('out loss.losses float64')]).toBe(-1)

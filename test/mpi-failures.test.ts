@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { changedLibrary, MPIS, runAlone, runRanks } from './mpi.js'
+import { DIST } from './support.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'fpl-mpi-failures-'))
 afterAll(() => rmSync(folder, { recursive: true }))
@@ -17,7 +18,6 @@ const WAIT = `
 /** Rank 1 does this; rank 0 waits in a promise form, rank 2 in a Sync form, and neither comes any further. */
 const ENDS = [
   { ends: 'throws', rank1: "throw new Error('rank one throws')", status: 1, says: 'Error: rank one throws' },
-  { ends: 'has an unhandled rejection', rank1: "Promise.reject(new Error('lost'))", status: 1, says: 'Error: lost' },
   { ends: 'exits with a code', rank1: 'process.exit(3)', status: 3, says: '' },
   { ends: 'aborts', rank1: 'communicator.abort(7)', status: 7, says: '' },
   {
@@ -48,6 +48,34 @@ describe.each(MPIS)('$name', (mpi) => {
     expect(ended.status).toEqual(status)
     expect(ended.status).not.toBe(0)
     expect(ended.stderr).toContain(says)
+  })
+
+  test('all ranks end when one is killed while a gradient is added up', { timeout: 60_000 }, async () => {
+    const javaScript = `
+      const { linearCrossEntropy } = await import(${JSON.stringify(DIST.href)})
+      const { rank, size } = communicator
+      const [tokens, width, vocab] = [3300, 8, 400]
+      let sums = 0
+      const own = {
+        ...{ rank, size },
+        allGather: (send, receive) => communicator.allGather(send, receive),
+        allReduceSum(data) {
+          if (rank === 1 && ++sums === 2) process.kill(process.pid, 'SIGKILL')
+          return communicator.allReduceSum(data)
+        },
+        ...{ barrier: () => communicator.barrier(), abort: () => communicator.abort() },
+      }
+      const hidden = { data: new Float32Array(tokens * width).fill(0.5), shape: [1, tokens, width] }
+      const weight = { data: new Float32Array((vocab / size) * width).fill(0.5), shape: [vocab / size, width] }
+      const shard = { start: (vocab / size) * rank, vocab }
+      await linearCrossEntropy(hidden, weight, new Int32Array(tokens), { communicator: own, shard, gradient: true })
+      tell('came further')
+    `
+    const start = performance.now()
+    const { status, values } = await runRanks(mpi, { size: 2, javaScript })
+    expect(performance.now() - start).toBeLessThan(20_000)
+    expect(values).toEqual([])
+    expect(status).not.toBe(0)
   })
 
   test('a rank that aborts ends where MPI_Abort returns', { timeout: 60_000 }, async () => {

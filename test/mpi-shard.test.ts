@@ -154,7 +154,24 @@ const BITS = `${COMMON}
   same.push(['gradBias', hash(a.gradBias) === hash(b.gradBias.subarray(first, last))])
   const largest = Math.max(...b.gradHidden.data.map(Math.abs))
   same.push(['gradHidden', a.gradHidden.data.every((x, i) => Math.abs(x - b.gradHidden.data[i]) <= 2e-6 * largest)])
-  tell({ same, hidden: hash(a.gradHidden.data) })
+
+  // Two chunks of rows of the gradient, the first of which is added up while the job works on the second.
+  const tokens = 1500
+  const many = { data: random(tokens * width), shape: [1, tokens, width] }
+  const manyIds = Int32Array.from({ length: tokens }, (_, i) => (i * 397) % words)
+  const sums = []
+  const counted = {
+    ...{ rank, size },
+    allGather: (send, receive) => communicator.allGather(send, receive),
+    allReduceSum: (data) => (sums.push(data.length / width), communicator.allReduceSum(data)),
+    barrier: () => communicator.barrier(),
+    abort: () => communicator.abort(),
+  }
+  const head = { shard: { start: first, vocab: words }, gradient: true }
+  const c = await api.linearCrossEntropy(many, part, manyIds, { ...head, communicator: counted })
+  const d = api.linearCrossEntropySync(many, part, manyIds, { ...head, communicator })
+  for (const name of ['gradHidden', 'gradWeight']) same.push([name, hash(c[name].data) === hash(d[name].data)])
+  tell({ same, sums, hidden: hash(a.gradHidden.data) + hash(c.gradHidden.data) })
 
   // A rank whose labels are bad.
   const bad = rank === 1 ? labels.with(1, vocab) : labels
@@ -204,11 +221,12 @@ describe.each(MPIS)('$name', (mpi) => {
   test.each([2, 3])('whole segments on %i ranks have the bits of one process; a failure is told', async (size) => {
     const { status, values, stderr } = await runRanks(mpi, { size, javaScript: BITS })
     expect(status, stderr).toBe(0)
-    const told = values as [{ same: [string, boolean][]; hidden: string }, string, number][]
+    const told = values as [{ same: [string, boolean][]; sums: number[]; hidden: string }, string, number][]
     expect(told).toHaveLength(size)
-    for (const [r, [{ same, hidden }, problem, milliseconds]] of told.entries()) {
+    for (const [r, [{ same, sums, hidden }, problem, milliseconds]] of told.entries()) {
       expect(same.length).toBeGreaterThan(20)
       expect(same.filter(([, isSame]) => !isSame)).toEqual([])
+      expect(sums).toEqual([1056, 443])
       expect(hidden).toBe(told[0][0].hidden)
       expect(problem).toMatch(
         r === 1 ? /^ERR_LABEL_OUT_OF_RANGE: / : /^ERR_RANK_FAILED: rank 1 of \d has failed: ERR_LA/,

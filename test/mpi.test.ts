@@ -9,7 +9,7 @@ import { MPIS, runAlone, runRanks } from './mpi.js'
 const hash = (array: NodeJS.TypedArray) => createHash('sha256').update(array).digest('hex')
 
 /** Numbers of a rank, whose sum depends on the order in which it is taken. */
-const numbersOf = (rank: number, i: number) => Math.sin(i + 17 * rank) * 10 ** ((i + 5 * rank) % 9)
+const numbersOf = (rank: number, i: number) => Math.imul(i + 17 * rank, 0x9e3779b1) / (3 << (3 * ((i + 5 * rank) % 9)))
 
 /** Elements of the sums: one, fewer than ranks, and several rounds with a rest. */
 const SUMS = [
@@ -19,6 +19,19 @@ const SUMS = [
   ['Float32Array', 1_100_001],
   ['Float64Array', 600_007],
 ] as const
+
+const totalsOf = (size: number) =>
+  SUMS.map(([type, length]) => {
+    const stored = type === 'Float32Array' ? Math.fround : (x: number) => x
+    const sum = Float64Array.from({ length }, (_, i) => {
+      let total = stored(numbersOf(0, i))
+      for (let rank = 1; rank < size; rank++) total += stored(numbersOf(rank, i))
+      return total
+    })
+    return hash(type === 'Float32Array' ? new Float32Array(sum) : sum)
+  })
+/** Hashes of the sums, by the number of ranks. */
+const TOTALS = { 2: totalsOf(2), 4: totalsOf(4) }
 
 const COLLECTIVES = `
   const { createHash } = await import('node:crypto')
@@ -135,20 +148,11 @@ describe.each(MPIS)('$name', (mpi) => {
     const bytes = [0, 3, 1000, 3_000_001].map((each) =>
       hash(Uint8Array.from({ length: size * each }, (_, i) => 10 * Math.floor(i / each) + ((i % each) % 7))),
     )
-    const totals = SUMS.map(([type, length]) => {
-      const stored = type === 'Float32Array' ? Math.fround : (x: number) => x
-      const sum = Float64Array.from({ length }, (_, i) => {
-        let total = stored(numbersOf(0, i))
-        for (let rank = 1; rank < size; rank++) total += stored(numbersOf(rank, i))
-        return total
-      })
-      return hash(type === 'Float32Array' ? new Float32Array(sum) : sum)
-    })
     for (const [rank, told] of values.entries()) {
       const [library, gathered, sums, ordered, ticks, taken, wrong, call, length, after, worker, trap, closed] = told
       expect(library).toMatchObject({ size, version: expect.stringMatching(mpi.isOpenMpi ? /^Open MPI/ : /^MPICH/) })
       expect(gathered).toEqual(bytes.map((each) => [each, each]))
-      expect(sums).toEqual(totals.map((each) => [each, each]))
+      expect(sums).toEqual(TOTALS[size].map((each) => [each, each]))
       expect(ordered).toEqual([
         Array.from({ length: 200 }, (_, i) => ranks.map((r) => (i + r) % 256).join()),
         null,
@@ -248,14 +252,25 @@ test("a process that has lost MPICH's mpirun is told so, rather than ended", asy
   const environment = { PMI_FD: '987', PMI_RANK: '0', PMI_SIZE: '2' }
   const { status, values } = await runAlone(javaScript, environment, 'undefined')
   const message = expect.stringMatching(
-    /^ERR_MPI: this process was started by MPICH, but .*npm.* let mpirun start node itself$/,
+    /^ERR_MPI: this process was started by MPICH, but .*npm.* let mpirun start node itself, or use -pmi-port$/,
   )
   expect({ status, values }).toEqual({ status: 0, values: [[message]] })
+})
+
+const debians = MPIS.find(({ mpirun }) => mpirun === '/usr/bin/mpirun.mpich')
+
+test.runIf(debians)("MPICH's mpirun that talks over a port is known, too", { timeout: 60_000 }, async () => {
+  const javaScript = "tell([communicator.size, communicator.version.startsWith('MPICH')])"
+  const { status, values } = await runRanks(debians!, { size: 2, javaScript, options: ['-pmi-port'] })
+  expect({ status, values }).toEqual({ status: 0, values: [[[2, true]], [[2, true]]] })
 })
 
 test('the library is the one of the mpirun that has started the process', () => {
   expect(launcherOf({})).toBeUndefined()
   expect(launcherOf({ PMI_SIZE: '3' })).toMatchObject({ name: 'MPICH', size: 3 })
+  const port = { PMI_PORT: 'host:33165', PMI_ID: '1', MPI_LOCALNRANKS: '2' }
+  expect(launcherOf(port)).toMatchObject({ name: 'MPICH', isOpenMpi: false, size: 2 })
+  expect(launcherOf({ PMI_PORT: 'host:33165' })).toMatchObject({ name: 'MPICH', size: 1 })
   expect(launcherOf({ OMPI_COMM_WORLD_SIZE: '2' })).toMatchObject({ name: 'Open MPI', size: 2 })
   const versions: Record<string, string> = {
     'libmpi.so.40': 'Open MPI v4.1.4',
@@ -276,6 +291,7 @@ test('the library is the one of the mpirun that has started the process', () => 
   }
   expect(found({})).toBe('libmpi.so.40')
   expect(found({ PMI_SIZE: '2' })).toBe('libmpich.so.12')
+  expect(found(port)).toBe('libmpich.so.12')
   expect(found({ OMPI_COMM_WORLD_SIZE: '2' })).toBe('libmpi.so.40')
   expect(found({ OMPI_COMM_WORLD_SIZE: '2' }, 'libmpich.so.12')).toBe('libmpich.so.12')
   delete versions['libmpich.so.12']

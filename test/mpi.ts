@@ -64,13 +64,15 @@ export interface Program {
   /** How it gets its communicator. */
   open?: string | undefined
   environment?: Record<string, string>
+  /** Of mpirun. */
+  options?: readonly string[]
   /** One more rank, the last. */
   python?: string
 }
 
 /** Runs a program under `mpirun`; the programs of a job that does not end are killed after 60 s. */
 export async function runRanks(mpi: Mpi, program: Program): Promise<Ended> {
-  const { size, javaScript, open = 'await mpiCommunicator()', environment, python } = program
+  const { size, javaScript, open = 'await mpiCommunicator()', environment, options = [], python } = program
   const folder = mkdtempSync(join(tmpdir(), 'fpl-mpi-'))
   try {
     const file = join(folder, 'program.mjs')
@@ -81,8 +83,8 @@ export async function runRanks(mpi: Mpi, program: Program): Promise<Ended> {
       ranks.push(':', '-n', '1', mpi.python!, join(folder, 'program.py'))
     }
     // Ranks may be more than cores, in CI root starts them, and no rank should stay on a core that another one uses.
-    const options = mpi.isOpenMpi ? ['--oversubscribe', '--bind-to', 'none'] : []
-    const ended = await run(mpi.mpirun, [...options, ...ranks], {
+    const free = mpi.isOpenMpi ? ['--oversubscribe', '--bind-to', 'none'] : []
+    const ended = await run(mpi.mpirun, [...free, ...options, ...ranks], {
       OMPI_ALLOW_RUN_AS_ROOT: '1',
       OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1',
       ...environment,

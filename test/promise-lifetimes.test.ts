@@ -30,6 +30,19 @@ function script(name: string, body: string): string {
     const long = (more) => call(20_000, more)
     const writing = () => call(700, { gradient: true })
     const short = () => fpl.preferenceLoss({ chosen: [-1], rejected: [-2] }, { lossType: 'cpo' })
+    // Its job tells of each group of rows that is finished.
+    const nothing = async () => {}
+    const alone = { rank: 0, size: 1, allReduceSum: nothing, barrier: nothing, abort: nothing }
+    const telling = () => fpl.linearCrossEntropy(
+      { data: new Float32Array(80_000), shape: [1, 10_000, 8] },
+      { data: new Float32Array(80), shape: [10, 8] },
+      new Int32Array(10_000),
+      {
+        communicator: { ...alone, allGather: async (send, receive) => receive.set(send) },
+        shard: { start: 0, vocab: 10 },
+        gradient: true,
+      }
+    )
     if (!fpl.getBackends().cpu.available) throw new Error(fpl.getBackends().cpu.reason)
   `
   writeFileSync(path, head + body)
@@ -179,7 +192,7 @@ test('workers are terminated while their calls settle', async () => {
     'settling-worker',
     `import { parentPort } from 'node:worker_threads'
       parentPort.postMessage('begun')
-      for (;;) await Promise.all(Array.from({ length: 30 }, short))`,
+      for (;;) await Promise.all([telling(), ...Array.from({ length: 30 }, short)])`,
   )
   const parent = script(
     'terminator',

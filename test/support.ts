@@ -22,10 +22,15 @@ export interface Target {
 }
 
 /** The cpu backend, once per instruction set of this machine. */
-export const NATIVE: readonly Target[] = (getBackends().cpu.instructionSets ?? []).map((instructionSet) => ({
+export const ALL_NATIVE: readonly Target[] = (getBackends().cpu.instructionSets ?? []).map((instructionSet) => ({
   name: `cpu, ${instructionSet}`,
   run: { backend: 'cpu', instructionSet },
 }))
+
+/** Without avx512 where avx512bf16 is there: but for one product, these are the same functions. */
+export const NATIVE = ALL_NATIVE.filter(
+  ({ run }, i) => !(run.instructionSet === 'avx512' && ALL_NATIVE[i - 1]?.run.instructionSet === 'avx512bf16'),
+)
 
 /** The js backend. */
 export const JS: Target = { name: 'js', run: { backend: 'js' } }

@@ -28,7 +28,7 @@ export const bandwidth = {
     addon = createRequire(import.meta.url)(cpu.path)
     const instructionSet = /** @type {string} */ (cpu.instructionSet)
     wanted = { threads, sweeps, instructionSet }
-    if (sweeps.includes('multiply')) return
+    if (sweeps.includes('multiply') || sweeps.includes('multiplyPairs')) return
     buffer = new ArrayBuffer(bytes)
     target = new ArrayBuffer(sweeps.includes('copy') ? bytes : 0)
     // Written first: pages that were never written all share one page of zeros.
@@ -43,6 +43,12 @@ export const bandwidth = {
       if (sweep === 'multiply') {
         // Seconds per operation.
         seconds[sweep] = 1 / addon.multiplyAddRate(wanted.instructionSet, wanted.threads)
+        continue
+      }
+      if (sweep === 'multiplyPairs') {
+        // Where there is no instruction for pairs, they are converted and multiplied as float32.
+        const { instructionSet, threads } = wanted
+        seconds[sweep] = 1 / (addon.pairProductRate(threads) || addon.multiplyAddRate(instructionSet, threads))
         continue
       }
       // The fill comes last because it leaves zeros in the source. The speed of memory does not depend on the bytes.

@@ -24,7 +24,7 @@ export const blasProducts = {
 
   async prepare(workload, inputs, settings) {
     await step.prepare(workload, inputs, settings)
-    this.version = process.env.FUSED_PREFERENCE_LOSS_BLAS
+    this.note = step.note
     const { blas } = createRequire(import.meta.url)(/** @type {string} */ (getBackends().cpu.path))
     const [batch, time, vocab] = workload.shape
     products = () => blas.stepSeconds(batch * time, workload.width, vocab, settings.threads)

@@ -7,7 +7,7 @@
  * @typedef {object} Inputs
  * @property {(Float32Array | Uint16Array)[]} logits the same batch at several places in memory; hidden states, with a
  *   weight
- * @property {Float32Array} [weight] `[vocab, width]` of the output layer, for the linear stages
+ * @property {Float32Array | Uint16Array} [weight] `[vocab, width]` of the output layer, for the linear stages
  * @property {Float32Array | Uint16Array} [pristine] one more copy, from which overwritten inputs are restored
  * @property {number} copies
  * @property {number} distinct number of outputs to rotate through so that none is still in a cache
@@ -25,6 +25,7 @@
  * @property {boolean} [quick] runs with --quick too
  * @property {boolean} [inPython] runs in a python3
  * @property {boolean} [linear] has the linear stages too
+ * @property {boolean} [compiles] for each shape anew, which takes many seconds: its errors are those of the same without
  * @property {boolean} [embedded] is ours inside a trainer, or a part of the work, and runs where a case or --peer names it
  * @property {() => Peer} [another] makes another instance, for a peer that can have variants
  * @property {boolean} [overwrites] leaves a gradient where the logits were
@@ -36,7 +37,9 @@
  * @property {number} [pid] of the process that does the work, when it is another process
  * @property {(workload: Workload) => true | string} supports true, or the reason why not
  * @property {(workload: Workload, inputs: Inputs, settings: any) => Promise<void> | void} prepare
- * @property {(copy: number) => any} run one call; seconds if it has taken the time itself; may be a promise
+ * @property {(copy: number) => any} run one call; seconds if it has taken the time itself, and where the work is done in
+ *   another process, `{ seconds, processor }` with the processor time there; of a meter, what it has measured; may be a
+ *   promise
  * @property {() => import('../agreement.mjs').Result | Promise<import('../agreement.mjs').Result>} result of the last
  *   call, which was on copy 0
  */

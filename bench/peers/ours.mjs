@@ -16,6 +16,7 @@ import { BETA } from '../cases.mjs'
 import { sharedLike, valueAt } from '../inputs.mjs'
 import { versionOf } from '../packages.mjs'
 import { linearTokenStep, tokenStep } from '../token-loss.mjs'
+import { chooseBlas } from './openblas.mjs'
 
 /** Why no BLAS can be used; undefined where one can. */
 function blasProblem() {
@@ -23,6 +24,7 @@ function blasProblem() {
     { data: new Float32Array(2), shape: [1, 2, 1] },
     { data: new Float32Array(3), shape: [3, 1] },
   ]
+  chooseBlas()
   try {
     linearSequenceLogProbsSync(hidden, weight, Int32Array.of(0, 1), { backend: 'cpu', products: 'blas' })
   } catch (error) {
@@ -65,6 +67,7 @@ function ownPeer(backend, words, products) {
       const { logits, labels, reference, positions, policy, distinct } = inputs
       const run = { backend, threads, ...(backend === 'cpu' && { instructionSet }) }
       const ofHead = products ? { ...run, products } : run
+      if (products === 'blas') this.note = `library of BLAS: ${chooseBlas() || 'the first that is found'}`
       if (stage === 'loss' && policy) {
         const pairs = { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected }
         call = () => preferenceLossSync(pairs, { backend, beta: BETA })

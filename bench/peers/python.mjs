@@ -90,7 +90,7 @@ async function findPython(script, library) {
 /**
  * @param {{ script: string, library: string, formulation: string }} program a file of this folder, the library that it needs,
  *   and how it writes the computation
- * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'quick' | 'supports'>} peer
+ * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'quick' | 'compiles' | 'supports'>} peer
  * @returns {import('./index.mjs').Peer}
  */
 export function pythonPeer({ script, library, formulation }, peer) {
@@ -103,9 +103,11 @@ export function pythonPeer({ script, library, formulation }, peer) {
     linear: true,
 
     async prepare(workload, inputs, { threads }) {
-      const found = await findPython(script, library)
-      python = found.python
-      this.version = found.version
+      if (!python) {
+        const found = await findPython(script, library)
+        python = found.python
+        this.version = found.version
+      }
       this.pid = python.child.pid
       const { logits, weight, labels, reference, positions, policy, copies } = inputs
       const ready = python.ask({
@@ -128,7 +130,7 @@ export function pythonPeer({ script, library, formulation }, peer) {
       this.note = note
     },
 
-    run: async (copy) => (await python.ask({ command: 'run', copy })).seconds,
+    run: (copy) => python.ask({ command: 'run', copy }),
     result: () => python.ask({ command: 'result' }),
   }
 }

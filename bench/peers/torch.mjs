@@ -5,7 +5,7 @@ import { pythonPeer } from './python.mjs'
 
 /**
  * @param {'eager' | 'cross-entropy' | 'compile'} formulation
- * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'quick'>} words
+ * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'quick' | 'compiles'>} words
  */
 const torchPeer = (formulation, words) =>
   pythonPeer(
@@ -26,7 +26,11 @@ export const torchCrossEntropy = torchPeer('cross-entropy', {
   title: 'PyTorch, through cross_entropy',
   quick: true,
 })
-export const torchCompile = torchPeer('compile', { name: 'torch-compile', title: 'PyTorch, torch.compile' })
+export const torchCompile = torchPeer('compile', {
+  name: 'torch-compile',
+  title: 'PyTorch, torch.compile',
+  compiles: true,
+})
 
 /** `trl.kernels.ChunkedLogProbFunction`, under its SFT, DPO and GRPO trainers. */
 export const trl = pythonPeer(

@@ -8,7 +8,7 @@ import plain from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm.wasm?url
 import simd from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm?url'
 import threaded from '@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-threaded-simd.wasm?url'
 import { loadWasm } from 'fused-preference-loss'
-import { adapterName } from './gpu/adapter.mjs'
+import { adapterName, isSoftware } from './gpu/adapter.mjs'
 
 /** Memories of WebAssembly made in this worker since the package has been loaded: its own. */
 const memories = /** @type {WebAssembly.Memory[]} */ ([])
@@ -51,7 +51,8 @@ async function loadGpu() {
   if (!(await tf.setBackend('webgpu'))) throw new Error('TensorFlow.js cannot use WebGPU here')
   const { device } = /** @type {tf.KernelBackend & { device: GPUDevice }} */ (tf.backend())
   recordBuffers(device)
-  return { gpu: adapterName(device.adapterInfo) }
+  const { adapterInfo } = device
+  return { gpu: `${adapterName(adapterInfo)}${isSoftware(adapterInfo) ? ' (software)' : ''}` }
 }
 
 function recordMemories() {

@@ -3,7 +3,7 @@ import 'uplot/dist/uPlot.min.css'
 import './page.css'
 import { createCharts } from './charts.mjs'
 import { createComparison } from './comparison-table.mjs'
-import { findAdapter } from './gpu/adapter.mjs'
+import { findAdapter, isSoftware } from './gpu/adapter.mjs'
 import { createReport } from './gpu/report.mjs'
 import { createPairs } from './pairs.mjs'
 import { SHORT, WHOLE } from './sizes.mjs'
@@ -15,6 +15,7 @@ const run = find('#run')
 const button = /** @type {HTMLButtonElement} */ (find('#run button'))
 const status = find('#run [role=status]')
 const progress = /** @type {HTMLProgressElement} */ (find('#run progress'))
+const choice = /** @type {HTMLFieldSetElement} */ (find('#run fieldset'))
 
 const size = new URLSearchParams(location.search).has('short') ? SHORT : WHOLE
 const charts = createCharts(find('#charts'), size.steps.tune)
@@ -23,7 +24,6 @@ const pairs = createPairs(find('#pairs ol'))
 const book = loadBook()
 book.then(({ shown }) => pairs.list(shown), fail)
 createReport(find('#gpu'))
-const engines = /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll('[name=engine]'))
 offerGpu()
 
 /** The share of the run's time that each stage takes, about. */
@@ -47,8 +47,11 @@ async function loadBook() {
 
 /** WebGPU can be chosen where the browser shows a GPU. */
 async function offerGpu() {
-  const isThere = (await findAdapter()) !== undefined
-  for (const engine of engines) if (engine.value === 'webgpu') engine.disabled = !isThere
+  const adapter = await findAdapter()
+  if (adapter === undefined) return
+  const webgpu = /** @type {HTMLInputElement} */ (choice.querySelector('[value=webgpu]'))
+  webgpu.disabled = false
+  if (isSoftware(adapter.info)) webgpu.labels?.[0].append(' (software)')
 }
 
 function start() {
@@ -57,10 +60,13 @@ function start() {
   const began = new Worker(new URL('./worker.mjs', import.meta.url), { type: 'module' })
   began.onmessage = ({ data }) => show(data)
   began.onerror = ({ message }) => fail(message || 'its program does not load')
-  const engine = /** @type {import('./events.js').Engine} */ ([...engines].find(({ checked }) => checked)?.value)
+  const engine = /** @type {import('./events.js').Engine} */ (
+    /** @type {HTMLInputElement} */ (choice.querySelector(':checked')).value
+  )
   book.then((data) => began.postMessage({ book: data, engine, size }), fail)
   worker = began
   run.dataset.state = 'running'
+  choice.disabled = true
   button.textContent = 'Stop'
 }
 
@@ -69,6 +75,7 @@ function end(/** @type {'stopped' | 'finished' | 'failed'} */ state) {
   worker?.terminate()
   worker = undefined
   run.dataset.state = state
+  choice.disabled = false
   button.textContent = 'Start again'
 }
 

@@ -6,7 +6,12 @@ import type { FieldVisitor } from './field-visitor.js'
 import { type Codes, DIVERGENCES, DTYPES, SFT_NORMALIZATIONS, visitFields } from './job-fields.js'
 
 /** Codes for visitors that do not look at numbers. */
-export const NO_CODES: Codes = { lossOf: () => 0, unpairedLossOf: () => 0, instructionSetOf: () => 0 }
+export const NO_CODES: Codes = {
+  lossOf: () => 0,
+  unpairedLossOf: () => 0,
+  instructionSetOf: () => 0,
+  threadsOf: () => 0,
+}
 
 /** A line for each field. */
 const FIELDS = listFields()

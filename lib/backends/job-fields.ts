@@ -47,11 +47,12 @@ export const DTYPES: Record<DType, number> = { float32: 0, float16: 1, bfloat16:
 export const DIVERGENCES: Record<FDivergence, number> = { reverse_kl: 0, forward_kl: 1, js: 2, alpha: 3 }
 export const SFT_NORMALIZATIONS: Record<SftNormalization, number> = { tokens: 0, sequences: 1, sum: 2 }
 
-/** The addon's numbers for losses and instruction sets. */
+/** The addon's numbers for losses and settings. */
 export interface Codes {
   lossOf(lossType: LossType): number
   unpairedLossOf(lossType: UnpairedLossType): number
   instructionSetOf(settings: RunSettings): number
+  threadsOf(settings: RunSettings): number
 }
 
 /** To add a field, add a line below and one in the same place in job_fields.h. */
@@ -102,7 +103,7 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.in('reference.head.bias.data', 'tensor', reference.head.bias?.data)
     visitWeight(visit, 'reference.head', reference.head)
   }
-  if (loss) visitLoss(visit, loss)
+  if (loss) visitLoss(visit, loss, policy, reference)
   if (unpairedLoss) visitUnpairedLoss(visit, unpairedLoss, codes)
   if (tokenLoss) visitTokenLoss(visit, tokenLoss)
   if (stage4) {
@@ -142,7 +143,7 @@ function visitSettings(visit: FieldVisitor, settings: RunSettings, codes: Codes)
   visit.part(SETTINGS)
   visit.number('device', settings.device ?? -1)
   visit.in('stream', 'address', settings.stream)
-  visit.number('threads', settings.threads)
+  visit.number('threads', codes.threadsOf(settings))
   visit.number('instructionSet', codes.instructionSetOf(settings))
   visit.number('blas', settings.blas ?? 0)
   visit.number('cancellable', settings.signal ? 1 : 0)
@@ -216,15 +217,17 @@ function visitSegments(visit: FieldVisitor, part: Part, owner: string, segments:
   visit.out(`${owner}.segments.labelLogits`, 'float32', segments.labelLogits)
 }
 
-function visitLoss(visit: FieldVisitor, loss: LossStage): void {
+/** Log-probs that no stage before has found are the caller's: the loss does not change them. */
+function visitLoss(visit: FieldVisitor, loss: LossStage, policy?: ForwardStage, reference?: ForwardStage): void {
   visit.part(LOSS)
   visit.in('loss.pairs', 'int32', loss.pairs)
   visit.in('loss.chosenTokenCounts', 'float64', loss.chosenTokenCounts)
   visit.in('loss.rejectedTokenCounts', 'float64', loss.rejectedTokenCounts)
-  visit.out('loss.chosen', 'float64', loss.chosen)
-  visit.out('loss.rejected', 'float64', loss.rejected)
-  visit.out('loss.referenceChosen', 'float64', loss.referenceChosen)
-  visit.out('loss.referenceRejected', 'float64', loss.referenceRejected)
+  const [ofPolicy, ofReference] = [policy ? 'out' : 'in', reference ? 'out' : 'in'] as const
+  visit[ofPolicy]('loss.chosen', 'float64', loss.chosen)
+  visit[ofPolicy]('loss.rejected', 'float64', loss.rejected)
+  visit[ofReference]('loss.referenceChosen', 'float64', loss.referenceChosen)
+  visit[ofReference]('loss.referenceRejected', 'float64', loss.referenceRejected)
   visit.in('loss.pairWeights', 'float64', loss.pairWeights)
   visit.out('loss.losses', 'float64', loss.losses)
   visit.out('loss.chosenRewards', 'float64', loss.chosenRewards)

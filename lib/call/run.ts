@@ -17,7 +17,7 @@ import type { InstructionSet, NcclRanks, RunOptions, ShardOptions } from '../typ
 export const RUN_OPTIONS = ['backend', 'threads', 'instructionSet', 'stream', 'device', 'gpuDevice', 'signal'] as const
 
 const BACKENDS = ['auto', 'cuda', 'webgpu', 'cpu', 'wasm', 'js'] as const
-const INSTRUCTION_SETS: readonly InstructionSet[] = ['baseline', 'avx2', 'avx512', 'neon']
+const INSTRUCTION_SETS: readonly InstructionSet[] = ['baseline', 'avx2', 'avx512', 'avx512bf16', 'neon']
 const MOST_THREADS = 1024
 const NO_ARRAYS: readonly Watched[] = []
 const NONE = () => []

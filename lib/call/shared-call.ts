@@ -5,7 +5,8 @@
  *   2  sweep            a job leaves the states of the segments that this rank has
  *   3  gather           the states of all ranks, each with a header in which a rank whose sweep has failed says so
  *   4  finish           a job begins from them: log-probs, loss, and the gradient of this rank's columns
- *   5  sum of hidden    with an output layer, the gradient with respect to its input is a sum over the ranks
+ *   5  sum of hidden    with an output layer, the gradient with respect to its input is a sum over the ranks, which begins
+ *                       while step 4 runs; and an agreement, as a rank may have failed
  *
  * A gradient that is asked for later is steps 1, 4 and 5. Ranks exchange arrays of the host's, wherever tensors are; over
  * NCCL steps 2 to 5 are one job (exchanging-job.ts). A signal counts until the states are gathered: later, a rank would
@@ -13,7 +14,6 @@
  */
 import { copyToDevice, copyToHost, noHolds } from '../backends/cuda/between-jobs.js'
 import { newCudaMemory } from '../backends/cuda/new-memory.js'
-import { elementsOf } from '../backends/js/rows.js'
 import { checkUnchanged } from '../check/arrays.js'
 import { invalidValue } from '../errors.js'
 import type { ForwardStage, HeadGradientStage, Job, RunSettings, Shard, Tokens } from '../job.js'
@@ -21,9 +21,10 @@ import type { Communicator, HostArray } from '../types/index.js'
 import { agreement, HEADER_BYTES, headerOf, numbersOf, type Terms } from './agreement.js'
 import { equalParts } from './call-terms.js'
 import { exchangingJob } from './exchanging-job.js'
+import { HiddenShares } from './hidden-shares.js'
 import type { Planned, Runner } from './run.js'
 import { type Columns, SegmentExchange } from './segments.js'
-import { gather, type Step, type Steps, sum } from './steps.js'
+import { gather, type Step, type Steps } from './steps.js'
 
 type SharedTokens = Tokens & { shard: Shard }
 
@@ -43,8 +44,10 @@ export function* sharedCall<Result>(
 
 function* sharedSteps<Result>(communicator: Communicator, plan: () => Planned<Result>, merges: boolean): Steps<Result> {
   let planned = undefined as unknown as Planned<Result>
+  let shares: HiddenShares | undefined
   const all = yield* agreement(communicator, () => {
     planned = plan()
+    shares = sharesOf(communicator, planned)
     return termsOf(planned, merges)
   })
   const { job, runner, result } = planned
@@ -100,7 +103,7 @@ function* sharedSteps<Result>(communicator: Communicator, plan: () => Planned<Re
   if (policyStage.segments && kept) policyStage.segments.keptLogits = kept
   const rest: Job = { ...job, policy: policyStage }
   if (referenceStage) rest.reference = referenceStage
-  yield* finish(communicator, { ...planned, job: rest })
+  yield* finish(communicator, { ...planned, job: rest }, shares)
   return result()
 }
 
@@ -112,13 +115,16 @@ export function* sharedBackward<Result>(
   const holds = noHolds()
   try {
     let planned: Planned<Result> | undefined
+    let shares: HiddenShares | undefined
     yield* agreement(communicator, () => {
       planned = plan()
-      if (planned) planned = heldBy(holds, planned)
-      return planned ? termsOf(planned, false) : { call: 'no gradient' }
+      if (planned === undefined) return { call: 'no gradient' }
+      planned = heldBy(holds, planned)
+      shares = sharesOf(communicator, planned)
+      return termsOf(planned, false)
     })
     if (planned === undefined) return undefined
-    if (planned.runner.settings.communicator === undefined) yield* finish(communicator, planned)
+    if (planned.runner.settings.communicator === undefined) yield* finish(communicator, planned, shares)
     else yield* exchangingJob(communicator, planned, [], false)
     return planned.result()
   } finally {
@@ -133,43 +139,54 @@ function heldBy<Result>(holds: ReturnType<typeof noHolds>, planned: Planned<Resu
   return { ...planned, runner: { backend, settings: { ...settings, needs: undefined } } }
 }
 
+/** Memory for this rank's share of the gradient of an output layer's input, if that is wanted. */
+function sharesOf(communicator: Communicator, { job, runner }: Planned<unknown>): HiddenShares | undefined {
+  const stage = job.headGradient
+  // Over NCCL it is the job that adds up.
+  if (stage?.hidden === undefined || runner.settings.communicator !== undefined) return undefined
+  return new HiddenShares(communicator, (job.tokens as Tokens).targets, stage.head.hidden.vocab)
+}
+
 /** The job that makes the results; with an output layer, the sum of its input's gradient over the ranks. */
-function* finish(communicator: Communicator, { job, runner, watched }: Planned<unknown>): Steps<void> {
+function* finish(
+  communicator: Communicator,
+  { job, runner, watched }: Planned<unknown>,
+  shares: HiddenShares | undefined,
+): Steps<void> {
   const settings = { ...runner.settings, signal: undefined }
   const stage = job.headGradient
-  if (stage?.hidden === undefined) {
+  if (stage?.hidden === undefined || shares === undefined) {
     yield jobStep(runner, job, settings)
     checkUnchanged(watched)
     return
   }
-  const { batch, time, vocab: width } = stage.head.hidden
-  const share = new Float32Array(batch * time * width)
+  const { own } = shares
+  const onHiddenRows = (row: number) => shares.begin(row)
   let problem: { error: unknown } | undefined
   try {
-    const there = typeof stage.hidden === 'bigint' ? newCudaMemory(share.byteLength, settings.device ?? 0) : undefined
-    const hidden = there ? BigInt(there.ptr) : share
+    const there = typeof stage.hidden === 'bigint' ? newCudaMemory(own.byteLength, settings.device ?? 0) : undefined
+    const hidden = there ? BigInt(there.ptr) : own
     const headGradient: HeadGradientStage = { ...stage, hidden, sharesHidden: true, skipInactive: false }
-    yield jobStep(runner, { ...job, headGradient }, settings)
+    yield jobStep(runner, { ...job, headGradient }, { ...settings, onHiddenRows })
     if (there) {
-      yield copyToHost(share, BigInt(there.ptr), settings)
+      yield copyToHost(own, BigInt(there.ptr), settings)
       there.dispose()
     }
     checkUnchanged(watched)
   } catch (error) {
     problem = { error }
   }
+  // A rank whose job has failed takes part all the same, and tells the others after that.
+  yield shares.end()
   yield* agreement(communicator, () => {
     if (problem) throw problem.error
     return { call: "the gradient of an output layer's input" }
   })
-  const active = packRows(share, (job.tokens as Tokens).targets, width)
-  yield* sum(communicator, share.subarray(0, active * width))
-  const put = (to: HostArray) => putRows(share, job.tokens as Tokens, { ...stage, hidden: to }, width)
-  if (typeof stage.hidden !== 'bigint') return put(stage.hidden as HostArray)
+  if (typeof stage.hidden !== 'bigint') return shares.put(stage, stage.hidden as HostArray)
   // On the way back from the host, with what stays there.
-  const elements = new (stage.dtype === 'float32' ? Float32Array : Uint16Array)(share.length)
+  const elements = new (stage.dtype === 'float32' ? Float32Array : Uint16Array)(own.length)
   if (stage.accumulate || stage.skipInactive) yield copyToHost(elements, stage.hidden, settings)
-  put(elements)
+  shares.put(stage, elements)
   yield copyToDevice(stage.hidden, elements, settings)
 }
 
@@ -185,39 +202,6 @@ function memoryOfLogits({ job, runner }: Planned<unknown>): Float32Array | undef
     return rows > 0 ? new Float32Array(rows * stride) : undefined
   } catch {
     return undefined // memory is short
-  }
-}
-
-/** Moves the active rows to the front; returns how many there are. */
-function packRows(rows: Float32Array, targets: Int32Array, width: number): number {
-  let count = 0
-  for (let row = 0; row < targets.length; row++) {
-    if (targets[row] < 0) continue
-    if (count !== row) rows.copyWithin(count * width, row * width, (row + 1) * width)
-    count++
-  }
-  return count
-}
-
-/** Writes packed rows to the gradient that the caller gets. */
-function putRows(
-  packed: Float32Array,
-  { targets }: Tokens,
-  { hidden, dtype, accumulate, skipInactive }: HeadGradientStage,
-  width: number,
-): void {
-  const out = elementsOf(hidden as Float32Array, dtype)
-  const copies = dtype === 'float32' && !accumulate
-  let next = 0
-  for (let row = 0; row < targets.length; row++) {
-    const at = row * width
-    if (targets[row] < 0) {
-      if (!skipInactive) out.clear(at, at + width)
-      continue
-    }
-    const from = width * next++
-    if (copies) (hidden as Float32Array).set(packed.subarray(from, from + width), at)
-    else for (let d = 0; d < width; d++) out.put(at + d, packed[from + d], accumulate)
   }
 }
 

@@ -84,7 +84,7 @@ function measure(shape: number[], threads: number | undefined): Result {
     step: { milliseconds: step },
   }
   if ('addon' in found) {
-    const pool = threads ?? found.addon.availableThreads()
+    const pool = threads ?? getBackends().cpu.threads ?? 1
     const sweep = (name: string, target?: ArrayBuffer) =>
       median(() => found.addon.bandwidth(name, data.buffer, target, pool))
     const read = sweep('read')

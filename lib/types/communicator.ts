@@ -4,8 +4,9 @@
  */
 
 /**
- * A group of `size` processes, or *ranks*, which call the same methods in the same order. `Sync` members may be missing
- * in a communicator that is passed to promise forms alone.
+ * A group of `size` processes, or *ranks*, which call the same methods in the same order. The functions of this package
+ * wait for a method before they call the next. `Sync` members may be missing in a communicator that is passed to promise
+ * forms alone.
  */
 export interface Communicator {
   /** This process, from 0 to `size` − 1. */

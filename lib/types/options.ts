@@ -76,7 +76,10 @@ export interface RunOptions {
    * binary loads 'wasm', and where there is no WebAssembly 'js'.
    */
   backend?: 'auto' | 'cuda' | 'webgpu' | 'cpu' | 'wasm' | 'js' | undefined
-  /** Threads of the cpu and wasm backends. Defaults to as many as the process may use. The result does not depend on it. */
+  /**
+   * Threads of the cpu and wasm backends. Defaults to as many as affinity and a container's quota leave. The result does
+   * not depend on it.
+   */
   threads?: number | undefined
   /** Force an instruction set of the cpu backend, for tests. Defaults to the best this CPU has. */
   instructionSet?: InstructionSet | undefined
@@ -116,8 +119,11 @@ export interface ShardOptions {
   segments?: 'exact' | 'merged' | undefined
 }
 
-/** Instruction sets of the cpu backend; 'baseline' is plain SSE2, which every x64 CPU has. */
-export type InstructionSet = 'baseline' | 'avx2' | 'avx512' | 'neon'
+/**
+ * Instruction sets of the cpu backend. 'baseline' is plain SSE2, which every x64 CPU has; 'avx512bf16' is 'avx512' with
+ * another product for the logits of bfloat16 output layers.
+ */
+export type InstructionSet = 'baseline' | 'avx2' | 'avx512' | 'avx512bf16' | 'neon'
 
 /** Sequence log-probs of P pairs. */
 export interface PairLogProbs {
@@ -200,8 +206,9 @@ export interface HeadGradientOptions {
 export interface LogitsBudgetOptions {
   /**
    * Bytes. The logits of the first tokens that fit are kept from the loss to the gradients, and need not be multiplied
-   * again: 4 bytes a logit of each token that counts. 0 keeps none. The result does not depend on it. Of the cpu and wasm
-   * backends. Defaults to 268435456 (256 MiB).
+   * again: 4 bytes a logit of each token that counts. 0 keeps none. The result does not depend on it. The cuda and webgpu
+   * backends keep all of them or none; cuda also keeps what fits 768 MiB, unless this is 0. Defaults to 268435456 (256
+   * MiB).
    */
   logitsBudget?: number | undefined
 }

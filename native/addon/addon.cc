@@ -9,12 +9,13 @@
 //   jobFields                           the order of `values`, in words
 //   holdsMemory                         whether arrays may be transferred while runAsync uses them, see lent_memory.h
 //   lossNames, unpairedLossNames, instructionSets   in the order in which `values` refers to them
-//   availableThreads()                  the number of threads that a job has by default
 //   cuda                                the CUDA backend, see cuda_bindings.h
 //   mpi                                 the processes of an MPI job, see mpi_bindings.h
 //   blas                                libraries of BLAS, see blas_bindings.h
 //   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`
-//   multiplyAddRate(instruction set, threads)                floating-point operations a second; both for npm run bench
+//   multiplyAddRate(instruction set, threads)                floating-point operations a second
+//   pairProductRate(threads)   the same of bfloat16 pairs, 0 where the CPU has no instruction for them
+//                              the last three are for npm run bench
 //
 // Several copies of the package may share one addon (CommonJS beside ES modules, a cleared module cache, a bundle):
 // all that calls share, the memory of jobs and the ids, therefore belongs to the addon and not to its callers.
@@ -50,9 +51,9 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
                     InstanceMethod("runAsync", &FusedPreferenceLoss::runAsync),
                     InstanceMethod("cancel", &FusedPreferenceLoss::cancel),
                     InstanceMethod("nextId", &FusedPreferenceLoss::nextId),
-                    InstanceMethod("availableThreads", &FusedPreferenceLoss::availableThreads),
                     InstanceMethod("bandwidth", &FusedPreferenceLoss::bandwidth),
                     InstanceMethod("multiplyAddRate", &FusedPreferenceLoss::multiplyAddRate),
+                    InstanceMethod("pairProductRate", &FusedPreferenceLoss::pairProductRate),
                     InstanceValue("jobFields", Napi::String::New(env, fpl::jobFields()), napi_enumerable),
                     InstanceValue("holdsMemory", Napi::Boolean::New(env, fpl::LentMemory::held(env)), napi_enumerable),
                     InstanceValue("values", memory_.values(), napi_enumerable),
@@ -80,10 +81,14 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
 
   Napi::Value runAsync(const Napi::CallbackInfo& info) {
     auto job = std::make_unique<fpl::AsyncJob>(info.Env(), info[0].As<Napi::Number>().DoubleValue());
-    memory_.read(info, 1, job->job, &job->lent);
+    memory_.read(info, 2, job->job, &job->lent);
     Napi::Array arguments = Napi::Array::New(info.Env(), info.Length());
     for (size_t i = 0; i < info.Length(); ++i) arguments[uint32_t(i)] = info[i];
     job->arguments = Napi::Persistent(arguments.As<Napi::Object>());
+    constexpr uint32_t kOnHiddenRows = 1;
+    if (info[kOnHiddenRows].IsFunction()) {
+      job->job.onHiddenRows = [this, at = job.get()](int64_t row) { queue_.report(*at, kOnHiddenRows, row); };
+    }
     const fpl::blas::Library* const blas = blas_.find(job->job.blas);
     job->work = [this, blas](fpl::Job& at) { return fpl::runJob(at, pool_, blas); };
     const Napi::Promise promise = job->deferred.Promise();
@@ -94,10 +99,6 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
   void cancel(const Napi::CallbackInfo& info) { queue_.cancel(info[0].As<Napi::Number>().DoubleValue()); }
 
   Napi::Value nextId(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), ++lastId_); }
-
-  Napi::Value availableThreads(const Napi::CallbackInfo& info) {
-    return Napi::Number::New(info.Env(), double(fpl::ThreadPool::available()));
-  }
 
   Napi::Value bandwidth(const Napi::CallbackInfo& info) {
     const std::string name = info[0].As<Napi::String>();
@@ -125,6 +126,11 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
     if (!kernels) throw Napi::RangeError::New(info.Env(), "no instruction set of this CPU is called '" + name + "'");
     const int64_t threads = info[1].As<Napi::Number>();
     return Napi::Number::New(info.Env(), fpl::multiplyAddRate(*kernels, threads, pool_));
+  }
+
+  Napi::Value pairProductRate(const Napi::CallbackInfo& info) {
+    const int64_t threads = info[0].As<Napi::Number>();
+    return Napi::Number::New(info.Env(), fpl::pairProductRate(threads, pool_));
   }
 
   fpl::JobMemory memory_;

@@ -6,12 +6,12 @@
 namespace fpl {
 
 void AsyncQueue::push(std::unique_ptr<AsyncJob> job) {
-  if (!done_) {
+  if (!messages_) {
     napi_value name = Napi::String::New(env_, "fused-preference-loss");
     const napi_status status = napi_create_threadsafe_function(env_, nullptr, nullptr, name, 0, 1, nullptr, nullptr,
-                                                               this, &AsyncQueue::onDone, &done_);
+                                                               this, &AsyncQueue::onMessage, &messages_);
     if (status != napi_ok) throw Napi::Error::New(env_);
-    napi_unref_threadsafe_function(env_, done_);
+    napi_unref_threadsafe_function(env_, messages_);
   }
   if (!thread_.joinable()) thread_ = std::thread(&AsyncQueue::work, this);
   {
@@ -19,7 +19,7 @@ void AsyncQueue::push(std::unique_ptr<AsyncJob> job) {
     waiting_.push_back(std::move(job));
   }
   // The promise is counted when nothing can throw any more. It is settled on this thread, and so not before.
-  if (pending_++ == 0) napi_ref_threadsafe_function(env_, done_);
+  if (pending_++ == 0) napi_ref_threadsafe_function(env_, messages_);
   wake_.notify_one();
 }
 
@@ -46,7 +46,7 @@ void AsyncQueue::stop() {
   }
   wake_.notify_one();
   thread_.join();
-  if (!doneClosed_) napi_release_threadsafe_function(done_, napi_tsfn_abort);
+  if (!messagesClosed_) napi_release_threadsafe_function(messages_, napi_tsfn_abort);
 }
 
 void AsyncQueue::work() {
@@ -69,30 +69,56 @@ void AsyncQueue::work() {
       std::lock_guard<std::mutex> lock(mutex_);
       running_ = nullptr;
     }
-    if (napi_call_threadsafe_function(done_, job.get(), napi_tsfn_nonblocking) != napi_ok) {
+    if (!send({job.get()})) {
       // The environment is closing: nobody will settle the promise. Its references may only be dropped on the main
       // thread, where they go with the environment anyway.
       job->lent.release();
       job.release();
-      doneClosed_ = true;
       return;
     }
-    job.release();  // onDone owns it now
+    job.release();  // onMessage owns it now
   }
 }
 
-void AsyncQueue::onDone(napi_env env, napi_value, void* context, void* data) {
-  std::unique_ptr<AsyncJob> job(static_cast<AsyncJob*>(data));
+void AsyncQueue::report(AsyncJob& job, uint32_t argument, int64_t number) { send({&job, argument, number}); }
+
+// False when the environment is closing.
+bool AsyncQueue::send(const Message& message) {
+  if (messagesClosed_) return false;
+  auto sent = std::make_unique<Message>(message);
+  messagesClosed_ = napi_call_threadsafe_function(messages_, sent.get(), napi_tsfn_nonblocking) != napi_ok;
+  if (!messagesClosed_) sent.release();
+  return !messagesClosed_;
+}
+
+void AsyncQueue::onMessage(napi_env env, napi_value, void* context, void* data) {
+  const std::unique_ptr<Message> message(static_cast<Message*>(data));
+  AsyncQueue& queue = *static_cast<AsyncQueue*>(context);
+  if (message->argument > 0) {
+    if (env) queue.pass(*message);
+    return;
+  }
+  const std::unique_ptr<AsyncJob> job(message->job);
   if (!env) {
     job->arguments.SuppressDestruct();
     return;  // the environment is closing
   }
-  static_cast<AsyncQueue*>(context)->settle(*job);
+  queue.settle(*job);
+}
+
+void AsyncQueue::pass(const Message& report) {
+  const Napi::HandleScope scope(env_);
+  try {
+    const Napi::Value function = report.job->arguments.Get(report.argument);
+    function.As<Napi::Function>().Call({Napi::Number::New(env_, double(report.number))});
+  } catch (const Napi::Error&) {
+    // A worker that is being terminated runs no more JavaScript.
+  }
 }
 
 void AsyncQueue::settle(AsyncJob& job) {
   const Napi::HandleScope scope(env_);
-  if (--pending_ == 0) napi_unref_threadsafe_function(env_, done_);
+  if (--pending_ == 0) napi_unref_threadsafe_function(env_, messages_);
   try {
     if (job.error.empty()) {
       job.deferred.Resolve(Napi::Boolean::New(env_, job.finished));

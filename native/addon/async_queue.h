@@ -30,7 +30,7 @@ struct AsyncJob {
   std::string error;                              // not empty when it has failed
 };
 
-// All methods but the private ones are for the main thread.
+// All methods but `report` and the private ones are for the main thread.
 class AsyncQueue {
  public:
   explicit AsyncQueue(Napi::Env env) : env_(env) {}
@@ -39,6 +39,9 @@ class AsyncQueue {
   // Its promise gives true when the job is done and false when it was cancelled.
   void push(std::unique_ptr<AsyncJob> job);
 
+  // For the job's own work: passes a number on to the function that is the job's argument of this index.
+  void report(AsyncJob& job, uint32_t argument, int64_t number);
+
   // Settles a job at once if it has not started, and else as soon as it notices.
   void cancel(double id);
 
@@ -46,14 +49,23 @@ class AsyncQueue {
   void stop();
 
  private:
+  // What the thread tells the main one: that a job has ended, or a report of it.
+  struct Message {
+    AsyncJob* job;
+    uint32_t argument = 0;  // 0: it has ended
+    int64_t number = 0;
+  };
+
   void work();
+  bool send(const Message& message);
   void settle(AsyncJob& job);
-  static void onDone(napi_env env, napi_value, void* context, void* data);
+  void pass(const Message& report);
+  static void onMessage(napi_env env, napi_value, void* context, void* data);
 
   Napi::Env env_;
-  napi_threadsafe_function done_ = nullptr;
-  bool doneClosed_ = false;  // written by the thread, and read when it has been joined
-  int64_t pending_ = 0;      // promises that are not settled yet; they keep the event loop alive
+  napi_threadsafe_function messages_ = nullptr;
+  bool messagesClosed_ = false;  // written by the thread, and read when it has been joined
+  int64_t pending_ = 0;          // promises that are not settled yet; they keep the event loop alive
 
   std::mutex mutex_;
   std::condition_variable wake_;

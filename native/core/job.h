@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 
 #include "dtypes.h"
 #include "losses.h"
@@ -309,7 +310,7 @@ struct Job {
   // The logits that the job is about; with a head, the sizes alone.
   const Rows& rows() const { return hasPolicy ? policy.logits : hasGradient ? gradient.logits : headGradient.logits; }
 
-  int64_t threads = 0;          // 0: as many as the process may use
+  int64_t threads = 1;
   int32_t instructionSet = -1;  // index into the instruction sets of the build; -1: the best this CPU has
   int32_t blas = 0;             // the addon's number of the library whose products an output layer takes; 0: ours
 
@@ -317,6 +318,10 @@ struct Job {
   // stage 1 before it begins stage 4.
   bool cancellable = false;
   std::atomic<bool> cancelled{false};
+
+  // Of the CPU's: called on the job's thread each time that more rows of headGradient.hidden are finished, with the row
+  // before which all of them are; or empty.
+  std::function<void(int64_t row)> onHiddenRows;
 };
 
 }  // namespace fpl

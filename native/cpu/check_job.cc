@@ -91,7 +91,7 @@ void checkUnpairedLoss(const Job& job) {
 
 void checkJob(const Job& job) {
   FPL_ASSERT(job.instructionSet >= -1 && job.instructionSet < instructionSets().count);
-  FPL_ASSERT(job.threads >= 0 && !(job.hasGradient && job.hasHeadGradient));
+  FPL_ASSERT(job.threads > 0 && !(job.hasGradient && job.hasHeadGradient));
   if (job.hasPolicy || job.hasGradient || job.hasHeadGradient) checkTokens(job.tokens, job.rows());
   if (job.hasPolicy) checkForward(job.policy, job.rows());
   if (job.hasReference) {

@@ -71,7 +71,7 @@ bool all(uint64_t bits, uint64_t wanted) { return (bits & wanted) == wanted; }
 
 InstructionSets detect() {
   InstructionSets found{};
-  bool hasAvx2 = false, hasAvx512 = false;
+  bool hasAvx2 = false, hasAvx512 = false, hasBFloat16 = false;
   const Registers features = cpuid(1, 0);
   constexpr uint32_t kFma = 1u << 12, kOsxsave = 1u << 27, kF16c = 1u << 29;
   if (cpuid(0, 0).a >= 7 && all(features.c, kFma | kOsxsave | kF16c)) {
@@ -86,7 +86,16 @@ InstructionSets detect() {
     constexpr uint32_t kAvx2 = 1u << 5, kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
     hasAvx2 = all(extended, kAvx2) && all(saved, 0x6);
     hasAvx512 = hasAvx2 && all(extended, kF | kDq | kBw | kVl) && all(saved, kAvx512Registers);
+    hasBFloat16 = hasAvx512 && cpuid(7, 0).a >= 1 && all(cpuid(7, 1).a, 1u << 5);
   }
+#if defined(FPL_AVX512BF16)
+  if (hasBFloat16 && avx512bf16::kPairs.works()) {
+    static Kernels kernels = avx512::kKernels;
+    kernels.name = "avx512bf16";
+    kernels.pairs = &avx512bf16::kPairs;
+    found.sets[found.count++] = &kernels;
+  }
+#endif
   if (hasAvx512) found.sets[found.count++] = &avx512::kKernels;
   if (hasAvx2) found.sets[found.count++] = &avx2::kKernels;
   found.sets[found.count++] = &baseline::kKernels;

@@ -10,6 +10,11 @@ int64_t fitting(int64_t bytes, int64_t bytesEach, int64_t step, int64_t most) {
   return std::min(most, std::max<int64_t>(1, bytes / (bytesEach * step)) * step);
 }
 
+// Whether the logits are a product of pairs of bfloat16, where the CPU has such a product.
+bool arePairs(const Head& head) {
+  return head.hidden.dtype == DType::kBFloat16 && head.weight.dtype == DType::kBFloat16 && head.width() % 2 == 0;
+}
+
 }  // namespace
 
 HeadTiling::HeadTiling(const Head& head, int64_t vocab) {
@@ -22,7 +27,12 @@ HeadTiling::HeadTiling(const Head& head, int64_t vocab) {
   FPL_ASSERT(groupRows % kRows == 0 && tileWords % kWordsOfTile == 0 && blockWords % tileWords == 0);
 }
 
-HeadReader::HeadReader(const Head& head, int64_t vocab) : head_(head), byWord_(head.weight.columnStride == 1) {
+HeadReader::HeadReader(const Head& head, int64_t vocab, const Kernels& kernels)
+    : head_(head),
+      kernels_(kernels),
+      pairs_(arePairs(head) ? kernels.pairs : nullptr),
+      depth_(pairs_ ? head.width() / 2 : head.width()),
+      byWord_(head.weight.columnStride == 1) {
   if (head.bias.data) {
     bias_.resize(vocab);
     const Vectors vector{head.bias.dtype, &head.bias.data};
@@ -42,39 +52,45 @@ std::vector<const void*> HeadReader::begins(const int64_t* rows, int64_t count) 
   return out;
 }
 
-void HeadReader::packForLogits(int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to,
-                               float* panels) const {
+void HeadReader::packHidden(const std::vector<const void*>& begins, int64_t from, int64_t to, float* panels) const {
+  const int64_t rows = kernels_.panels.rows;
+  const PackAlong pack = pairs_ ? pairs_->packAlong : kernels_.packAlong[int(head_.hidden.dtype)];
+  pack(hidden(begins), int64_t(begins.size()), depth_, rows, from, to, panels, panel(rows));
+}
+
+void HeadReader::packForLogits(int64_t first, int64_t count, int64_t from, int64_t to, float* panels) const {
+  const DType dtype = head_.weight.dtype;
+  const int64_t columns = kernels_.panels.columns;
   if (byWord_) {
-    packAlong({head_.weight.dtype, weights_.data() + first}, count, head_.width(), columns, from, to, panels,
-              head_.width() * columns);
+    const PackAlong pack = pairs_ ? pairs_->packAlong : kernels_.packAlong[int(dtype)];
+    pack({dtype, weights_.data() + first}, count, depth_, columns, from, to, panels, panel(columns));
   } else {
-    packAcross({head_.weight.dtype, weights_.data()}, first, count, head_.width(), columns, from, to, panels,
-               head_.width() * columns);
+    const PackAcross pack = pairs_ ? pairs_->packAcross : kernels_.packAcross[int(dtype)];
+    pack({dtype, weights_.data()}, first, count, depth_, columns, from, to, panels, panel(columns));
   }
 }
 
 void HeadReader::packForHidden(int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to,
                                float* panels) const {
   if (byWord_) {
-    packAcross({head_.weight.dtype, weights_.data() + first}, 0, head_.width(), count, columns, from, to, panels,
-               count * columns);
+    packAcross(kernels_, {head_.weight.dtype, weights_.data() + first}, 0, head_.width(), count, columns, from, to,
+               panels, count * columns);
     return;
   }
-  packAlong({head_.weight.dtype, weights_.data(), first}, head_.width(), count, columns, from, to, panels,
+  packAlong(kernels_, {head_.weight.dtype, weights_.data(), first}, head_.width(), count, columns, from, to, panels,
             count * columns);
 }
 
-void HeadReader::logits(const Kernels& kernels, const float* hiddenPanels, int64_t rows, const float* weightPanels,
-                        int64_t first, int64_t words, float* tile, int64_t stride) const {
+void HeadReader::logits(const float* hiddenPanels, int64_t rows, const float* weightPanels, int64_t first,
+                        int64_t words, float* tile, int64_t stride) const {
   const bool biased = !bias_.empty();
   if (biased) {
     for (int64_t r = 0; r < rows; ++r) std::copy_n(bias_.begin() + first, words, tile + r * stride);
   }
-  const int64_t width = head_.width();
-  const PanelShape shape = kernels.panels;
+  const PanelShape shape = kernels_.panels;
   FPL_ASSERT(rows <= HeadTiling::kRows && words <= stride && (!biased || first + words <= int64_t(bias_.size())));
-  kernels.multiply({hiddenPanels, weightPanels, width * shape.rows, width * shape.columns, rows, words, width, tile,
-                    stride, biased});
+  (pairs_ ? pairs_->multiply : kernels_.multiply)(
+      {hiddenPanels, weightPanels, panel(shape.rows), panel(shape.columns), rows, words, depth_, tile, stride, biased});
 }
 
 }  // namespace fpl

@@ -59,7 +59,15 @@ struct HeadTiling {
 // Packs the parts of a head, and multiplies them.
 class HeadReader {
  public:
-  HeadReader(const Head& head, int64_t vocab);
+  HeadReader(const Head& head, int64_t vocab, const Kernels& kernels);
+
+  // Elements from panel to panel of a factor of the logits. A panel has so many rows or columns.
+  int64_t panel(int64_t width) const { return depth_ * width + (pairs_ ? kLeastSpace : 0); }
+  // Elements of all panels of `count` rows or columns.
+  int64_t panels(int64_t count, int64_t width) const { return ceilDiv(count, width) * panel(width); }
+
+  // Packs hidden states as the left factor of the logits; the depth is the width. Only panels from .. to.
+  void packHidden(const std::vector<const void*>& begins, int64_t from, int64_t to, float* panels) const;
 
   // The hidden states of these rows, as vectors along the width.
   Vectors hidden(const std::vector<const void*>& begins) const { return {head_.hidden.dtype, begins.data()}; }
@@ -67,17 +75,20 @@ class HeadReader {
 
   // Packs the weights of words first .. first + count as the right factor of the logits; the depth is the width. Only
   // panels from .. to.
-  void packForLogits(int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to, float* panels) const;
+  void packForLogits(int64_t first, int64_t count, int64_t from, int64_t to, float* panels) const;
   // The same as the right factor of hidden's gradient; the depth is `count`.
   void packForHidden(int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to, float* panels) const;
 
   // Makes a tile of logits of packed hidden states and weights. Its rows are `stride` elements apart.
-  void logits(const Kernels& kernels, const float* hiddenPanels, int64_t rows, const float* weightPanels, int64_t first,
-              int64_t words, float* tile, int64_t stride) const;
+  void logits(const float* hiddenPanels, int64_t rows, const float* weightPanels, int64_t first, int64_t words,
+              float* tile, int64_t stride) const;
 
  private:
   const Head& head_;
+  const Kernels& kernels_;
   std::vector<float> bias_;           // [V], or empty
+  const PairKernels* const pairs_;    // of the logits' product, or null: it is one of float32 factors
+  const int64_t depth_;               // of its panels
   std::vector<const void*> weights_;  // the beginnings of the words, if byWord_, or of the features
   bool byWord_;                       // the weights of a word are neighbours
 };

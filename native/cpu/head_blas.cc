@@ -242,6 +242,7 @@ class BlasBackward {
         putSums(g_.hiddenDtype(), hiddenSums_.data() + i * width_, g_.hidden, at, at + width_, g_.addsToHidden());
       }
     });
+    if (context_.onHiddenRows) context_.onHiddenRows(active_[chunk.first + chunk.count - 1] + 1);
   }
 
   void addToWeight(const Chunk& chunk, bool isFirst) {

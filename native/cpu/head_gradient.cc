@@ -79,7 +79,7 @@ class HeadBackward {
         width_(gradient.head.width()),
         byWord_(gradient.head.weight.columnStride == 1),
         tiling_(gradient.head, vocab_),
-        reader_(gradient.head, vocab_),
+        reader_(gradient.head, vocab_, context.kernels),
         constants_(constants),
         groupRows_(std::min(tiling_.groupRows, int64_t(rows.size()))),
         kept_(blocksOutside_ && groupRows_ > 0 ? ceilDiv(int64_t(rows.size()), groupRows_) : 1),
@@ -87,9 +87,9 @@ class HeadBackward {
         tileWords_(std::min(tiling_.tileWords, blockWords_)),
         hiddenPanel_(byWord_ ? shape_.columns : shape_.rows),
         gradientPanel_(byWord_ ? shape_.rows : shape_.columns),
-        hiddenAlong_(kept_, padded(groupRows_, shape_.rows) * width_),
+        hiddenAlong_(kept_, reader_.panels(groupRows_, shape_.rows)),
         hiddenAcross_(kept_, g_.weight ? padded(width_, hiddenPanel_) * groupRows_ : 0),
-        logitsWeights_(padded(blockWords_, shape_.columns) * width_),
+        logitsWeights_(reader_.panels(blockWords_, shape_.columns)),
         hiddenWeights_(g_.hidden ? padded(width_, shape_.columns) * blockWords_ : 0),
         gradientAlong_(g_.hidden ? padded(groupRows_, shape_.rows) * blockWords_ : 0),
         gradientAcross_(g_.weight ? padded(blockWords_, gradientPanel_) * groupRows_ : 0),
@@ -182,11 +182,10 @@ class HeadBackward {
     run(alongTasks + ceilDiv(featurePanels, kPanelsPerTask), [&](int64_t task) {
       if (task < alongTasks) {
         const int64_t first = task * panelsPerTile;
-        packAlong(reader_.hidden(begins), count_, width_, shape_.rows, first, std::min(panels, first + panelsPerTile),
-                  hiddenAlong_.of(slot_), width_ * shape_.rows);
+        reader_.packHidden(begins, first, std::min(panels, first + panelsPerTile), hiddenAlong_.of(slot_));
       } else {
         const int64_t first = (task - alongTasks) * kPanelsPerTask;
-        packAcross(reader_.hidden(begins), 0, width_, count_, hiddenPanel_, first,
+        packAcross(context_.kernels, reader_.hidden(begins), 0, width_, count_, hiddenPanel_, first,
                    std::min(featurePanels, first + kPanelsPerTask), hiddenAcross_.of(slot_), count_ * hiddenPanel_);
       }
     });
@@ -201,7 +200,7 @@ class HeadBackward {
       const bool forLogits = task < wordTasks;
       const int64_t first = (forLogits ? task : task - wordTasks) * kPanelsPerTask;
       if (forLogits) {
-        reader_.packForLogits(block_, words_, shape_.columns, first, std::min(wordPanels, first + kPanelsPerTask),
+        reader_.packForLogits(block_, words_, first, std::min(wordPanels, first + kPanelsPerTask),
                               logitsWeights_.data());
       } else {
         reader_.packForHidden(block_, words_, shape_.columns, first, std::min(featurePanels, first + kPanelsPerTask),
@@ -218,8 +217,9 @@ class HeadBackward {
     // The rows that are kept come first.
     const bool isKept = rows_[r + rows - 1].logits != nullptr;
     if (!isKept) {
-      reader_.logits(context_.kernels, hiddenAlong_.of(slot_) + r * width_, rows,
-                     logitsWeights_.data() + first * width_, block_ + first, words, made.data(), tileWords_);
+      reader_.logits(hiddenAlong_.of(slot_) + reader_.panels(r, shape_.rows), rows,
+                     logitsWeights_.data() + reader_.panels(first, shape_.columns), block_ + first, words, made.data(),
+                     tileWords_);
     }
     const void* lines[kRows];
     for (int64_t i = 0; i < rows; ++i) {
@@ -232,11 +232,11 @@ class HeadBackward {
     }
     const Vectors gradient{DType::kFloat32, lines};
     if (g_.hidden) {
-      packAlong(gradient, rows, words, shape_.rows, 0, ceilDiv(rows, shape_.rows),
+      packAlong(context_.kernels, gradient, rows, words, shape_.rows, 0, ceilDiv(rows, shape_.rows),
                 gradientAlong_.data() + r * words_ + first * shape_.rows, words_ * shape_.rows);
     }
     if (g_.weight) {
-      packAcross(gradient, 0, words, rows, gradientPanel_, 0, ceilDiv(words, gradientPanel_),
+      packAcross(context_.kernels, gradient, 0, words, rows, gradientPanel_, 0, ceilDiv(words, gradientPanel_),
                  gradientAcross_.data() + first * count_ + r * gradientPanel_, count_ * gradientPanel_);
     }
     if (g_.bias) {
@@ -320,6 +320,8 @@ class HeadBackward {
       const int64_t at = rows_[i].row * width_;
       putSums(g_.hiddenDtype(), hiddenSums_.of(slot_) + i * width_, g_.hidden, at, at + width_, g_.addsToHidden());
     }
+    // Rows between these that take no part are zeros already.
+    if (context_.onHiddenRows) context_.onHiddenRows(rows_[count_ - 1].row + 1);
   }
 
   const HeadGradient& g_;

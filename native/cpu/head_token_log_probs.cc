@@ -24,24 +24,24 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
   const Kernels& kernels = context.kernels;
   const PanelShape shape = kernels.panels;
   const Head& head = forward.head;
-  const int64_t vocab = forward.logits.vocab, width = head.width();
+  const int64_t vocab = forward.logits.vocab;
   const HeadTiling tiling(head, vocab);
   const std::vector<int64_t> bounds = segmentBounds(forward, tiling);
   const int64_t segments = int64_t(bounds.size()) - 1;
-  const HeadReader reader(head, vocab);
+  const HeadReader reader(head, vocab, kernels);
   const LogitConstants constants(tokens);
   const RowSweep sweep(forward, tokens, constants, kernels);
   const RowFinisher finish{forward, tokens, states, sumSquaredProbs, constants.exp.inverseTemperature};
 
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const int64_t groupRows = std::min(tiling.groupRows, int64_t(active.size()));
-  const FloatBuffer hiddenPanels(ceilDiv(groupRows, shape.rows) * shape.rows * width);
+  const FloatBuffer hiddenPanels(reader.panels(groupRows, shape.rows));
   const SegmentStore store(forward);
   std::vector<SweptRow> partial(groupRows * segments);
   std::vector<float> labelLogits(groupRows);
   const int64_t tileWords = std::min(tiling.tileWords, vocab), busy = std::min(context.threads, segments);
   BufferPool tiles(busy, HeadTiling::kRows * tileWords);
-  BufferPool weights(busy, ceilDiv(tileWords, shape.columns) * shape.columns * width);
+  BufferPool weights(busy, reader.panels(tileWords, shape.columns));
 
   for (int64_t start = 0; start < int64_t(active.size()); start += groupRows) {
     const int64_t* rows = active.data() + start;
@@ -49,8 +49,8 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
     const std::vector<const void*> begins = reader.begins(rows, count);
     const int64_t panelsPerTask = HeadTiling::kRows / shape.rows, panels = ceilDiv(count, shape.rows);
     context.pool.run(ceilDiv(panels, panelsPerTask), context.threads, [&](int64_t task) {
-      packAlong(reader.hidden(begins), count, width, shape.rows, task * panelsPerTask,
-                std::min(panels, (task + 1) * panelsPerTask), hiddenPanels.data(), width * shape.rows);
+      reader.packHidden(begins, task * panelsPerTask, std::min(panels, (task + 1) * panelsPerTask),
+                        hiddenPanels.data());
     });
 
     context.pool.run(segments, context.threads, [&](int64_t segment) {
@@ -60,15 +60,15 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
       for (int64_t first = bounds[segment]; first < end; first += tileWords) {
         if (context.cancelled) return;
         const int64_t words = std::min(tileWords, end - first);
-        reader.packForLogits(first, words, shape.columns, 0, ceilDiv(words, shape.columns), weightPanels.data());
+        reader.packForLogits(first, words, 0, ceilDiv(words, shape.columns), weightPanels.data());
         for (int64_t r = 0; r < count; r += HeadTiling::kRows) {
           const int64_t tileRows = std::min(HeadTiling::kRows, count - r);
           // A tile whose rows are all kept is made where it is kept.
           const bool keeps = start + r + tileRows <= forward.kept.rows;
           float* const made = keeps ? forward.kept.of(start + r) + first : tile.data();
           const int64_t stride = keeps ? forward.kept.stride : tileWords;
-          reader.logits(kernels, hiddenPanels.data() + r * width, tileRows, weightPanels.data(), first, words, made,
-                        stride);
+          reader.logits(hiddenPanels.data() + reader.panels(r, shape.rows), tileRows, weightPanels.data(), first, words,
+                        made, stride);
           for (int64_t i = 0; i < tileRows; ++i) {
             const float* logits = sweep.capped(made + i * stride, words, tile.data() + i * tileWords);
             const int64_t label = tokens.column(rows[r + i]) - first;

@@ -57,6 +57,14 @@ inline F32 bitsDown(F32 x) {
   return asFloats(_mm256_srli_epi32(asInts(x), kBits));
 }
 
+// Of each half of the lanes by itself, and then the halves joined.
+template <int kHalves>
+inline F32 interleave(F32 a, F32 b) {
+  return {_mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), kHalves)};
+}
+inline F32 interleaveLow(F32 a, F32 b) { return interleave<0x20>(a, b); }
+inline F32 interleaveHigh(F32 a, F32 b) { return interleave<0x31>(a, b); }
+
 struct Steps {
   explicit Steps(const float* powers) : powers(_mm256_loadu_ps(powers)) {}
   F32 at(F32 n) const { return {_mm256_permutevar8x32_ps(powers, asInts(n))}; }

@@ -49,6 +49,9 @@ inline F32 bitsDown(F32 x) {
   return asFloats(_mm_srli_epi32(asInts(x), kBits));
 }
 
+inline F32 interleaveLow(F32 a, F32 b) { return {_mm_unpacklo_ps(a.v, b.v)}; }
+inline F32 interleaveHigh(F32 a, F32 b) { return {_mm_unpackhi_ps(a.v, b.v)}; }
+
 // The one power 2^0.
 struct Steps {
   explicit Steps(const float* powers) : power(set1(powers[0])) {}

@@ -47,6 +47,9 @@ inline F32 bitsDown(F32 x) {
   return asFloats(vshrq_n_u32(asInts(x), kBits));
 }
 
+inline F32 interleaveLow(F32 a, F32 b) { return {vzip1q_f32(a.v, b.v)}; }
+inline F32 interleaveHigh(F32 a, F32 b) { return {vzip2q_f32(a.v, b.v)}; }
+
 // The look-up goes by bytes: those of power i are 4i … 4i + 3.
 struct Steps {
   explicit Steps(const float* powers) : bytes{{bytesOf(powers), bytesOf(powers + 4)}} {}

@@ -47,6 +47,9 @@ inline F32 bitsDown(F32 x) {
   return {wasm_u32x4_shr(x.v, kBits)};
 }
 
+inline F32 interleaveLow(F32 a, F32 b) { return {wasm_i32x4_shuffle(a.v, b.v, 0, 4, 1, 5)}; }
+inline F32 interleaveHigh(F32 a, F32 b) { return {wasm_i32x4_shuffle(a.v, b.v, 2, 6, 3, 7)}; }
+
 // The one power 2^0.
 struct Steps {
   explicit Steps(const float* powers) : power(set1(powers[0])) {}

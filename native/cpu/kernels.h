@@ -53,8 +53,9 @@ constexpr int64_t kBlock = 64 * kTile;  // logits between two looks at the unit
 
 // A product of matrices takes its factors packed in panels, as the products of BLIS do. A panel of a left factor a(i,
 // k) has `rows` rows i (BLIS's MR), a panel of a right factor b(k, j) `columns` columns j (NR). A panel holds all
-// elements of k = 0, then those of k = 1, and so on: element (i, k) is at panel(i / rows)[k · rows + i % rows]. The
-// last panel is filled up with zeros.
+// elements of k = 1, then those of k = 0, then 3 and 2, and so on: element (i, k) is at panel(i / rows)[(k ^ 1) · rows
+// + i % rows]. Products are added in that order on every instruction set, as AVX512-BF16 adds them. Where the number of
+// terms is odd, the last one comes last. The last panel is filled up with zeros.
 struct PanelShape {
   int64_t rows, columns;
 };
@@ -78,6 +79,34 @@ struct Product {
   int64_t stride;
   bool add;
 };
+
+// A matrix as a list of vectors, its rows or its columns. The elements of a vector are neighbours, and each vector has
+// an address of its own.
+struct Vectors {
+  DType dtype;
+  const void* const* begins;
+  int64_t skipped = 0;  // elements of each vector that are not part of the matrix, before the first that is
+
+  // `count` elements of vector i, from `first` on. Float32 elements stay where they are; others are converted and put
+  // into `buffer`.
+  const float* read(int64_t i, int64_t first, int64_t count, float* buffer) const;
+};
+
+using PackAlong = void (*)(const Vectors&, int64_t count, int64_t depth, int64_t width, int64_t first, int64_t end,
+                           float* panels, int64_t panel);
+using PackAcross = void (*)(const Vectors&, int64_t offset, int64_t count, int64_t depth, int64_t width, int64_t first,
+                            int64_t end, float* panels, int64_t panel);
+
+// Products of two bfloat16 factors, whose number of terms is even. An element of a panel is a pair of terms, in 32 bits
+// the even one below the odd one: so `depth` is half the number of terms. A panel has kLeastSpace elements more, the
+// first of which is the least magnitude in the panel but for 0.
+struct PairKernels {
+  PackAlong packAlong;
+  PackAcross packAcross;
+  void (*multiply)(const Product&);  // the bits of a product of the same numbers in float32
+  bool (*works)();
+};
+constexpr int64_t kLeastSpace = 16;
 
 // One instruction set's kernels. `begin` and `end` are logits within the row; `begin` is a multiple of kTile.
 struct Kernels {
@@ -117,13 +146,22 @@ struct Kernels {
   // Adds the terms of each sum in order, so the bits do not depend on the shape of the panels.
   PanelShape panels;
   void (*multiply)(const Product&);
+  // Both pack panels first .. end of a factor that has `count` rows (or columns) and `depth` terms. A panel has `width`
+  // of the rows, and panels are `panel` elements apart. (In BLIS, one of them packs a transposed matrix.) Indexed by
+  // the vectors' DType.
+  //
+  // Vector i is row i of the factor: its elements go along the depth.
+  PackAlong packAlong[3];
+  // Vector k has term k of all rows: its elements go across them. Element `offset` is the one of row 0.
+  PackAcross packAcross[3];
   // Does `rounds` times panels.rows · panels.columns multiply-adds without using memory, for npm run bench.
   float (*multiplyAdds)(int64_t rounds);
+  const PairKernels* pairs;  // or null
 };
 
 // The instruction sets of this build that this CPU can run, best first. Their names are lib's InstructionSet.
 struct InstructionSets {
-  const Kernels* sets[4];
+  const Kernels* sets[5];
   int32_t count;
 };
 const InstructionSets& instructionSets();
@@ -140,6 +178,13 @@ extern const Kernels kKernels;
 namespace avx512 {
 extern const Kernels kKernels;
 }
+// Compilers that have its intrinsics.
+#if defined(__x86_64__) || (defined(_M_X64) && defined(__clang__))
+#define FPL_AVX512BF16
+namespace avx512bf16 {
+extern const PairKernels kPairs;
+}
+#endif
 namespace neon {
 extern const Kernels kKernels;
 }

@@ -48,6 +48,7 @@
 //   maxKeepNan(x, y), minKeepNan(x, y)   x if x is NaN
 //   maxSkipNan(x, y)                     y if x is NaN
 //   orBits(a, b), andBits(a, b), addBits(a, b), bitsUp<n>(v), bitsDown<n>(v)   on the lanes' 32 bits
+//   interleaveLow(a, b)   a0 b0 a1 b1 … of the lower halves of the lanes; interleaveHigh(a, b), of the upper halves
 //   Steps(powers), .at(n)   F32::kSteps floats, 8 or 1; the one at n % kSteps of each lane's bits
 //   loadDoubles(p)   F64 from half as many floats; storeDoubles(p, v), set1Double, addDouble, mulDouble
 //   F32::kMicroRows, F32::kMicroVectors   the micro-tile of products
@@ -70,7 +71,8 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
 // Soft-capped logits: capRow and multiplyRow.
 #include "softcap.inl"
 
-// The output layer: multiply.
+// The output layer: packAlong and packAcross, and multiply.
+#include "pack.inl"
 #include "product.inl"
 
 // A kernel for each type of logits; one for each type of logits and of their gradient.
@@ -88,5 +90,5 @@ constexpr int64_t kVectors = kLanes / kWidth;  // that hold all lanes
         FPL_BY_TYPE(weightedSumOfLogits), FPL_BY_TYPES(gradientRow, false), FPL_BY_TYPES(gradientRow, F32::kStreams),  \
         FPL_BY_TYPES(fullGradientRow, false), FPL_BY_TYPES(fullGradientRow, F32::kStreams), streamZeros,               \
         FPL_BY_TYPE(addMultiple), FPL_BY_TYPE(capRow, , false), FPL_BY_TYPE(capRow, , true), FPL_BY_TYPE(multiplyRow), \
-        {kMicroRows, kMicroColumns}, multiply, multiplyAdds,                                                           \
+        {kMicroRows, kMicroColumns}, multiply, FPL_BY_TYPE(packAlong), FPL_BY_TYPE(packAcross), multiplyAdds, nullptr, \
   }

@@ -9,9 +9,19 @@
 #include "kernels.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's own header reads uninitialised vectors on purpose, and GCC warns of that.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
+#else
+#include <immintrin.h>
+#endif
 #if defined(__GNUC__) || defined(__clang__)
 #define FPL_AVX2 __attribute__((target("avx2")))
+#define FPL_PAIRS __attribute__((target("avx512f,avx512bf16")))
 #else
 #define FPL_AVX2
 #endif
@@ -19,21 +29,27 @@
 
 namespace fpl {
 
-const char* const kSweepNames[kSweepCount] = {"read", "copy", "copyStreaming", "update", "fill", "fillStreaming"};
+const char* const kSweepNames[kSweepCount] = {"read",   "readAhead",   "copy", "copyStreaming", "copyAhead",
+                                              "update", "updateAhead", "fill", "fillStreaming"};
 
 namespace {
 
 // Bytes of a task: as many as a row of 32 Ki float32 logits has.
 constexpr int64_t kChunk = 128 * 1024;
 constexpr int64_t kLine = 64;
+// Bytes from a line to the one that is fetched meanwhile: as in the stages.
+constexpr int64_t kAhead = 4096;
 
 // `bytes` is a multiple of kLine here and below, and both buffers are aligned to it.
 struct Sweeps {
   uint64_t (*read)(const char* from, int64_t bytes);
+  uint64_t (*readAhead)(const char* from, int64_t bytes);
   void (*copy)(const char* from, char* to, int64_t bytes);
   void (*copyStreaming)(const char* from, char* to, int64_t bytes);
+  void (*copyAhead)(const char* from, char* to, int64_t bytes);
   // Flips the bits that are set in `flip`, in each 64 bits of the buffer.
   void (*update)(char* buffer, int64_t bytes, uint64_t flip);
+  void (*updateAhead)(char* buffer, int64_t bytes, uint64_t flip);
   void (*fill)(char* to, int64_t bytes);
   void (*fillStreaming)(char* to, int64_t bytes);
 };
@@ -65,7 +81,7 @@ void update(char* buffer, int64_t bytes, uint64_t flip) {
 
 void fill(char* to, int64_t bytes) { memset(to, 0, bytes); }
 
-const Sweeps kSweeps = {read, copy, copy, update, fill, fill};
+const Sweeps kSweeps = {read, read, copy, copy, copy, update, update, fill, fill};
 
 }  // namespace portable
 
@@ -75,6 +91,14 @@ namespace avx2Sweeps {
 FPL_AVX2 inline __m256i load(const char* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
 FPL_AVX2 inline void store(char* p, __m256i x) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), x); }
 FPL_AVX2 inline void stream(char* p, __m256i x) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), x); }
+
+FPL_AVX2 inline void fetch(const char* p) { _mm_prefetch(p + kAhead, _MM_HINT_T0); }
+
+FPL_AVX2 inline uint64_t total(__m256i sum) {
+  uint64_t sums[4];
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), sum);
+  return sums[0] + sums[1] + sums[2] + sums[3];
+}
 
 // Reads at four places of the chunk by turns. Each is one stream to the prefetcher, and one stream alone does not fill
 // the memory's queue.
@@ -88,10 +112,17 @@ FPL_AVX2 uint64_t read(const char* from, int64_t bytes) {
     d = _mm256_add_epi64(d, load(from + 3 * quarter + i));
   }
   for (int64_t i = 4 * quarter; i < bytes; i += 32) a = _mm256_add_epi64(a, load(from + i));
-  uint64_t sums[4];
-  const __m256i sum = _mm256_add_epi64(_mm256_add_epi64(a, b), _mm256_add_epi64(c, d));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), sum);
-  return sums[0] + sums[1] + sums[2] + sums[3];
+  return total(_mm256_add_epi64(_mm256_add_epi64(a, b), _mm256_add_epi64(c, d)));
+}
+
+FPL_AVX2 uint64_t readAhead(const char* from, int64_t bytes) {
+  __m256i a = _mm256_setzero_si256(), b = a;
+  for (int64_t i = 0; i < bytes; i += kLine) {
+    fetch(from + i);
+    a = _mm256_add_epi64(a, load(from + i));
+    b = _mm256_add_epi64(b, load(from + i + 32));
+  }
+  return total(_mm256_add_epi64(a, b));
 }
 
 FPL_AVX2 void copy(const char* from, char* to, int64_t bytes) {
@@ -104,6 +135,16 @@ FPL_AVX2 void copy(const char* from, char* to, int64_t bytes) {
 
 FPL_AVX2 void copyStreaming(const char* from, char* to, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += kLine) {
+    const __m256i low = load(from + i), high = load(from + i + 32);
+    stream(to + i, low);
+    stream(to + i + 32, high);
+  }
+  _mm_sfence();
+}
+
+FPL_AVX2 void copyAhead(const char* from, char* to, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += kLine) {
+    fetch(from + i);
     const __m256i low = load(from + i), high = load(from + i + 32);
     stream(to + i, low);
     stream(to + i + 32, high);
@@ -126,6 +167,14 @@ FPL_AVX2 void update(char* buffer, int64_t bytes, uint64_t flip) {
   for (int64_t i = 4 * quarter; i < bytes; i += kLine) updateLine(buffer + i, bits);
 }
 
+FPL_AVX2 void updateAhead(char* buffer, int64_t bytes, uint64_t flip) {
+  const __m256i bits = _mm256_set1_epi64x(int64_t(flip));
+  for (int64_t i = 0; i < bytes; i += kLine) {
+    fetch(buffer + i);
+    updateLine(buffer + i, bits);
+  }
+}
+
 FPL_AVX2 void fill(char* to, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 32) store(to + i, _mm256_setzero_si256());
 }
@@ -135,7 +184,7 @@ FPL_AVX2 void fillStreaming(char* to, int64_t bytes) {
   _mm_sfence();
 }
 
-const Sweeps kSweeps = {read, copy, copyStreaming, update, fill, fillStreaming};
+const Sweeps kSweeps = {read, readAhead, copy, copyStreaming, copyAhead, update, updateAhead, fill, fillStreaming};
 
 }  // namespace avx2Sweeps
 #endif
@@ -145,6 +194,36 @@ const Sweeps& sweepsOfThisCpu() {
   if (findInstructionSet("avx2")) return avx2Sweeps::kSweeps;
 #endif
   return portable::kSweeps;
+}
+
+#if defined(FPL_PAIRS)
+// Chains of products, enough to hide an instruction's latency and few enough for the registers, and their operations in
+// a round.
+constexpr int32_t kPairChains = 12;
+constexpr int64_t kPairOperations = kPairChains * 16 * 2 * 2;
+
+FPL_PAIRS float pairProducts(int64_t rounds) {
+  __m512 sums[kPairChains];
+  for (int32_t i = 0; i < kPairChains; ++i) sums[i] = _mm512_set1_ps(float(i));
+  const __m512bh left = _mm512_cvtne2ps_pbh(sums[1], sums[2]), right = _mm512_cvtne2ps_pbh(sums[3], sums[4]);
+  for (int64_t k = 0; k < rounds; ++k) {
+    for (int32_t i = 0; i < kPairChains; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], left, right);
+  }
+  __m512 total = _mm512_setzero_ps();
+  for (int32_t i = 0; i < kPairChains; ++i) total = _mm512_add_ps(total, sums[i]);
+  return _mm_cvtss_f32(_mm512_castps512_ps128(total));
+}
+#endif
+
+// Operations a second of `threads` threads at once.
+double rateOf(float (*work)(int64_t rounds), int64_t operationsOfRound, int64_t threads, ThreadPool& pool) {
+  constexpr int64_t kRounds = 1 << 18, kTasksPerThread = 32;
+  static std::atomic<uint32_t> sink{0};
+  const auto start = std::chrono::steady_clock::now();
+  pool.run(threads * kTasksPerThread, threads,
+           [&](int64_t) { sink.fetch_add(bitsOf(work(kRounds)), std::memory_order_relaxed); });
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return double(operationsOfRound * kRounds * threads * kTasksPerThread) / seconds;
 }
 
 char* aligned(void* p) { return reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(p) + kLine - 1) / kLine * kLine); }
@@ -170,14 +249,23 @@ double sweepSeconds(Sweep sweep, void* buffer, void* target, int64_t bytes, int6
       case Sweep::kRead:
         sink.fetch_add(sweeps.read(from + begin, length), std::memory_order_relaxed);
         break;
+      case Sweep::kReadAhead:
+        sink.fetch_add(sweeps.readAhead(from + begin, length), std::memory_order_relaxed);
+        break;
       case Sweep::kCopy:
         sweeps.copy(from + begin, to + begin, length);
         break;
       case Sweep::kCopyStreaming:
         sweeps.copyStreaming(from + begin, to + begin, length);
         break;
+      case Sweep::kCopyAhead:
+        sweeps.copyAhead(from + begin, to + begin, length);
+        break;
       case Sweep::kUpdate:
         sweeps.update(from + begin, length, flip);
+        break;
+      case Sweep::kUpdateAhead:
+        sweeps.updateAhead(from + begin, length, flip);
         break;
       case Sweep::kFill:
         sweeps.fill(from + begin, length);
@@ -191,13 +279,14 @@ double sweepSeconds(Sweep sweep, void* buffer, void* target, int64_t bytes, int6
 }
 
 double multiplyAddRate(const Kernels& kernels, int64_t threads, ThreadPool& pool) {
-  constexpr int64_t kRounds = 1 << 18, kTasksPerThread = 32;
-  static std::atomic<uint32_t> sink{0};
-  const auto start = std::chrono::steady_clock::now();
-  pool.run(threads * kTasksPerThread, threads,
-           [&](int64_t) { sink.fetch_add(bitsOf(kernels.multiplyAdds(kRounds)), std::memory_order_relaxed); });
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return 2.0 * kernels.panels.rows * kernels.panels.columns * kRounds * threads * kTasksPerThread / seconds;
+  return rateOf(kernels.multiplyAdds, 2 * kernels.panels.rows * kernels.panels.columns, threads, pool);
+}
+
+double pairProductRate(int64_t threads, ThreadPool& pool) {
+#if defined(FPL_PAIRS)
+  if (findInstructionSet("avx512bf16")) return rateOf(pairProducts, kPairOperations, threads, pool);
+#endif
+  return 0;
 }
 
 }  // namespace fpl

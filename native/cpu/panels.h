@@ -62,26 +62,13 @@ class BufferPool {
   std::vector<float*> free_;  // never longer than it was: it does not allocate
 };
 
-// A matrix as a list of vectors, its rows or its columns. The elements of a vector are neighbours, and each vector has
-// an address of its own.
-struct Vectors {
-  DType dtype;
-  const void* const* begins;
-  int64_t skipped = 0;  // elements of each vector that are not part of the matrix, before the first that is
-
-  // `count` elements of vector i, from `first` on. Float32 elements stay where they are; others are converted and put
-  // into `buffer`.
-  const float* read(int64_t i, int64_t first, int64_t count, float* buffer) const;
-};
-
-// Both pack panels first .. end of a factor that has `count` rows (or columns) and `depth` terms. A panel has `width`
-// of the rows, and panels are `panel` elements apart. (In BLIS, one of them packs a transposed matrix.)
-//
-// Vector i is row i of the factor: its elements go along the depth.
-void packAlong(const Vectors& vectors, int64_t count, int64_t depth, int64_t width, int64_t first, int64_t end,
-               float* panels, int64_t panel);
-// Vector k has term k of all rows: its elements go across them. Element `offset` is the one of row 0.
-void packAcross(const Vectors& vectors, int64_t offset, int64_t count, int64_t depth, int64_t width, int64_t first,
-                int64_t end, float* panels, int64_t panel);
+inline void packAlong(const Kernels& kernels, const Vectors& vectors, int64_t count, int64_t depth, int64_t width,
+                      int64_t first, int64_t end, float* panels, int64_t panel) {
+  kernels.packAlong[int(vectors.dtype)](vectors, count, depth, width, first, end, panels, panel);
+}
+inline void packAcross(const Kernels& kernels, const Vectors& vectors, int64_t offset, int64_t count, int64_t depth,
+                       int64_t width, int64_t first, int64_t end, float* panels, int64_t panel) {
+  kernels.packAcross[int(vectors.dtype)](vectors, offset, count, depth, width, first, end, panels, panel);
+}
 
 }  // namespace fpl

@@ -12,7 +12,8 @@ static_assert(kWordsOfTile % kMicroColumns == 0 && kColumnsOfPart % kMicroColumn
               "panels must not straddle tiles");
 static_assert(kWordsOfTile % kTile == 0, "nor must the row state's tiles");
 
-template <bool kAdd>
+// Terms::add(left, right, sum) adds the products of two elements.
+template <typename Terms, bool kAdd>
 inline void multiplyMicroTile(const float* a, const float* b, int64_t depth, float* c, int64_t stride) {
   F32 sums[kMicroRows][kMicroVectors];
   for (int i = 0; i < kMicroRows; ++i) {
@@ -23,7 +24,7 @@ inline void multiplyMicroTile(const float* a, const float* b, int64_t depth, flo
     for (int j = 0; j < kMicroVectors; ++j) right[j] = load(b + j * kWidth);
     for (int i = 0; i < kMicroRows; ++i) {
       const F32 left = set1(a[i]);
-      for (int j = 0; j < kMicroVectors; ++j) sums[i][j] = fma(left, right[j], sums[i][j]);
+      for (int j = 0; j < kMicroVectors; ++j) sums[i][j] = Terms::add(left, right[j], sums[i][j]);
     }
   }
   for (int i = 0; i < kMicroRows; ++i) {
@@ -34,24 +35,40 @@ inline void multiplyMicroTile(const float* a, const float* b, int64_t depth, flo
   }
 }
 
-void multiply(const Product& p) {
+// Factors as float32.
+struct Floats {
+  static constexpr int64_t kTerms = 1;  // of an element of a panel
+  static F32 add(F32 left, F32 right, F32 sum) { return fma(left, right, sum); }
+
+  // `depth` elements of the panels a and b, from the k-th on.
+  template <bool kAdd>
+  static void microTile(const Product&, const float* a, const float* b, int64_t k, int64_t depth, float* c,
+                        int64_t stride) {
+    multiplyMicroTile<Floats, kAdd>(a + k * kMicroRows, b + k * kMicroColumns, depth, c, stride);
+  }
+};
+
+template <typename Terms>
+inline void multiplyPanels(const Product& p) {
   FPL_ASSERT(p.rows > 0 && p.columns > 0 && p.depth > 0 && p.stride >= p.columns);
   FPL_ASSERT(p.panelOfA >= p.depth * kMicroRows && p.panelOfB >= p.depth * kMicroColumns);
   alignas(64) float edge[kMicroRows * kMicroColumns];
-  for (int64_t k = 0; k < p.depth; k += kDepth) {
-    const int64_t depth = p.depth - k < kDepth ? p.depth - k : kDepth;
+  constexpr int64_t kElements = kDepth / Terms::kTerms;
+  for (int64_t k = 0; k < p.depth; k += kElements) {
+    const int64_t depth = p.depth - k < kElements ? p.depth - k : kElements;
     const bool adds = p.add || k > 0;
     for (int64_t j = 0; j < p.columns; j += kMicroColumns) {
-      const float* b = p.b + j / kMicroColumns * p.panelOfB + k * kMicroColumns;
+      const float* const b = p.b + j / kMicroColumns * p.panelOfB;
       for (int64_t i = 0; i < p.rows; i += kMicroRows) {
-        const float* a = p.a + i / kMicroRows * p.panelOfA + k * kMicroRows;
+        const float* const a = p.a + i / kMicroRows * p.panelOfA;
         float* c = p.c + i * p.stride + j;
         if (i + kMicroRows <= p.rows && j + kMicroColumns <= p.columns) {
-          adds ? multiplyMicroTile<true>(a, b, depth, c, p.stride) : multiplyMicroTile<false>(a, b, depth, c, p.stride);
+          adds ? Terms::template microTile<true>(p, a, b, k, depth, c, p.stride)
+               : Terms::template microTile<false>(p, a, b, k, depth, c, p.stride);
           continue;
         }
         // Where no full micro-tile fits, the sums go by way of a buffer.
-        multiplyMicroTile<false>(a, b, depth, edge, kMicroColumns);
+        Terms::template microTile<false>(p, a, b, k, depth, edge, kMicroColumns);
         const int64_t rows = p.rows - i < kMicroRows ? p.rows - i : kMicroRows;
         const int64_t columns = p.columns - j < kMicroColumns ? p.columns - j : kMicroColumns;
         for (int64_t r = 0; r < rows; ++r) {
@@ -65,12 +82,14 @@ void multiply(const Product& p) {
   }
 }
 
+inline void multiply(const Product& p) { multiplyPanels<Floats>(p); }
+
 // As many chains of multiply-adds as a micro-tile has sums, and nothing else. No code does more of them in a second.
-float multiplyAdds(int64_t rounds) {
+inline float multiplyAdds(int64_t rounds) {
   F32 sums[kMicroRows][kMicroVectors];
   for (int i = 0; i < kMicroRows; ++i) {
-    // No two are alike: a compiler would compute like ones once.
-    for (int j = 0; j < kMicroVectors; ++j) sums[i][j] = set1(float(i * kMicroVectors + j));
+    // No two are alike: a compiler would compute like ones once. None is 1, which its steps would leave as it is.
+    for (int j = 0; j < kMicroVectors; ++j) sums[i][j] = set1(float(i * kMicroVectors + j + 2));
   }
   const F32 left = set1(0.75f), right = set1(0.25f);
   for (int64_t k = 0; k < rounds; ++k) {

@@ -29,7 +29,7 @@ int64_t threadsFor(const Job& job) {
   const Rows& rows = job.rows();
   const Head& head = job.hasPolicy ? job.policy.head : job.headGradient.head;
   if (rows.count() * rows.vocab * (1 + head.width() / 8) < kAloneBelow) return 1;
-  return job.threads > 0 ? job.threads : ThreadPool::available();
+  return job.threads;
 }
 
 // Bytes of logits that stay in the last-level cache from stage 1 to stage 4, beside the gradient that is written.
@@ -237,7 +237,7 @@ bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas) {
     if constexpr (kHasBlas) {
       if (blas) keptLogits.giveChunksTo(job);
     }
-    const CpuContext context{kernels, pool, threadsFor(job), job.cancelled, blas};
+    const CpuContext context{kernels, pool, threadsFor(job), job.cancelled, job.onHiddenRows, blas};
     if (job.policy.segments.areMade()) {
       const Sequences sequences = allSequences(job.tokens);
       sweepSegments(job.policy, job.tokens, sequences, context);

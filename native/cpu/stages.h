@@ -19,6 +19,7 @@ struct CpuContext {
   ThreadPool& pool;
   int64_t threads;
   const std::atomic<bool>& cancelled;
+  const std::function<void(int64_t)>& onHiddenRows;
   const blas::Library* blas = nullptr;  // whose products an output layer takes; null: ours
 };
 

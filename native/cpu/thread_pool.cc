@@ -4,10 +4,6 @@
 #include <algorithm>
 #include <chrono>
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
-
 namespace fpl {
 namespace {
 
@@ -32,15 +28,6 @@ ThreadPool::~ThreadPool() {
   // No thread leaves any more.
   for (std::thread& thread : threads_) thread.join();
   for (std::thread& thread : ended_) thread.join();
-}
-
-int64_t ThreadPool::available() {
-#if defined(__linux__)
-  // The CPUs of the machine that taskset, cpusets and containers leave to this process.
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max<int64_t>(1, CPU_COUNT(&set));
-#endif
-  return std::max<int64_t>(1, std::thread::hardware_concurrency());
 }
 
 int64_t ThreadPool::size() {

@@ -31,9 +31,6 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  // The number of threads that this process may use.
-  static int64_t available();
-
   // The number of threads at the moment, without the callers'.
   int64_t size();
 

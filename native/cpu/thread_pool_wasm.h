@@ -13,9 +13,6 @@ namespace fpl {
 
 class ThreadPool {
  public:
-  // JavaScript says how many threads a job has.
-  static int64_t available() { return 1; }
-
   // As the other ThreadPool's. A worker that is not there yet is not waited for: the caller does its work.
   void run(int64_t count, int64_t threads, const std::function<void(int64_t)>& task);
 

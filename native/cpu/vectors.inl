@@ -139,6 +139,18 @@ FPL_SELDOM void convert(const T* from, int64_t count, U* to) {
   for (; i < count; ++i) fromFloat(toFloat(from[i]), to[i]);
 }
 
+inline void prefetchLine(const void* p) {
+#if defined(_MSC_VER) && !defined(__clang__)
+#if defined(_M_X64)
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+#else
+  __prefetch(p);
+#endif
+#else
+  __builtin_prefetch(p);
+#endif
+}
+
 // Fetches logits ahead of the loop. The hardware's own prefetcher stays so close before the loop that a core waits for
 // memory a third of the time. Behind the end of a row lies the next row; behind the last row, a prefetch has no effect.
 constexpr int64_t kAhead = 4096;  // bytes
@@ -146,15 +158,5 @@ constexpr int64_t kAhead = 4096;  // bytes
 template <typename T>
 inline void prefetch(const T* p, int64_t count) {
   const char* at = reinterpret_cast<const char*>(p) + kAhead;
-  for (const char* end = at + count * int64_t(sizeof(T)); at < end; at += 64) {
-#if defined(_MSC_VER) && !defined(__clang__)
-#if defined(_M_X64)
-    _mm_prefetch(at, _MM_HINT_T0);
-#else
-    __prefetch(at);
-#endif
-#else
-    __builtin_prefetch(at);
-#endif
-  }
+  for (const char* end = at + count * int64_t(sizeof(T)); at < end; at += 64) prefetchLine(at);
 }

@@ -78,6 +78,13 @@ void requireServed(int device) {
   if (!isServed(device, reason)) throw Error{reason};
 }
 
+int multiprocessors() {
+  int device = 0, count = 0;
+  check(cudaGetDevice(&device), "asking for the current device");
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "asking for multiprocessors");
+  return count;
+}
+
 std::vector<const void*>& kernels() {
   static std::vector<const void*> list;
   return list;

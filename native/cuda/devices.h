@@ -14,6 +14,9 @@ bool isServed(int device, std::string& reason);
 // Throws where there is none.
 void requireServed(int device);
 
+// Multiprocessors of the current device.
+int multiprocessors();
+
 // Loads all kernels there, unless that has been done.
 void loadKernels(int device);
 

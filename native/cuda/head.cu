@@ -1,7 +1,6 @@
 #include "head.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "devices.h"
 
@@ -12,14 +11,18 @@ namespace {
 // Bytes of device memory for the logits of a chunk. Each chunk reads and writes the weight's gradient once, so they
 // should be large.
 int64_t chunkBytes() {
-  const char* value = getenv("FUSED_PREFERENCE_LOSS_CHUNK_BYTES");
-  return value && *value ? std::max<int64_t>(1, atoll(value)) : int64_t(768) << 20;
+  constexpr int64_t kBytes = int64_t(768) << 20;
+#if defined(FPL_HOST_EXECUTION)
+  return std::max<int64_t>(1, host::numberIn("FPL_HOST_CHUNK_BYTES", kBytes));
+#else
+  return kBytes;
+#endif
 }
 
 int64_t roundedUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Elements that rows begin at a multiple of, so that they can be read 16 bytes and more at a time.
-constexpr int64_t kRowAlignment = 32;
+// Elements that rows begin at a multiple of, so that cuBLASLt finds all chunks aligned alike.
+constexpr int64_t kRowAlignment = 64;
 
 constexpr float kZero = 0, kOne = 1;
 
@@ -37,9 +40,14 @@ HeadPlan::HeadPlan(const Job& job, Workspace& workspace) : job_(job), workspace_
   // How many of the labels on the device are active is not known here, and waiting to be told would end a graph's
   // capture: there is room and work for all rows then.
   active_.count = job.labels.data ? count_ : std::count_if(job.tokens.targets, job.tokens.targets + count_, isActive);
-  mostRows_ = std::max<int64_t>(1, chunkBytes() / (stride_ * int64_t(sizeof(float))));
+  const int64_t rowBytes = stride_ * int64_t(sizeof(float));
+  mostRows_ = std::max<int64_t>(1, chunkBytes() / rowBytes);
   if (mostRows_ > 128) mostRows_ -= mostRows_ % 128;
   chunk_ = std::min(mostRows_, active_.count);
+  // Those of a single chunk have their memory anyway.
+  const int64_t budget = job.headGradient.logitsBudget;
+  const bool makesBoth = job.hasPolicy && job.hasHeadGradient && !job.policy.segments.present();
+  keeps_ = makesBoth && budget > 0 && active_.count <= std::max(mostRows_, budget / rowBytes);
 
   policy_ = layerOf(job.policy.head);
   if (readsReference()) reference_ = layerOf(job.reference.head);
@@ -113,12 +121,10 @@ void HeadPlan::place(Layout& layout) {
     if (layer->converts) layer->weight.data = layout.scratch<float>(vocab_ * layer->head.width());
   }
   hidden_ = layout.scratch<char>(chunk_ * hiddenStride_ * int64_t(sizeof(float)));
-  logits_ = layout.scratch<float>(chunk_ * stride_);
+  logits_ = layout.scratch<float>((keeps_ ? active_.count : chunk_) * stride_);
   products_ = layout.scratch<char>(CublasLt::kWorkspace);
   if (job_.hasPolicy && !job_.policy.segments.present() && !job_.exchange.present()) {
-    // Few rows leave most of the GPU idle unless they are split. The rows' bits do not depend on it.
-    constexpr int64_t kFew = 1024;
-    sweep_.perRow = chunk_ <= kFew ? RowSegments(vocab_).count : 1;
+    sweep_.perRow = areSplit(chunk_) ? RowSegments(vocab_).count : 1;
     sweep_.place(layout, chunk_ * sweep_.perRow, job_.policy.wantsByProducts(), wantsMeanLogit(job_),
                  wantsWeighted(job_));
   }
@@ -134,50 +140,64 @@ void HeadPlan::place(Layout& layout) {
 }
 
 // hidden · weightᵀ
-Product HeadPlan::logitsProduct(const Layer& layer, int64_t rows) const {
+Product HeadPlan::logitsProduct(const Layer& layer, int64_t first, int64_t rows) const {
   const Matrix hidden{hidden_, layer.type, rows, layer.head.width(), hiddenStride_};
-  const Matrix logits{logits_, DType::kFloat32, rows, vocab_, stride_};
+  const Matrix logits{logitsOf(first), DType::kFloat32, rows, vocab_, stride_};
   return {hidden, layer.weight.transposed(), logits};
 }
 
 // gradient · weight
-Product HeadPlan::hiddenProduct(int64_t rows) const {
+Product HeadPlan::hiddenProduct(int64_t first, int64_t rows) const {
   // Rounded to 16 bits, it takes the first half of each row's room.
-  const Matrix gradient{logits_, policy_.type, rows, vocab_, stride_ * 4 / elementSize(policy_.type)};
+  const Matrix gradient{logitsOf(first), policy_.type, rows, vocab_, stride_ * 4 / elementSize(policy_.type)};
   const Matrix out{hiddenGradient_, DType::kFloat32, rows, policy_.head.width(), hiddenStride_};
   return {gradient, policy_.weight, out};
 }
 
 // gradientᵀ · hidden
-Product HeadPlan::weightProduct(int64_t rows) const {
+Product HeadPlan::weightProduct(int64_t first, int64_t rows) const {
   const int64_t width = policy_.head.width();
-  const Matrix gradient{logits_, policy_.type, rows, vocab_, stride_ * 4 / elementSize(policy_.type)};
+  const Matrix gradient{logitsOf(first), policy_.type, rows, vocab_, stride_ * 4 / elementSize(policy_.type)};
   const Matrix hidden{hidden_, policy_.type, rows, width, hiddenStride_};
   const bool byRows = policy_.head.weight.columnStride == 1;
   const Matrix out{weightSums_, DType::kFloat32, vocab_, width, byRows ? width : 1, byRows ? 1 : vocab_};
   return {gradient.transposed(), hidden, out};
 }
 
-// The product for a whole chunk, and for a shorter last one. Chosen for the most rows a chunk can have, so that the
-// choice, and with it a row's bits, does not depend on how many there are.
+// The product for a whole chunk, and for a shorter last one, or for each chunk that is kept. Chosen for the most rows a
+// chunk can have, so that the choice, and with it a row's bits, does not depend on how many there are.
 template <typename Make>
 std::vector<Matmul> HeadPlan::products(bool scalarsOnDevice, const Make& make) const {
   std::vector<Matmul> made;
-  for (const int64_t rows : {chunk_, active_.count % chunk_}) {
-    if (rows > 0) made.emplace_back(*workspace_.cublasLt, make(mostRows_), make(rows), scalarsOnDevice);
+  const auto add = [&](int64_t first, int64_t rows) {
+    if (rows == 0) return;
+    made.emplace_back(*workspace_.cublasLt, make(first, mostRows_), make(first, rows), scalarsOnDevice);
+  };
+  if (keeps_) {
+    forChunks(add);
+  } else {
+    add(0, chunk_);
+    add(0, active_.count % chunk_);
   }
   return made;
 }
 
+const Matmul& HeadPlan::of(const std::vector<Matmul>& products, int64_t first, int64_t rows) const {
+  return products[size_t(keeps_ ? first / chunk_ : rows == chunk_ ? 0 : 1)];
+}
+
 void HeadPlan::prepare() {
   if (active_.count == 0) return;
-  policy_.logits = products(false, [&](int64_t rows) { return logitsProduct(policy_, rows); });
-  if (readsReference()) {
-    reference_.logits = products(false, [&](int64_t rows) { return logitsProduct(reference_, rows); });
-  }
+  const auto ofLogits = [&](Layer& layer) {
+    layer.logits = products(false, [&](int64_t first, int64_t rows) { return logitsProduct(layer, first, rows); });
+  };
+  ofLogits(policy_);
+  if (readsReference()) ofLogits(reference_);
   const bool scaled = scale_ != nullptr;
-  if (out_.hidden) toHidden_ = products(scaled, [&](int64_t rows) { return hiddenProduct(rows); });
-  if (out_.weight) toWeight_ = products(scaled, [&](int64_t rows) { return weightProduct(rows); });
+  if (out_.hidden)
+    toHidden_ = products(scaled, [&](int64_t first, int64_t rows) { return hiddenProduct(first, rows); });
+  if (out_.weight)
+    toWeight_ = products(scaled, [&](int64_t first, int64_t rows) { return weightProduct(first, rows); });
 }
 
 void HeadPlan::upload(Stream stream) {
@@ -217,9 +237,9 @@ void HeadPlan::forChunks(const Visit& visit) const {
   for (int64_t first = 0; first < active_.count; first += chunk_) visit(first, std::min(chunk_, active_.count - first));
 }
 
-Rows HeadPlan::chunkOfLogits(int64_t rows) const {
+Rows HeadPlan::chunkOfLogits(int64_t first, int64_t rows) const {
   Rows logits;
-  logits.data = logits_;
+  logits.data = logitsOf(first);
   logits.batch = 1;
   logits.time = rows;
   logits.vocab = vocab_;
@@ -240,11 +260,19 @@ Rows HeadPlan::hiddenRows(int64_t rows) const {
   return hidden;
 }
 
-void HeadPlan::makeLogits(const Layer& layer, const int32_t* from, int64_t rows, Stream stream) {
+void HeadPlan::gatherHidden(const Layer& layer, const int32_t* from, int64_t rows, Stream stream) {
+  copyRows(layer.head.hidden, from, rows, hidden_, layer.type, hiddenStride_, stream);
+}
+
+void HeadPlan::multiplyLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream) {
   const Head& head = layer.head;
-  copyRows(head.hidden, from, rows, hidden_, layer.type, hiddenStride_, stream);
-  if (head.bias.data) spreadBias(head.bias, logits_, rows, vocab_, stride_, stream);
-  of(layer.logits, rows).multiply(&kOne, head.bias.data ? &kOne : &kZero, products_, stream);
+  if (head.bias.data) spreadBias(head.bias, logitsOf(first), rows, vocab_, stride_, stream);
+  of(layer.logits, first, rows).multiply(&kOne, head.bias.data ? &kOne : &kZero, products_, stream);
+}
+
+void HeadPlan::makeLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream) {
+  gatherHidden(layer, active_.rows + first, rows, stream);
+  multiplyLogits(layer, first, rows, stream);
 }
 
 void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& tokens, const TokenLossStage* loss,
@@ -269,10 +297,10 @@ void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& token
   Forward part = stage;
   Tokens chunkTokens = tokens;
   forChunks([&](int64_t first, int64_t rows) {
-    makeLogits(reference ? reference_ : policy_, active_.rows + first, rows, stream);
-    part.logits = chunkOfLogits(rows);
+    makeLogits(reference ? reference_ : policy_, first, rows, stream);
+    part.logits = chunkOfLogits(first, rows);
     chunkTokens.targets = active_.targets + first;
-    sweepRows(part, chunkTokens, scratch, 0, rows, stream);
+    sweepRows(part, chunkTokens, scratch, {0, rows}, stream);
     finishRows(part, chunkTokens, loss, scratch, active_.rows + first, stream);
   });
 }
@@ -282,10 +310,10 @@ void HeadPlan::segments(bool reference, const Forward& stage, const Tokens& colu
   Forward part = stage;
   Tokens chunkColumns = columns;
   forChunks([&](int64_t first, int64_t rows) {
-    makeLogits(reference ? reference_ : policy_, active_.rows + first, rows, stream);
-    part.logits = chunkOfLogits(rows);
+    makeLogits(reference ? reference_ : policy_, first, rows, stream);
+    part.logits = chunkOfLogits(first, rows);
     chunkColumns.targets = active_.targets + first;
-    sweepRows(part, chunkColumns, made.from(first, classWeights), 0, rows, stream);
+    sweepRows(part, chunkColumns, made.from(first, classWeights), {0, rows}, stream);
     labelLogits(part.logits, chunkColumns, made.labelLogits + first, stream);
   });
 }
@@ -316,16 +344,18 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
   Tokens chunkColumns = columns;
   forChunks([&](int64_t first, int64_t rows) {
     // Zeros for hidden states that take no part: 0 times what they are might be NaN.
-    makeLogits(policy_, takingPart_ + first, rows, stream);
-    part.logits = part.out = chunkOfLogits(rows);
+    gatherHidden(policy_, takingPart_ + first, rows, stream);
+    if (!keeps_) multiplyLogits(policy_, first, rows, stream);
+    part.logits = part.out = chunkOfLogits(first, rows);
+    float* const logits = logitsOf(first);
     chunkColumns.targets = active_.targets + first;
-    logitsGradient(part, values_ + first, chunkColumns, 0, rows, stream);
-    if (out_.bias) addColumns(logits_, rows, vocab_, stride_, biasSums_, stream);
+    logitsGradient(part, values_ + first, chunkColumns, {0, rows}, stream);
+    if (out_.bias) addColumns(logits, rows, vocab_, stride_, biasSums_, stream);
     if (policy_.type != DType::kFloat32) {
-      roundGradient(logits_, rows, vocab_, stride_, policy_.type, scale_ ? &scale_->up : nullptr, stream);
+      roundGradient(logits, rows, vocab_, stride_, policy_.type, scale_ ? &scale_->up : nullptr, stream);
     }
     if (out_.hidden) {
-      of(toHidden_, rows).multiply(down, zero, products_, stream);
+      of(toHidden_, first, rows).multiply(down, zero, products_, stream);
       if (shareOfHidden_) {
         copyRows(hiddenRows(rows), nullptr, rows, shareOfHidden_ + first * width, DType::kFloat32, width, stream);
       } else {
@@ -333,7 +363,7 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
                     out_.addsToHidden(), stream);
       }
     }
-    if (out_.weight) of(toWeight_, rows).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
+    if (out_.weight) of(toWeight_, first, rows).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
   });
   if (shareOfHidden_ && active_.count > 0) {
     communicator->allReduceSum(shareOfHidden_, size_t(active_.count * width), nccl::Type::kFloat32, stream);

@@ -1,6 +1,6 @@
 // The part of a plan that makes logits of hidden states and the output layer's weight, and turns their gradient into
 // those of the layer: the rows that predict something, a chunk at a time, so that no more than a chunk of logits
-// exists.
+// exists, or as many as may be kept.
 #pragma once
 
 #include <vector>
@@ -26,7 +26,7 @@ class HeadPlan {
   void upload(Stream stream);
   // Finds the active rows.
   void begin(const int32_t* targets, Stream stream);
-  // Stage 1 of the policy, or of the reference; `loss` is null where no single tokens have one.
+  // Stage 1 of the policy, which comes last, or of the reference; `loss` is null where no single tokens have one.
   void forward(bool reference, const Forward& stage, const Tokens& tokens, const TokenLossStage* loss, Stream stream);
   // Stage 1 as far as the states of segments.
   void segments(bool reference, const Forward& stage, const Tokens& columns, const MadeStates& made,
@@ -55,25 +55,32 @@ class HeadPlan {
   void* onDevice(const void* host, int64_t elements, DType dtype, const char* purpose);
   void* gradientOnDevice(void* host, int64_t elements, DType dtype, bool upload, const char* purpose);
 
-  Product logitsProduct(const Layer& layer, int64_t rows) const;
-  Product hiddenProduct(int64_t rows) const;
-  Product weightProduct(int64_t rows) const;
+  // Where the logits of rows from `first` on are, of the active ones: all have places of their own, or those of a
+  // chunk.
+  float* logitsOf(int64_t first) const { return logits_ + (keeps_ ? first * stride_ : 0); }
+
+  Product logitsProduct(const Layer& layer, int64_t first, int64_t rows) const;
+  Product hiddenProduct(int64_t first, int64_t rows) const;
+  Product weightProduct(int64_t first, int64_t rows) const;
   template <typename Make>
   std::vector<Matmul> products(bool scalarsOnDevice, const Make& make) const;
-  const Matmul& of(const std::vector<Matmul>& products, int64_t rows) const { return products[rows == chunk_ ? 0 : 1]; }
+  const Matmul& of(const std::vector<Matmul>& products, int64_t first, int64_t rows) const;
   // Whether the reference's logits are made.
   bool readsReference() const { return job_.hasReference && !areGiven(job_.reference.segments); }
   template <typename Visit>
   void forChunks(const Visit& visit) const;
 
-  Rows chunkOfLogits(int64_t rows) const;
+  Rows chunkOfLogits(int64_t first, int64_t rows) const;
   Rows hiddenRows(int64_t rows) const;
-  void makeLogits(const Layer& layer, const int32_t* from, int64_t rows, Stream stream);
+  void gatherHidden(const Layer& layer, const int32_t* from, int64_t rows, Stream stream);
+  void multiplyLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream);
+  void makeLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream);
 
   const Job& job_;
   Workspace& workspace_;
   int64_t count_, vocab_;     // rows of all logits, and their length
   int64_t mostRows_, chunk_;  // rows of a chunk: the most there may be, and those there are
+  bool keeps_;                // the logits of all active rows, from the forward of the policy to the gradient
   int64_t stride_;            // of the logits
   int64_t hiddenStride_;      // of the hidden states, and their gradient
   Layer policy_, reference_;

@@ -1,8 +1,9 @@
-// Stage 4 on a GPU: what each row's logits are turned into, then the rows themselves, cut into tiles that are shared
-// out among all multiprocessors. An active row is read once and written once; the others are written as zeros, if at
-// all.
+// Stage 4 on a GPU: what each row's logits are turned into, then the rows themselves, cut into pieces that the blocks
+// share out among themselves. An active row is read once and written once; the others are written as zeros, if at all.
 #include <type_traits>
 
+#include "devices.h"
+#include "row_tasks.h"
 #include "softcap.h"
 #include "stages.h"
 
@@ -10,8 +11,8 @@ namespace fpl {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kLoads = 4;  // 16-byte loads in flight in each thread
+constexpr uint32_t kThreads = 256;
+constexpr uint32_t kLoads = 4;  // 16-byte loads in flight in each thread
 
 struct ValuesArguments {
   Gradient gradient;
@@ -105,191 +106,259 @@ valuesKernel(FPL_ARGUMENT ValuesArguments a) {
 // soft-cap, with such weights or without.
 enum class Form { kPlain, kFull, kWeighted, kCapped };
 
+// log2(e) / T as the sum of two float32.
+struct Log2e {
+  explicit Log2e(double exact) : high(float(exact)), low(float(exact - double(high))) {}
+  float high, low;
+};
+
 struct GradientArguments {
   Gradient gradient;
   const RowValues* values;
   const int32_t* targets;
-  int64_t first;   // row of the first block
-  int64_t tiles;   // of a row
-  double log2e;    // log2(e) / T
+  RowTasks tasks;
+  uint32_t pieceLength;  // Quads or, where the types differ, logits
+  Log2e log2e{0};
   double unitLog;  // T ln 2
   CapConstants cap{0};
 };
 
-// What a row's logits x become, in units. With e^(x/T) as 2^n times a polynomial small values keep their digits. There
-// is time for it between the loads and stores of this stage, and the special function unit's 2^x alone would use up the
-// 4 ULP of the result.
+// What a row's logits x become, in units. With e^(x/T) as 2^n · 2^r, |r| <= 1/2, small values keep their digits. 2^r is
+// a polynomial where the gradient is float32: the special function unit's would use up the 4 ULP of the result. What is
+// rounded to 16 bits may take that (kFast): within 4 ULP before its rounding, and with fewer instructions.
 //
 // For Form::kPlain constant · e^(x/T), and the constant is in the polynomial's coefficients. For others
-// e^(x/T) · (constant + perLog · log e^(x/T)) + everywhere, where the logarithm is n and the polynomial's argument, and
-// `everywhere` may have the weight of the logit's class.
-template <Form kForm>
+// e^(x/T) · (constant + perLog · log e^(x/T)) + everywhere, where the logarithm is n and r, and `everywhere` may have
+// the weight of the logit's class.
+template <Form kForm, bool kFast>
 struct ScaledExp {
-  float base, low, log2eHigh, log2eLow, magic;
+  Log2e log2e;
+  float base, low, magic;
   float coefficients[kExp2Degree + 1];
   float fromUnit, perPower, constant;
 
-  FPL_DEVICE ScaledExp(const FullRowGradient& values, double log2e, double unitLog) {
-    base = values.unit.base;
-    log2eHigh = float(log2e);
-    log2eLow = float(log2e - double(log2eHigh));
+  FPL_DEVICE ScaledExp(const FullRowGradient& values, const Log2e& log2e, double unitLog)
+      : log2e(log2e), base(values.unit.base), constant(values.constant) {
     // The exponent's bias and the unit go along when it is rounded.
     magic = kRounding + float(127 - values.unit.exponent);
     // Below `low` the exponent field is 0 and the result exactly 0, -inf included.
     low = float(double(values.unit.exponent - 127) * unitLog);
-    if (kForm == Form::kPlain) {
 #pragma unroll
-      for (int k = 0; k <= kExp2Degree; ++k) coefficients[k] = multiply(values.constant, exp2Coefficient(k));
-      return;
+    for (int k = 0; k <= kExp2Degree; ++k) {
+      coefficients[k] = kForm == Form::kPlain ? multiply(constant, exp2Coefficient(k)) : exp2Coefficient(k);
     }
     fromUnit = kRounding + float(127 + values.scale);
     perPower = float(double(values.perLog) * kLn2);
-    constant = values.constant;
   }
 
   FPL_DEVICE float operator()(float x, float everywhere) const {
-    x = fmaxf(base == 0 ? x : add(x, -base), low);
-    const float n = fusedMultiplyAdd(x, log2eHigh, magic);
+    // A base of 0 changes no bit.
+    x = fmaxf(add(x, -base), low);
+    const float n = fusedMultiplyAdd(x, log2e.high, magic);
     const float whole = add(n, -magic);
-    const float fraction = fusedMultiplyAdd(x, log2eLow, fusedMultiplyAdd(x, log2eHigh, -whole));
-    float p = coefficient(kExp2Degree);
+    const float fraction = fusedMultiplyAdd(x, log2e.low, fusedMultiplyAdd(x, log2e.high, -whole));
+    float p = kFast ? exp2Fast(fraction) : coefficients[kExp2Degree];
+    if (kFast && kForm == Form::kPlain) p = multiply(p, constant);
+    if (!kFast) {
 #pragma unroll
-    for (int k = kExp2Degree - 1; k >= 0; --k) p = fusedMultiplyAdd(p, fraction, coefficient(k));
+      for (int k = kExp2Degree - 1; k >= 0; --k) p = fusedMultiplyAdd(p, fraction, coefficients[k]);
+    }
     p = multiply(p, floatOf(bitsOf(n) << 23));
     if (kForm == Form::kPlain) return p;
     const float ofPower = fusedMultiplyAdd(add(n, -fromUnit), perPower, constant);
     return fusedMultiplyAdd(p, fusedMultiplyAdd(fraction, perPower, ofPower), everywhere);
   }
-
- private:
-  FPL_DEVICE float coefficient(int k) const { return kForm == Form::kPlain ? coefficients[k] : exp2Coefficient(k); }
 };
 
-template <typename T>
-FPL_DEVICE void storeElement(T* p, float value) {
-  T out;
-  fromFloat(value, out);
-  *p = out;
-}
+// A row of logits and of their gradient, of types T and U.
+template <typename T, typename U, Form kForm>
+class Row {
+ public:
+  const T* logits;
+  U* out;
+  uint32_t vocab, label;  // the label may be beyond the vocabulary
+  bool active, isRead;    // what is not read is filled
 
-// The Quads of a tile lie on 16-byte boundaries of `out`; those at the ends of the row are written element by element.
-template <typename T, Form kForm, bool kAligned>
-FPL_DEVICE void writeTile(const T* logits, T* out, int64_t vocab, int64_t first, int64_t label, bool active,
-                          const RowValues& values, const ScaledExp<kForm>& exp, const CapConstants& cap,
-                          const float* classWeights) {
-  constexpr int kPer = kPerQuad<T>;
-  constexpr int64_t kStride = int64_t(kThreads) * kPer;
+  FPL_DEVICE Row(const GradientArguments& a, uint32_t row)
+      : Row(a, row, row / uint32_t(a.gradient.logits.time), a.targets[row]) {}
+
+  // What the logit at that place becomes, unless it is the label's.
+  FPL_DEVICE float of(float x, uint32_t at) const {
+    float slope = 1;
+    if (kForm == Form::kCapped) x = capped(x, cap_, slope);
+    const float value = kForm == Form::kCapped && values_.isConstant() ? everywhere(at) : exp_(x, everywhere(at));
+    return kForm == Form::kCapped ? multiply(value, slope) : value;
+  }
+  FPL_DEVICE float ofLabel() const {
+    float slope = 1;
+    if (kForm == Form::kCapped && isRead) capped(toFloat(logits[label]), cap_, slope);
+    return kForm == Form::kCapped ? multiply(values_.gradient.atLabel, slope) : values_.gradient.atLabel;
+  }
   // Without a gradient 0, without an answer NaN.
-  const bool answers = active && !values.isNan(), isConstant = values.isConstant();
-  const bool read = answers && (kForm == Form::kCapped ? !values.isZero() : !isConstant);
-  const float nothing = active ? values.gradient.constant : 0;
-  const auto everywhere = [&](int64_t at) {
-    if (kForm == Form::kPlain) return 0.0f;
-    const float value = values.gradient.everywhere;
-    if (kForm == Form::kFull || !classWeights || at < 0 || at >= vocab) return value;
-    return multiply(value, classWeights[at]);
-  };
-  Quad quads[kLoads];
-  bool whole[kLoads];
-  if (read) loadQuads<T, kAligned>(logits, logits + vocab, first, kStride, vocab, quads, whole);
+  FPL_DEVICE float filling(uint32_t at) const {
+    return answers_ ? everywhere(at) : active ? values_.gradient.constant : 0;
+  }
+
+  FPL_DEVICE void writeElement(uint32_t at) const {
+    const float value = at == label ? ofLabel() : isRead ? of(toFloat(logits[at]), at) : filling(at);
+    fromFloat(value, out[at]);
+  }
+
+ private:
+  // A gradient of another type has the bits of the float32 one, rounded.
+  static constexpr bool kIsFast = std::is_same_v<T, U> && sizeof(U) == 2;
+
+  FPL_DEVICE Row(const GradientArguments& a, uint32_t row, uint32_t sequence, int32_t target)
+      : logits(begin<T>(a.gradient.logits, row, sequence)),
+        out(begin<U>(a.gradient.out, row, sequence)),
+        vocab(uint32_t(a.gradient.logits.vocab)),
+        active(target != -1),
+        cap_(a.cap),
+        classWeights_(a.gradient.classWeights),
+        values_(active ? a.values[row] : RowValues{}),
+        exp_(values_.gradient, a.log2e, a.unitLog) {
+    answers_ = active && !values_.isNan();
+    isRead = answers_ && (kForm == Form::kCapped ? !values_.isZero() : !values_.isConstant());
+    label = answers_ ? uint32_t(target) : UINT32_MAX;
+  }
+
+  // Rows::at, without its divisions of 64 bits.
+  template <typename V>
+  FPL_DEVICE static V* begin(const Rows& rows, uint32_t row, uint32_t sequence) {
+    const uint32_t place = row - sequence * uint32_t(rows.time);
+    return static_cast<V*>(rows.data) + (sequence * rows.batchStride + place * rows.timeStride);
+  }
+
+  FPL_DEVICE float everywhere(uint32_t at) const {
+    if (kForm == Form::kPlain) return 0;
+    const float value = values_.gradient.everywhere;
+    return kForm == Form::kFull || !classWeights_ ? value : multiply(value, classWeights_[at]);
+  }
+
+  bool answers_;
+  const CapConstants& cap_;
+  const float* classWeights_;
+  const RowValues values_;
+  const ScaledExp<kForm, kIsFast> exp_;
+};
+
+// The Quads of a row's gradient, which lie on 16-byte boundaries, and what is read for them: the logits begin `off`
+// bytes behind such boundaries, `in` at the boundary before the first. The row begins `ahead` logits into the first
+// Quad.
+template <typename T, Form kForm>
+struct Quads {
+  const Row<T, T, kForm>& row;
+  const Quad* in;
+  Quad* out;
+  uint32_t ahead, off;
+
+  FPL_DEVICE Quads(const Row<T, T, kForm>& row, uint32_t ahead, uint32_t off)
+      : row(row),
+        in(reinterpret_cast<const Quad*>(reinterpret_cast<const char*>(row.logits - ahead) - off)),
+        out(reinterpret_cast<Quad*>(row.out - ahead)),
+        ahead(ahead),
+        off(off) {}
+
+  // What kLoads loads of each thread bring; of what is not whole, only what lies before the end.
+  template <bool kAligned, bool kWhole>
+  FPL_DEVICE void writeTile(uint32_t first, uint32_t end) const {
+    Quad quads[kLoads] = {}, next[kLoads] = {};
+    const Quad* const from = in + first;
+    Quad* const to = out + first;
 #pragma unroll
-  for (int v = 0; v < kLoads; ++v) {
-    const int64_t at = first + v * kStride;
-    if (at >= vocab || at + kPer <= 0) continue;
-    const bool inside = at >= 0 && at + kPer <= vocab;
-    float x[kPer], slopes[kPer];
-    if (read) {
-      if (inside && whole[v]) {
-        unpack(quads[v], x, logits);
-      } else {
-#pragma unroll
-        for (int i = 0; i < kPer; ++i) x[i] = at + i >= 0 && at + i < vocab ? toFloat(logits[at + i]) : -INFINITY;
-      }
-#pragma unroll
-      for (int i = 0; i < kPer; ++i) {
-        if (kForm == Form::kCapped) x[i] = capped(x[i], cap, slopes[i]);
-        x[i] = kForm == Form::kCapped && isConstant ? everywhere(at + i) : exp(x[i], everywhere(at + i));
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kPer; ++i) x[i] = kForm != Form::kPlain && answers ? everywhere(at + i) : nothing;
+    for (uint32_t v = 0; v < kLoads; ++v) {
+      if (!kWhole && first + v * kThreads >= end) continue;
+      const Quad* const p = from + v * kThreads;
+      quads[v] = kAligned ? loadStreaming(p) : loadCached(p);
+      if (!kAligned) next[v] = loadCached(p + 1);
     }
-    if (answers && label >= at && label < at + kPer) {
 #pragma unroll
-      for (int i = 0; i < kPer; ++i) x[i] = at + i == label ? values.gradient.atLabel : x[i];
-    }
-    if (kForm == Form::kCapped && read) {
+    for (uint32_t v = 0; v < kLoads; ++v) {
+      const uint32_t at = first + v * kThreads;
+      if (!kWhole && at >= end) continue;
+      float x[kPerQuad<T>];
+      unpack(kAligned ? quads[v] : between(quads[v], next[v], off), x, row.logits);
 #pragma unroll
-      for (int i = 0; i < kPer; ++i) x[i] = multiply(x[i], slopes[i]);
-    }
-    if (inside) {
-      storeStreaming(reinterpret_cast<Quad*>(out + at), pack(x, logits));
-    } else {
-#pragma unroll
-      for (int i = 0; i < kPer; ++i) {
-        if (at + i >= 0 && at + i < vocab) storeElement(out + at + i, x[i]);
-      }
+      for (uint32_t i = 0; i < kPerQuad<T>; ++i) x[i] = row.of(x[i], at * kPerQuad<T> + i - ahead);
+      storeStreaming(to + v * kThreads, pack(x, row.logits));
     }
   }
-}
 
-// Logits in a tile.
-template <typename T>
-constexpr int64_t kTile = int64_t(kThreads) * kPerQuad<T> * kLoads;
+  // Quads first .. end, of which each thread has every kThreads-th.
+  template <bool kAligned>
+  FPL_DEVICE void write(uint32_t first, uint32_t end) const {
+    uint32_t at = first + threadIndex();
+    for (; at + (kLoads - 1) * kThreads < end; at += kLoads * kThreads) writeTile<kAligned, true>(at, end);
+    if (at < end) writeTile<kAligned, false>(at, end);
+  }
+
+  FPL_DEVICE void fill(uint32_t first, uint32_t end) const {
+    for (uint32_t at = first + threadIndex(); at < end; at += kThreads) {
+      float x[kPerQuad<T>];
+#pragma unroll
+      for (uint32_t i = 0; i < kPerQuad<T>; ++i) x[i] = row.filling(at * kPerQuad<T> + i - ahead);
+      storeStreaming(out + at, pack(x, row.logits));
+    }
+  }
+};
+
+// The ends of the row are written element by element, with the first piece; the label's value after the Quad that it is
+// in, by the same thread.
+template <typename T, Form kForm>
+FPL_DEVICE void writePiece(const Row<T, T, kForm>& row, uint32_t piece, uint32_t length) {
+  constexpr uint32_t kPer = kPerQuad<T>, kBytes = sizeof(Quad);
+  const uintptr_t to = reinterpret_cast<uintptr_t>(row.out), from = reinterpret_cast<uintptr_t>(row.logits);
+  const uint32_t ahead = to % kBytes / sizeof(T), off = (from - to) % kBytes;
+  const uint32_t begin = ahead > 0, whole = (ahead + row.vocab) / kPer;
+  uint32_t end = whole > begin ? whole : begin;
+  // A Quad is read with the aligned one behind it, which may reach beyond the row.
+  if (off > 0 && end > begin && (ahead + row.vocab - (end - 1) * kPer) * sizeof(T) + off < 2 * kBytes) --end;
+
+  if (piece == 0) {
+    const uint32_t headEnd = begin * kPer - ahead, tailBegin = end * kPer - ahead;
+    const uint32_t head = headEnd < row.vocab ? headEnd : row.vocab;
+    const uint32_t tail = tailBegin < row.vocab ? row.vocab - tailBegin : 0;
+    for (uint32_t i = threadIndex(); i < head + tail; i += kThreads) {
+      row.writeElement(i < head ? i : tailBegin + (i - head));
+    }
+  }
+
+  const uint32_t first = begin + piece * length, last = first + length < end ? first + length : end;
+  const uint32_t labelQuad = (row.label + ahead) / kPer;
+  const bool hasLabel = row.label < row.vocab && labelQuad >= first && labelQuad < last &&
+                        (labelQuad - first) % kThreads == uint32_t(threadIndex());
+  const float atLabel = hasLabel ? row.ofLabel() : 0;
+  const Quads<T, kForm> quads(row, ahead, off);
+  if (!row.isRead) {
+    quads.fill(first, last);
+  } else if (off == 0) {
+    quads.template write<true>(first, last);
+  } else {
+    quads.template write<false>(first, last);
+  }
+  if (hasLabel) fromFloat(atLabel, row.out[row.label]);
+}
 
 template <typename T, Form kForm>
 FPL_KERNEL(kThreads, kForm == Form::kCapped ? 3 : 4)
 gradientKernel(FPL_ARGUMENT GradientArguments a) {
-  const Gradient& g = a.gradient;
-  const int64_t row = a.first + blockIndex() / a.tiles;
-  const int64_t label = a.targets[row];
-  const bool active = label != -1;
-  if (!active && g.skipInactive) return;
-  const T* logits = g.logits.template at<T>(row);
-  T* out = g.out.template at<T>(row);
-  // The first Quad of the row begins at or before the row.
-  const int64_t ahead = int64_t(reinterpret_cast<uintptr_t>(out) % sizeof(Quad) / sizeof(T));
-  const int64_t first = blockIndex() % a.tiles * kTile<T> + threadIndex() * kPerQuad<T> - ahead;
-  const RowValues values = active ? a.values[row] : RowValues{};
-  const ScaledExp<kForm> exp(values.gradient, a.log2e, a.unitLog);
-  const bool aligned = (reinterpret_cast<uintptr_t>(logits) - reinterpret_cast<uintptr_t>(out)) % sizeof(Quad) == 0;
-  if (aligned) {
-    writeTile<T, kForm, true>(logits, out, g.logits.vocab, first, label, active, values, exp, a.cap, g.classWeights);
-  } else {
-    writeTile<T, kForm, false>(logits, out, g.logits.vocab, first, label, active, values, exp, a.cap, g.classWeights);
-  }
+  a.tasks.each([&](uint32_t row, uint32_t piece) {
+    const Row<T, T, kForm> line(a, row);
+    if (line.active || !a.gradient.skipInactive) writePiece(line, piece, a.pieceLength);
+  });
 }
-
-// Logits in a block of the kernel below.
-constexpr int64_t kElements = int64_t(kThreads) * 8;
 
 // The same for a gradient of another type than the logits', element by element.
 template <typename T, typename U, Form kForm>
 FPL_KERNEL(kThreads, 4)
 convertingKernel(FPL_ARGUMENT GradientArguments a) {
-  const Gradient& g = a.gradient;
-  const int64_t row = a.first + blockIndex() / a.tiles, vocab = g.logits.vocab;
-  const int64_t label = a.targets[row];
-  const bool active = label != -1;
-  if (!active && g.skipInactive) return;
-  const T* logits = g.logits.template at<T>(row);
-  U* out = g.out.template at<U>(row);
-  const RowValues values = active ? a.values[row] : RowValues{};
-  const ScaledExp<kForm> exp(values.gradient, a.log2e, a.unitLog);
-  const bool read = active && !values.isNan() && !values.isZero();
-  const int64_t first = blockIndex() % a.tiles * kElements + threadIndex();
-  for (int64_t at = first; at < first + kElements && at < vocab; at += kThreads) {
-    float value = active ? values.gradient.constant : 0, slope = 1;  // NaN or 0
-    if (read) {
-      float x = toFloat(logits[at]), everywhere = values.gradient.everywhere;
-      if (kForm == Form::kCapped) x = capped(x, a.cap, slope);
-      if (g.classWeights) everywhere = multiply(everywhere, g.classWeights[at]);
-      value = values.isConstant() ? everywhere : exp(x, everywhere);
-      if (at == label) value = values.gradient.atLabel;
-      if (kForm == Form::kCapped) value = multiply(value, slope);
-    }
-    storeElement(out + at, value);
-  }
+  a.tasks.each([&](uint32_t row, uint32_t piece) {
+    const Row<T, U, kForm> line(a, row);
+    if (!line.active && a.gradient.skipInactive) return;
+    const uint32_t first = piece * a.pieceLength;
+    const uint32_t end = first + a.pieceLength < line.vocab ? first + a.pieceLength : line.vocab;
+    for (uint32_t at = first + threadIndex(); at < end; at += kThreads) line.writeElement(at);
+  });
 }
 
 // Whether any row's values may be those of a FullRowGradient.
@@ -297,51 +366,70 @@ bool isFull(const Gradient& gradient) {
   return gradient.tokenCoefficients.entropy || gradient.tokenCoefficients.meanLogit;
 }
 
+int64_t dividedUp(int64_t value, int64_t by) { return (value + by - 1) / by; }
+
+// Tiles of a row in a piece: the number with which the blocks, each of which has as many pieces as any or one fewer,
+// end the soonest. What is done once a piece takes about half as long as a tile.
+int64_t tilesPerPiece(int64_t rows, int64_t tiles, int64_t blocks) {
+  constexpr int64_t kMost = 16;
+  int64_t best = 1, least = INT64_MAX;
+  for (int64_t tilesOfPiece = 1; tilesOfPiece <= kMost; ++tilesOfPiece) {
+    const int64_t rounds = dividedUp(rows * dividedUp(tiles, tilesOfPiece), blocks),
+                  time = rounds * (2 * tilesOfPiece + 1);
+    if (time > least) continue;
+    least = time;
+    best = tilesOfPiece;
+  }
+  return best;
+}
+
 template <typename T, typename U, Form kForm>
-void gradientRows(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
+void gradientRows(const Gradient& gradient, const RowValues* values, const Tokens& tokens, const VisitedRows& rows,
                   Stream stream) {
   constexpr bool kConverts = !std::is_same_v<T, U>;
-  const int64_t vocab = gradient.logits.vocab;
+  constexpr int64_t kPer = kConverts ? 1 : kPerQuad<T>, kTile = kThreads * (kConverts ? 8 : kLoads);
+  const int64_t tiles = dividedUp(gradient.logits.vocab, kPer * kTile);
+  const int64_t blocks = 4 * multiprocessors();
   GradientArguments a;
   a.gradient = gradient;
   if (gradient.classWeights) a.gradient.classWeights += tokens.shard.start;
   a.values = values;
   a.targets = tokens.targets;
-  a.tiles = kConverts ? (vocab + kElements - 1) / kElements : (vocab + kPerQuad<T> - 1 + kTile<T> - 1) / kTile<T>;
-  a.log2e = kLog2e / tokens.temperature;
+  const int64_t perPiece = tilesPerPiece(rows.count(), tiles, blocks);
+  a.pieceLength = uint32_t(perPiece * kTile);
+  a.log2e = Log2e(kLog2e / tokens.temperature);
   a.unitLog = tokens.temperature * kLn2;
   a.cap = CapConstants(tokens.capScale);
-  const int64_t mostRows = kMostBlocks / a.tiles;
-  for (a.first = first; a.first < end; a.first += mostRows) {
-    const int64_t rows = end - a.first < mostRows ? end - a.first : mostRows;
+  forLaunches(rows, dividedUp(tiles, perPiece), blocks, [&](const RowTasks& tasks) {
+    a.tasks = tasks;
     if constexpr (kConverts) {
-      FPL_LAUNCH("logits gradient", (convertingKernel<T, U, kForm>), rows * a.tiles, kThreads, stream, a);
+      FPL_LAUNCH("logits gradient", (convertingKernel<T, U, kForm>), tasks.blocks, kThreads, stream, a);
     } else {
-      FPL_LAUNCH("logits gradient", (gradientKernel<T, kForm>), rows * a.tiles, kThreads, stream, a);
+      FPL_LAUNCH("logits gradient", (gradientKernel<T, kForm>), tasks.blocks, kThreads, stream, a);
     }
-  }
+  });
 }
 
 template <typename T, typename U>
-void gradientTo(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
+void gradientTo(const Gradient& gradient, const RowValues* values, const Tokens& tokens, const VisitedRows& rows,
                 Stream stream) {
   const auto chosen = tokens.capScale != 0    ? gradientRows<T, U, Form::kCapped>
                       : gradient.classWeights ? gradientRows<T, U, Form::kWeighted>
                       : isFull(gradient)      ? gradientRows<T, U, Form::kFull>
                                               : gradientRows<T, U, Form::kPlain>;
-  chosen(gradient, values, tokens, first, end, stream);
+  chosen(gradient, values, tokens, rows, stream);
 }
 
 template <typename T>
-void gradientOf(const Gradient& gradient, const RowValues* values, const Tokens& tokens, int64_t first, int64_t end,
+void gradientOf(const Gradient& gradient, const RowValues* values, const Tokens& tokens, const VisitedRows& rows,
                 Stream stream) {
   switch (gradient.out.dtype) {
     case DType::kFloat32:
-      return gradientTo<T, float>(gradient, values, tokens, first, end, stream);
+      return gradientTo<T, float>(gradient, values, tokens, rows, stream);
     case DType::kFloat16:
-      return gradientTo<T, Float16>(gradient, values, tokens, first, end, stream);
+      return gradientTo<T, Float16>(gradient, values, tokens, rows, stream);
     case DType::kBFloat16:
-      return gradientTo<T, BFloat16>(gradient, values, tokens, first, end, stream);
+      return gradientTo<T, BFloat16>(gradient, values, tokens, rows, stream);
   }
 }
 
@@ -360,15 +448,15 @@ void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight,
   FPL_LAUNCH("logits gradient", valuesKernel, blocks, kThreads, stream, a);
 }
 
-void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, int64_t first,
-                    int64_t end, Stream stream) {
+void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, const VisitedRows& rows,
+                    Stream stream) {
   switch (gradient.logits.dtype) {
     case DType::kFloat32:
-      return gradientOf<float>(gradient, values, columns, first, end, stream);
+      return gradientOf<float>(gradient, values, columns, rows, stream);
     case DType::kFloat16:
-      return gradientOf<Float16>(gradient, values, columns, first, end, stream);
+      return gradientOf<Float16>(gradient, values, columns, rows, stream);
     case DType::kBFloat16:
-      return gradientOf<BFloat16>(gradient, values, columns, first, end, stream);
+      return gradientOf<BFloat16>(gradient, values, columns, rows, stream);
   }
 }
 

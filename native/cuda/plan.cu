@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 
 #include "head.h"
 #include "staging.h"
@@ -136,6 +137,7 @@ void Plan::place(Layout& layout) {
     on_.tokens.weights = layout.input(tokens.weights, count);
     on_.tokens.plainWeights = gathers ? layout.input(tokens.plainWeights, count) : nullptr;
     on_.tokens.offsets = layout.input(tokens.offsets, sequences + 1);
+    placeOrder(layout);
   }
   PreferenceLoss& l = on_.loss;
   if (job_.hasLoss) {
@@ -237,7 +239,13 @@ void Plan::place(Layout& layout) {
   }
   resultsEnd_ = layout.end();
 
-  if (labelsOnDevice) on_.tokens.targets = layout.scratch<int32_t>(count);
+  if (labelsOnDevice) {
+    on_.tokens.targets = layout.scratch<int32_t>(count);
+    if (!head_) {
+      order_.rows = layout.scratch<int32_t>(count);
+      order_.active = layout.scratch<int32_t>(1);
+    }
+  }
   columns_ = on_.tokens;
   if (columns) columns_.targets = columns;
   if (hasGradient()) values_ = layout.scratch<RowValues>(count);
@@ -267,10 +275,7 @@ void Plan::place(Layout& layout) {
   if (head_) {
     head_->place(layout);
   } else if (job_.hasPolicy && !hasSegments() && !exchange_) {
-    // Few rows leave most of the GPU idle unless they are split. The rows' bits do not depend on it.
-    const int64_t segments = RowSegments(rows.vocab).count;
-    constexpr int64_t kFew = 1024;
-    scratch_.perRow = count <= kFew ? segments : 1;
+    scratch_.perRow = areSplit(order_.most) ? RowSegments(rows.vocab).count : 1;
     scratch_.place(layout, count * scratch_.perRow, on_.policy.wantsByProducts(), wantsMeanLogit(job_),
                    wantsWeighted(job_));
     scratch_.classWeights = tokenLoss_.loss.classWeights;
@@ -283,6 +288,7 @@ void Plan::placeSegments(Layout& layout) {
   on_.reference = job_.reference;
   columns_ = on_.tokens;
   columns_.targets = layout.input(targetColumns_.data(), job_.rows().count());
+  placeOrder(layout);
   tokenLoss_ = {};
   const float* const classWeights = job_.hasTokenLoss ? job_.tokenLoss.classWeights : nullptr;
   tokenLoss_.loss.classWeights = layout.input(classWeights, columns_.vocabOf(job_.rows()));
@@ -291,6 +297,22 @@ void Plan::placeSegments(Layout& layout) {
   if (referenceSegments_) referenceSegments_->place(layout);
   resultsEnd_ = layout.end();
   if (head_) head_->place(layout);
+}
+
+void Plan::placeOrder(Layout& layout) {
+  // The rows of an output layer's logits are compact already.
+  if (head_) return;
+  const int32_t* const targets = hostTargets();
+  const int64_t count = job_.rows().count();
+  order_.count = order_.most = count;
+  if (!targets) return;
+  if (activeFirst_.empty()) {
+    activeFirst_.resize(size_t(count));
+    std::iota(activeFirst_.begin(), activeFirst_.end(), 0);
+    std::stable_partition(activeFirst_.begin(), activeFirst_.end(), [&](int32_t row) { return targets[row] != -1; });
+  }
+  order_.most = std::count_if(targets, targets + count, [](int32_t target) { return target != -1; });
+  order_.rows = layout.input(activeFirst_.data(), count);
 }
 
 void Plan::placeTokenLoss(Layout& layout) {
@@ -341,6 +363,10 @@ void Plan::enqueueTargets(Stream stream) {
   const Rows& rows = job_.rows();
   targetsOf(job_.labels, on_.tokens.offsets, on_.tokens.sequences, rows.vocab, const_cast<int32_t*>(on_.tokens.targets),
             const_cast<int32_t*>(on_.tokens.counts), invalid_, stream);
+  if (order_.active) {
+    orderRows(on_.tokens.targets, rows.count(), const_cast<int32_t*>(order_.rows), const_cast<int32_t*>(order_.active),
+              stream);
+  }
 }
 
 void Plan::enqueueTokenWeights(Stream stream) {
@@ -368,10 +394,11 @@ void Plan::enqueueForward(const Forward& stage, const Rows& from, Stream stream)
   }
   const SweepScratch scratch = scratch_.of(stage, wantsMeanLogit(stage, loss));
   if (from.onDevice) {
-    sweepRows(stage, on_.tokens, scratch, 0, stage.logits.count(), stream);
+    sweepRows(stage, on_.tokens, scratch, order_.activeOnes(), stream);
   } else {
-    staging().upload(from, stage.logits, hostTargets(), job_.cancelled, stream,
-                     [&](int64_t first, int64_t end) { sweepRows(stage, on_.tokens, scratch, first, end, stream); });
+    staging().upload(from, stage.logits, hostTargets(), job_.cancelled, stream, [&](int64_t first, int64_t end) {
+      sweepRows(stage, on_.tokens, scratch, {first, end}, stream);
+    });
   }
   finishRows(stage, on_.tokens, loss, scratch, nullptr, stream);
   sequenceSums(stage, on_.tokens, stream);
@@ -388,10 +415,11 @@ void Plan::enqueueSegments(const Forward& stage, const MadeStates& made, const R
   if (head_) return head_->segments(isReference, stage, columns_, made, classWeights, stream);
   const SweepScratch scratch = made.from(0, classWeights);
   if (from.onDevice) {
-    sweepRows(stage, columns_, scratch, 0, stage.logits.count(), stream);
+    sweepRows(stage, columns_, scratch, order_.activeOnes(), stream);
   } else {
-    staging().upload(from, stage.logits, hostTargets(), job_.cancelled, stream,
-                     [&](int64_t first, int64_t end) { sweepRows(stage, columns_, scratch, first, end, stream); });
+    staging().upload(from, stage.logits, hostTargets(), job_.cancelled, stream, [&](int64_t first, int64_t end) {
+      sweepRows(stage, columns_, scratch, {first, end}, stream);
+    });
   }
   labelLogits(stage.logits, columns_, made.labelLogits, stream);
 }
@@ -400,7 +428,8 @@ void Plan::enqueueGradient(Stream stream) {
   rowValues(on_.gradient, on_.tokens, mostWeight_, values_, stream);
   if (head_) return head_->gradient(on_.gradient, values_, columns_, communicator(), stream);
   if (job_.gradient.out.onDevice) {
-    logitsGradient(on_.gradient, values_, columns_, 0, on_.gradient.logits.count(), stream);
+    const VisitedRows rows = on_.gradient.skipInactive ? order_.activeOnes() : order_.all();
+    logitsGradient(on_.gradient, values_, columns_, rows, stream);
     return;
   }
   if (!job_.hasPolicy || hasSegments()) {
@@ -411,9 +440,10 @@ void Plan::enqueueGradient(Stream stream) {
   if (exchange_) waitFor(stream, "waiting for the loss");
   // On the device a gradient of their type takes the place of the logits; inactive rows are the host's.
   on_.gradient.skipInactive = true;
-  staging().download(
-      on_.gradient.out, job_.gradient.out, hostTargets(), job_.gradient.skipInactive, stream,
-      [&](int64_t first, int64_t end) { logitsGradient(on_.gradient, values_, columns_, first, end, stream); });
+  staging().download(on_.gradient.out, job_.gradient.out, hostTargets(), job_.gradient.skipInactive, stream,
+                     [&](int64_t first, int64_t end) {
+                       logitsGradient(on_.gradient, values_, columns_, {first, end}, stream);
+                     });
 }
 
 void Plan::download(Stream stream) {
@@ -432,13 +462,15 @@ void Plan::enqueueValues(Stream stream) {
     return;
   }
   if (exchange_) {
-    enqueueSegments(on_.policy, exchange_->made(false), job_.policy.logits, stream);
+    // The policy's after it: an output layer keeps its logits for the gradient.
     if (job_.hasReference) enqueueSegments(on_.reference, exchange_->made(true), job_.reference.logits, stream);
+    enqueueSegments(on_.policy, exchange_->made(false), job_.policy.logits, stream);
     exchange_->gather(*communicator(), stream);
   }
   if (job_.hasTokenLoss) enqueueTokenWeights(stream);
-  if (job_.hasPolicy) enqueueForward(on_.policy, job_.policy.logits, stream);
+  // The policy's after it: an output layer keeps its logits for the gradient.
   if (job_.hasReference) enqueueForward(on_.reference, job_.reference.logits, stream);
+  if (job_.hasPolicy) enqueueForward(on_.policy, job_.policy.logits, stream);
   double* const coefficients = hasGradient() ? on_.gradient.coefficients : nullptr;
   if (job_.hasTokenLoss) sumTokenLosses(tokenLoss_, job_.rows().count(), stream);
   if (job_.hasUnpairedLoss) unpairedPreferenceLoss(on_.unpairedLoss, coefficients, stream);

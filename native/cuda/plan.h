@@ -109,6 +109,7 @@ class Plan {
   const SweepScratch& givenStates(bool reference) const;
   bool hasGradient() const { return job_.hasGradient || job_.hasHeadGradient; }
   void place(Layout& layout);
+  void placeOrder(Layout& layout);
   void placeTokenLoss(Layout& layout);
   void placeSegments(Layout& layout);
   void placeForward(Layout& layout, const Forward& from, Forward& to, bool keepStates);
@@ -126,6 +127,8 @@ class Plan {
   Workspace& workspace_;
   PairIndex index_;
   std::vector<int32_t> starts_, slots_;
+  RowOrder order_;                      // of logits
+  std::vector<int32_t> activeFirst_;    // that on the host; empty where only the device knows
   std::vector<int32_t> targetColumns_;  // on the host; empty where the logits have the whole vocabulary
   std::unique_ptr<SharedSegments> policySegments_, referenceSegments_;
   std::unique_ptr<StateExchange> exchange_;  // of a job that has one, and a forward

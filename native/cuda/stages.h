@@ -85,9 +85,32 @@ void weighTokens(const Tokens& tokens, const TokenLossStage& loss, int64_t rows,
 // that are columns of these logits, or this where the label is not among them.
 constexpr int32_t kElsewhere = INT32_MAX;
 
-// Stage 1: rows first .. end. `columns.targets` says which are active.
-void sweepRows(const Forward& forward, const Tokens& columns, const SweepScratch& scratch, int64_t first, int64_t end,
+// The rows that a launch visits: first .. end or, where there is an order of rows, its places first .. end.
+struct VisitedRows {
+  int64_t first = 0, end = 0;
+  const int32_t* order = nullptr;
+  const int32_t* limit = nullptr;  // an earlier end, which only the device knows
+
+  int64_t count() const { return end - first; }
+};
+
+// Rows in the order in which they are visited: those that predict something, then the others. So these cost nothing
+// where nothing is to be done for them.
+struct RowOrder {
+  const int32_t* rows = nullptr;    // [R]
+  const int32_t* active = nullptr;  // how many predict something, where only the device knows
+  int64_t count = 0, most = 0;      // of all rows; of those that predict something at the most
+
+  VisitedRows all() const { return {0, count, rows, nullptr}; }
+  VisitedRows activeOnes() const { return {0, most, rows, active}; }
+};
+void orderRows(const int32_t* targets, int64_t count, int32_t* rows, int32_t* active, Stream stream);
+
+// Stage 1. `columns.targets` says which rows are active.
+void sweepRows(const Forward& forward, const Tokens& columns, const SweepScratch& scratch, const VisitedRows& rows,
                Stream stream);
+// Whether rows are split: few leave most of the GPU idle otherwise. Their bits do not depend on it.
+bool areSplit(int64_t rows);
 // The logits of labels that are among the columns, capped if they have to be; those of other rows are left as they are.
 void labelLogits(const Rows& logits, const Tokens& columns, float* out, Stream stream);
 // Stage 1's end: states and results of all rows, of the whole vocabulary, and what `loss` (or null) makes of them.
@@ -126,8 +149,8 @@ struct RowValues {
 
 // Stage 4: the rows' values [R], and the rows. `mostWeight` is the largest of gradient.classWeights, or 1.
 void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight, RowValues* values, Stream stream);
-void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, int64_t first,
-                    int64_t end, Stream stream);
+void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, const VisitedRows& rows,
+                    Stream stream);
 
 // A head's logits are made of the rows that predict something alone, side by side in `count` slots. Those past the last
 // such row stay empty: without a row and without a target.

@@ -44,7 +44,31 @@ targetsKernel(FPL_ARGUMENT TargetArguments a) {
   if (threadIndex() == 0) a.counts[s] = count;
 }
 
+// One block: each thread has a stretch of the rows.
+FPL_KERNEL(kThreads, 1)
+orderKernel(const int32_t* targets, int64_t count, int32_t* rows, int32_t* active) {
+  FPL_SHARED(Counts, counts);
+  const int64_t share = (count + kThreads - 1) / kThreads, begin = threadIndex() * share;
+  const int64_t end = begin + share < count ? begin + share : count;
+  int32_t own = 0;
+  for (int64_t row = begin; row < end; ++row) own += targets[row] != -1;
+  counts.of[threadIndex()] = own;
+  barrier();
+  int32_t before = 0, total = 0;
+  for (int t = 0; t < kThreads; ++t) {
+    if (t == threadIndex()) before = total;
+    total += counts.of[t];
+  }
+  int64_t place = before, placeOfOther = total + begin - before;
+  for (int64_t row = begin; row < end; ++row) rows[targets[row] != -1 ? place++ : placeOfOther++] = int32_t(row);
+  if (threadIndex() == 0) *active = total;
+}
+
 }  // namespace
+
+void orderRows(const int32_t* targets, int64_t count, int32_t* rows, int32_t* active, Stream stream) {
+  FPL_LAUNCH("targets", orderKernel, 1, kThreads, stream, targets, count, rows, active);
+}
 
 void targetsOf(const DeviceLabels& labels, const int32_t* offsets, int64_t sequences, int64_t vocab, int32_t* targets,
                int32_t* counts, int32_t* invalid, Stream stream) {

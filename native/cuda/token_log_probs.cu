@@ -1,4 +1,6 @@
 // Stage 1 on a GPU: every active row of logits is read once, 16 bytes a load, into its row state.
+#include "devices.h"
+#include "row_tasks.h"
 #include "softcap.h"
 #include "stages.h"
 #include "swept.h"
@@ -8,7 +10,8 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kLoads = 4;  // 16-byte loads in flight in each thread
+constexpr int kLoads = 4;   // 16-byte loads in flight in each thread
+constexpr int kBlocks = 3;  // that a multiprocessor holds
 
 // What a sweep finds of a row: the sum of its exponentials; the by-products, too; the sum of the logits themselves,
 // too; and that of the logits times the weights of their classes.
@@ -227,9 +230,8 @@ struct SweepArguments {
   SweepScratch partials;
   Temperature temperature;
   CapConstants cap{0};
-  int64_t first;             // row of the first block
-  int64_t segments;          // in a row
-  int64_t segmentsPerBlock;  // 1, or all of a row's
+  RowTasks tasks;
+  int segmentsPerTask;  // 1, or all of a row's
 };
 
 // The threads of a block share a segment out among them by Quads of the row, wherever the row lies in memory.
@@ -291,7 +293,7 @@ FPL_DEVICE Swept segmentShare(const T* row, int64_t vocab, int64_t begin, int64_
 }
 
 template <typename T, Sweep kFinds, bool kCaps>
-FPL_KERNEL(kThreads, kFinds == Sweep::kSum ? 3 : 2)
+FPL_KERNEL(kThreads, kFinds == Sweep::kSum ? kBlocks : 2)
 sweepKernel(FPL_ARGUMENT SweepArguments a) {
   constexpr int kSegments = Share<kFinds>::kSegments;
   struct Shares {
@@ -303,55 +305,57 @@ sweepKernel(FPL_ARGUMENT SweepArguments a) {
   FPL_SHARED(Shares, shares);
   FPL_SHARED(Results, results);
 
-  const int64_t blocksPerRow = a.segments / a.segmentsPerBlock;
-  const int64_t row = a.first + blockIndex() / blocksPerRow;
-  const int64_t label = a.targets[row];
-  if (label < 0) return;
-  const T* logits = a.logits.template at<T>(row);
   const int64_t vocab = a.logits.vocab;
-  const bool aligned = reinterpret_cast<uintptr_t>(logits) % sizeof(Quad) == 0;
-  const int64_t firstSegment = blockIndex() % blocksPerRow * a.segmentsPerBlock;
   const int thread = threadIndex(), warp = thread / kWarp, lane = thread % kWarp;
+  a.tasks.each([&](uint32_t row, uint32_t task) {
+    const int64_t label = a.targets[row];
+    if (label < 0) return;
+    const T* logits = a.logits.template at<T>(row);
+    const bool aligned = reinterpret_cast<uintptr_t>(logits) % sizeof(Quad) == 0;
 
-  Swept total;  // thread 0's
-  for (int64_t done = 0; done < a.segmentsPerBlock; done += kSegments) {
-    const int count = int(a.segmentsPerBlock - done < kSegments ? a.segmentsPerBlock - done : kSegments);
-    for (int s = 0; s < count; ++s) {
-      const int64_t begin = (firstSegment + done + s) * RowSegments::kLength;
-      const int64_t end = begin + RowSegments::kLength < vocab ? begin + RowSegments::kLength : vocab;
-      const Swept share = aligned ? segmentShare<T, kFinds, kCaps, true>(logits, vocab, begin, end, label, a)
-                                  : segmentShare<T, kFinds, kCaps, false>(logits, vocab, begin, end, label, a);
-      put(share, shares.of[s][thread]);
-    }
-    barrier();
-    if (warp < count) {
-      Swept swept = take(shares.of[warp][lane]);
-      for (int t = lane + kWarp; t < kThreads; t += kWarp) swept.merge(take(shares.of[warp][t]), a.temperature.inverse);
-      for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-        swept.merge(sweptAbove<kFinds>(swept, offset), a.temperature.inverse);
-      }
-      if (lane == 0) put(swept, results.of[warp]);
-    }
-    barrier();
-    if (thread == 0) {
+    Swept total;  // thread 0's
+    for (int done = 0; done < a.segmentsPerTask; done += kSegments) {
+      const int count = a.segmentsPerTask - done < kSegments ? a.segmentsPerTask - done : kSegments;
       for (int s = 0; s < count; ++s) {
-        if (done + s == 0)
-          total = take(results.of[s]);
-        else
-          total.merge(take(results.of[s]), a.temperature.inverse);
+        const int64_t begin = (int64_t(task) * a.segmentsPerTask + done + s) * RowSegments::kLength;
+        const int64_t end = begin + RowSegments::kLength < vocab ? begin + RowSegments::kLength : vocab;
+        const Swept share = aligned ? segmentShare<T, kFinds, kCaps, true>(logits, vocab, begin, end, label, a)
+                                    : segmentShare<T, kFinds, kCaps, false>(logits, vocab, begin, end, label, a);
+        put(share, shares.of[s][thread]);
+      }
+      barrier();
+      if (warp < count) {
+        Swept swept = take(shares.of[warp][lane]);
+        for (int t = lane + kWarp; t < kThreads; t += kWarp) {
+          swept.merge(take(shares.of[warp][t]), a.temperature.inverse);
+        }
+        for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+          swept.merge(sweptAbove<kFinds>(swept, offset), a.temperature.inverse);
+        }
+        if (lane == 0) put(swept, results.of[warp]);
+      }
+      // Also before `shares` are written again, and `results` after the next one.
+      barrier();
+      if (thread == 0) {
+        for (int s = 0; s < count; ++s) {
+          if (done + s == 0)
+            total = take(results.of[s]);
+          else
+            total.merge(take(results.of[s]), a.temperature.inverse);
+        }
       }
     }
-  }
-  if (thread != 0) return;
-  const int64_t place = row * blocksPerRow + firstSegment / a.segmentsPerBlock;
-  a.partials.sums[place] = partialSums(total);
-  if (kFinds != Sweep::kSum) a.partials.byProducts[place] = partialByProducts(total);
-  if (kFindsLogits<kFinds>) a.partials.logits[place] = total.logits;
-  if (kFinds == Sweep::kWeighted) a.partials.weighted[place] = total.weighted;
+    if (thread != 0) return;
+    const int64_t place = int64_t(row) * a.tasks.pieces + task;
+    a.partials.sums[place] = partialSums(total);
+    if (kFinds != Sweep::kSum) a.partials.byProducts[place] = partialByProducts(total);
+    if (kFindsLogits<kFinds>) a.partials.logits[place] = total.logits;
+    if (kFinds == Sweep::kWeighted) a.partials.weighted[place] = total.weighted;
+  });
 }
 
 template <typename T, Sweep kFinds, bool kCaps>
-void sweep(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, int64_t first, int64_t end,
+void sweep(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, const VisitedRows& rows,
            Stream stream) {
   SweepArguments a;
   a.logits = forward.logits;
@@ -360,42 +364,49 @@ void sweep(const Forward& forward, const Tokens& tokens, const SweepScratch& scr
   if (scratch.classWeights) a.partials.classWeights += tokens.shard.start;
   a.temperature = {1 / tokens.temperature, kLog2e / tokens.temperature};
   a.cap = CapConstants(tokens.capScale);
-  a.segments = RowSegments(forward.logits.vocab).count;
-  a.segmentsPerBlock = scratch.perRow > 1 ? 1 : a.segments;
-  const int64_t blocksPerRow = a.segments / a.segmentsPerBlock, mostRows = kMostBlocks / blocksPerRow;
-  for (a.first = first; a.first < end; a.first += mostRows) {
-    const int64_t rows = end - a.first < mostRows ? end - a.first : mostRows;
-    FPL_LAUNCH("token log-probs", (sweepKernel<T, kFinds, kCaps>), rows * blocksPerRow, kThreads, stream, a);
-  }
+  const int64_t segments = RowSegments(forward.logits.vocab).count, tasksPerRow = scratch.perRow > 1 ? segments : 1;
+  a.segmentsPerTask = int(segments / tasksPerRow);
+  // A block each, which the GPU deals out best, unless it is not known how many there will be.
+  const int64_t mostBlocks = rows.limit ? kBlocks * multiprocessors() : kMostBlocks;
+  forLaunches(rows, tasksPerRow, mostBlocks, [&](const RowTasks& tasks) {
+    a.tasks = tasks;
+    FPL_LAUNCH("token log-probs", (sweepKernel<T, kFinds, kCaps>), tasks.blocks, kThreads, stream, a);
+  });
 }
 
 template <typename T, Sweep kFinds>
-void sweepFor(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, int64_t first, int64_t end,
+void sweepFor(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, const VisitedRows& rows,
               Stream stream) {
   const bool caps = tokens.capScale != 0;
-  (caps ? sweep<T, kFinds, true> : sweep<T, kFinds, false>)(forward, tokens, scratch, first, end, stream);
+  (caps ? sweep<T, kFinds, true> : sweep<T, kFinds, false>)(forward, tokens, scratch, rows, stream);
 }
 
 template <typename T>
-void sweepAs(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, int64_t first, int64_t end,
+void sweepAs(const Forward& forward, const Tokens& tokens, const SweepScratch& scratch, const VisitedRows& rows,
              Stream stream) {
-  if (scratch.weighted) return sweepFor<T, Sweep::kWeighted>(forward, tokens, scratch, first, end, stream);
-  if (scratch.logits) return sweepFor<T, Sweep::kLogits>(forward, tokens, scratch, first, end, stream);
-  if (scratch.byProducts) return sweepFor<T, Sweep::kByProducts>(forward, tokens, scratch, first, end, stream);
-  sweepFor<T, Sweep::kSum>(forward, tokens, scratch, first, end, stream);
+  if (scratch.weighted) return sweepFor<T, Sweep::kWeighted>(forward, tokens, scratch, rows, stream);
+  if (scratch.logits) return sweepFor<T, Sweep::kLogits>(forward, tokens, scratch, rows, stream);
+  if (scratch.byProducts) return sweepFor<T, Sweep::kByProducts>(forward, tokens, scratch, rows, stream);
+  sweepFor<T, Sweep::kSum>(forward, tokens, scratch, rows, stream);
 }
 
 }  // namespace
 
-void sweepRows(const Forward& forward, const Tokens& columns, const SweepScratch& scratch, int64_t first, int64_t end,
+bool areSplit(int64_t rows) {
+  // Of the time of that many rows a block has left unused half a row's in the mean, at its end.
+  constexpr int64_t kRowsPerBlock = 8;
+  return rows < kRowsPerBlock * kBlocks * multiprocessors();
+}
+
+void sweepRows(const Forward& forward, const Tokens& columns, const SweepScratch& scratch, const VisitedRows& rows,
                Stream stream) {
   switch (forward.logits.dtype) {
     case DType::kFloat32:
-      return sweepAs<float>(forward, columns, scratch, first, end, stream);
+      return sweepAs<float>(forward, columns, scratch, rows, stream);
     case DType::kFloat16:
-      return sweepAs<Float16>(forward, columns, scratch, first, end, stream);
+      return sweepAs<Float16>(forward, columns, scratch, rows, stream);
     case DType::kBFloat16:
-      return sweepAs<BFloat16>(forward, columns, scratch, first, end, stream);
+      return sweepAs<BFloat16>(forward, columns, scratch, rows, stream);
   }
 }
 

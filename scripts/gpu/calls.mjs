@@ -174,8 +174,7 @@ for (const [batch, time, width, vocab] of [
   [2, 9, 130, 17_001],
 ]) {
   for (const dtype of /** @type {const} */ (['float32', 'bfloat16', 'float16'])) {
-    for (const chunk of ['', String(3 * 4 * (vocab + 32))]) {
-      process.env.FUSED_PREFERENCE_LOSS_CHUNK_BYTES = chunk
+    for (const logitsBudget of [undefined, 0]) {
       // Numbers of few bits, which every type holds exactly.
       const fill = (/** @type {number} */ length, /** @type {number} */ scale) =>
         Float32Array.from({ length }, (_, i) => (scale * Math.round(16 * Math.sin(i * 12.9898 + i * i))) / 16)
@@ -194,7 +193,7 @@ for (const [batch, time, width, vocab] of [
           { data: hidden, dtype, shape: [batch, time, width] },
           { data: weight, dtype, shape: [vocab, width] },
           there,
-          { ...options, bias, gradient: { hidden: outs[0], weight: outs[1], bias: outs[2] } },
+          { ...options, bias, logitsBudget, gradient: { hidden: outs[0], weight: outs[1], bias: outs[2] } },
         )
         const off = [Math.abs(loss - wanted.loss) / Math.max(1, Math.abs(wanted.loss))]
         for (const [i, out] of outs.entries()) {

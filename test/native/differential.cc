@@ -365,9 +365,7 @@ std::string differential(Example& e, ThreadPool& pool) {
         report.near32(e.logSumExp[row], wanted.logSumExp, ofTotal, "logSumExp", row);
         const Real ofEntropy = 4 * unitToken(wanted.entropy) + 2 * (wanted.entropy + 1) * off;
         report.near(e.tokenEntropies[row], wanted.entropy, ofEntropy, "tokenEntropies", row);
-        // Adding up a tile rounds twice in float32: the sum, which is squared, and the squares; a square rounds once,
-        // and so does the result. That is up to 8 units of 2^-24, or 8 ULP; the 1e-6 that is promised holds more.
-        const Real ofSquares = 8 * ulp(wanted.sumSquaredProbs) + 4 * off * wanted.sumSquaredProbs;
+        const Real ofSquares = (1e-6L + 4 * off) * wanted.sumSquaredProbs;
         report.near(e.sumSquaredProbs[row], wanted.sumSquaredProbs, ofSquares, "sumSquaredProbs", row);
         // Logits that a cap brings together may change places.
         const int64_t best = std::max_element(logits[row].begin(), logits[row].end()) - logits[row].begin();

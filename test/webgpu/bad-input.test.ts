@@ -1,11 +1,17 @@
 /**
  * Buffers and devices that a call cannot use: each gives an error with a code, and nothing of the caller's is written.
  */
-import { beforeAll, describe, expect, test } from 'vitest'
-import { crossEntropy, fusedPreferenceLoss, sequenceLogProbs, sequenceLogProbsSync } from '../../lib/index.js'
+import { describe, expect, test } from 'vitest'
+import {
+  crossEntropy,
+  fusedPreferenceLoss,
+  linearCrossEntropy,
+  sequenceLogProbs,
+  sequenceLogProbsSync,
+} from '../../lib/index.js'
 import type { GpuMemory, Logits } from '../../lib/types/index.js'
 import { bytes } from '../support.js'
-import { download, newDevice, upload } from './device.js'
+import { AS_SOFTWARE, download, newDevice, upload } from './device.js'
 
 const [BATCH, TIME, VOCAB] = [2, 3, 40]
 const SIZE = BATCH * TIME * VOCAB
@@ -18,10 +24,7 @@ const [MAP_READ, COPY_SRC, COPY_DST, STORAGE] = [1, 4, 8, 128]
 const code = (code: string, message?: string | RegExp) =>
   expect.objectContaining(message === undefined ? { code } : { code, message: expect.stringMatching(message) })
 
-let gpuDevice: GPUDevice
-beforeAll(async () => {
-  gpuDevice = await newDevice()
-})
+const gpuDevice = AS_SOFTWARE!
 
 const logits = (data: GpuMemory = upload(gpuDevice, bytes(elements))): Logits => ({ data, shape })
 const run = (given: Logits, options: object = {}) =>
@@ -179,6 +182,27 @@ describe('labels on the device', () => {
       expect(rows.subarray(0, VOCAB).some((x) => x !== 0)).toBe(true)
     },
   )
+
+  test('out of range, with an output layer: likewise', async () => {
+    const width = 4
+    const some = (length: number) => upload(gpuDevice, bytes(elements.subarray(0, length)))
+    const weight = { data: some(VOCAB * width), shape: [VOCAB, width] }
+    const gradientsOf = async (wrong: number) => {
+      const hidden = { data: some(BATCH * TIME * width), shape: [BATCH, TIME, width] }
+      const gradient = { hidden: some(BATCH * TIME * width), weight: some(VOCAB * width) }
+      const ids = upload(gpuDevice, bytes(labels.with(2, wrong).with(4, wrong)))
+      const call = linearCrossEntropy(hidden, weight, ids, { gpuDevice, gradient })
+      const named = code('ERR_LABEL_OUT_OF_RANGE', /sequence 0, position 2 is neither.*; 2 of the labels/)
+      if (wrong === -100) await call
+      else await expect(call).rejects.toEqual(named)
+      return Promise.all([gradient.hidden, gradient.weight].map((buffer) => download(gpuDevice, buffer)))
+    }
+    const wanted = await gradientsOf(-100)
+    expect(await gradientsOf(VOCAB)).toEqual(wanted)
+    const [ofHidden] = wanted.map(({ buffer }) => new Float32Array(buffer as ArrayBuffer))
+    expect(ofHidden!.subarray(width, 2 * width)).toEqual(new Float32Array(width))
+    expect(ofHidden!.subarray(0, width).some((x) => x !== 0)).toBe(true)
+  })
 })
 
 describe('a device that is lost', () => {
@@ -207,22 +231,31 @@ describe('a device that is lost', () => {
   })
 })
 
-/** A new device, of which `popErrorScope` finds an error in this scope, and reports none of the others. */
-async function failingDevice(failing: GPUErrorFilter): Promise<GPUDevice> {
-  const device = await newDevice()
-  const { pushErrorScope, popErrorScope } = device
+/** Methods of a device replaced while a call runs. */
+async function replacing(methods: Partial<GPUDevice>, call: () => Promise<unknown>): Promise<void> {
+  Object.assign(gpuDevice, methods)
+  try {
+    await call()
+  } finally {
+    for (const name of Object.keys(methods)) Reflect.deleteProperty(gpuDevice, name)
+  }
+}
+
+/** Scopes of which `popErrorScope` finds an error in this one, and reports none of the others. */
+function failingScopes(failing: GPUErrorFilter): Partial<GPUDevice> {
+  const { pushErrorScope, popErrorScope } = gpuDevice
   const scopes: GPUErrorFilter[] = []
-  return Object.assign(device, {
-    pushErrorScope(filter: GPUErrorFilter) {
+  return {
+    pushErrorScope(filter) {
       scopes.push(filter)
-      pushErrorScope.call(device, filter)
+      pushErrorScope.call(gpuDevice, filter)
     },
     async popErrorScope() {
       const filter = scopes.pop()
-      await popErrorScope.call(device)
-      return filter === failing ? { message: 'no more of it' } : null
+      await popErrorScope.call(gpuDevice)
+      return filter === failing ? ({ message: 'no more of it' } as GPUError) : null
     },
-  })
+  }
 }
 
 describe('what the device runs out of', () => {
@@ -230,21 +263,18 @@ describe('what the device runs out of', () => {
     ['out-of-memory', 'ERR_OUT_OF_MEMORY', /the GPU is out of memory: no more of it/],
     ['internal', 'ERR_WEBGPU', /^no more of it/],
   ])('%s', async (filter, name, message) => {
-    const device = await failingDevice(filter)
-    const given = logits(upload(device, bytes(elements)))
-    await expect(run(given, { gpuDevice: device })).rejects.toEqual(code(name, message))
-    device.destroy()
+    const given = logits()
+    await replacing(failingScopes(filter), () => expect(run(given)).rejects.toEqual(code(name, message)))
+    expect((await run(given)).loss).toBeGreaterThan(0)
   })
 
   test('a buffer larger than the device makes', async () => {
-    const device = await newDevice()
-    const { createBuffer, limits } = device
-    const given = logits(upload(device, bytes(elements)))
-    device.createBuffer = (descriptor) => createBuffer.call(device, { ...descriptor, size: limits.maxBufferSize + 4 })
-    await expect(run(given, { gpuDevice: device })).rejects.toEqual(code('ERR_WEBGPU'))
-    device.createBuffer = createBuffer
-    expect((await run(given, { gpuDevice: device })).loss).toBeGreaterThan(0)
-    device.destroy()
+    const { createBuffer, limits } = gpuDevice
+    const given = logits()
+    const tooLarge: GPUDevice['createBuffer'] = (descriptor) =>
+      createBuffer.call(gpuDevice, { ...descriptor, size: limits.maxBufferSize + 4 })
+    await replacing({ createBuffer: tooLarge }, () => expect(run(given)).rejects.toEqual(code('ERR_WEBGPU')))
+    expect((await run(given)).loss).toBeGreaterThan(0)
   })
 
   test('a row larger than a binding shows', async () => {
@@ -262,6 +292,22 @@ describe('what the device runs out of', () => {
     device.createShaderModule = ({ code }) => createShaderModule.call(device, { code: `${code}\nfn broken(` })
     const given = logits(upload(device, bytes(elements)))
     await expect(run(given, { gpuDevice: device })).rejects.toEqual(code('ERR_WEBGPU', /does not compile: line \d+/))
+    device.destroy()
+  })
+
+  test('and one that does when it is tried again, though others were still being compiled', async () => {
+    const device = await newDevice()
+    const { createShaderModule, createComputePipelineAsync } = device
+    const given = logits(upload(device, bytes(elements)))
+    device.createShaderModule = ({ code }) => createShaderModule.call(device, { code: `${code}\nfn broken(` })
+    device.createComputePipelineAsync = async (descriptor) => {
+      // One fails late.
+      if (descriptor.label?.startsWith('finish-rows')) await new Promise((resolve) => setTimeout(resolve, 100))
+      return createComputePipelineAsync.call(device, descriptor)
+    }
+    await expect(run(given, { gpuDevice: device })).rejects.toEqual(code('ERR_WEBGPU', /does not compile/))
+    Object.assign(device, { createShaderModule, createComputePipelineAsync })
+    expect((await run(given, { gpuDevice: device })).loss).toBeGreaterThan(0)
     device.destroy()
   })
 })

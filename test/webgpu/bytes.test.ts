@@ -7,12 +7,12 @@ import type { FusedOptions } from '../../lib/options/index.js'
 import type { DType } from '../../lib/types/index.js'
 import { bytes, gaussian, logitsOf, random } from '../support.js'
 import { bytesOf, CountedBytes } from './counted-bytes.js'
-import { download, newDevice, upload } from './device.js'
+import { asHardware, download, newDevice, upload } from './device.js'
 
 let gpuDevice: GPUDevice
 let counted: CountedBytes
 beforeAll(async () => {
-  gpuDevice = await newDevice()
+  gpuDevice = asHardware(await newDevice())
   counted = new CountedBytes(gpuDevice)
 })
 afterAll(() => gpuDevice.destroy())
@@ -51,48 +51,62 @@ test.each([4096, 4099, 20_000, 40_001])('float32 logits of %i tokens are read an
   expect(bytesOf(inPlace, logits.data)).toEqual({ read: ACTIVE * (2 * row + 4), written: ROWS * row })
 })
 
-/** What a row of 16-bit elements may read or write beyond its size: halves of words, and the label's. */
-const BESIDE = 64
+/** What a stage may read or write of a row of 16-bit elements beyond its size: words at its ends, and the label's… */
+const ENDS = 64
+/** …and one for each segment, or each tile of stage 4. */
+const perSegment = (vocab: number) => 4 * Math.ceil(vocab / 16_384)
+const perTile = (vocab: number) => 4 * Math.ceil((vocab + 1) / 4096)
 
-// Rows that begin at even elements, at odd ones, and at both in turn.
+// Rows that begin at even elements, at odd ones, and at both in turn, of one segment and of several.
 test.each([
   [4096, 0],
   [4096, 1],
   [5001, 0],
-])('16-bit rows of %i tokens from element %i on: odd ones are read half again by the forward', async (vocab, begin) => {
+  [40_001, 1],
+])('16-bit rows of %i tokens from element %i on are read and written once', async (vocab, begin) => {
   const { logits: whole, labels } = onLogits('bfloat16', vocab)
   const [byteOffset, byteLength] = [2 * begin, 2 * ROWS * vocab]
-  const size = 4 * Math.ceil((byteOffset + byteLength) / 4)
-  const part = (buffer: GPUBuffer) => ({ buffer, byteOffset, byteLength })
+  const size = 4 * Math.ceil((2 + byteLength) / 4)
+  const part = (buffer: GPUBuffer, at = byteOffset) => ({ buffer, byteOffset: at, byteLength })
   const moved = gpuDevice.createBuffer({ size, usage: 0x8c })
   const values = new Uint8Array(size)
   values.set((await download(gpuDevice, whole.data)).subarray(0, byteLength), byteOffset)
   gpuDevice.queue.writeBuffer(moved, 0, values)
   const logits = { ...whole, data: part(moved) }
   const rows = Array.from({ length: ROWS }, (_, row) => row).filter(isActive)
-  const odd = rows.filter((row) => (begin + row * vocab) % 2 === 1).length
   const once = 2 * vocab * rows.length
-  const other = gpuDevice.createBuffer({ size, usage: 0x84 })
-  for (const gradient of [part(other), 'in-place'] as FusedOptions['gradient'][]) {
+  const same = gpuDevice.createBuffer({ size, usage: 0x84 })
+  // Its words begin in the middle of two of the logits'.
+  const apart = gpuDevice.createBuffer({ size, usage: 0x84 })
+  const outs = [
+    [same, part(same)],
+    [apart, part(apart, 2 - byteOffset)],
+    [moved, 'in-place'],
+  ] as [GPUBuffer, FusedOptions['gradient']][]
+  for (const [written, gradient] of outs) {
     const traffic = await counted.during(() =>
       fusedPreferenceLoss(logits, labels, { reference, gradient, gpuDevice } as FusedOptions),
     )
     const forward = bytesOf(traffic, moved, ['token-log-probs', 'finish-rows'])
     const backward = bytesOf(traffic, moved, ['logits-gradient'])
-    const out = bytesOf(traffic, gradient === 'in-place' ? moved : other, ['logits-gradient'])
+    const out = bytesOf(traffic, written, ['logits-gradient'])
     expect(forward.written).toBe(0)
-    expect(forward.read).toBeGreaterThanOrEqual(once + odd * vocab)
-    expect(forward.read).toBeLessThanOrEqual(once + odd * vocab + ACTIVE * BESIDE)
+    expect(forward.read).toBeGreaterThanOrEqual(once)
+    expect(forward.read).toBeLessThanOrEqual(once + ACTIVE * (ENDS + perSegment(vocab)))
     expect(backward.read).toBeGreaterThanOrEqual(once)
-    expect(backward.read).toBeLessThanOrEqual(once + ROWS * BESIDE)
+    expect(backward.read).toBeLessThanOrEqual(once + ROWS * (ENDS + perTile(vocab)))
     expect(out.written).toBeGreaterThanOrEqual(2 * ROWS * vocab)
-    expect(out.written).toBeLessThanOrEqual(ROWS * (2 * vocab + BESIDE))
+    expect(out.written).toBeLessThanOrEqual(ROWS * (2 * vocab + ENDS))
   }
   // All is written, and the same wherever rows begin.
   await fusedPreferenceLoss(whole, labels, { reference, gradient: 'in-place', gpuDevice })
   const wanted = (await download(gpuDevice, whole.data)).subarray(0, byteLength)
-  for (const buffer of [moved, other]) {
-    const found = (await download(gpuDevice, buffer)).subarray(byteOffset, byteOffset + byteLength)
+  for (const [buffer, at] of [
+    [same, byteOffset],
+    [apart, 2 - byteOffset],
+    [moved, byteOffset],
+  ] as const) {
+    const found = (await download(gpuDevice, buffer)).subarray(at, at + byteLength)
     expect(bytes(found).equals(wanted)).toBe(true)
   }
 })

@@ -7,9 +7,7 @@ import type { SequenceOptions } from '../../lib/options/index.js'
 import type { Logits } from '../../lib/types/index.js'
 import * as calls from '../calls.js'
 import { DTYPES, encode, gaussian, hex, OUTPUTS, random, storage } from '../support.js'
-import { DEVICE, newDevice } from './device.js'
-
-const SOFTWARE = await newDevice()
+import { AS_SOFTWARE, DEVICE } from './device.js'
 
 /** Below a tile of a workgroup, about one, and in segments that are put together. */
 const VOCABULARIES = [1, 65, 2049, 16_385, 70_000]
@@ -18,7 +16,7 @@ const NAN = Number.NaN
 
 describe.each([
   ['as a GPU', DEVICE],
-  ['as software', SOFTWARE],
+  ['as software', AS_SOFTWARE],
 ])('%s', (_, gpuDevice) => {
   /** All results of one row, to the bit. */
   async function bitsOf(logits: Logits, labels: Int32Array, row: number, options: SequenceOptions = {}) {

@@ -59,8 +59,12 @@ export function asHardware(device: GPUDevice): GPUDevice {
   return Object.defineProperty(device, 'adapterInfo', { value: undefined })
 }
 
-/** The device on which tests of all backends run, where they run on WebGPU; other tests take it as it is. */
+/**
+ * The devices that tests share, where they run on WebGPU, since most of their time goes into pipelines: as a GPU, on which
+ * tests of all backends run, and as software, which it is where there is no GPU. Whoever changes one of them changes it back.
+ */
 export const DEVICE = TESTS_WEBGPU ? asHardware(await newDevice()) : undefined
+export const AS_SOFTWARE = TESTS_WEBGPU ? await newDevice() : undefined
 
 const [STORAGE, COPY_SRC, COPY_DST, MAP_READ, READ] = [0x80, 4, 8, 1, 1]
 

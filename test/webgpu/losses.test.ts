@@ -323,20 +323,21 @@ describe('single tokens', () => {
     const shaders = tokenLossShaders(job)
     const [params, sumParams] = [given.params, given.sumParams].map((contents) => dispatches.uniform(contents))
     const factors = new Float32Array(4 * R)
-    const states = new Float32Array(8 * R)
+    const states = new Float32Array(5 * R)
     for (let row = 0; row < R; row++) {
       factors.set(twoFloats([weights[row], nan]), 4 * row)
-      states.set(twoFloats([rows.logProbs[row]]), 8 * row)
-      states[8 * row + 3] = totals[row]
-      new Int32Array(states.buffer)[8 * row + 5] = exponents[row]
+      states.set(twoFloats([rows.logProbs[row]]), 5 * row)
+      states[5 * row + 2] = totals[row]
+      new Int32Array(states.buffer)[5 * row + 4] = exponents[row]
     }
     const read = [targets, factors, given.classWeights.length > 0 ? given.classWeights : 16]
     const [labels, ofTokens, classes] = read.map((contents) => dispatches.storage(contents))
-    const [stateBuffer, meanLogits, divisor, losses, slopeBuffer, summary] = [
-      ...[states, twoFloats(rows.meanLogits), given.divisor, given.losses, given.slopes, given.summary],
+    // The losses take the place of the means.
+    const [stateBuffer, divisor, losses, slopeBuffer, summary] = [
+      ...[states, given.divisor, twoFloats(rows.meanLogits), 24 * R, given.summary],
     ].map((contents) => dispatches.storage(contents))
     if (shaders.tokenDivisor) await dispatches.run(shaders.tokenDivisor, [sumParams, labels, classes, divisor], 1)
-    const bound = [params, labels, ofTokens, classes, stateBuffer, meanLogits, divisor, losses, slopeBuffer]
+    const bound = [params, labels, ofTokens, classes, stateBuffer, divisor, losses, slopeBuffer]
     await dispatches.run(shaders.tokenLoss, bound, groupsFor(R))
     await dispatches.run(shaders.tokenSums, [sumParams, losses, divisor, summary], 1)
 
@@ -349,8 +350,7 @@ describe('single tokens', () => {
     })
     const got = fromTwoFloats(await dispatches.read(slopeBuffer))
     for (const [field, slope] of [slopes.logProb, slopes.logSumExp, slopes.meanLogit].entries()) {
-      const place = [0, 1, 3][field]
-      const values = slope.map((_, row) => got[5 * row + place])
+      const values = slope.map((_, row) => got[3 * row + field])
       expectNear(values, slope, `slope ${field}`, 1)
     }
     dispatches.free()

@@ -51,9 +51,9 @@ async function memoryOf(
 }
 
 test.each([
-  ['one segment', 8, 64],
-  ['two segments', 16_388, 36 + 2 * 16],
-])('a step takes 64 bytes a row, or what the states of its segments take: %s', async (_, vocab, bytesPerRow) => {
+  ['one segment', 8, 48],
+  ['two segments', 16_388, 24 + 2 * 16],
+])('a step takes 48 bytes a row, or what the states of its segments take: %s', async (_, vocab, bytesPerRow) => {
   const referenceLogits = device.createBuffer({ size: 4 * 512 * vocab, usage: 0x84 })
   for (const given of [reference, undefined]) {
     const { perRow, beside } = await memoryOf(vocab, (logits, labels, gradient) => {
@@ -72,20 +72,20 @@ test.each([
 })
 
 test('what other calls take of a row', async () => {
-  const states = 32
+  const states = 20
   const forward = await memoryOf(8, (logits, labels) => sequenceLogProbs(logits, labels, { gpuDevice: device }))
   // The states come to the host, for the gradient.
   expect(forward.perRow).toBe(4 + states + 16 + states)
-  const plain = await memoryOf(8, (logits, labels, gradient) =>
-    crossEntropy(logits, labels, { gradient, gpuDevice: device }),
-  )
-  // Losses, on the device and on their way back, and the coefficients of rows.
-  expect(plain.perRow).toBe(64 + 2 * 8 + 40)
-  const smoothed = await memoryOf(8, (logits, labels, gradient) =>
-    crossEntropy(logits, labels, { gradient, labelSmoothing: 0.1, gpuDevice: device }),
-  )
-  expect(smoothed.perRow).toBe(4 + states + 56 + 40 + 2 * 8 + 40)
-  for (const { beside } of [forward, plain, smoothed]) expect(beside).toBeLessThanOrEqual(MIB)
+  expect(forward.beside).toBeLessThanOrEqual(MIB)
+  const classWeights = new Float64Array(8).fill(0.5)
+  for (const options of [{}, { labelSmoothing: 0.1 }, { labelSmoothing: 0.1, zLoss: 1e-3, classWeights }]) {
+    const { perRow, beside } = await memoryOf(8, (logits, labels, gradient) =>
+      crossEntropy(logits, labels, { gradient, gpuDevice: device, ...options }),
+    )
+    // Losses on the device, in the place of means, and on their way back.
+    expect(perRow).toBe(48 + 2 * 8)
+    expect(beside).toBeLessThanOrEqual(MIB)
+  }
 })
 
 // All logits kept, and chunks of 64 rows, which take 8 steps each.
@@ -110,10 +110,35 @@ test.each([
       peaks.push(watched.peak)
     }
     const perRow = (peaks[1]! - peaks[0]!) / 256
-    expect(perRow).toBe(76 + 4 * width + more)
+    expect(perRow).toBe(60 + 4 * width + more)
     expect(peaks[0]! - 256 * perRow).toBeLessThanOrEqual(MIB)
   },
 )
+
+test('the output layer takes its budget of logits, sums of its gradients, and 1 MiB', async () => {
+  const [rows, width, vocab] = [300, 32, 2000]
+  const buffer = (length: number) => device.createBuffer({ size: 4 * length, usage: 0x84 })
+  const hidden = { data: buffer(rows * width), shape: [2, rows / 2, width] }
+  const weight = { data: buffer(vocab * width), shape: [vocab, width] }
+  const gradient = { hidden: buffer(rows * width), weight: buffer(vocab * width), bias: buffer(vocab) }
+  const options = { bias: buffer(vocab), lossType: 'cpo', gradient, gpuDevice: device } as const
+  const labels = Int32Array.from({ length: rows }, (_, i) => (i % 10 === 3 ? -100 : i % vocab))
+  const peakOf = async (logitsBudget: number) => {
+    watched.forget()
+    await fusedLinearPreferenceLoss(hidden, weight, labels, { ...options, logitsBudget })
+    expect(watched.live.size).toBe(0)
+    return watched.peak
+  }
+  const beside = MIB + 100 * rows + 4 * rows * width + 4 * vocab
+  const all = 4 * rows * vocab
+  expect(await peakOf(all)).toBeLessThanOrEqual(all + beside)
+  expect(await peakOf(all)).toBeGreaterThan(0.7 * all)
+  // 64 rows are multiplied at a time at least.
+  const least = 4 * 64 * vocab
+  for (const budget of [0, least, 2 * least]) {
+    expect(await peakOf(budget)).toBeLessThanOrEqual(Math.max(budget, least) + beside)
+  }
+})
 
 test('on a device that is software a row is split over 64 threads', async () => {
   const software = await newDevice()
@@ -131,14 +156,14 @@ test('on a device that is software a row is split over 64 threads', async () => 
     data.destroy()
     return own.peak
   }
-  expect((await peakOf(512)) - (await peakOf(256))).toBe(256 * (32 + 4 + 32 + 64 * 16))
+  expect((await peakOf(512)) - (await peakOf(256))).toBe(256 * (32 + 4 + 20 + 64 * 16))
   software.destroy()
 })
 
-test('200 steps leave no buffer behind', async () => {
+test('20 steps leave no buffer behind', async () => {
   const { logits, labels } = inputs(64)
   watched.forget()
-  for (let step = 0; step < 200; step++) {
+  for (let step = 0; step < 20; step++) {
     const { gradLogits } = await fusedPreferenceLoss(logits, labels, { reference, gradient: true, gpuDevice: device })
     ;(gradLogits!.data as GPUBuffer).destroy()
     const sums = await sequenceLogProbs(logits, labels, { gpuDevice: device })

@@ -1,7 +1,7 @@
 /**
  * Prepared calls: recorded in encoders and passes of the caller's, run again on what buffers hold by then, read when asked.
  */
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { fusedLinearPreferenceLoss, fusedPreferenceLoss } from '../../lib/index.js'
 import {
   type PreparedPreferenceLoss,
@@ -9,14 +9,10 @@ import {
   prepareFusedPreferenceLoss,
 } from '../../lib/webgpu/index.js'
 import { bytes, gaussian, random } from '../support.js'
-import { download, newDevice, upload } from './device.js'
+import { AS_SOFTWARE, download, upload } from './device.js'
 import { watch } from './watch.js'
 
-let gpuDevice: GPUDevice
-beforeAll(async () => {
-  gpuDevice = await newDevice()
-})
-afterAll(() => gpuDevice.destroy())
+const gpuDevice = AS_SOFTWARE!
 
 const [BATCH, TIME, WIDTH, VOCAB] = [4, 30, 24, 65]
 const ROWS = BATCH * TIME

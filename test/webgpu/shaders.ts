@@ -15,6 +15,7 @@ import {
   finishRowsShader,
   logitsGradientShader,
   sequenceSumsShader,
+  targetsShader,
   tokenLogProbsShader,
 } from '../../lib/backends/webgpu/shaders.js'
 import type { Job } from '../../lib/job.js'
@@ -36,20 +37,22 @@ const size = (dtype: DType) => (dtype === 'float32' ? 4 : 2)
 
 function stages(): Shader[] {
   const sweeps = every<Parameters<typeof tokenLogProbsShader>[0]>({
-    finds: ['sums', 'all', 'classes'],
+    finds: ['sums', 'means', 'classMeans', 'all', 'classes'],
     dtype: DTYPES,
     vector: BOTH,
     CAPS: BOTH,
     merges: BOTH,
     subgroups: BOTH,
   }).filter(({ finds, subgroups }) => finds === 'sums' || !subgroups)
+  const labels = every<Parameters<typeof targetsShader>[0]>({ WIDE: BOTH, mask: ['none', 'bytes', 'words'] })
   const summing = every<Parameters<typeof sequenceSumsShader>[0]>({ of: ['own', 'plain', 'logWeights'], WEIGHS: BOTH })
   const finishing = every<Parameters<typeof finishGradientShader>[0]>({
     WEIGHS: BOTH,
     HAS_OWN: BOTH,
+    HAS_PLACED: BOTH,
     DEFERS: BOTH,
     HAS_CLASSES: BOTH,
-  }).filter(({ DEFERS, HAS_CLASSES }) => !(DEFERS && HAS_CLASSES))
+  }).filter(({ HAS_OWN, HAS_PLACED, DEFERS, HAS_CLASSES }) => !(DEFERS && HAS_CLASSES) && !(HAS_OWN && HAS_PLACED))
   const writing = every<Parameters<typeof logitsGradientShader>[0]>({
     dtype: DTYPES,
     outDType: DTYPES,
@@ -60,6 +63,7 @@ function stages(): Shader[] {
     HAS_CLASSES: BOTH,
   }).filter(({ dtype, outDType, shared }) => !shared || size(dtype) === size(outDType))
   return [
+    ...labels.map(targetsShader),
     ...sweeps.flatMap((sweep) => [tokenLogProbsShader(sweep), finishRowsShader(sweep)]),
     ...summing.map(sequenceSumsShader),
     ...finishing.map(finishGradientShader),

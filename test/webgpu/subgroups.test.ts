@@ -4,7 +4,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { fusedPreferenceLoss, sequenceLogProbs } from '../../lib/index.js'
 import { bytes, gaussian, random, ulp } from '../support.js'
-import { asHardware, download, newDevice, subgroupFeatures, upload } from './device.js'
+import { AS_SOFTWARE, asHardware, DEVICE, download, newDevice, subgroupFeatures, upload } from './device.js'
 import { watch } from './watch.js'
 
 const features = await subgroupFeatures()
@@ -31,24 +31,20 @@ function valuesOf(vocab: number): Float32Array {
 const labelsOf = (vocab: number) => Int32Array.from({ length: BATCH * TIME }, (_, i) => (i * 7919) % vocab)
 
 describe.skipIf(features.length === 0).each(['software', 'a GPU'])('on %s', (kind) => {
+  // Without subgroups, and with them.
   const devices: GPUDevice[] = []
   const codes: string[] = []
   beforeAll(async () => {
-    for (const some of [[], features]) {
-      const device = await newDevice({}, some)
-      if (kind === 'a GPU') asHardware(device)
-      devices.push(device)
-    }
-    const [, device] = devices as [GPUDevice, GPUDevice]
+    const device = await newDevice({}, features)
+    if (kind === 'a GPU') asHardware(device)
+    devices.push(kind === 'a GPU' ? DEVICE! : AS_SOFTWARE!, device)
     const { createShaderModule } = device
     device.createShaderModule = (descriptor) => {
       codes.push(descriptor.code)
       return createShaderModule.call(device, descriptor)
     }
   })
-  afterAll(() => {
-    for (const device of devices) device.destroy()
-  })
+  afterAll(() => devices[1]!.destroy())
 
   const forward = (gpuDevice: GPUDevice, vocab: number, values: Float32Array, batch = BATCH, first = 0) => {
     const rows = values.subarray(first * TIME * vocab, (first + batch) * TIME * vocab)
@@ -94,5 +90,68 @@ describe.skipIf(features.length === 0).each(['software', 'a GPU'])('on %s', (kin
     })
     // 64 parts of 16 bytes for each row become 16.
     expect(plain.peak - own.peak).toBe(kind === 'software' ? BATCH * TIME * 48 * 16 : 0)
+  })
+})
+
+/** A shader whose subgroups have that many threads, in an order of their own; they swap by memory of the workgroup. */
+function emulated(code: string, size: number): string {
+  const swaps = { 'unit.base': 'Float', 'unit.exponent': 'Integer', sum: 'Pair' }
+  const plain = code
+    .replace(/^(enable|requires) .*$/gm, '')
+    .replace(/@builtin\(subgroup_id\)[^}]*/, '@builtin(local_invocation_index) index: u32,\n')
+    .replaceAll('invocation.subgroup', `(WORKGROUP / ${size} - 1 - invocation.index / ${size})`)
+    .replaceAll('invocation.size', `${size}u`)
+    .replaceAll('invocation.lane', `(invocation.index % ${size})`)
+    .replace('let thread = threadOf(invocation);', 'let thread = threadOf(invocation); numbered = thread;')
+    .replace(
+      /quadSwap([XY])\((\w+)\.(unit\.base|unit\.exponent|sum)\)/g,
+      (_, way, of, field: keyof typeof swaps) => `swap${swaps[field]}(${of}.${field}, ${way === 'X' ? 1 : 2})`,
+    )
+  return `${plain}
+var<private> numbered: u32;
+var<workgroup> swapped: array<vec2f, WORKGROUP>;
+fn swapPair(x: vec2f, by: u32) -> vec2f {
+  workgroupBarrier();
+  swapped[numbered] = x;
+  workgroupBarrier();
+  return swapped[numbered ^ by];
+}
+fn swapFloat(x: f32, by: u32) -> f32 { return swapPair(vec2f(x), by).x; }
+fn swapInteger(x: i32, by: u32) -> i32 { return bitcast<i32>(swapFloat(bitcast<f32>(x), by)); }`
+}
+
+describe.skipIf(features.length > 0).each(['software', 'a GPU'])('emulated on %s', (kind) => {
+  test('bits do not depend on the size of subgroups', async () => {
+    const { gpu } = (globalThis as unknown as { navigator: { gpu: GPU } }).navigator
+    const known = Object.getOwnPropertyDescriptor(gpu, 'wgslLanguageFeatures')
+    Object.defineProperty(gpu, 'wgslLanguageFeatures', { value: new Set(['subgroup_id']), configurable: true })
+    const vocab = 4100
+    const found: (readonly number[])[] = []
+    for (const size of [0, 4, 8, 32]) {
+      const device = await newDevice()
+      if (kind === 'a GPU') asHardware(device)
+      if (size > 0) Object.defineProperty(device, 'features', { value: new Set(['subgroups']) })
+      const { createShaderModule } = device
+      let count = 0
+      device.createShaderModule = ({ code }) => {
+        const isEmulated = code.startsWith('enable subgroups')
+        if (isEmulated) count++
+        return createShaderModule.call(device, { code: isEmulated ? emulated(code, size) : code })
+      }
+      const data = upload(device, bytes(valuesOf(vocab)))
+      const given = { gpuDevice: device, outputs: ['tokenLogProbs'] } as const
+      const { tokenLogProbs } = await sequenceLogProbs({ data, shape: [BATCH, TIME, vocab] }, labelsOf(vocab), given)
+      found.push([...tokenLogProbs])
+      expect(count).toBe(Math.sign(size))
+      device.destroy()
+    }
+    if (known) Object.defineProperty(gpu, 'wgslLanguageFeatures', known)
+    else Reflect.deleteProperty(gpu, 'wgslLanguageFeatures')
+    const [plain, ...sizes] = found
+    for (const bits of sizes) expect(bits).toEqual(sizes[0])
+    for (const [i, wanted] of plain!.entries()) {
+      if (Number.isFinite(wanted)) expect(Math.abs(sizes[0]![i]! - wanted)).toBeLessThanOrEqual(ulp(wanted))
+      else expect(sizes[0]![i]).toBe(wanted)
+    }
   })
 })

@@ -36,22 +36,13 @@ import {
   tfjsModel,
   tfjsVariables,
 } from '../small-models.js'
-import { type Watched, watch } from './watch.js'
+import { copiesOfArrays, type Watched, watch } from './watch.js'
 
 /** Software takes its time. */
 const LONG = 240_000
 
 /** Steps after which trainers have all the buffers that they keep. */
 const WARM = 20
-
-/** Copies of a trainer's arrays: all but those of ids to the device, and of small results from one buffer of ours to another. */
-const copiesOfArrays = ({ copies }: Watched, { inputIds, rows }: Batch) => {
-  const isOurs = ({ label }: GPUBuffer) => label.startsWith('fused-preference-loss')
-  const areIds = ({ usage }: GPUBuffer, bytes: number) =>
-    (usage & GPUBufferUsage.MAP_WRITE) !== 0 && bytes <= inputIds.byteLength
-  const areResults = (from: GPUBuffer, to: GPUBuffer, bytes: number) => isOurs(from) && isOurs(to) && bytes < 256 * rows
-  return copies.filter(({ from, to, bytes }) => !areIds(from, bytes) && !areResults(from, to, bytes))
-}
 
 describe('TensorFlow.js', () => {
   let watched: Watched

@@ -68,3 +68,14 @@ export function watch(device: GPUDevice): Watched {
   })
   return watched
 }
+
+/**
+ * Copies of a trainer's arrays: all but those of ids to the device, and of small results from one buffer of ours to another.
+ */
+export function copiesOfArrays({ copies }: Watched, { inputIds, rows }: { inputIds: Int32Array; rows: number }) {
+  const isOurs = ({ label }: GPUBuffer) => label.startsWith('fused-preference-loss')
+  const areIds = ({ usage }: GPUBuffer, bytes: number) =>
+    (usage & GPUBufferUsage.MAP_WRITE) !== 0 && bytes <= inputIds.byteLength
+  const areResults = (from: GPUBuffer, to: GPUBuffer, bytes: number) => isOurs(from) && isOurs(to) && bytes < 256 * rows
+  return copies.filter(({ from, to, bytes }) => !areIds(from, bytes) && !areResults(from, to, bytes))
+}

@@ -22,11 +22,11 @@ export interface Addon {
   /** Where `run` finds small arrays: one slot per field. */
   readonly arena: ArrayBuffer
   run(...job: JobArgument[]): void
-  runAsync(id: number, ...job: JobArgument[]): Promise<boolean>
+  /** `onHiddenRows`: see `RunSettings`. */
+  runAsync(id: number, onHiddenRows: ((row: number) => void) | undefined, ...job: JobArgument[]): Promise<boolean>
   cancel(id: number): void
   /** An id that is unique among the calls of all copies of this package; the functions of `cuda` take it too. */
   nextId(): number
-  availableThreads(): number
   /** Whether the memory of arrays is held while `runAsync` uses it, even when they are transferred meanwhile. */
   readonly holdsMemory: boolean
   readonly cuda: CudaFunctions
@@ -36,6 +36,8 @@ export interface Addon {
   bandwidth(sweep: string, buffer: ArrayBuffer, target: ArrayBuffer | undefined, threads: number): number
   /** Floating-point operations a second. */
   multiplyAddRate(instructionSet: InstructionSet, threads: number): number
+  /** The same of products of bfloat16 pairs; 0 where the CPU has no such instruction. */
+  pairProductRate(threads: number): number
   readonly lossNames: readonly LossType[]
   readonly unpairedLossNames: readonly UnpairedLossType[]
   readonly instructionSets: readonly InstructionSet[]

@@ -4,6 +4,7 @@
 
 import type { Backend, Job, RunSettings } from '../../job.js'
 import type { InstructionSet } from '../../types/index.js'
+import { availableThreads } from '../available-threads.js'
 import { untilAborted } from '../signals.js'
 import type { Addon, NativeArray } from './addon.js'
 import { openBlas } from './blas.js'
@@ -31,9 +32,9 @@ class CpuBackend implements Backend {
 
   constructor(
     private readonly addon: Addon,
-    defaultSet: InstructionSet,
+    { instructionSet, threads }: Pick<NativeInfo, 'instructionSet' | 'threads'>,
   ) {
-    this.jobArguments = new JobArguments(addon, addon.instructionSets.indexOf(defaultSet))
+    this.jobArguments = new JobArguments(addon, addon.instructionSets.indexOf(instructionSet), threads)
     this.arena = new Arena(addon.arena)
   }
 
@@ -48,7 +49,7 @@ class CpuBackend implements Backend {
 
   async run(job: Job, settings: RunSettings): Promise<void> {
     const id = this.addon.nextId()
-    const running = this.addon.runAsync(id, ...this.jobArguments.of(job, settings))
+    const running = this.addon.runAsync(id, settings.onHiddenRows, ...this.jobArguments.of(job, settings))
     await untilAborted(settings.signal, running, () => this.addon.cancel(id))
   }
 }
@@ -146,8 +147,8 @@ function find(): Native {
       return { reason: `${INSTRUCTION_SET_VARIABLE}=${forced}, but this CPU has ${instructionSets.join(', ')}` }
     }
     const instructionSet = forced || (instructionSets[0] as InstructionSet)
-    const info = { instructionSet, instructionSets, threads: addon.availableThreads(), path }
-    return { backend: new CpuBackend(addon, instructionSet), addon, info }
+    const info = { instructionSet, instructionSets, threads: availableThreads(), path }
+    return { backend: new CpuBackend(addon, info), addon, info }
   } catch (error) {
     return { reason: error instanceof Error ? error.message : String(error) }
   }

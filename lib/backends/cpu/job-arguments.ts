@@ -33,13 +33,19 @@ export class JobArguments implements FieldVisitor {
   private slots: Slots | undefined
   private passed: JobArgument[] = []
 
-  constructor({ values, lossNames, unpairedLossNames, instructionSets }: Addon, defaultSet: number) {
+  /** `defaultSet` and `defaultThreads`: of jobs whose settings do not say. */
+  constructor(
+    { values, lossNames, unpairedLossNames, instructionSets }: Addon,
+    defaultSet: number,
+    defaultThreads: number,
+  ) {
     this.values = values
     const lossCodes = new Map(lossNames.map((name, code) => [name, code]))
     this.codes = {
       lossOf: (lossType) => lossCodes.get(lossType) as number,
       unpairedLossOf: (lossType) => unpairedLossNames.indexOf(lossType),
       instructionSetOf: ({ instructionSet }) => (instructionSet ? instructionSets.indexOf(instructionSet) : defaultSet),
+      threadsOf: ({ threads }) => threads || defaultThreads,
     }
   }
 

@@ -108,7 +108,7 @@ function find(): LoadedCuda | { reason: string } {
     const functions = addon.cuda
     const reason = functions.open(path)
     if (reason !== undefined) return { reason }
-    const backend = new CudaBackend(functions, new JobArguments(addon, 0))
+    const backend = new CudaBackend(functions, new JobArguments(addon, 0, 1))
     const info = () => ({ devices: functions.devices(), path })
     return { backend, functions, info, cublasLt: () => cublasLtOf(functions) }
   } catch (error) {

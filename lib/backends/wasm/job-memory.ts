@@ -61,6 +61,7 @@ export class JobMemory implements FieldVisitor {
         lossOf: (lossType) => lossNames.indexOf(lossType),
         unpairedLossOf: (lossType) => unpairedLossNames.indexOf(lossType),
         instructionSetOf: () => 0,
+        threadsOf: ({ threads }) => threads,
       })
       // Where the memory was too small, all that is known now is how much it takes.
     } while (this.used > this.capacity)

@@ -2,17 +2,17 @@
  * What the wasm backend needs of Node.js: the modules of the package, in prebuilds/wasm/, and worker threads.
  */
 import { existsSync, readFileSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
+import { availableThreads } from '../available-threads.js'
 import { packageRoot } from '../package-root.js'
 import { type FoundModule, type ModuleName, sourceOf } from './modules.js'
 import type { Platform } from './platform-type.js'
 import { WebAssembly } from './webassembly.js'
 
 export const platform: Platform = {
-  threads: availableParallelism(),
+  threads: availableThreads(),
   sharesMemory: true,
   maySleep: true,
 

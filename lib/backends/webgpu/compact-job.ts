@@ -17,7 +17,7 @@ export interface CompactJob {
 
 export function compactJob(given: Job & { tokens: Tokens }): CompactJob {
   const { tokens, policy, reference, tokenLoss, headGradient } = given
-  const rows = Int32Array.from(tokens.targets.keys()).filter((row) => tokens.targets[row] !== -1)
+  const rows = Int32Array.from(tokens.targets.keys()).filter((row) => tokens.targets[row] >= 0)
   const outs: [values: Values, out: Values][] = []
 
   const gathered = <T extends Values | undefined>(values: T): T => {

@@ -3,8 +3,9 @@
  * `storeGradient4`, whose places are elements of the binding.
  *
  * Four elements go at once where every row begins and ends at a multiple of four; else one by one. Two 16-bit elements
- * share a word, and two rows may share one: its halves are then written apart, which takes atomic operations. Four elements
- * are only stored at once where they begin a word.
+ * share a word: where rows may begin in the middle of one, `wordOfLogits` takes the place of `loadLogits4`, for
+ * kernels/shared-words.wgsl. Its halves are then written apart, which takes atomic operations. Four elements are only stored
+ * at once where they begin a word.
  */
 import type { DType } from '../../types/index.js'
 
@@ -12,6 +13,11 @@ import type { DType } from '../../types/index.js'
 export interface Reading {
   dtype: DType
   vector: boolean
+}
+
+/** Whether rows may begin in the middle of a word. */
+export function sharesWords({ dtype, vector }: Reading): boolean {
+  return dtype !== 'float32' && !vector
 }
 
 /** How a gradient is written, and its logits are read. */
@@ -34,7 +40,7 @@ export const UNPACK = {
   bfloat16: 'bitcast<vec2f>(vec2u(word << 16, word & 0xffff0000u))',
 }
 
-function loads(name: string, dtype: DType, vector: boolean, word = (place: string) => `${name}[${place}]`): string {
+function loads(name: string, dtype: DType, vector: boolean, word = `${name}[at]`): string {
   if (dtype === 'float32') {
     return vector
       ? `fn loadLogit(at: u32) -> f32 { return ${name}[at / 4][at % 4]; }
@@ -51,13 +57,8 @@ fn loadLogits4(at: u32) -> vec4f {
   return vec4f(unpackLogits(words.x), unpackLogits(words.y));
 }`
     : `${unpack}
-fn loadLogit(at: u32) -> f32 { return unpackLogits(${word('at / 2')})[at % 2]; }
-fn loadLogits4(at: u32) -> vec4f {
-  let first = unpackLogits(${word('at / 2')});
-  let second = unpackLogits(${word('at / 2 + 1')});
-  if (at % 2 == 0) { return vec4f(first, second); }
-  return vec4f(first.y, second, unpackLogits(${word('at / 2 + 2')}).x);
-}`
+fn wordOfLogits(at: u32) -> u32 { return ${word}; }
+fn loadLogit(at: u32) -> f32 { return unpackLogits(wordOfLogits(at / 2))[at % 2]; }`
 }
 
 /** The functions that read logits from the binding at that place. */
@@ -73,7 +74,7 @@ export function loadsAndStores(binding: number, writing: Writing): string {
   const element = isAtomic ? 'atomic<u32>' : elementOf(outDType, vector)
   const place = shared ? binding : binding + 1
   const out = `@group(0) @binding(${place}) var<storage, read_write> gradient: array<${element}>;`
-  const word = isAtomic ? (at: string) => `atomicLoad(&gradient[${at}])` : undefined
+  const word = isAtomic ? 'atomicLoad(&gradient[at])' : undefined
   const reads = shared ? loads('gradient', dtype, vector, word) : loadsFrom(binding, { dtype, vector })
   return [out, reads, stores(outDType, vector), leadOf(writing)].join('\n')
 }
@@ -83,7 +84,7 @@ export function loadsAndStores(binding: number, writing: Writing): string {
  * have two elements to a word.
  */
 function leadOf({ dtype, outDType, vector }: Writing): string {
-  const hasHalves = (of: DType) => of !== 'float32' && !vector
+  const hasHalves = (of: DType) => sharesWords({ dtype: of, vector })
   const lead = hasHalves(outDType) ? 'out % 2' : hasHalves(dtype) ? 'start % 2' : '0'
   return `fn leadOf(start: u32, out: u32) -> u32 { return ${lead}; }`
 }

@@ -6,10 +6,12 @@ import type { Region } from './arena.js'
 import { hasSubgroups, isSoftware } from './device.js'
 import type { Heads } from './head-logits.js'
 import type { Plan } from './plan.js'
-import { asksForResults, takeLogProbs, takeResults } from './row-results.js'
+import { asksForResults, STATE_BYTES, takeLogProbs, takeResults, wordsOfStates } from './row-results.js'
 import { WORKGROUP } from './shader.js'
 import {
   type Finds,
+  findsAll,
+  findsClasses,
   finishRowsShader,
   partsOfSegment,
   type Summing,
@@ -21,7 +23,7 @@ import { uniforms } from './uniforms.js'
 import { rowCountOf, type WindowedLogits, windowedLogits } from './windows.js'
 
 /** Bytes of structures in shaders. */
-const SIZES = { TokenState: 32, sums: 16, all: 56, classes: 56, RowResults: 32, TwoFloat: 8 }
+const SIZES = { sums: 16, means: 24, classMeans: 24, all: 56, classes: 56, RowResults: 32, TwoFloat: 8 }
 
 /** Most logits of a segment: what one workgroup reads, where it merges what its threads have found or does not. */
 const SEGMENTS = { merged: 16384, kept: 65536 }
@@ -38,19 +40,21 @@ export interface Sums {
 export interface FoundRows {
   states: Region
   results?: Region
-  /** `[R]` what the cross-entropy of a job smooths with. */
+  /** `[R]` what the cross-entropy of a job smooths with, before its losses take their place. */
   meanLogits?: Region
 }
 
 /** What the sweeps of a job's policy have to find. */
 export function findsOf(stage: ForwardStage, { tokenLoss }: Job): Finds {
-  if (tokenLoss?.classWeights) return 'classes'
-  return asksForResults(stage) || stage.logWeights || tokenLoss?.labelSmoothing ? 'all' : 'sums'
+  const isAll = asksForResults(stage) || stage.logWeights !== undefined
+  if (tokenLoss?.classWeights) return isAll ? 'classes' : 'classMeans'
+  if (isAll) return 'all'
+  return tokenLoss?.labelSmoothing ? 'means' : 'sums'
 }
 
 /** Room for the `[R]` `TokenState` of rows. */
 export function statesRoom({ arenas: { work } }: Plan, { logits }: ForwardStage): Region {
-  return work.room(rowCountOf(logits) * SIZES.TokenState)
+  return work.room(rowCountOf(logits) * STATE_BYTES)
 }
 
 /** Adds stages 1 and 2. */
@@ -67,10 +71,8 @@ export function forward(
   const logits = head ? heads.of(head, rows.vocab) : windowedLogits(plan.copies.rows(rows), plan.limits)
   const rowCount = rowCountOf(rows)
   const found: FoundRows = { states }
-  if (finds !== 'sums') {
-    found.results = work.room(rowCount * SIZES.RowResults)
-    found.meanLogits = work.room(rowCount * SIZES.TwoFloat)
-  }
+  if (findsAll(finds)) found.results = work.room(rowCount * SIZES.RowResults)
+  if (finds !== 'sums') found.meanLogits = work.room(rowCount * SIZES.TwoFloat)
   sweep(plan, logits, rowCount, finds, found)
   add(plan, stage.logProbs, 'own', found, sums.logProbs, sums.own)
   if (sums.plain !== undefined) add(plan, stage.logProbs, 'plain', found, sums.logProbs, sums.plain)
@@ -95,8 +97,8 @@ function sweep(plan: Plan, logits: WindowedLogits, rowCount: number, finds: Find
   const temperatures = temperatureConstants(temperature)
   const cap = capConstants(capScale)
   const inverse = twoFloats([1 / temperature])
-  const classWeights = finds === 'classes' ? [classWeightsOf(plan)] : []
-  const outs = results && meanLogits ? [states, results, meanLogits] : [states]
+  const classWeights = findsClasses(finds) ? [classWeightsOf(plan)] : []
+  const outs = [states, results, meanLogits].filter((region) => region !== undefined)
   for (const window of logits.windows) {
     const { first, count, views } = window
     const [view] = views
@@ -140,9 +142,9 @@ function takeBack({ results: back, tokenRegions }: Plan, stage: ForwardStage, fo
   const rowCount = rowCountOf(stage.logits)
   back.float64(sums.logProbs, stage.logProbs, sums.own)
   if (stage.logWeights) back.float64(sums.logProbs, stage.logWeights, sums.logWeights)
-  if (stage.states) back.words(states, stage.states)
+  if (stage.states) back.words(states, wordsOfStates(stage.states, rowCount))
   if (stage.tokenLogProbs) {
-    back.bytes(states, rowCount * SIZES.TokenState, (bytes) => takeLogProbs(bytes, stage, targets))
+    back.bytes(states, rowCount * STATE_BYTES, (bytes) => takeLogProbs(bytes, stage, targets))
   }
   if (results && asksForResults(stage)) {
     back.bytes(results, rowCount * SIZES.RowResults, (bytes) => takeResults(bytes, stage, targets))

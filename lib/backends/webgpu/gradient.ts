@@ -8,6 +8,7 @@ import { classWeightsOf } from './forward.js'
 import { HeadGradients } from './head-gradient.js'
 import type { Heads } from './head-logits.js'
 import type { Plan } from './plan.js'
+import { wordsOfStates } from './row-results.js'
 import { WORKGROUP } from './shader.js'
 import { finishGradientShader, logitsGradientShader } from './shaders.js'
 import { capConstants, setTwoFloat, temperatureConstants, twoFloats } from './two-floats.js'
@@ -16,7 +17,7 @@ import { isVector, rowCountOf, type Window, windowsOf } from './windows.js'
 
 type AnyStage = GradientStage | HeadGradientStage
 
-const SIZES = { RowValues: 28, TwoFloat: 8 }
+const TWO_FLOAT_BYTES = 8
 
 /** Logits in the tile of a workgroup. */
 const TILE = 16 * WORKGROUP
@@ -29,6 +30,13 @@ export interface Found {
   hasPlain: boolean
   /** `[R]` `Slopes`, where rows have coefficients of their own. */
   slopes?: Region
+  /** Slopes are in the places of the rows' values. */
+  hasPlaced?: boolean
+}
+
+/** Room for the `[R]` `RowValues` of rows. */
+export function valuesRoom({ arenas: { scratch } }: Plan, rowCount: number): Region {
+  return scratch.roomOver(24 * rowCount)
 }
 
 /** What another job has left, which the host has kept. */
@@ -36,7 +44,7 @@ export function foundByOther({ arenas: { work } }: Plan, stage: AnyStage): Found
   const { coefficients, plainCoefficients } = stage
   const slopes = slopesOf(stage)
   return {
-    states: work.put(stage.states as Float64Array),
+    states: work.put(wordsOfStates(stage.states as Float64Array, rowCountOf(stage.logits))),
     coefficients: work.put(twoFloats([...coefficients, ...(plainCoefficients ?? [])])),
     hasPlain: plainCoefficients !== undefined,
     slopes: slopes && work.put(slopes),
@@ -99,24 +107,24 @@ function writer(plan: Plan, stage: AnyStage, values: Region, writing: Writing): 
 function rowValues(plan: Plan, stage: AnyStage, found: Found, scales?: Float64Array): Region {
   const { targets, sequences, weights, hasWeights: WEIGHS } = plan.tokenRegions
   const { temperature, average, capScale } = plan.tokens
-  const { work, scratch } = plan.arenas
+  const { work } = plan.arenas
   const rowCount = rowCountOf(stage.logits)
-  const values = scratch.roomOver(rowCount * SIZES.RowValues)
+  const values = valuesRoom(plan, rowCount)
   const { length } = stage.coefficients
-  const { states, coefficients, slopes, hasPlain } = found
+  const { states, coefficients, slopes, hasPlain, hasPlaced: HAS_PLACED = false } = found
   const perLogit = twoFloats([(capScale ?? 1) / temperature])
   const plain = hasPlain ? length : 0
   const params = uniforms(perLogit, 0, rowCount, length, Number(average), stage.logits.vocab, plain)
   const bindings = [targets, sequences, weights, states, coefficients, slopes ?? work.room(0), values]
   const HAS_CLASSES = plan.job.tokenLoss?.classWeights !== undefined
   if (scales) {
-    const rowScale = work.room(rowCount * SIZES.TwoFloat)
+    const rowScale = work.room(rowCount * TWO_FLOAT_BYTES)
     bindings.push(rowScale)
     plan.results.float64(rowScale, scales)
   } else if (HAS_CLASSES) {
     bindings.push(classWeightsOf(plan))
   }
-  const finishing = { WEIGHS, HAS_OWN: slopes !== undefined, DEFERS: scales !== undefined, HAS_CLASSES }
+  const finishing = { WEIGHS, HAS_OWN: slopes !== undefined, HAS_PLACED, DEFERS: scales !== undefined, HAS_CLASSES }
   plan.step(finishGradientShader(finishing), params, bindings, Math.ceil(rowCount / WORKGROUP))
   return values
 }

@@ -26,8 +26,6 @@ export const webGpuBackend: Backend = {
     state.checkThere()
     if (!isOnHead(job)) return execute(planOf(job, device), state, signal)
     const known = await withTargets(job, state)
-    // The caller is told, and nothing is written.
-    if (job.tokens?.labels?.invalid[0]) return
     const { job: compact, rows, expand } = compactJob(known)
     await execute(planOf(compact, device, rows), state, signal)
     expand()

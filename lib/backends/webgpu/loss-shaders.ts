@@ -12,11 +12,13 @@ import pairCoefficients from './kernels/pair-coefficients.wgsl'
 import pairStage from './kernels/pair-stage.wgsl'
 import pairSums from './kernels/pair-sums.wgsl'
 import pairs from './kernels/pairs.wgsl'
+import placedSlopes from './kernels/placed-slopes.wgsl'
 import preferenceLoss from './kernels/preference-loss.wgsl'
 import products from './kernels/products.wgsl'
 import rankPairs from './kernels/rank-pairs.wgsl'
 import reduce from './kernels/reduce.wgsl'
 import rowState from './kernels/row-state.wgsl'
+import rowValues from './kernels/row-values.wgsl'
 import rows from './kernels/rows.wgsl'
 import slopes from './kernels/slopes.wgsl'
 import tokenDivisor from './kernels/token-divisor.wgsl'
@@ -140,7 +142,7 @@ export interface TokenLossShaders {
   /** One workgroup; where the divisor is not known. Bindings: sumParams, targets, classWeights, divisor. */
   tokenDivisor?: Shader
   /**
-   * One thread for each row. Bindings: params, targets, weights, classWeights, states, meanLogits, divisor, losses, slopes.
+   * One thread for each row. Bindings: params, targets, weights, classWeights, states, divisor, losses, slopes.
    */
   tokenLoss: Shader
   /** One workgroup. Bindings: sumParams, losses, divisor, summary. */
@@ -165,7 +167,7 @@ export function tokenLossShaders({ tokenLoss: stage, tokens, gradient, headGradi
     tokenDivisor:
       divisor === 0 ? shader(`token-divisor ${variant}`, constants, [numbers, reduce, tokenDivisor]) : undefined,
     tokenLoss: shader(`token-loss ${variant}`, constants, [
-      ...[numbers, products, rows, rowState, tokenState, slopes, tokenLoss],
+      ...[numbers, products, rows, rowState, tokenState, slopes, rowValues, placedSlopes, tokenLoss],
     ]),
     tokenSums: shader('token-sums', { WORKGROUP }, [numbers, reduce, tokenSums]),
   }

@@ -2,9 +2,8 @@
  * Stage 3 as steps.
  */
 import type { ForwardStage, LossStage, TokenLossStage, UnpairedLossStage } from '../../job.js'
-import type { Region } from './arena.js'
 import type { FoundRows, Sums } from './forward.js'
-import type { Found } from './gradient.js'
+import { type Found, valuesRoom } from './gradient.js'
 import { LOSS_WORKGROUP, pairShaders, tokenLossShaders, unpairedShaders } from './loss-shaders.js'
 import { pairInputs, takePairResults } from './pair-inputs.js'
 import type { Plan } from './plan.js'
@@ -30,9 +29,10 @@ export function lossOf(plan: Plan): Loss {
   const sums = { logProbs: plan.arenas.work.room(8 * length), own: 0 }
   const none = () => ({ coefficients: plan.arenas.work.room(8 * length), hasPlain: false })
   const { tokenLoss } = job
-  const steps = tokenLoss
-    ? (found?: FoundRows) => ({ ...none(), slopes: rowLoss(plan, tokenLoss, found as FoundRows) })
-    : none
+  const steps = (found?: FoundRows) => {
+    if (tokenLoss) rowLoss(plan, tokenLoss, found as FoundRows)
+    return { ...none(), hasPlaced: tokenLoss !== undefined }
+  }
   return { policy: sums, reference: sums, steps }
 }
 
@@ -115,8 +115,8 @@ function unpairedLoss(plan: Plan, stage: UnpairedLossStage): Loss {
   return { policy: { logProbs, own: 0 }, reference: { logProbs, own: length }, steps }
 }
 
-/** The loss of single tokens. Returns their coefficients. */
-function rowLoss(plan: Plan, stage: TokenLossStage, { states, meanLogits }: FoundRows): Region | undefined {
+/** The loss of single tokens, whose coefficients take the places of the rows' values. */
+function rowLoss(plan: Plan, stage: TokenLossStage, { states, meanLogits }: FoundRows): void {
   const { job, results: back } = plan
   const { inputs, work } = plan.arenas
   const rows = stage.losses.length
@@ -125,14 +125,13 @@ function rowLoss(plan: Plan, stage: TokenLossStage, { states, meanLogits }: Foun
   const { targets, weights } = plan.tokenRegions
   const classWeights = inputs.put(given.classWeights)
   const divisor = work.put(given.divisor)
-  const losses = work.room(given.losses)
-  const slopes = work.room(given.slopes)
+  const losses = meanLogits ?? work.room(8 * rows)
+  const slopes = valuesRoom(plan, plan.lastStage ? rows : 0)
   const summary = work.room(given.summary)
   if (shaders.tokenDivisor) plan.step(shaders.tokenDivisor, given.sumParams, [targets, classWeights, divisor], 1)
-  const ofRows = [targets, weights, classWeights, states, meanLogits ?? work.room(0), divisor, losses, slopes]
+  const ofRows = [targets, weights, classWeights, states, divisor, losses, slopes]
   plan.step(shaders.tokenLoss, given.params, ofRows, groupsOf(rows))
   plan.step(shaders.tokenSums, given.sumParams, [losses, divisor, summary], 1)
   back.float64(losses, stage.losses)
   back.float64(summary, stage.summary)
-  return plan.lastStage && slopes
 }

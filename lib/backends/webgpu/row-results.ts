@@ -4,8 +4,15 @@
 import type { ForwardStage } from '../../job.js'
 
 /** Words of a `TokenState` and a `RowResults`. */
-const STATE = 8
+const STATE = 5
 const RESULTS = 8
+
+export const STATE_BYTES = 4 * STATE
+
+/** Those of the first rows in an array that a job keeps for another. */
+export function wordsOfStates({ buffer, byteOffset }: Float64Array, rows: number): Float32Array {
+  return new Float32Array(buffer, byteOffset, STATE * rows)
+}
 
 /** Whether a stage asks for more of single rows than log-probs. */
 export function asksForResults(stage: ForwardStage): boolean {

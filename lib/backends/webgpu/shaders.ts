@@ -2,14 +2,18 @@
  * The shaders: each is put together from constants, the files it is made of, and the way its tensors are read and
  * written.
  */
-import { loadsAndStores, loadsFrom, type Reading, type Writing } from './elements.js'
+import { loadsAndStores, loadsFrom, type Reading, sharesWords, type Writing } from './elements.js'
+import addTile from './kernels/add-tile.wgsl'
 import finishGradient from './kernels/finish-gradient.wgsl'
+import finishMeans from './kernels/finish-means.wgsl'
 import finishResults from './kernels/finish-results.wgsl'
 import finishRows from './kernels/finish-rows.wgsl'
 import keepLanes from './kernels/keep-lanes.wgsl'
 import logitsGradient from './kernels/logits-gradient.wgsl'
 import merge from './kernels/merge.wgsl'
 import numbers from './kernels/numbers.wgsl'
+import ownWords from './kernels/own-words.wgsl'
+import placedSlopes from './kernels/placed-slopes.wgsl'
 import products from './kernels/products.wgsl'
 import rounding from './kernels/rounding.wgsl'
 import rowResults from './kernels/row-results.wgsl'
@@ -18,10 +22,13 @@ import rowValues from './kernels/row-values.wgsl'
 import rows from './kernels/rows.wgsl'
 import sequenceSums from './kernels/sequence-sums.wgsl'
 import shareSegments from './kernels/share-segments.wgsl'
+import sharedWords from './kernels/shared-words.wgsl'
 import slopes from './kernels/slopes.wgsl'
 import softcap from './kernels/softcap.wgsl'
 import subgroupThreads from './kernels/subgroup-threads.wgsl'
+import sumsOfLogits from './kernels/sums-of-logits.wgsl'
 import sweptAll from './kernels/swept-all.wgsl'
+import sweptMeans from './kernels/swept-means.wgsl'
 import sweptSums from './kernels/swept-sums.wgsl'
 import targets from './kernels/targets.wgsl'
 import threads from './kernels/threads.wgsl'
@@ -43,8 +50,23 @@ export function targetsShader({ WIDE, mask }: LabelReading): Shader {
   return shader(`targets ${WIDE} ${mask}`, { WIDE, MASK, ...MASKS }, [numbers, rows, rowState, tokenState, targets])
 }
 
-/** What a sweep finds of rows: the sums of their exponentials; all there is to find; and sums by classes' weights, too. */
-export type Finds = 'sums' | 'all' | 'classes'
+/**
+ * What a sweep finds of rows: the sums of their exponentials; with them the means of their logits, or of those times the
+ * weights of their classes; all there is to find, without or with the latter.
+ */
+export type Finds = 'sums' | 'means' | 'classMeans' | 'all' | 'classes'
+
+export const findsClasses = (finds: Finds) => finds === 'classes' || finds === 'classMeans'
+export const findsAll = (finds: Finds) => finds === 'classes' || finds === 'all'
+
+/** What is kept of a part of a row. */
+const SWEPT: Record<Finds, readonly string[]> = {
+  sums: [sweptSums, addTile],
+  means: [sumsOfLogits, sweptMeans, addTile],
+  classMeans: [sumsOfLogits, sweptMeans, addTile],
+  all: [sumsOfLogits, sweptAll],
+  classes: [sumsOfLogits, sweptAll],
+}
 
 /** How rows are swept. */
 export interface Sweeping extends Reading {
@@ -73,18 +95,21 @@ const classWeights = (hasAny: boolean, binding: number) =>
 fn classWeight(word: u32) -> f32 { return classWeights[word]; }`
     : 'fn classWeight(word: u32) -> f32 { return 1; }'
 
+const wordsOf = (reading: Reading) => (sharesWords(reading) ? sharedWords : ownWords)
+
 /** Stage 1: params, targets, partials, logits; with classes their weights. */
 export function tokenLogProbsShader({ finds, CAPS, merges, subgroups, ...reading }: Sweeping): Shader {
   const { dtype, vector } = reading
-  const HAS_CLASSES = finds === 'classes'
+  const HAS_CLASSES = findsClasses(finds)
   const constants = { WORKGROUP: sweepers(merges), HAS_CLASSES, CAPS }
   const name = `token-log-probs ${dtype} ${vector} ${finds} ${CAPS} ${merges} ${subgroups}`
   const made = shader(name, constants, [
-    ...[numbers, rows, rowState, softcap, finds === 'sums' ? sweptSums : sweptAll, merge],
+    ...[numbers, rows, rowState, softcap, ...SWEPT[finds], merge],
     subgroups ? subgroupThreads : threads,
     loadsFrom(3, reading),
     classWeights(HAS_CLASSES, 4),
     merges ? shareSegments : keepLanes,
+    wordsOf(reading),
     tokenLogProbs,
   ])
   return subgroups ? { name, code: `${WITH_SUBGROUPS}\n${made.code}` } : made
@@ -93,18 +118,19 @@ export function tokenLogProbsShader({ finds, CAPS, merges, subgroups, ...reading
 /** How a shader with subgroups begins. */
 const WITH_SUBGROUPS = 'enable subgroups;\nrequires subgroup_id;'
 
-const NO_RESULTS = 'fn putResults(row: u32, swept: Swept, state: TokenState, label: i32) {}'
+const NO_RESULTS = 'fn putResults(row: u32, swept: Swept, state: TokenState, label: i32, labelLogit: f32) {}'
 
-/** The end of stage 1: params, targets, partials, states, results and mean logits unless it finds sums alone, logits. */
+/** The end of stage 1: params, targets, partials, states, results where it finds all, mean logits unless sums alone, logits. */
 export function finishRowsShader({ finds, CAPS, ...reading }: Omit<Sweeping, 'merges' | 'subgroups'>): Shader {
   const { dtype, vector } = reading
-  const isAll = finds !== 'sums'
-  const HAS_CLASSES = finds === 'classes'
+  const isAll = findsAll(finds)
+  const ofResults = isAll ? [rowResults, finishResults] : [finds === 'sums' ? NO_RESULTS : finishMeans]
+  const HAS_CLASSES = findsClasses(finds)
   return shader(`finish-rows ${dtype} ${vector} ${finds} ${CAPS}`, { HAS_CLASSES, CAPS }, [
-    ...[numbers, rows, rowState, softcap, isAll ? sweptAll : sweptSums, merge, tokenState],
-    loadsFrom(isAll ? 6 : 4, reading),
+    ...[numbers, rows, rowState, softcap, ...SWEPT[finds], merge, tokenState],
+    loadsFrom(isAll ? 6 : finds === 'sums' ? 4 : 5, reading),
     classWeights(false, 0),
-    ...(isAll ? [rowResults, finishResults] : [NO_RESULTS]),
+    ...ofResults,
     finishRows,
   ])
 }
@@ -134,8 +160,9 @@ export function sequenceSumsShader({ of, WEIGHS }: Summing): Shader {
 /** How stage 4 begins. */
 export interface Finishing {
   WEIGHS: boolean
-  /** Rows have coefficients of their own. */
+  /** Rows have coefficients of their own: in an array, or in the places of their values. */
   HAS_OWN: boolean
+  HAS_PLACED: boolean
   /** The scale of rows is the caller's to multiply by. */
   DEFERS: boolean
   HAS_CLASSES: boolean
@@ -151,7 +178,7 @@ fn putRowScale(row: u32, scale: TwoFloat) { rowScale[row] = scale; }`
 export function finishGradientShader(finishing: Finishing): Shader {
   const name = `finish-gradient ${Object.values(finishing).join(' ')}`
   return shader(name, { ...finishing }, [
-    ...[numbers, products, rows, rowState, tokenState, slopes, rowValues],
+    ...[numbers, products, rows, rowState, tokenState, slopes, rowValues, placedSlopes],
     classWeights(finishing.HAS_CLASSES, 8),
     finishing.DEFERS ? ROW_SCALE : 'fn putRowScale(row: u32, scale: TwoFloat) {}',
     finishGradient,
@@ -173,6 +200,7 @@ export function logitsGradientShader({ FULL, CAPS, HAS_CLASSES, ...writing }: Gr
   return shader(name, { FULL, CAPS, HAS_CLASSES }, [
     ...[numbers, rounding, rows, rowState, softcap, tokenState, rowValues],
     loadsAndStores(3, writing),
+    wordsOf(writing),
     classWeights(HAS_CLASSES, shared ? 4 : 5),
     logitsGradient,
   ])

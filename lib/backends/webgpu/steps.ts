@@ -50,7 +50,9 @@ export class Recording {
   }
 }
 
-/** The pipelines of steps. */
-export function pipelinesOf(steps: readonly Step[], state: DeviceState): Promise<GpuPipeline[]> {
-  return Promise.all(steps.map(({ shader }) => state.pipeline(shader)))
+/** The pipelines of steps. None is still being compiled once it fails: another try begins anew with all of them. */
+export async function pipelinesOf(steps: readonly Step[], state: DeviceState): Promise<GpuPipeline[]> {
+  const pipelines = steps.map(({ shader }) => state.pipeline(shader))
+  await Promise.allSettled(pipelines)
+  return Promise.all(pipelines)
 }

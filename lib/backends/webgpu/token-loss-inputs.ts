@@ -5,7 +5,7 @@ import type { Job, TokenLossStage } from '../../job.js'
 import { twoFloats } from './two-floats.js'
 import { Words } from './words.js'
 
-/** The buffers, by their names in the shaders, as they are before stage 3, or their sizes in bytes. */
+/** The buffers, by their names in the shaders, as they are before stage 3, or the size of one in bytes. */
 export interface TokenLossInputs {
   /** The uniform of token-loss.wgsl. */
   params: ArrayBuffer
@@ -15,18 +15,13 @@ export interface TokenLossInputs {
   classWeights: Float32Array
   /** `[1]` two-float number; 0 where token-divisor.wgsl has to find it. */
   divisor: Float32Array
-  losses: number
-  slopes: number
   summary: number
 }
 
-const SLOPES_BYTES = 40
-
 /** `rows`: R. */
-export function tokenLossInputs({ tokenLoss, tokens, gradient, headGradient }: Job, rows: number): TokenLossInputs {
+export function tokenLossInputs({ tokenLoss, tokens }: Job, rows: number): TokenLossInputs {
   const stage = tokenLoss as TokenLossStage
   const { labelSmoothing, zLoss, meanClassWeight = 1, gradientScale = 1 } = stage
-  const hasSlopes = (gradient ?? headGradient) !== undefined
   return {
     params: new Words(64)
       .twoFloats(1 / (tokens?.temperature ?? 1), labelSmoothing, 1 - labelSmoothing, zLoss)
@@ -35,8 +30,6 @@ export function tokenLossInputs({ tokenLoss, tokens, gradient, headGradient }: J
     sumParams: new Words(16).integers(0, rows).bytes,
     classWeights: twoFloats(stage.classWeights ?? stage.weightsOfLabels ?? []),
     divisor: twoFloats([stage.divisor]),
-    losses: 8 * rows,
-    slopes: hasSlopes ? SLOPES_BYTES * rows : 0,
     summary: 8,
   }
 }

@@ -26,15 +26,17 @@ or name it: mpiCommunicator({ library }) or ${VARIABLE}, with the path of libmpi
 export interface Launcher {
   name: string
   isOpenMpi: boolean
-  /** The number of processes that it has started. */
+  /** The number of processes that it has started, or as many of them as are known to be there. */
   size: number
 }
 
 /** The launcher, by what it leaves in the environment; undefined when there is none, or none that tells. */
 export function launcherOf(environment: NodeJS.ProcessEnv): Launcher | undefined {
-  const { OMPI_COMM_WORLD_SIZE, PMI_SIZE } = environment
+  const { OMPI_COMM_WORLD_SIZE, PMI_SIZE, PMI_PORT, MPI_LOCALNRANKS } = environment
   if (OMPI_COMM_WORLD_SIZE) return { name: 'Open MPI', isOpenMpi: true, size: Number(OMPI_COMM_WORLD_SIZE) }
   if (PMI_SIZE) return { name: 'MPICH', isOpenMpi: false, size: Number(PMI_SIZE) }
+  // With -pmi-port it tells its processes no more than how many there are on this machine.
+  if (PMI_PORT) return { name: 'MPICH', isOpenMpi: false, size: Number(MPI_LOCALNRANKS ?? 1) }
   return undefined
 }
 

@@ -78,7 +78,8 @@ function checkConnection({ PMI_FD, ...environment }: NodeJS.ProcessEnv): void {
   if (PMI_FD === undefined || launcherOf(environment)?.isOpenMpi !== false) return
   if (isSocket(Number(PMI_FD))) return
   const reason = 'what stands between, such as npm, has closed its connection to mpirun'
-  throw failure('ERR_MPI', `this process was started by MPICH, but ${reason}; let mpirun start node itself`)
+  const remedy = 'let mpirun start node itself, or use -pmi-port'
+  throw failure('ERR_MPI', `this process was started by MPICH, but ${reason}; ${remedy}`)
 }
 
 /** Whether the descriptor is one; a number that is free is soon taken by a file of Node.js. */

@@ -2,9 +2,10 @@
 // refuses what a GPU would refuse or do differently now and then: sizes that do not fit each other, memory less aligned
 // than was promised when the algorithm was chosen, and algorithms that might split sums.
 //
-// FPL_HOST_FAULT=matmul makes every product fail.
+// FPL_HOST_FAULT=matmul makes every product fail. FPL_HOST_PRODUCTS names a file to which each adds a line.
 #include "../cublaslt.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -194,6 +195,12 @@ EXPORT Status cublasLtMatmul(Handle*, Operation* operation, const void* alpha, c
     if (reinterpret_cast<uintptr_t>(pointers[i]) % promise.alignments[i] != 0) return Status::kInvalidValue;
   }
   if (!fits(*operation, *aLayout, *bLayout, *cLayout) || c != d || !workspace) return Status::kInvalidValue;
+
+  const char* products = getenv("FPL_HOST_PRODUCTS");
+  if (FILE* file = products && *products ? fopen(products, "a") : nullptr) {
+    fprintf(file, "%lld %lld\n", static_cast<long long>(cLayout->rows), static_cast<long long>(cLayout->columns));
+    fclose(file);
+  }
 
   const bool later = operation->pointerMode == kScalarsOnDevice;
   const auto *alphaAt = static_cast<const float*>(alpha), *betaAt = static_cast<const float*>(beta);

@@ -37,6 +37,21 @@ struct HostStream {
   std::shared_ptr<Queue> queue;
   HostGraph* captured = nullptr;
 };
+namespace fpl {
+namespace cuda {
+namespace host {
+
+int64_t numberIn(const char* name, int64_t otherwise) {
+  const char* value = getenv(name);
+  return value && *value ? atoll(value) : otherwise;
+}
+
+}  // namespace host
+}  // namespace cuda
+}  // namespace fpl
+
+using fpl::cuda::host::numberIn;
+
 struct HostEvent {
   int device;
   double time = 0;
@@ -51,11 +66,6 @@ namespace {
 const char* variable(const char* name) {
   const char* value = getenv(name);
   return value && *value ? value : nullptr;
-}
-
-int64_t numberIn(const char* name, int64_t otherwise) {
-  const char* value = variable(name);
-  return value ? atoll(value) : otherwise;
 }
 
 // Whoever has waited longest is next: a thread that always comes back at once would keep all others out, and with them
@@ -301,6 +311,8 @@ cudaError_t cudaGetLastError() {
   return sticky ? sticky : last;
 }
 
+constexpr int kMultiprocessors = 2;
+
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = int(numberIn("FPL_HOST_DRIVER", CUDART_VERSION));
   return cudaSuccess;
@@ -316,6 +328,10 @@ cudaError_t cudaGetDeviceCount(int* count) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   const Lock lock(mutex);
   if (device < 0 || device >= deviceCount()) return noted(cudaErrorInvalidDevice);
+  if (attribute == cudaDevAttrMultiProcessorCount) {
+    *value = kMultiprocessors;
+    return noted(cudaSuccess);
+  }
   // The entry of that number, or the last one.
   const char* list = variable("FPL_HOST_CAPABILITY");
   const char* entry = list ? list : "9.0";
@@ -328,7 +344,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
   snprintf(properties->name, sizeof properties->name, "host");
-  properties->multiProcessorCount = 2;
+  properties->multiProcessorCount = kMultiprocessors;
   properties->l2CacheSize = 1 << 20;
   properties->totalGlobalMem = deviceBytes();
   const cudaError_t status = cudaDeviceGetAttribute(&properties->major, cudaDevAttrComputeCapabilityMajor, device);

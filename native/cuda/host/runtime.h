@@ -9,6 +9,7 @@
 //   FPL_HOST_DRIVER        version of the driver, default that of the build
 //   FPL_HOST_FAULT         a stage whose kernel hits an illegal address
 //   FPL_HOST_INITCHECK     1: the process ends where bytes are copied to the host that nobody has written
+//   FPL_HOST_CHUNK_BYTES   of an output layer's logits that are multiplied at once (head.cu)
 #pragma once
 
 #include <cstddef>
@@ -60,7 +61,11 @@ struct cudaDeviceProp {
   int major, minor, multiProcessorCount, l2CacheSize;
   size_t totalGlobalMem;
 };
-enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
+};
 enum cudaMemoryType {
   cudaMemoryTypeUnregistered = 0,
   cudaMemoryTypeHost = 1,
@@ -113,6 +118,9 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEve
 namespace fpl {
 namespace cuda {
 namespace host {
+
+// The number that a variable of the environment holds.
+int64_t numberIn(const char* name, int64_t otherwise);
 
 // Work of a device, which is told which one it is. Where it waits for another process it returns false until that has
 // come, and is called again.

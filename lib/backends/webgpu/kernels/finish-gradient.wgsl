@@ -16,7 +16,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> states: array<TokenState>;
 @group(0) @binding(5) var<storage, read_write> coefficients: array<TwoFloat>;
 @group(0) @binding(6) var<storage, read_write> own: array<Slopes>;
-@group(0) @binding(7) var<storage, read_write> values: array<RowValues>;
+@group(0) @binding(7) var<storage, read_write> values: array<RowValues>;  // where HAS_PLACED, in their places the slopes
 
 // The sequence of a row.
 fn sequenceOf(row: u32) -> u32 {
@@ -44,25 +44,27 @@ fn valuesOf(state: TokenState, slopes: Slopes, label: i32) -> RowValues {
   let everywhere = div(mul(slopes.meanLogit, params.perLogit), twoOfInteger(i32(params.vocab)));
   var ofLabel = everywhere;
   if (HAS_CLASSES && label >= 0) { ofLabel = weighed(two(classWeight(u32(label))), everywhere); }
-  var v = RowValues(state.unit, 0, 0, 0, everywhere.x, ofLabel.x);
+  var v = RowValues(state.unit.base, exponentsOf(state.unit.exponent, 0), 0, 0, everywhere.x, ofLabel.x);
   if (isZero(slopes.logProb) && isZero(slopes.logSumExp) && isZero(slopes.entropy)) { return v; }
   // d entropy / d s_j = -p_j · (log p_j + entropy), and log p_j = log w_j - log total.
-  let p = expOf(state.logProb);
-  var atLabel = mul(slopes.logProb, two(state.complement));
+  let logProb = logProbOf(state);
+  let p = expOf(logProb);
+  let complement = absolute(expm1Of(logProb));
+  var atLabel = mul(slopes.logProb, complement);
   var constant = sub(slopes.logSumExp, slopes.logProb);
   if (!isZero(slopes.logSumExp)) { atLabel = add(atLabel, mul(slopes.logSumExp, p)); }
   if (!isZero(slopes.entropy)) {
-    if (!isZero(p)) { atLabel = sub(atLabel, mul(mul(slopes.entropy, p), add(state.logProb, entropy))); }
+    if (!isZero(p)) { atLabel = sub(atLabel, mul(mul(slopes.entropy, p), add(logProb, entropy))); }
     constant = sub(constant, mul(slopes.entropy, sub(entropy, logOf(two(state.total)))));
   }
   v.atLabel = add(mul(atLabel, params.perLogit), ofLabel).x;
   let perTotal = div(params.perLogit, two(state.total));
   constant = mul(constant, perTotal);
   let perLog = mul(neg(slopes.entropy), perTotal);
-  v.scale = exponentForUnit(max(abs(constant.x), abs(perLog.x)), state.complement);
-  v.constant = timesPowerOfTwo(constant.x, -v.scale);
-  v.perLog = timesPowerOfTwo(perLog.x, -v.scale);
-  v.unit.exponent -= v.scale;
+  let scale = exponentForUnit(max(abs(constant.x), abs(perLog.x)), complement.x);
+  v.constant = timesPowerOfTwo(constant.x, -scale);
+  v.perLog = timesPowerOfTwo(perLog.x, -scale);
+  v.exponents = exponentsOf(state.unit.exponent - scale, scale);
   // Infinities would make NaN with each other anyway.
   if (!isFinite(v.constant) || !isFinite(v.perLog) || !isFinite(v.everywhere)) { v.constant = notANumber(); }
   return v;
@@ -81,6 +83,7 @@ fn finishGradient(
   var slopes = Slopes();
   let ofSequence = sequenceSlope(row);
   if (HAS_OWN) { slopes = own[row]; }
+  if (HAS_PLACED) { slopes = slopesAt(values[row]); }
   slopes.logProb = add(slopes.logProb, ofSequence);
   if (DEFERS) {
     putRowScale(row, slopes.logProb);
@@ -108,7 +111,7 @@ fn sequenceSlope(row: u32) -> TwoFloat {
 
 // Whether a row whose scale is deferred may take part in the loss.
 fn takesPart(row: u32, scale: TwoFloat) -> bool {
-  if (HAS_OWN) { return !isZero(scale); }
+  if (HAS_OWN || HAS_PLACED) { return !isZero(scale); }
   if (!WEIGHS) { return true; }
   return !isZero(weights[row].own) || (params.plain != 0 && !isZero(weights[row].plain));
 }

@@ -23,21 +23,15 @@ fn finished(swept: Swept, labelLogit: f32) -> TokenState {
   let rest = swept.sum;
   let nothing = isZero(rest) && isMinusInfinity(labelLogit);  // the whole row is -∞
   if (nothing || isNan(labelLogit) || isInfinity(labelLogit) || !isFinite(rest.x)) {
-    let nan = notANumber();
-    return TokenState(two(nan), nan, nan, Unit(0, 0), labelLogit, 0);
+    return tokenState(two(notANumber()), notANumber(), Unit(0, 0));
   }
   // Only the label has any probability.
-  if (isZero(rest)) { return TokenState(two(0), 0, 1, Unit(labelLogit, 0), labelLogit, 0); }
+  if (isZero(rest)) { return tokenState(two(0), 1, Unit(labelLogit, 0)); }
   let logRest = logOf(rest);
   var unit = swept.unit;
-  // The row's total, in a unit near itself so that it can neither overflow nor vanish.
-  if (isMinusInfinity(labelLogit)) {
-    let up = i32(round(logRest.x * LOG2_E));
-    unit.exponent += up;
-    return TokenState(two(labelLogit), 1, scaled(rest, -up).x, unit, labelLogit, 0);
-  }
   let logLabel = logInUnits(labelLogit, unit);
-  let others = logisticOf(sub(logLabel, logRest));
+  let logProb = logSigmoidOf(sub(logLabel, logRest)).value;
+  // The row's total, in a unit near itself so that it can neither overflow nor vanish.
   var total: f32;
   if (logLabel.x > 700) {
     // The label towers over the rest: measure from it.
@@ -48,7 +42,7 @@ fn finished(swept: Swept, labelLogit: f32) -> TokenState {
     unit.exponent += up;
     total = add(scaled(rest, -up), expOf(sub(logLabel, mul(LN2, two(f32(up)))))).x;
   }
-  return TokenState(others.yes.value, others.yes.slope.x, total, unit, labelLogit, 0);
+  return tokenState(logProb, total, unit);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -62,7 +56,7 @@ fn finishRows(
   let row = params.first + index;
   let label = targets[row];
   if (label < 0) {
-    states[row] = TokenState(two(0), 0, 0, Unit(0, 0), 0, 0);
+    states[row] = tokenState(two(0), 0, Unit(0, 0));
     return;
   }
   var swept = partials[row * params.parts];
@@ -70,5 +64,5 @@ fn finishRows(
   let labelLogit = capped4(vec4f(loadLogit(rowStart(params.rows, row) + u32(label)))).x;
   let state = finished(swept, labelLogit);
   states[row] = state;
-  putResults(row, swept, state, label);
+  putResults(row, swept, state, label, labelLogit);
 }

@@ -17,21 +17,26 @@ struct Params {
 @group(0) @binding(1) var<storage, read> targets: array<i32>;
 @group(0) @binding(2) var<storage, read_write> values: array<RowValues>;
 
-const TILE = 16 * WORKGROUP;
+// From one vector of a tile to the next.
+const STEP = 4 * WORKGROUP;
+const TILE = 4 * STEP;
 
 fn isConstant(v: RowValues) -> bool { return v.constant == 0 && v.perLog == 0; }
 fn isNothing(v: RowValues) -> bool { return isConstant(v) && v.everywhere == 0 && v.atLabel == 0; }
 
+// Whether the gradient of a row depends on its logits.
+fn takesLogits(v: RowValues) -> bool { return !isConstant(v) || (CAPS && !isNothing(v)); }
+
 // What logits become, all but the label's. Of capped ones that is to be multiplied by the slope of the cap.
 fn gradientOf(x: vec4f, v: RowValues, everywhere: vec4f) -> vec4f {
-  let powers = powersOf(x, v.unit, params.temperature);
+  let powers = powersOf(x, unitOf(v), params.temperature);
   // The factor goes in before the power, which may be as small as float32 is.
   if (!FULL) {
     let gradient = v.constant * powers.mantissa * powersOfTwo4(powers.power);
     // 0 rather than -0.
     return select(gradient, vec4f(0), gradient == vec4f(0));
   }
-  let logs = vec4f(powers.power - v.scale) * LN2.x + powers.rest;
+  let logs = vec4f(powers.power - scaleOf(v)) * LN2.x + powers.rest;
   return (v.constant + v.perLog * logs) * powers.mantissa * powersOfTwo4(powers.power) + everywhere;
 }
 
@@ -47,14 +52,14 @@ fn everywhereAt(v: RowValues, at: u32) -> vec4f {
   return everywhere;
 }
 
-// Four derivatives of a row with a distribution.
-fn quadOf(start: u32, at: u32, v: RowValues, label: u32) -> vec4f {
+// Four derivatives of a row with a distribution, those of the vector of that number of a tile.
+fn quadOf(start: u32, at: u32, v: RowValues, label: u32, number: u32) -> vec4f {
   let everywhere = everywhereAt(v, at);
   var x = vec4f(0);
   var slope = vec4f(1);
-  if (!isConstant(v) || (CAPS && !isNothing(v))) {
+  if (takesLogits(v)) {
     if (isInside(at)) {
-      x = loadLogits4(start + at);
+      x = vectorOf(start + at, number);
     } else {
       for (var i = 0u; i < 4; i++) { if (at + i < params.vocab) { x[i] = loadLogit(start + at + i); } }
     }
@@ -85,16 +90,21 @@ fn logitsGradient(
   if (label == INACTIVE && params.skipInactive != 0) { return; }
   let start = rowStart(params.rows, row);
   let out = rowStart(params.outRows, row);
-  var v = RowValues(Unit(0, 0), 0, 0, 0, 0, 0);
+  var v = RowValues();
   if (isActive) { v = values[row]; }
   let hasValues = isActive && !isNan(v.constant);
   let lead = leadOf(start, out);
-  let first = index % params.tiles * TILE + 4 * thread;
-  for (var place = first; place < min(first + TILE, params.vocab + lead); place += 4 * WORKGROUP) {
+  let tile = index % params.tiles * TILE;
+  let end = params.vocab + lead;
+  beginTiles(start - lead + tile, thread);
+  readTile(start - lead, tile, select(0, end, hasValues && takesLogits(v)), thread);
+  for (var number = 0u; number < 4; number++) {
+    let place = tile + 4 * thread + number * STEP;
+    if (place >= end) { break; }
     let at = place - lead;
     // 0, or NaN.
     var gradient = vec4f(v.constant);
-    if (hasValues) { gradient = quadOf(start, at, v, u32(label)); }
+    if (hasValues) { gradient = quadOf(start, at, v, u32(label), number); }
     if (isInside(at)) {
       storeGradient4(out + at, gradient);
     } else {

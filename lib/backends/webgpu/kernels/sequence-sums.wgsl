@@ -19,7 +19,7 @@ var<workgroup> lanes: array<TwoFloat, WORKGROUP>;
 
 // A weight of 0 takes a row out, whatever it holds.
 fn weighed(row: u32) -> TwoFloat {
-  let logProb = states[row].logProb;
+  let logProb = logProbOf(states[row]);
   if (OF_LOG_WEIGHTS) { return sub(logProb, logSumSquaredProbs(row)); }
   if (!WEIGHS) { return logProb; }
   let weight = select(weights[row].own, weights[row].plain, IS_PLAIN);

@@ -93,14 +93,9 @@ var<private> noted: TwoFloat;
 var<private> notedOfClasses: TwoFloat;
 
 fn noteLogits(x: vec4f, place: u32, count: u32) {
-  let inside = select(vec4f(0), x, vec4u(0, 1, 2, 3) < vec4u(count));
-  noted = add(noted, add(twoSum(inside.x, inside.y), twoSum(inside.z, inside.w)));
+  noted = add(noted, sumOfInside(x, count));
   if (!HAS_CLASSES) { return; }
-  for (var i = 0u; i < min(count, 4); i++) {
-    let weight = classWeight(place + i);
-    // A logit of weight 0 takes no part, whatever it is.
-    if (weight != 0) { notedOfClasses = add(notedOfClasses, twoProduct(weight, x[i])); }
-  }
+  for (var i = 0u; i < min(count, 4); i++) { notedOfClasses = add(notedOfClasses, ofClass(x[i], place + i)); }
 }
 
 fn withNotes(swept: Swept) -> Swept {

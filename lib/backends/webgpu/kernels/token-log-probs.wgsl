@@ -38,12 +38,12 @@ fn seen(x: vec4f, place: u32, count: u32) -> vec4f {
   return logits;
 }
 
-// Four logits of the row; -∞ past its end and for the label itself.
-fn quadOf(row: u32, at: u32, end: u32, label: u32) -> vec4f {
+// Four logits of the row, the vector of that number of a tile; -∞ past its end and for the label itself.
+fn quadOf(row: u32, at: u32, end: u32, label: u32, number: u32) -> vec4f {
   var x = vec4f(-infinity());
   if (at >= end) { return x; }
   if (at + 4 <= end) {
-    x = loadLogits4(row + at);
+    x = vectorOf(row + at, number);
   } else {
     for (var i = 0u; at + i < end; i++) { x[i] = loadLogit(row + at + i); }
   }
@@ -57,14 +57,14 @@ fn tileOf(row: u32, at: u32, end: u32, label: u32) -> Tile {
   let hasLabel = ahead < 4 * STEP && ahead % STEP < 4;
   if (hasLabel || at + 3 * STEP + 4 > end) {
     return Tile(
-        quadOf(row, at, end, label), quadOf(row, at + STEP, end, label), quadOf(row, at + 2 * STEP, end, label),
-        quadOf(row, at + 3 * STEP, end, label));
+        quadOf(row, at, end, label, 0), quadOf(row, at + STEP, end, label, 1),
+        quadOf(row, at + 2 * STEP, end, label, 2), quadOf(row, at + 3 * STEP, end, label, 3));
   }
   let place = row + at;
-  let a = seen(loadLogits4(place), at, 4);
-  let b = seen(loadLogits4(place + STEP), at + STEP, 4);
-  let c = seen(loadLogits4(place + 2 * STEP), at + 2 * STEP, 4);
-  let d = seen(loadLogits4(place + 3 * STEP), at + 3 * STEP, 4);
+  let a = seen(vectorOf(place, 0), at, 4);
+  let b = seen(vectorOf(place + STEP, 1), at + STEP, 4);
+  let c = seen(vectorOf(place + 2 * STEP, 2), at + 2 * STEP, 4);
+  let d = seen(vectorOf(place + 3 * STEP, 3), at + 3 * STEP, 4);
   return Tile(a, b, c, d);
 }
 
@@ -85,7 +85,12 @@ fn tokenLogProbs(
   let end = min(begin + params.segmentLength, params.vocab);
   let start = rowStart(params.rows, row);
   var swept = nothingSwept();
-  for (var at = begin + 4 * thread; at < end; at += 4 * STEP) { swept = addTile(swept, tileOf(start, at, end, label), at); }
+  beginTiles(start + begin, thread);
+  for (var tile = begin; tile < end; tile += 4 * STEP) {
+    readTile(start, tile, end, thread);
+    let at = tile + 4 * thread;
+    if (at < end) { swept = addTile(swept, tileOf(start, at, end, label), at); }
+  }
   swept = withNotes(swept);
   if (hasNoDistribution()) { swept.sum = two(notANumber()); }
   putSwept(row * params.segments + index % params.segments, swept, thread);

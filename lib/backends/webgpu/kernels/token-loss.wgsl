@@ -25,10 +25,10 @@ struct Params {
 @group(0) @binding(2) var<storage, read> weights: array<Weights>;  // [R] where WEIGHS
 @group(0) @binding(3) var<storage, read> classWeights: array<TwoFloat>;  // [V] where CLASSES or SMOOTHED_CLASSES
 @group(0) @binding(4) var<storage, read_write> states: array<TokenState>;  // [R]
-@group(0) @binding(5) var<storage, read_write> meanLogits: array<TwoFloat>;  // [R] m, where SMOOTHS
-@group(0) @binding(6) var<storage, read_write> divisor: array<TwoFloat>;  // [1] of the sum over rows
-@group(0) @binding(7) var<storage, read_write> losses: array<TwoFloat>;  // [R] out, not divided; 0 of inactive rows
-@group(0) @binding(8) var<storage, read_write> slopes: array<Slopes>;  // [R] out where HAS_SLOPES
+@group(0) @binding(5) var<storage, read_write> divisor: array<TwoFloat>;  // [1] of the sum over rows
+// [R] out, not divided; 0 of inactive rows. Where SMOOTHS they take the place of m.
+@group(0) @binding(6) var<storage, read_write> losses: array<TwoFloat>;
+@group(0) @binding(7) var<storage, read_write> slopes: array<RowValues>;  // [R] out where HAS_SLOPES, in their places
 
 // log Σ_j e^(x_j / T)
 fn logSumExpOf(state: TokenState) -> TwoFloat {
@@ -43,15 +43,16 @@ struct TokenLoss {
 
 fn tokenLossOf(state: TokenState, meanLogit: TwoFloat, labelWeight: TwoFloat) -> TokenLoss {
   var result = TokenLoss();
-  if (isNan(state.logProb.x)) {
-    result.loss = state.logProb;
-    result.slopes.logProb = state.logProb;
+  let logProb = logProbOf(state);
+  if (isNan(logProb.x)) {
+    result.loss = logProb;
+    result.slopes.logProb = logProb;
     return result;
   }
   var factor = ONE;
-  if (DFT) { factor = expOf(state.logProb); }
+  if (DFT) { factor = expOf(logProb); }
   let toLabel = mul(params.toLabel, labelWeight);
-  var crossEntropy = neg(weighed(toLabel, state.logProb));
+  var crossEntropy = neg(weighed(toLabel, logProb));
   var logSumExp = ZERO;
   if (SMOOTHS || HAS_Z_LOSS) { logSumExp = logSumExpOf(state); }
   result.slopes.logProb = neg(mul(factor, toLabel));
@@ -95,7 +96,7 @@ fn tokenLoss(
   var classWeight = ONE;
   if ((CLASSES || SMOOTHED_CLASSES) && label >= 0) { classWeight = classWeights[label]; }
   let weight = weightOf(row, classWeight);
-  let value = tokenLossOf(states[row], meanLogits[row], select(ONE, classWeight, SMOOTHED_CLASSES));
+  let value = tokenLossOf(states[row], losses[row], select(ONE, classWeight, SMOOTHED_CLASSES));
   losses[row] = weighed(weight, value.loss);
   if (!HAS_SLOPES) { return; }
   let scale = mul(div(weight, divisor[0]), params.gradientScale);
@@ -103,5 +104,5 @@ fn tokenLoss(
   scaledSlopes.logProb = weighed(scale, value.slopes.logProb);
   scaledSlopes.logSumExp = weighed(scale, value.slopes.logSumExp);
   scaledSlopes.meanLogit = weighed(scale, value.slopes.meanLogit);
-  slopes[row] = scaledSlopes;
+  slopes[row] = placeSlopes(scaledSlopes);
 }

@@ -1,0 +1,4 @@
+/**
+ * No page opens a library of BLAS.
+ */
+export const chooseBlas = () => ''

@@ -1,0 +1,43 @@
+// How the blocks of a launch share out rows, or pieces of them.
+#pragma once
+
+#include "stages.h"
+
+namespace fpl {
+namespace cuda {
+
+// What each of the blocks of a launch does some of: the pieces of the rows.
+struct RowTasks {
+  VisitedRows rows;
+  uint32_t pieces;  // of a row
+  uint32_t blocks;  // of the launch
+
+  // Calls body(row, piece) for those of this block, which all its threads go through together.
+  template <typename Body>
+  FPL_DEVICE void each(const Body& body) const {
+    uint32_t places = uint32_t(rows.end - rows.first);
+    if (rows.limit) {
+      const int64_t left = *rows.limit - rows.first;
+      places = left < 0 ? 0 : left < places ? uint32_t(left) : places;
+    }
+    const uint32_t tasks = places * pieces;
+    for (uint32_t task = uint32_t(blockIndex()); task < tasks; task += blocks) {
+      const uint32_t place = task / pieces, piece = task - place * pieces;
+      body(rows.order ? uint32_t(rows.order[rows.first + place]) : uint32_t(rows.first) + place, piece);
+    }
+  }
+};
+
+// Calls launch(tasks) for as many rows at a time as have fewer than 2^31 pieces, with up to that many blocks.
+template <typename Launch>
+void forLaunches(VisitedRows rows, int64_t pieces, int64_t mostBlocks, const Launch& launch) {
+  const int64_t end = rows.end, mostRows = kMostBlocks / pieces;
+  for (; rows.first < end; rows.first = rows.end) {
+    rows.end = end - rows.first < mostRows ? end : rows.first + mostRows;
+    const int64_t tasks = rows.count() * pieces;
+    launch(RowTasks{rows, uint32_t(pieces), uint32_t(tasks < mostBlocks ? tasks : mostBlocks)});
+  }
+}
+
+}  // namespace cuda
+}  // namespace fpl
