@@ -51,7 +51,7 @@ const PROGRAM = `
   const ready = (async () => {
     const library = await import(workerData.library)
     const { ncclCommunicator } = await import(workerData.nccl)
-    for (let size = Math.max(2, rank + 1); size <= most; size++) communicators[size] = await ncclCommunicator(hostOf(size))
+    for (let size = rank + 1; size <= most; size++) communicators[size] = await ncclCommunicator(hostOf(size))
     return library
   })()
   parentPort.on('message', async ({ id, name, args, size, of }) => {
