@@ -23,9 +23,11 @@
  * Letters in shapes: R = batch · time rows, V vocabulary, D width, S sequences, P pairs.
  */
 import type { LossStage, TokenLossStage, UnpairedLossStage } from './job-losses.js'
+import type { JobInParts, SegmentStates, Shard, StateExchange } from './job-shards.js'
 import type { DType, GpuBuffer, GpuDevice, HostArray, InstructionSet } from './types/index.js'
 
 export * from './job-losses.js'
+export * from './job-shards.js'
 
 /** Memory of a tensor on a device: an address on a GPU of CUDA's, or a part of a buffer of WebGPU's. */
 export type DevicePlace = bigint | GpuSlice
@@ -75,35 +77,6 @@ export interface Tokens {
   emptyLogProb: number
   /** Labels on the GPU, which makes targets and counts of them: `targets` is then empty and `counts` an out. */
   labels?: DeviceLabels
-}
-
-/**
- * The logits are columns of those of a larger vocabulary: the V of all shapes is that of the columns at hand, but for
- * classes.
- */
-export interface Shard {
-  /** The first of the columns. */
-  start: number
-  /** The size of the vocabulary. */
-  vocab: number
-}
-
-/**
- * What stage 1 knows of each row, segment by segment of its vocabulary. A job in which `bounds` are given fills the states
- * from the columns that it has, and does nothing else; one without them begins from the states of whole rows, in the order
- * of columns.
- */
-export interface SegmentStates {
-  /** The columns at which segments begin, from 0, and V. */
-  bounds?: Int32Array
-  /** States of a row; 1 where those of all segments are merged. */
-  count: number
-  /** `[R, count]` of as many 32-bit words each as the other fields of the stage need: see lib/call/segments.ts. */
-  states: Int32Array
-  /** `[R]` the logits of labels, capped; a job fills those of labels that are among its columns. */
-  labelLogits: Float32Array
-  /** Of the cpu backend: logits of an output layer that the first job leaves to the second, rows of 16 words and more. */
-  keptLogits?: Float32Array
 }
 
 /** `[R]` labels that are on the GPU. */
@@ -264,6 +237,8 @@ export interface Job {
   gradient?: GradientStage
   /** Instead of `gradient` where logits come from a head. */
   headGradient?: HeadGradientStage
+  /** Beside stages with a shard. */
+  exchange?: StateExchange
 }
 
 /** Where and how a job runs. A backend ignores the settings of other backends. */
@@ -284,6 +259,8 @@ export interface RunSettings {
   stream?: bigint
   /** Of the webgpu backend, which needs it. */
   gpuDevice?: GpuDevice
+  /** Of the cuda backend: the address of the communicator over which shards are exchanged on the stream. */
+  communicator?: bigint
   /** The objects that own the device memory and the stream at these addresses; they are kept while the job may run. */
   needs?: readonly unknown[]
 }
@@ -293,6 +270,8 @@ export interface Backend {
   readonly name: 'cpu' | 'wasm' | 'js' | 'cuda' | 'webgpu'
   /** Opens the library of BLAS that the user names, or one that is found, and gives its number; of the cpu backend. */
   openBlas?(): number
+  /** Of the cuda backend: a job with an `exchange`, which all ranks must be ready for before one of them begins it. */
+  inParts?(job: Job, settings: RunSettings): JobInParts
   /** On the calling thread. */
   runSync(job: Job, settings: RunSettings): void
   /** Off the calling thread. Rejects with the signal's reason when aborted before stage 4 began. */

@@ -22,7 +22,7 @@ import type {
   Logits,
   ShardOptions,
 } from '../lib/types/index.js'
-import { onRanks, outcomes, type Rank, ranksInMemory } from './ranks.js'
+import { onRanks, onRanksSync, outcomes, type Rank } from './ranks.js'
 import { copyOfColumns, joined } from './shards.js'
 import { bytes, CUDA, gaussian, hex, logitsOf, random, storage, values } from './support.js'
 
@@ -152,13 +152,14 @@ describe.runIf(CUDA.length > 0)('a shared vocabulary on the cuda backend', () =>
     }
   })
 
-  test('a call that is prepared takes no shard', () => {
-    const [rank] = ranksInMemory(1).ranks
-    const options = { ...REFERENCE, ...sharedBy(rank, [0, 600], rank), gradient: 'in-place' } as const
+  test('a call that is prepared takes no communicator of the host', () => {
     const logits = { ...logitsWith(300), data: new DeviceBuffer(12 * 300 * 4) }
-    expect(() => prepareFusedPreferenceLoss(logits, labelsAt([0, 300, 600]), options)).toThrow(
-      'options.shard is not for prepared calls',
-    )
+    onRanksSync(1, (rank) => {
+      const options = { ...REFERENCE, ...sharedBy(rank, [0, 600], rank), gradient: 'in-place' } as const
+      expect(() => prepareFusedPreferenceLoss(logits, labelsAt([0, 300, 600]), options)).toThrow(
+        'options.communicator of a prepared call must be one of fused-preference-loss/nccl',
+      )
+    })
   })
 
   test('logits that are disposed of while a rank waits for the others are there until the call ends', async () => {

@@ -180,6 +180,7 @@ describe('a field is what its name says', () => {
       logitsBudget: 777,
       sharesHidden: true,
     },
+    exchange: { communicator: 4n, ...arrays('columns'), merges: true },
   }
   const settings = { device: 170, stream: 3n, threads: 171, instructionSet: 'avx2', blas: 172, signal: {} }
   const values = new Float64Array(lines.length + 100)

@@ -18,7 +18,7 @@ const LIBRARY = [
   ['call'],
   ['backends'],
   ['job', 'options'],
-  ['check', 'job-losses'],
+  ['check', 'job-losses', 'job-shards'],
   ['errors', 'types'],
 ]
 /** Imports of values and of types, re-exports, `import('…')`. */

@@ -6,17 +6,25 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { DIST } from './support.js'
 
 const PRELUDE = `
-  const { DeviceBuffer, Stream, getDevices } = await import(${JSON.stringify(new URL('./cuda/index.mjs', DIST).href)})
+  const { DeviceBuffer, Stream, getDevices, prepareFusedPreferenceLoss } = await import(${JSON.stringify(new URL('./cuda/index.mjs', DIST).href)})
   const ncclUrl = ${JSON.stringify(new URL('./distributed/nccl/index.mjs', DIST).href)}
   const { ncclCommunicator } = await import(ncclUrl)
   const [rank, size] = [Number(process.env.RANK), Number(process.env.SIZE)]
+  const library = await import(${JSON.stringify(DIST.href)})
   const never = () => { throw new Error('nobody needs this') }
   const host = {
-    rank, size, allReduceSum: never, barrier: () => host.allGather(new Uint8Array(1), new Uint8Array(size)), abort: never,
+    rank, size, barrier: () => host.allGather(new Uint8Array(1), new Uint8Array(size)), abort: never,
     allGather: (send, receive) => new Promise((resolve) => {
       process.once('message', (gathered) => { receive.set(gathered); resolve() })
       process.send({ gather: send })
     }),
+    // In the order of ranks.
+    async allReduceSum(data) {
+      const all = new data.constructor(size * data.length)
+      await host.allGather(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), new Uint8Array(all.buffer))
+      data.set(all.subarray(0, data.length))
+      for (let r = 1; r < size; r++) for (let i = 0; i < data.length; i++) data[i] += all[r * data.length + i]
+    },
   }
   const connect = (options) => ncclCommunicator(host, options)
   const there = (array, device = rank) => DeviceBuffer.from(array, { device })

@@ -47,6 +47,7 @@ function listFields(): string[] {
     tokenLoss: {},
     gradient: { logits: rows, out: rows, tokenCoefficients: {} },
     headGradient: { logits: rows, head },
+    exchange: {},
   } as unknown as Job
   const lines: string[] = []
   const list: FieldVisitor = {

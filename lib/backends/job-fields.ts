@@ -24,6 +24,7 @@ import { type FieldVisitor, Part } from './field-visitor.js'
 const SETTINGS = new Part()
 const TOKENS = new Part()
 const LABELS = new Part()
+const EXCHANGE = new Part()
 const LOGITS = new Part()
 const POLICY = new Part()
 const POLICY_HEAD = new Part()
@@ -55,11 +56,17 @@ export interface Codes {
 
 /** To add a field, add a line below and one in the same place in job_fields.h. */
 export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes: Codes): void {
-  const { tokens, policy, reference, loss, unpairedLoss, tokenLoss, gradient, headGradient } = job
+  const { tokens, policy, reference, loss, unpairedLoss, tokenLoss, gradient, headGradient, exchange } = job
   const stage4 = gradient ?? headGradient
   visitSettings(visit, settings, codes)
   if (tokens) visitTokens(visit, tokens)
   if (tokens?.labels) visitLabels(visit, tokens.labels)
+  if (exchange) {
+    visit.part(EXCHANGE)
+    visit.in('exchange.communicator', 'address', exchange.communicator)
+    visit.in('exchange.columns', 'int32', exchange.columns)
+    visit.number('exchange.merges', exchange.merges ? 1 : 0)
+  }
   const forward = policy ?? stage4
   if (forward) {
     visit.part(LOGITS)
@@ -75,14 +82,7 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.out('policy.segments.keptLogits', 'float32', policy.segments.keptLogits)
   }
   const head = (policy ?? headGradient)?.head
-  if (head) {
-    visit.part(POLICY_HEAD)
-    visit.in('policy.head.hidden.data', 'tensor', head.hidden.data)
-    visitRows(visit, 'policy.head.hidden', head.hidden)
-    visit.in('policy.head.weight.data', 'tensor', head.weight.data)
-    visit.in('policy.head.bias.data', 'tensor', head.bias?.data)
-    visitWeight(visit, 'policy.head', head)
-  }
+  if (head) visitHead(visit, POLICY_HEAD, 'policy.head', head)
   if (reference) {
     visit.part(REFERENCE)
     visit.in('reference.logits.data', 'tensor', reference.logits.data)
@@ -92,14 +92,7 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.out('reference.logProbs', 'float64', reference.logProbs)
   }
   if (reference?.segments) visitSegments(visit, REFERENCE_SEGMENTS, 'reference', reference.segments)
-  if (reference?.head) {
-    visit.part(REFERENCE_HEAD)
-    visit.in('reference.head.hidden.data', 'tensor', reference.head.hidden.data)
-    visitRows(visit, 'reference.head.hidden', reference.head.hidden)
-    visit.in('reference.head.weight.data', 'tensor', reference.head.weight.data)
-    visit.in('reference.head.bias.data', 'tensor', reference.head.bias?.data)
-    visitWeight(visit, 'reference.head', reference.head)
-  }
+  if (reference?.head) visitHead(visit, REFERENCE_HEAD, 'reference.head', reference.head)
   if (loss) visitLoss(visit, loss, policy, reference)
   if (unpairedLoss) visitUnpairedLoss(visit, unpairedLoss, codes)
   if (tokenLoss) visitTokenLoss(visit, tokenLoss)
@@ -180,7 +173,12 @@ function visitRows(visit: FieldVisitor, owner: string, rows: Rows): void {
   visit.number('timeStride', rows.timeStride, owner)
 }
 
-function visitWeight(visit: FieldVisitor, owner: string, { weight, bias }: Head): void {
+function visitHead(visit: FieldVisitor, part: Part, owner: string, { hidden, weight, bias }: Head): void {
+  visit.part(part)
+  visit.in(`${owner}.hidden.data`, 'tensor', hidden.data)
+  visitRows(visit, `${owner}.hidden`, hidden)
+  visit.in(`${owner}.weight.data`, 'tensor', weight.data)
+  visit.in(`${owner}.bias.data`, 'tensor', bias?.data)
   visit.number('weight.dtype', DTYPES[weight.dtype], owner)
   visit.number('weight.rowStride', weight.rowStride, owner)
   visit.number('weight.columnStride', weight.columnStride, owner)

@@ -3,6 +3,7 @@
  */
 
 import { streamOf } from '../backends/cuda/addresses.js'
+import { addressOfRanks, isNcclRanks } from '../backends/cuda/ranks.js'
 import { type DeviceRange, isDeviceMemory } from '../backends/device-memory.js'
 import { pickBackend } from '../backends/registry.js'
 import { gpuDevice as gpuDeviceOption } from '../backends/webgpu/memory.js'
@@ -10,7 +11,7 @@ import { checkUnchanged, type NamedArray, type Watched } from '../check/arrays.j
 import { integer, oneOf } from '../check/options.js'
 import { invalidType, invalidValue } from '../errors.js'
 import type { Backend, Job, RunSettings } from '../job.js'
-import type { InstructionSet, RunOptions } from '../types/index.js'
+import type { InstructionSet, NcclRanks, RunOptions, ShardOptions } from '../types/index.js'
 
 /** The names of {@link RunOptions}. */
 export const RUN_OPTIONS = ['backend', 'threads', 'instructionSet', 'stream', 'device', 'gpuDevice', 'signal'] as const
@@ -21,6 +22,7 @@ const MOST_THREADS = 1024
 const NO_ARRAYS: readonly Watched[] = []
 const NONE = () => []
 const MOST_DEVICES = 1023
+const COMMUNICATOR = 'options.communicator'
 
 /** A backend and its settings besides the job. */
 export interface Runner {
@@ -60,12 +62,13 @@ export function runSync<Result>({ job, runner, result }: Planned<Result>): Resul
  * the caller's, of which the backend keeps those in device memory; `watched`: those that are used in place.
  */
 export function runnerOf(
-  options: RunOptions,
+  options: RunOptions & Pick<ShardOptions, 'communicator'>,
   memory?: DeviceRange,
   arrays: () => readonly NamedArray[] = NONE,
   watched: readonly Watched[] = NO_ARRAYS,
 ): Runner {
   const { threads, instructionSet, stream, device, gpuDevice, signal } = options
+  const ranks = isNcclRanks(options.communicator) ? options.communicator : undefined
   const name = oneOf(options.backend, 'options.backend', BACKENDS, 'auto')
   const settings: RunSettings = {
     threads: threads === undefined ? 0 : integer(threads, 'options.threads', 1, MOST_THREADS),
@@ -78,21 +81,31 @@ export function runnerOf(
   const backend = pickBackend(name, memory?.kind, settings.instructionSet)
   if (backend.name === 'cuda') {
     const own = memory?.kind === 'cuda' ? memory.device : undefined
-    settings.device = device === undefined ? (own ?? 0) : integer(device, 'options.device', 0, MOST_DEVICES)
+    const implied = own ?? ranks?.device ?? 0
+    settings.device = device === undefined ? implied : integer(device, 'options.device', 0, MOST_DEVICES)
     if (memory && own !== undefined && settings.device !== own) {
       throw invalidValue('options.device', `is ${settings.device}, but the logits are on device ${own}`)
     }
     if (stream !== undefined) settings.stream = streamOf(stream, settings.device)
-    settings.needs = [stream, ...deviceMemoryIn(arrays())]
+    if (ranks) settings.communicator = communicatorOn(ranks, settings.device)
+    settings.needs = [stream, ranks, ...deviceMemoryIn(arrays())]
   } else {
     if (stream !== undefined) throw forCuda('options.stream', backend)
     if (device !== undefined) throw forCuda('options.device', backend)
+    if (ranks) throw forCuda(`${COMMUNICATOR}, which is NCCL's,`, backend)
   }
   if (backend.name === 'webgpu') settings.gpuDevice = gpuDeviceOption(gpuDevice)
   else if (gpuDevice !== undefined) throw isFor('webgpu', 'options.gpuDevice', backend)
   signal?.throwIfAborted()
   checkUnchanged(watched)
   return { backend, settings }
+}
+
+function communicatorOn(ranks: NcclRanks, device: number): bigint {
+  if (ranks.device !== device) {
+    throw invalidValue(COMMUNICATOR, `is on device ${ranks.device}, but the call runs on device ${device}`)
+  }
+  return addressOfRanks(ranks)
 }
 
 /** The runner of a later call that uses the arrays of a call again, and these. The call's signal has no say in it. */

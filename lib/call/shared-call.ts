@@ -8,8 +8,9 @@
  *   5  sum of hidden    with an output layer, the gradient with respect to its input is a sum over the ranks, which begins
  *                       while step 4 runs; and an agreement, as a rank may have failed
  *
- * A gradient that is asked for later is steps 1, 4 and 5. Ranks exchange arrays of the host's, wherever tensors are. A
- * signal counts until the states are gathered: later, a rank would leave the others alone with their gradients.
+ * A gradient that is asked for later is steps 1, 4 and 5. Ranks exchange arrays of the host's, wherever tensors are; over
+ * NCCL steps 2 to 5 are one job (exchanging-job.ts). A signal counts until the states are gathered: later, a rank would
+ * leave the others alone with their gradients.
  */
 import { copyToDevice, copyToHost, noHolds } from '../backends/cuda/between-jobs.js'
 import { newCudaMemory } from '../backends/cuda/new-memory.js'
@@ -19,6 +20,7 @@ import type { ForwardStage, HeadGradientStage, Job, RunSettings, Shard, Tokens }
 import type { Communicator, HostArray } from '../types/index.js'
 import { agreement, HEADER_BYTES, headerOf, numbersOf, type Terms } from './agreement.js'
 import { equalParts } from './call-terms.js'
+import { exchangingJob } from './exchanging-job.js'
 import { HiddenShares } from './hidden-shares.js'
 import type { Planned, Runner } from './run.js'
 import { type Columns, SegmentExchange } from './segments.js'
@@ -49,7 +51,11 @@ function* sharedSteps<Result>(communicator: Communicator, plan: () => Planned<Re
     return termsOf(planned, merges)
   })
   const { job, runner, result } = planned
-  const columns = columnsOf(all, job.tokens as SharedTokens)
+  const columns = columnsOf(all, job)
+  if (runner.settings.communicator !== undefined) {
+    yield* exchangingJob(communicator, planned, columns, merges)
+    return result()
+  }
   const exchange = (stage: ForwardStage, loss: Job['tokenLoss']) =>
     new SegmentExchange(
       stage,
@@ -118,7 +124,8 @@ export function* sharedBackward<Result>(
       return termsOf(planned, false)
     })
     if (planned === undefined) return undefined
-    yield* finish(communicator, planned, shares)
+    if (planned.runner.settings.communicator === undefined) yield* finish(communicator, planned, shares)
+    else yield* exchangingJob(communicator, planned, [], false)
     return planned.result()
   } finally {
     holds.letGo(false)
@@ -133,9 +140,10 @@ function heldBy<Result>(holds: ReturnType<typeof noHolds>, planned: Planned<Resu
 }
 
 /** Memory for this rank's share of the gradient of an output layer's input, if that is wanted. */
-function sharesOf(communicator: Communicator, { job }: Planned<unknown>): HiddenShares | undefined {
+function sharesOf(communicator: Communicator, { job, runner }: Planned<unknown>): HiddenShares | undefined {
   const stage = job.headGradient
-  if (stage?.hidden === undefined) return undefined
+  // Over NCCL it is the job that adds up.
+  if (stage?.hidden === undefined || runner.settings.communicator !== undefined) return undefined
   return new HiddenShares(communicator, (job.tokens as Tokens).targets, stage.head.hidden.vocab)
 }
 
@@ -197,22 +205,24 @@ function memoryOfLogits({ job, runner }: Planned<unknown>): Float32Array | undef
   }
 }
 
-function termsOf({ job, runner }: Planned<unknown>, merges: boolean): Terms {
-  const { backend } = runner
+/** What all ranks must have in common, and the columns that this one has. */
+export function termsOf({ job, runner }: Planned<unknown>, merges: boolean): Terms {
+  const { backend, settings } = runner
   if (backend.name === 'webgpu') {
     throw invalidValue('options.shard', "is not for the webgpu backend; 'cuda', 'cpu', 'wasm' and 'js' take it")
   }
   const { start } = (job.tokens as SharedTokens).shard
   const { vocab } = (job.policy ?? job.headGradient ?? job.gradient)!.logits
   return {
-    call: `backend '${backend.name}', segments '${merges ? 'merged' : 'exact'}'`,
+    call: `backend '${backend.name}'${settings.communicator ? ' over NCCL' : ''}, segments '${merges ? 'merged' : 'exact'}'`,
     equal: equalParts(job),
     numbers: [start, start + vocab],
   }
 }
 
 /** The columns of all ranks, which must be those of the vocabulary, each once. */
-function columnsOf(all: readonly number[][], { shard: { vocab } }: SharedTokens): Columns[] {
+export function columnsOf(all: readonly number[][], { tokens }: Job): Columns[] {
+  const { vocab } = (tokens as SharedTokens).shard
   const columns = all.map(([start, end]) => ({ start, end }))
   let next = 0
   for (const { start, end } of [...columns].sort((a, b) => a.start - b.start)) {

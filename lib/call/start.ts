@@ -1,6 +1,8 @@
 /**
  * How the functions start a call: alone, or together with the other ranks of a communicator.
  */
+
+import { isNcclRanks } from '../backends/cuda/ranks.js'
 import { communicatorOf, syncCommunicator } from '../check/communicator.js'
 import type { Communicator, ShardOptions } from '../types/index.js'
 import { type Planned, run, runSync } from './run.js'
@@ -22,8 +24,12 @@ export function startSync<Result>(options: ShardOptions | undefined, plan: () =>
   return runStepsSync(sharedCall(syncCommunicator(ranks, NAME), plan, options?.segments === 'merged'))
 }
 
-/** Read before all else: other ranks have to hear of whatever is wrong. */
-function ranksOf(options: ShardOptions | undefined | null): Communicator | undefined {
-  const communicator = options?.communicator
-  return communicator === undefined ? undefined : communicatorOf(communicator, NAME)
+/**
+ * The communicator over which a call agrees, or undefined. Read before all else: other ranks have to hear of whatever is
+ * wrong.
+ */
+export function ranksOf(options: ShardOptions | undefined | null): Communicator | undefined {
+  const given = options?.communicator
+  if (given === undefined) return undefined
+  return isNcclRanks(given) ? given.host : communicatorOf(given, NAME)
 }

@@ -3,13 +3,11 @@
  * generator yields each {@link Step}, and is thrown the step's error.
  */
 import { type SyncCommunicator, syncCommunicator } from '../check/communicator.js'
+import type { Wait } from '../job.js'
 import type { Communicator } from '../types/index.js'
 
 /** Something to wait for. */
-export interface Step {
-  run(): Promise<void>
-  runSync(): void
-}
+export type Step = Wait
 
 /** A call in steps. */
 export type Steps<Result> = Generator<Step, Result, void>

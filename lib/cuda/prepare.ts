@@ -10,11 +10,15 @@ import { enqueued, Holds, keepAlive } from '../backends/cuda/holds.js'
 import { nextId } from '../backends/cuda/index.js'
 import { cudaFunctions, requireCuda } from '../backends/cuda/open.js'
 import type { Planned } from '../call/run.js'
+import { sharedPreparation } from '../call/shared-preparation.js'
+import { ranksOf } from '../call/start.js'
+import { runStepsSync } from '../call/steps.js'
 import { checkUnchanged, type Watched, watch } from '../check/arrays.js'
+import { syncCommunicator } from '../check/communicator.js'
 import { invalidValue } from '../errors.js'
 import { plan } from '../functions/fused-preference-loss.js'
 import type { FusedOptions } from '../options/index.js'
-import type { DeviceMemory, FusedPreferenceLoss, Labels, Logits, RunOptions } from '../types/index.js'
+import type { DeviceMemory, FusedPreferenceLoss, Labels, Logits, RunOptions, ShardOptions } from '../types/index.js'
 
 /**
  * A call that can be enqueued again and again, on the current content of its device memory. It keeps all its arguments
@@ -36,7 +40,8 @@ export interface PreparedPreferenceLoss {
 
 /**
  * Prepares {@link fusedPreferenceLoss} on tensors in device memory. Arrays in host memory (labels, masks, weights,
- * reference log-probs) are copied now; arrays in device memory are read on each run.
+ * reference log-probs) are copied now; arrays in device memory are read on each run. Of a shared vocabulary, all ranks
+ * prepare the call, whose communicator is one of `fused-preference-loss/nccl`, and enqueue it as often as each other.
  *
  * @param logits, labels, options as of `fusedPreferenceLoss`; logits and gradient in device memory, `signal` not used.
  * @throws as `fusedPreferenceLoss`; Error `ERR_CUDA`
@@ -44,9 +49,14 @@ export interface PreparedPreferenceLoss {
 export function prepareFusedPreferenceLoss(
   logits: Logits,
   labels: Labels | DeviceMemory,
-  options: FusedOptions = {},
+  options: FusedOptions & ShardOptions = {},
 ): PreparedPreferenceLoss {
-  return new PreparedCall(plan(logits, labels, options))
+  const checked = () => plan(logits, labels, options)
+  const ranks = ranksOf(options)
+  if (ranks === undefined) return new PreparedCall(checked())
+  const merges = options.segments === 'merged'
+  const communicator = syncCommunicator(ranks, 'options.communicator')
+  return runStepsSync(sharedPreparation(communicator, checked, merges, (planned) => new PreparedCall(planned)))
 }
 
 class PreparedCall extends Handle<object> implements PreparedPreferenceLoss {
@@ -58,8 +68,6 @@ class PreparedCall extends Handle<object> implements PreparedPreferenceLoss {
   constructor(planned: Planned<FusedPreferenceLoss>) {
     const { settings } = planned.runner
     const { job } = planned
-    if (job.tokens?.shard)
-      throw invalidValue('options.shard', 'is not for prepared calls, which wait for no other rank')
     for (const rows of [job.policy?.logits, job.reference?.logits]) {
       if (rows && typeof rows.data !== 'bigint') throw invalidValue('logits.data', 'must be device memory')
     }

@@ -13,7 +13,7 @@ import { laterRunner, type Planned, RUN_OPTIONS, type Runner, run, runSync } fro
 import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
 import { SHARD_OPTIONS } from '../call/shard.js'
 import { sharedBackward } from '../call/shared-call.js'
-import { start, startSync } from '../call/start.js'
+import { ranksOf, start, startSync } from '../call/start.js'
 import { runSteps, runStepsSync } from '../call/steps.js'
 import { isPacked } from '../call/tokens.js'
 import { checkUnchanged, type NamedArray } from '../check/arrays.js'
@@ -118,7 +118,7 @@ function plan(
     job: call.job,
     runner,
     watched,
-    result: () => result({ source, call, runner, communicator: options.communicator }),
+    result: () => result({ source, call, runner, communicator: ranksOf(options) }),
   }
 }
 

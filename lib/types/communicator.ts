@@ -28,3 +28,20 @@ export interface Communicator {
   /** Ends all ranks with an exit code; defaults to 1. Does not return where the transport can do it. */
   abort(code?: number): void
 }
+
+/**
+ * The same processes as NCCL connects them, with a GPU each: what `ncclCommunicator` of `fused-preference-loss/nccl` makes.
+ * Calls on the cuda backend that share a vocabulary take it in place of a {@link Communicator}.
+ */
+export interface NcclRanks {
+  /** This process, from 0 to `size` − 1. */
+  readonly rank: number
+  /** The number of processes. */
+  readonly size: number
+  /** Index of the GPU. */
+  readonly device: number
+  /** The communicator that it was made from, over which calls agree before they begin. */
+  readonly host: Communicator
+  /** NCCL's own. */
+  readonly handle: object
+}

@@ -1,7 +1,7 @@
 /**
  * Options of the functions. Letters in shapes: B sequences, T positions, P pairs, S sequences of a packed batch.
  */
-import type { Communicator } from './communicator.js'
+import type { Communicator, NcclRanks } from './communicator.js'
 import type { DType, HeadWeight, Hidden, Indices, Logits, TensorData } from './tensors.js'
 import type { GpuDevice } from './webgpu.js'
 
@@ -107,8 +107,11 @@ export interface RunOptions {
 export interface ShardOptions {
   /** The first of the columns that are here, and the size of the vocabulary. Defaults to all columns. */
   shard?: { start: number; vocab: number } | undefined
-  /** The processes that share the vocabulary; needed with `shard`. */
-  communicator?: Communicator | undefined
+  /**
+   * The processes that share the vocabulary; needed with `shard`. One of `fused-preference-loss/nccl` keeps what is exchanged
+   * on the GPUs.
+   */
+  communicator?: Communicator | NcclRanks | undefined
   /**
    * What a rank sends of each row: a state of each segment, which gives the bits of the call that has all columns where
    * columns are divided between segments; or one state ('merged'), which is shorter. Defaults to 'exact'.

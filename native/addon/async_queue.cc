@@ -27,7 +27,7 @@ void AsyncQueue::cancel(double id) {
   std::unique_ptr<AsyncJob> unstarted;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (running_ && running_->id == id) running_->job.cancelled = true;
+    if (running_ && running_->id == id) *running_->cancelled = true;
     const auto found = std::find_if(waiting_.begin(), waiting_.end(), [&](auto& job) { return job->id == id; });
     if (found != waiting_.end()) {
       unstarted = std::move(*found);
@@ -42,7 +42,7 @@ void AsyncQueue::stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
-    if (running_) running_->job.cancelled = true;
+    if (running_) *running_->cancelled = true;
   }
   wake_.notify_one();
   thread_.join();

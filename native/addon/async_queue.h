@@ -1,6 +1,7 @@
 // Runs jobs off the main thread, one after the other, in the order in which they came.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -23,9 +24,10 @@ struct AsyncJob {
   Napi::ObjectReference arguments;  // keeps the caller's arrays alive
   LentMemory lent;                  // and their memory
   Job job;
-  std::function<bool(Job&)> work;  // returns false when it was cancelled, and throws when it fails
-  bool finished = false;           // false when it was cancelled
-  std::string error;               // not empty when it has failed
+  std::atomic<bool>* cancelled = &job.cancelled;  // what work watches
+  std::function<bool(Job&)> work;                 // returns false when it was cancelled, and throws when it fails
+  bool finished = false;                          // false when it was cancelled
+  std::string error;                              // not empty when it has failed
 };
 
 // All methods but `report` and the private ones are for the main thread.

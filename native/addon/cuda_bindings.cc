@@ -63,6 +63,7 @@ uint64_t side(const Napi::Value& value) {
 struct PreparedJob {
   Job job;
   Napi::ObjectReference arguments;
+  LentMemory lent;
   cuda::Prepared* prepared = nullptr;
   const Api* api = nullptr;
 
@@ -147,6 +148,36 @@ Napi::Object CudaBindings::functions() {
   method("run", &CudaBindings::run);
   method("runAsync", &CudaBindings::runAsync);
   define("cancel", [this](Info info) { queue_.cancel(info[0].As<Napi::Number>().DoubleValue()); });
+  define("job", [this](Info info) -> Napi::Value {
+    auto made = std::make_unique<PreparedJob>();
+    memory_.read(info, 0, made->job, &made->lent);
+    made->arguments = keep(info);
+    made->api = api_;
+    return Napi::External<PreparedJob>::New(env_, made.release(), [](Napi::Env, PreparedJob* job) { delete job; });
+  });
+  action("ready", [this](const Api& api, Info info, Problem* problem) {
+    PreparedJob& job = preparedOf(info[0]);
+    return api.ready(context_, &job.job, &job.prepared, problem);
+  });
+  define("readyAsync", [this](Info info) -> Napi::Value {
+    return later(info, [api = api_, context = context_, job = &preparedOf(info[1])](Problem* problem) {
+      return api->ready(context, &job->job, &job->prepared, problem);
+    });
+  });
+  action("runReady", [](const Api& api, Info info, Problem* problem) {
+    bool finished = false;
+    return api.runReady(preparedOf(info[0]).prepared, &finished, problem);
+  });
+  define("runReadyAsync", [this](Info info) -> Napi::Value {
+    PreparedJob& job = preparedOf(info[1]);
+    const auto work = [api = api_, prepared = job.prepared](Job&) {
+      Problem problem;
+      bool finished = false;
+      if (!api->runReady(prepared, &finished, &problem)) throw std::runtime_error(problem.message);
+      return finished;
+    };
+    return queued(info, work, &job.job.cancelled);
+  });
   method("prepare", &CudaBindings::prepare);
   action("enqueue", [](const Api& api, Info info, Problem* problem) {
     return api.enqueue(preparedOf(info[0]).prepared, handle(info[1]), problem);
@@ -263,6 +294,12 @@ Napi::Object CudaBindings::functions() {
     return Napi::External<Rank>::New(env_, new Rank{nullptr, api_}, [](Napi::Env, Rank* rank) { delete rank; });
   });
   method("connect", &CudaBindings::connect);
+  define("addressOf", [this](Info info) -> Napi::Value {
+    Problem problem;
+    cuda::Communicator* const communicator = rankOf(info[0]).communicator;
+    require(api_->communicatorIsUsable(communicator, &problem), problem);
+    return Napi::BigInt::New(env_, uint64_t(reinterpret_cast<uintptr_t>(communicator)));
+  });
   action("allGather", [](const Api& api, Info info, Problem* problem) {
     return api.allGather(rankOf(info[0]).communicator, address(info[1]), address(info[2]), address(info[3]),
                          handle(info[4]), problem);
@@ -389,13 +426,15 @@ Napi::Value CudaBindings::later(const Napi::CallbackInfo& info, std::function<bo
   });
 }
 
-Napi::Value CudaBindings::queued(const Napi::CallbackInfo& info, std::function<bool(Job&)> work) {
+Napi::Value CudaBindings::queued(const Napi::CallbackInfo& info, std::function<bool(Job&)> work,
+                                 std::atomic<bool>* cancelled) {
   auto job = std::make_unique<AsyncJob>(env_, info[0].As<Napi::Number>().DoubleValue());
   job->arguments = keep(info);
   for (size_t i = 0; i < info.Length(); ++i) {
     if (info[i].IsTypedArray()) job->lent.hold(env_, info[i]);
   }
   job->work = std::move(work);
+  if (cancelled) job->cancelled = cancelled;
   const Napi::Promise promise = job->deferred.Promise();
   queue_.push(std::move(job));
   return promise;

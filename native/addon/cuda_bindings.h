@@ -7,6 +7,8 @@
 //   collect()                  makes the garbage collector look for garbage at once
 //
 //   run, runAsync, cancel      as the addon's own, for jobs with a device
+//   job(...arrays)             a job that several ranks make together, in two parts: `ready` takes its memory, and only
+//   ready(job), runReady(job), readyAsync(id, job), runReadyAsync(id, job)     `runReady` waits for other ranks
 //   prepare(...arrays)         a job that can be enqueued again and again
 //   enqueue(job, stream), read(job, stream), workspaceBytes(job)
 //   destroyPrepared(job), destroyPreparedAsync(id, job)
@@ -26,6 +28,7 @@
 //   ncclVersion(), ncclId(bytes)    fills the 128 bytes by which ranks find each other
 //   communicator()                  one of NCCL's, which is nothing yet
 //   connect(id, communicator, device, rank, size, bytes)    off the calling thread; waits for all ranks
+//   addressOf(communicator)         what jobs know it by, a bigint; throws where it cannot be used any more
 //   allGather(communicator, send, receive, bytes, stream)
 //   allReduceSum(communicator, data, count, type, stream), broadcast(communicator, data, bytes, root, stream)
 //   waitFor(id, communicator, stream)    off the calling thread; throws where another rank has died
@@ -73,8 +76,10 @@ class CudaBindings {
   void tellCollector(int32_t device, int64_t bytes);
   // Does `work` on the queue's thread; the promise is kept when it has returned true.
   Napi::Value later(const Napi::CallbackInfo& info, std::function<bool(cuda::Problem*)> work);
-  // The same for work that watches whether it is cancelled, as it is when the environment goes away.
-  Napi::Value queued(const Napi::CallbackInfo& info, std::function<bool(Job&)> work);
+  // The same for work that watches whether it is cancelled, as it is when the environment goes away: in its job, or
+  // here.
+  Napi::Value queued(const Napi::CallbackInfo& info, std::function<bool(Job&)> work,
+                     std::atomic<bool>* cancelled = nullptr);
 
   Napi::Env env_;
   AsyncQueue& queue_;

@@ -277,6 +277,18 @@ struct HeadGradient {
   bool addsToHidden() const { return accumulate && !sharesHidden; }
 };
 
+// The ranks that share the vocabulary, where a job exchanges states and sums with them by itself: the CUDA backend's,
+// over NCCL.
+struct Exchange {
+  void* communicator = nullptr;      // the library's own Communicator, or null: the job exchanges nothing
+  const int32_t* columns = nullptr;  // [2 ranks] the first of the columns that each rank has, and their end
+  int64_t columnCount = 0;           // 2 ranks
+  bool merges = false;               // each rank sends one state of a row
+
+  bool present() const { return communicator != nullptr; }
+  int64_t ranks() const { return columnCount / 2; }
+};
+
 struct Job {
   bool hasPolicy = false, hasReference = false, hasGradient = false, hasHeadGradient = false;
   bool hasLoss = false, hasUnpairedLoss = false, hasTokenLoss = false;  // one of the three at most
@@ -287,6 +299,7 @@ struct Job {
   TokenLoss tokenLoss;
   Gradient gradient;
   HeadGradient headGradient;
+  Exchange exchange;
 
   // The CUDA backend's; a device of -1 means that the job is the CPU's.
   int32_t device = -1;

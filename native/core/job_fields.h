@@ -70,6 +70,9 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(labels.ignoreIndex));
   visit.number(FPL_FIELD(labels.shift));
   visit.out(FPL_FIELD(invalidLabels));
+  visit.address(FPL_FIELD(exchange.communicator));
+  visit.in(FPL_FIELD(exchange.columns), &job.exchange.columnCount);
+  visit.number(FPL_FIELD(exchange.merges));
 
   // Stages 1 and 2. Stage 4 takes logits, head and states of the policy's forward.
   visit.lentIn(FPL_FIELD(policy.logits.data), &job.policy.logits.onDevice);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "job.h"
+#include "platform.h"
 #include "row_state.h"
 
 namespace fpl {
@@ -19,12 +20,15 @@ struct SegmentStateForm {
         weightedSum(loss && loss->classWeights) {}
 
   // Of 32 bits.
-  int64_t words() const { return 4 + 2 * (entropy + squares + argmax + sumOfLogits + weightedSum); }
+  FPL_HD int64_t words() const { return 4 + 2 * (entropy + squares + argmax + sumOfLogits + weightedSum); }
 
   // Calls move(value) for each value of a state, in order. `sum` and `weighted`: Σ of the segment's logits, plain and
   // times the weights of their classes.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable  // `move` is of the host where this is called there
+#endif
   template <typename Move>
-  void eachValue(RowState& state, double& sum, double& weighted, const Move& move) const {
+  FPL_HD void eachValue(RowState& state, double& sum, double& weighted, const Move& move) const {
     move(state.unit.base);
     move(state.unit.exponent);
     move(state.sum);

@@ -10,7 +10,7 @@ namespace fpl {
 namespace cuda {
 
 // Changes with anything in this file or in core/job.h.
-constexpr int32_t kApiVersion = 6;
+constexpr int32_t kApiVersion = 7;
 constexpr const char* kApiSymbol = "fusedPreferenceLossCuda";
 
 // Why a call failed.
@@ -55,6 +55,10 @@ struct Api {
   void (*destroyContext)(Context*);
   // Runs a job and waits for it. `finished` is false when it was cancelled.
   bool (*run)(Context*, Job*, bool* finished, Problem*);
+  // The same in two parts, for jobs in which ranks wait for each other: `ready` takes what memory the job needs, and
+  // does nothing that waits. `job` and its arrays must stay where they are until `destroyPrepared`.
+  bool (*ready)(Context*, Job*, Prepared**, Problem*);
+  bool (*runReady)(Prepared*, bool* finished, Problem*);
   // `job` and its arrays must stay where they are until `destroyPrepared`.
   bool (*prepare)(Job*, Prepared**, Problem*);
   bool (*enqueue)(Prepared*, void* stream, Problem*);
@@ -93,6 +97,8 @@ struct Api {
   // Waits until all ranks have come, for no more than so many seconds.
   bool (*createCommunicator)(int32_t device, int32_t rank, int32_t size, const void* id, double seconds, Communicator**,
                              Problem*);
+  // A problem where nothing can be enqueued any more, as something has failed or it has been aborted.
+  bool (*communicatorIsUsable)(Communicator*, Problem*);
   bool (*allGather)(Communicator*, uint64_t send, uint64_t receive, uint64_t bytes, void* stream, Problem*);
   // In place; `type` is NCCL's own.
   bool (*allReduceSum)(Communicator*, uint64_t data, uint64_t count, int32_t type, void* stream, Problem*);

@@ -1,6 +1,5 @@
 #include "communicator.h"
 
-#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -11,20 +10,16 @@ using nccl::require;
 using nccl::Result;
 
 Communicator::Communicator(int32_t device, int32_t rank, int32_t size, const nccl::UniqueId& id, double seconds)
-    : device(device), functions_(nccl::opened()) {
-  using Clock = std::chrono::steady_clock;
+    : device(device), functions_(nccl::opened()), seconds_(seconds) {
   const Clock::time_point begin = Clock::now();
   nccl::Config config;
   const Result made = functions_.initRank(&comm_, size, id, rank, &config);
   // A rank may have died since it was last heard of, and NCCL would wait for it for ever.
-  const Result result = settled(made, [&] { return Clock::now() - begin < std::chrono::duration<double>(seconds); });
+  const Result result = settled(made, [&] { return !isOver(begin); });
   if (result == Result::kSuccess) return;
   try {
     if (result != Result::kInProgress) require(result, "connecting the ranks");
-    std::string limit = std::to_string(seconds);
-    limit.erase(limit.find_last_not_of('0') + 1);
-    if (limit.back() == '.') limit.pop_back();
-    throw Error{"not all ranks have come to NCCL within " + limit + " seconds: one may have died"};
+    throw Error{"not all ranks have come to NCCL within " + limit() + " seconds: one may have died"};
   } catch (const Error& error) {
     abortBecause(error.message);
     throw;
@@ -58,9 +53,33 @@ bool Communicator::isDone(Stream stream) {
   return false;
 }
 
-void Communicator::abort() {
+void Communicator::wait(Stream stream, const std::atomic<bool>& cancelled) {
+  for (const Clock::time_point begin = Clock::now(); !isDone(stream);) {
+    if (cancelled) abort();
+    if (isOver(begin)) abort("not all ranks have taken part within " + limit() + " seconds: one may have failed");
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+}
+
+void Communicator::requireUsable() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  abortBecause("it has been aborted");
+  requireSound();
+}
+
+void Communicator::abort(const std::string& reason) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  abortBecause(reason);
+}
+
+bool Communicator::isOver(Clock::time_point begin) const {
+  return Clock::now() - begin >= std::chrono::duration<double>(seconds_);
+}
+
+std::string Communicator::limit() const {
+  std::string limit = std::to_string(seconds_);
+  limit.erase(limit.find_last_not_of('0') + 1);
+  if (limit.back() == '.') limit.pop_back();
+  return limit;
 }
 
 void Communicator::close() {
@@ -76,7 +95,13 @@ void Communicator::enqueue(const char* doing, const Operation& operation) {
   const std::lock_guard<std::mutex> lock(mutex_);
   requireSound();
   // The first one connects the ranks further.
-  require(settled(operation(), [] { return true; }), doing);
+  const Clock::time_point begin = Clock::now();
+  const Result result = settled(operation(), [&] { return !isOver(begin); });
+  if (result == Result::kInProgress) {
+    abortBecause("not all ranks have taken part within " + limit() + " seconds: one may have failed");
+    requireComm();
+  }
+  require(result, doing);
 }
 
 template <typename Wanted>

@@ -1,6 +1,8 @@
 // A rank of a group of processes with a GPU each, which NCCL connects.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <mutex>
 #include <string>
 
@@ -13,7 +15,7 @@ namespace cuda {
 // something has failed, on this rank or on another, every operation throws.
 class Communicator {
  public:
-  // Waits until all ranks have come, for no more than so many seconds.
+  // Waits until all ranks have come, for no more than so many seconds, as `wait` does.
   Communicator(int32_t device, int32_t rank, int32_t size, const nccl::UniqueId& id, double seconds);
   // Aborts, unless it has been closed.
   ~Communicator();
@@ -27,12 +29,22 @@ class Communicator {
 
   // Whether the work of a stream is done. Where another rank has died it never would be: then this aborts, and throws.
   bool isDone(Stream stream);
+  // Waits for the work of a stream. Where another rank has died, or does not come in time, and where `cancelled`
+  // becomes true, this aborts, and throws.
+  void wait(Stream stream, const std::atomic<bool>& cancelled);
+  // Throws where nothing can be enqueued any more.
+  void requireUsable();
   // Ends all operations that wait for other ranks, whose results are then garbage. May be called on any thread.
-  void abort();
+  void abort(const std::string& reason = "it has been aborted");
   // Waits for all operations, and for the ranks on this machine to close theirs.
   void close();
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  // Whether the seconds are over since then; and how many they are, in words.
+  bool isOver(Clock::time_point begin) const;
+  std::string limit() const;
   template <typename Operation>
   void enqueue(const char* doing, const Operation& operation);
   // What becomes of an operation that may be in progress, once that is known or `wanted` says no.
@@ -44,6 +56,7 @@ class Communicator {
   void abortBecause(const std::string& reason);
 
   const nccl::Functions& functions_;
+  const double seconds_;
   std::mutex mutex_;  // of what follows
   nccl::Comm* comm_ = nullptr;
   std::string failure_;

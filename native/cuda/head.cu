@@ -123,7 +123,7 @@ void HeadPlan::place(Layout& layout) {
   hidden_ = layout.scratch<char>(chunk_ * hiddenStride_ * int64_t(sizeof(float)));
   logits_ = layout.scratch<float>((keeps_ ? active_.count : chunk_) * stride_);
   products_ = layout.scratch<char>(CublasLt::kWorkspace);
-  if (job_.hasPolicy && !job_.policy.segments.present()) {
+  if (job_.hasPolicy && !job_.policy.segments.present() && !job_.exchange.present()) {
     sweep_.perRow = areSplit(chunk_) ? RowSegments(vocab_).count : 1;
     sweep_.place(layout, chunk_ * sweep_.perRow, job_.policy.wantsByProducts(), wantsMeanLogit(job_),
                  wantsWeighted(job_));
@@ -132,6 +132,9 @@ void HeadPlan::place(Layout& layout) {
   values_ = layout.scratch<RowValues>(active_.count);
   takingPart_ = layout.scratch<int32_t>(active_.count);
   if (out_.hidden) hiddenGradient_ = layout.scratch<float>(chunk_ * hiddenStride_);
+  if (out_.hidden && job_.exchange.present()) {
+    shareOfHidden_ = layout.scratch<float>(active_.count * policy_.head.width());
+  }
   if (out_.bias) biasSums_ = layout.scratch<double>(vocab_);
   if (policy_.type == DType::kFloat16) scale_ = layout.scratch<GradientScale>(1);
 }
@@ -245,6 +248,18 @@ Rows HeadPlan::chunkOfLogits(int64_t first, int64_t rows) const {
   return logits;
 }
 
+// The chunk's gradient of hidden.
+Rows HeadPlan::hiddenRows(int64_t rows) const {
+  Rows hidden;
+  hidden.data = hiddenGradient_;
+  hidden.batch = 1;
+  hidden.time = rows;
+  hidden.vocab = policy_.head.width();
+  hidden.timeStride = hiddenStride_;
+  hidden.onDevice = true;
+  return hidden;
+}
+
 void HeadPlan::gatherHidden(const Layer& layer, const int32_t* from, int64_t rows, Stream stream) {
   copyRows(layer.head.hidden, from, rows, hidden_, layer.type, hiddenStride_, stream);
 }
@@ -290,7 +305,7 @@ void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& token
   });
 }
 
-void HeadPlan::segments(bool reference, const Forward& stage, const Tokens& columns, const SharedSegments& segments,
+void HeadPlan::segments(bool reference, const Forward& stage, const Tokens& columns, const MadeStates& made,
                         const float* classWeights, Stream stream) {
   Forward part = stage;
   Tokens chunkColumns = columns;
@@ -298,12 +313,13 @@ void HeadPlan::segments(bool reference, const Forward& stage, const Tokens& colu
     makeLogits(reference ? reference_ : policy_, first, rows, stream);
     part.logits = chunkOfLogits(first, rows);
     chunkColumns.targets = active_.targets + first;
-    sweepRows(part, chunkColumns, segments.made(first, classWeights), {0, rows}, stream);
-    labelLogits(part.logits, chunkColumns, segments.labelLogits(first), stream);
+    sweepRows(part, chunkColumns, made.from(first, classWeights), {0, rows}, stream);
+    labelLogits(part.logits, chunkColumns, made.labelLogits + first, stream);
   });
 }
 
-void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, Stream stream) {
+void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const Tokens& columns,
+                        Communicator* communicator, Stream stream) {
   const int64_t width = policy_.head.width();
   const bool adds = out_.accumulate;
   // The sums of a weight's gradient that has another type are not those that it is added to.
@@ -340,11 +356,19 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
     }
     if (out_.hidden) {
       of(toHidden_, first, rows).multiply(down, zero, products_, stream);
-      scatterRows(hiddenGradient_, hiddenStride_, active_.rows + first, rows, width, out_.hidden, out_.hiddenDtype(),
-                  out_.addsToHidden(), stream);
+      if (shareOfHidden_) {
+        copyRows(hiddenRows(rows), nullptr, rows, shareOfHidden_ + first * width, DType::kFloat32, width, stream);
+      } else {
+        scatterRows(hiddenGradient_, hiddenStride_, active_.rows + first, rows, width, out_.hidden, out_.hiddenDtype(),
+                    out_.addsToHidden(), stream);
+      }
     }
     if (out_.weight) of(toWeight_, first, rows).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
   });
+  if (shareOfHidden_ && active_.count > 0) {
+    communicator->allReduceSum(shareOfHidden_, size_t(active_.count * width), nccl::Type::kFloat32, stream);
+    scatterRows(shareOfHidden_, width, active_.rows, active_.count, width, out_.hidden, out_.dtype, adds, stream);
+  }
   if (out_.weight && rounds) writeRounded(weightSums_, vocab_ * width, out_.weight, out_.dtype, adds, stream);
   if (out_.bias) writeColumns(biasSums_, vocab_, out_.bias, out_.dtype, adds, stream);
 }

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "communicator.h"
 #include "layout.h"
 #include "matmul.h"
 #include "plan.h"
@@ -27,11 +28,12 @@ class HeadPlan {
   void begin(const int32_t* targets, Stream stream);
   // Stage 1 of the policy, which comes last, or of the reference; `loss` is null where no single tokens have one.
   void forward(bool reference, const Forward& stage, const Tokens& tokens, const TokenLossStage* loss, Stream stream);
-  // Stage 1 as far as the states of `segments`.
-  void segments(bool reference, const Forward& stage, const Tokens& columns, const SharedSegments& segments,
+  // Stage 1 as far as the states of segments.
+  void segments(bool reference, const Forward& stage, const Tokens& columns, const MadeStates& made,
                 const float* classWeights, Stream stream);
-  // Stage 4.
-  void gradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, Stream stream);
+  // Stage 4. Where there is a communicator, hidden's gradient is the sum over its ranks.
+  void gradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, Communicator* communicator,
+                Stream stream);
   // Copies the gradients back that are the host's.
   void download(Stream stream);
 
@@ -69,6 +71,7 @@ class HeadPlan {
   void forChunks(const Visit& visit) const;
 
   Rows chunkOfLogits(int64_t first, int64_t rows) const;
+  Rows hiddenRows(int64_t rows) const;
   void gatherHidden(const Layer& layer, const int32_t* from, int64_t rows, Stream stream);
   void multiplyLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream);
   void makeLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream);
@@ -88,7 +91,8 @@ class HeadPlan {
   ActiveRows active_;
   SweepScratch sweep_;
   float *logits_ = nullptr, *hiddenGradient_ = nullptr;
-  float* weightSums_ = nullptr;  // the weight's gradient in float32, which may be a destination
+  float* shareOfHidden_ = nullptr;  // [active rows, D] what is summed over ranks; or null
+  float* weightSums_ = nullptr;     // the weight's gradient in float32, which may be a destination
   char *hidden_ = nullptr, *products_ = nullptr;
   RowValues* values_ = nullptr;    // of the active rows
   int32_t* takingPart_ = nullptr;  // [active rows] those with a gradient other than 0, else -1

@@ -24,9 +24,11 @@ struct Context {
 };
 
 struct Prepared {
-  Workspace workspace;
-  std::unique_ptr<Plan> plan;
+  const Job& job;
   int32_t device;
+  std::unique_ptr<Workspace> workspace;
+  std::unique_ptr<Plan> plan;
+  Context* context = nullptr;  // that gets the workspace back; null: none does
 };
 
 namespace {
@@ -130,20 +132,52 @@ std::unique_ptr<Workspace> takeWorkspace(Context& context, int32_t device) {
   return std::make_unique<Workspace>();
 }
 
+// Runs the collectives of a job. Where this rank cannot go on, it ends those in which others wait for it and it for
+// them.
+template <typename Body>
+void together(const Job& job, const Body& body) {
+  try {
+    body();
+  } catch (...) {
+    auto* const communicator = static_cast<Communicator*>(job.exchange.communicator);
+    if (communicator) communicator->abort("a call has failed on this rank");
+    throw;
+  }
+}
+
+std::unique_ptr<Prepared> planned(Context* context, Job& job) {
+  requireServed(job.device);
+  // Not while a kernel waits for other ranks: loading waits for kernels.
+  if (job.exchange.present()) loadKernels(job.device);
+  std::unique_ptr<Prepared> made(new Prepared{job, job.device, takeWorkspace(*context, job.device), nullptr, context});
+  made->plan = std::make_unique<Plan>(job, *made->workspace);
+  made->plan->reserve();
+  return made;
+}
+
+bool runPlanned(Prepared& prepared) {
+  bool finished = false;
+  together(prepared.job, [&] { finished = prepared.plan->run(Stream(prepared.job.stream)); });
+  if (finished) prepared.plan->read();
+  prepared.plan.reset();
+  const std::lock_guard<std::mutex> lock(prepared.context->mutex);
+  prepared.context->idle.push_back({prepared.device, std::move(prepared.workspace)});
+  return finished;
+}
+
 bool run(Context* context, Job* job, bool* finished, Problem* problem) {
   return guarded(problem, "beginning a call", job->device, [&] {
     *finished = false;
-    if (job->cancelled) return;
-    requireServed(job->device);
-    std::unique_ptr<Workspace> workspace = takeWorkspace(*context, job->device);
-    {
-      Plan plan(*job, *workspace);
-      *finished = plan.run(Stream(job->stream));
-      if (*finished) plan.read();
-    }
-    const std::lock_guard<std::mutex> lock(context->mutex);
-    context->idle.push_back({job->device, std::move(workspace)});
+    if (!job->cancelled) *finished = runPlanned(*planned(context, *job));
   });
+}
+
+bool ready(Context* context, Job* job, Prepared** prepared, Problem* problem) {
+  return guarded(problem, "beginning a call", job->device, [&] { *prepared = planned(context, *job).release(); });
+}
+
+bool runReady(Prepared* prepared, bool* finished, Problem* problem) {
+  return guarded(problem, "running a call", prepared->device, [&] { *finished = runPlanned(*prepared); });
 }
 
 bool prepare(Job* job, Prepared** prepared, Problem* problem) {
@@ -151,9 +185,8 @@ bool prepare(Job* job, Prepared** prepared, Problem* problem) {
     requireServed(job->device);
     // Not when they are enqueued: that may be for a graph, which is captured while nothing may wait for the device.
     loadKernels(job->device);
-    auto made = std::make_unique<Prepared>();
-    made->device = job->device;
-    made->plan = std::make_unique<Plan>(*job, made->workspace);
+    std::unique_ptr<Prepared> made(new Prepared{*job, job->device, std::make_unique<Workspace>(), nullptr});
+    made->plan = std::make_unique<Plan>(*job, *made->workspace);
     made->plan->upload(Stream(job->stream));
     check(cudaStreamSynchronize(Stream(job->stream)), "preparing a call");
     *prepared = made.release();
@@ -161,12 +194,13 @@ bool prepare(Job* job, Prepared** prepared, Problem* problem) {
 }
 
 bool enqueue(Prepared* prepared, void* stream, Problem* problem) {
-  return guarded(problem, "enqueueing a call", prepared->device, [&] { prepared->plan->enqueue(Stream(stream)); });
+  return guarded(problem, "enqueueing a call", prepared->device,
+                 [&] { together(prepared->job, [&] { prepared->plan->enqueue(Stream(stream)); }); });
 }
 
 bool read(Prepared* prepared, void* stream, Problem* problem) {
   return guarded(problem, "waiting for a call to end", prepared->device, [&] {
-    check(cudaStreamSynchronize(Stream(stream)), "waiting for a call to end");
+    prepared->plan->waitFor(Stream(stream), "waiting for a call to end");
     prepared->plan->read();
   });
 }
@@ -175,7 +209,7 @@ void destroyPrepared(Prepared* prepared) {
   quietly(prepared->device, [&] { delete prepared; });
 }
 
-uint64_t workspaceBytes(const Prepared* prepared) { return prepared->workspace.device.size(); }
+uint64_t workspaceBytes(const Prepared* prepared) { return prepared->workspace->device.size(); }
 
 bool allocate(int32_t device, uint64_t bytes, uint64_t* address, Problem* problem) {
   return guarded(problem, "allocating device memory", device,
@@ -329,6 +363,10 @@ bool createCommunicator(int32_t device, int32_t rank, int32_t size, const void* 
   });
 }
 
+bool communicatorIsUsable(Communicator* communicator, Problem* problem) {
+  return guarded(problem, "looking for errors", communicator->device, [&] { communicator->requireUsable(); });
+}
+
 bool allGather(Communicator* communicator, uint64_t send, uint64_t receive, uint64_t bytes, void* stream,
                Problem* problem) {
   return guarded(problem, "gathering", communicator->device, [&] {
@@ -373,6 +411,8 @@ constexpr Api kApi = {kApiVersion,
                       createContext,
                       destroyContext,
                       run,
+                      ready,
+                      runReady,
                       prepare,
                       enqueue,
                       read,
@@ -398,6 +438,7 @@ constexpr Api kApi = {kApiVersion,
                       ncclVersion,
                       ncclId,
                       createCommunicator,
+                      communicatorIsUsable,
                       allGather,
                       allReduceSum,
                       broadcast,

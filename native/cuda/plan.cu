@@ -82,6 +82,9 @@ Plan::Plan(Job& job, Workspace& workspace) : job_(job), workspace_(workspace) {
     policySegments_ = std::make_unique<SharedSegments>(job.policy, tokens, loss);
     if (job.hasReference) referenceSegments_ = std::make_unique<SharedSegments>(job.reference, tokens, nullptr);
   }
+  if (job.exchange.present() && job.hasPolicy) {
+    exchange_ = std::make_unique<StateExchange>(job, job.policy.head.present());
+  }
   const bool multiplies = !hasSegments() || job.hasHeadGradient;
   if (job.policy.head.present() && multiplies) head_ = std::make_unique<HeadPlan>(job, workspace);
 
@@ -192,6 +195,7 @@ void Plan::place(Layout& layout) {
   }
   if (policySegments_) policySegments_->place(layout);
   if (referenceSegments_) referenceSegments_->place(layout);
+  if (exchange_) exchange_->placeInputs(layout);
   inputBytes_ = layout.end();
 
   resultsBegin_ = layout.end();
@@ -267,9 +271,10 @@ void Plan::place(Layout& layout) {
     }
     if (hasGradient()) on_.gradient.states = on_.policy.states;
   }
+  if (exchange_) exchange_->placeScratch(layout);
   if (head_) {
     head_->place(layout);
-  } else if (job_.hasPolicy && !hasSegments()) {
+  } else if (job_.hasPolicy && !hasSegments() && !exchange_) {
     scratch_.perRow = areSplit(order_.most) ? RowSegments(rows.vocab).count : 1;
     scratch_.place(layout, count * scratch_.perRow, on_.policy.wantsByProducts(), wantsMeanLogit(job_),
                    wantsWeighted(job_));
@@ -377,9 +382,8 @@ void Plan::enqueueTokenWeights(Stream stream) {
 void Plan::enqueueForward(const Forward& stage, const Rows& from, Stream stream) {
   const bool isReference = &stage == &on_.reference;
   const TokenLossStage* const loss = job_.hasTokenLoss && !isReference ? &tokenLoss_ : nullptr;
-  if (hasSegments()) {
-    const SharedSegments& segments = isReference ? *referenceSegments_ : *policySegments_;
-    finishRows(stage, on_.tokens, loss, segments.given(), nullptr, stream);
+  if (hasSegments() || exchange_) {
+    finishRows(stage, on_.tokens, loss, givenStates(isReference), nullptr, stream);
     sequenceSums(stage, on_.tokens, stream);
     return;
   }
@@ -400,11 +404,16 @@ void Plan::enqueueForward(const Forward& stage, const Rows& from, Stream stream)
   sequenceSums(stage, on_.tokens, stream);
 }
 
-void Plan::enqueueSegments(const Forward& stage, const SharedSegments& segments, const Rows& from, Stream stream) {
+const SweepScratch& Plan::givenStates(bool reference) const {
+  if (exchange_) return exchange_->given(reference);
+  return (reference ? referenceSegments_ : policySegments_)->given();
+}
+
+void Plan::enqueueSegments(const Forward& stage, const MadeStates& made, const Rows& from, Stream stream) {
   const bool isReference = &stage == &on_.reference;
   const float* const classWeights = isReference ? nullptr : tokenLoss_.loss.classWeights;
-  if (head_) return head_->segments(isReference, stage, columns_, segments, classWeights, stream);
-  const SweepScratch scratch = segments.made(0, classWeights);
+  if (head_) return head_->segments(isReference, stage, columns_, made, classWeights, stream);
+  const SweepScratch scratch = made.from(0, classWeights);
   if (from.onDevice) {
     sweepRows(stage, columns_, scratch, order_.activeOnes(), stream);
   } else {
@@ -412,12 +421,12 @@ void Plan::enqueueSegments(const Forward& stage, const SharedSegments& segments,
       sweepRows(stage, columns_, scratch, {first, end}, stream);
     });
   }
-  labelLogits(stage.logits, columns_, segments.labelLogits(0), stream);
+  labelLogits(stage.logits, columns_, made.labelLogits, stream);
 }
 
 void Plan::enqueueGradient(Stream stream) {
   rowValues(on_.gradient, on_.tokens, mostWeight_, values_, stream);
-  if (head_) return head_->gradient(on_.gradient, values_, columns_, stream);
+  if (head_) return head_->gradient(on_.gradient, values_, columns_, communicator(), stream);
   if (job_.gradient.out.onDevice) {
     const VisitedRows rows = on_.gradient.skipInactive ? order_.activeOnes() : order_.all();
     logitsGradient(on_.gradient, values_, columns_, rows, stream);
@@ -427,6 +436,8 @@ void Plan::enqueueGradient(Stream stream) {
     staging().upload(job_.gradient.logits, on_.gradient.logits, hostTargets(), job_.cancelled, stream,
                      [](int64_t, int64_t) {});
   }
+  // Chunks of rows are waited for one by one from here on.
+  if (exchange_) waitFor(stream, "waiting for the loss");
   // On the device a gradient of their type takes the place of the logits; inactive rows are the host's.
   on_.gradient.skipInactive = true;
   staging().download(on_.gradient.out, job_.gradient.out, hostTargets(), job_.gradient.skipInactive, stream,
@@ -446,9 +457,15 @@ void Plan::enqueueValues(Stream stream) {
   enqueueTargets(stream);
   if (head_) head_->begin(columns_.targets, stream);
   if (makesSegments()) {
-    enqueueSegments(on_.policy, *policySegments_, job_.policy.logits, stream);
-    if (job_.hasReference) enqueueSegments(on_.reference, *referenceSegments_, job_.reference.logits, stream);
+    enqueueSegments(on_.policy, policySegments_->made(), job_.policy.logits, stream);
+    if (job_.hasReference) enqueueSegments(on_.reference, referenceSegments_->made(), job_.reference.logits, stream);
     return;
+  }
+  if (exchange_) {
+    // The policy's after it: an output layer keeps its logits for the gradient.
+    if (job_.hasReference) enqueueSegments(on_.reference, exchange_->made(true), job_.reference.logits, stream);
+    enqueueSegments(on_.policy, exchange_->made(false), job_.policy.logits, stream);
+    exchange_->gather(*communicator(), stream);
   }
   if (job_.hasTokenLoss) enqueueTokenWeights(stream);
   // The policy's after it: an output layer keeps its logits for the gradient.
@@ -481,7 +498,16 @@ DeviceMemory roomFor(Rows& rows, const char* purpose) {
 
 }  // namespace
 
-bool Plan::run(Stream stream) {
+void Plan::waitFor(Stream stream, const char* doing) const {
+  if (Communicator* const ranks = communicator()) {
+    ranks->wait(stream, job_.cancelled);
+  } else {
+    check(cudaStreamSynchronize(stream), doing);
+  }
+}
+
+void Plan::reserve() {
+  if (Communicator* const ranks = communicator()) ranks->requireUsable();
   if (!head_) {
     Rows& logits = job_.hasPolicy ? on_.policy.logits : on_.gradient.logits;
     if (((job_.hasPolicy && !hasSegments()) || job_.hasGradient) && !logits.onDevice) {
@@ -499,6 +525,9 @@ bool Plan::run(Stream stream) {
       referenceLogits_ = roomFor(on_.reference.logits, "the reference's logits");
     }
   }
+}
+
+bool Plan::run(Stream stream) {
   upload(stream);
   enqueueValues(stream);
   if (job_.cancellable) {
@@ -508,7 +537,7 @@ bool Plan::run(Stream stream) {
   }
   if (hasGradient()) enqueueGradient(stream);
   download(stream);
-  check(cudaStreamSynchronize(stream), "waiting for a call to end");
+  waitFor(stream, "waiting for a call to end");
   if (head_) {
     // Only now that nothing can fail any more: these are the caller's arrays.
     head_->download(stream);

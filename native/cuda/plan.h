@@ -14,6 +14,7 @@
 #include "matmul.h"
 #include "segment_states.h"
 #include "stages.h"
+#include "state_exchange.h"
 
 namespace fpl {
 namespace cuda {
@@ -85,8 +86,12 @@ class Plan {
   void upload(Stream stream);
   // All of a job whose tensors are on the device; the results are on their way to the host after it.
   void enqueue(Stream stream);
+  // Takes the device memory that a job whose tensors are on the host needs besides, before `run`.
+  void reserve();
   // All of any job, tensors on the host included; waits for it. False when it was cancelled.
   bool run(Stream stream);
+  // Waits for the stream, and notices where another rank does not come.
+  void waitFor(Stream stream, const char* doing) const;
   // Writes the results to the host's arrays. The stream must have been waited for.
   void read();
 
@@ -98,6 +103,10 @@ class Plan {
   // Whether the job makes the states of segments, and whether it begins from them.
   bool makesSegments() const { return job_.policy.segments.areMade(); }
   bool hasSegments() const { return areGiven(job_.policy.segments); }
+  // The ranks with which the job exchanges states and sums, or null.
+  Communicator* communicator() const { return static_cast<Communicator*>(job_.exchange.communicator); }
+  // What rows are finished from where their states have come from elsewhere.
+  const SweepScratch& givenStates(bool reference) const;
   bool hasGradient() const { return job_.hasGradient || job_.hasHeadGradient; }
   void place(Layout& layout);
   void placeOrder(Layout& layout);
@@ -107,7 +116,7 @@ class Plan {
   void enqueueTargets(Stream stream);
   void enqueueTokenWeights(Stream stream);
   void enqueueForward(const Forward& stage, const Rows& from, Stream stream);
-  void enqueueSegments(const Forward& stage, const SharedSegments& segments, const Rows& from, Stream stream);
+  void enqueueSegments(const Forward& stage, const MadeStates& made, const Rows& from, Stream stream);
   void enqueueValues(Stream stream);  // stages 0 to 3
   void enqueueGradient(Stream stream);
   void download(Stream stream);
@@ -122,6 +131,7 @@ class Plan {
   std::vector<int32_t> activeFirst_;    // that on the host; empty where only the device knows
   std::vector<int32_t> targetColumns_;  // on the host; empty where the logits have the whole vocabulary
   std::unique_ptr<SharedSegments> policySegments_, referenceSegments_;
+  std::unique_ptr<StateExchange> exchange_;  // of a job that has one, and a forward
   SweepScratch scratch_;
   TokenLossStage tokenLoss_;
   RowValues* values_ = nullptr;  // [R] of stage 4

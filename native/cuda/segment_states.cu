@@ -71,13 +71,14 @@ void SharedSegments::read() const {
 }
 
 void SharedSegments::place(Layout& layout) {
-  onDevice_.perRow = segments_.count;
-  onDevice_.sums = place(layout, sums_);
-  onDevice_.byProducts = place(layout, byProducts_);
-  onDevice_.logits = place(layout, logits_);
-  onDevice_.weighted = place(layout, weighted_);
-  labelLogits_ = place(layout, logitsOfLabels_);
-  if (!segments_.areMade()) onDevice_.labelLogits = labelLogits_;
+  SweepScratch& partials = onDevice_.partials;
+  partials.perRow = segments_.count;
+  partials.sums = place(layout, sums_);
+  partials.byProducts = place(layout, byProducts_);
+  partials.logits = place(layout, logits_);
+  partials.weighted = place(layout, weighted_);
+  onDevice_.labelLogits = place(layout, logitsOfLabels_);
+  if (!segments_.areMade()) partials.labelLogits = onDevice_.labelLogits;
 }
 
 template <typename T>
@@ -87,9 +88,9 @@ T* SharedSegments::place(Layout& layout, std::vector<T>& host) const {
   return segments_.areMade() ? layout.result(host.data(), count) : layout.input(host.data(), count);
 }
 
-SweepScratch SharedSegments::made(int64_t first, const float* classWeights) const {
-  SweepScratch scratch = onDevice_;
-  const int64_t place = first * segments_.count;
+SweepScratch MadeStates::from(int64_t first, const float* classWeights) const {
+  SweepScratch scratch = partials;
+  const int64_t place = first * scratch.perRow;
   scratch.sums += place;
   if (scratch.byProducts) scratch.byProducts += place;
   if (scratch.logits) scratch.logits += place;

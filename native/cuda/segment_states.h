@@ -15,6 +15,15 @@ namespace cuda {
 // Whether a job begins from these.
 inline bool areGiven(const SegmentStates& segments) { return segments.present() && !segments.areMade(); }
 
+// Room on the device for the states that a sweep leaves of rows, and for the logits of their labels.
+struct MadeStates {
+  SweepScratch partials;
+  float* labelLogits = nullptr;
+
+  // Those of row `first` and on. `classWeights`: what the sweep takes, or null.
+  SweepScratch from(int64_t first, const float* classWeights) const;
+};
+
 // The states of one forward.
 class SharedSegments {
  public:
@@ -22,12 +31,11 @@ class SharedSegments {
   SharedSegments(const Forward& stage, const Tokens& tokens, const TokenLoss* loss);
 
   void place(Layout& layout);
-  // Of a job that makes the states: what the sweep of rows `first` and on writes. Rows are those of the logits or, with
-  // a head, the active ones.
-  SweepScratch made(int64_t first, const float* classWeights) const;
-  float* labelLogits(int64_t first) const { return labelLogits_ + first; }
+  // Of a job that makes the states: what the sweep writes. Rows are those of the logits or, with a head, the active
+  // ones.
+  const MadeStates& made() const { return onDevice_; }
   // What the other finishes rows from.
-  SweepScratch given() const { return made(0, nullptr); }
+  const SweepScratch& given() const { return onDevice_.partials; }
   // Writes the states that have been made to the job's arrays.
   void read() const;
 
@@ -52,8 +60,7 @@ class SharedSegments {
   std::vector<double> logits_, weighted_;
   std::vector<float> logitsOfLabels_;
   // The same on the device.
-  SweepScratch onDevice_;
-  float* labelLogits_ = nullptr;
+  MadeStates onDevice_;
 };
 
 }  // namespace cuda

@@ -59,6 +59,11 @@ export interface CudaFunctions {
   run(...job: JobArgument[]): void
   runAsync(id: number, ...job: (JobArgument | readonly unknown[])[]): Promise<boolean>
   cancel(id: number): void
+  job(...job: JobArgument[]): object
+  ready(job: object): void
+  readyAsync(id: number, job: object): Promise<boolean>
+  runReady(job: object): void
+  runReadyAsync(id: number, job: object): Promise<boolean>
   prepare(...job: JobArgument[]): object
   enqueue(prepared: object, stream: number): void
   read(prepared: object, stream: number): void
@@ -106,6 +111,7 @@ export interface CudaFunctions {
     bytes: Uint8Array,
     seconds: number,
   ): Promise<boolean>
+  addressOf(communicator: object): bigint
   allGather(communicator: object, send: number, receive: number, bytes: number, stream: number): void
   allReduceSum(communicator: object, data: number, count: number, type: number, stream: number): void
   broadcast(communicator: object, data: number, bytes: number, root: number, stream: number): void

@@ -11,24 +11,24 @@ export const COPY = { toDevice: 1, toHost: 2, onDevice: 3 } as const
 /** The kind of memory at an address; pinned and managed memory of the CUDA runtime is shared by all devices. */
 export const MEMORY = { host: 0, onDevice: 1, shared: 2 } as const
 
-/** The codes of errors of libraries. */
-type Code = 'ERR_CUDA' | 'ERR_NCCL'
+/** The code of an error of the library that is not given another: NCCL's say that they are. */
+const codeOf = ({ message }: Error) => (/\bNCCL\b/.test(message) ? 'ERR_NCCL' : 'ERR_CUDA')
 
 /** Runs `call`; errors of CUDA get their code. */
-export function cudaCall<T>(call: () => T, code: Code = 'ERR_CUDA'): T {
+export function cudaCall<T>(call: () => T, code?: 'ERR_NCCL'): T {
   try {
     return call()
   } catch (error) {
-    throw failure(code, (error as Error).message)
+    throw failure(code ?? codeOf(error as Error), (error as Error).message)
   }
 }
 
 /** The same for a promise. */
-export async function cudaPromise<T>(promise: Promise<T>, code: Code = 'ERR_CUDA'): Promise<T> {
+export async function cudaPromise<T>(promise: Promise<T>, code?: 'ERR_NCCL'): Promise<T> {
   try {
     return await promise
   } catch (error) {
-    throw failure(code, (error as Error).message)
+    throw failure(code ?? codeOf(error as Error), (error as Error).message)
   }
 }
 

@@ -4,7 +4,7 @@
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { failure } from '../../errors.js'
-import type { Backend, Job, RunSettings } from '../../job.js'
+import type { Backend, Job, JobInParts, RunSettings } from '../../job.js'
 import type { Backends, Device } from '../../types/index.js'
 import type { CudaFunctions } from '../cpu/addon.js'
 import { loadNative } from '../cpu/index.js'
@@ -46,6 +46,22 @@ class CudaBackend implements Backend {
       await untilAborted(signal, cudaPromise(running), () => this.cuda.cancel(id))
     } finally {
       holds.letGo(false)
+    }
+  }
+
+  inParts(job: Job, settings: RunSettings): JobInParts {
+    const { cuda } = this
+    const own = cuda.job(...this.jobArguments.of(job, settings))
+    return {
+      ready: {
+        run: async () => void (await cudaPromise(cuda.readyAsync(nextId(), own))),
+        runSync: () => withRoom(cuda, () => cudaCall(() => cuda.ready(own))),
+      },
+      rest: {
+        run: async () => void (await cudaPromise(cuda.runReadyAsync(nextId(), own))),
+        runSync: () => cudaCall(() => cuda.runReady(own)),
+      },
+      end: () => cuda.destroyPrepared(own),
     }
   }
 

@@ -8,9 +8,10 @@ import { Handle } from '../../backends/cuda/handle.js'
 import { enqueued, Holds } from '../../backends/cuda/holds.js'
 import { nextId } from '../../backends/cuda/index.js'
 import { cudaFunctions } from '../../backends/cuda/open.js'
+import { markRanks } from '../../backends/cuda/ranks.js'
 import { integer, oneOf, optionsObject } from '../../check/options.js'
 import { invalidType, invalidValue, shapeMismatch } from '../../errors.js'
-import type { DeviceMemory, DType, RunOptions } from '../../types/index.js'
+import type { Communicator, DeviceMemory, DType, NcclRanks, RunOptions } from '../../types/index.js'
 
 /** Element type of a sum. */
 export type SummedType = DType | 'float64'
@@ -31,24 +32,27 @@ interface OnStream {
 /**
  * A rank of processes that NCCL connects, made by `ncclCommunicator`. Its operations are enqueued on a stream, where they
  * wait for those of the other ranks, and can be captured in a graph. All ranks enqueue the same operations, of the same
- * sizes, in the same order. It is freed by `dispose`, which all ranks call, by `using`, or when it is garbage, and in each
+ * sizes, in the same order. Calls that share a vocabulary take it as their `communicator`. It is freed by `dispose`, which all ranks call, by `using`, or when it is garbage, and in each
  * case only once no graph needs it any more.
  */
-export class NcclCommunicator extends Handle<object> {
+export class NcclCommunicator extends Handle<object> implements NcclRanks {
   /** This process, from 0 to `size` − 1. */
   readonly rank: number
   /** The number of processes. */
   readonly size: number
   /** Index of the GPU. */
   readonly device: number
+  /** The communicator that it was made from. */
+  readonly host: Communicator
 
   /** @internal */
-  constructor(communicator: object, { rank, size, device }: { rank: number; size: number; device: number }) {
+  constructor(communicator: object, device: number, host: Communicator) {
     const cuda = cudaFunctions()
     super(communicator, (isForgotten) => cuda.destroyCommunicator(communicator, !isForgotten))
-    this.rank = rank
-    this.size = size
+    this.rank = host.rank
+    this.size = host.size
     this.device = device
+    this.host = host
   }
 
   /**
@@ -151,6 +155,8 @@ export class NcclCommunicator extends Handle<object> {
     enqueued(this, ...memory)
   }
 }
+
+markRanks(NcclCommunicator.prototype)
 
 const STREAM = new Set(['stream'])
 const DTYPE_STREAM = new Set(['dtype', 'stream'])

@@ -32,7 +32,8 @@ const ID_BYTES = 128
 /**
  * Connects the ranks of a communicator by NCCL, which is opened the first time. All ranks must call this.
  *
- * @param communicator the ranks: over MPI, or one of your own. It is used until the promise has settled, and no longer.
+ * @param communicator the ranks: over MPI, or one of your own. Calls that share a vocabulary agree
+ *   over it later, too; nothing else does.
  * @returns the same rank, whose collectives work on device memory
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`; Error
  *   `ERR_BACKEND_UNAVAILABLE`, `ERR_NCCL` (it is not installed, for one), `ERR_RANK_FAILED` (one of these on another rank)
@@ -61,5 +62,5 @@ export async function ncclCommunicator(
   const made = cuda.communicator()
   const id = ids.subarray(0, ID_BYTES)
   await cudaPromise(cuda.connect(nextId(), made, device, rank, size, id, seconds), 'ERR_NCCL')
-  return new NcclCommunicator(made, { rank, size, device })
+  return new NcclCommunicator(made, device, ranks)
 }

@@ -1,11 +1,14 @@
-// The part of NCCL that is used, on the host, for tests: ranks are processes that share memory, and sum in their order.
-// It is as strict as it can be. Operations wait in their streams until every rank has come, for as long as that takes;
-// ranks that do different things never get on; a rank that has died is an error of all others, which goes on waiting
-// until they abort; and nothing may use a communicator that has been destroyed.
+// The part of NCCL that is used, on the host, for tests: ranks are processes that share memory. They sum as around a
+// ring, from another rank on in each stretch of the elements: as NCCL's sums, these are the same on all ranks, and not
+// in their order. It is as strict as it can be. Operations wait in their streams until every rank has come, for as long
+// as that takes; ranks that do different things never get on; a rank that has died is an error of all others, which
+// goes on waiting until they abort; and nothing may use a communicator that has been destroyed.
 //
 // The environment can make it fail:
 //   FPL_HOST_NCCL_VERSION  its version, as NCCL writes it; default 22809
 //   FPL_HOST_FAULT=nccl    every operation is an internal error
+//   FPL_HOST_NCCL_LOG      a file that gets a line for each operation that is enqueued: its kind, and what the rank
+//   sends
 #include "../nccl.h"
 
 #include <fcntl.h>
@@ -140,15 +143,16 @@ class Part {
 template <typename T>
 void addAll(const Part& part, void* receive, uint64_t count) {
   for (uint64_t i = 0; i < count; ++i) {
-    const auto at = [&](int rank) { return reinterpret_cast<const T*>(part.bytes(rank))[i]; };
+    const int size = part.size(), first = int(i * uint64_t(size) / count) + 1;
+    const auto at = [&](int step) { return reinterpret_cast<const T*>(part.bytes((first + step) % size))[i]; };
     T* const out = static_cast<T*>(receive) + i;
     if constexpr (std::is_same_v<T, double>) {
       double sum = at(0);
-      for (int rank = 1; rank < part.size(); ++rank) sum += at(rank);
+      for (int step = 1; step < size; ++step) sum += at(step);
       *out = sum;
     } else {
       float sum = toFloat(at(0));
-      for (int rank = 1; rank < part.size(); ++rank) sum += toFloat(at(rank));
+      for (int step = 1; step < size; ++step) sum += toFloat(at(step));
       fromFloat(sum, *out);
     }
   }
@@ -217,7 +221,9 @@ bool patiently(const Condition& condition) {
 std::mutex mutex;
 std::map<std::string, int> files;
 
-void forget(const std::string& id) {
+// By rank 0, whose process has made the file: another may have its name by the time that others come here.
+void forget(const std::string& id, int rank) {
+  if (rank != 0) return;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto own = files.find(id);
   if (own == files.end()) return;
@@ -251,6 +257,12 @@ Result enqueue(Comm* comm, Request request, const void* send, void* receive, cud
   if (request.count * elementSize(request.type) > kMostBytes) return failed(Result::kInvalidArgument, "too many bytes");
   if (comm->connected != Result::kSuccess || comm->steps > 0) {
     return failed(Result::kInvalidUsage, "something is in progress");
+  }
+  if (const char* log = getenv("FPL_HOST_NCCL_LOG")) {
+    FILE* file = fopen(log, "a");
+    const char* const kinds[] = {"gather", "reduce", "broadcast"};
+    fprintf(file, "%s %zu\n", kinds[request.kind], size_t(request.count) * elementSize(request.type));
+    fclose(file);
   }
   const cuda::host::Access* device = cuda::host::access();
   if (!device) return Result::kInternalError;
@@ -337,7 +349,7 @@ EXPORT Result ncclCommDestroy(Comm* comm) {
 }
 
 EXPORT Result ncclCommAbort(Comm* comm) {
-  forget(comm->id);
+  forget(comm->id, comm->part->rank);
   comm->part->aborted = true;
   delete comm;
   return Result::kSuccess;
@@ -347,7 +359,7 @@ EXPORT Result ncclCommAbort(Comm* comm) {
 static Result connected(const Comm& comm) {
   const Part& part = *comm.part;
   if (part.shared().arrived < part.size()) return Result::kInProgress;
-  forget(comm.id);
+  forget(comm.id, part.rank);
   const int32_t device = part.slot(part.rank).device;
   if (part.all([&](int other) { return other == part.rank || part.slot(other).device != device; }))
     return Result::kSuccess;
