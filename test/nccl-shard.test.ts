@@ -67,8 +67,8 @@ describe.runIf(onHost || onGpu)('a vocabulary that is shared over NCCL', () => {
           `${MODEL}
         const nccl = await connect()
         const stream = new Stream({ device: rank })
-        // Logits in device memory, on a stream, in place. The columns of each rank begin with a segment.
-        const m = model(33100, [0, 16384, 32768].slice(0, size).concat(33100))
+        // Logits in device memory, on a stream, in place. Columns begin with a segment; the last ones are rank 0's.
+        const m = model(33100, [0, 16384, 32768].slice(0, size).concat(33100), size - 1 - rank)
         const results = async (logits, other, options) => {
           const outputs = ['tokenEntropies', 'tokenArgmax', 'tokenMeanLogits']
           const reference = { logits: other }
@@ -82,7 +82,7 @@ describe.runIf(onHost || onGpu)('a vocabulary that is shared over NCCL', () => {
         const wanted = await results(inMemory(whole, m.vocab), inMemory(there(m.other), m.vocab), {})
         shared.push(bytes(fetched(mine)))
         wanted.push(bytes(part(fetched(whole), m.vocab, m.own)))
-        // An output layer, whose last columns are rank 0's, and the same ranks over the host; added to what is there.
+        // An output layer, cut in that order, and the same ranks over the host; added to what is there.
         const l = model(50, [0, 23, 40].slice(0, size).concat(50), size - 1 - rank)
         const gradients = async (communicator) => {
           const [hidden, weight, bias] = layer(l, (array) => there(array))
