@@ -511,17 +511,20 @@ void Plan::reserve() {
   if (!head_) {
     Rows& logits = job_.hasPolicy ? on_.policy.logits : on_.gradient.logits;
     if (((job_.hasPolicy && !hasSegments()) || job_.hasGradient) && !logits.onDevice) {
+      staging().reserve(logits);
       policyLogits_ = roomFor(logits, "the logits");
       if (job_.hasGradient) {
         on_.gradient.logits = logits;
         if (on_.gradient.out.dtype == logits.dtype) {
           on_.gradient.out = logits;
         } else {
+          staging().reserve(on_.gradient.out);
           gradient_ = roomFor(on_.gradient.out, "the gradient");
         }
       }
     }
     if (job_.hasReference && !hasSegments() && !on_.reference.logits.onDevice) {
+      staging().reserve(on_.reference.logits);
       referenceLogits_ = roomFor(on_.reference.logits, "the reference's logits");
     }
   }

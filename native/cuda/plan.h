@@ -86,7 +86,8 @@ class Plan {
   void upload(Stream stream);
   // All of a job whose tensors are on the device; the results are on their way to the host after it.
   void enqueue(Stream stream);
-  // Takes the device memory that a job whose tensors are on the host needs besides, before `run`.
+  // Takes the memory that a job whose tensors are on the host needs besides, before `run`: that takes none, since a
+  // rank that has begun waits for all others, and taking memory may wait for whatever runs on any GPU.
   void reserve();
   // All of any job, tensors on the host included; waits for it. False when it was cancelled.
   bool run(Stream stream);

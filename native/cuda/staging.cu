@@ -50,14 +50,21 @@ Staging::~Staging() {
   ignore(cudaStreamDestroy(copies_));
 }
 
-PinnedMemory& Staging::unused(int buffer, size_t bytes) {
-  check(cudaEventSynchronize(copied_[buffer]), kDoing);
-  PinnedMemory& pinned = buffers_[buffer];
-  if (pinned.size() < bytes) {
+void Staging::reserve(const Rows& rows) {
+  const int64_t most = chunkEnd(rows, 0, kChunk);
+  const size_t bytes = size_t(most * rows.vocab * elementSize(rows.dtype));
+  for (int buffer = 0; buffer < kBuffers && buffer * most < rows.count(); ++buffer) {
+    PinnedMemory& pinned = buffers_[buffer];
+    if (pinned.size() >= bytes) continue;
+    // The old memory first: there may not be room for both.
     pinned = PinnedMemory();
     pinned = pinnedMemory(bytes);
   }
-  return pinned;
+}
+
+char* Staging::unused(int buffer) {
+  check(cudaEventSynchronize(copied_[buffer]), kDoing);
+  return buffers_[buffer].data();
 }
 
 void Staging::upload(const Rows& from, const Rows& to, const int32_t* targets, const std::atomic<bool>& cancelled,
@@ -66,9 +73,9 @@ void Staging::upload(const Rows& from, const Rows& to, const int32_t* targets, c
   int buffer = 0;
   for (int64_t first = 0; first < from.count() && !cancelled; buffer = (buffer + 1) % kBuffers) {
     const int64_t end = chunkEnd(from, first, kChunk);
-    const PinnedMemory& pinned = unused(buffer, size_t(end - first) * rowBytes);
+    char* const pinned = unused(buffer);
     forRuns(targets, first, end, [&](int64_t begin, int64_t last) {
-      char* at = pinned.data() + size_t(begin - first) * rowBytes;
+      char* at = pinned + size_t(begin - first) * rowBytes;
       for (int64_t row = begin; row < last; ++row)
         memcpy(at + size_t(row - begin) * rowBytes, addressOf(from, row), rowBytes);
       // The rows of `to` are neighbours.
@@ -109,9 +116,9 @@ void Staging::download(const Rows& from, const Rows& to, const int32_t* targets,
     check(cudaEventRecord(worked_, compute), kDoing);
     check(cudaStreamWaitEvent(copies_, worked_, 0), kDoing);
     empty(buffer);
-    const PinnedMemory& pinned = unused(buffer, size_t(end - first) * rowBytes);
+    char* const pinned = unused(buffer);
     forRuns(targets, first, end, [&](int64_t begin, int64_t last) {
-      check(cudaMemcpyAsync(pinned.data() + size_t(begin - first) * rowBytes, addressOf(from, begin),
+      check(cudaMemcpyAsync(pinned + size_t(begin - first) * rowBytes, addressOf(from, begin),
                             size_t(last - begin) * rowBytes, cudaMemcpyDeviceToHost, copies_),
             kDoing);
     });

@@ -16,6 +16,9 @@ class Staging {
   ~Staging();
   Staging(const Staging&) = delete;
 
+  // Makes room in the buffers for `upload` and `download` of such rows.
+  void reserve(const Rows& rows);
+
   // Rows of `from`, on the host, to the same rows of `to`; `ready(first, end)` is called when work on these rows may be
   // enqueued on `compute`. `targets` (on the host) tell which rows are active; null: all are. Stops early once
   // `cancelled`.
@@ -30,8 +33,8 @@ class Staging {
   static constexpr int kBuffers = 2;
   static constexpr size_t kChunk = 16 << 20;
 
-  // A buffer that nothing is copied to or from any more, of at least that size.
-  PinnedMemory& unused(int buffer, size_t bytes);
+  // A buffer, once nothing is copied to or from it any more.
+  char* unused(int buffer);
 
   Stream copies_ = nullptr;
   PinnedMemory buffers_[kBuffers];
