@@ -255,6 +255,12 @@ describe.runIf(onHost)('a call over NCCL', () => {
         if (rank === 1) process.env.FPL_HOST_DEVICE_BYTES = '100'
         outcomes.push(await call())
         delete process.env.FPL_HOST_DEVICE_BYTES
+        // The pinned memory that its logits go through.
+        const large = model(9000, [0, 30, 9000])
+        const ofLarge = inMemory(part(large.logits, large.vocab, large.own), large.count)
+        if (rank === 1) process.env.FPL_HOST_PINNED_BYTES = '100000'
+        outcomes.push(await call({ shard: large.shard }, ofLarge))
+        delete process.env.FPL_HOST_PINNED_BYTES
         // All labels of tokens that count are in the columns of rank 0; then no token counts.
         const { gradLogits } = await fusedPreferenceLoss(logits, new Int32Array(rows).fill(3), options)
         const none = await fusedLinearPreferenceLoss(...layer(m).slice(0, 2), new Int32Array(rows).fill(-100), options)
@@ -281,7 +287,7 @@ describe.runIf(onHost)('a call over NCCL', () => {
       expect.stringContaining(`rank ${rank} differs from rank ${1 - rank} in the function it calls`)
     const memory = expect.stringContaining('cudaErrorMemoryAllocation')
     const own = outcomes(second)
-    expect(own.slice(0, 8)).toEqual([
+    expect(own.slice(0, 9)).toEqual([
       [BAD, onCpu],
       [BAD, device],
       [BAD, stream],
@@ -290,8 +296,9 @@ describe.runIf(onHost)('a call over NCCL', () => {
       [undefined, 'no more'],
       [BAD, differs(0)],
       ['ERR_CUDA', memory],
+      ['ERR_CUDA', memory],
     ])
-    expect(outcomes(first).slice(0, 8)).toEqual([
+    expect(outcomes(first).slice(0, 9)).toEqual([
       [BAD, onCpu],
       failed(`${BAD}: ${device}`),
       failed(`${BAD}: ${stream}`),
@@ -300,17 +307,18 @@ describe.runIf(onHost)('a call over NCCL', () => {
       failed('no more'),
       [BAD, differs(1)],
       failed('ERR_CUDA: cudaErrorMemoryAllocation'),
+      failed('ERR_CUDA: cudaErrorMemoryAllocation'),
     ])
-    for (const all of [first, second]) expect(all.slice(8, 10)).toEqual([undefined, [true, true]])
+    for (const all of [first, second]) expect(all.slice(9, 11)).toEqual([undefined, [true, true]])
     const aborted = 'this NCCL communicator cannot be used any more: it has been aborted'
     const disposed = 'this NcclCommunicator has been disposed of'
-    expect(own.slice(10)).toEqual([
+    expect(own.slice(11)).toEqual([
       ['ERR_NCCL', aborted],
       ['ERR_DISPOSED', disposed],
     ])
     // It may hear of it from the host or from NCCL; then from NCCL.
-    expect(first[10]?.code).toMatch(/^ERR_(?:RANK_FAILED|NCCL)$/)
-    expect(first[11]?.code).toBe('ERR_NCCL')
+    expect(first[11]?.code).toMatch(/^ERR_(?:RANK_FAILED|NCCL)$/)
+    expect(first[12]?.code).toBe('ERR_NCCL')
   })
 
   it.each([

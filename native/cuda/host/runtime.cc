@@ -21,8 +21,10 @@ using namespace fpl::cuda::host;
 namespace {
 
 // The work of a stream that nobody has waited for yet.
-struct Queue {
-  int device;
+struct Queue : std::enable_shared_from_this<Queue> {
+  explicit Queue(int device) : device(device) {}
+
+  const int device;
   std::deque<Work> waiting;
   uint64_t enqueued = 0, done = 0;
 };
@@ -149,7 +151,7 @@ int deviceCount() { return int(numberIn("FPL_HOST_DEVICES", 1)); }
 size_t deviceBytes() { return size_t(numberIn("FPL_HOST_DEVICE_BYTES", int64_t(1) << 34)); }
 
 std::shared_ptr<Queue> makeQueue(int device) {
-  std::shared_ptr<Queue> made(new Queue{device, {}, 0, 0}, [](Queue* queue) {
+  std::shared_ptr<Queue> made(new Queue(device), [](Queue* queue) {
     queues.erase(queue);
     delete queue;
   });
@@ -187,9 +189,14 @@ void finish(Queue& queue, uint64_t end) {
   while (!advanceTo(queue, end)) mutex.pause();
 }
 
+// One device may wait for another, and other threads may destroy streams meanwhile.
 void finishAll() {
-  for (Queue* queue : std::vector<Queue*>(queues.begin(), queues.end())) {
-    if (queues.count(queue)) finish(*queue, queue->enqueued);
+  std::vector<std::pair<std::shared_ptr<Queue>, uint64_t>> ends;
+  for (Queue* queue : queues) ends.emplace_back(queue->shared_from_this(), queue->enqueued);
+  for (bool done = false; !done;) {
+    done = true;
+    for (const auto& [queue, end] : ends) done = advanceTo(*queue, end) && done;
+    if (!done) mutex.pause();
   }
 }
 
@@ -417,6 +424,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
   const Call call;
   if (const cudaError_t status = refuseCapturing()) return noted(status);
+  finishAll();
   if (sticky) return noted(sticky);
   if (allocatedBytes() + bytes > deviceBytes()) return noted(cudaErrorMemoryAllocation);
   *memory = allocate(currentDevice, bytes);
@@ -432,6 +440,8 @@ cudaError_t cudaFree(void* memory) {
 cudaError_t cudaMallocHost(void** memory, size_t bytes) {
   const Call call;
   if (const cudaError_t status = refuseCapturing()) return noted(status);
+  finishAll();
+  if (bytes > size_t(numberIn("FPL_HOST_PINNED_BYTES", INT64_MAX))) return noted(cudaErrorMemoryAllocation);
   *memory = allocatePinned(bytes);
   return noted(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
 }

@@ -1,11 +1,13 @@
 // The part of the CUDA runtime that the backend uses, on the host, for tests. It is as strict as it can be: work waits
-// in its stream until somebody waits for it, device memory is out of the host's reach (memory.h), what is not on the
-// device a kernel runs on makes it fail, and an error stays the thread's last one until it is asked for.
+// in its stream until somebody waits for it, taking memory and giving it back wait for all devices, device memory is out
+// of the host's reach (memory.h), what is not on the device a kernel runs on makes it fail, and an error stays the
+// thread's last one until it is asked for.
 //
 // The environment can make it fail, or look closer:
 //   FPL_HOST_DEVICES       how many there are, default 1
 //   FPL_HOST_CAPABILITY    their compute capabilities, default 9.0 for all: '7.0,9.0'
 //   FPL_HOST_DEVICE_BYTES  the most that can be allocated
+//   FPL_HOST_PINNED_BYTES  the most that can be pinned at once
 //   FPL_HOST_DRIVER        version of the driver, default that of the build
 //   FPL_HOST_FAULT         a stage whose kernel hits an illegal address
 //   FPL_HOST_INITCHECK     1: the process ends where bytes are copied to the host that nobody has written
