@@ -1,6 +1,6 @@
 /**
  * A shared vocabulary over NCCL: device memory, prepared calls and graphs, what is sent, bad input, and ranks that fail.
- * Several processes, whose GPUs and NCCL the host plays.
+ * Several processes, whose GPUs and NCCL the host plays. Golden cases are in nccl-golden.test.ts.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
