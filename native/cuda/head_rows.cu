@@ -2,6 +2,7 @@
 // side, the bias, and what becomes of the logits' gradient. Sums are taken in an order that does not change.
 #include <type_traits>
 
+#include "row_tasks.h"
 #include "stages.h"
 
 namespace fpl {
@@ -29,27 +30,18 @@ struct Counts {
   int32_t of[kThreads];
 };
 
-// One block: each thread has a stretch of the rows.
+// One block.
 FPL_KERNEL(kThreads, 1)
 compactKernel(const int32_t* targets, int64_t count, ActiveRows active) {
   FPL_SHARED(Counts, counts);
-  const int64_t share = (count + kThreads - 1) / kThreads, begin = threadIndex() * share;
-  const int64_t end = begin + share < count ? begin + share : count;
-  int32_t own = 0;
-  for (int64_t row = begin; row < end; ++row) own += targets[row] != -1;
-  counts.of[threadIndex()] = own;
-  barrier();
-  int32_t slot = 0, total = 0;
-  for (int t = 0; t < kThreads; ++t) {
-    if (t == threadIndex()) slot = total;
-    total += counts.of[t];
-  }
-  for (int64_t row = begin; row < end; ++row) {
+  const Stretch own = stretchOfThread(targets, count, counts.of);
+  int32_t slot = own.before;
+  for (int64_t row = own.begin; row < own.end; ++row) {
     if (targets[row] == -1) continue;
     active.rows[slot] = int32_t(row);
     active.targets[slot++] = targets[row];
   }
-  for (int64_t i = total + threadIndex(); i < active.count; i += kThreads) active.rows[i] = active.targets[i] = -1;
+  for (int64_t i = own.total + threadIndex(); i < active.count; i += kThreads) active.rows[i] = active.targets[i] = -1;
 }
 
 template <typename From, typename To>

@@ -39,5 +39,27 @@ void forLaunches(VisitedRows rows, int64_t pieces, int64_t mostBlocks, const Lau
   }
 }
 
+// The rows of a thread, where each thread of a single block has a stretch of them.
+struct Stretch {
+  int64_t begin, end;
+  int32_t before, total;  // how many rows predict something: of those before the stretch, and of all
+};
+
+template <int kThreads>
+FPL_DEVICE Stretch stretchOfThread(const int32_t* targets, int64_t count, int32_t (&counts)[kThreads]) {
+  const int64_t share = (count + kThreads - 1) / kThreads, begin = threadIndex() * share;
+  const int64_t end = begin + share < count ? begin + share : count;
+  int32_t own = 0;
+  for (int64_t row = begin; row < end; ++row) own += targets[row] != -1;
+  counts[threadIndex()] = own;
+  barrier();
+  int32_t before = 0, total = 0;
+  for (int t = 0; t < kThreads; ++t) {
+    if (t == threadIndex()) before = total;
+    total += counts[t];
+  }
+  return {begin, end, before, total};
+}
+
 }  // namespace cuda
 }  // namespace fpl

@@ -1,6 +1,7 @@
 // Stage 0 on a GPU, for labels that are there already: what each row predicts and how many rows of a sequence do, as
 // lib finds it for labels on the host.
 #include "reduce.h"
+#include "row_tasks.h"
 #include "stages.h"
 
 namespace fpl {
@@ -44,24 +45,16 @@ targetsKernel(FPL_ARGUMENT TargetArguments a) {
   if (threadIndex() == 0) a.counts[s] = count;
 }
 
-// One block: each thread has a stretch of the rows.
+// One block.
 FPL_KERNEL(kThreads, 1)
 orderKernel(const int32_t* targets, int64_t count, int32_t* rows, int32_t* active) {
   FPL_SHARED(Counts, counts);
-  const int64_t share = (count + kThreads - 1) / kThreads, begin = threadIndex() * share;
-  const int64_t end = begin + share < count ? begin + share : count;
-  int32_t own = 0;
-  for (int64_t row = begin; row < end; ++row) own += targets[row] != -1;
-  counts.of[threadIndex()] = own;
-  barrier();
-  int32_t before = 0, total = 0;
-  for (int t = 0; t < kThreads; ++t) {
-    if (t == threadIndex()) before = total;
-    total += counts.of[t];
+  const Stretch own = stretchOfThread(targets, count, counts.of);
+  int64_t place = own.before, placeOfOther = own.total + own.begin - own.before;
+  for (int64_t row = own.begin; row < own.end; ++row) {
+    rows[targets[row] != -1 ? place++ : placeOfOther++] = int32_t(row);
   }
-  int64_t place = before, placeOfOther = total + begin - before;
-  for (int64_t row = begin; row < end; ++row) rows[targets[row] != -1 ? place++ : placeOfOther++] = int32_t(row);
-  if (threadIndex() == 0) *active = total;
+  if (threadIndex() == 0) *active = own.total;
 }
 
 }  // namespace
