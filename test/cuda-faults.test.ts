@@ -319,6 +319,20 @@ describe.runIf(onHost && CUDA.length > 0)('the backend', () => {
     expect(Math.abs(digests[0] - digest)).toBeLessThan(1e-4 * Math.abs(digest) + 1e-3)
   })
 
+  it.each([
+    ['a reference', `{ reference: { logits: { data: host.reference, shape } } }`],
+    ['a gradient', `{ lossType: 'cpo', gradient: true, gradientDType: 'float32' }`],
+  ])('has room for %s of a larger type than the logits', (_, options) => {
+    const [found, wanted] = cudaProcess(`
+      const data = new Uint16Array(host.logits.buffer).filter((_, i) => i % 2 === 1)
+      tell(['cuda', 'cpu'].map((backend) => {
+        const logits = { data, dtype: 'bfloat16', shape }
+        const { loss, gradLogits } = fusedPreferenceLossSync(logits, host.labels, { ...${options}, backend })
+        return [loss, gradLogits ? gradLogits.data.reduce((sum, x) => sum + Math.abs(x), 0) : 1]
+      }))`) as number[][]
+    for (const [i, x] of wanted.entries()) expect(Math.abs(found[i] - x)).toBeLessThan(1e-5 * Math.abs(x))
+  })
+
   it('fuses multiply-adds where the source says so and nowhere else', () => {
     const build = readFileSync(new URL('../CMakeLists.txt', import.meta.url), 'utf8')
     expect(build).toMatch(/target_compile_options\(fused_preference_loss_cuda PRIVATE [^)]*-fmad=false/)
