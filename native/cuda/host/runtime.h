@@ -1,6 +1,6 @@
 // The part of the CUDA runtime that the backend uses, on the host, for tests. It is as strict as it can be: work waits
-// in its stream until somebody waits for it, taking memory and giving it back wait for all devices, device memory is out
-// of the host's reach (memory.h), what is not on the device a kernel runs on makes it fail, and an error stays the
+// in its stream until somebody waits for it, taking memory and giving it back wait for all devices, device memory is
+// out of the host's reach (memory.h), what is not on the device a kernel runs on makes it fail, and an error stays the
 // thread's last one until it is asked for.
 //
 // The environment can make it fail, or look closer:
