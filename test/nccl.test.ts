@@ -376,6 +376,7 @@ describe.runIf(onHost)('a communicator', () => {
           const allGather = async (send, receive) => receive.set(send)
           const host = { rank: 0, size: 1, allGather, allReduceSum() {}, barrier() {}, abort() {} }
           globalThis.kept = await ncclCommunicator(host)
+          setInterval(() => {}, 1000) // it would come to its end by itself
           parentPort.postMessage('there')\`, { eval: true })
         await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))
         const there1 = open()[0]
