@@ -38,11 +38,11 @@ const LEFT_OUT: Record<string, string[]> = {
       'tarball',
     ],
     ...['trainer-changes', 'lock', 'mpi', 'mpi-failures', 'mpi-shard', 'naga', 'ranks-programs', 'reference-ranks'],
-    ...['data-parallel'],
+    ...['available-threads', 'data-parallel', 'multiply-adds'],
   ],
   'are about the addon, CUDA or packages that a page does not have': [
     ...['blas', 'blas-golden', 'cuda', 'cuda-faults', 'cuda-head', 'cuda-lifetimes', 'cuda-tokens', 'job-fields'],
-    ...['nccl', 'onnxruntime', 'ptx', 'sass', 'shard-overlap'],
+    ...['nccl', 'nccl-shard', 'onnxruntime', 'ptx', 'sass', 'shard-overlap'],
   ],
   'are about streams and files of Node.js': ['data', 'data-sources', 'metrics-file', 'reference-ranks'],
   'replace modules of the package': ['sharded-golden'],
