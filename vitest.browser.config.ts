@@ -42,7 +42,7 @@ const LEFT_OUT: Record<string, string[]> = {
   ],
   'are about the addon, CUDA or packages that a page does not have': [
     ...['blas', 'blas-golden', 'cuda', 'cuda-faults', 'cuda-head', 'cuda-lifetimes', 'cuda-tokens', 'job-fields'],
-    ...['nccl', 'nccl-shard', 'onnxruntime', 'ptx', 'sass', 'shard-overlap'],
+    ...['nccl', 'nccl-golden', 'nccl-shard', 'onnxruntime', 'ptx', 'sass', 'shard-overlap'],
   ],
   'are about streams and files of Node.js': ['data', 'data-sources', 'metrics-file', 'reference-ranks'],
   'replace modules of the package': ['sharded-golden'],
