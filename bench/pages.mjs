@@ -1,11 +1,11 @@
 /**
- * The tables of README.md and docs/performance.md that come from one run: `npm run bench:report -- --pages NAME` writes
- * them. A table is found by its head; the words around it are written by hand.
+ * The tables of README.md and docs/performance.md that come from one run: `npm run bench:report -- FILE --keep NAME --pages`
+ * writes them. A table is found by its head; the words around it are written by hand.
  *
  * @typedef {import('./compact.mjs').CompactRun} CompactRun
  * @typedef {import('./compact.mjs').CompactCase} CompactCase
  */
-import { duration, percent } from './table.mjs'
+import { ACCURACY_HEAD, accuracyOf, duration, percent } from './table.mjs'
 
 const TORCH = ['torch-eager', 'torch-cross-entropy', 'torch-compile']
 const TFJS = ['tfjs-wasm', 'tfjs-wasm-custom']
@@ -84,7 +84,7 @@ export function layers({ cases }, dtype) {
   )
   const share = (/** @type {number | undefined} */ value) => (value === undefined ? '' : percent(value))
   const rows = own.map(({ name, entries }) => {
-    const [, stage, , rows] = /** @type {RegExpExecArray} */ (/^linear-(\w+)-((\d+x\d+))/.exec(name))
+    const [, stage, rows] = /** @type {RegExpExecArray} */ (/^linear-(\w+)-(\d+x\d+)/.exec(name))
     const [ours, alone] = [entries[0], entries.find(({ title }) => title === '1 thread')]
     return [
       ...[`${stage}, ${rows.replace('x', ' × ')}`, duration(ours.median), share(ours.share), share(alone?.share)],
@@ -102,21 +102,15 @@ export function layers({ cases }, dtype) {
 
 /** Errors of output layers against float64, of each peer at its widest. @param {CompactRun} run */
 export function layerErrors({ cases }) {
-  const kinds = /** @type {const} */ (['logProb', 'hidden', 'weight'])
   /** @type {Map<string, string[]>} */
   const rows = new Map()
   for (const { group, dtype, entries } of cases) {
     if (group !== `linear-step-${dtype}`) continue
     for (const { title, accuracy } of entries) {
-      if (!accuracy || title === '1 thread') continue
-      const cells = [accuracy.unlikely, accuracy.sure].flatMap((errors) =>
-        kinds.map((kind) => (errors[kind] ?? Number.NaN).toExponential(0)),
-      )
-      rows.set(`${dtype}: ${title}`, cells)
+      if (accuracy && title !== '1 thread') rows.set(`${dtype}: ${title}`, accuracyOf(accuracy))
     }
   }
-  const names = ['log-prob', '∂hidden', '∂weight']
-  const head = ['errors of output layers', ...names, ...names.map((name) => `${name}, p ≈ 1`)]
+  const head = ['errors of output layers', ...ACCURACY_HEAD]
   return table([head, RIGHT(6), ...[...rows].map(([title, cells]) => [title, ...cells])])
 }
 

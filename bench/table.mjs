@@ -113,23 +113,23 @@ export function bandwidthText(
   return `${native ? meter : `through the memory of ${meter}`} with ${on}: ${ways.join(', ')}`
 }
 
+const KINDS = /** @type {const} */ (['logProb', 'hidden', 'weight'])
+const KIND_NAMES = ['log-prob', '∂hidden', '∂weight']
+
+/** Heads of the columns of `accuracyOf`. */
+export const ACCURACY_HEAD = [...KIND_NAMES, ...KIND_NAMES.map((name) => `${name}, p ≈ 1`)]
+
+/** Errors of an output layer; a kept run has nothing for those that could not be measured. */
+export const accuracyOf = (/** @type {import('./accuracy.mjs').Accuracy} */ { unlikely, sure }) =>
+  [unlikely, sure].flatMap((errors) => KINDS.map((kind) => (errors[kind] ?? Number.NaN).toExponential(0)))
+
 /**
  * The errors of output layers against float64, head first; nothing where none were measured.
  * @param {readonly { title: string, accuracy?: import('./accuracy.mjs').Accuracy }[]} entries
  */
 export function accuracyCells(entries) {
-  const found = entries.flatMap(({ title, accuracy }) => (accuracy ? [{ title, accuracy }] : []))
-  if (found.length === 0) return []
-  const kinds = /** @type {const} */ (['logProb', 'hidden', 'weight'])
-  const names = ['log-prob', '∂hidden', '∂weight']
-  return [
-    ['errors against float64', ...names, ...names.map((name) => `${name}, p ≈ 1`)],
-    ...found.map(({ title, accuracy }) => [
-      title,
-      ...kinds.map((kind) => accuracy.unlikely[kind].toExponential(0)),
-      ...kinds.map((kind) => accuracy.sure[kind].toExponential(0)),
-    ]),
-  ]
+  const found = entries.flatMap(({ title, accuracy }) => (accuracy ? [[title, ...accuracyOf(accuracy)]] : []))
+  return found.length === 0 ? [] : [['errors against float64', ...ACCURACY_HEAD], ...found]
 }
 
 /** How many repetitions were dropped of which contender; nothing where all count. */

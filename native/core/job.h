@@ -161,8 +161,8 @@ struct Forward {
   // But for the mean logit, which has a kernel of its own.
   bool wantsEntropy() const { return entropies || tokenEntropies; }
   bool wantsSquares() const { return logWeights || sumSquaredProbs; }
-  bool wantsSumOfLogits() const {
-    return tokenMeanLogits || (tokenLoss && tokenLoss->wantsMeanLogit() && !tokenLoss->classWeights);
+  bool wantsSumOfLogits(const TokenLoss* loss) const {
+    return tokenMeanLogits || (loss && loss->wantsMeanLogit() && !loss->classWeights);
   }
   FPL_HD bool wantsByProducts() const {
     return logWeights || entropies || tokenEntropies || tokenArgmax || logSumExp || sumSquaredProbs;

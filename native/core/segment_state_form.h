@@ -16,8 +16,11 @@ struct SegmentStateForm {
       : entropy(forward.wantsEntropy()),
         squares(forward.wantsSquares()),
         argmax(forward.tokenArgmax != nullptr),
-        sumOfLogits(forward.tokenMeanLogits || (loss && loss->wantsMeanLogit() && !loss->classWeights)),
+        sumOfLogits(forward.wantsSumOfLogits(loss)),
         weightedSum(loss && loss->classWeights) {}
+
+  // A sweep finds both of these sums or neither.
+  bool wantsLogits() const { return sumOfLogits || weightedSum; }
 
   // Of 32 bits.
   FPL_HD int64_t words() const { return 4 + 2 * (entropy + squares + argmax + sumOfLogits + weightedSum); }

@@ -1,11 +1,10 @@
 // The kernels for AVX2 + FMA + F16C. Only this file's own code is compiled for them. Everything from the standard
 // library and from core is included before the target is switched, so that no inline function that others share has
 // AVX2 code.
+#include "intrinsics.h"
 #include "kernels.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -1,18 +1,8 @@
 // The kernels for AVX-512 (F, BW, DQ, VL). As in isa_avx2.cc, only this file's own code is compiled for them.
+#include "intrinsics.h"
 #include "kernels.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
-#if defined(__GNUC__) && !defined(__clang__)
-// GCC 12's own header reads uninitialised vectors on purpose, and GCC warns of that.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#else
-#include <immintrin.h>
-#endif
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>

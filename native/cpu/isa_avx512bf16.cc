@@ -1,18 +1,8 @@
 // Products of bfloat16 factors for AVX512-BF16. All else of this set is AVX-512's.
+#include "intrinsics.h"
 #include "kernels.h"
 
 #if defined(FPL_AVX512BF16)
-#if defined(__GNUC__) && !defined(__clang__)
-// GCC 12's own header reads uninitialised vectors on purpose, and GCC warns of that.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#else
-#include <immintrin.h>
-#endif
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -6,19 +6,10 @@
 #include <chrono>
 #include <cstring>
 
+#include "intrinsics.h"
 #include "kernels.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
-#if defined(__GNUC__) && !defined(__clang__)
-// GCC 12's own header reads uninitialised vectors on purpose, and GCC warns of that.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#else
-#include <immintrin.h>
-#endif
 #if defined(__GNUC__) || defined(__clang__)
 #define FPL_AVX2 __attribute__((target("avx2")))
 #define FPL_PAIRS __attribute__((target("avx512f,avx512bf16")))

@@ -68,7 +68,7 @@ class RowSweep {
         kernels_(kernels),
         update_(forward.wantsByProducts() ? kernels.updateWithByProducts : kernels.update),
         classWeights_(forward.tokenLoss ? forward.tokenLoss->classWeightsFrom(tokens.shard.start) : nullptr),
-        sums_(forward.wantsSumOfLogits()) {}
+        sums_(forward.wantsSumOfLogits(forward.tokenLoss)) {}
 
   // `count` logits; the one at `label`, if that is among them, is left out. `row` begins with column `first`.
   void add(const void* row, DType dtype, int64_t count, int64_t label, int64_t first, SweptRow& swept) const {

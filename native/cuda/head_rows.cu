@@ -26,15 +26,11 @@ FPL_DEVICE void forColumns(int64_t tile, int64_t columns, const Body& body) {
   }
 }
 
-struct Counts {
-  int32_t of[kThreads];
-};
-
 // One block.
 FPL_KERNEL(kThreads, 1)
 compactKernel(const int32_t* targets, int64_t count, ActiveRows active) {
-  FPL_SHARED(Counts, counts);
-  const Stretch own = stretchOfThread(targets, count, counts.of);
+  FPL_SHARED(Counts<kThreads>, counts);
+  const Stretch own = stretchOfThread(targets, count, counts);
   int32_t slot = own.before;
   for (int64_t row = own.begin; row < own.end; ++row) {
     if (targets[row] == -1) continue;

@@ -39,6 +39,12 @@ void forLaunches(VisitedRows rows, int64_t pieces, int64_t mostBlocks, const Lau
   }
 }
 
+// A number of each thread.
+template <int kThreads>
+struct Counts {
+  int32_t of[kThreads];
+};
+
 // The rows of a thread, where each thread of a single block has a stretch of them.
 struct Stretch {
   int64_t begin, end;
@@ -46,17 +52,17 @@ struct Stretch {
 };
 
 template <int kThreads>
-FPL_DEVICE Stretch stretchOfThread(const int32_t* targets, int64_t count, int32_t (&counts)[kThreads]) {
+FPL_DEVICE Stretch stretchOfThread(const int32_t* targets, int64_t count, Counts<kThreads>& counts) {
   const int64_t share = (count + kThreads - 1) / kThreads, begin = threadIndex() * share;
   const int64_t end = begin + share < count ? begin + share : count;
   int32_t own = 0;
   for (int64_t row = begin; row < end; ++row) own += targets[row] != -1;
-  counts[threadIndex()] = own;
+  counts.of[threadIndex()] = own;
   barrier();
   int32_t before = 0, total = 0;
   for (int t = 0; t < kThreads; ++t) {
     if (t == threadIndex()) before = total;
-    total += counts[t];
+    total += counts.of[t];
   }
   return {begin, end, before, total};
 }

@@ -18,8 +18,7 @@ SharedSegments::SharedSegments(const Forward& stage, const Tokens& tokens, const
     for (int64_t row = 0; row < all; ++row) rows += tokens.targets[row] >= 0;
   }
   // As the kernels have them: each kind of partial beside those before it.
-  const bool wantsLogits = form_.sumOfLogits || form_.weightedSum,
-             wantsByProducts = wantsLogits || stage.wantsByProducts();
+  const bool wantsLogits = form_.wantsLogits(), wantsByProducts = wantsLogits || stage.wantsByProducts();
   const size_t states = size_t(rows * segments_.count);
   sums_.resize(states);
   byProducts_.resize(wantsByProducts ? states : 0);

@@ -133,9 +133,7 @@ StateExchange::StateExchange(const Job& job, bool compact) : count_(job.rows().c
   mostLabels_ = *std::max_element(labels.begin(), labels.end());
 
   const auto add = [&](const Forward& forward, const TokenLoss* loss) {
-    Stage stage{SegmentStateForm(forward, loss), false, false};
-    stage.wantsLogits = stage.form.sumOfLogits || stage.form.weightedSum;
-    stage.wantsByProducts = stage.wantsLogits || forward.wantsByProducts();
+    Stage stage{SegmentStateForm(forward, loss), forward.wantsByProducts()};
     stage.offset = messageBytes_;
     messageBytes_ += bytesOf(stage);
     stages_.push_back(stage);
@@ -152,22 +150,18 @@ void StateExchange::placeInputs(Layout& layout) {
   ownLabelsOnDevice_ = input(ownLabels_);
 }
 
-void StateExchange::place(Layout& layout, const Stage& stage, int64_t partials, SweepScratch& scratch) const {
-  scratch.sums = layout.scratch<PartialSums>(partials);
-  if (stage.wantsByProducts) scratch.byProducts = layout.scratch<PartialByProducts>(partials);
-  if (stage.wantsLogits) scratch.logits = layout.scratch<double>(partials);
-  if (stage.form.weightedSum) scratch.weighted = layout.scratch<double>(partials);
-}
-
 void StateExchange::placeScratch(Layout& layout) {
   messages_ = layout.scratch<char>(ranks_ * messageBytes_);
   const int64_t sweptRows = isCompact_ ? rows() : count_;
   for (Stage& stage : stages_) {
+    const auto place = [&](SweepScratch& scratch, int64_t partials) {
+      scratch.place(layout, partials, stage.wantsByProducts, stage.form.wantsLogits(), stage.form.weightedSum);
+    };
     stage.made.partials.perRow = own_;
-    place(layout, stage, sweptRows * own_, stage.made.partials);
+    place(stage.made.partials, sweptRows * own_);
     stage.made.labelLogits = layout.scratch<float>(sweptRows);
     stage.given.perRow = total_;
-    place(layout, stage, count_ * total_, stage.given);
+    place(stage.given, count_ * total_);
     stage.given.labelLogits = stage.labelLogits = layout.scratch<float>(count_);
   }
 }

@@ -32,7 +32,7 @@ class StateExchange {
   // A forward's states: those of this process, and those of all.
   struct Stage {
     SegmentStateForm form;
-    bool wantsByProducts, wantsLogits;
+    bool wantsByProducts;
     int64_t offset = 0;  // of its part of a message
     MadeStates made{};
     SweepScratch given{};
@@ -41,7 +41,6 @@ class StateExchange {
 
   int64_t bytesOf(const Stage& stage) const { return 4 * (rows() * most_ * stage.form.words() + mostLabels_); }
   int64_t rows() const { return int64_t(active_.size()); }
-  void place(Layout& layout, const Stage& stage, int64_t partials, SweepScratch& scratch) const;
 
   const int64_t count_;  // rows of the logits
   const bool isCompact_;

@@ -17,13 +17,9 @@ struct TargetArguments {
   int32_t *targets, *counts, *invalid;
 };
 
-struct Counts {
-  int32_t of[kThreads];
-};
-
 FPL_KERNEL(kThreads, 2)
 targetsKernel(FPL_ARGUMENT TargetArguments a) {
-  FPL_SHARED(Counts, counts);
+  FPL_SHARED(Counts<kThreads>, counts);
   const int64_t s = blockIndex(), begin = a.offsets[s], end = a.offsets[s + 1];
   int32_t count = 0;
   for (int64_t row = begin + threadIndex(); row < end; row += kThreads) {
@@ -48,8 +44,8 @@ targetsKernel(FPL_ARGUMENT TargetArguments a) {
 // One block.
 FPL_KERNEL(kThreads, 1)
 orderKernel(const int32_t* targets, int64_t count, int32_t* rows, int32_t* active) {
-  FPL_SHARED(Counts, counts);
-  const Stretch own = stretchOfThread(targets, count, counts.of);
+  FPL_SHARED(Counts<kThreads>, counts);
+  const Stretch own = stretchOfThread(targets, count, counts);
   int64_t place = own.before, placeOfOther = own.total + own.begin - own.before;
   for (int64_t row = own.begin; row < own.end; ++row) {
     rows[targets[row] != -1 ? place++ : placeOfOther++] = int32_t(row);

@@ -68,14 +68,8 @@ fn placeOf(x: Tile, number: f32, place: u32) -> u32 {
 }
 
 fn addTile(swept: Swept, x: Tile, place: u32) -> Swept {
-  var next = swept;
-  let t = params.temperature;
   let maximum = maximumOfTile(x);
-  if (isZero(next.sum)) {
-    next.unit = unitFor(maximum, t);
-  } else if (isOutgrown(next.unit, maximum, t)) {
-    next = rescaled(next, unitFor(maximum, t));
-  }
+  var next = withRoom(swept, maximum);
   var terms = Terms(vec4f(0), vec4f(0), vec4f(0));
   terms = plus(plus(plus(plus(terms, x.a, next.unit), x.b, next.unit), x.c, next.unit), x.d, next.unit);
   next.sum = add(next.sum, two(sumOf(terms.sum)));

@@ -68,6 +68,13 @@ fn tileOf(row: u32, at: u32, end: u32, label: u32) -> Tile {
   return Tile(a, b, c, d);
 }
 
+// The same, in a unit that logits of this maximum fit.
+fn withRoom(swept: Swept, maximum: f32) -> Swept {
+  let t = params.temperature;
+  if (!isZero(swept.sum) && !isOutgrown(swept.unit, maximum, t)) { return swept; }
+  return rescaled(swept, unitFor(maximum, t));
+}
+
 @compute @workgroup_size(WORKGROUP)
 fn tokenLogProbs(
     @builtin(workgroup_id) group: vec3u,
