@@ -185,7 +185,12 @@ Napi::Object CudaBindings::functions() {
   action("read", [](const Api& api, Info info, Problem* problem) {
     return api.read(preparedOf(info[0]).prepared, handle(info[1]), problem);
   });
-  define("destroyPrepared", [](Info info) { preparedOf(info[0]).release(); });
+  define("destroyPrepared", [](Info info) {
+    PreparedJob& job = preparedOf(info[0]);
+    job.release();
+    job.lent.release();
+    job.arguments.Reset();
+  });
   define("destroyPreparedAsync", [this](Info info) -> Napi::Value {
     cuda::Prepared* prepared = preparedOf(info[1]).take();
     return later(info, [api = api_, prepared](Problem*) {

@@ -13,6 +13,7 @@ namespace {
 
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kLoads = 4;  // 16-byte loads in flight in each thread
+constexpr int kBlocks = 4;      // that a multiprocessor holds
 
 struct ValuesArguments {
   Gradient gradient;
@@ -105,6 +106,8 @@ valuesKernel(FPL_ARGUMENT ValuesArguments a) {
 // How rows are written: as RowGradient says; as FullRowGradient says; like that, with weights of classes; and through a
 // soft-cap, with such weights or without.
 enum class Form { kPlain, kFull, kWeighted, kCapped };
+template <Form kForm>
+constexpr int kBlocksOf = kForm == Form::kCapped ? kBlocks - 1 : kBlocks;
 
 // log2(e) / T as the sum of two float32.
 struct Log2e {
@@ -340,7 +343,7 @@ FPL_DEVICE void writePiece(const Row<T, T, kForm>& row, uint32_t piece, uint32_t
 }
 
 template <typename T, Form kForm>
-FPL_KERNEL(kThreads, kForm == Form::kCapped ? 3 : 4)
+FPL_KERNEL(kThreads, kBlocksOf<kForm>)
 gradientKernel(FPL_ARGUMENT GradientArguments a) {
   a.tasks.each([&](uint32_t row, uint32_t piece) {
     const Row<T, T, kForm> line(a, row);
@@ -350,7 +353,7 @@ gradientKernel(FPL_ARGUMENT GradientArguments a) {
 
 // The same for a gradient of another type than the logits', element by element.
 template <typename T, typename U, Form kForm>
-FPL_KERNEL(kThreads, 4)
+FPL_KERNEL(kThreads, kBlocks)
 convertingKernel(FPL_ARGUMENT GradientArguments a) {
   a.tasks.each([&](uint32_t row, uint32_t piece) {
     const Row<T, U, kForm> line(a, row);
@@ -389,7 +392,7 @@ void gradientRows(const Gradient& gradient, const RowValues* values, const Token
   constexpr bool kConverts = !std::is_same_v<T, U>;
   constexpr int64_t kPer = kConverts ? 1 : kPerQuad<T>, kTile = kThreads * (kConverts ? 8 : kLoads);
   const int64_t tiles = dividedUp(gradient.logits.vocab, kPer * kTile);
-  const int64_t blocks = 4 * multiprocessors();
+  const int64_t blocks = (kConverts ? kBlocks : kBlocksOf<kForm>)*multiprocessors();
   GradientArguments a;
   a.gradient = gradient;
   if (gradient.classWeights) a.gradient.classWeights += tokens.shard.start;

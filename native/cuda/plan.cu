@@ -461,14 +461,15 @@ void Plan::enqueueValues(Stream stream) {
     if (job_.hasReference) enqueueSegments(on_.reference, referenceSegments_->made(), job_.reference.logits, stream);
     return;
   }
+  // The reference's first, here and below: an output layer keeps the logits that were made last, for the gradient.
   if (exchange_) {
-    // The policy's after it: an output layer keeps its logits for the gradient.
     if (job_.hasReference) enqueueSegments(on_.reference, exchange_->made(true), job_.reference.logits, stream);
     enqueueSegments(on_.policy, exchange_->made(false), job_.policy.logits, stream);
+    // Rows may be missing, and the other ranks would take what they get.
+    if (job_.cancelled) throw Error{"the call has been given up"};
     exchange_->gather(*communicator(), stream);
   }
   if (job_.hasTokenLoss) enqueueTokenWeights(stream);
-  // The policy's after it: an output layer keeps its logits for the gradient.
   if (job_.hasReference) enqueueForward(on_.reference, job_.reference.logits, stream);
   if (job_.hasPolicy) enqueueForward(on_.policy, job_.policy.logits, stream);
   double* const coefficients = hasGradient() ? on_.gradient.coefficients : nullptr;

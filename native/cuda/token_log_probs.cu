@@ -10,12 +10,13 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kLoads = 4;   // 16-byte loads in flight in each thread
-constexpr int kBlocks = 3;  // that a multiprocessor holds
+constexpr int kLoads = 4;  // 16-byte loads in flight in each thread
 
 // What a sweep finds of a row: the sum of its exponentials; the by-products, too; the sum of the logits themselves,
 // too; and that of the logits times the weights of their classes.
 enum class Sweep { kSum, kByProducts, kLogits, kWeighted };
+template <Sweep kFinds>
+constexpr int kBlocksOf = kFinds == Sweep::kSum ? 3 : 2;  // that a multiprocessor holds
 template <Sweep kFinds>
 constexpr bool kFindsLogits = kFinds == Sweep::kLogits || kFinds == Sweep::kWeighted;
 
@@ -293,7 +294,7 @@ FPL_DEVICE Swept segmentShare(const T* row, int64_t vocab, int64_t begin, int64_
 }
 
 template <typename T, Sweep kFinds, bool kCaps>
-FPL_KERNEL(kThreads, kFinds == Sweep::kSum ? kBlocks : 2)
+FPL_KERNEL(kThreads, kBlocksOf<kFinds>)
 sweepKernel(FPL_ARGUMENT SweepArguments a) {
   constexpr int kSegments = Share<kFinds>::kSegments;
   struct Shares {
@@ -367,7 +368,7 @@ void sweep(const Forward& forward, const Tokens& tokens, const SweepScratch& scr
   const int64_t segments = RowSegments(forward.logits.vocab).count, tasksPerRow = scratch.perRow > 1 ? segments : 1;
   a.segmentsPerTask = int(segments / tasksPerRow);
   // A block each, which the GPU deals out best, unless it is not known how many there will be.
-  const int64_t mostBlocks = rows.limit ? kBlocks * multiprocessors() : kMostBlocks;
+  const int64_t mostBlocks = rows.limit ? kBlocksOf<kFinds> * multiprocessors() : kMostBlocks;
   forLaunches(rows, tasksPerRow, mostBlocks, [&](const RowTasks& tasks) {
     a.tasks = tasks;
     FPL_LAUNCH("token log-probs", (sweepKernel<T, kFinds, kCaps>), tasks.blocks, kThreads, stream, a);
@@ -395,7 +396,7 @@ void sweepAs(const Forward& forward, const Tokens& tokens, const SweepScratch& s
 bool areSplit(int64_t rows) {
   // Of the time of that many rows a block has left unused half a row's in the mean, at its end.
   constexpr int64_t kRowsPerBlock = 8;
-  return rows < kRowsPerBlock * kBlocks * multiprocessors();
+  return rows < kRowsPerBlock * kBlocksOf<Sweep::kSum> * multiprocessors();
 }
 
 void sweepRows(const Forward& forward, const Tokens& columns, const SweepScratch& scratch, const VisitedRows& rows,

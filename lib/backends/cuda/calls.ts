@@ -11,10 +11,10 @@ export const COPY = { toDevice: 1, toHost: 2, onDevice: 3 } as const
 /** The kind of memory at an address; pinned and managed memory of the CUDA runtime is shared by all devices. */
 export const MEMORY = { host: 0, onDevice: 1, shared: 2 } as const
 
-/** The code of an error of the library that is not given another: NCCL's say that they are. */
+/** The code of an error of the library that is not given another: NCCL's name it, all those of communicator.cu and nccl.cu. */
 const codeOf = ({ message }: Error) => (/\bNCCL\b/.test(message) ? 'ERR_NCCL' : 'ERR_CUDA')
 
-/** Runs `call`; errors of CUDA get their code. */
+/** Runs `call`; errors of the library get their code. */
 export function cudaCall<T>(call: () => T, code?: 'ERR_NCCL'): T {
   try {
     return call()
