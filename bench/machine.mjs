@@ -58,7 +58,7 @@ for name in ("torch", "trl", "jax", "scipy-openblas32"):
 try:
     import torch
     built = torch.__config__.show()
-    libraries = {"MKL": r"Math Kernel Library Version ([d.]+)", "oneDNN": r"MKL-DNN v([d.]+)", "OpenBLAS": r"OpenBLAS ([d.]+)"}
+    libraries = {"MKL": r"Math Kernel Library Version ([0-9.]+)", "oneDNN": r"MKL-DNN v([0-9.]+)", "OpenBLAS": r"OpenBLAS ([0-9.]+)"}
     versions = {name: re.search(pattern, built) for name, pattern in libraries.items()}
     found["torch's BLAS"] = " and ".join(f"{name} {match[1]}" for name, match in versions.items() if match)
 except ImportError: pass

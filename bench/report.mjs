@@ -129,6 +129,7 @@ const { values, positionals } = parseArgs({
     pages: { type: 'boolean', default: false },
   },
 })
+if (values.pages && values.keep === undefined) throw new RangeError('--pages needs --keep NAME')
 const read = (/** @type {string} */ file) => JSON.parse(readFileSync(file, 'utf8'))
 if (values.keep !== undefined) {
   if (positionals.length !== 1) throw new RangeError('--keep takes one FILE')
