@@ -72,7 +72,23 @@ test.each<[string, number, Record<string, string>]>([
   [
     'version 2: a group outside of what the mount shows',
     3,
-    { [CGROUP]: '0::/../other', [MOUNTS]: unified('/docker/abc'), 'sys/fs/cgroup/cpu.max': '300000 100000' },
+    {
+      [CGROUP]: '0::/elsewhere/longer/inner',
+      [MOUNTS]: unified('/docker/abc'),
+      'sys/fs/cgroup/cpu.max': '300000 100000',
+      // Where the group would be if it were below the mount's.
+      'sys/fs/cgroup/onger/inner/cpu.max': '100000 100000',
+    },
+  ],
+  [
+    'version 2: a group above what the mount shows',
+    3,
+    {
+      [CGROUP]: '0::/../other',
+      [MOUNTS]: unified('/'),
+      'sys/fs/cgroup/cpu.max': '300000 100000',
+      'sys/fs/other/cpu.max': '100000 100000',
+    },
   ],
   [
     'version 1',

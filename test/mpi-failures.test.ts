@@ -52,6 +52,7 @@ describe.each(MPIS)('$name', (mpi) => {
 
   test('all ranks end when one is killed while a gradient is added up', { timeout: 60_000 }, async () => {
     const javaScript = `
+      const { writeSync } = await import('node:fs')
       const { linearCrossEntropy } = await import(${JSON.stringify(DIST.href)})
       const { rank, size } = communicator
       const [tokens, width, vocab] = [3300, 8, 400]
@@ -60,7 +61,10 @@ describe.each(MPIS)('$name', (mpi) => {
         ...{ rank, size },
         allGather: (send, receive) => communicator.allGather(send, receive),
         allReduceSum(data) {
-          if (rank === 1 && ++sums === 2) process.kill(process.pid, 'SIGKILL')
+          if (rank === 1 && ++sums === 2) {
+            writeSync(2, 'the second sum')
+            process.kill(process.pid, 'SIGKILL')
+          }
           return communicator.allReduceSum(data)
         },
         ...{ barrier: () => communicator.barrier(), abort: () => communicator.abort() },
@@ -72,8 +76,9 @@ describe.each(MPIS)('$name', (mpi) => {
       tell('came further')
     `
     const start = performance.now()
-    const { status, values } = await runRanks(mpi, { size: 2, javaScript })
+    const { status, values, stderr } = await runRanks(mpi, { size: 2, javaScript })
     expect(performance.now() - start).toBeLessThan(20_000)
+    expect(stderr).toContain('the second sum')
     expect(values).toEqual([])
     expect(status).not.toBe(0)
   })

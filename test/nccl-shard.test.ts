@@ -325,7 +325,7 @@ describe.runIf(onHost)('a call over NCCL', () => {
     ['dies', `process.kill(process.pid, 'SIGKILL')`, 'remote process exited or there was a network error'],
     [
       'does not come',
-      'await new Promise((resolve) => setTimeout(resolve, 2700))',
+      'await new Promise((resolve) => setTimeout(resolve, 6000))',
       'not all ranks have taken part within 2 seconds',
     ],
     ['fails on its GPU', `process.env.FPL_HOST_FAULT = 'token log-probs'`, 'remote process exited'],

@@ -59,6 +59,7 @@ const PROGRAM = `
     for (let size = rank + 1; size <= most; size++) communicators[size] = await ncclCommunicator(hostOf(size))
     return library
   })()
+  ready.catch(() => {}) // a call tells
   parentPort.on('message', async ({ id, name, args, size, of }) => {
     let answer
     try {

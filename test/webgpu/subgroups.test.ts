@@ -1,7 +1,7 @@
 /**
  * Devices with subgroups: what threads put together by them is what they put together without.
  */
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { fusedPreferenceLoss, sequenceLogProbs } from '../../lib/index.js'
 import { bytes, gaussian, random, ulp } from '../support.js'
 import { AS_SOFTWARE, asHardware, DEVICE, download, newDevice, subgroupFeatures, upload } from './device.js'
@@ -125,6 +125,10 @@ describe.skipIf(features.length > 0).each(['software', 'a GPU'])('emulated on %s
     const { gpu } = (globalThis as unknown as { navigator: { gpu: GPU } }).navigator
     const known = Object.getOwnPropertyDescriptor(gpu, 'wgslLanguageFeatures')
     Object.defineProperty(gpu, 'wgslLanguageFeatures', { value: new Set(['subgroup_id']), configurable: true })
+    onTestFinished(() => {
+      if (known) Object.defineProperty(gpu, 'wgslLanguageFeatures', known)
+      else Reflect.deleteProperty(gpu, 'wgslLanguageFeatures')
+    })
     const vocab = 4100
     const logProbs = async (gpuDevice: GPUDevice) => {
       const data = upload(gpuDevice, bytes(valuesOf(vocab)))
@@ -146,8 +150,6 @@ describe.skipIf(features.length > 0).each(['software', 'a GPU'])('emulated on %s
       expect(count).toBe(1)
       device.destroy()
     }
-    if (known) Object.defineProperty(gpu, 'wgslLanguageFeatures', known)
-    else Reflect.deleteProperty(gpu, 'wgslLanguageFeatures')
     expect(found[1]).toEqual(found[0])
     const plain = await logProbs(kind === 'a GPU' ? DEVICE! : AS_SOFTWARE!)
     for (const [i, wanted] of plain.entries()) {
