@@ -22,7 +22,7 @@ import { LOSSES } from '../lib/backends/js/losses.js'
 import { fusedPreferenceLossSync } from '../lib/index.js'
 import { rendered } from '../scripts/api.mjs'
 import { pageOf } from '../scripts/links.mjs'
-import { CUDA } from './support.js' // which also lets the kernels run on the host
+import { CUDA, WASM } from './support.js' // which also lets the kernels run on the host
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const pages = [
@@ -88,6 +88,7 @@ describe('every block of code', () => {
   const needs: Record<string, boolean> = {
     'docs/cuda.md': CUDA.length > 0,
     'docs/nccl.md': CUDA.length > 0 && existsSync(process.env.FUSED_PREFERENCE_LOSS_NCCL ?? ''),
+    'docs/platforms.md': WASM.length > 0,
   }
   const runnable = programs.filter(({ path }) => path !== 'README.md' && needs[path] !== false)
   test.each(runnable.filter(({ blocks }) => blocks.js.length > 0))('of $path runs', async ({ program }) => {
