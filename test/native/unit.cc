@@ -9,10 +9,15 @@
 // in other environments.
 //
 // Prints what it tried; exits with 1 when something is wrong. Meant to be run under sanitizers and valgrind.
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -293,16 +298,68 @@ int64_t throwing() {
   return caught;
 }
 
-// Cancelled from another thread at any time: it stops, and if it says it did, no gradient has been written. Goes on
-// until ten jobs have been stopped between two rows, or 400 have run: one must have been.
+// Memory with one page that stops a job: the first to touch that page cancels it, and goes on when the page can be
+// used. POSIX alone.
+struct StoppingPages {
+  static inline std::atomic<Job*> job{nullptr};  // the one to cancel
+  static inline char* page = nullptr;
+  static inline size_t pageSize = 0;
+
+  char* data;
+  size_t size;
+  struct sigaction faults {
+  }, busErrors{};  // what stood there before
+
+  explicit StoppingPages(size_t bytes) : size(bytes) {
+    pageSize = size_t(sysconf(_SC_PAGESIZE));
+    void* mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) throw std::bad_alloc();
+    data = static_cast<char*>(mapped);
+    struct sigaction action {};
+    action.sa_sigaction = [](int signal, siginfo_t* info, void*) {
+      const auto* at = static_cast<char*>(info->si_addr);
+      if (page == nullptr || at < page || at >= page + pageSize) {
+        std::signal(signal, SIG_DFL);  // a fault of another kind: it comes again, and ends the program
+        return;
+      }
+      if (Job* stopped = job) stopped->cancelled = true;
+      mprotect(page, pageSize, PROT_READ | PROT_WRITE);
+    };
+    action.sa_flags = SA_SIGINFO;
+    sigaction(SIGSEGV, &action, &faults);
+    sigaction(SIGBUS, &action, &busErrors);
+  }
+  ~StoppingPages() {
+    sigaction(SIGSEGV, &faults, nullptr);
+    sigaction(SIGBUS, &busErrors, nullptr);
+    munmap(data, size);
+  }
+
+  // Whoever touches the page of this byte cancels that job.
+  void stop(Job& stopped, size_t byte) {
+    job = &stopped;
+    page = data + byte / pageSize * pageSize;
+    mprotect(page, pageSize, PROT_NONE);
+  }
+  void stopNothing() {
+    job = nullptr;
+    mprotect(data, size, PROT_READ | PROT_WRITE);
+  }
+};
+
+// Cancelled while it reads a row, or from another thread at any time: it stops, and if it says it did, no gradient has
+// been written.
 int64_t cancellations() {
   using Clock = std::chrono::steady_clock;
-  constexpr int64_t kRows = 200, kVocab = 3000, kWanted = 10;
-  int64_t midway = 0;
+  constexpr int64_t kRows = 200, kVocab = 3000, kRounds = 128;
+  int64_t midway = 0, atRows = 0;
   Clock::duration length{};  // of the shortest job that nobody stopped
   ThreadPool pool;
-  std::vector<float> logits(kRows * kVocab, 1), out(kRows * kVocab);
-  for (int round = 0; round < 400 && midway < kWanted; ++round) {
+  StoppingPages memory(kRows * kVocab * sizeof(float));
+  auto* logits = reinterpret_cast<float*>(memory.data);
+  std::fill(logits, logits + kRows * kVocab, 1.0f);
+  std::vector<float> out(kRows * kVocab);
+  for (int64_t round = 0; round < kRounds; ++round) {
     std::fill(out.begin(), out.end(), 5.0f);
     std::vector<int32_t> targets(kRows, 3), offsets{0, kRows}, counts{kRows};
     std::vector<double> logProbs(1), coefficients{1};
@@ -314,34 +371,41 @@ int64_t cancellations() {
     job.tokens.offsets = offsets.data();
     job.tokens.counts = counts.data();
     job.tokens.sequences = 1;
-    job.policy.logits = {logits.data(), DType::kFloat32, 1, kRows, kVocab, kRows * kVocab, kVocab};
+    job.policy.logits = {logits, DType::kFloat32, 1, kRows, kVocab, kRows * kVocab, kVocab};
     job.policy.logProbs = logProbs.data();
     job.policy.states = states.data();
     job.gradient.logits = job.gradient.out = job.policy.logits;
     job.gradient.out.data = out.data();
     job.gradient.states = states.data();
     job.gradient.coefficients = coefficients.data();
+    const bool atRow = round % 2 == 1;
     std::atomic<bool> begun{false};
     std::thread canceller([&] {
       while (!begun) std::this_thread::yield();
-      if (round == 0) return;
+      if (atRow || round == 0) return;
       // The first half reads, and the second writes.
       const auto at = Clock::now() + length * (round % 16) / 24;
       while (Clock::now() < at) std::this_thread::yield();
       job.cancelled = true;
     });
+    if (atRow) memory.stop(job, size_t((round % (kRows / 2)) * kVocab) * sizeof(float));
     const auto start = Clock::now();
     begun = true;
     const bool finished = runJob(job, pool);
     const auto took = Clock::now() - start;
     canceller.join();
     if (finished && (round == 0 || took < length)) length = took;
+    memory.stopNothing();
     for (const float x : out) check((x == 5) != finished, finished ? "unfinished" : "written though cancelled");
     const auto read = std::count_if(states.begin(), states.end(), [](const TokenState& s) { return s.total != 0; });
     check(!finished || read == kRows, "a row of a finished job was not read");
-    midway += !finished && read > 0 && read < kRows;
+    check(!atRow || !finished, "a job went on though it was cancelled while it read");
+    const bool between = !finished && read > 0 && read < kRows;
+    midway += between;
+    atRows += between && atRow;
   }
-  check(midway > 0, "no job was cancelled midway");
+  // The other thread may have read all the other rows before the first one had set the flag.
+  check(atRows > kRounds / 8, "a job was not cancelled midway");
   return midway;
 }
 
