@@ -204,6 +204,12 @@ Napi::Object CudaBindings::functions() {
     return number(env_, job.prepared ? api_->workspaceBytes(job.prepared) : 0);
   });
 
+  define("resultAt", [this](Info info) {
+    const PreparedJob& job = preparedOf(info[0]);
+    const void* const host = reinterpret_cast<const void*>(side(info[1]));
+    return number(env_, job.prepared ? api_->resultAt(job.prepared, host) : 0);
+  });
+
   define("allocate", [this](Info info) {
     Problem problem;
     uint64_t made = 0;
@@ -247,6 +253,10 @@ Napi::Object CudaBindings::functions() {
   method("copy", &CudaBindings::copy);
   method("copyAsync", &CudaBindings::copyAsync);
 
+  action("fill", [](const Api& api, Info info, Problem* problem) {
+    return api.fill(integer(info[0]), address(info[1]), integer(info[2]), address(info[3]), handle(info[4]), problem);
+  });
+
   maker("createStream", [asHandle](const Api& api, Info info, Made made, Problem* problem) {
     return api.createStream(integer(info[0]), asHandle(made), problem);
   });
@@ -265,6 +275,9 @@ Napi::Object CudaBindings::functions() {
   });
   action("recordEvent", [](const Api& api, Info info, Problem* problem) {
     return api.recordEvent(integer(info[0]), handle(info[1]), handle(info[2]), problem);
+  });
+  action("waitForEvent", [](const Api& api, Info info, Problem* problem) {
+    return api.waitForEvent(integer(info[0]), handle(info[1]), handle(info[2]), problem);
   });
   define("milliseconds", [this](Info info) {
     Problem problem;

@@ -10,7 +10,7 @@ namespace fpl {
 namespace cuda {
 
 // Changes with anything in this file or in core/job.h.
-constexpr int32_t kApiVersion = 7;
+constexpr int32_t kApiVersion = 8;
 constexpr const char* kApiSymbol = "fusedPreferenceLossCuda";
 
 // Why a call failed.
@@ -61,10 +61,13 @@ struct Api {
   bool (*runReady)(Prepared*, bool* finished, Problem*);
   // `job` and its arrays must stay where they are until `destroyPrepared`.
   bool (*prepare)(Job*, Prepared**, Problem*);
+  // Nothing is copied to the host before `read`, which waits for the stream.
   bool (*enqueue)(Prepared*, void* stream, Problem*);
-  bool (*read)(Prepared*, void* stream, Problem*);  // waits for the stream
+  bool (*read)(Prepared*, void* stream, Problem*);
   void (*destroyPrepared)(Prepared*);
   uint64_t (*workspaceBytes)(const Prepared*);  // of device memory
+  // Where a result of the job lies on the device, by its array on the host; 0 where it is none.
+  uint64_t (*resultAt)(const Prepared*, const void* host);
 
   bool (*allocate)(int32_t device, uint64_t bytes, uint64_t* address, Problem*);
   bool (*release)(int32_t device, uint64_t address, Problem*);
@@ -75,12 +78,17 @@ struct Api {
   // Does not.
   bool (*copyOnDevice)(int32_t device, uint64_t to, uint64_t from, uint64_t bytes, void* stream, Problem*);
 
+  // Every byte; only enqueues it.
+  bool (*fill)(int32_t device, uint64_t address, int32_t byte, uint64_t bytes, void* stream, Problem*);
+
   bool (*createStream)(int32_t device, void** stream, Problem*);
   bool (*destroyStream)(int32_t device, void* stream, Problem*);
   bool (*synchronize)(int32_t device, void* stream, Problem*);
   bool (*createEvent)(int32_t device, void** event, Problem*);
   bool (*destroyEvent)(int32_t device, void* event, Problem*);
   bool (*recordEvent)(int32_t device, void* event, void* stream, Problem*);
+  // What is enqueued on the stream from now on waits for the event, as it was last recorded, on the device alone.
+  bool (*waitForEvent)(int32_t device, void* stream, void* event, Problem*);
   // Waits for `end`.
   bool (*milliseconds)(int32_t device, void* start, void* end, double* milliseconds, Problem*);
   bool (*beginCapture)(int32_t device, void* stream, Problem*);

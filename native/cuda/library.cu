@@ -200,6 +200,7 @@ bool enqueue(Prepared* prepared, void* stream, Problem* problem) {
 
 bool read(Prepared* prepared, void* stream, Problem* problem) {
   return guarded(problem, "waiting for a call to end", prepared->device, [&] {
+    prepared->plan->download(Stream(stream));
     prepared->plan->waitFor(Stream(stream), "waiting for a call to end");
     prepared->plan->read();
   });
@@ -210,6 +211,10 @@ void destroyPrepared(Prepared* prepared) {
 }
 
 uint64_t workspaceBytes(const Prepared* prepared) { return prepared->workspace->device.size(); }
+
+uint64_t resultAt(const Prepared* prepared, const void* host) {
+  return reinterpret_cast<uint64_t>(prepared->plan->resultAt(host));
+}
 
 bool allocate(int32_t device, uint64_t bytes, uint64_t* address, Problem* problem) {
   return guarded(problem, "allocating device memory", device,
@@ -265,6 +270,12 @@ bool copyOnDevice(int32_t device, uint64_t to, uint64_t from, uint64_t bytes, vo
   return guarded(problem, "copying memory", device, [&] { copyAsync(to, from, bytes, CopyKind::kOnDevice, stream); });
 }
 
+bool fill(int32_t device, uint64_t address, int32_t byte, uint64_t bytes, void* stream, Problem* problem) {
+  return guarded(problem, "filling memory", device, [&] {
+    check(cudaMemsetAsync(reinterpret_cast<void*>(address), byte, bytes, Stream(stream)), "filling memory");
+  });
+}
+
 bool createStream(int32_t device, void** stream, Problem* problem) {
   return guarded(problem, "creating a stream", device, [&] {
     cudaStream_t made;
@@ -299,6 +310,11 @@ bool destroyEvent(int32_t device, void* event, Problem* problem) {
 bool recordEvent(int32_t device, void* event, void* stream, Problem* problem) {
   return guarded(problem, "recording an event", device,
                  [&] { check(cudaEventRecord(cudaEvent_t(event), Stream(stream)), "recording an event"); });
+}
+
+bool waitForEvent(int32_t device, void* stream, void* event, Problem* problem) {
+  return guarded(problem, "waiting for an event", device,
+                 [&] { check(cudaStreamWaitEvent(Stream(stream), cudaEvent_t(event), 0), "waiting for an event"); });
 }
 
 bool milliseconds(int32_t device, void* start, void* end, double* milliseconds, Problem* problem) {
@@ -418,17 +434,20 @@ constexpr Api kApi = {kApiVersion,
                       read,
                       destroyPrepared,
                       workspaceBytes,
+                      resultAt,
                       allocate,
                       release,
                       memoryAt,
                       copy,
                       copyOnDevice,
+                      fill,
                       createStream,
                       destroyStream,
                       synchronize,
                       createEvent,
                       destroyEvent,
                       recordEvent,
+                      waitForEvent,
                       milliseconds,
                       beginCapture,
                       endCapture,

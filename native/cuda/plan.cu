@@ -483,7 +483,6 @@ void Plan::enqueueValues(Stream stream) {
 void Plan::enqueue(Stream stream) {
   enqueueValues(stream);
   if (hasGradient()) enqueueGradient(stream);
-  download(stream);
 }
 
 namespace {
@@ -555,6 +554,14 @@ void Plan::read() {
   if (!makesSegments()) return;
   policySegments_->read();
   if (referenceSegments_) referenceSegments_->read();
+}
+
+const void* Plan::resultAt(const void* host) const {
+  if (host && host == job_.gradient.coefficients) return on_.gradient.coefficients;
+  for (const Layout::Copy& copy : results_) {
+    if (copy.host == host) return workspace_.device.data() + copy.offset;
+  }
+  return nullptr;
 }
 
 }  // namespace cuda

@@ -11,15 +11,21 @@ export const COPY = { toDevice: 1, toHost: 2, onDevice: 3 } as const
 /** The kind of memory at an address; pinned and managed memory of the CUDA runtime is shared by all devices. */
 export const MEMORY = { host: 0, onDevice: 1, shared: 2 } as const
 
-/** The code of an error of the library that is not given another: NCCL's name it, all those of communicator.cu and nccl.cu. */
-const codeOf = ({ message }: Error) => (/\bNCCL\b/.test(message) ? 'ERR_NCCL' : 'ERR_CUDA')
+/**
+ * An error as that of this package: one of the library gets its code, that of NCCL where it names it, as all those of
+ * communicator.cu and nccl.cu do; one that has a code already, of a resource that has been disposed of, stays.
+ */
+function coded(error: Error & { code?: string }, code?: 'ERR_NCCL'): Error {
+  if (error.code !== undefined) return error
+  return failure(code ?? (/\bNCCL\b/.test(error.message) ? 'ERR_NCCL' : 'ERR_CUDA'), error.message)
+}
 
 /** Runs `call`; errors of the library get their code. */
 export function cudaCall<T>(call: () => T, code?: 'ERR_NCCL'): T {
   try {
     return call()
   } catch (error) {
-    throw failure(code ?? codeOf(error as Error), (error as Error).message)
+    throw coded(error as Error, code)
   }
 }
 
@@ -28,7 +34,7 @@ export async function cudaPromise<T>(promise: Promise<T>, code?: 'ERR_NCCL'): Pr
   try {
     return await promise
   } catch (error) {
-    throw failure(code ?? codeOf(error as Error), (error as Error).message)
+    throw coded(error as Error, code)
   }
 }
 
