@@ -224,17 +224,18 @@ describe.runIf(onHost && CUDA.length > 0)('a graph', () => {
     expect(told).toEqual(['ERR_DISPOSED', true, true, 0])
   })
 
-  it('keeps alive buffers it copies, and events', () => {
+  it('keeps alive buffers it copies or fills, and events', () => {
     const told = cudaProcess(`
       const stream = new Stream()
       const [from, to] = [there(host.logits), new DeviceBuffer(host.logits.byteLength)]
-      const [whole, event] = [there(host.logits), new Event()]
+      const [whole, filled, event] = [there(host.logits), there(host.labels), new Event()]
       const graph = stream.capture(() => {
         to.copyFrom(whole.slice(16), { byteOffset: 16, stream })
         to.copyFrom(from.slice(0, 16), { stream })
+        filled.fill(1, { stream })
         event.record(stream)
       })
-      for (const thing of [from, whole, event]) thing.dispose()
+      for (const thing of [from, whole, filled, event]) thing.dispose()
       await collected()
       graph.launch(stream)
       stream.synchronizeSync()

@@ -197,6 +197,7 @@ describe.runIf(CUDA.length > 0)('a prepared call', () => {
     const found = wanted as ReturnType<typeof fusedUnpairedPreferenceLossSync>
     expect(read(unpaired.buffers.rewards, new Float64Array(B))).toEqual(found.rewards)
     expect(read(unpaired.buffers.coefficients, new Float64Array(B))).toEqual(found.gradLogProbs)
+    expect(unpaired.buffers.loss!.byteLength).toBe(8)
     expect(read(unpaired.buffers.loss, new Float64Array(1))).toEqual(Float64Array.of(found.loss))
 
     const tokens = prepareCrossEntropy({ data, shape }, LABELS, { gradient: true, deferredScale: true })
