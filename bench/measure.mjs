@@ -220,7 +220,9 @@ export async function measure(one, plan) {
     let ready = runners.filter((runner) => runner.prepared)
     for (let round = 0; round < plan.rounds && ready.length > 0; round++) {
       plan.progress(`round ${round + 1} of ${plan.rounds}`)
-      const allowed = (plan.seconds * (round + 1)) / plan.rounds
+      // There are many cases that only --full has.
+      const seconds = one.full ? plan.seconds / 2 : plan.seconds
+      const allowed = (seconds * (round + 1)) / plan.rounds
       const needed = Math.min(3, plan.rounds)
       // Each round begins with another contender, so that none always follows the same neighbour.
       const first = round % ready.length
