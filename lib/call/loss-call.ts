@@ -113,7 +113,7 @@ export function planOfHead<Result extends object>(
   const arrays = () => [...head.arrays, ...call.arrays(), ...(destinations?.arrays ?? [])]
   return {
     job,
-    runner: headRunner(options, head, arrays, watched),
+    runner: headRunner(options, head, arrays, watched, job.reference?.head),
     watched,
     result: () => Object.assign(result(), destinations?.gradients as Partial<HeadGradients>),
   }
