@@ -5,7 +5,7 @@
 import { checkStillThere } from '../backends/device-memory.js'
 import { coefficientsOf } from '../call/coefficients.js'
 import { type HeadSource, headOf } from '../call/head.js'
-import { HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
+import { checkPrecision, HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
 import { HEAD_OPTIONS, headRunner } from '../call/head-runner.js'
 import { keep } from '../call/kept.js'
 import { sequenceResult } from '../call/results.js'
@@ -157,6 +157,7 @@ function backwardPlan(
   const destinations = headDestinations(request, 'options.gradient', source, options, others)
   checkUnchanged(source.watched)
   if (destinations === undefined) return undefined
+  checkPrecision(destinations.stage, runner)
   const { head, rows: logits } = source
   const { states } = policy
   const headGradient = { head, logits, states, ...coefficients.stage, ...destinations.stage }
