@@ -253,7 +253,10 @@ export interface RunSettings {
   threads: number
   /** For the cpu backend; the best available one when absent. */
   instructionSet?: InstructionSet
-  /** Of the cpu backend: the number that `openProducts` gave; an output layer's own products when absent. */
+  /**
+   * Of the cpu backend: the number that `openProducts` gave, above 0 of a library of BLAS; an output layer's own products
+   * when absent.
+   */
   products?: number
   /** `run` checks it until stage 4 begins: a job aborted before then must not write a gradient. */
   signal?: AbortSignal

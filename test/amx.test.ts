@@ -5,10 +5,11 @@
  */
 import { describe, expect, test } from 'vitest'
 import { fusedLinearPreferenceLossSync, getBackends } from '../lib/index.js'
-import type { LinearPreferenceOptions } from '../lib/options/index.js'
 import type { DType, HeadWeight, Hidden } from '../lib/types/index.js'
 import { AMX, AMX_PROBLEM } from './amx.js'
 import { encode, gaussian, JS, random, storage } from './support.js'
+
+type Options = NonNullable<Parameters<typeof fusedLinearPreferenceLossSync>[3]>
 
 const [BATCH, TIME, WIDTH, VOCAB] = [2, 150, 45, 2100]
 
@@ -34,12 +35,7 @@ function layer(dtype: DType = 'bfloat16', byWord = true) {
 function step(options: object, byWord = true) {
   const { hidden, weight, labels } = layer('bfloat16', byWord)
   const all = { lossType: 'cpo', gradient: { hidden: true, weight: true }, ...AMX[0]?.run, ...options } as const
-  const { gradHidden, gradWeight, losses } = fusedLinearPreferenceLossSync(
-    hidden,
-    weight,
-    labels,
-    all as LinearPreferenceOptions,
-  )
+  const { gradHidden, gradWeight, losses } = fusedLinearPreferenceLossSync(hidden, weight, labels, all as Options)
   const found = gradWeight!.data as Float32Array
   const words = byWord
     ? found
@@ -72,7 +68,7 @@ describe('refused, with nothing written, is', () => {
       hidden: new Float32Array(BATCH * TIME * WIDTH).fill(5),
       weight: new Float32Array(VOCAB * WIDTH).fill(6),
     }
-    const options = { lossType: 'cpo', products: 'amx', gradient, ...run, ...more } as LinearPreferenceOptions
+    const options = { lossType: 'cpo', products: 'amx', gradient, ...run, ...more } as Options
     try {
       fusedLinearPreferenceLossSync(hidden, weight, labels, options)
     } catch (error) {

@@ -4,6 +4,8 @@
 // their logits again. The gradient with respect to a chunk's logits takes their place. The products are made between
 // our own tasks, never beside them.
 #if !defined(__wasm__)
+#include <utility>
+
 #include "head_products.h"
 #include "logits_rows.h"
 
@@ -34,8 +36,11 @@ int64_t mostRowsOf(const std::vector<Chunk>& chunks) {
 }
 
 std::unique_ptr<HeadProducts> productsOf(const Head& head, int64_t vocab, const std::vector<Chunk>& chunks,
-                                         const CpuContext& context) {
-  return (context.blas ? blasProducts : tileProducts)(head, vocab, mostRowsOf(chunks), context);
+                                         DType precision, const CpuContext& context) {
+  const int64_t mostRows = mostRowsOf(chunks);
+  if (context.tiles) return tileProducts(head, vocab, mostRows, precision, context);
+  FPL_ASSERT(precision == DType::kFloat32);
+  return blasProducts(head, vocab, mostRows, context);
 }
 
 // Stage 4.
@@ -52,7 +57,8 @@ class ChunkedBackward {
         isWide_(gradient.dtype == DType::kFloat32),
         active_(activeRows(tokens, sequences)),
         chunks_(chunksOf(gradient.kept, int64_t(active_.size()))),
-        products_(productsOf(gradient.head, vocab_, chunks_, context)),
+        products_(productsOf(gradient.head, vocab_, chunks_, gradient.precision, context)),
+        labels_(gradient.precision == DType::kFloat32 ? 0 : active_.size()),
         hiddenSums_(gradient.hidden ? mostRowsOf(chunks_) * width_ : 0),
         weightSums_(gradient.weight && !isWide_ ? vocab_ * width_ : 0),
         biasSums_(gradient.bias && !isWide_ ? vocab_ : 0) {
@@ -78,11 +84,13 @@ class ChunkedBackward {
     for (const Chunk& chunk : chunks_) {
       if (!chunk.isKept) products_->logits(active_.data() + chunk.first, chunk.count, chunk.logits, g_.kept.stride);
       makeGradient(chunk);
+      if (g_.bias) addToBias(chunk, isFirst);
+      if (!labels_.empty()) setLabelsApart(chunk);
       if (g_.hidden) addToHidden(chunk);
       if (g_.weight) addToWeight(chunk, isFirst);
-      if (g_.bias) addToBias(chunk, isFirst);
       isFirst = false;
     }
+    if (g_.weight && !labels_.empty()) addLabelsToWeight();
     if (isWide_) return;
     forParts(g_.weight ? vocab_ : 0, 64, context_, [&](int64_t begin, int64_t end) {
       putSums(g_.dtype, weightSums_.data() + begin * width_, g_.weight, begin * width_, end * width_, g_.accumulate);
@@ -115,11 +123,60 @@ class ChunkedBackward {
     }
   }
 
+  // The label of an active row, or below 0 where it takes no part here.
+  int64_t labelOf(int64_t i) const {
+    const int64_t column = tokens_.column(active_[i]);
+    return takesPart_[i] && column < vocab_ ? column : -1;
+  }
+
+  // Takes the labels' gradients, which are not rounded, out of the products.
+  void setLabelsApart(const Chunk& chunk) {
+    for (int64_t i = 0; i < chunk.count; ++i) {
+      const int64_t label = labelOf(chunk.first + i);
+      if (label >= 0) labels_[chunk.first + i] = std::exchange(chunk.logits[i * g_.kept.stride + label], 0.0f);
+    }
+  }
+
+  void addLabelToHidden(int64_t i, float* sums) {
+    const int64_t label = labelOf(i);
+    if (label < 0) return;
+    const Head::Weight& weight = g_.head.weight;
+    std::vector<float> weights(width_);
+    for (int64_t d = 0; d < width_; ++d) {
+      weights[d] =
+          toFloat(static_cast<const BFloat16*>(weight.data)[label * weight.rowStride + d * weight.columnStride]);
+    }
+    context_.kernels.addMultiple[int(DType::kFloat32)](sums, weights.data(), labels_[i], sums, 0, width_);
+  }
+
+  // Each word's by one task, in the order of the rows.
+  void addLabelsToWeight() {
+    constexpr int64_t kTasks = 16;
+    const bool byWord = g_.head.weight.columnStride == 1;
+    const int64_t wordStep = byWord ? width_ : 1, step = byWord ? 1 : vocab_;
+    float* const out = isWide_ ? static_cast<float*>(g_.weight) : weightSums_.data();
+    context_.pool.run(kTasks, context_.threads, [&](int64_t task) {
+      std::vector<float> states(width_), sums(width_);
+      for (size_t i = 0; i < active_.size(); ++i) {
+        const int64_t label = labelOf(int64_t(i));
+        if (label < 0 || label % kTasks != task) continue;
+        const void* const begin = g_.head.hidden.begin(active_[i]);
+        Vectors{DType::kBFloat16, &begin}.read(0, 0, width_, states.data());
+        float* const line = out + label * wordStep;
+        for (int64_t d = 0; d < width_; ++d) sums[d] = line[d * step];
+        context_.kernels.addMultiple[int(DType::kFloat32)](sums.data(), states.data(), labels_[i], sums.data(), 0,
+                                                           width_);
+        for (int64_t d = 0; d < width_; ++d) line[d * step] = sums[d];
+      }
+    });
+  }
+
   void addToHidden(const Chunk& chunk) {
     products_->hiddenSums(chunk.logits, g_.kept.stride, chunk.count, hiddenSums_.data());
     forParts(chunk.count, 16, context_, [&](int64_t i, int64_t end) {
       for (; i < end; ++i) {
         if (!takesPart_[chunk.first + i]) continue;
+        if (!labels_.empty()) addLabelToHidden(chunk.first + i, hiddenSums_.data() + i * width_);
         const int64_t at = active_[chunk.first + i] * width_;
         putSums(g_.hiddenDtype(), hiddenSums_.data() + i * width_, g_.hidden, at, at + width_, g_.addsToHidden());
       }
@@ -159,6 +216,7 @@ class ChunkedBackward {
   std::vector<ResultSlopes> slopes_;
   const std::vector<Chunk> chunks_;
   const std::unique_ptr<HeadProducts> products_;
+  std::vector<float> labels_;  // the gradients with respect to the active rows' labels, where these are apart
   const FloatBuffer hiddenSums_, weightSums_, biasSums_;
 };
 
@@ -168,7 +226,7 @@ void chunkedTokenLogProbs(const Forward& forward, const Tokens& tokens, const Se
                           float* sumSquaredProbs, const CpuContext& context) {
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const std::vector<Chunk> chunks = chunksOf(forward.kept, int64_t(active.size()));
-  const auto products = productsOf(forward.head, forward.logits.vocab, chunks, context);
+  const auto products = productsOf(forward.head, forward.logits.vocab, chunks, DType::kFloat32, context);
   for (const Chunk& chunk : chunks) {
     const int64_t stride = forward.kept.stride;
     products->logits(active.data() + chunk.first, chunk.count, chunk.logits, stride);

@@ -26,8 +26,9 @@ class HeadProducts {
 // Those of context.blas, of chunks of up to `mostRows` rows.
 std::unique_ptr<HeadProducts> blasProducts(const Head& head, int64_t vocab, int64_t mostRows,
                                            const CpuContext& context);
-// Those of context.tiles. Their bits do not depend on the chunks, where each but the last has whole steps of rows.
-std::unique_ptr<HeadProducts> tileProducts(const Head& head, int64_t vocab, int64_t mostRows,
+// Those of context.tiles, of gradients that are rounded to that precision before. Their bits do not depend on the
+// chunks, where each but the last has whole steps of rows.
+std::unique_ptr<HeadProducts> tileProducts(const Head& head, int64_t vocab, int64_t mostRows, DType precision,
                                            const CpuContext& context);
 
 // Calls work(begin, end) for parts of [0, count), on all threads.

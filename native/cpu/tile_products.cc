@@ -24,10 +24,11 @@ int64_t panelsOf(int64_t count, int64_t depth, TileTerms terms) {
 
 class TileProducts : public HeadProducts {
  public:
-  TileProducts(const Head& head, int64_t vocab, int64_t mostRows, const CpuContext& context)
+  TileProducts(const Head& head, int64_t vocab, int64_t mostRows, DType precision, const CpuContext& context)
       : head_(head),
         context_(context),
         tiles_(*context.tiles),
+        gradient_(precision == DType::kFloat32 ? TileTerms::kSplit : TileTerms::kRounded),
         vocab_(vocab),
         width_(head.width()),
         byWord_(head.weight.columnStride == 1),
@@ -142,7 +143,7 @@ class TileProducts : public HeadProducts {
   const Head& head_;
   const CpuContext& context_;
   const TileKernels& tiles_;
-  const TileTerms gradient_ = TileTerms::kSplit;
+  const TileTerms gradient_;
   const int64_t vocab_, width_;
   const bool byWord_;  // the weights of a word are neighbours
   const FloatBuffer bias_;
@@ -154,9 +155,9 @@ class TileProducts : public HeadProducts {
 
 }  // namespace
 
-std::unique_ptr<HeadProducts> tileProducts(const Head& head, int64_t vocab, int64_t mostRows,
+std::unique_ptr<HeadProducts> tileProducts(const Head& head, int64_t vocab, int64_t mostRows, DType precision,
                                            const CpuContext& context) {
-  return std::make_unique<TileProducts>(head, vocab, mostRows, context);
+  return std::make_unique<TileProducts>(head, vocab, mostRows, precision, context);
 }
 
 }  // namespace fpl

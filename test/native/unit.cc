@@ -524,7 +524,7 @@ void tilesOf(int64_t rows, int64_t width, int64_t vocab, bool byWord, bool biase
   for (int k = 0; k < 2 && kernels[k]; ++k) {
     const CpuContext context{*instructionSets().sets[0], pool, threads, cancelled, onHiddenRows, nullptr, kernels[k]};
     BFloat16 state = states[rows > 5 ? 4 * 2 * width : 0];
-    const auto products = tileProducts(head, vocab, rows, context);
+    const auto products = tileProducts(head, vocab, rows, DType::kFloat32, context);
     std::vector<float> logits(rows * (vocab + 3), 7), hiddenSums(rows * width, 7), weightSums(vocab * width, 0.5f);
     products->logits(order.data(), rows, logits.data(), vocab + 3);
     if (rows > 5) fromFloat(NAN, states[4 * 2 * width]);
