@@ -32,6 +32,7 @@ echo "$*" >> "$CALLS"
 case "$*" in
   *ready.mjs) if [ -z "$READY" ]; then echo 'CUDA is not available: none here' >&2; exit 1; fi ;;
   *--json*) printf '{"packages":"%s"}' "\${PYTHONPATH##*/}" > "\${@: -1}" ;;
+  *head.mjs*) echo "library \${FUSED_PREFERENCE_LOSS_CUDA_LIBRARY:-as usual}" >> "$CALLS" ;;
 esac
 if [ -n "$SLOW" ]; then case "$*" in *$SLOW*) sleep 60 ;; esac; fi
 if [ -n "$WRONG" ]; then case "$FUSED_PREFERENCE_LOSS_CUDA_LIBRARY" in *$WRONG*) exit 1 ;; esac; fi
@@ -157,7 +158,7 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
     put('variants/broken.patch', 'x')
     put('variants/loads.patch', 'x')
     put('variants/wrong.patch', 'x')
-    const { status, stdout, calls, files } = run(['variants'], { READY: '1', WRONG: 'variant-wrong' })
+    const { status, stdout, calls, files } = run(['variants', 'head'], { READY: '1', WRONG: 'variant-wrong' })
     expect(status).toBe(1)
     const made = calls.slice(2).map((call) => call.replace(/ .*\/(?=[^/]*$)/, ' '))
     expect(made).toEqual([
@@ -170,6 +171,8 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
       'bench/run.mjs variant-loads.json',
       'variant.sh wrong.patch variant-wrong.so',
       'scripts/gpu/calls.mjs',
+      'bench/cuda/head.mjs bench-head.json',
+      'library as usual',
     ])
     expect(stdout).toMatch(/^variant-broken-build: FAILED in/m)
     expect(stdout).toMatch(/^variant-wrong-calls: FAILED in/m)
