@@ -304,10 +304,11 @@ describe.runIf(onHost)('a rank', () => {
   })
 
   it('whose thread ends while it comes to NCCL waits for nobody', async () => {
-    const ends = onThread(`void connect({ timeout: 20 })
+    const ends = onThread(`
       const gather = host.allGather
       let gathers = 0
-      host.allGather = async (...all) => { await gather(...all); if (++gathers === 2) setTimeout(end, 100) }`)
+      host.allGather = async (...all) => { await gather(...all); if (++gathers === 2) setTimeout(end, 100) }
+      void connect({ timeout: 20 })`)
     const comesLate = `
       const gather = host.allGather
       let gathers = 0
