@@ -150,7 +150,7 @@ export function judge(files) {
   if (!known) throw new Error(`there are no predictions for ${device?.name ?? 'a GPU without a name'}`)
   const results = files.flatMap((file) => [
     ...(file.results ?? []),
-    ...(file.cases ?? []).flatMap((one) => one.results),
+    ...(file.cases ?? []).flatMap((/** @type {any} */ one) => one.results),
   ])
   const speeds = new Map(
     files.flatMap((file) => file.cases ?? []).map(({ name, bandwidth }) => [name, bandwidth / 1e3]),
