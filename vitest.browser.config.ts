@@ -50,6 +50,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'cuda-faults',
       'cuda-head',
       'cuda-lifetimes',
+      'cuda-predict',
       'cuda-prepared',
       'cuda-tokens',
       'job-fields',
