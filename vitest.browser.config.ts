@@ -41,7 +41,7 @@ const LEFT_OUT: Record<string, string[]> = {
     ...['available-threads', 'data-parallel', 'multiply-adds'],
   ],
   'are about the addon, CUDA or packages that a page does not have': [
-    ...['blas', 'blas-golden', 'cuda', 'cuda-faults', 'cuda-head', 'cuda-lifetimes', 'cuda-tokens', 'job-fields'],
+    ...['blas', 'blas-golden', 'cuda', 'cuda-faults', 'cuda-head', 'cuda-launches', 'cuda-lifetimes', 'cuda-tokens', 'job-fields'],
     ...['nccl', 'nccl-golden', 'nccl-shard', 'onnxruntime', 'ptx', 'sass', 'shard-overlap'],
   ],
   'are about streams and files of Node.js': ['data', 'data-sources', 'metrics-file', 'reference-ranks'],

@@ -67,6 +67,10 @@ const CALLS = `
   const out = new DeviceBuffer(host.logits.byteLength)
   fusedPreferenceLossSync({ data: apart, dtype: 'float32', shape }, host.labels, { ...base, shift: false, gradient: out })
   results.apart = digest(read(out, host.logits))
+  // Blocks share sequences of more than 256 rows, and the last one sums them.
+  const long = { data: fill(4 * 700 * 9, 4, 1.7), dtype: 'float32', shape: [4, 700, 9] }
+  const of = Int32Array.from({ length: 4 * 700 }, (_, i) => (i % 700 > 690 - 300 * (i / 700 | 0) || i % 7 === 3 ? -100 : i % 9))
+  results.long = digest(fusedPreferenceLossSync(long, of, { ...base, outputs, reference: { logits: long } }))
   results.unpaired = digest(fpl.fusedUnpairedPreferenceLossSync(logits, host.labels, {
     backend: 'cuda', gradient: true, desirable: [true, false, true, true], reference: { logProbs: [-20, -21, -19, -22] }, kl: 0.1,
   }))
@@ -123,9 +127,13 @@ describe.runIf(onHost && hasPtx)('the kernels’ PTX', () => {
     const { told, launches } = carriedOut(HALVES + CALLS)
     expect(told).toEqual(cudaProcess(HALVES + CALLS))
     const started = new Set(launches.map(({ kernel }) => /(\w+Kernel)/.exec(kernel)?.[1]))
-    for (const kernel of ['targets', 'order', 'sweep', 'finish', 'sum', 'loss', 'unpairedLoss', 'values', 'gradient']) {
+    for (const kernel of ['targets', 'order', 'sweep', 'finish', 'sequences', 'values', 'gradient']) {
       expect(started).toContain(`${kernel}Kernel`)
     }
+    // Without a loss, with one of pairs, of single sequences and of single tokens.
+    expect(new Set(launches.map(({ kernel }) => kernel).filter((name) => name.includes('sequencesKernel'))).size).toBe(
+      4,
+    )
   }, 300_000)
 
   // Instructions of PTX, of which a GPU's own are some more or fewer.
