@@ -26,6 +26,7 @@
  * @typedef {object} Settings of ours
  * @property {number} [threads]
  * @property {string} [instructionSet]
+ * @property {{ gradientPrecision?: 'bfloat16', products?: 'amx' }} [head] options of an output layer
  *
  * @typedef {object} Variant ours with other settings
  * @property {string} label
@@ -46,6 +47,20 @@ export const BETA = 0.1
 
 /** Factor of the entropies' mean in the losses that have it. */
 export const ENTROPY_FACTOR = 0.01
+
+/**
+ * Other ways of an output layer in bfloat16. A machine that has not got one says so.
+ * @type {(Variant & { settings: { head: NonNullable<Settings['head']> } })[]}
+ */
+export const HEAD_VARIANTS = [
+  { label: 'one rounding', settings: { head: { gradientPrecision: 'bfloat16' } } },
+  { label: 'AMX', settings: { head: { products: 'amx' } } },
+  { label: 'AMX, one rounding', settings: { head: { products: 'amx', gradientPrecision: 'bfloat16' } } },
+]
+
+/** Those that change what a stage does: without a gradient it has no precision. */
+const headVariants = (/** @type {Stage} */ stage) =>
+  HEAD_VARIANTS.filter(({ settings: { head } }) => stage === 'linear-step' || !head.gradientPrecision)
 
 const VOCABULARIES = [32000, 50257, 128256, 151936]
 const SEQUENCES = 16
@@ -285,7 +300,9 @@ export function allCases({ megabytes, threads, backend, allThreads, instructionS
     for (const dtype of /** @type {const} */ (['float32', 'bfloat16'])) {
       for (const width of [64, 512, 1024]) {
         for (const rows of [16, 64, 256, 512, 1024]) {
-          const heads = ['torch-eager', 'torch-cross-entropy', 'trl', 'jax']
+          const heads = ['torch-eager', 'torch-cross-entropy', 'torch-without-amx', 'trl', 'jax']
+          /** @type {Variant[]} */
+          const alone = threads > 1 ? [{ label: '1 thread', settings: { threads: 1 } }] : []
           cases.push(
             one({
               name: `${stage}-${rows}x${width}-32000-${dtype}`,
@@ -297,7 +314,7 @@ export function allCases({ megabytes, threads, backend, allThreads, instructionS
               shape: [8, rows / 8, 32000],
               // Those of a micro-batch, and those of the other types' cases.
               full: dtype === 'float32' || ![64, 512].includes(rows) || width === 1024,
-              variants: threads > 1 ? [{ label: '1 thread', settings: { threads: 1 } }] : [],
+              variants: dtype === 'bfloat16' ? [...alone, ...headVariants(stage)] : alone,
               peers: dtype === 'float32' && stage === 'linear-step' ? ['blas-products', ...heads] : heads,
             }),
           )

@@ -104,9 +104,11 @@ export function makeWeight({ shape, width = 1, dtype }) {
  */
 export function encoded(values, dtype) {
   if (dtype === 'float32') return values
-  if (dtype === 'float16') return Uint16Array.from(values, toFloat16)
+  const out = new Uint16Array(values.length)
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
-  return Uint16Array.from(bits, roundedToBFloat16)
+  // A loop, as `from` takes thirty times as long.
+  for (let i = 0; i < out.length; i++) out[i] = dtype === 'float16' ? toFloat16(values[i]) : roundedToBFloat16(bits[i])
+  return out
 }
 
 /**

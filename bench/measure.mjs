@@ -16,11 +16,13 @@ const PAUSE_MILLISECONDS = 5
  * @typedef {import('./cases.mjs').Case} Case
  * @typedef {import('./cases.mjs').Workload} Workload
  * @typedef {import('./peers/index.mjs').Peer} Peer
+ * @typedef {import('./cases.mjs').Settings & { threads: number }} Settings
  *
  * @typedef {object} Plan the contenders and the limits of time
  * @property {Peer[]} peers the first is ours
  * @property {boolean} peersWereNamed the user named the peers, which then run even where they are slow
  * @property {Map<string, string>} absent peers found not to be on this machine, and why
+ * @property {Set<string>} accuracies the errors that earlier cases have measured
  * @property {Peer} meter of the roofline
  * @property {(peerName: string, patience: number) => Contender} start starts a contender
  * @property {boolean} exact results are compared with those of float64 arithmetic, not with those of ours
@@ -46,7 +48,7 @@ const PAUSE_MILLISECONDS = 5
  * @property {string} title
  * @property {string} [version]
  * @property {string} [note]
- * @property {{ threads: number, instructionSet?: string }} settings
+ * @property {Settings} settings
  * @property {[number, number, number]} shape
  * @property {number} masked
  * @property {number} logits in the batch
@@ -70,7 +72,7 @@ const PAUSE_MILLISECONDS = 5
  * @property {Peer} peer
  * @property {string} title
  * @property {any} workload
- * @property {{ threads: number, instructionSet?: string }} settings
+ * @property {Settings} settings
  * @property {Contender} process or page
  * @property {number} index among the runners of its process
  * @property {any} prepared the answer of its process to `prepare`
@@ -97,6 +99,32 @@ function slice(workload, { slowness }, slowLogits) {
   const tokens = Math.floor(slowLogits / slowness / vocab)
   const pairs = Math.min(batch / 2, Math.max(1, Math.floor(tokens / (2 * time))))
   return { ...workload, shape: [2 * pairs, Math.min(time, Math.max(2, Math.floor(tokens / 2))), vocab] }
+}
+
+/**
+ * The copies of its inputs that a contender takes in turn: so many that none is still in a cache, or two where a cache
+ * does not matter. It does not to a peer far slower than the memory, nor to products of matrices; a small call is meant
+ * to find its data there.
+ * @param {Pick<Case, 'width' | 'calls'>} one
+ * @param {Peer} peer
+ * @param {number} beyondCaches
+ */
+export const copiesFor = ({ width, calls }, { slowness }, beyondCaches) =>
+  slowness || width || calls >= 100 ? 2 : Math.max(2, beyondCaches)
+
+/**
+ * Whether a contender's errors are to be held against float64: a step's, once for each type and width, of every peer
+ * and of every way in which ours multiplies.
+ * @param {Pick<Runner, 'peer' | 'workload' | 'settings' | 'index'>} runner
+ * @param {Set<string>} accuracies those that are known
+ */
+export function wantsAccuracy({ peer, workload, settings, index }, accuracies) {
+  const { stage, dtype, width } = workload
+  if (stage !== 'linear-step' || peer.compiles || (index > 0 && !settings.head)) return false
+  const key = JSON.stringify([peer.name, settings.head, dtype, width])
+  const isNew = !accuracies.has(key)
+  accuracies.add(key)
+  return isNew
 }
 
 function isAskedFor(/** @type {Peer} */ peer, /** @type {Case} */ { peers }, /** @type {Plan} */ { peersWereNamed }) {
@@ -192,7 +220,9 @@ export async function measure(one, plan) {
     let ready = runners.filter((runner) => runner.prepared)
     for (let round = 0; round < plan.rounds && ready.length > 0; round++) {
       plan.progress(`round ${round + 1} of ${plan.rounds}`)
-      const allowed = (plan.seconds * (round + 1)) / plan.rounds
+      // There are many cases that only --full has.
+      const seconds = one.full ? plan.seconds / 2 : plan.seconds
+      const allowed = (seconds * (round + 1)) / plan.rounds
       const needed = Math.min(3, plan.rounds)
       // Each round begins with another contender, so that none always follows the same neighbour.
       const first = round % ready.length
@@ -228,12 +258,11 @@ export async function measure(one, plan) {
   async function prepare(/** @type {Runner} */ runner) {
     const { peer, workload, settings, index } = runner
     const bytes = logitsOf(workload) * elementSize(one.dtype)
-    // A cache does not matter to a contender far slower than the memory; a small call is meant to find its data there.
-    const rotates = !peer.slowness && one.calls < 100
-    const copies = rotates ? Math.max(2, Math.ceil(cacheBytes / bytes)) : 2
+    const copies = copiesFor(one, peer, Math.ceil(cacheBytes / bytes))
     const meter = { bytes: meterBytes, sweeps }
     const { calls, warmUp } = one
-    const message = { type: 'prepare', index, workload, copies, calls, warmUp, cacheBytes, exact: plan.exact }
+    const accuracy = wantsAccuracy(runner, plan.accuracies)
+    const message = { type: 'prepare', index, workload, copies, calls, warmUp, cacheBytes, exact: plan.exact, accuracy }
     await attempt(runner, async () => {
       runner.prepared = await runner.process.ask({ ...message, settings: { ...settings, ...meter } })
       runner.process.helper = runner.prepared.pid
@@ -288,7 +317,9 @@ export async function measure(one, plan) {
         const roofline = rooflines.find(({ threads }) => threads === settings.threads)
         const least = leastTraffic(workload)
         const operations = least.multiply + least.multiplyPairs
-        const floor = roofline && floorSeconds(least, roofline.bandwidth)
+        // The multiply-adds that are measured are those of vectors.
+        const hasFloor = roofline && settings.head?.products !== 'amx'
+        const floor = hasFloor ? floorSeconds(least, roofline.bandwidth) : undefined
         return {
           peer: peer.name,
           title,

@@ -96,6 +96,7 @@ export function plan(/** @type {ReturnType<typeof readOptions>} */ values) {
       peers,
       peersWereNamed: values.peer.length > 0,
       absent: new Map(),
+      accuracies: new Set(),
       meter: isPortable ? inNode.wasmLimits : inNode.bandwidth,
       exact: isPortable,
       threads,

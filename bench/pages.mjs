@@ -5,6 +5,7 @@
  * @typedef {import('./compact.mjs').CompactRun} CompactRun
  * @typedef {import('./compact.mjs').CompactCase} CompactCase
  */
+import { HEAD_VARIANTS } from './cases.mjs'
 import { ACCURACY_HEAD, accuracyOf, duration, percent } from './table.mjs'
 
 const TORCH = ['torch-eager', 'torch-cross-entropy', 'torch-compile']
@@ -69,35 +70,50 @@ export function besidePyTorch({ name, date, cases }) {
 
 const RIGHT = (/** @type {number} */ count) => ['---', ...Array.from({ length: count }, () => '--:')]
 
-/** The columns of output layers beside ours. */
-const LAYER_PEERS = /** @type {const} */ ([
-  ['PyTorch', TORCH],
-  ["TRL's head", ['trl']],
-  ['JAX (XLA)', ['jax']],
-  ['OpenBLAS, products alone', ['blas-products']],
-])
+/**
+ * The columns of output layers beside ours: other ways of ours by their titles, and peers by their names.
+ * @type {[string, (entry: import('./compact.mjs').CompactEntry) => boolean][]}
+ */
+const BESIDE_LAYERS = [
+  ...HEAD_VARIANTS.map(({ label }) => titled(label)),
+  ['PyTorch', ({ peer }) => TORCH.includes(peer)],
+  ['PyTorch without AMX', ({ peer }) => peer === 'torch-without-amx'],
+  ["TRL's head", ({ peer }) => peer === 'trl'],
+  ['JAX (XLA)', ({ peer }) => peer === 'jax'],
+  ['OpenBLAS, products alone', ({ peer }) => peer === 'blas-products'],
+]
 
-/** Output layers of one type: time, share of the multiply-adds on one thread and on all, and peers. @param {CompactRun} run @param {string} dtype */
+/**
+ * @param {string} label
+ * @returns {[string, (entry: import('./compact.mjs').CompactEntry) => boolean]}
+ */
+function titled(label) {
+  return [label, ({ title }) => title === label]
+}
+
+/**
+ * Output layers of one type: time, share of the multiply-adds on one thread and on all, and what ran beside them.
+ * @param {CompactRun} run @param {string} dtype
+ */
 export function layers({ cases }, dtype) {
   const own = cases.filter(
     ({ group, entries }) => group.endsWith(`-${dtype}`) && entries[0] && group.startsWith('linear'),
   )
+  const beside = BESIDE_LAYERS.filter(([, isOne]) => own.some(({ entries }) => entries.some(isOne)))
   const share = (/** @type {number | undefined} */ value) => (value === undefined ? '' : percent(value))
   const rows = own.map(({ name, entries }) => {
     const [, stage, rows] = /** @type {RegExpExecArray} */ (/^linear-(\w+)-(\d+x\d+)/.exec(name))
     const [ours, alone] = [entries[0], entries.find(({ title }) => title === '1 thread')]
     return [
       ...[`${stage}, ${rows.replace('x', ' × ')}`, duration(ours.median), share(ours.share), share(alone?.share)],
-      ...LAYER_PEERS.map(([, peers]) => {
-        const ratio = entries
-          .filter(({ peer }) => peers.includes(/** @type {never} */ (peer)))
-          .map((e) => Number(e.ratio))
-        return ratio.length > 0 ? short(Math.min(...ratio)) : ''
+      ...beside.map(([, isOne]) => {
+        const ratios = entries.filter(isOne).map(({ ratio }) => Number(ratio))
+        return ratios.length > 0 ? short(Math.min(...ratios)) : ''
       }),
     ]
   })
   const head = [`output layer, ${dtype}: rows × width`, 'ours', 'share', 'share, 1 thread']
-  return table([[...head, ...LAYER_PEERS.map(([title]) => `${title} ÷ ours`)], RIGHT(7), ...rows])
+  return table([[...head, ...beside.map(([title]) => `${title} ÷ ours`)], RIGHT(3 + beside.length), ...rows])
 }
 
 /** Errors of output layers against float64, of each peer at its widest. @param {CompactRun} run */
@@ -106,8 +122,9 @@ export function layerErrors({ cases }) {
   const rows = new Map()
   for (const { group, dtype, entries } of cases) {
     if (group !== `linear-step-${dtype}`) continue
-    for (const { title, accuracy } of entries) {
-      if (accuracy && title !== '1 thread') rows.set(`${dtype}: ${title}`, accuracyOf(accuracy))
+    for (const { peer, title, accuracy } of entries) {
+      const name = peer === 'ours' && title !== entries[0].title ? `${entries[0].title}, ${title}` : title
+      if (accuracy) rows.set(`${dtype}: ${name}`, accuracyOf(accuracy))
     }
   }
   const head = ['errors of output layers', ...ACCURACY_HEAD]

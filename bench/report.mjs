@@ -87,11 +87,13 @@ repetitions of all peers are interleaved with measurements of the memory's bandw
 cache. While one is measured, the processes of the others are stopped. Repetitions with less than 0.8 of the processor time of
 their threads are dropped, though never all: on a virtual machine, threads share a core for seconds on end. *Roofline* is the
 time that the memory needs for the fewest bytes, divided by the time taken: 100 % is optimal. For an output layer (\`linear-…\`)
-it is the time that the multiply-adds alone take, in bfloat16 those of the CPU's instruction for pairs. The columns of libraries
-are *time ÷ ours* of the library's fastest formulation: 16 means 16 times slower than this package. Slow peers get fewer tokens,
-and the ratio is per logit. PyTorch versions before 2 are left out. In runs before 2026-11-26 the fastest formulation of
-TensorFlow.js was one by log-sum-exp; one by softmax, found since, [takes an eighth of its
-time](performance.md#beside-other-implementations) for the forward and a quarter for the step.
+it is the time that the multiply-adds alone take, in bfloat16 those of the CPU's instruction for pairs. There \`npm run bench\` says
+with which of oneDNN's kernels PyTorch multiplies, and on a CPU with AMX it measures PyTorch without AMX as well; the errors
+against float64 are measured once for each width. The columns of libraries are *time ÷ ours* of the library's fastest
+formulation: 16 means 16 times slower than this package. Slow peers get fewer tokens, and the ratio is per logit. PyTorch
+versions before 2 are left out. In runs before 2026-11-26 the fastest formulation of TensorFlow.js was one by log-sum-exp; one by
+softmax, found since, [takes an eighth of its time](performance.md#beside-other-implementations) for the forward and a quarter
+for the step.
 
 **WebAssembly.** \`npm run bench -- --backend wasm\` measures the wasm backend in Node.js, and \`npm run bench -- --browser\` in
 Chromium (\`/usr/bin/chromium\`, or the path in \`CHROMIUM\`), where each peer has a page in a process of its own and runs in a

@@ -148,17 +148,11 @@ function restore(/** @type {Line} */ { peer, inputs }, /** @type {number} */ ind
   if (inputs.pristine && peer.overwrites) inputs.logits[index].set(inputs.pristine)
 }
 
-/** Whether the peer's step of that output layer is to be held against float64. */
-function hasAccuracy(/** @type {import('./cases.mjs').Workload} */ workload) {
-  const isLayer = workload.stage === 'linear-forward' || workload.stage === 'linear-step'
-  return isLayer && !peer.compiles && peer.supports({ ...workload, stage: 'linear-step' }) === true
-}
-
 /** @type {Record<string, (message: any) => Promise<object>>} */
 const handlers = {
-  async prepare({ index, workload, settings, copies, cacheBytes, calls, warmUp, exact }) {
+  async prepare({ index, workload, settings, copies, cacheBytes, calls, warmUp, exact, accuracy }) {
     const own = index === 0 ? peer : /** @type {Required<typeof peer>} */ (peer).another()
-    const accuracy = index === 0 && hasAccuracy(workload) ? await accuracyOf(peer, workload, settings) : undefined
+    const errors = accuracy ? await accuracyOf(own, workload, settings) : undefined
     const bytes = logitsOf(workload) * elementSize(workload.dtype)
     const distinct = Math.max(1, Math.ceil(cacheBytes / bytes))
     const made = makeInputs(workload, peer.ownCopies ? 1 : copies, distinct)
@@ -191,7 +185,7 @@ const handlers = {
       version: own.version,
       note: own.note,
       agreement: { ...agreement, exact: exact && !workload.width },
-      accuracy,
+      accuracy: errors,
       peakBytes,
       pid: own.pid,
     }

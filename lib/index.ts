@@ -57,6 +57,7 @@ export type {
   GpuDevice,
   GpuMemory,
   GpuRange,
+  GradientPrecision,
   HeadGradientOptions,
   HeadGradientRequest,
   HeadGradients,

@@ -24,7 +24,7 @@
  */
 import type { LossStage, TokenLossStage, UnpairedLossStage } from './job-losses.js'
 import type { JobInParts, SegmentStates, Shard, StateExchange } from './job-shards.js'
-import type { DType, GpuBuffer, GpuDevice, HostArray, InstructionSet } from './types/index.js'
+import type { DType, GpuBuffer, GpuDevice, GradientPrecision, HostArray, InstructionSet } from './types/index.js'
 
 export * from './job-losses.js'
 export * from './job-shards.js'
@@ -200,6 +200,12 @@ export interface HeadGradientStage {
   plainCoefficients?: Float64Array
   /** Of the outs. */
   dtype: DType
+  /**
+   * What the gradient with respect to each logit but the label's is rounded to, before it is multiplied by weights and
+   * hidden states: 'bfloat16' only where these are. The label's is not rounded, and its products are added apart. Defaults
+   * to 'float32'.
+   */
+  precision?: GradientPrecision
   /** `[R, D]` out. Inactive rows become zeros, unless they are skipped. */
   hidden?: Place
   /** `[V, D]` out, without gaps, in the order of the weight: its columns are neighbours where the weight's are. */

@@ -280,7 +280,13 @@ const TFJS: Op[] = [
         tfjs.fusedLinearPreferenceLoss(x!, w!, labels, { ...options, ...told, bias: b }),
       ),
     core: core.linear,
-    owned: { gradient: true, accumulate: true, zeroInactive: false, gradientDType: 'float32' },
+    owned: {
+      gradient: true,
+      accumulate: true,
+      zeroInactive: false,
+      gradientDType: 'float32',
+      gradientPrecision: 'float32',
+    },
     misspelt: ['transpose', 'transposed'],
   },
   {
@@ -315,7 +321,13 @@ const TFJS: Op[] = [
         tfjs.linearCrossEntropy(x!, w!, labels, { ...options, ...told, bias: b }),
       ),
     core: core.linearEntropy,
-    owned: { gradient: true, accumulate: true, zeroInactive: false, gradientDType: 'float32' },
+    owned: {
+      gradient: true,
+      accumulate: true,
+      zeroInactive: false,
+      gradientDType: 'float32',
+      gradientPrecision: 'float32',
+    },
     misspelt: ['transpose', 'transposed'],
   },
   {
@@ -391,6 +403,7 @@ const JAX: Op[] = [
       accumulate: true,
       zeroInactive: false,
       gradientDType: 'float32',
+      gradientPrecision: 'float32',
     },
     misspelt: ['transpose', 'transposed'],
   },

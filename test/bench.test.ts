@@ -193,6 +193,7 @@ describe('the limits of WebAssembly', async () => {
 
 describe('errors of output layers', async () => {
   const { accuracyOf, errors, problem } = await load('accuracy.mjs')
+  const { wantsAccuracy } = await load('measure.mjs')
   const { findPeer } = await load('peers/index.mjs')
   const like = { stage: 'linear-step', shape: [16, 1, 2048], width: 40, shift: false, masked: 0 }
 
@@ -224,6 +225,32 @@ describe('errors of output layers', async () => {
     })
     expect(errors(wanted, {}).hidden).toBeNaN()
   })
+
+  it('are measured once for each peer, type, width and way of ours', () => {
+    const known = new Set()
+    const asked = (peer: object, workload: object, settings: object = {}, index = 0) =>
+      wantsAccuracy({ peer, workload: { ...like, dtype: 'bfloat16', ...workload }, settings, index }, known)
+    const [one, other] = [{ name: 'one' }, { name: 'other' }]
+    const head = { gradientPrecision: 'bfloat16' }
+    expect(asked(one, { stage: 'linear-forward' })).toBe(false)
+    expect(asked(one, {})).toBe(true)
+    expect(asked(one, { shape: [8, 64, 32000] })).toBe(false)
+    expect([asked(other, {}), asked(one, { dtype: 'float32' }), asked(one, { width: 64 })]).toEqual([true, true, true])
+    expect(asked({ name: 'third', compiles: true }, {})).toBe(false)
+    expect([asked(one, {}, { threads: 1 }, 1), asked(one, { width: 8 }, { threads: 1 }, 1)]).toEqual([false, false])
+    expect([asked(one, {}, { head }, 2), asked(one, {}, { head }, 2)]).toEqual([true, false])
+  })
+})
+
+describe('copies of the inputs', async () => {
+  const { copiesFor } = await load('measure.mjs')
+
+  it('outgrow the caches where these matter', () => {
+    expect(copiesFor({ calls: 1 }, {}, 7)).toBe(7)
+    expect(copiesFor({ calls: 99 }, {}, 1)).toBe(2)
+    expect([copiesFor({ calls: 100 }, {}, 7), copiesFor({ calls: 1 }, { slowness: 1 }, 7)]).toEqual([2, 2])
+    expect(copiesFor({ calls: 1, width: 64 }, {}, 7)).toBe(2)
+  })
 })
 
 describe('tables of the pages', async () => {
@@ -252,6 +279,16 @@ describe('tables of the pages', async () => {
         accuracy: { unlikely: errors(1e-7), sure: errors(1e-6) },
       },
       { peer: 'ours', title: '1 thread', median: 0.003, share: 0.75, ratio: 1.5 },
+      ...(dtype === 'bfloat16' && stage === 'step'
+        ? [
+            {
+              ...{ peer: 'ours', title: 'one rounding', median: 0.001, share: 1, ratio: 0.5 },
+              accuracy: { unlikely: errors(1e-5), sure: errors(1e-5) },
+            },
+            { peer: 'ours', title: 'AMX', median: 0.0008, ratio: 0.4 },
+            { peer: 'torch-without-amx', title: 'PyTorch without', median: 0.007, ratio: 3.5 },
+          ]
+        : []),
       { peer: 'torch-eager', title: 'PyTorch', median: 0.006, ratio: 3 },
       { peer: 'trl', title: 'TRL', median: 0.005, ratio: 2.5, accuracy: { unlikely: errors(1e-3), sure: errors(0.5) } },
     ],
@@ -261,13 +298,26 @@ describe('tables of the pages', async () => {
   const run = { name: 'A machine', date: '2026-11-26T00', machine: { threads: 2 }, versions: {}, cases }
 
   it('shows output layers and their errors', () => {
-    expect(layers(run, 'float32').split('\n').slice(2)).toEqual([
-      '| forward, 16 × 64 | 2.00 ms | 50.0 % | 75.0 % | 3.0 | 2.5 |  |  |',
-      '| step, 16 × 64 | 2.00 ms | 50.0 % | 75.0 % | 3.0 | 2.5 |  |  |',
+    expect(layers(run, 'float32').split('\n')).toEqual([
+      "| output layer, float32: rows × width | ours | share | share, 1 thread | PyTorch ÷ ours | TRL's head ÷ ours |",
+      '| --- | --: | --: | --: | --: | --: |',
+      '| forward, 16 × 64 | 2.00 ms | 50.0 % | 75.0 % | 3.0 | 2.5 |',
+      '| step, 16 × 64 | 2.00 ms | 50.0 % | 75.0 % | 3.0 | 2.5 |',
     ])
-    expect(layerErrors(run).split('\n').slice(2, 4)).toEqual([
+    const beside = ['one rounding', 'AMX', 'PyTorch', 'PyTorch without AMX', "TRL's head"]
+    const head = beside.map((title) => `${title} ÷ ours`).join(' | ')
+    expect(layers(run, 'bfloat16').split('\n')).toEqual([
+      `| output layer, bfloat16: rows × width | ours | share | share, 1 thread | ${head} |`,
+      '| --- | --: | --: | --: | --: | --: | --: | --: | --: |',
+      '| forward, 16 × 64 | 2.00 ms | 50.0 % | 75.0 % |  |  | 3.0 |  | 2.5 |',
+      '| step, 16 × 64 | 2.00 ms | 50.0 % | 75.0 % | 0.50 | 0.40 | 3.0 | 3.5 | 2.5 |',
+    ])
+    expect(layerErrors(run).split('\n').slice(2)).toEqual([
       '| float32: ours | 1e-7 | 2e-7 | 3e-7 | 1e-6 | 2e-6 | 3e-6 |',
       '| float32: TRL | 1e-3 | 2e-3 | 3e-3 | 5e-1 | 1e+0 | 2e+0 |',
+      '| bfloat16: ours | 1e-7 | 2e-7 | 3e-7 | 1e-6 | 2e-6 | 3e-6 |',
+      '| bfloat16: ours, one rounding | 1e-5 | 2e-5 | 3e-5 | 1e-5 | 2e-5 | 3e-5 |',
+      '| bfloat16: TRL | 1e-3 | 2e-3 | 3e-3 | 5e-1 | 1e+0 | 2e+0 |',
     ])
   })
 

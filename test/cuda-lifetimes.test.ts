@@ -115,6 +115,56 @@ describe.runIf(onHost && CUDA.length > 0)('a prepared call', () => {
     expect(told).toEqual([0, 0, 0, 0])
   })
 
+  it('lives as long as a result of it in device memory, and is freed with the last one', () => {
+    const told = cudaProcess(`${PREPARE}
+      const before = taken()
+      let kept = all()
+      let results = (() => {
+        const step = prepare(kept)
+        step.enqueue()
+        kept.stream.synchronizeSync()
+        return step.buffers
+      })()
+      await collected()
+      const loss = read(results.loss, new Float64Array(3))[0]
+      // A graph that copies a result keeps it without the call's owner.
+      const to = new DeviceBuffer(24)
+      const stream = new Stream()
+      const graph = stream.capture(() => to.copyFrom(results.loss, { stream }))
+      results = kept = undefined
+      await collected()
+      graph.launch(stream)
+      stream.synchronizeSync()
+      const copied = read(to, new Float64Array(3))[0]
+      to.dispose()
+      const held = taken() > before
+      graph.dispose()
+      await collected()
+      tell([loss === wanted.loss, copied === wanted.loss, held, taken() - before])`)
+    expect(told).toEqual([true, true, true, 0])
+  })
+
+  it("keeps another library's array that was described to it", () => {
+    const told = cudaProcess(`${PREPARE}
+      const owners = new FinalizationRegistry((buffer) => buffer.dispose())
+      const kept = all()
+      const step = (() => {
+        const buffer = there(host.logits)
+        const array = { data: buffer.ptr, device: { device_type: 2, device_id: 0 }, dtype: { code: 2, bits: 32, lanes: 1 }, shape }
+        owners.register(array, buffer)
+        return prepare({ ...kept, logits: cuda.fromDLTensor(array).data })
+      })()
+      await collected()
+      step.enqueue()
+      // And the other way: memory stays as long as its description.
+      const described = cuda.toDLTensor({ data: there(host.logits), shape, dtype: 'float32' })
+      await collected()
+      const back = fusedPreferenceLossSync(cuda.fromDLTensor(described), host.labels, { shift: false, mask: [...host.mask],
+        reference: { logits: { data: kept.reference, shape } } })
+      tell([step.read().loss === wanted.loss, back.loss === wanted.loss])`)
+    expect(told).toEqual([true, true])
+  })
+
   it('does not write to a result that has been transferred', () => {
     const told = cudaProcess(`${PREPARE}
       const step = prepare(all())
@@ -174,17 +224,18 @@ describe.runIf(onHost && CUDA.length > 0)('a graph', () => {
     expect(told).toEqual(['ERR_DISPOSED', true, true, 0])
   })
 
-  it('keeps alive buffers it copies, and events', () => {
+  it('keeps alive buffers it copies or fills, and events', () => {
     const told = cudaProcess(`
       const stream = new Stream()
       const [from, to] = [there(host.logits), new DeviceBuffer(host.logits.byteLength)]
-      const [whole, event] = [there(host.logits), new Event()]
+      const [whole, filled, event] = [there(host.logits), there(host.labels), new Event()]
       const graph = stream.capture(() => {
         to.copyFrom(whole.slice(16), { byteOffset: 16, stream })
         to.copyFrom(from.slice(0, 16), { stream })
+        filled.fill(1, { stream })
         event.record(stream)
       })
-      for (const thing of [from, whole, event]) thing.dispose()
+      for (const thing of [from, whole, filled, event]) thing.dispose()
       await collected()
       graph.launch(stream)
       stream.synchronizeSync()

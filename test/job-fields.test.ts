@@ -176,6 +176,7 @@ describe('a field is what its name says', () => {
     headGradient: {
       ...arrays('hidden', 'weight', 'bias'),
       dtype: 'bfloat16',
+      precision: 'bfloat16',
       accumulate: true,
       logitsBudget: 777,
       sharesHidden: true,
@@ -202,7 +203,7 @@ describe('a field is what its name says', () => {
     const fields = lines.flatMap((line, i) => (line.startsWith('number ') ? [[line.split(' ')[1], values[i]]] : []))
     const seen = new Set<unknown>()
     for (const [name, value] of fields as [string, number][]) {
-      if (/dtype$/.test(name)) expect(value, name).toBe(2)
+      if (/dtype$|precision$/.test(name)) expect(value, name).toBe(2)
       else if (name === 'loss.constants.divergence') expect(value).toBe(3)
       else if (name === 'loss.constants.sftNormalization') expect(value).toBe(2)
       else if (ONES.includes(name)) expect(value).toBe(1)

@@ -26,6 +26,8 @@ export const blasProducts = {
     await step.prepare(workload, inputs, settings)
     this.note = step.note
     const { blas } = createRequire(import.meta.url)(/** @type {string} */ (getBackends().cpu.path))
+    // The first step opens the library.
+    await step.run(0)
     const [batch, time, vocab] = workload.shape
     products = () => blas.stepSeconds(batch * time, workload.width, vocab, settings.threads)
   },

@@ -53,7 +53,7 @@ import { ours, oursBlas, oursJs, oursWasm } from './ours.mjs'
 import { plainJavaScript } from './plain-javascript.mjs'
 import { tfjsCpu, tfjsNode, tfjsWasm, tfjsWasmCustom, tfjsWasmOurs } from './tfjs.mjs'
 import { tfjsProduct, tfjsProductTransposed } from './tfjs-product.mjs'
-import { torchCompile, torchCrossEntropy, torchEager, trl } from './torch.mjs'
+import { torchCompile, torchCrossEntropy, torchEager, torchWithoutAmx, trl } from './torch.mjs'
 import { wasmLimits } from './wasm-limits.mjs'
 import { xla } from './xla.mjs'
 
@@ -69,6 +69,7 @@ export const PEERS = [
   torchEager,
   torchCrossEntropy,
   torchCompile,
+  torchWithoutAmx,
   trl,
   xla,
   tfjsNode,

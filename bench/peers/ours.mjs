@@ -61,12 +61,12 @@ function ownPeer(backend, words, products) {
       return available || `no ${backend} backend: ${reason}`
     },
 
-    async prepare(workload, inputs, { threads, instructionSet }) {
+    async prepare(workload, inputs, { threads, instructionSet, head }) {
       this.version = await versionOf('fused-preference-loss')
       const { stage, shape, dtype, shift } = workload
       const { logits, labels, reference, positions, policy, distinct } = inputs
       const run = { backend, threads, ...(backend === 'cpu' && { instructionSet }) }
-      const ofHead = products ? { ...run, products } : run
+      const ofHead = { ...run, ...head, ...(products && { products }) }
       if (products === 'blas') this.note = `library of BLAS: ${chooseBlas() || 'the first that is found'}`
       if (stage === 'loss' && policy) {
         const pairs = { ...policy, referenceChosen: reference.chosen, referenceRejected: reference.rejected }

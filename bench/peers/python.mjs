@@ -29,12 +29,12 @@ const KEEPS_MEMORY = {
 
 /** A running program. */
 class Python {
-  /** @param {string} command @param {string} script */
-  constructor(command, script) {
+  /** @param {string} command @param {string} script @param {Record<string, string>} environment */
+  constructor(command, script, environment) {
     this.errors = ''
     this.child = spawn(command, ['-u', fileURLToPath(new URL(script, import.meta.url))], {
       stdio: ['pipe', 'pipe', 'pipe'],
-      env: { ...process.env, ...KEEPS_MEMORY },
+      env: { ...process.env, ...KEEPS_MEMORY, ...environment },
     })
     this.child.on('error', (error) => {
       this.errors = error.message
@@ -70,11 +70,12 @@ class Python {
  * The first python whose program says the version of the library.
  * @param {string} script
  * @param {string} library
+ * @param {Record<string, string>} environment
  */
-async function findPython(script, library) {
+async function findPython(script, library, environment) {
   const reasons = []
   for (const command of PYTHONS) {
-    const python = new Python(command, script)
+    const python = new Python(command, script, environment)
     try {
       const { versions } = await python.answer()
       if (!versions[library]) throw new Error(`no ${library}`)
@@ -88,12 +89,12 @@ async function findPython(script, library) {
 }
 
 /**
- * @param {{ script: string, library: string, formulation: string }} program a file of this folder, the library that it needs,
- *   and how it writes the computation
+ * @param {{ script: string, library: string, formulation: string, environment?: Record<string, string> }} program a file of
+ *   this folder, the library that it needs, how it writes the computation, and variables of its environment
  * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'quick' | 'compiles' | 'supports'>} peer
  * @returns {import('./index.mjs').Peer}
  */
-export function pythonPeer({ script, library, formulation }, peer) {
+export function pythonPeer({ script, library, formulation, environment = {} }, peer) {
   /** @type {Python} */
   let python
   return {
@@ -104,7 +105,7 @@ export function pythonPeer({ script, library, formulation }, peer) {
 
     async prepare(workload, inputs, { threads }) {
       if (!python) {
-        const found = await findPython(script, library)
+        const found = await findPython(script, library, environment)
         python = found.python
         this.version = found.version
       }

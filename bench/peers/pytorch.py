@@ -6,7 +6,9 @@ The logits follow the line that announces them, as raw bytes. Times are taken he
 import importlib.metadata
 import json
 import math
+import os
 import sys
+import tempfile
 import time
 
 import torch
@@ -103,6 +105,26 @@ def cross_entropy_takes(dtype):
         return False
 
 
+def products_by(dtype, width):
+    """oneDNN's name, with the instruction set, of what it multiplies output layers with; None where it does not."""
+    if not torch.backends.mkldnn.is_available():
+        return None
+    states, weight = torch.ones(64, width, dtype=dtype), torch.ones(256, width, dtype=dtype)
+    sys.stdout.flush()
+    with tempfile.TemporaryFile("w+") as told:
+        own = os.dup(1)
+        os.dup2(told.fileno(), 1)
+        try:
+            with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+                states @ weight.t()
+        finally:
+            os.dup2(own, 1)
+            os.close(own)
+        told.seek(0)
+        calls = [line.split(",") for line in told if ",exec,cpu,matmul," in line]
+    return calls[-1][calls[-1].index("matmul") + 1] if calls else None
+
+
 class Job:
     def __init__(self, request):
         torch.set_num_threads(request["threads"])
@@ -138,8 +160,10 @@ class Job:
         dtype = DTYPES[workload["dtype"]]
         width = workload.get("width")
         logits = self.read(dtype, batch, length, width or vocab)
+        used = None
         if width:
             self.weight = self.read(dtype, vocab, width)
+            used = products_by(dtype, width)
         self.inputs = [logits.clone() for _ in range(request["copies"])]
         self.labels = torch.tensor(request["labels"], dtype=torch.int64).view(batch, length)
         self.shift = workload["shift"]
@@ -161,6 +185,8 @@ class Job:
             if dtype != torch.float32:
                 self.note = "converted to float32, as trainers do"
             self.forward = torch.compile(self.as_written) if formulation == "compile" else self.as_written
+        if used:
+            self.note = "; ".join(filter(None, [self.note, f"products by oneDNN's {used}"]))
 
     @staticmethod
     def read(dtype, *shape):

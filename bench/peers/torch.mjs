@@ -1,15 +1,17 @@
 /**
  * PyTorch on the CPU, in three formulations, and TRL's output layer, which is written in PyTorch: pytorch.py does the work.
  */
+import { existsSync, readFileSync } from 'node:fs'
 import { pythonPeer } from './python.mjs'
 
 /**
  * @param {'eager' | 'cross-entropy' | 'compile'} formulation
  * @param {Pick<import('./index.mjs').Peer, 'name' | 'title' | 'quick' | 'compiles'>} words
+ * @param {Record<string, string>} [environment]
  */
-const torchPeer = (formulation, words) =>
+const torchPeer = (formulation, words, environment) =>
   pythonPeer(
-    { script: 'pytorch.py', library: 'torch', formulation },
+    { script: 'pytorch.py', library: 'torch', formulation, environment },
     {
       ...words,
       supports({ stage, shift }) {
@@ -31,6 +33,23 @@ export const torchCompile = torchPeer('compile', {
   title: 'PyTorch, torch.compile',
   compiles: true,
 })
+
+const CPU_INFO = '/proc/cpuinfo'
+const hasAmx = existsSync(CPU_INFO) && /\bamx_bf16\b/.test(readFileSync(CPU_INFO, 'utf8'))
+
+/** On a CPU with AMX, which oneDNN multiplies bfloat16 with: what PyTorch takes on the CPUs that have none. */
+export const torchWithoutAmx = {
+  ...torchPeer(
+    'eager',
+    { name: 'torch-without-amx', title: 'PyTorch, eager, without AMX' },
+    { ONEDNN_MAX_CPU_ISA: 'AVX512_CORE_BF16' },
+  ),
+  /** @param {import('./index.mjs').Workload} workload */
+  supports({ stage, dtype, shift }) {
+    if (!hasAmx) return 'this CPU has no AMX'
+    return (stage.startsWith('linear') && !shift && dtype === 'bfloat16') || 'is an output layer in bfloat16'
+  },
+}
 
 /** `trl.kernels.ChunkedLogProbFunction`, under its SFT, DPO and GRPO trainers. */
 export const trl = pythonPeer(

@@ -122,6 +122,7 @@ export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings
     visit.out('headGradient.weight', 'tensor', headGradient.weight)
     visit.out('headGradient.bias', 'tensor', headGradient.bias)
     visit.number('headGradient.dtype', DTYPES[headGradient.dtype])
+    visit.number('headGradient.precision', DTYPES[headGradient.precision ?? 'float32'])
     visit.number('headGradient.accumulate', headGradient.accumulate ? 1 : 0)
     visit.number('headGradient.logitsBudget', headGradient.logitsBudget ?? 0)
     visit.number('headGradient.sharesHidden', headGradient.sharesHidden ? 1 : 0)

@@ -6,13 +6,21 @@ import type { NamedArray, Watched } from '../check/arrays.js'
 import { flag, integer, oneOf, optionsObject } from '../check/options.js'
 import { invalidType, invalidValue } from '../errors.js'
 import type { Head, HeadGradientStage } from '../job.js'
-import type { DType, HeadGradientOptions, HeadGradientRequest, HeadGradients, Hidden } from '../types/index.js'
+import type {
+  DType,
+  GradientPrecision,
+  HeadGradientOptions,
+  HeadGradientRequest,
+  HeadGradients,
+  Hidden,
+} from '../types/index.js'
 import type { HeadSource } from './head.js'
 import { HEAD_OPTIONS } from './head-runner.js'
+import type { Runner } from './run.js'
 import { DTYPES } from './tensor.js'
 
 /** The names of {@link HeadGradientOptions}. */
-export const HEAD_GRADIENT_OPTIONS = ['accumulate', 'zeroInactive', 'gradientDType'] as const
+export const HEAD_GRADIENT_OPTIONS = ['accumulate', 'zeroInactive', 'gradientDType', 'gradientPrecision'] as const
 
 /** The names of the options of a call that goes from hidden states to gradients. */
 export const FUSED_HEAD_OPTIONS = [...HEAD_OPTIONS, ...HEAD_GRADIENT_OPTIONS, 'logitsBudget', 'gradient'] as const
@@ -26,13 +34,34 @@ export function budgetOf(value: unknown): number {
   return integer(value, 'options.logitsBudget', 0, Number.MAX_SAFE_INTEGER)
 }
 
+const PRECISION = 'options.gradientPrecision'
+const PRECISIONS = ['float32', 'bfloat16'] as const
+
+function precisionOf(value: unknown, { hidden, weight }: Head): GradientPrecision {
+  const precision = oneOf(value, PRECISION, PRECISIONS, 'float32')
+  if (precision !== 'float32' && (hidden.dtype !== precision || weight.dtype !== precision)) {
+    const types = `hidden is ${hidden.dtype} and weight ${weight.dtype}`
+    throw invalidValue(PRECISION, `must be 'float32' unless hidden and weight are ${precision}; ${types}`)
+  }
+  return precision
+}
+
+/** Refuses a precision that a call's backend, or the BLAS that multiplies there, does not have. */
+export function checkPrecision({ precision }: HeadDestinations['stage'], { backend, settings }: Runner): void {
+  if (precision === 'float32') return
+  if (backend.name === 'cuda' || backend.name === 'webgpu') {
+    throw invalidValue(PRECISION, `must be 'float32' on the ${backend.name} backend`)
+  }
+  if (settings.blas !== undefined) throw invalidValue(PRECISION, "must be 'float32' where products is 'blas'")
+}
+
 type Part = keyof HeadGradientRequest
 const PARTS: readonly Part[] = ['hidden', 'weight', 'bias']
 const REQUEST: ReadonlySet<string> = new Set(PARTS)
 
 /** Gradients that have been checked: their destinations for the backend, and the result for the caller. */
 export interface HeadDestinations {
-  stage: Pick<HeadGradientStage, Part | 'dtype' | 'accumulate' | 'skipInactive'>
+  stage: Pick<HeadGradientStage, Part | 'dtype' | 'precision' | 'accumulate' | 'skipInactive'>
   gradients: HeadGradients
   /** The destinations. */
   arrays: readonly NamedArray[]
@@ -48,12 +77,13 @@ export function headDestinations(
   request: unknown,
   name: string,
   { head, rows, hidden, range, memory, arrays }: HeadSource,
-  { accumulate, zeroInactive, gradientDType }: HeadGradientOptions,
+  { accumulate, zeroInactive, gradientDType, gradientPrecision }: HeadGradientOptions,
   callers: readonly NamedArray[],
 ): HeadDestinations | undefined {
   const adds = flag(accumulate, 'options.accumulate', false)
   const zeros = flag(zeroInactive, 'options.zeroInactive', !adds)
   const dtype = oneOf(gradientDType, 'options.gradientDType', DTYPES, 'float32')
+  const precision = precisionOf(gradientPrecision, head)
   const wanted = partsOf(request, name, head)
   const given = PARTS.filter((part) => typeof wanted[part] === 'object')
   if (adds && given.length === 0) {
@@ -70,7 +100,7 @@ export function headDestinations(
   const gradients: HeadGradients = {}
   // New memory of a GPU is not zero.
   const zeroed = zeros || (range !== undefined && wanted.hidden === true)
-  const stage: HeadDestinations['stage'] = { dtype, accumulate: adds, skipInactive: !zeroed }
+  const stage: HeadDestinations['stage'] = { dtype, precision, accumulate: adds, skipInactive: !zeroed }
   const watched: Watched[] = []
   const put = (part: Part, value: unknown) => {
     const partName = `${name}.${part}`

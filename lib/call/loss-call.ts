@@ -16,7 +16,7 @@ import type {
 } from '../types/index.js'
 import { destinationOf } from './destination.js'
 import type { HeadSource } from './head.js'
-import { budgetOf, headDestinations } from './head-gradients.js'
+import { budgetOf, checkPrecision, headDestinations } from './head-gradients.js'
 import { headRunner } from './head-runner.js'
 import { inLayout } from './layout.js'
 import { type Planned, runnerOf } from './run.js'
@@ -111,9 +111,11 @@ export function planOfHead<Result extends object>(
     watched.push(...destinations.watched)
   }
   const arrays = () => [...head.arrays, ...call.arrays(), ...(destinations?.arrays ?? [])]
+  const runner = headRunner(options, head, arrays, watched)
+  if (destinations) checkPrecision(destinations.stage, runner)
   return {
     job,
-    runner: headRunner(options, head, arrays, watched),
+    runner,
     watched,
     result: () => Object.assign(result(), destinations?.gradients as Partial<HeadGradients>),
   }

@@ -10,7 +10,7 @@ import type {
   FusedUnpairedPreferenceLoss,
   MeansByKind,
   PreferenceLoss,
-  SequenceLogProbs,
+  SequenceSums,
   TokenOutputs,
   UnpairedPreferenceLoss,
 } from '../types/index.js'
@@ -18,11 +18,8 @@ import { inLayout } from './layout.js'
 import type { PairedCall } from './paired-call.js'
 import type { SequenceCall } from './sequence-call.js'
 import type { TokenLossCall } from './token-loss-call.js'
-import type { TokenPlan } from './tokens.js'
+import { refuseEmpty, type TokenPlan } from './tokens.js'
 import type { UnpairedCall } from './unpaired-call.js'
-
-/** The numbers among the results of `sequenceLogProbs` and `linearSequenceLogProbs`. */
-type SequenceSums = TokenOutputs & Pick<SequenceLogProbs, 'logProbs' | 'tokenCounts'>
 
 /** Of stages 1 and 2. */
 export function sequenceResult({ tokenPlan, policy }: SequenceCall): SequenceSums {
@@ -135,9 +132,10 @@ function addTokenOutputs<Result extends TokenOutputs>(result: Result, stage: For
   return result
 }
 
-/** Refuses labels in device memory that turned out not to be in the vocabulary, and warns when none of them counts. */
+/** Refuses labels in device memory, out of range or none where that is asked for, and warns when no label counts. */
 function checkLabels(plan: TokenPlan): void {
   refuseLabels(plan)
+  if (plan.refusesEmpty) refuseEmpty(plan.tokens.counts)
   if (!plan.warnsIfEmpty) return
   const consequence = 'Log-probs and gradients are 0; emptySequence says what else is wanted'
   warnOfNoTokens(plan.tokens.counts, plan.shift, consequence)

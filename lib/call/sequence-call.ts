@@ -31,3 +31,9 @@ export function sequenceCall(
   if (policy.tokenEntropies) policy.entropies = new Float64Array(count)
   return { tokenPlan, policy, job: { tokens, policy } }
 }
+
+/** The job where no gradient follows: nothing is kept for that. */
+export function withoutStates(job: SequenceCall['job']): SequenceCall['job'] {
+  const { states: _, entropies: _unrounded, ...policy } = job.policy as ForwardStage
+  return { ...job, policy }
+}

@@ -32,6 +32,8 @@ export interface TokenPlan {
   vocab: number
   /** The caller has not set `emptySequence`, so that a call without active tokens gives a warning. */
   warnsIfEmpty: boolean
+  /** Of labels on a device: a sequence without active tokens is an error, which shows once the call has run. */
+  refusesEmpty: boolean
   /** The caller's arrays among labels and options, none of which a gradient may overwrite. */
   arrays(): NamedArray[]
 }
@@ -75,7 +77,6 @@ export function tokensOf(
   if (onDevice) {
     if (shard) throw invalidValue('options.shard', 'needs labels in host memory')
     if (ldAlpha !== 1) throw invalidValue('options.ldAlpha', 'needs labels in host memory')
-    if (emptySequence === 'error') throw invalidValue('options.emptySequence', "'error' needs labels in host memory")
   } else {
     const words = wordsOf(labels, rows, shift)
     const watched = [watch('labels', words.labels)]
@@ -112,6 +113,7 @@ export function tokensOf(
     packed: isPacked(options),
     vocab,
     warnsIfEmpty: options.emptySequence === undefined,
+    refusesEmpty: onDevice && emptySequence === 'error',
     arrays: () => [['labels', labels], ...TOKEN_ARRAYS.map((name): NamedArray => [`options.${name}`, options[name]])],
   }
   if (paired || ldAlpha !== 1 || options.pairs !== undefined) plan.pairs = pairsOf(options.pairs, sequences)
@@ -255,7 +257,8 @@ function fillTargets(
   }
 }
 
-function refuseEmpty(counts: Int32Array): void {
+/** Refuses sequences without active tokens. */
+export function refuseEmpty(counts: Int32Array): void {
   const empty = counts.indexOf(0)
   if (empty >= 0) throw invalidValue('labels', `leave sequence ${empty} without active tokens (emptySequence: 'error')`)
 }

@@ -1,121 +1,136 @@
 /**
- * `prepareFusedPreferenceLoss`: a call whose checks, allocations and copies of inputs are done before it is enqueued.
+ * The functions as calls that are prepared once and enqueued many times, on tensors in device memory. Arrays in host memory
+ * (labels, masks, weights, reference log-probs) are copied when a call is prepared; arrays in device memory are read on each
+ * run.
  */
-
-import { hostArraysOf } from '../backends/cpu/job-arguments.js'
-import { streamOf } from '../backends/cuda/addresses.js'
-import { cudaCall } from '../backends/cuda/calls.js'
-import { Handle } from '../backends/cuda/handle.js'
-import { enqueued, Holds, keepAlive } from '../backends/cuda/holds.js'
-import { nextId } from '../backends/cuda/index.js'
-import { cudaFunctions, requireCuda } from '../backends/cuda/open.js'
-import type { Planned } from '../call/run.js'
-import { sharedPreparation } from '../call/shared-preparation.js'
-import { ranksOf } from '../call/start.js'
-import { runStepsSync } from '../call/steps.js'
-import { checkUnchanged, type Watched, watch } from '../check/arrays.js'
-import { syncCommunicator } from '../check/communicator.js'
-import { invalidValue } from '../errors.js'
+import { plan as planCrossEntropy } from '../functions/cross-entropy.js'
+import { plan as planLinear } from '../functions/fused-linear-preference-loss.js'
+import { plan as planLinearUnpaired } from '../functions/fused-linear-unpaired-preference-loss.js'
 import { plan } from '../functions/fused-preference-loss.js'
-import type { FusedOptions } from '../options/index.js'
-import type { DeviceMemory, FusedPreferenceLoss, Labels, Logits, RunOptions, ShardOptions } from '../types/index.js'
+import { plan as planUnpaired } from '../functions/fused-unpaired-preference-loss.js'
+import { plan as planLinearCrossEntropy } from '../functions/linear-cross-entropy.js'
+import { planSums as planLinearSums } from '../functions/linear-sequence-log-probs.js'
+import { planSums } from '../functions/sequence-log-probs.js'
+import type {
+  CrossEntropyOptions,
+  FusedLinearOptions,
+  FusedLinearUnpairedOptions,
+  FusedOptions,
+  FusedUnpairedOptions,
+  LinearCrossEntropyOptions,
+  LinearSequenceOptions,
+  SequenceOptions,
+} from '../options/index.js'
+import type {
+  CrossEntropy,
+  DeviceMemory,
+  FusedLinearPreferenceLoss,
+  FusedLinearUnpairedPreferenceLoss,
+  FusedPreferenceLoss,
+  FusedUnpairedPreferenceLoss,
+  HeadWeight,
+  Hidden,
+  Labels,
+  LinearCrossEntropy,
+  Logits,
+  SequenceSums,
+  ShardOptions,
+} from '../types/index.js'
+import { type PreparedCall, prepared } from './prepared-call.js'
+
+type AnyLabels = Labels | DeviceMemory
 
 /**
- * A call that can be enqueued again and again, on the current content of its device memory. It keeps all its arguments
- * alive. All enqueued runs share one workspace, so a run on another stream must wait for the one before.
- */
-export interface PreparedPreferenceLoss {
-  /** Bytes of device memory that it holds: inputs, results and scratch. */
-  readonly workspaceBytes: number
-  /**
-   * Enqueues all stages. Allocates nothing and waits for nothing, so it can be captured in a graph
-   * (`stream.capture(() => prepared.enqueue(stream))`).
-   */
-  enqueue(stream?: RunOptions['stream']): void
-  /** Waits for the stream and returns the result of the last enqueued run. The next result overwrites its arrays. */
-  read(stream?: RunOptions['stream']): FusedPreferenceLoss
-  /** Frees its memory, as soon as no graph that has captured it exists any more. */
-  dispose(): void
-}
-
-/**
- * Prepares {@link fusedPreferenceLoss} on tensors in device memory. Arrays in host memory (labels, masks, weights,
- * reference log-probs) are copied now; arrays in device memory are read on each run. Of a shared vocabulary, all ranks
- * prepare the call, whose communicator is one of `fused-preference-loss/nccl`, and enqueue it as often as each other.
+ * Prepares {@link fusedPreferenceLoss} on tensors in device memory. Of a shared vocabulary, all ranks prepare the call, whose
+ * communicator is one of `fused-preference-loss/nccl`, and enqueue it as often as each other.
  *
  * @param logits, labels, options as of `fusedPreferenceLoss`; logits and gradient in device memory, `signal` not used.
  * @throws as `fusedPreferenceLoss`; Error `ERR_CUDA`
  */
 export function prepareFusedPreferenceLoss(
   logits: Logits,
-  labels: Labels | DeviceMemory,
+  labels: AnyLabels,
   options: FusedOptions & ShardOptions = {},
-): PreparedPreferenceLoss {
-  const checked = () => plan(logits, labels, options)
-  const ranks = ranksOf(options)
-  if (ranks === undefined) return new PreparedCall(checked())
-  const merges = options.segments === 'merged'
-  const communicator = syncCommunicator(ranks, 'options.communicator')
-  return runStepsSync(sharedPreparation(communicator, checked, merges, (planned) => new PreparedCall(planned)))
+): PreparedCall<FusedPreferenceLoss> {
+  return prepared(options, () => plan(logits, labels, options))
 }
 
-class PreparedCall extends Handle<object> implements PreparedPreferenceLoss {
-  readonly workspaceBytes: number
-  #plan: Planned<FusedPreferenceLoss> | undefined
-  // The results of each run; the caller holds parts of them by then.
-  readonly #results: readonly Watched[]
+/** Prepares {@link fusedUnpairedPreferenceLoss}, as {@link prepareFusedPreferenceLoss} does that of pairs. */
+export function prepareFusedUnpairedPreferenceLoss(
+  logits: Logits,
+  labels: AnyLabels,
+  options: FusedUnpairedOptions & ShardOptions,
+): PreparedCall<FusedUnpairedPreferenceLoss> {
+  return prepared(options, () => planUnpaired(logits, labels, options))
+}
 
-  constructor(planned: Planned<FusedPreferenceLoss>) {
-    const { settings } = planned.runner
-    const { job } = planned
-    for (const rows of [job.policy?.logits, job.reference?.logits]) {
-      if (rows && typeof rows.data !== 'bigint') throw invalidValue('logits.data', 'must be device memory')
-    }
-    const { backend, functions: cuda } = requireCuda()
-    const holds = new Holds(settings.needs)
-    let prepared: object
-    try {
-      prepared = backend.prepare(job, { ...settings, signal: undefined })
-    } catch (error) {
-      holds.letGo(false)
-      throw error
-    }
-    super(prepared, (isForgotten) => {
-      try {
-        if (isForgotten) cuda.destroyPreparedAsync(nextId(), prepared).catch(() => {})
-        else cuda.destroyPrepared(prepared)
-      } finally {
-        holds.letGo(isForgotten)
-      }
-    })
-    keepAlive(this, settings.needs ?? [])
-    this.workspaceBytes = cuda.workspaceBytes(prepared)
-    this.#plan = planned
-    this.#results = hostArraysOf(job, settings).map((array) => watch('a result of this prepared call', array))
-  }
+/** Prepares {@link crossEntropy}, as {@link prepareFusedPreferenceLoss} does the loss of pairs. */
+export function prepareCrossEntropy(
+  logits: Logits,
+  labels: AnyLabels,
+  options: CrossEntropyOptions & ShardOptions = {},
+): PreparedCall<CrossEntropy> {
+  return prepared(options, () => planCrossEntropy(logits, labels, options))
+}
 
-  enqueue(stream?: RunOptions['stream']): void {
-    const { handle } = this
-    const address = this.#onStream(this.#plan as Planned<FusedPreferenceLoss>, stream)
-    cudaCall(() => cudaFunctions().enqueue(handle, address))
-    enqueued(this)
-  }
+/**
+ * Prepares {@link sequenceLogProbs}, as {@link prepareFusedPreferenceLoss} does the loss of pairs. Results have no
+ * `backward`.
+ */
+export function prepareSequenceLogProbs(
+  logits: Logits,
+  labels: AnyLabels,
+  options: SequenceOptions & ShardOptions = {},
+): PreparedCall<SequenceSums> {
+  return prepared(options, () => planSums(logits, labels, options))
+}
 
-  read(stream?: RunOptions['stream']): FusedPreferenceLoss {
-    const { handle } = this
-    const planned = this.#plan as Planned<FusedPreferenceLoss>
-    const address = this.#onStream(planned, stream)
-    checkUnchanged(this.#results)
-    cudaCall(() => cudaFunctions().read(handle, address))
-    return planned.result()
-  }
+/**
+ * Prepares {@link fusedLinearPreferenceLoss} on tensors in device memory: hidden states, weight, bias and gradients. It keeps
+ * the memory of its logits (`logitsBudget`) until it is disposed of. With labels in host memory, only the rows that predict
+ * something are multiplied.
+ *
+ * @param hidden, weight, labels, options as of `fusedLinearPreferenceLoss`; `signal` not used.
+ * @throws as `fusedLinearPreferenceLoss`; Error `ERR_CUDA`
+ */
+export function prepareFusedLinearPreferenceLoss(
+  hidden: Hidden,
+  weight: HeadWeight,
+  labels: AnyLabels,
+  options: FusedLinearOptions & ShardOptions = {},
+): PreparedCall<FusedLinearPreferenceLoss> {
+  return prepared(options, () => planLinear(hidden, weight, labels, options))
+}
 
-  override dispose(): void {
-    super.dispose()
-    this.#plan = undefined
-  }
+/** Prepares {@link fusedLinearUnpairedPreferenceLoss}, as {@link prepareFusedLinearPreferenceLoss} does that of pairs. */
+export function prepareFusedLinearUnpairedPreferenceLoss(
+  hidden: Hidden,
+  weight: HeadWeight,
+  labels: AnyLabels,
+  options: FusedLinearUnpairedOptions & ShardOptions,
+): PreparedCall<FusedLinearUnpairedPreferenceLoss> {
+  return prepared(options, () => planLinearUnpaired(hidden, weight, labels, options))
+}
 
-  #onStream({ runner: { settings } }: Planned<FusedPreferenceLoss>, stream: RunOptions['stream']): number {
-    return Number(stream === undefined ? (settings.stream ?? 0) : streamOf(stream, settings.device))
-  }
+/** Prepares {@link linearCrossEntropy}, as {@link prepareFusedLinearPreferenceLoss} does the loss of pairs. */
+export function prepareLinearCrossEntropy(
+  hidden: Hidden,
+  weight: HeadWeight,
+  labels: AnyLabels,
+  options: LinearCrossEntropyOptions & ShardOptions = {},
+): PreparedCall<LinearCrossEntropy> {
+  return prepared(options, () => planLinearCrossEntropy(hidden, weight, labels, options))
+}
+
+/**
+ * Prepares {@link linearSequenceLogProbs}, as {@link prepareFusedLinearPreferenceLoss} does the loss of pairs. Results have no
+ * `backward`.
+ */
+export function prepareLinearSequenceLogProbs(
+  hidden: Hidden,
+  weight: HeadWeight,
+  labels: AnyLabels,
+  options: LinearSequenceOptions & ShardOptions = {},
+): PreparedCall<SequenceSums> {
+  return prepared(options, () => planLinearSums(hidden, weight, labels, options))
 }

@@ -83,7 +83,8 @@ export function crossEntropySync(
   return startSync(options, () => plan(logits, labels, options))
 }
 
-function plan(
+/** Checks a call. */
+export function plan(
   logits: Logits,
   labels: Labels | DeviceData,
   given: (CrossEntropyOptions & ShardOptions) | undefined,

@@ -98,7 +98,8 @@ export function fusedLinearUnpairedPreferenceLossSync(
   return startSync(options, () => plan(hidden, weight, labels, options))
 }
 
-function plan(
+/** Checks a call. */
+export function plan(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,

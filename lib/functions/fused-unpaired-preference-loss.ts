@@ -90,7 +90,8 @@ export function fusedUnpairedPreferenceLossSync(
   return startSync(options, () => plan(logits, labels, options))
 }
 
-function plan(
+/** Checks a call. */
+export function plan(
   logits: Logits,
   labels: Labels | DeviceData,
   given: FusedUnpairedOptions & ShardOptions,

@@ -90,7 +90,8 @@ export function linearCrossEntropySync(
   return startSync(options, () => plan(hidden, weight, labels, options))
 }
 
-function plan(
+/** Checks a call. */
+export function plan(
   hidden: Hidden,
   weight: HeadWeight,
   labels: Labels | DeviceData,

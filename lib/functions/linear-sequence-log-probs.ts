@@ -5,12 +5,12 @@
 import { checkStillThere } from '../backends/device-memory.js'
 import { coefficientsOf } from '../call/coefficients.js'
 import { type HeadSource, headOf } from '../call/head.js'
-import { HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
+import { checkPrecision, HEAD_GRADIENT_OPTIONS, headDestinations } from '../call/head-gradients.js'
 import { HEAD_OPTIONS, headRunner } from '../call/head-runner.js'
 import { keep } from '../call/kept.js'
 import { sequenceResult } from '../call/results.js'
 import { laterRunner, type Planned, RUN_OPTIONS, type Runner, run, runSync } from '../call/run.js'
-import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
+import { type SequenceCall, sequenceCall, withoutStates } from '../call/sequence-call.js'
 import { SHARD_OPTIONS } from '../call/shard.js'
 import { sharedBackward } from '../call/shared-call.js'
 import { ranksOf, start, startSync } from '../call/start.js'
@@ -32,6 +32,7 @@ import type {
   LinearBackwardOptions,
   LinearSequenceLogProbs,
   OutputNames,
+  SequenceSums,
   ShardOptions,
   TensorData,
   WithOutputs,
@@ -109,17 +110,37 @@ function plan(
   labels: Labels | DeviceData,
   given: (LinearSequenceOptions & ShardOptions) | undefined,
 ): Planned<LinearSequenceLogProbs> {
+  const kept = checked(hidden, weight, labels, given)
+  return { ...plannedOf(kept), result: () => result(kept) }
+}
+
+/** Checks a call that no `backward` follows. */
+export function planSums(
+  hidden: Hidden,
+  weight: HeadWeight,
+  labels: Labels | DeviceData,
+  given: (LinearSequenceOptions & ShardOptions) | undefined,
+): Planned<SequenceSums> {
+  const kept = checked(hidden, weight, labels, given)
+  return { ...plannedOf(kept), job: withoutStates(kept.call.job), result: () => sequenceResult(kept.call) }
+}
+
+function checked(
+  hidden: Hidden,
+  weight: HeadWeight,
+  labels: Labels | DeviceData,
+  given: (LinearSequenceOptions & ShardOptions) | undefined,
+): Kept {
   const options = optionsObject(given, 'options', OPTIONS)
   const source = headOf(hidden, weight, options.bias, isPacked(options), options.gpuDevice)
   const call = sequenceCall(source, labels, options)
   const { arrays, watched } = source
   const runner = headRunner(options, source, () => [...arrays, ...call.tokenPlan.arrays()], watched)
-  return {
-    job: call.job,
-    runner,
-    watched,
-    result: () => result({ source, call, runner, communicator: ranksOf(options) }),
-  }
+  return { source, call, runner, communicator: ranksOf(options) }
+}
+
+function plannedOf({ source: { watched }, call: { job }, runner }: Kept) {
+  return { job, runner, watched }
 }
 
 function result(needed: Kept): LinearSequenceLogProbs {
@@ -157,6 +178,7 @@ function backwardPlan(
   const destinations = headDestinations(request, 'options.gradient', source, options, others)
   checkUnchanged(source.watched)
   if (destinations === undefined) return undefined
+  checkPrecision(destinations.stage, runner)
   const { head, rows: logits } = source
   const { states } = policy
   const headGradient = { head, logits, states, ...coefficients.stage, ...destinations.stage }

@@ -10,7 +10,7 @@ import { inLayout } from '../call/layout.js'
 import { notDeferrable } from '../call/loss-call.js'
 import { sequenceResult } from '../call/results.js'
 import { laterRunner, type Planned, RUN_OPTIONS, type Runner, run, runnerOf, runSync } from '../call/run.js'
-import { type SequenceCall, sequenceCall } from '../call/sequence-call.js'
+import { type SequenceCall, sequenceCall, withoutStates } from '../call/sequence-call.js'
 import { SHARD_OPTIONS } from '../call/shard.js'
 import { start, startSync } from '../call/start.js'
 import { type Tensor, tensorOf } from '../call/tensor.js'
@@ -29,6 +29,7 @@ import type {
   LogitsGradient,
   OutputNames,
   SequenceLogProbs,
+  SequenceSums,
   ShardOptions,
   TensorData,
   WithOutputs,
@@ -96,12 +97,35 @@ function plan(
   labels: Labels | DeviceData,
   given: (SequenceOptions & ShardOptions) | undefined,
 ): Planned<SequenceLogProbs> {
+  const kept = checked(logits, labels, given)
+  return { ...plannedOf(kept), result: () => result(kept) }
+}
+
+/** Checks a call that no `backward` follows. */
+export function planSums(
+  logits: Logits,
+  labels: Labels | DeviceData,
+  given: (SequenceOptions & ShardOptions) | undefined,
+): Planned<SequenceSums> {
+  const kept = checked(logits, labels, given)
+  return { ...plannedOf(kept), job: withoutStates(kept.call.job), result: () => sequenceResult(kept.call) }
+}
+
+function checked(
+  logits: Logits,
+  labels: Labels | DeviceData,
+  given: (SequenceOptions & ShardOptions) | undefined,
+): Kept {
   const options = optionsObject(given, 'options', OPTIONS)
   const tensor = tensorOf(logits, 'logits', isPacked(options), options.gpuDevice)
   const call = sequenceCall(tensor, labels, options)
   const { arrays, watched, range } = tensor
   const runner = runnerOf(options, range, () => [...arrays, ...call.tokenPlan.arrays()], watched)
-  return { job: call.job, runner, watched, result: () => result({ logits: tensor, call, runner }) }
+  return { logits: tensor, call, runner }
+}
+
+function plannedOf({ logits: { watched }, call: { job }, runner }: Kept) {
+  return { job, runner, watched }
 }
 
 function result(needed: Kept): SequenceLogProbs {

@@ -54,15 +54,19 @@ export interface LinearBackwardOptions extends HeadGradientOptions {
 }
 
 /**
- * Result of `sequenceLogProbs`. The per-token arrays are `[B, T']`, T' = T - 1 with `shift` and T without, indexed by
- * the position of the logits; packed, they are `[tokens]`, with no value at each sequence's last position under
- * `shift`.
+ * The numbers among the results of `sequenceLogProbs`. The per-token arrays are `[B, T']`, T' = T - 1 with `shift` and T
+ * without, indexed by the position of the logits; packed, they are `[tokens]`, with no value at each sequence's last
+ * position under `shift`.
  */
-export interface SequenceLogProbs<Data extends TensorData = TensorData> extends TokenOutputs, KeepsArrays {
+export interface SequenceSums extends TokenOutputs {
   /** `[B]` sum (mean with `averageLogProb`) of the active tokens' log-probs. */
   logProbs: Float64Array
   /** `[B]` number of active tokens. */
   tokenCounts: Int32Array
+}
+
+/** Result of `sequenceLogProbs`. */
+export interface SequenceLogProbs<Data extends TensorData = TensorData> extends SequenceSums, KeepsArrays {
   /**
    * Gradient with respect to the logits: of Σ_b gradient[b] · logProbs[b], or of a loss by its derivatives with respect to
    * any of the results. The logits must still hold their values, and stay in memory until the result is gone or disposed of;

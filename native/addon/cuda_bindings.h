@@ -11,16 +11,19 @@
 //   ready(job), runReady(job), readyAsync(id, job), runReadyAsync(id, job)     `runReady` waits for other ranks
 //   prepare(...arrays)         a job that can be enqueued again and again
 //   enqueue(job, stream), read(job, stream), workspaceBytes(job)
+//   resultAt(job, array)       where the result that `array` is for lies on the device; 0 where it is none
 //   destroyPrepared(job), destroyPreparedAsync(id, job)
 //
 //   allocate(device, bytes)
 //   release(device, address, bytes), releaseAsync(id, ...)
 //   memoryAt(address, bytes)   the kinds of memory of its first and last byte, and the device: { first, last, device }
 //   copy(device, kind, to, from, bytes, stream), copyAsync(id, ...)    the host's side is an array
+//   fill(device, address, byte, bytes, stream)
 //
 //   createStream(device), destroyStream(device, stream)
 //   synchronize(device, stream), synchronizeAsync(id, device, stream)
 //   createEvent(device), destroyEvent(device, event), recordEvent(device, event, stream)
+//   waitForEvent(device, stream, event)
 //   milliseconds(device, start, end)
 //   beginCapture(device, stream), endCapture(device, stream), discardCapture(device, stream)
 //   launchGraph(device, graph, stream), destroyGraph(device, graph)

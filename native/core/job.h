@@ -262,14 +262,17 @@ struct HeadGradient {
   double* plainCoefficients = nullptr;  // [S] the coefficients that go with tokens.plainWeights, or null
   const float* classWeights = nullptr;  // [V] factors of the slope of the mean logit, or null: all 1
   DType dtype = DType::kFloat32;        // of the outputs
-  void* hidden = nullptr;               // [R, D]
-  void* weight = nullptr;               // [V, D] without gaps, in the order of the weight's elements
-  void* bias = nullptr;                 // [V]
-  bool onDevice = false;                // these three are on the GPU
-  bool accumulate = false;              // add to the values they hold
-  bool skipInactive = false;            // leave the inactive rows of `hidden` as they are
-  int64_t logitsBudget = 0;             // bytes of logits that stage 1 may keep for this one
-  KeptLogits kept;                      // those that it has kept; scratch
+  // What the gradient with respect to each logit but the label's is rounded to, before it is multiplied by weights and
+  // hidden states: float32, or bfloat16 where these are. The label's is float32, and its products are added apart.
+  DType precision = DType::kFloat32;
+  void* hidden = nullptr;     // [R, D]
+  void* weight = nullptr;     // [V, D] without gaps, in the order of the weight's elements
+  void* bias = nullptr;       // [V]
+  bool onDevice = false;      // these three are on the GPU
+  bool accumulate = false;    // add to the values they hold
+  bool skipInactive = false;  // leave the inactive rows of `hidden` as they are
+  int64_t logitsBudget = 0;   // bytes of logits that stage 1 may keep for this one
+  KeptLogits kept;            // those that it has kept; scratch
   // `hidden` is a share of sums over several processes: float32, and not added to anything.
   bool sharesHidden = false;
 

@@ -194,6 +194,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.lentOut(FPL_FIELD(headGradient.weight), &job.headGradient.onDevice);
   visit.lentOut(FPL_FIELD(headGradient.bias), &job.headGradient.onDevice);
   visit.number(FPL_FIELD(headGradient.dtype));
+  visit.number(FPL_FIELD(headGradient.precision));
   visit.number(FPL_FIELD(headGradient.accumulate));
   visit.number(FPL_FIELD(headGradient.logitsBudget));
   visit.number(FPL_FIELD(headGradient.sharesHidden));

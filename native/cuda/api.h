@@ -10,12 +10,16 @@ namespace fpl {
 namespace cuda {
 
 // Changes with anything in this file or in core/job.h.
-constexpr int32_t kApiVersion = 7;
+constexpr int32_t kApiVersion = 8;
 constexpr const char* kApiSymbol = "fusedPreferenceLossCuda";
+
+// Whose failure it is: that of the CUDA runtime and of GPUs, or that of NCCL and of other ranks.
+enum class Origin : int32_t { kCuda = 0, kNccl = 1 };
 
 // Why a call failed.
 struct Problem {
   char message[512];
+  Origin origin;
 };
 
 struct DeviceInfo {
@@ -61,10 +65,13 @@ struct Api {
   bool (*runReady)(Prepared*, bool* finished, Problem*);
   // `job` and its arrays must stay where they are until `destroyPrepared`.
   bool (*prepare)(Job*, Prepared**, Problem*);
+  // Nothing is copied to the host before `read`, which waits for the stream.
   bool (*enqueue)(Prepared*, void* stream, Problem*);
-  bool (*read)(Prepared*, void* stream, Problem*);  // waits for the stream
+  bool (*read)(Prepared*, void* stream, Problem*);
   void (*destroyPrepared)(Prepared*);
   uint64_t (*workspaceBytes)(const Prepared*);  // of device memory
+  // Where a result of the job lies on the device, by its array on the host; 0 where it is none.
+  uint64_t (*resultAt)(const Prepared*, const void* host);
 
   bool (*allocate)(int32_t device, uint64_t bytes, uint64_t* address, Problem*);
   bool (*release)(int32_t device, uint64_t address, Problem*);
@@ -75,12 +82,17 @@ struct Api {
   // Does not.
   bool (*copyOnDevice)(int32_t device, uint64_t to, uint64_t from, uint64_t bytes, void* stream, Problem*);
 
+  // Every byte; only enqueues it.
+  bool (*fill)(int32_t device, uint64_t address, int32_t byte, uint64_t bytes, void* stream, Problem*);
+
   bool (*createStream)(int32_t device, void** stream, Problem*);
   bool (*destroyStream)(int32_t device, void* stream, Problem*);
   bool (*synchronize)(int32_t device, void* stream, Problem*);
   bool (*createEvent)(int32_t device, void** event, Problem*);
   bool (*destroyEvent)(int32_t device, void* event, Problem*);
   bool (*recordEvent)(int32_t device, void* event, void* stream, Problem*);
+  // What is enqueued on the stream from now on waits for the event, as it was last recorded, on the device alone.
+  bool (*waitForEvent)(int32_t device, void* stream, void* event, Problem*);
   // Waits for `end`.
   bool (*milliseconds)(int32_t device, void* start, void* end, double* milliseconds, Problem*);
   bool (*beginCapture)(int32_t device, void* stream, Problem*);
@@ -94,9 +106,9 @@ struct Api {
   bool (*ncclVersion)(int32_t* version, Problem*);
   // The 128 bytes by which ranks find each other.
   bool (*ncclId)(void* id, Problem*);
-  // Waits until all ranks have come, for no more than so many seconds.
-  bool (*createCommunicator)(int32_t device, int32_t rank, int32_t size, const void* id, double seconds, Communicator**,
-                             Problem*);
+  // Waits until all ranks have come, for no more than so many seconds, and until `cancelled`.
+  bool (*createCommunicator)(int32_t device, int32_t rank, int32_t size, const void* id, double seconds,
+                             const std::atomic<bool>* cancelled, Communicator**, Problem*);
   // A problem where nothing can be enqueued any more, as something has failed or it has been aborted.
   bool (*communicatorIsUsable)(Communicator*, Problem*);
   bool (*allGather)(Communicator*, uint64_t send, uint64_t receive, uint64_t bytes, void* stream, Problem*);

@@ -467,7 +467,7 @@ void Plan::enqueueValues(Stream stream) {
     enqueueSegments(on_.policy, exchange_->made(false), job_.policy.logits, stream);
     // Rows may be missing, and the other ranks would take what they get.
     if (job_.cancelled) throw Error{"the call has been given up"};
-    exchange_->gather(*communicator(), stream);
+    exchange_->gather(*communicator(), stream, job_.cancelled);
   }
   if (job_.hasTokenLoss) enqueueTokenWeights(stream);
   if (job_.hasReference) enqueueForward(on_.reference, job_.reference.logits, stream);
@@ -478,7 +478,6 @@ void Plan::enqueueValues(Stream stream) {
 void Plan::enqueue(Stream stream) {
   enqueueValues(stream);
   if (hasGradient()) enqueueGradient(stream);
-  download(stream);
 }
 
 namespace {
@@ -550,6 +549,14 @@ void Plan::read() {
   if (!makesSegments()) return;
   policySegments_->read();
   if (referenceSegments_) referenceSegments_->read();
+}
+
+const void* Plan::resultAt(const void* host) const {
+  if (host && host == job_.gradient.coefficients) return on_.gradient.coefficients;
+  for (const Layout::Copy& copy : results_) {
+    if (copy.host == host) return workspace_.device.data() + copy.offset;
+  }
+  return nullptr;
 }
 
 }  // namespace cuda

@@ -84,8 +84,10 @@ class Plan {
 
   // Copies the host's inputs over.
   void upload(Stream stream);
-  // All of a job whose tensors are on the device; the results are on their way to the host after it.
+  // All of a job whose tensors are on the device.
   void enqueue(Stream stream);
+  // Sends the results on their way to the host.
+  void download(Stream stream);
   // Takes the memory that a job whose tensors are on the host needs besides, before `run`: that takes none, since a
   // rank that has begun waits for all others, and taking memory may wait for whatever runs on any GPU.
   void reserve();
@@ -95,6 +97,8 @@ class Plan {
   void waitFor(Stream stream, const char* doing) const;
   // Writes the results to the host's arrays. The stream must have been waited for.
   void read();
+  // Where a result lies on the device, by its array on the host; null for what is none.
+  const void* resultAt(const void* host) const;
 
  private:
   // The active rows, as the host knows them; null where only the device does.
@@ -119,7 +123,6 @@ class Plan {
   void enqueueSegments(const Forward& stage, const MadeStates& made, const Rows& from, Stream stream);
   void enqueueValues(Stream stream);  // stages 0 to 3
   void enqueueGradient(Stream stream);
-  void download(Stream stream);
 
   Job& job_;        // the host's
   Job on_;          // the same with pointers to device memory

@@ -149,7 +149,10 @@ const WRONG = {
     (/** @type {object} */ gradient) => linear({ gradient }),
     { hidden: new Float32Array(1), weight: new Float32Array(1), bias: true },
   ],
-  'main/HeadGradientOptions': [linear, { accumulate: true, zeroInactive: 0, gradientDType: 'half' }],
+  'main/HeadGradientOptions': [
+    linear,
+    { accumulate: true, zeroInactive: 0, gradientDType: 'half', gradientPrecision: 'tf32' },
+  ],
   'main/FusedLinearOptions': [linear, { reference: { hidden: hidden() }, weighting: 'vpo', gradient: 'in-place' }],
   'data/ReadOptions': [read, { chatTemplate: 'chatml', onError: 'stop', onWarning: true, name: 1 }],
   'data/BatchOptions': [

@@ -27,6 +27,7 @@ export const OF_LAYER = {
   accumulate: 'is not taken: jax-js adds gradients up itself',
   zeroInactive: "is not taken: all of hidden's gradient has to be written",
   gradientDType: 'is not taken: gradients of jax-js have the type of their arrays, float32',
+  gradientPrecision: 'is not taken: arrays of jax-js are float32, and so are their gradients',
 }
 
 /** What goes into the output layer, and the layer: logits = hidden · weightᵀ + bias. */

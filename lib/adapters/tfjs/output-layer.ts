@@ -47,6 +47,7 @@ export const OWNED = {
   accumulate: 'is not taken: TensorFlow.js adds gradients up itself',
   zeroInactive: 'is not taken: the memory that the gradients get is not zero, so that all of it has to be written',
   gradientDType: 'is not taken: gradients of TensorFlow.js have the type of their tensors, float32',
+  gradientPrecision: 'is not taken: tensors of TensorFlow.js are float32, and so are their gradients',
 }
 
 /** The elements of a tensor where they lie. */

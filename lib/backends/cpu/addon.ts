@@ -70,6 +70,7 @@ export interface CudaFunctions {
   destroyPrepared(prepared: object): void
   destroyPreparedAsync(id: number, prepared: object): Promise<boolean>
   workspaceBytes(prepared: object): number
+  resultAt(prepared: object, array: ArrayBufferView): number
   allocate(device: number, bytes: number): number
   release(device: number, address: number, bytes: number): void
   releaseAsync(id: number, device: number, address: number, bytes: number): Promise<boolean>
@@ -86,6 +87,7 @@ export interface CudaFunctions {
     stream: number,
     keep: readonly unknown[],
   ): Promise<boolean>
+  fill(device: number, address: number, byte: number, bytes: number, stream: number): void
   createStream(device: number): number
   destroyStream(device: number, stream: number): void
   synchronize(device: number, stream: number): void
@@ -93,6 +95,7 @@ export interface CudaFunctions {
   createEvent(device: number): number
   destroyEvent(device: number, event: number): void
   recordEvent(device: number, event: number, stream: number): void
+  waitForEvent(device: number, stream: number, event: number): void
   milliseconds(device: number, start: number, end: number): number
   beginCapture(device: number, stream: number): void
   endCapture(device: number, stream: number): number

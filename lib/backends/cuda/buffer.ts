@@ -20,6 +20,9 @@ export interface CopyOptions {
   stream?: RunOptions['stream'] | undefined
 }
 
+/** What may own memory: a buffer, or a prepared call. */
+type Owner = Handle<unknown>
+
 const MOST_BYTES = 2 ** 48
 
 /**
@@ -32,8 +35,8 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
   readonly byteOffset: number = 0
   /** Index of the GPU. */
   readonly device: number
-  // The buffer that owns the memory; its slices keep it alive.
-  #owner: DeviceBuffer | undefined
+  // What owns the memory: slices keep it alive.
+  #owner: Owner | undefined
 
   /**
    * Allocates memory, which is not cleared.
@@ -42,12 +45,9 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
    * @throws RangeError `ERR_OUT_OF_RANGE`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA` (out of memory: it names the bytes)
    */
   constructor(byteLength: number, options?: { device?: number })
-  constructor(byteLength: number, options: { device?: number }, slice: { of: DeviceBuffer; address: number })
-  constructor(
-    byteLength: number,
-    { device = 0 }: { device?: number } = {},
-    slice?: { of: DeviceBuffer; address: number },
-  ) {
+  /** @internal */
+  constructor(byteLength: number, options: { device?: number }, slice: { of: Owner; address: number })
+  constructor(byteLength: number, { device = 0 }: { device?: number } = {}, slice?: { of: Owner; address: number }) {
     if (slice) {
       super(slice.address, () => {})
       this.#owner = slice.of
@@ -73,9 +73,10 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
     return buffer
   }
 
-  /** Device address. Throws `ERR_DISPOSED` once this buffer, or the buffer it is a slice of, has been disposed of. */
+  /** Device address. Throws `ERR_DISPOSED` once this buffer, or what it is a part of, has been disposed of. */
   get ptr(): number {
-    return this.#owner ? this.#owner.ptr + (this.handle - this.#owner.handle) : this.handle
+    void this.#owner?.handle
+    return this.handle
   }
 
   /** @internal A slice holds the memory it lies in. */
@@ -92,6 +93,20 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
     integer(end, 'end', begin, this.byteLength)
     const address = this.ptr + begin
     return new DeviceBuffer(end - begin, { device: this.device }, { of: this.#owner ?? this, address })
+  }
+
+  /**
+   * Sets every byte, of a part by `buffer.slice(begin, end).fill()`. This is only enqueued.
+   * @param byte an integer in [0, 255]. Defaults to 0.
+   * @param options `stream`: the one it is in order with. Defaults to the default stream.
+   */
+  fill(byte = 0, { stream = 0 }: Pick<CopyOptions, 'stream'> = {}): void {
+    integer(byte, 'byte', 0, 255)
+    const address = Number(streamOf(stream, this.device))
+    const { ptr, device, byteLength } = this
+    if (byteLength === 0) return
+    cudaCall(() => cudaFunctions().fill(device, ptr, byte, byteLength, address))
+    enqueued(this)
   }
 
   /** Copies a typed array or other device memory here. A copy between arrays of the device is only enqueued. */

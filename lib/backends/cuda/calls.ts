@@ -11,24 +11,29 @@ export const COPY = { toDevice: 1, toHost: 2, onDevice: 3 } as const
 /** The kind of memory at an address; pinned and managed memory of the CUDA runtime is shared by all devices. */
 export const MEMORY = { host: 0, onDevice: 1, shared: 2 } as const
 
-/** The code of an error of the library that is not given another: NCCL's name it, all those of communicator.cu and nccl.cu. */
-const codeOf = ({ message }: Error) => (/\bNCCL\b/.test(message) ? 'ERR_NCCL' : 'ERR_CUDA')
+/**
+ * An error as that of this package: one of the library says whether the GPU has failed or NCCL, and one of a resource that
+ * has been disposed of stays.
+ */
+function coded(error: Error & { code?: string }): Error {
+  return error.code === undefined ? failure('ERR_CUDA', error.message) : error
+}
 
-/** Runs `call`; errors of the library get their code. */
-export function cudaCall<T>(call: () => T, code?: 'ERR_NCCL'): T {
+/** Runs `call`; errors of the library become those of this package. */
+export function cudaCall<T>(call: () => T): T {
   try {
     return call()
   } catch (error) {
-    throw failure(code ?? codeOf(error as Error), (error as Error).message)
+    throw coded(error as Error)
   }
 }
 
 /** The same for a promise. */
-export async function cudaPromise<T>(promise: Promise<T>, code?: 'ERR_NCCL'): Promise<T> {
+export async function cudaPromise<T>(promise: Promise<T>): Promise<T> {
   try {
     return await promise
   } catch (error) {
-    throw failure(code ?? codeOf(error as Error), (error as Error).message)
+    throw coded(error as Error)
   }
 }
 

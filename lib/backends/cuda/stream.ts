@@ -24,6 +24,15 @@ export class Stream extends Handle {
     this.device = device
   }
 
+  /**
+   * What is enqueued here from now on waits for the work before the last `event.record`, on the GPU alone. The event may be
+   * of another stream, and of another GPU. One that was never recorded is not waited for.
+   */
+  wait(event: Event): void {
+    if (!(event instanceof Event)) throw invalidType('event', 'an Event', event)
+    waitForEvent(this, event)
+  }
+
   /** Waits, off the calling thread, for all enqueued work. */
   async synchronize(): Promise<void> {
     const { device, handle } = this
@@ -67,6 +76,14 @@ export class Stream extends Handle {
       capture.end()
     }
   }
+}
+
+/** What is enqueued on the stream from now on waits for the event. `stream`: of the event's device, where it is an address. */
+export function waitForEvent(stream: NonNullable<RunOptions['stream']>, event: Event): void {
+  const device = stream instanceof Stream ? stream.device : event.device
+  const address = Number(streamOf(stream))
+  cudaCall(() => cudaFunctions().waitForEvent(device, address, event.handle))
+  enqueued(event)
 }
 
 /** Enqueued work that can be launched again as a whole. */

@@ -1,10 +1,12 @@
 /**
  * Stage 4 of a head: the gradient of its logits, multiplied on into the gradients of hidden states, weight and bias.
- * Sums are float64. Logits are computed again rather than stored.
+ * Sums are float64. Logits are computed again rather than stored. Where the stage's precision is bfloat16, the gradient of
+ * every logit but the label's is rounded to it.
  */
 import type { HeadGradientStage, Place, Tokens } from '../../job.js'
 import type { DType } from '../../types/index.js'
 import { logitOf, reader } from './head.js'
+import { decodeBfloat16, encodeBfloat16 } from './numbers.js'
 import { type RowGradient, rowGradient } from './row-gradient.js'
 import { elementsOf, readRow } from './rows.js'
 
@@ -22,6 +24,7 @@ export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generat
   const { hidden, weight } = head
   const width = hidden.vocab
   const logit = logitOf(head)
+  const rounded = (gradient: number) => decodeBfloat16(encodeBfloat16(gradient))
   const weightAt = reader(weight.data, weight.dtype)
 
   const active: number[] = []
@@ -54,7 +57,9 @@ export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generat
       readRow(hidden, row, state)
       for (let v = 0; v < words; v++) {
         const word = first + v
-        const gradient = gradients[i](logit(state, word), word)
+        const exact = gradients[i](logit(state, word), word)
+        const isLabel = word === targets[row] - (tokens.shard?.start ?? 0)
+        const gradient = stage.precision === 'bfloat16' && !isLabel ? rounded(exact) : exact
         biasSums[v] += gradient
         if (!weightOut && !hiddenOut) continue
         let at = word * weight.rowStride

@@ -1,5 +1,6 @@
 #include "runtime.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -34,10 +35,15 @@ struct Queue : std::enable_shared_from_this<Queue> {
 struct HostGraph {
   std::vector<Work> operations;
   bool invalid = false;
+  uint64_t capture = 0;             // the number of the capture that it is made by
+  std::vector<HostStream*> joined;  // streams that have waited for an event of the capture
 };
 struct HostStream {
   std::shared_ptr<Queue> queue;
   HostGraph* captured = nullptr;
+  // Of one that has joined a capture: the work that it has put there, and how much of it others have waited for.
+  bool hasJoined = false;
+  size_t captures = 0, awaited = 0;
 };
 namespace fpl {
 namespace cuda {
@@ -56,11 +62,15 @@ using fpl::cuda::host::numberIn;
 
 struct HostEvent {
   int device;
-  double time = 0;
+  // Records that wait in a stream may outlive the event.
+  std::shared_ptr<double> time = std::make_shared<double>(0);
   // Where it was last recorded, but for graphs.
   std::shared_ptr<Queue> queue;
   uint64_t position = 0;
-  bool inGraph = false;
+  // Where it was last recorded in a capture: the number of that, the stream, and the work before it there.
+  uint64_t capture = 0;
+  size_t captures = 0;
+  HostStream* capturing = nullptr;
 };
 
 namespace {
@@ -203,6 +213,7 @@ void finishAll() {
 void put(HostStream& stream, Work work) {
   if (stream.captured) {
     stream.captured->operations.push_back(std::move(work));
+    ++stream.captures;
   } else {
     stream.queue->waiting.push_back(std::move(work));
     ++stream.queue->enqueued;
@@ -247,6 +258,9 @@ T* followed(const T* address, int device) {
 }
 
 void copyNow(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, int toDevice, int fromDevice) {
+  if (kind != cudaMemcpyDeviceToDevice) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(numberIn("FPL_HOST_COPY_MS", 0)));
+  }
   if (kind != cudaMemcpyDeviceToHost) to = followed(static_cast<char*>(to), toDevice);
   if (kind != cudaMemcpyHostToDevice) from = followed(static_cast<const char*>(from), fromDevice);
   if (kind == cudaMemcpyDeviceToHost && numberIn("FPL_HOST_INITCHECK", 0) && isFresh(from, bytes)) {
@@ -282,6 +296,12 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorStreamCaptureInvalidated:
       return "cudaErrorStreamCaptureInvalidated";
+    case cudaErrorStreamCaptureUnjoined:
+      return "cudaErrorStreamCaptureUnjoined";
+    case cudaErrorStreamCaptureIsolation:
+      return "cudaErrorStreamCaptureIsolation";
+    case cudaErrorCapturedEvent:
+      return "cudaErrorCapturedEvent";
   }
   return "unknown";
 }
@@ -309,6 +329,12 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "operation not permitted when stream is capturing";
     case cudaErrorStreamCaptureInvalidated:
       return "operation failed due to a previous error during capture";
+    case cudaErrorStreamCaptureUnjoined:
+      return "capturing stream has unjoined work";
+    case cudaErrorStreamCaptureIsolation:
+      return "dependency created on uncaptured work in another stream";
+    case cudaErrorCapturedEvent:
+      return "operation not permitted on an event last recorded in a capturing stream";
   }
   return "unknown";
 }
@@ -531,7 +557,26 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Call call;
-  if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
+  HostStream* at = streamAt(stream);
+  if (!at || !isLive(event)) return noted(cudaErrorInvalidResourceHandle);
+  if (at->captured && at->captured->capture != event->capture) {
+    at->captured->invalid = true;
+    return noted(cudaErrorStreamCaptureIsolation);
+  }
+  if (event->capture) {
+    HostStream* origin = nullptr;
+    for (HostStream* begun : captures) {
+      if (begun->captured->capture == event->capture) origin = begun;
+    }
+    if (!origin) return noted(cudaErrorCapturedEvent);
+    if (isLive(event->capturing)) event->capturing->awaited = std::max(event->capturing->awaited, event->captures);
+    if (at->captured) return noted(cudaSuccess);
+    at->captured = origin->captured;
+    at->hasJoined = true;
+    at->captures = at->awaited = 0;
+    at->captured->joined.push_back(at);
+    return noted(cudaSuccess);
+  }
   return enqueue(stream, [queue = event->queue, position = event->position](int) {
     return !queue || advanceTo(*queue, position);
   });
@@ -541,21 +586,31 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (!stream) return noted(cudaErrorStreamCaptureUnsupported);
   if (!isLive(stream)) return noted(cudaErrorInvalidResourceHandle);
   if (stream->captured) return noted(cudaErrorInvalidValue);
+  static uint64_t number = 0;
   stream->captured = new HostGraph;
+  stream->captured->capture = ++number;
   captures.push_back(stream);
   return noted(cudaSuccess);
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   const Call call;
-  if (!isLive(stream) || !stream->captured) return noted(cudaErrorInvalidValue);
+  if (!isLive(stream) || !stream->captured || stream->hasJoined) return noted(cudaErrorInvalidValue);
   HostGraph* captured = std::exchange(stream->captured, nullptr);
   for (size_t i = captures.size(); i > 0; --i) {
     if (captures[i - 1] == stream) captures.erase(captures.begin() + std::ptrdiff_t(i) - 1);
   }
-  if (!captured->invalid) return made(graph, captured);
+  bool isUnjoined = false;
+  for (HostStream* other : captured->joined) {
+    isUnjoined = isUnjoined || other->awaited < other->captures;
+    other->captured = nullptr;
+    other->hasJoined = false;
+  }
+  captured->joined.clear();
+  if (!captured->invalid && !isUnjoined) return made(graph, captured);
+  const cudaError_t status = captured->invalid ? cudaErrorStreamCaptureInvalidated : cudaErrorStreamCaptureUnjoined;
   delete captured;
   *graph = nullptr;
-  return noted(cudaErrorStreamCaptureInvalidated);
+  return noted(status);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
   const Call call;
@@ -583,21 +638,21 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   const Call call;
-  return made(event, new HostEvent{currentDevice, 0, nullptr, 0, false});
+  return made(event, new HostEvent{currentDevice, std::make_shared<double>(0), nullptr, 0, 0, 0, nullptr});
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const Call call;
-  // A record that waits in a stream still writes to it.
-  finishAll();
   return destroyed(event);
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const Call call;
   HostStream* at = streamAt(stream);
   if (!at || !isLive(event) || event->device != at->queue->device) return noted(cudaErrorInvalidResourceHandle);
-  put(*at, [event](int) { event->time = now(); });
-  event->inGraph = at->captured != nullptr;
-  event->queue = event->inGraph ? nullptr : at->queue;
+  put(*at, [time = event->time](int) { *time = now(); });
+  event->capture = at->captured ? at->captured->capture : 0;
+  event->captures = at->captures;
+  event->capturing = at;
+  event->queue = event->capture ? nullptr : at->queue;
   event->position = at->queue->enqueued;
   return noted(cudaSuccess);
 }
@@ -605,17 +660,17 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const Call call;
   if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
   if (event->queue) finish(*event->queue, event->position);
-  if (event->inGraph) finishAll();
+  if (event->capture) finishAll();
   return noted(cudaSuccess);
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
   const Call call;
   for (const cudaEvent_t event : {start, end}) {
     if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
-    if (event->time == 0) return noted(cudaErrorInvalidResourceHandle);  // never recorded
+    if (*event->time == 0) return noted(cudaErrorInvalidResourceHandle);  // never recorded
     if (event->queue && event->queue->done < event->position) return noted(cudaErrorNotReady);
   }
-  *milliseconds = float(end->time - start->time);
+  *milliseconds = float(*end->time - *start->time);
   return noted(cudaSuccess);
 }
 
