@@ -49,6 +49,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'cuda',
       'cuda-faults',
       'cuda-head',
+      'cuda-launches',
       'cuda-lifetimes',
       'cuda-predict',
       'cuda-prepared',

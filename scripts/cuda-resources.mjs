@@ -41,7 +41,9 @@ function readable(/** @type {string} */ mangled) {
   const variant = ['', ', by-products', ', logits', ', weighted'][Number(/5SweepE(\d)/.exec(rest)?.[1] ?? 0)]
   const form = ['', ', full', ', weighted', ', capped'][Number(/4FormE(\d)/.exec(rest)?.[1] ?? 0)]
   const caps = /Lb1/.test(rest) ? ', capped' : ''
-  if (!type) return /^ILb1/.test(rest) ? `${name}<shared>` : name
+  const loss = /4LossE(\d)/.exec(rest)
+  if (loss) return `${name}<${['no loss', 'pairs', 'sequences', 'tokens'][Number(loss[1])]}>`
+  if (!type) return name
   return `${name}<${type}${variant}${form}${caps}>`
 }
 

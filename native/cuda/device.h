@@ -49,6 +49,17 @@ FPL_DEVICE V fromLaneAbove(V value, int offset) {
 
 FPL_DEVICE void addAtomic(int32_t* counter, int32_t amount) { atomicAdd(counter, amount); }
 
+// Counts from 0 to `most` and then from 0 again; what the counter held. Whoever counts later sees what the thread has
+// written before, and what its block had written before a barrier.
+FPL_DEVICE uint32_t countInOrder(uint32_t* counter, uint32_t most) {
+  uint32_t old;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(old)
+               : "l"(__cvta_generic_to_global(counter)), "r"(most)
+               : "memory");
+  return old;
+}
+
 // Streaming: these lines will not be read again soon.
 FPL_DEVICE Quad loadStreaming(const Quad* p) {
   const uint4 v = __ldcs(reinterpret_cast<const uint4*>(p));

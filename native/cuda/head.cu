@@ -277,21 +277,6 @@ void HeadPlan::makeLogits(const Layer& layer, int64_t first, int64_t rows, Strea
 
 void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& tokens, const TokenLossStage* loss,
                        Stream stream) {
-  // What the rows without a target have; only the others are visited.
-  const auto clear = [&](auto* results, int value) {
-    if (!results) return;
-    check(cudaMemsetAsync(results, value, size_t(count_) * sizeof *results, stream), "running output layer");
-  };
-  clear(stage.states, 0);
-  clear(stage.tokenLogProbs, 0);
-  clear(stage.tokenEntropies, 0);
-  clear(stage.tokenArgmax, 0xff);
-  clear(stage.logSumExp, 0);
-  clear(stage.sumSquaredProbs, 0);
-  clear(stage.tokenMeanLogits, 0);
-  clear(stage.entropies, 0);
-  if (loss) clear(loss->loss.losses, 0);
-
   SweepScratch scratch = sweep_.of(stage, wantsMeanLogit(stage, loss));
   if (loss) scratch.classWeights = loss->loss.classWeights;
   Forward part = stage;
@@ -349,7 +334,7 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
     part.logits = part.out = chunkOfLogits(first, rows);
     float* const logits = logitsOf(first);
     chunkColumns.targets = active_.targets + first;
-    logitsGradient(part, values_ + first, chunkColumns, {0, rows}, stream);
+    logitsGradient(part, values_ + first, chunkColumns, chunkColumns, {0, rows}, stream);
     if (out_.bias) addColumns(logits, rows, vocab_, stride_, biasSums_, stream);
     if (policy_.type != DType::kFloat32) {
       roundGradient(logits, rows, vocab_, stride_, policy_.type, scale_ ? &scale_->up : nullptr, stream);

@@ -1,24 +1,23 @@
-// Stage 4 on a GPU: what each row's logits are turned into, then the rows themselves, cut into pieces that the blocks
+// Stage 4 on a GPU: what each row's logits are turned into, and the rows themselves, cut into pieces that the blocks
 // share out among themselves. An active row is read once and written once; the others are written as zeros, if at all.
+#include <cstring>
 #include <type_traits>
 
 #include "devices.h"
+#include "reduce.h"
 #include "row_tasks.h"
 #include "softcap.h"
-#include "stages.h"
+#include "tuning.h"
 
 namespace fpl {
 namespace cuda {
 namespace {
 
-constexpr uint32_t kThreads = 256;
-constexpr uint32_t kLoads = 4;  // 16-byte loads in flight in each thread
-constexpr int kBlocks = 4;      // that a multiprocessor holds
+constexpr uint32_t kThreads = kBlockThreads, kLoads = tuning::kGradientLoads;
 
 struct ValuesArguments {
   Gradient gradient;
   Tokens tokens;
-  RowValues* values;
   bool isFull;
   double perLogit;   // the derivative of what counts with respect to the logit, but for the slope of a soft-cap
   float mostWeight;  // the largest weight of a class
@@ -65,16 +64,10 @@ FPL_DEVICE ResultSlopes deferred(const Gradient& gradient, const Tokens& tokens,
   return slopes;
 }
 
-FPL_KERNEL(kThreads, 2)
-valuesKernel(FPL_ARGUMENT ValuesArguments a) {
+// Those of an active row.
+FPL_DEVICE RowValues valuesOf(const ValuesArguments& a, int64_t row) {
   const Gradient& g = a.gradient;
-  const int64_t row = blockIndex() * kThreads + threadIndex();
-  if (row >= g.logits.count()) return;
   const int32_t label = a.tokens.targets[row];
-  if (label == -1) {
-    if (g.rowScale) g.rowScale[row] = 0;
-    return;
-  }
   ResultSlopes slopes = slopesOf(g, a.tokens, row);
   if (g.rowScale) {
     g.rowScale[row] = slopes.logProb;
@@ -100,14 +93,36 @@ valuesKernel(FPL_ARGUMENT ValuesArguments a) {
   }
   const float others = float(largestOf(token, slopes, entropy, a.perLogit)) + fabsf(full.everywhere) * a.mostWeight;
   values.largest = fmaxf(fabsf(full.atLabel), others);
-  a.values[row] = values;
+  return values;
+}
+
+// The same where a gradient makesValues(): the coefficient is all that it takes.
+FPL_DEVICE RowValues plainValuesOf(const ValuesArguments& a, int64_t row) {
+  const RowGradient plain =
+      rowGradient(a.gradient.states[row], slopesOf(a.gradient, a.tokens, row).logProb, a.perLogit);
+  RowValues values;
+  values.gradient.unit = plain.unit;
+  values.gradient.constant = plain.factor;
+  values.gradient.atLabel = plain.atLabel;
+  return values;
+}
+
+FPL_KERNEL(kThreads, 2)
+valuesKernel(FPL_ARGUMENT ValuesArguments a, RowValues* values) {
+  const int64_t row = blockIndex() * kThreads + threadIndex();
+  if (row >= a.gradient.logits.count()) return;
+  if (a.tokens.targets[row] != -1) {
+    values[row] = valuesOf(a, row);
+  } else if (a.gradient.rowScale) {
+    a.gradient.rowScale[row] = 0;
+  }
 }
 
 // How rows are written: as RowGradient says; as FullRowGradient says; like that, with weights of classes; and through a
 // soft-cap, with such weights or without.
 enum class Form { kPlain, kFull, kWeighted, kCapped };
 template <Form kForm>
-constexpr int kBlocksOf = kForm == Form::kCapped ? kBlocks - 1 : kBlocks;
+constexpr int kBlocksOf = kForm == Form::kCapped ? tuning::kCappedGradientBlocks : tuning::kGradientBlocks;
 
 // log2(e) / T as the sum of two float32.
 struct Log2e {
@@ -117,7 +132,8 @@ struct Log2e {
 
 struct GradientArguments {
   Gradient gradient;
-  const RowValues* values;
+  const RowValues* values;  // null: the blocks make them of what follows
+  ValuesArguments making;
   const int32_t* targets;
   RowTasks tasks;
   uint32_t pieceLength;  // Quads or, where the types differ, logits
@@ -182,8 +198,8 @@ class Row {
   uint32_t vocab, label;  // the label may be beyond the vocabulary
   bool active, isRead;    // what is not read is filled
 
-  FPL_DEVICE Row(const GradientArguments& a, uint32_t row)
-      : Row(a, row, row / uint32_t(a.gradient.logits.time), a.targets[row]) {}
+  FPL_DEVICE Row(const GradientArguments& a, uint32_t row, int32_t target, const RowValues& values)
+      : Row(a, row, row / uint32_t(a.gradient.logits.time), target, values) {}
 
   // What the logit at that place becomes, unless it is the label's.
   FPL_DEVICE float of(float x, uint32_t at) const {
@@ -211,14 +227,14 @@ class Row {
   // A gradient of another type has the bits of the float32 one, rounded.
   static constexpr bool kIsFast = std::is_same_v<T, U> && sizeof(U) == 2;
 
-  FPL_DEVICE Row(const GradientArguments& a, uint32_t row, uint32_t sequence, int32_t target)
+  FPL_DEVICE Row(const GradientArguments& a, uint32_t row, uint32_t sequence, int32_t target, const RowValues& values)
       : logits(begin<T>(a.gradient.logits, row, sequence)),
         out(begin<U>(a.gradient.out, row, sequence)),
         vocab(uint32_t(a.gradient.logits.vocab)),
         active(target != -1),
         cap_(a.cap),
         classWeights_(a.gradient.classWeights),
-        values_(active ? a.values[row] : RowValues{}),
+        values_(values),
         exp_(values_.gradient, a.log2e, a.unitLog) {
     answers_ = active && !values_.isNan();
     isRead = answers_ && (kForm == Form::kCapped ? !values_.isZero() : !values_.isConstant());
@@ -342,21 +358,46 @@ FPL_DEVICE void writePiece(const Row<T, T, kForm>& row, uint32_t piece, uint32_t
   if (hasLabel) fromFloat(atLabel, row.out[row.label]);
 }
 
+// Room for a row's values, which one thread makes for its block.
+struct Made {
+  uint32_t words[sizeof(RowValues) / sizeof(uint32_t)];
+};
+
+// The values of a row, for all threads of a block.
+template <Form kForm>
+FPL_DEVICE RowValues valuesFor(const GradientArguments& a, uint32_t row, int32_t target, Made& made) {
+  RowValues values;
+  if (target == -1) return values;
+  if (a.values || kForm == Form::kFull || kForm == Form::kWeighted) return a.values[row];
+  barrier();  // all have taken those of the row before
+  if (threadIndex() == 0) {
+    values = plainValuesOf(a.making, row);
+    memcpy(&made, &values, sizeof made);
+  }
+  barrier();
+  memcpy(static_cast<void*>(&values), &made, sizeof made);
+  return values;
+}
+
 template <typename T, Form kForm>
 FPL_KERNEL(kThreads, kBlocksOf<kForm>)
 gradientKernel(FPL_ARGUMENT GradientArguments a) {
+  FPL_SHARED(Made, made);
   a.tasks.each([&](uint32_t row, uint32_t piece) {
-    const Row<T, T, kForm> line(a, row);
+    const int32_t target = a.targets[row];
+    const Row<T, T, kForm> line(a, row, target, valuesFor<kForm>(a, row, target, made));
     if (line.active || !a.gradient.skipInactive) writePiece(line, piece, a.pieceLength);
   });
 }
 
 // The same for a gradient of another type than the logits', element by element.
 template <typename T, typename U, Form kForm>
-FPL_KERNEL(kThreads, kBlocks)
+FPL_KERNEL(kThreads, tuning::kGradientBlocks)
 convertingKernel(FPL_ARGUMENT GradientArguments a) {
+  FPL_SHARED(Made, made);
   a.tasks.each([&](uint32_t row, uint32_t piece) {
-    const Row<T, U, kForm> line(a, row);
+    const int32_t target = a.targets[row];
+    const Row<T, U, kForm> line(a, row, target, valuesFor<kForm>(a, row, target, made));
     if (!line.active && a.gradient.skipInactive) return;
     const uint32_t first = piece * a.pieceLength;
     const uint32_t end = first + a.pieceLength < line.vocab ? first + a.pieceLength : line.vocab;
@@ -372,13 +413,12 @@ bool isFull(const Gradient& gradient) {
 int64_t dividedUp(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 // Tiles of a row in a piece: the number with which the blocks, each of which has as many pieces as any or one fewer,
-// end the soonest. What is done once a piece takes about half as long as a tile.
+// end the soonest.
 int64_t tilesPerPiece(int64_t rows, int64_t tiles, int64_t blocks) {
-  constexpr int64_t kMost = 16;
   int64_t best = 1, least = INT64_MAX;
-  for (int64_t tilesOfPiece = 1; tilesOfPiece <= kMost; ++tilesOfPiece) {
+  for (int64_t tilesOfPiece = 1; tilesOfPiece <= tuning::kMostTiles; ++tilesOfPiece) {
     const int64_t rounds = dividedUp(rows * dividedUp(tiles, tilesOfPiece), blocks),
-                  time = rounds * (2 * tilesOfPiece + 1);
+                  time = rounds * (2 * tilesOfPiece + tuning::kHalfTilesOfPiece);
     if (time > least) continue;
     least = time;
     best = tilesOfPiece;
@@ -386,23 +426,22 @@ int64_t tilesPerPiece(int64_t rows, int64_t tiles, int64_t blocks) {
   return best;
 }
 
+ValuesArguments valuesArguments(const Gradient& gradient, const Tokens& tokens, float mostWeight) {
+  ValuesArguments a{gradient, tokens, isFull(gradient), 0, mostWeight};
+  a.gradient.logits.vocab = tokens.vocabOf(gradient.logits);
+  a.perLogit = (tokens.capScale == 0 ? 1 : tokens.capScale) / tokens.temperature;
+  return a;
+}
+
 template <typename T, typename U, Form kForm>
-void gradientRows(const Gradient& gradient, const RowValues* values, const Tokens& tokens, const VisitedRows& rows,
-                  Stream stream) {
+void gradientRows(GradientArguments& a, const VisitedRows& rows, Stream stream) {
   constexpr bool kConverts = !std::is_same_v<T, U>;
-  constexpr int64_t kPer = kConverts ? 1 : kPerQuad<T>, kTile = kThreads * (kConverts ? 8 : kLoads);
-  const int64_t tiles = dividedUp(gradient.logits.vocab, kPer * kTile);
-  const int64_t blocks = (kConverts ? kBlocks : kBlocksOf<kForm>)*multiprocessors();
-  GradientArguments a;
-  a.gradient = gradient;
-  if (gradient.classWeights) a.gradient.classWeights += tokens.shard.start;
-  a.values = values;
-  a.targets = tokens.targets;
+  constexpr int64_t kPer = kConverts ? 1 : kPerQuad<T>;
+  constexpr int64_t kTile = kThreads * (kConverts ? tuning::kConvertedElements : kLoads);
+  const int64_t tiles = dividedUp(a.gradient.logits.vocab, kPer * kTile);
+  const int64_t blocks = (kConverts ? tuning::kGradientBlocks : kBlocksOf<kForm>)*multiprocessors();
   const int64_t perPiece = tilesPerPiece(rows.count(), tiles, blocks);
   a.pieceLength = uint32_t(perPiece * kTile);
-  a.log2e = Log2e(kLog2e / tokens.temperature);
-  a.unitLog = tokens.temperature * kLn2;
-  a.cap = CapConstants(tokens.capScale);
   forLaunches(rows, dividedUp(tiles, perPiece), blocks, [&](const RowTasks& tasks) {
     a.tasks = tasks;
     if constexpr (kConverts) {
@@ -414,52 +453,52 @@ void gradientRows(const Gradient& gradient, const RowValues* values, const Token
 }
 
 template <typename T, typename U>
-void gradientTo(const Gradient& gradient, const RowValues* values, const Tokens& tokens, const VisitedRows& rows,
-                Stream stream) {
-  const auto chosen = tokens.capScale != 0    ? gradientRows<T, U, Form::kCapped>
-                      : gradient.classWeights ? gradientRows<T, U, Form::kWeighted>
-                      : isFull(gradient)      ? gradientRows<T, U, Form::kFull>
-                                              : gradientRows<T, U, Form::kPlain>;
-  chosen(gradient, values, tokens, rows, stream);
+void gradientTo(GradientArguments& a, const VisitedRows& rows, Stream stream) {
+  const auto chosen = a.cap.present             ? gradientRows<T, U, Form::kCapped>
+                      : a.gradient.classWeights ? gradientRows<T, U, Form::kWeighted>
+                      : isFull(a.gradient)      ? gradientRows<T, U, Form::kFull>
+                                                : gradientRows<T, U, Form::kPlain>;
+  chosen(a, rows, stream);
 }
 
 template <typename T>
-void gradientOf(const Gradient& gradient, const RowValues* values, const Tokens& tokens, const VisitedRows& rows,
-                Stream stream) {
-  switch (gradient.out.dtype) {
+void gradientOf(GradientArguments& a, const VisitedRows& rows, Stream stream) {
+  switch (a.gradient.out.dtype) {
     case DType::kFloat32:
-      return gradientTo<T, float>(gradient, values, tokens, rows, stream);
+      return gradientTo<T, float>(a, rows, stream);
     case DType::kFloat16:
-      return gradientTo<T, Float16>(gradient, values, tokens, rows, stream);
+      return gradientTo<T, Float16>(a, rows, stream);
     case DType::kBFloat16:
-      return gradientTo<T, BFloat16>(gradient, values, tokens, rows, stream);
+      return gradientTo<T, BFloat16>(a, rows, stream);
   }
 }
 
 }  // namespace
 
 void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight, RowValues* values, Stream stream) {
-  ValuesArguments a;
-  a.gradient = gradient;
-  a.gradient.logits.vocab = tokens.vocabOf(gradient.logits);
-  a.tokens = tokens;
-  a.values = values;
-  a.isFull = isFull(gradient);
-  a.mostWeight = mostWeight;
-  a.perLogit = (tokens.capScale == 0 ? 1 : tokens.capScale) / tokens.temperature;
-  const int64_t blocks = (gradient.logits.count() + kThreads - 1) / kThreads;
-  FPL_LAUNCH("logits gradient", valuesKernel, blocks, kThreads, stream, a);
+  const int64_t blocks = dividedUp(gradient.logits.count(), kThreads);
+  FPL_LAUNCH("logits gradient", valuesKernel, blocks, kThreads, stream, valuesArguments(gradient, tokens, mostWeight),
+             values);
 }
 
-void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, const VisitedRows& rows,
-                    Stream stream) {
+void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, const Tokens& columns,
+                    const VisitedRows& rows, Stream stream) {
+  GradientArguments a;
+  a.gradient = gradient;
+  if (gradient.classWeights) a.gradient.classWeights += columns.shard.start;
+  a.values = values;
+  a.making = valuesArguments(gradient, tokens, 1);
+  a.targets = columns.targets;
+  a.log2e = Log2e(kLog2e / columns.temperature);
+  a.unitLog = columns.temperature * kLn2;
+  a.cap = CapConstants(columns.capScale);
   switch (gradient.logits.dtype) {
     case DType::kFloat32:
-      return gradientOf<float>(gradient, values, columns, rows, stream);
+      return gradientOf<float>(a, rows, stream);
     case DType::kFloat16:
-      return gradientOf<Float16>(gradient, values, columns, rows, stream);
+      return gradientOf<Float16>(a, rows, stream);
     case DType::kBFloat16:
-      return gradientOf<BFloat16>(gradient, values, columns, rows, stream);
+      return gradientOf<BFloat16>(a, rows, stream);
   }
 }
 

@@ -150,8 +150,8 @@ void Plan::place(Layout& layout) {
   }
   if (gathers) {
     l.pairs = layout.input(loss.pairs, 2 * pairs);
-    index_.starts = layout.input(starts_.data(), sequences + 1);
-    index_.slots = layout.input(slots_.data(), 2 * pairs);
+    losses_.index.starts = layout.input(starts_.data(), sequences + 1);
+    losses_.index.slots = layout.input(slots_.data(), 2 * pairs);
     if (!job_.hasReference) {
       l.referenceChosen = layout.input(loss.referenceChosen, pairs);
       l.referenceRejected = layout.input(loss.referenceRejected, pairs);
@@ -184,18 +184,20 @@ void Plan::place(Layout& layout) {
     g.tokenCoefficients.entropy = layout.input(own.entropy, count);
     g.tokenCoefficients.meanLogit = layout.input(own.meanLogit, count);
   }
-  tokenLoss_ = {};
+  losses_.tokenLoss = {};
   if (job_.hasTokenLoss) {
     const TokenLoss& from = job_.tokenLoss;
-    tokenLoss_.findsDivisor = from.divisor == 0;
-    if (!tokenLoss_.findsDivisor) tokenLoss_.divisor = layout.input(&from.divisor, 1);
-    tokenLoss_.loss = from;
-    tokenLoss_.loss.classWeights = layout.input(from.classWeights, tokens.vocabOf(rows));
-    tokenLoss_.loss.weightsOfLabels = layout.input(from.weightsOfLabels, rows.vocab);
+    losses_.tokenLoss.findsDivisor = from.divisor == 0;
+    if (!losses_.tokenLoss.findsDivisor) losses_.tokenLoss.divisor = layout.input(&from.divisor, 1);
+    losses_.tokenLoss.loss = from;
+    losses_.tokenLoss.loss.classWeights = layout.input(from.classWeights, tokens.vocabOf(rows));
+    losses_.tokenLoss.loss.weightsOfLabels = layout.input(from.weightsOfLabels, rows.vocab);
   }
   if (policySegments_) policySegments_->place(layout);
   if (referenceSegments_) referenceSegments_->place(layout);
   if (exchange_) exchange_->placeInputs(layout);
+  noneArrived_.resize(size_t(1 + 2 * sequences));
+  losses_.arrived = layout.input(noneArrived_.data(), int64_t(noneArrived_.size()));
   inputBytes_ = layout.end();
 
   resultsBegin_ = layout.end();
@@ -234,8 +236,8 @@ void Plan::place(Layout& layout) {
   }
   if (hasGradient()) on_.gradient.rowScale = layout.result(job_.gradient.rowScale, count);
   if (job_.hasTokenLoss) {
-    tokenLoss_.loss.losses = layout.result(job_.tokenLoss.losses, count);
-    tokenLoss_.loss.summary = layout.result(job_.tokenLoss.summary, 1);
+    losses_.tokenLoss.loss.losses = layout.result(job_.tokenLoss.losses, count);
+    losses_.tokenLoss.loss.summary = layout.result(job_.tokenLoss.summary, 1);
   }
   resultsEnd_ = layout.end();
 
@@ -248,9 +250,10 @@ void Plan::place(Layout& layout) {
   }
   columns_ = on_.tokens;
   if (columns) columns_.targets = columns;
-  if (hasGradient()) values_ = layout.scratch<RowValues>(count);
   if (hasGradient() && job_.hasPolicy) on_.gradient.coefficients = layout.scratch<double>(sequences);
   if (job_.hasTokenLoss) placeTokenLoss(layout);
+  // An output layer looks at the values of rows before it has them written.
+  if (hasGradient() && (head_ || !makesValues(on_.gradient))) values_ = layout.scratch<RowValues>(count);
   if (gathers) {
     l.chosenTokenCounts = layout.scratch<double>(pairs);
     l.rejectedTokenCounts = layout.scratch<double>(pairs);
@@ -262,7 +265,7 @@ void Plan::place(Layout& layout) {
       l.gradPlain = layout.scratch<double>(pairs);
     }
   }
-  if (job_.hasLoss) index_.ranks = layout.scratch<int32_t>(3 * pairs);
+  if (job_.hasLoss) losses_.index.ranks = layout.scratch<int32_t>(3 * pairs);
   if (job_.hasPolicy) {
     for (Forward* f : {&on_.policy, &on_.reference}) {
       if (!f->states) f->states = layout.scratch<TokenState>(count);
@@ -272,13 +275,28 @@ void Plan::place(Layout& layout) {
     if (hasGradient()) on_.gradient.states = on_.policy.states;
   }
   if (exchange_) exchange_->placeScratch(layout);
-  if (head_) {
-    head_->place(layout);
-  } else if (job_.hasPolicy && !hasSegments() && !exchange_) {
-    scratch_.perRow = areSplit(order_.most) ? RowSegments(rows.vocab).count : 1;
-    scratch_.place(layout, count * scratch_.perRow, on_.policy.wantsByProducts(), wantsMeanLogit(job_),
-                   wantsWeighted(job_));
-    scratch_.classWeights = tokenLoss_.loss.classWeights;
+  if (head_) head_->place(layout);
+  if (job_.hasPolicy && (!head_ || exchange_ || hasSegments())) placePartials(layout);
+}
+
+// What the rows of the forwards are finished from.
+void Plan::placePartials(Layout& layout) {
+  const int64_t perRow = areSplit(order_.most) ? RowSegments(job_.rows().vocab).count : 1;
+  const auto place = [&](const Forward& stage, bool isReference) {
+    if (exchange_) return exchange_->given(isReference);
+    if (hasSegments()) return (isReference ? referenceSegments_ : policySegments_)->given();
+    SweepScratch scratch;
+    scratch.perRow = perRow;
+    scratch.place(layout, job_.rows().count() * perRow, stage.wantsByProducts(),
+                  isReference ? wantsMeanLogit(stage, nullptr) : wantsMeanLogit(job_),
+                  !isReference && wantsWeighted(job_));
+    scratch.classWeights = losses_.tokenLoss.loss.classWeights;
+    return scratch;
+  };
+  losses_.policy = place(on_.policy, false);
+  if (job_.hasReference) losses_.reference = place(on_.reference, true);
+  for (int64_t s = 0; s < job_.tokens.sequences; ++s) {
+    losses_.mostRows = std::max<int64_t>(losses_.mostRows, job_.tokens.offsets[s + 1] - job_.tokens.offsets[s]);
   }
 }
 
@@ -289,9 +307,9 @@ void Plan::placeSegments(Layout& layout) {
   columns_ = on_.tokens;
   columns_.targets = layout.input(targetColumns_.data(), job_.rows().count());
   placeOrder(layout);
-  tokenLoss_ = {};
+  losses_.tokenLoss = {};
   const float* const classWeights = job_.hasTokenLoss ? job_.tokenLoss.classWeights : nullptr;
-  tokenLoss_.loss.classWeights = layout.input(classWeights, columns_.vocabOf(job_.rows()));
+  losses_.tokenLoss.loss.classWeights = layout.input(classWeights, columns_.vocabOf(job_.rows()));
   inputBytes_ = resultsBegin_ = layout.end();
   policySegments_->place(layout);
   if (referenceSegments_) referenceSegments_->place(layout);
@@ -317,7 +335,7 @@ void Plan::placeOrder(Layout& layout) {
 
 void Plan::placeTokenLoss(Layout& layout) {
   const int64_t count = job_.rows().count();
-  TokenLossStage& stage = tokenLoss_;
+  TokenLossStage& stage = losses_.tokenLoss;
   if (stage.findsDivisor) stage.divisor = layout.scratch<double>(1);
   if (stage.loss.weightsOfLabels) {
     stage.givenWeights = on_.tokens.weights;
@@ -375,43 +393,25 @@ void Plan::enqueueTokenWeights(Stream stream) {
     check(cudaMemsetAsync(on_.gradient.coefficients, 0, size_t(on_.tokens.sequences) * sizeof(double), stream),
           "token loss");
   }
-  if (!tokenLoss_.findsDivisor && !tokenLoss_.loss.weightsOfLabels) return;
-  weighTokens(on_.tokens, tokenLoss_, job_.rows().count(), stream);
+  if (!losses_.tokenLoss.findsDivisor && !losses_.tokenLoss.loss.weightsOfLabels) return;
+  weighTokens(on_.tokens, losses_.tokenLoss, job_.rows().count(), stream);
 }
 
 void Plan::enqueueForward(const Forward& stage, const Rows& from, Stream stream) {
+  if (hasSegments() || exchange_) return;  // the states have come from elsewhere
   const bool isReference = &stage == &on_.reference;
-  const TokenLossStage* const loss = job_.hasTokenLoss && !isReference ? &tokenLoss_ : nullptr;
-  if (hasSegments() || exchange_) {
-    finishRows(stage, on_.tokens, loss, givenStates(isReference), nullptr, stream);
-    sequenceSums(stage, on_.tokens, stream);
-    return;
-  }
-  if (head_) {
-    head_->forward(isReference, stage, on_.tokens, loss, stream);
-    sequenceSums(stage, on_.tokens, stream);
-    return;
-  }
-  const SweepScratch scratch = scratch_.of(stage, wantsMeanLogit(stage, loss));
-  if (from.onDevice) {
-    sweepRows(stage, on_.tokens, scratch, order_.activeOnes(), stream);
-  } else {
-    staging().upload(from, stage.logits, hostTargets(), job_.cancelled, stream, [&](int64_t first, int64_t end) {
-      sweepRows(stage, on_.tokens, scratch, {first, end}, stream);
-    });
-  }
-  finishRows(stage, on_.tokens, loss, scratch, nullptr, stream);
-  sequenceSums(stage, on_.tokens, stream);
-}
-
-const SweepScratch& Plan::givenStates(bool reference) const {
-  if (exchange_) return exchange_->given(reference);
-  return (reference ? referenceSegments_ : policySegments_)->given();
+  const TokenLossStage* const loss = job_.hasTokenLoss && !isReference ? &losses_.tokenLoss : nullptr;
+  if (head_) return head_->forward(isReference, stage, on_.tokens, loss, stream);
+  const SweepScratch& scratch = isReference ? losses_.reference : losses_.policy;
+  if (from.onDevice) return sweepRows(stage, on_.tokens, scratch, order_.activeOnes(), stream);
+  staging().upload(from, stage.logits, hostTargets(), job_.cancelled, stream, [&](int64_t first, int64_t end) {
+    sweepRows(stage, on_.tokens, scratch, {first, end}, stream);
+  });
 }
 
 void Plan::enqueueSegments(const Forward& stage, const MadeStates& made, const Rows& from, Stream stream) {
   const bool isReference = &stage == &on_.reference;
-  const float* const classWeights = isReference ? nullptr : tokenLoss_.loss.classWeights;
+  const float* const classWeights = isReference ? nullptr : losses_.tokenLoss.loss.classWeights;
   if (head_) return head_->segments(isReference, stage, columns_, made, classWeights, stream);
   const SweepScratch scratch = made.from(0, classWeights);
   if (from.onDevice) {
@@ -425,11 +425,11 @@ void Plan::enqueueSegments(const Forward& stage, const MadeStates& made, const R
 }
 
 void Plan::enqueueGradient(Stream stream) {
-  rowValues(on_.gradient, on_.tokens, mostWeight_, values_, stream);
+  if (values_) rowValues(on_.gradient, on_.tokens, mostWeight_, values_, stream);
   if (head_) return head_->gradient(on_.gradient, values_, columns_, communicator(), stream);
   if (job_.gradient.out.onDevice) {
     const VisitedRows rows = on_.gradient.skipInactive ? order_.activeOnes() : order_.all();
-    logitsGradient(on_.gradient, values_, columns_, rows, stream);
+    logitsGradient(on_.gradient, values_, on_.tokens, columns_, rows, stream);
     return;
   }
   if (!job_.hasPolicy || hasSegments()) {
@@ -442,7 +442,7 @@ void Plan::enqueueGradient(Stream stream) {
   on_.gradient.skipInactive = true;
   staging().download(on_.gradient.out, job_.gradient.out, hostTargets(), job_.gradient.skipInactive, stream,
                      [&](int64_t first, int64_t end) {
-                       logitsGradient(on_.gradient, values_, columns_, {first, end}, stream);
+                       logitsGradient(on_.gradient, values_, on_.tokens, columns_, {first, end}, stream);
                      });
 }
 
@@ -472,12 +472,7 @@ void Plan::enqueueValues(Stream stream) {
   if (job_.hasTokenLoss) enqueueTokenWeights(stream);
   if (job_.hasReference) enqueueForward(on_.reference, job_.reference.logits, stream);
   if (job_.hasPolicy) enqueueForward(on_.policy, job_.policy.logits, stream);
-  double* const coefficients = hasGradient() ? on_.gradient.coefficients : nullptr;
-  if (job_.hasTokenLoss) sumTokenLosses(tokenLoss_, job_.rows().count(), stream);
-  if (job_.hasUnpairedLoss) unpairedPreferenceLoss(on_.unpairedLoss, coefficients, stream);
-  if (!job_.hasLoss) return;
-  preferenceLoss(on_.loss, job_.hasPolicy ? &on_.policy : nullptr, job_.hasReference ? &on_.reference : nullptr,
-                 on_.tokens, index_, coefficients, on_.gradient.plainCoefficients, stream);
+  sequenceLosses(on_, losses_, stream);
 }
 
 void Plan::enqueue(Stream stream) {

@@ -110,13 +110,12 @@ class Plan {
   bool hasSegments() const { return areGiven(job_.policy.segments); }
   // The ranks with which the job exchanges states and sums, or null.
   Communicator* communicator() const { return static_cast<Communicator*>(job_.exchange.communicator); }
-  // What rows are finished from where their states have come from elsewhere.
-  const SweepScratch& givenStates(bool reference) const;
   bool hasGradient() const { return job_.hasGradient || job_.hasHeadGradient; }
   void place(Layout& layout);
   void placeOrder(Layout& layout);
   void placeTokenLoss(Layout& layout);
   void placeSegments(Layout& layout);
+  void placePartials(Layout& layout);
   void placeForward(Layout& layout, const Forward& from, Forward& to, bool keepStates);
   void enqueueTargets(Stream stream);
   void enqueueTokenWeights(Stream stream);
@@ -129,17 +128,16 @@ class Plan {
   Job on_;          // the same with pointers to device memory
   Tokens columns_;  // on_.tokens, whose targets are columns of the logits
   Workspace& workspace_;
-  PairIndex index_;
   std::vector<int32_t> starts_, slots_;
   RowOrder order_;                      // of logits
   std::vector<int32_t> activeFirst_;    // that on the host; empty where only the device knows
   std::vector<int32_t> targetColumns_;  // on the host; empty where the logits have the whole vocabulary
   std::unique_ptr<SharedSegments> policySegments_, referenceSegments_;
   std::unique_ptr<StateExchange> exchange_;  // of a job that has one, and a forward
-  SweepScratch scratch_;
-  TokenLossStage tokenLoss_;
-  RowValues* values_ = nullptr;  // [R] of stage 4
-  float mostWeight_ = 1;         // of a class
+  LossStage losses_;
+  std::vector<uint32_t> noneArrived_;  // zeros for its counters
+  RowValues* values_ = nullptr;        // [R] of stage 4, or null
+  float mostWeight_ = 1;               // of a class
   int32_t* invalid_ = nullptr;
   DeviceMemory policyLogits_, referenceLogits_;  // of logits that are on the host
   DeviceMemory gradient_;                        // of their gradient, where it has another type

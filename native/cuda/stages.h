@@ -113,27 +113,30 @@ void sweepRows(const Forward& forward, const Tokens& columns, const SweepScratch
 bool areSplit(int64_t rows);
 // The logits of labels that are among the columns, capped if they have to be; those of other rows are left as they are.
 void labelLogits(const Rows& logits, const Tokens& columns, float* out, Stream stream);
-// Stage 1's end: states and results of all rows, of the whole vocabulary, and what `loss` (or null) makes of them.
-// Those of row i go to places[i] (none where that is -1), or to i where `places` is null.
+// Stage 1's end, of rows of an output layer, before their logits are gone: those of row i go to places[i], or nowhere
+// where that is -1.
 void finishRows(const Forward& forward, const Tokens& tokens, const TokenLossStage* loss, const SweepScratch& scratch,
                 const int32_t* places, Stream stream);
-// What the rows' losses come to.
-void sumTokenLosses(const TokenLossStage& loss, int64_t rows, Stream stream);
-
-// Stage 2.
-void sequenceSums(const Forward& forward, const Tokens& tokens, Stream stream);
-
-// Stage 3, with what is carried from sequences to pairs before it and from pairs to sequences after it.
+// Where stage 3 finds a sequence in the pairs.
 struct PairIndex {
   // The pairs each sequence is in: entries starts[s] .. starts[s + 1] of `slots`, places in `pairs`.
   const int32_t* starts = nullptr;  // [S + 1]
   const int32_t* slots = nullptr;   // [2 P]
   int32_t* ranks = nullptr;         // [3 P] scratch of the losses that match by rank
 };
-void preferenceLoss(const PreferenceLoss& loss, const Forward* policy, const Forward* reference, const Tokens& tokens,
-                    const PairIndex& index, double* coefficients, double* plainCoefficients, Stream stream);
-// That of single sequences; coefficients may be null.
-void unpairedPreferenceLoss(const UnpairedPreferenceLoss& loss, double* coefficients, Stream stream);
+// Stages 2 and 3, and before them the end of stage 1: what the sweeps have left of the rows of a job's forwards, and
+// what rows have that predict nothing; their sequences; then the loss, with what is carried from sequences to pairs
+// before it and back after it.
+struct LossStage {
+  SweepScratch policy, reference;  // without sums: the rows are finished
+  int64_t mostRows = 0;            // of a sequence
+  PairIndex index;
+  TokenLossStage tokenLoss;
+  // [1 + 2 S] counters of blocks, 0 before and after.
+  uint32_t* arrived = nullptr;
+};
+// `job` points to device memory.
+void sequenceLosses(const Job& job, const LossStage& stage, Stream stream);
 
 // What stage 4 makes of a row, and a bound of the magnitudes of what it writes. Where neither entropies nor mean logits
 // have derivatives, a row is written as RowGradient says, with its factor as `constant`.
@@ -147,10 +150,16 @@ struct RowValues {
   FPL_HD bool isZero() const { return isConstant() && gradient.everywhere == 0 && gradient.atLabel == 0; }
 };
 
-// Stage 4: the rows' values [R], and the rows. `mostWeight` is the largest of gradient.classWeights, or 1.
+// Whether stage 4 makes the values of rows on the way: of a gradient of log-probs alone, they are little work.
+inline bool makesValues(const Gradient& gradient) {
+  const TokenCoefficients& own = gradient.tokenCoefficients;
+  return !gradient.rowScale && !gradient.classWeights && !own.logSumExp && !own.entropy && !own.meanLogit;
+}
+// Stage 4: the rows' values [R], and the rows. `values` may be null where they are made on the way, of `tokens`.
+// `mostWeight` is the largest of gradient.classWeights, or 1.
 void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight, RowValues* values, Stream stream);
-void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, const VisitedRows& rows,
-                    Stream stream);
+void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, const Tokens& columns,
+                    const VisitedRows& rows, Stream stream);
 
 // A head's logits are made of the rows that predict something alone, side by side in `count` slots. Those past the last
 // such row stay empty: without a row and without a target.

@@ -1,22 +1,24 @@
 // Stage 1 on a GPU: every active row of logits is read once, 16 bytes a load, into its row state.
 #include "devices.h"
+#include "reduce.h"
 #include "row_tasks.h"
 #include "softcap.h"
-#include "stages.h"
 #include "swept.h"
+#include "tuning.h"
 
 namespace fpl {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kLoads = 4;  // 16-byte loads in flight in each thread
+constexpr int kThreads = kBlockThreads;
+// 16-byte loads in flight in each thread: a tile, whose sums are float32. Their bits depend on it.
+constexpr int kLoads = 4;
 
 // What a sweep finds of a row: the sum of its exponentials; the by-products, too; the sum of the logits themselves,
 // too; and that of the logits times the weights of their classes.
 enum class Sweep { kSum, kByProducts, kLogits, kWeighted };
 template <Sweep kFinds>
-constexpr int kBlocksOf = kFinds == Sweep::kSum ? 3 : 2;  // that a multiprocessor holds
+constexpr int kBlocksOf = kFinds == Sweep::kSum ? tuning::kSweepBlocks : tuning::kFullSweepBlocks;
 template <Sweep kFinds>
 constexpr bool kFindsLogits = kFinds == Sweep::kLogits || kFinds == Sweep::kWeighted;
 
@@ -393,11 +395,7 @@ void sweepAs(const Forward& forward, const Tokens& tokens, const SweepScratch& s
 
 }  // namespace
 
-bool areSplit(int64_t rows) {
-  // Of the time of that many rows a block has left unused half a row's in the mean, at its end.
-  constexpr int64_t kRowsPerBlock = 8;
-  return rows < kRowsPerBlock * kBlocksOf<Sweep::kSum> * multiprocessors();
-}
+bool areSplit(int64_t rows) { return rows < tuning::kRowsPerBlock * tuning::kSweepBlocks * multiprocessors(); }
 
 void sweepRows(const Forward& forward, const Tokens& columns, const SweepScratch& scratch, const VisitedRows& rows,
                Stream stream) {

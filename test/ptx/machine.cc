@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <unordered_map>
 
 #include "../../native/cuda/host/memory.h"
 
@@ -22,6 +23,22 @@ struct Free {
 struct Way {
   int at, until;
   uint32_t lanes;
+};
+
+// Of the accesses of a block, those that are known to come before: of all its threads those before an epoch, and of one
+// those until another.
+struct Known {
+  uint64_t before;
+  uint32_t thread;
+  uint64_t until;
+};
+using KnownOfBlocks = std::unordered_map<uint32_t, Known>;
+
+// What a thread has learned of other blocks, and in which epoch: behind the next barrier all of its block know.
+struct Acquired {
+  KnownOfBlocks of;
+  uint32_t thread;
+  uint64_t epoch;
 };
 
 // A function that is being carried out.
@@ -62,8 +79,11 @@ struct Machine::Launch {
   std::vector<char> shared;
   std::vector<Cell> sharedCells;
   std::vector<Warp> warps;
-  // Now, and when the block and the launch began.
-  uint64_t epoch = 0, blockBegan = 0, launchBegan = 0;
+  // Now, and when the block, the launch, and what lies between two barriers began.
+  uint64_t epoch = 0, blockBegan = 0, launchBegan = 0, intervalBegan = 0;
+  // What ordered atomics have left at their addresses in this launch, and what the block knows from them.
+  std::unordered_map<uint64_t, KnownOfBlocks> released;
+  std::vector<Acquired> acquired;
   Counts counts;
   // For messages.
   const Instruction* current = nullptr;
@@ -106,20 +126,46 @@ struct Machine::Launch {
     return text;
   }
 
-  // Whether nothing lies between a use of a place and now: no barrier and, of global memory, no end of a kernel.
-  bool isUnordered(uint64_t used, bool global) const {
-    return used == epoch || (global && used >= launchBegan && used < blockBegan);
+  // Whether nothing lies between a thread's use of a place and now: no barrier and, of global memory, no end of a
+  // kernel and no pair of ordered atomics.
+  bool isUnordered(uint32_t by, uint64_t used, bool global, int lane) const {
+    if (used >= intervalBegan) return true;
+    return global && used >= launchBegan && used < blockBegan && !knows(by, used, lane);
+  }
+  bool isVisible(const Acquired& a, int lane) const { return a.thread == thread(lane) || a.epoch < intervalBegan; }
+  bool knows(uint32_t by, uint64_t used, int lane) const {
+    for (const Acquired& a : acquired) {
+      const auto found = a.of.find(by / uint32_t(threads));
+      if (found == a.of.end() || !isVisible(a, lane)) continue;
+      const Known& known = found->second;
+      if (used < known.before || (by == known.thread && used <= known.until)) return true;
+    }
+    return false;
+  }
+  // What an ordered atomic lets the thread know, and what it lets later ones know.
+  void order(uint64_t address, int lane) {
+    KnownOfBlocks& here = released[address];
+    if (!here.empty()) acquired.push_back({here, thread(lane), epoch});
+    for (const Acquired& a : acquired) {
+      if (!isVisible(a, lane)) continue;
+      for (const auto& [of, known] : a.of) {
+        Known& mine = here.emplace(of, known).first->second;
+        if (mine.until < known.until) mine = known;
+      }
+    }
+    here[uint32_t(block)] = {intervalBegan, thread(lane), epoch++};
   }
   void note(Cell& cell, bool global, bool writes, bool atomic, int lane) {
     const uint32_t me = thread(lane);
     const char* const where = global ? "global" : "shared";
     const bool together = atomic && cell.isAtomic;
-    if (!together && cell.writer != me && isUnordered(cell.written, global)) {
+    if (!together && cell.writer != me && isUnordered(cell.writer, cell.written, global, lane)) {
       refuse(std::string(writes ? "writes" : "reads") + " what thread " + std::to_string(cell.writer % threads) +
                  " of block " + std::to_string(cell.writer / threads) + " writes in " + where + " memory",
              lane);
     }
-    if (writes && !together && (cell.reader != me || cell.readByMany) && isUnordered(cell.read, global)) {
+    if (writes && !together && (cell.reader != me || cell.readByMany) &&
+        isUnordered(cell.reader, cell.read, global, lane)) {
       refuse("writes what thread " + std::to_string(cell.reader % threads) + " of block " +
                  std::to_string(cell.reader / threads) + " reads in " + where + " memory",
              lane);
@@ -129,7 +175,7 @@ struct Machine::Launch {
       cell.written = epoch;
       cell.isAtomic = atomic;
     } else {
-      cell.readByMany = isUnordered(cell.read, global) && (cell.readByMany || cell.reader != me);
+      cell.readByMany = isUnordered(cell.reader, cell.read, global, lane) && (cell.readByMany || cell.reader != me);
       cell.reader = me;
       cell.read = epoch;
     }
@@ -146,7 +192,7 @@ struct Machine::Launch {
         refuse(std::to_string(bytes) + " bytes at " + hex(address) + " are outside of " + what, lane);
       }
     };
-    const bool atomic = i.kind == Instruction::kAtomicAdd;
+    const bool atomic = i.kind == Instruction::kAtomic;
     switch (i.space) {
       case Space::kArguments:
         checked(int64_t(arguments.size()), "the arguments");
@@ -215,7 +261,8 @@ struct Machine::Launch {
       const uint64_t sector = (base[lane] + uint64_t(i.offset)) / kSector;
       if (std::find(sectors, sectors + count, sector) == sectors + count) sectors[count++] = sector;
       (writes ? counts.stored : counts.loaded) += bytes;
-      if (i.kind == Instruction::kAtomicAdd) counts.stored += bytes;
+      if (i.kind == Instruction::kAtomic) counts.stored += bytes;
+      if (i.isOrdered) order(base[lane] + uint64_t(i.offset), lane);
     }
     counts.sectors += count;
   }
@@ -229,9 +276,9 @@ struct Machine::Launch {
     memcpy(&word, data, size_t(i.bytes));
     if (i.isSigned && i.bytes < 8 && word >> (8 * i.bytes - 1)) word |= ~uint64_t(0) << 8 * i.bytes;
     registers.registers[i.operands[element]][lane] = word;
-    if (i.kind == Instruction::kAtomicAdd) {
-      const uint32_t sum = uint32_t(word + registers[i.operands[1]][lane]);
-      memcpy(data, &sum, sizeof sum);
+    if (i.kind == Instruction::kAtomic) {
+      const uint32_t next = i.update(uint32_t(word), uint32_t(registers[i.operands[1]][lane]));
+      memcpy(data, &next, sizeof next);
     }
   }
 
@@ -372,7 +419,7 @@ struct Machine::Launch {
           break;
         case Instruction::kLoad:
         case Instruction::kStore:
-        case Instruction::kAtomicAdd:
+        case Instruction::kAtomic:
           access(i, frame, lanes);
           break;
         case Instruction::kShuffleDown:
@@ -407,7 +454,8 @@ struct Machine::Launch {
   }
 
   void runBlock() {
-    blockBegan = ++epoch;
+    blockBegan = intervalBegan = ++epoch;
+    acquired.clear();
     for (size_t k = 0; k < warps.size(); ++k) {
       Warp& warp = warps[k];
       warp.number = int(k);
@@ -430,7 +478,7 @@ struct Machine::Launch {
         refuse("not all warps of the block come to this barrier");
       }
       if (!barrier) return;
-      ++epoch;
+      intervalBegan = ++epoch;
     }
   }
 };
@@ -469,6 +517,7 @@ Counts Machine::run(const Function& kernel, int64_t blocks, int threads, const s
   launch.warps.resize(size_t(threads + kLanes - 1) / kLanes);
   launch.counts = {};
   launch.launchBegan = launch.epoch + 1;
+  launch.released.clear();
   for (launch.block = 0; launch.block < blocks; ++launch.block) launch.runBlock();
   return launch.counts;
 }

@@ -7,7 +7,8 @@
 // - memory is read that nobody has written: of shared and of a thread's own memory exactly, of global memory by the
 //   pattern that native/cuda/host/memory.h fills it with;
 // - two threads use the same place, one of them writes, and neither a barrier nor the end of a kernel lies in between:
-//   in shared memory, and in global memory, but for atomics among themselves;
+//   in shared memory, and in global memory, but for atomics among themselves, and for what a block has done before an
+//   atomic that releases, if the other has acquired from the same place since;
 // - not all threads of a block come to a barrier, and to the same one;
 // - a lane asks another one for a value, and not all lanes that take part are there.
 #pragma once

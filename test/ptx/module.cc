@@ -381,8 +381,16 @@ class Parser {
       if (accept("|")) i.target = operand();
       while (accept(",")) add(i, operand());
       if (i.count != 5) refuse("shfl with " + std::to_string(i.count) + " operands", i.line);
-    } else if (i.opcode == "atom.global.add.u32") {
-      i.kind = Instruction::kAtomicAdd;
+    } else if (parts[0] == "atom") {
+      static const std::map<std::string, uint32_t (*)(uint32_t, uint32_t)> updates = {
+          {"global.add.u32", [](uint32_t old, uint32_t more) { return old + more; }},
+          {"global.inc.u32", [](uint32_t old, uint32_t most) { return old >= most ? 0 : old + 1; }}};
+      const std::string ordered = "atom.acq_rel.gpu.";
+      i.kind = Instruction::kAtomic;
+      i.isOrdered = i.opcode.compare(0, ordered.size(), ordered) == 0;
+      const auto found = updates.find(i.opcode.substr(i.isOrdered ? ordered.size() : parts[0].size() + 1));
+      if (found == updates.end()) refuse("unknown opcode " + i.opcode, i.line);
+      i.update = found->second;
       i.bytes = 4;
       add(i, operand());
       expect(",");

@@ -53,7 +53,7 @@ struct Symbol {
 struct Function;
 
 struct Instruction {
-  enum Kind { kCompute, kLoad, kStore, kAtomicAdd, kShuffleDown, kBranch, kCall, kReturn, kBarrier };
+  enum Kind { kCompute, kLoad, kStore, kAtomic, kShuffleDown, kBranch, kCall, kReturn, kBarrier };
   static constexpr int kMost = 5;
 
   Kind kind = kCompute;
@@ -70,6 +70,9 @@ struct Instruction {
   int elements = 1, bytes = 0, base = -1;
   bool isSigned = false;
   int64_t offset = 0;
+  // Of atomics: what is in memory becomes update(that, operand). An ordered one acquires and releases.
+  uint32_t (*update)(uint32_t, uint32_t) = nullptr;
+  bool isOrdered = false;
   // Of branches: where they lead, and where lanes that went either way meet again.
   int target = -1, meeting = -1;
   // Of calls: the function, and the caller's variables for its arguments and its result.

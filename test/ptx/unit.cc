@@ -156,6 +156,47 @@ void testRefusals() {
   refuses("a loop without an end", "no way leads out", "$again:\nbra.uni $again;");
 }
 
+// Thread 1 of each of three blocks writes a word, thread 0 counts the block, and thread `reader` of the last one adds
+// the words up.
+std::string counted(const std::string& atomic, const std::string& before, const std::string& behind,
+                    const std::string& late, const std::string& reader) {
+  const std::string write =
+      "mul.wide.s32 %rd4, %r2, 4;\nadd.s64 %rd5, %rd1, %rd4;\nadd.s32 %r8, %r2, 7;\n"
+      "setp.ne.s32 %p1, %r1, 1;\n@%p1 bra $WRITTEN;\nst.global.u32 [%rd5], %r8;\n$WRITTEN:\n";
+  const auto named = [](std::string text, const std::string& name) {
+    for (size_t at; (at = text.find("WRITTEN")) != std::string::npos;) text.replace(at, 7, name);
+    return text;
+  };
+  return (late.empty() ? named(write, "written") : "") + before + "setp.ne.s32 %p2, %r1, 0;\n@%p2 bra $counted;\n" +
+         atomic + " %r7, [%rd1+124], 133;\nst.shared.u32 [%r3], %r7;\n$counted:\n" +
+         (late.empty() ? "" : named(write, "late")) + behind + "setp.ne.s32 %p3, %r1, " + reader +
+         ";\n@%p3 bra $end;\nld.shared.u32 %r7, [%r3];\n"
+         "setp.ne.s32 %p4, %r7, 133;\n@%p4 bra $end;\nld.global.u32 %r9, [%rd1];\nld.global.u32 %r10, [%rd1+4];\n"
+         "add.s32 %r9, %r9, %r10;\nld.global.u32 %r10, [%rd1+8];\nadd.s32 %r9, %r9, %r10;\n"
+         "st.global.u32 [%rd1+12], %r9;\n$end:";
+}
+
+void testOrder() {
+  const std::string ordered = "atom.acq_rel.gpu.global.inc.u32", relaxed = "atom.global.inc.u32",
+                    barrier = "bar.sync 0;\n";
+  for (const char* reader : {"0", "5"}) {
+    const Result result = run(kernelOf(counted(ordered, barrier, barrier, "", reader)), 32, 3);
+    expect(result.fault.empty(), "blocks in order: " + result.fault);
+    expect(result.words[3] == 7 + 8 + 9 && result.words[31] == 0,
+           "blocks in order: " + std::to_string(result.words[3]));
+  }
+  const char* const race = "reads what thread 1 of block 0 writes in global memory";
+  refuses("an atomic that orders nothing", race, counted(relaxed, barrier, barrier, "", "0"), 32, 3);
+  refuses("no barrier before the atomic", race, counted(ordered, "", barrier, "", "0"), 32, 3);
+  refuses("a write behind the atomic", race, counted(ordered, barrier, barrier, "late", "0"), 32, 3);
+  // Thread 5 knows nothing without a barrier; nor may it look at what thread 0 has put into shared memory.
+  refuses("no barrier behind the atomic", "reads what thread 0 of block 0 writes in shared memory",
+          counted(ordered, barrier, "", "", "5"), 32, 3);
+  std::string unseen = counted(ordered, barrier, "", "", "5");
+  unseen.replace(unseen.find("ld.shared.u32 %r7, [%r3];"), 25, "add.s32 %r7, %r2, 131;");
+  refuses("no barrier behind the atomic, with a guess", race, unseen, 32, 3);
+}
+
 // What `body` leaves of %r7.
 void computes(const char* body, uint32_t wanted) {
   gives(body, std::string(body) + "\nst.global.u32 [%rd3], %r7;", 1, [=](int) { return wanted; });
@@ -204,6 +245,7 @@ void testCounts() {
 int main() {
   testControl();
   testRefusals();
+  testOrder();
   testArithmetic();
   testCounts();
   if (failures > 0) return 1;

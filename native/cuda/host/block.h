@@ -60,6 +60,11 @@ V fromLaneAbove(V value, int offset) {
 }
 
 inline void addAtomic(int32_t* counter, int32_t amount) { *counter += amount; }
+inline uint32_t countInOrder(uint32_t* counter, uint32_t most) {
+  const uint32_t old = *counter;
+  *counter = old >= most ? 0 : old + 1;
+  return old;
+}
 
 template <typename Q>
 Q loadStreaming(const Q* p) {

@@ -680,6 +680,16 @@ namespace host {
 
 Carrier carrier = nullptr;
 
+namespace {
+void noteLaunch(const char* stage) {
+  const char* path = variable("FPL_HOST_LAUNCHES");
+  FILE* file = path ? fopen(path, "a") : nullptr;
+  if (!file) return;
+  fprintf(file, "%s\n", stage);
+  fclose(file);
+}
+}  // namespace
+
 void launch(const char* stage, const void* identity, cudaStream_t stream, int64_t blocks, int threads, Kernel kernel) {
   const Call call;
   HostStream* at = streamAt(stream);
@@ -700,6 +710,7 @@ void launch(const char* stage, const void* identity, cudaStream_t stream, int64_
   const char* fault = variable("FPL_HOST_FAULT");
   if (fault && strcmp(fault, stage) == 0) sticky = cudaErrorIllegalAddress;
   enqueue(stream, [=](int device) {
+    noteLaunch(stage);
     if (carrier) return carrier(kernel, blocks, threads, device);
     runGrid(blocks, threads, kernel.threads(device));
   });

@@ -1,27 +1,22 @@
 // Stage 3 on a GPU, with the ways into it and out of it: log-probs of sequences to pairs, the losses of losses.h pair
-// by pair, and derivatives from pairs back to sequences. One block does it all, float64: it is small, and each launch
-// saved is worth more than the threads.
+// by pair, and derivatives from pairs back to sequences. One block does it all, float64: it is small, and a second
+// launch would take longer.
+#pragma once
+
 #include "../core/preference_loss.h"
 #include "reduce.h"
 #include "stages.h"
 
 namespace fpl {
 namespace cuda {
-namespace {
 
-constexpr int kThreads = 256;
-
-struct LossArguments {
+struct PairArguments {
   PreferenceLoss loss;
   const double *policyLogProbs, *plainLogProbs, *referenceLogProbs, *logWeights;  // [S]; null where there are none
   const int32_t* counts;                                                          // [S]; null without sequences
   int64_t sequences;
   PairIndex index;
   double *coefficients, *plainCoefficients;  // [S] or null
-};
-
-struct Sums {
-  double of[kThreads];
 };
 
 // Whether a stands before b: smallest first, ties in the order of the pairs, NaN last.
@@ -34,12 +29,12 @@ FPL_DEVICE bool standsBefore(double a, int64_t i, double b, int64_t j) {
 // which the smaller always goes to the front, so that places without a pair would stay at the end and can be left out.
 template <typename Value>
 FPL_DEVICE void sortPairs(int64_t count, const Value& value, int32_t* order) {
-  for (int64_t i = threadIndex(); i < count; i += kThreads) order[i] = int32_t(i);
+  for (int64_t i = threadIndex(); i < count; i += kBlockThreads) order[i] = int32_t(i);
   for (int64_t half = 1; half < count; half *= 2) {
     const int64_t runs = (count + 2 * half - 1) / (2 * half);
     for (int64_t step = half; step > 0; step /= 2) {
       barrier();
-      for (int64_t k = threadIndex(); k < runs * half; k += kThreads) {
+      for (int64_t k = threadIndex(); k < runs * half; k += kBlockThreads) {
         const int64_t within = k & (step - 1), low = 2 * k - within;
         // Two sorted runs are first compared from both ends.
         const int64_t high = step == half ? 2 * (k - within + step) - 1 - within : low + step;
@@ -60,9 +55,9 @@ FPL_DEVICE void matchByRank(int64_t count, const Left& left, const Right& right,
                             int32_t* inverse) {
   sortPairs(count, right, order);
   sortPairs(count, left, inverse);
-  for (int64_t rank = threadIndex(); rank < count; rank += kThreads) match[inverse[rank]] = order[rank];
+  for (int64_t rank = threadIndex(); rank < count; rank += kBlockThreads) match[inverse[rank]] = order[rank];
   barrier();
-  for (int64_t i = threadIndex(); i < count; i += kThreads) inverse[match[i]] = int32_t(i);
+  for (int64_t i = threadIndex(); i < count; i += kBlockThreads) inverse[match[i]] = int32_t(i);
   barrier();
 }
 
@@ -103,7 +98,7 @@ FPL_DEVICE void addTerm(const PreferenceLoss& s, const LossTerm& term, const Los
     value.dRejected = weight * value.dRejected / constants.pairDivisor;
     return value;
   };
-  for (int64_t i = threadIndex(); i < s.pairCount; i += kThreads) {
+  for (int64_t i = threadIndex(); i < s.pairCount; i += kBlockThreads) {
     const LossValue value = valueOf(i);
     s.losses[i] += value.loss;
     gradChosen[i] += value.dChosen;
@@ -112,17 +107,14 @@ FPL_DEVICE void addTerm(const PreferenceLoss& s, const LossTerm& term, const Los
   }
 }
 
-FPL_KERNEL(kThreads, 1)
-lossKernel(FPL_ARGUMENT LossArguments a) {
-  FPL_SHARED(Sums, first);
-  FPL_SHARED(Sums, second);
-  FPL_SHARED(Sums, third);
+// Of all threads of a block.
+FPL_DEVICE void lossOfPairs(const PairArguments& a, BlockSums (&sums)[3]) {
   const PreferenceLoss& s = a.loss;
   double* chosenTokenCounts = const_cast<double*>(s.chosenTokenCounts);
   double* rejectedTokenCounts = const_cast<double*>(s.rejectedTokenCounts);
 
   double tokens = 0;
-  for (int64_t i = threadIndex(); i < s.pairCount; i += kThreads) {
+  for (int64_t i = threadIndex(); i < s.pairCount; i += kBlockThreads) {
     if (a.policyLogProbs) {
       const int32_t chosen = s.pairs[2 * i], rejected = s.pairs[2 * i + 1];
       s.chosen[i] = a.policyLogProbs[chosen];
@@ -140,17 +132,17 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
     if (s.gradPlain) s.gradPlain[i] = 0;
     if (s.chosenTokenCounts) tokens += s.chosenTokenCounts[i];
   }
-  blockSum(tokens, first.of);
+  blockSum(tokens, sums[0].of);
   barrier();
   LossConstants constants = s.constants;
   if (constants.pairDivisor == 0) constants.pairDivisor = double(s.pairCount);
-  if (constants.tokenDivisor == 0) constants.tokenDivisor = first.of[0];
+  if (constants.tokenDivisor == 0) constants.tokenDivisor = sums[0].of[0];
   barrier();
 
   for (const LossTerm& term : s.terms) addTerm(s, term, constants, a.index.ranks);
 
   double loss = 0, margin = 0, correct = 0;
-  for (int64_t i = threadIndex(); i < s.pairCount; i += kThreads) {
+  for (int64_t i = threadIndex(); i < s.pairCount; i += kBlockThreads) {
     s.gradChosen[i] *= constants.gradientScale;
     s.gradRejected[i] *= constants.gradientScale;
     if (s.gradPlain) s.gradPlain[i] *= constants.gradientScale;
@@ -164,9 +156,9 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
     margin += reward.chosen - reward.rejected;
     correct += reward.chosen > reward.rejected;
   }
-  loss = blockSum(loss, first.of);
-  margin = blockSum(margin, second.of);
-  correct = blockSum(correct, third.of);
+  loss = blockSum(loss, sums[0].of);
+  margin = blockSum(margin, sums[1].of);
+  correct = blockSum(correct, sums[2].of);
   if (threadIndex() == 0) {
     s.summary[0] = loss / constants.pairDivisor;
     s.summary[1] = correct / double(s.pairCount);
@@ -174,7 +166,7 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
   }
 
   if (!a.coefficients) return;
-  for (int64_t q = threadIndex(); q < a.sequences; q += kThreads) {
+  for (int64_t q = threadIndex(); q < a.sequences; q += kBlockThreads) {
     double coefficient = 0, plainCoefficient = 0;
     for (int32_t k = a.index.starts[q]; k < a.index.starts[q + 1]; ++k) {
       const int32_t slot = a.index.slots[k];
@@ -184,26 +176,6 @@ lossKernel(FPL_ARGUMENT LossArguments a) {
     a.coefficients[q] = coefficient;
     if (a.plainCoefficients) a.plainCoefficients[q] = plainCoefficient;
   }
-}
-
-}  // namespace
-
-void preferenceLoss(const PreferenceLoss& loss, const Forward* policy, const Forward* reference, const Tokens& tokens,
-                    const PairIndex& index, double* coefficients, double* plainCoefficients, Stream stream) {
-  LossArguments a{};
-  a.loss = loss;
-  if (policy) {
-    a.policyLogProbs = policy->logProbs;
-    a.plainLogProbs = policy->plainLogProbs;
-    a.logWeights = policy->logWeights;
-    a.counts = tokens.counts;
-    a.sequences = tokens.sequences;
-  }
-  if (reference) a.referenceLogProbs = reference->logProbs;
-  a.index = index;
-  a.coefficients = coefficients;
-  a.plainCoefficients = plainCoefficients;
-  FPL_LAUNCH("preference loss", lossKernel, 1, kThreads, stream, a);
 }
 
 }  // namespace cuda

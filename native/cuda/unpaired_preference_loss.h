@@ -1,36 +1,29 @@
 // Stage 3 of single sequences on a GPU: the losses of unpaired_losses.h. One block does it all, float64, as for pairs.
+#pragma once
+
 #include "../core/unpaired_preference_loss.h"
 #include "reduce.h"
 #include "stages.h"
 
 namespace fpl {
 namespace cuda {
-namespace {
 
-constexpr int kThreads = 256;
-
-struct UnpairedLossArguments {
+struct UnpairedArguments {
   UnpairedPreferenceLoss loss;
   double* coefficients;  // [S] or null
 };
 
-struct UnpairedSums {
-  double of[kThreads];
-};
-
-FPL_DEVICE double sumOf(double value, UnpairedSums& sums) {
-  barrier();  // the sum before has been read
-  return blockSum(value, sums.of);
-}
-
-FPL_KERNEL(kThreads, 1)
-unpairedLossKernel(FPL_ARGUMENT UnpairedLossArguments a) {
-  FPL_SHARED(UnpairedSums, sums);
+// Of all threads of a block.
+FPL_DEVICE void lossOfSequences(const UnpairedArguments& a, BlockSums& sums) {
+  const auto sumOf = [&](double value) {
+    barrier();  // the sum before has been read
+    return blockSum(value, sums.of);
+  };
   const UnpairedPreferenceLoss& s = a.loss;
   double loss = 0;
   // Of the undesirable sequences, and of the desirable ones.
   double rewards[2] = {0, 0}, logProbs[2] = {0, 0}, counts[2] = {0, 0};
-  for (int64_t i = threadIndex(); i < s.count; i += kThreads) {
+  for (int64_t i = threadIndex(); i < s.count; i += kBlockThreads) {
     unpairedPreferenceLossAt(s, i);
     if (a.coefficients) a.coefficients[i] = s.gradient[i];
     const int32_t side = s.desirable[i];
@@ -39,11 +32,11 @@ unpairedLossKernel(FPL_ARGUMENT UnpairedLossArguments a) {
     logProbs[side] += s.logProbs[i];
     ++counts[side];
   }
-  loss = sumOf(loss, sums);
+  loss = sumOf(loss);
   for (int side = 0; side < 2; ++side) {
-    rewards[side] = sumOf(rewards[side], sums);
-    logProbs[side] = sumOf(logProbs[side], sums);
-    counts[side] = sumOf(counts[side], sums);
+    rewards[side] = sumOf(rewards[side]);
+    logProbs[side] = sumOf(logProbs[side]);
+    counts[side] = sumOf(counts[side]);
   }
   if (threadIndex() != 0) return;
   s.summary[0] = loss / s.constants.divisor;
@@ -51,15 +44,6 @@ unpairedLossKernel(FPL_ARGUMENT UnpairedLossArguments a) {
     s.summary[2 - side] = rewards[side] / counts[side];
     s.summary[4 - side] = logProbs[side] / counts[side];
   }
-}
-
-}  // namespace
-
-void unpairedPreferenceLoss(const UnpairedPreferenceLoss& loss, double* coefficients, Stream stream) {
-  UnpairedLossArguments a{};
-  a.loss = loss;
-  a.coefficients = coefficients;
-  FPL_LAUNCH("unpaired preference loss", unpairedLossKernel, 1, kThreads, stream, a);
 }
 
 }  // namespace cuda
