@@ -181,6 +181,14 @@ describe('two-float numbers', () => {
       -46,
       (a, b) => Math.max(Math.abs(a), Math.abs(b)),
     )
+    // Of a number and one of float32, whichever is the larger.
+    await expectNear(
+      'addFloat(a, b.x)',
+      [x, y.map(Math.fround)],
+      (a, b) => a + b,
+      -46,
+      (a, b) => Math.max(Math.abs(a), Math.abs(b)),
+    )
     await expectNear('sub(a, b)', [x, x.map((value) => value * (1 + 1e-9))], (a, b) => a - b, -46, Math.abs)
     await expectNear('mul(a, b)', [x, y], (a, b) => a * b, -45)
     await expectNear('div(a, b)', [x, y], (a, b) => a / b, -43)
