@@ -103,7 +103,7 @@ fn storeGradient4(at: u32, x: vec4f) {
 }`
   }
   const bits = `fn gradientBits(x: f32) -> u32 { return ${dtype}Bits(x); }
-fn pairBits(first: f32, second: f32) -> u32 { return gradientBits(first) | (gradientBits(second) << 16); }`
+fn pairBits(first: f32, second: f32) -> u32 { return ${dtype}Pair(first, second); }`
   return vector
     ? `${bits}
 fn storeGradient(at: u32, x: f32) {}
