@@ -3,7 +3,7 @@
  * js backend, wherever in a row its large logits, infinities and NaN lie.
  */
 import { expect, test } from 'vitest'
-import { crossEntropy, sequenceLogProbs } from '../../lib/index.js'
+import { crossEntropy, fusedPreferenceLoss, sequenceLogProbs } from '../../lib/index.js'
 import { bytes, fillRow, gaussian, random, ulp, ulpsOf, vanishingOf } from '../support.js'
 import { AS_SOFTWARE, DEVICE, download, upload } from './device.js'
 
@@ -63,9 +63,19 @@ test.each([
   const wrong = gradient.findIndex((x, i) => {
     const exact = wanted.gradLogits.data[i]!
     if (i >= valid * vocab) return !Number.isNaN(x)
-    if (x === 0 && Object.is(x, -0)) return true
     return !(Math.abs(x - exact) <= ULPS.gradient * ulp(exact) + VANISHING)
   })
   expect(wrong, `${gradient[wrong]}, not ${wanted.gradLogits.data[wrong]}`).toBe(-1)
   expect(got.losses.slice(valid)).toEqual(new Float64Array(2).fill(nan))
+})
+
+test('what vanishes is 0 whatever the sign of its coefficient', async () => {
+  // Chosen and rejected: the slopes of their log-probs have different signs.
+  const row = [0, -300, 1]
+  const data = upload(DEVICE!, bytes(Float32Array.from([...row, ...row])))
+  const labels = Int32Array.of(0, 0)
+  const options = { shift: false, reference: { chosen: [0], rejected: [0] }, gpuDevice: DEVICE! } as const
+  await fusedPreferenceLoss({ data, shape: [2, 1, 3] }, labels, { ...options, gradient: 'in-place' })
+  const gradient = new Float32Array((await download(DEVICE!, data)).buffer as ArrayBuffer)
+  expect([...gradient].map(Math.sign)).toEqual([-1, 0, 1, 1, 0, -1])
 })
