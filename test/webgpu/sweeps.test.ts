@@ -23,9 +23,11 @@ function rowsOf(vocab: number): Float32Array[] {
   // Nothing counts at first, and then little; each thread's next vector is far larger than all before.
   const step = (i: number) => Math.floor((i - vocab / 3) / 97)
   const steps = Float32Array.from({ length: vocab }, (_, i) => (i < vocab / 3 ? -inf : 40 * step(i) - 1000))
+  // So little that it is 0 in the unit of nothing, and at the end even less.
+  const low = Float32Array.from({ length: vocab }, (_, i) => (i < vocab / 3 ? -inf : i < vocab - 1200 ? -1000 : -2000))
   const huge = Float32Array.from({ length: vocab }, () => 4000 * gaussian(next))
   const broken = [nan, inf].map((bad) => styles[0]!.map((x, i) => (i === at ? bad : x)))
-  return [...styles, steps, huge, ...broken]
+  return [...styles, steps, low, huge, ...broken]
 }
 
 test.each([
