@@ -29,7 +29,7 @@ inline constexpr bool kHasChunks = false;
 inline constexpr bool kHasChunks = true;
 #endif
 // Whether gradients are rounded where a job asks for it. A module of WebAssembly has no room for that; lib refuses it.
-inline constexpr bool kHasRounding = kHasBlas;
+inline constexpr bool kHasRounding = kHasChunks;
 
 // Both stages with the products of context.blas or context.tiles, on the logits of a chunk of rows after the other.
 void chunkedTokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
