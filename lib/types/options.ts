@@ -208,7 +208,7 @@ export interface HeadGradientOptions {
    * What the gradient with respect to each logit but the label's is rounded to, once, before it is multiplied by hidden
    * states and weights. 'bfloat16', for hidden and weight of bfloat16, leaves a relative error of about 1e-4 in the
    * gradients and is faster on CPUs that multiply bfloat16; the label's own is float32 and is added apart, so that the error
-   * stays as small where a token is well predicted. Of the cpu, wasm and js backends, with their own products. Defaults to
+   * stays as small where a token is well predicted. Of the cpu, wasm and js backends, with their own products or AMX's. Defaults to
    * 'float32'.
    */
   gradientPrecision?: GradientPrecision | undefined
