@@ -4,7 +4,7 @@
  * machines without AMX.
  */
 import { describe, expect, test } from 'vitest'
-import { fusedLinearPreferenceLossSync, getBackends } from '../lib/index.js'
+import { fusedLinearPreferenceLossSync, getBackends, linearCrossEntropySync } from '../lib/index.js'
 import type { DType, HeadWeight, Hidden } from '../lib/types/index.js'
 import { AMX, AMX_PROBLEM } from './amx.js'
 import { encode, gaussian, JS, random, storage } from './support.js'
@@ -58,6 +58,43 @@ describe.runIf(AMX_PROBLEM === undefined)('the bits do not depend on', () => {
 
   test('the order in which the weights are stored', () => {
     expect(step({}, false)).toEqual(step({}))
+  })
+})
+
+describe.runIf(AMX_PROBLEM === undefined)('with one rounding', () => {
+  const { hidden } = layer()
+  /** √Σ(x − y)² ÷ √Σy² */
+  const distance = (x: Float32Array, y: Float32Array) =>
+    Math.sqrt(x.reduce((sum, xi, i) => sum + (xi - y[i]) ** 2, 0) / y.reduce((sum, yi) => sum + yi ** 2, 0))
+  const gradients = (bias: Float32Array, labels: Int32Array, options: object, byWord = true) => {
+    const all = { bias, gradient: true, ...options } as const
+    const { gradHidden, gradWeight, gradBias } = linearCrossEntropySync(
+      hidden,
+      layer('bfloat16', byWord).weight,
+      labels,
+      all as NonNullable<Parameters<typeof linearCrossEntropySync>[3]>,
+    )
+    return [gradHidden!.data, gradWeight!.data, gradBias!] as Float32Array[]
+  }
+  const rounded = { ...AMX[0]?.run, gradientPrecision: 'bfloat16' }
+
+  test.each([
+    ['labels of every kind', Int32Array.from({ length: BATCH * TIME }, (_, i) => (i * 37) % VOCAB), 0],
+    ['a label that is nearly certain', new Int32Array(BATCH * TIME).fill(5), 14],
+  ])('%s', (_, labels, atFive) => {
+    const bias = new Float32Array(VOCAB)
+    bias[5] = atFive
+    for (const byWord of [true, false]) {
+      const wanted = gradients(bias, labels, { backend: 'cpu' }, byWord)
+      const got = gradients(bias, labels, rounded, byWord)
+      // The label's own gradient, rounded too, would be off by up to 2e-3.
+      for (const k of [0, 1]) expect(distance(got[k], wanted[k])).toBeLessThan(3e-4)
+      for (const k of [0, 1]) expect(distance(got[k], wanted[k])).toBeGreaterThan(1e-6)
+      expect(distance(got[2], wanted[2])).toBeLessThan(1e-6)
+      for (const more of [{ threads: 1 }, { logitsBudget: 0 }]) {
+        expect(gradients(bias, labels, { ...rounded, ...more }, byWord)).toEqual(got)
+      }
+    }
   })
 })
 
