@@ -40,6 +40,30 @@ const PRELUDE = `
   }
 `
 
+/**
+ * A program of a rank that runs `program` on a thread of its own, ends that when the program calls `end`, and tells the
+ * milliseconds that this has taken, in an array.
+ */
+export function onThread(program: string): string {
+  const thread = `
+    import { parentPort } from 'node:worker_threads'
+    process.send = (message) => parentPort.postMessage(message)
+    parentPort.on('message', (message) => process.emit('message', message))
+    const end = () => process.send({ end: true })
+    ${PRELUDE}${program}`
+  return `
+    const { Worker } = await import('node:worker_threads')
+    const thread = new Worker(${JSON.stringify(thread)}, { eval: true })
+    process.on('message', (message) => thread.postMessage(message))
+    tell(await new Promise((resolve, reject) => thread.once('error', reject).on('message', async (message) => {
+      if (!message.end) return process.send(message)
+      const begin = Date.now()
+      await thread.terminate()
+      resolve([Date.now() - begin])
+    })))
+  `
+}
+
 /** What has become of a rank. */
 export interface Ended {
   /** What it passed to `tell`. */

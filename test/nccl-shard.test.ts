@@ -5,8 +5,8 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { describe, expect, it } from 'vitest'
-import { type Ended, onRanks } from './nccl-ranks.js'
+import { describe, expect, it, onTestFinished } from 'vitest'
+import { type Ended, onRanks, onThread } from './nccl-ranks.js'
 import { TESTS_GPU } from './platform.js'
 import { CUDA } from './support.js'
 
@@ -112,6 +112,13 @@ describe.runIf(onHost || onGpu)('a vocabulary that is shared over NCCL', () => {
     },
   )
 })
+
+/** A folder that goes with the test. */
+function temporaryFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'nccl-'))
+  onTestFinished(() => rmSync(folder, { recursive: true }))
+  return folder
+}
 
 describe.runIf(onHost)('a call over NCCL', () => {
   it('sends the bytes that the docs say: twice a header over the host, states and the gradient of hidden over NCCL', async () => {
@@ -354,5 +361,88 @@ describe.runIf(onHost)('a call over NCCL', () => {
     if (what === 'dies') return expect(ended[1].signal).toBe('SIGKILL')
     const [own] = told<[Told]>(ended.slice(1))[0]
     expect(own.code).toBe(what === 'does not come' ? 'ERR_NCCL' : 'ERR_CUDA')
+  })
+
+  /** A call on logits in device memory, in place, once its first gathering is enqueued: as the log of rank 0 shows. */
+  const CALL = `
+    const { existsSync } = await import('node:fs')
+    const nccl = await connect({ timeout: 20 })
+    const m = model(30, [0, 29, 30])
+    const logits = inMemory(there(part(m.logits, m.vocab, m.own)), m.count)
+    const options = { ...given, shard: m.shard, communicator: nccl, gradient: 'in-place' }
+    const call = () => rejected(fusedPreferenceLoss(logits, m.labels, options))
+    const begins = async () => { while (!existsSync(process.env.FPL_HOST_NCCL_LOG)) await new Promise((resolve) => setTimeout(resolve, 5)) }`
+
+  it.each(['abort', 'the end of its thread'])('whose first gathering connects the ranks is ended by %s', async (by) => {
+    const aborts = `${MODEL}${CALL}
+      const calling = call()
+      await begins()
+      const begin = Date.now()
+      nccl.abort()
+      const milliseconds = Date.now() - begin
+      tell([milliseconds, await calling])`
+    const ends = onThread(`${MODEL}${CALL}
+      void call()
+      await begins()
+      end()`)
+    // It says that it is ready, and comes when rank 0 is done.
+    const late = `${MODEL}${CALL}
+      const gather = host.allGather
+      let gathers = 0
+      host.allGather = async (...all) => { await gather(...all); if (++gathers === 2) await host.barrier() }
+      tell([0, await call()])`
+    const first = `${by === 'abort' ? aborts : ends}
+      await host.barrier()`
+    const ended = await onRanks(2, `if (rank === 0) { ${first} } else { ${late} }`, {
+      FPL_HOST_NCCL_CONNECTS: '1',
+      FPL_HOST_NCCL_LOG: join(temporaryFolder(), 'log'),
+    })
+    const [[milliseconds, own], [, other]] = told<[number, Told?]>(ended)
+    const aborted = 'this NCCL communicator cannot be used any more: it has been aborted'
+    expect(own).toEqual(by === 'abort' ? { code: 'ERR_NCCL', name: 'Error', message: aborted } : undefined)
+    expect(milliseconds).toBeLessThan(10_000)
+    expect(other?.code).toBe('ERR_NCCL')
+  })
+
+  it('that is given up before it has read all rows sends no states', async () => {
+    const folder = temporaryFolder()
+    const call = (start: number, count: number) => `
+      const nccl = await connect()
+      const logits = inMemory(new Float32Array(12 * ${count}), ${count})
+      const shard = { start: ${start}, vocab: 700001 }
+      const call = () => fusedPreferenceLoss(logits, new Int32Array(12), { ...given, backend: 'cuda', shard, communicator: nccl, gradient: true })`
+    const waits = `${MODEL}${call(0, 1)}
+      tell(await rejected(call()))`
+    // Its logits are more than the pinned memory holds that they go through.
+    const ends = onThread(`${MODEL}${call(1, 700_000)}
+      const gather = host.allGather
+      let gathers = 0
+      host.allGather = async (...all) => { await gather(...all); if (++gathers === 2) setTimeout(end, 400) }
+      void call()`)
+    const ended = await onRanks(
+      2,
+      `process.env.FPL_HOST_NCCL_LOG = '${folder}/' + rank
+      if (rank === 0) { ${waits} } else { process.env.FPL_HOST_COPY_MS = '800'; ${ends} }`,
+    )
+    const [other] = told<Told>(ended)
+    expect(other.code).toBe('ERR_NCCL')
+    expect([0, 1].map((rank) => existsSync(join(folder, `${rank}`)))).toEqual([true, false])
+  })
+
+  it('that was made ready in vain leaves its memory to the next one', async () => {
+    const [first] = told<[Told, Told | undefined, Told | undefined]>(
+      await onRanks(
+        2,
+        `${MODEL}${CALL}
+        const before = await call()
+        if (rank === 1) process.env.FPL_HOST_DEVICE_BYTES = '100'
+        const host1 = rank === 1 ? inMemory(part(m.logits, m.vocab, m.own), m.count) : logits
+        const other = await rejected(fusedPreferenceLoss(host1, m.labels, options))
+        // What it has must do now.
+        process.env.FPL_HOST_DEVICE_BYTES = rank === 0 ? '100' : ''
+        tell([before, other, await call()])`,
+      ),
+    )
+    expect(first).toEqual([undefined, expect.objectContaining({ code: 'ERR_RANK_FAILED' }), undefined])
   })
 })

@@ -297,7 +297,7 @@ describe.runIf(onHost)('a rank', () => {
     )
     expect(ended[2].signal).toBe('SIGKILL')
     for (const [{ code, message }, seconds, mapped] of told(ended.slice(0, 2)) as [Told, number, number][]) {
-      const wanted = 'not all ranks have come to NCCL within 1.5 seconds: one may have died'
+      const wanted = 'not all ranks have come to NCCL within 1.5 seconds: one may have failed'
       expect([code, message, mapped]).toEqual(['ERR_NCCL', wanted, 0])
       expect(seconds).toBeGreaterThanOrEqual(1.5)
     }

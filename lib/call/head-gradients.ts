@@ -52,7 +52,8 @@ export function checkPrecision({ precision }: HeadDestinations['stage'], { backe
   if (backend.name === 'cuda' || backend.name === 'webgpu') {
     throw invalidValue(PRECISION, `must be 'float32' on the ${backend.name} backend`)
   }
-  if (settings.blas !== undefined) throw invalidValue(PRECISION, "must be 'float32' where products is 'blas'")
+  if (settings.products !== undefined && settings.products > 0)
+    throw invalidValue(PRECISION, "must be 'float32' where products is 'blas'")
 }
 
 type Part = keyof HeadGradientRequest

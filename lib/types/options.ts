@@ -166,10 +166,11 @@ export interface HeadOptions {
    */
   bias?: TensorData | undefined
   /**
-   * Whose matrix products the output layer takes: its own, or those of a library of BLAS on this machine, whose bits they
-   * are then: of the cpu backend. See docs/blas.md. Defaults to 'own'.
+   * Whose matrix products the output layer takes: its own; those of a library of BLAS on this machine, whose bits they are
+   * then (docs/blas.md); or, for hidden states and weights of bfloat16, those of AMX, which have bits of their own
+   * (docs/amx.md). The last two are of the cpu backend. Defaults to 'own'.
    */
-  products?: 'own' | 'blas' | undefined
+  products?: 'own' | 'blas' | 'amx' | undefined
 }
 
 /**

@@ -62,6 +62,9 @@ void AsyncQueue::work() {
     }
     try {
       job->finished = job->work(job->job);
+    } catch (const CodedError& error) {
+      job->error = error.what();
+      job->code = error.code;
     } catch (const std::exception& error) {
       job->error = error.what();
     }
@@ -123,7 +126,9 @@ void AsyncQueue::settle(AsyncJob& job) {
     if (job.error.empty()) {
       job.deferred.Resolve(Napi::Boolean::New(env_, job.finished));
     } else {
-      job.deferred.Reject(Napi::Error::New(env_, job.error).Value());
+      const Napi::Error error = Napi::Error::New(env_, job.error);
+      if (job.code) error.Set("code", job.code);
+      job.deferred.Reject(error.Value());
     }
   } catch (const Napi::Error&) {
     // A worker that is being terminated runs no more JavaScript: nobody waits for the promise.

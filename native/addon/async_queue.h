@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <thread>
 
@@ -15,6 +16,13 @@
 #include "napi.h"
 
 namespace fpl {
+
+// An error with a code of lib/errors.ts.
+struct CodedError : std::runtime_error {
+  CodedError(const char* itsCode, const std::string& message) : std::runtime_error(message), code(itsCode) {}
+
+  const char* code;  // a literal
+};
 
 struct AsyncJob {
   AsyncJob(Napi::Env env, double jobId) : id(jobId), deferred(env) {}
@@ -28,6 +36,7 @@ struct AsyncJob {
   std::function<bool(Job&)> work;                 // returns false when it was cancelled, and throws when it fails
   bool finished = false;                          // false when it was cancelled
   std::string error;                              // not empty when it has failed
+  const char* code = nullptr;                     // that of the error, if it has one
 };
 
 // All methods but `report` and the private ones are for the main thread.

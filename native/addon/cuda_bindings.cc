@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
@@ -39,6 +38,10 @@ GetApi openLibrary(const std::string& path, std::string& problem) {
 #endif
   if (!symbol) problem = path + " is not this package's CUDA library";
   return reinterpret_cast<GetApi>(symbol);
+}
+
+CodedError errorOf(const Problem& problem) {
+  return {problem.origin == cuda::Origin::kNccl ? "ERR_NCCL" : "ERR_CUDA", problem.message};
 }
 
 int32_t integer(const Napi::Value& value) { return value.As<Napi::Number>().Int32Value(); }
@@ -113,7 +116,11 @@ bool CudaBindings::release(int32_t device, uint64_t at, Problem* problem) {
 }
 
 void CudaBindings::require(bool done, const Problem& problem) const {
-  if (!done) throw Napi::Error::New(env_, problem.message);
+  if (done) return;
+  const CodedError found = errorOf(problem);
+  const Napi::Error error = Napi::Error::New(env_, found.what());
+  error.Set("code", found.code);
+  throw error;
 }
 
 Napi::Object CudaBindings::functions() {
@@ -173,7 +180,7 @@ Napi::Object CudaBindings::functions() {
     const auto work = [api = api_, prepared = job.prepared](Job&) {
       Problem problem;
       bool finished = false;
-      if (!api->runReady(prepared, &finished, &problem)) throw std::runtime_error(problem.message);
+      if (!api->runReady(prepared, &finished, &problem)) throw errorOf(problem);
       return finished;
     };
     return queued(info, work, &job.job.cancelled);
@@ -418,7 +425,7 @@ Napi::Value CudaBindings::runAsync(const Napi::CallbackInfo& info) {
   job->work = [api = api_, context = context_](Job& at) {
     Problem problem;
     bool finished = false;
-    if (!api->run(context, &at, &finished, &problem)) throw std::runtime_error(problem.message);
+    if (!api->run(context, &at, &finished, &problem)) throw errorOf(problem);
     return finished;
   };
   const Napi::Promise promise = job->deferred.Promise();
@@ -439,7 +446,7 @@ Napi::Value CudaBindings::prepare(const Napi::CallbackInfo& info) {
 Napi::Value CudaBindings::later(const Napi::CallbackInfo& info, std::function<bool(Problem*)> work) {
   return queued(info, [work = std::move(work)](Job&) {
     Problem problem;
-    if (!work(&problem)) throw std::runtime_error(problem.message);
+    if (!work(&problem)) throw errorOf(problem);
     return true;
   });
 }
@@ -493,8 +500,11 @@ Napi::Value CudaBindings::connect(const Napi::CallbackInfo& info) {
   const int32_t device = integer(info[2]), rank = integer(info[3]), size = integer(info[4]);
   const auto* id = reinterpret_cast<const void*>(side(info[5]));
   const double seconds = info[6].As<Napi::Number>().DoubleValue();
-  return later(info, [api = api_, made = &rankOf(info[1]), device, rank, size, id, seconds](Problem* problem) {
-    return api->createCommunicator(device, rank, size, id, seconds, &made->communicator, problem);
+  return queued(info, [api = api_, made = &rankOf(info[1]), device, rank, size, id, seconds](Job& job) {
+    Problem problem;
+    if (!api->createCommunicator(device, rank, size, id, seconds, &job.cancelled, &made->communicator, &problem))
+      throw errorOf(problem);
+    return true;
   });
 }
 
@@ -503,7 +513,7 @@ Napi::Value CudaBindings::waitFor(const Napi::CallbackInfo& info) {
   return queued(info, [api = api_, communicator = rankOf(info[1]).communicator, stream](Job& job) {
     for (bool done = false; !done && !job.cancelled;) {
       Problem problem;
-      if (!api->communicatorIsDone(communicator, stream, &done, &problem)) throw std::runtime_error(problem.message);
+      if (!api->communicatorIsDone(communicator, stream, &done, &problem)) throw errorOf(problem);
       if (!done) std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
     return true;

@@ -22,18 +22,18 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
 void headGradient(const HeadGradient& gradient, const Tokens& tokens, const Sequences& sequences,
                   const CpuContext& context);
 
-// Whether a BLAS can multiply.
+// Whether other products than ours can be had.
 #if defined(__wasm__)
-inline constexpr bool kHasBlas = false;
+inline constexpr bool kHasChunks = false;
 #else
-inline constexpr bool kHasBlas = true;
+inline constexpr bool kHasChunks = true;
 #endif
 
-// Both stages with the products of context.blas.
-void blasTokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
-                       float* sumSquaredProbs, const CpuContext& context);
-void blasGradient(const HeadGradient& gradient, const Tokens& tokens, const Sequences& sequences,
-                  const CpuContext& context);
+// Both stages with the products of context.blas or context.tiles, on the logits of a chunk of rows after the other.
+void chunkedTokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
+                          float* sumSquaredProbs, const CpuContext& context);
+void chunkedGradient(const HeadGradient& gradient, const Tokens& tokens, const Sequences& sequences,
+                     const CpuContext& context);
 
 // Stage 4: zeros for the rows of hidden's gradient that take no part, where it is to have these. `idle`: active rows
 // whose coefficients are 0.

@@ -387,8 +387,8 @@ void clearWeights(const HeadGradient& g) {
 }
 
 void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
-  if constexpr (kHasBlas) {
-    if (context.blas) return blasGradient(g, tokens, sequences, context);
+  if constexpr (kHasChunks) {
+    if (context.isChunked()) return chunkedGradient(g, tokens, sequences, context);
   }
   std::vector<int64_t> idle;
   const LogitConstants constants(tokens);

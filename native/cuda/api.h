@@ -13,9 +13,13 @@ namespace cuda {
 constexpr int32_t kApiVersion = 8;
 constexpr const char* kApiSymbol = "fusedPreferenceLossCuda";
 
+// Whose failure it is: that of the CUDA runtime and of GPUs, or that of NCCL and of other ranks.
+enum class Origin : int32_t { kCuda = 0, kNccl = 1 };
+
 // Why a call failed.
 struct Problem {
   char message[512];
+  Origin origin;
 };
 
 struct DeviceInfo {
@@ -102,9 +106,9 @@ struct Api {
   bool (*ncclVersion)(int32_t* version, Problem*);
   // The 128 bytes by which ranks find each other.
   bool (*ncclId)(void* id, Problem*);
-  // Waits until all ranks have come, for no more than so many seconds.
-  bool (*createCommunicator)(int32_t device, int32_t rank, int32_t size, const void* id, double seconds, Communicator**,
-                             Problem*);
+  // Waits until all ranks have come, for no more than so many seconds, and until `cancelled`.
+  bool (*createCommunicator)(int32_t device, int32_t rank, int32_t size, const void* id, double seconds,
+                             const std::atomic<bool>* cancelled, Communicator**, Problem*);
   // A problem where nothing can be enqueued any more, as something has failed or it has been aborted.
   bool (*communicatorIsUsable)(Communicator*, Problem*);
   bool (*allGather)(Communicator*, uint64_t send, uint64_t receive, uint64_t bytes, void* stream, Problem*);

@@ -1,5 +1,6 @@
 #include "communicator.h"
 
+#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -9,17 +10,27 @@ namespace cuda {
 using nccl::require;
 using nccl::Result;
 
-Communicator::Communicator(int32_t device, int32_t rank, int32_t size, const nccl::UniqueId& id, double seconds)
+namespace {
+
+// A number without the zeros at its end.
+std::string written(double number) {
+  std::string text = std::to_string(number);
+  text.erase(text.find_last_not_of('0') + 1);
+  if (text.back() == '.') text.pop_back();
+  return text;
+}
+
+}  // namespace
+
+Communicator::Communicator(int32_t device, int32_t rank, int32_t size, const nccl::UniqueId& id, double seconds,
+                           const std::atomic<bool>& cancelled)
     : device(device), functions_(nccl::opened()), seconds_(seconds) {
-  const Clock::time_point begin = Clock::now();
   nccl::Config config;
-  const Result made = functions_.initRank(&comm_, size, id, rank, &config);
-  // A rank may have died since it was last heard of, and NCCL would wait for it for ever.
-  const Result result = settled(made, [&] { return !isOver(begin); });
-  if (result == Result::kSuccess) return;
+  Result result = functions_.initRank(&comm_, size, id, rank, &config);
   try {
-    if (result != Result::kInProgress) require(result, "connecting the ranks");
-    throw Error{"not all ranks have come to NCCL within " + limit() + " seconds: one may have died"};
+    // A rank may have died since it was last heard of, and NCCL would wait for it for ever.
+    until([&] { return isSettled(result); }, "come to NCCL", cancelled);
+    require(result, "connecting the ranks");
   } catch (const Error& error) {
     abortBecause(error.message);
     throw;
@@ -28,17 +39,21 @@ Communicator::Communicator(int32_t device, int32_t rank, int32_t size, const ncc
 
 Communicator::~Communicator() { abort(); }
 
-void Communicator::allGather(const void* send, void* receive, size_t bytes, Stream stream) {
-  enqueue("gathering", [&] { return functions_.allGather(send, receive, bytes, nccl::Type::kUint8, comm_, stream); });
+void Communicator::allGather(const void* send, void* receive, size_t bytes, Stream stream,
+                             const std::atomic<bool>& cancelled) {
+  enqueue("gathering", cancelled,
+          [&] { return functions_.allGather(send, receive, bytes, nccl::Type::kUint8, comm_, stream); });
 }
 
-void Communicator::allReduceSum(void* data, size_t count, nccl::Type type, Stream stream) {
-  enqueue("summing",
+void Communicator::allReduceSum(void* data, size_t count, nccl::Type type, Stream stream,
+                                const std::atomic<bool>& cancelled) {
+  enqueue("summing", cancelled,
           [&] { return functions_.allReduce(data, data, count, type, nccl::Operation::kSum, comm_, stream); });
 }
 
-void Communicator::broadcast(void* data, size_t bytes, int32_t root, Stream stream) {
-  enqueue("broadcasting",
+void Communicator::broadcast(void* data, size_t bytes, int32_t root, Stream stream,
+                             const std::atomic<bool>& cancelled) {
+  enqueue("broadcasting", cancelled,
           [&] { return functions_.broadcast(data, data, bytes, nccl::Type::kUint8, root, comm_, stream); });
 }
 
@@ -54,11 +69,7 @@ bool Communicator::isDone(Stream stream) {
 }
 
 void Communicator::wait(Stream stream, const std::atomic<bool>& cancelled) {
-  for (const Clock::time_point begin = Clock::now(); !isDone(stream);) {
-    if (cancelled) abort();
-    if (isOver(begin)) abort("not all ranks have taken part within " + limit() + " seconds: one may have failed");
-    std::this_thread::sleep_for(std::chrono::microseconds(50));
-  }
+  until([&] { return isDone(stream); }, "taken part", cancelled);
 }
 
 void Communicator::requireUsable() {
@@ -71,17 +82,6 @@ void Communicator::abort(const std::string& reason) {
   abortBecause(reason);
 }
 
-bool Communicator::isOver(Clock::time_point begin) const {
-  return Clock::now() - begin >= std::chrono::duration<double>(seconds_);
-}
-
-std::string Communicator::limit() const {
-  std::string limit = std::to_string(seconds_);
-  limit.erase(limit.find_last_not_of('0') + 1);
-  if (limit.back() == '.') limit.pop_back();
-  return limit;
-}
-
 void Communicator::close() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (nccl::Comm* comm = std::exchange(comm_, nullptr)) {
@@ -91,30 +91,47 @@ void Communicator::close() {
 }
 
 template <typename Operation>
-void Communicator::enqueue(const char* doing, const Operation& operation) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  requireSound();
-  // The first one connects the ranks further.
-  const Clock::time_point begin = Clock::now();
-  const Result result = settled(operation(), [&] { return !isOver(begin); });
-  if (result == Result::kInProgress) {
-    abortBecause("not all ranks have taken part within " + limit() + " seconds: one may have failed");
-    requireComm();
+void Communicator::enqueue(const char* doing, const std::atomic<bool>& cancelled, const Operation& operation) {
+  const std::lock_guard<std::mutex> turn(operations_);
+  Result result = Result::kInProgress;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    requireSound();
+    result = operation();
   }
+  // The first one connects the ranks further.
+  until([&] { return isSettled(result); }, "taken part", cancelled);
   require(result, doing);
 }
 
-template <typename Wanted>
-Result Communicator::settled(Result result, const Wanted& wanted) {
-  while (result == Result::kInProgress && wanted()) {
-    std::this_thread::sleep_for(std::chrono::microseconds(100));
+template <typename IsDone>
+void Communicator::until(const IsDone& isDone, const char* missing, const std::atomic<bool>& cancelled) {
+  using Clock = std::chrono::steady_clock;
+  const auto giveUp = [&](const std::string& reason) {
+    abort(reason);
+    throw nccl::Failure{reason};
+  };
+  for (const Clock::time_point begin = Clock::now(); !isDone();) {
+    if (cancelled) giveUp("the call has been given up");
+    if (Clock::now() - begin >= std::chrono::duration<double>(seconds_)) {
+      giveUp(std::string("not all ranks have ") + missing + " within " + written(seconds_) +
+             " seconds: one may have failed");
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+}
+
+bool Communicator::isSettled(Result& result) {
+  if (result == Result::kInProgress) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    requireComm();
     require(functions_.asyncError(comm_, &result), "looking for errors");
   }
-  return result;
+  return result != Result::kInProgress;
 }
 
 void Communicator::requireComm() const {
-  if (!comm_) throw Error{"this NCCL communicator cannot be used any more: " + failure_};
+  if (!comm_) throw nccl::Failure{"this NCCL communicator cannot be used any more: " + failure_};
 }
 
 void Communicator::requireSound() {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <mutex>
 #include <string>
 
@@ -12,20 +11,22 @@ namespace fpl {
 namespace cuda {
 
 // Its methods are called on its device. Operations are enqueued on a stream, and throw Error when they cannot be; once
-// something has failed, on this rank or on another, every operation throws.
+// something has failed, on this rank or on another, every operation throws. The first one waits for the other ranks, as
+// `wait` does.
 class Communicator {
  public:
   // Waits until all ranks have come, for no more than so many seconds, as `wait` does.
-  Communicator(int32_t device, int32_t rank, int32_t size, const nccl::UniqueId& id, double seconds);
+  Communicator(int32_t device, int32_t rank, int32_t size, const nccl::UniqueId& id, double seconds,
+               const std::atomic<bool>& cancelled);
   // Aborts, unless it has been closed.
   ~Communicator();
   Communicator(const Communicator&) = delete;
 
   const int32_t device;
 
-  void allGather(const void* send, void* receive, size_t bytes, Stream stream);
-  void allReduceSum(void* data, size_t count, nccl::Type type, Stream stream);
-  void broadcast(void* data, size_t bytes, int32_t root, Stream stream);
+  void allGather(const void* send, void* receive, size_t bytes, Stream stream, const std::atomic<bool>& cancelled);
+  void allReduceSum(void* data, size_t count, nccl::Type type, Stream stream, const std::atomic<bool>& cancelled);
+  void broadcast(void* data, size_t bytes, int32_t root, Stream stream, const std::atomic<bool>& cancelled);
 
   // Whether the work of a stream is done. Where another rank has died it never would be: then this aborts, and throws.
   bool isDone(Stream stream);
@@ -40,16 +41,13 @@ class Communicator {
   void close();
 
  private:
-  using Clock = std::chrono::steady_clock;
-
-  // Whether the seconds are over since then; and how many they are, in words.
-  bool isOver(Clock::time_point begin) const;
-  std::string limit() const;
   template <typename Operation>
-  void enqueue(const char* doing, const Operation& operation);
-  // What becomes of an operation that may be in progress, once that is known or `wanted` says no.
-  template <typename Wanted>
-  nccl::Result settled(nccl::Result result, const Wanted& wanted);
+  void enqueue(const char* doing, const std::atomic<bool>& cancelled, const Operation& operation);
+  // Waits until `isDone()`. Where the seconds are over, or `cancelled` becomes true, it aborts, and throws.
+  template <typename IsDone>
+  void until(const IsDone& isDone, const char* missing, const std::atomic<bool>& cancelled);
+  // Whether an operation is in progress no more; `result` is then what has become of it.
+  bool isSettled(nccl::Result& result);
   void requireComm() const;
   // Aborts, and throws, where NCCL has found that something has failed.
   void requireSound();
@@ -57,7 +55,8 @@ class Communicator {
 
   const nccl::Functions& functions_;
   const double seconds_;
-  std::mutex mutex_;  // of what follows
+  std::mutex operations_;  // one begins when the one before is in progress no more
+  std::mutex mutex_;       // of what follows; nobody waits for other ranks with it
   nccl::Comm* comm_ = nullptr;
   std::string failure_;
 };

@@ -366,7 +366,8 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
     if (out_.weight) of(toWeight_, first, rows).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
   });
   if (shareOfHidden_ && active_.count > 0) {
-    communicator->allReduceSum(shareOfHidden_, size_t(active_.count * width), nccl::Type::kFloat32, stream);
+    communicator->allReduceSum(shareOfHidden_, size_t(active_.count * width), nccl::Type::kFloat32, stream,
+                               job_.cancelled);
     scatterRows(shareOfHidden_, width, active_.rows, active_.count, width, out_.hidden, out_.dtype, adds, stream);
   }
   if (out_.weight && rounds) writeRounded(weightSums_, vocab_ * width, out_.weight, out_.dtype, adds, stream);

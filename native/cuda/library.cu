@@ -3,6 +3,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "../core/float_environment.h"
@@ -28,13 +29,14 @@ struct Prepared {
   int32_t device;
   std::unique_ptr<Workspace> workspace;
   std::unique_ptr<Plan> plan;
-  Context* context = nullptr;  // that gets the workspace back; null: none does
+  Context* context = nullptr;  // whose the workspace is, until it runs; null: nobody's
 };
 
 namespace {
 
-void say(Problem* problem, const std::string& message) {
+void say(Problem* problem, const std::string& message, Origin origin = Origin::kCuda) {
   snprintf(problem->message, sizeof problem->message, "%s", message.c_str());
+  problem->origin = origin;
 }
 
 // Runs `body`, on that device when one is given; false and the problem when it fails. What is computed on the way to
@@ -46,6 +48,8 @@ bool guarded(Problem* problem, const char* doing, int32_t device, const Body& bo
     const CurrentDevice current(device, doing);
     body();
     return true;
+  } catch (const nccl::Failure& failure) {
+    say(problem, failure.message, Origin::kNccl);
   } catch (const Error& error) {
     say(problem, error.message);
   } catch (const std::exception& error) {
@@ -155,13 +159,19 @@ std::unique_ptr<Prepared> planned(Context* context, Job& job) {
   return made;
 }
 
+void giveBack(Context& context, Prepared& prepared) {
+  prepared.plan.reset();
+  const std::lock_guard<std::mutex> lock(context.mutex);
+  context.idle.push_back({prepared.device, std::move(prepared.workspace)});
+}
+
 bool runPlanned(Prepared& prepared) {
+  // Where it fails, kernels may go on that use the workspace: then it is nobody's.
+  Context* const context = std::exchange(prepared.context, nullptr);
   bool finished = false;
   together(prepared.job, [&] { finished = prepared.plan->run(Stream(prepared.job.stream)); });
   if (finished) prepared.plan->read();
-  prepared.plan.reset();
-  const std::lock_guard<std::mutex> lock(prepared.context->mutex);
-  prepared.context->idle.push_back({prepared.device, std::move(prepared.workspace)});
+  giveBack(*context, prepared);
   return finished;
 }
 
@@ -207,7 +217,10 @@ bool read(Prepared* prepared, void* stream, Problem* problem) {
 }
 
 void destroyPrepared(Prepared* prepared) {
-  quietly(prepared->device, [&] { delete prepared; });
+  quietly(prepared->device, [&] {
+    const std::unique_ptr<Prepared> owned(prepared);
+    if (owned->context) giveBack(*owned->context, *owned);
+  });
 }
 
 uint64_t workspaceBytes(const Prepared* prepared) { return prepared->workspace->device.size(); }
@@ -373,9 +386,9 @@ bool ncclId(void* id, Problem* problem) {
 }
 
 bool createCommunicator(int32_t device, int32_t rank, int32_t size, const void* id, double seconds,
-                        Communicator** communicator, Problem* problem) {
+                        const std::atomic<bool>* cancelled, Communicator** communicator, Problem* problem) {
   return guarded(problem, "connecting the ranks", device, [&] {
-    *communicator = new Communicator(device, rank, size, *static_cast<const nccl::UniqueId*>(id), seconds);
+    *communicator = new Communicator(device, rank, size, *static_cast<const nccl::UniqueId*>(id), seconds, *cancelled);
   });
 }
 
@@ -383,25 +396,29 @@ bool communicatorIsUsable(Communicator* communicator, Problem* problem) {
   return guarded(problem, "looking for errors", communicator->device, [&] { communicator->requireUsable(); });
 }
 
+// Of what a thread enqueues that others cannot tell to stop.
+const std::atomic<bool> kNotCancelled{false};
+
 bool allGather(Communicator* communicator, uint64_t send, uint64_t receive, uint64_t bytes, void* stream,
                Problem* problem) {
   return guarded(problem, "gathering", communicator->device, [&] {
     communicator->allGather(reinterpret_cast<const void*>(send), reinterpret_cast<void*>(receive), bytes,
-                            Stream(stream));
+                            Stream(stream), kNotCancelled);
   });
 }
 
 bool allReduceSum(Communicator* communicator, uint64_t data, uint64_t count, int32_t type, void* stream,
                   Problem* problem) {
   return guarded(problem, "summing", communicator->device, [&] {
-    communicator->allReduceSum(reinterpret_cast<void*>(data), count, nccl::Type(type), Stream(stream));
+    communicator->allReduceSum(reinterpret_cast<void*>(data), count, nccl::Type(type), Stream(stream), kNotCancelled);
   });
 }
 
 bool broadcast(Communicator* communicator, uint64_t data, uint64_t bytes, int32_t root, void* stream,
                Problem* problem) {
-  return guarded(problem, "broadcasting", communicator->device,
-                 [&] { communicator->broadcast(reinterpret_cast<void*>(data), bytes, root, Stream(stream)); });
+  return guarded(problem, "broadcasting", communicator->device, [&] {
+    communicator->broadcast(reinterpret_cast<void*>(data), bytes, root, Stream(stream), kNotCancelled);
+  });
 }
 
 bool communicatorIsDone(Communicator* communicator, void* stream, bool* done, Problem* problem) {

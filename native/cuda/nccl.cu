@@ -54,7 +54,7 @@ const Library& library() {
 }  // namespace
 
 const Functions& opened() {
-  if (!library().problem.empty()) throw Error{"NCCL cannot be used: " + library().problem};
+  if (!library().problem.empty()) throw Failure{"NCCL cannot be used: " + library().problem};
   return library().functions;
 }
 
@@ -66,8 +66,8 @@ int version() {
 void require(Result result, const char* doing) {
   if (result == Result::kSuccess) return;
   const std::string detail = opened().lastError(nullptr);
-  throw Error{std::string("NCCL failed while ") + doing + ": " + opened().errorString(result) +
-              (detail.empty() ? "" : ": " + detail)};
+  throw Failure{std::string("NCCL failed while ") + doing + ": " + opened().errorString(result) +
+                (detail.empty() ? "" : ": " + detail)};
 }
 
 }  // namespace nccl

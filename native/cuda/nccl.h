@@ -52,6 +52,9 @@ struct Functions {
   Result (*broadcast)(const void* send, void* receive, size_t count, Type, int root, Comm*, Stream);
 };
 
+// What NCCL, or the lack of another rank, is to blame for.
+struct Failure : Error {};
+
 // Opens the library, the first time. Throws where it cannot be used.
 const Functions& opened();
 // As NCCL writes it: 22809 for 2.28.9.

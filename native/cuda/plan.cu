@@ -467,7 +467,7 @@ void Plan::enqueueValues(Stream stream) {
     enqueueSegments(on_.policy, exchange_->made(false), job_.policy.logits, stream);
     // Rows may be missing, and the other ranks would take what they get.
     if (job_.cancelled) throw Error{"the call has been given up"};
-    exchange_->gather(*communicator(), stream);
+    exchange_->gather(*communicator(), stream, job_.cancelled);
   }
   if (job_.hasTokenLoss) enqueueTokenWeights(stream);
   if (job_.hasReference) enqueueForward(on_.reference, job_.reference.logits, stream);

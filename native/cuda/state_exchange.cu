@@ -166,7 +166,7 @@ void StateExchange::placeScratch(Layout& layout) {
   }
 }
 
-void StateExchange::gather(Communicator& communicator, Stream stream) const {
+void StateExchange::gather(Communicator& communicator, Stream stream, const std::atomic<bool>& cancelled) const {
   if (rows() == 0) return;  // on all ranks: they have the same labels
   char* const own = messages_ + rank_ * messageBytes_;
   for (const Stage& stage : stages_) {
@@ -182,7 +182,7 @@ void StateExchange::gather(Communicator& communicator, Stream stream) const {
     a.message = reinterpret_cast<uint32_t*>(own + stage.offset);
     FPL_LAUNCH("segment states", packKernel, blocksOf(a.rows * most_ + mostLabels_), kThreads, stream, a);
   }
-  communicator.allGather(own, messages_, size_t(messageBytes_), stream);
+  communicator.allGather(own, messages_, size_t(messageBytes_), stream, cancelled);
   for (const Stage& stage : stages_) {
     UnpackArguments a{stage.form, reinterpret_cast<const uint32_t*>(messages_ + stage.offset), messageBytes_ / 4};
     a.active = activeOnDevice_;

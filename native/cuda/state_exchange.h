@@ -26,7 +26,7 @@ class StateExchange {
   // What rows are finished from.
   const SweepScratch& given(bool reference) const { return stages_[reference ? 1 : 0].given; }
   // Gathers the states of all processes.
-  void gather(Communicator& communicator, Stream stream) const;
+  void gather(Communicator& communicator, Stream stream, const std::atomic<bool>& cancelled) const;
 
  private:
   // A forward's states: those of this process, and those of all.

@@ -12,29 +12,28 @@ export const COPY = { toDevice: 1, toHost: 2, onDevice: 3 } as const
 export const MEMORY = { host: 0, onDevice: 1, shared: 2 } as const
 
 /**
- * An error as that of this package: one of the library gets its code, that of NCCL where it names it, as all those of
- * communicator.cu and nccl.cu do; one that has a code already, of a resource that has been disposed of, stays.
+ * An error as that of this package: one of the library says whether the GPU has failed or NCCL, and one of a resource that
+ * has been disposed of stays.
  */
-function coded(error: Error & { code?: string }, code?: 'ERR_NCCL'): Error {
-  if (error.code !== undefined) return error
-  return failure(code ?? (/\bNCCL\b/.test(error.message) ? 'ERR_NCCL' : 'ERR_CUDA'), error.message)
+function coded(error: Error & { code?: string }): Error {
+  return error.code === undefined ? failure('ERR_CUDA', error.message) : error
 }
 
-/** Runs `call`; errors of the library get their code. */
-export function cudaCall<T>(call: () => T, code?: 'ERR_NCCL'): T {
+/** Runs `call`; errors of the library become those of this package. */
+export function cudaCall<T>(call: () => T): T {
   try {
     return call()
   } catch (error) {
-    throw coded(error as Error, code)
+    throw coded(error as Error)
   }
 }
 
 /** The same for a promise. */
-export async function cudaPromise<T>(promise: Promise<T>, code?: 'ERR_NCCL'): Promise<T> {
+export async function cudaPromise<T>(promise: Promise<T>): Promise<T> {
   try {
     return await promise
   } catch (error) {
-    throw coded(error as Error, code)
+    throw coded(error as Error)
   }
 }
 

@@ -23,5 +23,5 @@ export function isNcclRanks(value: unknown): value is NcclRanks {
  * used any more.
  */
 export function addressOfRanks({ handle }: NcclRanks): bigint {
-  return cudaCall(() => cudaFunctions().addressOf(handle), 'ERR_NCCL')
+  return cudaCall(() => cudaFunctions().addressOf(handle))
 }

@@ -61,7 +61,7 @@ export class NcclCommunicator extends Handle<object> implements NcclRanks {
    * @param receive `size` times as many bytes; `send` may be their part of this rank, and must not overlap them otherwise
    * @param options `stream`: defaults to the default stream
    * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
-   *   `ERR_SHAPE_MISMATCH`; Error `ERR_NCCL` (another rank has died, for one), `ERR_DISPOSED`
+   *   `ERR_SHAPE_MISMATCH`; Error `ERR_NCCL` (another rank has died, for one), `ERR_CUDA`, `ERR_DISPOSED`
    */
   allGather(send: DeviceMemory, receive: DeviceMemory, options: { stream?: RunOptions['stream'] } = {}): void {
     const { stream } = optionsObject<OnStream>(options, 'options', STREAM)
@@ -114,14 +114,14 @@ export class NcclCommunicator extends Handle<object> implements NcclRanks {
   /**
    * Waits, off the calling thread, for all enqueued work of a stream, as its own `synchronize` does. Where another rank
    * has died and operations would wait for ever, this one rejects, and ends them.
-   * @throws Error `ERR_NCCL`, `ERR_DISPOSED`
+   * @throws Error `ERR_NCCL`, `ERR_CUDA` (the GPU has failed), `ERR_DISPOSED`
    */
   async synchronize(stream: NonNullable<RunOptions['stream']> = 0): Promise<void> {
     const { handle } = this
     const address = Number(streamOf(stream, this.device))
     const holds = new Holds([this, stream])
     try {
-      await cudaPromise(cudaFunctions().waitFor(nextId(), handle, address), 'ERR_NCCL')
+      await cudaPromise(cudaFunctions().waitFor(nextId(), handle, address))
     } finally {
       holds.letGo(false)
     }
@@ -151,7 +151,7 @@ export class NcclCommunicator extends Handle<object> implements NcclRanks {
   ): void {
     const { handle } = this
     const address = Number(streamOf(stream ?? 0, this.device))
-    cudaCall(() => call(cudaFunctions(), handle, address), 'ERR_NCCL')
+    cudaCall(() => call(cudaFunctions(), handle, address))
     enqueued(this, ...memory)
   }
 }

@@ -36,7 +36,7 @@ const ID_BYTES = 128
  *   over it later, too; nothing else does.
  * @returns the same rank, whose collectives work on device memory
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`; Error
- *   `ERR_BACKEND_UNAVAILABLE`, `ERR_NCCL` (it is not installed, for one), `ERR_RANK_FAILED` (one of these on another rank)
+ *   `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`, `ERR_NCCL` (it is not installed, for one), `ERR_RANK_FAILED` (one of these on another rank)
  */
 export async function ncclCommunicator(
   communicator: Communicator,
@@ -52,8 +52,8 @@ export async function ncclCommunicator(
     const { functions: cuda, info } = requireCuda()
     const count = info().devices.length
     device = given === undefined ? rank % count : integer(given, 'options.device', 0, count - 1)
-    const version = cudaCall(() => cuda.ncclVersion(), 'ERR_NCCL')
-    if (rank === 0) cudaCall(() => cuda.ncclId(own), 'ERR_NCCL')
+    const version = cudaCall(() => cuda.ncclVersion())
+    if (rank === 0) cudaCall(() => cuda.ncclId(own))
     return { call: 'ncclCommunicator', equal: { 'the version of NCCL': version } }
   })
   const ids = new Uint8Array(size * ID_BYTES)
@@ -61,6 +61,6 @@ export async function ncclCommunicator(
   const { functions: cuda } = requireCuda()
   const made = cuda.communicator()
   const id = ids.subarray(0, ID_BYTES)
-  await cudaPromise(cuda.connect(nextId(), made, device, rank, size, id, seconds), 'ERR_NCCL')
+  await cudaPromise(cuda.connect(nextId(), made, device, rank, size, id, seconds))
   return new NcclCommunicator(made, device, ranks)
 }

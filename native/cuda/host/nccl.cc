@@ -7,6 +7,7 @@
 // The environment can make it fail:
 //   FPL_HOST_NCCL_VERSION  its version, as NCCL writes it; default 22809
 //   FPL_HOST_FAULT=nccl    every operation is an internal error
+//   FPL_HOST_NCCL_CONNECTS 1: the first operation of a rank is in progress until all ranks have begun theirs
 //   FPL_HOST_NCCL_LOG      a file that gets a line for each operation that is enqueued: its kind, and what the rank
 //   sends
 #include "../nccl.h"
@@ -55,7 +56,7 @@ struct Request {
 // What a rank has to say of itself. The operations of a communicator are numbered from one.
 struct Slot {
   std::atomic<uint64_t> posted, taken;  // the last whose bytes it has put there, and taken from all others
-  std::atomic<bool> left;
+  std::atomic<bool> begun, left;        // its first operation; the communicator
   int32_t device;
   Request request;
 };
@@ -268,6 +269,7 @@ Result enqueue(Comm* comm, Request request, const void* send, void* receive, cud
   if (!device) return Result::kInternalError;
   const cudaError_t status = device->enqueue(stream, Enqueued{comm->part, device, request, send, receive});
   if (status != cudaSuccess) return failed(Result::kUnhandledCudaError, "the stream is none");
+  comm->part->slot(comm->part->rank).begun = true;
   if (comm->steps == 0) return Result::kSuccess;
   comm->steps = 2;
   return Result::kInProgress;
@@ -368,6 +370,11 @@ static Result connected(const Comm& comm) {
 
 EXPORT Result ncclCommGetAsyncError(Comm* comm, Result* result) {
   const Part& part = *comm->part;
+  const bool connects = comm->steps > 0 && getenv("FPL_HOST_NCCL_CONNECTS");
+  if (connects && !part.all([&](int other) { return bool(part.slot(other).begun); })) {
+    *result = Result::kInProgress;
+    return Result::kSuccess;
+  }
   if (comm->connected != Result::kSuccess || comm->steps > 0) {
     if (comm->connected == Result::kSuccess) --comm->steps;
     if (comm->connected == Result::kInProgress) comm->connected = connected(*comm);

@@ -258,6 +258,9 @@ T* followed(const T* address, int device) {
 }
 
 void copyNow(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, int toDevice, int fromDevice) {
+  if (kind != cudaMemcpyDeviceToDevice) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(numberIn("FPL_HOST_COPY_MS", 0)));
+  }
   if (kind != cudaMemcpyDeviceToHost) to = followed(static_cast<char*>(to), toDevice);
   if (kind != cudaMemcpyHostToDevice) from = followed(static_cast<const char*>(from), fromDevice);
   if (kind == cudaMemcpyDeviceToHost && numberIn("FPL_HOST_INITCHECK", 0) && isFresh(from, bytes)) {

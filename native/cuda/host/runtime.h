@@ -10,6 +10,7 @@
 //   FPL_HOST_PINNED_BYTES  the most that can be pinned at once
 //   FPL_HOST_DRIVER        version of the driver, default that of the build
 //   FPL_HOST_FAULT         a stage whose kernel hits an illegal address
+//   FPL_HOST_COPY_MS       milliseconds that each copy between host and device takes, default 0
 //   FPL_HOST_INITCHECK     1: the process ends where bytes are copied to the host that nobody has written
 //   FPL_HOST_CHUNK_BYTES   of an output layer's logits that are multiplied at once (head.cu)
 #pragma once
