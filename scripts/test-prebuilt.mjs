@@ -8,6 +8,7 @@
  * compiler does.
  */
 import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -23,8 +24,19 @@ const { getBackends } = await import('../dist/index.mjs')
 const { path, reason } = getBackends().cpu
 if (!path?.startsWith(join(root, 'prebuilds'))) throw new Error(reason ?? `${path} is not a prebuilt binary`)
 
+// A machine without AMX cannot run its products; that they are there shows in what the binary would say of it.
+if (readFileSync(path).includes('compiled without AMX')) throw new Error(`${path} was compiled without AMX`)
+
 node('test/stress/run.mjs', ...process.argv.slice(2))
-const TESTS = ['edges', 'golden', 'promises', 'promise-lifetimes', 'lent-arrays', 'copies', 'settings'].map(
-  (name) => `test/${name}.test.ts`,
-)
+const TESTS = [
+  'edges',
+  'golden',
+  'promises',
+  'promise-lifetimes',
+  'lent-arrays',
+  'copies',
+  'settings',
+  'amx',
+  'amx-golden',
+].map((name) => `test/${name}.test.ts`)
 node('node_modules/vitest/vitest.mjs', 'run', ...TESTS)

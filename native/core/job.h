@@ -317,8 +317,8 @@ struct Job {
   const Rows& rows() const { return hasPolicy ? policy.logits : hasGradient ? gradient.logits : headGradient.logits; }
 
   int64_t threads = 1;
-  int32_t instructionSet = -1;  // index into the instruction sets of the build; -1: the best this CPU has
-  int32_t products = 0;         // which an output layer takes: ours, AMX's, or those of the library of that number
+  int32_t instructionSet = -1;      // index into the instruction sets of the build; -1: the best this CPU has
+  int32_t products = kOurProducts;  // which an output layer takes: ours, AMX's, or those of the library of that number
 
   // `cancelled` is set by another thread and has an effect until stage 4 begins. A job that may be cancelled finishes
   // stage 1 before it begins stage 4.

@@ -19,13 +19,15 @@ void checkRows(const Rows& rows, bool exist) {
   FPL_ASSERT(rows.batch == 1 || rows.batchStride >= rows.vocab);
 }
 
-void checkHead(const Head& head, const Rows& logits) {
+// `isNarrow`: what is done with it wants bfloat16.
+void checkHead(const Head& head, const Rows& logits, bool isNarrow) {
   FPL_ASSERT(head.hidden.count() == logits.count() && head.width() > 0);
   checkRows(head.hidden, true);
   const auto& weight = head.weight;
   FPL_ASSERT(!weight.onDevice && (weight.rowStride == 1 || weight.columnStride == 1));
   FPL_ASSERT(weight.rowStride >= (weight.columnStride == 1 ? head.width() : 1));
   FPL_ASSERT(weight.columnStride >= (weight.columnStride == 1 ? 1 : logits.vocab));
+  FPL_ASSERT(!isNarrow || (head.hidden.dtype == DType::kBFloat16 && weight.dtype == DType::kBFloat16));
 }
 
 // Sequences are runs of rows, one after the other. Each knows how many of its rows are active.
@@ -46,7 +48,7 @@ void checkTokens(const Tokens& tokens, const Rows& rows) {
   }
 }
 
-void checkForward(const Forward& forward, const Rows& rows) {
+void checkForward(const Forward& forward, const Rows& rows, bool onTiles) {
   FPL_ASSERT(forward.logProbs && forward.logits.count() == rows.count() && forward.logits.vocab == rows.vocab);
   const SegmentStates& segments = forward.segments;
   const bool isRead = !forward.swept && (segments.areMade() || !segments.present());
@@ -58,7 +60,7 @@ void checkForward(const Forward& forward, const Rows& rows) {
     FPL_ASSERT(segments.bounds[0] == 0 && segments.bounds[count] == forward.logits.vocab);
     for (int64_t s = 0; s < count; ++s) FPL_ASSERT(segments.bounds[s] < segments.bounds[s + 1]);
   }
-  if (forward.head.present()) checkHead(forward.head, forward.logits);
+  if (forward.head.present()) checkHead(forward.head, forward.logits, onTiles);
 }
 
 void checkLoss(const Job& job) {
@@ -93,10 +95,11 @@ void checkJob(const Job& job) {
   FPL_ASSERT(job.instructionSet >= -1 && job.instructionSet < instructionSets().count);
   FPL_ASSERT(job.threads > 0 && !(job.hasGradient && job.hasHeadGradient));
   if (job.hasPolicy || job.hasGradient || job.hasHeadGradient) checkTokens(job.tokens, job.rows());
-  if (job.hasPolicy) checkForward(job.policy, job.rows());
+  const bool onTiles = job.products == kProductsOfAmx;
+  if (job.hasPolicy) checkForward(job.policy, job.rows(), onTiles);
   if (job.hasReference) {
     FPL_ASSERT(job.hasPolicy);
-    checkForward(job.reference, job.rows());
+    checkForward(job.reference, job.rows(), onTiles);
   }
   if (job.hasLoss) checkLoss(job);
   if (job.hasUnpairedLoss) checkUnpairedLoss(job);
@@ -124,7 +127,7 @@ void checkJob(const Job& job) {
     FPL_ASSERT(g.coefficients && (g.states || job.hasPolicy) && (g.hidden || g.weight || g.bias));
     FPL_ASSERT(int32_t(g.dtype) >= 0 && int32_t(g.dtype) < 3);
     FPL_ASSERT(!g.onDevice && (g.entropies || !g.tokenCoefficients.entropy));
-    checkHead(g.head, g.logits);
+    checkHead(g.head, g.logits, onTiles || g.precision == DType::kBFloat16);
   }
 }
 

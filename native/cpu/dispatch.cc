@@ -1,6 +1,9 @@
 // Finds the instruction sets of this CPU, and computes the constants that all of them share.
+#include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "kernels.h"
@@ -149,7 +152,8 @@ const char* problemOfAmx() {
   if (!all(savedRegisters(), kTileRegisters)) return "the system does not save AMX's registers";
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl
   if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) {
-    return "the system does not let this process use AMX";
+    static const std::string refusal = std::string("the system does not let this process use AMX: ") + strerror(errno);
+    return refusal.c_str();
   }
   return amx::kTiles.works() ? nullptr : "this CPU's AMX adds in another order than Intel's manual says";
 }
@@ -162,10 +166,22 @@ const TileKernels* amxTiles(const char** problem) {
   static const char* const found = problemOfAmx();
   if (problem) *problem = found;
   return found ? nullptr : &amx::kTiles;
+#elif defined(__x86_64__) && defined(__linux__)
+  if (problem) *problem = "this build was compiled without AMX";
+  return nullptr;
 #else
   if (problem) *problem = "this build has no AMX, which is of Linux on x64";
   return nullptr;
 #endif
 }
+
+#if !defined(__wasm__)
+const TileKernels* amxTilesOfJob() {
+  const char* problem;
+  const TileKernels* const tiles = amxTiles(&problem);
+  if (!tiles) throw std::runtime_error(problem);
+  return tiles;
+}
+#endif
 
 }  // namespace fpl

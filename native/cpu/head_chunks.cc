@@ -59,6 +59,7 @@ class ChunkedBackward {
         chunks_(chunksOf(gradient.kept, int64_t(active_.size()))),
         products_(productsOf(gradient.head, vocab_, chunks_, gradient.precision, context)),
         labels_(gradient.precision == DType::kFloat32 ? 0 : active_.size()),
+        labelLines_(context.threads, labels_.empty() ? 0 : 2 * width_),
         hiddenSums_(gradient.hidden ? mostRowsOf(chunks_) * width_ : 0),
         weightSums_(gradient.weight && !isWide_ ? vocab_ * width_ : 0),
         biasSums_(gradient.bias && !isWide_ ? vocab_ : 0) {
@@ -141,12 +142,13 @@ class ChunkedBackward {
     const int64_t label = labelOf(i);
     if (label < 0) return;
     const Head::Weight& weight = g_.head.weight;
-    std::vector<float> weights(width_);
+    const BufferPool::Loan loan(labelLines_);
+    float* const weights = loan.data();
     for (int64_t d = 0; d < width_; ++d) {
       weights[d] =
           toFloat(static_cast<const BFloat16*>(weight.data)[label * weight.rowStride + d * weight.columnStride]);
     }
-    context_.kernels.addMultiple[int(DType::kFloat32)](sums, weights.data(), labels_[i], sums, 0, width_);
+    context_.kernels.addMultiple[int(DType::kFloat32)](sums, weights, labels_[i], sums, 0, width_);
   }
 
   // Each word's by one task, in the order of the rows.
@@ -156,16 +158,16 @@ class ChunkedBackward {
     const int64_t wordStep = byWord ? width_ : 1, step = byWord ? 1 : vocab_;
     float* const out = isWide_ ? static_cast<float*>(g_.weight) : weightSums_.data();
     context_.pool.run(kTasks, context_.threads, [&](int64_t task) {
-      std::vector<float> states(width_), sums(width_);
+      const BufferPool::Loan loan(labelLines_);
+      float *const states = loan.data(), *const sums = states + width_;
       for (size_t i = 0; i < active_.size(); ++i) {
         const int64_t label = labelOf(int64_t(i));
         if (label < 0 || label % kTasks != task) continue;
         const void* const begin = g_.head.hidden.begin(active_[i]);
-        Vectors{DType::kBFloat16, &begin}.read(0, 0, width_, states.data());
+        Vectors{DType::kBFloat16, &begin}.read(0, 0, width_, states);
         float* const line = out + label * wordStep;
         for (int64_t d = 0; d < width_; ++d) sums[d] = line[d * step];
-        context_.kernels.addMultiple[int(DType::kFloat32)](sums.data(), states.data(), labels_[i], sums.data(), 0,
-                                                           width_);
+        context_.kernels.addMultiple[int(DType::kFloat32)](sums, states, labels_[i], sums, 0, width_);
         for (int64_t d = 0; d < width_; ++d) line[d * step] = sums[d];
       }
     });
@@ -217,6 +219,7 @@ class ChunkedBackward {
   const std::vector<Chunk> chunks_;
   const std::unique_ptr<HeadProducts> products_;
   std::vector<float> labels_;  // the gradients with respect to the active rows' labels, where these are apart
+  BufferPool labelLines_;      // two lines of features each, for these
   const FloatBuffer hiddenSums_, weightSums_, biasSums_;
 };
 

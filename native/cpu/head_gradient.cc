@@ -19,6 +19,8 @@
 // products of their gradients, which are float32, are added to the sums apart:
 //
 //   hidden  Σ_v≠label rounded(r, v) · weight(v, d)  +  gradient(r, label) · weight(label, d)
+//
+// The bias has no product: nothing of its gradient is rounded.
 #include <cstring>
 
 #include "head.h"
@@ -104,7 +106,7 @@ class HeadBackward {
         tilesOfLogits_(std::min(context.threads, ceilDiv(groupRows_, kRows) * ceilDiv(blockWords_, tileWords_)),
                        kRows * (rounds() ? 2 : 1) * tileWords_),
         ofLabels_(rounds() ? groupRows_ : 0),
-        leasts_(ceilDiv(groupRows_, kRows) * ceilDiv(blockWords_, std::max<int64_t>(tileWords_, 1))),
+        leasts_(ceilDiv(groupRows_, kRows) * ceilDiv(blockWords_, tileWords_)),
         zeros_(rounds() ? std::max(width_, tileWords_) : 0),
         hiddenSums_(kept_, g_.hidden ? groupRows_ * width_ : 0),
         weightSums_(blocksOutside_ ? blockWords_ * width_ : 0),
@@ -241,22 +243,28 @@ class HeadBackward {
     // Rounded rows have room for an even number of words.
     const int64_t evenWords = words + words % 2;
     BFloat16* const rounded = reinterpret_cast<BFloat16*>(made.data() + kRows * tileWords_);
+    const auto logitsOf = [&](int64_t i) {
+      float* const kept = const_cast<float*>(rows_[r + i].logits);
+      return Row{isKept ? kept + block_ + first : made.data() + i * tileWords_, DType::kFloat32};
+    };
+    const auto labelOf = [&](int64_t i) { return rows_[r + i].label - (block_ + first); };
+    const auto write = [&](int64_t i, const Row& out) {
+      const RowValues values = rows_[r + i].values.from(block_ + first);
+      writeGradient(logitsOf(i), out, 0, words, labelOf(i), values, constants_, context_.kernels);
+    };
     const void* lines[kRows];
     for (int64_t i = 0; i < rows; ++i) {
-      float* line = made.data() + i * tileWords_;
-      const ActiveRow& row = rows_[r + i];
-      const Row logits{isKept ? const_cast<float*>(row.logits) + block_ + first : line, DType::kFloat32};
+      float* const line = made.data() + i * tileWords_;
       const Row out = rounds() ? Row{rounded + i * evenWords, DType::kBFloat16} : Row{line, DType::kFloat32};
-      const int64_t label = row.label - (block_ + first);
-      const RowValues values = row.values.from(block_ + first);
-      writeGradient(logits, out, 0, words, label, values, constants_, context_.kernels);
+      write(i, out);
       lines[i] = out.data;
       if (!rounds()) continue;
       BFloat16* const last = rounded + (i + 1) * evenWords;
       if (words % 2 != 0) last[-1] = {};
+      const int64_t label = labelOf(i);
       if (label < 0 || label >= words) continue;
-      writeGradient(logits.from(label), {&ofLabels_[r + i], DType::kFloat32}, 0, 1, 0, values.from(label), constants_,
-                    context_.kernels);
+      writeGradient(logitsOf(i).from(label), {&ofLabels_[r + i], DType::kFloat32}, 0, 1, 0,
+                    rows_[r + i].values.from(block_ + first + label), constants_, context_.kernels);
       rounded[i * evenWords + label] = {};
     }
     if (rows % 2 != 0) lines[rows] = zeros_.data();
@@ -276,13 +284,13 @@ class HeadBackward {
                        panel);
     }
     if (g_.bias) {
+      // Without products, nothing of it is rounded: the rows are made again, in the place of the logits.
       double* sums = biasSums_.data() + r / kRows * blockWords_ + first;
       std::fill_n(sums, words, 0.0);
       for (int64_t i = 0; i < rows; ++i) {
-        const float* const values = gradient.read(i, 0, words, made.data());
+        float* const values = made.data() + i * tileWords_;
+        if (rounds()) write(i, {values, DType::kFloat32});
         for (int64_t v = 0; v < words; ++v) sums[v] += values[v];
-        const int64_t label = rows_[r + i].label - (block_ + first);
-        if (rounds() && label >= 0 && label < words) sums[label] += ofLabels_[r + i];
       }
     }
   }

@@ -9,6 +9,7 @@
 
 namespace fpl {
 
+// What they need is allocated when they are made.
 class HeadProducts {
  public:
   virtual ~HeadProducts() = default;
@@ -26,7 +27,7 @@ class HeadProducts {
 // Those of context.blas, of chunks of up to `mostRows` rows.
 std::unique_ptr<HeadProducts> blasProducts(const Head& head, int64_t vocab, int64_t mostRows,
                                            const CpuContext& context);
-// Those of context.tiles, of gradients that are rounded to that precision before. Their bits do not depend on the
+// Those of context.tiles, which round gradients to that precision as they pack them. Their bits do not depend on the
 // chunks, where each but the last has whole steps of rows.
 std::unique_ptr<HeadProducts> tileProducts(const Head& head, int64_t vocab, int64_t mostRows, DType precision,
                                            const CpuContext& context);

@@ -169,7 +169,10 @@ bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas) {
   if (job.hasPolicy || hasGradient) {
     const Kernels& kernels = *instructionSets().sets[job.instructionSet < 0 ? 0 : job.instructionSet];
     KeptLogitsScratch keptLogits;
-    const TileKernels* const tiles = job.products == kProductsOfAmx ? amxTiles() : nullptr;
+    const TileKernels* tiles = nullptr;
+    if constexpr (kHasChunks) {
+      if (job.products == kProductsOfAmx) tiles = amxTilesOfJob();
+    }
     if (!blas && !tiles && job.hasPolicy && (job.hasHeadGradient || job.policy.segments.keptLogits)) {
       keptLogits.giveTo(job, kernels);
     }

@@ -17,6 +17,9 @@ constexpr int64_t kMostRows = 128;                 // of a task that makes a gra
 // Terms that are packed at a time, so that a panel of either factor stays in the first-level cache.
 int64_t depthOf(TileTerms terms) { return kStepOfTiles * 12 / termsOf(terms); }
 
+// A number of elements, up to whole cache lines.
+constexpr int64_t lines(int64_t elements) { return (elements + 15) / 16 * 16; }
+
 // Elements of the panels of so many rows or columns.
 int64_t panelsOf(int64_t count, int64_t depth, TileTerms terms) {
   return ceilDiv(count, kPanelOfTiles) * panelOfTiles(depth, terms);
@@ -38,7 +41,9 @@ class TileProducts : public HeadProducts {
         weights_(panelsOf(width_, kWordsOfSum, kHead)),
         buffers_(context.threads, std::max({panelsOf(kWordsOfLogits, width_, kHead),
                                             panelsOf(kWordsOfTask, depthOf(gradient_), gradient_),
-                                            panelsOf(kMostRows, depthOf(gradient_), gradient_) + kMostRows * width_})) {
+                                            panelsOf(kMostRows, depthOf(gradient_), gradient_) + kMostRows * width_})),
+        rows_(mostRows),
+        states_(mostRows) {
     FPL_ASSERT(head.hidden.dtype == DType::kBFloat16 && head.weight.dtype == DType::kBFloat16);
     const int64_t stride = byWord_ ? head.weight.rowStride : head.weight.columnStride;
     for (int64_t i = 0; i < (byWord_ ? vocab : width_); ++i) {
@@ -51,10 +56,9 @@ class TileProducts : public HeadProducts {
   }
 
   void logits(const int64_t* rows, int64_t count, float* out, int64_t stride) override {
-    std::vector<const void*> states(count);
-    for (int64_t i = 0; i < count; ++i) states[i] = head_.hidden.begin(rows[i]);
+    for (int64_t i = 0; i < count; ++i) states_[i] = head_.hidden.begin(rows[i]);
     forParts(ceilDiv(count, kPanelOfTiles), 1, context_, [&](int64_t panel, int64_t end) {
-      tiles_.packLeft[int(kHead)]({DType::kBFloat16, states.data()}, true, count, width_, panel, end, hidden_.data());
+      tiles_.packLeft[int(kHead)]({DType::kBFloat16, states_.data()}, true, count, width_, panel, end, hidden_.data());
     });
     const bool biased = head_.bias.data != nullptr;
     const int64_t panel = panelOfTiles(width_, kHead);
@@ -70,7 +74,7 @@ class TileProducts : public HeadProducts {
   }
 
   void hiddenSums(const float* gradient, int64_t stride, int64_t count, float* out) override {
-    const std::vector<const void*> lines = linesOf(gradient, stride, count);
+    setRows(gradient, stride, count);
     const int64_t share = ceilDiv(count, context_.threads);
     const int64_t rowsOfTask = std::min(kMostRows, ceilDiv(share, kPanelOfTiles) * kPanelOfTiles);
     const int64_t depth = depthOf(gradient_);
@@ -83,10 +87,10 @@ class TileProducts : public HeadProducts {
         const BufferPool::Loan buffer(buffers_);
         const int64_t rows = end - row;
         float* const sums = buffer.data();
-        float* const panels = sums + rows * width_;
+        float* const panels = sums + lines(rows * width_);
         for (int64_t k = 0; k < words; k += depth) {
           const int64_t terms = std::min(depth, words - k);
-          tiles_.packLeft[int(gradient_)]({DType::kFloat32, lines.data() + row, first + k}, true, rows, terms, 0,
+          tiles_.packLeft[int(gradient_)]({DType::kFloat32, rows_.data() + row, first + k}, true, rows, terms, 0,
                                           ceilDiv(rows, kPanelOfTiles), panels);
           tiles_.multiply({panels, weights_.data() + panelOfTiles(k, kHead), panelOfTiles(terms, gradient_), panel,
                            gradient_, kHead, rows, width_, terms, sums, width_, k > 0});
@@ -99,12 +103,11 @@ class TileProducts : public HeadProducts {
 
   void weightSums(const float* gradient, int64_t stride, const int64_t* rows, const char* takesPart, int64_t count,
                   float* out, bool add) override {
-    const std::vector<const void*> lines = linesOf(gradient, stride, count);
-    std::vector<const void*> states(count);
-    for (int64_t i = 0; i < count; ++i) states[i] = takesPart[i] ? head_.hidden.begin(rows[i]) : none_.data();
+    setRows(gradient, stride, count);
+    for (int64_t i = 0; i < count; ++i) states_[i] = takesPart[i] ? head_.hidden.begin(rows[i]) : none_.data();
     forParts(ceilDiv(width_, kPanelOfTiles), 1, context_, [&](int64_t begin, int64_t end) {
       const auto pack = byWord_ ? tiles_.packRight : tiles_.packLeft;
-      pack[int(kHead)]({DType::kBFloat16, states.data()}, false, width_, count, begin, end, hidden_.data());
+      pack[int(kHead)]({DType::kBFloat16, states_.data()}, false, width_, count, begin, end, hidden_.data());
     });
     const int64_t depth = depthOf(gradient_), panel = panelOfTiles(count, kHead);
     forParts(vocab_, kWordsOfTask, context_, [&](int64_t first, int64_t end) {
@@ -114,7 +117,7 @@ class TileProducts : public HeadProducts {
         const int64_t terms = std::min(depth, count - k), panelOfWords = panelOfTiles(terms, gradient_);
         const float* const states = hidden_.data() + panelOfTiles(k, kHead);
         const auto pack = byWord_ ? tiles_.packLeft : tiles_.packRight;
-        pack[int(gradient_)]({DType::kFloat32, lines.data() + k, first}, false, words, terms, 0,
+        pack[int(gradient_)]({DType::kFloat32, rows_.data() + k, first}, false, words, terms, 0,
                              ceilDiv(words, kPanelOfTiles), panels.data());
         if (byWord_) {
           tiles_.multiply({panels.data(), states, panelOfWords, panel, gradient_, kHead, words, width_, terms,
@@ -134,10 +137,8 @@ class TileProducts : public HeadProducts {
     return {DType::kBFloat16, begins_.data(), first};
   }
 
-  static std::vector<const void*> linesOf(const float* gradient, int64_t stride, int64_t count) {
-    std::vector<const void*> lines(count);
-    for (int64_t i = 0; i < count; ++i) lines[i] = gradient + i * stride;
-    return lines;
+  void setRows(const float* gradient, int64_t stride, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) rows_[i] = gradient + i * stride;
   }
 
   const Head& head_;
@@ -150,7 +151,8 @@ class TileProducts : public HeadProducts {
   const std::vector<uint16_t> none_;  // the states of rows that take no part
   const FloatBuffer hidden_, weights_;
   BufferPool buffers_;
-  std::vector<const void*> begins_;  // of the words, if byWord_, or of the features
+  std::vector<const void*> rows_, states_;  // of the chunk at hand: of the gradient, and hidden
+  std::vector<const void*> begins_;         // of the words, if byWord_, or of the features
 };
 
 }  // namespace

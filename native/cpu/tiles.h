@@ -57,6 +57,8 @@ struct TileKernels {
 
 // Those of AMX, or null and why. The first call asks the system to let this process use tiles.
 const TileKernels* amxTiles(const char** problem = nullptr);
+// The same for jobs, which ask for them only where they can be had: throws where they cannot.
+const TileKernels* amxTilesOfJob();
 
 // Subnormal numbers are zeros.
 inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
@@ -73,7 +75,9 @@ inline float sumOfStep(const uint32_t* a, const uint32_t* b, int64_t strideOfB, 
   return flushed(flushed(sum) + flushed(chains[0] + chains[1]));
 }
 
-#if defined(__x86_64__) && defined(__linux__) && __has_include(<amxbf16intrin.h>)
+// A header for AMX's bfloat16 is in GCC since 11; Clang has all of AMX in one.
+#if defined(__x86_64__) && defined(__linux__) && \
+    (__has_include(<amxbf16intrin.h>) || (defined(__clang__) && __has_include(<amxintrin.h>)))
 #define FPL_AMX
 namespace amx {
 extern const TileKernels kTiles;

@@ -107,7 +107,8 @@ bool addsInTwoChains() {
   uint32_t state = 1;
   const auto next = [&] { return (state = state * 1664525 + 1013904223) >> 8; };
   for (int round = 0; round < 8; ++round) {
-    // Pairs with magnitudes from 2^-9 to 2^10 and, every fourth time, from 2^-73 to 2^-54.
+    // Pairs with magnitudes from 2^-9 to 2^10 and, every fourth time, from 2^-73 to 2^-54, whose products and sums are
+    // around the least normal number.
     const uint32_t exponent = round % 4 == 3 ? 54 : 118;
     const auto fill = [&](uint32_t(&tiles)[2 * kFloatsOfTile]) {
       for (uint32_t& pair : tiles) {
@@ -122,7 +123,7 @@ bool addsInTwoChains() {
     memcpy(floats[0], a, sizeof a);
     memcpy(floats[1], b, sizeof b);
     for (int64_t i = 0; i < kPanelOfTiles * kPanelOfTiles; ++i) {
-      c[i] = floatOf((next() & 0x7fffff) | (2 * exponent - 126 + next() % 30) << 23 | next() << 31);
+      c[i] = floatOf((next() & 0x7fffff) | ((exponent == 54 ? 0 : 110) + next() % 30) << 23 | next() << 31);
       const int64_t row = i / kPanelOfTiles, column = i % kPanelOfTiles;
       wanted[i] = sumOfStep(a + row * kWidth, b + column / kWidth * kFloatsOfTile + column % kWidth, kWidth, c[i]);
     }

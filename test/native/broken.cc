@@ -127,6 +127,8 @@ const std::function<void()> kBroken[] = {
     [] {
       headJob([](HeadCall& c) { c.job.headGradient.hidden = c.job.headGradient.weight = c.job.headGradient.bias = 0; });
     },
+    [] { headJob([](HeadCall& c) { c.job.headGradient.precision = DType::kBFloat16; }); },
+    [] { headJob([](HeadCall& c) { c.job.products = kProductsOfAmx; }); },
     [] { ThreadPool().run(3, 0, [](int64_t) {}); },
     [] {
       BufferPool buffers(1, 8);

@@ -1,7 +1,7 @@
 /**
  * Stage 4 of a head: the gradient of its logits, multiplied on into the gradients of hidden states, weight and bias.
  * Sums are float64. Logits are computed again rather than stored. Where the stage's precision is bfloat16, the gradient of
- * every logit but the label's is rounded to it.
+ * every logit but the label's is rounded to it for the two products.
  */
 import type { HeadGradientStage, Place, Tokens } from '../../job.js'
 import type { DType } from '../../types/index.js'
@@ -60,7 +60,7 @@ export function* headGradient(stage: HeadGradientStage, tokens: Tokens): Generat
         const exact = gradients[i](logit(state, word), word)
         const isLabel = word === targets[row] - (tokens.shard?.start ?? 0)
         const gradient = stage.precision === 'bfloat16' && !isLabel ? rounded(exact) : exact
-        biasSums[v] += gradient
+        biasSums[v] += exact
         if (!weightOut && !hiddenOut) continue
         let at = word * weight.rowStride
         for (let d = 0; d < width; d++, at += weight.columnStride) {
