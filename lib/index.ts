@@ -91,6 +91,7 @@ export type {
   SequenceLayout,
   SequenceLogProbs,
   SequenceReference,
+  SequenceSums,
   ShardOptions,
   TensorData,
   TokenNormalizer,

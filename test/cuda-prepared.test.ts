@@ -2,7 +2,7 @@
  * Calls that are prepared once: the same results as at once, in graphs too, and in device memory where the next kernel
  * takes them; streams that wait for each other; memory that is filled.
  */
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import {
   DeviceBuffer,
   type DeviceResults,
@@ -281,6 +281,8 @@ describe.runIf(CUDA.length > 0)('memory', () => {
     for (const byte of [-1, 256, 0.5]) expect(codeOf(() => buffer.fill(byte))).toBe('ERR_OUT_OF_RANGE')
     expect(codeOf(() => buffer.fill('1' as never))).toBe('ERR_INVALID_ARG_TYPE')
     expect(codeOf(() => buffer.fill(1, { stream: -1 }))).toBe('ERR_OUT_OF_RANGE')
+    expect(codeOf(() => buffer.fill(1, null as never))).toBe('ERR_INVALID_ARG_TYPE')
+    expect(codeOf(() => buffer.fill(1, { steam: 0 } as never))).toBe('ERR_INVALID_ARG_VALUE')
     buffer.dispose()
     expect(codeOf(() => buffer.fill(1))).toBe('ERR_DISPOSED')
   })
@@ -359,6 +361,24 @@ describe.runIf(CUDA.length > 0)('a stream', () => {
     main.synchronizeSync()
   })
 
+  it('waits for the events of another copy of the package', async () => {
+    vi.resetModules()
+    const copy: typeof import('../lib/cuda/index.js') = await import('../lib/cuda/index.js')
+    expect(copy.Event).not.toBe(Event)
+    using producer = new Stream()
+    using consumer = new copy.Stream()
+    using event = new Event()
+    const [from, to] = [DeviceBuffer.from(Uint8Array.of(1, 1, 1, 1)), new DeviceBuffer(4)]
+    from.fill(7, { stream: producer })
+    event.record(producer)
+    consumer.wait(event)
+    to.copyFrom(from, { stream: consumer })
+    const found = new Uint8Array(4)
+    to.copyTo(found, { stream: consumer })
+    expect([...found]).toEqual([7, 7, 7, 7])
+    producer.synchronizeSync()
+  })
+
   it('waits for events alone', () => {
     using stream = new Stream()
     const event = new Event()
@@ -416,6 +436,26 @@ describe.runIf(CUDA.length > 0)("another library's array", () => {
     expect(result.loss).toBe(wanted.loss)
     const like = new Float32Array(B * T * V)
     expect(read(out.buffer, like)).toEqual(read(wanted.gradLogits.data as DeviceBuffer, like))
+  })
+
+  it('is refused where a call has as many bytes of labels or of a mask, but of another type and shape', () => {
+    const tensor = { data: DeviceBuffer.from(values), shape }
+    const bytes = new Int32Array(2 * B * T)
+    const labels = (bits: number, sizes: number[]) =>
+      labelsFromDLTensor(described(bytes, { dtype: { code: 0, bits, lanes: 1 }, shape: sizes }).array)
+    const wanted = `labels must have ${B * T} elements, one per position; got `
+    expect(() => crossEntropySync(tensor, labels(64, [B / 2, T]))).toThrow(`${wanted}${(B * T) / 2}`)
+    expect(() => crossEntropySync(tensor, labels(32, [2 * B, T]))).toThrow(`${wanted}${2 * B * T}`)
+    const { loss } = crossEntropySync(tensor, new Int32Array(B * T))
+    expect(crossEntropySync(tensor, labels(32, [B, T])).loss).toBe(loss)
+    expect(crossEntropySync(tensor, labels(64, [B, T])).loss).toBe(loss)
+    const mask = labels(32, [1, T])
+    expect(() => crossEntropySync(tensor, labels(32, [B, T]), { mask })).toThrow('options.mask must have')
+  })
+
+  it('of managed memory is that of another library again', () => {
+    const { array } = described(values, { device: { device_type: 13, device_id: 0 } })
+    expect(toDLTensor(fromDLTensor(array)).device).toEqual(array.device)
   })
 
   it('is waited for by the stream on which it is used, where it says what has to end before', () => {
@@ -488,6 +528,16 @@ describe.runIf(CUDA.length > 0)("another library's array", () => {
     expect(codeOf(() => toDLTensor(tooLarge))).toBe('ERR_SHAPE_MISMATCH')
     const unknown = { data: buffer, shape: [B, T], dtype: 'int16' as never }
     expect(codeOf(() => toDLTensor(unknown))).toBe('ERR_INVALID_ARG_VALUE')
+    const untyped = { data: buffer, shape: [B, T] } as never
+    expect(codeOf(() => toDLTensor(untyped))).toBe('ERR_INVALID_ARG_VALUE')
+    for (const [options, code] of [
+      [null, 'ERR_INVALID_ARG_TYPE'],
+      [{ steam: 0 }, 'ERR_INVALID_ARG_VALUE'],
+    ] as [never, string][]) {
+      expect(codeOf(() => fromDLTensor(described(values).array, options))).toBe(code)
+      expect(codeOf(() => labelsFromDLTensor({ ...array, strides: null }, options))).toBe(code)
+      expect(codeOf(() => toDLTensor({ ...tooLarge, shape: [B, T - 1] }, options))).toBe(code)
+    }
     buffer.dispose()
     expect(codeOf(() => toDLTensor({ ...tooLarge, shape: [B, T] }))).toBe('ERR_DISPOSED')
   })

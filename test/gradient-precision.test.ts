@@ -237,9 +237,9 @@ describe('what is refused', () => {
   })
 
   test('a backend or a library that does not have it', () => {
-    const stage = { dtype: 'float32', precision: 'bfloat16', accumulate: false, skipInactive: false } as const
+    const options = { gradientPrecision: 'bfloat16' } as const
     const on = (name: string, products?: number) =>
-      checkPrecision(stage, { backend: { name }, settings: { threads: 1, products } } as unknown as Runner)
+      checkPrecision(options, { backend: { name }, settings: { threads: 1, products } } as unknown as Runner)
     const refused = (message: string) => expect.objectContaining({ code: 'ERR_INVALID_ARG_VALUE', message })
     for (const name of ['webgpu', 'wasm', 'cuda']) {
       expect(() => on(name)).toThrow(refused(`options.gradientPrecision must be 'float32' on the ${name} backend`))
@@ -247,5 +247,9 @@ describe('what is refused', () => {
     const ofBlas = "options.gradientPrecision must be 'float32' where products is 'blas'"
     expect(() => on('cpu', 1)).toThrow(refused(ofBlas))
     expect(() => on('cpu')).not.toThrow()
+    // Where no gradient is asked for, too.
+    const onWasm = { gradientPrecision: 'bfloat16', gradient: false, backend: 'wasm' }
+    expect(() => call(onWasm)).toThrow("must be 'float32' on the wasm backend")
+    expect(() => call({ ...onWasm, backend: 'cpu' })).not.toThrow()
   })
 })

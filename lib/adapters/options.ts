@@ -4,13 +4,22 @@
 
 import { optionsObject } from '../check/options.js'
 import { invalidType, invalidValue } from '../errors.js'
-import type { HeadGradientOptions, LogitsGradientOptions } from '../types/index.js'
+import type { HeadGradientOptions, HeadOptions, LogitsGradientOptions } from '../types/index.js'
 
 /** The options of losses of logits that an adapter decides about itself. */
 export type LogitsGradient = 'gradient' | 'gpuDevice' | keyof LogitsGradientOptions
 
 /** The same of an output layer. */
 export type LayerGradient = 'gradient' | 'gpuDevice' | keyof HeadGradientOptions
+
+/** The option of an output layer whose tensors are float32, which AMX does not multiply. */
+export interface ProductsOption {
+  /**
+   * Whose matrix products the output layer takes: its own, or those of a library of BLAS on this machine, whose bits they
+   * are then (docs/blas.md). The last are of the cpu backend. Defaults to 'own'.
+   */
+  products?: Exclude<HeadOptions['products'], 'amx'>
+}
 
 /**
  * A function that checks options and returns a copy of them.

@@ -24,6 +24,7 @@ export function deviceLabels(
     throw shapeMismatch('labels', `must have ${wanted}; got ${range.byteLength}`)
   }
   const wide = range.byteLength === 8 * rows
+  checkElements(range, 'labels', wide ? 8 : 4, rows)
   if (wide) deviceRange(labels, 'labels', 8, gpuDevice)
   const found: DeviceLabels = {
     data: range.place,
@@ -40,10 +41,18 @@ export function deviceLabels(
   if (!isMaskOf(bytes, rows)) {
     throw shapeMismatch('options.mask', `must have ${rows} bytes, one per label; got ${bytes.byteLength}`)
   }
+  if (bytes.byteLength === rows) checkElements(bytes, 'options.mask', 1, rows)
   if (bytes.device !== logits.device)
     throw invalidValue('options.mask', 'must be on the device of the logits, or of hidden and weight')
   found.mask = bytes.place
   return found
+}
+
+// As many bytes may be those of another shape and type: of half as many int64, say.
+function checkElements(range: DeviceRange, name: string, size: number, rows: number): void {
+  const known = range.kind === 'cuda' ? range.elementSize : undefined
+  if (known === undefined || known === size) return
+  throw shapeMismatch(name, `must have ${rows} elements, one per position; got ${range.byteLength / known}`)
 }
 
 // Sizes of GPUBuffers are multiples of 4, and their booleans are often int32.

@@ -47,8 +47,11 @@ function precisionOf(value: unknown, { hidden, weight }: Head): GradientPrecisio
 }
 
 /** Refuses a precision that a call's backend, or the BLAS that multiplies there, does not have. */
-export function checkPrecision({ precision }: HeadDestinations['stage'], { backend, settings }: Runner): void {
-  if (precision === 'float32') return
+export function checkPrecision(
+  { gradientPrecision = 'float32' }: HeadGradientOptions,
+  { backend, settings }: Runner,
+): void {
+  if (gradientPrecision === 'float32') return
   if (backend.name !== 'cpu' && backend.name !== 'js') {
     throw invalidValue(PRECISION, `must be 'float32' on the ${backend.name} backend`)
   }

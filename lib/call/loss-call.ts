@@ -112,7 +112,7 @@ export function planOfHead<Result extends object>(
   }
   const arrays = () => [...head.arrays, ...call.arrays(), ...(destinations?.arrays ?? [])]
   const runner = headRunner(options, head, arrays, watched, job.reference?.head)
-  if (destinations) checkPrecision(destinations.stage, runner)
+  checkPrecision(options, runner)
   return {
     job,
     runner,

@@ -1,9 +1,9 @@
 /**
  * Arrays of other libraries, by the fields of DLPack's `DLTensor`: they go in and out without a copy.
  */
-import { cudaRange, isCudaMemory, streamOf } from '../backends/cuda/addresses.js'
+import { cudaRange, ELEMENT_SIZE, isCudaMemory, STREAM_OPTION, streamOf } from '../backends/cuda/addresses.js'
 import { Event, waitForEvent } from '../backends/cuda/stream.js'
-import { integer, oneOf } from '../check/options.js'
+import { integer, optionsObject } from '../check/options.js'
 import { describe, invalidType, invalidValue, shapeMismatch } from '../errors.js'
 import type { DeviceMemory, DType, RunOptions, TypedLogits } from '../types/index.js'
 
@@ -64,10 +64,12 @@ const BOOL = 6
  * used in place and must stay allocated as long as a call needs it; `array` stays referenced as long as the result.
  *
  * @param array elements of float32, float16 or bfloat16. What comes after on `stream` waits for `array.stream`, on the GPU.
- * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`; Error `ERR_CUDA`
+ * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`, `ERR_SHAPE_MISMATCH`
+ *   (strides of another number of dimensions); Error `ERR_CUDA`, `ERR_BACKEND_UNAVAILABLE` (CUDA cannot be used, and
+ *   `array.stream` is to be waited for)
  */
-export function fromDLTensor(array: DLTensor, { stream }: StreamOption = {}): TypedLogits<DeviceMemory> {
-  const { data, shape, dtype, strides } = read(array, ['float32', 'float16', 'bfloat16'], stream)
+export function fromDLTensor(array: DLTensor, options?: StreamOption): TypedLogits<DeviceMemory> {
+  const { data, shape, dtype, strides } = read(array, ['float32', 'float16', 'bfloat16'], options)
   const tensor: TypedLogits<DeviceMemory> = { data, shape, dtype: dtype as DType }
   if (strides) tensor.strides = strides
   return tensor
@@ -75,10 +77,10 @@ export function fromDLTensor(array: DLTensor, { stream }: StreamOption = {}): Ty
 
 /**
  * Labels (int32, int64) or a mask (uint8, bool) from the array of another library, which must be contiguous; otherwise as
- * {@link fromDLTensor}.
+ * {@link fromDLTensor}. A call with another number of positions refuses them (`ERR_SHAPE_MISMATCH`).
  */
-export function labelsFromDLTensor(array: DLTensor, { stream }: StreamOption = {}): DeviceMemory {
-  const { data, shape, strides } = read(array, ['int32', 'int64', 'uint8'], stream)
+export function labelsFromDLTensor(array: DLTensor, options?: StreamOption): DeviceMemory {
+  const { data, shape, strides } = read(array, ['int32', 'int64', 'uint8'], options)
   const isContiguous =
     strides === undefined || shape.every((size, i) => size === 1 || strides[i] === product(shape, i + 1))
   if (!isContiguous) throw invalidValue('array.strides', 'must be those of a contiguous array')
@@ -92,11 +94,14 @@ export function labelsFromDLTensor(array: DLTensor, { stream }: StreamOption = {
  * @param array logits, a gradient, or `{ data: prepared.buffers.losses, shape: [pairs], dtype: 'float64' }`
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_SHAPE_MISMATCH`; Error `ERR_DISPOSED`
  */
-export function toDLTensor(array: DeviceArray, { stream }: StreamOption = {}): DLTensor & { owner: DeviceMemory } {
+export function toDLTensor(array: DeviceArray, options?: StreamOption): DLTensor & { owner: DeviceMemory } {
+  const { stream } = optionsObject(options, 'options', STREAM_OPTION)
   if (typeof array !== 'object' || array === null) throw invalidType('array', 'an object { data, shape, dtype }', array)
-  const { data } = array
+  const { data, dtype } = array
   if (!isCudaMemory(data)) throw invalidType('array.data', 'device memory', data)
-  const dtype = oneOf(array.dtype, 'array.dtype', ELEMENTS, 'float32')
+  if (!ELEMENTS.includes(dtype)) {
+    throw invalidValue('array.dtype', `must be one of ${ELEMENTS.join(', ')}; got ${describe(dtype)}`)
+  }
   const shape = sizes(array.shape, 'array.shape')
   const strides = array.strides && sizes(array.strides, 'array.strides', shape.length)
   const { place, device, byteLength } = cudaRange(data, 'array.data', bytesOf(dtype))
@@ -106,7 +111,7 @@ export function toDLTensor(array: DeviceArray, { stream }: StreamOption = {}): D
   }
   return {
     data: place,
-    device: { device_type: CUDA_DEVICE, device_id: device },
+    device: { device_type: isManaged(data) ? CUDA_MANAGED : CUDA_DEVICE, device_id: device },
     dtype: { ...TYPES[dtype] },
     shape,
     strides: strides ?? shape.map((_, i) => product(shape, i + 1)),
@@ -116,7 +121,13 @@ export function toDLTensor(array: DeviceArray, { stream }: StreamOption = {}): D
   }
 }
 
-function read(array: DLTensor, elements: readonly ElementType[], stream: RunOptions['stream']): DeviceArray {
+/** Whether this is the memory of an array that has come in as managed memory. */
+function isManaged(data: DeviceMemory & { owner?: Partial<DLTensor> }): boolean {
+  return data.owner?.device?.device_type === CUDA_MANAGED
+}
+
+function read(array: DLTensor, elements: readonly ElementType[], options: StreamOption | undefined): DeviceArray {
+  const { stream } = optionsObject(options, 'options', STREAM_OPTION)
   if (typeof array !== 'object' || array === null)
     throw invalidType('array', 'an object with the fields of a DLTensor', array)
   const { device_type: type, device_id: id } = Object(array.device) as Partial<DLTensor['device']>
@@ -141,9 +152,10 @@ function read(array: DLTensor, elements: readonly ElementType[], stream: RunOpti
   const shape = sizes(array.shape, 'array.shape')
   const strides = array.strides ? sizes(array.strides, 'array.strides', shape.length) : undefined
   const byteOffset = Number(array.byte_offset ?? 0)
-  const byteLength = extent(shape, strides) * bytesOf(dtype)
-  const data = { ptr: array.data, byteLength, byteOffset, device: id, owner: array }
-  const { device } = cudaRange(data, 'array', bytesOf(dtype))
+  const size = bytesOf(dtype)
+  const byteLength = extent(shape, strides) * size
+  const data = { ptr: array.data, byteLength, byteOffset, device: id, owner: array, [ELEMENT_SIZE]: size }
+  const { device } = cudaRange(data, 'array', size)
   if (array.stream !== undefined && array.stream !== null) follow(stream ?? 0, array.stream, device)
   return { data, shape, dtype, strides }
 }
@@ -156,9 +168,12 @@ function follow(
 ): void {
   if (streamOf(stream, device) === streamOf(other, device)) return
   const event = new Event({ device })
-  event.record(other)
-  waitForEvent(stream, event)
-  event.dispose()
+  try {
+    event.record(other)
+    waitForEvent(stream, event)
+  } finally {
+    event.dispose()
+  }
 }
 
 function sizes(value: unknown, name: string, length?: number): number[] {

@@ -25,16 +25,24 @@ import { type DeviceResults, resultsOnDevice } from './results.js'
 export interface PreparedCall<Result> {
   /** Bytes of device memory that it holds: inputs, results and scratch. */
   readonly workspaceBytes: number
-  /** Results that stay on the device, as parts of the workspace: valid in the order of the stream, until `dispose`. */
+  /**
+   * Results that stay on the device, as parts of the workspace: valid in the order of the stream, until `dispose`. Throws
+   * `ERR_DISPOSED` after that.
+   */
   readonly buffers: DeviceResults
   /**
    * Enqueues all stages. Allocates nothing, copies nothing to the host and waits for nothing, so it can be captured in a
-   * graph (`stream.capture(() => prepared.enqueue(stream))`).
+   * graph (`stream.capture(() => prepared.enqueue(stream))`). Labels in device memory are looked at by `read`.
+   * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` (a stream of another device); RangeError
+   *   `ERR_OUT_OF_RANGE`; Error `ERR_DISPOSED`, `ERR_CUDA`
    */
   enqueue(stream?: RunOptions['stream']): void
   /**
    * Copies the results of the last run that was enqueued on the stream to the host, waits for that, and returns them. The
    * next result overwrites its arrays.
+   * @throws as `enqueue`; TypeError `ERR_INVALID_ARG_VALUE` (an array of its results was detached); of labels in device
+   *   memory, for which the gradient has been written by then, RangeError `ERR_LABEL_OUT_OF_RANGE` and what
+   *   `emptySequence: 'error'` throws, `ERR_INVALID_ARG_VALUE`
    */
   read(stream?: RunOptions['stream']): Result
   /** Frees its memory, as soon as no graph that has captured it exists any more. */

@@ -177,8 +177,8 @@ function backwardPlan(
   const others: NamedArray[] = [...coefficients.arrays, ...tokenPlan.arrays()]
   const destinations = headDestinations(request, 'options.gradient', source, options, others)
   checkUnchanged(source.watched)
+  checkPrecision(options, runner)
   if (destinations === undefined) return undefined
-  checkPrecision(destinations.stage, runner)
   const { head, rows: logits } = source
   const { states } = policy
   const headGradient = { head, logits, states, ...coefficients.stage, ...destinations.stage }

@@ -66,8 +66,9 @@ export const tokenOptions = optionTable({
   /** `[S + 1]` rising row offsets of packed sequences ("cu_seqlens"): first 0, last the number of tokens. */
   sequenceOffsets: list<Indices>(),
   /**
-   * The result for a sequence without active tokens: log-prob 0, NaN, or an error. Defaults to 'zero', with one warning
-   * of the process if no token of a call is active.
+   * The result for a sequence without active tokens: log-prob 0, NaN, or an error. With labels in device memory the error
+   * is thrown at the end of the call, when the gradient has been written, in place or added to an array, too; of a prepared
+   * call, only `read` throws it. Defaults to 'zero', with one warning of the process if no token of a call is active.
    */
   emptySequence: oneOf(['zero', 'nan', 'error'], 'zero'),
   /** Per-token results to return beside the sums, from the same sweep over the logits. Defaults to none. */

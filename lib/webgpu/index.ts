@@ -2,7 +2,7 @@
  * `fused-preference-loss/webgpu`: calls on a GPUDevice that are prepared once and recorded many times.
  */
 export {
-  type PreparedPreferenceLoss,
+  type PreparedCall,
   prepareFusedLinearPreferenceLoss,
   prepareFusedPreferenceLoss,
 } from './prepare.js'

@@ -34,7 +34,7 @@ import type {
  * A call that can be recorded again and again, on the content that its buffers have when it runs. All runs share one
  * workspace, so that they must run one after the other, as those of one queue do.
  */
-export interface PreparedPreferenceLoss<Result = FusedPreferenceLoss> {
+export interface PreparedCall<Result> {
   /** Bytes of the buffers that it holds: inputs, results and scratch. */
   readonly workspaceBytes: number
   /**
@@ -63,7 +63,7 @@ export async function prepareFusedPreferenceLoss(
   logits: Logits,
   labels: Labels | DeviceData,
   options: FusedOptions,
-): Promise<PreparedPreferenceLoss> {
+): Promise<PreparedCall<FusedPreferenceLoss>> {
   return prepared(plan(logits, labels, options))
 }
 
@@ -81,7 +81,7 @@ export async function prepareFusedLinearPreferenceLoss(
   weight: HeadWeight,
   labels: Labels,
   options: FusedLinearOptions,
-): Promise<PreparedPreferenceLoss<FusedLinearPreferenceLoss>> {
+): Promise<PreparedCall<FusedLinearPreferenceLoss>> {
   const planned = planLinear(hidden, weight, labels, options)
   if (planned.job.tokens?.labels) {
     throw invalidValue('labels', 'must be in host memory: they tell which rows of a prepared call are multiplied')
@@ -89,7 +89,7 @@ export async function prepareFusedLinearPreferenceLoss(
   return prepared(planned)
 }
 
-async function prepared<Result>(planned: Planned<Result>): Promise<PreparedPreferenceLoss<Result>> {
+async function prepared<Result>(planned: Planned<Result>): Promise<PreparedCall<Result>> {
   const { job, runner } = planned
   for (const stage of [job.policy, job.reference]) {
     const [name, rows] = stage?.head ? ['hidden', stage.head.hidden] : ['logits', stage?.logits]
@@ -108,7 +108,7 @@ async function prepared<Result>(planned: Planned<Result>): Promise<PreparedPrefe
       expand()
       return planned.result()
     }
-    return new PreparedCall({ ...planned, result }, work, recording, state)
+    return new Prepared({ ...planned, result }, work, recording, state)
   } catch (error) {
     work.destroy()
     throw error
@@ -122,9 +122,9 @@ function workOf(job: Job, device: GpuDevice): { work: Plan; expand(): void } {
   return { work: planOf(compact, device, rows), expand }
 }
 
-class PreparedCall<Result> implements PreparedPreferenceLoss<Result> {
+class Prepared<Result> implements PreparedCall<Result> {
   readonly workspaceBytes: number
-  readonly buffers: PreparedPreferenceLoss['buffers']
+  readonly buffers: PreparedCall<unknown>['buffers']
   #recording: Recording | undefined
 
   constructor(

@@ -4,7 +4,7 @@
 import { expect, test } from 'vitest'
 import { fusedLinearPreferenceLoss, fusedPreferenceLoss } from '../../lib/index.js'
 import {
-  type PreparedPreferenceLoss,
+  type PreparedCall,
   prepareFusedLinearPreferenceLoss,
   prepareFusedPreferenceLoss,
 } from '../../lib/webgpu/index.js'
@@ -24,7 +24,7 @@ const outputs = ['tokenLogProbs'] as const
 const put = (values: Float32Array) => upload(gpuDevice, bytes(values))
 const room = (length: number) => upload(gpuDevice, new Uint8Array(4 * length))
 
-type Encoded = Pick<PreparedPreferenceLoss, 'encode'>
+type Encoded = Pick<PreparedCall<unknown>, 'encode'>
 
 /** Submits what each of these records, in a pass of its own, or all in one of the caller's. */
 function submit(calls: readonly Encoded[], inOnePass = false): void {
@@ -40,7 +40,7 @@ function submit(calls: readonly Encoded[], inOnePass = false): void {
 }
 
 /** The first of each pair of a range, as shaders see it. */
-async function numbersIn({ buffer, byteOffset, byteLength }: PreparedPreferenceLoss['buffers']['loss']) {
+async function numbersIn({ buffer, byteOffset, byteLength }: PreparedCall<unknown>['buffers']['loss']) {
   const all = new Float32Array((await download(gpuDevice, buffer as GPUBuffer)).buffer as ArrayBuffer)
   return all.subarray(byteOffset! / 4, (byteOffset! + byteLength!) / 4).filter((_, i) => i % 2 === 0)
 }

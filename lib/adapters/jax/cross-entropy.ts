@@ -6,14 +6,16 @@ import { SINGLE_TOKEN_OPTIONS } from '../../call/token-loss-call.js'
 import { crossEntropy, linearCrossEntropy } from '../../index.js'
 import type { CrossEntropyOptions, LinearCrossEntropyOptions } from '../../options/index.js'
 import type { CrossEntropy, Labels } from '../../types/index.js'
-import { type LayerGradient, type LogitsGradient, optionsReader } from '../options.js'
+import { type LayerGradient, type LogitsGradient, optionsReader, type ProductsOption } from '../options.js'
 import { type JaxHead, LAYER_OPTIONS, OF_LAYER, OF_LOGITS, ofLayer, ofLogits } from './steps.js'
 
 /** Options of the function that {@link crossEntropyValueAndGrad} returns. */
 export type CrossEntropyGradOptions = Omit<CrossEntropyOptions, LogitsGradient>
 
 /** Options of the function that {@link linearCrossEntropyValueAndGrad} returns. */
-export interface LinearCrossEntropyGradOptions extends Omit<LinearCrossEntropyOptions, LayerGradient | 'bias'> {
+export interface LinearCrossEntropyGradOptions
+  extends Omit<LinearCrossEntropyOptions, LayerGradient | 'bias' | 'products'>,
+    ProductsOption {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
   transposed?: boolean | undefined
 }

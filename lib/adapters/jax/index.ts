@@ -18,7 +18,7 @@ import type {
   FusedUnpairedOptions,
 } from '../../options/index.js'
 import type { FusedPreferenceLoss, FusedUnpairedPreferenceLoss, Labels } from '../../types/index.js'
-import { type LayerGradient, type LogitsGradient, optionsReader } from '../options.js'
+import { type LayerGradient, type LogitsGradient, optionsReader, type ProductsOption } from '../options.js'
 import { type JaxHead, LAYER_OPTIONS, OF_LAYER, OF_LOGITS, ofLayer, ofLogits } from './steps.js'
 
 export type { DifferentiableOutput } from '../token-outputs.js'
@@ -120,13 +120,17 @@ export function fusedUnpairedPreferenceLossValueAndGrad<Params extends JsTree<Ja
 }
 
 /** Options of the function that {@link fusedLinearPreferenceLossValueAndGrad} returns. */
-export interface FusedLinearGradOptions extends Omit<FusedLinearOptions, LayerGradient | 'bias'> {
+export interface FusedLinearGradOptions
+  extends Omit<FusedLinearOptions, LayerGradient | 'bias' | 'products'>,
+    ProductsOption {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
   transposed?: boolean | undefined
 }
 
 /** Options of the function that {@link fusedLinearUnpairedPreferenceLossValueAndGrad} returns. */
-export interface FusedLinearUnpairedGradOptions extends Omit<FusedLinearUnpairedOptions, LayerGradient | 'bias'> {
+export interface FusedLinearUnpairedGradOptions
+  extends Omit<FusedLinearUnpairedOptions, LayerGradient | 'bias' | 'products'>,
+    ProductsOption {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
   transposed?: boolean | undefined
 }

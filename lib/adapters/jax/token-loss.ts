@@ -5,8 +5,8 @@
 import { type Array as JaxArray, type JsTree, numpy, valueAndGrad } from '@jax-js/jax'
 import { invalidType, shapeMismatch } from '../../errors.js'
 import { linearSequenceLogProbs, sequenceLogProbs } from '../../index.js'
-import type { HeadOptions, Labels, SequenceLogProbs, TokenOutputs } from '../../types/index.js'
-import { optionsReader } from '../options.js'
+import type { Labels, SequenceLogProbs, TokenOutputs } from '../../types/index.js'
+import { optionsReader, type ProductsOption } from '../options.js'
 import {
   type DifferentiableOutput,
   differentiableOutputs,
@@ -32,7 +32,7 @@ export interface TokenLossGradOptions<Name extends DifferentiableOutput> extends
 /** Options of the function that {@link linearTokenLossValueAndGrad} returns. */
 export interface LinearTokenLossGradOptions<Name extends DifferentiableOutput>
   extends TokenLossGradOptions<Name>,
-    Pick<HeadOptions, 'products'> {
+    ProductsOption {
   /** The weight is `[width, vocab]`, as it is multiplied with. Defaults to false. */
   transposed?: boolean | undefined
 }

@@ -38,7 +38,7 @@ export interface CrossEntropyOptions
 
 /** Options of {@link linearCrossEntropy}. */
 export interface LinearCrossEntropyOptions
-  extends Omit<LinearCoreOptions, LayerGradient | Replaced | 'bias'>,
+  extends Omit<LinearCoreOptions, LayerGradient | Replaced | 'bias' | 'products'>,
     Omit<TokenTensors, 'pairs'>,
     ClassTensors,
     OutputLayerOptions {

@@ -41,7 +41,7 @@ import {
   withArrays,
 } from './tensor-options.js'
 
-type Replaced = 'bias' | LayerGradient | 'reference' | keyof TokenTensors
+type Replaced = 'bias' | 'products' | LayerGradient | 'reference' | keyof TokenTensors
 
 /** Options of {@link fusedLinearPreferenceLoss}. */
 export interface FusedLinearPreferenceLossOptions
@@ -71,7 +71,7 @@ export interface FusedLinearUnpairedPreferenceLossOptions
 
 /** Options of {@link linearSequenceLogProbs}. */
 export interface LinearSequenceLogProbsOptions
-  extends Omit<LinearSequenceOptions, 'bias' | keyof TokenTensors>,
+  extends Omit<LinearSequenceOptions, 'bias' | 'products' | keyof TokenTensors>,
     TokenTensors,
     OutputLayerOptions {
   /** Is given the token counts and the per-token outputs, at each call. */

@@ -4,15 +4,9 @@
 import * as tf from '@tensorflow/tfjs-core'
 import { HEAD_OPTIONS } from '../../call/head-runner.js'
 import { flag } from '../../check/options.js'
-import type {
-  GpuBuffer,
-  HeadGradientRequest,
-  HeadGradients,
-  HeadOptions,
-  HeadWeight,
-  Hidden,
-} from '../../types/index.js'
+import type { GpuBuffer, HeadGradientRequest, HeadGradients, HeadWeight, Hidden } from '../../types/index.js'
 import { weightSizes } from '../layer.js'
+import type { ProductsOption } from '../options.js'
 import {
   alias,
   checkRows,
@@ -26,7 +20,7 @@ import {
 } from './tensor-access.js'
 
 /** The output layer, as all its ops take it. */
-export interface OutputLayerOptions extends Pick<HeadOptions, 'products'> {
+export interface OutputLayerOptions extends ProductsOption {
   /** `[vocab]`. Defaults to none. */
   bias?: tf.Tensor | undefined
   /** The weight is `[width, vocab]`, as the kernel of `tf.layers.dense` is. Defaults to false. */

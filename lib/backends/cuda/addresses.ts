@@ -15,7 +15,16 @@ export interface CudaRange {
   byteLength: number
   /** Index of the GPU. */
   device: number
+  /** Bytes of an element, where the memory knows. */
+  elementSize?: number | undefined
 }
+
+/** Of memory whose elements are known: the bytes of one. */
+export const ELEMENT_SIZE = Symbol.for('fused-preference-loss.elementSize')
+
+/** The names of options that are a stream alone, and a device alone. */
+export const STREAM_OPTION: ReadonlySet<string> = new Set(['stream'])
+export const DEVICE_OPTION: ReadonlySet<string> = new Set(['device'])
 
 /** Whether this is memory of CUDA's rather than an array. */
 export function isCudaMemory(value: unknown): value is DeviceMemory {
@@ -30,6 +39,7 @@ const LARGEST_INDEX = 1023
  */
 export function cudaRange(memory: DeviceMemory, name: string, elementSize: number): CudaRange {
   const { ptr, byteLength, byteOffset = 0, device } = memory
+  const size = (memory as { [ELEMENT_SIZE]?: number })[ELEMENT_SIZE]
   if (typeof ptr !== 'bigint' && typeof ptr !== 'number') throw invalidType(`${name}.ptr`, 'a number or a bigint', ptr)
   if (typeof ptr === 'number' && !Number.isSafeInteger(ptr)) throw outOfRange(`${name}.ptr`, 'an address', ptr)
   if (ptr <= 0 || ptr > Number.MAX_SAFE_INTEGER) throw outOfRange(`${name}.ptr`, 'an address', ptr)
@@ -42,7 +52,13 @@ export function cudaRange(memory: DeviceMemory, name: string, elementSize: numbe
   if (address % BigInt(elementSize) !== 0n) {
     throw invalidValue(`${name}.ptr`, `and its byteOffset must be a multiple of the element size, ${elementSize}`)
   }
-  return { kind: 'cuda', place: address, byteLength, device: deviceAt(address, byteLength, name, device) }
+  return {
+    kind: 'cuda',
+    place: address,
+    byteLength,
+    device: deviceAt(address, byteLength, name, device),
+    elementSize: size,
+  }
 }
 
 // This only checks that the end is device memory: the runtime does not say whether all of it is one allocation.

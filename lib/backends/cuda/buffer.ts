@@ -2,10 +2,10 @@
  * `DeviceBuffer`: memory of a GPU that belongs to JavaScript.
  */
 import { checkView, type View, viewAs, viewKind } from '../../check/arrays.js'
-import { integer } from '../../check/options.js'
+import { integer, optionsObject } from '../../check/options.js'
 import { invalidType, outOfRange } from '../../errors.js'
 import type { DeviceMemory, RunOptions } from '../../types/index.js'
-import { cudaRange, isCudaMemory, streamOf } from './addresses.js'
+import { cudaRange, DEVICE_OPTION, isCudaMemory, STREAM_OPTION, streamOf } from './addresses.js'
 import { COPY, cudaCall, cudaPromise, withRoom } from './calls.js'
 import { Handle } from './handle.js'
 import { enqueued, Holds, type Release } from './holds.js'
@@ -20,9 +20,8 @@ export interface CopyOptions {
   stream?: RunOptions['stream'] | undefined
 }
 
-/** What may own memory: a buffer, or a prepared call. */
-type Owner = Handle<unknown>
-
+const COPY_OPTIONS: ReadonlySet<string> = new Set(['byteOffset', 'stream'])
+const FROM_OPTIONS: ReadonlySet<string> = new Set(['device', 'stream'])
 const MOST_BYTES = 2 ** 48
 
 /**
@@ -35,8 +34,8 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
   readonly byteOffset: number = 0
   /** Index of the GPU. */
   readonly device: number
-  // What owns the memory: slices keep it alive.
-  #owner: Owner | undefined
+  // What owns the memory, a buffer or a prepared call: slices keep it alive.
+  #owner: Handle<unknown> | undefined
 
   /**
    * Allocates memory, which is not cleared.
@@ -46,8 +45,9 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
    */
   constructor(byteLength: number, options?: { device?: number })
   /** @internal */
-  constructor(byteLength: number, options: { device?: number }, slice: { of: Owner; address: number })
-  constructor(byteLength: number, { device = 0 }: { device?: number } = {}, slice?: { of: Owner; address: number }) {
+  constructor(byteLength: number, options: { device?: number }, slice: { of: Handle<unknown>; address: number })
+  constructor(byteLength: number, options?: { device?: number }, slice?: { of: Handle<unknown>; address: number }) {
+    const { device = 0 } = optionsObject(options, 'options', DEVICE_OPTION)
     if (slice) {
       super(slice.address, () => {})
       this.#owner = slice.of
@@ -66,10 +66,11 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
   }
 
   /** A buffer with a copy of a typed array. */
-  static from(array: ArrayBufferView, options: { device?: number; stream?: RunOptions['stream'] } = {}): DeviceBuffer {
+  static from(array: ArrayBufferView, options?: { device?: number; stream?: RunOptions['stream'] }): DeviceBuffer {
     const bytes = bytesOf(array, 'array')
-    const buffer = new DeviceBuffer(bytes.byteLength, { device: options.device ?? 0 })
-    buffer.copyFrom(array, { stream: options.stream })
+    const { device = 0, stream } = optionsObject(options, 'options', FROM_OPTIONS)
+    const buffer = new DeviceBuffer(bytes.byteLength, { device })
+    buffer.copyFrom(array, { stream })
     return buffer
   }
 
@@ -99,9 +100,12 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
    * Sets every byte, of a part by `buffer.slice(begin, end).fill()`. This is only enqueued.
    * @param byte an integer in [0, 255]. Defaults to 0.
    * @param options `stream`: the one it is in order with. Defaults to the default stream.
+   * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`; Error `ERR_DISPOSED`,
+   *   `ERR_CUDA`
    */
-  fill(byte = 0, { stream = 0 }: Pick<CopyOptions, 'stream'> = {}): void {
+  fill(byte = 0, options?: Pick<CopyOptions, 'stream'>): void {
     integer(byte, 'byte', 0, 255)
+    const { stream = 0 } = optionsObject(options, 'options', STREAM_OPTION)
     const address = Number(streamOf(stream, this.device))
     const { ptr, device, byteLength } = this
     if (byteLength === 0) return
@@ -110,26 +114,28 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
   }
 
   /** Copies a typed array or other device memory here. A copy between arrays of the device is only enqueued. */
-  copyFrom(source: ArrayBufferView | DeviceMemory, options: CopyOptions = {}): void {
-    const args = this.#copyFrom(source, options)
+  copyFrom(source: ArrayBufferView | DeviceMemory, options?: CopyOptions): void {
+    const args = this.#copyFrom(source, copyOptions(options))
     cudaCall(() => cudaFunctions().copy(...args))
     enqueued(this, source)
   }
 
   /** The same off the calling thread. The array must not be touched until the promise has settled. */
-  async copyFromAsync(source: ArrayBufferView | DeviceMemory, options: CopyOptions = {}): Promise<void> {
-    await this.#copyLater(this.#copyFrom(source, options), [source, options.stream])
+  async copyFromAsync(source: ArrayBufferView | DeviceMemory, options?: CopyOptions): Promise<void> {
+    const given = copyOptions(options)
+    await this.#copyLater(this.#copyFrom(source, given), [source, given.stream])
   }
 
   /** Fills a typed array with the bytes from `byteOffset` on. */
-  copyTo(target: ArrayBufferView, options: CopyOptions = {}): void {
-    const args = this.#copyTo(target, options)
+  copyTo(target: ArrayBufferView, options?: CopyOptions): void {
+    const args = this.#copyTo(target, copyOptions(options))
     cudaCall(() => cudaFunctions().copy(...args))
   }
 
   /** The same off the calling thread. */
-  async copyToAsync(target: ArrayBufferView, options: CopyOptions = {}): Promise<void> {
-    await this.#copyLater(this.#copyTo(target, options), [options.stream])
+  async copyToAsync(target: ArrayBufferView, options?: CopyOptions): Promise<void> {
+    const given = copyOptions(options)
+    await this.#copyLater(this.#copyTo(target, given), [given.stream])
   }
 
   async #copyLater(args: CopyArguments, others: readonly unknown[]): Promise<void> {
@@ -180,6 +186,8 @@ type CopyArguments = [
   bytes: number,
   stream: number,
 ]
+
+const copyOptions = (given: CopyOptions | undefined) => optionsObject(given, 'options', COPY_OPTIONS)
 
 function bytesOf(array: unknown, name: string): Uint8Array {
   if (viewKind(array) === undefined) throw invalidType(name, 'a typed array', array)

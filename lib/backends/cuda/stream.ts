@@ -2,9 +2,10 @@
  * Streams, events and graphs of the CUDA runtime.
  */
 
+import { optionsObject } from '../../check/options.js'
 import { invalidType, invalidValue } from '../../errors.js'
 import type { RunOptions } from '../../types/index.js'
-import { streamOf } from './addresses.js'
+import { DEVICE_OPTION, streamOf } from './addresses.js'
 import { cudaCall, cudaPromise } from './calls.js'
 import { Handle } from './handle.js'
 import { Capture, enqueued, Holds, keepAlive } from './holds.js'
@@ -17,7 +18,8 @@ export class Stream extends Handle {
   readonly device: number
 
   /** @param options `device`: index of the GPU. Defaults to 0. */
-  constructor({ device = 0 }: { device?: number } = {}) {
+  constructor(options?: { device?: number }) {
+    const { device = 0 } = optionsObject(options, 'options', DEVICE_OPTION)
     const cuda = cudaFunctions()
     const stream = cudaCall(() => cuda.createStream(device))
     super(stream, () => cudaCall(() => cuda.destroyStream(device, stream)))
@@ -27,9 +29,10 @@ export class Stream extends Handle {
   /**
    * What is enqueued here from now on waits for the work before the last `event.record`, on the GPU alone. The event may be
    * of another stream, and of another GPU. One that was never recorded is not waited for.
+   * @throws TypeError `ERR_INVALID_ARG_TYPE`; Error `ERR_DISPOSED`, `ERR_CUDA`
    */
   wait(event: Event): void {
-    if (!(event instanceof Event)) throw invalidType('event', 'an Event', event)
+    if (!isEvent(event)) throw invalidType('event', 'an Event', event)
     waitForEvent(this, event)
   }
 
@@ -78,9 +81,14 @@ export class Stream extends Handle {
   }
 }
 
+// By shape: it may be of another copy of this package.
+function isEvent(value: unknown): value is Event {
+  return typeof value === 'object' && value !== null && 'millisecondsTo' in value
+}
+
 /** What is enqueued on the stream from now on waits for the event. `stream`: of the event's device, where it is an address. */
 export function waitForEvent(stream: NonNullable<RunOptions['stream']>, event: Event): void {
-  const device = stream instanceof Stream ? stream.device : event.device
+  const { device = event.device } = Object(stream) as Partial<Stream>
   const address = Number(streamOf(stream))
   cudaCall(() => cudaFunctions().waitForEvent(device, address, event.handle))
   enqueued(event)
@@ -119,7 +127,8 @@ export class Event extends Handle {
   readonly device: number
 
   /** @param options `device`: index of the GPU. Defaults to 0. */
-  constructor({ device = 0 }: { device?: number } = {}) {
+  constructor(options?: { device?: number }) {
+    const { device = 0 } = optionsObject(options, 'options', DEVICE_OPTION)
     const cuda = cudaFunctions()
     const event = cudaCall(() => cuda.createEvent(device))
     super(event, () => cudaCall(() => cuda.destroyEvent(device, event)))

@@ -1,6 +1,6 @@
 // Whole tiles, vector by vector: what software takes least time for, as it keeps few numbers and takes all branches of a
 // loop's body. So the unit changes outside of the inner loop.
-fn sweepTiles(first: Swept, start: u32, begin: u32, whole: u32, end: u32, label: u32, thread: u32) -> Swept {
+fn sweepWhole(first: Swept, start: u32, begin: u32, whole: u32, end: u32, label: u32, thread: u32) -> Swept {
   var swept = first;
   var at = begin + 4 * thread;
   if (at >= whole) { return swept; }

@@ -1,5 +1,5 @@
 // Whole tiles, each of which is read before it is added up, so that a thread waits for memory once for four vectors.
-fn sweepTiles(first: Swept, start: u32, begin: u32, whole: u32, end: u32, label: u32, thread: u32) -> Swept {
+fn sweepWhole(first: Swept, start: u32, begin: u32, whole: u32, end: u32, label: u32, thread: u32) -> Swept {
   var swept = first;
   for (var tile = begin; tile < whole; tile += TILE) {
     readTile(start, tile, end, thread);

@@ -93,7 +93,7 @@ fn tokenLogProbs(
   var swept = nothingSwept();
   beginTiles(start + begin, thread);
   let whole = begin + (end - begin) / TILE * TILE;
-  swept = sweepTiles(swept, start, begin, whole, end, label, thread);
+  swept = sweepWhole(swept, start, begin, whole, end, label, thread);
   // What is left is less than a tile.
   if (whole < end) { readTile(start, whole, end, thread); }
   for (var number = 0u; number < 4; number++) {
