@@ -143,6 +143,7 @@ export function table() {
 /**
  * What has become of the predictions: of calls that a file should have measured and has not, that they do not hold.
  * @param {any[]} files what bench/cuda has written
+ * @returns {{ name: string, holds: boolean, measured?: number, predicted?: number }[]}
  */
 export function judge(files) {
   const device = files.find((file) => file.device)?.device
@@ -177,7 +178,7 @@ function main(/** @type {string[]} */ paths) {
   if (paths.length === 0) return console.log(table().join('\n'))
   const found = judge(paths.map((path) => JSON.parse(readFileSync(path, 'utf8'))))
   for (const { name, measured, predicted, holds } of found) {
-    if (measured === undefined) {
+    if (measured === undefined || predicted === undefined) {
       console.log(`${name.padEnd(40)} not measured`)
       continue
     }
