@@ -140,10 +140,12 @@ export function table() {
   return [heads, heads.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`.replace(/\| {2}\|/g, '| |'))
 }
 
+/** @typedef {{ name: string, holds: boolean, measured?: number, predicted?: number }} Judged */
+
 /**
  * What has become of the predictions: of calls that a file should have measured and has not, that they do not hold.
  * @param {any[]} files what bench/cuda has written
- * @returns {{ name: string, holds: boolean, measured?: number, predicted?: number }[]}
+ * @returns {Judged[]}
  */
 export function judge(files) {
   const device = files.find((file) => file.device)?.device
@@ -163,7 +165,8 @@ export function judge(files) {
   }
   const isGiven = (/** @type {Call} */ { products }) => files.some((file) => (products ? file.results : file.cases))
   const product = results.find(({ peer }) => peer === 'cublas')
-  return CALLS.flatMap((each) => {
+  /** @returns {Judged[]} */
+  const judgeOne = (/** @type {Call} */ each) => {
     const found = results.find((one) => one.peer === 'ours' && one.case === each.case && one.stage === each.stage)
     if (!found) return isGiven(each) ? [{ name: each.name, holds: false }] : []
     const copy = copyOf(each)
@@ -171,7 +174,8 @@ export function judge(files) {
     const predicted = predict(each, { ...known, multiprocessors: device.multiprocessors, copy, products })
     const holds = Math.abs(found.ms / predicted - 1) <= TOLERANCE
     return [{ name: each.name, measured: found.ms, predicted, holds }]
-  })
+  }
+  return CALLS.flatMap(judgeOne)
 }
 
 function main(/** @type {string[]} */ paths) {
