@@ -113,18 +113,16 @@ export const copiesFor = ({ width, calls }, { slowness }, beyondCaches) =>
   slowness || width || calls >= 100 ? 2 : Math.max(2, beyondCaches)
 
 /**
- * Whether a contender's errors are to be held against float64: a step's, once for each type and width, of every peer
- * and of every way in which ours multiplies.
+ * What a contender's errors are known by where they are to be held against float64: a step's, once for each type and
+ * width, of every peer and of every way in which ours multiplies.
  * @param {Pick<Runner, 'peer' | 'workload' | 'settings' | 'index'>} runner
  * @param {Set<string>} accuracies those that are known
  */
-export function wantsAccuracy({ peer, workload, settings, index }, accuracies) {
+export function wantedAccuracy({ peer, workload, settings, index }, accuracies) {
   const { stage, dtype, width } = workload
-  if (stage !== 'linear-step' || peer.compiles || (index > 0 && !settings.head)) return false
+  if (stage !== 'linear-step' || peer.compiles || (index > 0 && !settings.head)) return undefined
   const key = JSON.stringify([peer.name, settings.head, dtype, width])
-  const isNew = !accuracies.has(key)
-  accuracies.add(key)
-  return isNew
+  return accuracies.has(key) ? undefined : key
 }
 
 function isAskedFor(/** @type {Peer} */ peer, /** @type {Case} */ { peers }, /** @type {Plan} */ { peersWereNamed }) {
@@ -261,11 +259,13 @@ export async function measure(one, plan) {
     const copies = copiesFor(one, peer, Math.ceil(cacheBytes / bytes))
     const meter = { bytes: meterBytes, sweeps }
     const { calls, warmUp } = one
-    const accuracy = wantsAccuracy(runner, plan.accuracies)
+    const wanted = wantedAccuracy(runner, plan.accuracies)
+    const accuracy = wanted !== undefined
     const message = { type: 'prepare', index, workload, copies, calls, warmUp, cacheBytes, exact: plan.exact, accuracy }
     await attempt(runner, async () => {
       runner.prepared = await runner.process.ask({ ...message, settings: { ...settings, ...meter } })
       runner.process.helper = runner.prepared.pid
+      if (accuracy) plan.accuracies.add(wanted)
     })
   }
 

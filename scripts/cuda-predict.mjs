@@ -140,9 +140,12 @@ export function table() {
   return [heads, heads.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`.replace(/\| {2}\|/g, '| |'))
 }
 
+/** @typedef {{ name: string, holds: boolean, measured?: number, predicted?: number }} Judged */
+
 /**
- * What has become of the predictions.
+ * What has become of the predictions: of calls that a file should have measured and has not, that they do not hold.
  * @param {any[]} files what bench/cuda has written
+ * @returns {Judged[]}
  */
 export function judge(files) {
   const device = files.find((file) => file.device)?.device
@@ -152,25 +155,37 @@ export function judge(files) {
     ...(file.results ?? []),
     ...(file.cases ?? []).flatMap((/** @type {any} */ one) => one.results),
   ])
-  const speeds = new Map(
-    files.flatMap((file) => file.cases ?? []).map(({ name, bandwidth }) => [name, bandwidth / 1e3]),
-  )
+  const cases = files.flatMap((file) => file.cases ?? [])
+  // Terabytes a second; of what is timed in a graph, in a graph.
+  const copyOf = (/** @type {Call} */ { case: name, stage }) => {
+    const found = cases.find((one) => one.name === name)
+    const own = stage.endsWith('in a graph') ? found?.bandwidthInGraph : found?.bandwidth
+    const speeds = cases.map(({ bandwidth }) => bandwidth).filter((speed) => speed > 0)
+    return own ? own / 1e3 : speeds.length > 0 ? Math.max(...speeds) / 1e3 : known.copy
+  }
+  const isGiven = (/** @type {Call} */ { products }) => files.some((file) => (products ? file.results : file.cases))
   const product = results.find(({ peer }) => peer === 'cublas')
-  return CALLS.flatMap((each) => {
+  /** @returns {Judged[]} */
+  const judgeOne = (/** @type {Call} */ each) => {
     const found = results.find((one) => one.peer === 'ours' && one.case === each.case && one.stage === each.stage)
-    if (!found) return []
-    const copy = speeds.get(each.case) ?? Math.max(known.copy, ...speeds.values())
+    if (!found) return isGiven(each) ? [{ name: each.name, holds: false }] : []
+    const copy = copyOf(each)
     const products = product?.teraflops ?? known.products
     const predicted = predict(each, { ...known, multiprocessors: device.multiprocessors, copy, products })
     const holds = Math.abs(found.ms / predicted - 1) <= TOLERANCE
     return [{ name: each.name, measured: found.ms, predicted, holds }]
-  })
+  }
+  return CALLS.flatMap(judgeOne)
 }
 
 function main(/** @type {string[]} */ paths) {
   if (paths.length === 0) return console.log(table().join('\n'))
   const found = judge(paths.map((path) => JSON.parse(readFileSync(path, 'utf8'))))
   for (const { name, measured, predicted, holds } of found) {
+    if (measured === undefined || predicted === undefined) {
+      console.log(`${name.padEnd(40)} not measured`)
+      continue
+    }
     const off = `${(100 * (measured / predicted - 1)).toFixed(0)} %`
     console.log(
       `${name.padEnd(40)} ${digits(measured).padStart(9)}, predicted ${digits(predicted).padStart(9)}, off by ${off.padStart(5)}: ${holds ? 'holds' : 'BROKEN'}`,

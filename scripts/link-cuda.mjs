@@ -17,14 +17,16 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 export function linkCuda(build, /** @type {string} */ output) {
   const sources = readFileSync(join(root, 'native/cuda/sources.txt'), 'utf8').trim().split(/\s+/)
   const objects = sources.map((source) => join(build, 'CMakeFiles', `${CUDA_LIBRARY}.dir`, `${source}.o`))
-  const ofCompiler = ['libstdc++.a', 'libgcc_eh.a'].map((name) =>
-    execFileSync(process.env.CXX ?? 'c++', [`-print-file-name=${name}`], { encoding: 'utf8' }).trim(),
-  )
+  // Of the compiler that nvcc has compiled the host's part with.
+  const hostCompiler = process.env.CUDAHOSTCXX ?? process.env.NVCC_CCBIN ?? 'g++'
+  const cxx = execFileSync(hostCompiler, ['-print-file-name=libstdc++.a'], { encoding: 'utf8' }).trim()
   const options = [
     ...['-target', `x86_64-${OLDEST_LINUX}`, '-w', '-shared', '-s', '-fPIC', '-O2', '-o', output],
+    '-Wl,-z,defs', // what is missing is missing now
     `-Wl,--version-script=${join(root, 'native/cuda/exports.map')}`,
   ]
-  const libraries = [cudaRuntime(), ...ofCompiler, '-ldl', '-lpthread', '-lrt', '-lm']
+  // Zig's unwinder: the compiler's takes what only its own C library has.
+  const libraries = [cudaRuntime(), cxx, '-lunwind', '-ldl', '-lpthread', '-lrt', '-lm']
   const inputs = [...objects, join(root, 'scripts/toolchain/newer-glibc.c'), ...libraries]
   execFileSync(zig, ['cc', ...options, ...inputs], { stdio: 'inherit' })
 }

@@ -193,7 +193,7 @@ describe('the limits of WebAssembly', async () => {
 
 describe('errors of output layers', async () => {
   const { accuracyOf, errors, problem } = await load('accuracy.mjs')
-  const { wantsAccuracy } = await load('measure.mjs')
+  const { wantedAccuracy } = await load('measure.mjs')
   const { findPeer } = await load('peers/index.mjs')
   const like = { stage: 'linear-step', shape: [16, 1, 2048], width: 40, shift: false, masked: 0 }
 
@@ -228,11 +228,18 @@ describe('errors of output layers', async () => {
 
   it('are measured once for each peer, type, width and way of ours', () => {
     const known = new Set()
-    const asked = (peer: object, workload: object, settings: object = {}, index = 0) =>
-      wantsAccuracy({ peer, workload: { ...like, dtype: 'bfloat16', ...workload }, settings, index }, known)
+    const wanted = (peer: object, workload: object, settings: object = {}, index = 0) =>
+      wantedAccuracy({ peer, workload: { ...like, dtype: 'bfloat16', ...workload }, settings, index }, known)
+    const asked = (...of: Parameters<typeof wanted>) => {
+      const key = wanted(...of)
+      if (key) known.add(key)
+      return key !== undefined
+    }
     const [one, other] = [{ name: 'one' }, { name: 'other' }]
     const head = { gradientPrecision: 'bfloat16' }
     expect(asked(one, { stage: 'linear-forward' })).toBe(false)
+    // One that was wanted in vain is wanted again.
+    expect(wanted(one, {})).toBeTypeOf('string')
     expect(asked(one, {})).toBe(true)
     expect(asked(one, { shape: [8, 64, 32000] })).toBe(false)
     expect([asked(other, {}), asked(one, { dtype: 'float32' }), asked(one, { width: 64 })]).toEqual([true, true, true])

@@ -62,11 +62,12 @@ it('a step reads twice and writes once, rows that predict nothing cost nothing, 
 })
 
 /** What a bench would have written where everything took so many times what is predicted. */
-function measured(times: number, copy = H100.copy) {
+function measured(times: number, copy = H100.copy, bandwidthInGraph = 1e3 * copy) {
   const gpu = { ...H100, copy, products: 800 }
   const cases = (CALLS as Call[]).map((call) => ({
     name: call.case,
     bandwidth: 1e3 * copy,
+    bandwidthInGraph,
     results: [
       { peer: 'torch eager', case: call.case, stage: call.stage, ms: 99 },
       { peer: 'ours', case: call.case, stage: call.stage, ms: times * predict(call, gpu) },
@@ -77,6 +78,9 @@ function measured(times: number, copy = H100.copy) {
     { results: [{ peer: 'cublas', teraflops: 800 }] },
   ]
 }
+
+/** The layer as bench/cuda/head.mjs has measured it. */
+const HEAD = { results: [{ peer: 'ours', case: 'head', stage: 'step', ms: 40 }] }
 
 it.each([
   [1, true],
@@ -89,6 +93,17 @@ it.each([
     const found = judge(measured(times, copy))
     expect(found.map((one: { holds: boolean }) => one.holds)).toEqual(Array(CALLS.length).fill(holds))
   }
+})
+
+it('takes the speed that was measured, in a graph that of a graph, for a layer the best one', () => {
+  const of = (found: { name: string; predicted: number }[], name: string) =>
+    found.find((one) => one.name === name)?.predicted
+  const [inGraph, layer] = ['step of 64 rows, in a graph', 'step of an output layer of width 4096']
+  const [bench, head] = measured(1, 2, 2500) as [{ cases: { name: string }[] }, object]
+  const found = judge([{ ...bench, cases: bench.cases.filter(({ name }) => name !== 'head') }, head, HEAD])
+  const gpu = { ...H100, products: 800 }
+  expect(of(found, inGraph)).toBeCloseTo(predict(callOf(inGraph), { ...gpu, copy: 2.5 }), 12)
+  expect(of(found, layer)).toBeCloseTo(predict(callOf(layer), { ...gpu, copy: 2 }), 9)
 })
 
 it('tells what holds and what is broken, fails for the latter, and knows no other GPU', () => {
@@ -105,8 +120,12 @@ it('tells what holds and what is broken, fails for the latter, and knows no othe
   expect([good.status, good.stdout.match(/: holds$/gm)?.length]).toEqual([0, CALLS.length])
   const bad = run(measured(1.2))
   expect([bad.status, bad.stdout.match(/off by {2}20 %: BROKEN$/gm)?.length]).toEqual([1, CALLS.length])
-  const [{ device }, head] = measured(1)
-  expect(run([{ device, cases: [] }, head]).status).toBe(1)
+  // Calls of a file that are not in it have not held; those of the file that is not given are not asked for.
+  const [bench, head] = measured(1) as [{ device: object; cases: { name: string }[] }, object]
+  const missing = run([{ ...bench, cases: bench.cases.slice(1) }, head])
+  expect([missing.status, missing.stdout.match(/not measured$/gm)?.length]).toEqual([1, 1])
+  const alone = run([bench])
+  expect([alone.status, alone.stdout.includes('not measured')]).toEqual([0, false])
   const other = run([{ device: { name: 'NVIDIA T4', multiprocessors: 40 }, cases: [] }])
   expect([other.status, other.stderr.includes('there are no predictions for NVIDIA T4')]).toEqual([1, true])
 })

@@ -31,7 +31,7 @@ const STUB = `#!/usr/bin/env bash
 echo "$*" >> "$CALLS"
 case "$*" in
   *ready.mjs) if [ -z "$READY" ]; then echo 'CUDA is not available: none here' >&2; exit 1; fi ;;
-  *--json*) printf '{"packages":"%s"}' "\${PYTHONPATH##*/}" > "\${@: -1}" ;;
+  *--json*) printf '{"packages":"%s"}' "$PYTHONPATH" > "\${@: -1}" ;;
   *head.mjs*) echo "library \${FUSED_PREFERENCE_LOSS_CUDA_LIBRARY:-as usual}" >> "$CALLS" ;;
 esac
 if [ -n "$SLOW" ]; then case "$*" in *$SLOW*) sleep 60 ;; esac; fi
@@ -104,7 +104,7 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
   })
 
   it('leaves what it measured, and one archive with all that was said', () => {
-    const { status, files, archived, calls } = run(['check', 'bench'], { READY: '1' })
+    const { status, files, archived, calls } = run(['check', 'bench'], { READY: '1', PYTHONPATH: '' })
     expect(status).toBe(0)
     expect(calls.slice(1).map((call) => call.split(' ')[0])).toEqual([
       'scripts/gpu/ready.mjs',
@@ -118,17 +118,23 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
     expect(measured('bench-cuda.json')).toEqual({ packages: '' })
   })
 
-  it('installs the wheels it was given, without their dependencies, where the peers find them', () => {
-    put('wheels/liger.whl', '')
-    put('wheels/trl.whl', '')
-    put('bin/python3', RECORDS)
-    const { status, calls } = run(['bench'], { READY: '1' })
-    expect(status).toBe(0)
-    const pip = calls.findIndex((call) => call.startsWith('python3 -m pip install --no-index --no-deps --target '))
-    expect(calls[pip]).toMatch(/ wheels\/liger\.whl wheels\/trl\.whl$/)
-    expect(calls.findIndex((call) => call.startsWith('bench/run.mjs'))).toBeGreaterThan(pip)
-    expect(measured('bench-cuda.json')).toEqual({ packages: 'python' })
-  })
+  it.each([
+    ['', /^\/.*\/python$/],
+    ['/own/packages', /^\/.*\/python:\/own\/packages$/],
+  ])(
+    'installs the wheels it was given, without their dependencies, where the peers find them, before %j',
+    (own, path) => {
+      put('wheels/liger.whl', '')
+      put('wheels/trl.whl', '')
+      put('bin/python3', RECORDS)
+      const { status, calls } = run(['bench'], { READY: '1', PYTHONPATH: own })
+      expect(status).toBe(0)
+      const pip = calls.findIndex((call) => call.startsWith('python3 -m pip install --no-index --no-deps --target '))
+      expect(calls[pip]).toMatch(/ wheels\/liger\.whl wheels\/trl\.whl$/)
+      expect(calls.findIndex((call) => call.startsWith('bench/run.mjs'))).toBeGreaterThan(pip)
+      expect(measured('bench-cuda.json')).toEqual({ packages: expect.stringMatching(path) })
+    },
+  )
 
   it('ends a command that takes too long, fails, and goes on', () => {
     const begin = Date.now()
@@ -153,8 +159,31 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
     expect(archived).toContain('results/profile.log')
   })
 
+  it('says when a command was killed that did not take too long', () => {
+    put('scripts/gpu/test.sh', 'kill -KILL $$')
+    const { status, stdout } = run(['check'], { READY: '1' })
+    expect(status).toBe(1)
+    expect(stdout).toMatch(/^check: FAILED, out of time or memory, in \d s$/m)
+  })
+
+  it('has no variants to compile where it was given none, or where there is no nvcc', () => {
+    put('scripts/gpu/variant.sh', VARIANT)
+    const path = 'export PATH="$work/tree/bin:$PATH"'
+    const script = readFileSync(join(folder, 'run.sh'), 'utf8')
+    expect(script).toContain(path)
+    const none = run(['variants'], { READY: '1' })
+    expect([none.status, none.calls.length]).toEqual([0, 2])
+    // Not the host's own.
+    writeFileSync(join(folder, 'run.sh'), script.replace(path, `${path}; command() { false; }`))
+    put('variants/loads.patch', 'x')
+    const { status, stdout, calls } = run(['variants'], { READY: '1' })
+    expect([status, stdout.includes('variants: no nvcc here')]).toEqual([0, true])
+    expect(calls.join()).not.toContain('variant.sh')
+  })
+
   it('compiles, checks and measures variants beside the kernels as they are; none that is wrong', () => {
     put('scripts/gpu/variant.sh', VARIANT)
+    put('bin/nvcc', RECORDS)
     put('variants/broken.patch', 'x')
     put('variants/loads.patch', 'x')
     put('variants/wrong.patch', 'x')

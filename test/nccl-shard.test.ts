@@ -406,6 +406,7 @@ describe.runIf(onHost)('a call over NCCL', () => {
 
   it('that is given up before it has read all rows sends no states', async () => {
     const folder = temporaryFolder()
+    const copies = join(folder, 'copies')
     const call = (start: number, count: number) => `
       const nccl = await connect()
       const logits = inMemory(new Float32Array(12 * ${count}), ${count})
@@ -415,18 +416,44 @@ describe.runIf(onHost)('a call over NCCL', () => {
       tell(await rejected(call()))`
     // Its logits are more than the pinned memory holds that they go through.
     const ends = onThread(`${MODEL}${call(1, 700_000)}
-      const gather = host.allGather
-      let gathers = 0
-      host.allGather = async (...all) => { await gather(...all); if (++gathers === 2) setTimeout(end, 400) }
+      const { existsSync, readFileSync } = await import('node:fs')
+      // Two more such copies follow the first one of rows.
+      const begins = () => existsSync('${copies}') && readFileSync('${copies}', 'utf8').split('\\n').some((bytes) => bytes > 1 << 20)
+      const watch = setInterval(() => { if (begins()) { clearInterval(watch); end() } }, 10)
       void call()`)
     const ended = await onRanks(
       2,
       `process.env.FPL_HOST_NCCL_LOG = '${folder}/' + rank
-      if (rank === 0) { ${waits} } else { process.env.FPL_HOST_COPY_MS = '800'; ${ends} }`,
+      if (rank === 0) { ${waits} } else { Object.assign(process.env, { FPL_HOST_COPY_MS: '800', FPL_HOST_COPIES: '${copies}' }); ${ends} }`,
     )
     const [other] = told<Told>(ended)
     expect(other.code).toBe('ERR_NCCL')
     expect([0, 1].map((rank) => existsSync(join(folder, `${rank}`)))).toEqual([true, false])
+  })
+
+  it('that was made ready runs once', async () => {
+    const [again] = told<Told>(
+      await onRanks(
+        1,
+        `${MODEL}
+        const { createRequire } = await import('node:module')
+        const nccl = await connect()
+        const modules = Object.entries(createRequire(${JSON.stringify(import.meta.url)}).cache)
+        const { cuda } = modules.find(([name]) => name.endsWith('.node'))[1].exports
+        const run = cuda.runReadyAsync
+        let again
+        cuda.runReadyAsync = async (id, job) => {
+          await run(id, job)
+          again = await rejected(run(2 ** 40, job))
+        }
+        const m = model(50, [0, 50])
+        const options = { ...given, backend: 'cuda', shard: m.shard, communicator: nccl }
+        await fusedPreferenceLoss(inMemory(m.logits, 50), m.labels, options)
+        tell(again)
+        nccl.dispose()`,
+      ),
+    )
+    expect(again.message).toBe('a call that is made ready runs once')
   })
 
   it('that was made ready in vain leaves its memory to the next one', async () => {

@@ -320,6 +320,25 @@ describe.runIf(onHost)('a rank', () => {
     expect(other.code).toBe('ERR_NCCL')
   })
 
+  it('whose NCCL fails ends what others wait for', async () => {
+    const [waiting, failed] = told(
+      await onRanks(
+        2,
+        `const nccl = await connect()
+        const data = there(Float32Array.of(1))
+        if (rank === 1) process.env.FPL_HOST_FAULT = 'nccl'
+        const begin = Date.now()
+        const call = async () => { nccl.broadcast(data); await nccl.synchronize() }
+        const first = await rejected(call())
+        tell([first, Date.now() - begin, thrown(() => nccl.broadcast(data))])
+        nccl.dispose()`,
+      ),
+    ) as [Told, number, Told][]
+    expect([waiting[0].code, failed[0].code]).toEqual(['ERR_NCCL', 'ERR_NCCL'])
+    expect(waiting[1]).toBeLessThan(10_000)
+    expect(failed[2].message).toContain('cannot be used any more: NCCL failed while broadcasting')
+  })
+
   it('whose NCCL fails says what has failed', async () => {
     const [error] = told(
       await onRanks(

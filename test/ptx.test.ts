@@ -141,17 +141,19 @@ describe.runIf(onHost && hasPtx)('the kernels’ PTX', () => {
     { dtype: 'float32', array: 'Float32Array', bytes: 4, most: { sweepKernel: 33, gradientKernel: 22 } },
     { dtype: 'bfloat16', array: 'Uint16Array', bytes: 2, most: { sweepKernel: 14, gradientKernel: 20.5 } },
   ])('reads $dtype logits once for log-probs and once for the gradient, in so many instructions', (row) => {
-    const { launches } = carriedOut(`
-      const data = new ${row.array}(2 * 128256)
-      fusedPreferenceLossSync({ data, dtype: '${row.dtype}', shape: [2, 1, 128256] }, Int32Array.of(5, 6), {
-        backend: 'cuda', gradient: true, shift: false, reference: { chosen: [-1], rejected: [-1] },
-      })
-      tell(0)
-    `)
+    const launchesOf = (vocab: number) => {
+      const { launches } = carriedOut(`
+        const data = new ${row.array}(2 * ${vocab})
+        fusedPreferenceLossSync({ data, dtype: '${row.dtype}', shape: [2, 1, ${vocab}] }, Int32Array.of(5, 6), {
+          backend: 'cuda', gradient: true, shift: false, reference: { chosen: [-1], rejected: [-1] },
+        })
+        tell(0)
+      `)
+      const of = (name: string) => launches.filter(({ kernel }) => kernel.includes(`::${name}`))
+      return { sweep: of('sweepKernel'), gradient: of('gradientKernel') }
+    }
     const logits = 2 * 128256
-    const of = (name: string) => launches.filter(({ kernel }) => kernel.includes(`::${name}`))
-    const sweep = of('sweepKernel')
-    const gradient = of('gradientKernel')
+    const { sweep, gradient } = launchesOf(128256)
     expect([sweep.length, gradient.length]).toEqual([1, 1])
     // Beside the logits each thread loads its row's target and, for the gradient, one thread of a block the row's state and
     // coefficient, and where its sequence begins: each block has a segment or a piece of one row.
@@ -160,7 +162,12 @@ describe.runIf(onHost && hasPtx)('the kernels’ PTX', () => {
     // The label's value is written over another one.
     expect(gradient[0].stored).toBe((logits + 2) * row.bytes)
     expect((32 * sweep[0].warpInstructions) / logits).toBeLessThanOrEqual(row.most.sweepKernel)
-    // One warp of a block makes what the row is written with, which was a launch of its own before: 250 instructions.
+    // One warp of a block makes what the row is written with, which was a launch of its own before: 250 instructions. They
+    // are among those of a block that writes 8 logits, which come to no more in each of its eight warps.
+    const [few] = launchesOf(8).gradient
+    const ofBlock = few.warpInstructions / few.blocks
+    expect(ofBlock).toBeGreaterThan(250)
+    expect(ofBlock).toBeLessThanOrEqual(8 * 250)
     const writing = gradient[0].warpInstructions - gradient[0].blocks * 250
     expect((32 * writing) / logits).toBeLessThanOrEqual(row.most.gradientKernel)
   })

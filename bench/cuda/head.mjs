@@ -10,9 +10,9 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { fusedLinearPreferenceLossSync, getBackends, linearSequenceLogProbsSync } from 'fused-preference-loss'
-import { DeviceBuffer, Stream } from 'fused-preference-loss/cuda'
+import { DeviceBuffer, getDevices, Stream } from 'fused-preference-loss/cuda'
 import { quantile } from '../statistics.mjs'
-import { randomLogits } from './run.mjs'
+import { labelsFor, randomLogits } from './run.mjs'
 
 const [BATCH, TIME, WIDTH, VOCAB] = [8, 1024, 4096, 128256]
 const dtype = /** @type {const} */ ('bfloat16')
@@ -47,9 +47,7 @@ const gradient = { hidden: new DeviceBuffer(4 * BATCH * TIME * WIDTH), weight: n
 const heads = [0, 0.5].map((masked) => ({ name: `head${masked ? '-masked50' : ''}`, masked }))
 const results = []
 for (const { name, masked } of heads) {
-  const labels = Int32Array.from({ length: BATCH * TIME }, (_, i) =>
-    i % TIME < masked * TIME ? -100 : (i * 2654435761) % VOCAB,
-  )
+  const labels = labelsFor({ rows: BATCH * TIME, vocab: VOCAB, masked }, TIME)
   const options = { shift: false, stream }
   const forward = () => linearSequenceLogProbsSync(hidden, weight, labels, options)
   const { logProbs } = forward()
@@ -84,5 +82,6 @@ for (const { case: name = '', stage = '', peer, ms, products, peakBytes, skipped
 const json = process.argv[2]
 if (json) {
   mkdirSync(dirname(json), { recursive: true })
-  writeFileSync(json, `${JSON.stringify({ date: new Date().toISOString(), results }, null, 1)}\n`)
+  const report = { date: new Date().toISOString(), device: getDevices()[0], results }
+  writeFileSync(json, `${JSON.stringify(report, null, 1)}\n`)
 }

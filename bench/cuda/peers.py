@@ -54,7 +54,10 @@ def quack():
 
 def trl():
     # The kernel's own file: the package around it imports transformers.
-    [folder] = importlib.util.find_spec("trl").submodule_search_locations
+    package = importlib.util.find_spec("trl")
+    if package is None:
+        raise ImportError("no trl")
+    [folder] = package.submodule_search_locations
     spec = importlib.util.spec_from_file_location("trl_kernel", f"{folder}/kernels/logprob_entropy.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -73,7 +76,7 @@ PEERS = {
     "torch cross_entropy": lambda: sequence_log_probs_cross_entropy,
     "liger cross_entropy": liger,
     "quack cross_entropy": quack,
-    "trl log-prob kernel": trl,
+    "trl log-prob and entropy kernel": trl,
 }
 
 

@@ -94,6 +94,14 @@ function toHalf(/** @type {number} */ x) {
   return exponent <= 0 ? 0 : ((bits >>> 16) & 0x8000) | (exponent << 10) | ((bits >>> 13) & 1023)
 }
 
+/**
+ * Labels of sequences of `length` rows each. The prompt, the share `masked` of them, comes first, as in real data.
+ * @param {{ rows: number, vocab: number, masked?: number }} one
+ */
+export function labelsFor({ rows, vocab, masked = 0 }, length = rows) {
+  return Int32Array.from({ length: rows }, (_, i) => (i % length < masked * length ? -100 : (i * 2654435761) % vocab))
+}
+
 /** Device memory with the same bytes as `from`. */
 function copyOf(/** @type {DeviceBuffer} */ from) {
   const copy = new DeviceBuffer(from.byteLength)
@@ -105,13 +113,14 @@ function copyOf(/** @type {DeviceBuffer} */ from) {
 function copyBandwidth(
   /** @type {Stream} */ stream,
   /** @type {{ logits: DeviceBuffer, out: DeviceBuffer }[]} */ sets,
+  inGraph = false,
 ) {
   const copies = sets.map(
     ({ logits, out }) =>
       () =>
         out.copyFrom(logits, { stream }),
   )
-  return (2 * sets[0].out.byteLength) / timeCalls(stream, copies).ms / 1e6
+  return (2 * sets[0].out.byteLength) / timeCalls(stream, copies, { inGraph }).ms / 1e6
 }
 
 /** Logits that calls in place take: enough of them for a round of calls. */
@@ -120,26 +129,54 @@ const LEAST_IN_PLACE = 4
 /** Shorter calls are timed in a graph, too. */
 const SHORT_MS = 0.1
 
+/**
+ * What a case has come to. `bandwidth` is missing where there was no memory for it, and `bandwidthInGraph`, of copies in a
+ * graph, where no call was timed in one.
+ * @typedef {{ logitsBytes: number, turns: number, bandwidth?: number, bandwidthInGraph?: number, results: Record<string, any>[] }} Found
+ */
+
+/** @returns {Found} */
 function measure(/** @type {Case} */ one, /** @type {Stream} */ stream, /** @type {number} */ l2Cache) {
-  const { dtype, rows, vocab, masked } = one
-  const logitsBytes = rows * vocab * BYTES[dtype]
-  const first = randomLogits(one)
-  const turns = setsBeyond(l2Cache, logitsBytes)
+  const logitsBytes = one.rows * one.vocab * BYTES[one.dtype]
+  /** @type {Found} */
+  const found = { logitsBytes, turns: setsBeyond(l2Cache, logitsBytes), results: [] }
+  /** @type {{ dispose(): void }[]} */
+  const held = []
+  try {
+    measureStages(one, stream, found, (made) => {
+      held.push(made)
+      return made
+    })
+  } catch (error) {
+    const { message } = /** @type {Error} */ (error)
+    if (!message.includes('cudaErrorMemoryAllocation')) throw error
+    found.results.push({ case: one.name, peer: 'ours', skipped: message })
+  }
+  for (const each of held) each.dispose()
+  return found
+}
+
+/**
+ * Adds to what is found of a case, and stops where memory is out.
+ * @param {Case} one
+ * @param {Stream} stream
+ * @param {Found} found
+ * @param {<Made extends { dispose(): void }>(made: Made) => Made} hold what is disposed of at the end, at the latest
+ */
+function measureStages(one, stream, found, hold) {
+  const { dtype, rows, vocab } = one
+  const { logitsBytes, turns, results } = found
+  const first = hold(randomLogits(one))
   const sets = Array.from({ length: turns }, (_, i) => {
-    return { logits: i === 0 ? first : copyOf(first), out: new DeviceBuffer(logitsBytes) }
+    return { logits: i === 0 ? first : hold(copyOf(first)), out: hold(new DeviceBuffer(logitsBytes)) }
   })
-  // The prompt comes first in every sequence, as in real data.
   const length = rows / SEQUENCES
-  const labels = Int32Array.from({ length: rows }, (_, i) =>
-    i % length < masked * length ? -100 : (i * 2654435761) % vocab,
-  )
+  const labels = labelsFor(one, length)
   // The smallest shapes may have no active token.
   const options = /** @type {const} */ ({ shift: false, reference: REFERENCE, stream, emptySequence: 'zero' })
   const bandwidth = copyBandwidth(stream, sets)
+  found.bandwidth = bandwidth
   const active = labels.filter((label) => label >= 0).length / rows
-  const floor = (/** @type {number} */ transfers) => (transfers * active * logitsBytes) / bandwidth / 1e6
-  /** @type {Record<string, any>[]} */
-  const results = []
   const add = (
     /** @type {string} */ stage,
     /** @type {number} */ transfers,
@@ -149,22 +186,24 @@ function measure(/** @type {Case} */ one, /** @type {Stream} */ stream, /** @typ
     // Masked rows are zero already, or nobody reads them.
     const prepared = given.map(([data, gradient]) => {
       const logits = { data, dtype, shape: [SEQUENCES, length, vocab] }
-      return prepareFusedPreferenceLoss(logits, labels, { ...options, gradient, zeroInactive: false })
+      return hold(prepareFusedPreferenceLoss(logits, labels, { ...options, gradient, zeroInactive: false }))
     })
     const calls = prepared.map((each) => () => each.enqueue(stream))
     const { workspaceBytes } = prepared[0]
-    const tell = (/** @type {string} */ name, /** @type {{ ms: number, p20: number, p80: number }} */ took) =>
-      results.push({
-        case: one.name,
-        stage: name,
-        peer: 'ours',
-        ...took,
-        share: floor(transfers) / took.ms,
-        workspaceBytes,
-      })
+    const tell = (
+      /** @type {string} */ name,
+      /** @type {{ ms: number, p20: number, p80: number }} */ took,
+      /** @type {number} */ bandwidth,
+    ) => {
+      const share = (transfers * active * logitsBytes) / bandwidth / 1e6 / took.ms
+      results.push({ case: one.name, stage: name, peer: 'ours', ...took, share, workspaceBytes })
+    }
     const took = timeCalls(stream, calls, { before })
-    tell(stage, took)
-    if (took.ms < SHORT_MS && !before) tell(`${stage} in a graph`, timeCalls(stream, calls, { inGraph: true }))
+    tell(stage, took, bandwidth)
+    if (took.ms < SHORT_MS && !before) {
+      found.bandwidthInGraph ??= copyBandwidth(stream, sets, true)
+      tell(`${stage} in a graph`, timeCalls(stream, calls, { inGraph: true }), found.bandwidthInGraph)
+    }
     for (const each of prepared) each.dispose()
   }
   add(
@@ -180,8 +219,8 @@ function measure(/** @type {Case} */ one, /** @type {Stream} */ stream, /** @typ
   for (const { out } of sets) out.dispose()
   // A gradient that is taken for logits would be another problem: they come back before each round.
   const inPlace = sets.map(({ logits }) => logits)
-  while (inPlace.length < LEAST_IN_PLACE) inPlace.push(copyOf(first))
-  const untouched = copyOf(first)
+  while (inPlace.length < LEAST_IN_PLACE) inPlace.push(hold(copyOf(first)))
+  const untouched = hold(copyOf(first))
   add(
     'in-place',
     3,
@@ -190,8 +229,6 @@ function measure(/** @type {Case} */ one, /** @type {Stream} */ stream, /** @typ
       for (const logits of inPlace) logits.copyFrom(untouched, { stream })
     },
   )
-  for (const buffer of [untouched, ...inPlace]) buffer.dispose()
-  return { bandwidth, logitsBytes, turns, results }
 }
 
 /** Loss and gradient of a small problem, against which the peers are checked. */
@@ -232,11 +269,11 @@ function table(/** @type {any[]} */ results) {
   const ours = new Map(results.filter((r) => r.peer === 'ours').map((r) => [`${r.case} ${r.stage}`, r.ms]))
   return results.map((r) => {
     const name = `${r.case ?? ''} ${r.stage ?? ''}`.padEnd(44)
-    if (r.skipped) return `${name} ${r.peer.padEnd(22)} skipped: ${r.skipped}`
+    if (r.skipped) return `${name} ${r.peer.padEnd(31)} skipped: ${r.skipped}`
     const ratio = r.ms / (ours.get(`${r.case} ${r.stage}`) ?? Number.NaN)
     const share = r.share ? `${(100 * r.share).toFixed(1)} % of the copy` : `${ratio.toFixed(2)} × ours`
     const memory = r.peakBytes ? `, peak ${(r.peakBytes / 1e6).toFixed(0)} MB beyond the logits` : ''
-    return `${name} ${r.peer.padEnd(22)} ${r.ms.toFixed(3).padStart(9)} ms   ${share}${memory}`
+    return `${name} ${r.peer.padEnd(31)} ${r.ms.toFixed(3).padStart(9)} ms   ${share}${memory}`
   })
 }
 
@@ -252,18 +289,24 @@ export function benchCuda(values) {
   const stream = new Stream()
   const [device] = getDevices()
   console.log(`${device.name}, compute capability ${device.computeCapability}, ${device.multiprocessors} SMs\n`)
+  /** @type {(Case & Found)[]} */
   const measured = []
+  mkdirSync(dirname(values.json), { recursive: true })
+  const write = (/** @type {any[]} */ others) => {
+    const report = { date: new Date().toISOString(), device, cases: measured, peers: others }
+    writeFileSync(values.json, `${JSON.stringify(report, null, 1)}\n`)
+  }
   for (const one of chosen) {
     const found = measure(one, stream, device.l2Cache)
     measured.push({ ...one, ...found })
-    console.log(`${one.name}: copy ${(found.bandwidth / 1000).toFixed(2)} TB/s`)
+    const { bandwidth } = found
+    console.log(`${one.name}: ${bandwidth ? `copy ${(bandwidth / 1000).toFixed(2)} TB/s` : 'not enough memory'}`)
     console.log(table(found.results).join('\n'))
+    write([]) // all there is where what follows takes too long
   }
   const isAlone = values.peer.length > 0 && values.peer.every((name) => name === 'ours')
   const others = isAlone ? [] : peers(measured.filter(({ masked, dtype }) => masked <= 0.5 && dtype !== 'float16'))
   const all = [...measured.flatMap(({ results }) => results), ...others]
   if (others.length > 0) console.log(`\n${table(all).join('\n')}`)
-  mkdirSync(dirname(values.json), { recursive: true })
-  const report = { date: new Date().toISOString(), device, cases: measured, peers: others }
-  writeFileSync(values.json, `${JSON.stringify(report, null, 1)}\n`)
+  write(others)
 }

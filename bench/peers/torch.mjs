@@ -47,7 +47,7 @@ export const torchWithoutAmx = {
   /** @param {import('./index.mjs').Workload} workload */
   supports({ stage, dtype, shift }) {
     if (!hasAmx) return 'this CPU has no AMX'
-    return (stage.startsWith('linear') && !shift && dtype === 'bfloat16') || 'is an output layer in bfloat16'
+    return (stage.startsWith('linear') && !shift && dtype === 'bfloat16') || 'is for output layers in bfloat16 alone'
   },
 }
 
@@ -58,6 +58,7 @@ export const trl = pythonPeer(
     name: 'trl',
     title: "TRL's fused head",
     supports: ({ stage, shift }) =>
-      (stage.startsWith('linear') && !shift) || 'is an output layer whose labels stand beside the hidden states',
+      (stage.startsWith('linear') && !shift) ||
+      'is for output layers alone, whose labels stand beside the hidden states',
   },
 )

@@ -83,8 +83,13 @@ void Communicator::abort(const std::string& reason) {
 }
 
 void Communicator::close() {
+  const std::unique_lock<std::mutex> turn(operations_, std::try_to_lock);
   const std::lock_guard<std::mutex> lock(mutex_);
+  const char* const reason = "it has been closed";
+  // Of a communicator with an operation in progress NCCL allows nothing else.
+  if (!turn) return abortBecause(reason);
   if (nccl::Comm* comm = std::exchange(comm_, nullptr)) {
+    failure_ = reason;
     const Result result = functions_.destroy(comm);
     if (result != Result::kInProgress) require(result, "closing");
   }
@@ -93,15 +98,20 @@ void Communicator::close() {
 template <typename Operation>
 void Communicator::enqueue(const char* doing, const std::atomic<bool>& cancelled, const Operation& operation) {
   const std::lock_guard<std::mutex> turn(operations_);
-  Result result = Result::kInProgress;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    requireSound();
-    result = operation();
+  try {
+    Result result = Result::kInProgress;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      requireSound();
+      result = operation();
+    }
+    // The first one connects the ranks further.
+    until([&] { return isSettled(result); }, "taken part", cancelled);
+    require(result, doing);
+  } catch (const Error& error) {
+    abort(error.message);  // others would wait for it
+    throw;
   }
-  // The first one connects the ranks further.
-  until([&] { return isSettled(result); }, "taken part", cancelled);
-  require(result, doing);
 }
 
 template <typename IsDone>

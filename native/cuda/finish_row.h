@@ -74,16 +74,7 @@ FPL_DEVICE float logitAt(const Rows& rows, int64_t row, int64_t index) {
   return rows.dtype == DType::kFloat16 ? toFloat(rows.at<Float16>(row)[index]) : toFloat(rows.at<BFloat16>(row)[index]);
 }
 
-// What the sweep has left at a place.
-FPL_DEVICE Swept sweptAt(const SweepScratch& partials, int64_t place) {
-  Swept swept =
-      partials.byProducts ? take(partials.sums[place], partials.byProducts[place]) : take(partials.sums[place]);
-  if (partials.logits) swept.logits = partials.logits[place];
-  if (partials.weighted) swept.weighted = partials.weighted[place];
-  return swept;
-}
-
-// All that it has left of a row.
+// All that the sweep has left of a row.
 FPL_DEVICE Swept sweptRow(const SweepScratch& partials, int64_t row, double inverseTemperature) {
   const int64_t first = row * partials.perRow;
   Swept swept = sweptAt(partials, first);

@@ -14,24 +14,6 @@
 
 namespace fpl {
 namespace cuda {
-
-struct Context {
-  std::mutex mutex;
-  struct Idle {
-    int32_t device;
-    std::unique_ptr<Workspace> workspace;
-  };
-  std::vector<Idle> idle;
-};
-
-struct Prepared {
-  const Job& job;
-  int32_t device;
-  std::unique_ptr<Workspace> workspace;
-  std::unique_ptr<Plan> plan;
-  Context* context = nullptr;  // whose the workspace is, until it runs; null: nobody's
-};
-
 namespace {
 
 void say(Problem* problem, const std::string& message, Origin origin = Origin::kCuda) {
@@ -58,6 +40,68 @@ bool guarded(Problem* problem, const char* doing, int32_t device, const Body& bo
   cudaGetLastError();  // it has been told, and is not an error of later calls
   return false;
 }
+
+// What gives something back tells nobody when it cannot.
+template <typename Body>
+void quietly(int32_t device, const Body& body) {
+  Problem problem;
+  guarded(&problem, "giving memory back", device, body);
+}
+
+}  // namespace
+
+// The workspaces that no call uses.
+class IdleWorkspaces {
+ public:
+  ~IdleWorkspaces();
+
+  // A new one where there is none for the device.
+  std::unique_ptr<Workspace> take(int32_t device);
+  void giveBack(int32_t device, std::unique_ptr<Workspace> workspace);
+
+ private:
+  struct Idle {
+    int32_t device;
+    std::unique_ptr<Workspace> workspace;
+  };
+  std::mutex mutex_;
+  std::vector<Idle> idle_;
+};
+
+struct Context {
+  std::shared_ptr<IdleWorkspaces> idle = std::make_shared<IdleWorkspaces>();
+};
+
+struct Prepared {
+  const Job& job;
+  int32_t device;
+  std::unique_ptr<Workspace> workspace;
+  std::unique_ptr<Plan> plan;
+  // Where the workspace goes, until it runs; null: nowhere. It may outlive the context.
+  std::shared_ptr<IdleWorkspaces> origin;
+};
+
+IdleWorkspaces::~IdleWorkspaces() {
+  for (Idle& idle : idle_) quietly(idle.device, [&] { idle.workspace.reset(); });
+}
+
+std::unique_ptr<Workspace> IdleWorkspaces::take(int32_t device) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (size_t i = 0; i < idle_.size(); ++i) {
+    if (idle_[i].device != device) continue;
+    std::unique_ptr<Workspace> workspace = std::move(idle_[i].workspace);
+    idle_.erase(idle_.begin() + std::ptrdiff_t(i));
+    return workspace;
+  }
+  return std::make_unique<Workspace>();
+}
+
+void IdleWorkspaces::giveBack(int32_t device, std::unique_ptr<Workspace> workspace) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  idle_.push_back({device, std::move(workspace)});
+}
+
+namespace {
 
 // A driver's version as people know it: CUDA 13.0 came with driver 580.
 std::string driverProblem(int driver) {
@@ -113,28 +157,7 @@ bool cublasLt(Problem* problem) {
 
 Context* createContext() { return new Context; }
 
-// What gives something back tells nobody when it cannot.
-template <typename Body>
-void quietly(int32_t device, const Body& body) {
-  Problem problem;
-  guarded(&problem, "giving memory back", device, body);
-}
-
-void destroyContext(Context* context) {
-  for (Context::Idle& idle : context->idle) quietly(idle.device, [&] { idle.workspace.reset(); });
-  delete context;
-}
-
-std::unique_ptr<Workspace> takeWorkspace(Context& context, int32_t device) {
-  const std::lock_guard<std::mutex> lock(context.mutex);
-  for (size_t i = 0; i < context.idle.size(); ++i) {
-    if (context.idle[i].device != device) continue;
-    std::unique_ptr<Workspace> workspace = std::move(context.idle[i].workspace);
-    context.idle.erase(context.idle.begin() + std::ptrdiff_t(i));
-    return workspace;
-  }
-  return std::make_unique<Workspace>();
-}
+void destroyContext(Context* context) { delete context; }
 
 // Runs the collectives of a job. Where this rank cannot go on, it ends those in which others wait for it and it for
 // them.
@@ -153,25 +176,26 @@ std::unique_ptr<Prepared> planned(Context* context, Job& job) {
   requireServed(job.device);
   // Not while a kernel waits for other ranks: loading waits for kernels.
   if (job.exchange.present()) loadKernels(job.device);
-  std::unique_ptr<Prepared> made(new Prepared{job, job.device, takeWorkspace(*context, job.device), nullptr, context});
+  const std::shared_ptr<IdleWorkspaces>& idle = context->idle;
+  std::unique_ptr<Prepared> made(new Prepared{job, job.device, idle->take(job.device), nullptr, idle});
   made->plan = std::make_unique<Plan>(job, *made->workspace);
   made->plan->reserve();
   return made;
 }
 
-void giveBack(Context& context, Prepared& prepared) {
+void giveBack(IdleWorkspaces& to, Prepared& prepared) {
   prepared.plan.reset();
-  const std::lock_guard<std::mutex> lock(context.mutex);
-  context.idle.push_back({prepared.device, std::move(prepared.workspace)});
+  to.giveBack(prepared.device, std::move(prepared.workspace));
 }
 
 bool runPlanned(Prepared& prepared) {
   // Where it fails, kernels may go on that use the workspace: then it is nobody's.
-  Context* const context = std::exchange(prepared.context, nullptr);
+  const std::shared_ptr<IdleWorkspaces> origin = std::exchange(prepared.origin, nullptr);
+  if (!origin) throw Error{"a call that is made ready runs once"};
   bool finished = false;
   together(prepared.job, [&] { finished = prepared.plan->run(Stream(prepared.job.stream)); });
   if (finished) prepared.plan->read();
-  giveBack(*context, prepared);
+  giveBack(*origin, prepared);
   return finished;
 }
 
@@ -195,7 +219,7 @@ bool prepare(Job* job, Prepared** prepared, Problem* problem) {
     requireServed(job->device);
     // Not when they are enqueued: that may be for a graph, which is captured while nothing may wait for the device.
     loadKernels(job->device);
-    std::unique_ptr<Prepared> made(new Prepared{*job, job->device, std::make_unique<Workspace>(), nullptr});
+    std::unique_ptr<Prepared> made(new Prepared{*job, job->device, std::make_unique<Workspace>(), nullptr, nullptr});
     made->plan = std::make_unique<Plan>(*job, *made->workspace);
     made->plan->upload(Stream(job->stream));
     check(cudaStreamSynchronize(Stream(job->stream)), "preparing a call");
@@ -219,7 +243,7 @@ bool read(Prepared* prepared, void* stream, Problem* problem) {
 void destroyPrepared(Prepared* prepared) {
   quietly(prepared->device, [&] {
     const std::unique_ptr<Prepared> owned(prepared);
-    if (owned->context) giveBack(*owned->context, *owned);
+    if (owned->origin) giveBack(*owned->origin, *owned);
   });
 }
 

@@ -1,6 +1,8 @@
 // What comes between the sweeps and the gradient on a GPU, in one launch. Blocks finish the rows of a sequence, 256 at
 // a time; the last one of a sequence sums it, in float64 and in an order that depends on the sequence alone; the last
 // one of all does the loss.
+#include <algorithm>
+
 #include "finish_row.h"
 #include "preference_loss.h"
 #include "reduce.h"
@@ -109,8 +111,10 @@ void sequenceLosses(const Job& job, const LossStage& stage, Stream stream) {
       a.all *= 2;
     }
   }
-  const int64_t chunks = stage.policy.sums ? (stage.mostRows + kBlockThreads - 1) / kBlockThreads : 1;
-  a.chunks = uint32_t(chunks < 1 ? 1 : chunks);
+  // Where a grid has not as many blocks as all sequences would have of their own, each finishes more than 256 rows.
+  const int64_t wanted = stage.policy.sums ? (stage.mostRows + kBlockThreads - 1) / kBlockThreads : 1;
+  const int64_t most = kMostBlocks / std::max<int64_t>(1, a.all);
+  a.chunks = uint32_t(std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, most)));
   a.arrived = stage.arrived;
   const int64_t blocks = a.all > 0 ? a.all * a.chunks : 1;
   double* const coefficients = job.hasGradient || job.hasHeadGradient ? job.gradient.coefficients : nullptr;

@@ -55,11 +55,7 @@ packKernel(FPL_ARGUMENT PackArguments a) {
     for (int64_t w = 0; w < words; ++w) to.put(0u);
     return;
   }
-  const SweepScratch& from = a.states;
-  const int64_t place = (a.active ? a.active[row] : row) * a.own + segment;
-  Swept swept = from.byProducts ? take(from.sums[place], from.byProducts[place]) : take(from.sums[place]);
-  if (from.logits) swept.logits = from.logits[place];
-  if (from.weighted) swept.weighted = from.weighted[place];
+  Swept swept = sweptAt(a.states, (a.active ? a.active[row] : row) * a.own + segment);
   if (swept.state.argmax >= 0) swept.state.argmax += a.start;
   a.form.eachValue(swept.state, swept.logits, swept.weighted, [&](auto& value) { to.put(value); });
 }

@@ -39,5 +39,14 @@ FPL_DEVICE Swept take(const PartialSums& sums, const PartialByProducts& more) {
   return swept;
 }
 
+// What the sweep has left at a place.
+FPL_DEVICE Swept sweptAt(const SweepScratch& partials, int64_t place) {
+  Swept swept =
+      partials.byProducts ? take(partials.sums[place], partials.byProducts[place]) : take(partials.sums[place]);
+  if (partials.logits) swept.logits = partials.logits[place];
+  if (partials.weighted) swept.weighted = partials.weighted[place];
+  return swept;
+}
+
 }  // namespace cuda
 }  // namespace fpl

@@ -30,7 +30,9 @@ step() { # name, command...
   status=$?
   case $status in
     0) said=passed ;;
-    124 | 137) said='FAILED, out of time,' failed=1 ;;
+    124) said='FAILED, out of time,' failed=1 ;;
+    # It did not end when it was told to, or the system has killed it.
+    137) said='FAILED, out of time or memory,' failed=1 ;;
     *) said=FAILED failed=1 ;;
   esac
   echo "$name: $said in $((SECONDS - begin)) s"
@@ -52,7 +54,7 @@ lines=20 step gpu node scripts/gpu/ready.mjs || finish
 if [ -d wheels ]; then
   # Without what they depend on: a peer that misses it says so.
   step wheels python3 -m pip install --no-index --no-deps --target "$work/python" wheels/*.whl
-  export PYTHONPATH="$work/python"
+  export PYTHONPATH="$work/python${PYTHONPATH:+:$PYTHONPATH}"
 fi
 if wanted check; then step check bash scripts/gpu/test.sh; fi
 if wanted sanitize; then
@@ -74,17 +76,20 @@ if wanted profile; then
     echo 'profile: no ncu here'
   fi
 fi
-if wanted variants; then
-  # The kernels as they are first: what is compared comes from one compiler. One that is wrong is not timed.
-  for patch in /dev/null variants/*.patch; do
-    [ -e "$patch" ] || continue
-    name=variant-$(basename "$patch" .patch | sed 's/^null$/none/')
-    step "$name-build" bash scripts/gpu/variant.sh "$patch" "$work/$name.so" || continue
-    export FUSED_PREFERENCE_LOSS_CUDA_LIBRARY="$work/$name.so"
-    step "$name-calls" node scripts/gpu/calls.mjs &&
-      lines=30 step "$name" node bench/run.mjs --backend cuda --quick --peer ours --json "$log/$name.json"
-    unset FUSED_PREFERENCE_LOSS_CUDA_LIBRARY
-  done
+if wanted variants && [ -d variants ]; then
+  if command -v nvcc > /dev/null; then
+    # The kernels as they are first: what is compared comes from one compiler. One that is wrong is not timed.
+    for patch in /dev/null variants/*.patch; do
+      name=variant-$(basename "$patch" .patch | sed 's/^null$/none/')
+      step "$name-build" bash scripts/gpu/variant.sh "$patch" "$work/$name.so" || continue
+      export FUSED_PREFERENCE_LOSS_CUDA_LIBRARY="$work/$name.so"
+      step "$name-calls" node scripts/gpu/calls.mjs &&
+        lines=30 step "$name" node bench/run.mjs --backend cuda --quick --peer ours --json "$log/$name.json"
+      unset FUSED_PREFERENCE_LOSS_CUDA_LIBRARY
+    done
+  else
+    echo 'variants: no nvcc here'
+  fi
 fi
 if wanted head; then lines=40 step head node bench/cuda/head.mjs "$log/bench-head.json"; fi
 if wanted cpu; then

@@ -80,6 +80,15 @@ const char* variable(const char* name) {
   return value && *value ? value : nullptr;
 }
 
+// Adds a line to the file that the variable names.
+void note(const char* name, const char* line) {
+  const char* path = variable(name);
+  FILE* file = path ? fopen(path, "a") : nullptr;
+  if (!file) return;
+  fprintf(file, "%s\n", line);
+  fclose(file);
+}
+
 // Whoever has waited longest is next: a thread that always comes back at once would keep all others out, and with them
 // what they would do at the wrong moment. May be locked again by its owner, as work may wait for that of another
 // stream.
@@ -259,6 +268,7 @@ T* followed(const T* address, int device) {
 
 void copyNow(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, int toDevice, int fromDevice) {
   if (kind != cudaMemcpyDeviceToDevice) {
+    note("FPL_HOST_COPIES", std::to_string(bytes).c_str());
     std::this_thread::sleep_for(std::chrono::milliseconds(numberIn("FPL_HOST_COPY_MS", 0)));
   }
   if (kind != cudaMemcpyDeviceToHost) to = followed(static_cast<char*>(to), toDevice);
@@ -531,7 +541,15 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const Call call;
-  if (isLive(stream)) finish(*stream->queue, stream->queue->enqueued);
+  if (isLive(stream)) {
+    finish(*stream->queue, stream->queue->enqueued);
+    if (stream->hasJoined) {
+      // What it has put there, and nobody has waited for, is not joined.
+      if (stream->awaited < stream->captures) stream->captured->invalid = true;
+      std::vector<HostStream*>& joined = stream->captured->joined;
+      joined.erase(std::find(joined.begin(), joined.end(), stream));
+    }
+  }
   return destroyed(stream);
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
@@ -680,16 +698,6 @@ namespace host {
 
 Carrier carrier = nullptr;
 
-namespace {
-void noteLaunch(const char* stage) {
-  const char* path = variable("FPL_HOST_LAUNCHES");
-  FILE* file = path ? fopen(path, "a") : nullptr;
-  if (!file) return;
-  fprintf(file, "%s\n", stage);
-  fclose(file);
-}
-}  // namespace
-
 void launch(const char* stage, const void* identity, cudaStream_t stream, int64_t blocks, int threads, Kernel kernel) {
   const Call call;
   HostStream* at = streamAt(stream);
@@ -710,7 +718,7 @@ void launch(const char* stage, const void* identity, cudaStream_t stream, int64_
   const char* fault = variable("FPL_HOST_FAULT");
   if (fault && strcmp(fault, stage) == 0) sticky = cudaErrorIllegalAddress;
   enqueue(stream, [=](int device) {
-    noteLaunch(stage);
+    note("FPL_HOST_LAUNCHES", stage);
     if (carrier) return carrier(kernel, blocks, threads, device);
     runGrid(blocks, threads, kernel.threads(device));
   });

@@ -11,6 +11,7 @@
 //   FPL_HOST_DRIVER        version of the driver, default that of the build
 //   FPL_HOST_FAULT         a stage whose kernel hits an illegal address
 //   FPL_HOST_LAUNCHES      a file to which each launch adds a line with its stage
+//   FPL_HOST_COPIES        a file to which each copy between host and device adds a line with its bytes when it begins
 //   FPL_HOST_COPY_MS       milliseconds that each copy between host and device takes, default 0
 //   FPL_HOST_INITCHECK     1: the process ends where bytes are copied to the host that nobody has written
 //   FPL_HOST_CHUNK_BYTES   of an output layer's logits that are multiplied at once (head.cu)
