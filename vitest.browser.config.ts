@@ -50,6 +50,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'cuda-launches',
       'cuda-lifetimes',
       'cuda-prepared',
+      'cuda-rows',
       'cuda-tokens',
       'job-fields',
     ],

@@ -78,6 +78,17 @@ inline bool wantsMeanLogit(const Job& job) {
 }
 inline bool wantsWeighted(const Job& job) { return job.hasTokenLoss && job.tokenLoss.classWeights; }
 
+// The derivatives of the sum with respect to a row's results, by those of the row's own loss.
+FPL_HD inline ResultSlopes tokenLossSlopes(const TokenLoss& loss, double weight, double divisor,
+                                           const TokenLossValue& value) {
+  const double slope = weight / divisor, scale = loss.gradientScale;
+  ResultSlopes slopes;
+  slopes.logProb = scale * weighed(slope, value.slopes.logProb);
+  slopes.logSumExp = scale * weighed(slope, value.slopes.logSumExp);
+  slopes.meanLogit = scale * weighed(slope, value.slopes.meanLogit);
+  return slopes;
+}
+
 // Between stages 0 and 1, where the labels are on the device.
 void weighTokens(const Tokens& tokens, const TokenLossStage& loss, int64_t rows, Stream stream);
 
@@ -160,6 +171,14 @@ inline bool makesValues(const Gradient& gradient) {
 void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight, RowValues* values, Stream stream);
 void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, const Tokens& columns,
                     const VisitedRows& rows, Stream stream);
+
+// Stages 1 and 4 of rows whose gradient depends on nothing but the row, its loss and whether its scale is deferred. It
+// leaves the partials, one of a row, and the label's logits [R], of which the rows are finished, and the gradient.
+void rowByRow(const Forward& forward, const Gradient& gradient, const Tokens& tokens, const TokenLossStage* loss,
+              const SweepScratch& scratch, float* labelLogits, const VisitedRows& rows, Stream stream);
+// Whether that does what a job wants, and is faster than one stage after the other for so many rows. All is on the
+// device.
+bool writesRowByRow(const Job& job, int64_t rows);
 
 // A head's logits are made of the rows that predict something alone, side by side in `count` slots. Those past the last
 // such row stay empty: without a row and without a target.
