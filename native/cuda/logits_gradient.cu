@@ -35,8 +35,7 @@ FPL_DEVICE RowValues valuesOf(const ValuesArguments& a, int64_t row) {
   } else {
     values = plainValues(token, slopes, a.perLogit);
   }
-  const float others = float(largestOf(token, slopes, entropy, a.perLogit)) + fabsf(full.everywhere) * a.mostWeight;
-  values.largest = fmaxf(fabsf(full.atLabel), others);
+  values.largest = float(largestOf(token, slopes, entropy, a.perLogit)) + fabsf(full.everywhere) * a.mostWeight;
   return values;
 }
 
@@ -112,11 +111,7 @@ void gradientRows(GradientArguments& a, const VisitedRows& rows, Stream stream) 
 
 template <typename T, typename U>
 void gradientTo(GradientArguments& a, const VisitedRows& rows, Stream stream) {
-  const auto chosen = a.cap.present             ? gradientRows<T, U, Form::kCapped>
-                      : a.gradient.classWeights ? gradientRows<T, U, Form::kWeighted>
-                      : isFull(a.gradient)      ? gradientRows<T, U, Form::kFull>
-                                                : gradientRows<T, U, Form::kPlain>;
-  chosen(a, rows, stream);
+  withForm(a, [&](auto form) { gradientRows<T, U, decltype(form)::value>(a, rows, stream); });
 }
 
 template <typename T>

@@ -44,8 +44,8 @@ FPL_DEVICE ResultSlopes slopesOf(const Gradient& gradient, const Tokens& tokens,
   return slopes;
 }
 
-// A bound of the magnitudes of a row's derivatives: no other p is above 1 - p(label), and no p · |log p| above 1 / e or
-// the entropy.
+// A bound of the magnitudes of a row's derivatives but the label's: no other p is above 1 - p(label), and no p · |log
+// p| above 1 / e or the entropy.
 FPL_DEVICE double largestOf(const TokenState& token, const ResultSlopes& slopes, double entropy, double perLogit) {
   constexpr double kMostOfPLogP = 0.367879441171442322;
   double largest = fabs((slopes.logSumExp - slopes.logProb) * perLogit) * token.complement;
@@ -179,10 +179,10 @@ class Row {
     return answers_ ? everywhere(at) : active ? values_.gradient.constant : 0;
   }
 
-  FPL_DEVICE void writeElement(uint32_t at) const {
-    const float value = at == label ? ofLabel() : isRead ? of(toFloat(logits[at]), at) : filling(at);
-    fromFloat(value, out[at]);
+  FPL_DEVICE float value(uint32_t at) const {
+    return at == label ? ofLabel() : isRead ? of(toFloat(logits[at]), at) : filling(at);
   }
+  FPL_DEVICE void writeElement(uint32_t at) const { fromFloat(value(at), out[at]); }
 
  private:
   // A gradient of another type has the bits of the float32 one, rounded.
@@ -347,6 +347,15 @@ inline bool isFull(const Gradient& gradient) {
 }
 
 inline int64_t dividedUp(int64_t value, int64_t by) { return (value + by - 1) / by; }
+
+// Calls `body` with a constant whose value is the form of the rows.
+template <typename Body>
+void withForm(const GradientArguments& a, const Body& body) {
+  if (a.cap.present) return body(std::integral_constant<Form, Form::kCapped>());
+  if (a.gradient.classWeights) return body(std::integral_constant<Form, Form::kWeighted>());
+  if (isFull(a.gradient)) return body(std::integral_constant<Form, Form::kFull>());
+  body(std::integral_constant<Form, Form::kPlain>());
+}
 
 inline ValuesArguments valuesArguments(const Gradient& gradient, const Tokens& tokens, float mostWeight) {
   ValuesArguments a{gradient, tokens, isFull(gradient), 0, mostWeight};

@@ -149,8 +149,9 @@ struct LossStage {
 // `job` points to device memory.
 void sequenceLosses(const Job& job, const LossStage& stage, Stream stream);
 
-// What stage 4 makes of a row, and a bound of the magnitudes of what it writes. Where neither entropies nor mean logits
-// have derivatives, a row is written as RowGradient says, with its factor as `constant`.
+// What stage 4 makes of a row, and a bound of the magnitudes of what it writes to all logits but the label's. Where
+// neither entropies nor mean logits have derivatives, a row is written as RowGradient says, with its factor as
+// `constant`.
 struct RowValues {
   FullRowGradient gradient;
   float largest = 0;
@@ -203,12 +204,23 @@ struct GradientScale {
   float zero, one;
 };
 void gradientScale(const RowValues* values, int64_t count, GradientScale* scale, Stream stream);
-// The logits' gradient times `scale` (null: 1), rounded to 16 bits in place: each row takes the first half of its room.
-void roundGradient(float* gradient, int64_t rows, int64_t vocab, int64_t stride, DType dtype, const float* scale,
-                   Stream stream);
+// Stage 4 of a head with 16-bit factors, in place: `gradient.out` are rows of their type, each in the first half of its
+// logits' room, times `scale` (null: 1). It has zeros for the labels, whose own values [rows] go to `ofLabels`.
+void narrowGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, const float* scale,
+                    float* ofLabels, Stream stream);
+// What the labels' values add to the gradients of hidden and weight: products with the label's row of the weight, and
+// with the row's hidden states. Both are of 16 bits.
+struct LabelParts {
+  const int32_t* labels;  // [rows]
+  const float* gradient;  // [rows] 0 where there is none
+  Rows hidden;            // [1, rows]
+  Head::Weight weight;
+};
+void addLabelsToHidden(const LabelParts& parts, float* out, int64_t stride, Stream stream);
+void addLabelsToWeight(const LabelParts& parts, float* out, int64_t rowStride, int64_t columnStride, Stream stream);
 
-// The bias' gradient: sums over rows, one after the other in float64, and what they come to.
-void addColumns(const float* gradient, int64_t rows, int64_t vocab, int64_t stride, double* sums, Stream stream);
+// The bias' gradient, from the logits: sums over rows, one after the other in float64, and what they come to.
+void addColumns(const Gradient& gradient, const RowValues* values, const Tokens& columns, double* sums, Stream stream);
 void writeColumns(const double* sums, int64_t vocab, void* out, DType dtype, bool accumulate, Stream stream);
 // Hidden's gradient: the active rows' to their places, zeros to the others'.
 void scatterRows(const float* from, int64_t stride, const int32_t* rows, int64_t count, int64_t width, void* out,
