@@ -42,6 +42,8 @@ const LEFT_OUT: Record<string, string[]> = {
   ],
   'are about the addon, CUDA or packages that a page does not have': [
     ...[
+      'amx',
+      'amx-golden',
       'blas',
       'blas-golden',
       'cuda',
@@ -49,6 +51,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'cuda-head',
       'cuda-launches',
       'cuda-lifetimes',
+      'cuda-predict',
       'cuda-prepared',
       'cuda-rows',
       'cuda-tokens',

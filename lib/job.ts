@@ -253,8 +253,11 @@ export interface RunSettings {
   threads: number
   /** For the cpu backend; the best available one when absent. */
   instructionSet?: InstructionSet
-  /** Of the cpu backend: the number of the library of BLAS whose products an output layer takes; its own when absent. */
-  blas?: number
+  /**
+   * Of the cpu backend: the number that `openProducts` gave, above 0 of a library of BLAS; an output layer's own products
+   * when absent.
+   */
+  products?: number
   /** `run` checks it until stage 4 begins: a job aborted before then must not write a gradient. */
   signal?: AbortSignal
   /** Of the cpu backend: `run` calls it with the row before which all of a head's `hidden` is finished, as it goes on. */
@@ -274,8 +277,11 @@ export interface RunSettings {
 /** Runs jobs. No job leaves anything to the next, and the number of threads changes no bit of a result. */
 export interface Backend {
   readonly name: 'cpu' | 'wasm' | 'js' | 'cuda' | 'webgpu'
-  /** Opens the library of BLAS that the user names, or one that is found, and gives its number; of the cpu backend. */
-  openBlas?(): number
+  /**
+   * Of the cpu backend: finds what is to multiply for an output layer, and gives its number. For 'blas' it opens the
+   * library that the user names, or one that is found.
+   */
+  openProducts?(products: 'blas' | 'amx'): number
   /** Of the cuda backend: a job with an `exchange`, which all ranks must be ready for before one of them begins it. */
   inParts?(job: Job, settings: RunSettings): JobInParts
   /** On the calling thread. */

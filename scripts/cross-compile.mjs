@@ -10,7 +10,7 @@ import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { zig } from './zig.mjs'
+import { OLDEST_LINUX, zig } from './zig.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const run = (/** @type {string[]} */ args) => promisify(execFile)(zig, args, { cwd: root, maxBuffer: 2 ** 26 })
@@ -23,8 +23,7 @@ const isArm = arch === 'arm64'
 const cpu = isArm ? 'aarch64' : 'x86_64'
 /** @type {Record<string, string>} */
 const systems = {
-  // The oldest glibc that Node 20 runs on.
-  linux: libc === 'musl' ? 'linux-musl' : 'linux-gnu.2.28',
+  linux: libc === 'musl' ? 'linux-musl' : OLDEST_LINUX,
   darwin: 'macos.11.0',
   win32: 'windows-gnu',
 }

@@ -6,6 +6,7 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { MOST_INSTRUCTIONS, VOCAB } from './cuda-counts.mjs'
 import { hotLoop, kernelsOf } from './sass.mjs'
 
 const folder = 'build/ptxas'
@@ -63,21 +64,6 @@ if (kernels.length === 0 || spilling.length > 0) {
   process.exitCode = 1
 }
 
-/**
- * The most instructions of a thread for each logit of a row of 128 256 that no option needs more of. Above some 80 % of
- * the instructions that a GPU issues while its memory moves a logit, they and not the memory would set the time
- * (docs/performance.md).
- * @type {Record<string, number>}
- */
-const MOST_INSTRUCTIONS = {
-  'sweepKernel<f32>': 25.5,
-  'sweepKernel<f16>': 9.7,
-  'sweepKernel<bf16>': 9.7,
-  'gradientKernel<f32>': 22,
-  'gradientKernel<f16>': 13,
-  'gradientKernel<bf16>': 13,
-}
-const VOCAB = 128_256
 const THREADS = 256
 
 /** Logits of a thread in one turn of the loop around the one that reads them: a segment, or a piece of 16 tiles. */

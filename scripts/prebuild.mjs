@@ -27,6 +27,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs, promisify } from 'node:util'
 import prebuildify from 'prebuildify'
 import { cmakeOptions, forgetMissingNvcc, nvcc } from './cmake-options.mjs'
+import { linkCuda } from './link-cuda.mjs'
 import { binaryOf, CUDA_FILE, CUDA_LIBRARY, CUDA_PLATFORM, recordSources, TARGETS, WASM_FILES } from './shipped.mjs'
 import { installZig } from './zig.mjs'
 
@@ -101,7 +102,7 @@ function addCuda() {
   forgetMissingNvcc(join(root, 'build'))
   cmake('configure', ...cmakeOptions())
   cmake('compile', '--target', CUDA_LIBRARY, ...cmakeOptions())
-  copyFileSync(join(root, 'build/Release', `${CUDA_LIBRARY}.so`), join(prebuilds, CUDA_FILE))
+  linkCuda(join(root, 'build'), join(prebuilds, CUDA_FILE))
   recordSources(prebuilds, [CUDA_FILE], 'cuda')
 }
 

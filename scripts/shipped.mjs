@@ -54,10 +54,16 @@ export const PART_NAMES = [...new Set(PARTS.map(({ name }) => name))]
 /** The sources of each part: files and folders, paths below them that do not count, and fields of package.json. */
 const SOURCES = {
   addon: {
-    from: ['native', 'scripts/cross-compile.mjs', 'scripts/toolchain/package-lock.json'],
-    except: /^native\/(wasm\/|cuda\/(host\/|.*\.cu$|sources\.txt$))/,
+    from: ['native', 'scripts/cross-compile.mjs', 'scripts/zig.mjs', 'scripts/toolchain/package-lock.json'],
+    except: /^native\/(wasm\/|cuda\/(host\/|.*\.cu$|sources\.txt$|exports\.map$))/,
   },
-  cuda: { from: ['native/cuda', 'native/core', 'CMakeLists.txt'], except: /^native\/cuda\/host\// },
+  cuda: {
+    from: [
+      ...['native/cuda', 'native/core', 'CMakeLists.txt', 'scripts/link-cuda.mjs', 'scripts/zig.mjs'],
+      ...['scripts/toolchain/newer-glibc.c', 'scripts/toolchain/package-lock.json'],
+    ],
+    except: /^native\/cuda\/host\//,
+  },
   wasm: {
     from: ['native', 'scripts/build-wasm.mjs', 'scripts/toolchain/package-lock.json'],
     except: /^native\/(addon|cuda)\//,

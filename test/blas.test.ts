@@ -1,6 +1,6 @@
 /**
- * Output layers with the products of a BLAS, on stand-ins that are compiled here: every option beside our own products,
- * how a library is found and refused, and its threads. test/blas-golden.test.ts has the golden cases, and the libraries
+ * Output layers with other products than ours, those of a BLAS, on stand-ins that are compiled here, and AMX's: every
+ * option beside our own products; and how a library is found and refused, and its threads. test/blas-golden.test.ts has the golden cases, and the libraries
  * of this machine.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -9,6 +9,7 @@ import { dirname, join } from 'node:path'
 import { afterEach, describe, expect, test } from 'vitest'
 import * as library from '../lib/index.js'
 import type { DType, HeadWeight, Hidden, HostArray } from '../lib/types/index.js'
+import { AMX } from './amx.js'
 import { BLASES, products, standIn } from './blas.js'
 import { cutFunctions } from './sharded.js'
 import { CUDA, decode, encode, gaussian, JS, OUTPUTS, random, storage, WASM } from './support.js'
@@ -20,7 +21,11 @@ type Any = any
 const { fusedLinearPreferenceLossSync, fusedLinearUnpairedPreferenceLossSync } = library
 const { linearCrossEntropySync, linearSequenceLogProbsSync } = library
 const VARIABLE = 'FUSED_PREFERENCE_LOSS_BLAS'
-const blas = products({ name: 'a stand-in', path: standIn('THREADS') }).run
+/** Other products than ours, and the only type that they are of. */
+const OTHERS: { name: string; run: Any; dtype?: DType }[] = [
+  products({ name: 'a stand-in', path: standIn('THREADS') }),
+  ...AMX,
+]
 const own = { backend: 'cpu' } as const
 
 afterEach(() => {
@@ -41,7 +46,7 @@ interface Layer {
 const SMALL: Layer = { batch: 4, time: 11, width: 21, vocab: 130, dtype: 'float32', transposed: false, padding: 0 }
 
 /** A layer of random numbers, and labels, of which every fifth is ignored. */
-function layerOf(given: Partial<Layer> = {}) {
+function randomLayer(given: Partial<Layer> = {}) {
   const { batch, time, width, vocab, dtype, transposed, padding } = { ...SMALL, ...given }
   const next = random(5)
   const put = (data: HostArray, at: number, value: number) => (data[at] = encode[dtype](value))
@@ -119,7 +124,10 @@ const OPTIONS: [what: string, options: Any, layer?: Partial<Layer>][] = [
   ['all but a few rows kept', { logitsBudget: 630 * rowBytes, pairWeights: [0, 1] }, { time: 200 }],
 ]
 
-describe('beside our own products', () => {
+describe.each(OTHERS)('$name, beside our own products', ({ run: theirs, dtype }) => {
+  /** Of the type that these products are of. */
+  const layerOf = (given: Partial<Layer> = {}) => randomLayer(dtype ? { ...given, dtype } : given)
+
   test.each(OPTIONS)('%s', (_, options, layer) => {
     const { hidden, weight, bias, labels } = layerOf(layer)
     const packed = options.sequenceOffsets && { ...hidden, shape: [44, 21], strides: [21, 1] }
@@ -132,8 +140,8 @@ describe('beside our own products', () => {
     const relative = { bfloat16: 2 ** -8, float16: 2 ** -11, float32: 4e-6 }[
       (options.gradientDType ?? 'float32') as DType
     ]
-    expectSame(call(blas), call(own), relative)
-    expectSame(call({ ...blas, threads: 1 }), call(own), relative)
+    expectSame(call(theirs), call(own), relative)
+    expectSame(call({ ...theirs, threads: 1 }), call(own), relative)
   })
 
   test('gradients are added to what there is', () => {
@@ -143,7 +151,7 @@ describe('beside our own products', () => {
       const all = { lossType: 'cpo', gradient, accumulate: true, logitsBudget: 0, ...run }
       return fusedLinearPreferenceLossSync(hidden, weight, labels, all)
     }
-    expectSame(call(blas), call(own))
+    expectSame(call(theirs), call(own))
   })
 
   test('hidden states of tokens that take no part may be NaN', () => {
@@ -152,7 +160,7 @@ describe('beside our own products', () => {
     ;(hidden.data as Float32Array).fill(Number.NaN, 5 * 21, 6 * 21)
     const call = (run: Any) =>
       linearCrossEntropySync(hidden, weight, labels, { bias, tokenWeights, gradient: true, ...run })
-    const got = call(blas)
+    const got = call(theirs)
     expect(numbersOf(got).every(([, values]) => values.every(Number.isFinite))).toBe(true)
     expectSame(got, call(own))
   })
@@ -162,14 +170,14 @@ describe('beside our own products', () => {
     const classWeights = ids(130, (v) => 0.5 + (v % 3))
     const options = { bias, labelSmoothing: 0.1, zLoss: 0.01, classWeights, gradient: true, outputs: OUTPUTS } as const
     const call = (run: Any) => linearCrossEntropySync(hidden, weight, labels, { ...options, ...run })
-    expectSame(call(blas), call(own))
+    expectSame(call(theirs), call(own))
   })
 
   test('the loss of single sequences', () => {
     const { hidden, weight, labels } = layerOf()
     const options = { desirable: [true, false, true, false], referenceFree: true, kl: 0.1, gradient: true } as const
     const call = (run: Any) => fusedLinearUnpairedPreferenceLossSync(hidden, weight, labels, { ...options, ...run })
-    expectSame(call(blas), call(own))
+    expectSame(call(theirs), call(own))
   })
 
   test('a reference model, with a layer of another width', () => {
@@ -178,8 +186,8 @@ describe('beside our own products', () => {
     const reference = { hidden: other.hidden, weight: other.weight, bias: other.bias }
     const call = (run: Any) =>
       fusedLinearPreferenceLossSync(hidden, weight, labels, { reference, gradient: true, ...run })
-    expectSame(call(blas), call(own))
-    expectSame(call({ ...blas, logitsBudget: 0 }), call(own))
+    expectSame(call(theirs), call(own))
+    expectSame(call({ ...theirs, logitsBudget: 0 }), call(own))
   })
 
   test('log-probs, and gradients that are asked for later', () => {
@@ -188,7 +196,7 @@ describe('beside our own products', () => {
       const sums = linearSequenceLogProbsSync(hidden, weight, labels, { bias, outputs: OUTPUTS, ...run })
       return { ...sums, ...sums.backwardSync([1, -2, 0.5, 0], { gradient: GRADIENT }) }
     }
-    expectSame(call(blas), call(own))
+    expectSame(call(theirs), call(own))
   })
 
   test('ranks that share a vocabulary', () => {
@@ -199,7 +207,7 @@ describe('beside our own products', () => {
         const options = { bias, lossType: 'cpo', gradient: true, outputs: OUTPUTS, ...run }
         return cut.fusedLinearPreferenceLossSync(hidden, weight, labels, options)
       }
-      expectSame(call(blas), call(own))
+      expectSame(call(theirs), call(own))
     }
   })
 
@@ -209,12 +217,12 @@ describe('beside our own products', () => {
       library.fusedLinearPreferenceLoss(hidden, weight, labels, { lossType: 'cpo', beta, bias, gradient: true, ...run })
     const betas = [0.1, 0.3, 1]
     const [got, wanted] = [
-      await Promise.all(betas.map((b) => call(blas, b))),
+      await Promise.all(betas.map((b) => call(theirs, b))),
       await Promise.all(betas.map((b) => call(own, b))),
     ]
     for (const [i, result] of got.entries()) expectSame(result, wanted[i])
     const signal = AbortSignal.abort(new Error('not now'))
-    await expect(call({ ...blas, signal }, 1)).rejects.toThrow('not now')
+    await expect(call({ ...theirs, signal }, 1)).rejects.toThrow('not now')
   })
 })
 
@@ -233,7 +241,7 @@ function asked(work: () => void): string[] {
 
 /** A step, on that library. */
 function step(path: string, options: Any = {}, layer: Partial<Layer> = {}) {
-  const { hidden, weight, labels } = layerOf(layer)
+  const { hidden, weight, labels } = randomLayer(layer)
   const run = products({ name: 'it', path }).run
   return fusedLinearPreferenceLossSync(hidden, weight, labels, { lossType: 'cpo', ...run, gradient: true, ...options })
 }
@@ -277,7 +285,7 @@ describe('the products', () => {
   })
 
   test('are not the library’s by default', () => {
-    const { hidden, weight, labels } = layerOf()
+    const { hidden, weight, labels } = randomLayer()
     const path = standIn()
     process.env[VARIABLE] = path
     for (const more of [{}, { products: 'own' }, { products: undefined }] as const) {
@@ -296,7 +304,7 @@ describe('a library', () => {
     ['of the wheels', ['NAME(x)=scipy_##x']],
     ['of the wheels, with integers of 64 bits', ['INTEGER=int64_t', 'NAME(x)=scipy_##x##64_']],
   ])('%s is taken', (_, definitions) => {
-    const { hidden, weight, labels } = layerOf()
+    const { hidden, weight, labels } = randomLayer()
     const wanted = fusedLinearPreferenceLossSync(hidden, weight, labels, { lossType: 'cpo', ...own, gradient: true })
     expectSame(step(standIn(...definitions)), wanted)
   })
@@ -368,7 +376,7 @@ describe('a library', () => {
   })
 
   test.runIf(BLASES.some(({ name }) => name.startsWith('Debian')))('is found by its usual names', () => {
-    const { hidden, weight, labels } = layerOf()
+    const { hidden, weight, labels } = randomLayer()
     const call = (more: Any) =>
       fusedLinearPreferenceLossSync(hidden, weight, labels, { lossType: 'cpo', ...own, ...more })
     expectSame(call({ products: 'blas' }), call({}))
@@ -376,7 +384,7 @@ describe('a library', () => {
 })
 
 describe('is refused', () => {
-  const { hidden, weight, labels } = layerOf()
+  const { hidden, weight, labels } = randomLayer()
   test.each([...WASM, JS, ...CUDA])('on $name', ({ run }) => {
     const options = { lossType: 'cpo', ...run, products: 'blas' } as const
     const message = `options.products 'blas' is of the cpu backend; this call runs on '${run.backend}'`

@@ -15,7 +15,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { CUDA } from './support.js'
@@ -23,16 +23,30 @@ import { CUDA } from './support.js'
 const root = fileURLToPath(new URL('..', import.meta.url))
 const has = (program: string) => spawnSync(program, ['--version']).status === 0
 
-/** Records its arguments, reports no GPU unless READY is set, and writes the output of a benchmark. */
+/**
+ * Records its arguments, reports no GPU unless READY is set, writes the output of a benchmark, takes a minute for SLOW, and
+ * fails where it is to use the library of the variant that is WRONG.
+ */
 const STUB = `#!/usr/bin/env bash
 echo "$*" >> "$CALLS"
 case "$*" in
   *ready.mjs) if [ -z "$READY" ]; then echo 'CUDA is not available: none here' >&2; exit 1; fi ;;
-  *--json*) echo '{}' > "\${@: -1}" ;;
+  *--json*) printf '{"packages":"%s"}' "\${PYTHONPATH##*/}" > "\${@: -1}" ;;
+  *head.mjs*) echo "library \${FUSED_PREFERENCE_LOSS_CUDA_LIBRARY:-as usual}" >> "$CALLS" ;;
 esac
+if [ -n "$SLOW" ]; then case "$*" in *$SLOW*) sleep 60 ;; esac; fi
+if [ -n "$WRONG" ]; then case "$FUSED_PREFERENCE_LOSS_CUDA_LIBRARY" in *$WRONG*) exit 1 ;; esac; fi
 `
 const TEST = `echo "test.sh" >> "$CALLS"
 exit "\${TEST_STATUS:-0}"
+`
+/** Of another program: records its name and its arguments. */
+const RECORDS = `#!/usr/bin/env bash
+echo "$(basename "$0") $*" >> "$CALLS"
+`
+/** Compiles nothing of a patch that is broken. */
+const VARIANT = `echo "variant.sh $(basename "$1") $(basename "$2")" >> "$CALLS"
+case "$1" in *broken*) exit 1 ;; esac
 `
 
 describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh', () => {
@@ -50,6 +64,14 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
   })
   afterEach(() => rmSync(folder, { recursive: true }))
 
+  /** Puts a file into the tree, a program if it is in `bin`. */
+  function put(path: string, text: string) {
+    const tree = join(folder, 'tree')
+    mkdirSync(dirname(join(tree, path)), { recursive: true })
+    writeFileSync(join(tree, path), text, { mode: 0o755 })
+    spawnSync('tar', ['-C', tree, '-cJf', join(folder, 'tree.tar.xz'), '.'])
+  }
+
   function run(steps: string[], environment: Record<string, string>) {
     const env = { ...process.env, CALLS: join(folder, 'calls'), ...environment }
     const { status, stdout } = spawnSync('bash', [join(folder, 'run.sh'), join(folder, 'out'), ...steps], {
@@ -58,8 +80,12 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
     })
     const files = readdirSync(join(folder, 'out')).sort()
     const archived = spawnSync('tar', ['-tzf', join(folder, 'out/results.tgz')], { encoding: 'utf8' }).stdout
-    const calls = readFileSync(join(folder, 'calls'), 'utf8').trim().split('\n')
+    const calls = readFileSync(env.CALLS, 'utf8').trim().split('\n')
     return { status, stdout, files, archived: archived.trim().split('\n').sort(), calls }
+  }
+
+  function measured(file: string): unknown {
+    return JSON.parse(readFileSync(join(folder, 'out', file), 'utf8'))
   }
 
   it('fails without a GPU, says why, and runs nothing', () => {
@@ -89,6 +115,145 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
     expect(archived).toEqual(
       ['', 'bench-cuda.json', 'bench.log', 'check.log', 'gpu.log', 'inspect.log'].map((name) => `results/${name}`),
     )
+    expect(measured('bench-cuda.json')).toEqual({ packages: '' })
+  })
+
+  it('installs the wheels it was given, without their dependencies, where the peers find them', () => {
+    put('wheels/liger.whl', '')
+    put('wheels/trl.whl', '')
+    put('bin/python3', RECORDS)
+    const { status, calls } = run(['bench'], { READY: '1' })
+    expect(status).toBe(0)
+    const pip = calls.findIndex((call) => call.startsWith('python3 -m pip install --no-index --no-deps --target '))
+    expect(calls[pip]).toMatch(/ wheels\/liger\.whl wheels\/trl\.whl$/)
+    expect(calls.findIndex((call) => call.startsWith('bench/run.mjs'))).toBeGreaterThan(pip)
+    expect(measured('bench-cuda.json')).toEqual({ packages: 'python' })
+  })
+
+  it('ends a command that takes too long, fails, and goes on', () => {
+    const begin = Date.now()
+    const { status, stdout, calls, files } = run(['bench', 'head'], { READY: '1', SLOW: 'run.mjs', STEP_SECONDS: '1' })
+    expect(status).toBe(1)
+    expect(stdout).toMatch(/^bench: FAILED, out of time, in \d+ s$/m)
+    expect(stdout).toMatch(/^head: passed in/m)
+    expect(calls.some((call) => call.startsWith('bench/cuda/head.mjs'))).toBe(true)
+    expect(files).toContain('results.tgz')
+    expect(Date.now() - begin).toBeLessThan(50_000)
+  })
+
+  it('has ncu count what a step does, where there is one', () => {
+    const none = run(['profile'], { READY: '1' })
+    expect([none.status, none.stdout.includes('profile: no ncu here')]).toEqual([0, true])
+    put('bin/ncu', RECORDS)
+    const { status, calls, archived } = run(['profile'], { READY: '1' })
+    expect(status).toBe(0)
+    const metrics = 'gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,smsp__inst_executed.sum,'
+    expect(calls.at(-1)).toContain(`ncu --clock-control none --csv --metrics ${metrics}`)
+    expect(calls.at(-1)).toMatch(/ node scripts\/gpu\/profile\.mjs$/)
+    expect(archived).toContain('results/profile.log')
+  })
+
+  it('compiles, checks and measures variants beside the kernels as they are; none that is wrong', () => {
+    put('scripts/gpu/variant.sh', VARIANT)
+    put('variants/broken.patch', 'x')
+    put('variants/loads.patch', 'x')
+    put('variants/wrong.patch', 'x')
+    const { status, stdout, calls, files } = run(['variants', 'head'], { READY: '1', WRONG: 'variant-wrong' })
+    expect(status).toBe(1)
+    const made = calls.slice(2).map((call) => call.replace(/ .*\/(?=[^/]*$)/, ' '))
+    expect(made).toEqual([
+      'variant.sh null variant-none.so',
+      'scripts/gpu/calls.mjs',
+      'bench/run.mjs variant-none.json',
+      'variant.sh broken.patch variant-broken.so',
+      'variant.sh loads.patch variant-loads.so',
+      'scripts/gpu/calls.mjs',
+      'bench/run.mjs variant-loads.json',
+      'variant.sh wrong.patch variant-wrong.so',
+      'scripts/gpu/calls.mjs',
+      'bench/cuda/head.mjs bench-head.json',
+      'library as usual',
+    ])
+    expect(stdout).toMatch(/^variant-broken-build: FAILED in/m)
+    expect(stdout).toMatch(/^variant-wrong-calls: FAILED in/m)
+    expect(files).toEqual(['results.tgz', 'variant-loads.json', 'variant-none.json'])
+  })
+})
+
+describe.runIf(process.platform === 'linux' && has('patch') && has('xargs'))('variant.sh', () => {
+  let folder: string
+  const compile = (patch: string, environment: Record<string, string> = {}) => {
+    writeFileSync(join(folder, 'a.patch'), patch)
+    const env = {
+      ...process.env,
+      PATH: `${folder}/bin:${process.env.PATH}`,
+      CALLS: join(folder, 'calls'),
+      ...environment,
+    }
+    const library = join(folder, 'library.so')
+    const args = [join(folder, 'scripts/gpu/variant.sh'), join(folder, 'a.patch'), library]
+    const { status } = spawnSync('bash', args, { env, encoding: 'utf8' })
+    const calls = existsSync(env.CALLS) ? readFileSync(env.CALLS, 'utf8').trim().split('\n').sort() : []
+    return { status, calls, library: existsSync(library) ? readFileSync(library, 'utf8') : undefined }
+  }
+  // Its objects are the sources, and its library is the objects.
+  const NVCC = `${RECORDS}out=
+while [ $# -gt 0 ]; do
+  case "$1" in -o) shift; out=$1 ;; *.cu | *.o) all="$all $1" ;; esac
+  shift
+done
+cat $all > "$out"
+[ -z "$FAILS" ]`
+  const PATCH = `--- a/native/cuda/tuning.cu
++++ b/native/cuda/tuning.cu
+@@ -1 +1 @@
+-kLoads = 4
++kLoads = 8
+`
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'fpl-variant-'))
+    for (const name of ['bin', 'scripts/gpu', 'native/cuda']) mkdirSync(join(folder, name), { recursive: true })
+    copyFileSync(join(root, 'scripts/gpu/variant.sh'), join(folder, 'scripts/gpu/variant.sh'))
+    writeFileSync(join(folder, 'native/cuda/sources.txt'), 'native/cuda/plan.cu\nnative/cuda/tuning.cu\n')
+    writeFileSync(join(folder, 'native/cuda/plan.cu'), 'plan\n')
+    writeFileSync(join(folder, 'native/cuda/tuning.cu'), 'kLoads = 4\n')
+    writeFileSync(join(folder, 'bin/nvcc'), NVCC, { mode: 0o755 })
+  })
+  afterEach(() => rmSync(folder, { recursive: true }))
+
+  it('compiles the sources with a patch, which stay as they are, without contraction', () => {
+    const { status, calls, library } = compile(PATCH)
+    expect([status, library]).toEqual([0, 'plan\nkLoads = 8\n'])
+    expect(calls).toHaveLength(3)
+    for (const call of calls) expect(call).toMatch(/^nvcc -arch=native .*-O3 .*-fmad=false/)
+    expect(readFileSync(join(folder, 'native/cuda/tuning.cu'), 'utf8')).toBe('kLoads = 4\n')
+  })
+
+  it('compiles them as they are without one, for another GPU if told to', () => {
+    const { status, calls, library } = compile('', { ARCH: 'sm_90' })
+    expect([status, library]).toEqual([0, 'plan\nkLoads = 4\n'])
+    for (const call of calls) expect(call).toContain('-arch=sm_90 ')
+  })
+
+  it('fails where the patch does not fit, and where nvcc fails', () => {
+    expect(compile(PATCH.replace('kLoads = 4', 'kLoads = 5')).status).not.toBe(0)
+    expect(compile(PATCH, { FAILS: '1' }).status).not.toBe(0)
+  })
+})
+
+describe('gpu:pack', () => {
+  it.each([
+    [['--wheel', '/nowhere/a.whl'], '/nowhere/a.whl is missing'],
+    [['--wheel', 'package.json'], 'package.json must end in .whl'],
+    [['--variant', '/nowhere/a.patch'], '/nowhere/a.patch is missing'],
+    [['--weel', 'a.whl'], "Unknown option '--weel'"],
+  ])('refuses %j before it packs anything', (args, reason) => {
+    const { status, stderr } = spawnSync(process.execPath, ['scripts/gpu/pack.mjs', ...args], {
+      cwd: root,
+      encoding: 'utf8',
+    })
+    expect(status).toBe(1)
+    expect(stderr).toContain(reason)
   })
 })
 
@@ -120,5 +285,67 @@ describe.runIf(CUDA.length > 0 && !process.env.FPL_TEST_GPU)('a machine', () => 
     })
     expect(status).not.toBe(0)
     expect(stderr).toContain('FPL_TEST_GPU is set, but CUDA is not available: this build has no CUDA library')
+  })
+})
+
+describe.runIf(CUDA.length > 0 && !process.env.FPL_TEST_GPU)('times of the cuda bench', () => {
+  /** The order in which work has been enqueued, and what came of it. */
+  const timed = (program: string) => {
+    const prelude = `
+      import { DeviceBuffer, Stream } from 'fused-preference-loss/cuda'
+      import { setsBeyond, timeCalls } from './bench/cuda/time.mjs'
+      const stream = new Stream()
+      const order = []
+      const copies = (count) => Array.from({ length: count }, (_, i) => {
+        const [from, to] = [new DeviceBuffer(1 << 20), new DeviceBuffer(1 << 20)]
+        return () => { order.push(i); to.copyFrom(from, { stream }) }
+      })`
+    const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', `${prelude}\n${program}`], {
+      cwd: root,
+      encoding: 'utf8',
+    })
+    expect(stderr).toBe('')
+    return JSON.parse(stdout)
+  }
+
+  it('are of several calls between two events, on sets that take turns', () => {
+    const { order, ms, p20, p80 } = timed(
+      'console.log(JSON.stringify({ ...timeCalls(stream, copies(3), { rounds: 2 }), order }))',
+    )
+    // Two rounds of one pass, one round more of several, and the two that are timed.
+    const passes = (order.length / 3 - 2) / 3
+    expect(Number.isInteger(passes)).toBe(true)
+    expect(3 * passes).toBeGreaterThanOrEqual(4)
+    expect(order).toEqual(Array.from({ length: order.length }, (_, i) => i % 3))
+    expect(ms).toBeGreaterThan(0)
+    expect(p20).toBeLessThanOrEqual(ms)
+    expect(ms).toBeLessThanOrEqual(p80)
+  })
+
+  it('make each call once after what comes before a round', () => {
+    const { order } = timed(
+      `timeCalls(stream, copies(5), { rounds: 3, before: () => order.push('before') })
+      console.log(JSON.stringify({ order }))`,
+    )
+    expect(order).toEqual(Array(6).fill(['before', 0, 1, 2, 3, 4]).flat())
+  })
+
+  it('enqueue the calls of a graph once', () => {
+    const [plain, graph] = timed(
+      `timeCalls(stream, copies(2), { rounds: 9 })
+      const plain = order.length
+      timeCalls(stream, copies(2), { rounds: 9, inGraph: true })
+      console.log(JSON.stringify([plain, order.length - plain]))`,
+    )
+    // Two rounds of one pass, and the capture.
+    expect(graph).toBeGreaterThanOrEqual(4 + 4)
+    expect(plain).toBeGreaterThanOrEqual(4 + 10 * 4)
+    expect(graph).toBeLessThan(plain)
+  })
+
+  it('take sets of some times the second-level cache, and one of what is larger', () => {
+    expect(
+      timed('console.log(JSON.stringify([setsBeyond(60, 16), setsBeyond(60, 240), setsBeyond(60, 1e9)]))'),
+    ).toEqual([15, 1, 1])
   })
 })

@@ -183,7 +183,7 @@ describe('a field is what its name says', () => {
     },
     exchange: { communicator: 4n, ...arrays('columns'), merges: true },
   }
-  const settings = { device: 170, stream: 3n, threads: 171, instructionSet: 'avx2', blas: 172, signal: {} }
+  const settings = { device: 170, stream: 3n, threads: 171, instructionSet: 'avx2', products: 172, signal: {} }
   const values = new Float64Array(lines.length + 100)
   const names = { lossNames: ['sigmoid', 'hinge'], unpairedLossNames: ['kto', 'bco'] }
   const fake = { values, ...names, instructionSets: ['avx512', 'avx2'] } as unknown as Addon
@@ -207,7 +207,7 @@ describe('a field is what its name says', () => {
       else if (name === 'loss.constants.divergence') expect(value).toBe(3)
       else if (name === 'loss.constants.sftNormalization') expect(value).toBe(2)
       else if (ONES.includes(name)) expect(value).toBe(1)
-      else if (NUMBER.test(name) || ['device', 'threads', 'blas'].includes(name)) {
+      else if (NUMBER.test(name) || ['device', 'threads', 'products'].includes(name)) {
         expect(value, name).toBe(at(everything, pathOf(name)))
         expect(seen).not.toContain(value)
         seen.add(value)

@@ -436,13 +436,20 @@ describe.runIf(onHost)('a call over NCCL', () => {
         `${MODEL}${CALL}
         const before = await call()
         if (rank === 1) process.env.FPL_HOST_DEVICE_BYTES = '100'
-        const host1 = rank === 1 ? inMemory(part(m.logits, m.vocab, m.own), m.count) : logits
-        const other = await rejected(fusedPreferenceLoss(host1, m.labels, options))
+        const own = rank === 1 ? inMemory(part(m.logits, m.vocab, m.own), m.count) : logits
+        const other = await rejected(fusedPreferenceLoss(own, m.labels, { ...options, backend: 'cuda' }))
         // What it has must do now.
         process.env.FPL_HOST_DEVICE_BYTES = rank === 0 ? '100' : ''
         tell([before, other, await call()])`,
       ),
     )
-    expect(first).toEqual([undefined, expect.objectContaining({ code: 'ERR_RANK_FAILED' }), undefined])
+    expect(first).toEqual([
+      undefined,
+      expect.objectContaining({
+        code: 'ERR_RANK_FAILED',
+        message: expect.stringContaining('cudaErrorMemoryAllocation'),
+      }),
+      undefined,
+    ])
   })
 })

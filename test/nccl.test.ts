@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import { ncclFolder } from '../scripts/install-nccl.mjs'
-import { type Ended, onRanks } from './nccl-ranks.js'
+import { type Ended, onRanks, onThread } from './nccl-ranks.js'
 import { TESTS_GPU } from './platform.js'
 import { CUDA, decode, encode } from './support.js'
 
@@ -301,6 +301,23 @@ describe.runIf(onHost)('a rank', () => {
       expect([code, message, mapped]).toEqual(['ERR_NCCL', wanted, 0])
       expect(seconds).toBeGreaterThanOrEqual(1.5)
     }
+  })
+
+  it('whose thread ends while it comes to NCCL waits for nobody', async () => {
+    const ends = onThread(`
+      const gather = host.allGather
+      let gathers = 0
+      host.allGather = async (...all) => { await gather(...all); if (++gathers === 2) setTimeout(end, 100) }
+      void connect({ timeout: 20 })`)
+    const comesLate = `
+      const gather = host.allGather
+      let gathers = 0
+      host.allGather = async (...all) => { await gather(...all); if (++gathers === 2) await host.barrier() }
+      tell([0, await rejected(connect({ timeout: 1 }))])`
+    const ended = await onRanks(2, `if (rank === 0) { ${ends}; await host.barrier() } else { ${comesLate} }`)
+    const [[milliseconds], [, other]] = told(ended) as [number, Told][]
+    expect(milliseconds).toBeLessThan(10_000)
+    expect(other.code).toBe('ERR_NCCL')
   })
 
   it('whose NCCL fails says what has failed', async () => {

@@ -62,6 +62,7 @@ beforeEach(() => {
     'native/addon/addon.cc',
     'native/cuda/api.h',
     'native/cuda/plan.cu',
+    'native/cuda/exports.map',
     'native/cuda/host/block.cc',
     'native/wasm/module.cc',
   ]) {
@@ -74,6 +75,9 @@ beforeEach(() => {
     'lib/index.ts',
     'scripts/cross-compile.mjs',
     'scripts/build-wasm.mjs',
+    'scripts/link-cuda.mjs',
+    'scripts/zig.mjs',
+    'scripts/toolchain/newer-glibc.c',
   ])
     write(path, path)
   for (const name of ['index.mjs', 'index.cjs', 'cli.mjs']) write(`dist/${name}`, name)
@@ -142,6 +146,10 @@ describe('a package', () => {
     ['scripts/cross-compile.mjs', older(...addons)],
     ['native/cuda/api.h', older(...addons, `prebuilds/${CUDA}`)],
     ['native/cuda/plan.cu', older(`prebuilds/${CUDA}`)],
+    ['native/cuda/exports.map', older(`prebuilds/${CUDA}`)],
+    ['scripts/link-cuda.mjs', older(`prebuilds/${CUDA}`)],
+    ['scripts/toolchain/newer-glibc.c', older(`prebuilds/${CUDA}`)],
+    ['scripts/zig.mjs', older(...addons, `prebuilds/${CUDA}`)],
     ['CMakeLists.txt', older(`prebuilds/${CUDA}`)],
     ['native/cuda/host/block.cc', []],
     ['native/wasm/module.cc', older(...modules)],

@@ -19,6 +19,8 @@ export const DIST = new URL('../dist/index.mjs', import.meta.url)
 export interface Target {
   name: string
   run: RunOptions
+  /** The only type of output layers that it takes, if it does not take all. */
+  dtype?: DType
 }
 
 /** The cpu backend, once per instruction set of this machine. */

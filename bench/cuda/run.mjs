@@ -2,21 +2,22 @@
  * `npm run bench -- --backend cuda`: the full step and the forward pass on logits in device memory, against a copy of
  * the same bytes measured in the same run, and against PyTorch and the fused kernels that python3 can import.
  *
- * Times are of device events around a few enqueued calls; calls of less than a tenth of a millisecond are timed in a
- * graph of many. Inputs are random normal and many times the second-level cache.
+ * Times are of device events around several enqueued calls (time.mjs); ours of less than a tenth of a millisecond are
+ * also timed in a graph of many. Inputs are random normal; those of several calls, which take turns, are some times the
+ * second-level cache.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { fusedPreferenceLossSync } from 'fused-preference-loss'
-import { DeviceBuffer, Event, getDevices, prepareFusedPreferenceLoss, Stream } from 'fused-preference-loss/cuda'
-import { quantile } from '../statistics.mjs'
+import { DeviceBuffer, getDevices, prepareFusedPreferenceLoss, Stream } from 'fused-preference-loss/cuda'
+import { setsBeyond, timeCalls } from './time.mjs'
 
 const VOCABULARIES = [32000, 50257, 128256, 151936]
-const REFERENCE = { chosen: [-100, -110, -90, -80], rejected: [-105, -100, -95, -85] }
+export const REFERENCE = { chosen: [-100, -110, -90, -80], rejected: [-105, -100, -95, -85] }
 const SEQUENCES = 8
-const BYTES = { float32: 4, bfloat16: 2, float16: 2 }
+export const BYTES = { float32: 4, bfloat16: 2, float16: 2 }
 
 /**
  * @typedef {object} Case
@@ -93,46 +94,40 @@ function toHalf(/** @type {number} */ x) {
   return exponent <= 0 ? 0 : ((bits >>> 16) & 0x8000) | (exponent << 10) | ((bits >>> 13) & 1023)
 }
 
-/** Median and spread of the milliseconds of one call. */
-function time(/** @type {Stream} */ stream, /** @type {() => void} */ enqueue, rounds = 15) {
-  const [start, end] = [new Event(), new Event()]
-  const once = (/** @type {() => void} */ call) => {
-    start.record(stream)
-    call()
-    end.record(stream)
-    return start.millisecondsTo(end)
-  }
-  once(enqueue)
-  const roughly = once(enqueue)
-  let call = enqueue
-  let calls = 1
-  if (roughly < 0.1) {
-    calls = 50
-    const graph = stream.capture(() => {
-      for (let i = 0; i < calls; i++) enqueue()
-    })
-    call = () => graph.launch(stream)
-    once(call)
-  }
-  const times = Array.from({ length: rounds }, () => once(call) / calls).sort((a, b) => a - b)
-  return { ms: quantile(times, 0.5), p20: quantile(times, 0.2), p80: quantile(times, 0.8) }
+/** Device memory with the same bytes as `from`. */
+function copyOf(/** @type {DeviceBuffer} */ from) {
+  const copy = new DeviceBuffer(from.byteLength)
+  copy.copyFrom(from)
+  return copy
 }
 
 /** Gigabytes a second that a copy on the device reads and writes, together. */
-function copyBandwidth(/** @type {Stream} */ stream, /** @type {number} */ bytes) {
-  const [from, to] = [new DeviceBuffer(bytes), new DeviceBuffer(bytes)]
-  const { ms } = time(stream, () => to.copyFrom(from, { stream }))
-  from.dispose()
-  to.dispose()
-  return (2 * bytes) / ms / 1e6
+function copyBandwidth(
+  /** @type {Stream} */ stream,
+  /** @type {{ logits: DeviceBuffer, out: DeviceBuffer }[]} */ sets,
+) {
+  const copies = sets.map(
+    ({ logits, out }) =>
+      () =>
+        out.copyFrom(logits, { stream }),
+  )
+  return (2 * sets[0].out.byteLength) / timeCalls(stream, copies).ms / 1e6
 }
 
-function measure(/** @type {Case} */ one, /** @type {Stream} */ stream) {
+/** Logits that calls in place take: enough of them for a round of calls. */
+const LEAST_IN_PLACE = 4
+
+/** Shorter calls are timed in a graph, too. */
+const SHORT_MS = 0.1
+
+function measure(/** @type {Case} */ one, /** @type {Stream} */ stream, /** @type {number} */ l2Cache) {
   const { dtype, rows, vocab, masked } = one
   const logitsBytes = rows * vocab * BYTES[dtype]
-  const buffer = randomLogits(one)
-  const out = new DeviceBuffer(logitsBytes)
-  const logits = { data: buffer, dtype, shape: [SEQUENCES, rows / SEQUENCES, vocab] }
+  const first = randomLogits(one)
+  const turns = setsBeyond(l2Cache, logitsBytes)
+  const sets = Array.from({ length: turns }, (_, i) => {
+    return { logits: i === 0 ? first : copyOf(first), out: new DeviceBuffer(logitsBytes) }
+  })
   // The prompt comes first in every sequence, as in real data.
   const length = rows / SEQUENCES
   const labels = Int32Array.from({ length: rows }, (_, i) =>
@@ -140,25 +135,63 @@ function measure(/** @type {Case} */ one, /** @type {Stream} */ stream) {
   )
   // The smallest shapes may have no active token.
   const options = /** @type {const} */ ({ shift: false, reference: REFERENCE, stream, emptySequence: 'zero' })
-  const bandwidth = copyBandwidth(stream, logitsBytes)
+  const bandwidth = copyBandwidth(stream, sets)
   const active = labels.filter((label) => label >= 0).length / rows
   const floor = (/** @type {number} */ transfers) => (transfers * active * logitsBytes) / bandwidth / 1e6
+  /** @type {Record<string, any>[]} */
   const results = []
-  for (const [stage, gradient, transfers] of /** @type {const} */ ([
-    ['forward', false, 1],
-    ['step', out, 3],
-    ['in-place', 'in-place', 3],
-  ])) {
+  const add = (
+    /** @type {string} */ stage,
+    /** @type {number} */ transfers,
+    /** @type {[DeviceBuffer, DeviceBuffer | boolean | 'in-place'][]} */ given,
+    /** @type {(() => void) | undefined} */ before = undefined,
+  ) => {
     // Masked rows are zero already, or nobody reads them.
-    const prepared = prepareFusedPreferenceLoss(logits, labels, { ...options, gradient, zeroInactive: false })
-    const took = time(stream, () => prepared.enqueue(stream))
-    const { workspaceBytes } = prepared
-    prepared.dispose()
-    results.push({ case: one.name, stage, peer: 'ours', ...took, share: floor(transfers) / took.ms, workspaceBytes })
+    const prepared = given.map(([data, gradient]) => {
+      const logits = { data, dtype, shape: [SEQUENCES, length, vocab] }
+      return prepareFusedPreferenceLoss(logits, labels, { ...options, gradient, zeroInactive: false })
+    })
+    const calls = prepared.map((each) => () => each.enqueue(stream))
+    const { workspaceBytes } = prepared[0]
+    const tell = (/** @type {string} */ name, /** @type {{ ms: number, p20: number, p80: number }} */ took) =>
+      results.push({
+        case: one.name,
+        stage: name,
+        peer: 'ours',
+        ...took,
+        share: floor(transfers) / took.ms,
+        workspaceBytes,
+      })
+    const took = timeCalls(stream, calls, { before })
+    tell(stage, took)
+    if (took.ms < SHORT_MS && !before) tell(`${stage} in a graph`, timeCalls(stream, calls, { inGraph: true }))
+    for (const each of prepared) each.dispose()
   }
-  buffer.dispose()
-  out.dispose()
-  return { bandwidth, logitsBytes, results }
+  add(
+    'forward',
+    1,
+    sets.map(({ logits }) => [logits, false]),
+  )
+  add(
+    'step',
+    3,
+    sets.map(({ logits, out }) => [logits, out]),
+  )
+  for (const { out } of sets) out.dispose()
+  // A gradient that is taken for logits would be another problem: they come back before each round.
+  const inPlace = sets.map(({ logits }) => logits)
+  while (inPlace.length < LEAST_IN_PLACE) inPlace.push(copyOf(first))
+  const untouched = copyOf(first)
+  add(
+    'in-place',
+    3,
+    inPlace.map((logits) => [logits, 'in-place']),
+    () => {
+      for (const logits of inPlace) logits.copyFrom(untouched, { stream })
+    },
+  )
+  for (const buffer of [untouched, ...inPlace]) buffer.dispose()
+  return { bandwidth, logitsBytes, turns, results }
 }
 
 /** Loss and gradient of a small problem, against which the peers are checked. */
@@ -181,7 +214,7 @@ function agreementProblem() {
 }
 
 /** The measurements of python3, or its error output. */
-function peers(/** @type {Case[]} */ list) {
+function peers(/** @type {(Case & { turns: number })[]} */ list) {
   const script = fileURLToPath(new URL('peers.py', import.meta.url))
   const input = JSON.stringify({ cases: list, agreement: agreementProblem(), reference: REFERENCE })
   const { status, stdout, stderr, error } = spawnSync('python3', [script], {
@@ -210,7 +243,7 @@ function table(/** @type {any[]} */ results) {
 /** Logits of the largest case: [8, 1024, 151936] in float32. */
 const MEGABYTES = 4800
 
-/** @param {{ quick: boolean, dtype: readonly string[], case: readonly string[], json: string, megabytes?: string }} values */
+/** @param {{ quick: boolean, dtype: readonly string[], case: readonly string[], peer: readonly string[], json: string, megabytes?: string }} values */
 export function benchCuda(values) {
   const megabytes = Number(values.megabytes ?? MEGABYTES)
   const chosen = cases({ quick: values.quick, dtypes: values.dtype, megabytes }).filter(
@@ -221,14 +254,15 @@ export function benchCuda(values) {
   console.log(`${device.name}, compute capability ${device.computeCapability}, ${device.multiprocessors} SMs\n`)
   const measured = []
   for (const one of chosen) {
-    const found = measure(one, stream)
-    measured.push({ ...one, bandwidth: found.bandwidth, logitsBytes: found.logitsBytes, results: found.results })
+    const found = measure(one, stream, device.l2Cache)
+    measured.push({ ...one, ...found })
     console.log(`${one.name}: copy ${(found.bandwidth / 1000).toFixed(2)} TB/s`)
     console.log(table(found.results).join('\n'))
   }
-  const others = peers(chosen.filter(({ masked, dtype }) => masked <= 0.5 && dtype !== 'float16'))
+  const isAlone = values.peer.length > 0 && values.peer.every((name) => name === 'ours')
+  const others = isAlone ? [] : peers(measured.filter(({ masked, dtype }) => masked <= 0.5 && dtype !== 'float16'))
   const all = [...measured.flatMap(({ results }) => results), ...others]
-  console.log(`\n${table(all).join('\n')}`)
+  if (others.length > 0) console.log(`\n${table(all).join('\n')}`)
   mkdirSync(dirname(values.json), { recursive: true })
   const report = { date: new Date().toISOString(), device, cases: measured, peers: others }
   writeFileSync(values.json, `${JSON.stringify(report, null, 1)}\n`)

@@ -136,7 +136,7 @@ function visitSettings(visit: FieldVisitor, settings: RunSettings, codes: Codes)
   visit.in('stream', 'address', settings.stream)
   visit.number('threads', codes.threadsOf(settings))
   visit.number('instructionSet', codes.instructionSetOf(settings))
-  visit.number('blas', settings.blas ?? 0)
+  visit.number('products', settings.products ?? 0)
   visit.number('cancellable', settings.signal ? 1 : 0)
 }
 

@@ -49,10 +49,11 @@ function precisionOf(value: unknown, { hidden, weight }: Head): GradientPrecisio
 /** Refuses a precision that a call's backend, or the BLAS that multiplies there, does not have. */
 export function checkPrecision({ precision }: HeadDestinations['stage'], { backend, settings }: Runner): void {
   if (precision === 'float32') return
-  if (backend.name === 'cuda' || backend.name === 'webgpu') {
+  if (backend.name !== 'cpu' && backend.name !== 'js') {
     throw invalidValue(PRECISION, `must be 'float32' on the ${backend.name} backend`)
   }
-  if (settings.blas !== undefined) throw invalidValue(PRECISION, "must be 'float32' where products is 'blas'")
+  if (settings.products !== undefined && settings.products > 0)
+    throw invalidValue(PRECISION, "must be 'float32' where products is 'blas'")
 }
 
 type Part = keyof HeadGradientRequest

@@ -111,7 +111,7 @@ export function planOfHead<Result extends object>(
     watched.push(...destinations.watched)
   }
   const arrays = () => [...head.arrays, ...call.arrays(), ...(destinations?.arrays ?? [])]
-  const runner = headRunner(options, head, arrays, watched)
+  const runner = headRunner(options, head, arrays, watched, job.reference?.head)
   if (destinations) checkPrecision(destinations.stage, runner)
   return {
     job,

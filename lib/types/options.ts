@@ -166,10 +166,11 @@ export interface HeadOptions {
    */
   bias?: TensorData | undefined
   /**
-   * Whose matrix products the output layer takes: its own, or those of a library of BLAS on this machine, whose bits they
-   * are then: of the cpu backend. See docs/blas.md. Defaults to 'own'.
+   * Whose matrix products the output layer takes: its own; those of a library of BLAS on this machine, whose bits they are
+   * then (docs/blas.md); or, for hidden states and weights of bfloat16, those of AMX, which have bits of their own
+   * (docs/amx.md). The last two are of the cpu backend. Defaults to 'own'.
    */
-  products?: 'own' | 'blas' | undefined
+  products?: 'own' | 'blas' | 'amx' | undefined
 }
 
 /**
@@ -205,10 +206,10 @@ export interface HeadGradientOptions {
   gradientDType?: DType | undefined
   /**
    * What the gradient with respect to each logit but the label's is rounded to, once, before it is multiplied by hidden
-   * states and weights. 'bfloat16', for hidden and weight of bfloat16, leaves a relative error of about 1e-4 in the
-   * gradients and is faster on CPUs that multiply bfloat16; the label's own is float32 and is added apart, so that the error
-   * stays as small where a token is well predicted. Of the cpu, wasm and js backends, with their own products. Defaults to
-   * 'float32'.
+   * states and weights. 'bfloat16', for hidden and weight of bfloat16, leaves a relative error of 1e-4 to 1e-3 in the
+   * gradients, and multiplies with AVX512-BF16 where the CPU has it. The label's own is float32 and is added apart, so that
+   * the error stays small where a token is well predicted. Of the cpu and js backends, with their own products or
+   * AMX's. Defaults to 'float32'.
    */
   gradientPrecision?: GradientPrecision | undefined
 }

@@ -11,6 +11,7 @@
 //   lossNames, unpairedLossNames, instructionSets   in the order in which `values` refers to them
 //   cuda                                the CUDA backend, see cuda_bindings.h
 //   mpi                                 the processes of an MPI job, see mpi_bindings.h
+//   amxProblem()                        why products cannot be AMX's, or undefined; the first call asks the system
 //   blas                                libraries of BLAS, see blas_bindings.h
 //   bandwidth(sweep, buffer, target or undefined, threads)   seconds of a sweep over the bytes of `buffer`
 //   multiplyAddRate(instruction set, threads)                floating-point operations a second
@@ -21,6 +22,7 @@
 // all that calls share, the memory of jobs and the ids, therefore belongs to the addon and not to its callers.
 #include "../cpu/limits.h"
 #include "../cpu/stages.h"
+#include "../cpu/tiles.h"
 #include "async_queue.h"
 #include "blas_bindings.h"
 #include "cuda_bindings.h"
@@ -61,6 +63,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
                     InstanceValue("cuda", cuda_.functions(), napi_enumerable),
                     InstanceValue("mpi", mpi_.functions(), napi_enumerable),
                     InstanceValue("blas", blas_.functions(), napi_enumerable),
+                    InstanceMethod("amxProblem", &FusedPreferenceLoss::amxProblem),
                     InstanceValue("lossNames", lossNames, napi_enumerable),
                     InstanceValue("unpairedLossNames", unpairedLossNames, napi_enumerable),
                     InstanceValue("instructionSets", sets, napi_enumerable),
@@ -76,7 +79,7 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
   void run(const Napi::CallbackInfo& info) {
     fpl::Job job;
     memory_.read(info, 0, job);
-    fpl::runJob(job, pool_, blas_.find(job.blas));
+    fpl::runJob(job, pool_, blas_.find(job.products));
   }
 
   Napi::Value runAsync(const Napi::CallbackInfo& info) {
@@ -89,11 +92,17 @@ class FusedPreferenceLoss : public Napi::Addon<FusedPreferenceLoss> {
     if (info[kOnHiddenRows].IsFunction()) {
       job->job.onHiddenRows = [this, at = job.get()](int64_t row) { queue_.report(*at, kOnHiddenRows, row); };
     }
-    const fpl::blas::Library* const blas = blas_.find(job->job.blas);
+    const fpl::blas::Library* const blas = blas_.find(job->job.products);
     job->work = [this, blas](fpl::Job& at) { return fpl::runJob(at, pool_, blas); };
     const Napi::Promise promise = job->deferred.Promise();
     queue_.push(std::move(job));
     return promise;
+  }
+
+  Napi::Value amxProblem(const Napi::CallbackInfo& info) {
+    const char* problem;
+    if (fpl::amxTiles(&problem)) return info.Env().Undefined();
+    return Napi::String::New(info.Env(), problem);
   }
 
   void cancel(const Napi::CallbackInfo& info) { queue_.cancel(info[0].As<Napi::Number>().DoubleValue()); }

@@ -292,6 +292,9 @@ struct Exchange {
   int64_t ranks() const { return columnCount / 2; }
 };
 
+// Values of Job::products; above 0 it is the addon's number of a library of BLAS.
+constexpr int32_t kOurProducts = 0, kProductsOfAmx = -1;
+
 struct Job {
   bool hasPolicy = false, hasReference = false, hasGradient = false, hasHeadGradient = false;
   bool hasLoss = false, hasUnpairedLoss = false, hasTokenLoss = false;  // one of the three at most
@@ -315,7 +318,7 @@ struct Job {
 
   int64_t threads = 1;
   int32_t instructionSet = -1;  // index into the instruction sets of the build; -1: the best this CPU has
-  int32_t blas = 0;             // the addon's number of the library whose products an output layer takes; 0: ours
+  int32_t products = 0;         // which an output layer takes: ours, AMX's, or those of the library of that number
 
   // `cancelled` is set by another thread and has an effect until stage 4 begins. A job that may be cancelled finishes
   // stage 1 before it begins stage 4.

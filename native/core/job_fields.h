@@ -50,7 +50,7 @@ void visitFields(Visitor& visit, Job& job) {
   visit.address(FPL_FIELD(stream));
   visit.number(FPL_FIELD(threads));
   visit.number(FPL_FIELD(instructionSet));
-  visit.number(FPL_FIELD(blas));
+  visit.number(FPL_FIELD(products));
   visit.number(FPL_FIELD(cancellable));
 
   visit.in(FPL_FIELD(tokens.targets));

@@ -3,12 +3,17 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "tiles.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
 #if defined(_MSC_VER)
 #include <intrin.h>
 #else
 #include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #endif
 
@@ -125,6 +130,37 @@ const Kernels* findInstructionSet(const char* name) {
     if (strcmp(found.sets[i]->name, name) == 0) return found.sets[i];
   }
   return nullptr;
+}
+
+#if defined(FPL_AMX)
+namespace {
+
+// Why tiles cannot be used, or null.
+const char* problemOfAmx() {
+  constexpr uint32_t kBFloat16 = 1u << 22, kTile = 1u << 24;
+  constexpr uint64_t kTileRegisters = 0x60000;
+  if (!findInstructionSet("avx512") || !all(cpuid(7, 0).d, kBFloat16 | kTile))
+    return "this CPU has no AMX for bfloat16";
+  if (!all(savedRegisters(), kTileRegisters)) return "the system does not save AMX's registers";
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl
+  if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) {
+    return "the system does not let this process use AMX";
+  }
+  return amx::kTiles.works() ? nullptr : "this CPU's AMX adds in another order than Intel's manual says";
+}
+
+}  // namespace
+#endif
+
+const TileKernels* amxTiles(const char** problem) {
+#if defined(FPL_AMX)
+  static const char* const found = problemOfAmx();
+  if (problem) *problem = found;
+  return found ? nullptr : &amx::kTiles;
+#else
+  if (problem) *problem = "this build has no AMX, which is of Linux on x64";
+  return nullptr;
+#endif
 }
 
 }  // namespace fpl

@@ -29,10 +29,9 @@ HeadTiling::HeadTiling(const Head& head, int64_t vocab) {
 
 HeadReader::HeadReader(const Head& head, int64_t vocab, const Kernels& kernels)
     : head_(head),
-      kernels_(kernels),
-      pairs_(arePairs(head) ? kernels.pairs : nullptr),
-      depth_(pairs_ ? head.width() / 2 : head.width()),
-      byWord_(head.weight.columnStride == 1) {
+      packing_{kernels, arePairs(head) ? kernels.pairs : nullptr},
+      byWord_(head.weight.columnStride == 1),
+      zeros_(byWord_ ? head.width() * elementSize(head.weight.dtype) : 0) {
   if (head.bias.data) {
     bias_.resize(vocab);
     const Vectors vector{head.bias.dtype, &head.bias.data};
@@ -44,6 +43,7 @@ HeadReader::HeadReader(const Head& head, int64_t vocab, const Kernels& kernels)
   for (size_t i = 0; i < weights_.size(); ++i) {
     weights_[i] = static_cast<const char*>(head.weight.data) + int64_t(i) * stride * elementSize(head.weight.dtype);
   }
+  weights_.push_back(zeros_.data());
 }
 
 std::vector<const void*> HeadReader::begins(const int64_t* rows, int64_t count) const {
@@ -53,32 +53,39 @@ std::vector<const void*> HeadReader::begins(const int64_t* rows, int64_t count) 
 }
 
 void HeadReader::packHidden(const std::vector<const void*>& begins, int64_t from, int64_t to, float* panels) const {
-  const int64_t rows = kernels_.panels.rows;
-  const PackAlong pack = pairs_ ? pairs_->packAlong : kernels_.packAlong[int(head_.hidden.dtype)];
-  pack(hidden(begins), int64_t(begins.size()), depth_, rows, from, to, panels, panel(rows));
+  const int64_t rows = packing_.kernels.panels.rows;
+  packing_.along(hidden(begins), int64_t(begins.size()), head_.width(), rows, from, to, panels, panel(rows));
+  packing_.putLeast(from, to, panels, panel(rows));
 }
 
 void HeadReader::packForLogits(int64_t first, int64_t count, int64_t from, int64_t to, float* panels) const {
   const DType dtype = head_.weight.dtype;
-  const int64_t columns = kernels_.panels.columns;
+  const int64_t width = head_.width(), columns = packing_.kernels.panels.columns;
   if (byWord_) {
-    const PackAlong pack = pairs_ ? pairs_->packAlong : kernels_.packAlong[int(dtype)];
-    pack({dtype, weights_.data() + first}, count, depth_, columns, from, to, panels, panel(columns));
+    packing_.along({dtype, weights_.data() + first}, count, width, columns, from, to, panels, panel(columns));
   } else {
-    const PackAcross pack = pairs_ ? pairs_->packAcross : kernels_.packAcross[int(dtype)];
-    pack({dtype, weights_.data()}, first, count, depth_, columns, from, to, panels, panel(columns));
+    packing_.across({dtype, weights_.data()}, first, count, width, columns, from, to, panels, panel(columns));
   }
+  packing_.putLeast(from, to, panels, panel(columns));
 }
 
-void HeadReader::packForHidden(int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to,
-                               float* panels) const {
+void HeadReader::packForHidden(const Packing& packing, int64_t first, int64_t count, int64_t columns, int64_t from,
+                               int64_t to, float* panels) const {
+  const DType dtype = head_.weight.dtype;
+  const int64_t width = head_.width(), panel = packing.panel(count, columns);
   if (byWord_) {
-    packAcross(kernels_, {head_.weight.dtype, weights_.data() + first}, 0, head_.width(), count, columns, from, to,
-               panels, count * columns);
-    return;
+    packing.across({dtype, weights_.data() + first}, 0, width, count, columns, from, to, panels, panel);
+  } else {
+    packing.along({dtype, weights_.data(), packing.depth(first)}, width, count, columns, from, to, panels, panel);
   }
-  packAlong(kernels_, {head_.weight.dtype, weights_.data(), first}, head_.width(), count, columns, from, to, panels,
-            count * columns);
+  packing.putLeast(from, to, panels, panel);
+}
+
+const float* HeadReader::weights(int64_t word, int64_t d, int64_t count, float* buffer) const {
+  const Vectors vectors{head_.weight.dtype, weights_.data()};
+  if (byWord_) return vectors.read(word, d, count, buffer);
+  for (int64_t i = 0; i < count; ++i) buffer[i] = *vectors.read(d + i, word, 1, buffer + i);
+  return buffer;
 }
 
 void HeadReader::logits(const float* hiddenPanels, int64_t rows, const float* weightPanels, int64_t first,
@@ -87,10 +94,10 @@ void HeadReader::logits(const float* hiddenPanels, int64_t rows, const float* we
   if (biased) {
     for (int64_t r = 0; r < rows; ++r) std::copy_n(bias_.begin() + first, words, tile + r * stride);
   }
-  const PanelShape shape = kernels_.panels;
+  const PanelShape shape = packing_.kernels.panels;
   FPL_ASSERT(rows <= HeadTiling::kRows && words <= stride && (!biased || first + words <= int64_t(bias_.size())));
-  (pairs_ ? pairs_->multiply : kernels_.multiply)(
-      {hiddenPanels, weightPanels, panel(shape.rows), panel(shape.columns), rows, words, depth_, tile, stride, biased});
+  packing_.multiply({hiddenPanels, weightPanels, panel(shape.rows), panel(shape.columns), rows, words,
+                     packing_.depth(head_.width()), tile, stride, biased});
 }
 
 }  // namespace fpl

@@ -22,18 +22,20 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
 void headGradient(const HeadGradient& gradient, const Tokens& tokens, const Sequences& sequences,
                   const CpuContext& context);
 
-// Whether a BLAS can multiply.
+// Whether other products than ours can be had.
 #if defined(__wasm__)
-inline constexpr bool kHasBlas = false;
+inline constexpr bool kHasChunks = false;
 #else
-inline constexpr bool kHasBlas = true;
+inline constexpr bool kHasChunks = true;
 #endif
+// Whether gradients are rounded where a job asks for it. A module of WebAssembly has no room for that; lib refuses it.
+inline constexpr bool kHasRounding = kHasChunks;
 
-// Both stages with the products of context.blas.
-void blasTokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
-                       float* sumSquaredProbs, const CpuContext& context);
-void blasGradient(const HeadGradient& gradient, const Tokens& tokens, const Sequences& sequences,
-                  const CpuContext& context);
+// Both stages with the products of context.blas or context.tiles, on the logits of a chunk of rows after the other.
+void chunkedTokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
+                          float* sumSquaredProbs, const CpuContext& context);
+void chunkedGradient(const HeadGradient& gradient, const Tokens& tokens, const Sequences& sequences,
+                     const CpuContext& context);
 
 // Stage 4: zeros for the rows of hidden's gradient that take no part, where it is to have these. `idle`: active rows
 // whose coefficients are 0.
@@ -62,9 +64,9 @@ class HeadReader {
   HeadReader(const Head& head, int64_t vocab, const Kernels& kernels);
 
   // Elements from panel to panel of a factor of the logits. A panel has so many rows or columns.
-  int64_t panel(int64_t width) const { return depth_ * width + (pairs_ ? kLeastSpace : 0); }
+  int64_t panel(int64_t width) const { return packing_.panel(head_.width(), width); }
   // Elements of all panels of `count` rows or columns.
-  int64_t panels(int64_t count, int64_t width) const { return ceilDiv(count, width) * panel(width); }
+  int64_t panels(int64_t count, int64_t width) const { return packing_.panels(count, head_.width(), width); }
 
   // Packs hidden states as the left factor of the logits; the depth is the width. Only panels from .. to.
   void packHidden(const std::vector<const void*>& begins, int64_t from, int64_t to, float* panels) const;
@@ -77,7 +79,10 @@ class HeadReader {
   // panels from .. to.
   void packForLogits(int64_t first, int64_t count, int64_t from, int64_t to, float* panels) const;
   // The same as the right factor of hidden's gradient; the depth is `count`.
-  void packForHidden(int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to, float* panels) const;
+  void packForHidden(const Packing& packing, int64_t first, int64_t count, int64_t columns, int64_t from, int64_t to,
+                     float* panels) const;
+  // Features d .. d + count of a word's weights; they are in `buffer`, or where they are float32.
+  const float* weights(int64_t word, int64_t d, int64_t count, float* buffer) const;
 
   // Makes a tile of logits of packed hidden states and weights. Its rows are `stride` elements apart.
   void logits(const float* hiddenPanels, int64_t rows, const float* weightPanels, int64_t first, int64_t words,
@@ -85,12 +90,11 @@ class HeadReader {
 
  private:
   const Head& head_;
-  const Kernels& kernels_;
+  const Packing packing_;             // of the logits' factors
   std::vector<float> bias_;           // [V], or empty
-  const PairKernels* const pairs_;    // of the logits' product, or null: it is one of float32 factors
-  const int64_t depth_;               // of its panels
   std::vector<const void*> weights_;  // the beginnings of the words, if byWord_, or of the features
   bool byWord_;                       // the weights of a word are neighbours
+  std::vector<char> zeros_;           // as many weights as a word has: they follow the last word
 };
 
 }  // namespace fpl

@@ -14,6 +14,11 @@
 //
 // Weight's gradient is stored as the weight is. Where the weights of a word are neighbours it is words × features, and
 // the block's gradient is its left factor; else it is features × words, and the block's gradient is its right factor.
+//
+// Where the gradient's precision is bfloat16, a tile is rounded to it, but for the labels. These have 0 there, and the
+// products of their gradients, which are float32, are added to the sums apart:
+//
+//   hidden  Σ_v≠label rounded(r, v) · weight(v, d)  +  gradient(r, label) · weight(label, d)
 #include <cstring>
 
 #include "head.h"
@@ -80,6 +85,9 @@ class HeadBackward {
         byWord_(gradient.head.weight.columnStride == 1),
         tiling_(gradient.head, vocab_),
         reader_(gradient.head, vocab_, context.kernels),
+        // An odd number of words cannot be read in pairs where the words are neighbours.
+        ofHidden_{context.kernels, rounds() && (byWord_ || vocab_ % 2 == 0) ? context.kernels.pairs : nullptr},
+        ofWeight_{context.kernels, rounds() ? context.kernels.pairs : nullptr},
         constants_(constants),
         groupRows_(std::min(tiling_.groupRows, int64_t(rows.size()))),
         kept_(blocksOutside_ && groupRows_ > 0 ? ceilDiv(int64_t(rows.size()), groupRows_) : 1),
@@ -88,13 +96,16 @@ class HeadBackward {
         hiddenPanel_(byWord_ ? shape_.columns : shape_.rows),
         gradientPanel_(byWord_ ? shape_.rows : shape_.columns),
         hiddenAlong_(kept_, reader_.panels(groupRows_, shape_.rows)),
-        hiddenAcross_(kept_, g_.weight ? padded(width_, hiddenPanel_) * groupRows_ : 0),
+        hiddenAcross_(kept_, g_.weight ? ofWeight_.panels(width_, groupRows_, hiddenPanel_) : 0),
         logitsWeights_(reader_.panels(blockWords_, shape_.columns)),
-        hiddenWeights_(g_.hidden ? padded(width_, shape_.columns) * blockWords_ : 0),
-        gradientAlong_(g_.hidden ? padded(groupRows_, shape_.rows) * blockWords_ : 0),
-        gradientAcross_(g_.weight ? padded(blockWords_, gradientPanel_) * groupRows_ : 0),
+        hiddenWeights_(g_.hidden ? ofHidden_.panels(width_, blockWords_, shape_.columns) : 0),
+        gradientAlong_(g_.hidden ? ofHidden_.panels(groupRows_, blockWords_, shape_.rows) : 0),
+        gradientAcross_(g_.weight ? ofWeight_.panels(blockWords_, groupRows_, gradientPanel_) : 0),
         tilesOfLogits_(std::min(context.threads, ceilDiv(groupRows_, kRows) * ceilDiv(blockWords_, tileWords_)),
-                       kRows * tileWords_),
+                       kRows * (rounds() ? 2 : 1) * tileWords_),
+        ofLabels_(rounds() ? groupRows_ : 0),
+        leasts_(ceilDiv(groupRows_, kRows) * ceilDiv(blockWords_, std::max<int64_t>(tileWords_, 1))),
+        zeros_(rounds() ? std::max(width_, tileWords_) : 0),
         hiddenSums_(kept_, g_.hidden ? groupRows_ * width_ : 0),
         weightSums_(blocksOutside_ ? blockWords_ * width_ : 0),
         biasSums_(g_.bias ? ceilDiv(groupRows_, kRows) * blockWords_ : 0),
@@ -127,6 +138,9 @@ class HeadBackward {
   }
 
  private:
+  // Whether the gradient's precision is bfloat16.
+  bool rounds() const { return kHasRounding && g_.precision == DType::kBFloat16; }
+
   // Buffers of equal size, one for each group that is kept.
   class GroupBuffers {
    public:
@@ -164,8 +178,6 @@ class HeadBackward {
     addProducts();
   }
 
-  static int64_t padded(int64_t count, int64_t panel) { return ceilDiv(count, panel) * panel; }
-
   template <typename Task>
   void run(int64_t count, const Task& task) {
     context_.pool.run(count, context_.threads, task);
@@ -176,6 +188,8 @@ class HeadBackward {
     std::vector<int64_t> rows(count_);
     for (int64_t i = 0; i < count_; ++i) rows[i] = rows_[i].row;
     const std::vector<const void*> begins = reader_.begins(rows.data(), count_);
+    std::vector<const void*> across = begins;
+    across.push_back(zeros_.data());
     const int64_t panels = ceilDiv(count_, shape_.rows), panelsPerTile = kRows / shape_.rows;
     const int64_t featurePanels = g_.weight ? ceilDiv(width_, hiddenPanel_) : 0;
     const int64_t alongTasks = multiplies_ ? tiles_ : 0;
@@ -185,8 +199,11 @@ class HeadBackward {
         reader_.packHidden(begins, first, std::min(panels, first + panelsPerTile), hiddenAlong_.of(slot_));
       } else {
         const int64_t first = (task - alongTasks) * kPanelsPerTask;
-        packAcross(context_.kernels, reader_.hidden(begins), 0, width_, count_, hiddenPanel_, first,
-                   std::min(featurePanels, first + kPanelsPerTask), hiddenAcross_.of(slot_), count_ * hiddenPanel_);
+        const int64_t end = std::min(featurePanels, first + kPanelsPerTask);
+        const int64_t panel = ofWeight_.panel(count_, hiddenPanel_);
+        ofWeight_.across({g_.head.hidden.dtype, across.data()}, 0, width_, count_, hiddenPanel_, first, end,
+                         hiddenAcross_.of(slot_), panel);
+        ofWeight_.putLeast(first, end, hiddenAcross_.of(slot_), panel);
       }
     });
   }
@@ -203,8 +220,8 @@ class HeadBackward {
         reader_.packForLogits(block_, words_, first, std::min(wordPanels, first + kPanelsPerTask),
                               logitsWeights_.data());
       } else {
-        reader_.packForHidden(block_, words_, shape_.columns, first, std::min(featurePanels, first + kPanelsPerTask),
-                              hiddenWeights_.data());
+        reader_.packForHidden(ofHidden_, block_, words_, shape_.columns, first,
+                              std::min(featurePanels, first + kPanelsPerTask), hiddenWeights_.data());
       }
     });
   }
@@ -221,35 +238,80 @@ class HeadBackward {
                      logitsWeights_.data() + reader_.panels(first, shape_.columns), block_ + first, words, made.data(),
                      tileWords_);
     }
+    // Rounded rows have room for an even number of words.
+    const int64_t evenWords = words + words % 2;
+    BFloat16* const rounded = reinterpret_cast<BFloat16*>(made.data() + kRows * tileWords_);
     const void* lines[kRows];
     for (int64_t i = 0; i < rows; ++i) {
       float* line = made.data() + i * tileWords_;
       const ActiveRow& row = rows_[r + i];
       const Row logits{isKept ? const_cast<float*>(row.logits) + block_ + first : line, DType::kFloat32};
-      writeGradient(logits, {line, DType::kFloat32}, 0, words, row.label - (block_ + first),
-                    row.values.from(block_ + first), constants_, context_.kernels);
-      lines[i] = line;
+      const Row out = rounds() ? Row{rounded + i * evenWords, DType::kBFloat16} : Row{line, DType::kFloat32};
+      const int64_t label = row.label - (block_ + first);
+      const RowValues values = row.values.from(block_ + first);
+      writeGradient(logits, out, 0, words, label, values, constants_, context_.kernels);
+      lines[i] = out.data;
+      if (!rounds()) continue;
+      BFloat16* const last = rounded + (i + 1) * evenWords;
+      if (words % 2 != 0) last[-1] = {};
+      if (label < 0 || label >= words) continue;
+      writeGradient(logits.from(label), {&ofLabels_[r + i], DType::kFloat32}, 0, 1, 0, values.from(label), constants_,
+                    context_.kernels);
+      rounded[i * evenWords + label] = {};
     }
-    const Vectors gradient{DType::kFloat32, lines};
+    if (rows % 2 != 0) lines[rows] = zeros_.data();
+    if (const PairKernels* const pairs = ofWeight_.pairs) {
+      leasts_[leastAt(r, first)] = pairs->least(reinterpret_cast<const float*>(rounded), rows * evenWords / 2);
+    }
+    const Vectors gradient{rounds() ? DType::kBFloat16 : DType::kFloat32, lines};
     if (g_.hidden) {
-      packAlong(context_.kernels, gradient, rows, words, shape_.rows, 0, ceilDiv(rows, shape_.rows),
-                gradientAlong_.data() + r * words_ + first * shape_.rows, words_ * shape_.rows);
+      const int64_t panel = ofHidden_.panel(words_, shape_.rows);
+      ofHidden_.along(gradient, rows, words, shape_.rows, 0, ceilDiv(rows, shape_.rows),
+                      gradientAlong_.data() + r / shape_.rows * panel + ofHidden_.depth(first) * shape_.rows, panel);
     }
     if (g_.weight) {
-      packAcross(context_.kernels, gradient, 0, words, rows, gradientPanel_, 0, ceilDiv(words, gradientPanel_),
-                 gradientAcross_.data() + first * count_ + r * gradientPanel_, count_ * gradientPanel_);
+      const int64_t panel = ofWeight_.panel(count_, gradientPanel_);
+      ofWeight_.across(gradient, 0, words, rows, gradientPanel_, 0, ceilDiv(words, gradientPanel_),
+                       gradientAcross_.data() + first / gradientPanel_ * panel + ofWeight_.depth(r) * gradientPanel_,
+                       panel);
     }
     if (g_.bias) {
       double* sums = biasSums_.data() + r / kRows * blockWords_ + first;
       std::fill_n(sums, words, 0.0);
       for (int64_t i = 0; i < rows; ++i) {
-        const float* line = made.data() + i * tileWords_;
-        for (int64_t v = 0; v < words; ++v) sums[v] += line[v];
+        const float* const values = gradient.read(i, 0, words, made.data());
+        for (int64_t v = 0; v < words; ++v) sums[v] += values[v];
+        const int64_t label = rows_[r + i].label - (block_ + first);
+        if (rounds() && label >= 0 && label < words) sums[label] += ofLabels_[r + i];
       }
     }
   }
 
+  int64_t leastAt(int64_t r, int64_t first) const {
+    return r / kRows * ceilDiv(blockWords_, tileWords_) + first / tileWords_;
+  }
+
+  // Each panel of the gradient gets the least magnitude of all tiles that it goes through.
+  void putLeasts() {
+    const auto put = [&](float* panels, int64_t panel, int64_t p, bool isAlong, int64_t at) {
+      float least = INFINITY;
+      for (int64_t r = isAlong ? at : 0; r < (isAlong ? at + 1 : count_); r += kRows) {
+        for (int64_t first = isAlong ? 0 : at; first < (isAlong ? words_ : at + 1); first += tileWords_) {
+          least = std::min(least, leasts_[leastAt(r, first)]);
+        }
+      }
+      panels[(p + 1) * panel - kLeastSpace] = least;
+    };
+    for (int64_t r = 0; r < count_ && g_.hidden && ofHidden_.pairs; r += shape_.rows) {
+      put(gradientAlong_.data(), ofHidden_.panel(words_, shape_.rows), r / shape_.rows, true, r);
+    }
+    for (int64_t first = 0; first < words_ && g_.weight && ofWeight_.pairs; first += gradientPanel_) {
+      put(gradientAcross_.data(), ofWeight_.panel(count_, gradientPanel_), first / gradientPanel_, false, first);
+    }
+  }
+
   void addProducts() {
+    putLeasts();
     const int64_t widthParts = ceilDiv(width_, kPartColumns), wordParts = ceilDiv(words_, kPartColumns);
     const int64_t hiddenTasks = g_.hidden ? tiles_ * widthParts : 0;
     const int64_t weightParts = byWord_ ? widthParts : wordParts;
@@ -268,18 +330,27 @@ class HeadBackward {
 
   // Adds to a part of hidden's gradient: rows from r on, features from d on.
   void addToHidden(int64_t r, int64_t d) {
-    context_.kernels.multiply({gradientAlong_.data() + r * words_, hiddenWeights_.data() + d * words_,
-                               words_ * shape_.rows, words_ * shape_.columns, std::min(kRows, count_ - r),
-                               std::min(kPartColumns, width_ - d), words_, hiddenSums_.of(slot_) + r * width_ + d,
-                               width_, block_ > 0});
+    const int64_t left = ofHidden_.panel(words_, shape_.rows), right = ofHidden_.panel(words_, shape_.columns);
+    const int64_t rows = std::min(kRows, count_ - r), columns = std::min(kPartColumns, width_ - d);
+    float* const sums = hiddenSums_.of(slot_) + r * width_ + d;
+    ofHidden_.multiply({gradientAlong_.data() + r / shape_.rows * left,
+                        hiddenWeights_.data() + d / shape_.columns * right, left, right, rows, columns,
+                        ofHidden_.depth(words_), sums, width_, block_ > 0});
+    for (int64_t i = 0; i < rows && rounds(); ++i) {
+      const int64_t label = rows_[r + i].label;
+      if (label < block_ || label >= block_ + words_) continue;
+      float weights[kPartColumns];
+      addMultiple(ofLabels_[r + i], reader_.weights(label, d, columns, weights), columns, sums + i * width_, 1);
+    }
   }
 
   // Adds to a part of weight's gradient: rows from i on and columns from j on of the matrix as it is stored.
   void addToWeight(int64_t i, int64_t j) {
-    const float* const hidden = hiddenAcross_.of(slot_);
-    const float* left = (byWord_ ? gradientAcross_.data() : hidden) + i * count_;
-    const float* right = (byWord_ ? hidden : gradientAcross_.data()) + j * count_;
-    const int64_t rows = byWord_ ? words_ : width_, columns = byWord_ ? width_ : words_;
+    const int64_t ofHidden = ofWeight_.panel(count_, hiddenPanel_), ofWords = ofWeight_.panel(count_, gradientPanel_);
+    const float* const hidden = hiddenAcross_.of(slot_) + (byWord_ ? j : i) / hiddenPanel_ * ofHidden;
+    const float* const words = gradientAcross_.data() + (byWord_ ? i : j) / gradientPanel_ * ofWords;
+    const int64_t rows = std::min(kRows, (byWord_ ? words_ : width_) - i);
+    const int64_t columns = std::min(kPartColumns, (byWord_ ? width_ : words_) - j);
     float* out = weightSums_.data();
     int64_t stride = byWord_ ? width_ : blockWords_;
     bool add = !isFirst_;
@@ -288,8 +359,24 @@ class HeadBackward {
       stride = byWord_ ? width_ : vocab_;
       add = add || g_.accumulate;
     }
-    context_.kernels.multiply({left, right, count_ * shape_.rows, count_ * shape_.columns, std::min(kRows, rows - i),
-                               std::min(kPartColumns, columns - j), count_, out + i * stride + j, stride, add});
+    out += i * stride + j;
+    ofWeight_.multiply({byWord_ ? words : hidden, byWord_ ? hidden : words, byWord_ ? ofWords : ofHidden,
+                        byWord_ ? ofHidden : ofWords, rows, columns, ofWeight_.depth(count_), out, stride, add});
+    for (int64_t r = 0; r < count_ && rounds(); ++r) {
+      const int64_t word = rows_[r].label - block_ - (byWord_ ? i : j);
+      if (word < 0 || word >= (byWord_ ? rows : columns)) continue;
+      const void* const begin = g_.head.hidden.begin(rows_[r].row);
+      float features[std::max(kPartColumns, kRows)];
+      const float* const values =
+          Vectors{g_.head.hidden.dtype, &begin}.read(0, byWord_ ? j : i, byWord_ ? columns : rows, features);
+      addMultiple(ofLabels_[r], values, byWord_ ? columns : rows, out + word * (byWord_ ? stride : 1),
+                  byWord_ ? 1 : stride);
+    }
+  }
+
+  // The label's part of a sum, rounded once. Sums are `step` elements apart.
+  static void addMultiple(float factor, const float* values, int64_t count, float* sums, int64_t step) {
+    for (int64_t k = 0; k < count; ++k) sums[k * step] = float(sums[k * step] + double(factor) * values[k]);
   }
 
   // The sums of the block at hand go to a gradient that is not float32.
@@ -335,6 +422,7 @@ class HeadBackward {
   const bool byWord_;  // the weights of a word are neighbours
   const HeadTiling tiling_;
   const HeadReader reader_;
+  const Packing ofHidden_, ofWeight_;  // of the factors of these two gradients
   const LogitConstants& constants_;
   const int64_t groupRows_, kept_, blockWords_, tileWords_;
   const int64_t hiddenPanel_, gradientPanel_;  // widths of the panels of weight's factors
@@ -348,10 +436,13 @@ class HeadBackward {
   int64_t block_ = 0, words_ = 0;
   const FloatBuffer logitsWeights_, hiddenWeights_, gradientAlong_, gradientAcross_;
   BufferPool tilesOfLogits_;
-  const GroupBuffers hiddenSums_;  // [rows, D], over the blocks
-  const FloatBuffer weightSums_;   // of the block at hand, in the order of the weight
-  std::vector<double> biasSums_;   // [tiles, words]
-  std::vector<float> biasTotals_;  // [V], over the groups
+  std::vector<float> ofLabels_;        // the gradients with respect to the labels' logits, where these are apart
+  std::vector<float> leasts_;          // of the tiles of the group and the block, their least magnitudes
+  const std::vector<BFloat16> zeros_;  // beside a last row without a pair
+  const GroupBuffers hiddenSums_;      // [rows, D], over the blocks
+  const FloatBuffer weightSums_;       // of the block at hand, in the order of the weight
+  std::vector<double> biasSums_;       // [tiles, words]
+  std::vector<float> biasTotals_;      // [V], over the groups
 };
 
 }  // namespace
@@ -387,8 +478,8 @@ void clearWeights(const HeadGradient& g) {
 }
 
 void headGradient(const HeadGradient& g, const Tokens& tokens, const Sequences& sequences, const CpuContext& context) {
-  if constexpr (kHasBlas) {
-    if (context.blas) return blasGradient(g, tokens, sequences, context);
+  if constexpr (kHasChunks) {
+    if (context.isChunked()) return chunkedGradient(g, tokens, sequences, context);
   }
   std::vector<int64_t> idle;
   const LogitConstants constants(tokens);

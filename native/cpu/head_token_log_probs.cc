@@ -18,8 +18,8 @@ std::vector<int64_t> segmentBounds(const Forward& forward, const HeadTiling& til
 
 void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
                        float* sumSquaredProbs, const CpuContext& context) {
-  if constexpr (kHasBlas) {
-    if (context.blas) return blasTokenLogProbs(forward, tokens, sequences, states, sumSquaredProbs, context);
+  if constexpr (kHasChunks) {
+    if (context.isChunked()) return chunkedTokenLogProbs(forward, tokens, sequences, states, sumSquaredProbs, context);
   }
   const Kernels& kernels = context.kernels;
   const PanelShape shape = kernels.panels;

@@ -34,7 +34,7 @@ constexpr int64_t kVectors = kLanes / kWidth;
 
 }  // namespace
 
-const PairKernels kPairs = {packPairsAlong, packPairsAcross, multiplyPairs, addsOddFirst};
+const PairKernels kPairs = {packAlong<Pair>, packAcross<Pair>, leastOf, multiplyPairs, addsOddFirst};
 
 }  // namespace avx512bf16
 }  // namespace fpl

@@ -30,6 +30,8 @@ bool canKeep(const Job& job) {
 
 // Rows of a chunk: a product of so few is nearly as fast as that of many.
 constexpr int64_t kLeastChunk = 96, kLargestChunk = 512;
+// All chunks but the last have whole steps of rows, where tiles multiply.
+constexpr int64_t kRowStep = 32;
 constexpr int64_t kChunkBytes = int64_t(64) << 20;
 #endif
 
@@ -80,9 +82,10 @@ void KeptLogitsScratch::giveChunksTo(Job& job) {
   KeptLogits kept;
   kept.stride = strideOf(job.rows().vocab);
   const int64_t rowBytes = kept.stride * int64_t(sizeof(float)), active = activeRowsOf(job.tokens);
-  const int64_t chunk = std::min(kLargestChunk, std::max(kLeastChunk, kChunkBytes / rowBytes));
+  const auto whole = [](int64_t rows) { return rows - rows % kRowStep; };
+  const int64_t chunk = whole(std::min(kLargestChunk, std::max(kLeastChunk, kChunkBytes / rowBytes)));
   const int64_t fitting = canKeep(job) ? job.headGradient.logitsBudget / rowBytes : 0;
-  kept.rows = active <= fitting ? active : std::max<int64_t>(0, fitting - chunk);
+  kept.rows = active <= fitting ? active : whole(std::max<int64_t>(0, fitting - chunk));
   if (kept.rows < active || job.reference.head.present()) kept.room = std::min(chunk, active);
   if (kept.rows + kept.room == 0) return;
   kept.data = allocate((kept.rows + kept.room) * rowBytes);

@@ -103,6 +103,8 @@ using PackAcross = void (*)(const Vectors&, int64_t offset, int64_t count, int64
 struct PairKernels {
   PackAlong packAlong;
   PackAcross packAcross;
+  // The smallest magnitude among so many elements but for 0; 2^127 · 1.98 if there is no smaller one.
+  float (*least)(const float* pairs, int64_t count);
   void (*multiply)(const Product&);  // the bits of a product of the same numbers in float32
   bool (*works)();
 };

@@ -1,7 +1,6 @@
 // Products of bfloat16 factors, two terms at a time (see PairKernels). Needs pack.inl and product.inl.
 
-// The smallest magnitude among `count` elements, zeros left out; 2^127 · 1.98 if there is no smaller one.
-inline float leastOf(const float* pairs, int64_t count) {
+float leastOf(const float* pairs, int64_t count) {
   constexpr uint16_t kMagnitude = 0x7fff, kMost = 0x7f7d;
   __m512i least = _mm512_set1_epi16(kMost);
   for (int64_t i = 0; i < count; i += kWidth) {
@@ -13,25 +12,6 @@ inline float leastOf(const float* pairs, int64_t count) {
   _mm512_storeu_si512(lanes, least);
   for (const uint16_t lane : lanes) smallest = lane < smallest ? lane : smallest;
   return floatOf(uint32_t(smallest + 1) << 16);
-}
-
-inline void putLeast(int64_t depth, int64_t width, int64_t first, int64_t end, float* panels, int64_t panel) {
-  FPL_ASSERT(panel >= depth * width + kLeastSpace);
-  for (int64_t p = first; p < end; ++p) {
-    panels[(p + 1) * panel - kLeastSpace] = leastOf(panels + p * panel, depth * width);
-  }
-}
-
-void packPairsAlong(const Vectors& vectors, int64_t count, int64_t depth, int64_t width, int64_t first, int64_t end,
-                    float* panels, int64_t panel) {
-  packAlong<Pair>(vectors, count, depth, width, first, end, panels, panel);
-  putLeast(depth, width, first, end, panels, panel);
-}
-
-void packPairsAcross(const Vectors& vectors, int64_t offset, int64_t count, int64_t depth, int64_t width, int64_t first,
-                     int64_t end, float* panels, int64_t panel) {
-  packAcross<Pair>(vectors, offset, count, depth, width, first, end, panels, panel);
-  putLeast(depth, width, first, end, panels, panel);
 }
 
 inline F32 addInOne(F32 left, F32 right, F32 sum) {

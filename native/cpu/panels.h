@@ -62,13 +62,46 @@ class BufferPool {
   std::vector<float*> free_;  // never longer than it was: it does not allocate
 };
 
-inline void packAlong(const Kernels& kernels, const Vectors& vectors, int64_t count, int64_t depth, int64_t width,
-                      int64_t first, int64_t end, float* panels, int64_t panel) {
-  kernels.packAlong[int(vectors.dtype)](vectors, count, depth, width, first, end, panels, panel);
-}
-inline void packAcross(const Kernels& kernels, const Vectors& vectors, int64_t offset, int64_t count, int64_t depth,
-                       int64_t width, int64_t first, int64_t end, float* panels, int64_t panel) {
-  kernels.packAcross[int(vectors.dtype)](vectors, offset, count, depth, width, first, end, panels, panel);
-}
+// How the factors of a product are packed and multiplied: as float32, or as pairs of bfloat16.
+struct Packing {
+#if defined(FPL_AVX512BF16)
+  const Kernels& kernels;
+  const PairKernels* pairs;  // or null
+#else
+  Packing(const Kernels& kernels, const PairKernels*) : kernels(kernels) {}
+  const Kernels& kernels;
+  static constexpr const PairKernels* pairs = nullptr;
+#endif
+
+  // Of so many terms.
+  int64_t depth(int64_t terms) const { return pairs ? ceilDiv(terms, 2) : terms; }
+  // Elements from panel to panel. A panel has so many rows or columns.
+  int64_t panel(int64_t terms, int64_t width) const { return depth(terms) * width + (pairs ? kLeastSpace : 0); }
+  // Elements of all panels of `count` rows or columns.
+  int64_t panels(int64_t count, int64_t terms, int64_t width) const {
+    return ceilDiv(count, width) * panel(terms, width);
+  }
+
+  // As Kernels has them; where the terms of pairs are odd in number, there is one more, which is 0.
+  void along(const Vectors& vectors, int64_t count, int64_t terms, int64_t width, int64_t first, int64_t end,
+             float* panels, int64_t panel) const {
+    const PackAlong pack = pairs ? pairs->packAlong : kernels.packAlong[int(vectors.dtype)];
+    pack(vectors, count, depth(terms), width, first, end, panels, panel);
+  }
+  void across(const Vectors& vectors, int64_t offset, int64_t count, int64_t terms, int64_t width, int64_t first,
+              int64_t end, float* panels, int64_t panel) const {
+    const PackAcross pack = pairs ? pairs->packAcross : kernels.packAcross[int(vectors.dtype)];
+    pack(vectors, offset, count, depth(terms), width, first, end, panels, panel);
+  }
+  // Of panels first .. end, which have all their terms.
+  void putLeast(int64_t first, int64_t end, float* panels, int64_t panel) const {
+    for (int64_t p = first; pairs && p < end; ++p) {
+      float* const begin = panels + p * panel;
+      begin[panel - kLeastSpace] = pairs->least(begin, panel - kLeastSpace);
+    }
+  }
+
+  void multiply(const Product& product) const { (pairs ? pairs->multiply : kernels.multiply)(product); }
+};
 
 }  // namespace fpl

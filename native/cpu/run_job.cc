@@ -14,6 +14,7 @@
 #include "check_job.h"
 #include "head.h"
 #include "kept_logits.h"
+#include "tiles.h"
 
 #if defined(__linux__)
 #include <unistd.h>
@@ -231,13 +232,14 @@ bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas) {
   if (job.hasPolicy || hasGradient) {
     const Kernels& kernels = *instructionSets().sets[job.instructionSet < 0 ? 0 : job.instructionSet];
     KeptLogitsScratch keptLogits;
-    if (!blas && job.hasPolicy && (job.hasHeadGradient || job.policy.segments.keptLogits)) {
+    const TileKernels* const tiles = job.products == kProductsOfAmx ? amxTiles() : nullptr;
+    if (!blas && !tiles && job.hasPolicy && (job.hasHeadGradient || job.policy.segments.keptLogits)) {
       keptLogits.giveTo(job, kernels);
     }
-    if constexpr (kHasBlas) {
-      if (blas) keptLogits.giveChunksTo(job);
+    if constexpr (kHasChunks) {
+      if (blas || tiles) keptLogits.giveChunksTo(job);
     }
-    const CpuContext context{kernels, pool, threadsFor(job), job.cancelled, job.onHiddenRows, blas};
+    const CpuContext context{kernels, pool, threadsFor(job), job.cancelled, job.onHiddenRows, blas, tiles};
     if (job.policy.segments.areMade()) {
       const Sequences sequences = allSequences(job.tokens);
       sweepSegments(job.policy, job.tokens, sequences, context);

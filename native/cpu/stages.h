@@ -12,6 +12,7 @@ namespace fpl {
 namespace blas {
 class Library;
 }
+struct TileKernels;
 
 // The things a stage needs besides its tensors.
 struct CpuContext {
@@ -20,7 +21,11 @@ struct CpuContext {
   int64_t threads;
   const std::atomic<bool>& cancelled;
   const std::function<void(int64_t)>& onHiddenRows;
-  const blas::Library* blas = nullptr;  // whose products an output layer takes; null: ours
+  // Whose products an output layer takes; both null: ours.
+  const blas::Library* blas = nullptr;
+  const TileKernels* tiles = nullptr;
+
+  bool isChunked() const { return blas || tiles; }
 };
 
 // The segments of a row, which are worked on by different threads when there are few rows. Where they begin depends on

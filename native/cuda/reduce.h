@@ -30,12 +30,12 @@ FPL_DEVICE V blockSum(V value, V (&scratch)[kThreads]) {
 
 // Whether this block is the last of `blocks` that come here, which then sees all that they have written. All its
 // threads call it. `arrived` is 0 before the first block comes, and again after the last.
-FPL_DEVICE bool isLastBlock(uint32_t* arrived, uint32_t blocks, bool& shared) {
+FPL_DEVICE bool isLastBlock(uint32_t* arrived, uint32_t blocks, uint32_t& shared) {
   barrier();
   if (blocks == 1) return true;
   if (threadIndex() == 0) shared = countInOrder(arrived, blocks - 1) == blocks - 1;
   barrier();
-  return shared;
+  return shared != 0;
 }
 
 }  // namespace cuda

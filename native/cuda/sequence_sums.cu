@@ -76,7 +76,7 @@ sequencesKernel(FPL_ARGUMENT SequenceArguments a) {
     BlockSums of[3];
   };
   FPL_SHARED(Sums, sums);
-  FPL_SHARED(bool, isLast);
+  FPL_SHARED(uint32_t, isLast);
   if (a.all > 0) {
     const int64_t place = blockIndex() / a.chunks, s = place < a.sequences ? place : place - a.sequences;
     const uint32_t chunk = uint32_t(blockIndex() - place * a.chunks);

@@ -2,11 +2,15 @@
  * `npm run gpu:pack`: makes one folder, gpu-pack/, with everything that an offline Linux x64 host with an NVIDIA GPU
  * needs to test and measure this repository: Node, the built addon and CUDA library, tests, benchmarks and their
  * imports. There, `gpu-pack/run.sh [output folder]` runs all of it. Needs tar and xz; a GPU is not needed for packing.
+ *
+ *   --wheel FILE      a Python package that is installed there, for peers of the benchmarks; may be repeated
+ *   --variant FILE    a patch of native/, of which the kernels are compiled, checked and measured there, too; may be repeated
  */
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const target = join(root, 'gpu-pack')
@@ -22,6 +26,7 @@ const PARTS = [
   'dist',
   'test',
   'bench',
+  'native', // for variants
   'scripts/gpu',
   'scripts/onnx-model.mjs', // imported by bench/peers
   'build/Release/fused_preference_loss.node',
@@ -32,10 +37,29 @@ const LOCAL = /[\\/]bench[\\/](out|peers[\\/]python)$/
 /** The packages that the tests and benchmarks import there; their own dependencies are packed too. */
 const PACKAGES = ['vitest', 'fast-check', 'node-gyp-build']
 
-if (!existsSync(join(root, CUDA_LIBRARY))) {
-  console.error(`gpu:pack: ${CUDA_LIBRARY} is missing; it is built where nvcc is on the PATH`)
+const { values } = parseArgs({
+  options: {
+    wheel: { type: 'string', multiple: true, default: [] },
+    variant: { type: 'string', multiple: true, default: [] },
+  },
+})
+/** Folders of the tree, and the files that are put there. */
+const GIVEN = {
+  wheels: { files: values.wheel, extension: '.whl' },
+  variants: { files: values.variant, extension: '.patch' },
+}
+
+const stop = (/** @type {string} */ reason) => {
+  console.error(`gpu:pack: ${reason}`)
   process.exit(1)
 }
+for (const { files, extension } of Object.values(GIVEN)) {
+  for (const file of files) {
+    if (!file.endsWith(extension)) stop(`${file} must end in ${extension}`)
+    if (!existsSync(file)) stop(`${file} is missing`)
+  }
+}
+if (!existsSync(join(root, CUDA_LIBRARY))) stop(`${CUDA_LIBRARY} is missing; it is built where nvcc is on the PATH`)
 rmSync(target, { recursive: true, force: true })
 mkdirSync(tree, { recursive: true })
 for (const part of PARTS) {
@@ -47,6 +71,9 @@ for (const part of PARTS) {
 for (const name of withDependencies(PACKAGES)) {
   cpSync(join(root, name), join(tree, name), { recursive: true, dereference: true })
 }
+for (const [folder, { files }] of Object.entries(GIVEN)) {
+  for (const file of files) cpSync(file, join(tree, folder, basename(file)))
+}
 mkdirSync(join(tree, 'bin'))
 copyFileSync(process.execPath, join(tree, 'bin', 'node'))
 execFileSync('strip', [join(tree, 'bin', 'node')])
@@ -56,10 +83,7 @@ for (const file of ['run.sh', 'README']) copyFileSync(join(root, 'scripts/gpu', 
 
 const { size } = statSync(join(target, 'tree.tar.xz'))
 console.log(`gpu-pack/: ${(size / 2 ** 20).toFixed(1)} MB. On the GPU host: gpu-pack/run.sh`)
-if (size > LIMIT) {
-  console.error(`gpu:pack: that is more than ${LIMIT / 2 ** 20} MB`)
-  process.exit(1)
-}
+if (size > LIMIT) stop(`that is more than ${LIMIT / 2 ** 20} MB`)
 
 /** Folders in node_modules of these packages and of all their dependencies, as far as they are installed. */
 function withDependencies(/** @type {string[]} */ names) {

@@ -76,9 +76,9 @@ void pack(int64_t end, int64_t panel, bool across) {
   const Vectors vectors{DType::kFloat32, begins.data()};
   float* const to = const_cast<float*>(panels.data());
   if (across) {
-    packAcross(kernels(), vectors, 0, 8, 20, 4, 0, end, to, panel);
+    Packing{kernels(), nullptr}.across(vectors, 0, 8, 20, 4, 0, end, to, panel);
   } else {
-    packAlong(kernels(), vectors, 8, 20, 4, 0, end, to, panel);
+    Packing{kernels(), nullptr}.along(vectors, 8, 20, 4, 0, end, to, panel);
   }
 }
 

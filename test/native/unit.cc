@@ -1,6 +1,6 @@
 // Native tests without Node: random jobs against the oracle, the corpus of the fuzzer, conversions over their whole
-// range, output layers against their logits stored, the thread pool under many callers, cancellation, and jobs on
-// threads whose floating-point environment is not what it should be.
+// range, output layers against their logits stored and on tiles, the thread pool under many callers, cancellation, and
+// jobs on threads whose floating-point environment is not what it should be.
 //
 //   unit [--examples N] [--memory-only] [FILE...]
 //
@@ -24,9 +24,12 @@
 #include <fstream>
 #include <iterator>
 #include <new>
+#include <numeric>
 #include <thread>
 
 #include "../../native/core/float_environment.h"
+#include "../../native/cpu/head_products.h"
+#include "emulated_tiles.h"
 #include "example.h"
 #include "head_call.h"
 
@@ -480,6 +483,110 @@ int64_t environments(int64_t count) {
   return count;
 }
 
+// Products on tiles, emulated and, where there is AMX, on its own, whose bits must be the same: sizes around those of
+// tiles, weights of words and of columns, a bias, rows that take no part, and sums that go on in a second chunk.
+void tilesOf(int64_t rows, int64_t width, int64_t vocab, bool byWord, bool biased, int64_t threads, ThreadPool& pool) {
+  const std::string name = "tiles, " + std::to_string(rows) + " rows, width " + std::to_string(width) + ", vocab " +
+                           std::to_string(vocab) + (byWord ? "" : ", by column") + (biased ? ", bias" : "");
+  uint32_t state = uint32_t(rows * 31 + width * 7 + vocab);
+  const auto next = [&] { return double((state = state * 1664525 + 1013904223) >> 8) / (1 << 23) - 1; };
+  const auto numbers = [&](int64_t count) {
+    std::vector<BFloat16> out(count);
+    for (BFloat16& x : out) fromFloat(float(next()), x);
+    return out;
+  };
+  // Between two rows, and two lines of weights, lies one that is not theirs.
+  std::vector<BFloat16> states = numbers(rows * 2 * width), weights = numbers(2 * width * vocab);
+  for (int64_t i = 0; i < rows * width; ++i) fromFloat(NAN, states[i / width * 2 * width + width + i % width]);
+  const int64_t line = byWord ? width : vocab;
+  for (int64_t i = 0; i < width * vocab; ++i) fromFloat(NAN, weights[i / line * 2 * line + line + i % line]);
+  std::vector<float> bias(vocab), gradient(rows * (vocab + 3), NAN);
+  for (float& x : bias) x = float(next());
+  for (int64_t i = 0; i < rows * vocab; ++i) gradient[i / vocab * (vocab + 3) + i % vocab] = float(next() * 1e-3);
+  std::vector<char> takesPart(rows, 1);
+  if (rows > 5) {
+    takesPart[4] = 0;
+    std::fill_n(gradient.begin() + 4 * (vocab + 3), vocab, 0.0f);
+  }
+
+  Head head;
+  head.hidden = {states.data(), DType::kBFloat16, 1, rows, width, rows * 2 * width, 2 * width};
+  head.weight = {weights.data(), DType::kBFloat16, byWord ? 2 * line : 1, byWord ? 1 : 2 * line, false};
+  if (biased) head.bias = {bias.data(), DType::kFloat32};
+  std::vector<int64_t> order(rows);
+  std::iota(order.begin(), order.end(), 0);
+
+  const std::atomic<bool> cancelled{false};
+  const std::function<void(int64_t)> onHiddenRows;
+  std::vector<std::vector<float>> found[2];
+  const TileKernels* const kernels[2] = {&emulated::kTiles, amxTiles()};
+  const int64_t split = rows > 32 ? 32 : rows;
+  for (int k = 0; k < 2 && kernels[k]; ++k) {
+    const CpuContext context{*instructionSets().sets[0], pool, threads, cancelled, onHiddenRows, nullptr, kernels[k]};
+    BFloat16 state = states[rows > 5 ? 4 * 2 * width : 0];
+    const auto products = tileProducts(head, vocab, rows, DType::kFloat32, context);
+    std::vector<float> logits(rows * (vocab + 3), 7), hiddenSums(rows * width, 7), weightSums(vocab * width, 0.5f);
+    products->logits(order.data(), rows, logits.data(), vocab + 3);
+    if (rows > 5) fromFloat(NAN, states[4 * 2 * width]);
+    products->hiddenSums(gradient.data(), vocab + 3, rows, hiddenSums.data());
+    products->weightSums(gradient.data(), vocab + 3, order.data(), takesPart.data(), split, weightSums.data(), true);
+    if (split < rows) {
+      products->weightSums(gradient.data() + split * (vocab + 3), vocab + 3, order.data() + split,
+                           takesPart.data() + split, rows - split, weightSums.data(), true);
+      std::vector<float> atOnce(vocab * width, 0.5f);
+      products->weightSums(gradient.data(), vocab + 3, order.data(), takesPart.data(), rows, atOnce.data(), true);
+      check(memcmp(atOnce.data(), weightSums.data(), atOnce.size() * sizeof(float)) == 0, name + ": in two chunks");
+    }
+    if (rows > 5) std::swap(states[4 * 2 * width], state);
+    found[k] = {logits, hiddenSums, weightSums};
+  }
+
+  const auto stateOf = [&](int64_t row, int64_t d) { return double(toFloat(states[row * 2 * width + d])); };
+  const auto weightOf = [&](int64_t v, int64_t d) {
+    return double(toFloat(weights[byWord ? v * 2 * line + d : d * 2 * line + v]));
+  };
+  const auto gradientOf = [&](int64_t row, int64_t v) { return double(gradient[row * (vocab + 3) + v]); };
+  const auto near = [&](float got, double begin, int64_t depth, const char* what, const auto& term) {
+    double sum = begin, magnitude = std::fabs(begin);
+    for (int64_t k = 0; k < depth; ++k) sum += term(k), magnitude += std::fabs(term(k));
+    check(memoryOnly || std::fabs(got - sum) <= 1e-6 * magnitude, name + ": " + what);
+  };
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t v = 0; v < vocab + 3; ++v) {
+      const float got = found[0][0][row * (vocab + 3) + v];
+      if (v >= vocab) {
+        check(got == 7, name + ": beyond the logits");
+      } else {
+        near(got, biased ? bias[v] : 0, width, "logits", [&](int64_t d) { return stateOf(row, d) * weightOf(v, d); });
+      }
+    }
+    for (int64_t d = 0; d < width; ++d) {
+      near(found[0][1][row * width + d], 0, vocab, "gradient of hidden",
+           [&](int64_t v) { return gradientOf(row, v) * weightOf(v, d); });
+    }
+  }
+  for (int64_t i = 0; i < vocab * width; ++i) {
+    const int64_t v = byWord ? i / width : i % vocab, d = byWord ? i % width : i / vocab;
+    near(found[0][2][i], 0.5, rows, "gradient of weight",
+         [&](int64_t row) { return takesPart[row] ? gradientOf(row, v) * stateOf(row, d) : 0; });
+  }
+  for (size_t i = 0; i < found[1].size(); ++i) {
+    const bool isSame = memcmp(found[0][i].data(), found[1][i].data(), found[0][i].size() * sizeof(float)) == 0;
+    check(isSame, name + ": AMX's bits");
+  }
+}
+
+int64_t tiles(ThreadPool& pool) {
+  check(emulated::kTiles.works(), "tiles, emulated");
+  constexpr int64_t kSizes[][3] = {{1, 1, 1},    {1, 2, 3},    {3, 15, 17},   {16, 16, 16},  {17, 31, 33},
+                                   {31, 33, 64}, {32, 32, 32}, {33, 65, 100}, {40, 21, 130}, {70, 50, 1060}};
+  int64_t ran = 0;
+  for (const auto& [rows, width, vocab] : kSizes) {
+    for (int kind = 0; kind < 4; ++kind, ++ran) tilesOf(rows, width, vocab, kind & 1, kind & 2, 1 + kind % 3, pool);
+  }
+  return ran;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -502,13 +609,14 @@ int main(int argc, char** argv) {
   const int64_t ran = examples(count, pool);
   conversions<Float16>("float16");
   conversions<BFloat16>("bfloat16");
-  const int64_t streamed = streams(), layers = heads(pool) + headsAlone(), tasks = pools() + idling(),
-                thrown = throwing(), stopped = cancellations(), neighbours = memoryOnly ? 0 : environments(count / 20);
+  const int64_t streamed = streams(), layers = heads(pool) + headsAlone(), onTiles = tiles(pool),
+                tasks = pools() + idling(), thrown = throwing(), stopped = cancellations(),
+                neighbours = memoryOnly ? 0 : environments(count / 20);
   printf(
       "%lld random jobs and %lld of the corpus, 131072 conversions, %lld streamed rows, %lld output layers, "
-      "%lld pool tasks, %lld exceptions, "
+      "%lld on tiles, %lld pool tasks, %lld exceptions, "
       "%lld cancellations, %lld jobs in other environments: %lld wrong\n",
-      (long long)ran, (long long)files, (long long)streamed, (long long)layers, (long long)tasks, (long long)thrown,
-      (long long)stopped, (long long)neighbours, (long long)failures);
+      (long long)ran, (long long)files, (long long)streamed, (long long)layers, (long long)onTiles, (long long)tasks,
+      (long long)thrown, (long long)stopped, (long long)neighbours, (long long)failures);
   return failures == 0 ? 0 : 1;
 }

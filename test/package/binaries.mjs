@@ -8,14 +8,12 @@ import { readFileSync } from 'node:fs'
 
 const EXPORTS = ['napi_register_module_v1', 'node_api_module_get_api_version_v1']
 const OLDEST_GLIBC = [2, 28]
-/** The limits for the CUDA library: glibc, and the libstdc++ of GCC 11. */
-const OLDEST_FOR_CUDA = { GLIBC: [2, 34], GLIBCXX: [3, 4, 29] }
 /** Libraries of the systems themselves. */
 /** @type {Record<string, RegExp>} */
 const SYSTEM = {
   glibc: /^(libc\.so\.6|libm\.so\.6|libdl\.so\.2|libpthread\.so\.0|ld-linux-(x86-64|aarch64)\.so\.[12])$/,
   musl: /^libc\.so$/,
-  cuda: /^(lib(c|m|dl|pthread|rt|stdc\+\+|gcc_s)\.so\.\d|ld-linux-x86-64\.so\.2)$/,
+  cuda: /^(lib(c|m|dl|pthread|rt)\.so\.\d|ld-linux-x86-64\.so\.2)$/,
   win32: /^(node\.exe|KERNEL32\.dll|api-ms-win-crt-[a-z]+-l1-1-0\.dll)$/i,
   darwin: /^\/usr\/lib\/libSystem\.B\.dylib$/,
 }
@@ -40,21 +38,12 @@ export function checkBinary(file, platform, arch, libc) {
   return platform === 'win32' ? checkPe(bytes, arch) : checkMachO(bytes, arch)
 }
 
-/** Checks the CUDA library, which needs newer systems than the rest; returns a description of the findings. */
+/** Checks the CUDA library; returns a description of the findings. */
 export function checkCudaLibrary(/** @type {string} */ file) {
-  const read = readerOf(file)
-  assert(read('--file-header').includes(MACHINES.linux.x64), `${file} is for another machine`)
-  const needed = [...read('--dynamic').matchAll(/\(NEEDED\).*\[(.*)\]/g)].map((match) => match[1])
-  for (const library of needed) assert.match(library, SYSTEM.cuda)
-  const found = Object.entries(OLDEST_FOR_CUDA).map(([name, oldest]) => {
-    const newest = newestVersion(read('--version-info'), name)
-    assert(newest, `${file} needs no ${name}`)
-    assert(compareVersions(newest, oldest) <= 0, `${file} needs ${name} ${newest.join('.')}`)
-    return `${name} ${newest.join('.')}`
-  })
+  const found = checkElf(file, 'x64', 'cuda', ['fusedPreferenceLossCuda'])
   // One fat binary for each file of kernels.
-  assert(read('--sections').includes('.nv_fatbin'), `${file} has no kernels`)
-  return `needs ${found.join(', ')}`
+  assert(readerOf(file)('--sections').includes('.nv_fatbin'), `${file} has no kernels`)
+  return found
 }
 
 function readerOf(/** @type {string} */ file) {
@@ -86,7 +75,7 @@ function compareVersions(/** @type {number[]} */ a, /** @type {number[]} */ b) {
  * @param {string} arch
  * @param {string | undefined} libc
  */
-function checkElf(file, arch, libc) {
+function checkElf(file, arch, libc, exports = EXPORTS) {
   const read = readerOf(file)
   assert(read('--file-header').includes(MACHINES.linux[arch]), `${file} is for another machine`)
   const needed = [...read('--dynamic').matchAll(/\(NEEDED\).*\[(.*)\]/g)].map((match) => match[1])
@@ -94,7 +83,7 @@ function checkElf(file, arch, libc) {
   const exported = [...read('--dyn-syms').matchAll(/(?:GLOBAL|WEAK)\s+DEFAULT\s+(?!UND)\S+\s+(\S+)/g)].map(
     (match) => match[1],
   )
-  assert.deepEqual(exported.sort(), EXPORTS)
+  assert.deepEqual(exported.sort(), exports)
   assert(!read('--sections').includes('.symtab'), `${file} is not stripped`)
   const newest = newestVersion(read('--version-info'), 'GLIBC')
   if (libc === 'musl') {

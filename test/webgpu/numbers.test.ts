@@ -4,9 +4,10 @@
  */
 import { afterAll, describe, expect, test } from 'vitest'
 import numbers from '../../lib/backends/webgpu/kernels/numbers.wgsl'
+import rounding from '../../lib/backends/webgpu/kernels/rounding.wgsl'
 import { shader } from '../../lib/backends/webgpu/shader.js'
 import { fromTwoFloats, temperatureConstants, twoFloats } from '../../lib/backends/webgpu/two-floats.js'
-import { random, ulp } from '../support.js'
+import { encode, random, ulp } from '../support.js'
 import { DEVICE } from './device.js'
 import { Dispatches } from './dispatches.js'
 
@@ -50,7 +51,7 @@ async function onDevice(
   words[5] = length
   const outs = dispatches.storage(8 * length)
   const buffers = [dispatches.uniform(words), dispatches.storage(columns), outs]
-  await dispatches.run(shader(expression, {}, [numbers, main]), buffers, Math.ceil(length / 256))
+  await dispatches.run(shader(expression, {}, [numbers, rounding, main]), buffers, Math.ceil(length / 256))
   const results = await dispatches.read(outs)
   dispatches.free()
   return results.subarray(0, 2 * length)
@@ -125,6 +126,16 @@ describe('float32', () => {
     }
   })
 
+  test('rounded to bfloat16, ties to even', async () => {
+    const ties = Array.from({ length: 1000 }, (_, i) => floatOf(0x3f808000 + 0x10000 * i))
+    const some = Float64Array.from([...xs, ...ties, nan, inf, -inf]).filter((x) => !(Math.abs(x) < SMALLEST_NORMAL))
+    const wanted = Array.from(some, (x) => encode.bfloat16(x))
+    for (const bits of ['bfloat16Bits(a.x)', '(bfloat16Pair(1, a.x) >> 16)', '(bfloat16Pair(a.x, -1) & 0xffff)']) {
+      const got = await onDevice(`two(f32(${bits}))`, [some])
+      expect(Array.from(wanted, (_, i) => got[2 * i])).toEqual(wanted)
+    }
+  })
+
   test('NaN and infinities are told apart, and made', async () => {
     const tests = ['isNan', 'isFinite', 'isInfinity', 'isMinusInfinity']
     const expected: ((x: number) => boolean)[] = [
@@ -177,6 +188,14 @@ describe('two-float numbers', () => {
     await expectNear(
       'add(a, b)',
       [x, y],
+      (a, b) => a + b,
+      -46,
+      (a, b) => Math.max(Math.abs(a), Math.abs(b)),
+    )
+    // Of a number and one of float32, whichever is the larger.
+    await expectNear(
+      'addFloat(a, b.x)',
+      [x, y.map(Math.fround)],
       (a, b) => a + b,
       -46,
       (a, b) => Math.max(Math.abs(a), Math.abs(b)),

@@ -32,6 +32,8 @@ export interface Addon {
   readonly cuda: CudaFunctions
   readonly mpi: MpiFunctions
   readonly blas: BlasFunctions
+  /** Why products cannot be AMX's. The first call asks the system for them. */
+  amxProblem(): string | undefined
   /** Seconds that a sweep over the bytes of `buffer` takes; see native/cpu/limits.h. */
   bandwidth(sweep: string, buffer: ArrayBuffer, target: ArrayBuffer | undefined, threads: number): number
   /** Floating-point operations a second. */

@@ -2,6 +2,7 @@
  * The cpu backend: hands jobs to the native addon.
  */
 
+import { failure } from '../../errors.js'
 import type { Backend, Job, RunSettings } from '../../job.js'
 import type { InstructionSet } from '../../types/index.js'
 import { availableThreads } from '../available-threads.js'
@@ -25,6 +26,9 @@ export type Native = { backend: Backend; addon: Addon; info: NativeInfo } | { re
 /** Environment variable that forces an instruction set, for tests. */
 const INSTRUCTION_SET_VARIABLE = 'FUSED_PREFERENCE_LOSS_INSTRUCTION_SET'
 
+/** `kProductsOfAmx` of native/core/job.h. */
+const PRODUCTS_OF_AMX = -1
+
 class CpuBackend implements Backend {
   readonly name = 'cpu'
   private readonly arena: Arena
@@ -38,8 +42,11 @@ class CpuBackend implements Backend {
     this.arena = new Arena(addon.arena)
   }
 
-  openBlas(): number {
-    return openBlas(this.addon.blas)
+  openProducts(products: 'blas' | 'amx'): number {
+    if (products === 'blas') return openBlas(this.addon.blas)
+    const problem = this.addon.amxProblem()
+    if (problem !== undefined) throw failure('ERR_BACKEND_UNAVAILABLE', `products: 'amx' cannot be had: ${problem}`)
+    return PRODUCTS_OF_AMX
   }
 
   runSync(job: Job, settings: RunSettings): void {

@@ -95,10 +95,15 @@ function stores(dtype: DType, vector: boolean): string {
       ? `fn storeGradient(at: u32, x: f32) { gradient[at / 4][at % 4] = x; }
 fn storeGradient4(at: u32, x: vec4f) { gradient[at / 4] = x; }`
       : `fn storeGradient(at: u32, x: f32) { gradient[at] = x; }
-fn storeGradient4(at: u32, x: vec4f) { for (var i = 0u; i < 4; i++) { gradient[at + i] = x[i]; } }`
+fn storeGradient4(at: u32, x: vec4f) {
+  gradient[at] = x.x;
+  gradient[at + 1] = x.y;
+  gradient[at + 2] = x.z;
+  gradient[at + 3] = x.w;
+}`
   }
   const bits = `fn gradientBits(x: f32) -> u32 { return ${dtype}Bits(x); }
-fn pairBits(first: f32, second: f32) -> u32 { return gradientBits(first) | (gradientBits(second) << 16); }`
+fn pairBits(first: f32, second: f32) -> u32 { return ${dtype}Pair(first, second); }`
   return vector
     ? `${bits}
 fn storeGradient(at: u32, x: f32) {}

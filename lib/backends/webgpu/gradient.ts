@@ -2,7 +2,9 @@
  * Stage 4 as steps.
  */
 import type { GradientStage, HeadGradientStage } from '../../job.js'
+import type { GpuDevice } from '../../types/index.js'
 import type { Region } from './arena.js'
+import { isSoftware } from './device.js'
 import type { Writing } from './elements.js'
 import { classWeightsOf } from './forward.js'
 import { HeadGradients } from './head-gradient.js'
@@ -19,8 +21,11 @@ type AnyStage = GradientStage | HeadGradientStage
 
 const TWO_FLOAT_BYTES = 8
 
-/** Logits in the tile of a workgroup. */
+/** Logits in a tile of a workgroup. */
 const TILE = 16 * WORKGROUP
+
+/** Tiles of a workgroup. Where a device is software, what begins a workgroup costs as much as a tile. */
+const tilesOf = (device: GpuDevice) => (isSoftware(device) ? 8 : 1)
 
 /** What earlier stages leave for stage 4. */
 export interface Found {
@@ -90,16 +95,17 @@ function writer(plan: Plan, stage: AnyStage, values: Region, writing: Writing): 
   const HAS_CLASSES = ofClasses !== undefined
   const shader = logitsGradientShader({ ...writing, FULL, CAPS: tokens.capScale !== undefined, HAS_CLASSES })
   // Fours may begin before the row.
-  const tiles = Math.ceil((vocab + Number(!writing.vector)) / TILE)
+  const partLength = TILE * tilesOf(plan.device)
+  const parts = Math.ceil((vocab + Number(!writing.vector)) / partLength)
   const temperature = temperatureConstants(tokens.temperature)
   const cap = capConstants(tokens.capScale)
   const classWeights = HAS_CLASSES ? [classWeightsOf(plan)] : []
   const skips = Number(stage.skipInactive ?? false)
   return ({ first, count, views }) => {
     const [of, to = of] = views
-    const params = uniforms(temperature, of.rows, to.rows, cap, 0, first, count, vocab, tiles, skips)
+    const params = uniforms(temperature, of.rows, to.rows, cap, 0, first, count, vocab, parts, partLength, skips)
     const tensors = writing.shared ? [of] : views
-    plan.step(shader, params, [tokenRegions.targets, values, ...tensors, ...classWeights], count * tiles)
+    plan.step(shader, params, [tokenRegions.targets, values, ...tensors, ...classWeights], count * parts)
   }
 }
 

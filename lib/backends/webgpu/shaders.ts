@@ -3,7 +3,6 @@
  * written.
  */
 import { loadsAndStores, loadsFrom, type Reading, sharesWords, type Writing } from './elements.js'
-import addTile from './kernels/add-tile.wgsl'
 import finishGradient from './kernels/finish-gradient.wgsl'
 import finishMeans from './kernels/finish-means.wgsl'
 import finishResults from './kernels/finish-results.wgsl'
@@ -26,7 +25,10 @@ import sharedWords from './kernels/shared-words.wgsl'
 import slopes from './kernels/slopes.wgsl'
 import softcap from './kernels/softcap.wgsl'
 import subgroupThreads from './kernels/subgroup-threads.wgsl'
+import sumTerms from './kernels/sum-terms.wgsl'
 import sumsOfLogits from './kernels/sums-of-logits.wgsl'
+import sweepQuads from './kernels/sweep-quads.wgsl'
+import sweepTiles from './kernels/sweep-tiles.wgsl'
 import sweptAll from './kernels/swept-all.wgsl'
 import sweptMeans from './kernels/swept-means.wgsl'
 import sweptSums from './kernels/swept-sums.wgsl'
@@ -61,9 +63,9 @@ export const findsAll = (finds: Finds) => finds === 'classes' || finds === 'all'
 
 /** What is kept of a part of a row. */
 const SWEPT: Record<Finds, readonly string[]> = {
-  sums: [sweptSums, addTile],
-  means: [sumsOfLogits, sweptMeans, addTile],
-  classMeans: [sumsOfLogits, sweptMeans, addTile],
+  sums: [sweptSums, sumTerms],
+  means: [sumsOfLogits, sweptMeans, sumTerms],
+  classMeans: [sumsOfLogits, sweptMeans, sumTerms],
   all: [sumsOfLogits, sweptAll],
   classes: [sumsOfLogits, sweptAll],
 }
@@ -111,6 +113,7 @@ export function tokenLogProbsShader({ finds, CAPS, merges, subgroups, ...reading
     merges ? shareSegments : keepLanes,
     wordsOf(reading),
     tokenLogProbs,
+    merges || sharesWords(reading) ? sweepTiles : sweepQuads,
   ])
   return subgroups ? { name, code: `${WITH_SUBGROUPS}\n${made.code}` } : made
 }

@@ -131,6 +131,14 @@ fn twoSum(a: f32, b: f32) -> TwoFloat {
   return orderedSum(ordered.x, ordered.y);
 }
 
+// Within 2^-47 of the larger of |a| and |x|, both finite (Knuth: whichever is the larger).
+fn addFloat(a: TwoFloat, x: f32) -> TwoFloat {
+  let high = hide(a.x + x);
+  let added = hide(high - a.x);
+  let rest = hide(a.x - hide(high - added)) + hide(x - added);
+  return orderedSum(high, hide(rest + a.y));
+}
+
 // The exact product of two finite float32 (Dekker): products of their halves, of 12 bits each, are exact.
 fn twoProduct(a: f32, b: f32) -> TwoFloat {
   const FIRST_BITS = 0xfffff000u;

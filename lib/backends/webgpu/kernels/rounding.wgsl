@@ -1,10 +1,14 @@
 // Float32 rounded to 16 bits, to nearest even; NaN stays NaN.
 
-fn bfloat16Bits(x: f32) -> u32 {
+// In the first half of a word; the other half does not count.
+fn bfloat16Word(x: f32) -> u32 {
   let bits = bitsOf(x);
-  if (isNan(x)) { return (bits >> 16) | 0x40; }
-  return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  let isOdd = (bits & 0x10000) != 0;
+  return select(bits + select(0x7fffu, 0x8000u, isOdd), bits | 0x400000, isNan(x));
 }
+
+fn bfloat16Bits(x: f32) -> u32 { return bfloat16Word(x) >> 16; }
+fn bfloat16Pair(first: f32, second: f32) -> u32 { return bfloat16Bits(first) | (bfloat16Word(second) & 0xffff0000); }
 
 fn float16Bits(x: f32) -> u32 {
   let bits = bitsOf(x);
@@ -28,3 +32,5 @@ fn float16Bits(x: f32) -> u32 {
   let up = rest > half || (rest == half && (kept & 1) == 1);
   return sign | (kept + u32(up));
 }
+
+fn float16Pair(first: f32, second: f32) -> u32 { return float16Bits(first) | (float16Bits(second) << 16); }

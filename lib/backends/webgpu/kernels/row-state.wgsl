@@ -23,10 +23,10 @@ fn logRatio(unit: Unit, other: Unit, inverseTemperature: TwoFloat) -> TwoFloat {
   return add(powers, mul(twoSum(unit.base, -other.base), inverseTemperature));
 }
 
-// Whether a part of a row whose largest logit this is needs a larger unit than it has: it is left what it has for a while,
-// and where nothing counts.
-fn isOutgrown(unit: Unit, maximum: f32, t: Temperature) -> bool {
-  return !isMinusInfinity(maximum) && outgrows(unitFor(maximum, t), unit, 4, t);
+// Whether a part of a row whose largest logit this is needs a larger unit than it has: it is left what it has as
+// long as there is room, and where nothing counts.
+fn isOutgrown(unit: Unit, maximum: f32, room: i32, t: Temperature) -> bool {
+  return !isMinusInfinity(maximum) && outgrows(unitFor(maximum, t), unit, room, t);
 }
 
 // Whether a unit is larger than another, by much where `margin` is large.
@@ -51,35 +51,43 @@ fn expPolynomial4(r: vec4f) -> vec4f {
   return r + r * r * (0.49999993412490124f + r * (0.16666520107834054f + r * p));
 }
 
+// What the exponentials of logits take of a unit, found once for many of them.
+struct Scale {
+  base: f32,
+  lowest: f32,    // the x - base whose power is -127
+  exponent: f32,  // of the unit,
+  bias: u32,      // and 127 less that
+}
+
+fn scaleFor(unit: Unit, t: Temperature) -> Scale {
+  return Scale(unit.base, f32(unit.exponent - 127) / t.log2e, f32(unit.exponent), u32(127 - unit.exponent));
+}
+
 // e^(x / T) in units as mantissa · 2^power; the power is at least -127 and stands for 0 there.
 struct Powers {
   mantissa: vec4f,
-  power: vec4i,
+  powerOfTwo: vec4f,
+  power: vec4f,
   rest: vec4f,  // log(mantissa)
 }
 
+// What an exponent of one adds to the bits: software shifts numbers one by one, and multiplies them four at a time.
+const EXPONENT_ONE = 0x00800000u;
+
 // For x that are no NaN, and not so large that the power leaves float32.
-fn powersOf(x: vec4f, unit: Unit, t: Temperature) -> Powers {
-  let lowest = f32(unit.exponent - 127) / t.log2e;
-  let d = max(x - unit.base, vec4f(lowest));
-  let n = round(d * t.log2e);
+fn powersOf(x: vec4f, scale: Scale, t: Temperature) -> Powers {
+  // What is added leaves no digits behind the point, and has the last bits of the whole number for its own.
+  const WHOLE = 0x1.8p23f;
+  let away = x - scale.base;
+  let d = select(away, vec4f(scale.lowest), away < vec4f(scale.lowest));
+  let whole = hide4(d * t.log2e + WHOLE);
+  let n = whole - WHOLE;
   let r = (hide4(d - n * t.ln2High) - n * t.ln2Low) * t.inverse;
-  return Powers(hide4(1 + expPolynomial4(r)), max(vec4i(n) - unit.exponent, vec4i(-127)), r);
+  let powerOfTwo = bitcast<vec4f>((bitcast<vec4u>(whole) + scale.bias) * EXPONENT_ONE);
+  return Powers(hide4(1 + expPolynomial4(r)), powerOfTwo, n - scale.exponent, r);
 }
 
-// 2^n for -127 <= n <= 127, and 0 for -127.
-fn powersOfTwo4(n: vec4i) -> vec4f { return bitcast<vec4f>((n + 127) << vec4u(23)); }
+fn valueOf(powers: Powers) -> vec4f { return powers.mantissa * powers.powerOfTwo; }
 
-fn valueOf(powers: Powers) -> vec4f { return powers.mantissa * powersOfTwo4(powers.power); }
-
-// A tile: 16 logits, of which those of each vector are next to each other in the row.
-struct Tile {
-  a: vec4f,
-  b: vec4f,
-  c: vec4f,
-  d: vec4f,
-}
-
-fn maximumOfTile(x: Tile) -> f32 { return maximumOf(max(max(x.a, x.b), max(x.c, x.d))); }
 fn maximumOf(x: vec4f) -> f32 { return max(max(x.x, x.y), max(x.z, x.w)); }
 fn sumOf(x: vec4f) -> f32 { return (x.x + x.y) + (x.z + x.w); }

@@ -42,43 +42,43 @@ fn summed(a: Swept, b: Swept) -> Swept {
   return sum;
 }
 
+// How much larger than its unit, as a power of two, a number may become: its logarithm takes digits of `weighted`.
+const ROOM = 4;
+
 struct Terms {
   sum: vec4f,
   weighted: vec4f,
   squares: vec4f,
 }
 
-fn plus(terms: Terms, x: vec4f, unit: Unit) -> Terms {
-  let powers = powersOf(x, unit, params.temperature);
+fn termsOf(x: vec4f, scale: Scale) -> Terms {
+  let powers = powersOf(x, scale, params.temperature);
   let value = valueOf(powers);
-  let log = vec4f(powers.power) * LN2.x + powers.rest;
-  return Terms(terms.sum + value, terms.weighted + value * log, terms.squares + value * value);
+  return Terms(value, value * (powers.power * LN2.x + powers.rest), value * value);
 }
 
-// The first place of a number in four logits, where they are at `place`; `found` where it is not among them.
-fn placeIn(x: vec4f, number: f32, place: u32, found: u32) -> u32 {
+fn plus(a: Terms, b: Terms) -> Terms { return Terms(a.sum + b.sum, a.weighted + b.weighted, a.squares + b.squares); }
+
+fn withTerms(swept: Swept, terms: Terms) -> Swept {
+  var next = swept;
+  next.sum = addFloat(swept.sum, sumOf(terms.sum));
+  next.weighted = addFloat(swept.weighted, sumOf(terms.weighted));
+  next.squares = addFloat(swept.squares, sumOf(terms.squares));
+  return next;
+}
+
+// The first place of a number that is among these four logits.
+fn placeIn(x: vec4f, number: f32, place: u32) -> u32 {
   let same = x == vec4f(number);
-  return select(select(select(select(found, place + 3, same.w), place + 2, same.z), place + 1, same.y), place, same.x);
+  return select(select(select(place + 3, place + 2, same.z), place + 1, same.y), place, same.x);
 }
 
-fn placeOf(x: Tile, number: f32, place: u32) -> u32 {
-  const STEP = 4 * WORKGROUP;
-  let last = placeIn(x.c, number, place + 2 * STEP, placeIn(x.d, number, place + 3 * STEP, place));
-  return placeIn(x.a, number, place, placeIn(x.b, number, place + STEP, last));
-}
-
-fn addTile(swept: Swept, x: Tile, place: u32) -> Swept {
-  let maximum = maximumOfTile(x);
-  var next = withRoom(swept, maximum);
-  var terms = Terms(vec4f(0), vec4f(0), vec4f(0));
-  terms = plus(plus(plus(plus(terms, x.a, next.unit), x.b, next.unit), x.c, next.unit), x.d, next.unit);
-  next.sum = add(next.sum, two(sumOf(terms.sum)));
-  next.weighted = add(next.weighted, two(sumOf(terms.weighted)));
-  next.squares = add(next.squares, two(sumOf(terms.squares)));
-  if (maximum > next.maximum) {
-    next.maximum = maximum;
-    next.argmax = i32(placeOf(x, maximum, place));
-  }
+fn withMaximum(swept: Swept, x: vec4f, place: u32) -> Swept {
+  let maximum = maximumOf(x);
+  if (maximum <= swept.maximum) { return swept; }
+  var next = swept;
+  next.maximum = maximum;
+  next.argmax = i32(placeIn(x, maximum, place));
   return next;
 }
 

@@ -18,61 +18,60 @@ struct Params {
 @group(0) @binding(1) var<storage, read> targets: array<i32>;
 @group(0) @binding(2) var<storage, read_write> partials: array<Swept>;
 
-// From one vector of a tile to the next.
+// From one vector of a tile to the next, and from one tile to the next.
 const STEP = 4 * WORKGROUP;
+const TILE = 4 * STEP;
 
-// The largest of all bits, as signed numbers and as unsigned ones: they tell of +∞ and NaN, which no row may have.
-var<private> mostBits: vec4i = vec4i(-1);
-var<private> mostUnsigned: vec4u;
+// The first bit of any tells that there has been a NaN; `seenInfinity` is of +∞. No row may have either.
+var<private> seenNan: vec4u;
+var<private> seenInfinity: vec4<bool>;
 
-fn hasNoDistribution() -> bool {
-  return any(mostBits >= vec4i(i32(INFINITY_BITS))) || any(mostUnsigned > vec4u(INFINITY_BITS | 0x80000000u));
-}
+fn hasNoDistribution() -> bool { return any(seenInfinity) || any(seenNan >= vec4u(0x80000000u)); }
 
 // Takes note of four logits as they count, of which the first `count` are in the row.
 fn seen(x: vec4f, place: u32, count: u32) -> vec4f {
   let logits = capped4(x);
-  mostBits = max(mostBits, bitcast<vec4i>(logits));
-  mostUnsigned = max(mostUnsigned, bitcast<vec4u>(logits));
+  let bits = bitcast<vec4u>(logits);
+  // Of NaN alone the sum goes over to the sign.
+  seenNan |= bits ^ (bits + (0x7fffffffu - INFINITY_BITS));
+  seenInfinity |= bits == vec4u(INFINITY_BITS);
   noteLogits(logits, place, count);
   return logits;
 }
 
-// Four logits of the row, the vector of that number of a tile; -∞ past its end and for the label itself.
-fn quadOf(row: u32, at: u32, end: u32, label: u32, number: u32) -> vec4f {
-  var x = vec4f(-infinity());
-  if (at >= end) { return x; }
-  if (at + 4 <= end) {
-    x = vectorOf(row + at, number);
-  } else {
-    for (var i = 0u; at + i < end; i++) { x[i] = loadLogit(row + at + i); }
-  }
-  x = seen(x, at, end - at);
-  let places = vec4u(at) + vec4u(0, 1, 2, 3);
-  return select(x, vec4f(-infinity()), (places >= vec4u(end)) | (places == vec4u(label)));
+// Four logits at that place without the label.
+fn withoutLabel(x: vec4f, at: u32, label: u32) -> vec4f {
+  return select(x, vec4f(-infinity()), vec4u(0, 1, 2, 3) == vec4u(label - at));
 }
 
-fn tileOf(row: u32, at: u32, end: u32, label: u32) -> Tile {
-  let ahead = label - at;
-  let hasLabel = ahead < 4 * STEP && ahead % STEP < 4;
-  if (hasLabel || at + 3 * STEP + 4 > end) {
-    return Tile(
-        quadOf(row, at, end, label, 0), quadOf(row, at + STEP, end, label, 1),
-        quadOf(row, at + 2 * STEP, end, label, 2), quadOf(row, at + 3 * STEP, end, label, 3));
-  }
-  let place = row + at;
-  let a = seen(vectorOf(place, 0), at, 4);
-  let b = seen(vectorOf(place + STEP, 1), at + STEP, 4);
-  let c = seen(vectorOf(place + 2 * STEP, 2), at + 2 * STEP, 4);
-  let d = seen(vectorOf(place + 3 * STEP, 3), at + 3 * STEP, 4);
-  return Tile(a, b, c, d);
+fn quadOf(start: u32, at: u32, label: u32, number: u32) -> vec4f {
+  return withoutLabel(seen(vectorOf(start + at, number), at, 4), at, label);
+}
+
+// Four logits of which some may lie past the end: these are -∞.
+fn lastQuadOf(start: u32, at: u32, end: u32, label: u32, number: u32) -> vec4f {
+  if (at + 4 <= end) { return quadOf(start, at, label, number); }
+  var x = vec4f(-infinity());
+  for (var i = 0u; at + i < end; i++) { x[i] = loadLogit(start + at + i); }
+  let inside = vec4u(0, 1, 2, 3) < vec4u(end - at);
+  return withoutLabel(select(vec4f(-infinity()), seen(x, at, end - at), inside), at, label);
 }
 
 // The same, in a unit that logits of this maximum fit.
 fn withRoom(swept: Swept, maximum: f32) -> Swept {
   let t = params.temperature;
-  if (!isZero(swept.sum) && !isOutgrown(swept.unit, maximum, t)) { return swept; }
+  if (!isZero(swept.sum) && !isOutgrown(swept.unit, maximum, ROOM, t)) { return swept; }
   return rescaled(swept, unitFor(maximum, t));
+}
+
+// Four logits at a place of the row, which fit the unit.
+fn plusQuad(swept: Swept, x: vec4f, place: u32, scale: Scale) -> Swept {
+  return withTerms(withMaximum(swept, x, place), termsOf(x, scale));
+}
+
+fn addQuad(swept: Swept, x: vec4f, place: u32) -> Swept {
+  let next = withRoom(swept, maximumOf(x));
+  return plusQuad(next, x, place, scaleFor(next.unit, params.temperature));
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -93,10 +92,14 @@ fn tokenLogProbs(
   let start = rowStart(params.rows, row);
   var swept = nothingSwept();
   beginTiles(start + begin, thread);
-  for (var tile = begin; tile < end; tile += 4 * STEP) {
-    readTile(start, tile, end, thread);
-    let at = tile + 4 * thread;
-    if (at < end) { swept = addTile(swept, tileOf(start, at, end, label), at); }
+  let whole = begin + (end - begin) / TILE * TILE;
+  swept = sweepTiles(swept, start, begin, whole, end, label, thread);
+  // What is left is less than a tile.
+  if (whole < end) { readTile(start, whole, end, thread); }
+  for (var number = 0u; number < 4; number++) {
+    let at = whole + 4 * thread + number * STEP;
+    if (at >= end) { break; }
+    swept = addQuad(swept, lastQuadOf(start, at, end, label, number), at);
   }
   swept = withNotes(swept);
   if (hasNoDistribution()) { swept.sum = two(notANumber()); }

@@ -1,0 +1,18 @@
+/** A step on [8, 1024, 128256], in bfloat16 and in float32, for what counts what its kernels do. */
+import { DeviceBuffer, prepareFusedPreferenceLoss, Stream } from 'fused-preference-loss/cuda'
+import { BYTES, REFERENCE, randomLogits } from '../../bench/cuda/run.mjs'
+
+const [batch, time, vocab] = [8, 1024, 128256]
+const stream = new Stream()
+for (const dtype of /** @type {const} */ (['bfloat16', 'float32'])) {
+  const data = randomLogits({ dtype, rows: batch * time, vocab })
+  const gradient = new DeviceBuffer(batch * time * vocab * BYTES[dtype])
+  const labels = Int32Array.from({ length: batch * time }, (_, i) => (i * 2654435761) % vocab)
+  const logits = { data, dtype, shape: [batch, time, vocab] }
+  const options = { shift: false, reference: REFERENCE, gradient, stream }
+  const step = prepareFusedPreferenceLoss(logits, labels, options)
+  step.enqueue(stream)
+  const { loss } = step.read(stream)
+  if (!(loss > 0)) throw new Error(`${dtype}: a loss of ${loss}`)
+  for (const each of [step, data, gradient]) each.dispose()
+}

@@ -1,0 +1,145 @@
+/**
+ * The products of AMX: their bits depend on the numbers alone, and what is not theirs is refused. test/blas.test.ts has
+ * every option beside our own products, test/amx-golden.test.ts the golden cases, and test/native/tiles.cc the tiles on
+ * machines without AMX.
+ */
+import { describe, expect, test } from 'vitest'
+import { fusedLinearPreferenceLossSync, getBackends, linearCrossEntropySync } from '../lib/index.js'
+import type { DType, HeadWeight, Hidden } from '../lib/types/index.js'
+import { AMX, AMX_PROBLEM } from './amx.js'
+import { encode, gaussian, JS, random, storage } from './support.js'
+
+type Options = NonNullable<Parameters<typeof fusedLinearPreferenceLossSync>[3]>
+
+const [BATCH, TIME, WIDTH, VOCAB] = [2, 150, 45, 2100]
+
+function layer(dtype: DType = 'bfloat16', byWord = true) {
+  const next = random(7)
+  const numbers = (count: number) => Array.from({ length: count }, () => encode[dtype](gaussian(next) / 2))
+  const states = storage(dtype, BATCH * TIME * WIDTH)
+  states.set(numbers(states.length))
+  const table = storage(dtype, VOCAB * WIDTH)
+  const words = numbers(table.length)
+  for (const [i, x] of words.entries()) {
+    const [v, d] = [Math.floor(i / WIDTH), i % WIDTH]
+    table[byWord ? i : d * VOCAB + v] = x
+  }
+  const hidden: Hidden = { data: states, shape: [BATCH, TIME, WIDTH], dtype }
+  const strides = byWord ? [WIDTH, 1] : [1, VOCAB]
+  const weight: HeadWeight = { data: table, shape: [VOCAB, WIDTH], dtype, strides: strides as [number, number] }
+  const labels = Int32Array.from({ length: BATCH * TIME }, (_, i) => (i % 7 === 3 ? -100 : (i * 37) % VOCAB))
+  return { hidden, weight, labels }
+}
+
+/** A step's gradients, the weight's by its words. */
+function step(options: object, byWord = true) {
+  const { hidden, weight, labels } = layer('bfloat16', byWord)
+  const all = { lossType: 'cpo', gradient: { hidden: true, weight: true }, ...AMX[0]?.run, ...options } as const
+  const { gradHidden, gradWeight, losses } = fusedLinearPreferenceLossSync(hidden, weight, labels, all as Options)
+  const found = gradWeight!.data as Float32Array
+  const words = byWord
+    ? found
+    : Float32Array.from({ length: found.length }, (_, i) => found[(i % WIDTH) * VOCAB + Math.floor(i / WIDTH)])
+  return { losses, hidden: gradHidden!.data, words }
+}
+
+describe.runIf(AMX_PROBLEM === undefined)('the bits do not depend on', () => {
+  const rowBytes = 4 * 2112
+  test.each([
+    ['the threads', { threads: 1 }],
+    ['the threads, of which there are many', { threads: 5 }],
+    ['whether logits are kept', { logitsBudget: 0 }],
+    ['how many of them', { logitsBudget: 160 * rowBytes }],
+    ['how many of them, by some more', { logitsBudget: 250 * rowBytes }],
+    ['the instruction set of the other stages', { instructionSet: 'avx2' }],
+  ])('%s', (_, options) => {
+    expect(step(options)).toEqual(step({}))
+  })
+
+  test('the order in which the weights are stored', () => {
+    expect(step({}, false)).toEqual(step({}))
+  })
+})
+
+describe.runIf(AMX_PROBLEM === undefined)('with one rounding', () => {
+  const { hidden } = layer()
+  /** √Σ(x − y)² ÷ √Σy² */
+  const distance = (x: Float32Array, y: Float32Array) =>
+    Math.sqrt(x.reduce((sum, xi, i) => sum + (xi - y[i]) ** 2, 0) / y.reduce((sum, yi) => sum + yi ** 2, 0))
+  const gradients = (bias: Float32Array, labels: Int32Array, options: object, byWord = true) => {
+    const all = { bias, gradient: true, ...options } as const
+    const { gradHidden, gradWeight, gradBias } = linearCrossEntropySync(
+      hidden,
+      layer('bfloat16', byWord).weight,
+      labels,
+      all as NonNullable<Parameters<typeof linearCrossEntropySync>[3]>,
+    )
+    return [gradHidden!.data, gradWeight!.data, gradBias!] as Float32Array[]
+  }
+  const rounded = { ...AMX[0]?.run, gradientPrecision: 'bfloat16' }
+
+  test.each([
+    ['labels of every kind', Int32Array.from({ length: BATCH * TIME }, (_, i) => (i * 37) % VOCAB), 0],
+    ['a label that is nearly certain', new Int32Array(BATCH * TIME).fill(5), 14],
+  ])('%s', (_, labels, atFive) => {
+    const bias = new Float32Array(VOCAB)
+    bias[5] = atFive
+    for (const byWord of [true, false]) {
+      const wanted = gradients(bias, labels, { backend: 'cpu' }, byWord)
+      const got = gradients(bias, labels, rounded, byWord)
+      // The label's own gradient, rounded too, would be off by up to 2e-3.
+      for (const k of [0, 1]) expect(distance(got[k], wanted[k])).toBeLessThan(3e-4)
+      for (const k of [0, 1]) expect(distance(got[k], wanted[k])).toBeGreaterThan(1e-6)
+      expect(distance(got[2], wanted[2])).toBeLessThan(1e-6)
+      for (const more of [{ threads: 1 }, { logitsBudget: 0 }]) {
+        expect(gradients(bias, labels, { ...rounded, ...more }, byWord)).toEqual(got)
+      }
+    }
+  })
+})
+
+describe('refused, with nothing written, is', () => {
+  const refusal = (run: object, dtype?: DType, more: object = {}) => {
+    const { hidden, weight, labels } = layer(dtype)
+    const gradient = {
+      hidden: new Float32Array(BATCH * TIME * WIDTH).fill(5),
+      weight: new Float32Array(VOCAB * WIDTH).fill(6),
+    }
+    const options = { lossType: 'cpo', products: 'amx', gradient, ...run, ...more } as Options
+    try {
+      fusedLinearPreferenceLossSync(hidden, weight, labels, options)
+    } catch (error) {
+      expect(gradient.hidden.every((x) => x === 5) && gradient.weight.every((x) => x === 6)).toBe(true)
+      return error as { code: string; message: string }
+    }
+    throw new Error('it was taken')
+  }
+  const cpu = getBackends().cpu.available
+
+  test.runIf(cpu).each(['float32', 'float16'] as const)('a layer of %s', (dtype) => {
+    const { code, message } = refusal({ backend: 'cpu' }, dtype)
+    expect(code).toBe('ERR_INVALID_ARG_VALUE')
+    expect(message).toBe(
+      `options.products 'amx' multiplies hidden states and weights of bfloat16; here hidden is ${dtype}, weight is ${dtype}`,
+    )
+  })
+
+  test.runIf(cpu)('a reference of another type', () => {
+    const { hidden, weight } = layer('float32')
+    const { code, message } = refusal({ backend: 'cpu' }, 'bfloat16', {
+      lossType: 'sigmoid',
+      reference: { hidden, weight },
+    })
+    expect([code, message]).toEqual(['ERR_INVALID_ARG_VALUE', expect.stringContaining('here hidden is float32')])
+  })
+
+  test('another backend', () => {
+    const { code, message } = refusal(JS.run)
+    expect([code, message]).toEqual(['ERR_INVALID_ARG_VALUE', expect.stringContaining("'amx' is of the cpu backend")])
+  })
+
+  test.runIf(cpu && AMX_PROBLEM !== undefined)('a machine without it', () => {
+    const { code, message } = refusal({ backend: 'cpu' })
+    expect([code, message]).toEqual(['ERR_BACKEND_UNAVAILABLE', expect.stringContaining("products: 'amx'")])
+  })
+})
