@@ -101,6 +101,8 @@ Matmul::Matmul(CublasLt& lt, const Product& model, const Product& product, bool 
   if (!choose(Description(*lt.functions, model, scalarsOnDevice)) && !choose(*description_)) {
     check(*lt.functions, Status::kNotSupported, kChoosing);
   }
+  // Who never has the same number of rows twice shall not fill the memory; choosing again gives the same.
+  if (lt.chosen.size() >= CublasLt::kMostChoices) lt.chosen.clear();
   lt.chosen.emplace(key, algorithm_);
 }
 

@@ -106,10 +106,9 @@ void launchRows(RowArguments& a, const VisitedRows& rows, const Filling& filling
 
 template <typename T>
 void launchRowsOf(RowArguments& a, const VisitedRows& rows, const Filling& filling, Stream stream) {
-  const bool caps = a.sweep.cap.present;
-  const auto launch = a.sweep.partials.byProducts
-                          ? (caps ? launchRows<T, Sweep::kByProducts, true> : launchRows<T, Sweep::kByProducts, false>)
-                          : (caps ? launchRows<T, Sweep::kSum, true> : launchRows<T, Sweep::kSum, false>);
+  const auto launch = a.sweep.partials.byProducts ? launchRows<T, Sweep::kByProducts, false>
+                      : a.sweep.cap.present       ? launchRows<T, Sweep::kSum, true>
+                                                  : launchRows<T, Sweep::kSum, false>;
   launch(a, rows, filling, stream);
 }
 
@@ -118,6 +117,8 @@ void launchRowsOf(RowArguments& a, const VisitedRows& rows, const Filling& filli
 bool writesRowByRow(const Job& job, int64_t rows) {
   const Gradient& gradient = job.gradient;
   if (!job.hasPolicy || !job.hasGradient || !(job.hasTokenLoss || gradient.rowScale)) return false;
+  // By-products of soft-capped logits would take more registers than a thread has.
+  if (job.policy.wantsByProducts() && job.tokens.capScale != 0) return false;
   const bool isPlain = !wantsMeanLogit(job) && !writing::isFull(gradient);
   return isPlain && gradient.out.dtype == job.policy.logits.dtype && Filling(job.policy.logits).pays(rows);
 }

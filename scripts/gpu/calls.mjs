@@ -135,7 +135,7 @@ for (const shape of [
   const buffer = DeviceBuffer.from(data)
   const out = new DeviceBuffer(data.byteLength)
   const written = new Float32Array(data.length)
-  for (const options of [{}, { deferredScale: true, logitSoftcap: 5, outputs: OUTPUTS }]) {
+  for (const options of [{}, { outputs: OUTPUTS }, { deferredScale: true, logitSoftcap: 5 }]) {
     const given = { shift: false, ...options }
     const wanted = crossEntropySync({ data, shape }, labels, { ...given, backend: 'cuda', gradient: true })
     const got = crossEntropySync({ data: buffer, shape }, labels, { ...given, gradient: out })

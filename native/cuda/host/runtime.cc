@@ -344,7 +344,7 @@ cudaError_t cudaGetLastError() {
   return sticky ? sticky : last;
 }
 
-constexpr int kMultiprocessors = 2, kCacheBytes = 1 << 20;
+constexpr int kMultiprocessors = 2, kCacheBytes = 1 << 18;
 
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = int(numberIn("FPL_HOST_DRIVER", CUDART_VERSION));
