@@ -86,14 +86,13 @@ const TITLES = {
  * @property {string} backend
  * @property {number} allThreads of the machine
  * @property {readonly string[]} instructionSets
- * @property {number} lastLevelCache bytes
  */
 
 /**
  * @param {Scale} scale
  * @returns {Case[]}
  */
-export function allCases({ megabytes, threads, backend, allThreads, instructionSets, lastLevelCache }) {
+export function allCases({ megabytes, threads, backend, allThreads, instructionSets }) {
   const logits = megabytes * 2 ** 18
 
   /**
@@ -219,19 +218,6 @@ export function allCases({ megabytes, threads, backend, allThreads, instructionS
       }),
     )
   }
-
-  // A pair takes a quarter of the last-level cache: the gradient finds the logits there that the forward has read.
-  const pairTokens = Math.max(2, Math.floor(lastLevelCache / 8 / (32000 * 4)))
-  cases.push(
-    one({
-      name: 'pairs-in-cache',
-      group: 'pairs-in-cache',
-      title: `${TITLES.step}; each pair fits the last-level cache (the roofline is of three transfers)`,
-      stage: 'step',
-      shape: [2 * Math.max(1, Math.floor(logits / 32000 / 2 / pairTokens)), pairTokens, 32000],
-      peers: 'none',
-    }),
-  )
 
   const counts = [1, 2, 4, 8, 16, 32, 64, 128].filter((count) => count < threads)
   for (const stage of /** @type {const} */ (['forward', 'step'])) {

@@ -86,7 +86,7 @@ export function plan(/** @type {ReturnType<typeof readOptions>} */ values) {
   const instructionSets = backend === 'cpu' ? machine.instructionSets : []
   const megabytes = count(values.megabytes, 'megabytes', limits.megabytes)
   const peers = choosePeers(values)
-  const list = allCases({ megabytes, threads, backend, allThreads: machine.threads, instructionSets, lastLevelCache })
+  const list = allCases({ megabytes, threads, backend, allThreads: machine.threads, instructionSets })
   const cases = selectCases(list, { names: values.case, dtypes: values.dtype, quick: values.quick, full: values.full })
   return {
     machine,

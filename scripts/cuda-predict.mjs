@@ -103,7 +103,7 @@ const call = (
 export const CALLS = [
   call('forward', 'R', 'bfloat16', { stage: 'forward' }),
   call('step', 'R + R + W', 'bfloat16', {}),
-  call('step, half masked', 'half of it', 'bfloat16', { masked: 0.5 }),
+  call('step, half masked, those rows left alone', 'half of it', 'bfloat16', { masked: 0.5 }),
   call('step of 64 rows, in a graph', 'R + R + W', 'bfloat16', { rows: 64, stage: 'step in a graph' }),
   call('forward, float32', 'R', 'float32', { stage: 'forward' }),
   call('step, float32', 'R + R + W', 'float32', {}),

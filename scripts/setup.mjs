@@ -45,12 +45,13 @@ function setUp() {
   const built = ['fused_preference_loss.node', ...(nvcc() ? [cudaLibrary] : [])].map((name) => `build/Release/${name}`)
   if (built.some((path) => newest(path) < nativeSources)) {
     console.log(`setup: compiling the addon${nvcc() ? ' and the CUDA library' : ''}`)
+    const begun = new Date()
     forgetMissingNvcc(join(root, 'build'))
     run(bin('cmake-js'), ['configure', ...cmakeOptions()])
     run(bin('cmake-js'), ['compile', ...cmakeOptions()])
-    // Outputs that do not depend on the changed sources keep their old times, but they are up to date.
-    const now = new Date()
-    for (const path of built.filter((path) => existsSync(join(root, path)))) utimesSync(join(root, path), now, now)
+    // Outputs that do not depend on the changed sources keep their old times, but they are up to date: with the sources as
+    // they were then.
+    for (const path of built.filter((path) => existsSync(join(root, path)))) utimesSync(join(root, path), begun, begun)
   }
 
   if (!wasmIsCurrent()) {

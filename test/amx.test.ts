@@ -1,13 +1,16 @@
 /**
  * The products of AMX: their bits depend on the numbers alone, and what is not theirs is refused. test/blas.test.ts has
- * every option beside our own products, test/amx-golden.test.ts the golden cases, and test/native/tiles.cc the tiles on
- * machines without AMX.
+ * every option beside our own products, test/amx-golden.test.ts the golden cases, and test/native/emulated_tiles.cc the
+ * tiles on machines without AMX.
  */
+import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { fusedLinearPreferenceLossSync, getBackends, linearCrossEntropySync } from '../lib/index.js'
 import type { DType, HeadWeight, Hidden } from '../lib/types/index.js'
 import { AMX, AMX_PROBLEM } from './amx.js'
 import { encode, gaussian, JS, random, storage } from './support.js'
+
+const cpuinfo = () => (process.platform === 'linux' ? readFileSync('/proc/cpuinfo', 'utf8') : '')
 
 type Options = NonNullable<Parameters<typeof fusedLinearPreferenceLossSync>[3]>
 
@@ -136,6 +139,10 @@ describe('refused, with nothing written, is', () => {
   test('another backend', () => {
     const { code, message } = refusal(JS.run)
     expect([code, message]).toEqual(['ERR_INVALID_ARG_VALUE', expect.stringContaining("'amx' is of the cpu backend")])
+  })
+
+  test.runIf(cpu && /\bamx_bf16\b/.test(cpuinfo()))('is there where the CPU has it', () => {
+    expect(AMX_PROBLEM ?? '').toMatch(/^$|does not let this process|does not save/)
   })
 
   test.runIf(cpu && AMX_PROBLEM !== undefined)('a machine without it', () => {

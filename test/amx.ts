@@ -21,6 +21,9 @@ function problemOf(): string | undefined {
     linearSequenceLogProbsSync(hidden, weight, Int32Array.of(0), { backend: 'cpu', products: 'amx' })
     return undefined
   } catch (error) {
-    return (error as Error).message
+    const { code, message } = error as { code?: string; message: string }
+    // A CPU whose sums are others than those of the manual has a fault to look into.
+    if (code !== 'ERR_BACKEND_UNAVAILABLE' || message.includes('another order')) throw error
+    return message
   }
 }

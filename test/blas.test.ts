@@ -1,7 +1,7 @@
 /**
  * Output layers with other products than ours, those of a BLAS, on stand-ins that are compiled here, and AMX's: every
- * option beside our own products; and how a library is found and refused, and its threads. test/blas-golden.test.ts has the golden cases, and the libraries
- * of this machine.
+ * option beside our own products; and how a library is found and refused, and its threads. test/blas-golden.test.ts has
+ * the golden cases, and the libraries of this machine.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -157,7 +157,7 @@ describe.each(OTHERS)('$name, beside our own products', ({ run: theirs, dtype })
   test('hidden states of tokens that take no part may be NaN', () => {
     const { hidden, weight, bias, labels } = layerOf()
     const tokenWeights = ids(44, (i) => (i === 6 ? 0 : 1))
-    ;(hidden.data as Float32Array).fill(Number.NaN, 5 * 21, 6 * 21)
+    ;(hidden.data as Float32Array).fill(encode[dtype ?? 'float32'](Number.NaN), 5 * 21, 6 * 21)
     const call = (run: Any) =>
       linearCrossEntropySync(hidden, weight, labels, { bias, tokenWeights, gradient: true, ...run })
     const got = call(theirs)

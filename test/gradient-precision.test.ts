@@ -9,11 +9,11 @@ import { fusedLinearPreferenceLossSync, linearCrossEntropySync, linearSequenceLo
 import type { HeadGradients } from '../lib/types/index.js'
 import {
   ALL_NATIVE,
-  bytes,
   decode,
   encode,
   fusesMultiplyAdds,
   gaussian,
+  hex,
   random,
   storage,
   TARGETS,
@@ -65,7 +65,7 @@ type Options = Parameters<typeof linearCrossEntropySync>[3]
 const step = ({ hidden, weight, labels, bias }: Problem, options: Options) =>
   linearCrossEntropySync(hidden, weight, labels, { bias, shift: false, gradient: true, ...options }) as HeadGradients
 
-const rowsOf = (step: HeadGradients) => PARTS.map((name) => Buffer.from(bytes(dataOf(step, name))).toString('base64'))
+const rowsOf = (step: HeadGradients) => PARTS.map((name) => hex(dataOf(step, name)))
 const dataOf = (step: HeadGradients, name: (typeof PARTS)[number]) =>
   (name === 'gradBias' ? step.gradBias : step[name]?.data) as Float32Array
 

@@ -31,7 +31,7 @@ export const ALL_NATIVE: readonly Target[] = (getBackends().cpu.instructionSets 
 
 /** Without avx512 where avx512bf16 is there: but for one product, these are the same functions. */
 export const NATIVE = ALL_NATIVE.filter(
-  ({ run }, i) => !(run.instructionSet === 'avx512' && ALL_NATIVE[i - 1]?.run.instructionSet === 'avx512bf16'),
+  ({ run }) => run.instructionSet !== 'avx512' || !ALL_NATIVE.some((it) => it.run.instructionSet === 'avx512bf16'),
 )
 
 /** The js backend. */

@@ -34,10 +34,8 @@ std::vector<double> differences(const double* a, const double* b, int64_t count)
   return out;
 }
 
-bool ranksBatch(LossType type) { return type == LossType::aot || type == LossType::aot_unpaired; }
-
 // Adds one term of the loss, pair by pair.
-void addTerm(PreferenceLoss& s, const LossTerm& term, int64_t begin, int64_t end) {
+void addTerm(PreferenceLoss& s, const LossTerm& term) {
   if (term.weight == 0) return;
   std::vector<int64_t> match;
   if (term.type == LossType::aot) {
@@ -52,7 +50,7 @@ void addTerm(PreferenceLoss& s, const LossTerm& term, int64_t begin, int64_t end
   double* const gradChosen = plain ? s.gradPlain : s.gradChosen;
 
   LossConstants constants = constantsOf(term, s.constants);
-  for (int64_t i = begin; i < end; ++i) {
+  for (int64_t i = 0; i < s.pairCount; ++i) {
     const double weight = weightAt(s, term, i);
     if (weight == 0) continue;
     takeConstantsAt(s.pairConstants, i, constants);
@@ -76,28 +74,32 @@ void addTerm(PreferenceLoss& s, const LossTerm& term, int64_t begin, int64_t end
   }
 }
 
-}  // namespace
-
-bool pairsAreIndependent(const PreferenceLoss& s) {
-  return std::none_of(s.terms.begin(), s.terms.end(), [](const LossTerm& term) { return ranksBatch(term.type); });
-}
-
-void beginPreferenceLoss(PreferenceLoss& s) {
-  double tokens = 0;
+void clear(PreferenceLoss& s) {
   for (int64_t i = 0; i < s.pairCount; ++i) {
     s.losses[i] = s.gradChosen[i] = s.gradRejected[i] = 0;
     if (s.gradPlain) s.gradPlain[i] = 0;
-    if (s.chosenTokenCounts) tokens += s.chosenTokenCounts[i];
   }
+}
+
+// Those of a batch that is not a part of a larger one.
+void putDivisors(PreferenceLoss& s) {
+  double tokens = 0;
+  for (int64_t i = 0; s.chosenTokenCounts && i < s.pairCount; ++i) tokens += s.chosenTokenCounts[i];
   if (s.constants.pairDivisor == 0) s.constants.pairDivisor = double(s.pairCount);
   if (s.constants.tokenDivisor == 0) s.constants.tokenDivisor = tokens;
 }
 
-void preferenceLoss(PreferenceLoss& s, int64_t begin, int64_t end) {
-  for (const LossTerm& term : s.terms) addTerm(s, term, begin, end);
+}  // namespace
+
+void preferenceLoss(PreferenceLoss& s) {
+  clear(s);
+  putDivisors(s);
+  for (const LossTerm& term : s.terms) addTerm(s, term);
   const LossTerm& first = s.terms.list[0];
   LossConstants constants = constantsOf(first, s.constants);
-  for (int64_t i = begin; i < end; ++i) {
+  double loss = 0, margin = 0;
+  int64_t correct = 0;
+  for (int64_t i = 0; i < s.pairCount; ++i) {
     takeConstantsAt(s.pairConstants, i, constants);
     const Rewards reward = rewards(first.type, pairAt(s, i), constants);
     s.chosenRewards[i] = reward.chosen;
@@ -105,16 +107,9 @@ void preferenceLoss(PreferenceLoss& s, int64_t begin, int64_t end) {
     s.gradChosen[i] *= s.constants.gradientScale;
     s.gradRejected[i] *= s.constants.gradientScale;
     if (s.gradPlain) s.gradPlain[i] *= s.constants.gradientScale;
-  }
-}
-
-void finishPreferenceLoss(PreferenceLoss& s) {
-  double loss = 0, margin = 0;
-  int64_t correct = 0;
-  for (int64_t i = 0; i < s.pairCount; ++i) {
     loss += s.losses[i];
-    margin += s.chosenRewards[i] - s.rejectedRewards[i];
-    correct += s.chosenRewards[i] > s.rejectedRewards[i];
+    margin += reward.chosen - reward.rejected;
+    correct += reward.chosen > reward.rejected;
   }
   s.summary[0] = loss / s.constants.pairDivisor;
   s.summary[1] = double(correct) / double(s.pairCount);

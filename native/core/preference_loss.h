@@ -38,14 +38,7 @@ FPL_HD inline double weightAt(const PreferenceLoss& s, const LossTerm& term, int
   return weight;
 }
 
-// Whether each pair's loss depends on that pair alone, so that pairs may be done a few at a time.
-bool pairsAreIndependent(const PreferenceLoss& stage);
-
-// The stage is three calls. First: sets all sums to 0.
-void beginPreferenceLoss(PreferenceLoss& stage);
-// Then, for all pairs at once or for runs of pairs begin .. end: their losses and derivatives.
-void preferenceLoss(PreferenceLoss& stage, int64_t begin, int64_t end);
-// Last: the sums over the batch.
-void finishPreferenceLoss(PreferenceLoss& stage);
+// The losses and derivatives of all pairs, and the sums over the batch.
+void preferenceLoss(PreferenceLoss& stage);
 
 }  // namespace fpl

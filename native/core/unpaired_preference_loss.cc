@@ -3,15 +3,12 @@
 
 namespace fpl {
 
-void unpairedPreferenceLoss(UnpairedPreferenceLoss& s, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) unpairedPreferenceLossAt(s, i);
-}
-
-void finishUnpairedPreferenceLoss(UnpairedPreferenceLoss& s) {
+void unpairedPreferenceLoss(UnpairedPreferenceLoss& s) {
   double loss = 0;
   // Of the undesirable sequences, and of the desirable ones.
   double rewards[2] = {0, 0}, logProbs[2] = {0, 0}, counts[2] = {0, 0};
   for (int64_t i = 0; i < s.count; ++i) {
+    unpairedPreferenceLossAt(s, i);
     const int32_t side = s.desirable[i];
     loss += s.losses[i];
     rewards[side] += s.rewards[i];

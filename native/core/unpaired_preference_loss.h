@@ -20,9 +20,7 @@ FPL_HD inline void unpairedPreferenceLossAt(const UnpairedPreferenceLoss& s, int
   s.rewards[i] = constants.beta * logRatio;
 }
 
-// For all sequences, at once or in runs begin .. end, ...
-void unpairedPreferenceLoss(UnpairedPreferenceLoss& stage, int64_t begin, int64_t end);
-// ... and then, for what is summed over the batch.
-void finishUnpairedPreferenceLoss(UnpairedPreferenceLoss& stage);
+// All sequences, and what is summed over the batch.
+void unpairedPreferenceLoss(UnpairedPreferenceLoss& stage);
 
 }  // namespace fpl

@@ -275,7 +275,8 @@ double multiplyAddRate(const Kernels& kernels, int64_t threads, ThreadPool& pool
 
 double pairProductRate(int64_t threads, ThreadPool& pool) {
 #if defined(FPL_PAIRS)
-  if (findInstructionSet("avx512bf16")) return rateOf(pairProducts, kPairOperations, threads, pool);
+  // Where they are slower than multiply-adds, another set comes first.
+  if (instructionSets().sets[0]->pairs) return rateOf(pairProducts, kPairOperations, threads, pool);
 #endif
   return 0;
 }

@@ -34,15 +34,15 @@ struct Pairs {
   static constexpr int64_t kTerms = 2;
   static F32 add(F32 left, F32 right, F32 sum) { return addInOne(left, right, sum); }
 
-  template <bool kAdd>
+  template <bool kAdd, int64_t kRows>
   static void microTile(const Product& p, const float* a, const float* b, int64_t k, int64_t depth, float* c,
                         int64_t stride) {
     const float leastOfA = a[p.panelOfA - kLeastSpace], leastOfB = b[p.panelOfB - kLeastSpace];
     const bool inOne = leastOfA >= 0x1p-126f && leastOfB >= 0x1p-126f && leastOfA * leastOfB >= 0x1p-110f;
     a += k * kMicroRows;
     b += k * kMicroColumns;
-    inOne ? multiplyMicroTile<Pairs, kAdd>(a, b, depth, c, stride)
-          : multiplyMicroTile<OneByOne, kAdd>(a, b, depth, c, stride);
+    inOne ? multiplyMicroTile<Pairs, kAdd, kRows>(a, b, depth, c, stride)
+          : multiplyMicroTile<OneByOne, kAdd, kRows>(a, b, depth, c, stride);
   }
 };
 

@@ -12,22 +12,22 @@ static_assert(kWordsOfTile % kMicroColumns == 0 && kColumnsOfPart % kMicroColumn
               "panels must not straddle tiles");
 static_assert(kWordsOfTile % kTile == 0, "nor must the row state's tiles");
 
-// Terms::add(left, right, sum) adds the products of two elements.
-template <typename Terms, bool kAdd>
+// The first kRows rows of a micro-tile. Terms::add(left, right, sum) adds the products of two elements.
+template <typename Terms, bool kAdd, int64_t kRows>
 inline void multiplyMicroTile(const float* a, const float* b, int64_t depth, float* c, int64_t stride) {
-  F32 sums[kMicroRows][kMicroVectors];
-  for (int i = 0; i < kMicroRows; ++i) {
+  F32 sums[kRows][kMicroVectors];
+  for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kMicroVectors; ++j) sums[i][j] = set1(0.0f);
   }
   for (int64_t k = 0; k < depth; ++k, a += kMicroRows, b += kMicroColumns) {
     F32 right[kMicroVectors];
     for (int j = 0; j < kMicroVectors; ++j) right[j] = load(b + j * kWidth);
-    for (int i = 0; i < kMicroRows; ++i) {
+    for (int i = 0; i < kRows; ++i) {
       const F32 left = set1(a[i]);
       for (int j = 0; j < kMicroVectors; ++j) sums[i][j] = Terms::add(left, right[j], sums[i][j]);
     }
   }
-  for (int i = 0; i < kMicroRows; ++i) {
+  for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kMicroVectors; ++j) {
       float* at = c + i * stride + j * kWidth;
       store(at, kAdd ? add(load(at), sums[i][j]) : sums[i][j]);
@@ -41,12 +41,23 @@ struct Floats {
   static F32 add(F32 left, F32 right, F32 sum) { return fma(left, right, sum); }
 
   // `depth` elements of the panels a and b, from the k-th on.
-  template <bool kAdd>
+  template <bool kAdd, int64_t kRows>
   static void microTile(const Product&, const float* a, const float* b, int64_t k, int64_t depth, float* c,
                         int64_t stride) {
-    multiplyMicroTile<Floats, kAdd>(a + k * kMicroRows, b + k * kMicroColumns, depth, c, stride);
+    multiplyMicroTile<Floats, kAdd, kRows>(a + k * kMicroRows, b + k * kMicroColumns, depth, c, stride);
   }
 };
+
+// A micro-tile of so many rows, at the end of a factor: in steps, since few rows of hidden states may be all there are.
+template <typename Terms, int64_t kRows = kMicroRows>
+inline void lastMicroTile(const Product& p, const float* a, const float* b, int64_t k, int64_t depth, int64_t rows,
+                          float* c) {
+  constexpr int64_t kStep = kMicroRows % 4 == 0 ? 4 : 2;
+  if constexpr (kRows > kStep) {
+    if (rows <= kRows - kStep) return lastMicroTile<Terms, kRows - kStep>(p, a, b, k, depth, rows, c);
+  }
+  Terms::template microTile<false, kRows>(p, a, b, k, depth, c, kMicroColumns);
+}
 
 template <typename Terms>
 inline void multiplyPanels(const Product& p) {
@@ -63,13 +74,13 @@ inline void multiplyPanels(const Product& p) {
         const float* const a = p.a + i / kMicroRows * p.panelOfA;
         float* c = p.c + i * p.stride + j;
         if (i + kMicroRows <= p.rows && j + kMicroColumns <= p.columns) {
-          adds ? Terms::template microTile<true>(p, a, b, k, depth, c, p.stride)
-               : Terms::template microTile<false>(p, a, b, k, depth, c, p.stride);
+          adds ? Terms::template microTile<true, kMicroRows>(p, a, b, k, depth, c, p.stride)
+               : Terms::template microTile<false, kMicroRows>(p, a, b, k, depth, c, p.stride);
           continue;
         }
         // Where no full micro-tile fits, the sums go by way of a buffer.
-        Terms::template microTile<false>(p, a, b, k, depth, edge, kMicroColumns);
         const int64_t rows = p.rows - i < kMicroRows ? p.rows - i : kMicroRows;
+        lastMicroTile<Terms>(p, a, b, k, depth, rows, edge);
         const int64_t columns = p.columns - j < kMicroColumns ? p.columns - j : kMicroColumns;
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t s = 0; s < columns; ++s) {

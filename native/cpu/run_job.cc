@@ -1,9 +1,8 @@
 // Runs the stages of a job in order and carries values between them: from sequences to pairs before the loss, and from
 // pairs to sequences after it.
 //
-// Where the loss and the gradient of a pair depend on that pair alone, all stages are run for a few pairs at a time.
-// Stage 4 then finds the logits that stage 1 has read in the cache, and they come from memory once, not twice. The same
-// is done with sequences that stand alone, and with single rows where stage 4 needs no more than these.
+// Where stage 4 of a row needs nothing of the others, both are done with a row before the next: stage 4 then finds the
+// logits that stage 1 has read in the cache, and they come from memory once, not twice.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -16,10 +15,6 @@
 #include "kept_logits.h"
 #include "tiles.h"
 
-#if defined(__linux__)
-#include <unistd.h>
-#endif
-
 namespace fpl {
 namespace {
 
@@ -31,15 +26,6 @@ int64_t threadsFor(const Job& job) {
   const Head& head = job.hasPolicy ? job.policy.head : job.headGradient.head;
   if (rows.count() * rows.vocab * (1 + head.width() / 8) < kAloneBelow) return 1;
   return job.threads;
-}
-
-// Bytes of logits that stay in the last-level cache from stage 1 to stage 4, beside the gradient that is written.
-int64_t cacheBudget() {
-  int64_t size = 0;
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-  size = sysconf(_SC_LEVEL3_CACHE_SIZE);
-#endif
-  return std::max<int64_t>(size, 4 << 20) / 2;
 }
 
 // Memory for the states and sums of a forward that the caller does not ask for.
@@ -131,8 +117,8 @@ void finishTokenLoss(TokenLoss& loss, const Tokens& tokens) {
   loss.summary[0] = sum / loss.divisor;
 }
 
-void gather(const Job& job, PreferenceLoss& loss, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
+void gather(const Job& job, PreferenceLoss& loss) {
+  for (int64_t i = 0; i < loss.pairCount; ++i) {
     const int32_t chosen = loss.pairs[2 * i], rejected = loss.pairs[2 * i + 1];
     loss.chosen[i] = job.policy.logProbs[chosen];
     loss.rejected[i] = job.policy.logProbs[rejected];
@@ -149,8 +135,8 @@ void gather(const Job& job, PreferenceLoss& loss, int64_t begin, int64_t end) {
 
 // `Stage`: Gradient or HeadGradient.
 template <typename Stage>
-void scatter(const PreferenceLoss& loss, Stage& gradient, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
+void scatter(const PreferenceLoss& loss, Stage& gradient) {
+  for (int64_t i = 0; i < loss.pairCount; ++i) {
     const int32_t chosen = loss.pairs[2 * i], rejected = loss.pairs[2 * i + 1];
     gradient.coefficients[chosen] += loss.gradChosen[i];
     gradient.coefficients[rejected] += loss.gradRejected[i];
@@ -158,58 +144,10 @@ void scatter(const PreferenceLoss& loss, Stage& gradient, int64_t begin, int64_t
   }
 }
 
-// Pairs begin .. end and their sequences, which belong to no other part. For an unpaired loss, sequences begin .. end.
-struct Part {
-  int64_t begin = 0, end = 0;
-  Sequences sequences;
-};
-
 Sequences allSequences(const Tokens& tokens) {
   Sequences sequences(tokens.sequences);
   std::iota(sequences.begin(), sequences.end(), 0);
   return sequences;
-}
-
-// The job in parts that fit the cache. It is one part where all of it fits, or where it cannot be divided.
-std::vector<Part> partsOf(const Job& job) {
-  const Tokens& tokens = job.tokens;
-  const PreferenceLoss& loss = job.loss;
-  // What the loss is of: pairs, or single sequences.
-  const int64_t each = job.hasLoss ? 2 : 1;
-  const int64_t count = job.hasLoss ? loss.pairCount : job.hasUnpairedLoss ? job.unpairedLoss.count : 0;
-  const auto sequenceAt = [&](int64_t k) { return job.hasLoss ? loss.pairs[k] : int32_t(k); };
-  Part whole{0, count, allSequences(tokens)};
-  const bool independent = job.hasUnpairedLoss || (job.hasLoss && pairsAreIndependent(loss));
-  const bool divisible = job.hasPolicy && job.hasGradient && independent && !job.cancellable;
-  const Rows& rows = job.policy.logits;
-  const int64_t rowBytes = rows.vocab * elementSize(rows.dtype);
-  if (!divisible || rows.count() * rowBytes <= kAloneBelow) return {whole};
-
-  const int64_t budget = cacheBudget();
-  std::vector<bool> taken(tokens.sequences);
-  std::vector<Part> parts(1);
-  int64_t bytes = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    int64_t more = 0;
-    for (int64_t k = each * i; k < each * (i + 1); ++k) more += tokens.counts[sequenceAt(k)] * rowBytes;
-    if (bytes > 0 && bytes + more > budget) {
-      parts.push_back({i, i, {}});
-      bytes = 0;
-    }
-    bytes += more;
-    parts.back().end = i + 1;
-    for (int64_t k = each * i; k < each * (i + 1); ++k) {
-      const int32_t sequence = sequenceAt(k);
-      // The coefficient of a sequence that is in several pairs is a sum over all of them.
-      if (taken[sequence]) return {whole};
-      taken[sequence] = true;
-      parts.back().sequences.push_back(sequence);
-    }
-  }
-  for (int32_t s = 0; s < tokens.sequences; ++s) {
-    if (!taken[s]) parts.back().sequences.push_back(s);
-  }
-  return parts;
 }
 
 }  // namespace
@@ -222,7 +160,6 @@ bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas) {
   if (job.hasPolicy && job.hasLoss && job.tokens.plainWeights) plainScratch.giveTo(job);
   WpoScratch wpoScratch;
   if (job.hasLoss && job.policy.logWeights) wpoScratch.giveTo(job);
-  if (job.hasLoss) beginPreferenceLoss(job.loss);
   const bool hasGradient = job.hasGradient || job.hasHeadGradient;
   TokenLossScratch tokenLossScratch;
   if (job.hasTokenLoss) {
@@ -240,8 +177,8 @@ bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas) {
       if (blas || tiles) keptLogits.giveChunksTo(job);
     }
     const CpuContext context{kernels, pool, threadsFor(job), job.cancelled, job.onHiddenRows, blas, tiles};
+    const Sequences sequences = allSequences(job.tokens);
     if (job.policy.segments.areMade()) {
-      const Sequences sequences = allSequences(job.tokens);
       sweepSegments(job.policy, job.tokens, sequences, context);
       if (job.hasReference) sweepSegments(job.reference, job.tokens, sequences, context);
       return !job.cancelled;
@@ -257,35 +194,31 @@ bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas) {
     const bool ofRowsAlone = job.hasPolicy && job.hasGradient && (job.hasTokenLoss || job.gradient.rowScale);
     const bool isRead = !job.policy.segments.present();
     const Gradient* const atOnce = ofRowsAlone && isRead && !job.cancellable ? &job.gradient : nullptr;
-    for (const Part& part : partsOf(job)) {
-      if (job.hasPolicy) forward(job.policy, job.tokens, part.sequences, policyScratch, context, atOnce);
-      if (job.hasReference) forward(job.reference, job.tokens, part.sequences, referenceScratch, context);
-      // A job without a signal is cancelled when its environment ends. Nobody will read its results then.
-      if (job.cancelled) return false;
-      if (job.hasLoss) {
-        gather(job, job.loss, part.begin, part.end);
-        preferenceLoss(job.loss, part.begin, part.end);
-        if (job.hasGradient) scatter(job.loss, job.gradient, part.begin, part.end);
-        if (job.hasHeadGradient) scatter(job.loss, job.headGradient, part.begin, part.end);
-      }
-      if (job.hasUnpairedLoss) {
-        const double* const gradient = job.unpairedLoss.gradient;
-        unpairedPreferenceLoss(job.unpairedLoss, part.begin, part.end);
-        if (hasGradient) std::copy(gradient + part.begin, gradient + part.end, coefficients + part.begin);
-      }
-      // Without `out`, stage 4 is another job's.
-      if (job.hasGradient && job.gradient.out.data && !atOnce)
-        logitsGradient(job.gradient, job.tokens, part.sequences, context);
-      if (job.hasGradient && job.gradient.rowScale) rowScales(job.gradient, job.tokens, part.sequences);
-      if (job.hasHeadGradient) headGradient(job.headGradient, job.tokens, part.sequences, context);
+    if (job.hasPolicy) forward(job.policy, job.tokens, sequences, policyScratch, context, atOnce);
+    if (job.hasReference) forward(job.reference, job.tokens, sequences, referenceScratch, context);
+    // A job without a signal is cancelled when its environment ends. Nobody will read its results then.
+    if (job.cancelled) return false;
+    if (job.hasLoss) {
+      gather(job, job.loss);
+      preferenceLoss(job.loss);
+      if (job.hasGradient) scatter(job.loss, job.gradient);
+      if (job.hasHeadGradient) scatter(job.loss, job.headGradient);
     }
+    if (job.hasUnpairedLoss) {
+      unpairedPreferenceLoss(job.unpairedLoss);
+      if (hasGradient) std::copy_n(job.unpairedLoss.gradient, job.unpairedLoss.count, coefficients);
+    }
+    // Without `out`, stage 4 is another job's.
+    if (job.hasGradient && job.gradient.out.data && !atOnce) {
+      logitsGradient(job.gradient, job.tokens, sequences, context);
+    }
+    if (job.hasGradient && job.gradient.rowScale) rowScales(job.gradient, job.tokens, sequences);
+    if (job.hasHeadGradient) headGradient(job.headGradient, job.tokens, sequences, context);
   } else if (job.hasLoss) {
-    preferenceLoss(job.loss, 0, job.loss.pairCount);
+    preferenceLoss(job.loss);
   } else if (job.hasUnpairedLoss) {
-    unpairedPreferenceLoss(job.unpairedLoss, 0, job.unpairedLoss.count);
+    unpairedPreferenceLoss(job.unpairedLoss);
   }
-  if (job.hasLoss) finishPreferenceLoss(job.loss);
-  if (job.hasUnpairedLoss) finishUnpairedPreferenceLoss(job.unpairedLoss);
   if (job.hasTokenLoss) finishTokenLoss(job.tokenLoss, job.tokens);
   return true;
 }
