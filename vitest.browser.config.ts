@@ -53,6 +53,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'cuda-lifetimes',
       'cuda-predict',
       'cuda-prepared',
+      'cuda-rows',
       'cuda-tokens',
       'job-fields',
     ],

@@ -19,4 +19,7 @@ export const MOST_INSTRUCTIONS = {
   'gradientKernel<f32>': 22,
   'gradientKernel<f16>': 13,
   'gradientKernel<bf16>': 13,
+  'rowKernel<f32>': 22,
+  'rowKernel<f16>': 13,
+  'rowKernel<bf16>': 13,
 }

@@ -66,9 +66,13 @@ if (kernels.length === 0 || spilling.length > 0) {
 
 const THREADS = 256
 
-/** Logits of a thread in one turn of the loop around the one that reads them: a segment, or a piece of 16 tiles. */
+/**
+ * Logits of a thread in one turn of the loop around the one that reads them: a segment, a piece of 16 tiles or, of a row that
+ * is read and written in one go, half of it. Of such a row the code that writes it is counted.
+ */
 function perTurn(/** @type {string} */ kernel, /** @type {number} */ perTile) {
   if (kernel.startsWith('sweep')) return 16_384 / THREADS
+  if (kernel.startsWith('row')) return VOCAB / THREADS / 2
   return VOCAB / THREADS / Math.ceil(VOCAB / THREADS / perTile / 16)
 }
 
@@ -84,8 +88,8 @@ function listing(/** @type {string} */ name) {
   }
 }
 
-const listings = ['token_log_probs', 'logits_gradient'].map(listing).filter((text) => text !== undefined)
-if (listings.length < 2) {
+const listings = ['token_log_probs', 'logits_gradient', 'row_by_row'].map(listing).filter((text) => text !== undefined)
+if (listings.length < 3) {
   console.log('cuda-resources: instructions left out: nvcc for sm_90 and nvdisasm are needed')
   if (process.env.CI) process.exitCode = 1
 }

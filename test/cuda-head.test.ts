@@ -12,6 +12,7 @@ import {
   fusedLinearPreferenceLoss,
   fusedLinearPreferenceLossSync,
   getBackends,
+  linearCrossEntropySync,
   linearSequenceLogProbsSync,
 } from '../lib/index.js'
 import type { FusedLinearOptions, TokenOptions } from '../lib/options/index.js'
@@ -24,6 +25,7 @@ const hasHead = getBackends().cuda.cublasLt?.available === true
 /** Of the backend on the host. */
 const CHUNK_VARIABLE = 'FPL_HOST_CHUNK_BYTES'
 const PRODUCTS_VARIABLE = 'FPL_HOST_PRODUCTS'
+const CHOICES_VARIABLE = 'FPL_HOST_CHOICES'
 
 /** Bytes of the logits of that many rows, as they lie there. */
 const bytesOf = (rows: number, vocab: number) => rows * 4 * 64 * Math.ceil(vocab / 64)
@@ -35,6 +37,7 @@ function chunksOf(rows: number, vocab: number) {
 afterEach(() => {
   delete process.env[CHUNK_VARIABLE]
   delete process.env[PRODUCTS_VARIABLE]
+  delete process.env[CHOICES_VARIABLE]
 })
 
 interface Sizes {
@@ -142,6 +145,12 @@ function distance(got: ArrayLike<number>, wanted: ArrayLike<number>) {
 // Logits and sums are float32; before the last product the logits' gradient is rounded to the type of the factors.
 const VALUE = 2e-6
 const GRADIENT: Record<DType, number> = { float32: 2e-6, float16: 2 ** -11, bfloat16: 2 ** -8 }
+
+/**
+ * Where the label's gradient is not rounded: the others' errors, which fall to both sides, come to less than an eighth of a
+ * rounding of the whole.
+ */
+const APART: Record<DType, number> = { float32: 2e-6, float16: GRADIENT.float16 / 8, bfloat16: GRADIENT.bfloat16 / 8 }
 
 /** A gradient of the weight as `[vocab, width]`. */
 function rowsOf(gradient: HeadWeight) {
@@ -353,6 +362,87 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
         },
         gradients,
       )
+    }
+  })
+
+  it.runIf(onHost)('chooses how to multiply once, and cuts rows into even chunks', () => {
+    // 16 active rows, of which a chunk may have 11.
+    const p = problem(dtype, { time: 5, vocab: 211, width: 29 })
+    const labels = p.labels.map((label, i) => (i % p.time < 1 ? -100 : Math.max(label, 0)))
+    const active = shifted(labels, p.time).filter((target) => target >= 0).length
+    chunksOf(11, p.vocab)
+    const folder = mkdtempSync(join(tmpdir(), 'choices-'))
+    const logs = [join(folder, 'choices'), join(folder, 'products')]
+    try {
+      const call = () => {
+        for (const log of logs) writeFileSync(log, '')
+        process.env[CHOICES_VARIABLE] = logs[0]
+        process.env[PRODUCTS_VARIABLE] = logs[1]
+        const options = { ...RUN, bias: p.bias, referenceFree: true, gradient: true, logitsBudget: 0 } as const
+        const result = fusedLinearPreferenceLossSync(p.hidden, p.weight, labels, options)
+        const lines = logs.map((log) => readFileSync(log, 'utf8').split('\n').slice(0, -1))
+        return { result, choices: lines[0].length, products: lines[1] }
+      }
+      const [first, second] = [call(), call()]
+      expect([first.choices, second.choices]).toEqual([3, 0])
+      expectSame(second.result, first.result)
+      const rows = first.products.slice(0, 2).map((line) => Number(line.split(' ')[1]))
+      expect(active).toBe(16)
+      expect(rows).toEqual([8, 8])
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  })
+
+  it.runIf(onHost && dtype === 'float32')('forgets its choices where there are more and more', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'choices-'))
+    const log = join(folder, 'choices')
+    process.env[CHOICES_VARIABLE] = log
+    try {
+      const weight = { data: new Float32Array(6).fill(0.5), shape: [3, 2] }
+      const choices = (rows: number) => {
+        writeFileSync(log, '')
+        const hidden = { data: new Float32Array(2 * rows).fill(0.25), shape: [1, rows, 2] }
+        const options = { ...RUN, shift: false, gradient: true, logitsBudget: 0 } as const
+        linearCrossEntropySync(hidden, weight, new Int32Array(rows), options)
+        return readFileSync(log, 'utf8').split('\n').length - 1
+      }
+      choices(1)
+      expect(choices(1)).toBe(0)
+      let made = 0
+      for (let rows = 2; made < 512; rows++) made += choices(rows)
+      expect(choices(1)).toBeGreaterThan(0)
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  })
+
+  it('rounds no gradient of a label, which is nearly all there is of a token that is well predicted', () => {
+    for (const turned of [false, true]) {
+      const p = problem(dtype, { width: 64 })
+      const predicted = targets(p)
+      // Every third token is nearly certain; of the others some have the same label.
+      for (const [r, target] of predicted.entries()) {
+        if (target < 0) continue
+        if (r % 3 === 1) p.labels[r + 1] = predicted[r] = 11
+        if (r % 3 !== 0) continue
+        for (let d = 0; d < p.width; d++) {
+          host(p.hidden.data)[r * p.width + d] = encode[dtype](2.5 * at(p.weight, target, d))
+        }
+      }
+      const weight = turned ? byColumns(p.weight) : p.weight
+      for (const rows of [1024, 4]) {
+        chunksOf(rows, p.vocab)
+        const got = linearSequenceLogProbsSync(p.hidden, weight, p.labels, { ...RUN, bias: p.bias })
+        const gradients = got.backwardSync(COEFFICIENTS)
+        const wanted = oracle(p, predicted, COEFFICIENTS)
+        const off = [
+          distance(gradients.gradHidden!.data as Float32Array, wanted.hidden),
+          distance(rowsOf(gradients.gradWeight!), wanted.weight),
+        ]
+        for (const error of off) expect(error).toBeLessThan(APART[dtype])
+        expect(distance(gradients.gradBias as Float32Array, wanted.bias)).toBeLessThan(VALUE)
+      }
     }
   })
 

@@ -76,14 +76,27 @@ const CALLS = `
   }))
   results.tokens = digest(fpl.crossEntropySync(logits, host.labels, { backend: 'cuda', gradient: true, labelSmoothing: 0.1 }))
   const half = (array) => ({ data: toHalf(array), dtype: 'float16' })
+  const narrow = (array) => ({ data: bfloat16(array), dtype: 'bfloat16' })
+  // Rows that are read and written in one go: several at a time, and one of several segments.
+  for (const [name, type] of [['float32', (array) => ({ data: array, dtype: 'float32' })], ['float16', half], ['bfloat16', narrow]]) {
+    for (const vocab of name === 'float32' ? [1027] : [1027, 33_003]) {
+      const { data, dtype } = type(fill(B * T * vocab, 4, 1.3))
+      const memory = there(data)
+      const { gradLogits, ...numbers } = fpl.crossEntropySync(
+        { data: memory, dtype, shape: [B, T, vocab] }, host.labels,
+        { gradient: 'in-place', deferredScale: vocab !== 1027, outputs: vocab === 1027 ? outputs.slice(0, 5) : [] },
+      )
+      results['rows ' + name + ' ' + vocab] = [digest(numbers), digest(read(memory, data))]
+    }
+  }
   results.labels = thrown(() => {
     sequenceLogProbsSync({ data: there(host.logits), shape }, there(host.labels.map((x) => x + V)), { backend: 'cuda' })
   })
-  for (const [name, typed] of [['float32', (data) => ({ data, dtype: 'float32' })], ['float16', half]]) {
+  for (const [name, typed] of [['float32', (data) => ({ data, dtype: 'float32' })], ['float16', half], ['bfloat16', narrow]]) {
     results['head ' + name] = digest(
       fpl.fusedLinearPreferenceLossSync(
         { ...typed(host.hidden), shape: [B, T, D] }, { ...typed(host.weight), shape: [V, D] }, host.labels,
-        { ...base, bias: name === 'float16' ? toHalf(host.bias) : host.bias, mask: host.mask },
+        { ...base, bias: typed(host.bias).data, mask: host.mask },
       ),
     )
   }
@@ -127,7 +140,10 @@ describe.runIf(onHost && hasPtx)('the kernels’ PTX', () => {
     const { told, launches } = carriedOut(HALVES + CALLS)
     expect(told).toEqual(cudaProcess(HALVES + CALLS))
     const started = new Set(launches.map(({ kernel }) => /(\w+Kernel)/.exec(kernel)?.[1]))
-    for (const kernel of ['targets', 'order', 'sweep', 'finish', 'sequences', 'values', 'gradient']) {
+    for (const kernel of ['targets', 'order', 'sweep', 'finish', 'sequences', 'values', 'gradient', 'row']) {
+      expect(started).toContain(`${kernel}Kernel`)
+    }
+    for (const kernel of ['narrow', 'columns', 'labelsToHidden', 'labelsToWeight']) {
       expect(started).toContain(`${kernel}Kernel`)
     }
     // Without a loss, with one of pairs, of single sequences and of single tokens.

@@ -36,6 +36,8 @@ export function budgetOf(value: unknown): number {
 
 const PRECISION = 'options.gradientPrecision'
 const PRECISIONS = ['float32', 'bfloat16'] as const
+/** The backends that round gradients of logits. cuda does so wherever factors are of 16 bits, whether or not asked to. */
+const ROUNDING: ReadonlySet<string> = new Set(['cpu', 'js', 'cuda'])
 
 function precisionOf(value: unknown, { hidden, weight }: Head): GradientPrecision {
   const precision = oneOf(value, PRECISION, PRECISIONS, 'float32')
@@ -52,7 +54,7 @@ export function checkPrecision(
   { backend, settings }: Runner,
 ): void {
   if (gradientPrecision === 'float32') return
-  if (backend.name !== 'cpu' && backend.name !== 'js') {
+  if (!ROUNDING.has(backend.name)) {
     throw invalidValue(PRECISION, `must be 'float32' on the ${backend.name} backend`)
   }
   if (settings.products !== undefined && settings.products > 0)

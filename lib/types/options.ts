@@ -209,8 +209,9 @@ export interface HeadGradientOptions {
    * states and weights. 'bfloat16', for hidden and weight of bfloat16, leaves a relative error of 1e-4 to 1e-3 in the
    * gradients, and multiplies with AVX512-BF16 where that is the faster way. The label's own is float32 and is added
    * apart, so that the error stays small where a token is well predicted. Of the cpu and js backends, with their own
-   * products or AMX's: `ERR_INVALID_ARG_VALUE` on another backend, with the products of a BLAS, and where hidden or weight
-   * is not bfloat16, even if no gradient is asked for. Defaults to 'float32'.
+   * products or AMX's; and of cuda, which always rounds so to the type of 16-bit hidden and weight, also with 'float32':
+   * `ERR_INVALID_ARG_VALUE` on another backend, with the products of a BLAS, and where hidden or weight is not bfloat16,
+   * even if no gradient is asked for. Defaults to 'float32'.
    */
   gradientPrecision?: GradientPrecision | undefined
 }

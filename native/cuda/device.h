@@ -68,7 +68,7 @@ FPL_DEVICE Quad loadStreaming(const Quad* p) {
 FPL_DEVICE void storeStreaming(Quad* p, Quad v) {
   __stcs(reinterpret_cast<uint4*>(p), make_uint4(v.words[0], v.words[1], v.words[2], v.words[3]));
 }
-// Through the first-level cache: the neighbour will want the same line.
+// Through the first-level cache: the neighbour will want the same line, or this thread the same Quad again.
 FPL_DEVICE Quad loadCached(const Quad* p) { return *p; }
 
 // The low word of (high:low) >> bits, bits in [0, 32).
@@ -172,8 +172,8 @@ FPL_DEVICE Quad between(const Quad& low, const Quad& high, uint32_t off) {
 
 // Quads of a row, the v-th from element first + v · stride on, all loads before the first use of one; the stride is a
 // whole number of Quads. A Quad is not `whole`, and not loaded, where it reaches out of 0 .. end, or where its aligned
-// neighbours reach beyond the row: it has to be read element by element.
-template <typename T, bool kAligned, int kCount>
+// neighbours reach beyond the row: it has to be read element by element. `kKeeps`: the row will be read again soon.
+template <typename T, bool kAligned, bool kKeeps, int kCount>
 FPL_DEVICE void loadQuads(const T* row, const T* rowEnd, int64_t first, int64_t stride, int64_t end,
                           Quad (&quads)[kCount], bool (&whole)[kCount]) {
   if (kAligned) {
@@ -182,7 +182,8 @@ FPL_DEVICE void loadQuads(const T* row, const T* rowEnd, int64_t first, int64_t 
       const int64_t at = first + v * stride;
       whole[v] = at >= 0 && at + kPerQuad<T> <= end;
       quads[v] = {};
-      if (whole[v]) quads[v] = loadStreaming(reinterpret_cast<const Quad*>(row + at));
+      const Quad* const p = reinterpret_cast<const Quad*>(row + at);
+      if (whole[v]) quads[v] = kKeeps ? loadCached(p) : loadStreaming(p);
     }
     return;
   }

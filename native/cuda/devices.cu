@@ -78,12 +78,19 @@ void requireServed(int device) {
   if (!isServed(device, reason)) throw Error{reason};
 }
 
-int multiprocessors() {
-  int device = 0, count = 0;
+namespace {
+
+int attributeOfCurrent(cudaDeviceAttr attribute, const char* doing) {
+  int device = 0, value = 0;
   check(cudaGetDevice(&device), "asking for the current device");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "asking for multiprocessors");
-  return count;
+  check(cudaDeviceGetAttribute(&value, attribute, device), doing);
+  return value;
 }
+
+}  // namespace
+
+int multiprocessors() { return attributeOfCurrent(cudaDevAttrMultiProcessorCount, "asking for multiprocessors"); }
+int64_t cacheBytes() { return attributeOfCurrent(cudaDevAttrL2CacheSize, "asking for the cache's size"); }
 
 std::vector<const void*>& kernels() {
   static std::vector<const void*> list;

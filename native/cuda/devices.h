@@ -14,8 +14,9 @@ bool isServed(int device, std::string& reason);
 // Throws where there is none.
 void requireServed(int device);
 
-// Multiprocessors of the current device.
+// Multiprocessors of the current device, and the bytes of its second-level cache.
 int multiprocessors();
+int64_t cacheBytes();
 
 // Loads all kernels there, unless that has been done.
 void loadKernels(int device);

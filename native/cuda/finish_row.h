@@ -59,14 +59,15 @@ FPL_DEVICE void putRow(const Forward& f, int64_t to, const FinishedRow& row) {
 FPL_DEVICE void putTokenLoss(const FinishArguments& a, int64_t to, const TokenState& token, int32_t label,
                              double meanLogit) {
   const TokenLoss& l = a.loss;
-  const double weight = a.tokens.weight(to), slope = weight / *a.divisor, scale = l.gradientScale;
+  const double weight = a.tokens.weight(to);
   const double labelWeight = label < 0 ? 1 : l.labelWeight(label);
   const TokenLossValue value = tokenLoss(l.constants, token, meanLogit, labelWeight, a.inverseTemperature);
   l.losses[to] = weighed(weight, value.loss);
   if (!l.ofLogProb) return;
-  l.ofLogProb[to] = scale * weighed(slope, value.slopes.logProb);
-  l.ofLogSumExp[to] = scale * weighed(slope, value.slopes.logSumExp);
-  l.ofMeanLogit[to] = scale * weighed(slope, value.slopes.meanLogit);
+  const ResultSlopes slopes = tokenLossSlopes(l, weight, *a.divisor, value);
+  l.ofLogProb[to] = slopes.logProb;
+  l.ofLogSumExp[to] = slopes.logSumExp;
+  l.ofMeanLogit[to] = slopes.meanLogit;
 }
 
 FPL_DEVICE float logitAt(const Rows& rows, int64_t row, int64_t index) {

@@ -28,6 +28,14 @@ constexpr float kZero = 0, kOne = 1;
 
 int64_t extentOf(const Rows& rows) { return rows.offset(rows.count() - 1) + rows.vocab; }
 
+// Chunks of nearly as many rows each: a short one would leave much of the GPU idle, and yet have the weight's gradient
+// read and written.
+int64_t evenChunk(int64_t rows, int64_t most) {
+  if (rows <= most) return rows;
+  const int64_t chunks = (rows + most - 1) / most, even = (rows + chunks - 1) / chunks;
+  return most > 128 ? std::min(most, roundedUp(even, 128)) : even;
+}
+
 bool isActive(int32_t target) { return target != -1; }
 
 }  // namespace
@@ -43,7 +51,7 @@ HeadPlan::HeadPlan(const Job& job, Workspace& workspace) : job_(job), workspace_
   const int64_t rowBytes = stride_ * int64_t(sizeof(float));
   mostRows_ = std::max<int64_t>(1, chunkBytes() / rowBytes);
   if (mostRows_ > 128) mostRows_ -= mostRows_ % 128;
-  chunk_ = std::min(mostRows_, active_.count);
+  chunk_ = evenChunk(active_.count, mostRows_);
   // Those of a single chunk have their memory anyway.
   const int64_t budget = job.headGradient.logitsBudget;
   const bool makesBoth = job.hasPolicy && job.hasHeadGradient && !job.policy.segments.present();
@@ -137,6 +145,7 @@ void HeadPlan::place(Layout& layout) {
   }
   if (out_.bias) biasSums_ = layout.scratch<double>(vocab_);
   if (policy_.type == DType::kFloat16) scale_ = layout.scratch<GradientScale>(1);
+  if (isNarrow()) ofLabels_ = layout.scratch<float>(chunk_);
 }
 
 // hidden · weightᵀ
@@ -248,6 +257,25 @@ Rows HeadPlan::chunkOfLogits(int64_t first, int64_t rows) const {
   return logits;
 }
 
+// The gradient in the place of the logits: of 16 bits, in the first half of each row's room.
+Rows HeadPlan::chunkOfGradient(int64_t first, int64_t rows) const {
+  Rows gradient = chunkOfLogits(first, rows);
+  gradient.dtype = policy_.type;
+  gradient.timeStride = stride_ * 4 / elementSize(policy_.type);
+  return gradient;
+}
+
+LabelParts HeadPlan::labelParts(int64_t first, int64_t rows) const {
+  Rows hidden;
+  hidden.data = hidden_;
+  hidden.dtype = policy_.type;
+  hidden.batch = 1;
+  hidden.time = rows;
+  hidden.vocab = policy_.head.width();
+  hidden.timeStride = hiddenStride_;
+  return {active_.targets + first, ofLabels_, hidden, policy_.head.weight};
+}
+
 // The chunk's gradient of hidden.
 Rows HeadPlan::hiddenRows(int64_t rows) const {
   Rows hidden;
@@ -331,16 +359,19 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
     // Zeros for hidden states that take no part: 0 times what they are might be NaN.
     gatherHidden(policy_, takingPart_ + first, rows, stream);
     if (!keeps_) multiplyLogits(policy_, first, rows, stream);
-    part.logits = part.out = chunkOfLogits(first, rows);
-    float* const logits = logitsOf(first);
+    part.logits = chunkOfLogits(first, rows);
+    part.out = chunkOfGradient(first, rows);
     chunkColumns.targets = active_.targets + first;
-    logitsGradient(part, values_ + first, chunkColumns, chunkColumns, {0, rows}, stream);
-    if (out_.bias) addColumns(logits, rows, vocab_, stride_, biasSums_, stream);
-    if (policy_.type != DType::kFloat32) {
-      roundGradient(logits, rows, vocab_, stride_, policy_.type, scale_ ? &scale_->up : nullptr, stream);
+    if (out_.bias) addColumns(part, values_ + first, chunkColumns, biasSums_, stream);
+    if (isNarrow()) {
+      const float* const up = scale_ ? &scale_->up : nullptr;
+      narrowGradient(part, values_ + first, chunkColumns, up, ofLabels_, stream);
+    } else {
+      logitsGradient(part, values_ + first, chunkColumns, chunkColumns, {0, rows}, stream);
     }
     if (out_.hidden) {
       of(toHidden_, first, rows).multiply(down, zero, products_, stream);
+      if (isNarrow()) addLabelsToHidden(labelParts(first, rows), hiddenGradient_, hiddenStride_, stream);
       if (shareOfHidden_) {
         copyRows(hiddenRows(rows), nullptr, rows, shareOfHidden_ + first * width, DType::kFloat32, width, stream);
       } else {
@@ -348,7 +379,12 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
                     out_.addsToHidden(), stream);
       }
     }
-    if (out_.weight) of(toWeight_, first, rows).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
+    if (out_.weight) {
+      of(toWeight_, first, rows).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
+      const Matrix sums = weightProduct(first, rows).c;
+      if (isNarrow())
+        addLabelsToWeight(labelParts(first, rows), weightSums_, sums.rowStride, sums.columnStride, stream);
+    }
   });
   if (shareOfHidden_ && active_.count > 0) {
     communicator->allReduceSum(shareOfHidden_, size_t(active_.count * width), nccl::Type::kFloat32, stream,

@@ -55,6 +55,8 @@ class HeadPlan {
   void* onDevice(const void* host, int64_t elements, DType dtype, const char* purpose);
   void* gradientOnDevice(void* host, int64_t elements, DType dtype, bool upload, const char* purpose);
 
+  bool isNarrow() const { return policy_.type != DType::kFloat32; }
+
   // Where the logits of rows from `first` on are, of the active ones: all have places of their own, or those of a
   // chunk.
   float* logitsOf(int64_t first) const { return logits_ + (keeps_ ? first * stride_ : 0); }
@@ -71,6 +73,8 @@ class HeadPlan {
   void forChunks(const Visit& visit) const;
 
   Rows chunkOfLogits(int64_t first, int64_t rows) const;
+  Rows chunkOfGradient(int64_t first, int64_t rows) const;
+  LabelParts labelParts(int64_t first, int64_t rows) const;
   Rows hiddenRows(int64_t rows) const;
   void gatherHidden(const Layer& layer, const int32_t* from, int64_t rows, Stream stream);
   void multiplyLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream);
@@ -98,6 +102,7 @@ class HeadPlan {
   int32_t* takingPart_ = nullptr;  // [active rows] those with a gradient other than 0, else -1
   double* biasSums_ = nullptr;
   GradientScale* scale_ = nullptr;
+  float* ofLabels_ = nullptr;  // [chunk] of factors of 16 bits: the labels' part of the logits' gradient
   std::vector<Matmul> toHidden_, toWeight_;
 };
 

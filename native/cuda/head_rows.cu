@@ -101,42 +101,6 @@ scaleKernel(const RowValues* values, int64_t count, GradientScale* scale) {
   *scale = {float(powerOfTwo(up)), float(powerOfTwo(-up)), 0, 1};
 }
 
-// A block to a row, from front to back: what is written lies where the row has been read.
-template <typename T>
-FPL_KERNEL(kThreads, 4)
-roundKernel(float* gradient, int64_t vocab, int64_t stride, const float* scale) {
-  constexpr int kPerLoad = kPerQuad<float>, kPerStore = kPerQuad<T>;
-  float* row = gradient + blockIndex() * stride;
-  T* out = reinterpret_cast<T*>(row);
-  const float factor = scale ? *scale : 1;
-  for (int64_t first = 0; first < vocab; first += int64_t(kThreads) * kPerStore) {
-    const int64_t at = first + threadIndex() * kPerStore;
-    float x[kPerStore] = {};
-    if (at + kPerStore <= vocab) {
-#pragma unroll
-      for (int i = 0; i < kPerStore; i += kPerLoad)
-        unpack(loadCached(reinterpret_cast<Quad*>(row + at + i)), x + i, row);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kPerStore; ++i) x[i] = at + i < vocab ? row[at + i] : 0;
-    }
-#pragma unroll
-    for (int i = 0; i < kPerStore; ++i) x[i] = multiply(x[i], factor);
-    barrier();  // the others have read what is about to be written over
-    if (at < vocab) storeStreaming(reinterpret_cast<Quad*>(out + at), pack(x, out));
-  }
-}
-
-FPL_KERNEL(kThreads, 4)
-columnsKernel(const float* gradient, int64_t rows, int64_t vocab, int64_t stride, double* sums) {
-  const int64_t column = blockIndex() * kThreads + threadIndex();
-  if (column >= vocab) return;
-  double sum = sums[column];
-#pragma unroll 8
-  for (int64_t row = 0; row < rows; ++row) sum += double(gradient[row * stride + column]);
-  sums[column] = sum;
-}
-
 template <typename T>
 FPL_KERNEL(kThreads, 4)
 sumsKernel(const double* sums, int64_t vocab, T* out, bool accumulate) {
@@ -225,19 +189,6 @@ void gatherValues(const RowValues* values, const ActiveRows& active, RowValues* 
 
 void gradientScale(const RowValues* values, int64_t count, GradientScale* scale, Stream stream) {
   FPL_LAUNCH("output layer", scaleKernel, 1, kThreads, stream, values, count, scale);
-}
-
-void roundGradient(float* gradient, int64_t rows, int64_t vocab, int64_t stride, DType dtype, const float* scale,
-                   Stream stream) {
-  if (dtype == DType::kFloat16) {
-    FPL_LAUNCH("output layer", roundKernel<Float16>, rows, kThreads, stream, gradient, vocab, stride, scale);
-  } else {
-    FPL_LAUNCH("output layer", roundKernel<BFloat16>, rows, kThreads, stream, gradient, vocab, stride, scale);
-  }
-}
-
-void addColumns(const float* gradient, int64_t rows, int64_t vocab, int64_t stride, double* sums, Stream stream) {
-  FPL_LAUNCH("output layer", columnsKernel, blocksOf(vocab), kThreads, stream, gradient, rows, vocab, stride, sums);
 }
 
 void writeColumns(const double* sums, int64_t vocab, void* out, DType dtype, bool accumulate, Stream stream) {

@@ -54,6 +54,17 @@ Product byRows(const Product& p) {
   return {p.b.transposed(), p.a.transposed(), p.c.transposed()};
 }
 
+CublasLt::Case caseOf(const Product& model, const Product& product, bool scalarsOnDevice) {
+  CublasLt::Case found{scalarsOnDevice};
+  for (const Product* p : {&model, &product}) {
+    for (const Matrix& m : {p->a, p->b, p->c}) {
+      found.insert(found.end(), {int64_t(m.dtype), m.rows, m.columns, m.rowStride, m.columnStride});
+    }
+  }
+  for (const Matrix& m : {product.a, product.b, product.c}) found.push_back(alignmentOf(m.data));
+  return found;
+}
+
 }  // namespace
 
 CublasLt::CublasLt() {
@@ -79,11 +90,20 @@ struct Matmul::Description {
   Owned<Layout> a, b, c;
 };
 
-Matmul::Matmul(const CublasLt& lt, const Product& model, const Product& product, bool scalarsOnDevice)
+Matmul::Matmul(CublasLt& lt, const Product& model, const Product& product, bool scalarsOnDevice)
     : lt_(&lt), description_(std::make_shared<Description>(*lt.functions, product, scalarsOnDevice)) {
+  const CublasLt::Case key = caseOf(model, product, scalarsOnDevice);
+  const auto known = lt.chosen.find(key);
+  if (known != lt.chosen.end()) {
+    algorithm_ = known->second;
+    return;
+  }
   if (!choose(Description(*lt.functions, model, scalarsOnDevice)) && !choose(*description_)) {
     check(*lt.functions, Status::kNotSupported, kChoosing);
   }
+  // Who never has the same number of rows twice shall not fill the memory; choosing again gives the same.
+  if (lt.chosen.size() >= CublasLt::kMostChoices) lt.chosen.clear();
+  lt.chosen.emplace(key, algorithm_);
 }
 
 bool Matmul::choose(const Description& model) {

@@ -2,7 +2,9 @@
 // the same whatever the number of rows.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <vector>
 
 #include "../core/dtypes.h"
 #include "cublaslt.h"
@@ -29,6 +31,10 @@ struct Product {
 // What the products on one device share.
 class CublasLt {
  public:
+  // All that the choice of an algorithm depends on.
+  using Case = std::vector<int64_t>;
+  static constexpr size_t kMostChoices = 512;
+
   CublasLt();
   ~CublasLt();
   CublasLt(const CublasLt&) = delete;
@@ -37,12 +43,13 @@ class CublasLt {
 
   const cublaslt::Functions* functions;
   cublaslt::Handle* handle = nullptr;
+  std::map<Case, cublaslt::Algorithm> chosen;  // so that no call chooses again what one before it has chosen
 };
 
 class Matmul {
  public:
   // The algorithm is the one chosen for `model`, the same product with another number of rows, where that can do it.
-  Matmul(const CublasLt& lt, const Product& model, const Product& product, bool scalarsOnDevice);
+  Matmul(CublasLt& lt, const Product& model, const Product& product, bool scalarsOnDevice);
 
   // c = alpha · a · b + beta · c; where beta is 0, c may hold anything. The workspace has CublasLt::kWorkspace bytes.
   void multiply(const float* alpha, const float* beta, void* workspace, Stream stream) const;

@@ -294,6 +294,16 @@ void Plan::placePartials(Layout& layout) {
     return scratch;
   };
   losses_.policy = place(on_.policy, false);
+  // A job that may be cancelled does not begin to write before it has read everything; of one whose logits are on the
+  // host, device memory is not what takes the time.
+  const bool isThere = job_.policy.logits.onDevice && job_.gradient.out.onDevice;
+  const bool isOwn = !exchange_ && !hasSegments() && targetColumns_.empty();
+  labelLogits_ = nullptr;
+  if (isThere && isOwn && !job_.cancellable && writesRowByRow(job_, order_.most)) {
+    losses_.policy.perRow = 1;
+    // The logits may have been written over when the rows are finished.
+    losses_.policy.labelLogits = labelLogits_ = layout.scratch<float>(job_.rows().count());
+  }
   if (job_.hasReference) losses_.reference = place(on_.reference, true);
   for (int64_t s = 0; s < job_.tokens.sequences; ++s) {
     losses_.mostRows = std::max<int64_t>(losses_.mostRows, job_.tokens.offsets[s + 1] - job_.tokens.offsets[s]);
@@ -403,6 +413,9 @@ void Plan::enqueueForward(const Forward& stage, const Rows& from, Stream stream)
   const TokenLossStage* const loss = job_.hasTokenLoss && !isReference ? &losses_.tokenLoss : nullptr;
   if (head_) return head_->forward(isReference, stage, on_.tokens, loss, stream);
   const SweepScratch& scratch = isReference ? losses_.reference : losses_.policy;
+  if (labelLogits_ && !isReference) {
+    return rowByRow(stage, on_.gradient, on_.tokens, loss, scratch, labelLogits_, writtenRows(), stream);
+  }
   if (from.onDevice) return sweepRows(stage, on_.tokens, scratch, order_.activeOnes(), stream);
   staging().upload(from, stage.logits, hostTargets(), job_.cancelled, stream, [&](int64_t first, int64_t end) {
     sweepRows(stage, on_.tokens, scratch, {first, end}, stream);
@@ -425,11 +438,12 @@ void Plan::enqueueSegments(const Forward& stage, const MadeStates& made, const R
 }
 
 void Plan::enqueueGradient(Stream stream) {
+  if (labelLogits_ && !on_.gradient.rowScale) return;
   if (values_) rowValues(on_.gradient, on_.tokens, mostWeight_, values_, stream);
+  if (labelLogits_) return;
   if (head_) return head_->gradient(on_.gradient, values_, columns_, communicator(), stream);
   if (job_.gradient.out.onDevice) {
-    const VisitedRows rows = on_.gradient.skipInactive ? order_.activeOnes() : order_.all();
-    logitsGradient(on_.gradient, values_, on_.tokens, columns_, rows, stream);
+    logitsGradient(on_.gradient, values_, on_.tokens, columns_, writtenRows(), stream);
     return;
   }
   if (!job_.hasPolicy || hasSegments()) {

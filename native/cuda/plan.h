@@ -122,6 +122,7 @@ class Plan {
   void enqueueForward(const Forward& stage, const Rows& from, Stream stream);
   void enqueueSegments(const Forward& stage, const MadeStates& made, const Rows& from, Stream stream);
   void enqueueValues(Stream stream);  // stages 0 to 3
+  VisitedRows writtenRows() const { return on_.gradient.skipInactive ? order_.activeOnes() : order_.all(); }
   void enqueueGradient(Stream stream);
 
   Job& job_;        // the host's
@@ -137,6 +138,7 @@ class Plan {
   LossStage losses_;
   std::vector<uint32_t> noneArrived_;  // zeros for its counters
   RowValues* values_ = nullptr;        // [R] of stage 4, or null
+  float* labelLogits_ = nullptr;       // [R] where stages 1 and 4 of the policy's rows are one; or null
   float mostWeight_ = 1;               // of a class
   int32_t* invalid_ = nullptr;
   DeviceMemory policyLogits_, referenceLogits_;  // of logits that are on the host

@@ -78,6 +78,17 @@ inline bool wantsMeanLogit(const Job& job) {
 }
 inline bool wantsWeighted(const Job& job) { return job.hasTokenLoss && job.tokenLoss.classWeights; }
 
+// The derivatives of the sum with respect to a row's results, by those of the row's own loss.
+FPL_HD inline ResultSlopes tokenLossSlopes(const TokenLoss& loss, double weight, double divisor,
+                                           const TokenLossValue& value) {
+  const double slope = weight / divisor, scale = loss.gradientScale;
+  ResultSlopes slopes;
+  slopes.logProb = scale * weighed(slope, value.slopes.logProb);
+  slopes.logSumExp = scale * weighed(slope, value.slopes.logSumExp);
+  slopes.meanLogit = scale * weighed(slope, value.slopes.meanLogit);
+  return slopes;
+}
+
 // Between stages 0 and 1, where the labels are on the device.
 void weighTokens(const Tokens& tokens, const TokenLossStage& loss, int64_t rows, Stream stream);
 
@@ -138,8 +149,9 @@ struct LossStage {
 // `job` points to device memory.
 void sequenceLosses(const Job& job, const LossStage& stage, Stream stream);
 
-// What stage 4 makes of a row, and a bound of the magnitudes of what it writes. Where neither entropies nor mean logits
-// have derivatives, a row is written as RowGradient says, with its factor as `constant`.
+// What stage 4 makes of a row, and a bound of the magnitudes of what it writes to all logits but the label's. Where
+// neither entropies nor mean logits have derivatives, a row is written as RowGradient says, with its factor as
+// `constant`.
 struct RowValues {
   FullRowGradient gradient;
   float largest = 0;
@@ -160,6 +172,14 @@ inline bool makesValues(const Gradient& gradient) {
 void rowValues(const Gradient& gradient, const Tokens& tokens, float mostWeight, RowValues* values, Stream stream);
 void logitsGradient(const Gradient& gradient, const RowValues* values, const Tokens& tokens, const Tokens& columns,
                     const VisitedRows& rows, Stream stream);
+
+// Stages 1 and 4 of rows whose gradient depends on nothing but the row, its loss and whether its scale is deferred. It
+// leaves the partials, one of a row, and the label's logits [R], of which the rows are finished, and the gradient.
+void rowByRow(const Forward& forward, const Gradient& gradient, const Tokens& tokens, const TokenLossStage* loss,
+              const SweepScratch& scratch, float* labelLogits, const VisitedRows& rows, Stream stream);
+// Whether that does what a job wants, and is faster than one stage after the other for so many rows. All is on the
+// device.
+bool writesRowByRow(const Job& job, int64_t rows);
 
 // A head's logits are made of the rows that predict something alone, side by side in `count` slots. Those past the last
 // such row stay empty: without a row and without a target.
@@ -184,12 +204,23 @@ struct GradientScale {
   float zero, one;
 };
 void gradientScale(const RowValues* values, int64_t count, GradientScale* scale, Stream stream);
-// The logits' gradient times `scale` (null: 1), rounded to 16 bits in place: each row takes the first half of its room.
-void roundGradient(float* gradient, int64_t rows, int64_t vocab, int64_t stride, DType dtype, const float* scale,
-                   Stream stream);
+// Stage 4 of a head with 16-bit factors, in place: `gradient.out` are rows of their type, each in the first half of its
+// logits' room, times `scale` (null: 1). It has zeros for the labels, whose own values [rows] go to `ofLabels`.
+void narrowGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, const float* scale,
+                    float* ofLabels, Stream stream);
+// What the labels' values add to the gradients of hidden and weight: products with the label's row of the weight, and
+// with the row's hidden states. Both are of 16 bits.
+struct LabelParts {
+  const int32_t* labels;  // [rows]
+  const float* gradient;  // [rows] 0 where there is none
+  Rows hidden;            // [1, rows]
+  Head::Weight weight;
+};
+void addLabelsToHidden(const LabelParts& parts, float* out, int64_t stride, Stream stream);
+void addLabelsToWeight(const LabelParts& parts, float* out, int64_t rowStride, int64_t columnStride, Stream stream);
 
-// The bias' gradient: sums over rows, one after the other in float64, and what they come to.
-void addColumns(const float* gradient, int64_t rows, int64_t vocab, int64_t stride, double* sums, Stream stream);
+// The bias' gradient, from the logits: sums over rows, one after the other in float64, and what they come to.
+void addColumns(const Gradient& gradient, const RowValues* values, const Tokens& columns, double* sums, Stream stream);
 void writeColumns(const double* sums, int64_t vocab, void* out, DType dtype, bool accumulate, Stream stream);
 // Hidden's gradient: the active rows' to their places, zeros to the others'.
 void scatterRows(const float* from, int64_t stride, const int32_t* rows, int64_t count, int64_t width, void* out,

@@ -26,6 +26,9 @@ constexpr int64_t kRowsPerBlock = 8;
 constexpr uint32_t kGradientLoads = 4;
 constexpr int64_t kMostTiles = 16, kHalfTilesOfPiece = 1;
 
+// Groups of threads that a multiprocessor holds to read and write rows in one go, of a block or of several.
+constexpr int kRowGroups = 2;
+
 // Elements of each thread in a tile of a gradient that has another type than the logits.
 constexpr int64_t kConvertedElements = 8;
 

@@ -123,6 +123,30 @@ for (const shape of SHAPES) {
   }
 }
 
+// Rows that are read and written in one go, for which there have to be many of them: several short ones of a multiprocessor
+// at a time, and one long one. Arrays of the host go through one stage after the other, with the same bits.
+for (const shape of [
+  [2, 400, 1027],
+  [2, 200, 40_001],
+]) {
+  const [batch, time, vocab] = shape
+  const data = Float32Array.from({ length: batch * time * vocab }, (_, i) => 4 * Math.sin(i * 12.9898 + i * i))
+  const labels = Int32Array.from({ length: batch * time }, (_, i) => (i % 4 === 1 ? -100 : (i * 7919) % vocab))
+  const buffer = DeviceBuffer.from(data)
+  const out = new DeviceBuffer(data.byteLength)
+  const written = new Float32Array(data.length)
+  for (const options of [{}, { outputs: OUTPUTS }, { deferredScale: true, logitSoftcap: 5 }]) {
+    const given = { shift: false, ...options }
+    const wanted = crossEntropySync({ data, shape }, labels, { ...given, backend: 'cuda', gradient: true })
+    const got = crossEntropySync({ data: buffer, shape }, labels, { ...given, gradient: out })
+    out.copyTo(written)
+    const gradient = /** @type {Float32Array} */ (wanted.gradLogits?.data)
+    if (got.loss !== wanted.loss || !near(written, gradient, 0)) throw new Error(`rows in one go, [${shape}]`)
+    calls += 2
+  }
+  for (const memory of [buffer, out]) memory.dispose()
+}
+
 /**
  * Loss and gradients of an output layer: the logits are computed here, the loss by the js backend.
  * @param {Float32Array[]} parts hidden, weight and bias

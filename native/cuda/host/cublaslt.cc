@@ -2,7 +2,8 @@
 // refuses what a GPU would refuse or do differently now and then: sizes that do not fit each other, memory less aligned
 // than was promised when the algorithm was chosen, and algorithms that might split sums.
 //
-// FPL_HOST_FAULT=matmul makes every product fail. FPL_HOST_PRODUCTS names a file to which each adds a line.
+// FPL_HOST_FAULT=matmul makes every product fail. FPL_HOST_PRODUCTS names a file to which each adds a line, and
+// FPL_HOST_CHOICES one to which each choice of an algorithm does.
 #include "../cublaslt.h"
 
 #include <cstdio>
@@ -90,6 +91,15 @@ void multiply(const Factor& a, const Factor& b, float alpha, float beta, float* 
   }
 }
 
+// Adds a line with two sizes to the file that the environment names, if it does.
+void note(const char* variable, int64_t rows, int64_t columns) {
+  const char* name = getenv(variable);
+  FILE* file = name && *name ? fopen(name, "a") : nullptr;
+  if (!file) return;
+  fprintf(file, "%lld %lld\n", static_cast<long long>(rows), static_cast<long long>(columns));
+  fclose(file);
+}
+
 }  // namespace
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -170,6 +180,7 @@ EXPORT Status cublasLtMatmulAlgoGetHeuristic(Handle*, Operation* operation, Layo
   if (!fits(*operation, *a, *b, *c)) return Status::kInvalidValue;
   Promise promise{preference->reductions, {}};
   memcpy(promise.alignments, preference->alignments, sizeof promise.alignments);
+  note("FPL_HOST_CHOICES", c->rows, c->columns);
   *choice = {};
   memcpy(&choice->algorithm, &promise, sizeof promise);
   *count = 1;
@@ -196,11 +207,7 @@ EXPORT Status cublasLtMatmul(Handle*, Operation* operation, const void* alpha, c
   }
   if (!fits(*operation, *aLayout, *bLayout, *cLayout) || c != d || !workspace) return Status::kInvalidValue;
 
-  const char* products = getenv("FPL_HOST_PRODUCTS");
-  if (FILE* file = products && *products ? fopen(products, "a") : nullptr) {
-    fprintf(file, "%lld %lld\n", static_cast<long long>(cLayout->rows), static_cast<long long>(cLayout->columns));
-    fclose(file);
-  }
+  note("FPL_HOST_PRODUCTS", cLayout->rows, cLayout->columns);
 
   const bool later = operation->pointerMode == kScalarsOnDevice;
   const auto *alphaAt = static_cast<const float*>(alpha), *betaAt = static_cast<const float*>(beta);

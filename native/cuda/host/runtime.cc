@@ -354,7 +354,7 @@ cudaError_t cudaGetLastError() {
   return sticky ? sticky : last;
 }
 
-constexpr int kMultiprocessors = 2;
+constexpr int kMultiprocessors = 2, kCacheBytes = 1 << 18;
 
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = int(numberIn("FPL_HOST_DRIVER", CUDART_VERSION));
@@ -371,8 +371,8 @@ cudaError_t cudaGetDeviceCount(int* count) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   const Lock lock(mutex);
   if (device < 0 || device >= deviceCount()) return noted(cudaErrorInvalidDevice);
-  if (attribute == cudaDevAttrMultiProcessorCount) {
-    *value = kMultiprocessors;
+  if (attribute == cudaDevAttrMultiProcessorCount || attribute == cudaDevAttrL2CacheSize) {
+    *value = attribute == cudaDevAttrL2CacheSize ? kCacheBytes : kMultiprocessors;
     return noted(cudaSuccess);
   }
   // The entry of that number, or the last one.
@@ -388,7 +388,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
   snprintf(properties->name, sizeof properties->name, "host");
   properties->multiProcessorCount = kMultiprocessors;
-  properties->l2CacheSize = 1 << 20;
+  properties->l2CacheSize = kCacheBytes;
   properties->totalGlobalMem = deviceBytes();
   const cudaError_t status = cudaDeviceGetAttribute(&properties->major, cudaDevAttrComputeCapabilityMajor, device);
   return status ? status : cudaDeviceGetAttribute(&properties->minor, cudaDevAttrComputeCapabilityMinor, device);
