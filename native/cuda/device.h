@@ -172,7 +172,8 @@ FPL_DEVICE Quad between(const Quad& low, const Quad& high, uint32_t off) {
 
 // Quads of a row, the v-th from element first + v · stride on, all loads before the first use of one; the stride is a
 // whole number of Quads. A Quad is not `whole`, and not loaded, where it reaches out of 0 .. end, or where its aligned
-// neighbours reach beyond the row: it has to be read element by element. `kKeeps`: the row will be read again soon.
+// neighbours reach beyond the row: it has to be read element by element. `kKeeps`: the row will be read again soon;
+// what lies before it may be written meanwhile, and is not read either.
 template <typename T, bool kAligned, bool kKeeps, int kCount>
 FPL_DEVICE void loadQuads(const T* row, const T* rowEnd, int64_t first, int64_t stride, int64_t end,
                           Quad (&quads)[kCount], bool (&whole)[kCount]) {
@@ -182,8 +183,9 @@ FPL_DEVICE void loadQuads(const T* row, const T* rowEnd, int64_t first, int64_t 
       const int64_t at = first + v * stride;
       whole[v] = at >= 0 && at + kPerQuad<T> <= end;
       quads[v] = {};
+      if (!whole[v]) continue;
       const Quad* const p = reinterpret_cast<const Quad*>(row + at);
-      if (whole[v]) quads[v] = kKeeps ? loadCached(p) : loadStreaming(p);
+      quads[v] = kKeeps ? loadCached(p) : loadStreaming(p);
     }
     return;
   }
@@ -195,6 +197,7 @@ FPL_DEVICE void loadQuads(const T* row, const T* rowEnd, int64_t first, int64_t 
     const int64_t at = first + v * stride;
     const Quad* p = reinterpret_cast<const Quad*>(base + v * stride * int64_t(sizeof(T)));
     whole[v] = at >= 0 && at + kPerQuad<T> <= end && reinterpret_cast<const char*>(p + 2) <= limit;
+    if (kKeeps) whole[v] = whole[v] && reinterpret_cast<const char*>(p) >= reinterpret_cast<const char*>(row);
     quads[v] = next[v] = {};
     if (whole[v]) {
       quads[v] = loadCached(p);

@@ -33,7 +33,7 @@ class CublasLt {
  public:
   // All that the choice of an algorithm depends on.
   using Case = std::vector<int64_t>;
-  static constexpr size_t kMostChoices = 512;
+  static constexpr size_t kMostChoices = 128;
 
   CublasLt();
   ~CublasLt();
