@@ -251,6 +251,6 @@ describe('what is refused', () => {
     // Where no gradient is asked for, too.
     const onWasm = { gradientPrecision: 'bfloat16', gradient: false, backend: 'wasm' }
     expect(() => call(onWasm)).toThrow("must be 'float32' on the wasm backend")
-    expect(() => call({ ...onWasm, backend: 'cpu' })).not.toThrow()
+    expect(() => call({ ...onWasm, backend: 'js' })).not.toThrow()
   })
 })
