@@ -71,7 +71,7 @@ if wanted profile; then
     # Time, bytes of memory and instructions of warps, which docs/performance.md predicts, and what stood in the way.
     metrics=gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,smsp__inst_executed.sum
     metrics+=,dram__throughput.avg.pct_of_peak_sustained_elapsed,smsp__issue_active.avg.pct_of_peak_sustained_active
-    lines=80 step profile ncu --clock-control none --csv --metrics "$metrics" node scripts/gpu/profile.mjs
+    lines=80 step profile ncu --clock-control none --csv --metrics "$metrics" node bench/cuda/profile.mjs
   else
     echo 'profile: no ncu here'
   fi

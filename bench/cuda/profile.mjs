@@ -1,6 +1,6 @@
 /** A step on [8, 1024, 128256], in bfloat16 and in float32, for what counts what its kernels do. */
 import { DeviceBuffer, prepareFusedPreferenceLoss, Stream } from 'fused-preference-loss/cuda'
-import { BYTES, labelsFor, REFERENCE, randomLogits } from '../../bench/cuda/run.mjs'
+import { BYTES, labelsFor, REFERENCE, randomLogits } from './run.mjs'
 
 const [batch, time, vocab] = [8, 1024, 128256]
 const stream = new Stream()
