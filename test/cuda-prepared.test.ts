@@ -290,19 +290,24 @@ describe.runIf(CUDA.length > 0)('memory', () => {
 })
 
 describe.runIf(CUDA.length > 0)('a stream', () => {
-  it('waits for another at an event', () => {
+  /** What it reads of memory that another stream fills with 7 before an event for which it waits. */
+  function readAfterFilling(stream: Stream): number[] {
+    using consumer = stream
     using producer = new Stream()
-    using consumer = new Stream()
     using event = new Event()
     const [from, to] = [DeviceBuffer.from(Uint8Array.of(1, 1, 1, 1)), new DeviceBuffer(4)]
     from.fill(7, { stream: producer })
     event.record(producer)
     consumer.wait(event)
     to.copyFrom(from, { stream: consumer })
-    const copy = new Uint8Array(4)
-    to.copyTo(copy, { stream: consumer })
-    expect([...copy]).toEqual([7, 7, 7, 7])
+    const found = new Uint8Array(4)
+    to.copyTo(found, { stream: consumer })
     producer.synchronizeSync()
+    return [...found]
+  }
+
+  it('waits for another at an event', () => {
+    expect(readAfterFilling(new Stream())).toEqual([7, 7, 7, 7])
   })
 
   it('waits for the default stream, and not for an event that was never recorded', () => {
@@ -366,18 +371,7 @@ describe.runIf(CUDA.length > 0)('a stream', () => {
     vi.resetModules()
     const copy: typeof import('../lib/cuda/index.js') = await import('../lib/cuda/index.js')
     expect(copy.Event).not.toBe(Event)
-    using producer = new Stream()
-    using consumer = new copy.Stream()
-    using event = new Event()
-    const [from, to] = [DeviceBuffer.from(Uint8Array.of(1, 1, 1, 1)), new DeviceBuffer(4)]
-    from.fill(7, { stream: producer })
-    event.record(producer)
-    consumer.wait(event)
-    to.copyFrom(from, { stream: consumer })
-    const found = new Uint8Array(4)
-    to.copyTo(found, { stream: consumer })
-    expect([...found]).toEqual([7, 7, 7, 7])
-    producer.synchronizeSync()
+    expect(readAfterFilling(new copy.Stream())).toEqual([7, 7, 7, 7])
   })
 
   // Of a GPU nobody says what comes of that.
