@@ -155,7 +155,7 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
     expect(status).toBe(0)
     const metrics = 'gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,smsp__inst_executed.sum,'
     expect(calls.at(-1)).toContain(`ncu --clock-control none --csv --metrics ${metrics}`)
-    expect(calls.at(-1)).toMatch(/ node scripts\/gpu\/profile\.mjs$/)
+    expect(calls.at(-1)).toMatch(/ node bench\/cuda\/profile\.mjs$/)
     expect(archived).toContain('results/profile.log')
   })
 
