@@ -14,9 +14,11 @@ const cpuinfo = () => (process.platform === 'linux' ? readFileSync('/proc/cpuinf
 
 type Options = NonNullable<Parameters<typeof fusedLinearPreferenceLossSync>[3]>
 
-const [BATCH, TIME, WIDTH, VOCAB] = [2, 150, 45, 2100]
+const [BATCH, TIME] = [2, 150]
+const SIZES = [45, 2100]
+const [WIDTH, VOCAB] = SIZES
 
-function layer(dtype: DType = 'bfloat16', byWord = true) {
+function layer(dtype: DType = 'bfloat16', byWord = true, [WIDTH, VOCAB] = SIZES) {
   const next = random(7)
   const numbers = (count: number) => Array.from({ length: count }, () => encode[dtype](gaussian(next) / 2))
   const states = storage(dtype, BATCH * TIME * WIDTH)
@@ -61,6 +63,47 @@ describe.runIf(AMX_PROBLEM === undefined)('the bits do not depend on', () => {
 
   test('the order in which the weights are stored', () => {
     expect(step({}, false)).toEqual(step({}))
+  })
+})
+
+// One thread has 4096 words at a time, and nine threads have all of them, which are two segments.
+describe.runIf(AMX_PROBLEM === undefined).each([
+  ['plain', {}],
+  ['from a bias, capped', { logitSoftcap: 2, gradientPrecision: 'bfloat16' }],
+  [
+    'with sums of logits, weighted',
+    {
+      labelSmoothing: 0.1,
+      zLoss: 1e-3,
+      classWeights: Float32Array.from({ length: 17_000 }, (_, i) => 0.5 + (i % 3)),
+      logitsBudget: 0,
+    },
+  ],
+])('a vocabulary in blocks: %s', (_, options: object) => {
+  const vocab = 17_000
+  const { hidden, weight, labels } = layer('bfloat16', true, [16, vocab])
+  const bias = Float32Array.from({ length: vocab }, (_, i) => ((i * 5) % 7) / 4)
+  const run = (more: object) => {
+    const outputs = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'tokenMeanLogits'] as const
+    const all = { bias, gradient: true, outputs, backend: 'cpu', ...options, ...more } as const
+    return linearCrossEntropySync(hidden, weight, labels, all)
+  }
+  const ofOneThread = () => run({ products: 'amx', threads: 1 })
+
+  test('the bits of one block', () => {
+    expect(run({ products: 'amx', threads: 9 })).toEqual(ofOneThread())
+  })
+
+  test('the results of our own products', () => {
+    const [got, own] = [ofOneThread(), run({})]
+    const near = (x: ArrayLike<number>, y: ArrayLike<number>, bound: number) =>
+      expect(Array.from(y).findIndex((yi, i) => !(Math.abs(x[i] - yi) <= bound))).toBe(-1)
+    expect(got.loss).toBeCloseTo(own.loss, 5)
+    expect(got.tokenArgmax).toEqual(own.tokenArgmax)
+    near(got.tokenEntropies, own.tokenEntropies, 1e-5)
+    near(got.gradHidden.data as Float32Array, own.gradHidden.data as Float32Array, 2e-6)
+    near(got.gradWeight.data as Float32Array, own.gradWeight.data as Float32Array, 2e-6)
+    near(got.gradBias!, own.gradBias!, 1e-6)
   })
 })
 

@@ -1,7 +1,7 @@
 // Products of an output layer by a library of BLAS.
 //
-// The library multiplies float32. Other weights are converted, some words at a time, but where it multiplies bfloat16
-// by itself: those of the logits, whose factors are not changed then, are left to it.
+// The library multiplies float32, and all words at once. Other weights are converted, some words at a time, but where
+// it multiplies bfloat16 by itself: those of the logits, whose factors are not changed then, are left to it.
 #if !defined(__wasm__)
 #include <cstring>
 
@@ -33,39 +33,47 @@ class BlasProducts : public HeadProducts {
     if (values != bias_.data()) std::copy_n(values, vocab, bias_.data());
   }
 
-  void logits(const int64_t* rows, int64_t count, float* out, int64_t stride) override {
+  void setRows(const int64_t* rows, int64_t count) override {
+    rows_ = rows;
+    count_ = count;
+  }
+
+  void logits(const Words&, float* out, int64_t stride) override {
     if (head_.bias.data) {
-      forParts(count, 1, context_, [&](int64_t i, int64_t) { std::copy_n(bias_.data(), vocab_, out + i * stride); });
+      forParts(count_, 1, context_, [&](int64_t i, int64_t) { std::copy_n(bias_.data(), vocab_, out + i * stride); });
     }
     const bool biased = head_.bias.data != nullptr;
     const DType dtype = head_.weight.dtype;
     if (dtype == DType::kBFloat16 && head_.hidden.dtype == dtype && context_.blas->hasBFloat16) {
       uint16_t* const gathered = reinterpret_cast<uint16_t*>(hidden_.data());
-      forParts(count, 16, context_, [&](int64_t i, int64_t end) {
-        for (; i < end; ++i) memcpy(gathered + i * width_, head_.hidden.begin(rows[i]), width_ * sizeof(uint16_t));
+      forParts(count_, 16, context_, [&](int64_t i, int64_t end) {
+        for (; i < end; ++i) memcpy(gathered + i * width_, head_.hidden.begin(rows_[i]), width_ * sizeof(uint16_t));
       });
-      context_.blas->multiplyBFloat16({{gathered, width_}, stored(byWord_), count, vocab_, width_, out, stride, biased},
-                                      context_.threads);
+      context_.blas->multiplyBFloat16(
+          {{gathered, width_}, stored(byWord_), count_, vocab_, width_, out, stride, biased}, context_.threads);
       return;
     }
-    const float* const hidden = gather(rows, count);
+    const float* const hidden = gather(rows_, count_);
     forEachBlock([&](int64_t first, int64_t words, const float* weights, int64_t step) {
-      multiply({{hidden, width_}, {weights, step, byWord_}, count, words, width_, out + first, stride, biased});
+      multiply({{hidden, width_}, {weights, step, byWord_}, count_, words, width_, out + first, stride, biased});
     });
   }
 
-  void hiddenSums(const float* gradient, int64_t stride, int64_t count, float* out) override {
+  void hiddenSums(const Words&, const float* gradient, int64_t stride, int64_t count, float* out) override {
     forEachBlock([&](int64_t first, int64_t words, const float* weights, int64_t step) {
       multiply({{gradient + first, stride}, {weights, step, !byWord_}, count, width_, words, out, width_, first > 0});
     });
   }
 
-  void weightSums(const float* gradient, int64_t stride, const int64_t* rows, const char* takesPart, int64_t count,
-                  float* out, bool add) override {
+  void setStates(const int64_t* rows, const char* takesPart, int64_t count) override {
     float* const hidden = gather(rows, count);
     for (int64_t i = 0; i < count; ++i) {
       if (!takesPart[i]) std::fill_n(hidden + i * width_, width_, 0.0f);
     }
+  }
+
+  void weightSums(const Words&, const float* gradient, int64_t stride, int64_t count, float* out, bool add) override {
+    const float* const hidden = hidden_.data();
     if (byWord_) {
       multiply({{gradient, stride, true}, {hidden, width_}, vocab_, width_, count, out, width_, add});
     } else {
@@ -121,6 +129,8 @@ class BlasProducts : public HeadProducts {
   const bool isWide_;  // the weights are float32
   const int64_t blockWords_;
   const FloatBuffer hidden_, weights_, bias_;
+  const int64_t* rows_ = nullptr;  // of the logits
+  int64_t count_ = 0;
 };
 
 }  // namespace

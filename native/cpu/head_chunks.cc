@@ -1,30 +1,46 @@
-// The output layer on logits of a chunk of rows, which are in memory: stages 1 and 4 around three plain products.
+// The output layer on logits of a chunk of rows, which are in memory, of a block of words or of all of them: stages 1
+// and 4 around three plain products.
 //
 // The rows that are kept are one chunk; the others are worked on one chunk after the other, and stage 4 multiplies
-// their logits again. The gradient with respect to a chunk's logits takes their place. The products are made between
+// their logits again. The gradient with respect to a block's logits takes their place. The products are made between
 // our own tasks, never beside them.
 #if !defined(__wasm__)
 #include <utility>
 
 #include "head_products.h"
-#include "logits_rows.h"
 
 namespace fpl {
 namespace {
 
-// Active rows first .. first + count, and where their logits are.
+// Active rows first .. first + count. Their logits are kept, or `logits` has room for a block of words of `room` rows.
 struct Chunk {
-  int64_t first, count;
+  int64_t first, count, room;
   float* logits;
   bool isKept;
+};
+
+// A part of a chunk, and its logits.
+struct Block {
+  const Chunk& chunk;
+  Words words;
+  float* logits;
+  int64_t stride;
+
+  Block(const Chunk& chunk, const KeptLogits& kept, Words words)
+      : chunk(chunk),
+        words(words),
+        logits(chunk.isKept ? chunk.logits + words.first : chunk.logits),
+        stride(chunk.isKept ? kept.stride : strideOfLogits(words.count())) {}
+
+  float* line(int64_t i) const { return logits + i * stride; }
 };
 
 std::vector<Chunk> chunksOf(const KeptLogits& kept, int64_t active) {
   std::vector<Chunk> chunks;
   const int64_t keptRows = std::min(kept.rows, active);
-  if (keptRows > 0) chunks.push_back({0, keptRows, kept.data, true});
+  if (keptRows > 0) chunks.push_back({0, keptRows, keptRows, kept.data, true});
   for (int64_t first = keptRows; first < active; first += kept.room) {
-    chunks.push_back({first, std::min(kept.room, active - first), kept.chunk(), false});
+    chunks.push_back({first, std::min(kept.room, active - first), kept.room, kept.chunk(), false});
   }
   return chunks;
 }
@@ -42,6 +58,92 @@ std::unique_ptr<HeadProducts> productsOf(const Head& head, int64_t vocab, const 
   FPL_ASSERT(precision == DType::kFloat32);
   return blasProducts(head, vocab, mostRows, context);
 }
+
+// Stage 1 on a chunk's logits, a block of words after the other.
+class ChunkReader {
+ public:
+  ChunkReader(const Forward& forward, const Tokens& tokens, TokenState* states, float* sumSquaredProbs,
+              const CpuContext& context)
+      : forward_(forward),
+        tokens_(tokens),
+        context_(context),
+        constants_(tokens),
+        segments_(forward),
+        sweep_(forward, tokens, constants_, context.kernels),
+        finish_{forward, tokens, states, sumSquaredProbs, constants_.exp.inverseTemperature},
+        store_(forward) {}
+
+  void begin(const int64_t* rows, int64_t count) {
+    rows_ = rows;
+    swept_.assign(count * segments_.count, {});
+    labelLogits_.assign(count, 0);
+  }
+
+  // The end of a block that would end there: that of the vocabulary, or one that leaves whole steps to its segment.
+  int64_t endOfBlock(int64_t wanted) const {
+    if (wanted >= segments_.vocab) return segments_.vocab;
+    const int64_t begin = segments_.begin(segmentOf(wanted));
+    return begin + (wanted - begin) / kStepOfStates * kStepOfStates;
+  }
+
+  void add(const Block& block) {
+    const int64_t first = segmentOf(block.words.first), count = segmentOf(block.words.end - 1) + 1 - first;
+    context_.pool.run(block.chunk.count * count, context_.threads, [&](int64_t task) {
+      const int64_t i = task / count, segment = first + task % count;
+      addPart(i, segment, block.line(i) - block.words.first, std::max(block.words.first, segments_.begin(segment)),
+              std::min(block.words.end, segments_.end(segment)));
+    });
+  }
+
+  void finish() {
+    const int64_t count = segments_.count;
+    forParts(int64_t(labelLogits_.size()), 16, context_, [&](int64_t i, int64_t end) {
+      for (; i < end; ++i) {
+        const SweptRow* const ofRow = swept_.data() + i * count;
+        const double inverseTemperature = constants_.exp.inverseTemperature;
+        if (!forward_.segments.areMade()) {
+          finish_(rows_[i], merged(ofRow, count, inverseTemperature), labelLogits_[i]);
+          continue;
+        }
+        store_.put(rows_[i], ofRow, inverseTemperature);
+        const int64_t label = tokens_.column(rows_[i]);
+        if (label >= 0 && label < segments_.vocab) forward_.segments.labelLogits[rows_[i]] = labelLogits_[i];
+      }
+    });
+  }
+
+ private:
+  int64_t segmentOf(int64_t word) const {
+    int64_t segment = 0;
+    while (segments_.end(segment) <= word) ++segment;
+    return segment;
+  }
+
+  // Logits begin .. end of a row.
+  void addPart(int64_t i, int64_t segment, const float* row, int64_t begin, int64_t end) {
+    const int64_t label = tokens_.column(rows_[i]);
+    if (label >= begin && label < end) {
+      float logit = row[label];
+      labelLogits_[i] = *sweep_.capped(&logit, 1, &logit);
+    }
+    SweptRow& swept = swept_[i * segments_.count + segment];
+    const float maximum = swept.state.maximum;
+    sweep_.add(row + begin, DType::kFloat32, end - begin, label - begin, begin, swept);
+    if (swept.state.maximum > maximum) swept.state.argmax += tokens_.shard.start + begin;
+  }
+
+  const Forward& forward_;
+  const Tokens& tokens_;
+  const CpuContext& context_;
+  const LogitConstants constants_;
+  const RowSegments segments_;
+  const RowSweep sweep_;
+  const RowFinisher finish_;
+  const SegmentStore store_;
+  const int64_t* rows_ = nullptr;  // of the chunk
+  std::vector<SweptRow> swept_;    // of each row and segment
+  std::vector<float> labelLogits_;
+};
 
 // Stage 4.
 class ChunkedBackward {
@@ -70,7 +172,8 @@ class ChunkedBackward {
         const bool takesPart = !slopes.none();
         if (!takesPart) idle_.push_back(row);
         takesPart_.push_back(takesPart);
-        slopes_.push_back(slopes);
+        values_.push_back(takesPart ? RowValues(g_, row, slopes, constants_.perLogit, tokens.vocabOf(g_.logits))
+                                    : RowValues());
       }
     }
   }
@@ -81,16 +184,7 @@ class ChunkedBackward {
       if (!g_.accumulate) clearWeights(g_);
       return;
     }
-    bool isFirst = true;
-    for (const Chunk& chunk : chunks_) {
-      if (!chunk.isKept) products_->logits(active_.data() + chunk.first, chunk.count, chunk.logits, g_.kept.stride);
-      makeGradient(chunk);
-      if (g_.bias) addToBias(chunk, isFirst);
-      if (!labels_.empty()) setLabelsApart(chunk);
-      if (g_.hidden) addToHidden(chunk);
-      if (g_.weight) addToWeight(chunk, isFirst);
-      isFirst = false;
-    }
+    for (const Chunk& chunk : chunks_) addChunk(chunk);
     if (g_.weight && !labels_.empty()) addLabelsToWeight();
     if (isWide_) return;
     forParts(g_.weight ? vocab_ : 0, 64, context_, [&](int64_t begin, int64_t end) {
@@ -100,28 +194,36 @@ class ChunkedBackward {
   }
 
  private:
-  // In the place of the logits; zeros for the rows that take no part.
-  void makeGradient(const Chunk& chunk) {
-    const RowSegments segments(vocab_);
-    const auto write = [&](int64_t i, int64_t segment, int64_t last) {
-      const int64_t row = active_[chunk.first + i];
-      RowValues values;
-      if (takesPart_[chunk.first + i]) {
-        values = RowValues(g_, row, slopes_[chunk.first + i], constants_.perLogit, tokens_.vocabOf(g_.logits));
+  // What the stages of a block read lies in the cache.
+  void addChunk(const Chunk& chunk) {
+    const int64_t* const rows = active_.data() + chunk.first;
+    if (!chunk.isKept) products_->setRows(rows, chunk.count);
+    if (g_.weight) products_->setStates(rows, takesPart_.data() + chunk.first, chunk.count);
+    const int64_t step = wordsOfBlock(chunk.room, vocab_, kStepOfSums, context_.threads, context_.tiles);
+    for (int64_t first = 0; first < vocab_; first += step) {
+      const Block block(chunk, g_.kept, {first, std::min(vocab_, first + step)});
+      if (!chunk.isKept) products_->logits(block.words, block.logits, block.stride);
+      makeGradient(block);
+      if (g_.bias) addToBias(block);
+      if (!labels_.empty()) setLabelsApart(block);
+      if (g_.hidden) {
+        products_->hiddenSums(block.words, block.logits, block.stride, chunk.count, hiddenSums_.data());
       }
-      const Row line{chunk.logits + i * g_.kept.stride, DType::kFloat32};
-      for (; segment < last; ++segment) {
-        writeGradient(line, line, segments.begin(segment), segments.end(segment), tokens_.column(row), values,
-                      constants_, context_.kernels);
-      }
-    };
-    if (segments.areShared(chunk.count, context_)) {
-      context_.pool.run(chunk.count * segments.count, context_.threads, [&](int64_t task) {
-        write(task / segments.count, task % segments.count, task % segments.count + 1);
-      });
-    } else {
-      forEachRow(chunk.count, vocab_, context_, [&](int64_t i) { write(i, 0, segments.count); });
+      if (g_.weight) addToWeight(block);
     }
+    if (g_.hidden) putHidden(chunk);
+  }
+
+  // In the place of the logits; zeros for the rows that take no part.
+  void makeGradient(const Block& block) {
+    const int64_t words = block.words.count(), parts = ceilDiv(words, kBlock);
+    forParts(block.chunk.count * parts, 1, context_, [&](int64_t task, int64_t) {
+      const int64_t i = task / parts, active = block.chunk.first + i, begin = task % parts * kBlock;
+      const Row line{block.line(i), DType::kFloat32};
+      const int64_t label = tokens_.column(active_[active]) - block.words.first;
+      writeGradient(line, line, begin, std::min(words, begin + kBlock), label, values_[active].from(block.words.first),
+                    constants_, context_.kernels);
+    });
   }
 
   // The label of an active row, or below 0 where it takes no part here.
@@ -131,10 +233,11 @@ class ChunkedBackward {
   }
 
   // Takes the labels' gradients, which are not rounded, out of the products.
-  void setLabelsApart(const Chunk& chunk) {
-    for (int64_t i = 0; i < chunk.count; ++i) {
-      const int64_t label = labelOf(chunk.first + i);
-      if (label >= 0) labels_[chunk.first + i] = std::exchange(chunk.logits[i * g_.kept.stride + label], 0.0f);
+  void setLabelsApart(const Block& block) {
+    for (int64_t i = 0; i < block.chunk.count; ++i) {
+      const int64_t active = block.chunk.first + i, label = labelOf(active);
+      if (label < block.words.first || label >= block.words.end) continue;
+      labels_[active] = std::exchange(block.line(i)[label - block.words.first], 0.0f);
     }
   }
 
@@ -153,16 +256,16 @@ class ChunkedBackward {
 
   // Each word's by one task, in the order of the rows.
   void addLabelsToWeight() {
-    constexpr int64_t kTasks = 16;
+    const int64_t tasks = 4 * context_.threads;
     const bool byWord = g_.head.weight.columnStride == 1;
     const int64_t wordStep = byWord ? width_ : 1, step = byWord ? 1 : vocab_;
     float* const out = isWide_ ? static_cast<float*>(g_.weight) : weightSums_.data();
-    context_.pool.run(kTasks, context_.threads, [&](int64_t task) {
+    context_.pool.run(tasks, context_.threads, [&](int64_t task) {
       const BufferPool::Loan loan(labelLines_);
       float *const states = loan.data(), *const sums = states + width_;
       for (size_t i = 0; i < active_.size(); ++i) {
         const int64_t label = labelOf(int64_t(i));
-        if (label < 0 || label % kTasks != task) continue;
+        if (label < 0 || label % tasks != task) continue;
         const void* const begin = g_.head.hidden.begin(active_[i]);
         Vectors{DType::kBFloat16, &begin}.read(0, 0, width_, states);
         float* const line = out + label * wordStep;
@@ -173,8 +276,7 @@ class ChunkedBackward {
     });
   }
 
-  void addToHidden(const Chunk& chunk) {
-    products_->hiddenSums(chunk.logits, g_.kept.stride, chunk.count, hiddenSums_.data());
+  void putHidden(const Chunk& chunk) {
     forParts(chunk.count, 16, context_, [&](int64_t i, int64_t end) {
       for (; i < end; ++i) {
         if (!takesPart_[chunk.first + i]) continue;
@@ -186,20 +288,23 @@ class ChunkedBackward {
     if (context_.onHiddenRows) context_.onHiddenRows(active_[chunk.first + chunk.count - 1] + 1);
   }
 
-  void addToWeight(const Chunk& chunk, bool isFirst) {
+  // Whether the gradients of weight and bias, which are sums over the chunks, have something already.
+  bool adds(const Chunk& chunk) const { return chunk.first > 0 || (isWide_ && g_.accumulate); }
+
+  void addToWeight(const Block& block) {
     float* const out = isWide_ ? static_cast<float*>(g_.weight) : weightSums_.data();
-    products_->weightSums(chunk.logits, g_.kept.stride, active_.data() + chunk.first, takesPart_.data() + chunk.first,
-                          chunk.count, out, !isFirst || (isWide_ && g_.accumulate));
+    const bool add = adds(block.chunk);
+    products_->weightSums(block.words, block.logits, block.stride, block.chunk.count, out, add);
   }
 
-  void addToBias(const Chunk& chunk, bool isFirst) {
+  void addToBias(const Block& block) {
     constexpr int64_t kWords = 1024;
-    float* const out = isWide_ ? static_cast<float*>(g_.bias) : biasSums_.data();
-    const bool add = !isFirst || (isWide_ && g_.accumulate);
-    forParts(vocab_, kWords, context_, [&](int64_t begin, int64_t end) {
+    float* const out = (isWide_ ? static_cast<float*>(g_.bias) : biasSums_.data()) + block.words.first;
+    const bool add = adds(block.chunk);
+    forParts(block.words.count(), kWords, context_, [&](int64_t begin, int64_t end) {
       double sums[kWords] = {};
-      for (int64_t i = 0; i < chunk.count; ++i) {
-        const float* const line = chunk.logits + i * g_.kept.stride;
+      for (int64_t i = 0; i < block.chunk.count; ++i) {
+        const float* const line = block.line(i);
         for (int64_t v = begin; v < end; ++v) sums[v - begin] += line[v];
       }
       for (int64_t v = begin; v < end; ++v) out[v] = float(add ? out[v] + sums[v - begin] : sums[v - begin]);
@@ -215,7 +320,7 @@ class ChunkedBackward {
   const std::vector<int64_t> active_;
   std::vector<int64_t> idle_;    // active rows whose coefficients are 0
   std::vector<char> takesPart_;  // of each active row
-  std::vector<ResultSlopes> slopes_;
+  std::vector<RowValues> values_;
   const std::vector<Chunk> chunks_;
   const std::unique_ptr<HeadProducts> products_;
   std::vector<float> labels_;  // the gradients with respect to the active rows' labels, where these are apart
@@ -229,24 +334,22 @@ void chunkedTokenLogProbs(const Forward& forward, const Tokens& tokens, const Se
                           float* sumSquaredProbs, const CpuContext& context) {
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const std::vector<Chunk> chunks = chunksOf(forward.kept, int64_t(active.size()));
-  const auto products = productsOf(forward.head, forward.logits.vocab, chunks, DType::kFloat32, context);
+  const int64_t vocab = forward.logits.vocab;
+  const auto products = productsOf(forward.head, vocab, chunks, DType::kFloat32, context);
+  ChunkReader reader(forward, tokens, states, sumSquaredProbs, context);
   for (const Chunk& chunk : chunks) {
-    const int64_t stride = forward.kept.stride;
-    products->logits(active.data() + chunk.first, chunk.count, chunk.logits, stride);
-    Rows logits;
-    logits.data = chunk.logits;
-    logits.batch = 1;
-    logits.time = chunk.count;
-    logits.vocab = forward.logits.vocab;
-    logits.batchStride = chunk.count * stride;
-    logits.timeStride = stride;
-    const LogitsOfRows rows{logits, active.data() + chunk.first, chunk.count, true};
-    if (forward.segments.areMade()) {
-      sweepRows(forward, rows, tokens, context);
-    } else {
-      readRows(forward, rows, tokens, states, sumSquaredProbs, context);
+    const int64_t* const rows = active.data() + chunk.first;
+    const int64_t step = wordsOfBlock(chunk.room, vocab, kStepOfStates, context.threads, context.tiles);
+    products->setRows(rows, chunk.count);
+    reader.begin(rows, chunk.count);
+    for (int64_t first = 0; first < vocab;) {
+      const Block block(chunk, forward.kept, {first, reader.endOfBlock(first + step)});
+      products->logits(block.words, block.logits, block.stride);
+      reader.add(block);
+      if (context.cancelled) return;
+      first = block.words.end;
     }
-    if (context.cancelled) return;
+    reader.finish();
   }
 }
 
