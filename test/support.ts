@@ -9,7 +9,7 @@ import { getBackends } from '../lib/index.js'
 import type { LossOptions, TokenOptions, TokenOutput } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
 import type { DType, Labels, Logits, LossType, RunOptions } from '../lib/types/index.js'
-import { hexOf, sameBytes, TESTS_GPU, TESTS_PTX, textOf } from './platform.js'
+import { hexOf, sameBytes, TESTS_GPU, TESTS_PTX, TESTS_SHIPPED, textOf } from './platform.js'
 import { DEVICE, TESTS_WEBGPU } from './webgpu/device.js'
 
 /** The built package, which child processes and workers import. */
@@ -61,7 +61,13 @@ export function fusesMultiplyAdds({ backend, instructionSet }: RunOptions): bool
 }
 
 /** All that take arrays of host memory, and have synchronous forms. */
-export const TARGETS: readonly Target[] = TESTS_WEBGPU ? [] : TESTS_PTX ? CUDA : [...NATIVE, ...CUDA, ...WASM, JS]
+export const TARGETS: readonly Target[] = TESTS_WEBGPU
+  ? []
+  : TESTS_PTX
+    ? CUDA
+    : TESTS_SHIPPED
+      ? [...NATIVE, ...CUDA]
+      : [...NATIVE, ...CUDA, ...WASM, JS]
 
 /** Those, or the webgpu backend, for the functions of calls.ts. */
 export const ALL_TARGETS: readonly Target[] = TESTS_WEBGPU
