@@ -142,9 +142,28 @@ export function firstDifference(a: ArrayLike<number>, b: ArrayLike<number>): num
   return -1
 }
 
+/**
+ * Where two lists are first further apart than `bound(wanted, i)`, in words; undefined if they nowhere are. To assert it of
+ * every number takes a hundred times as long.
+ */
+export function tooFar(
+  got: ArrayLike<number>,
+  wanted: ArrayLike<number>,
+  bound: (wanted: number, i: number) => number,
+): string | undefined {
+  if (got.length !== wanted.length) return `${got.length} numbers, not ${wanted.length}`
+  for (let i = 0; i < wanted.length; i++) {
+    const most = bound(wanted[i], i)
+    if (!(Math.abs(got[i] - wanted[i]) <= most)) return `[${i}] is ${got[i]}, not ${wanted[i]} ± ${most}`
+  }
+  return undefined
+}
+
 /** The elements of a contiguous tensor, as numbers. */
 export function values({ data, dtype = 'float32' }: Logits): Float64Array {
-  return Float64Array.from(data as Float32Array | Uint16Array, decode[dtype])
+  const numbers = new Float64Array(data as Float32Array | Uint16Array)
+  if (dtype !== 'float32') for (let i = 0; i < numbers.length; i++) numbers[i] = decode[dtype](numbers[i])
+  return numbers
 }
 
 /** Contiguous logits with these elements, rounded to the type. */
