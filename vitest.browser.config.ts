@@ -15,6 +15,7 @@ const LEFT_OUT: Record<string, string[]> = {
     ...[
       'bench',
       'browser-example',
+      'ci',
       'cli',
       'copies',
       'docs',
@@ -31,6 +32,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'mpi-shard',
       'options',
       'package',
+      'package-types',
       'plot',
       'promise-lifetimes',
       'ranks-programs',
