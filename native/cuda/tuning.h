@@ -38,7 +38,7 @@ constexpr Tuning kTunings[] = {
     {     90, 3, 2, 4, 3,        2,    8,     4,    16,      1,         8},
     {    100, 3, 2, 4, 3,        2,    8,     4,    16,      1,         8},
     {    120, 3, 2, 4, 3,        2,    8,     4,    16,      1,         8},
-    // clang-format on
+// clang-format on
 #endif
 };
 constexpr size_t kTuningCount = sizeof(kTunings) / sizeof(*kTunings);
@@ -59,7 +59,8 @@ constexpr bool areInOrder() {
 }
 static_assert(areInOrder(), "architectures ascend");
 
-// Those of the code that is being compiled, for kernels. Launchers ask for those of the code that runs: currentTuning().
+// Those of the code that is being compiled, for kernels. Launchers ask for those of the code that runs:
+// currentTuning().
 #if defined(__CUDA_ARCH__)
 constexpr Tuning kTuning = tuningFor(__CUDA_ARCH__ / 10);
 #else
