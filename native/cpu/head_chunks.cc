@@ -55,8 +55,7 @@ std::unique_ptr<HeadProducts> productsOf(const Head& head, int64_t vocab, const 
                                          DType precision, const CpuContext& context) {
   const int64_t mostRows = mostRowsOf(chunks);
   if (context.tiles) return tileProducts(head, vocab, mostRows, precision, context);
-  FPL_ASSERT(precision == DType::kFloat32);
-  return blasProducts(head, vocab, mostRows, context);
+  return blasProducts(head, vocab, mostRows, precision, context);
 }
 
 // Stage 1 on a chunk's logits, a block of words after the other.
@@ -205,7 +204,10 @@ class ChunkedBackward {
       if (!chunk.isKept) products_->logits(block.words, block.logits, block.stride);
       makeGradient(block);
       if (g_.bias) addToBias(block);
-      if (!labels_.empty()) setLabelsApart(block);
+      if (!labels_.empty()) {
+        setLabelsApart(block);
+        products_->round(block.logits, block.stride, chunk.count);
+      }
       if (g_.hidden) {
         products_->hiddenSums(block.words, block.logits, block.stride, chunk.count, hiddenSums_.data());
       }

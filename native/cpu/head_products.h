@@ -25,6 +25,9 @@ class HeadProducts {
   virtual void setRows(const int64_t* rows, int64_t count) = 0;
   virtual void logits(const Words& block, float* out, int64_t stride) = 0;
 
+  // What the sums take in the place of a gradient of all words, where it is to be rounded before they take it. (Tiles
+  // round as they pack.)
+  virtual void round(float*, int64_t /* stride */, int64_t /* count */) {}
   // out [count, D] = gradient · weight over the block; it is added to `out` where the block is not the first.
   virtual void hiddenSums(const Words& block, const float* gradient, int64_t stride, int64_t count, float* out) = 0;
 
@@ -37,11 +40,10 @@ class HeadProducts {
                           bool add) = 0;
 };
 
-// Those of context.blas, of chunks of up to `mostRows` rows.
-std::unique_ptr<HeadProducts> blasProducts(const Head& head, int64_t vocab, int64_t mostRows,
+// Those of context.blas, of chunks of up to `mostRows` rows; gradients are rounded to that precision.
+std::unique_ptr<HeadProducts> blasProducts(const Head& head, int64_t vocab, int64_t mostRows, DType precision,
                                            const CpuContext& context);
-// Those of context.tiles, which round gradients to that precision as they pack them. Their bits do not depend on the
-// chunks, where each but the last has whole steps of rows.
+// Those of context.tiles. Their bits do not depend on the chunks, where each but the last has whole steps of rows.
 std::unique_ptr<HeadProducts> tileProducts(const Head& head, int64_t vocab, int64_t mostRows, DType precision,
                                            const CpuContext& context);
 
