@@ -37,7 +37,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'release',
       'tarball',
     ],
-    ...['trainer-changes', 'lock', 'mpi', 'mpi-failures', 'mpi-shard', 'naga', 'ranks-programs', 'reference-ranks'],
+    ...['trainer-changes', 'mpi', 'mpi-absent', 'mpi-failures', 'naga', 'reference-ranks'],
     ...['available-threads', 'data-parallel', 'multiply-adds'],
   ],
   'are about the addon, CUDA or packages that a page does not have': [
