@@ -146,6 +146,9 @@ void HeadPlan::place(Layout& layout) {
   if (out_.bias) biasSums_ = layout.scratch<double>(vocab_);
   if (policy_.type == DType::kFloat16) scale_ = layout.scratch<GradientScale>(1);
   if (isNarrow()) ofLabels_ = layout.scratch<float>(chunk_);
+  if (isNarrow() && out_.weight) {
+    labelLinks_ = {layout.scratch<int32_t>(vocab_), layout.scratch<int32_t>(chunk_), vocab_};
+  }
 }
 
 // hidden · weightᵀ
@@ -273,7 +276,7 @@ LabelParts HeadPlan::labelParts(int64_t first, int64_t rows) const {
   hidden.time = rows;
   hidden.vocab = policy_.head.width();
   hidden.timeStride = hiddenStride_;
-  return {active_.targets + first, ofLabels_, hidden, policy_.head.weight};
+  return {active_.targets + first, ofLabels_, hidden, policy_.head.weight, labelLinks_};
 }
 
 // The chunk's gradient of hidden.
@@ -382,8 +385,10 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
     if (out_.weight) {
       of(toWeight_, first, rows).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
       const Matrix sums = weightProduct(first, rows).c;
-      if (isNarrow())
+      if (isNarrow()) {
+        linkLabels(chunkColumns.targets, rows, labelLinks_, stream);
         addLabelsToWeight(labelParts(first, rows), weightSums_, sums.rowStride, sums.columnStride, stream);
+      }
     }
   });
   if (shareOfHidden_ && active_.count > 0) {

@@ -103,6 +103,7 @@ class HeadPlan {
   double* biasSums_ = nullptr;
   GradientScale* scale_ = nullptr;
   float* ofLabels_ = nullptr;  // [chunk] of factors of 16 bits: the labels' part of the logits' gradient
+  LabelLinks labelLinks_;      // of the chunk's rows, for the weight's gradient
   std::vector<Matmul> toHidden_, toWeight_;
 };
 

@@ -98,20 +98,43 @@ labelsToHiddenKernel(FPL_ARGUMENT LabelParts a, float* out, int64_t stride, int6
   });
 }
 
-// The weight's: of all rows with a label, one after the other, the first one's block adds the hidden states.
+// The labels of as many rows as a block has threads.
+struct Labels {
+  int32_t of[kBlockThreads];
+};
+
+// One block, which goes from the last rows to the first, so that it always knows the next row with a label.
+FPL_KERNEL(kBlockThreads, 1)
+linkKernel(const int32_t* labels, int32_t rows, FPL_ARGUMENT LabelLinks links) {
+  FPL_SHARED(Labels, block);
+  const int32_t own = threadIndex();
+  for (int32_t begin = (rows - 1) / kBlockThreads * kBlockThreads; begin >= 0; begin -= kBlockThreads) {
+    const int32_t row = begin + own, label = row < rows ? labels[row] : -1;
+    const bool isLabel = links.has(label);
+    block.of[own] = label;
+    barrier();  // all labels of the block are there, and the first rows behind them
+    int32_t next = own + 1;
+    while (isLabel && next < kBlockThreads && block.of[next] != label) ++next;
+    bool isFirst = isLabel;
+    for (int32_t i = 0; isFirst && i < own; ++i) isFirst = block.of[i] != label;
+    if (isLabel) links.next[row] = next < kBlockThreads ? begin + next : links.first[label];
+    barrier();  // nobody looks at them any more
+    if (isFirst) links.first[label] = row;
+  }
+}
+
+// The weight's: a label's first row has the blocks that add the hidden states of all rows with it, one after the other.
 FPL_KERNEL(kThreads, 4)
 labelsToWeightKernel(FPL_ARGUMENT LabelParts a, float* out, int64_t rowStride, int64_t columnStride, int64_t tiles) {
   const int64_t i = blockIndex() / tiles, tile = blockIndex() % tiles;
   const int32_t label = a.labels[i];
-  if (a.gradient[i] == 0) return;
-  for (int64_t before = 0; before < i; ++before) {
-    if (a.labels[before] == label && a.gradient[before] != 0) return;
-  }
+  if (!a.links.has(label) || a.links.first[label] != i) return;
   const int64_t width = a.hidden.vocab, start = label * rowStride;
   float sums[kPer];
   forColumns(tile, width, [&](int64_t column, int k) { sums[k] = out[start + column * columnStride]; });
-  for (int64_t row = i; row < a.hidden.time; ++row) {
-    const float ofLabel = a.labels[row] == label ? a.gradient[row] : 0;
+  for (int32_t row = int32_t(i), next; row >= 0; row = next) {
+    next = a.links.next[row];
+    const float ofLabel = a.gradient[row];
     if (ofLabel == 0) continue;
     forColumns(tile, width, [&](int64_t column, int k) {
       sums[k] =
@@ -151,6 +174,12 @@ void addColumns(const Gradient& gradient, const RowValues* values, const Tokens&
     FPL_LAUNCH("output layer", columnsKernel<kForm>, dividedUp(gradient.logits.vocab, kThreads), kThreads, stream, a,
                uint32_t(gradient.logits.count()), sums);
   });
+}
+
+void linkLabels(const int32_t* labels, int64_t rows, const LabelLinks& links, Stream stream) {
+  // No row has any label yet.
+  check(cudaMemsetAsync(links.first, -1, size_t(links.vocab) * sizeof *links.first, stream), "running output layer");
+  FPL_LAUNCH("output layer", linkKernel, 1, kBlockThreads, stream, labels, int32_t(rows), links);
 }
 
 void addLabelsToHidden(const LabelParts& parts, float* out, int64_t stride, Stream stream) {

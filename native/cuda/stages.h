@@ -208,6 +208,15 @@ void gradientScale(const RowValues* values, int64_t count, GradientScale* scale,
 // logits' room, times `scale` (null: 1). It has zeros for the labels, whose own values [rows] go to `ofLabels`.
 void narrowGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, const float* scale,
                     float* ofLabels, Stream stream);
+// The rows of a chunk with the same label, in their order.
+struct LabelLinks {
+  int32_t* first = nullptr;  // [V] the first row with a label, or -1
+  int32_t* next = nullptr;   // [rows] the next row with the same label, or -1
+  int64_t vocab = 0;
+
+  FPL_HD bool has(int32_t label) const { return label >= 0 && label < vocab; }
+};
+void linkLabels(const int32_t* labels, int64_t rows, const LabelLinks& links, Stream stream);
 // What the labels' values add to the gradients of hidden and weight: products with the label's row of the weight, and
 // with the row's hidden states. Both are of 16 bits.
 struct LabelParts {
@@ -215,6 +224,7 @@ struct LabelParts {
   const float* gradient;  // [rows] 0 where there is none
   Rows hidden;            // [1, rows]
   Head::Weight weight;
+  LabelLinks links;  // for the weight's
 };
 void addLabelsToHidden(const LabelParts& parts, float* out, int64_t stride, Stream stream);
 void addLabelsToWeight(const LabelParts& parts, float* out, int64_t rowStride, int64_t columnStride, Stream stream);
