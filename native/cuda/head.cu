@@ -143,7 +143,7 @@ void HeadPlan::place(Layout& layout) {
   if (out_.hidden && job_.exchange.present()) {
     shareOfHidden_ = layout.scratch<float>(active_.count * policy_.head.width());
   }
-  if (out_.bias) biasSums_ = layout.scratch<double>(vocab_);
+  if (out_.bias) biasSums_ = layout.scratch<double>(stripsOf(chunk_) * vocab_);
   if (policy_.type == DType::kFloat16) scale_ = layout.scratch<GradientScale>(1);
   if (isNarrow()) ofLabels_ = layout.scratch<float>(chunk_);
   if (isNarrow() && out_.weight) {
@@ -347,7 +347,8 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
     check(cudaMemsetAsync(weightSums_, 0, size_t(vocab_ * width) * sizeof(float), stream), "running output layer");
   }
   if (out_.bias) {
-    check(cudaMemsetAsync(biasSums_, 0, size_t(vocab_) * sizeof(double), stream), "running output layer");
+    const size_t bytes = size_t(stripsOf(chunk_) * vocab_) * sizeof(double);
+    check(cudaMemsetAsync(biasSums_, 0, bytes, stream), "running output layer");
   }
   if (active_.count > 0) gatherValues(values, active_, values_, takingPart_, stream);
   if (scale_) gradientScale(values_, active_.count, scale_, stream);
@@ -397,7 +398,7 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
     scatterRows(shareOfHidden_, width, active_.rows, active_.count, width, out_.hidden, out_.dtype, adds, stream);
   }
   if (out_.weight && rounds) writeRounded(weightSums_, vocab_ * width, out_.weight, out_.dtype, adds, stream);
-  if (out_.bias) writeColumns(biasSums_, vocab_, out_.bias, out_.dtype, adds, stream);
+  if (out_.bias) writeColumns(biasSums_, stripsOf(chunk_), vocab_, out_.bias, out_.dtype, adds, stream);
 }
 
 }  // namespace cuda

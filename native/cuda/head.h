@@ -100,7 +100,7 @@ class HeadPlan {
   char *hidden_ = nullptr, *products_ = nullptr;
   RowValues* values_ = nullptr;    // of the active rows
   int32_t* takingPart_ = nullptr;  // [active rows] those with a gradient other than 0, else -1
-  double* biasSums_ = nullptr;
+  double* biasSums_ = nullptr;     // [strips of a chunk, V]
   GradientScale* scale_ = nullptr;
   float* ofLabels_ = nullptr;  // [chunk] of factors of 16 bits: the labels' part of the logits' gradient
   LabelLinks labelLinks_;      // of the chunk's rows, for the weight's gradient

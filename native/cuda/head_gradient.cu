@@ -25,11 +25,25 @@ FPL_DEVICE Row<float, T, kForm> rowAt(const GradientArguments& a, uint32_t place
   return {a, place, target, target == -1 ? RowValues{} : a.values[place]};
 }
 
+// As many logits from `at` on, as far as the row goes. They lie on a 16-byte boundary.
+template <uint32_t kCount, typename R>
+FPL_DEVICE void readLogits(const R& row, uint32_t at, float (&x)[kCount]) {
+  if (at + kCount <= row.vocab) {
+#pragma unroll
+    for (uint32_t i = 0; i < kCount; i += kPerQuad<float>) {
+      unpack(loadStreaming(reinterpret_cast<const Quad*>(row.logits + at + i)), x + i, row.logits);
+    }
+  } else {
+#pragma unroll
+    for (uint32_t i = 0; i < kCount; ++i) x[i] = at + i < row.vocab ? row.logits[at + i] : 0;
+  }
+}
+
 // A block to a row, from front to back: what is written lies where the row has been read.
 template <typename T, Form kForm>
 FPL_KERNEL(kThreads, kBlocksOf<kForm>)
 narrowKernel(FPL_ARGUMENT NarrowArguments a) {
-  constexpr uint32_t kPerLoad = kPerQuad<float>, kPerStore = kPerQuad<T>;
+  constexpr uint32_t kPerStore = kPerQuad<T>;
   const uint32_t place = uint32_t(blockIndex());
   const Row<float, T, kForm> row = rowAt<T, kForm>(a.gradient, place);
   if (threadIndex() == 0) a.ofLabels[place] = row.label < row.vocab ? row.ofLabel() : 0;
@@ -37,15 +51,7 @@ narrowKernel(FPL_ARGUMENT NarrowArguments a) {
   for (uint32_t first = 0; first < row.vocab; first += kThreads * kPerStore) {
     const uint32_t at = first + uint32_t(threadIndex()) * kPerStore;
     float x[kPerStore] = {};
-    if (row.isRead && at + kPerStore <= row.vocab) {
-#pragma unroll
-      for (uint32_t i = 0; i < kPerStore; i += kPerLoad) {
-        unpack(loadStreaming(reinterpret_cast<const Quad*>(row.logits + at + i)), x + i, row.logits);
-      }
-    } else if (row.isRead) {
-#pragma unroll
-      for (uint32_t i = 0; i < kPerStore; ++i) x[i] = at + i < row.vocab ? row.logits[at + i] : 0;
-    }
+    if (row.isRead) readLogits(row, at, x);
 #pragma unroll
     for (uint32_t i = 0; i < kPerStore; ++i) {
       const uint32_t column = at + i;
@@ -57,15 +63,38 @@ narrowKernel(FPL_ARGUMENT NarrowArguments a) {
   }
 }
 
-// The bias' gradient, whose sums take nothing that is rounded to 16 bits.
+constexpr uint32_t kColumnsOfThread = 8, kColumnsOfBlock = kThreads * kColumnsOfThread;
+
+// The bias' gradient, whose sums take nothing that is rounded to 16 bits. A block adds the rows of a strip to the sums
+// of some columns of that strip.
 template <Form kForm>
-FPL_KERNEL(kThreads, kBlocksOf<kForm>)
-columnsKernel(FPL_ARGUMENT GradientArguments a, uint32_t rows, double* sums) {
-  const uint32_t column = uint32_t(blockIndex()) * kThreads + uint32_t(threadIndex());
-  if (column >= a.gradient.logits.vocab) return;
-  double sum = sums[column];
-  for (uint32_t place = 0; place < rows; ++place) sum += double(rowAt<float, kForm>(a, place).value(column));
-  sums[column] = sum;
+FPL_KERNEL(kThreads, 3)
+columnsKernel(FPL_ARGUMENT GradientArguments a, uint32_t rows, uint32_t tiles, double* sums) {
+  const uint32_t vocab = uint32_t(a.gradient.logits.vocab), strip = uint32_t(blockIndex()) / tiles;
+  const uint32_t begin = (uint32_t(blockIndex()) - strip * tiles) * kColumnsOfBlock;
+  const uint32_t column = begin + uint32_t(threadIndex()) * kColumnsOfThread;
+  if (column >= vocab) return;
+  const uint32_t first = strip * kStripRows, end = first + kStripRows < rows ? first + kStripRows : rows;
+  double* const out = sums + (int64_t(strip) * vocab + column);
+  double own[kColumnsOfThread];
+#pragma unroll
+  for (uint32_t i = 0; i < kColumnsOfThread; ++i) own[i] = column + i < vocab ? out[i] : 0;
+  for (uint32_t place = first; place < end; ++place) {
+    const Row<float, float, kForm> row = rowAt<float, kForm>(a, place);
+    const float atLabel = row.label - begin < kColumnsOfBlock ? row.ofLabel() : 0;
+    float x[kColumnsOfThread] = {};
+    if (row.isRead) readLogits(row, column, x);
+#pragma unroll
+    for (uint32_t i = 0; i < kColumnsOfThread; ++i) {
+      if (column + i >= vocab) continue;
+      const float other = row.isRead ? row.of(x[i], column + i) : row.filling(column + i);
+      own[i] += double(column + i == row.label ? atLabel : other);
+    }
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kColumnsOfThread; ++i) {
+    if (column + i < vocab) out[i] = own[i];
+  }
 }
 
 // Calls `body` for this thread's columns of a tile.
@@ -171,8 +200,9 @@ void addColumns(const Gradient& gradient, const RowValues* values, const Tokens&
   const GradientArguments a = gradientArguments(gradient, values, columns, columns);
   withForm(a, [&](auto form) {
     constexpr Form kForm = decltype(form)::value;
-    FPL_LAUNCH("output layer", columnsKernel<kForm>, dividedUp(gradient.logits.vocab, kThreads), kThreads, stream, a,
-               uint32_t(gradient.logits.count()), sums);
+    const int64_t rows = gradient.logits.count(), tiles = dividedUp(gradient.logits.vocab, kColumnsOfBlock);
+    FPL_LAUNCH("output layer", columnsKernel<kForm>, tiles * stripsOf(rows), kThreads, stream, a, uint32_t(rows),
+               uint32_t(tiles), sums);
   });
 }
 

@@ -103,10 +103,12 @@ scaleKernel(const RowValues* values, int64_t count, GradientScale* scale) {
 
 template <typename T>
 FPL_KERNEL(kThreads, 4)
-sumsKernel(const double* sums, int64_t vocab, T* out, bool accumulate) {
+sumsKernel(const double* sums, int64_t strips, int64_t vocab, T* out, bool accumulate) {
   const int64_t column = blockIndex() * kThreads + threadIndex();
   if (column >= vocab) return;
-  fromFloat(float(accumulate ? double(toFloat(out[column])) + sums[column] : sums[column]), out[column]);
+  double sum = 0;
+  for (int64_t strip = 0; strip < strips; ++strip) sum += sums[strip * vocab + column];
+  fromFloat(float(accumulate ? double(toFloat(out[column])) + sum : sum), out[column]);
 }
 
 template <typename T>
@@ -191,11 +193,12 @@ void gradientScale(const RowValues* values, int64_t count, GradientScale* scale,
   FPL_LAUNCH("output layer", scaleKernel, 1, kThreads, stream, values, count, scale);
 }
 
-void writeColumns(const double* sums, int64_t vocab, void* out, DType dtype, bool accumulate, Stream stream) {
+void writeColumns(const double* sums, int64_t strips, int64_t vocab, void* out, DType dtype, bool accumulate,
+                  Stream stream) {
   withType(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    FPL_LAUNCH("output layer", sumsKernel<T>, blocksOf(vocab), kThreads, stream, sums, vocab, static_cast<T*>(out),
-               accumulate);
+    FPL_LAUNCH("output layer", sumsKernel<T>, blocksOf(vocab), kThreads, stream, sums, strips, vocab,
+               static_cast<T*>(out), accumulate);
   });
 }
 

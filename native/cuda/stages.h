@@ -229,9 +229,13 @@ struct LabelParts {
 void addLabelsToHidden(const LabelParts& parts, float* out, int64_t stride, Stream stream);
 void addLabelsToWeight(const LabelParts& parts, float* out, int64_t rowStride, int64_t columnStride, Stream stream);
 
-// The bias' gradient, from the logits: sums over rows, one after the other in float64, and what they come to.
+// The bias' gradient, from the logits: sums over rows, one after the other in float64, of each strip of a chunk's rows;
+// and what the strips' sums [strips, V] come to, one after the other.
+constexpr int64_t kStripRows = 128;
+constexpr int64_t stripsOf(int64_t rows) { return (rows + kStripRows - 1) / kStripRows; }
 void addColumns(const Gradient& gradient, const RowValues* values, const Tokens& columns, double* sums, Stream stream);
-void writeColumns(const double* sums, int64_t vocab, void* out, DType dtype, bool accumulate, Stream stream);
+void writeColumns(const double* sums, int64_t strips, int64_t vocab, void* out, DType dtype, bool accumulate,
+                  Stream stream);
 // Hidden's gradient: the active rows' to their places, zeros to the others'.
 void scatterRows(const float* from, int64_t stride, const int32_t* rows, int64_t count, int64_t width, void* out,
                  DType dtype, bool accumulate, Stream stream);
