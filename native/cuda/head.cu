@@ -28,14 +28,6 @@ constexpr float kZero = 0, kOne = 1;
 
 int64_t extentOf(const Rows& rows) { return rows.offset(rows.count() - 1) + rows.vocab; }
 
-// Chunks of nearly as many rows each: a short one would leave much of the GPU idle, and yet have the weight's gradient
-// read and written.
-int64_t evenChunk(int64_t rows, int64_t most) {
-  if (rows <= most) return rows;
-  const int64_t chunks = (rows + most - 1) / most, even = (rows + chunks - 1) / chunks;
-  return most > 128 ? std::min(most, roundedUp(even, 128)) : even;
-}
-
 bool isActive(int32_t target) { return target != -1; }
 
 }  // namespace
@@ -50,8 +42,9 @@ HeadPlan::HeadPlan(const Job& job, Workspace& workspace) : job_(job), workspace_
   active_.count = job.labels.data ? count_ : std::count_if(job.tokens.targets, job.tokens.targets + count_, isActive);
   const int64_t rowBytes = stride_ * int64_t(sizeof(float));
   mostRows_ = std::max<int64_t>(1, chunkBytes() / rowBytes);
-  if (mostRows_ > 128) mostRows_ -= mostRows_ % 128;
-  chunk_ = evenChunk(active_.count, mostRows_);
+  if (mostRows_ > Chunks::kTileRows) mostRows_ -= mostRows_ % Chunks::kTileRows;
+  chunks_ = Chunks(active_.count, mostRows_, {vocab_, job.policy.head.width(), multiprocessors()});
+  chunk_ = chunks_.most();
   // Those of a single chunk have their memory anyway.
   const int64_t budget = job.headGradient.logitsBudget;
   const bool makesBoth = job.hasPolicy && job.hasHeadGradient && !job.policy.segments.present();
@@ -176,26 +169,19 @@ Product HeadPlan::weightProduct(int64_t first, int64_t rows) const {
   return {gradient.transposed(), hidden, out};
 }
 
-// The product for a whole chunk, and for a shorter last one, or for each chunk that is kept. Chosen for the most rows a
-// chunk can have, so that the choice, and with it a row's bits, does not depend on how many there are.
+// A product for each chunk. Chosen for the most rows a chunk can have, so that the choice, and with it a row's bits,
+// does not depend on how many there are.
 template <typename Make>
 std::vector<Matmul> HeadPlan::products(bool scalarsOnDevice, const Make& make) const {
   std::vector<Matmul> made;
-  const auto add = [&](int64_t first, int64_t rows) {
-    if (rows == 0) return;
+  forChunks([&](int64_t first, int64_t rows) {
     made.emplace_back(*workspace_.cublasLt, make(first, mostRows_), make(first, rows), scalarsOnDevice);
-  };
-  if (keeps_) {
-    forChunks(add);
-  } else {
-    add(0, chunk_);
-    add(0, active_.count % chunk_);
-  }
+  });
   return made;
 }
 
-const Matmul& HeadPlan::of(const std::vector<Matmul>& products, int64_t first, int64_t rows) const {
-  return products[size_t(keeps_ ? first / chunk_ : rows == chunk_ ? 0 : 1)];
+const Matmul& HeadPlan::of(const std::vector<Matmul>& products, int64_t first) const {
+  return products[size_t(chunks_.beginningWith(first))];
 }
 
 void HeadPlan::prepare() {
@@ -246,7 +232,7 @@ void HeadPlan::begin(const int32_t* targets, Stream stream) {
 
 template <typename Visit>
 void HeadPlan::forChunks(const Visit& visit) const {
-  for (int64_t first = 0; first < active_.count; first += chunk_) visit(first, std::min(chunk_, active_.count - first));
+  for (int64_t i = 0; i < chunks_.count(); ++i) visit(chunks_.begin(i), chunks_.begin(i + 1) - chunks_.begin(i));
 }
 
 Rows HeadPlan::chunkOfLogits(int64_t first, int64_t rows) const {
@@ -298,7 +284,7 @@ void HeadPlan::gatherHidden(const Layer& layer, const int32_t* from, int64_t row
 void HeadPlan::multiplyLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream) {
   const Head& head = layer.head;
   if (head.bias.data) spreadBias(head.bias, logitsOf(first), rows, vocab_, stride_, stream);
-  of(layer.logits, first, rows).multiply(&kOne, head.bias.data ? &kOne : &kZero, products_, stream);
+  of(layer.logits, first).multiply(&kOne, head.bias.data ? &kOne : &kZero, products_, stream);
 }
 
 void HeadPlan::makeLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream) {
@@ -374,7 +360,7 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
       logitsGradient(part, values_ + first, chunkColumns, chunkColumns, {0, rows}, stream);
     }
     if (out_.hidden) {
-      of(toHidden_, first, rows).multiply(down, zero, products_, stream);
+      of(toHidden_, first).multiply(down, zero, products_, stream);
       if (isNarrow()) addLabelsToHidden(labelParts(first, rows), hiddenGradient_, hiddenStride_, stream);
       if (shareOfHidden_) {
         copyRows(hiddenRows(rows), nullptr, rows, shareOfHidden_ + first * width, DType::kFloat32, width, stream);
@@ -384,7 +370,7 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
       }
     }
     if (out_.weight) {
-      of(toWeight_, first, rows).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
+      of(toWeight_, first).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
       const Matrix sums = weightProduct(first, rows).c;
       if (isNarrow()) {
         linkLabels(chunkColumns.targets, rows, labelLinks_, stream);

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "chunks.h"
 #include "communicator.h"
 #include "layout.h"
 #include "matmul.h"
@@ -66,7 +67,7 @@ class HeadPlan {
   Product weightProduct(int64_t first, int64_t rows) const;
   template <typename Make>
   std::vector<Matmul> products(bool scalarsOnDevice, const Make& make) const;
-  const Matmul& of(const std::vector<Matmul>& products, int64_t first, int64_t rows) const;
+  const Matmul& of(const std::vector<Matmul>& products, int64_t first) const;
   // Whether the reference's logits are made.
   bool readsReference() const { return job_.hasReference && !areGiven(job_.reference.segments); }
   template <typename Visit>
@@ -82,8 +83,9 @@ class HeadPlan {
 
   const Job& job_;
   Workspace& workspace_;
-  int64_t count_, vocab_;     // rows of all logits, and their length
-  int64_t mostRows_, chunk_;  // rows of a chunk: the most there may be, and those there are
+  int64_t count_, vocab_;  // rows of all logits, and their length
+  Chunks chunks_;
+  int64_t mostRows_, chunk_;  // rows of a chunk: the most there may be, and those of the longest
   bool keeps_;                // the logits of all active rows, from the forward of the policy to the gradient
   int64_t stride_;            // of the logits
   int64_t hiddenStride_;      // of the hidden states, and their gradient
