@@ -48,7 +48,8 @@ class CublasLt {
 
 class Matmul {
  public:
-  // The algorithm is the one chosen for `model`, the same product with another number of rows, where that can do it.
+  // The algorithm is the one chosen for `model`, the same product with another number of rows, where that can do it: so
+  // products of many numbers of rows have one choice.
   Matmul(CublasLt& lt, const Product& model, const Product& product, bool scalarsOnDevice);
 
   // c = alpha · a · b + beta · c; where beta is 0, c may hold anything. The workspace has CublasLt::kWorkspace bytes.
@@ -56,7 +57,8 @@ class Matmul {
 
  private:
   struct Description;
-  bool choose(const Description& model);
+  // Takes the algorithm chosen for `model`, now or before, unless it cannot do this product.
+  bool choose(CublasLt& lt, const Product& model, bool scalarsOnDevice);
 
   const CublasLt* lt_;
   std::shared_ptr<const Description> description_;
