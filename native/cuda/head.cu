@@ -120,6 +120,7 @@ void HeadPlan::place(Layout& layout) {
   active_.targets = layout.scratch<int32_t>(active_.count);
   for (Layer* layer : {&policy_, &reference_}) {
     if (layer->converts) layer->weight.data = layout.scratch<float>(vocab_ * layer->head.width());
+    if (layer->head.bias.data) layer->bias = layout.scratch<float>(vocab_);
   }
   hidden_ = layout.scratch<char>(chunk_ * hiddenStride_ * int64_t(sizeof(float)));
   logits_ = layout.scratch<float>((keeps_ ? active_.count : chunk_) * stride_);
@@ -144,11 +145,11 @@ void HeadPlan::place(Layout& layout) {
   }
 }
 
-// hidden · weightᵀ
+// hidden · weightᵀ + bias
 Product HeadPlan::logitsProduct(const Layer& layer, int64_t first, int64_t rows) const {
   const Matrix hidden{hidden_, layer.type, rows, layer.head.width(), hiddenStride_};
   const Matrix logits{logitsOf(first), DType::kFloat32, rows, vocab_, stride_};
-  return {hidden, layer.weight.transposed(), logits};
+  return {hidden, layer.weight.transposed(), logits, layer.bias};
 }
 
 // gradient · weight
@@ -215,6 +216,14 @@ void HeadPlan::download(Stream stream) {
 void HeadPlan::begin(const int32_t* targets, Stream stream) {
   compactRows(targets, count_, active_, stream);
   for (const Layer* layer : {&policy_, &reference_}) {
+    if (layer->bias) {
+      Rows bias;
+      bias.data = layer->head.bias.data;
+      bias.dtype = layer->head.bias.dtype;
+      bias.batch = bias.time = 1;
+      bias.vocab = vocab_;
+      copyRows(bias, nullptr, 1, layer->bias, DType::kFloat32, vocab_, stream);
+    }
     if (!layer->converts) continue;
     const Head::Weight& from = layer->head.weight;
     const Matrix& to = layer->weight;
@@ -281,15 +290,13 @@ void HeadPlan::gatherHidden(const Layer& layer, const int32_t* from, int64_t row
   copyRows(layer.head.hidden, from, rows, hidden_, layer.type, hiddenStride_, stream);
 }
 
-void HeadPlan::multiplyLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream) {
-  const Head& head = layer.head;
-  if (head.bias.data) spreadBias(head.bias, logitsOf(first), rows, vocab_, stride_, stream);
-  of(layer.logits, first).multiply(&kOne, head.bias.data ? &kOne : &kZero, products_, stream);
+void HeadPlan::multiplyLogits(const Layer& layer, int64_t first, Stream stream) {
+  of(layer.logits, first).multiply(&kOne, &kZero, products_, stream);
 }
 
 void HeadPlan::makeLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream) {
   gatherHidden(layer, active_.rows + first, rows, stream);
-  multiplyLogits(layer, first, rows, stream);
+  multiplyLogits(layer, first, stream);
 }
 
 void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& tokens, const TokenLossStage* loss,
@@ -348,7 +355,7 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
   forChunks([&](int64_t first, int64_t rows) {
     // Zeros for hidden states that take no part: 0 times what they are might be NaN.
     gatherHidden(policy_, takingPart_ + first, rows, stream);
-    if (!keeps_) multiplyLogits(policy_, first, rows, stream);
+    if (!keeps_) multiplyLogits(policy_, first, stream);
     part.logits = chunkOfLogits(first, rows);
     part.out = chunkOfGradient(first, rows);
     chunkColumns.targets = active_.targets + first;

@@ -45,6 +45,7 @@ class HeadPlan {
     DType type = DType::kFloat32;  // of both factors of its products
     Matrix weight;                 // [V, D] of that type
     bool converts = false;         // the weight is a copy in that type
+    float* bias = nullptr;         // [V] a copy; or null
     std::vector<Matmul> logits;
   };
   struct Transfer {
@@ -78,7 +79,7 @@ class HeadPlan {
   LabelParts labelParts(int64_t first, int64_t rows) const;
   Rows hiddenRows(int64_t rows) const;
   void gatherHidden(const Layer& layer, const int32_t* from, int64_t rows, Stream stream);
-  void multiplyLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream);
+  void multiplyLogits(const Layer& layer, int64_t first, Stream stream);
   void makeLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream);
 
   const Job& job_;

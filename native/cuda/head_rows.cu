@@ -1,5 +1,5 @@
 // What a head needs besides products of matrices and the four stages: the rows that predict something gathered side by
-// side, the bias, and what becomes of the logits' gradient. Sums are taken in an order that does not change.
+// side, and what becomes of the logits' gradient. Sums are taken in an order that does not change.
 #include <type_traits>
 
 #include "row_tasks.h"
@@ -54,20 +54,6 @@ void copy(const Rows& from, const int32_t* rows, int64_t count, void* out, int64
   const int64_t tiles = tilesOf(from.vocab);
   FPL_LAUNCH("output layer", (copyKernel<From, To>), count * tiles, kThreads, stream, from, rows, static_cast<To*>(out),
              stride, tiles);
-}
-
-template <typename T>
-FPL_KERNEL(kThreads, 4)
-biasKernel(const T* bias, float* logits, int64_t vocab, int64_t stride, int64_t tiles) {
-  float* row = logits + blockIndex() / tiles * stride;
-  forColumns(blockIndex() % tiles, vocab, [&](int64_t column) { row[column] = toFloat(bias[column]); });
-}
-
-template <typename T>
-void spread(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, int64_t stride, Stream stream) {
-  const int64_t tiles = tilesOf(vocab);
-  FPL_LAUNCH("output layer", biasKernel<T>, rows * tiles, kThreads, stream, static_cast<const T*>(bias.data), logits,
-             vocab, stride, tiles);
 }
 
 FPL_KERNEL(kThreads, 4)
@@ -171,17 +157,6 @@ void copyRows(const Rows& from, const int32_t* rows, int64_t count, void* out, D
       return (same ? copy<Float16, Float16> : copy<Float16, float>)(from, rows, count, out, stride, stream);
     case DType::kBFloat16:
       return (same ? copy<BFloat16, BFloat16> : copy<BFloat16, float>)(from, rows, count, out, stride, stream);
-  }
-}
-
-void spreadBias(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, int64_t stride, Stream stream) {
-  switch (bias.dtype) {
-    case DType::kFloat32:
-      return spread<float>(bias, logits, rows, vocab, stride, stream);
-    case DType::kFloat16:
-      return spread<Float16>(bias, logits, rows, vocab, stride, stream);
-    case DType::kBFloat16:
-      return spread<BFloat16>(bias, logits, rows, vocab, stride, stream);
   }
 }
 

@@ -32,9 +32,13 @@ Owned<Operation> operationOf(const Functions& f, const Product& p, bool scalarsO
   Operation* made = nullptr;
   check(f, f.createOperation(&made, Compute::kFloat32, Type::kFloat32), kChoosing);
   Owned<Operation> operation(made, f.destroyOperation);
-  const auto set = [&](OperationAttribute attribute, int32_t value) {
+  const auto set = [&](OperationAttribute attribute, auto value) {
     check(f, f.setOperation(made, attribute, &value, sizeof value), kChoosing);
   };
+  if (p.bias) {
+    set(OperationAttribute::kEpilogue, kAddsBias);
+    set(OperationAttribute::kBiasPointer, p.bias);
+  }
   set(OperationAttribute::kPointerMode, scalarsOnDevice ? kScalarsOnDevice : kScalarsOnHost);
   set(OperationAttribute::kTransposeA, p.b.byRows() ? kAsStored : kTransposed);
   set(OperationAttribute::kTransposeB, p.a.byRows() ? kAsStored : kTransposed);
@@ -55,7 +59,7 @@ Product byRows(const Product& p) {
 }
 
 CublasLt::Case caseOf(const Product& p, bool scalarsOnDevice) {
-  CublasLt::Case found{scalarsOnDevice};
+  CublasLt::Case found{scalarsOnDevice, p.bias ? alignmentOf(p.bias) : 0};
   for (const Matrix& m : {p.a, p.b, p.c}) {
     found.insert(found.end(), {int64_t(m.dtype), m.rows, m.columns, m.rowStride, m.columnStride, alignmentOf(m.data)});
   }

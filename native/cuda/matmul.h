@@ -23,9 +23,10 @@ struct Matrix {
   Matrix transposed() const { return {data, dtype, columns, rows, columnStride, rowStride}; }
 };
 
-// c = a · b; a and b of one type, c of float32.
+// c = a · b + bias; a and b of one type, c of float32.
 struct Product {
   Matrix a, b, c;
+  const float* bias = nullptr;  // of each column of c, which is stored row by row; or none
 };
 
 // What the products on one device share.
@@ -52,7 +53,8 @@ class Matmul {
   // products of many numbers of rows have one choice.
   Matmul(CublasLt& lt, const Product& model, const Product& product, bool scalarsOnDevice);
 
-  // c = alpha · a · b + beta · c; where beta is 0, c may hold anything. The workspace has CublasLt::kWorkspace bytes.
+  // c = alpha · a · b + beta · c + bias; where beta is 0, c may hold anything. The workspace has CublasLt::kWorkspace
+  // bytes.
   void multiply(const float* alpha, const float* beta, void* workspace, Stream stream) const;
 
  private:

@@ -193,8 +193,6 @@ void compactRows(const int32_t* targets, int64_t count, const ActiveRows& active
 // Rows of `from` (null: the first `count`; zeros for -1) in their own type or as float32, each `stride` from the last.
 void copyRows(const Rows& from, const int32_t* rows, int64_t count, void* out, DType dtype, int64_t stride,
               Stream stream);
-// The bias as the logits of every row.
-void spreadBias(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, int64_t stride, Stream stream);
 // The values of active rows; and the rows with a gradient other than 0, -1 in place of the others.
 void gatherValues(const RowValues* values, const ActiveRows& active, RowValues* out, int32_t* rows, Stream stream);
 

@@ -1,6 +1,7 @@
 // The part of cuBLASLt that the backend uses, on the host, for tests: plain sums over k, one after the other. It
 // refuses what a GPU would refuse or do differently now and then: sizes that do not fit each other, memory less aligned
-// than was promised when the algorithm was chosen, and algorithms that might split sums.
+// than was promised when the algorithm was chosen, a bias that was not announced then, and algorithms that might split
+// sums.
 //
 // FPL_HOST_FAULT=matmul makes every product fail. FPL_HOST_PRODUCTS names a file to which each adds a line, and
 // FPL_HOST_CHOICES one to which each choice of an algorithm does.
@@ -21,7 +22,10 @@ namespace cublaslt {
 
 struct Handle {};
 struct Operation {
-  int32_t pointerMode = kScalarsOnHost, transposeA = kAsStored, transposeB = kAsStored;
+  int32_t pointerMode = kScalarsOnHost, transposeA = kAsStored, transposeB = kAsStored, epilogue = kNoEpilogue;
+  const float* bias = nullptr;
+
+  bool isComplete() const { return epilogue == kNoEpilogue || (epilogue == kAddsBias && bias); }
 };
 struct Layout {
   Type type;
@@ -41,7 +45,8 @@ namespace {
 // What an Algorithm holds.
 struct Promise {
   uint32_t reductions;
-  uint32_t alignments[4];
+  uint32_t alignments[4], alignmentOfBias;
+  int32_t epilogue;
 };
 static_assert(sizeof(Promise) <= sizeof(Algorithm), "what is promised fits an algorithm");
 
@@ -80,13 +85,21 @@ bool fits(const Operation& operation, const Layout& a, const Layout& b, const La
          c.type == Type::kFloat32;
 }
 
-void multiply(const Factor& a, const Factor& b, float alpha, float beta, float* d, int64_t ld) {
+// The largest power of two, up to the alignment of all memory, that divides the address.
+uint32_t alignmentOf(const void* data) {
+  uint32_t alignment = 256;
+  while (reinterpret_cast<uintptr_t>(data) % alignment != 0) alignment /= 2;
+  return alignment;
+}
+
+void multiply(const Factor& a, const Factor& b, float alpha, float beta, const float* bias, float* d, int64_t ld) {
   for (int64_t column = 0; column < b.columns(); ++column) {
     for (int64_t row = 0; row < a.rows(); ++row) {
       float sum = 0;
       for (int64_t k = 0; k < a.columns(); ++k) sum += a.at(row, k) * b.at(k, column);
       float& out = d[column * ld + row];
       out = beta == 0 ? alpha * sum : alpha * sum + beta * out;
+      if (bias) out += bias[row];
     }
   }
 }
@@ -138,12 +151,24 @@ EXPORT Status cublasLtMatmulDescDestroy(Operation* operation) {
 }
 EXPORT Status cublasLtMatmulDescSetAttribute(Operation* operation, OperationAttribute attribute, const void* value,
                                              size_t bytes) {
-  if (bytes != sizeof(int32_t)) return Status::kInvalidValue;
-  int32_t* place = attribute == OperationAttribute::kPointerMode  ? &operation->pointerMode
-                   : attribute == OperationAttribute::kTransposeA ? &operation->transposeA
-                                                                  : &operation->transposeB;
-  memcpy(place, value, bytes);
-  return Status::kSuccess;
+  const auto put = [&](auto& place) {
+    if (bytes != sizeof place) return Status::kInvalidValue;
+    memcpy(&place, value, bytes);
+    return Status::kSuccess;
+  };
+  switch (attribute) {
+    case OperationAttribute::kPointerMode:
+      return put(operation->pointerMode);
+    case OperationAttribute::kTransposeA:
+      return put(operation->transposeA);
+    case OperationAttribute::kTransposeB:
+      return put(operation->transposeB);
+    case OperationAttribute::kEpilogue:
+      return put(operation->epilogue);
+    case OperationAttribute::kBiasPointer:
+      return put(operation->bias);
+  }
+  return Status::kInvalidValue;
 }
 
 EXPORT Status cublasLtMatrixLayoutCreate(Layout** layout, Type type, uint64_t rows, uint64_t columns, int64_t ld) {
@@ -177,8 +202,8 @@ EXPORT Status cublasLtMatmulPreferenceSetAttribute(Preference* preference, Prefe
 EXPORT Status cublasLtMatmulAlgoGetHeuristic(Handle*, Operation* operation, Layout* a, Layout* b, Layout* c, Layout*,
                                              Preference* preference, int, Choice* choice, int* count) {
   *count = 0;
-  if (!fits(*operation, *a, *b, *c)) return Status::kInvalidValue;
-  Promise promise{preference->reductions, {}};
+  if (!fits(*operation, *a, *b, *c) || !operation->isComplete()) return Status::kInvalidValue;
+  Promise promise{preference->reductions, {}, alignmentOf(operation->bias), operation->epilogue};
   memcpy(promise.alignments, preference->alignments, sizeof promise.alignments);
   note("FPL_HOST_CHOICES", c->rows, c->columns);
   *choice = {};
@@ -201,6 +226,10 @@ EXPORT Status cublasLtMatmul(Handle*, Operation* operation, const void* alpha, c
   Promise promise;
   memcpy(&promise, algorithm, sizeof promise);
   if (promise.reductions != 0) return Status::kNotSupported;
+  if (!operation->isComplete() || promise.epilogue != operation->epilogue ||
+      alignmentOf(operation->bias) < promise.alignmentOfBias) {
+    return Status::kInvalidValue;
+  }
   const void* pointers[4] = {a, b, c, d};
   for (int i = 0; i < 4; ++i) {
     if (reinterpret_cast<uintptr_t>(pointers[i]) % promise.alignments[i] != 0) return Status::kInvalidValue;
@@ -222,7 +251,8 @@ EXPORT Status cublasLtMatmul(Handle*, Operation* operation, const void* alpha, c
     };
     multiply(factorOf(seen(static_cast<const char*>(a)), left, how.transposeA),
              factorOf(seen(static_cast<const char*>(b)), right, how.transposeB), later ? *seen(alphaAt) : alphaNow,
-             later ? *seen(betaAt) : betaNow, const_cast<float*>(seen(static_cast<const float*>(d))), out.ld);
+             later ? *seen(betaAt) : betaNow, how.bias ? seen(how.bias) : nullptr,
+             const_cast<float*>(seen(static_cast<const float*>(d))), out.ld);
   };
   return device->enqueue(stream, work) == cudaSuccess ? Status::kSuccess : Status::kExecutionFailed;
 }
