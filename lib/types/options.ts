@@ -167,10 +167,12 @@ export interface HeadOptions {
   bias?: TensorData | undefined
   /**
    * Whose matrix products the output layer takes: its own; those of a library of BLAS on this machine, whose bits they are
-   * then (docs/blas.md); or, for hidden states and weights of bfloat16, those of AMX, which have bits of their own
-   * (docs/amx.md). The last two are of the cpu backend. Defaults to 'own'.
+   * then (docs/blas.md); for hidden states and weights of bfloat16 those of AMX, which have bits of their own
+   * (docs/amx.md); or, where the factors are float32, those of TF32, which take 10 of the 23 bits of their fractions
+   * (docs/cuda.md). 'blas' and 'amx' are of the cpu backend, 'tf32' is of cuda: `ERR_INVALID_ARG_VALUE` on another one.
+   * Defaults to 'own'.
    */
-  products?: 'own' | 'blas' | 'amx' | undefined
+  products?: 'own' | 'blas' | 'amx' | 'tf32' | undefined
 }
 
 /**

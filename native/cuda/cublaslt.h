@@ -21,8 +21,8 @@ struct Preference;  // cublasLtMatmulPreference_t
 
 enum class Status : int32_t { kSuccess = 0, kInvalidValue = 7, kExecutionFailed = 13, kNotSupported = 15 };
 enum class Type : int32_t { kFloat32 = 0, kFloat16 = 2, kBFloat16 = 14 };  // cudaDataType
-// cublasComputeType_t: products and sums in float32, and float32 factors as they are, not as TF32.
-enum class Compute : int32_t { kFloat32 = 68 };
+// cublasComputeType_t: products and sums in float32, and float32 factors as they are or as TF32.
+enum class Compute : int32_t { kFloat32 = 68, kTf32 = 77 };
 
 enum class OperationAttribute : int32_t {
   kPointerMode = 2,

@@ -84,9 +84,11 @@ HeadPlan::Layer HeadPlan::layerOf(const Head& from) {
   }
   // Both factors of a product have one type.
   layer.type = from.hidden.dtype == from.weight.dtype ? from.weight.dtype : DType::kFloat32;
-  if (layer.type == DType::kBFloat16 && capabilityOf(job_.device) < 80) {
-    throw Error{"output layers of bfloat16 need a GPU of compute capability 8.0 or newer, and GPU " +
-                std::to_string(job_.device) + " is older; it multiplies float16 and float32"};
+  layer.tf32 = layer.type == DType::kFloat32 && job_.products == kProductsOfTf32;
+  if ((layer.type == DType::kBFloat16 || layer.tf32) && capabilityOf(job_.device) < 80) {
+    throw Error{"output layers of " + std::string(layer.tf32 ? "TF32" : "bfloat16") +
+                " need a GPU of compute capability 8.0 or newer, and GPU " + std::to_string(job_.device) +
+                " is older; it multiplies float16 and float32"};
   }
   layer.converts = layer.type != from.weight.dtype;
   layer.weight = {head.weight.data, layer.type, vocab_, width, head.weight.rowStride, head.weight.columnStride};
@@ -139,8 +141,8 @@ void HeadPlan::place(Layout& layout) {
   }
   if (out_.bias) biasSums_ = layout.scratch<double>(stripsOf(chunk_) * vocab_);
   if (policy_.type == DType::kFloat16) scale_ = layout.scratch<GradientScale>(1);
-  if (isNarrow()) ofLabels_ = layout.scratch<float>(chunk_);
-  if (isNarrow() && out_.weight) {
+  if (takesLabelsApart()) ofLabels_ = layout.scratch<float>(chunk_);
+  if (takesLabelsApart() && out_.weight) {
     labelLinks_ = {layout.scratch<int32_t>(vocab_), layout.scratch<int32_t>(chunk_), vocab_};
   }
 }
@@ -149,7 +151,7 @@ void HeadPlan::place(Layout& layout) {
 Product HeadPlan::logitsProduct(const Layer& layer, int64_t first, int64_t rows) const {
   const Matrix hidden{hidden_, layer.type, rows, layer.head.width(), hiddenStride_};
   const Matrix logits{logitsOf(first), DType::kFloat32, rows, vocab_, stride_};
-  return {hidden, layer.weight.transposed(), logits, layer.bias};
+  return {hidden, layer.weight.transposed(), logits, layer.bias, layer.tf32};
 }
 
 // gradient · weight
@@ -157,7 +159,7 @@ Product HeadPlan::hiddenProduct(int64_t first, int64_t rows) const {
   // Rounded to 16 bits, it takes the first half of each row's room.
   const Matrix gradient{logitsOf(first), policy_.type, rows, vocab_, stride_ * 4 / elementSize(policy_.type)};
   const Matrix out{hiddenGradient_, DType::kFloat32, rows, policy_.head.width(), hiddenStride_};
-  return {gradient, policy_.weight, out};
+  return {gradient, policy_.weight, out, nullptr, policy_.tf32};
 }
 
 // gradientᵀ · hidden
@@ -167,7 +169,7 @@ Product HeadPlan::weightProduct(int64_t first, int64_t rows) const {
   const Matrix hidden{hidden_, policy_.type, rows, width, hiddenStride_};
   const bool byRows = policy_.head.weight.columnStride == 1;
   const Matrix out{weightSums_, DType::kFloat32, vocab_, width, byRows ? width : 1, byRows ? 1 : vocab_};
-  return {gradient.transposed(), hidden, out};
+  return {gradient.transposed(), hidden, out, nullptr, policy_.tf32};
 }
 
 // A product for each chunk. Chosen for the most rows a chunk can have, so that the choice, and with it a row's bits,
@@ -365,10 +367,11 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
       narrowGradient(part, values_ + first, chunkColumns, up, ofLabels_, stream);
     } else {
       logitsGradient(part, values_ + first, chunkColumns, chunkColumns, {0, rows}, stream);
+      if (takesLabelsApart()) takeLabelsApart(part.out, chunkColumns.targets, ofLabels_, stream);
     }
     if (out_.hidden) {
       of(toHidden_, first).multiply(down, zero, products_, stream);
-      if (isNarrow()) addLabelsToHidden(labelParts(first, rows), hiddenGradient_, hiddenStride_, stream);
+      if (takesLabelsApart()) addLabelsToHidden(labelParts(first, rows), hiddenGradient_, hiddenStride_, stream);
       if (shareOfHidden_) {
         copyRows(hiddenRows(rows), nullptr, rows, shareOfHidden_ + first * width, DType::kFloat32, width, stream);
       } else {
@@ -379,7 +382,7 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
     if (out_.weight) {
       of(toWeight_, first).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
       const Matrix sums = weightProduct(first, rows).c;
-      if (isNarrow()) {
+      if (takesLabelsApart()) {
         linkLabels(chunkColumns.targets, rows, labelLinks_, stream);
         addLabelsToWeight(labelParts(first, rows), weightSums_, sums.rowStride, sums.columnStride, stream);
       }

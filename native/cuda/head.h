@@ -45,6 +45,7 @@ class HeadPlan {
     DType type = DType::kFloat32;  // of both factors of its products
     Matrix weight;                 // [V, D] of that type
     bool converts = false;         // the weight is a copy in that type
+    bool tf32 = false;             // the products take float32 factors as TF32
     float* bias = nullptr;         // [V] a copy; or null
     std::vector<Matmul> logits;
   };
@@ -58,6 +59,9 @@ class HeadPlan {
   void* gradientOnDevice(void* host, int64_t elements, DType dtype, bool upload, const char* purpose);
 
   bool isNarrow() const { return policy_.type != DType::kFloat32; }
+  // Whether products would round the gradient of the label, which is by far the largest where a token is well
+  // predicted.
+  bool takesLabelsApart() const { return isNarrow() || policy_.tf32; }
 
   // Where the logits of rows from `first` on are, of the active ones: all have places of their own, or those of a
   // chunk.
@@ -105,7 +109,7 @@ class HeadPlan {
   int32_t* takingPart_ = nullptr;  // [active rows] those with a gradient other than 0, else -1
   double* biasSums_ = nullptr;     // [strips of a chunk, V]
   GradientScale* scale_ = nullptr;
-  float* ofLabels_ = nullptr;  // [chunk] of factors of 16 bits: the labels' part of the logits' gradient
+  float* ofLabels_ = nullptr;  // [chunk] the labels' part of the logits' gradient, where they are taken apart
   LabelLinks labelLinks_;      // of the chunk's rows, for the weight's gradient
   std::vector<Matmul> toHidden_, toWeight_;
 };

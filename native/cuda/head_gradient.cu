@@ -107,10 +107,27 @@ FPL_DEVICE void forColumns(int64_t tile, int64_t columns, const Body& body) {
   }
 }
 
-// Of 16-bit numbers.
+// The same of a gradient of float32: the labels' values leave zeros.
+FPL_KERNEL(kThreads, 4)
+labelsApartKernel(FPL_ARGUMENT Rows gradient, const int32_t* labels, float* ofLabels) {
+  const int64_t i = blockIndex() * kThreads + threadIndex();
+  if (i >= gradient.time) return;
+  const int32_t label = labels[i];
+  const bool isThere = label >= 0 && label < gradient.vocab;
+  float* const at = gradient.at<float>(i) + (isThere ? label : 0);
+  ofLabels[i] = isThere ? *at : 0;
+  if (isThere) *at = 0;
+}
+
 FPL_DEVICE float numberAt(const void* data, DType dtype, int64_t at) {
-  return dtype == DType::kBFloat16 ? toFloat(static_cast<const BFloat16*>(data)[at])
-                                   : toFloat(static_cast<const Float16*>(data)[at]);
+  switch (dtype) {
+    case DType::kFloat16:
+      return toFloat(static_cast<const Float16*>(data)[at]);
+    case DType::kBFloat16:
+      return toFloat(static_cast<const BFloat16*>(data)[at]);
+    default:
+      return static_cast<const float*>(data)[at];
+  }
 }
 
 // Hidden's: the weight of the label.
@@ -194,6 +211,11 @@ void narrowGradient(const Gradient& gradient, const RowValues* values, const Tok
   a.scale = scale;
   const bool isHalf = gradient.out.dtype == DType::kFloat16;
   (isHalf ? narrow<Float16> : narrow<BFloat16>)(a, stream);
+}
+
+void takeLabelsApart(const Rows& gradient, const int32_t* labels, float* ofLabels, Stream stream) {
+  const int64_t blocks = dividedUp(gradient.time, kThreads);
+  FPL_LAUNCH("output layer", labelsApartKernel, blocks, kThreads, stream, gradient, labels, ofLabels);
 }
 
 void addColumns(const Gradient& gradient, const RowValues* values, const Tokens& columns, double* sums, Stream stream) {

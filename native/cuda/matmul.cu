@@ -30,7 +30,7 @@ Owned<Layout> layoutOf(const Functions& f, const Matrix& m) {
 
 Owned<Operation> operationOf(const Functions& f, const Product& p, bool scalarsOnDevice) {
   Operation* made = nullptr;
-  check(f, f.createOperation(&made, Compute::kFloat32, Type::kFloat32), kChoosing);
+  check(f, f.createOperation(&made, p.tf32 ? Compute::kTf32 : Compute::kFloat32, Type::kFloat32), kChoosing);
   Owned<Operation> operation(made, f.destroyOperation);
   const auto set = [&](OperationAttribute attribute, auto value) {
     check(f, f.setOperation(made, attribute, &value, sizeof value), kChoosing);
@@ -55,11 +55,11 @@ uint32_t alignmentOf(const void* data) {
 // Such that c is stored row by row, which to cuBLASLt is cᵀ = bᵀ · aᵀ column by column.
 Product byRows(const Product& p) {
   if (p.c.byRows()) return p;
-  return {p.b.transposed(), p.a.transposed(), p.c.transposed()};
+  return {p.b.transposed(), p.a.transposed(), p.c.transposed(), nullptr, p.tf32};
 }
 
 CublasLt::Case caseOf(const Product& p, bool scalarsOnDevice) {
-  CublasLt::Case found{scalarsOnDevice, p.bias ? alignmentOf(p.bias) : 0};
+  CublasLt::Case found{scalarsOnDevice, p.bias ? alignmentOf(p.bias) : 0, p.tf32};
   for (const Matrix& m : {p.a, p.b, p.c}) {
     found.insert(found.end(), {int64_t(m.dtype), m.rows, m.columns, m.rowStride, m.columnStride, alignmentOf(m.data)});
   }

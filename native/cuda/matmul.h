@@ -27,6 +27,7 @@ struct Matrix {
 struct Product {
   Matrix a, b, c;
   const float* bias = nullptr;  // of each column of c, which is stored row by row; or none
+  bool tf32 = false;            // float32 factors lose all but 10 bits of their fractions
 };
 
 // What the products on one device share.

@@ -206,6 +206,8 @@ void gradientScale(const RowValues* values, int64_t count, GradientScale* scale,
 // logits' room, times `scale` (null: 1). It has zeros for the labels, whose own values [rows] go to `ofLabels`.
 void narrowGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, const float* scale,
                     float* ofLabels, Stream stream);
+// The same of a float32 gradient [1, rows] that has been written, whose products round it.
+void takeLabelsApart(const Rows& gradient, const int32_t* labels, float* ofLabels, Stream stream);
 // The rows of a chunk with the same label, in their order.
 struct LabelLinks {
   int32_t* first = nullptr;  // [V] the first row with a label, or -1
@@ -216,7 +218,7 @@ struct LabelLinks {
 };
 void linkLabels(const int32_t* labels, int64_t rows, const LabelLinks& links, Stream stream);
 // What the labels' values add to the gradients of hidden and weight: products with the label's row of the weight, and
-// with the row's hidden states. Both are of 16 bits.
+// with the row's hidden states.
 struct LabelParts {
   const int32_t* labels;  // [rows]
   const float* gradient;  // [rows] 0 where there is none

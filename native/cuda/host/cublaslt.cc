@@ -24,6 +24,7 @@ struct Handle {};
 struct Operation {
   int32_t pointerMode = kScalarsOnHost, transposeA = kAsStored, transposeB = kAsStored, epilogue = kNoEpilogue;
   const float* bias = nullptr;
+  Compute compute = Compute::kFloat32;
 
   bool isComplete() const { return epilogue == kNoEpilogue || (epilogue == kAddsBias && bias); }
 };
@@ -50,11 +51,20 @@ struct Promise {
 };
 static_assert(sizeof(Promise) <= sizeof(Algorithm), "what is promised fits an algorithm");
 
-// A stored matrix and whether it is used transposed.
+// A float32 as TF32 with 10 bits of its fraction: cut off and not rounded, which loses the most that a GPU may lose.
+float cut(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits &= ~uint32_t(0x1fff);
+  memcpy(&x, &bits, sizeof bits);
+  return x;
+}
+
+// A stored matrix, whether it is used transposed, and whether as TF32.
 struct Factor {
   const char* data;
   Layout layout;
-  bool transposed;
+  bool transposed, tf32;
 
   int64_t rows() const { return transposed ? layout.columns : layout.rows; }
   int64_t columns() const { return transposed ? layout.rows : layout.columns; }
@@ -62,7 +72,7 @@ struct Factor {
     const int64_t i = transposed ? row * layout.ld + column : column * layout.ld + row;
     switch (layout.type) {
       case Type::kFloat32:
-        return reinterpret_cast<const float*>(data)[i];
+        return tf32 ? cut(reinterpret_cast<const float*>(data)[i]) : reinterpret_cast<const float*>(data)[i];
       case Type::kFloat16:
         return toFloat(reinterpret_cast<const Float16*>(data)[i]);
       case Type::kBFloat16:
@@ -72,15 +82,17 @@ struct Factor {
   }
 };
 
-Factor factorOf(const void* data, const Layout& layout, int32_t transpose) {
-  return {static_cast<const char*>(data), layout, transpose == kTransposed};
+Factor factorOf(const void* data, const Layout& layout, int32_t transpose, Compute compute) {
+  return {static_cast<const char*>(data), layout, transpose == kTransposed, compute == Compute::kTf32};
 }
 
 bool fits(const Operation& operation, const Layout& a, const Layout& b, const Layout& c) {
-  const Factor left = factorOf(nullptr, a, operation.transposeA), right = factorOf(nullptr, b, operation.transposeB);
+  const Factor left = factorOf(nullptr, a, operation.transposeA, operation.compute);
+  const Factor right = factorOf(nullptr, b, operation.transposeB, operation.compute);
   for (const Layout* layout : {&a, &b, &c}) {
     if (layout->rows < 1 || layout->columns < 1 || layout->ld < layout->rows) return false;
   }
+  if (operation.compute == Compute::kTf32 && a.type != Type::kFloat32) return false;
   return left.columns() == right.rows() && left.rows() == c.rows && right.columns() == c.columns && a.type == b.type &&
          c.type == Type::kFloat32;
 }
@@ -141,8 +153,10 @@ EXPORT Status cublasLtDestroy(Handle* handle) {
 }
 
 EXPORT Status cublasLtMatmulDescCreate(Operation** operation, Compute compute, Type scalars) {
-  if (compute != Compute::kFloat32 || scalars != Type::kFloat32) return Status::kNotSupported;
+  if (scalars != Type::kFloat32) return Status::kNotSupported;
+  if (compute != Compute::kFloat32 && compute != Compute::kTf32) return Status::kNotSupported;
   *operation = new Operation;
+  (*operation)->compute = compute;
   return Status::kSuccess;
 }
 EXPORT Status cublasLtMatmulDescDestroy(Operation* operation) {
@@ -249,9 +263,9 @@ EXPORT Status cublasLtMatmul(Handle*, Operation* operation, const void* alpha, c
     const auto seen = [=](const auto* at) {
       return reinterpret_cast<decltype(at)>(device->resolved(reinterpret_cast<uint64_t>(at), number));
     };
-    multiply(factorOf(seen(static_cast<const char*>(a)), left, how.transposeA),
-             factorOf(seen(static_cast<const char*>(b)), right, how.transposeB), later ? *seen(alphaAt) : alphaNow,
-             later ? *seen(betaAt) : betaNow, how.bias ? seen(how.bias) : nullptr,
+    multiply(factorOf(seen(static_cast<const char*>(a)), left, how.transposeA, how.compute),
+             factorOf(seen(static_cast<const char*>(b)), right, how.transposeB, how.compute),
+             later ? *seen(alphaAt) : alphaNow, later ? *seen(betaAt) : betaNow, how.bias ? seen(how.bias) : nullptr,
              const_cast<float*>(seen(static_cast<const float*>(d))), out.ld);
   };
   return device->enqueue(stream, work) == cudaSuccess ? Status::kSuccess : Status::kExecutionFailed;
