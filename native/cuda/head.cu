@@ -1,6 +1,7 @@
 #include "head.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "devices.h"
 
@@ -9,14 +10,11 @@ namespace cuda {
 namespace {
 
 // Bytes of device memory for the logits of a chunk. Each chunk reads and writes the weight's gradient once, so they
-// should be large.
+// should be large; tests want several chunks of few rows.
 int64_t chunkBytes() {
   constexpr int64_t kBytes = int64_t(768) << 20;
-#if defined(FPL_HOST_EXECUTION)
-  return std::max<int64_t>(1, host::numberIn("FPL_HOST_CHUNK_BYTES", kBytes));
-#else
-  return kBytes;
-#endif
+  const char* const given = getenv("FUSED_PREFERENCE_LOSS_CHUNK_BYTES");
+  return given && *given ? std::max<int64_t>(1, atoll(given)) : kBytes;
 }
 
 int64_t roundedUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }

@@ -14,7 +14,6 @@
 //   FPL_HOST_COPIES        a file to which each copy between host and device adds a line with its bytes when it begins
 //   FPL_HOST_COPY_MS       milliseconds that each copy between host and device takes, default 0
 //   FPL_HOST_INITCHECK     1: the process ends where bytes are copied to the host that nobody has written
-//   FPL_HOST_CHUNK_BYTES   of an output layer's logits that are multiplied at once (head.cu)
 #pragma once
 
 #include <cstddef>
