@@ -31,7 +31,10 @@ export function headRunner(
   const { backend, settings } = runner
   const owner = products === 'tf32' ? 'cuda' : 'cpu'
   if (backend.name !== owner) {
-    throw invalidValue('options.products', `'${products}' is of the ${owner} backend; this call runs on '${backend.name}'`)
+    throw invalidValue(
+      'options.products',
+      `'${products}' is of the ${owner} backend; this call runs on '${backend.name}'`,
+    )
   }
   const heads = reference ? [head, reference] : [head]
   if (products === 'amx') checkBFloat16(heads)

@@ -1,6 +1,7 @@
 // From the logits of a head to their gradient as the products take it, on a GPU: for 16-bit factors it is written in
-// their type, with the label's value apart, which is by far the largest where a token is well predicted and would lose
-// the most by its rounding. What the label's adds to the gradients of hidden and weight is added to the products.
+// their type. There and for TF32 the label's value is kept apart, which is by far the largest where a token is well
+// predicted and would lose the most by its rounding. What it adds to the gradients of hidden and weight is added to the
+// products. And the bias' gradient.
 #include "row_writer.h"
 
 namespace fpl {
