@@ -35,9 +35,9 @@ HeadPlan::HeadPlan(const Job& job, Workspace& workspace) : job_(job), workspace_
   count_ = job.policy.logits.count();
   vocab_ = job.policy.logits.vocab;
   stride_ = roundedUp(vocab_, kRowAlignment);
-  // How many of the labels on the device are active is not known here, and waiting to be told would end a graph's
-  // capture: there is room and work for all rows then.
+  // How many of the labels on the device are active is not known here: there is room for all rows then.
   active_.count = job.labels.data ? count_ : std::count_if(job.tokens.targets, job.tokens.targets + count_, isActive);
+  multiplied_ = active_.count;
   const int64_t rowBytes = stride_ * int64_t(sizeof(float));
   mostRows_ = std::max<int64_t>(1, chunkBytes() / rowBytes);
   if (mostRows_ > Chunks::kTileRows) mostRows_ -= mostRows_ % Chunks::kTileRows;
@@ -118,6 +118,7 @@ void* HeadPlan::gradientOnDevice(void* host, int64_t elements, DType dtype, bool
 void HeadPlan::place(Layout& layout) {
   active_.rows = layout.scratch<int32_t>(active_.count);
   active_.targets = layout.scratch<int32_t>(active_.count);
+  active_.found = layout.scratch<int32_t>(1);
   for (Layer* layer : {&policy_, &reference_}) {
     if (layer->converts) layer->weight.data = layout.scratch<float>(vocab_ * layer->head.width());
     if (layer->head.bias.data) layer->bias = layout.scratch<float>(vocab_);
@@ -186,7 +187,6 @@ const Matmul& HeadPlan::of(const std::vector<Matmul>& products, int64_t first) c
 }
 
 void HeadPlan::prepare() {
-  if (active_.count == 0) return;
   const auto ofLogits = [&](Layer& layer) {
     layer.logits = products(false, [&](int64_t first, int64_t rows) { return logitsProduct(layer, first, rows); });
   };
@@ -239,9 +239,20 @@ void HeadPlan::begin(const int32_t* targets, Stream stream) {
   }
 }
 
+void HeadPlan::askForActive(Stream stream) {
+  check(cudaMemcpyAsync(&found_, active_.found, sizeof found_, cudaMemcpyDeviceToHost, stream), "counting active rows");
+}
+
+void HeadPlan::multiplyActive() {
+  multiplied_ = found_;
+  prepare();
+}
+
 template <typename Visit>
 void HeadPlan::forChunks(const Visit& visit) const {
-  for (int64_t i = 0; i < chunks_.count(); ++i) visit(chunks_.begin(i), chunks_.begin(i + 1) - chunks_.begin(i));
+  for (int64_t i = 0; i < chunks_.count() && chunks_.begin(i) < multiplied_; ++i) {
+    visit(chunks_.begin(i), std::min(chunks_.begin(i + 1), multiplied_) - chunks_.begin(i));
+  }
 }
 
 Rows HeadPlan::chunkOfLogits(int64_t first, int64_t rows) const {
@@ -336,7 +347,7 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
   if (out_.hidden && !out_.skipInactive) {
     clearInactive(columns.targets, count_, width, out_.hidden, out_.hiddenDtype(), stream);
   }
-  if (out_.weight && !addsToSums && active_.count == 0) {
+  if (out_.weight && !addsToSums && multiplied_ == 0) {
     check(cudaMemsetAsync(weightSums_, 0, size_t(vocab_ * width) * sizeof(float), stream), "running output layer");
   }
   if (out_.bias) {
@@ -386,10 +397,10 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
       }
     }
   });
-  if (shareOfHidden_ && active_.count > 0) {
-    communicator->allReduceSum(shareOfHidden_, size_t(active_.count * width), nccl::Type::kFloat32, stream,
+  if (shareOfHidden_ && multiplied_ > 0) {
+    communicator->allReduceSum(shareOfHidden_, size_t(multiplied_ * width), nccl::Type::kFloat32, stream,
                                job_.cancelled);
-    scatterRows(shareOfHidden_, width, active_.rows, active_.count, width, out_.hidden, out_.dtype, adds, stream);
+    scatterRows(shareOfHidden_, width, active_.rows, multiplied_, width, out_.hidden, out_.dtype, adds, stream);
   }
   if (out_.weight && rounds) writeRounded(weightSums_, vocab_ * width, out_.weight, out_.dtype, adds, stream);
   if (out_.bias) writeColumns(biasSums_, stripsOf(chunk_), vocab_, out_.bias, out_.dtype, adds, stream);

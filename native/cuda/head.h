@@ -27,6 +27,10 @@ class HeadPlan {
   void upload(Stream stream);
   // Finds the active rows.
   void begin(const int32_t* targets, Stream stream);
+  // Asks the device how many there are; once it has answered, those behind them need not be multiplied. Their products
+  // would be zeros and add nothing, so that the bits are the same.
+  void askForActive(Stream stream);
+  void multiplyActive();
   // Stage 1 of the policy, which comes last, or of the reference; `loss` is null where no single tokens have one.
   void forward(bool reference, const Forward& stage, const Tokens& tokens, const TokenLossStage* loss, Stream stream);
   // Stage 1 as far as the states of segments.
@@ -89,6 +93,8 @@ class HeadPlan {
   const Job& job_;
   Workspace& workspace_;
   int64_t count_, vocab_;  // rows of all logits, and their length
+  int64_t multiplied_;     // the first active rows, whose logits are made
+  int32_t found_ = 0;      // active rows, as the device has told
   Chunks chunks_;
   int64_t mostRows_, chunk_;  // rows of a chunk: the most there may be, and those of the longest
   bool keeps_;                // the logits of all active rows, from the forward of the policy to the gradient

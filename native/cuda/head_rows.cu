@@ -38,6 +38,7 @@ compactKernel(const int32_t* targets, int64_t count, ActiveRows active) {
     active.targets[slot++] = targets[row];
   }
   for (int64_t i = own.total + threadIndex(); i < active.count; i += kThreads) active.rows[i] = active.targets[i] = -1;
+  if (threadIndex() == 0) *active.found = own.total;
 }
 
 template <typename From, typename To>

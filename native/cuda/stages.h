@@ -186,6 +186,7 @@ bool writesRowByRow(const Job& job, int64_t rows);
 struct ActiveRows {
   int32_t* rows = nullptr;     // [count] ascending, then -1
   int32_t* targets = nullptr;  // [count] theirs, then -1
+  int32_t* found = nullptr;    // how many there are
   int64_t count = 0;
 };
 void compactRows(const int32_t* targets, int64_t count, const ActiveRows& active, Stream stream);
