@@ -452,10 +452,13 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   attributes->hostPointer = kind == Place::kDevice ? nullptr : address;
   return noted(cudaSuccess);
 }
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void* kernel) {
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
   const Call call(__func__);
   if (call.failure) return noted(call.failure);
   loaded.insert({currentDevice, kernel});
+  cudaDeviceProp properties;
+  if (const cudaError_t status = cudaGetDeviceProperties(&properties, currentDevice)) return status;
+  attributes->ptxVersion = 10 * properties.major + properties.minor;
   return noted(cudaSuccess);
 }
 
