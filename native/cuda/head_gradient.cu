@@ -42,7 +42,7 @@ FPL_DEVICE void readLogits(const R& row, uint32_t at, float (&x)[kCount]) {
 
 // A block to a row, from front to back: what is written lies where the row has been read.
 template <typename T, Form kForm>
-FPL_KERNEL(kThreads, blocksOf<kForm>(kTuning))
+FPL_KERNEL(kThreads, kBlocksOf<kForm>)
 narrowKernel(FPL_ARGUMENT NarrowArguments a) {
   constexpr uint32_t kPerStore = kPerQuad<T>;
   const uint32_t place = uint32_t(blockIndex());

@@ -144,6 +144,7 @@ EXPORT const char* cublasLtGetStatusName(Status status) {
 }
 
 EXPORT Status cublasLtCreate(Handle** handle) {
+  if (cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
   *handle = new Handle;
   return Status::kSuccess;
 }
@@ -153,6 +154,7 @@ EXPORT Status cublasLtDestroy(Handle* handle) {
 }
 
 EXPORT Status cublasLtMatmulDescCreate(Operation** operation, Compute compute, Type scalars) {
+  if (cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
   if (scalars != Type::kFloat32) return Status::kNotSupported;
   if (compute != Compute::kFloat32 && compute != Compute::kTf32) return Status::kNotSupported;
   *operation = new Operation;
@@ -186,6 +188,7 @@ EXPORT Status cublasLtMatmulDescSetAttribute(Operation* operation, OperationAttr
 }
 
 EXPORT Status cublasLtMatrixLayoutCreate(Layout** layout, Type type, uint64_t rows, uint64_t columns, int64_t ld) {
+  if (cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
   *layout = new Layout{type, int64_t(rows), int64_t(columns), ld};
   return Status::kSuccess;
 }
@@ -195,6 +198,7 @@ EXPORT Status cublasLtMatrixLayoutDestroy(Layout* layout) {
 }
 
 EXPORT Status cublasLtMatmulPreferenceCreate(Preference** preference) {
+  if (cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
   *preference = new Preference;
   return Status::kSuccess;
 }
@@ -216,6 +220,7 @@ EXPORT Status cublasLtMatmulPreferenceSetAttribute(Preference* preference, Prefe
 EXPORT Status cublasLtMatmulAlgoGetHeuristic(Handle*, Operation* operation, Layout* a, Layout* b, Layout* c, Layout*,
                                              Preference* preference, int, Choice* choice, int* count) {
   *count = 0;
+  if (cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
   if (!fits(*operation, *a, *b, *c) || !operation->isComplete()) return Status::kInvalidValue;
   Promise promise{preference->reductions, {}, alignmentOf(operation->bias), operation->epilogue};
   memcpy(promise.alignments, preference->alignments, sizeof promise.alignments);
@@ -229,6 +234,7 @@ EXPORT Status cublasLtMatmulAlgoGetHeuristic(Handle*, Operation* operation, Layo
 EXPORT Status cublasLtMatmulAlgoCheck(Handle*, Operation* operation, Layout* a, Layout* b, Layout* c, Layout*,
                                       const Algorithm*, Choice* choice) {
   choice->workspaceBytes = 0;
+  if (cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
   return fits(*operation, *a, *b, *c) ? Status::kSuccess : Status::kInvalidValue;
 }
 
@@ -236,7 +242,7 @@ EXPORT Status cublasLtMatmul(Handle*, Operation* operation, const void* alpha, c
                              const void* b, Layout* bLayout, const void* beta, const void* c, Layout* cLayout, void* d,
                              Layout*, const Algorithm* algorithm, void* workspace, size_t, cuda::Stream stream) {
   const char* fault = getenv("FPL_HOST_FAULT");
-  if (fault && strcmp(fault, "matmul") == 0) return Status::kExecutionFailed;
+  if ((fault && strcmp(fault, "matmul") == 0) || cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
   Promise promise;
   memcpy(&promise, algorithm, sizeof promise);
   if (promise.reductions != 0) return Status::kNotSupported;
