@@ -6,7 +6,7 @@
 import { describe, expect, test } from 'vitest'
 import { checkPrecision } from '../lib/call/head-gradients.js'
 import type { Runner } from '../lib/call/run.js'
-import { fusedLinearPreferenceLossSync, linearSequenceLogProbsSync } from '../lib/index.js'
+import * as library from '../lib/index.js'
 import type { HeadGradients } from '../lib/types/index.js'
 import {
   byWords,
@@ -21,8 +21,10 @@ import {
   type Sizes,
   step,
 } from './one-rounding.js'
+import { cutFunctions } from './sharded.js'
 import { ALL_NATIVE, fusesMultiplyAdds, TARGETS, type Target, values } from './support.js'
 
+const { fusedLinearPreferenceLossSync, linearSequenceLogProbsSync } = library
 const BACKENDS = TARGETS.filter(({ name }) => name !== 'wasm')
 
 describe.each(BACKENDS)('on $name', ({ run }) => {
@@ -88,6 +90,19 @@ describe.each(BACKENDS)('on $name', ({ run }) => {
     }
     const [got, wanted] = [call('bfloat16'), call('float32')]
     for (const k of [0, 1]) expect(errorOf(got[k], Float64Array.from(wanted[k]))).toBeLessThan(1e-3)
+  })
+
+  test.runIf(run.backend !== 'cuda')('ranks that share a vocabulary, where a label is one rank’s', () => {
+    const { hidden, weight, labels, bias } = problemOf({ rows: 24, width: 6, vocab: 135 })
+    const options = { ...run, bias, lossType: 'cpo', gradient: true, gradientPrecision: 'bfloat16' } as const
+    const cut = cutFunctions(library as never, [{ ranks: 3, even: false, segments: 'exact', copies: false }])
+    const call = ({ fusedLinearPreferenceLossSync }: typeof library) =>
+      fusedLinearPreferenceLossSync({ ...hidden, shape: [4, 6, 6] }, weight, labels, options)
+    const [got, wanted] = [call(cut as never), call(library)]
+    for (const name of ['gradHidden', 'gradWeight'] as const) {
+      const whole = Float64Array.from(wanted[name]!.data as Float32Array)
+      expect(errorOf(got[name]!.data as Float32Array, whole), name).toBeLessThan(2e-4)
+    }
   })
 
   test('capped logits, whose labels have slopes of their own', () => {
