@@ -5,13 +5,12 @@
  * A forward is one product with the weight. A step is three where the logits are kept, for them and for the gradients of
  * hidden and weight, and four where they are made twice.
  */
-import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { fusedLinearPreferenceLossSync, getBackends, linearSequenceLogProbsSync } from 'fused-preference-loss'
 import { DeviceBuffer, getDevices, Stream } from 'fused-preference-loss/cuda'
 import { quantile } from '../statistics.mjs'
+import { toldByPeers } from './peers.mjs'
 import { labelsFor, randomLogits } from './run.mjs'
 
 const [BATCH, TIME, WIDTH, VOCAB] = [8, 1024, 4096, 128256]
@@ -65,12 +64,7 @@ for (const { name, masked } of heads) {
 for (const { data } of [hidden, weight]) data.dispose()
 for (const buffer of Object.values(gradient)) buffer.dispose()
 
-const script = fileURLToPath(new URL('peers.py', import.meta.url))
-const input = JSON.stringify({ heads, shape: [BATCH, TIME, WIDTH, VOCAB], dtype })
-const { status, stdout, stderr, error } = spawnSync('python3', [script], { input, encoding: 'utf8' })
-const lines = (stdout ?? '').split('\n').filter((line) => line.startsWith('{'))
-results.push(...lines.map((line) => JSON.parse(line)))
-if (status !== 0) results.push({ peer: 'python3', skipped: error?.message ?? stderr.trim().split('\n').at(-1) })
+results.push(...toldByPeers({ heads, shape: [BATCH, TIME, WIDTH, VOCAB], dtype }))
 
 const product = results.find(({ peer }) => peer === 'cublas')?.ms
 for (const { case: name = '', stage = '', peer, ms, products, peakBytes, skipped } of results) {

@@ -4,7 +4,7 @@
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { failure } from '../../errors.js'
-import type { Backend, Job, JobInParts, RunSettings } from '../../job.js'
+import type { Backend, Job, JobInParts, Products, RunSettings } from '../../job.js'
 import type { Backends, Device } from '../../types/index.js'
 import type { CudaFunctions } from '../cpu/addon.js'
 import { loadNative } from '../cpu/index.js'
@@ -20,6 +20,9 @@ export function nextId(): number {
   return native.addon.nextId()
 }
 
+/** `kProductsOfTf32` of native/core/job.h. */
+const PRODUCTS_OF_TF32 = -2
+
 class CudaBackend implements Backend {
   readonly name = 'cuda'
 
@@ -27,6 +30,10 @@ class CudaBackend implements Backend {
     private readonly cuda: CudaFunctions,
     private readonly jobArguments: JobArguments,
   ) {}
+
+  openProducts(products: Products): number | undefined {
+    return products === 'tf32' ? PRODUCTS_OF_TF32 : undefined
+  }
 
   runSync(job: Job, settings: RunSettings): void {
     const holds = new Holds(settings.needs)
