@@ -49,21 +49,9 @@ const [compiler, asan] = isAbsolute(runtime) ? ['clang++', runtime] : ['g++', li
 const SHARED = compiler === 'clang++' ? ' -shared-libsan' : ''
 
 /** Tests of Node, the package, a browser or the speed of memory rather than of the addon. */
-const ELSEWHERE = [
-  ...[
-    'bench',
-    'browser-example',
-    'ci',
-    'cli',
-    'memory',
-    'package',
-    'package-types',
-    'plot',
-    'release',
-    'tarball',
-    'tfjs',
-  ],
-].map((name) => `test/${name}.test.ts`)
+const ELSEWHERE = 'bench browser-example ci cli memory package package-types plot release tarball tfjs'
+  .split(' ')
+  .map((name) => `test/${name}.test.ts`)
 const QUICK = ['hostile', 'linear', 'tokens', 'cuda', 'cuda-faults', 'cuda-lifetimes'].map(
   (name) => `test/${name}.test.ts`,
 )
