@@ -156,8 +156,20 @@ describe.runIf(onHost && hasPtx)('the kernels’ PTX', () => {
 
   // Instructions of PTX, of which a GPU's own are some more or fewer.
   it.each([
-    { dtype: 'float32', array: 'Float32Array', bytes: 4, most: { sweepKernel: 33, gradientKernel: 22 } },
-    { dtype: 'bfloat16', array: 'Uint16Array', bytes: 2, most: { sweepKernel: 14, gradientKernel: 20.5 } },
+    {
+      dtype: 'float32',
+      array: 'Float32Array',
+      bytes: 4,
+      most: { sweepKernel: 33, gradientKernel: 22 },
+      shifted: [36, 22.5],
+    },
+    {
+      dtype: 'bfloat16',
+      array: 'Uint16Array',
+      bytes: 2,
+      most: { sweepKernel: 14, gradientKernel: 20.5 },
+      shifted: [15, 20.5],
+    },
   ])('reads $dtype logits once for log-probs and once for the gradient, in so many instructions', (row) => {
     const launchesOf = (vocab: number) => {
       const { launches } = carriedOut(`
@@ -188,6 +200,10 @@ describe.runIf(onHost && hasPtx)('the kernels’ PTX', () => {
     expect(ofBlock).toBeLessThanOrEqual(8 * 250)
     const writing = gradient[0].warpInstructions - gradient[0].blocks * 250
     expect((32 * writing) / logits).toBeLessThanOrEqual(row.most.gradientKernel)
+    // The second of these rows begins between two Quads: its loads are still of 16 bytes, and shifted.
+    const odd = launchesOf(128257)
+    expect((32 * odd.sweep[0].warpInstructions) / logits).toBeLessThanOrEqual(row.shifted[0])
+    expect((32 * odd.gradient[0].warpInstructions) / logits).toBeLessThanOrEqual(row.shifted[1])
   })
 
   // Of 512 rows in one chunk and of twice as many, with 64 different labels or with one.
