@@ -160,7 +160,11 @@ describe.runIf(CUDA.length > 0)('rows that are read and written in one go', () =
       lossType: [{ lossType: 'sigmoid' }, { lossType: 'sft', weight: 0.3 }],
       deferredScale: true,
     } as const
-    const wanted = fusedPreferenceLossSync({ data: data as Float32Array, shape }, labels, { ...options, ...RUN, gradient: true })
+    const wanted = fusedPreferenceLossSync({ data: data as Float32Array, shape }, labels, {
+      ...options,
+      ...RUN,
+      gradient: true,
+    })
     const out = new DeviceBuffer(data.byteLength)
     fusedPreferenceLossSync({ data: DeviceBuffer.from(data), shape }, labels, { ...options, gradient: out })
     expect(read(out, data).equals(read(wanted.gradLogits.data, data))).toBe(true)
