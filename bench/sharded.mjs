@@ -2,7 +2,7 @@
  * What sharing a vocabulary costs: a step of DPO, gradient in place, on processes that share the memory and the cores of this
  * machine. Three contenders take turns:
  *
- *   one      one process with all cores
+ *   one      one process with the cores of all others together
  *   apart    several processes with their part of the cores and of the sequences, each on its own
  *   shared   the same processes, each with its part of every row's columns
  *
@@ -56,8 +56,7 @@ async function measure() {
       `--shape ${values.shape}: each rank must have whole pairs of sequences and whole tiles of 64 columns`,
     )
   }
-  const cores = availableParallelism()
-  const threads = Math.max(1, Math.floor(cores / size))
+  const threads = Math.max(1, Math.floor(availableParallelism() / size))
   const labels = Int32Array.from({ length: batch * time }, (_, i) => (i * 7919) % vocab)
   const ownLabels = labels.subarray(rank * sequences * time, (rank + 1) * sequences * time)
   const tensor = (/** @type {number[]} */ ...shape) => {
@@ -65,7 +64,7 @@ async function measure() {
     for (let i = 0; i < data.length; i++) data[i] = (i % 31) / 8
     return { data, shape }
   }
-  const options = (/** @type {number} */ count) => {
+  const stepOf = (/** @type {number} */ count) => {
     const logProbs = Array(count / 2).fill(-700)
     return { reference: { chosen: logProbs, rejected: logProbs }, gradient: /** @type {const} */ ('in-place') }
   }
@@ -75,9 +74,9 @@ async function measure() {
   const rows = { data: part.data, shape: [sequences, time, vocab] }
   /** @type {Record<string, (() => unknown) | undefined>} */
   const contenders = {
-    one: whole && (() => fusedPreferenceLossSync(whole, labels, { ...options(batch), threads: cores })),
-    apart: () => fusedPreferenceLossSync(rows, ownLabels, { ...options(sequences), threads }),
-    shared: () => fusedPreferenceLossSync(part, labels, { ...options(batch), threads, ...sharing }),
+    one: whole && (() => fusedPreferenceLossSync(whole, labels, { ...stepOf(batch), threads: threads * size })),
+    apart: () => fusedPreferenceLossSync(rows, ownLabels, { ...stepOf(sequences), threads }),
+    shared: () => fusedPreferenceLossSync(part, labels, { ...stepOf(batch), threads, ...sharing }),
   }
   const names = Object.keys(contenders)
 
@@ -103,7 +102,9 @@ async function measure() {
   if (rank !== 0) return
   const { instructionSet } = getBackends().cpu
   const library = communicator.version.slice(0, 30)
-  console.log(`[${values.shape}], ${size} ranks on ${cores} cores, ${instructionSet}, ${library}`)
+  console.log(
+    `[${values.shape}], ${size} ranks of ${threads} threads on ${availableParallelism()} cores, ${instructionSet}, ${library}`,
+  )
   console.log(`median of ${rounds.length} (the least), and in rounds, percent (the middle three fifths):`)
   for (const key of /** @type {const} */ (['ms', 'cpu'])) {
     const figures = names.map((name) => {

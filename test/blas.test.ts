@@ -89,8 +89,11 @@ function numbersOf(result: object, name = ''): [string, number[]][] {
   })
 }
 
+/** What products of float32 may differ by. */
+const FLOAT = 4e-6
+
 /** Two results are the same but for the rounding of their products, of so much of the largest number of each kind. */
-function expectClose(got: object, wanted: object, relative = 4e-6): void {
+function expectClose(got: object, wanted: object, relative: number | ((name: string) => number) = FLOAT): void {
   const ours = new Map(numbersOf(wanted))
   const theirs = numbersOf(got)
   expect(theirs.map(([name]) => name)).toEqual([...ours.keys()])
@@ -98,7 +101,8 @@ function expectClose(got: object, wanted: object, relative = 4e-6): void {
     const others = ours.get(name)!
     expect(values, name).toHaveLength(others.length)
     const largest = others.reduce((most, x) => (Number.isFinite(x) ? Math.max(most, Math.abs(x)) : most), 1e-3)
-    const off = values.findIndex((x, i) => !Object.is(x, others[i]) && !(Math.abs(x - others[i]) <= relative * largest))
+    const most = largest * (typeof relative === 'number' ? relative : relative(name))
+    const off = values.findIndex((x, i) => !Object.is(x, others[i]) && !(Math.abs(x - others[i]) <= most))
     expect(off, `${name}: ${values[off]}, not ${others[off]}`).toBe(-1)
   }
 }
@@ -140,10 +144,13 @@ const OPTIONS: [what: string, options: Any, layer?: Partial<Layer>][] = [
 describe.each([...OTHERS, ...ROUNDED])('$name, beside our own products', ({ run: theirs, dtype }) => {
   const { gradientPrecision } = theirs as { gradientPrecision?: 'bfloat16' }
   const own = { backend: 'cpu', gradientPrecision } as const
-  // A rounded gradient may be rounded the other way.
-  const near = gradientPrecision ? 2 ** -8 : 4e-6
-  const expectSame = (got: object, wanted: object, relative = near) =>
-    expectClose(got, wanted, Math.max(relative, near))
+  /** `ofGradients`: the rounding of their type. */
+  const expectSame = (got: object, wanted: object, ofGradients = FLOAT) =>
+    expectClose(got, wanted, (name) => {
+      if (!['gradHidden', 'gradWeight'].includes(name)) return FLOAT
+      // A rounded gradient with respect to a logit may be rounded the other way. The bias' is of what is not rounded.
+      return gradientPrecision ? Math.max(ofGradients, 2 ** -8) : ofGradients
+    })
   /** Of the type that these products are of. */
   const layerOf = (given: Partial<Layer> = {}) => randomLayer(dtype ? { ...given, dtype } : given)
 
@@ -155,7 +162,7 @@ describe.each([...OTHERS, ...ROUNDED])('$name, beside our own products', ({ run:
       const all = { lossType: 'cpo', bias, gradient: GRADIENT, ...more, ...run }
       return fusedLinearPreferenceLossSync(packed ?? hidden, weight, labels, all as never)
     }
-    const relative = { bfloat16: 2 ** -8, float16: 2 ** -11, float32: near }[
+    const relative = { bfloat16: 2 ** -8, float16: 2 ** -11, float32: FLOAT }[
       (options.gradientDType ?? 'float32') as DType
     ]
     expectSame(call(theirs), call(own), relative)

@@ -27,6 +27,15 @@ function time(/** @type {() => void} */ call, rounds = 7) {
   return quantile(times, 0.5)
 }
 
+/** Writes what there is by now. */
+function keep() {
+  const json = process.argv[2]
+  if (!json) return
+  mkdirSync(dirname(json), { recursive: true })
+  const report = { date: new Date().toISOString(), device: getDevices()[0], results }
+  writeFileSync(json, `${JSON.stringify(report, null, 1)}\n`)
+}
+
 const { cublasLt } = getBackends().cuda
 if (!cublasLt?.available) throw new Error(`cuBLASLt: ${cublasLt?.reason}`)
 
@@ -64,7 +73,9 @@ for (const { name, masked } of heads) {
 for (const { data } of [hidden, weight]) data.dispose()
 for (const buffer of Object.values(gradient)) buffer.dispose()
 
+keep() // Before the peers, of which one may hang.
 results.push(...toldByPeers({ heads, shape: [BATCH, TIME, WIDTH, VOCAB], dtype }))
+keep()
 
 const product = results.find(({ peer }) => peer === 'cublas')?.ms
 for (const { case: name = '', stage = '', peer, ms, products, peakBytes, skipped } of results) {
@@ -72,10 +83,4 @@ for (const { case: name = '', stage = '', peer, ms, products, peakBytes, skipped
   const share = products && product ? `   ${((100 * products * product) / ms).toFixed(1)} % of cuBLAS` : ''
   const memory = peakBytes ? `   peak ${(peakBytes / 1e9).toFixed(2)} GB beyond the inputs` : ''
   console.log(`${`${name} ${stage}`.padEnd(24)} ${peer.padEnd(24)} ${said}${share}${memory}`)
-}
-const json = process.argv[2]
-if (json) {
-  mkdirSync(dirname(json), { recursive: true })
-  const report = { date: new Date().toISOString(), device: getDevices()[0], results }
-  writeFileSync(json, `${JSON.stringify(report, null, 1)}\n`)
 }

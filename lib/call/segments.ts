@@ -131,7 +131,7 @@ export class SegmentExchange {
     return { ...this.stage, segments }
   }
 
-  /** Where a message has the states. */
+  /** Where a message has the states. What is before them, its header, must be whole words of 4 bytes (it has 320). */
   private statesIn({ buffer, byteOffset }: Uint8Array): Int32Array {
     return new Int32Array(buffer, byteOffset, this.active.length * this.most * this.words)
   }

@@ -208,7 +208,7 @@ export interface HeadGradientOptions {
   gradientDType?: DType | undefined
   /**
    * What the gradient with respect to each logit but the label's is rounded to, once, before it is multiplied by hidden
-   * states and weights. 'bfloat16', for hidden and weight of bfloat16, leaves a relative error of 1e-4 to 1e-3 in the
+   * states and weights. 'bfloat16', for hidden and weight of bfloat16, leaves a relative error of up to 1e-3 in the
    * gradients, and multiplies with AVX512-BF16 where that is the faster way. The label's own is float32 and is added
    * apart, so that the error stays small where a token is well predicted. Of the cpu and js backends, with any products;
    * and of cuda, which always rounds so to the type of 16-bit hidden and weight, also with 'float32':
