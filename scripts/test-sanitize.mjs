@@ -18,7 +18,7 @@ const { values } = parseArgs({ options: { quick: { type: 'boolean', default: fal
 const { quick, only } = values
 /** @type {Record<string, () => void>} */
 const PARTS = { native: nativeTests, addon: addonTests }
-if (only !== undefined && !(only in PARTS)) throw new Error(`--only is '${only}', neither native nor addon`)
+if (only !== undefined && !Object.hasOwn(PARTS, only)) throw new Error(`--only is '${only}', neither native nor addon`)
 need({ cmake: 'cmake', 'g++': 'g++', valgrind: 'valgrind' })
 
 const THREAD = '-O1 -g -DFPL_DEBUG -fsanitize=thread'

@@ -134,6 +134,15 @@ const OPERATIONS: Record<string, string> = {
         { lossType: 'cpo', bias, gradient, logitsBudget: 0 })
       return digest(result, ...['hidden', 'weight', 'bias'].map((name) => read(gradient[name], host[name])))
     }`,
+  'an output layer whose labels are in device memory, prepared': `
+    const [hidden, weight, labels] = ['hidden', 'weight', 'labels'].map((name) => there(host[name]))
+    const layer = [{ data: hidden, shape: [B, T, D] }, { data: weight, shape: [V, D] }, labels]
+    const operation = keeping((keep) => {
+      const gradient = { hidden: keep(there(host.hidden)), weight: keep(there(host.weight)) }
+      const step = keep(cuda.prepareFusedLinearPreferenceLoss(...layer, { lossType: 'cpo', gradient }))
+      step.enqueue()
+      return digest(step.read(), read(gradient.hidden, host.hidden), read(gradient.weight, host.weight))
+    })`,
   'a prepared call': `
     const logits = there(host.logits)
     const operation = keeping((keep) => {

@@ -359,7 +359,12 @@ describe('gpu:pack', () => {
 
   it.runIf(process.platform === 'linux' && has('ldd'))('knows what programs need of a host', async () => {
     const { librariesOf, oldestGlibc } = await import(new URL('../scripts/gpu/parts.mjs', import.meta.url).href)
-    for (const path of librariesOf(process.execPath)) expect(existsSync(path)).toBe(true)
+    const found: string[] = librariesOf(process.execPath)
+    for (const path of found) expect(existsSync(path)).toBe(true)
+    const { stdout } = spawnSync('ldd', [process.execPath], { encoding: 'utf8' })
+    for (const name of ['libstdc++.so', 'libgcc_s.so']) {
+      expect(found.some((path) => path.includes(name))).toBe(stdout.includes(name))
+    }
     const { header } = process.report.getReport() as unknown as { header: { glibcVersionRuntime: string } }
     const [needed, here] = [oldestGlibc([process.execPath]), header.glibcVersionRuntime].map((version) =>
       Number(version.split('.')[1]),
