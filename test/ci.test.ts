@@ -48,7 +48,7 @@ describe.skipIf(process.platform === 'win32')('.ci/together', () => {
   )
 
   test('names the first line of a piece that fails', () => {
-    expect(together('false\necho 2')).toEqual({ status: 1, stdout: '', stderr: 'failed: false\n' })
+    expect(together('\n  false\necho 2')).toEqual({ status: 1, stdout: '', stderr: 'failed:   false\n' })
   })
 
   test.each(['SIGTERM', 'SIGINT'] as const)(

@@ -53,6 +53,7 @@ const weight = {
 }
 const gradient = { hidden: new DeviceBuffer(4 * BATCH * TIME * WIDTH), weight: new DeviceBuffer(4 * VOCAB * WIDTH) }
 const heads = [0, 0.5].map((masked) => ({ name: `head${masked ? '-masked50' : ''}`, masked }))
+/** @type {any[]} */
 const results = []
 for (const { name, masked } of heads) {
   const labels = labelsFor({ rows: BATCH * TIME, vocab: VOCAB, masked }, TIME)
