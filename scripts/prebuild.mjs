@@ -102,8 +102,6 @@ function addCuda() {
   forgetMissingNvcc(join(root, 'build'))
   cmake('configure', ...cmakeOptions())
   cmake('compile', '--target', CUDA_LIBRARY, ...cmakeOptions())
-  // Of all architectures here; the checks of every change compile for two of them.
-  execFileSync(process.execPath, ['scripts/cuda-resources.mjs', '--all'], { cwd: root, stdio: 'inherit' })
   linkCuda(join(root, 'build'), join(prebuilds, CUDA_FILE))
   recordSources(prebuilds, [CUDA_FILE], 'cuda')
 }

@@ -58,8 +58,4 @@ describe('cuda:resources', () => {
     expect(check(reports, '--all').status).toBe(0)
     expect(check([], '--all')).toEqual({ status: 0, said: expect.stringContaining('no CUDA library was compiled') })
   })
-
-  it('checks the CUDA library that ships', () => {
-    expect(readFileSync(path('scripts/prebuild.mjs'), 'utf8')).toContain(`['scripts/cuda-resources.mjs', '--all']`)
-  })
 })
