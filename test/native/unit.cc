@@ -801,7 +801,8 @@ int main(int argc, char** argv) {
   conversions<BFloat16>("bfloat16");
   const int64_t streamed = streams(), layers = heads(pool) + headsAlone(), onTiles = tiles(pool),
                 tasks = pools() + idling(), thrown = throwing(), stopped = cancellations(),
-                failed = shortMemory(count / 4), neighbours = memoryOnly ? 0 : environments(count / 20);
+                failed = FPL_OWN_MEMORY ? shortMemory(count / 4) : 0,
+                neighbours = memoryOnly ? 0 : environments(count / 20);
   printf(
       "%lld random jobs and %lld of the corpus, 131072 conversions, %lld streamed rows, %lld output layers, "
       "%lld on tiles, %lld pool tasks, %lld exceptions, "
