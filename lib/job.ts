@@ -281,10 +281,10 @@ export interface RunSettings {
 export interface Backend {
   readonly name: 'cpu' | 'wasm' | 'js' | 'cuda' | 'webgpu'
   /**
-   * Of the cpu and cuda backends: finds what is to multiply for an output layer, and gives its number; undefined where the
-   * backend has no such products. For 'blas' it opens the library that the user names, or one that is found.
+   * Of the cpu backend, for 'blas' and 'amx', and of cuda, for 'tf32': finds what is to multiply for an output layer, and
+   * gives its number. For 'blas' it opens the library that the user names, or one that is found.
    */
-  openProducts?(products: Products): number | undefined
+  openProducts?(products: Products): number
   /** Of the cuda backend: a job with an `exchange`, which all ranks must be ready for before one of them begins it. */
   inParts?(job: Job, settings: RunSettings): JobInParts
   /** On the calling thread. */

@@ -87,24 +87,14 @@ describe.runIf(compiles)('without a library of MPI', () => {
     const { status, values, stderr } = await runWithout(`
       const { crossEntropySync, getBackends } = await import(${JSON.stringify(DIST.href)})
       const { globalCounts } = await import(${JSON.stringify(new URL('./distributed/index.mjs', DIST).href)})
-      const one = {
-        rank: 0,
-        size: 1,
-        allGather: async (send, receive) => receive.set(send),
-        allGatherSync: (send, receive) => receive.set(send),
-        allReduceSum: async () => {},
-        allReduceSumSync() {},
-        barrier: async () => {},
-        barrierSync() {},
-        abort() {},
-      }
+      const { ALONE } = await import(${JSON.stringify(new URL('../examples/moby-dick/alone.mjs', import.meta.url).href)})
       const logits = { data: Float32Array.of(0.5, -1, 2, 0.25, 3, -0.5), shape: [1, 2, 3] }
       const labels = Int32Array.of(2, 0)
-      const shared = { shard: { start: 0, vocab: 3 }, communicator: one, backend: 'cpu' }
+      const shared = { shard: { start: 0, vocab: 3 }, communicator: ALONE, backend: 'cpu' }
       tell([
         getBackends().cpu.available,
         crossEntropySync(logits, labels, { backend: 'cpu' }).loss === crossEntropySync(logits, labels, shared).loss,
-        await globalCounts(one, { labels, shape: [1, 2] }),
+        await globalCounts(ALONE, { labels, shape: [1, 2] }),
       ])
     `)
     expect(stderr).toBe('')

@@ -30,7 +30,7 @@ export function headRunner(
   if (products === 'own') return runner
   const { backend, settings } = runner
   const owner = products === 'tf32' ? 'cuda' : 'cpu'
-  if (backend.name !== owner) {
+  if (backend.name !== owner || !backend.openProducts) {
     throw invalidValue(
       'options.products',
       `'${products}' is of the ${owner} backend; this call runs on '${backend.name}'`,
@@ -43,7 +43,7 @@ export function headRunner(
   if (products === 'blas' && largest > LARGEST) {
     throw outOfRange('options.products', `'own' where a size or a stride of weight is above ${LARGEST}`, largest)
   }
-  settings.products = backend.openProducts?.(products)
+  settings.products = backend.openProducts(products)
   return runner
 }
 

@@ -42,8 +42,7 @@ class CpuBackend implements Backend {
     this.arena = new Arena(addon.arena)
   }
 
-  openProducts(products: Products): number | undefined {
-    if (products === 'tf32') return undefined
+  openProducts(products: Products): number {
     if (products === 'blas') return openBlas(this.addon.blas)
     const problem = this.addon.amxProblem()
     if (problem !== undefined) throw failure('ERR_BACKEND_UNAVAILABLE', `products: 'amx' cannot be had: ${problem}`)

@@ -4,7 +4,7 @@
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { failure } from '../../errors.js'
-import type { Backend, Job, JobInParts, Products, RunSettings } from '../../job.js'
+import type { Backend, Job, JobInParts, RunSettings } from '../../job.js'
 import type { Backends, Device } from '../../types/index.js'
 import type { CudaFunctions } from '../cpu/addon.js'
 import { loadNative } from '../cpu/index.js'
@@ -31,8 +31,8 @@ class CudaBackend implements Backend {
     private readonly jobArguments: JobArguments,
   ) {}
 
-  openProducts(products: Products): number | undefined {
-    return products === 'tf32' ? PRODUCTS_OF_TF32 : undefined
+  openProducts(): number {
+    return PRODUCTS_OF_TF32
   }
 
   runSync(job: Job, settings: RunSettings): void {
