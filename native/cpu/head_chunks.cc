@@ -1,9 +1,8 @@
-// The output layer on logits of a chunk of rows, which are in memory, of a block of words or of all of them: stages 1
-// and 4 around three plain products.
+// The output layer on logits of a chunk of rows, which are in memory: stages 1 and 4 around three plain products.
 //
-// The rows that are kept are one chunk; the others are worked on one chunk after the other, and stage 4 multiplies
-// their logits again. The gradient with respect to a block's logits takes their place. The products are made between
-// our own tasks, never beside them.
+// The rows that are kept are one chunk. The others are worked on one chunk after the other, of which a block of words
+// is in memory at a time, and stage 4 multiplies their logits again. The gradient with respect to a block's logits
+// takes their place. The products are made between our own tasks, never beside them.
 #if !defined(__wasm__)
 #include <utility>
 
@@ -12,35 +11,33 @@
 namespace fpl {
 namespace {
 
-// Active rows first .. first + count. Their logits are kept, or `logits` has room for a block of words of `room` rows.
+// Active rows first .. first + count, and where the logits of a block of theirs are.
 struct Chunk {
-  int64_t first, count, room;
+  int64_t first, count;
   float* logits;
   bool isKept;
+
+  // All words are a block where the logits are kept: they leave the cache before stage 4 reads them, in any case.
+  int64_t wordsOfBlock(const KeptLogits& kept, int64_t vocab, int64_t step, const CpuContext& context) const {
+    return isKept ? vocab : fpl::wordsOfBlock(kept.room, vocab, step, context.threads, context.tiles);
+  }
 };
 
-// A part of a chunk, and its logits.
+// Some words of a chunk.
 struct Block {
   const Chunk& chunk;
-  Words words;
-  float* logits;
-  int64_t stride;
+  const Words words;
+  const int64_t stride = strideOfLogits(words.count());
 
-  Block(const Chunk& chunk, const KeptLogits& kept, Words words)
-      : chunk(chunk),
-        words(words),
-        logits(chunk.isKept ? chunk.logits + words.first : chunk.logits),
-        stride(chunk.isKept ? kept.stride : strideOfLogits(words.count())) {}
-
-  float* line(int64_t i) const { return logits + i * stride; }
+  float* line(int64_t i) const { return chunk.logits + i * stride; }
 };
 
 std::vector<Chunk> chunksOf(const KeptLogits& kept, int64_t active) {
   std::vector<Chunk> chunks;
   const int64_t keptRows = std::min(kept.rows, active);
-  if (keptRows > 0) chunks.push_back({0, keptRows, keptRows, kept.data, true});
+  if (keptRows > 0) chunks.push_back({0, keptRows, kept.data, true});
   for (int64_t first = keptRows; first < active; first += kept.room) {
-    chunks.push_back({first, std::min(kept.room, active - first), kept.room, kept.chunk(), false});
+    chunks.push_back({first, std::min(kept.room, active - first), kept.chunk(), false});
   }
   return chunks;
 }
@@ -193,23 +190,23 @@ class ChunkedBackward {
   }
 
  private:
-  // What the stages of a block read lies in the cache.
+  // What the stages of a block read lies in the cache, where it is not of all words.
   void addChunk(const Chunk& chunk) {
     const int64_t* const rows = active_.data() + chunk.first;
     if (!chunk.isKept) products_->setRows(rows, chunk.count);
     if (g_.weight) products_->setStates(rows, takesPart_.data() + chunk.first, chunk.count);
-    const int64_t step = wordsOfBlock(chunk.room, vocab_, kStepOfSums, context_.threads, context_.tiles);
+    const int64_t step = chunk.wordsOfBlock(g_.kept, vocab_, kStepOfSums, context_);
     for (int64_t first = 0; first < vocab_; first += step) {
-      const Block block(chunk, g_.kept, {first, std::min(vocab_, first + step)});
-      if (!chunk.isKept) products_->logits(block.words, block.logits, block.stride);
+      const Block block{chunk, {first, std::min(vocab_, first + step)}};
+      if (!chunk.isKept) products_->logits(block.words, chunk.logits, block.stride);
       makeGradient(block);
       if (g_.bias) addToBias(block);
       if (!labels_.empty()) {
         setLabelsApart(block);
-        products_->round(block.logits, block.stride, chunk.count);
+        products_->round(chunk.logits, block.stride, chunk.count);
       }
       if (g_.hidden) {
-        products_->hiddenSums(block.words, block.logits, block.stride, chunk.count, hiddenSums_.data());
+        products_->hiddenSums(block.words, chunk.logits, block.stride, chunk.count, hiddenSums_.data());
       }
       if (g_.weight) addToWeight(block);
     }
@@ -296,7 +293,7 @@ class ChunkedBackward {
   void addToWeight(const Block& block) {
     float* const out = isWide_ ? static_cast<float*>(g_.weight) : weightSums_.data();
     const bool add = adds(block.chunk);
-    products_->weightSums(block.words, block.logits, block.stride, block.chunk.count, out, add);
+    products_->weightSums(block.words, block.chunk.logits, block.stride, block.chunk.count, out, add);
   }
 
   void addToBias(const Block& block) {
@@ -341,12 +338,12 @@ void chunkedTokenLogProbs(const Forward& forward, const Tokens& tokens, const Se
   ChunkReader reader(forward, tokens, states, sumSquaredProbs, context);
   for (const Chunk& chunk : chunks) {
     const int64_t* const rows = active.data() + chunk.first;
-    const int64_t step = wordsOfBlock(chunk.room, vocab, kStepOfStates, context.threads, context.tiles);
+    const int64_t step = chunk.wordsOfBlock(forward.kept, vocab, kStepOfStates, context);
     products->setRows(rows, chunk.count);
     reader.begin(rows, chunk.count);
     for (int64_t first = 0; first < vocab;) {
-      const Block block(chunk, forward.kept, {first, reader.endOfBlock(first + step)});
-      products->logits(block.words, block.logits, block.stride);
+      const Block block{chunk, {first, reader.endOfBlock(first + step)}};
+      products->logits(block.words, chunk.logits, block.stride);
       reader.add(block);
       if (context.cancelled) return;
       first = block.words.end;

@@ -13,8 +13,8 @@ constexpr int64_t kWordsOfLogits = 256;            // of a task that makes logit
 constexpr int64_t kWordsOfTask = 128;              // of a task that makes a gradient of weight
 constexpr int64_t kMostRows = 128;                 // of a task that makes a gradient of hidden
 
-// Terms that are multiplied at a time, so that a panel of the left factor stays in the first-level cache.
-constexpr int64_t depthOf(TileTerms terms) { return kStepOfTiles * (terms == TileTerms::kSplit ? 4 : 16); }
+// Terms that are packed at a time, so that a panel of either factor stays in the first-level cache.
+constexpr int64_t depthOf(TileTerms terms) { return kStepOfTiles * 12 / termsOf(terms); }
 
 // Elements of the panels of so many rows or columns.
 int64_t panelsOf(int64_t count, int64_t depth, TileTerms terms) {
@@ -66,7 +66,7 @@ class TileProducts : public HeadProducts {
 
   void logits(const Words& block, float* out, int64_t stride) override {
     const bool biased = head_.bias.data != nullptr;
-    const int64_t panel = panelOfTiles(width_, kHead), depth = depthOf(kHead);
+    const int64_t panel = panelOfTiles(width_, kHead);
     forParts(block.count(), kWordsOfLogits, context_, [&](int64_t begin, int64_t end) {
       const BufferPool::Loan weights(buffers_);
       const int64_t words = end - begin, first = block.first + begin;
@@ -74,11 +74,8 @@ class TileProducts : public HeadProducts {
       tiles_.packRight[int(kHead)](wordsFrom(first), byWord_, words, width_, 0, ceilDiv(words, kPanelOfTiles),
                                    weights.data());
       for (int64_t i = 0; biased && i < count_; ++i) std::copy_n(bias_.data() + first, words, to + i * stride);
-      for (int64_t k = 0; k < width_; k += depth) {
-        const int64_t at = panelOfTiles(k, kHead);
-        tiles_.multiply({hidden_.data() + at, weights.data() + at, panel, panel, kHead, kHead, count_, words,
-                         std::min(depth, width_ - k), to, stride, biased || k > 0});
-      }
+      tiles_.multiply(
+          {hidden_.data(), weights.data(), panel, panel, kHead, kHead, count_, words, width_, to, stride, biased});
     });
   }
 
