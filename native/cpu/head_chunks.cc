@@ -215,12 +215,13 @@ class ChunkedBackward {
 
   // In the place of the logits; zeros for the rows that take no part.
   void makeGradient(const Block& block) {
-    const int64_t words = block.words.count(), parts = ceilDiv(words, kBlock);
+    constexpr int64_t kPart = 4 * kBlock;
+    const int64_t words = block.words.count(), parts = ceilDiv(words, kPart);
     forParts(block.chunk.count * parts, 1, context_, [&](int64_t task, int64_t) {
-      const int64_t i = task / parts, active = block.chunk.first + i, begin = task % parts * kBlock;
+      const int64_t i = task / parts, active = block.chunk.first + i, begin = task % parts * kPart;
       const Row line{block.line(i), DType::kFloat32};
       const int64_t label = tokens_.column(active_[active]) - block.words.first;
-      writeGradient(line, line, begin, std::min(words, begin + kBlock), label, values_[active].from(block.words.first),
+      writeGradient(line, line, begin, std::min(words, begin + kPart), label, values_[active].from(block.words.first),
                     constants_, context_.kernels);
     });
   }
