@@ -15,9 +15,11 @@ const cpuinfo = () => (process.platform === 'linux' ? readFileSync('/proc/cpuinf
 type Options = NonNullable<Parameters<typeof fusedLinearPreferenceLossSync>[3]>
 
 const BATCH = 2
-const [TIME, WIDTH, VOCAB] = [150, 45, 2100]
+type Sizes = [time: number, width: number, vocab: number]
+const SIZES: Sizes = [150, 45, 2100]
+const [TIME, WIDTH, VOCAB] = SIZES
 
-function layer(dtype: DType = 'bfloat16', byWord = true, [time, width, vocab] = [TIME, WIDTH, VOCAB]) {
+function layer(dtype: DType = 'bfloat16', byWord = true, [time, width, vocab] = SIZES) {
   const next = random(7)
   const numbers = (count: number) => Array.from({ length: count }, () => encode[dtype](gaussian(next) / 2))
   const states = storage(dtype, BATCH * time * width)
@@ -36,7 +38,7 @@ function layer(dtype: DType = 'bfloat16', byWord = true, [time, width, vocab] = 
 }
 
 /** A step's gradients, the weight's by its words. */
-function step(options: object, byWord = true, sizes?: number[]) {
+function step(options: object, byWord = true, sizes = SIZES) {
   const { hidden, weight, labels } = layer('bfloat16', byWord, sizes)
   const all = { lossType: 'cpo', gradient: { hidden: true, weight: true }, ...AMX[0]?.run, ...options } as const
   const { gradHidden, gradWeight, losses } = fusedLinearPreferenceLossSync(hidden, weight, labels, all as Options)
@@ -62,9 +64,21 @@ describe.runIf(AMX_PROBLEM === undefined)('the bits do not depend on', () => {
 
   // There are some 560 rows. Those that are not kept are worked on in chunks of up to 512.
   test.each([0, 511, 545])('whether logits are kept, with memory for those of %i rows', (rows) => {
-    const sizes = [330, WIDTH, 300]
+    const sizes: Sizes = [330, WIDTH, 300]
     expect(step({ logitsBudget: rows * 4 * 304 }, true, sizes)).toEqual(step({}, true, sizes))
   })
+})
+
+test.runIf(AMX_PROBLEM === undefined)('states of tokens that take no part are not read in any chunk', () => {
+  const { hidden, weight, labels } = layer('bfloat16', true, [330, WIDTH, 300])
+  const tokenWeights = Float32Array.from(labels, (_, i) => (i % 5 === 2 ? 0 : 1))
+  const run = () => {
+    const all = { tokenWeights, shift: false, gradient: { weight: true }, logitsBudget: 0, ...AMX[0]?.run } as const
+    return linearCrossEntropySync(hidden, weight, labels, all).gradWeight.data
+  }
+  const wanted = run()
+  for (let i = 2; i < labels.length; i += 5) (hidden.data as Uint16Array).fill(0x7fc0, i * WIDTH, (i + 1) * WIDTH)
+  expect(run()).toEqual(wanted)
 })
 
 // Of logits that are not kept, one thread has 4096 words at a time. Logits that are kept are one block, of two segments.
