@@ -27,7 +27,7 @@ FPL_DEVICE Row<float, T, kForm> rowAt(const GradientArguments& a, uint32_t place
 
 // A block to a row, from front to back: what is written lies where the row has been read.
 template <typename T, Form kForm>
-FPL_KERNEL(kThreads, blocksOf<kForm>(kTuning))
+FPL_KERNEL(kThreads, kBlocksOf<kForm>)
 narrowKernel(FPL_ARGUMENT NarrowArguments a) {
   constexpr uint32_t kPerLoad = kPerQuad<float>, kPerStore = kPerQuad<T>;
   const uint32_t place = uint32_t(blockIndex());
@@ -59,7 +59,7 @@ narrowKernel(FPL_ARGUMENT NarrowArguments a) {
 
 // The bias' gradient, whose sums take nothing that is rounded to 16 bits.
 template <Form kForm>
-FPL_KERNEL(kThreads, blocksOf<kForm>(kTuning))
+FPL_KERNEL(kThreads, kBlocksOf<kForm>)
 columnsKernel(FPL_ARGUMENT GradientArguments a, uint32_t rows, double* sums) {
   const uint32_t column = uint32_t(blockIndex()) * kThreads + uint32_t(threadIndex());
   if (column >= a.gradient.logits.vocab) return;

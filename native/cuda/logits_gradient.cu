@@ -51,7 +51,7 @@ valuesKernel(FPL_ARGUMENT ValuesArguments a, RowValues* values) {
 }
 
 template <typename T, Form kForm>
-FPL_KERNEL(kThreads, blocksOf<kForm>(kTuning))
+FPL_KERNEL(kThreads, kBlocksOf<kForm>)
 gradientKernel(FPL_ARGUMENT GradientArguments a) {
   FPL_SHARED(Made, made);
   a.tasks.each([&](uint32_t row, uint32_t piece) {

@@ -23,6 +23,8 @@ constexpr int blocksOf(const Tuning& tuning) {
   return kFinds == Sweep::kSum ? tuning.sweepBlocks : tuning.fullSweepBlocks;
 }
 template <Sweep kFinds>
+constexpr int kBlocksOf = blocksOf<kFinds>(kTuning);
+template <Sweep kFinds>
 constexpr bool kFindsLogits = kFinds == Sweep::kLogits || kFinds == Sweep::kWeighted;
 
 // What a thread has seen of a segment, on its way through shared memory.

@@ -86,6 +86,8 @@ template <Form kForm>
 constexpr int blocksOf(const Tuning& tuning) {
   return kForm == Form::kCapped ? tuning.cappedGradientBlocks : tuning.gradientBlocks;
 }
+template <Form kForm>
+constexpr int kBlocksOf = blocksOf<kForm>(kTuning);
 
 // log2(e) / T as the sum of two float32.
 struct Log2e {

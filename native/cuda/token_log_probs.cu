@@ -9,7 +9,7 @@ namespace {
 using namespace sweeping;
 
 template <typename T, Sweep kFinds, bool kCaps>
-FPL_KERNEL(kThreads, blocksOf<kFinds>(kTuning))
+FPL_KERNEL(kThreads, kBlocksOf<kFinds>)
 sweepKernel(FPL_ARGUMENT SweepArguments a) {
   FPL_SHARED(Shares<kFinds>, shares);
   FPL_SHARED(SegmentResults<kFinds>, results);
