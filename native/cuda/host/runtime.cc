@@ -151,14 +151,36 @@ using Lock = std::lock_guard<FairMutex>;
 
 std::set<int> inUse;  // devices that have a context
 
-// Of a call that needs a context: where none is current, one is made on device 0.
-class Call {
- public:
-  Call() : lock_(mutex) { inUse.insert(contextIsCurrent ? currentDevice : 0); }
+// Whether that call is the one that the environment wants to fail.
+bool isToFail(const char* name) {
+  static std::string asked;
+  static int64_t left = 0;
+  const char* value = variable("FPL_HOST_FAIL_CALL");
+  if (asked != (value ? value : "")) {
+    asked = value ? value : "";
+    left = numberIn("FPL_HOST_FAIL_CALL", 0);
+  }
+  if (left == 0 || --left > 0) return false;
+  note("FPL_HOST_FAILED", name);
+  return true;
+}
 
- private:
-  Lock lock_;
+// A call of the runtime. What it must come to is `failure`, which is an error where the environment wants one: of what
+// gives something back, which is done all the same, or else before anything is done.
+struct Question {
+  explicit Question(const char* name) : lock(mutex), failure(isToFail(name) ? cudaErrorUnknown : cudaSuccess) {}
+
+  const Lock lock;
+  const cudaError_t failure;
 };
+
+// One that needs a context: where none is current, one is made on device 0.
+struct Call : Question {
+  explicit Call(const char* name) : Question(name) { inUse.insert(contextIsCurrent ? currentDevice : 0); }
+};
+
+// Streams, events, graphs and memory that somebody holds.
+void noteHeld(int difference) { note("FPL_HOST_HELD", std::to_string(difference).c_str()); }
 
 cudaError_t noted(cudaError_t status) {
   if (status == cudaSuccess) status = sticky;
@@ -250,15 +272,17 @@ double now() {
 template <typename Handle>
 cudaError_t made(Handle** out, Handle* handle) {
   live.insert(keyOf(handle));
+  noteHeld(1);
   *out = handle;
   return noted(cudaSuccess);
 }
 
 template <typename Handle>
-cudaError_t destroyed(Handle* handle) {
+cudaError_t destroyed(Handle* handle, cudaError_t failure) {
   if (live.erase(keyOf(handle)) == 0) return noted(cudaErrorInvalidResourceHandle);
   delete handle;
-  return noted(cudaSuccess);
+  noteHeld(-1);
+  return noted(failure);
 }
 
 template <typename T>
@@ -312,6 +336,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorStreamCaptureIsolation";
     case cudaErrorCapturedEvent:
       return "cudaErrorCapturedEvent";
+    case cudaErrorUnknown:
+      return "cudaErrorUnknown";
   }
   return "unknown";
 }
@@ -345,6 +371,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "dependency created on uncaptured work in another stream";
     case cudaErrorCapturedEvent:
       return "operation not permitted on an event last recorded in a capturing stream";
+    case cudaErrorUnknown:
+      return "unknown error";
   }
   return "unknown";
 }
@@ -361,7 +389,8 @@ cudaError_t cudaDriverGetVersion(int* version) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceCount(int* count) {
-  const Lock lock(mutex);
+  const Question call(__func__);
+  if (call.failure) return noted(call.failure);
   int driver;
   cudaDriverGetVersion(&driver);
   if (driver < CUDART_VERSION) return noted(cudaErrorInsufficientDriver);
@@ -369,7 +398,8 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return noted(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-  const Lock lock(mutex);
+  const Question call(__func__);
+  if (call.failure) return noted(call.failure);
   if (device < 0 || device >= deviceCount()) return noted(cudaErrorInvalidDevice);
   if (attribute == cudaDevAttrMultiProcessorCount || attribute == cudaDevAttrL2CacheSize) {
     *value = attribute == cudaDevAttrL2CacheSize ? kCacheBytes : kMultiprocessors;
@@ -394,19 +424,22 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   return status ? status : cudaDeviceGetAttribute(&properties->minor, cudaDevAttrComputeCapabilityMinor, device);
 }
 cudaError_t cudaGetDevice(int* device) {
-  const Lock lock(mutex);
+  const Question call(__func__);
+  if (call.failure) return noted(call.failure);
   *device = currentDevice;
   return noted(cudaSuccess);
 }
 cudaError_t cudaSetDevice(int device) {
-  const Lock lock(mutex);
+  const Question call(__func__);
+  if (call.failure) return noted(call.failure);
   if (device < 0 || device >= deviceCount()) return noted(cudaErrorInvalidDevice);
   currentDevice = device;
   contextIsCurrent = true;
   return noted(cudaSuccess);
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* memory) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   const Place place = placeOf(memory);
   // The end of an allocation is none of it.
   const Place::Kind kind = place.left > 0 ? place.kind : Place::kNowhere;
@@ -420,12 +453,12 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   return noted(cudaSuccess);
 }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   loaded.insert({currentDevice, kernel});
-  int major = 0, minor = 0;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, currentDevice);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, currentDevice);
-  attributes->ptxVersion = 10 * major + minor;
+  cudaDeviceProp properties;
+  if (const cudaError_t status = cudaGetDeviceProperties(&properties, currentDevice)) return status;
+  attributes->ptxVersion = 10 * properties.major + properties.minor;
   return noted(cudaSuccess);
 }
 
@@ -462,44 +495,56 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function
 }
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   finishAll();
   if (sticky) return noted(sticky);
   if (allocatedBytes() + bytes > deviceBytes()) return noted(cudaErrorMemoryAllocation);
   *memory = allocate(currentDevice, bytes);
-  return noted(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
+  if (!*memory) return noted(cudaErrorMemoryAllocation);
+  noteHeld(1);
+  return noted(cudaSuccess);
 }
 cudaError_t cudaFree(void* memory) {
-  const Call call;
+  const Call call(__func__);
   if (!memory) return noted(cudaSuccess);
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   finishAll();
-  return noted(release(memory) > 0 ? cudaSuccess : cudaErrorInvalidValue);
+  if (release(memory) == 0) return noted(cudaErrorInvalidValue);
+  noteHeld(-1);
+  return noted(call.failure);
 }
 cudaError_t cudaMallocHost(void** memory, size_t bytes) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   finishAll();
   if (bytes > size_t(numberIn("FPL_HOST_PINNED_BYTES", INT64_MAX))) return noted(cudaErrorMemoryAllocation);
   *memory = allocatePinned(bytes);
-  return noted(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
+  if (!*memory) return noted(cudaErrorMemoryAllocation);
+  noteHeld(1);
+  return noted(cudaSuccess);
 }
 cudaError_t cudaFreeHost(void* memory) {
-  const Call call;
+  const Call call(__func__);
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   finishAll();
-  return noted(releasePinned(memory) ? cudaSuccess : cudaErrorInvalidValue);
+  if (!releasePinned(memory)) return noted(cudaErrorInvalidValue);
+  noteHeld(-1);
+  return noted(call.failure);
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   *total = deviceBytes();
   *free = *total - allocatedBytes();
   return noted(cudaSuccess);
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (sticky) return noted(sticky);
   HostStream* at = streamAt(stream);
   if (!at) return noted(cudaErrorInvalidResourceHandle);
@@ -534,17 +579,20 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   return noted(cudaSuccess);
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
+  const Question call(__func__);
+  if (call.failure) return noted(call.failure);
   const Place place = placeOf(memory);
   if (place.kind != Place::kDevice || place.left < bytes) return noted(cudaErrorInvalidValue);
   return enqueue(stream, [=](int) { memset(followed(static_cast<char*>(memory), place.device), value, bytes); });
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   return made(stream, new HostStream{makeQueue(currentDevice), nullptr});
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
   if (isLive(stream)) {
     finish(*stream->queue, stream->queue->enqueued);
     if (stream->hasJoined) {
@@ -554,10 +602,11 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
       joined.erase(std::find(joined.begin(), joined.end(), stream));
     }
   }
-  return destroyed(stream);
+  return destroyed(stream, call.failure);
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   HostStream* at = streamAt(stream);
   if (!at) return noted(cudaErrorInvalidResourceHandle);
   if (at->captured) {
@@ -568,7 +617,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return noted(cudaSuccess);
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   HostStream* at = streamAt(stream);
   if (!at) return noted(cudaErrorInvalidResourceHandle);
   if (at->captured) {
@@ -578,7 +628,8 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
   return noted(advanceTo(*at->queue, at->queue->enqueued) ? cudaSuccess : cudaErrorNotReady);
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   HostStream* at = streamAt(stream);
   if (!at || !isLive(event)) return noted(cudaErrorInvalidResourceHandle);
   if (at->captured && at->captured->capture != event->capture) {
@@ -604,7 +655,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   });
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (!stream) return noted(cudaErrorStreamCaptureUnsupported);
   if (!isLive(stream)) return noted(cudaErrorInvalidResourceHandle);
   if (stream->captured) return noted(cudaErrorInvalidValue);
@@ -615,7 +667,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   return noted(cudaSuccess);
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  const Call call;
+  const Call call(__func__);
   if (!isLive(stream) || !stream->captured || stream->hasJoined) return noted(cudaErrorInvalidValue);
   HostGraph* captured = std::exchange(stream->captured, nullptr);
   for (size_t i = captures.size(); i > 0; --i) {
@@ -628,19 +680,23 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     other->hasJoined = false;
   }
   captured->joined.clear();
-  if (!captured->invalid && !isUnjoined) return made(graph, captured);
-  const cudaError_t status = captured->invalid ? cudaErrorStreamCaptureInvalidated : cudaErrorStreamCaptureUnjoined;
+  if (!captured->invalid && !isUnjoined && !call.failure) return made(graph, captured);
+  const cudaError_t status = call.failure        ? call.failure
+                             : captured->invalid ? cudaErrorStreamCaptureInvalidated
+                                                 : cudaErrorStreamCaptureUnjoined;
   delete captured;
   *graph = nullptr;
   return noted(status);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (!isLive(graph)) return noted(cudaErrorInvalidResourceHandle);
   return made(executable, new HostGraph(*graph));
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (!isLive(executable)) return noted(cudaErrorInvalidResourceHandle);
   // A graph that is destroyed while it runs runs to its end.
   cudaError_t status = cudaSuccess;
@@ -650,24 +706,26 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   return status;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-  const Call call;
-  return destroyed(executable);
+  const Call call(__func__);
+  return destroyed(executable, call.failure);
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  const Call call;
-  return destroyed(graph);
+  const Call call(__func__);
+  return destroyed(graph, call.failure);
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   return made(event, new HostEvent{currentDevice, std::make_shared<double>(0), nullptr, 0, 0, 0, nullptr});
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  const Call call;
-  return destroyed(event);
+  const Call call(__func__);
+  return destroyed(event, call.failure);
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   HostStream* at = streamAt(stream);
   if (!at || !isLive(event) || event->device != at->queue->device) return noted(cudaErrorInvalidResourceHandle);
   put(*at, [time = event->time](int) { *time = now(); });
@@ -679,14 +737,16 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return noted(cudaSuccess);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
   if (event->queue) finish(*event->queue, event->position);
   if (event->capture) finishAll();
   return noted(cudaSuccess);
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   for (const cudaEvent_t event : {start, end}) {
     if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
     if (*event->time == 0) return noted(cudaErrorInvalidResourceHandle);  // never recorded
@@ -703,7 +763,11 @@ namespace host {
 Carrier carrier = nullptr;
 
 void launch(const char* stage, const void* identity, cudaStream_t stream, int64_t blocks, int threads, Kernel kernel) {
-  const Call call;
+  const Call call(stage);
+  if (call.failure) {
+    noted(call.failure);
+    return;
+  }
   HostStream* at = streamAt(stream);
   if (!at || at->queue->device != currentDevice) {
     noted(cudaErrorInvalidResourceHandle);
@@ -737,7 +801,8 @@ void synchronize() {
   const Lock lock(mutex);
   finishAll();
 }
-constexpr Access kAccess = {enqueue, synchronize, resolved, currentContext, makeCurrent, isInUse};
+bool isFailing(const char* name) { return Question(name).failure != cudaSuccess; }
+constexpr Access kAccess = {enqueue, synchronize, resolved, currentContext, makeCurrent, isInUse, isFailing};
 }  // namespace
 
 }  // namespace host

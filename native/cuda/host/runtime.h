@@ -10,11 +10,13 @@
 //   FPL_HOST_PINNED_BYTES  the most that can be pinned at once
 //   FPL_HOST_DRIVER        version of the driver, default that of the build
 //   FPL_HOST_FAULT         a stage whose kernel hits an illegal address
+//   FPL_HOST_FAIL_CALL     how many calls from now on, of the runtime, cuBLASLt and NCCL, the one that fails is, once
+//   FPL_HOST_FAILED        a file to which that call adds a line with its name or its stage
+//   FPL_HOST_HELD          a file to which each stream, event, graph and piece of memory adds 1, and -1 at its end
 //   FPL_HOST_LAUNCHES      a file to which each launch adds a line with its stage
 //   FPL_HOST_COPIES        a file to which each copy between host and device adds a line with its bytes when it begins
 //   FPL_HOST_COPY_MS       milliseconds that each copy between host and device takes, default 0
 //   FPL_HOST_INITCHECK     1: the process ends where bytes are copied to the host that nobody has written
-//   FPL_HOST_CHUNK_BYTES   of an output layer's logits that are multiplied at once (head.cu)
 #pragma once
 
 #include <cstddef>
@@ -46,6 +48,7 @@ enum cudaError_t {
   cudaErrorStreamCaptureUnjoined = 904,
   cudaErrorStreamCaptureIsolation = 905,
   cudaErrorCapturedEvent = 907,
+  cudaErrorUnknown = 999,
 };
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
