@@ -25,8 +25,8 @@ class RowReader {
   FPL_DEVICE uint32_t begin() const { return ahead_ > 0 || off_ > 0; }
   FPL_DEVICE uint32_t end() const {
     const uint32_t boundaries = (ahead_ + vocab_ + off_ / uint32_t(sizeof(T))) / kPer;
-    const uint32_t end = off_ > 0 && boundaries > 0 ? boundaries - 1 : boundaries;
-    return end < begin() ? begin() : end;
+    const int32_t first = int32_t(begin()), end = int32_t(boundaries) - (off_ > 0);
+    return uint32_t(end < first ? first : end);
   }
   // Where the first logit of a Quad stands in the row.
   FPL_DEVICE uint32_t placeOf(uint32_t quad) const { return quad * kPer - ahead_; }

@@ -241,7 +241,7 @@ struct Quads {
   template <bool kAligned, bool kWhole>
   FPL_DEVICE void writeTile(uint32_t first, uint32_t end) const {
     Quad quads[kLoads];
-    in.template load<kAligned, kWhole, false>(first, first, end, quads);
+    in.template load<kAligned, kWhole, false>(first, 0, end, quads);
     Quad* const to = out + first;
 #pragma unroll
     for (uint32_t v = 0; v < kLoads; ++v) {
@@ -260,11 +260,12 @@ struct Quads {
   template <bool kAligned>
   FPL_DEVICE void write(uint32_t first, uint32_t end) const {
     constexpr uint32_t kTile = kLoads * kThreads;
-    uint32_t at = first + (end > first ? (end - first) / kTile * kTile : 0);
-    if (at + thread < end) writeTile<kAligned, false>(at + thread, end);
-    while (at > first) {
+    const uint32_t own = first + thread;
+    uint32_t at = own + (end - first) / kTile * kTile;
+    if (at < end) writeTile<kAligned, false>(at, end);
+    while (at > own) {
       at -= kTile;
-      writeTile<kAligned, true>(at + thread, end);
+      writeTile<kAligned, true>(at, end);
     }
   }
 
@@ -295,7 +296,8 @@ FPL_DEVICE void writePiece(const Row<T, T, kForm>& row, uint32_t piece, uint32_t
     }
   }
 
-  const uint32_t first = begin + piece * length, last = first + length < end ? first + length : end;
+  const uint32_t from = begin + piece * length, first = from < end ? from : end;
+  const uint32_t last = first + length < end ? first + length : end;
   const uint32_t labelQuad = (row.label + ahead) / kPerQuad<T>;
   const bool hasLabel =
       row.label < row.vocab && labelQuad >= first && labelQuad < last && (labelQuad - first) % kThreads == thread;
