@@ -51,6 +51,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'cuda-head',
       'cuda-launches',
       'cuda-lifetimes',
+      'cuda-pools',
       'cuda-predict',
       'cuda-prepared',
       'cuda-rows',

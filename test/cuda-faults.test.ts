@@ -81,13 +81,15 @@ describe.runIf(onHost && CUDA.length > 0)('an address', () => {
     expect(loss).toEqual([true, { code: 'ERR_INVALID_ARG_VALUE', name: 'TypeError', message: expect.any(String) }])
   })
 
-  it('whose memory has been freed is refused', () => {
-    const told = cudaProcess(`${GIVE}
+  // Pools keep what has been freed.
+  it('whose memory has been freed is refused, where a GPU has no pools', () => {
+    const program = `${GIVE}
       tell(errors((buffer) => {
         const { ptr, byteLength } = buffer
         buffer.dispose()
         return { ptr, byteLength }
-      }))`) as Record<string, Told>
+      }))`
+    const told = cudaProcess(program, { FPL_HOST_POOLS: '0' }) as Record<string, Told>
     refused(told, '.ptr must be')
   })
 

@@ -1,7 +1,6 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <numeric>
 
@@ -10,35 +9,6 @@
 
 namespace fpl {
 namespace cuda {
-
-char* allocateOnDevice(size_t bytes, const std::string& purpose) {
-  void* memory = nullptr;
-  const cudaError_t status = cudaMalloc(&memory, bytes);
-  if (status == cudaSuccess) return static_cast<char*>(memory);
-  cudaGetLastError();  // running out of memory is not an error of later calls
-  size_t free = 0, total = 0;
-  cudaMemGetInfo(&free, &total);
-  fail(status, "allocating " + std::to_string(bytes) + " bytes of device memory for " + purpose + " (" +
-                   std::to_string(free) + " of " + std::to_string(total) + " are free)");
-}
-
-DeviceMemory deviceMemory(size_t bytes, const std::string& purpose) {
-  DeviceMemory memory(allocateOnDevice(bytes, purpose), bytes);
-  const char* clear = getenv("FUSED_PREFERENCE_LOSS_CLEAR_MEMORY");
-  if (clear && *clear) {
-    check(cudaMemsetAsync(memory.data(), 0, bytes, nullptr), "clearing memory");
-    check(cudaStreamSynchronize(nullptr), "clearing memory");
-  }
-  return memory;
-}
-
-PinnedMemory pinnedMemory(size_t bytes) {
-  void* memory = nullptr;
-  const cudaError_t status = cudaMallocHost(&memory, bytes);
-  if (status == cudaSuccess) return {static_cast<char*>(memory), bytes};
-  cudaGetLastError();
-  fail(status, "allocating " + std::to_string(bytes) + " bytes of pinned host memory");
-}
 
 Workspace::Workspace() = default;
 Workspace::~Workspace() = default;

@@ -1,0 +1,219 @@
+#include "pools.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <mutex>
+
+namespace fpl {
+namespace cuda {
+namespace {
+
+constexpr const char* kOpening = "opening a pool of device memory";
+
+// Pinned memory that was given back, which may still be copied to until `free`.
+struct IdlePinned {
+  char* data;
+  cudaEvent_t free;
+};
+
+// What the library keeps of a device.
+struct Pool {
+  // Null: the device has none, and its memory is taken and given back while everything waits.
+  cudaMemPool_t memory = nullptr;
+  // Has no work, so that what is taken on it is there at once.
+  Stream taking = nullptr;
+  // Waits for whatever may use what is given back on it.
+  Stream giving = nullptr;
+  cudaEvent_t reached = nullptr;
+  std::mutex mutex;
+  std::multimap<size_t, IdlePinned> pinned;  // by their bytes
+
+  explicit Pool(int device) {
+    int supported = 0;
+    check(cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, device), kOpening);
+    if (!supported) return;
+    check(cudaStreamCreateWithFlags(&taking, cudaStreamNonBlocking), kOpening);
+    check(cudaStreamCreateWithFlags(&giving, cudaStreamNonBlocking), kOpening);
+    check(cudaEventCreateWithFlags(&reached, cudaEventDisableTiming), kOpening);
+    cudaMemPoolProps properties{};
+    properties.allocType = cudaMemAllocationTypePinned;
+    properties.location.type = cudaMemLocationTypeDevice;
+    properties.location.id = device;
+    check(cudaMemPoolCreate(&memory, &properties), kOpening);
+    uint64_t kept = UINT64_MAX;
+    check(cudaMemPoolSetAttribute(memory, cudaMemPoolAttrReleaseThreshold, &kept), kOpening);
+    // What is taken is there at once, or is other memory: it is not waited for.
+    int waits = 0;
+    check(cudaMemPoolSetAttribute(memory, cudaMemPoolReuseAllowInternalDependencies, &waits), kOpening);
+  }
+
+  // What is given back from now on is so when what the stream has by now has ended. A graph keeps what it uses.
+  void follow(Stream stream) {
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    const cudaError_t status = cudaStreamIsCapturing(stream, &capture);
+    ignore(status);
+    if (status != cudaSuccess || capture != cudaStreamCaptureStatusNone) return;
+    const std::lock_guard<std::mutex> lock(mutex);
+    ignore(cudaEventRecord(reached, stream));
+    ignore(cudaStreamWaitEvent(giving, reached, 0));
+  }
+
+  cudaError_t take(char** data, size_t bytes) {
+    void* found = nullptr;
+    cudaError_t status = memory ? cudaMallocFromPoolAsync(&found, bytes, memory, taking) : cudaMalloc(&found, bytes);
+    if (status == cudaSuccess && memory) status = cudaStreamSynchronize(taking);
+    *data = static_cast<char*>(found);
+    return status;
+  }
+
+  void give(void* data) {
+    if (!memory) return check(cudaFree(data), "releasing device memory");
+    follow(nullptr);
+    check(cudaFreeAsync(data, giving), "releasing device memory");
+  }
+
+  cudaError_t takePinned(char** data, size_t bytes) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex);
+      const auto [first, end] = pinned.equal_range(bytes);
+      const auto idle = std::find_if(first, end, [](const auto& entry) {
+        const cudaError_t status = cudaEventQuery(entry.second.free);
+        ignore(status);
+        return status == cudaSuccess;
+      });
+      if (idle != end) {
+        *data = idle->second.data;
+        ignore(cudaEventDestroy(idle->second.free));
+        pinned.erase(idle);
+        return cudaSuccess;
+      }
+    }
+    void* found = nullptr;
+    const cudaError_t status = cudaMallocHost(&found, bytes);
+    *data = static_cast<char*>(found);
+    return status;
+  }
+
+  void givePinned(char* data, size_t bytes) {
+    cudaEvent_t free = nullptr;
+    const bool isKept = memory && cudaEventCreateWithFlags(&free, cudaEventDisableTiming) == cudaSuccess &&
+                        cudaEventRecord(free, giving) == cudaSuccess;
+    if (!isKept) return ignore(cudaFreeHost(data));
+    const std::lock_guard<std::mutex> lock(mutex);
+    pinned.insert({bytes, {data, free}});
+  }
+
+  void trim() {
+    if (!memory) return;
+    check(cudaStreamSynchronize(giving), "giving memory back");
+    check(cudaMemPoolTrimTo(memory, 0), "giving memory back");
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (const auto& [bytes, idle] : pinned) {
+      ignore(cudaEventDestroy(idle.free));
+      ignore(cudaFreeHost(idle.data));
+    }
+    pinned.clear();
+  }
+};
+
+// That of the current device. Pools stay until the process ends.
+Pool& pool() {
+  static std::mutex mutex;
+  static std::map<int, std::unique_ptr<Pool>> pools;
+  int device = 0;
+  check(cudaGetDevice(&device), "asking for the current device");
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::unique_ptr<Pool>& found = pools[device];
+  if (!found) found = std::make_unique<Pool>(device);
+  return *found;
+}
+
+// Takes memory, once more when there was no room and what is kept has been given back.
+template <typename Take>
+cudaError_t takeWithRoom(const Take& take) {
+  if (!capturing().empty()) return cudaErrorStreamCaptureUnsupported;
+  cudaError_t status = take();
+  if (status != cudaErrorMemoryAllocation) return status;
+  cudaGetLastError();  // running out of memory is not an error of later calls
+  pool().trim();
+  status = take();
+  ignore(status);
+  return status;
+}
+
+// Few sizes, so that what one has given back serves another: eight to each power of two.
+size_t pinnedSize(size_t bytes) {
+  size_t step = 4096;
+  while (step * 16 <= bytes) step *= 2;
+  return (bytes + step - 1) / step * step;
+}
+
+}  // namespace
+
+char* allocateOnDevice(size_t bytes, const std::string& purpose) {
+  char* memory = nullptr;
+  const cudaError_t status = takeWithRoom([&] { return pool().take(&memory, bytes); });
+  if (status == cudaSuccess) return memory;
+  size_t free = 0, total = 0;
+  ignore(cudaMemGetInfo(&free, &total));
+  fail(status, "allocating " + std::to_string(bytes) + " bytes of device memory for " + purpose + " (" +
+                   std::to_string(free) + " of " + std::to_string(total) + " are free)");
+}
+
+void releaseOnDevice(void* memory) { pool().give(memory); }
+
+void trimPool() { pool().trim(); }
+
+StreamUse::~StreamUse() {
+  try {
+    Pool& used = pool();
+    if (used.memory) used.follow(stream_);
+  } catch (const Error&) {
+    cudaGetLastError();  // the device has failed, and the call tells
+  }
+}
+
+std::set<Stream>& capturing() {
+  static thread_local std::set<Stream> streams;
+  return streams;
+}
+
+void OnDevice::release(char* memory, size_t) {
+  try {
+    releaseOnDevice(memory);
+  } catch (const Error&) {
+    cudaGetLastError();  // nobody is told
+  }
+}
+
+void Pinned::release(char* memory, size_t bytes) {
+  try {
+    pool().givePinned(memory, bytes);
+  } catch (const Error&) {
+    cudaGetLastError();
+  }
+}
+
+DeviceMemory deviceMemory(size_t bytes, const std::string& purpose) {
+  DeviceMemory memory(allocateOnDevice(bytes, purpose), bytes);
+  const char* clear = getenv("FUSED_PREFERENCE_LOSS_CLEAR_MEMORY");
+  if (clear && *clear) {
+    check(cudaMemsetAsync(memory.data(), 0, bytes, nullptr), "clearing memory");
+    check(cudaStreamSynchronize(nullptr), "clearing memory");
+  }
+  return memory;
+}
+
+PinnedMemory pinnedMemory(size_t bytes) {
+  const size_t size = pinnedSize(bytes);
+  char* memory = nullptr;
+  const cudaError_t status = takeWithRoom([&] { return pool().takePinned(&memory, size); });
+  if (status == cudaSuccess) return {memory, size};
+  fail(status, "allocating " + std::to_string(size) + " bytes of pinned host memory");
+}
+
+}  // namespace cuda
+}  // namespace fpl
