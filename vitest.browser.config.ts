@@ -50,6 +50,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'cuda-faults',
       'cuda-head',
       'cuda-launches',
+      'cuda-lengths',
       'cuda-lifetimes',
       'cuda-pools',
       'cuda-predict',

@@ -88,6 +88,12 @@ export interface DeviceLabels {
   mask?: DevicePlace
   ignoreIndex: number
   shift: boolean
+  /**
+   * `[S]` the sequence that each stands against, -1 for none: the weights of a sequence's active rows past the smaller of
+   * the two numbers of them are multiplied by `ldAlpha`.
+   */
+  partners?: Int32Array
+  ldAlpha?: number
   /** `[1]` out: how many were out of range. */
   invalid: Int32Array
   /** Out of the webgpu backend: the place of the first of them. */

@@ -162,6 +162,8 @@ function visitLabels(visit: FieldVisitor, labels: DeviceLabels): void {
   visit.number('labels.wide', labels.wide ? 1 : 0)
   visit.number('labels.ignoreIndex', labels.ignoreIndex)
   visit.number('labels.shift', labels.shift ? 1 : 0)
+  visit.in('labels.partners', 'int32', labels.partners)
+  visit.number('labels.ldAlpha', labels.ldAlpha ?? 1)
   visit.out('invalidLabels', 'int32', labels.invalid)
 }
 

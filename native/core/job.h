@@ -90,6 +90,10 @@ struct DeviceLabels {
   const uint8_t* mask = nullptr;  // [R], 0 where inactive; or null: all active
   int64_t ignoreIndex = 0;
   bool shift = false;
+  // [S] the sequence that each stands against, -1 for none; or null. The weights of a sequence's active rows past the
+  // number of them that it has, or this one if that has fewer, are multiplied by `ldAlpha`.
+  const int32_t* partners = nullptr;
+  double ldAlpha = 1;
 };
 
 // Stage 3 of single tokens.

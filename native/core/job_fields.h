@@ -69,6 +69,8 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(labels.wide));
   visit.number(FPL_FIELD(labels.ignoreIndex));
   visit.number(FPL_FIELD(labels.shift));
+  visit.in(FPL_FIELD(labels.partners));
+  visit.number(FPL_FIELD(labels.ldAlpha));
   visit.out(FPL_FIELD(invalidLabels));
   visit.address(FPL_FIELD(exchange.communicator));
   visit.in(FPL_FIELD(exchange.columns), &job.exchange.columnCount);

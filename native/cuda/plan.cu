@@ -107,6 +107,8 @@ void Plan::place(Layout& layout) {
     on_.tokens.weights = layout.input(tokens.weights, count);
     on_.tokens.plainWeights = gathers ? layout.input(tokens.plainWeights, count) : nullptr;
     on_.tokens.offsets = layout.input(tokens.offsets, sequences + 1);
+    on_.labels = job_.labels;
+    on_.labels.partners = layout.input(job_.labels.partners, sequences);
     placeOrder(layout);
   }
   PreferenceLoss& l = on_.loss;
@@ -213,6 +215,10 @@ void Plan::place(Layout& layout) {
 
   if (labelsOnDevice) {
     on_.tokens.targets = layout.scratch<int32_t>(count);
+    if (on_.labels.partners) {
+      givenWeights_ = on_.tokens.weights;
+      on_.tokens.weights = layout.scratch<double>(count);
+    }
     if (!head_) {
       order_.rows = layout.scratch<int32_t>(count);
       order_.active = layout.scratch<int32_t>(1);
@@ -359,8 +365,11 @@ void Plan::enqueueTargets(Stream stream) {
   if (!job_.labels.data) return;
   check(cudaMemsetAsync(invalid_, 0, sizeof *invalid_, stream), "targets");
   const Rows& rows = job_.rows();
-  targetsOf(job_.labels, on_.tokens.offsets, on_.tokens.sequences, rows.vocab, const_cast<int32_t*>(on_.tokens.targets),
+  targetsOf(on_.labels, on_.tokens.offsets, on_.tokens.sequences, rows.vocab, const_cast<int32_t*>(on_.tokens.targets),
             const_cast<int32_t*>(on_.tokens.counts), invalid_, stream);
+  if (on_.labels.partners) {
+    weighLengths(on_.labels, on_.tokens, givenWeights_, const_cast<double*>(on_.tokens.weights), stream);
+  }
   if (order_.active) {
     orderRows(on_.tokens.targets, rows.count(), const_cast<int32_t*>(order_.rows), const_cast<int32_t*>(order_.active),
               stream);
