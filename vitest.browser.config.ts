@@ -52,6 +52,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'cuda-launches',
       'cuda-lengths',
       'cuda-lifetimes',
+      'cuda-log-probs',
       'cuda-pools',
       'cuda-predict',
       'cuda-prepared',

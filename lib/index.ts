@@ -74,6 +74,7 @@ export type {
   LinearSequenceLogProbs,
   LinearUnpairedReference,
   LoadWasmOptions,
+  LogProbValues,
   Logits,
   LogitsBudgetOptions,
   LogitsGradient,

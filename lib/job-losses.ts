@@ -3,6 +3,7 @@
  *
  * Letters in shapes: R = batch · time rows, S sequences, P pairs.
  */
+import type { DevicePlace } from './job.js'
 import type { FDivergence, LossType, SftNormalization, UnpairedLossType } from './types/index.js'
 
 /** One loss of the sum. */
@@ -73,6 +74,24 @@ export interface LossStage {
   /** `[3]` out: loss, accuracy, margin. */
   summary: Float64Array
 }
+
+/** Log-probs in memory of CUDA: float64 when wide, else float32. */
+export interface GivenLogProbs {
+  data: DevicePlace
+  wide: boolean
+}
+
+/** Their names: `[P]` each of pairs, `[S]` of sequences, of which those of the reference may be for pairs. */
+export const GIVEN_NAMES = [
+  ...(['chosen', 'rejected', 'referenceChosen', 'referenceRejected'] as const),
+  ...(['logProbs', 'referenceLogProbs'] as const),
+] as const
+
+/**
+ * Of the cuda backend: log-probs that stage 3 finds in device memory. The arrays of these names, and of those of pairs that a
+ * reference of sequences is for, are then outs.
+ */
+export type GivenOnDevice = Partial<Record<(typeof GIVEN_NAMES)[number], GivenLogProbs>>
 
 /** The constants of a loss of single sequences. */
 export interface UnpairedLossConfig {

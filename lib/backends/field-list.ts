@@ -3,7 +3,8 @@
  */
 import { type Job, MOST_TERMS } from '../job.js'
 import type { FieldVisitor } from './field-visitor.js'
-import { type Codes, DIVERGENCES, DTYPES, SFT_NORMALIZATIONS, visitFields } from './job-fields.js'
+import { type Codes, DTYPES, visitFields } from './job-fields.js'
+import { DIVERGENCES, SFT_NORMALIZATIONS } from './loss-fields.js'
 
 /** Codes for visitors that do not look at numbers. */
 export const NO_CODES: Codes = {
@@ -44,6 +45,7 @@ function listFields(): string[] {
     reference: { logits: rows, head, segments: {} },
     loss: { constants: { terms: [{}] }, pairConstants: {} },
     unpairedLoss: {},
+    given: {},
     tokenLoss: {},
     gradient: { logits: rows, out: rows, tokenCoefficients: {} },
     headGradient: { logits: rows, head },

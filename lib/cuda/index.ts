@@ -16,6 +16,7 @@ export {
   type ElementType,
   fromDLTensor,
   labelsFromDLTensor,
+  logProbsFromDLTensor,
   type StreamOption,
   toDLTensor,
 } from './dl-tensor.js'

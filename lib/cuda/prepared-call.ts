@@ -71,6 +71,10 @@ class Prepared<Result> extends Handle<object> implements PreparedCall<Result> {
   constructor(planned: Planned<Result>) {
     const { settings } = planned.runner
     const { job } = planned
+    // Without logits it is about log-probs.
+    if (!job.policy && !job.given) {
+      throw invalidValue(job.loss ? 'logProbs.chosen' : 'sequences.logProbs', 'must be device memory')
+    }
     for (const stage of [job.policy, job.reference]) {
       const [name, rows] = stage?.head ? ['hidden', stage.head.hidden] : ['logits', stage?.logits]
       if (rows && typeof rows.data !== 'bigint') throw invalidValue(`${name}.data`, 'must be device memory')

@@ -2,7 +2,7 @@
  * Options of the functions. Letters in shapes: B sequences, T positions, P pairs, S sequences of a packed batch.
  */
 import type { Communicator, NcclRanks } from './communicator.js'
-import type { DType, HeadWeight, Hidden, Indices, Logits, TensorData } from './tensors.js'
+import type { DType, HeadWeight, Hidden, Indices, LogProbValues, Logits, TensorData } from './tensors.js'
 import type { GpuDevice } from './webgpu.js'
 
 /** The losses; formulas and sources are in docs/losses.md. */
@@ -125,16 +125,16 @@ export interface ShardOptions {
  */
 export type InstructionSet = 'baseline' | 'avx2' | 'avx512' | 'avx512bf16' | 'neon'
 
-/** Sequence log-probs of P pairs. */
+/** Sequence log-probs of P pairs, either all arrays of the host's or all in device memory; token counts in arrays. */
 export interface PairLogProbs {
   /** `[P]` log-probs of the chosen sequences under the policy. */
-  chosen: ArrayLike<number>
+  chosen: LogProbValues
   /** `[P]` log-probs of the rejected sequences under the policy. */
-  rejected: ArrayLike<number>
+  rejected: LogProbValues
   /** `[P]` log-probs of the chosen sequences under the reference. */
-  referenceChosen?: ArrayLike<number> | undefined
+  referenceChosen?: LogProbValues | undefined
   /** `[P]` log-probs of the rejected sequences under the reference. */
-  referenceRejected?: ArrayLike<number> | undefined
+  referenceRejected?: LogProbValues | undefined
   /**
    * `[P]` active tokens of the chosen sequences, for the losses that divide by them: 'sft' (but for its sums);
    * 'sigmoid_norm', 'ipo_norm', 'simpo' and 'orpo' on sums; and 'sigmoid_norm', 'ipo_norm' and 'ipo' on means under an
@@ -152,8 +152,8 @@ export interface PairLogProbs {
  * same to the last bit.
  */
 export type ReferenceLogProbs =
-  | { chosen: ArrayLike<number>; rejected: ArrayLike<number> }
-  | { logProbs: ArrayLike<number>; tokenCounts?: Indices | undefined }
+  | { chosen: LogProbValues; rejected: LogProbValues }
+  | { logProbs: LogProbValues; tokenCounts?: Indices | undefined }
 
 /** Reference model: its log-probs, or its logits (same labels and token options as the policy). */
 export type Reference = ReferenceLogProbs | { logits: Logits }

@@ -3,7 +3,7 @@
  * not. Letters in shapes: B sequences, T positions.
  */
 import type { HeadGradients, TokenOutputs } from './result-parts.js'
-import type { HeadWeight, Hidden, Indices, Logits, TensorData, TypedLogits } from './tensors.js'
+import type { HeadWeight, Hidden, Indices, LogProbValues, Logits, TensorData, TypedLogits } from './tensors.js'
 
 /** The losses of single sequences; formulas and sources are in docs/losses.md. */
 export type UnpairedLossType = 'kto' | 'apo_zero_unpaired' | 'bco' | 'regression'
@@ -17,12 +17,12 @@ export type UnpairedNormalizer = 'mean' | 'sum' | number | { sequences: number }
 /** Whether each sequence is desirable: booleans, or 1 and 0. */
 export type Flags = ArrayLike<boolean> | ArrayLike<number>
 
-/** Log-probs of B sequences. */
+/** Log-probs of B sequences, either all arrays of the host's or all in device memory. */
 export interface UnpairedSequences {
   /** `[B]` log-probs under the policy. */
-  logProbs: ArrayLike<number>
+  logProbs: LogProbValues
   /** `[B]` log-probs under the reference. Needed unless `referenceFree`. */
-  referenceLogProbs?: ArrayLike<number> | undefined
+  referenceLogProbs?: LogProbValues | undefined
 }
 
 /**
@@ -30,7 +30,7 @@ export interface UnpairedSequences {
  * `tokenCounts` must then be those of the call.
  */
 export interface SequenceReference {
-  logProbs: ArrayLike<number>
+  logProbs: LogProbValues
   tokenCounts?: Indices | undefined
 }
 

@@ -197,6 +197,24 @@ struct PairConstants {
   const double* targetMargin = nullptr;
 };
 
+// Log-probs that the caller has on the GPU.
+struct GivenLogProbs {
+  const void* data = nullptr;  // float32 or float64; null: they are not there
+  bool wide = false;           // float64
+
+  FPL_HD double operator[](int64_t i) const {
+    return wide ? static_cast<const double*>(data)[i] : double(static_cast<const float*>(data)[i]);
+  }
+};
+
+// They go into the arrays of stage 3 that have their names: of pairs [P]; of sequences [S], those of the reference to
+// pairs, too.
+struct GivenOnDevice {
+  GivenLogProbs chosen, rejected, referenceChosen, referenceRejected, logProbs, referenceLogProbs;
+
+  bool hasReference() const { return referenceChosen.data || referenceLogProbs.data; }
+};
+
 // Stage 3, over P pairs.
 struct PreferenceLoss {
   LossTerms terms;
@@ -307,6 +325,7 @@ struct Job {
   PreferenceLoss loss;
   UnpairedPreferenceLoss unpairedLoss;
   TokenLoss tokenLoss;
+  GivenOnDevice given;  // the CUDA backend's
   Gradient gradient;
   HeadGradient headGradient;
   Exchange exchange;

@@ -94,6 +94,7 @@ void Plan::place(Layout& layout) {
   on_.loss.constants = loss.constants;
   on_.loss.pairCount = pairs;
   on_.unpairedLoss = job_.unpairedLoss;
+  on_.given = job_.given;
   on_.gradient = job_.gradient;
   if (makesSegments()) return placeSegments(layout);
 
@@ -111,6 +112,9 @@ void Plan::place(Layout& layout) {
     on_.labels.partners = layout.input(job_.labels.partners, sequences);
     placeOrder(layout);
   }
+  // Log-probs that are not among the inputs are found on the device.
+  const bool findsPolicy = job_.hasPolicy || job_.given.chosen.data || job_.given.logProbs.data;
+  const bool findsReference = job_.hasReference || job_.given.hasReference();
   PreferenceLoss& l = on_.loss;
   if (job_.hasLoss) {
     const PairConstants& from = loss.pairConstants;
@@ -124,17 +128,17 @@ void Plan::place(Layout& layout) {
     l.pairs = layout.input(loss.pairs, 2 * pairs);
     losses_.index.starts = layout.input(starts_.data(), sequences + 1);
     losses_.index.slots = layout.input(slots_.data(), 2 * pairs);
-    if (!job_.hasReference) {
-      l.referenceChosen = layout.input(loss.referenceChosen, pairs);
-      l.referenceRejected = layout.input(loss.referenceRejected, pairs);
-    }
   } else if (job_.hasLoss) {
-    l.chosen = layout.input(loss.chosen, pairs);
-    l.rejected = layout.input(loss.rejected, pairs);
-    l.referenceChosen = layout.input(loss.referenceChosen, pairs);
-    l.referenceRejected = layout.input(loss.referenceRejected, pairs);
     l.chosenTokenCounts = layout.input(loss.chosenTokenCounts, pairs);
     l.rejectedTokenCounts = layout.input(loss.rejectedTokenCounts, pairs);
+  }
+  if (job_.hasLoss && !findsPolicy) {
+    l.chosen = layout.input(loss.chosen, pairs);
+    l.rejected = layout.input(loss.rejected, pairs);
+  }
+  if (job_.hasLoss && !findsReference) {
+    l.referenceChosen = layout.input(loss.referenceChosen, pairs);
+    l.referenceRejected = layout.input(loss.referenceRejected, pairs);
   }
   if (job_.hasUnpairedLoss) {
     const UnpairedPreferenceLoss& from = job_.unpairedLoss;
@@ -142,8 +146,8 @@ void Plan::place(Layout& layout) {
     on_.unpairedLoss.weights = layout.input(from.weights, from.count);
     on_.unpairedLoss.betas = layout.input(from.betas, from.count);
     on_.unpairedLoss.targets = layout.input(from.targets, from.count);
-    if (!job_.hasPolicy) on_.unpairedLoss.logProbs = layout.input(from.logProbs, from.count);
-    if (!job_.hasReference) on_.unpairedLoss.referenceLogProbs = layout.input(from.referenceLogProbs, from.count);
+    if (!findsPolicy) on_.unpairedLoss.logProbs = layout.input(from.logProbs, from.count);
+    if (!findsReference) on_.unpairedLoss.referenceLogProbs = layout.input(from.referenceLogProbs, from.count);
   }
   if (hasGradient() && !job_.hasPolicy) {
     Gradient& g = on_.gradient;
@@ -181,13 +185,13 @@ void Plan::place(Layout& layout) {
   if (job_.hasPolicy) placeForward(layout, job_.policy, on_.policy, !hasGradient());
   if (job_.hasReference) placeForward(layout, job_.reference, on_.reference, false);
   if (job_.hasLoss) {
-    if (gathers) {
+    if (findsPolicy) {
       l.chosen = layout.result(loss.chosen, pairs);
       l.rejected = layout.result(loss.rejected, pairs);
-      if (job_.hasReference) {
-        l.referenceChosen = layout.result(loss.referenceChosen, pairs);
-        l.referenceRejected = layout.result(loss.referenceRejected, pairs);
-      }
+    }
+    if (findsReference) {
+      l.referenceChosen = layout.result(loss.referenceChosen, pairs);
+      l.referenceRejected = layout.result(loss.referenceRejected, pairs);
     }
     l.losses = layout.result(loss.losses, pairs);
     l.chosenRewards = layout.result(loss.chosenRewards, pairs);
@@ -199,8 +203,17 @@ void Plan::place(Layout& layout) {
   if (job_.hasUnpairedLoss) {
     const UnpairedPreferenceLoss& from = job_.unpairedLoss;
     UnpairedPreferenceLoss& to = on_.unpairedLoss;
-    if (job_.hasPolicy) to.logProbs = on_.policy.logProbs;
-    if (job_.hasReference) to.referenceLogProbs = on_.reference.logProbs;
+    const auto found = [&](const double* host) { return layout.result(const_cast<double*>(host), from.count); };
+    if (job_.hasPolicy) {
+      to.logProbs = on_.policy.logProbs;
+    } else if (findsPolicy) {
+      to.logProbs = found(from.logProbs);
+    }
+    if (job_.hasReference) {
+      to.referenceLogProbs = on_.reference.logProbs;
+    } else if (findsReference) {
+      to.referenceLogProbs = found(from.referenceLogProbs);
+    }
     to.losses = layout.result(from.losses, from.count);
     to.rewards = layout.result(from.rewards, from.count);
     to.gradient = layout.result(from.gradient, from.count);

@@ -4,7 +4,7 @@
  */
 import type { Job, LossConfig, LossStage, TokenLossStage, UnpairedLossStage } from '../../job.js'
 import type { LossType } from '../../types/index.js'
-import { DIVERGENCES, SFT_NORMALIZATIONS } from '../job-fields.js'
+import { DIVERGENCES, SFT_NORMALIZATIONS } from '../loss-fields.js'
 import { LOSSES } from '../js/losses.js'
 import losses from './kernels/losses.wgsl'
 import numbers from './kernels/numbers.wgsl'
