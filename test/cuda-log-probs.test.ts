@@ -73,7 +73,10 @@ describe.runIf(CUDA.length > 0).each(WIDTHS)('a reference of %s in device memory
     ['DPO', {}],
     ['weights by rank', { lossType: 'aot' }],
     ['weights by rank of single sequences', { lossType: 'aot_unpaired' }],
-    ['WPO, and a sum of losses', { lossType: ['sigmoid', 'sft'], weighting: 'wpo' }],
+    [
+      'WPO, and a sum of losses',
+      { lossType: [{ lossType: 'sigmoid' }, { lossType: 'sft', weight: 0.3 }], weighting: 'wpo' },
+    ],
     ['pairs of its own', { pairs: [5, 0, 1, 4, 2, 3] }],
     ['no use for it', { lossType: 'ipo', referenceFree: true }],
   ]
@@ -120,8 +123,8 @@ describe.runIf(CUDA.length > 0).each(WIDTHS)('a reference of %s in device memory
     const graph = stream.capture(() => step.enqueue())
     for (const seed of [4, 20, 21]) {
       const [left, right] = [logProbs(P, seed), logProbs(P, seed + 1)]
-      first.copyFrom(there(left))
-      second.copyFrom(there(right))
+      first.copyFrom(there(left), { stream })
+      second.copyFrom(there(right), { stream })
       graph.launch(stream)
       const { gradLogits, ...found } = step.read()
       const gradient = read(gradLogits?.data as DeviceBuffer, new Float32Array(B * T * V))
@@ -266,15 +269,23 @@ describe.runIf(CUDA.length > 0)('log-probs in device memory', () => {
     const onHost = { data: floats(B * T * V, 3), shape }
     const odd = { ptr: side.ptr + 4, byteLength: 16 }
     const cases: [{ code?: string; message: string }, string, string][] = [
-      [fused({ chosen: side, rejected: long }), 'ERR_SHAPE_MISMATCH', 'options.reference.rejected must have 3 elements'],
-      [fused({ logProbs: side }), 'ERR_SHAPE_MISMATCH', 'options.reference.logProbs must have 6 elements'],
+      [
+        fused({ chosen: side, rejected: long }),
+        'ERR_SHAPE_MISMATCH',
+        'options.reference.rejected must have 3 elements',
+      ],
+      [fused({ logProbs: long }), 'ERR_SHAPE_MISMATCH', 'options.reference.logProbs must have 6 elements'],
       [fused({ chosen: side, rejected: given.rejected }), 'ERR_INVALID_ARG_TYPE', 'options.reference.rejected must be'],
       [fused({ chosen: given.chosen, rejected: side }), 'ERR_INVALID_ARG_TYPE', 'options.reference.chosen must be'],
-      [fused({ chosen: side, rejected: side }, onHost), 'ERR_INVALID_ARG_TYPE', 'options.reference.chosen must be in host'],
-      [fused({ logProbs: side }, onHost, { backend: 'cuda' }), 'ERR_INVALID_ARG_TYPE', 'must be in host memory'],
-      [fused({ logProbs: side, tokenCounts: [1] }), 'ERR_SHAPE_MISMATCH', 'options.reference.logProbs must have 6'],
       [
-        fused({ chosen: odd, rejected: odd }, { data: DeviceBuffer.from(floats(4 * T * V, 3)), shape: [4, T, V] }),
+        fused({ chosen: side, rejected: side }, onHost),
+        'ERR_INVALID_ARG_TYPE',
+        'options.reference.chosen must be in host',
+      ],
+      [fused({ logProbs: side }, onHost, { backend: 'cuda' }), 'ERR_INVALID_ARG_TYPE', 'must be in host memory'],
+      [fused({ logProbs: long, tokenCounts: [1] }), 'ERR_SHAPE_MISMATCH', 'options.reference.logProbs must have 6'],
+      [
+        fused({ chosen: odd, rejected: odd }, logits, { pairs: [0, 1, 2, 3] }),
         'ERR_INVALID_ARG_VALUE',
         'a multiple of the element size, 8',
       ],
@@ -293,9 +304,15 @@ describe.runIf(CUDA.length > 0)('log-probs in device memory', () => {
         'ERR_SHAPE_MISMATCH',
         'logProbs.referenceRejected must have 3 elements',
       ],
-      [thrown(() => preparePreferenceLoss(given)), 'ERR_INVALID_ARG_VALUE', 'logProbs.chosen must be device memory'],
       [
-        thrown(() => prepareUnpairedPreferenceLoss({ logProbs: [1] }, { desirable: [1], kl: 0, referenceFree: true })),
+        thrown(() => preparePreferenceLoss(given as never)),
+        'ERR_INVALID_ARG_VALUE',
+        'logProbs.chosen must be device memory',
+      ],
+      [
+        thrown(() =>
+          prepareUnpairedPreferenceLoss({ logProbs: [1] as never }, { desirable: [1], kl: 0, referenceFree: true }),
+        ),
         'ERR_INVALID_ARG_VALUE',
         'sequences.logProbs must be device memory',
       ],
@@ -306,13 +323,10 @@ describe.runIf(CUDA.length > 0)('log-probs in device memory', () => {
         'ERR_INVALID_ARG_TYPE',
         'sequences.referenceLogProbs must be device memory',
       ],
-      [
-        thrown(() => preferenceLossSync({ ...there() }, { backend: 'cpu' })),
-        'ERR_INVALID_ARG_VALUE',
-        'cpu',
-      ],
+      [thrown(() => preferenceLossSync({ ...there() }, { backend: 'cpu' })), 'ERR_INVALID_ARG_VALUE', 'cpu'],
     ]
-    for (const [error, code, message] of cases) expect([message, error.message, error.code]).toEqual([message, expect.stringContaining(message), code])
+    for (const [error, code, message] of cases)
+      expect([message, error.message, error.code]).toEqual([message, expect.stringContaining(message), code])
     expect(thrown(() => preferenceLossSync({ chosen: side, rejected: side }, { lossType: 'sigmoid' })).code).toBe(
       'ERR_INVALID_ARG_VALUE',
     )

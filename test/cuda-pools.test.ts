@@ -3,7 +3,7 @@
  * else, and it is kept until it is asked back. The host's runtime ends every call after memory was used out of order.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -138,10 +138,12 @@ describe.runIf(onHost)('memory of a GPU', () => {
     expect(told).toEqual(['fine', true])
   })
 
-  it.runIf(process.platform === 'linux')('is not given to anybody else before collectives on it have ended', async () => {
-    const ended = await onRanks(
-      2,
-      `const nccl = await connect()
+  it.runIf(process.platform === 'linux')(
+    'is not given to anybody else before collectives on it have ended',
+    async () => {
+      const ended = await onRanks(
+        2,
+        `const nccl = await connect()
       const stream = new Stream({ device: rank })
       for (const operation of ['allReduceSum', 'broadcast', 'allGather']) {
         const buffer = there(Float32Array.of(rank, 2))
@@ -156,19 +158,21 @@ describe.runIf(onHost)('memory of a GPU', () => {
       nccl.allReduceSum(buffer, { stream })
       await nccl.synchronize(stream)
       tell(read(buffer, new Float32Array(2)))`,
-    )
-    expect(ended.map(({ told }) => told)).toEqual([
-      [1, 4],
-      [1, 4],
-    ])
-  })
+      )
+      expect(ended.map(({ told }) => told)).toEqual([
+        [1, 4],
+        [1, 4],
+      ])
+    },
+  )
 
   it('is kept for later buffers and calls until it is asked back', () => {
     const program = `
       const bytes = () => Number(lines().at(-1))
       new DeviceBuffer(5_000_000).dispose()
       // Pins memory, and so waits until all is given back.
-      const step = prepareFusedPreferenceLoss({ data: there(host.logits), shape }, host.labels, { lossType: 'cpo' })
+      const logits = there(host.logits)
+      const step = prepareFusedPreferenceLoss({ data: logits, shape }, host.labels, { lossType: 'cpo' })
       const grown = lines().length
       new DeviceBuffer(2_000_000).dispose()
       new DeviceBuffer(2_000_000).dispose()
@@ -176,6 +180,7 @@ describe.runIf(onHost)('memory of a GPU', () => {
       const growth = lines().length - grown
       fusedPreferenceLossSync({ data: host.logits, shape }, host.labels, { lossType: 'cpo', backend: 'cuda' })
       step.dispose()
+      logits.dispose()
       cuda.trimMemory()
       tell([held > 5_000_000, growth, bytes()])`
     expect(withLines('FPL_HOST_POOL_BYTES', program)).toEqual([true, 0, 0])

@@ -3,16 +3,7 @@
  * native/addon/job_fields.h define that order. Each side turns its fields into a text, and the loader compares the two.
  */
 
-import type {
-  DeviceLabels,
-  ForwardStage,
-  Head,
-  Job,
-  Rows,
-  RunSettings,
-  SegmentStates,
-  Tokens,
-} from '../job.js'
+import type { DeviceLabels, ForwardStage, Head, Job, Rows, RunSettings, SegmentStates, Tokens } from '../job.js'
 import type { DType, LossType, UnpairedLossType } from '../types/index.js'
 import { type FieldVisitor, Part } from './field-visitor.js'
 import { visitGiven, visitLoss, visitTerms, visitTokenLoss, visitUnpairedLoss } from './loss-fields.js'

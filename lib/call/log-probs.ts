@@ -30,7 +30,9 @@ export interface WantedLogProbs {
 /** Reads log-probs. */
 export function logProbsOf(value: unknown, name: string, { length, sizes, beside, like }: WantedLogProbs): LogProbs {
   if (!isDeviceMemory(value)) return { values: numbers(value, name, length, sizes) }
-  if (beside?.kind !== 'cuda' || !isCudaMemory(value)) throw invalidType(name, `in host memory, as ${like}`, value)
+  if (beside?.kind !== 'cuda' || !isCudaMemory(value)) {
+    throw invalidType(name, beside ? 'in host memory' : `in host memory, as ${like}`, value)
+  }
   const { range, count, wide } = logProbsAt(value, name, length, sizes)
   if (range.device !== beside.device) {
     throw invalidValue(name, `is on device ${range.device}, but ${like} on ${beside.device}`)

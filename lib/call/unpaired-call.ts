@@ -66,7 +66,8 @@ export function unpairedCall(
   const job: Job = { tokens, policy, unpairedLoss: loss }
   if (compared) job.reference = forwardStage(compared, sequences)
   else if (reference?.given && !referenceFree) job.given = { referenceLogProbs: reference.given }
-  if (!compared) loss.referenceLogProbs = (referenceFree ? undefined : reference?.logProbs) ?? new Float64Array(sequences)
+  if (!compared)
+    loss.referenceLogProbs = (referenceFree ? undefined : reference?.logProbs) ?? new Float64Array(sequences)
   const referenceArrays = [...(reference?.arrays ?? []), ...(other?.arrays ?? [])]
   return {
     tokenPlan,

@@ -42,10 +42,10 @@ export function unpairedReferenceOf(
   if (logProbs !== undefined && isModel) throw invalidType(name, `one of ${ways}, not two`, given)
   const arrays: NamedArray[] = [[`${name}.logProbs`, logProbs]]
   if (isModel) return { parts, arrays }
-  const { values, given } = sequencesLogProbs(parts, name, tokens, beside)
-  if (given) {
+  const { values, given: onDevice } = sequencesLogProbs(parts, name, tokens, beside)
+  if (onDevice) {
     if (tokens.shard) throw invalidValue(name, 'must be in host memory, as options.shard wants')
-    return { logProbs: values, given, arrays }
+    return { logProbs: values, given: onDevice, arrays }
   }
   // What `emptySequence: 'nan'` gives for a sequence without active tokens. On the GPU these are counted later: 0 as yet.
   const mayBeEmpty = (s: number) => Number.isNaN(tokens.emptyLogProb) && tokens.counts[s] === 0

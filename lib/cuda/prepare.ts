@@ -150,7 +150,7 @@ export function prepareLinearSequenceLogProbs(
  * @throws as `preferenceLoss`; Error `ERR_CUDA`
  */
 export function preparePreferenceLoss(
-  logProbs: PairLogProbs,
+  logProbs: PairLogProbs<DeviceMemory>,
   options: PreferenceOptions = {},
 ): PreparedCall<PreferenceLoss> {
   return prepared({}, () => planPairs(logProbs, options))
@@ -158,7 +158,7 @@ export function preparePreferenceLoss(
 
 /** Prepares {@link unpairedPreferenceLoss}, as {@link preparePreferenceLoss} does the loss of pairs. */
 export function prepareUnpairedPreferenceLoss(
-  sequences: UnpairedSequences,
+  sequences: UnpairedSequences<DeviceMemory>,
   options: UnpairedPreferenceOptions,
 ): PreparedCall<UnpairedPreferenceLoss> {
   return prepared({}, () => planSequences(sequences, options))

@@ -16,7 +16,7 @@ import { invalidType, invalidValue, shapeMismatch } from '../errors.js'
 import type { GivenOnDevice, Job, LossStage } from '../job.js'
 import type { PreferenceOptions } from '../options/index.js'
 import { LOSS_OPTIONS } from '../options/loss-options.js'
-import type { PairLogProbs, PreferenceLoss } from '../types/index.js'
+import type { LogProbValues, PairLogProbs, PreferenceLoss } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...LOSS_OPTIONS, ...RUN_OPTIONS])
 const LOG_PROB_NAMES = ['chosen', 'rejected', 'referenceChosen', 'referenceRejected'] as const
@@ -35,18 +35,24 @@ const SIZES = ', that of logProbs.chosen'
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
  *   `ERR_SHAPE_MISMATCH`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of `options.signal`.
  */
-export async function preferenceLoss(logProbs: PairLogProbs, options?: PreferenceOptions): Promise<PreferenceLoss> {
+export async function preferenceLoss(
+  logProbs: PairLogProbs<LogProbValues>,
+  options?: PreferenceOptions,
+): Promise<PreferenceLoss> {
   return run(plan(logProbs, options))
 }
 
 /** {@link preferenceLoss} on the calling thread. */
-export function preferenceLossSync(logProbs: PairLogProbs, options?: PreferenceOptions): PreferenceLoss {
+export function preferenceLossSync(logProbs: PairLogProbs<LogProbValues>, options?: PreferenceOptions): PreferenceLoss {
   const planned = plan(logProbs, options)
   return runSync(planned)
 }
 
 /** Checks a call. */
-export function plan(given: PairLogProbs, givenOptions: PreferenceOptions | undefined): Planned<PreferenceLoss> {
+export function plan(
+  given: PairLogProbs<LogProbValues>,
+  givenOptions: PreferenceOptions | undefined,
+): Planned<PreferenceLoss> {
   if (given === undefined) throw invalidType('logProbs', 'an object { chosen, rejected, … }', given)
   const logProbs = optionsObject(given, 'logProbs', LOG_PROBS)
   refuseWeighting(givenOptions)
@@ -57,7 +63,8 @@ export function plan(given: PairLogProbs, givenOptions: PreferenceOptions | unde
   const read = (name: keyof GivenOnDevice & keyof PairLogProbs, length?: number): LogProbs => {
     const wanted = { length, sizes: SIZES, beside, like: 'logProbs.chosen is' }
     const value = logProbs[name]
-    if (beside && !isDeviceMemory(value)) throw invalidType(`logProbs.${name}`, 'device memory, as logProbs.chosen is', value)
+    if (beside && !isDeviceMemory(value))
+      throw invalidType(`logProbs.${name}`, 'device memory, as logProbs.chosen is', value)
     return logProbsOf(value, `logProbs.${name}`, wanted)
   }
   const { values: chosen, given: givenChosen } = read('chosen')
@@ -138,7 +145,7 @@ function refuseWeighting(options: object | undefined): void {
 
 /** The numbers of tokens of both sides, or undefined when neither was given. */
 function lengthsOf(
-  { chosenTokenCounts, rejectedTokenCounts }: PairLogProbs,
+  { chosenTokenCounts, rejectedTokenCounts }: PairLogProbs<LogProbValues>,
   size: number,
 ): [Float64Array, Float64Array] | undefined {
   if (chosenTokenCounts === undefined && rejectedTokenCounts === undefined) return undefined

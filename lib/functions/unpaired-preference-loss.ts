@@ -14,7 +14,7 @@ import { invalidType, invalidValue, shapeMismatch } from '../errors.js'
 import type { Job } from '../job.js'
 import type { UnpairedPreferenceOptions } from '../options/index.js'
 import { UNPAIRED_LOSS_OPTIONS } from '../options/unpaired-options.js'
-import type { UnpairedPreferenceLoss, UnpairedSequences } from '../types/index.js'
+import type { LogProbValues, UnpairedPreferenceLoss, UnpairedSequences } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...UNPAIRED_LOSS_OPTIONS, ...RUN_OPTIONS])
 const SEQUENCES: ReadonlySet<string> = new Set(['logProbs', 'referenceLogProbs'])
@@ -33,7 +33,7 @@ const SEQUENCES: ReadonlySet<string> = new Set(['logProbs', 'referenceLogProbs']
  *   `ERR_SHAPE_MISMATCH`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of `options.signal`.
  */
 export async function unpairedPreferenceLoss(
-  sequences: UnpairedSequences,
+  sequences: UnpairedSequences<LogProbValues>,
   options: UnpairedPreferenceOptions,
 ): Promise<UnpairedPreferenceLoss> {
   return run(plan(sequences, options))
@@ -41,7 +41,7 @@ export async function unpairedPreferenceLoss(
 
 /** {@link unpairedPreferenceLoss} on the calling thread. */
 export function unpairedPreferenceLossSync(
-  sequences: UnpairedSequences,
+  sequences: UnpairedSequences<LogProbValues>,
   options: UnpairedPreferenceOptions,
 ): UnpairedPreferenceLoss {
   const planned = plan(sequences, options)
@@ -49,7 +49,10 @@ export function unpairedPreferenceLossSync(
 }
 
 /** Checks a call. */
-export function plan(given: UnpairedSequences, givenOptions: UnpairedPreferenceOptions): Planned<UnpairedPreferenceLoss> {
+export function plan(
+  given: UnpairedSequences<LogProbValues>,
+  givenOptions: UnpairedPreferenceOptions,
+): Planned<UnpairedPreferenceLoss> {
   if (given === undefined) throw invalidType('sequences', 'an object { logProbs, referenceLogProbs }', given)
   const sequences = optionsObject(given, 'sequences', SEQUENCES)
   const options = optionsObject(givenOptions, 'options', OPTIONS)
@@ -92,7 +95,12 @@ function referenceOf(
   }
   const like = 'sequences.logProbs are'
   if (beside && !isDeviceMemory(value)) throw invalidType(name, `device memory, as ${like}`, value)
-  const found = logProbsOf(value, name, { length: logProbs.length, sizes: ', that of sequences.logProbs', beside, like })
+  const found = logProbsOf(value, name, {
+    length: logProbs.length,
+    sizes: ', that of sequences.logProbs',
+    beside,
+    like,
+  })
   if (found.given) return found
   const { values } = found
   // It may be NaN where the policy is: what `emptySequence: 'nan'` gives for both.

@@ -242,9 +242,8 @@ Napi::Object CudaBindings::functions() {
       return release(device, at, problem);
     });
   });
-  action("trim", [this](const Api& api, Info info, Problem* problem) {
-    return api.trim(context_, integer(info[0]), problem);
-  });
+  action("trim",
+         [this](const Api& api, Info info, Problem* problem) { return api.trim(context_, integer(info[0]), problem); });
   define("collect", [this](Info) {
     // More than the collector tolerates.
     constexpr int64_t kMore = int64_t(1) << 50;

@@ -290,7 +290,9 @@ MemoryKind kindOf(uint64_t address, int32_t* device) {
   cudaPointerAttributes found{};
   check(cudaPointerGetAttributes(&found, memory), "asking what an address is of");
   *device = found.device;
-  if (found.type == cudaMemoryTypeDevice) return MemoryKind::kOnDevice;
+  if (found.type == cudaMemoryTypeDevice) {
+    return isGivenBack(found.device, memory) ? MemoryKind::kHost : MemoryKind::kOnDevice;
+  }
   // Pinned memory may have another address for devices.
   const bool shared = found.type == cudaMemoryTypeManaged || found.type == cudaMemoryTypeHost;
   return shared && found.devicePointer == memory ? MemoryKind::kShared : MemoryKind::kHost;

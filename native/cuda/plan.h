@@ -102,7 +102,7 @@ class Plan {
   float* labelLogits_ = nullptr;       // [R] where stages 1 and 4 of the policy's rows are one; or null
   float mostWeight_ = 1;               // of a class
   int32_t* invalid_ = nullptr;
-  const double* givenWeights_ = nullptr;  // of tokens, where the device makes others of them
+  const double* givenWeights_ = nullptr;         // of tokens, where the device makes others of them
   DeviceMemory policyLogits_, referenceLogits_;  // of logits that are on the host
   DeviceMemory gradient_;                        // of their gradient, where it has another type
 

@@ -30,6 +30,8 @@ struct Pool {
   cudaEvent_t reached = nullptr;
   std::mutex mutex;
   std::multimap<size_t, IdlePinned> pinned;  // by their bytes
+  // Bytes by their beginnings: of what is taken, and of what was given back and is not somebody else's yet.
+  std::map<uintptr_t, size_t> taken, given;
 
   explicit Pool(int device) {
     int supported = 0;
@@ -66,13 +68,36 @@ struct Pool {
     cudaError_t status = memory ? cudaMallocFromPoolAsync(&found, bytes, memory, taking) : cudaMalloc(&found, bytes);
     if (status == cudaSuccess && memory) status = cudaStreamSynchronize(taking);
     *data = static_cast<char*>(found);
+    if (status == cudaSuccess && memory) noteTaken(reinterpret_cast<uintptr_t>(found), bytes);
     return status;
   }
 
   void give(void* data) {
     if (!memory) return check(cudaFree(data), "releasing device memory");
     follow(nullptr);
+    noteGiven(reinterpret_cast<uintptr_t>(data));
     check(cudaFreeAsync(data, giving), "releasing device memory");
+  }
+
+  void noteTaken(uintptr_t begin, size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (auto at = given.lower_bound(begin); at != given.end() && at->first < begin + bytes;) at = given.erase(at);
+    if (const auto before = holding(begin); before != given.end()) given.erase(before);
+    taken[begin] = bytes;
+  }
+
+  void noteGiven(uintptr_t begin) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    given[begin] = taken[begin];
+    taken.erase(begin);
+  }
+
+  // What was given back that has this address.
+  std::map<uintptr_t, size_t>::iterator holding(uintptr_t address) {
+    auto found = given.upper_bound(address);
+    if (found == given.begin()) return given.end();
+    --found;
+    return address < found->first + found->second ? found : given.end();
   }
 
   cudaError_t takePinned(char** data, size_t bytes) {
@@ -111,6 +136,7 @@ struct Pool {
     check(cudaStreamSynchronize(giving), "giving memory back");
     check(cudaMemPoolTrimTo(memory, 0), "giving memory back");
     const std::lock_guard<std::mutex> lock(mutex);
+    given.clear();  // others may have it by now
     for (const auto& [bytes, idle] : pinned) {
       ignore(cudaEventDestroy(idle.free));
       ignore(cudaFreeHost(idle.data));
@@ -119,14 +145,22 @@ struct Pool {
   }
 };
 
-// That of the current device. Pools stay until the process ends.
+// By their devices. They stay until the process ends, and longer than whatever ends with it.
+struct Pools {
+  std::mutex mutex;
+  std::map<int, std::unique_ptr<Pool>> of;
+};
+Pools& pools() {
+  static Pools& all = *new Pools;
+  return all;
+}
+
+// That of the current device.
 Pool& pool() {
-  static std::mutex mutex;
-  static std::map<int, std::unique_ptr<Pool>> pools;
   int device = 0;
   check(cudaGetDevice(&device), "asking for the current device");
-  const std::lock_guard<std::mutex> lock(mutex);
-  std::unique_ptr<Pool>& found = pools[device];
+  const std::lock_guard<std::mutex> lock(pools().mutex);
+  std::unique_ptr<Pool>& found = pools().of[device];
   if (!found) found = std::make_unique<Pool>(device);
   return *found;
 }
@@ -164,6 +198,15 @@ char* allocateOnDevice(size_t bytes, const std::string& purpose) {
 }
 
 void releaseOnDevice(void* memory) { pool().give(memory); }
+
+bool isGivenBack(int device, const void* memory) {
+  const std::lock_guard<std::mutex> lock(pools().mutex);
+  const auto found = pools().of.find(device);
+  if (found == pools().of.end()) return false;
+  Pool& pool = *found->second;
+  const std::lock_guard<std::mutex> own(pool.mutex);
+  return pool.holding(reinterpret_cast<uintptr_t>(memory)) != pool.given.end();
+}
 
 void trimPool() { pool().trim(); }
 

@@ -16,6 +16,9 @@ char* allocateOnDevice(size_t bytes, const std::string& purpose);
 // It is given to others once all work has ended that is enqueued by now: on streams that a StreamUse has been made for,
 // and on the default stream, which waits for all streams but those that are created as non-blocking.
 void releaseOnDevice(void* memory);
+// Whether that is memory which was given back, and which nobody has been given since: the pool keeps it, and CUDA may
+// take it for memory that is in use.
+bool isGivenBack(int device, const void* memory);
 // Gives what the pool of the current device keeps, and nobody uses, back to the system. Waits for the device.
 void trimPool();
 

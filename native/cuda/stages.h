@@ -17,8 +17,8 @@ constexpr int32_t kInvalidTarget = -2;
 void targetsOf(const DeviceLabels& labels, const int32_t* offsets, int64_t sequences, int64_t vocab, int32_t* targets,
                int32_t* counts, int32_t* invalid, Stream stream);
 
-// After it, the weights [R] of rows where lengths of pairs are to count for less: `given`, or 1, times labels.ldAlpha in
-// the rows that labels.partners are about.
+// After it, the weights [R] of rows where lengths of pairs are to count for less: `given`, or 1, times labels.ldAlpha
+// in the rows that labels.partners are about.
 void weighLengths(const DeviceLabels& labels, const Tokens& tokens, const double* given, double* weights,
                   Stream stream);
 

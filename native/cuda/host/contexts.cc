@@ -75,6 +75,7 @@ int main(int, char** arguments) {
     expect(!api.allocate(9, 64, &memory, &problem) && is(), "after there was no such device");
   }
   // On the default stream, and on one that a stream of the library waits for.
+  access.makeCurrent(reinterpret_cast<void*>(uintptr_t(1)));
   for (const bool isDefault : {true, false}) {
     Problem problem;
     uint64_t memory = 0;

@@ -32,7 +32,7 @@ bool releasePinned(void* memory);
 struct Place {
   enum Kind { kHost, kPinned, kDevice, kNowhere } kind;  // kNowhere: a device address that is not allocated
   int device;
-  size_t left;  // bytes from there to the allocation's end
+  size_t left;        // bytes from there to the allocation's end
   const void* begin;  // of the allocation
 };
 Place placeOf(const void* memory);

@@ -92,6 +92,8 @@ struct HostPool {
   size_t used = 0, held = 0, threshold = 0;  // bytes: taken, of the device's, and to be kept of them
 };
 struct HostEvent {
+  explicit HostEvent(int itsDevice) : device(itsDevice) {}
+
   int device;
   // Records that wait in a stream may outlive the event.
   std::shared_ptr<double> time = std::make_shared<double>(0);
@@ -175,15 +177,15 @@ const Placed* doing = nullptr;  // the work that is being done
 struct Pooled {
   HostPool* pool;
   size_t bytes;
-  Past taken;           // that it was
+  Past taken;  // that it was
   bool isGiven = false;
-  Past given;           // what was to end before that
-  Past uses;            // the last of each queue
+  Past given;  // what was to end before that
+  Past uses;   // the last of each queue
 };
 std::map<const void*, Pooled> pooled;  // by their beginnings
 std::vector<std::unique_ptr<HostPool>> pools;
 std::map<int, HostStream> defaultStreams;
-std::vector<HostStream*> captures;  // that are in progress, by the streams they have begun on
+std::vector<HostStream*> captures;             // that are in progress, by the streams they have begun on
 std::set<std::pair<int, const void*>> loaded;  // kernels, on a device
 
 thread_local int currentDevice = 0;
@@ -583,7 +585,7 @@ cudaError_t cudaFree(void* memory) {
 }
 cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties) {
   const Call call;
-  const bool isKnown = properties->allocType == cudaMemAllocationTypePinned &&
+  const bool isKnown = numberIn("FPL_HOST_POOLS", 1) && properties->allocType == cudaMemAllocationTypePinned &&
                        properties->location.type == cudaMemLocationTypeDevice &&
                        properties->location.id < deviceCount();
   if (!isKnown) return noted(cudaErrorInvalidValue);
@@ -836,7 +838,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   const Call call;
-  return made(event, new HostEvent{currentDevice});
+  return made(event, new HostEvent(currentDevice));
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const Call call;

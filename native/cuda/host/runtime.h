@@ -1,8 +1,8 @@
 // The part of the CUDA runtime that the backend uses, on the host, for tests. It is as strict as it can be: work waits
-// in its stream until somebody waits for it, taking memory and giving it back wait for all devices, but for that of pools,
-// which work of a stream can use that is in order after it was taken, and before it was given back, and no other; device
-// memory is out of the host's reach (memory.h), what is not on the device a kernel runs on makes it fail, and an error
-// stays the thread's last one until it is asked for.
+// in its stream until somebody waits for it, taking memory and giving it back wait for all devices, but for that of
+// pools, which work of a stream can use that is in order after it was taken, and before it was given back, and no
+// other; device memory is out of the host's reach (memory.h), what is not on the device a kernel runs on makes it fail,
+// and an error stays the thread's last one until it is asked for.
 //
 // The environment can make it fail, or look closer:
 //   FPL_HOST_DEVICES       how many there are, default 1
