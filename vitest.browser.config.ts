@@ -15,6 +15,7 @@ const LEFT_OUT: Record<string, string[]> = {
     ...[
       'bench',
       'browser-example',
+      'ci',
       'cli',
       'copies',
       'docs',
@@ -31,6 +32,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'mpi-shard',
       'options',
       'package',
+      'package-types',
       'plot',
       'promise-lifetimes',
       'ranks-programs',
@@ -38,7 +40,7 @@ const LEFT_OUT: Record<string, string[]> = {
       'tarball',
     ],
     ...['trainer-changes', 'lock', 'mpi', 'mpi-failures', 'mpi-shard', 'naga', 'ranks-programs', 'reference-ranks'],
-    ...['available-threads', 'data-parallel', 'multiply-adds'],
+    ...['available-threads', 'data-parallel', 'multiply-adds', 'tuning'],
   ],
   'are about the addon, CUDA or packages that a page does not have': [
     ...[

@@ -6,6 +6,7 @@ export default defineConfig({
   test: {
     environment: 'node',
     testTimeout: 60_000,
+    setupFiles: 'test/equal-arrays.ts',
     include: ['test/**/*.test.ts'],
     // They need WebGPU: npm run test:webgpu.
     exclude: ['test/webgpu/**'],

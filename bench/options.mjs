@@ -19,6 +19,7 @@ export const USAGE = `npm run bench [-- OPTIONS]
   --threads N         threads of ours, of peers that have threads, and of the memory's measurement. Defaults to all,
                       for wasm and in a browser to 1, as most peers have one there
   --megabytes N       size of the logits of a float32 batch. Defaults to 256, with --quick 64
+  --cache-megabytes N size of the cache that inputs must not fit in. Defaults to that of the largest cache of a core
   --json FILE         the file of the results. Defaults to bench/out/latest.json`
 
 /** Limits of one case; see measure.mjs. */
@@ -42,6 +43,7 @@ export function readOptions(args) {
       browser: { type: 'boolean', default: false },
       threads: { type: 'string' },
       megabytes: { type: 'string' },
+      'cache-megabytes': { type: 'string' },
       json: { type: 'string', default: fileURLToPath(new URL('out/latest.json', import.meta.url)) },
       help: { type: 'boolean', default: false },
     },
@@ -82,7 +84,8 @@ export function plan(/** @type {ReturnType<typeof readOptions>} */ values) {
   const { backend, browser } = values
   const isPortable = backend === 'wasm' || browser
   const threads = count(values.threads, 'threads', isPortable ? 1 : machine.threads)
-  const lastLevelCache = machine.lastLevelCache ?? USUAL_CACHE
+  const cache = (machine.lastLevelCache ?? USUAL_CACHE) / 2 ** 20
+  const lastLevelCache = count(values['cache-megabytes'], 'cache-megabytes', cache) * 2 ** 20
   const instructionSets = backend === 'cpu' ? machine.instructionSets : []
   const megabytes = count(values.megabytes, 'megabytes', limits.megabytes)
   const peers = choosePeers(values)

@@ -9,7 +9,7 @@
  */
 import { mkdirSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { buildNative, need, run } from './native-tests.mjs'
+import { buildAddressed, need, run } from './native-tests.mjs'
 
 const { values } = parseArgs({
   options: { seconds: { type: 'string', default: '60' }, long: { type: 'boolean', default: false } },
@@ -20,8 +20,7 @@ const native = values.long ? 600 : half
 const door = values.long ? ['--calls', '1000000'] : ['--seconds', String(half)]
 need({ cmake: 'cmake', 'clang++': 'clang libclang-rt-<version of clang>-dev' })
 
-const SANITIZERS = '-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all'
-const fuzz = buildNative('fuzz', 'fuzz', `-O2 -g -DFPL_DEBUG ${SANITIZERS}`, 'clang++', ['-DFUZZ=ON'])
+const fuzz = buildAddressed('fuzz')
 mkdirSync('build/tests/fuzz/corpus', { recursive: true })
 // New inputs go to the first folder; the second is kept in the repository.
 const folders = ['build/tests/fuzz/corpus', 'test/native/corpus']

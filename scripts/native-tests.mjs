@@ -37,6 +37,22 @@ export function run(command, args, { env, capture = false } = {}) {
   })
 }
 
+/** AddressSanitizer and UndefinedBehaviorSanitizer. */
+export const ADDRESS =
+  '-O1 -g -DFPL_DEBUG -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all'
+
+/**
+ * Builds `target` of test/native with those and returns its path. With Clang the native tests and the fuzz target are of one
+ * build, as to compile the kernels takes minutes.
+ * @param {string} target
+ */
+export function buildAddressed(target, compiler = 'clang++') {
+  const flags = `${ADDRESS} -fsanitize=float-cast-overflow`
+  return compiler === 'clang++'
+    ? buildNative('asan-clang', target, flags, compiler, ['-DFUZZ=ON'])
+    : buildNative('asan', target, flags, compiler)
+}
+
 /**
  * Builds `target` of test/native with these flags and returns its path.
  * @param {string} name

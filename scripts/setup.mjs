@@ -1,7 +1,7 @@
 /**
  * Prepares a clone for tests, demo and benchmarks: installs the dependencies, compiles the addon and builds dist, each
- * step only when it is needed. Needs Node, npm, cmake and a C++ compiler. Of several processes that are started at once, as
- * by mpirun, one does the work, and the others wait for it.
+ * step only when it is needed; with --dependencies the first step alone. Needs Node, npm, cmake and a C++ compiler. Of
+ * several processes that are started at once, as by mpirun, one does the work, and the others wait for it.
  */
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, statSync, utimesSync } from 'node:fs'
@@ -39,6 +39,7 @@ function setUp() {
     console.log('setup: installing dependencies')
     run('npm', ['ci', '--ignore-scripts', '--no-audit', '--no-fund'])
   }
+  if (process.argv.includes('--dependencies')) return
 
   const nativeSources = Math.max(newest('native'), newest('CMakeLists.txt'))
   const cudaLibrary = `fused_preference_loss_cuda.${process.platform === 'win32' ? 'dll' : 'so'}`

@@ -1,7 +1,7 @@
 /**
  * Runs the native tests and the test suite under sanitizers, and a small part under valgrind.
  *
- *   npm run test:sanitize [-- --quick]
+ *   npm run test:sanitize [-- --quick] [--only native|addon]
  *
  * The addon is compiled with each sanitizer and loaded into an ordinary Node, into which the sanitizer is preloaded.
  * The sanitizer sees the addon's accesses and every allocation of the process, but not V8's internal accesses.
@@ -11,12 +11,16 @@
 import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { isAbsolute, join } from 'node:path'
-import { buildAddon, buildNative, has, need, root, run } from './native-tests.mjs'
+import { parseArgs } from 'node:util'
+import { ADDRESS, buildAddon, buildAddressed, buildNative, has, need, root, run } from './native-tests.mjs'
 
-const quick = process.argv.includes('--quick')
+const { values } = parseArgs({ options: { quick: { type: 'boolean', default: false }, only: { type: 'string' } } })
+const { quick, only } = values
+/** @type {Record<string, () => void>} */
+const PARTS = { native: nativeTests, addon: addonTests }
+if (only !== undefined && !(only in PARTS)) throw new Error(`--only is '${only}', neither native nor addon`)
 need({ cmake: 'cmake', 'g++': 'g++', valgrind: 'valgrind' })
 
-const ADDRESS = '-O1 -g -DFPL_DEBUG -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all'
 const THREAD = '-O1 -g -DFPL_DEBUG -fsanitize=thread'
 const suppressions = (/** @type {string} */ name) => `suppressions=${join(root, 'test', 'native', name)}`
 const ASAN = { ASAN_OPTIONS: 'detect_leaks=1', LSAN_OPTIONS: `${suppressions('lsan.supp')}:print_suppressions=0` }
@@ -45,9 +49,21 @@ const [compiler, asan] = isAbsolute(runtime) ? ['clang++', runtime] : ['g++', li
 const SHARED = compiler === 'clang++' ? ' -shared-libsan' : ''
 
 /** Tests of Node, the package, a browser or the speed of memory rather than of the addon. */
-const ELSEWHERE = ['bench', 'browser-example', 'cli', 'memory', 'package', 'plot', 'release', 'tarball', 'tfjs'].map(
-  (name) => `test/${name}.test.ts`,
-)
+const ELSEWHERE = [
+  ...[
+    'bench',
+    'browser-example',
+    'ci',
+    'cli',
+    'memory',
+    'package',
+    'package-types',
+    'plot',
+    'release',
+    'tarball',
+    'tfjs',
+  ],
+].map((name) => `test/${name}.test.ts`)
 const QUICK = ['hostile', 'linear', 'tokens', 'cuda', 'cuda-faults', 'cuda-lifetimes'].map(
   (name) => `test/${name}.test.ts`,
 )
@@ -60,64 +76,72 @@ function suite(/** @type {Record<string, string>} */ env) {
   run(process.execPath, ['node_modules/vitest/vitest.mjs', 'run', ...limits, ...files], { env })
 }
 
-step('native tests, AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer', () => {
-  run(buildNative('asan', 'unit', ADDRESS, compiler), ['--examples', quick ? '300' : '5000', ...corpus], { env: ASAN })
-})
-step('exp, log, log1p and expm1, AddressSanitizer and UndefinedBehaviorSanitizer', () => {
-  const count = quick ? '20000' : '500000'
-  const program = buildNative('asan', 'exact_math', ADDRESS, compiler)
-  run(program, ['--random', count, 'test/native/exact-math-cases.txt'], { env: ASAN })
-})
-step('asserts, each at a call that breaks it', () => {
-  const program = buildNative('asan', 'broken', ADDRESS, compiler)
-  const count = Number(run(program, [], { capture: true, env: ASAN }))
-  if (!(count > 0)) throw new Error('no broken calls')
-  for (let i = 0; i < count; i++) {
-    const { signal, stderr } = spawnSync(program, [String(i)], { encoding: 'utf8' })
-    if (signal !== 'SIGABRT' || !stderr.includes(' does not hold')) throw new Error(`broken call ${i}: ${stderr}`)
-  }
-  console.log(`${count} broken calls`)
-})
-step('the program of `npm run numerics`, AddressSanitizer and UndefinedBehaviorSanitizer', () => {
-  const program = buildNative('asan', 'numerics', ADDRESS, compiler)
-  const sets = run(program, ['sets'], { capture: true, env: ASAN }).trim().split('\n')
-  for (const set of sets) run(program, ['bits', set], { capture: true, env: ASAN })
-  console.log(`bits on ${sets.join(', ')}`)
-})
-step('native tests, ThreadSanitizer', () => {
-  run(buildNative('tsan', 'unit', THREAD, compiler), ['--examples', quick ? '100' : '2000'], { env: TSAN })
-})
-if (!quick) {
-  step('native tests, valgrind', () => {
-    const checks = ['--quiet', '--error-exitcode=9', '--leak-check=full', '--fair-sched=yes']
-    const program = buildNative('valgrind', 'unit', '-O1 -g -DFPL_DEBUG')
-    run('valgrind', [...checks, program, '--examples', '20', '--memory-only'])
+for (const [part, check] of Object.entries(PARTS)) if (only === undefined || only === part) check()
+console.log(`\nclean:\n  ${done.join('\n  ')}`)
+
+/** The programs of test/native. */
+function nativeTests() {
+  step('native tests, AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer', () => {
+    run(buildAddressed('unit', compiler), ['--examples', quick ? '300' : '5000', ...corpus], { env: ASAN })
   })
+  step('exp, log, log1p and expm1, AddressSanitizer and UndefinedBehaviorSanitizer', () => {
+    const count = quick ? '20000' : '500000'
+    const program = buildAddressed('exact_math', compiler)
+    run(program, ['--random', count, 'test/native/exact-math-cases.txt'], { env: ASAN })
+  })
+  step('asserts, each at a call that breaks it', () => {
+    const program = buildAddressed('broken', compiler)
+    const count = Number(run(program, [], { capture: true, env: ASAN }))
+    if (!(count > 0)) throw new Error('no broken calls')
+    for (let i = 0; i < count; i++) {
+      const { signal, stderr } = spawnSync(program, [String(i)], { encoding: 'utf8' })
+      if (signal !== 'SIGABRT' || !stderr.includes(' does not hold')) throw new Error(`broken call ${i}: ${stderr}`)
+    }
+    console.log(`${count} broken calls`)
+  })
+  step('the program of `npm run numerics`, AddressSanitizer and UndefinedBehaviorSanitizer', () => {
+    const program = buildAddressed('numerics', compiler)
+    const sets = run(program, ['sets'], { capture: true, env: ASAN }).trim().split('\n')
+    for (const set of sets) run(program, ['bits', set], { capture: true, env: ASAN })
+    console.log(`bits on ${sets.join(', ')}`)
+  })
+  step('native tests, ThreadSanitizer', () => {
+    run(buildNative('tsan', 'unit', THREAD, compiler), ['--examples', quick ? '100' : '2000'], { env: TSAN })
+  })
+  if (!quick) {
+    step('native tests, valgrind', () => {
+      const checks = ['--quiet', '--error-exitcode=9', '--leak-check=full', '--fair-sched=yes']
+      const program = buildNative('valgrind', 'unit', '-O1 -g -DFPL_DEBUG')
+      run('valgrind', [...checks, program, '--examples', '20', '--memory-only'])
+    })
+  }
 }
 
-// The kernels of the CUDA backend too, run on the host.
-const addressed = { ...buildAddon('addon-asan', ADDRESS + SHARED, { host: true, compiler }), ...preload(asan) }
-step('every function of the addon, LeakSanitizer at exit', () => {
-  run(process.execPath, ['scripts/leak-check.mjs'], { env: { ...addressed, ...ASAN } })
-})
-step(`${quick ? QUICK.join(', ') : 'the test suite'}, AddressSanitizer and UndefinedBehaviorSanitizer`, () => {
-  suite({ ...addressed, ASAN_OPTIONS: 'detect_leaks=0' })
-})
-if (!quick) {
-  const threaded = { ...buildAddon('addon-tsan', THREAD), ...TSAN }
-  const { LD_PRELOAD } = preload(library('libtsan.so'))
-  step('every function of the addon, ThreadSanitizer', () => {
-    run(process.execPath, ['scripts/leak-check.mjs'], { env: { ...threaded, LD_PRELOAD } })
+/** The addon in Node.js. */
+function addonTests() {
+  // The kernels of the CUDA backend too, run on the host.
+  const addressed = { ...buildAddon('addon-asan', ADDRESS + SHARED, { host: true, compiler }), ...preload(asan) }
+  step('every function of the addon, LeakSanitizer at exit', () => {
+    run(process.execPath, ['scripts/leak-check.mjs'], { env: { ...addressed, ...ASAN } })
   })
-  const asRoot = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' }
-  const ranks = ['env', `LD_PRELOAD=${LD_PRELOAD}`, process.execPath, 'scripts/ranks-check.mjs']
-  for (const [mpirun, ...options] of [['mpirun.openmpi', '--oversubscribe', '--bind-to', 'none'], ['mpirun.mpich']]) {
-    if (!has(mpirun)) console.log(`left out, as there is no ${mpirun}`)
-    else {
-      step(`two processes of ${mpirun}, ThreadSanitizer`, () => {
-        run(mpirun, [...options, '-n', '2', ...ranks], { env: { ...threaded, ...asRoot } })
-      })
+  step(`${quick ? QUICK.join(', ') : 'the test suite'}, AddressSanitizer and UndefinedBehaviorSanitizer`, () => {
+    suite({ ...addressed, ASAN_OPTIONS: 'detect_leaks=0' })
+  })
+  if (!quick) {
+    const threaded = { ...buildAddon('addon-tsan', THREAD), ...TSAN }
+    const { LD_PRELOAD } = preload(library('libtsan.so'))
+    step('every function of the addon, ThreadSanitizer', () => {
+      run(process.execPath, ['scripts/leak-check.mjs'], { env: { ...threaded, LD_PRELOAD } })
+    })
+    const asRoot = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' }
+    const ranks = ['env', `LD_PRELOAD=${LD_PRELOAD}`, process.execPath, 'scripts/ranks-check.mjs']
+    for (const [mpirun, ...options] of [['mpirun.openmpi', '--oversubscribe', '--bind-to', 'none'], ['mpirun.mpich']]) {
+      if (!has(mpirun)) console.log(`left out, as there is no ${mpirun}`)
+      else {
+        step(`two processes of ${mpirun}, ThreadSanitizer`, () => {
+          run(mpirun, [...options, '-n', '2', ...ranks], { env: { ...threaded, ...asRoot } })
+        })
+      }
     }
   }
 }
-console.log(`\nclean:\n  ${done.join('\n  ')}`)

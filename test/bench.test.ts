@@ -3,7 +3,7 @@
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -19,6 +19,8 @@ afterAll(() => rmSync(folder, { recursive: true }))
 const load = (file: string) => import(new URL(`../bench/${file}`, import.meta.url).href)
 const node = (file: string, ...options: string[]) =>
   spawnSync(process.execPath, [join(BENCH, file), ...options], { encoding: 'utf8' })
+/** A batch, and a cache, whose sweeps take no time. */
+const SMALL = ['--megabytes', '1', '--cache-megabytes', '4']
 
 describe('statistics', async () => {
   const { median, quantile, summarise } = await load('statistics.mjs')
@@ -427,11 +429,16 @@ describe('npm run bench', async () => {
     expect(page).toContain('| case | ours | roofline | plain loops | others |')
     expect(page).toMatch(/^\| small-call-loss \[16, 1, 1\] float32 \| [\d.]+ µs \| {2}\| [\d.]+× \| {2}\|$/m)
     expect(Number(page.match(/\| ([\d.]+)× \| {2}\|$/m)?.[1]) / ratio).toBeCloseTo(1, 2)
+    // A case that is no longer there.
+    results.cases.push({ ...results.cases[0], name: 'pairs-in-cache', group: 'pairs-in-cache' })
+    writeFileSync(json, JSON.stringify(results))
+    expect(node('report.mjs', json, '--out', folder).status).toBe(0)
+    expect(readFileSync(join(folder, 'benchmarks.md'), 'utf8')).toBe(page)
   }, 60_000)
 
   it('holds a stage against the memory', () => {
     const json = join(folder, 'stages.json')
-    const options = ['--quick', '--megabytes', '1', '--case', 'masked-50-in-place', '--peer', 'plain-js']
+    const options = ['--quick', ...SMALL, '--case', 'masked-50-in-place', '--peer', 'plain-js']
     expect(node('run.mjs', ...options, '--json', json).status).toBe(0)
     const [{ entries, rooflines }] = JSON.parse(readFileSync(json, 'utf8')).cases
     expect(Object.keys(rooflines[0].bandwidth)).toEqual(['read', 'update'])
@@ -446,7 +453,7 @@ describe('npm run bench', async () => {
     const json = join(folder, 'trainers.json')
     const names = ['tfjs-wasm', 'tfjs-wasm-ours', 'jax-js', 'jax-js-ours']
     const peers = names.flatMap((name) => ['--peer', name])
-    const run = node('run.mjs', '--quick', '--megabytes', '1', '--case', 'in-a-trainer', ...peers, '--json', json)
+    const run = node('run.mjs', '--quick', ...SMALL, '--case', 'in-a-trainer', ...peers, '--json', json)
     expect(run.status).toBe(0)
     const [{ entries, skipped }] = JSON.parse(readFileSync(json, 'utf8')).cases
     expect(skipped).toEqual([])
@@ -460,7 +467,7 @@ describe('npm run bench', async () => {
     'compares the wasm backend with peers, float64 arithmetic and its own limits',
     () => {
       const json = join(folder, 'wasm.json')
-      const options = ['--backend', 'wasm', '--quick', '--megabytes', '1', '--case', 'step-32000-float32']
+      const options = ['--backend', 'wasm', '--quick', ...SMALL, '--case', 'step-32000-float32']
       const peers = ['ours', 'plain-js', 'tfjs-wasm-custom', 'jax-js']
       const run = node('run.mjs', ...options, ...peers.flatMap((name) => ['--peer', name]), '--json', json)
       expect(run.status).toBe(0)
@@ -496,7 +503,7 @@ describe('npm run bench', async () => {
     'measures logits in shared memory, with as many threads as there are',
     () => {
       const json = join(folder, 'shared.json')
-      const options = ['--backend', 'wasm', '--quick', '--megabytes', '1', '--case', 'shared-memory']
+      const options = ['--backend', 'wasm', '--quick', ...SMALL, '--case', 'shared-memory']
       expect(node('run.mjs', ...options, '--json', json).status).toBe(0)
       for (const { entries } of JSON.parse(readFileSync(json, 'utf8')).cases) {
         expect(entries[0]).toMatchObject({ title: 'fused-preference-loss, wasm backend', settings: { threads: 1 } })
@@ -515,7 +522,7 @@ describe('npm run bench', async () => {
     'runs onnxruntime-web, or says what installs it',
     () => {
       const json = join(folder, 'onnxruntime-web.json')
-      const options = ['--backend', 'wasm', '--quick', '--megabytes', '1', '--case', 'forward-32000-float32']
+      const options = ['--backend', 'wasm', '--quick', ...SMALL, '--case', 'forward-32000-float32']
       expect(node('run.mjs', ...options, '--peer', 'onnxruntime-web', '--json', json).status).toBe(0)
       const [{ entries, skipped }] = JSON.parse(readFileSync(json, 'utf8')).cases
       if (existsSync(join(BENCH, 'peers/web/node_modules/onnxruntime-web'))) {
@@ -532,7 +539,7 @@ describe('npm run bench', async () => {
     () => {
       const json = join(folder, 'chromium.json')
       const peers = ['tfjs-wasm', 'tfjs-wasm-ours', 'jax-js', 'jax-js-ours']
-      const options = ['--quick', '--megabytes', '1', '--case', 'in-a-trainer', '--case', 'shared-memory-forward']
+      const options = ['--quick', ...SMALL, '--case', 'in-a-trainer', '--case', 'shared-memory-forward']
       const run = node('run.mjs', '--browser', ...options, ...peers.flatMap((name) => ['--peer', name]), '--json', json)
       expect(run.status).toBe(0)
       const { versions, cases } = JSON.parse(readFileSync(json, 'utf8'))
@@ -566,6 +573,13 @@ describe('npm run bench', async () => {
   ])('says what is wrong with %j', (given, message) => {
     expect(() => plan(readOptions(given))).toThrow(message)
     expect(() => plan(readOptions(given))).toThrow(RangeError)
+  })
+
+  it('takes the size of the cache from the machine, or as it is given', () => {
+    const sizeOf = (...given: string[]) => plan(readOptions(given)).measuring.lastLevelCache
+    expect(sizeOf('--cache-megabytes', '3')).toBe(3 * 2 ** 20)
+    expect(sizeOf()).toBe(plan(readOptions([])).machine.lastLevelCache ?? 32 * 2 ** 20)
+    expect(() => sizeOf('--cache-megabytes', 'all')).toThrow(RangeError)
   })
 
   it('measures what is named, and many sizes of output layers with --full', () => {

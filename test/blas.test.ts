@@ -11,8 +11,9 @@ import * as library from '../lib/index.js'
 import type { DType, HeadWeight, Hidden, HostArray } from '../lib/types/index.js'
 import { AMX } from './amx.js'
 import { BLASES, products, standIn } from './blas.js'
+import { expectOneRounding, SHAPES, type Sizes } from './one-rounding.js'
 import { cutFunctions } from './sharded.js'
-import { CUDA, decode, encode, gaussian, JS, OUTPUTS, random, storage, WASM } from './support.js'
+import { CUDA, decode, encode, gaussian, JS, OUTPUTS, random, storage, type Target, WASM } from './support.js'
 
 /** Options and results, whatever the function. */
 // biome-ignore lint/suspicious/noExplicitAny: one way for all functions
@@ -22,10 +23,22 @@ const { fusedLinearPreferenceLossSync, fusedLinearUnpairedPreferenceLossSync } =
 const { linearCrossEntropySync, linearSequenceLogProbsSync } = library
 const VARIABLE = 'FUSED_PREFERENCE_LOSS_BLAS'
 /** Other products than ours, and the only type that they are of. */
-const OTHERS: { name: string; run: Any; dtype?: DType }[] = [
-  products({ name: 'a stand-in', path: standIn('THREADS') }),
+const OTHERS: Target[] = [products({ name: 'a stand-in', path: standIn('THREADS') }), ...AMX]
+/** With one rounding; of them a library that multiplies bfloat16, and one that does not. */
+const ROUNDED = [
+  products({ name: 'a stand-in with bfloat16', path: standIn('BFLOAT16') }),
+  products({ name: 'a stand-in', path: standIn() }),
   ...AMX,
-]
+].map(
+  ({ name, run }): Target => ({
+    name: `${name}, one rounding`,
+    dtype: 'bfloat16',
+    run: Object.create(Object.prototype, {
+      ...Object.getOwnPropertyDescriptors(run), // the library is named when a call reads it
+      gradientPrecision: { value: 'bfloat16', enumerable: true },
+    }),
+  }),
+)
 const own = { backend: 'cpu' } as const
 
 afterEach(() => {
@@ -77,7 +90,7 @@ function numbersOf(result: object, name = ''): [string, number[]][] {
 }
 
 /** Two results are the same but for the rounding of their products, of so much of the largest number of each kind. */
-function expectSame(got: object, wanted: object, relative = 4e-6): void {
+function expectClose(got: object, wanted: object, relative = 4e-6): void {
   const ours = new Map(numbersOf(wanted))
   const theirs = numbersOf(got)
   expect(theirs.map(([name]) => name)).toEqual([...ours.keys()])
@@ -124,7 +137,13 @@ const OPTIONS: [what: string, options: Any, layer?: Partial<Layer>][] = [
   ['all but a few rows kept', { logitsBudget: 630 * rowBytes, pairWeights: [0, 1] }, { time: 200 }],
 ]
 
-describe.each(OTHERS)('$name, beside our own products', ({ run: theirs, dtype }) => {
+describe.each([...OTHERS, ...ROUNDED])('$name, beside our own products', ({ run: theirs, dtype }) => {
+  const { gradientPrecision } = theirs as { gradientPrecision?: 'bfloat16' }
+  const own = { backend: 'cpu', gradientPrecision } as const
+  // A rounded gradient may be rounded the other way.
+  const near = gradientPrecision ? 2 ** -8 : 4e-6
+  const expectSame = (got: object, wanted: object, relative = near) =>
+    expectClose(got, wanted, Math.max(relative, near))
   /** Of the type that these products are of. */
   const layerOf = (given: Partial<Layer> = {}) => randomLayer(dtype ? { ...given, dtype } : given)
 
@@ -136,8 +155,7 @@ describe.each(OTHERS)('$name, beside our own products', ({ run: theirs, dtype })
       const all = { lossType: 'cpo', bias, gradient: GRADIENT, ...more, ...run }
       return fusedLinearPreferenceLossSync(packed ?? hidden, weight, labels, all as never)
     }
-    // A rounded gradient may be rounded the other way.
-    const relative = { bfloat16: 2 ** -8, float16: 2 ** -11, float32: 4e-6 }[
+    const relative = { bfloat16: 2 ** -8, float16: 2 ** -11, float32: near }[
       (options.gradientDType ?? 'float32') as DType
     ]
     expectSame(call(theirs), call(own), relative)
@@ -192,9 +210,9 @@ describe.each(OTHERS)('$name, beside our own products', ({ run: theirs, dtype })
 
   test('log-probs, and gradients that are asked for later', () => {
     const { hidden, weight, bias, labels } = layerOf({ time: 160 })
-    const call = (run: Any) => {
+    const call = ({ gradientPrecision: _, ...run }: Any) => {
       const sums = linearSequenceLogProbsSync(hidden, weight, labels, { bias, outputs: OUTPUTS, ...run })
-      return { ...sums, ...sums.backwardSync([1, -2, 0.5, 0], { gradient: GRADIENT }) }
+      return { ...sums, ...sums.backwardSync([1, -2, 0.5, 0], { gradient: GRADIENT, gradientPrecision }) }
     }
     expectSame(call(theirs), call(own))
   })
@@ -281,7 +299,19 @@ describe('the products', () => {
     const layer = { dtype: 'bfloat16' } as const
     const got = step(path, {}, layer)
     expect(asked(() => step(path, {}, layer))).toEqual(['uint16_t 3', 'float 3', 'float 3'])
-    expectSame(got, step(standIn(), {}, layer))
+    expectClose(got, step(standIn(), {}, layer))
+  })
+
+  test('of a rounded gradient are the library’s own where it has them', () => {
+    const layer = { dtype: 'bfloat16' } as const
+    const options = { gradientPrecision: 'bfloat16', logitsBudget: 0 } as const
+    for (const [path, element] of [
+      [standIn('BFLOAT16'), 'uint16_t'],
+      [standIn(), 'float'],
+    ]) {
+      step(path, {}, layer)
+      expect(asked(() => step(path, options, layer))).toEqual(Array.from({ length: 4 }, () => `${element} 3`))
+    }
   })
 
   test('are not the library’s by default', () => {
@@ -295,6 +325,14 @@ describe('the products', () => {
   })
 })
 
+describe.each([...ROUNDED, ...BLASES.map(products)])('one rounding: $name', ({ run }) => {
+  const several: Sizes = { rows: 600, width: 12, vocab: 130, transposed: true }
+  test.each([...SHAPES, ['words that are not neighbours, in several chunks', 1e-3, several] as const])(
+    '%s',
+    (_, most, sizes) => expectOneRounding(run, sizes, most, { logitsBudget: 0 }),
+  )
+})
+
 describe('a library', () => {
   test.each([
     ['with integers of 32 bits', []],
@@ -306,7 +344,7 @@ describe('a library', () => {
   ])('%s is taken', (_, definitions) => {
     const { hidden, weight, labels } = randomLayer()
     const wanted = fusedLinearPreferenceLossSync(hidden, weight, labels, { lossType: 'cpo', ...own, gradient: true })
-    expectSame(step(standIn(...definitions)), wanted)
+    expectClose(step(standIn(...definitions)), wanted)
   })
 
   /** What a call of it says; it must not have written anything. */
@@ -379,7 +417,7 @@ describe('a library', () => {
     const { hidden, weight, labels } = randomLayer()
     const call = (more: Any) =>
       fusedLinearPreferenceLossSync(hidden, weight, labels, { lossType: 'cpo', ...own, ...more })
-    expectSame(call({ products: 'blas' }), call({}))
+    expectClose(call({ products: 'blas' }), call({}))
   })
 })
 

@@ -100,12 +100,12 @@ function oracle(
     weight: new Float64Array(vocab * width),
     bias: new Float64Array(vocab),
   }
-  const states = { ...hidden, shape: [rows, width] }
+  const [states, words] = [rowsOf({ ...hidden, shape: [rows, width] }), rowsOf(weight)]
   for (let r = 0; r < rows; r++) {
     if (targets[r] < 0) continue
     const logits = Float64Array.from({ length: vocab }, (_, v) => {
       let sum = withBias ? decode[weight.dtype as DType](bias[v]) : 0
-      for (let d = 0; d < width; d++) sum += at(states, r, d) * at(weight, v, d)
+      for (let d = 0; d < width; d++) sum += states[r * width + d] * words[v * width + d]
       return sum / temperature
     })
     const maximum = Math.max(...logits)
@@ -117,8 +117,8 @@ function oracle(
       const g = (coefficients[sequenceOf(r)] * ((v === targets[r] ? 1 : 0) - p)) / temperature
       wanted.bias[v] += g
       for (let d = 0; d < width; d++) {
-        wanted.hidden[r * width + d] += g * at(weight, v, d)
-        wanted.weight[v * width + d] += g * at(states, r, d)
+        wanted.hidden[r * width + d] += g * words[v * width + d]
+        wanted.weight[v * width + d] += g * states[r * width + d]
       }
     }
   }
@@ -152,10 +152,10 @@ const GRADIENT: Record<DType, number> = { float32: 2e-6, float16: 2 ** -11, bflo
  */
 const APART: Record<DType, number> = { float32: 2e-6, float16: GRADIENT.float16 / 8, bfloat16: GRADIENT.bfloat16 / 8 }
 
-/** A gradient of the weight as `[vocab, width]`. */
-function rowsOf(gradient: HeadWeight) {
-  const [vocab, width] = gradient.shape
-  return Float64Array.from({ length: vocab * width }, (_, i) => at(gradient, Math.floor(i / width), i % width))
+/** The elements of a matrix in the order of its rows. */
+function rowsOf(matrix: HeadWeight) {
+  const [rows, columns] = matrix.shape
+  return Float64Array.from({ length: rows * columns }, (_, i) => at(matrix, Math.floor(i / columns), i % columns))
 }
 
 function expectGradients(got: HeadGradients, wanted: Wanted, dtype: DType) {
@@ -221,9 +221,9 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
   ])('takes any size: %s', (_, sizes) => {
     const p = problem(dtype, sizes)
     const labels = p.labels.map((label) => Math.min(label, p.vocab - 1))
+    const wanted = oracle(p, shifted(labels, p.time), COEFFICIENTS)
     for (const weight of [p.weight, byColumns(p.weight)]) {
       const got = linearSequenceLogProbsSync(p.hidden, weight, labels, { ...RUN, bias: p.bias })
-      const wanted = oracle(p, shifted(labels, p.time), COEFFICIENTS)
       const gradients = got.backwardSync(COEFFICIENTS)
       if (p.vocab === 1) {
         expect([...got.logProbs]).toEqual([0, 0, 0, 0])

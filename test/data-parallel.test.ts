@@ -31,7 +31,7 @@ import { type StepOptions, stepMetrics } from '../lib/metrics/index.js'
 import type { LossOptions } from '../lib/options/index.js'
 import type { Communicator, HeadGradients, PairLogProbs } from '../lib/types/index.js'
 import { onRanks, onRanksSync, outcomes, type Rank } from './ranks.js'
-import { gaussian, random } from './support.js'
+import { gaussian, random, tooFar } from './support.js'
 
 const [time, vocab, width] = [7, 23, 5]
 const next = random(21)
@@ -95,8 +95,7 @@ const counted = <T extends CountedBatch>(rank: Communicator, kind: (batch: Batch
 function expectNear(got: ArrayLike<number>, wanted: ArrayLike<number>, relative: number): void {
   const largest = Math.max(...Array.from(wanted, Math.abs))
   expect(largest).toBeGreaterThan(0)
-  expect(got).toHaveLength(wanted.length)
-  for (let i = 0; i < wanted.length; i++) expect(Math.abs(got[i] - wanted[i])).toBeLessThanOrEqual(relative * largest)
+  expect(tooFar(got, wanted, () => relative * largest)).toBe(undefined)
 }
 
 interface Result extends Pick<HeadGradients, 'gradWeight' | 'gradBias'> {

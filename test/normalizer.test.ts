@@ -17,7 +17,7 @@ import {
 import type { FusedOptions, PreferenceOptions } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
 import type { LossType, Normalizer, PairLogProbs, UnpairedLossType, WeightedLoss } from '../lib/types/index.js'
-import { LOSS_TYPES, logitsOf, neededBy, random, TARGETS, values } from './support.js'
+import { LOSS_TYPES, logitsOf, neededBy, random, TARGETS, tooFar, values } from './support.js'
 
 const SORTING: readonly LossType[] = ['aot', 'aot_unpaired']
 const LISTS: Record<string, WeightedLoss[]> = {
@@ -60,8 +60,7 @@ function parts<T>(call: (first: number, end: number) => T): T[] {
 
 function expectNear(got: ArrayLike<number>, wanted: ArrayLike<number>, relative: number): void {
   const largest = Math.max(...Array.from(wanted, Math.abs))
-  expect(got).toHaveLength(wanted.length)
-  for (let i = 0; i < wanted.length; i++) expect(Math.abs(got[i] - wanted[i])).toBeLessThanOrEqual(relative * largest)
+  expect(tooFar(got, wanted, () => relative * largest)).toBe(undefined)
 }
 
 /** The losses of a list, or the single loss. */

@@ -7,6 +7,7 @@ export const IS_BROWSER = true
 
 export const TESTS_GPU = false
 export const TESTS_PTX = false
+export const TESTS_SHIPPED = false
 
 export const SEED = 1
 

@@ -18,6 +18,9 @@ export const SEED = process.env.FPL_TEST_SEED === 'random' ? undefined : Number(
 /** Whether the tests of CUDA run on a GPU. */
 export const TESTS_GPU = Boolean(process.env.FPL_TEST_GPU)
 
+/** Whether the binary that ships is tested, in which wasm and js have no part: scripts/test-prebuilt.mjs. */
+export const TESTS_SHIPPED = Boolean(process.env.PREBUILDS_ONLY)
+
 /** Whether those on the host are carried out from their PTX: test/ptx.test.ts. */
 export const TESTS_PTX = Boolean(process.env.FPL_HOST_PTX)
 

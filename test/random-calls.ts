@@ -54,9 +54,10 @@ export const spec: fc.Arbitrary<Spec> = fc
   })
 
 /** Fails unless `got` is within `bound` of `wanted`; equal infinities, and NaN and NaN, have the distance 0. */
-export function near(got: number, wanted: number, bound: number, what: string): void {
+export function near(got: number, wanted: number, bound: number, what: string, at?: number): void {
   if (Object.is(got, wanted) || Math.abs(got - wanted) <= bound || got === wanted) return
-  throw new Error(`${what}: ${got}, where js has ${wanted}, ${Math.abs(got - wanted) / bound} times the bound apart`)
+  const where = at === undefined ? what : `${what}[${at}]`
+  throw new Error(`${where}: ${got}, where js has ${wanted}, ${Math.abs(got - wanted) / bound} times the bound apart`)
 }
 
 const UNIT_TOKEN = (x: number) => ulp(Math.max(Math.abs(x), 1))
@@ -128,7 +129,7 @@ export function compareGradient(
     if (!active(Math.floor(i / vocabulary))) {
       if (!Object.is(g[i], 0)) throw new Error(`gradient[${i}] of an inactive row is ${g[i]}`)
     } else if (dtype === 'float32') {
-      near(g[i], w[i], bound, `gradient[${i}]`)
+      near(g[i], w[i], bound, 'gradient', i)
     } else {
       const low = decode[dtype](encode[dtype](w[i] - bound))
       const high = decode[dtype](encode[dtype](w[i] + bound))

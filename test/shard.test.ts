@@ -22,6 +22,7 @@ import {
   neededBy,
   random,
   type Target,
+  tooFar,
   values,
   WASM,
 } from './support.js'
@@ -221,7 +222,7 @@ function expectNearHidden({ gradHidden }: Any, wanted: Any, ofFloat32 = 2e-6): v
   const [a, b] = [values({ ...gradHidden, dtype: gradHidden.dtype }), values(wanted.gradHidden)]
   const largest = b.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
   const relative = gradHidden.dtype === 'float32' ? ofFloat32 : 2 ** -8
-  for (const [i, x] of b.entries()) expect(Math.abs(a[i] - x)).toBeLessThanOrEqual(relative * largest)
+  expect(tooFar(a, b, () => relative * largest)).toBe(undefined)
 }
 
 const FEW: readonly Target[] = [...NATIVE.slice(0, 1), ...NATIVE.slice(-1), ...WASM]

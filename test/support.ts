@@ -9,7 +9,7 @@ import { getBackends } from '../lib/index.js'
 import type { LossOptions, TokenOptions, TokenOutput } from '../lib/options/index.js'
 import { TAKERS } from '../lib/options/loss-options.js'
 import type { DType, Labels, Logits, LossType, RunOptions } from '../lib/types/index.js'
-import { hexOf, sameBytes, TESTS_GPU, TESTS_PTX, textOf } from './platform.js'
+import { hexOf, sameBytes, TESTS_GPU, TESTS_PTX, TESTS_SHIPPED, textOf } from './platform.js'
 import { DEVICE, TESTS_WEBGPU } from './webgpu/device.js'
 
 /** The built package, which child processes and workers import. */
@@ -61,7 +61,13 @@ export function fusesMultiplyAdds({ backend, instructionSet }: RunOptions): bool
 }
 
 /** All that take arrays of host memory, and have synchronous forms. */
-export const TARGETS: readonly Target[] = TESTS_WEBGPU ? [] : TESTS_PTX ? CUDA : [...NATIVE, ...CUDA, ...WASM, JS]
+export const TARGETS: readonly Target[] = TESTS_WEBGPU
+  ? []
+  : TESTS_PTX
+    ? CUDA
+    : TESTS_SHIPPED
+      ? [...NATIVE, ...CUDA]
+      : [...NATIVE, ...CUDA, ...WASM, JS]
 
 /** Those, or the webgpu backend, for the functions of calls.ts. */
 export const ALL_TARGETS: readonly Target[] = TESTS_WEBGPU
@@ -136,9 +142,28 @@ export function firstDifference(a: ArrayLike<number>, b: ArrayLike<number>): num
   return -1
 }
 
+/**
+ * Where two lists are first further apart than `bound(wanted, i)`, in words; undefined if they nowhere are. To assert it of
+ * every number takes a hundred times as long.
+ */
+export function tooFar(
+  got: ArrayLike<number>,
+  wanted: ArrayLike<number>,
+  bound: (wanted: number, i: number) => number,
+): string | undefined {
+  if (got.length !== wanted.length) return `${got.length} numbers, not ${wanted.length}`
+  for (let i = 0; i < wanted.length; i++) {
+    const most = bound(wanted[i], i)
+    if (!(Math.abs(got[i] - wanted[i]) <= most)) return `[${i}] is ${got[i]}, not ${wanted[i]} ± ${most}`
+  }
+  return undefined
+}
+
 /** The elements of a contiguous tensor, as numbers. */
 export function values({ data, dtype = 'float32' }: Logits): Float64Array {
-  return Float64Array.from(data as Float32Array | Uint16Array, decode[dtype])
+  const numbers = new Float64Array(data as Float32Array | Uint16Array)
+  if (dtype !== 'float32') for (let i = 0; i < numbers.length; i++) numbers[i] = decode[dtype](numbers[i])
+  return numbers
 }
 
 /** Contiguous logits with these elements, rounded to the type. */

@@ -48,17 +48,10 @@ function precisionOf(value: unknown, { hidden, weight }: Head): GradientPrecisio
   return precision
 }
 
-/** Refuses a precision that a call's backend, or the BLAS that multiplies there, does not have. */
-export function checkPrecision(
-  { gradientPrecision = 'float32' }: HeadGradientOptions,
-  { backend, settings }: Runner,
-): void {
-  if (gradientPrecision === 'float32') return
-  if (!ROUNDING.has(backend.name)) {
-    throw invalidValue(PRECISION, `must be 'float32' on the ${backend.name} backend`)
-  }
-  if (settings.products !== undefined && settings.products > 0)
-    throw invalidValue(PRECISION, "must be 'float32' where products is 'blas'")
+/** Refuses a precision that a call's backend does not have. */
+export function checkPrecision({ gradientPrecision = 'float32' }: HeadGradientOptions, { backend }: Runner): void {
+  if (gradientPrecision === 'float32' || ROUNDING.has(backend.name)) return
+  throw invalidValue(PRECISION, `must be 'float32' on the ${backend.name} backend`)
 }
 
 type Part = keyof HeadGradientRequest

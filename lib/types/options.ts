@@ -208,10 +208,10 @@ export interface HeadGradientOptions {
    * What the gradient with respect to each logit but the label's is rounded to, once, before it is multiplied by hidden
    * states and weights. 'bfloat16', for hidden and weight of bfloat16, leaves a relative error of 1e-4 to 1e-3 in the
    * gradients, and multiplies with AVX512-BF16 where that is the faster way. The label's own is float32 and is added
-   * apart, so that the error stays small where a token is well predicted. Of the cpu and js backends, with their own
-   * products or AMX's; and of cuda, which always rounds so to the type of 16-bit hidden and weight, also with 'float32':
-   * `ERR_INVALID_ARG_VALUE` on another backend, with the products of a BLAS, and where hidden or weight is not bfloat16,
-   * even if no gradient is asked for. Defaults to 'float32'.
+   * apart, so that the error stays small where a token is well predicted. Of the cpu and js backends, with any products;
+   * and of cuda, which always rounds so to the type of 16-bit hidden and weight, also with 'float32':
+   * `ERR_INVALID_ARG_VALUE` on another backend, and where hidden or weight is not bfloat16, even if no gradient is asked
+   * for. Defaults to 'float32'.
    */
   gradientPrecision?: GradientPrecision | undefined
 }

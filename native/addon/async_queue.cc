@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <new>
 
 namespace fpl {
 
@@ -72,7 +73,7 @@ void AsyncQueue::work() {
       std::lock_guard<std::mutex> lock(mutex_);
       running_ = nullptr;
     }
-    if (!send({job.get()})) {
+    if (!send(std::move(job->end))) {
       // The environment is closing: nobody will settle the promise. Its references may only be dropped on the main
       // thread, where they go with the environment anyway.
       job->lent.release();
@@ -83,19 +84,21 @@ void AsyncQueue::work() {
   }
 }
 
-void AsyncQueue::report(AsyncJob& job, uint32_t argument, int64_t number) { send({&job, argument, number}); }
+void AsyncQueue::report(AsyncJob& job, uint32_t argument, int64_t number) {
+  std::unique_ptr<AsyncMessage> message(new (std::nothrow) AsyncMessage{&job, argument, number});
+  if (message) send(std::move(message));
+}
 
 // False when the environment is closing.
-bool AsyncQueue::send(const Message& message) {
+bool AsyncQueue::send(std::unique_ptr<AsyncMessage> message) {
   if (messagesClosed_) return false;
-  auto sent = std::make_unique<Message>(message);
-  messagesClosed_ = napi_call_threadsafe_function(messages_, sent.get(), napi_tsfn_nonblocking) != napi_ok;
-  if (!messagesClosed_) sent.release();
+  messagesClosed_ = napi_call_threadsafe_function(messages_, message.get(), napi_tsfn_nonblocking) != napi_ok;
+  if (!messagesClosed_) message.release();
   return !messagesClosed_;
 }
 
 void AsyncQueue::onMessage(napi_env env, napi_value, void* context, void* data) {
-  const std::unique_ptr<Message> message(static_cast<Message*>(data));
+  const std::unique_ptr<AsyncMessage> message(static_cast<AsyncMessage*>(data));
   AsyncQueue& queue = *static_cast<AsyncQueue*>(context);
   if (message->argument > 0) {
     if (env) queue.pass(*message);
@@ -109,7 +112,7 @@ void AsyncQueue::onMessage(napi_env env, napi_value, void* context, void* data) 
   queue.settle(*job);
 }
 
-void AsyncQueue::pass(const Message& report) {
+void AsyncQueue::pass(const AsyncMessage& report) {
   const Napi::HandleScope scope(env_);
   try {
     const Napi::Value function = report.job->arguments.Get(report.argument);

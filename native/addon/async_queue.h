@@ -24,6 +24,15 @@ struct CodedError : std::runtime_error {
   const char* code;  // a literal
 };
 
+struct AsyncJob;
+
+// What the thread tells the main one: that a job has ended, or a report of it.
+struct AsyncMessage {
+  AsyncJob* job;
+  uint32_t argument = 0;  // 0: it has ended
+  int64_t number = 0;
+};
+
 struct AsyncJob {
   AsyncJob(Napi::Env env, double jobId) : id(jobId), deferred(env) {}
 
@@ -37,6 +46,8 @@ struct AsyncJob {
   bool finished = false;                          // false when it was cancelled
   std::string error;                              // not empty when it has failed
   const char* code = nullptr;                     // that of the error, if it has one
+  // There before the job has written anything.
+  std::unique_ptr<AsyncMessage> end = std::make_unique<AsyncMessage>(AsyncMessage{this});
 };
 
 // All methods but `report` and the private ones are for the main thread.
@@ -48,7 +59,8 @@ class AsyncQueue {
   // Its promise gives true when the job is done and false when it was cancelled.
   void push(std::unique_ptr<AsyncJob> job);
 
-  // For the job's own work: passes a number on to the function that is the job's argument of this index.
+  // For the job's own work: passes a number on to the function that is the job's argument of this index. A report for
+  // which there is no memory is left out.
   void report(AsyncJob& job, uint32_t argument, int64_t number);
 
   // Settles a job at once if it has not started, and else as soon as it notices.
@@ -58,17 +70,10 @@ class AsyncQueue {
   void stop();
 
  private:
-  // What the thread tells the main one: that a job has ended, or a report of it.
-  struct Message {
-    AsyncJob* job;
-    uint32_t argument = 0;  // 0: it has ended
-    int64_t number = 0;
-  };
-
   void work();
-  bool send(const Message& message);
+  bool send(std::unique_ptr<AsyncMessage> message);
   void settle(AsyncJob& job);
-  void pass(const Message& report);
+  void pass(const AsyncMessage& report);
   static void onMessage(napi_env env, napi_value, void* context, void* data);
 
   Napi::Env env_;

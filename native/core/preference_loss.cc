@@ -4,47 +4,39 @@
 
 #include <algorithm>
 #include <numeric>
-#include <vector>
 
 namespace fpl {
 namespace {
 
-// The pairs ordered by their values: the smallest first, equal ones in the order of the pairs, NaN last.
-std::vector<int64_t> ranked(const std::vector<double>& values) {
-  std::vector<int64_t> order(values.size());
+bool ranksPairs(const LossTerm& term) { return term.type == LossType::aot || term.type == LossType::aot_unpaired; }
+
+// The pairs ordered by a - b: the smallest first, equal ones in the order of the pairs, NaN last.
+void rank(const double* a, const double* b, std::vector<double>& values, std::vector<int64_t>& order) {
+  for (size_t i = 0; i < values.size(); ++i) values[i] = a[i] - b[i];
   std::iota(order.begin(), order.end(), int64_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    const double x = values[a], y = values[b];
+  std::stable_sort(order.begin(), order.end(), [&](int64_t i, int64_t j) {
+    const double x = values[i], y = values[j];
     return x < y || (x == x && y != y);
   });
-  return order;
 }
 
-// match[i] is the pair whose value in `right` has the same rank as pair i's value in `left`.
-std::vector<int64_t> matchByRank(const std::vector<double>& left, const std::vector<double>& right) {
-  const std::vector<int64_t> a = ranked(left), b = ranked(right);
-  std::vector<int64_t> match(a.size());
-  for (size_t k = 0; k < a.size(); ++k) match[a[k]] = b[k];
-  return match;
-}
-
-std::vector<double> differences(const double* a, const double* b, int64_t count) {
-  std::vector<double> out(count);
-  for (int64_t i = 0; i < count; ++i) out[i] = a[i] - b[i];
-  return out;
+// match[i] is the pair whose value on the right has the same rank as pair i's on the left.
+void matchByRank(const PreferenceLoss& s, const LossTerm& term, PairRanks& ranks) {
+  if (term.type == LossType::aot) {
+    rank(s.chosen, s.rejected, ranks.left, ranks.leftOrder);
+    rank(s.referenceChosen, s.referenceRejected, ranks.right, ranks.rightOrder);
+  } else {
+    rank(s.chosen, s.referenceChosen, ranks.left, ranks.leftOrder);
+    rank(s.rejected, s.referenceRejected, ranks.right, ranks.rightOrder);
+  }
+  for (size_t k = 0; k < ranks.match.size(); ++k) ranks.match[ranks.leftOrder[k]] = ranks.rightOrder[k];
 }
 
 // Adds one term of the loss, pair by pair.
-void addTerm(PreferenceLoss& s, const LossTerm& term) {
+void addTerm(PreferenceLoss& s, const LossTerm& term, PairRanks& ranks) {
   if (term.weight == 0) return;
-  std::vector<int64_t> match;
-  if (term.type == LossType::aot) {
-    match = matchByRank(differences(s.chosen, s.rejected, s.pairCount),
-                        differences(s.referenceChosen, s.referenceRejected, s.pairCount));
-  } else if (term.type == LossType::aot_unpaired) {
-    match = matchByRank(differences(s.chosen, s.referenceChosen, s.pairCount),
-                        differences(s.rejected, s.referenceRejected, s.pairCount));
-  }
+  const std::vector<int64_t>& match = ranks.match;
+  if (ranksPairs(term)) matchByRank(s, term, ranks);
 
   const bool plain = term.type == LossType::sft && s.plainChosen;
   double* const gradChosen = plain ? s.gradPlain : s.gradChosen;
@@ -91,10 +83,16 @@ void putDivisors(PreferenceLoss& s) {
 
 }  // namespace
 
-void preferenceLoss(PreferenceLoss& s) {
+PairRanks::PairRanks(const PreferenceLoss& s) {
+  if (std::none_of(s.terms.begin(), s.terms.end(), ranksPairs)) return;
+  for (auto* const values : {&left, &right}) values->resize(s.pairCount);
+  for (auto* const pairs : {&leftOrder, &rightOrder, &match}) pairs->resize(s.pairCount);
+}
+
+void preferenceLoss(PreferenceLoss& s, PairRanks& ranks) {
   clear(s);
   putDivisors(s);
-  for (const LossTerm& term : s.terms) addTerm(s, term);
+  for (const LossTerm& term : s.terms) addTerm(s, term, ranks);
   const LossTerm& first = s.terms.list[0];
   LossConstants constants = constantsOf(first, s.constants);
   double loss = 0, margin = 0;

@@ -1,6 +1,8 @@
 // Stage 3: the preference loss of P pairs and its derivative with respect to every sequence's log-prob.
 #pragma once
 
+#include <vector>
+
 #include "job.h"
 
 namespace fpl {
@@ -38,7 +40,14 @@ FPL_HD inline double weightAt(const PreferenceLoss& s, const LossTerm& term, int
   return weight;
 }
 
-// The losses and derivatives of all pairs, and the sums over the batch.
-void preferenceLoss(PreferenceLoss& stage);
+// Memory for the losses that match pairs by rank (AOT's), where the stage has one.
+struct PairRanks {
+  explicit PairRanks(const PreferenceLoss& stage);
+  std::vector<double> left, right;                    // two values of each pair
+  std::vector<int64_t> leftOrder, rightOrder, match;  // the pairs by each, and the pair that has the rank of each
+};
+
+// The losses and derivatives of all pairs, and the sums over the batch. Allocates nothing.
+void preferenceLoss(PreferenceLoss& stage, PairRanks& ranks);
 
 }  // namespace fpl

@@ -34,9 +34,7 @@ HeadReader::HeadReader(const Head& head, int64_t vocab, const Kernels& kernels)
       zeros_(byWord_ ? head.width() * elementSize(head.weight.dtype) : 0) {
   if (head.bias.data) {
     bias_.resize(vocab);
-    const Vectors vector{head.bias.dtype, &head.bias.data};
-    const float* values = vector.read(0, 0, vocab, bias_.data());
-    if (values != bias_.data()) std::copy(values, values + vocab, bias_.begin());
+    Vectors{head.bias.dtype, &head.bias.data}.copy(0, 0, vocab, bias_.data());
   }
   const int64_t stride = byWord_ ? head.weight.rowStride : head.weight.columnStride;
   weights_.resize(byWord_ ? vocab : head.width());
@@ -46,15 +44,9 @@ HeadReader::HeadReader(const Head& head, int64_t vocab, const Kernels& kernels)
   weights_.push_back(zeros_.data());
 }
 
-std::vector<const void*> HeadReader::begins(const int64_t* rows, int64_t count) const {
-  std::vector<const void*> out(count);
-  for (int64_t i = 0; i < count; ++i) out[i] = head_.hidden.begin(rows[i]);
-  return out;
-}
-
-void HeadReader::packHidden(const std::vector<const void*>& begins, int64_t from, int64_t to, float* panels) const {
+void HeadReader::packHidden(const void* const* states, int64_t count, int64_t from, int64_t to, float* panels) const {
   const int64_t rows = packing_.kernels.panels.rows;
-  packing_.along(hidden(begins), int64_t(begins.size()), head_.width(), rows, from, to, panels, panel(rows));
+  packing_.along({head_.hidden.dtype, states}, count, head_.width(), rows, from, to, panels, panel(rows));
   packing_.putLeast(from, to, panels, panel(rows));
 }
 

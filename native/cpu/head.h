@@ -68,13 +68,9 @@ class HeadReader {
   // Elements of all panels of `count` rows or columns.
   int64_t panels(int64_t count, int64_t width) const { return packing_.panels(count, head_.width(), width); }
 
-  // Packs hidden states as the left factor of the logits; the depth is the width. Only panels from .. to.
-  void packHidden(const std::vector<const void*>& begins, int64_t from, int64_t to, float* panels) const;
-
-  // The hidden states of these rows, as vectors along the width.
-  Vectors hidden(const std::vector<const void*>& begins) const { return {head_.hidden.dtype, begins.data()}; }
-  std::vector<const void*> begins(const int64_t* rows, int64_t count) const;
-
+  // Packs the hidden states of `count` rows, which begin there, as the left factor of the logits; the depth is the
+  // width. Only panels from .. to.
+  void packHidden(const void* const* states, int64_t count, int64_t from, int64_t to, float* panels) const;
   // Packs the weights of words first .. first + count as the right factor of the logits; the depth is the width. Only
   // panels from .. to.
   void packForLogits(int64_t first, int64_t count, int64_t from, int64_t to, float* panels) const;

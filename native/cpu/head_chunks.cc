@@ -39,8 +39,7 @@ std::unique_ptr<HeadProducts> productsOf(const Head& head, int64_t vocab, const 
                                          DType precision, const CpuContext& context) {
   const int64_t mostRows = mostRowsOf(chunks);
   if (context.tiles) return tileProducts(head, vocab, mostRows, precision, context);
-  FPL_ASSERT(precision == DType::kFloat32);
-  return blasProducts(head, vocab, mostRows, context);
+  return blasProducts(head, vocab, mostRows, precision, context);
 }
 
 // Stage 4.
@@ -86,7 +85,10 @@ class ChunkedBackward {
       if (!chunk.isKept) products_->logits(active_.data() + chunk.first, chunk.count, chunk.logits, g_.kept.stride);
       makeGradient(chunk);
       if (g_.bias) addToBias(chunk, isFirst);
-      if (!labels_.empty()) setLabelsApart(chunk);
+      if (!labels_.empty()) {
+        setLabelsApart(chunk);
+        products_->round(chunk.logits, g_.kept.stride, chunk.count);
+      }
       if (g_.hidden) addToHidden(chunk);
       if (g_.weight) addToWeight(chunk, isFirst);
       isFirst = false;
@@ -103,7 +105,7 @@ class ChunkedBackward {
   // In the place of the logits; zeros for the rows that take no part.
   void makeGradient(const Chunk& chunk) {
     const RowSegments segments(vocab_);
-    const auto write = [&](int64_t i, int64_t segment, int64_t last) {
+    forEachPart(chunk.count, segments, context_, [&](int64_t i, int64_t segment, int64_t last) {
       const int64_t row = active_[chunk.first + i];
       RowValues values;
       if (takesPart_[chunk.first + i]) {
@@ -114,14 +116,7 @@ class ChunkedBackward {
         writeGradient(line, line, segments.begin(segment), segments.end(segment), tokens_.column(row), values,
                       constants_, context_.kernels);
       }
-    };
-    if (segments.areShared(chunk.count, context_)) {
-      context_.pool.run(chunk.count * segments.count, context_.threads, [&](int64_t task) {
-        write(task / segments.count, task % segments.count, task % segments.count + 1);
-      });
-    } else {
-      forEachRow(chunk.count, vocab_, context_, [&](int64_t i) { write(i, 0, segments.count); });
-    }
+    });
   }
 
   // The label of an active row, or below 0 where it takes no part here.

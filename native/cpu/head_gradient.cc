@@ -97,6 +97,7 @@ class HeadBackward {
         tileWords_(std::min(tiling_.tileWords, blockWords_)),
         hiddenPanel_(byWord_ ? shape_.columns : shape_.rows),
         gradientPanel_(byWord_ ? shape_.rows : shape_.columns),
+        hidden_(groupRows_ + 1),
         hiddenAlong_(kept_, reader_.panels(groupRows_, shape_.rows)),
         hiddenAcross_(kept_, g_.weight ? ofWeight_.panels(width_, groupRows_, hiddenPanel_) : 0),
         logitsWeights_(reader_.panels(blockWords_, shape_.columns)),
@@ -180,30 +181,25 @@ class HeadBackward {
     addProducts();
   }
 
-  template <typename Task>
-  void run(int64_t count, const Task& task) {
-    context_.pool.run(count, context_.threads, task);
-  }
+  void run(int64_t count, Task task) { context_.pool.run(count, context_.threads, task); }
 
   // Packs the group's hidden states: as the left factor of the logits, and as a factor of weight's gradient.
   void packHidden() {
-    std::vector<int64_t> rows(count_);
-    for (int64_t i = 0; i < count_; ++i) rows[i] = rows_[i].row;
-    const std::vector<const void*> begins = reader_.begins(rows.data(), count_);
-    std::vector<const void*> across = begins;
-    across.push_back(zeros_.data());
+    for (int64_t i = 0; i < count_; ++i) hidden_[i] = g_.head.hidden.begin(rows_[i].row);
+    hidden_[count_] = zeros_.data();
     const int64_t panels = ceilDiv(count_, shape_.rows), panelsPerTile = kRows / shape_.rows;
     const int64_t featurePanels = g_.weight ? ceilDiv(width_, hiddenPanel_) : 0;
     const int64_t alongTasks = multiplies_ ? tiles_ : 0;
     run(alongTasks + ceilDiv(featurePanels, kPanelsPerTask), [&](int64_t task) {
       if (task < alongTasks) {
         const int64_t first = task * panelsPerTile;
-        reader_.packHidden(begins, first, std::min(panels, first + panelsPerTile), hiddenAlong_.of(slot_));
+        reader_.packHidden(hidden_.data(), count_, first, std::min(panels, first + panelsPerTile),
+                           hiddenAlong_.of(slot_));
       } else {
         const int64_t first = (task - alongTasks) * kPanelsPerTask;
         const int64_t end = std::min(featurePanels, first + kPanelsPerTask);
         const int64_t panel = ofWeight_.panel(count_, hiddenPanel_);
-        ofWeight_.across({g_.head.hidden.dtype, across.data()}, 0, width_, count_, hiddenPanel_, first, end,
+        ofWeight_.across({g_.head.hidden.dtype, hidden_.data()}, 0, width_, count_, hiddenPanel_, first, end,
                          hiddenAcross_.of(slot_), panel);
         ofWeight_.putLeast(first, end, hiddenAcross_.of(slot_), panel);
       }
@@ -439,6 +435,7 @@ class HeadBackward {
   const ActiveRow* rows_ = nullptr;
   int64_t count_ = 0, tiles_ = 0, slot_ = 0;
   bool isFirst_ = false;
+  std::vector<const void*> hidden_;  // and, behind them, those of a row of zeros
   const GroupBuffers hiddenAlong_, hiddenAcross_;
   // The block at hand, its weights and its gradient, each as the factor of two products.
   int64_t block_ = 0, words_ = 0;

@@ -16,6 +16,9 @@ class HeadProducts {
 
   // [count, V] logits of these rows, `stride` elements apart.
   virtual void logits(const int64_t* rows, int64_t count, float* out, int64_t stride) = 0;
+  // What the two below take in the place of a gradient [count, V], where it is to be rounded before they take it.
+  // (Tiles round as they pack.)
+  virtual void round(float*, int64_t, int64_t) {}
   // out [count, D] = gradient [count, V] · weight.
   virtual void hiddenSums(const float* gradient, int64_t stride, int64_t count, float* out) = 0;
   // Σ gradient · hidden over these rows, in the order of the weight's elements, without gaps. Only hidden states of
@@ -24,11 +27,10 @@ class HeadProducts {
                           int64_t count, float* out, bool add) = 0;
 };
 
-// Those of context.blas, of chunks of up to `mostRows` rows.
-std::unique_ptr<HeadProducts> blasProducts(const Head& head, int64_t vocab, int64_t mostRows,
+// Those of context.blas, of chunks of up to `mostRows` rows; gradients are rounded to that precision.
+std::unique_ptr<HeadProducts> blasProducts(const Head& head, int64_t vocab, int64_t mostRows, DType precision,
                                            const CpuContext& context);
-// Those of context.tiles, which round gradients to that precision as they pack them. Their bits do not depend on the
-// chunks, where each but the last has whole steps of rows.
+// Those of context.tiles. Their bits do not depend on the chunks, where each but the last has whole steps of rows.
 std::unique_ptr<HeadProducts> tileProducts(const Head& head, int64_t vocab, int64_t mostRows, DType precision,
                                            const CpuContext& context);
 

@@ -39,6 +39,7 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
   const SegmentStore store(forward);
   std::vector<SweptRow> partial(groupRows * segments);
   std::vector<float> labelLogits(groupRows);
+  std::vector<const void*> hidden(groupRows);
   const int64_t tileWords = std::min(tiling.tileWords, vocab), busy = std::min(context.threads, segments);
   BufferPool tiles(busy, HeadTiling::kRows * tileWords);
   BufferPool weights(busy, reader.panels(tileWords, shape.columns));
@@ -46,10 +47,10 @@ void headTokenLogProbs(const Forward& forward, const Tokens& tokens, const Seque
   for (int64_t start = 0; start < int64_t(active.size()); start += groupRows) {
     const int64_t* rows = active.data() + start;
     const int64_t count = std::min(groupRows, int64_t(active.size()) - start);
-    const std::vector<const void*> begins = reader.begins(rows, count);
+    for (int64_t i = 0; i < count; ++i) hidden[i] = head.hidden.begin(rows[i]);
     const int64_t panelsPerTask = HeadTiling::kRows / shape.rows, panels = ceilDiv(count, shape.rows);
     context.pool.run(ceilDiv(panels, panelsPerTask), context.threads, [&](int64_t task) {
-      reader.packHidden(begins, task * panelsPerTask, std::min(panels, (task + 1) * panelsPerTask),
+      reader.packHidden(hidden.data(), count, task * panelsPerTask, std::min(panels, (task + 1) * panelsPerTask),
                         hiddenPanels.data());
     });
 

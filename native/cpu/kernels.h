@@ -90,6 +90,8 @@ struct Vectors {
   // `count` elements of vector i, from `first` on. Float32 elements stay where they are; others are converted and put
   // into `buffer`.
   const float* read(int64_t i, int64_t first, int64_t count, float* buffer) const;
+  // The same into `to`, whatever their type.
+  void copy(int64_t i, int64_t first, int64_t count, float* to) const;
 };
 
 using PackAlong = void (*)(const Vectors&, int64_t count, int64_t depth, int64_t width, int64_t first, int64_t end,

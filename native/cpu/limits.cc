@@ -273,7 +273,7 @@ double multiplyAddRate(const Kernels& kernels, int64_t threads, ThreadPool& pool
   return rateOf(kernels.multiplyAdds, 2 * kernels.panels.rows * kernels.panels.columns, threads, pool);
 }
 
-double pairProductRate(int64_t threads, ThreadPool& pool) {
+double pairProductRate([[maybe_unused]] int64_t threads, [[maybe_unused]] ThreadPool& pool) {
 #if defined(FPL_PAIRS)
   // Where they are slower than multiply-adds, another set comes first.
   if (instructionSets().sets[0]->pairs) return rateOf(pairProducts, kPairOperations, threads, pool);

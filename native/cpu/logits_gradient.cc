@@ -142,16 +142,8 @@ void logitsGradient(const Gradient& g, const Tokens& tokens, const Sequences& se
   const RowSegments segments(g.logits.vocab);
   const RowWriter writer(g, tokens, constants, context.kernels);
   const std::vector<RowOfSequence> rows = writtenRows(g, tokens, sequences);
-  const int64_t rowCount = int64_t(rows.size());
-
-  if (segments.areShared(rowCount, context)) {
-    context.pool.run(rowCount * segments.count, context.threads, [&](int64_t task) {
-      const int64_t segment = task % segments.count;
-      writer.write(rows[task / segments.count], segment, segment + 1);
-    });
-    return;
-  }
-  forEachRow(rowCount, g.logits.vocab, context, [&](int64_t i) { writer.write(rows[i]); });
+  forEachPart(int64_t(rows.size()), segments, context,
+              [&](int64_t i, int64_t first, int64_t last) { writer.write(rows[i], first, last); });
 }
 
 }  // namespace fpl

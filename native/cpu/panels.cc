@@ -1,5 +1,7 @@
 #include "panels.h"
 
+#include <algorithm>
+
 namespace fpl {
 namespace {
 
@@ -23,6 +25,11 @@ const float* Vectors::read(int64_t i, int64_t first, int64_t count, float* buffe
       break;
   }
   return buffer;
+}
+
+void Vectors::copy(int64_t i, int64_t first, int64_t count, float* to) const {
+  const float* const values = read(i, first, count, to);
+  if (values != to) std::copy_n(values, count, to);
 }
 
 }  // namespace fpl

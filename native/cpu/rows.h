@@ -28,6 +28,18 @@ void forEachRow(int64_t rows, int64_t vocab, const CpuContext& context, const Wo
   });
 }
 
+// Calls work(i, first, last) for segments first .. last of every row i in [0, rows), and so for all of its
+// segments. Of few rows the threads share these.
+template <typename Work>
+void forEachPart(int64_t rows, const RowSegments& segments, const CpuContext& context, const Work& work) {
+  const int64_t count = segments.count;
+  if (!segments.areShared(rows, context)) {
+    return forEachRow(rows, segments.vocab, context, [&](int64_t i) { work(i, 0, count); });
+  }
+  context.pool.run(rows * count, context.threads,
+                   [&](int64_t task) { work(task / count, task % count, task % count + 1); });
+}
+
 // What makes the numbers that count of the logits: x / temperature or, capped, tanh(x · capScale) / temperature.
 struct LogitConstants {
   ExpConstants exp;

@@ -160,6 +160,7 @@ bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas) {
   if (job.hasPolicy && job.hasLoss && job.tokens.plainWeights) plainScratch.giveTo(job);
   WpoScratch wpoScratch;
   if (job.hasLoss && job.policy.logWeights) wpoScratch.giveTo(job);
+  PairRanks ranks(job.loss);
   const bool hasGradient = job.hasGradient || job.hasHeadGradient;
   TokenLossScratch tokenLossScratch;
   if (job.hasTokenLoss) {
@@ -197,13 +198,14 @@ bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas) {
     const bool ofRowsAlone = job.hasPolicy && job.hasGradient && (job.hasTokenLoss || job.gradient.rowScale);
     const bool isRead = !job.policy.segments.present();
     const Gradient* const atOnce = ofRowsAlone && isRead && !job.cancellable ? &job.gradient : nullptr;
-    if (job.hasPolicy) forward(job.policy, job.tokens, sequences, policyScratch, context, atOnce);
+    // What allocates comes before what writes to the caller's arrays: so a job that fails leaves them as they are.
     if (job.hasReference) forward(job.reference, job.tokens, sequences, referenceScratch, context);
+    if (job.hasPolicy) forward(job.policy, job.tokens, sequences, policyScratch, context, atOnce);
     // A job without a signal is cancelled when its environment ends. Nobody will read its results then.
     if (job.cancelled) return false;
     if (job.hasLoss) {
       gather(job, job.loss);
-      preferenceLoss(job.loss);
+      preferenceLoss(job.loss, ranks);
       if (job.hasGradient) scatter(job.loss, job.gradient);
       if (job.hasHeadGradient) scatter(job.loss, job.headGradient);
     }
@@ -218,7 +220,7 @@ bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas) {
     if (job.hasGradient && job.gradient.rowScale) rowScales(job.gradient, job.tokens, sequences);
     if (job.hasHeadGradient) headGradient(job.headGradient, job.tokens, sequences, context);
   } else if (job.hasLoss) {
-    preferenceLoss(job.loss);
+    preferenceLoss(job.loss, ranks);
   } else if (job.hasUnpairedLoss) {
     unpairedPreferenceLoss(job.unpairedLoss);
   }

@@ -35,7 +35,7 @@ int64_t ThreadPool::size() {
   return int64_t(threads_.size());
 }
 
-void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(int64_t)>& task) {
+void ThreadPool::run(int64_t count, int64_t threads, Task task) {
   FPL_ASSERT(count >= 0 && threads > 0);
   const int64_t helpers = std::min(threads, count) - 1;
   if (helpers <= 0) {
@@ -47,21 +47,20 @@ void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(in
   std::list<std::thread> ended;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    // Threads are started when first needed. If the system has none to give, the caller does the work alone.
+    // Threads are started when first needed. If there are none to be had, or no memory for them, the caller does the
+    // work alone.
     try {
       while (int64_t(threads_.size()) < helpers) threads_.emplace_back(&ThreadPool::help, this);
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {
     }
-    open_.push_back(&batch);
-    wanted_ = true;
+    open(batch);
     ended.swap(ended_);
   }
   for (int64_t i = 0; i < helpers; ++i) wake_.notify_one();
   for (std::thread& thread : ended) thread.join();
   batch.work();
   std::unique_lock<std::mutex> lock(mutex_);
-  open_.erase(std::remove(open_.begin(), open_.end(), &batch), open_.end());
-  wanted_ = !open_.empty();
+  close(batch);
   lock.unlock();
   spinUntil([&] { return batch.helpersInside == 0; });
   lock.lock();
@@ -75,18 +74,32 @@ void ThreadPool::help() {
     lock.unlock();
     spinUntil([&] { return wanted_.load(); });
     lock.lock();
-    if (!wake_.wait_for(lock, idle_, [&] { return stopping_ || !open_.empty(); })) return leave();
+    if (!wake_.wait_for(lock, idle_, [&] { return stopping_ || open_; })) return leave();
     if (stopping_) return;
-    Batch* batch = open_.front();
+    Batch* const batch = open_;
     ++batch->helpersInside;
-    if (--batch->helpersWanted == 0) open_.pop_front();
-    wanted_ = !open_.empty();
+    if (--batch->helpersWanted == 0) close(*batch);
     lock.unlock();
     batch->work();
     lock.lock();
     // The caller waits for this under the same mutex, so the batch outlives the notification.
     if (--batch->helpersInside == 0) batch->idle.notify_one();
   }
+}
+
+// Both under the mutex.
+void ThreadPool::open(Batch& batch) {
+  Batch** end = &open_;
+  while (*end) end = &(*end)->following;
+  *end = &batch;
+  wanted_ = true;
+}
+
+void ThreadPool::close(Batch& batch) {
+  Batch** at = &open_;
+  while (*at && *at != &batch) at = &(*at)->following;
+  if (*at) *at = batch.following;
+  wanted_ = open_ != nullptr;
 }
 
 // The last thing that a thread does, under the mutex. Another thread has to join it.

@@ -11,15 +11,14 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <exception>
-#include <functional>
 #include <list>
 #include <mutex>
 #include <thread>
 
 #include "../core/asserts.h"
 #include "../core/float_environment.h"
+#include "task.h"
 
 namespace fpl {
 
@@ -37,27 +36,27 @@ class ThreadPool {
   // Calls task(i) once for every i in [0, count) on up to `threads` threads, the caller's included, and returns when
   // all are done. Any thread may run any task, and results must not depend on which does. All tasks have the same
   // floating-point environment. When a task throws, no more tasks are begun, and its exception is thrown here once the
-  // others have ended.
-  void run(int64_t count, int64_t threads, const std::function<void(int64_t)>& task);
+  // others have ended; nothing else is thrown.
+  void run(int64_t count, int64_t threads, Task task);
 
  private:
   struct Batch {
-    const std::function<void(int64_t)>* task;
+    const Task task;
     const int64_t count;
     int64_t helpersWanted;                  // guarded by mutex_
+    Batch* following = nullptr;             // the same
     std::atomic<int64_t> helpersInside{0};  // changed under mutex_
     std::atomic<int64_t> next{0};
     std::condition_variable idle;
     std::atomic<bool> failed{false};
     std::exception_ptr error;  // of the first task that failed; to be read when all are done
 
-    Batch(const std::function<void(int64_t)>& work, int64_t tasks, int64_t helpers)
-        : task(&work), count(tasks), helpersWanted(helpers) {}
+    Batch(Task work, int64_t tasks, int64_t helpers) : task(work), count(tasks), helpersWanted(helpers) {}
 
     void work() {
       const FloatEnvironment environment;
       try {
-        for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) (*task)(i);
+        for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task(i);
       } catch (...) {
         if (!failed.exchange(true)) error = std::current_exception();
         next = count;
@@ -67,11 +66,13 @@ class ThreadPool {
 
   void help();
   void leave();
+  void open(Batch& batch);
+  void close(Batch& batch);
 
   const std::chrono::milliseconds idle_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<Batch*> open_;          // batches that want helpers
+  Batch* open_ = nullptr;            // batches that want helpers, the oldest first
   std::atomic<bool> wanted_{false};  // whether there is such a batch; changed under mutex_
   std::list<std::thread> threads_;
   std::list<std::thread> ended_;  // have left, or are about to leave; they are still to be joined

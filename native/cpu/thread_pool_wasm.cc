@@ -30,7 +30,7 @@ void wake(std::atomic<int32_t>&, int64_t) {}
 
 }  // namespace
 
-void ThreadPool::run(int64_t count, int64_t threads, const std::function<void(int64_t)>& task) {
+void ThreadPool::run(int64_t count, int64_t threads, Task task) {
   const int64_t helpers = std::min(threads, count) - 1;
   if (helpers <= 0) {
     for (int64_t i = 0; i < count; ++i) task(i);

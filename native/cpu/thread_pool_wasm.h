@@ -5,16 +5,16 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 
 #include "mutex.h"
+#include "task.h"
 
 namespace fpl {
 
 class ThreadPool {
  public:
   // As the other ThreadPool's. A worker that is not there yet is not waited for: the caller does its work.
-  void run(int64_t count, int64_t threads, const std::function<void(int64_t)>& task);
+  void run(int64_t count, int64_t threads, Task task);
 
   // Whether threads that call `run` may sleep, as all but the main thread of a page may. By default they may not.
   void letCallersSleep(bool value) { callersSleep_ = value; }
@@ -24,7 +24,7 @@ class ThreadPool {
 
  private:
   struct Batch {
-    const std::function<void(int64_t)>& task;
+    const Task task;
     const int64_t count;
     int64_t helpersWanted;  // guarded by mutex_
     Batch* following = nullptr;

@@ -49,10 +49,7 @@ class TileProducts : public HeadProducts {
     for (int64_t i = 0; i < (byWord_ ? vocab : width_); ++i) {
       begins_.push_back(static_cast<const BFloat16*>(head.weight.data) + i * stride);
     }
-    if (!head.bias.data) return;
-    const Vectors vector{head.bias.dtype, &head.bias.data};
-    const float* const values = vector.read(0, 0, vocab, bias_.data());
-    if (values != bias_.data()) std::copy_n(values, vocab, bias_.data());
+    if (head.bias.data) Vectors{head.bias.dtype, &head.bias.data}.copy(0, 0, vocab, bias_.data());
   }
 
   void logits(const int64_t* rows, int64_t count, float* out, int64_t stride) override {

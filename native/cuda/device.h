@@ -28,7 +28,8 @@ namespace cuda {
 
 constexpr int kWarp = 32;
 
-// 16 bytes of memory, what one load or store moves.
+// 16 bytes of memory, what one load or store moves. What lies there are elements of a row: a pointer to a Quad is never
+// followed, the functions below copy bytes.
 struct alignas(16) Quad {
   uint32_t words[4];
 };
@@ -69,7 +70,11 @@ FPL_DEVICE void storeStreaming(Quad* p, Quad v) {
   __stcs(reinterpret_cast<uint4*>(p), make_uint4(v.words[0], v.words[1], v.words[2], v.words[3]));
 }
 // Through the first-level cache: the neighbour will want the same line, or this thread the same Quad again.
-FPL_DEVICE Quad loadCached(const Quad* p) { return *p; }
+FPL_DEVICE Quad loadCached(const Quad* p) {
+  Quad v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
 
 // The low word of (high:low) >> bits, bits in [0, 32).
 FPL_DEVICE uint32_t shiftedDown(uint32_t low, uint32_t high, uint32_t bits) { return __funnelshift_r(low, high, bits); }

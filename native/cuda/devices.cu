@@ -97,6 +97,13 @@ std::vector<const void*>& kernels() {
   return list;
 }
 
+Tuning currentTuning() {
+  // All are compiled for the same.
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernels().front()), "asking for the kernels' architecture");
+  return tuningFor(attributes.ptxVersion);
+}
+
 void loadKernels(int device) {
   static std::mutex mutex;
   static std::set<int> done;

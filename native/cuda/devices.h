@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "tuning.h"
+
 namespace fpl {
 namespace cuda {
 
@@ -17,6 +19,8 @@ void requireServed(int device);
 // Multiprocessors of the current device, and the bytes of its second-level cache.
 int multiprocessors();
 int64_t cacheBytes();
+// What tuning.h says of the code that the current device runs, which an older one's may be.
+Tuning currentTuning();
 
 // Loads all kernels there, unless that has been done.
 void loadKernels(int device);

@@ -63,7 +63,7 @@ gradientKernel(FPL_ARGUMENT GradientArguments a) {
 
 // The same for a gradient of another type than the logits', element by element.
 template <typename T, typename U, Form kForm>
-FPL_KERNEL(kThreads, tuning::kGradientBlocks)
+FPL_KERNEL(kThreads, kTuning.gradientBlocks)
 convertingKernel(FPL_ARGUMENT GradientArguments a) {
   FPL_SHARED(Made, made);
   a.tasks.each([&](uint32_t row, uint32_t piece) {
@@ -78,11 +78,11 @@ convertingKernel(FPL_ARGUMENT GradientArguments a) {
 
 // Tiles of a row in a piece: the number with which the blocks, each of which has as many pieces as any or one fewer,
 // end the soonest.
-int64_t tilesPerPiece(int64_t rows, int64_t tiles, int64_t blocks) {
+int64_t tilesPerPiece(int64_t rows, int64_t tiles, int64_t blocks, const Tuning& tuning) {
   int64_t best = 1, least = INT64_MAX;
-  for (int64_t tilesOfPiece = 1; tilesOfPiece <= tuning::kMostTiles; ++tilesOfPiece) {
+  for (int64_t tilesOfPiece = 1; tilesOfPiece <= tuning.mostTiles; ++tilesOfPiece) {
     const int64_t rounds = dividedUp(rows * dividedUp(tiles, tilesOfPiece), blocks),
-                  time = rounds * (2 * tilesOfPiece + tuning::kHalfTilesOfPiece);
+                  time = rounds * (2 * tilesOfPiece + tuning.halfTilesOfPiece);
     if (time > least) continue;
     least = time;
     best = tilesOfPiece;
@@ -94,11 +94,12 @@ template <typename T, typename U, Form kForm>
 void gradientRows(GradientArguments& a, const VisitedRows& rows, Stream stream) {
   constexpr bool kConverts = !std::is_same_v<T, U>;
   constexpr int64_t kPer = kConverts ? 1 : kPerQuad<T>;
-  constexpr int64_t kTile = kThreads * (kConverts ? tuning::kConvertedElements : kLoads);
-  const int64_t tiles = dividedUp(a.gradient.logits.vocab, kPer * kTile);
-  const int64_t blocks = (kConverts ? tuning::kGradientBlocks : kBlocksOf<kForm>)*multiprocessors();
-  const int64_t perPiece = tilesPerPiece(rows.count(), tiles, blocks);
-  a.pieceLength = uint32_t(perPiece * kTile);
+  const Tuning tuning = currentTuning();
+  const int64_t tile = int64_t(kThreads) * (kConverts ? tuning.convertedElements : tuning.gradientLoads);
+  const int64_t tiles = dividedUp(a.gradient.logits.vocab, kPer * tile);
+  const int64_t blocks = int64_t(kConverts ? tuning.gradientBlocks : blocksOf<kForm>(tuning)) * multiprocessors();
+  const int64_t perPiece = tilesPerPiece(rows.count(), tiles, blocks, tuning);
+  a.pieceLength = uint32_t(perPiece * tile);
   forLaunches(rows, dividedUp(tiles, perPiece), blocks, [&](const RowTasks& tasks) {
     a.tasks = tasks;
     if constexpr (kConverts) {

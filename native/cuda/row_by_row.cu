@@ -14,7 +14,7 @@ namespace {
 using sweeping::Sweep;
 using writing::Form;
 
-constexpr int kThreads = kBlockThreads, kGroups = tuning::kRowGroups;
+constexpr int kThreads = kBlockThreads;
 
 struct RowArguments {
   sweeping::SweepArguments sweep;
@@ -41,7 +41,7 @@ FPL_DEVICE RowValues valuesOf(const RowArguments& a, uint32_t row, int32_t label
 
 // The groups of a block read the segments of a row in turn, and write a piece each.
 template <typename T, Sweep kFinds, bool kCaps>
-FPL_KERNEL(kThreads* kGroups, 1)
+FPL_KERNEL(kThreads* kTuning.rowGroups, 1)
 rowKernel(FPL_ARGUMENT RowArguments a) {
   FPL_SHARED(sweeping::Shares<kFinds>, shares);
   FPL_SHARED(sweeping::SegmentResults<kFinds>, results);
@@ -83,9 +83,10 @@ struct Filling {
   // them all.
   explicit Filling(const Rows& logits) {
     const int64_t rowBytes = logits.vocab * elementSize(logits.dtype), units = multiprocessors();
-    const bool fits = 3 * rowBytes * units * kGroups <= 2 * cacheBytes();
-    groups = fits ? 1 : kGroups;
-    blocks = fits ? units * kGroups : units;
+    const int most = currentTuning().rowGroups;
+    const bool fits = 3 * rowBytes * units * most <= 2 * cacheBytes();
+    groups = fits ? 1 : most;
+    blocks = fits ? units * most : units;
   }
 
   // Two transfers of a row in the place of three pay unless too many blocks have nothing to do at the end.
@@ -94,9 +95,9 @@ struct Filling {
 
 template <typename T, Sweep kFinds, bool kCaps>
 void launchRows(RowArguments& a, const VisitedRows& rows, const Filling& filling, Stream stream) {
-  constexpr int64_t kTile = int64_t(kPerQuad<T>) * tuning::kGradientLoads * kThreads;
-  const int64_t tiles = writing::dividedUp(a.sweep.logits.vocab + kPerQuad<T>, kTile);
-  a.gradient.pieceLength = uint32_t(writing::dividedUp(tiles, filling.groups) * tuning::kGradientLoads * kThreads);
+  const int64_t tile = int64_t(currentTuning().gradientLoads) * kThreads;
+  const int64_t tiles = writing::dividedUp(a.sweep.logits.vocab + kPerQuad<T>, kPerQuad<T> * tile);
+  a.gradient.pieceLength = uint32_t(writing::dividedUp(tiles, filling.groups) * tile);
   forLaunches(rows, 1, filling.blocks, [&](const RowTasks& tasks) {
     a.sweep.tasks = tasks;
     FPL_LAUNCH("log-probs and gradient", (rowKernel<T, kFinds, kCaps>), tasks.blocks, kThreads * filling.groups, stream,

@@ -19,7 +19,11 @@ constexpr int kLoads = 4;
 // too; and that of the logits times the weights of their classes.
 enum class Sweep { kSum, kByProducts, kLogits, kWeighted };
 template <Sweep kFinds>
-constexpr int kBlocksOf = kFinds == Sweep::kSum ? tuning::kSweepBlocks : tuning::kFullSweepBlocks;
+constexpr int blocksOf(const Tuning& tuning) {
+  return kFinds == Sweep::kSum ? tuning.sweepBlocks : tuning.fullSweepBlocks;
+}
+template <Sweep kFinds>
+constexpr int kBlocksOf = blocksOf<kFinds>(kTuning);
 template <Sweep kFinds>
 constexpr bool kFindsLogits = kFinds == Sweep::kLogits || kFinds == Sweep::kWeighted;
 

@@ -13,7 +13,7 @@ namespace fpl {
 namespace cuda {
 namespace writing {
 
-constexpr uint32_t kThreads = kBlockThreads, kLoads = tuning::kGradientLoads;
+constexpr uint32_t kThreads = kBlockThreads, kLoads = kTuning.gradientLoads;
 
 struct ValuesArguments {
   Gradient gradient;
@@ -83,7 +83,11 @@ FPL_DEVICE RowValues plainValuesOf(const ValuesArguments& a, int64_t row) {
 // soft-cap, with such weights or without.
 enum class Form { kPlain, kFull, kWeighted, kCapped };
 template <Form kForm>
-constexpr int kBlocksOf = kForm == Form::kCapped ? tuning::kCappedGradientBlocks : tuning::kGradientBlocks;
+constexpr int blocksOf(const Tuning& tuning) {
+  return kForm == Form::kCapped ? tuning.cappedGradientBlocks : tuning.gradientBlocks;
+}
+template <Form kForm>
+constexpr int kBlocksOf = blocksOf<kForm>(kTuning);
 
 // log2(e) / T as the sum of two float32.
 struct Log2e {

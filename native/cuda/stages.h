@@ -183,7 +183,9 @@ void logitsGradient(const Gradient& gradient, const RowValues* values, const Tok
 void rowByRow(const Forward& forward, const Gradient& gradient, const Tokens& tokens, const TokenLossStage* loss,
               const SweepScratch& scratch, float* labelLogits, const VisitedRows& rows, Stream stream);
 // Whether that does what a job wants, and is faster than one stage after the other for so many rows. All is on the
-// device.
+// device. `rows`: those that predict something or, where only the device knows how many do, all. To know, the host
+// would have to wait for the labels; a call most of whose rows predict nothing may take as long as a block takes for a
+// row more.
 bool writesRowByRow(const Job& job, int64_t rows);
 
 // A head's logits are made of the rows that predict something alone, side by side in `count` slots. Those past the last

@@ -29,7 +29,7 @@ void sweep(const Forward& forward, const Tokens& tokens, const SweepScratch& scr
   const int64_t segments = RowSegments(forward.logits.vocab).count, tasksPerRow = scratch.perRow > 1 ? segments : 1;
   a.segmentsPerTask = int(segments / tasksPerRow);
   // A block each, which the GPU deals out best, unless it is not known how many there will be.
-  const int64_t mostBlocks = rows.limit ? kBlocksOf<kFinds> * multiprocessors() : kMostBlocks;
+  const int64_t mostBlocks = rows.limit ? int64_t(blocksOf<kFinds>(currentTuning())) * multiprocessors() : kMostBlocks;
   forLaunches(rows, tasksPerRow, mostBlocks, [&](const RowTasks& tasks) {
     a.tasks = tasks;
     FPL_LAUNCH("token log-probs", (sweepKernel<T, kFinds, kCaps>), tasks.blocks, kThreads, stream, a);
@@ -54,7 +54,10 @@ void sweepAs(const Forward& forward, const Tokens& tokens, const SweepScratch& s
 
 }  // namespace
 
-bool areSplit(int64_t rows) { return rows < tuning::kRowsPerBlock * tuning::kSweepBlocks * multiprocessors(); }
+bool areSplit(int64_t rows) {
+  const Tuning tuning = currentTuning();
+  return rows < int64_t(tuning.rowsPerBlock) * tuning.sweepBlocks * multiprocessors();
+}
 
 void sweepRows(const Forward& forward, const Tokens& columns, const SweepScratch& scratch, const VisitedRows& rows,
                Stream stream) {

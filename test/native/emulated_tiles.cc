@@ -11,7 +11,6 @@ namespace emulated {
 namespace {
 
 struct F32 {
-  static constexpr bool kFused = true, kStreams = false;
   static constexpr int64_t kWidth = 16, kMicroRows = 12, kMicroVectors = 2;
   float v[kWidth];
 };
@@ -75,8 +74,9 @@ template <typename T>
 inline void stream(T* p, const F32& x) {
   store(p, x);
 }
-inline void storeUpper(BFloat16* p, const F32& x) { store(p, x); }
-inline void streamUpper(BFloat16* p, const F32& x) { store(p, x); }
+// Named by vectors.inl, and not called.
+[[maybe_unused]] inline void storeUpper(BFloat16* p, const F32& x) { store(p, x); }
+[[maybe_unused]] inline void streamUpper(BFloat16* p, const F32& x) { store(p, x); }
 
 // clang-format off
 #define FPL_EMULATED

@@ -5,6 +5,7 @@
 //                     stages give
 //   numerics ulps     the largest errors against the oracle, for each element type and result
 //   numerics gradients  those of gradients through results of rows, for each soft-cap
+//   numerics rounding   those of an output layer's gradients, without and with one rounding
 //
 // Of the best instruction set, or of that named last. The inputs are the same everywhere.
 #include <algorithm>
@@ -270,6 +271,27 @@ void bits(int32_t set, ThreadPool& pool) {
       for (const auto& list : halves) add(list.data(), list.size() * sizeof(uint16_t));
     }
     printf("%s\t%s\t%016llx\n", kDTypes[dtype], "output layer, gradients in bfloat16", (unsigned long long)hash);
+    if (DType(dtype) != DType::kBFloat16) continue;
+    hash = 0xcbf29ce484222325u;
+    for (const bool byWord : {true, false}) {
+      for (const DType out : {DType::kFloat32, DType::kBFloat16}) {
+        // With the smaller, rounded gradients are subnormal.
+        for (const double coefficient : {0.75, 1e-36}) {
+          for (const auto& [rows, width, vocab] : kHeads) {
+            HeadCall call(DType::kBFloat16, rows, width, vocab, byWord, set, 1);
+            for (int64_t i = 0; i < rows * width; ++i) call.hidden.set(i, call.hidden.at(i) * 0.7f);
+            call.coefficient = coefficient;
+            call.job.headGradient.precision = DType::kBFloat16;
+            call.job.headGradient.dtype = out;
+            runJob(call.job, pool);
+            for (const auto* list : {&call.gradHidden, &call.gradWeight, &call.gradBias}) {
+              add(list->data(), list->size() * sizeof(float));
+            }
+          }
+        }
+      }
+    }
+    printf("%s\t%s\t%016llx\n", kDTypes[dtype], "output layer, one rounding", (unsigned long long)hash);
   }
   hash = 0xcbf29ce484222325u;
   lossBits(set, pool);
@@ -358,6 +380,70 @@ void gradients(int32_t set, ThreadPool& pool) {
   }
 }
 
+// The distance of two gradients, relative: of their norms, and of their largest elements.
+std::string errorsOf(const std::vector<float>& got, const std::vector<double>& wanted) {
+  double error = 0, norm = 0, largestError = 0, largest = 0;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const double difference = double(got[i]) - wanted[i];
+    error += difference * difference;
+    norm += wanted[i] * wanted[i];
+    largestError = std::max(largestError, std::fabs(difference));
+    largest = std::max(largest, std::fabs(wanted[i]));
+  }
+  char text[64];
+  snprintf(text, sizeof text, "%.1e / %.1e", std::sqrt(error / norm), largestError / largest);
+  return text;
+}
+
+// Hidden states point to the weights of their labels, the more so the likelier these are to be.
+void rounding(int32_t set, ThreadPool& pool) {
+  constexpr int64_t kRows = 128, kWidth = 64, kVocab = 8192;
+  for (const int pull : {0, 4, 8, 12}) {
+    HeadCall call(DType::kBFloat16, kRows, kWidth, kVocab, true, set, 1);
+    uint32_t state = 3;
+    const auto unit = [&] { return (((state = state * 1664525 + 1013904223) >> 8) + 0.5) / 16777216; };
+    const auto normal = [&] { return std::sqrt(-2 * std::log(unit())) * std::cos(6.283185307179586 * unit()); };
+    for (int64_t i = 0; i < kVocab * kWidth; ++i) call.weight.set(i, float(0.2 * normal()));
+    for (int64_t v = 0; v < kVocab; ++v) call.bias.set(v, 0);
+    for (int64_t row = 0; row < kRows; ++row) {
+      const int64_t label = call.targets[row] = int32_t(double(kVocab) * unit());
+      for (int64_t d = 0; d < kWidth; ++d) {
+        call.hidden.set(row * kWidth + d, float(normal() + pull * call.weightAt(label, d)));
+      }
+    }
+    call.counts[0] = kRows;
+
+    std::vector<double> ofHidden(kRows * kWidth), ofWeight(kVocab * kWidth), exps(kVocab);
+    double labels = 0;
+    for (int64_t row = 0; row < kRows; ++row) {
+      const int64_t label = call.targets[row];
+      double total = 0, others = 0;
+      for (int64_t v = 0; v < kVocab; ++v) {
+        double logit = 0;
+        for (int64_t d = 0; d < kWidth; ++d) logit += double(call.hidden.at(row * kWidth + d)) * call.weightAt(v, d);
+        exps[v] = std::exp(logit);
+        total += exps[v];
+        if (v != label) others += exps[v];
+      }
+      labels += exps[label] / total / kRows;
+      for (int64_t v = 0; v < kVocab; ++v) {
+        const double gradient = call.coefficient * (v == label ? others : -exps[v]) / total;
+        for (int64_t d = 0; d < kWidth; ++d) {
+          ofHidden[row * kWidth + d] += gradient * call.weightAt(v, d);
+          ofWeight[v * kWidth + d] += gradient * call.hidden.at(row * kWidth + d);
+        }
+      }
+    }
+    printf("%d\t%.3f", pull, labels);
+    for (const DType precision : {DType::kFloat32, DType::kBFloat16}) {
+      call.job.headGradient.precision = precision;
+      runJob(call.job, pool);
+      printf("\t%s\t%s", errorsOf(call.gradHidden, ofHidden).c_str(), errorsOf(call.gradWeight, ofWeight).c_str());
+    }
+    printf("\n");
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -369,10 +455,11 @@ int main(int argc, char** argv) {
   }
   int32_t set = 0;
   while (argc > 2 && set < found.count && strcmp(found.sets[set]->name, argv[2]) != 0) ++set;
-  if (set == found.count || (what != "bits" && what != "ulps" && what != "gradients")) {
-    fprintf(stderr, "usage: numerics sets|bits|ulps|gradients [instruction set]\n");
+  const bool known = what == "bits" || what == "ulps" || what == "gradients" || what == "rounding";
+  if (set == found.count || !known) {
+    fprintf(stderr, "usage: numerics sets|bits|ulps|gradients|rounding [instruction set]\n");
     return 2;
   }
   ThreadPool pool;
-  (what == "bits" ? bits : what == "ulps" ? ulps : gradients)(set, pool);
+  (what == "bits" ? bits : what == "ulps" ? ulps : what == "gradients" ? gradients : rounding)(set, pool);
 }

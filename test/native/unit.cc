@@ -1,6 +1,6 @@
 // Native tests without Node: random jobs against the oracle, the corpus of the fuzzer, conversions over their whole
-// range, output layers against their logits stored and on tiles, the thread pool under many callers, cancellation, and
-// jobs on threads whose floating-point environment is not what it should be.
+// range, output layers against their logits stored and on tiles, the thread pool under many callers, cancellation, jobs
+// that run out of memory, and jobs on threads whose floating-point environment is not what it should be.
 //
 //   unit [--examples N] [--memory-only] [FILE...]
 //
@@ -25,13 +25,24 @@
 #include <iterator>
 #include <new>
 #include <numeric>
+#include <stdexcept>
 #include <thread>
 
+#if defined(__linux__) && defined(__x86_64__)
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#endif
+
+#include "../../native/blas/cblas.h"
 #include "../../native/core/float_environment.h"
 #include "../../native/cpu/head_products.h"
 #include "emulated_tiles.h"
 #include "example.h"
 #include "head_call.h"
+#include "short_memory.h"
 
 namespace {
 
@@ -425,6 +436,18 @@ constexpr uint64_t kFlags = 0;
 constexpr uint64_t kEnvironments[] = {0};
 #endif
 
+void append(std::vector<unsigned char>& out, const void* data, int64_t size) {
+  const auto* const begin = static_cast<const unsigned char*>(data);
+  out.insert(out.end(), begin, begin + size);
+}
+
+// The caller's logits, and the gradient.
+std::vector<unsigned char> tensorsOf(const Example& e) {
+  std::vector<unsigned char> out;
+  for (const Elements* list : {&e.logits, &e.out}) append(out, list->memory.get(), list->bytes);
+  return out;
+}
+
 // Everything that a run of the example writes, in that environment, to the bit.
 std::vector<unsigned char> written(const std::vector<uint8_t>& bytes, int64_t threads, uint64_t environment) {
   Example e(bytes.data(), bytes.size());
@@ -437,17 +460,12 @@ std::vector<unsigned char> written(const std::vector<uint8_t>& bytes, int64_t th
     runJob(e.job, pool);
     check(floatEnvironment() == (kFloatEnvironment | environment), "a job changed its caller's environment");
   }
-  std::vector<unsigned char> out;
-  const auto add = [&](const void* data, int64_t size) {
-    const auto* begin = static_cast<const unsigned char*>(data);
-    out.insert(out.end(), begin, begin + size);
-  };
-  for (const Elements* list : {&e.logits, &e.out}) add(list->memory.get(), list->bytes);
+  std::vector<unsigned char> out = tensorsOf(e);
   for (const auto* list : {&e.logProbs, &e.losses, &e.gradChosen, &e.gradRejected, &e.summary, &e.coefficients}) {
-    add(list->data(), int64_t(list->size() * sizeof(double)));
+    append(out, list->data(), int64_t(list->size() * sizeof(double)));
   }
   for (const auto* list : {&e.tokenLogProbs, &e.tokenEntropies, &e.logSumExp, &e.sumSquaredProbs}) {
-    add(list->data(), int64_t(list->size() * sizeof(float)));
+    append(out, list->data(), int64_t(list->size() * sizeof(float)));
   }
   return out;
 }
@@ -587,9 +605,177 @@ int64_t tiles(ThreadPool& pool) {
   return ran;
 }
 
+// A job whose k-th allocation fails, for every k: it throws and leaves the caller's memory as it was, or does without
+// and writes the same bits.
+template <typename Make, typename Run, typename Bytes>
+int64_t failAtEach(const std::string& name, const Make& make, const Run& run, const Bytes& bytesOf) {
+  std::vector<unsigned char> wanted;
+  for (int64_t k = 0;; ++k) {
+    const auto call = make();
+    const std::vector<unsigned char> before = bytesOf(*call);
+    bool thrown = false, failed;
+    {
+      ThreadPool pool;
+      const ShortMemory memory(k);
+      try {
+        run(*call, pool);
+      } catch (const std::bad_alloc&) {
+        thrown = true;
+      }
+      failed = memory.hasFailed();
+    }
+    const std::vector<unsigned char> after = bytesOf(*call);
+    if (k == 0) wanted = after;
+    check(thrown ? failed && after == before : after == wanted, name + ", allocation " + std::to_string(k));
+    if (k > 0 && !failed) return k - 1;
+  }
+}
+
+// A library of BLAS that multiplies by itself.
+struct PlainBlas : blas::Library {
+  explicit PlainBlas(bool bfloat16) { hasBFloat16 = bfloat16; }
+
+  template <typename Element>
+  static void multiplyAs(const blas::Product& p) {
+    const auto at = [](const blas::Factor& f, int64_t i, int64_t k) {
+      return toFloat(static_cast<const Element*>(f.data)[f.transposed ? k * f.stride + i : i * f.stride + k]);
+    };
+    for (int64_t i = 0; i < p.rows; ++i) {
+      for (int64_t j = 0; j < p.columns; ++j) {
+        float sum = p.add ? p.c[i * p.stride + j] : 0;
+        for (int64_t k = 0; k < p.depth; ++k) sum += at(p.a, i, k) * at(p.b, k, j);
+        p.c[i * p.stride + j] = sum;
+      }
+    }
+  }
+  void multiply(const blas::Product& product, int64_t) const override { multiplyAs<float>(product); }
+  void multiplyBFloat16(const blas::Product& product, int64_t) const override { multiplyAs<BFloat16>(product); }
+};
+
+// Random jobs, and output layers on our products, on those of a BLAS and on tiles.
+int64_t shortMemory(int64_t count) {
+  int64_t failed = 0, deferred = 0;
+  const auto runPlain = [](auto& call, ThreadPool& pool) { runJob(call.job, pool); };
+  uint32_t state = 11;
+  for (int64_t i = 0; i < count; ++i) {
+    std::vector<uint8_t> bytes(400);
+    for (uint8_t& byte : bytes) byte = uint8_t((state = state * 1664525 + 1013904223) >> 24);
+    const auto make = [&] { return std::make_unique<Example>(bytes.data(), bytes.size()); };
+    const auto first = make();
+    // A tenth of all, and those that write rows before other stages.
+    const bool isDeferred = first->job.gradient.rowScale && first->job.hasReference;
+    deferred += isDeferred;
+    if (i % 10 != 0 && !isDeferred) continue;
+    failed += failAtEach(first->text(), make, runPlain, tensorsOf);
+  }
+  check(deferred > 0 || count < 500, "no random job writes rows before it reads those of a reference");
+
+  const PlainBlas wide(false), narrow(true);
+  const auto gradients = [](const HeadCall& call) {
+    std::vector<unsigned char> out;
+    for (const auto* list : {&call.gradHidden, &call.gradWeight, &call.gradBias}) {
+      append(out, list->data(), int64_t(list->size() * sizeof(float)));
+    }
+    return out;
+  };
+  // The second has two groups of rows, and the third's logits are kept.
+  constexpr int64_t kSizes[][3] = {{40, 9, 70}, {1100, 3, 70}, {20, 140, 300}};
+  int kind = 0;
+  for (const auto& [rows, width, vocab] : kSizes) {
+    for (const DType precision : {DType::kFloat32, DType::kBFloat16}) {
+      for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+        const int64_t threads = 1 + 2 * (++kind % 2), stride = (vocab + 15) / 16 * 16;
+        std::vector<float> chunk(96 * stride);
+        const auto make = [&, rows = rows, width = width, vocab = vocab] {
+          auto call = std::make_unique<HeadCall>(DType::kBFloat16, rows, width, vocab, kind % 3 != 0, 0, threads);
+          HeadGradient& g = call->job.headGradient;
+          g.precision = precision;
+          g.dtype = dtype;
+          g.logitsBudget = rows * stride * int64_t(sizeof(float));
+          return call;
+        };
+        const std::string name = "output layer " + std::to_string(kind);
+        failed += failAtEach(name, make, runPlain, gradients);
+        for (const PlainBlas* const library : {&wide, &narrow}) {
+          const auto run = [&](HeadCall& call, ThreadPool& pool) { runJob(call.job, pool, library); };
+          failed += failAtEach(name + ", BLAS", make, run, gradients);
+        }
+        const auto makeSwept = [&] {
+          auto call = make();
+          ThreadPool pool;
+          call->job.hasHeadGradient = false;
+          runJob(call->job, pool);
+          call->job.headGradient.kept = {chunk.data(), 0, stride, 96};
+          return call;
+        };
+        const auto runTiles = [&](HeadCall& call, ThreadPool& pool) {
+          const std::atomic<bool> cancelled{false};
+          const std::function<void(int64_t)> onHiddenRows;
+          const CpuContext context{*instructionSets().sets[0], pool, threads, cancelled, onHiddenRows, nullptr,
+                                   &emulated::kTiles};
+          headGradient(call.job.headGradient, call.job.tokens, {0}, context);
+        };
+        failed += failAtEach(name + ", tiles", makeSwept, runTiles, gradients);
+      }
+    }
+  }
+  return failed;
+}
+
+#if defined(__linux__) && defined(__x86_64__)
+// Has the system refuse this process the registers of tiles, for good.
+void refuseTiles() {
+  constexpr uint32_t kRequestPermission = 0x1023;
+  sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_arch_prctl, 0, 3),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, kRequestPermission, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog filter{std::size(program), program};
+  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter);
+}
+#endif
+
+// A job that asks for AMX's products where they cannot be had: it throws, says why, and has written nothing.
+bool isRefusedAmx() {
+  HeadCall call(DType::kBFloat16, 5, 8, 40, true, 0, 1);
+  const std::vector<float> hidden = call.gradHidden, weight = call.gradWeight, bias = call.gradBias;
+  call.job.products = kProductsOfAmx;
+  const char* problem = nullptr;
+  if (amxTiles(&problem) || !problem) return false;
+  ThreadPool pool;
+  try {
+    runJob(call.job, pool);
+  } catch (const std::runtime_error& error) {
+    return strcmp(error.what(), problem) == 0 && call.logProb == 0 && call.gradHidden == hidden &&
+           call.gradWeight == weight && call.gradBias == bias;
+  }
+  return false;
+}
+
+// In a process of its own: the answer of the system holds as long as a process.
+void withoutAmx() {
+#if defined(__linux__) && defined(__x86_64__)
+  const pid_t child = fork();
+  if (child == 0) {
+    refuseTiles();
+    _exit(isRefusedAmx() ? 0 : 1);
+  }
+  int status = 1;
+  check(child > 0 && waitpid(child, &status, 0) == child && status == 0, "products of AMX that cannot be had");
+#else
+  check(isRefusedAmx(), "products of AMX that cannot be had");
+#endif
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  withoutAmx();
   int64_t count = 2000;
   ThreadPool pool;
   int64_t files = 0;
@@ -611,12 +797,12 @@ int main(int argc, char** argv) {
   conversions<BFloat16>("bfloat16");
   const int64_t streamed = streams(), layers = heads(pool) + headsAlone(), onTiles = tiles(pool),
                 tasks = pools() + idling(), thrown = throwing(), stopped = cancellations(),
-                neighbours = memoryOnly ? 0 : environments(count / 20);
+                failed = shortMemory(count / 4), neighbours = memoryOnly ? 0 : environments(count / 20);
   printf(
       "%lld random jobs and %lld of the corpus, 131072 conversions, %lld streamed rows, %lld output layers, "
       "%lld on tiles, %lld pool tasks, %lld exceptions, "
-      "%lld cancellations, %lld jobs in other environments: %lld wrong\n",
+      "%lld cancellations, %lld allocations that fail, %lld jobs in other environments: %lld wrong\n",
       (long long)ran, (long long)files, (long long)streamed, (long long)layers, (long long)onTiles, (long long)tasks,
-      (long long)thrown, (long long)stopped, (long long)neighbours, (long long)failures);
+      (long long)thrown, (long long)stopped, (long long)failed, (long long)neighbours, (long long)failures);
   return failures == 0 ? 0 : 1;
 }

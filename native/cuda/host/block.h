@@ -67,16 +67,18 @@ inline uint32_t countInOrder(uint32_t* counter, uint32_t most) {
 }
 
 template <typename Q>
-Q loadStreaming(const Q* p) {
-  return *p;
+Q loadCached(const Q* p) {
+  Q v;
+  memcpy(&v, p, sizeof v);
+  return v;
 }
 template <typename Q>
-Q loadCached(const Q* p) {
-  return *p;
+Q loadStreaming(const Q* p) {
+  return loadCached(p);
 }
 template <typename Q>
 void storeStreaming(Q* p, Q v) {
-  *p = v;
+  memcpy(p, &v, sizeof v);
 }
 
 inline uint32_t shiftedDown(uint32_t low, uint32_t high, uint32_t bits) {

@@ -528,9 +528,13 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   attributes->hostPointer = kind == Place::kDevice ? nullptr : address;
   return noted(cudaSuccess);
 }
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void* kernel) {
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
   const Call call;
   loaded.insert({currentDevice, kernel});
+  int major = 0, minor = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, currentDevice);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, currentDevice);
+  attributes->ptxVersion = 10 * major + minor;
   return noted(cudaSuccess);
 }
 
