@@ -256,6 +256,9 @@ export interface Job {
   exchange?: StateExchange
 }
 
+/** The products of an output layer other than a backend's own. */
+export type Products = 'blas' | 'amx' | 'tf32'
+
 /** Where and how a job runs. A backend ignores the settings of other backends. */
 export interface RunSettings {
   /** 0 for as many as the process may use. */
@@ -263,8 +266,8 @@ export interface RunSettings {
   /** For the cpu backend; the best available one when absent. */
   instructionSet?: InstructionSet
   /**
-   * Of the cpu backend: the number that `openProducts` gave, above 0 of a library of BLAS; an output layer's own products
-   * when absent.
+   * Of the cpu and cuda backends: the number that `openProducts` gave, above 0 of a library of BLAS; an output layer's own
+   * products when absent.
    */
   products?: number
   /** `run` checks it until stage 4 begins: a job aborted before then must not write a gradient. */
@@ -287,10 +290,10 @@ export interface RunSettings {
 export interface Backend {
   readonly name: 'cpu' | 'wasm' | 'js' | 'cuda' | 'webgpu'
   /**
-   * Of the cpu backend: finds what is to multiply for an output layer, and gives its number. For 'blas' it opens the
-   * library that the user names, or one that is found.
+   * Of the cpu backend, for 'blas' and 'amx', and of cuda, for 'tf32': finds what is to multiply for an output layer, and
+   * gives its number. For 'blas' it opens the library that the user names, or one that is found.
    */
-  openProducts?(products: 'blas' | 'amx'): number
+  openProducts?(products: Products): number
   /** Of the cuda backend: a job with an `exchange`, which all ranks must be ready for before one of them begins it. */
   inParts?(job: Job, settings: RunSettings): JobInParts
   /** On the calling thread. */

@@ -44,12 +44,15 @@ const [ISSUED, WARP] = [4, 32]
  */
 
 const passOf = (
-  /** @type {'sweep' | 'gradient'} */ kernel,
+  /** @type {'sweep' | 'gradient' | 'row'} */ kernel,
   /** @type {keyof typeof SIZES} */ dtype,
   /** @type {number} */ logits,
   bytes = (kernel === 'sweep' ? 1 : 2) * SIZES[dtype],
 ) => {
-  const instructions = MOST_INSTRUCTIONS[`${kernel}Kernel<${dtype === 'float32' ? 'f32' : 'bf16'}>`]
+  const most = (/** @type {string} */ name) =>
+    MOST_INSTRUCTIONS[`${name}Kernel<${dtype === 'float32' ? 'f32' : 'bf16'}>`]
+  // A row that is read and written in one go is counted as it is written; before that it is read as by a sweep.
+  const instructions = kernel === 'row' ? most('sweep') + most('row') : most(kernel)
   return { logits, bytes, instructions }
 }
 
@@ -63,13 +66,15 @@ export function limitsOf(/** @type {Pass} */ { logits, bytes, instructions }, /*
 }
 
 /** Milliseconds of a call. */
-export function predict(/** @type {Call} */ { passes, products = 0 }, /** @type {Gpu} */ gpu) {
+export function predict(
+  /** @type {Call} */ { passes, launches = 1 + passes.length, products = 0 },
+  /** @type {Gpu} */ gpu,
+) {
   const times = passes.map((pass) => {
     const { memory, issue } = limitsOf(pass, gpu)
     return Math.max(memory / OF_COPY, issue / OF_ISSUE)
   })
-  // Of a preference loss, the loss itself is one more kernel.
-  const gaps = passes.length * GAP
+  const gaps = (launches - 1) * GAP
   const product = (products * PRODUCT) / gpu.products / 1e9 / OF_PRODUCTS
   return times.reduce((sum, ms) => sum + ms, gaps + product)
 }
@@ -78,8 +83,9 @@ export function predict(/** @type {Call} */ { passes, products = 0 }, /** @type 
 const PRODUCT = 2 * ROWS * 4096 * VOCAB
 
 /**
- * What is predicted of a call, and the measurement of `run.sh bench`, or `head`, that proves or breaks it.
- * @typedef {{ name: string, moves: string, case: string, stage: string, passes: Pass[], products?: number }} Call
+ * What is predicted of a call, and the measurement of `run.sh bench`, or `head`, that proves or breaks it. `launches`:
+ * defaults to that of each pass and that of the loss.
+ * @typedef {{ name: string, moves: string, case: string, stage: string, passes: Pass[], launches?: number, products?: number }} Call
  */
 const call = (
   /** @type {string} */ name,
@@ -99,6 +105,16 @@ const call = (
   }
 }
 
+/** A call whose rows are read and written in one go, and two launches: rows' values or zeros for sequences, and results. */
+const inOneGo = (/** @type {string} */ name, /** @type {keyof typeof SIZES} */ dtype, /** @type {string} */ stage) => ({
+  name,
+  moves: 'R + W',
+  case: `${dtype}-v${VOCAB}-rows${ROWS}`,
+  stage,
+  passes: [passOf('row', dtype, ROWS * VOCAB)],
+  launches: 3,
+})
+
 /** @type {readonly Call[]} */
 export const CALLS = [
   call('forward', 'R', 'bfloat16', { stage: 'forward' }),
@@ -107,6 +123,9 @@ export const CALLS = [
   call('step of 64 rows, in a graph', 'R + R + W', 'bfloat16', { rows: 64, stage: 'step in a graph' }),
   call('forward, float32', 'R', 'float32', { stage: 'forward' }),
   call('step, float32', 'R + R + W', 'float32', {}),
+  inOneGo('step with a deferred scale', 'bfloat16', 'deferred scale'),
+  inOneGo('cross-entropy with its gradient', 'bfloat16', 'cross-entropy'),
+  inOneGo('step with a deferred scale, float32', 'float32', 'deferred scale'),
   {
     name: 'step of an output layer of width 4096',
     moves: 'three products; R, R + W / 2 of float32',

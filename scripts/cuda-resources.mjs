@@ -2,13 +2,17 @@
  * Prints the registers, shared memory and spills of every kernel, as ptxas reported them when the CUDA library was
  * compiled (build/ptxas), and how many instructions of sm_90 those that go over logits have for each (build/cubin). A
  * kernel that spills, or has more than it may have, fails the check. Without nvcc there is nothing to check.
+ *
+ *   --all   fails, too, where a kernel was not compiled for each architecture that ships (CMakeLists.txt)
  */
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { parseArgs } from 'node:util'
 import { MOST_INSTRUCTIONS, VOCAB } from './cuda-counts.mjs'
 import { hotLoop, kernelsOf } from './sass.mjs'
 
+const { values } = parseArgs({ options: { all: { type: 'boolean', default: false } } })
 const folder = 'build/ptxas'
 if (!existsSync(folder)) {
   console.log('cuda-resources: no CUDA library was compiled here (no nvcc)')
@@ -63,6 +67,21 @@ for (const k of spilling) console.error(`cuda-resources: ${k.kernel} spills ${k.
 const architectures = [...new Set(kernels.map((k) => k.architecture))].sort().join(', ')
 console.log(`${spilling.length} of ${kernels.length} kernels spill registers, of ${architectures}`)
 if (kernels.length === 0 || spilling.length > 0) process.exitCode = 1
+
+if (values.all) {
+  const list = readFileSync(new URL('../CMakeLists.txt', import.meta.url), 'utf8')
+  const shipped = [...list.matchAll(/\bARCHITECTURES((?: \d+(?:-real)?)+)\)/g)].flatMap(([, found]) =>
+    found.match(/\d+/g),
+  )
+  for (const architecture of shipped) {
+    const without = [...byKernel].filter(([, made]) => !made.some((k) => k.architecture === `sm_${architecture}`))
+    if (without.length === 0) continue
+    console.error(
+      `cuda-resources: ${without.length} of ${byKernel.size} kernels were not compiled for sm_${architecture}`,
+    )
+    process.exitCode = 1
+  }
+}
 
 const THREADS = 256
 

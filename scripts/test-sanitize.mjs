@@ -18,7 +18,7 @@ const { values } = parseArgs({ options: { quick: { type: 'boolean', default: fal
 const { quick, only } = values
 /** @type {Record<string, () => void>} */
 const PARTS = { native: nativeTests, addon: addonTests }
-if (only !== undefined && !(only in PARTS)) throw new Error(`--only is '${only}', neither native nor addon`)
+if (only !== undefined && !Object.hasOwn(PARTS, only)) throw new Error(`--only is '${only}', neither native nor addon`)
 need({ cmake: 'cmake', 'g++': 'g++', valgrind: 'valgrind' })
 
 const THREAD = '-O1 -g -DFPL_DEBUG -fsanitize=thread'
@@ -49,21 +49,9 @@ const [compiler, asan] = isAbsolute(runtime) ? ['clang++', runtime] : ['g++', li
 const SHARED = compiler === 'clang++' ? ' -shared-libsan' : ''
 
 /** Tests of Node, the package, a browser or the speed of memory rather than of the addon. */
-const ELSEWHERE = [
-  ...[
-    'bench',
-    'browser-example',
-    'ci',
-    'cli',
-    'memory',
-    'package',
-    'package-types',
-    'plot',
-    'release',
-    'tarball',
-    'tfjs',
-  ],
-].map((name) => `test/${name}.test.ts`)
+const ELSEWHERE = 'bench browser-example ci cli memory package package-types plot release tarball tfjs'
+  .split(' ')
+  .map((name) => `test/${name}.test.ts`)
 const QUICK = ['hostile', 'linear', 'tokens', 'cuda', 'cuda-faults', 'cuda-lifetimes'].map(
   (name) => `test/${name}.test.ts`,
 )

@@ -273,13 +273,13 @@ describe.skipIf(left.length > 0 && !process.env.CI)('in Chromium', () => {
       bytes.write('tokens.tarjets', bytes.indexOf('tokens.targets'))
       return bytes
     }
-    test.each<[string, Circumstances, RegExp]>([
-      ['forbidden by the policy of the page', { headers: WASM_FORBIDDEN }, /Content Security Policy/],
-      ['a module that is not there', { instead: { [MODULE]: { status: 404 } } }, /\.wasm: HTTP status 404/],
-      ['other bytes', { instead: { [MODULE]: { body: 'Call me Ishmael.' } } }, /\.wasm: .*magic/],
+    test.each<[string, () => Circumstances, RegExp]>([
+      ['forbidden by the policy of the page', () => ({ headers: WASM_FORBIDDEN }), /Content Security Policy/],
+      ['a module that is not there', () => ({ instead: { [MODULE]: { status: 404 } } }), /\.wasm: HTTP status 404/],
+      ['other bytes', () => ({ instead: { [MODULE]: { body: 'Call me Ishmael.' } } }), /\.wasm: .*magic/],
       [
         'a module of another version',
-        { instead: { [MODULE]: { body: altered() } } },
+        () => ({ instead: { [MODULE]: { body: altered() } } }),
         /another version of this package/,
       ],
     ])('%s: promises fall to js with one warning, and what needs it says why', async (_, circumstances, reason) => {
@@ -296,7 +296,7 @@ describe.skipIf(left.length > 0 && !process.env.CI)('in Chromium', () => {
            wasm: await problem(fusedPreferenceLoss(...call({ backend: 'wasm' }))),
            sync: thrown(() => fusedPreferenceLossSync(...call({ backend: 'wasm' }))),
          }`,
-        circumstances,
+        circumstances(),
       )
       const unavailable = { code: 'ERR_BACKEND_UNAVAILABLE', message: expect.stringMatching(reason) }
       expect(result).toEqual({

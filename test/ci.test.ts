@@ -1,8 +1,8 @@
 /**
  * `.ci/together`, by which .ci/run runs several checks at once: what fails among them fails the run, and is shown.
  */
-import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -45,6 +45,33 @@ describe.skipIf(process.platform === 'win32')('.ci/together', () => {
       expect({ status, further: stdout.includes('further') }).toEqual({ status: 1, further: false })
       expect(stdout).toMatch(/other\n$/)
     },
+  )
+
+  test('names the first line of a piece that fails', () => {
+    expect(together('\n  false\necho 2')).toEqual({ status: 1, stdout: '', stderr: 'failed:   false\n' })
+  })
+
+  test.each(['SIGTERM', 'SIGINT'] as const)(
+    'prints what there is by %s, and ends what it has started',
+    async (signal) => {
+      const began = join(folder, `began-${signal}`)
+      // A process of a process, which would outlive the one that has started it.
+      const commands = ['echo one', `echo two; (touch ${began}; sleep 60; echo further) & wait`]
+      // All of them inherit the last pipe: `close` comes when the last one has ended.
+      const stdio = ['ignore', 'pipe', 'inherit', 'pipe'] as const
+      const child = spawn(program, commands, { cwd: folder, env: { ...process.env, TMPDIR }, stdio: [...stdio] })
+      let said = ''
+      child.stdout!.on('data', (data) => {
+        said += data
+      })
+      const closed = new Promise((resolve) => child.on('close', resolve))
+      await expect.poll(() => said.includes('one') && existsSync(began), { timeout: 10_000 }).toBe(true)
+      child.kill(signal)
+      expect(await closed).toBe(143)
+      expect(said).toBe('one\ntwo\n')
+      expect(readdirSync(TMPDIR)).toEqual([])
+    },
+    20_000,
   )
 
   test('runs them at once', () => {

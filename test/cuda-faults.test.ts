@@ -241,6 +241,19 @@ describe.runIf(onHost && CUDA.length > 0)('a GPU', () => {
     expect(mixed).toBe(4)
     expect(cudaProcess(program, { FPL_HOST_CAPABILITY: '8.0' })).toEqual(['fine', 4])
   })
+
+  it('that cannot multiply TF32 says so', () => {
+    const program = `
+      const call = (products) => linearSequenceLogProbsSync(
+        { data: host.hidden, shape: [B, T, D] }, { data: host.weight, shape: [V, D] },
+        host.labels, { backend: 'cuda', products }).logProbs.length
+      tell([thrown(() => call('tf32')) ?? 'fine', call('own')])`
+    const [error, own] = cudaProcess(program, { FPL_HOST_CAPABILITY: '7.5' }) as [Told, number]
+    expect(error.code).toBe('ERR_CUDA')
+    expect(error.message).toContain('output layers of TF32 need a GPU of compute capability 8.0')
+    expect(own).toBe(4)
+    expect(cudaProcess(program, { FPL_HOST_CAPABILITY: '8.0' })).toEqual(['fine', 4])
+  })
 })
 
 describe.runIf(onHost && CUDA.length > 0)('the backend', () => {

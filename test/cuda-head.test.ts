@@ -2,12 +2,13 @@
  * The output layer on the cuda backend, against sums in float64. Without a GPU the kernels run on the host, and plain
  * loops stand in for cuBLASLt.
  */
-import { spawnSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterEach, describe, expect, it } from 'vitest'
-import { DeviceBuffer } from '../lib/cuda/index.js'
+import { DeviceBuffer, prepareFusedLinearPreferenceLoss } from '../lib/cuda/index.js'
 import {
   fusedLinearPreferenceLoss,
   fusedLinearPreferenceLossSync,
@@ -22,8 +23,8 @@ import { bytes, CUDA, DIST, DTYPES, decode, encode, gaussian, OUTPUTS, random, s
 const onHost = !process.env.FPL_TEST_GPU
 const hasHead = getBackends().cuda.cublasLt?.available === true
 
+const CHUNK_VARIABLE = 'FUSED_PREFERENCE_LOSS_CHUNK_BYTES'
 /** Of the backend on the host. */
-const CHUNK_VARIABLE = 'FPL_HOST_CHUNK_BYTES'
 const PRODUCTS_VARIABLE = 'FPL_HOST_PRODUCTS'
 const CHOICES_VARIABLE = 'FPL_HOST_CHOICES'
 
@@ -158,10 +159,13 @@ function rowsOf(matrix: HeadWeight) {
   return Float64Array.from({ length: rows * columns }, (_, i) => at(matrix, Math.floor(i / columns), i % columns))
 }
 
-function expectGradients(got: HeadGradients, wanted: Wanted, dtype: DType) {
-  const tolerance = GRADIENT[dtype]
+function expectGradientsWithin(got: HeadGradients, wanted: Wanted, tolerance: number) {
   expect(distance(got.gradHidden!.data as Float32Array, wanted.hidden)).toBeLessThan(tolerance)
   expect(distance(rowsOf(got.gradWeight!), wanted.weight)).toBeLessThan(tolerance)
+}
+
+function expectGradients(got: HeadGradients, wanted: Wanted, dtype: DType) {
+  expectGradientsWithin(got, wanted, GRADIENT[dtype])
   if (got.gradBias) expect(distance(got.gradBias as Float32Array, wanted.bias)).toBeLessThan(VALUE)
 }
 
@@ -394,24 +398,83 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
     }
   })
 
-  it.runIf(onHost && dtype === 'float32')('forgets its choices where there are more and more', () => {
-    const folder = mkdtempSync(join(tmpdir(), 'choices-'))
-    const log = join(folder, 'choices')
-    process.env[CHOICES_VARIABLE] = log
-    try {
-      const weight = { data: new Float32Array(6).fill(0.5), shape: [3, 2] }
-      const choices = (rows: number) => {
-        writeFileSync(log, '')
-        const hidden = { data: new Float32Array(2 * rows).fill(0.25), shape: [1, rows, 2] }
-        const options = { ...RUN, shift: false, gradient: true, logitsBudget: 0 } as const
-        linearCrossEntropySync(hidden, weight, new Int32Array(rows), options)
-        return readFileSync(log, 'utf8').split('\n').length - 1
+  it.runIf(onHost && dtype === 'float32')(
+    'chooses for any number of rows at once, and forgets its oldest choices',
+    () => {
+      const folder = mkdtempSync(join(tmpdir(), 'choices-'))
+      const log = join(folder, 'choices')
+      process.env[CHOICES_VARIABLE] = log
+      try {
+        const choices = (rows: number, vocab: number) => {
+          writeFileSync(log, '')
+          const weight = { data: new Float32Array(2 * vocab).fill(0.5), shape: [vocab, 2] }
+          const hidden = { data: new Float32Array(2 * rows).fill(0.25), shape: [1, rows, 2] }
+          const options = { ...RUN, shift: false, gradient: true, logitsBudget: 0 } as const
+          linearCrossEntropySync(hidden, weight, new Int32Array(rows), options)
+          return readFileSync(log, 'utf8').split('\n').length - 1
+        }
+        expect(choices(1, 3)).toBe(3)
+        for (const rows of [1, 2, 3, 17, 130]) expect(choices(rows, 3)).toBe(0)
+        let made = 0
+        for (let vocab = 4; made < 128; vocab++) made += choices(1, vocab)
+        expect(choices(1, 3)).toBe(3)
+      } finally {
+        rmSync(folder, { recursive: true })
       }
-      choices(1)
-      expect(choices(1)).toBe(0)
-      let made = 0
-      for (let rows = 2; made < 128; rows++) made += choices(rows)
-      expect(choices(1)).toBeGreaterThan(0)
+    },
+  )
+
+  it.runIf(onHost)('multiplies active rows alone where it can wait for their number, with the same bits', () => {
+    const p = problem(dtype, { batch: 4, time: 9 })
+    const folder = mkdtempSync(join(tmpdir(), 'products-'))
+    const log = join(folder, 'log')
+    const labels = p.labels.map((label, i) => (i % p.time < 5 ? -100 : label))
+    const active = shifted(labels, p.time).filter((target) => target >= 0).length
+    expect(active).toBe(16)
+    const [hidden, weight] = [p.hidden, p.weight].map((t) => ({ ...t, data: DeviceBuffer.from(host(t.data)) }))
+    const bias = DeviceBuffer.from(host(p.bias))
+    const gradient = {
+      hidden: new DeviceBuffer(4 * host(p.hidden.data).length),
+      weight: new DeviceBuffer(4 * host(p.weight.data).length),
+      bias: new DeviceBuffer(4 * p.vocab),
+    }
+    const options = { bias, gradient, lossType: 'cpo' } as const
+    const found = () =>
+      Object.values(gradient).map((memory) => {
+        const copy = new Uint8Array(memory.byteLength)
+        memory.copyTo(copy)
+        memory.fill(7)
+        return copy
+      })
+    try {
+      for (const [rows, logitsBudget] of [[1024], [5], [5, 0], [3, 0]]) {
+        chunksOf(rows, p.vocab)
+        process.env[PRODUCTS_VARIABLE] = log
+        const there = DeviceBuffer.from(labels)
+        const step = prepareFusedLinearPreferenceLoss(hidden, weight, there, { ...options, logitsBudget })
+        writeFileSync(log, '')
+        step.enqueue()
+        const wanted = [step.read().loss, ...found()]
+        const multiplied = () => {
+          const lines = readFileSync(log, 'utf8').trim().split('\n')
+          // Of each product the columns and the rows; the logits have those of the vocabulary.
+          const logits = lines.map((line) => line.split(' ').map(Number)).filter(([columns]) => columns === p.vocab)
+          writeFileSync(log, '')
+          return logits.reduce((sum, [, own]) => sum + own, 0)
+        }
+        const times = logitsBudget === 0 ? 2 : 1
+        expect(multiplied()).toBe(times * p.batch * p.time)
+        const { loss } = fusedLinearPreferenceLossSync(hidden, weight, there, { ...options, logitsBudget })
+        expect([loss, ...found()]).toEqual(wanted)
+        expect(multiplied()).toBe(times * active)
+        step.dispose()
+      }
+      // Of which there are none.
+      const none = DeviceBuffer.from(labels.fill(-100))
+      writeFileSync(log, '')
+      fusedLinearPreferenceLossSync(hidden, weight, none, options)
+      expect(readFileSync(log, 'utf8')).toBe('')
+      for (const bytes of found()) expect(bytes.every((byte) => byte === 0)).toBe(true)
     } finally {
       rmSync(folder, { recursive: true })
     }
@@ -444,6 +507,55 @@ describe.runIf(hasHead).each(DTYPES)('the output layer on the cuda backend, %s',
         expect(distance(gradients.gradBias as Float32Array, wanted.bias)).toBeLessThan(VALUE)
       }
     }
+  })
+
+  // Of 4 equal logits with a coefficient of 4, a label's gradient is 3 and that of the others is -1. A feature is 0 but in
+  // rows with one label, to whose weight the product of the others then adds nothing: what is left are sums over the rows
+  // with that label, one after the other in float32.
+  it.runIf(dtype !== 'float32').each([1024, 300])(
+    'adds hidden states to the weights of their labels in the order of rows, in chunks of %i',
+    (rows) => {
+      const [batch, time, vocab] = [2, 600, 4]
+      const total = batch * time
+      chunksOf(rows, vocab)
+      const next = random(7)
+      const labels = Int32Array.from({ length: total }, (_, r) => {
+        if (r === 5 || r === 1100) return 3
+        if (r % 7 === 0) return -100
+        return r < 300 ? r % 2 : r % 3 === 0 ? 2 : 0
+      })
+      const wanted = Array.from({ length: vocab }, () => [0, 0])
+      const data = storage(dtype, total * vocab)
+      const add = (label: number, direction: number, state: number) => {
+        wanted[label][direction] = Math.fround(wanted[label][direction] + 3 * state)
+      }
+      const states: [number, number][] = []
+      for (const [r, label] of labels.entries()) {
+        if (label < 0) continue
+        const at = r * vocab + label
+        data[at] = encode[dtype](gaussian(next) * 2 ** (8 * next()))
+        states.push([label, decode[dtype](data[at])])
+      }
+      for (const [label, state] of states) add(label, 0, state)
+      for (const [label, state] of states.reverse()) add(label, 1, state)
+      const hidden = { data, dtype, shape: [batch, time, vocab] } as const
+      const weight = { data: storage(dtype, vocab * vocab), dtype, shape: [vocab, vocab] } as const
+      const sums = linearSequenceLogProbsSync(hidden, weight, labels, { ...RUN, shift: false })
+      const { gradWeight } = sums.backwardSync([4, 4], { gradient: { weight: true } })
+      const got = wanted.map((_, label) => at(gradWeight!, label, label))
+      expect(got).toEqual(wanted.map(([inOrder]) => inOrder))
+      // Other orders have other bits.
+      expect(got).not.toEqual(wanted.map(([, reversed]) => reversed))
+    },
+  )
+
+  it.each([1024, 300])('sums the gradient of the bias over many rows, in chunks of %i', (rows) => {
+    const p = problem(dtype, { batch: 4, time: 150, width: 5, vocab: 2051 })
+    chunksOf(rows, p.vocab)
+    const options = { ...RUN, bias: p.bias }
+    const { backwardSync } = linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, options)
+    const { gradBias } = backwardSync(COEFFICIENTS, { gradient: { bias: true } })
+    expect(distance(gradBias as Float32Array, oracle(p, targets(p), COEFFICIENTS).bias)).toBeLessThan(VALUE)
   })
 
   it('keeps the digits of small gradients', () => {
@@ -643,6 +755,77 @@ function inProcess(environment: Record<string, string>) {
   if (child.status !== 0) throw new Error(`exit ${child.status} ${child.signal}: ${child.stderr}`)
   return JSON.parse(child.stdout)
 }
+
+it.runIf(onHost && CUDA.length > 0)('cuts rows into chunks that fit the multiprocessors', () => {
+  const unit = fileURLToPath(new URL('../build/Release/fused_preference_loss_chunks_unit', import.meta.url))
+  expect(execFileSync(unit, { encoding: 'utf8' })).toMatch(/^\d{4,} checks, 0 wrong/)
+})
+
+describe.runIf(hasHead)('products of TF32', () => {
+  // Both factors of a product may lose the last 13 of 23 bits, at most 2^-10 of them.
+  const VALUE_OF_TF32 = 2 ** -8
+  const tf32 = { ...RUN, products: 'tf32' } as const
+
+  it('are near those of float32, and take the gradients of labels apart', () => {
+    for (const turned of [false, true]) {
+      const p = problem('float32', { width: 64 })
+      const weight = turned ? byColumns(p.weight) : p.weight
+      const predicted = shifted(p.labels, p.time)
+      for (const rows of [1024, 4]) {
+        chunksOf(rows, p.vocab)
+        const got = linearSequenceLogProbsSync(p.hidden, weight, p.labels, { ...tf32, bias: p.bias })
+        const wanted = oracle(p, predicted, COEFFICIENTS)
+        const gradients = got.backwardSync(COEFFICIENTS)
+        const off = [
+          distance(got.logProbs, wanted.logProbs),
+          distance(gradients.gradHidden!.data as Float32Array, wanted.hidden),
+          distance(rowsOf(gradients.gradWeight!), wanted.weight),
+          distance(gradients.gradBias as Float32Array, wanted.bias),
+        ]
+        for (const error of off) expect(error).toBeLessThan(VALUE_OF_TF32)
+        // They are not those of float32.
+        expect(off[1]).toBeGreaterThan(VALUE)
+        expect(linearSequenceLogProbsSync(p.hidden, weight, p.labels, { ...tf32, bias: p.bias })).toMatchObject({
+          logProbs: got.logProbs,
+        })
+      }
+    }
+  })
+
+  // Without a bias and with logits of 0, the gradient of the label of four is 3 and those of others are -1. Hidden states
+  // that TF32 cannot hold come whole to the weight of their label, and cut off to the others.
+  it('round neither the label nor what it is multiplied by', () => {
+    const state = 1 + 2 ** -20
+    const hidden = { data: new Float32Array(4).fill(state), shape: [1, 1, 4] }
+    const weight = { data: new Float32Array(16), shape: [4, 4] }
+    const sums = linearSequenceLogProbsSync(hidden, weight, Int32Array.of(2), { ...tf32, shift: false })
+    const { gradWeight } = sums.backwardSync([4])
+    const rows = [0, 1, 2, 3].map((v) => at(gradWeight!, v, 0))
+    expect(rows[2]).toBe(Math.fround(3 * state))
+    if (onHost) expect(rows).toEqual([-1, -1, Math.fround(3 * state), -1])
+  })
+
+  it('are those of float32 factors, on cuda', () => {
+    const p = problem('bfloat16')
+    const refused = (call: () => unknown, message: string) =>
+      expect(call).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARG_VALUE', message }))
+    refused(
+      () => linearSequenceLogProbsSync(p.hidden, p.weight, p.labels, tf32),
+      "options.products 'tf32' multiplies factors of float32; here hidden is bfloat16, weight is bfloat16",
+    )
+    const { hidden, weight, labels } = problem('float32')
+    refused(
+      () => linearSequenceLogProbsSync(hidden, weight, labels, { backend: 'cpu', products: 'tf32' }),
+      "options.products 'tf32' is of the cuda backend; this call runs on 'cpu'",
+    )
+    // Factors of two types are float32.
+    const mixed = { ...problem('float32'), weight: p.weight, bias: p.bias }
+    const got = linearSequenceLogProbsSync(mixed.hidden, mixed.weight, mixed.labels, { ...tf32, bias: mixed.bias })
+    const wanted = oracle(mixed, shifted(mixed.labels, mixed.time), COEFFICIENTS)
+    expect(distance(got.logProbs, wanted.logProbs)).toBeLessThan(VALUE_OF_TF32)
+    expectGradientsWithin(got.backwardSync(COEFFICIENTS), wanted, VALUE_OF_TF32)
+  })
+})
 
 describe.runIf(onHost && CUDA.length > 0)('cuBLASLt that', () => {
   it('is missing: says so, writes nothing, and is missed by nothing else', () => {

@@ -149,4 +149,16 @@ describe.runIf(onHost)('the launches of a call', () => {
     // The gradient of a log-sum-exp makes the values of rows more work.
     expect(stages).toEqual(['token log-probs', 'token loss', 'logits gradient', 'logits gradient'])
   })
+
+  it.each([
+    [
+      'a deferred scale',
+      `fusedPreferenceLossSync(c.logits, c.labels, { reference: c.logProbs, gradient: true, deferredScale: true })`,
+      [...LOSS.slice(1), 'logits gradient'],
+    ],
+    ['a cross-entropy', 'fpl.crossEntropySync(c.logits, c.labels, { gradient: true })', ['token loss']],
+  ])('of rows that are read and written in one go, for %s', (_, call, others) => {
+    const { stages } = launchesOf(`${CALLS} const c = of(6); ${call}; tell(0)`)
+    expect(stages).toEqual(['log-probs and gradient', ...others])
+  })
 })

@@ -476,7 +476,8 @@ describe.runIf(onHost && CUDA.length > 0)('memory of a GPU', () => {
       }
       await pause()
       for (const buffer of buffers) buffer.dispose()
-      tell(collections)`)
+      tell(collections.filter((flags) => flags & constants.NODE_PERFORMANCE_GC_FLAGS_ALL_EXTERNAL_MEMORY))`)
+    // V8 may run one of its own, bit by bit, which has no flags.
     expect(told).toEqual([])
   })
 

@@ -54,11 +54,32 @@ it('a step reads twice and writes once, rows that predict nothing cost nothing, 
   expect(bytes('step')).toEqual([2 * LOGITS, 4 * LOGITS])
   expect(bytes('step, half masked, those rows left alone')).toEqual([LOGITS, 2 * LOGITS])
   expect(bytes('step, float32')).toEqual([4 * LOGITS, 8 * LOGITS])
+  expect(bytes('step with a deferred scale')).toEqual([4 * LOGITS])
+  expect(bytes('step with a deferred scale, float32')).toEqual([8 * LOGITS])
   const layer = callOf('step of an output layer of width 4096')
   expect(layer.passes.map(({ bytes }) => bytes)).toEqual([4, 6])
   const none = { ...layer, products: 0 }
   const product = (1e3 * 2 * LOGITS * 4096) / 790e12
   expect(predict(layer, H100) - predict(none, H100)).toBeCloseTo((3 * product) / 0.9, 9)
+})
+
+it('rows that are read and written in one go have the instructions of both, in three launches', () => {
+  const fast = { ...H100, copy: 30 }
+  const both = MOST_INSTRUCTIONS['sweepKernel<bf16>'] + MOST_INSTRUCTIONS['rowKernel<bf16>']
+  const wanted = (1e3 * LOGITS * both) / (132 * 4 * 32 * 1.98e9) / 0.8 + 0.01
+  for (const name of ['step with a deferred scale', 'cross-entropy with its gradient']) {
+    expect(predict(callOf(name), fast)).toBeCloseTo(wanted, 12)
+  }
+})
+
+it('the benches measure every stage that is predicted', () => {
+  const sources = ['run', 'head'].map((name) => readFileSync(join(root, `bench/cuda/${name}.mjs`), 'utf8'))
+  for (const { stage, case: name } of CALLS as Call[]) {
+    const source = sources[name === 'head' ? 1 : 0]
+    const [measured, inGraph] = stage.split(/(?= in a graph$)/)
+    expect(source).toMatch(new RegExp(`add\\(\\s*'${measured}'`))
+    if (inGraph) expect(source).toContain(`tell(\`\${stage}${inGraph}\``)
+  }
 })
 
 /** What a bench would have written where everything took so many times what is predicted. */

@@ -150,6 +150,28 @@ describe.runIf(CUDA.length > 0)('rows that are read and written in one go', () =
     }
   })
 
+  it('take part by a weight of the second loss alone', () => {
+    const { data, labels, shape } = problem('float32', 1027)
+    // The last tokens of the longer, chosen sequences count for nothing in the first loss.
+    const options = {
+      mask: Uint8Array.from({ length: BATCH * TIME }, (_, i) => Number(i < 2 * TIME || i % TIME < 4)),
+      ldAlpha: 0,
+      reference: { chosen: [-30, -31], rejected: [-29, -32] },
+      lossType: [{ lossType: 'sigmoid' }, { lossType: 'sft', weight: 0.3 }],
+      deferredScale: true,
+    } as const
+    const wanted = fusedPreferenceLossSync({ data: data as Float32Array, shape }, labels, {
+      ...options,
+      ...RUN,
+      gradient: true,
+    })
+    const out = new DeviceBuffer(data.byteLength)
+    fusedPreferenceLossSync({ data: DeviceBuffer.from(data), shape }, labels, { ...options, gradient: out })
+    expect(read(out, data).equals(read(wanted.gradLogits.data, data))).toBe(true)
+    const last = wanted.rowScale?.[TIME - 2] as number
+    expect(Math.abs(last)).toBeGreaterThan(0)
+  })
+
   it('are captured, and give the scale of what the buffers then hold', () => {
     const { data, labels, shape } = problem('bfloat16', 1027)
     const logits = { data, dtype: 'bfloat16', shape } as const

@@ -28,7 +28,7 @@ import { copyOfColumns, joined } from './shards.js'
 import { bytes, CUDA, gaussian, hex, logitsOf, random, storage, values } from './support.js'
 
 const RUN = { backend: 'cuda' } as const
-const CHUNK_VARIABLE = 'FPL_HOST_CHUNK_BYTES'
+const CHUNK_VARIABLE = 'FUSED_PREFERENCE_LOSS_CHUNK_BYTES'
 const hasHead = getBackends().cuda.cublasLt?.available === true
 
 const next = random(28)

@@ -21,7 +21,7 @@ import { bytes, CUDA, DTYPES, decode, encode, gaussian, random, storage, tooFar,
 
 const RUN = { backend: 'cuda' } as const
 const hasHead = getBackends().cuda.cublasLt?.available === true
-const CHUNK_VARIABLE = 'FPL_HOST_CHUNK_BYTES'
+const CHUNK_VARIABLE = 'FUSED_PREFERENCE_LOSS_CHUNK_BYTES'
 
 const [B, T, V] = [4, 6, 1027]
 const KEPT = B * (T - 1)

@@ -63,7 +63,7 @@ function rowBits(logits: Logits, labels: Int32Array, row: number, options: Seque
 
 describe.each(TARGETS)('$name', ({ name, run }) => {
   const dtypes = name === 'js' ? (['float32'] as const) : DTYPES
-  // The others have no threads of the host's.
+  // js and cuda have none of the host's threads.
   const threadCounts = name === 'js' || name === 'cuda' ? [1] : THREADS
 
   test.each(VOCABULARIES)('a row of %i logits among others, anywhere', (vocab) => {

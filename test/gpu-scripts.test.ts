@@ -32,8 +32,8 @@ echo "$*" >> "$CALLS"
 case "$*" in
   *ready.mjs) if [ -z "$READY" ]; then echo 'CUDA is not available: none here' >&2; exit 1; fi ;;
   *--json*) printf '{"packages":"%s"}' "$PYTHONPATH" > "\${@: -1}" ;;
-  *head.mjs*) echo "library \${FUSED_PREFERENCE_LOSS_CUDA_LIBRARY:-as usual}" >> "$CALLS" ;;
 esac
+case "$*" in *torch-eager*) echo "library \${FUSED_PREFERENCE_LOSS_CUDA_LIBRARY:-as usual}" >> "$CALLS" ;; esac
 if [ -n "$SLOW" ]; then case "$*" in *$SLOW*) sleep 60 ;; esac; fi
 if [ -n "$WRONG" ]; then case "$FUSED_PREFERENCE_LOSS_CUDA_LIBRARY" in *$WRONG*) exit 1 ;; esac; fi
 `
@@ -80,7 +80,10 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
     })
     const files = readdirSync(join(folder, 'out')).sort()
     const archived = spawnSync('tar', ['-tzf', join(folder, 'out/results.tgz')], { encoding: 'utf8' }).stdout
-    const calls = readFileSync(env.CALLS, 'utf8').trim().split('\n')
+    const calls = readFileSync(env.CALLS, 'utf8')
+      .trim()
+      .split('\n')
+      .filter((call) => call !== '--version')
     return { status, stdout, files, archived: archived.trim().split('\n').sort(), calls }
   }
 
@@ -94,7 +97,7 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
     expect(stdout).toContain('CUDA is not available: none here')
     expect(calls).toEqual(['dist/cli/index.mjs inspect', 'scripts/gpu/ready.mjs'])
     expect(files).toEqual(['results.tgz'])
-    expect(archived).toEqual(['results/', 'results/gpu.log', 'results/inspect.log'])
+    expect(archived).toEqual(['results/', 'results/gpu.log', 'results/inspect.log', 'results/steps.log'])
   })
 
   it('fails when the tests do', () => {
@@ -113,7 +116,9 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
     ])
     expect(files).toEqual(['bench-cuda.json', 'results.tgz'])
     expect(archived).toEqual(
-      ['', 'bench-cuda.json', 'bench.log', 'check.log', 'gpu.log', 'inspect.log'].map((name) => `results/${name}`),
+      ['', 'bench-cuda.json', 'bench.log', 'check.log', 'gpu.log', 'inspect.log', 'steps.log'].map(
+        (name) => `results/${name}`,
+      ),
     )
     expect(measured('bench-cuda.json')).toEqual({ packages: '' })
   })
@@ -145,6 +150,56 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
     expect(calls.some((call) => call.startsWith('bench/cuda/head.mjs'))).toBe(true)
     expect(files).toContain('results.tgz')
     expect(Date.now() - begin).toBeLessThan(50_000)
+  })
+
+  it('keeps what there is of a run that is killed', () => {
+    const script = join(folder, 'run.sh')
+    const env = { ...process.env, CALLS: join(folder, 'calls'), READY: '1', SLOW: 'head.mjs', TMPDIR: folder }
+    const { signal } = spawnSync('bash', [script, join(folder, 'out'), 'bench', 'head'], {
+      env,
+      stdio: 'ignore',
+      timeout: 8000,
+      killSignal: 'SIGKILL',
+    })
+    expect(signal).toBe('SIGKILL')
+    const archived = spawnSync('tar', ['-tzf', join(folder, 'out/results.tgz')], { encoding: 'utf8' }).stdout
+    expect(archived).toContain('results/bench.log')
+    expect(readdirSync(join(folder, 'out'))).toEqual(['bench-cuda.json', 'results.tgz'])
+  })
+
+  it('has so much time for all commands as it is given: what is left for one, and none for what is too late', () => {
+    const { status, stdout, calls, archived } = run(['bench', 'head', 'peers'], {
+      READY: '1',
+      SLOW: 'head.mjs',
+      ALL_SECONDS: '35',
+    })
+    expect(status).toBe(1)
+    expect(stdout).toMatch(/^bench: passed in/m)
+    expect(stdout).toMatch(/^head: FAILED, out of time, in 1\d s$/m)
+    expect(stdout).toMatch(/^peers: LEFT OUT, no time$/m)
+    expect(calls.filter((call) => call.startsWith('bench/run.mjs'))).toHaveLength(1)
+    expect(archived).toContain('results/head.log')
+  })
+
+  it('measures our own cases and those of others in two commands, the others in less than all the time of theirs', () => {
+    put('bin/node', STUB.replace('case "$*" in', 'echo "$PEERS_SECONDS $*" >> "$CALLS"\ncase "$*" in'))
+    const { status, calls, files } = run(['bench', 'peers'], { READY: '1', STEP_SECONDS: '100' })
+    expect(status).toBe(0)
+    const benches = calls.filter((call) => call.startsWith('80 bench/run.mjs --backend cuda'))
+    expect(benches.map((call) => call.replace(/ --json .*/, ''))).toEqual([
+      '80 bench/run.mjs --backend cuda --peer ours',
+      '80 bench/run.mjs --backend cuda --quick',
+    ])
+    expect(files).toEqual(['bench-cuda.json', 'bench-peers.json', 'results.tgz'])
+  })
+
+  it('gives Node.js the libraries that came along where it does not start without them', () => {
+    put(
+      'bin/node',
+      `#!/usr/bin/env bash\n[ -n "$LD_LIBRARY_PATH" ] || [ "$1" != --version ] || exit 127\necho "$LD_LIBRARY_PATH" >> "$CALLS"`,
+    )
+    const { calls } = run(['bench'], { READY: '1', LD_LIBRARY_PATH: '' })
+    expect(calls.at(-1)).toMatch(/^\/.*\/tree\/bin\/lib$/)
   })
 
   it('has ncu count what a step does, where there is one', () => {
@@ -187,7 +242,7 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
     put('variants/broken.patch', 'x')
     put('variants/loads.patch', 'x')
     put('variants/wrong.patch', 'x')
-    const { status, stdout, calls, files } = run(['variants', 'head'], { READY: '1', WRONG: 'variant-wrong' })
+    const { status, stdout, calls, files } = run(['variants', 'cpu'], { READY: '1', WRONG: 'variant-wrong' })
     expect(status).toBe(1)
     const made = calls.slice(2).map((call) => call.replace(/ .*\/(?=[^/]*$)/, ' '))
     expect(made).toEqual([
@@ -200,12 +255,12 @@ describe.runIf(process.platform === 'linux' && has('tar') && has('xz'))('run.sh'
       'bench/run.mjs variant-loads.json',
       'variant.sh wrong.patch variant-wrong.so',
       'scripts/gpu/calls.mjs',
-      'bench/cuda/head.mjs bench-head.json',
+      'bench/run.mjs bench-cpu.json',
       'library as usual',
     ])
     expect(stdout).toMatch(/^variant-broken-build: FAILED in/m)
     expect(stdout).toMatch(/^variant-wrong-calls: FAILED in/m)
-    expect(files).toEqual(['results.tgz', 'variant-loads.json', 'variant-none.json'])
+    expect(files).toEqual(['bench-cpu.json', 'results.tgz', 'variant-loads.json', 'variant-none.json'])
   })
 })
 
@@ -270,7 +325,54 @@ cat $all > "$out"
   })
 })
 
+/** The files that those import where they begin, and so on; as far as they are of this repository. */
+function imported(roots: readonly string[]): string[] {
+  const found = new Set<string>()
+  const visit = (path: string) => {
+    if (found.has(path)) return
+    found.add(path)
+    const text = readFileSync(join(root, path), 'utf8')
+    for (const [, name] of text.matchAll(/(?:from|^import) '(\.\.?\/[^']+\.(?:m?js|ts|wgsl))'/gm)) {
+      const next = join(dirname(path), name)
+      const file = [next, next.replace(/\.js$/, '.ts')].find((each) => existsSync(join(root, each)))
+      if (file) visit(file)
+    }
+  }
+  for (const path of roots) visit(path)
+  return [...found]
+}
+
 describe('gpu:pack', () => {
+  it('takes along whatever is imported there', async () => {
+    const { PARTS } = await import(new URL('../scripts/gpu/parts.mjs', import.meta.url).href)
+    const tests = readFileSync(join(root, 'scripts/gpu/test.sh'), 'utf8').match(/test\/[\w-]+\.test\.ts/g) as string[]
+    const steps = readFileSync(join(root, 'scripts/gpu/run.sh'), 'utf8').match(
+      /(?:bench|scripts)\/[\w/-]+\.mjs/g,
+    ) as string[]
+    expect(tests.length).toBeGreaterThan(5)
+    expect(steps.length).toBeGreaterThan(4)
+    const needed = imported(['vitest.config.ts', ...tests, ...steps])
+    expect(needed.length).toBeGreaterThan(100)
+    const isTaken = (path: string) => PARTS.some((part: string) => path === part || path.startsWith(`${part}/`))
+    expect(needed.filter((path) => !isTaken(path))).toEqual([])
+  })
+
+  it.runIf(process.platform === 'linux' && has('ldd'))('knows what programs need of a host', async () => {
+    const { librariesOf, oldestGlibc } = await import(new URL('../scripts/gpu/parts.mjs', import.meta.url).href)
+    const found: string[] = librariesOf(process.execPath)
+    for (const path of found) expect(existsSync(path)).toBe(true)
+    const { stdout } = spawnSync('ldd', [process.execPath], { encoding: 'utf8' })
+    for (const name of ['libstdc++.so', 'libgcc_s.so']) {
+      expect(found.some((path) => path.includes(name))).toBe(stdout.includes(name))
+    }
+    const { header } = process.report.getReport() as unknown as { header: { glibcVersionRuntime: string } }
+    const [needed, here] = [oldestGlibc([process.execPath]), header.glibcVersionRuntime].map((version) =>
+      Number(version.split('.')[1]),
+    )
+    expect(needed).toBeGreaterThanOrEqual(17)
+    expect(needed).toBeLessThanOrEqual(here)
+  })
+
   it.each([
     [['--wheel', '/nowhere/a.whl'], '/nowhere/a.whl is missing'],
     [['--wheel', 'package.json'], 'package.json must end in .whl'],

@@ -6,7 +6,7 @@
 import { describe, expect, test } from 'vitest'
 import { checkPrecision } from '../lib/call/head-gradients.js'
 import type { Runner } from '../lib/call/run.js'
-import { fusedLinearPreferenceLossSync, linearSequenceLogProbsSync } from '../lib/index.js'
+import * as library from '../lib/index.js'
 import type { HeadGradients } from '../lib/types/index.js'
 import {
   byWords,
@@ -21,9 +21,12 @@ import {
   type Sizes,
   step,
 } from './one-rounding.js'
-import { ALL_NATIVE, fusesMultiplyAdds, TARGETS, type Target, values } from './support.js'
+import { cutFunctions } from './sharded.js'
+import { ALL_NATIVE, fusesMultiplyAdds, TARGETS, type Target, values, WASM } from './support.js'
 
+const { fusedLinearPreferenceLossSync, linearSequenceLogProbsSync } = library
 const BACKENDS = TARGETS.filter(({ name }) => name !== 'wasm')
+const OWN = TARGETS.filter(({ run }) => run.backend === 'cpu')
 
 describe.each(BACKENDS)('on $name', ({ run }) => {
   test.each(SHAPES)('one rounding of what is not the label’s: %s', (_, most, sizes) => {
@@ -90,6 +93,22 @@ describe.each(BACKENDS)('on $name', ({ run }) => {
     for (const k of [0, 1]) expect(errorOf(got[k], Float64Array.from(wanted[k]))).toBeLessThan(1e-3)
   })
 
+  test.runIf(run.backend !== 'cuda')('ranks that share a vocabulary, where a label is one rank’s', () => {
+    const { hidden, weight, labels, bias } = problemOf({ rows: 24, width: 6, vocab: 135 })
+    const options = { ...run, bias, lossType: 'cpo', gradient: true } as const
+    const cut = cutFunctions(library as never, [{ ranks: 3, even: false, segments: 'exact', copies: false }])
+    const call = ({ fusedLinearPreferenceLossSync }: typeof library, gradientPrecision: 'float32' | 'bfloat16') =>
+      fusedLinearPreferenceLossSync({ ...hidden, shape: [4, 6, 6] }, weight, labels, { ...options, gradientPrecision })
+    const [got, full] = [call(cut as never, 'bfloat16'), call(cut as never, 'float32')]
+    const wanted = call(library, 'bfloat16')
+    for (const name of ['gradHidden', 'gradWeight'] as const) {
+      const whole = Float64Array.from(wanted[name]!.data as Float32Array)
+      expect(errorOf(got[name]!.data as Float32Array, whole), name).toBeLessThan(2e-4)
+      // The bound may be as large as all that the rounding does.
+      expect(got[name]!.data, name).not.toEqual(full[name]!.data)
+    }
+  })
+
   test('capped logits, whose labels have slopes of their own', () => {
     const problem = problemOf({ rows: 20, width: 8, vocab: 97, certainty: 4 })
     const capped = {
@@ -144,9 +163,8 @@ describe('bits', () => {
   })
 })
 
-describe('the label’s product', () => {
-  const own = TARGETS.filter(({ run }) => run.backend === 'cpu')
-  test.runIf(own.length > 0).each(own)('is rounded once, with the sum, on $name', ({ run }) => {
+describe.runIf(OWN.length > 0)('the label’s product', () => {
+  test.each(OWN)('is rounded once, with the sum, on $name', ({ run }) => {
     // Of a single row the gradient of the bias is that of the logits.
     const problem = problemOf({ rows: 1, width: 400, vocab: 2, labels: [0] })
     const { w, width } = problem
@@ -187,8 +205,10 @@ describe('what is refused', () => {
     }
     for (const name of ['cpu', 'js', 'cuda']) expect(() => on(name)).not.toThrow()
     // Where no gradient is asked for, too.
-    const onWasm = { gradientPrecision: 'bfloat16', gradient: false, backend: 'wasm' }
-    expect(() => call(onWasm)).toThrow("must be 'float32' on the wasm backend")
-    expect(() => call({ ...onWasm, backend: 'js' })).not.toThrow()
+    const without = { gradientPrecision: 'bfloat16', gradient: false }
+    for (const { run } of WASM) {
+      expect(() => call({ ...without, ...run })).toThrow("must be 'float32' on the wasm backend")
+    }
+    expect(() => call({ ...without, backend: 'js' })).not.toThrow()
   })
 })

@@ -13,15 +13,16 @@ import { installedProject } from './installed-project.js'
 const project = installedProject()
 afterAll(() => rmSync(project, { recursive: true }))
 
-/** The TypeScript compiler's messages about these files. */
+/** The TypeScript compiler's messages about these files, and its exit code where it fails. */
 async function compile(files: string[], options: object): Promise<string> {
   const compilerOptions = { module: 'NodeNext', target: 'ES2022', strict: true, noEmit: true, ...options }
   writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files }))
   const compiler = createRequire(import.meta.url).resolve('typescript/bin/tsc')
-  const { stdout } = await promisify(execFile)(process.execPath, [compiler, '--project', project]).catch(
+  const { stdout, code } = await promisify(execFile)(process.execPath, [compiler, '--project', project]).then(
+    ({ stdout }) => ({ stdout, code: 0 }),
     (error) => error,
   )
-  return stdout
+  return code === 0 ? stdout : `${stdout}exit code ${code}`
 }
 
 test('types for both module systems, under strict settings', async () => {

@@ -93,12 +93,14 @@ const CALLS = `
     sequenceLogProbsSync({ data: there(host.logits), shape }, there(host.labels.map((x) => x + V)), { backend: 'cuda' })
   })
   for (const [name, typed] of [['float32', (data) => ({ data, dtype: 'float32' })], ['float16', half], ['bfloat16', narrow]]) {
-    results['head ' + name] = digest(
-      fpl.fusedLinearPreferenceLossSync(
-        { ...typed(host.hidden), shape: [B, T, D] }, { ...typed(host.weight), shape: [V, D] }, host.labels,
-        { ...base, bias: typed(host.bias).data, mask: host.mask },
-      ),
-    )
+    for (const products of name === 'float32' ? ['own', 'tf32'] : ['own']) {
+      results['head ' + name + ' ' + products] = digest(
+        fpl.fusedLinearPreferenceLossSync(
+          { ...typed(host.hidden), shape: [B, T, D] }, { ...typed(host.weight), shape: [V, D] }, host.labels,
+          { ...base, bias: typed(host.bias).data, mask: host.mask, products },
+        ),
+      )
+    }
   }
   tell(results)
 `
@@ -143,7 +145,7 @@ describe.runIf(onHost && hasPtx)('the kernels’ PTX', () => {
     for (const kernel of ['targets', 'order', 'sweep', 'finish', 'sequences', 'values', 'gradient', 'row']) {
       expect(started).toContain(`${kernel}Kernel`)
     }
-    for (const kernel of ['narrow', 'columns', 'labelsToHidden', 'labelsToWeight']) {
+    for (const kernel of ['narrow', 'columns', 'labelsApart', 'link', 'labelsToHidden', 'labelsToWeight']) {
       expect(started).toContain(`${kernel}Kernel`)
     }
     // Without a loss, with one of pairs, of single sequences and of single tokens.
@@ -154,8 +156,20 @@ describe.runIf(onHost && hasPtx)('the kernels’ PTX', () => {
 
   // Instructions of PTX, of which a GPU's own are some more or fewer.
   it.each([
-    { dtype: 'float32', array: 'Float32Array', bytes: 4, most: { sweepKernel: 33, gradientKernel: 22 } },
-    { dtype: 'bfloat16', array: 'Uint16Array', bytes: 2, most: { sweepKernel: 14, gradientKernel: 20.5 } },
+    {
+      dtype: 'float32',
+      array: 'Float32Array',
+      bytes: 4,
+      most: { sweepKernel: 33, gradientKernel: 22 },
+      shifted: [36, 22.5],
+    },
+    {
+      dtype: 'bfloat16',
+      array: 'Uint16Array',
+      bytes: 2,
+      most: { sweepKernel: 14, gradientKernel: 20.5 },
+      shifted: [15, 20.5],
+    },
   ])('reads $dtype logits once for log-probs and once for the gradient, in so many instructions', (row) => {
     const launchesOf = (vocab: number) => {
       const { launches } = carriedOut(`
@@ -186,6 +200,32 @@ describe.runIf(onHost && hasPtx)('the kernels’ PTX', () => {
     expect(ofBlock).toBeLessThanOrEqual(8 * 250)
     const writing = gradient[0].warpInstructions - gradient[0].blocks * 250
     expect((32 * writing) / logits).toBeLessThanOrEqual(row.most.gradientKernel)
+    // The second of these rows begins between two Quads: its loads are still of 16 bytes, and shifted.
+    const odd = launchesOf(128257)
+    expect((32 * odd.sweep[0].warpInstructions) / logits).toBeLessThanOrEqual(row.shifted[0])
+    expect((32 * odd.gradient[0].warpInstructions) / logits).toBeLessThanOrEqual(row.shifted[1])
+  })
+
+  // Of 512 rows in one chunk and of twice as many, with 64 different labels or with one.
+  it.each([64, 1])('goes over the rows of an output layer’s chunk once for the weights of %i labels', (different) => {
+    const countOf = (rows: number) => {
+      const { launches } = carriedOut(`
+        const bfloat16 = (x) => Uint16Array.from(new Uint32Array(x.buffer), (bits) => bits >>> 16)
+        const hidden = { data: bfloat16(fill(${rows} * 8, 1, 1.1)), dtype: 'bfloat16', shape: [1, ${rows}, 8] }
+        const weight = { data: bfloat16(fill(64 * 8, 1, 1.3)), dtype: 'bfloat16', shape: [64, 8] }
+        const labels = Int32Array.from({ length: ${rows} }, (_, i) => i % ${different})
+        fpl.linearCrossEntropySync(hidden, weight, labels, { backend: 'cuda', shift: false, gradient: { weight: true } })
+        tell(0)
+      `)
+      const of = (name: string) => launches.filter(({ kernel }) => kernel.includes(`::${name}Kernel`))
+      expect([of('link').length, of('labelsToWeight').length]).toEqual([1, 1])
+      return [of('link')[0], of('labelsToWeight')[0]]
+    }
+    const [few, many] = [countOf(512), countOf(1024)]
+    for (const [i, { warpInstructions, loaded }] of few.entries()) {
+      expect(many[i].warpInstructions).toBeLessThan(2.1 * warpInstructions)
+      expect(many[i].loaded).toBeLessThan(2.1 * loaded)
+    }
   })
 
   it('passes golden and edge cases', async () => {

@@ -5,13 +5,12 @@
  * A forward is one product with the weight. A step is three where the logits are kept, for them and for the gradients of
  * hidden and weight, and four where they are made twice.
  */
-import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { fusedLinearPreferenceLossSync, getBackends, linearSequenceLogProbsSync } from 'fused-preference-loss'
 import { DeviceBuffer, getDevices, Stream } from 'fused-preference-loss/cuda'
 import { quantile } from '../statistics.mjs'
+import { toldByPeers } from './peers.mjs'
 import { labelsFor, randomLogits } from './run.mjs'
 
 const [BATCH, TIME, WIDTH, VOCAB] = [8, 1024, 4096, 128256]
@@ -26,6 +25,15 @@ function time(/** @type {() => void} */ call, rounds = 7) {
     return performance.now() - start
   }).sort((a, b) => a - b)
   return quantile(times, 0.5)
+}
+
+/** Writes what there is by now. */
+function keep() {
+  const json = process.argv[2]
+  if (!json) return
+  mkdirSync(dirname(json), { recursive: true })
+  const report = { date: new Date().toISOString(), device: getDevices()[0], results }
+  writeFileSync(json, `${JSON.stringify(report, null, 1)}\n`)
 }
 
 const { cublasLt } = getBackends().cuda
@@ -45,6 +53,7 @@ const weight = {
 }
 const gradient = { hidden: new DeviceBuffer(4 * BATCH * TIME * WIDTH), weight: new DeviceBuffer(4 * VOCAB * WIDTH) }
 const heads = [0, 0.5].map((masked) => ({ name: `head${masked ? '-masked50' : ''}`, masked }))
+/** @type {any[]} */
 const results = []
 for (const { name, masked } of heads) {
   const labels = labelsFor({ rows: BATCH * TIME, vocab: VOCAB, masked }, TIME)
@@ -65,12 +74,9 @@ for (const { name, masked } of heads) {
 for (const { data } of [hidden, weight]) data.dispose()
 for (const buffer of Object.values(gradient)) buffer.dispose()
 
-const script = fileURLToPath(new URL('peers.py', import.meta.url))
-const input = JSON.stringify({ heads, shape: [BATCH, TIME, WIDTH, VOCAB], dtype })
-const { status, stdout, stderr, error } = spawnSync('python3', [script], { input, encoding: 'utf8' })
-const lines = (stdout ?? '').split('\n').filter((line) => line.startsWith('{'))
-results.push(...lines.map((line) => JSON.parse(line)))
-if (status !== 0) results.push({ peer: 'python3', skipped: error?.message ?? stderr.trim().split('\n').at(-1) })
+keep() // Before the peers, of which one may hang.
+results.push(...toldByPeers({ heads, shape: [BATCH, TIME, WIDTH, VOCAB], dtype }))
+keep()
 
 const product = results.find(({ peer }) => peer === 'cublas')?.ms
 for (const { case: name = '', stage = '', peer, ms, products, peakBytes, skipped } of results) {
@@ -78,10 +84,4 @@ for (const { case: name = '', stage = '', peer, ms, products, peakBytes, skipped
   const share = products && product ? `   ${((100 * products * product) / ms).toFixed(1)} % of cuBLAS` : ''
   const memory = peakBytes ? `   peak ${(peakBytes / 1e9).toFixed(2)} GB beyond the inputs` : ''
   console.log(`${`${name} ${stage}`.padEnd(24)} ${peer.padEnd(24)} ${said}${share}${memory}`)
-}
-const json = process.argv[2]
-if (json) {
-  mkdirSync(dirname(json), { recursive: true })
-  const report = { date: new Date().toISOString(), device: getDevices()[0], results }
-  writeFileSync(json, `${JSON.stringify(report, null, 1)}\n`)
 }

@@ -6,15 +6,21 @@
  * also timed in a graph of many. Inputs are random normal; those of several calls, which take turns, are some times the
  * second-level cache.
  */
-import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { fusedPreferenceLossSync } from 'fused-preference-loss'
-import { DeviceBuffer, getDevices, prepareFusedPreferenceLoss, Stream } from 'fused-preference-loss/cuda'
+import {
+  DeviceBuffer,
+  getDevices,
+  prepareCrossEntropy,
+  prepareFusedPreferenceLoss,
+  Stream,
+} from 'fused-preference-loss/cuda'
+import { toldByPeers } from './peers.mjs'
 import { setsBeyond, timeCalls } from './time.mjs'
 
-const VOCABULARIES = [32000, 50257, 128256, 151936]
+/** The one of the predictions first, if time is short. */
+const VOCABULARIES = [128256, 32000, 50257, 151936]
 export const REFERENCE = { chosen: [-100, -110, -90, -80], rejected: [-105, -100, -95, -85] }
 const SEQUENCES = 8
 export const BYTES = { float32: 4, bfloat16: 2, float16: 2 }
@@ -181,12 +187,21 @@ function measureStages(one, stream, found, hold) {
     /** @type {string} */ stage,
     /** @type {number} */ transfers,
     /** @type {[DeviceBuffer, DeviceBuffer | boolean | 'in-place'][]} */ given,
-    /** @type {(() => void) | undefined} */ before = undefined,
+    /** @type {{ before?: () => void, deferredScale?: boolean, ofTokens?: boolean }} */ {
+      before,
+      deferredScale = false,
+      ofTokens = false,
+    } = {},
   ) => {
     // Masked rows are zero already, or nobody reads them.
     const prepared = given.map(([data, gradient]) => {
       const logits = { data, dtype, shape: [SEQUENCES, length, vocab] }
-      return hold(prepareFusedPreferenceLoss(logits, labels, { ...options, gradient, zeroInactive: false }))
+      const written = { gradient, zeroInactive: false }
+      return hold(
+        ofTokens
+          ? prepareCrossEntropy(logits, labels, { shift: false, stream, ...written })
+          : prepareFusedPreferenceLoss(logits, labels, { ...options, ...written, deferredScale }),
+      )
     })
     const calls = prepared.map((each) => () => each.enqueue(stream))
     const { workspaceBytes } = prepared[0]
@@ -216,6 +231,12 @@ function measureStages(one, stream, found, hold) {
     3,
     sets.map(({ logits, out }) => [logits, out]),
   )
+  // 64 rows are too few to be read and written in one go.
+  if (rows > 64) {
+    const given = sets.map(({ logits, out }) => /** @type {[DeviceBuffer, DeviceBuffer]} */ ([logits, out]))
+    add('deferred scale', 2, given, { deferredScale: true })
+    add('cross-entropy', 2, given, { ofTokens: true })
+  }
   for (const { out } of sets) out.dispose()
   // A gradient that is taken for logits would be another problem: they come back before each round.
   const inPlace = sets.map(({ logits }) => logits)
@@ -225,8 +246,10 @@ function measureStages(one, stream, found, hold) {
     'in-place',
     3,
     inPlace.map((logits) => [logits, 'in-place']),
-    () => {
-      for (const logits of inPlace) logits.copyFrom(untouched, { stream })
+    {
+      before: () => {
+        for (const logits of inPlace) logits.copyFrom(untouched, { stream })
+      },
     },
   )
 }
@@ -248,21 +271,6 @@ function agreementProblem() {
       /** @type {Float32Array} */ (/** @type {import('fused-preference-loss').Logits} */ (gradLogits).data),
     ),
   }
-}
-
-/** The measurements of python3, or its error output. */
-function peers(/** @type {(Case & { turns: number })[]} */ list) {
-  const script = fileURLToPath(new URL('peers.py', import.meta.url))
-  const input = JSON.stringify({ cases: list, agreement: agreementProblem(), reference: REFERENCE })
-  const { status, stdout, stderr, error } = spawnSync('python3', [script], {
-    input,
-    encoding: 'utf8',
-    maxBuffer: 1 << 28,
-  })
-  const lines = (stdout ?? '').split('\n').filter((line) => line.startsWith('{'))
-  const said = lines.map((line) => JSON.parse(line))
-  if (status !== 0) said.push({ peer: 'python3', skipped: error?.message ?? stderr.trim().split('\n').at(-1) })
-  return said
 }
 
 function table(/** @type {any[]} */ results) {
@@ -305,7 +313,9 @@ export function benchCuda(values) {
     write([]) // all there is where what follows takes too long
   }
   const isAlone = values.peer.length > 0 && values.peer.every((name) => name === 'ours')
-  const others = isAlone ? [] : peers(measured.filter(({ masked, dtype }) => masked <= 0.5 && dtype !== 'float16'))
+  const shared = measured.filter(({ masked, dtype }) => masked <= 0.5 && dtype !== 'float16')
+  const task = () => ({ cases: shared, agreement: agreementProblem(), reference: REFERENCE })
+  const others = isAlone ? [] : toldByPeers(task())
   const all = [...measured.flatMap(({ results }) => results), ...others]
   if (others.length > 0) console.log(`\n${table(all).join('\n')}`)
   write(others)

@@ -5,22 +5,6 @@ import { sumGradientsSync } from 'fused-preference-loss/distributed'
 /** @typedef {import('fused-preference-loss/distributed').Communicator} Communicator */
 
 /**
- * A communicator of this process alone.
- * @type {Communicator}
- */
-export const ALONE = {
-  rank: 0,
-  size: 1,
-  allGather: async (send, receive) => receive.set(send),
-  allGatherSync: (send, receive) => receive.set(send),
-  allReduceSum: async () => {},
-  allReduceSumSync() {},
-  barrier: async () => {},
-  barrierSync() {},
-  abort: (code = 1) => process.exit(code),
-}
-
-/**
  * This rank's part of a list, of as many as the others' or one more.
  * @template Item
  * @param {Pick<Communicator, 'rank' | 'size'>} communicator

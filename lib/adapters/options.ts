@@ -12,13 +12,13 @@ export type LogitsGradient = 'gradient' | 'gpuDevice' | keyof LogitsGradientOpti
 /** The same of an output layer. */
 export type LayerGradient = 'gradient' | 'gpuDevice' | keyof HeadGradientOptions
 
-/** The option of an output layer whose tensors are float32, which AMX does not multiply. */
+/** The option of an output layer whose tensors are float32 and not on a GPU: AMX and TF32 do not multiply them. */
 export interface ProductsOption {
   /**
    * Whose matrix products the output layer takes: its own, or those of a library of BLAS on this machine, whose bits they
    * are then (docs/blas.md). The last are of the cpu backend. Defaults to 'own'.
    */
-  products?: Exclude<HeadOptions['products'], 'amx'>
+  products?: Exclude<HeadOptions['products'], 'amx' | 'tf32'>
 }
 
 /**

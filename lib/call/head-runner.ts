@@ -12,7 +12,7 @@ import { type Runner, runnerOf } from './run.js'
 /** The names of {@link HeadOptions}. */
 export const HEAD_OPTIONS = ['bias', 'products'] as const
 
-const PRODUCTS = ['own', 'blas', 'amx'] as const
+const PRODUCTS = ['own', 'blas', 'amx', 'tf32'] as const
 
 /** The largest size that the integers of every library hold, rounded up to a whole cache line. */
 const LARGEST = 2 ** 31 - 16
@@ -29,10 +29,16 @@ export function headRunner(
   const runner = runnerOf(options, range, arrays, watched)
   if (products === 'own') return runner
   const { backend, settings } = runner
-  if (!backend.openProducts) {
-    throw invalidValue('options.products', `'${products}' is of the cpu backend; this call runs on '${backend.name}'`)
+  const owner = products === 'tf32' ? 'cuda' : 'cpu'
+  if (backend.name !== owner || !backend.openProducts) {
+    throw invalidValue(
+      'options.products',
+      `'${products}' is of the ${owner} backend; this call runs on '${backend.name}'`,
+    )
   }
-  if (products === 'amx') checkBFloat16(reference ? [head, reference] : [head])
+  const heads = reference ? [head, reference] : [head]
+  if (products === 'amx') checkBFloat16(heads)
+  if (products === 'tf32') checkFloat32(heads)
   const largest = Math.max(rows.vocab, head.weight.rowStride, head.weight.columnStride)
   if (products === 'blas' && largest > LARGEST) {
     throw outOfRange('options.products', `'own' where a size or a stride of weight is above ${LARGEST}`, largest)
@@ -41,10 +47,18 @@ export function headRunner(
   return runner
 }
 
+const typesOf = ({ hidden, weight }: Head) => `hidden is ${hidden.dtype}, weight is ${weight.dtype}`
+
 function checkBFloat16(heads: readonly Head[]): void {
-  for (const { hidden, weight } of heads) {
-    if (hidden.dtype === 'bfloat16' && weight.dtype === 'bfloat16') continue
-    const got = `hidden is ${hidden.dtype}, weight is ${weight.dtype}`
-    throw invalidValue('options.products', `'amx' multiplies hidden states and weights of bfloat16; here ${got}`)
-  }
+  const other = heads.find(({ hidden, weight }) => hidden.dtype !== 'bfloat16' || weight.dtype !== 'bfloat16')
+  if (!other) return
+  const what = `'amx' multiplies hidden states and weights of bfloat16; here ${typesOf(other)}`
+  throw invalidValue('options.products', what)
+}
+
+/** Factors of two types are both converted to float32. */
+function checkFloat32(heads: readonly Head[]): void {
+  const other = heads.find(({ hidden, weight }) => hidden.dtype !== 'float32' && hidden.dtype === weight.dtype)
+  if (!other) return
+  throw invalidValue('options.products', `'tf32' multiplies factors of float32; here ${typesOf(other)}`)
 }

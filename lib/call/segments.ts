@@ -102,40 +102,44 @@ export class SegmentExchange {
 
   /** Packs what that job has left, active rows alone; each label's logit is sent by the rank that has its column. */
   pack({ states, labelLogits, count }: SegmentStates, message: Uint8Array): void {
-    const size = 4 * count * this.words
-    const from = bytesOf(states)
-    for (const [i, row] of this.active.entries()) {
-      message.set(from.subarray(row * size, (row + 1) * size), i * 4 * this.most * this.words)
-    }
-    const labels = new Float32Array(this.labels[this.rank])
+    const words = count * this.words
+    const to = this.statesIn(message)
+    for (const [i, row] of this.active.entries()) copy(states, row * words, to, i * this.most * this.words, words)
+    const labels = this.labelsIn(message, this.rank)
     this.forEachLabel(this.rank, (row, i) => {
       labels[i] = labelLogits[row]
     })
-    message.set(bytesOf(labels), this.active.length * 4 * this.most * this.words)
   }
 
   /** The stage of the job that begins from the states of all ranks, whose messages these are. */
   gathered(messages: readonly Uint8Array[]): ForwardStage {
     const total = this.counts.reduce((sum, count) => sum + count, 0)
     const segments = this.states(total)
-    const to = bytesOf(segments.states)
     let before = 0
     for (const r of this.inOrder()) {
-      const message = messages[r]
-      const size = 4 * this.counts[r] * this.words
+      const from = this.statesIn(messages[r])
+      const words = this.counts[r] * this.words
       for (const [i, row] of this.active.entries()) {
-        const at = i * 4 * this.most * this.words
-        to.set(message.subarray(at, at + size), 4 * (row * total + before) * this.words)
+        copy(from, i * this.most * this.words, segments.states, (row * total + before) * this.words, words)
       }
-      const labels = new Float32Array(this.labels[r])
-      const at = this.active.length * 4 * this.most * this.words
-      bytesOf(labels).set(message.subarray(at, at + labels.byteLength))
+      const labels = this.labelsIn(messages[r], r)
       this.forEachLabel(r, (row, i) => {
         segments.labelLogits[row] = labels[i]
       })
       before += this.counts[r]
     }
     return { ...this.stage, segments }
+  }
+
+  /** Where a message has the states. What is before them, its header, must be whole words of 4 bytes (it has 320). */
+  private statesIn({ buffer, byteOffset }: Uint8Array): Int32Array {
+    return new Int32Array(buffer, byteOffset, this.active.length * this.most * this.words)
+  }
+
+  /** Where the message of a rank has its labels' logits. */
+  private labelsIn(message: Uint8Array, rank: number): Float32Array {
+    const { byteLength } = this.statesIn(message)
+    return new Float32Array(message.buffer, message.byteOffset + byteLength, this.labels[rank])
   }
 
   /** The ranks in the order of their columns. */
@@ -158,6 +162,7 @@ export class SegmentExchange {
   }
 }
 
-function bytesOf({ buffer, byteOffset, byteLength }: Int32Array | Float32Array): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength)
+/** Copies words. They are few, and the views that `set` needs would take longer to make. */
+function copy(from: Int32Array, at: number, to: Int32Array, toAt: number, words: number): void {
+  for (let i = 0; i < words; i++) to[toAt + i] = from[at + i]
 }

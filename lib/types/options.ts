@@ -167,10 +167,12 @@ export interface HeadOptions {
   bias?: TensorData | undefined
   /**
    * Whose matrix products the output layer takes: its own; those of a library of BLAS on this machine, whose bits they are
-   * then (docs/blas.md); or, for hidden states and weights of bfloat16, those of AMX, which have bits of their own
-   * (docs/amx.md). The last two are of the cpu backend. Defaults to 'own'.
+   * then (docs/blas.md); for hidden states and weights of bfloat16 those of AMX, which have bits of their own
+   * (docs/amx.md); or, where the factors are float32, those of TF32, which take 10 of the 23 bits of their fractions
+   * (docs/cuda.md). 'blas' and 'amx' are of the cpu backend, 'tf32' is of cuda: `ERR_INVALID_ARG_VALUE` on another one.
+   * Defaults to 'own'.
    */
-  products?: 'own' | 'blas' | 'amx' | undefined
+  products?: 'own' | 'blas' | 'amx' | 'tf32' | undefined
 }
 
 /**
@@ -206,7 +208,7 @@ export interface HeadGradientOptions {
   gradientDType?: DType | undefined
   /**
    * What the gradient with respect to each logit but the label's is rounded to, once, before it is multiplied by hidden
-   * states and weights. 'bfloat16', for hidden and weight of bfloat16, leaves a relative error of 1e-4 to 1e-3 in the
+   * states and weights. 'bfloat16', for hidden and weight of bfloat16, leaves a relative error of up to 1e-3 in the
    * gradients, and multiplies with AVX512-BF16 where that is the faster way. The label's own is float32 and is added
    * apart, so that the error stays small where a token is well predicted. Of the cpu and js backends, with any products;
    * and of cuda, which always rounds so to the type of 16-bit hidden and weight, also with 'float32':

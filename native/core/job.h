@@ -315,7 +315,7 @@ struct Exchange {
 };
 
 // Values of Job::products; above 0 it is the addon's number of a library of BLAS.
-constexpr int32_t kOurProducts = 0, kProductsOfAmx = -1;
+constexpr int32_t kOurProducts = 0, kProductsOfAmx = -1, kProductsOfTf32 = -2;
 
 struct Job {
   bool hasPolicy = false, hasReference = false, hasGradient = false, hasHeadGradient = false;
@@ -341,7 +341,7 @@ struct Job {
 
   int64_t threads = 1;
   int32_t instructionSet = -1;      // index into the instruction sets of the build; -1: the best this CPU has
-  int32_t products = kOurProducts;  // which an output layer takes: ours, AMX's, or those of the library of that number
+  int32_t products = kOurProducts;  // which an output layer takes: ours, AMX's, TF32's, or those of a library
 
   // `cancelled` is set by another thread and has an effect until stage 4 begins. A job that may be cancelled finishes
   // stage 1 before it begins stage 4.

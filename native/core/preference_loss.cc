@@ -14,9 +14,12 @@ bool ranksPairs(const LossTerm& term) { return term.type == LossType::aot || ter
 void rank(const double* a, const double* b, std::vector<double>& values, std::vector<int64_t>& order) {
   for (size_t i = 0; i < values.size(); ++i) values[i] = a[i] - b[i];
   std::iota(order.begin(), order.end(), int64_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](int64_t i, int64_t j) {
+  // std::stable_sort would allocate.
+  std::sort(order.begin(), order.end(), [&](int64_t i, int64_t j) {
     const double x = values[i], y = values[j];
-    return x < y || (x == x && y != y);
+    if (x < y || y < x) return x < y;
+    const bool isLast = x != x, isOtherLast = y != y;
+    return isLast == isOtherLast ? i < j : isOtherLast;
   });
 }
 

@@ -198,7 +198,7 @@ bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas) {
     const bool ofRowsAlone = job.hasPolicy && job.hasGradient && (job.hasTokenLoss || job.gradient.rowScale);
     const bool isRead = !job.policy.segments.present();
     const Gradient* const atOnce = ofRowsAlone && isRead && !job.cancellable ? &job.gradient : nullptr;
-    // What allocates comes before what writes to the caller's arrays: so a job that fails leaves them as they are.
+    // What allocates comes before what writes to the caller's gradients: so a job that fails leaves them as they are.
     if (job.hasReference) forward(job.reference, job.tokens, sequences, referenceScratch, context);
     if (job.hasPolicy) forward(job.policy, job.tokens, sequences, policyScratch, context, atOnce);
     // A job without a signal is cancelled when its environment ends. Nobody will read its results then.

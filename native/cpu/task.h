@@ -1,5 +1,7 @@
 // What threads do for each number of a run: a reference to a function that the caller keeps until then. Unlike a
 // std::function it allocates nothing, so a stage that has begun to write does not run out of memory between two runs.
+// A Task is a parameter only: it refers to the work, and a variable or a member would outlive a lambda written in
+// place.
 #pragma once
 
 #include <cstdint>

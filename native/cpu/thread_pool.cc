@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 namespace fpl {
 namespace {
@@ -44,22 +45,26 @@ void ThreadPool::run(int64_t count, int64_t threads, Task task) {
     return;
   }
   Batch batch(task, count, helpers);
-  std::list<std::thread> ended;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    // Threads are started when first needed. If there are none to be had, or no memory for them, the caller does the
-    // work alone.
-    try {
-      while (int64_t(threads_.size()) < helpers) threads_.emplace_back(&ThreadPool::help, this);
-    } catch (const std::exception&) {
-    }
-    open(batch);
-    ended.swap(ended_);
-  }
-  for (int64_t i = 0; i < helpers; ++i) wake_.notify_one();
-  for (std::thread& thread : ended) thread.join();
-  batch.work();
   std::unique_lock<std::mutex> lock(mutex_);
+  // One at a time: a list for all of them allocates with some standard libraries.
+  while (!ended_.empty()) {
+    std::thread ended = std::move(ended_.front());
+    ended_.pop_front();
+    lock.unlock();
+    ended.join();
+    lock.lock();
+  }
+  // Threads are started when first needed. If there are none to be had, or no memory for them, the caller does the work
+  // alone.
+  try {
+    while (int64_t(threads_.size()) < helpers) threads_.emplace_back(&ThreadPool::help, this);
+  } catch (const std::exception&) {
+  }
+  open(batch);
+  lock.unlock();
+  for (int64_t i = 0; i < helpers; ++i) wake_.notify_one();
+  batch.work();
+  lock.lock();
   close(batch);
   lock.unlock();
   spinUntil([&] { return batch.helpersInside == 0; });

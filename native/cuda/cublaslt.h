@@ -21,12 +21,19 @@ struct Preference;  // cublasLtMatmulPreference_t
 
 enum class Status : int32_t { kSuccess = 0, kInvalidValue = 7, kExecutionFailed = 13, kNotSupported = 15 };
 enum class Type : int32_t { kFloat32 = 0, kFloat16 = 2, kBFloat16 = 14 };  // cudaDataType
-// cublasComputeType_t: products and sums in float32, and float32 factors as they are, not as TF32.
-enum class Compute : int32_t { kFloat32 = 68 };
+// cublasComputeType_t: products and sums in float32, and float32 factors as they are or as TF32.
+enum class Compute : int32_t { kFloat32 = 68, kTf32 = 77 };
 
-enum class OperationAttribute : int32_t { kPointerMode = 2, kTransposeA = 3, kTransposeB = 4 };
+enum class OperationAttribute : int32_t {
+  kPointerMode = 2,
+  kTransposeA = 3,
+  kTransposeB = 4,
+  kEpilogue = 7,
+  kBiasPointer = 8,  // [rows of d], of d's type
+};
 constexpr int32_t kAsStored = 0, kTransposed = 1;            // cublasOperation_t
 constexpr int32_t kScalarsOnHost = 0, kScalarsOnDevice = 1;  // cublasLtPointerMode_t
+constexpr int32_t kNoEpilogue = 1, kAddsBias = 4;            // cublasLtEpilogue_t
 
 enum class PreferenceAttribute : int32_t {
   kWorkspaceBytes = 1,    // uint64
@@ -65,7 +72,7 @@ struct Functions {
   Status (*choose)(Handle*, Operation*, Layout* a, Layout* b, Layout* c, Layout* d, Preference*, int most, Choice*,
                    int* count);
   Status (*verify)(Handle*, Operation*, Layout* a, Layout* b, Layout* c, Layout* d, const Algorithm*, Choice*);
-  // d = alpha · a · b + beta · c
+  // d = alpha · a · b + beta · c, and the bias to every column
   Status (*multiply)(Handle*, Operation*, const void* alpha, const void* a, Layout*, const void* b, Layout*,
                      const void* beta, const void* c, Layout*, void* d, Layout*, const Algorithm*, void* workspace,
                      size_t workspaceBytes, Stream);

@@ -28,8 +28,8 @@ namespace cuda {
 
 constexpr int kWarp = 32;
 
-// 16 bytes of memory, what one load or store moves. What lies there are elements of a row: a pointer to a Quad is never
-// followed, the functions below copy bytes.
+// 16 bytes of memory, what one load or store moves. What lies there are elements of a row: the functions below alone
+// follow a pointer to a Quad, as CUDA's own vector or by its bytes.
 struct alignas(16) Quad {
   uint32_t words[4];
 };
@@ -71,9 +71,8 @@ FPL_DEVICE void storeStreaming(Quad* p, Quad v) {
 }
 // Through the first-level cache: the neighbour will want the same line, or this thread the same Quad again.
 FPL_DEVICE Quad loadCached(const Quad* p) {
-  Quad v;
-  memcpy(&v, p, sizeof v);
-  return v;
+  const uint4 v = *reinterpret_cast<const uint4*>(p);
+  return {{v.x, v.y, v.z, v.w}};
 }
 
 // The low word of (high:low) >> bits, bits in [0, 32).

@@ -1,6 +1,7 @@
 #include "head.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "devices.h"
 
@@ -9,14 +10,11 @@ namespace cuda {
 namespace {
 
 // Bytes of device memory for the logits of a chunk. Each chunk reads and writes the weight's gradient once, so they
-// should be large.
+// should be large; tests want several chunks of few rows.
 int64_t chunkBytes() {
   constexpr int64_t kBytes = int64_t(768) << 20;
-#if defined(FPL_HOST_EXECUTION)
-  return std::max<int64_t>(1, host::numberIn("FPL_HOST_CHUNK_BYTES", kBytes));
-#else
-  return kBytes;
-#endif
+  const char* const given = getenv("FUSED_PREFERENCE_LOSS_CHUNK_BYTES");
+  return given && *given ? std::max<int64_t>(1, atoll(given)) : kBytes;
 }
 
 int64_t roundedUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -28,14 +26,6 @@ constexpr float kZero = 0, kOne = 1;
 
 int64_t extentOf(const Rows& rows) { return rows.offset(rows.count() - 1) + rows.vocab; }
 
-// Chunks of nearly as many rows each: a short one would leave much of the GPU idle, and yet have the weight's gradient
-// read and written.
-int64_t evenChunk(int64_t rows, int64_t most) {
-  if (rows <= most) return rows;
-  const int64_t chunks = (rows + most - 1) / most, even = (rows + chunks - 1) / chunks;
-  return most > 128 ? std::min(most, roundedUp(even, 128)) : even;
-}
-
 bool isActive(int32_t target) { return target != -1; }
 
 }  // namespace
@@ -45,13 +35,14 @@ HeadPlan::HeadPlan(const Job& job, Workspace& workspace) : job_(job), workspace_
   count_ = job.policy.logits.count();
   vocab_ = job.policy.logits.vocab;
   stride_ = roundedUp(vocab_, kRowAlignment);
-  // How many of the labels on the device are active is not known here, and waiting to be told would end a graph's
-  // capture: there is room and work for all rows then.
+  // How many of the labels on the device are active is not known here: there is room for all rows then.
   active_.count = job.labels.data ? count_ : std::count_if(job.tokens.targets, job.tokens.targets + count_, isActive);
+  multiplied_ = active_.count;
   const int64_t rowBytes = stride_ * int64_t(sizeof(float));
   mostRows_ = std::max<int64_t>(1, chunkBytes() / rowBytes);
-  if (mostRows_ > 128) mostRows_ -= mostRows_ % 128;
-  chunk_ = evenChunk(active_.count, mostRows_);
+  if (mostRows_ > Chunks::kTileRows) mostRows_ -= mostRows_ % Chunks::kTileRows;
+  chunks_ = Chunks(active_.count, mostRows_, {vocab_, job.policy.head.width(), multiprocessors()});
+  chunk_ = chunks_.most();
   // Those of a single chunk have their memory anyway.
   const int64_t budget = job.headGradient.logitsBudget;
   const bool makesBoth = job.hasPolicy && job.hasHeadGradient && !job.policy.segments.present();
@@ -91,9 +82,11 @@ HeadPlan::Layer HeadPlan::layerOf(const Head& from) {
   }
   // Both factors of a product have one type.
   layer.type = from.hidden.dtype == from.weight.dtype ? from.weight.dtype : DType::kFloat32;
-  if (layer.type == DType::kBFloat16 && capabilityOf(job_.device) < 80) {
-    throw Error{"output layers of bfloat16 need a GPU of compute capability 8.0 or newer, and GPU " +
-                std::to_string(job_.device) + " is older; it multiplies float16 and float32"};
+  layer.tf32 = layer.type == DType::kFloat32 && job_.products == kProductsOfTf32;
+  if ((layer.type == DType::kBFloat16 || layer.tf32) && capabilityOf(job_.device) < 80) {
+    throw Error{"output layers of " + std::string(layer.tf32 ? "TF32" : "bfloat16") +
+                " need a GPU of compute capability 8.0 or newer, and GPU " + std::to_string(job_.device) +
+                " is older; it multiplies float16 and float32"};
   }
   layer.converts = layer.type != from.weight.dtype;
   layer.weight = {head.weight.data, layer.type, vocab_, width, head.weight.rowStride, head.weight.columnStride};
@@ -125,8 +118,10 @@ void* HeadPlan::gradientOnDevice(void* host, int64_t elements, DType dtype, bool
 void HeadPlan::place(Layout& layout) {
   active_.rows = layout.scratch<int32_t>(active_.count);
   active_.targets = layout.scratch<int32_t>(active_.count);
+  active_.found = layout.scratch<int32_t>(1);
   for (Layer* layer : {&policy_, &reference_}) {
     if (layer->converts) layer->weight.data = layout.scratch<float>(vocab_ * layer->head.width());
+    if (layer->head.bias.data) layer->bias = layout.scratch<float>(vocab_);
   }
   hidden_ = layout.scratch<char>(chunk_ * hiddenStride_ * int64_t(sizeof(float)));
   logits_ = layout.scratch<float>((keeps_ ? active_.count : chunk_) * stride_);
@@ -143,16 +138,19 @@ void HeadPlan::place(Layout& layout) {
   if (out_.hidden && job_.exchange.present()) {
     shareOfHidden_ = layout.scratch<float>(active_.count * policy_.head.width());
   }
-  if (out_.bias) biasSums_ = layout.scratch<double>(vocab_);
+  if (out_.bias) biasSums_ = layout.scratch<double>(stripsOf(chunk_) * vocab_);
   if (policy_.type == DType::kFloat16) scale_ = layout.scratch<GradientScale>(1);
-  if (isNarrow()) ofLabels_ = layout.scratch<float>(chunk_);
+  if (takesLabelsApart()) ofLabels_ = layout.scratch<float>(chunk_);
+  if (takesLabelsApart() && out_.weight) {
+    labelLinks_ = {layout.scratch<int32_t>(vocab_), layout.scratch<int32_t>(chunk_), vocab_};
+  }
 }
 
-// hidden · weightᵀ
+// hidden · weightᵀ + bias
 Product HeadPlan::logitsProduct(const Layer& layer, int64_t first, int64_t rows) const {
   const Matrix hidden{hidden_, layer.type, rows, layer.head.width(), hiddenStride_};
   const Matrix logits{logitsOf(first), DType::kFloat32, rows, vocab_, stride_};
-  return {hidden, layer.weight.transposed(), logits};
+  return {hidden, layer.weight.transposed(), logits, layer.bias, layer.tf32};
 }
 
 // gradient · weight
@@ -160,7 +158,7 @@ Product HeadPlan::hiddenProduct(int64_t first, int64_t rows) const {
   // Rounded to 16 bits, it takes the first half of each row's room.
   const Matrix gradient{logitsOf(first), policy_.type, rows, vocab_, stride_ * 4 / elementSize(policy_.type)};
   const Matrix out{hiddenGradient_, DType::kFloat32, rows, policy_.head.width(), hiddenStride_};
-  return {gradient, policy_.weight, out};
+  return {gradient, policy_.weight, out, nullptr, policy_.tf32};
 }
 
 // gradientᵀ · hidden
@@ -170,33 +168,25 @@ Product HeadPlan::weightProduct(int64_t first, int64_t rows) const {
   const Matrix hidden{hidden_, policy_.type, rows, width, hiddenStride_};
   const bool byRows = policy_.head.weight.columnStride == 1;
   const Matrix out{weightSums_, DType::kFloat32, vocab_, width, byRows ? width : 1, byRows ? 1 : vocab_};
-  return {gradient.transposed(), hidden, out};
+  return {gradient.transposed(), hidden, out, nullptr, policy_.tf32};
 }
 
-// The product for a whole chunk, and for a shorter last one, or for each chunk that is kept. Chosen for the most rows a
-// chunk can have, so that the choice, and with it a row's bits, does not depend on how many there are.
+// A product for each chunk. Chosen for the most rows a chunk can have, so that the choice, and with it a row's bits,
+// does not depend on how many there are.
 template <typename Make>
 std::vector<Matmul> HeadPlan::products(bool scalarsOnDevice, const Make& make) const {
   std::vector<Matmul> made;
-  const auto add = [&](int64_t first, int64_t rows) {
-    if (rows == 0) return;
+  forChunks([&](int64_t first, int64_t rows) {
     made.emplace_back(*workspace_.cublasLt, make(first, mostRows_), make(first, rows), scalarsOnDevice);
-  };
-  if (keeps_) {
-    forChunks(add);
-  } else {
-    add(0, chunk_);
-    add(0, active_.count % chunk_);
-  }
+  });
   return made;
 }
 
-const Matmul& HeadPlan::of(const std::vector<Matmul>& products, int64_t first, int64_t rows) const {
-  return products[size_t(keeps_ ? first / chunk_ : rows == chunk_ ? 0 : 1)];
+const Matmul& HeadPlan::of(const std::vector<Matmul>& products, int64_t first) const {
+  return products[size_t(chunks_.beginningWith(first))];
 }
 
 void HeadPlan::prepare() {
-  if (active_.count == 0) return;
   const auto ofLogits = [&](Layer& layer) {
     layer.logits = products(false, [&](int64_t first, int64_t rows) { return logitsProduct(layer, first, rows); });
   };
@@ -226,6 +216,14 @@ void HeadPlan::download(Stream stream) {
 void HeadPlan::begin(const int32_t* targets, Stream stream) {
   compactRows(targets, count_, active_, stream);
   for (const Layer* layer : {&policy_, &reference_}) {
+    if (layer->bias) {
+      Rows bias;
+      bias.data = layer->head.bias.data;
+      bias.dtype = layer->head.bias.dtype;
+      bias.batch = bias.time = 1;
+      bias.vocab = vocab_;
+      copyRows(bias, nullptr, 1, layer->bias, DType::kFloat32, vocab_, stream);
+    }
     if (!layer->converts) continue;
     const Head::Weight& from = layer->head.weight;
     const Matrix& to = layer->weight;
@@ -241,9 +239,20 @@ void HeadPlan::begin(const int32_t* targets, Stream stream) {
   }
 }
 
+void HeadPlan::askForActive(Stream stream) {
+  check(cudaMemcpyAsync(&found_, active_.found, sizeof found_, cudaMemcpyDeviceToHost, stream), "counting active rows");
+}
+
+void HeadPlan::multiplyActive() {
+  multiplied_ = found_;
+  prepare();
+}
+
 template <typename Visit>
 void HeadPlan::forChunks(const Visit& visit) const {
-  for (int64_t first = 0; first < active_.count; first += chunk_) visit(first, std::min(chunk_, active_.count - first));
+  for (int64_t i = 0; i < chunks_.count() && chunks_.begin(i) < multiplied_; ++i) {
+    visit(chunks_.begin(i), std::min(chunks_.begin(i + 1), multiplied_) - chunks_.begin(i));
+  }
 }
 
 Rows HeadPlan::chunkOfLogits(int64_t first, int64_t rows) const {
@@ -273,7 +282,7 @@ LabelParts HeadPlan::labelParts(int64_t first, int64_t rows) const {
   hidden.time = rows;
   hidden.vocab = policy_.head.width();
   hidden.timeStride = hiddenStride_;
-  return {active_.targets + first, ofLabels_, hidden, policy_.head.weight};
+  return {active_.targets + first, ofLabels_, hidden, policy_.head.weight, labelLinks_};
 }
 
 // The chunk's gradient of hidden.
@@ -292,15 +301,13 @@ void HeadPlan::gatherHidden(const Layer& layer, const int32_t* from, int64_t row
   copyRows(layer.head.hidden, from, rows, hidden_, layer.type, hiddenStride_, stream);
 }
 
-void HeadPlan::multiplyLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream) {
-  const Head& head = layer.head;
-  if (head.bias.data) spreadBias(head.bias, logitsOf(first), rows, vocab_, stride_, stream);
-  of(layer.logits, first, rows).multiply(&kOne, head.bias.data ? &kOne : &kZero, products_, stream);
+void HeadPlan::multiplyLogits(const Layer& layer, int64_t first, Stream stream) {
+  of(layer.logits, first).multiply(&kOne, &kZero, products_, stream);
 }
 
 void HeadPlan::makeLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream) {
   gatherHidden(layer, active_.rows + first, rows, stream);
-  multiplyLogits(layer, first, rows, stream);
+  multiplyLogits(layer, first, stream);
 }
 
 void HeadPlan::forward(bool reference, const Forward& stage, const Tokens& tokens, const TokenLossStage* loss,
@@ -340,11 +347,12 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
   if (out_.hidden && !out_.skipInactive) {
     clearInactive(columns.targets, count_, width, out_.hidden, out_.hiddenDtype(), stream);
   }
-  if (out_.weight && !addsToSums && active_.count == 0) {
+  if (out_.weight && !addsToSums && multiplied_ == 0) {
     check(cudaMemsetAsync(weightSums_, 0, size_t(vocab_ * width) * sizeof(float), stream), "running output layer");
   }
   if (out_.bias) {
-    check(cudaMemsetAsync(biasSums_, 0, size_t(vocab_) * sizeof(double), stream), "running output layer");
+    const size_t bytes = size_t(stripsOf(chunk_) * vocab_) * sizeof(double);
+    check(cudaMemsetAsync(biasSums_, 0, bytes, stream), "running output layer");
   }
   if (active_.count > 0) gatherValues(values, active_, values_, takingPart_, stream);
   if (scale_) gradientScale(values_, active_.count, scale_, stream);
@@ -358,7 +366,7 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
   forChunks([&](int64_t first, int64_t rows) {
     // Zeros for hidden states that take no part: 0 times what they are might be NaN.
     gatherHidden(policy_, takingPart_ + first, rows, stream);
-    if (!keeps_) multiplyLogits(policy_, first, rows, stream);
+    if (!keeps_) multiplyLogits(policy_, first, stream);
     part.logits = chunkOfLogits(first, rows);
     part.out = chunkOfGradient(first, rows);
     chunkColumns.targets = active_.targets + first;
@@ -368,10 +376,11 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
       narrowGradient(part, values_ + first, chunkColumns, up, ofLabels_, stream);
     } else {
       logitsGradient(part, values_ + first, chunkColumns, chunkColumns, {0, rows}, stream);
+      if (takesLabelsApart()) takeLabelsApart(part.out, chunkColumns.targets, ofLabels_, stream);
     }
     if (out_.hidden) {
-      of(toHidden_, first, rows).multiply(down, zero, products_, stream);
-      if (isNarrow()) addLabelsToHidden(labelParts(first, rows), hiddenGradient_, hiddenStride_, stream);
+      of(toHidden_, first).multiply(down, zero, products_, stream);
+      if (takesLabelsApart()) addLabelsToHidden(labelParts(first, rows), hiddenGradient_, hiddenStride_, stream);
       if (shareOfHidden_) {
         copyRows(hiddenRows(rows), nullptr, rows, shareOfHidden_ + first * width, DType::kFloat32, width, stream);
       } else {
@@ -380,19 +389,21 @@ void HeadPlan::gradient(const Gradient& gradient, const RowValues* values, const
       }
     }
     if (out_.weight) {
-      of(toWeight_, first, rows).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
+      of(toWeight_, first).multiply(down, addsToSums || first > 0 ? one : zero, products_, stream);
       const Matrix sums = weightProduct(first, rows).c;
-      if (isNarrow())
+      if (takesLabelsApart()) {
+        linkLabels(chunkColumns.targets, rows, labelLinks_, stream);
         addLabelsToWeight(labelParts(first, rows), weightSums_, sums.rowStride, sums.columnStride, stream);
+      }
     }
   });
-  if (shareOfHidden_ && active_.count > 0) {
-    communicator->allReduceSum(shareOfHidden_, size_t(active_.count * width), nccl::Type::kFloat32, stream,
+  if (shareOfHidden_ && multiplied_ > 0) {
+    communicator->allReduceSum(shareOfHidden_, size_t(multiplied_ * width), nccl::Type::kFloat32, stream,
                                job_.cancelled);
-    scatterRows(shareOfHidden_, width, active_.rows, active_.count, width, out_.hidden, out_.dtype, adds, stream);
+    scatterRows(shareOfHidden_, width, active_.rows, multiplied_, width, out_.hidden, out_.dtype, adds, stream);
   }
   if (out_.weight && rounds) writeRounded(weightSums_, vocab_ * width, out_.weight, out_.dtype, adds, stream);
-  if (out_.bias) writeColumns(biasSums_, vocab_, out_.bias, out_.dtype, adds, stream);
+  if (out_.bias) writeColumns(biasSums_, stripsOf(chunk_), vocab_, out_.bias, out_.dtype, adds, stream);
 }
 
 }  // namespace cuda

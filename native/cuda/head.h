@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "chunks.h"
 #include "communicator.h"
 #include "layout.h"
 #include "matmul.h"
@@ -26,6 +27,10 @@ class HeadPlan {
   void upload(Stream stream);
   // Finds the active rows.
   void begin(const int32_t* targets, Stream stream);
+  // Asks the device how many there are; once it has answered, those behind them need not be multiplied. Their products
+  // would be zeros and add nothing, so that the bits are the same.
+  void askForActive(Stream stream);
+  void multiplyActive();
   // Stage 1 of the policy, which comes last, or of the reference; `loss` is null where no single tokens have one.
   void forward(bool reference, const Forward& stage, const Tokens& tokens, const TokenLossStage* loss, Stream stream);
   // Stage 1 as far as the states of segments.
@@ -44,6 +49,8 @@ class HeadPlan {
     DType type = DType::kFloat32;  // of both factors of its products
     Matrix weight;                 // [V, D] of that type
     bool converts = false;         // the weight is a copy in that type
+    bool tf32 = false;             // the products take float32 factors as TF32
+    float* bias = nullptr;         // [V] a copy; or null
     std::vector<Matmul> logits;
   };
   struct Transfer {
@@ -56,6 +63,9 @@ class HeadPlan {
   void* gradientOnDevice(void* host, int64_t elements, DType dtype, bool upload, const char* purpose);
 
   bool isNarrow() const { return policy_.type != DType::kFloat32; }
+  // Whether products would round the gradient of the label, which is by far the largest where a token is well
+  // predicted.
+  bool takesLabelsApart() const { return isNarrow() || policy_.tf32; }
 
   // Where the logits of rows from `first` on are, of the active ones: all have places of their own, or those of a
   // chunk.
@@ -66,7 +76,7 @@ class HeadPlan {
   Product weightProduct(int64_t first, int64_t rows) const;
   template <typename Make>
   std::vector<Matmul> products(bool scalarsOnDevice, const Make& make) const;
-  const Matmul& of(const std::vector<Matmul>& products, int64_t first, int64_t rows) const;
+  const Matmul& of(const std::vector<Matmul>& products, int64_t first) const;
   // Whether the reference's logits are made.
   bool readsReference() const { return job_.hasReference && !areGiven(job_.reference.segments); }
   template <typename Visit>
@@ -77,13 +87,16 @@ class HeadPlan {
   LabelParts labelParts(int64_t first, int64_t rows) const;
   Rows hiddenRows(int64_t rows) const;
   void gatherHidden(const Layer& layer, const int32_t* from, int64_t rows, Stream stream);
-  void multiplyLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream);
+  void multiplyLogits(const Layer& layer, int64_t first, Stream stream);
   void makeLogits(const Layer& layer, int64_t first, int64_t rows, Stream stream);
 
   const Job& job_;
   Workspace& workspace_;
-  int64_t count_, vocab_;     // rows of all logits, and their length
-  int64_t mostRows_, chunk_;  // rows of a chunk: the most there may be, and those there are
+  int64_t count_, vocab_;  // rows of all logits, and their length
+  int64_t multiplied_;     // the first active rows, whose logits are made
+  int32_t found_ = 0;      // active rows, as the device has told
+  Chunks chunks_;
+  int64_t mostRows_, chunk_;  // rows of a chunk: the most there may be, and those of the longest
   bool keeps_;                // the logits of all active rows, from the forward of the policy to the gradient
   int64_t stride_;            // of the logits
   int64_t hiddenStride_;      // of the hidden states, and their gradient
@@ -100,9 +113,10 @@ class HeadPlan {
   char *hidden_ = nullptr, *products_ = nullptr;
   RowValues* values_ = nullptr;    // of the active rows
   int32_t* takingPart_ = nullptr;  // [active rows] those with a gradient other than 0, else -1
-  double* biasSums_ = nullptr;
+  double* biasSums_ = nullptr;     // [strips of a chunk, V]
   GradientScale* scale_ = nullptr;
-  float* ofLabels_ = nullptr;  // [chunk] of factors of 16 bits: the labels' part of the logits' gradient
+  float* ofLabels_ = nullptr;  // [chunk] the labels' part of the logits' gradient, where they are taken apart
+  LabelLinks labelLinks_;      // of the chunk's rows, for the weight's gradient
   std::vector<Matmul> toHidden_, toWeight_;
 };
 

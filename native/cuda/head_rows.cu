@@ -1,5 +1,5 @@
 // What a head needs besides products of matrices and the four stages: the rows that predict something gathered side by
-// side, the bias, and what becomes of the logits' gradient. Sums are taken in an order that does not change.
+// side, and what becomes of the logits' gradient. Sums are taken in an order that does not change.
 #include <type_traits>
 
 #include "row_tasks.h"
@@ -38,6 +38,7 @@ compactKernel(const int32_t* targets, int64_t count, ActiveRows active) {
     active.targets[slot++] = targets[row];
   }
   for (int64_t i = own.total + threadIndex(); i < active.count; i += kThreads) active.rows[i] = active.targets[i] = -1;
+  if (threadIndex() == 0) *active.found = own.total;
 }
 
 template <typename From, typename To>
@@ -54,20 +55,6 @@ void copy(const Rows& from, const int32_t* rows, int64_t count, void* out, int64
   const int64_t tiles = tilesOf(from.vocab);
   FPL_LAUNCH("output layer", (copyKernel<From, To>), count * tiles, kThreads, stream, from, rows, static_cast<To*>(out),
              stride, tiles);
-}
-
-template <typename T>
-FPL_KERNEL(kThreads, 4)
-biasKernel(const T* bias, float* logits, int64_t vocab, int64_t stride, int64_t tiles) {
-  float* row = logits + blockIndex() / tiles * stride;
-  forColumns(blockIndex() % tiles, vocab, [&](int64_t column) { row[column] = toFloat(bias[column]); });
-}
-
-template <typename T>
-void spread(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, int64_t stride, Stream stream) {
-  const int64_t tiles = tilesOf(vocab);
-  FPL_LAUNCH("output layer", biasKernel<T>, rows * tiles, kThreads, stream, static_cast<const T*>(bias.data), logits,
-             vocab, stride, tiles);
 }
 
 FPL_KERNEL(kThreads, 4)
@@ -103,10 +90,12 @@ scaleKernel(const RowValues* values, int64_t count, GradientScale* scale) {
 
 template <typename T>
 FPL_KERNEL(kThreads, 4)
-sumsKernel(const double* sums, int64_t vocab, T* out, bool accumulate) {
+sumsKernel(const double* sums, int64_t strips, int64_t vocab, T* out, bool accumulate) {
   const int64_t column = blockIndex() * kThreads + threadIndex();
   if (column >= vocab) return;
-  fromFloat(float(accumulate ? double(toFloat(out[column])) + sums[column] : sums[column]), out[column]);
+  double sum = 0;
+  for (int64_t strip = 0; strip < strips; ++strip) sum += sums[strip * vocab + column];
+  fromFloat(float(accumulate ? double(toFloat(out[column])) + sum : sum), out[column]);
 }
 
 template <typename T>
@@ -172,17 +161,6 @@ void copyRows(const Rows& from, const int32_t* rows, int64_t count, void* out, D
   }
 }
 
-void spreadBias(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, int64_t stride, Stream stream) {
-  switch (bias.dtype) {
-    case DType::kFloat32:
-      return spread<float>(bias, logits, rows, vocab, stride, stream);
-    case DType::kFloat16:
-      return spread<Float16>(bias, logits, rows, vocab, stride, stream);
-    case DType::kBFloat16:
-      return spread<BFloat16>(bias, logits, rows, vocab, stride, stream);
-  }
-}
-
 void gatherValues(const RowValues* values, const ActiveRows& active, RowValues* out, int32_t* rows, Stream stream) {
   FPL_LAUNCH("output layer", gatherKernel, blocksOf(active.count), kThreads, stream, values, active, out, rows);
 }
@@ -191,11 +169,12 @@ void gradientScale(const RowValues* values, int64_t count, GradientScale* scale,
   FPL_LAUNCH("output layer", scaleKernel, 1, kThreads, stream, values, count, scale);
 }
 
-void writeColumns(const double* sums, int64_t vocab, void* out, DType dtype, bool accumulate, Stream stream) {
+void writeColumns(const double* sums, int64_t strips, int64_t vocab, void* out, DType dtype, bool accumulate,
+                  Stream stream) {
   withType(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    FPL_LAUNCH("output layer", sumsKernel<T>, blocksOf(vocab), kThreads, stream, sums, vocab, static_cast<T*>(out),
-               accumulate);
+    FPL_LAUNCH("output layer", sumsKernel<T>, blocksOf(vocab), kThreads, stream, sums, strips, vocab,
+               static_cast<T*>(out), accumulate);
   });
 }
 

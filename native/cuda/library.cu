@@ -43,11 +43,22 @@ bool guarded(Problem* problem, const char* doing, int32_t device, const Body& bo
   return false;
 }
 
-// What gives something back tells nobody when it cannot.
+// Of what gives something back: where its device cannot be made the thread's, that is done all the same.
+template <typename Body>
+bool givenBack(Problem* problem, const char* doing, int32_t device, const Body& body) {
+  bool begun = false;
+  const auto begins = [&] {
+    begun = true;
+    body();
+  };
+  return guarded(problem, doing, device, begins) || (!begun && guarded(problem, doing, kAnyDevice, body));
+}
+
+// The same, of which nobody is told that it failed.
 template <typename Body>
 void quietly(int32_t device, const Body& body) {
   Problem problem;
-  guarded(&problem, "giving memory back", device, body);
+  givenBack(&problem, "giving memory back", device, body);
 }
 
 }  // namespace
@@ -129,11 +140,12 @@ bool deviceCount(int32_t* count, Problem* problem) {
   *count = found;
   if (status == cudaSuccess && found > 0) {
     std::string reason;
-    for (int device = 0; device < found; ++device) {
-      if (isServed(device, reason)) return true;
-    }
-    say(problem, reason);
-    return false;
+    bool isAny = false;
+    const bool asked = guarded(problem, "asking for a compute capability", kAnyDevice, [&] {
+      for (int device = 0; device < found && !isAny; ++device) isAny = isServed(device, reason);
+    });
+    if (asked && !isAny) say(problem, reason);
+    return isAny;
   }
   cudaGetLastError();
   if (driver / 1000 < CUDART_VERSION / 1000)
@@ -274,8 +286,8 @@ bool allocate(int32_t device, uint64_t bytes, uint64_t* address, Problem* proble
 }
 
 bool release(int32_t device, uint64_t address, Problem* problem) {
-  return guarded(problem, "releasing device memory", device,
-                 [&] { releaseOnDevice(reinterpret_cast<void*>(address)); });
+  return givenBack(problem, "releasing device memory", device,
+                   [&] { releaseOnDevice(reinterpret_cast<void*>(address)); });
 }
 
 bool trim(Context* context, int32_t device, Problem* problem) {
@@ -348,8 +360,8 @@ bool createStream(int32_t device, void** stream, Problem* problem) {
 }
 
 bool destroyStream(int32_t device, void* stream, Problem* problem) {
-  return guarded(problem, "destroying a stream", device,
-                 [&] { check(cudaStreamDestroy(Stream(stream)), "destroying a stream"); });
+  return givenBack(problem, "destroying a stream", device,
+                   [&] { check(cudaStreamDestroy(Stream(stream)), "destroying a stream"); });
 }
 
 bool synchronize(int32_t device, void* stream, Problem* problem) {
@@ -366,8 +378,8 @@ bool createEvent(int32_t device, void** event, Problem* problem) {
 }
 
 bool destroyEvent(int32_t device, void* event, Problem* problem) {
-  return guarded(problem, "destroying an event", device,
-                 [&] { check(cudaEventDestroy(cudaEvent_t(event)), "destroying an event"); });
+  return givenBack(problem, "destroying an event", device,
+                   [&] { check(cudaEventDestroy(cudaEvent_t(event)), "destroying an event"); });
 }
 
 bool recordEvent(int32_t device, void* event, void* stream, Problem* problem) {
@@ -429,8 +441,8 @@ bool launchGraph(int32_t device, void* graph, void* stream, Problem* problem) {
 }
 
 bool destroyGraph(int32_t device, void* graph, Problem* problem) {
-  return guarded(problem, "destroying a graph", device,
-                 [&] { check(cudaGraphExecDestroy(cudaGraphExec_t(graph)), "destroying a graph"); });
+  return givenBack(problem, "destroying a graph", device,
+                   [&] { check(cudaGraphExecDestroy(cudaGraphExec_t(graph)), "destroying a graph"); });
 }
 
 bool ncclVersion(int32_t* version, Problem* problem) {

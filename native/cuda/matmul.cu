@@ -30,11 +30,15 @@ Owned<Layout> layoutOf(const Functions& f, const Matrix& m) {
 
 Owned<Operation> operationOf(const Functions& f, const Product& p, bool scalarsOnDevice) {
   Operation* made = nullptr;
-  check(f, f.createOperation(&made, Compute::kFloat32, Type::kFloat32), kChoosing);
+  check(f, f.createOperation(&made, p.tf32 ? Compute::kTf32 : Compute::kFloat32, Type::kFloat32), kChoosing);
   Owned<Operation> operation(made, f.destroyOperation);
-  const auto set = [&](OperationAttribute attribute, int32_t value) {
+  const auto set = [&](OperationAttribute attribute, auto value) {
     check(f, f.setOperation(made, attribute, &value, sizeof value), kChoosing);
   };
+  if (p.bias) {
+    set(OperationAttribute::kEpilogue, kAddsBias);
+    set(OperationAttribute::kBiasPointer, p.bias);
+  }
   set(OperationAttribute::kPointerMode, scalarsOnDevice ? kScalarsOnDevice : kScalarsOnHost);
   set(OperationAttribute::kTransposeA, p.b.byRows() ? kAsStored : kTransposed);
   set(OperationAttribute::kTransposeB, p.a.byRows() ? kAsStored : kTransposed);
@@ -51,17 +55,14 @@ uint32_t alignmentOf(const void* data) {
 // Such that c is stored row by row, which to cuBLASLt is cᵀ = bᵀ · aᵀ column by column.
 Product byRows(const Product& p) {
   if (p.c.byRows()) return p;
-  return {p.b.transposed(), p.a.transposed(), p.c.transposed()};
+  return {p.b.transposed(), p.a.transposed(), p.c.transposed(), nullptr, p.tf32};
 }
 
-CublasLt::Case caseOf(const Product& model, const Product& product, bool scalarsOnDevice) {
-  CublasLt::Case found{scalarsOnDevice};
-  for (const Product* p : {&model, &product}) {
-    for (const Matrix& m : {p->a, p->b, p->c}) {
-      found.insert(found.end(), {int64_t(m.dtype), m.rows, m.columns, m.rowStride, m.columnStride});
-    }
+CublasLt::Case caseOf(const Product& p, bool scalarsOnDevice) {
+  CublasLt::Case found{scalarsOnDevice, p.bias ? alignmentOf(p.bias) : 0, p.tf32};
+  for (const Matrix& m : {p.a, p.b, p.c}) {
+    found.insert(found.end(), {int64_t(m.dtype), m.rows, m.columns, m.rowStride, m.columnStride, alignmentOf(m.data)});
   }
-  for (const Matrix& m : {product.a, product.b, product.c}) found.push_back(alignmentOf(m.data));
   return found;
 }
 
@@ -85,6 +86,32 @@ struct Matmul::Description {
         b(layoutOf(f, product.a)),
         c(layoutOf(f, product.c)) {}
 
+  // Asks cuBLASLt for the algorithm it thinks best; false where it has none.
+  bool choose(const CublasLt& lt, Algorithm& algorithm) const {
+    const Functions& f = *lt.functions;
+    Preference* made = nullptr;
+    check(f, f.createPreference(&made), kChoosing);
+    const Owned<Preference> preference(made, f.destroyPreference);
+    const auto set = [&](PreferenceAttribute attribute, auto value) {
+      check(f, f.setPreference(made, attribute, &value, sizeof value), kChoosing);
+    };
+    set(PreferenceAttribute::kWorkspaceBytes, uint64_t(CublasLt::kWorkspace));
+    // No sum is split over blocks that would have to be added up: each element is one block's, in one order. That makes
+    // the bits the same each time, and those of a row independent of the other rows.
+    set(PreferenceAttribute::kReductionSchemes, uint32_t(0));
+    set(PreferenceAttribute::kAlignmentA, alignmentOf(product.b.data));
+    set(PreferenceAttribute::kAlignmentB, alignmentOf(product.a.data));
+    set(PreferenceAttribute::kAlignmentC, alignmentOf(product.c.data));
+    set(PreferenceAttribute::kAlignmentD, alignmentOf(product.c.data));
+    Choice choice{};
+    int count = 0;
+    const Status status =
+        f.choose(lt.handle, operation.get(), a.get(), b.get(), c.get(), c.get(), made, 1, &choice, &count);
+    if (status != Status::kSuccess || count == 0 || choice.status != Status::kSuccess) return false;
+    algorithm = choice.algorithm;
+    return true;
+  }
+
   Product product;
   Owned<Operation> operation;
   Owned<Layout> a, b, c;
@@ -92,45 +119,26 @@ struct Matmul::Description {
 
 Matmul::Matmul(CublasLt& lt, const Product& model, const Product& product, bool scalarsOnDevice)
     : lt_(&lt), description_(std::make_shared<Description>(*lt.functions, product, scalarsOnDevice)) {
-  const CublasLt::Case key = caseOf(model, product, scalarsOnDevice);
-  const auto known = lt.chosen.find(key);
-  if (known != lt.chosen.end()) {
-    algorithm_ = known->second;
-    return;
-  }
-  if (!choose(Description(*lt.functions, model, scalarsOnDevice)) && !choose(*description_)) {
+  if (!choose(lt, model, scalarsOnDevice) && !choose(lt, product, scalarsOnDevice)) {
     check(*lt.functions, Status::kNotSupported, kChoosing);
   }
-  // Who never has the same number of rows twice shall not fill the memory; choosing again gives the same.
-  if (lt.chosen.size() >= CublasLt::kMostChoices) lt.chosen.clear();
-  lt.chosen.emplace(key, algorithm_);
 }
 
-bool Matmul::choose(const Description& model) {
-  const Functions& f = *lt_->functions;
+bool Matmul::choose(CublasLt& lt, const Product& model, bool scalarsOnDevice) {
+  const CublasLt::Case key = caseOf(model, scalarsOnDevice);
+  auto known = lt.chosen.find(key);
+  if (known == lt.chosen.end()) {
+    cublaslt::Algorithm found;
+    if (!Description(*lt.functions, model, scalarsOnDevice).choose(lt, found)) return false;
+    // Who never has the same sizes twice shall not fill the memory; choosing again gives the same.
+    if (lt.chosen.size() >= CublasLt::kMostChoices) lt.chosen.clear();
+    known = lt.chosen.emplace(key, found).first;
+  }
+  algorithm_ = known->second;
   const Description& own = *description_;
-  Preference* made = nullptr;
-  check(f, f.createPreference(&made), kChoosing);
-  const Owned<Preference> preference(made, f.destroyPreference);
-  const auto set = [&](PreferenceAttribute attribute, auto value) {
-    check(f, f.setPreference(made, attribute, &value, sizeof value), kChoosing);
-  };
-  set(PreferenceAttribute::kWorkspaceBytes, uint64_t(CublasLt::kWorkspace));
-  // No sum is split over blocks that would have to be added up: each element is one block's, in one order. That makes
-  // the bits the same each time, and those of a row independent of the other rows.
-  set(PreferenceAttribute::kReductionSchemes, uint32_t(0));
-  set(PreferenceAttribute::kAlignmentA, alignmentOf(own.product.b.data));
-  set(PreferenceAttribute::kAlignmentB, alignmentOf(own.product.a.data));
-  set(PreferenceAttribute::kAlignmentC, alignmentOf(own.product.c.data));
-  set(PreferenceAttribute::kAlignmentD, alignmentOf(own.product.c.data));
   Choice choice{};
-  int count = 0;
-  Status status = f.choose(lt_->handle, model.operation.get(), model.a.get(), model.b.get(), model.c.get(),
-                           model.c.get(), made, 1, &choice, &count);
-  if (status != Status::kSuccess || count == 0 || choice.status != Status::kSuccess) return false;
-  algorithm_ = choice.algorithm;
-  status = f.verify(lt_->handle, own.operation.get(), own.a.get(), own.b.get(), own.c.get(), own.c.get(), &algorithm_,
-                    &choice);
+  const Status status = lt.functions->verify(lt.handle, own.operation.get(), own.a.get(), own.b.get(), own.c.get(),
+                                             own.c.get(), &algorithm_, &choice);
   return status == Status::kSuccess && choice.workspaceBytes <= CublasLt::kWorkspace;
 }
 

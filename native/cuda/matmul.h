@@ -23,9 +23,11 @@ struct Matrix {
   Matrix transposed() const { return {data, dtype, columns, rows, columnStride, rowStride}; }
 };
 
-// c = a · b; a and b of one type, c of float32.
+// c = a · b + bias; a and b of one type, c of float32.
 struct Product {
   Matrix a, b, c;
+  const float* bias = nullptr;  // of each column of c, which is stored row by row; or none
+  bool tf32 = false;            // float32 factors lose all but 10 bits of their fractions
 };
 
 // What the products on one device share.
@@ -48,15 +50,18 @@ class CublasLt {
 
 class Matmul {
  public:
-  // The algorithm is the one chosen for `model`, the same product with another number of rows, where that can do it.
+  // The algorithm is the one chosen for `model`, the same product with another number of rows, where that can do it: so
+  // products of many numbers of rows have one choice.
   Matmul(CublasLt& lt, const Product& model, const Product& product, bool scalarsOnDevice);
 
-  // c = alpha · a · b + beta · c; where beta is 0, c may hold anything. The workspace has CublasLt::kWorkspace bytes.
+  // c = alpha · a · b + beta · c + bias; where beta is 0, c may hold anything. The workspace has CublasLt::kWorkspace
+  // bytes.
   void multiply(const float* alpha, const float* beta, void* workspace, Stream stream) const;
 
  private:
   struct Description;
-  bool choose(const Description& model);
+  // Takes the algorithm chosen for `model`, now or before, unless it cannot do this product.
+  bool choose(CublasLt& lt, const Product& model, bool scalarsOnDevice);
 
   const CublasLt* lt_;
   std::shared_ptr<const Description> description_;

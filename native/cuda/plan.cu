@@ -459,9 +459,14 @@ void Plan::download(Stream stream) {
         "copying a call's results to the host");
 }
 
-void Plan::enqueueValues(Stream stream) {
+void Plan::enqueueValues(Stream stream, bool waits) {
   enqueueTargets(stream);
   if (head_) head_->begin(columns_.targets, stream);
+  if (head_ && waits && job_.labels.data) {
+    head_->askForActive(stream);
+    waitFor(stream, "waiting for the number of active rows");
+    head_->multiplyActive();
+  }
   if (makesSegments()) {
     enqueueSegments(on_.policy, policySegments_->made(), job_.policy.logits, stream);
     if (job_.hasReference) enqueueSegments(on_.reference, referenceSegments_->made(), job_.reference.logits, stream);
@@ -482,7 +487,7 @@ void Plan::enqueueValues(Stream stream) {
 }
 
 void Plan::enqueue(Stream stream) {
-  enqueueValues(stream);
+  enqueueValues(stream, false);
   if (hasGradient()) enqueueGradient(stream);
 }
 
@@ -533,7 +538,7 @@ void Plan::reserve() {
 
 bool Plan::run(Stream stream) {
   upload(stream);
-  enqueueValues(stream);
+  enqueueValues(stream, true);
   if (job_.cancellable) {
     // The gradient is not begun before it is known that it is still wanted.
     check(cudaStreamSynchronize(stream), "waiting for the loss");

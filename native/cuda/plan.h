@@ -82,7 +82,8 @@ class Plan {
   void enqueueTokenWeights(Stream stream);
   void enqueueForward(const Forward& stage, const Rows& from, Stream stream);
   void enqueueSegments(const Forward& stage, const MadeStates& made, const Rows& from, Stream stream);
-  void enqueueValues(Stream stream);  // stages 0 to 3
+  // Stages 0 to 3. `waits`: the caller waits for the stream anyway, and it is not being captured.
+  void enqueueValues(Stream stream, bool waits);
   VisitedRows writtenRows() const { return on_.gradient.skipInactive ? order_.activeOnes() : order_.all(); }
   void enqueueGradient(Stream stream);
 

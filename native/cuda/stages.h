@@ -193,6 +193,7 @@ bool writesRowByRow(const Job& job, int64_t rows);
 struct ActiveRows {
   int32_t* rows = nullptr;     // [count] ascending, then -1
   int32_t* targets = nullptr;  // [count] theirs, then -1
+  int32_t* found = nullptr;    // how many there are
   int64_t count = 0;
 };
 void compactRows(const int32_t* targets, int64_t count, const ActiveRows& active, Stream stream);
@@ -200,8 +201,6 @@ void compactRows(const int32_t* targets, int64_t count, const ActiveRows& active
 // Rows of `from` (null: the first `count`; zeros for -1) in their own type or as float32, each `stride` from the last.
 void copyRows(const Rows& from, const int32_t* rows, int64_t count, void* out, DType dtype, int64_t stride,
               Stream stream);
-// The bias as the logits of every row.
-void spreadBias(const Head::Bias& bias, float* logits, int64_t rows, int64_t vocab, int64_t stride, Stream stream);
 // The values of active rows; and the rows with a gradient other than 0, -1 in place of the others.
 void gatherValues(const RowValues* values, const ActiveRows& active, RowValues* out, int32_t* rows, Stream stream);
 
@@ -215,20 +214,36 @@ void gradientScale(const RowValues* values, int64_t count, GradientScale* scale,
 // logits' room, times `scale` (null: 1). It has zeros for the labels, whose own values [rows] go to `ofLabels`.
 void narrowGradient(const Gradient& gradient, const RowValues* values, const Tokens& columns, const float* scale,
                     float* ofLabels, Stream stream);
+// The same of a float32 gradient [1, rows] that has been written, whose products round it.
+void takeLabelsApart(const Rows& gradient, const int32_t* labels, float* ofLabels, Stream stream);
+// The rows of a chunk with the same label, in their order.
+struct LabelLinks {
+  int32_t* first = nullptr;  // [V] the first row with a label, or -1
+  int32_t* next = nullptr;   // [rows] the next row with the same label, or -1
+  int64_t vocab = 0;
+
+  FPL_HD bool has(int32_t label) const { return label >= 0 && label < vocab; }
+};
+void linkLabels(const int32_t* labels, int64_t rows, const LabelLinks& links, Stream stream);
 // What the labels' values add to the gradients of hidden and weight: products with the label's row of the weight, and
-// with the row's hidden states. Both are of 16 bits.
+// with the row's hidden states.
 struct LabelParts {
   const int32_t* labels;  // [rows]
   const float* gradient;  // [rows] 0 where there is none
   Rows hidden;            // [1, rows]
   Head::Weight weight;
+  LabelLinks links;  // for the weight's
 };
 void addLabelsToHidden(const LabelParts& parts, float* out, int64_t stride, Stream stream);
 void addLabelsToWeight(const LabelParts& parts, float* out, int64_t rowStride, int64_t columnStride, Stream stream);
 
-// The bias' gradient, from the logits: sums over rows, one after the other in float64, and what they come to.
+// The bias' gradient, from the logits: sums over rows, one after the other in float64, of each strip of a chunk's rows;
+// and what the strips' sums [strips, V] come to, one after the other.
+constexpr int64_t kStripRows = 128;
+constexpr int64_t stripsOf(int64_t rows) { return (rows + kStripRows - 1) / kStripRows; }
 void addColumns(const Gradient& gradient, const RowValues* values, const Tokens& columns, double* sums, Stream stream);
-void writeColumns(const double* sums, int64_t vocab, void* out, DType dtype, bool accumulate, Stream stream);
+void writeColumns(const double* sums, int64_t strips, int64_t vocab, void* out, DType dtype, bool accumulate,
+                  Stream stream);
 // Hidden's gradient: the active rows' to their places, zeros to the others'.
 void scatterRows(const float* from, int64_t stride, const int32_t* rows, int64_t count, int64_t width, void* out,
                  DType dtype, bool accumulate, Stream stream);

@@ -37,18 +37,13 @@ void forRuns(const int32_t* targets, int64_t first, int64_t last, const Visit& v
 
 }  // namespace
 
-Staging::Staging() {
-  check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), kDoing);
-  for (cudaEvent_t& event : copied_) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), kDoing);
-  check(cudaEventCreateWithFlags(&worked_, cudaEventDisableTiming), kDoing);
-}
+CopyStream::CopyStream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), kDoing); }
+CopyStream::~CopyStream() { ignore(cudaStreamDestroy(stream_)); }
+CopyEvent::CopyEvent() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), kDoing); }
+CopyEvent::~CopyEvent() { ignore(cudaEventDestroy(event_)); }
 
-Staging::~Staging() {
-  ignore(cudaStreamSynchronize(copies_));
-  for (cudaEvent_t& event : copied_) ignore(cudaEventDestroy(event));
-  ignore(cudaEventDestroy(worked_));
-  ignore(cudaStreamDestroy(copies_));
-}
+// Its copies may still be under way after an error.
+Staging::~Staging() { ignore(cudaStreamSynchronize(copies_)); }
 
 void Staging::reserve(const Rows& rows) {
   const int64_t most = chunkEnd(rows, 0, kChunk);

@@ -9,10 +9,32 @@
 namespace fpl {
 namespace cuda {
 
+// A stream for copies beside the kernels' own, and an event. They are destroyed when they go out of scope.
+class CopyStream {
+ public:
+  CopyStream();
+  ~CopyStream();
+  CopyStream(const CopyStream&) = delete;
+  operator Stream() const { return stream_; }
+
+ private:
+  Stream stream_ = nullptr;
+};
+class CopyEvent {
+ public:
+  CopyEvent();
+  ~CopyEvent();
+  CopyEvent(const CopyEvent&) = delete;
+  operator cudaEvent_t() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 // Its two pinned buffers are kept from call to call: pinning takes longer than a copy of as much.
 class Staging {
  public:
-  Staging();
+  Staging() = default;
   ~Staging();
   Staging(const Staging&) = delete;
 
@@ -36,9 +58,9 @@ class Staging {
   // A buffer, once nothing is copied to or from it any more.
   char* unused(int buffer);
 
-  Stream copies_ = nullptr;
+  CopyStream copies_;
   PinnedMemory buffers_[kBuffers];
-  cudaEvent_t copied_[kBuffers] = {}, worked_ = nullptr;
+  CopyEvent copied_[kBuffers], worked_;
 };
 
 }  // namespace cuda

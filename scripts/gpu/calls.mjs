@@ -192,11 +192,20 @@ function distance(got, wanted) {
   return norm(wanted.map((x, i) => got[i] - x)) / norm(wanted)
 }
 
-for (const [batch, time, width, vocab] of [
+/** Bytes of the logits of a chunk, of which there are several then. */
+const CHUNK = 'FUSED_PREFERENCE_LOSS_CHUNK_BYTES'
+
+// With the rows of a chunk, or none where there is one chunk only. The last has chunks of several blocks of rows.
+for (const [batch, time, width, vocab, rowsOfChunk] of [
   [2, 3, 7, 33],
+  [2, 3, 7, 33, 2],
   [4, 5, 64, 1027],
+  [4, 5, 64, 1027, 3],
   [2, 9, 130, 17_001],
+  [2, 400, 7, 129, 384],
 ]) {
+  delete process.env[CHUNK]
+  if (rowsOfChunk) process.env[CHUNK] = String(rowsOfChunk * 4 * 64 * Math.ceil(vocab / 64))
   for (const dtype of /** @type {const} */ (['float32', 'bfloat16', 'float16'])) {
     for (const logitsBudget of [undefined, 0]) {
       // Numbers of few bits, which every type holds exactly.
@@ -244,6 +253,7 @@ for (const [batch, time, width, vocab] of [
     }
   }
 }
+delete process.env[CHUNK]
 console.log(`${calls} calls; all results agree with the js backend`)
 
 /** A float16 near a normal float32, by its bits. */

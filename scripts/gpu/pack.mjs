@@ -11,27 +11,13 @@ import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync,
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { CUDA_LIBRARY, librariesOf, oldestGlibc, PARTS } from './parts.mjs'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const target = join(root, 'gpu-pack')
 const tree = join(target, 'tree')
 const LIMIT = 60 * 2 ** 20
 
-const CUDA_LIBRARY = 'build/Release/fused_preference_loss_cuda.so'
-const PARTS = [
-  'package.json',
-  'tsconfig.json',
-  'vitest.config.ts',
-  'lib',
-  'dist',
-  'test',
-  'bench',
-  'native', // for variants
-  'scripts/gpu',
-  'scripts/onnx-model.mjs', // imported by bench/peers
-  'build/Release/fused_preference_loss.node',
-  CUDA_LIBRARY,
-]
 /** What benchmarks have written or installed on this machine. */
 const LOCAL = /[\\/]bench[\\/](out|peers[\\/]python)$/
 /** The packages that the tests and benchmarks import there; their own dependencies are packed too. */
@@ -77,12 +63,19 @@ for (const [folder, { files }] of Object.entries(GIVEN)) {
 mkdirSync(join(tree, 'bin'))
 copyFileSync(process.execPath, join(tree, 'bin', 'node'))
 execFileSync('strip', [join(tree, 'bin', 'node')])
+// What Node.js needs of the system besides the C library, for a host without a compiler's run-time libraries.
+mkdirSync(join(tree, 'bin', 'lib'))
+for (const path of librariesOf(process.execPath)) copyFileSync(path, join(tree, 'bin', 'lib', basename(path)))
 execFileSync('tar', ['-C', tree, '--use-compress-program', 'xz -6 -T2', '-cf', join(target, 'tree.tar.xz'), '.'])
 rmSync(tree, { recursive: true })
 for (const file of ['run.sh', 'README']) copyFileSync(join(root, 'scripts/gpu', file), join(target, file))
 
 const { size } = statSync(join(target, 'tree.tar.xz'))
-console.log(`gpu-pack/: ${(size / 2 ** 20).toFixed(1)} MB. On the GPU host: gpu-pack/run.sh`)
+const binaries = PARTS.filter((part) => part.startsWith('build/')).map((part) => join(root, part))
+const glibc = oldestGlibc([process.execPath, ...binaries])
+console.log(
+  `gpu-pack/: ${(size / 2 ** 20).toFixed(1)} MB. On the GPU host, which needs glibc ${glibc}: gpu-pack/run.sh`,
+)
 if (size > LIMIT) stop(`that is more than ${LIMIT / 2 ** 20} MB`)
 
 /** Folders in node_modules of these packages and of all their dependencies, as far as they are installed. */

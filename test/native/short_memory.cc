@@ -9,7 +9,7 @@ namespace {
 
 std::atomic<int64_t> left{0};  // allocations until one fails; 0: none does, below 0: it has
 
-void* allocate(size_t bytes, size_t alignment = 1) noexcept {
+[[maybe_unused]] void* allocate(size_t bytes, size_t alignment = 1) noexcept {
   if (left > 0 && --left == 0) {
     left = -1;
     return nullptr;
@@ -18,7 +18,7 @@ void* allocate(size_t bytes, size_t alignment = 1) noexcept {
   return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
 }
 
-void* allocateOrThrow(size_t bytes, size_t alignment = 1) {
+[[maybe_unused]] void* allocateOrThrow(size_t bytes, size_t alignment = 1) {
   if (void* const memory = allocate(bytes, alignment)) return memory;
   throw std::bad_alloc();
 }
@@ -33,6 +33,7 @@ bool ShortMemory::hasFailed() const { return left < 0; }
 
 }  // namespace fpl
 
+#if FPL_OWN_MEMORY
 void* operator new(size_t bytes) { return allocateOrThrow(bytes); }
 void* operator new[](size_t bytes) { return allocateOrThrow(bytes); }
 void* operator new(size_t bytes, std::align_val_t alignment) { return allocateOrThrow(bytes, size_t(alignment)); }
@@ -46,3 +47,4 @@ void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
 void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
 void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+#endif

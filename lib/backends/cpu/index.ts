@@ -3,7 +3,7 @@
  */
 
 import { failure } from '../../errors.js'
-import type { Backend, Job, RunSettings } from '../../job.js'
+import type { Backend, Job, Products, RunSettings } from '../../job.js'
 import type { InstructionSet } from '../../types/index.js'
 import { availableThreads } from '../available-threads.js'
 import { untilAborted } from '../signals.js'
@@ -42,7 +42,7 @@ class CpuBackend implements Backend {
     this.arena = new Arena(addon.arena)
   }
 
-  openProducts(products: 'blas' | 'amx'): number {
+  openProducts(products: Products): number {
     if (products === 'blas') return openBlas(this.addon.blas)
     const problem = this.addon.amxProblem()
     if (problem !== undefined) throw failure('ERR_BACKEND_UNAVAILABLE', `products: 'amx' cannot be had: ${problem}`)

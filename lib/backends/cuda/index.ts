@@ -20,6 +20,9 @@ export function nextId(): number {
   return native.addon.nextId()
 }
 
+/** `kProductsOfTf32` of native/core/job.h. */
+const PRODUCTS_OF_TF32 = -2
+
 class CudaBackend implements Backend {
   readonly name = 'cuda'
 
@@ -27,6 +30,10 @@ class CudaBackend implements Backend {
     private readonly cuda: CudaFunctions,
     private readonly jobArguments: JobArguments,
   ) {}
+
+  openProducts(): number {
+    return PRODUCTS_OF_TF32
+  }
 
   runSync(job: Job, settings: RunSettings): void {
     const holds = new Holds(settings.needs)

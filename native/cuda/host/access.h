@@ -19,6 +19,7 @@ struct Access {
   int (*currentContext)(void** context);
   int (*makeCurrent)(void* context);
   bool (*isInUse)(int device);
+  bool (*isFailing)(const char* name);  // whether that call of another library is the one that shall fail
 };
 constexpr const char* kAccessSymbol = "fusedPreferenceLossHostAccess";
 using GetAccess = const Access* (*)();
@@ -29,6 +30,12 @@ inline const Access* access() {
   void* library = path ? dlopen(path, RTLD_NOW | RTLD_NOLOAD) : nullptr;
   void* symbol = library ? dlsym(library, kAccessSymbol) : nullptr;
   return symbol ? reinterpret_cast<GetAccess>(symbol)() : nullptr;
+}
+
+// Whether FPL_HOST_FAIL_CALL (runtime.h) means that call.
+inline bool isFailing(const char* name) {
+  const Access* const found = access();
+  return found && found->isFailing(name);
 }
 
 }  // namespace host

@@ -1,6 +1,7 @@
 // The part of cuBLASLt that the backend uses, on the host, for tests: plain sums over k, one after the other. It
 // refuses what a GPU would refuse or do differently now and then: sizes that do not fit each other, memory less aligned
-// than was promised when the algorithm was chosen, and algorithms that might split sums.
+// than was promised when the algorithm was chosen, a bias that was not announced then, and algorithms that might split
+// sums.
 //
 // FPL_HOST_FAULT=matmul makes every product fail. FPL_HOST_PRODUCTS names a file to which each adds a line, and
 // FPL_HOST_CHOICES one to which each choice of an algorithm does.
@@ -21,7 +22,11 @@ namespace cublaslt {
 
 struct Handle {};
 struct Operation {
-  int32_t pointerMode = kScalarsOnHost, transposeA = kAsStored, transposeB = kAsStored;
+  int32_t pointerMode = kScalarsOnHost, transposeA = kAsStored, transposeB = kAsStored, epilogue = kNoEpilogue;
+  const float* bias = nullptr;
+  Compute compute = Compute::kFloat32;
+
+  bool isComplete() const { return epilogue == kNoEpilogue || (epilogue == kAddsBias && bias); }
 };
 struct Layout {
   Type type;
@@ -41,15 +46,25 @@ namespace {
 // What an Algorithm holds.
 struct Promise {
   uint32_t reductions;
-  uint32_t alignments[4];
+  uint32_t alignments[4], alignmentOfBias;
+  int32_t epilogue;
 };
 static_assert(sizeof(Promise) <= sizeof(Algorithm), "what is promised fits an algorithm");
 
-// A stored matrix and whether it is used transposed.
+// A float32 as TF32 with 10 bits of its fraction: cut off and not rounded, which loses the most that a GPU may lose.
+float cut(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits &= ~uint32_t(0x1fff);
+  memcpy(&x, &bits, sizeof bits);
+  return x;
+}
+
+// A stored matrix, whether it is used transposed, and whether as TF32.
 struct Factor {
   const char* data;
   Layout layout;
-  bool transposed;
+  bool transposed, tf32;
 
   int64_t rows() const { return transposed ? layout.columns : layout.rows; }
   int64_t columns() const { return transposed ? layout.rows : layout.columns; }
@@ -57,7 +72,7 @@ struct Factor {
     const int64_t i = transposed ? row * layout.ld + column : column * layout.ld + row;
     switch (layout.type) {
       case Type::kFloat32:
-        return reinterpret_cast<const float*>(data)[i];
+        return tf32 ? cut(reinterpret_cast<const float*>(data)[i]) : reinterpret_cast<const float*>(data)[i];
       case Type::kFloat16:
         return toFloat(reinterpret_cast<const Float16*>(data)[i]);
       case Type::kBFloat16:
@@ -67,26 +82,36 @@ struct Factor {
   }
 };
 
-Factor factorOf(const void* data, const Layout& layout, int32_t transpose) {
-  return {static_cast<const char*>(data), layout, transpose == kTransposed};
+Factor factorOf(const void* data, const Layout& layout, int32_t transpose, Compute compute) {
+  return {static_cast<const char*>(data), layout, transpose == kTransposed, compute == Compute::kTf32};
 }
 
 bool fits(const Operation& operation, const Layout& a, const Layout& b, const Layout& c) {
-  const Factor left = factorOf(nullptr, a, operation.transposeA), right = factorOf(nullptr, b, operation.transposeB);
+  const Factor left = factorOf(nullptr, a, operation.transposeA, operation.compute);
+  const Factor right = factorOf(nullptr, b, operation.transposeB, operation.compute);
   for (const Layout* layout : {&a, &b, &c}) {
     if (layout->rows < 1 || layout->columns < 1 || layout->ld < layout->rows) return false;
   }
+  if (operation.compute == Compute::kTf32 && a.type != Type::kFloat32) return false;
   return left.columns() == right.rows() && left.rows() == c.rows && right.columns() == c.columns && a.type == b.type &&
          c.type == Type::kFloat32;
 }
 
-void multiply(const Factor& a, const Factor& b, float alpha, float beta, float* d, int64_t ld) {
+// The largest power of two, up to the alignment of all memory, that divides the address.
+uint32_t alignmentOf(const void* data) {
+  uint32_t alignment = 256;
+  while (reinterpret_cast<uintptr_t>(data) % alignment != 0) alignment /= 2;
+  return alignment;
+}
+
+void multiply(const Factor& a, const Factor& b, float alpha, float beta, const float* bias, float* d, int64_t ld) {
   for (int64_t column = 0; column < b.columns(); ++column) {
     for (int64_t row = 0; row < a.rows(); ++row) {
       float sum = 0;
       for (int64_t k = 0; k < a.columns(); ++k) sum += a.at(row, k) * b.at(k, column);
       float& out = d[column * ld + row];
       out = beta == 0 ? alpha * sum : alpha * sum + beta * out;
+      if (bias) out += bias[row];
     }
   }
 }
@@ -119,6 +144,7 @@ EXPORT const char* cublasLtGetStatusName(Status status) {
 }
 
 EXPORT Status cublasLtCreate(Handle** handle) {
+  if (cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
   *handle = new Handle;
   return Status::kSuccess;
 }
@@ -128,8 +154,11 @@ EXPORT Status cublasLtDestroy(Handle* handle) {
 }
 
 EXPORT Status cublasLtMatmulDescCreate(Operation** operation, Compute compute, Type scalars) {
-  if (compute != Compute::kFloat32 || scalars != Type::kFloat32) return Status::kNotSupported;
+  if (cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
+  if (scalars != Type::kFloat32) return Status::kNotSupported;
+  if (compute != Compute::kFloat32 && compute != Compute::kTf32) return Status::kNotSupported;
   *operation = new Operation;
+  (*operation)->compute = compute;
   return Status::kSuccess;
 }
 EXPORT Status cublasLtMatmulDescDestroy(Operation* operation) {
@@ -138,15 +167,28 @@ EXPORT Status cublasLtMatmulDescDestroy(Operation* operation) {
 }
 EXPORT Status cublasLtMatmulDescSetAttribute(Operation* operation, OperationAttribute attribute, const void* value,
                                              size_t bytes) {
-  if (bytes != sizeof(int32_t)) return Status::kInvalidValue;
-  int32_t* place = attribute == OperationAttribute::kPointerMode  ? &operation->pointerMode
-                   : attribute == OperationAttribute::kTransposeA ? &operation->transposeA
-                                                                  : &operation->transposeB;
-  memcpy(place, value, bytes);
-  return Status::kSuccess;
+  const auto put = [&](auto& place) {
+    if (bytes != sizeof place) return Status::kInvalidValue;
+    memcpy(&place, value, bytes);
+    return Status::kSuccess;
+  };
+  switch (attribute) {
+    case OperationAttribute::kPointerMode:
+      return put(operation->pointerMode);
+    case OperationAttribute::kTransposeA:
+      return put(operation->transposeA);
+    case OperationAttribute::kTransposeB:
+      return put(operation->transposeB);
+    case OperationAttribute::kEpilogue:
+      return put(operation->epilogue);
+    case OperationAttribute::kBiasPointer:
+      return put(operation->bias);
+  }
+  return Status::kInvalidValue;
 }
 
 EXPORT Status cublasLtMatrixLayoutCreate(Layout** layout, Type type, uint64_t rows, uint64_t columns, int64_t ld) {
+  if (cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
   *layout = new Layout{type, int64_t(rows), int64_t(columns), ld};
   return Status::kSuccess;
 }
@@ -156,6 +198,7 @@ EXPORT Status cublasLtMatrixLayoutDestroy(Layout* layout) {
 }
 
 EXPORT Status cublasLtMatmulPreferenceCreate(Preference** preference) {
+  if (cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
   *preference = new Preference;
   return Status::kSuccess;
 }
@@ -177,8 +220,9 @@ EXPORT Status cublasLtMatmulPreferenceSetAttribute(Preference* preference, Prefe
 EXPORT Status cublasLtMatmulAlgoGetHeuristic(Handle*, Operation* operation, Layout* a, Layout* b, Layout* c, Layout*,
                                              Preference* preference, int, Choice* choice, int* count) {
   *count = 0;
-  if (!fits(*operation, *a, *b, *c)) return Status::kInvalidValue;
-  Promise promise{preference->reductions, {}};
+  if (cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
+  if (!fits(*operation, *a, *b, *c) || !operation->isComplete()) return Status::kInvalidValue;
+  Promise promise{preference->reductions, {}, alignmentOf(operation->bias), operation->epilogue};
   memcpy(promise.alignments, preference->alignments, sizeof promise.alignments);
   note("FPL_HOST_CHOICES", c->rows, c->columns);
   *choice = {};
@@ -190,6 +234,7 @@ EXPORT Status cublasLtMatmulAlgoGetHeuristic(Handle*, Operation* operation, Layo
 EXPORT Status cublasLtMatmulAlgoCheck(Handle*, Operation* operation, Layout* a, Layout* b, Layout* c, Layout*,
                                       const Algorithm*, Choice* choice) {
   choice->workspaceBytes = 0;
+  if (cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
   return fits(*operation, *a, *b, *c) ? Status::kSuccess : Status::kInvalidValue;
 }
 
@@ -197,10 +242,14 @@ EXPORT Status cublasLtMatmul(Handle*, Operation* operation, const void* alpha, c
                              const void* b, Layout* bLayout, const void* beta, const void* c, Layout* cLayout, void* d,
                              Layout*, const Algorithm* algorithm, void* workspace, size_t, cuda::Stream stream) {
   const char* fault = getenv("FPL_HOST_FAULT");
-  if (fault && strcmp(fault, "matmul") == 0) return Status::kExecutionFailed;
+  if ((fault && strcmp(fault, "matmul") == 0) || cuda::host::isFailing(__func__)) return Status::kExecutionFailed;
   Promise promise;
   memcpy(&promise, algorithm, sizeof promise);
   if (promise.reductions != 0) return Status::kNotSupported;
+  if (!operation->isComplete() || promise.epilogue != operation->epilogue ||
+      alignmentOf(operation->bias) < promise.alignmentOfBias) {
+    return Status::kInvalidValue;
+  }
   const void* pointers[4] = {a, b, c, d};
   for (int i = 0; i < 4; ++i) {
     if (reinterpret_cast<uintptr_t>(pointers[i]) % promise.alignments[i] != 0) return Status::kInvalidValue;
@@ -220,9 +269,10 @@ EXPORT Status cublasLtMatmul(Handle*, Operation* operation, const void* alpha, c
     const auto seen = [=](const auto* at) {
       return reinterpret_cast<decltype(at)>(device->resolved(reinterpret_cast<uint64_t>(at), number));
     };
-    multiply(factorOf(seen(static_cast<const char*>(a)), left, how.transposeA),
-             factorOf(seen(static_cast<const char*>(b)), right, how.transposeB), later ? *seen(alphaAt) : alphaNow,
-             later ? *seen(betaAt) : betaNow, const_cast<float*>(seen(static_cast<const float*>(d))), out.ld);
+    multiply(factorOf(seen(static_cast<const char*>(a)), left, how.transposeA, how.compute),
+             factorOf(seen(static_cast<const char*>(b)), right, how.transposeB, how.compute),
+             later ? *seen(alphaAt) : alphaNow, later ? *seen(betaAt) : betaNow, how.bias ? seen(how.bias) : nullptr,
+             const_cast<float*>(seen(static_cast<const float*>(d))), out.ld);
   };
   return device->enqueue(stream, work) == cudaSuccess ? Status::kSuccess : Status::kExecutionFailed;
 }

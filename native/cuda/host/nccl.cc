@@ -254,7 +254,8 @@ namespace {
 
 Result enqueue(Comm* comm, Request request, const void* send, void* receive, cuda::Stream stream) {
   const char* fault = getenv("FPL_HOST_FAULT");
-  if (fault && strcmp(fault, "nccl") == 0) return failed(Result::kInternalError, "told to fail");
+  const bool isTold = (fault && strcmp(fault, "nccl") == 0) || cuda::host::isFailing("a collective of NCCL");
+  if (isTold) return failed(Result::kInternalError, "told to fail");
   if (request.count * elementSize(request.type) > kMostBytes) return failed(Result::kInvalidArgument, "too many bytes");
   if (comm->connected != Result::kSuccess || comm->steps > 0) {
     return failed(Result::kInvalidUsage, "something is in progress");
@@ -320,6 +321,7 @@ EXPORT Result ncclCommInitRankConfig(Comm** comm, int size, UniqueId id, int ran
   const Config known;
   if (config->size < known.size || config->magic != known.magic || config->version < known.version)
     return failed(Result::kInvalidArgument, "this is no configuration");
+  if (cuda::host::isFailing(__func__)) return failed(Result::kInternalError, "told to fail");
   if (config->blocking != 0) return failed(Result::kInvalidArgument, "somebody would wait");
   if (size < 1 || size > kMostRanks || rank < 0 || rank >= size)
     return failed(Result::kInvalidArgument, "no such rank");
@@ -369,6 +371,7 @@ static Result connected(const Comm& comm) {
 }
 
 EXPORT Result ncclCommGetAsyncError(Comm* comm, Result* result) {
+  if (cuda::host::isFailing(__func__)) return failed(Result::kInternalError, "told to fail");
   const Part& part = *comm->part;
   const bool connects = comm->steps > 0 && getenv("FPL_HOST_NCCL_CONNECTS");
   if (connects && !part.all([&](int other) { return bool(part.slot(other).begun); })) {

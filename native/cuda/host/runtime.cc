@@ -183,7 +183,7 @@ struct Pooled {
   Past uses;   // the last of each queue
 };
 std::map<const void*, Pooled> pooled;  // by their beginnings
-std::vector<std::unique_ptr<HostPool>> pools;
+std::set<HostPool*> pools;
 std::map<int, HostStream> defaultStreams;
 std::vector<HostStream*> captures;             // that are in progress, by the streams they have begun on
 std::set<std::pair<int, const void*>> loaded;  // kernels, on a device
@@ -199,14 +199,36 @@ using Lock = std::lock_guard<FairMutex>;
 
 std::set<int> inUse;  // devices that have a context
 
-// Of a call that needs a context: where none is current, one is made on device 0.
-class Call {
- public:
-  Call() : lock_(mutex) { inUse.insert(contextIsCurrent ? currentDevice : 0); }
+// Whether that call is the one that the environment wants to fail.
+bool isToFail(const char* name) {
+  static std::string asked;
+  static int64_t left = 0;
+  const char* value = variable("FPL_HOST_FAIL_CALL");
+  if (asked != (value ? value : "")) {
+    asked = value ? value : "";
+    left = numberIn("FPL_HOST_FAIL_CALL", 0);
+  }
+  if (left == 0 || --left > 0) return false;
+  note("FPL_HOST_FAILED", name);
+  return true;
+}
 
- private:
-  Lock lock_;
+// A call of the runtime. What it must come to is `failure`, which is an error where the environment wants one: of what
+// gives something back, which is done all the same, or else before anything is done.
+struct Question {
+  explicit Question(const char* name) : lock(mutex), failure(isToFail(name) ? cudaErrorUnknown : cudaSuccess) {}
+
+  const Lock lock;
+  const cudaError_t failure;
 };
+
+// One that needs a context: where none is current, one is made on device 0.
+struct Call : Question {
+  explicit Call(const char* name) : Question(name) { inUse.insert(contextIsCurrent ? currentDevice : 0); }
+};
+
+// Streams, events, graphs, pools and memory that somebody holds.
+void noteHeld(int difference) { note("FPL_HOST_HELD", std::to_string(difference).c_str()); }
 
 cudaError_t noted(cudaError_t status) {
   if (status == cudaSuccess) status = sticky;
@@ -344,7 +366,7 @@ void hold(HostPool& pool, size_t bytes) {
 
 size_t takenBytes() {
   size_t bytes = allocatedBytes();
-  for (const auto& pool : pools) bytes += pool->held - pool->used;
+  for (const HostPool* pool : pools) bytes += pool->held - pool->used;
   return bytes;
 }
 
@@ -355,15 +377,17 @@ double now() {
 template <typename Handle>
 cudaError_t made(Handle** out, Handle* handle) {
   live.insert(keyOf(handle));
+  noteHeld(1);
   *out = handle;
   return noted(cudaSuccess);
 }
 
 template <typename Handle>
-cudaError_t destroyed(Handle* handle) {
+cudaError_t destroyed(Handle* handle, cudaError_t failure) {
   if (live.erase(keyOf(handle)) == 0) return noted(cudaErrorInvalidResourceHandle);
   delete handle;
-  return noted(cudaSuccess);
+  noteHeld(-1);
+  return noted(failure);
 }
 
 template <typename T>
@@ -415,8 +439,12 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorStreamCaptureUnjoined";
     case cudaErrorStreamCaptureIsolation:
       return "cudaErrorStreamCaptureIsolation";
+    case cudaErrorStreamCaptureImplicit:
+      return "cudaErrorStreamCaptureImplicit";
     case cudaErrorCapturedEvent:
       return "cudaErrorCapturedEvent";
+    case cudaErrorUnknown:
+      return "cudaErrorUnknown";
   }
   return "unknown";
 }
@@ -448,8 +476,12 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "capturing stream has unjoined work";
     case cudaErrorStreamCaptureIsolation:
       return "dependency created on uncaptured work in another stream";
+    case cudaErrorStreamCaptureImplicit:
+      return "dependency on a capturing stream through the default stream";
     case cudaErrorCapturedEvent:
       return "operation not permitted on an event last recorded in a capturing stream";
+    case cudaErrorUnknown:
+      return "unknown error";
   }
   return "unknown";
 }
@@ -466,7 +498,8 @@ cudaError_t cudaDriverGetVersion(int* version) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceCount(int* count) {
-  const Lock lock(mutex);
+  const Question call(__func__);
+  if (call.failure) return noted(call.failure);
   int driver;
   cudaDriverGetVersion(&driver);
   if (driver < CUDART_VERSION) return noted(cudaErrorInsufficientDriver);
@@ -474,7 +507,8 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return noted(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-  const Lock lock(mutex);
+  const Question call(__func__);
+  if (call.failure) return noted(call.failure);
   if (device < 0 || device >= deviceCount()) return noted(cudaErrorInvalidDevice);
   if (attribute == cudaDevAttrMemoryPoolsSupported) {
     *value = int(numberIn("FPL_HOST_POOLS", 1));
@@ -503,19 +537,22 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   return status ? status : cudaDeviceGetAttribute(&properties->minor, cudaDevAttrComputeCapabilityMinor, device);
 }
 cudaError_t cudaGetDevice(int* device) {
-  const Lock lock(mutex);
+  const Question call(__func__);
+  if (call.failure) return noted(call.failure);
   *device = currentDevice;
   return noted(cudaSuccess);
 }
 cudaError_t cudaSetDevice(int device) {
-  const Lock lock(mutex);
+  const Question call(__func__);
+  if (call.failure) return noted(call.failure);
   if (device < 0 || device >= deviceCount()) return noted(cudaErrorInvalidDevice);
   currentDevice = device;
   contextIsCurrent = true;
   return noted(cudaSuccess);
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* memory) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   const Place place = placeOf(memory);
   // The end of an allocation is none of it.
   const Place::Kind kind = place.left > 0 ? place.kind : Place::kNowhere;
@@ -529,12 +566,12 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   return noted(cudaSuccess);
 }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   loaded.insert({currentDevice, kernel});
-  int major = 0, minor = 0;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, currentDevice);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, currentDevice);
-  attributes->ptxVersion = 10 * major + minor;
+  cudaDeviceProp properties;
+  if (const cudaError_t status = cudaGetDeviceProperties(&properties, currentDevice)) return status;
+  attributes->ptxVersion = 10 * properties.major + properties.minor;
   return noted(cudaSuccess);
 }
 
@@ -571,44 +608,62 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function
 }
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   finishAll();
   if (sticky) return noted(sticky);
   if (takenBytes() + bytes > deviceBytes()) return noted(cudaErrorMemoryAllocation);
   *memory = allocate(currentDevice, bytes);
-  return noted(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
+  if (!*memory) return noted(cudaErrorMemoryAllocation);
+  noteHeld(1);
+  return noted(cudaSuccess);
 }
 cudaError_t cudaFree(void* memory) {
-  const Call call;
+  const Call call(__func__);
   if (!memory) return noted(cudaSuccess);
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   finishAll();
-  if (pooled.count(memory)) return noted(cudaErrorInvalidValue);
-  return noted(release(memory) > 0 ? cudaSuccess : cudaErrorInvalidValue);
+  if (pooled.count(memory) || release(memory) == 0) return noted(cudaErrorInvalidValue);
+  noteHeld(-1);
+  return noted(call.failure);
 }
 cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   const bool isKnown = numberIn("FPL_HOST_POOLS", 1) && properties->allocType == cudaMemAllocationTypePinned &&
                        properties->location.type == cudaMemLocationTypeDevice &&
                        properties->location.id < deviceCount();
   if (!isKnown) return noted(cudaErrorInvalidValue);
-  pools.push_back(std::make_unique<HostPool>(HostPool{properties->location.id}));
-  *pool = pools.back().get();
+  HostPool* const made = new HostPool{properties->location.id};
+  pools.insert(made);
+  noteHeld(1);
+  *pool = made;
   return noted(cudaSuccess);
 }
+cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
+  const Call call(__func__);
+  if (pools.erase(pool) == 0) return noted(cudaErrorInvalidValue);
+  if (pool->used > 0) sticky = cudaErrorIllegalAddress;
+  delete pool;
+  noteHeld(-1);
+  return noted(call.failure);
+}
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (attribute == cudaMemPoolAttrReleaseThreshold) pool->threshold = size_t(*static_cast<uint64_t*>(value));
   return noted(cudaSuccess);
 }
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t bytes) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   hold(*pool, std::max(pool->used, std::min(pool->held, bytes)));
   return noted(cudaSuccess);
 }
 cudaError_t cudaMallocFromPoolAsync(void** memory, size_t bytes, cudaMemPool_t pool, cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   HostStream* at = streamAt(stream);
   if (!at || at->queue->device != pool->device) return noted(cudaErrorInvalidResourceHandle);
@@ -617,6 +672,7 @@ cudaError_t cudaMallocFromPoolAsync(void** memory, size_t bytes, cudaMemPool_t p
   if (takenBytes() + more > deviceBytes()) return noted(cudaErrorMemoryAllocation);
   *memory = allocate(pool->device, bytes);
   if (!*memory) return noted(cudaErrorMemoryAllocation);
+  noteHeld(1);
   pool->used += bytes;
   hold(*pool, pool->held + more);
   mayUse = isInOrder;
@@ -625,7 +681,7 @@ cudaError_t cudaMallocFromPoolAsync(void** memory, size_t bytes, cudaMemPool_t p
   return noted(cudaSuccess);
 }
 cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
   HostStream* at = streamAt(stream);
   const auto found = pooled.find(memory);
   if (!at) return noted(cudaErrorInvalidResourceHandle);
@@ -643,37 +699,45 @@ cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
     pool->used -= bytes;
     hold(*pool, std::min(pool->held, std::max(pool->used, pool->threshold)));
   });
+  noteHeld(-1);
   gone.isGiven = true;
   gone.given = at->queue->waiting.back().past;
   // Work that is not in order with that may be done later, on memory that has become somebody else's.
   for (const auto& [queue, position] : gone.uses) {
     if (!holds(gone.given, queue, position)) sticky = cudaErrorIllegalAddress;
   }
-  return noted(cudaSuccess);
+  return noted(call.failure);
 }
 cudaError_t cudaMallocHost(void** memory, size_t bytes) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   finishAll();
   if (bytes > size_t(numberIn("FPL_HOST_PINNED_BYTES", INT64_MAX))) return noted(cudaErrorMemoryAllocation);
   *memory = allocatePinned(bytes);
-  return noted(*memory ? cudaSuccess : cudaErrorMemoryAllocation);
+  if (!*memory) return noted(cudaErrorMemoryAllocation);
+  noteHeld(1);
+  return noted(cudaSuccess);
 }
 cudaError_t cudaFreeHost(void* memory) {
-  const Call call;
+  const Call call(__func__);
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   finishAll();
-  return noted(releasePinned(memory) ? cudaSuccess : cudaErrorInvalidValue);
+  if (!releasePinned(memory)) return noted(cudaErrorInvalidValue);
+  noteHeld(-1);
+  return noted(call.failure);
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   *total = deviceBytes();
   *free = *total - takenBytes();
   return noted(cudaSuccess);
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (sticky) return noted(sticky);
   HostStream* at = streamAt(stream);
   if (!at) return noted(cudaErrorInvalidResourceHandle);
@@ -708,17 +772,20 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   return noted(cudaSuccess);
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
+  const Question call(__func__);
+  if (call.failure) return noted(call.failure);
   const Place place = placeOf(memory);
   if (place.kind != Place::kDevice || place.left < bytes) return noted(cudaErrorInvalidValue);
   return enqueue(stream, [=](int) { memset(followed(static_cast<char*>(memory), place.device), value, bytes); });
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   return made(stream, new HostStream{makeQueue(currentDevice), nullptr});
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
   if (isLive(stream)) {
     finish(*stream->queue, stream->queue->enqueued);
     if (stream->hasJoined) {
@@ -731,10 +798,11 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
       delete endOfCapture(stream, isUnjoined);
     }
   }
-  return destroyed(stream);
+  return destroyed(stream, call.failure);
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   HostStream* at = streamAt(stream);
   if (!at) return noted(cudaErrorInvalidResourceHandle);
   if (at->captured) {
@@ -745,7 +813,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return noted(cudaSuccess);
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   HostStream* at = streamAt(stream);
   if (!at) return noted(cudaErrorInvalidResourceHandle);
   if (at->captured) {
@@ -757,7 +826,8 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
   return noted(cudaSuccess);
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   HostStream* at = streamAt(stream);
   if (!at || !isLive(event)) return noted(cudaErrorInvalidResourceHandle);
   if (at->captured && at->captured->capture != event->capture) {
@@ -785,7 +855,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   });
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   HostStream* at = streamAt(stream);
   if (!at) return noted(cudaErrorInvalidResourceHandle);
   *status = !at->captured           ? cudaStreamCaptureStatusNone
@@ -794,7 +865,8 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
   return noted(cudaSuccess);
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (!stream) return noted(cudaErrorStreamCaptureUnsupported);
   if (!isLive(stream)) return noted(cudaErrorInvalidResourceHandle);
   if (stream->captured) return noted(cudaErrorInvalidValue);
@@ -806,23 +878,27 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   return noted(cudaSuccess);
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  const Call call;
+  const Call call(__func__);
   if (!isLive(stream) || !stream->captured || stream->hasJoined) return noted(cudaErrorInvalidValue);
   bool isUnjoined;
   HostGraph* captured = endOfCapture(stream, isUnjoined);
-  if (!captured->invalid && !isUnjoined) return made(graph, captured);
-  const cudaError_t status = captured->invalid ? cudaErrorStreamCaptureInvalidated : cudaErrorStreamCaptureUnjoined;
+  if (!captured->invalid && !isUnjoined && !call.failure) return made(graph, captured);
+  const cudaError_t status = call.failure        ? call.failure
+                             : captured->invalid ? cudaErrorStreamCaptureInvalidated
+                                                 : cudaErrorStreamCaptureUnjoined;
   delete captured;
   *graph = nullptr;
   return noted(status);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (!isLive(graph)) return noted(cudaErrorInvalidResourceHandle);
   return made(executable, new HostGraph(*graph));
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (!isLive(executable)) return noted(cudaErrorInvalidResourceHandle);
   // A graph that is destroyed while it runs runs to its end.
   cudaError_t status = cudaSuccess;
@@ -832,24 +908,26 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   return status;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-  const Call call;
-  return destroyed(executable);
+  const Call call(__func__);
+  return destroyed(executable, call.failure);
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  const Call call;
-  return destroyed(graph);
+  const Call call(__func__);
+  return destroyed(graph, call.failure);
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   return made(event, new HostEvent(currentDevice));
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  const Call call;
-  return destroyed(event);
+  const Call call(__func__);
+  return destroyed(event, call.failure);
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   HostStream* at = streamAt(stream);
   if (!at || !isLive(event) || event->device != at->queue->device) return noted(cudaErrorInvalidResourceHandle);
   put(*at, [time = event->time](int) { *time = now(); });
@@ -862,7 +940,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return noted(cudaSuccess);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
   if (event->queue) finish(*event->queue, event->position);
   if (event->capture) finishAll();
@@ -870,7 +949,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return noted(cudaSuccess);
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
   if (event->queue && event->queue->done < event->position) return noted(cudaErrorNotReady);
@@ -878,7 +958,8 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   return noted(cudaSuccess);
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
-  const Call call;
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
   for (const cudaEvent_t event : {start, end}) {
     if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
     if (*event->time == 0) return noted(cudaErrorInvalidResourceHandle);  // never recorded
@@ -895,7 +976,11 @@ namespace host {
 Carrier carrier = nullptr;
 
 void launch(const char* stage, const void* identity, cudaStream_t stream, int64_t blocks, int threads, Kernel kernel) {
-  const Call call;
+  const Call call(stage);
+  if (call.failure) {
+    noted(call.failure);
+    return;
+  }
   HostStream* at = streamAt(stream);
   if (!at || at->queue->device != currentDevice) {
     noted(cudaErrorInvalidResourceHandle);
@@ -929,7 +1014,8 @@ void synchronize() {
   const Lock lock(mutex);
   finishAll();
 }
-constexpr Access kAccess = {enqueue, synchronize, resolved, currentContext, makeCurrent, isInUse};
+bool isFailing(const char* name) { return Question(name).failure != cudaSuccess; }
+constexpr Access kAccess = {enqueue, synchronize, resolved, currentContext, makeCurrent, isInUse, isFailing};
 }  // namespace
 
 }  // namespace host

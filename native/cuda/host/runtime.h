@@ -13,11 +13,13 @@
 //   FPL_HOST_PINNED_BYTES  the most that can be pinned at once
 //   FPL_HOST_DRIVER        version of the driver, default that of the build
 //   FPL_HOST_FAULT         a stage whose kernel hits an illegal address
+//   FPL_HOST_FAIL_CALL     how many calls from now on, of the runtime, cuBLASLt and NCCL, the one that fails is, once
+//   FPL_HOST_FAILED        a file to which that call adds a line with its name or its stage
+//   FPL_HOST_HELD          a file to which each stream, event, graph, pool and piece of memory adds 1, then -1
 //   FPL_HOST_LAUNCHES      a file to which each launch adds a line with its stage
 //   FPL_HOST_COPIES        a file to which each copy between host and device adds a line with its bytes when it begins
 //   FPL_HOST_COPY_MS       milliseconds that each copy between host and device takes, default 0
 //   FPL_HOST_INITCHECK     1: the process ends where bytes are copied to the host that nobody has written
-//   FPL_HOST_CHUNK_BYTES   of an output layer's logits that are multiplied at once (head.cu)
 #pragma once
 
 #include <cstddef>
@@ -48,7 +50,9 @@ enum cudaError_t {
   cudaErrorStreamCaptureInvalidated = 901,
   cudaErrorStreamCaptureUnjoined = 904,
   cudaErrorStreamCaptureIsolation = 905,
+  cudaErrorStreamCaptureImplicit = 906,
   cudaErrorCapturedEvent = 907,
+  cudaErrorUnknown = 999,
 };
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
@@ -126,6 +130,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function
 cudaError_t cudaMalloc(void** memory, size_t bytes);
 cudaError_t cudaFree(void* memory);
 cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties);
+cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool);
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t bytes);
 cudaError_t cudaMallocFromPoolAsync(void** memory, size_t bytes, cudaMemPool_t pool, cudaStream_t stream);
