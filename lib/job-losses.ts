@@ -3,7 +3,6 @@
  *
  * Letters in shapes: R = batch · time rows, S sequences, P pairs.
  */
-import type { DevicePlace } from './job.js'
 import type { FDivergence, LossType, SftNormalization, UnpairedLossType } from './types/index.js'
 
 /** One loss of the sum. */
@@ -75,9 +74,9 @@ export interface LossStage {
   summary: Float64Array
 }
 
-/** Log-probs in memory of CUDA: float64 when wide, else float32. */
+/** Log-probs at an address of CUDA's: float64 when wide, else float32. */
 export interface GivenLogProbs {
-  data: DevicePlace
+  data: bigint
   wide: boolean
 }
 

@@ -89,10 +89,7 @@ export interface DeviceLabels {
   mask?: DevicePlace
   ignoreIndex: number
   shift: boolean
-  /**
-   * `[S]` the sequence that each stands against, -1 for none: the weights of a sequence's active rows past the smaller of
-   * the two numbers of them are multiplied by `ldAlpha`.
-   */
+  /** `[S]` the sequence that each is paired with, or -1: active rows past that one's number weigh `ldAlpha` times. */
   partners?: Int32Array
   ldAlpha?: number
   /** `[1]` out: how many were out of range. */
