@@ -12,15 +12,17 @@ namespace cuda {
 namespace {
 
 constexpr const char* kOpening = "opening a pool of device memory";
+constexpr const char* kReleasing = "releasing device memory";
 
-// Pinned memory that was given back, which may still be copied to until `free`.
-struct IdlePinned {
-  char* data;
-  cudaEvent_t free;
-};
+}  // namespace
 
-// What the library keeps of a device.
 struct Pool {
+  // Pinned memory that was given back, which may still be copied to until `free`.
+  struct IdlePinned {
+    char* data;
+    cudaEvent_t free;
+  };
+
   // Null: the device has none, and its memory is taken and given back while everything waits.
   cudaMemPool_t memory = nullptr;
   // Has no work, so that what is taken on it is there at once.
@@ -33,7 +35,18 @@ struct Pool {
   // Bytes by their beginnings: of what is taken, and of what was given back and is not somebody else's yet.
   std::map<uintptr_t, size_t> taken, given;
 
-  explicit Pool(int device) {
+  Pool() = default;
+  Pool(const Pool&) = delete;
+  // Of one that could not be opened: the others stay.
+  ~Pool() {
+    if (memory) ignore(cudaMemPoolDestroy(memory));
+    if (reached) ignore(cudaEventDestroy(reached));
+    if (giving) ignore(cudaStreamDestroy(giving));
+    if (taking) ignore(cudaStreamDestroy(taking));
+  }
+
+  // On its device, which is current. Throws.
+  void open(int device) {
     int supported = 0;
     check(cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, device), kOpening);
     if (!supported) return;
@@ -55,28 +68,37 @@ struct Pool {
   // What is given back from now on is so when what the stream has by now has ended. A graph keeps what it uses.
   void follow(Stream stream) {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    const cudaError_t status = cudaStreamIsCapturing(stream, &capture);
-    ignore(status);
-    if (status != cudaSuccess || capture != cudaStreamCaptureStatusNone) return;
+    cudaError_t status = cudaStreamIsCapturing(stream, &capture);
+    // Implicit: the default stream, while a stream is captured that it waits for.
+    if (status == cudaErrorStreamCaptureImplicit || capture != cudaStreamCaptureStatusNone) return ignore(status);
     const std::lock_guard<std::mutex> lock(mutex);
-    ignore(cudaEventRecord(reached, stream));
-    ignore(cudaStreamWaitEvent(giving, reached, 0));
+    if (status == cudaSuccess) status = cudaEventRecord(reached, stream);
+    if (status == cudaSuccess) status = cudaStreamWaitEvent(giving, reached, 0);
+    if (status == cudaSuccess) return;
+    ignore(status);
+    ignore(cudaStreamSynchronize(stream));  // the host waits in its place
   }
 
   cudaError_t take(char** data, size_t bytes) {
     void* found = nullptr;
     cudaError_t status = memory ? cudaMallocFromPoolAsync(&found, bytes, memory, taking) : cudaMalloc(&found, bytes);
-    if (status == cudaSuccess && memory) status = cudaStreamSynchronize(taking);
+    if (status != cudaSuccess) return status;
+    if (memory) {
+      status = cudaStreamSynchronize(taking);
+      if (status != cudaSuccess) {
+        ignore(cudaFreeAsync(found, taking));
+        return status;
+      }
+      noteTaken(reinterpret_cast<uintptr_t>(found), bytes);
+    }
     *data = static_cast<char*>(found);
-    if (status == cudaSuccess && memory) noteTaken(reinterpret_cast<uintptr_t>(found), bytes);
-    return status;
+    return cudaSuccess;
   }
 
   void give(void* data) {
-    if (!memory) return check(cudaFree(data), "releasing device memory");
     follow(nullptr);
     noteGiven(reinterpret_cast<uintptr_t>(data));
-    check(cudaFreeAsync(data, giving), "releasing device memory");
+    check(cudaFreeAsync(data, giving), kReleasing);
   }
 
   void noteTaken(uintptr_t begin, size_t bytes) {
@@ -88,8 +110,17 @@ struct Pool {
 
   void noteGiven(uintptr_t begin) {
     const std::lock_guard<std::mutex> lock(mutex);
-    given[begin] = taken[begin];
-    taken.erase(begin);
+    given.insert(taken.extract(begin));
+  }
+
+  bool hasTaken(uintptr_t begin) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return taken.count(begin) > 0;
+  }
+
+  bool wasGiven(uintptr_t address) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return holding(address) != given.end();
   }
 
   // What was given back that has this address.
@@ -122,13 +153,20 @@ struct Pool {
     return status;
   }
 
-  void givePinned(char* data, size_t bytes) {
+  // Whether it keeps it.
+  bool givePinned(char* data, size_t bytes) {
+    if (!memory) return false;
     cudaEvent_t free = nullptr;
-    const bool isKept = memory && cudaEventCreateWithFlags(&free, cudaEventDisableTiming) == cudaSuccess &&
-                        cudaEventRecord(free, giving) == cudaSuccess;
-    if (!isKept) return ignore(cudaFreeHost(data));
+    cudaError_t status = cudaEventCreateWithFlags(&free, cudaEventDisableTiming);
+    if (status == cudaSuccess) status = cudaEventRecord(free, giving);
+    ignore(status);
+    if (status != cudaSuccess) {
+      if (free) ignore(cudaEventDestroy(free));
+      return false;
+    }
     const std::lock_guard<std::mutex> lock(mutex);
     pinned.insert({bytes, {data, free}});
+    return true;
   }
 
   void trim() {
@@ -144,6 +182,8 @@ struct Pool {
     pinned.clear();
   }
 };
+
+namespace {
 
 // By their devices. They stay until the process ends, and longer than whatever ends with it.
 struct Pools {
@@ -161,8 +201,21 @@ Pool& pool() {
   check(cudaGetDevice(&device), "asking for the current device");
   const std::lock_guard<std::mutex> lock(pools().mutex);
   std::unique_ptr<Pool>& found = pools().of[device];
-  if (!found) found = std::make_unique<Pool>(device);
+  if (!found) {
+    auto made = std::make_unique<Pool>();
+    made->open(device);
+    found = std::move(made);
+  }
   return *found;
+}
+
+// The pool that memory was taken from, whichever device is current; null where a device has none.
+Pool* poolOf(const void* memory) {
+  const std::lock_guard<std::mutex> lock(pools().mutex);
+  for (const auto& [device, pool] : pools().of) {
+    if (pool && pool->hasTaken(reinterpret_cast<uintptr_t>(memory))) return pool.get();
+  }
+  return nullptr;
 }
 
 // Takes memory, once more when there was no room and what is kept has been given back.
@@ -197,26 +250,22 @@ char* allocateOnDevice(size_t bytes, const std::string& purpose) {
                    std::to_string(free) + " of " + std::to_string(total) + " are free)");
 }
 
-void releaseOnDevice(void* memory) { pool().give(memory); }
+void releaseOnDevice(void* memory) {
+  if (Pool* const pool = poolOf(memory)) return pool->give(memory);
+  check(cudaFree(memory), kReleasing);
+}
 
 bool isGivenBack(int device, const void* memory) {
   const std::lock_guard<std::mutex> lock(pools().mutex);
   const auto found = pools().of.find(device);
-  if (found == pools().of.end()) return false;
-  Pool& pool = *found->second;
-  const std::lock_guard<std::mutex> own(pool.mutex);
-  return pool.holding(reinterpret_cast<uintptr_t>(memory)) != pool.given.end();
+  return found != pools().of.end() && found->second && found->second->wasGiven(reinterpret_cast<uintptr_t>(memory));
 }
 
 void trimPool() { pool().trim(); }
 
+StreamUse::StreamUse(Stream stream) : pool_(pool()), stream_(stream) {}
 StreamUse::~StreamUse() {
-  try {
-    Pool& used = pool();
-    if (used.memory) used.follow(stream_);
-  } catch (const Error&) {
-    cudaGetLastError();  // the device has failed, and the call tells
-  }
+  if (pool_.memory) pool_.follow(stream_);
 }
 
 std::set<Stream>& capturing() {
@@ -234,10 +283,11 @@ void OnDevice::release(char* memory, size_t) {
 
 void Pinned::release(char* memory, size_t bytes) {
   try {
-    pool().givePinned(memory, bytes);
+    if (pool().givePinned(memory, bytes)) return;
   } catch (const Error&) {
     cudaGetLastError();
   }
+  ignore(cudaFreeHost(memory));
 }
 
 DeviceMemory deviceMemory(size_t bytes, const std::string& purpose) {

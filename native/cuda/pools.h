@@ -22,14 +22,19 @@ bool isGivenBack(int device, const void* memory);
 // Gives what the pool of the current device keeps, and nobody uses, back to the system. Waits for the device.
 void trimPool();
 
+// What the library keeps of a device.
+struct Pool;
+
 // While it lives, a stream gets work that uses memory. Made after, so that it ends before, what owns that memory.
 class StreamUse {
  public:
-  explicit StreamUse(Stream stream) : stream_(stream) {}
+  // Throws where the pool of the current device cannot be opened.
+  explicit StreamUse(Stream stream);
   ~StreamUse();
   StreamUse(const StreamUse&) = delete;
 
  private:
+  Pool& pool_;
   Stream stream_;
 };
 
