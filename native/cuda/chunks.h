@@ -57,13 +57,13 @@ class Chunks {
     const auto rounds = [&](int64_t rows, int64_t columns) {
       return dividedUp(dividedUp(rows, kTileRows) * dividedUp(columns, kTileColumns), layer.multiprocessors);
     };
-    double cost = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t rows = beginOf(i + 1, count) - beginOf(i, count);
-      cost += double(rounds(rows, layer.vocab) * layer.width) + double(rounds(rows, layer.width) * layer.vocab) +
-              double(rounds(layer.vocab, layer.width) * (rows + kRowsOfPass));
-    }
-    return cost;
+    const auto ofUnits = [&](int64_t units) {
+      const int64_t rows = units * unit_;  // the last chunk may have fewer, but as many tiles
+      return double(rounds(rows, layer.vocab) * layer.width) + double(rounds(rows, layer.width) * layer.vocab);
+    };
+    const int64_t longer = units_ % count;
+    return double(longer) * ofUnits(units_ / count + 1) + double(count - longer) * ofUnits(units_ / count) +
+           double(rounds(layer.vocab, layer.width) * (rows_ + count * kRowsOfPass));
   }
 
   int64_t rows_ = 0, unit_ = 1, units_ = 0, count_ = 0;
