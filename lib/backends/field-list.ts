@@ -2,8 +2,8 @@
  * The list of a job's fields, in words, which native code has as well: what is loaded is held against it.
  */
 import { type Job, MOST_TERMS } from '../job.js'
-import type { FieldVisitor } from './field-visitor.js'
-import { type Codes, DTYPES, visitFields } from './job-fields.js'
+import type { Codes, FieldVisitor } from './field-visitor.js'
+import { DTYPES, visitFields } from './job-fields.js'
 import { DIVERGENCES, SFT_NORMALIZATIONS } from './loss-fields.js'
 
 /** Codes for visitors that do not look at numbers. */

@@ -4,8 +4,8 @@
  */
 
 import type { DeviceLabels, ForwardStage, Head, Job, Rows, RunSettings, SegmentStates, Tokens } from '../job.js'
-import type { DType, LossType, UnpairedLossType } from '../types/index.js'
-import { type FieldVisitor, Part } from './field-visitor.js'
+import type { DType } from '../types/index.js'
+import { type Codes, type FieldVisitor, Part } from './field-visitor.js'
 import { visitGiven, visitLoss, visitTerms, visitTokenLoss, visitUnpairedLoss } from './loss-fields.js'
 
 const SETTINGS = new Part()
@@ -25,14 +25,6 @@ const GRADIENT = new Part()
 const HEAD_GRADIENT = new Part()
 
 export const DTYPES: Record<DType, number> = { float32: 0, float16: 1, bfloat16: 2 }
-
-/** The addon's numbers for losses and settings. */
-export interface Codes {
-  lossOf(lossType: LossType): number
-  unpairedLossOf(lossType: UnpairedLossType): number
-  instructionSetOf(settings: RunSettings): number
-  threadsOf(settings: RunSettings): number
-}
 
 /** To add a field, add a line below and one in the same place in job_fields.h. */
 export function visitFields(visit: FieldVisitor, job: Job, settings: RunSettings, codes: Codes): void {

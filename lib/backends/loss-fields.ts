@@ -12,8 +12,7 @@ import {
   type UnpairedLossStage,
 } from '../job.js'
 import type { FDivergence, SftNormalization } from '../types/index.js'
-import { type FieldVisitor, Part } from './field-visitor.js'
-import type { Codes } from './job-fields.js'
+import { type Codes, type FieldVisitor, Part } from './field-visitor.js'
 
 const LOSS = new Part()
 const PAIR_CONSTANTS = new Part()
