@@ -60,7 +60,8 @@ const SWEEP = `
     // What is held that nobody needs. Nothing is kept then for the next operation.
     const left = async () => {
       cuda.trimMemory()
-      if (held() !== before) {
+      // What is forgotten is given back off this thread, some time.
+      for (let i = 0; i < 10 && held() !== before; i++) {
         await collected()
         cuda.trimMemory()
       }
