@@ -78,6 +78,7 @@ export type {
   LogitsBudgetOptions,
   LogitsGradient,
   LogitsGradientOptions,
+  LogProbValues,
   LossType,
   MeansByKind,
   Normalizer,

@@ -74,6 +74,24 @@ export interface LossStage {
   summary: Float64Array
 }
 
+/** Log-probs at an address of CUDA's: float64 when wide, else float32. */
+export interface GivenLogProbs {
+  data: bigint
+  wide: boolean
+}
+
+/** Their names: `[P]` each of pairs, `[S]` of sequences, of which those of the reference may be for pairs. */
+export const GIVEN_NAMES = [
+  ...(['chosen', 'rejected', 'referenceChosen', 'referenceRejected'] as const),
+  ...(['logProbs', 'referenceLogProbs'] as const),
+] as const
+
+/**
+ * Of the cuda backend: log-probs that stage 3 finds in device memory. The arrays of these names, and of those of pairs that a
+ * reference of sequences is for, are then outs.
+ */
+export type GivenOnDevice = Partial<Record<(typeof GIVEN_NAMES)[number], GivenLogProbs>>
+
 /** The constants of a loss of single sequences. */
 export interface UnpairedLossConfig {
   lossType: UnpairedLossType

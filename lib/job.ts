@@ -8,9 +8,10 @@
  * **Where arrays live.** Tensors (`Rows`, `Matrix`, biases, gradients of a head) are a typed array of the host's, or
  * memory of the backend's device: a bigint is an address of CUDA's, a {@link GpuSlice} part of a buffer of WebGPU's. All
  * tensors of a job are of one kind, except that a reference's may be in host memory where the policy's are on a device.
- * Labels may be on a device too; all else is in arrays of the host's, which a backend copies to its device itself. A new kind
- * of memory is one more member of {@link Place}; how results are made there is one more `Memory` of lib/call/memory.ts; and a
- * backend that does not know it never sees it, since lib/backends/registry.ts picks by where the tensors are.
+ * Labels, and log-probs given to the cuda backend, may be on a device too; all else is in arrays of the host's, which a
+ * backend copies to its device itself. A new kind of memory is one more member of {@link Place}; how results are made there
+ * is one more `Memory` of lib/call/memory.ts; and a backend that does not know it never sees it, since
+ * lib/backends/registry.ts picks by where the tensors are.
  *
  * **Who owns results.** The caller of `run` has allocated every array that is marked as an out, and it stays the caller's.
  * A backend writes to outs alone, and keeps no reference to any array once the job has ended. Fields marked as private to a
@@ -22,7 +23,7 @@
  *
  * Letters in shapes: R = batch · time rows, V vocabulary, D width, S sequences, P pairs.
  */
-import type { LossStage, TokenLossStage, UnpairedLossStage } from './job-losses.js'
+import type { GivenOnDevice, LossStage, TokenLossStage, UnpairedLossStage } from './job-losses.js'
 import type { JobInParts, SegmentStates, Shard, StateExchange } from './job-shards.js'
 import type { DType, GpuBuffer, GpuDevice, GradientPrecision, HostArray, InstructionSet } from './types/index.js'
 
@@ -88,6 +89,9 @@ export interface DeviceLabels {
   mask?: DevicePlace
   ignoreIndex: number
   shift: boolean
+  /** `[S]` the sequence that each is paired with, or -1: active rows past that one's number weigh `ldAlpha` times. */
+  partners?: Int32Array
+  ldAlpha?: number
   /** `[1]` out: how many were out of range. */
   invalid: Int32Array
   /** Out of the webgpu backend: the place of the first of them. */
@@ -238,6 +242,8 @@ export interface Job {
   reference?: ForwardStage
   loss?: LossStage
   unpairedLoss?: UnpairedLossStage
+  /** Beside either. */
+  given?: GivenOnDevice
   /** Beside no other loss. A gradient's `tokenCoefficients` are then the backend's to fill, and its `coefficients` are zeros. */
   tokenLoss?: TokenLossStage
   gradient?: GradientStage

@@ -13,13 +13,13 @@ export const VOCAB = 128_256
  * @type {Readonly<Record<string, number>>}
  */
 export const MOST_INSTRUCTIONS = {
-  'sweepKernel<f32>': 25.5,
-  'sweepKernel<f16>': 9.7,
-  'sweepKernel<bf16>': 9.7,
-  'gradientKernel<f32>': 22,
-  'gradientKernel<f16>': 13,
-  'gradientKernel<bf16>': 13,
-  'rowKernel<f32>': 22,
-  'rowKernel<f16>': 13,
-  'rowKernel<bf16>': 13,
+  'sweepKernel<f32>': 20,
+  'sweepKernel<f16>': 6.2,
+  'sweepKernel<bf16>': 6.2,
+  'gradientKernel<f32>': 16,
+  'gradientKernel<f16>': 12.5,
+  'gradientKernel<bf16>': 12.5,
+  'rowKernel<f32>': 16,
+  'rowKernel<f16>': 12.8,
+  'rowKernel<bf16>': 12.8,
 }

@@ -44,10 +44,16 @@ function successors(/** @type {Instruction[]} */ code, /** @type {number} */ at)
 const isLoad = (/** @type {Instruction} */ { text }) => /\bLDG\.E\.EF\.128/.test(text)
 
 /**
- * Instructions on the way from one to another: of the ways with the most streaming loads of 16 bytes, the shortest.
+ * Instructions on the way from one to another: of the ways with the most streaming loads of 16 bytes or, with `sign` −1, the
+ * fewest, the shortest.
  * @returns {{ loads: number, count: number } | undefined} undefined where there is no way
  */
-function way(/** @type {Instruction[]} */ code, /** @type {number} */ from, /** @type {number} */ to) {
+function way(
+  /** @type {Instruction[]} */ code,
+  /** @type {number} */ from,
+  /** @type {number} */ to,
+  /** @type {1 | -1} */ sign = 1,
+) {
   /** @type {({ loads: number, count: number } | undefined)[]} */
   const best = []
   best[from] = { loads: 0, count: 0 }
@@ -58,14 +64,15 @@ function way(/** @type {Instruction[]} */ code, /** @type {number} */ from, /** 
     if (at === to) return after
     for (const next of successors(code, at)) {
       const other = best[next]
-      const isBetter = !other || after.loads > other.loads || (after.loads === other.loads && after.count < other.count)
-      if (isBetter) best[next] = after
+      const more = other ? sign * (after.loads - other.loads) : 1
+      if (!other || more > 0 || (more === 0 && after.count < other.count)) best[next] = after
     }
   }
 }
 
 /**
- * Instructions of a thread in the loop that reads logits, and what one turn of the loop around it adds.
+ * Instructions of a thread in the loop that reads logits, and what one turn of the loop around it adds. A tile of logits that
+ * is read outside of the inner loop, as the last of a row is, counts as one inside.
  * @returns {{ loads: number, inside: number, around: number }} `loads`: of 16 bytes, in a turn of the inner loop
  */
 export function hotLoop(/** @type {Instruction[]} */ code) {
@@ -79,7 +86,7 @@ export function hotLoop(/** @type {Instruction[]} */ code) {
     .sort((a, b) => b.loads - a.loads)
   if (!hot?.loads) throw new Error('no loop that reads logits')
   const [outer] = loops.filter((loop) => holds(loop, hot.loop)).sort((a, b) => a.end - a.begin - (b.end - b.begin))
-  const before = way(code, outer.begin, hot.loop.begin)?.count ?? 0
-  const after = way(code, hot.loop.end, outer.end)?.count ?? 0
+  const before = way(code, outer.begin, hot.loop.begin, -1)?.count ?? 0
+  const after = way(code, hot.loop.end, outer.end, -1)?.count ?? 0
   return { loads: hot.loads, inside: hot.count, around: before - 1 + after - 1 }
 }

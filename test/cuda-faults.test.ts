@@ -81,13 +81,14 @@ describe.runIf(onHost && CUDA.length > 0)('an address', () => {
     expect(loss).toEqual([true, { code: 'ERR_INVALID_ARG_VALUE', name: 'TypeError', message: expect.any(String) }])
   })
 
-  it('whose memory has been freed is refused', () => {
-    const told = cudaProcess(`${GIVE}
+  it.each(['1', '0'])('whose memory has been freed is refused, with pools and without: %s', (pools) => {
+    const program = `${GIVE}
       tell(errors((buffer) => {
         const { ptr, byteLength } = buffer
         buffer.dispose()
         return { ptr, byteLength }
-      }))`) as Record<string, Told>
+      }))`
+    const told = cudaProcess(program, { FPL_HOST_POOLS: pools }) as Record<string, Told>
     refused(told, '.ptr must be')
   })
 

@@ -10,6 +10,7 @@ import {
   fusedLinearPreferenceLoss,
   fusedPreferenceLoss,
   fusedPreferenceLossSync,
+  fusedUnpairedPreferenceLoss,
   getBackends,
   linearSequenceLogProbs,
 } from '../lib/index.js'
@@ -149,6 +150,24 @@ describe.runIf(CUDA.length > 0)('a shared vocabulary on the cuda backend', () =>
     for (const { reason } of found as PromiseRejectedResult[]) {
       expect(reason.code).toBe('ERR_INVALID_ARG_VALUE')
       expect(reason.message).toContain('options.shard needs labels in host memory')
+    }
+  })
+
+  test.each([
+    ['of pairs', (logProbs: DeviceBuffer) => ({ chosen: logProbs, rejected: logProbs })],
+    ['of sequences', (logProbs: DeviceBuffer) => ({ logProbs })],
+  ])('log-probs of a reference must be in host memory: %s', async (name, reference) => {
+    const found = await outcomes(2, (rank): Promise<unknown> => {
+      const logits = { ...copyOfColumns(logitsWith(30), 0, 15), data: new DeviceBuffer(12 * 15 * 4) }
+      const options = sharedBy(rank, [0, 15, 30], rank)
+      const labels = new Int32Array(12)
+      const given = reference(DeviceBuffer.from(new Float64Array(name === 'of pairs' ? 2 : 4)))
+      if (name === 'of pairs') return fusedPreferenceLoss(logits, labels, { ...options, reference: given as never })
+      const single = { ...options, desirable: [1, 0, 1, 0], kl: 0, reference: given as never }
+      return fusedUnpairedPreferenceLoss(logits, labels, single)
+    })
+    for (const { reason } of found as PromiseRejectedResult[]) {
+      expect(reason.message).toContain('options.reference must be in host memory, as options.shard wants')
     }
   })
 

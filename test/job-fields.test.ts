@@ -7,6 +7,7 @@ import type { Addon } from '../lib/backends/cpu/addon.js'
 import { findAddon, loadNative } from '../lib/backends/cpu/index.js'
 import { JobArguments, jobFields } from '../lib/backends/cpu/job-arguments.js'
 import type { Job, RunSettings } from '../lib/job.js'
+import { GIVEN_NAMES } from '../lib/job.js'
 
 const BUNDLED = Symbol.for('fused-preference-loss.addon')
 const globals = globalThis as { [key: symbol]: unknown }
@@ -65,7 +66,7 @@ describe('an addon is refused', () => {
 
 describe('a field is what its name says', () => {
   const NUMBER =
-    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|alpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing|gradientScale|offset|targetMargin|dpopLambda|rewardAlpha|logitsBudget|segments\.count|shard\.start)$/
+    /(?:batch|time|vocab|Stride|temperature|capScale|emptyLogProb|ignoreIndex|beta|gamma|rewardShift|discopopTau|[aA]lpha|[dD]ivisor|zLoss|[wW]eight|kl|labelSmoothing|gradientScale|offset|targetMargin|dpopLambda|rewardAlpha|logitsBudget|segments\.count|shard\.start)$/
 
   const ONES = ['loss.terms.type', 'unpairedLoss.type', 'loss.terms.count', 'instructionSet', 'cancellable']
 
@@ -100,7 +101,10 @@ describe('a field is what its name says', () => {
   const job = {
     tokens: {
       ...arrays('targets', 'weights', 'plainWeights', 'offsets', 'counts'),
-      labels: { data: 1n, mask: 2n, wide: true, ignoreIndex: 101, shift: true, invalid: array() },
+      labels: {
+        ...{ data: 1n, mask: 2n, wide: true, ignoreIndex: 101, shift: true, invalid: array() },
+        ...{ partners: array(), ldAlpha: 192 },
+      },
       temperature: 102,
       capScale: 104,
       average: true,
@@ -158,6 +162,7 @@ describe('a field is what its name says', () => {
       divisor: 185,
       gradientScale: 189,
     },
+    given: Object.fromEntries(GIVEN_NAMES.map((name, i) => [name, { data: BigInt(10 + i), wide: true }])),
     tokenLoss: {
       ...arrays('losses', 'summary', 'classWeights', 'weightsOfLabels'),
       labelSmoothing: 186,

@@ -52,3 +52,11 @@ it('counts each instruction more', () => {
   expect(count(at('.L_x_1:'), LOAD)).toEqual({ loads: 2, inside: 5, around: 5 })
   expect(count(at('.L_x_0:'), 'FADD R6, R6, R6')).toEqual({ loads: 1, inside: 4, around: 6 })
 })
+
+it('counts a tile outside of the loop as one inside, whether it comes before the loop or after it', () => {
+  const tile = ['@P4 BRA `(.L_x_4)', LOAD, 'FADD R4, R4, R4', 'FADD R4, R4, R4', '.L_x_4:']
+  for (const place of ['.L_x_1:', '.L_x_3:']) {
+    const code = KERNEL.toSpliced(KERNEL.indexOf(place), 0, ...tile)
+    expect(hotLoop(kernelsOf(listing(...code)).get('aKernel'))).toEqual({ loads: 1, inside: 4, around: 6 })
+  }
+})

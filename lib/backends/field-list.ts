@@ -2,8 +2,9 @@
  * The list of a job's fields, in words, which native code has as well: what is loaded is held against it.
  */
 import { type Job, MOST_TERMS } from '../job.js'
-import type { FieldVisitor } from './field-visitor.js'
-import { type Codes, DIVERGENCES, DTYPES, SFT_NORMALIZATIONS, visitFields } from './job-fields.js'
+import type { Codes, FieldVisitor } from './field-visitor.js'
+import { DTYPES, visitFields } from './job-fields.js'
+import { DIVERGENCES, SFT_NORMALIZATIONS } from './loss-fields.js'
 
 /** Codes for visitors that do not look at numbers. */
 export const NO_CODES: Codes = {
@@ -44,6 +45,7 @@ function listFields(): string[] {
     reference: { logits: rows, head, segments: {} },
     loss: { constants: { terms: [{}] }, pairConstants: {} },
     unpairedLoss: {},
+    given: {},
     tokenLoss: {},
     gradient: { logits: rows, out: rows, tokenCoefficients: {} },
     headGradient: { logits: rows, head },

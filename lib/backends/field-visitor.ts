@@ -2,7 +2,8 @@
  * How the fields of a job are visited: the writer of a job's arguments, the list of all fields, and whoever else goes through
  * them are visitors of `visitFields`.
  */
-import type { DevicePlace, Place } from '../job.js'
+import type { DevicePlace, Place, RunSettings } from '../job.js'
+import type { LossType, UnpairedLossType } from '../types/index.js'
 
 /** The kinds of a job's arrays by their elements; a tensor's array has the tensor's dtype. */
 export interface Elements {
@@ -11,6 +12,14 @@ export interface Elements {
   float64: Float64Array
   tensor: Place
   address: DevicePlace
+}
+
+/** The addon's numbers for losses and settings. */
+export interface Codes {
+  lossOf(lossType: LossType): number
+  unpairedLossOf(lossType: UnpairedLossType): number
+  instructionSetOf(settings: RunSettings): number
+  threadsOf(settings: RunSettings): number
 }
 
 /** Visits the fields of a job, in the addon's order. */

@@ -3,8 +3,8 @@
  * and where it runs.
  */
 import { NO_CODES } from '../backends/field-list.js'
-import type { FieldVisitor } from '../backends/field-visitor.js'
-import { type Codes, visitFields } from '../backends/job-fields.js'
+import type { Codes, FieldVisitor } from '../backends/field-visitor.js'
+import { visitFields } from '../backends/job-fields.js'
 import type { Job } from '../job.js'
 import { hashOf, hashOfText } from './agreement.js'
 

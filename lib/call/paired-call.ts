@@ -2,10 +2,11 @@
  * A call from logits to the loss, for logits of any origin: which tokens count, which sequences form pairs, the
  * reference, and stages 1 to 3 on them.
  */
+import type { DeviceRange } from '../backends/device-memory.js'
 import type { NamedArray } from '../check/arrays.js'
 import { oneOf } from '../check/options.js'
 import { invalidValue } from '../errors.js'
-import type { Job, LossStage } from '../job.js'
+import type { GivenOnDevice, Job, LossStage } from '../job.js'
 import { LOSS_OPTIONS, type LossOptions } from '../options/loss-options.js'
 import { TOKEN_OPTIONS, type TokenOptions, tokenOptions } from '../options/token-options.js'
 import type { DeviceData, Labels, ShardOptions } from '../types/index.js'
@@ -66,8 +67,8 @@ export function pairedCall(
   const outputs = tokenOptions.outputs.read(options.outputs)
   const { tokens } = tokenPlan
   if (!lossPlan.hasLikelihood) delete tokens.plainWeights
-  const reference = referenceGiven(options.reference, lossPlan, tokenPlan, model.names)
-  const { parts, logProbs } = reference
+  const reference = referenceGiven(options.reference, lossPlan, tokenPlan, model.names, source.range)
+  const { parts, logProbs, given } = reference
   const other = parts && model.sourceOf(parts, REFERENCE, source, tokenPlan.packed, options.gpuDevice)
   const compared = lossPlan.referenceFree ? undefined : other
   const pairs = tokenPlan.pairs!
@@ -88,6 +89,7 @@ export function pairedCall(
   }
   if (weighting === 'wpo') policy.logWeights = new Float64Array(sequences)
   const job: Job = { tokens, policy, loss }
+  if (given) job.given = given
   if (compared) job.reference = forwardStage(compared, sequences)
   return {
     tokenPlan,
@@ -103,6 +105,7 @@ export function pairedCall(
 /** The reference of a call: its log-probs, or the parts of a model; neither where the call has no reference. */
 interface GivenReference {
   logProbs?: [chosen: Float64Array, rejected: Float64Array]
+  given?: GivenOnDevice
   parts?: Record<string, unknown>
   arrays: readonly NamedArray[]
 }
@@ -112,6 +115,7 @@ function referenceGiven(
   { referenceFree, needsReference }: LossPlan,
   { tokens, pairs }: TokenPlan,
   names: ModelNames,
+  beside: DeviceRange | undefined,
 ): GivenReference {
   const needed = needsReference !== undefined
   if (value === undefined) {
@@ -119,7 +123,7 @@ function referenceGiven(
     const problem = `is needed by lossType '${needsReference}' (unless referenceFree): ${waysOf(names)}`
     throw invalidValue(REFERENCE, problem)
   }
-  const { parts, arrays, logProbs } = referenceOf(value, REFERENCE, names, pairs!, tokens, needed)
+  const { parts, arrays, logProbs, given } = referenceOf(value, REFERENCE, names, pairs!, tokens, needed, beside)
   if (logProbs === undefined) return { parts, arrays }
-  return referenceFree ? { arrays } : { logProbs, arrays }
+  return referenceFree ? { arrays } : { logProbs, given, arrays }
 }

@@ -2,12 +2,14 @@
  * Log-probs under the reference in the forms that callers give them, the values that are refused, and warnings about
  * values that are unlikely to be log-probs of sequences.
  */
-import { type NamedArray, numbers, tokenNumbers } from '../check/arrays.js'
+import { type DeviceRange, isDeviceMemory } from '../backends/device-memory.js'
+import { type NamedArray, tokenNumbers } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
 import { warnOnce } from '../check/warn-once.js'
 import { invalidType, invalidValue, outOfRange } from '../errors.js'
-import type { Tokens } from '../job.js'
+import type { GivenOnDevice, Tokens } from '../job.js'
 import { TOKEN_OUTPUTS } from '../options/token-options.js'
+import { type LogProbs, logProbsOf, type WantedLogProbs } from './log-probs.js'
 
 const LOG_PROBS = ['chosen', 'rejected', 'logProbs'] as const
 
@@ -18,6 +20,8 @@ export const OF_RESULT = ['tokenCounts', 'backward', 'backwardSync', 'dispose', 
 export interface GivenReference {
   /** `[P]` each, unless it is a model. */
   logProbs?: [chosen: Float64Array, rejected: Float64Array]
+  /** Where they are to be found, if that is in device memory. */
+  given?: GivenOnDevice
   /** All its fields, each read once. */
   parts: Record<string, unknown>
   /** The caller's arrays of log-probs. */
@@ -42,7 +46,7 @@ export function modelNames(...parts: string[]): ModelNames {
 
 /**
  * Reads a reference of log-probs, per pair or per sequence; a model is left to the caller. `needed`: a loss of the call
- * makes use of it.
+ * makes use of it. `beside`: where the logits lie.
  */
 export function referenceOf(
   given: unknown,
@@ -51,6 +55,7 @@ export function referenceOf(
   pairs: Int32Array,
   tokens: Tokens,
   needed: boolean,
+  beside: DeviceRange | undefined,
 ): GivenReference {
   checkObject(given, name, waysOf(names))
   const known = 'logProbs' in given ? names.withResult : names.known
@@ -68,6 +73,17 @@ export function referenceOf(
     [`${name}.logProbs`, logProbs],
   ]
   if (model) return { parts, arrays }
+  if ([chosen, rejected, logProbs].some(isDeviceMemory)) {
+    if (tokens.shard) throw invalidValue(name, 'must be in host memory, as options.shard wants')
+    const size = pairs.length / 2
+    const given = perSequence
+      ? { referenceLogProbs: sequencesLogProbs(parts, name, tokens, beside).given }
+      : {
+          referenceChosen: onDevice(chosen, `${name}.chosen`, size, beside),
+          referenceRejected: onDevice(rejected, `${name}.rejected`, size, beside),
+        }
+    return { parts, arrays, given, logProbs: [new Float64Array(size), new Float64Array(size)] }
+  }
   const read = perSequence ? ofSequences(parts, name, pairs, tokens) : ofPairs(parts, name, pairs.length / 2)
   // NaN is the log-prob that `emptySequence: 'nan'` gives a sequence without active tokens. On the GPU active tokens
   // are counted later: their number is still 0 here.
@@ -98,6 +114,17 @@ export interface Side {
   nameOf: (pair: number) => string
 }
 
+/** What all log-probs must be that logits are compared with. */
+const besideLogits = (beside: DeviceRange | undefined): Pick<WantedLogProbs, 'beside' | 'like'> => ({
+  beside,
+  like: 'the logits, or hidden and weight, are',
+})
+
+function onDevice(value: unknown, name: string, length: number, beside: DeviceRange | undefined) {
+  if (!isDeviceMemory(value)) throw invalidType(name, 'in device memory, as the other side is', value)
+  return logProbsOf(value, name, { length, sizes: ', one per pair', ...besideLogits(beside) }).given
+}
+
 function ofPairs({ chosen, rejected }: Record<string, unknown>, name: string, size: number): [Side, Side] {
   return [
     side(chosen, `${name}.chosen`, size, ', one per pair'),
@@ -107,12 +134,13 @@ function ofPairs({ chosen, rejected }: Record<string, unknown>, name: string, si
 
 /** Log-probs of one side, which are given by pairs. */
 function side(value: unknown, name: string, size: number, sizes: string): Side {
-  return { values: numbers(value, name, size, sizes), nameOf: (pair) => `${name}[${pair}]` }
+  const { values } = logProbsOf(value, name, { length: size, sizes, ...besideLogits(undefined) })
+  return { values, nameOf: (pair) => `${name}[${pair}]` }
 }
 
 /** The log-probs of a result of `sequenceLogProbs`, taken apart by pairs `[2 P]`. */
 function ofSequences(parts: Record<string, unknown>, name: string, pairs: Int32Array, tokens: Tokens): [Side, Side] {
-  const all = sequencesLogProbs(parts, name, tokens)
+  const { values: all } = sequencesLogProbs(parts, name, tokens, undefined)
   const sideOf = (which: 0 | 1): Side => ({
     values: Float64Array.from({ length: pairs.length / 2 }, (_, pair) => all[pairs[2 * pair + which]]),
     nameOf: (pair) => `${name}.logProbs[${pairs[2 * pair + which]}]`,
@@ -125,8 +153,10 @@ export function sequencesLogProbs(
   { logProbs, tokenCounts }: Record<string, unknown>,
   name: string,
   { counts, labels }: Tokens,
-): Float64Array {
-  const all = numbers(logProbs, `${name}.logProbs`, counts.length, ', one per sequence')
+  beside: DeviceRange | undefined,
+): LogProbs {
+  const wanted = { length: counts.length, sizes: ', one per sequence', ...besideLogits(beside) }
+  const all = logProbsOf(logProbs, `${name}.logProbs`, wanted)
   // Labels on the GPU are counted there.
   if (tokenCounts !== undefined && labels === undefined) {
     const given = tokenNumbers(tokenCounts, `${name}.tokenCounts`, counts.length, ', one per sequence')

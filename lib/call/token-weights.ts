@@ -29,24 +29,37 @@ export function weightsOf(value: unknown, offsets: Int32Array, shift: number): F
 
 /** LD-DPO (Liu et al. 2024): weights the active tokens of a pair past the shorter response's number of them. */
 export function desensitiseLength(tokens: Tokens, pairs: Int32Array, ldAlpha: number): void {
-  const { targets, offsets, counts } = tokens
-  const plain = tokens.weights ?? new Float64Array(targets.length).fill(1)
+  const { targets, offsets, counts, labels } = tokens
+  const partners = partnersOf(pairs, counts.length)
+  const plain = tokens.weights ?? new Float64Array(offsets[counts.length]).fill(1)
+  tokens.plainWeights = plain
+  if (labels) {
+    labels.partners = partners
+    labels.ldAlpha = ldAlpha
+    return
+  }
   const weights = plain.slice()
-  const paired = new Uint8Array(counts.length)
-  for (let i = 0; i < pairs.length; i++) {
-    const sequence = pairs[i]
-    if (paired[sequence]) {
-      throw invalidValue(
-        `options.pairs[${i}]`,
-        `repeats sequence ${sequence}; with ldAlpha each may be in one pair only`,
-      )
-    }
-    paired[sequence] = 1
-    let remaining = Math.min(counts[sequence], counts[pairs[i ^ 1]])
+  for (const [sequence, partner] of partners.entries()) {
+    if (partner < 0) continue
+    let remaining = Math.min(counts[sequence], counts[partner])
     for (let row = offsets[sequence]; row < offsets[sequence + 1]; row++) {
       if (targets[row] >= 0 && --remaining < 0) weights[row] *= ldAlpha
     }
   }
   tokens.weights = weights
-  tokens.plainWeights = plain
+}
+
+/** `[S]` the sequence that each stands against, -1 for none. */
+function partnersOf(pairs: Int32Array, sequences: number): Int32Array {
+  const partners = new Int32Array(sequences).fill(-1)
+  for (const [i, sequence] of pairs.entries()) {
+    if (partners[sequence] >= 0) {
+      throw invalidValue(
+        `options.pairs[${i}]`,
+        `repeats sequence ${sequence}; with ldAlpha each may be in one pair only`,
+      )
+    }
+    partners[sequence] = pairs[i ^ 1]
+  }
+  return partners
 }

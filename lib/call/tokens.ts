@@ -76,7 +76,9 @@ export function tokensOf(
   const targets = new Int32Array(onDevice ? 0 : rows).fill(-1)
   if (onDevice) {
     if (shard) throw invalidValue('options.shard', 'needs labels in host memory')
-    if (ldAlpha !== 1) throw invalidValue('options.ldAlpha', 'needs labels in host memory')
+    if (ldAlpha !== 1 && device?.kind === 'webgpu') {
+      throw invalidValue('options.ldAlpha', 'needs labels in host memory, or logits in memory of CUDA')
+    }
   } else {
     const words = wordsOf(labels, rows, shift)
     const watched = [watch('labels', words.labels)]

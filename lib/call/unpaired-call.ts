@@ -56,7 +56,8 @@ export function unpairedCall(
   if (options.reference === undefined && !referenceFree) {
     throw invalidValue(REFERENCE, `is needed (unless referenceFree): ${unpairedWaysOf(model.names.parts)}`)
   }
-  const reference = unpairedReferenceOf(options.reference, REFERENCE, model.names.parts, tokens, !referenceFree)
+  const { parts: names } = model.names
+  const reference = unpairedReferenceOf(options.reference, REFERENCE, names, tokens, !referenceFree, source.range)
   const other =
     reference?.parts && model.sourceOf(reference.parts, REFERENCE, source, tokenPlan.packed, options.gpuDevice)
   const compared = referenceFree ? undefined : other
@@ -64,7 +65,9 @@ export function unpairedCall(
   const policy = forwardStage(source, sequences, outputs)
   const job: Job = { tokens, policy, unpairedLoss: loss }
   if (compared) job.reference = forwardStage(compared, sequences)
-  else loss.referenceLogProbs = (referenceFree ? undefined : reference?.logProbs) ?? new Float64Array(sequences)
+  else if (reference?.given && !referenceFree) job.given = { referenceLogProbs: reference.given }
+  if (!compared)
+    loss.referenceLogProbs = (referenceFree ? undefined : reference?.logProbs) ?? new Float64Array(sequences)
   const referenceArrays = [...(reference?.arrays ?? []), ...(other?.arrays ?? [])]
   return {
     tokenPlan,

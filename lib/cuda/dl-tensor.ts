@@ -80,7 +80,18 @@ export function fromDLTensor(array: DLTensor, options?: StreamOption): TypedLogi
  * {@link fromDLTensor}. A call with another number of positions refuses them (`ERR_SHAPE_MISMATCH`).
  */
 export function labelsFromDLTensor(array: DLTensor, options?: StreamOption): DeviceMemory {
-  const { data, shape, strides } = read(array, ['int32', 'int64', 'uint8'], options)
+  return contiguous(read(array, ['int32', 'int64', 'uint8'], options))
+}
+
+/**
+ * Log-probs of sequences (float64, float32) from the array of another library, which must be contiguous; otherwise as
+ * {@link fromDLTensor}.
+ */
+export function logProbsFromDLTensor(array: DLTensor, options?: StreamOption): DeviceMemory {
+  return contiguous(read(array, ['float64', 'float32'], options))
+}
+
+function contiguous({ data, shape, strides }: DeviceArray): DeviceMemory {
   const isContiguous =
     strides === undefined || shape.every((size, i) => size === 1 || strides[i] === product(shape, i + 1))
   if (!isContiguous) throw invalidValue('array.strides', 'must be those of a contiguous array')

@@ -10,7 +10,9 @@ import { plan } from '../functions/fused-preference-loss.js'
 import { plan as planUnpaired } from '../functions/fused-unpaired-preference-loss.js'
 import { plan as planLinearCrossEntropy } from '../functions/linear-cross-entropy.js'
 import { planSums as planLinearSums } from '../functions/linear-sequence-log-probs.js'
+import { plan as planPairs } from '../functions/preference-loss.js'
 import { planSums } from '../functions/sequence-log-probs.js'
+import { plan as planSequences } from '../functions/unpaired-preference-loss.js'
 import type {
   CrossEntropyOptions,
   FusedLinearOptions,
@@ -19,7 +21,9 @@ import type {
   FusedUnpairedOptions,
   LinearCrossEntropyOptions,
   LinearSequenceOptions,
+  PreferenceOptions,
   SequenceOptions,
+  UnpairedPreferenceOptions,
 } from '../options/index.js'
 import type {
   CrossEntropy,
@@ -33,8 +37,12 @@ import type {
   Labels,
   LinearCrossEntropy,
   Logits,
+  PairLogProbs,
+  PreferenceLoss,
   SequenceSums,
   ShardOptions,
+  UnpairedPreferenceLoss,
+  UnpairedSequences,
 } from '../types/index.js'
 import { type PreparedCall, prepared } from './prepared-call.js'
 
@@ -133,4 +141,25 @@ export function prepareLinearSequenceLogProbs(
   options: LinearSequenceOptions & ShardOptions = {},
 ): PreparedCall<SequenceSums> {
   return prepared(options, () => planLinearSums(hidden, weight, labels, options))
+}
+
+/**
+ * Prepares {@link preferenceLoss} on log-probs in device memory, those that another prepared call leaves in its `buffers`, say.
+ *
+ * @param logProbs, options as of `preferenceLoss`; `signal` not used.
+ * @throws as `preferenceLoss`; Error `ERR_CUDA`
+ */
+export function preparePreferenceLoss(
+  logProbs: PairLogProbs<DeviceMemory>,
+  options: PreferenceOptions = {},
+): PreparedCall<PreferenceLoss> {
+  return prepared({}, () => planPairs(logProbs, options))
+}
+
+/** Prepares {@link unpairedPreferenceLoss}, as {@link preparePreferenceLoss} does the loss of pairs. */
+export function prepareUnpairedPreferenceLoss(
+  sequences: UnpairedSequences<DeviceMemory>,
+  options: UnpairedPreferenceOptions,
+): PreparedCall<UnpairedPreferenceLoss> {
+  return prepared({}, () => planSequences(sequences, options))
 }

@@ -32,7 +32,9 @@ export interface PreparedCall<Result> {
   readonly buffers: DeviceResults
   /**
    * Enqueues all stages. Allocates nothing, copies nothing to the host and waits for nothing, so it can be captured in a
-   * graph (`stream.capture(() => prepared.enqueue(stream))`). Labels in device memory are looked at by `read`.
+   * graph (`stream.capture(() => prepared.enqueue(stream))`). Labels in device memory are looked at by `read`. With a
+   * communicator, the GPU waits for those of the other ranks; in the first runs of a communicator the calling thread may, too, as
+   * NCCL connects the ranks when it first has to: run once before a capture.
    * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE` (a stream of another device); RangeError
    *   `ERR_OUT_OF_RANGE`; Error `ERR_DISPOSED`, `ERR_CUDA`
    */
@@ -71,6 +73,10 @@ class Prepared<Result> extends Handle<object> implements PreparedCall<Result> {
   constructor(planned: Planned<Result>) {
     const { settings } = planned.runner
     const { job } = planned
+    // Without logits it is about log-probs.
+    if (!job.policy && !job.given) {
+      throw invalidValue(job.loss ? 'logProbs.chosen' : 'sequences.logProbs', 'must be device memory')
+    }
     for (const stage of [job.policy, job.reference]) {
       const [name, rows] = stage?.head ? ['hidden', stage.head.hidden] : ['logits', stage?.logits]
       if (rows && typeof rows.data !== 'bigint') throw invalidValue(`${name}.data`, 'must be device memory')

@@ -32,6 +32,10 @@ export interface DeviceResults {
   readonly rewards?: DeviceBuffer
   /** `[S]` d loss / d log-prob of each sequence. Present with a gradient, and of single sequences. */
   readonly coefficients?: DeviceBuffer
+  /** `[P]` d loss / d log-prob of the chosen sequences, and of the rejected ones. */
+  readonly gradChosen?: DeviceBuffer
+  /** `[P]` */
+  readonly gradRejected?: DeviceBuffer
   /** `[R]` with `deferredScale`. */
   readonly rowScale?: DeviceBuffer
   /** `[R]` float32. */
@@ -65,6 +69,8 @@ function arraysOf(job: Job): Partial<Record<keyof DeviceResults, ArrayBufferView
     rewards: unpairedLoss?.rewards,
     // Those of tokens are coefficients of rows.
     coefficients: unpairedLoss?.gradient ?? (tokenLoss ? undefined : (gradient ?? headGradient)?.coefficients),
+    gradChosen: loss?.gradChosen,
+    gradRejected: loss?.gradRejected,
     rowScale: gradient?.rowScale,
     tokenLogProbs: policy?.tokenLogProbs,
     tokenEntropies: policy?.tokenEntropies,

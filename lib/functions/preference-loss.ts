@@ -2,29 +2,26 @@
  * `preferenceLoss`: stage 3 alone, for log-probs the caller already has.
  */
 
+import { isDeviceMemory } from '../backends/device-memory.js'
+import { type LogProbs, logProbsOf, logProbsRange } from '../call/log-probs.js'
 import { lossOf } from '../call/losses.js'
 import { addPairConstants } from '../call/per-each.js'
 import { areNegative, checkLogProbs } from '../call/reference.js'
 import { lossResult, warnOfMeans } from '../call/results.js'
 import { type Planned, RUN_OPTIONS, run, runnerOf, runSync } from '../call/run.js'
 import { lossStage } from '../call/stages.js'
-import { numbers, tokenNumbers } from '../check/arrays.js'
+import { tokenNumbers } from '../check/arrays.js'
 import { optionsObject } from '../check/options.js'
 import { invalidType, invalidValue, shapeMismatch } from '../errors.js'
-import type { LossStage } from '../job.js'
+import type { GivenOnDevice, Job, LossStage } from '../job.js'
 import type { PreferenceOptions } from '../options/index.js'
 import { LOSS_OPTIONS } from '../options/loss-options.js'
-import type { PairLogProbs, PreferenceLoss } from '../types/index.js'
+import type { LogProbValues, PairLogProbs, PreferenceLoss } from '../types/index.js'
 
 const OPTIONS: ReadonlySet<string> = new Set([...LOSS_OPTIONS, ...RUN_OPTIONS])
-const LOG_PROBS: ReadonlySet<string> = new Set([
-  'chosen',
-  'rejected',
-  'referenceChosen',
-  'referenceRejected',
-  'chosenTokenCounts',
-  'rejectedTokenCounts',
-])
+const LOG_PROB_NAMES = ['chosen', 'rejected', 'referenceChosen', 'referenceRejected'] as const
+const LOG_PROBS: ReadonlySet<string> = new Set([...LOG_PROB_NAMES, 'chosenTokenCounts', 'rejectedTokenCounts'])
+const SIZES = ', that of logProbs.chosen'
 
 /**
  * The preference loss of P pairs of sequence log-probs, and its exact gradient with respect to them. Everything is
@@ -32,36 +29,54 @@ const LOG_PROBS: ReadonlySet<string> = new Set([
  * −log σ(β ((chosen − referenceChosen) − (rejected − referenceRejected))).
  *
  * @param logProbs arrays of length P: log-probs in nats under the policy and, unless the loss is reference-free, under the
- *   reference; numbers of active tokens for the losses that divide by them.
+ *   reference, or all of these in memory of CUDA; numbers of active tokens for the losses that divide by them.
  * @param options the loss, its constants, and where the call runs.
  * @returns the mean loss, and per pair losses, rewards and gradients of the mean loss.
  * @throws TypeError `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`; RangeError `ERR_OUT_OF_RANGE`,
  *   `ERR_SHAPE_MISMATCH`; Error `ERR_BACKEND_UNAVAILABLE`, `ERR_CUDA`; the reason of `options.signal`.
  */
-export async function preferenceLoss(logProbs: PairLogProbs, options?: PreferenceOptions): Promise<PreferenceLoss> {
+export async function preferenceLoss(
+  logProbs: PairLogProbs<LogProbValues>,
+  options?: PreferenceOptions,
+): Promise<PreferenceLoss> {
   return run(plan(logProbs, options))
 }
 
 /** {@link preferenceLoss} on the calling thread. */
-export function preferenceLossSync(logProbs: PairLogProbs, options?: PreferenceOptions): PreferenceLoss {
+export function preferenceLossSync(logProbs: PairLogProbs<LogProbValues>, options?: PreferenceOptions): PreferenceLoss {
   const planned = plan(logProbs, options)
   return runSync(planned)
 }
 
-function plan(given: PairLogProbs, givenOptions: PreferenceOptions | undefined): Planned<PreferenceLoss> {
+/** Checks a call. */
+export function plan(
+  given: PairLogProbs<LogProbValues>,
+  givenOptions: PreferenceOptions | undefined,
+): Planned<PreferenceLoss> {
   if (given === undefined) throw invalidType('logProbs', 'an object { chosen, rejected, … }', given)
   const logProbs = optionsObject(given, 'logProbs', LOG_PROBS)
   refuseWeighting(givenOptions)
   const options = optionsObject(givenOptions, 'options', OPTIONS)
   const { config, referenceFree, needsReference, needsLengths } = lossOf(options)
 
-  const chosen = numbers(logProbs.chosen, 'logProbs.chosen')
+  const beside = logProbsRange(logProbs.chosen, 'logProbs.chosen')
+  const read = (name: keyof GivenOnDevice & keyof PairLogProbs, length?: number): LogProbs => {
+    const wanted = { length, sizes: SIZES, beside, like: 'logProbs.chosen is' }
+    const value = logProbs[name]
+    if (beside && !isDeviceMemory(value))
+      throw invalidType(`logProbs.${name}`, 'device memory, as logProbs.chosen is', value)
+    return logProbsOf(value, `logProbs.${name}`, wanted)
+  }
+  const { values: chosen, given: givenChosen } = read('chosen')
   const size = chosen.length
   if (size === 0) throw shapeMismatch('logProbs.chosen', 'must have at least one element; got 0')
-  const rejected = numbers(logProbs.rejected, 'logProbs.rejected', size, ', that of logProbs.chosen')
-  const reference = both(logProbs, 'referenceChosen', 'referenceRejected', numbers, size)
-  const lengths = both(logProbs, 'chosenTokenCounts', 'rejectedTokenCounts', tokenNumbers, size)
-  if (reference && !(areNegative(reference[0]) && areNegative(reference[1]))) {
+  const { values: rejected, given: givenRejected } = read('rejected', size)
+  const onDevice: GivenOnDevice | undefined = givenChosen && { chosen: givenChosen, rejected: givenRejected }
+  const hasReference = logProbs.referenceChosen !== undefined || logProbs.referenceRejected !== undefined
+  const sides = hasReference ? [read('referenceChosen', size), read('referenceRejected', size)] : undefined
+  const reference: [Float64Array, Float64Array] | undefined = sides && [sides[0].values, sides[1].values]
+  const lengths = lengthsOf(logProbs, size)
+  if (reference && !beside && !(areNegative(reference[0]) && areNegative(reference[1]))) {
     checkReference(reference, chosen, rejected, needsReference !== undefined)
   }
   if (needsReference && !reference) {
@@ -76,14 +91,21 @@ function plan(given: PairLogProbs, givenOptions: PreferenceOptions | undefined):
   }
   const used = referenceFree ? undefined : reference
   const stage = lossStage(config, size, chosen, rejected, used?.[0], used?.[1])
+  if (onDevice && sides && !referenceFree) {
+    onDevice.referenceChosen = sides[0].given
+    onDevice.referenceRejected = sides[1].given
+  }
   if (lengths) {
     stage.chosenTokenCounts = lengths[0]
     stage.rejectedTokenCounts = lengths[1]
   }
   addPairConstants(stage, options)
+  const job: Job = { loss: stage }
+  if (onDevice) job.given = onDevice
+  const arrays = () => LOG_PROB_NAMES.map((name) => [`logProbs.${name}`, logProbs[name]] as const)
   return {
-    job: { loss: stage },
-    runner: runnerOf(options),
+    job,
+    runner: runnerOf(options, beside, arrays),
     watched: [],
     result: () => result(stage, needsReference !== undefined),
   }
@@ -121,16 +143,14 @@ function refuseWeighting(options: object | undefined): void {
   }
 }
 
-/** The two arrays, or undefined when neither was given. */
-function both(
-  logProbs: PairLogProbs,
-  first: 'referenceChosen' | 'chosenTokenCounts',
-  second: 'referenceRejected' | 'rejectedTokenCounts',
-  copy: typeof tokenNumbers,
+/** The numbers of tokens of both sides, or undefined when neither was given. */
+function lengthsOf(
+  { chosenTokenCounts, rejectedTokenCounts }: PairLogProbs<LogProbValues>,
   size: number,
 ): [Float64Array, Float64Array] | undefined {
-  const { [first]: one, [second]: other } = logProbs
-  if (one === undefined && other === undefined) return undefined
-  const sizes = ', that of logProbs.chosen'
-  return [copy(one, `logProbs.${first}`, size, sizes), copy(other, `logProbs.${second}`, size, sizes)]
+  if (chosenTokenCounts === undefined && rejectedTokenCounts === undefined) return undefined
+  return [
+    tokenNumbers(chosenTokenCounts, 'logProbs.chosenTokenCounts', size, SIZES),
+    tokenNumbers(rejectedTokenCounts, 'logProbs.rejectedTokenCounts', size, SIZES),
+  ]
 }

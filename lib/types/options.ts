@@ -2,7 +2,7 @@
  * Options of the functions. Letters in shapes: B sequences, T positions, P pairs, S sequences of a packed batch.
  */
 import type { Communicator, NcclRanks } from './communicator.js'
-import type { DType, HeadWeight, Hidden, Indices, Logits, TensorData } from './tensors.js'
+import type { DType, HeadWeight, Hidden, Indices, Logits, LogProbValues, TensorData } from './tensors.js'
 import type { GpuDevice } from './webgpu.js'
 
 /** The losses; formulas and sources are in docs/losses.md. */
@@ -126,15 +126,15 @@ export interface ShardOptions {
 export type InstructionSet = 'baseline' | 'avx2' | 'avx512' | 'avx512bf16' | 'neon'
 
 /** Sequence log-probs of P pairs. */
-export interface PairLogProbs {
+export interface PairLogProbs<Values extends LogProbValues = ArrayLike<number>> {
   /** `[P]` log-probs of the chosen sequences under the policy. */
-  chosen: ArrayLike<number>
+  chosen: Values
   /** `[P]` log-probs of the rejected sequences under the policy. */
-  rejected: ArrayLike<number>
+  rejected: Values
   /** `[P]` log-probs of the chosen sequences under the reference. */
-  referenceChosen?: ArrayLike<number> | undefined
+  referenceChosen?: Values | undefined
   /** `[P]` log-probs of the rejected sequences under the reference. */
-  referenceRejected?: ArrayLike<number> | undefined
+  referenceRejected?: Values | undefined
   /**
    * `[P]` active tokens of the chosen sequences, for the losses that divide by them: 'sft' (but for its sums);
    * 'sigmoid_norm', 'ipo_norm', 'simpo' and 'orpo' on sums; and 'sigmoid_norm', 'ipo_norm' and 'ipo' on means under an
@@ -151,12 +151,12 @@ export interface PairLogProbs {
  * float32 tensor rounds them, and a policy that still equals its reference has a margin of 0 only where both are the
  * same to the last bit.
  */
-export type ReferenceLogProbs =
-  | { chosen: ArrayLike<number>; rejected: ArrayLike<number> }
-  | { logProbs: ArrayLike<number>; tokenCounts?: Indices | undefined }
+export type ReferenceLogProbs<Values extends LogProbValues = ArrayLike<number>> =
+  | { chosen: Values; rejected: Values }
+  | { logProbs: Values; tokenCounts?: Indices | undefined }
 
 /** Reference model: its log-probs, or its logits (same labels and token options as the policy). */
-export type Reference = ReferenceLogProbs | { logits: Logits }
+export type Reference = ReferenceLogProbs<LogProbValues> | { logits: Logits }
 
 /** The output layer's bias and run options, which all its functions share. */
 export interface HeadOptions {
@@ -252,7 +252,9 @@ export interface LogitsGradientOptions {
 }
 
 /** Reference model: its log-probs, or its output layer and hidden states (same labels and token options). */
-export type LinearReference = ReferenceLogProbs | { hidden: Hidden; weight: HeadWeight; bias?: TensorData | undefined }
+export type LinearReference =
+  | ReferenceLogProbs<LogProbValues>
+  | { hidden: Hidden; weight: HeadWeight; bias?: TensorData | undefined }
 
 /**
  * The file of a WebAssembly module: its bytes, a Response or Blob or the promise of one, a URL (in Node.js also a path),

@@ -85,3 +85,10 @@ export type TokenValues = ArrayLike<number> | ArrayLike<boolean> | ArrayLike<big
 
 /** A flat array of whole numbers; a `BigInt64Array` works as well as an `Int32Array`. */
 export type Indices = ArrayLike<number> | ArrayLike<bigint>
+
+/**
+ * Log-probs of sequences: any array of numbers; or memory of CUDA on the GPU of what they go with, float64 or float32 by its
+ * size, which is read there each time that a call runs. Where nothing else tells their number, they are float64, unless
+ * `logProbsFromDLTensor` has made the memory. What is in device memory is not checked: NaN makes NaN.
+ */
+export type LogProbValues = ArrayLike<number> | DeviceMemory

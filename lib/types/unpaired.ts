@@ -3,7 +3,7 @@
  * not. Letters in shapes: B sequences, T positions.
  */
 import type { HeadGradients, TokenOutputs } from './result-parts.js'
-import type { HeadWeight, Hidden, Indices, Logits, TensorData, TypedLogits } from './tensors.js'
+import type { HeadWeight, Hidden, Indices, Logits, LogProbValues, TensorData, TypedLogits } from './tensors.js'
 
 /** The losses of single sequences; formulas and sources are in docs/losses.md. */
 export type UnpairedLossType = 'kto' | 'apo_zero_unpaired' | 'bco' | 'regression'
@@ -18,28 +18,28 @@ export type UnpairedNormalizer = 'mean' | 'sum' | number | { sequences: number }
 export type Flags = ArrayLike<boolean> | ArrayLike<number>
 
 /** Log-probs of B sequences. */
-export interface UnpairedSequences {
+export interface UnpairedSequences<Values extends LogProbValues = ArrayLike<number>> {
   /** `[B]` log-probs under the policy. */
-  logProbs: ArrayLike<number>
+  logProbs: Values
   /** `[B]` log-probs under the reference. Needed unless `referenceFree`. */
-  referenceLogProbs?: ArrayLike<number> | undefined
+  referenceLogProbs?: Values | undefined
 }
 
 /**
  * Sequence log-probs under the reference, `[B]`, as `sequenceLogProbs` gives them, whose result may be passed whole; its
  * `tokenCounts` must then be those of the call.
  */
-export interface SequenceReference {
-  logProbs: ArrayLike<number>
+export interface SequenceReference<Values extends LogProbValues = ArrayLike<number>> {
+  logProbs: Values
   tokenCounts?: Indices | undefined
 }
 
 /** Reference model: its log-probs, or its logits (same labels and token options as the policy). */
-export type UnpairedReference = SequenceReference | { logits: Logits }
+export type UnpairedReference = SequenceReference<LogProbValues> | { logits: Logits }
 
 /** Reference model: its log-probs, or its output layer with what goes into it (same labels and token options). */
 export type LinearUnpairedReference =
-  | SequenceReference
+  | SequenceReference<LogProbValues>
   | { hidden: Hidden; weight: HeadWeight; bias?: TensorData | undefined }
 
 /** Means over the desirable and over the undesirable sequences; absent where there is none. */

@@ -109,10 +109,12 @@ CudaBindings::~CudaBindings() {
 }
 
 bool CudaBindings::release(int32_t device, uint64_t at, Problem* problem) {
-  const bool done = api_->release(device, at, problem);
-  const std::lock_guard<std::mutex> lock(buffersMutex_);
-  buffers_.erase(at);
-  return done;
+  {
+    // Before: another thread may be given the same address as soon as it is free.
+    const std::lock_guard<std::mutex> lock(buffersMutex_);
+    buffers_.erase(at);
+  }
+  return api_->release(device, at, problem);
 }
 
 void CudaBindings::require(bool done, const Problem& problem) const {
@@ -240,6 +242,8 @@ Napi::Object CudaBindings::functions() {
       return release(device, at, problem);
     });
   });
+  action("trim",
+         [this](const Api& api, Info info, Problem* problem) { return api.trim(context_, integer(info[0]), problem); });
   define("collect", [this](Info) {
     // More than the collector tolerates.
     constexpr int64_t kMore = int64_t(1) << 50;

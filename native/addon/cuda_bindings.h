@@ -16,6 +16,7 @@
 //
 //   allocate(device, bytes)
 //   release(device, address, bytes), releaseAsync(id, ...)
+//   trim(device)               gives back to the system what is kept and not used
 //   memoryAt(address, bytes)   the kinds of memory of its first and last byte, and the device: { first, last, device }
 //   copy(device, kind, to, from, bytes, stream), copyAsync(id, ...)    the host's side is an array
 //   fill(device, address, byte, bytes, stream)

@@ -90,6 +90,10 @@ struct DeviceLabels {
   const uint8_t* mask = nullptr;  // [R], 0 where inactive; or null: all active
   int64_t ignoreIndex = 0;
   bool shift = false;
+  // [S] the sequence that each stands against, -1 for none; or null. The weights of a sequence's active rows past the
+  // number of them that it has, or this one if that has fewer, are multiplied by `ldAlpha`.
+  const int32_t* partners = nullptr;
+  double ldAlpha = 1;
 };
 
 // Stage 3 of single tokens.
@@ -191,6 +195,24 @@ struct PairConstants {
   const double* labelSmoothing = nullptr;
   const double* offset = nullptr;
   const double* targetMargin = nullptr;
+};
+
+// Log-probs that the caller has on the GPU.
+struct GivenLogProbs {
+  const void* data = nullptr;  // float32 or float64; null: they are not there
+  bool wide = false;           // float64
+
+  FPL_HD double operator[](int64_t i) const {
+    return wide ? static_cast<const double*>(data)[i] : double(static_cast<const float*>(data)[i]);
+  }
+};
+
+// They go into the arrays of stage 3 that have their names: of pairs [P]; of sequences [S], those of the reference to
+// pairs, too.
+struct GivenOnDevice {
+  GivenLogProbs chosen, rejected, referenceChosen, referenceRejected, logProbs, referenceLogProbs;
+
+  bool hasReference() const { return referenceChosen.data || referenceLogProbs.data; }
 };
 
 // Stage 3, over P pairs.
@@ -303,6 +325,7 @@ struct Job {
   PreferenceLoss loss;
   UnpairedPreferenceLoss unpairedLoss;
   TokenLoss tokenLoss;
+  GivenOnDevice given;  // the CUDA backend's
   Gradient gradient;
   HeadGradient headGradient;
   Exchange exchange;

@@ -69,6 +69,8 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(labels.wide));
   visit.number(FPL_FIELD(labels.ignoreIndex));
   visit.number(FPL_FIELD(labels.shift));
+  visit.in(FPL_FIELD(labels.partners));
+  visit.number(FPL_FIELD(labels.ldAlpha));
   visit.out(FPL_FIELD(invalidLabels));
   visit.address(FPL_FIELD(exchange.communicator));
   visit.in(FPL_FIELD(exchange.columns), &job.exchange.columnCount);
@@ -166,6 +168,19 @@ void visitFields(Visitor& visit, Job& job) {
   visit.number(FPL_FIELD(unpairedLoss.constants.rewardShift));
   visit.number(FPL_FIELD(unpairedLoss.constants.divisor));
   visit.number(FPL_FIELD(unpairedLoss.constants.gradientScale));
+  // Of either, log-probs that are on the device.
+  visit.address(FPL_FIELD(given.chosen.data));
+  visit.number(FPL_FIELD(given.chosen.wide));
+  visit.address(FPL_FIELD(given.rejected.data));
+  visit.number(FPL_FIELD(given.rejected.wide));
+  visit.address(FPL_FIELD(given.referenceChosen.data));
+  visit.number(FPL_FIELD(given.referenceChosen.wide));
+  visit.address(FPL_FIELD(given.referenceRejected.data));
+  visit.number(FPL_FIELD(given.referenceRejected.wide));
+  visit.address(FPL_FIELD(given.logProbs.data));
+  visit.number(FPL_FIELD(given.logProbs.wide));
+  visit.address(FPL_FIELD(given.referenceLogProbs.data));
+  visit.number(FPL_FIELD(given.referenceLogProbs.wide));
 
   // Stage 3 of single tokens.
   visit.in(FPL_FIELD(tokenLoss.weightsOfLabels));

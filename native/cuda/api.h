@@ -10,7 +10,7 @@ namespace fpl {
 namespace cuda {
 
 // Changes with anything in this file or in core/job.h.
-constexpr int32_t kApiVersion = 8;
+constexpr int32_t kApiVersion = 9;
 constexpr const char* kApiSymbol = "fusedPreferenceLossCuda";
 
 // Whose failure it is: that of the CUDA runtime and of GPUs, or that of NCCL and of other ranks.
@@ -75,6 +75,8 @@ struct Api {
 
   bool (*allocate)(int32_t device, uint64_t bytes, uint64_t* address, Problem*);
   bool (*release)(int32_t device, uint64_t address, Problem*);
+  // Gives back to the system what is kept of a device and nobody uses. Waits for the device.
+  bool (*trim)(Context*, int32_t device, Problem*);
   // What the first and the last of these bytes are of, and the device of the first.
   bool (*memoryAt)(uint64_t address, uint64_t bytes, MemoryKind* first, MemoryKind* last, int32_t* device, Problem*);
   // Waits for the copy.

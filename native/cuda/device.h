@@ -174,43 +174,5 @@ FPL_DEVICE Quad between(const Quad& low, const Quad& high, uint32_t off) {
   }
 }
 
-// Quads of a row, the v-th from element first + v · stride on, all loads before the first use of one; the stride is a
-// whole number of Quads. A Quad is not `whole`, and not loaded, where it reaches out of 0 .. end, or where its aligned
-// neighbours reach beyond the row: it has to be read element by element. `kKeeps`: the row will be read again soon;
-// what lies before it may be written meanwhile, and is not read either.
-template <typename T, bool kAligned, bool kKeeps, int kCount>
-FPL_DEVICE void loadQuads(const T* row, const T* rowEnd, int64_t first, int64_t stride, int64_t end,
-                          Quad (&quads)[kCount], bool (&whole)[kCount]) {
-  if (kAligned) {
-#pragma unroll
-    for (int v = 0; v < kCount; ++v) {
-      const int64_t at = first + v * stride;
-      whole[v] = at >= 0 && at + kPerQuad<T> <= end;
-      quads[v] = {};
-      if (!whole[v]) continue;
-      const Quad* const p = reinterpret_cast<const Quad*>(row + at);
-      quads[v] = kKeeps ? loadCached(p) : loadStreaming(p);
-    }
-    return;
-  }
-  const uint32_t off = uint32_t(reinterpret_cast<uintptr_t>(row + first) % sizeof(Quad));
-  const char *base = reinterpret_cast<const char*>(row + first) - off, *limit = reinterpret_cast<const char*>(rowEnd);
-  Quad next[kCount];
-#pragma unroll
-  for (int v = 0; v < kCount; ++v) {
-    const int64_t at = first + v * stride;
-    const Quad* p = reinterpret_cast<const Quad*>(base + v * stride * int64_t(sizeof(T)));
-    whole[v] = at >= 0 && at + kPerQuad<T> <= end && reinterpret_cast<const char*>(p + 2) <= limit;
-    if (kKeeps) whole[v] = whole[v] && reinterpret_cast<const char*>(p) >= reinterpret_cast<const char*>(row);
-    quads[v] = next[v] = {};
-    if (whole[v]) {
-      quads[v] = loadCached(p);
-      next[v] = loadCached(p + 1);
-    }
-  }
-#pragma unroll
-  for (int v = 0; v < kCount; ++v) quads[v] = between(quads[v], next[v], off);
-}
-
 }  // namespace cuda
 }  // namespace fpl

@@ -1,4 +1,5 @@
 // The library's table of functions: every error of the CUDA runtime ends here, as a sentence.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -11,6 +12,7 @@
 #include "communicator.h"
 #include "devices.h"
 #include "plan.h"
+#include "pools.h"
 
 namespace fpl {
 namespace cuda {
@@ -69,6 +71,8 @@ class IdleWorkspaces {
   // A new one where there is none for the device.
   std::unique_ptr<Workspace> take(int32_t device);
   void giveBack(int32_t device, std::unique_ptr<Workspace> workspace);
+  // Gives back the memory of those of a device, which is current.
+  void clear(int32_t device);
 
  private:
   struct Idle {
@@ -110,6 +114,12 @@ std::unique_ptr<Workspace> IdleWorkspaces::take(int32_t device) {
 void IdleWorkspaces::giveBack(int32_t device, std::unique_ptr<Workspace> workspace) {
   const std::lock_guard<std::mutex> lock(mutex_);
   idle_.push_back({device, std::move(workspace)});
+}
+
+void IdleWorkspaces::clear(int32_t device) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto isOther = [&](const Idle& idle) { return idle.device != device; };
+  idle_.erase(std::partition(idle_.begin(), idle_.end(), isOther), idle_.end());
 }
 
 namespace {
@@ -205,6 +215,7 @@ bool runPlanned(Prepared& prepared) {
   const std::shared_ptr<IdleWorkspaces> origin = std::exchange(prepared.origin, nullptr);
   if (!origin) throw Error{"a call that is made ready runs once"};
   bool finished = false;
+  const StreamUse use(Stream(prepared.job.stream));
   together(prepared.job, [&] { finished = prepared.plan->run(Stream(prepared.job.stream)); });
   if (finished) prepared.plan->read();
   giveBack(*origin, prepared);
@@ -233,6 +244,7 @@ bool prepare(Job* job, Prepared** prepared, Problem* problem) {
     loadKernels(job->device);
     std::unique_ptr<Prepared> made(new Prepared{*job, job->device, std::make_unique<Workspace>(), nullptr, nullptr});
     made->plan = std::make_unique<Plan>(*job, *made->workspace);
+    const StreamUse use(Stream(job->stream));
     made->plan->upload(Stream(job->stream));
     check(cudaStreamSynchronize(Stream(job->stream)), "preparing a call");
     *prepared = made.release();
@@ -240,12 +252,15 @@ bool prepare(Job* job, Prepared** prepared, Problem* problem) {
 }
 
 bool enqueue(Prepared* prepared, void* stream, Problem* problem) {
-  return guarded(problem, "enqueueing a call", prepared->device,
-                 [&] { together(prepared->job, [&] { prepared->plan->enqueue(Stream(stream)); }); });
+  return guarded(problem, "enqueueing a call", prepared->device, [&] {
+    const StreamUse use{Stream(stream)};
+    together(prepared->job, [&] { prepared->plan->enqueue(Stream(stream)); });
+  });
 }
 
 bool read(Prepared* prepared, void* stream, Problem* problem) {
   return guarded(problem, "waiting for a call to end", prepared->device, [&] {
+    const StreamUse use{Stream(stream)};
     prepared->plan->download(Stream(stream));
     prepared->plan->waitFor(Stream(stream), "waiting for a call to end");
     prepared->plan->read();
@@ -272,7 +287,14 @@ bool allocate(int32_t device, uint64_t bytes, uint64_t* address, Problem* proble
 
 bool release(int32_t device, uint64_t address, Problem* problem) {
   return givenBack(problem, "releasing device memory", device,
-                   [&] { check(cudaFree(reinterpret_cast<void*>(address)), "releasing device memory"); });
+                   [&] { releaseOnDevice(reinterpret_cast<void*>(address)); });
+}
+
+bool trim(Context* context, int32_t device, Problem* problem) {
+  return guarded(problem, "giving memory back", device, [&] {
+    context->idle->clear(device);
+    trimPool();
+  });
 }
 
 MemoryKind kindOf(uint64_t address, int32_t* device) {
@@ -280,7 +302,9 @@ MemoryKind kindOf(uint64_t address, int32_t* device) {
   cudaPointerAttributes found{};
   check(cudaPointerGetAttributes(&found, memory), "asking what an address is of");
   *device = found.device;
-  if (found.type == cudaMemoryTypeDevice) return MemoryKind::kOnDevice;
+  if (found.type == cudaMemoryTypeDevice) {
+    return isGivenBack(found.device, memory) ? MemoryKind::kHost : MemoryKind::kOnDevice;
+  }
   // Pinned memory may have another address for devices.
   const bool shared = found.type == cudaMemoryTypeManaged || found.type == cudaMemoryTypeHost;
   return shared && found.devicePointer == memory ? MemoryKind::kShared : MemoryKind::kHost;
@@ -303,6 +327,7 @@ bool memoryAt(uint64_t address, uint64_t bytes, MemoryKind* first, MemoryKind* l
 }
 
 void copyAsync(uint64_t to, uint64_t from, uint64_t bytes, CopyKind kind, void* stream) {
+  const StreamUse use{Stream(stream)};
   check(cudaMemcpyAsync(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes, cudaMemcpyKind(kind),
                         Stream(stream)),
         "copying memory");
@@ -321,6 +346,7 @@ bool copyOnDevice(int32_t device, uint64_t to, uint64_t from, uint64_t bytes, vo
 
 bool fill(int32_t device, uint64_t address, int32_t byte, uint64_t bytes, void* stream, Problem* problem) {
   return guarded(problem, "filling memory", device, [&] {
+    const StreamUse use{Stream(stream)};
     check(cudaMemsetAsync(reinterpret_cast<void*>(address), byte, bytes, Stream(stream)), "filling memory");
   });
 }
@@ -362,8 +388,11 @@ bool recordEvent(int32_t device, void* event, void* stream, Problem* problem) {
 }
 
 bool waitForEvent(int32_t device, void* stream, void* event, Problem* problem) {
-  return guarded(problem, "waiting for an event", device,
-                 [&] { check(cudaStreamWaitEvent(Stream(stream), cudaEvent_t(event), 0), "waiting for an event"); });
+  return guarded(problem, "waiting for an event", device, [&] {
+    // Of work that only the caller knows of.
+    const StreamUse use{Stream(stream)};
+    check(cudaStreamWaitEvent(Stream(stream), cudaEvent_t(event), 0), "waiting for an event");
+  });
 }
 
 bool milliseconds(int32_t device, void* start, void* end, double* milliseconds, Problem* problem) {
@@ -378,11 +407,13 @@ bool milliseconds(int32_t device, void* start, void* end, double* milliseconds, 
 bool beginCapture(int32_t device, void* stream, Problem* problem) {
   return guarded(problem, "capturing a graph", device, [&] {
     check(cudaStreamBeginCapture(Stream(stream), cudaStreamCaptureModeThreadLocal), "capturing a graph");
+    capturing().insert(Stream(stream));
   });
 }
 
 bool endCapture(int32_t device, void* stream, void** graph, Problem* problem) {
   return guarded(problem, "capturing a graph", device, [&] {
+    capturing().erase(Stream(stream));
     cudaGraph_t captured;
     check(cudaStreamEndCapture(Stream(stream), &captured), "capturing a graph");
     cudaGraphExec_t executable;
@@ -395,6 +426,7 @@ bool endCapture(int32_t device, void* stream, void** graph, Problem* problem) {
 
 void discardCapture(int32_t device, void* stream) {
   quietly(device, [&] {
+    capturing().erase(Stream(stream));
     cudaGraph_t captured = nullptr;
     ignore(cudaStreamEndCapture(Stream(stream), &captured));
     if (captured) ignore(cudaGraphDestroy(captured));
@@ -402,8 +434,10 @@ void discardCapture(int32_t device, void* stream) {
 }
 
 bool launchGraph(int32_t device, void* graph, void* stream, Problem* problem) {
-  return guarded(problem, "launching a graph", device,
-                 [&] { check(cudaGraphLaunch(cudaGraphExec_t(graph), Stream(stream)), "launching a graph"); });
+  return guarded(problem, "launching a graph", device, [&] {
+    const StreamUse use{Stream(stream)};
+    check(cudaGraphLaunch(cudaGraphExec_t(graph), Stream(stream)), "launching a graph");
+  });
 }
 
 bool destroyGraph(int32_t device, void* graph, Problem* problem) {
@@ -438,6 +472,7 @@ const std::atomic<bool> kNotCancelled{false};
 bool allGather(Communicator* communicator, uint64_t send, uint64_t receive, uint64_t bytes, void* stream,
                Problem* problem) {
   return guarded(problem, "gathering", communicator->device, [&] {
+    const StreamUse use{Stream(stream)};
     communicator->allGather(reinterpret_cast<const void*>(send), reinterpret_cast<void*>(receive), bytes,
                             Stream(stream), kNotCancelled);
   });
@@ -446,6 +481,7 @@ bool allGather(Communicator* communicator, uint64_t send, uint64_t receive, uint
 bool allReduceSum(Communicator* communicator, uint64_t data, uint64_t count, int32_t type, void* stream,
                   Problem* problem) {
   return guarded(problem, "summing", communicator->device, [&] {
+    const StreamUse use{Stream(stream)};
     communicator->allReduceSum(reinterpret_cast<void*>(data), count, nccl::Type(type), Stream(stream), kNotCancelled);
   });
 }
@@ -453,6 +489,7 @@ bool allReduceSum(Communicator* communicator, uint64_t data, uint64_t count, int
 bool broadcast(Communicator* communicator, uint64_t data, uint64_t bytes, int32_t root, void* stream,
                Problem* problem) {
   return guarded(problem, "broadcasting", communicator->device, [&] {
+    const StreamUse use{Stream(stream)};
     communicator->broadcast(reinterpret_cast<void*>(data), bytes, root, Stream(stream), kNotCancelled);
   });
 }
@@ -490,6 +527,7 @@ constexpr Api kApi = {kApiVersion,
                       resultAt,
                       allocate,
                       release,
+                      trim,
                       memoryAt,
                       copy,
                       copyOnDevice,

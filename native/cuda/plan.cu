@@ -1,7 +1,6 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <numeric>
 
@@ -10,35 +9,6 @@
 
 namespace fpl {
 namespace cuda {
-
-char* allocateOnDevice(size_t bytes, const std::string& purpose) {
-  void* memory = nullptr;
-  const cudaError_t status = cudaMalloc(&memory, bytes);
-  if (status == cudaSuccess) return static_cast<char*>(memory);
-  cudaGetLastError();  // running out of memory is not an error of later calls
-  size_t free = 0, total = 0;
-  cudaMemGetInfo(&free, &total);
-  fail(status, "allocating " + std::to_string(bytes) + " bytes of device memory for " + purpose + " (" +
-                   std::to_string(free) + " of " + std::to_string(total) + " are free)");
-}
-
-DeviceMemory deviceMemory(size_t bytes, const std::string& purpose) {
-  DeviceMemory memory(allocateOnDevice(bytes, purpose), bytes);
-  const char* clear = getenv("FUSED_PREFERENCE_LOSS_CLEAR_MEMORY");
-  if (clear && *clear) {
-    check(cudaMemsetAsync(memory.data(), 0, bytes, nullptr), "clearing memory");
-    check(cudaStreamSynchronize(nullptr), "clearing memory");
-  }
-  return memory;
-}
-
-PinnedMemory pinnedMemory(size_t bytes) {
-  void* memory = nullptr;
-  const cudaError_t status = cudaMallocHost(&memory, bytes);
-  if (status == cudaSuccess) return {static_cast<char*>(memory), bytes};
-  cudaGetLastError();
-  fail(status, "allocating " + std::to_string(bytes) + " bytes of pinned host memory");
-}
 
 Workspace::Workspace() = default;
 Workspace::~Workspace() = default;
@@ -124,6 +94,7 @@ void Plan::place(Layout& layout) {
   on_.loss.constants = loss.constants;
   on_.loss.pairCount = pairs;
   on_.unpairedLoss = job_.unpairedLoss;
+  on_.given = job_.given;
   on_.gradient = job_.gradient;
   if (makesSegments()) return placeSegments(layout);
 
@@ -137,8 +108,13 @@ void Plan::place(Layout& layout) {
     on_.tokens.weights = layout.input(tokens.weights, count);
     on_.tokens.plainWeights = gathers ? layout.input(tokens.plainWeights, count) : nullptr;
     on_.tokens.offsets = layout.input(tokens.offsets, sequences + 1);
+    on_.labels = job_.labels;
+    on_.labels.partners = layout.input(job_.labels.partners, sequences);
     placeOrder(layout);
   }
+  // Log-probs that are not among the inputs are found on the device.
+  const bool findsPolicy = job_.hasPolicy || job_.given.chosen.data || job_.given.logProbs.data;
+  const bool findsReference = job_.hasReference || job_.given.hasReference();
   PreferenceLoss& l = on_.loss;
   if (job_.hasLoss) {
     const PairConstants& from = loss.pairConstants;
@@ -152,17 +128,17 @@ void Plan::place(Layout& layout) {
     l.pairs = layout.input(loss.pairs, 2 * pairs);
     losses_.index.starts = layout.input(starts_.data(), sequences + 1);
     losses_.index.slots = layout.input(slots_.data(), 2 * pairs);
-    if (!job_.hasReference) {
-      l.referenceChosen = layout.input(loss.referenceChosen, pairs);
-      l.referenceRejected = layout.input(loss.referenceRejected, pairs);
-    }
   } else if (job_.hasLoss) {
-    l.chosen = layout.input(loss.chosen, pairs);
-    l.rejected = layout.input(loss.rejected, pairs);
-    l.referenceChosen = layout.input(loss.referenceChosen, pairs);
-    l.referenceRejected = layout.input(loss.referenceRejected, pairs);
     l.chosenTokenCounts = layout.input(loss.chosenTokenCounts, pairs);
     l.rejectedTokenCounts = layout.input(loss.rejectedTokenCounts, pairs);
+  }
+  if (job_.hasLoss && !findsPolicy) {
+    l.chosen = layout.input(loss.chosen, pairs);
+    l.rejected = layout.input(loss.rejected, pairs);
+  }
+  if (job_.hasLoss && !findsReference) {
+    l.referenceChosen = layout.input(loss.referenceChosen, pairs);
+    l.referenceRejected = layout.input(loss.referenceRejected, pairs);
   }
   if (job_.hasUnpairedLoss) {
     const UnpairedPreferenceLoss& from = job_.unpairedLoss;
@@ -170,8 +146,8 @@ void Plan::place(Layout& layout) {
     on_.unpairedLoss.weights = layout.input(from.weights, from.count);
     on_.unpairedLoss.betas = layout.input(from.betas, from.count);
     on_.unpairedLoss.targets = layout.input(from.targets, from.count);
-    if (!job_.hasPolicy) on_.unpairedLoss.logProbs = layout.input(from.logProbs, from.count);
-    if (!job_.hasReference) on_.unpairedLoss.referenceLogProbs = layout.input(from.referenceLogProbs, from.count);
+    if (!findsPolicy) on_.unpairedLoss.logProbs = layout.input(from.logProbs, from.count);
+    if (!findsReference) on_.unpairedLoss.referenceLogProbs = layout.input(from.referenceLogProbs, from.count);
   }
   if (hasGradient() && !job_.hasPolicy) {
     Gradient& g = on_.gradient;
@@ -209,13 +185,13 @@ void Plan::place(Layout& layout) {
   if (job_.hasPolicy) placeForward(layout, job_.policy, on_.policy, !hasGradient());
   if (job_.hasReference) placeForward(layout, job_.reference, on_.reference, false);
   if (job_.hasLoss) {
-    if (gathers) {
+    if (findsPolicy) {
       l.chosen = layout.result(loss.chosen, pairs);
       l.rejected = layout.result(loss.rejected, pairs);
-      if (job_.hasReference) {
-        l.referenceChosen = layout.result(loss.referenceChosen, pairs);
-        l.referenceRejected = layout.result(loss.referenceRejected, pairs);
-      }
+    }
+    if (findsReference) {
+      l.referenceChosen = layout.result(loss.referenceChosen, pairs);
+      l.referenceRejected = layout.result(loss.referenceRejected, pairs);
     }
     l.losses = layout.result(loss.losses, pairs);
     l.chosenRewards = layout.result(loss.chosenRewards, pairs);
@@ -227,8 +203,17 @@ void Plan::place(Layout& layout) {
   if (job_.hasUnpairedLoss) {
     const UnpairedPreferenceLoss& from = job_.unpairedLoss;
     UnpairedPreferenceLoss& to = on_.unpairedLoss;
-    if (job_.hasPolicy) to.logProbs = on_.policy.logProbs;
-    if (job_.hasReference) to.referenceLogProbs = on_.reference.logProbs;
+    const auto found = [&](const double* host) { return layout.result(const_cast<double*>(host), from.count); };
+    if (job_.hasPolicy) {
+      to.logProbs = on_.policy.logProbs;
+    } else if (findsPolicy) {
+      to.logProbs = found(from.logProbs);
+    }
+    if (job_.hasReference) {
+      to.referenceLogProbs = on_.reference.logProbs;
+    } else if (findsReference) {
+      to.referenceLogProbs = found(from.referenceLogProbs);
+    }
     to.losses = layout.result(from.losses, from.count);
     to.rewards = layout.result(from.rewards, from.count);
     to.gradient = layout.result(from.gradient, from.count);
@@ -243,6 +228,10 @@ void Plan::place(Layout& layout) {
 
   if (labelsOnDevice) {
     on_.tokens.targets = layout.scratch<int32_t>(count);
+    if (on_.labels.partners) {
+      givenWeights_ = on_.tokens.weights;
+      on_.tokens.weights = layout.scratch<double>(count);
+    }
     if (!head_) {
       order_.rows = layout.scratch<int32_t>(count);
       order_.active = layout.scratch<int32_t>(1);
@@ -389,8 +378,11 @@ void Plan::enqueueTargets(Stream stream) {
   if (!job_.labels.data) return;
   check(cudaMemsetAsync(invalid_, 0, sizeof *invalid_, stream), "targets");
   const Rows& rows = job_.rows();
-  targetsOf(job_.labels, on_.tokens.offsets, on_.tokens.sequences, rows.vocab, const_cast<int32_t*>(on_.tokens.targets),
+  targetsOf(on_.labels, on_.tokens.offsets, on_.tokens.sequences, rows.vocab, const_cast<int32_t*>(on_.tokens.targets),
             const_cast<int32_t*>(on_.tokens.counts), invalid_, stream);
+  if (on_.labels.partners) {
+    weighLengths(on_.labels, on_.tokens, givenWeights_, const_cast<double*>(on_.tokens.weights), stream);
+  }
   if (order_.active) {
     orderRows(on_.tokens.targets, rows.count(), const_cast<int32_t*>(order_.rows), const_cast<int32_t*>(order_.active),
               stream);

@@ -12,52 +12,13 @@
 #include "launch.h"
 #include "layout.h"
 #include "matmul.h"
+#include "pools.h"
 #include "segment_states.h"
 #include "stages.h"
 #include "state_exchange.h"
 
 namespace fpl {
 namespace cuda {
-
-// Memory that is given back when it goes out of scope.
-template <typename Kind>
-class Memory {
- public:
-  Memory() = default;
-  Memory(char* data, size_t size) : data_(data), size_(size) {}
-  Memory(Memory&& other) noexcept { *this = std::move(other); }
-  Memory& operator=(Memory&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    return *this;
-  }
-  ~Memory() {
-    if (data_) Kind::release(data_);
-  }
-  char* data() const { return data_; }
-  size_t size() const { return size_; }
-
- private:
-  char* data_ = nullptr;
-  size_t size_ = 0;
-};
-
-struct OnDevice {
-  static void release(void* memory) { ignore(cudaFree(memory)); }
-};
-// On the host, where the GPU can copy from and to by itself.
-struct Pinned {
-  static void release(void* memory) { ignore(cudaFreeHost(memory)); }
-};
-using DeviceMemory = Memory<OnDevice>;
-using PinnedMemory = Memory<Pinned>;
-
-// Throw where there is no room, naming the bytes and, for the device, what it is for.
-char* allocateOnDevice(size_t bytes, const std::string& purpose);
-// The library's own; zero when FUSED_PREFERENCE_LOSS_CLEAR_MEMORY is set, for tools that look for what is read before
-// it is written: results are copied with the gaps between them, and rows with what lies beside them.
-DeviceMemory deviceMemory(size_t bytes, const std::string& purpose);
-PinnedMemory pinnedMemory(size_t bytes);
 
 class Staging;
 
@@ -142,6 +103,7 @@ class Plan {
   float* labelLogits_ = nullptr;       // [R] where stages 1 and 4 of the policy's rows are one; or null
   float mostWeight_ = 1;               // of a class
   int32_t* invalid_ = nullptr;
+  const double* givenWeights_ = nullptr;         // of tokens, where the device makes others of them
   DeviceMemory policyLogits_, referenceLogits_;  // of logits that are on the host
   DeviceMemory gradient_;                        // of their gradient, where it has another type
 

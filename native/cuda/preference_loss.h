@@ -16,6 +16,7 @@ struct PairArguments {
   const int32_t* counts;                                                          // [S]; null without sequences
   int64_t sequences;
   PairIndex index;
+  GivenOnDevice given;
   double *coefficients, *plainCoefficients;  // [S] or null
 };
 
@@ -115,6 +116,17 @@ FPL_DEVICE void lossOfPairs(const PairArguments& a, BlockSums (&sums)[3]) {
 
   double tokens = 0;
   for (int64_t i = threadIndex(); i < s.pairCount; i += kBlockThreads) {
+    if (a.given.chosen.data) {
+      s.chosen[i] = a.given.chosen[i];
+      s.rejected[i] = a.given.rejected[i];
+    }
+    if (a.given.referenceChosen.data) {
+      s.referenceChosen[i] = a.given.referenceChosen[i];
+      s.referenceRejected[i] = a.given.referenceRejected[i];
+    } else if (a.given.referenceLogProbs.data) {
+      s.referenceChosen[i] = a.given.referenceLogProbs[s.pairs[2 * i]];
+      s.referenceRejected[i] = a.given.referenceLogProbs[s.pairs[2 * i + 1]];
+    }
     if (a.policyLogProbs) {
       const int32_t chosen = s.pairs[2 * i], rejected = s.pairs[2 * i + 1];
       s.chosen[i] = a.policyLogProbs[chosen];

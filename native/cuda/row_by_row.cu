@@ -52,8 +52,8 @@ rowKernel(FPL_ARGUMENT RowArguments a) {
     TokenState token{NAN, NAN, NAN, {}};
     if (label >= 0) {
       const T* const logits = a.sweep.logits.template at<T>(row);
-      const Swept swept = sweeping::sweptSegments<T, kFinds, kCaps, true>(a.sweep, logits, label, 0, {group, a.groups},
-                                                                          shares, results);
+      const Swept swept = sweeping::sweptSegments<T, kFinds, kCaps, true>(a.sweep, logits, uint32_t(label), 0,
+                                                                          {group, a.groups}, shares, results);
       if (threadIndex() == 0) {
         const float logit = toFloat(logits[label]), labelLogit = kCaps ? capped(logit, a.sweep.cap) : logit;
         sweeping::putPartial<kFinds>(swept, a.sweep.partials, row);

@@ -1,7 +1,7 @@
 // How the threads of a block read a row of logits, 16 bytes a load: stage 1 of the row.
 #pragma once
 
-#include "reduce.h"
+#include "row_reader.h"
 #include "row_tasks.h"
 #include "softcap.h"
 #include "swept.h"
@@ -11,9 +11,9 @@ namespace fpl {
 namespace cuda {
 namespace sweeping {
 
-constexpr int kThreads = kBlockThreads;  // that share a segment
+constexpr uint32_t kThreads = kBlockThreads;  // that share a segment
 // 16-byte loads in flight in each thread: a tile, whose sums are float32. Their bits depend on it.
-constexpr int kLoads = 4;
+constexpr uint32_t kLoads = 4;
 
 // What a sweep finds of a row: the sum of its exponentials; the by-products, too; the sum of the logits themselves,
 // too; and that of the logits times the weights of their classes.
@@ -209,7 +209,7 @@ struct Walker {
       state.argmax = -1;
 #pragma unroll
       for (int i = kCount; i-- > 0;) {
-        if (x[i] == maximum) state.argmax = index(i);
+        if (x[i] == maximum) state.argmax = index(uint32_t(i));
       }
     }
   }
@@ -242,61 +242,58 @@ struct SweepArguments {
   int segmentsPerTask;  // 1, or all of a row's
 };
 
-// The threads that have a segment share it out among them by Quads of the row, wherever the row lies in memory.
-// `kKeeps`: the row will be read again soon.
+// Adds the logits of a tile times the weights of their classes to a sum. They are read anew, a Quad at a time: what
+// that takes of registers would not be there beside the whole tile.
+template <typename T, bool kCaps, bool kAligned>
+FPL_DEVICE double plusWeighted(double sum, const RowReader<T>& row, uint32_t first, const SweepArguments& a) {
+  constexpr uint32_t kPer = kPerQuad<T>;
+#pragma unroll 1
+  for (uint32_t quad = first; quad < first + kLoads * kThreads; quad += kThreads) {
+    float x[kPer];
+    row.template read<kAligned, true>(quad, 0, x);
+#pragma unroll
+    for (uint32_t i = 0; i < kPer; ++i) {
+      const uint32_t at = row.placeOf(quad) + i;
+      const float weight = at < uint32_t(a.logits.vocab) ? a.partials.classWeights[at] : 0;
+      // A logit of weight 0 takes no part, whatever it is.
+      if (weight != 0) sum = fusedMultiplyAdd(double(weight), double(kCaps ? capped(x[i], a.cap) : x[i]), sum);
+    }
+  }
+  return sum;
+}
+
+// What a thread sees of a segment, of which it has every kThreads-th Quad. `kKeeps`: the row will be read again soon.
 template <typename T, Sweep kFinds, bool kCaps, bool kAligned, bool kKeeps>
-FPL_DEVICE Swept segmentShare(const T* row, int64_t vocab, int64_t begin, int64_t end, int64_t label, int thread,
+FPL_DEVICE Swept segmentShare(const RowReader<T>& row, uint32_t segment, uint32_t label, uint32_t thread,
                               const SweepArguments& a) {
-  constexpr int kPer = kPerQuad<T>;
-  constexpr int64_t kStride = int64_t(kThreads) * kPer;
-  // Whether the label and what lies behind the segment's end take part in something before they are hidden.
+  constexpr uint32_t kPer = kPerQuad<T>, kTile = kLoads * kThreads, kQuads = RowSegments::kLength / kPer;
+  static_assert(kQuads % kTile == 0, "a segment is a number of tiles");
+  // Whether the label and what lies behind the row take part in something before they are hidden.
   constexpr bool kHidesLate = kCaps || kFindsLogits<kFinds>;
+  constexpr bool kReadsAgain = kKeeps || kFinds == Sweep::kWeighted;
+  const uint32_t vocab = uint32_t(a.logits.vocab), begin = segment * kQuads;
+  const uint32_t end = vocab - begin * kPer < kQuads * kPer ? (vocab + kPer - 1) / kPer : begin + kQuads;
+  const uint32_t ofLabel = label / kPer % kThreads == thread ? label / kPer : UINT32_MAX;  // the Quad, if it has that
   Walker<sizeof(T) == 2, kFinds != Sweep::kSum> walker;
   double logits = 0, weighted = 0;
-  for (int64_t tile = begin + thread * kPer; tile < end; tile += kLoads * kStride) {
-    Quad quads[kLoads];
-    bool whole[kLoads];
-    loadQuads<T, kAligned, kKeeps>(row, row + vocab, tile, kStride, end, quads, whole);
+  for (uint32_t first = begin + thread; first < end; first += kTile) {
+    const auto placeOf = [=](uint32_t i) { return (first + i / kPer * kThreads) * kPer + i % kPer; };
     float x[kLoads * kPer];
-#pragma unroll
-    for (int v = 0; v < kLoads; ++v) {
-      const int64_t at = tile + v * kStride;
-      unpack(quads[v], x + v * kPer, row);
-      if (!whole[v]) {
-#pragma unroll
-        for (int i = 0; i < kPer; ++i)
-          x[v * kPer + i] = at + i < end ? toFloat(row[at + i]) : kHidesLate ? 0 : -INFINITY;
-      }
-      if (!kHidesLate && label >= at && label < at + kPer) {
-#pragma unroll
-        for (int i = 0; i < kPer; ++i) x[v * kPer + i] = at + i == label ? -INFINITY : x[v * kPer + i];
-      }
-    }
+    const bool isWhole = row.template read<kAligned, kReadsAgain>(first, kHidesLate ? 0 : -INFINITY, x);
     if (kCaps) {
 #pragma unroll
-      for (int i = 0; i < kLoads * kPer; ++i) x[i] = capped(x[i], a.cap);
+      for (uint32_t i = 0; i < kLoads * kPer; ++i) x[i] = capped(x[i], a.cap);
     }
     if (kFindsLogits<kFinds>) logits += sumOfLogits(x);
-    if (kFinds == Sweep::kWeighted) {
+    if (kFinds == Sweep::kWeighted) weighted = plusWeighted<T, kCaps, kAligned>(weighted, row, first, a);
+    if ((kHidesLate && !isWhole) || ofLabel - first < kTile) {
 #pragma unroll
-      for (int i = 0; i < kLoads * kPer; ++i) {
-        const int64_t at = tile + i / kPer * kStride + i % kPer;
-        const float weight = at < end ? a.partials.classWeights[at] : 0;
-        // A logit of weight 0 takes no part, whatever it is.
-        if (weight != 0) weighted = fusedMultiplyAdd(double(weight), double(x[i]), weighted);
+      for (uint32_t i = 0; i < kLoads * kPer; ++i) {
+        const uint32_t at = placeOf(i);
+        if (at == label || (kHidesLate && at >= vocab)) x[i] = -INFINITY;
       }
     }
-    if (kHidesLate) {
-#pragma unroll
-      for (int v = 0; v < kLoads; ++v) {
-        const int64_t at = tile + v * kStride;
-#pragma unroll
-        for (int i = 0; i < kPer; ++i) {
-          if (at + i >= end || at + i == label) x[v * kPer + i] = -INFINITY;
-        }
-      }
-    }
-    walker.add(x, a.temperature, [=](int i) { return tile + i / kPer * kStride + i % kPer; });
+    walker.add(x, a.temperature, placeOf);
   }
   return {walker.state, logits, weighted};
 }
@@ -318,28 +315,26 @@ struct SegmentResults {
 // What thread 0 has of the segments first .. first + a.segmentsPerTask of a row, which the groups of the block share
 // out among them. They are merged in their order.
 template <typename T, Sweep kFinds, bool kCaps, bool kKeeps>
-FPL_DEVICE Swept sweptSegments(const SweepArguments& a, const T* row, int64_t label, int64_t first, Group group,
+FPL_DEVICE Swept sweptSegments(const SweepArguments& a, const T* row, uint32_t label, int64_t first, Group group,
                                Shares<kFinds>& shares, SegmentResults<kFinds>& results) {
   constexpr int kSegments = Share<kFinds>::kSegments;
-  const int64_t vocab = a.logits.vocab;
+  const RowReader<T> reader(row, uint32_t(a.logits.vocab), 0);
   const int warp = threadIndex() / kWarp, lane = threadIndex() % kWarp;
-  const int thread = threadIndex() - group.index * kThreads;
-  const bool aligned = reinterpret_cast<uintptr_t>(row) % sizeof(Quad) == 0;
+  const uint32_t thread = uint32_t(threadIndex() - group.index * kThreads);
   Swept total;
   for (int done = 0; done < a.segmentsPerTask; done += kSegments) {
     const int count = a.segmentsPerTask - done < kSegments ? a.segmentsPerTask - done : kSegments;
     for (int s = group.index; s < count; s += group.count) {
-      const int64_t begin = (first + done + s) * RowSegments::kLength;
-      const int64_t end = begin + RowSegments::kLength < vocab ? begin + RowSegments::kLength : vocab;
-      const Swept share = aligned
-                              ? segmentShare<T, kFinds, kCaps, true, kKeeps>(row, vocab, begin, end, label, thread, a)
-                              : segmentShare<T, kFinds, kCaps, false, kKeeps>(row, vocab, begin, end, label, thread, a);
+      const uint32_t segment = uint32_t(first + done + s);
+      const Swept share = reader.isAligned()
+                              ? segmentShare<T, kFinds, kCaps, true, kKeeps>(reader, segment, label, thread, a)
+                              : segmentShare<T, kFinds, kCaps, false, kKeeps>(reader, segment, label, thread, a);
       put(share, shares.of[s][thread]);
     }
     barrier();
     if (warp < count) {
       Swept swept = take(shares.of[warp][lane]);
-      for (int t = lane + kWarp; t < kThreads; t += kWarp) {
+      for (uint32_t t = lane + kWarp; t < kThreads; t += kWarp) {
         swept.merge(take(shares.of[warp][t]), a.temperature.inverse);
       }
       for (int offset = kWarp / 2; offset > 0; offset /= 2) {

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "reduce.h"
+#include "row_reader.h"
 #include "row_tasks.h"
 #include "softcap.h"
 #include "tuning.h"
@@ -226,62 +226,54 @@ class Row {
   const ScaledExp<kForm, kIsFast> exp_;
 };
 
-// The Quads of a row's gradient, which lie on 16-byte boundaries, and what is read for them: the logits begin `off`
-// bytes behind such boundaries, `in` at the boundary before the first. The row begins `ahead` logits into the first
-// Quad.
+// The Quads of a row's gradient, which lie on 16-byte boundaries, and what is read for them.
 template <typename T, Form kForm>
 struct Quads {
   const Row<T, T, kForm>& row;
-  const Quad* in;
-  Quad* out;
-  uint32_t ahead, off, thread;
+  const RowReader<T> in;
+  Quad* const out;
+  const uint32_t thread;
 
-  FPL_DEVICE Quads(const Row<T, T, kForm>& row, uint32_t ahead, uint32_t off, uint32_t thread)
-      : row(row),
-        in(reinterpret_cast<const Quad*>(reinterpret_cast<const char*>(row.logits - ahead) - off)),
-        out(reinterpret_cast<Quad*>(row.out - ahead)),
-        ahead(ahead),
-        off(off),
-        thread(thread) {}
+  FPL_DEVICE Quads(const Row<T, T, kForm>& row, uint32_t ahead, uint32_t thread)
+      : row(row), in(row.logits, row.vocab, ahead), out(reinterpret_cast<Quad*>(row.out - ahead)), thread(thread) {}
 
-  // What kLoads loads of each thread bring; of what is not whole, only what lies before the end.
+  // Those of kLoads loads of each thread; of what is not whole, only what lies before the end.
   template <bool kAligned, bool kWhole>
   FPL_DEVICE void writeTile(uint32_t first, uint32_t end) const {
-    Quad quads[kLoads] = {}, next[kLoads] = {};
-    const Quad* const from = in + first;
+    Quad quads[kLoads];
+    in.template load<kAligned, kWhole, false>(first, 0, end, quads);
     Quad* const to = out + first;
 #pragma unroll
     for (uint32_t v = 0; v < kLoads; ++v) {
-      if (!kWhole && first + v * kThreads >= end) continue;
-      const Quad* const p = from + v * kThreads;
-      quads[v] = kAligned ? loadStreaming(p) : loadCached(p);
-      if (!kAligned) next[v] = loadCached(p + 1);
-    }
-#pragma unroll
-    for (uint32_t v = 0; v < kLoads; ++v) {
-      const uint32_t at = first + v * kThreads;
-      if (!kWhole && at >= end) continue;
+      const uint32_t quad = first + v * kThreads, at = in.placeOf(quad);
+      if (!kWhole && quad >= end) continue;
       float x[kPerQuad<T>];
-      unpack(kAligned ? quads[v] : between(quads[v], next[v], off), x, row.logits);
+      unpack(quads[v], x, row.logits);
 #pragma unroll
-      for (uint32_t i = 0; i < kPerQuad<T>; ++i) x[i] = row.of(x[i], at * kPerQuad<T> + i - ahead);
+      for (uint32_t i = 0; i < kPerQuad<T>; ++i) x[i] = row.of(x[i], at + i);
       storeStreaming(to + v * kThreads, pack(x, row.logits));
     }
   }
 
-  // Quads first .. end, of which each thread has every kThreads-th.
+  // Quads first .. end, of which each thread has every kThreads-th. From back to front: of a row that a sweep has just
+  // read, the back is the likeliest to lie in a cache.
   template <bool kAligned>
   FPL_DEVICE void write(uint32_t first, uint32_t end) const {
-    uint32_t at = first + thread;
-    for (; at + (kLoads - 1) * kThreads < end; at += kLoads * kThreads) writeTile<kAligned, true>(at, end);
+    constexpr uint32_t kTile = kLoads * kThreads;
+    const uint32_t own = first + thread;
+    uint32_t at = own + (end - first) / kTile * kTile;
     if (at < end) writeTile<kAligned, false>(at, end);
+    while (at > own) {
+      at -= kTile;
+      writeTile<kAligned, true>(at, end);
+    }
   }
 
   FPL_DEVICE void fill(uint32_t first, uint32_t end) const {
     for (uint32_t at = first + thread; at < end; at += kThreads) {
       float x[kPerQuad<T>];
 #pragma unroll
-      for (uint32_t i = 0; i < kPerQuad<T>; ++i) x[i] = row.filling(at * kPerQuad<T> + i - ahead);
+      for (uint32_t i = 0; i < kPerQuad<T>; ++i) x[i] = row.filling(in.placeOf(at) + i);
       storeStreaming(out + at, pack(x, row.logits));
     }
   }
@@ -291,16 +283,12 @@ struct Quads {
 // in, by the same thread. `thread`: of the kThreads that have the piece.
 template <typename T, Form kForm>
 FPL_DEVICE void writePiece(const Row<T, T, kForm>& row, uint32_t piece, uint32_t length, uint32_t thread) {
-  constexpr uint32_t kPer = kPerQuad<T>, kBytes = sizeof(Quad);
-  const uintptr_t to = reinterpret_cast<uintptr_t>(row.out), from = reinterpret_cast<uintptr_t>(row.logits);
-  const uint32_t ahead = to % kBytes / sizeof(T), off = (from - to) % kBytes;
-  const uint32_t begin = ahead > 0, whole = (ahead + row.vocab) / kPer;
-  uint32_t end = whole > begin ? whole : begin;
-  // A Quad is read with the aligned one behind it, which may reach beyond the row.
-  if (off > 0 && end > begin && (ahead + row.vocab - (end - 1) * kPer) * sizeof(T) + off < 2 * kBytes) --end;
-
+  const uint32_t ahead = reinterpret_cast<uintptr_t>(row.out) % sizeof(Quad) / sizeof(T);
+  const Quads<T, kForm> quads(row, ahead, thread);
+  const RowReader<T>& in = quads.in;
+  const uint32_t begin = in.begin(), end = in.end();
   if (piece == 0) {
-    const uint32_t headEnd = begin * kPer - ahead, tailBegin = end * kPer - ahead;
+    const uint32_t headEnd = in.placeOf(begin), tailBegin = in.placeOf(end);
     const uint32_t head = headEnd < row.vocab ? headEnd : row.vocab;
     const uint32_t tail = tailBegin < row.vocab ? row.vocab - tailBegin : 0;
     for (uint32_t i = thread; i < head + tail; i += kThreads) {
@@ -308,15 +296,15 @@ FPL_DEVICE void writePiece(const Row<T, T, kForm>& row, uint32_t piece, uint32_t
     }
   }
 
-  const uint32_t first = begin + piece * length, last = first + length < end ? first + length : end;
-  const uint32_t labelQuad = (row.label + ahead) / kPer;
+  const uint32_t from = begin + piece * length, first = from < end ? from : end;
+  const uint32_t last = first + length < end ? first + length : end;
+  const uint32_t labelQuad = (row.label + ahead) / kPerQuad<T>;
   const bool hasLabel =
       row.label < row.vocab && labelQuad >= first && labelQuad < last && (labelQuad - first) % kThreads == thread;
   const float atLabel = hasLabel ? row.ofLabel() : 0;
-  const Quads<T, kForm> quads(row, ahead, off, thread);
   if (!row.isRead) {
     quads.fill(first, last);
-  } else if (off == 0) {
+  } else if (in.isAligned()) {
     quads.template write<true>(first, last);
   } else {
     quads.template write<false>(first, last);

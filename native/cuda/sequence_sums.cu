@@ -129,11 +129,12 @@ void sequenceLosses(const Job& job, const LossStage& stage, Stream stream) {
     }
     if (job.hasReference) a.pairs.referenceLogProbs = job.reference.logProbs;
     a.pairs.index = stage.index;
+    a.pairs.given = job.given;
     a.pairs.coefficients = coefficients;
     a.pairs.plainCoefficients = job.gradient.plainCoefficients;
     FPL_LAUNCH("preference loss", sequencesKernel<Loss::kPairs>, blocks, kBlockThreads, stream, a);
   } else if (job.hasUnpairedLoss) {
-    a.unpaired = {job.unpairedLoss, coefficients};
+    a.unpaired = {job.unpairedLoss, coefficients, job.given};
     FPL_LAUNCH("unpaired preference loss", sequencesKernel<Loss::kUnpaired>, blocks, kBlockThreads, stream, a);
   } else if (job.hasTokenLoss) {
     a.tokenLoss = stage.tokenLoss;

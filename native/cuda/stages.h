@@ -17,6 +17,11 @@ constexpr int32_t kInvalidTarget = -2;
 void targetsOf(const DeviceLabels& labels, const int32_t* offsets, int64_t sequences, int64_t vocab, int32_t* targets,
                int32_t* counts, int32_t* invalid, Stream stream);
 
+// After it, the weights [R] of rows where lengths of pairs are to count for less: `given`, or 1, times labels.ldAlpha
+// in the rows that labels.partners are about.
+void weighLengths(const DeviceLabels& labels, const Tokens& tokens, const double* given, double* weights,
+                  Stream stream);
+
 // How stage 1 cuts a row: into segments that depend on the vocabulary alone and are merged in order, whether one block
 // walks over all of them or each has a block of its own. So a row's bits do not depend on how many rows there are.
 struct RowSegments {

@@ -64,6 +64,7 @@ char* Staging::unused(int buffer) {
 
 void Staging::upload(const Rows& from, const Rows& to, const int32_t* targets, const std::atomic<bool>& cancelled,
                      Stream compute, const std::function<void(int64_t, int64_t)>& ready) {
+  const StreamUse use(copies_);
   const size_t rowBytes = size_t(from.vocab * elementSize(from.dtype));
   int buffer = 0;
   for (int64_t first = 0; first < from.count() && !cancelled; buffer = (buffer + 1) % kBuffers) {
@@ -86,6 +87,7 @@ void Staging::upload(const Rows& from, const Rows& to, const int32_t* targets, c
 
 void Staging::download(const Rows& from, const Rows& to, const int32_t* targets, bool skipInactive, Stream compute,
                        const std::function<void(int64_t, int64_t)>& work) {
+  const StreamUse use(copies_);
   const size_t rowBytes = size_t(from.vocab * elementSize(from.dtype));
   struct Chunk {
     int64_t first = 0, end = 0;

@@ -41,6 +41,32 @@ targetsKernel(FPL_ARGUMENT TargetArguments a) {
   if (threadIndex() == 0) a.counts[s] = count;
 }
 
+struct LengthArguments {
+  Tokens tokens;
+  const int32_t* partners;
+  double ldAlpha;
+  const double* given;
+  double* weights;
+};
+
+// A block for each sequence.
+FPL_KERNEL(kThreads, 2)
+lengthsKernel(FPL_ARGUMENT LengthArguments a) {
+  FPL_SHARED(Counts<kThreads>, counts);
+  const int64_t s = blockIndex(), first = a.tokens.offsets[s];
+  const int32_t* const targets = a.tokens.targets + first;
+  const Stretch own = stretchOfThread(targets, a.tokens.offsets[s + 1] - first, counts);
+  const int32_t partner = a.partners[s];
+  int32_t kept = a.tokens.counts[s];
+  if (partner >= 0 && a.tokens.counts[partner] < kept) kept = a.tokens.counts[partner];
+  int32_t place = own.before;  // of an active row among those of its sequence
+  for (int64_t row = own.begin; row < own.end; ++row) {
+    const bool isPast = targets[row] != -1 && place++ >= kept;
+    const double given = a.given ? a.given[first + row] : 1;
+    a.weights[first + row] = isPast ? given * a.ldAlpha : given;
+  }
+}
+
 // One block.
 FPL_KERNEL(kThreads, 1)
 orderKernel(const int32_t* targets, int64_t count, int32_t* rows, int32_t* active) {
@@ -54,6 +80,12 @@ orderKernel(const int32_t* targets, int64_t count, int32_t* rows, int32_t* activ
 }
 
 }  // namespace
+
+void weighLengths(const DeviceLabels& labels, const Tokens& tokens, const double* given, double* weights,
+                  Stream stream) {
+  const LengthArguments a{tokens, labels.partners, labels.ldAlpha, given, weights};
+  FPL_LAUNCH("targets", lengthsKernel, tokens.sequences, kThreads, stream, a);
+}
 
 void orderRows(const int32_t* targets, int64_t count, int32_t* rows, int32_t* active, Stream stream) {
   FPL_LAUNCH("targets", orderKernel, 1, kThreads, stream, targets, count, rows, active);

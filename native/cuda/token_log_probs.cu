@@ -14,10 +14,12 @@ sweepKernel(FPL_ARGUMENT SweepArguments a) {
   FPL_SHARED(Shares<kFinds>, shares);
   FPL_SHARED(SegmentResults<kFinds>, results);
   a.tasks.each([&](uint32_t row, uint32_t task) {
-    const int64_t label = a.targets[row], first = int64_t(task) * a.segmentsPerTask;
+    const int32_t label = a.targets[row];
     if (label < 0) return;
+    const int64_t first = int64_t(task) * a.segmentsPerTask;
     const T* const logits = a.logits.template at<T>(row);
-    const Swept swept = sweptSegments<T, kFinds, kCaps, false>(a, logits, label, first, {0, 1}, shares, results);
+    const Swept swept =
+        sweptSegments<T, kFinds, kCaps, false>(a, logits, uint32_t(label), first, {0, 1}, shares, results);
     if (threadIndex() == 0) putPartial<kFinds>(swept, a.partials, int64_t(row) * a.tasks.pieces + task);
   });
 }

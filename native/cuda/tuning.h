@@ -26,11 +26,11 @@ struct Tuning {
   int convertedElements;
 };
 
+// clang-format off
 constexpr Tuning kTunings[] = {
 #if defined(FPL_TUNING)
 #include FPL_TUNING
 #else
-    // clang-format off
     // arch.  blocks        groups  rows  loads  tiles  halves  converted
     {     75, 3, 2, 4, 3,        2,    8,     4,    16,      1,         8},
     {     80, 3, 2, 4, 3,        2,    8,     4,    16,      1,         8},
@@ -38,9 +38,9 @@ constexpr Tuning kTunings[] = {
     {     90, 3, 2, 4, 3,        2,    8,     4,    16,      1,         8},
     {    100, 3, 2, 4, 3,        2,    8,     4,    16,      1,         8},
     {    120, 3, 2, 4, 3,        2,    8,     4,    16,      1,         8},
-// clang-format on
 #endif
 };
+// clang-format on
 constexpr size_t kTuningCount = sizeof(kTunings) / sizeof(*kTunings);
 
 // The last row that is not of newer code.

@@ -11,6 +11,7 @@ namespace cuda {
 struct UnpairedArguments {
   UnpairedPreferenceLoss loss;
   double* coefficients;  // [S] or null
+  GivenOnDevice given;
 };
 
 // Of all threads of a block.
@@ -24,6 +25,10 @@ FPL_DEVICE void lossOfSequences(const UnpairedArguments& a, BlockSums& sums) {
   // Of the undesirable sequences, and of the desirable ones.
   double rewards[2] = {0, 0}, logProbs[2] = {0, 0}, counts[2] = {0, 0};
   for (int64_t i = threadIndex(); i < s.count; i += kBlockThreads) {
+    if (a.given.logProbs.data) const_cast<double*>(s.logProbs)[i] = a.given.logProbs[i];
+    if (a.given.referenceLogProbs.data) {
+      const_cast<double*>(s.referenceLogProbs)[i] = a.given.referenceLogProbs[i];
+    }
     unpairedPreferenceLossAt(s, i);
     if (a.coefficients) a.coefficients[i] = s.gradient[i];
     const int32_t side = s.desirable[i];

@@ -140,6 +140,18 @@ describe('options', () => {
 })
 
 describe('labels on the device', () => {
+  test('are not counted for ldAlpha, and log-probs are none of a device', async () => {
+    const there = upload(gpuDevice, bytes(labels))
+    const options = { reference, gpuDevice, ldAlpha: 0.5 }
+    await expect(fusedPreferenceLoss(logits(), there, options)).rejects.toEqual(
+      code('ERR_INVALID_ARG_VALUE', /options.ldAlpha needs labels in host memory/),
+    )
+    const onDevice = { chosen: upload(gpuDevice, new Uint8Array(8)), rejected: [-4] }
+    await expect(run(logits(), { reference: onDevice })).rejects.toEqual(
+      code('ERR_INVALID_ARG_TYPE', /options.reference.chosen must be in host memory/),
+    )
+  })
+
   test('give what those of the host give, with a mask or without', async () => {
     const on = (array: ArrayBufferView) => upload(gpuDevice, bytes(array))
     const wide = BigInt64Array.from(labels, BigInt)

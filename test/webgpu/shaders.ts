@@ -1,7 +1,7 @@
 /**
  * All shaders that the webgpu backend can ask for.
  */
-import { DIVERGENCES, SFT_NORMALIZATIONS } from '../../lib/backends/job-fields.js'
+import { DIVERGENCES, SFT_NORMALIZATIONS } from '../../lib/backends/loss-fields.js'
 import {
   headBiasShader,
   headFinishShader,

@@ -76,6 +76,7 @@ export interface CudaFunctions {
   allocate(device: number, bytes: number): number
   release(device: number, address: number, bytes: number): void
   releaseAsync(id: number, device: number, address: number, bytes: number): Promise<boolean>
+  trim(device: number): void
   collect(): void
   memoryAt(address: number, bytes: number): { first: MemoryKind; last: MemoryKind; device: number }
   copy(device: number, kind: number, to: Side, from: Side, bytes: number, stream: number): void

@@ -4,8 +4,8 @@
  */
 import type { Job, RunSettings } from '../../job.js'
 import { FIELD_COUNT, NO_CODES, sharedFields } from '../field-list.js'
-import type { Elements, FieldVisitor, Part } from '../field-visitor.js'
-import { type Codes, visitFields } from '../job-fields.js'
+import type { Codes, Elements, FieldVisitor, Part } from '../field-visitor.js'
+import { visitFields } from '../job-fields.js'
 import type { Addon, JobArgument, NativeArray } from './addon.js'
 
 /**

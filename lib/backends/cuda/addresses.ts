@@ -31,7 +31,8 @@ export function isCudaMemory(value: unknown): value is DeviceMemory {
   return typeof value === 'object' && value !== null && !ArrayBuffer.isView(value) && 'ptr' in value
 }
 
-const LARGEST_INDEX = 1023
+/** The largest index of a GPU. */
+export const LARGEST_INDEX = 1023
 
 /**
  * Checks device memory for elements of that many bytes, and asks the CUDA runtime whether it is device memory and on

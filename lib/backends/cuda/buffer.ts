@@ -26,7 +26,8 @@ const MOST_BYTES = 2 ** 48
 
 /**
  * A range of device memory. It is freed by `dispose`, by `using`, or when it is garbage, and in each case only once no
- * pending call, prepared call or graph needs it any more.
+ * pending call, prepared call or graph needs it any more. Freed memory is used again after the work that has been enqueued
+ * by then; nothing waits for that.
  */
 export class DeviceBuffer extends Handle implements DeviceMemory {
   /** Size in bytes. */
@@ -56,7 +57,7 @@ export class DeviceBuffer extends Handle implements DeviceMemory {
       const cuda = cudaFunctions()
       const address = withRoom(cuda, () => cudaCall(() => cuda.allocate(device, byteLength)))
       super(address, (isForgotten) => {
-        // Freeing waits for the device; the garbage collector must not wait.
+        // Freeing waits for a device without memory pools; the garbage collector must not wait.
         if (isForgotten) cuda.releaseAsync(nextId(), device, address, byteLength).catch(() => {})
         else cudaCall(() => cuda.release(device, address, byteLength))
       })

@@ -4,8 +4,8 @@
  */
 import type { Job, LossConfig, LossStage, TokenLossStage, UnpairedLossStage } from '../../job.js'
 import type { LossType } from '../../types/index.js'
-import { DIVERGENCES, SFT_NORMALIZATIONS } from '../job-fields.js'
 import { LOSSES } from '../js/losses.js'
+import { DIVERGENCES, SFT_NORMALIZATIONS } from '../loss-fields.js'
 import losses from './kernels/losses.wgsl'
 import numbers from './kernels/numbers.wgsl'
 import pairCoefficients from './kernels/pair-coefficients.wgsl'

@@ -1,5 +1,6 @@
 // A test: whatever the library does on whichever device, the calling thread's context is afterwards what it was before,
-// none where there was none; and a device that nobody asks for is not used.
+// none where there was none; a device that nobody asks for is not used; and memory that the library gives back is used
+// again after what others have enqueued on it.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -72,6 +73,24 @@ int main(int, char** arguments) {
     uint64_t memory = 0;
     expect(!api.allocate(0, uint64_t(1) << 50, &memory, &problem) && is(), "after there was none");
     expect(!api.allocate(9, 64, &memory, &problem) && is(), "after there was no such device");
+  }
+  // On the default stream, and on one that a stream of the library waits for.
+  access.makeCurrent(reinterpret_cast<void*>(uintptr_t(1)));
+  for (const bool isDefault : {true, false}) {
+    Problem problem;
+    uint64_t memory = 0;
+    void *own = nullptr, *other = nullptr, *event = nullptr;
+    expect(api.allocate(0, 64, &memory, &problem) && api.createStream(0, &own, &problem) &&
+               api.createStream(0, &other, &problem) && api.createEvent(0, &event, &problem),
+           "memory, streams and an event");
+    const auto work = [&access, memory](int device) { *reinterpret_cast<char*>(access.resolved(memory, device)) = 1; };
+    access.enqueue(isDefault ? nullptr : static_cast<cudaStream_t>(other), host::Work(work));
+    if (!isDefault) {
+      expect(api.recordEvent(0, event, other, &problem) && api.waitForEvent(0, own, event, &problem), "an event");
+    }
+    expect(api.release(0, memory, &problem), "giving back what others use");
+    access.synchronize();
+    expect(api.allocate(0, 64, &memory, &problem), "after others have used it");
   }
   if (problems == 0) printf("as they were\n");
   return problems == 0 ? 0 : 1;

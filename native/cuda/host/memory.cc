@@ -104,6 +104,8 @@ void catchFaults() {
 
 }  // namespace
 
+bool (*mayUse)(const void* begin) = nullptr;
+
 void* allocate(int device, size_t bytes) {
   const size_t page = pageSize(), used = roundedUp(bytes, kAlignment), inner = roundedUp(used, page);
   const size_t size = inner + 2 * page;
@@ -171,12 +173,13 @@ Place placeOf(const void* memory) {
   const auto address = reinterpret_cast<uintptr_t>(memory);
   const std::lock_guard<std::mutex> lock(mutex);
   if (const auto found = allocationAt(address); found != allocations.end()) {
-    return {Place::kDevice, found->second.device, found->first + found->second.bytes - address};
+    const auto [begin, allocation] = *found;
+    return {Place::kDevice, allocation.device, begin + allocation.bytes - address, reinterpret_cast<void*>(begin)};
   }
   if (const auto found = pinnedAt(address); found != pinned.end()) {
-    return {Place::kPinned, 0, found->first + found->second - address};
+    return {Place::kPinned, 0, found->first + found->second - address, reinterpret_cast<void*>(found->first)};
   }
-  return {address & kTag ? Place::kNowhere : Place::kHost, -1, 0};
+  return {address & kTag ? Place::kNowhere : Place::kHost, -1, 0, nullptr};
 }
 
 std::vector<Allocated> allocationsOf(int device) {
@@ -193,7 +196,7 @@ uint64_t resolved(uint64_t word, int device) {
   const Place place = placeOf(reinterpret_cast<const void*>(word));
   switch (place.kind) {
     case Place::kDevice:
-      return place.device == device ? word & ~kTag : word;
+      return place.device == device && (!mayUse || mayUse(place.begin)) ? word & ~kTag : word;
     case Place::kHost:
       return isHostAddress(word) ? word | kForeign : word;
     default:

@@ -32,9 +32,13 @@ bool releasePinned(void* memory);
 struct Place {
   enum Kind { kHost, kPinned, kDevice, kNowhere } kind;  // kNowhere: a device address that is not allocated
   int device;
-  size_t left;  // bytes from there to the allocation's end
+  size_t left;        // bytes from there to the allocation's end
+  const void* begin;  // of the allocation
 };
 Place placeOf(const void* memory);
+
+// Whether the work that is being done may use the allocation that begins there; null where all may.
+extern bool (*mayUse)(const void* begin);
 
 // An allocation: its beginning as the device has it, and one that can be followed.
 struct Allocated {
@@ -44,8 +48,8 @@ struct Allocated {
 std::vector<Allocated> allocationsOf(int device);
 
 // What a kernel or a copy on that device finds in the place of a word of its arguments: an address of the device's own
-// memory becomes one that can be followed; another device's, a freed one's and the host's become, or stay, addresses
-// that cannot; everything else is no address and stays as it is.
+// memory becomes one that can be followed, if it may be used; another device's, a freed one's and the host's become, or
+// stay, addresses that cannot; everything else is no address and stays as it is.
 uint64_t resolved(uint64_t word, int device);
 
 template <typename T>

@@ -21,13 +21,38 @@ using namespace fpl::cuda::host;
 
 namespace {
 
+// What has ended when something begins: the work of each queue up to a position, by the queue's number.
+using Past = std::map<uint64_t, uint64_t>;
+
+void add(Past& past, const Past& more) {
+  for (const auto& [queue, position] : more) past[queue] = std::max(past[queue], position);
+}
+bool holds(const Past& past, uint64_t queue, uint64_t position) {
+  const auto found = past.find(queue);
+  return found != past.end() && found->second >= position;
+}
+
+// Work in its place among all other.
+struct Placed {
+  Work work;
+  uint64_t queue, position;
+  Past past;
+};
+
 // The work of a stream that nobody has waited for yet.
 struct Queue : std::enable_shared_from_this<Queue> {
-  explicit Queue(int device) : device(device) {}
+  Queue(int device, uint64_t number) : device(device), number(number) {}
 
   const int device;
-  std::deque<Work> waiting;
+  const uint64_t number;  // that no other has had
+  std::deque<Placed> waiting;
   uint64_t enqueued = 0, done = 0;
+  Past past;  // of its next work, but for its own
+  Past end() const {
+    Past all = past;
+    all[number] = enqueued;
+    return all;
+  }
 };
 
 }  // namespace
@@ -36,6 +61,7 @@ struct HostGraph {
   std::vector<Work> operations;
   bool invalid = false;
   uint64_t capture = 0;             // the number of the capture that it is made by
+  std::thread::id thread;           // that has begun it
   std::vector<HostStream*> joined;  // streams that have waited for an event of the capture
 };
 struct HostStream {
@@ -60,13 +86,21 @@ int64_t numberIn(const char* name, int64_t otherwise) {
 
 using fpl::cuda::host::numberIn;
 
+// Memory that is taken and given back in the order of streams.
+struct HostPool {
+  int device;
+  size_t used = 0, held = 0, threshold = 0;  // bytes: taken, of the device's, and to be kept of them
+};
 struct HostEvent {
+  explicit HostEvent(int itsDevice) : device(itsDevice) {}
+
   int device;
   // Records that wait in a stream may outlive the event.
   std::shared_ptr<double> time = std::make_shared<double>(0);
   // Where it was last recorded, but for graphs.
   std::shared_ptr<Queue> queue;
   uint64_t position = 0;
+  Past past;
   // Where it was last recorded in a capture: the number of that, the stream, and the work before it there.
   uint64_t capture = 0;
   size_t captures = 0;
@@ -136,13 +170,27 @@ cudaError_t sticky = cudaSuccess;
 // Streams, events and graphs; as no pointers, so that LeakSanitizer sees those that nobody has destroyed.
 std::set<uintptr_t> live;
 std::set<Queue*> queues;
+Past awaited;                   // by the host
+const Placed* doing = nullptr;  // the work that is being done
+
+// Of an allocation of a pool.
+struct Pooled {
+  HostPool* pool;
+  size_t bytes;
+  Past taken;  // that it was
+  bool isGiven = false;
+  Past given;  // what was to end before that
+  Past uses;   // the last of each queue
+};
+std::map<const void*, Pooled> pooled;  // by their beginnings
+std::set<HostPool*> pools;
 std::map<int, HostStream> defaultStreams;
+std::vector<HostStream*> captures;             // that are in progress, by the streams they have begun on
 std::set<std::pair<int, const void*>> loaded;  // kernels, on a device
 
 thread_local int currentDevice = 0;
 thread_local bool contextIsCurrent = false;
 thread_local cudaError_t lastError = cudaSuccess;
-thread_local std::vector<HostStream*> captures;  // begun by this thread
 
 uintptr_t keyOf(const void* handle) { return ~reinterpret_cast<uintptr_t>(handle); }
 bool isLive(const void* handle) { return live.count(keyOf(handle)) > 0; }
@@ -179,7 +227,7 @@ struct Call : Question {
   explicit Call(const char* name) : Question(name) { inUse.insert(contextIsCurrent ? currentDevice : 0); }
 };
 
-// Streams, events, graphs and memory that somebody holds.
+// Streams, events, graphs, pools and memory that somebody holds.
 void noteHeld(int difference) { note("FPL_HOST_HELD", std::to_string(difference).c_str()); }
 
 cudaError_t noted(cudaError_t status) {
@@ -192,7 +240,8 @@ int deviceCount() { return int(numberIn("FPL_HOST_DEVICES", 1)); }
 size_t deviceBytes() { return size_t(numberIn("FPL_HOST_DEVICE_BYTES", int64_t(1) << 34)); }
 
 std::shared_ptr<Queue> makeQueue(int device) {
-  std::shared_ptr<Queue> made(new Queue(device), [](Queue* queue) {
+  static uint64_t number = 0;
+  std::shared_ptr<Queue> made(new Queue(device, ++number), [](Queue* queue) {
     queues.erase(queue);
     delete queue;
   });
@@ -210,9 +259,12 @@ HostStream* streamAt(cudaStream_t stream) {
 // Goes on with the first work of a queue; false where that waits for another process.
 bool advance(Queue& queue) {
   bool isDone = true;
-  if (sticky == cudaSuccess && !survives([&] { isDone = queue.waiting.front()(queue.device); })) {
+  // It may wait for that of another queue.
+  const Placed* const outer = std::exchange(doing, &queue.waiting.front());
+  if (sticky == cudaSuccess && !survives([&] { isDone = queue.waiting.front().work(queue.device); })) {
     sticky = cudaErrorIllegalAddress;
   }
+  doing = outer;
   if (!isDone) return false;
   queue.waiting.pop_front();
   ++queue.done;
@@ -230,6 +282,12 @@ void finish(Queue& queue, uint64_t end) {
   while (!advanceTo(queue, end)) mutex.pause();
 }
 
+// The host waits for all work of a stream.
+void await(Queue& queue) {
+  finish(queue, queue.enqueued);
+  add(awaited, queue.end());
+}
+
 // One device may wait for another, and other threads may destroy streams meanwhile.
 void finishAll() {
   std::vector<std::pair<std::shared_ptr<Queue>, uint64_t>> ends;
@@ -239,6 +297,7 @@ void finishAll() {
     for (const auto& [queue, end] : ends) done = advanceTo(*queue, end) && done;
     if (!done) mutex.pause();
   }
+  for (const auto& [queue, end] : ends) add(awaited, {{queue->number, end}});
 }
 
 void put(HostStream& stream, Work work) {
@@ -246,8 +305,10 @@ void put(HostStream& stream, Work work) {
     stream.captured->operations.push_back(std::move(work));
     ++stream.captures;
   } else {
-    stream.queue->waiting.push_back(std::move(work));
-    ++stream.queue->enqueued;
+    Queue& queue = *stream.queue;
+    add(queue.past, awaited);
+    const Past past = queue.end();
+    queue.waiting.push_back({std::move(work), queue.number, ++queue.enqueued, past});
   }
 }
 
@@ -261,8 +322,52 @@ cudaError_t enqueue(cudaStream_t stream, Work work) {
 
 // What a thread that captures may not do, and what comes of it.
 cudaError_t refuseCapturing() {
-  for (HostStream* stream : captures) stream->captured->invalid = true;
-  return captures.empty() ? cudaSuccess : cudaErrorStreamCaptureUnsupported;
+  cudaError_t status = cudaSuccess;
+  for (HostStream* stream : captures) {
+    if (stream->captured->thread != std::this_thread::get_id()) continue;
+    stream->captured->invalid = true;
+    status = cudaErrorStreamCaptureUnsupported;
+  }
+  return status;
+}
+
+// Ends the capture that has begun on a stream. What others have put there, and nobody has waited for, is not joined.
+HostGraph* endOfCapture(HostStream* stream, bool& isUnjoined) {
+  captures.erase(std::find(captures.begin(), captures.end(), stream));
+  HostGraph* captured = std::exchange(stream->captured, nullptr);
+  isUnjoined = false;
+  for (HostStream* other : captured->joined) {
+    isUnjoined = isUnjoined || other->awaited < other->captures;
+    other->captured = nullptr;
+    other->hasJoined = false;
+  }
+  captured->joined.clear();
+  return captured;
+}
+
+// Whether the work that is being done may use memory of a pool: it has been taken by then, and not yet given back.
+bool isInOrder(const void* begin) {
+  const auto found = pooled.find(begin);
+  if (found == pooled.end() || !doing) return true;
+  Pooled& memory = found->second;
+  for (const auto& [queue, position] : memory.taken) {
+    if (!holds(doing->past, queue, position)) return false;
+  }
+  if (memory.isGiven) return holds(memory.given, doing->queue, doing->position);
+  add(memory.uses, {{doing->queue, doing->position}});
+  return true;
+}
+
+// A pool that has a device's memory, or has given it back.
+void hold(HostPool& pool, size_t bytes) {
+  if (pool.held != bytes) note("FPL_HOST_POOL_BYTES", std::to_string(bytes).c_str());
+  pool.held = bytes;
+}
+
+size_t takenBytes() {
+  size_t bytes = allocatedBytes();
+  for (const HostPool* pool : pools) bytes += pool->held - pool->used;
+  return bytes;
 }
 
 double now() {
@@ -334,6 +439,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorStreamCaptureUnjoined";
     case cudaErrorStreamCaptureIsolation:
       return "cudaErrorStreamCaptureIsolation";
+    case cudaErrorStreamCaptureImplicit:
+      return "cudaErrorStreamCaptureImplicit";
     case cudaErrorCapturedEvent:
       return "cudaErrorCapturedEvent";
     case cudaErrorUnknown:
@@ -369,6 +476,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "capturing stream has unjoined work";
     case cudaErrorStreamCaptureIsolation:
       return "dependency created on uncaptured work in another stream";
+    case cudaErrorStreamCaptureImplicit:
+      return "dependency on a capturing stream through the default stream";
     case cudaErrorCapturedEvent:
       return "operation not permitted on an event last recorded in a capturing stream";
     case cudaErrorUnknown:
@@ -401,6 +510,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   const Question call(__func__);
   if (call.failure) return noted(call.failure);
   if (device < 0 || device >= deviceCount()) return noted(cudaErrorInvalidDevice);
+  if (attribute == cudaDevAttrMemoryPoolsSupported) {
+    *value = int(numberIn("FPL_HOST_POOLS", 1));
+    return noted(cudaSuccess);
+  }
   if (attribute == cudaDevAttrMultiProcessorCount || attribute == cudaDevAttrL2CacheSize) {
     *value = attribute == cudaDevAttrL2CacheSize ? kCacheBytes : kMultiprocessors;
     return noted(cudaSuccess);
@@ -500,7 +613,7 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   finishAll();
   if (sticky) return noted(sticky);
-  if (allocatedBytes() + bytes > deviceBytes()) return noted(cudaErrorMemoryAllocation);
+  if (takenBytes() + bytes > deviceBytes()) return noted(cudaErrorMemoryAllocation);
   *memory = allocate(currentDevice, bytes);
   if (!*memory) return noted(cudaErrorMemoryAllocation);
   noteHeld(1);
@@ -511,8 +624,88 @@ cudaError_t cudaFree(void* memory) {
   if (!memory) return noted(cudaSuccess);
   if (const cudaError_t status = refuseCapturing()) return noted(status);
   finishAll();
-  if (release(memory) == 0) return noted(cudaErrorInvalidValue);
+  if (pooled.count(memory) || release(memory) == 0) return noted(cudaErrorInvalidValue);
   noteHeld(-1);
+  return noted(call.failure);
+}
+cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties) {
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
+  const bool isKnown = numberIn("FPL_HOST_POOLS", 1) && properties->allocType == cudaMemAllocationTypePinned &&
+                       properties->location.type == cudaMemLocationTypeDevice &&
+                       properties->location.id < deviceCount();
+  if (!isKnown) return noted(cudaErrorInvalidValue);
+  HostPool* const made = new HostPool{properties->location.id};
+  pools.insert(made);
+  noteHeld(1);
+  *pool = made;
+  return noted(cudaSuccess);
+}
+cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
+  const Call call(__func__);
+  if (pools.erase(pool) == 0) return noted(cudaErrorInvalidValue);
+  if (pool->used > 0) sticky = cudaErrorIllegalAddress;
+  delete pool;
+  noteHeld(-1);
+  return noted(call.failure);
+}
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value) {
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
+  if (attribute == cudaMemPoolAttrReleaseThreshold) pool->threshold = size_t(*static_cast<uint64_t*>(value));
+  return noted(cudaSuccess);
+}
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t bytes) {
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
+  hold(*pool, std::max(pool->used, std::min(pool->held, bytes)));
+  return noted(cudaSuccess);
+}
+cudaError_t cudaMallocFromPoolAsync(void** memory, size_t bytes, cudaMemPool_t pool, cudaStream_t stream) {
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
+  if (const cudaError_t status = refuseCapturing()) return noted(status);
+  HostStream* at = streamAt(stream);
+  if (!at || at->queue->device != pool->device) return noted(cudaErrorInvalidResourceHandle);
+  if (sticky) return noted(sticky);
+  const size_t more = pool->used + bytes - std::min(pool->held, pool->used + bytes);
+  if (takenBytes() + more > deviceBytes()) return noted(cudaErrorMemoryAllocation);
+  *memory = allocate(pool->device, bytes);
+  if (!*memory) return noted(cudaErrorMemoryAllocation);
+  noteHeld(1);
+  pool->used += bytes;
+  hold(*pool, pool->held + more);
+  mayUse = isInOrder;
+  put(*at, [](int) {});
+  pooled[*memory] = {pool, bytes, {{at->queue->number, at->queue->enqueued}}, false, {}, {}};
+  return noted(cudaSuccess);
+}
+cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
+  const Call call(__func__);
+  HostStream* at = streamAt(stream);
+  const auto found = pooled.find(memory);
+  if (!at) return noted(cudaErrorInvalidResourceHandle);
+  if (found == pooled.end() || found->second.isGiven) return noted(cudaErrorInvalidValue);
+  if (at->captured) {
+    at->captured->invalid = true;
+    return noted(cudaErrorStreamCaptureUnsupported);
+  }
+  Pooled& gone = found->second;
+  put(*at, [memory](int) {
+    const auto found = pooled.find(memory);
+    const auto [pool, bytes] = std::pair(found->second.pool, found->second.bytes);
+    pooled.erase(found);
+    release(memory);
+    pool->used -= bytes;
+    hold(*pool, std::min(pool->held, std::max(pool->used, pool->threshold)));
+  });
+  noteHeld(-1);
+  gone.isGiven = true;
+  gone.given = at->queue->waiting.back().past;
+  // Work that is not in order with that may be done later, on memory that has become somebody else's.
+  for (const auto& [queue, position] : gone.uses) {
+    if (!holds(gone.given, queue, position)) sticky = cudaErrorIllegalAddress;
+  }
   return noted(call.failure);
 }
 cudaError_t cudaMallocHost(void** memory, size_t bytes) {
@@ -538,7 +731,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   const Call call(__func__);
   if (call.failure) return noted(call.failure);
   *total = deviceBytes();
-  *free = *total - allocatedBytes();
+  *free = *total - takenBytes();
   return noted(cudaSuccess);
 }
 
@@ -574,7 +767,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     });
   } else {
     put(*at, [=](int) { copyNow(to, from, bytes, kind, toDevice, fromDevice); });
-    finish(*at->queue, at->queue->enqueued);
+    await(*at->queue);
   }
   return noted(cudaSuccess);
 }
@@ -600,6 +793,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
       if (stream->awaited < stream->captures) stream->captured->invalid = true;
       std::vector<HostStream*>& joined = stream->captured->joined;
       joined.erase(std::find(joined.begin(), joined.end(), stream));
+    } else if (stream->captured) {
+      bool isUnjoined;
+      delete endOfCapture(stream, isUnjoined);
     }
   }
   return destroyed(stream, call.failure);
@@ -613,7 +809,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     at->captured->invalid = true;
     return noted(cudaErrorStreamCaptureUnsupported);
   }
-  finish(*at->queue, at->queue->enqueued);
+  await(*at->queue);
   return noted(cudaSuccess);
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
@@ -625,7 +821,9 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     at->captured->invalid = true;
     return noted(cudaErrorStreamCaptureUnsupported);
   }
-  return noted(advanceTo(*at->queue, at->queue->enqueued) ? cudaSuccess : cudaErrorNotReady);
+  if (!advanceTo(*at->queue, at->queue->enqueued)) return noted(cudaErrorNotReady);
+  await(*at->queue);
+  return noted(cudaSuccess);
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const Call call(__func__);
@@ -641,7 +839,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     for (HostStream* begun : captures) {
       if (begun->captured->capture == event->capture) origin = begun;
     }
-    if (!origin) return noted(cudaErrorCapturedEvent);
+    const bool isOwn = origin && origin->captured->thread == std::this_thread::get_id();
+    if (!isOwn) return noted(cudaErrorCapturedEvent);
     if (isLive(event->capturing)) event->capturing->awaited = std::max(event->capturing->awaited, event->captures);
     if (at->captured) return noted(cudaSuccess);
     at->captured = origin->captured;
@@ -650,9 +849,20 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     at->captured->joined.push_back(at);
     return noted(cudaSuccess);
   }
+  add(at->queue->past, event->past);
   return enqueue(stream, [queue = event->queue, position = event->position](int) {
     return !queue || advanceTo(*queue, position);
   });
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
+  HostStream* at = streamAt(stream);
+  if (!at) return noted(cudaErrorInvalidResourceHandle);
+  *status = !at->captured           ? cudaStreamCaptureStatusNone
+            : at->captured->invalid ? cudaStreamCaptureStatusInvalidated
+                                    : cudaStreamCaptureStatusActive;
+  return noted(cudaSuccess);
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   const Call call(__func__);
@@ -663,23 +873,15 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   static uint64_t number = 0;
   stream->captured = new HostGraph;
   stream->captured->capture = ++number;
+  stream->captured->thread = std::this_thread::get_id();
   captures.push_back(stream);
   return noted(cudaSuccess);
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   const Call call(__func__);
   if (!isLive(stream) || !stream->captured || stream->hasJoined) return noted(cudaErrorInvalidValue);
-  HostGraph* captured = std::exchange(stream->captured, nullptr);
-  for (size_t i = captures.size(); i > 0; --i) {
-    if (captures[i - 1] == stream) captures.erase(captures.begin() + std::ptrdiff_t(i) - 1);
-  }
-  bool isUnjoined = false;
-  for (HostStream* other : captured->joined) {
-    isUnjoined = isUnjoined || other->awaited < other->captures;
-    other->captured = nullptr;
-    other->hasJoined = false;
-  }
-  captured->joined.clear();
+  bool isUnjoined;
+  HostGraph* captured = endOfCapture(stream, isUnjoined);
   if (!captured->invalid && !isUnjoined && !call.failure) return made(graph, captured);
   const cudaError_t status = call.failure        ? call.failure
                              : captured->invalid ? cudaErrorStreamCaptureInvalidated
@@ -717,7 +919,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   const Call call(__func__);
   if (call.failure) return noted(call.failure);
-  return made(event, new HostEvent{currentDevice, std::make_shared<double>(0), nullptr, 0, 0, 0, nullptr});
+  return made(event, new HostEvent(currentDevice));
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const Call call(__func__);
@@ -734,6 +936,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   event->capturing = at;
   event->queue = event->capture ? nullptr : at->queue;
   event->position = at->queue->enqueued;
+  event->past = event->capture ? Past() : at->queue->end();
   return noted(cudaSuccess);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
@@ -742,6 +945,16 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
   if (event->queue) finish(*event->queue, event->position);
   if (event->capture) finishAll();
+  add(awaited, event->past);
+  return noted(cudaSuccess);
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  const Call call(__func__);
+  if (call.failure) return noted(call.failure);
+  if (const cudaError_t status = refuseCapturing()) return noted(status);
+  if (!isLive(event)) return noted(cudaErrorInvalidResourceHandle);
+  if (event->queue && event->queue->done < event->position) return noted(cudaErrorNotReady);
+  add(awaited, event->past);
   return noted(cudaSuccess);
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {

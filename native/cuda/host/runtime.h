@@ -1,18 +1,21 @@
 // The part of the CUDA runtime that the backend uses, on the host, for tests. It is as strict as it can be: work waits
-// in its stream until somebody waits for it, taking memory and giving it back wait for all devices, device memory is
-// out of the host's reach (memory.h), what is not on the device a kernel runs on makes it fail, and an error stays the
-// thread's last one until it is asked for.
+// in its stream until somebody waits for it, taking memory and giving it back wait for all devices, but for that of
+// pools, which work of a stream can use that is in order after it was taken, and before it was given back, and no
+// other; device memory is out of the host's reach (memory.h), what is not on the device a kernel runs on makes it fail,
+// and an error stays the thread's last one until it is asked for.
 //
 // The environment can make it fail, or look closer:
 //   FPL_HOST_DEVICES       how many there are, default 1
 //   FPL_HOST_CAPABILITY    their compute capabilities, default 9.0 for all: '7.0,9.0'
+//   FPL_HOST_POOLS         0: devices have no pools of memory
+//   FPL_HOST_POOL_BYTES    a file to which a pool that grows or shrinks adds a line with the bytes it has
 //   FPL_HOST_DEVICE_BYTES  the most that can be allocated
 //   FPL_HOST_PINNED_BYTES  the most that can be pinned at once
 //   FPL_HOST_DRIVER        version of the driver, default that of the build
 //   FPL_HOST_FAULT         a stage whose kernel hits an illegal address
 //   FPL_HOST_FAIL_CALL     how many calls from now on, of the runtime, cuBLASLt and NCCL, the one that fails is, once
 //   FPL_HOST_FAILED        a file to which that call adds a line with its name or its stage
-//   FPL_HOST_HELD          a file to which each stream, event, graph and piece of memory adds 1, and -1 at its end
+//   FPL_HOST_HELD          a file to which each stream, event, graph, pool and piece of memory adds 1, then -1
 //   FPL_HOST_LAUNCHES      a file to which each launch adds a line with its stage
 //   FPL_HOST_COPIES        a file to which each copy between host and device adds a line with its bytes when it begins
 //   FPL_HOST_COPY_MS       milliseconds that each copy between host and device takes, default 0
@@ -47,6 +50,7 @@ enum cudaError_t {
   cudaErrorStreamCaptureInvalidated = 901,
   cudaErrorStreamCaptureUnjoined = 904,
   cudaErrorStreamCaptureIsolation = 905,
+  cudaErrorStreamCaptureImplicit = 906,
   cudaErrorCapturedEvent = 907,
   cudaErrorUnknown = 999,
 };
@@ -57,13 +61,20 @@ cudaError_t cudaGetLastError();
 struct HostStream;
 struct HostEvent;
 struct HostGraph;
+struct HostPool;
 using cudaStream_t = HostStream*;
 using cudaEvent_t = HostEvent*;
 using cudaGraph_t = HostGraph*;
 using cudaGraphExec_t = HostGraph*;
+using cudaMemPool_t = HostPool*;
 
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+enum cudaStreamCaptureStatus {
+  cudaStreamCaptureStatusNone = 0,
+  cudaStreamCaptureStatusActive = 1,
+  cudaStreamCaptureStatusInvalidated = 2,
+};
 constexpr unsigned cudaStreamNonBlocking = 1;
 constexpr unsigned cudaEventDisableTiming = 2;
 
@@ -77,7 +88,18 @@ enum cudaDeviceAttr {
   cudaDevAttrL2CacheSize = 38,
   cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrComputeCapabilityMinor = 76,
+  cudaDevAttrMemoryPoolsSupported = 115,
 };
+enum cudaMemAllocationType { cudaMemAllocationTypePinned = 1 };
+enum cudaMemLocationType { cudaMemLocationTypeDevice = 1 };
+struct cudaMemPoolProps {
+  cudaMemAllocationType allocType;
+  struct {
+    cudaMemLocationType type;
+    int id;
+  } location;
+};
+enum cudaMemPoolAttr { cudaMemPoolReuseAllowInternalDependencies = 3, cudaMemPoolAttrReleaseThreshold = 4 };
 enum cudaMemoryType {
   cudaMemoryTypeUnregistered = 0,
   cudaMemoryTypeHost = 1,
@@ -107,6 +129,12 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function
                                              unsigned long long flags, cudaDriverEntryPointQueryResult* result);
 cudaError_t cudaMalloc(void** memory, size_t bytes);
 cudaError_t cudaFree(void* memory);
+cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties);
+cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool);
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t bytes);
+cudaError_t cudaMallocFromPoolAsync(void** memory, size_t bytes, cudaMemPool_t pool, cudaStream_t stream);
+cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream);
 cudaError_t cudaMallocHost(void** memory, size_t bytes);
 cudaError_t cudaFreeHost(void* memory);
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
@@ -117,6 +145,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long flags);
@@ -126,6 +155,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end);
 
