@@ -59,12 +59,9 @@ const SWEEP = `
     const before = held()
     // What is held that nobody needs. Nothing is kept then for the next operation.
     const left = async () => {
-      cuda.trimMemory()
+      const isNothing = () => (cuda.trimMemory(), held() === before)
       // What is forgotten is given back off this thread, some time.
-      for (let i = 0; i < 10 && held() !== before; i++) {
-        await collected()
-        cuda.trimMemory()
-      }
+      for (let i = 0; i < 10 && !isNothing(); i++) await collected(isNothing)
       return held() - before
     }
     for (let number = 1; ; number++) {

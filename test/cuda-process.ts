@@ -30,8 +30,8 @@ const PRELUDE = `
   }
   const there = (array) => DeviceBuffer.from(array)
   // Everything that may be collected is, what is to be given back is, and others have taken its place.
-  const collected = async () => {
-    for (let i = 0; i < 6; i++) {
+  const collected = async (isEnough = () => false) => {
+    for (let i = 0; i < 6 && !isEnough(); i++) {
       gc()
       await new Promise((resolve) => setTimeout(resolve, 15))
     }
