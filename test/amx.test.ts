@@ -14,29 +14,32 @@ const cpuinfo = () => (process.platform === 'linux' ? readFileSync('/proc/cpuinf
 
 type Options = NonNullable<Parameters<typeof fusedLinearPreferenceLossSync>[3]>
 
-const [BATCH, TIME, WIDTH, VOCAB] = [2, 150, 45, 2100]
+const BATCH = 2
+type Sizes = [time: number, width: number, vocab: number]
+const SIZES: Sizes = [150, 45, 2100]
+const [TIME, WIDTH, VOCAB] = SIZES
 
-function layer(dtype: DType = 'bfloat16', byWord = true) {
+function layer(dtype: DType = 'bfloat16', byWord = true, [time, width, vocab] = SIZES) {
   const next = random(7)
   const numbers = (count: number) => Array.from({ length: count }, () => encode[dtype](gaussian(next) / 2))
-  const states = storage(dtype, BATCH * TIME * WIDTH)
+  const states = storage(dtype, BATCH * time * width)
   states.set(numbers(states.length))
-  const table = storage(dtype, VOCAB * WIDTH)
+  const table = storage(dtype, vocab * width)
   const words = numbers(table.length)
   for (const [i, x] of words.entries()) {
-    const [v, d] = [Math.floor(i / WIDTH), i % WIDTH]
-    table[byWord ? i : d * VOCAB + v] = x
+    const [v, d] = [Math.floor(i / width), i % width]
+    table[byWord ? i : d * vocab + v] = x
   }
-  const hidden: Hidden = { data: states, shape: [BATCH, TIME, WIDTH], dtype }
-  const strides = byWord ? [WIDTH, 1] : [1, VOCAB]
-  const weight: HeadWeight = { data: table, shape: [VOCAB, WIDTH], dtype, strides: strides as [number, number] }
-  const labels = Int32Array.from({ length: BATCH * TIME }, (_, i) => (i % 7 === 3 ? -100 : (i * 37) % VOCAB))
+  const hidden: Hidden = { data: states, shape: [BATCH, time, width], dtype }
+  const strides = byWord ? [width, 1] : [1, vocab]
+  const weight: HeadWeight = { data: table, shape: [vocab, width], dtype, strides: strides as [number, number] }
+  const labels = Int32Array.from({ length: BATCH * time }, (_, i) => (i % 7 === 3 ? -100 : (i * 37) % vocab))
   return { hidden, weight, labels }
 }
 
 /** A step's gradients, the weight's by its words. */
-function step(options: object, byWord = true) {
-  const { hidden, weight, labels } = layer('bfloat16', byWord)
+function step(options: object, byWord = true, sizes = SIZES) {
+  const { hidden, weight, labels } = layer('bfloat16', byWord, sizes)
   const all = { lossType: 'cpo', gradient: { hidden: true, weight: true }, ...AMX[0]?.run, ...options } as const
   const { gradHidden, gradWeight, losses } = fusedLinearPreferenceLossSync(hidden, weight, labels, all as Options)
   const found = gradWeight!.data as Float32Array
@@ -47,13 +50,9 @@ function step(options: object, byWord = true) {
 }
 
 describe.runIf(AMX_PROBLEM === undefined)('the bits do not depend on', () => {
-  const rowBytes = 4 * 2112
   test.each([
     ['the threads', { threads: 1 }],
     ['the threads, of which there are many', { threads: 5 }],
-    ['whether logits are kept', { logitsBudget: 0 }],
-    ['how many of them', { logitsBudget: 160 * rowBytes }],
-    ['how many of them, by some more', { logitsBudget: 250 * rowBytes }],
     ['the instruction set of the other stages', { instructionSet: 'avx2' }],
   ])('%s', (_, options) => {
     expect(step(options)).toEqual(step({}))
@@ -61,6 +60,64 @@ describe.runIf(AMX_PROBLEM === undefined)('the bits do not depend on', () => {
 
   test('the order in which the weights are stored', () => {
     expect(step({}, false)).toEqual(step({}))
+  })
+
+  // There are some 560 rows. Those that are not kept are worked on in chunks of up to 512.
+  test.each([0, 511, 545])('whether logits are kept, with memory for those of %i rows', (rows) => {
+    const sizes: Sizes = [330, WIDTH, 300]
+    expect(step({ logitsBudget: rows * 4 * 304 }, true, sizes)).toEqual(step({}, true, sizes))
+  })
+})
+
+test.runIf(AMX_PROBLEM === undefined)('states of tokens that take no part are not read in any chunk', () => {
+  const { hidden, weight, labels } = layer('bfloat16', true, [330, WIDTH, 300])
+  const tokenWeights = Float32Array.from(labels, (_, i) => (i % 5 === 2 ? 0 : 1))
+  const run = () => {
+    const all = { tokenWeights, shift: false, gradient: { weight: true }, logitsBudget: 0, ...AMX[0]?.run } as const
+    return linearCrossEntropySync(hidden, weight, labels, all).gradWeight.data
+  }
+  const wanted = run()
+  for (let i = 2; i < labels.length; i += 5) (hidden.data as Uint16Array).fill(0x7fc0, i * WIDTH, (i + 1) * WIDTH)
+  expect(run()).toEqual(wanted)
+})
+
+// Of logits that are not kept, one thread has 4096 words at a time. Logits that are kept are one block, of two segments.
+describe.runIf(AMX_PROBLEM === undefined).each([
+  ['plain', {}],
+  ['from a bias, capped', { logitSoftcap: 2, gradientPrecision: 'bfloat16' }],
+  [
+    'with sums of logits, weighted',
+    {
+      labelSmoothing: 0.1,
+      zLoss: 1e-3,
+      classWeights: Float32Array.from({ length: 17_000 }, (_, i) => 0.5 + (i % 3)),
+    },
+  ],
+])('a vocabulary in blocks: %s', (_, options: object) => {
+  const vocab = 17_000
+  const { hidden, weight, labels } = layer('bfloat16', true, [TIME, 16, vocab])
+  const bias = Float32Array.from({ length: vocab }, (_, i) => ((i * 5) % 7) / 4)
+  const run = (more: object) => {
+    const outputs = ['tokenLogProbs', 'tokenEntropies', 'tokenArgmax', 'tokenMeanLogits'] as const
+    const all = { bias, gradient: true, outputs, backend: 'cpu', ...options, ...more } as const
+    return linearCrossEntropySync(hidden, weight, labels, all)
+  }
+  const inBlocks = (threads: number) => run({ products: 'amx', logitsBudget: 0, threads })
+
+  test.each([1, 2, 9])('the bits of one block, on %i threads', (threads) => {
+    expect(inBlocks(threads)).toEqual(run({ products: 'amx' }))
+  })
+
+  test('the results of our own products', () => {
+    const [got, own] = [inBlocks(1), run({})]
+    const near = (x: ArrayLike<number>, y: ArrayLike<number>, bound: number) =>
+      expect(Array.from(y).findIndex((yi, i) => !(Math.abs(x[i] - yi) <= bound))).toBe(-1)
+    expect(got.loss).toBeCloseTo(own.loss, 5)
+    expect(got.tokenArgmax).toEqual(own.tokenArgmax)
+    near(got.tokenEntropies, own.tokenEntropies, 1e-5)
+    near(got.gradHidden.data as Float32Array, own.gradHidden.data as Float32Array, 2e-6)
+    near(got.gradWeight.data as Float32Array, own.gradWeight.data as Float32Array, 2e-6)
+    near(got.gradBias as Float32Array, own.gradBias as Float32Array, 1e-6)
   })
 })
 

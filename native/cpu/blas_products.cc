@@ -1,8 +1,8 @@
 // Products of an output layer by a library of BLAS.
 //
-// The library multiplies float32. Other weights are converted, some words at a time, but where it multiplies bfloat16
-// by itself and both factors are that: those of the logits and, where it is rounded to bfloat16, those of their
-// gradient.
+// All words are one block. The library multiplies float32. Other weights are converted, some words at a time, but where
+// it multiplies bfloat16 by itself and both factors are that: those of the logits and, where it is rounded to bfloat16,
+// those of their gradient.
 #if !defined(__wasm__)
 #include <cstring>
 #include <type_traits>
@@ -37,18 +37,23 @@ class BlasProducts : public HeadProducts {
     if (head.bias.data) Vectors{head.bias.dtype, &head.bias.data}.copy(0, 0, vocab, bias_.data());
   }
 
-  void logits(const int64_t* rows, int64_t count, float* out, int64_t stride) override {
+  void setRows(const int64_t* rows, int64_t count) override {
+    rows_ = rows;
+    count_ = count;
+  }
+
+  void logits(const Words&, float* out, int64_t stride) override {
     if (head_.bias.data) {
-      forParts(count, 1, context_, [&](int64_t i, int64_t) { std::copy_n(bias_.data(), vocab_, out + i * stride); });
+      forParts(count_, 1, context_, [&](int64_t i, int64_t) { std::copy_n(bias_.data(), vocab_, out + i * stride); });
     }
     const bool biased = head_.bias.data != nullptr;
     if (isNarrow_) {
-      const BFloat16* const hidden = gather<BFloat16>(rows, count);
-      return multiplyNarrow({{hidden, width_}, stored(byWord_), count, vocab_, width_, out, stride, biased});
+      const BFloat16* const hidden = gather<BFloat16>(rows_, count_);
+      return multiplyNarrow({{hidden, width_}, stored(byWord_), count_, vocab_, width_, out, stride, biased});
     }
-    const float* const hidden = gather<float>(rows, count);
+    const float* const hidden = gather<float>(rows_, count_);
     forEachBlock([&](int64_t first, int64_t words, const float* weights, int64_t step) {
-      multiply({{hidden, width_}, {weights, step, byWord_}, count, words, width_, out + first, stride, biased});
+      multiply({{hidden, width_}, {weights, step, byWord_}, count_, words, width_, out + first, stride, biased});
     });
   }
 
@@ -70,7 +75,7 @@ class BlasProducts : public HeadProducts {
     });
   }
 
-  void hiddenSums(const float* gradient, int64_t stride, int64_t count, float* out) override {
+  void hiddenSums(const Words&, const float* gradient, int64_t stride, int64_t count, float* out) override {
     if (multipliesRounded_) {
       return multiplyNarrow({{gradient, 2 * stride}, stored(!byWord_), count, width_, vocab_, out, width_, false});
     }
@@ -79,13 +84,17 @@ class BlasProducts : public HeadProducts {
     });
   }
 
-  void weightSums(const float* gradient, int64_t stride, const int64_t* rows, const char* takesPart, int64_t count,
-                  float* out, bool add) override {
+  void setStates(const int64_t* rows, const char* takesPart, int64_t) override {
+    rows_ = rows;
+    takesPart_ = takesPart;
+  }
+
+  void weightSums(const Words&, const float* gradient, int64_t stride, int64_t count, float* out, bool add) override {
     if (multipliesRounded_) {
-      const BFloat16* const hidden = gather<BFloat16>(rows, count, takesPart);
+      const BFloat16* const hidden = gather<BFloat16>(rows_, count, takesPart_);
       multiplyNarrow(ofWeight({gradient, 2 * stride}, hidden, count, out, add));
     } else {
-      multiply(ofWeight({gradient, stride}, gather<float>(rows, count, takesPart), count, out, add));
+      multiply(ofWeight({gradient, stride}, gather<float>(rows_, count, takesPart_), count, out, add));
     }
   }
 
@@ -158,6 +167,9 @@ class BlasProducts : public HeadProducts {
   const bool multipliesRounded_;  // the same of those of their gradient
   const int64_t blockWords_;
   const FloatBuffer hidden_, weights_, bias_;
+  const int64_t* rows_ = nullptr;  // of the chunk
+  const char* takesPart_ = nullptr;
+  int64_t count_ = 0;
 };
 
 }  // namespace

@@ -1,22 +1,35 @@
 // The output layer on logits of a chunk of rows, which are in memory: stages 1 and 4 around three plain products.
 //
-// The rows that are kept are one chunk; the others are worked on one chunk after the other, and stage 4 multiplies
-// their logits again. The gradient with respect to a chunk's logits takes their place. The products are made between
-// our own tasks, never beside them.
+// The rows that are kept are one chunk. The others are worked on one chunk after the other, of which a block of words
+// is in memory at a time, and stage 4 multiplies their logits again. The gradient with respect to a block's logits
+// takes their place. The products are made between our own tasks, never beside them.
 #if !defined(__wasm__)
 #include <utility>
 
 #include "head_products.h"
-#include "logits_rows.h"
 
 namespace fpl {
 namespace {
 
-// Active rows first .. first + count, and where their logits are.
+// Active rows first .. first + count, and where the logits of a block of theirs are.
 struct Chunk {
   int64_t first, count;
   float* logits;
   bool isKept;
+
+  // All words are a block where the logits are kept: they leave the cache before stage 4 reads them, in any case.
+  int64_t wordsOfBlock(const KeptLogits& kept, int64_t vocab, int64_t step, const CpuContext& context) const {
+    return isKept ? vocab : fpl::wordsOfBlock(kept.room, vocab, step, context.threads, context.tiles);
+  }
+};
+
+// Some words of a chunk.
+struct Block {
+  const Chunk& chunk;
+  const Words words;
+  const int64_t stride = strideOfLogits(words.count());
+
+  float* line(int64_t i) const { return chunk.logits + i * stride; }
 };
 
 std::vector<Chunk> chunksOf(const KeptLogits& kept, int64_t active) {
@@ -41,6 +54,92 @@ std::unique_ptr<HeadProducts> productsOf(const Head& head, int64_t vocab, const 
   if (context.tiles) return tileProducts(head, vocab, mostRows, precision, context);
   return blasProducts(head, vocab, mostRows, precision, context);
 }
+
+// Stage 1 on a chunk's logits, a block of words after the other.
+class ChunkReader {
+ public:
+  ChunkReader(const Forward& forward, const Tokens& tokens, TokenState* states, float* sumSquaredProbs,
+              const CpuContext& context)
+      : forward_(forward),
+        tokens_(tokens),
+        context_(context),
+        constants_(tokens),
+        segments_(forward),
+        sweep_(forward, tokens, constants_, context.kernels),
+        finish_{forward, tokens, states, sumSquaredProbs, constants_.exp.inverseTemperature},
+        store_(forward) {}
+
+  void begin(const int64_t* rows, int64_t count) {
+    rows_ = rows;
+    swept_.assign(count * segments_.count, {});
+    labelLogits_.assign(count, 0);
+  }
+
+  // The end of a block that would end there: that of the vocabulary, or one that leaves whole steps to its segment.
+  int64_t endOfBlock(int64_t wanted) const {
+    if (wanted >= segments_.vocab) return segments_.vocab;
+    const int64_t begin = segments_.begin(segmentOf(wanted));
+    return begin + (wanted - begin) / kStepOfStates * kStepOfStates;
+  }
+
+  void add(const Block& block) {
+    const int64_t first = segmentOf(block.words.first), count = segmentOf(block.words.end - 1) + 1 - first;
+    context_.pool.run(block.chunk.count * count, context_.threads, [&](int64_t task) {
+      const int64_t i = task / count, segment = first + task % count;
+      addPart(i, segment, block.line(i) - block.words.first, std::max(block.words.first, segments_.begin(segment)),
+              std::min(block.words.end, segments_.end(segment)));
+    });
+  }
+
+  void finish() {
+    const int64_t count = segments_.count;
+    forParts(int64_t(labelLogits_.size()), 16, context_, [&](int64_t i, int64_t end) {
+      for (; i < end; ++i) {
+        const SweptRow* const ofRow = swept_.data() + i * count;
+        const double inverseTemperature = constants_.exp.inverseTemperature;
+        if (!forward_.segments.areMade()) {
+          finish_(rows_[i], merged(ofRow, count, inverseTemperature), labelLogits_[i]);
+          continue;
+        }
+        store_.put(rows_[i], ofRow, inverseTemperature);
+        const int64_t label = tokens_.column(rows_[i]);
+        if (label >= 0 && label < segments_.vocab) forward_.segments.labelLogits[rows_[i]] = labelLogits_[i];
+      }
+    });
+  }
+
+ private:
+  int64_t segmentOf(int64_t word) const {
+    int64_t segment = 0;
+    while (segments_.end(segment) <= word) ++segment;
+    return segment;
+  }
+
+  // Logits begin .. end of a row.
+  void addPart(int64_t i, int64_t segment, const float* row, int64_t begin, int64_t end) {
+    const int64_t label = tokens_.column(rows_[i]);
+    if (label >= begin && label < end) {
+      float logit = row[label];
+      labelLogits_[i] = *sweep_.capped(&logit, 1, &logit);
+    }
+    SweptRow& swept = swept_[i * segments_.count + segment];
+    const float maximum = swept.state.maximum;
+    sweep_.add(row + begin, DType::kFloat32, end - begin, label - begin, begin, swept);
+    if (swept.state.maximum > maximum) swept.state.argmax += tokens_.shard.start + begin;
+  }
+
+  const Forward& forward_;
+  const Tokens& tokens_;
+  const CpuContext& context_;
+  const LogitConstants constants_;
+  const RowSegments segments_;
+  const RowSweep sweep_;
+  const RowFinisher finish_;
+  const SegmentStore store_;
+  const int64_t* rows_ = nullptr;  // of the chunk
+  std::vector<SweptRow> swept_;    // of each row and segment
+  std::vector<float> labelLogits_;
+};
 
 // Stage 4.
 class ChunkedBackward {
@@ -69,7 +168,8 @@ class ChunkedBackward {
         const bool takesPart = !slopes.none();
         if (!takesPart) idle_.push_back(row);
         takesPart_.push_back(takesPart);
-        slopes_.push_back(slopes);
+        values_.push_back(takesPart ? RowValues(g_, row, slopes, constants_.perLogit, tokens.vocabOf(g_.logits))
+                                    : RowValues());
       }
     }
   }
@@ -80,19 +180,7 @@ class ChunkedBackward {
       if (!g_.accumulate) clearWeights(g_);
       return;
     }
-    bool isFirst = true;
-    for (const Chunk& chunk : chunks_) {
-      if (!chunk.isKept) products_->logits(active_.data() + chunk.first, chunk.count, chunk.logits, g_.kept.stride);
-      makeGradient(chunk);
-      if (g_.bias) addToBias(chunk, isFirst);
-      if (!labels_.empty()) {
-        setLabelsApart(chunk);
-        products_->round(chunk.logits, g_.kept.stride, chunk.count);
-      }
-      if (g_.hidden) addToHidden(chunk);
-      if (g_.weight) addToWeight(chunk, isFirst);
-      isFirst = false;
-    }
+    for (const Chunk& chunk : chunks_) addChunk(chunk);
     if (g_.weight && !labels_.empty()) addLabelsToWeight();
     if (isWide_) return;
     forParts(g_.weight ? vocab_ : 0, 64, context_, [&](int64_t begin, int64_t end) {
@@ -102,20 +190,39 @@ class ChunkedBackward {
   }
 
  private:
+  // What the stages of a block read lies in the cache, where it is not of all words.
+  void addChunk(const Chunk& chunk) {
+    const int64_t* const rows = active_.data() + chunk.first;
+    if (!chunk.isKept) products_->setRows(rows, chunk.count);
+    if (g_.weight) products_->setStates(rows, takesPart_.data() + chunk.first, chunk.count);
+    const int64_t step = chunk.wordsOfBlock(g_.kept, vocab_, kStepOfSums, context_);
+    for (int64_t first = 0; first < vocab_; first += step) {
+      const Block block{chunk, {first, std::min(vocab_, first + step)}};
+      if (!chunk.isKept) products_->logits(block.words, chunk.logits, block.stride);
+      makeGradient(block);
+      if (g_.bias) addToBias(block);
+      if (!labels_.empty()) {
+        setLabelsApart(block);
+        products_->round(chunk.logits, block.stride, chunk.count);
+      }
+      if (g_.hidden) {
+        products_->hiddenSums(block.words, chunk.logits, block.stride, chunk.count, hiddenSums_.data());
+      }
+      if (g_.weight) addToWeight(block);
+    }
+    if (g_.hidden) putHidden(chunk);
+  }
+
   // In the place of the logits; zeros for the rows that take no part.
-  void makeGradient(const Chunk& chunk) {
-    const RowSegments segments(vocab_);
-    forEachPart(chunk.count, segments, context_, [&](int64_t i, int64_t segment, int64_t last) {
-      const int64_t row = active_[chunk.first + i];
-      RowValues values;
-      if (takesPart_[chunk.first + i]) {
-        values = RowValues(g_, row, slopes_[chunk.first + i], constants_.perLogit, tokens_.vocabOf(g_.logits));
-      }
-      const Row line{chunk.logits + i * g_.kept.stride, DType::kFloat32};
-      for (; segment < last; ++segment) {
-        writeGradient(line, line, segments.begin(segment), segments.end(segment), tokens_.column(row), values,
-                      constants_, context_.kernels);
-      }
+  void makeGradient(const Block& block) {
+    constexpr int64_t kPart = 4 * kBlock;
+    const int64_t words = block.words.count(), parts = ceilDiv(words, kPart);
+    forParts(block.chunk.count * parts, 1, context_, [&](int64_t task, int64_t) {
+      const int64_t i = task / parts, active = block.chunk.first + i, begin = task % parts * kPart;
+      const Row line{block.line(i), DType::kFloat32};
+      const int64_t label = tokens_.column(active_[active]) - block.words.first;
+      writeGradient(line, line, begin, std::min(words, begin + kPart), label, values_[active].from(block.words.first),
+                    constants_, context_.kernels);
     });
   }
 
@@ -126,10 +233,11 @@ class ChunkedBackward {
   }
 
   // Takes the labels' gradients, which are not rounded, out of the products.
-  void setLabelsApart(const Chunk& chunk) {
-    for (int64_t i = 0; i < chunk.count; ++i) {
-      const int64_t label = labelOf(chunk.first + i);
-      if (label >= 0) labels_[chunk.first + i] = std::exchange(chunk.logits[i * g_.kept.stride + label], 0.0f);
+  void setLabelsApart(const Block& block) {
+    for (int64_t i = 0; i < block.chunk.count; ++i) {
+      const int64_t active = block.chunk.first + i, label = labelOf(active);
+      if (label < block.words.first || label >= block.words.end) continue;
+      labels_[active] = std::exchange(block.line(i)[label - block.words.first], 0.0f);
     }
   }
 
@@ -148,16 +256,16 @@ class ChunkedBackward {
 
   // Each word's by one task, in the order of the rows.
   void addLabelsToWeight() {
-    constexpr int64_t kTasks = 16;
+    const int64_t tasks = 4 * context_.threads;
     const bool byWord = g_.head.weight.columnStride == 1;
     const int64_t wordStep = byWord ? width_ : 1, step = byWord ? 1 : vocab_;
     float* const out = isWide_ ? static_cast<float*>(g_.weight) : weightSums_.data();
-    context_.pool.run(kTasks, context_.threads, [&](int64_t task) {
+    context_.pool.run(tasks, context_.threads, [&](int64_t task) {
       const BufferPool::Loan loan(labelLines_);
       float *const states = loan.data(), *const sums = states + width_;
       for (size_t i = 0; i < active_.size(); ++i) {
         const int64_t label = labelOf(int64_t(i));
-        if (label < 0 || label % kTasks != task) continue;
+        if (label < 0 || label % tasks != task) continue;
         const void* const begin = g_.head.hidden.begin(active_[i]);
         Vectors{DType::kBFloat16, &begin}.read(0, 0, width_, states);
         float* const line = out + label * wordStep;
@@ -168,8 +276,7 @@ class ChunkedBackward {
     });
   }
 
-  void addToHidden(const Chunk& chunk) {
-    products_->hiddenSums(chunk.logits, g_.kept.stride, chunk.count, hiddenSums_.data());
+  void putHidden(const Chunk& chunk) {
     forParts(chunk.count, 16, context_, [&](int64_t i, int64_t end) {
       for (; i < end; ++i) {
         if (!takesPart_[chunk.first + i]) continue;
@@ -181,20 +288,23 @@ class ChunkedBackward {
     if (context_.onHiddenRows) context_.onHiddenRows(active_[chunk.first + chunk.count - 1] + 1);
   }
 
-  void addToWeight(const Chunk& chunk, bool isFirst) {
+  // Whether the gradients of weight and bias, which are sums over the chunks, have something already.
+  bool adds(const Chunk& chunk) const { return chunk.first > 0 || (isWide_ && g_.accumulate); }
+
+  void addToWeight(const Block& block) {
     float* const out = isWide_ ? static_cast<float*>(g_.weight) : weightSums_.data();
-    products_->weightSums(chunk.logits, g_.kept.stride, active_.data() + chunk.first, takesPart_.data() + chunk.first,
-                          chunk.count, out, !isFirst || (isWide_ && g_.accumulate));
+    const bool add = adds(block.chunk);
+    products_->weightSums(block.words, block.chunk.logits, block.stride, block.chunk.count, out, add);
   }
 
-  void addToBias(const Chunk& chunk, bool isFirst) {
+  void addToBias(const Block& block) {
     constexpr int64_t kWords = 1024;
-    float* const out = isWide_ ? static_cast<float*>(g_.bias) : biasSums_.data();
-    const bool add = !isFirst || (isWide_ && g_.accumulate);
-    forParts(vocab_, kWords, context_, [&](int64_t begin, int64_t end) {
+    float* const out = (isWide_ ? static_cast<float*>(g_.bias) : biasSums_.data()) + block.words.first;
+    const bool add = adds(block.chunk);
+    forParts(block.words.count(), kWords, context_, [&](int64_t begin, int64_t end) {
       double sums[kWords] = {};
-      for (int64_t i = 0; i < chunk.count; ++i) {
-        const float* const line = chunk.logits + i * g_.kept.stride;
+      for (int64_t i = 0; i < block.chunk.count; ++i) {
+        const float* const line = block.line(i);
         for (int64_t v = begin; v < end; ++v) sums[v - begin] += line[v];
       }
       for (int64_t v = begin; v < end; ++v) out[v] = float(add ? out[v] + sums[v - begin] : sums[v - begin]);
@@ -210,7 +320,7 @@ class ChunkedBackward {
   const std::vector<int64_t> active_;
   std::vector<int64_t> idle_;    // active rows whose coefficients are 0
   std::vector<char> takesPart_;  // of each active row
-  std::vector<ResultSlopes> slopes_;
+  std::vector<RowValues> values_;
   const std::vector<Chunk> chunks_;
   const std::unique_ptr<HeadProducts> products_;
   std::vector<float> labels_;  // the gradients with respect to the active rows' labels, where these are apart
@@ -224,24 +334,22 @@ void chunkedTokenLogProbs(const Forward& forward, const Tokens& tokens, const Se
                           float* sumSquaredProbs, const CpuContext& context) {
   const std::vector<int64_t> active = activeRows(tokens, sequences);
   const std::vector<Chunk> chunks = chunksOf(forward.kept, int64_t(active.size()));
-  const auto products = productsOf(forward.head, forward.logits.vocab, chunks, DType::kFloat32, context);
+  const int64_t vocab = forward.logits.vocab;
+  const auto products = productsOf(forward.head, vocab, chunks, DType::kFloat32, context);
+  ChunkReader reader(forward, tokens, states, sumSquaredProbs, context);
   for (const Chunk& chunk : chunks) {
-    const int64_t stride = forward.kept.stride;
-    products->logits(active.data() + chunk.first, chunk.count, chunk.logits, stride);
-    Rows logits;
-    logits.data = chunk.logits;
-    logits.batch = 1;
-    logits.time = chunk.count;
-    logits.vocab = forward.logits.vocab;
-    logits.batchStride = chunk.count * stride;
-    logits.timeStride = stride;
-    const LogitsOfRows rows{logits, active.data() + chunk.first, chunk.count, true};
-    if (forward.segments.areMade()) {
-      sweepRows(forward, rows, tokens, context);
-    } else {
-      readRows(forward, rows, tokens, states, sumSquaredProbs, context);
+    const int64_t* const rows = active.data() + chunk.first;
+    const int64_t step = chunk.wordsOfBlock(forward.kept, vocab, kStepOfStates, context);
+    products->setRows(rows, chunk.count);
+    reader.begin(rows, chunk.count);
+    for (int64_t first = 0; first < vocab;) {
+      const Block block{chunk, {first, reader.endOfBlock(first + step)}};
+      products->logits(block.words, chunk.logits, block.stride);
+      reader.add(block);
+      if (context.cancelled) return;
+      first = block.words.end;
     }
-    if (context.cancelled) return;
+    reader.finish();
   }
 }
 

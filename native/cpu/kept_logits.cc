@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "head.h"
+#include "head_products.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -76,11 +76,11 @@ void KeptLogitsScratch::giveTo(Job& job, const Kernels& kernels) {
 }
 
 #if !defined(__wasm__)
-void KeptLogitsScratch::giveChunksTo(Job& job) {
+void KeptLogitsScratch::giveChunksTo(Job& job, int64_t threads, bool onTiles) {
   const bool hasHead = job.hasHeadGradient || (job.hasPolicy && job.policy.head.present());
   if (!hasHead) return;
   KeptLogits kept;
-  kept.stride = strideOf(job.rows().vocab);
+  kept.stride = strideOfLogits(job.rows().vocab);
   const int64_t rowBytes = kept.stride * int64_t(sizeof(float)), active = activeRowsOf(job.tokens);
   const auto whole = [](int64_t rows) { return rows - rows % kRowStep; };
   const int64_t chunk = whole(std::min(kLargestChunk, std::max(kLeastChunk, kChunkBytes / rowBytes)));
@@ -88,7 +88,8 @@ void KeptLogitsScratch::giveChunksTo(Job& job) {
   kept.rows = active <= fitting ? active : whole(std::max<int64_t>(0, fitting - chunk));
   if (kept.rows < active || job.reference.head.present()) kept.room = std::min(chunk, active);
   if (kept.rows + kept.room == 0) return;
-  kept.data = allocate((kept.rows + kept.room) * rowBytes);
+  const int64_t words = kept.room == 0 ? 0 : wordsOfBlock(kept.room, job.rows().vocab, kStepOfStates, threads, onTiles);
+  kept.data = allocate(kept.rows * rowBytes + kept.room * strideOfLogits(words) * int64_t(sizeof(float)));
   if (!kept.data) throw std::bad_alloc();
   job.policy.kept = job.headGradient.kept = kept;
   job.reference.kept = {kept.chunk(), 0, kept.stride, kept.room};

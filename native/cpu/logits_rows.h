@@ -7,34 +7,19 @@
 
 namespace fpl {
 
-// A row of tokens, and the row of `logits` that has its logits.
-struct LogitsRow {
-  int64_t row, place;
-};
-
-// Active rows and their logits: those of all rows or, in the order of the active ones, of these alone.
-struct LogitsOfRows {
-  const Rows& logits;
-  const int64_t* active;
-  int64_t count;
-  bool areAlone = false;
-
-  LogitsRow operator[](int64_t i) const { return {active[i], areAlone ? i : active[i]}; }
-};
-
 // Stage 1, and what of stage 3 depends on a single row.
 class RowReader {
  public:
-  RowReader(const Forward& forward, const Rows& logits, const Tokens& tokens, TokenState* states,
-            float* sumSquaredProbs, const LogitConstants& constants, const Kernels& kernels);
+  RowReader(const Forward& forward, const Tokens& tokens, TokenState* states, float* sumSquaredProbs,
+            const LogitConstants& constants, const Kernels& kernels);
 
-  SweptRow sweep(const LogitsRow& at, int64_t segment) const;
+  SweptRow sweep(int64_t row, int64_t segment) const;
   // That of a label among the columns, capped if it has to be.
-  float labelLogit(const LogitsRow& at) const;
+  float labelLogit(int64_t row) const;
   // With what all segments of the row have given, merged in order.
-  void finish(const LogitsRow& at, const SweptRow& swept) const;
+  void finish(int64_t row, const SweptRow& swept) const;
   // All segments of an active row.
-  void read(const LogitsRow& at) const;
+  void read(int64_t row) const;
 
  private:
   const Rows& rows_;
@@ -43,11 +28,6 @@ class RowReader {
   const RowSweep sweep_;
   const RowFinisher finish_;
 };
-
-// Stage 1 of these rows, and the first job of a stage 1 in two.
-void readRows(const Forward& forward, const LogitsOfRows& rows, const Tokens& tokens, TokenState* states,
-              float* sumSquaredProbs, const CpuContext& context);
-void sweepRows(const Forward& forward, const LogitsOfRows& rows, const Tokens& tokens, const CpuContext& context);
 
 // A row of stage 4, and its sequence.
 struct RowOfSequence {

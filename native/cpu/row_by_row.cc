@@ -15,10 +15,10 @@ void rowByRow(const Forward& forward, const Gradient& gradient, const Tokens& to
     return;
   }
   const LogitConstants constants(tokens);
-  const RowReader reader(forward, forward.logits, tokens, states, sumSquaredProbs, constants, context.kernels);
+  const RowReader reader(forward, tokens, states, sumSquaredProbs, constants, context.kernels);
   const RowWriter writer(gradient, tokens, constants, context.kernels);
   forEachRow(int64_t(rows.size()), forward.logits.vocab, context, [&](int64_t i) {
-    if (tokens.targets[rows[i].row] >= 0) reader.read({rows[i].row, rows[i].row});
+    if (tokens.targets[rows[i].row] >= 0) reader.read(rows[i].row);
     writer.write(rows[i]);
   });
 }

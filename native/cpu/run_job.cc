@@ -178,7 +178,7 @@ bool runJob(Job& job, ThreadPool& pool, const blas::Library* blas) {
       keptLogits.giveTo(job, kernels);
     }
     if constexpr (kHasChunks) {
-      if (blas || tiles) keptLogits.giveChunksTo(job);
+      if (blas || tiles) keptLogits.giveChunksTo(job, threadsFor(job), tiles);
     }
     const CpuContext context{kernels, pool, threadsFor(job), job.cancelled, job.onHiddenRows, blas, tiles};
     const Sequences sequences = allSequences(job.tokens);

@@ -45,37 +45,33 @@ SweptRow SegmentStore::get(int64_t row, double inverseTemperature) const {
   return swept;
 }
 
-void sweepRows(const Forward& forward, const LogitsOfRows& rows, const Tokens& tokens, const CpuContext& context) {
-  const LogitConstants constants(tokens);
-  const RowSegments segments(forward);
-  const RowReader reader(forward, rows.logits, tokens, nullptr, nullptr, constants, context.kernels);
-  const SegmentStore store(forward);
-  const int64_t count = segments.count;
-  std::vector<SweptRow> swept(store.wantsAll() ? 0 : rows.count * count);
-  forEachRow(rows.count * count, ceilDiv(segments.vocab, count), context, [&](int64_t task) {
-    if (context.cancelled) return;
-    const LogitsRow at = rows[task / count];
-    const int64_t segment = task % count;
-    if (store.wantsAll()) {
-      store.putOne(at.row, segment, reader.sweep(at, segment));
-    } else {
-      swept[task] = reader.sweep(at, segment);
-    }
-  });
-  if (context.cancelled) return;
-  for (int64_t i = 0; i < rows.count; ++i) {
-    const LogitsRow at = rows[i];
-    const int64_t label = tokens.column(at.row);
-    if (!store.wantsAll()) store.put(at.row, swept.data() + i * count, constants.exp.inverseTemperature);
-    if (label >= 0 && label < segments.vocab) forward.segments.labelLogits[at.row] = reader.labelLogit(at);
-  }
-}
-
 void sweepSegments(const Forward& forward, const Tokens& tokens, const Sequences& sequences,
                    const CpuContext& context) {
   if (forward.head.present()) return headTokenLogProbs(forward, tokens, sequences, nullptr, nullptr, context);
   const std::vector<int64_t> active = activeRows(tokens, sequences);
-  sweepRows(forward, {forward.logits, active.data(), int64_t(active.size())}, tokens, context);
+  const LogitConstants constants(tokens);
+  const RowSegments segments(forward);
+  const RowReader reader(forward, tokens, nullptr, nullptr, constants, context.kernels);
+  const SegmentStore store(forward);
+  const int64_t count = segments.count;
+  std::vector<SweptRow> swept(store.wantsAll() ? 0 : int64_t(active.size()) * count);
+  forEachRow(int64_t(active.size()) * count, ceilDiv(segments.vocab, count), context, [&](int64_t task) {
+    if (context.cancelled) return;
+    const int64_t row = active[task / count];
+    const int64_t segment = task % count;
+    if (store.wantsAll()) {
+      store.putOne(row, segment, reader.sweep(row, segment));
+    } else {
+      swept[task] = reader.sweep(row, segment);
+    }
+  });
+  if (context.cancelled) return;
+  for (size_t i = 0; i < active.size(); ++i) {
+    const int64_t row = active[i];
+    const int64_t label = tokens.column(row);
+    if (!store.wantsAll()) store.put(row, swept.data() + i * count, constants.exp.inverseTemperature);
+    if (label >= 0 && label < segments.vocab) forward.segments.labelLogits[row] = reader.labelLogit(row);
+  }
 }
 
 void finishSegments(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,

@@ -79,65 +79,60 @@ void RowFinisher::operator()(int64_t row, const SweptRow& swept, float labelLogi
   if (sumSquaredProbs) sumSquaredProbs[row] = float(out.sumSquaredProbs);
 }
 
-RowReader::RowReader(const Forward& forward, const Rows& logits, const Tokens& tokens, TokenState* states,
-                     float* sumSquaredProbs, const LogitConstants& constants, const Kernels& kernels)
-    : rows_(logits),
+RowReader::RowReader(const Forward& forward, const Tokens& tokens, TokenState* states, float* sumSquaredProbs,
+                     const LogitConstants& constants, const Kernels& kernels)
+    : rows_(forward.logits),
       tokens_(tokens),
       segments_(forward),
       sweep_(forward, tokens, constants, kernels),
       finish_{forward, tokens, states, sumSquaredProbs, constants.exp.inverseTemperature} {}
 
-SweptRow RowReader::sweep(const LogitsRow& at, int64_t segment) const {
+SweptRow RowReader::sweep(int64_t row, int64_t segment) const {
   SweptRow swept;
   const int64_t begin = segments_.begin(segment);
-  const Row logits = Row{rows_.begin(at.place), rows_.dtype}.from(begin);
-  sweep_.add(logits.data, logits.dtype, segments_.end(segment) - begin, tokens_.column(at.row) - begin, begin, swept);
+  const Row logits = Row{rows_.begin(row), rows_.dtype}.from(begin);
+  sweep_.add(logits.data, logits.dtype, segments_.end(segment) - begin, tokens_.column(row) - begin, begin, swept);
   if (swept.state.argmax >= 0) swept.state.argmax += tokens_.shard.start + begin;
   return swept;
 }
 
-float RowReader::labelLogit(const LogitsRow& at) const {
-  float logit = logitAt(rows_, at.place, tokens_.column(at.row));
+float RowReader::labelLogit(int64_t row) const {
+  float logit = logitAt(rows_, row, tokens_.column(row));
   return *sweep_.capped(&logit, 1, &logit);
 }
 
-void RowReader::finish(const LogitsRow& at, const SweptRow& swept) const { finish_(at.row, swept, labelLogit(at)); }
+void RowReader::finish(int64_t row, const SweptRow& swept) const { finish_(row, swept, labelLogit(row)); }
 
-void RowReader::read(const LogitsRow& at) const {
-  SweptRow swept = sweep(at, 0);
-  for (int64_t s = 1; s < segments_.count; ++s) swept.merge(sweep(at, s), finish_.inverseTemperature);
-  finish(at, swept);
-}
-
-void readRows(const Forward& forward, const LogitsOfRows& rows, const Tokens& tokens, TokenState* states,
-              float* sumSquaredProbs, const CpuContext& context) {
-  const LogitConstants constants(tokens);
-  const RowSegments segments(forward);
-  const RowReader reader(forward, rows.logits, tokens, states, sumSquaredProbs, constants, context.kernels);
-
-  if (segments.areShared(rows.count, context)) {
-    std::vector<SweptRow> partial(rows.count * segments.count);
-    context.pool.run(int64_t(partial.size()), context.threads, [&](int64_t task) {
-      if (context.cancelled) return;
-      partial[task] = reader.sweep(rows[task / segments.count], task % segments.count);
-    });
-    for (int64_t i = 0; i < rows.count; ++i) {
-      const SweptRow* const ofRow = partial.data() + i * segments.count;
-      reader.finish(rows[i], merged(ofRow, segments.count, constants.exp.inverseTemperature));
-    }
-    return;
-  }
-
-  forEachRow(rows.count, forward.logits.vocab, context, [&](int64_t i) {
-    if (!context.cancelled) reader.read(rows[i]);
-  });
+void RowReader::read(int64_t row) const {
+  SweptRow swept = sweep(row, 0);
+  for (int64_t s = 1; s < segments_.count; ++s) swept.merge(sweep(row, s), finish_.inverseTemperature);
+  finish(row, swept);
 }
 
 void tokenLogProbs(const Forward& forward, const Tokens& tokens, const Sequences& sequences, TokenState* states,
                    float* sumSquaredProbs, const CpuContext& context) {
   const std::vector<int64_t> active = activeRows(tokens, sequences);
-  const LogitsOfRows rows{forward.logits, active.data(), int64_t(active.size())};
-  readRows(forward, rows, tokens, states, sumSquaredProbs, context);
+  const int64_t count = int64_t(active.size());
+  const LogitConstants constants(tokens);
+  const RowSegments segments(forward);
+  const RowReader reader(forward, tokens, states, sumSquaredProbs, constants, context.kernels);
+
+  if (segments.areShared(count, context)) {
+    std::vector<SweptRow> partial(count * segments.count);
+    context.pool.run(int64_t(partial.size()), context.threads, [&](int64_t task) {
+      if (context.cancelled) return;
+      partial[task] = reader.sweep(active[task / segments.count], task % segments.count);
+    });
+    for (int64_t i = 0; i < count; ++i) {
+      const SweptRow* const ofRow = partial.data() + i * segments.count;
+      reader.finish(active[i], merged(ofRow, segments.count, constants.exp.inverseTemperature));
+    }
+    return;
+  }
+
+  forEachRow(count, forward.logits.vocab, context, [&](int64_t i) {
+    if (!context.cancelled) reader.read(active[i]);
+  });
 }
 
 }  // namespace fpl

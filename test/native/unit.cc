@@ -544,17 +544,39 @@ void tilesOf(int64_t rows, int64_t width, int64_t vocab, bool byWord, bool biase
     BFloat16 state = states[rows > 5 ? 4 * 2 * width : 0];
     const auto products = tileProducts(head, vocab, rows, DType::kFloat32, context);
     std::vector<float> logits(rows * (vocab + 3), 7), hiddenSums(rows * width, 7), weightSums(vocab * width, 0.5f);
-    products->logits(order.data(), rows, logits.data(), vocab + 3);
+    // In blocks of words, and in two chunks of rows; then in one of each.
+    const auto forBlocks = [&](int64_t step, const auto& work) {
+      for (int64_t first = 0; first < vocab; first += step) work(Words{first, std::min(vocab, first + step)});
+    };
+    const auto isSame = [&](const std::vector<float>& got, const std::vector<float>& wanted, const char* what) {
+      check(memcmp(got.data(), wanted.data(), got.size() * sizeof(float)) == 0, name + ": " + what + ", in blocks");
+    };
+    products->setRows(order.data(), rows);
+    forBlocks(vocab, [&](const Words& block) { products->logits(block, logits.data(), vocab + 3); });
+    std::vector<float> inBlocks(logits.size(), 7);
+    forBlocks(64, [&](const Words& block) { products->logits(block, inBlocks.data() + block.first, vocab + 3); });
+    isSame(inBlocks, logits, "logits");
     if (rows > 5) fromFloat(NAN, states[4 * 2 * width]);
-    products->hiddenSums(gradient.data(), vocab + 3, rows, hiddenSums.data());
-    products->weightSums(gradient.data(), vocab + 3, order.data(), takesPart.data(), split, weightSums.data(), true);
-    if (split < rows) {
-      products->weightSums(gradient.data() + split * (vocab + 3), vocab + 3, order.data() + split,
-                           takesPart.data() + split, rows - split, weightSums.data(), true);
-      std::vector<float> atOnce(vocab * width, 0.5f);
-      products->weightSums(gradient.data(), vocab + 3, order.data(), takesPart.data(), rows, atOnce.data(), true);
-      check(memcmp(atOnce.data(), weightSums.data(), atOnce.size() * sizeof(float)) == 0, name + ": in two chunks");
-    }
+    const auto addHidden = [&](int64_t step, std::vector<float>& out) {
+      forBlocks(step, [&](const Words& block) {
+        products->hiddenSums(block, gradient.data() + block.first, vocab + 3, rows, out.data());
+      });
+    };
+    const auto addWeight = [&](int64_t step, int64_t from, int64_t to, std::vector<float>& out) {
+      products->setStates(order.data() + from, takesPart.data() + from, to - from);
+      forBlocks(step, [&](const Words& block) {
+        products->weightSums(block, gradient.data() + from * (vocab + 3) + block.first, vocab + 3, to - from,
+                             out.data(), true);
+      });
+    };
+    std::vector<float> hiddenInBlocks = hiddenSums, weightInBlocks = weightSums;
+    addHidden(vocab, hiddenSums);
+    addHidden(kStepOfSums, hiddenInBlocks);
+    isSame(hiddenInBlocks, hiddenSums, "gradient of hidden");
+    addWeight(vocab, 0, rows, weightSums);
+    addWeight(64, 0, split, weightInBlocks);
+    if (split < rows) addWeight(64, split, rows, weightInBlocks);
+    isSame(weightInBlocks, weightSums, "gradient of weight");
     if (rows > 5) std::swap(states[4 * 2 * width], state);
     found[k] = {logits, hiddenSums, weightSums};
   }
@@ -596,8 +618,9 @@ void tilesOf(int64_t rows, int64_t width, int64_t vocab, bool byWord, bool biase
 
 int64_t tiles(ThreadPool& pool) {
   check(emulated::kTiles.works(), "tiles, emulated");
-  constexpr int64_t kSizes[][3] = {{1, 1, 1},    {1, 2, 3},    {3, 15, 17},   {16, 16, 16},  {17, 31, 33},
-                                   {31, 33, 64}, {32, 32, 32}, {33, 65, 100}, {40, 21, 130}, {70, 50, 1060}};
+  constexpr int64_t kSizes[][3] = {{1, 1, 1},     {1, 2, 3},      {3, 15, 17},  {16, 16, 16},
+                                   {17, 31, 33},  {31, 33, 64},   {32, 32, 32}, {33, 65, 100},
+                                   {40, 21, 130}, {70, 50, 1060}, {3, 1060, 40}};
   int64_t ran = 0;
   for (const auto& [rows, width, vocab] : kSizes) {
     for (int kind = 0; kind < 4; ++kind, ++ran) tilesOf(rows, width, vocab, kind & 1, kind & 2, 1 + kind % 3, pool);
