@@ -265,3 +265,25 @@ describe.runIf(onHost && CUDA.length > 0).each([
     }
   })
 })
+
+describe.runIf(onHost && CUDA.length > 0)('where a call fails once', () => {
+  it('a pool of memory is not opened, and nothing of it is left', () => {
+    const found = swept(`
+      getBackends().cuda.available
+      const found = []
+      for (let number = 1; number < 100; number++) {
+        const { code } = await attempt(() => new DeviceBuffer(8).dispose(), number)
+        const [name] = attempt.failed
+        if (name === 'cudaMallocFromPoolAsync') break
+        found.push({ name, code, left: held() })
+      }
+      new DeviceBuffer(8).dispose()
+      tell(found)`) as Pick<Found, 'name' | 'code' | 'left'>[]
+    const opening = found.slice(found.findIndex(({ name }) => name === 'cudaDeviceGetAttribute'))
+    const steps = ['StreamCreateWithFlags', 'StreamCreateWithFlags', 'EventCreateWithFlags', 'MemPoolCreate']
+    expect(opening.map(({ name }) => name)).toEqual(
+      ['DeviceGetAttribute', ...steps, 'MemPoolSetAttribute', 'MemPoolSetAttribute'].map((step) => `cuda${step}`),
+    )
+    for (const each of found) expect(each).toEqual({ ...each, code: 'ERR_CUDA', left: 0 })
+  })
+})

@@ -208,6 +208,8 @@ describe.runIf(CUDA.length > 0)('log-probs in device memory', () => {
     graph.launch(stream)
     const now = preferenceLossSync({ ...given, rejected: logProbs(P, 7) }, { backend: 'cuda' })
     expect(step.read()).toEqual(now)
+    expect(read(step.buffers.chosenLogProbs, new Float64Array(P))).toEqual(given.chosen)
+    expect(read(step.buffers.rejectedLogProbs, new Float64Array(P))).toEqual(logProbs(P, 7))
     expect(read(step.buffers.gradChosen, new Float64Array(P))).toEqual(now.gradLogProbs.chosen)
     expect(read(step.buffers.gradRejected, new Float64Array(P))).toEqual(now.gradLogProbs.rejected)
     expect(read(step.buffers.losses, new Float64Array(P))).toEqual(now.losses)
