@@ -3,7 +3,7 @@
  * scripts/install-mpi.mjs installs, whose MPICH has MPI 5's standard interface. No assertions here.
  */
 import { execFile, execFileSync } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -44,7 +44,9 @@ const PRELUDE = `
   const { findLibrary } = await import(${JSON.stringify(new URL('./distributed/mpi/libraries.mjs', DIST).href)})
   const addonUrl = ${JSON.stringify(new URL('./backends/cpu/index.mjs', DIST).href)}
   const { loadNative } = await import(addonUrl)
-  const tell = (value) => console.log('told ' + JSON.stringify({ rank: communicator.rank, value }))
+  const { appendFileSync } = await import('node:fs')
+  const tell = (value) =>
+    appendFileSync(process.env.FPL_TOLD, 'told ' + JSON.stringify({ rank: communicator.rank, value }) + '\\n')
   const told = (promise) => promise.then(() => 'fine', ({ code, message }) => code + ': ' + message)
 `
 
@@ -73,8 +75,7 @@ export interface Program {
 /** Runs a program under `mpirun`; the programs of a job that does not end are killed after 60 s. */
 export async function runRanks(mpi: Mpi, program: Program): Promise<Ended> {
   const { size, javaScript, open = 'await mpiCommunicator()', environment, options = [], python } = program
-  const folder = mkdtempSync(join(tmpdir(), 'fpl-mpi-'))
-  try {
+  return inFolder(async (folder) => {
     const file = join(folder, 'program.mjs')
     writeFileSync(file, `${PRELUDE}\nconst communicator = ${open}\n${javaScript}`)
     const ranks = ['-n', `${size}`, process.execPath, '--expose-gc', file]
@@ -84,16 +85,13 @@ export async function runRanks(mpi: Mpi, program: Program): Promise<Ended> {
     }
     // Ranks may be more than cores, in CI root starts them, and no rank should stay on a core that another one uses.
     const free = mpi.isOpenMpi ? ['--oversubscribe', '--bind-to', 'none'] : []
-    const ended = await run(mpi.mpirun, [...free, ...options, ...ranks], {
+    return run(folder, mpi.mpirun, [...free, ...options, ...ranks], {
       OMPI_ALLOW_RUN_AS_ROOT: '1',
       OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1',
       ...environment,
       PATH: `${dirname(mpi.mpirun)}:${process.env.PATH}`,
     })
-    return { ...ended, values: valuesOf(ended.stdout) }
-  } finally {
-    rmSync(folder, { recursive: true, force: true })
-  }
+  })
 }
 
 /** Runs a program without `mpirun`. */
@@ -103,8 +101,16 @@ export async function runAlone(
   open = 'await mpiCommunicator()',
 ): Promise<Ended> {
   const program = `${PRELUDE}\nconst communicator = ${open}\n${javaScript}`
-  const ended = await run(process.execPath, ['--input-type=module', '-e', program], environment)
-  return { ...ended, values: valuesOf(ended.stdout) }
+  return inFolder((folder) => run(folder, process.execPath, ['--input-type=module', '-e', program], environment))
+}
+
+async function inFolder(work: (folder: string) => Promise<Ended>): Promise<Ended> {
+  const folder = mkdtempSync(join(tmpdir(), 'fpl-mpi-'))
+  try {
+    return await work(folder)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
 }
 
 /**
@@ -121,18 +127,21 @@ export async function changedLibrary(mpi: Mpi, folder: string, functions: string
   return path
 }
 
-function run(command: string, args: string[], environment: Record<string, string>) {
-  return new Promise<{ status: number; stdout: string; stderr: string }>((resolve) => {
-    const options = { env: { ...process.env, ...environment }, timeout: 60_000, maxBuffer: 2 ** 26 }
-    const child = execFile(command, args, options, (_error, stdout, stderr) => {
-      resolve({ status: child.exitCode ?? -1, stdout, stderr })
+function run(folder: string, command: string, args: string[], environment: Record<string, string>): Promise<Ended> {
+  // What ranks tell goes past mpirun, which may cut long lines of one rank for those of another.
+  const told = join(folder, 'told')
+  writeFileSync(told, '')
+  return new Promise((resolve) => {
+    const env = { ...process.env, ...environment, FPL_TOLD: told }
+    const child = execFile(command, args, { env, timeout: 60_000, maxBuffer: 2 ** 26 }, (_error, stdout, stderr) => {
+      resolve({ status: child.exitCode ?? -1, values: valuesOf(stdout + readFileSync(told, 'utf8')), stderr })
     })
   })
 }
 
-function valuesOf(stdout: string): unknown[][] {
+function valuesOf(lines: string): unknown[][] {
   const values: unknown[][] = []
-  for (const [, line] of stdout.matchAll(/^told (.*)$/gm)) {
+  for (const [, line] of lines.matchAll(/^told (.*)$/gm)) {
     const { rank, value } = JSON.parse(line)
     values[rank] ??= []
     values[rank].push(value)
