@@ -70,7 +70,7 @@ console.log(`\nclean:\n  ${done.join('\n  ')}`)
 /** The programs of test/native. */
 function nativeTests() {
   step('native tests, AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer', () => {
-    run(buildAddressed('unit', compiler), ['--examples', quick ? '300' : '5000', ...corpus], { env: ASAN })
+    run(buildAddressed('unit', compiler), ['--examples', quick ? '150' : '5000', ...corpus], { env: ASAN })
   })
   step('exp, log, log1p and expm1, AddressSanitizer and UndefinedBehaviorSanitizer', () => {
     const count = quick ? '20000' : '500000'

@@ -26,8 +26,8 @@ import {
   unpairedPreferenceLossSync,
 } from '../lib/index.js'
 import type { FusedOptions } from '../lib/options/index.js'
-import type { DeviceMemory } from '../lib/types/index.js'
 import { cudaProcess } from './cuda-process.js'
+import { read, thrown } from './device-memory.js'
 import { TESTS_GPU } from './platform.js'
 import { CUDA, gaussian, random } from './support.js'
 
@@ -44,21 +44,6 @@ function floats(length: number, seed: number): Float32Array {
 
 /** Log-probs that float32 holds, too. */
 const logProbs = (length: number, seed: number) => Float64Array.from(floats(length, seed), (x) => Math.fround(x - 12))
-
-function read<T extends Float64Array | Float32Array>(buffer: DeviceMemory | undefined, like: T): T {
-  const copy = like.slice() as T
-  ;(buffer as DeviceBuffer).copyTo(copy)
-  return copy
-}
-
-function thrown(call: () => unknown): { code?: string; message: string } {
-  try {
-    call()
-  } catch (error) {
-    return error as Error
-  }
-  return { message: 'nothing was thrown' }
-}
 
 const WIDTHS: [string, (values: Float64Array) => DeviceBuffer][] = [
   ['float64', (values) => DeviceBuffer.from(values)],

@@ -31,6 +31,7 @@ import {
   linearSequenceLogProbsSync,
   sequenceLogProbsSync,
 } from '../lib/index.js'
+import { read } from './device-memory.js'
 import { TESTS_GPU } from './platform.js'
 import { CUDA, gaussian, OUTPUTS, random } from './support.js'
 
@@ -41,13 +42,6 @@ const DESIRABLE = [true, false, true, false]
 function floats(length: number, seed: number): Float32Array {
   const next = random(seed)
   return Float32Array.from({ length }, () => 2 * gaussian(next))
-}
-
-/** What a buffer holds. */
-function read<T extends Float64Array | Float32Array | Int32Array>(buffer: DeviceBuffer | undefined, like: T): T {
-  const copy = like.slice() as T
-  ;(buffer as DeviceBuffer).copyTo(copy)
-  return copy
 }
 
 function codeOf(call: () => unknown): string | undefined {

@@ -8,6 +8,7 @@ import { DeviceBuffer, prepareFusedPreferenceLoss, Stream } from '../lib/cuda/in
 import { crossEntropySync, fusedPreferenceLossSync, fusedUnpairedPreferenceLossSync } from '../lib/index.js'
 import type { DType, LogitsGradient } from '../lib/types/index.js'
 import { cudaProcess } from './cuda-process.js'
+import { read } from './device-memory.js'
 import { TESTS_GPU } from './platform.js'
 import { bytes, CUDA, DTYPES, encode, gaussian, OUTPUTS, random, storage } from './support.js'
 
@@ -67,12 +68,7 @@ function callsOf(dtype: DType, { shape }: Problem): Record<string, Call> {
   }
 }
 
-function read(memory: unknown, like: Problem['data']) {
-  if (!(memory instanceof DeviceBuffer)) return bytes(memory as Float32Array)
-  const copy = like.slice()
-  memory.copyTo(copy)
-  return bytes(copy)
-}
+const bytesOf = (memory: unknown, like: Problem['data']) => bytes(read(memory, like))
 
 /** A result without its gradient, for comparisons to the bit. */
 const numbers = ({ gradLogits, ...result }: LogitsGradient) => result
@@ -86,7 +82,7 @@ describe.runIf(CUDA.length > 0).each(DTYPES)('rows that are read and written in 
     for (const [name, call] of calls) {
       for (const options of [{}, { outputs: OUTPUTS }, CAPPED]) {
         const wanted = call(data, labels, { ...RUN, ...options, gradient: true })
-        const gradient = read(wanted.gradLogits.data, data)
+        const gradient = bytesOf(wanted.gradLogits.data, data)
         const off = 'outputs' in options ? 1 : 3
         const padded = storage(dtype, data.length + off)
         padded.set(data, off)
@@ -97,9 +93,9 @@ describe.runIf(CUDA.length > 0).each(DTYPES)('rows that are read and written in 
           [apart, DeviceBuffer.from(labels)],
         ] as const) {
           expect(numbers(call(from, ids, { ...options, gradient: out })), name).toEqual(numbers(wanted))
-          expect(read(out, data).equals(gradient), name).toBe(true)
+          expect(bytesOf(out, data).equals(gradient), name).toBe(true)
           expect(numbers(call(from, ids, { ...options, gradient: 'in-place' })), name).toEqual(numbers(wanted))
-          expect(read(from, data).equals(gradient), name).toBe(true)
+          expect(bytesOf(from, data).equals(gradient), name).toBe(true)
         }
       }
     }
@@ -167,7 +163,7 @@ describe.runIf(CUDA.length > 0)('rows that are read and written in one go', () =
     })
     const out = new DeviceBuffer(data.byteLength)
     fusedPreferenceLossSync({ data: DeviceBuffer.from(data), shape }, labels, { ...options, gradient: out })
-    expect(read(out, data).equals(read(wanted.gradLogits.data, data))).toBe(true)
+    expect(bytesOf(out, data).equals(bytesOf(wanted.gradLogits.data, data))).toBe(true)
     const last = wanted.rowScale?.[TIME - 2] as number
     expect(Math.abs(last)).toBeGreaterThan(0)
   })
@@ -189,7 +185,7 @@ describe.runIf(CUDA.length > 0)('rows that are read and written in one go', () =
       graph.launch(stream)
       const { loss, rowScale } = prepared.read(stream)
       expect([loss, rowScale]).toEqual([wanted.loss, wanted.rowScale])
-      expect(read(there, data).equals(read(wanted.gradLogits!.data, data))).toBe(true)
+      expect(bytesOf(there, data).equals(bytesOf(wanted.gradLogits!.data, data))).toBe(true)
     }
     prepared.dispose()
   })

@@ -17,6 +17,7 @@ import {
 } from '../lib/index.js'
 import type { CrossEntropyOptions, SequenceOptions, TokenOutput } from '../lib/options/index.js'
 import type { CrossEntropy, DType, Logits, ResultGradients } from '../lib/types/index.js'
+import { read } from './device-memory.js'
 import { bytes, CUDA, DTYPES, decode, encode, gaussian, random, storage, tooFar, values } from './support.js'
 
 const RUN = { backend: 'cuda' } as const
@@ -59,12 +60,7 @@ function slopes(seed = 9, size = 1): ResultGradients {
 }
 
 /** The content of an array of the host's or of device memory. */
-function read(memory: unknown, like: Float32Array | Uint16Array) {
-  if (!(memory instanceof DeviceBuffer)) return bytes((memory as Float32Array).slice())
-  const copy = like.slice()
-  memory.copyTo(copy)
-  return bytes(copy)
-}
+const bytesOf = (memory: unknown, like: Float32Array | Uint16Array) => bytes(read(memory, like).slice())
 
 /** A result's numbers, for comparisons to the bit. */
 function numbers({ gradLogits, ...result }: CrossEntropy) {
@@ -78,7 +74,7 @@ describe.runIf(CUDA.length > 0).each(DTYPES)('on the cuda backend, %s', (dtype) 
       const { logits, labels, data } = problem(dtype)
       const options = { ...given, outputs: OUTPUTS }
       const wanted = sequenceLogProbsSync(logits, labels, { ...options, ...RUN })
-      const gradient = read(wanted.backwardSync(slopes()).gradLogits.data, data)
+      const gradient = bytesOf(wanted.backwardSync(slopes()).gradLogits.data, data)
       for (const off of [0, 1, 2, 3, 5]) {
         const padded = storage(dtype, data.length + off)
         padded.set(data, off)
@@ -88,9 +84,9 @@ describe.runIf(CUDA.length > 0).each(DTYPES)('on the cuda backend, %s', (dtype) 
         // The gradient begins where the logits do, and elsewhere.
         const out = new DeviceBuffer(data.byteLength)
         got.backwardSync(slopes(), { gradient: out })
-        expect(read(out, data).equals(gradient)).toBe(true)
+        expect(bytesOf(out, data).equals(gradient)).toBe(true)
         got.backwardSync(slopes(), { gradient: 'in-place' })
-        expect(read(there, data).equals(gradient)).toBe(true)
+        expect(bytesOf(there, data).equals(gradient)).toBe(true)
       }
     },
   )
@@ -117,18 +113,18 @@ describe.runIf(CUDA.length > 0).each(DTYPES)('on the cuda backend, %s', (dtype) 
     for (const variant of variants) {
       const options = { ...variant, outputs: OUTPUTS, gradient: true } as const
       const wanted = crossEntropySync(logits, labels, { ...options, mask, ...RUN })
-      const gradient = read(wanted.gradLogits!.data, data)
+      const gradient = bytesOf(wanted.gradLogits!.data, data)
       const buffer = DeviceBuffer.from(data)
       const there = { mask: DeviceBuffer.from(mask) }
       for (const ids of [labels, BigInt64Array.from(labels, BigInt)]) {
         const got = crossEntropySync({ ...logits, data: buffer }, DeviceBuffer.from(ids), { ...options, ...there })
         expect(numbers(got)).toEqual(numbers(wanted))
-        expect(read(got.gradLogits!.data, data).equals(gradient)).toBe(true)
+        expect(bytesOf(got.gradLogits!.data, data).equals(gradient)).toBe(true)
       }
       const inPlace = { ...options, mask, gradient: 'in-place' } as const
       const got = crossEntropySync({ ...logits, data: buffer }, labels, inPlace)
       expect(numbers(got)).toEqual(numbers(wanted))
-      expect(read(buffer, data).equals(gradient)).toBe(true)
+      expect(bytesOf(buffer, data).equals(gradient)).toBe(true)
     }
   })
 
@@ -224,7 +220,7 @@ describe.runIf(CUDA.length > 0)('on the cuda backend', () => {
     const got = crossEntropySync(there, none, { gradient: 'in-place', labelSmoothing: 0.1 })
     expect([got.loss, ...got.tokenCounts]).toEqual([0, 0, 0, 0, 0])
     expect(got.losses.every((x) => Object.is(x, 0))).toBe(true)
-    expect(read(there.data, data).every((byte) => byte === 0)).toBe(true)
+    expect(bytesOf(there.data, data).every((byte) => byte === 0)).toBe(true)
   })
 
   test('masked and ignored rows are not read, and written only as zeros', () => {
@@ -315,7 +311,7 @@ describe.runIf(CUDA.length > 0)('on the cuda backend', () => {
       graph.launch(stream)
       const { loss, tokenMeanLogits } = prepared.read(stream)
       expect([loss, tokenMeanLogits]).toEqual([wanted.loss, wanted.tokenMeanLogits])
-      expect(read(out, data).equals(read(wanted.gradLogits!.data, data))).toBe(true)
+      expect(bytesOf(out, data).equals(bytesOf(wanted.gradLogits!.data, data))).toBe(true)
     }
     prepared.dispose()
   })
@@ -328,7 +324,7 @@ describe.runIf(CUDA.length > 0)('on the cuda backend', () => {
     const running = crossEntropy({ ...logits, data: buffer }, DeviceBuffer.from(labels), options)
     controller.abort(new Error('enough'))
     await expect(running).rejects.toThrow('enough')
-    expect(read(buffer, data).equals(bytes(data))).toBe(true)
+    expect(bytesOf(buffer, data).equals(bytes(data))).toBe(true)
   })
 })
 

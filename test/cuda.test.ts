@@ -14,6 +14,7 @@ import {
 } from '../lib/index.js'
 import type { FusedOptions } from '../lib/options/index.js'
 import type { DeviceMemory, DType, Logits, PreferenceLoss } from '../lib/types/index.js'
+import { read, thrown } from './device-memory.js'
 import { bytes, CUDA, DIST, DTYPES, encode, gaussian, OUTPUTS, random, storage } from './support.js'
 
 const CUDA_DIST = new URL('./cuda/index.mjs', DIST)
@@ -36,21 +37,6 @@ function problem(dtype: DType, seed = 1) {
 function onDevice({ data, dtype, shape }: Logits): { logits: Logits; buffer: DeviceBuffer } {
   const buffer = DeviceBuffer.from(data as Float32Array)
   return { logits: { data: buffer, dtype, shape }, buffer }
-}
-
-function read(memory: unknown, like: Float32Array | Uint16Array): Float32Array | Uint16Array {
-  const copy = like.slice()
-  ;(memory as DeviceBuffer).copyTo(copy)
-  return copy
-}
-
-function thrown(call: () => unknown): { code?: string; message: string } {
-  try {
-    call()
-  } catch (error) {
-    return error as Error
-  }
-  throw new Error('nothing was thrown')
 }
 
 describe.runIf(CUDA.length > 0)('the cuda backend', () => {
